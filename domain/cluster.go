@@ -1,0 +1,98 @@
+package domain
+
+// Member is an instance with what it says of itself when it is asked.
+type Member struct {
+	Instance
+	Reachable bool
+	// ApplicationAddress and Version are empty while the instance does not answer.
+	ApplicationAddress string
+	Version            string
+}
+
+// Cluster is the raft cluster as its leader sees it: Members in ascending order
+// of their ids.
+type Cluster struct {
+	ID       string
+	LeaderID string
+	Term     uint64
+	Members  []Member
+}
+
+// ClusterEventType names what happened to the raft cluster.
+type ClusterEventType string
+
+// The types of events that a follower of the raft cluster is told.
+const (
+	LeaderChanged       ClusterEventType = "leader_changed"
+	InstanceAdded       ClusterEventType = "instance_added"
+	InstanceUpdated     ClusterEventType = "instance_updated"
+	InstanceRemoved     ClusterEventType = "instance_removed"
+	InstanceUnreachable ClusterEventType = "instance_unreachable"
+	InstanceReachable   ClusterEventType = "instance_reachable"
+)
+
+// ClusterEvent is one difference between two states of the raft cluster.
+type ClusterEvent struct {
+	Type   ClusterEventType
+	NodeID string
+	// Member is the instance after the event; a removed one, as it was last.
+	Member Member
+	Term   uint64
+}
+
+// EventsSince gives what happened between earlier and c: the leader first, then
+// the instances in ascending order of their ids.
+func (c Cluster) EventsSince(earlier Cluster) []ClusterEvent {
+	var events []ClusterEvent
+	add := func(kind ClusterEventType, m Member) {
+		events = append(events, ClusterEvent{Type: kind, NodeID: m.ID, Member: m, Term: c.Term})
+	}
+	if c.LeaderID != earlier.LeaderID || c.Term != earlier.Term {
+		add(LeaderChanged, c.member(c.LeaderID))
+	}
+	// Both lists ascend, so one walk over them meets every id once.
+	before, after := earlier.Members, c.Members
+	for len(before) > 0 || len(after) > 0 {
+		switch {
+		case len(before) == 0 || len(after) > 0 && after[0].ID < before[0].ID:
+			add(InstanceAdded, after[0])
+			after = after[1:]
+		case len(after) == 0 || before[0].ID < after[0].ID:
+			add(InstanceRemoved, before[0])
+			before = before[1:]
+		default:
+			for _, kind := range eventsOf(before[0], after[0]) {
+				add(kind, after[0])
+			}
+			before, after = before[1:], after[1:]
+		}
+	}
+	return events
+}
+
+func eventsOf(before, after Member) []ClusterEventType {
+	var kinds []ClusterEventType
+	switch {
+	case before.Reachable && !after.Reachable:
+		kinds = append(kinds, InstanceUnreachable)
+	case !before.Reachable && after.Reachable:
+		kinds = append(kinds, InstanceReachable)
+	}
+	// What an instance says of itself counts only while it answers: its empty
+	// fields are no news beside the event that says that it is gone.
+	saysOther := before.Reachable && after.Reachable &&
+		(before.ApplicationAddress != after.ApplicationAddress || before.Version != after.Version)
+	if before.Instance != after.Instance || saysOther {
+		kinds = append(kinds, InstanceUpdated)
+	}
+	return kinds
+}
+
+func (c Cluster) member(id string) Member {
+	for _, m := range c.Members {
+		if m.ID == id {
+			return m
+		}
+	}
+	return Member{Instance: Instance{ID: id}}
+}

@@ -1,0 +1,48 @@
+package domain
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Why a command or a membership change is refused. A refusal is final: nothing
+// happened, and the same request meets the same answer until the state changes.
+var (
+	ErrInvalid         = errors.New("invalid")
+	ErrAddressInUse    = errors.New("address in use")
+	ErrConditionFailed = errors.New("precondition failed")
+	ErrNoSuchNode      = errors.New("no such node")
+	ErrRegistryFull    = errors.New("registry full")
+	ErrNoSuchInstance  = errors.New("no such instance")
+	ErrLastVoter       = errors.New("last voter")
+)
+
+// InvalidError says which field of a value breaks which rule. It matches
+// ErrInvalid.
+type InvalidError struct {
+	Field  string
+	Reason string
+}
+
+func (e *InvalidError) Error() string { return fmt.Sprintf("%s %s", e.Field, e.Reason) }
+
+// Is reports whether target is ErrInvalid.
+func (e *InvalidError) Is(target error) bool { return target == ErrInvalid }
+
+func invalid(field, format string, args ...any) error {
+	return &InvalidError{Field: field, Reason: fmt.Sprintf(format, args...)}
+}
+
+// Refusal is the registry's "no" to a command: why, at which revision it was
+// decided, and the node that stood in the way where that helps the asker.
+type Refusal struct {
+	Err      error
+	Revision Revision
+	// Current is the node that a failed condition met; nil when there is none.
+	Current *CacheNode
+}
+
+func (r *Refusal) Error() string { return r.Err.Error() }
+
+// Unwrap gives the reason, so that errors.Is finds its sentinel.
+func (r *Refusal) Unwrap() error { return r.Err }

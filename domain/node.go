@@ -1,0 +1,166 @@
+package domain
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"unicode"
+	"unicode/utf8"
+)
+
+// The limits and defaults of a cache node.
+const (
+	DefaultPool        = "default"
+	DefaultWeight      = 100
+	MaxWeight          = 1_000_000
+	MaxZoneLength      = 128
+	MaxLabels          = 32
+	MaxLabelValueBytes = 256
+)
+
+// Revision is the registry's version: it starts at 0 and grows by exactly 1
+// with every change that really changes the registry.
+type Revision uint64
+
+// State says whether clients should use a node.
+type State string
+
+// Active nodes serve, draining ones are on their way out, down ones do not
+// answer.
+const (
+	Active   State = "active"
+	Draining State = "draining"
+	Down     State = "down"
+)
+
+// CacheNode is a member of the distributed cache, as the registry holds it.
+// Once it is in a registry nobody changes it, its labels included.
+type CacheNode struct {
+	ID      string
+	Address string
+	Pool    string
+	Weight  int
+	Zone    string
+	Labels  map[string]string
+	State   State
+
+	// Slot is the node's stable place in its pool. It and the revisions are
+	// given by the registry; in a command they mean nothing.
+	Slot            int
+	CreatedRevision Revision
+	Revision        Revision
+}
+
+// NodeSpec is what a client says of a node. A nil field means its default.
+type NodeSpec struct {
+	ID      string
+	Address string
+	Pool    *string
+	Weight  *int
+	Zone    string
+	Labels  map[string]string
+	State   *State
+}
+
+// NewCacheNode makes a node out of a client's words, or says everything that is
+// wrong with them (InvalidError, joined). The node shares nothing with spec.
+func NewCacheNode(spec NodeSpec) (CacheNode, error) {
+	n := CacheNode{
+		ID:      spec.ID,
+		Address: spec.Address,
+		Pool:    valueOr(spec.Pool, DefaultPool),
+		Weight:  valueOr(spec.Weight, DefaultWeight),
+		Zone:    spec.Zone,
+		Labels:  maps.Clone(spec.Labels),
+		State:   valueOr(spec.State, Active),
+	}
+	if len(n.Labels) == 0 {
+		n.Labels = nil
+	}
+	if err := n.validate(); err != nil {
+		return CacheNode{}, err
+	}
+	return n, nil
+}
+
+func valueOr[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+func (n *CacheNode) validate() error {
+	faults := []error{
+		CheckNodeID(n.ID),
+		CheckAddress("address", n.Address),
+		CheckID("pool", n.Pool),
+		checkText("zone", n.Zone, MaxZoneLength),
+	}
+	if n.Weight < 0 || n.Weight > MaxWeight {
+		faults = append(faults, invalid("weight", "must be from 0 to %d: %d", MaxWeight, n.Weight))
+	}
+	if n.State != Active && n.State != Draining && n.State != Down {
+		faults = append(faults, invalid("state", "must be active, draining or down: %q", n.State))
+	}
+	if len(n.Labels) > MaxLabels {
+		faults = append(faults, invalid("labels", "has %d keys, more than %d", len(n.Labels), MaxLabels))
+	} else {
+		for _, key := range slices.Sorted(maps.Keys(n.Labels)) {
+			faults = append(faults,
+				CheckID("labels", key),
+				checkText(fmt.Sprintf("labels[%q]", key), n.Labels[key], MaxLabelValueBytes))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// CheckNodeID says whether id can name a cache node: CheckID, without the words
+// that the API uses in the place of an id.
+func CheckNodeID(id string) error {
+	if id == "sse" || id == "batch" {
+		return invalid("id", "must not be the reserved word %q", id)
+	}
+	return CheckID("id", id)
+}
+
+// checkText refuses control characters too: in JSON each of them takes six
+// bytes, and a node must fit twice into one event of a stream.
+func checkText(field, text string, limit int) error {
+	switch {
+	case len(text) > limit:
+		return invalid(field, "is %d bytes long, more than %d", len(text), limit)
+	case !utf8.ValidString(text):
+		return invalid(field, "is not valid UTF-8")
+	}
+	for _, r := range text {
+		if unicode.IsControl(r) {
+			return invalid(field, "must not have control characters in it: %q", text)
+		}
+	}
+	return nil
+}
+
+// sameAs compares what clients say of a node, not what the registry adds.
+func (n *CacheNode) sameAs(o *CacheNode) bool {
+	return n.ID == o.ID && n.Address == o.Address && n.Pool == o.Pool && n.Weight == o.Weight &&
+		n.Zone == o.Zone && n.State == o.State && maps.Equal(n.Labels, o.Labels)
+}
+
+// nodeOverhead stands for the fields of fixed size, and labelOverhead for what
+// keeping a label costs, when sizes are added up against a limit.
+const (
+	nodeOverhead  = 128
+	labelOverhead = 32
+)
+
+// size is the node's weight in bytes against the limits of the registry and its
+// history. It depends on the node alone, so every replica counts alike.
+func (n *CacheNode) size() int {
+	size := nodeOverhead + len(n.ID) + len(n.Address) + len(n.Pool) + len(n.Zone) + len(n.State)
+	for key, value := range n.Labels {
+		size += labelOverhead + len(key) + len(value)
+	}
+	return size
+}

@@ -1,0 +1,203 @@
+package domain
+
+import "fmt"
+
+// How much a registry holds: nodes, and bytes of them.
+const (
+	MaxNodes = 250_000
+	MaxBytes = 256 << 20
+)
+
+// Registry is the replicated state machine: the set of cache nodes, its
+// revision and its history. The same commands in the same order make the same
+// registry everywhere. It is not safe for concurrent use; its views are.
+type Registry struct {
+	revision  Revision
+	nodes     *tree
+	byAddress map[string]string // canonical address → id of its owner
+	pools     map[string]*slots
+	bytes     int
+	history   history
+}
+
+// NewRegistry gives the empty registry at revision 0.
+func NewRegistry() *Registry {
+	return &Registry{byAddress: map[string]string{}, pools: map[string]*slots{}}
+}
+
+// View gives the registry as it is now, in constant time.
+func (r *Registry) View() View {
+	return View{revision: r.revision, nodes: r.nodes, changes: r.history.changes}
+}
+
+// Apply carries cmd out whole, or refuses it (*Refusal) and changes nothing.
+// It takes time logarithmic in the number of nodes.
+func (r *Registry) Apply(cmd Command) (Change, error) {
+	var (
+		change Change
+		err    error
+	)
+	switch cmd := cmd.(type) {
+	case Register:
+		change, err = r.register(cmd)
+	case Deregister:
+		change, err = r.deregister(cmd)
+	default:
+		// The set of commands is sealed: this is a bug, and a replica that
+		// skipped a command would drift apart from the others.
+		panic(fmt.Sprintf("domain: unknown command %T", cmd))
+	}
+	if err != nil {
+		return Change{}, r.refusal(cmd, err)
+	}
+	if change.Effect != Unchanged {
+		r.history.append(change)
+	}
+	return change, nil
+}
+
+func (r *Registry) refusal(cmd Command, err error) *Refusal {
+	refusal := &Refusal{Err: err, Revision: r.revision}
+	switch cmd := cmd.(type) {
+	case Register:
+		refusal.Current = r.nodes.get(cmd.Node.ID)
+	case Deregister:
+		refusal.Current = r.nodes.get(cmd.ID)
+	}
+	return refusal
+}
+
+func (r *Registry) register(cmd Register) (Change, error) {
+	wanted := &cmd.Node
+	known := r.nodes.get(wanted.ID)
+	if err := cmd.If.check(known); err != nil {
+		return Change{}, err
+	}
+	owner, taken := r.byAddress[canonicalAddress(wanted.Address)]
+	if taken && owner != wanted.ID {
+		return Change{}, fmt.Errorf("%w: %s is the address of node %q", ErrAddressInUse, wanted.Address, owner)
+	}
+	if known != nil && known.sameAs(wanted) {
+		return Change{Revision: r.revision, Effect: Unchanged, Reason: ByRequest, Node: known, Previous: known}, nil
+	}
+	if err := r.checkRoom(wanted, known); err != nil {
+		return Change{}, err
+	}
+	if known == nil {
+		return r.added(cmd.Node), nil
+	}
+	return r.updated(known, cmd.Node), nil
+}
+
+func (r *Registry) checkRoom(wanted, known *CacheNode) error {
+	grown := wanted.size()
+	if known != nil {
+		grown -= known.size()
+	}
+	switch {
+	case known == nil && r.nodes.size() >= MaxNodes:
+		return fmt.Errorf("%w: it holds %d nodes, the most it can", ErrRegistryFull, MaxNodes)
+	case grown > 0 && r.bytes+grown > MaxBytes:
+		return fmt.Errorf("%w: its nodes take %d bytes, and %d is the most they can", ErrRegistryFull, r.bytes, MaxBytes)
+	}
+	return nil
+}
+
+func (r *Registry) added(n CacheNode) Change {
+	r.revision++
+	n.CreatedRevision, n.Revision = r.revision, r.revision
+	n.Slot = r.pool(n.Pool).take()
+	r.hold(&n)
+	return Change{Revision: r.revision, Effect: Added, Reason: ByRequest, Node: &n}
+}
+
+func (r *Registry) updated(old *CacheNode, n CacheNode) Change {
+	r.revision++
+	n.CreatedRevision, n.Revision = old.CreatedRevision, r.revision
+	n.Slot = old.Slot
+	if n.Pool != old.Pool {
+		r.releaseSlot(old)
+		n.Slot = r.pool(n.Pool).take()
+	}
+	r.letGo(old)
+	r.hold(&n)
+	return Change{Revision: r.revision, Effect: Updated, Reason: ByRequest, Node: &n, Previous: old}
+}
+
+func (r *Registry) deregister(cmd Deregister) (Change, error) {
+	known := r.nodes.get(cmd.ID)
+	if known == nil {
+		return Change{}, fmt.Errorf("%w: %q", ErrNoSuchNode, cmd.ID)
+	}
+	if err := cmd.If.check(known); err != nil {
+		return Change{}, err
+	}
+	r.revision++
+	r.releaseSlot(known)
+	r.letGo(known)
+	r.nodes = r.nodes.remove(known.ID)
+	return Change{Revision: r.revision, Effect: Removed, Reason: ByRequest, Node: known, Previous: known}, nil
+}
+
+// hold puts n in every index but the pools.
+func (r *Registry) hold(n *CacheNode) {
+	r.nodes = r.nodes.put(n)
+	r.byAddress[canonicalAddress(n.Address)] = n.ID
+	r.bytes += n.size()
+}
+
+// letGo takes n out of what hold keeps beside the nodes themselves.
+func (r *Registry) letGo(n *CacheNode) {
+	delete(r.byAddress, canonicalAddress(n.Address))
+	r.bytes -= n.size()
+}
+
+func (r *Registry) pool(name string) *slots {
+	if r.pools[name] == nil {
+		r.pools[name] = &slots{}
+	}
+	return r.pools[name]
+}
+
+func (r *Registry) releaseSlot(n *CacheNode) {
+	pool := r.pools[n.Pool]
+	pool.release(n.Slot)
+	if pool.unused() {
+		delete(r.pools, n.Pool)
+	}
+}
+
+// RestoreRegistry makes the registry that a view showed, out of what the view
+// gave: its revision, its nodes and its history. It refuses what no registry
+// can be: two nodes with one id, address or slot, or a history with gaps. It
+// does not ask whether each node would be accepted today: rules get stricter,
+// and what was accepted once must stay readable.
+func RestoreRegistry(revision Revision, nodes []*CacheNode, changes []Change) (*Registry, error) {
+	r := NewRegistry()
+	r.revision = revision
+	used := map[string][]int{}
+	for _, n := range nodes {
+		if n.CreatedRevision == 0 || n.CreatedRevision > n.Revision || n.Revision > revision {
+			return nil, fmt.Errorf("node %q: its revisions %d and %d do not fit into a registry at %d",
+				n.ID, n.CreatedRevision, n.Revision, revision)
+		}
+		if owner, taken := r.byAddress[canonicalAddress(n.Address)]; taken {
+			return nil, fmt.Errorf("nodes %q and %q share the address %s", owner, n.ID, n.Address)
+		}
+		r.hold(n)
+		used[n.Pool] = append(used[n.Pool], n.Slot)
+	}
+	if r.nodes.size() != len(nodes) {
+		return nil, fmt.Errorf("%d nodes share %d ids", len(nodes), r.nodes.size())
+	}
+	for name, taken := range used {
+		pool, ok := restoreSlots(taken)
+		if !ok {
+			return nil, fmt.Errorf("pool %q: two nodes share a slot, or one is out of range", name)
+		}
+		r.pools[name] = pool
+	}
+	var err error
+	r.history, err = restoreHistory(revision, changes)
+	return r, err
+}
