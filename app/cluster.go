@@ -1,0 +1,164 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// ClusterConfig is what the use cases over the raft cluster need. All of Self
+// but its ClusterID, which is learnt, and the four ports must be given.
+type ClusterConfig struct {
+	Self       ports.Identity
+	Registry   ports.Registry
+	Membership ports.Membership
+	Local      ports.Local
+	Peers      ports.Peers
+
+	// AskTimeout bounds the question to another instance; zero means 1 s.
+	AskTimeout time.Duration
+	// WatchInterval is how often the leader asks the instances whether they
+	// answer, for those who follow the cluster; zero means 1 s.
+	WatchInterval time.Duration
+}
+
+// Cluster implements ports.Cluster and ports.Self. Between Open and Close a
+// leader keeps an eye on the other instances.
+type Cluster struct {
+	ClusterConfig
+	leader leaderAddress
+	watch  clusterWatch
+}
+
+// NewCluster gives the use cases over the raft cluster. It starts nothing.
+func NewCluster(config ClusterConfig) *Cluster {
+	if config.AskTimeout == 0 {
+		config.AskTimeout = time.Second
+	}
+	if config.WatchInterval == 0 {
+		config.WatchInterval = time.Second
+	}
+	c := &Cluster{ClusterConfig: config}
+	c.leader.asking = make(chan struct{}, 1)
+	c.watch.asking = make(chan struct{}, 1)
+	c.watch.later = make(chan struct{})
+	return c
+}
+
+// Identity implements ports.Self.
+func (c *Cluster) Identity() ports.Identity {
+	self := c.Self
+	state, _ := c.Local.State()
+	self.ClusterID = state.ClusterID
+	return self
+}
+
+// Add implements ports.Cluster.
+func (c *Cluster) Add(ctx context.Context, instance domain.Instance) error {
+	return c.Membership.Add(ctx, instance)
+}
+
+// Remove implements ports.Cluster.
+func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error) {
+	roster, err := c.Membership.Roster(ctx)
+	if err != nil {
+		return domain.Instance{}, err
+	}
+	if err := roster.Leave(id); err != nil {
+		return domain.Instance{}, err
+	}
+	if id == c.Self.RaftID {
+		// A leader that removed itself would leave the others without one until
+		// they notice; one that hands over first leaves no gap.
+		if err := c.Membership.HandOver(ctx); err != nil {
+			return domain.Instance{}, err
+		}
+		c.awaitSuccessor(ctx)
+		return domain.Instance{}, ports.ErrNotLeader
+	}
+	removed, _ := roster.Find(id)
+	return removed, c.Membership.Remove(ctx, id)
+}
+
+// awaitSuccessor returns when another leader is known, or ctx or a second has
+// ended: it only spares the asker a "no leader is known".
+func (c *Cluster) awaitSuccessor(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for {
+		state, later := c.Local.State()
+		if state.LeaderID != "" && state.LeaderID != c.Self.RaftID {
+			return
+		}
+		select {
+		case <-later:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Describe implements ports.Cluster.
+func (c *Cluster) Describe(ctx context.Context) (domain.Cluster, error) {
+	roster, err := c.Membership.Roster(ctx)
+	if err != nil {
+		return domain.Cluster{}, err
+	}
+	state, _ := c.Local.State()
+	if !state.Leading {
+		return domain.Cluster{}, ports.ErrNotLeader
+	}
+	return c.describe(ctx, state, roster), nil
+}
+
+// describe asks all instances of roster side by side, so it takes no longer
+// than the slowest answer, and never longer than AskTimeout.
+func (c *Cluster) describe(ctx context.Context, state ports.LocalState, roster domain.Roster) domain.Cluster {
+	instances := roster.Instances()
+	members := make([]domain.Member, len(instances))
+	var asked sync.WaitGroup
+	for i, instance := range instances {
+		asked.Go(func() { members[i] = c.ask(ctx, instance) })
+	}
+	asked.Wait()
+	return domain.Cluster{ID: state.ClusterID, LeaderID: state.LeaderID, Term: state.Term, Members: members}
+}
+
+func (c *Cluster) ask(ctx context.Context, instance domain.Instance) domain.Member {
+	member := domain.Member{Instance: instance}
+	identity := c.Identity()
+	if instance.ID != c.Self.RaftID {
+		var err error
+		if identity, err = c.identify(ctx, instance.ID, instance.RaftAddress); err != nil {
+			return member
+		}
+	}
+	member.Reachable = true
+	member.ApplicationAddress = identity.ApplicationAddress
+	member.Version = identity.Version
+	return member
+}
+
+// identify asks the instance at raftAddress, and takes no answer but that of
+// the instance named id in this cluster: an address can change hands.
+func (c *Cluster) identify(ctx context.Context, id, raftAddress string) (ports.Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.AskTimeout)
+	defer cancel()
+	identity, err := c.Peers.Identify(ctx, raftAddress)
+	if err != nil {
+		return ports.Identity{}, err
+	}
+	if identity.RaftID != id {
+		return ports.Identity{}, fmt.Errorf("at %s answers instance %q instead of %q", raftAddress, identity.RaftID, id)
+	}
+	own := c.Identity().ClusterID
+	if own != "" && identity.ClusterID != "" && identity.ClusterID != own {
+		return ports.Identity{}, fmt.Errorf("instance %q at %s belongs to cluster %s, this one to %s",
+			id, raftAddress, identity.ClusterID, own)
+	}
+	return identity, nil
+}

@@ -1,0 +1,107 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// How long a joining instance waits between two rounds of asking: twice as long
+// after each round, with a random part so that many instances spread out.
+const (
+	firstJoinPause = 100 * time.Millisecond
+	maxJoinPause   = 5 * time.Second
+	joinAskTimeout = 5 * time.Second
+)
+
+// JoinConfig is what joining a cluster needs.
+type JoinConfig struct {
+	// Self is this instance as it wishes to be a member.
+	Self domain.Instance
+	// Through are application addresses of instances of the cluster; empty:
+	// there is nothing to do.
+	Through   []string
+	Local     ports.Local
+	Admission ports.Admission
+	Logger    *slog.Logger
+}
+
+// Joiner asks to be made a member until this instance is one.
+type Joiner struct {
+	JoinConfig
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// NewJoiner starts nothing.
+func NewJoiner(config JoinConfig) *Joiner { return &Joiner{JoinConfig: config} }
+
+// Open starts asking, where there is somebody to ask and need to. It does not
+// wait for an answer. The context bounds only the start.
+func (j *Joiner) Open(context.Context) error {
+	if state, _ := j.Local.State(); state.Member || len(j.Through) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	j.cancel = cancel
+	j.done.Go(func() { j.join(ctx) })
+	return nil
+}
+
+// Close ends asking and waits for that. It may be called without Open.
+func (j *Joiner) Close(context.Context) error {
+	if j.cancel != nil {
+		j.cancel()
+	}
+	j.done.Wait()
+	return nil
+}
+
+func (j *Joiner) join(ctx context.Context) {
+	for pause := firstJoinPause; ; pause = min(2*pause, maxJoinPause) {
+		j.askAround(ctx)
+		if j.memberWithin(ctx, pause/2+rand.N(pause/2)) || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// askAround asks one address after the other until one of them agrees.
+func (j *Joiner) askAround(ctx context.Context) {
+	for _, address := range j.Through {
+		err := j.ask(ctx, address)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		j.Logger.Warn("asked to join, without success so far", "through", address, "error", err)
+	}
+}
+
+func (j *Joiner) ask(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, joinAskTimeout)
+	defer cancel()
+	return j.Admission.Ask(ctx, address, j.Self)
+}
+
+// memberWithin waits at most d for the membership to reach this instance.
+func (j *Joiner) memberWithin(ctx context.Context, d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	for {
+		state, later := j.Local.State()
+		if state.Member {
+			j.Logger.Info("joined the raft cluster", "id", j.Self.ID, "cluster_id", state.ClusterID)
+			return true
+		}
+		select {
+		case <-later:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}

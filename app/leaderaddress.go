@@ -1,0 +1,71 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// An answer holds until the leader changes. It is asked for again after a
+// while, so that a leader that stopped answering is no longer named; a failure
+// is kept just long enough to spare those who wait the same failure.
+const (
+	leaderAnswerHolds  = time.Second
+	leaderFailureHolds = 200 * time.Millisecond
+)
+
+// leaderAddress remembers what the leader said its application address is.
+type leaderAddress struct {
+	asking chan struct{} // holds a token while somebody uses the rest
+	of     leadership
+	at     time.Time
+	answer string
+	err    error
+}
+
+// leadership tells one leader's time from another's.
+type leadership struct {
+	id, raftAddress string
+	term            uint64
+}
+
+func (l *leaderAddress) holds(of leadership) bool {
+	if l.of != of {
+		return false
+	}
+	if l.err != nil {
+		return time.Since(l.at) < leaderFailureHolds
+	}
+	return time.Since(l.at) < leaderAnswerHolds
+}
+
+// LeaderAddress implements ports.Cluster. Those who ask at the same time share
+// one question to the leader.
+func (c *Cluster) LeaderAddress(ctx context.Context) (string, error) {
+	l := &c.leader
+	select {
+	case l.asking <- struct{}{}:
+		defer func() { <-l.asking }()
+	case <-ctx.Done():
+		return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, ctx.Err())
+	}
+	state, _ := c.Local.State()
+	if state.LeaderID == "" || state.LeaderID == c.Self.RaftID {
+		return "", ports.ErrNoLeader
+	}
+	now := leadership{id: state.LeaderID, raftAddress: state.LeaderRaftAddress, term: state.Term}
+	if !l.holds(now) {
+		identity, err := c.identify(ctx, now.id, now.raftAddress)
+		if ctx.Err() != nil {
+			// It was this asker who had no time left; the leader may be fine.
+			return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, ctx.Err())
+		}
+		l.of, l.at, l.answer, l.err = now, time.Now(), identity.ApplicationAddress, err
+	}
+	if l.err != nil {
+		return "", fmt.Errorf("%w: instance %q leads, but can't be asked for its address: %w", ports.ErrNoLeader, now.id, l.err)
+	}
+	return l.answer, nil
+}

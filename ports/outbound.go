@@ -1,0 +1,115 @@
+package ports
+
+import (
+	"context"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// Registry is the replicated registry. An instance that is not the leader
+// answers ErrNotLeader and does nothing. Safe for concurrent use.
+type Registry interface {
+	// Propose returns once this instance has applied cmd: what it did, or why
+	// it was refused (*domain.Refusal). When it can't know what becomes of cmd,
+	// because leadership or ctx ended while cmd was on its way, it returns
+	// ErrOutcomeUnknown. ErrBusy, ErrClosed, ErrNotLeader and a context that had
+	// ended before say that nothing happened.
+	Propose(ctx context.Context, cmd domain.Command) (domain.Change, error)
+
+	// Read gives a view that holds every change answered, by any instance,
+	// before Read was called. Errors: ErrNotLeader, ErrClosed, or ctx's.
+	Read(ctx context.Context) (domain.View, error)
+}
+
+// Local is what this instance knows by itself; it asks nobody, so it may be
+// behind. Safe for concurrent use; it never blocks.
+type Local interface {
+	// State gives the latest state, and a channel that is closed once there is
+	// a later one.
+	State() (LocalState, <-chan struct{})
+}
+
+// LocalState is the state of one instance at one moment.
+type LocalState struct {
+	// View holds only what is committed.
+	View domain.View
+	// Roster is the latest membership that reached this instance.
+	Roster domain.Roster
+	// ClusterID is empty until the instance has heard it.
+	ClusterID string
+	Term      uint64
+	// Leading: this instance leads in Term and is able to serve.
+	Leading bool
+	// LeaderID and LeaderRaftAddress are empty while no leader is known.
+	LeaderID          string
+	LeaderRaftAddress string
+	// Member: Roster holds this instance.
+	Member bool
+	// CaughtUp: since it started, this instance has applied everything that was
+	// committed when it first heard from a leader.
+	CaughtUp bool
+	// Closed: the instance is shutting down; the state is its last.
+	Closed bool
+}
+
+// Unready says what keeps this instance from doing its part; empty when nothing
+// does.
+func (s LocalState) Unready() []string {
+	var reasons []string
+	if s.Closed {
+		reasons = append(reasons, "it is shutting down")
+	}
+	if !s.Member {
+		reasons = append(reasons, "it is not a member of a raft cluster: it waits to be added (PUT /raft/node on the leader)")
+	}
+	if s.LeaderID == "" {
+		reasons = append(reasons, "it knows no leader")
+	}
+	if !s.CaughtUp {
+		reasons = append(reasons, "it has not caught up with the leader since it started")
+	}
+	return reasons
+}
+
+// Membership changes who belongs to the raft cluster. All but the leader answer
+// ErrNotLeader. Changes are made one after the other. Safe for concurrent use.
+type Membership interface {
+	// Roster is a linearizable read of the membership; errors as for
+	// Registry.Read.
+	Roster(ctx context.Context) (domain.Roster, error)
+
+	// Add takes the steps of domain.Roster.Join, or gives its refusal. Other
+	// errors are as for Registry.Propose; it may be called again.
+	Add(ctx context.Context, instance domain.Instance) error
+
+	// Remove ends the membership of the instance, if domain.Roster.Leave
+	// allows it. Errors as for Add.
+	Remove(ctx context.Context, id string) error
+
+	// HandOver gives leadership to an up-to-date voter and returns once this
+	// instance no longer leads. Errors: ErrNotLeader, ErrNoSuccessor, ctx's.
+	HandOver(ctx context.Context) error
+}
+
+// Peers asks other instances about themselves. Safe for concurrent use.
+type Peers interface {
+	// Identify asks the instance at raftAddress, within ctx.
+	Identify(ctx context.Context, raftAddress string) (Identity, error)
+}
+
+// Identity is what an instance says of itself.
+type Identity struct {
+	RaftID             string
+	ApplicationAddress string
+	// ClusterID is empty while the instance belongs to no cluster.
+	ClusterID string
+	Version   string
+}
+
+// Admission asks an instance of a cluster to make another one a member. Safe
+// for concurrent use.
+type Admission interface {
+	// Ask sends instance's wish to join to the instance whose application
+	// address is given, and to the leader that it names, within ctx.
+	Ask(ctx context.Context, applicationAddress string, instance domain.Instance) error
+}

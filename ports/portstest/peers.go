@@ -1,0 +1,58 @@
+package portstest
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// Peers is ports.Peers over a table: what answers at which raft address. Safe
+// for concurrent use.
+type Peers struct {
+	mu      sync.Mutex
+	answers map[string]ports.Identity
+	asked   map[string]int
+}
+
+// NewPeers gives peers of which nobody answers yet.
+func NewPeers() *Peers {
+	return &Peers{answers: map[string]ports.Identity{}, asked: map[string]int{}}
+}
+
+// Answer makes identity answer at raftAddress from now on.
+func (p *Peers) Answer(raftAddress string, identity ports.Identity) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answers[raftAddress] = identity
+}
+
+// Silence makes nobody answer at raftAddress from now on.
+func (p *Peers) Silence(raftAddress string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.answers, raftAddress)
+}
+
+// Asked is how often raftAddress was asked.
+func (p *Peers) Asked(raftAddress string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[raftAddress]
+}
+
+// Identify implements ports.Peers.
+func (p *Peers) Identify(ctx context.Context, raftAddress string) (ports.Identity, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked[raftAddress]++
+	if err := ctx.Err(); err != nil {
+		return ports.Identity{}, err
+	}
+	identity, answers := p.answers[raftAddress]
+	if !answers {
+		return ports.Identity{}, errors.New("nobody answers at " + raftAddress)
+	}
+	return identity, nil
+}
