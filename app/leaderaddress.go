@@ -57,15 +57,28 @@ func (c *Cluster) LeaderAddress(ctx context.Context) (string, error) {
 	}
 	now := leadership{id: state.LeaderID, raftAddress: state.LeaderRaftAddress, term: state.Term}
 	if !l.holds(now) {
-		identity, err := c.identify(ctx, now.id, now.raftAddress)
+		answer, err := c.askLeader(ctx, now)
 		if ctx.Err() != nil {
 			// It was this asker who had no time left; the leader may be fine.
 			return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, ctx.Err())
 		}
-		l.of, l.at, l.answer, l.err = now, time.Now(), identity.ApplicationAddress, err
+		l.of, l.at, l.answer, l.err = now, time.Now(), answer, err
 	}
 	if l.err != nil {
 		return "", fmt.Errorf("%w: instance %q leads, but can't be asked for its address: %w", ports.ErrNoLeader, now.id, l.err)
 	}
 	return l.answer, nil
+}
+
+func (c *Cluster) askLeader(ctx context.Context, leader leadership) (string, error) {
+	identity, err := c.identify(ctx, leader.id, leader.raftAddress)
+	if err != nil {
+		return "", err
+	}
+	// Two instances can be told to advertise one address by mistake: a client
+	// sent there would come back here, for ever.
+	if identity.ApplicationAddress == "" || identity.ApplicationAddress == c.Self.ApplicationAddress {
+		return "", fmt.Errorf("it advertises the application address %q, where it can't be reached", identity.ApplicationAddress)
+	}
+	return identity.ApplicationAddress, nil
 }

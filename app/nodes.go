@@ -63,6 +63,7 @@ type nodeStream struct {
 	local    ports.Local
 	first    ports.Delivery // what the opening read found
 	position domain.Revision
+	end      error // why nothing more comes, once that is known
 }
 
 // Next implements ports.NodeStream.
@@ -72,6 +73,17 @@ func (s *nodeStream) Next() (ports.Delivery, <-chan struct{}, error) {
 		s.first = ports.Delivery{}
 		return first, later, nil
 	}
+	switch {
+	case s.end != nil:
+		return ports.Delivery{}, nil, s.end
+	case state.Closed:
+		s.end = ports.ErrClosed
+	case !state.Leading:
+		s.end = ports.ErrNotLeader
+	}
+	// What is there when leadership is found lost is told before the stream
+	// ends. It is told once: the changes of the next leader go on arriving here,
+	// and a stream that waited for them to stop might never end.
 	changes, reaches := state.View.Since(s.position)
 	switch {
 	case reaches && len(changes) > 0:
@@ -80,10 +92,6 @@ func (s *nodeStream) Next() (ports.Delivery, <-chan struct{}, error) {
 	case !reaches && state.View.Revision() > s.position:
 		s.position = state.View.Revision()
 		return ports.Delivery{Snapshot: &state.View}, later, nil
-	case state.Closed:
-		return ports.Delivery{}, nil, ports.ErrClosed
-	case !state.Leading:
-		return ports.Delivery{}, nil, ports.ErrNotLeader
 	}
-	return ports.Delivery{}, later, nil
+	return ports.Delivery{}, later, s.end
 }

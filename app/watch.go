@@ -22,6 +22,9 @@ type clusterWatch struct {
 	mu     sync.Mutex
 	latest domain.Cluster
 	later  chan struct{} // closed once there is a later state, or none to come
+	begun  uint64        // rounds of asking so far
+	round  uint64        // the one that latest came from
+	closed bool
 }
 
 // Open starts the watch over the other instances. The context bounds only the
@@ -33,12 +36,14 @@ func (c *Cluster) Open(context.Context) error {
 	return nil
 }
 
-// Close ends the watch and waits for it. It may be called without Open.
+// Close ends the watch and waits for it; the streams of those who follow end
+// with ErrClosed. It may be called without Open.
 func (c *Cluster) Close(context.Context) error {
 	if c.watch.cancel != nil {
 		c.watch.cancel()
 	}
 	c.watch.done.Wait()
+	c.watch.close()
 	return nil
 }
 
@@ -50,15 +55,14 @@ func (c *Cluster) keepWatch(ctx context.Context) {
 	var known ports.LocalState
 	for {
 		state, later := c.Local.State()
-		if state.Leading != known.Leading || state.Term != known.Term ||
-			!slices.Equal(state.Roster.Instances(), known.Roster.Instances()) {
+		if !sameRule(known, state) {
 			known = state
-			c.look(ctx)
+			_ = c.look(ctx) // its errors are for those who ask
 			continue
 		}
 		select {
 		case <-ticker.C:
-			c.look(ctx)
+			_ = c.look(ctx)
 		case <-later:
 		case <-ctx.Done():
 			return
@@ -66,42 +70,92 @@ func (c *Cluster) keepWatch(ctx context.Context) {
 	}
 }
 
-// look asks the instances and tells the followers; a follower of an instance
-// that does not lead only needs to be woken, to see that.
-func (c *Cluster) look(ctx context.Context) {
+func sameRule(a, b ports.LocalState) bool {
+	return a.Leading == b.Leading && a.Term == b.Term && a.Closed == b.Closed &&
+		slices.Equal(a.Roster.Instances(), b.Roster.Instances())
+}
+
+// look asks the instances and tells the followers what is so now. Those who
+// wait for their turn share a round that began after they came: however many
+// come at once, they cost two rounds. An instance that does not lead asks
+// nobody; its followers only need to be woken, to see that.
+func (c *Cluster) look(ctx context.Context) error {
+	came := c.watch.rounds()
 	select {
 	case c.watch.asking <- struct{}{}:
 		defer func() { <-c.watch.asking }()
 	case <-ctx.Done():
-		return
+		return ctx.Err()
 	}
+	if c.watch.heardSince(came) {
+		return nil
+	}
+	// The round begins before the state is read: who shares it may rely on its
+	// showing what they saw.
+	round := c.watch.begin()
 	state, _ := c.Local.State()
-	if !state.Leading {
+	if !state.Leading || state.Closed {
 		c.watch.wake()
-		return
+		return ports.ErrNotLeader
 	}
-	c.watch.publish(c.describe(ctx, state, state.Roster))
+	cluster := c.describe(ctx, state, state.Roster)
+	if err := ctx.Err(); err != nil {
+		// Who stopped asking has not learnt who answers: to publish this would
+		// tell every follower that all instances are unreachable.
+		return err
+	}
+	c.watch.publish(round, cluster)
+	return nil
 }
 
-func (w *clusterWatch) publish(cluster domain.Cluster) {
+func (w *clusterWatch) rounds() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.latest = cluster
-	close(w.later)
-	w.later = make(chan struct{})
+	return w.begun
+}
+
+func (w *clusterWatch) heardSince(round uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.round > round
+}
+
+func (w *clusterWatch) begin() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.begun++
+	return w.begun
+}
+
+func (w *clusterWatch) publish(round uint64, cluster domain.Cluster) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.latest, w.round = cluster, round
+	w.wakeLocked()
 }
 
 func (w *clusterWatch) wake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.wakeLocked()
+}
+
+func (w *clusterWatch) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	w.wakeLocked()
+}
+
+func (w *clusterWatch) wakeLocked() {
 	close(w.later)
 	w.later = make(chan struct{})
 }
 
-func (w *clusterWatch) state() (domain.Cluster, <-chan struct{}) {
+func (w *clusterWatch) state() (latest domain.Cluster, later <-chan struct{}, closed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.latest, w.later
+	return w.latest, w.later, w.closed
 }
 
 // Follow implements ports.Cluster.
@@ -109,8 +163,7 @@ func (c *Cluster) Follow(ctx context.Context) (ports.ClusterStream, error) {
 	if _, err := c.Membership.Roster(ctx); err != nil {
 		return nil, err
 	}
-	c.look(ctx)
-	if err := ctx.Err(); err != nil {
+	if err := c.look(ctx); err != nil {
 		return nil, err
 	}
 	return &clusterStream{cluster: c}, nil
@@ -123,10 +176,10 @@ type clusterStream struct {
 
 // Next implements ports.ClusterStream.
 func (s *clusterStream) Next() (ports.ClusterDelivery, <-chan struct{}, error) {
-	latest, later := s.cluster.watch.state()
+	latest, later, closed := s.cluster.watch.state()
 	state, _ := s.cluster.Local.State()
 	switch {
-	case state.Closed:
+	case closed || state.Closed:
 		return ports.ClusterDelivery{}, nil, ports.ErrClosed
 	case !state.Leading:
 		return ports.ClusterDelivery{}, nil, ports.ErrNotLeader

@@ -34,11 +34,11 @@ func invalid(field, format string, args ...any) error {
 }
 
 // Refusal is the registry's "no" to a command: why, at which revision it was
-// decided, and the node that stood in the way where that helps the asker.
+// decided, and what the node that the command names was at that moment.
 type Refusal struct {
 	Err      error
 	Revision Revision
-	// Current is the node that a failed condition met; nil when there is none.
+	// Current is the node that the command names; nil when there is none.
 	Current *CacheNode
 }
 

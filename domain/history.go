@@ -43,6 +43,9 @@ func since(changes []Change, now, revision Revision) ([]Change, bool) {
 }
 
 func restoreHistory(now Revision, changes []Change) (history, error) {
+	if Revision(len(changes)) > now {
+		return history{}, fmt.Errorf("history has %d changes, and only %d were ever made", len(changes), now)
+	}
 	h := history{changes: slices.Clone(changes)}
 	first := now - Revision(len(changes)) + 1
 	for i := range h.changes {

@@ -1,6 +1,9 @@
 package domain
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // How much a registry holds: nodes, and bytes of them.
 const (
@@ -27,7 +30,9 @@ func NewRegistry() *Registry {
 
 // View gives the registry as it is now, in constant time.
 func (r *Registry) View() View {
-	return View{revision: r.revision, nodes: r.nodes, changes: r.history.changes}
+	// Clipped, so that a reader who appends to what a view gave copies it,
+	// instead of writing where the next change will stand.
+	return View{revision: r.revision, nodes: r.nodes, changes: slices.Clip(r.history.changes)}
 }
 
 // Apply carries cmd out whole, or refuses it (*Refusal) and changes nothing.

@@ -15,18 +15,27 @@ import (
 // ports.Membership over one domain.Registry in memory. It begins as the leader
 // of a cluster of its own. Safe for concurrent use.
 type Instance struct {
-	mu       sync.Mutex
-	registry *domain.Registry
-	state    ports.LocalState
-	later    chan struct{}
-	failure  error
+	*cluster
+	id      string
+	state   ports.LocalState
+	later   chan struct{}
+	failure error
+}
+
+// cluster is what instances that replicate have in common. Its lock guards them
+// too: what one of them does is at once so for all.
+type cluster struct {
+	mu        sync.Mutex
+	registry  *domain.Registry
+	instances []*Instance
 }
 
 // NewInstance gives an instance that leads a cluster of one, in term 1.
 func NewInstance(id, raftAddress string) *Instance {
-	return &Instance{
-		registry: domain.NewRegistry(),
-		later:    make(chan struct{}),
+	i := &Instance{
+		cluster: &cluster{registry: domain.NewRegistry()},
+		id:      id,
+		later:   make(chan struct{}),
 		state: ports.LocalState{
 			Roster:            domain.NewRoster(domain.Instance{ID: id, RaftAddress: raftAddress, Suffrage: domain.Voter}),
 			ClusterID:         "cluster-of-" + id,
@@ -38,10 +47,24 @@ func NewInstance(id, raftAddress string) *Instance {
 			CaughtUp:          true,
 		},
 	}
+	i.instances = []*Instance{i}
+	return i
+}
+
+// NewFollower makes a voter that follows in the cluster of i: it has the same
+// registry and roster at every moment, and leads when i hands over to it.
+func (i *Instance) NewFollower(id, raftAddress string) *Instance {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	follower := &Instance{cluster: i.cluster, id: id, later: make(chan struct{}), state: i.state}
+	follower.state.Leading = false
+	i.instances = append(i.instances, follower)
+	i.setRoster(id, &domain.Instance{ID: id, RaftAddress: raftAddress, Suffrage: domain.Voter})
+	return follower
 }
 
 // Change lets a test set the state that the instance is in; followers of the
-// state are woken.
+// state are woken. Other instances of the cluster are not touched.
 func (i *Instance) Change(change func(*ports.LocalState)) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -60,6 +83,12 @@ func (i *Instance) wake() {
 	i.state.View = i.registry.View()
 	close(i.later)
 	i.later = make(chan struct{})
+}
+
+func (c *cluster) wakeAll() {
+	for _, i := range c.instances {
+		i.wake()
+	}
 }
 
 func (i *Instance) refusal(ctx context.Context) error {
@@ -84,7 +113,7 @@ func (i *Instance) Propose(ctx context.Context, cmd domain.Command) (domain.Chan
 		return domain.Change{}, err
 	}
 	change, err := i.registry.Apply(cmd)
-	i.wake()
+	i.wakeAll()
 	return change, err
 }
 
@@ -122,7 +151,8 @@ func (i *Instance) Add(ctx context.Context, instance domain.Instance) error {
 	if err := i.refusal(ctx); err != nil {
 		return err
 	}
-	if _, err := i.state.Roster.Join(instance); err != nil {
+	steps, err := i.state.Roster.Join(instance)
+	if err != nil || len(steps) == 0 {
 		return err
 	}
 	i.setRoster(instance.ID, &instance)
@@ -144,32 +174,38 @@ func (i *Instance) Remove(ctx context.Context, id string) error {
 }
 
 func (i *Instance) setRoster(id string, wanted *domain.Instance) {
-	var instances []domain.Instance
+	var members []domain.Instance
 	for _, other := range i.state.Roster.Instances() {
 		if other.ID != id {
-			instances = append(instances, other)
+			members = append(members, other)
 		}
 	}
 	if wanted != nil {
-		instances = append(instances, *wanted)
+		members = append(members, *wanted)
 	}
-	i.state.Roster = domain.NewRoster(instances...)
-	i.wake()
+	for _, i := range i.instances {
+		i.state.Roster = domain.NewRoster(members...)
+		_, i.state.Member = i.state.Roster.Find(i.id)
+	}
+	i.wakeAll()
 }
 
-// HandOver implements ports.Membership: the first other voter leads from now on.
+// HandOver implements ports.Membership: the first other voter leads from now
+// on, also one that is only a name in the roster.
 func (i *Instance) HandOver(ctx context.Context) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := i.refusal(ctx); err != nil {
 		return err
 	}
-	for _, other := range i.state.Roster.Instances() {
-		if other.ID != i.state.LeaderID && other.Suffrage == domain.Voter {
-			i.state.Leading = false
-			i.state.Term++
-			i.state.LeaderID, i.state.LeaderRaftAddress = other.ID, other.RaftAddress
-			i.wake()
+	for _, successor := range i.state.Roster.Instances() {
+		if successor.ID != i.id && successor.Suffrage == domain.Voter {
+			for _, i := range i.instances {
+				i.state.Leading = i.id == successor.ID
+				i.state.Term++
+				i.state.LeaderID, i.state.LeaderRaftAddress = successor.ID, successor.RaftAddress
+			}
+			i.wakeAll()
 			return nil
 		}
 	}
