@@ -1,0 +1,186 @@
+package peerapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+const (
+	// maxAnswer is far more than an answer needs.
+	maxAnswer = 16 << 10
+	// maxVersion bounds what an operator has to read of a stranger's version.
+	maxVersion = 128
+	// maxIdle connections are kept to each instance.
+	maxIdle = 2
+	// keepIdle is shorter than a Server's patience with an idle connection.
+	keepIdle = 60 * time.Second
+	// dialTimeout bounds a dial whose asker has gone: net/http lets it go on, in
+	// the hope that the next one can use the connection.
+	dialTimeout = 5 * time.Second
+)
+
+// Client implements ports.Peers over the raft ports of other instances. It keeps
+// connections for the next question, and resolves an address's name whenever it
+// makes one.
+type Client struct {
+	http  http.Client
+	ctx   context.Context // ends with Close; dials have no other owner
+	end   context.CancelFunc
+	dials sync.WaitGroup
+	mu    sync.Mutex // no dial begins after Close
+}
+
+// NewClient gives a client that holds nothing until it is asked something.
+func NewClient() *Client {
+	c := &Client{}
+	c.ctx, c.end = context.WithCancel(context.Background())
+	c.http = http.Client{
+		// No Proxy: these connections begin with a byte that no proxy knows.
+		Transport: &http.Transport{
+			DialContext:            c.dial,
+			DisableCompression:     true,
+			MaxIdleConnsPerHost:    maxIdle,
+			IdleConnTimeout:        keepIdle,
+			MaxResponseHeaderBytes: maxAnswer,
+		},
+		// An instance that answers with a redirect is not one.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c
+}
+
+// Close ends what is asked right now and drops the connections that were kept.
+// Every later question fails.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.end()
+	c.mu.Unlock()
+	c.dials.Wait()
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// Identify implements ports.Peers. An answer whose application address could
+// not be given to a client in a redirect is an error. It is safe for concurrent
+// use and blocks no longer than ctx.
+func (c *Client) Identify(ctx context.Context, raftAddress string) (ports.Identity, error) {
+	identity, err := c.identify(ctx, raftAddress)
+	if err != nil {
+		return ports.Identity{}, fmt.Errorf("peerapi: ask the instance at %s: %w", raftAddress, err)
+	}
+	return identity, nil
+}
+
+func (c *Client) identify(ctx context.Context, raftAddress string) (ports.Identity, error) {
+	if c.ctx.Err() != nil {
+		return ports.Identity{}, ports.ErrClosed
+	}
+	// The address becomes part of a URL: nothing but host and port may.
+	if err := domain.CheckAddress("raft address", raftAddress); err != nil {
+		return ports.Identity{}, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)()
+
+	target := url.URL{Scheme: "http", Host: raftAddress, Path: path}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return ports.Identity{}, err
+	}
+	response, err := c.http.Do(request)
+	switch {
+	case c.ctx.Err() != nil && err != nil:
+		return ports.Identity{}, ports.ErrClosed
+	case err != nil:
+		return ports.Identity{}, withoutURL(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return ports.Identity{}, fmt.Errorf("read the answer: %w", err)
+	case len(body) > maxAnswer:
+		return ports.Identity{}, fmt.Errorf("its answer is over %d bytes", maxAnswer)
+	case response.StatusCode != http.StatusOK:
+		return ports.Identity{}, fmt.Errorf("it answered with status %d", response.StatusCode)
+	}
+	return decode(body)
+}
+
+// decode takes one JSON object, whole, and nothing that an instance would not
+// say. Members that it does not know are those of a later version.
+func decode(body []byte) (ports.Identity, error) {
+	var m metadata
+	if err := json.Unmarshal(body, &m); err != nil {
+		return ports.Identity{}, fmt.Errorf("its answer is no instance metadata: %w", err)
+	}
+	faults := []error{
+		domain.CheckID("raft_id", m.RaftID),
+		domain.CheckAdvertisedAddress("application_address", m.ApplicationAddress),
+		checkWord("cluster_id", m.ClusterID, domain.MaxIDLength),
+		checkWord("version", m.Version, maxVersion),
+	}
+	if err := errors.Join(faults...); err != nil {
+		return ports.Identity{}, fmt.Errorf("its answer is no instance metadata: %w", err)
+	}
+	return ports.Identity{
+		RaftID:             m.RaftID,
+		ApplicationAddress: m.ApplicationAddress,
+		ClusterID:          m.ClusterID,
+		Version:            m.Version,
+	}, nil
+}
+
+// checkWord keeps what ends up in logs and answers short and on one line.
+func checkWord(field, word string, longest int) error {
+	if len(word) > longest {
+		return fmt.Errorf("%s is over %d bytes", field, longest)
+	}
+	for _, r := range word {
+		if r <= ' ' || r > '~' {
+			return fmt.Errorf("%s has characters other than printable ASCII: %q", field, word)
+		}
+	}
+	return nil
+}
+
+// dial has ctx's values but not its end: net/http detaches it from the question
+// that it was begun for.
+func (c *Client) dial(ctx context.Context, _, address string) (net.Conn, error) {
+	c.mu.Lock()
+	if c.ctx.Err() != nil {
+		c.mu.Unlock()
+		return nil, ports.ErrClosed
+	}
+	c.dials.Add(1)
+	c.mu.Unlock()
+	defer c.dials.Done()
+
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)()
+	return demux.Dial(ctx, address, Lane)
+}
+
+// withoutURL takes the URL off the error of an http.Client: the caller names
+// the address itself.
+func withoutURL(err error) error {
+	if fault, ok := errors.AsType[*url.Error](err); ok {
+		return fault.Err
+	}
+	return err
+}

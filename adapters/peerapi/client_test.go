@@ -1,0 +1,187 @@
+package peerapi_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// impostor answers every connection on the lane as it is told to.
+func impostor(t *testing.T, behave func(net.Conn)) string {
+	t.Helper()
+	port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane, err := port.Lane(peerapi.Lane, demux.LaneConfig{MaxOpen: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := port.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := lane.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				defer func() { _ = conn.Close() }()
+				behave(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = port.Close()
+		running.Wait()
+	})
+	return port.Addr().String()
+}
+
+// says answers with raw bytes, once the question has come.
+func says(raw string) func(net.Conn) {
+	return func(conn net.Conn) {
+		question := make([]byte, 4<<10)
+		if _, err := conn.Read(question); err == nil {
+			_, _ = io.WriteString(conn, raw)
+		}
+	}
+}
+
+func saysJSON(body string) func(net.Conn) {
+	return says(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+}
+
+// floods writes until nobody listens any more.
+func floods(beginning, then string) func(net.Conn) {
+	return func(conn net.Conn) {
+		says(beginning)(conn)
+		for {
+			if _, err := io.WriteString(conn, then); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func TestAnAnswerThatIsNoneIsRefused(t *testing.T) {
+	const good = `"raft_id":"n1","cluster_id":"","version":"v1"`
+	tests := map[string]struct {
+		behave func(net.Conn)
+		says   string // part of the error
+	}{
+		"nothing":              {says(""), "EOF"},
+		"no HTTP":              {says("SSH-2.0-OpenSSH\r\n"), "malformed"},
+		"another status":       {says("HTTP/1.1 503 Oops\r\nContent-Length: 0\r\n\r\n"), "status 503"},
+		"a redirect":           {says("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"), "status 302"},
+		"a cut off body":       {says("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"), "EOF"},
+		"a body without end":   {floods("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat(" ", 4096)), "over 16384 bytes"},
+		"a header without end": {floods("HTTP/1.1 200 OK\r\nX: ", strings.Repeat("x", 4096)), "headers exceeded"},
+		"no JSON":              {saysJSON(`hello`), "no instance metadata"},
+		"JSON of another type": {saysJSON(`["n1"]`), "no instance metadata"},
+		"an empty object":      {saysJSON(`{}`), "raft_id must not be empty"},
+		"something after it":   {saysJSON(`{"application_address":"a:1",` + good + `} {}`), "no instance metadata"},
+		"a name twice":         {saysJSON(`{"application_address":"a:1","raft_id":"n0",` + good + `}`), "duplicate"},
+		"invalid UTF-8":        {saysJSON("{\"application_address\":\"a\xff:1\"," + good + "}"), "UTF-8"},
+		"a number for an id":   {saysJSON(`{"application_address":"a:1","raft_id":7}`), "no instance metadata"},
+		"no address":           {saysJSON(`{` + good + `}`), "application_address"},
+		"an address without port": {saysJSON(`{"application_address":"a",` + good + `}`),
+			"application_address must be host:port"},
+		"an address that smuggles a path": {saysJSON(`{"application_address":"a:1/x",` + good + `}`), "application_address"},
+		"an address that smuggles a user": {saysJSON(`{"application_address":"u@a:1",` + good + `}`), "application_address"},
+		"a wildcard":                      {saysJSON(`{"application_address":"0.0.0.0:1",` + good + `}`), "application_address"},
+		"an id of several lines": {saysJSON(`{"application_address":"a:1","raft_id":"n\n1"}`),
+			"raft_id may only have"},
+		"a version of several lines": {saysJSON(`{"application_address":"a:1","raft_id":"n1","version":"v\r\n1"}`),
+			"version has characters"},
+		"a cluster id beyond all bounds": {saysJSON(`{"application_address":"a:1","raft_id":"n1","cluster_id":"` +
+			strings.Repeat("x", 1000) + `"}`), "cluster_id is over"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			address := impostor(t, test.behave)
+			got, err := client(t).Identify(within(t, 5*time.Second), address)
+			if err == nil {
+				t.Fatalf("it was believed: %+v", got)
+			}
+			if !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), address) {
+				t.Fatalf("got %q, want it to name %q and %q", err, address, test.says)
+			}
+		})
+	}
+}
+
+func TestAMemberOfALaterVersionIsIgnored(t *testing.T) {
+	address := impostor(t, saysJSON(`{"application_address":"a:1","raft_id":"n1","cluster_id":"c","version":"v9","zone":{"x":[1]}}`))
+	got, err := client(t).Identify(within(t, 5*time.Second), address)
+	if err != nil || got.RaftID != "n1" || got.Version != "v9" {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+}
+
+func TestAQuestionEndsWithItsContext(t *testing.T) {
+	silent := func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+	drips := func(conn net.Conn) {
+		says("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")(conn)
+		_, _ = io.Copy(io.Discard, conn)
+	}
+	for name, behave := range map[string]func(net.Conn){"without an answer": silent, "in the middle of one": drips} {
+		t.Run(name, func(t *testing.T) {
+			address := impostor(t, behave)
+			began := time.Now()
+			_, err := client(t).Identify(within(t, 50*time.Millisecond), address)
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("got %v", err)
+			}
+			if took := time.Since(began); took > time.Second {
+				t.Fatalf("it took %v", took)
+			}
+		})
+	}
+}
+
+func TestCloseEndsAQuestion(t *testing.T) {
+	asked := make(chan struct{})
+	address := impostor(t, func(conn net.Conn) {
+		close(asked)
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	c := client(t)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := c.Identify(context.Background(), address)
+		failed <- err
+	}()
+	<-asked
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-failed:
+		if err == nil {
+			t.Fatal("nobody answered, and yet there is an answer")
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the question goes on")
+	}
+}
+
+func TestAnAddressThatIsNoneIsNotDialled(t *testing.T) {
+	for _, address := range []string{"", "n1", "n1:0", ":8008", "a:1/metadata", "u@a:1", "a:1?x", "[::1%lo]:1"} {
+		if _, err := client(t).Identify(within(t, time.Second), address); !errors.Is(err, domain.ErrInvalid) {
+			t.Errorf("%q: got %v", address, err)
+		}
+	}
+}

@@ -1,0 +1,216 @@
+package peerapi_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+var _ ports.Peers = (*peerapi.Client)(nil)
+
+// self is an instance that a test can rename while it is served.
+type self struct {
+	mu       sync.Mutex
+	identity ports.Identity
+}
+
+func (s *self) Identity() ports.Identity {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity
+}
+
+func (s *self) become(identity ports.Identity) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.identity = identity
+}
+
+var someone = ports.Identity{
+	RaftID:             "n1",
+	ApplicationAddress: "10.0.0.1:8080",
+	ClusterID:          "6a1f",
+	Version:            "v1.2.3",
+}
+
+// instance is the raft port of an instance, with nothing on it but this API.
+type instance struct {
+	*self
+	demux  *demux.Demux
+	server *peerapi.Server
+}
+
+func start(t *testing.T, address string) *instance {
+	t.Helper()
+	port, err := demux.New(demux.Config{Address: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane, err := port.Lane(peerapi.Lane, demux.LaneConfig{MaxOpen: peerapi.MaxOpen})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := &instance{self: &self{identity: someone}, demux: port}
+	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self}); err != nil {
+		t.Fatal(err)
+	}
+	if err := port.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.server.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := i.server.Close(context.Background()); err != nil {
+			t.Errorf("close the server: %v", err)
+		}
+		if err := i.demux.Close(); err != nil {
+			t.Errorf("close the demux: %v", err)
+		}
+	})
+	return i
+}
+
+func (i *instance) address() string { return i.demux.Addr().String() }
+
+func (i *instance) connections() uint64 { return i.demux.Stats().Lanes[peerapi.Lane].HandedOver }
+
+func client(t *testing.T) *peerapi.Client {
+	t.Helper()
+	c := peerapi.NewClient()
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Errorf("close the client: %v", err)
+		}
+	})
+	return c
+}
+
+func within(t *testing.T, bound time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestAnInstanceSaysWhoItIs(t *testing.T) {
+	for family, address := range map[string]string{"over IPv4": "127.0.0.1:0", "over IPv6": "[::1]:0"} {
+		t.Run(family, func(t *testing.T) {
+			i, c := start(t, address), client(t)
+			got, err := c.Identify(within(t, 5*time.Second), i.address())
+			if err != nil || got != someone {
+				t.Fatalf("got %+v, %v; want %+v", got, err, someone)
+			}
+		})
+	}
+}
+
+func TestANameIsResolved(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	_, port, err := net.SplitHostPort(i.address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Identify(within(t, 5*time.Second), net.JoinHostPort("localhost", port)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheAnswerIsWhatTheInstanceIsNow(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	homeless := someone
+	homeless.ClusterID, homeless.ApplicationAddress = "", "cache-3.example:80"
+	for _, want := range []ports.Identity{someone, homeless, someone} {
+		i.become(want)
+		got, err := c.Identify(within(t, 5*time.Second), i.address())
+		if err != nil || got != want {
+			t.Fatalf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+}
+
+func TestQuestionsShareAConnection(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	for range 20 {
+		if _, err := c.Identify(within(t, 5*time.Second), i.address()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := i.connections(); n != 1 {
+		t.Fatalf("20 questions took %d connections", n)
+	}
+}
+
+func TestManyAskAtOnce(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	var asking sync.WaitGroup
+	for range 50 {
+		asking.Go(func() {
+			if _, err := c.Identify(within(t, 10*time.Second), i.address()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	asking.Wait()
+}
+
+func TestARestartedInstanceIsFoundAgain(t *testing.T) {
+	c := client(t)
+	first := start(t, "127.0.0.1:0")
+	address := first.address()
+	if _, err := c.Identify(within(t, 5*time.Second), address); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(first.server.Close(t.Context()), first.demux.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Identify(within(t, 5*time.Second), address); err == nil {
+		t.Fatal("a closed instance answered")
+	}
+	start(t, address)
+	if _, err := c.Identify(within(t, 5*time.Second), address); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestACloseWithKeptConnectionsIsQuick(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	if _, err := c.Identify(within(t, 5*time.Second), i.address()); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := i.server.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 500*time.Millisecond {
+		t.Fatalf("an idle connection held Close up for %v", took)
+	}
+}
+
+func TestAClosedClientAsksNobody(t *testing.T) {
+	i := start(t, "127.0.0.1:0")
+	c := peerapi.NewClient()
+	if err := errors.Join(c.Close(), c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Identify(within(t, 5*time.Second), i.address()); !errors.Is(err, ports.ErrClosed) {
+		t.Fatalf("got %v, want %v", err, ports.ErrClosed)
+	}
+	if n := i.connections(); n != 0 {
+		t.Fatalf("%d connections after Close", n)
+	}
+}
+
+func TestAConfigNamesAllItsFaults(t *testing.T) {
+	_, err := peerapi.New(peerapi.Config{})
+	if want := "peerapi: no listener\nno self"; err == nil || err.Error() != want {
+		t.Fatalf("got %v, want %s", err, want)
+	}
+}

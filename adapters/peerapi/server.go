@@ -1,0 +1,171 @@
+package peerapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-json-experiment/json"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// An answer is a few hundred bytes that are at hand, so whoever takes longer
+// than this to ask or to listen is no peer.
+const (
+	headerTimeout = 2 * time.Second
+	bodyTimeout   = 2 * time.Second
+	writeTimeout  = 2 * time.Second
+	// idleTimeout is longer than Client keeps a connection, so that it is the
+	// asker who closes it and no question meets a closing connection.
+	idleTimeout = 90 * time.Second
+	// maxHeaderBytes is what net/http adds 4 KiB to.
+	maxHeaderBytes = 4 << 10
+	// drainTimeout bounds the wait for answers on their way when Close is called.
+	drainTimeout = time.Second
+)
+
+// Config is what a Server needs.
+type Config struct {
+	// Listener is the lane that is served; New takes it over. Required.
+	Listener net.Listener
+	// Self is asked anew for every answer. Required.
+	Self ports.Self
+	// Logger is told what goes wrong with connections, at debug level: that is
+	// mostly the fault of whoever connected. Nil logs nothing.
+	Logger *slog.Logger
+}
+
+// Validate reports all that is wrong with c at once.
+func (c Config) Validate() error {
+	var faults []error
+	if c.Listener == nil {
+		faults = append(faults, errors.New("no listener"))
+	}
+	if c.Self == nil {
+		faults = append(faults, errors.New("no self"))
+	}
+	return errors.Join(faults...)
+}
+
+// Server answers other instances between Open and Close.
+type Server struct {
+	listener net.Listener
+	http     *http.Server
+	running  sync.WaitGroup // the accept loop and every connection
+}
+
+// New checks config and returns a Server that serves nothing yet.
+func New(config Config) (*Server, error) {
+	if err := config.Validate(); err != nil {
+		return nil, fmt.Errorf("peerapi: %w", err)
+	}
+	log := config.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{listener: config.Listener}
+	s.http = &http.Server{
+		Handler:           routes(config.Self),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       headerTimeout + bodyTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ConnState:         s.follow,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s, nil
+}
+
+// Open starts serving. The context bounds nothing: there is nothing to wait for.
+func (s *Server) Open(context.Context) error {
+	s.running.Go(func() {
+		// Whatever ends it, the listener is closed then; its only error is that.
+		_ = s.http.Serve(s.listener)
+	})
+	return nil
+}
+
+// Close stops serving and waits for every connection to end: those that are
+// answering get until ctx ends, and never longer than a second. It closes the
+// listener, and may be called before Open and again.
+func (s *Server) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		// Out of time: an answer that is cut off is asked for again.
+		err = s.http.Close()
+	}
+	err = errors.Join(err, s.listener.Close())
+	s.running.Wait()
+	if err != nil {
+		return fmt.Errorf("peerapi: close: %w", err)
+	}
+	return nil
+}
+
+// follow counts the goroutines of connections, for which net/http has no wait.
+func (s *Server) follow(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew: // reported by the accept loop, which is counted itself
+		s.running.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		s.running.Done()
+	}
+}
+
+func routes(self ports.Self) http.Handler {
+	router := chi.NewRouter()
+	router.Get(path, func(w http.ResponseWriter, _ *http.Request) {
+		identity := self.Identity()
+		answer(w, http.StatusOK, "application/json", metadata{
+			ApplicationAddress: identity.ApplicationAddress,
+			RaftID:             identity.RaftID,
+			ClusterID:          identity.ClusterID,
+			Version:            identity.Version,
+		})
+	})
+	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, http.StatusNotFound, "not_found", "the instance metadata API has only "+path)
+	})
+	router.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Allow", http.MethodGet)
+		refuse(w, http.StatusMethodNotAllowed, "method_not_allowed", path+" is only read, with GET")
+	})
+	return router
+}
+
+func refuse(w http.ResponseWriter, status int, code, detail string) {
+	// What follows such a request is of no interest, least of all a body.
+	w.Header().Set("Connection", "close")
+	answer(w, status, "application/problem+json", problem{
+		Type:   "about:blank",
+		Title:  http.StatusText(status),
+		Status: status,
+		Detail: detail,
+		Code:   code,
+		Error:  detail,
+	})
+}
+
+func answer(w http.ResponseWriter, status int, contentType string, body any) {
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		// Only an identity that is not UTF-8 gets here.
+		http.Error(w, "this instance can't say who it is", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	// A write fails when the asker is gone; there is nobody left to tell.
+	_, _ = w.Write(encoded)
+}

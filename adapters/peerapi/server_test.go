@@ -1,0 +1,170 @@
+package peerapi_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+)
+
+// ask sends raw bytes on the lane and gives the answer.
+func ask(t *testing.T, address, raw string) (*http.Response, string) {
+	t.Helper()
+	conn := dial(t, address)
+	if _, err := io.WriteString(conn, raw); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(body)
+}
+
+func dial(t *testing.T, address string) net.Conn {
+	t.Helper()
+	conn, err := demux.Dial(within(t, 5*time.Second), address, peerapi.Lane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func TestTheAnswerOnTheWire(t *testing.T) {
+	i := start(t, "127.0.0.1:0")
+	response, body := ask(t, i.address(), "GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n")
+	want := `{"application_address":"10.0.0.1:8080","raft_id":"n1","cluster_id":"6a1f","version":"v1.2.3"}`
+	if response.StatusCode != http.StatusOK || body != want {
+		t.Errorf("got %d %s, want 200 %s", response.StatusCode, body, want)
+	}
+	if got := response.Header.Get("Content-Type"); got != "application/json" {
+		t.Errorf("content type %q", got)
+	}
+}
+
+func TestEverythingElseIsAProblem(t *testing.T) {
+	tests := map[string]struct {
+		request string
+		status  int
+		code    string
+		allow   string
+	}{
+		"another path":           {"GET /nodes HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
+		"the root":               {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
+		"a path below":           {"GET /metadata/ HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
+		"a write":                {"PUT /metadata HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 405, "method_not_allowed", "GET"},
+		"a method of no service": {"BREW /metadata HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method_not_allowed", "GET"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			i := start(t, "127.0.0.1:0")
+			response, body := ask(t, i.address(), test.request)
+			if response.StatusCode != test.status || response.Header.Get("Allow") != test.allow {
+				t.Errorf("got %d, Allow %q", response.StatusCode, response.Header.Get("Allow"))
+			}
+			if got := response.Header.Get("Content-Type"); got != "application/problem+json" {
+				t.Errorf("content type %q", got)
+			}
+			var problem struct {
+				Type, Title, Detail, Code, Error string
+				Status                           int
+			}
+			if err := json.Unmarshal([]byte(body), &problem, json.MatchCaseInsensitiveNames(true)); err != nil {
+				t.Fatalf("%v in %s", err, body)
+			}
+			if problem.Status != test.status || problem.Code != test.code || problem.Type == "" ||
+				problem.Title == "" || problem.Detail == "" || problem.Error != problem.Detail {
+				t.Errorf("got %s", body)
+			}
+		})
+	}
+}
+
+// Each of them must be cut off by the server, well before the deadline of the
+// test's own connection, and must not keep others from an answer.
+func TestStrangersAreCutOff(t *testing.T) {
+	tests := map[string]struct {
+		send  string
+		bound time.Duration
+	}{
+		"silence after the lane's byte": {"", 4 * time.Second},
+		"half a header":                 {"GET /metadata HTTP/1.1\r\nHos", 4 * time.Second},
+		"a body that never comes":       {"PUT /metadata HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", 6 * time.Second},
+		"garbage":                       {"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 2 * time.Second},
+		"a header without end":          {"GET /metadata HTTP/1.1\r\nX: " + strings.Repeat("x", 64<<10), 2 * time.Second},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			i, c := start(t, "127.0.0.1:0"), client(t)
+			conn := dial(t, i.address())
+			began := time.Now()
+			// The server may close before it has read everything.
+			_, _ = io.WriteString(conn, test.send)
+			if _, err := c.Identify(within(t, time.Second), i.address()); err != nil {
+				t.Errorf("beside it, a peer got no answer: %v", err)
+			}
+			_, err := io.Copy(io.Discard, conn)
+			var timeout net.Error
+			if errors.As(err, &timeout) && timeout.Timeout() {
+				t.Fatal("it was never cut off")
+			}
+			if took := time.Since(began); took > test.bound {
+				t.Errorf("it was cut off after %v, want at most %v", took, test.bound)
+			}
+		})
+	}
+}
+
+func TestStrangersCannotUseUpTheLane(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	for range peerapi.MaxOpen + 20 {
+		dial(t, i.address())
+	}
+	if _, err := c.Identify(within(t, 5*time.Second), i.address()); err != nil {
+		t.Fatal(err)
+	}
+	if open := i.demux.Stats().Lanes[peerapi.Lane].Open; open > peerapi.MaxOpen {
+		t.Fatalf("%d connections are open", open)
+	}
+}
+
+func TestCloseDoesNotWaitForStrangers(t *testing.T) {
+	i := start(t, "127.0.0.1:0")
+	conn := dial(t, i.address())
+	if _, err := fmt.Fprint(conn, "GET /metadata HTTP/1.1\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); i.connections() == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the connection never arrived")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	began := time.Now()
+	if err := i.server.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 1500*time.Millisecond {
+		t.Fatalf("Close took %v", took)
+	}
+}
