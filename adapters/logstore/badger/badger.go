@@ -1,0 +1,219 @@
+// Package badger keeps a raft log in a badger database. It owns the database: its
+// files, its compaction and the goroutine that runs it. It never keeps anything
+// else in there.
+//
+// # Durability
+//
+// Every transaction is synced before it is answered. All values stay in the LSM
+// tree, that is in the write-ahead log and the tables: a large entry is cut into
+// parts, so badger's separate value log stays empty. That matters, because a sync
+// of the value log that fails is only logged by badger, and because space in it
+// comes back only by way of a memtable that is full, which pointers never fill.
+//
+// badger writes through a memory map of sparse files. On a full disk the kernel
+// answers such a write with a signal, which ends the process: nothing that was
+// acknowledged is lost, and the instance starts again when there is room.
+//
+// # Cost
+//
+// A memtable of 8 MiB, no caches, two compactors: see tuned for why. What
+// DeleteRange removes is first only marked; the housekeeping goroutine compacts
+// when enough was marked, so the disk use follows the log.
+package badger
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// dirName is what the store is called in its directory.
+const dirName = "log.badger"
+
+// defaultHousekeepingInterval is short enough that the disk holds little more
+// than one snapshot interval's worth of removed entries.
+const defaultHousekeepingInterval = time.Minute
+
+// Config says what to open and how.
+type Config struct {
+	Dir                  string        // where log.badger is or will be; required
+	Logger               *slog.Logger  // nil is silence
+	HousekeepingInterval time.Duration // between looks for something to compact; 0 is a minute
+}
+
+// Validate reports all faults at once.
+func (c Config) Validate() error {
+	var faults []error
+	if c.Dir == "" {
+		faults = append(faults, errors.New("badger log store: no directory"))
+	}
+	if c.HousekeepingInterval < 0 {
+		faults = append(faults, fmt.Errorf("badger log store: negative housekeeping interval %v", c.HousekeepingInterval))
+	}
+	return errors.Join(faults...)
+}
+
+// Open opens or creates log.badger in dir. It is a logstore.Opener.
+func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
+	return OpenConfig(Config{Dir: dir, Logger: logger})
+}
+
+// OpenConfig is Open with everything that can be chosen.
+func OpenConfig(config Config) (logstore.Store, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.HousekeepingInterval == 0 {
+		config.HousekeepingInterval = defaultHousekeepingInterval
+	}
+	path := filepath.Join(config.Dir, dirName)
+	logger := config.Logger.With("store", "badger")
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("create log store: %w", err)
+	}
+	if err := refuseLostEntries(path); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	db, err := openDB(tuned(path, logger))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	s := &store{db: db, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
+	s.findBounds()
+	go s.housekeep(config.HousekeepingInterval)
+	return s, nil
+}
+
+func openDB(options badger.Options) (db *badger.DB, err error) {
+	// badger asserts on files that make no sense.
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("badger files are damaged: %v", fault)
+		}
+	}()
+	return badger.Open(options)
+}
+
+type store struct {
+	db     *badger.DB
+	logger *slog.Logger
+
+	// life is held for reading by every call, so that Close waits for them.
+	life   sync.RWMutex
+	closed bool
+
+	// write puts writers in a row. refuseLostEntries relies on it: a transaction is in
+	// the write-ahead log only when the one before it is durable.
+	write sync.Mutex
+
+	// The bounds of the log, both 0 when it is empty. Kept here because finding the
+	// first entry in the tree means stepping over every removed one before it.
+	first, last atomic.Uint64
+
+	removed atomic.Int64 // entries removed since the last compaction
+
+	stop, stopped chan struct{} // of the housekeeping goroutine
+}
+
+// during runs call unless the store is closed.
+func (s *store) during(call func() error) error {
+	s.life.RLock()
+	defer s.life.RUnlock()
+	if s.closed {
+		return logstore.ErrClosed
+	}
+	return call()
+}
+
+// writing is during for one writer at a time.
+func (s *store) writing(call func() error) error {
+	return s.during(func() error {
+		s.write.Lock()
+		defer s.write.Unlock()
+		return call()
+	})
+}
+
+func (s *store) FirstIndex() (index uint64, err error) {
+	err = s.during(func() error {
+		index = s.first.Load()
+		return nil
+	})
+	return index, err
+}
+
+func (s *store) LastIndex() (index uint64, err error) {
+	err = s.during(func() error {
+		index = s.last.Load()
+		return nil
+	})
+	return index, err
+}
+
+func (s *store) Set(key, value []byte) error {
+	return s.writing(func() error {
+		return s.db.Update(func(tx *badger.Txn) error { return tx.Set(stableKey(key), value) })
+	})
+}
+
+func (s *store) Get(key []byte) (value []byte, err error) {
+	err = s.during(func() error {
+		return s.db.View(func(tx *badger.Txn) error {
+			item, err := tx.Get(stableKey(key))
+			if err != nil {
+				return err
+			}
+			value, err = item.ValueCopy(nil)
+			return err
+		})
+	})
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, logstore.ErrKeyNotFound
+	}
+	return value, err
+}
+
+func (s *store) SetUint64(key []byte, value uint64) error {
+	return s.Set(key, binary.BigEndian.AppendUint64(nil, value))
+}
+
+func (s *store) GetUint64(key []byte) (uint64, error) {
+	value, err := s.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	if len(value) != 8 {
+		return 0, fmt.Errorf("stable key %q holds %d bytes, not a number", key, len(value))
+	}
+	return binary.BigEndian.Uint64(value), nil
+}
+
+func (s *store) StoreLog(log *raft.Log) error {
+	return s.StoreLogs([]*raft.Log{log})
+}
+
+func (s *store) Close() error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	close(s.stop)
+	<-s.stopped
+	return s.db.Close()
+}

@@ -1,0 +1,33 @@
+package badger_test
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
+)
+
+func TestMain(m *testing.M) {
+	logstoretest.CrashChild(badger.Open)
+	goleak.VerifyTestMain(m)
+}
+
+func open(tb testing.TB, dir string) logstore.Store {
+	tb.Helper()
+	store, err := badger.Open(dir, nil)
+	if err != nil {
+		tb.Fatalf("open: %v", err)
+	}
+	return store
+}
+
+func TestStore(t *testing.T) {
+	logstoretest.Run(t, open, logstoretest.Durable())
+}
+
+func BenchmarkStore(b *testing.B) {
+	logstoretest.Bench(b, open)
+}

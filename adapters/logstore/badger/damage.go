@@ -1,0 +1,134 @@
+package badger
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// ErrDamaged is what Open returns for a write-ahead log that lost entries which
+// had been acknowledged.
+var ErrDamaged = errors.New("write-ahead log is damaged before its end: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
+
+// The write-ahead log of badger v4, as far as it is read here:
+//
+//	file:   20 bytes of header, records, zeros
+//	record: meta, user meta, key length, value length, expiry (the last three
+//	        uvarints), key, value, CRC-32C of all that, big-endian
+//
+// The last record of a transaction is its marker: the key is markerKey and a
+// timestamp, the value that timestamp in digits.
+const (
+	walHeaderSize  = 20
+	markerHeadSize = 5 // of a marker's record: every length in it fits one byte
+	walPattern     = "*.mem"
+)
+
+var (
+	markerKey  = []byte("!badger!txn")
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// refuseLostEntries looks for damage that badger would repair by forgetting.
+//
+// badger ends a write-ahead log at the first record that it can't read, and
+// silently drops what follows. After a crash that is right for the transaction
+// that was being written: nobody was told that it is durable. But transactions
+// are written one after the other here, each only when the one before it is
+// durable. So when the ends of two transactions lie beyond the unreadable place,
+// the first of them was acknowledged, and an instance that forgot it could undo
+// what a majority had agreed on.
+func refuseLostEntries(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, walPattern))
+	if err != nil {
+		return err
+	}
+	slices.Sort(paths)
+	for at, path := range paths {
+		// A log that is not the newest was complete before the next one was begun.
+		inFlight := 0
+		if at == len(paths)-1 {
+			inFlight = 1
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if len(raw) <= walHeaderSize {
+			continue
+		}
+		end := readableEnd(raw)
+		if lost := markersAfter(raw, end); lost > inFlight {
+			return fmt.Errorf("%w (%s: unreadable at byte %d, %d transactions follow)", ErrDamaged, path, end, lost)
+		}
+	}
+	return nil
+}
+
+// readableEnd is where the last whole transaction ends before the first record
+// that can't be read.
+func readableEnd(raw []byte) int {
+	end, at := walHeaderSize, walHeaderSize
+	for {
+		key, size := record(raw[at:])
+		if size == 0 {
+			return end
+		}
+		at += size
+		if bytes.HasPrefix(key, markerKey) {
+			end = at
+		}
+	}
+}
+
+// record reads the record that raw begins with; its size is 0 if there is none.
+func record(raw []byte) (key []byte, size int) {
+	if len(raw) < 2 {
+		return nil, 0
+	}
+	at := 2
+	var lengths [3]uint64
+	for i := range lengths {
+		number, width := binary.Uvarint(raw[at:])
+		if width <= 0 {
+			return nil, 0
+		}
+		lengths[i] = number
+		at += width
+	}
+	keySize, valueSize, room := lengths[0], lengths[1], uint64(len(raw)-at)
+	if keySize == 0 || keySize > room || valueSize > room || keySize+valueSize+crc32.Size > room {
+		return nil, 0
+	}
+	end := at + int(keySize+valueSize)
+	if crc32.Checksum(raw[:end], castagnoli) != binary.BigEndian.Uint32(raw[end:]) {
+		return nil, 0
+	}
+	return raw[at : at+int(keySize)], end + crc32.Size
+}
+
+// markersAfter counts the whole markers beyond from. A marker's key inside of an
+// entry's data is not one: no record with a right checksum begins before it.
+func markersAfter(raw []byte, from int) int {
+	count := 0
+	for at := from; ; {
+		hit := bytes.Index(raw[at:], markerKey)
+		if hit < 0 {
+			return count
+		}
+		at += hit
+		begin := at - markerHeadSize
+		at += len(markerKey)
+		if begin < from {
+			continue
+		}
+		if key, size := record(raw[begin:]); size > 0 && bytes.HasPrefix(key, markerKey) {
+			count++
+		}
+	}
+}

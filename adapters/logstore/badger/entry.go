@@ -1,0 +1,159 @@
+package badger
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Keys. Numbers are big-endian, so that the order of keys is that of indexes.
+//
+//	'l' index                    head of a log entry
+//	'l' index generation part    what of its payload did not fit the head
+//	's' key                      stable state
+//
+// An entry is there when its head is. The parts of a large one are written before
+// the head, under a generation that no head names yet; so a crash in between
+// leaves parts that nobody reads, and never half an entry.
+const (
+	logPrefix    = 'l'
+	stablePrefix = 's'
+	headKeySize  = 1 + 8
+	partKeySize  = headKeySize + 4 + 4
+)
+
+// entryFormat is the first byte of every head. A reader for each past format stays.
+const entryFormat = 1
+
+// partSize is how much payload a value holds. It must stay below the threshold
+// from which badger puts values into its value log; see tuned.
+const partSize = 512 << 10
+
+// errEntry is wrapped by every complaint about an entry that can't be decoded.
+var errEntry = errors.New("stored log entry can't be read")
+
+func headKey(index uint64) []byte {
+	key := make([]byte, 1, headKeySize)
+	key[0] = logPrefix
+	return binary.BigEndian.AppendUint64(key, index)
+}
+
+func partKey(index uint64, generation, part uint32) []byte {
+	key := make([]byte, 1, partKeySize)
+	key[0] = logPrefix
+	key = binary.BigEndian.AppendUint64(key, index)
+	key = binary.BigEndian.AppendUint32(key, generation)
+	return binary.BigEndian.AppendUint32(key, part)
+}
+
+func stableKey(key []byte) []byte {
+	return append([]byte{stablePrefix}, key...)
+}
+
+// indexOf gives the index that a log key (of a head or of a part) belongs to.
+func indexOf(key []byte) uint64 {
+	return binary.BigEndian.Uint64(key[1:])
+}
+
+func isHead(key []byte) bool { return len(key) == headKeySize }
+
+// head is the first value of an entry: everything but what of the payload
+// (extensions, then data) lies in parts.
+type head struct {
+	log        raft.Log // without Index, which is the key, and without payload
+	extensions uint64   // bytes
+	data       uint64   // bytes
+	generation uint32   // of the parts; 0 when there are none
+	payload    []byte   // its beginning
+}
+
+func payloadOf(log *raft.Log) []byte {
+	payload := make([]byte, 0, len(log.Extensions)+len(log.Data))
+	payload = append(payload, log.Extensions...)
+	return append(payload, log.Data...)
+}
+
+// encodeHead writes the head of log, whose payload begins with the given bytes.
+func encodeHead(log *raft.Log, generation uint32, payload []byte) []byte {
+	value := make([]byte, 0, 64+len(payload))
+	value = append(value, entryFormat, byte(log.Type))
+	value = binary.AppendUvarint(value, log.Term)
+	// Seconds and nanoseconds, not nanoseconds alone: the zero time lies outside
+	// of what those can say.
+	value = binary.AppendVarint(value, log.AppendedAt.Unix())
+	value = binary.AppendUvarint(value, uint64(log.AppendedAt.Nanosecond()))
+	value = binary.AppendUvarint(value, uint64(generation))
+	value = binary.AppendUvarint(value, uint64(len(log.Extensions)))
+	value = binary.AppendUvarint(value, uint64(len(log.Data)))
+	return append(value, payload...)
+}
+
+// decodeHead reads what encodeHead wrote. The payload points into value.
+func decodeHead(index uint64, value []byte) (head, error) {
+	if len(value) < 2 {
+		return head{}, fmt.Errorf("%w: index %d: %d bytes", errEntry, index, len(value))
+	}
+	if value[0] != entryFormat {
+		return head{}, fmt.Errorf("%w: index %d: format %d, this build reads %d", errEntry, index, value[0], entryFormat)
+	}
+	fields := reader{rest: value[2:]}
+	h := head{log: raft.Log{Index: index, Type: raft.LogType(value[1]), Term: fields.uvarint()}}
+	seconds, nanoseconds := fields.varint(), fields.uvarint()
+	h.log.AppendedAt = time.Unix(seconds, int64(nanoseconds)).UTC()
+	h.generation = uint32(fields.uvarint())
+	h.extensions, h.data = fields.uvarint(), fields.uvarint()
+	h.payload = fields.rest
+	if fields.short {
+		return head{}, fmt.Errorf("%w: index %d: cut off", errEntry, index)
+	}
+	return h, nil
+}
+
+// size is the length of the whole payload.
+func (h head) size() uint64 { return h.extensions + h.data }
+
+// entry joins the head with its whole payload.
+func (h head) entry(payload []byte) (raft.Log, error) {
+	// The first comparison keeps a sum that overflowed from passing the second.
+	if h.extensions > uint64(len(payload)) || h.size() != uint64(len(payload)) {
+		return raft.Log{}, fmt.Errorf("%w: index %d: %d bytes of payload, its head says %d and %d",
+			errEntry, h.log.Index, len(payload), h.extensions, h.data)
+	}
+	log := h.log
+	if h.extensions > 0 {
+		log.Extensions = payload[:h.extensions:h.extensions]
+	}
+	if h.data > 0 {
+		log.Data = payload[h.extensions:]
+	}
+	return log, nil
+}
+
+// reader takes numbers off a value, and remembers when one was not there.
+type reader struct {
+	rest  []byte
+	short bool
+}
+
+func (r *reader) uvarint() uint64 {
+	number, size := binary.Uvarint(r.rest)
+	r.advance(size)
+	return number
+}
+
+func (r *reader) varint() int64 {
+	number, size := binary.Varint(r.rest)
+	r.advance(size)
+	return number
+}
+
+func (r *reader) advance(size int) {
+	if size <= 0 {
+		r.short = true
+		return
+	}
+	r.rest = r.rest[size:]
+}

@@ -1,0 +1,283 @@
+package badger
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/hashicorp/raft"
+)
+
+// deleteBatch is how many keys one transaction of DeleteRange removes, give or
+// take the parts of one entry. badger takes some 13000 with our memtable.
+const deleteBatch = 4096
+
+func (s *store) GetLog(index uint64, log *raft.Log) error {
+	err := s.during(func() error {
+		// One transaction sees one state, so head and parts belong together even
+		// while the entry is being replaced.
+		return s.db.View(func(tx *badger.Txn) error {
+			found, err := readEntry(tx, index)
+			if err != nil {
+				return err
+			}
+			*log = found
+			return nil
+		})
+	})
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return raft.ErrLogNotFound
+	}
+	return err
+}
+
+func readEntry(tx *badger.Txn, index uint64) (raft.Log, error) {
+	h, err := readHead(tx, index)
+	if err != nil {
+		return raft.Log{}, err
+	}
+	payload := h.payload
+	for part := uint32(1); h.generation != 0 && uint64(len(payload)) < h.size(); part++ {
+		item, err := tx.Get(partKey(index, h.generation, part))
+		if err != nil {
+			// Not wrapped: a missing part is no missing entry.
+			return raft.Log{}, fmt.Errorf("%w: index %d: part %d: %v", errEntry, index, part, err)
+		}
+		if err := item.Value(func(more []byte) error {
+			payload = append(payload, more...)
+			return nil
+		}); err != nil {
+			return raft.Log{}, fmt.Errorf("%w: index %d: part %d: %w", errEntry, index, part, err)
+		}
+	}
+	return h.entry(payload)
+}
+
+// readHead returns badger.ErrKeyNotFound when there is none. What it returns is
+// the caller's own.
+func readHead(tx *badger.Txn, index uint64) (head, error) {
+	item, err := tx.Get(headKey(index))
+	if err != nil {
+		return head{}, err
+	}
+	value, err := item.ValueCopy(nil)
+	if err != nil {
+		return head{}, fmt.Errorf("%w: index %d: %w", errEntry, index, err)
+	}
+	return decodeHead(index, value)
+}
+
+// StoreLogs writes the entries in as few transactions as they fit in, one after
+// the other: what a crash leaves is a beginning of the batch.
+func (s *store) StoreLogs(logs []*raft.Log) error {
+	return s.writing(func() (err error) {
+		batch := &batch{store: s, tx: s.db.NewTransaction(true)}
+		defer func() { batch.tx.Discard() }()
+		for _, log := range logs {
+			if err := batch.add(log); err != nil {
+				return fmt.Errorf("store log entry %d: %w", log.Index, err)
+			}
+		}
+		return batch.commit()
+	})
+}
+
+// batch is a row of transactions: the one that is being filled, and what of it
+// changes the bounds of the log once it is durable.
+type batch struct {
+	store     *store
+	tx        *badger.Txn
+	low, high uint64 // of the heads in tx; 0 when it has none
+}
+
+func (b *batch) add(log *raft.Log) error {
+	payload := payloadOf(log)
+	begin := payload[:min(len(payload), partSize)]
+	rest := payload[len(begin):]
+	var generation uint32
+	if len(rest) > 0 {
+		var err error
+		if generation, err = b.nextGeneration(log.Index); err != nil {
+			return err
+		}
+	}
+	for part := uint32(1); len(rest) > 0; part++ {
+		size := min(len(rest), partSize)
+		if err := b.set(partKey(log.Index, generation, part), rest[:size]); err != nil {
+			return err
+		}
+		rest = rest[size:]
+	}
+	if err := b.set(headKey(log.Index), encodeHead(log, generation, begin)); err != nil {
+		return err
+	}
+	if b.low == 0 || log.Index < b.low {
+		b.low = log.Index
+	}
+	b.high = max(b.high, log.Index)
+	return nil
+}
+
+// nextGeneration is one that the entry now stored under index does not use: its
+// parts must stay whole until the new head takes its place.
+func (b *batch) nextGeneration(index uint64) (uint32, error) {
+	old, err := readHead(b.tx, index)
+	switch {
+	case errors.Is(err, badger.ErrKeyNotFound):
+		return 1, nil
+	case err != nil:
+		return 0, err
+	case old.generation == math.MaxUint32:
+		return 1, nil
+	}
+	return old.generation + 1, nil
+}
+
+// set adds one value, in a new transaction when the present one is full.
+func (b *batch) set(key, value []byte) error {
+	err := b.tx.Set(key, value)
+	if !errors.Is(err, badger.ErrTxnTooBig) {
+		return err
+	}
+	if err := b.commit(); err != nil {
+		return err
+	}
+	b.tx = b.store.db.NewTransaction(true)
+	return b.tx.Set(key, value)
+}
+
+// commit returns when the transaction is durable, and shows the log's new bounds.
+func (b *batch) commit() error {
+	if err := b.tx.Commit(); err != nil {
+		return err
+	}
+	if b.low == 0 {
+		return nil
+	}
+	first, last := b.store.first.Load(), b.store.last.Load()
+	// The last index first: a reader between the two stores then sees an empty log
+	// or a whole one, and never a first entry beyond the last.
+	b.store.last.Store(max(last, b.high))
+	if first == 0 || b.low < first {
+		b.store.first.Store(b.low)
+	}
+	b.low, b.high = 0, 0
+	return nil
+}
+
+// DeleteRange works through the range in transactions of bounded size, in the
+// direction that leaves no hole if it stops in the middle.
+func (s *store) DeleteRange(min, max uint64) error {
+	return s.writing(func() error {
+		first, last := s.first.Load(), s.last.Load()
+		if first == 0 || min > max || max < first || min > last {
+			return nil
+		}
+		fromEnd := max >= last && min > first
+		for done := false; !done; {
+			var keys [][]byte
+			keys, done = s.keysToDelete(min, max, fromEnd)
+			if err := s.deleteKeys(keys); err != nil {
+				s.findBounds()
+				return fmt.Errorf("delete log entries %d to %d: %w", min, max, err)
+			}
+		}
+		s.boundsWithout(min, max)
+		return nil
+	})
+}
+
+// keysToDelete collects keys of the range from one of its ends, never cutting
+// between the keys of one entry: its head without its parts would be damage. It
+// reports whether these are the last ones.
+func (s *store) keysToDelete(min, max uint64, fromEnd bool) (keys [][]byte, done bool) {
+	tx := s.db.NewTransaction(false)
+	defer tx.Discard()
+	cursor := tx.NewIterator(keysOnly(fromEnd))
+	defer cursor.Close()
+	seek := headKey(min)
+	if fromEnd {
+		seek = partKey(max, math.MaxUint32, math.MaxUint32)
+	}
+	var index uint64
+	for cursor.Seek(seek); cursor.Valid(); cursor.Next() {
+		key := cursor.Item().KeyCopy(nil)
+		at := indexOf(key)
+		if at < min || at > max {
+			return keys, true
+		}
+		if len(keys) >= deleteBatch && at != index {
+			return keys, false
+		}
+		keys, index = append(keys, key), at
+	}
+	return keys, true
+}
+
+func (s *store) deleteKeys(keys [][]byte) error {
+	err := s.db.Update(func(tx *badger.Txn) error {
+		for _, key := range keys {
+			if err := tx.Delete(key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		s.removed.Add(int64(len(keys)))
+	}
+	return err
+}
+
+// boundsWithout finds the new bounds after a deletion, by looking just beyond it:
+// a search from the end of the tree would step over all that was deleted.
+func (s *store) boundsWithout(min, max uint64) {
+	first, last := s.first.Load(), s.last.Load()
+	if min <= first {
+		first = 0
+		if max < last {
+			first = s.seekHead(max+1, false)
+		}
+	}
+	if max >= last {
+		last = 0
+		if first != 0 {
+			last = s.seekHead(min-1, true)
+		}
+	}
+	s.setBounds(first, last)
+}
+
+// findBounds finds the bounds by the tree alone.
+func (s *store) findBounds() {
+	s.setBounds(s.seekHead(0, false), s.seekHead(math.MaxUint64, true))
+}
+
+func (s *store) setBounds(first, last uint64) {
+	s.first.Store(first)
+	s.last.Store(last)
+}
+
+// seekHead gives the index of the nearest entry at or after index, or at or
+// before it when backwards; 0 when there is none.
+func (s *store) seekHead(index uint64, backwards bool) uint64 {
+	tx := s.db.NewTransaction(false)
+	defer tx.Discard()
+	cursor := tx.NewIterator(keysOnly(backwards))
+	defer cursor.Close()
+	seek := headKey(index)
+	if backwards {
+		seek = partKey(index, math.MaxUint32, math.MaxUint32)
+	}
+	for cursor.Seek(seek); cursor.Valid(); cursor.Next() {
+		if key := cursor.Item().Key(); isHead(key) {
+			return indexOf(key)
+		}
+	}
+	return 0
+}
+
+func keysOnly(backwards bool) badger.IteratorOptions {
+	return badger.IteratorOptions{Prefix: []byte{logPrefix}, Reverse: backwards}
+}

@@ -1,0 +1,171 @@
+// Package bolt keeps a raft log in one bbolt file, by way of raft-boltdb. It adds
+// to raft-boltdb what the contract of a store asks beyond it, and never touches
+// the file's pages itself.
+//
+// An entry is durable by one write and one fsync of a single file, and an idle
+// store costs no goroutine and no cache: the right choice for almost everybody.
+// Removed entries leave free pages that later entries fill; the file never shrinks.
+package bolt
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// fileName is what the store is called in its directory.
+const fileName = "log.bolt"
+
+// lockTimeout bounds the wait for bbolt's own lock, which is otherwise for ever.
+// The claim on the directory keeps other instances away, so only a stray tool can hold it.
+const lockTimeout = time.Second
+
+// Open opens or creates log.bolt in dir. Every page in use is read once first, so
+// that a torn or damaged file is an error that names it and not a panic in the
+// middle of a term; that takes about a millisecond for each MB in use.
+func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
+	path := filepath.Join(dir, fileName)
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	begin := time.Now()
+	if err := verify(path); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	inner, err := openFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	logger.Debug("opened log store", "path", path, "took", time.Since(begin))
+	return &store{inner: inner}, nil
+}
+
+func openFile(path string) (inner *raftboltdb.BoltStore, err error) {
+	// bbolt panics on pages that make no sense, with a value that says which.
+	defer guard(&err)()
+	return raftboltdb.New(raftboltdb.Options{
+		Path: path,
+		BoltOptions: &bbolt.Options{
+			Timeout: lockTimeout,
+			// The list of free pages is rebuilt when opening instead of being written
+			// with every entry: a log that shrank has many, and would pay for all of
+			// them with each append. The map finds a run of free pages at once, where
+			// the array searches.
+			NoFreelistSync: true,
+			FreelistType:   bbolt.FreelistMapType,
+		},
+		// AppendedAt as msgpack's own timestamp rather than as Go's binary form of a
+		// time: other tools can read it. The decoder knows both.
+		MsgpackUseNewTimeFormat: true,
+	})
+}
+
+// store is raft-boltdb plus the contract. The lock is held for reading by every
+// call, so that Close waits for them.
+type store struct {
+	mu     sync.RWMutex
+	closed bool
+	inner  *raftboltdb.BoltStore
+}
+
+// during runs call unless the store is closed.
+func (s *store) during(call func() error) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return logstore.ErrClosed
+	}
+	return call()
+}
+
+func (s *store) FirstIndex() (index uint64, err error) {
+	err = s.during(func() error {
+		index, err = s.inner.FirstIndex()
+		return err
+	})
+	return index, err
+}
+
+func (s *store) LastIndex() (index uint64, err error) {
+	err = s.during(func() error {
+		index, err = s.inner.LastIndex()
+		return err
+	})
+	return index, err
+}
+
+func (s *store) GetLog(index uint64, log *raft.Log) error {
+	return s.during(func() error {
+		// The decoder writes into the slices that it finds, which may be in use by
+		// whoever got the last entry through the same log: give it a fresh one.
+		var fresh raft.Log
+		if err := s.inner.GetLog(index, &fresh); err != nil {
+			return err
+		}
+		*log = fresh
+		return nil
+	})
+}
+
+func (s *store) StoreLog(log *raft.Log) error {
+	return s.StoreLogs([]*raft.Log{log})
+}
+
+func (s *store) StoreLogs(logs []*raft.Log) error {
+	return s.during(func() error { return s.inner.StoreLogs(logs) })
+}
+
+func (s *store) DeleteRange(min, max uint64) error {
+	return s.during(func() error { return s.inner.DeleteRange(min, max) })
+}
+
+func (s *store) Set(key, value []byte) error {
+	return s.during(func() error { return s.inner.Set(key, value) })
+}
+
+func (s *store) Get(key []byte) (value []byte, err error) {
+	err = s.during(func() error {
+		value, err = s.inner.Get(key)
+		return err
+	})
+	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return nil, logstore.ErrKeyNotFound
+	}
+	return value, err
+}
+
+func (s *store) SetUint64(key []byte, value uint64) error {
+	return s.Set(key, binary.BigEndian.AppendUint64(nil, value))
+}
+
+// GetUint64 does not ask raft-boltdb, which panics on a value of another length.
+func (s *store) GetUint64(key []byte) (uint64, error) {
+	value, err := s.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	if len(value) != 8 {
+		return 0, fmt.Errorf("stable key %q holds %d bytes, not a number", key, len(value))
+	}
+	return binary.BigEndian.Uint64(value), nil
+}
+
+func (s *store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	return s.inner.Close()
+}

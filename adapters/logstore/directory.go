@@ -1,0 +1,191 @@
+package logstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// The files that a claim keeps in the directory.
+const (
+	lockName         = "instance.lock"
+	manifestName     = "instance.json"
+	manifestTempName = "instance.json.tmp"
+)
+
+// Why a directory is not given.
+var (
+	// ErrDirectoryInUse: another process, or another claim of this one, holds it.
+	ErrDirectoryInUse = errors.New("raft directory is in use by another instance")
+	// ErrOtherID: it belongs to an instance with another raft id.
+	ErrOtherID = errors.New("raft directory belongs to another raft id")
+	// ErrOtherBackend: another storage backend wrote it.
+	ErrOtherBackend = errors.New("raft directory was written by another storage backend")
+	// ErrOtherCluster: it belongs to another raft cluster.
+	ErrOtherCluster = errors.New("raft directory belongs to another cluster")
+	// ErrNewerFormat: a later version of the program wrote it.
+	ErrNewerFormat = errors.New("raft directory has a newer format")
+	// ErrDamagedManifest: its manifest can't be read; it is left as it is.
+	ErrDamagedManifest = errors.New("manifest of the raft directory is damaged")
+	// ErrForeignDirectory: it has no manifest but holds raft state under our names.
+	ErrForeignDirectory = errors.New("raft directory holds raft state but no manifest")
+)
+
+// Owner says who claims a directory. Both fields are required.
+type Owner struct {
+	RaftID  string // id of the instance in its raft cluster
+	Backend string // storage backend that is about to be opened in the directory
+}
+
+// Validate reports every missing field at once.
+func (o Owner) Validate() error {
+	var faults []error
+	if o.RaftID == "" {
+		faults = append(faults, errors.New("owner of a raft directory: no raft id"))
+	}
+	if o.Backend == "" {
+		faults = append(faults, errors.New("owner of a raft directory: no storage backend"))
+	}
+	return errors.Join(faults...)
+}
+
+// Directory is a claim on a raft directory: as long as it is held, nobody else
+// can claim it. Its methods are safe for concurrent use; SetClusterID and Close
+// block on the disk.
+type Directory struct {
+	path string
+
+	mu   sync.Mutex // guards all below, and the manifest on disk
+	held *os.File   // open and locked; nil once closed
+	says manifest
+}
+
+// Claim takes the directory at path for owner, creating it (mode 0700) when it
+// is missing. It does not wait: a directory that is held is ErrDirectoryInUse.
+//
+// The first claim writes down the owner in a manifest; every later one must come
+// from the same raft id (else ErrOtherID) with the same backend (else
+// ErrOtherBackend). A manifest that is damaged or of a newer format is refused
+// and never overwritten. A directory without a manifest is taken, whatever else
+// lies in it (a mount point has a lost+found, an operator a note), unless that
+// is raft state under our names ("log.*", "snapshots"): then the manifest was
+// lost, and to write a new one would be to guess whose state it is
+// (ErrForeignDirectory).
+//
+// A claim that fails holds nothing. The caller closes one that succeeds, after
+// the store inside.
+func Claim(path string, owner Owner) (*Directory, error) {
+	if err := owner.Validate(); err != nil {
+		return nil, err
+	}
+	// Absolute, so that the claim goes on meaning the same place if the process
+	// changes its working directory.
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("raft directory: %w", err)
+	}
+	if err := makeDir(path); err != nil {
+		return nil, fmt.Errorf("create raft directory: %w", err)
+	}
+	held, err := lock(path)
+	if err != nil {
+		return nil, err
+	}
+	says, err := settle(path, owner)
+	if err != nil {
+		return nil, errors.Join(err, held.Close())
+	}
+	return &Directory{path: path, held: held, says: says}, nil
+}
+
+// settle reads the manifest, or writes the first one. The caller holds the lock.
+func settle(path string, owner Owner) (manifest, error) {
+	says, err := readManifest(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := refuseForeign(path); err != nil {
+			return manifest{}, err
+		}
+		says = manifest{Format: manifestFormat, RaftID: owner.RaftID, Backend: owner.Backend}
+		return says, writeManifest(path, says)
+	}
+	switch {
+	case err != nil:
+		return manifest{}, err
+	case says.RaftID != owner.RaftID:
+		return manifest{}, fmt.Errorf("%w: %s holds the state of %q, this instance is %q",
+			ErrOtherID, path, says.RaftID, owner.RaftID)
+	case says.Backend != owner.Backend:
+		return manifest{}, fmt.Errorf("%w: %s was written by %q, asked for is %q: start with the former, or convert it with `nodesmetadata storage migrate`",
+			ErrOtherBackend, path, says.Backend, owner.Backend)
+	}
+	return says, nil
+}
+
+func refuseForeign(path string) error {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return fmt.Errorf("look into raft directory: %w", err)
+	}
+	for _, entry := range entries {
+		if name := entry.Name(); name == "snapshots" || strings.HasPrefix(name, "log.") {
+			return fmt.Errorf("%w: %s: restore its %s, or use an empty directory",
+				ErrForeignDirectory, filepath.Join(path, name), manifestName)
+		}
+	}
+	return nil
+}
+
+// Path is where the directory is, as an absolute path.
+func (d *Directory) Path() string { return d.path }
+
+// ClusterID is the id of the raft cluster that the state in the directory
+// belongs to, empty as long as none was set.
+func (d *Directory) ClusterID() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.says.ClusterID
+}
+
+// SetClusterID writes down, durably, which raft cluster the directory belongs
+// to. That is for life: the same id again changes nothing, another one is
+// ErrOtherCluster. After Close it returns ErrClosed.
+func (d *Directory) SetClusterID(id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.held == nil:
+		// Somebody else may hold the directory by now.
+		return fmt.Errorf("set cluster id of %s: %w", d.path, ErrClosed)
+	case id == "":
+		return fmt.Errorf("set cluster id of %s: it is empty", d.path)
+	case id == d.says.ClusterID:
+		return nil
+	case d.says.ClusterID != "":
+		return fmt.Errorf("%w: %s holds the state of cluster %q, not of %q",
+			ErrOtherCluster, d.path, d.says.ClusterID, id)
+	}
+	says := d.says
+	says.ClusterID = id
+	if err := writeManifest(d.path, says); err != nil {
+		return err
+	}
+	d.says = says
+	return nil
+}
+
+// Close gives the directory back. Close the store inside first. A second call
+// does nothing and returns nil.
+func (d *Directory) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.held == nil {
+		return nil
+	}
+	err := d.held.Close()
+	d.held = nil
+	return err
+}

@@ -1,0 +1,180 @@
+package logstoretest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// crashDirEnv names the directory to a child process, and makes it one.
+const crashDirEnv = "LOGSTORETEST_CRASH_DIR"
+
+// What the child does, and so what the parent can know.
+const (
+	crashKeep       = 400 // entries left at the beginning of the log, at least
+	crashKillRounds = 6
+)
+
+// sizeAt is the size of the entry at index: mostly small, now and then so large
+// that a batch of them is more than a backend writes at once.
+func sizeAt(index uint64) int {
+	if index/64%4 == 3 {
+		return 96 << 10
+	}
+	return int(index % 300)
+}
+
+// CrashChild turns this process into the one that "after a kill" kills: when the
+// environment says so it writes with the opened store until it is killed, and
+// never returns. Otherwise it does nothing. Call it first in TestMain.
+func CrashChild(open logstore.Opener) {
+	dir, ok := os.LookupEnv(crashDirEnv)
+	if !ok {
+		return
+	}
+	if err := writeUntilKilled(dir, open); err != nil {
+		fmt.Fprintln(os.Stderr, "crash child:", err)
+	}
+	os.Exit(1) // it must be killed, so coming here is a failure
+}
+
+// writeUntilKilled appends, removes the beginning and cuts off the end, and says
+// on standard output, after each step, what must be there from now on: the bounds
+// within which every entry is, and the number in the stable state.
+func writeUntilKilled(dir string, open logstore.Opener) error {
+	store, err := open(dir, nil)
+	if err != nil {
+		return err
+	}
+	last, err := store.LastIndex()
+	if err != nil {
+		return err
+	}
+	first, err := store.FirstIndex()
+	if err != nil {
+		return err
+	}
+	first = max(first, 1)
+	say := func(step uint64) { fmt.Printf("holds %d %d %d\n", first, last, step) }
+	step, err := store.GetUint64([]byte("step"))
+	if err != nil && !errors.Is(err, logstore.ErrKeyNotFound) {
+		return err
+	}
+	for {
+		step++
+		if err := store.SetUint64([]byte("step"), step); err != nil {
+			return err
+		}
+		say(step)
+		count := 1 + step*7%64
+		batch := entries(last+1, last+count, 0)
+		for at, log := range batch {
+			batch[at] = entry(log.Index, sizeAt(log.Index))
+		}
+		if err := store.StoreLogs(batch); err != nil {
+			return err
+		}
+		last += count
+		say(step)
+		if step%5 == 0 {
+			// From now on the end may be gone, before it is said to be.
+			last -= min(count, 5)
+			say(step)
+			if err := store.DeleteRange(last+1, last+5); err != nil {
+				return err
+			}
+		}
+		if step%8 == 0 && last > first+2*crashKeep {
+			first = last - crashKeep
+			say(step)
+			if err := store.DeleteRange(1, first-1); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// holds is one line of the child.
+type holds struct{ first, last, step uint64 }
+
+func (s *suite) afterKill(t *testing.T) {
+	dir := t.TempDir()
+	for round := range crashKillRounds {
+		// The child goes on at once after each line, so that it dies in the middle of
+		// something; different lines make it different things.
+		said := s.runAndKill(t, dir, 12+round*17)
+		store := s.open(t, dir)
+		s.checkAfterKill(t, store, said)
+		if err := store.Close(); err != nil {
+			t.Fatalf("close: %v", err)
+		}
+	}
+}
+
+func (s *suite) checkAfterKill(t *testing.T, store logstore.Store, said holds) {
+	t.Helper()
+	first, last := bounds(t, store)
+	if first > said.first || last < said.last {
+		t.Fatalf("the log is from %d to %d, acknowledged was %d to %d", first, last, said.first, said.last)
+	}
+	for index := first; index <= last; index++ {
+		wantEntry(t, store, entry(index, sizeAt(index)))
+	}
+	if step, err := store.GetUint64([]byte("step")); err != nil || step < said.step || step > said.step+1 {
+		t.Fatalf("step = %d, %v, acknowledged was %d", step, err, said.step)
+	}
+}
+
+// runAndKill lets a child write until it said so many lines, kills it, and
+// returns the last thing that it said.
+func (s *suite) runAndKill(t *testing.T, dir string, lines int) holds {
+	t.Helper()
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.CommandContext(t.Context(), binary)
+	child.Env = append(os.Environ(), crashDirEnv+"="+dir)
+	var complaint strings.Builder
+	child.Stderr = &complaint
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// A child that hangs is killed and then found to have said too little.
+	late := time.AfterFunc(time.Minute, func() { _ = child.Process.Kill() })
+	defer late.Stop()
+	var said holds
+	count := 0
+	for scanner := bufio.NewScanner(out); scanner.Scan(); {
+		if _, err := fmt.Sscanf(scanner.Text(), "holds %d %d %d", &said.first, &said.last, &said.step); err != nil {
+			// A line that the kill cut off: what it would have said is not known to be said.
+			break
+		}
+		count++
+		if count == lines {
+			if err := child.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var exit *exec.ExitError
+	if err := child.Wait(); !errors.As(err, &exit) && !errors.Is(err, fs.ErrClosed) {
+		t.Fatalf("child: %v", err)
+	}
+	if count < lines {
+		t.Fatalf("child ended after %d lines: %s", count, complaint.String())
+	}
+	return said
+}

@@ -1,0 +1,60 @@
+// Package logstoretest is the contract of logstore.Store as a test: every
+// backend passes Run, in its own package, and no backend is special here. It
+// never looks behind the interface.
+package logstoretest
+
+import (
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// Open opens the store under test in dir and fails the test if it can't. The
+// suite closes what it opens.
+type Open func(tb testing.TB, dir string) logstore.Store
+
+// Option changes what Run asks of a backend.
+type Option func(*suite)
+
+// Durable also asks that what was stored is there after reopening, and after a
+// kill -9. The test binary's TestMain must call CrashChild first.
+func Durable() Option {
+	return func(s *suite) { s.durable = true }
+}
+
+type suite struct {
+	open    Open
+	durable bool
+}
+
+// Run checks the whole contract of logstore.Store.
+func Run(t *testing.T, open Open, options ...Option) {
+	s := &suite{open: open}
+	for _, option := range options {
+		option(s)
+	}
+	t.Run("log", s.logRules)
+	t.Run("entries keep every field", s.entriesKeepEveryField)
+	t.Run("large entries and batches", s.largeBatches)
+	t.Run("stable state", s.stableRules)
+	t.Run("raft takes a fresh store for fresh", s.freshForRaft)
+	t.Run("readers beside a writer", s.readersBesideWriter)
+	t.Run("closing", s.closing)
+	t.Run("model", s.model)
+	if s.durable {
+		t.Run("reopening", s.reopening)
+		t.Run("after a kill", s.afterKill)
+	}
+}
+
+// fresh opens a store in an empty directory and closes it when the test ends.
+func (s *suite) fresh(t *testing.T) logstore.Store {
+	t.Helper()
+	store := s.open(t, t.TempDir())
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return store
+}

@@ -1,0 +1,127 @@
+package logstore
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// manifestFormat is the newest manifest format that this build writes and reads.
+const manifestFormat = 1
+
+// manifest is what instance.json says. Its format is pinned by a golden file.
+type manifest struct {
+	Format    int    `json:"format"`
+	RaftID    string `json:"raft_id"`
+	Backend   string `json:"backend"`
+	ClusterID string `json:"cluster_id"`
+}
+
+// readManifest returns fs.ErrNotExist when there is none.
+func readManifest(dir string) (manifest, error) {
+	path := filepath.Join(dir, manifestName)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return manifest{}, fmt.Errorf("read manifest: %w", err)
+	}
+	// The format comes first and alone: a newer one may have fields, or types of
+	// them, that this build would take for damage.
+	var version struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(raw, &version); err != nil {
+		return manifest{}, damaged(path, err)
+	}
+	if version.Format > manifestFormat {
+		return manifest{}, fmt.Errorf("%w: %s has format %d, this build reads up to %d: run the version that wrote it, or a newer one",
+			ErrNewerFormat, path, version.Format, manifestFormat)
+	}
+	var m manifest
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&m); err != nil {
+		return manifest{}, damaged(path, err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return manifest{}, damaged(path, errors.New("something follows the manifest"))
+	}
+	switch {
+	case m.Format < 1:
+		return manifest{}, damaged(path, errors.New("no format"))
+	case m.RaftID == "":
+		return manifest{}, damaged(path, errors.New("no raft_id"))
+	case m.Backend == "":
+		return manifest{}, damaged(path, errors.New("no backend"))
+	}
+	return m, nil
+}
+
+func damaged(path string, why error) error {
+	return fmt.Errorf("%w: %s: %w: nothing was changed; restore the file from a copy, or let the instance join anew with an empty directory",
+		ErrDamagedManifest, path, why)
+}
+
+// writeManifest replaces the manifest at once: after a crash the old one is
+// there, or the new one, and at worst a temporary file that the next write truncates.
+func writeManifest(dir string, m manifest) error {
+	raw, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode manifest: %w", err)
+	}
+	temporary := filepath.Join(dir, manifestTempName)
+	if err := writeDurably(temporary, append(raw, '\n')); err != nil {
+		return fmt.Errorf("write manifest: %w", err)
+	}
+	if err := os.Rename(temporary, filepath.Join(dir, manifestName)); err != nil {
+		return fmt.Errorf("write manifest: %w", err)
+	}
+	// Without this the rename itself may not outlive a power cut.
+	return syncDir(dir)
+}
+
+func writeDurably(path string, content []byte) (err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if _, err := file.Write(content); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+func syncDir(path string) (err error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	return dir.Sync()
+}
+
+// makeDir creates path and what is missing above it, each level durable in its parent.
+func makeDir(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s is not a directory", path)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	parent := filepath.Dir(path)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
+}
