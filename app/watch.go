@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -72,7 +71,7 @@ func (c *Cluster) keepWatch(ctx context.Context) {
 
 func sameRule(a, b ports.LocalState) bool {
 	return a.Leading == b.Leading && a.Term == b.Term && a.Closed == b.Closed &&
-		slices.Equal(a.Roster.Instances(), b.Roster.Instances())
+		a.Roster.Equal(b.Roster)
 }
 
 // look asks the instances and tells the followers what is so now. Those who

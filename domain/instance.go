@@ -139,3 +139,6 @@ func (r Roster) Leave(id string) error {
 	}
 	return nil
 }
+
+// Equal reports whether both rosters hold the same instances.
+func (r Roster) Equal(other Roster) bool { return slices.Equal(r.instances, other.instances) }

@@ -1,0 +1,113 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// RaftLane is the first byte of a connection that carries raft RPC.
+const RaftLane byte = 0x01
+
+// Timing is how patient raft is, and how much log it keeps. Every field must be
+// set; Validate says what fits together.
+type Timing struct {
+	// HeartbeatTimeout is how long a follower goes without its leader before it
+	// stands for election; heartbeats are ten times as frequent.
+	HeartbeatTimeout time.Duration
+	// ElectionTimeout is how long a candidate waits for votes.
+	ElectionTimeout time.Duration
+	// SnapshotThreshold is how many entries beyond the last snapshot are worth
+	// another one.
+	SnapshotThreshold uint64
+	// SnapshotInterval is how often that is checked; raft spreads the checks
+	// over once to twice this time.
+	SnapshotInterval time.Duration
+	// TrailingLogs is how many entries are kept behind a snapshot, for followers
+	// that are a little late.
+	TrailingLogs uint64
+}
+
+// Validate reports everything that does not fit together.
+func (t Timing) Validate() error {
+	var faults []error
+	check := func(holds bool, format string, args ...any) {
+		if !holds {
+			faults = append(faults, fmt.Errorf(format, args...))
+		}
+	}
+	check(t.HeartbeatTimeout >= 50*time.Millisecond,
+		"heartbeat timeout %v is under 50ms", t.HeartbeatTimeout)
+	check(t.ElectionTimeout >= t.HeartbeatTimeout,
+		"election timeout %v is under the heartbeat timeout %v", t.ElectionTimeout, t.HeartbeatTimeout)
+	check(t.ElectionTimeout <= time.Minute,
+		"election timeout %v is over a minute", t.ElectionTimeout)
+	check(t.SnapshotThreshold > 0, "snapshot threshold is 0")
+	check(t.SnapshotInterval >= 5*time.Millisecond,
+		"snapshot interval %v is under 5ms", t.SnapshotInterval)
+	return errors.Join(faults...)
+}
+
+// leaderLease is how long a leader that reaches no majority goes on leading. It
+// ends before the followers elect another one, so that clients are told early.
+func (t Timing) leaderLease() time.Duration { return t.HeartbeatTimeout * 3 / 4 }
+
+// Config is what a Node needs. All of it is required unless it says otherwise.
+type Config struct {
+	// ID is this instance's id in the raft cluster.
+	ID string
+	// AdvertisedAddress is how others reach the raft port; empty means the
+	// address that Lane is bound to.
+	AdvertisedAddress string
+
+	// Directory is where log, stable state and snapshots are kept, written by
+	// the backend named Backend, which OpenStore opens.
+	Directory string
+	Backend   string
+	OpenStore logstore.Opener
+	// Volatile: nothing outlives the process, snapshots neither.
+	Volatile bool
+
+	// Demux is the raft port, on which New takes RaftLane. It must be open
+	// before the Node is, and be closed after it.
+	Demux *demux.Demux
+
+	// Bootstrap starts a cluster of this instance alone, when the directory
+	// holds none.
+	Bootstrap bool
+	// Secret, when it is not empty, is what instances prove to each other.
+	Secret []byte
+
+	Timing Timing
+	Logger *slog.Logger
+
+	// Fatal is called, at most once and from any goroutine, when this instance
+	// can't go on: what is wrong is told by the error, and the process should
+	// stop. It must not wait for Close.
+	Fatal func(error)
+}
+
+// Validate reports everything that is missing or wrong.
+func (c Config) Validate() error {
+	var faults []error
+	require := func(given bool, name string) {
+		if !given {
+			faults = append(faults, fmt.Errorf("consensus: %s is missing", name))
+		}
+	}
+	require(c.ID != "", "ID")
+	require(c.Directory != "", "Directory")
+	require(c.Backend != "", "Backend")
+	require(c.OpenStore != nil, "OpenStore")
+	require(c.Demux != nil, "Demux")
+	require(c.Logger != nil, "Logger")
+	require(c.Fatal != nil, "Fatal")
+	if err := c.Timing.Validate(); err != nil {
+		faults = append(faults, fmt.Errorf("consensus: %w", err))
+	}
+	return errors.Join(faults...)
+}

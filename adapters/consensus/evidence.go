@@ -1,0 +1,142 @@
+package consensus
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// evidence is what the voters have acknowledged: for each, the latest of our
+// AppendEntries that it accepted, by when that was sent and in which term.
+//
+// "When" is counted, not timed: every read-gate round begins a new moment, and
+// a request belongs to the moment in which it was sent. A response to a request
+// of an earlier moment, however late it comes in, proves nothing to the round.
+// Safe for concurrent use.
+type evidence struct {
+	moment atomic.Uint64
+
+	mu    sync.Mutex
+	acks  map[raft.ServerID]ack
+	fresh chan struct{} // holds a token when there is something new
+}
+
+type ack struct {
+	term   uint64
+	moment uint64    // in which the acknowledged request was sent
+	at     time.Time // when the answer came in
+}
+
+func newEvidence() *evidence {
+	return &evidence{acks: map[raft.ServerID]ack{}, fresh: make(chan struct{}, 1)}
+}
+
+// begin starts a new moment: what is sent from now on belongs to it or a later one.
+func (e *evidence) begin() uint64 { return e.moment.Add(1) }
+
+// now must be asked before a request is sent, never after.
+func (e *evidence) now() uint64 { return e.moment.Load() }
+
+func (e *evidence) acknowledged(id raft.ServerID, term, moment uint64) {
+	e.mu.Lock()
+	old := e.acks[id]
+	if term > old.term || term == old.term && moment >= old.moment {
+		e.acks[id] = ack{term: term, moment: moment, at: time.Now()}
+	}
+	e.mu.Unlock()
+	select {
+	case e.fresh <- struct{}{}:
+	default:
+	}
+}
+
+// since says whether id accepted, in term, something sent at moment or later.
+func (e *evidence) since(id raft.ServerID, term, moment uint64) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.acks[id]
+	return a.term == term && a.moment >= moment
+}
+
+// lastHeard is when id last accepted something; zero for never.
+func (e *evidence) lastHeard(id raft.ServerID) time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.acks[id].at
+}
+
+// witness is raft's transport, which it watches from both sides: what voters
+// acknowledge becomes evidence, and how far the leader has committed is noted
+// when a follower first hears it.
+type witness struct {
+	transport
+	evidence *evidence
+	rpcs     chan raft.RPC
+	// committed is the first commit index heard from a leader since the start;
+	// 0 until then.
+	committed atomic.Uint64
+
+	stopped  chan struct{}
+	stopOnce sync.Once
+	relaying sync.WaitGroup
+}
+
+// transport is all that raft uses of a transport, and some of it only finds by
+// type assertion.
+type transport interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
+}
+
+func newWitness(inner transport, e *evidence) *witness {
+	w := &witness{transport: inner, evidence: e, rpcs: make(chan raft.RPC), stopped: make(chan struct{})}
+	w.relaying.Go(w.relay)
+	return w
+}
+
+// AppendEntries implements raft.Transport. Raft sends all its heartbeats here.
+func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	moment := w.evidence.now()
+	// Raft uses one response for all heartbeats: what an earlier one said must
+	// not count for this one.
+	*resp = raft.AppendEntriesResponse{}
+	if err := w.transport.AppendEntries(id, target, args, resp); err != nil {
+		return err
+	}
+	if resp.Success && resp.Term == args.Term {
+		w.evidence.acknowledged(id, args.Term, moment)
+	}
+	return nil
+}
+
+// Consumer implements raft.Transport.
+func (w *witness) Consumer() <-chan raft.RPC { return w.rpcs }
+
+func (w *witness) relay() {
+	incoming := w.transport.Consumer()
+	for {
+		select {
+		case rpc := <-incoming:
+			if request, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && request.LeaderCommitIndex > 0 {
+				w.committed.CompareAndSwap(0, request.LeaderCommitIndex)
+			}
+			select {
+			case w.rpcs <- rpc:
+			case <-w.stopped:
+				return
+			}
+		case <-w.stopped:
+			return
+		}
+	}
+}
+
+// Close implements raft.WithClose.
+func (w *witness) Close() error {
+	w.stopOnce.Do(func() { close(w.stopped) })
+	w.relaying.Wait()
+	return w.transport.Close()
+}

@@ -1,0 +1,133 @@
+package consensus
+
+import (
+	"context"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// gate proves, for reads, that this instance leads. It is the read index of
+// Ongaro's thesis (section 6.4), which hashicorp/raft does not have: its
+// VerifyLeader counts answers to heartbeats that were sent before it was asked,
+// so a leader that was paused and deposed may find such an answer in its socket
+// and believe itself.
+//
+// Readers that come while a round is under way share the next one, so that any
+// number of them costs one round of heartbeats; a lone one starts at once.
+type gate struct {
+	leadership leadership
+	evidence   *evidence
+	rounds     sync.WaitGroup
+
+	mu      sync.Mutex
+	running bool
+	next    *round // collects those who come during a round; nil for none
+}
+
+// leadership is what the gate asks of raft. None of it blocks for long.
+type leadership interface {
+	// servingTerm is the term in which this instance leads and has applied an
+	// entry; false when it does not, or has not yet.
+	servingTerm() (uint64, bool)
+	commitIndex() uint64
+	// quorum gives the other voters, and how many of them must agree.
+	quorum() (others []raft.ServerID, needed int)
+	// provoke makes raft send heartbeats to all voters now.
+	provoke()
+	// watch gives a channel that is closed when leadership may have changed.
+	watch() <-chan struct{}
+}
+
+// round is one proof, for all who wait for it.
+type round struct {
+	done  chan struct{}
+	index uint64
+	err   error
+}
+
+// pass returns the index that the state machine must have applied for a read
+// that began before the call to be answered from it. Errors: ports.ErrNotLeader,
+// or ctx's.
+func (g *gate) pass(ctx context.Context) (uint64, error) {
+	r := g.join()
+	select {
+	case <-r.done:
+		return r.index, r.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (g *gate) join() *round {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.next == nil {
+		g.next = &round{done: make(chan struct{})}
+	}
+	if !g.running {
+		g.running = true
+		g.rounds.Go(g.run)
+	}
+	return g.next
+}
+
+// run does one round after the other while somebody waits.
+func (g *gate) run() {
+	for {
+		g.mu.Lock()
+		r := g.next
+		g.next = nil
+		g.running = r != nil
+		g.mu.Unlock()
+		if r == nil {
+			return
+		}
+		r.index, r.err = g.prove()
+		close(r.done)
+	}
+}
+
+// prove ends as soon as it succeeds, or leadership does; a leader that reaches
+// no majority loses it within its lease.
+func (g *gate) prove() (uint64, error) {
+	term, serving := g.leadership.servingTerm()
+	if !serving {
+		return 0, ports.ErrNotLeader
+	}
+	index := g.leadership.commitIndex()
+	moment := g.evidence.begin()
+	others, needed := g.leadership.quorum()
+	if needed == 0 {
+		return index, nil
+	}
+	g.leadership.provoke()
+	for {
+		changed := g.leadership.watch()
+		if g.accepted(others, term, moment) >= needed {
+			return index, nil
+		}
+		if now, serving := g.leadership.servingTerm(); !serving || now != term {
+			return 0, ports.ErrNotLeader
+		}
+		select {
+		case <-g.evidence.fresh:
+		case <-changed:
+		}
+	}
+}
+
+func (g *gate) accepted(others []raft.ServerID, term, moment uint64) int {
+	accepted := 0
+	for _, id := range others {
+		if g.evidence.since(id, term, moment) {
+			accepted++
+		}
+	}
+	return accepted
+}
+
+// wait returns when no round runs any more.
+func (g *gate) wait() { g.rounds.Wait() }

@@ -1,0 +1,176 @@
+package consensus
+
+import (
+	"crypto/rand"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// reconcileInterval is how often the posted state is compared with raft's. What
+// raft tells of itself comes sooner, but raft drops what does not fit.
+const reconcileInterval = 50 * time.Millisecond
+
+// openingPause is the time between two tries to open a term.
+const openingPause = 10 * time.Millisecond
+
+// watchLeadership posts who leads, and opens the terms that this instance leads.
+func (n *Node) watchLeadership() {
+	hints := make(chan raft.Observation, 16)
+	observer := raft.NewObserver(hints, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
+		}
+		return false
+	})
+	n.raft.RegisterObserver(observer)
+	defer n.raft.DeregisterObserver(observer)
+	ticker := time.NewTicker(reconcileInterval)
+	defer ticker.Stop()
+	var opened uint64
+	for {
+		select {
+		case <-n.leadership: // raft blocks until this is taken
+		case <-hints:
+		case <-ticker.C:
+		case <-n.running.Done():
+			return
+		}
+		if latest := n.look(); latest.leads && latest.Term != opened {
+			opened = latest.Term
+			n.watching.Go(func() { n.open(latest.Term) })
+		}
+	}
+}
+
+// look posts what raft says, where it says something new.
+func (n *Node) look() *notice {
+	term, leads := n.leads()
+	address, id := n.raft.LeaderWithID()
+	roster, changed := n.rosterIfChanged()
+	goal := n.witness.committed.Load()
+	n.learnClusterID()
+
+	latest := n.board.read()
+	if !changed && latest.Term == term && latest.leads == leads && latest.goal == goal &&
+		latest.LeaderID == string(id) && latest.LeaderRaftAddress == string(address) {
+		return latest
+	}
+	n.board.post(func(s *notice) {
+		s.Term, s.leads, s.goal = term, leads, goal
+		s.LeaderID, s.LeaderRaftAddress = string(id), string(address)
+		if changed {
+			s.Roster = roster
+			_, s.Member = roster.Find(n.config.ID)
+		}
+	})
+	return n.board.read()
+}
+
+// leads gives the term, and whether this instance leads in it.
+func (n *Node) leads() (uint64, bool) {
+	for {
+		term := n.raft.CurrentTerm()
+		leads := n.raft.State() == raft.Leader
+		// Raft changes the two one after the other.
+		if n.raft.CurrentTerm() == term {
+			return term, leads
+		}
+	}
+}
+
+func (n *Node) rosterIfChanged() (domain.Roster, bool) {
+	roster := n.roster()
+	return roster, !roster.Equal(n.board.read().Roster)
+}
+
+func (n *Node) roster() domain.Roster {
+	servers := n.raft.GetConfiguration().Configuration().Servers
+	instances := make([]domain.Instance, 0, len(servers))
+	for _, server := range servers {
+		suffrage := domain.Nonvoter
+		if server.Suffrage == raft.Voter {
+			suffrage = domain.Voter
+		}
+		instances = append(instances, domain.Instance{
+			ID: string(server.ID), RaftAddress: string(server.Address), Suffrage: suffrage,
+		})
+	}
+	return domain.NewRoster(instances...)
+}
+
+// learnClusterID writes the cluster's id into the directory once it is known, so
+// that this instance knows it at its next start before it has applied anything.
+func (n *Node) learnClusterID() {
+	learnt := n.board.read().ClusterID
+	if learnt == "" || learnt == n.directory.ClusterID() {
+		return
+	}
+	if err := n.directory.SetClusterID(learnt); err != nil {
+		n.haltOnce.Do(func() { n.config.Fatal(err) })
+	}
+}
+
+// open writes the opening entry of a term, which must be applied before this
+// instance serves in it.
+func (n *Node) open(term uint64) {
+	id := n.board.read().ClusterID
+	if id == "" {
+		id = rand.Text()
+	}
+	entry := encodeEntry(opening{ClusterID: id})
+	for {
+		if now, leads := n.leads(); !leads || now != term {
+			return
+		}
+		_, err := n.apply(n.running, entry)
+		if err == nil || errors.Is(err, ports.ErrClosed) || n.running.Err() != nil {
+			return
+		}
+		n.config.Logger.Warn("could not open the term yet", "term", term, "error", err)
+		select {
+		case <-time.After(openingPause):
+		case <-n.running.Done():
+			return
+		}
+	}
+}
+
+// servingTerm implements leadership.
+func (n *Node) servingTerm() (uint64, bool) {
+	term, leads := n.leads()
+	latest := n.board.read()
+	return term, leads && latest.openTerm == term && !latest.Closed
+}
+
+// commitIndex implements leadership.
+func (n *Node) commitIndex() uint64 { return n.raft.CommitIndex() }
+
+// quorum implements leadership.
+func (n *Node) quorum() (others []raft.ServerID, needed int) {
+	voters := 0
+	self := 0
+	for _, server := range n.raft.GetConfiguration().Configuration().Servers {
+		switch {
+		case server.Suffrage != raft.Voter:
+			continue
+		case server.ID == raft.ServerID(n.config.ID):
+			self = 1
+		default:
+			others = append(others, server.ID)
+		}
+		voters++
+	}
+	return others, voters/2 + 1 - self
+}
+
+// provoke implements leadership. Raft's own verdict is of no use: see gate.
+func (n *Node) provoke() { n.raft.VerifyLeader() }
+
+// watch implements leadership.
+func (n *Node) watch() <-chan struct{} { return n.board.read().later }

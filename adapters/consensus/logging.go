@@ -1,0 +1,59 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// raftLogger gives raft a logger that writes to ours.
+func raftLogger(logger *slog.Logger) hclog.Logger {
+	intercept := hclog.NewInterceptLogger(&hclog.LoggerOptions{Output: io.Discard, Level: lowestLevel(logger)})
+	intercept.RegisterSink(sink{logger.With("component", "raft")})
+	return intercept
+}
+
+var levels = []struct {
+	theirs hclog.Level
+	ours   slog.Level
+}{
+	{hclog.Debug, slog.LevelDebug},
+	{hclog.Info, slog.LevelInfo},
+	{hclog.Warn, slog.LevelWarn},
+	{hclog.Error, slog.LevelError},
+}
+
+// lowestLevel spares raft the making of records that nobody reads.
+func lowestLevel(logger *slog.Logger) hclog.Level {
+	for _, level := range levels {
+		if logger.Enabled(context.Background(), level.ours) {
+			return level.theirs
+		}
+	}
+	return hclog.Off
+}
+
+// sink implements hclog.SinkAdapter.
+type sink struct{ logger *slog.Logger }
+
+// Accept implements hclog.SinkAdapter.
+func (s sink) Accept(_ string, level hclog.Level, message string, args ...any) {
+	ours := slog.LevelDebug
+	for _, l := range levels {
+		if l.theirs == level {
+			ours = l.ours
+		}
+	}
+	if !s.logger.Enabled(context.Background(), ours) {
+		return
+	}
+	for i, arg := range args {
+		if format, ok := arg.(hclog.Format); ok && len(format) > 0 {
+			args[i] = fmt.Sprintf(fmt.Sprint(format[0]), format[1:]...)
+		}
+	}
+	s.logger.Log(context.Background(), ours, message, args...)
+}

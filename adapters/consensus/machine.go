@@ -1,0 +1,118 @@
+package consensus
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// machine is raft's state machine: it decodes committed entries, lets the domain
+// apply them, and posts the outcome. Raft calls it from one goroutine.
+type machine struct {
+	registry  *domain.Registry
+	clusterID string
+	applied   uint64
+	openTerm  uint64
+
+	board *board
+	// halt is called when an entry can't be applied. It does not return before
+	// this instance is shutting down: to go on would let it drift apart from
+	// the others.
+	halt func(error)
+}
+
+func newMachine(b *board, halt func(error)) *machine {
+	return &machine{registry: domain.NewRegistry(), board: b, halt: halt}
+}
+
+// outcome is what an entry's future answers.
+type outcome struct {
+	change domain.Change
+	err    error
+}
+
+// Apply implements raft.FSM. Raft uses ApplyBatch.
+func (m *machine) Apply(entry *raft.Log) any { return m.ApplyBatch([]*raft.Log{entry})[0] }
+
+// ApplyBatch implements raft.BatchingFSM. It posts once for the whole batch.
+func (m *machine) ApplyBatch(entries []*raft.Log) []any {
+	outcomes := make([]any, len(entries))
+	for i, entry := range entries {
+		if entry.Type == raft.LogCommand {
+			outcomes[i] = m.apply(entry)
+		}
+		m.applied = entry.Index
+	}
+	m.post()
+	return outcomes
+}
+
+func (m *machine) apply(entry *raft.Log) outcome {
+	decoded, err := decodeEntry(entry.Data)
+	if err != nil {
+		err = fmt.Errorf("log entry %d of term %d can't be applied: %w", entry.Index, entry.Term, err)
+		m.halt(err)
+		return outcome{err: err}
+	}
+	switch decoded := decoded.(type) {
+	case opening:
+		m.openTerm = entry.Term
+		if m.clusterID == "" {
+			m.clusterID = decoded.ClusterID
+		}
+		return outcome{}
+	case domain.Command:
+		change, err := m.registry.Apply(decoded)
+		return outcome{change: change, err: err}
+	}
+	panic(fmt.Sprintf("consensus: an entry decodes to %T, which nobody applies", decoded))
+}
+
+func (m *machine) post() {
+	m.board.post(func(n *notice) {
+		n.View = m.registry.View()
+		n.applied = m.applied
+		n.openTerm = m.openTerm
+		if m.clusterID != "" {
+			n.ClusterID = m.clusterID
+		}
+	})
+}
+
+// Snapshot implements raft.FSM. It takes no time: a view never changes.
+func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
+	return image{
+		view:      m.registry.View(),
+		clusterID: m.clusterID,
+		applied:   m.applied,
+		openTerm:  m.openTerm,
+	}, nil
+}
+
+// Restore implements raft.FSM. Nothing is replaced before the whole snapshot is
+// read and proven; readers see the old state until then.
+func (m *machine) Restore(snapshot io.ReadCloser) error {
+	read, err := readSnapshot(snapshot)
+	if err != nil {
+		return err
+	}
+	m.registry = read.registry
+	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
+	m.post()
+	return nil
+}
+
+// Persist implements raft.FSMSnapshot.
+func (im image) Persist(sink raft.SnapshotSink) error {
+	if err := writeSnapshot(sink, im); err != nil {
+		sink.Cancel()
+		return err
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (im image) Release() {}

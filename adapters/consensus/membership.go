@@ -1,0 +1,135 @@
+package consensus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// Roster implements ports.Membership.
+func (n *Node) Roster(ctx context.Context) (domain.Roster, error) {
+	if _, err := n.read(ctx); err != nil {
+		return domain.Roster{}, err
+	}
+	return n.roster(), nil
+}
+
+// Add implements ports.Membership.
+func (n *Node) Add(ctx context.Context, instance domain.Instance) error {
+	return n.changeMembership(ctx, func(current domain.Roster) error {
+		steps, err := current.Join(instance)
+		if err != nil {
+			return err
+		}
+		for _, step := range steps {
+			if err := n.await(ctx, func() raft.Future { return n.take(step) }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (n *Node) take(step domain.Step) raft.Future {
+	id, address := raft.ServerID(step.Instance.ID), raft.ServerAddress(step.Instance.RaftAddress)
+	switch step.Kind {
+	case domain.SetVoter:
+		return n.raft.AddVoter(id, address, 0, enqueueTimeout)
+	case domain.SetNonvoter:
+		return n.raft.AddNonvoter(id, address, 0, enqueueTimeout)
+	case domain.Demote:
+		return n.raft.DemoteVoter(id, 0, enqueueTimeout)
+	}
+	panic(fmt.Sprintf("consensus: unknown step %d", step.Kind))
+}
+
+// Remove implements ports.Membership.
+func (n *Node) Remove(ctx context.Context, id string) error {
+	return n.changeMembership(ctx, func(current domain.Roster) error {
+		if err := current.Leave(id); err != nil {
+			return err
+		}
+		return n.await(ctx, func() raft.Future {
+			return n.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout)
+		})
+	})
+}
+
+// changeMembership lets one change at a time look at the membership and act on
+// it: raft's own guard, the index of the configuration, is always 0.
+func (n *Node) changeMembership(ctx context.Context, change func(domain.Roster) error) error {
+	select {
+	case n.membership <- struct{}{}:
+		defer func() { <-n.membership }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if n.raft.State() != raft.Leader {
+		return ports.ErrNotLeader
+	}
+	// A change that an earlier call gave up waiting for may still be under way.
+	if _, err := n.read(ctx); err != nil {
+		return err
+	}
+	err := change(n.roster())
+	n.look()
+	return err
+}
+
+// HandOver implements ports.Membership. Raft would choose the voter whose log is
+// longest, which may be one that died a moment ago; this tries those first that
+// were heard from last.
+func (n *Node) HandOver(ctx context.Context) error {
+	if n.raft == nil || n.raft.State() != raft.Leader {
+		return ports.ErrNotLeader
+	}
+	var faults []error
+	for _, voter := range n.successors() {
+		err := n.handOverTo(ctx, voter)
+		if err == nil {
+			return nil
+		}
+		faults = append(faults, fmt.Errorf("%q: %w", voter.ID, err))
+		if ctx.Err() != nil {
+			return errors.Join(faults...)
+		}
+	}
+	return fmt.Errorf("%w: %w", ports.ErrNoSuccessor, errors.Join(faults...))
+}
+
+func (n *Node) successors() []raft.Server {
+	servers := n.raft.GetConfiguration().Configuration().Servers
+	voters := slices.DeleteFunc(servers, func(s raft.Server) bool {
+		return s.Suffrage != raft.Voter || s.ID == raft.ServerID(n.config.ID)
+	})
+	slices.SortFunc(voters, func(a, b raft.Server) int {
+		return cmp.Compare(n.silence(a.ID), n.silence(b.ID))
+	})
+	return voters
+}
+
+func (n *Node) silence(id raft.ServerID) time.Duration {
+	return time.Since(n.evidence.lastHeard(id))
+}
+
+func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
+	err := n.await(ctx, func() raft.Future {
+		return n.raft.LeadershipTransferToServer(voter.ID, voter.Address)
+	})
+	if err == nil && n.raft.State() != raft.Leader {
+		n.look()
+		return nil
+	}
+	if err == nil {
+		return errors.New("it was told to take over, but did not")
+	}
+	return err
+}

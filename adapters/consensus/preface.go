@@ -1,0 +1,231 @@
+package consensus
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+)
+
+// Every raft connection begins with a preface, so that nobody reaches raft's
+// decoder who is of another cluster, speaks another protocol, or does not know
+// the secret. The one who dials sends a hello, the other answers with its own
+// and, where a secret is set, its proof; then the dialer sends its proof. After
+// a refusal the connection is closed.
+//
+//	hello: version (1) | verdict (1) | nonce (32) | cluster id (1 + n) | raft id (1 + n) | proof is to follow (1)
+//	proof: HMAC-SHA-256 (32), keyed with the secret, of a role byte and both hellos
+//
+// The nonces make a proof good for one connection, and the role makes it good
+// for one direction of it.
+const (
+	prefaceVersion = 1
+	nonceSize      = 32
+	proofSize      = sha256.Size
+)
+
+// verdict is what the one who was dialled says of the dialer's hello.
+type verdict byte
+
+const (
+	welcome verdict = iota
+	otherVersion
+	otherCluster
+	otherSecret // one has a secret, the other has none
+)
+
+var (
+	errOtherVersion = errors.New("the other side speaks another version of the raft port's protocol")
+	errOtherCluster = errors.New("the other side belongs to another raft cluster")
+	errNoSecret     = errors.New("one side has a raft secret and the other has none")
+	errWrongSecret  = errors.New("the other side does not know the raft secret")
+)
+
+func (v verdict) err() error {
+	switch v {
+	case welcome:
+		return nil
+	case otherVersion:
+		return errOtherVersion
+	case otherCluster:
+		return errOtherCluster
+	case otherSecret:
+		return errNoSecret
+	}
+	return fmt.Errorf("%w: unknown verdict %d", errOtherVersion, v)
+}
+
+// preface is one side's part of it. The cluster id is asked for at every
+// connection, because an instance that waits to be added learns it late.
+type preface struct {
+	raftID    string
+	clusterID func() string
+	secret    []byte
+}
+
+type hello struct {
+	version   byte
+	verdict   verdict
+	nonce     [nonceSize]byte
+	clusterID string
+	raftID    string
+	proves    bool
+}
+
+func (p *preface) hello() hello {
+	h := hello{version: prefaceVersion, clusterID: p.clusterID(), raftID: p.raftID, proves: len(p.secret) > 0}
+	rand.Read(h.nonce[:]) // never fails
+	return h
+}
+
+// judge compares hellos. An instance without a cluster id is yet to be added,
+// so it may talk to any cluster.
+func judge(own, others hello) verdict {
+	switch {
+	case own.version != others.version:
+		return otherVersion
+	case own.clusterID != "" && others.clusterID != "" && own.clusterID != others.clusterID:
+		return otherCluster
+	case own.proves != others.proves:
+		return otherSecret
+	}
+	return welcome
+}
+
+// dial goes through the preface on a connection that this side opened. The
+// caller bounds it with a deadline.
+func (p *preface) dial(conn net.Conn) error {
+	own := p.hello()
+	if _, err := conn.Write(own.encode()); err != nil {
+		return fmt.Errorf("preface: %w", err)
+	}
+	others, err := readHello(conn)
+	if err != nil {
+		return fmt.Errorf("preface: %w", err)
+	}
+	if err := errors.Join(others.verdict.err(), judge(own, others).err()); err != nil {
+		return fmt.Errorf("preface: %w: this is instance %q of cluster %q, there is %q of %q",
+			err, own.raftID, own.clusterID, others.raftID, others.clusterID)
+	}
+	if !own.proves {
+		return nil
+	}
+	if err := p.checkProof(conn, roleDialled, own, others); err != nil {
+		return fmt.Errorf("preface: %w", err)
+	}
+	if _, err := conn.Write(p.proof(roleDialer, own, others)); err != nil {
+		return fmt.Errorf("preface: %w", err)
+	}
+	return nil
+}
+
+// accept goes through the preface on a connection that the other side opened.
+// The caller bounds it with a deadline.
+func (p *preface) accept(conn net.Conn) error {
+	others, err := readHello(conn)
+	if err != nil {
+		return fmt.Errorf("preface: %w", err)
+	}
+	own := p.hello()
+	own.verdict = judge(own, others)
+	answer := own.encode()
+	if own.proves && own.verdict == welcome {
+		answer = append(answer, p.proof(roleDialled, others, own)...)
+	}
+	if _, err := conn.Write(answer); err != nil {
+		return fmt.Errorf("preface: %w", err)
+	}
+	if err := own.verdict.err(); err != nil {
+		return fmt.Errorf("preface: %w: %q of cluster %q", err, others.raftID, others.clusterID)
+	}
+	if !own.proves {
+		return nil
+	}
+	if err := p.checkProof(conn, roleDialer, others, own); err != nil {
+		return fmt.Errorf("preface: %q: %w", others.raftID, err)
+	}
+	return nil
+}
+
+const (
+	roleDialer  byte = 1
+	roleDialled byte = 2
+)
+
+func (p *preface) proof(role byte, dialer, dialled hello) []byte {
+	mac := hmac.New(sha256.New, p.secret)
+	mac.Write([]byte{role})
+	mac.Write(dialer.encode())
+	mac.Write(dialled.encode())
+	return mac.Sum(nil)
+}
+
+func (p *preface) checkProof(r io.Reader, role byte, dialer, dialled hello) error {
+	given := make([]byte, proofSize)
+	if _, err := io.ReadFull(r, given); err != nil {
+		return err
+	}
+	if !hmac.Equal(given, p.proof(role, dialer, dialled)) {
+		return errWrongSecret
+	}
+	return nil
+}
+
+func (h hello) encode() []byte {
+	var b bytes.Buffer
+	b.WriteByte(h.version)
+	b.WriteByte(byte(h.verdict))
+	b.Write(h.nonce[:])
+	for _, id := range []string{h.clusterID, h.raftID} {
+		b.WriteByte(byte(len(id)))
+		b.WriteString(id)
+	}
+	if h.proves {
+		b.WriteByte(1)
+	} else {
+		b.WriteByte(0)
+	}
+	return b.Bytes()
+}
+
+// readHello takes at most a few hundred bytes, and none that come after it.
+func readHello(r io.Reader) (hello, error) {
+	var h hello
+	head := make([]byte, 2+nonceSize)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return hello{}, err
+	}
+	h.version, h.verdict = head[0], verdict(head[1])
+	copy(h.nonce[:], head[2:])
+	if h.version != prefaceVersion {
+		// What follows may have another shape; nothing of it is needed.
+		return h, nil
+	}
+	for _, id := range []*string{&h.clusterID, &h.raftID} {
+		text, err := readShort(r)
+		if err != nil {
+			return hello{}, err
+		}
+		*id = text
+	}
+	var proves [1]byte
+	if _, err := io.ReadFull(r, proves[:]); err != nil {
+		return hello{}, err
+	}
+	h.proves = proves[0] != 0
+	return h, nil
+}
+
+func readShort(r io.Reader) (string, error) {
+	var length [1]byte
+	if _, err := io.ReadFull(r, length[:]); err != nil {
+		return "", err
+	}
+	text := make([]byte, length[0])
+	_, err := io.ReadFull(r, text)
+	return string(text), err
+}

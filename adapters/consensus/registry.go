@@ -1,0 +1,110 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// enqueueTimeout is how long a write waits for a place in raft's queue, which is
+// full only while the disk does not keep up.
+const enqueueTimeout = time.Second
+
+// Propose implements ports.Registry.
+func (n *Node) Propose(ctx context.Context, cmd domain.Command) (domain.Change, error) {
+	answer, err := n.apply(ctx, encodeEntry(cmd))
+	if err != nil {
+		return domain.Change{}, err
+	}
+	return answer.change, answer.err
+}
+
+func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return outcome{}, err
+	}
+	if n.raft.State() != raft.Leader {
+		return outcome{}, ports.ErrNotLeader
+	}
+	var future raft.ApplyFuture
+	err := n.await(ctx, func() raft.Future {
+		future = n.raft.Apply(entry, enqueueTimeout)
+		return future
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	return future.Response().(outcome), nil
+}
+
+// await starts a change of raft's log and waits for its answer or the end of
+// ctx. Raft's futures know no context, so one goroutine waits for each.
+func (n *Node) await(ctx context.Context, start func() raft.Future) error {
+	if !n.inflight.enter() {
+		return ports.ErrClosed
+	}
+	answer := make(chan error, 1)
+	go func() {
+		defer n.inflight.leave()
+		answer <- start().Error()
+	}()
+	select {
+	case err := <-answer:
+		return portError(err)
+	case <-ctx.Done():
+		return errors.Join(ports.ErrOutcomeUnknown, ctx.Err())
+	}
+}
+
+// portError tells apart what certainly did not happen from what may yet. What
+// raft does not promise is unknown.
+func portError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return ports.ErrNotLeader
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return ports.ErrBusy
+	}
+	return errors.Join(ports.ErrOutcomeUnknown, err)
+}
+
+// Read implements ports.Registry: the gate proves leadership after the call came
+// in, and names the index that the view must have reached.
+func (n *Node) Read(ctx context.Context) (domain.View, error) {
+	state, err := n.read(ctx)
+	if err != nil {
+		return domain.View{}, err
+	}
+	return state.View, nil
+}
+
+// read gives a state that holds all that was committed when it was called.
+func (n *Node) read(ctx context.Context) (*notice, error) {
+	if n.board.read().Closed {
+		return nil, ports.ErrClosed
+	}
+	index, err := n.gate.pass(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		// What raft calls applied is only handed to the state machine; the
+		// notice says what the state machine has done.
+		latest := n.board.read()
+		if latest.applied >= index {
+			return latest, nil
+		}
+		select {
+		case <-latest.later:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,402 @@
+package consensus
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// A snapshot is
+//
+//	"NMDSNAP" | version (1 byte) | records | CRC-32C of all before (4 bytes, little endian)
+//
+// where a record is its length (uvarint) and a message in protobuf's wire
+// format: one head, then the history oldest first, then the nodes in ascending
+// order of their ids, then one end. A node that the history holds is not written
+// again: its revision refers to it. The same state makes the same bytes.
+const (
+	snapshotMagic   = "NMDSNAP"
+	snapshotVersion = 1
+
+	// maxRecord is far over what a change with two nodes can take.
+	maxRecord = 1 << 20
+)
+
+// The kinds of records: each is a message with one of these fields.
+const (
+	recordHead protowire.Number = iota + 1
+	recordChange
+	recordNode
+	recordEnd
+)
+
+// image is all that an FSM holds, at one moment.
+type image struct {
+	view      domain.View
+	clusterID string
+	applied   uint64 // index of the last entry applied
+	openTerm  uint64 // term of the last opening applied
+}
+
+// writeSnapshot writes the image. The caller closes w, or drops all of it after
+// an error.
+func writeSnapshot(w io.Writer, im image) error {
+	out := snapshotWriter{w: bufio.NewWriterSize(w, 64<<10), sum: crc32.New(castagnoli)}
+	out.write(append([]byte(snapshotMagic), snapshotVersion))
+
+	head := appendString(nil, 1, im.clusterID)
+	head = appendUint(head, 2, uint64(im.view.Revision()))
+	head = appendUint(head, 3, im.applied)
+	head = appendUint(head, 4, im.openTerm)
+	changes := im.view.History()
+	head = appendUint(head, 5, uint64(len(changes)))
+	out.record(recordHead, head)
+
+	for i := range changes {
+		out.record(recordChange, appendChange(nil, &changes[i], changes))
+	}
+	for n := range im.view.Nodes() {
+		out.record(recordNode, appendNodeOrReference(nil, n, changes))
+	}
+	out.record(recordEnd, appendUint(nil, 1, uint64(im.view.Len())))
+	return out.finish()
+}
+
+type snapshotWriter struct {
+	w       *bufio.Writer
+	sum     hash.Hash32
+	scratch []byte
+	err     error
+}
+
+func (s *snapshotWriter) write(b []byte) {
+	if s.err == nil {
+		s.sum.Write(b) // never fails
+		_, s.err = s.w.Write(b)
+	}
+}
+
+func (s *snapshotWriter) record(kind protowire.Number, message []byte) {
+	s.scratch = appendMessage(s.scratch[:0], kind, message)
+	s.write(binary.AppendUvarint(nil, uint64(len(s.scratch))))
+	s.write(s.scratch)
+}
+
+func (s *snapshotWriter) finish() error {
+	if s.err == nil {
+		_, s.err = s.w.Write(binary.LittleEndian.AppendUint32(nil, s.sum.Sum32()))
+	}
+	if s.err == nil {
+		s.err = s.w.Flush()
+	}
+	return s.err
+}
+
+// The fields of a change's message.
+const (
+	changeEffect protowire.Number = iota + 1
+	changeReason
+	changeNode              // missing: it is the previous one
+	changePreviousReference // revision of the change that made it
+	changePrevious          // where the history does not reach back to that
+)
+
+var effects = []domain.Effect{1: domain.Added, 2: domain.Updated, 3: domain.Removed}
+var reasons = []domain.Reason{1: domain.ByRequest}
+
+func appendChange(b []byte, c *domain.Change, changes []domain.Change) []byte {
+	b = appendUint(b, changeEffect, numberOf(effects, c.Effect))
+	b = appendUint(b, changeReason, numberOf(reasons, c.Reason))
+	if c.Effect != domain.Removed {
+		b = appendMessage(b, changeNode, appendNode(nil, c.Node))
+	}
+	switch {
+	case c.Previous == nil:
+		return b
+	case made(c.Previous, changes) != nil:
+		return appendUint(b, changePreviousReference, uint64(c.Previous.Revision))
+	}
+	return appendMessage(b, changePrevious, appendNode(nil, c.Previous))
+}
+
+func numberOf[T comparable](table []T, wanted T) uint64 {
+	for number, known := range table {
+		if number > 0 && known == wanted {
+			return uint64(number)
+		}
+	}
+	panic(fmt.Sprintf("consensus: no format for %v", wanted))
+}
+
+// made gives the change that made n what it is; nil when the history does not
+// reach back to it.
+func made(n *domain.CacheNode, changes []domain.Change) *domain.Change {
+	if len(changes) == 0 || n.Revision < changes[0].Revision {
+		return nil
+	}
+	return &changes[n.Revision-changes[0].Revision]
+}
+
+// The fields of a node record.
+const (
+	nodeReference protowire.Number = iota + 1 // revision of the change that made it
+	nodeInline
+)
+
+func appendNodeOrReference(b []byte, n *domain.CacheNode, changes []domain.Change) []byte {
+	if made(n, changes) != nil {
+		return appendUint(b, nodeReference, uint64(n.Revision))
+	}
+	return appendMessage(b, nodeInline, appendNode(nil, n))
+}
+
+// restored is what readSnapshot found.
+type restored struct {
+	registry *domain.Registry
+	image
+}
+
+// readSnapshot reads to the end of r and believes nothing before the checksum at
+// the end has proven it.
+func readSnapshot(r io.Reader) (restored, error) {
+	in := snapshotReader{r: bufio.NewReaderSize(r, 64<<10), sum: crc32.New(castagnoli)}
+	if err := in.header(); err != nil {
+		return restored{}, err
+	}
+	for !in.ended {
+		if err := in.record(); err != nil {
+			return restored{}, fmt.Errorf("snapshot: %w", err)
+		}
+	}
+	if err := in.checksum(); err != nil {
+		return restored{}, fmt.Errorf("snapshot: %w", err)
+	}
+	registry, err := domain.RestoreRegistry(in.revision, in.nodes, in.changes)
+	if err != nil {
+		return restored{}, fmt.Errorf("snapshot: %w", err)
+	}
+	in.image.view = registry.View()
+	return restored{registry: registry, image: in.image}, nil
+}
+
+type snapshotReader struct {
+	r   *bufio.Reader
+	sum hash.Hash32
+
+	image    image
+	revision domain.Revision
+	history  uint64 // how many changes the head announced
+	headed   bool
+	ended    bool
+	changes  []domain.Change
+	nodes    []*domain.CacheNode
+}
+
+func (s *snapshotReader) read(n int) ([]byte, error) {
+	b := make([]byte, n)
+	if _, err := io.ReadFull(s.r, b); err != nil {
+		return nil, truncated(err)
+	}
+	s.sum.Write(b) // never fails
+	return b, nil
+}
+
+func truncated(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errTruncated
+	}
+	return err
+}
+
+func (s *snapshotReader) header() error {
+	header, err := s.read(len(snapshotMagic) + 1)
+	switch {
+	case err != nil:
+		return fmt.Errorf("snapshot: %w", err)
+	case string(header[:len(snapshotMagic)]) != snapshotMagic:
+		return errors.New("snapshot: it does not begin like one")
+	case header[len(snapshotMagic)] != snapshotVersion:
+		return fmt.Errorf("snapshot has format version %d, this build reads %d: a newer build wrote it",
+			header[len(snapshotMagic)], snapshotVersion)
+	}
+	return nil
+}
+
+func (s *snapshotReader) record() error {
+	length, err := binary.ReadUvarint(s.r)
+	if err != nil {
+		return truncated(err)
+	}
+	if length > maxRecord {
+		return fmt.Errorf("a record announces %d bytes, more than %d", length, maxRecord)
+	}
+	s.sum.Write(binary.AppendUvarint(nil, length))
+	record, err := s.read(int(length))
+	if err != nil {
+		return err
+	}
+	return readFields(record, func(f *field) {
+		if s.headed != (f.number != recordHead) || s.ended {
+			f.fail(fmt.Errorf("record of kind %d is out of place", f.number))
+			return
+		}
+		switch f.number {
+		case recordHead:
+			s.readHead(f)
+		case recordChange:
+			s.readChange(f)
+		case recordNode:
+			s.readNode(f)
+		case recordEnd:
+			s.readEnd(f)
+		default:
+			f.unknown()
+		}
+	})
+}
+
+func (s *snapshotReader) readHead(f *field) {
+	s.headed = true
+	f.message(func(f *field) {
+		switch f.number {
+		case 1:
+			s.image.clusterID = f.text()
+		case 2:
+			s.revision = domain.Revision(f.uint())
+		case 3:
+			s.image.applied = f.uint()
+		case 4:
+			s.image.openTerm = f.uint()
+		case 5:
+			s.history = f.uint()
+		default:
+			f.unknown()
+		}
+	})
+	if s.history > uint64(s.revision) {
+		f.fail(fmt.Errorf("%d changes do not fit before revision %d", s.history, s.revision))
+	}
+}
+
+// next is the revision of the change that is read next. The history ends at the
+// registry's revision and has no gap.
+func (s *snapshotReader) next() domain.Revision {
+	return s.revision - domain.Revision(s.history) + domain.Revision(len(s.changes)) + 1
+}
+
+func (s *snapshotReader) readChange(f *field) {
+	c := domain.Change{Revision: s.next()}
+	f.message(func(f *field) {
+		switch f.number {
+		case changeEffect:
+			c.Effect = named(f, effects)
+		case changeReason:
+			c.Reason = named(f, reasons)
+		case changeNode:
+			n := f.node()
+			c.Node = &n
+		case changePreviousReference:
+			c.Previous = s.referredTo(f)
+		case changePrevious:
+			n := f.node()
+			c.Previous = &n
+		default:
+			f.unknown()
+		}
+	})
+	if c.Node == nil {
+		c.Node = c.Previous
+	}
+	switch {
+	case c.Node == nil || c.Effect == "" || c.Reason == "":
+		f.fail(fmt.Errorf("the change of revision %d lacks its node, its effect or its reason", c.Revision))
+	case uint64(len(s.changes)) >= s.history:
+		f.fail(fmt.Errorf("more changes than the %d announced", s.history))
+	default:
+		s.changes = append(s.changes, c)
+	}
+}
+
+func named[T any](f *field, table []T) T {
+	number := f.uint()
+	if number == 0 || number >= uint64(len(table)) {
+		f.fail(fmt.Errorf("field %d has the unknown value %d: a newer build wrote it", f.number, number))
+		number = 0
+	}
+	return table[number]
+}
+
+// referredTo gives the node that the change of the given revision made.
+func (s *snapshotReader) referredTo(f *field) *domain.CacheNode {
+	revision := domain.Revision(f.uint())
+	if len(s.changes) > 0 && revision >= s.changes[0].Revision && revision < s.next() {
+		if c := s.changes[revision-s.changes[0].Revision]; c.Node.Revision == revision {
+			return c.Node
+		}
+	}
+	f.fail(fmt.Errorf("field %d refers to revision %d, whose change is not there or made no node", f.number, revision))
+	return nil
+}
+
+func (s *snapshotReader) readNode(f *field) {
+	var n *domain.CacheNode
+	f.message(func(f *field) {
+		switch f.number {
+		case nodeReference:
+			n = s.referredTo(f)
+		case nodeInline:
+			inline := f.node()
+			n = &inline
+		default:
+			f.unknown()
+		}
+	})
+	if n == nil {
+		f.fail(errors.New("a node is empty"))
+		return
+	}
+	s.nodes = append(s.nodes, n)
+}
+
+func (s *snapshotReader) readEnd(f *field) {
+	s.ended = true
+	var nodes uint64
+	f.message(func(f *field) {
+		switch f.number {
+		case 1:
+			nodes = f.uint()
+		default:
+			f.unknown()
+		}
+	})
+	if uint64(len(s.nodes)) != nodes {
+		f.fail(fmt.Errorf("%d nodes instead of %d", len(s.nodes), nodes))
+	}
+	if uint64(len(s.changes)) != s.history {
+		f.fail(fmt.Errorf("%d changes instead of %d", len(s.changes), s.history))
+	}
+}
+
+// checksum reads the last bytes, and makes sure that they are the last.
+func (s *snapshotReader) checksum() error {
+	sum := s.sum.Sum32()
+	last := make([]byte, checksumSize)
+	if _, err := io.ReadFull(s.r, last); err != nil {
+		return truncated(err)
+	}
+	if binary.LittleEndian.Uint32(last) != sum {
+		return errChecksum
+	}
+	if _, err := s.r.ReadByte(); !errors.Is(err, io.EOF) {
+		return errors.Join(errors.New("it goes on behind its end"), err)
+	}
+	return nil
+}

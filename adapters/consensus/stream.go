@@ -1,0 +1,110 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+)
+
+// stream is raft's way to the network: connections that went through the
+// preface, in and out, on the raft lane. It remembers them all, because raft's
+// transport leaves them open, and goroutines blocked on them, when it is closed.
+type stream struct {
+	lane       *demux.Lane
+	advertised string
+	preface    *preface
+
+	mu     sync.Mutex
+	closed bool
+	open   map[*streamConn]struct{}
+}
+
+func newStream(lane *demux.Lane, advertised string, p *preface) *stream {
+	return &stream{lane: lane, advertised: advertised, preface: p, open: map[*streamConn]struct{}{}}
+}
+
+// Accept implements net.Listener: the lane's handshake was the preface.
+func (s *stream) Accept() (net.Conn, error) {
+	conn, err := s.lane.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return s.remember(conn)
+}
+
+// Dial implements raft.StreamLayer. A host name is resolved every time.
+func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	conn, err := demux.Dial(ctx, string(address), RaftLane)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	if err := s.preface.dial(conn); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	return s.remember(conn)
+}
+
+func (s *stream) remember(conn net.Conn) (net.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		conn.Close()
+		return nil, net.ErrClosed
+	}
+	c := &streamConn{Conn: conn, stream: s}
+	s.open[c] = struct{}{}
+	return c, nil
+}
+
+// Close implements net.Listener. It ends every connection, so that whoever is
+// blocked on one returns.
+func (s *stream) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	open := s.open
+	s.open = nil
+	s.mu.Unlock()
+	for conn := range open {
+		conn.Conn.Close()
+	}
+	return s.lane.Close()
+}
+
+// Addr implements net.Listener. Raft tells it to others as this instance's
+// address, so it is the advertised one; a host name stays a name.
+func (s *stream) Addr() net.Addr { return advertised(s.advertised) }
+
+type advertised string
+
+func (advertised) Network() string  { return "tcp" }
+func (a advertised) String() string { return string(a) }
+
+type streamConn struct {
+	net.Conn
+	stream *stream
+}
+
+func (c *streamConn) Close() error {
+	c.stream.mu.Lock()
+	delete(c.stream.open, c)
+	c.stream.mu.Unlock()
+	return c.Conn.Close()
+}

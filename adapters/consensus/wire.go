@@ -1,0 +1,119 @@
+package consensus
+
+import (
+	"fmt"
+	"math"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Zero values are left out, as protobuf does.
+
+func appendString(b []byte, number protowire.Number, s string) []byte {
+	if s == "" {
+		return b
+	}
+	b = protowire.AppendTag(b, number, protowire.BytesType)
+	return protowire.AppendString(b, s)
+}
+
+func appendUint(b []byte, number protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, number, protowire.VarintType)
+	return protowire.AppendVarint(b, v)
+}
+
+// appendMessage appends m even when it is empty: that a message is there may
+// say something.
+func appendMessage(b []byte, number protowire.Number, m []byte) []byte {
+	b = protowire.AppendTag(b, number, protowire.BytesType)
+	return protowire.AppendBytes(b, m)
+}
+
+// field is one field of a message that is being read. Its accessors note the
+// first thing that is wrong, so that reading code needs no branch for each.
+type field struct {
+	number protowire.Number
+	kind   protowire.Type
+	varint uint64
+	bytes  []byte
+	err    *error
+}
+
+// readFields calls read for each field of message, until one of them fails.
+func readFields(message []byte, read func(*field)) error {
+	var err error
+	for len(message) > 0 && err == nil {
+		number, kind, n := protowire.ConsumeTag(message)
+		if n < 0 {
+			return fmt.Errorf("malformed field: %w", protowire.ParseError(n))
+		}
+		message = message[n:]
+		f := field{number: number, kind: kind, err: &err}
+		switch kind {
+		case protowire.VarintType:
+			f.varint, n = protowire.ConsumeVarint(message)
+		case protowire.BytesType:
+			f.bytes, n = protowire.ConsumeBytes(message)
+		default:
+			return fmt.Errorf("field %d has wire type %d, which no format here uses", number, kind)
+		}
+		if n < 0 {
+			return fmt.Errorf("malformed field %d: %w", number, protowire.ParseError(n))
+		}
+		message = message[n:]
+		read(&f)
+	}
+	return err
+}
+
+func (f *field) fail(err error) {
+	if *f.err == nil {
+		*f.err = err
+	}
+}
+
+func (f *field) unknown() {
+	f.fail(fmt.Errorf("field %d is not known to this build: a newer build wrote it", f.number))
+}
+
+func (f *field) expect(kind protowire.Type) bool {
+	if f.kind != kind {
+		f.fail(fmt.Errorf("field %d has wire type %d instead of %d", f.number, f.kind, kind))
+	}
+	return f.kind == kind
+}
+
+func (f *field) text() string {
+	if !f.expect(protowire.BytesType) {
+		return ""
+	}
+	return string(f.bytes)
+}
+
+func (f *field) uint() uint64 {
+	if !f.expect(protowire.VarintType) {
+		return 0
+	}
+	return f.varint
+}
+
+func (f *field) int() int {
+	v := f.uint()
+	if v > math.MaxInt32 {
+		f.fail(fmt.Errorf("field %d is out of range: %d", f.number, v))
+		return 0
+	}
+	return int(v)
+}
+
+func (f *field) message(read func(*field)) {
+	if !f.expect(protowire.BytesType) {
+		return
+	}
+	if err := readFields(f.bytes, read); err != nil {
+		f.fail(err)
+	}
+}
