@@ -1,0 +1,159 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+var (
+	logLevels  = []string{"debug", "info", "warn", "error"}
+	logFormats = []string{"text", "json"}
+)
+
+// minSecret keeps a secret from being guessed by whoever can reach the port.
+const minSecret = 16
+
+// fault is what is wrong with settings, alone or taken together.
+type fault struct {
+	settings []string
+	err      error
+}
+
+type faults []fault
+
+func (f *faults) add(err error, settings ...string) {
+	if err != nil {
+		*f = append(*f, fault{settings, err})
+	}
+}
+
+// complete fills in what follows from something else.
+func (c *Config) complete(said sayings) {
+	if _, given := said["raft_id"]; !given {
+		// Without a name there is no id, and check says so.
+		c.RaftID, _ = os.Hostname()
+	}
+	for i, address := range c.Join {
+		c.Join[i] = strings.TrimSpace(address)
+	}
+	c.RaftAdvertisedAddress = advertised(c.RaftAdvertisedAddress, c.RaftBindAddress)
+	c.ApplicationAdvertisedAddress = advertised(c.ApplicationAdvertisedAddress, c.ApplicationBindAddress)
+}
+
+// advertised is the bind address where nothing else is asked for, unless its
+// port is only known once it is bound.
+func advertised(address, bind string) string {
+	if _, port, err := net.SplitHostPort(bind); address == "" && err == nil && port != "0" {
+		return bind
+	}
+	return address
+}
+
+// check gives everything that is wrong with a complete Config, and reads the
+// secret.
+func (c *Config) check() faults {
+	var found faults
+	found.add(plain(domain.CheckID("it", c.RaftID)), "raft_id")
+	if c.RaftDir == "" {
+		found.add(errors.New("must not be empty"), "raft_dir")
+	}
+	checkAddresses(&found, "raft", c.RaftBindAddress, c.RaftAdvertisedAddress)
+	checkAddresses(&found, "application", c.ApplicationBindAddress, c.ApplicationAdvertisedAddress)
+	if c.RaftBindAddress == c.ApplicationBindAddress && !strings.HasSuffix(c.RaftBindAddress, ":0") {
+		found.add(fmt.Errorf("can't both be %q", c.RaftBindAddress), "raft_bind_address", "application_bind_address")
+	}
+	for _, address := range c.Join {
+		found.add(plain(domain.CheckAdvertisedAddress("it", address)), "join")
+	}
+	if len(c.Join) > 0 && c.BootstrapRaftCluster {
+		found.add(errors.New("an instance starts a cluster or joins one, not both"), "bootstrap_raft_cluster", "join")
+	}
+	found.add(oneOf(c.StorageBackend, Backends), "storage_backend")
+	found.add(oneOf(c.LogLevel, logLevels), "log_level")
+	found.add(oneOf(c.LogFormat, logFormats), "log_format")
+	if err := c.Timing.Validate(); err != nil {
+		found.add(errors.New(strings.ReplaceAll(err.Error(), "\n", "; ")),
+			"raft_heartbeat_timeout", "raft_election_timeout", "raft_snapshot_threshold", "raft_snapshot_interval")
+	}
+	if c.ShutdownTimeout <= 0 {
+		found.add(fmt.Errorf("must be more than nothing: %v", c.ShutdownTimeout), "shutdown_timeout")
+	}
+	if c.secretFile != "" {
+		found.add(c.readSecret(), "raft_secret_file")
+	}
+	return found
+}
+
+// plain drops what package domain calls the value: the place where it was said
+// stands before it.
+func plain(err error) error {
+	if invalid, ok := errors.AsType[*domain.InvalidError](err); ok {
+		return errors.New(invalid.Reason)
+	}
+	return err
+}
+
+func oneOf(value string, choices []string) error {
+	if slices.Contains(choices, value) {
+		return nil
+	}
+	return fmt.Errorf("%q is none of %s", value, strings.Join(choices, ", "))
+}
+
+func checkAddresses(found *faults, which, bind, advertised string) {
+	if err := checkBind(bind); err != nil {
+		found.add(err, which+"_bind_address")
+		return
+	}
+	host, _, _ := net.SplitHostPort(bind)
+	everywhere := host == "" || net.ParseIP(host).IsUnspecified()
+	switch {
+	case everywhere && (advertised == "" || advertised == bind):
+		found.add(fmt.Errorf("must be set to an address that others can reach, because %q is every interface", bind),
+			which+"_advertised_address")
+	case advertised != "":
+		found.add(plain(domain.CheckAdvertisedAddress("it", advertised)), which+"_advertised_address")
+	}
+}
+
+// checkBind is domain.CheckAddress with two freedoms that only a listener has:
+// no host means every interface, and port 0 means any that is free.
+func checkBind(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("must be host:port, with an IPv6 host in brackets: %q", address)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
+		return fmt.Errorf("needs a port from 0 to 65535: %q", address)
+	}
+	if host == "" {
+		return nil
+	}
+	return plain(domain.CheckAddress("it", net.JoinHostPort(host, "1")))
+}
+
+// readSecret takes the file without its last newline, which most editors add.
+func (c *Config) readSecret() error {
+	content, err := readBounded(c.secretFile)
+	if err != nil {
+		return err
+	}
+	secret := bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))
+	if len(secret) < minSecret {
+		return fmt.Errorf("%s holds %d bytes; a secret has at least %d", c.secretFile, len(secret), minSecret)
+	}
+	c.Secret = secret
+	if info, err := os.Stat(c.secretFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+		c.Warnings = append(c.Warnings, fmt.Sprintf(
+			"every user of this machine can use %s: chmod 600 it", c.secretFile))
+	}
+	return nil
+}

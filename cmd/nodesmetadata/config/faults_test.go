@@ -1,0 +1,128 @@
+package config_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
+)
+
+func TestFaultsNameWhatIsWrong(t *testing.T) {
+	tests := map[string]struct {
+		args    []string
+		environ []string
+		file    string // FILE in an expectation is where it lies
+		want    []string
+	}{
+		"an unknown flag": {args: []string{"--raft_idd=x"},
+			want: []string{`unknown flag: --raft_idd`}},
+		"an unknown short flag": {args: []string{"-x"},
+			want: []string{`unknown flag: -x`}},
+		"several unknown flags": {args: []string{"--one", "--raft_id=a", "--two=2"},
+			want: []string{`unknown flag: --one`, `unknown flag: --two`}},
+		"a flag without its value": {args: []string{"--raft_id"},
+			want: []string{`flag needs an argument: --raft_id`}},
+		"a stray argument": {args: []string{"--raft_id", "a", "serve"},
+			want: []string{`unexpected argument: "serve"`}},
+		"an unknown variable": {environ: []string{"NODESMETADATA_RAFT_IDD=x"},
+			want: []string{`unknown variable: NODESMETADATA_RAFT_IDD`}},
+		"a variable in small letters": {environ: []string{"NODESMETADATA_raft_id=x"},
+			want: []string{`unknown variable: NODESMETADATA_raft_id`}},
+		"a variable for help": {environ: []string{"NODESMETADATA_HELP=true"},
+			want: []string{`unknown variable: NODESMETADATA_HELP`}},
+		"an unknown key": {file: "raft_id: a\nraft-dir: x\n",
+			want: []string{`FILE:2: unknown key: raft-dir`}},
+		"a file that names a file": {file: "config: other.yaml",
+			want: []string{`FILE:1: unknown key: config`}},
+		"a key twice": {file: "raft_id: a\nraft_id: b\n",
+			want: []string{`FILE:2: raft_id is there twice`}},
+		"a key without a value": {file: "raft_id:\n",
+			want: []string{`FILE:1: raft_id has no value`}},
+		"a list where there is one value": {file: "raft_id: [a]\n",
+			want: []string{`FILE:1: raft_id must be a single value`}},
+		"a list of lists": {file: "join: [[a]]\n",
+			want: []string{`FILE:1: join must be a list of single values`}},
+		"no mapping": {file: "- a\n",
+			want: []string{`FILE: is not a mapping of keys to values`}},
+		"two documents": {file: "raft_id: a\n---\nraft_id: b\n",
+			want: []string{`FILE: something follows the first YAML document`}},
+		"no YAML": {file: "raft_id: {",
+			want: []string{`FILE: yaml: line 1: did not find expected node content`}},
+		"a file that is not there": {args: []string{"--config=/no/such.yaml"},
+			want: []string{`--config: open /no/such.yaml: no such file or directory`}},
+		"a file that never ends": {environ: []string{"NODESMETADATA_CONFIG=/dev/zero"},
+			want: []string{`NODESMETADATA_CONFIG: /dev/zero is over 1048576 bytes`}},
+
+		"a bad duration": {args: []string{"--shutdown_timeout=10"},
+			want: []string{`--shutdown_timeout: "10" is not a duration such as 500ms or 30s`}},
+		"a bad number": {environ: []string{"NODESMETADATA_RAFT_TRAILING_LOGS=-1"},
+			want: []string{`NODESMETADATA_RAFT_TRAILING_LOGS: "-1" is not a whole number`}},
+		"a bad switch": {file: "bootstrap_raft_cluster: yes",
+			want: []string{`FILE:1: bootstrap_raft_cluster: "yes" is not true or false`}},
+		"a fault in a source that is beaten does not matter": {args: []string{"--shutdown_timeout=0s"}, environ: []string{"NODESMETADATA_SHUTDOWN_TIMEOUT=x"},
+			want: []string{`--shutdown_timeout: must be more than nothing: 0s`}},
+
+		"no id": {args: []string{"--raft_id="},
+			want: []string{`--raft_id: must not be empty`}},
+		"no directory": {args: []string{"--raft_dir="},
+			want: []string{`--raft_dir: must not be empty`}},
+		"no port": {args: []string{"--raft_bind_address=127.0.0.1"},
+			want: []string{`--raft_bind_address: must be host:port, with an IPv6 host in brackets: "127.0.0.1"`}},
+		"a port by name": {args: []string{"--raft_bind_address=127.0.0.1:http"},
+			want: []string{`--raft_bind_address: needs a port from 0 to 65535: "127.0.0.1:http"`}},
+		"every interface, and nothing to advertise": {args: []string{"--raft_bind_address=[::]:8008", "--application_bind_address=:0"},
+			want: []string{
+				`--raft_advertised_address: must be set to an address that others can reach, because "[::]:8008" is every interface`,
+				`--application_advertised_address: must be set to an address that others can reach, because ":0" is every interface`}},
+		"an advertised wildcard": {args: []string{"--raft_advertised_address=0.0.0.0:8008"},
+			want: []string{`--raft_advertised_address: must name a host that others can reach, not every interface: "0.0.0.0:8008"`}},
+		"an advertised port 0": {args: []string{"--application_advertised_address=a:0"},
+			want: []string{`--application_advertised_address: needs a port from 1 to 65535: "a:0"`}},
+		"one address for both": {args: []string{"--raft_bind_address=127.0.0.1:8080"},
+			want: []string{`--raft_bind_address, --application_bind_address: can't both be "127.0.0.1:8080"`}},
+		"an address to join that is none": {args: []string{"--join", "n1:8080,n2"},
+			want: []string{`--join: must be host:port, with an IPv6 host in brackets: "n2"`}},
+		"both ways into a cluster": {args: []string{"--bootstrap_raft_cluster", "--join=n1:8080"},
+			want: []string{`--bootstrap_raft_cluster, --join: an instance starts a cluster or joins one, not both`}},
+		"a backend that there is not": {args: []string{"--storage_backend=wal"},
+			want: []string{`--storage_backend: "wal" is none of bolt, badger, memory`}},
+		"a level and a format that there are not": {args: []string{"--log_level=INFO", "--log_format=xml"},
+			want: []string{`--log_level: "INFO" is none of debug, info, warn, error`, `--log_format: "xml" is none of text, json`}},
+		"a secret that is short": {file: "raft_secret_file: SECRET",
+			want: []string{`FILE:1: raft_secret_file: SECRET holds 5 bytes; a secret has at least 16`}},
+		"a secret that is not there": {args: []string{"--raft_secret_file=/no/such"},
+			want: []string{`--raft_secret_file: open /no/such: no such file or directory`}},
+		"raft timing that does not fit together": {args: []string{"--raft_heartbeat_timeout=2s", "--raft_snapshot_threshold=0"},
+			want: []string{`--raft_heartbeat_timeout, --raft_election_timeout, --raft_snapshot_threshold, --raft_snapshot_interval: ` +
+				`election timeout 500ms is under the heartbeat timeout 2s; snapshot threshold is 0`}},
+
+		"everything at once": {
+			args: []string{"--raft_id=-", "--nope", "stray"}, environ: []string{"NODESMETADATA_LOG_LEVEL=loud", "NODESMETADATA_X="}, file: "y: z",
+			want: []string{`unknown flag: --nope`, `unexpected argument: "stray"`, `unknown variable: NODESMETADATA_X`,
+				`FILE:1: unknown key: y`, `--raft_id: must begin with a letter or a digit: "-"`,
+				`NODESMETADATA_LOG_LEVEL: "loud" is none of debug, info, warn, error`}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if test.file != "" {
+				secret := file(t, "short")
+				path := file(t, strings.ReplaceAll(test.file, "SECRET", secret))
+				test.args = append(slices.Clone(test.args), "--config", path)
+				for i := range test.want {
+					test.want[i] = strings.NewReplacer("FILE", path, "SECRET", secret).Replace(test.want[i])
+				}
+			}
+			_, err := config.Load(test.args, test.environ)
+			if want := strings.Join(test.want, "\n"); err == nil || err.Error() != want {
+				t.Errorf("got\n%v\nwant\n%s", err, want)
+			}
+		})
+	}
+}
+
+func TestUsageNamesTheBackendsThatThereAre(t *testing.T) {
+	if usage := config.Usage(); !strings.Contains(usage, "bolt, badger, memory") || strings.Contains(usage, "wal") {
+		t.Error(usage)
+	}
+}

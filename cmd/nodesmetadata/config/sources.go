@@ -1,0 +1,160 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// prefix begins the names of the variables that are meant for this program.
+const prefix = "NODESMETADATA_"
+
+// sayings is what was said about each setting, by whoever has the last word.
+type sayings map[string]saying
+
+// saying is what one source says about one setting.
+type saying struct {
+	where  string   // as an operator would look for it
+	values []string // more than one only of flags that are repeated, and of lists
+}
+
+// where names the places in which settings were decided; for one that nobody
+// mentioned, the flag with which that could be done.
+func (s sayings) where(settings []string) string {
+	places := make([]string, len(settings))
+	for i, setting := range settings {
+		places[i] = cmp.Or(s[setting].where, "--"+setting)
+	}
+	return strings.Join(places, ", ")
+}
+
+// asks says whether a flag without a value of its own was given.
+func (s sayings) asks(setting string) bool {
+	return slices.Equal(s[setting].values, []string{"true"})
+}
+
+// set gives flag its value. All sources end here, so that all are understood
+// alike.
+func (s sayings) set(flag *pflag.Flag) error {
+	for _, value := range s[flag.Name].values {
+		if err := flag.Value.Set(value); err != nil {
+			return fmt.Errorf("%s: %q is not %s", s[flag.Name].where, value, kind(flag))
+		}
+	}
+	return nil
+}
+
+func kind(flag *pflag.Flag) string {
+	switch flag.Value.Type() {
+	case "bool":
+		return "true or false"
+	case "duration":
+		return "a duration such as 500ms or 30s"
+	case "uint64":
+		return "a whole number"
+	default:
+		return "a value that can be read"
+	}
+}
+
+// listen hears all sources, and what is wrong with them.
+func listen(flags *pflag.FlagSet, args, environ []string) (sayings, []error) {
+	fromArgs, faults := hearArgs(flags, args)
+	fromEnviron, more := hearEnviron(flags, environ)
+	faults = append(faults, more...)
+	said := sayings{}
+	file := fromEnviron[fileFlag]
+	if named, ok := fromArgs[fileFlag]; ok {
+		file = named
+	}
+	if len(file.values) > 0 {
+		var err []error
+		said, err = hearFile(flags, file)
+		faults = append(faults, err...)
+	}
+	for _, stronger := range []sayings{fromEnviron, fromArgs} {
+		for setting, saying := range stronger {
+			said[setting] = saying
+		}
+	}
+	return said, faults
+}
+
+// hearArgs goes on after a flag that it does not know, so that all of them are
+// told at once.
+func hearArgs(flags *pflag.FlagSet, args []string) (sayings, []error) {
+	var faults []error
+	rest := slices.Clone(args)
+	for {
+		said := sayings{}
+		err := flags.ParseAll(rest, func(flag *pflag.Flag, value string) error {
+			values := append(said[flag.Name].values, value)
+			if flag.Value.Type() != "stringSlice" {
+				values = values[len(values)-1:]
+			}
+			said[flag.Name] = saying{where: "--" + flag.Name, values: values}
+			return nil
+		})
+		unknown, isUnknown := errors.AsType[*pflag.NotExistError](err)
+		if isUnknown {
+			if at := slices.IndexFunc(rest, func(arg string) bool { return isFlag(arg, unknown) }); at >= 0 {
+				faults = append(faults, fmt.Errorf("unknown flag: %s", flagName(rest[at])))
+				rest = slices.Delete(rest, at, at+1)
+				continue
+			}
+		}
+		if err != nil {
+			return said, append(faults, err)
+		}
+		for _, stray := range flags.Args() {
+			faults = append(faults, fmt.Errorf("unexpected argument: %q", stray))
+		}
+		return said, faults
+	}
+}
+
+func flagName(arg string) string {
+	name, _, _ := strings.Cut(arg, "=")
+	return name
+}
+
+func isFlag(arg string, unknown *pflag.NotExistError) bool {
+	if short := unknown.GetSpecifiedShortnames(); short != "" {
+		return strings.HasPrefix(arg, "-"+short) && !strings.HasPrefix(arg, "--")
+	}
+	return flagName(arg) == "--"+unknown.GetSpecifiedName()
+}
+
+// serviceLink matches the variables by which Kubernetes tells each container of
+// the services in its namespace: one that is called nodesmetadata, or begins so,
+// must not keep the instances behind it from starting.
+var serviceLink = regexp.MustCompile(`_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$`)
+
+func hearEnviron(flags *pflag.FlagSet, environ []string) (sayings, []error) {
+	said := sayings{}
+	var faults []error
+	for _, entry := range environ {
+		variable, value, _ := strings.Cut(entry, "=")
+		name, ours := strings.CutPrefix(variable, prefix)
+		if !ours || serviceLink.MatchString("_"+name) {
+			continue
+		}
+		setting := strings.ToLower(name)
+		if name != strings.ToUpper(name) || !isSetting(flags, setting) && setting != fileFlag {
+			faults = append(faults, fmt.Errorf("unknown variable: %s", variable))
+			continue
+		}
+		said[setting] = saying{where: variable, values: []string{value}}
+	}
+	return said, faults
+}
+
+// isSetting says whether name is a flag for which a variable and a key exist.
+func isSetting(flags *pflag.FlagSet, name string) bool {
+	return flags.Lookup(name) != nil && name != fileFlag && name != helpFlag && name != versionFlag
+}
