@@ -1,0 +1,97 @@
+package domain_test
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// fataler is what a *testing.T and a *rapid.T have in common.
+type fataler interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// node gives an accepted node; more changes what the client says of it.
+func node(t fataler, id, address string, more ...func(*domain.NodeSpec)) domain.CacheNode {
+	t.Helper()
+	spec := domain.NodeSpec{ID: id, Address: address}
+	for _, change := range more {
+		change(&spec)
+	}
+	n, err := domain.NewCacheNode(spec)
+	if err != nil {
+		t.Fatalf("a node that the test relies on is refused: %v", err)
+	}
+	return n
+}
+
+func inPool(pool string) func(*domain.NodeSpec) {
+	return func(spec *domain.NodeSpec) { spec.Pool = &pool }
+}
+
+func weighing(weight int) func(*domain.NodeSpec) {
+	return func(spec *domain.NodeSpec) { spec.Weight = &weight }
+}
+
+func put(n domain.CacheNode) domain.Register { return domain.Register{Node: n} }
+
+func remove(id string) domain.Deregister { return domain.Deregister{ID: id} }
+
+// apply carries out commands of which none may be refused, and gives what the
+// last one did.
+func apply(t fataler, r *domain.Registry, commands ...domain.Command) domain.Change {
+	t.Helper()
+	var change domain.Change
+	for _, cmd := range commands {
+		var err error
+		if change, err = r.Apply(cmd); err != nil {
+			t.Fatalf("%+v is refused: %v", cmd, err)
+		}
+	}
+	return change
+}
+
+// registryOf gives a registry after these commands.
+func registryOf(t fataler, commands ...domain.Command) *domain.Registry {
+	t.Helper()
+	r := domain.NewRegistry()
+	apply(t, r, commands...)
+	return r
+}
+
+// contents is all that a view shows, as values.
+type contents struct {
+	Revision domain.Revision
+	Nodes    []domain.CacheNode
+	History  []domain.Change
+}
+
+func contentsOf(v domain.View) contents {
+	c := contents{Revision: v.Revision(), History: slices.Clone(v.History())}
+	for n := range v.Nodes() {
+		c.Nodes = append(c.Nodes, *n)
+	}
+	return c
+}
+
+func mustEqual(t fataler, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("%s:\n got %+v\nwant %+v", what, got, want)
+	}
+}
+
+func slotsOf(v domain.View, pool string) map[string]int {
+	slots := map[string]int{}
+	for n := range v.Nodes() {
+		if n.Pool == pool {
+			slots[n.ID] = n.Slot
+		}
+	}
+	return slots
+}
+
+func address(i int) string { return fmt.Sprintf("10.%d.%d.%d:11211", i>>16, i>>8&255, i&255) }

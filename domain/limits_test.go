@@ -1,0 +1,185 @@
+package domain_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+func TestARegistryHoldsSoManyNodes(t *testing.T) {
+	r := domain.NewRegistry()
+	template := node(t, "template", "template:1")
+	for i := range domain.MaxNodes {
+		template.ID, template.Address = fmt.Sprintf("n%d", i), address(i)
+		apply(t, r, put(template))
+	}
+	one := node(t, "one-more", "one-more:1")
+	before := r.View().Revision()
+	_, err := r.Apply(put(one))
+	var refusal *domain.Refusal
+	if !errors.Is(err, domain.ErrRegistryFull) || !errors.As(err, &refusal) || refusal.Revision != before || refusal.Current != nil {
+		t.Fatalf("one node too many: %v", err)
+	}
+	if v := r.View(); v.Len() != 250_000 || v.Revision() != before {
+		t.Fatalf("%d nodes at revision %d", v.Len(), v.Revision())
+	}
+	template.Weight = 1
+	if change := apply(t, r, put(template)); change.Effect != domain.Updated {
+		t.Errorf("a node of a full registry is %s", change.Effect)
+	}
+	if change := apply(t, r, put(template)); change.Effect != domain.Unchanged {
+		t.Errorf("a node of a full registry, put as it is, is %s", change.Effect)
+	}
+	if change := apply(t, r, remove("n17"), put(one)); change.Effect != domain.Added || change.Node.Slot != 17 {
+		t.Errorf("where one was removed, another one is %s, at slot %d", change.Effect, change.Node.Slot)
+	}
+	if _, err := r.Apply(put(node(t, "another", "another:1"))); !errors.Is(err, domain.ErrRegistryFull) {
+		t.Errorf("and now it is full again: %v", err)
+	}
+}
+
+func TestARegistryHoldsSoManyBytes(t *testing.T) {
+	r := domain.NewRegistry()
+	big := greatest(t, "big", "big:1", "x")
+	raw := rawBytes(&big)
+	count := 0
+	full := func() bool {
+		big.ID, big.Address = fmt.Sprintf("big%d", count), address(count)
+		_, err := r.Apply(put(big))
+		if err != nil && !errors.Is(err, domain.ErrRegistryFull) {
+			t.Fatal(err)
+		}
+		return err != nil
+	}
+	for !full() {
+		count++
+	}
+	// What is counted is somewhat more than the text alone.
+	if held := count * raw; held > 256<<20 || held < 224<<20 {
+		t.Fatalf("it is full at %d nodes with %d bytes of text", count, held)
+	}
+	small := node(t, "small", "small:1")
+	filled := 0
+	for {
+		small.ID, small.Address = fmt.Sprintf("small%d", filled), address(1<<20+filled)
+		if _, err := r.Apply(put(small)); errors.Is(err, domain.ErrRegistryFull) {
+			break
+		}
+		filled++
+	}
+	if filled == 0 || filled*rawBytes(&small) > raw {
+		t.Fatalf("after a node of %d bytes was refused, %d small ones were accepted", raw, filled)
+	}
+
+	first, found := r.View().Node("big0")
+	if !found {
+		t.Fatal("the first node is not there")
+	}
+	grown := *first
+	grown.ID, grown.Address = "small0", address(1<<20)
+	before := r.View().Revision()
+	if _, err := r.Apply(put(grown)); !errors.Is(err, domain.ErrRegistryFull) {
+		t.Errorf("a node of a full registry may grow: %v", err)
+	}
+	if now := r.View().Revision(); now != before {
+		t.Errorf("the revision went from %d to %d", before, now)
+	}
+	shrunk := *first
+	shrunk.Labels = nil
+	if change := apply(t, r, put(shrunk)); change.Effect != domain.Updated {
+		t.Errorf("a node of a full registry that gets smaller is %s", change.Effect)
+	}
+	apply(t, r, remove("big1"))
+	if full() {
+		t.Error("where a node went, there is no room for another one")
+	}
+}
+
+// rawBytes is the length of all text of a node.
+func rawBytes(n *domain.CacheNode) int {
+	size := len(n.ID) + len(n.Address) + len(n.Pool) + len(n.Zone)
+	for key, value := range n.Labels {
+		size += len(key) + len(value)
+	}
+	return size
+}
+
+func TestHistoryKeepsSoManyChanges(t *testing.T) {
+	r := domain.NewRegistry()
+	light, heavy := node(t, "a", "h:1", weighing(0)), node(t, "a", "h:1", weighing(1))
+	toRevision := func(last domain.Revision) {
+		for r.View().Revision() < last {
+			apply(t, r, put(heavy))
+			light, heavy = heavy, light
+		}
+	}
+	tests := []struct {
+		name     string
+		now      domain.Revision
+		since    domain.Revision
+		reaches  bool
+		expected int
+	}{
+		{"the whole of a short history", 3, 0, true, 3},
+		{"the last change", 3, 2, true, 1},
+		{"nothing after the present", 3, 3, true, 0},
+		{"nothing is known of the future", 3, 4, false, 0},
+		{"all is kept up to the limit", 10_000, 0, true, 10_000},
+		{"the oldest change goes first", 10_001, 0, false, 0},
+		{"what came after the oldest change is all there", 10_001, 1, true, 10_000},
+		{"a history that was trimmed often reaches as far", 25_000, 15_000, true, 10_000},
+		{"and no further", 25_000, 14_999, false, 0},
+		{"and its last change is there", 25_000, 24_999, true, 1},
+		{"and its present", 25_000, 25_000, true, 0},
+		{"and its future is not known", 25_000, ^domain.Revision(0), false, 0},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			toRevision(test.now)
+			changes, reaches := r.View().Since(test.since)
+			if reaches != test.reaches || len(changes) != test.expected {
+				t.Fatalf("at %d, since %d: %d changes, %v", test.now, test.since, len(changes), reaches)
+			}
+			for i, change := range changes {
+				if change.Revision != test.since+1+domain.Revision(i) {
+					t.Fatalf("change %d is revision %d", i, change.Revision)
+				}
+			}
+		})
+	}
+}
+
+func TestHistoryKeepsSoManyBytes(t *testing.T) {
+	r := domain.NewRegistry()
+	big := greatest(t, "big", "big:1", "x")
+	perChange := 2 * rawBytes(&big)
+	for range 5000 {
+		big.Weight++
+		big.Weight %= domain.MaxWeight
+		apply(t, r, put(big))
+	}
+	kept := len(r.View().History())
+	if bytes := kept * perChange; bytes > 32<<20 || bytes < 28<<20 {
+		t.Fatalf("%d changes with %d bytes of text are kept", kept, bytes)
+	}
+	now := r.View().Revision()
+	if _, reaches := r.View().Since(now - domain.Revision(kept)); !reaches {
+		t.Error("history does not reach back over what it keeps")
+	}
+	if _, reaches := r.View().Since(now - domain.Revision(kept) - 1); reaches {
+		t.Error("history reaches further back than what it keeps")
+	}
+
+	// Small changes push the big ones out, until the number is the limit.
+	small := node(t, "small", "small:1")
+	for i := range 10_000 {
+		small.Zone = strings.Repeat("z", i%2)
+		apply(t, r, put(small))
+	}
+	if kept := len(r.View().History()); kept != 10_000 {
+		t.Errorf("%d small changes are kept", kept)
+	}
+}

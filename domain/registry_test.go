@@ -1,0 +1,306 @@
+package domain_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+func TestApply(t *testing.T) {
+	a, b, c := node(t, "a", "h:1"), node(t, "b", "h:2"), node(t, "c", "h:3")
+	heavyA := node(t, "a", "h:1", weighing(7))
+	aAt := func(address string) domain.CacheNode { return node(t, "a", address) }
+	bAt := func(address string) domain.CacheNode { return node(t, "b", address) }
+	when := func(n domain.CacheNode, c domain.Condition) domain.Register { return domain.Register{Node: n, If: c} }
+	gone := func(id string, c domain.Condition) domain.Deregister { return domain.Deregister{ID: id, If: c} }
+	absent, present := domain.Condition{Expect: domain.Absent}, domain.Condition{Expect: domain.Present}
+	at := func(r domain.Revision) domain.Condition {
+		return domain.Condition{Expect: domain.AtRevision, Revision: r}
+	}
+	given := func(commands ...domain.Command) []domain.Command { return commands }
+
+	tests := map[string]struct {
+		given []domain.Command
+		do    domain.Command
+		want  domain.Effect
+		err   error
+	}{
+		"a new node is added":                           {do: put(a), want: domain.Added},
+		"a known node is replaced":                      {given: given(put(a)), do: put(heavyA), want: domain.Updated},
+		"a node that is the same is left alone":         {given: given(put(a)), do: put(a), want: domain.Unchanged},
+		"a node is removed":                             {given: given(put(a)), do: remove("a"), want: domain.Removed},
+		"a removed node can be added again":             {given: given(put(a), remove("a")), do: put(a), want: domain.Added},
+		"a node that is not there can't be removed":     {given: given(put(a)), do: remove("b"), err: domain.ErrNoSuchNode},
+		"a node can't be removed twice":                 {given: given(put(a), remove("a")), do: remove("a"), err: domain.ErrNoSuchNode},
+		"nothing can be removed from an empty registry": {do: remove("a"), err: domain.ErrNoSuchNode},
+
+		"an address has one owner":                         {given: given(put(a)), do: put(bAt("h:1")), err: domain.ErrAddressInUse},
+		"a node keeps its own address":                     {given: given(put(a)), do: put(heavyA), want: domain.Updated},
+		"a node may spell its own address anew":            {given: given(put(a)), do: put(aAt("H:1")), want: domain.Updated},
+		"a node can't move to an address in use":           {given: given(put(a), put(b)), do: put(aAt("h:2")), err: domain.ErrAddressInUse},
+		"two nodes can't change places at once":            {given: given(put(a), put(b), put(aAt("h:3"))), do: put(bAt("h:3")), err: domain.ErrAddressInUse},
+		"two nodes can change places by way of a third":    {given: given(put(a), put(b), put(aAt("h:3")), put(bAt("h:1"))), do: put(aAt("h:2")), want: domain.Updated},
+		"the address of a removed node is free":            {given: given(put(a), remove("a")), do: put(bAt("h:1")), want: domain.Added},
+		"the address that a node left is free":             {given: given(put(a), put(aAt("h:9"))), do: put(bAt("h:1")), want: domain.Added},
+		"the address that a node moved to is taken":        {given: given(put(a), put(aAt("h:9"))), do: put(bAt("h:9")), err: domain.ErrAddressInUse},
+		"an address has one owner over all pools":          {given: given(put(a)), do: put(node(t, "b", "h:1", inPool("p"))), err: domain.ErrAddressInUse},
+		"an address is still taken after a refused move":   {given: given(put(a), put(b)), do: put(node(t, "c", "h:2")), err: domain.ErrAddressInUse},
+		"an address spelt anew is still taken":             {given: given(put(a), put(aAt("H:1"))), do: put(bAt("h:1")), err: domain.ErrAddressInUse},
+		"an address spelt anew is free after the removal":  {given: given(put(a), put(aAt("H:1")), remove("a")), do: put(bAt("h:1")), want: domain.Added},
+		"a node at a free address beside others is added":  {given: given(put(a), put(b)), do: put(c), want: domain.Added},
+		"a node that changes its pool keeps its address":   {given: given(put(a)), do: put(node(t, "a", "h:1", inPool("p"))), want: domain.Updated},
+		"a node of the same address and pool is unchanged": {given: given(put(node(t, "a", "h:1", inPool("p")))), do: put(node(t, "a", "h:1", inPool("p"))), want: domain.Unchanged},
+
+		"absent: a new node is added":                       {do: when(a, absent), want: domain.Added},
+		"absent: a known node is not replaced":              {given: given(put(a)), do: when(heavyA, absent), err: domain.ErrConditionFailed},
+		"absent: also the same node is refused":             {given: given(put(a)), do: when(a, absent), err: domain.ErrConditionFailed},
+		"absent: a removed node is absent":                  {given: given(put(a), remove("a")), do: when(a, absent), want: domain.Added},
+		"absent: other nodes don't count":                   {given: given(put(b)), do: when(a, absent), want: domain.Added},
+		"absent: an address in use is refused all the same": {given: given(put(a)), do: when(bAt("h:1"), absent), err: domain.ErrAddressInUse},
+		"present: a known node is replaced":                 {given: given(put(a)), do: when(heavyA, present), want: domain.Updated},
+		"present: a new node is not added":                  {do: when(a, present), err: domain.ErrConditionFailed},
+		"present: a removed node is not there":              {given: given(put(a), remove("a")), do: when(a, present), err: domain.ErrConditionFailed},
+		"present: a node is removed":                        {given: given(put(a)), do: gone("a", present), want: domain.Removed},
+		"present: a node that is not there is no such node": {do: gone("a", present), err: domain.ErrNoSuchNode},
+		"at revision: the node is replaced":                 {given: given(put(a)), do: when(heavyA, at(1)), want: domain.Updated},
+		"at revision: the same node is left alone":          {given: given(put(a)), do: when(a, at(1)), want: domain.Unchanged},
+		"at revision: the node is removed":                  {given: given(put(a)), do: gone("a", at(1)), want: domain.Removed},
+		"at revision: the node's own revision counts":       {given: given(put(a), put(b)), do: when(heavyA, at(1)), want: domain.Updated},
+		"at revision: the registry's does not":              {given: given(put(a), put(b)), do: when(heavyA, at(2)), err: domain.ErrConditionFailed},
+		"at revision: the revision of the creation is past": {given: given(put(a), put(heavyA)), do: when(a, at(1)), err: domain.ErrConditionFailed},
+		"at revision: a later one is refused too":           {given: given(put(a)), do: when(heavyA, at(2)), err: domain.ErrConditionFailed},
+		"at revision: 0 is no node's":                       {given: given(put(a)), do: when(heavyA, at(0)), err: domain.ErrConditionFailed},
+		"at revision: also the same node must be at it":     {given: given(put(a)), do: when(a, at(9)), err: domain.ErrConditionFailed},
+		"at revision: a new node has none":                  {do: when(a, at(0)), err: domain.ErrConditionFailed},
+		"at revision: a node at another is not removed":     {given: given(put(a), put(heavyA)), do: gone("a", at(1)), err: domain.ErrConditionFailed},
+		"at revision: what is not there is no such node":    {do: gone("a", at(1)), err: domain.ErrNoSuchNode},
+		"at revision: a node added again has a new one":     {given: given(put(a), remove("a"), put(a)), do: when(heavyA, at(1)), err: domain.ErrConditionFailed},
+		"a failed condition comes before a taken address":   {given: given(put(a), put(b)), do: when(aAt("h:2"), at(9)), err: domain.ErrConditionFailed},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := registryOf(t, test.given...)
+			before := contentsOf(r.View())
+			change, err := r.Apply(test.do)
+			after := contentsOf(r.View())
+			if test.err != nil {
+				mustBeRefused(t, before, test.do, change, err, test.err)
+				mustEqual(t, "the registry after a refusal", after, before)
+				return
+			}
+			if err != nil || change.Effect != test.want {
+				t.Fatalf("%s, %v; want %s", change.Effect, err, test.want)
+			}
+			mustTell(t, before, after, test.do, change)
+		})
+	}
+}
+
+// mustBeRefused holds a refusal against what Refusal promises.
+func mustBeRefused(t *testing.T, before contents, cmd domain.Command, change domain.Change, err, want error) {
+	t.Helper()
+	var refusal *domain.Refusal
+	if !errors.Is(err, want) || !errors.As(err, &refusal) {
+		t.Fatalf("%+v, %v; want a refusal: %v", change, err, want)
+	}
+	mustEqual(t, "the change of a refused command", change, domain.Change{})
+	if refusal.Revision != before.Revision {
+		t.Errorf("refused at revision %d, not %d", refusal.Revision, before.Revision)
+	}
+	known := before.find(idOf(cmd))
+	switch {
+	case known == nil && refusal.Current != nil:
+		t.Errorf("the refusal has a node that is not there: %+v", *refusal.Current)
+	case known != nil && refusal.Current == nil:
+		t.Error("the refusal does not have the node as it is")
+	case known != nil:
+		mustEqual(t, "the node in the refusal", *refusal.Current, *known)
+	}
+}
+
+// mustTell holds a change against the registry before and after it.
+func mustTell(t *testing.T, before, after contents, cmd domain.Command, change domain.Change) {
+	t.Helper()
+	if change.Reason != domain.ByRequest {
+		t.Errorf("the reason is %q", change.Reason)
+	}
+	if change.Revision != after.Revision {
+		t.Errorf("the change is at revision %d, the registry at %d", change.Revision, after.Revision)
+	}
+	id := idOf(cmd)
+	was, is := before.find(id), after.find(id)
+	if (change.Previous == nil) != (was == nil) {
+		t.Fatalf("previous is %v, the node was %v", change.Previous, was)
+	}
+	if was != nil {
+		mustEqual(t, "the previous node", *change.Previous, *was)
+	}
+	if change.Effect == domain.Unchanged {
+		mustEqual(t, "the registry after no change", after, before)
+		mustEqual(t, "the unchanged node", *change.Node, *was)
+		return
+	}
+	if after.Revision != before.Revision+1 {
+		t.Errorf("the revision went from %d to %d", before.Revision, after.Revision)
+	}
+	mustEqual(t, "the history", after.History, append(before.History, change))
+	if change.Effect == domain.Removed {
+		if is != nil {
+			t.Error("the node is still there")
+		}
+		mustEqual(t, "the removed node", *change.Node, *was)
+		return
+	}
+	mustEqual(t, "the node of the change", *change.Node, *is)
+	if is.Revision != after.Revision {
+		t.Errorf("the node is at revision %d", is.Revision)
+	}
+	if created := is.CreatedRevision; was == nil && created != after.Revision || was != nil && created != was.CreatedRevision {
+		t.Errorf("the node was created at revision %d", created)
+	}
+}
+
+func (c contents) find(id string) *domain.CacheNode {
+	for i := range c.Nodes {
+		if c.Nodes[i].ID == id {
+			return &c.Nodes[i]
+		}
+	}
+	return nil
+}
+
+func idOf(cmd domain.Command) string {
+	if cmd, ok := cmd.(domain.Register); ok {
+		return cmd.Node.ID
+	}
+	return cmd.(domain.Deregister).ID
+}
+
+func TestEveryAttributeCountsAsAChange(t *testing.T) {
+	changes := map[string]func(*domain.NodeSpec){
+		"another address": func(s *domain.NodeSpec) { s.Address = "h:9" },
+		"another pool":    inPool("p"),
+		"another weight":  weighing(1),
+		"another zone":    func(s *domain.NodeSpec) { s.Zone = "y" },
+		"another value":   func(s *domain.NodeSpec) { s.Labels = map[string]string{"k": "w"} },
+		"another key":     func(s *domain.NodeSpec) { s.Labels = map[string]string{"l": "v"} },
+		"one more label":  func(s *domain.NodeSpec) { s.Labels = map[string]string{"k": "v", "l": "v"} },
+		"no labels":       func(s *domain.NodeSpec) { s.Labels = nil },
+		"another state":   func(s *domain.NodeSpec) { draining := domain.Draining; s.State = &draining },
+	}
+	base := func(s *domain.NodeSpec) { s.Zone, s.Labels = "z", map[string]string{"k": "v"} }
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			r := registryOf(t, put(node(t, "a", "h:1", base)))
+			if got := apply(t, r, put(node(t, "a", "h:1", base, change))); got.Effect != domain.Updated || got.Revision != 2 {
+				t.Errorf("%s at %d", got.Effect, got.Revision)
+			}
+			if got := apply(t, r, put(node(t, "a", "h:1", base, change))); got.Effect != domain.Unchanged || got.Revision != 2 {
+				t.Errorf("the same once more: %s at %d", got.Effect, got.Revision)
+			}
+		})
+	}
+}
+
+func TestWhatTheServerGivesIsNotTheClients(t *testing.T) {
+	n := node(t, "a", "h:1")
+	n.Slot, n.CreatedRevision, n.Revision = 17, 40, 41
+	r := domain.NewRegistry()
+	added := apply(t, r, put(n))
+	if got := added.Node; got.Slot != 0 || got.CreatedRevision != 1 || got.Revision != 1 {
+		t.Errorf("added as %+v", *got)
+	}
+	n.Slot = 3
+	if again := apply(t, r, put(n)); again.Effect != domain.Unchanged {
+		t.Errorf("the same node with another slot is %s", again.Effect)
+	}
+}
+
+func TestEmptyRegistry(t *testing.T) {
+	for name, v := range map[string]domain.View{
+		"the view of a new registry": domain.NewRegistry().View(),
+		"the zero view":              {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mustEqual(t, "contents", contentsOf(v), contents{})
+			if _, found := v.Node("a"); found || v.Len() != 0 {
+				t.Error("it holds something")
+			}
+			if changes, reaches := v.Since(0); !reaches || len(changes) != 0 {
+				t.Errorf("since 0: %v, %v", changes, reaches)
+			}
+			if _, reaches := v.Since(1); reaches {
+				t.Error("it knows what comes after a revision that is to come")
+			}
+		})
+	}
+}
+
+func TestNodesComeInOrderOfTheirIDs(t *testing.T) {
+	r := registryOf(t, put(node(t, "b", "h:1")), put(node(t, "B", "h:2")), put(node(t, "a", "h:3")), put(node(t, "10", "h:4")), put(node(t, "9", "h:5")))
+	var ids []string
+	for n := range r.View().Nodes() {
+		ids = append(ids, n.ID)
+	}
+	mustEqual(t, "ids", ids, []string{"10", "9", "B", "a", "b"})
+	for n := range r.View().Nodes() {
+		if n.ID == "9" {
+			break // a reader may stop in the middle
+		}
+	}
+}
+
+func TestSlots(t *testing.T) {
+	at := func(i int, id, pool string) domain.Register { return put(node(t, id, address(i), inPool(pool))) }
+	tests := map[string]struct {
+		do   []domain.Command
+		want map[string]int
+	}{
+		"slots are given in the order of arrival": {
+			do: []domain.Command{at(1, "z", "p"), at(2, "y", "p"), at(3, "x", "p")}, want: map[string]int{"z": 0, "y": 1, "x": 2}},
+		"each pool counts for itself": {
+			do: []domain.Command{at(1, "a", "q"), at(2, "b", "p"), at(3, "c", "q"), at(4, "d", "p")}, want: map[string]int{"b": 0, "d": 1}},
+		"a removed node leaves a hole": {
+			do: []domain.Command{at(1, "a", "p"), at(2, "b", "p"), at(3, "c", "p"), remove("b")}, want: map[string]int{"a": 0, "c": 2}},
+		"the next new node fills the hole": {
+			do: []domain.Command{at(1, "a", "p"), at(2, "b", "p"), at(3, "c", "p"), remove("b"), at(4, "d", "p")}, want: map[string]int{"a": 0, "d": 1, "c": 2}},
+		"the lowest of several holes is filled first": {
+			do: []domain.Command{at(1, "a", "p"), at(2, "b", "p"), at(3, "c", "p"), at(4, "d", "p"), remove("c"), remove("a"), remove("b"),
+				at(5, "e", "p"), at(6, "f", "p"), at(7, "g", "p"), at(8, "h", "p")},
+			want: map[string]int{"e": 0, "f": 1, "g": 2, "d": 3, "h": 4}},
+		"the highest slot is given again": {
+			do: []domain.Command{at(1, "a", "p"), at(2, "b", "p"), remove("b"), at(3, "c", "p")}, want: map[string]int{"a": 0, "c": 1}},
+		"a new address moves nobody": {
+			do: []domain.Command{at(1, "a", "p"), at(2, "b", "p"), remove("a"), at(9, "b", "p")}, want: map[string]int{"b": 1}},
+		"a node that is put again as it is stays": {
+			do: []domain.Command{at(1, "a", "p"), at(2, "b", "p"), remove("a"), at(2, "b", "p")}, want: map[string]int{"b": 1}},
+		"a node that changes its pool takes the lowest there": {
+			do: []domain.Command{at(1, "a", "p"), at(2, "b", "p"), at(3, "c", "q"), remove("a"), at(3, "c", "p")}, want: map[string]int{"c": 0, "b": 1}},
+		"a node that changes its pool leaves a hole": {
+			do: []domain.Command{at(1, "a", "p"), at(2, "b", "p"), at(1, "a", "q"), at(3, "c", "p")}, want: map[string]int{"c": 0, "b": 1}},
+		"a node that comes back has lost its slot": {
+			do:   []domain.Command{at(1, "a", "p"), at(2, "b", "p"), at(1, "a", "q"), at(3, "c", "p"), at(1, "a", "p")},
+			want: map[string]int{"c": 0, "b": 1, "a": 2}},
+		"a pool that was emptied begins anew": {
+			do:   []domain.Command{at(1, "a", "p"), at(2, "b", "p"), at(3, "c", "p"), remove("a"), remove("c"), remove("b"), at(4, "d", "p")},
+			want: map[string]int{"d": 0}},
+		"a pool that was left by all begins anew": {
+			do: []domain.Command{at(1, "a", "p"), at(1, "a", "q"), at(2, "b", "p")}, want: map[string]int{"b": 0}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			mustEqual(t, "slots", slotsOf(registryOf(t, test.do...).View(), "p"), test.want)
+		})
+	}
+}
+
+func TestARefusedNodeTakesNoSlot(t *testing.T) {
+	r := registryOf(t, put(node(t, "a", "h:1")))
+	if _, err := r.Apply(put(node(t, "b", "h:1"))); !errors.Is(err, domain.ErrAddressInUse) {
+		t.Fatal(err)
+	}
+	if got := apply(t, r, put(node(t, "c", "h:3"))).Node.Slot; got != 1 {
+		t.Errorf("the next node is at slot %d", got)
+	}
+}
