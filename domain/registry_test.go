@@ -304,3 +304,13 @@ func TestARefusedNodeTakesNoSlot(t *testing.T) {
 		t.Errorf("the next node is at slot %d", got)
 	}
 }
+
+// A replica that skipped a command would drift apart from the others.
+func TestAnUnknownCommandPanics(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("it was skipped")
+		}
+	}()
+	_, _ = domain.NewRegistry().Apply(struct{ domain.Command }{})
+}

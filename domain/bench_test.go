@@ -1,0 +1,72 @@
+package domain_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// The time of a command must grow no faster than the logarithm of the number
+// of nodes.
+func benchmarkSizes(b *testing.B, run func(*testing.B, *domain.Registry)) {
+	for _, size := range []int{10, 1000, 100_000} {
+		b.Run(fmt.Sprintf("nodes=%d", size), func(b *testing.B) {
+			r := domain.NewRegistry()
+			for i := range size {
+				apply(b, r, put(node(b, fmt.Sprintf("node%d", i), address(i))))
+			}
+			// A registry that has lived has its history full.
+			n := node(b, "node0", address(0))
+			for r.View().Revision() <= 100_000+domain.HistoryLength {
+				n.Weight = int(r.View().Revision())
+				apply(b, r, put(n))
+			}
+			b.ReportAllocs()
+			run(b, r)
+		})
+	}
+}
+
+func BenchmarkUpdate(b *testing.B) {
+	benchmarkSizes(b, func(b *testing.B, r *domain.Registry) {
+		size := r.View().Len()
+		nodes := make([]domain.CacheNode, 0, size)
+		for n := range r.View().Nodes() {
+			nodes = append(nodes, *n)
+		}
+		i := 0
+		for b.Loop() {
+			n := &nodes[i%size]
+			n.Weight = i % domain.MaxWeight
+			if _, err := r.Apply(domain.Register{Node: *n}); err != nil {
+				b.Fatal(err)
+			}
+			i++
+		}
+	})
+}
+
+func BenchmarkAddAndRemove(b *testing.B) {
+	benchmarkSizes(b, func(b *testing.B, r *domain.Registry) {
+		more := put(node(b, "node5x", "more:1"))
+		for b.Loop() {
+			if _, err := r.Apply(more); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := r.Apply(remove("node5x")); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkView(b *testing.B) {
+	benchmarkSizes(b, func(b *testing.B, r *domain.Registry) {
+		for b.Loop() {
+			if v := r.View(); v.Len() == 0 {
+				b.Fatal("empty")
+			}
+		}
+	})
+}
