@@ -52,8 +52,8 @@ type Node struct {
 	witness   *witness
 	raft      *raft.Raft
 
-	// wrap lets a test put something between raft and the network.
-	wrap func(transport) transport
+	// seams is where a test puts something in between; empty otherwise.
+	seams seams
 
 	membership chan struct{}   // holds a token while the membership is changed
 	leadership chan bool       // raft's NotifyCh
@@ -62,6 +62,12 @@ type Node struct {
 	closeOnce  sync.Once
 	haltOnce   sync.Once
 	watching   sync.WaitGroup
+}
+
+type seams struct {
+	transport func(transport) transport
+	fsm       func(*machine) raft.FSM
+	settings  func(*raft.Config)
 }
 
 // New takes RaftLane of config.Demux and acquires nothing else.
@@ -157,14 +163,19 @@ func (n *Node) start(address string) (err error) {
 		// that go-msgpack writes by default.
 		MsgpackUseNewTimeFormat: true,
 	})
-	if n.wrap != nil {
-		network = n.wrap(network)
+	if n.seams.transport != nil {
+		network = n.seams.transport(network)
 	}
 	n.witness = newWitness(network, n.evidence)
 	if err := n.bootstrap(settings, logs, snapshots, address); err != nil {
 		return err
 	}
-	n.raft, err = raft.NewRaft(settings, newMachine(n.board, n.halt), logs, n.store, snapshots, n.witness)
+	machine := newMachine(n.board, n.halt)
+	var fsm raft.FSM = machine
+	if n.seams.fsm != nil {
+		fsm = n.seams.fsm(machine)
+	}
+	n.raft, err = raft.NewRaft(settings, fsm, logs, n.store, snapshots, n.witness)
 	return err
 }
 
@@ -184,6 +195,9 @@ func (n *Node) settings() *raft.Config {
 	settings.NoLegacyTelemetry = true
 	settings.NotifyCh = n.leadership
 	settings.Logger = raftLogger(n.config.Logger)
+	if n.seams.settings != nil {
+		n.seams.settings(settings)
+	}
 	return settings
 }
 

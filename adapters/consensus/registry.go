@@ -90,7 +90,7 @@ func (n *Node) read(ctx context.Context) (*notice, error) {
 	if n.board.read().Closed {
 		return nil, ports.ErrClosed
 	}
-	index, err := n.gate.pass(ctx)
+	index, err := n.prove(ctx)
 	if err != nil {
 		return nil, err
 	}

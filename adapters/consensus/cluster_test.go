@@ -1,0 +1,201 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// patience bounds every wait of a test; it is reached only when something is
+// wrong.
+const patience = 20 * time.Second
+
+// instance is a Node with its own raft port.
+type instance struct {
+	*Node
+	demux *demux.Demux
+}
+
+type instanceConfig struct {
+	id        string
+	directory string
+	address   string // of the raft port; empty for any free one
+	bootstrap bool
+	secret    string
+	open      logstore.Opener
+	backend   string
+	timing    func(*Timing)
+	seams     seams
+	logger    *slog.Logger
+}
+
+// newInstance makes an instance that is not started.
+func newInstance(tb testing.TB, config instanceConfig) *instance {
+	tb.Helper()
+	if config.address == "" {
+		config.address = "127.0.0.1:0"
+	}
+	if config.open == nil {
+		config.open, config.backend = bolt.Open, "bolt"
+	}
+	if config.logger == nil {
+		config.logger = slog.New(slog.DiscardHandler)
+	}
+	timing := Timing{
+		HeartbeatTimeout:  150 * time.Millisecond,
+		ElectionTimeout:   150 * time.Millisecond,
+		SnapshotThreshold: 8192,
+		SnapshotInterval:  30 * time.Second,
+		TrailingLogs:      1024,
+	}
+	if config.timing != nil {
+		config.timing(&timing)
+	}
+	port, err := demux.New(demux.Config{Address: config.address})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	node, err := New(Config{
+		ID:        config.id,
+		Directory: config.directory,
+		Backend:   config.backend,
+		OpenStore: config.open,
+		Demux:     port,
+		Bootstrap: config.bootstrap,
+		Secret:    []byte(config.secret),
+		Timing:    timing,
+		Logger:    config.logger,
+		Fatal:     func(err error) { tb.Errorf("instance %s: %v", config.id, err) },
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	node.seams = config.seams
+	return &instance{Node: node, demux: port}
+}
+
+// start starts an instance and stops it when the test ends.
+func start(tb testing.TB, config instanceConfig) *instance {
+	tb.Helper()
+	i := newInstance(tb, config)
+	ctx := context.Background()
+	tb.Cleanup(func() { i.stop(tb) })
+	if err := errors.Join(i.Claim(ctx), i.demux.Open(ctx), i.Open(ctx)); err != nil {
+		tb.Fatal(err)
+	}
+	return i
+}
+
+// stop may be called again.
+func (i *instance) stop(tb testing.TB) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := errors.Join(i.Close(ctx), i.demux.Close()); err != nil {
+		tb.Errorf("stop %s: %v", i.config.ID, err)
+	}
+}
+
+func (i *instance) raftAddress() string { return i.demux.Addr().String() }
+
+// eventually waits until the state of i is as wanted.
+func (i *instance) eventually(tb testing.TB, what string, wanted func(ports.LocalState) bool) {
+	tb.Helper()
+	deadline := time.After(patience)
+	for {
+		state, later := i.State()
+		if wanted(state) {
+			return
+		}
+		select {
+		case <-later:
+		case <-deadline:
+			tb.Fatalf("%s: not %s: %+v", i.config.ID, what, state)
+		}
+	}
+}
+
+func leading(s ports.LocalState) bool { return s.Leading }
+
+// startCluster starts a cluster of the given size. The first instance leads.
+func startCluster(tb testing.TB, size int, configure func(*instanceConfig)) []*instance {
+	tb.Helper()
+	cluster := make([]*instance, size)
+	for i := range cluster {
+		config := instanceConfig{
+			id:        fmt.Sprintf("instance-%d", i),
+			directory: tb.TempDir(),
+			bootstrap: i == 0,
+		}
+		if configure != nil {
+			configure(&config)
+		}
+		cluster[i] = start(tb, config)
+	}
+	leader := cluster[0]
+	leader.eventually(tb, "leading", leading)
+	for _, joining := range cluster[1:] {
+		err := leader.Add(within(tb), domain.Instance{
+			ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Voter,
+		})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		joining.eventually(tb, "a member that has caught up", func(s ports.LocalState) bool {
+			return s.Member && s.CaughtUp && s.LeaderID == leader.config.ID
+		})
+	}
+	return cluster
+}
+
+func within(tb testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	tb.Cleanup(cancel)
+	return ctx
+}
+
+// leaderOf waits for one of the instances to lead.
+func leaderOf(tb testing.TB, cluster []*instance) *instance {
+	tb.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		for _, i := range cluster {
+			if state, _ := i.State(); state.Leading {
+				return i
+			}
+		}
+		_, later := cluster[0].State()
+		select {
+		case <-later:
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	tb.Fatal("nobody leads")
+	return nil
+}
+
+func node(tb testing.TB, id, address string) domain.CacheNode {
+	tb.Helper()
+	n, err := domain.NewCacheNode(domain.NodeSpec{ID: id, Address: address})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return n
+}
+
+func register(tb testing.TB, i *instance, id string) domain.Change {
+	tb.Helper()
+	change, err := i.Propose(within(tb), domain.Register{Node: node(tb, id, id+":11211")})
+	if err != nil {
+		tb.Fatalf("register %s: %v", id, err)
+	}
+	return change
+}

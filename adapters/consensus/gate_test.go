@@ -1,0 +1,206 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// fakeLeadership leads a cluster of three until a test says otherwise.
+type fakeLeadership struct {
+	mu       sync.Mutex
+	term     uint64
+	serving  bool
+	commit   uint64
+	provoked atomic.Int64
+	changed  chan struct{}
+	answer   func() // what provoking makes happen
+}
+
+func newFakeLeadership() *fakeLeadership {
+	return &fakeLeadership{term: 7, serving: true, commit: 42, changed: make(chan struct{}), answer: func() {}}
+}
+
+func (f *fakeLeadership) servingTerm() (uint64, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.term, f.serving
+}
+
+func (f *fakeLeadership) commitIndex() uint64 { return f.commit }
+
+func (f *fakeLeadership) quorum() ([]raft.ServerID, int) {
+	return []raft.ServerID{"b", "c"}, 1
+}
+
+func (f *fakeLeadership) provoke() {
+	f.provoked.Add(1)
+	f.answer()
+}
+
+func (f *fakeLeadership) watch() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
+func (f *fakeLeadership) lose() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.serving = false
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func TestTheGateCountsOnlyWhatWasSentAfterTheReadCameIn(t *testing.T) {
+	tests := map[string]struct {
+		acknowledge func(e *evidence, before uint64)
+		passes      bool
+	}{
+		"an answer to a heartbeat sent before proves nothing": {
+			acknowledge: func(e *evidence, before uint64) { e.acknowledged("b", 7, before) },
+		},
+		"two answers to heartbeats sent before prove nothing": {
+			acknowledge: func(e *evidence, before uint64) {
+				e.acknowledged("b", 7, before)
+				e.acknowledged("c", 7, before)
+			},
+		},
+		"an answer to a heartbeat sent after makes a majority of three": {
+			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("b", 7, e.now()) },
+			passes:      true,
+		},
+		"an answer of an earlier term proves nothing": {
+			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("b", 6, e.now()) },
+		},
+		"an answer of a later term proves nothing for this one": {
+			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("b", 8, e.now()) },
+		},
+		"an answer of an instance that does not vote proves nothing": {
+			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("nonvoter", 7, e.now()) },
+		},
+		"a late answer does not undo what a newer one proved": {
+			acknowledge: func(e *evidence, before uint64) {
+				e.acknowledged("b", 7, e.now())
+				e.acknowledged("b", 7, before)
+			},
+			passes: true,
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				leadership, e := newFakeLeadership(), newEvidence()
+				g := &gate{leadership: leadership, evidence: e}
+				before := e.now() // a heartbeat is sent, and then the read comes in
+				leadership.answer = func() { test.acknowledge(e, before) }
+				ctx, cancel := context.WithCancel(t.Context())
+				var index uint64
+				err := errors.New("the gate has not answered")
+				go func() { index, err = g.pass(ctx) }()
+				synctest.Wait()
+				if passed := err == nil; passed != test.passes {
+					t.Errorf("passed: %v, want %v", passed, test.passes)
+				}
+				if test.passes && index != 42 {
+					t.Errorf("index %d, want the commit index", index)
+				}
+				cancel()
+				leadership.lose()
+				g.wait()
+			})
+		})
+	}
+}
+
+func TestReadersShareARound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leadership, e := newFakeLeadership(), newEvidence()
+		g := &gate{leadership: leadership, evidence: e}
+		const readers = 64
+		var passed atomic.Int64
+		read := func() {
+			if _, err := g.pass(t.Context()); err == nil {
+				passed.Add(1)
+			}
+		}
+		go read()
+		synctest.Wait()
+		if n := leadership.provoked.Load(); n != 1 {
+			t.Fatalf("a lone reader began %d rounds, want one at once", n)
+		}
+		for range readers {
+			go read()
+		}
+		synctest.Wait()
+		if n := leadership.provoked.Load(); n != 1 {
+			t.Fatalf("readers began %d rounds while one was under way", n)
+		}
+		e.acknowledged("b", 7, e.now())
+		synctest.Wait()
+		if n := passed.Load(); n != 1 {
+			t.Fatalf("%d readers passed on the proof of the first, which began before they came", n)
+		}
+		e.acknowledged("c", 7, e.now())
+		synctest.Wait()
+		if n := passed.Load(); n != 1+readers {
+			t.Fatalf("%d readers passed, want all", n)
+		}
+		if n := leadership.provoked.Load(); n != 2 {
+			t.Errorf("%d rounds for all, want 2", n)
+		}
+		g.wait()
+	})
+}
+
+func TestLosingLeadershipEndsTheRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leadership := newFakeLeadership()
+		g := &gate{leadership: leadership, evidence: newEvidence()}
+		failed := make(chan error, 1)
+		go func() {
+			_, err := g.pass(t.Context())
+			failed <- err
+		}()
+		synctest.Wait()
+		leadership.lose()
+		if err := <-failed; !errors.Is(err, ports.ErrNotLeader) {
+			t.Errorf("error %v, want ErrNotLeader", err)
+		}
+		if _, err := g.pass(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+			t.Errorf("error %v of one who comes later, want ErrNotLeader", err)
+		}
+		g.wait()
+	})
+}
+
+func TestAReaderThatGivesUpLeavesTheOthersTheirRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leadership, e := newFakeLeadership(), newEvidence()
+		g := &gate{leadership: leadership, evidence: e}
+		hasty, cancel := context.WithCancel(t.Context())
+		gaveUp, answered := make(chan error, 1), make(chan error, 1)
+		go func() { _, err := g.pass(hasty); gaveUp <- err }()
+		synctest.Wait()
+		go func() { _, err := g.pass(t.Context()); answered <- err }()
+		synctest.Wait()
+		cancel()
+		if err := <-gaveUp; !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v, want the context's", err)
+		}
+		e.acknowledged("b", 7, e.now())
+		synctest.Wait()
+		e.acknowledged("b", 7, e.now())
+		if err := <-answered; err != nil {
+			t.Errorf("the other reader: %v", err)
+		}
+		g.wait()
+	})
+}

@@ -1,0 +1,58 @@
+package consensus
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func TestAClusterReplicatesAndSurvivesItsLeader(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	first := cluster[0]
+	register(t, first, "a")
+	for _, follower := range cluster[1:] {
+		if _, err := follower.Read(within(t)); !errors.Is(err, ports.ErrNotLeader) {
+			t.Errorf("a follower's read: %v", err)
+		}
+		if _, err := follower.Propose(within(t), domain.Deregister{ID: "a"}); !errors.Is(err, ports.ErrNotLeader) {
+			t.Errorf("a follower's proposal: %v", err)
+		}
+	}
+	first.stop(t)
+	second := leaderOf(t, cluster[1:])
+	view, err := second.Read(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, there := view.Node("a"); !there || view.Revision() != 1 {
+		t.Fatalf("the new leader shows revision %d without the node that was acknowledged", view.Revision())
+	}
+	if change := register(t, second, "b"); change.Revision != 2 {
+		t.Errorf("revision %d after a failover, want 2", change.Revision)
+	}
+}
+
+func TestAnInstanceComesBackWithAllThatItHeld(t *testing.T) {
+	directory := t.TempDir()
+	config := instanceConfig{id: "a", directory: directory, bootstrap: true}
+	i := start(t, config)
+	i.eventually(t, "leading", leading)
+	register(t, i, "x")
+	before, _ := i.State()
+	i.stop(t)
+
+	again := start(t, config)
+	again.eventually(t, "leading", leading)
+	view, err := again.Read(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, there := view.Node("x"); !there {
+		t.Error("a restart lost an acknowledged node")
+	}
+	if after, _ := again.State(); after.ClusterID != before.ClusterID || before.ClusterID == "" {
+		t.Errorf("cluster id %q, was %q", after.ClusterID, before.ClusterID)
+	}
+}

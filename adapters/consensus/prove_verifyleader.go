@@ -1,0 +1,20 @@
+//go:build broken_read_verifyleader
+
+package consensus
+
+import (
+	"context"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// prove believes raft, which believes answers to heartbeats that were sent before
+// the read came in.
+func (n *Node) prove(ctx context.Context) (uint64, error) {
+	if err := n.await(ctx, func() raft.Future { return n.raft.VerifyLeader() }); err != nil {
+		return 0, ports.ErrNotLeader
+	}
+	return 0, nil
+}
