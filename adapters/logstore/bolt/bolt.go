@@ -1,6 +1,6 @@
 // Package bolt keeps a raft log in one bbolt file, by way of raft-boltdb. It adds
-// to raft-boltdb what the contract of a store asks beyond it, and never touches
-// the file's pages itself.
+// to raft-boltdb what the contract of a store asks beyond it, and never writes to
+// the file by itself.
 //
 // An entry is durable by one write and one fsync of a single file, and an idle
 // store costs no goroutine and no cache: the right choice for almost everybody.
@@ -51,8 +51,7 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 }
 
 func openFile(path string) (inner *raftboltdb.BoltStore, err error) {
-	// bbolt panics on pages that make no sense, with a value that says which.
-	defer guard(&err)()
+	defer guard(&err)
 	return raftboltdb.New(raftboltdb.Options{
 		Path: path,
 		BoltOptions: &bbolt.Options{

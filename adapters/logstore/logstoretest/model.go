@@ -70,9 +70,9 @@ func (m *machine) appendLogs(r *rapid.T) {
 
 func (m *machine) keep(r *rapid.T, from, count uint64) {
 	size := rapid.IntRange(0, 200).Draw(r, "size")
-	if rapid.IntRange(0, 19).Draw(r, "large") == 19 {
+	if rapid.IntRange(0, 39).Draw(r, "large") == 39 {
 		// Large enough for a backend to treat it in another way.
-		size, count = 1<<20+size, min(count, 2)
+		size, count = 1<<20+size, min(count, 1)
 	}
 	var logs []*raft.Log
 	for index := from; index < from+count; index++ {
