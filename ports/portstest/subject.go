@@ -1,0 +1,131 @@
+package portstest
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// patience bounds every wait of a suite. It is reached only when a promise is
+// broken.
+const patience = 10 * time.Second
+
+// Ports are the ports of one instance.
+type Ports struct {
+	ID         string
+	Registry   ports.Registry
+	Local      ports.Local
+	Membership ports.Membership
+}
+
+// Subject is what a suite examines: a new cluster with an empty registry, in
+// which nobody else changes anything.
+type Subject struct {
+	// Leader leads, and is able to serve.
+	Leader Ports
+	// Follower is another voter that follows the leader; nil when there is none,
+	// and then what is promised of followers is not examined.
+	Follower *Ports
+}
+
+// Ports gives the ports of i.
+func (i *Instance) Ports() Ports {
+	return Ports{ID: i.id, Registry: i, Local: i, Membership: i}
+}
+
+func within(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func ended(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
+}
+
+// await gives the first state for which it holds that what.
+func await(t testing.TB, local ports.Local, what string, holds func(ports.LocalState) bool) ports.LocalState {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		state, later := local.State()
+		if holds(state) {
+			return state
+		}
+		select {
+		case <-later:
+		case <-deadline:
+			state.View = domain.View{} // too long to be read
+			t.Fatalf("not within %v: %s; the state is %+v", patience, what, state)
+		}
+	}
+}
+
+func cacheNode(id string, weight int) domain.CacheNode {
+	return domain.CacheNode{
+		ID: id, Address: id + ".example:11211", Pool: "pool-" + id, Weight: weight, Zone: "z",
+		Labels: map[string]string{"rack": "r7"}, State: domain.Active,
+	}
+}
+
+func register(id string, weight int) domain.Register {
+	return domain.Register{Node: cacheNode(id, weight)}
+}
+
+func mustPropose(t testing.TB, registry ports.Registry, cmd domain.Command) domain.Change {
+	t.Helper()
+	change, err := registry.Propose(within(t), cmd)
+	if err != nil {
+		t.Fatalf("propose %+v: %v", cmd, err)
+	}
+	return change
+}
+
+func mustRead(t testing.TB, registry ports.Registry) domain.View {
+	t.Helper()
+	view, err := registry.Read(within(t))
+	if err != nil {
+		t.Fatalf("read: %v", err)
+	}
+	return view
+}
+
+// shown is all that a view shows, as values.
+type shown struct {
+	Revision domain.Revision
+	Nodes    []domain.CacheNode
+	History  []domain.Change
+}
+
+func show(view domain.View) shown {
+	s := shown{Revision: view.Revision(), History: append([]domain.Change(nil), view.History()...)}
+	for n := range view.Nodes() {
+		s.Nodes = append(s.Nodes, *n)
+	}
+	return s
+}
+
+func mustEqual(t testing.TB, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("%s:\n got %s\nwant %s", what, shortened(got), shortened(want))
+	}
+}
+
+func shortened(v any) string {
+	const most = 2000
+	text := fmt.Sprintf("%+v", v)
+	if len(text) > most {
+		return text[:most] + "…"
+	}
+	return text
+}
