@@ -1,0 +1,83 @@
+package httpapi
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// answer is a whole response but a stream. Header values that are shared or
+// kept somewhere are slices, so that setting them costs nothing.
+type answer struct {
+	status      int      // zero: 200
+	contentType []string // nil: application/json
+	body        []byte
+	length      []string // the length of body, where it is at hand
+	etag        []string
+	revision    []string // the state of the registry that was seen
+	location    string
+	allow       string
+	hangUp      bool // the connection is of no further use
+}
+
+func (a *answer) see(revision domain.Revision) {
+	a.revision = []string{formatRevision(revision)}
+}
+
+var (
+	jsonType   = []string{"application/json"}
+	noCache    = []string{"no-cache"}
+	retryAfter = []string{"1"}
+	closing    = []string{"close"}
+)
+
+// The names are spelt as net/http keeps them: it takes them as they are.
+const (
+	revisionHeader     = "Nodesmetadata-Revision"
+	etagHeader         = "Etag"
+	contentTypeHeader  = "Content-Type"
+	cacheControlHeader = "Cache-Control"
+)
+
+// write sends a. On a HEAD net/http drops the body.
+func (a *answer) write(w http.ResponseWriter) {
+	h := w.Header()
+	// A cache may keep an answer, but must ask whether it still holds.
+	h[cacheControlHeader] = noCache
+	if a.revision != nil {
+		h[revisionHeader] = a.revision
+	}
+	if a.etag != nil {
+		h[etagHeader] = a.etag
+	}
+	if a.location != "" {
+		h.Set("Location", a.location)
+	}
+	if a.allow != "" {
+		h.Set("Allow", a.allow)
+	}
+	if a.hangUp {
+		h["Connection"] = closing
+	}
+	if a.status == http.StatusServiceUnavailable {
+		h["Retry-After"] = retryAfter
+	}
+	if a.status == http.StatusNotModified {
+		w.WriteHeader(a.status)
+		return
+	}
+	if a.contentType == nil {
+		a.contentType = jsonType
+	}
+	if a.length == nil {
+		a.length = []string{strconv.Itoa(len(a.body))}
+	}
+	h[contentTypeHeader] = a.contentType
+	h["Content-Length"] = a.length
+	if a.status != 0 {
+		w.WriteHeader(a.status)
+	}
+	// An error here says that the asker has gone; there is nobody to tell.
+	_, _ = w.Write(a.body)
+}

@@ -1,0 +1,60 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// followCluster streams what happens to the raft cluster. Its events have no
+// ids: a client that comes back starts with the snapshot.
+func (s *Server) followCluster(out *sink, r *http.Request) error {
+	var stream ports.ClusterStream
+	var delivery ports.ClusterDelivery
+	var later <-chan struct{}
+	err := s.open(out, r, func(ctx context.Context) error {
+		var err error
+		if stream, err = s.config.Cluster.Follow(ctx); err != nil {
+			return err
+		}
+		delivery, later, err = stream.Next()
+		return err
+	})
+	if err == nil && !out.opened {
+		err = out.open(nil)
+	}
+	if r.Method == http.MethodHead && out.opened {
+		return nil
+	}
+	for err == nil {
+		if delivery.Empty() {
+			err = s.await(r.Context(), out, later, 0, "keep-alive")
+		} else {
+			err = deliverCluster(out, delivery)
+		}
+		if err == nil {
+			delivery, later, err = stream.Next()
+		}
+	}
+	return s.finish(out, err)
+}
+
+func deliverCluster(out *sink, d ports.ClusterDelivery) error {
+	if d.Snapshot != nil {
+		if err := out.event(eventBlock("snapshot", clusterJSON(*d.Snapshot))); err != nil {
+			return err
+		}
+	}
+	for i := range d.Events {
+		event := &d.Events[i]
+		if err := out.event(eventBlock(string(event.Type), clusterEventJSON(event))); err != nil {
+			return err
+		}
+	}
+	return out.flush()
+}
+
+func eventBlock(kind string, data []byte) []byte {
+	return []byte("event: " + kind + "\ndata: " + string(data) + "\n\n")
+}

@@ -1,0 +1,103 @@
+package httpapi
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+func formatRevision(revision domain.Revision) string {
+	return strconv.FormatUint(uint64(revision), 10)
+}
+
+// parseRevision takes nothing but the form that formatRevision gives, so that a
+// revision has one spelling.
+func parseRevision(text string) (domain.Revision, bool) {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || formatRevision(domain.Revision(n)) != text {
+		return 0, false
+	}
+	return domain.Revision(n), true
+}
+
+func etag(revision domain.Revision) string { return `"` + formatRevision(revision) + `"` }
+
+// writeCondition reads what a PUT or DELETE of a node expects. A condition that
+// is not understood is refused: a write that ignores it would be the very
+// accident that the condition is there to prevent.
+func writeCondition(r *http.Request) (domain.Condition, error) {
+	match, hasMatch := r.Header["If-Match"]
+	noneMatch, hasNoneMatch := r.Header["If-None-Match"]
+	switch {
+	case !hasMatch && !hasNoneMatch:
+		return domain.Condition{}, nil
+	case hasMatch && hasNoneMatch:
+		return domain.Condition{}, invalidRequest("If-Match and If-None-Match exclude each other")
+	case hasNoneMatch && r.Method == http.MethodDelete:
+		return domain.Condition{}, invalidRequest("If-None-Match makes no sense on a DELETE")
+	case hasNoneMatch:
+		if len(noneMatch) != 1 || strings.TrimSpace(noneMatch[0]) != "*" {
+			return domain.Condition{}, invalidRequest("If-None-Match must be * on a PUT: %q", noneMatch)
+		}
+		return domain.Condition{Expect: domain.Absent}, nil
+	case len(match) != 1:
+		return domain.Condition{}, invalidRequest("If-Match must be given once: %q", match)
+	}
+	text := strings.TrimSpace(match[0])
+	if text == "*" {
+		return domain.Condition{Expect: domain.Present}, nil
+	}
+	if len(text) > 2 && text[0] == '"' && text[len(text)-1] == '"' {
+		if revision, ok := parseRevision(text[1 : len(text)-1]); ok {
+			return domain.Condition{Expect: domain.AtRevision, Revision: revision}, nil
+		}
+	}
+	return domain.Condition{}, invalidRequest("If-Match must be * or one revision in quotes: %q", match[0])
+}
+
+// noCondition refuses conditions where there are none to hold.
+func noCondition(r *http.Request) error {
+	for _, name := range []string{"If-Match", "If-None-Match"} {
+		if _, given := r.Header[name]; given {
+			return invalidRequest("%s is not supported here", name)
+		}
+	}
+	return nil
+}
+
+// notModified reports whether the asker has what it asks for already. Whatever
+// is not understood is no match: the worst that comes of it is a full answer.
+func notModified(r *http.Request, tag string) bool {
+	for _, line := range r.Header["If-None-Match"] {
+		for candidate := range strings.SplitSeq(line, ",") {
+			candidate = strings.TrimSpace(candidate)
+			if candidate == "*" || strings.TrimPrefix(candidate, "W/") == tag {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// streamPosition reads where a stream of changes is to go on; nil for the
+// beginning.
+func streamPosition(r *http.Request, since string, hasSince bool) (*domain.Revision, error) {
+	var position *domain.Revision
+	if hasSince {
+		revision, ok := parseRevision(since)
+		if !ok {
+			return nil, invalidRequest("since must be a revision: %q", since)
+		}
+		position = &revision
+	}
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		revision, ok := parseRevision(id)
+		if !ok {
+			return nil, invalidRequest("Last-Event-ID must be a revision: %q", id)
+		}
+		position = &revision
+	}
+	return position, nil
+}

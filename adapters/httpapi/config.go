@@ -1,0 +1,165 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// What the zero values of a Config mean.
+const (
+	DefaultRequestTimeout = 5 * time.Second
+	DefaultHeaderTimeout  = 5 * time.Second
+	DefaultIdleTimeout    = 2 * time.Minute
+	DefaultKeepAlive      = 15 * time.Second
+	DefaultStalledTimeout = 30 * time.Second
+	DefaultMaxBodyBytes   = 1 << 20
+)
+
+// No request takes longer than this to be heard, nor to be decided.
+const longestTimeout = 10 * time.Second
+
+// writeGrace is how long a response may go on being written after the time to
+// decide it is over.
+const writeGrace = 5 * time.Second
+
+// maxHeaderBytes is far more than the calls of this API need, and little enough
+// for many connections at once.
+const maxHeaderBytes = 16 << 10
+
+// Config is what a Server needs.
+type Config struct {
+	// BindAddress is host:port. The host may be empty for every address of the
+	// machine; port 0 takes a free one: see Server.Addr.
+	BindAddress string
+
+	// Nodes, Cluster and Local must be given.
+	Nodes   ports.Nodes
+	Cluster ports.Cluster
+	Local   ports.Local
+
+	// Metrics is where the server's metrics are registered, and what /metrics
+	// shows. Nil: a registry of its own.
+	Metrics *prometheus.Registry
+
+	// Version is what /version says of the build.
+	Version string
+
+	// SelfAddress is the application address that this instance advertises:
+	// nobody is redirected to it. Empty: none is known.
+	SelfAddress string
+
+	// Logger is told about faults of this program, once each, and about what
+	// net/http complains of. Nil logs nothing.
+	Logger *slog.Logger
+
+	// RequestTimeout bounds how long a request may take to be decided; writing
+	// the response may take 5 s more. Zero means DefaultRequestTimeout; at most
+	// 10 s.
+	RequestTimeout time.Duration
+
+	// HeaderTimeout bounds how long the header of a request may take to arrive;
+	// the body has RequestTimeout more. Zero means DefaultHeaderTimeout; less
+	// than 10 s.
+	HeaderTimeout time.Duration
+
+	// IdleTimeout is how long a connection is kept between requests. Zero means
+	// DefaultIdleTimeout.
+	IdleTimeout time.Duration
+
+	// KeepAlive is the longest silence on a stream. Zero means DefaultKeepAlive.
+	KeepAlive time.Duration
+
+	// StalledTimeout is how long the socket of a stream may take nothing before
+	// it is disconnected. Zero means DefaultStalledTimeout.
+	StalledTimeout time.Duration
+
+	// MaxBodyBytes is the longest body that is read. Zero means
+	// DefaultMaxBodyBytes.
+	MaxBodyBytes int64
+}
+
+// Validate reports all that is wrong with c at once.
+func (c Config) Validate() error {
+	var faults []error
+	if err := checkBindAddress(c.BindAddress); err != nil {
+		faults = append(faults, fmt.Errorf("bind address %q: %w", c.BindAddress, err))
+	}
+	for _, port := range []struct {
+		name    string
+		missing bool
+	}{
+		{"nodes", c.Nodes == nil}, {"cluster", c.Cluster == nil}, {"local", c.Local == nil},
+	} {
+		if port.missing {
+			faults = append(faults, fmt.Errorf("%s is not given", port.name))
+		}
+	}
+	for _, bound := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"request timeout", c.RequestTimeout}, {"header timeout", c.HeaderTimeout},
+		{"idle timeout", c.IdleTimeout}, {"keep-alive", c.KeepAlive}, {"stalled timeout", c.StalledTimeout},
+	} {
+		if bound.value < 0 {
+			faults = append(faults, fmt.Errorf("%s %v is negative", bound.name, bound.value))
+		}
+	}
+	if c.RequestTimeout > longestTimeout {
+		faults = append(faults, fmt.Errorf("request timeout %v is more than %v", c.RequestTimeout, longestTimeout))
+	}
+	if c.HeaderTimeout >= longestTimeout {
+		faults = append(faults, fmt.Errorf("header timeout %v is not less than %v", c.HeaderTimeout, longestTimeout))
+	}
+	if c.MaxBodyBytes < 0 {
+		faults = append(faults, fmt.Errorf("maximum of body bytes %d is negative", c.MaxBodyBytes))
+	}
+	return errors.Join(faults...)
+}
+
+func checkBindAddress(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		// The address is quoted by the caller; AddrError would repeat it.
+		var fault *net.AddrError
+		if errors.As(err, &fault) {
+			return errors.New(fault.Err)
+		}
+		return err
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("port %q is not a number from 0 to 65535", port)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.RequestTimeout, DefaultRequestTimeout)
+	setDefault(&c.HeaderTimeout, DefaultHeaderTimeout)
+	setDefault(&c.IdleTimeout, DefaultIdleTimeout)
+	setDefault(&c.KeepAlive, DefaultKeepAlive)
+	setDefault(&c.StalledTimeout, DefaultStalledTimeout)
+	setDefault(&c.MaxBodyBytes, DefaultMaxBodyBytes)
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func setDefault[T comparable](value *T, otherwise T) {
+	var zero T
+	if *value == zero {
+		*value = otherwise
+	}
+}

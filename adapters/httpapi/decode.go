@@ -1,0 +1,175 @@
+package httpapi
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// firstRead is how much room a body gets before any of it has arrived. It does
+// not depend on the length that the request declares: many connections that
+// declare much and send little must not cost what they declare.
+const firstRead = 2 << 10
+
+// decodeBody reads the body of r, whose length the caller has bounded, into
+// target, a pointer to a struct.
+func decodeBody(r *http.Request, target any) error {
+	if err := checkMediaType(r.Header); err != nil {
+		return err
+	}
+	var body bytes.Buffer
+	body.Grow(firstRead)
+	if _, err := body.ReadFrom(r.Body); err != nil {
+		return bodyError(err)
+	}
+	return decodeJSON(body.Bytes(), target)
+}
+
+func checkMediaType(h http.Header) error {
+	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return refuse(errMediaType, "the body must not be encoded: %q", encoding)
+	}
+	declared := h.Get("Content-Type")
+	if declared == "" || declared == "application/json" {
+		return nil
+	}
+	mediaType, _, err := mime.ParseMediaType(declared)
+	if err != nil || mediaType != "application/json" && !strings.HasSuffix(mediaType, "+json") {
+		return refuse(errMediaType, "the body must be application/json, not %q", declared)
+	}
+	return nil
+}
+
+func bodyError(err error) error {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return refuse(errBodyTooLarge, "the body is longer than %d bytes", tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(errSlowBody, "the body took too long to arrive")
+	}
+	return refuse(errInvalidJSON, "the body ended early: %v", err)
+}
+
+// decodeJSON is strict: one value and nothing after it, no member twice, none
+// that target does not know, no null, and valid UTF-8.
+func decodeJSON(body []byte, target any) error {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return refuse(errInvalidJSON, "the body is empty")
+	}
+	if err := json.Unmarshal(body, target, json.RejectUnknownMembers(true)); err != nil {
+		return refuse(errInvalidJSON, "%s", explain(err))
+	}
+	// The library reads null as "as if absent". A client that says null means
+	// something, and it would not be that.
+	if bytes.Contains(body, []byte("null")) {
+		return refuseNull(body)
+	}
+	return nil
+}
+
+// refuseNull looks for a null in body, which is valid JSON.
+func refuseNull(body []byte) error {
+	decoder := jsontext.NewDecoder(bytes.NewReader(body))
+	for {
+		token, err := decoder.ReadToken()
+		switch {
+		case err != nil:
+			return nil
+		case token.Kind() == 'n':
+			return refuse(errInvalidJSON, "%s must not be null", place(decoder.StackPointer()))
+		}
+	}
+}
+
+// explain says what is wrong in the words of the API instead of those of Go.
+func explain(err error) string {
+	var syntax *jsontext.SyntacticError
+	if errors.As(err, &syntax) {
+		return fmt.Sprintf("%v, in %s, at byte %d", syntax.Err, place(syntax.JSONPointer), syntax.ByteOffset)
+	}
+	var meaning *json.SemanticError
+	if !errors.As(err, &meaning) {
+		return err.Error()
+	}
+	where := place(meaning.JSONPointer)
+	switch {
+	case errors.Is(err, json.ErrUnknownName):
+		return where + " is not known"
+	case meaning.GoType == nil:
+		return where + " has the wrong type"
+	case meaning.JSONValue != nil:
+		return fmt.Sprintf("%s must be %s: %s", where, kindName(meaning.GoType), meaning.JSONValue)
+	}
+	return fmt.Sprintf("%s must be %s", where, kindName(meaning.GoType))
+}
+
+func place(pointer jsontext.Pointer) string {
+	if pointer == "" {
+		return "the body"
+	}
+	return fmt.Sprintf("%q", strings.Join(slices.Collect(pointer.Tokens()), "."))
+}
+
+func kindName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return kindName(t.Elem())
+	case reflect.String:
+		return "a string"
+	case reflect.Int:
+		return "an integer"
+	case reflect.Float64:
+		return "a number"
+	}
+	return "an object"
+}
+
+// pathID gives the id in the path of r, percent-encoding undone.
+func pathID(r *http.Request) (string, error) {
+	id := chi.URLParam(r, "id")
+	// chi routes on the encoded path only where it differs from the plain
+	// encoding of the decoded one. Undoing it always would decode twice.
+	if r.URL.RawPath == "" {
+		return id, nil
+	}
+	decoded, err := url.PathUnescape(id)
+	if err != nil {
+		return "", invalidRequest("the path is not properly encoded: %q", id)
+	}
+	return decoded, nil
+}
+
+// checkQuery refuses every parameter that is not in allowed, and any that is
+// given twice.
+func checkQuery(r *http.Request, allowed []string) (url.Values, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, invalidRequest("the query is not properly encoded: %v", err)
+	}
+	var faults []error
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		switch {
+		case !slices.Contains(allowed, name):
+			faults = append(faults, invalidRequest("the parameter %q is not supported here", name))
+		case len(query[name]) > 1:
+			faults = append(faults, invalidRequest("the parameter %q is given %d times", name, len(query[name])))
+		}
+	}
+	return query, errors.Join(faults...)
+}

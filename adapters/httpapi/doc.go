@@ -1,0 +1,57 @@
+// Package httpapi is the application API: JSON over HTTP/1.1 and HTTP/2 without
+// TLS, and streams of server-sent events. It turns requests into questions to
+// ports.Nodes and ports.Cluster, and what they answer into responses.
+//
+// It never decides what the registry allows, never keeps state that outlives a
+// request (what it keeps are bytes that it can encode again), and never answers
+// for the leader: what only the leader can answer is redirected to it.
+//
+// # Answers
+//
+// A handler gives an answer or an error, and writes neither: one table (problem.go)
+// turns errors into statuses. Every error is a problem document (RFC 9457) with
+// the members type, title, status, detail, code, and error, which repeats detail.
+// These are the codes:
+//
+//	400  invalid_json            the body is not the JSON that the call takes
+//	400  invalid_request         a value, header, query parameter or path is wrong
+//	404  not_found               there is no such path
+//	404  node_not_found          there is no such cache node
+//	404  instance_not_found      there is no such instance
+//	405  method_not_allowed      the header Allow names those that are
+//	408  request_timeout         the body took too long to arrive
+//	409  address_in_use          another node or instance has that address
+//	409  registry_full           the registry takes no more
+//	409  last_voter              the last voter can't go
+//	412  precondition_failed     If-Match or If-None-Match; "node" is the current node, if any
+//	413  body_too_large          more than Config.MaxBodyBytes
+//	415  unsupported_media_type  the body is declared as something else than plain JSON
+//	500  internal                a fault of this program; its log says more
+//	307  not_leader              Location names the leader
+//	503  no_leader               no leader is known, or it can't be asked; nothing was written
+//	503  outcome_unknown         the write may have taken effect, or may yet
+//	503  busy                    too many writes are waiting; nothing was written
+//	503  timeout                 it took too long; nothing was written
+//	503  no_successor            leadership could not be handed over; nothing was changed
+//	503  shutting_down           this instance is going; nothing was written
+//
+// Every 503 has "Retry-After: 1". A query parameter that a call does not know is
+// refused, because ignoring it would give an answer to another question; only
+// what an instance says about itself (/livez and its like) takes any.
+//
+// # Nodes
+//
+// A node's zone and labels are left out where they are empty; all other fields
+// are always there. On input an absent pool, weight or state means its default,
+// and slot, createdRevision and revision may be any number: they are ignored.
+//
+// # Streams
+//
+// A position is the header Last-Event-ID or the parameter since. The header wins:
+// browsers reconnect to the address that they were given, with its old since,
+// and say in the header how far they came. An empty header is no position.
+//
+// A comment is followed by a blank line. For a parser of the standard that is no
+// event, and it keeps parsers that cut at blank lines from collecting hours of
+// comments in their buffer.
+package httpapi

@@ -1,0 +1,113 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// retryPause is how long a stream waits before it asks again, when a leader is
+// known but gives no answer.
+const retryPause = 250 * time.Millisecond
+
+// noLeader is what a stream says while it waits for a leader.
+const noLeader = "no leader"
+
+// open calls begin until it succeeds, within the time of a request each.
+// begin opens the stream at the ports and takes the first delivery.
+//
+// Browsers, and others, give up for good when a stream is answered with 503. So
+// what passes by itself, above all that there is no leader, is waited for on an
+// open stream. Where another instance leads, the answer is a redirect as long as
+// nothing is written; afterwards the stream ends, and its client comes back.
+func (s *Server) open(out *sink, r *http.Request, begin func(context.Context) error) error {
+	said := false
+	for {
+		err := s.tryOpen(r, begin)
+		switch {
+		case err == nil:
+			return nil
+		case r.Context().Err() != nil:
+			return err
+		case outcomeOf(err).status != http.StatusServiceUnavailable:
+			return err
+		}
+		if !out.opened {
+			if err := out.open(nil); err != nil {
+				return err
+			}
+		}
+		if r.Method == http.MethodHead || errors.Is(err, ports.ErrClosed) {
+			return err
+		}
+		if !said {
+			said = true
+			if err := out.comment(noLeader); err != nil {
+				return err
+			}
+		}
+		if err := s.awaitLeader(r.Context(), out); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Server) tryOpen(r *http.Request, begin func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
+	defer cancel()
+	err := begin(ctx)
+	if !errors.Is(err, ports.ErrNotLeader) {
+		return err
+	}
+	leader, err := s.leader(ctx, err)
+	if err != nil {
+		return err
+	}
+	return &leaderElsewhere{leader}
+}
+
+// awaitLeader returns when asking for a stream again may help.
+func (s *Server) awaitLeader(ctx context.Context, out *sink) error {
+	pause := retryPause
+	for {
+		state, later := s.config.Local.State()
+		if state.Closed {
+			return ports.ErrClosed
+		}
+		if state.Leading || state.LeaderID != "" {
+			if pause == 0 {
+				return nil
+			}
+			// There was a leader when this began, and it was of no help.
+			return s.await(ctx, out, nil, pause, noLeader)
+		}
+		pause = 0 // one that comes now is new
+		if err := s.await(ctx, out, later, 0, noLeader); err != nil {
+			return err
+		}
+	}
+}
+
+// finish ends a stream that ran, with a comment that says why. It returns what
+// is worth knowing about that: the error that kept it from ending well.
+func (s *Server) finish(out *sink, err error) error {
+	if !out.opened {
+		return err
+	}
+	var why string
+	switch {
+	case errors.Is(err, ports.ErrClosed):
+		why = "this instance is shutting down: connect again"
+	case errors.Is(err, ports.ErrNotLeader):
+		why = "this instance does not lead: connect again"
+	case errors.Is(err, context.Canceled):
+		return err
+	default:
+		// The socket failed, most likely; then this fails at once.
+		why = "this stream can't go on: connect again"
+	}
+	return errors.Join(err, out.comment(why))
+}

@@ -1,0 +1,150 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// nodeBody is a node as a client sends it. Absent and empty are not the same.
+type nodeBody struct {
+	ID      *string           `json:"id"`
+	Address string            `json:"address"`
+	Pool    *string           `json:"pool"`
+	Weight  *int              `json:"weight"`
+	Zone    string            `json:"zone"`
+	Labels  map[string]string `json:"labels"`
+	State   *domain.State     `json:"state"`
+
+	// The server's own: taken, so that a client can send back what it was
+	// given, and ignored.
+	Slot            float64 `json:"slot"`
+	CreatedRevision float64 `json:"createdRevision"`
+	Revision        float64 `json:"revision"`
+}
+
+func (b *nodeBody) spec(id string) domain.NodeSpec {
+	return domain.NodeSpec{
+		ID: id, Address: b.Address, Pool: b.Pool, Weight: b.Weight, Zone: b.Zone, Labels: b.Labels, State: b.State,
+	}
+}
+
+func (s *Server) putNodes(ctx context.Context, r *http.Request) (answer, error) {
+	condition, err := writeCondition(r)
+	if err != nil {
+		return answer{}, err
+	}
+	var body nodeBody
+	if err := decodeBody(r, &body); err != nil {
+		return answer{}, err
+	}
+	var id string
+	if body.ID != nil {
+		id = *body.ID
+	}
+	return s.register(ctx, body.spec(id), condition)
+}
+
+func (s *Server) putNode(ctx context.Context, r *http.Request) (answer, error) {
+	id, err := nodeID(r)
+	if err != nil {
+		return answer{}, err
+	}
+	condition, err := writeCondition(r)
+	if err != nil {
+		return answer{}, err
+	}
+	var body nodeBody
+	if err := decodeBody(r, &body); err != nil {
+		return answer{}, err
+	}
+	if body.ID != nil && *body.ID != id {
+		return answer{}, invalidRequest("the body is about %q and the path about %q", *body.ID, id)
+	}
+	return s.register(ctx, body.spec(id), condition)
+}
+
+func (s *Server) register(ctx context.Context, spec domain.NodeSpec, condition domain.Condition) (answer, error) {
+	change, err := s.config.Nodes.Register(ctx, spec, condition)
+	if err != nil {
+		return answer{}, err
+	}
+	a := nodeAnswer(change.Node, change.Revision)
+	a.etag = []string{etag(change.Node.Revision)}
+	if change.Effect == domain.Added {
+		a.status = http.StatusCreated
+		a.location = "/nodes/" + change.Node.ID // an id needs no encoding
+	}
+	return a, nil
+}
+
+func (s *Server) getNodes(ctx context.Context, r *http.Request) (answer, error) {
+	view, err := s.config.Nodes.View(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	list := s.list.get(view)
+	a := answer{etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length}
+	if notModified(r, list.etag[0]) {
+		a.status = http.StatusNotModified
+	}
+	return a, nil
+}
+
+func (s *Server) getNode(ctx context.Context, r *http.Request) (answer, error) {
+	id, err := nodeID(r)
+	if err != nil {
+		return answer{}, err
+	}
+	view, err := s.config.Nodes.View(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	node, known := view.Node(id)
+	if !known {
+		return answer{}, &domain.Refusal{Err: fmt.Errorf("%w: %q", domain.ErrNoSuchNode, id), Revision: view.Revision()}
+	}
+	tag := etag(node.Revision)
+	a := nodeAnswer(node, view.Revision())
+	a.etag = []string{tag}
+	if notModified(r, tag) {
+		a.status = http.StatusNotModified
+	}
+	return a, nil
+}
+
+func (s *Server) deleteNode(ctx context.Context, r *http.Request) (answer, error) {
+	id, err := nodeID(r)
+	if err != nil {
+		return answer{}, err
+	}
+	condition, err := writeCondition(r)
+	if err != nil {
+		return answer{}, err
+	}
+	change, err := s.config.Nodes.Deregister(ctx, id, condition)
+	if err != nil {
+		return answer{}, err
+	}
+	return nodeAnswer(change.Node, change.Revision), nil
+}
+
+// usualNode is room for a node without many labels.
+const usualNode = 384
+
+func nodeAnswer(n *domain.CacheNode, seen domain.Revision) answer {
+	a := answer{body: appendNode(make([]byte, 0, usualNode), n)}
+	a.see(seen)
+	return a
+}
+
+// nodeID gives the node id in the path of r, which names a node that could be.
+func nodeID(r *http.Request) (string, error) {
+	id, err := pathID(r)
+	if err != nil {
+		return "", err
+	}
+	return id, domain.CheckNodeID(id)
+}

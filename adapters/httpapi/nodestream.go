@@ -1,0 +1,186 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// followNodes streams the changes of the registry. The stream is no more than a
+// position in history: what a slow reader has not taken yet is kept nowhere.
+func (s *Server) followNodes(out *sink, r *http.Request) error {
+	query := r.URL.Query()
+	after, err := streamPosition(r, query.Get("since"), query.Has("since"))
+	if err != nil {
+		return err
+	}
+	var stream ports.NodeStream
+	var delivery ports.Delivery
+	var later <-chan struct{}
+	err = s.open(out, r, func(ctx context.Context) error {
+		var err error
+		if stream, err = s.config.Nodes.Follow(ctx, after); err != nil {
+			return err
+		}
+		delivery, later, err = stream.Next()
+		return err
+	})
+	if err == nil && !out.opened {
+		err = out.open(position(delivery, after))
+	}
+	if r.Method == http.MethodHead && out.opened {
+		return nil
+	}
+	for err == nil {
+		if delivery.Empty() {
+			err = s.await(r.Context(), out, later, 0, "keep-alive")
+		} else {
+			err = s.deliver(out, delivery)
+		}
+		if err == nil {
+			delivery, later, err = stream.Next()
+		}
+	}
+	return s.finish(out, err)
+}
+
+// position is the revision of the state that a stream begins with.
+func position(first ports.Delivery, after *domain.Revision) *domain.Revision {
+	switch {
+	case len(first.Changes) > 0:
+		return &first.Changes[len(first.Changes)-1].Revision
+	case first.Snapshot != nil:
+		revision := first.Snapshot.Revision()
+		return &revision
+	}
+	return after
+}
+
+func (s *Server) deliver(out *sink, d ports.Delivery) error {
+	if d.Snapshot != nil {
+		if err := s.deliverSnapshot(out, *d.Snapshot); err != nil {
+			return err
+		}
+	}
+	for i := range d.Changes {
+		if s.isStopping() {
+			return ports.ErrClosed
+		}
+		if err := out.event(s.events.get(&d.Changes[i])); err != nil {
+			return err
+		}
+	}
+	return out.flush()
+}
+
+const (
+	// maxPart is how long an event of a snapshot may be.
+	maxPart = 48 << 10
+
+	// partOverhead is more than what stands in such an event beside the nodes.
+	partOverhead = 256
+)
+
+// deliverSnapshot sends view in parts. It encodes every node twice, once to know
+// how many parts there are, rather than hold the whole of it for as long as the
+// slowest reader takes.
+func (s *Server) deliverSnapshot(out *sink, view domain.View) error {
+	sizes := snapshotParts(view)
+	part, members := 0, 0
+	block := appendPartHead(nil, view.Revision(), 1, len(sizes))
+	for n := range view.Nodes() {
+		if members == sizes[part] {
+			if s.isStopping() {
+				return ports.ErrClosed
+			}
+			if err := out.event(append(block, "}}\n\n"...)); err != nil {
+				return err
+			}
+			part, members = part+1, 0
+			block = appendPartHead(block[:0], view.Revision(), part+1, len(sizes))
+		}
+		if members > 0 {
+			block = append(block, ',')
+		}
+		block = appendMember(block, n)
+		members++
+	}
+	return out.event(append(block, "}}\n\n"...))
+}
+
+// snapshotParts says how many nodes go into each part; an empty registry has
+// one part too.
+func snapshotParts(view domain.View) []int {
+	var sizes []int
+	var scratch []byte
+	length, members := 0, 0
+	for n := range view.Nodes() {
+		scratch = appendMember(scratch[:0], n)
+		if members > 0 && length+len(scratch)+1 > maxPart-partOverhead {
+			sizes = append(sizes, members)
+			length, members = 0, 0
+		}
+		length += len(scratch) + 1
+		members++
+	}
+	return append(sizes, members)
+}
+
+// appendPartHead appends what comes before the nodes. Only the last part has an
+// id: a client that is cut off before it must start over.
+func appendPartHead(b []byte, revision domain.Revision, part, parts int) []byte {
+	b = append(b, "event: snapshot\n"...)
+	if part == parts {
+		b = append(b, "id: "...)
+		b = strconv.AppendUint(b, uint64(revision), 10)
+		b = append(b, '\n')
+	}
+	b = append(b, `data: {"revision":`...)
+	b = strconv.AppendUint(b, uint64(revision), 10)
+	b = append(b, `,"part":`...)
+	b = strconv.AppendInt(b, int64(part), 10)
+	b = append(b, `,"parts":`...)
+	b = strconv.AppendInt(b, int64(parts), 10)
+	return append(b, `,"nodes":{`...)
+}
+
+// eventCache keeps the latest events encoded, once for all streams. Streams that
+// read further back encode for themselves. Safe for concurrent use.
+type eventCache struct {
+	slots [1024]atomic.Pointer[encodedEvent]
+}
+
+// encodedEvent belongs to one change. The node tells changes of one revision
+// apart that belong to different lives of a registry.
+type encodedEvent struct {
+	revision domain.Revision
+	node     *domain.CacheNode
+	block    []byte
+}
+
+func (c *eventCache) get(change *domain.Change) []byte {
+	slot := &c.slots[change.Revision%domain.Revision(len(c.slots))]
+	cached := slot.Load()
+	if cached != nil && cached.revision == change.Revision && cached.node == change.Node {
+		return cached.block
+	}
+	block := appendEvent(nil, change)
+	if cached == nil || cached.revision <= change.Revision {
+		slot.CompareAndSwap(cached, &encodedEvent{change.Revision, change.Node, block})
+	}
+	return block
+}
+
+func appendEvent(b []byte, change *domain.Change) []byte {
+	b = append(b, "event: "...)
+	b = append(b, change.Effect...)
+	b = append(b, "\nid: "...)
+	b = strconv.AppendUint(b, uint64(change.Revision), 10)
+	b = append(b, "\ndata: "...)
+	b = appendChange(b, change)
+	return append(b, "\n\n"...)
+}

@@ -1,0 +1,227 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// What this package refuses by itself, before anybody is asked.
+var (
+	errInvalidJSON    = errors.New("invalid JSON")
+	errInvalidRequest = errors.New("invalid request")
+	errBodyTooLarge   = errors.New("body too large")
+	errMediaType      = errors.New("unsupported media type")
+	errSlowBody       = errors.New("slow body")
+	errNoRoute        = errors.New("no such path")
+	errMethod         = errors.New("method not allowed")
+)
+
+// fault is one of the errors above with the words for the asker.
+type fault struct {
+	kind error
+	text string
+}
+
+func (f *fault) Error() string { return f.text }
+func (f *fault) Unwrap() error { return f.kind }
+
+func refuse(kind error, format string, args ...any) error {
+	return &fault{kind, fmt.Sprintf(format, args...)}
+}
+
+func invalidRequest(format string, args ...any) error {
+	return refuse(errInvalidRequest, format, args...)
+}
+
+// leaderElsewhere is ports.ErrNotLeader with the leader's application address.
+type leaderElsewhere struct{ address string }
+
+func (e *leaderElsewhere) Error() string { return "the leader is at " + e.address }
+func (e *leaderElsewhere) Unwrap() error { return ports.ErrNotLeader }
+
+// outcome is how an error is answered.
+type outcome struct {
+	err    error
+	status int
+	code   string
+}
+
+// outcomes is the one place where errors become statuses. The first row that
+// matches counts: an error that wraps several says by it which one matters.
+var outcomes = []outcome{
+	// First, because the cause beside it, a deadline say, would claim that
+	// nothing was written.
+	{ports.ErrOutcomeUnknown, http.StatusServiceUnavailable, "outcome_unknown"},
+
+	{domain.ErrConditionFailed, http.StatusPreconditionFailed, "precondition_failed"},
+	{domain.ErrAddressInUse, http.StatusConflict, "address_in_use"},
+	{domain.ErrRegistryFull, http.StatusConflict, "registry_full"},
+	{domain.ErrLastVoter, http.StatusConflict, "last_voter"},
+	{domain.ErrNoSuchNode, http.StatusNotFound, "node_not_found"},
+	{domain.ErrNoSuchInstance, http.StatusNotFound, "instance_not_found"},
+	{domain.ErrInvalid, http.StatusBadRequest, "invalid_request"},
+
+	{errInvalidJSON, http.StatusBadRequest, "invalid_json"},
+	{errInvalidRequest, http.StatusBadRequest, "invalid_request"},
+	{errBodyTooLarge, http.StatusRequestEntityTooLarge, "body_too_large"},
+	{errMediaType, http.StatusUnsupportedMediaType, "unsupported_media_type"},
+	{errSlowBody, http.StatusRequestTimeout, "request_timeout"},
+	{errNoRoute, http.StatusNotFound, "not_found"},
+	{errMethod, http.StatusMethodNotAllowed, "method_not_allowed"},
+
+	// Before ErrNotLeader: who is sent on must have somewhere to go.
+	{ports.ErrNoLeader, http.StatusServiceUnavailable, "no_leader"},
+	{ports.ErrNotLeader, http.StatusTemporaryRedirect, "not_leader"},
+	{ports.ErrBusy, http.StatusServiceUnavailable, "busy"},
+	{ports.ErrClosed, http.StatusServiceUnavailable, "shutting_down"},
+	{ports.ErrNoSuccessor, http.StatusServiceUnavailable, "no_successor"},
+	{context.DeadlineExceeded, http.StatusServiceUnavailable, "timeout"},
+	// Either the asker is gone and nobody reads this, or the server is closing
+	// and ended the request.
+	{context.Canceled, http.StatusServiceUnavailable, "shutting_down"},
+
+	{errPanic, http.StatusInternalServerError, "internal"},
+}
+
+// ownFault is all that the asker is told of what only the log should say.
+const ownFault = "a fault of this program: its log says more"
+
+// internal is the outcome of errors that nobody foresaw.
+var internal = outcome{nil, http.StatusInternalServerError, "internal"}
+
+func outcomeOf(err error) outcome {
+	for _, row := range outcomes {
+		if errors.Is(err, row.err) {
+			return row
+		}
+	}
+	return internal
+}
+
+// problem is the body of an answer to an error, after RFC 9457.
+type problem struct {
+	Type   string         `json:"type"`
+	Title  string         `json:"title"`
+	Status int            `json:"status"`
+	Detail string         `json:"detail"`
+	Code   string         `json:"code"`
+	Error  string         `json:"error"`
+	Node   jsontext.Value `json:"node,omitzero"`
+}
+
+var problemType = []string{"application/problem+json"}
+
+// answerTo turns err into the answer to r. Not the leader? Then the leader's
+// address is the answer.
+func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answer {
+	row := outcomeOf(err)
+	var location string
+	if row.status == http.StatusTemporaryRedirect {
+		leader, lookupErr := s.leader(ctx, err)
+		if lookupErr != nil {
+			err = lookupErr
+			row = outcomeOf(err)
+		} else {
+			err = &leaderElsewhere{leader}
+			location = redirectTarget(leader, r)
+			s.metrics.redirects.Inc()
+		}
+	}
+	detail := err.Error()
+	if row.err == nil {
+		s.config.Logger.Error("a request failed for no reason that its asker could know",
+			"method", r.Method, "path", r.URL.Path, "error", err)
+		detail = ownFault
+	}
+	a := answer{
+		status:      row.status,
+		contentType: problemType,
+		location:    location,
+		// The rest of a body that came too slowly would be taken for the next
+		// request.
+		hangUp: row.status == http.StatusRequestTimeout,
+	}
+	document := problem{
+		Type:   "about:blank",
+		Title:  http.StatusText(row.status),
+		Status: row.status,
+		Detail: tidy(detail),
+		Code:   row.code,
+	}
+	document.Error = document.Detail
+	var refusal *domain.Refusal
+	if errors.As(err, &refusal) {
+		a.see(refusal.Revision)
+		if row.status == http.StatusPreconditionFailed && refusal.Current != nil {
+			document.Node = appendNode(nil, refusal.Current)
+		}
+	}
+	a.body = marshal(document)
+	return a
+}
+
+// leader gives the address to redirect to, or ports.ErrNoLeader. err is the
+// ErrNotLeader that made the asker look.
+func (s *Server) leader(ctx context.Context, err error) (string, error) {
+	var known *leaderElsewhere
+	if errors.As(err, &known) {
+		return known.address, nil
+	}
+	address, err := s.config.Cluster.LeaderAddress(ctx)
+	switch {
+	case err != nil && !errors.Is(err, ports.ErrNoLeader):
+		return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, err)
+	case err != nil:
+		return "", err
+	case address == "" || address == s.config.SelfAddress:
+		// Somebody who leads claims to be here: an instance that took over this
+		// one's address, or one that is set up wrongly. A redirect would loop.
+		return "", fmt.Errorf("%w: the leader names %q as its address, which is of no use here", ports.ErrNoLeader, address)
+	}
+	return address, nil
+}
+
+func redirectTarget(leader string, r *http.Request) string {
+	target := "http://" + leader + r.URL.EscapedPath()
+	if r.URL.RawQuery != "" {
+		target += "?" + r.URL.RawQuery
+	}
+	return target
+}
+
+// maxDetail bounds what an error quotes of its request.
+const maxDetail = 1 << 10
+
+// tidy makes one bounded line of valid UTF-8 out of an error's text; joined
+// errors have a line each.
+func tidy(text string) string {
+	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\n", "; "), "\uFFFD")
+	if len(text) <= maxDetail {
+		return text
+	}
+	end := maxDetail
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + "…"
+}
+
+// marshal encodes a value of this package whose strings are valid UTF-8.
+func marshal(value any) []byte {
+	encoded, err := json.Marshal(value, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		// Types that can't be encoded: a bug that any test of them finds.
+		panic(fmt.Sprintf("httpapi: %v", err))
+	}
+	return encoded
+}

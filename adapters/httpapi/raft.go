@@ -1,0 +1,129 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// instanceBody is an instance as an operator asks for it, and as it is answered.
+type instanceBody struct {
+	ID       string           `json:"id"`
+	Address  string           `json:"address"`
+	Suffrage *domain.Suffrage `json:"suffrage"`
+}
+
+func instanceAnswer(i domain.Instance) answer {
+	return answer{body: marshal(instanceBody{ID: i.ID, Address: i.RaftAddress, Suffrage: &i.Suffrage})}
+}
+
+func (s *Server) putInstance(ctx context.Context, r *http.Request) (answer, error) {
+	if err := noCondition(r); err != nil {
+		return answer{}, err
+	}
+	var body instanceBody
+	if err := decodeBody(r, &body); err != nil {
+		return answer{}, err
+	}
+	instance, err := domain.NewInstance(body.ID, body.Address, body.Suffrage)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := s.config.Cluster.Add(ctx, instance); err != nil {
+		return answer{}, err
+	}
+	return instanceAnswer(instance), nil
+}
+
+func (s *Server) deleteInstance(ctx context.Context, r *http.Request) (answer, error) {
+	id, err := pathID(r)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := errors.Join(domain.CheckID("id", id), noCondition(r)); err != nil {
+		return answer{}, err
+	}
+	removed, err := s.config.Cluster.Remove(ctx, id)
+	if err != nil {
+		return answer{}, err
+	}
+	return instanceAnswer(removed), nil
+}
+
+// memberBody is one instance in clusterBody.
+type memberBody struct {
+	NodeID             string          `json:"nodeID"`
+	RaftAddress        string          `json:"raftAddress"`
+	ApplicationAddress string          `json:"applicationAddress"`
+	Suffrage           domain.Suffrage `json:"suffrage"`
+	Reachable          bool            `json:"reachable"`
+	Version            string          `json:"version"`
+}
+
+type clusterBody struct {
+	NodesMetadata map[string]memberBody `json:"nodesMetadata"`
+	LeaderNodeID  string                `json:"leaderNodeID"`
+	Term          uint64                `json:"term"`
+	ClusterID     string                `json:"clusterID"`
+}
+
+func clusterJSON(c domain.Cluster) []byte {
+	body := clusterBody{
+		NodesMetadata: make(map[string]memberBody, len(c.Members)),
+		LeaderNodeID:  c.LeaderID,
+		Term:          c.Term,
+		ClusterID:     c.ID,
+	}
+	for _, m := range c.Members {
+		body.NodesMetadata[m.ID] = memberBody{
+			NodeID:             m.ID,
+			RaftAddress:        m.RaftAddress,
+			ApplicationAddress: m.ApplicationAddress,
+			Suffrage:           m.Suffrage,
+			Reachable:          m.Reachable,
+			Version:            m.Version,
+		}
+	}
+	return marshal(body)
+}
+
+func (s *Server) getCluster(ctx context.Context, _ *http.Request) (answer, error) {
+	cluster, err := s.config.Cluster.Describe(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{body: clusterJSON(cluster)}, nil
+}
+
+// clusterEventBody is the data of an event of the raft cluster. What is empty
+// says nothing and is left out.
+type clusterEventBody struct {
+	Type               domain.ClusterEventType `json:"type"`
+	NodeID             string                  `json:"nodeID"`
+	RaftAddress        string                  `json:"raftAddress,omitzero"`
+	ApplicationAddress string                  `json:"applicationAddress,omitzero"`
+	Suffrage           domain.Suffrage         `json:"suffrage,omitzero"`
+	Reachable          *bool                   `json:"reachable,omitzero"`
+	Version            string                  `json:"version,omitzero"`
+	Term               uint64                  `json:"term"`
+}
+
+func clusterEventJSON(e *domain.ClusterEvent) []byte {
+	body := clusterEventBody{
+		Type:               e.Type,
+		NodeID:             e.NodeID,
+		RaftAddress:        e.Member.RaftAddress,
+		ApplicationAddress: e.Member.ApplicationAddress,
+		Suffrage:           e.Member.Suffrage,
+		Reachable:          &e.Member.Reachable,
+		Version:            e.Member.Version,
+		Term:               e.Term,
+	}
+	if e.Type == domain.InstanceRemoved {
+		// Nobody asks an instance that is gone.
+		body.Reachable = nil
+	}
+	return marshal(body)
+}

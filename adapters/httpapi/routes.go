@@ -1,0 +1,150 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// call is what one method on one path does: exactly one of answer, stream and
+// handler is given.
+type call struct {
+	method string
+
+	// answer says what to answer, and writes nothing. ctx has the deadline of
+	// the request.
+	answer func(ctx context.Context, r *http.Request) (answer, error)
+
+	// stream writes to out until the stream ends. An error that it returns
+	// before it opened out is answered as any other.
+	stream func(out *sink, r *http.Request) error
+	name   string // of the stream, in metrics
+
+	// handler is somebody else's.
+	handler http.Handler
+
+	// params are the query parameters that the call knows.
+	params []string
+	// anyParams: what the call does not know is none of its business.
+	anyParams bool
+}
+
+type route struct {
+	pattern string
+	calls   []call
+}
+
+// routes is the whole API.
+func (s *Server) routes() []route {
+	get, put, del := http.MethodGet, http.MethodPut, http.MethodDelete
+	exposition := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+	return []route{
+		{"/nodes", []call{
+			{method: get, answer: s.getNodes},
+			{method: put, answer: s.putNodes},
+		}},
+		{"/nodes/{id}", []call{
+			{method: get, answer: s.getNode},
+			{method: put, answer: s.putNode},
+			{method: del, answer: s.deleteNode},
+		}},
+		{"/nodes/sse", []call{{method: get, stream: s.followNodes, name: nodeStream, params: []string{"since"}}}},
+		{"/raft/node", []call{{method: put, answer: s.putInstance}}},
+		{"/raft/node/{id}", []call{{method: del, answer: s.deleteInstance}}},
+		{"/raft/metadata", []call{{method: get, answer: s.getCluster}}},
+		{"/raft/metadata/sse", []call{{method: get, stream: s.followCluster, name: clusterStream}}},
+		{"/livez", []call{{method: get, answer: s.livez, anyParams: true}}},
+		{"/readyz", []call{{method: get, answer: s.readyz, anyParams: true}}},
+		{"/version", []call{{method: get, answer: s.version, anyParams: true}}},
+		{"/metrics", []call{{method: get, handler: exposition, anyParams: true}}},
+	}
+}
+
+// resource serves one path. It, and not the router, tells methods apart: so
+// that a wrong one is told the right ones, whatever it is.
+type resource struct {
+	server *Server
+	calls  map[string]*measuredCall
+	allow  string
+	refuse *callMetrics
+}
+
+type measuredCall struct {
+	call
+	metrics *callMetrics
+	sink    *sinkMetrics // of a stream
+}
+
+func (s *Server) measured(pattern, method string, c call) *measuredCall {
+	m := &measuredCall{call: c, metrics: s.metrics.call(pattern, method)}
+	if c.stream != nil {
+		m.sink = s.metrics.sink(c.name)
+	}
+	return m
+}
+
+func (s *Server) resource(r route) *resource {
+	res := &resource{server: s, calls: map[string]*measuredCall{}, refuse: s.metrics.call(r.pattern, "other")}
+	var methods []string
+	for _, c := range r.calls {
+		methods = append(methods, c.method)
+		res.calls[c.method] = s.measured(r.pattern, c.method, c)
+		if c.method == http.MethodGet {
+			methods = append(methods, http.MethodHead)
+			res.calls[http.MethodHead] = s.measured(r.pattern, http.MethodHead, c)
+		}
+	}
+	slices.Sort(methods)
+	res.allow = strings.Join(methods, ", ")
+	return res
+}
+
+func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s := res.server
+	c, known := res.calls[r.Method]
+	switch {
+	case !known:
+		a := s.answerTo(r.Context(), r, refuse(errMethod, "%q is not among the methods of this path: %s", r.Method, res.allow))
+		a.allow = res.allow
+		a.write(w)
+		res.refuse.count(a.status)
+	case c.answer != nil:
+		s.serveAnswer(w, r, c)
+	case c.stream != nil:
+		s.serveStream(w, r, c)
+	default:
+		c.handler.ServeHTTP(w, r)
+		c.metrics.count(http.StatusOK)
+	}
+}
+
+func (s *Server) router() http.Handler {
+	router := chi.NewRouter()
+	resources := map[string]*resource{}
+	for _, r := range s.routes() {
+		resources[r.pattern] = s.resource(r)
+		router.Handle(r.pattern, resources[r.pattern])
+	}
+	unmatched := s.metrics.call("unmatched", "any")
+	notFound := func(w http.ResponseWriter, r *http.Request) {
+		a := s.answerTo(r.Context(), r, refuse(errNoRoute, "there is nothing at %q", r.URL.Path))
+		a.write(w)
+		unmatched.count(a.status)
+	}
+	router.NotFound(notFound)
+	// chi asks for this where it has never heard of a method, and has not looked
+	// at the path then.
+	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		pattern := router.Find(chi.NewRouteContext(), http.MethodGet, r.URL.EscapedPath())
+		if res, known := resources[pattern]; known {
+			res.ServeHTTP(w, r)
+			return
+		}
+		notFound(w, r)
+	})
+	return router
+}

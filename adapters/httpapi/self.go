@@ -1,0 +1,73 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"runtime/debug"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// What an instance says about itself. It asks nobody for that, and is never
+// redirected.
+
+var alive = []byte(`{"live":true}`)
+
+func (s *Server) livez(context.Context, *http.Request) (answer, error) {
+	return answer{body: alive}, nil
+}
+
+type readyBody struct {
+	Ready     bool            `json:"ready"`
+	Reasons   []string        `json:"reasons"`
+	Member    bool            `json:"member"`
+	Leading   bool            `json:"leading"`
+	LeaderID  string          `json:"leaderNodeID"`
+	Term      uint64          `json:"term"`
+	ClusterID string          `json:"clusterID"`
+	Revision  domain.Revision `json:"revision"`
+}
+
+func (s *Server) readyz(context.Context, *http.Request) (answer, error) {
+	state, _ := s.config.Local.State()
+	reasons := state.Unready()
+	a := answer{body: marshal(readyBody{
+		Ready:     len(reasons) == 0,
+		Reasons:   reasons,
+		Member:    state.Member,
+		Leading:   state.Leading,
+		LeaderID:  state.LeaderID,
+		Term:      state.Term,
+		ClusterID: state.ClusterID,
+		Revision:  state.View.Revision(),
+	})}
+	a.see(state.View.Revision())
+	if len(reasons) > 0 {
+		a.status = http.StatusServiceUnavailable
+	}
+	return a, nil
+}
+
+type versionBody struct {
+	Version   string `json:"version"`
+	GoVersion string `json:"goVersion"`
+	Commit    string `json:"commit,omitzero"`
+	// Modified: the build held changes that are not in Commit.
+	Modified bool `json:"modified,omitzero"`
+}
+
+func (s *Server) version(context.Context, *http.Request) (answer, error) {
+	body := versionBody{Version: s.config.Version}
+	if build, ok := debug.ReadBuildInfo(); ok {
+		body.GoVersion = build.GoVersion
+		for _, setting := range build.Settings {
+			switch setting.Key {
+			case "vcs.revision":
+				body.Commit = setting.Value
+			case "vcs.modified":
+				body.Modified = setting.Value == "true"
+			}
+		}
+	}
+	return answer{body: marshal(body)}, nil
+}

@@ -1,0 +1,107 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"time"
+)
+
+// errPanic stands for a panic that is logged already.
+var errPanic = errors.New(ownFault)
+
+func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measuredCall) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
+	defer cancel()
+	a, err := s.decide(ctx, w, r, c)
+	if err != nil {
+		a = s.answerTo(ctx, r, err)
+	}
+	a.write(w)
+	status := a.status
+	switch {
+	case status == 0:
+		status = http.StatusOK
+	case status == http.StatusServiceUnavailable && r.Context().Err() != nil && !s.isStopping():
+		status = statusClientGone
+	}
+	c.metrics.answered(status, time.Since(began))
+}
+
+func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Request, c *measuredCall) (a answer, err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = s.recovered(r, reason)
+		}
+	}()
+	if !c.anyParams {
+		if _, err := checkQuery(r, c.params); err != nil {
+			return answer{}, err
+		}
+	}
+	if r.Method != http.MethodPut {
+		return c.answer(ctx, r)
+	}
+	if r.ContentLength > s.config.MaxBodyBytes {
+		return answer{}, refuse(errBodyTooLarge, "the body is longer than %d bytes", s.config.MaxBodyBytes)
+	}
+	// It also ends the connection of a sender who goes on past the limit,
+	// instead of reading what is left.
+	r.Body = http.MaxBytesReader(w, r.Body, s.config.MaxBodyBytes)
+	return c.answer(ctx, r)
+}
+
+func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, c *measuredCall) {
+	out := s.newSink(w, c.sink)
+	defer s.endSink(out)
+	err := s.follow(out, r, c)
+	switch {
+	case err == nil || out.opened:
+		c.metrics.count(http.StatusOK)
+		return
+	case r.Context().Err() != nil:
+		c.metrics.count(statusClientGone)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
+	defer cancel()
+	a := s.answerTo(ctx, r, err)
+	a.write(w)
+	c.metrics.count(a.status)
+}
+
+func (s *Server) follow(out *sink, r *http.Request, c *measuredCall) (err error) {
+	defer func() {
+		reason := recover()
+		if reason == nil {
+			return
+		}
+		err = s.recovered(r, reason)
+		if out.opened {
+			// The end of a response would look like the end of a stream.
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	if _, err := checkQuery(r, c.params); err != nil {
+		return err
+	}
+	err = c.stream(out, r)
+	if out.opened && errors.Is(err, os.ErrDeadlineExceeded) {
+		out.metrics.cutOff.Inc()
+	}
+	return err
+}
+
+// recovered logs a panic, once, and lets pass the one that is none: it asks
+// net/http to cut the connection.
+func (s *Server) recovered(r *http.Request, reason any) error {
+	if reason == http.ErrAbortHandler {
+		panic(reason)
+	}
+	s.config.Logger.Error("a request made this program panic",
+		"method", r.Method, "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
+	return errPanic
+}

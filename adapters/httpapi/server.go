@@ -1,0 +1,237 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// tcpKeepAlive finds a client that vanished without a word in about half a
+// minute, also one that only listens to a stream.
+var tcpKeepAlive = net.KeepAliveConfig{
+	Enable:   true,
+	Idle:     15 * time.Second,
+	Interval: 5 * time.Second,
+	Count:    3,
+}
+
+// Server is the application API on one port. Its methods may be called from any
+// goroutine.
+type Server struct {
+	config  Config
+	metrics *metrics
+	list    listCache
+	events  eventCache
+	handler http.Handler
+
+	// stopping is closed when the server begins to close.
+	stopping chan struct{}
+	// base is what the contexts of all requests come from; ending it ends them.
+	base   context.Context
+	cancel context.CancelFunc
+	// serving is done when net/http accepts no more.
+	serving sync.WaitGroup
+
+	mu       sync.Mutex // guards what follows
+	listener net.Listener
+	http     *http.Server
+	stopped  bool
+	forced   bool
+	handling int           // handlers that run
+	idle     chan struct{} // closed when handling is 0; nil while nobody waits for that
+	fresh    map[net.Conn]struct{}
+	sinks    map[*sink]struct{}
+}
+
+// New gives a server that holds nothing yet but the names of its metrics. It
+// reports all that is wrong with config at once.
+func New(config Config) (*Server, error) {
+	if err := config.Validate(); err != nil {
+		return nil, fmt.Errorf("application API: %w", err)
+	}
+	config = config.withDefaults()
+	metrics, err := newMetrics(config.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("application API: %w", err)
+	}
+	s := &Server{
+		config:   config,
+		metrics:  metrics,
+		list:     listCache{local: config.Local},
+		stopping: make(chan struct{}),
+		fresh:    map[net.Conn]struct{}{},
+		sinks:    map[*sink]struct{}{},
+	}
+	s.base, s.cancel = context.WithCancel(context.Background())
+	s.handler = s.router()
+	return s, nil
+}
+
+// Open binds the address and begins to serve. ctx bounds only that. It may be
+// called once, and not after Close.
+func (s *Server) Open(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped || s.http != nil {
+		return errors.New("application API: it was opened or closed before")
+	}
+	listen := net.ListenConfig{KeepAliveConfig: tcpKeepAlive}
+	listener, err := listen.Listen(ctx, "tcp", s.config.BindAddress)
+	if err != nil {
+		return fmt.Errorf("application API: %w", err)
+	}
+	s.listener, s.http = listener, s.newHTTP()
+	server := s.http
+	s.serving.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			s.config.Logger.Error("the application API stopped serving", "address", listener.Addr(), "error", err)
+		}
+	})
+	return nil
+}
+
+func (s *Server) newHTTP() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           http.HandlerFunc(s.handle),
+		Protocols:         protocols,
+		ReadHeaderTimeout: s.config.HeaderTimeout,
+		ReadTimeout:       s.config.HeaderTimeout + s.config.RequestTimeout,
+		// Streams give themselves another deadline for everything they write.
+		WriteTimeout:   s.config.RequestTimeout + writeGrace,
+		IdleTimeout:    s.config.IdleTimeout,
+		MaxHeaderBytes: maxHeaderBytes,
+		HTTP2: &http.HTTP2Config{
+			// ReadHeaderTimeout is not for HTTP/2. But a client in the middle of
+			// its headers can't answer a ping, so pings bound that time as well.
+			SendPingTimeout:  s.config.HeaderTimeout,
+			PingTimeout:      longestTimeout - s.config.HeaderTimeout,
+			WriteByteTimeout: s.config.StalledTimeout,
+		},
+		ErrorLog:    slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelWarn),
+		ConnState:   s.connState,
+		BaseContext: func(net.Listener) context.Context { return s.base },
+	}
+}
+
+// Addr is the bound address; nil before Open.
+func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener == nil {
+		return nil
+	}
+	return s.listener.Addr()
+}
+
+// Close takes no more requests, ends the streams with a comment that says why,
+// and finishes what is in flight. When ctx ends first it breaks off what is left
+// and returns ctx's error. In either case nothing of the server runs afterwards.
+// It may be called without Open, and again.
+func (s *Server) Close(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.stopped {
+		s.stopped = true
+		close(s.stopping)
+	}
+	server := s.http
+	for out := range s.sinks {
+		out.hurry()
+	}
+	// A connection that has sent nothing yet is no request in flight, but
+	// Shutdown would wait for one for seconds.
+	for conn := range s.fresh {
+		_ = conn.Close()
+	}
+	s.mu.Unlock()
+	defer s.cancel()
+	if server == nil {
+		return nil
+	}
+	err := server.Shutdown(ctx)
+	if err != nil {
+		err = fmt.Errorf("application API: requests were broken off: %w", err)
+		s.force(server)
+	}
+	s.serving.Wait()
+	<-s.allHandled()
+	return err
+}
+
+func (s *Server) force(server *http.Server) {
+	s.mu.Lock()
+	s.forced = true
+	s.mu.Unlock()
+	s.cancel()
+	_ = server.Close()
+}
+
+func (s *Server) isStopping() bool {
+	select {
+	case <-s.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// handle counts the handlers that run. net/http does not wait for them when it
+// is closed by force.
+func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	if s.forced {
+		s.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	}
+	s.handling++
+	s.mu.Unlock()
+	defer s.handled()
+	s.handler.ServeHTTP(w, r)
+}
+
+func (s *Server) handled() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handling--
+	if s.handling == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+}
+
+// allHandled is closed when no handler runs.
+func (s *Server) allHandled() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.idle != nil {
+		return s.idle
+	}
+	idle := make(chan struct{})
+	if s.handling == 0 {
+		close(idle)
+	} else {
+		s.idle = idle
+	}
+	return idle
+}
+
+// connState keeps track of connections that have sent nothing yet.
+func (s *Server) connState(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(s.fresh, conn)
+	case s.stopped:
+		_ = conn.Close()
+	default:
+		s.fresh[conn] = struct{}{}
+	}
+}
