@@ -91,10 +91,10 @@ func Load(args, environ []string) (Config, error) {
 	config := defaults()
 	flags := define(config)
 	said, faults := listen(flags, args, environ)
-	switch {
-	case said.asks(helpFlag):
+	if _, asked := said[helpFlag]; asked {
 		return Config{}, ErrHelp
-	case said.asks(versionFlag):
+	}
+	if _, asked := said[versionFlag]; asked {
 		return Config{}, ErrVersion
 	}
 	misunderstood := map[string]bool{}

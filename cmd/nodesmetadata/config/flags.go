@@ -57,10 +57,13 @@ func define(c *Config) *pflag.FlagSet {
 	flags.DurationVar(&c.ShutdownTimeout, "shutdown_timeout", c.ShutdownTimeout,
 		"longest graceful stop")
 	flags.String(fileFlag, "", "YAML `file` with keys that are named like these flags")
-	flags.BoolP(helpFlag, "h", false, "print this and exit")
-	flags.Bool(versionFlag, false, "print the version and exit")
+	flags.BoolFuncP(helpFlag, "h", "print this and exit", nothing)
+	flags.BoolFunc(versionFlag, "print the version and exit", nothing)
 	return flags
 }
+
+// nothing is what a flag that asks for something sets.
+func nothing(string) error { return nil }
 
 // Usage is the text of --help.
 func Usage() string {

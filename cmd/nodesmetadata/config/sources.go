@@ -33,11 +33,6 @@ func (s sayings) where(settings []string) string {
 	return strings.Join(places, ", ")
 }
 
-// asks says whether a flag without a value of its own was given.
-func (s sayings) asks(setting string) bool {
-	return slices.Equal(s[setting].values, []string{"true"})
-}
-
 // set gives flag its value. All sources end here, so that all are understood
 // alike.
 func (s sayings) set(flag *pflag.Flag) error {

@@ -1,0 +1,171 @@
+// Package daemon puts an instance together: it is the only package that knows
+// every other one, and the only one that imports fx. Tests that want the graph
+// of production, in their own process, get it here.
+//
+// It decides nothing that a request could notice; what it owns is the order in
+// which the parts start and stop (lifecycle.go), what they are made of
+// (graph.go), where their logs and metrics go, and the words at start.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"go.uber.org/fx"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
+)
+
+// What Run returns.
+const (
+	exitStopped = 0 // it was asked to stop, and did so in time
+	exitFailed  = 1 // it could not start, go on, or stop in time
+	exitMisused = 2 // what the operator said makes no sense; nothing was touched
+)
+
+// Run is the program: args without its name, environ as of os.Environ. It
+// returns the exit status once ctx has ended and the instance has stopped, or
+// as soon as it can't start or go on.
+func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	if len(args) == 1 && args[0] == "version" {
+		args = []string{"--version"}
+	}
+	chosen, err := config.Load(args, environ)
+	switch {
+	case errors.Is(err, config.ErrHelp):
+		_, _ = io.WriteString(stdout, config.Usage())
+		return exitStopped
+	case errors.Is(err, config.ErrVersion):
+		_, _ = fmt.Fprintln(stdout, "nodesmetadata", Version())
+		return exitStopped
+	case err != nil:
+		for line := range strings.Lines(err.Error()) {
+			_, _ = fmt.Fprintln(stderr, "nodesmetadata:", strings.TrimSpace(line))
+		}
+		_, _ = fmt.Fprintln(stderr, "nodesmetadata: see nodesmetadata --help")
+		return exitMisused
+	}
+	d, err := New(chosen, stderr)
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "nodesmetadata:", err)
+		return exitFailed
+	}
+	return d.run(ctx)
+}
+
+// Daemon is one instance.
+type Daemon struct {
+	config config.Config
+	app    *fx.App
+	log    *slog.Logger
+	node   *consensus.Node
+	failed chan error
+}
+
+// New puts an instance together, with logs as its log. It acquires nothing.
+func New(chosen config.Config, logs io.Writer) (*Daemon, error) {
+	chosen, err := choosePorts(chosen)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{config: chosen, failed: make(chan error, 1)}
+	d.app = fx.New(
+		graph(chosen, logs, d.fail),
+		fx.Populate(&d.log, &d.node),
+	)
+	if err := d.app.Err(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Config is what the instance was made with; every address in it is the one that
+// is used, also where port 0 was asked for.
+func (d *Daemon) Config() config.Config { return d.config }
+
+// Open starts the instance and returns when it serves. It waits for no other
+// instance. Whatever a failed Open acquired is released again.
+func (d *Daemon) Open(ctx context.Context) error {
+	d.greet()
+	began := time.Now()
+	if err := d.app.Start(ctx); err != nil {
+		return err
+	}
+	d.log.Info("instance is serving", "took", time.Since(began).Round(time.Millisecond))
+	state, _ := d.node.State()
+	if !state.Member && len(d.config.Join) == 0 && !d.config.BootstrapRaftCluster {
+		d.log.Info("this instance belongs to no raft cluster: it waits to be added (PUT /raft/node on the leader)",
+			"address", d.config.RaftAdvertisedAddress)
+	}
+	return nil
+}
+
+// Close hands over leadership, ends what is in flight and releases everything,
+// within ctx; when that ends first, the rest is left as it is and ctx's error
+// returned.
+func (d *Daemon) Close(ctx context.Context) error { return d.app.Stop(ctx) }
+
+// Failed gives why the instance can't go on, at most once. It should be closed
+// then.
+func (d *Daemon) Failed() <-chan error { return d.failed }
+
+func (d *Daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default: // one reason is enough
+	}
+}
+
+func (d *Daemon) run(ctx context.Context) int {
+	// A signal does not interrupt the start: what is half open is closed in an
+	// orderly way only once it is open. A second signal ends the process.
+	if err := d.Open(context.WithoutCancel(ctx)); err != nil {
+		d.log.Error("instance could not start", "error", err)
+		return exitFailed
+	}
+	status := exitStopped
+	select {
+	case <-ctx.Done():
+		d.log.Info("instance is stopping")
+	case err := <-d.failed:
+		d.log.Error("instance can't go on", "error", err)
+		status = exitFailed
+	}
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.config.ShutdownTimeout)
+	defer cancel()
+	if err := d.Close(closing); err != nil {
+		d.log.Error("instance did not stop in an orderly way", "error", err)
+		return exitFailed
+	}
+	d.log.Info("instance has stopped")
+	return status
+}
+
+// greet says, once, what an operator would ask first, and what may surprise.
+func (d *Daemon) greet() {
+	c := d.config
+	d.log.Info("instance is starting",
+		"version", Version(),
+		"raft_dir", c.RaftDir,
+		"storage_backend", c.StorageBackend,
+		"raft_bind_address", c.RaftBindAddress,
+		"raft_advertised_address", c.RaftAdvertisedAddress,
+		"application_bind_address", c.ApplicationBindAddress,
+		"application_advertised_address", c.ApplicationAdvertisedAddress,
+	)
+	for _, warning := range c.Warnings {
+		d.log.Warn(warning)
+	}
+	if backends[c.StorageBackend].volatile {
+		d.log.Warn("the storage backend forgets everything when the process ends: it is for trials", "storage_backend", c.StorageBackend)
+	}
+	if len(c.Secret) == 0 {
+		d.log.Warn("no --raft_secret_file is given: whoever reaches the raft port can take part in the cluster")
+	}
+}

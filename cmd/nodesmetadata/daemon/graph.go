@@ -1,0 +1,138 @@
+package daemon
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/fx"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
+	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// backend is one answer to --storage_backend.
+type backend struct {
+	open     logstore.Opener
+	volatile bool // forgets everything when the process ends
+}
+
+var backends = map[string]backend{
+	"bolt":   {open: bolt.Open},
+	"badger": {open: badger.Open},
+	"memory": {open: memory.Open, volatile: true},
+}
+
+// fatal is called when the instance can't go on.
+type fatal func(error)
+
+// graph is everything that an instance is made of. Constructors acquire nothing,
+// so none has to be undone when a later one fails.
+func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
+	return fx.Options(
+		fx.Supply(chosen, fail),
+		fx.Supply(fx.Annotate(logs, fx.As(new(io.Writer)))),
+		fx.Provide(
+			newLogger,
+			newMetrics,
+			newDemux,
+			newNode,
+			peerapi.NewClient,
+			newCluster,
+			newPeerServer,
+			newApplicationServer,
+			newJoiner,
+		),
+		fx.WithLogger(newFxLogger),
+		fx.StopTimeout(chosen.ShutdownTimeout), // of what a failed start had begun
+		fx.Invoke(lifecycle),
+	)
+}
+
+func newDemux(c config.Config, log *slog.Logger) (*demux.Demux, error) {
+	return demux.New(demux.Config{
+		Address: c.RaftBindAddress,
+		Logger:  log.With("component", "demux"),
+	})
+}
+
+func newNode(c config.Config, port *demux.Demux, log *slog.Logger, fail fatal) (*consensus.Node, error) {
+	chosen, known := backends[c.StorageBackend]
+	if !known {
+		return nil, fmt.Errorf("there is no storage backend %q", c.StorageBackend)
+	}
+	return consensus.New(consensus.Config{
+		ID:                c.RaftID,
+		AdvertisedAddress: c.RaftAdvertisedAddress,
+		Directory:         c.RaftDir,
+		Backend:           c.StorageBackend,
+		OpenStore:         chosen.open,
+		Volatile:          chosen.volatile,
+		Demux:             port,
+		Bootstrap:         c.BootstrapRaftCluster,
+		Secret:            c.Secret,
+		Timing:            c.Timing,
+		Logger:            log,
+		Fatal:             fail,
+	})
+}
+
+func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client) *app.Cluster {
+	return app.NewCluster(app.ClusterConfig{
+		Self: ports.Identity{
+			RaftID:             c.RaftID,
+			ApplicationAddress: c.ApplicationAdvertisedAddress,
+			Version:            Version(),
+		},
+		Registry:   node,
+		Membership: node,
+		Local:      node,
+		Peers:      peers,
+	})
+}
+
+func newPeerServer(port *demux.Demux, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
+	lane, err := port.Lane(peerapi.Lane, demux.LaneConfig{MaxOpen: peerapi.MaxOpen})
+	if err != nil {
+		return nil, err
+	}
+	return peerapi.New(peerapi.Config{
+		Listener: lane,
+		Self:     cluster,
+		Logger:   log.With("component", "peerapi"),
+	})
+}
+
+func newApplicationServer(c config.Config, node *consensus.Node, cluster *app.Cluster, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
+	return httpapi.New(httpapi.Config{
+		BindAddress: c.ApplicationBindAddress,
+		Nodes:       app.NewNodes(node, node),
+		Cluster:     cluster,
+		Local:       node,
+		Metrics:     metrics,
+		Version:     Version(),
+		SelfAddress: c.ApplicationAdvertisedAddress,
+		Logger:      log.With("component", "httpapi"),
+	})
+}
+
+func newJoiner(c config.Config, node *consensus.Node, log *slog.Logger) *app.Joiner {
+	return app.NewJoiner(app.JoinConfig{
+		Self:      domain.Instance{ID: c.RaftID, RaftAddress: c.RaftAdvertisedAddress, Suffrage: domain.Voter},
+		Through:   c.Join,
+		Local:     node,
+		Admission: httpapi.NewJoinClient(),
+		Logger:    log,
+	})
+}

@@ -1,0 +1,115 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.uber.org/fx"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// parts are those that have to be started or stopped.
+type parts struct {
+	fx.In
+
+	Demux   *demux.Demux
+	Node    *consensus.Node
+	Peers   *peerapi.Client
+	Peer    *peerapi.Server
+	Cluster *app.Cluster
+	HTTP    *httpapi.Server
+	Joiner  *app.Joiner
+	Log     *slog.Logger
+}
+
+// step starts something and undoes that. What there is nothing to do for is nil.
+type step struct {
+	name  string
+	open  func(context.Context) error
+	close func(context.Context) error
+	// share is the part of the time left that close may use up: it is what the
+	// steps after it are left without. Zero means all of it.
+	share float64
+}
+
+// lifecycle is the order in which an instance starts, from top to bottom, and
+// stops, from bottom to top.
+func lifecycle(lc fx.Lifecycle, p parts) {
+	for _, s := range []step{
+		// Nothing is bound on behalf of a directory that another process has.
+		{name: "directory", open: p.Node.Claim, close: p.Node.Close},
+		{name: "raft port", open: p.Demux.Open, close: withoutContext(p.Demux.Close)},
+		// Others may ask who this is before raft, which may have a long log to
+		// replay, takes part.
+		{name: "peer API", open: p.Peer.Open, close: p.Peer.Close, share: 0.5},
+		{name: "raft", open: p.Node.Open, close: p.Node.Close, share: 0.75},
+		{name: "peer connections", close: withoutContext(p.Peers.Close)},
+		{name: "cluster watch", open: p.Cluster.Open, close: p.Cluster.Close, share: 0.5},
+		{name: "application API", open: p.HTTP.Open, close: p.HTTP.Close, share: 0.5},
+		{name: "join", open: p.Joiner.Open, close: p.Joiner.Close, share: 0.5},
+		// While leadership moves, requests are still answered: with the new
+		// leader's address, as soon as there is one.
+		{name: "leadership", close: handOver(p.Node, p.Log), share: 0.25},
+	} {
+		lc.Append(s.hook())
+	}
+}
+
+func (s step) hook() fx.Hook {
+	var hook fx.Hook
+	if s.open != nil {
+		hook.OnStart = func(ctx context.Context) error { return s.named(s.open(ctx)) }
+	}
+	if s.close != nil {
+		hook.OnStop = func(ctx context.Context) error {
+			ctx, cancel := s.withShare(ctx)
+			defer cancel()
+			return s.named(s.close(ctx))
+		}
+	}
+	return hook
+}
+
+func (s step) named(err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	return nil
+}
+
+func (s step) withShare(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, bounded := ctx.Deadline()
+	if !bounded || s.share == 0 {
+		return context.WithCancel(ctx)
+	}
+	left := time.Duration(s.share * float64(time.Until(deadline)))
+	return context.WithTimeout(ctx, left)
+}
+
+func withoutContext(end func() error) func(context.Context) error {
+	return func(context.Context) error { return end() }
+}
+
+// handOver gives leadership away before anything else stops. That it could not
+// is no reason not to stop: the others elect a leader when this one is gone.
+func handOver(node *consensus.Node, log *slog.Logger) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := node.HandOver(ctx)
+		switch {
+		case err == nil:
+			log.Info("leadership was handed over")
+		case !errors.Is(err, ports.ErrNotLeader):
+			log.Info("leadership was not handed over", "reason", err)
+		}
+		return nil
+	}
+}

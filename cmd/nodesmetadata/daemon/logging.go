@@ -1,0 +1,34 @@
+package daemon
+
+import (
+	"io"
+	"log/slog"
+
+	"go.uber.org/fx/fxevent"
+
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
+)
+
+// newLogger writes to logs, one record at a time, from any goroutine.
+func newLogger(c config.Config, logs io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return nil, err
+	}
+	options := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler = slog.NewTextHandler(logs, options)
+	if c.LogFormat == "json" {
+		handler = slog.NewJSONHandler(logs, options)
+	}
+	// Logs of several instances end up in one place.
+	return slog.New(handler).With("raft_id", c.RaftID), nil
+}
+
+// newFxLogger keeps what fx says of its own work for those who look for it; its
+// errors are returned as well, and logged where they end.
+func newFxLogger(log *slog.Logger) fxevent.Logger {
+	logger := &fxevent.SlogLogger{Logger: log.With("component", "fx")}
+	logger.UseLogLevel(slog.LevelDebug)
+	logger.UseErrorLevel(slog.LevelDebug)
+	return logger
+}

@@ -1,0 +1,90 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+)
+
+// newMetrics is what /metrics shows, beside what the application API adds.
+func newMetrics(port *demux.Demux) (*prometheus.Registry, error) {
+	raft, err := raftMetrics()
+	if err != nil {
+		return nil, fmt.Errorf("raft's metrics: %w", err)
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "nodesmetadata_build_info",
+		Help:        "Always 1; its label says which build this is.",
+		ConstLabels: prometheus.Labels{"version": Version()},
+	})
+	build.Set(1)
+	registry := prometheus.NewRegistry()
+	var faults []error
+	for _, collector := range []prometheus.Collector{
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		build,
+		raft,
+		demuxCollector{port},
+	} {
+		faults = append(faults, registry.Register(collector))
+	}
+	return registry, errors.Join(faults...)
+}
+
+var laneNames = map[byte]string{consensus.RaftLane: "raft", peerapi.Lane: "peer"}
+
+var (
+	acceptedDesc = prometheus.NewDesc("nodesmetadata_raft_port_accepted_total",
+		"Connections that were accepted on the raft port.", nil, nil)
+	acceptErrorsDesc = prometheus.NewDesc("nodesmetadata_raft_port_accept_errors_total",
+		"Accepts on the raft port that failed and were tried again.", nil, nil)
+	pendingDesc = prometheus.NewDesc("nodesmetadata_raft_port_pending",
+		"Connections that have not yet said what they are for.", nil, nil)
+	rejectedDesc = prometheus.NewDesc("nodesmetadata_raft_port_rejected_total",
+		"Connections that were closed before they were handed over, by reason.", []string{"reason"}, nil)
+	handedOverDesc = prometheus.NewDesc("nodesmetadata_raft_port_handed_over_total",
+		"Connections that were handed over to a lane.", []string{"lane"}, nil)
+	openDesc = prometheus.NewDesc("nodesmetadata_raft_port_open",
+		"Connections that are open on a lane that bounds them.", []string{"lane"}, nil)
+	evictedDesc = prometheus.NewDesc("nodesmetadata_raft_port_evicted_total",
+		"Connections of a lane that were closed to make room for others.", []string{"lane"}, nil)
+)
+
+// demuxCollector shows what the demux, which knows no metrics library, counts.
+type demuxCollector struct{ demux *demux.Demux }
+
+// Describe implements prometheus.Collector.
+func (c demuxCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{
+		acceptedDesc, acceptErrorsDesc, pendingDesc, rejectedDesc, handedOverDesc, openDesc, evictedDesc,
+	} {
+		descs <- desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c demuxCollector) Collect(metrics chan<- prometheus.Metric) {
+	show := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
+	}
+	stats := c.demux.Stats()
+	show(acceptedDesc, prometheus.CounterValue, float64(stats.Accepted))
+	show(acceptErrorsDesc, prometheus.CounterValue, float64(stats.AcceptErrors))
+	show(pendingDesc, prometheus.GaugeValue, float64(stats.Pending))
+	for reason, n := range stats.Rejected {
+		show(rejectedDesc, prometheus.CounterValue, float64(n), reason.String())
+	}
+	for first, lane := range stats.Lanes {
+		name := laneNames[first]
+		show(handedOverDesc, prometheus.CounterValue, float64(lane.HandedOver), name)
+		show(openDesc, prometheus.GaugeValue, float64(lane.Open), name)
+		show(evictedDesc, prometheus.CounterValue, float64(lane.Evicted), name)
+	}
+}
