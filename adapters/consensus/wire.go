@@ -58,7 +58,7 @@ func readFields(message []byte, read func(*field)) error {
 		case protowire.BytesType:
 			f.bytes, n = protowire.ConsumeBytes(message)
 		default:
-			return fmt.Errorf("field %d has wire type %d, which no format here uses", number, kind)
+			return fmt.Errorf("field %d has wire type %d, which is not known to this build: a newer build wrote it", number, kind)
 		}
 		if n < 0 {
 			return fmt.Errorf("malformed field %d: %w", number, protowire.ParseError(n))

@@ -1,0 +1,146 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"pgregory.net/rapid"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+func TestAnyCommandComesBackFromItsEntry(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cmd := anyCommand().Draw(t, "command")
+		data := encodeEntry(cmd)
+		if again := encodeEntry(cmd); !bytes.Equal(again, data) {
+			t.Fatalf("one command, two encodings:\n%x\n%x", data, again)
+		}
+		got, err := decodeEntry(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustEqual(t, "the command", got, any(cmd))
+
+		// Raft reuses the memory of an entry.
+		clear(data)
+		mustEqual(t, "the command, once its entry is overwritten", got, any(cmd))
+	})
+}
+
+func TestAnyOpeningComesBackFromItsEntry(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		entry := opening{ClusterID: rapid.String().Draw(t, "cluster id")}
+		got, err := decodeEntry(encodeEntry(entry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustEqual(t, "the opening", got, any(entry))
+	})
+}
+
+func TestADamagedEntryIsAnError(t *testing.T) {
+	for name, entry := range goldenEntries(t) {
+		t.Run(name, func(t *testing.T) {
+			eachDamage(t, encodeEntry(entry), func(t *testing.T, damaged []byte) {
+				if got, err := decodeEntry(damaged); err == nil {
+					t.Errorf("%x decodes to %+v", damaged, got)
+				} else if !errors.Is(err, errChecksum) && !errors.Is(err, errTruncated) {
+					t.Errorf("%x is taken seriously before its checksum: %v", damaged, err)
+				}
+			})
+			if _, err := decodeEntry(append(encodeEntry(entry), 0)); !errors.Is(err, errChecksum) {
+				t.Errorf("with a byte too many: %v", err)
+			}
+		})
+	}
+}
+
+// sealed gives an entry of this version with any body.
+func sealed(kind entryKind, body []byte) []byte {
+	return appendChecksum(append([]byte{entryVersion, byte(kind)}, body...))
+}
+
+func uintField(number protowire.Number, v uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(nil, number, protowire.VarintType), v)
+}
+
+func message(number protowire.Number, fields ...[]byte) []byte {
+	return appendMessage(nil, number, bytes.Join(fields, nil))
+}
+
+func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
+	const newer = "a newer build wrote it"
+	tests := map[string]struct {
+		data []byte
+		says string
+	}{
+		"a later version": {
+			data: appendChecksum([]byte{entryVersion + 1, byte(kindOpening)}),
+			says: "version 2, this build reads 1: " + newer,
+		},
+		"a kind that is not known":           {data: sealed(kindDeregister+1, nil), says: newer},
+		"kind zero":                          {data: sealed(0, nil), says: newer},
+		"a field that openings lack":         {data: sealed(kindOpening, uintField(2, 1)), says: newer},
+		"a field that registers lack":        {data: sealed(kindRegister, uintField(3, 1)), says: newer},
+		"a field that deregisters lack":      {data: sealed(kindDeregister, uintField(3, 1)), says: newer},
+		"a field that nodes lack":            {data: sealed(kindRegister, message(1, uintField(nodeRevision+1, 1))), says: newer},
+		"a field that labels lack":           {data: sealed(kindRegister, message(1, message(nodeLabel, uintField(3, 1)))), says: newer},
+		"a field that conditions lack":       {data: sealed(kindRegister, message(2, uintField(3, 1))), says: newer},
+		"a condition that is not known":      {data: sealed(kindDeregister, message(2, uintField(1, 4))), says: newer},
+		"a condition beyond a byte":          {data: sealed(kindDeregister, message(2, uintField(1, 256))), says: newer},
+		"a wire type that is not known":      {data: sealed(kindOpening, protowire.AppendFixed32(protowire.AppendTag(nil, 2, protowire.Fixed32Type), 1)), says: newer},
+		"a number where text belongs":        {data: sealed(kindOpening, uintField(1, 1)), says: "field 1 has wire type"},
+		"a number where a node belongs":      {data: sealed(kindRegister, uintField(1, 1)), says: "field 1 has wire type"},
+		"text where a number belongs":        {data: sealed(kindRegister, message(1, appendString(nil, nodeWeight, "x"))), says: "field 4 has wire type"},
+		"a weight that is out of range":      {data: sealed(kindRegister, message(1, uintField(nodeWeight, 1<<31))), says: "out of range"},
+		"a slot that is out of range":        {data: sealed(kindRegister, message(1, uintField(nodeSlot, 1<<63))), says: "out of range"},
+		"text that is longer than the entry": {data: sealed(kindOpening, append(protowire.AppendTag(nil, 1, protowire.BytesType), 0xff, 0xff, 0xff, 0xff, 0x0f, 'x')), says: "malformed"},
+		"a field that ends in its tag":       {data: sealed(kindOpening, []byte{0x80}), says: "malformed"},
+		"nothing but a checksum":             {data: appendChecksum(nil), says: errTruncated.Error()},
+		"nothing behind the version":         {data: appendChecksum([]byte{entryVersion}), says: errTruncated.Error()},
+		"nothing at all":                     {says: errTruncated.Error()},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, err := decodeEntry(test.data); err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Fatalf("%+v, error %v; want one that says %q", got, err, test.says)
+			}
+		})
+	}
+}
+
+func TestAnEntryOfAnUnknownTypeIsABug(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("it was encoded")
+		}
+	}()
+	encodeEntry(domain.Change{})
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	for _, entry := range goldenEntries(f) {
+		f.Add(encodeEntry(entry))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// Nearly nothing that is drawn has a right checksum.
+		for _, data := range [][]byte{data, resealed(data)} {
+			entry, err := decodeEntry(data)
+			if err != nil {
+				continue
+			}
+			again, err := decodeEntry(encodeEntry(entry))
+			if err != nil {
+				t.Fatalf("%+v is not read again: %v", entry, err)
+			}
+			if !reflect.DeepEqual(again, entry) {
+				t.Fatalf("%+v becomes %+v", entry, again)
+			}
+		}
+	})
+}

@@ -1,0 +1,219 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// failer is what a *testing.T and a *rapid.T have in common.
+type failer interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// accepted gives the node that a client asks for with spec.
+func accepted(t failer, spec domain.NodeSpec) domain.CacheNode {
+	t.Helper()
+	n, err := domain.NewCacheNode(spec)
+	if err != nil {
+		t.Fatalf("a node that the test relies on is refused: %v", err)
+	}
+	return n
+}
+
+// anyNode draws from all that the domain accepts, the longest of everything
+// included, and gives the server's fields any value that they can have.
+func anyNode() *rapid.Generator[domain.CacheNode] {
+	ids := rapid.StringMatching(`[A-Za-z0-9][A-Za-z0-9._:-]{0,20}`).Filter(func(id string) bool {
+		return domain.CheckNodeID(id) == nil
+	})
+	longest := rapid.Just(strings.Repeat("x", domain.MaxIDLength))
+	keys := rapid.OneOf(ids, longest)
+	texts := rapid.StringN(0, 30, domain.MaxZoneLength).Filter(func(text string) bool {
+		_, err := domain.NewCacheNode(domain.NodeSpec{ID: "a", Address: "h:1", Zone: text})
+		return err == nil
+	})
+	revisions := rapid.Map(rapid.Uint64(), func(r uint64) domain.Revision { return domain.Revision(r) })
+	return rapid.Custom(func(t *rapid.T) domain.CacheNode {
+		pool, weight := keys.Draw(t, "pool"), rapid.IntRange(0, domain.MaxWeight).Draw(t, "weight")
+		state := rapid.SampledFrom([]domain.State{domain.Active, domain.Draining, domain.Down}).Draw(t, "state")
+		n := accepted(t, domain.NodeSpec{
+			ID:      keys.Draw(t, "id"),
+			Address: rapid.SampledFrom([]string{"h:1", "10.0.0.1:11211", "[::1]:65535", "Cache.Example:80"}).Draw(t, "address"),
+			Pool:    &pool,
+			Weight:  &weight,
+			Zone:    texts.Draw(t, "zone"),
+			Labels:  rapid.MapOfN(keys, texts, 0, domain.MaxLabels).Draw(t, "labels"),
+			State:   &state,
+		})
+		n.Slot = rapid.IntRange(0, domain.MaxNodes).Draw(t, "slot")
+		n.CreatedRevision, n.Revision = revisions.Draw(t, "created revision"), revisions.Draw(t, "revision")
+		return n
+	})
+}
+
+func anyCondition() *rapid.Generator[domain.Condition] {
+	return rapid.Custom(func(t *rapid.T) domain.Condition {
+		c := domain.Condition{
+			Expect: rapid.SampledFrom([]domain.Expectation{
+				domain.Anything, domain.Absent, domain.Present, domain.AtRevision,
+			}).Draw(t, "expect"),
+		}
+		if c.Expect == domain.AtRevision {
+			c.Revision = domain.Revision(rapid.Uint64().Draw(t, "at revision"))
+		}
+		return c
+	})
+}
+
+// anyCommand draws commands that need not make sense together.
+func anyCommand() *rapid.Generator[domain.Command] {
+	return rapid.Custom(func(t *rapid.T) domain.Command {
+		condition := anyCondition().Draw(t, "condition")
+		n := anyNode().Draw(t, "node")
+		if rapid.Bool().Draw(t, "deregister") {
+			return domain.Deregister{ID: n.ID, If: condition}
+		}
+		return domain.Register{Node: n, If: condition}
+	})
+}
+
+// crossingCommands draws commands about few nodes, addresses and pools, so that
+// they meet: most are carried out, some are refused, some change nothing.
+func crossingCommands() *rapid.Generator[[]domain.Command] {
+	one := rapid.Custom(func(t *rapid.T) domain.Command {
+		condition := domain.Condition{}
+		switch rapid.IntRange(0, 9).Draw(t, "condition") {
+		case 0:
+			condition.Expect = domain.Absent
+		case 1:
+			condition.Expect = domain.Present
+		case 2:
+			condition.Expect = domain.AtRevision
+			condition.Revision = domain.Revision(rapid.IntRange(0, 30).Draw(t, "at revision"))
+		}
+		id := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}).Draw(t, "id")
+		if rapid.IntRange(0, 3).Draw(t, "kind") == 0 {
+			return domain.Deregister{ID: id, If: condition}
+		}
+		pool := rapid.SampledFrom([]string{"p", "q"}).Draw(t, "pool")
+		weight := rapid.IntRange(0, 2).Draw(t, "weight")
+		state := rapid.SampledFrom([]domain.State{domain.Active, domain.Draining}).Draw(t, "state")
+		spec := domain.NodeSpec{
+			ID:      id,
+			Address: rapid.SampledFrom([]string{"h:1", "H:1", "h:2", "h:3", "h:4", "h:5", "h:6", "h:7"}).Draw(t, "address"),
+			Pool:    &pool,
+			Weight:  &weight,
+			State:   &state,
+		}
+		if rapid.Bool().Draw(t, "labelled") {
+			spec.Labels = map[string]string{"rack": "r7", "row": ""}
+		}
+		return domain.Register{Node: accepted(t, spec), If: condition}
+	})
+	return rapid.SliceOfN(one, 0, 80)
+}
+
+// contents is all that a view shows, as values.
+type contents struct {
+	Revision domain.Revision
+	Nodes    []domain.CacheNode
+	History  []domain.Change
+}
+
+func contentsOf(v domain.View) contents {
+	c := contents{Revision: v.Revision(), History: append([]domain.Change{}, v.History()...)}
+	for n := range v.Nodes() {
+		c.Nodes = append(c.Nodes, *n)
+	}
+	return c
+}
+
+// answer is what Apply gave, as values that can be compared.
+type answer struct {
+	Change  domain.Change
+	Error   string
+	Refused domain.Revision
+	Current *domain.CacheNode
+}
+
+func answerOf(change domain.Change, err error) answer {
+	a := answer{Change: change}
+	if err != nil {
+		a.Error = err.Error()
+	}
+	if refusal, ok := errors.AsType[*domain.Refusal](err); ok {
+		a.Refused, a.Current = refusal.Revision, refusal.Current
+	}
+	return a
+}
+
+func mustEqual(t failer, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("%s:\n got %+v\nwant %+v", what, got, want)
+	}
+}
+
+// registryAfter gives a registry that was told these commands; refusals are
+// part of what is examined.
+func registryAfter(commands ...domain.Command) *domain.Registry {
+	r := domain.NewRegistry()
+	for _, cmd := range commands {
+		_, _ = r.Apply(cmd)
+	}
+	return r
+}
+
+// imageOf gives a registry's image, the rest of it fixed.
+func imageOf(r *domain.Registry) image {
+	return image{view: r.View(), clusterID: "cluster", applied: 77, openTerm: 5}
+}
+
+func snapshotOf(t failer, im image) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := writeSnapshot(&b, im); err != nil {
+		t.Fatalf("write a snapshot: %v", err)
+	}
+	return b.Bytes()
+}
+
+func restoredFrom(t failer, snapshot []byte) restored {
+	t.Helper()
+	read, err := readSnapshot(bytes.NewReader(snapshot))
+	if err != nil {
+		t.Fatalf("read a snapshot: %v", err)
+	}
+	return read
+}
+
+// resealed gives data with the checksum at its end made right again.
+func resealed(data []byte) []byte {
+	if len(data) < checksumSize {
+		return data
+	}
+	return appendChecksum(bytes.Clone(data[:len(data)-checksumSize]))
+}
+
+// eachDamage calls check with every copy of data that has one byte changed, in
+// one bit or in all, and with every copy that ends too early.
+func eachDamage(t *testing.T, data []byte, check func(t *testing.T, damaged []byte)) {
+	t.Helper()
+	for at := range data {
+		for _, flip := range []byte{0x01, 0x80, 0xff} {
+			damaged := bytes.Clone(data)
+			damaged[at] ^= flip
+			check(t, damaged)
+		}
+		check(t, data[:at])
+	}
+}

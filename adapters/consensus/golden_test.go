@@ -1,0 +1,165 @@
+package consensus
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+var update = flag.Bool("update", false, "write the golden files that are missing; those that are there stay")
+
+// golden compares got with a file of testdata, byte for byte, and gives what the
+// file holds. What a release wrote lies on disks: even -update only adds files.
+func golden(t *testing.T, name string, got []byte) []byte {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	want, err := os.ReadFile(path)
+	if os.IsNotExist(err) && *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if err != nil {
+		t.Fatalf("%v (for a new format, write it with: go test -run Golden -update)", err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s changed:\n got %x\nwant %x", path, got, want)
+	}
+	return want
+}
+
+// fullNode has every field, the server's too.
+func fullNode() domain.CacheNode {
+	return domain.CacheNode{
+		ID:              "node0",
+		Address:         "10.0.0.5:11211",
+		Pool:            "sessions",
+		Weight:          1_000_000,
+		Zone:            "eu-1ä",
+		Labels:          map[string]string{"rack": "r7", "empty": "", "a:b": "Grüße"},
+		State:           domain.Draining,
+		Slot:            3,
+		CreatedRevision: 300,
+		Revision:        1 << 40,
+	}
+}
+
+func minimalNode(t failer, id, address string) domain.CacheNode {
+	t.Helper()
+	return accepted(t, domain.NodeSpec{ID: id, Address: address})
+}
+
+// goldenEntries are all kinds of entries and all that they can hold.
+func goldenEntries(t failer) map[string]any {
+	minimal := minimalNode(t, "a", "h:1")
+	return map[string]any{
+		"opening":                      opening{ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN"},
+		"opening-nameless":             opening{},
+		"register-full":                domain.Register{Node: fullNode(), If: domain.Condition{Expect: domain.AtRevision, Revision: 1 << 40}},
+		"register-minimal":             domain.Register{Node: minimal},
+		"register-weightless":          domain.Register{Node: domain.CacheNode{ID: "a", Address: "h:1", Pool: "default", State: domain.Down}},
+		"register-if-absent":           domain.Register{Node: minimal, If: domain.Condition{Expect: domain.Absent}},
+		"register-if-present":          domain.Register{Node: minimal, If: domain.Condition{Expect: domain.Present}},
+		"register-if-at-revision":      domain.Register{Node: minimal, If: domain.Condition{Expect: domain.AtRevision, Revision: 17}},
+		"register-if-at-revision-zero": domain.Register{Node: minimal, If: domain.Condition{Expect: domain.AtRevision}},
+		"deregister":                   domain.Deregister{ID: "a"},
+		"deregister-if-absent":         domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.Absent}},
+		"deregister-if-present":        domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.Present}},
+		"deregister-if-at-revision":    domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.AtRevision, Revision: 17}},
+	}
+}
+
+func TestGoldenEntries(t *testing.T) {
+	for name, entry := range goldenEntries(t) {
+		t.Run(name, func(t *testing.T) {
+			data := golden(t, "entry-v1-"+name+".golden", encodeEntry(entry))
+			got, err := decodeEntry(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustEqual(t, "the entry", got, entry)
+		})
+	}
+}
+
+// goldenImages are snapshots with all that one can hold.
+func goldenImages(t failer) map[string]image {
+	full, a, b := fullNode(), minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+	moved, heavier := minimalNode(t, "b", "h:3"), minimalNode(t, "a", "h:1")
+	heavier.Weight = 7
+	lived := []domain.Command{
+		domain.Register{Node: full},
+		domain.Register{Node: a},
+		domain.Register{Node: b},
+		domain.Register{Node: moved},
+		domain.Deregister{ID: "a"},
+		domain.Register{Node: heavier},
+		domain.Deregister{ID: "b"},
+	}
+	whole := registryAfter(lived...).View()
+
+	// A registry whose history was trimmed, without ten thousand changes: of
+	// what happened to the nodes, only the latest is left.
+	var nodes []*domain.CacheNode
+	for n := range whole.Nodes() {
+		nodes = append(nodes, n)
+	}
+	trimmed, err := domain.RestoreRegistry(whole.Revision(), nodes, whole.History()[4:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]image{
+		"empty":   {},
+		"opened":  {clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 2, openTerm: 1},
+		"lived":   {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 300, openTerm: 9},
+		"trimmed": {view: trimmed.View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 1 << 40, openTerm: 1 << 20},
+	}
+}
+
+func TestGoldenSnapshots(t *testing.T) {
+	for name, im := range goldenImages(t) {
+		t.Run(name, func(t *testing.T) {
+			data := golden(t, "snapshot-v1-"+name+".golden", snapshotOf(t, im))
+			mustEqualImage(t, restoredFrom(t, data).image, im)
+		})
+	}
+}
+
+func mustEqualImage(t failer, got, want image) {
+	t.Helper()
+	mustEqual(t, "the registry", contentsOf(got.view), contentsOf(want.view))
+	got.view, want.view = domain.View{}, domain.View{}
+	mustEqual(t, "the rest of the image", got, want)
+}
+
+// Also the files whose values nobody remembers any more stay readable.
+func TestEveryGoldenFileIsReadable(t *testing.T) {
+	each := func(pattern string, read func([]byte) error) {
+		paths, err := filepath.Glob(filepath.Join("testdata", pattern))
+		if err != nil || len(paths) == 0 {
+			t.Fatalf("no %s: %v", pattern, err)
+		}
+		for _, path := range paths {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := read(data); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	}
+	each("entry-v*.golden", func(data []byte) error {
+		_, err := decodeEntry(data)
+		return err
+	})
+	each("snapshot-v*.golden", func(data []byte) error {
+		_, err := readSnapshot(bytes.NewReader(data))
+		return err
+	})
+}
