@@ -16,9 +16,9 @@
 //
 // # Cost
 //
-// A memtable of 8 MiB, no caches, two compactors: see tuned for why. What
-// DeleteRange removes is first only marked; the housekeeping goroutine compacts
-// when enough was marked, so the disk use follows the log.
+// Memtables of 4 MiB, no caches, two compactors: see tuned for why. What
+// DeleteRange removes is first only marked; the housekeeping goroutine sees to it
+// that the marks are applied, so the disk use follows the log.
 package badger
 
 import (
@@ -41,8 +41,8 @@ import (
 // dirName is what the store is called in its directory.
 const dirName = "log.badger"
 
-// defaultHousekeepingInterval is short enough that the disk holds little more
-// than one snapshot interval's worth of removed entries.
+// defaultHousekeepingInterval is of the order of raft's snapshot interval: entries
+// are removed after a snapshot, and not more often.
 const defaultHousekeepingInterval = time.Minute
 
 // Config says what to open and how.
@@ -94,6 +94,7 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	}
 	s := &store{db: db, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
 	s.findBounds()
+	s.removed.Store(untold)
 	go s.housekeep(config.HousekeepingInterval)
 	return s, nil
 }
@@ -124,7 +125,7 @@ type store struct {
 	// first entry in the tree means stepping over every removed one before it.
 	first, last atomic.Uint64
 
-	removed atomic.Int64 // entries removed since the last compaction
+	removed atomic.Int64 // keys removed since housekeeping last acted on them
 
 	stop, stopped chan struct{} // of the housekeeping goroutine
 }

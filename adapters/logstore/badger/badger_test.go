@@ -1,6 +1,7 @@
 package badger_test
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -10,8 +11,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
 
+// aloneEnv tells a child process to run one test and not to look for goroutines.
+const aloneEnv = "BADGER_TEST_ALONE"
+
 func TestMain(m *testing.M) {
 	logstoretest.CrashChild(badger.Open)
+	if _, alone := os.LookupEnv(aloneEnv); alone {
+		os.Exit(m.Run())
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -30,7 +30,7 @@ const entryFormat = 1
 
 // partSize is how much payload a value holds. It must stay below the threshold
 // from which badger puts values into its value log; see tuned.
-const partSize = 512 << 10
+const partSize = 256 << 10
 
 // errEntry is wrapped by every complaint about an entry that can't be decoded.
 var errEntry = errors.New("stored log entry can't be read")

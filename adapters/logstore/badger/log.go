@@ -10,8 +10,8 @@ import (
 )
 
 // deleteBatch is how many keys one transaction of DeleteRange removes, give or
-// take the parts of one entry. badger takes some 13000 with our memtable.
-const deleteBatch = 4096
+// take the parts of one entry. badger takes some 6000 with our memtable.
+const deleteBatch = 2048
 
 func (s *store) GetLog(index uint64, log *raft.Log) error {
 	err := s.during(func() error {

@@ -10,18 +10,22 @@ import (
 	"github.com/dgraph-io/badger/v4/options"
 )
 
+// memtableSize bounds three things. A transaction may be 15 % of it, which must
+// hold a value of the threshold below and raft's usual batch. An idle store takes
+// a few times as much memory. And as much may be written before what was removed
+// leaves the disk.
+const memtableSize = 4 << 20
+
 // tuned gives badger's options for a log: written in order, read rarely (raft's
 // cache stands before the store), removed from the front. Its defaults are for a
 // large database and would take some 500 MB.
 func tuned(path string, logger *slog.Logger) badger.Options {
 	return badger.DefaultOptions(path).
 		WithSyncWrites(true).
-		// A transaction may be 15 % of this, which must hold a value of partSize and
-		// a whole batch of small entries; and an idle store costs about as much.
-		WithMemTableSize(8 << 20).
+		WithMemTableSize(memtableSize).
 		WithNumMemtables(2).
 		// Above partSize: every value stays in the LSM tree, none in the value log.
-		WithValueThreshold(1 << 20).
+		WithValueThreshold(512 << 10).
 		WithValueLogFileSize(1 << 20).
 		// Few tables at level 0 before they are merged: that is when what was
 		// removed leaves the disk.

@@ -1,0 +1,209 @@
+package badger_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
+)
+
+const markerText = "!badger!txn" // in every record that ends a transaction
+
+// crashed gives a directory as a crash leaves it: a copy of the files of an open
+// store that holds the entries 1 to 20, each stored by itself.
+func crashed(t *testing.T) string {
+	t.Helper()
+	live, dir := t.TempDir(), t.TempDir()
+	store := open(t, live)
+	for index := uint64(1); index <= 20; index++ {
+		if err := store.StoreLog(&raft.Log{Index: index, Term: 1, Data: bytes.Repeat([]byte{byte(index)}, 300)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(dir, os.DirFS(live)); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// walOf is the newest write-ahead log.
+func walOf(t *testing.T, dir string) string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "log.badger", "*.mem"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no write-ahead log in %s (%v)", dir, err)
+	}
+	return paths[len(paths)-1]
+}
+
+// overwrite changes one byte at the place that where finds.
+func overwrite(t *testing.T, path string, where func(raw []byte) int) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[where(raw)] ^= 0xff
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dataOf gives a place in the data of an entry.
+func dataOf(index byte) func(raw []byte) int {
+	return func(raw []byte) int { return bytes.Index(raw, bytes.Repeat([]byte{index}, 100)) }
+}
+
+func TestAfterACrash(t *testing.T) {
+	tests := map[string]struct {
+		damage func(t *testing.T, wal string)
+		last   uint64 // 0: refused
+	}{
+		"an intact log is all there": {
+			damage: func(*testing.T, string) {},
+			last:   20,
+		},
+		"a torn last transaction is dropped": {
+			damage: func(t *testing.T, wal string) { overwrite(t, wal, dataOf(20)) },
+			last:   19,
+		},
+		"a last transaction without its end is dropped": {
+			damage: func(t *testing.T, wal string) {
+				overwrite(t, wal, func(raw []byte) int { return bytes.LastIndex(raw, []byte(markerText)) })
+			},
+			last: 19,
+		},
+		"a log that was cut in the last transaction is whole up to there": {
+			damage: func(t *testing.T, wal string) {
+				raw, err := os.ReadFile(wal)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Truncate(wal, int64(dataOf(20)(raw))); err != nil {
+					t.Fatal(err)
+				}
+			},
+			last: 19,
+		},
+		"damage before acknowledged entries is refused": {
+			damage: func(t *testing.T, wal string) { overwrite(t, wal, dataOf(10)) },
+		},
+		"damage in the entry before the last is refused": {
+			damage: func(t *testing.T, wal string) { overwrite(t, wal, dataOf(19)) },
+		},
+		"a zeroed block in the middle is refused": {
+			damage: func(t *testing.T, wal string) {
+				file, err := os.OpenFile(wal, os.O_WRONLY, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := file.WriteAt(make([]byte, 4096), 1024); err != nil {
+					t.Fatal(err)
+				}
+				if err := file.Close(); err != nil {
+					t.Fatal(err)
+				}
+			},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := crashed(t)
+			wal := walOf(t, dir)
+			test.damage(t, wal)
+			before, err := os.ReadFile(wal)
+			if err != nil {
+				t.Fatal(err)
+			}
+			store, err := badger.Open(dir, nil)
+			if test.last == 0 {
+				wantRefused(t, store, err, wal, before)
+				return
+			}
+			if err != nil {
+				t.Fatalf("Open: %v", err)
+			}
+			wantEntries(t, store, test.last)
+			if err := store.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func wantRefused(t *testing.T, store io.Closer, err error, wal string, before []byte) {
+	t.Helper()
+	if err == nil {
+		_ = store.Close()
+		t.Fatal("Open succeeded")
+	}
+	if !errors.Is(err, badger.ErrDamaged) || !strings.Contains(err.Error(), wal) {
+		t.Errorf("Open: %v, want ErrDamaged naming %s", err, wal)
+	}
+	if now, err := os.ReadFile(wal); err != nil || !bytes.Equal(now, before) {
+		t.Errorf("the damaged file was changed (%v)", err)
+	}
+}
+
+func wantEntries(t *testing.T, store logstore.Store, last uint64) {
+	t.Helper()
+	if got, err := store.LastIndex(); err != nil || got != last {
+		t.Fatalf("LastIndex = %d, %v, want %d", got, err, last)
+	}
+	for index := uint64(1); index <= last; index++ {
+		var log raft.Log
+		if err := store.GetLog(index, &log); err != nil || !bytes.Equal(log.Data, bytes.Repeat([]byte{byte(index)}, 300)) {
+			t.Fatalf("GetLog(%d) = %d bytes, %v", index, len(log.Data), err)
+		}
+	}
+}
+
+// badger leaves two goroutines behind when it can't open its files. The process
+// ends then, so they do no harm; but this test needs a process of its own.
+func TestADamagedTableIsAnErrorWhenOpening(t *testing.T) {
+	if _, alone := os.LookupEnv(aloneEnv); !alone {
+		binary, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		child := exec.CommandContext(t.Context(), binary, "-test.run=^"+t.Name()+"$")
+		child.Env = append(os.Environ(), aloneEnv+"=1")
+		if out, err := child.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	dir := t.TempDir()
+	store := open(t, dir)
+	if err := store.StoreLog(&raft.Log{Index: 1, Data: bytes.Repeat([]byte{1}, 9000)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil { // writes the table
+		t.Fatal(err)
+	}
+	tables, err := filepath.Glob(filepath.Join(dir, "log.badger", "*.sst"))
+	if err != nil || len(tables) != 1 {
+		t.Fatalf("tables: %v, %v", tables, err)
+	}
+	overwrite(t, tables[0], dataOf(1))
+	store, err = badger.Open(dir, nil)
+	if err == nil {
+		_ = store.Close()
+		t.Fatal("Open succeeded")
+	}
+	if !strings.Contains(err.Error(), tables[0]) {
+		t.Errorf("%q does not name %s", err, tables[0])
+	}
+}
