@@ -55,13 +55,13 @@ func New(config Config) (*Server, error) {
 		return nil, fmt.Errorf("application API: %w", err)
 	}
 	config = config.withDefaults()
-	metrics, err := newMetrics(config.Metrics)
+	counted, err := newMetrics(config.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("application API: %w", err)
 	}
 	s := &Server{
 		config:   config,
-		metrics:  metrics,
+		metrics:  counted,
 		list:     listCache{local: config.Local},
 		stopping: make(chan struct{}),
 		fresh:    map[net.Conn]struct{}{},

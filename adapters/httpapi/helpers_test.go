@@ -1,0 +1,305 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+// service is a server on a loopback socket, over the use cases and a fake of
+// the instance.
+type service struct {
+	*httpapi.Server
+	instance *portstest.Instance
+	peers    *portstest.Peers
+	cluster  *app.Cluster
+	metrics  *prometheus.Registry
+	log      *logBook
+	address  string
+	client   *http.Client
+}
+
+// start opens a service, and closes it when the test ends.
+func start(t testing.TB, change ...func(*httpapi.Config)) *service {
+	t.Helper()
+	s := prepare(t, change...)
+	if err := s.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.address = s.Addr().String()
+	t.Cleanup(func() {
+		s.client.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := s.Close(ctx); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return s
+}
+
+func prepare(t testing.TB, change ...func(*httpapi.Config)) *service {
+	t.Helper()
+	const raftAddress = "127.0.0.1:7000"
+	s := &service{
+		instance: portstest.NewInstance("n1", raftAddress),
+		peers:    portstest.NewPeers(),
+		metrics:  prometheus.NewRegistry(),
+		log:      &logBook{},
+	}
+	s.cluster = app.NewCluster(app.ClusterConfig{
+		Self:       ports.Identity{RaftID: "n1", ApplicationAddress: "n1.test:8080", Version: "v1"},
+		Registry:   s.instance,
+		Membership: s.instance,
+		Local:      s.instance,
+		Peers:      s.peers,
+	})
+	if err := s.cluster.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.cluster.Close(context.Background()) })
+	config := httpapi.Config{
+		BindAddress: "127.0.0.1:0",
+		Nodes:       app.NewNodes(s.instance, s.instance),
+		Cluster:     s.cluster,
+		Local:       s.instance,
+		Metrics:     s.metrics,
+		Version:     "v1",
+		SelfAddress: "n1.test:8080",
+		Logger:      slog.New(slog.NewTextHandler(s.log, nil)),
+	}
+	for _, c := range change {
+		c(&config)
+	}
+	var err error
+	if s.Server, err = httpapi.New(config); err != nil {
+		t.Fatal(err)
+	}
+	s.client = &http.Client{
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 256},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return s
+}
+
+// follow makes the instance a follower of n2, whose application address is
+// given; empty: n2 does not answer.
+func (s *service) follow(applicationAddress string) {
+	const raftAddress = "127.0.0.1:7002"
+	if applicationAddress == "" {
+		s.peers.Silence(raftAddress)
+	} else {
+		s.peers.Answer(raftAddress, ports.Identity{RaftID: "n2", ApplicationAddress: applicationAddress})
+	}
+	s.instance.Change(func(state *ports.LocalState) {
+		state.Leading, state.LeaderID, state.LeaderRaftAddress = false, "n2", raftAddress
+		state.Term++
+	})
+}
+
+func (s *service) loseLeader() {
+	s.instance.Change(func(state *ports.LocalState) {
+		state.Leading, state.LeaderID, state.LeaderRaftAddress = false, "", ""
+	})
+}
+
+func (s *service) lead() {
+	s.instance.Change(func(state *ports.LocalState) {
+		state.Leading, state.LeaderID = true, "n1"
+		state.Term++
+	})
+}
+
+// register puts a node into the registry without HTTP.
+func (s *service) register(t testing.TB, spec domain.NodeSpec) domain.Change {
+	t.Helper()
+	node, err := domain.NewCacheNode(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change, err := s.instance.Propose(context.Background(), domain.Register{Node: node})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return change
+}
+
+// fill registers n nodes.
+func (s *service) fill(t testing.TB, n int) {
+	t.Helper()
+	for i := range n {
+		s.register(t, domain.NodeSpec{
+			ID:      fmt.Sprintf("node%06d", i),
+			Address: fmt.Sprintf("10.%d.%d.%d:11211", i>>16, i>>8&255, i&255),
+			Zone:    "eu-1a",
+			Labels:  map[string]string{"rack": "r7"},
+		})
+	}
+}
+
+// reply is a response that was read whole.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (r reply) problem(t testing.TB) (code, detail string) {
+	t.Helper()
+	if got := r.header.Get("Content-Type"); got != "application/problem+json" {
+		t.Errorf("content type is %q for status %d, body %s", got, r.status, r.body)
+	}
+	var p struct {
+		Type, Title, Detail, Code, Error string
+		Status                           int
+	}
+	if err := json.Unmarshal([]byte(r.body), &p); err != nil {
+		t.Fatalf("%v: %s", err, r.body)
+	}
+	if p.Type != "about:blank" || p.Status != r.status || p.Title != http.StatusText(r.status) || p.Detail == "" || p.Error != p.Detail {
+		t.Errorf("not a whole problem document: %s", r.body)
+	}
+	return p.Code, p.Detail
+}
+
+func (s *service) do(t testing.TB, method, path, body string, header ...string) reply {
+	t.Helper()
+	var content io.Reader
+	if body != "" {
+		content = strings.NewReader(body)
+	}
+	return s.send(t, method, path, content, header...)
+}
+
+func (s *service) send(t testing.TB, method, path string, body io.Reader, header ...string) reply {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+s.address+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setHeader(request.Header, header)
+	response, err := s.client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply{response.StatusCode, response.Header, string(content)}
+}
+
+// setHeader takes lines of the form "Name: value".
+func setHeader(h http.Header, lines []string) {
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		h.Add(name, value)
+	}
+}
+
+// dial opens a bare connection and writes text to it.
+func (s *service) dial(t testing.TB, text string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// eventually waits until holds, or fails the test.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not come true: %s", what)
+		}
+		runtime.Gosched()
+		<-time.After(time.Millisecond)
+	}
+}
+
+// metric is the sum of the values of a metric, over all labels that contain
+// those given.
+func (s *service) metric(t testing.TB, name string, labels ...string) float64 {
+	t.Helper()
+	families, err := s.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			text := m.String()
+			matches := true
+			for _, label := range labels {
+				matches = matches && strings.Contains(text, `"`+label+`"`)
+			}
+			if matches {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// logBook keeps what was logged.
+type logBook struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logBook) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logBook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// fakeNodes is ports.Nodes with another View.
+type fakeNodes struct {
+	ports.Nodes
+	view func(context.Context) (domain.View, error)
+}
+
+func (f fakeNodes) View(ctx context.Context) (domain.View, error) { return f.view(ctx) }
