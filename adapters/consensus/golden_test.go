@@ -87,13 +87,13 @@ func TestGoldenEntries(t *testing.T) {
 	}
 }
 
-// goldenImages are snapshots with all that one can hold.
-func goldenImages(t failer) map[string]image {
-	full, a, b := fullNode(), minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+// goldenCommands make nodes and changes of every kind.
+func goldenCommands(t failer) []domain.Command {
+	a, b := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
 	moved, heavier := minimalNode(t, "b", "h:3"), minimalNode(t, "a", "h:1")
 	heavier.Weight = 7
-	lived := []domain.Command{
-		domain.Register{Node: full},
+	return []domain.Command{
+		domain.Register{Node: fullNode()},
 		domain.Register{Node: a},
 		domain.Register{Node: b},
 		domain.Register{Node: moved},
@@ -101,7 +101,11 @@ func goldenImages(t failer) map[string]image {
 		domain.Register{Node: heavier},
 		domain.Deregister{ID: "b"},
 	}
-	whole := registryAfter(lived...).View()
+}
+
+// goldenImages are snapshots with all that one can hold.
+func goldenImages(t failer) map[string]image {
+	whole := registryAfter(goldenCommands(t)...).View()
 
 	// A registry whose history was trimmed, without ten thousand changes: of
 	// what happened to the nodes, only the latest is left.

@@ -209,6 +209,15 @@ func (s *snapshotReader) read(n int) ([]byte, error) {
 	return b, nil
 }
 
+// ReadByte is for binary.ReadUvarint.
+func (s *snapshotReader) ReadByte() (byte, error) {
+	b, err := s.r.ReadByte()
+	if err == nil {
+		s.sum.Write([]byte{b}) // never fails
+	}
+	return b, err
+}
+
 func truncated(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errTruncated
@@ -231,14 +240,13 @@ func (s *snapshotReader) header() error {
 }
 
 func (s *snapshotReader) record() error {
-	length, err := binary.ReadUvarint(s.r)
+	length, err := binary.ReadUvarint(s)
 	if err != nil {
 		return truncated(err)
 	}
 	if length > maxRecord {
 		return fmt.Errorf("a record announces %d bytes, more than %d", length, maxRecord)
 	}
-	s.sum.Write(binary.AppendUvarint(nil, length))
 	record, err := s.read(int(length))
 	if err != nil {
 		return err
@@ -306,8 +314,7 @@ func (s *snapshotReader) readChange(f *field) {
 		case changePreviousReference:
 			c.Previous = s.referredTo(f)
 		case changePrevious:
-			n := f.node()
-			c.Previous = &n
+			c.Previous = s.forgotten(f)
 		default:
 			f.unknown()
 		}
@@ -318,11 +325,22 @@ func (s *snapshotReader) readChange(f *field) {
 	switch {
 	case c.Node == nil || c.Effect == "" || c.Reason == "":
 		f.fail(fmt.Errorf("the change of revision %d lacks its node, its effect or its reason", c.Revision))
+	case !holdsTogether(&c):
+		f.fail(fmt.Errorf("the change of revision %d does not fit its nodes: %s, of revision %d", c.Revision, c.Effect, c.Node.Revision))
 	case uint64(len(s.changes)) >= s.history:
 		f.fail(fmt.Errorf("more changes than the %d announced", s.history))
 	default:
 		s.changes = append(s.changes, c)
 	}
+}
+
+// holdsTogether says whether a registry can have made c. A history that relies
+// on one that none can have made would be found out only when it is written.
+func holdsTogether(c *domain.Change) bool {
+	if c.Effect == domain.Removed {
+		return c.Node == c.Previous
+	}
+	return c.Node.Revision == c.Revision && (c.Effect == domain.Added) == (c.Previous == nil)
 }
 
 func named[T any](f *field, table []T) T {
@@ -346,6 +364,15 @@ func (s *snapshotReader) referredTo(f *field) *domain.CacheNode {
 	return nil
 }
 
+// forgotten reads a node that no change of the history made.
+func (s *snapshotReader) forgotten(f *field) *domain.CacheNode {
+	n := f.node()
+	if n.Revision > s.revision-domain.Revision(s.history) {
+		f.fail(fmt.Errorf("node %q of revision %d does not fit: the history has the change that made it", n.ID, n.Revision))
+	}
+	return &n
+}
+
 func (s *snapshotReader) readNode(f *field) {
 	var n *domain.CacheNode
 	f.message(func(f *field) {
@@ -353,8 +380,7 @@ func (s *snapshotReader) readNode(f *field) {
 		case nodeReference:
 			n = s.referredTo(f)
 		case nodeInline:
-			inline := f.node()
-			n = &inline
+			n = s.forgotten(f)
 		default:
 			f.unknown()
 		}

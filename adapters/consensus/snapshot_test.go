@@ -1,0 +1,328 @@
+package consensus
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"pgregory.net/rapid"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+func TestARegistryComesBackFromItsSnapshot(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		commands := crossingCommands().Draw(t, "commands")
+		at := rapid.IntRange(0, len(commands)).Draw(t, "snapshot after")
+		original := registryAfter(commands[:at]...)
+		mustGoOnAlike(t, original, commands[at:])
+	})
+}
+
+// mustGoOnAlike restores a registry from its snapshot and tells both the rest.
+func mustGoOnAlike(t failer, original *domain.Registry, rest []domain.Command) {
+	t.Helper()
+	im := imageOf(original)
+	snapshot := snapshotOf(t, im)
+	read := restoredFrom(t, snapshot)
+	mustEqualImage(t, read.image, im)
+	if again := snapshotOf(t, imageOf(read.registry)); !bytes.Equal(again, snapshot) {
+		t.Fatalf("the restored registry makes other bytes:\n got %x\nwant %x", again, snapshot)
+	}
+	for i, cmd := range rest {
+		got := answerOf(read.registry.Apply(cmd))
+		want := answerOf(original.Apply(cmd))
+		mustEqual(t, fmt.Sprintf("the answer to command %d after the snapshot", i), got, want)
+	}
+	if !bytes.Equal(snapshotOf(t, imageOf(read.registry)), snapshotOf(t, imageOf(original))) {
+		t.Fatal("in the end the two registries make different snapshots")
+	}
+}
+
+// longLived gives a registry that has made so many changes beyond those that it
+// remembers: some nodes and some previous ones were made by forgotten changes.
+func longLived(t failer, forgotten int) *domain.Registry {
+	r := domain.NewRegistry()
+	apply := func(cmd domain.Command) {
+		if _, err := r.Apply(cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const nodes = 100
+	named := func(i, weight int) domain.Register {
+		n := minimalNode(t, fmt.Sprintf("n%02d", i), fmt.Sprintf("h:%d", i+1))
+		n.Weight = weight
+		return domain.Register{Node: n}
+	}
+	for i := range nodes {
+		apply(named(i, 1))
+	}
+	// The last node keeps changing, the one before it is touched late, and the
+	// one before that goes late.
+	for int(r.View().Revision()) < domain.HistoryLength+forgotten-2 {
+		apply(named(nodes-1, 2+int(r.View().Revision())%2))
+	}
+	apply(named(nodes-2, 9))
+	apply(domain.Deregister{ID: named(nodes-3, 1).Node.ID})
+	return r
+}
+
+func TestATrimmedHistoryComesBackFromItsSnapshot(t *testing.T) {
+	for _, forgotten := range []int{0, 1, 100, 150, 2500} {
+		t.Run(fmt.Sprintf("%d changes are forgotten", forgotten), func(t *testing.T) {
+			r := longLived(t, forgotten)
+			if kept := len(r.View().History()); kept != domain.HistoryLength {
+				t.Fatalf("it remembers %d changes", kept)
+			}
+			mustGoOnAlike(t, r, []domain.Command{
+				domain.Deregister{ID: "n00"},
+				domain.Register{Node: minimalNode(t, "new", "h:1")},
+				domain.Register{Node: minimalNode(t, "n01", "h:1"), If: domain.Condition{Expect: domain.AtRevision, Revision: 2}},
+				domain.Register{Node: minimalNode(t, "n01", "h:1000"), If: domain.Condition{Expect: domain.AtRevision, Revision: 2}},
+			})
+		})
+	}
+}
+
+// A node that stands in the registry, in the change that made it and as the
+// previous one of the next change is kept once, before and after.
+func TestARestoredRegistrySharesItsNodesWithItsHistory(t *testing.T) {
+	r := registryAfter(goldenCommands(t)...)
+	restored := restoredFrom(t, snapshotOf(t, imageOf(r))).view
+	for _, c := range restored.History() {
+		if c.Effect == domain.Removed && c.Node != c.Previous {
+			t.Errorf("revision %d: the removed node is there twice", c.Revision)
+		}
+		if c.Previous != nil && c.Previous != restored.History()[c.Previous.Revision-1].Node {
+			t.Errorf("revision %d: its previous node is a copy", c.Revision)
+		}
+	}
+	for n := range restored.Nodes() {
+		if n != restored.History()[n.Revision-1].Node {
+			t.Errorf("node %q is a copy of what its last change made", n.ID)
+		}
+	}
+}
+
+func TestADamagedSnapshotIsAnError(t *testing.T) {
+	for name, im := range goldenImages(t) {
+		t.Run(name, func(t *testing.T) {
+			snapshot := snapshotOf(t, im)
+			eachDamage(t, snapshot, func(t *testing.T, damaged []byte) {
+				if got, err := readSnapshot(bytes.NewReader(damaged)); err == nil {
+					t.Errorf("%x is read, as %+v", damaged, contentsOf(got.view))
+				} else if !strings.HasPrefix(err.Error(), "snapshot") {
+					t.Errorf("the error does not say what is damaged: %v", err)
+				}
+			})
+			if _, err := readSnapshot(bytes.NewReader(append(snapshot, 0))); err == nil {
+				t.Error("a byte behind the end is overlooked")
+			}
+			if _, err := readSnapshot(io.MultiReader(bytes.NewReader(snapshot), failing{})); !errors.Is(err, errDisk) {
+				t.Errorf("an unreadable byte behind the end: %v", err)
+			}
+		})
+	}
+}
+
+var errDisk = errors.New("the disk is broken")
+
+type failing struct{}
+
+func (failing) Read([]byte) (int, error)  { return 0, errDisk }
+func (failing) Write([]byte) (int, error) { return 0, errDisk }
+
+func TestASnapshotThatCanNotBeReadOrWrittenSaysWhy(t *testing.T) {
+	if _, err := readSnapshot(failing{}); !errors.Is(err, errDisk) {
+		t.Errorf("read: %v", err)
+	}
+	for name, im := range goldenImages(t) {
+		if err := writeSnapshot(failing{}, im); !errors.Is(err, errDisk) {
+			t.Errorf("write %s: %v", name, err)
+		}
+	}
+	// More than fits into the buffer, so that it fails in the middle.
+	if err := writeSnapshot(failing{}, imageOf(longLived(t, 0))); !errors.Is(err, errDisk) {
+		t.Errorf("write a long one: %v", err)
+	}
+}
+
+// assembled gives a snapshot with a right checksum and any records.
+func assembled(version byte, records ...[]byte) []byte {
+	b := append([]byte(snapshotMagic), version)
+	for _, record := range records {
+		b = binary.AppendUvarint(b, uint64(len(record)))
+		b = append(b, record...)
+	}
+	return appendChecksum(b)
+}
+
+func headRecord(revision domain.Revision, history int) []byte {
+	return message(recordHead, uintField(2, uint64(revision)), uintField(5, uint64(history)))
+}
+
+func endRecord(nodes int) []byte { return message(recordEnd, appendUint(nil, 1, uint64(nodes))) }
+
+// The server's fields of a node that was created at one revision and changed
+// last at another.
+func nodeMessage(id string, created, revision domain.Revision) []byte {
+	return appendNode(nil, &domain.CacheNode{
+		ID: id, Address: id + ":1", Pool: "p", State: domain.Active, CreatedRevision: created, Revision: revision,
+	})
+}
+
+func added(revision domain.Revision) []byte {
+	return message(recordChange, uintField(changeEffect, 1), uintField(changeReason, 1),
+		message(changeNode, nodeMessage("a", revision, revision)))
+}
+
+func TestASnapshotThatHoldsTogetherIsRead(t *testing.T) {
+	data := assembled(snapshotVersion, headRecord(1, 1), added(1),
+		message(recordNode, uintField(nodeReference, 1)), endRecord(1))
+	if read := restoredFrom(t, data); read.view.Len() != 1 || read.view.Revision() != 1 {
+		t.Errorf("%+v", contentsOf(read.view))
+	}
+}
+
+func TestASnapshotThatDoesNotHoldTogetherIsAnError(t *testing.T) {
+	const newer = "a newer build wrote it"
+	one := uintField(changeEffect, 1)
+	byRequest := uintField(changeReason, 1)
+	node := message(changeNode, nodeMessage("a", 1, 1))
+	change := func(fields ...[]byte) [][]byte {
+		return [][]byte{headRecord(1, 1), message(recordChange, fields...), endRecord(0)}
+	}
+	second := func(fields ...[]byte) [][]byte {
+		return [][]byte{headRecord(2, 2), added(1), message(recordChange, fields...), endRecord(0)}
+	}
+	tests := map[string]struct {
+		records [][]byte
+		says    string
+	}{
+		"a kind of record that is not known":   {[][]byte{headRecord(0, 0), message(recordEnd + 1)}, newer},
+		"a field that heads lack":              {[][]byte{message(recordHead, uintField(6, 1))}, newer},
+		"a field that changes lack":            {change(one, byRequest, node, uintField(6, 1)), newer},
+		"a field that node records lack":       {[][]byte{headRecord(1, 0), message(recordNode, uintField(3, 1))}, newer},
+		"a field that ends lack":               {[][]byte{headRecord(0, 0), message(recordEnd, uintField(2, 1))}, newer},
+		"an effect that is not known":          {change(uintField(changeEffect, 4), byRequest, node), newer},
+		"effect zero":                          {change(uintField(changeEffect, 0), byRequest, node), newer},
+		"a reason that is not known":           {change(one, uintField(changeReason, 2), node), newer},
+		"an effect beyond any table":           {change(uintField(changeEffect, 1<<63), byRequest, node), newer},
+		"a change without effect":              {change(byRequest, node), "lacks"},
+		"a change without reason":              {change(one, node), "lacks"},
+		"a change without node":                {change(one, byRequest), "lacks"},
+		"an empty change":                      {change(), "lacks"},
+		"an empty node":                        {[][]byte{headRecord(1, 0), message(recordNode), endRecord(1)}, "empty"},
+		"no head":                              {[][]byte{endRecord(0)}, "out of place"},
+		"two heads":                            {[][]byte{headRecord(0, 0), headRecord(0, 0), endRecord(0)}, "out of place"},
+		"a record behind the end":              {[][]byte{headRecord(0, 0), append(endRecord(0), endRecord(0)...)}, "out of place"},
+		"no end":                               {[][]byte{headRecord(0, 0)}, errTruncated.Error()},
+		"nothing":                              {nil, errTruncated.Error()},
+		"a history longer than the revision":   {[][]byte{headRecord(1, 2)}, "do not fit"},
+		"more changes than announced":          {[][]byte{headRecord(2, 1), added(2), added(3), endRecord(0)}, "more changes"},
+		"fewer changes than announced":         {[][]byte{headRecord(2, 2), added(1), endRecord(0)}, "1 changes instead of 2"},
+		"a huge number of changes announced":   {[][]byte{message(recordHead, uintField(2, 1<<63), uintField(5, 1<<63)), endRecord(0)}, "changes instead of"},
+		"fewer nodes than announced":           {[][]byte{headRecord(1, 1), added(1), endRecord(1)}, "0 nodes instead of 1"},
+		"a huge number of nodes announced":     {[][]byte{headRecord(0, 0), message(recordEnd, uintField(1, 1<<63))}, "nodes instead of"},
+		"a node that refers to no change":      {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 2)), endRecord(1)}, "refers to revision 2"},
+		"a node that refers to before history": {[][]byte{headRecord(2, 1), added(2), message(recordNode, uintField(nodeReference, 1)), endRecord(1)}, "refers to revision 1"},
+		"a previous node from the future":      {change(uintField(changeEffect, 3), byRequest, uintField(changePreviousReference, 1)), "refers to revision 1"},
+		"two nodes with one id":                {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 1)), message(recordNode, uintField(nodeReference, 1)), endRecord(2)}, "share"},
+		"a removal that bears a node":          {second(uintField(changeEffect, 3), byRequest, message(changeNode, nodeMessage("a", 1, 1)), uintField(changePreviousReference, 1)), "does not fit"},
+		"an addition that replaces":            {second(one, byRequest, message(changeNode, nodeMessage("b", 2, 2)), uintField(changePreviousReference, 1)), "does not fit"},
+		"an update of nothing":                 {change(uintField(changeEffect, 2), byRequest, node), "does not fit"},
+		"a change whose node has another's revision": {
+			change(one, byRequest, message(changeNode, nodeMessage("a", 1, 9))), "does not fit"},
+		"a previous node that is written though it is known": {
+			second(uintField(changeEffect, 3), byRequest, message(changePrevious, nodeMessage("a", 1, 1))), "does not fit"},
+		"a node that is written though it is known": {
+			[][]byte{headRecord(1, 1), added(1), message(recordNode, message(nodeInline, nodeMessage("a", 1, 1))), endRecord(1)}, "does not fit"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := readSnapshot(bytes.NewReader(assembled(snapshotVersion, test.records...)))
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Fatalf("%+v, error %v; want one that says %q", contentsOf(got.view), err, test.says)
+			}
+		})
+	}
+	t.Run("a later version", func(t *testing.T) {
+		_, err := readSnapshot(bytes.NewReader(assembled(snapshotVersion+1, []byte("of another shape"))))
+		if err == nil || !strings.Contains(err.Error(), "version 2, this build reads 1: "+newer) {
+			t.Fatalf("error %v", err)
+		}
+	})
+	t.Run("another file", func(t *testing.T) {
+		_, err := readSnapshot(strings.NewReader("PK\x03\x04 this is no snapshot"))
+		if err == nil || !strings.Contains(err.Error(), "does not begin like one") {
+			t.Fatalf("error %v", err)
+		}
+	})
+}
+
+// The checksum is of the bytes that are there, not of what they mean.
+func TestALengthThatIsWrittenAnotherWayIsDamage(t *testing.T) {
+	head, end := headRecord(0, 0), endRecord(0)
+	good := assembled(snapshotVersion, head, end)
+	at := len(snapshotMagic) + 1
+	if good[at] != byte(len(head)) {
+		t.Fatalf("the head's length is not where this test looks for it: %x", good)
+	}
+	longer := slices.Insert(bytes.Clone(good), at+1, 0)
+	longer[at] |= 0x80
+	if _, err := readSnapshot(bytes.NewReader(longer)); !errors.Is(err, errChecksum) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Before its checksum is seen, a snapshot costs no more memory than its bytes.
+func TestAnAnnouncementCostsNoMemory(t *testing.T) {
+	begin := append([]byte(snapshotMagic), snapshotVersion)
+	tests := map[string][]byte{
+		"a record that is said to be huge":     binary.AppendUvarint(begin[:len(begin):len(begin)], 1<<62),
+		"a record that is said to be too long": binary.AppendUvarint(begin[:len(begin):len(begin)], maxRecord+1),
+		"a length that never ends":             append(begin[:len(begin):len(begin)], bytes.Repeat([]byte{0xff}, 1000)...),
+		"text that is said to be huge":         assembled(snapshotVersion, message(recordHead, protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.BytesType), 1<<40))),
+		"a history that is said to be huge":    assembled(snapshotVersion, message(recordHead, uintField(2, 1<<62), uintField(5, 1<<62)), endRecord(0)),
+		"nodes that are said to be many":       assembled(snapshotVersion, headRecord(0, 0), message(recordEnd, uintField(1, 1<<62))),
+	}
+	for name, data := range tests {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := readSnapshot(bytes.NewReader(data))
+			runtime.ReadMemStats(&after)
+			if err == nil {
+				t.Error("it is read")
+			}
+			// The buffer alone is 64 KiB; what runs beside costs something too.
+			if spent := after.TotalAlloc - before.TotalAlloc; spent > maxRecord {
+				t.Errorf("it costs %d bytes", spent)
+			}
+		})
+	}
+}
+
+func FuzzReadSnapshot(f *testing.F) {
+	for _, im := range goldenImages(f) {
+		f.Add(snapshotOf(f, im))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// Nearly nothing that is drawn has a right checksum.
+		for _, data := range [][]byte{data, resealed(data)} {
+			read, err := readSnapshot(bytes.NewReader(data))
+			if err != nil {
+				continue
+			}
+			again := restoredFrom(t, snapshotOf(t, read.image))
+			mustEqualImage(t, again.image, read.image)
+		}
+	})
+}
