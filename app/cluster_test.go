@@ -1,0 +1,236 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+func TestIdentityHasTheClusterThatWasLearnt(t *testing.T) {
+	i := portstest.NewInstance("n1", "h:1")
+	c := newCluster(i, portstest.NewPeers())
+	want := ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", ClusterID: "cluster-of-n1", Version: "v1"}
+	if got := c.Identity(); got != want {
+		t.Errorf("%+v", got)
+	}
+	i.Change(func(s *ports.LocalState) { s.ClusterID = "" })
+	if got := c.Identity().ClusterID; got != "" {
+		t.Errorf("before it has heard of a cluster it belongs to %q", got)
+	}
+}
+
+func TestAdd(t *testing.T) {
+	i := portstest.NewInstance("n1", "h:1")
+	c := newCluster(i, portstest.NewPeers())
+	if err := c.Add(t.Context(), voter("n2", "h:2")); err != nil {
+		t.Fatal(err)
+	}
+	state, _ := i.State()
+	if _, found := state.Roster.Find("n2"); !found {
+		t.Error("it is no member")
+	}
+	if err := c.Add(t.Context(), voter("n3", "h:2")); !errors.Is(err, domain.ErrAddressInUse) {
+		t.Errorf("at an address in use: %v", err)
+	}
+}
+
+func TestRemove(t *testing.T) {
+	tests := map[string]struct {
+		members []domain.Instance // beside n1, which leads
+		remove  string
+		want    domain.Instance
+		err     error
+		left    int
+		leading bool
+	}{
+		"an instance is removed, and told as it was": {
+			members: []domain.Instance{voter("n2", "h:2")}, remove: "n2", want: voter("n2", "h:2"), left: 1, leading: true},
+		"an unknown instance is no such instance": {
+			members: []domain.Instance{voter("n2", "h:2")}, remove: "n3", err: domain.ErrNoSuchInstance, left: 2, leading: true},
+		"the last voter stays": {
+			members: []domain.Instance{{ID: "n2", RaftAddress: "h:2", Suffrage: domain.Nonvoter}}, remove: "n1", err: domain.ErrLastVoter, left: 2, leading: true},
+		"the leader hands over, and its successor is to remove it": {
+			members: []domain.Instance{voter("n2", "h:2")}, remove: "n1", err: ports.ErrNotLeader, left: 2, leading: false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			i := portstest.NewInstance("n1", "h:1")
+			mustAdd(t, i, test.members...)
+			got, err := newCluster(i, portstest.NewPeers()).Remove(t.Context(), test.remove)
+			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) || got != test.want {
+				t.Fatalf("%+v, %v; want %+v, %v", got, err, test.want, test.err)
+			}
+			state, _ := i.State()
+			if left := len(state.Roster.Instances()); left != test.left {
+				t.Errorf("%d members are left", left)
+			}
+			if state.Leading != test.leading {
+				t.Errorf("leading is %v", state.Leading)
+			}
+		})
+	}
+}
+
+func TestRemoveElsewhere(t *testing.T) {
+	i := portstest.NewInstance("n1", "h:1")
+	i.FailWith(ports.ErrNotLeader)
+	if _, err := newCluster(i, portstest.NewPeers()).Remove(t.Context(), "n1"); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("%v", err)
+	}
+}
+
+// handover is a membership in which handing over goes its own way.
+type handover struct {
+	*portstest.Instance
+	err       error
+	successor time.Duration // until one is known
+}
+
+func (h handover) HandOver(context.Context) error {
+	if h.err != nil {
+		return h.err
+	}
+	h.Change(func(s *ports.LocalState) { s.Leading, s.LeaderID, s.LeaderRaftAddress = false, "", "" })
+	time.AfterFunc(h.successor, func() {
+		h.Change(func(s *ports.LocalState) { s.LeaderID, s.LeaderRaftAddress = "n2", "h:2" })
+	})
+	return nil
+}
+
+func TestRemoveOfTheLeaderWaitsForItsSuccessor(t *testing.T) {
+	tests := map[string]struct {
+		handover handover
+		bound    time.Duration // of the asker
+		err      error
+		takes    time.Duration
+	}{
+		"until it is known":                       {handover{successor: 300 * time.Millisecond}, time.Minute, ports.ErrNotLeader, 300 * time.Millisecond},
+		"but no longer than a second":             {handover{successor: 3 * time.Second}, time.Minute, ports.ErrNotLeader, time.Second},
+		"and no longer than the asker":            {handover{successor: 3 * time.Second}, 200 * time.Millisecond, ports.ErrNotLeader, 200 * time.Millisecond},
+		"and stays where nobody takes it over":    {handover{err: ports.ErrNoSuccessor}, time.Minute, ports.ErrNoSuccessor, 0},
+		"and gives the reason for any other stop": {handover{err: context.DeadlineExceeded}, time.Minute, context.DeadlineExceeded, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := portstest.NewInstance("n1", "h:1")
+				mustAdd(t, i, voter("n2", "h:2"))
+				test.handover.Instance = i
+				c := app.NewCluster(app.ClusterConfig{
+					Self: ports.Identity{RaftID: "n1"}, Registry: i, Membership: test.handover, Local: i, Peers: portstest.NewPeers(),
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), test.bound)
+				defer cancel()
+				began := time.Now()
+				if _, err := c.Remove(ctx, "n1"); !errors.Is(err, test.err) {
+					t.Errorf("%v, want %v", err, test.err)
+				}
+				if took := time.Since(began); took != test.takes {
+					t.Errorf("it took %v, not %v", took, test.takes)
+				}
+				state, _ := i.State()
+				if _, isMember := state.Roster.Find("n1"); !isMember {
+					t.Error("it removed itself")
+				}
+				time.Sleep(test.handover.successor) // lets the successor come within the bubble
+			})
+		})
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	self := domain.Member{Instance: voter("n1", "h:1"), Reachable: true, ApplicationAddress: "app1:80", Version: "v1"}
+	n2 := voter("n2", "h:2")
+	nonvoter := domain.Instance{ID: "n2", RaftAddress: "h:2", Suffrage: domain.Nonvoter}
+	but := func(change func(*ports.Identity)) *ports.Identity {
+		identity := answer("n2")
+		change(&identity)
+		return &identity
+	}
+	tests := map[string]struct {
+		other   domain.Instance
+		answers *ports.Identity
+		want    domain.Member
+	}{
+		"an instance that answers":             {n2, but(func(*ports.Identity) {}), answered(n2)},
+		"a nonvoter that answers":              {nonvoter, but(func(*ports.Identity) {}), answered(nonvoter)},
+		"an instance that does not answer":     {n2, nil, domain.Member{Instance: n2}},
+		"another instance at its address":      {n2, but(func(i *ports.Identity) { i.RaftID = "n9" }), domain.Member{Instance: n2}},
+		"an instance of another cluster":       {n2, but(func(i *ports.Identity) { i.ClusterID = "other" }), domain.Member{Instance: n2}},
+		"an instance without a cluster so far": {n2, but(func(i *ports.Identity) { i.ClusterID = "" }), answered(n2)},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
+			mustAdd(t, i, test.other)
+			if test.answers != nil {
+				peers.Answer("h:2", *test.answers)
+			}
+			got, err := newCluster(i, peers).Describe(t.Context())
+			want := domain.Cluster{ID: "cluster-of-n1", LeaderID: "n1", Term: 1, Members: []domain.Member{self, test.want}}
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Fatalf("%+v, %v\nwant %+v", got, err, want)
+			}
+			if peers.Asked("h:1") != 0 {
+				t.Error("the leader asked itself over the network")
+			}
+		})
+	}
+}
+
+func TestDescribeAsksSideBySideAndNotForLong(t *testing.T) {
+	answersAfter := map[string]time.Duration{"h:2": 700 * time.Millisecond, "h:3": 900 * time.Millisecond, "h:4": time.Hour}
+	ids := map[string]string{"h:2": "n2", "h:3": "n3", "h:4": "n4"}
+	peers := peersFunc(func(ctx context.Context, raftAddress string) (ports.Identity, error) {
+		select {
+		case <-time.After(answersAfter[raftAddress]):
+			return answer(ids[raftAddress]), nil
+		case <-ctx.Done():
+			return ports.Identity{}, ctx.Err()
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		i := portstest.NewInstance("n1", "h:1")
+		mustAdd(t, i, voter("n2", "h:2"), voter("n3", "h:3"), voter("n4", "h:4"))
+		began := time.Now()
+		got, err := newCluster(i, peers).Describe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("it took %v", took)
+		}
+		var reachable []bool
+		for _, m := range got.Members {
+			reachable = append(reachable, m.Reachable)
+		}
+		if want := []bool{true, true, true, false}; !reflect.DeepEqual(reachable, want) {
+			t.Errorf("reachable are %v", reachable)
+		}
+	})
+}
+
+func TestDescribeElsewhere(t *testing.T) {
+	i := portstest.NewInstance("n1", "h:1")
+	peers := portstest.NewPeers()
+	c := newCluster(i, peers)
+	i.FailWith(ports.ErrNotLeader)
+	if _, err := c.Describe(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("where the membership can't be read: %v", err)
+	}
+	i.FailWith(nil)
+	lost := app.NewCluster(app.ClusterConfig{
+		Self: ports.Identity{RaftID: "n1"}, Registry: i, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: peers,
+	})
+	if _, err := lost.Describe(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("where leadership was lost after the membership was read: %v", err)
+	}
+}

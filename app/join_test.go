@@ -1,0 +1,266 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+// admission is ports.Admission in one function; it keeps who was asked, when.
+type admission struct {
+	answer func(ctx context.Context, address string) error
+
+	mu    sync.Mutex
+	asked []string
+	times []time.Time
+}
+
+func (a *admission) Ask(ctx context.Context, address string, _ domain.Instance) error {
+	a.mu.Lock()
+	a.asked, a.times = append(a.asked, address), append(a.times, time.Now())
+	a.mu.Unlock()
+	return a.answer(ctx, address)
+}
+
+func (a *admission) questions() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]string(nil), a.asked...)
+}
+
+func refuse(context.Context, string) error { return errors.New("no") }
+
+func agree(context.Context, string) error { return nil }
+
+func hang(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func becomeMember(s *ports.LocalState) { s.Member = true }
+
+type joining struct {
+	*app.Joiner
+	instance  *portstest.Instance
+	admission *admission
+	log       *strings.Builder
+}
+
+func newJoining(answer func(context.Context, string) error, through ...string) joining {
+	j := joining{instance: portstest.NewInstance("n1", "h:1"), admission: &admission{answer: answer}, log: &strings.Builder{}}
+	j.instance.Change(func(s *ports.LocalState) { *s = ports.LocalState{} })
+	j.Joiner = app.NewJoiner(app.JoinConfig{
+		Self:      voter("n1", "h:1"),
+		Through:   through,
+		Local:     j.instance,
+		Admission: j.admission,
+		Logger:    slog.New(slog.NewTextHandler(j.log, nil)),
+	})
+	return j
+}
+
+func (j joining) open(t *testing.T) {
+	t.Helper()
+	if err := j.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (j joining) close(t *testing.T) {
+	t.Helper()
+	if err := j.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (j joining) mustHaveAsked(t *testing.T, want ...string) {
+	t.Helper()
+	if got := j.admission.questions(); !reflect.DeepEqual(got, want) {
+		t.Fatalf("asked %q, want %q", got, want)
+	}
+}
+
+func TestJoiner(t *testing.T) {
+	tests := map[string]func(t *testing.T){
+		"who is a member already asks nobody": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.instance.Change(becomeMember)
+			j.open(t)
+			time.Sleep(time.Minute)
+			j.mustHaveAsked(t)
+			j.close(t)
+		},
+		"who is told of nobody asks nobody": func(t *testing.T) {
+			j := newJoining(agree)
+			j.open(t)
+			time.Sleep(time.Minute)
+			j.mustHaveAsked(t)
+			j.close(t)
+		},
+		"it may be closed without having been opened": func(t *testing.T) {
+			newJoining(agree, "a:80").close(t)
+		},
+		"opening does not wait for an answer": func(t *testing.T) {
+			j := newJoining(hang, "a:80")
+			began := time.Now()
+			j.open(t)
+			if took := time.Since(began); took != 0 {
+				t.Errorf("it took %v", took)
+			}
+			j.close(t)
+		},
+		"the first who agrees is enough": func(t *testing.T) {
+			j := newJoining(agree, "a:80", "b:80")
+			j.open(t)
+			synctest.Wait()
+			j.mustHaveAsked(t, "a:80")
+			j.close(t)
+		},
+		"the next is asked where one refuses": func(t *testing.T) {
+			j := newJoining(func(_ context.Context, address string) error {
+				if address == "c:80" {
+					return nil
+				}
+				return errors.New("no leader here")
+			}, "a:80", "b:80", "c:80", "d:80")
+			j.open(t)
+			synctest.Wait()
+			j.mustHaveAsked(t, "a:80", "b:80", "c:80")
+			j.close(t)
+			for _, said := range []string{"a:80", "b:80", "no leader here"} {
+				if !strings.Contains(j.log.String(), said) {
+					t.Errorf("the log does not say %q: %s", said, j.log)
+				}
+			}
+		},
+		"it stops when it is a member": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.open(t)
+			synctest.Wait()
+			j.instance.Change(becomeMember)
+			time.Sleep(time.Minute)
+			j.mustHaveAsked(t, "a:80")
+			j.close(t)
+			if !strings.Contains(j.log.String(), "joined") {
+				t.Errorf("the log does not say so: %s", j.log)
+			}
+		},
+		"it stops when another made it a member": func(t *testing.T) {
+			j := newJoining(refuse, "a:80")
+			j.open(t)
+			time.Sleep(time.Second)
+			j.instance.Change(becomeMember)
+			before := len(j.admission.questions())
+			time.Sleep(time.Minute)
+			if after := len(j.admission.questions()); after != before {
+				t.Errorf("it asked %d times more", after-before)
+			}
+			j.close(t)
+		},
+		"it asks again where the membership does not come": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.open(t)
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			j.mustHaveAsked(t, "a:80", "a:80")
+			j.close(t)
+		},
+		"who does not answer is left after five seconds": func(t *testing.T) {
+			j := newJoining(hang, "a:80", "b:80")
+			j.open(t)
+			time.Sleep(5*time.Second - 1)
+			synctest.Wait()
+			j.mustHaveAsked(t, "a:80")
+			time.Sleep(1)
+			synctest.Wait()
+			j.mustHaveAsked(t, "a:80", "b:80")
+			j.close(t)
+		},
+		"the end of the start does not end it": func(t *testing.T) {
+			j := newJoining(refuse, "a:80")
+			ctx, cancel := context.WithCancel(t.Context())
+			if err := j.Open(ctx); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			time.Sleep(time.Minute)
+			if asked := len(j.admission.questions()); asked < 10 {
+				t.Errorf("asked %d times", asked)
+			}
+			j.close(t)
+		},
+		"closing ends a pause at once": func(t *testing.T) {
+			j := newJoining(refuse, "a:80")
+			j.open(t)
+			time.Sleep(time.Minute)
+			began := time.Now()
+			j.close(t)
+			if took := time.Since(began); took != 0 {
+				t.Errorf("it took %v", took)
+			}
+			before := len(j.admission.questions())
+			time.Sleep(time.Minute)
+			if after := len(j.admission.questions()); after != before {
+				t.Errorf("it asked %d times more", after-before)
+			}
+		},
+		"closing ends a question, asks nobody else, and waits for that": func(t *testing.T) {
+			answered := false
+			j := newJoining(func(ctx context.Context, _ string) error {
+				<-ctx.Done()
+				time.Sleep(300 * time.Millisecond) // what is on its way takes its time
+				answered = true
+				return ctx.Err()
+			}, "a:80", "b:80")
+			j.open(t)
+			synctest.Wait()
+			j.close(t)
+			if !answered {
+				t.Error("it did not wait")
+			}
+			j.mustHaveAsked(t, "a:80")
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+	}
+}
+
+func TestJoinerAsksLessAndLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJoining(refuse, "a:80")
+		j.open(t)
+		time.Sleep(2 * time.Minute)
+		j.close(t)
+		times := j.admission.times
+		if len(times) < 20 {
+			t.Fatalf("asked %d times in two minutes", len(times))
+		}
+		longest := 100 * time.Millisecond
+		varied := map[time.Duration]bool{}
+		for i := 1; i < len(times); i++ {
+			pause := times[i].Sub(times[i-1])
+			if pause < longest/2 || pause > longest {
+				t.Errorf("pause %d is %v, and should be from %v to %v", i, pause, longest/2, longest)
+			}
+			if longest == 5*time.Second {
+				varied[pause] = true
+			}
+			longest = min(2*longest, 5*time.Second)
+		}
+		if len(varied) < 2 {
+			t.Error("the pauses have no random part: many who join would go on asking together")
+		}
+	})
+}

@@ -1,0 +1,244 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+// followerOf gives n1 as a follower of n2, which is at h:2, in term 5.
+func followerOf(t *testing.T) *portstest.Instance {
+	t.Helper()
+	i := portstest.NewInstance("n1", "h:1")
+	i.Change(func(s *ports.LocalState) {
+		s.Leading, s.Term, s.LeaderID, s.LeaderRaftAddress = false, 5, "n2", "h:2"
+	})
+	return i
+}
+
+func mustName(t *testing.T, c *app.Cluster, want string) {
+	t.Helper()
+	if got, err := c.LeaderAddress(t.Context()); err != nil || got != want {
+		t.Fatalf("%q, %v; want %q", got, err, want)
+	}
+}
+
+func mustNotName(t *testing.T, c *app.Cluster) {
+	t.Helper()
+	if got, err := c.LeaderAddress(t.Context()); !errors.Is(err, ports.ErrNoLeader) || got != "" {
+		t.Fatalf("%q, %v; want ErrNoLeader", got, err)
+	}
+}
+
+func TestLeaderAddressOverTime(t *testing.T) {
+	const addressOfN2, addressOfN3 = "app-of-n2:80", "app-of-n3:80"
+	asked := func(t *testing.T, peers *portstest.Peers, raftAddress string, want int) {
+		t.Helper()
+		if got := peers.Asked(raftAddress); got != want {
+			t.Fatalf("%s was asked %d times, not %d", raftAddress, got, want)
+		}
+	}
+	tests := map[string]func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers){
+		"an answer is asked for once while it holds": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, c, addressOfN2)
+			time.Sleep(time.Second - 1)
+			mustName(t, c, addressOfN2)
+			asked(t, peers, "h:2", 1)
+		},
+		"an answer is asked for again after a second": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, c, addressOfN2)
+			other := answer("n2")
+			other.ApplicationAddress = "elsewhere:80"
+			peers.Answer("h:2", other)
+			time.Sleep(time.Second)
+			mustName(t, c, "elsewhere:80")
+			asked(t, peers, "h:2", 2)
+		},
+		"a leader that stopped answering is no longer named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, c, addressOfN2)
+			peers.Silence("h:2")
+			time.Sleep(time.Second)
+			mustNotName(t, c)
+		},
+		"a new leader is asked at once": func(t *testing.T, c *app.Cluster, i *portstest.Instance, _ *portstest.Peers) {
+			mustName(t, c, addressOfN2)
+			i.Change(func(s *ports.LocalState) { s.Term, s.LeaderID, s.LeaderRaftAddress = 6, "n3", "h:3" })
+			mustName(t, c, addressOfN3)
+		},
+		"the same leader is asked at once in a new term": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, c, addressOfN2)
+			i.Change(func(s *ports.LocalState) { s.Term = 6 })
+			mustName(t, c, addressOfN2)
+			asked(t, peers, "h:2", 2)
+		},
+		"a leader that moved is asked at once": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, c, addressOfN2)
+			peers.Answer("h:9", answer("n2"))
+			i.Change(func(s *ports.LocalState) { s.LeaderRaftAddress = "h:9" })
+			mustName(t, c, addressOfN2)
+			asked(t, peers, "h:9", 1)
+		},
+		"a change that is not the leader's changes nothing": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, c, addressOfN2)
+			i.Change(func(s *ports.LocalState) { s.CaughtUp = false })
+			mustName(t, c, addressOfN2)
+			asked(t, peers, "h:2", 1)
+		},
+		"a failure is kept for a moment": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+			peers.Silence("h:2")
+			mustNotName(t, c)
+			peers.Answer("h:2", answer("n2"))
+			time.Sleep(200*time.Millisecond - 1)
+			mustNotName(t, c)
+			asked(t, peers, "h:2", 1)
+			time.Sleep(1)
+			mustName(t, c, addressOfN2)
+			asked(t, peers, "h:2", 2)
+		},
+		"a failure of one leader is not another's": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
+			peers.Silence("h:2")
+			mustNotName(t, c)
+			i.Change(func(s *ports.LocalState) { s.Term, s.LeaderID, s.LeaderRaftAddress = 6, "n3", "h:3" })
+			mustName(t, c, addressOfN3)
+		},
+		"where nobody leads nobody is asked": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
+			i.Change(func(s *ports.LocalState) { s.LeaderID, s.LeaderRaftAddress = "", "" })
+			mustNotName(t, c)
+			asked(t, peers, "", 0)
+		},
+		"an instance never names itself": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
+			peers.Answer("h:1", answer("n1"))
+			i.Change(func(s *ports.LocalState) { s.LeaderID, s.LeaderRaftAddress = "n1", "h:1" })
+			mustNotName(t, c)
+			asked(t, peers, "h:1", 0)
+		},
+		"a leader that advertises this instance's address is not named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+			same := answer("n2")
+			same.ApplicationAddress = "app1:80"
+			peers.Answer("h:2", same)
+			mustNotName(t, c)
+		},
+		"a leader that advertises nothing is not named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+			silent := answer("n2")
+			silent.ApplicationAddress = ""
+			peers.Answer("h:2", silent)
+			mustNotName(t, c)
+		},
+		"another instance at the leader's address is not named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+			peers.Answer("h:2", answer("n3"))
+			mustNotName(t, c)
+		},
+		"an instance of another cluster is not named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+			other := answer("n2")
+			other.ClusterID = "other"
+			peers.Answer("h:2", other)
+			mustNotName(t, c)
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i, peers := followerOf(t), portstest.NewPeers()
+				peers.Answer("h:2", answer("n2"))
+				peers.Answer("h:3", answer("n3"))
+				test(t, newCluster(i, peers), i, peers)
+			})
+		})
+	}
+}
+
+// slowLeader answers after the time that is given; it counts the questions.
+type slowLeader struct {
+	after time.Duration
+	mu    sync.Mutex
+	asked int
+}
+
+func (l *slowLeader) Identify(ctx context.Context, _ string) (ports.Identity, error) {
+	l.mu.Lock()
+	l.asked++
+	l.mu.Unlock()
+	select {
+	case <-time.After(l.after):
+		return answer("n2"), nil
+	case <-ctx.Done():
+		return ports.Identity{}, ctx.Err()
+	}
+}
+
+func TestLeaderAddressIsOneQuestionForAll(t *testing.T) {
+	for name, after := range map[string]time.Duration{"where there is an answer": 500 * time.Millisecond, "where there is none": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				peer := &slowLeader{after: after}
+				c := newCluster(followerOf(t), peer)
+				began := time.Now()
+				var asking sync.WaitGroup
+				for range 50 {
+					asking.Go(func() {
+						got, err := c.LeaderAddress(t.Context())
+						switch {
+						case after < time.Second && (err != nil || got != "app-of-n2:80"):
+							t.Errorf("%q, %v", got, err)
+						case after > time.Second && !errors.Is(err, ports.ErrNoLeader):
+							t.Errorf("%q, %v", got, err)
+						}
+					})
+				}
+				asking.Wait()
+				if took, want := time.Since(began), min(after, time.Second); took != want || peer.asked != 1 {
+					t.Errorf("%d questions in %v", peer.asked, took)
+				}
+			})
+		})
+	}
+}
+
+func TestLeaderAddressWhenAnAskerGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer := &slowLeader{after: 500 * time.Millisecond}
+		c := newCluster(followerOf(t), peer)
+		hurried := func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := c.LeaderAddress(ctx)
+			return err
+		}
+		if err := hurried(); !errors.Is(err, ports.ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("who had no time: %v", err)
+		}
+		mustName(t, c, "app-of-n2:80") // and no failure was kept
+		if peer.asked != 2 {
+			t.Errorf("asked %d times", peer.asked)
+		}
+
+		time.Sleep(time.Second) // the answer no longer holds
+		var asking sync.WaitGroup
+		asking.Go(func() { mustNameIn(t, c) })
+		synctest.Wait()
+		began := time.Now()
+		if err := hurried(); !errors.Is(err, ports.ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("who had no time to wait for another's question: %v", err)
+		}
+		if took := time.Since(began); took != 100*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+		asking.Wait()
+		if peer.asked != 3 {
+			t.Errorf("asked %d times", peer.asked)
+		}
+	})
+}
+
+func mustNameIn(t *testing.T, c *app.Cluster) {
+	if got, err := c.LeaderAddress(t.Context()); err != nil || got != "app-of-n2:80" {
+		t.Errorf("%q, %v", got, err)
+	}
+}

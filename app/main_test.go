@@ -1,0 +1,71 @@
+package app_test
+
+import (
+	"context"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// peersFunc is ports.Peers in one function.
+type peersFunc func(ctx context.Context, raftAddress string) (ports.Identity, error)
+
+func (f peersFunc) Identify(ctx context.Context, raftAddress string) (ports.Identity, error) {
+	return f(ctx, raftAddress)
+}
+
+// fixedLocal is ports.Local in a state that never changes.
+type fixedLocal ports.LocalState
+
+func (l fixedLocal) State() (ports.LocalState, <-chan struct{}) {
+	return ports.LocalState(l), make(chan struct{})
+}
+
+func newCluster(i *portstest.Instance, peers ports.Peers) *app.Cluster {
+	return app.NewCluster(app.ClusterConfig{
+		Self:       ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1"},
+		Registry:   i,
+		Membership: i,
+		Local:      i,
+		Peers:      peers,
+	})
+}
+
+func voter(id, raftAddress string) domain.Instance {
+	return domain.Instance{ID: id, RaftAddress: raftAddress, Suffrage: domain.Voter}
+}
+
+// answer is what the instance named id says of itself in these tests.
+func answer(id string) ports.Identity {
+	return ports.Identity{RaftID: id, ApplicationAddress: "app-of-" + id + ":80", ClusterID: "cluster-of-n1", Version: "v1"}
+}
+
+// answered is how a member is shown that gave that answer.
+func answered(i domain.Instance) domain.Member {
+	return domain.Member{Instance: i, Reachable: true, ApplicationAddress: answer(i.ID).ApplicationAddress, Version: "v1"}
+}
+
+func mustAdd(t *testing.T, i *portstest.Instance, instances ...domain.Instance) {
+	t.Helper()
+	for _, instance := range instances {
+		if err := i.Add(t.Context(), instance); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,373 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+// news is what a cluster stream tells now: "snapshot" with the reachable
+// members, events, and the error that ended it; and the channel to wait on.
+func news(stream ports.ClusterStream) ([]string, <-chan struct{}) {
+	delivery, later, err := stream.Next()
+	var told []string
+	if err != nil {
+		told = append(told, err.Error())
+	}
+	if delivery.Snapshot != nil {
+		told = append(told, "snapshot")
+		for _, m := range delivery.Snapshot.Members {
+			if m.Reachable {
+				told = append(told, m.ID)
+			}
+		}
+	}
+	for _, event := range delivery.Events {
+		told = append(told, fmt.Sprintf("%s %s", event.Type, event.NodeID))
+	}
+	return told, later
+}
+
+func mustHear(t *testing.T, stream ports.ClusterStream, want ...string) {
+	t.Helper()
+	if got, _ := news(stream); !reflect.DeepEqual(got, want) {
+		t.Fatalf("told %q, want %q", got, want)
+	}
+}
+
+// mustHearWithin waits until the stream tells something, and holds the time
+// that it took against the one that is wanted.
+func mustHearWithin(t *testing.T, stream ports.ClusterStream, takes time.Duration, want ...string) {
+	t.Helper()
+	began := time.Now()
+	for {
+		got, later := news(stream)
+		if len(got) == 0 {
+			<-later // in a bubble who waits for ever fails the test
+			continue
+		}
+		if took := time.Since(began); !reflect.DeepEqual(got, want) || took != takes {
+			t.Fatalf("told %q after %v, want %q after %v", got, took, want, takes)
+		}
+		return
+	}
+}
+
+// watched is a cluster of n1, which leads, and n2, with its watch open since an
+// instant between two rounds.
+type watched struct {
+	*app.Cluster
+	instance *portstest.Instance
+	peers    *portstest.Peers
+}
+
+func watch(t *testing.T) watched {
+	t.Helper()
+	w := watched{instance: portstest.NewInstance("n1", "h:1"), peers: portstest.NewPeers()}
+	mustAdd(t, w.instance, voter("n2", "h:2"))
+	w.peers.Answer("h:2", answer("n2"))
+	w.Cluster = newCluster(w.instance, w.peers)
+	if err := w.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait() // the first round is over
+	return w
+}
+
+func (w watched) close(t *testing.T) {
+	t.Helper()
+	if err := w.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func (w watched) follow(t *testing.T) ports.ClusterStream {
+	t.Helper()
+	stream, err := w.Follow(t.Context())
+	if err != nil {
+		t.Fatalf("follow: %v", err)
+	}
+	return stream
+}
+
+func TestClusterStream(t *testing.T) {
+	notLeader, closed := ports.ErrNotLeader.Error(), ports.ErrClosed.Error()
+	tests := map[string]func(t *testing.T, w watched, stream ports.ClusterStream){ // after its snapshot
+		"where nothing happens nothing is told": func(t *testing.T, _ watched, stream ports.ClusterStream) {
+			time.Sleep(10 * time.Second)
+			mustHear(t, stream)
+		},
+		"an instance that falls silent is noticed in the next round": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			w.peers.Silence("h:2")
+			mustHearWithin(t, stream, time.Second, "instance_unreachable n2")
+		},
+		"and so is one that answers again": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			w.peers.Silence("h:2")
+			mustHearWithin(t, stream, time.Second, "instance_unreachable n2")
+			w.peers.Answer("h:2", answer("n2"))
+			mustHearWithin(t, stream, time.Second, "instance_reachable n2")
+		},
+		"an instance that advertises another address is updated": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			other := answer("n2")
+			other.ApplicationAddress = "elsewhere:80"
+			w.peers.Answer("h:2", other)
+			mustHearWithin(t, stream, time.Second, "instance_updated n2")
+		},
+		"an instance that is added is told at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			mustAdd(t, w.instance, voter("n3", "h:3"))
+			mustHearWithin(t, stream, 0, "instance_added n3")
+		},
+		"an instance that is removed is told at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			if err := w.instance.Remove(t.Context(), "n2"); err != nil {
+				t.Fatal(err)
+			}
+			mustHearWithin(t, stream, 0, "instance_removed n2")
+		},
+		"an instance that moves is told at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			w.peers.Answer("h:9", answer("n2"))
+			mustAdd(t, w.instance, voter("n2", "h:9"))
+			mustHearWithin(t, stream, 0, "instance_updated n2")
+		},
+		"who did not read for long is told what is different, once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			w.peers.Silence("h:2")
+			time.Sleep(5 * time.Second)
+			mustAdd(t, w.instance, voter("n3", "h:3"))
+			time.Sleep(5 * time.Second)
+			mustHear(t, stream, "instance_unreachable n2", "instance_added n3")
+			mustHear(t, stream)
+		},
+		"every follower is told": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			other := w.follow(t)
+			mustHear(t, other, "snapshot", "n1", "n2")
+			mustAdd(t, w.instance, voter("n3", "h:3"))
+			mustHearWithin(t, stream, 0, "instance_added n3")
+			mustHearWithin(t, other, 0, "instance_added n3")
+		},
+		"a new term of the same leader is told at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			w.instance.Change(func(s *ports.LocalState) { s.Term++ })
+			mustHearWithin(t, stream, 0, "leader_changed n1")
+		},
+		"another leader ends it at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			if err := w.instance.HandOver(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			mustHearWithin(t, stream, 0, notLeader)
+		},
+		"the end of the instance ends it at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			w.instance.Change(func(s *ports.LocalState) { s.Closed = true })
+			mustHearWithin(t, stream, 0, closed)
+		},
+		"the end of the watch ends it at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			_, later := news(stream)
+			w.close(t)
+			if !isClosed(later) {
+				t.Error("nobody is woken")
+			}
+			mustHear(t, stream, closed)
+		},
+		"a change of the registry is no news": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			before := w.peers.Asked("h:2")
+			write(t, w.instance, 100)
+			synctest.Wait()
+			mustHear(t, stream)
+			if asked := w.peers.Asked("h:2") - before; asked != 0 {
+				t.Errorf("and it made the leader ask %d times", asked)
+			}
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := watch(t)
+				defer w.close(t)
+				stream := w.follow(t)
+				mustHear(t, stream, "snapshot", "n1", "n2")
+				mustHear(t, stream)
+				test(t, w, stream)
+			})
+		})
+	}
+}
+
+func TestTheWatchAsksOnceInEachInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t)
+		defer w.close(t)
+		if asked := w.peers.Asked("h:2"); asked != 1 {
+			t.Errorf("asked %d times in the beginning", asked)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if asked := w.peers.Asked("h:2"); asked != 6 {
+			t.Errorf("asked %d times in 5 s", asked)
+		}
+	})
+}
+
+func TestWhoDoesNotLeadAsksNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, peers := followerOf(t), portstest.NewPeers()
+		c := newCluster(i, peers)
+		if err := c.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if _, err := c.Follow(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+			t.Errorf("follow: %v", err)
+		}
+		if asked := peers.Asked("h:2"); asked != 0 {
+			t.Errorf("asked %d times", asked)
+		}
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestFollowWhereLeadershipWasJustLost(t *testing.T) {
+	i := portstest.NewInstance("n1", "h:1")
+	c := app.NewCluster(app.ClusterConfig{
+		Self: ports.Identity{RaftID: "n1"}, Registry: i, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: portstest.NewPeers(),
+	})
+	if _, err := c.Follow(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("follow: %v", err)
+	}
+}
+
+func TestCloseWithoutOpen(t *testing.T) {
+	c := newCluster(portstest.NewInstance("n1", "h:1"), portstest.NewPeers())
+	if err := c.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// slowPeers answers in the name of n2, after some time that a test can change.
+type slowPeers struct {
+	mu    sync.Mutex
+	after time.Duration
+	asked int
+}
+
+func (p *slowPeers) take(after time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.after = after
+}
+
+func (p *slowPeers) Identify(ctx context.Context, _ string) (ports.Identity, error) {
+	p.mu.Lock()
+	p.asked++
+	after := p.after
+	p.mu.Unlock()
+	select {
+	case <-time.After(after):
+		return answer("n2"), nil
+	case <-ctx.Done():
+		return ports.Identity{}, ctx.Err()
+	}
+}
+
+func TestAFollowerWhoGivesUpTellsTheOthersNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, peers := portstest.NewInstance("n1", "h:1"), &slowPeers{}
+		mustAdd(t, i, voter("n2", "h:2"))
+		c := newCluster(i, peers)
+		stream, err := c.Follow(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustHear(t, stream, "snapshot", "n1", "n2")
+
+		peers.take(500 * time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := c.Follow(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("who gave up: %v", err)
+		}
+		mustHear(t, stream)
+	})
+}
+
+func TestClosingInTheMiddleOfARoundIsNoNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, peers := portstest.NewInstance("n1", "h:1"), &slowPeers{}
+		mustAdd(t, i, voter("n2", "h:2"))
+		c := newCluster(i, peers)
+		if err := c.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stream, err := c.Follow(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustHear(t, stream, "snapshot", "n1", "n2")
+		peers.take(500 * time.Millisecond)
+		time.Sleep(1100 * time.Millisecond) // a round is under way
+		if err := c.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mustHear(t, stream, ports.ErrClosed.Error())
+	})
+}
+
+func TestManyFollowersShareARound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, peers := portstest.NewInstance("n1", "h:1"), &slowPeers{after: time.Hour}
+		mustAdd(t, i, voter("n2", "h:2"))
+		c := newCluster(i, peers)
+		began := time.Now()
+		var all sync.WaitGroup
+		for range 200 {
+			all.Go(func() {
+				stream, err := c.Follow(t.Context())
+				if err != nil {
+					t.Errorf("follow: %v", err)
+					return
+				}
+				if told, _ := news(stream); !reflect.DeepEqual(told, []string{"snapshot", "n1"}) {
+					t.Errorf("told %q", told)
+				}
+			})
+		}
+		all.Wait()
+		if took := time.Since(began); took > 2*time.Second || peers.asked > 2 {
+			t.Errorf("%d rounds in %v", peers.asked, took)
+		}
+	})
+}
+
+// Who shares a round must see what was so when he came: a round that had begun
+// before is not enough.
+func TestAFollowerSeesWhatWasSoWhenItCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, peers := portstest.NewInstance("n1", "h:1"), &slowPeers{after: 500 * time.Millisecond}
+		mustAdd(t, i, voter("n2", "h:2"))
+		c := newCluster(i, peers)
+		var first sync.WaitGroup
+		first.Go(func() {
+			if _, err := c.Follow(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait() // the first round has begun
+		mustAdd(t, i, voter("n3", "h:2b"))
+		stream, err := c.Follow(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		delivery, _, err := stream.Next()
+		if err != nil || delivery.Snapshot == nil || len(delivery.Snapshot.Members) != 3 {
+			t.Errorf("%+v, %v", delivery.Snapshot, err)
+		}
+		first.Wait()
+	})
+}

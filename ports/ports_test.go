@@ -1,0 +1,56 @@
+package ports_test
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func TestUnready(t *testing.T) {
+	tests := map[string]struct {
+		change func(*ports.LocalState)
+		want   []string // a word of each reason
+	}{
+		"an instance that leads is ready":           {func(s *ports.LocalState) { s.Leading = true }, nil},
+		"a follower is ready":                       {func(*ports.LocalState) {}, nil},
+		"who shuts down is not":                     {func(s *ports.LocalState) { s.Closed = true }, []string{"shutting down"}},
+		"who is no member is not":                   {func(s *ports.LocalState) { s.Member = false }, []string{"PUT /raft/node"}},
+		"who knows no leader is not":                {func(s *ports.LocalState) { s.LeaderID = "" }, []string{"no leader"}},
+		"who has not caught up is not":              {func(s *ports.LocalState) { s.CaughtUp = false }, []string{"caught up"}},
+		"all reasons are told":                      {func(s *ports.LocalState) { *s = ports.LocalState{Closed: true} }, []string{"shutting down", "PUT /raft/node", "no leader", "caught up"}},
+		"a new instance that waits says that it is": {func(s *ports.LocalState) { *s = ports.LocalState{} }, []string{"waits to be added", "no leader", "caught up"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			state := ports.LocalState{Member: true, LeaderID: "n1", CaughtUp: true}
+			test.change(&state)
+			got := state.Unready()
+			if len(got) != len(test.want) {
+				t.Fatalf("%q, want %q", got, test.want)
+			}
+			for i, word := range test.want {
+				if !strings.Contains(got[i], word) {
+					t.Errorf("reason %d is %q, without %q", i, got[i], word)
+				}
+			}
+		})
+	}
+}
+
+func TestEmptyDeliveries(t *testing.T) {
+	got := []bool{
+		ports.Delivery{}.Empty(),
+		ports.Delivery{Changes: []domain.Change{}}.Empty(),
+		ports.Delivery{Snapshot: &domain.View{}}.Empty(),
+		ports.Delivery{Changes: []domain.Change{{}}}.Empty(),
+		ports.ClusterDelivery{}.Empty(),
+		ports.ClusterDelivery{Snapshot: &domain.Cluster{}}.Empty(),
+		ports.ClusterDelivery{Events: []domain.ClusterEvent{{}}}.Empty(),
+	}
+	if want := []bool{true, true, false, false, true, false, false}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
