@@ -1,0 +1,191 @@
+package httpapi_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// leaderCalls are the calls that only the leader answers.
+var leaderCalls = []struct{ method, path, body string }{
+	{"GET", "/nodes", ""},
+	{"HEAD", "/nodes", ""},
+	{"GET", "/nodes/a%3A1", ""},
+	{"PUT", "/nodes", `{"id":"a","address":"h:1"}`},
+	{"PUT", "/nodes/a", `{"address":"h:1"}`},
+	{"DELETE", "/nodes/a", ""},
+	{"PUT", "/raft/node", `{"id":"n3","address":"h:1"}`},
+	{"DELETE", "/raft/node/n1", ""},
+	{"GET", "/raft/metadata", ""},
+}
+
+func TestAFollowerSendsToTheLeader(t *testing.T) {
+	s := start(t)
+	s.follow("leader.test:8080")
+	calls := append(leaderCalls, []struct{ method, path, body string }{
+		{"GET", "/nodes/sse?since=3", ""},
+		{"HEAD", "/nodes/sse", ""},
+		{"GET", "/raft/metadata/sse", ""},
+	}...)
+	for _, call := range calls {
+		got := s.do(t, call.method, call.path, call.body)
+		if want := "http://leader.test:8080" + call.path; got.status != 307 || got.header.Get("Location") != want {
+			t.Errorf("%s %s: %d to %q", call.method, call.path, got.status, got.header.Get("Location"))
+		}
+		if call.method == "HEAD" {
+			continue
+		}
+		if code, _ := got.problem(t); code != "not_leader" {
+			t.Errorf("%s %s: %s", call.method, call.path, code)
+		}
+	}
+	if got := s.metric(t, "nodesmetadata_http_redirects_total"); got != float64(len(calls)) {
+		t.Errorf("%v redirects were counted, want %d", got, len(calls))
+	}
+	for _, path := range []string{"/livez", "/readyz", "/version", "/metrics"} {
+		if got := s.do(t, "GET", path, ""); got.status != 200 {
+			t.Errorf("%s of a follower: %d", path, got.status)
+		}
+	}
+}
+
+func TestARedirectGoesToAnIPv6AddressToo(t *testing.T) {
+	s := start(t)
+	s.follow("[::1]:8080")
+	if got := s.do(t, "GET", "/nodes", ""); got.header.Get("Location") != "http://[::1]:8080/nodes" {
+		t.Errorf("it goes to %q", got.header.Get("Location"))
+	}
+}
+
+func TestThereIsNoRedirectWithoutALeader(t *testing.T) {
+	for name, set := range map[string]func(*service){
+		"nobody leads":                       func(s *service) { s.loseLeader() },
+		"the leader does not answer":         func(s *service) { s.follow("") },
+		"the leader claims to be here":       func(s *service) { s.follow("n1.test:8080") },
+		"the leader has no address to offer": func(s *service) { s.peers.Answer("127.0.0.1:7002", ports.Identity{RaftID: "n2"}); s.follow("") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			set(s)
+			for _, call := range leaderCalls {
+				got := s.do(t, call.method, call.path, call.body)
+				if got.status != 503 || got.header.Get("Retry-After") != "1" || got.header.Get("Location") != "" {
+					t.Errorf("%s %s: %d %v", call.method, call.path, got.status, got.header)
+				}
+				if call.method == "HEAD" {
+					continue
+				}
+				if code, _ := got.problem(t); code != "no_leader" {
+					t.Errorf("%s %s: %s", call.method, call.path, code)
+				}
+			}
+		})
+	}
+}
+
+func TestErrorsOfThePorts(t *testing.T) {
+	tests := map[string]struct {
+		err    error
+		status int
+		code   string
+	}{
+		"an unknown outcome is no missing leader": {fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, ports.ErrNotLeader), 503, "outcome_unknown"},
+		"nor is it a timeout":                     {fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, context.DeadlineExceeded), 503, "outcome_unknown"},
+		"too many writes wait":                    {ports.ErrBusy, 503, "busy"},
+		"the instance closes":                     {ports.ErrClosed, 503, "shutting_down"},
+		"nobody can take over":                    {ports.ErrNoSuccessor, 503, "no_successor"},
+		"the deadline has passed":                 {fmt.Errorf("read: %w", context.DeadlineExceeded), 503, "timeout"},
+		"the registry is full":                    {&domain.Refusal{Err: domain.ErrRegistryFull, Revision: 9}, 409, "registry_full"},
+		"nobody foresaw it":                       {errors.New("the secret is 1234"), 500, "internal"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			s.instance.FailWith(test.err)
+			got := s.do(t, "PUT", "/nodes/a", `{"address":"h:1"}`)
+			code, detail := got.problem(t)
+			if got.status != test.status || code != test.code {
+				t.Errorf("got %d %s: %s", got.status, code, detail)
+			}
+			if retry := got.header.Get("Retry-After"); (retry == "1") != (got.status == 503) {
+				t.Errorf("Retry-After is %q", retry)
+			}
+			var refusal *domain.Refusal
+			if errors.As(test.err, &refusal) && got.header.Get("Nodesmetadata-Revision") != "9" {
+				t.Error("a refusal does not name the state that it was decided on")
+			}
+			if logged := strings.Count(s.log.String(), "1234"); strings.Contains(detail, "1234") || logged != 0 != (test.status == 500) {
+				t.Errorf("an inner fault is in the detail %q, or %d times in the log", detail, logged)
+			}
+		})
+	}
+}
+
+func TestAReadEndsAtItsDeadline(t *testing.T) {
+	s := start(t, func(c *httpapi.Config) {
+		c.RequestTimeout = 20 * time.Millisecond
+		c.Nodes = fakeNodes{view: func(ctx context.Context) (domain.View, error) {
+			<-ctx.Done()
+			return domain.View{}, ctx.Err()
+		}}
+	})
+	got := s.do(t, "GET", "/nodes", "")
+	if code, _ := got.problem(t); got.status != 503 || code != "timeout" || got.header.Get("Retry-After") != "1" {
+		t.Errorf("got %d %s", got.status, code)
+	}
+}
+
+func TestAClientThatGoesAwayEndsItsRequest(t *testing.T) {
+	asked := make(chan struct{})
+	s := start(t, func(c *httpapi.Config) {
+		c.Nodes = fakeNodes{view: func(ctx context.Context) (domain.View, error) {
+			close(asked)
+			<-ctx.Done()
+			return domain.View{}, ctx.Err()
+		}}
+	})
+	conn := s.dial(t, "GET /nodes HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-asked
+	conn.Close()
+	eventually(t, "the request is counted as one whose client went away", func() bool {
+		return s.metric(t, "nodesmetadata_http_requests_total", "499") == 1
+	})
+}
+
+func TestAPanicIsOneProblemAndOneLine(t *testing.T) {
+	s := start(t, func(c *httpapi.Config) {
+		c.Nodes = fakeNodes{view: func(context.Context) (domain.View, error) { panic("ouch") }}
+	})
+	got := s.do(t, "GET", "/nodes", "")
+	if code, detail := got.problem(t); got.status != 500 || code != "internal" || strings.Contains(detail, "ouch") {
+		t.Errorf("got %d %s: %s", got.status, code, detail)
+	}
+	if log := s.log.String(); strings.Count(log, "ouch") != 1 || strings.Count(log, "level=") != 1 || !strings.Contains(log, "errors_test.go") {
+		t.Errorf("the log should have it once, with its stack: %s", log)
+	}
+	if got := s.do(t, "GET", "/livez", ""); got.status != 200 {
+		t.Errorf("afterwards livez says %d", got.status)
+	}
+}
+
+func TestAHandlerMayAbortItsConnection(t *testing.T) {
+	s := start(t, func(c *httpapi.Config) {
+		c.Nodes = fakeNodes{view: func(context.Context) (domain.View, error) { panic(http.ErrAbortHandler) }}
+	})
+	conn := s.dial(t, "GET /nodes HTTP/1.1\r\nHost: h\r\n\r\n")
+	if got, _ := io.ReadAll(conn); len(got) > 0 {
+		t.Errorf("it was answered: %s", got)
+	}
+	if log := s.log.String(); log != "" {
+		t.Errorf("it was logged: %s", log)
+	}
+}

@@ -1,0 +1,243 @@
+package httpapi_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func TestAWrongMethodIsToldTheRightOnes(t *testing.T) {
+	s := start(t)
+	for path, allow := range map[string]string{
+		"/nodes":             "GET, HEAD, PUT",
+		"/nodes/a":           "DELETE, GET, HEAD, PUT",
+		"/nodes/%61":         "DELETE, GET, HEAD, PUT",
+		"/nodes/sse":         "GET, HEAD",
+		"/raft/node":         "PUT",
+		"/raft/node/n1":      "DELETE",
+		"/raft/metadata":     "GET, HEAD",
+		"/raft/metadata/sse": "GET, HEAD",
+		"/livez":             "GET, HEAD",
+		"/readyz":            "GET, HEAD",
+		"/version":           "GET, HEAD",
+		"/metrics":           "GET, HEAD",
+	} {
+		for _, method := range []string{"POST", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "GET", "HEAD", "PUT", "DELETE"} {
+			if strings.Contains(allow, method) {
+				continue
+			}
+			got := s.do(t, method, path, "")
+			if got.status != 405 || got.header.Get("Allow") != allow {
+				t.Errorf("%s %s: %d, Allow %q, want %q", method, path, got.status, got.header.Get("Allow"), allow)
+			}
+			if method == "HEAD" {
+				continue
+			}
+			if code, detail := got.problem(t); code != "method_not_allowed" || !strings.Contains(detail, method) {
+				t.Errorf("%s %s: %s: %s", method, path, code, detail)
+			}
+		}
+	}
+}
+
+func TestAnUnknownPathIsAProblem(t *testing.T) {
+	s := start(t)
+	for _, path := range []string{"/", "/node", "/nodes/", "//nodes", "/nodes/a/b", "/raft", "/raft/node/", "/NODES", "/nodes/%2e%2e/x", "/%ff"} {
+		for _, method := range []string{"GET", "PUT", "PROPFIND"} {
+			got := s.do(t, method, path, "")
+			if code, _ := got.problem(t); got.status != 404 || code != "not_found" {
+				t.Errorf("%s %s: %d %s", method, path, got.status, code)
+			}
+		}
+	}
+}
+
+func TestRaftCalls(t *testing.T) {
+	tests := map[string]struct {
+		method, path, body string
+		header             []string
+
+		status   int
+		want     string // of an answer
+		code     string // of a problem
+		mentions string
+	}{
+		"an instance is added as a voter": {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h3:7000"}`,
+			status: 200, want: `{"id":"n3","address":"h3:7000","suffrage":"voter"}`},
+		"an instance is added as a nonvoter": {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h3:7000","suffrage":"nonvoter"}`,
+			status: 200, want: `{"id":"n3","address":"h3:7000","suffrage":"nonvoter"}`},
+		"an instance moves": {method: "PUT", path: "/raft/node", body: `{"id":"n2","address":"h2:7001"}`,
+			status: 200, want: `{"id":"n2","address":"h2:7001","suffrage":"voter"}`},
+		"an instance is removed": {method: "DELETE", path: "/raft/node/n2",
+			status: 200, want: `{"id":"n2","address":"127.0.0.1:7002","suffrage":"voter"}`},
+		"the address of another": {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"127.0.0.1:7002"}`,
+			status: 409, code: "address_in_use", mentions: `"n2"`},
+		"no such instance":           {method: "DELETE", path: "/raft/node/n9", status: 404, code: "instance_not_found", mentions: `"n9"`},
+		"an id that is none":         {method: "PUT", path: "/raft/node", body: `{"id":"-","address":"h:1"}`, status: 400, code: "invalid_request", mentions: "id"},
+		"an id in a path":            {method: "DELETE", path: "/raft/node/a%20b", status: 400, code: "invalid_request", mentions: `"a b"`},
+		"an address for all":         {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"0.0.0.0:1"}`, status: 400, code: "invalid_request", mentions: "address"},
+		"a suffrage that is none":    {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h:1","suffrage":""}`, status: 400, code: "invalid_request", mentions: "suffrage"},
+		"all faults at once":         {method: "PUT", path: "/raft/node", body: `{"suffrage":"x"}`, status: 400, code: "invalid_request", mentions: "; suffrage"},
+		"null for the suffrage":      {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h:1","suffrage":null}`, status: 400, code: "invalid_json", mentions: `"suffrage"`},
+		"an unknown field":           {method: "PUT", path: "/raft/node", body: `{"nodeID":"n3"}`, status: 400, code: "invalid_json", mentions: `"nodeID"`},
+		"no body":                    {method: "PUT", path: "/raft/node", status: 400, code: "invalid_json", mentions: "empty"},
+		"a parameter":                {method: "PUT", path: "/raft/node?force=true", body: `{}`, status: 400, code: "invalid_request", mentions: `"force"`},
+		"a condition on an addition": {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h:1"}`, header: []string{"If-None-Match: *"}, status: 400, code: "invalid_request", mentions: "If-None-Match"},
+		"a condition on a removal":   {method: "DELETE", path: "/raft/node/n2", header: []string{`If-Match: "1"`}, status: 400, code: "invalid_request", mentions: "If-Match"},
+		"a stale description":        {method: "GET", path: "/raft/metadata?consistency=stale", status: 400, code: "invalid_request", mentions: `"consistency"`},
+		"a position in a stream":     {method: "GET", path: "/raft/metadata/sse?since=1", status: 400, code: "invalid_request", mentions: `"since"`},
+		"the cluster is described": {method: "GET", path: "/raft/metadata", status: 200,
+			want: `{"nodesMetadata":{` +
+				`"n1":{"nodeID":"n1","raftAddress":"127.0.0.1:7000","applicationAddress":"n1.test:8080","suffrage":"voter","reachable":true,"version":"v1"},` +
+				`"n2":{"nodeID":"n2","raftAddress":"127.0.0.1:7002","applicationAddress":"","suffrage":"voter","reachable":false,"version":""}},` +
+				`"leaderNodeID":"n1","term":1,"clusterID":"cluster-of-n1"}`},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			s.addSecond(t)
+			got := s.do(t, test.method, test.path, test.body, test.header...)
+			if got.status != test.status {
+				t.Fatalf("got %d %s, want %d", got.status, got.body, test.status)
+			}
+			if test.status == 200 {
+				if got.body != test.want {
+					t.Errorf("got  %s\nwant %s", got.body, test.want)
+				}
+				return
+			}
+			if code, detail := got.problem(t); code != test.code || !strings.Contains(detail, test.mentions) {
+				t.Errorf("got %s: %s", code, detail)
+			}
+		})
+	}
+}
+
+// addSecond makes n2 a member.
+func (s *service) addSecond(t testing.TB) {
+	t.Helper()
+	second := domain.Instance{ID: "n2", RaftAddress: "127.0.0.1:7002", Suffrage: domain.Voter}
+	if err := s.instance.Add(context.Background(), second); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheLastVoterStays(t *testing.T) {
+	s := start(t)
+	got := s.do(t, "DELETE", "/raft/node/n1", "")
+	if code, _ := got.problem(t); got.status != 409 || code != "last_voter" {
+		t.Errorf("got %d %s", got.status, code)
+	}
+}
+
+func TestALeaderThatIsRemovedSendsTheAskerToItsSuccessor(t *testing.T) {
+	s := start(t)
+	s.addSecond(t)
+	s.peers.Answer("127.0.0.1:7002", ports.Identity{RaftID: "n2", ApplicationAddress: "n2.test:8080"})
+	got := s.do(t, "DELETE", "/raft/node/n1", "")
+	if got.status != 307 || got.header.Get("Location") != "http://n2.test:8080/raft/node/n1" {
+		t.Errorf("got %d to %q", got.status, got.header.Get("Location"))
+	}
+}
+
+func TestAnInstanceAnswersForItself(t *testing.T) {
+	s := start(t)
+	s.loseLeader()
+	if got := s.do(t, "GET", "/livez?verbose", ""); got.status != 200 || got.body != `{"live":true}` {
+		t.Errorf("livez: %d %s", got.status, got.body)
+	}
+
+	got := s.do(t, "GET", "/readyz", "")
+	if got.status != 503 || got.header.Get("Retry-After") != "1" || !strings.Contains(got.body, `"ready":false,"reasons":["it knows no leader"]`) {
+		t.Errorf("readyz without a leader: %d %v %s", got.status, got.header, got.body)
+	}
+	s.lead()
+	s.register(t, domain.NodeSpec{ID: "a", Address: "h:1"})
+	got = s.do(t, "GET", "/readyz", "")
+	const ready = `{"ready":true,"reasons":[],"member":true,"leading":true,"leaderNodeID":"n1","term":2,"clusterID":"cluster-of-n1","revision":1}`
+	if got.status != 200 || got.body != ready || got.header.Get("Nodesmetadata-Revision") != "1" {
+		t.Errorf("readyz: %d %s", got.status, got.body)
+	}
+
+	got = s.do(t, "GET", "/version", "")
+	var version struct{ Version, GoVersion string }
+	if err := json.Unmarshal([]byte(got.body), &version); err != nil || version.Version != "v1" || !strings.HasPrefix(version.GoVersion, "go1.") {
+		t.Errorf("version: %s", got.body)
+	}
+}
+
+func TestMetricsCountRequestsByRouteMethodAndCode(t *testing.T) {
+	s := start(t)
+	s.do(t, "PUT", "/nodes/a", `{"address":"h:1"}`)
+	s.do(t, "GET", "/nodes/a", "")
+	s.do(t, "GET", "/nodes/b", "")
+	s.do(t, "BREW", "/nodes/b", "")
+	s.do(t, "GET", "/coffee", "")
+	got := s.do(t, "GET", "/metrics?x", "")
+	for _, line := range []string{
+		`nodesmetadata_http_requests_total{code="201",method="PUT",route="/nodes/{id}"} 1`,
+		`nodesmetadata_http_requests_total{code="200",method="GET",route="/nodes/{id}"} 1`,
+		`nodesmetadata_http_requests_total{code="404",method="GET",route="/nodes/{id}"} 1`,
+		`nodesmetadata_http_requests_total{code="405",method="other",route="/nodes/{id}"} 1`,
+		`nodesmetadata_http_requests_total{code="404",method="any",route="unmatched"} 1`,
+		`nodesmetadata_http_request_duration_seconds_count{method="GET",route="/nodes/{id}"} 2`,
+		`nodesmetadata_http_streams_open{stream="nodes"} 0`,
+		`nodesmetadata_http_redirects_total 0`,
+	} {
+		if !strings.Contains(got.body, line+"\n") {
+			t.Errorf("missing: %s", line)
+		}
+	}
+	if strings.Contains(got.body, "BREW") || strings.Contains(got.body, "coffee") {
+		t.Error("what a client makes up became a label")
+	}
+}
+
+func TestAConfigIsToldAllItsFaultsAtOnce(t *testing.T) {
+	_, err := httpapi.New(httpapi.Config{
+		BindAddress: "localhost", RequestTimeout: 11 * time.Second, HeaderTimeout: 10 * time.Second,
+		IdleTimeout: -1, KeepAlive: -1, StalledTimeout: -1, MaxBodyBytes: -1,
+	})
+	if err == nil {
+		t.Fatal("it was taken")
+	}
+	for _, word := range []string{`"localhost"`, "nodes is not", "cluster is not", "local is not",
+		"request timeout", "header timeout", "idle timeout", "keep-alive", "stalled timeout", "body bytes"} {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("no word of %q in: %v", word, err)
+		}
+	}
+}
+
+func TestTwoServersDoNotShareNamesOfMetrics(t *testing.T) {
+	s := prepare(t)
+	_, err := httpapi.New(httpapi.Config{
+		BindAddress: "127.0.0.1:0", Nodes: fakeNodes{}, Cluster: s.cluster, Local: s.instance, Metrics: s.metrics,
+	})
+	if err == nil {
+		t.Error("the same metrics were registered twice")
+	}
+}
+
+func TestItServesOnIPv6AndOverHTTP2(t *testing.T) {
+	s := start(t, func(c *httpapi.Config) { c.BindAddress = "[::1]:0" })
+	s.register(t, domain.NodeSpec{ID: "a", Address: "10.0.0.1:1"})
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	s.client.Transport = &http.Transport{Protocols: protocols}
+	got := s.do(t, "GET", "/nodes/a", "")
+	if got.status != 200 || got.body != nodeA {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+	events := s.stream(t, "/nodes/sse")
+	if got := events.event(t); got.kind != "snapshot" {
+		t.Errorf("got %+v", got)
+	}
+}
