@@ -39,7 +39,7 @@ var ErrClosed = errors.New("closed")
 //
 // # The log
 //
-// Entries are kept under their Index, which may begin anywhere and may have
+// Entries are kept under their Index, which is 1 or more, may begin anywhere and may have
 // gaps (raft leaves one when it installs a snapshot).
 //
 // FirstIndex and LastIndex return the lowest and the highest stored index, and
