@@ -1,12 +1,14 @@
 package consensus
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // machine is raft's state machine: it decodes committed entries, lets the domain
@@ -22,6 +24,9 @@ type machine struct {
 	// this instance is shutting down: to go on would let it drift apart from
 	// the others.
 	halt func(error)
+	// halted is why; from then on nothing is applied and no snapshot made. Raft
+	// goes on asking for both while it is shutting down.
+	halted error
 }
 
 func newMachine(b *board, halt func(error)) *machine {
@@ -44,18 +49,23 @@ func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 		if entry.Type == raft.LogCommand {
 			outcomes[i] = m.apply(entry)
 		}
-		m.applied = entry.Index
+		if m.halted == nil {
+			m.applied = entry.Index
+		}
 	}
 	m.post()
 	return outcomes
 }
 
 func (m *machine) apply(entry *raft.Log) outcome {
+	if m.halted != nil {
+		return m.unknown()
+	}
 	decoded, err := decodeEntry(entry.Data)
 	if err != nil {
-		err = fmt.Errorf("log entry %d of term %d can't be applied: %w", entry.Index, entry.Term, err)
-		m.halt(err)
-		return outcome{err: err}
+		m.halted = fmt.Errorf("log entry %d of term %d can't be applied: %w", entry.Index, entry.Term, err)
+		m.halt(m.halted)
+		return m.unknown()
 	}
 	switch decoded := decoded.(type) {
 	case opening:
@@ -71,6 +81,12 @@ func (m *machine) apply(entry *raft.Log) outcome {
 	panic(fmt.Sprintf("consensus: an entry decodes to %T, which nobody applies", decoded))
 }
 
+// unknown is the outcome of an entry that is committed, so that others carry it
+// out, while this instance can't say what that does.
+func (m *machine) unknown() outcome {
+	return outcome{err: errors.Join(ports.ErrOutcomeUnknown, m.halted)}
+}
+
 func (m *machine) post() {
 	m.board.post(func(n *notice) {
 		n.View = m.registry.View()
@@ -84,6 +100,11 @@ func (m *machine) post() {
 
 // Snapshot implements raft.FSM. It takes no time: a view never changes.
 func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
+	if m.halted != nil {
+		// Raft has handed over more than was applied: it would keep this as the
+		// state after entries that are not in it, and drop those from the log.
+		return nil, m.halted
+	}
 	return image{
 		view:      m.registry.View(),
 		clusterID: m.clusterID,

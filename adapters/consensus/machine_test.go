@@ -1,0 +1,285 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft"
+	"pgregory.net/rapid"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// testMachine is a machine that may not be halted.
+func testMachine(t failer) *machine {
+	return newMachine(newBoard(ports.LocalState{}), func(err error) { t.Fatalf("halted: %v", err) })
+}
+
+// logOf gives a log as raft hands it over: an opening, the commands, and now
+// and then an entry that is none of the machine's business.
+func logOf(commands ...domain.Command) []*raft.Log {
+	log := []*raft.Log{{Index: 2, Term: 1, Type: raft.LogCommand, Data: encodeEntry(opening{ClusterID: "first"})}}
+	for i, cmd := range commands {
+		term := 1 + uint64(i)/10
+		next := func(kind raft.LogType, data []byte) {
+			log = append(log, &raft.Log{Index: log[len(log)-1].Index + 1, Term: term, Type: kind, Data: data})
+		}
+		if i%10 == 9 {
+			next(raft.LogConfiguration, []byte("not an entry of ours"))
+			next(raft.LogCommand, encodeEntry(opening{ClusterID: "later"}))
+		}
+		next(raft.LogCommand, encodeEntry(cmd))
+	}
+	return log
+}
+
+func machineSnapshot(t failer, m *machine) []byte {
+	t.Helper()
+	s, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink := &memorySink{}
+	if err := s.Persist(sink); err != nil {
+		t.Fatal(err)
+	}
+	s.Release()
+	if sink.closed != 1 || sink.cancelled != 0 {
+		t.Fatalf("the sink was closed %d times and cancelled %d times", sink.closed, sink.cancelled)
+	}
+	return sink.Bytes()
+}
+
+type memorySink struct {
+	bytes.Buffer
+	closed, cancelled int
+}
+
+func (s *memorySink) ID() string    { return "memory" }
+func (s *memorySink) Close() error  { s.closed++; return nil }
+func (s *memorySink) Cancel() error { s.cancelled++; return nil }
+
+func TestASnapshotAndTheRestOfTheLogEqualTheWholeLog(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		log := logOf(crossingCommands().Draw(t, "commands")...)
+		whole := testMachine(t)
+		var want []outcome
+		for _, entry := range log {
+			if o, ok := whole.Apply(entry).(outcome); ok {
+				want = append(want, o)
+			}
+		}
+
+		at := rapid.IntRange(0, len(log)).Draw(t, "snapshot after")
+		first, second := testMachine(t), testMachine(t)
+		got := applyInBatches(t, first, log[:at])
+		snapshot := machineSnapshot(t, first)
+		if err := second.Restore(io.NopCloser(bytes.NewReader(snapshot))); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(machineSnapshot(t, second), snapshot) {
+			t.Fatal("a machine's snapshot changes when it is restored")
+		}
+		got = append(got, applyInBatches(t, second, log[at:])...)
+
+		if len(got) != len(want) {
+			t.Fatalf("%d outcomes, want %d", len(got), len(want))
+		}
+		for i := range want {
+			mustEqual(t, fmt.Sprintf("outcome %d", i),
+				answerOf(got[i].change, got[i].err), answerOf(want[i].change, want[i].err))
+		}
+		if !bytes.Equal(machineSnapshot(t, second), machineSnapshot(t, whole)) {
+			t.Fatal("the snapshots differ")
+		}
+		if n := second.board.read(); n.applied != log[len(log)-1].Index && at < len(log) || n.ClusterID != "first" && at > 0 {
+			t.Fatalf("posted: index %d, cluster %q", n.applied, n.ClusterID)
+		}
+	})
+}
+
+func applyInBatches(t *rapid.T, m *machine, log []*raft.Log) []outcome {
+	var outcomes []outcome
+	for len(log) > 0 {
+		size := rapid.IntRange(1, len(log)).Draw(t, "batch")
+		answers := m.ApplyBatch(log[:size])
+		if len(answers) != size {
+			t.Fatalf("%d answers to %d entries", len(answers), size)
+		}
+		for i, entry := range log[:size] {
+			if o, ok := answers[i].(outcome); ok {
+				outcomes = append(outcomes, o)
+			} else if entry.Type == raft.LogCommand {
+				t.Fatalf("entry %d is answered with %v", entry.Index, answers[i])
+			}
+		}
+		log = log[size:]
+	}
+	return outcomes
+}
+
+func TestABatchIsPostedOnce(t *testing.T) {
+	m := testMachine(t)
+	before := m.board.read()
+	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}, domain.Register{Node: minimalNode(t, "b", "h:2")}))
+	select {
+	case <-before.later:
+	default:
+		t.Fatal("nobody was told")
+	}
+	after := m.board.read()
+	if after.applied != 4 || after.openTerm != 1 || after.ClusterID != "first" || after.View.Revision() != 2 {
+		t.Errorf("posted: index %d, open term %d, cluster %q, revision %d",
+			after.applied, after.openTerm, after.ClusterID, after.View.Revision())
+	}
+	if before.View.Len() != 0 {
+		t.Error("the earlier notice changed")
+	}
+	select {
+	case <-after.later:
+		t.Error("it was posted more than once")
+	default:
+	}
+}
+
+func TestTheFirstOpeningNamesTheClusterAndEachOpensItsTerm(t *testing.T) {
+	m := testMachine(t)
+	for index, o := range []struct {
+		term uint64
+		id   string
+		want string
+	}{{1, "", ""}, {2, "first", "first"}, {5, "later", "first"}} {
+		m.Apply(&raft.Log{Index: uint64(index + 1), Term: o.term, Data: encodeEntry(opening{ClusterID: o.id})})
+		if n := m.board.read(); n.ClusterID != o.want || n.openTerm != o.term {
+			t.Errorf("after %+v: cluster %q, open term %d", o, n.ClusterID, n.openTerm)
+		}
+	}
+}
+
+// What this instance knows of its cluster from its directory outlives a log
+// that does not say it yet.
+func TestAClusterIDThatIsKnownBeforehandStays(t *testing.T) {
+	m := newMachine(newBoard(ports.LocalState{ClusterID: "known"}), nil)
+	m.Apply(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration})
+	if id := m.board.read().ClusterID; id != "known" {
+		t.Errorf("cluster %q", id)
+	}
+}
+
+func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
+	tests := map[string]struct {
+		data []byte
+		says string
+	}{
+		"a damaged entry":         {append(encodeEntry(domain.Deregister{ID: "a"}), 0), "checksum"},
+		"an empty entry":          {nil, "too early"},
+		"an entry of a new build": {sealed(99, nil), "newer build"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var halts []error
+			m := newMachine(newBoard(ports.LocalState{}), func(err error) { halts = append(halts, err) })
+			m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
+			before := m.board.read()
+
+			bad := func(index uint64) *raft.Log { return &raft.Log{Index: index, Term: 7, Data: test.data} }
+			good := &raft.Log{Index: 6, Term: 7, Data: encodeEntry(domain.Deregister{ID: "a"})}
+			first := &raft.Log{Index: 4, Term: 7, Data: encodeEntry(domain.Register{Node: minimalNode(t, "b", "h:2")})}
+			answers := m.ApplyBatch([]*raft.Log{first, bad(5), good, bad(7)})
+			later := m.Apply(good)
+
+			if len(halts) != 1 {
+				t.Fatalf("it halted %d times: %v", len(halts), halts)
+			}
+			for _, word := range []string{"log entry 5 of term 7", test.says} {
+				if !strings.Contains(halts[0].Error(), word) {
+					t.Errorf("%q does not say %q", halts[0], word)
+				}
+			}
+			if err := answers[0].(outcome).err; err != nil {
+				t.Errorf("the entry before it: %v", err)
+			}
+			// They are committed: other instances do carry them out.
+			for i, a := range append(answers[1:], later) {
+				if err := a.(outcome).err; !errors.Is(err, ports.ErrOutcomeUnknown) {
+					t.Errorf("answer %d from there on: %v", i, err)
+				}
+			}
+			if now := m.board.read(); now.applied > 4 || now.View.Revision() > before.View.Revision()+1 || now.View.Len() < 1 {
+				t.Errorf("it went on to index %d, revision %d", now.applied, now.View.Revision())
+			}
+			// Raft would keep it as the state after entry 7, for a later build
+			// to start from.
+			if _, err := m.Snapshot(); err == nil {
+				t.Error("a state that lacks an entry can become a snapshot")
+			}
+		})
+	}
+}
+
+func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
+	other := snapshotOf(t, imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")})))
+	damaged := bytes.Clone(other)
+	damaged[len(damaged)/2] ^= 1
+	tests := map[string]io.Reader{
+		"damaged":             bytes.NewReader(damaged),
+		"cut off":             bytes.NewReader(other[:len(other)-1]),
+		"unreadable":          failing{},
+		"unreadable midway":   io.MultiReader(bytes.NewReader(other[:len(other)/2]), failing{}),
+		"of another registry": bytes.NewReader(assembled(snapshotVersion, headRecord(1, 1), added(1), endRecord(3))),
+	}
+	for name, snapshot := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := testMachine(t)
+			m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
+			before, bytesBefore := m.board.read(), machineSnapshot(t, m)
+			if err := m.Restore(io.NopCloser(snapshot)); err == nil {
+				t.Fatal("restored")
+			}
+			if m.board.read() != before {
+				t.Error("something was posted")
+			}
+			if !bytes.Equal(machineSnapshot(t, m), bytesBefore) {
+				t.Error("the machine changed")
+			}
+			if a := m.Apply(&raft.Log{Index: 4, Term: 1, Data: encodeEntry(domain.Deregister{ID: "a"})}).(outcome); a.err != nil {
+				t.Errorf("it does not go on from where it was: %v", a.err)
+			}
+		})
+	}
+}
+
+func TestARestoreReplacesAndTellsEverybody(t *testing.T) {
+	m := testMachine(t)
+	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
+	before := m.board.read()
+	im := imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")}))
+	if err := m.Restore(io.NopCloser(bytes.NewReader(snapshotOf(t, im)))); err != nil {
+		t.Fatal(err)
+	}
+	<-before.later
+	after := m.board.read()
+	mustEqualImage(t, image{after.View, after.ClusterID, after.applied, after.openTerm}, im)
+	if _, there := before.View.Node("a"); !there {
+		t.Error("an earlier view changed")
+	}
+}
+
+func TestASnapshotThatCanNotBeKeptIsCancelled(t *testing.T) {
+	sink := &brokenSink{}
+	if err := imageOf(registryAfter(goldenCommands(t)...)).Persist(sink); !errors.Is(err, errDisk) {
+		t.Errorf("persist: %v", err)
+	}
+	if sink.closed != 0 || sink.cancelled != 1 {
+		t.Errorf("closed %d times, cancelled %d times", sink.closed, sink.cancelled)
+	}
+}
+
+type brokenSink struct{ memorySink }
+
+func (*brokenSink) Write([]byte) (int, error) { return 0, errDisk }
