@@ -303,3 +303,22 @@ type fakeNodes struct {
 }
 
 func (f fakeNodes) View(ctx context.Context) (domain.View, error) { return f.view(ctx) }
+
+// panickingStream is ports.Nodes whose stream panics after its snapshot.
+type panickingStream struct {
+	ports.Nodes
+}
+
+func (panickingStream) Follow(context.Context, *domain.Revision) (ports.NodeStream, error) {
+	return &panickingStreamAt{}, nil
+}
+
+type panickingStreamAt struct{ begun bool }
+
+func (s *panickingStreamAt) Next() (ports.Delivery, <-chan struct{}, error) {
+	if s.begun {
+		panic("ouch")
+	}
+	s.begun = true
+	return ports.Delivery{Snapshot: &domain.View{}}, nil, nil
+}

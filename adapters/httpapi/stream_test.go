@@ -1,0 +1,418 @@
+package httpapi_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func TestAStreamBeginsWithTheSnapshotAndGoesOnWithChanges(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	events := s.stream(t, "/nodes/sse")
+	for header, want := range map[string]string{
+		"Content-Type":           "text/event-stream",
+		"Cache-Control":          "no-cache, no-transform",
+		"X-Accel-Buffering":      "no",
+		"Nodesmetadata-Revision": "3",
+	} {
+		if got := events.header.Get(header); events.status != 200 || got != want {
+			t.Errorf("%s is %q", header, got)
+		}
+	}
+	want := "retry: 1000\nevent: snapshot\nid: 3\ndata: {\"revision\":3,\"part\":1,\"parts\":1,\"nodes\":{\"a\":" + nodeA + ",\"b\":" + nodeB + "}}\n\n"
+	if got := events.event(t); got.raw != want {
+		t.Errorf("got  %q\nwant %q", got.raw, want)
+	}
+	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`)
+	want = "event: added\nid: 4\ndata: {\"revision\":4,\"type\":\"added\",\"node\":" + nodeC + ",\"reason\":\"request\"}\n\n"
+	if got := events.event(t); got.raw != want {
+		t.Errorf("got  %q\nwant %q", got.raw, want)
+	}
+	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`) // nothing new, so no event
+	s.do(t, "DELETE", "/nodes/c", "")
+	want = "event: removed\nid: 5\ndata: {\"revision\":5,\"type\":\"removed\",\"node\":" + nodeC + ",\"previous\":" + nodeC + ",\"reason\":\"request\"}\n\n"
+	if got := events.event(t); got.raw != want {
+		t.Errorf("got  %q\nwant %q", got.raw, want)
+	}
+	eventually(t, "three events are counted", func() bool {
+		return s.metric(t, "nodesmetadata_http_stream_events_total", "nodes") == 3
+	})
+}
+
+func TestAStreamOfAnEmptyRegistryBeginsWithASnapshotToo(t *testing.T) {
+	s := start(t)
+	want := "retry: 1000\nevent: snapshot\nid: 0\ndata: {\"revision\":0,\"part\":1,\"parts\":1,\"nodes\":{}}\n\n"
+	if got := s.stream(t, "/nodes/sse").event(t); got.raw != want {
+		t.Errorf("got  %q\nwant %q", got.raw, want)
+	}
+}
+
+func TestAStreamGoesOnWhereItsClientWas(t *testing.T) {
+	tests := map[string]struct {
+		path   string
+		header []string
+		first  string // id of the first event
+		kind   string
+	}{
+		"after the id that the header names":    {path: "/nodes/sse", header: []string{"Last-Event-ID: 1"}, first: "2", kind: "added"},
+		"after the id that the parameter names": {path: "/nodes/sse?since=2", first: "3", kind: "updated"},
+		"from the first change":                 {path: "/nodes/sse?since=0", first: "1", kind: "added"},
+		"the header wins over the parameter":    {path: "/nodes/sse?since=0", header: []string{"Last-Event-ID: 2"}, first: "3", kind: "updated"},
+		"an empty header is no position":        {path: "/nodes/sse", header: []string{"Last-Event-ID: "}, first: "3", kind: "snapshot"},
+		"ahead of the registry, from the start": {path: "/nodes/sse", header: []string{"Last-Event-ID: 99"}, first: "3", kind: "snapshot"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			seed(t, s)
+			events := s.stream(t, test.path, test.header...)
+			if got := events.header.Get("Nodesmetadata-Revision"); got != "3" {
+				t.Errorf("revision is %q", got)
+			}
+			got := events.event(t)
+			if got.id != test.first || got.kind != test.kind || got.retry != "1000" {
+				t.Errorf("the first event is %q", got.raw)
+			}
+		})
+	}
+}
+
+func TestAClientThatIsUpToDateWaitsForTheNextChange(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	events := s.stream(t, "/nodes/sse?since=3")
+	if got := events.header.Get("Nodesmetadata-Revision"); got != "3" {
+		t.Errorf("revision is %q", got)
+	}
+	s.do(t, "DELETE", "/nodes/a", "")
+	if got := events.event(t); got.id != "4" || got.retry != "1000" {
+		t.Errorf("the first event is %q", got.raw)
+	}
+}
+
+func TestAMalformedPositionIsRefused(t *testing.T) {
+	s := start(t)
+	for _, position := range []string{"x", "-1", "+1", "01", "1.0", "0x1", "1_0", "1,2", "18446744073709551616", "%20"} {
+		got := s.do(t, "GET", "/nodes/sse?since="+position, "")
+		if code, _ := got.problem(t); got.status != 400 || code != "invalid_request" {
+			t.Errorf("since=%s: %d %s", position, got.status, code)
+		}
+		if position == "%20" {
+			continue // a header of blanks is an empty one
+		}
+		got = s.do(t, "GET", "/nodes/sse", "", "Last-Event-ID: "+position)
+		if _, detail := got.problem(t); got.status != 400 || !strings.Contains(detail, "Last-Event-ID") {
+			t.Errorf("Last-Event-ID %s: %d %s", position, got.status, detail)
+		}
+	}
+	for _, query := range []string{"since=", "since=1&since=1", "pool=x", "since=1&redirect=false"} {
+		if got := s.do(t, "GET", "/nodes/sse?"+query, ""); got.status != 400 {
+			t.Errorf("%s: %d", query, got.status)
+		}
+	}
+}
+
+func TestALargeSnapshotComesInPartsOfWhichTheLastHasTheID(t *testing.T) {
+	s := start(t)
+	const nodes = 5000
+	s.fill(t, nodes)
+	// The largest node that there can be.
+	labels := map[string]string{}
+	for i := range domain.MaxLabels {
+		labels[fmt.Sprintf("%0*d", domain.MaxIDLength, i)] = strings.Repeat(`"`, domain.MaxLabelValueBytes)
+	}
+	s.register(t, domain.NodeSpec{ID: "big", Address: "big:1", Zone: strings.Repeat(`\`, domain.MaxZoneLength), Labels: labels})
+	events := s.stream(t, "/nodes/sse")
+	seen := map[string]bool{}
+	for part := 1; ; part++ {
+		got := events.event(t)
+		if len(got.raw) >= 48<<10 {
+			t.Errorf("part %d is %d bytes long", part, len(got.raw))
+		}
+		var data struct {
+			Revision    uint64
+			Part, Parts int
+			Nodes       map[string]struct{ ID string }
+		}
+		if err := json.Unmarshal([]byte(got.data), &data); err != nil {
+			t.Fatal(err)
+		}
+		if data.Revision != nodes+1 || data.Part != part || got.kind != "snapshot" || (got.retry != "") != (part == 1) {
+			t.Fatalf("part %d is %.200q", part, got.raw)
+		}
+		for id, node := range data.Nodes {
+			if id != node.ID || seen[id] {
+				t.Fatalf("node %q at %q", node.ID, id)
+			}
+			seen[id] = true
+		}
+		if last := part == data.Parts; (got.id == fmt.Sprint(nodes+1)) != last || !last && got.id != "" {
+			t.Fatalf("part %d of %d has id %q", part, data.Parts, got.id)
+		} else if last {
+			break
+		}
+	}
+	if len(seen) != nodes+1 {
+		t.Errorf("%d nodes came", len(seen))
+	}
+	s.do(t, "DELETE", "/nodes/big", "")
+	if got := events.event(t); got.id != fmt.Sprint(nodes+2) || len(got.raw) >= 64<<10 {
+		t.Errorf("after the snapshot came %q of %d bytes", got.id, len(got.raw))
+	}
+}
+
+func TestAStreamIsDenseWhileWritersWrite(t *testing.T) {
+	s := start(t)
+	const writers, writes = 4, 100
+	var streams []*reader
+	for range 8 {
+		streams = append(streams, s.stream(t, "/nodes/sse?since=0"))
+	}
+	var done sync.WaitGroup
+	for w := range writers {
+		done.Go(func() {
+			for i := range writes {
+				s.do(t, "PUT", fmt.Sprintf("/nodes/w%d", w), fmt.Sprintf(`{"address":"h%d:1","weight":%d}`, w, i))
+			}
+		})
+	}
+	for _, events := range streams {
+		for revision := 1; revision <= writers*writes; revision++ {
+			if got := events.event(t); got.id != fmt.Sprint(revision) {
+				t.Fatalf("instead of %d came %q", revision, got.id)
+			}
+		}
+	}
+	done.Wait()
+}
+
+func TestAQuietStreamIsKeptAlive(t *testing.T) {
+	s := start(t, func(c *httpapi.Config) { c.KeepAlive = 30 * time.Millisecond })
+	for _, path := range []string{"/nodes/sse", "/raft/metadata/sse"} {
+		events := s.stream(t, path)
+		events.event(t)
+		for range 3 {
+			if got, more := events.next(t); !more || got.raw != ": keep-alive\n\n" {
+				t.Fatalf("%s: %v %q", path, more, got.raw)
+			}
+		}
+	}
+}
+
+func TestAStreamWaitsForALeader(t *testing.T) {
+	for _, path := range []string{"/nodes/sse", "/raft/metadata/sse"} {
+		t.Run("and goes on when this instance becomes it: "+path, func(t *testing.T) {
+			s := start(t, func(c *httpapi.Config) { c.KeepAlive = 30 * time.Millisecond })
+			s.loseLeader()
+			events := s.stream(t, path)
+			for range 3 {
+				if got, more := events.next(t); !more || got.raw != ": no leader\n\n" {
+					t.Fatalf("%v %q", more, got.raw)
+				}
+			}
+			s.lead()
+			if got := events.event(t); got.kind != "snapshot" || got.retry != "1000" {
+				t.Errorf("got %q", got.raw)
+			}
+		})
+		t.Run("and ends when it is another instance: "+path, func(t *testing.T) {
+			s := start(t)
+			s.loseLeader()
+			events := s.stream(t, path)
+			if got, _ := events.next(t); got.comment != "no leader" {
+				t.Fatalf("got %q", got.raw)
+			}
+			s.follow("leader.test:8080")
+			if got := events.farewell(t); got != "this instance does not lead: connect again" {
+				t.Errorf("it said %q", got)
+			}
+		})
+		t.Run("that answers late: "+path, func(t *testing.T) {
+			s := start(t)
+			s.follow("")
+			events := s.stream(t, path)
+			if got, _ := events.next(t); got.comment != "no leader" {
+				t.Fatalf("got %q", got.raw)
+			}
+			s.follow("leader.test:8080")
+			if got := events.farewell(t); got != "this instance does not lead: connect again" {
+				t.Errorf("it said %q", got)
+			}
+		})
+		t.Run("but a HEAD does not: "+path, func(t *testing.T) {
+			s := start(t)
+			s.loseLeader()
+			if got := s.do(t, "HEAD", path, ""); got.status != 200 || got.header.Get("Content-Type") != "text/event-stream" {
+				t.Errorf("got %d %v", got.status, got.header)
+			}
+		})
+		t.Run("and a HEAD ends where one leads: "+path, func(t *testing.T) {
+			s := start(t)
+			if got := s.do(t, "HEAD", path, ""); got.status != 200 || got.header.Get("Content-Type") != "text/event-stream" {
+				t.Errorf("got %d %v", got.status, got.header)
+			}
+		})
+	}
+}
+
+func TestAStreamThatIsAskedOfAClosingInstanceEndsWell(t *testing.T) {
+	s := start(t)
+	s.instance.Change(func(state *ports.LocalState) { state.Closed = true })
+	events := s.stream(t, "/nodes/sse")
+	if got := events.farewell(t); events.status != 200 || got != "this instance is shutting down: connect again" {
+		t.Errorf("%d, and it said %q", events.status, got)
+	}
+}
+
+func TestAStreamEndsWithTheReasonWhenLeadershipIsLost(t *testing.T) {
+	s := start(t)
+	for _, path := range []string{"/nodes/sse", "/raft/metadata/sse"} {
+		s.lead()
+		events := s.stream(t, path)
+		events.event(t)
+		s.loseLeader()
+		if got := events.farewell(t); got != "this instance does not lead: connect again" {
+			t.Errorf("%s: it said %q", path, got)
+		}
+	}
+}
+
+func TestTheClusterStreamTellsWhatHappens(t *testing.T) {
+	s := start(t)
+	events := s.stream(t, "/raft/metadata/sse")
+	want := `retry: 1000
+event: snapshot
+data: {"nodesMetadata":{"n1":{"nodeID":"n1","raftAddress":"127.0.0.1:7000","applicationAddress":"n1.test:8080","suffrage":"voter","reachable":true,"version":"v1"}},"leaderNodeID":"n1","term":1,"clusterID":"cluster-of-n1"}
+
+`
+	if got := events.event(t); got.raw != want {
+		t.Errorf("got  %q\nwant %q", got.raw, want)
+	}
+	s.addSecond(t)
+	want = `event: instance_added
+data: {"type":"instance_added","nodeID":"n2","raftAddress":"127.0.0.1:7002","suffrage":"voter","reachable":false,"term":1}
+
+`
+	if got := events.event(t); got.raw != want {
+		t.Errorf("got  %q\nwant %q", got.raw, want)
+	}
+	if err := s.instance.Remove(t.Context(), "n2"); err != nil {
+		t.Fatal(err)
+	}
+	want = `event: instance_removed
+data: {"type":"instance_removed","nodeID":"n2","raftAddress":"127.0.0.1:7002","suffrage":"voter","term":1}
+
+`
+	if got := events.event(t); got.raw != want {
+		t.Errorf("got  %q\nwant %q", got.raw, want)
+	}
+}
+
+func TestAReaderThatTakesNothingDelaysNobodyAndIsCutOff(t *testing.T) {
+	s := start(t, func(c *httpapi.Config) { c.StalledTimeout = 300 * time.Millisecond })
+	stalled := s.dial(t, "GET /nodes/sse?since=0 HTTP/1.1\r\nHost: h\r\n\r\n")
+	eventually(t, "the stream is open", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
+	good := s.stream(t, "/nodes/sse?since=0")
+	// More than the buffers of a socket on loopback hold.
+	zone := strings.Repeat("z", domain.MaxZoneLength)
+	labels := map[string]string{}
+	for i := range domain.MaxLabels {
+		labels[fmt.Sprint(i)] = strings.Repeat("v", domain.MaxLabelValueBytes)
+	}
+	revision := 0
+	eventually(t, "the stalled stream is cut off", func() bool {
+		weight := revision
+		s.register(t, domain.NodeSpec{ID: "a", Address: "h:1", Zone: zone, Labels: labels, Weight: &weight})
+		revision++
+		if got := good.event(t); got.id != fmt.Sprint(revision) {
+			t.Fatalf("instead of %d came %q", revision, got.id)
+		}
+		return s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") == 1
+	})
+	eventually(t, "its stream is closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
+	// What was on its way arrives; then the connection is over.
+	_, _ = io.Copy(io.Discard, stalled)
+}
+
+func TestASlowReaderThatFellOutOfHistoryGetsASnapshot(t *testing.T) {
+	s := start(t)
+	s.register(t, domain.NodeSpec{ID: "a", Address: "h:1"})
+	for i := range domain.HistoryLength + 1 {
+		s.register(t, domain.NodeSpec{ID: "a", Address: "h:1", Weight: &i})
+	}
+	events := s.stream(t, "/nodes/sse?since=1")
+	if got := events.event(t); got.kind != "snapshot" || got.id != fmt.Sprint(domain.HistoryLength+2) {
+		t.Errorf("got %.100q", got.raw)
+	}
+	// The oldest that is kept is still streamed as changes.
+	events = s.stream(t, "/nodes/sse?since=2")
+	for revision := 3; revision <= domain.HistoryLength+2; revision++ {
+		if got := events.event(t); got.id != fmt.Sprint(revision) || got.kind != "updated" {
+			t.Fatalf("instead of %d came %.100q", revision, got.raw)
+		}
+	}
+}
+
+func TestStreamsThatComeAndGoLeaveNothingBehind(t *testing.T) {
+	s := start(t)
+	s.fill(t, 100)
+	before := runtime.NumGoroutine()
+	var done sync.WaitGroup
+	for i := range 200 {
+		path := []string{"/nodes/sse", "/raft/metadata/sse"}[i%2]
+		done.Go(func() {
+			events := s.stream(t, path)
+			events.event(t)
+			events.cancel()
+			for range events.blocks {
+			}
+		})
+	}
+	done.Wait()
+	s.client.CloseIdleConnections()
+	eventually(t, "the streams are closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 0 })
+	eventually(t, "their goroutines are gone", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+func TestAStreamOnHTTP2OutlivesTheTimeOfARequest(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *httpapi.Config) {
+		c.RequestTimeout, c.HeaderTimeout = time.Millisecond*50, time.Second
+		c.KeepAlive = 500 * time.Millisecond
+	})
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	s.client.Transport = &http.Transport{Protocols: protocols}
+	events := s.stream(t, "/nodes/sse")
+	events.event(t)
+	// The deadline to write a response is 5.05 s after the request here.
+	for range 13 {
+		if got, more := events.next(t); !more || got.comment != "keep-alive" {
+			t.Fatalf("it ended: %v", events.err)
+		}
+	}
+}
+
+func TestAStreamIsCutWhenItPanics(t *testing.T) {
+	s := start(t, func(c *httpapi.Config) { c.Nodes = panickingStream{} })
+	events := s.stream(t, "/nodes/sse")
+	for range events.blocks {
+	}
+	if events.err == nil {
+		t.Error("the stream seems to have ended well")
+	}
+	if log := s.log.String(); strings.Count(log, "ouch") != 1 || strings.Count(log, "level=") != 1 {
+		t.Errorf("the log should have it once: %s", log)
+	}
+}
