@@ -14,6 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
 	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -21,6 +22,7 @@ import (
 type parts struct {
 	fx.In
 
+	Config  config.Config
 	Demux   *demux.Demux
 	Node    *consensus.Node
 	Peers   *peerapi.Client
@@ -30,6 +32,10 @@ type parts struct {
 	Joiner  *app.Joiner
 	Log     *slog.Logger
 }
+
+// successorTimeout bounds the wait for a leader that has taken over already: it
+// only has to tell.
+const successorTimeout = 500 * time.Millisecond
 
 // step starts something and undoes that. What there is nothing to do for is nil.
 type step struct {
@@ -58,7 +64,7 @@ func lifecycle(lc fx.Lifecycle, p parts) {
 		{name: "join", open: p.Joiner.Open, close: p.Joiner.Close, share: 0.5},
 		// While leadership moves, requests are still answered: with the new
 		// leader's address, as soon as there is one.
-		{name: "leadership", close: handOver(p.Node, p.Log), share: 0.25},
+		{name: "leadership", close: handOver(p), share: 0.25},
 	} {
 		lc.Append(s.hook())
 	}
@@ -101,15 +107,34 @@ func withoutContext(end func() error) func(context.Context) error {
 
 // handOver gives leadership away before anything else stops. That it could not
 // is no reason not to stop: the others elect a leader when this one is gone.
-func handOver(node *consensus.Node, log *slog.Logger) func(context.Context) error {
+func handOver(p parts) func(context.Context) error {
 	return func(ctx context.Context) error {
-		err := node.HandOver(ctx)
-		switch {
-		case err == nil:
-			log.Info("leadership was handed over")
-		case !errors.Is(err, ports.ErrNotLeader):
-			log.Info("leadership was not handed over", "reason", err)
+		switch err := p.Node.HandOver(ctx); {
+		case errors.Is(err, ports.ErrNotLeader):
+		case err != nil:
+			p.Log.Info("leadership was not handed over", "reason", err)
+		default:
+			p.Log.Info("leadership was handed over", "to", awaitSuccessor(ctx, p.Node, p.Config.RaftID))
 		}
 		return nil
+	}
+}
+
+// awaitSuccessor gives the id of the new leader as soon as it is known, so that
+// those whose requests are in flight are sent there instead of away; empty when
+// that takes too long.
+func awaitSuccessor(ctx context.Context, local ports.Local, self string) string {
+	ctx, cancel := context.WithTimeout(ctx, successorTimeout)
+	defer cancel()
+	for {
+		state, later := local.State()
+		if state.LeaderID != "" && state.LeaderID != self {
+			return state.LeaderID
+		}
+		select {
+		case <-later:
+		case <-ctx.Done():
+			return ""
+		}
 	}
 }

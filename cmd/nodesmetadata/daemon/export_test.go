@@ -1,0 +1,26 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"maps"
+	"slices"
+
+	"go.uber.org/fx"
+
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
+)
+
+// Validate checks that the graph is complete, without building it.
+func Validate(c config.Config) error {
+	return fx.ValidateApp(graph(c, io.Discard, func(error) {}))
+}
+
+// Backends are those that the graph knows.
+func Backends() []string { return slices.Sorted(maps.Keys(backends)) }
+
+// Fail is what the parts call when they can't go on.
+func (d *Daemon) Fail(err error) { d.fail(err) }
+
+// Serve is what Run does once there is a Daemon.
+func (d *Daemon) Serve(ctx context.Context) int { return d.run(ctx) }

@@ -1,0 +1,151 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
+)
+
+func TestTheGraphIsCompleteForEveryBackend(t *testing.T) {
+	if offered := slices.Sorted(slices.Values(config.Backends)); !slices.Equal(daemon.Backends(), offered) {
+		t.Errorf("the graph knows %q, offered are %q", daemon.Backends(), offered)
+	}
+	for _, backend := range config.Backends {
+		t.Run(backend, func(t *testing.T) {
+			if err := daemon.Validate(chosen(t, "--storage_backend="+backend)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestWordsInsteadOfAnInstance(t *testing.T) {
+	tests := map[string]struct {
+		args   []string
+		status int
+		stdout string // part of it
+		stderr string
+	}{
+		"help":               {args: []string{"--help"}, stdout: "--raft_id id"},
+		"help beside others": {args: []string{"--raft_id=a", "-h"}, stdout: "Usage:"},
+		"version":            {args: []string{"--version"}, stdout: "nodesmetadata " + daemon.Version()},
+		"version, as a verb": {args: []string{"version"}, stdout: "nodesmetadata " + daemon.Version()},
+		"an unknown verb":    {args: []string{"serve"}, status: 2, stderr: "nodesmetadata: unexpected argument: \"serve\"\n"},
+		"several faults": {args: []string{"--nope", "--log_level=loud"}, status: 2,
+			stderr: "nodesmetadata: unknown flag: --nope\nnodesmetadata: --log_level: \"loud\" is none of"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "data")
+			var stdout, stderr bytes.Buffer
+			status := daemon.Run(t.Context(), test.args, []string{"NODESMETADATA_RAFT_DIR=" + dir}, &stdout, &stderr)
+			if status != test.status {
+				t.Errorf("exit status %d, want %d", status, test.status)
+			}
+			if !strings.Contains(stdout.String(), test.stdout) || (test.stdout == "") != (stdout.Len() == 0) {
+				t.Errorf("stdout %q", &stdout)
+			}
+			if !strings.Contains(stderr.String(), test.stderr) || (test.stderr == "") != (stderr.Len() == 0) {
+				t.Errorf("stderr %q", &stderr)
+			}
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the directory was touched: %v", err)
+			}
+		})
+	}
+}
+
+func TestAnInstanceThatCannotStart(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	tests := map[string]struct {
+		args []string
+		says string
+	}{
+		"its raft port is taken":        {[]string{"--raft_bind_address=" + taken.Addr().String()}, "address already in use"},
+		"its application port is taken": {[]string{"--application_bind_address=" + taken.Addr().String()}, "address already in use"},
+		"its directory can't be made":   {[]string{"--raft_dir=/dev/null/data"}, "not a directory"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			args := append([]string{"--raft_id=n1", "--raft_dir=" + dir, "--raft_bind_address=127.0.0.1:0",
+				"--application_bind_address=127.0.0.1:0", "--bootstrap_raft_cluster"}, test.args...)
+			var stderr bytes.Buffer
+			if status := daemon.Run(t.Context(), args, nil, io.Discard, &stderr); status != 1 {
+				t.Errorf("exit status %d", status)
+			}
+			if got := stderr.String(); !strings.Contains(got, test.says) || strings.Count(got, test.says) != 1 {
+				t.Errorf("it does not say once that %s:\n%s", test.says, got)
+			}
+			// Whatever had been acquired was given back.
+			i := start(t, "--raft_dir="+dir, "--bootstrap_raft_cluster")
+			i.awaitReady()
+		})
+	}
+}
+
+func TestADirectoryIsForOneProcess(t *testing.T) {
+	dir := t.TempDir()
+	start(t, "--raft_dir="+dir)
+	second, err := daemon.New(chosen(t, "--raft_dir="+dir), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Open(t.Context()); err == nil || !strings.Contains(err.Error(), "in use by another instance") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestADirectoryRemembersItsBackend(t *testing.T) {
+	dir := t.TempDir()
+	start(t, "--raft_dir="+dir, "--storage_backend=bolt").stop()
+	second, err := daemon.New(chosen(t, "--raft_dir="+dir, "--storage_backend=badger"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = second.Open(t.Context())
+	if err == nil {
+		t.Fatal("it was opened")
+	}
+	for _, word := range []string{"bolt", "badger", "nodesmetadata storage migrate"} {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("it does not name %q: %v", word, err)
+		}
+	}
+}
+
+func TestAnInstanceThatCannotGoOnStopsWithAStatus(t *testing.T) {
+	d, err := daemon.New(chosen(t, "--bootstrap_raft_cluster"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Fail(errors.New("an entry of the log can't be read"))
+	d.Fail(errors.New("and again"))
+	if status := d.Serve(context.Background()); status != 1 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+func TestASignalDuringTheStartStopsIt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var stderr bytes.Buffer
+	args := []string{"--raft_id=n1", "--raft_dir=" + t.TempDir(), "--raft_bind_address=127.0.0.1:0", "--application_bind_address=127.0.0.1:0"}
+	if status := daemon.Run(ctx, args, nil, io.Discard, &stderr); status != 0 {
+		t.Errorf("exit status %d:\n%s", status, &stderr)
+	}
+}
