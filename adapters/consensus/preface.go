@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -36,25 +37,27 @@ const (
 	otherVersion
 	otherCluster
 	otherSecret // one has a secret, the other has none
+	ownID       // both bear one raft id
 )
 
 var (
 	errOtherVersion = errors.New("the other side speaks another version of the raft port's protocol")
 	errOtherCluster = errors.New("the other side belongs to another raft cluster")
 	errNoSecret     = errors.New("one side has a raft secret and the other has none")
+	errOwnID        = errors.New("the other side bears the same raft id")
 	errWrongSecret  = errors.New("the other side does not know the raft secret")
+	errNoProof      = errors.New("the other side hung up instead of proving that it knows the raft secret")
 )
 
+// err is for those of which refusal says no more.
 func (v verdict) err() error {
 	switch v {
-	case welcome:
-		return nil
-	case otherVersion:
-		return errOtherVersion
 	case otherCluster:
 		return errOtherCluster
 	case otherSecret:
 		return errNoSecret
+	case ownID:
+		return errOwnID
 	}
 	return fmt.Errorf("%w: unknown verdict %d", errOtherVersion, v)
 }
@@ -90,10 +93,26 @@ func judge(own, others hello) verdict {
 		return otherVersion
 	case own.clusterID != "" && others.clusterID != "" && own.clusterID != others.clusterID:
 		return otherCluster
+	case own.raftID == others.raftID:
+		// It is this instance itself, reached at an address that was another's,
+		// or through a stranger who has it answer its own question.
+		return ownID
 	case own.proves != others.proves:
 		return otherSecret
 	}
 	return welcome
+}
+
+// refusal is what keeps the two sides from talking; nil for welcome.
+func refusal(v verdict, own, others hello) error {
+	switch v {
+	case welcome:
+		return nil
+	case otherVersion:
+		return fmt.Errorf("preface: %w: there is version %d, here is version %d", errOtherVersion, others.version, own.version)
+	}
+	return fmt.Errorf("preface: %w: there is %q of cluster %q, here is %q of cluster %q",
+		v.err(), others.raftID, others.clusterID, own.raftID, own.clusterID)
 }
 
 // dial goes through the preface on a connection that this side opened. The
@@ -107,15 +126,14 @@ func (p *preface) dial(conn net.Conn) error {
 	if err != nil {
 		return fmt.Errorf("preface: %w", err)
 	}
-	if err := errors.Join(others.verdict.err(), judge(own, others).err()); err != nil {
-		return fmt.Errorf("preface: %w: this is instance %q of cluster %q, there is %q of %q",
-			err, own.raftID, own.clusterID, others.raftID, others.clusterID)
+	if err := refusal(cmp.Or(judge(own, others), others.verdict), own, others); err != nil {
+		return err
 	}
 	if !own.proves {
 		return nil
 	}
 	if err := p.checkProof(conn, roleDialled, own, others); err != nil {
-		return fmt.Errorf("preface: %w", err)
+		return fmt.Errorf("preface: %q: %w", others.raftID, err)
 	}
 	if _, err := conn.Write(p.proof(roleDialer, own, others)); err != nil {
 		return fmt.Errorf("preface: %w", err)
@@ -139,8 +157,8 @@ func (p *preface) accept(conn net.Conn) error {
 	if _, err := conn.Write(answer); err != nil {
 		return fmt.Errorf("preface: %w", err)
 	}
-	if err := own.verdict.err(); err != nil {
-		return fmt.Errorf("preface: %w: %q of cluster %q", err, others.raftID, others.clusterID)
+	if err := refusal(own.verdict, own, others); err != nil {
+		return err
 	}
 	if !own.proves {
 		return nil
@@ -166,7 +184,9 @@ func (p *preface) proof(role byte, dialer, dialled hello) []byte {
 
 func (p *preface) checkProof(r io.Reader, role byte, dialer, dialled hello) error {
 	given := make([]byte, proofSize)
-	if _, err := io.ReadFull(r, given); err != nil {
+	if _, err := io.ReadFull(r, given); errors.Is(err, io.EOF) {
+		return errNoProof
+	} else if err != nil {
 		return err
 	}
 	if !hmac.Equal(given, p.proof(role, dialer, dialled)) {

@@ -1,0 +1,60 @@
+package consensus
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func FuzzPreface(f *testing.F) {
+	a, b := side("a", "c", "s"), side("b", "c", "s")
+	for _, h := range []hello{a.hello(), b.hello(), side("x", "", "").hello(), {version: prefaceVersion + 1}} {
+		h.nonce = [nonceSize]byte{}
+		f.Add(h.encode())
+		f.Add(append(h.encode(), b.proof(roleDialled, a.hello(), h)...))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, secret := range []string{"", "s"} {
+			mustSurvive(t, data, side("b", "c", secret).accept)
+			mustSurvive(t, data, side("a", "c", secret).dial)
+		}
+	})
+}
+
+// mustSurvive lets one side of a preface read data and then nothing more.
+func mustSurvive(t *testing.T, data []byte, preface func(net.Conn) error) {
+	synctest.Test(t, func(t *testing.T) {
+		own, other := net.Pipe()
+		defer other.Close()
+		go func() { _, _ = io.Copy(io.Discard, other) }()
+		go func() { _, _ = other.Write(data) }()
+		tap := &recorder{Conn: own}
+		defer tap.Close()
+		begin := time.Now()
+		if err := tap.SetDeadline(begin.Add(2 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		err := preface(tap)
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		const longest = 2 + nonceSize + 2*256 + 1 + proofSize
+		if tap.received.Len() > longest || tap.sent.Len() > longest {
+			t.Errorf("it read %d bytes and wrote %d", tap.received.Len(), tap.sent.Len())
+		}
+		if err != nil {
+			return
+		}
+		taken := bytes.NewReader(tap.received.Bytes())
+		h, err := readHello(taken)
+		if err != nil || h.version != prefaceVersion {
+			t.Errorf("it trusts %+v, %v", h, err)
+		}
+		if h.proves || taken.Len() > 0 {
+			t.Errorf("it trusts a proof that was made up: %+v", h)
+		}
+	})
+}

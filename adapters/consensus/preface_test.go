@@ -1,0 +1,488 @@
+package consensus
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+)
+
+// side gives an instance's part of the preface.
+func side(raftID, clusterID, secret string) *preface {
+	return &preface{raftID: raftID, clusterID: func() string { return clusterID }, secret: []byte(secret)}
+}
+
+// connected gives the two ends of a TCP connection, bounded by patience.
+func connected(tb testing.TB) (dialer, dialled *net.TCPConn) {
+	tb.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer listener.Close()
+	out, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { out.Close() })
+	in, err := listener.Accept()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { in.Close() })
+	deadline := time.Now().Add(patience)
+	if err := errors.Join(out.SetDeadline(deadline), in.SetDeadline(deadline)); err != nil {
+		tb.Fatal(err)
+	}
+	return out.(*net.TCPConn), in.(*net.TCPConn)
+}
+
+// meet lets one instance dial another; each hangs up on an error.
+func meet(tb testing.TB, dialer, dialled *preface) (dialErr, acceptErr error) {
+	tb.Helper()
+	out, in := connected(tb)
+	accepting := make(chan error, 1)
+	go func() {
+		err := dialled.accept(in)
+		if err != nil {
+			in.Close()
+		}
+		accepting <- err
+	}()
+	if dialErr = dialer.dial(out); dialErr != nil {
+		out.Close()
+	}
+	return dialErr, <-accepting
+}
+
+func TestWhoMayTalkToWhom(t *testing.T) {
+	tests := map[string]struct {
+		dialer, dialled *preface
+		err             error
+		dialledErr      error // where it is another one
+		dialerSays      []string
+		dialledSays     []string
+	}{
+		"two of one cluster":                 {dialer: side("a", "c", ""), dialled: side("b", "c", "")},
+		"two of one cluster with one secret": {dialer: side("a", "c", "s"), dialled: side("b", "c", "s")},
+		"one who waits to be added is dialled": {
+			dialer: side("a", "c", "s"), dialled: side("b", "", "s")},
+		"one who waits to be added dials": {
+			dialer: side("a", "", ""), dialled: side("b", "c", "")},
+		"two who wait to be added": {
+			dialer: side("a", "", ""), dialled: side("b", "", "")},
+		"ids of the greatest length": {
+			dialer: side("a"+strings.Repeat("x", 127), "c", ""), dialled: side("b"+strings.Repeat("x", 127), "c", "")},
+
+		"two of different clusters": {
+			dialer: side("a", "c1", "s"), dialled: side("b", "c2", "s"), err: errOtherCluster,
+			dialerSays:  []string{"another raft cluster", `"a" of cluster "c1"`, `"b" of cluster "c2"`},
+			dialledSays: []string{"another raft cluster", `"a" of cluster "c1"`, `"b" of cluster "c2"`},
+		},
+		"different secrets": {
+			dialer: side("a", "c", "s1"), dialled: side("b", "c", "s2"), err: errWrongSecret, dialledErr: errNoProof,
+			dialerSays:  []string{"raft secret", `"b"`},
+			dialledSays: []string{"raft secret", `"a"`},
+		},
+		"a secret on the dialer's side only": {
+			dialer: side("a", "c", "s"), dialled: side("b", "c", ""), err: errNoSecret,
+			dialerSays:  []string{"one side has a raft secret", `"b"`},
+			dialledSays: []string{"one side has a raft secret", `"a"`},
+		},
+		"a secret on the dialled side only": {
+			dialer: side("a", "c", ""), dialled: side("b", "c", "s"), err: errNoSecret,
+			dialerSays:  []string{"one side has a raft secret", `"b"`},
+			dialledSays: []string{"one side has a raft secret", `"a"`},
+		},
+		"two of one raft id, or one who reached itself": {
+			dialer: side("a", "c", "s"), dialled: side("a", "c", "s"), err: errOwnID,
+			dialerSays:  []string{"same raft id"},
+			dialledSays: []string{"same raft id"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dialErr, acceptErr := meet(t, test.dialer, test.dialled)
+			mustSay(t, "the dialer", dialErr, test.err, test.dialerSays)
+			mustSay(t, "the dialled one", acceptErr, cmp.Or(test.dialledErr, test.err), test.dialledSays)
+		})
+	}
+}
+
+func mustSay(t *testing.T, who string, err, want error, words []string) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: %v, want %v", who, err, want)
+		return
+	}
+	if err == nil {
+		return
+	}
+	for _, word := range words {
+		if strings.Count(err.Error(), word) != 1 {
+			t.Errorf("%s does not say %q once: %v", who, word, err)
+		}
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("%s needs more than a line: %v", who, err)
+	}
+}
+
+// A later version may look different behind its nonce, and still both sides are
+// told what is wrong.
+func TestAnotherVersionIsToldToBothSides(t *testing.T) {
+	later := side("later", "c", "").hello()
+	later.version = prefaceVersion + 1
+	bytesOfLater := append(later.encode(), "what no earlier version understands"...)
+
+	t.Run("it is dialled", func(t *testing.T) {
+		out, in := connected(t)
+		go func() {
+			defer in.Close()
+			_, _ = io.ReadFull(in, make([]byte, len(side("a", "c", "").hello().encode())))
+			_, _ = in.Write(bytesOfLater)
+		}()
+		mustSay(t, "the dialer", side("a", "c", "").dial(out), errOtherVersion, []string{"version 2", "version 1"})
+	})
+	t.Run("it dials", func(t *testing.T) {
+		out, in := connected(t)
+		if _, err := out.Write(bytesOfLater); err != nil {
+			t.Fatal(err)
+		}
+		mustSay(t, "the dialled one", side("b", "c", "").accept(in), errOtherVersion, []string{"version 2", "version 1"})
+		in.Close()
+		answer, err := readHello(out)
+		if err != nil || answer.verdict != otherVersion || answer.version != prefaceVersion {
+			t.Errorf("it is answered with version %d, verdict %d, error %v", answer.version, answer.verdict, err)
+		}
+	})
+	t.Run("it refuses in a way that this one does not know", func(t *testing.T) {
+		out, in := connected(t)
+		refusal := side("b", "c", "").hello()
+		refusal.verdict = 99
+		if _, err := in.Write(refusal.encode()); err != nil {
+			t.Fatal(err)
+		}
+		mustSay(t, "the dialer", side("a", "c", "").dial(out), errOtherVersion, []string{"verdict 99"})
+	})
+}
+
+// recorder keeps what went through a connection.
+type recorder struct {
+	net.Conn
+	received, sent bytes.Buffer
+}
+
+func (r *recorder) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	r.received.Write(p[:n])
+	return n, err
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.sent.Write(p)
+	return r.Conn.Write(p)
+}
+
+// overheard gives all that two sides with one secret said to each other.
+func overheard(t *testing.T, dialer, dialled *preface) (byDialer, byDialled []byte) {
+	t.Helper()
+	out, in := connected(t)
+	accepting := make(chan error, 1)
+	go func() { accepting <- dialled.accept(in) }()
+	tap := &recorder{Conn: out}
+	if err := errors.Join(dialer.dial(tap), <-accepting); err != nil {
+		t.Fatal(err)
+	}
+	return tap.sent.Bytes(), tap.received.Bytes()
+}
+
+func TestWhatWasOverheardProvesNothing(t *testing.T) {
+	a, b := side("a", "c", "s"), side("b", "c", "s")
+	byDialer, byDialled := overheard(t, a, b)
+	t.Run("the dialer's words, replayed", func(t *testing.T) {
+		out, in := connected(t)
+		if _, err := out.Write(byDialer); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.accept(in); !errors.Is(err, errWrongSecret) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("the dialled one's words, replayed", func(t *testing.T) {
+		out, in := connected(t)
+		if _, err := in.Write(byDialled); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.dial(out); !errors.Is(err, errWrongSecret) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestOnesOwnProofProvesNothing(t *testing.T) {
+	t.Run("the dialled one's, sent back to it", func(t *testing.T) {
+		out, in := connected(t)
+		accepting := make(chan error, 1)
+		go func() { accepting <- side("b", "c", "s").accept(in) }()
+		stranger := side("a", "c", "any").hello()
+		if _, err := out.Write(stranger.encode()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readHello(out); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(out, out, proofSize); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-accepting; !errors.Is(err, errWrongSecret) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("the dialer's words, all sent back to it", func(t *testing.T) {
+		out, in := connected(t)
+		go func() { _, _ = io.Copy(in, in) }()
+		if err := side("a", "c", "s").dial(out); !errors.Is(err, errOwnID) {
+			t.Errorf("error %v", err)
+		}
+	})
+	// A stranger whom an instance dials needs nobody else to answer for it than
+	// that instance.
+	t.Run("the dialer's, made by itself when it is dialled meanwhile", func(t *testing.T) {
+		a := side("a", "c", "s")
+		out, toStranger := connected(t)
+		fromStranger, in := connected(t)
+		go func() { _, _ = io.Copy(fromStranger, toStranger) }()
+		go func() { _, _ = io.Copy(toStranger, fromStranger) }()
+		accepting := make(chan error, 1)
+		go func() { accepting <- a.accept(in) }()
+		if err := a.dial(out); !errors.Is(err, errOwnID) {
+			t.Errorf("it dials itself: %v", err)
+		}
+		if err := <-accepting; !errors.Is(err, errOwnID) {
+			t.Errorf("it is dialled by itself: %v", err)
+		}
+	})
+}
+
+// Every single bit of both hellos is covered by the proofs.
+func TestAChangedHelloIsNotProven(t *testing.T) {
+	p := side("a", "c", "s")
+	dialer, dialled := side("a", "c", "s").hello(), side("b", "c", "s").hello()
+	proof := p.proof(roleDialer, dialer, dialled)
+	changes := map[string]func(h *hello){
+		"version": func(h *hello) { h.version++ }, "verdict": func(h *hello) { h.verdict++ },
+		"nonce": func(h *hello) { h.nonce[31]++ }, "cluster": func(h *hello) { h.clusterID = "d" },
+		"raft id": func(h *hello) { h.raftID = "d" }, "whether it proves": func(h *hello) { h.proves = false },
+		"where one id ends": func(h *hello) { h.clusterID, h.raftID = h.clusterID+h.raftID, "" },
+	}
+	for name, change := range changes {
+		for who, h := range map[string]*hello{"dialer": &dialer, "dialled": &dialled} {
+			before := *h
+			change(h)
+			if bytes.Equal(p.proof(roleDialer, dialer, dialled), proof) {
+				t.Errorf("%s of the %s may be anything", name, who)
+			}
+			*h = before
+		}
+	}
+	if bytes.Equal(p.proof(roleDialled, dialer, dialled), proof) {
+		t.Error("one role's proof does for the other")
+	}
+}
+
+// What comes right behind the preface belongs to raft.
+func TestThePrefaceTakesNothingThatFollowsIt(t *testing.T) {
+	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
+		t.Run(name, func(t *testing.T) {
+			const rpc = "the first bytes of an RPC"
+			out, in := connected(t)
+			accepting := make(chan error, 1)
+			go func() {
+				err := side("b", "c", secret).accept(in)
+				if err == nil {
+					_, err = io.WriteString(in, rpc)
+				}
+				accepting <- err
+			}()
+			err := side("a", "c", secret).dial(out)
+			if err == nil {
+				_, err = io.WriteString(out, rpc)
+			}
+			if err := errors.Join(err, <-accepting); err != nil {
+				t.Fatal(err)
+			}
+			for who, conn := range map[string]*net.TCPConn{"dialer": out, "dialled one": in} {
+				got := make([]byte, len(rpc))
+				if _, err := io.ReadFull(conn, got); err != nil || string(got) != rpc {
+					t.Errorf("the %s reads %q, %v", who, got, err)
+				}
+			}
+		})
+	}
+}
+
+// Whatever the other side stops at, the deadline ends it.
+func TestSilenceIsBoundedByTheDeadline(t *testing.T) {
+	a, b := side("a", "c", "s"), side("b", "c", "s")
+	byDialer, byDialled := overheard(t, a, b)
+	tests := map[string]struct {
+		words   []byte
+		preface func(net.Conn) error
+	}{
+		"the dialer falls silent":      {byDialer, b.accept},
+		"the dialled one falls silent": {byDialled, a.dial},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			for said := range test.words {
+				synctest.Test(t, func(t *testing.T) {
+					own, other := net.Pipe()
+					defer own.Close()
+					defer other.Close()
+					go func() { _, _ = io.Copy(io.Discard, other) }()
+					go func() { _, _ = other.Write(test.words[:said]) }()
+					begin := time.Now()
+					if err := own.SetDeadline(begin.Add(2 * time.Second)); err != nil {
+						t.Fatal(err)
+					}
+					if err := test.preface(own); !errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("after %d bytes: %v", said, err)
+					}
+					if took := time.Since(begin); took != 2*time.Second {
+						t.Errorf("after %d bytes it waited %v", said, took)
+					}
+				})
+			}
+		})
+	}
+}
+
+func TestAPeerThatHangsUpIsAnError(t *testing.T) {
+	a, b := side("a", "c", "s"), side("b", "c", "s")
+	byDialer, byDialled := overheard(t, a, b)
+	for said := range byDialer {
+		out, in := connected(t)
+		_, _ = out.Write(byDialer[:said])
+		out.CloseWrite()
+		if err := b.accept(in); err == nil {
+			t.Errorf("a dialer that hung up after %d bytes was let in", said)
+		}
+	}
+	for said := range byDialled {
+		out, in := connected(t)
+		_, _ = in.Write(byDialled[:said])
+		in.CloseWrite()
+		if err := a.dial(out); err == nil {
+			t.Errorf("one that hung up after %d bytes was trusted", said)
+		}
+	}
+}
+
+func TestOnlyPeersReachTheRaftLane(t *testing.T) {
+	stream, port := openStream(t, side("here", "c", "s"))
+	refused := map[string]*preface{
+		"another cluster": side("x", "other", "s"), "another secret": side("x", "c", "t"),
+		"no secret": side("x", "c", ""), "the same id": side("here", "c", "s"),
+	}
+	for name, p := range refused {
+		conn := dialLane(t, port)
+		if err := p.dial(conn); err == nil {
+			t.Errorf("%s: it was welcome", name)
+		}
+		conn.Close()
+	}
+	garbage := dialLane(t, port)
+	if _, err := io.WriteString(garbage, strings.Repeat("GET / HTTP/1.1\r\n", 100)); err != nil {
+		t.Log(err) // it may have been cut off already
+	}
+	_, _ = io.Copy(io.Discard, garbage)
+	garbage.Close()
+
+	peer := dialLane(t, port)
+	defer peer.Close()
+	if err := side("peer", "c", "s").dial(peer); err != nil {
+		t.Fatal(err)
+	}
+	first, err := stream.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if first.RemoteAddr().String() != peer.LocalAddr().String() {
+		t.Errorf("Accept gave %v instead of the peer", first.RemoteAddr())
+	}
+	stats := port.Stats()
+	for range poll(t) {
+		// A refusal is counted once both sides have hung up.
+		if stats = port.Stats(); stats.Pending == 0 && stats.Rejected[demux.HandshakeFailed] > uint64(len(refused)) {
+			break
+		}
+	}
+	if got, want := stats.Rejected[demux.HandshakeFailed], uint64(len(refused)+1); got != want {
+		t.Errorf("%d connections failed their handshake, want %d: %+v", got, want, stats)
+	}
+	if lane := stats.Lanes[RaftLane]; lane.HandedOver != 1 || lane.Queued != 0 {
+		t.Errorf("the lane let in %+v", lane)
+	}
+}
+
+// poll ticks until patience is over.
+func poll(t *testing.T) iter.Seq[struct{}] {
+	t.Helper()
+	return func(yield func(struct{}) bool) {
+		ticker := time.NewTicker(time.Millisecond)
+		defer ticker.Stop()
+		for begin := time.Now(); time.Since(begin) < patience && yield(struct{}{}); {
+			<-ticker.C
+		}
+	}
+}
+
+// dialLane gives a connection of the raft lane, before its preface.
+func dialLane(t *testing.T, port *demux.Demux) net.Conn {
+	t.Helper()
+	conn, err := demux.Dial(within(t), port.Addr().String(), RaftLane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// openStream gives a stream on a port of its own, closed when the test ends.
+func openStream(t *testing.T, p *preface) (*stream, *demux.Demux) {
+	t.Helper()
+	port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane, err := port.Lane(RaftLane, demux.LaneConfig{Handshake: func(conn net.Conn) (net.Conn, error) {
+		return conn, p.accept(conn)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := port.Open(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s := newStream(lane, port.Addr().String(), p)
+	t.Cleanup(func() {
+		if err := errors.Join(s.Close(), port.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s, port
+}
