@@ -36,6 +36,7 @@ type instanceConfig struct {
 	timing    func(*Timing)
 	seams     seams
 	logger    *slog.Logger
+	started   func(*instance)
 }
 
 // newInstance makes an instance that is not started.
@@ -91,6 +92,9 @@ func start(tb testing.TB, config instanceConfig) *instance {
 	tb.Cleanup(func() { i.stop(tb) })
 	if err := errors.Join(i.Claim(ctx), i.demux.Open(ctx), i.Open(ctx)); err != nil {
 		tb.Fatal(err)
+	}
+	if config.started != nil {
+		config.started(i)
 	}
 	return i
 }

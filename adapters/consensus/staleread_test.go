@@ -36,6 +36,23 @@ func (n *network) cut(addresses ...raft.ServerAddress) {
 	}
 }
 
+func (n *network) mend(address raft.ServerAddress) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.gone, address)
+}
+
+// release lets the held answers go, and holds back no more. It may be called
+// again.
+func (n *network) release() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.hold != "" {
+		n.hold = ""
+		close(n.free)
+	}
+}
+
 func (n *network) holdAnswersTo(address raft.ServerAddress) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -121,19 +138,20 @@ func until(tb testing.TB, what string, holds func() bool) {
 // read, and only then finds the answers. Raft's VerifyLeader believes them.
 func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 	fabric := newNetwork()
+	pacing, stopPacing := context.WithCancel(t.Context())
+	defer stopPacing()
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
-		first := config.bootstrap
-		config.seams.settings = func(settings *raft.Config) {
-			settings.HeartbeatTimeout, settings.ElectionTimeout = 400*time.Millisecond, 400*time.Millisecond
-			settings.LeaderLeaseTimeout = 100 * time.Millisecond
-			if first {
-				// The old leader must not notice by itself that it is cut off.
-				settings.HeartbeatTimeout, settings.ElectionTimeout = 2500*time.Millisecond, 2500*time.Millisecond
-				settings.LeaderLeaseTimeout = 2500 * time.Millisecond
+		if config.bootstrap {
+			// The old leader must not notice by itself that it is cut off.
+			config.seams.settings = func(settings *raft.Config) {
+				settings.HeartbeatTimeout, settings.ElectionTimeout = patience+1, patience+1
+				settings.LeaderLeaseTimeout = patience
 			}
+			config.started = func(i *instance) { pace(pacing, i) }
 		}
 	})
+	t.Cleanup(fabric.release)
 	old, others := cluster[0], cluster[1:]
 	oldAddress := raft.ServerAddress(old.raftAddress())
 	register(t, old, "before")
@@ -141,8 +159,10 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 	fabric.holdAnswersTo(oldAddress)
 	until(t, "both heartbeats answered, and both answers held", func() bool { return fabric.heldAnswers() >= 2 })
 	fabric.cut(oldAddress)
+	stopPacing()
 	register(t, leaderOf(t, others), "after")
 
+	rounds := old.evidence.now()
 	type answer struct {
 		view domain.View
 		err  error
@@ -154,23 +174,61 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 		view, err := old.Read(ctx)
 		read <- answer{view, err}
 	}()
-	go func() { verified <- old.raft.VerifyLeader().Error() }()
-	until(t, "the read began its round", func() bool { return old.evidence.now() > 0 })
+	until(t, "the read began its round", func() bool { return old.evidence.now() > rounds })
+	asked := old.raft.VerifyLeader()
+	go func() { verified <- asked.Error() }()
+	settle(old)
 	if old.raft.State() != raft.Leader {
 		t.Fatal("the old leader has noticed already: the test shows nothing")
 	}
-	close(fabric.free)
+	fabric.release()
 
 	if err := <-verified; err != nil {
 		t.Errorf("VerifyLeader: %v: it no longer falls into the trap that this test sets", err)
 	}
-	got := <-read
-	if got.err == nil {
-		t.Fatalf("a deposed leader served a read at revision %d, after revision 2 was acknowledged elsewhere", got.view.Revision())
+	select {
+	case got := <-read:
+		t.Fatalf("a deposed leader answered a read, from revision %d (%v), after revision 2 was acknowledged elsewhere", got.view.Revision(), got.err)
+	case <-time.After(500 * time.Millisecond):
 	}
-	if !errors.Is(got.err, ports.ErrNotLeader) {
+	// It hears of its successor, and the read ends.
+	fabric.mend(oldAddress)
+	if got := <-read; !errors.Is(got.err, ports.ErrNotLeader) {
 		t.Errorf("error %v, want ErrNotLeader", got.err)
 	}
+}
+
+// settle returns when raft's main loop has taken what was sent to it before. The
+// loop chooses at random among the channels that have something, so each of
+// these answers had an even chance to come after the rest.
+func settle(i *instance) {
+	for range 64 {
+		_ = i.raft.BootstrapCluster(raft.Configuration{}).Error()
+	}
+}
+
+// pace makes a leader whose own heartbeats are rare send them often, and an
+// instance that would wait for long stand for election at once.
+func pace(ctx context.Context, i *instance) {
+	timing := i.raft.ReloadableConfig()
+	timing.HeartbeatTimeout--
+	if err := i.raft.ReloadConfig(timing); err != nil {
+		panic(err)
+	}
+	i.watching.Go(func() {
+		ticker := time.NewTicker(10 * time.Millisecond)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				i.raft.VerifyLeader()
+			case <-ctx.Done():
+				return
+			case <-i.running.Done():
+				return
+			}
+		}
+	})
 }
 
 // slow is a state machine that waits before it applies anything.
@@ -215,9 +273,7 @@ func TestANewLeaderWhoseStateMachineLagsServesNoStaleRead(t *testing.T) {
 	fabric.cut(raft.ServerAddress(other.raftAddress()))
 	register(t, old, "acknowledged")
 	old.stop(t)
-	fabric.mu.Lock()
-	delete(fabric.gone, raft.ServerAddress(other.raftAddress()))
-	fabric.mu.Unlock()
+	fabric.mend(raft.ServerAddress(other.raftAddress()))
 	until(t, "the lagging instance leads", func() bool { return lagging.raft.State() == raft.Leader })
 
 	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
