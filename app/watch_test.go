@@ -166,12 +166,8 @@ func TestClusterStream(t *testing.T) {
 			w.instance.Change(func(s *ports.LocalState) { s.Closed = true })
 			mustHearWithin(t, stream, 0, closed)
 		},
-		"the end of the watch ends it at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
-			_, later := news(stream)
+		"the end of the watch ends it": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			w.close(t)
-			if !isClosed(later) {
-				t.Error("nobody is woken")
-			}
 			mustHear(t, stream, closed)
 		},
 		"a change of the registry is no news": func(t *testing.T, w watched, stream ports.ClusterStream) {
@@ -193,6 +189,41 @@ func TestClusterStream(t *testing.T) {
 				mustHear(t, stream, "snapshot", "n1", "n2")
 				mustHear(t, stream)
 				test(t, w, stream)
+			})
+		})
+	}
+}
+
+func TestClusterStreamWakesWhoWaits(t *testing.T) {
+	for what, happens := range map[string]func(t *testing.T, w watched){
+		"a new instance": func(t *testing.T, w watched) { mustAdd(t, w.instance, voter("n3", "h:3")) },
+		"a new term":     func(_ *testing.T, w watched) { w.instance.Change(func(s *ports.LocalState) { s.Term++ }) },
+		"a new leader": func(t *testing.T, w watched) {
+			if err := w.instance.HandOver(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"the end of the instance": func(_ *testing.T, w watched) {
+			w.instance.Change(func(s *ports.LocalState) { s.Closed = true })
+		},
+		"the end of the watch": func(t *testing.T, w watched) { w.close(t) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := watch(t)
+				defer w.close(t)
+				stream := w.follow(t)
+				mustHear(t, stream, "snapshot", "n1", "n2")
+				_, later := news(stream)
+				synctest.Wait()
+				if isClosed(later) {
+					t.Error("nothing happened, and who waits is woken")
+				}
+				happens(t, w)
+				synctest.Wait()
+				if !isClosed(later) {
+					t.Error("nobody is woken")
+				}
 			})
 		})
 	}

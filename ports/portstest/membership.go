@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -268,8 +269,17 @@ func followerIsDemoted(t *testing.T, s Subject) {
 
 func followerTakesOver(t *testing.T, s Subject) {
 	term := await(t, s.Leader.Local, "it leads", leading).Term
+	_, laterHere := s.Leader.Local.State()
+	_, laterThere := s.Follower.Local.State()
 	if err := s.Leader.Membership.HandOver(within(t)); err != nil {
 		t.Fatalf("hand over: %v", err)
+	}
+	for who, later := range map[string]<-chan struct{}{"the old leader": laterHere, "the new one": laterThere} {
+		select {
+		case <-later:
+		case <-time.After(patience):
+			t.Errorf("leadership was handed over, and who waits at %s is not woken", who)
+		}
 	}
 	if state, _ := s.Leader.Local.State(); state.Leading {
 		t.Error("leadership was handed over, and it still leads")
