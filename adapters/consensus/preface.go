@@ -116,7 +116,7 @@ func refusal(v verdict, own, others hello) error {
 }
 
 // dial goes through the preface on a connection that this side opened. The
-// caller bounds it with a deadline.
+// caller bounds it, with a deadline or by closing conn.
 func (p *preface) dial(conn net.Conn) error {
 	own := p.hello()
 	if _, err := conn.Write(own.encode()); err != nil {
@@ -142,7 +142,7 @@ func (p *preface) dial(conn net.Conn) error {
 }
 
 // accept goes through the preface on a connection that the other side opened.
-// The caller bounds it with a deadline.
+// The caller bounds it, with a deadline or by closing conn.
 func (p *preface) accept(conn net.Conn) error {
 	others, err := readHello(conn)
 	if err != nil {

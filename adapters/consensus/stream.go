@@ -19,6 +19,8 @@ type stream struct {
 	lane       *demux.Lane
 	advertised string
 	preface    *preface
+	running    context.Context // ends with the stream, as net.ErrClosed
+	stop       context.CancelCauseFunc
 
 	mu     sync.Mutex
 	closed bool
@@ -26,7 +28,9 @@ type stream struct {
 }
 
 func newStream(lane *demux.Lane, advertised string, p *preface) *stream {
-	return &stream{lane: lane, advertised: advertised, preface: p, open: map[*streamConn]struct{}{}}
+	s := &stream{lane: lane, advertised: advertised, preface: p, open: map[*streamConn]struct{}{}}
+	s.running, s.stop = context.WithCancelCause(context.Background())
+	return s
 }
 
 // Accept implements net.Listener: the lane's handshake was the preface.
@@ -38,28 +42,36 @@ func (s *stream) Accept() (net.Conn, error) {
 	return s.remember(conn)
 }
 
-// Dial implements raft.StreamLayer. A host name is resolved every time.
+// Dial implements raft.StreamLayer. A host name is resolved every time. Close
+// ends a dial that is under way, so that nobody has to wait for its timeout.
 func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(s.running, timeout)
 	defer cancel()
 	conn, err := demux.Dial(ctx, string(address), RaftLane)
+	if err == nil {
+		err = s.greet(ctx, conn)
+	}
 	if err != nil {
-		return nil, err
-	}
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("dial %s: %w", address, err)
-	}
-	if err := s.preface.dial(conn); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("dial %s: %w", address, err)
-	}
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		conn.Close()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx) // how it shows depends on how far the dial was
+		}
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
 	return s.remember(conn)
+}
+
+// greet goes through the preface, as long as ctx lasts, and closes conn on an
+// error.
+func (s *stream) greet(ctx context.Context, conn net.Conn) error {
+	unbind := context.AfterFunc(ctx, func() { conn.Close() })
+	err := s.preface.dial(conn)
+	if !unbind() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+	}
+	return err
 }
 
 func (s *stream) remember(conn net.Conn) (net.Conn, error) {
@@ -77,6 +89,7 @@ func (s *stream) remember(conn net.Conn) (net.Conn, error) {
 // Close implements net.Listener. It ends every connection, so that whoever is
 // blocked on one returns.
 func (s *stream) Close() error {
+	s.stop(net.ErrClosed)
 	s.mu.Lock()
 	s.closed = true
 	open := s.open

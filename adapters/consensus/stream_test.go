@@ -1,0 +1,258 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+)
+
+// linked gives a connection between two streams, as both ends see it.
+func linked(t *testing.T, from, to *stream, port *demux.Demux) (out, in net.Conn) {
+	t.Helper()
+	out, err := from.Dial(raft.ServerAddress(port.Addr().String()), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in, err = to.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return out, in
+}
+
+func TestAStreamCarriesBothWays(t *testing.T) {
+	a, _ := openStream(t, side("a", "c", "s"))
+	b, port := openStream(t, side("b", "c", "s"))
+	out, in := linked(t, a, b, port)
+	for _, way := range [][2]net.Conn{{out, in}, {in, out}} {
+		if _, err := io.WriteString(way[0], "rpc"); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 3)
+		if _, err := io.ReadFull(way[1], got); err != nil || string(got) != "rpc" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
+// The bound of the preface must not end the connection later.
+func TestADialLeavesNoDeadlineBehind(t *testing.T) {
+	a, _ := openStream(t, side("a", "c", "s"))
+	b, port := openStream(t, side("b", "c", "s"))
+	const timeout = time.Second
+	begin := time.Now()
+	out, err := a.Dial(raft.ServerAddress(port.Addr().String()), timeout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := b.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reading := make(chan error, 2)
+	for _, conn := range []net.Conn{in, out} {
+		go func() {
+			_, err := io.ReadFull(conn, make([]byte, 1))
+			reading <- err
+		}()
+	}
+	select {
+	case err := <-reading:
+		t.Fatalf("a read ended after %v: %v", time.Since(begin), err)
+	case <-time.After(timeout + timeout/4):
+	}
+	_, err = out.Write([]byte{1})
+	_, otherErr := in.Write([]byte{1})
+	if err := errors.Join(err, otherErr, <-reading, <-reading); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClosingAStreamEndsAllThatWaitsOnIt(t *testing.T) {
+	a, portOfA := openStream(t, side("a", "c", "s"))
+	b, portOfB := openStream(t, side("b", "c", "s"))
+	out, _ := linked(t, a, b, portOfB)
+	_, in := linked(t, b, a, portOfA)
+	ended := make(chan error, 3)
+	for _, conn := range []net.Conn{out, in} {
+		go func() {
+			_, err := conn.Read(make([]byte, 1))
+			ended <- err
+		}()
+	}
+	go func() {
+		_, err := a.Accept()
+		ended <- err
+	}()
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range cap(ended) {
+		if err := receive(t, ended, "something goes on"); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("it ended with %v", err)
+		}
+	}
+	// Raft closes what it still holds after that, and more than once.
+	_, _ = out.Close(), in.Close()
+	if err := a.Close(); err != nil {
+		t.Errorf("a second close: %v", err)
+	}
+	if _, err := a.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept afterwards: %v", err)
+	}
+}
+
+func receive[T any](t *testing.T, from <-chan T, otherwise string) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(patience):
+		t.Fatal(otherwise)
+		panic("unreachable")
+	}
+}
+
+func TestAClosedStreamDialsNobody(t *testing.T) {
+	a, _ := openStream(t, side("a", "c", "s"))
+	_, port := openStream(t, side("b", "c", "s"))
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Dial(raft.ServerAddress(port.Addr().String()), patience); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("dial: %v", err)
+	}
+	if accepted := port.Stats().Accepted; accepted != 0 {
+		t.Errorf("%d connections were made", accepted)
+	}
+}
+
+// silentListener accepts connections and says nothing on them.
+func silentListener(t *testing.T) (address raft.ServerAddress, accepted <-chan net.Conn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns := make(chan net.Conn, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn, err := listener.Accept()
+		if err == nil {
+			t.Cleanup(func() { conn.Close() })
+			conns <- conn
+		}
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-done
+	})
+	return raft.ServerAddress(listener.Addr().String()), conns
+}
+
+func TestADialThatIsUnderWayEndsWithItsStream(t *testing.T) {
+	a, _ := openStream(t, side("a", "c", "s"))
+	address, accepted := silentListener(t)
+	dialled := make(chan error, 1)
+	go func() {
+		_, err := a.Dial(address, 10*patience)
+		dialled <- err
+	}()
+	receive(t, accepted, "nobody dials")
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, dialled, "it goes on dialling"); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("dial: %v", err)
+	}
+}
+
+func TestADialEndsAtItsTimeout(t *testing.T) {
+	a, _ := openStream(t, side("a", "c", "s"))
+	address, accepted := silentListener(t)
+	const timeout = 50 * time.Millisecond
+	begin := time.Now()
+	_, err := a.Dial(address, timeout)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), string(address)) {
+		t.Errorf("dial: %v", err)
+	}
+	if took := time.Since(begin); took < timeout || took > patience/2 {
+		t.Errorf("it took %v", took)
+	}
+	// The other side sees the end of it.
+	conn := receive(t, accepted, "nobody dialled")
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Errorf("the connection was left open: %v", err)
+	}
+}
+
+func TestADialThatIsRefusedSaysWhereAndWhy(t *testing.T) {
+	a, _ := openStream(t, side("a", "c1", ""))
+	_, port := openStream(t, side("b", "c2", ""))
+	address := port.Addr().String()
+	_, err := a.Dial(raft.ServerAddress(address), patience)
+	if !errors.Is(err, errOtherCluster) || !strings.Contains(err.Error(), address) {
+		t.Errorf("dial: %v", err)
+	}
+	if len(a.open) != 0 {
+		t.Error("it remembers a connection that it never had")
+	}
+}
+
+func TestAClosedConnectionIsForgotten(t *testing.T) {
+	a, _ := openStream(t, side("a", "c", "s"))
+	b, port := openStream(t, side("b", "c", "s"))
+	for range 3 {
+		out, in := linked(t, a, b, port)
+		if len(a.open) != 1 || len(b.open) != 1 {
+			t.Fatalf("%d and %d connections are remembered, want one each", len(a.open), len(b.open))
+		}
+		if err := errors.Join(out.Close(), in.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if len(a.open) != 0 || len(b.open) != 0 {
+			t.Fatalf("%d and %d closed connections are remembered", len(a.open), len(b.open))
+		}
+	}
+}
+
+// A name stays a name, on both sides: what it resolves to may change.
+func TestAHostNameIsResolvedAtEachDial(t *testing.T) {
+	a, _ := openStream(t, side("a", "c", "s"))
+	b, port := openStream(t, side("b", "c", "s"))
+	_, number, err := net.SplitHostPort(port.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.advertised = net.JoinHostPort("localhost", number)
+	for range 2 {
+		out, err := a.Dial(raft.ServerAddress(b.Addr().String()), patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := b.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(out.Close(), in.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := b.Addr(); got.String() != "localhost:"+number || got.Network() != "tcp" {
+		t.Errorf("it tells others %s %s", got.Network(), got)
+	}
+	if _, err := a.Dial(raft.ServerAddress("no-such-host.invalid:"+number), patience); err == nil {
+		t.Error("a name that means nothing was dialled")
+	}
+}
