@@ -88,6 +88,9 @@ func (n *Node) changeMembership(ctx context.Context, change func(domain.Roster) 
 // longest, which may be one that died a moment ago; this tries those first that
 // were heard from last.
 func (n *Node) HandOver(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if n.raft == nil || n.raft.State() != raft.Leader {
 		return ports.ErrNotLeader
 	}
@@ -106,7 +109,8 @@ func (n *Node) HandOver(ctx context.Context) error {
 }
 
 func (n *Node) successors() []raft.Server {
-	servers := n.raft.GetConfiguration().Configuration().Servers
+	// Raft gives away its own slice.
+	servers := slices.Clone(n.raft.GetConfiguration().Configuration().Servers)
 	voters := slices.DeleteFunc(servers, func(s raft.Server) bool {
 		return s.Suffrage != raft.Voter || s.ID == raft.ServerID(n.config.ID)
 	})
