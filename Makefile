@@ -1,0 +1,97 @@
+# Everything that is done with this repository. It needs Go, git, make and, for
+# the race detector, a C compiler.
+
+GO       ?= go
+PACKAGES ?= ./...
+FUZZTIME ?= 20s
+BENCH    ?= .
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+TOOL    := $(GO) tool -modfile=tools/go.mod
+PROGRAM := bin/nodesmetadata
+LDFLAGS := -X github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon.version=$(VERSION)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/nodesmetadata
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(PROGRAM) ./cmd/nodesmetadata
+
+.PHONY: run
+run: build ## run one instance in the foreground, with bolt under ./data
+	exec $(PROGRAM) --raft_id=n1 --raft_dir=data --bootstrap_raft_cluster
+
+# Instance N of the local cluster: n1 is at 127.0.0.1:8080, n2 at :8081, n3 at :8082.
+INSTANCE = $(PROGRAM) --raft_id=n$(1) --raft_dir=data/cluster/n$(1) \
+	--raft_bind_address=127.0.0.1:$$((8007 + $(1))) --application_bind_address=127.0.0.1:$$((8079 + $(1))) \
+	$(if $(filter 1,$(1)),--bootstrap_raft_cluster,--join=127.0.0.1:8080)
+
+# Ctrl-C reaches all processes of the terminal, so that the shell only has to go
+# on waiting for them; a SIGTERM, which is sent to one, it passes on.
+.PHONY: cluster
+cluster: build ## run three joined instances in the foreground, under ./data/cluster; Ctrl-C ends all
+	@trap : INT; trap 'kill $$pids 2>/dev/null' TERM; \
+	$(call INSTANCE,1) & pids="$$!"; \
+	$(call INSTANCE,2) & pids="$$pids $$!"; \
+	$(call INSTANCE,3) & pids="$$pids $$!"; \
+	until wait; do :; done
+
+.PHONY: instance-%
+instance-%: build ## run instance 1, 2 or 3 of that cluster alone, as after a crash
+	exec $(call INSTANCE,$*)
+
+.PHONY: test
+test: fmt-check vet lint imports unit e2e ## all that CI runs
+
+.PHONY: fmt-check
+fmt-check: ## fail when gofmt would change a file
+	@unformatted="$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))"; \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+
+.PHONY: vet
+vet: ## go vet
+	$(GO) vet $(PACKAGES)
+
+.PHONY: lint
+lint: ## staticcheck, as pinned in tools/go.mod
+	$(TOOL) staticcheck $(PACKAGES)
+
+.PHONY: imports
+imports: ## the rules about who may import whom
+	$(GO) test -count=1 -run '^TestImports$$|^TestTheImportRules' ./test
+
+.PHONY: unit
+unit: ## the tests of every package but ./test, with the race detector
+	$(GO) test -race -timeout=10m $$($(GO) list ./... | grep -v '/test$$\|/test/')
+
+.PHONY: e2e
+e2e: ## whole clusters and real processes, with the race detector
+	$(GO) test -race -timeout=20m -count=1 ./test/...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz test for FUZZTIME (20s)
+	@set -e; for package in $$($(GO) list ./...); do \
+		for name in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$name"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## run the benchmarks that BENCH matches (all), without the race detector
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout=60m ./...
+
+.PHONY: cover
+cover: ## what the tests reach, into bin/cover.html
+	@mkdir -p bin
+	$(GO) test -coverpkg=./... -coverprofile=bin/cover.out ./...
+	$(GO) tool cover -html=bin/cover.out -o bin/cover.html
+	@$(GO) tool cover -func=bin/cover.out | tail -n 1
+
+.PHONY: clean
+clean: ## remove what was built; data stays
+	rm -rf bin
