@@ -1,0 +1,110 @@
+package consensus
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// usual is a registration as a deployment would send it.
+func usual(b *testing.B, i, weight int) domain.Register {
+	return domain.Register{Node: accepted(b, domain.NodeSpec{
+		ID:      fmt.Sprintf("cache-node-%05d", i),
+		Address: fmt.Sprintf("10.0.%d.%d:11211", i>>8, i&255),
+		Weight:  &weight,
+		Zone:    "eu-1a",
+		Labels:  map[string]string{"rack": "r7", "generation": "3"},
+	})}
+}
+
+func BenchmarkEncodeEntry(b *testing.B) {
+	cmd := usual(b, 1, 100)
+	b.ReportAllocs()
+	for b.Loop() {
+		encodeEntry(cmd)
+	}
+	b.ReportMetric(float64(len(encodeEntry(cmd))), "bytes/entry")
+}
+
+func BenchmarkDecodeEntry(b *testing.B) {
+	data := encodeEntry(usual(b, 1, 100))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := decodeEntry(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkApplyBatch applies batches of 64 updates to a registry of 10 000.
+func BenchmarkApplyBatch(b *testing.B) {
+	const size = 64
+	m := newMachine(newBoard(ports.LocalState{}), func(err error) { b.Fatal(err) })
+	m.registry = fullRegistry(b)
+	var batches [2][]*raft.Log // which undo each other, so that all are changes
+	for i := range batches {
+		for n := range size {
+			batches[i] = append(batches[i], &raft.Log{Index: 1, Term: 1, Data: encodeEntry(usual(b, n, i))})
+		}
+	}
+	before, applied := m.registry.View().Revision(), 0
+	b.ReportAllocs()
+	for b.Loop() {
+		m.ApplyBatch(batches[applied%2])
+		applied++
+	}
+	if made := m.registry.View().Revision() - before; int(made) != applied*size {
+		b.Fatalf("%d batches made %d changes", applied, made)
+	}
+	b.ReportMetric(float64(applied*size)/b.Elapsed().Seconds(), "updates/s")
+}
+
+// fullRegistry holds 10 000 nodes and as much history as there can be, in which
+// half of the nodes were changed twice.
+func fullRegistry(b *testing.B) *domain.Registry {
+	b.Helper()
+	const nodes = 10_000
+	r := domain.NewRegistry()
+	apply := func(cmd domain.Command) {
+		if _, err := r.Apply(cmd); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for i := range nodes {
+		apply(usual(b, i, 100))
+	}
+	for i := range domain.HistoryLength {
+		apply(usual(b, i%(nodes/2), 101+i))
+	}
+	return r
+}
+
+func BenchmarkWriteSnapshot(b *testing.B) {
+	im := imageOf(fullRegistry(b))
+	size := len(snapshotOf(b, im))
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := writeSnapshot(io.Discard, im); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(size), "bytes/snapshot")
+}
+
+func BenchmarkReadSnapshot(b *testing.B) {
+	data := snapshotOf(b, imageOf(fullRegistry(b)))
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := readSnapshot(bytes.NewReader(data)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
