@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
 // side gives an instance's part of the preface.
@@ -82,7 +83,7 @@ func TestWhoMayTalkToWhom(t *testing.T) {
 		"two who wait to be added": {
 			dialer: side("a", "", ""), dialled: side("b", "", "")},
 		"ids of the greatest length": {
-			dialer: side("a"+strings.Repeat("x", 127), "c", ""), dialled: side("b"+strings.Repeat("x", 127), "c", "")},
+			dialer: side(strings.Repeat("a", domain.MaxIDLength), "c", ""), dialled: side(strings.Repeat("b", domain.MaxIDLength), "c", "")},
 
 		"two of different clusters": {
 			dialer: side("a", "c1", "s"), dialled: side("b", "c2", "s"), err: errOtherCluster,

@@ -1,0 +1,114 @@
+package consensus
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// loggedBy gives what raft's logger writes, with ours at level.
+func loggedBy(t *testing.T, level slog.Level, log func(hclog.Logger)) []map[string]any {
+	t.Helper()
+	var b bytes.Buffer
+	log(raftLogger(slog.New(slog.NewJSONHandler(&b, &slog.HandlerOptions{Level: level}))))
+	var records []map[string]any
+	for decoder := json.NewDecoder(&b); ; {
+		var record map[string]any
+		if err := decoder.Decode(&record); errors.Is(err, io.EOF) {
+			return records
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		delete(record, slog.TimeKey)
+		records = append(records, record)
+	}
+}
+
+func TestRaftLogsAtOurLevels(t *testing.T) {
+	all := []string{"DEBUG", "DEBUG", "INFO", "WARN", "ERROR"}
+	for level, want := range map[slog.Level][]string{
+		slog.LevelDebug:     all,
+		slog.LevelInfo:      all[2:],
+		slog.LevelWarn:      all[3:],
+		slog.LevelError:     all[4:],
+		slog.LevelError + 1: nil,
+	} {
+		t.Run(level.String(), func(t *testing.T) {
+			records := loggedBy(t, level, func(l hclog.Logger) {
+				l.Trace("m")
+				l.Debug("m")
+				l.Info("m")
+				l.Warn("m")
+				l.Error("m")
+			})
+			var got []string
+			for _, record := range records {
+				got = append(got, record[slog.LevelKey].(string))
+			}
+			if strings.Join(got, " ") != strings.Join(want, " ") {
+				t.Errorf("levels %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+func TestWhatRaftLogsKeepsItsArguments(t *testing.T) {
+	tests := map[string]struct {
+		log  func(hclog.Logger)
+		want map[string]any
+	}{
+		"values": {
+			func(l hclog.Logger) { l.Info("m", "peer", "b", "term", 7, "error", errDisk) },
+			map[string]any{"peer": "b", "term": 7.0, "error": errDisk.Error()}},
+		"values that are yet to be formatted": {
+			func(l hclog.Logger) { l.Info("m", "servers", hclog.Fmt("%+v", []int{1, 2})) },
+			map[string]any{"servers": "[1 2]"}},
+		"a format without arguments": {
+			func(l hclog.Logger) { l.Info("m", "text", hclog.Fmt("100%%")) },
+			map[string]any{"text": "100%"}},
+		"values of a logger": {
+			func(l hclog.Logger) { l.With("peer", hclog.Fmt("%d", 1)).Info("m", "term", 7) },
+			map[string]any{"peer": "1", "term": 7.0}},
+		"a value without a name": {
+			func(l hclog.Logger) { l.Info("m", "lonely") },
+			map[string]any{"!BADKEY": "lonely"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			test.want[slog.LevelKey], test.want[slog.MessageKey], test.want["component"] = "INFO", "m", "raft"
+			mustEqual(t, "the record", loggedBy(t, slog.LevelDebug, test.log), []map[string]any{test.want})
+		})
+	}
+}
+
+// costly counts how often it is made into text.
+type costly struct{ times *int }
+
+func (c costly) String() string { *c.times++; return "made" }
+
+func TestWhatNobodyReadsIsNotMade(t *testing.T) {
+	var times int
+	records := loggedBy(t, slog.LevelWarn, func(l hclog.Logger) {
+		l.Trace("m", "costly", costly{&times}, "format", hclog.Fmt("%s", costly{&times}))
+		l.Debug("m", "costly", costly{&times}, "format", hclog.Fmt("%s", costly{&times}))
+		l.Info("m", "costly", costly{&times}, "format", hclog.Fmt("%s", costly{&times}))
+	})
+	if times != 0 || len(records) != 0 {
+		t.Errorf("%d records, and text was made %d times", len(records), times)
+	}
+	records = loggedBy(t, slog.LevelInfo, func(l hclog.Logger) {
+		l.Info("m", "format", hclog.Fmt("%s", costly{&times}))
+	})
+	if times == 0 || len(records) != 1 {
+		t.Error("and what somebody reads is not made either")
+	}
+	if l := raftLogger(slog.New(slog.DiscardHandler)); l.IsError() {
+		t.Error("raft is told that somebody reads what nobody does")
+	}
+}
