@@ -8,6 +8,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
 // RaftLane is the first byte of a connection that carries raft RPC.
@@ -58,7 +59,7 @@ func (t Timing) leaderLease() time.Duration { return t.HeartbeatTimeout * 3 / 4 
 
 // Config is what a Node needs. All of it is required unless it says otherwise.
 type Config struct {
-	// ID is this instance's id in the raft cluster.
+	// ID is this instance's id in the raft cluster: see domain.CheckID.
 	ID string
 	// AdvertisedAddress is how others reach the raft port; empty means the
 	// address that Lane is bound to.
@@ -99,7 +100,9 @@ func (c Config) Validate() error {
 			faults = append(faults, fmt.Errorf("consensus: %s is missing", name))
 		}
 	}
-	require(c.ID != "", "ID")
+	if err := domain.CheckID("raft id", c.ID); err != nil {
+		faults = append(faults, fmt.Errorf("consensus: %w", err))
+	}
 	require(c.Directory != "", "Directory")
 	require(c.Backend != "", "Backend")
 	require(c.OpenStore != nil, "OpenStore")
