@@ -1,0 +1,168 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// requestTimeout is longer than the 10 s in which every request ends: one that
+// takes longer hangs.
+const requestTimeout = 12 * time.Second
+
+// Client talks to the application API at one address. Its methods may be called
+// from any goroutine.
+type Client struct {
+	address string
+	http    *http.Client
+}
+
+// NewClient gives a client that follows redirects and lets go of its connections
+// when t ends.
+func NewClient(t testing.TB, address string) *Client {
+	transport := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+		MaxIdleConnsPerHost: 256,
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &Client{address: address, http: &http.Client{Transport: transport}}
+}
+
+// Address is where the client asks.
+func (c *Client) Address() string { return c.address }
+
+// NotFollowing gives a client of the same address, on the same connections, to
+// which a redirect is an answer.
+func (c *Client) NotFollowing() *Client {
+	plain := *c.http
+	plain.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Client{address: c.address, http: &plain}
+}
+
+// forget closes the connections that are kept for later.
+func (c *Client) forget() { c.http.CloseIdleConnections() }
+
+// Answer is a response with its whole body.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   []byte
+	// From is the address that answered, after redirects.
+	From string
+}
+
+// Revision is the state of the registry that the answer names.
+func (a Answer) Revision() (uint64, error) {
+	return strconv.ParseUint(a.Header.Get("Nodesmetadata-Revision"), 10, 64)
+}
+
+// Problem is an answer that is an error.
+type Problem struct {
+	Answer Answer `json:"-"`
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Code   string `json:"code"`
+	Older  string `json:"error"`
+	Node   *Node  `json:"node"`
+}
+
+// Error says what an operator would want to read.
+func (p *Problem) Error() string {
+	return fmt.Sprintf("%d %s from %s: %s", p.Answer.Status, p.Code, p.Answer.From, p.Detail)
+}
+
+// Header is one header of a request.
+type Header struct{ Name, Value string }
+
+// Do sends a request. Its body is sent as it is when it is a []byte, a string or
+// an io.Reader, else as JSON; nil sends none. An answer of 400 and more is a
+// *Problem, with the answer in it.
+func (c *Client) Do(ctx context.Context, method, path string, body any, headers ...Header) (Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	response, err := c.send(ctx, method, path, body, headers)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		return Answer{}, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	answer := Answer{response.StatusCode, response.Header, content, response.Request.URL.Host}
+	if answer.Status < 400 || method == http.MethodGet && path == "/readyz" {
+		return answer, nil
+	}
+	problem := &Problem{Answer: answer}
+	if err := json.Unmarshal(content, problem); err != nil && method != http.MethodHead {
+		return answer, fmt.Errorf("%s %s: %d with a body that is no problem document: %.200q", method, path, answer.Status, content)
+	}
+	return answer, problem
+}
+
+func (c *Client) send(ctx context.Context, method, path string, body any, headers []Header) (*http.Response, error) {
+	content, err := reader(body)
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+c.address+path, content)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range headers {
+		request.Header.Add(h.Name, h.Value)
+	}
+	return c.http.Do(request)
+}
+
+func reader(body any) (io.Reader, error) {
+	switch body := body.(type) {
+	case nil:
+		return nil, nil
+	case []byte:
+		return bytes.NewReader(body), nil
+	case string:
+		return bytes.NewReader([]byte(body)), nil
+	case io.Reader:
+		return body, nil
+	}
+	encoded, err := json.Marshal(body)
+	return bytes.NewReader(encoded), err
+}
+
+// Outcome is what is known of a write.
+type Outcome int
+
+// The outcomes.
+const (
+	Done    Outcome = iota // it took effect
+	NotDone                // it did not, and will not
+	Unknown                // it may have taken effect, or may yet
+)
+
+// OutcomeOf tells from the error of a write what became of it.
+func OutcomeOf(err error) Outcome {
+	if err == nil {
+		return Done
+	}
+	if problem := new(Problem); errors.As(err, &problem) {
+		if problem.Answer.Status < 500 || problem.Answer.Status == http.StatusServiceUnavailable && problem.Code != "outcome_unknown" {
+			return NotDone
+		}
+		return Unknown
+	}
+	if fault := new(net.OpError); errors.As(err, &fault) && fault.Op == "dial" {
+		return NotDone
+	}
+	return Unknown
+}

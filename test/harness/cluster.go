@@ -1,0 +1,195 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Options say what a Cluster is made of. The zero value: three instances with
+// bolt on 127.0.0.1.
+type Options struct {
+	Size    int    // zero: 3
+	Backend string // empty: bolt
+	IPv6    bool   // on ::1 instead of 127.0.0.1
+	Proxied bool   // with a Proxy before every raft port
+	Flags   []string
+	Env     []string // NAME=value
+	Tags    []string // the build tags of the program
+}
+
+// Cluster is a number of instances that may form a raft cluster.
+type Cluster struct {
+	Instances []*Instance
+
+	t    testing.TB
+	host string
+}
+
+// New makes a cluster and starts nothing. When t ends, its processes are killed;
+// what they logged is shown if t failed, and t fails if one of them ended by
+// itself, panicked, or had a data race.
+func New(t testing.TB, options Options) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, host: "127.0.0.1"}
+	if options.IPv6 {
+		c.host = "::1"
+	}
+	if options.Size == 0 {
+		options.Size = 3
+	}
+	if options.Backend == "" {
+		options.Backend = "bolt"
+	}
+	program := Program(t, options.Tags...)
+	directory := t.TempDir()
+	for n := range options.Size {
+		c.add(fmt.Sprintf("n%d", n+1), program, directory, options)
+	}
+	return c
+}
+
+func (c *Cluster) add(id, program, directory string, options Options) {
+	c.t.Helper()
+	i := &Instance{
+		ID:          id,
+		Directory:   filepath.Join(directory, id),
+		RaftBind:    Address(c.t, c.host),
+		Application: Address(c.t, c.host),
+		Flags:       append([]string{"--storage_backend=" + options.Backend}, options.Flags...),
+		t:           c.t,
+		program:     program,
+		environ:     append(plainEnviron(), options.Env...),
+		logPath:     filepath.Join(directory, id+".log"),
+	}
+	i.RaftAddress = i.RaftBind
+	if options.Proxied {
+		i.Proxy = NewProxy(c.t, c.host, i.RaftBind)
+		i.RaftAddress = i.Proxy.Address()
+	}
+	i.Client = NewClient(c.t, i.Application)
+	c.Instances = append(c.Instances, i)
+	c.t.Cleanup(i.clean)
+}
+
+// Start gives a running cluster, all of whose instances are ready: the first is
+// bootstrapped, and the others are added by PUT /raft/node.
+func Start(t testing.TB, options Options) *Cluster {
+	t.Helper()
+	c := New(t, options)
+	c.Bootstrap()
+	return c
+}
+
+// Bootstrap starts the first instance as a cluster of its own, starts the others
+// and adds them by PUT /raft/node, and waits until all are ready.
+func (c *Cluster) Bootstrap() {
+	c.t.Helper()
+	first, others := c.Instances[0], c.Instances[1:]
+	first.Flags = append(first.Flags, "--bootstrap_raft_cluster")
+	for _, i := range c.Instances {
+		i.Launch()
+	}
+	first.AwaitReady()
+	for _, i := range others {
+		i.AwaitServing()
+		if err := first.RaftAdd(c.t.Context(), i.Member()); err != nil {
+			c.t.Fatalf("add %s: %v", i.ID, err)
+		}
+	}
+	c.AwaitReady()
+}
+
+// Member is what PUT /raft/node says of the instance.
+func (i *Instance) Member() Member { return Member{ID: i.ID, Address: i.RaftAddress} }
+
+// AwaitReady waits until all instances that run are ready.
+func (c *Cluster) AwaitReady() {
+	c.t.Helper()
+	for _, i := range c.Running() {
+		i.AwaitReady()
+	}
+}
+
+// Running gives the instances whose processes run. Paused ones are among them.
+func (c *Cluster) Running() []*Instance {
+	var running []*Instance
+	for _, i := range c.Instances {
+		if i.Running() {
+			running = append(running, i)
+		}
+	}
+	return running
+}
+
+// By gives the instance with an id.
+func (c *Cluster) By(id string) *Instance {
+	c.t.Helper()
+	at := slices.IndexFunc(c.Instances, func(i *Instance) bool { return i.ID == id })
+	if at < 0 {
+		c.t.Fatalf("there is no instance %q", id)
+	}
+	return c.Instances[at]
+}
+
+// Leader gives the instance that leads, as soon as one says so of itself and no
+// other with the same or a later term.
+func (c *Cluster) Leader() *Instance {
+	c.t.Helper()
+	var leader *Instance
+	Eventually(c.t, "there is a leader", func() error {
+		var err error
+		leader, err = c.findLeader()
+		return err
+	})
+	return leader
+}
+
+func (c *Cluster) findLeader() (*Instance, error) {
+	var leader *Instance
+	var term uint64
+	var seen []string
+	for _, i := range c.Running() {
+		ready, err := i.readyWithin(time.Second)
+		if err != nil {
+			seen = append(seen, fmt.Sprintf("%s: %v", i.ID, err))
+			continue
+		}
+		if ready.Leading && ready.Term > term {
+			leader, term = i, ready.Term
+		}
+		seen = append(seen, fmt.Sprintf("%s: leading %v in term %d", i.ID, ready.Leading, ready.Term))
+	}
+	if leader == nil {
+		return nil, errors.New(strings.Join(seen, "; "))
+	}
+	return leader, nil
+}
+
+// readyWithin is Ready of an instance that may be paused.
+func (i *Instance) readyWithin(d time.Duration) (Readiness, error) {
+	ctx, cancel := context.WithTimeout(i.t.Context(), d)
+	defer cancel()
+	return i.Ready(ctx)
+}
+
+// Followers gives the running instances that are not the leader.
+func (c *Cluster) Followers() []*Instance {
+	c.t.Helper()
+	leader := c.Leader()
+	return slices.DeleteFunc(c.Running(), func(i *Instance) bool { return i == leader })
+}
+
+// Clients are the clients of all instances, running or not.
+func (c *Cluster) Clients() []*Client {
+	var clients []*Client
+	for _, i := range c.Instances {
+		clients = append(clients, i.Client)
+	}
+	return clients
+}

@@ -1,0 +1,86 @@
+package harness_test
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+func TestAClusterIsKilledPausedAndStopped(t *testing.T) {
+	c := harness.Start(t, harness.Options{Proxied: true})
+	follower := harness.Follow(t, c.Clients()...)
+	leader := c.Leader()
+	put := func(through *harness.Instance, id string) uint64 {
+		t.Helper()
+		var stored harness.Stored
+		harness.Eventually(t, "a write", func() error {
+			var err error
+			stored, err = through.Put(t.Context(), harness.NewNode(id))
+			return err
+		})
+		return stored.Seen
+	}
+	for _, i := range c.Instances {
+		put(i, i.ID)
+	}
+	leader.Kill()
+	if leader.Running() {
+		t.Error("it was killed and still runs")
+	}
+	other := c.Leader()
+	put(other, "after-kill")
+	leader.Restart()
+	leader.AwaitReady()
+	other.Pause()
+	harness.Eventually(t, "another leader", func() error {
+		// A redirect to the one that is paused leads nowhere.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := leader.Put(ctx, harness.NewNode("after-pause"))
+		return err
+	})
+	other.Resume()
+	other.AwaitReady()
+	last := put(other, "end")
+	follower.Await(t, last)
+	follower.Stop()
+	registry, err := leader.List(t.Context())
+	if err != nil || len(registry.Nodes) != 6 || registry.Revision != follower.Registry().Revision {
+		t.Errorf("the registry is %+v, %v; the stream made it %+v", registry, err, follower.Registry())
+	}
+	for _, i := range c.Instances {
+		i.Stop()
+	}
+}
+
+func TestAnAddressIsFreeAndTakenOnce(t *testing.T) {
+	seen := map[string]bool{}
+	for range 20 {
+		address := harness.Address(t, "127.0.0.1")
+		if seen[address] {
+			t.Fatalf("%s was given twice", address)
+		}
+		seen[address] = true
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = listener.Close()
+	}
+}
+
+func TestWithinSaysHowLongItTook(t *testing.T) {
+	began := time.Now()
+	took := harness.Within(t, harness.Patience, "a while", func() error {
+		if time.Since(began) < late {
+			return net.ErrClosed
+		}
+		return nil
+	})
+	if took < late {
+		t.Errorf("it took %v", took)
+	}
+}

@@ -1,0 +1,46 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// Main runs the tests of a package, with everything that they share: call it
+// from TestMain. It fails when a test leaves goroutines behind, and it does not
+// return.
+func Main(m *testing.M) { goleak.VerifyTestMain(withShared{m}) }
+
+type withShared struct{ tests *testing.M }
+
+// Run implements goleak.TestingM.
+func (w withShared) Run() int {
+	directory, err := os.MkdirTemp("", "nodesmetadata-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "harness:", err)
+		return 1
+	}
+	shared.directory = directory
+	shared.children = newNursery()
+	defer func() {
+		shared.children.close()
+		shared.ports.close()
+		if err := os.RemoveAll(directory); err != nil {
+			fmt.Fprintln(os.Stderr, "harness:", err)
+		}
+	}()
+	return w.tests.Run()
+}
+
+// shared is what the tests of one process have in common.
+var shared struct {
+	directory string // of the programs that were built; empty outside of Main
+	children  *nursery
+	ports     ports
+
+	mu       sync.Mutex // guards programs
+	programs map[string]*program
+}

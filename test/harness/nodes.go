@@ -1,0 +1,100 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// Node is a cache node as the API shows it.
+type Node struct {
+	ID              string            `json:"id"`
+	Address         string            `json:"address"`
+	Pool            string            `json:"pool,omitempty"`
+	Weight          *int              `json:"weight,omitempty"`
+	Zone            string            `json:"zone,omitempty"`
+	Labels          map[string]string `json:"labels,omitempty"`
+	State           string            `json:"state,omitempty"`
+	Slot            int               `json:"slot"`
+	CreatedRevision uint64            `json:"createdRevision"`
+	Revision        uint64            `json:"revision"`
+}
+
+// NewNode gives the node with an id and an address of its own.
+func NewNode(id string) Node { return Node{ID: id, Address: id + ".example:11211"} }
+
+// IfRevision is the condition that a node is there at this revision.
+func IfRevision(revision uint64) Header {
+	return Header{"If-Match", `"` + strconv.FormatUint(revision, 10) + `"`}
+}
+
+// IfAbsent is the condition that a node is not there.
+func IfAbsent() Header { return Header{"If-None-Match", "*"} }
+
+// Stored is what is known after a write, or a read, of one node.
+type Stored struct {
+	Node
+	Created bool
+	// Seen is the revision of the registry.
+	Seen uint64
+}
+
+// Put registers or replaces a node.
+func (c *Client) Put(ctx context.Context, node Node, conditions ...Header) (Stored, error) {
+	answer, err := c.Do(ctx, http.MethodPut, "/nodes/"+url.PathEscape(node.ID), node, conditions...)
+	return stored(answer, err)
+}
+
+// Get gives one node; a *Problem with status 404 if there is none.
+func (c *Client) Get(ctx context.Context, id string) (Stored, error) {
+	answer, err := c.Do(ctx, http.MethodGet, "/nodes/"+url.PathEscape(id), nil)
+	return stored(answer, err)
+}
+
+// Delete removes a node and gives what it was.
+func (c *Client) Delete(ctx context.Context, id string, conditions ...Header) (Stored, error) {
+	answer, err := c.Do(ctx, http.MethodDelete, "/nodes/"+url.PathEscape(id), nil, conditions...)
+	return stored(answer, err)
+}
+
+func stored(answer Answer, err error) (Stored, error) {
+	if err != nil {
+		return Stored{}, err
+	}
+	s := Stored{Created: answer.Status == http.StatusCreated}
+	if s.Seen, err = decode(answer, &s.Node); err != nil {
+		return Stored{}, err
+	}
+	return s, nil
+}
+
+// decode reads a JSON answer about the registry and gives the revision it names.
+func decode(answer Answer, target any) (uint64, error) {
+	if answer.Status >= 300 {
+		return 0, fmt.Errorf("%d from %s: %s", answer.Status, answer.From, answer.Body)
+	}
+	if err := json.Unmarshal(answer.Body, target); err != nil {
+		return 0, fmt.Errorf("%w: %.200q", err, answer.Body)
+	}
+	return answer.Revision()
+}
+
+// Registry is the whole registry at one revision.
+type Registry struct {
+	Revision uint64
+	Nodes    map[string]Node
+}
+
+// List gives the registry.
+func (c *Client) List(ctx context.Context) (Registry, error) {
+	answer, err := c.Do(ctx, http.MethodGet, "/nodes", nil)
+	if err != nil {
+		return Registry{}, err
+	}
+	registry := Registry{}
+	registry.Revision, err = decode(answer, &registry.Nodes)
+	return registry, err
+}

@@ -1,0 +1,269 @@
+package harness
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Direction is one of the two in which bytes go through a Proxy.
+type Direction int
+
+// The directions, as the one who dialled the proxy sees them.
+const (
+	Forth Direction = iota // to the target
+	Back                   // from the target
+)
+
+// Proxy stands before an address, and is slow or cut as a network can be. What
+// it has taken on before a cut is delivered after it, in order, as TCP would.
+// Its methods may be called from any goroutine.
+type Proxy struct {
+	listener net.Listener
+	target   string
+	running  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	links  map[*link]struct{}
+	delays [2]time.Duration
+	cut    [2]bool
+	healed chan struct{} // closed when a cut ends; replaced at each change
+}
+
+// link is one connection through a proxy.
+type link struct {
+	near, far net.Conn
+	gone      chan struct{}
+	once      sync.Once
+}
+
+func (l *link) close() {
+	l.once.Do(func() {
+		close(l.gone)
+		_ = l.near.Close()
+		if l.far != nil {
+			_ = l.far.Close()
+		}
+	})
+}
+
+// NewProxy gives a proxy on a port of host, which goes on to target until t
+// ends. Nothing has to listen at target yet.
+func NewProxy(t testing.TB, host, target string) *Proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{listener: listener, target: target, links: map[*link]struct{}{}, healed: make(chan struct{})}
+	p.running.Go(p.accept)
+	t.Cleanup(p.close)
+	return p
+}
+
+// Address is where the proxy listens.
+func (p *Proxy) Address() string { return p.listener.Addr().String() }
+
+// Delay makes all bytes that go in direction arrive later by d.
+func (p *Proxy) Delay(direction Direction, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delays[direction] = d
+}
+
+// Cut lets nothing pass in the directions, none meaning both: connections stay
+// open, and new ones are taken, as it seems to somebody whose packets get lost.
+func (p *Proxy) Cut(directions ...Direction) { p.set(true, directions) }
+
+// Heal undoes Cut.
+func (p *Proxy) Heal(directions ...Direction) { p.set(false, directions) }
+
+func (p *Proxy) set(cut bool, directions []Direction) {
+	if len(directions) == 0 {
+		directions = []Direction{Forth, Back}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, direction := range directions {
+		p.cut[direction] = cut
+	}
+	close(p.healed)
+	p.healed = make(chan struct{})
+}
+
+// Reset closes all connections that go through the proxy now.
+func (p *Proxy) Reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		l.close()
+	}
+}
+
+func (p *Proxy) close() {
+	_ = p.listener.Close()
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.Reset()
+	p.running.Wait()
+}
+
+func (p *Proxy) accept() {
+	for {
+		near, err := p.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // of a client that has gone again
+		}
+		l := &link{near: near, gone: make(chan struct{})}
+		if !p.join(l) {
+			l.close()
+			continue
+		}
+		p.running.Go(func() {
+			defer p.leave(l)
+			p.serve(l)
+		})
+	}
+}
+
+func (p *Proxy) join(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.links[l] = struct{}{}
+	return true
+}
+
+func (p *Proxy) leave(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.links, l)
+	l.close()
+}
+
+func (p *Proxy) serve(l *link) {
+	// A connection is not made across a cut either.
+	if !p.pass(l, Forth) || !p.pass(l, Back) {
+		return
+	}
+	far, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	if err != nil {
+		return
+	}
+	if !p.meet(l, far) {
+		_ = far.Close()
+		return
+	}
+	var both sync.WaitGroup
+	both.Go(func() { p.carry(l, l.near, far, Forth) })
+	both.Go(func() { p.carry(l, far, l.near, Back) })
+	both.Wait()
+}
+
+// meet gives l its far end, unless it is gone.
+func (p *Proxy) meet(l *link, far net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-l.gone:
+		return false
+	default:
+		l.far = far
+		return true
+	}
+}
+
+// parcel is what arrived at one moment.
+type parcel struct {
+	bytes []byte
+	due   time.Time
+}
+
+// carry takes bytes from one end to the other until either is closed.
+func (p *Proxy) carry(l *link, from, to net.Conn, direction Direction) {
+	// Reading goes on while parcels wait, so that a delay costs no throughput.
+	parcels := make(chan parcel, 1024)
+	var delivering sync.WaitGroup
+	delivering.Go(func() {
+		defer p.closeLink(l)
+		for next := range parcels {
+			if !p.await(l, next.due) || !p.pass(l, direction) {
+				return
+			}
+			if _, err := to.Write(next.bytes); err != nil {
+				return
+			}
+		}
+	})
+	defer delivering.Wait()
+	defer close(parcels)
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buffer)
+		if n > 0 {
+			next := parcel{append([]byte(nil), buffer[:n]...), time.Now().Add(p.delay(direction))}
+			select {
+			case parcels <- next:
+			case <-l.gone:
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (p *Proxy) closeLink(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.close()
+}
+
+func (p *Proxy) delay(direction Direction) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.delays[direction]
+}
+
+// await returns when due has come; false when l is gone before.
+func (p *Proxy) await(l *link, due time.Time) bool {
+	wait := time.Until(due)
+	if wait <= 0 {
+		return true
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-l.gone:
+		return false
+	}
+}
+
+// pass returns when direction is not cut; false when l is gone before.
+func (p *Proxy) pass(l *link, direction Direction) bool {
+	for {
+		p.mu.Lock()
+		cut, healed := p.cut[direction], p.healed
+		p.mu.Unlock()
+		if !cut {
+			return true
+		}
+		select {
+		case <-healed:
+		case <-l.gone:
+			return false
+		}
+	}
+}

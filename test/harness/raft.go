@@ -1,0 +1,108 @@
+package harness
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Member is an instance as PUT /raft/node takes it.
+type Member struct {
+	ID       string `json:"id"`
+	Address  string `json:"address"`
+	Suffrage string `json:"suffrage,omitempty"`
+}
+
+// RaftAdd adds an instance to the raft cluster.
+func (c *Client) RaftAdd(ctx context.Context, member Member) error {
+	_, err := c.Do(ctx, http.MethodPut, "/raft/node", member)
+	return err
+}
+
+// RaftRemove removes an instance from the raft cluster.
+func (c *Client) RaftRemove(ctx context.Context, id string) error {
+	_, err := c.Do(ctx, http.MethodDelete, "/raft/node/"+url.PathEscape(id), nil)
+	return err
+}
+
+// Metadata is the raft cluster, as GET /raft/metadata shows it.
+type Metadata struct {
+	NodesMetadata map[string]InstanceMetadata `json:"nodesMetadata"`
+	LeaderNodeID  string                      `json:"leaderNodeID"`
+	Term          uint64                      `json:"term"`
+	ClusterID     string                      `json:"clusterID"`
+}
+
+// InstanceMetadata is one instance in Metadata.
+type InstanceMetadata struct {
+	NodeID             string `json:"nodeID"`
+	RaftAddress        string `json:"raftAddress"`
+	ApplicationAddress string `json:"applicationAddress"`
+	Suffrage           string `json:"suffrage"`
+	Reachable          bool   `json:"reachable"`
+	Version            string `json:"version"`
+}
+
+// Metadata describes the raft cluster.
+func (c *Client) Metadata(ctx context.Context) (Metadata, error) {
+	var metadata Metadata
+	return metadata, c.get(ctx, "/raft/metadata", &metadata)
+}
+
+// Readiness is what /readyz says.
+type Readiness struct {
+	Ready     bool     `json:"ready"`
+	Reasons   []string `json:"reasons"`
+	Member    bool     `json:"member"`
+	Leading   bool     `json:"leading"`
+	LeaderID  string   `json:"leaderNodeID"`
+	Term      uint64   `json:"term"`
+	ClusterID string   `json:"clusterID"`
+	Revision  uint64   `json:"revision"`
+}
+
+// Ready gives what /readyz says. That the instance is not ready is no error.
+func (c *Client) Ready(ctx context.Context) (Readiness, error) {
+	var ready Readiness
+	return ready, c.get(ctx, "/readyz", &ready)
+}
+
+func (c *Client) get(ctx context.Context, path string, target any) error {
+	answer, err := c.Do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(answer.Body, target); err != nil {
+		return fmt.Errorf("GET %s: %w: %.200q", path, err, answer.Body)
+	}
+	return nil
+}
+
+// Metrics gives the samples of /metrics by their names, with labels as they
+// stand there.
+func (c *Client) Metrics(ctx context.Context) (map[string]float64, error) {
+	answer, err := c.Do(ctx, http.MethodGet, "/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	samples := map[string]float64{}
+	for lines := bufio.NewScanner(bytes.NewReader(answer.Body)); lines.Scan(); {
+		line := lines.Text()
+		end := strings.LastIndexByte(line, ' ')
+		if strings.HasPrefix(line, "#") || end < 0 {
+			continue
+		}
+		value, err := strconv.ParseFloat(line[end+1:], 64)
+		if err != nil {
+			return nil, fmt.Errorf("GET /metrics: %q: %w", line, err)
+		}
+		samples[line[:end]] = value
+	}
+	return samples, nil
+}

@@ -1,0 +1,185 @@
+package harness
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// Event is one server-sent event, or a comment.
+type Event struct {
+	// ID is the id of the last event that had one, this one included.
+	ID   string
+	Type string // "message" where nothing else is said
+	Data string
+	// Comment is the text of a comment; then nothing else is set.
+	Comment   string
+	IsComment bool
+}
+
+// Parser reads a stream of server-sent events as the WHATWG standard has it,
+// but shows comments, which a browser drops.
+type Parser struct {
+	lines  *bufio.Reader
+	begun  bool
+	lastID string // of the last event that was complete
+	// Retry is the last reconnection time that was asked for, in milliseconds.
+	Retry int
+}
+
+// NewParser reads from r. lastID is what a client that comes back has.
+func NewParser(r io.Reader, lastID string) *Parser {
+	return &Parser{lines: bufio.NewReader(r), lastID: lastID}
+}
+
+// LastID is what to send as Last-Event-ID when the stream is gone.
+func (p *Parser) LastID() string { return p.lastID }
+
+// Next gives the next event or comment. What is incomplete when the stream ends
+// is dropped.
+func (p *Parser) Next() (Event, error) {
+	event := Event{ID: p.lastID}
+	var data []string
+	for {
+		line, err := p.line()
+		if err != nil {
+			return Event{}, err
+		}
+		if line == "" {
+			p.lastID = event.ID
+			if data == nil {
+				event.Type = ""
+				continue
+			}
+			if event.Type == "" {
+				event.Type = "message"
+			}
+			event.Data = strings.Join(data, "\n")
+			return event, nil
+		}
+		field, value, _ := strings.Cut(line, ":")
+		if field == "" && data == nil && event.Type == "" && event.ID == p.lastID {
+			return Event{Comment: strings.TrimPrefix(value, " "), IsComment: true}, nil
+		}
+		value = strings.TrimPrefix(value, " ")
+		switch field {
+		case "event":
+			event.Type = value
+		case "data":
+			data = append(data, value)
+		case "id":
+			if !strings.ContainsRune(value, 0) {
+				event.ID = value
+			}
+		case "retry":
+			if n, err := strconv.ParseUint(value, 10, 31); err == nil {
+				p.Retry = int(n)
+			}
+		}
+	}
+}
+
+// line gives the next line without its end, which is LF, CR, or both.
+func (p *Parser) line() (string, error) {
+	if !p.begun {
+		p.begun = true
+		if mark, err := p.lines.Peek(3); err == nil && bytes.Equal(mark, []byte("\uFEFF")) {
+			_, _ = p.lines.Discard(3)
+		}
+	}
+	var line []byte
+	for {
+		b, err := p.lines.ReadByte()
+		switch {
+		case err != nil:
+			return "", err
+		case b == '\n':
+			return string(line), nil
+		case b == '\r':
+			// Looking for the LF that may follow could wait for ever: it is
+			// dropped when it comes.
+			p.lines = bufio.NewReader(&skipLF{p.lines, true})
+			return string(line), nil
+		}
+		line = append(line, b)
+	}
+}
+
+// skipLF drops one LF from the beginning of what it reads.
+type skipLF struct {
+	*bufio.Reader
+	armed bool
+}
+
+// Read implements io.Reader.
+func (s *skipLF) Read(b []byte) (int, error) {
+	n, err := s.Reader.Read(b)
+	if s.armed && n > 0 {
+		s.armed = false
+		if b[0] == '\n' {
+			copy(b, b[1:n])
+			n--
+		}
+	}
+	return n, err
+}
+
+// Stream is one connection to a stream. Its methods are for one goroutine.
+type Stream struct {
+	*Parser
+	Header http.Header
+	// From is the address that answered, after redirects.
+	From string
+
+	body   io.ReadCloser
+	cancel context.CancelFunc
+}
+
+// Stream opens a stream. lastID is sent as Last-Event-ID unless it is empty. ctx
+// bounds all of its life.
+func (c *Client) Stream(ctx context.Context, path, lastID string) (*Stream, error) {
+	headers := []Header{{"Accept", "text/event-stream"}}
+	if lastID != "" {
+		headers = append(headers, Header{"Last-Event-ID", lastID})
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	response, err := c.send(ctx, http.MethodGet, path, nil, headers)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		content, _ := io.ReadAll(response.Body)
+		_ = response.Body.Close()
+		cancel()
+		return nil, fmt.Errorf("GET %s: %d: %s", path, response.StatusCode, content)
+	}
+	return &Stream{
+		Parser: NewParser(response.Body, lastID),
+		Header: response.Header,
+		From:   response.Request.URL.Host,
+		body:   response.Body,
+		cancel: cancel,
+	}, nil
+}
+
+// Event gives the next event that is no comment.
+func (s *Stream) Event() (Event, error) {
+	for {
+		event, err := s.Next()
+		if err != nil || !event.IsComment {
+			return event, err
+		}
+	}
+}
+
+// Close ends the stream.
+func (s *Stream) Close() {
+	s.cancel()
+	_ = s.body.Close()
+}
