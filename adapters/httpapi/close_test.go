@@ -1,0 +1,168 @@
+package httpapi_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+func TestCloseEndsStreamsWithTheReason(t *testing.T) {
+	s := start(t)
+	var streams []*reader
+	for _, path := range []string{"/nodes/sse", "/raft/metadata/sse"} {
+		events := s.stream(t, path)
+		events.event(t)
+		streams = append(streams, events)
+	}
+	s.loseLeader()
+	for _, events := range streams {
+		events.farewell(t)
+	}
+	streams = streams[:0]
+	for range 2 {
+		streams = append(streams, s.stream(t, "/nodes/sse")) // waits for a leader
+	}
+	s.lead()
+	for range 2 {
+		events := s.stream(t, "/nodes/sse")
+		events.event(t)
+		streams = append(streams, events)
+	}
+	closed := make(chan error)
+	go func() { closed <- s.Close(context.Background()) }()
+	for _, events := range streams {
+		if got := events.farewell(t); got != "this instance is shutting down: connect again" {
+			t.Errorf("it said %q", got)
+		}
+	}
+	if err := <-closed; err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if _, err := net.Dial("tcp", s.address); err == nil {
+		t.Error("somebody still listens")
+	}
+}
+
+func TestCloseFinishesWhatIsInFlight(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	s := start(t, func(c *httpapi.Config) {
+		c.Nodes = fakeNodes{view: func(context.Context) (domain.View, error) {
+			close(asked)
+			<-answer
+			return domain.View{}, nil
+		}}
+	})
+	got := make(chan reply)
+	go func() { got <- s.do(t, "GET", "/nodes", "") }()
+	<-asked
+	closed := make(chan error)
+	go func() { closed <- s.Close(context.Background()) }()
+	eventually(t, "nobody listens any more", func() bool {
+		conn, err := net.Dial("tcp", s.address)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	close(answer)
+	if r := <-got; r.status != 200 || r.body != "{}" {
+		t.Errorf("got %d %s", r.status, r.body)
+	}
+	if err := <-closed; err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+func TestCloseBreaksOffWhatTakesTooLong(t *testing.T) {
+	asked := make(chan struct{})
+	returned := make(chan struct{})
+	s := start(t, func(c *httpapi.Config) {
+		c.Nodes = fakeNodes{view: func(ctx context.Context) (domain.View, error) {
+			close(asked)
+			<-ctx.Done()
+			close(returned)
+			return domain.View{}, ctx.Err()
+		}}
+	})
+	s.dial(t, "GET /nodes HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-asked
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.Close(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("close: %v", err)
+	}
+	select {
+	case <-returned:
+	default:
+		t.Error("a handler still runs")
+	}
+}
+
+func TestCloseDoesNotWaitForThoseWhoHaveAskedNothing(t *testing.T) {
+	s := start(t)
+	s.dial(t, "")
+	idle := s.dial(t, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+	if _, err := idle.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := s.Close(context.Background()); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestCloseDoesNotWaitForAReaderThatTakesNothing(t *testing.T) {
+	s := start(t)
+	s.fill(t, 60_000)
+	s.dial(t, "GET /nodes/sse HTTP/1.1\r\nHost: h\r\n\r\n")
+	eventually(t, "the stream is stuck", func() bool {
+		before := s.metric(t, "nodesmetadata_http_stream_events_total", "nodes")
+		<-time.After(50 * time.Millisecond)
+		return before > 0 && before == s.metric(t, "nodesmetadata_http_stream_events_total", "nodes")
+	})
+	began := time.Now()
+	if err := s.Close(context.Background()); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestCloseWithoutOpen(t *testing.T) {
+	s := prepare(t)
+	if s.Addr() != nil {
+		t.Error("it has an address before it is opened")
+	}
+	for range 2 {
+		if err := s.Close(context.Background()); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	}
+	if err := s.Open(context.Background()); err == nil {
+		t.Error("it was opened after it was closed")
+	}
+}
+
+func TestOpenSaysWhyItCannot(t *testing.T) {
+	first := start(t)
+	if err := first.Open(context.Background()); err == nil {
+		t.Error("it was opened twice")
+	}
+	second := prepare(t, func(c *httpapi.Config) { c.BindAddress = first.address })
+	if err := second.Open(context.Background()); err == nil || !strings.Contains(err.Error(), first.address) {
+		t.Errorf("open: %v", err)
+	}
+	if err := second.Close(context.Background()); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}

@@ -1,0 +1,121 @@
+package httpapi_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func TestJoining(t *testing.T) {
+	wish := domain.Instance{ID: "n3", RaftAddress: "h3:7000", Suffrage: domain.Nonvoter}
+	t.Run("the leader takes it", func(t *testing.T) {
+		s := start(t)
+		if err := httpapi.NewJoinClient().Ask(t.Context(), s.address, wish); err != nil {
+			t.Fatal(err)
+		}
+		s.isMember(t, wish)
+	})
+	t.Run("a follower sends it on", func(t *testing.T) {
+		leader, follower := start(t), start(t)
+		follower.follow(leader.address)
+		if err := httpapi.NewJoinClient().Ask(t.Context(), follower.address, wish); err != nil {
+			t.Fatal(err)
+		}
+		leader.isMember(t, wish)
+	})
+	t.Run("a refusal says why", func(t *testing.T) {
+		s := start(t)
+		taken := wish
+		taken.RaftAddress = "127.0.0.1:7000"
+		err := httpapi.NewJoinClient().Ask(t.Context(), s.address, taken)
+		if err == nil || !strings.Contains(err.Error(), "address_in_use") || !strings.Contains(err.Error(), `"n1"`) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("nobody leads", func(t *testing.T) {
+		s := start(t)
+		s.loseLeader()
+		err := httpapi.NewJoinClient().Ask(t.Context(), s.address, wish)
+		if err == nil || !strings.Contains(err.Error(), "no_leader") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("two that send to each other", func(t *testing.T) {
+		a, b := start(t), start(t)
+		a.follow(b.address)
+		b.follow(a.address)
+		err := httpapi.NewJoinClient().Ask(t.Context(), a.address, wish)
+		if err == nil || !strings.Contains(err.Error(), "redirects") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("nobody is there", func(t *testing.T) {
+		if err := httpapi.NewJoinClient().Ask(t.Context(), "127.0.0.1:1", wish); err == nil {
+			t.Error("somebody answered")
+		}
+	})
+	t.Run("something else is there", func(t *testing.T) {
+		for status, body := range map[int]string{404: "<html>" + strings.Repeat("x", 1<<20), 302: "", 500: "{}"} {
+			address := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Location", "/elsewhere")
+				w.WriteHeader(status)
+				_, _ = w.Write([]byte(body))
+			})
+			if err := httpapi.NewJoinClient().Ask(t.Context(), address, wish); err == nil || len(err.Error()) > 1000 {
+				t.Errorf("%d: got %v", status, err)
+			}
+		}
+	})
+	t.Run("it never ends", func(t *testing.T) {
+		arrived := make(chan struct{})
+		address := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // net/http looks for the client's end only after the body
+			close(arrived)
+			<-r.Context().Done()
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-arrived
+			cancel()
+		}()
+		if err := httpapi.NewJoinClient().Ask(ctx, address, wish); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("a proxy in the environment is no way", func(t *testing.T) {
+		t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+		s := start(t)
+		if err := httpapi.NewJoinClient().Ask(t.Context(), s.address, wish); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+var _ ports.Admission = (*httpapi.JoinClient)(nil)
+
+func (s *service) isMember(t *testing.T, wanted domain.Instance) {
+	t.Helper()
+	roster, err := s.instance.Roster(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := roster.Find(wanted.ID); got != wanted {
+		t.Errorf("the member is %+v", got)
+	}
+}
+
+// serve gives the address where handler answers.
+func serve(t *testing.T, handler http.HandlerFunc) string {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}

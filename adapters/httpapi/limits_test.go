@@ -1,0 +1,184 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+)
+
+// endless is a body of n bytes that counts how many were taken.
+type endless struct{ left, taken int64 }
+
+func (e *endless) Read(b []byte) (int, error) {
+	if e.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(int64(len(b)), e.left)
+	for i := range b[:n] {
+		b[i] = ' '
+	}
+	e.left -= n
+	e.taken += n
+	return int(n), nil
+}
+
+func TestAHugeBodyIsRefusedWithoutBeingRead(t *testing.T) {
+	const huge = 100 << 20
+	tests := map[string]struct {
+		header string
+		status string
+	}{
+		"with its length":              {"Content-Length: 104857600", "413"},
+		"in chunks":                    {"Transfer-Encoding: chunked", "413"},
+		"with a length that is a lie":  {"Content-Length: 9223372036854775807", "413"},
+		"with a length that is no one": {"Content-Length: 1e8", "400"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			conn := s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\n"+test.header+"\r\n\r\n")
+			body := &endless{left: huge}
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				if strings.HasPrefix(test.header, "Transfer") {
+					_, _ = io.WriteString(conn, "6400000\r\n") // one chunk of 100 MiB
+				}
+				_, _ = io.Copy(conn, body)
+			}()
+			response, err := bufio.NewReader(conn).ReadString('\n')
+			if err != nil || !strings.HasPrefix(response, "HTTP/1.1 "+test.status) {
+				t.Errorf("answered %q: %v", response, err)
+			}
+			<-sent // it fails once the server has hung up
+			runtime.ReadMemStats(&after)
+			if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 {
+				t.Errorf("it cost %d bytes", grown)
+			}
+			if body.taken > huge/2 {
+				t.Errorf("%d bytes of it were taken", body.taken)
+			}
+		})
+	}
+}
+
+func TestAHugeBodyOverHTTP2IsRefusedToo(t *testing.T) {
+	s := start(t)
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	s.client.Transport = &http.Transport{Protocols: protocols}
+	body := &endless{left: 100 << 20}
+	got := s.send(t, "PUT", "/nodes", body)
+	if code, _ := got.problem(t); got.status != 413 || code != "body_too_large" {
+		t.Errorf("got %d %s", got.status, code)
+	}
+}
+
+func TestALargeBodyWithinTheLimitIsRead(t *testing.T) {
+	s := start(t)
+	got := s.do(t, "PUT", "/nodes/a", `{"address":"h:1"`+strings.Repeat(" ", 1<<20-20)+`}`)
+	if got.status != 201 {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+}
+
+// hangsUp reads until the server closes the connection.
+func hangsUp(t *testing.T, conn io.Reader) (answer string, after time.Duration) {
+	t.Helper()
+	began := time.Now()
+	text, err := io.ReadAll(conn)
+	if err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Fatalf("the server did not hang up: %v", err)
+	}
+	return string(text), time.Since(began)
+}
+
+func shortTimes(c *httpapi.Config) {
+	c.HeaderTimeout, c.RequestTimeout, c.IdleTimeout = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
+}
+
+func TestSlowClientsAreCutOff(t *testing.T) {
+	tests := map[string]struct{ send, answer string }{
+		"a silent connection":               {"", ""},
+		"half a request line":               {"GET /no", ""},
+		"half a header":                     {"GET /nodes HTTP/1.1\r\nHost: h\r\nX-", ""},
+		"half a body":                       {"PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{", "HTTP/1.1 408 "},
+		"half a chunk":                      {"PUT /nodes HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "HTTP/1.1 408 "},
+		"nothing after a request":           {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 "},
+		"half the preface of HTTP/2":        {"PRI * HTTP/2.0\r\n\r\nSM", ""},
+		"nothing after that preface":        {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""},
+		"headers of HTTP/2 without an end":  {http2Preface + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82", "\x00"},
+		"a frame of HTTP/2 without its end": {http2Preface + "\x00\x00\xff\x01\x04\x00\x00\x00\x01\x82", "\x00"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, shortTimes)
+			answer, after := hangsUp(t, s.dial(t, test.send))
+			if !strings.HasPrefix(answer, test.answer) || test.answer == "" && strings.Contains(answer, "HTTP/1.1 2") {
+				t.Errorf("answered %q", answer)
+			}
+			if after > 11*time.Second {
+				t.Errorf("it took %v", after)
+			}
+		})
+	}
+}
+
+// http2Preface is the preface and empty settings.
+const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+func TestHeadersAreBounded(t *testing.T) {
+	s := start(t)
+	conn := s.dial(t, "")
+	go func() {
+		_, _ = io.WriteString(conn, "GET /nodes HTTP/1.1\r\nHost: h\r\n")
+		for range 1 << 10 {
+			if _, err := io.WriteString(conn, "X: "+strings.Repeat("x", 1<<10)+"\r\n"); err != nil {
+				return
+			}
+		}
+	}()
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "HTTP/1.1 431 ") {
+		t.Errorf("answered %q: %v", line, err)
+	}
+}
+
+func TestGarbageIsNoReasonToFail(t *testing.T) {
+	s := start(t)
+	for _, text := range []string{"\x00\x01\x02\x03\r\n\r\n", "\x01\r\n\r\n", "GET\r\n\r\n", "GET /nodes HTTP/9.9\r\n\r\n",
+		"GET /nodes HTTP/1.1\r\n\r\n", "GET http:// HTTP/1.1\r\nHost: h\r\n\r\n", "\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n"} {
+		conn := s.dial(t, text)
+		line, _ := bufio.NewReader(conn).ReadString('\n')
+		if !strings.HasPrefix(line, "HTTP/1.1 4") && !strings.HasPrefix(line, "HTTP/1.1 505") {
+			t.Errorf("%q was answered %q", text, line)
+		}
+		conn.Close()
+	}
+	if got := s.do(t, "GET", "/livez", ""); got.status != 200 {
+		t.Errorf("afterwards livez says %d", got.status)
+	}
+}
+
+func TestAClientThatDoesNotReadItsAnswerIsCutOff(t *testing.T) {
+	t.Parallel()
+	s := start(t, shortTimes)
+	s.fill(t, 60_000) // far more than the buffers of a socket on loopback hold
+	conn := s.dial(t, "GET /nodes HTTP/1.1\r\nHost: h\r\n\r\n")
+	eventually(t, "the request is over", func() bool {
+		return s.metric(t, "nodesmetadata_http_requests_total", "/nodes") == 1
+	})
+	if answer, _ := hangsUp(t, conn); !strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.HasSuffix(answer, "}}") {
+		t.Errorf("the answer arrived whole, %d bytes of it", len(answer))
+	}
+}
