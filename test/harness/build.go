@@ -11,47 +11,52 @@ import (
 
 const mainPackage = "github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata"
 
-// program is built at most once.
-type program struct {
-	build func() (path string, err error)
+// Build says how the program is built.
+type Build struct {
+	Tags []string
+	// Plain is without the race detector, also where the tests have it: for what
+	// is measured.
+	Plain bool
 }
 
-// Program gives the path of the program, built with the given build tags and, if
-// the tests are, with the race detector. It is built once for each set of tags.
-func Program(t testing.TB, tags ...string) string {
+// Program gives the path of the program, built with the race detector if the
+// tests are, unless it is to be plain. It is built once for each kind of Build.
+func Program(t testing.TB, b Build) string {
 	t.Helper()
 	if shared.directory == "" {
 		t.Fatal("harness: there is no TestMain that calls harness.Main")
 	}
-	path, err := programOf(strings.Join(tags, ",")).build()
+	path, err := b.program()()
 	if err != nil {
 		t.Fatalf("harness: %v", err)
 	}
 	return path
 }
 
-func programOf(tags string) *program {
+// program gives what builds the program when it is called first.
+func (b Build) program() func() (path string, err error) {
+	args := []string{"-tags=" + strings.Join(b.Tags, ",")}
+	if Race && !b.Plain {
+		args = append(args, "-race")
+	}
+	kind := strings.Join(args, " ")
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
-	if known := shared.programs[tags]; known != nil {
+	if known := shared.programs[kind]; known != nil {
 		return known
 	}
 	if shared.programs == nil {
-		shared.programs = map[string]*program{}
+		shared.programs = map[string]func() (string, error){}
 	}
 	path := filepath.Join(shared.directory, fmt.Sprintf("nodesmetadata-%d", len(shared.programs)))
-	p := &program{sync.OnceValues(func() (string, error) { return path, build(path, tags) })}
-	shared.programs[tags] = p
-	return p
+	shared.programs[kind] = sync.OnceValues(func() (string, error) { return path, build(path, args) })
+	return shared.programs[kind]
 }
 
-func build(path, tags string) error {
+func build(path string, args []string) error {
 	// The state of the checkout is of no interest, and asking git for it fails
 	// where somebody else owns it.
-	args := []string{"build", "-buildvcs=false", "-tags=" + tags, "-o", path}
-	if Race {
-		args = append(args, "-race")
-	}
+	args = append([]string{"build", "-buildvcs=false", "-o", path}, args...)
 	output, err := exec.Command("go", append(args, mainPackage)...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build the program: %w\n%s", err, output)

@@ -20,7 +20,7 @@ type Options struct {
 	Proxied bool   // with a Proxy before every raft port
 	Flags   []string
 	Env     []string // NAME=value
-	Tags    []string // the build tags of the program
+	Build   Build
 }
 
 // Cluster is a number of instances that may form a raft cluster.
@@ -46,7 +46,7 @@ func New(t testing.TB, options Options) *Cluster {
 	if options.Backend == "" {
 		options.Backend = "bolt"
 	}
-	program := Program(t, options.Tags...)
+	program := Program(t, options.Build)
 	directory := t.TempDir()
 	for n := range options.Size {
 		c.add(fmt.Sprintf("n%d", n+1), program, directory, options)

@@ -287,7 +287,7 @@ func Run(t testing.TB, environ []string, args ...string) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), StopPatience)
 	defer cancel()
-	command := exec.CommandContext(ctx, Program(t), args...)
+	command := exec.CommandContext(ctx, Program(t, Build{}), args...)
 	command.Env = append(plainEnviron(), environ...)
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr

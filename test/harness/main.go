@@ -42,5 +42,5 @@ var shared struct {
 	ports     ports
 
 	mu       sync.Mutex // guards programs
-	programs map[string]*program
+	programs map[string]func() (path string, err error)
 }
