@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// actAsProgram makes this test binary be the program itself.
+const actAsProgram = "TEST_BINARY_ACTS_AS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(actAsProgram) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// program is a process that serves.
+type program struct {
+	*testing.T
+	command *exec.Cmd
+	lines   *bufio.Scanner
+	address string
+}
+
+func run(t *testing.T) *program {
+	t.Helper()
+	p := &program{T: t, command: exec.Command(os.Args[0],
+		"--raft_id=n1", "--raft_dir="+t.TempDir(), "--bootstrap_raft_cluster", "--shutdown_timeout=60s",
+		"--raft_bind_address=127.0.0.1:0", "--application_bind_address=127.0.0.1:0")}
+	p.command.Env = append(os.Environ(), actAsProgram+"=yes")
+	stderr, err := p.command.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.command.Process.Kill() })
+	p.lines = bufio.NewScanner(stderr)
+	line := p.await("instance is starting")
+	_, p.address, _ = strings.Cut(line, "application_advertised_address=")
+	p.await("instance is serving")
+	return p
+}
+
+// await reads the log up to a line with these words.
+func (p *program) await(words string) string {
+	p.Helper()
+	for p.lines.Scan() {
+		if line := p.lines.Text(); strings.Contains(line, words) {
+			return line
+		}
+	}
+	p.Fatalf("the log ended without %q", words)
+	return ""
+}
+
+func (p *program) signal(s syscall.Signal) {
+	p.Helper()
+	if err := p.command.Process.Signal(s); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// end gives what the process ended with.
+func (p *program) end() syscall.WaitStatus {
+	p.Helper()
+	// Wait must not be called before the pipe is read to its end.
+	for p.lines.Scan() {
+	}
+	err := p.command.Wait()
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+		p.Fatal(err)
+	}
+	return p.command.ProcessState.Sys().(syscall.WaitStatus)
+}
+
+func TestASignalEndsItWithStatus0(t *testing.T) {
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(signal.String(), func(t *testing.T) {
+			p := run(t)
+			p.signal(signal)
+			p.await("instance has stopped")
+			if status := p.end(); !status.Exited() || status.ExitStatus() != 0 {
+				t.Errorf("it ended with %#x", status)
+			}
+		})
+	}
+}
+
+func TestASecondSignalEndsItAtOnce(t *testing.T) {
+	p := run(t)
+	// A request whose body does not come keeps the graceful stop waiting.
+	conn, err := net.Dial("tcp", p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_, err = fmt.Fprint(conn, "PUT /nodes/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, len("HTTP/1.1 100"))); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(syscall.SIGTERM)
+	p.await("instance is stopping")
+	began := time.Now()
+	p.signal(syscall.SIGTERM)
+	if status := p.end(); !status.Exited() || status.ExitStatus() != 128+int(syscall.SIGTERM) {
+		t.Errorf("it ended with %#x", status)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestMisuseEndsItWithStatus2(t *testing.T) {
+	command := exec.Command(os.Args[0], "--no_such_flag")
+	command.Env = append(os.Environ(), actAsProgram+"=yes")
+	output, _ := command.CombinedOutput()
+	if status := command.ProcessState.ExitCode(); status != 2 || !strings.Contains(string(output), "unknown flag: --no_such_flag") {
+		t.Errorf("status %d: %s", status, output)
+	}
+}
