@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -15,24 +16,17 @@ import (
 func TestCloseEndsStreamsWithTheReason(t *testing.T) {
 	s := start(t)
 	var streams []*reader
-	for _, path := range []string{"/nodes/sse", "/raft/metadata/sse"} {
-		events := s.stream(t, path)
-		events.event(t)
-		streams = append(streams, events)
-	}
 	s.loseLeader()
-	for _, events := range streams {
-		events.farewell(t)
-	}
-	streams = streams[:0]
-	for range 2 {
-		streams = append(streams, s.stream(t, "/nodes/sse")) // waits for a leader
-	}
+	streams = append(streams, s.stream(t, "/nodes/sse")) // waits for a leader
+	other := *s
+	other.client = &http.Client{}
+	other.useHTTP2()
+	t.Cleanup(other.client.CloseIdleConnections)
+	streams = append(streams, other.stream(t, "/nodes/sse"))
 	s.lead()
-	for range 2 {
-		events := s.stream(t, "/nodes/sse")
+	streams = append(streams, s.stream(t, "/nodes/sse"), other.stream(t, "/raft/metadata/sse"))
+	for _, events := range streams {
 		events.event(t)
-		streams = append(streams, events)
 	}
 	closed := make(chan error)
 	go func() { closed <- s.Close(context.Background()) }()

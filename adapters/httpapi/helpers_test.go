@@ -158,6 +158,13 @@ func (s *service) fill(t testing.TB, n int) {
 	}
 }
 
+// useHTTP2 makes the client speak it from now on.
+func (s *service) useHTTP2() {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	s.client.Transport = &http.Transport{Protocols: protocols}
+}
+
 // reply is a response that was read whole.
 type reply struct {
 	status int

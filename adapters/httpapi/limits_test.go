@@ -3,7 +3,6 @@ package httpapi_test
 import (
 	"bufio"
 	"io"
-	"net/http"
 	"runtime"
 	"strings"
 	"testing"
@@ -73,9 +72,7 @@ func TestAHugeBodyIsRefusedWithoutBeingRead(t *testing.T) {
 
 func TestAHugeBodyOverHTTP2IsRefusedToo(t *testing.T) {
 	s := start(t)
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	s.client.Transport = &http.Transport{Protocols: protocols}
+	s.useHTTP2()
 	body := &endless{left: 100 << 20}
 	got := s.send(t, "PUT", "/nodes", body)
 	if code, _ := got.problem(t); got.status != 413 || code != "body_too_large" {
@@ -155,7 +152,7 @@ func TestHeadersAreBounded(t *testing.T) {
 }
 
 func TestGarbageIsNoReasonToFail(t *testing.T) {
-	s := start(t)
+	s := start(t, shortTimes)
 	for _, text := range []string{"\x00\x01\x02\x03\r\n\r\n", "\x01\r\n\r\n", "GET\r\n\r\n", "GET /nodes HTTP/9.9\r\n\r\n",
 		"GET /nodes HTTP/1.1\r\n\r\n", "GET http:// HTTP/1.1\r\nHost: h\r\n\r\n", "\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n"} {
 		conn := s.dial(t, text)

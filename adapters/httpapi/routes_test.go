@@ -3,7 +3,6 @@ package httpapi_test
 import (
 	"context"
 	"encoding/json"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -229,9 +228,7 @@ func TestTwoServersDoNotShareNamesOfMetrics(t *testing.T) {
 func TestItServesOnIPv6AndOverHTTP2(t *testing.T) {
 	s := start(t, func(c *httpapi.Config) { c.BindAddress = "[::1]:0" })
 	s.register(t, domain.NodeSpec{ID: "a", Address: "10.0.0.1:1"})
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	s.client.Transport = &http.Transport{Protocols: protocols}
+	s.useHTTP2()
 	got := s.do(t, "GET", "/nodes/a", "")
 	if got.status != 200 || got.body != nodeA {
 		t.Errorf("got %d %s", got.status, got.body)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"runtime"
 	"strings"
 	"sync"
@@ -391,9 +390,7 @@ func TestAStreamOnHTTP2OutlivesTheTimeOfARequest(t *testing.T) {
 		c.RequestTimeout, c.HeaderTimeout = time.Millisecond*50, time.Second
 		c.KeepAlive = 500 * time.Millisecond
 	})
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	s.client.Transport = &http.Transport{Protocols: protocols}
+	s.useHTTP2()
 	events := s.stream(t, "/nodes/sse")
 	events.event(t)
 	// The deadline to write a response is 5.05 s after the request here.
