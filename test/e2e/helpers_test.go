@@ -1,0 +1,124 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// durable are the storage backends that survive the end of a process.
+var durable = []string{"bolt", "badger"}
+
+// eachBackend runs a test for each of them.
+func eachBackend(t *testing.T, test func(t *testing.T, backend string)) {
+	t.Helper()
+	for _, backend := range durable {
+		t.Run(backend, func(t *testing.T) { test(t, backend) })
+	}
+}
+
+func start(t *testing.T, backend string) *harness.Cluster {
+	t.Helper()
+	return harness.Start(t, harness.Options{Backend: backend})
+}
+
+// put stores a node that is not there yet, and gives it as it is stored.
+func put(t *testing.T, through *harness.Client, id string) harness.Stored {
+	t.Helper()
+	stored, err := through.Put(t.Context(), harness.NewNode(id))
+	if err != nil {
+		t.Fatalf("put %s through %s: %v", id, through.Address(), err)
+	}
+	if !stored.Created || stored.ID != id {
+		t.Fatalf("put %s through %s: %+v", id, through.Address(), stored)
+	}
+	return stored
+}
+
+func list(t *testing.T, through *harness.Client) harness.Registry {
+	t.Helper()
+	registry, err := through.List(t.Context())
+	if err != nil {
+		t.Fatalf("list through %s: %v", through.Address(), err)
+	}
+	return registry
+}
+
+// sameRegistry fails the test unless got is want.
+func sameRegistry(t *testing.T, what string, got, want harness.Registry) {
+	t.Helper()
+	if got.Revision != want.Revision {
+		t.Errorf("%s is at revision %d, want %d", what, got.Revision, want.Revision)
+	}
+	ids := map[string]bool{}
+	for id := range want.Nodes {
+		ids[id] = true
+	}
+	for id := range got.Nodes {
+		ids[id] = true
+	}
+	shown := 0
+	for _, id := range slices.Sorted(maps.Keys(ids)) {
+		if !reflect.DeepEqual(got.Nodes[id], want.Nodes[id]) {
+			t.Errorf("%s: node %s is %+v, want %+v", what, id, got.Nodes[id], want.Nodes[id])
+			if shown++; shown == 5 {
+				return
+			}
+		}
+	}
+}
+
+// history gives the changes after since up to until, as a stream tells them. It
+// fails the test unless there is each of them, once, in order.
+func history(t *testing.T, through *harness.Client, since, until uint64) []harness.Change {
+	t.Helper()
+	stream, err := through.Stream(t.Context(), "/nodes/sse", fmt.Sprint(since))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	var changes []harness.Change
+	for revision := since + 1; revision <= until; revision++ {
+		event, err := stream.Event()
+		if err != nil {
+			t.Fatalf("the stream ended before revision %d: %v", revision, err)
+		}
+		var change harness.Change
+		if err := json.Unmarshal([]byte(event.Data), &change); err != nil {
+			t.Fatal(err)
+		}
+		if change.Revision != revision || event.ID != fmt.Sprint(revision) || event.Type != change.Type {
+			t.Fatalf("at revision %d the stream says %+v", revision, event)
+		}
+		changes = append(changes, change)
+	}
+	return changes
+}
+
+// replay makes the registry that changes from the beginning lead to.
+func replay(changes []harness.Change) harness.Registry {
+	registry := harness.Registry{Nodes: map[string]harness.Node{}}
+	for _, change := range changes {
+		registry.Revision = change.Revision
+		if change.Type == "removed" {
+			delete(registry.Nodes, change.Node.ID)
+		} else {
+			registry.Nodes[change.Node.ID] = change.Node
+		}
+	}
+	return registry
+}
+
+// checkDense fails the test unless the history from the beginning is complete
+// and leads to the registry that the cluster lists.
+func checkDense(t *testing.T, through *harness.Client) harness.Registry {
+	t.Helper()
+	registry := list(t, through)
+	sameRegistry(t, "the replayed history", replay(history(t, through, 0, registry.Revision)), registry)
+	return registry
+}

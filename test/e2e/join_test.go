@@ -1,0 +1,152 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+func TestInstancesJoin(t *testing.T) {
+	// Addresses are of the instances n1, n2 and n3; n1 is bootstrapped.
+	type flags func(addresses []string) []string
+	tests := map[string]struct {
+		n2, n3 flags
+		// last: n1 starts after the others.
+		last bool
+	}{
+		"by a list with commas": {
+			n2: func(a []string) []string { return []string{"--join=" + a[2] + "," + a[0]} },
+			n3: func(a []string) []string { return []string{"--join=" + a[1] + "," + a[0]} },
+		},
+		"by a repeated flag": {
+			n2: func(a []string) []string { return []string{"--join", a[2], "--join", a[0]} },
+			n3: func(a []string) []string { return []string{"--join", a[1], "--join", a[0]} },
+		},
+		"through a follower": {
+			n2: func(a []string) []string { return []string{"--join=" + a[0]} },
+			n3: func(a []string) []string { return []string{"--join=" + a[1]} },
+		},
+		"before there is a cluster, by a list that names themselves": {
+			n2:   func(a []string) []string { return []string{"--join=" + strings.Join(a, ",")} },
+			n3:   func(a []string) []string { return []string{"--join=" + strings.Join(a, ",")} },
+			last: true,
+		},
+	}
+	for _, backend := range durable {
+		for name, test := range tests {
+			t.Run(backend+" "+name, func(t *testing.T) {
+				c := harness.New(t, harness.Options{Backend: backend})
+				var addresses []string
+				for _, i := range c.Instances {
+					addresses = append(addresses, i.Application)
+				}
+				n1, n2, n3 := c.Instances[0], c.Instances[1], c.Instances[2]
+				n1.Flags = append(n1.Flags, "--bootstrap_raft_cluster")
+				n2.Flags = append(n2.Flags, test.n2(addresses)...)
+				n3.Flags = append(n3.Flags, test.n3(addresses)...)
+				if test.last {
+					n2.Start()
+					n3.Start()
+					awaitLog(t, n3, "asked to join, without success so far")
+					n1.Start()
+				} else {
+					n1.Start()
+					n2.Start()
+					n3.Start()
+				}
+				c.AwaitReady()
+				checkMembers(t, c)
+				put(t, n3.Client, "a")
+
+				n3.Kill()
+				n3.Restart()
+				n3.AwaitReady()
+				if strings.Contains(n3.LastLog(), "asked to join") {
+					t.Error("a member asked to join again")
+				}
+			})
+		}
+	}
+}
+
+func awaitLog(t *testing.T, i *harness.Instance, words string) {
+	t.Helper()
+	harness.Eventually(t, i.ID+" logs "+words, func() error {
+		if !strings.Contains(i.LastLog(), words) {
+			return fmt.Errorf("it logs only:\n%s", i.LastLog())
+		}
+		return nil
+	})
+}
+
+// checkMembers fails the test unless every instance of c is a voter that answers
+// for itself.
+func checkMembers(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	// An instance that was added a moment ago may have to be asked again.
+	harness.Eventually(t, "all instances are members", func() error {
+		metadata, err := c.Instances[0].Metadata(t.Context())
+		if err != nil {
+			return err
+		}
+		if len(metadata.NodesMetadata) != len(c.Instances) || metadata.ClusterID == "" || metadata.Term == 0 {
+			return fmt.Errorf("there is %+v", metadata)
+		}
+		for _, i := range c.Instances {
+			got := metadata.NodesMetadata[i.ID]
+			want := harness.InstanceMetadata{
+				NodeID: i.ID, RaftAddress: i.RaftAddress, ApplicationAddress: i.Application,
+				Suffrage: "voter", Reachable: true, Version: got.Version,
+			}
+			if got != want || got.Version == "" {
+				return fmt.Errorf("%s is %+v", i.ID, got)
+			}
+		}
+		return nil
+	})
+}
+
+func TestAnInstanceWaitsToBeAdded(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.New(t, harness.Options{Size: 2, Backend: backend})
+		first, second := c.Instances[0], c.Instances[1]
+		first.Flags = append(first.Flags, "--bootstrap_raft_cluster")
+		first.Start()
+		first.AwaitReady()
+		put(t, first.Client, "a")
+
+		second.Start()
+		awaitLog(t, second, "waits to be added")
+		answer, err := second.Do(t.Context(), http.MethodGet, "/readyz", nil)
+		if err != nil || answer.Status != http.StatusServiceUnavailable || !strings.Contains(string(answer.Body), "waits to be added") {
+			t.Errorf("readyz: %d %s %v", answer.Status, answer.Body, err)
+		}
+		answer, err = second.Do(t.Context(), http.MethodGet, "/nodes", nil)
+		if problem := problemOf(t, err); problem.Status != http.StatusServiceUnavailable || problem.Code != "no_leader" || answer.Header.Get("Retry-After") != "1" {
+			t.Errorf("an instance without a cluster answers %+v with %v", problem, answer.Header)
+		}
+		// It may be killed and started again meanwhile.
+		second.Kill()
+		second.Restart()
+
+		for range 2 { // the second time, nothing is to be done
+			if err := first.RaftAdd(t.Context(), second.Member()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		second.AwaitReady()
+		checkMembers(t, c)
+		if got := list(t, second.Client); got.Nodes["a"].ID != "a" {
+			t.Errorf("the new member lists %+v", got)
+		}
+
+		first.Stop()
+		first.Restart()
+		awaitLog(t, first, "bootstrapping changes nothing")
+		c.AwaitReady()
+		checkMembers(t, c)
+	})
+}

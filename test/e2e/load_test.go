@@ -1,0 +1,184 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// load is a number of writers that write as fast as they are answered, through
+// all instances in turn. Each has a node of its own, and raises its weight by one
+// with each write.
+type load struct {
+	clients []*harness.Client
+	stop    chan struct{}
+	once    sync.Once
+	done    sync.WaitGroup
+
+	mu       sync.Mutex
+	outcomes [][]harness.Outcome // by writer; the first is of weight 1
+	acked    int
+	fault    error
+}
+
+func startLoad(t *testing.T, writers int, clients []*harness.Client) *load {
+	t.Helper()
+	l := &load{clients: clients, stop: make(chan struct{}), outcomes: make([][]harness.Outcome, writers)}
+	ctx, cancel := context.WithCancel(context.Background())
+	for n := range writers {
+		l.done.Go(func() { l.write(ctx, n) })
+	}
+	t.Cleanup(func() {
+		cancel()
+		l.end()
+	})
+	return l
+}
+
+func nodeOf(writer int) string { return fmt.Sprintf("writer-%d", writer) }
+
+func (l *load) write(ctx context.Context, n int) {
+	for weight := 1; ; weight++ {
+		node := harness.NewNode(nodeOf(n))
+		node.Weight = &weight
+		stored, err := l.clients[(n+weight)%len(l.clients)].Put(ctx, node)
+		if err == nil && (stored.Weight == nil || *stored.Weight != weight) {
+			l.fail(fmt.Errorf("put of weight %d was answered with %+v", weight, stored))
+			return
+		}
+		l.note(n, harness.OutcomeOf(err))
+		pause := time.Duration(0)
+		if err != nil {
+			pause = 5 * time.Millisecond // an instance that is down answers at once
+		}
+		select {
+		case <-l.stop:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (l *load) note(n int, outcome harness.Outcome) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.outcomes[n] = append(l.outcomes[n], outcome)
+	if outcome == harness.Done {
+		l.acked++
+	}
+}
+
+func (l *load) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fault = err
+}
+
+// awaitMore waits until n more writes are acknowledged.
+func (l *load) awaitMore(t *testing.T, n int) {
+	t.Helper()
+	acked := func() (int, error) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.acked, l.fault
+	}
+	before, _ := acked()
+	harness.Eventually(t, fmt.Sprintf("%d more writes", n), func() error {
+		now, err := acked()
+		if err == nil && now < before+n {
+			err = fmt.Errorf("there were %d", now-before)
+		}
+		return err
+	})
+}
+
+// end stops the writers and waits for them.
+func (l *load) end() {
+	l.once.Do(func() { close(l.stop) })
+	l.done.Wait()
+}
+
+// check fails the test unless changes, all of the history, hold every write that
+// was acknowledged, none that was not done, and none twice or out of order.
+func (l *load) check(t *testing.T, changes []harness.Change) {
+	t.Helper()
+	weights := map[string][]int{}
+	for _, change := range changes {
+		if change.Node.Weight == nil {
+			t.Fatalf("a node without a weight: %+v", change)
+		}
+		weights[change.Node.ID] = append(weights[change.Node.ID], *change.Node.Weight)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fault != nil {
+		t.Error(l.fault)
+	}
+	total := map[harness.Outcome]int{}
+	for n, outcomes := range l.outcomes {
+		for _, outcome := range outcomes {
+			total[outcome]++
+		}
+		if err := checkWriter(outcomes, weights[nodeOf(n)]); err != nil {
+			t.Errorf("%s: %v", nodeOf(n), err)
+		}
+	}
+	t.Logf("writes acknowledged: %d, not done: %d, unknown: %d; changes: %d",
+		total[harness.Done], total[harness.NotDone], total[harness.Unknown], len(changes))
+}
+
+// checkWriter holds outcomes, of which the first is of weight 1, against the
+// weights that were stored.
+func checkWriter(outcomes []harness.Outcome, stored []int) error {
+	last := 0
+	there := map[int]bool{}
+	for _, weight := range stored {
+		if weight <= last || weight > len(outcomes) {
+			return fmt.Errorf("weight %d follows on %d, and the last was %d", weight, last, len(outcomes))
+		}
+		last = weight
+		there[weight] = true
+	}
+	var faults []error
+	for at, outcome := range outcomes {
+		switch weight := at + 1; {
+		case outcome == harness.Done && !there[weight]:
+			faults = append(faults, fmt.Errorf("weight %d was acknowledged and is lost", weight))
+		case outcome == harness.NotDone && there[weight]:
+			faults = append(faults, fmt.Errorf("weight %d was said not to be written, and is there", weight))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func TestTheLoadNoticesWhatIsWrong(t *testing.T) {
+	const done, not, unknown = harness.Done, harness.NotDone, harness.Unknown
+	tests := map[string]struct {
+		outcomes []harness.Outcome
+		stored   []int
+		fine     bool
+	}{
+		"all is there":                       {[]harness.Outcome{done, done}, []int{1, 2}, true},
+		"what is unknown may be there":       {[]harness.Outcome{done, unknown}, []int{1, 2}, true},
+		"what is unknown may be missing":     {[]harness.Outcome{unknown, done}, []int{2}, true},
+		"what was acknowledged is lost":      {[]harness.Outcome{done, done}, []int{1}, false},
+		"what was not done is there":         {[]harness.Outcome{not, done}, []int{1, 2}, false},
+		"something is there twice":           {[]harness.Outcome{done, done}, []int{1, 2, 2}, false},
+		"an old write comes after a new one": {[]harness.Outcome{unknown, done}, []int{2, 1}, false},
+		"something is there that nobody put": {[]harness.Outcome{done}, []int{1, 2}, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if err := checkWriter(test.outcomes, test.stored); (err == nil) != test.fine {
+				t.Error(err)
+			}
+		})
+	}
+}
