@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -329,3 +330,19 @@ func (s *panickingStreamAt) Next() (ports.Delivery, <-chan struct{}, error) {
 	s.begun = true
 	return ports.Delivery{Snapshot: &domain.View{}}, nil, nil
 }
+
+// only gives the one node that there is.
+func (s *service) only() (*domain.CacheNode, error) {
+	state, _ := s.instance.State()
+	for node := range state.View.Nodes() {
+		if state.View.Len() == 1 {
+			return node, nil
+		}
+	}
+	return nil, fmt.Errorf("there are %d nodes", state.View.Len())
+}
+
+// endlessRecorder takes deadlines, which a recorder does not.
+type endlessRecorder struct{ *httptest.ResponseRecorder }
+
+func (endlessRecorder) SetWriteDeadline(time.Time) error { return nil }

@@ -1,0 +1,109 @@
+package httpapi_test
+
+import (
+	"testing"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"pgregory.net/rapid"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// wireNode says with tags what appendNode says by hand.
+type wireNode struct {
+	ID              string            `json:"id"`
+	Address         string            `json:"address"`
+	Pool            string            `json:"pool"`
+	Weight          int               `json:"weight"`
+	Zone            string            `json:"zone,omitempty"`
+	Labels          map[string]string `json:"labels,omitempty"`
+	State           string            `json:"state"`
+	Slot            int               `json:"slot"`
+	CreatedRevision uint64            `json:"createdRevision"`
+	Revision        uint64            `json:"revision"`
+}
+
+type wireChange struct {
+	Revision uint64    `json:"revision"`
+	Type     string    `json:"type"`
+	Node     *wireNode `json:"node"`
+	Previous *wireNode `json:"previous,omitzero"`
+	Reason   string    `json:"reason"`
+}
+
+func wire(n *domain.CacheNode) *wireNode {
+	if n == nil {
+		return nil
+	}
+	return &wireNode{
+		ID: n.ID, Address: n.Address, Pool: n.Pool, Weight: n.Weight, Zone: n.Zone, Labels: n.Labels, State: string(n.State),
+		Slot: n.Slot, CreatedRevision: uint64(n.CreatedRevision), Revision: uint64(n.Revision),
+	}
+}
+
+func reference(t *rapid.T, value any) string {
+	encoded, err := json.Marshal(value, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(encoded)
+}
+
+// anyText has what JSON must escape in it, and bytes that are no text at all.
+func anyText() *rapid.Generator[string] {
+	return rapid.OneOf(
+		rapid.StringMatching(`[a-z0-9._:-]{0,20}`),
+		rapid.String(),
+		rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }),
+		rapid.SampledFrom([]string{"", `"`, `\`, "<&>", "\u2028\u2029", "\x00\x1f\x7f", "\xff", "é", "🙂"}),
+	)
+}
+
+func anyNode(t *rapid.T) *domain.CacheNode {
+	text := anyText()
+	return &domain.CacheNode{
+		ID:      text.Draw(t, "id"),
+		Address: text.Draw(t, "address"),
+		Pool:    text.Draw(t, "pool"),
+		Weight:  rapid.Int().Draw(t, "weight"),
+		Zone:    text.Draw(t, "zone"),
+		// The keys of labels are ids: two that differ only in what is no text
+		// would be one in JSON.
+		Labels:          rapid.MapOf(rapid.StringMatching(`[a-zA-Z0-9._:-]{1,9}`), text).Draw(t, "labels"),
+		State:           domain.State(text.Draw(t, "state")),
+		Slot:            rapid.Int().Draw(t, "slot"),
+		CreatedRevision: domain.Revision(rapid.Uint64().Draw(t, "created")),
+		Revision:        domain.Revision(rapid.Uint64().Draw(t, "revision")),
+	}
+}
+
+func TestANodeIsEncodedAsTheLibraryWould(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		node := anyNode(t)
+		if got, want := string(httpapi.AppendNode(nil, node)), reference(t, wire(node)); got != want {
+			t.Fatalf("got  %s\nwant %s", got, want)
+		}
+	})
+}
+
+func TestAChangeIsEncodedAsTheLibraryWould(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		change := &domain.Change{
+			Revision: domain.Revision(rapid.Uint64().Draw(t, "revision")),
+			Effect:   domain.Effect(anyText().Draw(t, "effect")),
+			Reason:   domain.Reason(anyText().Draw(t, "reason")),
+			Node:     anyNode(t),
+		}
+		if rapid.Bool().Draw(t, "has previous") {
+			change.Previous = anyNode(t)
+		}
+		want := reference(t, wireChange{
+			uint64(change.Revision), string(change.Effect), wire(change.Node), wire(change.Previous), string(change.Reason),
+		})
+		if got := string(httpapi.AppendChange(nil, change)); got != want {
+			t.Fatalf("got  %s\nwant %s", got, want)
+		}
+	})
+}
