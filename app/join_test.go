@@ -182,7 +182,7 @@ func TestJoiner(t *testing.T) {
 			time.Sleep(5*time.Second - 1)
 			synctest.Wait()
 			j.mustHaveAsked(t, "a:80")
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			j.mustHaveAsked(t, "a:80", "b:80")
 			j.close(t)

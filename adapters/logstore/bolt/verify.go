@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors" // its name is the standard library's
 )
 
 // ErrDamaged is what Open returns for a file whose pages make no sense.
@@ -56,7 +57,7 @@ func verify(path string) (err error) {
 // unreadable tells a file that is held, or may not be read, from a damaged one.
 func unreadable(err error) error {
 	var path *fs.PathError
-	if errors.Is(err, bbolt.ErrTimeout) || errors.As(err, &path) {
+	if errors.Is(err, bolterrors.ErrTimeout) || errors.As(err, &path) {
 		return err
 	}
 	return fmt.Errorf("%w (%w)", ErrDamaged, err)

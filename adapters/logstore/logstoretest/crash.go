@@ -40,10 +40,9 @@ func CrashChild(open logstore.Opener) {
 	if !ok {
 		return
 	}
-	if err := writeUntilKilled(dir, open); err != nil {
-		fmt.Fprintln(os.Stderr, "crash child:", err)
-	}
-	os.Exit(1) // it must be killed, so coming here is a failure
+	// It must be killed, so that it ends by itself is a failure.
+	fmt.Fprintln(os.Stderr, "crash child:", writeUntilKilled(dir, open))
+	os.Exit(1)
 }
 
 // writeUntilKilled appends, removes the beginning and cuts off the end, and says
