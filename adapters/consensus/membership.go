@@ -94,8 +94,12 @@ func (n *Node) HandOver(ctx context.Context) error {
 	if n.raft == nil || n.raft.State() != raft.Leader {
 		return ports.ErrNotLeader
 	}
+	successors := n.successors()
+	if len(successors) == 0 {
+		return fmt.Errorf("%w: there is no other", ports.ErrNoSuccessor)
+	}
 	var faults []error
-	for _, voter := range n.successors() {
+	for _, voter := range successors {
 		err := n.handOverTo(ctx, voter)
 		if err == nil {
 			return nil
