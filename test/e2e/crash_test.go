@@ -1,0 +1,177 @@
+package e2e_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+func TestAKilledLeaderIsReplaced(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := start(t, backend)
+		for n := range 5 {
+			put(t, c.Instances[n%3].Client, fmt.Sprintf("before-%d", n))
+		}
+		before := list(t, c.Instances[0].Client)
+		leader := c.Leader()
+		leader.Kill()
+		survivors := c.Running()
+		node := harness.NewNode("after")
+		took := harness.Within(t, 3*time.Second, "a write and a read after the leader was killed", func() error {
+			stored, err := survivors[0].Put(t.Context(), node)
+			if err != nil {
+				return err
+			}
+			// The put may have been tried before, with an unknown outcome.
+			if stored.Revision != before.Revision+1 {
+				t.Errorf("the revision goes on with %d after %d", stored.Revision, before.Revision)
+			}
+			_, err = survivors[1].Get(t.Context(), node.ID)
+			return err
+		})
+		t.Logf("written and read %v after the leader was killed", took.Round(time.Millisecond))
+		after := checkDense(t, survivors[0].Client)
+		if after.Revision != before.Revision+1 || len(after.Nodes) != len(before.Nodes)+1 {
+			t.Errorf("the registry went from revision %d to %d", before.Revision, after.Revision)
+		}
+
+		leader.Restart()
+		leader.AwaitReady()
+		awaitRevision(t, leader, after.Revision)
+		put(t, leader.Client, "through-the-restarted-one")
+		for _, i := range c.Instances {
+			awaitRevision(t, i, after.Revision+1)
+		}
+		checkDense(t, leader.Client)
+		checkMembers(t, c)
+	})
+}
+
+// awaitRevision waits until the state of i itself has come to a revision.
+func awaitRevision(t *testing.T, i *harness.Instance, revision uint64) {
+	t.Helper()
+	harness.Eventually(t, fmt.Sprintf("%s comes to revision %d", i.ID, revision), func() error {
+		ready, err := i.Ready(t.Context())
+		if err == nil && (ready.Revision != revision || !ready.Ready) {
+			err = fmt.Errorf("it is at %+v", ready)
+		}
+		return err
+	})
+}
+
+func TestNothingAcknowledgedIsLostWhenAllAreKilled(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		// Snapshots are taken all the time, so that some are cut off as well.
+		c := harness.Start(t, harness.Options{Backend: backend, Flags: []string{
+			"--raft_snapshot_threshold=50", "--raft_snapshot_interval=100ms", "--raft_trailing_logs=20",
+		}})
+		load := startLoad(t, 8, c.Clients())
+		for range 3 {
+			load.awaitMore(t, 150)
+			for _, i := range c.Instances {
+				i.BeginKill()
+			}
+			for _, i := range c.Instances {
+				i.AwaitExit()
+			}
+			for _, i := range c.Instances {
+				i.Restart()
+			}
+			c.AwaitReady()
+		}
+		load.awaitMore(t, 20)
+		load.end()
+		registry := checkDense(t, c.Instances[0].Client)
+		load.check(t, history(t, c.Instances[0].Client, 0, registry.Revision))
+	})
+}
+
+func TestAStreamMissesNothing(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := start(t, backend)
+		follower := harness.Follow(t, c.Clients()...)
+		load := startLoad(t, 4, c.Clients())
+		load.awaitMore(t, 50)
+
+		killed := c.Leader()
+		killed.Kill()
+		load.awaitMore(t, 50)
+		killed.Restart()
+		killed.AwaitReady()
+		load.awaitMore(t, 50)
+
+		stopped := c.Leader()
+		stopped.Stop()
+		load.awaitMore(t, 50)
+		stopped.Restart()
+		stopped.AwaitReady()
+		load.awaitMore(t, 50)
+		load.end()
+
+		registry := list(t, c.Instances[0].Client)
+		follower.Await(t, registry.Revision)
+		follower.Stop()
+		sameRegistry(t, "the copy", follower.Registry(), registry)
+		streams, snapshots := follower.Counts()
+		if streams < 3 || snapshots != 1 {
+			t.Errorf("it took %d streams and %d snapshots", streams, snapshots)
+		}
+		load.check(t, history(t, c.Instances[0].Client, 0, registry.Revision))
+	})
+}
+
+func TestAStreamStartsOverWhereHistoryDoesNotReach(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Size: 1, Backend: backend, Build: harness.Build{Plain: true}})
+		leader := c.Instances[0]
+		// History is bounded by its bytes, too, so that few large nodes fill it.
+		labels := map[string]string{}
+		for n := range 32 {
+			labels[fmt.Sprintf("label-%02d", n)] = string(slices.Repeat([]byte("x"), 256))
+		}
+		writers := make(chan error, 16)
+		for n := range cap(writers) {
+			go func() { writers <- writeLarge(t, leader.Client, fmt.Sprintf("large-%02d", n), labels) }()
+		}
+		for range cap(writers) {
+			if err := <-writers; err != nil {
+				t.Fatal(err)
+			}
+		}
+		registry := list(t, leader.Client)
+		for name, position := range map[string]string{
+			"behind history":        "1",
+			"ahead of the registry": fmt.Sprint(registry.Revision + 5),
+		} {
+			stream, err := leader.Stream(t.Context(), "/nodes/sse", position)
+			if err != nil {
+				t.Fatal(err)
+			}
+			event, err := stream.Event()
+			stream.Close()
+			if err != nil || event.Type != "snapshot" {
+				t.Errorf("%s: the stream begins with %+v, %v", name, event, err)
+			}
+		}
+		recent := history(t, leader.Client, registry.Revision-100, registry.Revision)
+		if len(recent) != 100 {
+			t.Errorf("of the last 100 changes there are %d", len(recent))
+		}
+	})
+}
+
+// writeLarge makes changes of which a hundred are more than a MiB in history.
+func writeLarge(t *testing.T, through *harness.Client, id string, labels map[string]string) error {
+	node := harness.NewNode(id)
+	node.Labels = labels
+	for weight := range 140 {
+		node.Weight = &weight
+		if _, err := through.Put(t.Context(), node); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,193 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// maxGap is far over what a hand-over takes, and under what it takes to notice
+// that a leader is gone.
+const maxGap = time.Second
+
+func TestALeaderHandsOverWhenItIsStopped(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Backend: backend, Build: harness.Build{Plain: true}})
+		put(t, c.Instances[0].Client, "a")
+		for range 3 {
+			leader := c.Leader()
+			gap := gapOf(t, c, leader, func() {
+				leader.Stop()
+			})
+			t.Logf("longest time without a write while the leader stopped: %v", gap.Round(time.Millisecond))
+			if gap > maxGap {
+				t.Errorf("while the leader stopped nothing was written for %v", gap)
+			}
+			if !strings.Contains(leader.LastLog(), "leadership was handed over") {
+				t.Errorf("it did not hand over:\n%s", leader.LastLog())
+			}
+			leader.Restart()
+			leader.AwaitReady()
+		}
+		checkDense(t, c.Instances[0].Client)
+	})
+}
+
+// gapOf runs while one writer writes as fast as it can through the instances
+// other than but, and gives the longest time between two acknowledged writes.
+func gapOf(t *testing.T, c *harness.Cluster, but *harness.Instance, while func()) time.Duration {
+	t.Helper()
+	var clients []*harness.Client
+	for _, i := range c.Running() {
+		if i != but {
+			clients = append(clients, i.Client)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	gaps := make(chan time.Duration)
+	acked := make(chan struct{}, 1)
+	go func() {
+		var longest time.Duration
+		last := time.Now()
+		for n := 0; ctx.Err() == nil; n++ {
+			node := harness.NewNode("tight")
+			node.Zone = fmt.Sprint(last.UnixNano(), n)
+			attempt, done := context.WithTimeout(ctx, time.Second)
+			_, err := clients[n%len(clients)].Put(attempt, node)
+			done()
+			if err == nil {
+				longest = max(longest, time.Since(last))
+				last = time.Now()
+				select {
+				case acked <- struct{}{}:
+				default:
+				}
+			}
+		}
+		gaps <- longest
+	}()
+	// Writes are acknowledged before and after.
+	<-acked
+	while()
+	select {
+	case <-acked: // may be an old one
+	default:
+	}
+	for range 3 {
+		select {
+		case <-acked:
+		case <-time.After(harness.Patience):
+			t.Fatal("no write is acknowledged any more")
+		}
+	}
+	cancel()
+	return <-gaps
+}
+
+func TestFollowersAreStopped(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := start(t, backend)
+		put(t, c.Instances[0].Client, "a")
+		leader, followers := c.Leader(), c.Followers()
+		for _, follower := range followers {
+			follower.BeginStop()
+		}
+		for _, follower := range followers {
+			follower.AwaitStop()
+		}
+		harness.Eventually(t, "a leader without a majority stands down", func() error {
+			_, err := leader.Put(t.Context(), harness.NewNode("b"))
+			if harness.OutcomeOf(err) != harness.NotDone || problemOf(t, err).Code != "no_leader" {
+				return fmt.Errorf("a put says %v", err)
+			}
+			return nil
+		})
+		// It stops as it should, alone as it is.
+		leader.Stop()
+		for _, i := range c.Instances {
+			i.Restart()
+		}
+		c.AwaitReady()
+		if _, err := c.Instances[1].Get(t.Context(), "a"); err != nil {
+			t.Error(err)
+		}
+		checkDense(t, c.Instances[2].Client)
+	})
+}
+
+func TestASecondSignalStopsAtOnce(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
+		i := c.Instances[0]
+		// A request in flight is finished first: this one never is.
+		conn, err := net.Dial("tcp", i.Application)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		if _, err := io.WriteString(conn, "PUT /nodes HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		// The server asks for the body once it handles the request.
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		i.BeginStop()
+		awaitLog(t, i, "instance is stopping")
+		if !i.Running() {
+			t.Error("it did not wait for a request in flight")
+		}
+		began := time.Now()
+		i.Signal(syscall.SIGTERM)
+		if status, want := i.AwaitExit(), 128+int(syscall.SIGTERM); status != want {
+			t.Errorf("its exit status is %d, want %d", status, want)
+		}
+		if strings.Contains(i.LastLog(), "%!") {
+			t.Errorf("its log has a broken line:\n%s", i.LastLog())
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the second signal took %v", took)
+		}
+		i.Restart()
+		i.AwaitReady()
+	})
+}
+
+// kills is how often a leader is killed to see how long it takes to replace it.
+const kills = 5
+
+func TestHowLongItTakesToReplaceALeader(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Backend: backend, Build: harness.Build{Plain: true}})
+		put(t, c.Instances[0].Client, "a")
+		var times []time.Duration
+		for range kills {
+			leader := c.Leader()
+			gap := gapOf(t, c, leader, leader.Kill)
+			times = append(times, gap.Round(time.Millisecond))
+			leader.Restart()
+			c.AwaitReady()
+		}
+		t.Logf("from the kill to the first acknowledged write: %v, median %v", times, median(times))
+		if median(times) > maxReplacement {
+			t.Errorf("half of the times a leader is replaced only after %v", median(times))
+		}
+	})
+}
+
+// maxReplacement is what is promised for half of the times.
+const maxReplacement = time.Second
+
+func median(times []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(times))
+	return sorted[len(sorted)/2]
+}
