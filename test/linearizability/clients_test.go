@@ -1,0 +1,146 @@
+package linearizability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// never is when an operation returns of which the client has heard nothing.
+const never = math.MaxInt64
+
+// operationTimeout is longer than a leader is paused, so that what was sent to
+// it before is answered after.
+const operationTimeout = 4 * time.Second
+
+// round is the load of some seconds, on nodes of its own: short histories are
+// searched fast, however many outcomes are unknown.
+type round struct {
+	clients []*harness.Client // each on the instance of one of them
+	nodes   []string
+	began   time.Time
+	values  *atomic.Int64
+
+	mu      sync.Mutex
+	history []porcupine.Operation
+}
+
+// run lets the clients work until ctx ends, and returns when all have stopped.
+func (r *round) run(ctx context.Context) {
+	var working sync.WaitGroup
+	for id, client := range r.clients {
+		working.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(id), uint64(r.values.Load())))
+			for ctx.Err() == nil {
+				r.operate(id, client, r.choose(random))
+			}
+		})
+	}
+	working.Wait()
+}
+
+func (r *round) choose(random *rand.Rand) input {
+	in := input{node: r.nodes[random.IntN(len(r.nodes))]}
+	switch n := random.IntN(100); {
+	case n < 60:
+		in.kind = get
+	case n < 90:
+		in.kind = put
+	case n < 95:
+		in.kind = putIfAbsent
+	default:
+		in.kind = remove
+	}
+	if in.kind == put || in.kind == putIfAbsent {
+		in.value = int(r.values.Add(1))
+	}
+	return in
+}
+
+func (r *round) operate(id int, client *harness.Client, in input) {
+	// What was begun is ended: an operation is not given up because the round is.
+	ctx, cancel := context.WithTimeout(context.Background(), operationTimeout)
+	defer cancel()
+	operation := porcupine.Operation{ClientId: id, Input: in, Call: r.now()}
+	out, outcome := ask(ctx, client, in)
+	operation.Return = r.now()
+	switch {
+	case outcome == harness.NotDone, outcome == harness.Unknown && in.kind == get:
+		return // it says nothing about the registry
+	case outcome == harness.Unknown:
+		out = output{unknown: true}
+		operation.Return = never
+	}
+	operation.Output = out
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history = append(r.history, operation)
+}
+
+func (r *round) now() int64 { return int64(time.Since(r.began)) }
+
+func ask(ctx context.Context, client *harness.Client, in input) (output, harness.Outcome) {
+	node := harness.NewNode(in.node)
+	node.Weight = &in.value
+	var (
+		stored harness.Stored
+		err    error
+	)
+	switch in.kind {
+	case get:
+		stored, err = client.Get(ctx, in.node)
+	case put:
+		_, err = client.Put(ctx, node)
+		return output{}, harness.OutcomeOf(err)
+	case putIfAbsent:
+		_, err = client.Put(ctx, node, harness.IfAbsent())
+		if hasStatus(err, http.StatusPreconditionFailed) {
+			return output{present: true}, harness.Done
+		}
+		return output{}, harness.OutcomeOf(err)
+	case remove:
+		stored, err = client.Delete(ctx, in.node)
+	}
+	if hasStatus(err, http.StatusNotFound) {
+		return output{}, harness.Done
+	}
+	if err != nil {
+		return output{}, harness.OutcomeOf(err)
+	}
+	if in.kind == remove {
+		return output{present: true}, harness.Done
+	}
+	return output{present: true, value: *stored.Weight}, harness.Done
+}
+
+func hasStatus(err error, status int) bool {
+	problem := new(harness.Problem)
+	return errors.As(err, &problem) && problem.Answer.Status == status
+}
+
+// load makes rounds for one cluster.
+type load struct {
+	cluster *harness.Cluster
+	clients []*harness.Client
+	values  atomic.Int64
+	rounds  int
+}
+
+func (l *load) round() *round {
+	l.rounds++
+	r := &round{clients: l.clients, began: time.Now(), values: &l.values}
+	for n := range 4 {
+		r.nodes = append(r.nodes, fmt.Sprintf("r%d-n%d", l.rounds, n))
+	}
+	return r
+}
