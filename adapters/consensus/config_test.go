@@ -50,6 +50,7 @@ func TestTimingsAreChecked(t *testing.T) {
 		"an election before the heartbeat":   {func(c *Timing) { c.ElectionTimeout = 999 * time.Millisecond }, "election timeout 999ms is under the heartbeat timeout 1s"},
 		"an election that takes too long":    {func(c *Timing) { c.ElectionTimeout = time.Minute + 1 }, "over a minute"},
 		"no snapshot threshold":              {func(c *Timing) { c.SnapshotThreshold = 0 }, "snapshot threshold is 0"},
+		"a snapshot interval too short":      {func(c *Timing) { c.SnapshotInterval = 5*time.Millisecond - 1 }, "is under 5ms"},
 		"a snapshot interval that is absent": {func(c *Timing) { c.SnapshotInterval = 0 }, "snapshot interval 0s"},
 	}
 	for name, test := range tests {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -254,5 +255,60 @@ func TestAHostNameIsResolvedAtEachDial(t *testing.T) {
 	}
 	if _, err := a.Dial(raft.ServerAddress("no-such-host.invalid:"+number), patience); err == nil {
 		t.Error("a name that means nothing was dialled")
+	}
+}
+
+// endsAfter is a connection whose dial ends when so many bytes were read.
+type endsAfter struct {
+	net.Conn
+	left   int
+	end    context.CancelFunc
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (e *endsAfter) Read(p []byte) (int, error) {
+	n, err := e.Conn.Read(p)
+	if e.left -= n; e.left == 0 {
+		e.end()
+		<-e.closed
+	}
+	return n, err
+}
+
+func (e *endsAfter) Close() error {
+	e.once.Do(func() { close(e.closed) })
+	return e.Conn.Close()
+}
+
+// The preface may succeed in the very moment in which the dial ends; the
+// connection is closed then.
+func TestADialThatEndsAtItsLastByteIsAnError(t *testing.T) {
+	a, _ := openStream(t, side("a", "c", ""))
+	b := side("b", "c", "")
+	out, in := connected(t)
+	if _, err := in.Write(b.hello().encode()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	conn := &endsAfter{Conn: out, left: len(b.hello().encode()), end: cancel, closed: make(chan struct{})}
+	if err := a.greet(ctx, conn); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A connection that comes in while the stream is closed has nobody to end it.
+func TestAClosedStreamTakesNoConnection(t *testing.T) {
+	a, _ := openStream(t, side("a", "c", ""))
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out, in := connected(t)
+	if _, err := a.remember(in); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := out.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("it was left open: %v", err)
 	}
 }
