@@ -312,6 +312,14 @@ type fakeNodes struct {
 
 func (f fakeNodes) View(ctx context.Context) (domain.View, error) { return f.view(ctx) }
 
+// fakeCluster is ports.Cluster with another address of the leader.
+type fakeCluster struct {
+	ports.Cluster
+	leader string
+}
+
+func (f fakeCluster) LeaderAddress(context.Context) (string, error) { return f.leader, nil }
+
 // panickingStream is ports.Nodes whose stream panics after its snapshot.
 type panickingStream struct {
 	ports.Nodes

@@ -105,16 +105,14 @@ func shortTimes(c *httpapi.Config) {
 
 func TestSlowClientsAreCutOff(t *testing.T) {
 	tests := map[string]struct{ send, answer string }{
-		"a silent connection":               {"", ""},
-		"half a request line":               {"GET /no", ""},
-		"half a header":                     {"GET /nodes HTTP/1.1\r\nHost: h\r\nX-", ""},
-		"half a body":                       {"PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{", "HTTP/1.1 408 "},
-		"half a chunk":                      {"PUT /nodes HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "HTTP/1.1 408 "},
-		"nothing after a request":           {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 "},
-		"half the preface of HTTP/2":        {"PRI * HTTP/2.0\r\n\r\nSM", ""},
-		"nothing after that preface":        {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""},
-		"headers of HTTP/2 without an end":  {http2Preface + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82", "\x00"},
-		"a frame of HTTP/2 without its end": {http2Preface + "\x00\x00\xff\x01\x04\x00\x00\x00\x01\x82", "\x00"},
+		"a silent connection":        {"", ""},
+		"half a request line":        {"GET /no", ""},
+		"half a header":              {"GET /nodes HTTP/1.1\r\nHost: h\r\nX-", ""},
+		"half a body":                {"PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{", "HTTP/1.1 408 "},
+		"half a chunk":               {"PUT /nodes HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "HTTP/1.1 408 "},
+		"nothing after a request":    {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 "},
+		"half the preface of HTTP/2": {"PRI * HTTP/2.0\r\n\r\nSM", ""},
+		"nothing after that preface": {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -125,6 +123,22 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 				t.Errorf("answered %q", answer)
 			}
 			if after > 11*time.Second {
+				t.Errorf("it took %v", after)
+			}
+		})
+	}
+}
+
+func TestSlowHeadersOfHTTP2AreCutOffToo(t *testing.T) {
+	for name, text := range map[string]string{
+		"headers without an end": http2Preface + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82",
+		"a frame without an end": http2Preface + "\x00\x00\xff\x01\x04\x00\x00\x00\x01\x82",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// Not because the connection is idle, which it seems to be.
+			s := start(t, shortTimes, func(c *httpapi.Config) { c.IdleTimeout = time.Hour })
+			if _, after := hangsUp(t, s.dial(t, text)); after > 5*time.Second {
 				t.Errorf("it took %v", after)
 			}
 		})

@@ -112,7 +112,7 @@ func (s *Server) newHTTP() *http.Server {
 			// ReadHeaderTimeout is not for HTTP/2. But a client in the middle of
 			// its headers can't answer a ping, so pings bound that time as well.
 			SendPingTimeout:  s.config.HeaderTimeout,
-			PingTimeout:      longestTimeout - s.config.HeaderTimeout,
+			PingTimeout:      min(s.config.HeaderTimeout, longestTimeout-s.config.HeaderTimeout),
 			WriteByteTimeout: s.config.StalledTimeout,
 		},
 		ErrorLog:    slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelWarn),
