@@ -9,4 +9,26 @@ import "context"
 //
 // The other files that define it make builds that are broken on purpose: the
 // linearizability test must find what is wrong with each of them.
-func (n *Node) prove(ctx context.Context) (uint64, error) { return n.gate.pass(ctx) }
+func (n *Node) prove(ctx context.Context) (uint64, error) {
+	if err := n.awaitOpening(ctx); err != nil {
+		return 0, err
+	}
+	return n.gate.pass(ctx)
+}
+
+// awaitOpening returns at once where another instance leads. A new leader that
+// has not opened its term yet is asked by everybody who was sent on to it; it
+// has them wait for that one entry instead of sending them away.
+func (n *Node) awaitOpening(ctx context.Context) error {
+	for {
+		latest := n.board.read()
+		if term, leads := n.leads(); !leads || latest.openTerm == term || latest.Closed {
+			return nil
+		}
+		select {
+		case <-latest.later:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
