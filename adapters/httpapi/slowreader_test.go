@@ -1,0 +1,80 @@
+package httpapi_test
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+func TestAReaderThatTakesNothingDelaysNobodyAndIsCutOff(t *testing.T) {
+	s := start(t, func(c *httpapi.Config) { c.StalledTimeout = 300 * time.Millisecond })
+	stalled := s.dial(t, "GET /nodes/sse?since=0 HTTP/1.1\r\nHost: h\r\n\r\n")
+	eventually(t, "the stream is open", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
+	good := s.stream(t, "/nodes/sse?since=0")
+	// More than the buffers of a socket on loopback hold.
+	zone := strings.Repeat("z", domain.MaxZoneLength)
+	labels := map[string]string{}
+	for i := range domain.MaxLabels {
+		labels[fmt.Sprint(i)] = strings.Repeat("v", domain.MaxLabelValueBytes)
+	}
+	revision := 0
+	eventually(t, "the stalled stream is cut off", func() bool {
+		weight := revision
+		s.register(t, domain.NodeSpec{ID: "a", Address: "h:1", Zone: zone, Labels: labels, Weight: &weight})
+		revision++
+		if got := good.event(t); got.id != fmt.Sprint(revision) {
+			t.Fatalf("instead of %d came %q", revision, got.id)
+		}
+		return s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") == 1
+	})
+	eventually(t, "its stream is closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
+	// What was on its way arrives; then the connection is over.
+	_, _ = io.Copy(io.Discard, stalled)
+}
+
+func TestASlowReaderThatFellOutOfHistoryGetsASnapshot(t *testing.T) {
+	s := start(t)
+	s.register(t, domain.NodeSpec{ID: "a", Address: "h:1"})
+	for i := range domain.HistoryLength + 1 {
+		s.register(t, domain.NodeSpec{ID: "a", Address: "h:1", Weight: &i})
+	}
+	events := s.stream(t, "/nodes/sse?since=1")
+	if got := events.event(t); got.kind != "snapshot" || got.id != fmt.Sprint(domain.HistoryLength+2) {
+		t.Errorf("got %.100q", got.raw)
+	}
+	// The oldest that is kept is still streamed as changes.
+	events = s.stream(t, "/nodes/sse?since=2")
+	for revision := 3; revision <= domain.HistoryLength+2; revision++ {
+		if got := events.event(t); got.id != fmt.Sprint(revision) || got.kind != "updated" {
+			t.Fatalf("instead of %d came %.100q", revision, got.raw)
+		}
+	}
+}
+
+func TestStreamsThatComeAndGoLeaveNothingBehind(t *testing.T) {
+	s := start(t)
+	s.fill(t, 100)
+	before := runtime.NumGoroutine()
+	var done sync.WaitGroup
+	for i := range 200 {
+		path := []string{"/nodes/sse", "/raft/metadata/sse"}[i%2]
+		done.Go(func() {
+			events := s.stream(t, path)
+			events.event(t)
+			events.cancel()
+			for range events.blocks {
+			}
+		})
+	}
+	done.Wait()
+	s.client.CloseIdleConnections()
+	eventually(t, "the streams are closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 0 })
+	eventually(t, "their goroutines are gone", func() bool { return runtime.NumGoroutine() <= before })
+}
