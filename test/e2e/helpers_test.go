@@ -22,9 +22,19 @@ func eachBackend(t *testing.T, test func(t *testing.T, backend string)) {
 	}
 }
 
+// start gives a cluster with the timing that users have.
 func start(t *testing.T, backend string) *harness.Cluster {
 	t.Helper()
 	return harness.Start(t, harness.Options{Backend: backend})
+}
+
+// calm is for clusters whose leader changes only when a test makes it: with less
+// patience, a machine that is busy with other tests can look like a dead leader.
+var calm = []string{"--raft_heartbeat_timeout=1s", "--raft_election_timeout=1s"}
+
+func startCalm(t *testing.T, backend string) *harness.Cluster {
+	t.Helper()
+	return harness.Start(t, harness.Options{Backend: backend, Flags: calm})
 }
 
 // put stores a node that is not there yet, and gives it as it is stored.

@@ -38,7 +38,8 @@ func TestInstancesJoin(t *testing.T) {
 	for _, backend := range durable {
 		for name, test := range tests {
 			t.Run(backend+" "+name, func(t *testing.T) {
-				c := harness.New(t, harness.Options{Backend: backend})
+				t.Parallel() // most of it is waiting
+				c := harness.New(t, harness.Options{Backend: backend, Flags: calm})
 				var addresses []string
 				for _, i := range c.Instances {
 					addresses = append(addresses, i.Application)
@@ -111,7 +112,7 @@ func checkMembers(t *testing.T, c *harness.Cluster) {
 
 func TestAnInstanceWaitsToBeAdded(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
-		c := harness.New(t, harness.Options{Size: 2, Backend: backend})
+		c := harness.New(t, harness.Options{Size: 2, Backend: backend, Flags: calm})
 		first, second := c.Instances[0], c.Instances[1]
 		first.Flags = append(first.Flags, "--bootstrap_raft_cluster")
 		first.Start()

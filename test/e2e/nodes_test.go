@@ -25,7 +25,7 @@ func problemOf(t *testing.T, err error) *harness.Problem {
 
 func TestNodesThroughEveryInstance(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
-		c := start(t, backend)
+		c := startCalm(t, backend)
 		checkMembers(t, c)
 		var followers []*harness.Follower
 		for _, i := range c.Instances {

@@ -95,7 +95,7 @@ func gapOf(t *testing.T, c *harness.Cluster, but *harness.Instance, while func()
 
 func TestFollowersAreStopped(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
-		c := start(t, backend)
+		c := startCalm(t, backend)
 		put(t, c.Instances[0].Client, "a")
 		leader, followers := c.Leader(), c.Followers()
 		for _, follower := range followers {

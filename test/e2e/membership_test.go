@@ -1,0 +1,290 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+func TestIPv6(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Backend: backend, IPv6: true, Flags: calm})
+		checkMembers(t, c)
+		for n, i := range c.Instances {
+			if !strings.HasPrefix(i.Application, "[::1]:") {
+				t.Fatalf("%s is at %s", i.ID, i.Application)
+			}
+			put(t, i.Client, fmt.Sprintf("node-%d", n))
+		}
+		leader := c.Leader()
+		leader.Kill()
+		harness.Eventually(t, "a write after the leader was killed", func() error {
+			_, err := c.Running()[0].Put(t.Context(), harness.NewNode("after"))
+			return err
+		})
+		leader.Restart()
+		leader.AwaitReady()
+		checkDense(t, leader.Client)
+	})
+}
+
+func secretFile(t *testing.T, secret string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestInstancesShareASecret(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		options := harness.Options{Backend: backend, Flags: append([]string{"--raft_secret_file=" + secretFile(t, "a secret of the cluster")}, calm...)}
+		c := harness.Start(t, options)
+		put(t, c.Instances[1].Client, "a")
+		term := metadata(t, c.Instances[0].Client).Term
+
+		for name, flags := range map[string][]string{
+			"another secret": {"--raft_secret_file=" + secretFile(t, "a secret of somebody else")},
+			"no secret":      nil,
+		} {
+			// It bears a name that is known, and asks to be added under it.
+			stranger := harness.New(t, harness.Options{Size: 1, Backend: backend, Flags: append(flags, "--join="+c.Instances[0].Application)}).Instances[0]
+			stranger.ID = "stranger"
+			stranger.Start()
+			harness.Eventually(t, name+": the stranger is turned away", func() error {
+				rejected, err := rejectedPrefaces(t, append(c.Instances, stranger)...)
+				if err == nil && rejected == 0 {
+					err = fmt.Errorf("no raft connection was refused")
+				}
+				return err
+			})
+			for n := range 20 {
+				put(t, c.Instances[n%3].Client, fmt.Sprintf("%s-%d", strings.ReplaceAll(name, " ", "-"), n))
+			}
+			ready, err := stranger.Ready(t.Context())
+			if err != nil || ready.Ready || ready.Member || ready.Revision != 0 {
+				t.Errorf("%s: the stranger has come to %+v, %v", name, ready, err)
+			}
+			if now := metadata(t, c.Instances[0].Client); now.Term != term {
+				t.Errorf("%s: the stranger has brought the cluster from term %d to %+v", name, term, now)
+			}
+			stranger.Stop()
+			if err := c.Instances[0].RaftRemove(t.Context(), "stranger"); err != nil && problemOf(t, err).Status != http.StatusNotFound {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// rejectedPrefaces is how many raft connections instances have refused.
+func rejectedPrefaces(t *testing.T, instances ...*harness.Instance) (float64, error) {
+	t.Helper()
+	var rejected float64
+	for _, i := range instances {
+		metrics, err := i.Metrics(t.Context())
+		if err != nil {
+			return 0, err
+		}
+		rejected += metrics[`nodesmetadata_raft_port_rejected_total{reason="handshake_failed"}`]
+	}
+	return rejected, nil
+}
+
+func metadata(t *testing.T, through *harness.Client) harness.Metadata {
+	t.Helper()
+	metadata, err := through.Metadata(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return metadata
+}
+
+func TestInstancesAreRemoved(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := startCalm(t, backend)
+		put(t, c.Instances[0].Client, "a")
+		leader, follower := c.Leader(), c.Followers()[0]
+
+		_, err := follower.Do(t.Context(), http.MethodDelete, "/raft/node/nobody", nil)
+		if problem := problemOf(t, err); problem.Status != http.StatusNotFound {
+			t.Errorf("remove an instance that is none: %v", problem)
+		}
+		if err := follower.RaftRemove(t.Context(), follower.ID); err != nil {
+			t.Fatal(err)
+		}
+		if left := metadata(t, leader.Client).NodesMetadata; len(left) != 2 || left[follower.ID].NodeID != "" {
+			t.Errorf("left are %+v", left)
+		}
+		put(t, leader.Client, "b")
+		follower.Stop()
+
+		// A leader hands over before it is removed.
+		answer, err := leader.NotFollowing().Do(t.Context(), http.MethodDelete, "/raft/node/"+leader.ID, nil)
+		if err != nil || answer.Status != http.StatusTemporaryRedirect {
+			t.Fatalf("remove the leader: %+v %v", answer, err)
+		}
+		successor := c.Leader()
+		want := "http://" + successor.Application + "/raft/node/" + leader.ID
+		if got := answer.Header.Get("Location"); got != want || successor == leader {
+			t.Errorf("it sends on to %s, want %s", got, want)
+		}
+		if err := successor.RaftRemove(t.Context(), leader.ID); err != nil {
+			t.Fatal(err)
+		}
+		leader.Stop()
+		put(t, successor.Client, "c")
+
+		err = successor.RaftRemove(t.Context(), successor.ID)
+		if problem := problemOf(t, err); problem.Status != http.StatusConflict || problem.Code != "last_voter" {
+			t.Errorf("remove the last voter: %v", problem)
+		}
+		put(t, successor.Client, "d")
+		checkDense(t, successor.Client)
+	})
+}
+
+func TestTheLeaderIsRemovedByAClientThatFollows(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := startCalm(t, backend)
+		leader := c.Leader()
+		if err := leader.RaftRemove(t.Context(), leader.ID); err != nil {
+			t.Fatal(err)
+		}
+		leader.Stop()
+		successor := c.Leader()
+		if left := metadata(t, successor.Client).NodesMetadata; len(left) != 2 || left[leader.ID].NodeID != "" {
+			t.Errorf("left are %+v", left)
+		}
+		put(t, successor.Client, "a")
+	})
+}
+
+func TestMetadataOfAClusterWithADeadInstance(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := startCalm(t, backend)
+		leader, dead := c.Leader(), c.Followers()[0]
+		dead.Pause()
+		checkOneUnreachable(t, "paused", leader, dead)
+		dead.Resume()
+		dead.AwaitReady()
+		checkMembers(t, c)
+		dead.Kill()
+		checkOneUnreachable(t, "killed", leader, dead)
+	})
+}
+
+func checkOneUnreachable(t *testing.T, what string, leader, dead *harness.Instance) {
+	t.Helper()
+	began := time.Now()
+	metadata := metadata(t, leader.Client)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("with an instance %s it takes %v to describe the cluster", what, took)
+	}
+	got := metadata.NodesMetadata[dead.ID]
+	want := harness.InstanceMetadata{NodeID: dead.ID, RaftAddress: dead.RaftAddress, Suffrage: "voter"}
+	if got != want || metadata.LeaderNodeID != leader.ID || len(metadata.NodesMetadata) != 3 {
+		t.Errorf("with an instance %s the cluster is %+v", what, metadata)
+	}
+}
+
+// clusterEvent is the data of an event of /raft/metadata/sse.
+type clusterEvent struct {
+	Type        string `json:"type"`
+	NodeID      string `json:"nodeID"`
+	RaftAddress string `json:"raftAddress"`
+	Suffrage    string `json:"suffrage"`
+	Term        uint64 `json:"term"`
+}
+
+func TestTheClusterIsFollowed(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := startCalm(t, backend)
+		leader, follower := c.Leader(), c.Followers()[0]
+		stream := followCluster(t, follower.Client)
+		var snapshot harness.Metadata
+		event := nextEvent(t, stream, &snapshot)
+		if event.Type != "snapshot" || event.ID != "" || len(snapshot.NodesMetadata) != 3 || snapshot.LeaderNodeID != leader.ID {
+			t.Fatalf("it begins with %+v", event)
+		}
+
+		expect := func(kind string, i *harness.Instance) clusterEvent {
+			t.Helper()
+			var told clusterEvent
+			event := nextEvent(t, stream, &told)
+			if event.Type != kind || told.Type != kind || told.NodeID != i.ID || told.Term == 0 {
+				t.Fatalf("got %+v, want %s of %s", event, kind, i.ID)
+			}
+			return told
+		}
+		follower.Kill()
+		expect("instance_unreachable", follower)
+		follower.Restart()
+		expect("instance_reachable", follower)
+		follower.AwaitReady()
+		if err := leader.RaftRemove(t.Context(), follower.ID); err != nil {
+			t.Fatal(err)
+		}
+		expect("instance_removed", follower)
+		if err := leader.RaftAdd(t.Context(), follower.Member()); err != nil {
+			t.Fatal(err)
+		}
+		if added := expect("instance_added", follower); added.RaftAddress != follower.RaftAddress || added.Suffrage != "voter" {
+			t.Errorf("added is %+v", added)
+		}
+
+		leader.BeginStop()
+		checkFarewell(t, stream)
+		leader.AwaitStop()
+		stream = followCluster(t, c.Running()[0].Client)
+		if event := nextEvent(t, stream, &snapshot); event.Type != "snapshot" || snapshot.LeaderNodeID == leader.ID || snapshot.LeaderNodeID == "" {
+			t.Errorf("after a change of leaders it begins with %+v", event)
+		}
+	})
+}
+
+// checkFarewell fails the test unless a stream, events of which may come before
+// that, ends after a comment.
+func checkFarewell(t *testing.T, stream *harness.Stream) {
+	t.Helper()
+	var last harness.Event
+	for {
+		event, err := stream.Next()
+		if err != nil {
+			break
+		}
+		last = event
+	}
+	if !last.IsComment || last.Comment == "" {
+		t.Errorf("the stream ended after %+v", last)
+	}
+}
+
+func followCluster(t *testing.T, through *harness.Client) *harness.Stream {
+	t.Helper()
+	stream, err := through.Stream(t.Context(), "/raft/metadata/sse", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stream.Close)
+	return stream
+}
+
+func nextEvent(t *testing.T, stream *harness.Stream, target any) harness.Event {
+	t.Helper()
+	event, err := stream.Event()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(event.Data), target); err != nil {
+		t.Fatalf("%v: %+v", err, event)
+	}
+	return event
+}
