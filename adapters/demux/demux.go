@@ -119,7 +119,7 @@ type Demux struct {
 	listener *net.TCPListener
 	closed   bool
 
-	lanes   [256]*Lane // written under mu before Open, only read after it
+	lanes   [256]*Lane // written under mu before Open or Close, only read after it
 	running sync.WaitGroup
 
 	accepted     atomic.Uint64
@@ -173,8 +173,9 @@ func (d *Demux) Lane(first byte, config LaneConfig) (*Lane, error) {
 }
 
 // Open binds the address and starts accepting. ctx bounds only the resolution of
-// a host name: the Demux lives on until Close. A failed Open holds nothing and
-// may be repeated; a second one, and one after Close, is an error.
+// a host name: the Demux lives on until Close, and until the name is resolved
+// every other method waits. A failed Open holds nothing and may be repeated; a
+// second one, and one after Close, is an error.
 func (d *Demux) Open(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -199,12 +200,12 @@ func (d *Demux) Open(ctx context.Context) error {
 // Connections that were handed over stay open: their owners close them. Close
 // may be called before Open and again.
 func (d *Demux) Close() error {
-	err := d.shut()
+	err := d.stopListening()
 	d.running.Wait()
 	return err
 }
 
-func (d *Demux) shut() error {
+func (d *Demux) stopListening() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -212,20 +213,27 @@ func (d *Demux) shut() error {
 	}
 	d.closed = true
 	close(d.done)
-	var err error
-	if d.listener != nil {
-		err = d.listener.Close()
+	// Not under mu: what a handshake made of a connection is closed here, and
+	// that is foreign code, which may ask for Addr or Stats. And as a goroutine,
+	// so that every Close waits for it, not only the first.
+	d.running.Go(d.sendAway)
+	if d.listener == nil {
+		return nil
 	}
+	if err := d.listener.Close(); err != nil {
+		return fmt.Errorf("demux: close: %w", err)
+	}
+	return nil
+}
+
+// sendAway closes every connection that is not handed over, for good.
+func (d *Demux) sendAway() {
 	d.lobby.disperse(Shutdown)
 	for _, lane := range d.lanes {
 		if lane != nil {
 			lane.shut(Shutdown)
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("demux: close: %w", err)
-	}
-	return nil
 }
 
 // Addr is the address that is bound; before Open it is the configured one.
@@ -299,9 +307,14 @@ func (d *Demux) greet(guest *member) {
 		defer close(expired)
 		d.lobby.throwOut(guest, HandshakeTimeout)
 	})
+	returned := false
 	defer func() {
 		if !bound.Stop() {
 			<-expired // it has begun: Close promises that it has ended, too
+		}
+		if !returned { // the handshake called runtime.Goexit, as a failing test does
+			d.lobby.leave(guest)
+			d.reject(passage{socket: guest.conn}, HandshakePanic, errors.New("the handshake ended its goroutine"))
 		}
 	}()
 
@@ -310,6 +323,7 @@ func (d *Demux) greet(guest *member) {
 	if lane != nil {
 		through, err = lane.welcome(guest.conn)
 	}
+	returned = true
 	reason := reasonOf(err)
 	// Once it is thrown out, whatever else came of the connection is only an
 	// effect of that; except for a panic, which nobody else would tell.
