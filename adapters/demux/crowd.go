@@ -16,7 +16,6 @@ type crowd struct {
 	mu        sync.Mutex
 	members   *list.List // of *member, oldest first
 	sources   map[netip.Prefix]*source
-	evicted   uint64
 	dispersed bool
 }
 
@@ -42,15 +41,15 @@ func newCrowd(max int) *crowd {
 // join adds conn, throwing out another with reason Overload if there is no room.
 // It says false, and does nothing, after disperse.
 func (c *crowd) join(conn *net.TCPConn) (*member, bool) {
-	newcomer, victim := c.add(conn)
+	newcomer, victim := c.add(conn, networkOf(conn.RemoteAddr()))
 	if victim != nil {
 		_ = victim.conn.Close()
 	}
 	return newcomer, newcomer != nil
 }
 
-func (c *crowd) add(conn *net.TCPConn) (newcomer, victim *member) {
-	network := networkOf(conn.RemoteAddr())
+// add is join, but leaves it to the caller to close the victim's connection.
+func (c *crowd) add(conn *net.TCPConn, network netip.Prefix) (newcomer, victim *member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dispersed {
@@ -59,7 +58,6 @@ func (c *crowd) add(conn *net.TCPConn) (newcomer, victim *member) {
 	if c.members.Len() >= c.max {
 		victim = c.greediest()
 		c.remove(victim, Overload)
-		c.evicted++
 	}
 	from := c.sources[network]
 	if from == nil {
@@ -132,11 +130,11 @@ func (c *crowd) remove(m *member, why Reason) bool {
 	return true
 }
 
-// count gives the number of members, and of those that made room for others.
-func (c *crowd) count() (members int, evicted uint64) {
+// size is the number of members.
+func (c *crowd) size() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.members.Len(), c.evicted
+	return c.members.Len()
 }
 
 // networkOf is what counts as one source: of IPv6 a /64, since whoever has one

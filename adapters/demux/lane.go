@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -61,25 +61,20 @@ type Lane struct {
 	config LaneConfig
 	open   *crowd // nil without MaxOpen
 
-	handedOver atomic.Uint64
-	done       chan struct{}
-	backlog    chan passage // sent to only under mu and while not closed
-
-	mu     sync.Mutex
-	closed bool
+	mu         sync.Mutex // guards what follows
+	changed    sync.Cond  // signalled for each connection in backlog, broadcast when closed
+	backlog    []passage  // waits for Accept, oldest first
+	closed     Reason     // why it is closed; none while it is open
+	handedOver uint64
+	evicted    uint64
 }
 
 func newLane(d *Demux, first byte, config LaneConfig) *Lane {
 	if config.Backlog == 0 {
 		config.Backlog = DefaultBacklog
 	}
-	lane := &Lane{
-		demux:   d,
-		first:   first,
-		config:  config,
-		done:    make(chan struct{}),
-		backlog: make(chan passage, config.Backlog),
-	}
+	lane := &Lane{demux: d, first: first, config: config}
+	lane.changed.L = &lane.mu
 	if config.MaxOpen > 0 {
 		lane.open = newCrowd(config.MaxOpen)
 	}
@@ -90,13 +85,19 @@ func newLane(d *Demux, first byte, config LaneConfig) *Lane {
 // close. Its only error is net.ErrClosed, for good, after Close of the lane or
 // of the Demux.
 func (l *Lane) Accept() (net.Conn, error) {
-	select {
-	case next := <-l.backlog:
-		l.handedOver.Add(1)
-		return next.ready, nil
-	case <-l.done:
-		return nil, fmt.Errorf("demux: lane %#02x: accept: %w", l.first, net.ErrClosed)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.backlog) == 0 {
+		if l.closed != none {
+			return nil, fmt.Errorf("demux: lane %#02x: accept: %w", l.first, net.ErrClosed)
+		}
+		l.changed.Wait()
 	}
+	next := l.backlog[0]
+	l.backlog[0] = passage{} // the array behind the slice must not keep it
+	l.backlog = l.backlog[1:]
+	l.handedOver++
+	return next.ready, nil
 }
 
 // Close ends Accept and closes the connections that wait for it, and from now on
@@ -114,20 +115,15 @@ func (l *Lane) Addr() net.Addr {
 
 func (l *Lane) shut(why Reason) {
 	l.mu.Lock()
-	if !l.closed {
-		l.closed = true
-		close(l.done)
+	if l.closed == none {
+		l.closed = why
 	}
+	left := l.backlog
+	l.backlog = nil
+	l.changed.Broadcast()
 	l.mu.Unlock()
-	// Nothing is added any more, and a consumer that takes one now owns it. Every
-	// caller drains, so that each of them returns to an empty backlog.
-	for {
-		select {
-		case left := <-l.backlog:
-			l.demux.reject(left, why, nil)
-		default:
-			return
-		}
+	for _, through := range left {
+		l.demux.reject(through, why, nil)
 	}
 }
 
@@ -146,12 +142,12 @@ func (l *Lane) welcome(conn *net.TCPConn) (passage, error) {
 	if err != nil {
 		return through, err
 	}
+	through.ready = ready // from here on it is closed, too, if anything goes wrong
 	// The lane's own deadlines were for the handshake. The socket is what they
 	// end up on, whatever is wrapped around it.
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return through, rejection{HandshakeFailed, err}
 	}
-	through.ready = ready
 	return through, nil
 }
 
@@ -176,19 +172,54 @@ func (l *Lane) shake(conn net.Conn) (ready net.Conn, err error) {
 // deliver puts a connection into the backlog and never waits. The result is
 // none, or why it was not taken.
 func (l *Lane) deliver(through passage) Reason {
+	victim, reason := l.enqueue(through)
+	switch {
+	case victim.ready != nil:
+		l.demux.reject(victim, Overload, nil)
+	case victim.socket != nil:
+		_ = victim.socket.Close()
+	}
+	return reason
+}
+
+// enqueue may give back a victim, for the caller to close outside of mu: it is
+// rejected if it is ready, otherwise its owner has it already.
+func (l *Lane) enqueue(through passage) (victim passage, reason Reason) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return LaneClosed
-	}
-	if len(l.backlog) == cap(l.backlog) { // under mu nobody else adds
-		return BacklogFull
+	switch {
+	case l.closed != none:
+		return passage{}, l.closed
+	case len(l.backlog) >= l.config.Backlog:
+		return passage{}, BacklogFull
 	}
 	if conn, ok := through.socket.(*counted); ok {
-		conn.member, _ = l.open.join(conn.TCPConn) // is never dispersed
+		evicted, ok := conn.enter()
+		if !ok {
+			return passage{}, HandshakeFailed
+		}
+		victim = l.withdraw(evicted)
 	}
-	l.backlog <- through
-	return none
+	l.backlog = append(l.backlog, through)
+	l.changed.Signal()
+	return victim, none
+}
+
+// withdraw takes an evicted connection out of the backlog if it still waits
+// there: Accept is not to return what is closed, nor is that to take the room of
+// what is not. mu is held since before the eviction, so Accept can't come first.
+func (l *Lane) withdraw(evicted *member) passage {
+	if evicted == nil {
+		return passage{}
+	}
+	for at, waiting := range l.backlog {
+		if waiting.socket.(*counted).TCPConn == evicted.conn {
+			l.backlog = slices.Delete(l.backlog, at, at+1)
+			return waiting
+		}
+	}
+	l.evicted++
+	return passage{socket: evicted.conn}
 }
 
 // passage is a connection on its way from its lane's byte to Accept.
@@ -209,14 +240,34 @@ func (p passage) discard() {
 // counted is a connection that gives back its place when it is closed.
 type counted struct {
 	*net.TCPConn
-	crowd  *crowd
-	member *member // nil until it is delivered
+	crowd *crowd
+
+	mu     sync.Mutex // a handshake may leave behind a goroutine that closes it
+	member *member    // nil until it is delivered
+	closed bool
+}
+
+// enter takes a place, perhaps that of victim, who is the caller's to close. It
+// says false, and takes none, when the connection is closed already: nobody
+// would give the place back.
+func (c *counted) enter() (victim *member, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, false
+	}
+	c.member, victim = c.crowd.add(c.TCPConn, networkOf(c.RemoteAddr()))
+	return victim, true
 }
 
 // Close closes the connection and makes room for another.
 func (c *counted) Close() error {
-	if c.member != nil {
-		c.crowd.leave(c.member)
+	c.mu.Lock()
+	c.closed = true
+	member := c.member
+	c.mu.Unlock()
+	if member != nil {
+		c.crowd.leave(member)
 	}
 	return c.TCPConn.Close()
 }

@@ -21,7 +21,7 @@ const (
 	HandshakeTimeout        // the lane's handshake was not done within the bound
 	HandshakeFailed         // the lane's handshake refused it, or lost it
 	HandshakePanic          // the lane's handshake panicked
-	Overload                // it made room for a newer one: Config.MaxHandshakes
+	Overload                // it made room for a newer one: Config.MaxHandshakes, LaneConfig.MaxOpen
 	BacklogFull             // the lane's consumer does not keep up: LaneConfig.Backlog
 	LaneClosed              // the lane was closed
 	Shutdown                // the Demux was closed
@@ -71,11 +71,10 @@ type LaneStats struct {
 
 // Stats may be called at any time.
 func (d *Demux) Stats() Stats {
-	pending, _ := d.lobby.count()
 	stats := Stats{
 		Accepted:     d.accepted.Load(),
 		AcceptErrors: d.acceptErrors.Load(),
-		Pending:      pending,
+		Pending:      d.lobby.size(),
 		Rejected:     make(map[Reason]uint64, reasons),
 		Lanes:        make(map[byte]LaneStats),
 	}
@@ -93,9 +92,11 @@ func (d *Demux) Stats() Stats {
 }
 
 func (l *Lane) stats() LaneStats {
-	stats := LaneStats{HandedOver: l.handedOver.Load(), Queued: len(l.backlog)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	stats := LaneStats{HandedOver: l.handedOver, Queued: len(l.backlog), Evicted: l.evicted}
 	if l.open != nil {
-		stats.Open, stats.Evicted = l.open.count()
+		stats.Open = l.open.size()
 	}
 	return stats
 }
