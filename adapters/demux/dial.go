@@ -8,8 +8,9 @@ import (
 
 // Dial connects to the lane of a Demux at address (host:port). A host name is
 // resolved at every call, and its addresses are tried in turn. ctx bounds all of
-// it and nothing afterwards; without a deadline of its own the operating system
-// decides how long a try may take. The connection is a *net.TCPConn with
+// it and nothing afterwards: past its deadline the error is a net.Error with
+// Timeout. Without a deadline the operating system decides how long a try may
+// take. The connection is a *net.TCPConn with
 // keep-alive and without delay. That it is open does not yet mean that the other
 // side has, or serves, the lane.
 func Dial(ctx context.Context, address string, lane byte) (net.Conn, error) {
