@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
@@ -164,19 +165,46 @@ func TestLaneCloseClosesOnlyThatLane(t *testing.T) {
 	talk(t, dial(t, address, 'b'), accept(t, lane['b']))
 }
 
-func TestLaneCloseWakesAccept(t *testing.T) {
-	_, lane := open(t, demux.Config{}, lanes{'a': {}})
-	ended := make(chan error, 1)
-	go func() {
-		_, err := lane['a'].Accept()
-		ended <- err
-	}()
-	_ = lane['a'].Close()
-	within(t, "Accept", func() {
-		if err := <-ended; !errors.Is(err, net.ErrClosed) {
-			t.Errorf("Accept: %v", err)
-		}
-	})
+func TestEveryAcceptThatWaitsIsWokenByClose(t *testing.T) {
+	tests := map[string]func(*demux.Demux, *demux.Lane) error{
+		"of the port": func(port *demux.Demux, _ *demux.Lane) error { return port.Close() },
+		"of the lane": func(_ *demux.Demux, lane *demux.Lane) error { return lane.Close() },
+	}
+	for name, closing := range tests {
+		t.Run(name, func(t *testing.T) {
+			// The bubble knows when they all wait; that needs no open port.
+			synctest.Test(t, func(t *testing.T) {
+				port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				lane, err := port.Lane('a', demux.LaneConfig{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				const waiting = 3
+				ended := make(chan error, waiting)
+				for range waiting {
+					go func() {
+						_, err := lane.Accept()
+						ended <- err
+					}()
+				}
+				synctest.Wait()
+				if len(ended) != 0 {
+					t.Fatalf("an Accept did not wait: %v", <-ended)
+				}
+				if err := closing(port, lane); err != nil {
+					t.Error(err)
+				}
+				for range waiting {
+					if err := <-ended; !errors.Is(err, net.ErrClosed) {
+						t.Errorf("got %v, want net.ErrClosed", err)
+					}
+				}
+			})
+		})
+	}
 }
 
 func TestWhatDependsOnOpenIsRefusedInTheWrongOrder(t *testing.T) {

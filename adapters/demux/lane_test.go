@@ -1,0 +1,33 @@
+package demux
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+)
+
+// These are moments between two steps of one goroutine, too short for a client
+// to hit them.
+
+func TestAConnectionThatWasClosedTakesNoPlace(t *testing.T) {
+	conn := &counted{TCPConn: &net.TCPConn{}, crowd: newCrowd(1)}
+	other, _ := conn.crowd.add(&net.TCPConn{}, netip.Prefix{})
+	_ = conn.Close() // says that there is no socket
+	if victim, ok := conn.enter(); ok || victim != nil {
+		t.Errorf("it took the place of %v", victim)
+	}
+	if !conn.crowd.leave(other) || conn.crowd.size() != 0 {
+		t.Error("the other one lost its place, or the closed one holds one")
+	}
+}
+
+func TestWhatArrivesAtAClosedLaneIsToldWhyItIsClosed(t *testing.T) {
+	for _, first := range []Reason{LaneClosed, Shutdown} {
+		lane := newLane(nil, 'a', LaneConfig{})
+		lane.shut(first)
+		lane.shut(Shutdown)
+		if got := lane.deliver(passage{}); got != first {
+			t.Errorf("got %v, want %v", got, first)
+		}
+	}
+}
