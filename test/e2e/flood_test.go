@@ -1,0 +1,214 @@
+package e2e_test
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+const (
+	// maxGrowth is how much memory a process may take on, whatever is sent to it.
+	maxGrowth = 32 << 20
+	// raftPatience is how long a connection to the raft port may be of no use: two
+	// seconds are promised, and the rest is for a machine that is busy.
+	raftPatience = 3 * time.Second
+	// How many connections of no use are open at a time on each port. The raft port
+	// bounds them; the application port leaves that to whoever stands before it.
+	raftCrowd, applicationCrowd = 1500, 300
+)
+
+// hostile dials from an address of its own, as somebody does who is no instance.
+var hostile = net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, Timeout: patience}
+
+func TestHostileConnectionsHarmNobody(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Backend: backend, Flags: calm, Build: harness.Build{Plain: true}})
+		for n := range 20 {
+			put(t, c.Instances[n%3].Client, fmt.Sprintf("node-%d", n))
+		}
+		canary := startCanary(t, c)
+		canary.await(t, 100)
+		memory := watchMemory(t, c)
+		leader := c.Leader()
+		var all sync.WaitGroup
+		for _, attack := range []func(*testing.T, *harness.Instance){
+			raftPortGarbage, raftPortSilence, halfOpen, slowHeaders, slowBody, hugeBodies,
+		} {
+			all.Go(func() { attack(t, leader) })
+		}
+		all.Wait()
+		canary.check(t)
+		memory.check(t)
+		if registry := checkDense(t, leader.Client); len(registry.Nodes) != 21 {
+			t.Errorf("there are %d nodes", len(registry.Nodes))
+		}
+		checkMembers(t, c)
+	})
+}
+
+// raftPortGarbage sends what no instance sends.
+func raftPortGarbage(t *testing.T, i *harness.Instance) {
+	noise := make([]byte, 64<<10)
+	_, _ = rand.Read(noise) // never fails
+	for name, bytes := range map[string]string{
+		"a lane that is none":            "\x7fhello",
+		"HTTP without a lane":            "GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n",
+		"a TLS hello":                    "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+		"zeros":                          strings.Repeat("\x00", 10_000),
+		"raft RPC without a preface":     "\x01\x00\x00\x00\x00" + string(noise),
+		"noise on raft's lane":           "\x01" + string(noise),
+		"a preface of a version to come": "\x01\xff" + string(noise[:200]),
+		"noise on the metadata's lane":   "\x02" + string(noise),
+		"no HTTP on the metadata's lane": "\x02hello\r\n\r\n",
+		"a path that is none":            "\x02GET /nodes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+		"a method that is none":          "\x02PUT /metadata HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+		"headers without end":            "\x02GET /metadata HTTP/1.1\r\nX: " + strings.Repeat("x", 1<<20),
+	} {
+		for range 3 {
+			began := time.Now()
+			answer, err := exchange(i.RaftBind, bytes)
+			if took := time.Since(began); err != nil || took > raftPatience {
+				t.Errorf("%s: it was cut after %v: %v", name, took, err)
+			}
+			if answer != "" && !strings.HasPrefix(answer, "HTTP/1.1 4") && bytes[0] == 2 {
+				t.Errorf("%s is answered with %.100q", name, answer)
+			}
+		}
+	}
+}
+
+// raftPortSilence stops talking at every place where it could.
+func raftPortSilence(t *testing.T, i *harness.Instance) {
+	var all sync.WaitGroup
+	for name, bytes := range map[string]string{
+		"before the lane":          "",
+		"after raft's lane":        "\x01",
+		"in the preface":           "\x01\x01\x00",
+		"after the metadata lane":  "\x02",
+		"in a request of metadata": "\x02GET /metadata HTTP/1.1\r\nHo",
+	} {
+		all.Go(func() {
+			began := time.Now()
+			_, err := exchange(i.RaftBind, bytes)
+			if took := time.Since(began); err != nil || took > raftPatience {
+				t.Errorf("silent %s: it was cut after %v: %v", name, took, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// halfOpen opens many connections on both ports and says nothing on them, or
+// little, until they are cut.
+func halfOpen(t *testing.T, i *harness.Instance) {
+	var all sync.WaitGroup
+	open := func(crowd int, address string, words ...string) {
+		for n := range crowd {
+			all.Go(func() {
+				said := words[n%len(words)]
+				if _, err := exchange(address, said); err != nil && !isRefused(err) {
+					t.Errorf("one of many connections, that said %q, was not cut: %v", said, err)
+				}
+			})
+		}
+	}
+	open(raftCrowd, i.RaftBind, "", "\x01", "\x02", "\x02GET ")
+	open(applicationCrowd, i.Application, "", "GET /nodes HT", "GET /nodes HTTP/1.1\r\nHost: x\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	all.Wait()
+}
+
+// isRefused says whether a connection was not even made.
+func isRefused(err error) bool {
+	fault := new(net.OpError)
+	return errors.As(err, &fault) && fault.Op == "dial"
+}
+
+// slowHeaders sends a byte now and then.
+func slowHeaders(t *testing.T, i *harness.Instance) {
+	drip(t, i.Application, "slow headers", "GET /nodes HTTP/1.1\r\nHost: x\r\nX: ")
+}
+
+// slowBody does so in the body.
+func slowBody(t *testing.T, i *harness.Instance) {
+	drip(t, i.Application, "a slow body", "PUT /nodes HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{\"id\":\"")
+}
+
+// drip says the beginning and then a letter now and then, until it is cut.
+func drip(t *testing.T, address, what, beginning string) {
+	conn, err := hostile.Dial("tcp", address)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	began := time.Now()
+	_, _ = io.WriteString(conn, beginning)
+	answer := make([]byte, 1)
+	for {
+		_, _ = io.WriteString(conn, "x")
+		_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err := conn.Read(answer)
+		took := time.Since(began)
+		switch {
+		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+			return
+		case took > patience+time.Second: // for a machine that is busy
+			t.Errorf("%s: the connection is still open after %v", what, took)
+			return
+		}
+	}
+}
+
+// hugeBodies sends far more than anybody wants, with and without saying so.
+func hugeBodies(t *testing.T, i *harness.Instance) {
+	const size = 100 << 20
+	var all sync.WaitGroup
+	for name, head := range map[string]string{
+		"a body with its length": fmt.Sprintf("PUT /nodes HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", size),
+		"a body in one chunk":    fmt.Sprintf("PUT /nodes/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n", size),
+		"an instance's body":     fmt.Sprintf("PUT /raft/node HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n", size),
+		"a body of a read":       fmt.Sprintf("GET /nodes HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", size),
+		"a body on the raft port": fmt.Sprintf("\x02GET /metadata HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
+			size),
+	} {
+		address := i.Application
+		if head[0] == 2 {
+			address = i.RaftBind
+		}
+		all.Go(func() {
+			if sent := pour(address, head, size); sent > size/2 {
+				t.Errorf("%s: %d bytes of it were taken", name, sent)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// pour sends head and up to size bytes, and gives how many of them were taken.
+func pour(address, head string, size int) (sent int) {
+	conn, err := hostile.Dial("tcp", address)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = conn.Close() }()
+	_, _ = io.WriteString(conn, head)
+	bytes := make([]byte, 64<<10)
+	for sent < size {
+		_ = conn.SetWriteDeadline(time.Now().Add(patience))
+		n, err := conn.Write(bytes)
+		sent += n
+		if err != nil {
+			return sent
+		}
+	}
+	return sent
+}
