@@ -83,6 +83,22 @@ func (k *canary) await(t *testing.T, n int) {
 	})
 }
 
+// rate is how many calls it makes in a second.
+func (k *canary) rate(t *testing.T) float64 {
+	t.Helper()
+	count := func() int {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.calls
+	}
+	before, began := count(), time.Now()
+	select {
+	case <-time.After(window):
+	case <-t.Context().Done():
+	}
+	return float64(count()-before) / time.Since(began).Seconds()
+}
+
 // check stops the canary and fails the test unless it lived.
 func (k *canary) check(t *testing.T) {
 	t.Helper()

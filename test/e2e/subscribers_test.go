@@ -1,0 +1,226 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+const (
+	// subscribers is how many come and go.
+	subscribers = 200
+	// stay is how long one of them stays at a time.
+	stay = 200 * time.Millisecond
+	// window is how long a rate is measured.
+	window = 2 * time.Second
+	// slack is how many goroutines more or less there may be in a process at rest.
+	slack = 15
+)
+
+func TestSubscribersHoldUpNobody(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Backend: backend, Flags: calm, Build: harness.Build{Plain: true}})
+		leader := c.Leader()
+		canary := startCanary(t, c)
+		canary.await(t, 100)
+		alone := canary.rate(t)
+		goroutines := atRest(t, leader)
+		memory := watchMemory(t, c)
+
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for range subscribers {
+			all.Go(func() { comeAndGo(ctx, t, leader.Application) })
+		}
+		crowded := canary.rate(t)
+		cancel()
+		all.Wait()
+		after := canary.rate(t)
+		t.Logf("calls in a second: %.0f alone, %.0f with %d subscribers that come and go, %.0f after that",
+			alone, crowded, subscribers, after)
+		// They take their share of the processor, and no more than that.
+		if crowded < alone/5 || after < alone/2 {
+			t.Error("subscribers held up writes")
+		}
+		canary.check(t)
+		memory.check(t)
+		harness.Eventually(t, "the process is as it was before", func() error {
+			if now := atRest(t, leader); now > goroutines+slack {
+				return fmt.Errorf("there are %.0f goroutines, there were %.0f", now, goroutines)
+			}
+			return nil
+		})
+		checkDense(t, leader.Client)
+	})
+}
+
+const (
+	// neverReading is how many subscribers never read.
+	neverReading = 20
+	// unread is more than the socket of one of them takes.
+	unread = 12 << 20
+	// shared is more than what is kept of these changes for all together: as
+	// history, and encoded. A queue for each would take neverReading times unread.
+	shared = 6 * unread
+)
+
+func TestSubscribersThatNeverReadHoldUpNobody(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Backend: backend, Flags: calm, Build: harness.Build{Plain: true}})
+		leader := c.Leader()
+		follower := harness.Follow(t, leader.Client)
+		alone := writeLarge(t, leader.Client, unread)
+		live := liveHeap(t, leader)
+		var silent []net.Conn
+		for range neverReading {
+			silent = append(silent, neverRead(t, leader.Application))
+		}
+		beside := writeLarge(t, leader.Client, unread)
+		t.Logf("bytes in a second: %.1f MiB alone, %.1f MiB beside subscribers that never read", alone.rate(), beside.rate())
+		if beside.rate() < alone.rate()/3 {
+			t.Error("they held up writes")
+		}
+		after := liveHeap(t, leader)
+		t.Logf("memory in use: %.1f MiB before, %.1f MiB after", live, after)
+		if after > live+shared>>20 {
+			t.Error("they cost memory")
+		}
+		follower.Await(t, uint64(alone.writes+beside.writes))
+		follower.Stop()
+		sameRegistry(t, "the copy of another subscriber", follower.Registry(), list(t, leader.Client))
+		for _, conn := range silent {
+			checkStalled(t, conn)
+		}
+	})
+}
+
+// liveHeap is how much memory, in MiB, was in use at the last collection of
+// garbage, after which the process may take on as much again.
+func liveHeap(t *testing.T, i *harness.Instance) float64 {
+	t.Helper()
+	metrics, err := i.Metrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return metrics["go_memstats_next_gc_bytes"] / 2 / (1 << 20)
+}
+
+// atRest gives how many goroutines the process says it has.
+func atRest(t *testing.T, i *harness.Instance) float64 {
+	t.Helper()
+	metrics, err := i.Metrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return metrics["go_goroutines"]
+}
+
+// neverRead asks for the stream and reads nothing of it.
+func neverRead(t *testing.T, address string) *net.TCPConn {
+	t.Helper()
+	dialed, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := dialed.(*net.TCPConn) // what network "tcp" gives
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "GET /nodes/sse HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// checkStalled fails the test unless conn has the beginning of a stream in it.
+func checkStalled(t *testing.T, conn net.Conn) {
+	t.Helper()
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	beginning := make([]byte, 12)
+	if _, err := io.ReadFull(conn, beginning); err != nil || string(beginning) != "HTTP/1.1 200" {
+		t.Errorf("who never read finds %q, %v", beginning, err)
+	}
+}
+
+// comeAndGo subscribes, stays for a moment, leaves, and comes back.
+func comeAndGo(ctx context.Context, t *testing.T, address string) {
+	for ctx.Err() == nil {
+		if err := visit(ctx, address); err != nil && ctx.Err() == nil {
+			t.Errorf("a subscriber: %v", err)
+			return
+		}
+	}
+}
+
+// visit reads what comes for a while. It does not look into that: two hundred of
+// them would keep this process busier than the one that is tested.
+func visit(ctx context.Context, address string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	unbind := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer unbind()
+	if _, err := io.WriteString(conn, "GET /nodes/sse HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		return err
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(stay))
+	got, err := io.Copy(io.Discard, conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) && got > 0 {
+		return nil
+	}
+	return fmt.Errorf("the stream ended after %d bytes: %w", got, err)
+}
+
+// volume is how much was written in which time.
+type volume struct {
+	writes, bytes int
+	took          time.Duration
+}
+
+func (v volume) rate() float64 { return float64(v.bytes) / (1 << 20) / v.took.Seconds() }
+
+// writeLarge makes changes by several writers, of events with so many bytes.
+func writeLarge(t *testing.T, through *harness.Client, bytes int) volume {
+	t.Helper()
+	const writers = 8
+	const event = 2 * 32 * 256 // with the node before and after the change
+	labels := map[string]string{}
+	for n := range 32 {
+		labels[fmt.Sprintf("label-%02d", n)] = strings.Repeat("x", 256)
+	}
+	began := time.Now()
+	each := bytes / event / writers
+	errs := make(chan error, writers)
+	for n := range writers {
+		go func() {
+			node := harness.NewNode(fmt.Sprintf("large-%d", n))
+			node.Labels = labels
+			for m := range each {
+				node.Zone = fmt.Sprint(began.UnixNano(), m)
+				if _, err := through.Put(t.Context(), node); err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	for range writers {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+	return volume{each * writers, each * writers * event, time.Since(began)}
+}
