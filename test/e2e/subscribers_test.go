@@ -70,7 +70,7 @@ const (
 	unread = 12 << 20
 	// shared is more than what is kept of these changes for all together: as
 	// history, and encoded. A queue for each would take neverReading times unread.
-	shared = 6 * unread
+	shared = 10 * unread
 )
 
 func TestSubscribersThatNeverReadHoldUpNobody(t *testing.T) {

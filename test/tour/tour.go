@@ -1,0 +1,128 @@
+// Package tour runs the commands that a document shows, in the order in which it
+// shows them, and holds what they print against what the document says they do. So
+// a reader who copies them finds what was promised.
+//
+// It takes only what stands between two marks in the document, and never makes
+// up for what is missing there: what a reader has to do, the document has to say.
+//
+//	<!-- tour -->      begins what is run
+//	<!-- end tour -->  ends it
+//
+// In between, every fenced block of the language console is run. The rules:
+//
+//   - A line that begins with "$ " is a command; one that ends with a backslash
+//     goes on in the next line. All commands are given to one bash, in the root of
+//     a fresh copy of the repository.
+//   - A command that ends with " &" runs in the background until the end of the
+//     tour. What it prints is not looked at.
+//   - Any other command has to exit with 0, or with 28 if it has a --max-time,
+//     which is what curl makes of that.
+//   - The lines below a command are what it prints to its standard output; where
+//     there are none, it may print anything. In a line, … stands for any
+//     characters; a line of … alone stands for any number of lines.
+//   - What does not come out right is tried again for a while, as a reader would
+//     who was faster than the instances are.
+package tour
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// The marks may say more, as in <!-- tour: how it is checked -->.
+var (
+	begin = regexp.MustCompile(`^<!-- tour\b`)
+	end   = regexp.MustCompile(`^<!-- end tour\b`)
+)
+
+// Step is one command of a tour.
+type Step struct {
+	Line    int // in the document, from 1
+	Command string
+	// Background: it runs until the end of the tour.
+	Background bool
+	// Output is what is shown below it; nil for nothing.
+	Output []string
+}
+
+// Parse gives the steps of the tour in a document. A document without one, or with
+// one that is not ended, is an error, and so is a block that does not begin with a
+// command.
+func Parse(document string) ([]Step, error) {
+	var steps []Step
+	const (
+		before = iota
+		inside
+		after
+	)
+	place := before
+	inBlock, continued := false, false
+	for n, line := range strings.Split(document, "\n") {
+		number := n + 1
+		switch {
+		case place == before || place == after:
+			if begin.MatchString(line) {
+				place = inside
+			}
+		case !inBlock && end.MatchString(line):
+			place = after
+		case !inBlock:
+			inBlock = strings.TrimSpace(line) == "```console"
+			continued = false
+		case strings.TrimSpace(line) == "```":
+			inBlock = false
+		case continued:
+			last := &steps[len(steps)-1]
+			last.Command += "\n" + line
+			continued = strings.HasSuffix(line, `\`)
+			last.settle()
+		case strings.HasPrefix(line, "$ "):
+			step := Step{Line: number, Command: strings.TrimPrefix(line, "$ ")}
+			continued = strings.HasSuffix(line, `\`)
+			step.settle()
+			steps = append(steps, step)
+		case len(steps) == 0:
+			return nil, fmt.Errorf("line %d: a block does not begin with a command", number)
+		default:
+			last := &steps[len(steps)-1]
+			last.Output = append(last.Output, line)
+		}
+	}
+	switch {
+	case place == inside:
+		return nil, errors.New("the tour has no end")
+	case len(steps) == 0:
+		return nil, errors.New("there is no tour")
+	}
+	return steps, nil
+}
+
+// settle finds out whether the command, as far as it is known, is for the
+// background.
+func (s *Step) settle() {
+	s.Background = strings.HasSuffix(s.Command, " &")
+}
+
+// Matches says whether got is what the step shows.
+func (s Step) Matches(got string) bool {
+	if s.Output == nil {
+		return true
+	}
+	var pattern strings.Builder
+	pattern.WriteString(`\A`)
+	for _, line := range s.Output {
+		if strings.TrimSpace(line) == "…" {
+			pattern.WriteString(`(?:.*\n)*`)
+			continue
+		}
+		parts := strings.Split(strings.TrimRight(line, " \t"), "…")
+		for n, part := range parts {
+			parts[n] = regexp.QuoteMeta(part)
+		}
+		pattern.WriteString(strings.Join(parts, ".*") + `[ \t\r]*\n`)
+	}
+	pattern.WriteString(`\z`)
+	return regexp.MustCompile(pattern.String()).MatchString(strings.TrimRight(got, "\n") + "\n")
+}
