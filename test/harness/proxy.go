@@ -38,6 +38,7 @@ type link struct {
 	near, far net.Conn
 	gone      chan struct{}
 	once      sync.Once
+	held      [2]bool // guarded by the proxy's mu
 }
 
 func (l *link) close() {
@@ -78,7 +79,16 @@ func (p *Proxy) Delay(direction Direction, d time.Duration) {
 // open, and new ones are taken, as it seems to somebody whose packets get lost.
 func (p *Proxy) Cut(directions ...Direction) { p.set(true, directions) }
 
-// Heal undoes Cut.
+// Hold is Cut for the connections that are open now, and no others.
+func (p *Proxy) Hold(direction Direction) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		l.held[direction] = true
+	}
+}
+
+// Heal undoes Cut and Hold.
 func (p *Proxy) Heal(directions ...Direction) { p.set(false, directions) }
 
 func (p *Proxy) set(cut bool, directions []Direction) {
@@ -89,6 +99,9 @@ func (p *Proxy) set(cut bool, directions []Direction) {
 	defer p.mu.Unlock()
 	for _, direction := range directions {
 		p.cut[direction] = cut
+		for l := range p.links {
+			l.held[direction] = l.held[direction] && cut
+		}
 	}
 	close(p.healed)
 	p.healed = make(chan struct{})
@@ -255,7 +268,7 @@ func (p *Proxy) await(l *link, due time.Time) bool {
 func (p *Proxy) pass(l *link, direction Direction) bool {
 	for {
 		p.mu.Lock()
-		cut, healed := p.cut[direction], p.healed
+		cut, healed := p.cut[direction] || l.held[direction], p.healed
 		p.mu.Unlock()
 		if !cut {
 			return true

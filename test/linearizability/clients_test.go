@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -47,6 +48,23 @@ func (r *round) run(ctx context.Context) {
 		})
 	}
 	working.Wait()
+}
+
+// readAll reads so many times at once through one instance, as clients of its own.
+func (r *round) readAll(client *harness.Client, times int) {
+	var reading sync.WaitGroup
+	for n := range times {
+		in := input{kind: get, node: r.nodes[n%len(r.nodes)]}
+		reading.Go(func() { r.operate(len(r.clients)+n, client, in) })
+	}
+	reading.Wait()
+}
+
+// writeAll writes every node through one instance.
+func (r *round) writeAll(client *harness.Client) {
+	for _, node := range r.nodes {
+		r.operate(len(r.clients), client, input{kind: put, node: node, value: int(r.values.Add(1))})
+	}
 }
 
 func (r *round) choose(random *rand.Rand) input {
@@ -130,6 +148,7 @@ func hasStatus(err error, status int) bool {
 
 // load makes rounds for one cluster.
 type load struct {
+	t       *testing.T
 	cluster *harness.Cluster
 	clients []*harness.Client
 	values  atomic.Int64
