@@ -53,9 +53,11 @@ func (t Timing) Validate() error {
 	return errors.Join(faults...)
 }
 
-// leaderLease is how long a leader that reaches no majority goes on leading. It
-// ends before the followers elect another one, so that clients are told early.
-func (t Timing) leaderLease() time.Duration { return t.HeartbeatTimeout * 3 / 4 }
+// leaderLease is how long a leader that reaches no majority goes on leading.
+// Followers wait no less before they elect another one. A shorter lease would
+// tell clients earlier, but a leader that has to wait for a processor would give
+// up sooner too. No read relies on it: see gate.
+func (t Timing) leaderLease() time.Duration { return t.HeartbeatTimeout }
 
 // Config is what a Node needs. All of it is required unless it says otherwise.
 type Config struct {
