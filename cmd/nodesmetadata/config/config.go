@@ -73,8 +73,8 @@ func defaults() *Config {
 		// a snapshot, and a follower may fall ten thousand writes behind before
 		// it has to be sent one.
 		Timing: consensus.Timing{
-			HeartbeatTimeout:  400 * time.Millisecond,
-			ElectionTimeout:   400 * time.Millisecond,
+			HeartbeatTimeout:  300 * time.Millisecond,
+			ElectionTimeout:   300 * time.Millisecond,
 			SnapshotThreshold: 8192,
 			SnapshotInterval:  30 * time.Second,
 			TrailingLogs:      10240,

@@ -48,8 +48,8 @@ func TestDefaults(t *testing.T) {
 		LogLevel:                     "info",
 		LogFormat:                    "text",
 		Timing: consensus.Timing{
-			HeartbeatTimeout:  400 * time.Millisecond,
-			ElectionTimeout:   400 * time.Millisecond,
+			HeartbeatTimeout:  300 * time.Millisecond,
+			ElectionTimeout:   300 * time.Millisecond,
 			SnapshotThreshold: 8192,
 			SnapshotInterval:  30 * time.Second,
 			TrailingLogs:      10240,

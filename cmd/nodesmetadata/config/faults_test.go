@@ -95,7 +95,7 @@ func TestFaultsNameWhatIsWrong(t *testing.T) {
 			want: []string{`--raft_secret_file: open /no/such: no such file or directory`}},
 		"raft timing that does not fit together": {args: []string{"--raft_heartbeat_timeout=2s", "--raft_snapshot_threshold=0"},
 			want: []string{`--raft_heartbeat_timeout, --raft_election_timeout, --raft_snapshot_threshold, --raft_snapshot_interval: ` +
-				`election timeout 400ms is under the heartbeat timeout 2s; snapshot threshold is 0`}},
+				`election timeout 300ms is under the heartbeat timeout 2s; snapshot threshold is 0`}},
 
 		"everything at once": {
 			args: []string{"--raft_id=-", "--nope", "stray"}, environ: []string{"NODESMETADATA_LOG_LEVEL=loud", "NODESMETADATA_X="}, file: "y: z",
