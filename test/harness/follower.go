@@ -137,10 +137,10 @@ func (f *Follower) take(event Event, r *reading) error {
 func (r *Registry) apply(change Change) error {
 	known, there := r.Nodes[change.Node.ID]
 	switch {
-	case there != (change.Previous != nil) && change.Type != "removed":
-		return fmt.Errorf("previous is %v, and the node was there: %v", change.Previous, there)
 	case (change.Type == "added") == there:
 		return fmt.Errorf("%s, and the node was there: %v", change.Type, there)
+	case there != (change.Previous != nil) && change.Type != "removed":
+		return fmt.Errorf("previous is %v, and the node was there: %v", change.Previous, there)
 	case change.Previous != nil && known.Revision != change.Previous.Revision:
 		return fmt.Errorf("previous is of revision %d, the known one of %d", change.Previous.Revision, known.Revision)
 	}

@@ -1,0 +1,85 @@
+package harness_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+func part(id, revision, part, parts int) string {
+	line := ""
+	if id > 0 {
+		line = fmt.Sprintf("id: %d\n", id)
+	}
+	return fmt.Sprintf("event: snapshot\n%sdata: {\"revision\":%d,\"part\":%d,\"parts\":%d,\"nodes\":{\"p%d\":{\"id\":\"p%d\",\"revision\":1}}}\n\n",
+		line, revision, part, parts, part, part)
+}
+
+func change(id, revision int, kind, node, more string) string {
+	return fmt.Sprintf("event: %s\nid: %d\ndata: {\"revision\":%d,\"type\":%q,\"node\":{\"id\":%q,\"revision\":%d}%s,\"reason\":\"request\"}\n\n",
+		kind, id, revision, kind, node, revision, more)
+}
+
+func TestAFollowerTakesOnlyWhatAStreamMaySay(t *testing.T) {
+	const previous = `,"previous":{"id":"p1","revision":1}`
+	good := part(5, 5, 1, 1) + change(6, 6, "added", "a", "") + ": keep-alive\n\n" +
+		change(7, 7, "updated", "p1", previous) + change(8, 8, "removed", "a", "")
+	tests := map[string]struct {
+		stream string
+		fault  string
+	}{
+		"all is well":                    {stream: good},
+		"a snapshot in parts":            {stream: part(0, 5, 1, 2) + part(5, 5, 2, 2) + change(6, 6, "added", "a", "")},
+		"a snapshot that is cut off":     {stream: part(0, 5, 1, 2)},
+		"a revision is missing":          {stream: good + change(10, 10, "added", "b", ""), fault: "revision 10 follows on 8"},
+		"a revision comes twice":         {stream: good + change(8, 8, "added", "b", ""), fault: "revision 8 follows on 8"},
+		"the id is another revision":     {stream: good + change(8, 9, "added", "b", ""), fault: "the id is not the revision"},
+		"a change before the snapshot":   {stream: change(6, 6, "added", "a", ""), fault: "before there was a snapshot"},
+		"a change amid a snapshot":       {stream: part(0, 5, 1, 2) + change(6, 6, "added", "a", ""), fault: "in the middle of a snapshot"},
+		"a part is missing":              {stream: part(0, 5, 1, 3) + part(5, 5, 3, 3), fault: "part 3 of 3 follows on 1"},
+		"a snapshot ends without an id":  {stream: part(0, 5, 1, 1), fault: "is not the revision"},
+		"what is there is added":         {stream: good + change(9, 9, "added", "p1", ""), fault: "added, and the node was there"},
+		"what is not there is removed":   {stream: good + change(9, 9, "removed", "a", ""), fault: "removed, and the node was there: false"},
+		"the previous node is older":     {stream: good + change(9, 9, "updated", "p1", previous), fault: "previous is of revision 1"},
+		"an update without what was":     {stream: good + change(9, 9, "updated", "p1", ""), fault: "previous is"},
+		"the data is no JSON":            {stream: good + "event: added\nid: 9\ndata: {\n\n", fault: "JSON"},
+		"the type is not that of events": {stream: good + strings.Replace(change(9, 9, "added", "b", ""), "event: added", "event: updated", 1), fault: "not of the type"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			said := make(chan struct{})
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				if r.Header.Get("Last-Event-ID") == "" {
+					_, _ = io.WriteString(w, test.stream)
+				}
+				select {
+				case said <- struct{}{}: // the first stream ends here
+				case <-r.Context().Done():
+				}
+			}))
+			defer server.Close()
+			follower := harness.Follow(t, harness.NewClient(t, strings.TrimPrefix(server.URL, "http://")))
+			<-said // of the first stream
+			if test.fault == "" {
+				<-said // it came back, and so has read all of it
+				follower.Stop()
+				if err := follower.Err(); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			harness.Eventually(t, "a fault", func() error {
+				if err := follower.Err(); err == nil || !strings.Contains(err.Error(), test.fault) {
+					return fmt.Errorf("got %v, want %s", err, test.fault)
+				}
+				return nil
+			})
+		})
+	}
+}
