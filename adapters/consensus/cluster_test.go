@@ -37,6 +37,7 @@ type instanceConfig struct {
 	seams     seams
 	logger    *slog.Logger
 	started   func(*instance)
+	fatal     func(error) // nil: it fails the test
 }
 
 // newInstance makes an instance that is not started.
@@ -47,6 +48,9 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 	}
 	if config.open == nil {
 		config.open, config.backend = bolt.Open, "bolt"
+	}
+	if config.fatal == nil {
+		config.fatal = func(err error) { tb.Errorf("instance %s: %v", config.id, err) }
 	}
 	if config.logger == nil {
 		config.logger = slog.New(slog.DiscardHandler)
@@ -75,7 +79,7 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 		Secret:    []byte(config.secret),
 		Timing:    timing,
 		Logger:    config.logger,
-		Fatal:     func(err error) { tb.Errorf("instance %s: %v", config.id, err) },
+		Fatal:     config.fatal,
 	})
 	if err != nil {
 		tb.Fatal(err)

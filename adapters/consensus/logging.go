@@ -9,10 +9,12 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// raftLogger gives raft a logger that writes to ours.
-func raftLogger(logger *slog.Logger) hclog.Logger {
+// raftLogger gives raft a logger that writes to ours. Once closing says so, all
+// that raft says is at debug level: it takes the end of its own connections, and
+// of its listener, for errors.
+func raftLogger(logger *slog.Logger, closing func() bool) hclog.Logger {
 	intercept := hclog.NewInterceptLogger(&hclog.LoggerOptions{Output: io.Discard, Level: lowestLevel(logger)})
-	intercept.RegisterSink(sink{logger.With("component", "raft")})
+	intercept.RegisterSink(&sink{logger: logger.With("component", "raft"), closing: closing})
 	return intercept
 }
 
@@ -37,13 +39,16 @@ func lowestLevel(logger *slog.Logger) hclog.Level {
 }
 
 // sink implements hclog.SinkAdapter.
-type sink struct{ logger *slog.Logger }
+type sink struct {
+	logger  *slog.Logger
+	closing func() bool
+}
 
 // Accept implements hclog.SinkAdapter.
-func (s sink) Accept(_ string, level hclog.Level, message string, args ...any) {
+func (s *sink) Accept(_ string, level hclog.Level, message string, args ...any) {
 	ours := slog.LevelDebug
 	for _, l := range levels {
-		if l.theirs == level {
+		if l.theirs == level && !s.closing() {
 			ours = l.ours
 		}
 	}

@@ -7,16 +7,20 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
 )
 
+// open is what an instance says that is not closing.
+func open() bool { return false }
+
 // loggedBy gives what raft's logger writes, with ours at level.
 func loggedBy(t *testing.T, level slog.Level, log func(hclog.Logger)) []map[string]any {
 	t.Helper()
 	var b bytes.Buffer
-	log(raftLogger(slog.New(slog.NewJSONHandler(&b, &slog.HandlerOptions{Level: level}))))
+	log(raftLogger(slog.New(slog.NewJSONHandler(&b, &slog.HandlerOptions{Level: level})), open))
 	var records []map[string]any
 	for decoder := json.NewDecoder(&b); ; {
 		var record map[string]any
@@ -108,7 +112,52 @@ func TestWhatNobodyReadsIsNotMade(t *testing.T) {
 	if times == 0 || len(records) != 1 {
 		t.Error("and what somebody reads is not made either")
 	}
-	if l := raftLogger(slog.New(slog.DiscardHandler)); l.IsError() {
+	if l := raftLogger(slog.New(slog.DiscardHandler), open); l.IsError() {
 		t.Error("raft is told that somebody reads what nobody does")
+	}
+}
+
+// lines is a log that may be read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+// since gives the lines after the first skip bytes.
+func (l *lines) since(skip int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Split(strings.TrimSpace(l.text.String()[skip:]), "\n")
+}
+
+func (l *lines) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Len()
+}
+
+// Raft takes the end of its own connections for errors.
+func TestRaftRaisesNoAlarmWhileItIsClosed(t *testing.T) {
+	logs := map[string]*lines{}
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		logs[config.id] = &lines{}
+		config.logger = slog.New(slog.NewTextHandler(logs[config.id], &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	register(t, cluster[0], "a")
+	for _, i := range []*instance{cluster[1], cluster[0]} {
+		log := logs[i.config.ID]
+		before := log.len()
+		i.stop(t)
+		for _, line := range log.since(before) {
+			if strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN") {
+				t.Errorf("%s, while it is closed: %s", i.config.ID, line)
+			}
+		}
 	}
 }

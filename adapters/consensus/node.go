@@ -194,7 +194,7 @@ func (n *Node) settings() *raft.Config {
 	settings.ShutdownOnRemove = false // who was removed may be added again
 	settings.NoLegacyTelemetry = true
 	settings.NotifyCh = n.leadership
-	settings.Logger = raftLogger(n.config.Logger)
+	settings.Logger = raftLogger(n.config.Logger, func() bool { return n.board.read().Closed })
 	if n.seams.settings != nil {
 		n.seams.settings(settings)
 	}
