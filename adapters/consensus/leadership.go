@@ -112,7 +112,7 @@ func (n *Node) learnClusterID() {
 		return
 	}
 	if err := n.directory.SetClusterID(learnt); err != nil {
-		n.haltOnce.Do(func() { n.config.Fatal(err) })
+		n.fail(err)
 	}
 }
 

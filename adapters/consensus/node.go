@@ -60,7 +60,7 @@ type Node struct {
 	running    context.Context // ends once Close has answered the writes in flight
 	stop       context.CancelFunc
 	closeOnce  sync.Once
-	haltOnce   sync.Once
+	failOnce   sync.Once
 	watching   sync.WaitGroup
 }
 
@@ -141,7 +141,7 @@ func (n *Node) start(address string) (err error) {
 	// Raft panics on a log that it can't read while it starts.
 	defer func() {
 		if fault := recover(); fault != nil {
-			err = fmt.Errorf("the raft log can't be read: %v", fault)
+			err = fmt.Errorf("raft panicked, most likely over a log that it can't read: %v", fault)
 		}
 	}()
 	settings := n.settings()
@@ -238,11 +238,18 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 	})
 }
 
-// halt reports what keeps this instance from going on, and blocks until it is
-// closed. See machine.halt.
+// halt reports what keeps this instance from going on, and blocks until Close
+// begins. No longer: Close waits for the writes behind the one that can't be
+// applied. See machine.halt.
 func (n *Node) halt(err error) {
-	n.haltOnce.Do(func() { n.config.Fatal(err) })
-	<-n.running.Done()
+	n.fail(err)
+	for latest := n.board.read(); !latest.Closed; latest = n.board.read() {
+		<-latest.later
+	}
+}
+
+func (n *Node) fail(err error) {
+	n.failOnce.Do(func() { n.config.Fatal(err) })
 }
 
 // Close stops raft and releases everything, in the opposite order of Claim and
