@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -58,5 +59,67 @@ func TestACommittedEntryThatCannotBeReadIsFatal(t *testing.T) {
 	}
 	if len(fatal) > 0 {
 		t.Errorf("Fatal was called again: %v", <-fatal)
+	}
+}
+
+// Nobody who proposed something is left without an answer by Close.
+func TestCloseAnswersEveryProposalInFlight(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	leader := cluster[0]
+	var proposals sync.WaitGroup
+	begun := make(chan struct{}, 32)
+	for range cap(begun) {
+		proposals.Go(func() {
+			for first := true; ; first = false {
+				_, err := leader.Propose(within(t), domain.Register{Node: node(t, "x", "x:1")})
+				if first {
+					begun <- struct{}{}
+				}
+				switch {
+				case errors.Is(err, ports.ErrClosed):
+					return
+				case err != nil && !errors.Is(err, ports.ErrOutcomeUnknown) && !errors.Is(err, ports.ErrNotLeader):
+					t.Errorf("while it closes: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for range cap(begun) {
+		<-begun
+	}
+	leader.stop(t)
+	proposals.Wait()
+	if _, err := leader.Read(within(t)); !errors.Is(err, ports.ErrClosed) {
+		t.Errorf("a read after Close: %v", err)
+	}
+	if err := leader.Add(within(t), domain.Instance{ID: "z", RaftAddress: "z:1", Suffrage: domain.Nonvoter}); !errors.Is(err, ports.ErrClosed) {
+		t.Errorf("a change of the membership after Close: %v", err)
+	}
+}
+
+// A read that waits for the state machine must not outlive the instance.
+func TestCloseEndsAReadThatWaitsForTheStateMachine(t *testing.T) {
+	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true, fatal: func(error) {}})
+	i.eventually(t, "leading", leading)
+	go func() { _, _ = i.apply(within(t), []byte("not an entry")) }()
+	until(t, "the entry is committed and can't be applied", func() bool {
+		return i.commitIndex() > i.board.read().applied
+	})
+	answer := make(chan error, 1)
+	rounds := i.evidence.now()
+	go func() {
+		_, err := i.Read(within(t))
+		answer <- err
+	}()
+	until(t, "the read has passed the gate", func() bool { return i.evidence.now() > rounds })
+	i.stop(t)
+	select {
+	case err := <-answer:
+		if !errors.Is(err, ports.ErrClosed) {
+			t.Errorf("the read: %v", err)
+		}
+	case <-time.After(patience / 2):
+		t.Error("the read waits for what an instance that is closed will never apply")
 	}
 }

@@ -72,8 +72,8 @@ func (n *Node) changeMembership(ctx context.Context, change func(domain.Roster) 
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if n.raft.State() != raft.Leader {
-		return ports.ErrNotLeader
+	if err := n.refusal(); err != nil {
+		return err
 	}
 	// A change that an earlier call gave up waiting for may still be under way.
 	if _, err := n.read(ctx); err != nil {

@@ -28,8 +28,8 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 	if err := ctx.Err(); err != nil {
 		return outcome{}, err
 	}
-	if n.raft.State() != raft.Leader {
-		return outcome{}, ports.ErrNotLeader
+	if err := n.refusal(); err != nil {
+		return outcome{}, err
 	}
 	var future raft.ApplyFuture
 	err := n.await(ctx, func() raft.Future {
@@ -40,6 +40,17 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 		return outcome{}, err
 	}
 	return future.Response().(outcome), nil
+}
+
+// refusal is why nothing need be tried here; nil when it is worth a try.
+func (n *Node) refusal() error {
+	switch {
+	case n.board.read().Closed:
+		return ports.ErrClosed
+	case n.raft.State() != raft.Leader:
+		return ports.ErrNotLeader
+	}
+	return nil
 }
 
 // await starts a change of raft's log and waits for its answer or the end of
@@ -87,19 +98,22 @@ func (n *Node) Read(ctx context.Context) (domain.View, error) {
 
 // read gives a state that holds all that was committed when it was called.
 func (n *Node) read(ctx context.Context) (*notice, error) {
-	if n.board.read().Closed {
-		return nil, ports.ErrClosed
-	}
 	index, err := n.prove(ctx)
-	if err != nil {
+	switch {
+	case err != nil && n.board.read().Closed:
+		return nil, ports.ErrClosed
+	case err != nil:
 		return nil, err
 	}
 	for {
 		// What raft calls applied is only handed to the state machine; the
 		// notice says what the state machine has done.
 		latest := n.board.read()
-		if latest.applied >= index {
+		switch {
+		case latest.applied >= index:
 			return latest, nil
+		case latest.Closed:
+			return nil, ports.ErrClosed // nothing more may ever be applied
 		}
 		select {
 		case <-latest.later:
