@@ -100,17 +100,17 @@ func (g *gate) prove() (uint64, error) {
 	index := g.leadership.commitIndex()
 	moment := g.evidence.begin()
 	others, needed := g.leadership.quorum()
-	if needed == 0 {
-		return index, nil
+	if needed > 0 {
+		g.leadership.provoke()
 	}
-	g.leadership.provoke()
 	for {
 		changed := g.leadership.watch()
-		if g.accepted(others, term, moment) >= needed {
-			return index, nil
-		}
+		// Still the same term: then index and voters are of it, too.
 		if now, serving := g.leadership.servingTerm(); !serving || now != term {
 			return 0, ports.ErrNotLeader
+		}
+		if g.accepted(others, term, moment) >= needed {
+			return index, nil
 		}
 		select {
 		case <-g.evidence.fresh:

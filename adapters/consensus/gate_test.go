@@ -22,6 +22,8 @@ type fakeLeadership struct {
 	provoked atomic.Int64
 	changed  chan struct{}
 	answer   func() // what provoking makes happen
+	counting func() // what happens while the voters are counted; nil for nothing
+	alone    bool   // nobody else votes
 }
 
 func newFakeLeadership() *fakeLeadership {
@@ -37,6 +39,12 @@ func (f *fakeLeadership) servingTerm() (uint64, bool) {
 func (f *fakeLeadership) commitIndex() uint64 { return f.commit }
 
 func (f *fakeLeadership) quorum() ([]raft.ServerID, int) {
+	if f.counting != nil {
+		f.counting()
+	}
+	if f.alone {
+		return nil, 0
+	}
 	return []raft.ServerID{"b", "c"}, 1
 }
 
@@ -116,6 +124,31 @@ func TestTheGateCountsOnlyWhatWasSentAfterTheReadCameIn(t *testing.T) {
 				leadership.lose()
 				g.wait()
 			})
+		})
+	}
+}
+
+// A round that takes its time may see the voters of a later term, in which this
+// instance leads again, beside the commit index of an earlier one, of whose end
+// it had not heard.
+func TestTheVotersOfAnotherTermProveNothing(t *testing.T) {
+	for name, counting := range map[string]func(*fakeLeadership){
+		"leadership is lost meanwhile":              func(f *fakeLeadership) { f.serving = false },
+		"leadership is lost and won back meanwhile": func(f *fakeLeadership) { f.term, f.commit = 9, 50 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			leadership := newFakeLeadership()
+			leadership.alone = true
+			leadership.counting = func() {
+				leadership.mu.Lock()
+				defer leadership.mu.Unlock()
+				counting(leadership)
+			}
+			g := &gate{leadership: leadership, evidence: newEvidence()}
+			if index, err := g.pass(within(t)); !errors.Is(err, ports.ErrNotLeader) {
+				t.Errorf("passed with index %d, %v, want ErrNotLeader", index, err)
+			}
+			g.wait()
 		})
 	}
 }
