@@ -18,8 +18,9 @@ import (
 const (
 	// subscribers is how many come and go.
 	subscribers = 200
-	// stay is how long one of them stays at a time.
-	stay = 200 * time.Millisecond
+	// stay is how long one of them stays at a time. With shorter stays, opening
+	// connections would be most of what the machine does.
+	stay = time.Second
 	// window is how long a rate is measured.
 	window = 2 * time.Second
 	// slack is how many goroutines more or less there may be in a process at rest.
@@ -47,10 +48,8 @@ func TestSubscribersHoldUpNobody(t *testing.T) {
 		after := canary.rate(t)
 		t.Logf("calls in a second: %.0f alone, %.0f with %d subscribers that come and go, %.0f after that",
 			alone, crowded, subscribers, after)
-		// They take their share of the processor, and no more than that.
-		if crowded < alone/5 || after < alone/2 {
-			t.Error("subscribers held up writes")
-		}
+		// They take their share of the processor, so the rates prove nothing. What is
+		// held up by a subscriber waits for it, and the canary does not.
 		canary.check(t)
 		memory.check(t)
 		harness.Eventually(t, "the process is as it was before", func() error {
@@ -86,9 +85,6 @@ func TestSubscribersThatNeverReadHoldUpNobody(t *testing.T) {
 		}
 		beside := writeLarge(t, leader.Client, unread)
 		t.Logf("bytes in a second: %.1f MiB alone, %.1f MiB beside subscribers that never read", alone.rate(), beside.rate())
-		if beside.rate() < alone.rate()/3 {
-			t.Error("they held up writes")
-		}
 		after := liveHeap(t, leader)
 		t.Logf("memory in use: %.1f MiB before, %.1f MiB after", live, after)
 		if after > live+shared>>20 {
@@ -175,12 +171,16 @@ func visit(ctx context.Context, address string) error {
 	if _, err := io.WriteString(conn, "GET /nodes/sse HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		return err
 	}
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		return fmt.Errorf("the stream did not begin: %w", err)
+	}
 	_ = conn.SetReadDeadline(time.Now().Add(stay))
 	got, err := io.Copy(io.Discard, conn)
-	if errors.Is(err, os.ErrDeadlineExceeded) && got > 0 {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
 	}
-	return fmt.Errorf("the stream ended after %d bytes: %w", got, err)
+	return fmt.Errorf("the stream ended after %d bytes: %w", got+1, err)
 }
 
 // volume is how much was written in which time.
@@ -190,6 +190,10 @@ type volume struct {
 }
 
 func (v volume) rate() float64 { return float64(v.bytes) / (1 << 20) / v.took.Seconds() }
+
+// maxWrite is how long a large write may take on a busy machine. One that waited
+// for a subscriber would wait for ever, or until that is disconnected after 30 s.
+const maxWrite = 8 * time.Second
 
 // writeLarge makes changes by several writers, of events with so many bytes.
 func writeLarge(t *testing.T, through *harness.Client, bytes int) volume {
@@ -209,8 +213,11 @@ func writeLarge(t *testing.T, through *harness.Client, bytes int) volume {
 			node.Labels = labels
 			for m := range each {
 				node.Zone = fmt.Sprint(began.UnixNano(), m)
-				if _, err := through.Put(t.Context(), node); err != nil {
-					errs <- err
+				ctx, cancel := context.WithTimeout(t.Context(), maxWrite)
+				_, err := through.Put(ctx, node)
+				cancel()
+				if err != nil {
+					errs <- fmt.Errorf("a large write: %w", err)
 					return
 				}
 			}
