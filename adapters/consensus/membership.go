@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -24,21 +25,17 @@ func (n *Node) Roster(ctx context.Context) (domain.Roster, error) {
 
 // Add implements ports.Membership.
 func (n *Node) Add(ctx context.Context, instance domain.Instance) error {
-	return n.changeMembership(ctx, func(current domain.Roster) error {
+	return n.changeMembership(ctx, func(current domain.Roster) ([]change, error) {
 		steps, err := current.Join(instance)
-		if err != nil {
-			return err
+		changes := make([]change, len(steps))
+		for i, step := range steps {
+			changes[i] = func() raft.IndexFuture { return n.take(step) }
 		}
-		for _, step := range steps {
-			if err := n.await(ctx, func() raft.Future { return n.take(step) }); err != nil {
-				return err
-			}
-		}
-		return nil
+		return changes, err
 	})
 }
 
-func (n *Node) take(step domain.Step) raft.Future {
+func (n *Node) take(step domain.Step) raft.IndexFuture {
 	id, address := raft.ServerID(step.Instance.ID), raft.ServerAddress(step.Instance.RaftAddress)
 	switch step.Kind {
 	case domain.SetVoter:
@@ -53,35 +50,68 @@ func (n *Node) take(step domain.Step) raft.Future {
 
 // Remove implements ports.Membership.
 func (n *Node) Remove(ctx context.Context, id string) error {
-	return n.changeMembership(ctx, func(current domain.Roster) error {
-		if err := current.Leave(id); err != nil {
-			return err
-		}
-		return n.await(ctx, func() raft.Future {
+	return n.changeMembership(ctx, func(current domain.Roster) ([]change, error) {
+		return []change{func() raft.IndexFuture {
 			return n.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout)
-		})
+		}}, current.Leave(id)
 	})
 }
 
+// change is one change of the membership that raft can commit.
+type change func() raft.IndexFuture
+
 // changeMembership lets one change at a time look at the membership and act on
 // it: raft's own guard, the index of the configuration, is always 0.
-func (n *Node) changeMembership(ctx context.Context, change func(domain.Roster) error) error {
+func (n *Node) changeMembership(ctx context.Context, plan func(domain.Roster) ([]change, error)) error {
 	select {
 	case n.membership <- struct{}{}:
-		defer func() { <-n.membership }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := n.refusal(); err != nil {
+	release := sync.OnceFunc(func() { <-n.membership })
+	changes, err := n.planned(ctx, plan)
+	if err != nil || len(changes) == 0 {
+		release()
 		return err
 	}
-	// A change that an earlier call gave up waiting for may still be under way.
-	if _, err := n.read(ctx); err != nil {
-		return err
+	err = n.await(ctx, func() error {
+		// Not when the caller gives up: raft already shows the membership that
+		// it has not committed yet, so the next in turn would take it for done.
+		defer release()
+		defer n.look()
+		return carryOut(changes)
+	})
+	if errors.Is(err, ports.ErrClosed) {
+		release() // nothing was begun
 	}
-	err := change(n.roster())
-	n.look()
 	return err
+}
+
+// planned needs the token. What a leader finds after a read is committed: what
+// an earlier one left behind lies before the opening of its term, and of its own
+// changes none is under way.
+func (n *Node) planned(ctx context.Context, plan func(domain.Roster) ([]change, error)) ([]change, error) {
+	if err := n.refusal(); err != nil {
+		return nil, err
+	}
+	if _, err := n.read(ctx); err != nil {
+		return nil, err
+	}
+	return plan(n.roster())
+}
+
+func carryOut(changes []change) error {
+	for i, begin := range changes {
+		err := begin().Error()
+		switch {
+		case err != nil && i > 0:
+			// Whatever this one says of itself, the ones before it did happen.
+			return fmt.Errorf("%d of %d changes were made: %v", i, len(changes), err)
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
 // HandOver implements ports.Membership. Raft would choose the voter whose log is
@@ -129,8 +159,8 @@ func (n *Node) silence(id raft.ServerID) time.Duration {
 }
 
 func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
-	err := n.await(ctx, func() raft.Future {
-		return n.raft.LeadershipTransferToServer(voter.ID, voter.Address)
+	err := n.await(ctx, func() error {
+		return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error()
 	})
 	if err == nil && n.raft.State() != raft.Leader {
 		n.look()

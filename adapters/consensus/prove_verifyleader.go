@@ -5,15 +5,13 @@ package consensus
 import (
 	"context"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // prove believes raft, which believes answers to heartbeats that were sent before
 // the read came in.
 func (n *Node) prove(ctx context.Context) (uint64, error) {
-	if err := n.await(ctx, func() raft.Future { return n.raft.VerifyLeader() }); err != nil {
+	if err := n.await(ctx, func() error { return n.raft.VerifyLeader().Error() }); err != nil {
 		return 0, ports.ErrNotLeader
 	}
 	return 0, nil

@@ -32,9 +32,9 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 		return outcome{}, err
 	}
 	var future raft.ApplyFuture
-	err := n.await(ctx, func() raft.Future {
+	err := n.await(ctx, func() error {
 		future = n.raft.Apply(entry, enqueueTimeout)
-		return future
+		return future.Error()
 	})
 	if err != nil {
 		return outcome{}, err
@@ -53,16 +53,17 @@ func (n *Node) refusal() error {
 	return nil
 }
 
-// await starts a change of raft's log and waits for its answer or the end of
-// ctx. Raft's futures know no context, so one goroutine waits for each.
-func (n *Node) await(ctx context.Context, start func() raft.Future) error {
+// await waits for do, which changes raft's log and gives raft's answer, or for the
+// end of ctx. Raft's futures know no context, so a goroutine waits for each. With
+// ErrClosed do was not called.
+func (n *Node) await(ctx context.Context, do func() error) error {
 	if !n.inflight.enter() {
 		return ports.ErrClosed
 	}
 	answer := make(chan error, 1)
 	go func() {
 		defer n.inflight.leave()
-		answer <- start().Error()
+		answer <- do()
 	}()
 	select {
 	case err := <-answer:
