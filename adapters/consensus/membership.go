@@ -15,6 +15,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
+// transferPause is the time between two tries to hand over leadership while raft
+// is busy with an earlier one.
+const transferPause = 10 * time.Millisecond
+
 // Roster implements ports.Membership.
 func (n *Node) Roster(ctx context.Context) (domain.Roster, error) {
 	if _, err := n.read(ctx); err != nil {
@@ -131,15 +135,37 @@ func (n *Node) HandOver(ctx context.Context) error {
 	var faults []error
 	for _, voter := range successors {
 		err := n.handOverTo(ctx, voter)
-		if err == nil {
+		if n.raft.State() != raft.Leader {
+			n.look()
 			return nil
 		}
-		faults = append(faults, fmt.Errorf("%q: %w", voter.ID, err))
 		if ctx.Err() != nil {
-			return errors.Join(faults...)
+			return errors.Join(append(faults, ctx.Err())...)
 		}
+		faults = append(faults, fmt.Errorf("%q: %w", voter.ID, cmp.Or(err, errNotTakenOver)))
 	}
 	return fmt.Errorf("%w: %w", ports.ErrNoSuccessor, errors.Join(faults...))
+}
+
+var errNotTakenOver = errors.New("it was told to take over, but did not")
+
+// handOverTo is over when raft's try is: within an election timeout, and the
+// time of one RPC where the voter before is silent.
+func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
+	for {
+		err := n.wait(ctx, func() error {
+			return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error()
+		})
+		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+			return err
+		}
+		// Raft gave up on another voter, but is not done with it.
+		select {
+		case <-time.After(transferPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (n *Node) successors() []raft.Server {
@@ -156,18 +182,4 @@ func (n *Node) successors() []raft.Server {
 
 func (n *Node) silence(id raft.ServerID) time.Duration {
 	return time.Since(n.evidence.lastHeard(id))
-}
-
-func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
-	err := n.await(ctx, func() error {
-		return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error()
-	})
-	if err == nil && n.raft.State() != raft.Leader {
-		n.look()
-		return nil
-	}
-	if err == nil {
-		return errors.New("it was told to take over, but did not")
-	}
-	return err
 }

@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,4 +74,145 @@ func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
 	if err := remove(within(t)); err != nil {
 		t.Errorf("the opposite afterwards: %v", err)
 	}
+}
+
+func TestALoneVoterHasNoSuccessor(t *testing.T) {
+	i := startCluster(t, 1, nil)[0]
+	err := i.HandOver(within(t))
+	if !errors.Is(err, ports.ErrNoSuccessor) || errors.Is(err, ports.ErrOutcomeUnknown) {
+		t.Errorf("error %v, want ErrNoSuccessor", err)
+	}
+	if strings.Contains(err.Error(), "%!") {
+		t.Errorf("it is put badly: %v", err)
+	}
+}
+
+func TestANonvoterIsNoSuccessor(t *testing.T) {
+	leader := startCluster(t, 1, nil)[0]
+	joining := start(t, instanceConfig{id: "b", directory: t.TempDir()})
+	if err := leader.Add(within(t), domain.Instance{ID: "b", RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter}); err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.HandOver(within(t)); !errors.Is(err, ports.ErrNoSuccessor) {
+		t.Errorf("error %v, want ErrNoSuccessor", err)
+	}
+}
+
+// mute is a transport that tells nobody to take over. It can be made to wait
+// until it is given up instead, as it would with a peer that went silent.
+type mute struct {
+	transport
+	silent <-chan struct{} // nil: it fails at once
+	told   chan<- raft.ServerID
+}
+
+func (m mute) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.TimeoutNowRequest, _ *raft.TimeoutNowResponse) error {
+	select {
+	case m.told <- id:
+	default:
+	}
+	if m.silent != nil {
+		<-m.silent
+	}
+	return errCut
+}
+
+// Whoever hands over must not be told that a write may have happened.
+func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
+	for name, test := range map[string]struct {
+		silent  chan struct{}
+		timeout time.Duration
+		want    error
+	}{
+		"the voter can't be told":         {timeout: patience, want: ports.ErrNoSuccessor},
+		"the asker's time is over before": {silent: make(chan struct{}), timeout: 50 * time.Millisecond, want: context.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := startCluster(t, 2, func(config *instanceConfig) {
+				config.seams.transport = func(inner transport) transport { return mute{inner, test.silent, nil} }
+			})
+			if test.silent != nil {
+				t.Cleanup(func() { close(test.silent) })
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), test.timeout)
+			defer cancel()
+			err := cluster[0].HandOver(ctx)
+			if !errors.Is(err, test.want) || errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, ports.ErrNotLeader) {
+				t.Errorf("error %v, want %v", err, test.want)
+			}
+		})
+	}
+}
+
+// Raft turns the next voter away while it is still busy with the one before.
+func TestAVoterThatIsSilentDoesNotKeepTheNextFromTakingOver(t *testing.T) {
+	silent, told := make(chan struct{}), make(chan raft.ServerID, 1)
+	endSilence := sync.OnceFunc(func() { close(silent) })
+	var first atomic.Pointer[raft.ServerID]
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.seams.transport = func(inner transport) transport { return firstIsMute{inner, mute{inner, silent, told}, &first} }
+	})
+	t.Cleanup(endSilence)
+	leader := cluster[0]
+	handed := make(chan error, 1)
+	go func() { handed <- leader.HandOver(within(t)) }()
+	dead := <-told
+	select {
+	case err := <-handed:
+		t.Fatalf("it gave up before the next voter could be asked: %v", err)
+	case <-time.After(2 * leader.config.Timing.ElectionTimeout):
+	}
+	endSilence()
+	if err := <-handed; err != nil {
+		t.Fatal(err)
+	}
+	if next := leaderOf(t, cluster[1:]); next.config.ID == string(dead) {
+		t.Errorf("%s took over, which was not told to", dead)
+	}
+}
+
+// firstIsMute does not get through to the first voter that it tells to take over.
+type firstIsMute struct {
+	transport
+	mute  mute
+	first *atomic.Pointer[raft.ServerID]
+}
+
+func (f firstIsMute) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	if f.first.CompareAndSwap(nil, &id) || *f.first.Load() == id {
+		return f.mute.TimeoutNow(id, to, args, resp)
+	}
+	return f.transport.TimeoutNow(id, to, args, resp)
+}
+
+func TestHandOverPrefersAVoterThatLives(t *testing.T) {
+	told := make(chan raft.ServerID, 8)
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.seams.transport = func(inner transport) transport { return listening{inner, told} }
+	})
+	leader, dead := cluster[0], cluster[1]
+	dead.stop(t)
+	// From the first heartbeat on that only the other one answers.
+	gone := leader.evidence.lastHeard(raft.ServerID(dead.config.ID))
+	until(t, "the other one was heard from since", func() bool {
+		return leader.evidence.lastHeard(raft.ServerID(cluster[2].config.ID)).After(gone)
+	})
+	if err := leader.HandOver(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if first := <-told; string(first) != cluster[2].config.ID {
+		t.Errorf("%s was told to take over, which is dead", first)
+	}
+	leaderOf(t, cluster[2:])
+}
+
+// listening notes who is told to take over.
+type listening struct {
+	transport
+	told chan<- raft.ServerID
+}
+
+func (l listening) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	l.told <- id
+	return l.transport.TimeoutNow(id, to, args, resp)
 }

@@ -57,6 +57,11 @@ func (n *Node) refusal() error {
 // end of ctx. Raft's futures know no context, so a goroutine waits for each. With
 // ErrClosed do was not called.
 func (n *Node) await(ctx context.Context, do func() error) error {
+	return portError(n.wait(ctx, do))
+}
+
+// wait is await without portError.
+func (n *Node) wait(ctx context.Context, do func() error) error {
 	if !n.inflight.enter() {
 		return ports.ErrClosed
 	}
@@ -67,9 +72,9 @@ func (n *Node) await(ctx context.Context, do func() error) error {
 	}()
 	select {
 	case err := <-answer:
-		return portError(err)
+		return err
 	case <-ctx.Done():
-		return errors.Join(ports.ErrOutcomeUnknown, ctx.Err())
+		return ctx.Err()
 	}
 }
 
@@ -77,8 +82,8 @@ func (n *Node) await(ctx context.Context, do func() error) error {
 // raft does not promise is unknown.
 func portError(err error) error {
 	switch {
-	case err == nil:
-		return nil
+	case err == nil, errors.Is(err, ports.ErrClosed):
+		return err
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return ports.ErrNotLeader
 	case errors.Is(err, raft.ErrEnqueueTimeout):
