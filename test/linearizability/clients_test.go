@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,13 +28,53 @@ const operationTimeout = 4 * time.Second
 // round is the load of some seconds, on nodes of its own: short histories are
 // searched fast, however many outcomes are unknown.
 type round struct {
+	name    string
 	clients []*harness.Client // each on the instance of one of them
-	nodes   []string
 	began   time.Time
 	values  *atomic.Int64
 
 	mu      sync.Mutex
+	nodes   []string       // in use
+	names   int            // used so far
+	unknown map[string]int // writes to a node with unknown outcomes
 	history []porcupine.Operation
+}
+
+// nodesInUse is how many nodes a round works on, and mostUnknown how many writes
+// with unknown outcomes one of them may have before another takes its place: all
+// orders of those have to be searched.
+const (
+	nodesInUse  = 8
+	mostUnknown = 3
+)
+
+// replace puts a new node where the i-th was. The caller holds mu, or has the
+// round to itself.
+func (r *round) replace(i int) {
+	r.names++
+	r.nodes[i] = fmt.Sprintf("%s-n%d", r.name, r.names)
+}
+
+// inUse gives the nodes in use.
+func (r *round) inUse() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.nodes)
+}
+
+// note adds an operation to the history.
+func (r *round) note(operation porcupine.Operation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history = append(r.history, operation)
+	if !operation.Output.(output).unknown {
+		return
+	}
+	node := operation.Input.(input).node
+	r.unknown[node]++
+	if i := slices.Index(r.nodes, node); i >= 0 && r.unknown[node] >= mostUnknown {
+		r.replace(i)
+	}
 }
 
 // run lets the clients work until ctx ends, and returns when all have stopped.
@@ -53,8 +94,9 @@ func (r *round) run(ctx context.Context) {
 // readAll reads so many times at once through one instance, as clients of its own.
 func (r *round) readAll(client *harness.Client, times int) {
 	var reading sync.WaitGroup
+	nodes := r.inUse()
 	for n := range times {
-		in := input{kind: get, node: r.nodes[n%len(r.nodes)]}
+		in := input{kind: get, node: nodes[n%len(nodes)]}
 		reading.Go(func() { r.operate(len(r.clients)+n, client, in) })
 	}
 	reading.Wait()
@@ -62,13 +104,14 @@ func (r *round) readAll(client *harness.Client, times int) {
 
 // writeAll writes every node through one instance.
 func (r *round) writeAll(client *harness.Client) {
-	for _, node := range r.nodes {
+	for _, node := range r.inUse() {
 		r.operate(len(r.clients), client, input{kind: put, node: node, value: int(r.values.Add(1))})
 	}
 }
 
 func (r *round) choose(random *rand.Rand) input {
-	in := input{node: r.nodes[random.IntN(len(r.nodes))]}
+	nodes := r.inUse()
+	in := input{node: nodes[random.IntN(len(nodes))]}
 	switch n := random.IntN(100); {
 	case n < 60:
 		in.kind = get
@@ -100,9 +143,7 @@ func (r *round) operate(id int, client *harness.Client, in input) {
 		operation.Return = never
 	}
 	operation.Output = out
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.history = append(r.history, operation)
+	r.note(operation)
 }
 
 func (r *round) now() int64 { return int64(time.Since(r.began)) }
@@ -157,9 +198,16 @@ type load struct {
 
 func (l *load) round() *round {
 	l.rounds++
-	r := &round{clients: l.clients, began: time.Now(), values: &l.values}
-	for n := range 4 {
-		r.nodes = append(r.nodes, fmt.Sprintf("r%d-n%d", l.rounds, n))
+	r := &round{
+		name:    fmt.Sprintf("r%d", l.rounds),
+		clients: l.clients,
+		began:   time.Now(),
+		values:  &l.values,
+		nodes:   make([]string, nodesInUse),
+		unknown: map[string]int{},
+	}
+	for i := range r.nodes {
+		r.replace(i)
 	}
 	return r
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-var duration = flag.Duration("duration", time.Minute, "how long the cluster is disturbed under load")
+var duration = flag.Duration("duration", time.Minute, "how long the cluster of each backend is disturbed under load")
 
 const (
 	clientsOfEach = 4 // clients on each instance
@@ -187,7 +187,7 @@ func TestReadsAndWritesAreLinearizable(t *testing.T) {
 		t.Run(backend, func(t *testing.T) {
 			l := newLoad(t, harness.Options{Backend: backend})
 			operations := 0
-			for began := time.Now(); time.Since(began) < *duration/2; {
+			for began := time.Now(); time.Since(began) < *duration; {
 				what := l.freeze
 				if l.rounds%2 == 1 {
 					what = l.kill
