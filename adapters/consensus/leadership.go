@@ -1,8 +1,10 @@
 package consensus
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -17,6 +19,12 @@ const reconcileInterval = 50 * time.Millisecond
 
 // openingPause is the time between two tries to open a term.
 const openingPause = 10 * time.Millisecond
+
+// stuckAfter is longer than any transfer of leadership takes that ends: one RPC,
+// a dial before it, and twice an election timeout.
+func (n *Node) stuckAfter() time.Duration {
+	return cmp.Or(n.seams.stuckAfter, 3*rpcTimeout+2*n.config.Timing.ElectionTimeout)
+}
 
 // watchLeadership posts who leads, and opens the terms that this instance leads.
 func (n *Node) watchLeadership() {
@@ -48,8 +56,11 @@ func (n *Node) watchLeadership() {
 	}
 }
 
-// look posts what raft says, where it says something new.
+// look posts what raft says, where it says something new. One at a time: nobody
+// may post what it saw before another one looked.
 func (n *Node) look() *notice {
+	n.looking.Lock()
+	defer n.looking.Unlock()
 	term, leads := n.leads()
 	address, id := n.raft.LeaderWithID()
 	roster, changed := n.rosterIfChanged()
@@ -124,15 +135,26 @@ func (n *Node) open(term uint64) {
 		id = rand.Text()
 	}
 	entry := encodeEntry(opening{ClusterID: id})
+	began, warned := time.Now(), false
 	for {
 		if now, leads := n.leads(); !leads || now != term {
 			return
 		}
 		_, err := n.apply(n.running, entry)
-		if err == nil || errors.Is(err, ports.ErrClosed) || n.running.Err() != nil {
+		switch {
+		case err == nil, errors.Is(err, ports.ErrClosed), n.running.Err() != nil:
+			return
+		case errors.Is(err, raft.ErrLeadershipTransferInProgress) && time.Since(began) > n.stuckAfter():
+			// Raft can lose track of the end of a transfer when leadership ends
+			// first (hashicorp/raft issue 696). It would refuse every write of
+			// this term and of all to come, and only a new start helps.
+			n.fail(fmt.Errorf("this instance leads term %d, and raft does not let it write: %w", term, err))
 			return
 		}
-		n.config.Logger.Warn("could not open the term yet", "term", term, "error", err)
+		if !warned {
+			warned = true
+			n.config.Logger.Warn("could not open the term yet", "term", term, "error", err)
+		}
 		select {
 		case <-time.After(openingPause):
 		case <-n.running.Done():

@@ -57,6 +57,7 @@ type Node struct {
 
 	membership chan struct{}   // holds a token while the membership is changed
 	leadership chan bool       // raft's NotifyCh
+	looking    sync.Mutex      // held by who looks at raft to post what it says
 	running    context.Context // ends once Close has answered the writes in flight
 	stop       context.CancelFunc
 	closeOnce  sync.Once
@@ -65,9 +66,10 @@ type Node struct {
 }
 
 type seams struct {
-	transport func(transport) transport
-	fsm       func(*machine) raft.FSM
-	settings  func(*raft.Config)
+	transport  func(transport) transport
+	fsm        func(*machine) raft.FSM
+	settings   func(*raft.Config)
+	stuckAfter time.Duration // zero: as long as it takes to be sure
 }
 
 // New takes RaftLane of config.Demux and acquires nothing else.

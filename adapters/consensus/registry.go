@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -84,8 +85,10 @@ func portError(err error) error {
 	switch {
 	case err == nil, errors.Is(err, ports.ErrClosed):
 		return err
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+	case errors.Is(err, raft.ErrNotLeader):
 		return ports.ErrNotLeader
+	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return fmt.Errorf("%w: %w", ports.ErrNotLeader, err)
 	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return ports.ErrBusy
 	}
