@@ -216,3 +216,92 @@ func (l listening) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raf
 	l.told <- id
 	return l.transport.TimeoutNow(id, to, args, resp)
 }
+
+// voter is i as a voter, wherever it is now.
+func voter(i *instance) domain.Instance {
+	return domain.Instance{ID: i.config.ID, RaftAddress: i.raftAddress(), Suffrage: domain.Voter}
+}
+
+func mustAdd(t *testing.T, leader *instance, wanted domain.Instance) {
+	t.Helper()
+	if err := leader.Add(within(t), wanted); err != nil {
+		t.Fatalf("add %+v: %v", wanted, err)
+	}
+	roster, err := leader.Roster(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := roster.Find(wanted.ID); got != wanted {
+		t.Fatalf("added %+v, and the roster has %+v", wanted, got)
+	}
+}
+
+func TestAnInstanceThatMovedIsFollowedToItsNewAddress(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	leader, old := cluster[0], cluster[2]
+	old.stop(t)
+	moved := start(t, instanceConfig{id: old.config.ID, directory: old.config.Directory})
+	if moved.raftAddress() == old.raftAddress() {
+		t.Fatal("it has not moved: the test shows nothing")
+	}
+	mustAdd(t, leader, voter(moved))
+	change := register(t, leader, "after")
+	moved.arrives(t, change.Revision)
+	// It counts: without the other one nothing could be committed.
+	cluster[1].stop(t)
+	change = register(t, leader, "later")
+	moved.arrives(t, change.Revision)
+}
+
+func TestWhoWasRemovedMayComeBack(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	leader, leaving := cluster[0], cluster[2]
+	if err := leader.Remove(within(t), leaving.config.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.Remove(within(t), leaving.config.ID); !errors.Is(err, domain.ErrNoSuchInstance) {
+		t.Errorf("removed again: %v", err)
+	}
+	change := register(t, leader, "meanwhile")
+	if err := leader.Add(within(t), domain.Instance{ID: "new", RaftAddress: cluster[1].raftAddress(), Suffrage: domain.Nonvoter}); !errors.Is(err, domain.ErrAddressInUse) {
+		t.Errorf("an address that is in use: %v", err)
+	}
+	mustAdd(t, leader, voter(leaving))
+	leaving.arrives(t, change.Revision)
+	leaving.eventually(t, "a member again", func(s ports.LocalState) bool { return s.Member && s.LeaderID != "" })
+}
+
+func TestALeaderThatIsDemotedStepsDownForAnother(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	old := cluster[0]
+	demoted := voter(old)
+	demoted.Suffrage = domain.Nonvoter
+	if err := old.Add(within(t), demoted); err != nil {
+		t.Fatal(err)
+	}
+	next := leaderOf(t, cluster[1:])
+	change := register(t, next, "after")
+	old.arrives(t, change.Revision)
+	if state, _ := old.State(); state.Leading || !state.Member {
+		t.Errorf("the one that was demoted: %+v", state)
+	}
+	for _, one := range cluster[1:] {
+		if one == next {
+			continue
+		}
+		less := voter(one)
+		less.Suffrage = domain.Nonvoter
+		mustAdd(t, next, less)
+	}
+	last := voter(next)
+	last.Suffrage = domain.Nonvoter
+	if err := next.Add(within(t), last); !errors.Is(err, domain.ErrLastVoter) {
+		t.Errorf("the last voter is demoted: %v", err)
+	}
+	if err := next.Remove(within(t), next.config.ID); !errors.Is(err, domain.ErrLastVoter) {
+		t.Errorf("the last voter is removed: %v", err)
+	}
+	mustAdd(t, next, voter(old))
+	change = register(t, next, "last")
+	old.arrives(t, change.Revision)
+}

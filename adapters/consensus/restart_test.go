@@ -1,0 +1,109 @@
+package consensus
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// again starts an instance that was stopped on its directory and its address.
+func again(tb testing.TB, i *instance, timing func(*Timing)) *instance {
+	tb.Helper()
+	return start(tb, instanceConfig{id: i.config.ID, directory: i.config.Directory, address: i.raftAddress(), timing: timing})
+}
+
+// mustHoldTheSame compares what two instances hold.
+func mustHoldTheSame(t *testing.T, a, b ports.LocalState) {
+	t.Helper()
+	mustEqual(t, "the registry", contentsOf(a.View), contentsOf(b.View))
+	mustEqual(t, "the membership", a.Roster.Instances(), b.Roster.Instances())
+	mustEqual(t, "the cluster's id", a.ClusterID, b.ClusterID)
+}
+
+// arrives waits until i has what is at a revision.
+func (i *instance) arrives(tb testing.TB, revision domain.Revision) {
+	tb.Helper()
+	i.eventually(tb, fmt.Sprintf("at revision %d", revision), func(s ports.LocalState) bool {
+		return s.View.Revision() >= revision && s.CaughtUp
+	})
+}
+
+func TestAFollowerThatTheLogNoLongerReachesIsSentASnapshot(t *testing.T) {
+	frugal := func(timing *Timing) {
+		timing.SnapshotThreshold, timing.TrailingLogs, timing.SnapshotInterval = 8, 1, 5*time.Millisecond
+	}
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = frugal })
+	leader, late := cluster[0], cluster[2]
+	change := register(t, leader, "before")
+	late.arrives(t, change.Revision)
+	last := late.raft.LastIndex()
+	late.stop(t)
+
+	n := 0
+	until(t, "the leader has cut its log behind the late one's end", func() bool {
+		change = register(t, leader, fmt.Sprintf("n%d", n))
+		n++
+		first, err := leader.store.FirstIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return first > last+1
+	})
+	late = again(t, late, frugal)
+	late.arrives(t, change.Revision)
+	change = register(t, leader, "after")
+	late.arrives(t, change.Revision)
+	want, _ := leader.State()
+	got, _ := late.State()
+	mustHoldTheSame(t, got, want)
+
+	// It could lead as well as any.
+	leader.stop(t)
+	cluster[1].stop(t)
+	second := again(t, cluster[1], frugal)
+	next := leaderOf(t, []*instance{second, late})
+	view, err := next.Read(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if view.Revision() != change.Revision {
+		t.Errorf("%s leads at revision %d, not %d", next.config.ID, view.Revision(), change.Revision)
+	}
+}
+
+func TestAClusterThatWasStoppedComesBackWithAllThatItHeld(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	for i := range 20 {
+		register(t, cluster[0], fmt.Sprintf("n%d", i))
+	}
+	if _, err := cluster[0].Propose(within(t), domain.Deregister{ID: "n3"}); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := cluster[0].State()
+	for _, i := range cluster {
+		i.stop(t)
+	}
+	for n, i := range cluster {
+		cluster[n] = again(t, i, nil)
+		if state, _ := cluster[n].State(); !state.Member || state.ClusterID != before.ClusterID {
+			t.Errorf("%s has forgotten where it belongs before it hears from the others: %+v", i.config.ID, state)
+		}
+	}
+	leader := leaderOf(t, cluster)
+	view, err := leader.Read(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEqual(t, "the revision after the restart", view.Revision(), before.View.Revision())
+	for _, i := range cluster {
+		i.arrives(t, before.View.Revision())
+		after, _ := i.State()
+		mustHoldTheSame(t, after, before)
+	}
+	if change := register(t, leader, "after"); change.Revision != before.View.Revision()+1 {
+		t.Errorf("revision %d, want %d", change.Revision, before.View.Revision()+1)
+	}
+}
