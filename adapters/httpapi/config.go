@@ -66,8 +66,8 @@ type Config struct {
 	RequestTimeout time.Duration
 
 	// HeaderTimeout bounds how long the header of a request may take to arrive;
-	// the body has RequestTimeout more. Zero means DefaultHeaderTimeout; less
-	// than 10 s.
+	// header and body together have RequestTimeout and 2.5 s more. Zero means
+	// DefaultHeaderTimeout; less than 10 s.
 	HeaderTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept between requests. Zero means

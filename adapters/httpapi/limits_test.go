@@ -129,6 +129,17 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 	}
 }
 
+// With the times that are the default, the answer must not come when writing it
+// is over.
+func TestASlowBodyIsAnsweredWithinTenSeconds(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	answer, after := hangsUp(t, s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{"))
+	if !strings.HasPrefix(answer, "HTTP/1.1 408 ") || after > 10*time.Second {
+		t.Errorf("after %v answered %q", after, answer)
+	}
+}
+
 func TestSlowHeadersOfHTTP2AreCutOffToo(t *testing.T) {
 	for name, text := range map[string]string{
 		"headers without an end": http2Preface + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82",

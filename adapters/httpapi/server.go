@@ -103,7 +103,8 @@ func (s *Server) newHTTP() *http.Server {
 		Handler:           http.HandlerFunc(s.handle),
 		Protocols:         protocols,
 		ReadHeaderTimeout: s.config.HeaderTimeout,
-		ReadTimeout:       s.config.HeaderTimeout + s.config.RequestTimeout,
+		// Early enough for the sender of a slow body to be told so.
+		ReadTimeout: s.config.RequestTimeout + writeGrace/2,
 		// Streams give themselves another deadline for everything they write.
 		WriteTimeout:   s.config.RequestTimeout + writeGrace,
 		IdleTimeout:    s.config.IdleTimeout,
