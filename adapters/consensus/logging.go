@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"reflect"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -56,9 +58,26 @@ func (s *sink) Accept(_ string, level hclog.Level, message string, args ...any) 
 		return
 	}
 	for i, arg := range args {
-		if format, ok := arg.(hclog.Format); ok && len(format) > 0 {
-			args[i] = fmt.Sprintf(fmt.Sprint(format[0]), format[1:]...)
-		}
+		args[i] = plain(arg)
 	}
 	s.logger.Log(context.Background(), ours, message, args...)
+}
+
+// plain gives what reads the same in every format of the log. Raft logs its own
+// structures, which would be empty in JSON.
+func plain(arg any) any {
+	switch arg := arg.(type) {
+	case hclog.Format:
+		if len(arg) == 0 {
+			return ""
+		}
+		return fmt.Sprintf(fmt.Sprint(arg[0]), arg[1:]...)
+	case error, time.Duration:
+		return arg
+	}
+	switch reflect.ValueOf(arg).Kind() {
+	case reflect.Pointer, reflect.Struct, reflect.Slice, reflect.Map:
+		return fmt.Sprint(arg)
+	}
+	return arg
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // open is what an instance says that is not closing.
@@ -79,6 +80,9 @@ func TestWhatRaftLogsKeepsItsArguments(t *testing.T) {
 		"values of a logger": {
 			func(l hclog.Logger) { l.With("peer", hclog.Fmt("%d", 1)).Info("m", "term", 7) },
 			map[string]any{"peer": "1", "term": 7.0}},
+		"raft's own structures, as the text that they give of themselves": {
+			func(l hclog.Logger) { l.Info("m", "peer", raft.Server{ID: "b", Address: "b:1"}) },
+			map[string]any{"peer": "{Voter b b:1}"}},
 		"a value without a name": {
 			func(l hclog.Logger) { l.Info("m", "lonely") },
 			map[string]any{"!BADKEY": "lonely"}},
