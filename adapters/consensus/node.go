@@ -156,7 +156,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	n.stream = newStream(n.lane, address, n.preface())
-	var network transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	var network transport = addressed{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  n.stream,
 		MaxPool: pooledConns,
 		Timeout: rpcTimeout,
@@ -164,7 +164,7 @@ func (n *Node) start(address string) (err error) {
 		// Entries keep the time that they were appended at; this is the format
 		// that go-msgpack writes by default.
 		MsgpackUseNewTimeFormat: true,
-	})
+	})}
 	if n.seams.transport != nil {
 		network = n.seams.transport(network)
 	}

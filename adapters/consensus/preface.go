@@ -43,6 +43,7 @@ const (
 var (
 	errOtherVersion = errors.New("the other side speaks another version of the raft port's protocol")
 	errOtherCluster = errors.New("the other side belongs to another raft cluster")
+	errOtherID      = errors.New("another instance answers at this address")
 	errNoSecret     = errors.New("one side has a raft secret and the other has none")
 	errOwnID        = errors.New("the other side bears the same raft id")
 	errWrongSecret  = errors.New("the other side does not know the raft secret")
@@ -68,6 +69,7 @@ type preface struct {
 	raftID    string
 	clusterID func() string
 	secret    []byte
+	expects   string // whose answer a dialer takes; empty: anybody's
 }
 
 type hello struct {
@@ -128,6 +130,9 @@ func (p *preface) dial(conn net.Conn) error {
 	}
 	if err := refusal(cmp.Or(judge(own, others), others.verdict), own, others); err != nil {
 		return err
+	}
+	if p.expects != "" && others.raftID != p.expects {
+		return fmt.Errorf("preface: %w: %q instead of %q", errOtherID, others.raftID, p.expects)
 	}
 	if !own.proves {
 		return nil

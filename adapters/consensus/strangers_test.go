@@ -3,8 +3,11 @@ package consensus
 import (
 	"testing"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // Somebody adds, by mistake, an instance that must not be talked to.
@@ -43,6 +46,45 @@ func TestWhoMustNotBeTalkedToLearnsNothingAndHoldsNobodyUp(t *testing.T) {
 			if n := s.demux.Stats().Lanes[RaftLane].HandedOver; n != 0 {
 				t.Errorf("%d connections came through to raft", n)
 			}
+		})
+	}
+}
+
+// An address changes hands, and one instance must not vote as another: it might
+// vote, and acknowledge, twice.
+func TestWhoeverAnswersAtTheAddressOfAnotherIsNotTakenForIt(t *testing.T) {
+	cluster := startCluster(t, 2, nil)
+	leader, gone := cluster[0], cluster[1]
+	gone.stop(t)
+	heir := start(t, instanceConfig{id: "heir", directory: t.TempDir(), address: gone.raftAddress()})
+	leader.eventually(t, "aware that it reaches no majority", func(s ports.LocalState) bool { return !s.Leading })
+	until(t, "the heir was asked for a few votes", func() bool { return heir.demux.Stats().Accepted >= 3 })
+	if state, _ := heir.State(); state.LeaderID != "" || state.Term != 0 || state.Member || state.View.Revision() != 0 {
+		t.Errorf("the heir of an address was taken for its owner: %+v", state)
+	}
+	if state, _ := leader.State(); state.Leading {
+		t.Error("it leads with the vote of a stranger")
+	}
+	heir.stop(t)
+	back := again(t, gone, nil)
+	register(t, leaderOf(t, []*instance{leader, back}), "after")
+}
+
+func TestADialReachesTheInstanceThatItIsForOrNone(t *testing.T) {
+	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
+		t.Run(name, func(t *testing.T) {
+			a, _ := openStream(t, side("a", "c", secret))
+			_, port := openStream(t, side("b:1", "c", secret))
+			address := raft.ServerAddress(port.Addr().String())
+			out, err := a.Dial(destination("b:1", address), patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := out.Close(); err != nil {
+				t.Error(err)
+			}
+			_, err = a.Dial(destination("b:2", address), patience)
+			mustSay(t, "the dialer", err, errOtherID, []string{"b:1", "b:2", string(address)})
 		})
 	}
 }

@@ -42,14 +42,16 @@ func (s *stream) Accept() (net.Conn, error) {
 	return s.remember(conn)
 }
 
-// Dial implements raft.StreamLayer. A host name is resolved every time. Close
-// ends a dial that is under way, so that nobody has to wait for its timeout.
-func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+// Dial implements raft.StreamLayer; to is a destination. A host name is resolved
+// every time. Close ends a dial that is under way, so that nobody has to wait for
+// its timeout.
+func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.running, timeout)
 	defer cancel()
-	conn, err := demux.Dial(ctx, string(address), RaftLane)
+	id, address := splitDestination(to)
+	conn, err := demux.Dial(ctx, address, RaftLane)
 	if err == nil {
-		err = s.greet(ctx, conn)
+		err = s.greet(ctx, conn, id)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -60,11 +62,13 @@ func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Co
 	return s.remember(conn)
 }
 
-// greet goes through the preface, as long as ctx lasts, and closes conn on an
-// error.
-func (s *stream) greet(ctx context.Context, conn net.Conn) error {
+// greet goes through the preface with the instance named id, as long as ctx
+// lasts, and closes conn on an error.
+func (s *stream) greet(ctx context.Context, conn net.Conn, id string) error {
 	unbind := context.AfterFunc(ctx, func() { conn.Close() })
-	err := s.preface.dial(conn)
+	preface := *s.preface
+	preface.expects = id
+	err := preface.dial(conn)
 	if !unbind() {
 		err = ctx.Err()
 	}

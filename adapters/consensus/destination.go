@@ -1,0 +1,59 @@
+package consensus
+
+import (
+	"io"
+	"strings"
+
+	"github.com/hashicorp/raft"
+)
+
+// addressed is raft's transport, that says whom each RPC is for and not only
+// where to: an address can change hands, and an instance that answered for
+// another one would vote, and acknowledge entries, for two.
+type addressed struct{ transport }
+
+// destination goes through raft's transport, which keeps connections by it, to
+// stream.Dial.
+func destination(id raft.ServerID, address raft.ServerAddress) raft.ServerAddress {
+	return raft.ServerAddress(id) + "@" + address
+}
+
+// splitDestination gives an empty id for an address alone. Neither an id nor an
+// address has an @ in it.
+func splitDestination(to raft.ServerAddress) (id, address string) {
+	id, address, both := strings.Cut(string(to), "@")
+	if !both {
+		return "", string(to)
+	}
+	return id, address
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (a addressed) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
+	return a.transport.AppendEntriesPipeline(id, destination(id, to))
+}
+
+// AppendEntries implements raft.Transport.
+func (a addressed) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	return a.transport.AppendEntries(id, destination(id, to), args, resp)
+}
+
+// RequestVote implements raft.Transport.
+func (a addressed) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return a.transport.RequestVote(id, destination(id, to), args, resp)
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (a addressed) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return a.transport.RequestPreVote(id, destination(id, to), args, resp)
+}
+
+// InstallSnapshot implements raft.Transport.
+func (a addressed) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	return a.transport.InstallSnapshot(id, destination(id, to), args, resp, data)
+}
+
+// TimeoutNow implements raft.Transport.
+func (a addressed) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return a.transport.TimeoutNow(id, destination(id, to), args, resp)
+}
