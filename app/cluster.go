@@ -10,6 +10,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
+// successorTimeout bounds the wait for a leader that has taken over already: it
+// only has to tell.
+const successorTimeout = time.Second
+
 // ClusterConfig is what the use cases over the raft cluster need. All of Self
 // but its ClusterID, which is learnt, and the four ports must be given.
 type ClusterConfig struct {
@@ -74,30 +78,34 @@ func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error
 	if id == c.Self.RaftID {
 		// A leader that removed itself would leave the others without one until
 		// they notice; one that hands over first leaves no gap.
-		if err := c.Membership.HandOver(ctx); err != nil {
+		if _, err := c.HandOver(ctx); err != nil {
 			return domain.Instance{}, err
 		}
-		c.awaitSuccessor(ctx)
 		return domain.Instance{}, ports.ErrNotLeader
 	}
 	removed, _ := roster.Find(id)
 	return removed, c.Membership.Remove(ctx, id)
 }
 
-// awaitSuccessor returns when another leader is known, or ctx or a second has
-// ended: it only spares the asker a "no leader is known".
-func (c *Cluster) awaitSuccessor(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// HandOver gives leadership away and gives the id of the instance that took over,
+// so that those whose requests are in flight are sent there instead of away; it is
+// empty where that is not known within a second. Errors are those of
+// Membership.HandOver.
+func (c *Cluster) HandOver(ctx context.Context) (string, error) {
+	if err := c.Membership.HandOver(ctx); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, successorTimeout)
 	defer cancel()
 	for {
 		state, later := c.Local.State()
 		if state.LeaderID != "" && state.LeaderID != c.Self.RaftID {
-			return
+			return state.LeaderID, nil
 		}
 		select {
 		case <-later:
 		case <-ctx.Done():
-			return
+			return "", nil
 		}
 	}
 }

@@ -146,6 +146,31 @@ func TestRemoveOfTheLeaderWaitsForItsSuccessor(t *testing.T) {
 	}
 }
 
+func TestHandOverNamesTheSuccessor(t *testing.T) {
+	for name, test := range map[string]struct {
+		handover handover
+		want     string
+		err      error
+	}{
+		"once it is known":               {handover: handover{successor: 300 * time.Millisecond}, want: "n2"},
+		"unless that takes too long":     {handover: handover{successor: 3 * time.Second}},
+		"and no one where there is none": {handover: handover{err: ports.ErrNotLeader}, err: ports.ErrNotLeader},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				test.handover.Instance = portstest.NewInstance("n1", "h:1")
+				c := app.NewCluster(app.ClusterConfig{
+					Self: ports.Identity{RaftID: "n1"}, Membership: test.handover, Local: test.handover.Instance,
+				})
+				if got, err := c.HandOver(t.Context()); got != test.want || !errors.Is(err, test.err) {
+					t.Errorf("%q, %v; want %q, %v", got, err, test.want, test.err)
+				}
+				time.Sleep(test.handover.successor) // lets the successor come within the bubble
+			})
+		})
+	}
+}
+
 func TestDescribe(t *testing.T) {
 	self := domain.Member{Instance: voter("n1", "h:1"), Reachable: true, ApplicationAddress: "app1:80", Version: "v1"}
 	n2 := voter("n2", "h:2")

@@ -14,7 +14,6 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
 	"github.com/nodesmetadata/nodesmetadata/app"
-	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -22,7 +21,6 @@ import (
 type parts struct {
 	fx.In
 
-	Config  config.Config
 	Demux   *demux.Demux
 	Node    *consensus.Node
 	Peers   *peerapi.Client
@@ -32,10 +30,6 @@ type parts struct {
 	Joiner  *app.Joiner
 	Log     *slog.Logger
 }
-
-// successorTimeout bounds the wait for a leader that has taken over already: it
-// only has to tell.
-const successorTimeout = 500 * time.Millisecond
 
 // step starts something and undoes that. What there is nothing to do for is nil.
 type step struct {
@@ -109,32 +103,13 @@ func withoutContext(end func() error) func(context.Context) error {
 // is no reason not to stop: the others elect a leader when this one is gone.
 func handOver(p parts) func(context.Context) error {
 	return func(ctx context.Context) error {
-		switch err := p.Node.HandOver(ctx); {
+		switch successor, err := p.Cluster.HandOver(ctx); {
 		case errors.Is(err, ports.ErrNotLeader):
 		case err != nil:
 			p.Log.Info("leadership was not handed over", "reason", err)
 		default:
-			p.Log.Info("leadership was handed over", "to", awaitSuccessor(ctx, p.Node, p.Config.RaftID))
+			p.Log.Info("leadership was handed over", "to", successor)
 		}
 		return nil
-	}
-}
-
-// awaitSuccessor gives the id of the new leader as soon as it is known, so that
-// those whose requests are in flight are sent there instead of away; empty when
-// that takes too long.
-func awaitSuccessor(ctx context.Context, local ports.Local, self string) string {
-	ctx, cancel := context.WithTimeout(ctx, successorTimeout)
-	defer cancel()
-	for {
-		state, later := local.State()
-		if state.LeaderID != "" && state.LeaderID != self {
-			return state.LeaderID
-		}
-		select {
-		case <-later:
-		case <-ctx.Done():
-			return ""
-		}
 	}
 }
