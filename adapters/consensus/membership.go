@@ -21,10 +21,16 @@ const transferPause = 10 * time.Millisecond
 
 // Roster implements ports.Membership.
 func (n *Node) Roster(ctx context.Context) (domain.Roster, error) {
+	term, _ := n.leads()
 	if _, err := n.read(ctx); err != nil {
 		return domain.Roster{}, err
 	}
-	return n.roster(), nil
+	roster := n.roster()
+	// Without this it could be one that another leader has only just proposed.
+	if now, leads := n.leads(); !leads || now != term {
+		return domain.Roster{}, ports.ErrNotLeader
+	}
+	return roster, nil
 }
 
 // Add implements ports.Membership.
@@ -91,17 +97,18 @@ func (n *Node) changeMembership(ctx context.Context, plan func(domain.Roster) ([
 	return err
 }
 
-// planned needs the token. What a leader finds after a read is committed: what
+// planned needs the token. The roster that it builds upon is committed: what
 // an earlier one left behind lies before the opening of its term, and of its own
 // changes none is under way.
 func (n *Node) planned(ctx context.Context, plan func(domain.Roster) ([]change, error)) ([]change, error) {
-	if err := n.refusal(); err != nil {
+	if err := n.refusal(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := n.read(ctx); err != nil {
+	current, err := n.Roster(ctx)
+	if err != nil {
 		return nil, err
 	}
-	return plan(n.roster())
+	return plan(current)
 }
 
 func carryOut(changes []change) error {

@@ -26,10 +26,7 @@ func (n *Node) Propose(ctx context.Context, cmd domain.Command) (domain.Change, 
 }
 
 func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
-	if err := ctx.Err(); err != nil {
-		return outcome{}, err
-	}
-	if err := n.refusal(); err != nil {
+	if err := n.refusal(ctx); err != nil {
 		return outcome{}, err
 	}
 	var future raft.ApplyFuture
@@ -44,8 +41,10 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 }
 
 // refusal is why nothing need be tried here; nil when it is worth a try.
-func (n *Node) refusal() error {
+func (n *Node) refusal(ctx context.Context) error {
 	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
 	case n.board.read().Closed:
 		return ports.ErrClosed
 	case n.raft.State() != raft.Leader:
