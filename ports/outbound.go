@@ -48,7 +48,7 @@ type LocalState struct {
 	// CaughtUp: since it started, this instance has applied everything that was
 	// committed when it first heard from a leader.
 	CaughtUp bool
-	// Closed: the instance is shutting down; the state is its last.
+	// Closed: the instance is shutting down, and serves nobody any more.
 	Closed bool
 }
 
@@ -74,8 +74,9 @@ func (s LocalState) Unready() []string {
 // Membership changes who belongs to the raft cluster. All but the leader answer
 // ErrNotLeader. Changes are made one after the other. Safe for concurrent use.
 type Membership interface {
-	// Roster is a linearizable read of the membership; errors as for
-	// Registry.Read.
+	// Roster gives a membership that holds every change answered before Roster
+	// was called; a change that is under way may show in it already. Errors are
+	// as for Registry.Read.
 	Roster(ctx context.Context) (domain.Roster, error)
 
 	// Add takes the steps of domain.Roster.Join, or gives its refusal. Other
