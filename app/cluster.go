@@ -15,10 +15,9 @@ import (
 const successorTimeout = time.Second
 
 // ClusterConfig is what the use cases over the raft cluster need. All of Self
-// but its ClusterID, which is learnt, and the four ports must be given.
+// but its ClusterID, which is learnt, and the three ports must be given.
 type ClusterConfig struct {
 	Self       ports.Identity
-	Registry   ports.Registry
 	Membership ports.Membership
 	Local      ports.Local
 	Peers      ports.Peers

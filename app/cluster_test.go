@@ -125,7 +125,7 @@ func TestRemoveOfTheLeaderWaitsForItsSuccessor(t *testing.T) {
 				mustAdd(t, i, voter("n2", "h:2"))
 				test.handover.Instance = i
 				c := app.NewCluster(app.ClusterConfig{
-					Self: ports.Identity{RaftID: "n1"}, Registry: i, Membership: test.handover, Local: i, Peers: portstest.NewPeers(),
+					Self: ports.Identity{RaftID: "n1"}, Membership: test.handover, Local: i, Peers: portstest.NewPeers(),
 				})
 				ctx, cancel := context.WithTimeout(t.Context(), test.bound)
 				defer cancel()
@@ -253,7 +253,7 @@ func TestDescribeElsewhere(t *testing.T) {
 	}
 	i.FailWith(nil)
 	lost := app.NewCluster(app.ClusterConfig{
-		Self: ports.Identity{RaftID: "n1"}, Registry: i, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: peers,
+		Self: ports.Identity{RaftID: "n1"}, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: peers,
 	})
 	if _, err := lost.Describe(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("where leadership was lost after the membership was read: %v", err)

@@ -31,7 +31,6 @@ func (l fixedLocal) State() (ports.LocalState, <-chan struct{}) {
 func newCluster(i *portstest.Instance, peers ports.Peers) *app.Cluster {
 	return app.NewCluster(app.ClusterConfig{
 		Self:       ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1"},
-		Registry:   i,
 		Membership: i,
 		Local:      i,
 		Peers:      peers,

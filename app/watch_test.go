@@ -267,7 +267,7 @@ func TestWhoDoesNotLeadAsksNobody(t *testing.T) {
 func TestFollowWhereLeadershipWasJustLost(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	c := app.NewCluster(app.ClusterConfig{
-		Self: ports.Identity{RaftID: "n1"}, Registry: i, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: portstest.NewPeers(),
+		Self: ports.Identity{RaftID: "n1"}, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: portstest.NewPeers(),
 	})
 	if _, err := c.Follow(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("follow: %v", err)

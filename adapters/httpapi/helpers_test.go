@@ -71,7 +71,6 @@ func prepare(t testing.TB, change ...func(*httpapi.Config)) *service {
 	}
 	s.cluster = app.NewCluster(app.ClusterConfig{
 		Self:       ports.Identity{RaftID: "n1", ApplicationAddress: "n1.test:8080", Version: "v1"},
-		Registry:   s.instance,
 		Membership: s.instance,
 		Local:      s.instance,
 		Peers:      s.peers,

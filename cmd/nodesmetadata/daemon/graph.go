@@ -95,7 +95,6 @@ func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client) *a
 			ApplicationAddress: c.ApplicationAdvertisedAddress,
 			Version:            Version(),
 		},
-		Registry:   node,
 		Membership: node,
 		Local:      node,
 		Peers:      peers,
