@@ -178,7 +178,26 @@ func (n *Node) start(address string) (err error) {
 		fsm = n.seams.fsm(machine)
 	}
 	n.raft, err = raft.NewRaft(settings, fsm, logs, n.store, snapshots, n.witness)
-	return err
+	if err != nil {
+		return err
+	}
+	return n.hurry()
+}
+
+// slack is by how much raft is started with too long a heartbeat timeout, for
+// hurry to take back.
+const slack = time.Nanosecond
+
+// hurry has a lone voter stand for election now instead of after a heartbeat
+// timeout: there is nobody whom it could hear from. Raft looks at once whether
+// it has heard from a leader when that timeout gets shorter.
+func (n *Node) hurry() error {
+	if _, needed := n.quorum(); needed > 0 {
+		return nil
+	}
+	timing := n.raft.ReloadableConfig()
+	timing.HeartbeatTimeout -= slack
+	return n.raft.ReloadConfig(timing)
 }
 
 func (n *Node) settings() *raft.Config {
@@ -200,6 +219,8 @@ func (n *Node) settings() *raft.Config {
 	if n.seams.settings != nil {
 		n.seams.settings(settings)
 	}
+	settings.HeartbeatTimeout += slack
+	settings.ElectionTimeout = max(settings.ElectionTimeout, settings.HeartbeatTimeout)
 	return settings
 }
 

@@ -56,3 +56,13 @@ func TestAnInstanceComesBackWithAllThatItHeld(t *testing.T) {
 		t.Errorf("cluster id %q, was %q", after.ClusterID, before.ClusterID)
 	}
 }
+
+func TestALoneVoterWaitsForNobody(t *testing.T) {
+	config := instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true, timing: func(timing *Timing) {
+		timing.HeartbeatTimeout, timing.ElectionTimeout = 2*patience, 2*patience
+	}}
+	i := start(t, config)
+	i.eventually(t, "leading", leading)
+	i.stop(t)
+	start(t, config).eventually(t, "leading again", leading)
+}

@@ -207,14 +207,8 @@ func settle(i *instance) {
 	}
 }
 
-// pace makes a leader whose own heartbeats are rare send them often, and an
-// instance that would wait for long stand for election at once.
+// pace makes a leader whose own heartbeats are rare send them often.
 func pace(ctx context.Context, i *instance) {
-	timing := i.raft.ReloadableConfig()
-	timing.HeartbeatTimeout--
-	if err := i.raft.ReloadConfig(timing); err != nil {
-		panic(err)
-	}
 	i.watching.Go(func() {
 		ticker := time.NewTicker(10 * time.Millisecond)
 		defer ticker.Stop()
