@@ -10,9 +10,8 @@ import (
 // resolved at every call, and its addresses are tried in turn. ctx bounds all of
 // it and nothing afterwards: past its deadline the error is a net.Error with
 // Timeout. Without a deadline the operating system decides how long a try may
-// take. The connection is a *net.TCPConn with
-// keep-alive and without delay. That it is open does not yet mean that the other
-// side has, or serves, the lane.
+// take. The connection is a *net.TCPConn with keep-alive and without delay. That
+// it is open does not yet mean that the other side has, or serves, the lane.
 func Dial(ctx context.Context, address string, lane byte) (net.Conn, error) {
 	dialer := net.Dialer{KeepAliveConfig: keepAlive} // no delay is Go's default
 	conn, err := dialer.DialContext(ctx, "tcp", address)
