@@ -14,8 +14,11 @@ const (
 // Reason is why a change was made.
 type Reason string
 
-// ByRequest: a client asked for it.
-const ByRequest Reason = "request"
+// ByRequest: a client asked for it. ByExpiry: the node's time to live ran out.
+const (
+	ByRequest Reason = "request"
+	ByExpiry  Reason = "expired"
+)
 
 // Change is what an accepted command did. It is shared and never modified.
 type Change struct {

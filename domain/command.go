@@ -1,9 +1,15 @@
 package domain
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
-// Command is a wish to change the registry: a Register or a Deregister. It is
-// plain data, so that it can be replicated; Registry.Apply decides on it.
+// MaxBatch is how many changes a Batch, and how many nodes an Expire, may hold.
+const MaxBatch = 1000
+
+// Command is a wish to change the registry. It is plain data, so that it can be
+// replicated; Registry.Apply decides on it.
 type Command interface{ isCommand() }
 
 // Register adds Node, or replaces the node of that id.
@@ -18,8 +24,88 @@ type Deregister struct {
 	If Condition
 }
 
+// Batch carries out all of its commands, in order, or none of them. They are
+// Register and Deregister: see NewBatch.
+type Batch struct {
+	Commands []Command
+}
+
+// Expire does to each of these nodes what it asked for when its time to live
+// runs out. A node that is no longer at the revision given is left alone: it is
+// not the one that was meant. Nothing about it can be refused.
+type Expire struct {
+	Nodes []NodeAt
+}
+
+// NodeAt is a node as it was at its revision.
+type NodeAt struct {
+	ID       string
+	Revision Revision
+}
+
+// Revive makes a node that expiry made down what it was before. Any other node
+// stays as it is.
+type Revive struct {
+	ID string
+}
+
 func (Register) isCommand()   {}
 func (Deregister) isCommand() {}
+func (Batch) isCommand()      {}
+func (Expire) isCommand()     {}
+func (Revive) isCommand()     {}
+
+// Edit is one change of a batch in a client's words: Put or Remove, the other
+// one nil.
+type Edit struct {
+	Put    *NodeSpec
+	Remove *string
+	// IfRevision, if given, is the revision that the node must be at; 0, with
+	// Put only, that there must be none.
+	IfRevision *Revision
+}
+
+// NewBatch makes a batch out of a client's words, or says everything that is
+// wrong with them (InvalidError, joined).
+func NewBatch(edits []Edit) (Batch, error) {
+	if len(edits) == 0 || len(edits) > MaxBatch {
+		return Batch{}, invalid("changes", "must be 1 to %d, not %d", MaxBatch, len(edits))
+	}
+	batch := Batch{Commands: make([]Command, len(edits))}
+	var faults []error
+	for i, edit := range edits {
+		cmd, err := edit.command()
+		if err != nil {
+			faults = append(faults, fmt.Errorf("changes[%d]: %w", i, err))
+		}
+		batch.Commands[i] = cmd
+	}
+	if err := errors.Join(faults...); err != nil {
+		return Batch{}, err
+	}
+	return batch, nil
+}
+
+func (e Edit) command() (Command, error) {
+	condition := Condition{}
+	switch {
+	case e.IfRevision == nil:
+	case *e.IfRevision == 0:
+		condition.Expect = Absent
+	default:
+		condition = Condition{Expect: AtRevision, Revision: *e.IfRevision}
+	}
+	switch {
+	case (e.Put == nil) == (e.Remove == nil):
+		return nil, invalid("it", "must be either put or remove")
+	case e.Put != nil:
+		node, err := NewCacheNode(*e.Put)
+		return Register{Node: node, If: condition}, err
+	case condition.Expect == Absent:
+		return nil, invalid("ifRevision", "must be at least 1 where a node is removed")
+	}
+	return Deregister{ID: *e.Remove, If: condition}, CheckNodeID(*e.Remove)
+}
 
 // Expectation is the kind of a Condition.
 type Expectation uint8

@@ -12,6 +12,7 @@ var (
 	ErrAddressInUse    = errors.New("address in use")
 	ErrConditionFailed = errors.New("precondition failed")
 	ErrNoSuchNode      = errors.New("no such node")
+	ErrNoTimeToLive    = errors.New("no time to live")
 	ErrRegistryFull    = errors.New("registry full")
 	ErrNoSuchInstance  = errors.New("no such instance")
 	ErrLastVoter       = errors.New("last voter")

@@ -47,11 +47,19 @@ func apply(t fataler, r *domain.Registry, commands ...domain.Command) domain.Cha
 	var change domain.Change
 	for _, cmd := range commands {
 		var err error
-		if change, err = r.Apply(cmd); err != nil {
+		if change, err = only(r.Apply(cmd)); err != nil {
 			t.Fatalf("%+v is refused: %v", cmd, err)
 		}
 	}
 	return change
+}
+
+// only gives the one change of a command that makes no more than one.
+func only(changes []domain.Change, err error) (domain.Change, error) {
+	if len(changes) != 1 {
+		return domain.Change{}, err
+	}
+	return changes[0], err
 }
 
 // registryOf gives a registry after these commands.

@@ -17,6 +17,7 @@ const (
 	MaxZoneLength      = 128
 	MaxLabels          = 32
 	MaxLabelValueBytes = 256
+	MaxTTLSeconds      = 86_400
 )
 
 // Revision is the registry's version: it starts at 0 and grows by exactly 1
@@ -34,6 +35,15 @@ const (
 	Down     State = "down"
 )
 
+// OnExpiry says what becomes of a node whose time to live runs out.
+type OnExpiry string
+
+// It is removed, or it is made down until it is heard of again.
+const (
+	RemoveOnExpiry OnExpiry = "remove"
+	DownOnExpiry   OnExpiry = "down"
+)
+
 // CacheNode is a member of the distributed cache, as the registry holds it.
 // Once it is in a registry nobody changes it, its labels included.
 type CacheNode struct {
@@ -44,9 +54,16 @@ type CacheNode struct {
 	Zone    string
 	Labels  map[string]string
 	State   State
+	// TTLSeconds is how long the node stays without being renewed; 0: for ever.
+	TTLSeconds int
+	OnExpiry   OnExpiry
 
-	// Slot is the node's stable place in its pool. It and the revisions are
-	// given by the registry; in a command they mean nothing.
+	// ExpiredFrom is the state that the node had before expiry made it down;
+	// empty unless that is why it is down. Like what follows it is the registry's
+	// own: in a command it means nothing.
+	ExpiredFrom State
+
+	// Slot is the node's stable place in its pool.
 	Slot            int
 	CreatedRevision Revision
 	Revision        Revision
@@ -61,6 +78,9 @@ type NodeSpec struct {
 	Zone    string
 	Labels  map[string]string
 	State   *State
+	// TTLSeconds is nil for a node that stays for ever.
+	TTLSeconds *int
+	OnExpiry   *OnExpiry
 }
 
 // NewCacheNode makes a node out of a client's words, or says everything that is
@@ -74,11 +94,18 @@ func NewCacheNode(spec NodeSpec) (CacheNode, error) {
 		Zone:    spec.Zone,
 		Labels:  maps.Clone(spec.Labels),
 		State:   valueOr(spec.State, Active),
+
+		TTLSeconds: valueOr(spec.TTLSeconds, 0),
+		OnExpiry:   valueOr(spec.OnExpiry, RemoveOnExpiry),
 	}
 	if len(n.Labels) == 0 {
 		n.Labels = nil
 	}
-	if err := n.validate(); err != nil {
+	faults := []error{n.validate()}
+	if spec.TTLSeconds != nil && (n.TTLSeconds < 1 || n.TTLSeconds > MaxTTLSeconds) {
+		faults = append(faults, invalid("ttlSeconds", "must be from 1 to %d: %d", MaxTTLSeconds, n.TTLSeconds))
+	}
+	if err := errors.Join(faults...); err != nil {
 		return CacheNode{}, err
 	}
 	return n, nil
@@ -101,8 +128,9 @@ func (n *CacheNode) validate() error {
 	if n.Weight < 0 || n.Weight > MaxWeight {
 		faults = append(faults, invalid("weight", "must be from 0 to %d: %d", MaxWeight, n.Weight))
 	}
-	if n.State != Active && n.State != Draining && n.State != Down {
-		faults = append(faults, invalid("state", "must be active, draining or down: %q", n.State))
+	faults = append(faults, checkState(n.State))
+	if n.OnExpiry != RemoveOnExpiry && n.OnExpiry != DownOnExpiry {
+		faults = append(faults, invalid("onExpiry", "must be remove or down: %q", n.OnExpiry))
 	}
 	if len(n.Labels) > MaxLabels {
 		faults = append(faults, invalid("labels", "has %d keys, more than %d", len(n.Labels), MaxLabels))
@@ -114,6 +142,13 @@ func (n *CacheNode) validate() error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+func checkState(s State) error {
+	if s != Active && s != Draining && s != Down {
+		return invalid("state", "must be active, draining or down: %q", s)
+	}
+	return nil
 }
 
 // CheckNodeID says whether id can name a cache node: CheckID, without the words
@@ -145,7 +180,14 @@ func checkText(field, text string, limit int) error {
 // sameAs compares what clients say of a node, not what the registry adds.
 func (n *CacheNode) sameAs(o *CacheNode) bool {
 	return n.ID == o.ID && n.Address == o.Address && n.Pool == o.Pool && n.Weight == o.Weight &&
-		n.Zone == o.Zone && n.State == o.State && maps.Equal(n.Labels, o.Labels)
+		n.Zone == o.Zone && n.State == o.State && n.TTLSeconds == o.TTLSeconds && n.OnExpiry == o.OnExpiry &&
+		maps.Equal(n.Labels, o.Labels)
+}
+
+// Expires reports whether something becomes of the node when it is not renewed:
+// it has a time to live, and is not yet what the end of that would make it.
+func (n *CacheNode) Expires() bool {
+	return n.TTLSeconds > 0 && (n.OnExpiry != DownOnExpiry || n.State != Down)
 }
 
 // nodeOverhead stands for the fields of fixed size, and labelOverhead for what

@@ -35,30 +35,48 @@ func (r *Registry) View() View {
 	return View{revision: r.revision, nodes: r.nodes, changes: slices.Clip(r.history.changes)}
 }
 
-// Apply carries cmd out whole, or refuses it (*Refusal) and changes nothing.
-// It takes time logarithmic in the number of nodes.
-func (r *Registry) Apply(cmd Command) (Change, error) {
-	var (
-		change Change
-		err    error
-	)
+// Apply carries cmd out whole, or refuses it (*Refusal) and changes nothing. It
+// gives what each part of cmd did, in order: one change for each command of a
+// Batch, one for each node that did expire, and exactly one for anything else.
+// It takes time logarithmic in the number of nodes, for each part.
+func (r *Registry) Apply(cmd Command) ([]Change, error) {
+	var changes []Change
+	switch cmd := cmd.(type) {
+	case Batch:
+		var err error
+		if changes, err = r.batch(cmd); err != nil {
+			return nil, err
+		}
+	case Expire:
+		changes = r.expire(cmd)
+	default:
+		change, err := r.apply(cmd)
+		if err != nil {
+			return nil, r.refusal(cmd, err)
+		}
+		changes = []Change{change}
+	}
+	for _, change := range changes {
+		if change.Effect != Unchanged {
+			r.history.append(change)
+		}
+	}
+	return changes, nil
+}
+
+// apply decides on one command and leaves the history to its caller.
+func (r *Registry) apply(cmd Command) (Change, error) {
 	switch cmd := cmd.(type) {
 	case Register:
-		change, err = r.register(cmd)
+		return r.register(cmd)
 	case Deregister:
-		change, err = r.deregister(cmd)
-	default:
-		// The set of commands is sealed: this is a bug, and a replica that
-		// skipped a command would drift apart from the others.
-		panic(fmt.Sprintf("domain: unknown command %T", cmd))
+		return r.deregister(cmd)
+	case Revive:
+		return r.revive(cmd)
 	}
-	if err != nil {
-		return Change{}, r.refusal(cmd, err)
-	}
-	if change.Effect != Unchanged {
-		r.history.append(change)
-	}
-	return change, nil
+	// The set of commands is sealed: this is a bug, and a replica that skipped a
+	// command would drift apart from the others.
+	panic(fmt.Sprintf("domain: unknown command %T", cmd))
 }
 
 func (r *Registry) refusal(cmd Command, err error) *Refusal {
@@ -72,8 +90,80 @@ func (r *Registry) refusal(cmd Command, err error) *Refusal {
 	return refusal
 }
 
+// batch does one command after the other, and takes back what it did when one
+// is refused.
+func (r *Registry) batch(cmd Batch) ([]Change, error) {
+	nodes, revision := r.nodes, r.revision
+	changes := make([]Change, 0, len(cmd.Commands))
+	for i, one := range cmd.Commands {
+		change, err := r.apply(one)
+		if err == nil {
+			changes = append(changes, change)
+			continue
+		}
+		for _, change := range slices.Backward(changes) {
+			r.undo(&change)
+		}
+		r.nodes, r.revision = nodes, revision
+		return nil, r.refusal(one, fmt.Errorf("changes[%d]: %w", i, err))
+	}
+	return changes, nil
+}
+
+// undo takes back the latest change, in all but the nodes and the revision.
+func (r *Registry) undo(change *Change) {
+	if change.Effect == Unchanged {
+		return
+	}
+	if change.Effect != Removed {
+		r.letGo(change.Node)
+		r.releaseSlot(change.Node)
+	}
+	if change.Effect != Added {
+		r.hold(change.Previous)
+		r.pool(change.Previous.Pool).claim(change.Previous.Slot)
+	}
+}
+
+// expire leaves alone what is not as it was meant, and what has nothing to
+// expire any more.
+func (r *Registry) expire(cmd Expire) []Change {
+	changes := make([]Change, 0, len(cmd.Nodes))
+	for _, meant := range cmd.Nodes {
+		known := r.nodes.get(meant.ID)
+		if known == nil || known.Revision != meant.Revision || !known.Expires() {
+			continue
+		}
+		var change Change
+		if known.OnExpiry == DownOnExpiry {
+			down := *known
+			down.State, down.ExpiredFrom = Down, known.State
+			change = r.updated(known, down)
+		} else {
+			change = r.removed(known)
+		}
+		change.Reason = ByExpiry
+		changes = append(changes, change)
+	}
+	return changes
+}
+
+func (r *Registry) revive(cmd Revive) (Change, error) {
+	known := r.nodes.get(cmd.ID)
+	if known == nil {
+		return Change{}, fmt.Errorf("%w: %q", ErrNoSuchNode, cmd.ID)
+	}
+	if known.ExpiredFrom == "" {
+		return r.unchanged(known), nil
+	}
+	revived := *known
+	revived.State, revived.ExpiredFrom = known.ExpiredFrom, ""
+	return r.updated(known, revived), nil
+}
+
 func (r *Registry) register(cmd Register) (Change, error) {
 	wanted := &cmd.Node
+	wanted.ExpiredFrom = ""
 	known := r.nodes.get(wanted.ID)
 	if err := cmd.If.check(known); err != nil {
 		return Change{}, err
@@ -83,7 +173,7 @@ func (r *Registry) register(cmd Register) (Change, error) {
 		return Change{}, fmt.Errorf("%w: %s is the address of node %q", ErrAddressInUse, wanted.Address, owner)
 	}
 	if known != nil && known.sameAs(wanted) {
-		return Change{Revision: r.revision, Effect: Unchanged, Reason: ByRequest, Node: known, Previous: known}, nil
+		return r.unchanged(known), nil
 	}
 	if err := r.checkRoom(wanted, known); err != nil {
 		return Change{}, err
@@ -106,6 +196,10 @@ func (r *Registry) checkRoom(wanted, known *CacheNode) error {
 		return fmt.Errorf("%w: its nodes take %d bytes, and %d is the most they can", ErrRegistryFull, r.bytes, MaxBytes)
 	}
 	return nil
+}
+
+func (r *Registry) unchanged(known *CacheNode) Change {
+	return Change{Revision: r.revision, Effect: Unchanged, Reason: ByRequest, Node: known, Previous: known}
 }
 
 func (r *Registry) added(n CacheNode) Change {
@@ -137,11 +231,15 @@ func (r *Registry) deregister(cmd Deregister) (Change, error) {
 	if err := cmd.If.check(known); err != nil {
 		return Change{}, err
 	}
+	return r.removed(known), nil
+}
+
+func (r *Registry) removed(known *CacheNode) Change {
 	r.revision++
 	r.releaseSlot(known)
 	r.letGo(known)
 	r.nodes = r.nodes.remove(known.ID)
-	return Change{Revision: r.revision, Effect: Removed, Reason: ByRequest, Node: known, Previous: known}, nil
+	return Change{Revision: r.revision, Effect: Removed, Reason: ByRequest, Node: known, Previous: known}
 }
 
 // hold puts n in every index but the pools.

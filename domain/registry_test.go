@@ -82,7 +82,7 @@ func TestApply(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := registryOf(t, test.given...)
 			before := contentsOf(r.View())
-			change, err := r.Apply(test.do)
+			change, err := only(r.Apply(test.do))
 			after := contentsOf(r.View())
 			if test.err != nil {
 				mustBeRefused(t, before, test.do, change, err, test.err)

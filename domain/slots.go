@@ -1,60 +1,62 @@
 package domain
 
-import "container/heap"
+import "math/bits"
 
-// slots hands out the lowest free place in a pool, in time that grows with the
-// logarithm of the pool. The places under next are taken, or in free.
+// slots hands out the lowest free place in a pool. A taken place is a bit that
+// is set. The zero value has nothing taken.
 type slots struct {
-	next int
-	free intHeap
+	words []uint64
+	// lowest is the first word that may have a free place in it.
+	lowest int
+	taken  int
 }
 
+// take hands out the lowest free place. It looks at each full word once, until a
+// place before it is released.
 func (s *slots) take() int {
-	if len(s.free) > 0 {
-		return heap.Pop(&s.free).(int)
+	for s.lowest < len(s.words) && s.words[s.lowest] == ^uint64(0) {
+		s.lowest++
 	}
-	s.next++
-	return s.next - 1
+	word := uint64(0)
+	if s.lowest < len(s.words) {
+		word = s.words[s.lowest]
+	}
+	slot := s.lowest*64 + bits.TrailingZeros64(^word)
+	s.claim(slot)
+	return slot
 }
 
-func (s *slots) release(slot int) { heap.Push(&s.free, slot) }
+// claim takes a place of the caller's choice; false when it is taken already.
+func (s *slots) claim(slot int) bool {
+	for slot/64 >= len(s.words) {
+		s.words = append(s.words, 0)
+	}
+	word, bit := &s.words[slot/64], uint64(1)<<(slot%64)
+	if *word&bit != 0 {
+		return false
+	}
+	*word |= bit
+	s.taken++
+	return true
+}
 
-func (s *slots) unused() bool { return len(s.free) == s.next }
+// release makes a taken place free.
+func (s *slots) release(slot int) {
+	s.words[slot/64] &^= 1 << (slot % 64)
+	s.lowest = min(s.lowest, slot/64)
+	s.taken--
+}
+
+func (s *slots) unused() bool { return s.taken == 0 }
 
 // restoreSlots rebuilds the places from those in use; false when two nodes
-// claim the same one.
+// claim the same one, or one that no registry can have given.
 func restoreSlots(used []int) (*slots, bool) {
 	s := &slots{}
 	for _, slot := range used {
-		s.next = max(s.next, slot+1)
-	}
-	if s.next > MaxNodes {
-		return nil, false
-	}
-	taken := make([]bool, s.next)
-	for _, slot := range used {
-		if slot < 0 || taken[slot] {
+		if slot < 0 || slot >= MaxNodes || !s.claim(slot) {
 			return nil, false
-		}
-		taken[slot] = true
-	}
-	for slot, isTaken := range taken {
-		if !isTaken {
-			s.free = append(s.free, slot) // in ascending order: a heap already
 		}
 	}
 	return s, true
-}
-
-type intHeap []int
-
-func (h intHeap) Len() int           { return len(h) }
-func (h intHeap) Less(i, j int) bool { return h[i] < h[j] }
-func (h intHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *intHeap) Push(x any)        { *h = append(*h, x.(int)) }
-func (h *intHeap) Pop() any {
-	old := *h
-	last := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return last
 }

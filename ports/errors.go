@@ -10,6 +10,15 @@ var (
 	ErrNotLeader = errors.New("this instance is not the leader")
 	// ErrNoLeader: nobody is known to lead, or the leader can't be asked.
 	ErrNoLeader = errors.New("no leader is known")
+	// ErrNotCaughtUp: this instance has not yet applied, since it started, all
+	// that was committed before.
+	ErrNotCaughtUp = errors.New("this instance has not caught up with the leader since it started")
+	// ErrTooStale: it has not heard from a leader as recently as was asked for.
+	ErrTooStale = errors.New("this instance has not heard from a leader recently enough")
+	// ErrBehind: the revision that was waited for has not been reached in time.
+	ErrBehind = errors.New("the revision has not been reached in time")
+	// ErrCutOff: this instance has lost touch with the leader.
+	ErrCutOff = errors.New("this instance has not heard from a leader for longer than the election timeout")
 	// ErrBusy: more is waiting to be written than this instance takes on.
 	ErrBusy = errors.New("too many writes are waiting")
 	// ErrClosed: this instance is shutting down.

@@ -6,24 +6,59 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// Nodes is what the world asks about cache nodes. Every method but Follow's
-// stream is answered by the leader alone; elsewhere it is ErrNotLeader.
-// Safe for concurrent use.
+// Nodes is what the world asks about cache nodes. Writes are for the leader;
+// elsewhere they are ErrNotLeader. Safe for concurrent use.
 type Nodes interface {
-	// Register adds or replaces a node. The errors are domain.ErrInvalid,
-	// *domain.Refusal and those of Registry.Propose.
+	// Register adds or replaces a node, and renews its time to live. The errors
+	// are domain.ErrInvalid, *domain.Refusal and those of Registry.Propose.
 	Register(ctx context.Context, spec domain.NodeSpec, condition domain.Condition) (domain.Change, error)
 
 	// Deregister removes a node. Errors as for Register.
 	Deregister(ctx context.Context, id string, condition domain.Condition) (domain.Change, error)
 
-	// View is a linearizable read of the registry.
-	View(ctx context.Context) (domain.View, error)
+	// Batch makes all of the changes, in order, or none, and gives what became of
+	// each. Errors as for Register.
+	Batch(ctx context.Context, edits []domain.Edit) ([]domain.Change, error)
+
+	// View reads the registry. Errors are those of Registry.Read, and with the
+	// Source and the waits that say so ErrNoLeader, ErrNotCaughtUp, ErrTooStale
+	// and ErrBehind.
+	View(ctx context.Context, read Read) (domain.View, error)
 
 	// Follow opens a stream of the changes after a revision, or, when after is
 	// nil, of a snapshot and the changes after it. It holds nothing that has to
-	// be released. Errors are those of View.
-	Follow(ctx context.Context, after *domain.Revision) (NodeStream, error)
+	// be released. Errors are those of View with source. What the stream ends
+	// with is: from the Leader ErrNotLeader, else ErrCutOff, and always ErrClosed.
+	Follow(ctx context.Context, after *domain.Revision, source Source) (NodeStream, error)
+}
+
+// Leases is what the world asks about nodes that have to be renewed. The leader
+// alone knows how long each has left; elsewhere all but Held is ErrNotLeader.
+// Safe for concurrent use.
+type Leases interface {
+	// Renew gives the node its full time to live again, and makes it what it was
+	// when expiry had made it down. It writes nothing unless it does the latter.
+	// It gives the node and the registry's revision. Errors:
+	// domain.ErrNoSuchNode, domain.ErrNoTimeToLive (both as *domain.Refusal),
+	// and those of Registry.Propose.
+	Renew(ctx context.Context, id string) (*domain.CacheNode, domain.Revision, error)
+
+	// Expire expires all nodes of a pool whose time has run out, also those that
+	// are held back, and gives what became of them. Errors are those of
+	// Registry.Propose; ErrOutcomeUnknown may stand for some of them.
+	Expire(ctx context.Context, pool string) ([]domain.Change, error)
+
+	// Held gives the pools whose expiry is held back, in ascending order.
+	Held() []HeldPool
+}
+
+// HeldPool is a pool in which so many nodes have stopped renewing that it looks
+// more like a fault between them and this instance than like their end.
+type HeldPool struct {
+	Pool string
+	// Overdue is how many nodes have run out of time, Leased how many have to be
+	// renewed, those among them.
+	Overdue, Leased int
 }
 
 // NodeStream is a position in the registry's history. For one goroutine.
@@ -31,7 +66,7 @@ type NodeStream interface {
 	// Next gives what lies after the position and moves the position behind it.
 	// When there is nothing it gives an empty delivery and a channel that is
 	// closed as soon as asking again is worth while. It never blocks. Its error
-	// is final, and says why the stream ends here: ErrNotLeader or ErrClosed.
+	// is final, and says why the stream ends here: see Nodes.Follow.
 	Next() (Delivery, <-chan struct{}, error)
 }
 
@@ -59,13 +94,14 @@ type Cluster interface {
 	// those of Membership.Remove.
 	Remove(ctx context.Context, id string) (domain.Instance, error)
 
-	// Describe is a linearizable read of the membership, with what each
-	// instance says of itself when it is asked now.
-	Describe(ctx context.Context) (domain.Cluster, error)
+	// Describe reads the membership, with what each instance says of itself when
+	// it is asked now. With Stale it also answers without a leader. Errors are
+	// those of Membership.Roster.
+	Describe(ctx context.Context, source Source) (domain.Cluster, error)
 
 	// Follow opens a stream of the raft cluster's states. Errors are
-	// those of Describe.
-	Follow(ctx context.Context) (ClusterStream, error)
+	// those of Describe, ends those of Nodes.Follow.
+	Follow(ctx context.Context, source Source) (ClusterStream, error)
 
 	// LeaderAddress is the application address of another instance, that leads.
 	// ErrNoLeader when there is none, it can't be asked, or it is this instance.
@@ -91,4 +127,13 @@ func (d ClusterDelivery) Empty() bool { return d.Snapshot == nil && len(d.Events
 // Self is what this instance tells others about itself. Safe for concurrent use.
 type Self interface {
 	Identity() Identity
+}
+
+// Progress is what a leader tells instances that answer reads in its place. Safe
+// for concurrent use.
+type Progress interface {
+	// ReadIndex proves that this instance leads, after it was called, and gives
+	// the place in the log up to which another one has to have applied it to
+	// answer a read that began before. Errors: ErrNotLeader, ErrClosed, or ctx's.
+	ReadIndex(ctx context.Context) (uint64, error)
 }

@@ -2,6 +2,7 @@ package ports
 
 import (
 	"context"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
@@ -9,16 +10,29 @@ import (
 // Registry is the replicated registry. An instance that is not the leader
 // answers ErrNotLeader and does nothing. Safe for concurrent use.
 type Registry interface {
-	// Propose returns once this instance has applied cmd: what it did, or why
-	// it was refused (*domain.Refusal). When it can't know what becomes of cmd,
+	// Propose returns once this instance has applied cmd: what each part of it did
+	// (see domain.Registry.Apply), or why it was refused (*domain.Refusal). When it can't know what becomes of cmd,
 	// because leadership or ctx ended while cmd was on its way, it returns
 	// ErrOutcomeUnknown. ErrBusy, ErrClosed, ErrNotLeader and a context that had
 	// ended before say that nothing happened.
-	Propose(ctx context.Context, cmd domain.Command) (domain.Change, error)
+	Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error)
 
 	// Read gives a view that holds every change answered, by any instance,
 	// before Read was called. Errors: ErrNotLeader, ErrClosed, or ctx's.
 	Read(ctx context.Context) (domain.View, error)
+
+	// ReadHere is Read also where another instance leads, which is asked how far
+	// this one has to be. Those who wait at the same time share a question. It
+	// gives ErrNoLeader instead of ErrNotLeader.
+	ReadHere(ctx context.Context) (domain.View, error)
+}
+
+// ReadIndex is how far an instance has to be to answer a read, and who says so.
+type ReadIndex struct {
+	RaftID    string
+	ClusterID string
+	// Index is a place in the replicated log: see Progress.
+	Index uint64
 }
 
 // Local is what this instance knows by itself; it asks nobody, so it may be
@@ -27,6 +41,10 @@ type Local interface {
 	// State gives the latest state, and a channel that is closed once there is
 	// a later one.
 	State() (LocalState, <-chan struct{})
+
+	// LeaderContact says how long ago this instance heard from the leader, or,
+	// when it leads, from a majority; false: never since it started.
+	LeaderContact() (time.Duration, bool)
 }
 
 // LocalState is the state of one instance at one moment.
@@ -43,6 +61,8 @@ type LocalState struct {
 	// LeaderID and LeaderRaftAddress are empty while no leader is known.
 	LeaderID          string
 	LeaderRaftAddress string
+	// InTouch: LeaderContact is not longer ago than the election timeout.
+	InTouch bool
 	// Member: Roster holds this instance.
 	Member bool
 	// CaughtUp: since it started, this instance has applied everything that was
@@ -79,6 +99,10 @@ type Membership interface {
 	// as for Registry.Read.
 	Roster(ctx context.Context) (domain.Roster, error)
 
+	// RosterHere is Roster also where another instance leads: see
+	// Registry.ReadHere.
+	RosterHere(ctx context.Context) (domain.Roster, error)
+
 	// Add takes the steps of domain.Roster.Join, or gives its refusal. Other
 	// errors are as for Registry.Propose; it may be called again.
 	Add(ctx context.Context, instance domain.Instance) error
@@ -96,6 +120,11 @@ type Membership interface {
 type Peers interface {
 	// Identify asks the instance at raftAddress, within ctx.
 	Identify(ctx context.Context, raftAddress string) (Identity, error)
+
+	// ReadIndex asks the leader at raftAddress, within ctx, how far an instance
+	// has to be to answer a read that begins now. Errors: ErrNotLeader, or what
+	// kept it from being asked.
+	ReadIndex(ctx context.Context, raftAddress string) (ReadIndex, error)
 }
 
 // Identity is what an instance says of itself.
