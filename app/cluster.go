@@ -110,16 +110,30 @@ func (c *Cluster) HandOver(ctx context.Context) (string, error) {
 }
 
 // Describe implements ports.Cluster.
-func (c *Cluster) Describe(ctx context.Context) (domain.Cluster, error) {
-	roster, err := c.Membership.Roster(ctx)
+func (c *Cluster) Describe(ctx context.Context, source ports.Source) (domain.Cluster, error) {
+	roster, err := c.roster(ctx, source)
 	if err != nil {
 		return domain.Cluster{}, err
 	}
 	state, _ := c.Local.State()
-	if !state.Leading {
+	if source == ports.Leader && !state.Leading {
 		return domain.Cluster{}, ports.ErrNotLeader
 	}
 	return c.describe(ctx, state, roster), nil
+}
+
+func (c *Cluster) roster(ctx context.Context, source ports.Source) (domain.Roster, error) {
+	switch source {
+	case ports.Leader:
+		return c.Membership.Roster(ctx)
+	case ports.Here:
+		return c.Membership.RosterHere(ctx)
+	}
+	state, _ := c.Local.State()
+	if state.Closed {
+		return domain.Roster{}, ports.ErrClosed
+	}
+	return state.Roster, nil
 }
 
 // describe asks all instances of roster side by side, so it takes no longer

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -11,11 +12,13 @@ import (
 type Nodes struct {
 	registry ports.Registry
 	local    ports.Local
+	leases   *Leases
 }
 
-// NewNodes gives the use cases over cache nodes.
-func NewNodes(registry ports.Registry, local ports.Local) *Nodes {
-	return &Nodes{registry: registry, local: local}
+// NewNodes gives the use cases over cache nodes. Writes renew in leases what
+// they register.
+func NewNodes(registry ports.Registry, local ports.Local, leases *Leases) *Nodes {
+	return &Nodes{registry: registry, local: local, leases: leases}
 }
 
 // Register implements ports.Nodes.
@@ -24,26 +27,152 @@ func (n *Nodes) Register(ctx context.Context, spec domain.NodeSpec, condition do
 	if err != nil {
 		return domain.Change{}, err
 	}
-	return n.registry.Propose(ctx, domain.Register{Node: node, If: condition})
+	return only(n.propose(ctx, domain.Register{Node: node, If: condition}, node.ID))
 }
 
 // Deregister implements ports.Nodes.
 func (n *Nodes) Deregister(ctx context.Context, id string, condition domain.Condition) (domain.Change, error) {
-	return n.registry.Propose(ctx, domain.Deregister{ID: id, If: condition})
+	return only(n.registry.Propose(ctx, domain.Deregister{ID: id, If: condition}))
 }
 
-// View implements ports.Nodes.
-func (n *Nodes) View(ctx context.Context) (domain.View, error) {
-	return n.registry.Read(ctx)
-}
-
-// Follow implements ports.Nodes.
-func (n *Nodes) Follow(ctx context.Context, after *domain.Revision) (ports.NodeStream, error) {
-	view, err := n.registry.Read(ctx)
+// Batch implements ports.Nodes.
+func (n *Nodes) Batch(ctx context.Context, edits []domain.Edit) ([]domain.Change, error) {
+	batch, err := domain.NewBatch(edits)
 	if err != nil {
 		return nil, err
 	}
-	stream := &nodeStream{local: n.local, position: view.Revision()}
+	var renewed []string
+	for _, cmd := range batch.Commands {
+		if register, ok := cmd.(domain.Register); ok {
+			renewed = append(renewed, register.Node.ID)
+		}
+	}
+	return n.propose(ctx, batch, renewed...)
+}
+
+// propose keeps the nodes that cmd renews from expiring while it is on its way.
+func (n *Nodes) propose(ctx context.Context, cmd domain.Command, renewed ...string) ([]domain.Change, error) {
+	release, err := n.leases.hold(ctx, renewed)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := n.registry.Propose(ctx, cmd)
+	release(changes)
+	return changes, err
+}
+
+// only gives the change of a command that makes exactly one.
+func only(changes []domain.Change, err error) (domain.Change, error) {
+	if err != nil {
+		return domain.Change{}, err
+	}
+	return changes[0], nil
+}
+
+// View implements ports.Nodes.
+func (n *Nodes) View(ctx context.Context, read ports.Read) (domain.View, error) {
+	view, err := n.view(ctx, read.Source)
+	if err != nil {
+		return domain.View{}, err
+	}
+	if !satisfies(view, read) {
+		if view, err = n.await(ctx, read); err != nil {
+			return domain.View{}, err
+		}
+	}
+	if read.MaxStale != nil {
+		if contact, ever := n.local.LeaderContact(); !ever || contact > *read.MaxStale {
+			return domain.View{}, ports.ErrTooStale
+		}
+	}
+	return view, nil
+}
+
+// view is what there is now, as fresh as source promises.
+func (n *Nodes) view(ctx context.Context, source ports.Source) (domain.View, error) {
+	switch source {
+	case ports.Leader:
+		return n.registry.Read(ctx)
+	case ports.Here:
+		return n.registry.ReadHere(ctx)
+	}
+	switch state, _ := n.local.State(); {
+	case state.Closed:
+		return domain.View{}, ports.ErrClosed
+	case !state.CaughtUp:
+		// What it has may be a small part of what was there before its start.
+		return domain.View{}, ports.ErrNotCaughtUp
+	default:
+		return state.View, nil
+	}
+}
+
+func satisfies(view domain.View, read ports.Read) bool {
+	return view.Revision() >= read.AtLeast && (read.Past == nil || view.Revision() > *read.Past)
+}
+
+// await gives the first view that satisfies read. A view that comes while the
+// asker waits need not be proven: it holds a change that was committed since.
+func (n *Nodes) await(ctx context.Context, read ports.Read) (domain.View, error) {
+	over := time.NewTimer(read.Wait)
+	defer over.Stop()
+	for {
+		state, later := n.local.State()
+		// Who takes what this instance has waits also while that can't change.
+		if err := endOf(state, read.Source); err != nil && (state.Closed || read.Source != ports.Stale) {
+			return domain.View{}, err
+		}
+		if satisfies(state.View, read) {
+			return state.View, nil
+		}
+		select {
+		case <-later:
+		case <-over.C:
+			return n.overdue(ctx, read)
+		case <-ctx.Done():
+			return domain.View{}, ctx.Err()
+		}
+	}
+}
+
+// overdue is the answer when the wait is over: "nothing new" is proven like any
+// other.
+func (n *Nodes) overdue(ctx context.Context, read ports.Read) (domain.View, error) {
+	view, err := n.view(ctx, read.Source)
+	if err == nil && view.Revision() < read.AtLeast {
+		err = ports.ErrBehind
+	}
+	return view, err
+}
+
+// endOf is why nothing that is waited for here comes any more; nil while it may.
+func endOf(state ports.LocalState, source ports.Source) error {
+	switch {
+	case state.Closed:
+		return ports.ErrClosed
+	case source == ports.Leader && !state.Leading:
+		return ports.ErrNotLeader
+	case source != ports.Leader && !state.InTouch:
+		return ports.ErrCutOff
+	}
+	return nil
+}
+
+// Follow implements ports.Nodes.
+func (n *Nodes) Follow(ctx context.Context, after *domain.Revision, source ports.Source) (ports.NodeStream, error) {
+	view, err := n.view(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	if source == ports.Stale && after != nil && *after > view.Revision() {
+		// Most likely this instance is behind the one that the follower comes
+		// from: a snapshot would take it back in time. Without a leader there is
+		// nothing better.
+		if fresh, err := n.registry.ReadHere(ctx); err == nil {
+			view = fresh
+		}
+	}
+	stream := &nodeStream{local: n.local, source: source, position: view.Revision()}
 	if after == nil {
 		stream.first.Snapshot = &view
 		return stream, nil
@@ -61,6 +190,7 @@ func (n *Nodes) Follow(ctx context.Context, after *domain.Revision) (ports.NodeS
 // the others nothing.
 type nodeStream struct {
 	local    ports.Local
+	source   ports.Source
 	first    ports.Delivery // what the opening read found
 	position domain.Revision
 	end      error // why nothing more comes, once that is known
@@ -73,17 +203,13 @@ func (s *nodeStream) Next() (ports.Delivery, <-chan struct{}, error) {
 		s.first = ports.Delivery{}
 		return first, later, nil
 	}
-	switch {
-	case s.end != nil:
+	if s.end != nil {
 		return ports.Delivery{}, nil, s.end
-	case state.Closed:
-		s.end = ports.ErrClosed
-	case !state.Leading:
-		s.end = ports.ErrNotLeader
 	}
-	// What is there when leadership is found lost is told before the stream
-	// ends. It is told once: the changes of the next leader go on arriving here,
-	// and a stream that waited for them to stop might never end.
+	s.end = endOf(state, s.source)
+	// What is there when the end is found is told before the stream ends. It is
+	// told once: the changes of the next leader go on arriving here, and a stream
+	// that waited for them to stop might never end.
 	changes, reaches := state.View.Since(s.position)
 	switch {
 	case reaches && len(changes) > 0:

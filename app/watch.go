@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -71,13 +72,12 @@ func (c *Cluster) keepWatch(ctx context.Context) {
 
 func sameRule(a, b ports.LocalState) bool {
 	return a.Leading == b.Leading && a.Term == b.Term && a.Closed == b.Closed &&
-		a.Roster.Equal(b.Roster)
+		a.LeaderID == b.LeaderID && a.InTouch == b.InTouch && a.Roster.Equal(b.Roster)
 }
 
 // look asks the instances and tells the followers what is so now. Those who
 // wait for their turn share a round that began after they came: however many
-// come at once, they cost two rounds. An instance that does not lead asks
-// nobody; its followers only need to be woken, to see that.
+// come at once, they cost two rounds.
 func (c *Cluster) look(ctx context.Context) error {
 	came := c.watch.rounds()
 	select {
@@ -93,9 +93,9 @@ func (c *Cluster) look(ctx context.Context) error {
 	// showing what they saw.
 	round := c.watch.begin()
 	state, _ := c.Local.State()
-	if !state.Leading || state.Closed {
+	if state.Closed {
 		c.watch.wake()
-		return ports.ErrNotLeader
+		return ports.ErrClosed
 	}
 	cluster := c.describe(ctx, state, state.Roster)
 	if err := ctx.Err(); err != nil {
@@ -158,18 +158,19 @@ func (w *clusterWatch) state() (latest domain.Cluster, later <-chan struct{}, cl
 }
 
 // Follow implements ports.Cluster.
-func (c *Cluster) Follow(ctx context.Context) (ports.ClusterStream, error) {
-	if _, err := c.Membership.Roster(ctx); err != nil {
+func (c *Cluster) Follow(ctx context.Context, source ports.Source) (ports.ClusterStream, error) {
+	if _, err := c.roster(ctx, source); err != nil {
 		return nil, err
 	}
 	if err := c.look(ctx); err != nil {
 		return nil, err
 	}
-	return &clusterStream{cluster: c}, nil
+	return &clusterStream{cluster: c, source: source}, nil
 }
 
 type clusterStream struct {
 	cluster *Cluster
+	source  ports.Source
 	told    *domain.Cluster // what the follower knows; nil before the snapshot
 }
 
@@ -177,12 +178,15 @@ type clusterStream struct {
 func (s *clusterStream) Next() (ports.ClusterDelivery, <-chan struct{}, error) {
 	latest, later, closed := s.cluster.watch.state()
 	state, _ := s.cluster.Local.State()
-	switch {
-	case closed || state.Closed:
+	switch end := endOf(state, s.source); {
+	case closed:
 		return ports.ClusterDelivery{}, nil, ports.ErrClosed
-	case !state.Leading:
-		return ports.ClusterDelivery{}, nil, ports.ErrNotLeader
-	case s.told == nil:
+	case s.told == nil && errors.Is(end, ports.ErrCutOff):
+		// Who asks this instance, whatever it knows, is told that first.
+	case end != nil:
+		return ports.ClusterDelivery{}, nil, end
+	}
+	if s.told == nil {
 		s.told = &latest
 		return ports.ClusterDelivery{Snapshot: &latest}, later, nil
 	}

@@ -1,6 +1,7 @@
 package domain_test
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -36,9 +37,42 @@ func weighing(weight int) func(*domain.NodeSpec) {
 	return func(spec *domain.NodeSpec) { spec.Weight = &weight }
 }
 
+func inState(state domain.State) func(*domain.NodeSpec) {
+	return func(spec *domain.NodeSpec) { spec.State = &state }
+}
+
+// leased gives the node a time to live, and says what becomes of it at its end.
+func leased(end domain.OnExpiry) func(*domain.NodeSpec) {
+	seconds := 30
+	return func(spec *domain.NodeSpec) { spec.TTLSeconds, spec.OnExpiry = &seconds, &end }
+}
+
 func put(n domain.CacheNode) domain.Register { return domain.Register{Node: n} }
 
 func remove(id string) domain.Deregister { return domain.Deregister{ID: id} }
+
+func batch(commands ...domain.Command) domain.Batch { return domain.Batch{Commands: commands} }
+
+// expire says that the time of one node is over; of several: a longer literal.
+func expire(id string, revision domain.Revision) domain.Expire {
+	return domain.Expire{Nodes: []domain.NodeAt{{ID: id, Revision: revision}}}
+}
+
+func revive(id string) domain.Revive { return domain.Revive{ID: id} }
+
+func list(commands ...domain.Command) []domain.Command { return commands }
+
+func when(n domain.CacheNode, c domain.Condition) domain.Register {
+	return domain.Register{Node: n, If: c}
+}
+
+func gone(id string, c domain.Condition) domain.Deregister { return domain.Deregister{ID: id, If: c} }
+
+var absent, present = domain.Condition{Expect: domain.Absent}, domain.Condition{Expect: domain.Present}
+
+func at(r domain.Revision) domain.Condition {
+	return domain.Condition{Expect: domain.AtRevision, Revision: r}
+}
 
 // apply carries out commands of which none may be refused, and gives what the
 // last one did.
@@ -83,6 +117,42 @@ func contentsOf(v domain.View) contents {
 		c.Nodes = append(c.Nodes, *n)
 	}
 	return c
+}
+
+// outcome is what Apply answered, as values that can be compared.
+type outcome struct {
+	Changes []domain.Change
+	Error   string
+	Refused domain.Revision
+	Current *domain.CacheNode
+}
+
+func outcomeOf(changes []domain.Change, err error) outcome {
+	o := outcome{Changes: append([]domain.Change(nil), changes...)}
+	var refusal *domain.Refusal
+	if errors.As(err, &refusal) {
+		o.Error, o.Refused, o.Current = refusal.Error(), refusal.Revision, refusal.Current
+	}
+	return o
+}
+
+// mustGoOnAlike carries the same commands out on both, and holds every answer
+// and the end of one against the other.
+func mustGoOnAlike(t fataler, got, want *domain.Registry, commands []domain.Command) {
+	t.Helper()
+	for i, cmd := range commands {
+		mustEqual(t, fmt.Sprintf("what command %d after that did", i), outcomeOf(got.Apply(cmd)), outcomeOf(want.Apply(cmd)))
+	}
+	mustEqual(t, "the registry in the end", contentsOf(got.View()), contentsOf(want.View()))
+	mustBeSound(t, got)
+}
+
+// mustBeSound looks at what no view shows.
+func mustBeSound(t fataler, r *domain.Registry) {
+	t.Helper()
+	if err := r.Audit(); err != nil {
+		t.Fatalf("the registry at revision %d: %v", r.View().Revision(), err)
+	}
 }
 
 func mustEqual(t fataler, what string, got, want any) {

@@ -39,6 +39,21 @@ func TestARegistryHoldsSoManyNodes(t *testing.T) {
 	if _, err := r.Apply(put(node(t, "another", "another:1"))); !errors.Is(err, domain.ErrRegistryFull) {
 		t.Errorf("and now it is full again: %v", err)
 	}
+
+	another, third := put(node(t, "another", "another:1")), put(node(t, "third", "third:1"))
+	full := r.View()
+	_, err = r.Apply(batch(remove("n18"), another, third))
+	if !errors.Is(err, domain.ErrRegistryFull) || !strings.HasPrefix(err.Error(), "changes[2]: ") {
+		t.Errorf("a batch that adds one more than it removes: %v", err)
+	}
+	if v := r.View(); v.Len() != full.Len() || v.Revision() != full.Revision() {
+		t.Errorf("after a refused batch there are %d nodes at revision %d", v.Len(), v.Revision())
+	}
+	changes, err := r.Apply(batch(remove("n18"), another))
+	if err != nil || len(changes) != 2 || changes[1].Node.Slot != 18 {
+		t.Errorf("a batch that adds as many as it removes: %+v, %v", changes, err)
+	}
+	mustBeSound(t, r)
 }
 
 func TestARegistryHoldsSoManyBytes(t *testing.T) {
@@ -96,6 +111,19 @@ func TestARegistryHoldsSoManyBytes(t *testing.T) {
 	if full() {
 		t.Error("where a node went, there is no room for another one")
 	}
+
+	// What a refused batch took or gave back counts for nothing.
+	one, other := big, big
+	one.ID, one.Address, other.ID, other.Address = "one", "one:1", "other", "other:1"
+	for range 3 {
+		if _, err := r.Apply(batch(remove("big2"), put(one), put(other))); !errors.Is(err, domain.ErrRegistryFull) {
+			t.Errorf("a batch that adds more than it removes: %v", err)
+		}
+	}
+	if changes, err := r.Apply(batch(remove("big2"), put(one))); err != nil || len(changes) != 2 {
+		t.Errorf("a batch that adds as much as it removes: %+v, %v", changes, err)
+	}
+	mustBeSound(t, r)
 }
 
 // rawBytes is the length of all text of a node.

@@ -1,18 +1,17 @@
 package domain_test
 
 import (
-	"errors"
+	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
-
-	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
 // model is the registry in its plainest form: it looks at all nodes for
-// everything, and keeps every change for ever.
+// everything, tries out a batch on a copy, and keeps every change for ever.
 type model struct {
 	nodes   map[string]domain.CacheNode
 	changes []domain.Change
@@ -20,20 +19,57 @@ type model struct {
 
 func newModel() *model { return &model{nodes: map[string]domain.CacheNode{}} }
 
-func (m *model) apply(cmd domain.Command) (domain.Change, error) {
+func (m *model) clone() *model {
+	return &model{nodes: maps.Clone(m.nodes), changes: slices.Clone(m.changes)}
+}
+
+// apply refuses with the bare reason where the registry says more about it.
+func (m *model) apply(cmd domain.Command) ([]domain.Change, error) {
+	switch cmd := cmd.(type) {
+	case domain.Batch:
+		var changes []domain.Change
+		trial := m.clone()
+		for i, one := range cmd.Commands {
+			change, reason := trial.one(one)
+			if reason != nil {
+				return nil, m.refusal(one, fmt.Errorf("changes[%d]: %w", i, reason))
+			}
+			changes = append(changes, change)
+		}
+		*m = *trial
+		return changes, nil
+	case domain.Expire:
+		var changes []domain.Change
+		for _, meant := range cmd.Nodes {
+			if change, did := m.expire(meant); did {
+				changes = append(changes, change)
+			}
+		}
+		return changes, nil
+	}
+	change, reason := m.one(cmd)
+	if reason != nil {
+		return nil, m.refusal(cmd, reason)
+	}
+	return []domain.Change{change}, nil
+}
+
+func (m *model) refusal(cmd domain.Command, reason error) error {
+	refusal := &domain.Refusal{Err: reason, Revision: m.revision()}
+	if known, found := m.nodes[idOf(cmd)]; found {
+		refusal.Current = &known
+	}
+	return refusal
+}
+
+func (m *model) one(cmd domain.Command) (domain.Change, error) {
 	switch cmd := cmd.(type) {
 	case domain.Register:
 		return m.register(cmd.Node, cmd.If)
 	case domain.Deregister:
-		known, found := m.nodes[cmd.ID]
-		if !found {
-			return domain.Change{}, domain.ErrNoSuchNode
-		}
-		if !m.holds(cmd.ID, cmd.If) {
-			return domain.Change{}, domain.ErrConditionFailed
-		}
-		delete(m.nodes, cmd.ID)
-		return m.made(domain.Change{Effect: domain.Removed, Node: &known, Previous: &known}), nil
+		return m.deregister(cmd)
+	case domain.Revive:
+		return m.revive(cmd.ID)
 	}
 	panic("unknown command")
 }
@@ -48,30 +84,89 @@ func (m *model) register(n domain.CacheNode, condition domain.Condition) (domain
 			return domain.Change{}, domain.ErrAddressInUse
 		}
 	}
-	n.CreatedRevision, n.Revision = m.revision()+1, m.revision()+1
+	n.ExpiredFrom = ""
 	if !found {
-		n.Slot = m.lowestFree(n.Pool, "")
-		m.nodes[n.ID] = n
-		return m.made(domain.Change{Effect: domain.Added, Node: &n}), nil
+		n.CreatedRevision, n.Slot = m.revision()+1, m.lowestFree(n.Pool, "")
+		return m.put(n, nil), nil
 	}
 	n.CreatedRevision, n.Slot = known.CreatedRevision, known.Slot
 	if n.Pool != known.Pool {
 		n.Slot = m.lowestFree(n.Pool, n.ID)
 	}
 	same := n
-	same.Revision = known.Revision
-	if n.Address == known.Address && n.Pool == known.Pool && n.Weight == known.Weight && n.Zone == known.Zone &&
-		n.State == known.State && maps.Equal(n.Labels, known.Labels) {
-		return domain.Change{Revision: m.revision(), Effect: domain.Unchanged, Reason: domain.ByRequest, Node: &same, Previous: &known}, nil
+	same.Revision, same.ExpiredFrom = known.Revision, known.ExpiredFrom
+	if reflect.DeepEqual(same, known) {
+		return m.unchanged(known), nil
 	}
+	return m.put(n, &known), nil
+}
+
+func (m *model) deregister(cmd domain.Deregister) (domain.Change, error) {
+	known, found := m.nodes[cmd.ID]
+	switch {
+	case !found:
+		return domain.Change{}, domain.ErrNoSuchNode
+	case !m.holds(cmd.ID, cmd.If):
+		return domain.Change{}, domain.ErrConditionFailed
+	}
+	return m.remove(known, domain.ByRequest), nil
+}
+
+func (m *model) revive(id string) (domain.Change, error) {
+	known, found := m.nodes[id]
+	switch {
+	case !found:
+		return domain.Change{}, domain.ErrNoSuchNode
+	case known.ExpiredFrom == "":
+		return m.unchanged(known), nil
+	}
+	revived := known
+	revived.State, revived.ExpiredFrom = known.ExpiredFrom, ""
+	return m.put(revived, &known), nil
+}
+
+func (m *model) expire(meant domain.NodeAt) (domain.Change, bool) {
+	known, found := m.nodes[meant.ID]
+	if !found || known.Revision != meant.Revision || known.TTLSeconds == 0 {
+		return domain.Change{}, false
+	}
+	if known.OnExpiry == domain.RemoveOnExpiry {
+		return m.remove(known, domain.ByExpiry), true
+	}
+	if known.State == domain.Down {
+		return domain.Change{}, false
+	}
+	down := known
+	down.State, down.ExpiredFrom = domain.Down, known.State
+	m.put(down, &known)
+	last := &m.changes[len(m.changes)-1]
+	last.Reason = domain.ByExpiry
+	return *last, true
+}
+
+// put makes n the node of its id; before is nil when there was none.
+func (m *model) put(n domain.CacheNode, before *domain.CacheNode) domain.Change {
+	n.Revision = m.revision() + 1
 	m.nodes[n.ID] = n
-	return m.made(domain.Change{Effect: domain.Updated, Node: &n, Previous: &known}), nil
+	if before == nil {
+		return m.made(domain.Change{Effect: domain.Added, Reason: domain.ByRequest, Node: &n})
+	}
+	return m.made(domain.Change{Effect: domain.Updated, Reason: domain.ByRequest, Node: &n, Previous: before})
+}
+
+func (m *model) remove(known domain.CacheNode, why domain.Reason) domain.Change {
+	delete(m.nodes, known.ID)
+	return m.made(domain.Change{Effect: domain.Removed, Reason: why, Node: &known, Previous: &known})
 }
 
 func (m *model) made(c domain.Change) domain.Change {
-	c.Revision, c.Reason = m.revision()+1, domain.ByRequest
+	c.Revision = m.revision() + 1
 	m.changes = append(m.changes, c)
 	return c
+}
+
+func (m *model) unchanged(known domain.CacheNode) domain.Change {
+	return domain.Change{Revision: m.revision(), Effect: domain.Unchanged, Reason: domain.ByRequest, Node: &known, Previous: &known}
 }
 
 func (m *model) revision() domain.Revision { return domain.Revision(len(m.changes)) }
@@ -107,50 +202,4 @@ func (m *model) contents() contents {
 		c.Nodes = append(c.Nodes, m.nodes[id])
 	}
 	return c
-}
-
-// commands draws commands over few ids, addresses and pools, so that they meet.
-func commands() *rapid.Generator[[]domain.Command] {
-	ids := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", "g", "h"})
-	conditions := rapid.OneOf(
-		rapid.Just(domain.Condition{}),
-		rapid.Just(domain.Condition{}),
-		rapid.Just(domain.Condition{Expect: domain.Absent}),
-		rapid.Just(domain.Condition{Expect: domain.Present}),
-		rapid.Map(rapid.Uint64Range(0, 40), func(r uint64) domain.Condition {
-			return domain.Condition{Expect: domain.AtRevision, Revision: domain.Revision(r)}
-		}),
-	)
-	one := rapid.Custom(func(t *rapid.T) domain.Command {
-		id, condition := ids.Draw(t, "id"), conditions.Draw(t, "condition")
-		if rapid.IntRange(0, 3).Draw(t, "kind") == 0 {
-			return domain.Deregister{ID: id, If: condition}
-		}
-		where := rapid.SampledFrom([]string{"h:1", "H:1", "h:2", "h:3", "h:4", "h:5", "h:6", "h:7", "h:8", "h:9"})
-		n := node(t, id, where.Draw(t, "address"),
-			inPool(rapid.SampledFrom([]string{"p", "q"}).Draw(t, "pool")),
-			weighing(rapid.IntRange(0, 1).Draw(t, "weight")))
-		if rapid.Bool().Draw(t, "labelled") {
-			n.Labels = map[string]string{"k": "v"}
-		}
-		return domain.Register{Node: n, If: condition}
-	})
-	return rapid.SliceOfN(one, 0, 80)
-}
-
-// outcome is what Apply answered, as values that can be compared.
-type outcome struct {
-	Change  domain.Change
-	Error   string
-	Refused domain.Revision
-	Current *domain.CacheNode
-}
-
-func outcomeOf(change domain.Change, err error) outcome {
-	o := outcome{Change: change}
-	var refusal *domain.Refusal
-	if errors.As(err, &refusal) {
-		o.Error, o.Refused, o.Current = refusal.Error(), refusal.Revision, refusal.Current
-	}
-	return o
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -14,46 +15,73 @@ import (
 
 // The registry does what its plainest form does, command by command.
 func TestARegistryIsItsModel(t *testing.T) {
-	refused := map[error]int{domain.ErrAddressInUse: 0, domain.ErrConditionFailed: 0, domain.ErrNoSuchNode: 0}
+	seen := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		r, m := domain.NewRegistry(), newModel()
 		for i, cmd := range commands().Draw(t, "commands") {
-			change, err := only(r.Apply(cmd))
+			changes, err := r.Apply(cmd)
 			expected, reason := m.apply(cmd)
-			if !errors.Is(err, reason) || (err == nil) != (reason == nil) {
-				t.Fatalf("command %d, %+v: %v, want %v", i, cmd, err, reason)
-			}
-			if reason != nil {
-				refused[reason]++
-			}
-			mustEqual(t, fmt.Sprintf("what command %d did", i), change, expected)
+			mustAgree(t, fmt.Sprintf("command %d, %+v", i, cmd), outcomeOf(changes, err), outcomeOf(expected, reason))
 			mustEqual(t, fmt.Sprintf("the registry after command %d", i), contentsOf(r.View()), m.contents())
+			mustBeSound(t, r)
+			for _, change := range changes {
+				seen[fmt.Sprintf("%T %s", cmd, change.Effect)]++
+			}
+			for _, sentinel := range []error{domain.ErrAddressInUse, domain.ErrConditionFailed, domain.ErrNoSuchNode} {
+				if errors.Is(err, sentinel) != errors.Is(reason, sentinel) {
+					t.Fatalf("command %d, %+v: %v, want %v", i, cmd, err, reason)
+				}
+				if errors.Is(err, sentinel) {
+					seen[fmt.Sprintf("%T %v", cmd, sentinel)]++
+				}
+			}
 		}
 	})
-	for reason, times := range refused {
-		if times == 0 {
-			t.Errorf("nothing was refused for %v: that was not examined", reason)
+	for _, what := range []string{
+		"Register added", "Register updated", "Register unchanged", "Register address in use", "Register precondition failed",
+		"Deregister removed", "Deregister no such node", "Deregister precondition failed",
+		"Batch added", "Batch updated", "Batch unchanged", "Batch removed",
+		"Batch address in use", "Batch precondition failed", "Batch no such node",
+		"Expire removed", "Expire updated", "Revive updated", "Revive unchanged", "Revive no such node",
+	} {
+		if seen["domain."+what] == 0 {
+			t.Errorf("%s: that was not examined", what)
 		}
 	}
+}
+
+// mustAgree holds what a registry answered against what its model did, which
+// gives no more than the beginning of an error.
+func mustAgree(t fataler, what string, got, want outcome) {
+	t.Helper()
+	if !strings.HasPrefix(got.Error, want.Error) || (got.Error == "") != (want.Error == "") {
+		t.Fatalf("%s: %q, want %q", what, got.Error, want.Error)
+	}
+	got.Error, want.Error = "", ""
+	mustEqual(t, what, got, want)
 }
 
 func TestInvariantsOfARegistry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := domain.NewRegistry()
-		views := []domain.View{r.View()} // by revision
+		views := []domain.View{r.View()}
 		for _, cmd := range commands().Draw(t, "commands") {
-			change, err := only(r.Apply(cmd))
-			v := r.View()
-			mustHaveUniqueAddressesAndSlots(t, v)
-			switch {
-			case err == nil && change.Effect != domain.Unchanged:
-				if v.Revision() != domain.Revision(len(views)) {
-					t.Fatalf("revision %d follows on %d", v.Revision(), len(views)-1)
+			changes, _ := r.Apply(cmd) // a refused command has none
+			now := views[len(views)-1].Revision()
+			for _, change := range changes {
+				if change.Effect != domain.Unchanged {
+					now++
 				}
-				views = append(views, v)
-			case v.Revision() != domain.Revision(len(views)-1):
-				t.Fatalf("revision %d without a change", v.Revision())
+				if change.Revision != now {
+					t.Fatalf("%s at revision %d, not %d", change.Effect, change.Revision, now)
+				}
 			}
+			v := r.View()
+			if v.Revision() != now {
+				t.Fatalf("the registry is at revision %d, not %d", v.Revision(), now)
+			}
+			mustHaveUniqueAddressesAndSlots(t, v)
+			views = append(views, v)
 		}
 		last := views[len(views)-1]
 		for _, v := range views {
@@ -104,7 +132,7 @@ func TestTheSameCommandsMakeTheSameRegistry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		one, other := domain.NewRegistry(), domain.NewRegistry()
 		for i, cmd := range commands().Draw(t, "commands") {
-			mustEqual(t, fmt.Sprintf("what command %d did", i), outcomeOf(only(other.Apply(cmd))), outcomeOf(only(one.Apply(cmd))))
+			mustEqual(t, fmt.Sprintf("what command %d did", i), outcomeOf(other.Apply(cmd)), outcomeOf(one.Apply(cmd)))
 		}
 		mustEqual(t, "the registry", contentsOf(other.View()), contentsOf(one.View()))
 	})
@@ -120,10 +148,31 @@ func TestARestoredRegistryGoesOnAsTheOriginal(t *testing.T) {
 		}
 		restored := restore(t, original.View())
 		mustEqual(t, "the restored registry", contentsOf(restored.View()), contentsOf(original.View()))
-		for i, cmd := range all[at:] {
-			mustEqual(t, fmt.Sprintf("what command %d after that did", i), outcomeOf(only(restored.Apply(cmd))), outcomeOf(only(original.Apply(cmd))))
+		mustBeSound(t, restored)
+		mustGoOnAlike(t, restored, original, all[at:])
+	})
+}
+
+// A batch that is refused leaves no trace, not even in what comes after it.
+func TestARefusedBatchNeverWas(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := commands().Draw(t, "commands")
+		at := rapid.IntRange(0, len(all)).Draw(t, "refused after")
+		tried, spared, m := domain.NewRegistry(), domain.NewRegistry(), newModel()
+		for _, cmd := range all[:at] {
+			_, _ = tried.Apply(cmd) // refusals are part of what is examined
+			_, _ = spared.Apply(cmd)
+			_, _ = m.apply(cmd)
 		}
-		mustEqual(t, "the registry in the end", contentsOf(restored.View()), contentsOf(original.View()))
+		failing := drawBatch(t, m)
+		failing.Commands = slices.Insert(failing.Commands,
+			rapid.IntRange(0, len(failing.Commands)).Draw(t, "place of the impossible"), domain.Command(remove("nobody")))
+		if changes, err := tried.Apply(failing); err == nil || changes != nil {
+			t.Fatalf("%+v, %v", changes, err)
+		}
+		mustEqual(t, "the registry after the refusal", contentsOf(tried.View()), contentsOf(spared.View()))
+		mustBeSound(t, tried)
+		mustGoOnAlike(t, tried, spared, all[at:])
 	})
 }
 

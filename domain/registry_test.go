@@ -12,13 +12,6 @@ func TestApply(t *testing.T) {
 	heavyA := node(t, "a", "h:1", weighing(7))
 	aAt := func(address string) domain.CacheNode { return node(t, "a", address) }
 	bAt := func(address string) domain.CacheNode { return node(t, "b", address) }
-	when := func(n domain.CacheNode, c domain.Condition) domain.Register { return domain.Register{Node: n, If: c} }
-	gone := func(id string, c domain.Condition) domain.Deregister { return domain.Deregister{ID: id, If: c} }
-	absent, present := domain.Condition{Expect: domain.Absent}, domain.Condition{Expect: domain.Present}
-	at := func(r domain.Revision) domain.Condition {
-		return domain.Condition{Expect: domain.AtRevision, Revision: r}
-	}
-	given := func(commands ...domain.Command) []domain.Command { return commands }
 
 	tests := map[string]struct {
 		given []domain.Command
@@ -27,56 +20,56 @@ func TestApply(t *testing.T) {
 		err   error
 	}{
 		"a new node is added":                           {do: put(a), want: domain.Added},
-		"a known node is replaced":                      {given: given(put(a)), do: put(heavyA), want: domain.Updated},
-		"a node that is the same is left alone":         {given: given(put(a)), do: put(a), want: domain.Unchanged},
-		"a node is removed":                             {given: given(put(a)), do: remove("a"), want: domain.Removed},
-		"a removed node can be added again":             {given: given(put(a), remove("a")), do: put(a), want: domain.Added},
-		"a node that is not there can't be removed":     {given: given(put(a)), do: remove("b"), err: domain.ErrNoSuchNode},
-		"a node can't be removed twice":                 {given: given(put(a), remove("a")), do: remove("a"), err: domain.ErrNoSuchNode},
+		"a known node is replaced":                      {given: list(put(a)), do: put(heavyA), want: domain.Updated},
+		"a node that is the same is left alone":         {given: list(put(a)), do: put(a), want: domain.Unchanged},
+		"a node is removed":                             {given: list(put(a)), do: remove("a"), want: domain.Removed},
+		"a removed node can be added again":             {given: list(put(a), remove("a")), do: put(a), want: domain.Added},
+		"a node that is not there can't be removed":     {given: list(put(a)), do: remove("b"), err: domain.ErrNoSuchNode},
+		"a node can't be removed twice":                 {given: list(put(a), remove("a")), do: remove("a"), err: domain.ErrNoSuchNode},
 		"nothing can be removed from an empty registry": {do: remove("a"), err: domain.ErrNoSuchNode},
 
-		"an address has one owner":                         {given: given(put(a)), do: put(bAt("h:1")), err: domain.ErrAddressInUse},
-		"a node keeps its own address":                     {given: given(put(a)), do: put(heavyA), want: domain.Updated},
-		"a node may spell its own address anew":            {given: given(put(a)), do: put(aAt("H:1")), want: domain.Updated},
-		"a node can't move to an address in use":           {given: given(put(a), put(b)), do: put(aAt("h:2")), err: domain.ErrAddressInUse},
-		"two nodes can't change places at once":            {given: given(put(a), put(b), put(aAt("h:3"))), do: put(bAt("h:3")), err: domain.ErrAddressInUse},
-		"two nodes can change places by way of a third":    {given: given(put(a), put(b), put(aAt("h:3")), put(bAt("h:1"))), do: put(aAt("h:2")), want: domain.Updated},
-		"the address of a removed node is free":            {given: given(put(a), remove("a")), do: put(bAt("h:1")), want: domain.Added},
-		"the address that a node left is free":             {given: given(put(a), put(aAt("h:9"))), do: put(bAt("h:1")), want: domain.Added},
-		"the address that a node moved to is taken":        {given: given(put(a), put(aAt("h:9"))), do: put(bAt("h:9")), err: domain.ErrAddressInUse},
-		"an address has one owner over all pools":          {given: given(put(a)), do: put(node(t, "b", "h:1", inPool("p"))), err: domain.ErrAddressInUse},
-		"an address is still taken after a refused move":   {given: given(put(a), put(b)), do: put(node(t, "c", "h:2")), err: domain.ErrAddressInUse},
-		"an address spelt anew is still taken":             {given: given(put(a), put(aAt("H:1"))), do: put(bAt("h:1")), err: domain.ErrAddressInUse},
-		"an address spelt anew is free after the removal":  {given: given(put(a), put(aAt("H:1")), remove("a")), do: put(bAt("h:1")), want: domain.Added},
-		"a node at a free address beside others is added":  {given: given(put(a), put(b)), do: put(c), want: domain.Added},
-		"a node that changes its pool keeps its address":   {given: given(put(a)), do: put(node(t, "a", "h:1", inPool("p"))), want: domain.Updated},
-		"a node of the same address and pool is unchanged": {given: given(put(node(t, "a", "h:1", inPool("p")))), do: put(node(t, "a", "h:1", inPool("p"))), want: domain.Unchanged},
+		"an address has one owner":                         {given: list(put(a)), do: put(bAt("h:1")), err: domain.ErrAddressInUse},
+		"a node keeps its own address":                     {given: list(put(a)), do: put(heavyA), want: domain.Updated},
+		"a node may spell its own address anew":            {given: list(put(a)), do: put(aAt("H:1")), want: domain.Updated},
+		"a node can't move to an address in use":           {given: list(put(a), put(b)), do: put(aAt("h:2")), err: domain.ErrAddressInUse},
+		"two nodes can't change places at once":            {given: list(put(a), put(b), put(aAt("h:3"))), do: put(bAt("h:3")), err: domain.ErrAddressInUse},
+		"two nodes can change places by way of a third":    {given: list(put(a), put(b), put(aAt("h:3")), put(bAt("h:1"))), do: put(aAt("h:2")), want: domain.Updated},
+		"the address of a removed node is free":            {given: list(put(a), remove("a")), do: put(bAt("h:1")), want: domain.Added},
+		"the address that a node left is free":             {given: list(put(a), put(aAt("h:9"))), do: put(bAt("h:1")), want: domain.Added},
+		"the address that a node moved to is taken":        {given: list(put(a), put(aAt("h:9"))), do: put(bAt("h:9")), err: domain.ErrAddressInUse},
+		"an address has one owner over all pools":          {given: list(put(a)), do: put(node(t, "b", "h:1", inPool("p"))), err: domain.ErrAddressInUse},
+		"an address is still taken after a refused move":   {given: list(put(a), put(b)), do: put(node(t, "c", "h:2")), err: domain.ErrAddressInUse},
+		"an address spelt anew is still taken":             {given: list(put(a), put(aAt("H:1"))), do: put(bAt("h:1")), err: domain.ErrAddressInUse},
+		"an address spelt anew is free after the removal":  {given: list(put(a), put(aAt("H:1")), remove("a")), do: put(bAt("h:1")), want: domain.Added},
+		"a node at a free address beside others is added":  {given: list(put(a), put(b)), do: put(c), want: domain.Added},
+		"a node that changes its pool keeps its address":   {given: list(put(a)), do: put(node(t, "a", "h:1", inPool("p"))), want: domain.Updated},
+		"a node of the same address and pool is unchanged": {given: list(put(node(t, "a", "h:1", inPool("p")))), do: put(node(t, "a", "h:1", inPool("p"))), want: domain.Unchanged},
 
 		"absent: a new node is added":                       {do: when(a, absent), want: domain.Added},
-		"absent: a known node is not replaced":              {given: given(put(a)), do: when(heavyA, absent), err: domain.ErrConditionFailed},
-		"absent: also the same node is refused":             {given: given(put(a)), do: when(a, absent), err: domain.ErrConditionFailed},
-		"absent: a removed node is absent":                  {given: given(put(a), remove("a")), do: when(a, absent), want: domain.Added},
-		"absent: other nodes don't count":                   {given: given(put(b)), do: when(a, absent), want: domain.Added},
-		"absent: an address in use is refused all the same": {given: given(put(a)), do: when(bAt("h:1"), absent), err: domain.ErrAddressInUse},
-		"present: a known node is replaced":                 {given: given(put(a)), do: when(heavyA, present), want: domain.Updated},
+		"absent: a known node is not replaced":              {given: list(put(a)), do: when(heavyA, absent), err: domain.ErrConditionFailed},
+		"absent: also the same node is refused":             {given: list(put(a)), do: when(a, absent), err: domain.ErrConditionFailed},
+		"absent: a removed node is absent":                  {given: list(put(a), remove("a")), do: when(a, absent), want: domain.Added},
+		"absent: other nodes don't count":                   {given: list(put(b)), do: when(a, absent), want: domain.Added},
+		"absent: an address in use is refused all the same": {given: list(put(a)), do: when(bAt("h:1"), absent), err: domain.ErrAddressInUse},
+		"present: a known node is replaced":                 {given: list(put(a)), do: when(heavyA, present), want: domain.Updated},
 		"present: a new node is not added":                  {do: when(a, present), err: domain.ErrConditionFailed},
-		"present: a removed node is not there":              {given: given(put(a), remove("a")), do: when(a, present), err: domain.ErrConditionFailed},
-		"present: a node is removed":                        {given: given(put(a)), do: gone("a", present), want: domain.Removed},
+		"present: a removed node is not there":              {given: list(put(a), remove("a")), do: when(a, present), err: domain.ErrConditionFailed},
+		"present: a node is removed":                        {given: list(put(a)), do: gone("a", present), want: domain.Removed},
 		"present: a node that is not there is no such node": {do: gone("a", present), err: domain.ErrNoSuchNode},
-		"at revision: the node is replaced":                 {given: given(put(a)), do: when(heavyA, at(1)), want: domain.Updated},
-		"at revision: the same node is left alone":          {given: given(put(a)), do: when(a, at(1)), want: domain.Unchanged},
-		"at revision: the node is removed":                  {given: given(put(a)), do: gone("a", at(1)), want: domain.Removed},
-		"at revision: the node's own revision counts":       {given: given(put(a), put(b)), do: when(heavyA, at(1)), want: domain.Updated},
-		"at revision: the registry's does not":              {given: given(put(a), put(b)), do: when(heavyA, at(2)), err: domain.ErrConditionFailed},
-		"at revision: the revision of the creation is past": {given: given(put(a), put(heavyA)), do: when(a, at(1)), err: domain.ErrConditionFailed},
-		"at revision: a later one is refused too":           {given: given(put(a)), do: when(heavyA, at(2)), err: domain.ErrConditionFailed},
-		"at revision: 0 is no node's":                       {given: given(put(a)), do: when(heavyA, at(0)), err: domain.ErrConditionFailed},
-		"at revision: also the same node must be at it":     {given: given(put(a)), do: when(a, at(9)), err: domain.ErrConditionFailed},
+		"at revision: the node is replaced":                 {given: list(put(a)), do: when(heavyA, at(1)), want: domain.Updated},
+		"at revision: the same node is left alone":          {given: list(put(a)), do: when(a, at(1)), want: domain.Unchanged},
+		"at revision: the node is removed":                  {given: list(put(a)), do: gone("a", at(1)), want: domain.Removed},
+		"at revision: the node's own revision counts":       {given: list(put(a), put(b)), do: when(heavyA, at(1)), want: domain.Updated},
+		"at revision: the registry's does not":              {given: list(put(a), put(b)), do: when(heavyA, at(2)), err: domain.ErrConditionFailed},
+		"at revision: the revision of the creation is past": {given: list(put(a), put(heavyA)), do: when(a, at(1)), err: domain.ErrConditionFailed},
+		"at revision: a later one is refused too":           {given: list(put(a)), do: when(heavyA, at(2)), err: domain.ErrConditionFailed},
+		"at revision: 0 is no node's":                       {given: list(put(a)), do: when(heavyA, at(0)), err: domain.ErrConditionFailed},
+		"at revision: also the same node must be at it":     {given: list(put(a)), do: when(a, at(9)), err: domain.ErrConditionFailed},
 		"at revision: a new node has none":                  {do: when(a, at(0)), err: domain.ErrConditionFailed},
-		"at revision: a node at another is not removed":     {given: given(put(a), put(heavyA)), do: gone("a", at(1)), err: domain.ErrConditionFailed},
+		"at revision: a node at another is not removed":     {given: list(put(a), put(heavyA)), do: gone("a", at(1)), err: domain.ErrConditionFailed},
 		"at revision: what is not there is no such node":    {do: gone("a", at(1)), err: domain.ErrNoSuchNode},
-		"at revision: a node added again has a new one":     {given: given(put(a), remove("a"), put(a)), do: when(heavyA, at(1)), err: domain.ErrConditionFailed},
-		"a failed condition comes before a taken address":   {given: given(put(a), put(b)), do: when(aAt("h:2"), at(9)), err: domain.ErrConditionFailed},
+		"at revision: a node added again has a new one":     {given: list(put(a), remove("a"), put(a)), do: when(heavyA, at(1)), err: domain.ErrConditionFailed},
+		"a failed condition comes before a taken address":   {given: list(put(a), put(b)), do: when(aAt("h:2"), at(9)), err: domain.ErrConditionFailed},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -170,11 +163,16 @@ func (c contents) find(id string) *domain.CacheNode {
 	return nil
 }
 
+// idOf gives the node that a command names; empty when it is not one that the
+// registry shows in a refusal.
 func idOf(cmd domain.Command) string {
-	if cmd, ok := cmd.(domain.Register); ok {
+	switch cmd := cmd.(type) {
+	case domain.Register:
 		return cmd.Node.ID
+	case domain.Deregister:
+		return cmd.ID
 	}
-	return cmd.(domain.Deregister).ID
+	return ""
 }
 
 func TestEveryAttributeCountsAsAChange(t *testing.T) {
@@ -187,9 +185,15 @@ func TestEveryAttributeCountsAsAChange(t *testing.T) {
 		"another key":     func(s *domain.NodeSpec) { s.Labels = map[string]string{"l": "v"} },
 		"one more label":  func(s *domain.NodeSpec) { s.Labels = map[string]string{"k": "v", "l": "v"} },
 		"no labels":       func(s *domain.NodeSpec) { s.Labels = nil },
-		"another state":   func(s *domain.NodeSpec) { draining := domain.Draining; s.State = &draining },
+		"another state":   inState(domain.Draining),
+		"another end":     leased(domain.DownOnExpiry),
+		"a longer life":   func(s *domain.NodeSpec) { seconds := 31; s.TTLSeconds = &seconds },
+		"an endless life": func(s *domain.NodeSpec) { s.TTLSeconds = nil },
 	}
-	base := func(s *domain.NodeSpec) { s.Zone, s.Labels = "z", map[string]string{"k": "v"} }
+	base := func(s *domain.NodeSpec) {
+		s.Zone, s.Labels = "z", map[string]string{"k": "v"}
+		leased(domain.RemoveOnExpiry)(s)
+	}
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
 			r := registryOf(t, put(node(t, "a", "h:1", base)))
@@ -205,13 +209,13 @@ func TestEveryAttributeCountsAsAChange(t *testing.T) {
 
 func TestWhatTheServerGivesIsNotTheClients(t *testing.T) {
 	n := node(t, "a", "h:1")
-	n.Slot, n.CreatedRevision, n.Revision = 17, 40, 41
+	n.Slot, n.CreatedRevision, n.Revision, n.ExpiredFrom = 17, 40, 41, domain.Draining
 	r := domain.NewRegistry()
 	added := apply(t, r, put(n))
-	if got := added.Node; got.Slot != 0 || got.CreatedRevision != 1 || got.Revision != 1 {
+	if got := added.Node; got.Slot != 0 || got.CreatedRevision != 1 || got.Revision != 1 || got.ExpiredFrom != "" {
 		t.Errorf("added as %+v", *got)
 	}
-	n.Slot = 3
+	n.Slot, n.ExpiredFrom = 3, domain.Active
 	if again := apply(t, r, put(n)); again.Effect != domain.Unchanged {
 		t.Errorf("the same node with another slot is %s", again.Effect)
 	}

@@ -44,9 +44,9 @@ type Leases interface {
 	Renew(ctx context.Context, id string) (*domain.CacheNode, domain.Revision, error)
 
 	// Expire expires all nodes of a pool whose time has run out, also those that
-	// are held back, and gives what became of them. Errors are those of
-	// Registry.Propose; ErrOutcomeUnknown may stand for some of them.
-	Expire(ctx context.Context, pool string) ([]domain.Change, error)
+	// are held back, and gives what became of them, and the registry's revision
+	// then. Errors are those of Registry.Propose; some may have expired then.
+	Expire(ctx context.Context, pool string) ([]domain.Change, domain.Revision, error)
 
 	// Held gives the pools whose expiry is held back, in ascending order.
 	Held() []HeldPool

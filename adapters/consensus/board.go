@@ -3,6 +3,7 @@ package consensus
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -18,10 +19,12 @@ type board struct {
 // notice is one posted state; it never changes.
 type notice struct {
 	ports.LocalState
-	applied  uint64 // index of the last entry in View
-	openTerm uint64 // term of the last opening applied
-	leads    bool   // raft says that this instance leads in Term
-	goal     uint64 // index to reach for being caught up; 0 while not known
+	opened   bool      // raft runs, or has run
+	applied  uint64    // index of the last entry in View
+	openTerm uint64    // term of the last opening applied
+	leads    bool      // raft says that this instance leads in Term
+	elected  time.Time // when it was first seen to lead in Term
+	goal     uint64    // index to reach for being caught up; 0 while not known
 
 	later chan struct{} // closed once there is a later notice
 }

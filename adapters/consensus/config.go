@@ -9,6 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // RaftLane is the first byte of a connection that carries raft RPC.
@@ -79,6 +80,10 @@ type Config struct {
 	// before the Node is, and be closed after it.
 	Demux *demux.Demux
 
+	// Peers is how the leader is asked, for reads that are answered here while
+	// another instance leads.
+	Peers ports.Peers
+
 	// Bootstrap starts a cluster of this instance alone, when the directory
 	// holds none.
 	Bootstrap bool
@@ -109,6 +114,7 @@ func (c Config) Validate() error {
 	require(c.Backend != "", "Backend")
 	require(c.OpenStore != nil, "OpenStore")
 	require(c.Demux != nil, "Demux")
+	require(c.Peers != nil, "Peers")
 	require(c.Logger != nil, "Logger")
 	require(c.Fatal != nil, "Fatal")
 	if err := c.Timing.Validate(); err != nil {

@@ -29,6 +29,9 @@ const (
 	kindOpening    entryKind = 1
 	kindRegister   entryKind = 2
 	kindDeregister entryKind = 3
+	kindBatch      entryKind = 4
+	kindExpire     entryKind = 5
+	kindRevive     entryKind = 6
 )
 
 // opening is the first entry of a leader's term: once it is applied, so is all
@@ -48,23 +51,56 @@ const checksumSize = 4
 
 // encodeEntry encodes an opening or a domain.Command.
 func encodeEntry(entry any) []byte {
-	b := make([]byte, 0, 256)
+	b := append(make([]byte, 0, 256), entryVersion, byte(kindOf(entry)))
 	switch entry := entry.(type) {
 	case opening:
-		b = append(b, entryVersion, byte(kindOpening))
 		b = appendString(b, 1, entry.ClusterID)
-	case domain.Register:
-		b = append(b, entryVersion, byte(kindRegister))
-		b = appendMessage(b, 1, appendNode(nil, &entry.Node))
-		b = appendCondition(b, 2, entry.If)
-	case domain.Deregister:
-		b = append(b, entryVersion, byte(kindDeregister))
-		b = appendString(b, 1, entry.ID)
-		b = appendCondition(b, 2, entry.If)
-	default:
-		panic(fmt.Sprintf("consensus: no format for an entry of type %T", entry))
+	case domain.Command:
+		b = appendCommand(b, entry)
 	}
 	return appendChecksum(b)
+}
+
+func kindOf(entry any) entryKind {
+	switch entry.(type) {
+	case opening:
+		return kindOpening
+	case domain.Register:
+		return kindRegister
+	case domain.Deregister:
+		return kindDeregister
+	case domain.Batch:
+		return kindBatch
+	case domain.Expire:
+		return kindExpire
+	case domain.Revive:
+		return kindRevive
+	}
+	panic(fmt.Sprintf("consensus: no format for an entry of type %T", entry))
+}
+
+func appendCommand(b []byte, cmd domain.Command) []byte {
+	switch cmd := cmd.(type) {
+	case domain.Register:
+		b = appendMessage(b, 1, appendNode(nil, &cmd.Node))
+		b = appendCondition(b, 2, cmd.If)
+	case domain.Deregister:
+		b = appendString(b, 1, cmd.ID)
+		b = appendCondition(b, 2, cmd.If)
+	case domain.Batch:
+		// The number of a field is the kind of the command in it.
+		for _, one := range cmd.Commands {
+			b = appendMessage(b, protowire.Number(kindOf(one)), appendCommand(nil, one))
+		}
+	case domain.Expire:
+		for _, n := range cmd.Nodes {
+			at := appendString(nil, 1, n.ID)
+			b = appendMessage(b, 1, appendUint(at, 2, uint64(n.Revision)))
+		}
+	case domain.Revive:
+		b = appendString(b, 1, cmd.ID)
+	}
+	return b
 }
 
 // decodeEntry gives back what encodeEntry was given. It keeps nothing of data.
@@ -80,8 +116,7 @@ func decodeEntry(data []byte) (any, error) {
 	if version != entryVersion {
 		return nil, fmt.Errorf("entry has format version %d, this build reads %d: a newer build wrote it", version, entryVersion)
 	}
-	switch kind {
-	case kindOpening:
+	if kind == kindOpening {
 		var entry opening
 		err = readFields(body, func(f *field) {
 			switch f.number {
@@ -92,34 +127,116 @@ func decodeEntry(data []byte) (any, error) {
 			}
 		})
 		return entry, err
+	}
+	return decodeCommand(kind, body)
+}
+
+func decodeCommand(kind entryKind, body []byte) (domain.Command, error) {
+	switch kind {
 	case kindRegister:
-		var entry domain.Register
-		err = readFields(body, func(f *field) {
-			switch f.number {
-			case 1:
-				entry.Node = f.node()
-			case 2:
-				entry.If = f.condition()
-			default:
-				f.unknown()
-			}
-		})
-		return entry, err
+		return decodeRegister(body)
 	case kindDeregister:
-		var entry domain.Deregister
-		err = readFields(body, func(f *field) {
-			switch f.number {
-			case 1:
-				entry.ID = f.text()
-			case 2:
-				entry.If = f.condition()
-			default:
-				f.unknown()
-			}
-		})
-		return entry, err
+		return decodeDeregister(body)
+	case kindBatch:
+		return decodeBatch(body)
+	case kindExpire:
+		return decodeExpire(body)
+	case kindRevive:
+		return decodeRevive(body)
 	}
 	return nil, fmt.Errorf("entry is of kind %d, which this build does not know: a newer build wrote it", kind)
+}
+
+func decodeRegister(body []byte) (domain.Register, error) {
+	var cmd domain.Register
+	err := readFields(body, func(f *field) {
+		switch f.number {
+		case 1:
+			cmd.Node = f.node()
+		case 2:
+			cmd.If = f.condition()
+		default:
+			f.unknown()
+		}
+	})
+	return cmd, err
+}
+
+func decodeDeregister(body []byte) (domain.Deregister, error) {
+	var cmd domain.Deregister
+	err := readFields(body, func(f *field) {
+		switch f.number {
+		case 1:
+			cmd.ID = f.text()
+		case 2:
+			cmd.If = f.condition()
+		default:
+			f.unknown()
+		}
+	})
+	return cmd, err
+}
+
+func decodeBatch(body []byte) (domain.Batch, error) {
+	var cmd domain.Batch
+	err := readFields(body, func(f *field) {
+		if !f.expect(protowire.BytesType) {
+			return
+		}
+		var one domain.Command
+		var err error
+		switch f.number {
+		case protowire.Number(kindRegister):
+			one, err = decodeRegister(f.bytes)
+		case protowire.Number(kindDeregister):
+			one, err = decodeDeregister(f.bytes)
+		default:
+			f.unknown()
+			return
+		}
+		if err != nil {
+			f.fail(err)
+			return
+		}
+		cmd.Commands = append(cmd.Commands, one)
+	})
+	return cmd, err
+}
+
+func decodeExpire(body []byte) (domain.Expire, error) {
+	var cmd domain.Expire
+	err := readFields(body, func(f *field) {
+		if f.number != 1 {
+			f.unknown()
+			return
+		}
+		var n domain.NodeAt
+		f.message(func(f *field) {
+			switch f.number {
+			case 1:
+				n.ID = f.text()
+			case 2:
+				n.Revision = domain.Revision(f.uint())
+			default:
+				f.unknown()
+			}
+		})
+		cmd.Nodes = append(cmd.Nodes, n)
+	})
+	return cmd, err
+}
+
+func decodeRevive(body []byte) (domain.Revive, error) {
+	var cmd domain.Revive
+	err := readFields(body, func(f *field) {
+		switch f.number {
+		case 1:
+			cmd.ID = f.text()
+		default:
+			f.unknown()
+		}
+	})
+	return cmd, err
 }
 
 func appendChecksum(b []byte) []byte {
@@ -149,6 +266,9 @@ const (
 	nodeSlot
 	nodeCreatedRevision
 	nodeRevision
+	nodeTTLSeconds
+	nodeDownOnExpiry // 1: down; left out: remove
+	nodeExpiredFrom
 )
 
 func appendNode(b []byte, n *domain.CacheNode) []byte {
@@ -164,11 +284,16 @@ func appendNode(b []byte, n *domain.CacheNode) []byte {
 	b = appendString(b, nodeState, string(n.State))
 	b = appendUint(b, nodeSlot, uint64(n.Slot))
 	b = appendUint(b, nodeCreatedRevision, uint64(n.CreatedRevision))
-	return appendUint(b, nodeRevision, uint64(n.Revision))
+	b = appendUint(b, nodeRevision, uint64(n.Revision))
+	b = appendUint(b, nodeTTLSeconds, uint64(n.TTLSeconds))
+	if n.OnExpiry == domain.DownOnExpiry {
+		b = appendUint(b, nodeDownOnExpiry, 1)
+	}
+	return appendString(b, nodeExpiredFrom, string(n.ExpiredFrom))
 }
 
 func (f *field) node() domain.CacheNode {
-	var n domain.CacheNode
+	n := domain.CacheNode{OnExpiry: domain.RemoveOnExpiry}
 	f.message(func(f *field) {
 		switch f.number {
 		case nodeID:
@@ -195,6 +320,15 @@ func (f *field) node() domain.CacheNode {
 			n.CreatedRevision = domain.Revision(f.uint())
 		case nodeRevision:
 			n.Revision = domain.Revision(f.uint())
+		case nodeTTLSeconds:
+			n.TTLSeconds = f.int()
+		case nodeDownOnExpiry:
+			if f.uint() != 1 {
+				f.fail(fmt.Errorf("field %d has an unknown value: a newer build wrote it", f.number))
+			}
+			n.OnExpiry = domain.DownOnExpiry
+		case nodeExpiredFrom:
+			n.ExpiredFrom = domain.State(f.text())
 		default:
 			f.unknown()
 		}

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type evidence struct {
 type ack struct {
 	term   uint64
 	moment uint64    // in which the acknowledged request was sent
+	sent   time.Time // when that was
 	at     time.Time // when the answer came in
 }
 
@@ -39,11 +41,11 @@ func (e *evidence) begin() uint64 { return e.moment.Add(1) }
 // now must be asked before a request is sent, never after.
 func (e *evidence) now() uint64 { return e.moment.Load() }
 
-func (e *evidence) acknowledged(id raft.ServerID, term, moment uint64) {
+func (e *evidence) acknowledged(id raft.ServerID, term, moment uint64, sent time.Time) {
 	e.mu.Lock()
 	old := e.acks[id]
 	if term > old.term || term == old.term && moment >= old.moment {
-		e.acks[id] = ack{term: term, moment: moment, at: time.Now()}
+		e.acks[id] = ack{term: term, moment: moment, sent: sent, at: time.Now()}
 	}
 	e.mu.Unlock()
 	select {
@@ -58,6 +60,24 @@ func (e *evidence) since(id raft.ServerID, term, moment uint64) bool {
 	defer e.mu.Unlock()
 	a := e.acks[id]
 	return a.term == term && a.moment >= moment
+}
+
+// majorityAt is the latest time at which so many of ids accepted, in term,
+// something that was sent then or later; zero for never.
+func (e *evidence) majorityAt(ids []raft.ServerID, needed int, term uint64) time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var sent []time.Time
+	for _, id := range ids {
+		if a := e.acks[id]; a.term == term {
+			sent = append(sent, a.sent)
+		}
+	}
+	if needed > len(sent) {
+		return time.Time{}
+	}
+	slices.SortFunc(sent, func(a, b time.Time) int { return b.Compare(a) })
+	return sent[needed-1]
 }
 
 // lastHeard is when id last accepted something; zero for never.
@@ -77,6 +97,10 @@ type witness struct {
 	// committed is the first commit index heard from a leader since the start;
 	// 0 until then.
 	committed atomic.Uint64
+	// contact is when a leader was last heard from, and follows says in which
+	// term this instance is: who speaks for an earlier one leads no more.
+	contact atomic.Pointer[time.Time]
+	follows func() uint64
 
 	stopped  chan struct{}
 	stopOnce sync.Once
@@ -91,15 +115,15 @@ type transport interface {
 	raft.WithClose
 }
 
-func newWitness(inner transport, e *evidence) *witness {
-	w := &witness{transport: inner, evidence: e, rpcs: make(chan raft.RPC), stopped: make(chan struct{})}
+func newWitness(inner transport, e *evidence, follows func() uint64) *witness {
+	w := &witness{transport: inner, evidence: e, follows: follows, rpcs: make(chan raft.RPC), stopped: make(chan struct{})}
 	w.relaying.Go(w.relay)
 	return w
 }
 
 // AppendEntries implements raft.Transport. Raft sends all its heartbeats here.
 func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	moment := w.evidence.now()
+	moment, sent := w.evidence.now(), time.Now()
 	// Raft uses one response for all heartbeats: what an earlier one said must
 	// not count for this one.
 	*resp = raft.AppendEntriesResponse{}
@@ -107,7 +131,7 @@ func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, arg
 		return err
 	}
 	if resp.Success && resp.Term == args.Term {
-		w.evidence.acknowledged(id, args.Term, moment)
+		w.evidence.acknowledged(id, args.Term, moment, sent)
 	}
 	return nil
 }
@@ -120,9 +144,7 @@ func (w *witness) relay() {
 	for {
 		select {
 		case rpc := <-incoming:
-			if request, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && request.LeaderCommitIndex > 0 {
-				w.committed.CompareAndSwap(0, request.LeaderCommitIndex)
-			}
+			w.hear(rpc.Command)
 			select {
 			case w.rpcs <- rpc:
 			case <-w.stopped:
@@ -131,6 +153,34 @@ func (w *witness) relay() {
 		case <-w.stopped:
 			return
 		}
+	}
+}
+
+// SetHeartbeatHandler implements raft.Transport: heartbeats do not come through
+// Consumer.
+func (w *witness) SetHeartbeatHandler(handle func(raft.RPC)) {
+	w.transport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		w.hear(rpc.Command)
+		handle(rpc)
+	})
+}
+
+func (w *witness) hear(command any) {
+	var term uint64
+	switch request := command.(type) {
+	case *raft.AppendEntriesRequest:
+		term = request.Term
+		if request.LeaderCommitIndex > 0 {
+			w.committed.CompareAndSwap(0, request.LeaderCommitIndex)
+		}
+	case *raft.InstallSnapshotRequest:
+		term = request.Term
+	default:
+		return
+	}
+	if term >= w.follows() {
+		now := time.Now()
+		w.contact.Store(&now)
 	}
 }
 

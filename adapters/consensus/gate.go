@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"context"
-	"sync"
 
 	"github.com/hashicorp/raft"
 
@@ -15,16 +14,11 @@ import (
 // so a leader that was paused and deposed may find such an answer in its socket
 // and believe itself.
 //
-// Readers that come while a round is under way share the next one, so that any
-// number of them costs one round of heartbeats; a lone one starts at once.
+// Its readers share rounds of heartbeats.
 type gate struct {
 	leadership leadership
 	evidence   *evidence
-	rounds     sync.WaitGroup
-
-	mu      sync.Mutex
-	running bool
-	next    *round // collects those who come during a round; nil for none
+	rounds     rounds
 }
 
 // leadership is what the gate asks of raft. None of it blocks for long.
@@ -41,53 +35,11 @@ type leadership interface {
 	watch() <-chan struct{}
 }
 
-// round is one proof, for all who wait for it.
-type round struct {
-	done  chan struct{}
-	index uint64
-	err   error
-}
-
 // pass returns the index that the state machine must have applied for a read
 // that began before the call to be answered from it. Errors: ports.ErrNotLeader,
 // or ctx's.
 func (g *gate) pass(ctx context.Context) (uint64, error) {
-	r := g.join()
-	select {
-	case <-r.done:
-		return r.index, r.err
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-}
-
-func (g *gate) join() *round {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.next == nil {
-		g.next = &round{done: make(chan struct{})}
-	}
-	if !g.running {
-		g.running = true
-		g.rounds.Go(g.run)
-	}
-	return g.next
-}
-
-// run does one round after the other while somebody waits.
-func (g *gate) run() {
-	for {
-		g.mu.Lock()
-		r := g.next
-		g.next = nil
-		g.running = r != nil
-		g.mu.Unlock()
-		if r == nil {
-			return
-		}
-		r.index, r.err = g.prove()
-		close(r.done)
-	}
+	return g.rounds.pass(ctx, g.prove)
 }
 
 // prove ends as soon as it succeeds, or leadership does; a leader that reaches
@@ -128,6 +80,3 @@ func (g *gate) accepted(others []raft.ServerID, term, moment uint64) int {
 	}
 	return accepted
 }
-
-// wait returns when no round runs any more.
-func (g *gate) wait() { g.rounds.Wait() }

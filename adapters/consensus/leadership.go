@@ -68,12 +68,19 @@ func (n *Node) look() *notice {
 	n.learnClusterID()
 
 	latest := n.board.read()
-	if !changed && latest.Term == term && latest.leads == leads && latest.goal == goal &&
+	next := *latest
+	next.Term, next.leads = term, leads
+	if leads && (!latest.leads || latest.Term != term) {
+		next.elected = time.Now()
+	}
+	contact := n.leaderContact(&next)
+	inTouch := !contact.IsZero() && time.Since(contact) <= n.config.Timing.ElectionTimeout
+	if !changed && latest.Term == term && latest.leads == leads && latest.goal == goal && latest.InTouch == inTouch &&
 		latest.LeaderID == string(id) && latest.LeaderRaftAddress == string(address) {
 		return latest
 	}
 	n.board.post(func(s *notice) {
-		s.Term, s.leads, s.goal = term, leads, goal
+		s.Term, s.leads, s.goal, s.elected, s.InTouch = term, leads, goal, next.elected, inTouch
 		s.LeaderID, s.LeaderRaftAddress = string(id), string(address)
 		if changed {
 			s.Roster = roster

@@ -35,8 +35,8 @@ func newMachine(b *board, halt func(error)) *machine {
 
 // outcome is what an entry's future answers.
 type outcome struct {
-	change domain.Change
-	err    error
+	changes []domain.Change
+	err     error
 }
 
 // Apply implements raft.FSM. Raft uses ApplyBatch.
@@ -75,8 +75,8 @@ func (m *machine) apply(entry *raft.Log) outcome {
 		}
 		return outcome{}
 	case domain.Command:
-		change, err := m.registry.Apply(decoded)
-		return outcome{change: change, err: err}
+		changes, err := m.registry.Apply(decoded)
+		return outcome{changes: changes, err: err}
 	}
 	panic(fmt.Sprintf("consensus: an entry decodes to %T, which nobody applies", decoded))
 }

@@ -33,6 +33,18 @@ func (n *Node) Roster(ctx context.Context) (domain.Roster, error) {
 	return roster, nil
 }
 
+// RosterHere implements ports.Membership.
+func (n *Node) RosterHere(ctx context.Context) (domain.Roster, error) {
+	roster, err := n.Roster(ctx)
+	if !errors.Is(err, ports.ErrNotLeader) {
+		return roster, err
+	}
+	if _, err := n.readHere(ctx); err != nil {
+		return domain.Roster{}, err
+	}
+	return n.roster(), nil
+}
+
 // Add implements ports.Membership.
 func (n *Node) Add(ctx context.Context, instance domain.Instance) error {
 	return n.changeMembership(ctx, func(current domain.Roster) ([]change, error) {

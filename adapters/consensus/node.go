@@ -35,8 +35,8 @@ const (
 	commitTimeout = 20 * time.Millisecond
 )
 
-// Node is one raft instance. It implements ports.Registry, ports.Local and
-// ports.Membership. Claim, then Open, before the rest; Close when all who use it
+// Node is one raft instance. It implements ports.Registry, ports.Local,
+// ports.Membership and ports.Progress. Claim, then Open, before the rest; Close when all who use it
 // are done. Its methods are safe for concurrent use.
 type Node struct {
 	config   Config
@@ -44,6 +44,7 @@ type Node struct {
 	board    *board
 	evidence *evidence
 	gate     *gate
+	asking   rounds // questions to the leader, where another instance is that
 	inflight inflight
 
 	directory *logstore.Directory
@@ -134,6 +135,7 @@ func (n *Node) Open(context.Context) error {
 	if err := n.start(address); err != nil {
 		return fmt.Errorf("start raft on %s: %w", n.directory.Path(), err)
 	}
+	n.board.post(func(s *notice) { s.opened = true })
 	n.look()
 	n.watching.Go(n.watchLeadership)
 	return nil
@@ -168,7 +170,7 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.transport != nil {
 		network = n.seams.transport(network)
 	}
-	n.witness = newWitness(network, n.evidence)
+	n.witness = newWitness(network, n.evidence, func() uint64 { return n.board.read().Term })
 	if err := n.bootstrap(settings, logs, snapshots, address); err != nil {
 		return err
 	}
@@ -301,7 +303,8 @@ func (n *Node) close(ctx context.Context) error {
 	if stopped != nil {
 		faults = append(faults, stopped.Error())
 	}
-	n.gate.wait()
+	n.gate.rounds.wait()
+	n.asking.wait()
 	n.watching.Wait()
 	if n.store != nil {
 		faults = append(faults, n.store.Close())
@@ -316,4 +319,38 @@ func (n *Node) close(ctx context.Context) error {
 func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 	latest := n.board.read()
 	return latest.LocalState, latest.later
+}
+
+// LeaderContact implements ports.Local.
+func (n *Node) LeaderContact() (time.Duration, bool) {
+	state := n.board.read()
+	if !state.opened {
+		return 0, false
+	}
+	at := n.leaderContact(state)
+	if at.IsZero() {
+		return 0, false
+	}
+	return max(0, time.Since(at)), true
+}
+
+// leaderContact is when this instance, whose state is given, heard from the
+// leader, or a leader from a majority; zero for never.
+func (n *Node) leaderContact(state *notice) time.Time {
+	if !state.leads {
+		if heard := n.witness.contact.Load(); heard != nil {
+			return *heard
+		}
+		return time.Time{}
+	}
+	others, needed := n.quorum()
+	if needed == 0 {
+		return time.Now()
+	}
+	// It was elected by a majority.
+	at := n.evidence.majorityAt(others, needed, state.Term)
+	if at.Before(state.elected) {
+		return state.elected
+	}
+	return at
 }

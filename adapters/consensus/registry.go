@@ -16,13 +16,17 @@ import (
 // full only while the disk does not keep up.
 const enqueueTimeout = time.Second
 
+// askTimeout bounds a question to the leader, which answers once it has heard
+// from a majority.
+const askTimeout = time.Second
+
 // Propose implements ports.Registry.
-func (n *Node) Propose(ctx context.Context, cmd domain.Command) (domain.Change, error) {
+func (n *Node) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error) {
 	answer, err := n.apply(ctx, encodeEntry(cmd))
 	if err != nil {
-		return domain.Change{}, err
+		return nil, err
 	}
-	return answer.change, answer.err
+	return answer.changes, answer.err
 }
 
 func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
@@ -104,18 +108,82 @@ func (n *Node) Read(ctx context.Context) (domain.View, error) {
 	return state.View, nil
 }
 
+// ReadHere implements ports.Registry.
+func (n *Node) ReadHere(ctx context.Context) (domain.View, error) {
+	state, err := n.readHere(ctx)
+	if err != nil {
+		return domain.View{}, err
+	}
+	return state.View, nil
+}
+
+// ReadIndex implements ports.Progress. It may be called before Open has returned.
+func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
+	switch state := n.board.read(); {
+	case state.Closed:
+		return 0, ports.ErrClosed
+	case !state.opened || n.raft.State() != raft.Leader:
+		return 0, ports.ErrNotLeader
+	}
+	index, err := n.prove(ctx)
+	if err != nil && n.board.read().Closed {
+		return 0, ports.ErrClosed
+	}
+	return index, err
+}
+
 // read gives a state that holds all that was committed when it was called.
 func (n *Node) read(ctx context.Context) (*notice, error) {
-	index, err := n.prove(ctx)
+	index, err := n.ReadIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return n.reach(ctx, index)
+}
+
+// readHere is read, wherever the leader is.
+func (n *Node) readHere(ctx context.Context) (*notice, error) {
+	state, err := n.read(ctx)
+	if !errors.Is(err, ports.ErrNotLeader) {
+		return state, err
+	}
+	index, err := n.asking.pass(ctx, n.askLeader)
 	switch {
 	case err != nil && n.board.read().Closed:
 		return nil, ports.ErrClosed
 	case err != nil:
 		return nil, err
 	}
+	return n.reach(ctx, index)
+}
+
+// askLeader asks how far this instance has to be to answer a read that began
+// before the call. Whoever answers must be the leader of this cluster: an address
+// can change hands.
+func (n *Node) askLeader() (uint64, error) {
+	address, id := n.raft.LeaderWithID()
+	if id == "" || id == raft.ServerID(n.config.ID) {
+		return 0, ports.ErrNoLeader
+	}
+	ctx, cancel := context.WithTimeout(n.running, askTimeout)
+	defer cancel()
+	answer, err := n.config.Peers.ReadIndex(ctx, string(address))
+	own := n.board.read().ClusterID
+	switch {
+	case err != nil:
+		// Its own "not the leader" would send our asker there again.
+		return 0, fmt.Errorf("%w: instance %q leads, but can't be asked: %v", ports.ErrNoLeader, id, err)
+	case answer.RaftID != string(id) || answer.ClusterID != own:
+		return 0, fmt.Errorf("%w: at %s answers instance %q of cluster %q instead of %q of %q",
+			ports.ErrNoLeader, address, answer.RaftID, answer.ClusterID, id, own)
+	}
+	return answer.Index, nil
+}
+
+// reach waits until the state machine has applied index. What raft calls applied
+// is only handed to it; the notice says what it has done.
+func (n *Node) reach(ctx context.Context, index uint64) (*notice, error) {
 	for {
-		// What raft calls applied is only handed to the state machine; the
-		// notice says what the state machine has done.
 		latest := n.board.read()
 		switch {
 		case latest.applied >= index:

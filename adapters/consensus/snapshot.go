@@ -110,7 +110,7 @@ const (
 )
 
 var effects = []domain.Effect{1: domain.Added, 2: domain.Updated, 3: domain.Removed}
-var reasons = []domain.Reason{1: domain.ByRequest}
+var reasons = []domain.Reason{1: domain.ByRequest, 2: domain.ByExpiry}
 
 func appendChange(b []byte, c *domain.Change, changes []domain.Change) []byte {
 	b = appendUint(b, changeEffect, numberOf(effects, c.Effect))

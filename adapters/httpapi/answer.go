@@ -16,9 +16,12 @@ type answer struct {
 	length      []string // the length of body, where it is at hand
 	etag        []string
 	revision    []string // the state of the registry that was seen
-	location    string
-	allow       string
-	hangUp      bool // the connection is of no further use
+	// leaderContact is how many milliseconds ago this instance heard from a
+	// leader; empty where that does not matter.
+	leaderContact string
+	location      string
+	allow         string
+	hangUp        bool // the connection is of no further use
 }
 
 func (a *answer) see(revision domain.Revision) {
@@ -35,6 +38,7 @@ var (
 // The names are spelt as net/http keeps them: it takes them as they are.
 const (
 	revisionHeader     = "Nodesmetadata-Revision"
+	contactHeader      = "Nodesmetadata-Leader-Contact"
 	etagHeader         = "Etag"
 	contentTypeHeader  = "Content-Type"
 	cacheControlHeader = "Cache-Control"
@@ -50,6 +54,9 @@ func (a *answer) write(w http.ResponseWriter) {
 	}
 	if a.etag != nil {
 		h[etagHeader] = a.etag
+	}
+	if a.leaderContact != "" {
+		h[contactHeader] = []string{a.leaderContact}
 	}
 	if a.location != "" {
 		h.Set("Location", a.location)

@@ -10,19 +10,23 @@ import (
 // followCluster streams what happens to the raft cluster. Its events have no
 // ids: a client that comes back starts with the snapshot.
 func (s *Server) followCluster(out *sink, r *http.Request) error {
+	source, err := sourceOf(r.URL.Query())
+	if err != nil {
+		return err
+	}
 	var stream ports.ClusterStream
 	var delivery ports.ClusterDelivery
 	var later <-chan struct{}
-	err := s.open(out, r, func(ctx context.Context) error {
+	err = s.open(out, r, func(ctx context.Context) error {
 		var err error
-		if stream, err = s.config.Cluster.Follow(ctx); err != nil {
+		if stream, err = s.config.Cluster.Follow(ctx, source); err != nil {
 			return err
 		}
 		delivery, later, err = stream.Next()
 		return err
 	})
 	if err == nil && !out.opened {
-		err = out.open(nil)
+		err = s.openSink(out, r, nil)
 	}
 	if r.Method == http.MethodHead && out.opened {
 		return nil

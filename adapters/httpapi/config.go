@@ -40,8 +40,9 @@ type Config struct {
 	// machine; port 0 takes a free one: see Server.Addr.
 	BindAddress string
 
-	// Nodes, Cluster and Local must be given.
+	// Nodes, Leases, Cluster and Local must be given.
 	Nodes   ports.Nodes
+	Leases  ports.Leases
 	Cluster ports.Cluster
 	Local   ports.Local
 
@@ -96,7 +97,7 @@ func (c Config) Validate() error {
 		name    string
 		missing bool
 	}{
-		{"nodes", c.Nodes == nil}, {"cluster", c.Cluster == nil}, {"local", c.Local == nil},
+		{"nodes", c.Nodes == nil}, {"leases", c.Leases == nil}, {"cluster", c.Cluster == nil}, {"local", c.Local == nil},
 	} {
 		if port.missing {
 			faults = append(faults, fmt.Errorf("%s is not given", port.name))

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -131,8 +130,12 @@ func kindName(t reflect.Type) string {
 		return "a string"
 	case reflect.Int:
 		return "an integer"
+	case reflect.Uint64:
+		return "an integer that is not negative"
 	case reflect.Float64:
 		return "a number"
+	case reflect.Slice:
+		return "an array"
 	}
 	return "an object"
 }
@@ -150,26 +153,4 @@ func pathID(r *http.Request) (string, error) {
 		return "", invalidRequest("the path is not properly encoded: %q", id)
 	}
 	return decoded, nil
-}
-
-// checkQuery refuses every parameter that is not in allowed, and any that is
-// given twice.
-func checkQuery(r *http.Request, allowed []string) (url.Values, error) {
-	if r.URL.RawQuery == "" {
-		return nil, nil
-	}
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, invalidRequest("the query is not properly encoded: %v", err)
-	}
-	var faults []error
-	for _, name := range slices.Sorted(maps.Keys(query)) {
-		switch {
-		case !slices.Contains(allowed, name):
-			faults = append(faults, invalidRequest("the parameter %q is not supported here", name))
-		case len(query[name]) > 1:
-			faults = append(faults, invalidRequest("the parameter %q is given %d times", name, len(query[name])))
-		}
-	}
-	return query, errors.Join(faults...)
 }

@@ -35,6 +35,14 @@ func appendNode(b []byte, n *domain.CacheNode) []byte {
 	}
 	b = append(b, `,"state":`...)
 	b = appendString(b, string(n.State))
+	if n.TTLSeconds > 0 {
+		b = append(b, `,"ttlSeconds":`...)
+		b = strconv.AppendInt(b, int64(n.TTLSeconds), 10)
+	}
+	if n.TTLSeconds > 0 || n.OnExpiry != domain.RemoveOnExpiry {
+		b = append(b, `,"onExpiry":`...)
+		b = appendString(b, string(n.OnExpiry))
+	}
 	b = append(b, `,"slot":`...)
 	b = strconv.AppendInt(b, int64(n.Slot), 10)
 	b = append(b, `,"createdRevision":`...)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -36,7 +37,7 @@ func (s *Server) open(out *sink, r *http.Request, begin func(context.Context) er
 			return err
 		}
 		if !out.opened {
-			if err := out.open(nil); err != nil {
+			if err := s.openSink(out, r, nil); err != nil {
 				return err
 			}
 		}
@@ -53,6 +54,15 @@ func (s *Server) open(out *sink, r *http.Request, begin func(context.Context) er
 			return err
 		}
 	}
+}
+
+// openSink sends the header of a stream.
+func (s *Server) openSink(out *sink, r *http.Request, seen *domain.Revision) error {
+	var contact string
+	if isStale(r) {
+		contact = s.leaderContact()
+	}
+	return out.open(seen, contact)
 }
 
 func (s *Server) tryOpen(r *http.Request, begin func(context.Context) error) error {
@@ -101,6 +111,8 @@ func (s *Server) finish(out *sink, err error) error {
 	switch {
 	case errors.Is(err, ports.ErrClosed):
 		why = "this instance is shutting down: connect again"
+	case errors.Is(err, ports.ErrCutOff):
+		why = ports.ErrCutOff.Error() + ": connect to another one"
 	case errors.Is(err, ports.ErrNotLeader):
 		why = "this instance does not lead: connect again"
 	case errors.Is(err, context.Canceled):

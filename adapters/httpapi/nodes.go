@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -18,6 +19,9 @@ type nodeBody struct {
 	Labels  map[string]string `json:"labels"`
 	State   *domain.State     `json:"state"`
 
+	TTLSeconds *int             `json:"ttlSeconds"`
+	OnExpiry   *domain.OnExpiry `json:"onExpiry"`
+
 	// The server's own: taken, so that a client can send back what it was
 	// given, and ignored.
 	Slot            float64 `json:"slot"`
@@ -25,9 +29,18 @@ type nodeBody struct {
 	Revision        float64 `json:"revision"`
 }
 
+// named gives the id in the body; empty where there is none.
+func (b *nodeBody) named() string {
+	if b.ID == nil {
+		return ""
+	}
+	return *b.ID
+}
+
 func (b *nodeBody) spec(id string) domain.NodeSpec {
 	return domain.NodeSpec{
 		ID: id, Address: b.Address, Pool: b.Pool, Weight: b.Weight, Zone: b.Zone, Labels: b.Labels, State: b.State,
+		TTLSeconds: b.TTLSeconds, OnExpiry: b.OnExpiry,
 	}
 }
 
@@ -40,11 +53,7 @@ func (s *Server) putNodes(ctx context.Context, r *http.Request) (answer, error) 
 	if err := decodeBody(r, &body); err != nil {
 		return answer{}, err
 	}
-	var id string
-	if body.ID != nil {
-		id = *body.ID
-	}
-	return s.register(ctx, body.spec(id), condition)
+	return s.register(ctx, body.spec(body.named()), condition)
 }
 
 func (s *Server) putNode(ctx context.Context, r *http.Request) (answer, error) {
@@ -81,11 +90,21 @@ func (s *Server) register(ctx context.Context, spec domain.NodeSpec, condition d
 }
 
 func (s *Server) getNodes(ctx context.Context, r *http.Request) (answer, error) {
-	view, err := s.config.Nodes.View(ctx)
+	read, err := readOf(r)
+	filter, filterErr := filterOf(r)
+	if err := errors.Join(err, filterErr); err != nil {
+		return answer{}, err
+	}
+	view, err := s.config.Nodes.View(ctx, read)
 	if err != nil {
 		return answer{}, err
 	}
-	list := s.list.get(view)
+	if read.Past != nil && view.Revision() <= *read.Past {
+		a := answer{status: http.StatusNotModified, etag: []string{etag(view.Revision())}}
+		a.see(view.Revision())
+		return a, nil
+	}
+	list := s.lists.get(view, filter)
 	a := answer{etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length}
 	if notModified(r, list.etag[0]) {
 		a.status = http.StatusNotModified
@@ -98,7 +117,11 @@ func (s *Server) getNode(ctx context.Context, r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	view, err := s.config.Nodes.View(ctx)
+	read, err := readOf(r)
+	if err != nil {
+		return answer{}, err
+	}
+	view, err := s.config.Nodes.View(ctx, read)
 	if err != nil {
 		return answer{}, err
 	}

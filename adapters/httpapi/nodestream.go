@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -14,8 +15,10 @@ import (
 // position in history: what a slow reader has not taken yet is kept nowhere.
 func (s *Server) followNodes(out *sink, r *http.Request) error {
 	query := r.URL.Query()
-	after, err := streamPosition(r, query.Get("since"), query.Has("since"))
-	if err != nil {
+	after, err := streamPosition(r, query.Get(paramSince), query.Has(paramSince))
+	source, sourceErr := sourceOf(query)
+	filter, filterErr := filterOf(r)
+	if err := errors.Join(err, sourceErr, filterErr); err != nil {
 		return err
 	}
 	var stream ports.NodeStream
@@ -23,14 +26,14 @@ func (s *Server) followNodes(out *sink, r *http.Request) error {
 	var later <-chan struct{}
 	err = s.open(out, r, func(ctx context.Context) error {
 		var err error
-		if stream, err = s.config.Nodes.Follow(ctx, after); err != nil {
+		if stream, err = s.config.Nodes.Follow(ctx, after, source); err != nil {
 			return err
 		}
 		delivery, later, err = stream.Next()
 		return err
 	})
 	if err == nil && !out.opened {
-		err = out.open(position(delivery, after))
+		err = s.openSink(out, r, position(delivery, after))
 	}
 	if r.Method == http.MethodHead && out.opened {
 		return nil
@@ -39,7 +42,7 @@ func (s *Server) followNodes(out *sink, r *http.Request) error {
 		if delivery.Empty() {
 			err = s.await(r.Context(), out, later, 0, "keep-alive")
 		} else {
-			err = s.deliver(out, delivery)
+			err = s.deliver(out, delivery, filter)
 		}
 		if err == nil {
 			delivery, later, err = stream.Next()
@@ -60,9 +63,10 @@ func position(first ports.Delivery, after *domain.Revision) *domain.Revision {
 	return after
 }
 
-func (s *Server) deliver(out *sink, d ports.Delivery) error {
+// deliver sends of d what filter lets through.
+func (s *Server) deliver(out *sink, d ports.Delivery, filter domain.Filter) error {
 	if d.Snapshot != nil {
-		if err := s.deliverSnapshot(out, *d.Snapshot); err != nil {
+		if err := s.deliverSnapshot(out, *d.Snapshot, filter); err != nil {
 			return err
 		}
 	}
@@ -70,9 +74,21 @@ func (s *Server) deliver(out *sink, d ports.Delivery) error {
 		if s.isStopping() {
 			return ports.ErrClosed
 		}
-		if err := out.event(s.events.get(&d.Changes[i])); err != nil {
+		change, concerns := &d.Changes[i], true
+		if !filter.All() {
+			var seen domain.Change
+			seen, concerns = filter.Change(*change)
+			change = &seen
+		}
+		if !concerns {
+			continue
+		}
+		if err := out.event(s.events.get(change)); err != nil {
 			return err
 		}
+	}
+	if !out.hasPending() {
+		return nil // to flush would put off the comment that breaks the silence
 	}
 	return out.flush()
 }
@@ -88,11 +104,11 @@ const (
 // deliverSnapshot sends view in parts. It encodes every node twice, once to know
 // how many parts there are, rather than hold the whole of it for as long as the
 // slowest reader takes.
-func (s *Server) deliverSnapshot(out *sink, view domain.View) error {
-	sizes := snapshotParts(view)
+func (s *Server) deliverSnapshot(out *sink, view domain.View, filter domain.Filter) error {
+	sizes := snapshotParts(view, filter)
 	part, members := 0, 0
 	block := appendPartHead(nil, view.Revision(), 1, len(sizes))
-	for n := range view.Nodes() {
+	for n := range matching(view, filter) {
 		if members == sizes[part] {
 			if s.isStopping() {
 				return ports.ErrClosed
@@ -112,13 +128,12 @@ func (s *Server) deliverSnapshot(out *sink, view domain.View) error {
 	return out.event(append(block, "}}\n\n"...))
 }
 
-// snapshotParts says how many nodes go into each part; an empty registry has
-// one part too.
-func snapshotParts(view domain.View) []int {
+// snapshotParts says how many nodes go into each part; no nodes are one part too.
+func snapshotParts(view domain.View, filter domain.Filter) []int {
 	var sizes []int
 	var scratch []byte
 	length, members := 0, 0
-	for n := range view.Nodes() {
+	for n := range matching(view, filter) {
 		scratch = appendMember(scratch[:0], n)
 		if members > 0 && length+len(scratch)+1 > maxPart-partOverhead {
 			sizes = append(sizes, members)
@@ -155,9 +170,11 @@ type eventCache struct {
 }
 
 // encodedEvent belongs to one change. The node tells changes of one revision
-// apart that belong to different lives of a registry.
+// apart that belong to different lives of a registry, and the effect what one
+// change is to those who know of all nodes and to those who know of some.
 type encodedEvent struct {
 	revision domain.Revision
+	effect   domain.Effect
 	node     *domain.CacheNode
 	block    []byte
 }
@@ -165,12 +182,12 @@ type encodedEvent struct {
 func (c *eventCache) get(change *domain.Change) []byte {
 	slot := &c.slots[change.Revision%domain.Revision(len(c.slots))]
 	cached := slot.Load()
-	if cached != nil && cached.revision == change.Revision && cached.node == change.Node {
+	if cached != nil && cached.revision == change.Revision && cached.effect == change.Effect && cached.node == change.Node {
 		return cached.block
 	}
 	block := appendEvent(nil, change)
 	if cached == nil || cached.revision <= change.Revision {
-		slot.CompareAndSwap(cached, &encodedEvent{change.Revision, change.Node, block})
+		slot.CompareAndSwap(cached, &encodedEvent{change.Revision, change.Effect, change.Node, block})
 	}
 	return block
 }

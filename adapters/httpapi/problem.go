@@ -67,6 +67,7 @@ var outcomes = []outcome{
 	{domain.ErrAddressInUse, http.StatusConflict, "address_in_use"},
 	{domain.ErrRegistryFull, http.StatusConflict, "registry_full"},
 	{domain.ErrLastVoter, http.StatusConflict, "last_voter"},
+	{domain.ErrNoTimeToLive, http.StatusConflict, "no_time_to_live"},
 	{domain.ErrNoSuchNode, http.StatusNotFound, "node_not_found"},
 	{domain.ErrNoSuchInstance, http.StatusNotFound, "instance_not_found"},
 	{domain.ErrInvalid, http.StatusBadRequest, "invalid_request"},
@@ -81,7 +82,11 @@ var outcomes = []outcome{
 
 	// Before ErrNotLeader: who is sent on must have somewhere to go.
 	{ports.ErrNoLeader, http.StatusServiceUnavailable, "no_leader"},
-	{ports.ErrNotLeader, http.StatusTemporaryRedirect, "not_leader"},
+	{ports.ErrCutOff, http.StatusServiceUnavailable, "no_leader"},
+	{ports.ErrNotLeader, http.StatusTemporaryRedirect, notLeader.code},
+	{ports.ErrNotCaughtUp, http.StatusServiceUnavailable, "not_caught_up"},
+	{ports.ErrTooStale, http.StatusServiceUnavailable, "too_stale"},
+	{ports.ErrBehind, http.StatusServiceUnavailable, "revision_not_reached"},
 	{ports.ErrBusy, http.StatusServiceUnavailable, "busy"},
 	{ports.ErrClosed, http.StatusServiceUnavailable, "shutting_down"},
 	{ports.ErrNoSuccessor, http.StatusServiceUnavailable, "no_successor"},
@@ -92,6 +97,9 @@ var outcomes = []outcome{
 
 	{errPanic, http.StatusInternalServerError, "internal"},
 }
+
+// notLeader is the outcome where a redirect is not wanted.
+var notLeader = outcome{ports.ErrNotLeader, http.StatusServiceUnavailable, "not_leader"}
 
 // ownFault is all that the asker is told of what only the log should say.
 const ownFault = "a fault of this program: its log says more"
@@ -110,12 +118,15 @@ func outcomeOf(err error) outcome {
 
 // problem is the body of an answer to an error, after RFC 9457.
 type problem struct {
-	Type   string         `json:"type"`
-	Title  string         `json:"title"`
-	Status int            `json:"status"`
-	Detail string         `json:"detail"`
-	Code   string         `json:"code"`
-	Error  string         `json:"error"`
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Code   string `json:"code"`
+	Error  string `json:"error"`
+	// Leader is the application address of the leader, for who asked not to be
+	// sent there.
+	Leader string         `json:"leader,omitzero"`
 	Node   jsontext.Value `json:"node,omitzero"`
 }
 
@@ -125,13 +136,16 @@ var problemType = []string{"application/problem+json"}
 // address is the answer.
 func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answer {
 	row := outcomeOf(err)
-	var location string
+	var location, named string
 	if row.status == http.StatusTemporaryRedirect {
 		leader, lookupErr := s.leader(ctx, err)
-		if lookupErr != nil {
+		switch {
+		case lookupErr != nil:
 			err = lookupErr
 			row = outcomeOf(err)
-		} else {
+		case staysHere(r):
+			err, row, named = &leaderElsewhere{leader}, notLeader, leader
+		default:
 			err = &leaderElsewhere{leader}
 			location = redirectTarget(leader, r)
 			s.metrics.redirects.Inc()
@@ -157,6 +171,7 @@ func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answe
 		Status: row.status,
 		Detail: tidy(detail),
 		Code:   row.code,
+		Leader: named,
 	}
 	document.Error = document.Detail
 	var refusal *domain.Refusal

@@ -89,8 +89,12 @@ func clusterJSON(c domain.Cluster) []byte {
 	return marshal(body)
 }
 
-func (s *Server) getCluster(ctx context.Context, _ *http.Request) (answer, error) {
-	cluster, err := s.config.Cluster.Describe(ctx)
+func (s *Server) getCluster(ctx context.Context, r *http.Request) (answer, error) {
+	source, err := sourceOf(r.URL.Query())
+	if err != nil {
+		return answer{}, err
+	}
+	cluster, err := s.config.Cluster.Describe(ctx, source)
 	if err != nil {
 		return answer{}, err
 	}

@@ -17,7 +17,7 @@ type call struct {
 
 	// answer says what to answer, and writes nothing. ctx has the deadline of
 	// the request.
-	answer func(ctx context.Context, r *http.Request) (answer, error)
+	answer decision
 
 	// stream writes to out until the stream ends. An error that it returns
 	// before it opened out is answered as any other.
@@ -29,9 +29,13 @@ type call struct {
 
 	// params are the query parameters that the call knows.
 	params []string
+	// waits: it may be asked to wait for something.
+	waits bool
 	// anyParams: what the call does not know is none of its business.
 	anyParams bool
 }
+
+type decision = func(ctx context.Context, r *http.Request) (answer, error)
 
 type route struct {
 	pattern string
@@ -40,27 +44,44 @@ type route struct {
 
 // routes is the whole API.
 func (s *Server) routes() []route {
-	get, put, del := http.MethodGet, http.MethodPut, http.MethodDelete
+	get, put, post, del := http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete
 	exposition := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+	node := func(wrap func(decision) decision) []call {
+		return []call{
+			{method: get, answer: wrap(s.getNode), params: nodeParams, waits: true},
+			{method: put, answer: wrap(s.putNode), params: writeParams},
+			{method: del, answer: wrap(s.deleteNode), params: writeParams},
+		}
+	}
 	return []route{
 		{"/nodes", []call{
-			{method: get, answer: s.getNodes},
-			{method: put, answer: s.putNodes},
+			{method: get, answer: s.getNodes, params: listParams, waits: true},
+			{method: put, answer: s.putNodes, params: writeParams},
 		}},
-		{"/nodes/{id}", []call{
-			{method: get, answer: s.getNode},
-			{method: put, answer: s.putNode},
-			{method: del, answer: s.deleteNode},
-		}},
-		{"/nodes/sse", []call{{method: get, stream: s.followNodes, name: nodeStream, params: []string{"since"}}}},
-		{"/raft/node", []call{{method: put, answer: s.putInstance}}},
-		{"/raft/node/{id}", []call{{method: del, answer: s.deleteInstance}}},
-		{"/raft/metadata", []call{{method: get, answer: s.getCluster}}},
-		{"/raft/metadata/sse", []call{{method: get, stream: s.followCluster, name: clusterStream}}},
+		{"/nodes/{id}", node(func(d decision) decision { return d })},
+		{"/nodes/{id}/heartbeat", []call{{method: post, answer: s.renewNode, params: writeParams}}},
+		{"/nodes/batch", []call{{method: post, answer: s.batchNodes, params: writeParams}}},
+		{"/nodes/expire", append(node(named("expire")), call{method: post, answer: s.expireNodes, params: expireParams})},
+		{"/nodes/sse", []call{{method: get, stream: s.followNodes, name: nodeStream, params: streamParams}}},
+		{"/raft/node", []call{{method: put, answer: s.putInstance, params: writeParams}}},
+		{"/raft/node/{id}", []call{{method: del, answer: s.deleteInstance, params: writeParams}}},
+		{"/raft/metadata", []call{{method: get, answer: s.getCluster, params: sourceParams}}},
+		{"/raft/metadata/sse", []call{{method: get, stream: s.followCluster, name: clusterStream, params: sourceParams}}},
 		{"/livez", []call{{method: get, answer: s.livez, anyParams: true}}},
 		{"/readyz", []call{{method: get, answer: s.readyz, anyParams: true}}},
 		{"/version", []call{{method: get, answer: s.version, anyParams: true}}},
 		{"/metrics", []call{{method: get, handler: exposition, anyParams: true}}},
+	}
+}
+
+// named is for paths that are a word of the API, and the id of a node that bears
+// it as well.
+func named(id string) func(decision) decision {
+	return func(d decision) decision {
+		return func(ctx context.Context, r *http.Request) (answer, error) {
+			chi.RouteContext(r.Context()).URLParams.Add("id", id)
+			return d(ctx, r)
+		}
 	}
 }
 

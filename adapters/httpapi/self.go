@@ -26,6 +26,9 @@ type readyBody struct {
 	Term      uint64          `json:"term"`
 	ClusterID string          `json:"clusterID"`
 	Revision  domain.Revision `json:"revision"`
+	// ExpiryHeld are the pools whose expiry this leader holds back. It is ready
+	// all the same.
+	ExpiryHeld []heldBody `json:"expiryHeld,omitzero"`
 }
 
 func (s *Server) readyz(context.Context, *http.Request) (answer, error) {
@@ -40,6 +43,8 @@ func (s *Server) readyz(context.Context, *http.Request) (answer, error) {
 		Term:      state.Term,
 		ClusterID: state.ClusterID,
 		Revision:  state.View.Revision(),
+
+		ExpiryHeld: s.held(),
 	})}
 	a.see(state.View.Revision())
 	if len(reasons) > 0 {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"time"
 )
 
@@ -14,11 +15,14 @@ var errPanic = errors.New(ownFault)
 
 func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measuredCall) {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(r.Context(), s.timeFor(w, r, c))
 	defer cancel()
 	a, err := s.decide(ctx, w, r, c)
 	if err != nil {
 		a = s.answerTo(ctx, r, err)
+	}
+	if isStale(r) {
+		a.leaderContact = s.leaderContact()
 	}
 	a.write(w)
 	status := a.status
@@ -31,6 +35,30 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measured
 	c.metrics.answered(status, time.Since(began))
 }
 
+// leaderContact is how many milliseconds ago this instance heard from a leader;
+// empty for never.
+func (s *Server) leaderContact() string {
+	contact, ever := s.config.Local.LeaderContact()
+	if !ever {
+		return ""
+	}
+	return strconv.FormatInt(contact.Milliseconds(), 10)
+}
+
+// timeFor is how long r may take to be decided. One that waits for something has
+// that much longer, also for its response to be written.
+func (s *Server) timeFor(w http.ResponseWriter, r *http.Request, c *measuredCall) time.Duration {
+	if !c.waits {
+		return s.config.RequestTimeout
+	}
+	wait := waitOf(r)
+	if wait > 0 {
+		// Where it fails the response is cut off earlier, as any other.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + s.config.RequestTimeout + writeGrace))
+	}
+	return wait + s.config.RequestTimeout
+}
+
 func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Request, c *measuredCall) (a answer, err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
@@ -38,11 +66,11 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		}
 	}()
 	if !c.anyParams {
-		if _, err := checkQuery(r, c.params); err != nil {
+		if err := errors.Join(checkQuery(r, c.params), checkRedirect(r)); err != nil {
 			return answer{}, err
 		}
 	}
-	if r.Method != http.MethodPut {
+	if r.Method != http.MethodPut && r.Method != http.MethodPost {
 		return c.answer(ctx, r)
 	}
 	if r.ContentLength > s.config.MaxBodyBytes {
@@ -85,7 +113,7 @@ func (s *Server) follow(out *sink, r *http.Request, c *measuredCall) (err error)
 			panic(http.ErrAbortHandler)
 		}
 	}()
-	if _, err := checkQuery(r, c.params); err != nil {
+	if err := checkQuery(r, c.params); err != nil {
 		return err
 	}
 	err = c.stream(out, r)

@@ -25,7 +25,7 @@ var tcpKeepAlive = net.KeepAliveConfig{
 type Server struct {
 	config  Config
 	metrics *metrics
-	list    listCache
+	lists   listCache
 	events  eventCache
 	handler http.Handler
 
@@ -62,7 +62,7 @@ func New(config Config) (*Server, error) {
 	s := &Server{
 		config:   config,
 		metrics:  counted,
-		list:     listCache{local: config.Local},
+		lists:    listCache{local: config.Local},
 		stopping: make(chan struct{}),
 		fresh:    map[net.Conn]struct{}{},
 		sinks:    map[*sink]struct{}{},

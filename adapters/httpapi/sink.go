@@ -71,7 +71,9 @@ var (
 
 // open sends the header, at once: a client that waits for it must not wait for
 // the first event. seen is the state of the registry; nil where there is none.
-func (o *sink) open(seen *domain.Revision) error {
+// contact is how many milliseconds ago a leader was heard from; empty where that
+// does not matter.
+func (o *sink) open(seen *domain.Revision, contact string) error {
 	h := o.w.Header()
 	h[contentTypeHeader] = streamType
 	h[cacheControlHeader] = streamCacheControl
@@ -79,6 +81,9 @@ func (o *sink) open(seen *domain.Revision) error {
 	h["X-Accel-Buffering"] = unbuffered
 	if seen != nil {
 		h[revisionHeader] = []string{formatRevision(*seen)}
+	}
+	if contact != "" {
+		h[contactHeader] = []string{contact}
 	}
 	o.opened = true
 	o.metrics.open.Inc()
@@ -150,6 +155,9 @@ func (o *sink) send(b []byte) error {
 	}
 	return nil
 }
+
+// hasPending reports whether there is anything to flush since the last time.
+func (o *sink) hasPending() bool { return o.buffer != nil }
 
 // flush sends everything that is pending, and begins a new silence.
 func (o *sink) flush() error {

@@ -77,20 +77,39 @@ func (c *Client) Close() error {
 // not be given to a client in a redirect is an error. It is safe for concurrent
 // use and blocks no longer than ctx.
 func (c *Client) Identify(ctx context.Context, raftAddress string) (ports.Identity, error) {
-	identity, err := c.identify(ctx, raftAddress)
+	body, err := c.ask(ctx, raftAddress, metadataPath)
+	var identity ports.Identity
+	if err == nil {
+		identity, err = decode(body)
+	}
 	if err != nil {
 		return ports.Identity{}, fmt.Errorf("peerapi: ask the instance at %s: %w", raftAddress, err)
 	}
 	return identity, nil
 }
 
-func (c *Client) identify(ctx context.Context, raftAddress string) (ports.Identity, error) {
+// ReadIndex implements ports.Peers. It is safe for concurrent use and blocks no
+// longer than ctx.
+func (c *Client) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
+	body, err := c.ask(ctx, raftAddress, readIndexPath)
+	var index ports.ReadIndex
+	if err == nil {
+		index, err = decodeReadIndex(body)
+	}
+	if err != nil {
+		return ports.ReadIndex{}, fmt.Errorf("peerapi: ask the leader at %s: %w", raftAddress, err)
+	}
+	return index, nil
+}
+
+// ask gives the body of an answer with status 200.
+func (c *Client) ask(ctx context.Context, raftAddress, path string) ([]byte, error) {
 	if c.ctx.Err() != nil {
-		return ports.Identity{}, ports.ErrClosed
+		return nil, ports.ErrClosed
 	}
 	// The address becomes part of a URL: nothing but host and port may.
 	if err := domain.CheckAddress("raft address", raftAddress); err != nil {
-		return ports.Identity{}, err
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -99,26 +118,54 @@ func (c *Client) identify(ctx context.Context, raftAddress string) (ports.Identi
 	target := url.URL{Scheme: "http", Host: raftAddress, Path: path}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
-		return ports.Identity{}, err
+		return nil, err
 	}
 	response, err := c.http.Do(request)
 	switch {
 	case c.ctx.Err() != nil && err != nil:
-		return ports.Identity{}, ports.ErrClosed
+		return nil, ports.ErrClosed
 	case err != nil:
-		return ports.Identity{}, withoutURL(err)
+		return nil, withoutURL(err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return ports.Identity{}, fmt.Errorf("read the answer: %w", err)
+		return nil, fmt.Errorf("read the answer: %w", err)
 	case len(body) > maxAnswer:
-		return ports.Identity{}, fmt.Errorf("its answer is over %d bytes", maxAnswer)
+		return nil, fmt.Errorf("its answer is over %d bytes", maxAnswer)
 	case response.StatusCode != http.StatusOK:
-		return ports.Identity{}, fmt.Errorf("it answered with status %d", response.StatusCode)
+		return nil, refusal(response.StatusCode, body)
 	}
-	return decode(body)
+	return body, nil
+}
+
+// refusal is what an answer means that has another status than 200.
+func refusal(status int, body []byte) error {
+	var p problem
+	if err := json.Unmarshal(body, &p); err == nil && p.Code == notLeader {
+		return ports.ErrNotLeader
+	}
+	return fmt.Errorf("it answered with status %d", status)
+}
+
+func decodeReadIndex(body []byte) (ports.ReadIndex, error) {
+	var r readIndex
+	if err := json.Unmarshal(body, &r); err != nil {
+		return ports.ReadIndex{}, fmt.Errorf("its answer is no read index: %w", err)
+	}
+	var missing error
+	if r.Index == 0 {
+		missing = errors.New("index is missing")
+	}
+	if err := errors.Join(
+		missing,
+		domain.CheckID("raft_id", r.RaftID),
+		checkWord("cluster_id", r.ClusterID, domain.MaxIDLength),
+	); err != nil {
+		return ports.ReadIndex{}, fmt.Errorf("its answer is no read index: %w", err)
+	}
+	return ports.ReadIndex{RaftID: r.RaftID, ClusterID: r.ClusterID, Index: r.Index}, nil
 }
 
 // decode takes one JSON object, whole, and nothing that an instance would not

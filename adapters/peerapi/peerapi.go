@@ -1,6 +1,7 @@
 // Package peerapi is what instances ask one another on the raft port: one small
-// HTTP API, on a lane of its own beside raft's, that says who answers here and
-// where its application API is. Server answers, Client asks.
+// HTTP API, on a lane of its own beside raft's, that says who answers here, where
+// its application API is, and, if it leads, how far another instance has to be to
+// answer a read. Server answers, Client asks.
 //
 // It never says anything that is worth a secret (whoever reaches the raft port
 // can ask), never changes anything, and never decides whether an answer is the
@@ -17,7 +18,13 @@ const Lane byte = 0x02
 // application API; peers need one or two each.
 const MaxOpen = 256
 
-const path = "/metadata"
+const (
+	metadataPath  = "/metadata"
+	readIndexPath = "/read-index"
+)
+
+// notLeader is the code of the answer to GET /read-index where nobody can tell.
+const notLeader = "not_leader"
 
 // metadata is the answer to GET /metadata. Its names are read by instances of
 // other versions: members may be added, never renamed, and one that this
@@ -27,6 +34,13 @@ type metadata struct {
 	RaftID             string `json:"raft_id"`
 	ClusterID          string `json:"cluster_id"`
 	Version            string `json:"version"`
+}
+
+// readIndex is the answer to GET /read-index. Its names are as lasting.
+type readIndex struct {
+	RaftID    string `json:"raft_id"`
+	ClusterID string `json:"cluster_id"`
+	Index     uint64 `json:"index"`
 }
 
 // problem is every other answer, in the shape of RFC 9457 that the application

@@ -29,14 +29,18 @@ const (
 	maxHeaderBytes = 4 << 10
 	// drainTimeout bounds the wait for answers on their way when Close is called.
 	drainTimeout = time.Second
+	// proofTimeout is how long a leader may take to prove that it is one. It is
+	// less than there is to answer.
+	proofTimeout = time.Second
 )
 
 // Config is what a Server needs.
 type Config struct {
 	// Listener is the lane that is served; New takes it over. Required.
 	Listener net.Listener
-	// Self is asked anew for every answer. Required.
-	Self ports.Self
+	// Self and Progress are asked anew for every answer. Required.
+	Self     ports.Self
+	Progress ports.Progress
 	// Logger is told what goes wrong with connections, at debug level: that is
 	// mostly the fault of whoever connected. Nil logs nothing.
 	Logger *slog.Logger
@@ -50,6 +54,9 @@ func (c Config) Validate() error {
 	}
 	if c.Self == nil {
 		faults = append(faults, errors.New("no self"))
+	}
+	if c.Progress == nil {
+		faults = append(faults, errors.New("no progress"))
 	}
 	return errors.Join(faults...)
 }
@@ -72,7 +79,7 @@ func New(config Config) (*Server, error) {
 	}
 	s := &Server{listener: config.Listener}
 	s.http = &http.Server{
-		Handler:           routes(config.Self),
+		Handler:           routes(config.Self, config.Progress),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout + bodyTimeout,
 		WriteTimeout:      writeTimeout,
@@ -122,9 +129,9 @@ func (s *Server) follow(_ net.Conn, state http.ConnState) {
 	}
 }
 
-func routes(self ports.Self) http.Handler {
+func routes(self ports.Self, progress ports.Progress) http.Handler {
 	router := chi.NewRouter()
-	router.Get(path, func(w http.ResponseWriter, _ *http.Request) {
+	router.Get(metadataPath, func(w http.ResponseWriter, _ *http.Request) {
 		identity := self.Identity()
 		answer(w, http.StatusOK, "application/json", metadata{
 			ApplicationAddress: identity.ApplicationAddress,
@@ -133,12 +140,29 @@ func routes(self ports.Self) http.Handler {
 			Version:            identity.Version,
 		})
 	})
-	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
-		refuse(w, http.StatusNotFound, "not_found", "the instance metadata API has only "+path)
+	router.Get(readIndexPath, func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), proofTimeout)
+		defer cancel()
+		index, err := progress.ReadIndex(ctx)
+		if err != nil {
+			// The asker keeps the connection: it asks again as soon as it knows of
+			// another leader, or this one has proven itself.
+			problemAnswer(w, http.StatusServiceUnavailable, notLeader, err.Error())
+			return
+		}
+		identity := self.Identity()
+		answer(w, http.StatusOK, "application/json", readIndex{
+			RaftID:    identity.RaftID,
+			ClusterID: identity.ClusterID,
+			Index:     index,
+		})
 	})
-	router.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
+	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, http.StatusNotFound, "not_found", "the instance API has only "+metadataPath+" and "+readIndexPath)
+	})
+	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", http.MethodGet)
-		refuse(w, http.StatusMethodNotAllowed, "method_not_allowed", path+" is only read, with GET")
+		refuse(w, http.StatusMethodNotAllowed, "method_not_allowed", r.URL.Path+" is only read, with GET")
 	})
 	return router
 }
@@ -146,6 +170,10 @@ func routes(self ports.Self) http.Handler {
 func refuse(w http.ResponseWriter, status int, code, detail string) {
 	// What follows such a request is of no interest, least of all a body.
 	w.Header().Set("Connection", "close")
+	problemAnswer(w, status, code, detail)
+}
+
+func problemAnswer(w http.ResponseWriter, status int, code, detail string) {
 	answer(w, status, "application/problem+json", problem{
 		Type:   "about:blank",
 		Title:  http.StatusText(status),

@@ -5,7 +5,9 @@ package portstest
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -19,6 +21,7 @@ type Instance struct {
 	id      string
 	state   ports.LocalState
 	later   chan struct{}
+	contact time.Duration
 	failure error
 }
 
@@ -43,6 +46,7 @@ func NewInstance(id, raftAddress string) *Instance {
 			Leading:           true,
 			LeaderID:          id,
 			LeaderRaftAddress: raftAddress,
+			InTouch:           true,
 			Member:            true,
 			CaughtUp:          true,
 		},
@@ -106,15 +110,15 @@ func (i *Instance) refusal(ctx context.Context) error {
 }
 
 // Propose implements ports.Registry.
-func (i *Instance) Propose(ctx context.Context, cmd domain.Command) (domain.Change, error) {
+func (i *Instance) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := i.refusal(ctx); err != nil {
-		return domain.Change{}, err
+		return nil, err
 	}
-	change, err := i.registry.Apply(cmd)
+	changes, err := i.registry.Apply(cmd)
 	i.wakeAll()
-	return change, err
+	return changes, err
 }
 
 // Read implements ports.Registry.
@@ -127,6 +131,28 @@ func (i *Instance) Read(ctx context.Context) (domain.View, error) {
 	return i.registry.View(), nil
 }
 
+// ReadHere implements ports.Registry.
+func (i *Instance) ReadHere(ctx context.Context) (domain.View, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.refusalHere(ctx); err != nil {
+		return domain.View{}, err
+	}
+	return i.registry.View(), nil
+}
+
+// refusalHere is refusal for what a follower answers too, while it has a leader.
+func (i *Instance) refusalHere(ctx context.Context) error {
+	err := i.refusal(ctx)
+	switch {
+	case !errors.Is(err, ports.ErrNotLeader):
+		return err
+	case i.state.LeaderID == "":
+		return ports.ErrNoLeader
+	}
+	return nil
+}
+
 // State implements ports.Local.
 func (i *Instance) State() (ports.LocalState, <-chan struct{}) {
 	i.mu.Lock()
@@ -134,11 +160,36 @@ func (i *Instance) State() (ports.LocalState, <-chan struct{}) {
 	return i.state, i.later
 }
 
+// LeaderContact implements ports.Local: it is always just now, until Touch says
+// otherwise.
+func (i *Instance) LeaderContact() (time.Duration, bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.contact, i.contact >= 0
+}
+
+// Touch lets a test set how long ago a leader was heard from; negative: never.
+func (i *Instance) Touch(contact time.Duration) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.contact = contact
+}
+
 // Roster implements ports.Membership.
 func (i *Instance) Roster(ctx context.Context) (domain.Roster, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := i.refusal(ctx); err != nil {
+		return domain.Roster{}, err
+	}
+	return i.state.Roster, nil
+}
+
+// RosterHere implements ports.Membership.
+func (i *Instance) RosterHere(ctx context.Context) (domain.Roster, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.refusalHere(ctx); err != nil {
 		return domain.Roster{}, err
 	}
 	return i.state.Roster, nil

@@ -14,11 +14,12 @@ type Peers struct {
 	mu      sync.Mutex
 	answers map[string]ports.Identity
 	asked   map[string]int
+	indexes map[string]ports.ReadIndex
 }
 
 // NewPeers gives peers of which nobody answers yet.
 func NewPeers() *Peers {
-	return &Peers{answers: map[string]ports.Identity{}, asked: map[string]int{}}
+	return &Peers{answers: map[string]ports.Identity{}, asked: map[string]int{}, indexes: map[string]ports.ReadIndex{}}
 }
 
 // Answer makes identity answer at raftAddress from now on.
@@ -55,4 +56,25 @@ func (p *Peers) Identify(ctx context.Context, raftAddress string) (ports.Identit
 		return ports.Identity{}, errors.New("nobody answers at " + raftAddress)
 	}
 	return identity, nil
+}
+
+// Lead makes index be answered at raftAddress from now on.
+func (p *Peers) Lead(raftAddress string, index ports.ReadIndex) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.indexes[raftAddress] = index
+}
+
+// ReadIndex implements ports.Peers.
+func (p *Peers) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return ports.ReadIndex{}, err
+	}
+	index, leads := p.indexes[raftAddress]
+	if !leads {
+		return ports.ReadIndex{}, ports.ErrNotLeader
+	}
+	return index, nil
 }

@@ -88,7 +88,7 @@ func refusalChangesNothing(t *testing.T, s Subject) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			change, err := registry.Propose(within(t), test.cmd)
+			change, err := only(registry.Propose(within(t), test.cmd))
 			var refusal *domain.Refusal
 			if !errors.Is(err, test.err) || !errors.As(err, &refusal) {
 				t.Fatalf("%v is no refusal: %v", err, test.err)
@@ -149,7 +149,7 @@ func manyAtOnce(t *testing.T, s Subject) {
 		proposing.Go(func() {
 			id := fmt.Sprintf("node%d", p)
 			for i := range each {
-				change, err := registry.Propose(ctx, register(id, i))
+				change, err := only(registry.Propose(ctx, register(id, i)))
 				if err != nil {
 					t.Errorf("propose: %v", err)
 					return
@@ -222,7 +222,7 @@ func conditionIsDecidedLate(t *testing.T, s Subject) {
 		for i := range rivals {
 			rivalry.Go(func() {
 				cmd := domain.Register{Node: cacheNode("a", 1+round*rivals+i), If: condition}
-				changes[i], errs[i] = registry.Propose(ctx, cmd)
+				changes[i], errs[i] = only(registry.Propose(ctx, cmd))
 			})
 		}
 		rivalry.Wait()

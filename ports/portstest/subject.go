@@ -73,7 +73,7 @@ func await(t testing.TB, local ports.Local, what string, holds func(ports.LocalS
 func cacheNode(id string, weight int) domain.CacheNode {
 	return domain.CacheNode{
 		ID: id, Address: id + ".example:11211", Pool: "pool-" + id, Weight: weight, Zone: "z",
-		Labels: map[string]string{"rack": "r7"}, State: domain.Active,
+		Labels: map[string]string{"rack": "r7"}, State: domain.Active, OnExpiry: domain.RemoveOnExpiry,
 	}
 }
 
@@ -83,11 +83,19 @@ func register(id string, weight int) domain.Register {
 
 func mustPropose(t testing.TB, registry ports.Registry, cmd domain.Command) domain.Change {
 	t.Helper()
-	change, err := registry.Propose(within(t), cmd)
+	change, err := only(registry.Propose(within(t), cmd))
 	if err != nil {
 		t.Fatalf("propose %+v: %v", cmd, err)
 	}
 	return change
+}
+
+// only gives the one change of a command that makes no more than one.
+func only(changes []domain.Change, err error) (domain.Change, error) {
+	if len(changes) != 1 {
+		return domain.Change{}, err
+	}
+	return changes[0], err
 }
 
 func mustRead(t testing.TB, registry ports.Registry) domain.View {

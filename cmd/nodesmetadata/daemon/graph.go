@@ -50,6 +50,7 @@ func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
 			newNode,
 			peerapi.NewClient,
 			newCluster,
+			newLeases,
 			newPeerServer,
 			newApplicationServer,
 			newJoiner,
@@ -67,7 +68,7 @@ func newDemux(c config.Config, log *slog.Logger) (*demux.Demux, error) {
 	})
 }
 
-func newNode(c config.Config, port *demux.Demux, log *slog.Logger, fail fatal) (*consensus.Node, error) {
+func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, log *slog.Logger, fail fatal) (*consensus.Node, error) {
 	chosen, known := backends[c.StorageBackend]
 	if !known {
 		return nil, fmt.Errorf("there is no storage backend %q", c.StorageBackend)
@@ -80,6 +81,7 @@ func newNode(c config.Config, port *demux.Demux, log *slog.Logger, fail fatal) (
 		OpenStore:         chosen.open,
 		Volatile:          chosen.volatile,
 		Demux:             port,
+		Peers:             peers,
 		Bootstrap:         c.BootstrapRaftCluster,
 		Secret:            c.Secret,
 		Timing:            c.Timing,
@@ -101,7 +103,11 @@ func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client) *a
 	})
 }
 
-func newPeerServer(port *demux.Demux, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
+func newLeases(node *consensus.Node, log *slog.Logger) *app.Leases {
+	return app.NewLeases(app.LeaseConfig{Registry: node, Local: node, Logger: log.With("component", "leases")})
+}
+
+func newPeerServer(port *demux.Demux, node *consensus.Node, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
 	lane, err := port.Lane(peerapi.Lane, demux.LaneConfig{MaxOpen: peerapi.MaxOpen})
 	if err != nil {
 		return nil, err
@@ -109,14 +115,16 @@ func newPeerServer(port *demux.Demux, cluster *app.Cluster, log *slog.Logger) (*
 	return peerapi.New(peerapi.Config{
 		Listener: lane,
 		Self:     cluster,
+		Progress: node,
 		Logger:   log.With("component", "peerapi"),
 	})
 }
 
-func newApplicationServer(c config.Config, node *consensus.Node, cluster *app.Cluster, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
+func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, cluster *app.Cluster, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
 	return httpapi.New(httpapi.Config{
 		BindAddress: c.ApplicationBindAddress,
-		Nodes:       app.NewNodes(node, node),
+		Nodes:       app.NewNodes(node, node, leases),
+		Leases:      leases,
 		Cluster:     cluster,
 		Local:       node,
 		Metrics:     metrics,

@@ -26,6 +26,7 @@ type parts struct {
 	Peers   *peerapi.Client
 	Peer    *peerapi.Server
 	Cluster *app.Cluster
+	Leases  *app.Leases
 	HTTP    *httpapi.Server
 	Joiner  *app.Joiner
 	Log     *slog.Logger
@@ -53,6 +54,8 @@ func lifecycle(lc fx.Lifecycle, p parts) {
 		{name: "peer API", open: p.Peer.Open, close: p.Peer.Close, share: 0.5},
 		{name: "raft", open: p.Node.Open, close: p.Node.Close, share: 0.75},
 		{name: "peer connections", close: withoutContext(p.Peers.Close)},
+		// What it has begun when it closes is over before raft is closed.
+		{name: "leases", open: p.Leases.Open, close: p.Leases.Close, share: 0.5},
 		{name: "cluster watch", open: p.Cluster.Open, close: p.Cluster.Close, share: 0.5},
 		{name: "application API", open: p.HTTP.Open, close: p.HTTP.Close, share: 0.5},
 		{name: "join", open: p.Joiner.Open, close: p.Joiner.Close, share: 0.5},

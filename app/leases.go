@@ -1,0 +1,416 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+const (
+	// leaseTick is how often the leader looks who has run out of time.
+	leaseTick = 100 * time.Millisecond
+	// longestStep is how much of the time between two looks counts. When there
+	// was more of it this instance had no time to take renewals.
+	longestStep = 250 * time.Millisecond
+	// pausedFor is a time between two looks that is no delay any more: the
+	// process was stopped. Whoever renews could not, and may have given up.
+	pausedFor = time.Second
+	// trustedContact is how long ago a majority may have been heard from for this
+	// instance to believe that it still leads. It is several heartbeats, and far
+	// less than it takes to run out of the shortest time to live.
+	trustedContact = 500 * time.Millisecond
+)
+
+// LeaseConfig is what Leases need. All of it must be given.
+type LeaseConfig struct {
+	Registry ports.Registry
+	Local    ports.Local
+	Logger   *slog.Logger
+}
+
+// Leases implements ports.Leases, and is the leader's clock of leases: between
+// Open and Close it expires the nodes that are not renewed.
+//
+// How long a node has left is known to the leader alone, in memory: renewals
+// write nothing. A new leader gives every lease its full time again. What expiry
+// does goes through the log, for the node at the revision that was meant; and
+// while that is on its way the node can't be renewed, so that no renewal that
+// was answered is overtaken by it.
+type Leases struct {
+	LeaseConfig
+	running context.Context
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+
+	mu       sync.Mutex
+	table    *leaseTable // nil while this instance does not lead
+	term     uint64      // in which it does
+	position domain.Revision
+	looked   time.Time
+	stats    LeaseStats
+}
+
+// LeaseStats count since the start. Leased and Held are of now, and of a leader.
+type LeaseStats struct {
+	Leased   int
+	Held     []ports.HeldPool
+	Renewals uint64
+	Expired  uint64
+}
+
+// NewLeases starts nothing.
+func NewLeases(config LeaseConfig) *Leases {
+	l := &Leases{LeaseConfig: config}
+	l.running, l.stop = context.WithCancel(context.Background())
+	return l
+}
+
+// Open starts the clock. The context bounds only the start.
+func (l *Leases) Open(context.Context) error {
+	l.done.Go(l.run)
+	return nil
+}
+
+// Close stops the clock and waits for what it has begun. It may be called
+// without Open.
+func (l *Leases) Close(context.Context) error {
+	l.stop()
+	l.done.Wait()
+	return nil
+}
+
+func (l *Leases) run() {
+	timer := time.NewTimer(leaseTick)
+	defer timer.Stop()
+	for {
+		state, later := l.Local.State()
+		if state.Leading {
+			later = nil // every write is a later state
+			timer.Reset(leaseTick)
+			l.expireDue()
+		} else {
+			l.forget()
+		}
+		select {
+		case <-timer.C:
+		case <-later:
+		case <-l.running.Done():
+			return
+		}
+	}
+}
+
+func (l *Leases) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.table = nil
+}
+
+// catchUp brings the table to the latest state, which it gives. The table is nil
+// unless this instance leads. The caller holds mu.
+func (l *Leases) catchUp() ports.LocalState {
+	state, _ := l.Local.State()
+	switch {
+	case !state.Leading || state.Closed:
+		l.table = nil
+		return state
+	case l.table == nil || l.term != state.Term:
+		l.table, l.term, l.looked = newLeaseTable(), state.Term, time.Now()
+		l.table.fill(state.View)
+		l.position = state.View.Revision()
+		return state
+	}
+	l.advance()
+	changes, reaches := state.View.Since(l.position)
+	if !reaches {
+		l.table.fill(state.View)
+	}
+	for i := range changes {
+		l.table.follow(&changes[i])
+	}
+	l.position = state.View.Revision()
+	return state
+}
+
+// advance moves the table's clock, by the time in which this instance was there.
+func (l *Leases) advance() {
+	now := time.Now()
+	passed := now.Sub(l.looked)
+	l.looked = now
+	if passed >= pausedFor {
+		l.Logger.Warn("this instance stood still: every time to live begins anew", "for", passed.Round(time.Millisecond))
+		l.table.restart()
+		return
+	}
+	l.table.clock += min(passed, longestStep)
+}
+
+// look finds who has run out of time, and says which pools begin to be held
+// back, or are so no more. The caller holds mu and has a table.
+func (l *Leases) look() {
+	for _, name := range l.table.look() {
+		pool := l.table.troubled[name]
+		if pool == nil || !pool.held {
+			l.Logger.Info("expiry goes on", "pool", name)
+			continue
+		}
+		l.Logger.Warn("expiry is held back: too many nodes have stopped renewing at once; POST /nodes/expire expires them",
+			"pool", name, "overdue", len(pool.overdue), "leased", len(pool.leases))
+	}
+}
+
+// expireDue begins to expire those whose time is over.
+func (l *Leases) expireDue() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catchUp()
+	if l.table == nil {
+		return
+	}
+	l.look()
+	if due := l.table.expirable(domain.MaxBatch, nil); len(due) > 0 {
+		l.begin(due)
+	}
+}
+
+// expiry is what becomes of an expiry that is on its way.
+type expiry struct {
+	done    chan struct{}
+	changes []domain.Change
+	err     error
+}
+
+// begin proposes the expiry of leases that are expirable. It is given up only
+// when this instance loses leadership or closes: before that its outcome is not
+// known, and until then nobody may be told that one of the nodes was renewed.
+// The caller holds mu.
+func (l *Leases) begin(due []*lease) *expiry {
+	e := &expiry{done: make(chan struct{})}
+	cmd := domain.Expire{Nodes: make([]domain.NodeAt, len(due))}
+	for i, one := range due {
+		one.expiring = e.done
+		cmd.Nodes[i] = domain.NodeAt{ID: one.id, Revision: one.revision}
+	}
+	l.done.Go(func() {
+		e.changes, e.err = l.Registry.Propose(l.running, cmd)
+		l.end(e, due)
+	})
+	return e
+}
+
+func (l *Leases) end(e *expiry, due []*lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catchUp() // what has expired is gone from the table before anybody renews it
+	for _, one := range due {
+		one.expiring = nil
+		one.forced = false
+	}
+	l.stats.Expired += uint64(len(e.changes))
+	if len(e.changes) > 0 {
+		l.Logger.Info("nodes ran out of their time to live", "nodes", len(e.changes),
+			"first", e.changes[0].Node.ID, "revision", e.changes[len(e.changes)-1].Revision)
+	}
+	close(e.done)
+}
+
+// Renew implements ports.Leases.
+func (l *Leases) Renew(ctx context.Context, id string) (*domain.CacheNode, domain.Revision, error) {
+	// A leader that was deposed while it stood still does not know it yet.
+	if contact, ever := l.Local.LeaderContact(); !ever || contact > trustedContact {
+		if _, err := l.Registry.Read(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+	for proven := false; ; {
+		node, seen, wait, err := l.renew(id)
+		switch {
+		case err != nil && !proven:
+			// Whether it leads at all, and what it lacks, is not for it to say alone.
+			if _, err := l.Registry.Read(ctx); err != nil {
+				return nil, 0, err
+			}
+			proven = true
+		case err != nil:
+			return nil, 0, err
+		case wait != nil:
+			select {
+			case <-wait:
+			case <-ctx.Done():
+				return nil, 0, ctx.Err()
+			}
+		case node.ExpiredFrom != "":
+			change, err := only(l.Registry.Propose(ctx, domain.Revive{ID: id}))
+			return change.Node, change.Revision, err
+		default:
+			return node, seen, nil
+		}
+	}
+}
+
+// renew renews the node now, unless it has to be waited for.
+func (l *Leases) renew(id string) (node *domain.CacheNode, seen domain.Revision, wait <-chan struct{}, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	state := l.catchUp()
+	if l.table == nil {
+		return nil, 0, nil, ports.ErrNotLeader
+	}
+	seen = state.View.Revision()
+	node, known := state.View.Node(id)
+	switch {
+	case !known:
+		return nil, 0, nil, &domain.Refusal{Err: fmt.Errorf("%w: %q", domain.ErrNoSuchNode, id), Revision: seen}
+	case node.TTLSeconds == 0:
+		return nil, 0, nil, &domain.Refusal{Err: fmt.Errorf("%w: node %q stays until it is removed", domain.ErrNoTimeToLive, id), Revision: seen, Current: node}
+	}
+	if one := l.table.nodes[id]; one != nil {
+		if one.expiring != nil {
+			return nil, 0, one.expiring, nil
+		}
+		l.table.renew(one)
+	}
+	l.stats.Renewals++
+	return node, seen, nil, nil
+}
+
+// hold keeps nodes from expiring while a write that renews them is on its way,
+// and waits for those that expire right now. release is called with what the
+// write did.
+func (l *Leases) hold(ctx context.Context, ids []string) (release func([]domain.Change), err error) {
+	for {
+		held, wait := l.tryHold(ids)
+		if wait == nil {
+			return func(changes []domain.Change) { l.release(held, changes) }, nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (l *Leases) tryHold(ids []string) (held []*lease, wait <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.table == nil {
+		return nil, nil
+	}
+	for _, id := range ids {
+		one := l.table.nodes[id]
+		switch {
+		case one == nil:
+			continue
+		case one.expiring != nil:
+			return nil, one.expiring
+		}
+		held = append(held, one)
+	}
+	for _, one := range held {
+		one.writes++
+	}
+	return held, nil
+}
+
+// release renews what a write left as it was, too.
+func (l *Leases) release(held []*lease, changes []domain.Change) {
+	if len(held) == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catchUp()
+	for _, one := range held {
+		one.writes--
+	}
+	if l.table == nil {
+		return
+	}
+	for _, change := range changes {
+		if one := l.table.nodes[change.Node.ID]; one != nil && change.Effect == domain.Unchanged {
+			l.table.renew(one)
+			l.stats.Renewals++
+		}
+	}
+}
+
+// Expire implements ports.Leases.
+func (l *Leases) Expire(ctx context.Context, pool string) ([]domain.Change, domain.Revision, error) {
+	if err := domain.CheckID("pool", pool); err != nil {
+		return nil, 0, err
+	}
+	view, err := l.Registry.Read(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	begun, err := l.force(pool)
+	if err != nil {
+		return nil, 0, err
+	}
+	var all []domain.Change
+	revision := view.Revision()
+	for _, e := range begun {
+		select {
+		case <-e.done:
+		case <-ctx.Done():
+			return nil, 0, fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, ctx.Err())
+		}
+		if e.err != nil {
+			return nil, 0, e.err
+		}
+		all = append(all, e.changes...)
+	}
+	if len(all) > 0 {
+		revision = all[len(all)-1].Revision
+	}
+	return all, revision, nil
+}
+
+// force begins the expiry of all who are overdue in the pool.
+func (l *Leases) force(pool string) ([]*expiry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catchUp()
+	if l.table == nil {
+		return nil, ports.ErrNotLeader
+	}
+	l.look()
+	due := l.table.expirable(len(l.table.nodes), &pool)
+	for _, one := range due {
+		one.forced = true
+	}
+	l.Logger.Info("an operator has the overdue nodes of a pool expire", "pool", pool, "overdue", len(due))
+	var begun []*expiry
+	for part := range slices.Chunk(due, domain.MaxBatch) {
+		begun = append(begun, l.begin(part))
+	}
+	return begun, nil
+}
+
+// Held implements ports.Leases.
+func (l *Leases) Held() []ports.HeldPool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.catchUp(); l.table == nil {
+		return nil
+	}
+	return l.table.heldPools()
+}
+
+// Stats may be called at any time.
+func (l *Leases) Stats() LeaseStats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	stats := l.stats
+	if l.catchUp(); l.table != nil {
+		stats.Leased, stats.Held = len(l.table.nodes), l.table.heldPools()
+	}
+	return stats
+}

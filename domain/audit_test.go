@@ -1,0 +1,75 @@
+package domain
+
+import (
+	"fmt"
+	"maps"
+	"math/bits"
+	"reflect"
+	"slices"
+)
+
+// Audit says in what the indexes of r, which no view shows, differ from its
+// nodes and its history. It is here for the tests that see the package from
+// outside.
+func (r *Registry) Audit() error {
+	addresses, places, size := map[string]string{}, map[string][]int{}, 0
+	r.nodes.ascend(func(n *CacheNode) bool {
+		addresses[canonicalAddress(n.Address)] = n.ID
+		places[n.Pool] = append(places[n.Pool], n.Slot)
+		size += n.size()
+		return true
+	})
+	if !maps.Equal(r.byAddress, addresses) {
+		return fmt.Errorf("the addresses are %v, not %v", r.byAddress, addresses)
+	}
+	if r.bytes != size {
+		return fmt.Errorf("%d bytes are counted, not %d", r.bytes, size)
+	}
+	held := map[string][]int{}
+	for name, pool := range r.pools {
+		held[name] = pool.places()
+		if err := pool.audit(); err != nil {
+			return fmt.Errorf("pool %q: %w", name, err)
+		}
+	}
+	for _, slots := range places {
+		slices.Sort(slots)
+	}
+	if !reflect.DeepEqual(held, places) {
+		return fmt.Errorf("the slots are %v, not %v", held, places)
+	}
+	past := 0
+	for i := range r.history.changes {
+		past += r.history.changes[i].size()
+	}
+	if r.history.bytes != past {
+		return fmt.Errorf("%d bytes of history are counted, not %d", r.history.bytes, past)
+	}
+	return nil
+}
+
+// places gives the taken ones in ascending order.
+func (s *slots) places() []int {
+	var places []int
+	for i, word := range s.words {
+		for ; word != 0; word &= word - 1 {
+			places = append(places, i*64+bits.TrailingZeros64(word))
+		}
+	}
+	return places
+}
+
+func (s *slots) audit() error {
+	if places := s.places(); s.taken != len(places) {
+		return fmt.Errorf("%d places are counted, not %d", s.taken, len(places))
+	}
+	if s.lowest > len(s.words) {
+		return fmt.Errorf("it looks from word %d of %d", s.lowest, len(s.words))
+	}
+	for i, word := range s.words[:s.lowest] {
+		if word != ^uint64(0) {
+			return fmt.Errorf("there is a free place in word %d, and it looks from %d", i, s.lowest)
+		}
+	}
+	return nil
+}

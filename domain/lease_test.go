@@ -1,0 +1,245 @@
+package domain_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// end is a node as it is when its time was over: State and From are of one that
+// is down.
+type end struct {
+	Effect domain.Effect
+	ID     string
+	State  domain.State
+	From   domain.State
+}
+
+func TestExpire(t *testing.T) {
+	mortal := node(t, "m", "h:1", leased(domain.RemoveOnExpiry))
+	drowsy := node(t, "d", "h:2", leased(domain.DownOnExpiry))
+	resting := node(t, "d", "h:2", leased(domain.DownOnExpiry), inState(domain.Draining))
+	stopped := node(t, "d", "h:2", leased(domain.DownOnExpiry), inState(domain.Down))
+	lasting := node(t, "l", "h:3")
+	nodes := func(n ...domain.NodeAt) []domain.NodeAt { return n }
+	removed := func(id string) end { return end{Effect: domain.Removed, ID: id, State: domain.Active} }
+	down := func(id string, from domain.State) end {
+		return end{Effect: domain.Updated, ID: id, State: domain.Down, From: from}
+	}
+	ends := func(e ...end) []end { return e }
+
+	tests := map[string]struct {
+		given  []domain.Command
+		expire []domain.NodeAt
+		want   []end
+	}{
+		"a node is removed":                  {given: list(put(mortal)), expire: nodes(domain.NodeAt{ID: "m", Revision: 1}), want: ends(removed("m"))},
+		"a node is made down":                {given: list(put(drowsy)), expire: nodes(domain.NodeAt{ID: "d", Revision: 1}), want: ends(down("d", domain.Active))},
+		"a draining node is made down":       {given: list(put(resting)), expire: nodes(domain.NodeAt{ID: "d", Revision: 1}), want: ends(down("d", domain.Draining))},
+		"a node that is down can be removed": {given: list(put(node(t, "m", "h:1", leased(domain.RemoveOnExpiry), inState(domain.Down)))), expire: nodes(domain.NodeAt{ID: "m", Revision: 1}), want: ends(end{Effect: domain.Removed, ID: "m", State: domain.Down})},
+		"several nodes end in the order given": {
+			given:  list(put(drowsy), put(mortal), put(lasting)),
+			expire: nodes(domain.NodeAt{ID: "m", Revision: 2}, domain.NodeAt{ID: "d", Revision: 1}), want: ends(removed("m"), down("d", domain.Active))},
+		"the others end all the same": {
+			given:  list(put(drowsy), put(mortal), put(lasting)),
+			expire: nodes(domain.NodeAt{ID: "x", Revision: 1}, domain.NodeAt{ID: "m", Revision: 2}, domain.NodeAt{ID: "l", Revision: 3}, domain.NodeAt{ID: "d", Revision: 1}),
+			want:   ends(removed("m"), down("d", domain.Active))},
+		"the revision meant is the node's and not the registry's": {
+			given: list(put(mortal), put(lasting)), expire: nodes(domain.NodeAt{ID: "m", Revision: 1}), want: ends(removed("m"))},
+		"a revived node expires again": {
+			given:  list(put(drowsy), expire("d", 1), revive("d")),
+			expire: nodes(domain.NodeAt{ID: "d", Revision: 3}), want: ends(down("d", domain.Active))},
+		"a node that was down and wants to be removed now is": {
+			given:  list(put(drowsy), expire("d", 1), put(node(t, "d", "h:2", leased(domain.RemoveOnExpiry), inState(domain.Down)))),
+			expire: nodes(domain.NodeAt{ID: "d", Revision: 3}), want: ends(end{Effect: domain.Removed, ID: "d", State: domain.Down})},
+
+		"nothing may be meant":                             {given: list(put(mortal))},
+		"a node that has changed since is left alone":      {given: list(put(drowsy), put(resting)), expire: nodes(domain.NodeAt{ID: "d", Revision: 1})},
+		"a node of a revision to come is left alone":       {given: list(put(mortal)), expire: nodes(domain.NodeAt{ID: "m", Revision: 2})},
+		"no node is at revision 0":                         {given: list(put(mortal)), expire: nodes(domain.NodeAt{ID: "m"})},
+		"a node that was never there is nothing":           {given: list(put(mortal)), expire: nodes(domain.NodeAt{ID: "x", Revision: 1}, domain.NodeAt{ID: "x"})},
+		"a node that is gone is nothing":                   {given: list(put(mortal), remove("m")), expire: nodes(domain.NodeAt{ID: "m", Revision: 1}, domain.NodeAt{ID: "m", Revision: 2})},
+		"a node that was added anew is left alone":         {given: list(put(mortal), remove("m"), put(mortal)), expire: nodes(domain.NodeAt{ID: "m", Revision: 1})},
+		"a node without a time to live stays":              {given: list(put(lasting)), expire: nodes(domain.NodeAt{ID: "l", Revision: 1})},
+		"a node that gave its time to live up stays":       {given: list(put(mortal), put(node(t, "m", "h:1"))), expire: nodes(domain.NodeAt{ID: "m", Revision: 1}, domain.NodeAt{ID: "m", Revision: 2})},
+		"a node that a client put down stays as it is":     {given: list(put(stopped)), expire: nodes(domain.NodeAt{ID: "d", Revision: 1})},
+		"a node that is down by expiry stays as it is":     {given: list(put(drowsy), expire("d", 1)), expire: nodes(domain.NodeAt{ID: "d", Revision: 2})},
+		"a node that is named twice is removed once":       {given: list(put(mortal)), expire: nodes(domain.NodeAt{ID: "m", Revision: 1}, domain.NodeAt{ID: "m", Revision: 1}), want: ends(removed("m"))},
+		"a node that is named twice is made down once":     {given: list(put(drowsy)), expire: nodes(domain.NodeAt{ID: "d", Revision: 1}, domain.NodeAt{ID: "d", Revision: 1}), want: ends(down("d", domain.Active))},
+		"a node does not end again at the revision it got": {given: list(put(drowsy)), expire: nodes(domain.NodeAt{ID: "d", Revision: 1}, domain.NodeAt{ID: "d", Revision: 2}), want: ends(down("d", domain.Active))},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := registryOf(t, test.given...)
+			before := contentsOf(r.View())
+			changes, err := r.Apply(domain.Expire{Nodes: test.expire})
+			if err != nil {
+				t.Fatalf("refused: %v", err)
+			}
+			after := contentsOf(r.View())
+			var got []end
+			for i, change := range changes {
+				got = append(got, end{change.Effect, change.Node.ID, change.Node.State, change.Node.ExpiredFrom})
+				if change.Reason != domain.ByExpiry || change.Revision != before.Revision+domain.Revision(i)+1 {
+					t.Errorf("the reason is %q, at revision %d", change.Reason, change.Revision)
+				}
+				mustEqual(t, "the node before", *change.Previous, *before.find(change.Node.ID))
+				mustBeAsItIs(t, after, change)
+			}
+			mustEqual(t, "what came to its end", got, test.want)
+			mustEqual(t, "the history", after.History, append(before.History, changes...))
+			if len(changes) == 0 {
+				mustEqual(t, "the registry", after, before)
+			}
+			mustBeSound(t, r)
+		})
+	}
+}
+
+// mustBeAsItIs holds an expired node against the registry: nothing but its state
+// has changed, or it is not there.
+func mustBeAsItIs(t *testing.T, after contents, change domain.Change) {
+	t.Helper()
+	is := after.find(change.Node.ID)
+	if change.Effect == domain.Removed {
+		if is != nil {
+			t.Errorf("%q is still there", is.ID)
+		}
+		mustEqual(t, "a removed node as it was last", *change.Node, *change.Previous)
+		return
+	}
+	want := *change.Previous
+	want.State, want.ExpiredFrom, want.Revision = domain.Down, change.Previous.State, change.Revision
+	mustEqual(t, "a node that was made down", *change.Node, want)
+	mustEqual(t, "a node that was made down, in the registry", *is, want)
+}
+
+func TestWhatExpiryLeaves(t *testing.T) {
+	r := registryOf(t, put(node(t, "a", "h:1", leased(domain.RemoveOnExpiry))), put(node(t, "b", "h:2", leased(domain.DownOnExpiry))))
+	if changes, err := r.Apply(domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 1}, {ID: "b", Revision: 2}}}); err != nil || len(changes) != 2 {
+		t.Fatalf("%+v, %v", changes, err)
+	}
+	if _, err := r.Apply(put(node(t, "c", "h:2"))); !errors.Is(err, domain.ErrAddressInUse) {
+		t.Errorf("the address of a node that is down is not its own: %v", err)
+	}
+	if got := apply(t, r, put(node(t, "c", "h:1"))).Node.Slot; got != 0 {
+		t.Errorf("in the place of a node that was removed, the next is at slot %d", got)
+	}
+	if got := apply(t, r, put(node(t, "d", "h:4"))).Node.Slot; got != 2 {
+		t.Errorf("beside a node that is down, the next is at slot %d", got)
+	}
+}
+
+func TestRevive(t *testing.T) {
+	drowsy := node(t, "d", "h:2", leased(domain.DownOnExpiry))
+	resting := node(t, "d", "h:2", leased(domain.DownOnExpiry), inState(domain.Draining))
+	stopped := node(t, "d", "h:2", leased(domain.DownOnExpiry), inState(domain.Down))
+	heavy := node(t, "d", "h:2", leased(domain.DownOnExpiry), inState(domain.Down), weighing(7))
+
+	tests := map[string]struct {
+		given []domain.Command
+		want  domain.Effect
+		state domain.State
+		err   error
+	}{
+		"a node that was active is active again":               {given: list(put(drowsy), expire("d", 1)), want: domain.Updated, state: domain.Active},
+		"a node that was draining is draining again":           {given: list(put(resting), expire("d", 1)), want: domain.Updated, state: domain.Draining},
+		"a node that was put as it is comes back":              {given: list(put(drowsy), expire("d", 1), put(stopped)), want: domain.Updated, state: domain.Active},
+		"a node that fell and came back does so again":         {given: list(put(resting), expire("d", 1), revive("d"), expire("d", 3)), want: domain.Updated, state: domain.Draining},
+		"an active node stays as it is":                        {given: list(put(drowsy)), want: domain.Unchanged, state: domain.Active},
+		"a draining node stays as it is":                       {given: list(put(resting)), want: domain.Unchanged, state: domain.Draining},
+		"a node without a time to live stays as it is":         {given: list(put(node(t, "d", "h:2"))), want: domain.Unchanged, state: domain.Active},
+		"a node that a client put down stays down":             {given: list(put(stopped)), want: domain.Unchanged, state: domain.Down},
+		"a node that expiry could not make down stays down":    {given: list(put(stopped), expire("d", 1)), want: domain.Unchanged, state: domain.Down},
+		"a node revived once is left alone":                    {given: list(put(drowsy), expire("d", 1), revive("d")), want: domain.Unchanged, state: domain.Active},
+		"a node that a client made active is left alone":       {given: list(put(drowsy), expire("d", 1), put(drowsy)), want: domain.Unchanged, state: domain.Active},
+		"a node that a client made draining is left alone":     {given: list(put(drowsy), expire("d", 1), put(resting)), want: domain.Unchanged, state: domain.Draining},
+		"a node that a client changed, and left down, is down": {given: list(put(drowsy), expire("d", 1), put(heavy)), want: domain.Unchanged, state: domain.Down},
+		"a node that was removed and put down is down":         {given: list(put(drowsy), expire("d", 1), remove("d"), put(stopped)), want: domain.Unchanged, state: domain.Down},
+		"a node that is not there is no such node":             {given: list(put(node(t, "a", "h:1"))), err: domain.ErrNoSuchNode},
+		"a node that expiry removed is no such node":           {given: list(put(node(t, "d", "h:2", leased(domain.RemoveOnExpiry))), expire("d", 1)), err: domain.ErrNoSuchNode},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := registryOf(t, test.given...)
+			before := contentsOf(r.View())
+			change, err := only(r.Apply(revive("d")))
+			after := contentsOf(r.View())
+			mustBeSound(t, r)
+			if test.err != nil {
+				mustBeRefused(t, before, revive("d"), change, err, test.err)
+				mustEqual(t, "the registry after a refusal", after, before)
+				return
+			}
+			if err != nil || change.Effect != test.want {
+				t.Fatalf("%s, %v; want %s", change.Effect, err, test.want)
+			}
+			is, was := *after.find("d"), *before.find("d")
+			mustEqual(t, "the node of the change", *change.Node, is)
+			mustEqual(t, "the node before", *change.Previous, was)
+			if change.Reason != domain.ByRequest || change.Revision != after.Revision {
+				t.Errorf("the reason is %q, at revision %d", change.Reason, change.Revision)
+			}
+			if test.want == domain.Unchanged {
+				mustEqual(t, "the registry after no change", after, before)
+			} else {
+				mustEqual(t, "the history", after.History, append(before.History, change))
+				was.ExpiredFrom, was.Revision = "", before.Revision+1
+			}
+			was.State = test.state
+			mustEqual(t, "the node", is, was)
+		})
+	}
+}
+
+func TestAClientHasTheLastWordOnANodeThatExpired(t *testing.T) {
+	lease := leased(domain.DownOnExpiry)
+	tests := map[string]struct {
+		put  domain.CacheNode
+		want domain.Effect
+		from domain.State // ExpiredFrom afterwards
+	}{
+		"it says down as well":          {put: node(t, "a", "h:1", lease, inState(domain.Down)), want: domain.Unchanged, from: domain.Draining},
+		"it makes the node active":      {put: node(t, "a", "h:1", lease), want: domain.Updated},
+		"it makes the node draining":    {put: node(t, "a", "h:1", lease, inState(domain.Draining)), want: domain.Updated},
+		"it moves the node":             {put: node(t, "a", "h:9", lease), want: domain.Updated},
+		"it gives the node no lease":    {put: node(t, "a", "h:1"), want: domain.Updated},
+		"it changes more than the life": {put: node(t, "a", "h:1", lease, inState(domain.Active), weighing(7)), want: domain.Updated},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := registryOf(t, put(node(t, "a", "h:1", lease, inState(domain.Draining))), expire("a", 1))
+			change := apply(t, r, put(test.put))
+			if change.Effect != test.want || change.Node.State != test.put.State || change.Node.ExpiredFrom != test.from {
+				t.Errorf("%s to %s, from %q", change.Effect, change.Node.State, change.Node.ExpiredFrom)
+			}
+			if change.Reason != domain.ByRequest {
+				t.Errorf("the reason is %q", change.Reason)
+			}
+			if change.Previous.ExpiredFrom != domain.Draining {
+				t.Errorf("the node before came from %q", change.Previous.ExpiredFrom)
+			}
+		})
+	}
+}
+
+func TestANodeKeepsItsPlaceWhileItIsDown(t *testing.T) {
+	r := registryOf(t,
+		put(node(t, "a", "h:1")), put(node(t, "b", "h:2", leased(domain.DownOnExpiry))), put(node(t, "c", "h:3")), remove("a"))
+	for _, cmd := range list(expire("b", 2), revive("b"), expire("b", 6), put(node(t, "b", "h:2", leased(domain.DownOnExpiry)))) {
+		got := apply(t, r, cmd)
+		if got.Effect != domain.Updated || got.Node.Slot != 1 || got.Node.CreatedRevision != 2 || got.Node.Revision != r.View().Revision() {
+			t.Errorf("after %+v it is %+v", cmd, *got.Node)
+		}
+	}
+	mustBeSound(t, r)
+}
+
+// What a restored registry knows of a node that expired is what it was told.
+func TestARestoredNodeComesBackToWhatItWas(t *testing.T) {
+	r := registryOf(t, put(node(t, "a", "h:1", leased(domain.DownOnExpiry), inState(domain.Draining))), expire("a", 1))
+	if got := apply(t, restore(t, r.View()), revive("a")); got.Effect != domain.Updated || got.Node.State != domain.Draining {
+		t.Errorf("%s to %s", got.Effect, got.Node.State)
+	}
+}
