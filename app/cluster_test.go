@@ -199,7 +199,7 @@ func TestDescribe(t *testing.T) {
 			if test.answers != nil {
 				peers.Answer("h:2", *test.answers)
 			}
-			got, err := newCluster(i, peers).Describe(t.Context())
+			got, err := newCluster(i, peers).Describe(t.Context(), ports.Leader)
 			want := domain.Cluster{ID: "cluster-of-n1", LeaderID: "n1", Term: 1, Members: []domain.Member{self, test.want}}
 			if err != nil || !reflect.DeepEqual(got, want) {
 				t.Fatalf("%+v, %v\nwant %+v", got, err, want)
@@ -226,7 +226,7 @@ func TestDescribeAsksSideBySideAndNotForLong(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")
 		mustAdd(t, i, voter("n2", "h:2"), voter("n3", "h:3"), voter("n4", "h:4"))
 		began := time.Now()
-		got, err := newCluster(i, peers).Describe(t.Context())
+		got, err := newCluster(i, peers).Describe(t.Context(), ports.Leader)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -248,14 +248,14 @@ func TestDescribeElsewhere(t *testing.T) {
 	peers := portstest.NewPeers()
 	c := newCluster(i, peers)
 	i.FailWith(ports.ErrNotLeader)
-	if _, err := c.Describe(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+	if _, err := c.Describe(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("where the membership can't be read: %v", err)
 	}
 	i.FailWith(nil)
 	lost := app.NewCluster(app.ClusterConfig{
 		Self: ports.Identity{RaftID: "n1"}, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: peers,
 	})
-	if _, err := lost.Describe(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+	if _, err := lost.Describe(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("where leadership was lost after the membership was read: %v", err)
 	}
 }

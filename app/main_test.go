@@ -2,7 +2,10 @@ package app_test
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -21,11 +24,24 @@ func (f peersFunc) Identify(ctx context.Context, raftAddress string) (ports.Iden
 	return f(ctx, raftAddress)
 }
 
+func (f peersFunc) ReadIndex(context.Context, string) (ports.ReadIndex, error) {
+	return ports.ReadIndex{}, errors.New("nobody asks for it here")
+}
+
 // fixedLocal is ports.Local in a state that never changes.
 type fixedLocal ports.LocalState
 
 func (l fixedLocal) State() (ports.LocalState, <-chan struct{}) {
 	return ports.LocalState(l), make(chan struct{})
+}
+
+func (l fixedLocal) LeaderContact() (time.Duration, bool) { return 0, true }
+
+// newNodes gives the use cases over cache nodes of an instance.
+func newNodes(i *portstest.Instance) *app.Nodes { return app.NewNodes(i, i, newLeases(i)) }
+
+func newLeases(i *portstest.Instance) *app.Leases {
+	return app.NewLeases(app.LeaseConfig{Registry: i, Local: i, Logger: slog.New(slog.DiscardHandler)})
 }
 
 func newCluster(i *portstest.Instance, peers ports.Peers) *app.Cluster {

@@ -20,7 +20,7 @@ func spec(id string, weight int) domain.NodeSpec {
 
 func TestNodes(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
-	nodes := app.NewNodes(i, i)
+	nodes := newNodes(i)
 	anything := domain.Condition{}
 
 	added, err := nodes.Register(t.Context(), domain.NodeSpec{ID: "a", Address: "h:1"}, anything)
@@ -36,7 +36,7 @@ func TestNodes(t *testing.T) {
 	if _, err := nodes.Deregister(t.Context(), "a", domain.Condition{Expect: domain.AtRevision, Revision: 9}); !errors.Is(err, domain.ErrConditionFailed) {
 		t.Errorf("deregister with a condition that does not hold: %v", err)
 	}
-	if view, err := nodes.View(t.Context()); err != nil || view.Revision() != 1 || view.Len() != 1 {
+	if view, err := nodes.View(t.Context(), ports.Read{}); err != nil || view.Revision() != 1 || view.Len() != 1 {
 		t.Errorf("view: %d nodes at revision %d, %v", view.Len(), view.Revision(), err)
 	}
 	if removed, err := nodes.Deregister(t.Context(), "a", anything); err != nil || removed.Effect != domain.Removed || removed.Revision != 2 {
@@ -47,8 +47,8 @@ func TestNodes(t *testing.T) {
 	for name, err := range map[string]error{
 		"register":   second(nodes.Register(t.Context(), spec("a", 1), anything)),
 		"deregister": second(nodes.Deregister(t.Context(), "a", anything)),
-		"view":       second(nodes.View(t.Context())),
-		"follow":     second(nodes.Follow(t.Context(), nil)),
+		"view":       second(nodes.View(t.Context(), ports.Read{})),
+		"follow":     second(nodes.Follow(t.Context(), nil, ports.Leader)),
 	} {
 		if !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("%s at another than the leader: %v", name, err)
@@ -86,7 +86,7 @@ func follow(t *testing.T, i *portstest.Instance, after ...domain.Revision) ports
 	if len(after) > 0 {
 		position = &after[0]
 	}
-	stream, err := app.NewNodes(i, i).Follow(t.Context(), position)
+	stream, err := newNodes(i).Follow(t.Context(), position, ports.Leader)
 	if err != nil {
 		t.Fatalf("follow: %v", err)
 	}
@@ -280,7 +280,7 @@ func TestNodeStreamWaitsForAStateThatIsBehind(t *testing.T) {
 	behind, _ := i.State()
 	write(t, i, 1)
 	nodes := app.NewNodes(i, fixedLocal(behind))
-	stream, err := nodes.Follow(t.Context(), nil)
+	stream, err := nodes.Follow(t.Context(), nil, ports.Leader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func TestNodeStreamFollowsManyWriters(t *testing.T) {
 		followers = 4
 	)
 	i := portstest.NewInstance("n1", "h:1")
-	nodes := app.NewNodes(i, i)
+	nodes := newNodes(i)
 	var all sync.WaitGroup
 	for w := range writers {
 		all.Go(func() {
@@ -308,7 +308,7 @@ func TestNodeStreamFollowsManyWriters(t *testing.T) {
 	}
 	for range followers {
 		all.Go(func() {
-			stream, err := nodes.Follow(t.Context(), new(domain.Revision))
+			stream, err := nodes.Follow(t.Context(), new(domain.Revision), ports.Leader)
 			if err != nil {
 				t.Error(err)
 				return
@@ -338,7 +338,7 @@ func TestFollowWithAContextThatHadEnded(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if stream, err := app.NewNodes(i, i).Follow(ctx, nil); !errors.Is(err, context.Canceled) || stream != nil {
+	if stream, err := newNodes(i).Follow(ctx, nil, ports.Leader); !errors.Is(err, context.Canceled) || stream != nil {
 		t.Errorf("%v, %v", stream, err)
 	}
 }

@@ -92,7 +92,7 @@ func (w watched) close(t *testing.T) {
 
 func (w watched) follow(t *testing.T) ports.ClusterStream {
 	t.Helper()
-	stream, err := w.Follow(t.Context())
+	stream, err := w.Follow(t.Context(), ports.Leader)
 	if err != nil {
 		t.Fatalf("follow: %v", err)
 	}
@@ -252,7 +252,7 @@ func TestWhoDoesNotLeadAsksNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
-		if _, err := c.Follow(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+		if _, err := c.Follow(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("follow: %v", err)
 		}
 		if asked := peers.Asked("h:2"); asked != 0 {
@@ -269,7 +269,7 @@ func TestFollowWhereLeadershipWasJustLost(t *testing.T) {
 	c := app.NewCluster(app.ClusterConfig{
 		Self: ports.Identity{RaftID: "n1"}, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: portstest.NewPeers(),
 	})
-	if _, err := c.Follow(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+	if _, err := c.Follow(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("follow: %v", err)
 	}
 }
@@ -312,7 +312,7 @@ func TestAFollowerWhoGivesUpTellsTheOthersNothing(t *testing.T) {
 		i, peers := portstest.NewInstance("n1", "h:1"), &slowPeers{}
 		mustAdd(t, i, voter("n2", "h:2"))
 		c := newCluster(i, peers)
-		stream, err := c.Follow(t.Context())
+		stream, err := c.Follow(t.Context(), ports.Leader)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,7 +321,7 @@ func TestAFollowerWhoGivesUpTellsTheOthersNothing(t *testing.T) {
 		peers.take(500 * time.Millisecond)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		if _, err := c.Follow(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := c.Follow(ctx, ports.Leader); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("who gave up: %v", err)
 		}
 		mustHear(t, stream)
@@ -336,7 +336,7 @@ func TestClosingInTheMiddleOfARoundIsNoNews(t *testing.T) {
 		if err := c.Open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		stream, err := c.Follow(t.Context())
+		stream, err := c.Follow(t.Context(), ports.Leader)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -359,7 +359,7 @@ func TestManyFollowersShareARound(t *testing.T) {
 		var all sync.WaitGroup
 		for range 200 {
 			all.Go(func() {
-				stream, err := c.Follow(t.Context())
+				stream, err := c.Follow(t.Context(), ports.Leader)
 				if err != nil {
 					t.Errorf("follow: %v", err)
 					return
@@ -385,13 +385,13 @@ func TestAFollowerSeesWhatWasSoWhenItCame(t *testing.T) {
 		c := newCluster(i, peers)
 		var first sync.WaitGroup
 		first.Go(func() {
-			if _, err := c.Follow(t.Context()); err != nil {
+			if _, err := c.Follow(t.Context(), ports.Leader); err != nil {
 				t.Error(err)
 			}
 		})
 		synctest.Wait() // the first round has begun
 		mustAdd(t, i, voter("n3", "h:2b"))
-		stream, err := c.Follow(t.Context())
+		stream, err := c.Follow(t.Context(), ports.Leader)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -74,9 +74,9 @@ func NewBatch(edits []Edit) (Batch, error) {
 	batch := Batch{Commands: make([]Command, len(edits))}
 	var faults []error
 	for i, edit := range edits {
-		cmd, err := edit.command()
-		if err != nil {
-			faults = append(faults, fmt.Errorf("changes[%d]: %w", i, err))
+		cmd, wrong := edit.command()
+		for _, fault := range wrong {
+			faults = append(faults, fmt.Errorf("changes[%d]: %w", i, fault))
 		}
 		batch.Commands[i] = cmd
 	}
@@ -86,7 +86,10 @@ func NewBatch(edits []Edit) (Batch, error) {
 	return batch, nil
 }
 
-func (e Edit) command() (Command, error) {
+func (e Edit) command() (Command, []error) {
+	if (e.Put == nil) == (e.Remove == nil) {
+		return nil, []error{invalid("it", "must be either put or remove")}
+	}
 	condition := Condition{}
 	switch {
 	case e.IfRevision == nil:
@@ -95,16 +98,15 @@ func (e Edit) command() (Command, error) {
 	default:
 		condition = Condition{Expect: AtRevision, Revision: *e.IfRevision}
 	}
-	switch {
-	case (e.Put == nil) == (e.Remove == nil):
-		return nil, invalid("it", "must be either put or remove")
-	case e.Put != nil:
+	if e.Put != nil {
 		node, err := NewCacheNode(*e.Put)
-		return Register{Node: node, If: condition}, err
-	case condition.Expect == Absent:
-		return nil, invalid("ifRevision", "must be at least 1 where a node is removed")
+		return Register{Node: node, If: condition}, parts(err)
 	}
-	return Deregister{ID: *e.Remove, If: condition}, CheckNodeID(*e.Remove)
+	faults := parts(CheckNodeID(*e.Remove))
+	if condition.Expect == Absent {
+		faults = append(faults, invalid("ifRevision", "must be at least 1 where a node is removed"))
+	}
+	return Deregister{ID: *e.Remove, If: condition}, faults
 }
 
 // Expectation is the kind of a Condition.

@@ -34,6 +34,17 @@ func invalid(field, format string, args ...any) error {
 	return &InvalidError{Field: field, Reason: fmt.Sprintf(format, args...)}
 }
 
+// parts gives the errors that were joined to err, each by itself.
+func parts(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
+}
+
 // Refusal is the registry's "no" to a command: why, at which revision it was
 // decided, and what the node that the command names was at that moment.
 type Refusal struct {

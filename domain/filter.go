@@ -74,7 +74,8 @@ func (f Filter) Matches(n *CacheNode) bool {
 
 // Change gives c as it is to somebody who knows of the matching nodes only: a
 // node that comes to match is added to them, one that no longer does is removed
-// from them as it was last. False when it is no change to them.
+// from them as it was last. False when it is no change to them. c is a change of
+// the history: it did change something.
 func (f Filter) Change(c Change) (Change, bool) {
 	was := c.Previous != nil && f.Matches(c.Previous)
 	is := c.Effect != Removed && f.Matches(c.Node)

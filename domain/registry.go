@@ -148,6 +148,8 @@ func (r *Registry) expire(cmd Expire) []Change {
 	return changes
 }
 
+// revive asks for no room: what a node that is down takes less than before, a
+// few bytes, stays its own.
 func (r *Registry) revive(cmd Revive) (Change, error) {
 	known := r.nodes.get(cmd.ID)
 	if known == nil {

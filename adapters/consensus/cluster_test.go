@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -75,6 +76,7 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 		Backend:   config.backend,
 		OpenStore: config.open,
 		Demux:     port,
+		Peers:     neighbours{},
 		Bootstrap: config.bootstrap,
 		Secret:    []byte(config.secret),
 		Timing:    timing,
@@ -97,6 +99,7 @@ func start(tb testing.TB, config instanceConfig) *instance {
 	if err := errors.Join(i.Claim(ctx), i.demux.Open(ctx), i.Open(ctx)); err != nil {
 		tb.Fatal(err)
 	}
+	neighbourhood.Store(i.raftAddress(), i)
 	if config.started != nil {
 		config.started(i)
 	}
@@ -114,6 +117,22 @@ func (i *instance) stop(tb testing.TB) {
 }
 
 func (i *instance) raftAddress() string { return i.demux.Addr().String() }
+
+// neighbourhood is which instance of this process is at which raft address.
+var neighbourhood sync.Map
+
+// neighbours is ports.Peers among them, without a network.
+type neighbours struct{ ports.Peers }
+
+func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
+	found, _ := neighbourhood.Load(raftAddress)
+	i, ok := found.(*instance)
+	if !ok {
+		return ports.ReadIndex{}, errors.New("nobody is there")
+	}
+	index, err := i.ReadIndex(ctx)
+	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: i.board.read().ClusterID, Index: index}, err
+}
 
 // eventually waits until the state of i is as wanted.
 func (i *instance) eventually(tb testing.TB, what string, wanted func(ports.LocalState) bool) {
@@ -201,9 +220,9 @@ func node(tb testing.TB, id, address string) domain.CacheNode {
 
 func register(tb testing.TB, i *instance, id string) domain.Change {
 	tb.Helper()
-	change, err := i.Propose(within(tb), domain.Register{Node: node(tb, id, id+":11211")})
+	changes, err := i.Propose(within(tb), domain.Register{Node: node(tb, id, id+":11211")})
 	if err != nil {
 		tb.Fatalf("register %s: %v", id, err)
 	}
-	return change
+	return changes[0]
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -73,31 +74,31 @@ func TestTheGateCountsOnlyWhatWasSentAfterTheReadCameIn(t *testing.T) {
 		passes      bool
 	}{
 		"an answer to a heartbeat sent before proves nothing": {
-			acknowledge: func(e *evidence, before uint64) { e.acknowledged("b", 7, before) },
+			acknowledge: func(e *evidence, before uint64) { e.acknowledged("b", 7, before, time.Now()) },
 		},
 		"two answers to heartbeats sent before prove nothing": {
 			acknowledge: func(e *evidence, before uint64) {
-				e.acknowledged("b", 7, before)
-				e.acknowledged("c", 7, before)
+				e.acknowledged("b", 7, before, time.Now())
+				e.acknowledged("c", 7, before, time.Now())
 			},
 		},
 		"an answer to a heartbeat sent after makes a majority of three": {
-			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("b", 7, e.now()) },
+			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("b", 7, e.now(), time.Now()) },
 			passes:      true,
 		},
 		"an answer of an earlier term proves nothing": {
-			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("b", 6, e.now()) },
+			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("b", 6, e.now(), time.Now()) },
 		},
 		"an answer of a later term proves nothing for this one": {
-			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("b", 8, e.now()) },
+			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("b", 8, e.now(), time.Now()) },
 		},
 		"an answer of an instance that does not vote proves nothing": {
-			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("nonvoter", 7, e.now()) },
+			acknowledge: func(e *evidence, _ uint64) { e.acknowledged("nonvoter", 7, e.now(), time.Now()) },
 		},
 		"a late answer does not undo what a newer one proved": {
 			acknowledge: func(e *evidence, before uint64) {
-				e.acknowledged("b", 7, e.now())
-				e.acknowledged("b", 7, before)
+				e.acknowledged("b", 7, e.now(), time.Now())
+				e.acknowledged("b", 7, before, time.Now())
 			},
 			passes: true,
 		},
@@ -122,7 +123,7 @@ func TestTheGateCountsOnlyWhatWasSentAfterTheReadCameIn(t *testing.T) {
 				}
 				cancel()
 				leadership.lose()
-				g.wait()
+				g.rounds.wait()
 			})
 		})
 	}
@@ -148,7 +149,7 @@ func TestTheVotersOfAnotherTermProveNothing(t *testing.T) {
 			if index, err := g.pass(within(t)); !errors.Is(err, ports.ErrNotLeader) {
 				t.Errorf("passed with index %d, %v, want ErrNotLeader", index, err)
 			}
-			g.wait()
+			g.rounds.wait()
 		})
 	}
 }
@@ -176,12 +177,12 @@ func TestReadersShareARound(t *testing.T) {
 		if n := leadership.provoked.Load(); n != 1 {
 			t.Fatalf("readers began %d rounds while one was under way", n)
 		}
-		e.acknowledged("b", 7, e.now())
+		e.acknowledged("b", 7, e.now(), time.Now())
 		synctest.Wait()
 		if n := passed.Load(); n != 1 {
 			t.Fatalf("%d readers passed on the proof of the first, which began before they came", n)
 		}
-		e.acknowledged("c", 7, e.now())
+		e.acknowledged("c", 7, e.now(), time.Now())
 		synctest.Wait()
 		if n := passed.Load(); n != 1+readers {
 			t.Fatalf("%d readers passed, want all", n)
@@ -189,7 +190,7 @@ func TestReadersShareARound(t *testing.T) {
 		if n := leadership.provoked.Load(); n != 2 {
 			t.Errorf("%d rounds for all, want 2", n)
 		}
-		g.wait()
+		g.rounds.wait()
 	})
 }
 
@@ -210,7 +211,7 @@ func TestLosingLeadershipEndsTheRound(t *testing.T) {
 		if _, err := g.pass(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("error %v of one who comes later, want ErrNotLeader", err)
 		}
-		g.wait()
+		g.rounds.wait()
 	})
 }
 
@@ -228,12 +229,12 @@ func TestAReaderThatGivesUpLeavesTheOthersTheirRound(t *testing.T) {
 		if err := <-gaveUp; !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v, want the context's", err)
 		}
-		e.acknowledged("b", 7, e.now())
+		e.acknowledged("b", 7, e.now(), time.Now())
 		synctest.Wait()
-		e.acknowledged("b", 7, e.now())
+		e.acknowledged("b", 7, e.now(), time.Now())
 		if err := <-answered; err != nil {
 			t.Errorf("the other reader: %v", err)
 		}
-		g.wait()
+		g.rounds.wait()
 	})
 }

@@ -27,4 +27,5 @@ var (
 	_ ports.Registry   = (*Node)(nil)
 	_ ports.Local      = (*Node)(nil)
 	_ ports.Membership = (*Node)(nil)
+	_ ports.Progress   = (*Node)(nil)
 )
