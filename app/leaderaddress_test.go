@@ -156,6 +156,7 @@ func TestLeaderAddressOverTime(t *testing.T) {
 
 // slowLeader answers after the time that is given; it counts the questions.
 type slowLeader struct {
+	ports.Peers
 	after time.Duration
 	mu    sync.Mutex
 	asked int

@@ -279,7 +279,7 @@ func TestNodeStreamWaitsForAStateThatIsBehind(t *testing.T) {
 	write(t, i, 2)
 	behind, _ := i.State()
 	write(t, i, 1)
-	nodes := app.NewNodes(i, fixedLocal(behind))
+	nodes := app.NewNodes(i, fixedLocal(behind), newLeases(i))
 	stream, err := nodes.Follow(t.Context(), nil, ports.Leader)
 	if err != nil {
 		t.Fatal(err)

@@ -165,6 +165,9 @@ func (c *Cluster) Follow(ctx context.Context, source ports.Source) (ports.Cluste
 	if err := c.look(ctx); err != nil {
 		return nil, err
 	}
+	if state, _ := c.Local.State(); source == ports.Leader && !state.Leading {
+		return nil, ports.ErrNotLeader
+	}
 	return &clusterStream{cluster: c, source: source}, nil
 }
 

@@ -283,6 +283,7 @@ func TestCloseWithoutOpen(t *testing.T) {
 
 // slowPeers answers in the name of n2, after some time that a test can change.
 type slowPeers struct {
+	ports.Peers
 	mu    sync.Mutex
 	after time.Duration
 	asked int

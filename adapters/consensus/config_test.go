@@ -30,6 +30,7 @@ func goodConfig() Config {
 		Backend:   "bolt",
 		OpenStore: bolt.Open,
 		Demux:     &demux.Demux{},
+		Peers:     neighbours{},
 		Timing:    goodTiming(),
 		Logger:    slog.New(slog.DiscardHandler),
 		Fatal:     func(error) {},

@@ -54,6 +54,13 @@ func anyNode() *rapid.Generator[domain.CacheNode] {
 			Labels:  rapid.MapOfN(keys, texts, 0, domain.MaxLabels).Draw(t, "labels"),
 			State:   &state,
 		})
+		if rapid.Bool().Draw(t, "leased") {
+			n.TTLSeconds = rapid.IntRange(1, domain.MaxTTLSeconds).Draw(t, "time to live")
+		}
+		n.OnExpiry = rapid.SampledFrom([]domain.OnExpiry{domain.RemoveOnExpiry, domain.DownOnExpiry}).Draw(t, "on expiry")
+		if n.State == domain.Down {
+			n.ExpiredFrom = rapid.SampledFrom([]domain.State{"", domain.Active, domain.Draining}).Draw(t, "expired from")
+		}
 		n.Slot = rapid.IntRange(0, domain.MaxNodes).Draw(t, "slot")
 		n.CreatedRevision, n.Revision = revisions.Draw(t, "created revision"), revisions.Draw(t, "revision")
 		return n
@@ -76,13 +83,26 @@ func anyCondition() *rapid.Generator[domain.Condition] {
 
 // anyCommand draws commands that need not make sense together.
 func anyCommand() *rapid.Generator[domain.Command] {
-	return rapid.Custom(func(t *rapid.T) domain.Command {
+	one := rapid.Custom(func(t *rapid.T) domain.Command {
 		condition := anyCondition().Draw(t, "condition")
 		n := anyNode().Draw(t, "node")
 		if rapid.Bool().Draw(t, "deregister") {
 			return domain.Deregister{ID: n.ID, If: condition}
 		}
 		return domain.Register{Node: n, If: condition}
+	})
+	return rapid.Custom(func(t *rapid.T) domain.Command {
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
+		case 0:
+			return domain.Batch{Commands: rapid.SliceOfN(one, 1, 5).Draw(t, "batch")}
+		case 1:
+			return domain.Expire{Nodes: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) domain.NodeAt {
+				return domain.NodeAt{ID: anyNode().Draw(t, "node").ID, Revision: domain.Revision(rapid.Uint64().Draw(t, "revision"))}
+			}), 1, 5).Draw(t, "nodes")}
+		case 2:
+			return domain.Revive{ID: anyNode().Draw(t, "node").ID}
+		}
+		return one.Draw(t, "one")
 	})
 }
 
@@ -117,9 +137,31 @@ func crossingCommands() *rapid.Generator[[]domain.Command] {
 		if rapid.Bool().Draw(t, "labelled") {
 			spec.Labels = map[string]string{"rack": "r7", "row": ""}
 		}
+		if rapid.Bool().Draw(t, "leased") {
+			spec.TTLSeconds = new(rapid.IntRange(1, 2).Draw(t, "time to live"))
+			onExpiry := rapid.SampledFrom([]domain.OnExpiry{domain.RemoveOnExpiry, domain.DownOnExpiry}).Draw(t, "on expiry")
+			spec.OnExpiry = &onExpiry
+		}
 		return domain.Register{Node: accepted(t, spec), If: condition}
 	})
-	return rapid.SliceOfN(one, 0, 80)
+	any := rapid.Custom(func(t *rapid.T) domain.Command {
+		switch rapid.IntRange(0, 6).Draw(t, "shape") {
+		case 0:
+			return domain.Batch{Commands: rapid.SliceOfN(one, 1, 4).Draw(t, "batch")}
+		case 1:
+			expire := domain.Expire{}
+			for _, id := range []string{"a", "b", "c", "d", "e", "f"} {
+				// The node is at one of the latest revisions, if at all.
+				revision := domain.Revision(rapid.IntRange(1, 30).Draw(t, "revision"))
+				expire.Nodes = append(expire.Nodes, domain.NodeAt{ID: id, Revision: revision})
+			}
+			return expire
+		case 2:
+			return domain.Revive{ID: rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}).Draw(t, "id")}
+		}
+		return one.Draw(t, "one")
+	})
+	return rapid.SliceOfN(any, 0, 80)
 }
 
 // contents is all that a view shows, as values.
@@ -139,14 +181,14 @@ func contentsOf(v domain.View) contents {
 
 // answer is what Apply gave, as values that can be compared.
 type answer struct {
-	Change  domain.Change
+	Changes []domain.Change
 	Error   string
 	Refused domain.Revision
 	Current *domain.CacheNode
 }
 
-func answerOf(change domain.Change, err error) answer {
-	a := answer{Change: change}
+func answerOf(changes []domain.Change, err error) answer {
+	a := answer{Changes: changes}
 	if err != nil {
 		a.Error = err.Error()
 	}

@@ -43,10 +43,18 @@ func fullNode() domain.CacheNode {
 		Zone:            "eu-1ä",
 		Labels:          map[string]string{"rack": "r7", "empty": "", "a:b": "Grüße"},
 		State:           domain.Draining,
+		OnExpiry:        domain.RemoveOnExpiry,
 		Slot:            3,
 		CreatedRevision: 300,
 		Revision:        1 << 40,
 	}
+}
+
+// leasedNode has all that a node has which expired.
+func leasedNode() domain.CacheNode {
+	n := fullNode()
+	n.State, n.TTLSeconds, n.OnExpiry, n.ExpiredFrom = domain.Down, 86_400, domain.DownOnExpiry, domain.Draining
+	return n
 }
 
 func minimalNode(t failer, id, address string) domain.CacheNode {
@@ -62,15 +70,23 @@ func goldenEntries(t failer) map[string]any {
 		"opening-nameless":             opening{},
 		"register-full":                domain.Register{Node: fullNode(), If: domain.Condition{Expect: domain.AtRevision, Revision: 1 << 40}},
 		"register-minimal":             domain.Register{Node: minimal},
-		"register-weightless":          domain.Register{Node: domain.CacheNode{ID: "a", Address: "h:1", Pool: "default", State: domain.Down}},
+		"register-weightless":          domain.Register{Node: domain.CacheNode{ID: "a", Address: "h:1", Pool: "default", State: domain.Down, OnExpiry: domain.RemoveOnExpiry}},
 		"register-if-absent":           domain.Register{Node: minimal, If: domain.Condition{Expect: domain.Absent}},
 		"register-if-present":          domain.Register{Node: minimal, If: domain.Condition{Expect: domain.Present}},
 		"register-if-at-revision":      domain.Register{Node: minimal, If: domain.Condition{Expect: domain.AtRevision, Revision: 17}},
 		"register-if-at-revision-zero": domain.Register{Node: minimal, If: domain.Condition{Expect: domain.AtRevision}},
-		"deregister":                   domain.Deregister{ID: "a"},
-		"deregister-if-absent":         domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.Absent}},
-		"deregister-if-present":        domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.Present}},
-		"deregister-if-at-revision":    domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.AtRevision, Revision: 17}},
+		"register-leased":              domain.Register{Node: leasedNode()},
+		"batch": domain.Batch{Commands: []domain.Command{
+			domain.Register{Node: fullNode(), If: domain.Condition{Expect: domain.Absent}},
+			domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.AtRevision, Revision: 17}},
+			domain.Register{Node: minimal},
+		}},
+		"expire":                    domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 17}, {ID: "b", Revision: 1 << 40}}},
+		"revive":                    domain.Revive{ID: "a"},
+		"deregister":                domain.Deregister{ID: "a"},
+		"deregister-if-absent":      domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.Absent}},
+		"deregister-if-present":     domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.Present}},
+		"deregister-if-at-revision": domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.AtRevision, Revision: 17}},
 	}
 }
 
@@ -103,6 +119,18 @@ func goldenCommands(t failer) []domain.Command {
 	}
 }
 
+// leasedCommands make changes that expiry made.
+func leasedCommands(t failer) []domain.Command {
+	removed, down := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+	removed.TTLSeconds, down.TTLSeconds, down.OnExpiry = 30, 30, domain.DownOnExpiry
+	return []domain.Command{
+		domain.Batch{Commands: []domain.Command{domain.Register{Node: removed}, domain.Register{Node: down}}},
+		domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 1}, {ID: "b", Revision: 2}}},
+		domain.Revive{ID: "b"},
+		domain.Expire{Nodes: []domain.NodeAt{{ID: "b", Revision: 5}}},
+	}
+}
+
 // goldenImages are snapshots with all that one can hold.
 func goldenImages(t failer) map[string]image {
 	whole := registryAfter(goldenCommands(t)...).View()
@@ -119,6 +147,7 @@ func goldenImages(t failer) map[string]image {
 	}
 	return map[string]image{
 		"empty":   {},
+		"leased":  {view: registryAfter(leasedCommands(t)...).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 8, openTerm: 1},
 		"opened":  {clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 2, openTerm: 1},
 		"lived":   {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 300, openTerm: 9},
 		"trimmed": {view: trimmed.View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 1 << 40, openTerm: 1 << 20},

@@ -92,7 +92,7 @@ func TestASnapshotAndTheRestOfTheLogEqualTheWholeLog(t *testing.T) {
 		}
 		for i := range want {
 			mustEqual(t, fmt.Sprintf("outcome %d", i),
-				answerOf(got[i].change, got[i].err), answerOf(want[i].change, want[i].err))
+				answerOf(got[i].changes, got[i].err), answerOf(want[i].changes, want[i].err))
 		}
 		if !bytes.Equal(machineSnapshot(t, second), machineSnapshot(t, whole)) {
 			t.Fatal("the snapshots differ")

@@ -20,6 +20,8 @@ type wireNode struct {
 	Zone            string            `json:"zone,omitempty"`
 	Labels          map[string]string `json:"labels,omitempty"`
 	State           string            `json:"state"`
+	TTLSeconds      int               `json:"ttlSeconds,omitzero"`
+	OnExpiry        string            `json:"onExpiry,omitzero"`
 	Slot            int               `json:"slot"`
 	CreatedRevision uint64            `json:"createdRevision"`
 	Revision        uint64            `json:"revision"`
@@ -37,10 +39,15 @@ func wire(n *domain.CacheNode) *wireNode {
 	if n == nil {
 		return nil
 	}
-	return &wireNode{
+	w := &wireNode{
 		ID: n.ID, Address: n.Address, Pool: n.Pool, Weight: n.Weight, Zone: n.Zone, Labels: n.Labels, State: string(n.State),
 		Slot: n.Slot, CreatedRevision: uint64(n.CreatedRevision), Revision: uint64(n.Revision),
+		TTLSeconds: n.TTLSeconds,
 	}
+	if n.TTLSeconds > 0 || n.OnExpiry != domain.RemoveOnExpiry {
+		w.OnExpiry = string(n.OnExpiry)
+	}
+	return w
 }
 
 func reference(t *rapid.T, value any) string {

@@ -35,6 +35,7 @@ type service struct {
 	instance *portstest.Instance
 	peers    *portstest.Peers
 	cluster  *app.Cluster
+	leases   *app.Leases
 	metrics  *prometheus.Registry
 	log      *logBook
 	address  string
@@ -79,9 +80,15 @@ func prepare(t testing.TB, change ...func(*httpapi.Config)) *service {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.cluster.Close(context.Background()) })
+	s.leases = app.NewLeases(app.LeaseConfig{Registry: s.instance, Local: s.instance, Logger: slog.New(slog.DiscardHandler)})
+	if err := s.leases.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.leases.Close(context.Background()) })
 	config := httpapi.Config{
 		BindAddress: "127.0.0.1:0",
-		Nodes:       app.NewNodes(s.instance, s.instance),
+		Nodes:       app.NewNodes(s.instance, s.instance, s.leases),
+		Leases:      s.leases,
 		Cluster:     s.cluster,
 		Local:       s.instance,
 		Metrics:     s.metrics,
@@ -138,11 +145,11 @@ func (s *service) register(t testing.TB, spec domain.NodeSpec) domain.Change {
 	if err != nil {
 		t.Fatal(err)
 	}
-	change, err := s.instance.Propose(context.Background(), domain.Register{Node: node})
+	changes, err := s.instance.Propose(context.Background(), domain.Register{Node: node})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return change
+	return changes[0]
 }
 
 // fill registers n nodes.
@@ -309,7 +316,7 @@ type fakeNodes struct {
 	view func(context.Context) (domain.View, error)
 }
 
-func (f fakeNodes) View(ctx context.Context) (domain.View, error) { return f.view(ctx) }
+func (f fakeNodes) View(ctx context.Context, _ ports.Read) (domain.View, error) { return f.view(ctx) }
 
 // fakeCluster is ports.Cluster with another address of the leader.
 type fakeCluster struct {
@@ -324,7 +331,7 @@ type panickingStream struct {
 	ports.Nodes
 }
 
-func (panickingStream) Follow(context.Context, *domain.Revision) (ports.NodeStream, error) {
+func (panickingStream) Follow(context.Context, *domain.Revision, ports.Source) (ports.NodeStream, error) {
 	return &panickingStreamAt{}, nil
 }
 

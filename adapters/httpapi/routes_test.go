@@ -218,7 +218,7 @@ func TestAConfigIsToldAllItsFaultsAtOnce(t *testing.T) {
 func TestTwoServersDoNotShareNamesOfMetrics(t *testing.T) {
 	s := prepare(t)
 	_, err := httpapi.New(httpapi.Config{
-		BindAddress: "127.0.0.1:0", Nodes: fakeNodes{}, Cluster: s.cluster, Local: s.instance, Metrics: s.metrics,
+		BindAddress: "127.0.0.1:0", Nodes: fakeNodes{}, Leases: s.leases, Cluster: s.cluster, Local: s.instance, Metrics: s.metrics,
 	})
 	if err == nil {
 		t.Error("the same metrics were registered twice")

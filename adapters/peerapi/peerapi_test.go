@@ -33,6 +33,16 @@ func (s *self) become(identity ports.Identity) {
 	s.identity = identity
 }
 
+// progress is ports.Progress in one function; nil does not lead.
+type progress func(context.Context) (uint64, error)
+
+func (p progress) ReadIndex(ctx context.Context) (uint64, error) {
+	if p == nil {
+		return 0, ports.ErrNotLeader
+	}
+	return p(ctx)
+}
+
 var someone = ports.Identity{
 	RaftID:             "n1",
 	ApplicationAddress: "10.0.0.1:8080",
@@ -58,7 +68,7 @@ func start(t *testing.T, address string) *instance {
 		t.Fatal(err)
 	}
 	i := &instance{self: &self{identity: someone}, demux: port}
-	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self}); err != nil {
+	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self, Progress: progress(nil)}); err != nil {
 		t.Fatal(err)
 	}
 	if err := port.Open(t.Context()); err != nil {
@@ -210,7 +220,7 @@ func TestAClosedClientAsksNobody(t *testing.T) {
 
 func TestAConfigNamesAllItsFaults(t *testing.T) {
 	_, err := peerapi.New(peerapi.Config{})
-	if want := "peerapi: no listener\nno self"; err == nil || err.Error() != want {
+	if want := "peerapi: no listener\nno self\nno progress"; err == nil || err.Error() != want {
 		t.Fatalf("got %v, want %s", err, want)
 	}
 }
