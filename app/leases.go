@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -192,13 +193,16 @@ type expiry struct {
 // The caller holds mu.
 func (l *Leases) begin(due []*lease) *expiry {
 	e := &expiry{done: make(chan struct{})}
-	cmd := domain.Expire{Nodes: make([]domain.NodeAt, len(due))}
+	slices.SortFunc(due, func(a, b *lease) int {
+		return cmp.Or(cmp.Compare(a.end(), b.end()), cmp.Compare(a.id, b.id))
+	})
+	command := domain.Expire{Nodes: make([]domain.NodeAt, len(due))}
 	for i, one := range due {
 		one.expiring = e.done
-		cmd.Nodes[i] = domain.NodeAt{ID: one.id, Revision: one.revision}
+		command.Nodes[i] = domain.NodeAt{ID: one.id, Revision: one.revision}
 	}
 	l.done.Go(func() {
-		e.changes, e.err = l.Registry.Propose(l.running, cmd)
+		e.changes, e.err = l.Registry.Propose(l.running, command)
 		l.end(e, due)
 	})
 	return e

@@ -93,11 +93,29 @@ type Config struct {
 	Timing Timing
 	Logger *slog.Logger
 
+	// Observer is told how long things take; nil: nobody is.
+	Observer Observer
+
 	// Fatal is called, at most once and from any goroutine, when this instance
 	// can't go on: what is wrong is told by the error, and the process should
 	// stop. It must not wait for Close.
 	Fatal func(error)
 }
+
+// Observer counts. Its methods are called from many goroutines, and hold up
+// writes for as long as they take.
+type Observer interface {
+	// Proposed is told how long a write took, from the proposal until it was
+	// committed and applied here.
+	Proposed(took time.Duration)
+	// Applied is told how long the state machine took for some committed entries.
+	Applied(entries int, took time.Duration)
+}
+
+type unobserved struct{}
+
+func (unobserved) Proposed(time.Duration)     {}
+func (unobserved) Applied(int, time.Duration) {}
 
 // Validate reports everything that is missing or wrong.
 func (c Config) Validate() error {

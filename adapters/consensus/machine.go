@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -19,7 +20,8 @@ type machine struct {
 	applied   uint64
 	openTerm  uint64
 
-	board *board
+	board    *board
+	observer Observer
 	// halt is called when an entry can't be applied. It does not return before
 	// this instance is shutting down: to go on would let it drift apart from
 	// the others.
@@ -30,7 +32,7 @@ type machine struct {
 }
 
 func newMachine(b *board, halt func(error)) *machine {
-	return &machine{registry: domain.NewRegistry(), board: b, halt: halt}
+	return &machine{registry: domain.NewRegistry(), board: b, observer: unobserved{}, halt: halt}
 }
 
 // outcome is what an entry's future answers.
@@ -44,6 +46,7 @@ func (m *machine) Apply(entry *raft.Log) any { return m.ApplyBatch([]*raft.Log{e
 
 // ApplyBatch implements raft.BatchingFSM. It posts once for the whole batch.
 func (m *machine) ApplyBatch(entries []*raft.Log) []any {
+	began := time.Now()
 	outcomes := make([]any, len(entries))
 	for i, entry := range entries {
 		if entry.Type == raft.LogCommand {
@@ -54,6 +57,7 @@ func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 		}
 	}
 	m.post()
+	m.observer.Applied(len(entries), time.Since(began))
 	return outcomes
 }
 

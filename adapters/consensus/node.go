@@ -78,6 +78,9 @@ func New(config Config) (*Node, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	if config.Observer == nil {
+		config.Observer = unobserved{}
+	}
 	n := &Node{
 		config:     config,
 		board:      newBoard(ports.LocalState{}),
@@ -175,6 +178,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	machine := newMachine(n.board, n.halt)
+	machine.observer = n.config.Observer
 	var fsm raft.FSM = machine
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)

@@ -22,10 +22,12 @@ const askTimeout = time.Second
 
 // Propose implements ports.Registry.
 func (n *Node) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error) {
+	began := time.Now()
 	answer, err := n.apply(ctx, encodeEntry(cmd))
 	if err != nil {
 		return nil, err
 	}
+	n.config.Observer.Proposed(time.Since(began))
 	return answer.changes, answer.err
 }
 

@@ -45,6 +45,7 @@ func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
 		fx.Supply(fx.Annotate(logs, fx.As(new(io.Writer)))),
 		fx.Provide(
 			newLogger,
+			newLatencies,
 			newMetrics,
 			newDemux,
 			newNode,
@@ -68,7 +69,7 @@ func newDemux(c config.Config, log *slog.Logger) (*demux.Demux, error) {
 	})
 }
 
-func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, log *slog.Logger, fail fatal) (*consensus.Node, error) {
+func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, took *latencies, log *slog.Logger, fail fatal) (*consensus.Node, error) {
 	chosen, known := backends[c.StorageBackend]
 	if !known {
 		return nil, fmt.Errorf("there is no storage backend %q", c.StorageBackend)
@@ -86,6 +87,7 @@ func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, log *slo
 		Secret:            c.Secret,
 		Timing:            c.Timing,
 		Logger:            log,
+		Observer:          took,
 		Fatal:             fail,
 	})
 }

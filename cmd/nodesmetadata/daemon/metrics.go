@@ -10,10 +10,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/app"
 )
 
 // newMetrics is what /metrics shows, beside what the application API adds.
-func newMetrics(port *demux.Demux) (*prometheus.Registry, error) {
+func newMetrics(port *demux.Demux, node *consensus.Node, leases *app.Leases, took *latencies) (*prometheus.Registry, error) {
 	raft, err := raftMetrics()
 	if err != nil {
 		return nil, fmt.Errorf("raft's metrics: %w", err)
@@ -32,6 +33,12 @@ func newMetrics(port *demux.Demux) (*prometheus.Registry, error) {
 		build,
 		raft,
 		demuxCollector{port},
+		took.proposed,
+		took.applied,
+		took.entries,
+		registryCollector{node},
+		raftCollector{node},
+		leaseCollector{leases},
 	} {
 		faults = append(faults, registry.Register(collector))
 	}

@@ -1,0 +1,32 @@
+package logstore
+
+import (
+	"io/fs"
+	"path/filepath"
+	"strings"
+)
+
+// Usage says how many bytes the log and the snapshots take on disk: sparse files
+// count what is allocated of them, where the operating system tells. What can't
+// be looked at, because it is being removed say, counts as nothing.
+func (d *Directory) Usage() (log, snapshots int64) {
+	_ = filepath.WalkDir(d.path, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return nil
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return nil
+		}
+		relative, err := filepath.Rel(d.path, path)
+		switch top, _, _ := strings.Cut(relative, string(filepath.Separator)); {
+		case err != nil:
+		case top == "snapshots":
+			snapshots += allocated(info)
+		case strings.HasPrefix(top, "log."):
+			log += allocated(info)
+		}
+		return nil
+	})
+	return log, snapshots
+}
