@@ -103,30 +103,34 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestReadme is the promise of the README.
-func TestReadme(t *testing.T) {
+// TestDocuments is the promise of the README, and of what it sends readers to.
+func TestDocuments(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	steps, err := tour.Parse(string(readme))
-	if err != nil {
-		t.Fatalf("README.md: %v", err)
-	}
-	// It uses the ports that a reader uses.
-	for _, port := range []string{"8008", "8009", "8010", "8080", "8081", "8082"} {
-		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
-		if err != nil {
-			t.Fatalf("the tour needs the ports 8008 to 8010 and 8080 to 8082: %v", err)
-		}
-		_ = listener.Close()
-	}
-	if err := tour.Run(t.Context(), steps, copyOf(t, root), t.TempDir()); err != nil {
-		t.Errorf("README.md: %v", err)
+	for _, name := range []string{"README.md", "docs/api.md"} {
+		t.Run(name, func(t *testing.T) {
+			document, err := os.ReadFile(filepath.Join(root, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			steps, err := tour.Parse(string(document))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// It uses the ports that a reader uses.
+			for _, port := range []string{"8008", "8009", "8010", "8080", "8081", "8082"} {
+				listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+				if err != nil {
+					t.Fatalf("the tour needs the ports 8008 to 8010 and 8080 to 8082: %v", err)
+				}
+				_ = listener.Close()
+			}
+			if err := tour.Run(t.Context(), steps, copyOf(t, root), t.TempDir()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
