@@ -22,13 +22,18 @@
 //	408  request_timeout         the body took too long to arrive
 //	409  address_in_use          another node or instance has that address
 //	409  registry_full           the registry takes no more
+//	409  no_time_to_live         a heartbeat for a node that needs none
 //	409  last_voter              the last voter can't go
-//	412  precondition_failed     If-Match or If-None-Match; "node" is the current node, if any
+//	412  precondition_failed     If-Match, If-None-Match or ifRevision; "node" is the current node, if any
 //	413  body_too_large          more than Config.MaxBodyBytes
 //	415  unsupported_media_type  the body is declared as something else than plain JSON
 //	500  internal                a fault of this program; its log says more
 //	307  not_leader              Location names the leader
 //	503  no_leader               no leader is known, or it can't be asked; nothing was written
+//	503  not_leader              redirect=false, and only the leader can do it; "leader" names it
+//	503  not_caught_up           a stale read of an instance that may lack most of what there is
+//	503  too_stale               no leader was heard from within max_stale
+//	503  revision_not_reached    min_revision was not reached within wait
 //	503  outcome_unknown         the write may have taken effect, or may yet
 //	503  busy                    too many writes are waiting; nothing was written
 //	503  timeout                 it took too long; nothing was written
@@ -39,10 +44,17 @@
 // refused, because ignoring it would give an answer to another question; only
 // what an instance says about itself (/livez and its like) takes any.
 //
+// # Who answers
+//
+// The parameters redirect and consistency choose between the leader, this instance
+// as fresh as the leader, and this instance with what it has: see ports.Source.
+// A call with redirect=false is never redirected. What only the leader can do is
+// then 503 not_leader.
+//
 // # Nodes
 //
-// A node's zone and labels are left out where they are empty; all other fields
-// are always there. On input an absent pool, weight or state means its default,
+// A node's zone and labels are left out where they are empty, ttlSeconds where there
+// is none, and onExpiry where it says nothing; all other fields are always there. On input an absent pool, weight or state means its default,
 // and slot, createdRevision and revision may be any number: they are ignored.
 //
 // # Streams
@@ -50,6 +62,9 @@
 // A position is the header Last-Event-ID or the parameter since. The header wins:
 // browsers reconnect to the address that they were given, with its old since,
 // and say in the header how far they came. An empty header is no position.
+//
+// What a filter leaves out is left out here, and nowhere before: a filtered stream
+// is the same position in the same history, so it costs no more than any other.
 //
 // A comment is followed by a blank line. For a parser of the standard that is no
 // event, and it keeps parsers that cut at blank lines from collecting hours of

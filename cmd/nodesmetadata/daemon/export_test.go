@@ -6,15 +6,20 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
 
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // Validate checks that the graph is complete, without building it.
 func Validate(c config.Config) error {
 	return fx.ValidateApp(graph(c, io.Discard, func(error) {}))
 }
+
+// RegistryCollector shows what the registry of an instance holds.
+func RegistryCollector(local ports.Local) prometheus.Collector { return registryCollector{local} }
 
 // Backends are those that the graph knows.
 func Backends() []string { return slices.Sorted(maps.Keys(backends)) }

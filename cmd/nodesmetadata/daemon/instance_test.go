@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -253,8 +254,20 @@ func TestMetrics(t *testing.T) {
 	start(t) // two instances in one process share what is global
 	i.awaitReady()
 	i.put("a")
+	i.call(http.MethodPut, "/nodes/leased", `{"address":"leased:1","ttlSeconds":60,"state":"draining"}`)
+	i.call(http.MethodPost, "/nodes/leased/heartbeat", "")
+	i.call(http.MethodGet, "/nodes", "")
 	_, page := i.call(http.MethodGet, "/metrics", "")
 	for _, metric := range []string{
+		"nodesmetadata_ready 1", "nodesmetadata_caught_up 1", "nodesmetadata_leader_contact_seconds ",
+		"nodesmetadata_registry_revision 2", `nodesmetadata_registry_nodes{pool="default",state="active"} 1`,
+		`nodesmetadata_registry_nodes{pool="default",state="draining"} 1`, `nodesmetadata_registry_nodes{pool="default",state="down"} 0`,
+		"nodesmetadata_leases 1", "nodesmetadata_lease_renewals_total 1", "nodesmetadata_lease_expired_total 0",
+		"nodesmetadata_lease_expiry_held_pools 0", "nodesmetadata_read_gate_readers_total ", "nodesmetadata_read_gate_rounds_total ",
+		"nodesmetadata_read_index_readers_total 0", "nodesmetadata_read_index_rounds_total 0",
+		"nodesmetadata_write_duration_seconds_count 2", "nodesmetadata_apply_duration_seconds_count ", "nodesmetadata_applied_entries_total ",
+		"nodesmetadata_raft_leader 1", "nodesmetadata_raft_term ", "nodesmetadata_raft_last_index ", "nodesmetadata_raft_commit_index ",
+		"nodesmetadata_raft_applied_index ", "nodesmetadata_log_store_bytes ", "nodesmetadata_snapshots_bytes ",
 		"raft_apply ", "raft_boltdb_storeLogs_count ", "raft_state_leader ",
 		"nodesmetadata_raft_port_accepted_total ", `nodesmetadata_raft_port_rejected_total{reason="silent"}`,
 		`nodesmetadata_raft_port_handed_over_total{lane="raft"}`,
@@ -262,6 +275,31 @@ func TestMetrics(t *testing.T) {
 	} {
 		if !strings.Contains(page, "\n"+metric) {
 			t.Errorf("there is no %s", metric)
+		}
+	}
+	checkDocumented(t, page)
+}
+
+// checkDocumented fails the test unless docs/operations.md tells of every metric
+// of our own in page. The second of two names that begin alike may be given by
+// its end there.
+func checkDocumented(t *testing.T, page string) {
+	t.Helper()
+	document, err := os.ReadFile("../../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(page) {
+		name, isType := strings.CutPrefix(line, "# TYPE ")
+		if name, _, _ = strings.Cut(name, " "); !isType || !strings.HasPrefix(name, "nodesmetadata_") {
+			continue
+		}
+		told := strings.Contains(string(document), "`"+name)
+		for at := range name {
+			told = told || name[at] == '_' && strings.Contains(string(document), "`…"+name[at:])
+		}
+		if !told {
+			t.Errorf("docs/operations.md does not tell of %s", name)
 		}
 	}
 }
