@@ -23,6 +23,13 @@ var leaderCalls = []struct{ method, path, body string }{
 	{"PUT", "/nodes", `{"id":"a","address":"h:1"}`},
 	{"PUT", "/nodes/a", `{"address":"h:1"}`},
 	{"DELETE", "/nodes/a", ""},
+	{"POST", "/nodes/batch", `{"changes":[{"remove":"a"}]}`},
+	{"POST", "/nodes/a/heartbeat", ""},
+	{"POST", "/nodes/expire?pool=p", ""},
+	{"GET", "/nodes/expire", ""},
+	{"GET", "/nodes?pool=p&label=a=b%20c&since=7&wait=1s", ""},
+	{"GET", "/nodes/a?min_revision=7&redirect=true&consistency=linearizable", ""},
+	{"DELETE", "/nodes/a?redirect=true", ""},
 	{"PUT", "/raft/node", `{"id":"n3","address":"h:1"}`},
 	{"DELETE", "/raft/node/n1", ""},
 	{"GET", "/raft/metadata", ""},
@@ -110,6 +117,10 @@ func TestErrorsOfThePorts(t *testing.T) {
 		"nor is it a timeout":                     {fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, context.DeadlineExceeded), 503, "outcome_unknown"},
 		"too many writes wait":                    {ports.ErrBusy, 503, "busy"},
 		"the instance closes":                     {ports.ErrClosed, 503, "shutting_down"},
+		"it has lost touch":                       {ports.ErrCutOff, 503, "no_leader"},
+		"it has not caught up":                    {ports.ErrNotCaughtUp, 503, "not_caught_up"},
+		"it has not heard from a leader":          {ports.ErrTooStale, 503, "too_stale"},
+		"it is behind":                            {ports.ErrBehind, 503, "revision_not_reached"},
 		"nobody can take over":                    {ports.ErrNoSuccessor, 503, "no_successor"},
 		"the deadline has passed":                 {fmt.Errorf("read: %w", context.DeadlineExceeded), 503, "timeout"},
 		"the registry is full":                    {&domain.Refusal{Err: domain.ErrRegistryFull, Revision: 9}, 409, "registry_full"},
@@ -118,6 +129,7 @@ func TestErrorsOfThePorts(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
+			s.undescribed() // not all of this may befall a write
 			s.instance.FailWith(test.err)
 			got := s.do(t, "PUT", "/nodes/a", `{"address":"h:1"}`)
 			code, detail := got.problem(t)

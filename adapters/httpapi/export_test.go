@@ -11,3 +11,36 @@ var (
 
 // Handler is what the server serves, for tests without a socket.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.handle) }
+
+// Call is one line of the route table.
+type Call struct {
+	Path, Method string
+	Params       []string
+	AnyParams    bool
+}
+
+// Calls is the route table.
+func (s *Server) Calls() []Call {
+	var calls []Call
+	for _, r := range s.routes() {
+		for _, c := range r.calls {
+			calls = append(calls, Call{r.pattern, c.method, c.params, c.anyParams})
+		}
+	}
+	return calls
+}
+
+// Outcome is how an error may be answered.
+type Outcome struct {
+	Status int
+	Code   string
+}
+
+// Outcomes is the table of problems, each once.
+func Outcomes() map[Outcome]bool {
+	all := map[Outcome]bool{}
+	for _, row := range append([]outcome{internal, notLeader}, outcomes...) {
+		all[Outcome{row.status, row.code}] = true
+	}
+	return all
+}

@@ -46,6 +46,25 @@ type service struct {
 func start(t testing.TB, change ...func(*httpapi.Config)) *service {
 	t.Helper()
 	s := prepare(t, change...)
+	s.open(t)
+	return s
+}
+
+// startFollower opens a service on another instance of the cluster of s, which
+// follows it, and lets both know where the other one is.
+func (s *service) startFollower(t testing.TB, change ...func(*httpapi.Config)) *service {
+	t.Helper()
+	const raftAddress = "127.0.0.1:7002"
+	follower := over(t, s.instance.NewFollower("n2", raftAddress), s.peers, "n2", change...)
+	follower.open(t)
+	s.peers.Answer("127.0.0.1:7000", ports.Identity{RaftID: "n1", ApplicationAddress: "n1.test:8080", Version: "v1"})
+	s.peers.Answer(raftAddress, ports.Identity{RaftID: "n2", ApplicationAddress: "n2.test:8080", Version: "v1"})
+	return follower
+}
+
+// open opens the service, and closes it when the test ends.
+func (s *service) open(t testing.TB) {
+	t.Helper()
 	if err := s.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -58,24 +77,25 @@ func start(t testing.TB, change ...func(*httpapi.Config)) *service {
 			t.Errorf("close: %v", err)
 		}
 	})
-	return s
 }
 
 func prepare(t testing.TB, change ...func(*httpapi.Config)) *service {
 	t.Helper()
-	const raftAddress = "127.0.0.1:7000"
+	return over(t, portstest.NewInstance("n1", "127.0.0.1:7000"), portstest.NewPeers(), "n1", change...)
+}
+
+// over prepares a service for an instance of which others may exist, its
+// application address being "<id>.test:8080".
+func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id string, change ...func(*httpapi.Config)) *service {
+	t.Helper()
 	s := &service{
-		instance: portstest.NewInstance("n1", raftAddress),
-		peers:    portstest.NewPeers(),
+		instance: instance,
+		peers:    peers,
 		metrics:  prometheus.NewRegistry(),
 		log:      &logBook{},
 	}
-	s.cluster = app.NewCluster(app.ClusterConfig{
-		Self:       ports.Identity{RaftID: "n1", ApplicationAddress: "n1.test:8080", Version: "v1"},
-		Membership: s.instance,
-		Local:      s.instance,
-		Peers:      s.peers,
-	})
+	self := ports.Identity{RaftID: id, ApplicationAddress: id + ".test:8080", Version: "v1"}
+	s.cluster = app.NewCluster(app.ClusterConfig{Self: self, Membership: s.instance, Local: s.instance, Peers: s.peers})
 	if err := s.cluster.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +113,7 @@ func prepare(t testing.TB, change ...func(*httpapi.Config)) *service {
 		Local:       s.instance,
 		Metrics:     s.metrics,
 		Version:     "v1",
-		SelfAddress: "n1.test:8080",
+		SelfAddress: self.ApplicationAddress,
 		Logger:      slog.New(slog.NewTextHandler(s.log, nil)),
 	}
 	for _, c := range change {
@@ -104,7 +124,7 @@ func prepare(t testing.TB, change ...func(*httpapi.Config)) *service {
 		t.Fatal(err)
 	}
 	s.client = &http.Client{
-		Transport:     &http.Transport{MaxIdleConnsPerHost: 256},
+		Transport:     asDescribed(t, &http.Transport{MaxIdleConnsPerHost: 256}),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return s
@@ -169,7 +189,12 @@ func (s *service) fill(t testing.TB, n int) {
 func (s *service) useHTTP2() {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	s.client.Transport = &http.Transport{Protocols: protocols}
+	transport := &http.Transport{Protocols: protocols}
+	if d, is := s.client.Transport.(*described); is {
+		d.next = transport
+		return
+	}
+	s.client.Transport = transport
 }
 
 // reply is a response that was read whole.

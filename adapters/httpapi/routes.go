@@ -71,6 +71,7 @@ func (s *Server) routes() []route {
 		{"/readyz", []call{{method: get, answer: s.readyz, anyParams: true}}},
 		{"/version", []call{{method: get, answer: s.version, anyParams: true}}},
 		{"/metrics", []call{{method: get, handler: exposition, anyParams: true}}},
+		{"/openapi.yaml", []call{{method: get, answer: s.openapi, anyParams: true}}},
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,69 @@ func BenchmarkCluster(b *testing.B) {
 			b.Run(fmt.Sprintf("list/nodes=%d/clients=%d", size, clients), func(b *testing.B) {
 				request := get("/nodes")
 				measure(b, leader, clients, func(int, int) []byte { return request })
+			})
+		}
+	}
+}
+
+// BenchmarkLeases compares what a renewal costs with a read and with a write of
+// the same node, and BenchmarkSources the ways to read.
+func BenchmarkLeases(b *testing.B) {
+	cluster := harness.Start(b, harness.Options{Build: harness.Build{Plain: true}})
+	leader := cluster.Leader().Application
+	const leased = 1000
+	c := dial(b, leader)
+	defer c.close()
+	for n := range leased {
+		if err := c.do(lease(n)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, clients := range []int{1, 64} {
+		for _, call := range []struct {
+			name    string
+			request func(n int) []byte
+		}{
+			{"renew", func(n int) []byte { return post("/nodes/"+nodeID(n%leased)+"/heartbeat", "") }},
+			{"read", func(n int) []byte { return get("/nodes/" + nodeID(n%leased)) }},
+			{"write", func(n int) []byte { return lease(n % leased) }}, // it changes nothing, and renews
+		} {
+			b.Run(fmt.Sprintf("%s/clients=%d", call.name, clients), func(b *testing.B) {
+				measure(b, leader, clients, func(_, n int) []byte { return call.request(n) })
+			})
+		}
+	}
+}
+
+// BenchmarkSources reads one node from the leader, and from another instance.
+func BenchmarkSources(b *testing.B) {
+	cluster := harness.Start(b, harness.Options{Build: harness.Build{Plain: true}})
+	leader := cluster.Leader()
+	fill(b, leader.Application, 0, 1000)
+	follower := cluster.Followers()[0]
+	for _, clients := range []int{1, 64, 256} {
+		for _, way := range []struct{ name, address, query string }{
+			{"leader", leader.Application, ""},
+			{"follower", follower.Application, "?redirect=false"},
+			{"stale", follower.Application, "?consistency=stale"},
+		} {
+			b.Run(fmt.Sprintf("%s/clients=%d", way.name, clients), func(b *testing.B) {
+				request := get("/nodes/" + nodeID(500) + way.query)
+				measure(b, way.address, clients, func(int, int) []byte { return request })
+			})
+		}
+	}
+}
+
+// BenchmarkBatch makes batches of changes, each of which changes something.
+func BenchmarkBatch(b *testing.B) {
+	cluster := harness.Start(b, harness.Options{Build: harness.Build{Plain: true}})
+	leader := cluster.Leader().Application
+	for _, size := range []int{10, 100, 1000} {
+		for _, clients := range []int{1, 16} {
+			b.Run(fmt.Sprintf("changes=%d/clients=%d", size, clients), func(b *testing.B) {
+				measure(b, leader, clients, func(client, n int) []byte { return batch(client*size, size, n) })
+				b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "changes/s")
 			})
 		}
 	}
@@ -189,8 +253,30 @@ func put(node, weight int) []byte {
 	id := nodeID(node)
 	body := fmt.Sprintf(`{"id":%q,"address":"10.%d.%d.%d:11211","zone":"eu-1a","weight":%d}`,
 		id, node>>16, node>>8&255, node&255, weight%1_000_000)
-	return fmt.Appendf(nil, "PUT /nodes/%s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		id, len(body), body)
+	return bodied("PUT", "/nodes/"+id, body)
+}
+
+// lease registers a node that outlives the benchmark if it is renewed in an hour.
+func lease(node int) []byte {
+	id := nodeID(node)
+	return bodied("PUT", "/nodes/"+id, fmt.Sprintf(`{"address":"%s:11211","ttlSeconds":3600}`, id))
+}
+
+// batch gives so many nodes, from one on, another weight.
+func batch(from, size, weight int) []byte {
+	changes := make([]string, size)
+	for i := range changes {
+		id := nodeID(from + i)
+		changes[i] = fmt.Sprintf(`{"put":{"id":%q,"address":"%s:11211","weight":%d}}`, id, id, weight%1_000_000)
+	}
+	return post("/nodes/batch", `{"changes":[`+strings.Join(changes, ",")+`]}`)
+}
+
+func post(path, body string) []byte { return bodied("POST", path, body) }
+
+func bodied(method, path, body string) []byte {
+	return fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		method, path, len(body), body)
 }
 
 func get(path string) []byte { return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: bench\r\n\r\n", path) }

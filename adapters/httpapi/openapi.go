@@ -1,0 +1,33 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"net/http"
+)
+
+// openAPI describes the whole API. Tests hold every answer against it.
+//
+//go:embed openapi.yaml
+var openAPI []byte
+
+var (
+	yamlType   = []string{"application/yaml"}
+	openAPITag = []string{contentTag(openAPI)}
+)
+
+// contentTag is the ETag of what changes only with the build.
+func contentTag(content []byte) string {
+	sum := sha256.Sum256(content)
+	return `"` + hex.EncodeToString(sum[:8]) + `"`
+}
+
+func (s *Server) openapi(_ context.Context, r *http.Request) (answer, error) {
+	a := answer{body: openAPI, contentType: yamlType, etag: openAPITag}
+	if notModified(r, openAPITag[0]) {
+		a.status = http.StatusNotModified
+	}
+	return a, nil
+}
