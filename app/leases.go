@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -52,6 +53,7 @@ type Leases struct {
 	mu       sync.Mutex
 	table    *leaseTable // nil while this instance does not lead
 	term     uint64      // in which it does
+	unsure   uint64      // term in which an expiry began whose outcome is not known
 	position domain.Revision
 	looked   time.Time
 	stats    LeaseStats
@@ -182,6 +184,7 @@ func (l *Leases) expireDue() {
 
 // expiry is what becomes of an expiry that is on its way.
 type expiry struct {
+	term    uint64
 	done    chan struct{}
 	changes []domain.Change
 	err     error
@@ -192,7 +195,7 @@ type expiry struct {
 // known, and until then nobody may be told that one of the nodes was renewed.
 // The caller holds mu.
 func (l *Leases) begin(due []*lease) *expiry {
-	e := &expiry{done: make(chan struct{})}
+	e := &expiry{term: l.term, done: make(chan struct{})}
 	slices.SortFunc(due, func(a, b *lease) int {
 		return cmp.Or(cmp.Compare(a.end(), b.end()), cmp.Compare(a.id, b.id))
 	})
@@ -216,6 +219,9 @@ func (l *Leases) end(e *expiry, due []*lease) {
 		one.expiring = nil
 		one.forced = false
 	}
+	if errors.Is(e.err, ports.ErrOutcomeUnknown) {
+		l.unsure = e.term
+	}
 	l.stats.Expired += uint64(len(e.changes))
 	if len(e.changes) > 0 {
 		l.Logger.Info("nodes ran out of their time to live", "nodes", len(e.changes),
@@ -226,14 +232,8 @@ func (l *Leases) end(e *expiry, due []*lease) {
 
 // Renew implements ports.Leases.
 func (l *Leases) Renew(ctx context.Context, id string) (*domain.CacheNode, domain.Revision, error) {
-	// A leader that was deposed while it stood still does not know it yet.
-	if contact, ever := l.Local.LeaderContact(); !ever || contact > trustedContact {
-		if _, err := l.Registry.Read(ctx); err != nil {
-			return nil, 0, err
-		}
-	}
 	for proven := false; ; {
-		node, seen, wait, err := l.renew(id)
+		node, seen, wait, err := l.renew(id, proven)
 		switch {
 		case err != nil && !proven:
 			// Whether it leads at all, and what it lacks, is not for it to say alone.
@@ -258,8 +258,9 @@ func (l *Leases) Renew(ctx context.Context, id string) (*domain.CacheNode, domai
 	}
 }
 
-// renew renews the node now, unless it has to be waited for.
-func (l *Leases) renew(id string) (node *domain.CacheNode, seen domain.Revision, wait <-chan struct{}, err error) {
+// renew renews the node now, unless it has to be waited for. Where leadership is
+// not proven, and in doubt, it gives ErrNotLeader.
+func (l *Leases) renew(id string, proven bool) (node *domain.CacheNode, seen domain.Revision, wait <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	state := l.catchUp()
@@ -280,8 +281,20 @@ func (l *Leases) renew(id string) (node *domain.CacheNode, seen domain.Revision,
 		}
 		l.table.renew(one)
 	}
+	if !proven && l.doubtful() {
+		return nil, 0, nil, ports.ErrNotLeader
+	}
 	l.stats.Renewals++
 	return node, seen, nil, nil
+}
+
+// doubtful reports whether this instance may have been deposed without knowing it
+// yet: it stood still, or an expiry was cut short, which the next leader may
+// carry out. It is asked after a renewal, so that no pause lies between. The
+// caller holds mu.
+func (l *Leases) doubtful() bool {
+	contact, ever := l.Local.LeaderContact()
+	return !ever || contact > trustedContact || l.unsure == l.term
 }
 
 // hold keeps nodes from expiring while a write that renews them is on its way,
@@ -304,7 +317,7 @@ func (l *Leases) hold(ctx context.Context, ids []string) (release func([]domain.
 func (l *Leases) tryHold(ids []string) (held []*lease, wait <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.table == nil {
+	if l.catchUp(); l.table == nil { // with the lease of a node that was just added
 		return nil, nil
 	}
 	for _, id := range ids {
@@ -371,8 +384,8 @@ func (l *Leases) Expire(ctx context.Context, pool string) ([]domain.Change, doma
 		}
 		all = append(all, e.changes...)
 	}
-	if len(all) > 0 {
-		revision = all[len(all)-1].Revision
+	for _, change := range all { // the parts were carried out in any order
+		revision = max(revision, change.Revision)
 	}
 	return all, revision, nil
 }

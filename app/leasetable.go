@@ -36,6 +36,7 @@ type lease struct {
 	revision domain.Revision // of the node, when it last changed
 	ttl      time.Duration
 	renewed  time.Duration // on the table's clock
+	again    bool          // renewed is when it was, and not when the lease began
 	// usual is about how often the node is renewed; 0 while that is not known.
 	usual time.Duration
 	// writes are on their way that renew the node: it does not expire before
@@ -137,17 +138,21 @@ func (t *leaseTable) leave(l *lease) {
 	pool := t.pools[l.pool]
 	delete(pool.leases, l.id)
 	delete(pool.overdue, l.id)
-	if pool.empty() {
+	// One that is troubled is dropped by look: another one in its place would be
+	// taken for it.
+	if pool.empty() && t.troubled[l.pool] == nil {
 		delete(t.pools, l.pool)
 	}
 }
 
 // renew gives l its full time again.
 func (t *leaseTable) renew(l *lease) {
-	// One short gap, say between a registration and the first heartbeat, does not
-	// make a node one that is renewed that often.
-	l.usual = max(t.clock-l.renewed, l.usual/2)
-	l.renewed = t.clock
+	// How often it is renewed shows between two renewals, and not in how long it
+	// was away. One short gap does not make a node one that is renewed that often.
+	if gap := t.clock - l.renewed; l.again && gap < l.ttl {
+		l.usual = max(gap, l.usual/2)
+	}
+	l.renewed, l.again = t.clock, true
 	if pool := t.pools[l.pool]; pool.overdue[l.id] != nil {
 		delete(pool.overdue, l.id)
 		t.queue(l)
@@ -157,15 +162,19 @@ func (t *leaseTable) renew(l *lease) {
 // restart gives every lease its full time again, without taking that for a sign
 // of life.
 func (t *leaseTable) restart() {
-	for _, l := range t.nodes {
-		l.renewed = t.clock
-	}
 	for _, pool := range t.pools {
-		for _, l := range pool.overdue {
-			t.queue(l)
-		}
-		clear(pool.overdue)
+		t.restartPool(pool)
 	}
+}
+
+func (t *leaseTable) restartPool(pool *leasePool) {
+	for _, l := range pool.leases {
+		l.renewed, l.again = t.clock, false
+	}
+	for _, l := range pool.overdue {
+		t.queue(l)
+	}
+	clear(pool.overdue)
 }
 
 // queue has the heap look at l when its time is over. A renewal leaves the heap
@@ -183,7 +192,8 @@ func (t *leaseTable) queue(l *lease) {
 }
 
 // look finds who has run out of time, and gives the pools that begin to be held
-// back, or go on, in ascending order.
+// back, or go on, in ascending order. In a pool that goes on every lease begins
+// anew.
 func (t *leaseTable) look() (changed []string) {
 	for len(t.due) > 0 && t.due[0].at <= t.clock {
 		l := heap.Pop(&t.due).(*lease)
@@ -202,6 +212,11 @@ func (t *leaseTable) look() (changed []string) {
 		if held != pool.held {
 			pool.held = held
 			changed = append(changed, name)
+			if !held {
+				// They come back one after the other: the last of them must not expire
+				// because most are there again.
+				t.restartPool(pool)
+			}
 		}
 		if len(pool.overdue) == 0 && len(pool.lapses) == 0 {
 			delete(t.troubled, name)

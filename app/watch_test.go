@@ -244,22 +244,17 @@ func TestTheWatchAsksOnceInEachInterval(t *testing.T) {
 	})
 }
 
-func TestWhoDoesNotLeadAsksNobody(t *testing.T) {
+// Whoever follows the cluster here, and not at the leader, is told as soon.
+func TestWhoDoesNotLeadAsksAsOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		i, peers := followerOf(t), portstest.NewPeers()
-		c := newCluster(i, peers)
-		if err := c.Open(t.Context()); err != nil {
-			t.Fatal(err)
+		w, _ := following(t)
+		defer w.close(t)
+		pass(5 * time.Second)
+		if asked := w.peers.Asked("h:2"); asked != 6 {
+			t.Errorf("asked %d times in 5 s", asked)
 		}
-		time.Sleep(10 * time.Second)
-		if _, err := c.Follow(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
+		if _, err := w.Follow(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("follow: %v", err)
-		}
-		if asked := peers.Asked("h:2"); asked != 0 {
-			t.Errorf("asked %d times", asked)
-		}
-		if err := c.Close(t.Context()); err != nil {
-			t.Error(err)
 		}
 	})
 }

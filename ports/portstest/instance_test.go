@@ -3,6 +3,7 @@ package portstest_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -15,9 +16,17 @@ func alone(testing.TB) portstest.Subject {
 
 func followed(testing.TB) portstest.Subject {
 	leader := portstest.NewInstance("n1", "h:1")
-	follower := leader.NewFollower("n2", "h:2").Ports()
-	return portstest.Subject{Leader: leader.Ports(), Follower: &follower}
+	follower := leader.NewFollower("n2", "h:2")
+	ports := follower.Ports()
+	return portstest.Subject{Leader: leader.Ports(), Follower: &ports, StopLeader: func() {
+		leader.Change(closed)
+		follower.Change(orphaned)
+	}}
 }
+
+func closed(s *ports.LocalState) { s.Leading, s.Closed = false, true }
+
+func orphaned(s *ports.LocalState) { s.LeaderID, s.LeaderRaftAddress, s.InTouch = "", "", false }
 
 func TestInstanceKeepsThePromisesOfThePorts(t *testing.T) {
 	for name, open := range map[string]func(testing.TB) portstest.Subject{
@@ -50,5 +59,42 @@ func TestInstanceIsWhatATestMakesOfIt(t *testing.T) {
 	i.FailWith(ports.ErrBusy)
 	if _, err := i.Roster(t.Context()); !errors.Is(err, ports.ErrBusy) {
 		t.Errorf("an instance that fails: %v", err)
+	}
+}
+
+func TestInstanceAnswersHereAsATestMakesIt(t *testing.T) {
+	leader := portstest.NewInstance("n1", "h:1")
+	follower := leader.NewFollower("n2", "h:2")
+	if _, err := leader.Propose(t.Context(), domain.Register{Node: domain.CacheNode{ID: "a", Address: "a:1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if view, err := follower.ReadHere(t.Context()); err != nil || view.Revision() != 1 {
+		t.Errorf("a follower reads revision %d, %v", view.Revision(), err)
+	}
+	follower.Change(orphaned)
+	if _, err := follower.ReadHere(t.Context()); !errors.Is(err, ports.ErrNoLeader) {
+		t.Errorf("a follower that knows no leader: %v", err)
+	}
+	follower.FailWith(ports.ErrBusy)
+	if _, err := follower.RosterHere(t.Context()); !errors.Is(err, ports.ErrBusy) {
+		t.Errorf("a follower that fails: %v", err)
+	}
+	follower.FailWith(nil)
+	follower.Change(closed)
+	if _, err := follower.ReadHere(t.Context()); !errors.Is(err, ports.ErrClosed) {
+		t.Errorf("a follower that is closed: %v", err)
+	}
+}
+
+func TestInstanceHeardFromALeaderWhenATestSaysSo(t *testing.T) {
+	i := portstest.NewInstance("n1", "h:1")
+	for _, test := range []struct {
+		touch time.Duration
+		ever  bool
+	}{{0, true}, {time.Minute, true}, {-1, false}} {
+		i.Touch(test.touch)
+		if contact, ever := i.LeaderContact(); ever != test.ever || ever && contact != test.touch {
+			t.Errorf("touched %v ago: %v, %v", test.touch, contact, ever)
+		}
 	}
 }

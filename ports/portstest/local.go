@@ -21,6 +21,7 @@ func RunLocal(t *testing.T, open func(testing.TB) Subject) {
 		"who waits for the channel misses nothing":            nothingIsMissed,
 		"a state stays as it was":                             stateStays,
 		"a change of the membership is a later state as well": membershipIsState,
+		"a leader is in touch with a majority":                func(t *testing.T, s Subject) { isInTouch(t, s.Leader.Local) },
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
@@ -29,8 +30,39 @@ func RunLocal(t *testing.T, open func(testing.TB) Subject) {
 		if s := open(t); s.Follower != nil {
 			t.Run("knows its leader", func(t *testing.T) { followerKnowsItsLeader(t, s) })
 			t.Run("comes to the same registry", func(t *testing.T) { followerFollows(t, s) })
+			t.Run("is in touch with its leader", func(t *testing.T) { isInTouch(t, s.Follower.Local) })
 		}
 	})
+	t.Run("a follower without a leader is in touch with nobody", func(t *testing.T) {
+		if s := open(t); s.StopLeader != nil {
+			isInTouch(t, s.Follower.Local)
+			s.StopLeader()
+			await(t, s.Follower.Local, "it is not in touch, and knows no leader", func(state ports.LocalState) bool {
+				return !state.InTouch && state.LeaderID == ""
+			})
+		}
+	})
+}
+
+// isInTouch waits for a contact that is far shorter ago than this suite is
+// patient: one may be late on a machine that is busy.
+func isInTouch(t *testing.T, local ports.Local) {
+	t.Helper()
+	const short = patience / 10
+	await(t, local, "it is in touch", func(state ports.LocalState) bool { return state.InTouch })
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(patience); ; <-ticker.C {
+		contact, ever := local.LeaderContact()
+		switch {
+		case contact < 0:
+			t.Fatalf("it will hear from a leader in %v", -contact)
+		case ever && contact <= short:
+			return
+		case time.Now().After(deadline):
+			t.Fatalf("it is in touch, and heard from a leader %v ago (ever: %v)", contact, ever)
+		}
+	}
 }
 
 func leaderKnowsItself(t *testing.T, s Subject) {

@@ -27,6 +27,9 @@ func RunMembership(t *testing.T, open func(testing.TB) Subject) {
 		"with a context that had ended nothing happens":      endedContextChangesNobody,
 		"leadership is kept where nobody can take it over":   nobodyTakesOver,
 		"the registry is the same before and after a change": membershipTouchesNoNodes,
+		"a roster here holds every change answered before": func(t *testing.T, s Subject) {
+			rosterHereHoldsChanges(t, s.Leader.Membership, s.Leader.Membership)
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
@@ -34,6 +37,9 @@ func RunMembership(t *testing.T, open func(testing.TB) Subject) {
 	t.Run("a follower", func(t *testing.T) {
 		if s := open(t); s.Follower != nil {
 			t.Run("changes nothing", func(t *testing.T) { followerChangesNobody(t, s) })
+			t.Run("has a roster here that holds every change answered before", func(t *testing.T) {
+				rosterHereHoldsChanges(t, s.Leader.Membership, s.Follower.Membership)
+			})
 			t.Run("is demoted and promoted", func(t *testing.T) { followerIsDemoted(t, s) })
 			t.Run("takes over", func(t *testing.T) { followerTakesOver(t, s) })
 		}
@@ -196,10 +202,11 @@ func endedContextChangesNobody(t *testing.T, s Subject) {
 	mustAdd(t, m, absentee(0))
 	before := mustRoster(t, m).Instances()
 	for name, ask := range map[string]func(context.Context) error{
-		"roster":    func(ctx context.Context) error { _, err := m.Roster(ctx); return err },
-		"add":       func(ctx context.Context) error { return m.Add(ctx, absentee(1)) },
-		"remove":    func(ctx context.Context) error { return m.Remove(ctx, absentee(0).ID) },
-		"hand over": m.HandOver,
+		"roster":      func(ctx context.Context) error { _, err := m.Roster(ctx); return err },
+		"roster here": func(ctx context.Context) error { _, err := m.RosterHere(ctx); return err },
+		"add":         func(ctx context.Context) error { return m.Add(ctx, absentee(1)) },
+		"remove":      func(ctx context.Context) error { return m.Remove(ctx, absentee(0).ID) },
+		"hand over":   m.HandOver,
 	} {
 		if err := ask(ended(t)); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
 			t.Errorf("%s: %v", name, err)

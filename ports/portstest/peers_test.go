@@ -32,3 +32,23 @@ func TestPeersAnswerAsTheyAreTold(t *testing.T) {
 		t.Errorf("asked %d times", asked)
 	}
 }
+
+func TestPeersLeadAsTheyAreTold(t *testing.T) {
+	peers := portstest.NewPeers()
+	if _, err := peers.ReadIndex(t.Context(), "h:1"); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("from the beginning: %v", err)
+	}
+	want := ports.ReadIndex{RaftID: "n1", ClusterID: "c", Index: 7}
+	peers.Lead("h:1", want)
+	if got, err := peers.ReadIndex(t.Context(), "h:1"); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := peers.ReadIndex(t.Context(), "h:2"); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("another one: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := peers.ReadIndex(ctx, "h:1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("with a context that had ended: %v", err)
+	}
+}

@@ -25,6 +25,11 @@ func RunRegistry(t *testing.T, open func(testing.TB) Subject) {
 		"a condition is decided when the command is applied":     conditionIsDecidedLate,
 		"with a context that had ended nothing happens":          endedContextDoesNothing,
 		"a context that ends on the way leaves no false answers": endingContextTellsTheTruth,
+		"a batch makes all of its changes, in order":             batchIsCarriedOut,
+		"a batch is refused whole":                               batchIsRefusedWhole,
+		"a batch is seen whole or not at all":                    batchIsSeenWhole,
+		"what runs out of time expires, and is revived":          expiryIsTold,
+		"a read here holds what was answered before":             readHereHoldsAnswers,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
@@ -32,7 +37,15 @@ func RunRegistry(t *testing.T, open func(testing.TB) Subject) {
 	t.Run("a follower", func(t *testing.T) {
 		if s := open(t); s.Follower != nil {
 			t.Run("does nothing", func(t *testing.T) { followerRefuses(t, s) })
+			t.Run("reads here what the leader answered before", func(t *testing.T) { followerHoldsAnswers(t, s) })
+			t.Run("reads here what the leader answered before, when many do", func(t *testing.T) { followersReadersHoldAnswers(t, s) })
 			t.Run("reads what was answered by the leader before it, once it leads", func(t *testing.T) { successorHoldsAnswers(t, s) })
+			t.Run("reads here what its successor answered", func(t *testing.T) { predecessorHoldsAnswers(t, s) })
+		}
+	})
+	t.Run("a follower without a leader reads nothing here", func(t *testing.T) {
+		if s := open(t); s.StopLeader != nil {
+			orphanReadsNothing(t, s)
 		}
 	})
 }
@@ -253,6 +266,9 @@ func endedContextDoesNothing(t *testing.T, s Subject) {
 	}
 	if _, err := registry.Read(ended(t)); !errors.Is(err, context.Canceled) {
 		t.Fatalf("read: %v", err)
+	}
+	if _, err := registry.ReadHere(ended(t)); !errors.Is(err, context.Canceled) {
+		t.Fatalf("read here: %v", err)
 	}
 	// Whatever had been sent after all would come before this one.
 	if change := mustPropose(t, registry, register("b", 1)); change.Revision != before+1 {

@@ -31,6 +31,9 @@ type Subject struct {
 	// Follower is another voter that follows the leader; nil when there is none,
 	// and then what is promised of followers is not examined.
 	Follower *Ports
+	// StopLeader ends the leader for good. There is nobody else to lead then; nil
+	// where that can't be had.
+	StopLeader func()
 }
 
 // Ports gives the ports of i.

@@ -1,0 +1,407 @@
+package app
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func TestHoldNeedsAShareAndANumber(t *testing.T) {
+	tests := []struct {
+		stop, of int
+		held     bool
+	}{
+		{1, 1, false}, {1, 2, false}, {2, 2, false}, {2, 3, false}, {3, 3, true},
+		{2, 6, false}, {3, 9, true}, {3, 10, false}, {4, 10, true}, {6, 20, false}, {7, 20, true},
+		{30, 100, false}, {31, 100, true}, {100, 100, true}, {300, 1000, false}, {301, 1000, true},
+	}
+	for _, test := range tests {
+		t.Run(fmt.Sprintf("%d of %d is %v", test.stop, test.of, test.held), func(t *testing.T) {
+			tt := pooled(t, test.of, "p")
+			tt.passWith(15, members("p", test.stop, test.of-1)...)
+			if !test.held {
+				tt.mustHold()
+				tt.mustHaveLost(test.stop)
+				return
+			}
+			tt.mustHold(ports.HeldPool{Pool: "p", Overdue: test.stop, Leased: test.of})
+			tt.mustHaveLost(0)
+			if !slices.Equal(tt.changed, []string{"p"}) {
+				t.Errorf("what changed is told as %q", tt.changed)
+			}
+		})
+	}
+}
+
+func TestLapsesCountWithinALifetime(t *testing.T) {
+	// Of ten nodes three expire at 10 s. A fourth, that was renewed last some time
+	// later, finds them counted, or forgotten.
+	tests := map[string]struct {
+		later int // seconds
+		held  bool
+	}{
+		"a fourth in their lifetime is held":             {5, true},
+		"a fourth at the end of their lifetime is held":  {10, true},
+		"a fourth after their lifetime is one by itself": {11, false},
+		"a fourth long after is one by itself":           {25, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			tt := pooled(t, 10, "p")
+			for range test.later {
+				tt.sign(members("p", 3, 9)...)
+				tt.pass(time.Second)
+			}
+			tt.sign(members("p", 3, 9)...)
+			for range 10 {
+				tt.sign(members("p", 4, 9)...)
+				tt.pass(time.Second)
+			}
+			if test.held {
+				tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 1, Leased: 7})
+				tt.mustHaveLost(3)
+			} else {
+				tt.mustHold()
+				tt.mustHaveLost(4)
+			}
+			// Held or not, once the three are forgotten it is one by itself.
+			tt.passWith(22, members("p", 4, 9)...)
+			tt.mustHold()
+			tt.mustHaveLost(4)
+		})
+	}
+}
+
+func TestWhoIsForcedIsNoLapse(t *testing.T) {
+	// Three of ten go, and five seconds later a fourth.
+	for name, test := range map[string]struct {
+		pool *string // whose nodes are forced to
+		held bool
+	}{
+		"three that ran out of time count":   {nil, true},
+		"three that were forced do not":      {ptr("p"), false},
+		"force on another pool is no matter": {ptr("q"), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt := pooled(t, 10, "p")
+			tt.passWith(5, members("p", 3, 9)...)
+			tt.sign(members("p", 3, 9)...)
+			for range 10 {
+				tt.keep = true
+				tt.pass(time.Second)
+				tt.sign(members("p", 4, 9)...)
+				tt.expire(test.pool)
+				tt.keep = false
+				tt.turn()
+			}
+			if test.held {
+				tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 1, Leased: 7})
+			} else {
+				tt.mustHold()
+				tt.mustHaveLost(4)
+			}
+		})
+	}
+	t.Run("and a pool that was held goes on", func(t *testing.T) {
+		tt := pooled(t, 10, "p")
+		tt.passWith(10, members("p", 4, 9)...)
+		tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 4, Leased: 10})
+		tt.expire(ptr("p"))
+		tt.mustHaveLost(4)
+		tt.turn()
+		tt.mustHold()
+		if len(tt.troubled) != 0 {
+			t.Error("it is in trouble still")
+		}
+	})
+}
+
+// When the network between a pool and the leader fails, none of its nodes is
+// lost: with the first of them the others are missed.
+func TestWhenAllStopAtOnceNoneExpires(t *testing.T) {
+	tests := map[string]struct {
+		nodes int
+		every time.Duration // of a time to live of 10 s
+	}{
+		"when three are renewed often":            {3, 2 * time.Second},
+		"when a hundred are renewed often":        {100, time.Second},
+		"when a hundred are renewed as is usual":  {100, 3300 * time.Millisecond},
+		"when a hundred are renewed now and then": {100, 5 * time.Second},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			tt := pooled(t, test.nodes, "p")
+			ids := members("p", 0, test.nodes-1)
+			a := employ(tt, test.every, ids...)
+			a.work(time.Minute)
+			a.stop(ids...)
+			a.work(time.Minute)
+			tt.mustHaveLost(0)
+			tt.mustHold(ports.HeldPool{Pool: "p", Overdue: test.nodes, Leased: test.nodes})
+
+			// Nor when it fails again, soon after they were all back.
+			a = employ(tt, test.every, ids...)
+			a.work(2 * test.every)
+			tt.mustHold()
+			a.stop(ids...)
+			a.work(time.Minute)
+			tt.mustHaveLost(0)
+		})
+	}
+}
+
+func TestWhoRenewsLateIsNotLate(t *testing.T) {
+	for name, every := range map[string]time.Duration{
+		"agents that are quick":                   500 * time.Millisecond,
+		"agents that renew three times in a life": 3 * time.Second,
+		"agents that renew twice in a life":       5 * time.Second,
+		"agents that renew in the last moment":    8 * time.Second,
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt := pooled(t, 10, "p")
+			a := employ(tt, every, members("p", 0, 9)...)
+			a.work(time.Minute)
+			for i := range 8 { // one after the other ends, each long after the one before
+				a.stop(member("p", i))
+				a.work(25 * time.Second)
+				tt.mustHaveLost(i + 1)
+			}
+			if len(tt.changed) != 0 {
+				t.Errorf("expiry was held back: %q", tt.changed)
+			}
+		})
+	}
+}
+
+func TestLate(t *testing.T) {
+	const ttl = 10 * time.Second
+	tests := map[string]struct {
+		usual, age time.Duration
+		late       bool
+	}{
+		"who has time left and no habit is not late":          {0, ttl - 1, false},
+		"who has run out of time is late":                     {0, ttl, true},
+		"who misses a quarter of a habit more is late":        {6 * time.Second, 7500*time.Millisecond + 1, true},
+		"up to there it is patience":                          {6 * time.Second, 7500 * time.Millisecond, false},
+		"in the first half of its life nobody is late":        {time.Second, ttl / 2, false},
+		"after it who renews often is":                        {time.Second, ttl/2 + 1, true},
+		"who renews in the last moment is not late before it": {8 * time.Second, ttl - 1, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := &lease{ttl: ttl, usual: test.usual, renewed: time.Hour}
+			if got := l.late(time.Hour + test.age); got != test.late {
+				t.Errorf("late is %v", got)
+			}
+		})
+	}
+}
+
+func TestHabit(t *testing.T) {
+	const s = time.Second
+	tests := map[string]struct {
+		gaps []time.Duration
+		want time.Duration
+	}{
+		"is not known in the beginning":           {nil, 0},
+		"does not show in the first renewal":      {[]time.Duration{s}, 0},
+		"is the gap between two renewals":         {[]time.Duration{s, 3 * s}, 3 * s},
+		"is the longer of two":                    {[]time.Duration{s, 3 * s, 4 * s}, 4 * s},
+		"does not change with one short gap":      {[]time.Duration{s, 4 * s, s}, 2 * s},
+		"changes with many":                       {[]time.Duration{s, 8 * s, s, s, s, s}, s},
+		"is not learnt from being overdue":        {[]time.Duration{s, 3 * s, 40 * s}, 3 * s},
+		"and goes on where it was after that":     {[]time.Duration{s, 3 * s, 40 * s, 4 * s}, 4 * s},
+		"does not show in the first after a stop": {[]time.Duration{s, 8 * s, -s}, 8 * s},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			tt := newTimed(t)
+			tt.keep = true
+			tt.register(leased("a", 10))
+			for _, gap := range test.gaps {
+				if gap < 0 {
+					tt.restart()
+				}
+				tt.pass(max(gap, -gap))
+				tt.sign("a")
+			}
+			if got := tt.nodes["a"].usual; got != test.want {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestHoldEnds(t *testing.T) {
+	tests := map[string]struct {
+		then func(tt *timed) // four of ten are held
+		lost int
+	}{
+		"when enough are renewed, and the others are not": {func(tt *timed) { tt.sign("p0") }, 3},
+		"when all are renewed, and none expires":          {func(tt *timed) { tt.sign(members("p", 0, 3)...) }, 0},
+		"when enough are removed":                         {func(tt *timed) { tt.apply(domain.Deregister{ID: "p0"}); tt.apply(domain.Deregister{ID: "p1"}) }, 2},
+		"when they are few among many": {func(tt *timed) {
+			for i := 10; i < 14; i++ {
+				tt.register(leased(member("p", i), 10))
+			}
+		}, 4},
+		"when enough move to another pool": {func(tt *timed) {
+			for _, id := range members("p", 0, 1) {
+				tt.register(but(leased(id, 10), func(n *domain.CacheNode) { n.Pool = "q" }))
+			}
+		}, 2},
+		"when enough need not be renewed any more": {func(tt *timed) { tt.register(leased("p0", 0)); tt.register(leased("p1", 0)) }, 2},
+		"when this instance stood still":           {func(tt *timed) { tt.restart() }, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			tt := pooled(t, 10, "p")
+			tt.passWith(10, members("p", 4, 9)...)
+			tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 4, Leased: 10})
+			tt.changed = nil
+			test.then(tt)
+			tt.turn()
+			tt.mustHold()
+			tt.mustHaveLost(0) // who is overdue gets its full time again
+			a := employ(tt, 3*time.Second)
+			for id := range tt.nodes {
+				if !slices.Contains(members("p", 4-test.lost, 3), id) {
+					a.due[id] = tt.clock
+				}
+			}
+			a.work(10*time.Second - leaseTick)
+			tt.mustHaveLost(0)
+			a.work(leaseTick)
+			tt.mustHaveLost(test.lost)
+			if !slices.Equal(tt.changed, []string{"p"}) {
+				t.Errorf("what changed is told as %q", tt.changed)
+			}
+		})
+	}
+}
+
+// When the fault is mended the nodes come back one after the other. None of them
+// is lost for being the last.
+func TestWhenAllComeBackNoneExpires(t *testing.T) {
+	for name, outage := range map[string]time.Duration{
+		"after the first ran out of time": 8 * time.Second,
+		"after half of them did":          9 * time.Second,
+		"after all of them did":           15 * time.Second,
+		"after a long time":               2 * time.Minute,
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt := pooled(t, 100, "p")
+			ids := members("p", 0, 99)
+			a := employ(tt, 3*time.Second, ids...)
+			a.work(30*time.Second + leaseTick)
+			tt.pass(outage)
+			tt.mustHaveLost(0)
+			if len(tt.overdue()) == 0 {
+				t.Fatal("nobody has run out of time yet")
+			}
+			a = employ(tt, 3*time.Second, ids...)
+			a.work(time.Minute)
+			tt.mustHaveLost(0)
+			tt.mustHold()
+			if !slices.Equal(tt.changed, []string{"p", "p"}) {
+				t.Errorf("what changed is told as %q", tt.changed)
+			}
+		})
+	}
+}
+
+func TestAPoolIsHeldByItself(t *testing.T) {
+	tt := pooled(t, 10, "p", "q", "r")
+	running := append(members("q", 3, 9), members("r", 0, 5)...)
+	tt.passWith(10, running...)
+	tt.sign(running...)
+	tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 10, Leased: 10}, ports.HeldPool{Pool: "r", Overdue: 4, Leased: 10})
+	tt.mustHaveLost(3)
+	for id := range tt.gone {
+		if id[0] != 'q' {
+			t.Errorf("%s expired", id)
+		}
+	}
+	if !slices.Equal(tt.changed, []string{"p", "r"}) {
+		t.Errorf("what changed is told as %q", tt.changed)
+	}
+}
+
+// A pool in which all were held, and gone, begins anew.
+func TestAHeldPoolThatEmpties(t *testing.T) {
+	tt := pooled(t, 3, "p")
+	tt.pass(10 * time.Second)
+	tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 3, Leased: 3})
+	for _, id := range members("p", 0, 2) {
+		tt.apply(domain.Deregister{ID: id})
+	}
+	tt.register(leased("p0", 10))
+	tt.pass(leaseTick)
+	tt.mustHold()
+	tt.sign("p0")
+	tt.pass(10 * time.Second)
+	tt.mustHaveLost(1)
+}
+
+func TestExpirable(t *testing.T) {
+	p, r := "p", "r"
+	ids := func(leases []*lease) []string {
+		var ids []string
+		for _, l := range leases {
+			ids = append(ids, l.id)
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	tests := map[string]struct {
+		given func(tt *timed)
+		limit int
+		only  *string
+		want  []string
+		some  int // of want, if not all
+	}{
+		"those who are overdue, where nothing is held": {limit: 9, want: []string{"q0", "q1"}},
+		"no more than the limit":                       {limit: 1, want: []string{"q0", "q1"}, some: 1},
+		"of a pool, although it is held":               {limit: 9, only: &p, want: []string{"p0", "p1", "p2", "p3"}},
+		"of a pool no more than the limit":             {limit: 3, only: &p, want: []string{"p0", "p1", "p2", "p3"}, some: 3},
+		"of a pool that there is not, nobody":          {limit: 9, only: &r},
+		"not who is about to expire": {limit: 9, want: []string{"q1"}, given: func(tt *timed) {
+			tt.nodes["q0"].expiring = make(chan struct{})
+		}},
+		"not who is about to be written": {limit: 9, want: []string{"q0"}, given: func(tt *timed) { tt.nodes["q1"].writes = 1 }},
+		"nor so of a pool": {limit: 9, only: &p, want: []string{"p2", "p3"}, given: func(tt *timed) {
+			tt.nodes["p0"].expiring = make(chan struct{})
+			tt.nodes["p1"].writes = 2
+		}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			tt := pooled(t, 10, "p", "q")
+			tt.keep = true
+			tt.passWith(10, append(members("p", 4, 9), members("q", 2, 9)...)...)
+			tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 4, Leased: 10})
+			if test.given != nil {
+				test.given(tt)
+			}
+			got := ids(tt.expirable(test.limit, test.only))
+			if test.some > 0 {
+				if len(got) != test.some {
+					t.Fatalf("%q", got)
+				}
+				for _, id := range got {
+					if !slices.Contains(test.want, id) {
+						t.Errorf("%s among %q", id, got)
+					}
+				}
+				return
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,232 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// expired is what Expire gave: the nodes in ascending order.
+type expired struct {
+	ids      []string
+	revision domain.Revision
+}
+
+func (l leasing) expiring(ctx context.Context, pool string) <-chan outcome[expired] {
+	return begin(func() (expired, error) {
+		changes, revision, err := l.Expire(ctx, pool)
+		var ids []string
+		for _, change := range changes {
+			if change.Reason != domain.ByExpiry {
+				l.t.Errorf("%+v", change)
+			}
+			ids = append(ids, change.Node.ID)
+		}
+		slices.Sort(ids)
+		return expired{ids, revision}, err
+	})
+}
+
+func (l leasing) mustExpire(pool string, want ...string) {
+	l.t.Helper()
+	got, err := mustAnswer(l.t, l.expiring(l.t.Context(), pool))
+	state, _ := l.State()
+	if err != nil || !slices.Equal(got.ids, want) || got.revision != state.View.Revision() {
+		l.t.Fatalf("expired are %.200q at %d, %v; want %.200q at %d", fmt.Sprint(got.ids), got.revision, err, fmt.Sprint(want), state.View.Revision())
+	}
+}
+
+// holding is what Expire is for: two pools of five nodes, all held, but p4 which
+// is renewed. Those of p are made down.
+func holding(t *testing.T, test func(t *testing.T, l leasing)) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		for i := range 5 {
+			l.mustRegister(living(id("p", i), 2, of("p"), downOnExpiry), living(id("q", i), 2, of("q")))
+		}
+		for range 3 {
+			pass(time.Second)
+			l.mustRenew("p4")
+		}
+		if held := l.Held(); len(held) != 2 || held[0].Overdue != 4 || held[1].Overdue != 5 {
+			t.Fatalf("held are %+v", held)
+		}
+		test(t, l)
+	})
+}
+
+func TestExpire(t *testing.T) {
+	tests := map[string]func(t *testing.T, l leasing){
+		"expires at once who is held in the pool, and nobody else": func(t *testing.T, l leasing) {
+			began := time.Now()
+			l.mustExpire("p", "p0", "p1", "p2", "p3")
+			if took := time.Since(began); took != 0 {
+				t.Errorf("it took %v", took)
+			}
+			l.mustBe("p0", domain.Down)
+			l.mustBe("p4", domain.Active)
+			l.mustBe("q0", domain.Active)
+			l.mustExpire("p")
+			l.mustExpire("q", "q0", "q1", "q2", "q3", "q4")
+			if stats := l.Stats(); stats.Expired != 9 || stats.Leased != 1 {
+				t.Errorf("%+v", stats)
+			}
+			if log := l.log.String(); !strings.Contains(log, "an operator has the overdue nodes of a pool expire") {
+				t.Errorf("the log says %s", log)
+			}
+		},
+		"finds who has run out of time this moment": func(t *testing.T, l leasing) {
+			pass(50 * time.Millisecond) // between two looks
+			l.mustRegister(living("r0", 2, of("r")))
+			l.Held() // has its time begin now
+			pass(2*time.Second - time.Millisecond)
+			l.mustExpire("r")
+			pass(time.Millisecond)
+			l.mustExpire("r", "r0")
+		},
+		"is no lapse: who expires later is not held for it": func(t *testing.T, l leasing) {
+			l.mustExpire("p", "p0", "p1", "p2", "p3")
+			l.mustEndIn(2*time.Second, "p4", domain.Down)
+		},
+		"finds nothing in a pool that there is not": func(t *testing.T, l leasing) {
+			l.mustExpire("r")
+			l.mustBe("p0", domain.Active)
+		},
+		"wants the name of a pool": func(t *testing.T, l leasing) {
+			for _, pool := range []string{"", "/", strings.Repeat("p", 129)} {
+				var invalid *domain.InvalidError
+				if _, _, err := l.Expire(t.Context(), pool); !errors.As(err, &invalid) || invalid.Field != "pool" {
+					t.Errorf("%q: %v", pool, err)
+				}
+			}
+			if l.readsSoFar() != 0 {
+				t.Error("it asked for what is wrong by itself")
+			}
+		},
+		"proves leadership first": func(t *testing.T, l leasing) {
+			l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } })
+			if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, ports.ErrNotLeader) {
+				t.Errorf("%v", err)
+			}
+			if got := l.expiries(); len(got) != 0 {
+				t.Errorf("and proposed %v", got)
+			}
+		},
+		"is for the leader, also when it was deposed since the proof": func(t *testing.T, l leasing) {
+			deposed, _ := l.State()
+			deposed.Leading = false
+			l.tap(func(r *tapped) {
+				r.read = func() error { r.tap(func(r *tapped) { r.frozen = &deposed }); return nil }
+			})
+			if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, ports.ErrNotLeader) {
+				t.Errorf("%v", err)
+			}
+			l.mustBe("p0", domain.Active)
+		},
+		"gives the reason when it can't be written, and may be asked again": func(t *testing.T, l leasing) {
+			for _, why := range []error{ports.ErrBusy, ports.ErrNotLeader, ports.ErrOutcomeUnknown} {
+				l.tap(func(r *tapped) { r.propose = func(context.Context, domain.Command) error { return why } })
+				if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, why) {
+					t.Errorf("%v, want %v", err, why)
+				}
+				l.tap(func(r *tapped) { r.propose = nil })
+			}
+			pass(time.Minute) // one that failed is held again
+			l.mustBe("p0", domain.Active)
+			l.mustExpire("p", "p0", "p1", "p2", "p3", "p4")
+		},
+		"does not know when the asker does not wait": func(t *testing.T, l leasing) {
+			release := l.blockExpiry()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			gaveUp := l.expiring(ctx, "p")
+			pass(time.Second)
+			if _, err := mustAnswer(t, gaveUp); !errors.Is(err, ports.ErrOutcomeUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v", err)
+			}
+			release(nil)
+			l.mustBe("p0", domain.Down)
+		},
+		"makes renewals wait": func(t *testing.T, l leasing) {
+			release := l.blockExpiry()
+			asked, renewed := l.expiring(t.Context(), "p"), l.renewing(t.Context(), "p0")
+			mustWait(t, renewed)
+			l.mustRenew("p4")
+			l.mustRenew("q0")
+			release(nil)
+			if got, err := mustAnswer(t, asked); err != nil || len(got.ids) != 4 {
+				t.Errorf("%+v, %v", got, err)
+			}
+			if node, err := mustAnswer(t, renewed); err != nil || node.State != domain.Active {
+				t.Errorf("%+v, %v", node, err)
+			}
+		},
+		"leaves out who is written this moment": func(t *testing.T, l leasing) {
+			release := l.blockWrites()
+			written := l.registering(t.Context(), living("p0", 2, of("p")))
+			l.mustExpire("p", "p1", "p2", "p3")
+			release(nil)
+			if _, err := mustAnswer(t, written); err != nil {
+				t.Fatal(err)
+			}
+			l.mustBe("p0", domain.Active)
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) { holding(t, test) })
+	}
+}
+
+// Who was to be forced, and was not, is as anybody else.
+func TestAnExpireThatFailedLeavesNoTrace(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		for i := range 10 {
+			l.mustRegister(living(id("p", i), map[bool]int{true: 2, false: 60}[i < 3], of("p")))
+		}
+		l.mustRegister(living("p9", 4, of("p")))
+		l.FailWith(ports.ErrBusy)
+		pass(3 * time.Second)
+		l.FailWith(nil)
+		l.tap(func(r *tapped) { r.propose = func(context.Context, domain.Command) error { return ports.ErrBusy } })
+		if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, ports.ErrBusy) {
+			t.Fatal(err)
+		}
+		l.tap(func(r *tapped) { r.propose = nil })
+		pass(200 * time.Millisecond)
+		l.mustBe("p0", "gone")
+		pass(time.Second)
+		if held := l.Held(); len(held) != 1 {
+			t.Errorf("held are %+v", held) // p9, after three that ran out of time
+		}
+	})
+}
+
+func TestExpireOfManyIsInParts(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		var want []string
+		for part := range 3 {
+			var edits []domain.Edit
+			for i := range 834 {
+				want = append(want, id("n", part*834+i))
+				edits = append(edits, domain.Edit{Put: ptr(living(want[len(want)-1], 2))})
+			}
+			if _, err := l.nodes.Batch(t.Context(), edits); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pass(3 * time.Second)
+		slices.Sort(want)
+		l.mustExpire(domain.DefaultPool, want...)
+		parts := l.expiries()
+		slices.Sort(parts)
+		if !slices.Equal(parts, []int{502, 1000, 1000}) {
+			t.Errorf("the parts are %v", parts)
+		}
+	})
+}

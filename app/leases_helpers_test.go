@@ -1,0 +1,293 @@
+package app_test
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+// tapped is the registry and the local state of an instance with taps in their
+// pipes. Safe for concurrent use.
+type tapped struct {
+	*portstest.Instance
+	mu      sync.Mutex
+	reads   int
+	cmds    []domain.Command
+	propose func(ctx context.Context, cmd domain.Command) error // before it is proposed; an error instead of that
+	read    func() error                                        // before it is read; an error instead of that
+	stopped chan struct{}                                       // while the state can't be had
+	frozen  *ports.LocalState                                   // the state as it was
+}
+
+func (r *tapped) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error) {
+	r.mu.Lock()
+	r.cmds = append(r.cmds, cmd)
+	tap := r.propose
+	r.mu.Unlock()
+	if tap != nil {
+		if err := tap(ctx, cmd); err != nil {
+			return nil, err
+		}
+	}
+	return r.Instance.Propose(ctx, cmd)
+}
+
+func (r *tapped) Read(ctx context.Context) (domain.View, error) {
+	r.mu.Lock()
+	r.reads++
+	tap := r.read
+	r.mu.Unlock()
+	if tap != nil {
+		if err := tap(); err != nil {
+			return domain.View{}, err
+		}
+	}
+	return r.Instance.Read(ctx)
+}
+
+func (r *tapped) State() (ports.LocalState, <-chan struct{}) {
+	r.mu.Lock()
+	stopped, frozen := r.stopped, r.frozen
+	r.mu.Unlock()
+	if stopped != nil {
+		<-stopped
+	}
+	state, later := r.Instance.State()
+	if frozen != nil {
+		state = *frozen
+	}
+	return state, later
+}
+
+// tap sets some of the fields of r.
+func (r *tapped) tap(set func(*tapped)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	set(r)
+}
+
+// standStill has the process stopped for some time: who asks for the state goes
+// on only after it.
+func (r *tapped) standStill(d time.Duration) {
+	stopped := make(chan struct{})
+	r.tap(func(r *tapped) { r.stopped = stopped })
+	pass(d)
+	r.tap(func(r *tapped) { r.stopped = nil })
+	close(stopped)
+	synctest.Wait()
+}
+
+func (r *tapped) readsSoFar() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reads
+}
+
+// expiries is how often an expiry was proposed, and each time of how many nodes.
+func (r *tapped) expiries() (nodes []int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, cmd := range r.cmds {
+		if expire, ok := cmd.(domain.Expire); ok {
+			nodes = append(nodes, len(expire.Nodes))
+		}
+	}
+	return nodes
+}
+
+// blockExpiry keeps expiries from being proposed until release is called, with
+// what they meet then.
+func (r *tapped) blockExpiry() (release func(error)) {
+	return r.block(func(cmd domain.Command) bool { _, ok := cmd.(domain.Expire); return ok })
+}
+
+// blockWrites does so with all but expiries.
+func (r *tapped) blockWrites() (release func(error)) {
+	return r.block(func(cmd domain.Command) bool { _, ok := cmd.(domain.Expire); return !ok })
+}
+
+func (r *tapped) block(what func(domain.Command) bool) (release func(error)) {
+	released := make(chan struct{})
+	var meets error
+	r.tap(func(r *tapped) {
+		r.propose = func(ctx context.Context, cmd domain.Command) error {
+			if !what(cmd) {
+				return nil
+			}
+			select {
+			case <-released:
+				return meets
+			case <-ctx.Done():
+				return ports.ErrOutcomeUnknown
+			}
+		}
+	})
+	return func(err error) {
+		meets = err
+		r.tap(func(r *tapped) { r.propose = nil })
+		close(released)
+		synctest.Wait()
+	}
+}
+
+// leasing is a leader with its clock of leases running, in a bubble.
+type leasing struct {
+	*app.Leases
+	*tapped
+	t     *testing.T
+	nodes *app.Nodes
+	log   *strings.Builder // to be read when all is quiet
+}
+
+// inBubble runs test in a bubble, and ends what there is when it is over.
+func inBubble(t *testing.T, test func(t *testing.T, l leasing)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := leasing{tapped: &tapped{Instance: portstest.NewInstance("n1", "h:1")}, t: t, log: &strings.Builder{}}
+		l.Leases = app.NewLeases(app.LeaseConfig{Registry: l.tapped, Local: l.tapped, Logger: slog.New(slog.NewTextHandler(l.log, nil))})
+		l.nodes = app.NewNodes(l.tapped, l.tapped, l.Leases)
+		if err := l.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := l.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait()
+		test(t, l)
+	})
+}
+
+// pass lets time pass in a bubble, and all that comes of it happen.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+// living is what a client says of a node that lives for some seconds.
+func living(id string, seconds int, but ...func(*domain.NodeSpec)) domain.NodeSpec {
+	spec := domain.NodeSpec{ID: id, Address: id + ".example:11211", TTLSeconds: &seconds}
+	for _, change := range but {
+		change(&spec)
+	}
+	return spec
+}
+
+func downOnExpiry(s *domain.NodeSpec) { s.OnExpiry = ptr(domain.DownOnExpiry) }
+
+func in(state domain.State) func(*domain.NodeSpec) {
+	return func(s *domain.NodeSpec) { s.State = &state }
+}
+
+func of(pool string) func(*domain.NodeSpec) { return func(s *domain.NodeSpec) { s.Pool = &pool } }
+
+func ptr[T any](v T) *T { return &v }
+
+func (l leasing) mustRegister(specs ...domain.NodeSpec) (last domain.Change) {
+	l.t.Helper()
+	for _, spec := range specs {
+		var err error
+		if last, err = l.nodes.Register(l.t.Context(), spec, domain.Condition{}); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	synctest.Wait()
+	return last
+}
+
+func (l leasing) mustRenew(id string) *domain.CacheNode {
+	l.t.Helper()
+	node, revision, err := l.Renew(l.t.Context(), id)
+	if err != nil {
+		l.t.Fatalf("renew %s: %v", id, err)
+	}
+	if state, _ := l.Instance.State(); node.ID != id || revision != state.View.Revision() {
+		l.t.Fatalf("renew %s: %+v at revision %d", id, node, revision)
+	}
+	return node
+}
+
+// is what the registry has of the node: its state, or "gone".
+func (l leasing) is(id string) domain.State {
+	state, _ := l.Instance.State()
+	if node, known := state.View.Node(id); known {
+		return node.State
+	}
+	return "gone"
+}
+
+func (l leasing) mustBe(id string, want domain.State) {
+	l.t.Helper()
+	if got := l.is(id); got != want {
+		l.t.Fatalf("%s is %s, want %s", id, got, want)
+	}
+}
+
+// mustEndIn holds that the node expires when its time is over, within half a
+// second, and not before.
+func (l leasing) mustEndIn(d time.Duration, id string, as domain.State) {
+	l.t.Helper()
+	before := l.is(id)
+	pass(d - time.Millisecond)
+	l.mustBe(id, before)
+	pass(time.Millisecond + 500*time.Millisecond)
+	l.mustBe(id, as)
+}
+
+// outcome is what a call that runs by itself came to.
+type outcome[T any] struct {
+	value T
+	err   error
+}
+
+// begin has call run by itself, until it waits.
+func begin[T any](call func() (T, error)) <-chan outcome[T] {
+	answered := make(chan outcome[T], 1)
+	go func() {
+		value, err := call()
+		answered <- outcome[T]{value, err}
+	}()
+	synctest.Wait()
+	return answered
+}
+
+func mustWait[T any](t *testing.T, answered <-chan outcome[T]) {
+	t.Helper()
+	select {
+	case got := <-answered:
+		t.Fatalf("it does not wait: %+v, %v", got.value, got.err)
+	default:
+	}
+}
+
+func mustAnswer[T any](t *testing.T, answered <-chan outcome[T]) (T, error) {
+	t.Helper()
+	select {
+	case got := <-answered:
+		return got.value, got.err
+	default:
+		t.Fatal("it still waits")
+	}
+	panic("not reached")
+}
+
+func (l leasing) renewing(ctx context.Context, id string) <-chan outcome[*domain.CacheNode] {
+	return begin(func() (*domain.CacheNode, error) {
+		node, _, err := l.Renew(ctx, id)
+		return node, err
+	})
+}
+
+func (l leasing) registering(ctx context.Context, spec domain.NodeSpec) <-chan outcome[domain.Change] {
+	return begin(func() (domain.Change, error) { return l.nodes.Register(ctx, spec, domain.Condition{}) })
+}

@@ -1,0 +1,280 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func id(prefix string, i int) string { return fmt.Sprint(prefix, i) }
+
+func lead(leading bool) func(*ports.LocalState) {
+	return func(s *ports.LocalState) { s.Leading = leading }
+}
+
+func newTerm(s *ports.LocalState) { s.Term++ }
+
+func TestTheClockOfLeasesIsTheLeaders(t *testing.T) {
+	tests := map[string]func(t *testing.T, l leasing){ // a has 500 ms left of its two seconds
+		"a new term gives full time again": func(t *testing.T, l leasing) {
+			l.Change(newTerm)
+			l.mustEndIn(2*time.Second, "a", "gone")
+		},
+		"who does not lead any more expires nothing": func(t *testing.T, l leasing) {
+			l.Change(lead(false))
+			pass(time.Hour)
+			l.mustBe("a", domain.Active)
+			if proposed := l.expiries(); len(proposed) > 0 {
+				t.Errorf("it tried to: %v", proposed)
+			}
+		},
+		"who leads again gives full time": func(t *testing.T, l leasing) {
+			l.Change(lead(false))
+			pass(time.Minute)
+			l.Change(func(s *ports.LocalState) { s.Leading, s.Term = true, s.Term+2 })
+			l.mustEndIn(2*time.Second, "a", "gone")
+		},
+		"a leader that can't write expires nothing, and goes on trying": func(t *testing.T, l leasing) {
+			l.FailWith(ports.ErrBusy)
+			pass(time.Minute)
+			l.mustBe("a", domain.Active)
+			l.FailWith(nil)
+			pass(200 * time.Millisecond)
+			l.mustBe("a", "gone")
+		},
+		"who shuts down expires nothing": func(t *testing.T, l leasing) {
+			l.Change(func(s *ports.LocalState) { s.Closed = true })
+			pass(time.Hour)
+			l.mustBe("a", domain.Active)
+			if proposed := l.expiries(); len(proposed) > 0 {
+				t.Errorf("it tried to: %v", proposed)
+			}
+		},
+		"who falls behind what is kept of the past fills up what it lacks": func(t *testing.T, l leasing) {
+			l.mustRegister(living("b", 9))
+			frozen, _ := l.State()
+			l.tap(func(l *tapped) { l.frozen = &frozen })
+			write(t, l.Instance, domain.HistoryLength) // of node a
+			l.tap(func(l *tapped) { l.frozen = nil })
+			pass(8900 * time.Millisecond)
+			l.mustBe("a", domain.Active) // it has no time to live any more
+			l.mustBe("b", domain.Active)
+			pass(500 * time.Millisecond)
+			l.mustBe("b", "gone")
+		},
+		"time in which it stood still does not count, and all begins anew": func(t *testing.T, l leasing) {
+			l.standStill(10 * time.Second)
+			l.mustBe("a", domain.Active)
+			l.mustEndIn(1900*time.Millisecond, "a", "gone")
+			if log := l.log.String(); strings.Count(log, "this instance stood still") != 1 || !strings.Contains(log, "for=10") {
+				t.Errorf("the log says %s", log)
+			}
+		},
+		"not even for whose time was over": func(t *testing.T, l leasing) {
+			l.FailWith(ports.ErrBusy)
+			pass(10 * time.Second)
+			l.FailWith(nil)
+			l.standStill(10 * time.Second)
+			l.mustEndIn(1900*time.Millisecond, "a", "gone")
+		},
+		"of a delay a quarter of a second counts": func(t *testing.T, l leasing) {
+			l.standStill(950 * time.Millisecond)
+			pass(150 * time.Millisecond)
+			l.mustBe("a", domain.Active)
+			pass(300 * time.Millisecond)
+			l.mustBe("a", "gone")
+			if log := l.log.String(); strings.Contains(log, "stood still") {
+				t.Errorf("the log says %s", log)
+			}
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(living("a", 2))
+				pass(1500 * time.Millisecond)
+				test(t, l)
+			})
+		})
+	}
+}
+
+func TestAnExpiryThatFailsIsTriedAgain(t *testing.T) {
+	for _, failure := range []error{ports.ErrOutcomeUnknown, ports.ErrNotLeader, ports.ErrBusy} {
+		t.Run(failure.Error(), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(living("a", 2), living("b", 2))
+				l.tap(func(r *tapped) {
+					r.propose = func(context.Context, domain.Command) error { return failure }
+				})
+				pass(3 * time.Second)
+				if tries := len(l.expiries()); tries < 5 {
+					t.Errorf("%d tries in a second", tries)
+				}
+				l.mustBe("a", domain.Active)
+				l.mustRenew("b")
+				l.tap(func(r *tapped) { r.propose = nil })
+				pass(200 * time.Millisecond)
+				l.mustBe("a", "gone")
+				l.mustEndIn(1800*time.Millisecond, "b", "gone")
+				if stats := l.Stats(); stats.Expired != 2 || stats.Renewals != 1 || stats.Leased != 0 {
+					t.Errorf("%+v", stats)
+				}
+			})
+		})
+	}
+}
+
+func TestOneExpiryIsUnderWayForANode(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2), living("b", 4))
+		release := l.blockExpiry()
+		pass(10 * time.Second)
+		if got := l.expiries(); !reflect.DeepEqual(got, []int{1, 1}) {
+			t.Errorf("proposed were expiries of %v nodes", got)
+		}
+		release(nil)
+		l.mustBe("a", "gone")
+		l.mustBe("b", "gone")
+	})
+}
+
+func TestHeldAndStats(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		if held := l.Held(); held != nil {
+			t.Errorf("%+v", held)
+		}
+		for i := range 10 {
+			l.mustRegister(living(id("p", i), 4, of("p")), living(id("q", i), 4, of("q")))
+		}
+		l.mustRegister(spec("for-ever", 1))
+		for range 5 {
+			pass(time.Second)
+			for i := range 6 {
+				l.mustRenew(id("p", i))
+			}
+		}
+		want := []ports.HeldPool{{Pool: "p", Overdue: 4, Leased: 10}, {Pool: "q", Overdue: 10, Leased: 10}}
+		if held := l.Held(); !reflect.DeepEqual(held, want) {
+			t.Errorf("held are %+v", held)
+		}
+		if stats := l.Stats(); stats.Leased != 20 || stats.Renewals != 30 || stats.Expired != 0 || !reflect.DeepEqual(stats.Held, want) {
+			t.Errorf("%+v", stats)
+		}
+		pass(time.Minute) // also those that were renewed stop
+		want[0].Overdue = 10
+		if held := l.Held(); !reflect.DeepEqual(held, want) {
+			t.Errorf("held are %+v", held)
+		}
+		if said := strings.Count(l.log.String(), "expiry is held back"); said != 2 {
+			t.Errorf("said %d times that a pool is held back", said)
+		}
+
+		for i := range 10 {
+			l.mustRenew(id("q", i))
+		}
+		pass(200 * time.Millisecond)
+		if held := l.Held(); !reflect.DeepEqual(held, want[:1]) {
+			t.Errorf("held are %+v", held)
+		}
+		if log := l.log.String(); strings.Count(log, `msg="expiry goes on" pool=q`) != 1 || strings.Count(log, "expiry goes on") != 1 {
+			t.Errorf("the log says %s", log)
+		}
+
+		// A PUT that changes nothing counts as a renewal, and no other does.
+		l.mustRegister(living("late", 4), living("late", 5), living("late", 5))
+		if stats := l.Stats(); stats.Leased != 21 || stats.Renewals != 41 {
+			t.Errorf("%+v", stats)
+		}
+
+		// Of what a leader knows, one that leads no more says nothing.
+		l.Change(lead(false))
+		if held := l.Held(); held != nil {
+			t.Errorf("held elsewhere are %+v", held)
+		}
+		if stats := l.Stats(); stats.Leased != 0 || stats.Held != nil || stats.Renewals != 41 {
+			t.Errorf("elsewhere %+v", stats)
+		}
+	})
+}
+
+func TestCloseEndsWhatHangs(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2))
+		l.blockExpiry()
+		pass(3 * time.Second)
+		renewed := make(chan error, 1)
+		go func() {
+			_, _, err := l.Renew(t.Context(), "a")
+			renewed <- err
+		}()
+		synctest.Wait()
+		began := time.Now()
+		if err := l.Close(t.Context()); err != nil || time.Since(began) != 0 {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		<-renewed // it is over, whatever came of it
+		pass(time.Hour)
+		if tries := len(l.expiries()); tries != 1 {
+			t.Errorf("%d expiries were proposed", tries)
+		}
+	})
+}
+
+func TestCloseWaitsForWhatItHasBegun(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2))
+		l.tap(func(r *tapped) {
+			r.propose = func(ctx context.Context, _ domain.Command) error {
+				<-ctx.Done()
+				<-time.After(time.Second)
+				return ports.ErrOutcomeUnknown
+			}
+		})
+		pass(3 * time.Second)
+		began := time.Now()
+		if err := l.Close(t.Context()); err != nil || time.Since(began) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
+func TestThoseWhoExpireAtOnceDoSoInOrder(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		for _, id := range []string{"b", "c", "a"} {
+			l.mustRegister(living(id, 2, of(id)))
+		}
+		first := l.mustRegister(living("z", 1))
+		l.FailWith(ports.ErrBusy)
+		pass(3 * time.Second)
+		l.FailWith(nil)
+		pass(200 * time.Millisecond)
+		state, _ := l.State()
+		var ids []string
+		changes, _ := state.View.Since(first.Revision)
+		for _, change := range changes {
+			ids = append(ids, change.Node.ID)
+		}
+		if want := []string{"z", "a", "b", "c"}; !reflect.DeepEqual(ids, want) {
+			t.Errorf("expired are %q, want %q", ids, want)
+		}
+	})
+}
+
+func TestLeasesThatNeverWereOpenedClose(t *testing.T) {
+	l := newLeases(nil)
+	if err := l.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(l.Close(t.Context()), l.Close(t.Context())); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,377 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func TestRenewProvesLeadershipWhenInDoubt(t *testing.T) {
+	tests := map[string]struct {
+		given func(l leasing)
+		reads int
+		err   error // while the registry can't be read
+	}{
+		"who was just heard by a majority need not": {given: func(leasing) {}},
+		"who was heard half a second ago need not":  {given: func(l leasing) { l.Touch(500 * time.Millisecond) }},
+		"who was heard longer ago has to":           {given: func(l leasing) { l.Touch(500*time.Millisecond + 1) }, reads: 1, err: ports.ErrNotLeader},
+		"who was never heard has to":                {given: func(l leasing) { l.Touch(-1) }, reads: 1, err: ports.ErrNotLeader},
+		"who leads a new term need not": {given: func(l leasing) {
+			l.cutExpiryShort()
+			l.Change(newTerm)
+		}},
+		"who leads a new term when an expiry is cut short need not": {given: func(l leasing) {
+			l.mustRegister(living("cut", 9))
+			release := l.blockExpiry()
+			pass(10 * time.Second)
+			l.Change(newTerm)
+			pass(time.Second)
+			release(ports.ErrOutcomeUnknown)
+		}},
+		"who does not know what became of an expiry has to": {given: leasing.cutExpiryShort, reads: 1, err: ports.ErrNotLeader},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(living("a", 60))
+				test.given(l)
+				l.mustRenew("a")
+				if reads := l.readsSoFar(); reads != test.reads {
+					t.Errorf("it was proven %d times", reads)
+				}
+				if stats := l.Stats(); stats.Renewals != 1 {
+					t.Errorf("it counts as %d renewals", stats.Renewals)
+				}
+				l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } })
+				if _, _, err := l.Renew(t.Context(), "a"); !errors.Is(err, test.err) {
+					t.Errorf("where it can't be proven: %v, want %v", err, test.err)
+				}
+			})
+		})
+	}
+}
+
+// cutExpiryShort has the expiry of a node end without an answer.
+func (l leasing) cutExpiryShort() {
+	l.mustRegister(living("cut", 1))
+	release := l.blockExpiry()
+	pass(1500 * time.Millisecond)
+	release(ports.ErrOutcomeUnknown)
+	pass(200 * time.Millisecond)
+	l.mustBe("cut", "gone")
+}
+
+// The proof comes after the renewal, and not before a pause that comes before it.
+func TestRenewWhereThisInstanceStoodStill(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 60))
+		l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } }) // it was deposed meanwhile
+		resumed := make(chan struct{})
+		l.tap(func(r *tapped) { r.stopped = resumed })
+		renewed := l.renewing(t.Context(), "a")
+		mustWait(t, renewed)
+		l.Touch(10 * time.Second)
+		close(resumed)
+		synctest.Wait()
+		if _, err := mustAnswer(t, renewed); !errors.Is(err, ports.ErrNotLeader) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestRenewRefuses(t *testing.T) {
+	refused := func(t *testing.T, err, want error, revision domain.Revision, current bool) {
+		t.Helper()
+		var refusal *domain.Refusal
+		if !errors.As(err, &refusal) || !errors.Is(err, want) || refusal.Revision != revision || (refusal.Current != nil) != current {
+			t.Errorf("%+v", err)
+		}
+	}
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 60), spec("for-ever", 1))
+		_, _, err := l.Renew(t.Context(), "b")
+		refused(t, err, domain.ErrNoSuchNode, 2, false)
+		_, _, err = l.Renew(t.Context(), "for-ever")
+		refused(t, err, domain.ErrNoTimeToLive, 2, true)
+		if reads := l.readsSoFar(); reads != 2 {
+			t.Errorf("two refusals were proven %d times", reads)
+		}
+
+		// Who can't prove it does not say what there is not.
+		for _, why := range []error{ports.ErrNotLeader, ports.ErrClosed, context.DeadlineExceeded} {
+			l.tap(func(r *tapped) { r.read = func() error { return why } })
+			for _, id := range []string{"b", "for-ever"} {
+				if _, _, err := l.Renew(t.Context(), id); !errors.Is(err, why) || errors.Is(err, domain.ErrNoSuchNode) {
+					t.Errorf("%s where it can't be proven: %v, want %v", id, err, why)
+				}
+			}
+		}
+		l.tap(func(r *tapped) { r.read = nil })
+
+		// The state may be behind what was answered before.
+		frozen, _ := l.State()
+		l.tap(func(r *tapped) {
+			r.frozen = &frozen
+			r.read = func() error { r.tap(func(r *tapped) { r.frozen = nil }); return nil }
+		})
+		if _, err := l.Instance.Propose(t.Context(), domain.Register{Node: mustNode(t, living("b", 60))}); err != nil {
+			t.Fatal(err)
+		}
+		l.mustRenew("b")
+		if stats := l.Stats(); stats.Renewals != 1 {
+			t.Errorf("refusals count as renewals: %+v", stats)
+		}
+	})
+}
+
+func TestRenewElsewhere(t *testing.T) {
+	for name, happens := range map[string]func(*ports.LocalState){
+		"at a follower": lead(false),
+		"at the end":    func(s *ports.LocalState) { s.Closed, s.Leading = true, false },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(living("a", 60))
+				l.Change(happens)
+				want := ports.ErrNotLeader
+				if state, _ := l.State(); state.Closed {
+					want = ports.ErrClosed
+				}
+				for _, id := range []string{"a", "b"} {
+					if _, _, err := l.Renew(t.Context(), id); !errors.Is(err, want) {
+						t.Errorf("%s: %v, want %v", id, err, want)
+					}
+				}
+				if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, want) {
+					t.Errorf("expire: %v, want %v", err, want)
+				}
+			})
+		})
+	}
+}
+
+// A leader that has just been elected is asked before its clock has begun.
+func TestRenewAtANewLeader(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2))
+		l.Change(lead(false))
+		pass(time.Minute)
+		l.Change(func(s *ports.LocalState) { s.Leading, s.Term = true, s.Term+1 })
+		l.mustRenew("a")
+		l.mustEndIn(2*time.Second, "a", "gone")
+	})
+}
+
+func TestRenewRevives(t *testing.T) {
+	for _, state := range []domain.State{domain.Active, domain.Draining} {
+		t.Run(string(state), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(living("a", 2, downOnExpiry, in(state)))
+				l.mustEndIn(2*time.Second, "a", domain.Down)
+				before, _ := l.State()
+				if node := l.mustRenew("a"); node.State != state || node.Revision != before.View.Revision()+1 {
+					t.Errorf("%+v", node)
+				}
+				after, _ := l.State()
+				changes, _ := after.View.Since(before.View.Revision())
+				if len(changes) != 1 || changes[0].Effect != domain.Updated || changes[0].Reason != domain.ByRequest {
+					t.Errorf("%+v", changes)
+				}
+				l.mustEndIn(2*time.Second, "a", domain.Down) // it has its full time again, and no more
+			})
+		})
+	}
+	t.Run("not while it can't be written", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l leasing) {
+			l.mustRegister(living("a", 2, downOnExpiry))
+			pass(3 * time.Second)
+			l.tap(func(r *tapped) {
+				r.propose = func(context.Context, domain.Command) error { return ports.ErrOutcomeUnknown }
+			})
+			if node, _, err := l.Renew(t.Context(), "a"); !errors.Is(err, ports.ErrOutcomeUnknown) || node != nil {
+				t.Errorf("%+v, %v", node, err)
+			}
+		})
+	})
+	t.Run("not what a client made down", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l leasing) {
+			last := l.mustRegister(living("a", 2, downOnExpiry, in(domain.Down)))
+			pass(3 * time.Second)
+			if node := l.mustRenew("a"); node.State != domain.Down || node.Revision != last.Revision {
+				t.Errorf("%+v", node)
+			}
+			l.mustBe("a", domain.Down)
+		})
+	})
+}
+
+func TestARenewalWaitsForTheExpiryOfItsNode(t *testing.T) {
+	tests := map[string]struct {
+		spec    domain.NodeSpec
+		outcome error
+		deposed bool
+		err     error
+		is      domain.State
+	}{
+		"it comes too late when the node is removed":              {spec: living("a", 2), err: domain.ErrNoSuchNode, is: "gone"},
+		"it revives a node that is made down":                     {spec: living("a", 2, downOnExpiry), is: domain.Active},
+		"it is in time when nothing comes of it":                  {spec: living("a", 2), outcome: ports.ErrBusy, is: domain.Active},
+		"it is in time when nobody knows, and leadership remains": {spec: living("a", 2), outcome: ports.ErrOutcomeUnknown, is: domain.Active},
+		// The next leader may yet carry the expiry out.
+		"it is no answer when nobody knows, and leadership is gone": {spec: living("a", 2), outcome: ports.ErrOutcomeUnknown, deposed: true, err: ports.ErrNotLeader, is: domain.Active},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(test.spec)
+				release := l.blockExpiry()
+				pass(3 * time.Second)
+				renewed := l.renewing(t.Context(), "a")
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				gaveUp := l.renewing(ctx, "a")
+				pass(5 * time.Second)
+				mustWait(t, renewed)
+				if _, err := mustAnswer(t, gaveUp); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("who gave up: %v", err)
+				}
+				if test.deposed {
+					l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } })
+				}
+				release(test.outcome)
+				node, err := mustAnswer(t, renewed)
+				if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+					t.Errorf("%v, want %v", err, test.err)
+				}
+				if err == nil && (node.ID != "a" || node.State != test.is) {
+					t.Errorf("%+v", node)
+				}
+				l.mustBe("a", test.is)
+				if err == nil { // who was told that it was renewed stays
+					pass(1900 * time.Millisecond)
+					l.mustBe("a", test.is)
+				}
+			})
+		})
+	}
+}
+
+func TestAWriteWaitsForTheExpiryOfItsNode(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2), living("b", 60))
+		release := l.blockExpiry()
+		pass(3 * time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		gaveUp := l.registering(ctx, living("a", 2))
+		put := l.registering(t.Context(), living("a", 2))
+		batch := begin(func() ([]domain.Change, error) {
+			return l.nodes.Batch(t.Context(), []domain.Edit{{Put: ptr(living("b", 60))}, {Put: ptr(living("a", 2))}})
+		})
+		other := l.registering(t.Context(), living("b", 60))
+		if change, err := mustAnswer(t, other); err != nil || change.Effect != domain.Unchanged {
+			t.Errorf("a write of another node: %+v, %v", change, err)
+		}
+		pass(5 * time.Second)
+		mustWait(t, put)
+		mustWait(t, batch)
+		if _, err := mustAnswer(t, gaveUp); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ports.ErrOutcomeUnknown) {
+			t.Errorf("who gave up: %v", err)
+		}
+		release(nil)
+		change, err := mustAnswer(t, put)
+		changes, batchErr := mustAnswer(t, batch)
+		if err := errors.Join(err, batchErr); err != nil {
+			t.Fatal(err)
+		}
+		// Whichever came first found no such node.
+		if (change.Effect == domain.Added) == (changes[1].Effect == domain.Added) {
+			t.Errorf("%+v, %+v", change, changes)
+		}
+		l.mustEndIn(2*time.Second, "a", "gone")
+	})
+}
+
+func TestAWriteOnItsWayKeepsItsNode(t *testing.T) {
+	changed := func(s *domain.NodeSpec) { s.Zone = "z" }
+	tests := map[string]struct {
+		write   func(l leasing) error
+		outcome error
+		left    time.Duration // after the outcome
+	}{
+		"until it renews it":                    {write: put(living("a", 2, changed)), left: 2 * time.Second},
+		"until it renews it, and nothing else":  {write: put(living("a", 2)), left: 2 * time.Second},
+		"also in a batch":                       {write: batch(living("a", 2, changed)), left: 2 * time.Second},
+		"also in a batch that changes nothing":  {write: batch(living("a", 2)), left: 2 * time.Second},
+		"and twice in a batch":                  {write: batch(living("a", 2), living("a", 3), living("a", 2)), left: 2 * time.Second},
+		"until it is refused":                   {write: put(living("a", 2)), outcome: ports.ErrBusy},
+		"and as long as its outcome is unknown": {write: put(living("a", 2)), outcome: ports.ErrOutcomeUnknown},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(living("a", 2), living("b", 2))
+				release := l.blockWrites()
+				written := begin(func() (struct{}, error) { return struct{}{}, test.write(l) })
+				pass(9 * time.Second)
+				mustWait(t, written)
+				l.mustBe("a", domain.Active)
+				l.mustBe("b", "gone")
+				release(test.outcome)
+				if _, err := mustAnswer(t, written); !errors.Is(err, test.outcome) {
+					t.Fatal(err)
+				}
+				if test.left > 0 {
+					pass(test.left - time.Millisecond)
+					l.mustBe("a", domain.Active)
+				}
+				pass(200 * time.Millisecond)
+				l.mustBe("a", "gone")
+			})
+		})
+	}
+	t.Run("and so do two, until both are over", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l leasing) {
+			l.mustRegister(living("a", 2))
+			first := l.blockWrites()
+			one := l.registering(t.Context(), living("a", 2))
+			second := l.blockWrites()
+			two := l.registering(t.Context(), living("a", 2))
+			first(ports.ErrBusy) // it also takes the tap out, which the second has passed already
+			if _, err := mustAnswer(t, one); !errors.Is(err, ports.ErrBusy) {
+				t.Fatal(err)
+			}
+			pass(9 * time.Second)
+			l.mustBe("a", domain.Active)
+			second(ports.ErrBusy)
+			if _, err := mustAnswer(t, two); !errors.Is(err, ports.ErrBusy) {
+				t.Fatal(err)
+			}
+			pass(200 * time.Millisecond)
+			l.mustBe("a", "gone")
+		})
+	})
+}
+
+func put(spec domain.NodeSpec) func(l leasing) error {
+	return func(l leasing) error {
+		_, err := l.nodes.Register(l.t.Context(), spec, domain.Condition{})
+		return err
+	}
+}
+
+func batch(specs ...domain.NodeSpec) func(l leasing) error {
+	return func(l leasing) error {
+		var edits []domain.Edit
+		for _, spec := range specs {
+			edits = append(edits, domain.Edit{Put: &spec})
+		}
+		_, err := l.nodes.Batch(l.t.Context(), edits)
+		return err
+	}
+}

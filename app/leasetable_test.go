@@ -1,0 +1,285 @@
+package app
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+func TestLeaseEnds(t *testing.T) {
+	const s = time.Second
+	down := func(n *domain.CacheNode) { n.OnExpiry = domain.DownOnExpiry }
+	tests := map[string]struct {
+		given domain.CacheNode
+		then  func(tt *timed) // at 1.5 s
+		ends  time.Duration   // 0: never
+	}{
+		"without a sign of life it ends after its time": {leased("a", 2), func(*timed) {}, 2 * s},
+		"the longest there is ends, too":                {leased("a", domain.MaxTTLSeconds), func(*timed) {}, 24 * time.Hour},
+		"a node without a time to live has none":        {leased("a", 0), func(*timed) {}, 0},
+		"a renewal gives it its full time again":        {leased("a", 2), func(tt *timed) { tt.sign("a") }, 3500 * time.Millisecond},
+		"an update gives it its full time again":        {leased("a", 2), func(tt *timed) { tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.Weight = 2 })) }, 3500 * time.Millisecond},
+		"a move to another pool gives it its full time": {leased("a", 2), func(tt *timed) { tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.Pool = "q" })) }, 3500 * time.Millisecond},
+		"a shorter time counts from when it was given":  {leased("a", 60), func(tt *timed) { tt.register(leased("a", 2)) }, 3500 * time.Millisecond},
+		"a longer time counts from when it was given":   {leased("a", 2), func(tt *timed) { tt.register(leased("a", 60)) }, 61500 * time.Millisecond},
+		"a time that is taken away leaves none":         {leased("a", 2), func(tt *timed) { tt.register(leased("a", 0)) }, 0},
+		"a time that is given counts from then":         {leased("a", 0), func(tt *timed) { tt.register(leased("a", 2)) }, 3500 * time.Millisecond},
+		"a node that is removed has none":               {leased("a", 2), func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}) }, 0},
+		"another node of its name has its own":          {leased("a", 2), func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}); tt.register(leased("a", 3)) }, 4500 * time.Millisecond},
+		"a restart gives it its full time again":        {leased("a", 2), func(tt *timed) { tt.restart() }, 3500 * time.Millisecond},
+		"a node that is down waits for nothing":         {but(leased("a", 2), func(n *domain.CacheNode) { down(n); n.State = domain.Down }), func(*timed) {}, 0},
+		"unless it is to be removed then":               {but(leased("a", 2), func(n *domain.CacheNode) { n.State = domain.Down }), func(*timed) {}, 2 * s},
+		"a node that is put down by a client waits no more": {but(leased("a", 2), down), func(tt *timed) {
+			tt.register(but(leased("a", 2), func(n *domain.CacheNode) { down(n); n.State = domain.Down }))
+		}, 0},
+		"a node that is put up again waits from then on": {but(leased("a", 2), func(n *domain.CacheNode) { down(n); n.State = domain.Down }), func(tt *timed) { tt.register(but(leased("a", 2), down)) }, 3500 * time.Millisecond},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			tt := newTimed(t)
+			tt.keep = true
+			tt.register(test.given)
+			tt.pass(1500 * time.Millisecond)
+			tt.mustHaveOverdue()
+			test.then(tt)
+			if test.ends == 0 {
+				tt.pass(10 * time.Minute)
+				tt.mustHaveOverdue()
+				return
+			}
+			tt.clock = test.ends - 1
+			tt.turn()
+			tt.mustHaveOverdue()
+			tt.clock++
+			tt.turn()
+			tt.mustHaveOverdue("a")
+		})
+	}
+}
+
+func TestWhatAnOverdueNodeDoesNext(t *testing.T) {
+	tests := map[string]struct {
+		then func(tt *timed) // a second late
+		ends time.Duration   // 0: never
+	}{
+		"it stays overdue":                             {func(*timed) {}, 3 * time.Second},
+		"a renewal gives it its full time again":       {func(tt *timed) { tt.sign("a") }, 5 * time.Second},
+		"an update gives it its full time again":       {func(tt *timed) { tt.register(leased("a", 3)) }, 6 * time.Second},
+		"a longer time is the one that counts":         {func(tt *timed) { tt.register(leased("a", 9)) }, 12 * time.Second},
+		"a shorter time is the one that counts":        {func(tt *timed) { tt.register(leased("a", 1)) }, 4 * time.Second},
+		"it may move to another pool":                  {func(tt *timed) { tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.Pool = "q" })) }, 5 * time.Second},
+		"it may be removed":                            {func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}) }, 0},
+		"it may be removed and come back":              {func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}); tt.register(leased("a", 2)) }, 5 * time.Second},
+		"it may be told to stay":                       {func(tt *timed) { tt.register(leased("a", 0)) }, 0},
+		"a restart gives it its full time again":       {func(tt *timed) { tt.restart() }, 5 * time.Second},
+		"of an expiry that leaves it alone it is free": {func(tt *timed) { tt.apply(domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 9}}}) }, 3 * time.Second},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			tt := newTimed(t)
+			tt.keep = true
+			tt.register(leased("a", 2))
+			tt.pass(3 * time.Second)
+			tt.mustHaveOverdue("a")
+			test.then(tt)
+			tt.turn() // a look must not undo it
+			if test.ends > tt.clock {
+				tt.clock = test.ends - 1
+				tt.turn()
+				tt.mustHaveOverdue()
+				tt.clock++
+			}
+			tt.pass(time.Minute)
+			if test.ends == 0 {
+				tt.mustHaveOverdue()
+				return
+			}
+			tt.mustHaveOverdue("a")
+			tt.sign("a") // and nothing of it is lost
+			tt.mustHaveOverdue()
+		})
+	}
+}
+
+func TestANodeThatExpiredHasNoLease(t *testing.T) {
+	for name, onExpiry := range map[string]domain.OnExpiry{
+		"one that is removed":   domain.RemoveOnExpiry,
+		"one that is made down": domain.DownOnExpiry,
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt := newTimed(t)
+			tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.OnExpiry = onExpiry }))
+			tt.pass(2 * time.Second)
+			if tt.gone["a"] != 2*time.Second || len(tt.nodes) != 0 || len(tt.due) != 0 {
+				t.Fatalf("expired at %v, %d leases left", tt.gone["a"], len(tt.nodes))
+			}
+			tt.pass(2*time.Second + leaseTick) // a lapse counts for a lifetime
+			if len(tt.pools) != 0 || len(tt.troubled) != 0 {
+				t.Errorf("%d pools are kept", len(tt.pools))
+			}
+			if onExpiry == domain.DownOnExpiry {
+				tt.apply(domain.Revive{ID: "a"})
+				if l := tt.nodes["a"]; l == nil || l.end() != tt.clock+2*time.Second {
+					t.Errorf("once revived its lease is %+v", l)
+				}
+			}
+		})
+	}
+}
+
+func TestFill(t *testing.T) {
+	tt := newTimed(t)
+	tt.keep = true
+	for _, id := range []string{"same", "updated", "again", "removed", "overdue"} {
+		tt.register(leased(id, 10))
+	}
+	tt.register(leased("for-ever", 0))
+	tt.pass(4 * time.Second)
+	tt.sign("same", "updated", "again", "removed")
+	tt.pass(7 * time.Second)
+	tt.mustHaveOverdue("overdue")
+	// The table hears of none of this.
+	for _, cmd := range []domain.Command{
+		domain.Register{Node: leased("updated", 20)},
+		domain.Deregister{ID: "again"}, domain.Register{Node: leased("again", 10)},
+		domain.Deregister{ID: "removed"}, domain.Register{Node: leased("new", 10)},
+		domain.Register{Node: leased("for-ever", 0)},
+	} {
+		if _, err := tt.registry.Apply(cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tt.fill(tt.registry.View())
+	tt.mustBeSound()
+	got := map[string]time.Duration{}
+	for id, l := range tt.nodes {
+		got[id] = l.end()
+	}
+	want := map[string]time.Duration{
+		"same": 14 * time.Second, "updated": 31 * time.Second, "again": 21 * time.Second,
+		"new": 21 * time.Second, "overdue": 10 * time.Second,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the leases end at %v, want %v", got, want)
+	}
+	tt.mustHaveOverdue("overdue")
+}
+
+func TestTheHeapHoldsEachLeaseOnce(t *testing.T) {
+	tt := newTimed(t)
+	tt.keep = true
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range 100_000 {
+		id := fmt.Sprint("n", random.IntN(5))
+		n := but(leased(id, 1+random.IntN(100)), func(n *domain.CacheNode) { n.Weight = i })
+		changes, err := tt.registry.Apply(domain.Register{Node: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tt.follow(&changes[0])
+		if random.IntN(10) == 0 {
+			tt.clock += time.Second
+			tt.look()
+		}
+		if len(tt.due) > len(tt.nodes) {
+			t.Fatalf("after %d updates the heap has %d entries for %d leases", i+1, len(tt.due), len(tt.nodes))
+		}
+	}
+	tt.mustBeSound()
+}
+
+// A renewal is to cost next to nothing: it leaves the heap alone.
+func TestALeaseIsLookedAtOnceInItsTime(t *testing.T) {
+	tt := newTimed(t)
+	tt.register(leased("a", 10))
+	at, seen := tt.nodes["a"].at, 0
+	for range 1000 {
+		tt.pass(leaseTick)
+		tt.sign("a")
+		if l := tt.nodes["a"]; l.at != at {
+			at = l.at
+			seen++
+		}
+	}
+	if seen > 11 {
+		t.Errorf("in ten of its lifetimes it was looked at %d times", seen)
+	}
+}
+
+// Whatever happens, those are overdue whose time is over, and no others.
+func TestLeasesAgainstAModel(t *testing.T) {
+	for seed := range uint64(20) {
+		random := rand.New(rand.NewPCG(seed, 7))
+		tt := newTimed(t)
+		ends, ttls := map[string]time.Duration{}, map[string]time.Duration{}
+		began := func(id string, ttl int) {
+			ttls[id] = time.Duration(ttl) * time.Second
+			ends[id] = tt.clock + ttls[id]
+		}
+		look := func() {
+			for _, pool := range tt.turnKept() {
+				for id := range ends { // a pool that is held back no more begins anew
+					if l := tt.nodes[id]; l.pool == pool && !tt.pools[pool].held {
+						ends[id] = tt.clock + ttls[id]
+					}
+				}
+			}
+		}
+		for step := range 3000 {
+			id := fmt.Sprint("n", random.IntN(8))
+			_, known := tt.registry.View().Node(id)
+			switch action := random.IntN(20); {
+			case action < 4:
+				ttl := random.IntN(4)
+				n := but(leased(id, ttl), func(n *domain.CacheNode) {
+					n.Pool, n.Weight = fmt.Sprint("p", random.IntN(3)), step
+				})
+				tt.register(n)
+				if began(id, ttl); ttl == 0 {
+					delete(ends, id)
+				}
+			case action < 6 && known:
+				tt.apply(domain.Deregister{ID: id})
+				delete(ends, id)
+			case action < 9 && tt.nodes[id] != nil:
+				tt.sign(id)
+				ends[id] = tt.clock + ttls[id]
+			case action == 9 && random.IntN(10) == 0:
+				tt.restart()
+				for id := range ends {
+					ends[id] = tt.clock + ttls[id]
+				}
+			case action == 10:
+				tt.fill(tt.registry.View())
+			case action == 11:
+				pool := fmt.Sprint("p", random.IntN(3))
+				look()
+				for _, l := range tt.expirable(domain.MaxBatch, &pool) {
+					delete(ends, l.id)
+				}
+				tt.expire(&pool)
+			default:
+				tt.clock += time.Duration(random.IntN(500)) * time.Millisecond
+			}
+			look()
+			var want []string
+			for id, end := range ends {
+				if end <= tt.clock {
+					want = append(want, id)
+				}
+			}
+			slices.Sort(want)
+			if got := tt.overdue(); !slices.Equal(got, want) {
+				t.Fatalf("seed %d, step %d: overdue are %q, want %q", seed, step, got, want)
+			}
+			if len(tt.nodes) != len(ends) {
+				t.Fatalf("seed %d, step %d: %d leases, want %d", seed, step, len(tt.nodes), len(ends))
+			}
+		}
+	}
+}

@@ -1,0 +1,291 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+// pair is a leader n1 and a follower n2 of one registry, at revision 3.
+type pair struct {
+	leader, follower *portstest.Instance
+}
+
+func newPair(t *testing.T) pair {
+	t.Helper()
+	leader := portstest.NewInstance("n1", "h:1")
+	p := pair{leader, leader.NewFollower("n2", "h:2")}
+	write(t, leader, 3)
+	return p
+}
+
+func cutOff(s *ports.LocalState)     { s.InTouch = false }
+func inTouch(s *ports.LocalState)    { s.InTouch = true }
+func leaderless(s *ports.LocalState) { s.LeaderID, s.LeaderRaftAddress = "", "" }
+func starting(s *ports.LocalState)   { s.CaughtUp = false }
+func shut(s *ports.LocalState)       { s.Closed = true }
+func deposed(s *ports.LocalState)    { s.Leading, s.LeaderID = false, "" }
+
+func TestViewFromEachSource(t *testing.T) {
+	tests := map[string]struct {
+		at                  func(pair) *portstest.Instance // nil: the follower
+		given               func(*ports.LocalState)
+		leader, here, stale error
+	}{
+		"the leader answers all":                      {at: func(p pair) *portstest.Instance { return p.leader }},
+		"a follower answers all but for the leader":   {leader: ports.ErrNotLeader},
+		"without a leader it answers what it has":     {given: leaderless, leader: ports.ErrNotLeader, here: ports.ErrNoLeader},
+		"and so it does when it is cut off":           {given: cutOff, leader: ports.ErrNotLeader},
+		"but not before it has caught up":             {given: starting, leader: ports.ErrNotLeader, stale: ports.ErrNotCaughtUp},
+		"and not when it is shutting down":            {given: shut, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
+		"also when it had not caught up by its end":   {given: func(s *ports.LocalState) { starting(s); shut(s) }, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
+		"the leader answers, whatever its contact is": {at: func(p pair) *portstest.Instance { return p.leader }, given: cutOff},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			at := p.follower
+			if test.at != nil {
+				at = test.at(p)
+			}
+			if test.given != nil {
+				at.Change(test.given)
+			}
+			for source, want := range map[ports.Source]error{ports.Leader: test.leader, ports.Here: test.here, ports.Stale: test.stale} {
+				view, err := newNodes(at).View(t.Context(), ports.Read{Source: source})
+				if !errors.Is(err, want) || (err == nil) != (want == nil) {
+					t.Errorf("source %d: %v, want %v", source, err, want)
+				}
+				if err == nil && view.Revision() != 3 || err != nil && view.Revision() != 0 {
+					t.Errorf("source %d: revision %d", source, view.Revision())
+				}
+			}
+		})
+	}
+}
+
+// A stale read asks nobody; the other two do each time.
+func TestViewAsksAsLittleAsItMay(t *testing.T) {
+	p := newPair(t)
+	state, _ := p.leader.State()
+	nodes := app.NewNodes(nil, fixedLocal(state), nil)
+	if view, err := nodes.View(t.Context(), ports.Read{Source: ports.Stale}); err != nil || view.Revision() != 3 {
+		t.Errorf("revision %d, %v", view.Revision(), err)
+	}
+	if _, err := newNodes(p.leader).View(endedContext(), ports.Read{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("the leader: %v", err)
+	}
+	if _, err := newNodes(p.follower).View(endedContext(), ports.Read{Source: ports.Here}); !errors.Is(err, context.Canceled) {
+		t.Errorf("here: %v", err)
+	}
+}
+
+func endedContext() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+func TestViewNotTooStale(t *testing.T) {
+	const ms = time.Millisecond
+	tests := map[string]struct {
+		contact time.Duration // negative: never
+		max     *time.Duration
+		err     error
+	}{
+		"without a bound anything will do":         {time.Hour, nil, nil},
+		"without a bound never will do":            {-1, nil, nil},
+		"up to the bound it is fresh enough":       {500 * ms, ptr(500 * ms), nil},
+		"over the bound it is not":                 {500*ms + 1, ptr(500 * ms), ports.ErrTooStale},
+		"who never heard of a leader is too stale": {-1, ptr(time.Hour), ports.ErrTooStale},
+		"a bound of nothing wants it now":          {1, ptr(time.Duration(0)), ports.ErrTooStale},
+		"and gets it from who leads":               {0, ptr(time.Duration(0)), nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			p.follower.Touch(test.contact)
+			view, err := newNodes(p.follower).View(t.Context(), ports.Read{Source: ports.Stale, MaxStale: test.max})
+			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+				t.Errorf("%v, want %v", err, test.err)
+			}
+			if err != nil && view.Revision() != 0 {
+				t.Errorf("and yet a view at %d", view.Revision())
+			}
+		})
+	}
+	t.Run("it is asked for when the wait is over", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t)
+			read := ports.Read{Source: ports.Stale, MaxStale: ptr(500 * ms), AtLeast: 4, Wait: time.Minute}
+			viewed := viewing(t, t.Context(), p.follower, read)
+			p.follower.Touch(time.Second)
+			write(t, p.leader, 1)
+			synctest.Wait()
+			if _, err := mustAnswer(t, viewed); !errors.Is(err, ports.ErrTooStale) {
+				t.Errorf("%v", err)
+			}
+		})
+	})
+}
+
+// viewing has at asked for a view, which begins to wait, in a bubble.
+func viewing(t *testing.T, ctx context.Context, at *portstest.Instance, read ports.Read) <-chan outcome[domain.Revision] {
+	t.Helper()
+	nodes := newNodes(at)
+	return begin(func() (domain.Revision, error) {
+		view, err := nodes.View(ctx, read)
+		return view.Revision(), err
+	})
+}
+
+func TestViewThatWaits(t *testing.T) {
+	past := func(r domain.Revision) ports.Read { return ports.Read{Past: &r, Wait: time.Minute} }
+	atLeast := func(r domain.Revision) ports.Read { return ports.Read{AtLeast: r, Wait: time.Minute} }
+	at := func(d time.Duration, do func(t *testing.T, p pair)) func(*testing.T, pair) {
+		return func(t *testing.T, p pair) { pass(d); do(t, p) }
+	}
+	nothing := func(*testing.T, pair) {}
+	wrote := func(n int) func(*testing.T, pair) {
+		return at(20*time.Second, func(t *testing.T, p pair) { write(t, p.leader, n) })
+	}
+	change := func(with func(*ports.LocalState)) func(*testing.T, pair) {
+		return at(20*time.Second, func(t *testing.T, p pair) {
+			p.leader.Change(with)
+			p.follower.Change(with)
+		})
+	}
+	const now, later, over = 0, 20 * time.Second, time.Minute
+	all := []ports.Source{ports.Leader, ports.Here, ports.Stale}
+	tests := map[string]struct {
+		read    ports.Read
+		happens func(*testing.T, pair)
+		sources []ports.Source
+		takes   time.Duration
+		want    domain.Revision
+		err     error
+	}{
+		"a revision that is reached is there at once":                {atLeast(3), nothing, all, now, 3, nil},
+		"one that is over the position is there at once":             {past(2), nothing, all, now, 3, nil},
+		"both may be asked for":                                      {ports.Read{AtLeast: 3, Past: ptr(domain.Revision(2)), Wait: time.Minute}, nothing, all, now, 3, nil},
+		"a revision that is reached later is waited for":             {atLeast(4), wrote(1), all, later, 4, nil},
+		"one change over the position will do":                       {past(3), wrote(1), all, later, 4, nil},
+		"one change short of the revision will not":                  {atLeast(5), wrote(1), all, over, 0, ports.ErrBehind},
+		"a position ahead is waited for to be passed":                {past(4), wrote(1), all, over, 4, nil},
+		"both have to be so":                                         {ports.Read{AtLeast: 4, Past: ptr(domain.Revision(4)), Wait: time.Minute}, wrote(1), all, over, 4, nil},
+		"and when only the position is passed it is not reached":     {ports.Read{AtLeast: 5, Past: ptr(domain.Revision(3)), Wait: time.Minute}, wrote(1), all, over, 0, ports.ErrBehind},
+		"a revision that is not reached is behind":                   {atLeast(4), nothing, all, over, 0, ports.ErrBehind},
+		"where nothing is new the answer is what there is":           {past(3), nothing, all, over, 3, nil},
+		"who can't wait is told at once that it is behind":           {ports.Read{AtLeast: 4}, nothing, all, now, 0, ports.ErrBehind},
+		"who can't wait is told at once what there is":               {ports.Read{Past: ptr(domain.Revision(3))}, nothing, all, now, 3, nil},
+		"the end of the instance ends it":                            {past(3), change(shut), all, later, 0, ports.ErrClosed},
+		"the loss of leadership ends it at the leader":               {past(3), change(deposed), all[:1], later, 0, ports.ErrNotLeader},
+		"the loss of the leader does not end it elsewhere by itself": {past(3), change(leaderless), all[2:], over, 3, nil},
+		"who has lost touch gives up":                                {past(3), change(cutOff), all[1:2], later, 0, ports.ErrCutOff},
+		"who takes what there is goes on waiting":                    {past(3), change(cutOff), all[2:], over, 3, nil},
+		"and so it does for a revision":                              {atLeast(4), change(cutOff), all[2:], over, 0, ports.ErrBehind},
+		"and nothing new has to be proven in the end":                {past(3), change(leaderless), all[1:2], over, 0, ports.ErrNoLeader},
+	}
+	for name, test := range tests {
+		for _, source := range test.sources {
+			t.Run(fmt.Sprintf("%s, from source %d", name, source), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPair(t)
+					asked := p.follower
+					if source == ports.Leader {
+						asked = p.leader
+					}
+					read := test.read
+					read.Source = source
+					viewed := viewing(t, t.Context(), asked, read)
+					began := time.Now()
+					if test.takes != now {
+						mustWait(t, viewed)
+						test.happens(t, p)
+						synctest.Wait()
+					}
+					if test.takes == over {
+						pass(time.Minute - time.Since(began) - 1)
+						mustWait(t, viewed)
+						pass(1)
+					}
+					revision, err := mustAnswer(t, viewed)
+					if revision != test.want || !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+						t.Errorf("revision %d, %v; want %d, %v", revision, err, test.want, test.err)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestAViewThatWaitsEndsWithItsContext(t *testing.T) {
+	for _, source := range []ports.Source{ports.Leader, ports.Here, ports.Stale} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			viewed := viewing(t, ctx, newPair(t).leader, ports.Read{Source: source, AtLeast: 4, Wait: time.Minute})
+			pass(time.Second - 1)
+			mustWait(t, viewed)
+			pass(1)
+			if _, err := mustAnswer(t, viewed); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("source %d: %v", source, err)
+			}
+		})
+	}
+}
+
+// Who was cut off, and takes what there is, sees what comes once it is not.
+func TestAViewThatWaitsOutlivesACut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		viewed := viewing(t, t.Context(), p.follower, ports.Read{Source: ports.Stale, AtLeast: 4, Wait: time.Minute})
+		p.follower.Change(func(s *ports.LocalState) { cutOff(s); leaderless(s) })
+		pass(30 * time.Second)
+		mustWait(t, viewed)
+		p.follower.Change(inTouch)
+		write(t, p.leader, 1)
+		synctest.Wait()
+		if revision, err := mustAnswer(t, viewed); revision != 4 || err != nil {
+			t.Errorf("revision %d, %v", revision, err)
+		}
+	})
+}
+
+// What a client wrote through the leader it reads at any instance, with the
+// revision that it was told.
+func TestReadYourWritesAnywhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		behind, _ := p.follower.State()
+		local := &tapped{Instance: p.follower, frozen: &behind}
+		nodes := app.NewNodes(p.follower, local, newLeases(p.follower))
+		written, err := newNodes(p.leader).Register(t.Context(), spec("mine", 1), domain.Condition{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stale := ports.Read{Source: ports.Stale}
+		if view, err := nodes.View(t.Context(), stale); err != nil || view.Revision() != 3 {
+			t.Errorf("without it: revision %d, %v", view.Revision(), err)
+		}
+		stale.AtLeast, stale.Wait = written.Revision, time.Minute
+		viewed := begin(func() (domain.View, error) { return nodes.View(t.Context(), stale) })
+		pass(time.Second)
+		mustWait(t, viewed)
+		local.tap(func(r *tapped) { r.frozen = nil })
+		p.follower.Change(func(*ports.LocalState) {}) // it has come
+		synctest.Wait()
+		view, err := mustAnswer(t, viewed)
+		if _, mine := view.Node("mine"); err != nil || !mine {
+			t.Errorf("revision %d, %v", view.Revision(), err)
+		}
+	})
+}

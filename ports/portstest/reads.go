@@ -1,0 +1,148 @@
+package portstest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func mustReadHere(t testing.TB, registry ports.Registry) domain.View {
+	t.Helper()
+	view, err := registry.ReadHere(within(t))
+	if err != nil {
+		t.Fatalf("read here: %v", err)
+	}
+	return view
+}
+
+func readHereHoldsAnswers(t *testing.T, s Subject) {
+	for i := range 50 {
+		change := mustPropose(t, s.Leader.Registry, register("a", i))
+		view := mustReadHere(t, s.Leader.Registry)
+		got, _ := view.Node("a")
+		mustEqual(t, "the revision that was read", view.Revision(), change.Revision)
+		mustEqual(t, "the node that was read", got, change.Node)
+	}
+}
+
+func followerHoldsAnswers(t *testing.T, s Subject) {
+	for i := range 60 {
+		change := mustPropose(t, s.Leader.Registry, register("a", 1000+i))
+		view := mustReadHere(t, s.Follower.Registry)
+		got, _ := view.Node("a")
+		mustEqual(t, "the revision that was read", view.Revision(), change.Revision)
+		mustEqual(t, "the node that was read", got, change.Node)
+	}
+}
+
+// followersReadersHoldAnswers has more readers than questions to the leader, so
+// that they share them, and none may share one that was put too early.
+func followersReadersHoldAnswers(t *testing.T, s Subject) {
+	const (
+		writers = 8
+		each    = 40
+	)
+	ctx := within(t)
+	var writing sync.WaitGroup
+	for w := range writers {
+		writing.Go(func() {
+			id := fmt.Sprintf("writer%d", w)
+			for i := range each {
+				change, err := only(s.Leader.Registry.Propose(ctx, register(id, 2000+i)))
+				if err != nil {
+					t.Errorf("propose: %v", err)
+					return
+				}
+				view, err := s.Follower.Registry.ReadHere(ctx)
+				if err != nil {
+					t.Errorf("read here: %v", err)
+					return
+				}
+				if got, _ := view.Node(id); got == nil || got.Revision != change.Revision {
+					t.Errorf("after revision %d of %s was answered, the follower reads %+v at revision %d", change.Revision, id, got, view.Revision())
+					return
+				}
+			}
+		})
+	}
+	writing.Wait()
+}
+
+func predecessorHoldsAnswers(t *testing.T, s Subject) {
+	// The one before it has made the follower the leader.
+	await(t, s.Leader.Local, "it knows who leads now", func(state ports.LocalState) bool {
+		return !state.Leading && state.LeaderID == s.Follower.ID
+	})
+	for i := range 20 {
+		change := mustPropose(t, s.Follower.Registry, register("a", 3000+i))
+		view := mustReadHere(t, s.Leader.Registry)
+		got, _ := view.Node("a")
+		mustEqual(t, "the node that was read", got, change.Node)
+	}
+}
+
+// orphanReadsNothing asks also while the follower has not noticed yet.
+func orphanReadsNothing(t *testing.T, s Subject) {
+	mustPropose(t, s.Leader.Registry, register("a", 1))
+	mustReadHere(t, s.Follower.Registry)
+	s.StopLeader()
+	readNothing := func(when string) {
+		for range 20 {
+			if view, err := s.Follower.Registry.ReadHere(within(t)); !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrNotLeader) {
+				t.Fatalf("%s, a read here of revision %d: %v", when, view.Revision(), err)
+			}
+			if _, err := s.Follower.Membership.RosterHere(within(t)); !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrNotLeader) {
+				t.Fatalf("%s, a roster here: %v", when, err)
+			}
+			if _, err := s.Follower.Registry.ReadHere(ended(t)); !errors.Is(err, context.Canceled) {
+				t.Fatalf("%s, a read here with a context that had ended: %v", when, err)
+			}
+			if _, err := s.Follower.Membership.RosterHere(ended(t)); !errors.Is(err, context.Canceled) {
+				t.Fatalf("%s, a roster here with a context that had ended: %v", when, err)
+			}
+		}
+	}
+	readNothing("at once")
+	await(t, s.Follower.Local, "it knows no leader", func(state ports.LocalState) bool { return state.LeaderID == "" })
+	readNothing("once it has noticed")
+}
+
+func mustRosterHere(t testing.TB, m ports.Membership) domain.Roster {
+	t.Helper()
+	roster, err := m.RosterHere(within(t))
+	if err != nil {
+		t.Fatalf("roster here: %v", err)
+	}
+	return roster
+}
+
+// rosterHereHoldsChanges examines it at any instance of the cluster.
+func rosterHereHoldsChanges(t *testing.T, leader, here ports.Membership) {
+	for i := range 10 {
+		mustAdd(t, leader, absentee(i))
+		if got, found := mustRosterHere(t, here).Find(absentee(i).ID); !found || got != absentee(i) {
+			t.Fatalf("added %+v, and the roster here has %+v", absentee(i), got)
+		}
+		moved := absentee(i)
+		moved.RaftAddress = absentee(100 + i).RaftAddress
+		mustAdd(t, leader, moved)
+		if got, _ := mustRosterHere(t, here).Find(moved.ID); got != moved {
+			t.Fatalf("moved to %+v, and the roster here has %+v", moved, got)
+		}
+		if i%2 == 0 {
+			continue
+		}
+		if err := leader.Remove(within(t), moved.ID); err != nil {
+			t.Fatalf("remove: %v", err)
+		}
+		if got, found := mustRosterHere(t, here).Find(moved.ID); found {
+			t.Fatalf("removed, and the roster here has %+v", got)
+		}
+	}
+	mustEqual(t, "the members here", mustRosterHere(t, here).Instances(), mustRoster(t, leader).Instances())
+}
