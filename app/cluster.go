@@ -24,13 +24,13 @@ type ClusterConfig struct {
 
 	// AskTimeout bounds the question to another instance; zero means 1 s.
 	AskTimeout time.Duration
-	// WatchInterval is how often the leader asks the instances whether they
-	// answer, for those who follow the cluster; zero means 1 s.
+	// WatchInterval is how often this instance asks the others whether they
+	// answer, for those who follow the cluster through it; zero means 1 s.
 	WatchInterval time.Duration
 }
 
-// Cluster implements ports.Cluster and ports.Self. Between Open and Close a
-// leader keeps an eye on the other instances.
+// Cluster implements ports.Cluster and ports.Self. Between Open and Close it keeps
+// an eye on the other instances.
 type Cluster struct {
 	ClusterConfig
 	leader leaderAddress

@@ -195,6 +195,14 @@ func TestHeldAndStats(t *testing.T) {
 			t.Errorf("%+v", stats)
 		}
 
+		// What was written this moment is counted.
+		if _, err := l.Instance.Propose(t.Context(), domain.Register{Node: mustNode(t, living("new", 4))}); err != nil {
+			t.Fatal(err)
+		}
+		if stats := l.Stats(); stats.Leased != 22 {
+			t.Errorf("%+v", stats)
+		}
+
 		// Of what a leader knows, one that leads no more says nothing.
 		l.Change(lead(false))
 		if held := l.Held(); held != nil {

@@ -135,12 +135,12 @@ func TestANodeThatExpiredHasNoLease(t *testing.T) {
 func TestFill(t *testing.T) {
 	tt := newTimed(t)
 	tt.keep = true
-	for _, id := range []string{"same", "updated", "again", "removed", "overdue"} {
+	for _, id := range []string{"same", "updated", "again", "removed", "freed", "overdue"} {
 		tt.register(leased(id, 10))
 	}
 	tt.register(leased("for-ever", 0))
 	tt.pass(4 * time.Second)
-	tt.sign("same", "updated", "again", "removed")
+	tt.sign("same", "updated", "again", "removed", "freed")
 	tt.pass(7 * time.Second)
 	tt.mustHaveOverdue("overdue")
 	// The table hears of none of this.
@@ -148,7 +148,7 @@ func TestFill(t *testing.T) {
 		domain.Register{Node: leased("updated", 20)},
 		domain.Deregister{ID: "again"}, domain.Register{Node: leased("again", 10)},
 		domain.Deregister{ID: "removed"}, domain.Register{Node: leased("new", 10)},
-		domain.Register{Node: leased("for-ever", 0)},
+		domain.Register{Node: leased("freed", 0)},
 	} {
 		if _, err := tt.registry.Apply(cmd); err != nil {
 			t.Fatal(err)
