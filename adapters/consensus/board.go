@@ -24,6 +24,7 @@ type notice struct {
 	openTerm uint64    // term of the last opening applied
 	leads    bool      // raft says that this instance leads in Term
 	elected  time.Time // when it was first seen to lead in Term
+	led      time.Time // when it last heard from a majority in an earlier term that it led
 	goal     uint64    // index to reach for being caught up; 0 while not known
 
 	later chan struct{} // closed once there is a later notice

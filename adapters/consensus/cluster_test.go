@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ type instanceConfig struct {
 	backend   string
 	timing    func(*Timing)
 	seams     seams
+	peers     ports.Peers // nil: neighbours
 	logger    *slog.Logger
 	started   func(*instance)
 	fatal     func(error) // nil: it fails the test
@@ -52,6 +54,9 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 	}
 	if config.fatal == nil {
 		config.fatal = func(err error) { tb.Errorf("instance %s: %v", config.id, err) }
+	}
+	if config.peers == nil {
+		config.peers = neighbours{}
 	}
 	if config.logger == nil {
 		config.logger = slog.New(slog.DiscardHandler)
@@ -76,7 +81,7 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 		Backend:   config.backend,
 		OpenStore: config.open,
 		Demux:     port,
-		Peers:     neighbours{},
+		Peers:     config.peers,
 		Bootstrap: config.bootstrap,
 		Secret:    []byte(config.secret),
 		Timing:    timing,
@@ -99,7 +104,7 @@ func start(tb testing.TB, config instanceConfig) *instance {
 	if err := errors.Join(i.Claim(ctx), i.demux.Open(ctx), i.Open(ctx)); err != nil {
 		tb.Fatal(err)
 	}
-	neighbourhood.Store(i.raftAddress(), i)
+	i.moveIn()
 	if config.started != nil {
 		config.started(i)
 	}
@@ -111,6 +116,7 @@ func (i *instance) stop(tb testing.TB) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	neighbourhood.CompareAndDelete(i.raftAddress(), i)
 	if err := errors.Join(i.Close(ctx), i.demux.Close()); err != nil {
 		tb.Errorf("stop %s: %v", i.config.ID, err)
 	}
@@ -120,6 +126,9 @@ func (i *instance) raftAddress() string { return i.demux.Addr().String() }
 
 // neighbourhood is which instance of this process is at which raft address.
 var neighbourhood sync.Map
+
+// moveIn lets others ask i.
+func (i *instance) moveIn() { neighbourhood.Store(i.raftAddress(), i) }
 
 // neighbours is ports.Peers among them, without a network.
 type neighbours struct{ ports.Peers }
@@ -131,7 +140,32 @@ func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.Read
 		return ports.ReadIndex{}, errors.New("nobody is there")
 	}
 	index, err := i.ReadIndex(ctx)
-	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: i.board.read().ClusterID, Index: index}, err
+	if err != nil {
+		return ports.ReadIndex{}, err
+	}
+	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: i.board.read().ClusterID, Index: index}, nil
+}
+
+// questions are those that one instance asks. A test counts them, and decides
+// what becomes of each.
+type questions struct {
+	neighbours
+	put    atomic.Int64
+	decide atomic.Pointer[decision] // nil: they are answered
+}
+
+// decision is what becomes of a question; answer puts it to whom it is for.
+type decision func(ctx context.Context, answer func() (ports.ReadIndex, error)) (ports.ReadIndex, error)
+
+func (q *questions) let(d decision) { q.decide.Store(&d) }
+
+func (q *questions) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
+	q.put.Add(1)
+	answer := func() (ports.ReadIndex, error) { return q.neighbours.ReadIndex(ctx, raftAddress) }
+	if decide := q.decide.Load(); decide != nil {
+		return (*decide)(ctx, answer)
+	}
+	return answer()
 }
 
 // eventually waits until the state of i is as wanted.

@@ -90,7 +90,12 @@ func appendCommand(b []byte, cmd domain.Command) []byte {
 	case domain.Batch:
 		// The number of a field is the kind of the command in it.
 		for _, one := range cmd.Commands {
-			b = appendMessage(b, protowire.Number(kindOf(one)), appendCommand(nil, one))
+			kind := kindOf(one)
+			if kind != kindRegister && kind != kindDeregister {
+				// Once it is committed no replica could read it.
+				panic(fmt.Sprintf("consensus: no format for a %T in a batch", one))
+			}
+			b = appendMessage(b, protowire.Number(kind), appendCommand(nil, one))
 		}
 	case domain.Expire:
 		for _, n := range cmd.Nodes {
@@ -148,7 +153,8 @@ func decodeCommand(kind entryKind, body []byte) (domain.Command, error) {
 }
 
 func decodeRegister(body []byte) (domain.Register, error) {
-	var cmd domain.Register
+	// Also where the node is left out, as if it were there and empty.
+	cmd := domain.Register{Node: domain.CacheNode{OnExpiry: domain.RemoveOnExpiry}}
 	err := readFields(body, func(f *field) {
 		switch f.number {
 		case 1:

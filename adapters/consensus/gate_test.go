@@ -123,7 +123,7 @@ func TestTheGateCountsOnlyWhatWasSentAfterTheReadCameIn(t *testing.T) {
 				}
 				cancel()
 				leadership.lose()
-				g.rounds.wait()
+				g.rounds.end()
 			})
 		})
 	}
@@ -149,7 +149,7 @@ func TestTheVotersOfAnotherTermProveNothing(t *testing.T) {
 			if index, err := g.pass(within(t)); !errors.Is(err, ports.ErrNotLeader) {
 				t.Errorf("passed with index %d, %v, want ErrNotLeader", index, err)
 			}
-			g.rounds.wait()
+			g.rounds.end()
 		})
 	}
 }
@@ -190,7 +190,7 @@ func TestReadersShareARound(t *testing.T) {
 		if n := leadership.provoked.Load(); n != 2 {
 			t.Errorf("%d rounds for all, want 2", n)
 		}
-		g.rounds.wait()
+		g.rounds.end()
 	})
 }
 
@@ -211,7 +211,7 @@ func TestLosingLeadershipEndsTheRound(t *testing.T) {
 		if _, err := g.pass(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("error %v of one who comes later, want ErrNotLeader", err)
 		}
-		g.rounds.wait()
+		g.rounds.end()
 	})
 }
 
@@ -235,6 +235,6 @@ func TestAReaderThatGivesUpLeavesTheOthersTheirRound(t *testing.T) {
 		if err := <-answered; err != nil {
 			t.Errorf("the other reader: %v", err)
 		}
-		g.rounds.wait()
+		g.rounds.end()
 	})
 }

@@ -73,6 +73,10 @@ func (n *Node) look() *notice {
 	if leads && (!latest.leads || latest.Term != term) {
 		next.elected = time.Now()
 	}
+	if latest.leads && (!leads || latest.Term != term) {
+		// Until it hears from its successor it is as fresh as it was.
+		next.led = n.leaderContact(latest)
+	}
 	contact := n.leaderContact(&next)
 	inTouch := !contact.IsZero() && time.Since(contact) <= n.config.Timing.ElectionTimeout
 	if !changed && latest.Term == term && latest.leads == leads && latest.goal == goal && latest.InTouch == inTouch &&
@@ -80,7 +84,8 @@ func (n *Node) look() *notice {
 		return latest
 	}
 	n.board.post(func(s *notice) {
-		s.Term, s.leads, s.goal, s.elected, s.InTouch = term, leads, goal, next.elected, inTouch
+		s.Term, s.leads, s.goal, s.InTouch = term, leads, goal, inTouch
+		s.elected, s.led = next.elected, next.led
 		s.LeaderID, s.LeaderRaftAddress = string(id), string(address)
 		if changed {
 			s.Roster = roster

@@ -42,6 +42,15 @@ func (n *Node) RosterHere(ctx context.Context) (domain.Roster, error) {
 	if _, err := n.readHere(ctx); err != nil {
 		return domain.Roster{}, err
 	}
+	// Raft takes the membership out of a snapshot only after the state machine
+	// has been restored from it. Its main loop, which does so, answers this later.
+	err = n.wait(ctx, func() error {
+		_ = n.raft.VerifyLeader().Error()
+		return nil
+	})
+	if err != nil {
+		return domain.Roster{}, err
+	}
 	return n.roster(), nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -46,6 +47,7 @@ type Node struct {
 	gate     *gate
 	asking   rounds // questions to the leader, where another instance is that
 	inflight inflight
+	pending  atomic.Int64 // bytes of writes that are on their way
 
 	directory *logstore.Directory
 	store     logstore.Store
@@ -307,8 +309,8 @@ func (n *Node) close(ctx context.Context) error {
 	if stopped != nil {
 		faults = append(faults, stopped.Error())
 	}
-	n.gate.rounds.wait()
-	n.asking.wait()
+	n.gate.rounds.end()
+	n.asking.end()
 	n.watching.Wait()
 	if n.store != nil {
 		faults = append(faults, n.store.Close())
@@ -342,10 +344,10 @@ func (n *Node) LeaderContact() (time.Duration, bool) {
 // leader, or a leader from a majority; zero for never.
 func (n *Node) leaderContact(state *notice) time.Time {
 	if !state.leads {
-		if heard := n.witness.contact.Load(); heard != nil {
+		if heard := n.witness.contact.Load(); heard != nil && heard.After(state.led) {
 			return *heard
 		}
-		return time.Time{}
+		return state.led
 	}
 	others, needed := n.quorum()
 	if needed == 0 {

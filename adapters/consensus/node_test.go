@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -65,4 +66,21 @@ func TestALoneVoterWaitsForNobody(t *testing.T) {
 	i.eventually(t, "leading", leading)
 	i.stop(t)
 	start(t, config).eventually(t, "leading again", leading)
+}
+
+func TestABatchIsOneEntry(t *testing.T) {
+	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
+	i.eventually(t, "leading", leading)
+	before := i.raft.LastIndex()
+	batch := domain.Batch{}
+	for n := range domain.MaxBatch {
+		batch.Commands = append(batch.Commands, domain.Register{Node: node(t, fmt.Sprintf("n%d", n), fmt.Sprintf("n%d:1", n))})
+	}
+	changes, err := i.Propose(within(t), batch)
+	if err != nil || len(changes) != domain.MaxBatch {
+		t.Fatalf("%d changes, %v", len(changes), err)
+	}
+	if n := i.raft.LastIndex() - before; n != 1 {
+		t.Errorf("it took %d entries", n)
+	}
 }

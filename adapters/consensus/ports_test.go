@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"testing"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/ports"
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
@@ -10,9 +11,18 @@ import (
 // subject is a real cluster for the suites of the ports. It has two voters, so
 // that it is certain who takes over from the leader.
 func subject(tb testing.TB) portstest.Subject {
-	cluster := startCluster(tb, 2, nil)
+	cluster := startCluster(tb, 2, func(config *instanceConfig) {
+		// The suites keep processors busy, and the leader must stay.
+		config.timing = func(timing *Timing) {
+			timing.HeartbeatTimeout, timing.ElectionTimeout = 500*time.Millisecond, 500*time.Millisecond
+		}
+	})
 	follower := cluster[1].ports()
-	return portstest.Subject{Leader: cluster[0].ports(), Follower: &follower}
+	return portstest.Subject{
+		Leader:     cluster[0].ports(),
+		Follower:   &follower,
+		StopLeader: func() { cluster[0].stop(tb) },
+	}
 }
 
 func (i *instance) ports() portstest.Ports {

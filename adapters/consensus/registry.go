@@ -16,6 +16,11 @@ import (
 // full only while the disk does not keep up.
 const enqueueTimeout = time.Second
 
+// maxPending is how many bytes of writes may be on their way at once. Raft bounds
+// their number; but the largest batch is ten thousand times as long as the
+// smallest write, and each of them is kept several times over.
+const maxPending = 64 << 20
+
 // askTimeout bounds a question to the leader, which answers once it has heard
 // from a majority.
 const askTimeout = time.Second
@@ -37,6 +42,10 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 	}
 	var future raft.ApplyFuture
 	err := n.await(ctx, func() error {
+		defer n.pending.Add(-int64(len(entry)))
+		if n.pending.Add(int64(len(entry))) > maxPending {
+			return raft.ErrEnqueueTimeout // as if there were no place in raft's queue
+		}
 		future = n.raft.Apply(entry, enqueueTimeout)
 		return future.Error()
 	})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // rounds lets those who need the answer to one question share it, where an
@@ -16,6 +18,7 @@ type rounds struct {
 	begun, shared atomic.Uint64 // rounds, and those who asked for them
 
 	mu      sync.Mutex
+	ended   bool
 	running bool
 	next    *round // collects those who come during a round; nil for none
 }
@@ -27,10 +30,17 @@ type round struct {
 	err   error
 }
 
-// pass returns what put answers when it is called after pass was. put must end
-// by itself: no asker's context is its own.
+// pass returns what put answers when it is called after pass was, or
+// ports.ErrClosed after the end. put must end by itself: no asker's context is
+// its own.
 func (r *rounds) pass(ctx context.Context, put func() (uint64, error)) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	shared := r.join(put)
+	if shared == nil {
+		return 0, ports.ErrClosed
+	}
 	select {
 	case <-shared.done:
 		return shared.index, shared.err
@@ -39,10 +49,14 @@ func (r *rounds) pass(ctx context.Context, put func() (uint64, error)) (uint64, 
 	}
 }
 
+// join gives the round that begins next; nil after the end.
 func (r *rounds) join(put func() (uint64, error)) *round {
-	r.shared.Add(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.ended {
+		return nil
+	}
+	r.shared.Add(1)
 	if r.next == nil {
 		r.next = &round{done: make(chan struct{})}
 	}
@@ -70,5 +84,11 @@ func (r *rounds) run(put func() (uint64, error)) {
 	}
 }
 
-// wait returns when no round runs any more.
-func (r *rounds) wait() { r.going.Wait() }
+// end lets nobody begin a round any more, and returns when none runs. Who had
+// passed all checks before an instance was closed may come here only now.
+func (r *rounds) end() {
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	r.going.Wait()
+}

@@ -20,6 +20,8 @@ type network struct {
 	hold raft.ServerAddress          // whose heartbeats' answers are held back
 	held int
 	free chan struct{} // closed to let the held answers go
+
+	votes int // asked for while everybody was cut off: see deaf
 }
 
 func newNetwork() *network {
@@ -275,16 +277,23 @@ func TestANewLeaderWhoseStateMachineLagsServesNoStaleRead(t *testing.T) {
 	if view, err := lagging.Read(short); err == nil {
 		t.Errorf("a leader that has applied nothing of its term served a read at revision %d", view.Revision())
 	}
+	if view, err := other.ReadHere(short); err == nil {
+		t.Errorf("it let a follower serve a read at revision %d", view.Revision())
+	}
 	if state, _ := lagging.State(); state.Leading {
 		t.Error("it says that it is able to serve")
 	}
 	close(proceed)
 	lagging.eventually(t, "leading", leading)
-	view, err := lagging.Read(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, there := view.Node("acknowledged"); !there {
-		t.Error("an acknowledged write is missing")
+	for who, read := range map[string]func(context.Context) (domain.View, error){
+		"the new leader": lagging.Read, "the new leader, here": lagging.ReadHere, "its follower": other.ReadHere,
+	} {
+		view, err := read(within(t))
+		if err != nil {
+			t.Fatalf("%s: %v", who, err)
+		}
+		if _, there := view.Node("acknowledged"); !there {
+			t.Errorf("%s: an acknowledged write is missing", who)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,14 +34,29 @@ func (s *self) become(identity ports.Identity) {
 	s.identity = identity
 }
 
-// progress is ports.Progress in one function; nil does not lead.
-type progress func(context.Context) (uint64, error)
+// progress is ports.Progress in one function, that a test can change while it is
+// served; without one it does not lead.
+type progress struct {
+	prove atomic.Pointer[func(context.Context) (uint64, error)]
+}
 
-func (p progress) ReadIndex(ctx context.Context) (uint64, error) {
-	if p == nil {
+func (p *progress) ReadIndex(ctx context.Context) (uint64, error) {
+	prove := p.prove.Load()
+	if prove == nil {
 		return 0, ports.ErrNotLeader
 	}
-	return p(ctx)
+	return (*prove)(ctx)
+}
+
+// answers makes every question be answered by prove.
+func (p *progress) answers(prove func(context.Context) (uint64, error)) { p.prove.Store(&prove) }
+
+func (p *progress) leads(index uint64) {
+	p.answers(func(context.Context) (uint64, error) { return index, nil })
+}
+
+func (p *progress) fails(err error) {
+	p.answers(func(context.Context) (uint64, error) { return 0, err })
 }
 
 var someone = ports.Identity{
@@ -53,6 +69,7 @@ var someone = ports.Identity{
 // instance is the raft port of an instance, with nothing on it but this API.
 type instance struct {
 	*self
+	*progress
 	demux  *demux.Demux
 	server *peerapi.Server
 }
@@ -67,8 +84,8 @@ func start(t *testing.T, address string) *instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := &instance{self: &self{identity: someone}, demux: port}
-	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self, Progress: progress(nil)}); err != nil {
+	i := &instance{self: &self{identity: someone}, progress: &progress{}, demux: port}
+	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self, Progress: i.progress}); err != nil {
 		t.Fatal(err)
 	}
 	if err := port.Open(t.Context()); err != nil {

@@ -68,11 +68,14 @@ func TestEverythingElseIsAProblem(t *testing.T) {
 		code    string
 		allow   string
 	}{
-		"another path":           {"GET /nodes HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
-		"the root":               {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
-		"a path below":           {"GET /metadata/ HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
-		"a write":                {"PUT /metadata HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 405, "method_not_allowed", "GET"},
-		"a method of no service": {"BREW /metadata HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method_not_allowed", "GET"},
+		"another path":            {"GET /nodes HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
+		"the root":                {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
+		"a path below":            {"GET /metadata/ HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
+		"a path below the index":  {"GET /read-index/7 HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
+		"a write of the index":    {"POST /read-index HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 405, "method_not_allowed", "GET"},
+		"an index from no leader": {"GET /read-index HTTP/1.1\r\nHost: x\r\n\r\n", 503, "not_leader", ""},
+		"a write":                 {"PUT /metadata HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 405, "method_not_allowed", "GET"},
+		"a method of no service":  {"BREW /metadata HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method_not_allowed", "GET"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -154,11 +157,13 @@ func TestCloseDoesNotWaitForStrangers(t *testing.T) {
 	if _, err := fmt.Fprint(conn, "GET /metadata HTTP/1.1\r\n"); err != nil {
 		t.Fatal(err)
 	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
 	for deadline := time.Now().Add(5 * time.Second); i.connections() == 0; {
 		if time.Now().After(deadline) {
 			t.Fatal("the connection never arrived")
 		}
-		time.Sleep(time.Millisecond)
+		<-tick.C
 	}
 	began := time.Now()
 	if err := i.server.Close(t.Context()); err != nil {

@@ -1,6 +1,7 @@
 package portstest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -114,33 +115,48 @@ func batchIsSeenWhole(t *testing.T, s Subject) {
 			}
 		}
 	})
-	watch := func(who string, look func() (domain.View, error)) {
+	mustBeWhole := func(who string, view domain.View) {
+		if (view.Revision()-base)%size != 0 {
+			t.Errorf("%s shows revision %d: that is in the middle of a batch", who, view.Revision())
+		}
+	}
+	read := func(who string, read func(context.Context) (domain.View, error)) {
 		all.Go(func() {
 			for over := false; !over; {
 				select {
 				case <-written:
-					over = true // after one more look
+					over = true // after one more
 				default:
 				}
-				view, err := look()
+				view, err := read(ctx)
 				if err != nil {
 					t.Errorf("%s: %v", who, err)
 					return
 				}
-				if (view.Revision()-base)%size != 0 {
-					t.Errorf("%s shows revision %d: that is in the middle of a batch", who, view.Revision())
+				mustBeWhole(who, view)
+			}
+		})
+	}
+	watch := func(who string, local ports.Local) {
+		all.Go(func() {
+			for {
+				state, later := local.State()
+				mustBeWhole(who, state.View)
+				select {
+				case <-later:
+				case <-written:
 					return
 				}
 			}
 		})
 	}
-	watch("a read", func() (domain.View, error) { return s.Leader.Registry.Read(ctx) })
-	watch("the leader", func() (domain.View, error) { state, _ := s.Leader.Local.State(); return state.View, nil })
+	read("a read", s.Leader.Registry.Read)
+	watch("the leader", s.Leader.Local)
 	if s.Follower != nil {
-		watch("a read at the follower", func() (domain.View, error) { return s.Follower.Registry.ReadHere(ctx) })
+		read("a read at the follower", s.Follower.Registry.ReadHere)
 		// What came before the batches need not be there yet.
 		mustReadHere(t, s.Follower.Registry)
-		watch("the follower", func() (domain.View, error) { state, _ := s.Follower.Local.State(); return state.View, nil })
+		watch("the follower", s.Follower.Local)
 	}
 	all.Wait()
 }

@@ -1,0 +1,211 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"pgregory.net/rapid"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// stateOf gives the bytes of the snapshot that an instance would make.
+func stateOf(t *testing.T, n *notice) []byte {
+	t.Helper()
+	return snapshotOf(t, image{view: n.View, clusterID: n.ClusterID, applied: n.applied, openTerm: n.openTerm})
+}
+
+// mustBeAlike waits until all have applied the same entries, those that the
+// leader among them has committed, and compares all that they hold.
+func mustBeAlike(t *testing.T, all ...*instance) {
+	t.Helper()
+	var goal uint64
+	until(t, "one leads", func() bool {
+		var err error
+		goal, err = leaderOf(t, all).ReadIndex(within(t))
+		return err == nil
+	})
+	notices := make([]*notice, len(all))
+	until(t, "all have applied the same entries", func() bool {
+		alike := true
+		for n, i := range all {
+			notices[n] = i.board.read()
+			alike = alike && notices[n].applied >= goal && notices[n].applied == notices[0].applied
+		}
+		return alike
+	})
+	want := stateOf(t, notices[0])
+	for n, got := range notices {
+		if !bytes.Equal(stateOf(t, got), want) {
+			t.Errorf("after entry %d, %s holds %+v, its term opened in %d;\n%s holds %+v, its term opened in %d", got.applied,
+				all[n].config.ID, contentsOf(got.View), got.openTerm, all[0].config.ID, contentsOf(notices[0].View), notices[0].openTerm)
+		}
+	}
+}
+
+// run is a cluster that is told random commands, beside a registry that is told
+// the same.
+type run struct {
+	*testing.T
+	rand    *rand.Rand
+	cluster []*instance
+	model   *domain.Registry // nil once nobody knows what became of a command
+	told    map[string]int   // commands that did something, by kind
+	// restored counts, for each instance, the snapshots that it was sent or began with.
+	restored map[string]*atomic.Int64
+}
+
+// fickle instances snapshot all the time, and keep next to no log.
+func fickle(timing *Timing) {
+	timing.SnapshotThreshold, timing.TrailingLogs, timing.SnapshotInterval = 8, 2, 5*time.Millisecond
+}
+
+// counting is a state machine that counts how often it was restored.
+type counting struct {
+	*machine
+	restored *atomic.Int64
+}
+
+func (c counting) Restore(snapshot io.ReadCloser) error {
+	c.restored.Add(1)
+	return c.machine.Restore(snapshot)
+}
+
+func (r *run) start(config instanceConfig) *instance {
+	if r.restored[config.id] == nil {
+		r.restored[config.id] = &atomic.Int64{}
+	}
+	config.timing = fickle
+	config.seams.fsm = func(m *machine) raft.FSM { return counting{m, r.restored[config.id]} }
+	return start(r, config)
+}
+
+func (r *run) restart(which int) {
+	old := r.cluster[which]
+	old.stop(r)
+	r.cluster[which] = r.start(instanceConfig{id: old.config.ID, directory: old.config.Directory, address: old.raftAddress()})
+}
+
+// tell proposes so many random commands, at whoever leads, and compares the
+// answers with the model's.
+func (r *run) tell(commands int) {
+	r.Helper()
+	for range commands {
+		cmd, answers, err := r.propose()
+		kind := fmt.Sprintf("%T", cmd)
+		if errors.Is(err, ports.ErrOutcomeUnknown) {
+			r.Logf("what became of a %s is not known: %v", kind, err)
+			r.model = nil
+			continue
+		}
+		for _, change := range answers {
+			if change.Effect != domain.Unchanged {
+				r.told[kind]++
+			}
+		}
+		if r.model != nil {
+			want := answerOf(r.model.Apply(cmd))
+			mustEqual(r, "the answer to a "+kind, answerOf(answers, err), want)
+		}
+	}
+}
+
+func (r *run) propose() (domain.Command, []domain.Change, error) {
+	r.Helper()
+	ctx := within(r)
+	for {
+		leader := leaderOf(r, r.cluster)
+		view, err := leader.Read(ctx)
+		if errors.Is(err, ports.ErrNotLeader) {
+			continue
+		} else if err != nil {
+			r.Fatal(err)
+		}
+		cmd := rapid.Custom(func(t *rapid.T) domain.Command { return crossingCommand(t, view) }).Example(r.rand.Int())
+		changes, err := leader.Propose(ctx, cmd)
+		if !errors.Is(err, ports.ErrNotLeader) {
+			return cmd, changes, err
+		}
+	}
+}
+
+func (r *run) compare(when string) {
+	r.Helper()
+	mustBeAlike(r.T, r.cluster...)
+	state, _ := r.cluster[0].State()
+	if r.model != nil {
+		mustEqual(r, "the registry "+when, contentsOf(state.View), contentsOf(r.model.View()))
+	}
+	// Each of them would answer the same.
+	for _, i := range r.cluster {
+		view := settled(r.T, i)
+		mustEqual(r, "the registry "+when+" that is read at "+i.config.ID, contentsOf(view), contentsOf(state.View))
+	}
+}
+
+// Whatever they were told, and however they came by it (entry by entry, from
+// their disk, from a snapshot of their own or of another one), instances hold the
+// same, to the last byte.
+func TestInstancesAreAlikeThroughRestartsAndSnapshots(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := &run{
+		T: t, rand: rand.New(rand.NewPCG(seed, 0)), model: domain.NewRegistry(),
+		told: map[string]int{}, restored: map[string]*atomic.Int64{},
+	}
+	join := func(id string) {
+		joining := r.start(instanceConfig{id: id, directory: t.TempDir()})
+		mustAdd(t, leaderOf(t, r.cluster), voter(joining))
+		r.cluster = append(r.cluster, joining)
+	}
+	r.cluster = []*instance{r.start(instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})}
+	r.cluster[0].eventually(t, "leading", leading)
+	join("b")
+	r.tell(150)
+	until(t, "the log no longer begins at the beginning", func() bool {
+		first, err := r.cluster[0].store.FirstIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return first > 1
+	})
+	join("c") // with nothing
+	r.tell(20)
+	r.compare("after one has joined")
+	if r.restored["c"].Load() == 0 {
+		t.Error("it was sent no snapshot")
+	}
+	for round := range 6 {
+		which := r.rand.IntN(len(r.cluster))
+		r.restart(which)
+		r.tell(10 + r.rand.IntN(40))
+		if round%2 == 1 {
+			r.compare("after a restart")
+		}
+	}
+	for which := range r.cluster {
+		r.cluster[which].stop(t)
+	}
+	for which := range r.cluster {
+		r.restart(which)
+	}
+	r.compare("after all have been restarted")
+	r.tell(20)
+	r.compare("in the end")
+	for _, kind := range []string{"domain.Register", "domain.Deregister", "domain.Batch", "domain.Expire"} {
+		if r.told[kind] == 0 {
+			t.Errorf("no %s did anything: %v", kind, r.told)
+		}
+	}
+	if r.model == nil {
+		t.Log("it was not compared with the model to the end")
+	}
+}

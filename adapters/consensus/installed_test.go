@@ -1,0 +1,140 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// frugalTrio is a cluster of three, of which the last one was stopped. What
+// happens meanwhile, the others keep only as a snapshot, behind which there is
+// nothing in their logs.
+func frugalTrio(t *testing.T, meanwhile func(leader *instance)) (leader, other, late *instance) {
+	t.Helper()
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = keepNoLog })
+	leader, other, late = cluster[0], cluster[1], cluster[2]
+	change := register(t, leader, "before")
+	late.arrives(t, change.Revision)
+	late.stop(t)
+	meanwhile(leader)
+	if err := leader.raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	first, err := leader.store.FirstIndex()
+	if err != nil || first != 0 {
+		t.Fatalf("the leader's log begins with entry %d, %v: the test shows nothing", first, err)
+	}
+	return leader, other, late
+}
+
+func keepNoLog(timing *Timing) {
+	unhurried(timing)
+	timing.TrailingLogs = 0
+}
+
+// What was restored from a snapshot is as far in the log as the snapshot was,
+// also when no entry comes after it.
+func TestAFollowerThatWasSentASnapshotReadsHere(t *testing.T) {
+	leader, other, late := frugalTrio(t, func(leader *instance) {
+		for n := range 20 {
+			register(t, leader, fmt.Sprintf("n%d", n))
+		}
+		if _, err := leader.Propose(within(t), domain.Batch{Commands: leasedCommands(t)[0].(domain.Batch).Commands}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	late = again(t, late, keepNoLog)
+	mustHold(t, settled(t, late), "before", "n0", "n19", "a", "b")
+	until(t, "it was sent a snapshot", func() bool { return late.raft.Stats()["last_snapshot_index"] != "0" })
+	if got, committed := late.board.read().applied, leader.commitIndex(); got != committed {
+		t.Errorf("it is at entry %d, and the leader has committed %d", got, committed)
+	}
+	mustBeAlike(t, leader, other, late)
+	register(t, leader, "after")
+	mustHold(t, settled(t, late), "after")
+	mustBeAlike(t, leader, other, late)
+}
+
+// The last entry need not be a command.
+func TestANewcomerReadsHereAtOnce(t *testing.T) {
+	cluster := startCluster(t, 2, nil)
+	leader := cluster[0]
+	register(t, leader, "a")
+	newcomer := start(t, instanceConfig{id: "newcomer", directory: t.TempDir()})
+	if _, err := newcomer.ReadHere(within(t)); !errors.Is(err, ports.ErrNoLeader) {
+		t.Errorf("before it is a member: %v", err)
+	}
+	if err := leader.Add(within(t), domain.Instance{ID: "newcomer", RaftAddress: newcomer.raftAddress(), Suffrage: domain.Nonvoter}); err != nil {
+		t.Fatal(err)
+	}
+	mustHold(t, settled(t, newcomer), "a")
+	roster, err := newcomer.RosterHere(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, found := roster.Find("newcomer"); !found {
+		t.Errorf("the roster lacks the newcomer: %+v", roster.Instances())
+	}
+	mustBeAlike(t, leader, cluster[1], newcomer)
+}
+
+// pausing is a state machine that stops when it has been restored, before raft
+// hears of it.
+type pausing struct {
+	*machine
+	restored chan<- struct{}
+	proceed  <-chan struct{}
+}
+
+func (p pausing) Restore(snapshot io.ReadCloser) error {
+	err := p.machine.Restore(snapshot)
+	p.restored <- struct{}{}
+	<-p.proceed
+	return err
+}
+
+// Raft restores the state machine first, and the membership after it.
+func TestARosterHereWaitsForTheMembershipOfASnapshot(t *testing.T) {
+	leader, _, late := frugalTrio(t, func(leader *instance) {
+		if err := leader.Add(within(t), nonvoter("new")); err != nil {
+			t.Fatal(err)
+		}
+		register(t, leader, "after")
+	})
+	restored, proceed := make(chan struct{}, 4), make(chan struct{})
+	late = start(t, instanceConfig{
+		id: late.config.ID, directory: late.config.Directory, address: late.raftAddress(), timing: keepNoLog,
+		seams: seams{fsm: func(m *machine) raft.FSM { return pausing{m, restored, proceed} }},
+	})
+	goOn := sync.OnceFunc(func() { close(proceed) })
+	t.Cleanup(goOn)
+	receive(t, restored, "it was sent no snapshot")
+	mustHold(t, settled(t, late), "after")
+	roster := make(chan domain.Roster, 1)
+	go func() {
+		here, err := late.RosterHere(within(t))
+		if err != nil {
+			t.Errorf("the roster here: %v", err)
+		}
+		roster <- here
+	}()
+	select {
+	case got := <-roster:
+		t.Errorf("it did not wait, and has %+v", got.Instances())
+	case <-time.After(200 * time.Millisecond):
+		goOn()
+		want, err := leader.Roster(within(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustEqual(t, "the roster here", receive(t, roster, "no roster").Instances(), want.Instances())
+	}
+}

@@ -1,0 +1,82 @@
+package consensus
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// reticent is a transport over which nobody hears of more commits than there are
+// up to the bound, once there is one.
+type reticent struct {
+	transport
+	bound *atomic.Uint64
+}
+
+func (r reticent) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if bound := r.bound.Load(); bound > 0 && args.LeaderCommitIndex > bound {
+		return errCut
+	}
+	return r.transport.AppendEntries(id, to, args, resp)
+}
+
+// A write is acknowledged, and the follower that has it is elected before it
+// hears that it is committed. Until an entry of its own term is, it can't know,
+// however sure it is that it leads.
+func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
+	fabric := newNetwork()
+	through := make(chan struct{})
+	var (
+		bound     atomic.Uint64
+		holdsBack atomic.Bool
+	)
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.seams.transport = func(inner transport) transport {
+			inner = &faulty{inner, fabric}
+			switch config.id {
+			case "instance-0":
+				return reticent{inner, &bound}
+			case "instance-1":
+				return heartbeatsOnly{inner, &holdsBack, through}
+			}
+			return inner
+		}
+	})
+	letThrough := sync.OnceFunc(func() { close(through) })
+	t.Cleanup(letThrough) // before the cluster is stopped
+	old, next, other := cluster[0], cluster[1], cluster[2]
+	change := register(t, old, "before")
+	for _, i := range cluster {
+		i.arrives(t, change.Revision)
+	}
+	until(t, "they know of all commits", func() bool { return next.commitIndex() == old.commitIndex() })
+
+	bound.Store(old.commitIndex())
+	holdsBack.Store(true)
+	fabric.cut(raft.ServerAddress(other.raftAddress()))
+	register(t, old, "acknowledged")
+	old.stop(t)
+	fabric.mend(raft.ServerAddress(other.raftAddress()))
+	until(t, "the next one leads, and the other one knows", func() bool {
+		return next.raft.State() == raft.Leader && string(leaderAt(other)) == next.config.ID
+	})
+	for who, read := range map[string]func(context.Context) (domain.View, error){
+		"the new leader": next.Read, "the new leader, here": next.ReadHere, "its follower": other.ReadHere,
+	} {
+		if view, err := read(briefly(t)); err == nil {
+			t.Errorf("%s read revision %d, after revision 2 was acknowledged", who, view.Revision())
+		}
+	}
+	if next.commitIndex() > bound.Load() {
+		t.Error("the new leader knows of the commit: the test shows nothing")
+	}
+	letThrough()
+	for _, i := range []*instance{next, other} {
+		mustHold(t, settled(t, i), "before", "acknowledged")
+	}
+}

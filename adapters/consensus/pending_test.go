@@ -1,0 +1,79 @@
+package consensus
+
+import (
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// What can't be written as fast as it comes is refused before it fills the memory.
+func TestMoreBytesThanFitAreRefused(t *testing.T) {
+	free := make(chan struct{})
+	release := sync.OnceFunc(func() { close(free) })
+	defer release()
+	var blocked atomic.Bool
+	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true, seams: seams{
+		fsm: func(m *machine) raft.FSM {
+			return blockableFSM{m, &blocked, free}
+		},
+	}})
+	i.eventually(t, "leading", leading)
+	blocked.Store(true)
+
+	// As if much were on its way already.
+	cmd := domain.Register{Node: node(t, "a", "h:1")}
+	const proposals, fit = 10, 3
+	elsewhere := maxPending - fit*int64(len(encodeEntry(cmd)))
+	i.pending.Add(elsewhere)
+	var proposing sync.WaitGroup
+	var busy, other atomic.Int64
+	for range proposals {
+		proposing.Go(func() {
+			switch _, err := i.Propose(within(t), cmd); {
+			case errors.Is(err, ports.ErrBusy):
+				busy.Add(1)
+			case err != nil:
+				other.Add(1)
+				t.Errorf("propose: %v", err)
+			}
+		})
+	}
+	deadline := time.Now().Add(patience)
+	for busy.Load() < proposals-fit && other.Load() == 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d are refused, and %d of %d fit", busy.Load(), fit, proposals)
+		}
+		runtime.Gosched()
+	}
+	release()
+	proposing.Wait()
+	if refused := busy.Load(); refused != proposals-fit {
+		t.Errorf("%d are refused, and %d of %d fit", refused, fit, proposals)
+	}
+	if pending := i.pending.Load(); pending != elsewhere {
+		t.Errorf("%d bytes are on their way when all is answered", pending-elsewhere)
+	}
+	register(t, i, "b") // what was answered has made room
+}
+
+// blockableFSM applies, when it is blocked, nothing before it is let go.
+type blockableFSM struct {
+	*machine
+	blocked *atomic.Bool
+	free    <-chan struct{}
+}
+
+func (b blockableFSM) ApplyBatch(entries []*raft.Log) []any {
+	if b.blocked.Load() {
+		<-b.free
+	}
+	return b.machine.ApplyBatch(entries)
+}

@@ -1,0 +1,317 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// loyal is for an instance that must not notice by itself that it is cut off: it
+// goes on leading, or following the leader that it has.
+func loyal(settings *raft.Config) {
+	settings.HeartbeatTimeout, settings.ElectionTimeout = patience+1, patience+1
+	settings.LeaderLeaseTimeout = patience
+}
+
+// unhurried is for a cluster whose leader stays also where processors are scarce.
+func unhurried(timing *Timing) {
+	timing.HeartbeatTimeout, timing.ElectionTimeout = time.Second, time.Second
+}
+
+// reading is a read in the background.
+type reading struct {
+	view domain.View
+	err  error
+}
+
+func readHere(ctx context.Context, i *instance) <-chan reading {
+	read := make(chan reading, 1)
+	go func() {
+		view, err := i.ReadHere(ctx)
+		read <- reading{view, err}
+	}()
+	return read
+}
+
+func briefly(tb testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	tb.Cleanup(cancel)
+	return ctx
+}
+
+func mustHold(t *testing.T, view domain.View, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		if _, there := view.Node(id); !there {
+			t.Errorf("a read at revision %d misses %q, which was acknowledged before", view.Revision(), id)
+		}
+	}
+}
+
+// settled gives the first read here that is answered.
+func settled(t *testing.T, i *instance) domain.View {
+	t.Helper()
+	var view domain.View
+	until(t, "a read here is answered", func() bool {
+		var err error
+		view, err = i.ReadHere(within(t))
+		if err != nil && !errors.Is(err, ports.ErrNoLeader) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	return view
+}
+
+// The leader of a minority, whose answers were held back, is asked by the other
+// one in it: see TestAHeldBackHeartbeatAnswerServesNoStaleRead.
+func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
+	fabric := newNetwork()
+	pacing, stopPacing := context.WithCancel(t.Context())
+	defer stopPacing()
+	cluster := startCluster(t, 5, func(config *instanceConfig) {
+		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		if config.bootstrap {
+			config.started = func(i *instance) { pace(pacing, i) }
+		}
+		if config.bootstrap || config.id == "instance-1" {
+			config.seams.settings = loyal
+		}
+	})
+	t.Cleanup(fabric.release)
+	old, follower, others := cluster[0], cluster[1], cluster[2:]
+	change := register(t, old, "before")
+	follower.arrives(t, change.Revision)
+
+	fabric.holdAnswersTo(raft.ServerAddress(old.raftAddress()))
+	until(t, "all heartbeats answered, and all answers held", func() bool { return fabric.heldAnswers() >= 4 })
+	fabric.cut(raft.ServerAddress(old.raftAddress()), raft.ServerAddress(follower.raftAddress()))
+	stopPacing()
+	register(t, leaderOf(t, others), "after")
+
+	rounds := old.evidence.now()
+	read := readHere(within(t), follower)
+	until(t, "the old leader began a round for it", func() bool { return old.evidence.now() > rounds })
+	verified := make(chan error, 1)
+	asked := old.raft.VerifyLeader()
+	go func() { verified <- asked.Error() }()
+	settle(old)
+	if old.raft.State() != raft.Leader || string(leaderAt(follower)) != old.config.ID {
+		t.Fatal("the old leader or its follower has noticed already: the test shows nothing")
+	}
+	fabric.release()
+	if err := <-verified; err != nil {
+		t.Errorf("VerifyLeader: %v: it no longer falls into the trap that this test sets", err)
+	}
+	if got := <-read; !errors.Is(got.err, ports.ErrNoLeader) {
+		t.Errorf("the follower of a deposed leader answered from revision %d, %v, after revision 2 was acknowledged elsewhere", got.view.Revision(), got.err)
+	}
+	// Later ones are no better off, until the two hear of the new leader.
+	if view, err := follower.ReadHere(briefly(t)); err == nil {
+		t.Errorf("a later read was answered from revision %d", view.Revision())
+	}
+	for _, i := range []*instance{old, follower} {
+		fabric.mend(raft.ServerAddress(i.raftAddress()))
+	}
+	for _, i := range []*instance{old, follower} {
+		mustHold(t, settled(t, i), "before", "after")
+	}
+}
+
+func leaderAt(i *instance) raft.ServerID {
+	_, id := i.raft.LeaderWithID()
+	return id
+}
+
+// trio is a leader, a follower whose questions the test decides on and which the
+// test can cut off from the log, and a third one, so that there is a majority.
+func trio(t *testing.T) (leader, follower *instance, asked *questions, fabric *network) {
+	t.Helper()
+	fabric, asked = newNetwork(), &questions{}
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.timing = unhurried
+		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		if config.id == "instance-1" {
+			config.peers = asked
+			config.seams.settings = loyal
+		}
+	})
+	return cluster[0], cluster[1], asked, fabric
+}
+
+func TestAFollowerThatLagsWaitsForWhatItLacks(t *testing.T) {
+	leader, follower, _, fabric := trio(t)
+	change := register(t, leader, "before")
+	follower.arrives(t, change.Revision)
+	fabric.cut(raft.ServerAddress(follower.raftAddress()))
+	register(t, leader, "after")
+	if view, err := follower.ReadHere(briefly(t)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it read revision %d, %v, and can have no more than revision %d", view.Revision(), err, change.Revision)
+	}
+	read := readHere(within(t), follower)
+	fabric.mend(raft.ServerAddress(follower.raftAddress()))
+	got := receive(t, read, "it waits, and has what it lacked")
+	if got.err != nil {
+		t.Fatal(got.err)
+	}
+	mustHold(t, got.view, "before", "after")
+}
+
+// The answer to a question is only for those who had asked before it was put.
+func TestAReadHereTakesNoAnswerToAnEarlierQuestion(t *testing.T) {
+	leader, follower, asked, fabric := trio(t)
+	change := register(t, leader, "before")
+	follower.arrives(t, change.Revision)
+	answered, proceed := make(chan struct{}, 1), make(chan struct{})
+	asked.let(func(_ context.Context, answer func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
+		index, err := answer()
+		answered <- struct{}{}
+		<-proceed
+		return index, err
+	})
+	early := readHere(within(t), follower)
+	receive(t, answered, "the leader was not asked")
+	fabric.cut(raft.ServerAddress(follower.raftAddress()))
+	register(t, leader, "after")
+	late := readHere(within(t), follower)
+	until(t, "the late one waits", func() bool { return follower.asking.shared.Load() == 2 })
+	close(proceed)
+	if got := receive(t, early, "the early one is not answered"); got.err != nil {
+		t.Fatal(got.err)
+	}
+	receive(t, answered, "the leader was not asked again")
+	select {
+	case got := <-late:
+		t.Fatalf("it read revision %d, %v, on an answer from before revision 2", got.view.Revision(), got.err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	fabric.mend(raft.ServerAddress(follower.raftAddress()))
+	got := receive(t, late, "the late one is not answered")
+	if got.err != nil {
+		t.Fatal(got.err)
+	}
+	mustHold(t, got.view, "before", "after")
+}
+
+func TestReadersHereShareQuestions(t *testing.T) {
+	const readers = 200
+	leader, follower, asked, _ := trio(t)
+	register(t, leader, "a")
+
+	// As they come: each one that is alone costs a question, and more of them do
+	// not cost more than two.
+	for range 5 {
+		before := asked.put.Load()
+		if view, err := follower.ReadHere(within(t)); err != nil {
+			t.Fatal(err)
+		} else {
+			mustHold(t, view, "a")
+		}
+		if n := asked.put.Load() - before; n != 1 {
+			t.Errorf("a lone reader asked %d questions", n)
+		}
+	}
+	putBefore, sharedBefore := asked.put.Load(), follower.asking.shared.Load()
+	first, proceed := make(chan struct{}, 2), make(chan struct{})
+	asked.let(func(_ context.Context, answer func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
+		first <- struct{}{}
+		<-proceed
+		return answer()
+	})
+	reads := []<-chan reading{readHere(within(t), follower)}
+	receive(t, first, "the first question waits for more readers")
+	ctx := within(t)
+	for range readers - 1 {
+		reads = append(reads, readHere(ctx, follower))
+	}
+	until(t, "all readers wait", func() bool { return follower.asking.shared.Load()-sharedBefore == readers })
+	close(proceed)
+	for _, read := range reads {
+		if got := receive(t, read, "a reader got no answer"); got.err != nil {
+			t.Error(got.err)
+		}
+	}
+	if n := asked.put.Load() - putBefore; n != 2 {
+		t.Errorf("%d readers asked %d questions, want 2", readers, n)
+	}
+}
+
+// An address can change hands, and who has it now knows nothing of this log.
+func TestAnAnswerThatIsNotTheLeadersIsNone(t *testing.T) {
+	leader, follower, asked, _ := trio(t)
+	register(t, leader, "a")
+	change := func(change func(*ports.ReadIndex)) decision {
+		return func(_ context.Context, answer func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
+			index, err := answer()
+			change(&index)
+			return index, err
+		}
+	}
+	fail := func(err error) decision {
+		return func(context.Context, func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
+			return ports.ReadIndex{}, err
+		}
+	}
+	for name, test := range map[string]struct {
+		decide decision
+		says   string
+	}{
+		"another instance of the cluster":   {change(func(r *ports.ReadIndex) { r.RaftID = "instance-2" }), `"instance-2"`},
+		"an instance of another cluster":    {change(func(r *ports.ReadIndex) { r.ClusterID = "other" }), `"other"`},
+		"an instance that has no cluster":   {change(func(r *ports.ReadIndex) { r.ClusterID = "" }), `""`},
+		"an instance that does not lead":    {fail(ports.ErrNotLeader), "leads, but can't be asked"},
+		"an instance that is shutting down": {fail(ports.ErrClosed), "leads, but can't be asked"},
+		"nobody":                            {fail(errCut), errCut.Error()},
+		"nobody, in time": {func(ctx context.Context, _ func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
+			<-ctx.Done()
+			return ports.ReadIndex{}, ctx.Err()
+		}, context.DeadlineExceeded.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked.let(test.decide)
+			for who, ask := range map[string]func(context.Context) error{
+				"read":   func(ctx context.Context) error { _, err := follower.ReadHere(ctx); return err },
+				"roster": func(ctx context.Context) error { _, err := follower.RosterHere(ctx); return err },
+			} {
+				err := ask(within(t))
+				if !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrNotLeader) || errors.Is(err, ports.ErrClosed) ||
+					errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), test.says) {
+					t.Errorf("%s: error %v, want ErrNoLeader that says %s", who, err, test.says)
+				}
+			}
+		})
+	}
+	asked.decide.Store(nil)
+	mustHold(t, settled(t, follower), "a")
+}
+
+func TestAReaderHereThatGivesUpLeavesTheOthersTheirQuestion(t *testing.T) {
+	leader, follower, asked, _ := trio(t)
+	register(t, leader, "a")
+	first, proceed := make(chan struct{}, 2), make(chan struct{})
+	asked.let(func(_ context.Context, answer func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
+		first <- struct{}{}
+		<-proceed
+		return answer()
+	})
+	hasty, giveUp := context.WithCancel(t.Context())
+	gaveUp := readHere(hasty, follower)
+	receive(t, first, "the leader was not asked")
+	other := readHere(within(t), follower)
+	until(t, "the other one waits", func() bool { return follower.asking.shared.Load() == 2 })
+	giveUp()
+	if got := receive(t, gaveUp, "who gave up waits on"); !errors.Is(got.err, context.Canceled) {
+		t.Errorf("who gave up: %v", got.err)
+	}
+	close(proceed)
+	if got := receive(t, other, "the other one got no answer"); got.err != nil {
+		t.Error(got.err)
+	}
+}

@@ -1,0 +1,291 @@
+package peerapi_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func TestALeaderSaysHowFarAnInstanceHasToBe(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	for _, index := range []uint64{1, 42, 1 << 53, math.MaxUint64} {
+		i.leads(index)
+		want := ports.ReadIndex{RaftID: someone.RaftID, ClusterID: someone.ClusterID, Index: index}
+		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || got != want {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+}
+
+func TestTheReadIndexOnTheWire(t *testing.T) {
+	i := start(t, "127.0.0.1:0")
+	i.leads(42)
+	const question = "GET /read-index HTTP/1.1\r\nHost: x\r\n\r\n"
+	response, body := ask(t, i.address(), question)
+	if want := `{"raft_id":"n1","cluster_id":"6a1f","index":42}`; response.StatusCode != http.StatusOK || body != want {
+		t.Errorf("got %d %s, want 200 %s", response.StatusCode, body, want)
+	}
+	for name, want := range map[string]string{"Content-Type": "application/json", "Cache-Control": "no-store"} {
+		if got := response.Header.Get(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	i.fails(ports.ErrNotLeader)
+	response, body = ask(t, i.address(), question)
+	want := fmt.Sprintf(`{"type":"about:blank","title":"Service Unavailable","status":503,"detail":%q,"code":"not_leader","error":%[1]q}`,
+		ports.ErrNotLeader.Error())
+	if response.StatusCode != http.StatusServiceUnavailable || body != want {
+		t.Errorf("got %d %s, want 503 %s", response.StatusCode, body, want)
+	}
+	if response.Close || response.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("the connection is closed: %v; content type %q", response.Close, response.Header.Get("Content-Type"))
+	}
+}
+
+// Whether they are the ones that were hoped for is for the asker to say.
+func TestOtherIDsArePassedThrough(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	i.leads(7)
+	for name, identity := range map[string]ports.Identity{
+		"of another cluster":  {RaftID: someone.RaftID, ApplicationAddress: "a:1", ClusterID: "another"},
+		"of another instance": {RaftID: "another", ApplicationAddress: "a:1", ClusterID: someone.ClusterID},
+		"of no cluster":       {RaftID: "n9", ApplicationAddress: "a:1"},
+	} {
+		i.become(identity)
+		want := ports.ReadIndex{RaftID: identity.RaftID, ClusterID: identity.ClusterID, Index: 7}
+		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || got != want {
+			t.Errorf("%s: got %+v, %v; want %+v", name, got, err, want)
+		}
+	}
+}
+
+// Also an instance that can't tell, because it is closing or hears from nobody,
+// is none to be waited for; and the next question goes over the same connection.
+func TestWhoDoesNotLeadSaysSoAndKeepsTheConnection(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	for _, reason := range []error{ports.ErrNotLeader, ports.ErrClosed, context.DeadlineExceeded, errors.New("any other")} {
+		i.fails(reason)
+		_, err := c.ReadIndex(within(t, 5*time.Second), i.address())
+		if !errors.Is(err, ports.ErrNotLeader) || !strings.Contains(err.Error(), i.address()) {
+			t.Errorf("%v: got %v, want one that is ErrNotLeader and names %s", reason, err, i.address())
+		}
+	}
+	i.leads(9)
+	if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || got.Index != 9 {
+		t.Errorf("once it leads: %+v, %v", got, err)
+	}
+	if n := i.connections(); n != 1 {
+		t.Errorf("it took %d connections", n)
+	}
+}
+
+// A leader that has lost its majority would let the asker wait.
+func TestALeaderThatCanNotProveItInTimeSaysSo(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	i.answers(func(ctx context.Context) (uint64, error) {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	})
+	began := time.Now()
+	if _, err := c.ReadIndex(within(t, 10*time.Second), i.address()); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("got %v, want ErrNotLeader", err)
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestAProofEndsWhenNobodyWaitsForIt(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	asked, ended := make(chan struct{}), make(chan time.Duration, 1)
+	i.answers(func(ctx context.Context) (uint64, error) {
+		began := time.Now()
+		close(asked)
+		<-ctx.Done()
+		ended <- time.Since(began)
+		return 0, ctx.Err()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := c.ReadIndex(ctx, i.address())
+		failed <- err
+	}()
+	<-asked
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Errorf("who asked got %v", err)
+	}
+	if took := <-ended; took > 900*time.Millisecond {
+		t.Errorf("the proof went on for %v", took)
+	}
+}
+
+func TestAReadIndexThatIsNoneIsRefused(t *testing.T) {
+	problem := func(status, body string) func(net.Conn) {
+		return says(fmt.Sprintf("HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s", status, len(body), body))
+	}
+	tests := map[string]struct {
+		behave func(net.Conn)
+		says   string // part of the error
+	}{
+		"nothing":                         {says(""), "EOF"},
+		"no HTTP":                         {says("SSH-2.0-OpenSSH\r\n"), "malformed"},
+		"no JSON":                         {saysJSON("42"), "no read index"},
+		"half of it":                      {saysJSON(`{"raft_id":"n1","index":4`), "no read index"},
+		"something after it":              {saysJSON(`{"raft_id":"n1","index":4}{}`), "no read index"},
+		"a cut off body":                  {says("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"), "EOF"},
+		"an empty object":                 {saysJSON(`{}`), "index is missing"},
+		"all but the index":               {saysJSON(`{"raft_id":"n1","cluster_id":"c"}`), "index is missing"},
+		"index zero":                      {saysJSON(`{"raft_id":"n1","index":0}`), "index is missing"},
+		"an index below zero":             {saysJSON(`{"raft_id":"n1","index":-1}`), "no read index"},
+		"an index that is no whole":       {saysJSON(`{"raft_id":"n1","index":1.5}`), "no read index"},
+		"an index in words":               {saysJSON(`{"raft_id":"n1","index":"7"}`), "no read index"},
+		"an index over 64 bits":           {saysJSON(`{"raft_id":"n1","index":18446744073709551616}`), "no read index"},
+		"two indexes":                     {saysJSON(`{"raft_id":"n1","index":4,"index":5}`), "duplicate"},
+		"no id":                           {saysJSON(`{"index":4}`), "raft_id must not be empty"},
+		"an id of several lines":          {saysJSON(`{"raft_id":"n\n1","index":4}`), "raft_id may only have"},
+		"a cluster id of several lines":   {saysJSON(`{"raft_id":"n1","cluster_id":"c\n","index":4}`), "cluster_id has characters"},
+		"a cluster id beyond all bounds":  {saysJSON(`{"raft_id":"n1","cluster_id":"` + strings.Repeat("x", 1000) + `","index":4}`), "cluster_id is over"},
+		"a body beyond all bounds":        {saysJSON(`{"raft_id":"n1","index":4,"x":"` + strings.Repeat("x", 17<<10) + `"}`), "over 16384 bytes"},
+		"a body without end":              {floods("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat(" ", 4096)), "over 16384 bytes"},
+		"a redirect":                      {says("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"), "status 302"},
+		"another status, without a code":  {problem("503 Oops", ""), "status 503"},
+		"another status and another code": {problem("503 Oops", `{"code":"closed"}`), "status 503"},
+		"a version that lacks it":         {problem("404 Not Found", `{"code":"not_found"}`), "status 404"},
+		"a code without a problem":        {problem("503 Oops", `not_leader`), "status 503"},
+		"a code on success":               {saysJSON(`{"code":"not_leader"}`), "index is missing"},
+		"an index without success":        {problem("201 Created", `{"raft_id":"n1","index":4}`), "status 201"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			address := impostor(t, test.behave)
+			got, err := client(t).ReadIndex(within(t, 5*time.Second), address)
+			if err == nil {
+				t.Fatalf("it was believed: %+v", got)
+			}
+			if errors.Is(err, ports.ErrNotLeader) || got != (ports.ReadIndex{}) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+			if !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), address) {
+				t.Errorf("got %q, want it to name %q and %q", err, address, test.says)
+			}
+		})
+	}
+}
+
+func TestAReadIndexOfALaterVersionIsRead(t *testing.T) {
+	address := impostor(t, saysJSON(`{"raft_id":"n1","cluster_id":"c","index":4,"term":9,"more":{"x":[1]}}`))
+	want := ports.ReadIndex{RaftID: "n1", ClusterID: "c", Index: 4}
+	if got, err := client(t).ReadIndex(within(t, 5*time.Second), address); err != nil || got != want {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	address = impostor(t, says("HTTP/1.1 421 Misdirected\r\nContent-Length: 34\r\n\r\n"+`{"code":"not_leader","leader":"b"}`))
+	if _, err := client(t).ReadIndex(within(t, 5*time.Second), address); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("a refusal of a later version: %v", err)
+	}
+}
+
+func TestAQuestionForTheIndexEndsWithItsContext(t *testing.T) {
+	address := impostor(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	began := time.Now()
+	if _, err := client(t).ReadIndex(within(t, 50*time.Millisecond), address); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	i.leads(1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.ReadIndex(ctx, i.address()); !errors.Is(err, context.Canceled) {
+		t.Errorf("with a context that had ended: %v", err)
+	}
+}
+
+func TestAClosedClientAsksForNoIndex(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), peerapi.NewClient()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ReadIndex(within(t, 5*time.Second), i.address()); !errors.Is(err, ports.ErrClosed) {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+	if _, err := client(t).ReadIndex(within(t, time.Second), "n1"); !errors.Is(err, domain.ErrInvalid) {
+		t.Errorf("an address that is none: %v", err)
+	}
+}
+
+func TestClosingTheServerEndsAProofOrAnswersIt(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	asked := make(chan struct{})
+	i.answers(func(ctx context.Context) (uint64, error) {
+		close(asked)
+		<-ctx.Done()
+		return 0, ports.ErrClosed
+	})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := c.ReadIndex(within(t, 10*time.Second), i.address())
+		failed <- err
+	}()
+	<-asked
+	began := time.Now()
+	if err := i.server.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	if err := <-failed; err == nil {
+		t.Error("nobody proved anything, and yet there is an answer")
+	}
+}
+
+// Leadership and identity change while many ask: each answer is one that was
+// true at some time, whole.
+func TestManyAskForTheIndexWhileItChanges(t *testing.T) {
+	i, c := start(t, "127.0.0.1:0"), client(t)
+	var index atomic.Uint64
+	i.answers(func(context.Context) (uint64, error) {
+		if n := index.Add(1); n%3 != 0 {
+			return n, nil
+		}
+		return 0, ports.ErrNotLeader
+	})
+	other := someone
+	other.ClusterID = "another"
+	var asking sync.WaitGroup
+	for range 30 {
+		asking.Go(func() {
+			for n := range 10 {
+				i.become([]ports.Identity{someone, other}[n%2])
+				least := index.Load()
+				got, err := c.ReadIndex(within(t, 10*time.Second), i.address())
+				switch {
+				case errors.Is(err, ports.ErrNotLeader):
+				case err != nil:
+					t.Error(err)
+				case got.Index <= least || got.Index > index.Load() || got.RaftID != someone.RaftID ||
+					got.ClusterID != someone.ClusterID && got.ClusterID != other.ClusterID:
+					t.Errorf("got %+v, when the index was over %d", got, least)
+				}
+			}
+		})
+	}
+	asking.Wait()
+}
