@@ -17,6 +17,9 @@ const (
 	manifestTempName = "instance.json.tmp"
 )
 
+// snapshotsName is where raft keeps its snapshots in the directory.
+const snapshotsName = "snapshots"
+
 // Why a directory is not given.
 var (
 	// ErrDirectoryInUse: another process, or another claim of this one, holds it.
@@ -57,7 +60,8 @@ func (o Owner) Validate() error {
 // can claim it. Its methods are safe for concurrent use; SetClusterID and Close
 // block on the disk.
 type Directory struct {
-	path string
+	path     string
+	readOnly bool // what is in it must not be changed through this claim
 
 	mu   sync.Mutex // guards all below, and the manifest on disk
 	held *os.File   // open and locked; nil once closed
@@ -119,8 +123,8 @@ func settle(path string, owner Owner) (manifest, error) {
 		return manifest{}, fmt.Errorf("%w: %s holds the state of %q, this instance is %q",
 			ErrOtherID, path, says.RaftID, owner.RaftID)
 	case says.Backend != owner.Backend:
-		return manifest{}, fmt.Errorf("%w: %s was written by %q, asked for is %q: start with the former, or convert it with `nodesmetadata storage migrate`",
-			ErrOtherBackend, path, says.Backend, owner.Backend)
+		return manifest{}, fmt.Errorf("%w: %s was written by %q, asked for is %q: start with the former, or convert it with `nodesmetadata storage migrate --from %s --to %s --raft_dir %s`",
+			ErrOtherBackend, path, says.Backend, owner.Backend, says.Backend, owner.Backend, shellWord(path))
 	}
 	return says, nil
 }
@@ -131,7 +135,7 @@ func refuseForeign(path string) error {
 		return fmt.Errorf("look into raft directory: %w", err)
 	}
 	for _, entry := range entries {
-		if name := entry.Name(); name == "snapshots" || strings.HasPrefix(name, "log.") {
+		if name := entry.Name(); name == snapshotsName || strings.HasPrefix(name, storePrefix) {
 			return fmt.Errorf("%w: %s: restore its %s, or use an empty directory",
 				ErrForeignDirectory, filepath.Join(path, name), manifestName)
 		}
@@ -156,10 +160,10 @@ func (d *Directory) ClusterID() string {
 func (d *Directory) SetClusterID(id string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.mayWrite(); err != nil {
+		return fmt.Errorf("set cluster id of %s: %w", d.path, err)
+	}
 	switch {
-	case d.held == nil:
-		// Somebody else may hold the directory by now.
-		return fmt.Errorf("set cluster id of %s: %w", d.path, ErrClosed)
 	case id == "":
 		return fmt.Errorf("set cluster id of %s: it is empty", d.path)
 	case id == d.says.ClusterID:
@@ -189,3 +193,13 @@ func (d *Directory) Close() error {
 	d.held = nil
 	return err
 }
+
+// shellWord writes text so that a shell takes it for one word.
+func shellWord(text string) string {
+	if text != "" && strings.Trim(text, plainCharacters) == "" {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+const plainCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@%,="

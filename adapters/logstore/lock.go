@@ -19,8 +19,14 @@ func lock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock file: %w", err)
 	}
+	return flock(file, dir, syscall.LOCK_EX)
+}
+
+// flock takes the lock that file stands for, or closes file.
+func flock(file *os.File, dir string, how int) (*os.File, error) {
+	var err error
 	for {
-		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err = syscall.Flock(int(file.Fd()), how|syscall.LOCK_NB)
 		if !errors.Is(err, syscall.EINTR) {
 			break
 		}

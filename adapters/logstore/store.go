@@ -1,7 +1,7 @@
 // Package logstore is where an instance keeps what raft must never forget: its
 // log and its stable state (the current term and vote). It names the contract
-// that every backend fulfils, and it owns the claim on the directory in which a
-// backend keeps its files.
+// that every backend fulfils, owns the claim on the directory in which a backend
+// keeps its files, and moves a directory from one backend to another.
 //
 // It never drives raft, never looks into an entry, and does not know its
 // backends: they import this package and nothing else of ours. Whoever wants a

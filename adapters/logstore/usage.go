@@ -21,9 +21,9 @@ func (d *Directory) Usage() (log, snapshots int64) {
 		relative, err := filepath.Rel(d.path, path)
 		switch top, _, _ := strings.Cut(relative, string(filepath.Separator)); {
 		case err != nil:
-		case top == "snapshots":
+		case top == snapshotsName:
 			snapshots += allocated(info)
-		case strings.HasPrefix(top, "log."):
+		case strings.HasPrefix(top, storePrefix):
 			log += allocated(info)
 		}
 		return nil

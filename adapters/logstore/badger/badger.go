@@ -85,7 +85,7 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("create log store: %w", err)
 	}
-	if err := refuseLostEntries(path); err != nil {
+	if _, err := check(path, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	db, err := openDB(tuned(path, logger))

@@ -39,10 +39,10 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	begin := time.Now()
-	if err := verify(path); err != nil {
+	if _, err := verify(path, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	inner, err := openFile(path)
+	inner, err := openFile(path, false)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -50,12 +50,34 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 	return &store{inner: inner}, nil
 }
 
-func openFile(path string) (inner *raftboltdb.BoltStore, err error) {
+// Inspect opens log.bolt in dir for reading only: see logstore.Backend. It reads
+// every page in use, as Open does.
+func Inspect(dir string, logger *slog.Logger) (logstore.Store, error) {
+	path := filepath.Join(dir, fileName)
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	written, err := verify(path, logger)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if !written {
+		return nil, fmt.Errorf("%w: %s", logstore.ErrNoStore, path)
+	}
+	inner, err := openFile(path, true)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return logstore.ReadOnly(&store{inner: inner}), nil
+}
+
+func openFile(path string, readOnly bool) (inner *raftboltdb.BoltStore, err error) {
 	defer guard(&err)
 	return raftboltdb.New(raftboltdb.Options{
 		Path: path,
 		BoltOptions: &bbolt.Options{
-			Timeout: lockTimeout,
+			Timeout:  lockTimeout,
+			ReadOnly: readOnly,
 			// The list of free pages is rebuilt when opening instead of being written
 			// with every entry: a log that shrank has many, and would pay for all of
 			// them with each append. The map finds a run of free pages at once, where

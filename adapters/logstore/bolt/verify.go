@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 
 	"go.etcd.io/bbolt"
@@ -13,45 +14,53 @@ import (
 // ErrDamaged is what Open returns for a file whose pages make no sense.
 var ErrDamaged = errors.New("bolt file is damaged: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
 
-// verify reads every page in use and checks what bbolt relies on.
+// verify reads every page in use and checks what bbolt relies on. It says whether
+// a log was ever written there.
 //
 // bbolt does that too when it rebuilds the list of free pages, but in a goroutine
 // of its own, whose panics can't be recovered, over a memory map, where a page
 // that lies beyond the end of a cut file is a signal. Either ends the process
 // without a word about the file. So the check comes first, and reads the file.
-func verify(path string) (err error) {
+func verify(path string, logger *slog.Logger) (written bool, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
+		return false, nil
 	case err != nil:
-		return err
+		return false, err
 	case info.Size() == 0:
 		// bbolt starts an empty file afresh: it was created and never written.
-		return nil
+		return false, nil
 	}
 	// bbolt finds the valid meta page, and holds its lock meanwhile. Opened for
 	// reading only it touches no other page.
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
 	if err != nil {
-		return unreadable(err)
+		return false, unreadable(err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	file, err := os.Open(path)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	return db.View(func(tx *bbolt.Tx) error {
+	err = db.View(func(tx *bbolt.Tx) error {
 		size := db.Info().PageSize
+		tellOfMeta(path, file, size, logger)
 		pages := &pages{
 			file: file,
 			size: size,
 			end:  uint64(tx.Size()) / uint64(size),
 			seen: make(map[uint64]bool),
 		}
-		return pages.checkRoot(uint64(tx.Cursor().Bucket().RootPage()))
+		if err := pages.checkRoot(uint64(tx.Cursor().Bucket().RootPage())); err != nil {
+			return err
+		}
+		// The buckets are made together, by the first write.
+		written = tx.Bucket([]byte(logBucket)) != nil && tx.Bucket([]byte(stableBucket)) != nil
+		return nil
 	})
+	return written, err
 }
 
 // unreadable tells a file that is held, or may not be read, from a damaged one.

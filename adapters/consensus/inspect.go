@@ -1,0 +1,366 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// maxFaults is after how many of them an inspection has seen enough of a log.
+const maxFaults = 16
+
+// Report is what an instance that does not run has in its directory.
+type Report struct {
+	Directory string
+	Backend   string
+	RaftID    string
+	ClusterID string // empty as long as the instance belongs to no cluster
+
+	// Blank: there is no raft state, and there never was.
+	Blank bool
+
+	Term     uint64
+	VoteTerm uint64
+	VotedFor string // raft address; empty if it never voted
+
+	// FirstIndex and LastIndex are of the log; both are 0 when it is empty.
+	FirstIndex, LastIndex uint64
+	// ReachIndex and ReachTerm are of the last entry, in the log or in a snapshot.
+	// Of two directories of one cluster, the one with the higher term has more, and
+	// with equal terms the one with the higher index.
+	ReachIndex, ReachTerm uint64
+
+	Snapshots []SnapshotReport // the newest first
+
+	// Roster is the membership that the instance would start with, and RosterIndex
+	// where it was written.
+	Roster      domain.Roster
+	RosterIndex uint64
+
+	// Revision and Nodes are of the registry, if all of the log is committed.
+	Revision domain.Revision
+	Nodes    int
+
+	Faults []Fault
+}
+
+// SnapshotReport is of one snapshot that is whole.
+type SnapshotReport struct {
+	ID          string // the name of its folder
+	Index, Term uint64 // of the last entry in it
+	Size        int64
+}
+
+// Fault is something that is damaged, missing, or written by a newer build.
+type Fault struct {
+	Path  string // of the file, or the folder, in which it is
+	Index uint64 // of the log entry, or of the snapshot; 0 for none
+	What  error
+	Help  string // what an operator can do; empty where What says that
+
+	// Spare: the instance has all without it.
+	Spare bool
+}
+
+// Error implements error. It leaves the help out, which many may share.
+func (f Fault) Error() string {
+	if what := f.What.Error(); strings.Contains(what, f.Path) {
+		return what
+	}
+	return fmt.Sprintf("%s: %v", f.Path, f.What)
+}
+
+// What can be done about a fault.
+const (
+	helpDamaged = "restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory"
+	helpNewer   = "it is intact, but this build can't read it: use the version that wrote it, or a newer one"
+	helpSpare   = "the instance has all without it: move it away"
+)
+
+// Sound says whether nothing is wrong that the instance would miss.
+func (r *Report) Sound() bool {
+	for _, fault := range r.Faults {
+		if !fault.Spare {
+			return false
+		}
+	}
+	return true
+}
+
+// Inspect reads everything in the directory of an instance that does not run, as
+// raft would at its start and further, and changes nothing. What is no damage and
+// yet worth telling is a warning to the logger. An error says only that ctx ended
+// first; everything else is in the report.
+func Inspect(ctx context.Context, directory *logstore.Directory, backend logstore.Backend, logger *slog.Logger) (Report, error) {
+	i := inspection{
+		Report: Report{
+			Directory: directory.Path(),
+			Backend:   directory.Backend(),
+			RaftID:    directory.RaftID(),
+			ClusterID: directory.ClusterID(),
+		},
+		logPath: backend.Path(directory.Path()),
+	}
+	i.machine = newMachine(newBoard(ports.LocalState{}), func(error) {})
+	if backend.Volatile {
+		i.Blank = true
+		return i.Report, nil
+	}
+	i.readSnapshots()
+	store, err := backend.Inspect(directory.Path(), logger)
+	switch {
+	case errors.Is(err, logstore.ErrNoStore):
+		i.withoutStore()
+		return i.Report, nil
+	case err != nil:
+		i.fault(Fault{Path: i.logPath, What: err})
+		return i.Report, nil
+	}
+	defer func() { _ = store.Close() }() // it was only read
+	i.readStableState(store)
+	if err := i.readLog(ctx, store); err != nil {
+		return Report{}, err
+	}
+	i.conclude()
+	return i.Report, nil
+}
+
+// inspection is one that is under way.
+type inspection struct {
+	Report
+	logPath string
+
+	// base is the newest snapshot that is whole, from which raft would start, and
+	// machine what it and the log lead to; it stands still after a fault.
+	base    SnapshotReport
+	machine *machine
+	stuck   bool
+
+	complete bool // the log has all from base to its end
+	hasTerm  bool
+	ahead    bool // an entry was found whose term has not come; the ones behind it are no news
+}
+
+func (i *inspection) fault(f Fault) {
+	i.Faults = append(i.Faults, f)
+}
+
+func (i *inspection) damage(path string, index uint64, what error) {
+	i.fault(Fault{Path: path, Index: index, What: what, Help: helpDamaged})
+}
+
+// withoutStore is for a directory in which there is no log store.
+func (i *inspection) withoutStore() {
+	i.Blank = i.ClusterID == "" && len(i.Snapshots) == 0 && len(i.Faults) == 0
+	if !i.Blank {
+		i.damage(i.logPath, 0, errors.New("it is missing, or was never written, though the directory holds the state of a cluster"))
+	}
+}
+
+func (i *inspection) readStableState(store logstore.Store) {
+	number := func(key []byte, into *uint64) (found bool) {
+		value, err := store.GetUint64(key)
+		if err != nil && !errors.Is(err, logstore.ErrKeyNotFound) {
+			i.damage(i.logPath, 0, fmt.Errorf("stable state: %s: %w", key, err))
+		}
+		*into = value
+		return err == nil
+	}
+	i.hasTerm = number(logstore.TermKey, &i.Term)
+	number(logstore.VoteTermKey, &i.VoteTerm)
+	candidate, err := store.Get(logstore.VoteCandidateKey)
+	if err != nil && !errors.Is(err, logstore.ErrKeyNotFound) {
+		i.damage(i.logPath, 0, fmt.Errorf("stable state: %s: %w", logstore.VoteCandidateKey, err))
+	}
+	i.VotedFor = string(candidate)
+	if i.VoteTerm > i.Term {
+		i.damage(i.logPath, 0, fmt.Errorf("stable state: the vote is of term %d, which the current term, %d, has not come to", i.VoteTerm, i.Term))
+	}
+}
+
+// readLog reads every entry, and applies those behind the base.
+func (i *inspection) readLog(ctx context.Context, store logstore.Store) error {
+	var err, other error
+	i.FirstIndex, err = store.FirstIndex()
+	i.LastIndex, other = store.LastIndex()
+	if err := errors.Join(err, other); err != nil {
+		i.damage(i.logPath, 0, fmt.Errorf("its bounds can't be read: %w", err))
+		return nil
+	}
+	if i.LastIndex <= i.base.Index {
+		// Raft would go on from the snapshot.
+		i.complete = true
+	} else if i.FirstIndex > i.base.Index+1 {
+		i.damage(i.logPath, i.FirstIndex, fmt.Errorf("the log begins with entry %d, and no snapshot that is whole reaches further than entry %d: what lies between is missing",
+			i.FirstIndex, i.base.Index))
+		i.stuck = true
+	}
+	if i.FirstIndex == 0 {
+		return nil
+	}
+	var before uint64 // term of the entry before, 0 if there is none
+	for index := i.FirstIndex; index <= i.LastIndex; index++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if len(i.Faults) >= maxFaults {
+			i.damage(i.logPath, index, fmt.Errorf("entry %d and those behind it were not read: there is too much damage", index))
+			return nil
+		}
+		entry, err := readEntry(store, index)
+		if errors.Is(err, raft.ErrLogNotFound) && index <= i.base.Index {
+			// Raft leaves such a gap when it installs a snapshot.
+			before = 0
+			continue
+		}
+		if errors.Is(err, raft.ErrLogNotFound) {
+			i.damage(i.logPath, index, fmt.Errorf("entry %d is missing, and the log goes on to entry %d", index, i.LastIndex))
+			return nil
+		}
+		if index == i.base.Index+1 {
+			before = 0 // what lies before may be left of a log that the snapshot replaced
+		}
+		if err == nil {
+			err = i.judge(entry, before)
+		}
+		if err != nil {
+			i.stuck = i.stuck || index > i.base.Index
+			i.faultOf(entry, index, err)
+			before = 0
+			continue
+		}
+		before = entry.Term
+		if index > i.base.Index {
+			i.take(entry)
+		}
+	}
+	i.complete = i.complete || !i.stuck
+	return nil
+}
+
+// readEntry gives an error for whatever a damaged entry makes of the store.
+func readEntry(store logstore.Store, index uint64) (entry *raft.Log, err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("%v", fault)
+		}
+	}()
+	entry = new(raft.Log)
+	return entry, store.GetLog(index, entry)
+}
+
+// errUnknownFormat is about bytes that are proven to be as they were written.
+var errUnknownFormat = errors.New("unknown format")
+
+// judge says what is wrong with an entry that was read for what is said to lie
+// under its index, behind one of the given term.
+func (i *inspection) judge(entry *raft.Log, before uint64) error {
+	switch {
+	case entry.Term < before:
+		return fmt.Errorf("it is of term %d, and the one before of term %d", entry.Term, before)
+	case i.hasTerm && entry.Term > i.Term && !i.ahead:
+		i.ahead = true
+		return fmt.Errorf("it is of term %d, which the current term, %d, has not come to", entry.Term, i.Term)
+	}
+	switch entry.Type {
+	case raft.LogNoop, raft.LogBarrier:
+		return nil
+	case raft.LogConfiguration:
+		_, err := decodeConfiguration(entry.Data)
+		return err
+	case raft.LogCommand:
+		_, err := decodeEntry(entry.Data)
+		if err == nil {
+			return nil
+		}
+		if _, damaged := verifyChecksum(entry.Data); damaged == nil {
+			return fmt.Errorf("%w: %w", errUnknownFormat, err)
+		}
+		return err
+	}
+	return fmt.Errorf("it is of type %d, which raft does not write", entry.Type)
+}
+
+// decodeConfiguration is raft's, without its panics.
+func decodeConfiguration(data []byte) (configuration raft.Configuration, err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("the membership in it can't be read: %v", fault)
+		}
+	}()
+	return raft.DecodeConfiguration(data), nil
+}
+
+func (i *inspection) faultOf(entry *raft.Log, index uint64, err error) {
+	f := Fault{Path: i.logPath, Index: index, Help: helpDamaged, Spare: index <= i.base.Index}
+	if errors.Is(err, errUnknownFormat) {
+		f.Help = helpNewer
+	}
+	f.What = fmt.Errorf("entry %d: %w", index, err)
+	if entry != nil && entry.Index != 0 && entry.Index != index {
+		f.What = fmt.Errorf("entry %d: it says that it is entry %d", index, entry.Index)
+	}
+	i.fault(f)
+}
+
+// take carries out an entry as raft would at its start.
+func (i *inspection) take(entry *raft.Log) {
+	if i.stuck {
+		return
+	}
+	if entry.Type == raft.LogConfiguration {
+		configuration, _ := decodeConfiguration(entry.Data) // it was judged
+		i.Roster, i.RosterIndex = rosterOf(configuration), entry.Index
+	}
+	i.machine.Apply(entry)
+	i.ReachIndex, i.ReachTerm = entry.Index, entry.Term
+}
+
+func rosterOf(configuration raft.Configuration) domain.Roster {
+	instances := make([]domain.Instance, 0, len(configuration.Servers))
+	for _, server := range configuration.Servers {
+		suffrage := domain.Nonvoter
+		if server.Suffrage == raft.Voter {
+			suffrage = domain.Voter
+		}
+		instances = append(instances, domain.Instance{ID: string(server.ID), RaftAddress: string(server.Address), Suffrage: suffrage})
+	}
+	return domain.NewRoster(instances...)
+}
+
+// conclude compares what was read in different places.
+func (i *inspection) conclude() {
+	view := i.machine.registry.View()
+	i.Revision, i.Nodes = view.Revision(), view.Len()
+	empty := i.LastIndex == 0 && len(i.Snapshots) == 0 && i.Term == 0
+	manifest := i.ClusterID
+	switch {
+	case empty && manifest == "" && len(i.Faults) == 0:
+		i.Blank = true
+	case empty:
+		i.damage(i.logPath, 0, errors.New("it is empty, though the directory holds the state of a cluster; only if the first start with --bootstrap_raft_cluster was cut off is this no damage"))
+	case !i.hasTerm:
+		i.damage(i.logPath, 0, errors.New("stable state: the current term is missing"))
+	case i.ReachTerm > i.Term:
+		i.damage(i.logPath, 0, fmt.Errorf("stable state: the current term is %d, and there is an entry of term %d", i.Term, i.ReachTerm))
+	}
+	if replicated := i.machine.clusterID; manifest != "" && replicated != "" && manifest != replicated {
+		i.damage(i.Directory, 0, fmt.Errorf("the manifest names cluster %q, and log and snapshots are of cluster %q", manifest, replicated))
+	}
+	for at := range i.Faults {
+		f := &i.Faults[at]
+		// Without a snapshot raft goes on from the base, whether or not that is all.
+		f.Spare = f.Spare && i.complete && f.Index != 0 && f.Index <= max(i.base.Index, i.LastIndex)
+		if f.Spare && f.Path != i.logPath {
+			f.Help = helpSpare
+		}
+	}
+}

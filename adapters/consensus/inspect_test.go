@@ -1,0 +1,523 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+var durableBackends = []logstore.Backend{
+	{Name: "bolt", Open: bolt.Open, Inspect: bolt.Inspect},
+	{Name: "badger", Open: badger.Open, Inspect: badger.Inspect},
+}
+
+// inspectDirectory looks at the directory of an instance that does not run, and
+// fails the test if that changes anything.
+func inspectDirectory(tb testing.TB, dir string, backend logstore.Backend) Report {
+	tb.Helper()
+	before := logstoretest.Tree(tb, dir)
+	directory, err := logstore.ClaimReadOnly(dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var warnings strings.Builder
+	report, err := Inspect(context.Background(), directory, backend, slog.New(slog.NewTextHandler(&warnings, nil)))
+	if err := errors.Join(err, directory.Close()); err != nil {
+		tb.Fatal(err)
+	}
+	if warnings.Len() > 0 {
+		tb.Errorf("warnings: %s", &warnings)
+	}
+	if after := logstoretest.Tree(tb, dir); after != before {
+		tb.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
+	}
+	return report
+}
+
+// eager makes snapshots often, and keeps little of the log behind them.
+func eager(timing *Timing) {
+	timing.SnapshotThreshold, timing.SnapshotInterval, timing.TrailingLogs = 20, 5*time.Millisecond, 30
+}
+
+// livedIn gives the directory of an instance alone that has two snapshots, and a
+// log that begins before the older of them and goes on behind the newer one.
+func livedIn(t *testing.T, backend logstore.Backend) (dir string, last domain.Change) {
+	t.Helper()
+	dir = t.TempDir()
+	i := start(t, instanceConfig{id: "n1", directory: dir, bootstrap: true, open: backend.Open, backend: backend.Name, timing: eager})
+	i.eventually(t, "leading", leading)
+	snapshots := func() int {
+		found, _ := filepath.Glob(filepath.Join(dir, "snapshots", "*-*-*[0-9]"))
+		return len(found)
+	}
+	n := 0
+	more := func() {
+		n++
+		last = register(t, i, fmt.Sprintf("node-%d", n))
+	}
+	until(t, "two snapshots", func() bool {
+		more()
+		return snapshots() == 2
+	})
+	for range 5 {
+		more() // fewer than are worth a snapshot
+	}
+	i.stop(t)
+	return dir, last
+}
+
+func TestInspectOfWhatAnInstanceLeft(t *testing.T) {
+	for _, backend := range durableBackends {
+		t.Run(backend.Name, func(t *testing.T) {
+			dir, last := livedIn(t, backend)
+			r := inspectDirectory(t, dir, backend)
+			if len(r.Faults) > 0 || !r.Sound() || r.Blank {
+				t.Errorf("it has faults: %v", r.Faults)
+			}
+			if r.RaftID != "n1" || r.Backend != backend.Name || r.ClusterID == "" || r.Directory != dir {
+				t.Errorf("it is of %q, %q, %q in %q", r.RaftID, r.Backend, r.ClusterID, r.Directory)
+			}
+			if r.Revision != last.Revision || r.Nodes != int(last.Revision) {
+				t.Errorf("revision %d with %d nodes, want %d", r.Revision, r.Nodes, last.Revision)
+			}
+			if r.Term < 2 || r.VoteTerm != r.Term || r.VotedFor == "" || r.ReachTerm != r.Term || r.ReachIndex != r.LastIndex {
+				t.Errorf("term %d, vote for %q in %d, reaching %d of %d", r.Term, r.VotedFor, r.VoteTerm, r.ReachIndex, r.ReachTerm)
+			}
+			if len(r.Snapshots) != 2 || r.Snapshots[0].Index <= r.Snapshots[1].Index || r.Snapshots[0].Index >= r.LastIndex || r.Snapshots[0].Size == 0 {
+				t.Errorf("snapshots %+v, and the log ends with %d", r.Snapshots, r.LastIndex)
+			}
+			if self, ok := r.Roster.Find("n1"); !ok || self.RaftAddress != r.VotedFor || self.Suffrage != domain.Voter || r.RosterIndex != 1 {
+				t.Errorf("the membership is %v, of entry %d", r.Roster.Instances(), r.RosterIndex)
+			}
+		})
+	}
+}
+
+func TestInspectOfABlankDirectory(t *testing.T) {
+	for _, backend := range durableBackends {
+		t.Run(backend.Name, func(t *testing.T) {
+			dir := t.TempDir()
+			directory, err := logstore.Claim(dir, logstore.Owner{RaftID: "n1", Backend: backend.Name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := directory.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if r := inspectDirectory(t, dir, backend); !r.Blank || len(r.Faults) > 0 {
+				t.Errorf("before its log was made: %+v", r)
+			}
+			i := start(t, instanceConfig{id: "n1", directory: dir, open: backend.Open, backend: backend.Name})
+			i.stop(t)
+			if r := inspectDirectory(t, dir, backend); !r.Blank || len(r.Faults) > 0 {
+				t.Errorf("after a start without a cluster: %+v", r)
+			}
+		})
+	}
+}
+
+func TestInspectGivesUpWhenItIsTold(t *testing.T) {
+	dir, _ := livedIn(t, durableBackends[0])
+	directory, err := logstore.ClaimReadOnly(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = directory.Close() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Inspect(ctx, directory, durableBackends[0], slog.New(slog.DiscardHandler)); !errors.Is(err, context.Canceled) {
+		t.Errorf("Inspect: %v", err)
+	}
+}
+
+// harm is something that happens to the directory that r is about.
+type harm struct {
+	t   *testing.T
+	dir string
+	r   Report
+}
+
+// store changes the log.
+func (h harm) store(change func(logstore.Store) error) {
+	h.t.Helper()
+	store, err := bolt.Open(h.dir, nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := errors.Join(change(store), store.Close()); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// entry changes one entry.
+func (h harm) entry(index uint64, change func(*raft.Log)) {
+	h.t.Helper()
+	h.store(func(s logstore.Store) error {
+		var entry raft.Log
+		if err := s.GetLog(index, &entry); err != nil {
+			return err
+		}
+		change(&entry)
+		return s.StoreLog(&entry)
+	})
+}
+
+// snapshot gives a path in the folder of a snapshot, 0 being the newest.
+func (h harm) snapshot(which int, file string) string {
+	return filepath.Join(h.dir, "snapshots", h.r.Snapshots[which].ID, file)
+}
+
+// flip damages a byte of a file, counted from its end where at is negative.
+func (h harm) flip(path string, at int) {
+	h.t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	raw[(at+len(raw))%len(raw)] ^= 0x20
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h harm) remove(path string) {
+	h.t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h harm) replace(path, old, with string) {
+	h.t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if !strings.Contains(string(raw), old) {
+		h.t.Fatalf("no %q in %s: %s", old, path, raw)
+	}
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(raw), old, with)), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// entryWithByte is an entry's data with one byte changed, and the checksum that fits.
+func entryWithByte(data []byte, at int, value byte) []byte {
+	body := append([]byte(nil), data[:len(data)-checksumSize]...)
+	body[at] = value
+	return appendChecksum(body)
+}
+
+func TestInspectFindsDamage(t *testing.T) {
+	const everything = ""
+	intact, _ := livedIn(t, durableBackends[0])
+	before := inspectDirectory(t, intact, durableBackends[0])
+	newest, older, last := before.Snapshots[0].Index, before.Snapshots[1].Index, before.LastIndex
+	if before.FirstIndex <= older && before.FirstIndex < newest && newest < last-2 {
+		t.Logf("a log from %d to %d, snapshots at %d and %d", before.FirstIndex, last, older, newest)
+	} else {
+		t.Fatalf("the directory is not as it should be: a log from %d to %d, snapshots at %d and %d", before.FirstIndex, last, older, newest)
+	}
+	tests := map[string]struct {
+		happens func(h harm)
+		file    string // that is named; everything in the directory if it is empty
+		says    string
+		help    string
+		spare   bool
+	}{
+		"a byte of an entry": {
+			happens: func(h harm) { h.entry(last-1, func(e *raft.Log) { e.Data[7] ^= 1 }) },
+			file:    "log.bolt", says: fmt.Sprintf("entry %d: checksum mismatch", last-1), help: helpDamaged},
+		"the last entry": {
+			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Data = e.Data[:3] }) },
+			file:    "log.bolt", says: fmt.Sprintf("entry %d: the data ends too early", last), help: helpDamaged},
+		"an entry that a snapshot has": {
+			happens: func(h harm) {
+				h.entry(newest, func(e *raft.Log) { e.Type, e.Data = raft.LogCommand, []byte("nonsense") })
+			},
+			file: "log.bolt", says: fmt.Sprintf("entry %d: checksum mismatch", newest), help: helpDamaged, spare: true},
+		"an entry of a newer version": {
+			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Data = entryWithByte(e.Data, 0, 9) }) },
+			file:    "log.bolt", says: fmt.Sprintf("entry %d: unknown format: entry has format version 9", last), help: helpNewer},
+		"an entry of a newer kind": {
+			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Data = entryWithByte(e.Data, 1, 200) }) },
+			file:    "log.bolt", says: "kind 200", help: helpNewer},
+		"an entry under another index": {
+			happens: func(h harm) {
+				raw := h.rawEntries()
+				h.rename(raw, last, last+40)
+			},
+			file: "log.bolt", says: fmt.Sprintf("entry %d is missing", last), help: helpDamaged},
+		"an entry that is missing": {
+			happens: func(h harm) { h.store(func(s logstore.Store) error { return s.DeleteRange(last-1, last-1) }) },
+			file:    "log.bolt", says: fmt.Sprintf("entry %d is missing, and the log goes on to entry %d", last-1, last), help: helpDamaged},
+		"the beginning of the log, behind the newest snapshot": {
+			happens: func(h harm) { h.store(func(s logstore.Store) error { return s.DeleteRange(1, newest+1) }) },
+			file:    "log.bolt", says: fmt.Sprintf("the log begins with entry %d, and no snapshot that is whole reaches further than entry %d", newest+2, newest), help: helpDamaged},
+		"a term that goes back": {
+			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Term = 1 }) },
+			file:    "log.bolt", says: fmt.Sprintf("entry %d: it is of term 1", last), help: helpDamaged},
+		"a term that has not come": {
+			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Term = 99 }) },
+			file:    "log.bolt", says: fmt.Sprintf("entry %d: it is of term 99", last), help: helpDamaged},
+		"an entry of no type": {
+			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Type = 77 }) },
+			file:    "log.bolt", says: "of type 77", help: helpDamaged},
+		"a membership that is none": {
+			happens: func(h harm) {
+				h.entry(last, func(e *raft.Log) { e.Type, e.Data = raft.LogConfiguration, []byte{0xc1} })
+			},
+			file: "log.bolt", says: fmt.Sprintf("entry %d: the membership in it can't be read", last), help: helpDamaged},
+		"the current term": {
+			happens: func(h harm) {
+				h.store(func(s logstore.Store) error {
+					return errors.Join(s.SetUint64(logstore.TermKey, 1), s.SetUint64(logstore.VoteTermKey, 1))
+				})
+			},
+			file: "log.bolt", says: "stable state: the current term is 1, and there is an entry of term", help: helpDamaged},
+		"a vote of a term that has not come": {
+			happens: func(h harm) {
+				h.store(func(s logstore.Store) error { return s.SetUint64(logstore.VoteTermKey, 50) })
+			},
+			file: "log.bolt", says: "the vote is of term 50", help: helpDamaged},
+		"a term that is no number": {
+			happens: func(h harm) {
+				h.store(func(s logstore.Store) error { return s.Set(logstore.TermKey, []byte("x")) })
+			},
+			file: "log.bolt", says: "CurrentTerm", help: helpDamaged},
+		"the log": {
+			happens: func(h harm) { h.remove(filepath.Join(h.dir, "log.bolt")) },
+			file:    "log.bolt", says: "it is missing", help: helpDamaged},
+		"the content of the log": {
+			happens: func(h harm) {
+				h.remove(filepath.Join(h.dir, "log.bolt"))
+				h.remove(filepath.Join(h.dir, "snapshots"))
+				h.store(func(logstore.Store) error { return nil })
+			},
+			file: "log.bolt", says: "it is empty", help: helpDamaged},
+		"the middle of the file of the log": {
+			happens: func(h harm) {
+				path := filepath.Join(h.dir, "log.bolt")
+				raw, err := os.ReadFile(path)
+				if err != nil {
+					h.t.Fatal(err)
+				}
+				clear(raw[len(raw)/4 : len(raw)*3/4])
+				if err := os.WriteFile(path, raw, 0o600); err != nil {
+					h.t.Fatal(err)
+				}
+			},
+			file: "log.bolt", says: "bolt file is damaged"},
+		"the end of the file of the log": {
+			happens: func(h harm) {
+				if err := os.Truncate(filepath.Join(h.dir, "log.bolt"), 9000); err != nil {
+					h.t.Fatal(err)
+				}
+			},
+			file: "log.bolt", says: "damaged"},
+		"the older snapshot": {
+			happens: func(h harm) { h.flip(h.snapshot(1, "state.bin"), -9) },
+			file:    "state.bin", says: "checksum mismatch", help: helpSpare, spare: true},
+		"the newest snapshot, where the log reaches back to the older one": {
+			happens: func(h harm) { h.flip(h.snapshot(0, "state.bin"), 30) },
+			file:    "state.bin", says: "checksum mismatch", help: helpSpare, spare: true},
+		"both snapshots": {
+			happens: func(h harm) {
+				h.flip(h.snapshot(0, "state.bin"), 30)
+				h.flip(h.snapshot(1, "state.bin"), 30)
+			},
+			file: "log.bolt", says: "no snapshot that is whole", help: helpDamaged},
+		"the newest snapshot, which the log does not reach": {
+			happens: func(h harm) {
+				h.store(func(s logstore.Store) error { return s.DeleteRange(newest, last) })
+				h.flip(h.snapshot(0, "state.bin"), 30)
+			},
+			file: "state.bin", says: "checksum mismatch", help: helpDamaged},
+		"a snapshot that was cut": {
+			happens: func(h harm) {
+				if err := os.Truncate(h.snapshot(1, "state.bin"), 100); err != nil {
+					h.t.Fatal(err)
+				}
+			},
+			file: "state.bin", says: "it has 100 bytes", help: helpSpare, spare: true},
+		"a snapshot without its state": {
+			happens: func(h harm) { h.remove(h.snapshot(1, "state.bin")) },
+			file:    "state.bin", says: "no such file", help: helpSpare, spare: true},
+		"a snapshot without its description": {
+			happens: func(h harm) { h.remove(h.snapshot(1, "meta.json")) },
+			file:    "meta.json", says: "missing", help: helpSpare, spare: true},
+		"a description that is cut": {
+			happens: func(h harm) {
+				if err := os.Truncate(h.snapshot(1, "meta.json"), 20); err != nil {
+					h.t.Fatal(err)
+				}
+			},
+			file: "meta.json", says: "unexpected end", help: helpSpare, spare: true},
+		"a description of another snapshot": {
+			happens: func(h harm) {
+				h.replace(h.snapshot(1, "meta.json"), fmt.Sprintf(`"Index":%d`, older), fmt.Sprintf(`"Index":%d`, older+1))
+			},
+			file: "meta.json", says: "does not fit", help: helpSpare, spare: true},
+		"a snapshot of a newer version": {
+			happens: func(h harm) { h.replace(h.snapshot(1, "meta.json"), `"Version":1`, `"Version":7`) },
+			file:    "meta.json", says: "version 7", help: helpSpare, spare: true},
+		"a manifest of another cluster": {
+			happens: func(h harm) {
+				h.replace(filepath.Join(h.dir, "instance.json"), h.r.ClusterID, "another")
+			},
+			file: everything, says: `the manifest names cluster "another"`, help: helpDamaged},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.CopyFS(dir, os.DirFS(intact)); err != nil {
+				t.Fatal(err)
+			}
+			test.happens(harm{t, dir, before})
+			r := inspectDirectory(t, dir, durableBackends[0])
+			for _, fault := range r.Faults {
+				t.Log(fault)
+			}
+			found := false
+			for _, fault := range r.Faults {
+				if !strings.Contains(fault.What.Error(), test.says) {
+					continue
+				}
+				found = true
+				if !strings.HasSuffix(fault.Path, test.file) || !strings.HasPrefix(fault.Path, dir) {
+					t.Errorf("it names %s, not %s", fault.Path, test.file)
+				}
+				if fault.Help != test.help || fault.Spare != test.spare {
+					t.Errorf("spare: %v, help: %q", fault.Spare, fault.Help)
+				}
+			}
+			if !found {
+				t.Errorf("nothing says %q", test.says)
+			}
+			if r.Sound() != test.spare || r.Blank {
+				t.Errorf("sound: %v, blank: %v", r.Sound(), r.Blank)
+			}
+		})
+	}
+}
+
+// rawEntries gives all that the log has.
+func (h harm) rawEntries() (entries []*raft.Log) {
+	h.t.Helper()
+	h.store(func(s logstore.Store) error {
+		for index := h.r.FirstIndex; index <= h.r.LastIndex; index++ {
+			entry := new(raft.Log)
+			if err := s.GetLog(index, entry); err != nil {
+				return err
+			}
+			entries = append(entries, entry)
+		}
+		return nil
+	})
+	return entries
+}
+
+// rename stores an entry under another index.
+func (h harm) rename(entries []*raft.Log, from, to uint64) {
+	h.t.Helper()
+	h.store(func(s logstore.Store) error {
+		entry := *entries[from-h.r.FirstIndex]
+		entry.Index = to
+		return errors.Join(s.DeleteRange(from, from), s.StoreLog(&entry))
+	})
+}
+
+// Raft leaves a gap in the log when it is sent a snapshot: that is no damage.
+func TestAGapBehindASnapshotIsNoDamage(t *testing.T) {
+	dir, _ := livedIn(t, durableBackends[0])
+	before := inspectDirectory(t, dir, durableBackends[0])
+	h := harm{t, dir, before}
+	h.store(func(s logstore.Store) error {
+		return s.DeleteRange(before.FirstIndex+1, before.Snapshots[0].Index)
+	})
+	// What lies before the gap may be of a log that nobody else has.
+	h.entry(before.FirstIndex, func(e *raft.Log) { e.Term = before.Term })
+	after := inspectDirectory(t, dir, durableBackends[0])
+	if len(after.Faults) > 0 || after.Revision != before.Revision {
+		t.Errorf("at revision %d, was at %d: %v", after.Revision, before.Revision, after.Faults)
+	}
+}
+
+func TestManyFaultsAreNotToldToTheEnd(t *testing.T) {
+	dir, _ := livedIn(t, durableBackends[0])
+	before := inspectDirectory(t, dir, durableBackends[0])
+	h := harm{t, dir, before}
+	for _, entry := range h.rawEntries() {
+		h.entry(entry.Index, func(e *raft.Log) { e.Type = 99 })
+	}
+	faults := inspectDirectory(t, dir, durableBackends[0]).Faults
+	if len(faults) > maxFaults+2 || !strings.Contains(fmt.Sprint(faults), "too much damage") {
+		t.Errorf("%d faults: %v", len(faults), faults)
+	}
+}
+
+// notedKeys is a store that knows which keys raft uses.
+type notedKeys struct {
+	logstore.Store
+	mu   *sync.Mutex
+	keys map[string]bool
+}
+
+func (n notedKeys) note(key []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.keys[string(key)] = true
+}
+
+func (n notedKeys) Set(key, value []byte) error {
+	n.note(key)
+	return n.Store.Set(key, value)
+}
+
+func (n notedKeys) SetUint64(key []byte, value uint64) error {
+	n.note(key)
+	return n.Store.SetUint64(key, value)
+}
+
+// A migration copies the keys that logstore names, and no others.
+func TestRaftKeepsNothingUnderOtherKeys(t *testing.T) {
+	noted := notedKeys{mu: &sync.Mutex{}, keys: map[string]bool{}}
+	cluster := startCluster(t, 2, func(config *instanceConfig) {
+		config.backend = "bolt"
+		config.open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
+			store, err := bolt.Open(dir, logger)
+			return notedKeys{store, noted.mu, noted.keys}, err
+		}
+		config.timing = eager
+	})
+	for n := range 30 {
+		register(t, cluster[0], fmt.Sprintf("node-%d", n))
+	}
+	if err := cluster[0].HandOver(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	leaderOf(t, cluster)
+	for _, i := range cluster {
+		i.stop(t)
+	}
+	known := map[string]bool{}
+	for _, key := range [][]byte{logstore.TermKey, logstore.VoteTermKey, logstore.VoteCandidateKey} {
+		known[string(key)] = true
+	}
+	mustEqual(t, "the keys that raft has written", noted.keys, known)
+}

@@ -1,0 +1,144 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// recoveredIndex is where raft says that the membership was written which a
+// recovery made.
+const recoveredIndex = 1
+
+// Recovery gives the cluster of an instance that does not run another membership.
+// All fields are required.
+type Recovery struct {
+	Directory *logstore.Directory // claimed for writing
+	Backend   logstore.Backend
+	// Roster is who belongs to the cluster from then on, voters all.
+	Roster domain.Roster
+	Logger *slog.Logger
+}
+
+// Recovered says whether the directory is as a recovery to this membership leaves
+// it, with nothing written since.
+func (r *Report) Recovered(to domain.Roster) bool {
+	return r.LastIndex == 0 && r.RosterIndex == recoveredIndex && r.Roster.Equal(to) && r.Sound()
+}
+
+// Recover rewrites the membership, without a majority and without asking anybody,
+// and takes all of the log for committed. The directory should be sound: see
+// Inspect. Stopped at any point it leaves the directory with the old membership or
+// with the new one, and everything in it; it may be done again.
+//
+// It is for a cluster that has lost its majority for good: an instance that goes
+// on with the old membership is in another cluster, though it has the same name.
+func Recover(r Recovery) (err error) {
+	// Raft panics on a log that it can't read.
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("raft panicked, most likely over a log that it can't read: %v", fault)
+		}
+	}()
+	path := r.Directory.Path()
+	store, err := r.Backend.Open(path, r.Logger)
+	if err != nil {
+		return fmt.Errorf("open the %s log store: %w", r.Backend.Name, err)
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	settings := raft.DefaultConfig()
+	settings.LocalID = raft.ServerID(r.Directory.RaftID())
+	settings.Logger = raftLogger(r.Logger, func() bool { return false })
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(path, retainedSnapshots, settings.Logger)
+	if err != nil {
+		return err
+	}
+	if err := refuseFuture(snapshots, time.Now()); err != nil {
+		return err
+	}
+	// What can't be applied keeps the machine from making a snapshot.
+	machine := newMachine(newBoard(ports.LocalState{}), func(error) {})
+	// Raft asks the transport how to write an address, and for nothing else.
+	_, transport := raft.NewInmemTransport("")
+	logs := provenFirst{Store: store, prove: func() error { return proveRecovery(path, snapshots, r.Roster) }}
+	return raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, configurationOf(r.Roster))
+}
+
+// refuseFuture refuses to make a snapshot that would look older than one that is
+// there: of two that reach equally far, raft goes by their time.
+func refuseFuture(snapshots raft.SnapshotStore, now time.Time) error {
+	list, err := snapshots.List()
+	if err != nil {
+		return err
+	}
+	for _, snapshot := range list {
+		if _, _, made, _ := snapshotName(snapshot.ID); made >= now.UnixMilli() {
+			return fmt.Errorf("snapshot %s was made at %s, and by the clock of this machine it is %s: set the clock",
+				snapshot.ID, time.UnixMilli(made).UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+func configurationOf(roster domain.Roster) (configuration raft.Configuration) {
+	for _, instance := range roster.Instances() {
+		configuration.Servers = append(configuration.Servers, raft.Server{
+			Suffrage: raft.Voter,
+			ID:       raft.ServerID(instance.ID),
+			Address:  raft.ServerAddress(instance.RaftAddress),
+		})
+	}
+	return configuration
+}
+
+// provenFirst is a log of which nothing is removed before prove has found that it
+// is superfluous. Raft removes all of it at the end of a recovery.
+type provenFirst struct {
+	logstore.Store
+	prove func() error
+}
+
+func (p provenFirst) DeleteRange(min, max uint64) error {
+	if err := p.prove(); err != nil {
+		return err
+	}
+	return p.Store.DeleteRange(min, max)
+}
+
+// proveRecovery reads back the snapshot that a start would begin with.
+func proveRecovery(path string, snapshots raft.SnapshotStore, roster domain.Roster) error {
+	list, err := snapshots.List()
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 || !rosterOf(list[0].Configuration).Equal(roster) {
+		return errors.New("the snapshot with the new membership is not the newest one")
+	}
+	_, state, err := snapshots.Open(list[0].ID)
+	if err != nil {
+		return fmt.Errorf("the snapshot with the new membership: %w", err)
+	}
+	_, err = readSnapshot(state)
+	if err := errors.Join(err, state.Close()); err != nil {
+		return fmt.Errorf("the snapshot with the new membership: %w", err)
+	}
+	// Raft makes its files durable and where its folder lies, not that they lie in it.
+	return syncFolder(filepath.Join(path, snapshotsFolder, list[0].ID))
+}
+
+func syncFolder(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}

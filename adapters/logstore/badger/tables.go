@@ -1,0 +1,145 @@
+package badger
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"github.com/dgraph-io/badger/v4/pb"
+	"github.com/dgraph-io/badger/v4/table"
+	"github.com/dgraph-io/badger/v4/y"
+	"google.golang.org/protobuf/proto"
+)
+
+// Files of badger's.
+const (
+	manifestFile    = "MANIFEST" // which tables there are
+	keyRegistryFile = "KEYREGISTRY"
+	walSuffix       = ".mem"
+	tableSuffix     = ".sst"
+)
+
+// ErrDamagedTables is what Open returns for tables that can't be read, or that are
+// missing, and for a list of them that is.
+var ErrDamagedTables = errors.New("badger files are damaged: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
+
+// check looks for damage that badger would not survive, or would repair by
+// forgetting, and says whether a log was ever written there.
+func check(path string, logger *slog.Logger) (written bool, err error) {
+	listed, err := listedTables(path, logger)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, refuseUnlisted(path)
+	}
+	if err != nil {
+		return true, err
+	}
+	for _, id := range listed {
+		if err := verifyTable(table.NewFilename(id, path)); err != nil {
+			return true, fmt.Errorf("%w (%s: %w)", ErrDamagedTables, table.NewFilename(id, path), err)
+		}
+	}
+	return true, refuseLostEntries(path)
+}
+
+// listedTables gives the tables in use. Others may lie beside them: what a crash
+// left half written, and what was merged into another.
+func listedTables(dir string, logger *slog.Logger) (ids []uint64, err error) {
+	path := filepath.Join(dir, manifestFile)
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	list, end, err := badger.ReplayManifestFile(file, 0, tuned(dir, slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return nil, fmt.Errorf("%w (%s: %w)", ErrDamagedTables, path, err)
+	}
+	if end < info.Size() {
+		warnOfTornEnd(logger, path, end)
+	}
+	return slices.Sorted(maps.Keys(list.Tables)), nil
+}
+
+func warnOfTornEnd(logger *slog.Logger, path string, from int64) {
+	logger.Warn("the last write is not whole, and an instance drops it when it starts: right after a crash, "+
+		"when nobody was told that it is done; if there was no crash, this is damage, and something acknowledged may be missing",
+		"path", path, "byte", from)
+}
+
+// refuseUnlisted refuses a folder that has a log and no list of its tables: badger
+// would make an empty list, and remove every table because it is not in there. The
+// list comes first when badger makes its files.
+func refuseUnlisted(dir string) error {
+	for _, suffix := range []string{walSuffix, tableSuffix} {
+		paths, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
+		if err != nil {
+			return err
+		}
+		if len(paths) > 0 {
+			return fmt.Errorf("%w (%s is missing)", ErrDamagedTables, filepath.Join(dir, manifestFile))
+		}
+	}
+	return nil
+}
+
+// verifyTable reads a table. badger does that as well, but in goroutines of its
+// own, and there a table that makes no sense ends the process.
+func verifyTable(path string) (err error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	// badger takes the sizes at the end for granted, and the index that they lead to.
+	if err := verifyIndex(raw); err != nil {
+		return err
+	}
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = errors.New("a block makes no sense")
+		}
+	}()
+	opened, err := table.OpenInMemoryTable(raw, 0, &table.Options{ChkMode: options.OnTableAndBlockRead})
+	if err != nil {
+		return err
+	}
+	return opened.VerifyChecksum()
+}
+
+// verifyIndex checks the end of a table:
+//
+//	blocks | index | its size | pb.Checksum of the index | its size (both sizes u32, big-endian)
+func verifyIndex(raw []byte) error {
+	// A size and what lies before it.
+	take := func() (taken []byte, ok bool) {
+		if len(raw) < 4 {
+			return nil, false
+		}
+		raw, taken = raw[:len(raw)-4], raw[len(raw)-4:]
+		size := uint64(binary.BigEndian.Uint32(taken))
+		if size > uint64(len(raw)) {
+			return nil, false
+		}
+		begin := uint64(len(raw)) - size
+		raw, taken = raw[:begin], raw[begin:]
+		return taken, true
+	}
+	encoded, hasSum := take()
+	index, hasIndex := take()
+	var sum pb.Checksum
+	if !hasSum || !hasIndex || proto.Unmarshal(encoded, &sum) != nil || sum.GetAlgo() != pb.Checksum_CRC32C || y.VerifyChecksum(index, &sum) != nil {
+		return errors.New("its index makes no sense")
+	}
+	return nil
+}

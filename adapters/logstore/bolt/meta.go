@@ -1,0 +1,40 @@
+package bolt
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"io"
+	"log/slog"
+)
+
+// The part of a meta page, behind the page's header, that is read here. bbolt
+// writes the two of them in turns, so that the other one is whole if it can't
+// finish, and goes by the later one that is whole.
+const (
+	metaTxOffset  = 48 // number of the transaction
+	metaSumOffset = 56 // FNV-1a of all before
+	metaSize      = 64
+)
+
+// tellOfMeta warns of a meta page that is not whole and may be later than the one
+// that bbolt goes by: then the last write is missing. The file does not say
+// whether that write was acknowledged.
+func tellOfMeta(path string, file io.ReaderAt, pageSize int, logger *slog.Logger) {
+	var meta [2][metaSize]byte
+	whole := [2]bool{}
+	for page := range meta {
+		_, err := file.ReadAt(meta[page][:], int64(page)*int64(pageSize)+pageHeaderSize)
+		sum := fnv.New64a()
+		_, _ = sum.Write(meta[page][:metaSumOffset]) // never fails
+		whole[page] = err == nil && sum.Sum64() == binary.NativeEndian.Uint64(meta[page][metaSumOffset:])
+	}
+	for page := range meta {
+		tx := binary.NativeEndian.Uint64(meta[page][metaTxOffset:])
+		other := binary.NativeEndian.Uint64(meta[1-page][metaTxOffset:])
+		if !whole[page] && whole[1-page] && tx+1 != other {
+			logger.Warn("the last write is not whole, and an instance drops it when it starts: right after a crash, "+
+				"when nobody was told that it is done; if there was no crash, this is damage, and something acknowledged may be missing",
+				"path", path, "meta_page", page)
+		}
+	}
+}

@@ -1,0 +1,189 @@
+package logstoretest
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// Tree gives everything in dir, file by file, with mode, time and content: two
+// that are alike say that nobody changed anything in between.
+func Tree(tb testing.TB, dir string) string {
+	tb.Helper()
+	var tree strings.Builder
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		var content []byte
+		if entry.Type().IsRegular() {
+			if content, err = os.ReadFile(path); err != nil {
+				return err
+			}
+		}
+		name, err := filepath.Rel(dir, path)
+		_, _ = fmt.Fprintf(&tree, "%s %s %s %x\n", name, info.Mode(), info.ModTime().UTC(), sha256.Sum256(content))
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return tree.String()
+}
+
+// RunInspect checks what logstore.Backend asks of Inspect, of a backend that is
+// not volatile.
+func RunInspect(t *testing.T, backend logstore.Backend) {
+	t.Run("nothing is there", func(t *testing.T) {
+		dir := t.TempDir()
+		before := Tree(t, dir)
+		if _, err := backend.Inspect(dir, nil); !errors.Is(err, logstore.ErrNoStore) || !strings.Contains(err.Error(), backend.Path(dir)) {
+			t.Errorf("Inspect: %v, want ErrNoStore naming %s", err, backend.Path(dir))
+		}
+		wantSame(t, dir, before)
+	})
+	t.Run("a store that was closed", func(t *testing.T) {
+		dir := t.TempDir()
+		store := written(t, backend, dir)
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		inspectWritten(t, backend, dir)
+	})
+	t.Run("a store that a crash left", func(t *testing.T) {
+		live, dir := t.TempDir(), t.TempDir()
+		store := written(t, backend, live)
+		if err := os.CopyFS(dir, os.DirFS(live)); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		inspectWritten(t, backend, dir)
+		// It goes on as if nobody had looked.
+		store, err := backend.Open(dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantWritten(t, store)
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("a store that is not in the working directory", func(t *testing.T) {
+		dir := t.TempDir()
+		t.Chdir(dir)
+		if err := os.Mkdir("data", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		store := written(t, backend, "data")
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		inspectWritten(t, backend, "data")
+	})
+}
+
+// The log that written writes: its beginning is removed, and there is a gap.
+const (
+	writtenFrom, writtenGap, writtenBehind, writtenTo = 41, 300, 351, 500
+	writtenSize                                       = 3000
+	writtenLarge                                      = 700_000
+)
+
+func written(t *testing.T, backend logstore.Backend, dir string) logstore.Store {
+	t.Helper()
+	store, err := backend.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustStore(t, store, entries(1, writtenGap-1, writtenSize)...)
+	mustStore(t, store, entries(writtenBehind, writtenTo, writtenSize)...)
+	mustStore(t, store, entry(writtenTo+1, writtenLarge))
+	mustDelete(t, store, 1, writtenFrom-1)
+	if err := errors.Join(
+		store.SetUint64(logstore.TermKey, 73),
+		store.SetUint64(logstore.VoteTermKey, 72),
+		store.Set(logstore.VoteCandidateKey, []byte("node1:8008")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+func wantWritten(t *testing.T, store logstore.Store) {
+	t.Helper()
+	wantBounds(t, store, writtenFrom, writtenTo+1)
+	wantNoEntry(t, store, writtenFrom-1)
+	for index := uint64(writtenFrom); index < writtenGap; index++ {
+		wantEntry(t, store, entry(index, writtenSize))
+	}
+	wantNoEntry(t, store, writtenGap)
+	wantNoEntry(t, store, writtenBehind-1)
+	for index := uint64(writtenBehind); index <= writtenTo; index++ {
+		wantEntry(t, store, entry(index, writtenSize))
+	}
+	wantEntry(t, store, entry(writtenTo+1, writtenLarge))
+	wantNoEntry(t, store, writtenTo+2)
+	if term, err := store.GetUint64(logstore.TermKey); err != nil || term != 73 {
+		t.Errorf("the term is %d, %v", term, err)
+	}
+	if vote, err := store.Get(logstore.VoteCandidateKey); err != nil || string(vote) != "node1:8008" {
+		t.Errorf("the vote is %q, %v", vote, err)
+	}
+	if _, err := store.Get([]byte("no such key")); !errors.Is(err, logstore.ErrKeyNotFound) {
+		t.Errorf("a key that was never set: %v", err)
+	}
+}
+
+func inspectWritten(t *testing.T, backend logstore.Backend, dir string) {
+	t.Helper()
+	before := Tree(t, dir)
+	var warnings strings.Builder
+	store, err := backend.Inspect(dir, slog.New(slog.NewTextHandler(&warnings, nil)))
+	if err != nil {
+		t.Fatalf("Inspect: %v", err)
+	}
+	wantWritten(t, store)
+	for name, err := range map[string]error{
+		"StoreLog":    store.StoreLog(&raft.Log{Index: writtenTo + 2}),
+		"StoreLogs":   store.StoreLogs([]*raft.Log{{Index: writtenTo + 2}}),
+		"DeleteRange": store.DeleteRange(1, writtenTo),
+		"Set":         store.Set([]byte("k"), nil),
+		"SetUint64":   store.SetUint64([]byte("k"), 1),
+	} {
+		if !errors.Is(err, logstore.ErrReadOnly) {
+			t.Errorf("%s: %v, want ErrReadOnly", name, err)
+		}
+	}
+	for range 2 {
+		if err := store.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+	if warnings.Len() > 0 {
+		t.Errorf("it warns of a store that is sound: %s", &warnings)
+	}
+	wantSame(t, dir, before)
+}
+
+func wantSame(t *testing.T, dir, before string) {
+	t.Helper()
+	if after := Tree(t, dir); after != before {
+		t.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
+	}
+}

@@ -1,0 +1,317 @@
+package logstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+)
+
+// migrationName is where a migration keeps what is not whole: a log that is being
+// written, and one that is being removed. So whatever bears the name of a store is
+// a whole one, and what lies in here is of no use to anybody.
+const migrationName = "migration.tmp"
+
+// ErrInTheWay is what Migrate returns when a store lies where the new one is to
+// be, and it can't be one that an earlier migration has left.
+var ErrInTheWay = errors.New("a log store is in the way")
+
+// Step is something that a migration has done, durably.
+type Step string
+
+// The steps, in their order. The directory starts with the old backend up to
+// StepPlaced, and with the new one from StepSwitched on.
+const (
+	StepCleared  Step = "cleared"   // what an earlier migration left is removed
+	StepCopied   Step = "copied"    // another chunk of the log is in the new store
+	StepVerified Step = "verified"  // all of the new store was read, and is the same
+	StepPlaced   Step = "placed"    // the new store bears its name
+	StepSwitched Step = "switched"  // the manifest names the new backend
+	StepSetAside Step = "set aside" // the old store has lost its name
+	StepRemoved  Step = "removed"   // the old store is gone
+)
+
+// Migration is the way from one backend to another.
+type Migration struct {
+	From, To Backend
+	Logger   *slog.Logger // nil is silence
+
+	// Watch, when it is not nil, is told every step when it is done, with words for
+	// an operator. StepCleared comes only where there was something to clear,
+	// StepCopied once for each chunk.
+	Watch func(step Step, what string)
+}
+
+// Migrate moves the log and the stable state of the directory to another backend.
+//
+// The new store is written beside the old one, read back and compared; then the
+// manifest is replaced, and only then the old store is removed. Stopped at any
+// point, by ctx, an error or a crash, the directory belongs to one of the two
+// backends and has lost nothing; the same call again brings it to its end, also
+// where only the old store was left to be removed. It needs memory for a chunk of
+// the log, and disk for a second log.
+//
+// A directory of a third backend is ErrOtherBackend, and so is one that uses
+// To already, with nothing left to do.
+func (d *Directory) Migrate(ctx context.Context, m Migration) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := errors.Join(d.mayWrite(), m.validate()); err != nil {
+		return fmt.Errorf("migrate %s: %w", d.path, err)
+	}
+	if m.Watch == nil {
+		m.Watch = func(Step, string) {}
+	}
+	w := migration{Migration: m, dir: d.path, temporary: filepath.Join(d.path, migrationName)}
+	switch d.says.Backend {
+	case m.To.Name:
+		return w.finish()
+	case m.From.Name:
+	default:
+		return fmt.Errorf("%w: %s was written by %q, not by %q", ErrOtherBackend, d.path, d.says.Backend, m.From.Name)
+	}
+	if err := w.build(ctx); err != nil {
+		return fmt.Errorf("%w\nthe directory goes on with %s", errors.Join(err, w.clear()), m.From.Name)
+	}
+	if err := w.place(); err != nil {
+		return err
+	}
+	says := d.says
+	says.Backend = m.To.Name
+	// After an error nobody knows which manifest is there, so both stores stay.
+	if err := writeManifest(d.path, says); err != nil {
+		return err
+	}
+	d.says = says
+	m.Watch(StepSwitched, fmt.Sprintf("%s says %s", manifestName, m.To.Name))
+	return w.removeOld()
+}
+
+// validate refuses what would end with the only store removed.
+func (m Migration) validate() error {
+	switch {
+	case m.From.Name == m.To.Name:
+		return fmt.Errorf("from %q to itself", m.From.Name)
+	case m.From.Volatile || m.To.Volatile:
+		return fmt.Errorf("from %q to %q: one of them keeps nothing on disk", m.From.Name, m.To.Name)
+	}
+	return nil
+}
+
+// migration is one that is under way.
+type migration struct {
+	Migration
+	dir       string
+	temporary string
+}
+
+// clear removes what is not whole.
+func (m *migration) clear() error {
+	if err := os.RemoveAll(m.temporary); err != nil {
+		return fmt.Errorf("remove what a migration left: %w", err)
+	}
+	return nil
+}
+
+// build makes the new store, whole and proven, in the temporary folder.
+func (m *migration) build(ctx context.Context) (err error) {
+	// For reading only: what can't be read must be refused before anything else,
+	// and nothing is to be created where it is missing.
+	old, err := m.From.Inspect(m.dir, m.Logger)
+	if err != nil {
+		return fmt.Errorf("read the %s log store: %w", m.From.Name, err)
+	}
+	defer func() { err = errors.Join(err, old.Close()) }()
+	if err := m.makeRoom(old); err != nil {
+		return err
+	}
+	if err := os.Mkdir(m.temporary, 0o700); err != nil {
+		return err
+	}
+	if err := m.copyInto(ctx, old); err != nil {
+		return fmt.Errorf("copy the log to %s: %w", m.To.Name, err)
+	}
+	// Opened again: what counts is what the next process will find.
+	made, err := m.To.Inspect(m.temporary, m.Logger)
+	if err != nil {
+		return fmt.Errorf("read the copy of the log: %w", err)
+	}
+	defer func() { err = errors.Join(err, made.Close()) }()
+	if err := compareStores(ctx, old, made); err != nil {
+		return fmt.Errorf("the copy of the log is not like the log: %w", err)
+	}
+	if err := syncTree(m.temporary); err != nil {
+		return err
+	}
+	within, err := boundsOf(made)
+	if err != nil {
+		return err
+	}
+	what := "the log, which is empty"
+	if within.last > 0 {
+		what = fmt.Sprintf("entries %d to %d", within.first, within.last)
+	}
+	m.Watch(StepVerified, fmt.Sprintf("copied %s, the term and the vote, read all of it back, and found it the same", what))
+	return nil
+}
+
+// makeRoom removes what earlier migrations have left, if that is what it is.
+func (m *migration) makeRoom(old Store) error {
+	left := exists(m.temporary)
+	if err := m.clear(); err != nil {
+		return err
+	}
+	path := m.To.Path(m.dir)
+	if exists(path) {
+		if err := m.refuseNeeded(m.To, old); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("remove what an earlier migration left: %w", err)
+		}
+		left = true
+	}
+	if left {
+		m.Watch(StepCleared, "removed what an earlier migration had left")
+	}
+	return syncDir(m.dir)
+}
+
+// refuseNeeded refuses to remove the store of a backend that the manifest does
+// not name, unless it is whole and behind what the directory has: a migration can
+// have left nothing else.
+func (m *migration) refuseNeeded(spare Backend, current Store) error {
+	path := spare.Path(m.dir)
+	store, err := spare.Inspect(m.dir, m.Logger)
+	if errors.Is(err, ErrNoStore) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s can't be read, so it is not known to be superfluous; move it away if it is: %w", ErrInTheWay, path, err)
+	}
+	theirs, err := reachOf(store)
+	if err := errors.Join(err, store.Close()); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrInTheWay, path, err)
+	}
+	ours, err := reachOf(current)
+	if err != nil {
+		return err
+	}
+	if ours = ours.withSnapshots(m.dir); ours.before(theirs) {
+		return fmt.Errorf("%w: %s has more (%s) than what %s names (%s); find out which of them is the right one, and move the other away",
+			ErrInTheWay, path, theirs, manifestName, ours)
+	}
+	return nil
+}
+
+// copyInto writes all of old into a new store in the temporary folder.
+func (m *migration) copyInto(ctx context.Context, old Store) (err error) {
+	made, err := m.To.Open(m.temporary, m.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, made.Close()) }()
+	if err := copyStableState(old, made); err != nil {
+		return err
+	}
+	return copyLog(ctx, old, made, func(first, last uint64) {
+		m.Watch(StepCopied, fmt.Sprintf("copied entries %d to %d", first, last))
+	})
+}
+
+// place gives the new store its name.
+func (m *migration) place() error {
+	if err := os.Rename(m.To.Path(m.temporary), m.To.Path(m.dir)); err != nil {
+		return err
+	}
+	if err := syncDir(m.dir); err != nil {
+		return err
+	}
+	m.Watch(StepPlaced, fmt.Sprintf("%s is complete", storeName(m.To.Name)))
+	return nil
+}
+
+// finish brings a migration to its end that was stopped after the manifest was
+// replaced.
+func (m *migration) finish() error {
+	if !exists(m.temporary) && !exists(m.From.Path(m.dir)) {
+		return fmt.Errorf("%w: %s uses %q already: there is nothing to do", ErrOtherBackend, m.dir, m.To.Name)
+	}
+	current, err := m.To.Inspect(m.dir, m.Logger)
+	if err != nil {
+		return fmt.Errorf("read the %s log store: %w", m.To.Name, err)
+	}
+	defer func() { _ = current.Close() }() // it was only read
+	if exists(m.From.Path(m.dir)) {
+		if err := m.refuseNeeded(m.From, current); err != nil {
+			return err
+		}
+	}
+	m.Watch(StepSwitched, fmt.Sprintf("%s says %s already: an earlier migration got that far", manifestName, m.To.Name))
+	return m.removeOld()
+}
+
+// removeOld takes the name from the old store before it removes it, so that half
+// a store is never taken for one.
+func (m *migration) removeOld() (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("the directory uses %s now, but what is left of %s could not be removed: %w", m.To.Name, m.From.Name, err)
+		}
+	}()
+	if err := errors.Join(m.clear(), os.Mkdir(m.temporary, 0o700)); err != nil {
+		return err
+	}
+	old := m.From.Path(m.dir)
+	err = os.Rename(old, m.From.Path(m.temporary))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := syncDir(m.dir); err != nil {
+		return err
+	}
+	m.Watch(StepSetAside, fmt.Sprintf("%s is no longer used", storeName(m.From.Name)))
+	if err := m.clear(); err != nil {
+		return err
+	}
+	if err := syncDir(m.dir); err != nil {
+		return err
+	}
+	m.Watch(StepRemoved, fmt.Sprintf("removed %s", storeName(m.From.Name)))
+	return nil
+}
+
+// Leftovers are what migrations have left in the directory that were stopped: the
+// temporary folder, and stores of these backends other than the one in use.
+func (d *Directory) Leftovers(backends []Backend) (paths []string) {
+	if path := filepath.Join(d.path, migrationName); exists(path) {
+		paths = append(paths, path)
+	}
+	for _, b := range backends {
+		if b.Name != d.Backend() && exists(b.Path(d.path)) {
+			paths = append(paths, b.Path(d.path))
+		}
+	}
+	return paths
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// syncTree makes durable whatever lies in path, by whomever it was written.
+func syncTree(path string) error {
+	return filepath.WalkDir(path, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() || entry.Type().IsRegular():
+			return syncDir(path) // which a file takes as well
+		}
+		return nil
+	})
+}

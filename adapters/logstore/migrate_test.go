@@ -1,0 +1,615 @@
+package logstore_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
+)
+
+var (
+	bolted   = logstore.Backend{Name: "bolt", Open: bolt.Open, Inspect: bolt.Inspect}
+	badgered = logstore.Backend{Name: "badger", Open: badger.Open, Inspect: badger.Inspect}
+)
+
+// eachPair runs a test for every way between two durable backends.
+func eachPair(t *testing.T, test func(t *testing.T, from, to logstore.Backend)) {
+	t.Helper()
+	for _, pair := range [][2]logstore.Backend{{bolted, badgered}, {badgered, bolted}} {
+		t.Run(pair[0].Name+" to "+pair[1].Name, func(t *testing.T) { test(t, pair[0], pair[1]) })
+	}
+}
+
+// wanted is the entry at an index: every field has something in it, now and then
+// nothing, and a few entries are large.
+func wanted(index uint64) *raft.Log {
+	entry := &raft.Log{
+		Index:      index,
+		Term:       1 + index/100,
+		Type:       raft.LogType(index % 6),
+		Data:       bytes.Repeat(binary.BigEndian.AppendUint64(nil, index), int(index%40)),
+		AppendedAt: time.Unix(1_700_000_000+int64(index), int64(index*7919%1e9)).UTC(),
+	}
+	switch {
+	case index%500 == 0:
+		entry.Data = bytes.Repeat([]byte{byte(index)}, 700_000)
+	case index%7 == 0:
+		entry.Extensions = fmt.Appendf(nil, "extension %d", index)
+	case index%11 == 0:
+		entry.AppendedAt = time.Time{}
+	}
+	return entry
+}
+
+// contents is what a directory holds.
+type contents struct {
+	ranges [][2]uint64 // of indexes
+	stable bool        // there is a term and a vote
+}
+
+var full = contents{ranges: [][2]uint64{{37, 600}, {801, 1400}}, stable: true}
+
+func (c contents) writeTo(t *testing.T, store logstore.Store) {
+	t.Helper()
+	for _, r := range c.ranges {
+		var entries []*raft.Log
+		for index := r[0]; index <= r[1]; index++ {
+			entries = append(entries, wanted(index))
+		}
+		if err := store.StoreLogs(entries); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !c.stable {
+		return
+	}
+	if err := errors.Join(
+		store.SetUint64(logstore.TermKey, 40),
+		store.SetUint64(logstore.VoteTermKey, 39),
+		store.Set(logstore.VoteCandidateKey, []byte("10.0.0.1:8008")),
+	); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c contents) check(t *testing.T, store logstore.Store) {
+	t.Helper()
+	var want [2]uint64
+	if len(c.ranges) > 0 {
+		want = [2]uint64{c.ranges[0][0], c.ranges[len(c.ranges)-1][1]}
+	}
+	first, err := store.FirstIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := store.LastIndex()
+	if got := [2]uint64{first, last}; err != nil || got != want {
+		t.Fatalf("the log is from %d to %d, want %d (%v)", first, last, want, err)
+	}
+	for index := first; index != 0 && index <= last; index++ {
+		var got raft.Log
+		err := store.GetLog(index, &got)
+		if !slices.ContainsFunc(c.ranges, func(r [2]uint64) bool { return index >= r[0] && index <= r[1] }) {
+			if !errors.Is(err, raft.ErrLogNotFound) {
+				t.Fatalf("entry %d, which never was: %v", index, err)
+			}
+			continue
+		}
+		want := wanted(index)
+		if err != nil || got.Index != want.Index || got.Term != want.Term || got.Type != want.Type || !got.AppendedAt.Equal(want.AppendedAt) ||
+			!bytes.Equal(got.Data, want.Data) || !bytes.Equal(got.Extensions, want.Extensions) {
+			t.Fatalf("entry %d is %+v (%v), want %+v", index, got, err, want)
+		}
+	}
+	term, err := store.GetUint64(logstore.TermKey)
+	if !c.stable {
+		if !errors.Is(err, logstore.ErrKeyNotFound) {
+			t.Errorf("the term, which never was, is %d, %v", term, err)
+		}
+		return
+	}
+	voteTerm, voteErr := store.GetUint64(logstore.VoteTermKey)
+	vote, candidateErr := store.Get(logstore.VoteCandidateKey)
+	if err := errors.Join(err, voteErr, candidateErr); err != nil || term != 40 || voteTerm != 39 || string(vote) != "10.0.0.1:8008" {
+		t.Errorf("term %d, vote for %q in term %d (%v)", term, vote, voteTerm, err)
+	}
+}
+
+// made gives the directory of an instance with these contents.
+func made(t *testing.T, backend logstore.Backend, c contents) string {
+	t.Helper()
+	dir := t.TempDir()
+	directory, err := logstore.Claim(dir, logstore.Owner{RaftID: "n1", Backend: backend.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := backend.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.writeTo(t, store)
+	if err := errors.Join(directory.SetClusterID("c"), store.Close(), directory.Close()); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "note"), "of the operator")
+	return dir
+}
+
+// startable opens what the directory says it has, as an instance does, and checks
+// it.
+func startable(t *testing.T, dir string, c contents) (backend string) {
+	t.Helper()
+	directory, err := logstore.ClaimExisting(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend = directory.Backend()
+	if directory.RaftID() != "n1" || directory.ClusterID() != "c" {
+		t.Errorf("it is of %q in cluster %q", directory.RaftID(), directory.ClusterID())
+	}
+	open := map[string]logstore.Opener{"bolt": bolt.Open, "badger": badger.Open}[backend]
+	store, err := open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.check(t, store)
+	if err := errors.Join(store.Close(), directory.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return backend
+}
+
+func migrateDir(ctx context.Context, t *testing.T, dir string, m logstore.Migration) error {
+	t.Helper()
+	directory, err := logstore.ClaimExisting(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return errors.Join(directory.Migrate(ctx, m), directory.Close())
+}
+
+// wantOnly fails the test unless these are the names in dir.
+func wantOnly(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, entry := range entries {
+		got = append(got, entry.Name())
+	}
+	want := append([]string{"instance.json", "instance.lock", "note"}, names...)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("in the directory are %q, want %q", got, want)
+	}
+}
+
+func TestMigrateMovesEverything(t *testing.T) {
+	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
+		for name, c := range map[string]contents{
+			"a log with a gap":       full,
+			"a log, and no vote yet": {ranges: [][2]uint64{{1, 40}}},
+			"a term, and no log":     {stable: true},
+			"nothing at all":         {},
+		} {
+			t.Run(name, func(t *testing.T) {
+				dir := made(t, from, c)
+				var steps []logstore.Step
+				err := migrateDir(t.Context(), t, dir, logstore.Migration{From: from, To: to, Watch: func(step logstore.Step, what string) {
+					if !slices.Contains(steps, step) {
+						steps = append(steps, step)
+					}
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := startable(t, dir, c); got != to.Name {
+					t.Errorf("it uses %q", got)
+				}
+				wantOnly(t, dir, "log."+to.Name)
+				want := []logstore.Step{logstore.StepCopied, logstore.StepVerified, logstore.StepPlaced, logstore.StepSwitched, logstore.StepSetAside, logstore.StepRemoved}
+				if len(c.ranges) == 0 {
+					want = want[1:]
+				}
+				if !slices.Equal(steps, want) {
+					t.Errorf("the steps were %q, want %q", steps, want)
+				}
+				// And back.
+				if err := migrateDir(t.Context(), t, dir, logstore.Migration{From: to, To: from}); err != nil {
+					t.Fatal(err)
+				}
+				if got := startable(t, dir, c); got != from.Name {
+					t.Errorf("on the way back it uses %q", got)
+				}
+				wantOnly(t, dir, "log."+from.Name)
+			})
+		}
+	})
+}
+
+// image is what a crash at some step leaves.
+type image struct {
+	step logstore.Step
+	dir  string
+}
+
+// images runs a migration and takes a copy of the directory after every step.
+func images(t *testing.T, dir string, m logstore.Migration) (taken []image) {
+	t.Helper()
+	m.Watch = func(step logstore.Step, _ string) {
+		crash := t.TempDir()
+		if err := os.CopyFS(crash, os.DirFS(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			// badger may remove a file of its own meanwhile; what is copied then is
+			// thrown away.
+			t.Error(err)
+		}
+		taken = append(taken, image{step, crash})
+	}
+	if err := migrateDir(t.Context(), t, dir, m); err != nil {
+		t.Fatal(err)
+	}
+	return taken
+}
+
+func TestAMigrationMayBeStoppedAnywhere(t *testing.T) {
+	switched := []logstore.Step{logstore.StepSwitched, logstore.StepSetAside, logstore.StepRemoved}
+	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
+		m := logstore.Migration{From: from, To: to}
+		taken := images(t, made(t, from, full), m)
+		if len(taken) < 7 { // with two chunks
+			t.Errorf("only %d steps", len(taken))
+		}
+		for at, crash := range taken {
+			t.Run(fmt.Sprintf("%d, %s", at, crash.step), func(t *testing.T) {
+				want := from.Name
+				if slices.Contains(switched, crash.step) {
+					want = to.Name
+				}
+				if got := startable(t, crash.dir, full); got != want {
+					t.Errorf("it uses %q, want %q", got, want)
+				}
+				err := migrateDir(t.Context(), t, crash.dir, m)
+				if done := crash.step == logstore.StepRemoved; done != errors.Is(err, logstore.ErrOtherBackend) || err != nil && !done {
+					t.Errorf("the same again: %v", err)
+				}
+				if got := startable(t, crash.dir, full); got != to.Name {
+					t.Errorf("in the end it uses %q", got)
+				}
+				wantOnly(t, crash.dir, "log."+to.Name)
+			})
+		}
+	})
+}
+
+// A store whose removal was cut off must not be taken for one.
+func TestARemovalThatWasCutOffIsBroughtToItsEnd(t *testing.T) {
+	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
+		m := logstore.Migration{From: from, To: to}
+		for _, crash := range images(t, made(t, from, full), m) {
+			if crash.step != logstore.StepSetAside {
+				continue
+			}
+			left := from.Path(filepath.Join(crash.dir, "migration.tmp"))
+			if paths, _ := filepath.Glob(filepath.Join(left, "*")); len(paths) > 0 {
+				left = paths[0]
+			}
+			if err := os.Truncate(left, 100); err != nil {
+				t.Fatal(err)
+			}
+			startable(t, crash.dir, full)
+			if err := migrateDir(t.Context(), t, crash.dir, m); err != nil {
+				t.Fatal(err)
+			}
+			startable(t, crash.dir, full)
+			wantOnly(t, crash.dir, "log."+to.Name)
+		}
+	})
+}
+
+func TestAnInterruptedMigrationChangesNothing(t *testing.T) {
+	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
+		dir := made(t, from, full)
+		ctx, cancel := context.WithCancel(t.Context())
+		err := migrateDir(ctx, t, dir, logstore.Migration{From: from, To: to, Watch: func(logstore.Step, string) { cancel() }})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("Migrate: %v", err)
+		}
+		if got := startable(t, dir, full); got != from.Name {
+			t.Errorf("it uses %q", got)
+		}
+		wantOnly(t, dir, "log."+from.Name)
+	})
+}
+
+// liar is a backend whose store loses something on the way.
+func liar(b logstore.Backend, lose func(*raft.Log)) logstore.Backend {
+	open := b.Open
+	b.Open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
+		store, err := open(dir, logger)
+		return &lossy{store, lose}, err
+	}
+	return b
+}
+
+type lossy struct {
+	logstore.Store
+	lose func(*raft.Log)
+}
+
+func (l *lossy) StoreLogs(logs []*raft.Log) error {
+	for _, entry := range logs {
+		l.lose(entry)
+	}
+	return l.Store.StoreLogs(logs)
+}
+
+func TestACopyThatIsNotTheSameIsRefused(t *testing.T) {
+	for name, lose := range map[string]func(*raft.Log){
+		"the data":         func(e *raft.Log) { e.Data = nil },
+		"one byte of it":   func(e *raft.Log) { e.Data[len(e.Data)-1]++ },
+		"the extensions":   func(e *raft.Log) { e.Extensions = nil },
+		"the time":         func(e *raft.Log) { e.AppendedAt = e.AppendedAt.Truncate(time.Second) },
+		"the type":         func(e *raft.Log) { e.Type++ },
+		"the term":         func(e *raft.Log) { e.Term-- },
+		"the place in it":  func(e *raft.Log) { e.Index += 5000 },
+		"an entry further": func(e *raft.Log) { e.Index = 1401 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := made(t, bolted, full)
+			to := liar(badgered, func(e *raft.Log) {
+				if e.Index == 1309 { // which has data and extensions
+					lose(e)
+				}
+			})
+			err := migrateDir(t.Context(), t, dir, logstore.Migration{From: bolted, To: to})
+			if err == nil || !strings.Contains(err.Error(), "not like the log") {
+				t.Errorf("Migrate: %v", err)
+			}
+			startable(t, dir, full)
+			wantOnly(t, dir, "log.bolt")
+		})
+	}
+}
+
+func TestMigrateHoldsOnlyAChunkInMemory(t *testing.T) {
+	dir := made(t, bolted, full)
+	to := badgered
+	largest, size := 0, 0
+	to.Open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
+		store, err := badger.Open(dir, logger)
+		return &measured{store, &largest, &size}, err
+	}
+	if err := migrateDir(t.Context(), t, dir, logstore.Migration{From: bolted, To: to}); err != nil {
+		t.Fatal(err)
+	}
+	if largest > 1024 || size > 1<<20+700_000 {
+		t.Errorf("a chunk had %d entries, or %d bytes", largest, size)
+	}
+}
+
+type measured struct {
+	logstore.Store
+	largest, size *int
+}
+
+func (m *measured) StoreLogs(logs []*raft.Log) error {
+	size := 0
+	for _, entry := range logs {
+		size += len(entry.Data)
+	}
+	*m.largest, *m.size = max(*m.largest, len(logs)), max(*m.size, size)
+	return m.Store.StoreLogs(logs)
+}
+
+func TestMigrateRefuses(t *testing.T) {
+	volatile := logstore.Backend{Name: "memory", Volatile: true}
+	tests := map[string]struct {
+		migration logstore.Migration
+		err       error
+		says      string
+	}{
+		"a directory of another backend":     {logstore.Migration{From: badgered, To: logstore.Backend{Name: "wal"}}, logstore.ErrOtherBackend, `"bolt", not by "badger"`},
+		"one that uses the new one already":  {logstore.Migration{From: badgered, To: bolted}, logstore.ErrOtherBackend, "nothing to do"},
+		"a backend and itself":               {logstore.Migration{From: bolted, To: bolted}, nil, "itself"},
+		"a backend that keeps nothing":       {logstore.Migration{From: bolted, To: volatile}, nil, "nothing on disk"},
+		"a directory that was never written": {logstore.Migration{From: bolted, To: badgered}, logstore.ErrNoStore, "log.bolt"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := made(t, bolted, full)
+			if errors.Is(test.err, logstore.ErrNoStore) {
+				if err := os.Remove(bolted.Path(dir)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := logstoretest.Tree(t, filepath.Join(dir, "instance.json"))
+			err := migrateDir(t.Context(), t, dir, test.migration)
+			if err == nil || test.err != nil && !errors.Is(err, test.err) || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("Migrate: %v, want %v saying %s", err, test.err, test.says)
+			}
+			if after := logstoretest.Tree(t, filepath.Join(dir, "instance.json")); after != before {
+				t.Error("the manifest was changed")
+			}
+			if errors.Is(test.err, logstore.ErrNoStore) {
+				wantOnly(t, dir)
+				return
+			}
+			startable(t, dir, full)
+			wantOnly(t, dir, "log.bolt")
+		})
+	}
+}
+
+// beside puts a store of another backend into a directory.
+func beside(t *testing.T, dir string, backend logstore.Backend, c contents) {
+	t.Helper()
+	store, err := backend.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.writeTo(t, store)
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatLiesWhereTheNewStoreIsToBe(t *testing.T) {
+	behind := contents{ranges: [][2]uint64{{37, 600}}}
+	tests := map[string]struct {
+		prepare func(t *testing.T, dir string, from, to logstore.Backend)
+		refused bool
+	}{
+		"a copy of the same is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) { beside(t, dir, to, full) }},
+		"one that is behind is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) { beside(t, dir, to, behind) }},
+		"half a store in the folder of migrations is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+			folder := filepath.Join(dir, "migration.tmp")
+			if err := os.Mkdir(folder, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			write(t, to.Path(folder), "half")
+		}},
+		"one that reaches further is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+			beside(t, dir, to, contents{ranges: [][2]uint64{{37, 1401}}, stable: true})
+		}},
+		"one of a later term is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+			beside(t, dir, to, behind)
+			store, err := to.Open(dir, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(store.SetUint64(logstore.TermKey, 41), store.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"one that can't be read is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+			path := to.Path(dir)
+			if to.Name == "badger" {
+				if err := os.Mkdir(path, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				path = filepath.Join(path, "MANIFEST")
+			}
+			write(t, path, strings.Repeat("something else\n", 1000))
+		}},
+		"one that reaches further than the log, and not than the snapshots, is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+			beside(t, dir, to, contents{ranges: [][2]uint64{{37, 1500}}, stable: true})
+			if err := os.MkdirAll(filepath.Join(dir, "snapshots", "16-1501-1700000000000"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	}
+	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
+		for name, test := range tests {
+			t.Run(name, func(t *testing.T) {
+				dir := made(t, from, full)
+				test.prepare(t, dir, from, to)
+				inTheWay := to.Path(dir)
+				var cleared bool
+				err := migrateDir(t.Context(), t, dir, logstore.Migration{From: from, To: to, Watch: func(step logstore.Step, _ string) {
+					cleared = cleared || step == logstore.StepCleared
+				}})
+				if !test.refused {
+					if err != nil || !cleared {
+						t.Errorf("Migrate: %v; told of what was removed: %v", err, cleared)
+					}
+					if got := startable(t, dir, full); got != to.Name {
+						t.Errorf("it uses %q", got)
+					}
+					return
+				}
+				if !errors.Is(err, logstore.ErrInTheWay) || !strings.Contains(err.Error(), inTheWay) {
+					t.Errorf("Migrate: %v, want ErrInTheWay naming %s", err, inTheWay)
+				}
+				if _, err := os.Lstat(inTheWay); err != nil {
+					t.Errorf("it was removed: %v", err)
+				}
+				if got := startable(t, dir, full); got != from.Name {
+					t.Errorf("it uses %q", got)
+				}
+			})
+		}
+	})
+}
+
+// An instance may have gone on with the new backend before somebody sees to what is
+// left of the old one, and with the old one before a migration is tried again.
+func TestWhatIsLeftMayBeOld(t *testing.T) {
+	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
+		m := logstore.Migration{From: from, To: to}
+		grown := contents{ranges: append(slices.Clone(full.ranges), [2]uint64{1401, 1500}), stable: true}
+		for _, crash := range images(t, made(t, from, full), m) {
+			if crash.step != logstore.StepPlaced && crash.step != logstore.StepSwitched {
+				continue
+			}
+			backend := from
+			if crash.step == logstore.StepSwitched {
+				backend = to
+			}
+			beside(t, crash.dir, backend, contents{ranges: [][2]uint64{{1401, 1500}}})
+			if err := migrateDir(t.Context(), t, crash.dir, m); err != nil {
+				t.Errorf("after %q: %v", crash.step, err)
+			}
+			startable(t, crash.dir, grown)
+			wantOnly(t, crash.dir, "log."+to.Name)
+		}
+	})
+}
+
+func TestLeftovers(t *testing.T) {
+	m := logstore.Migration{From: bolted, To: badgered}
+	for _, crash := range images(t, made(t, bolted, full), m) {
+		directory, err := logstore.ClaimReadOnly(crash.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, path := range directory.Leftovers([]logstore.Backend{bolted, badgered}) {
+			got = append(got, filepath.Base(path))
+		}
+		if err := directory.Close(); err != nil {
+			t.Fatal(err)
+		}
+		want := map[logstore.Step][]string{
+			logstore.StepPlaced:   {"migration.tmp", "log.badger"},
+			logstore.StepSwitched: {"migration.tmp", "log.bolt"},
+			logstore.StepRemoved:  nil,
+		}
+		if names, known := want[crash.step]; known && !slices.Equal(got, names) || !known && !slices.Equal(got, []string{"migration.tmp"}) {
+			t.Errorf("after %q: %q", crash.step, got)
+		}
+	}
+}
+
+func TestTheCommandThatConvertsIsNamedInFull(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "it's here")
+	first, err := logstore.Claim(dir, owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = logstore.Claim(dir, logstore.Owner{RaftID: "node0", Backend: "badger"})
+	want := "`nodesmetadata storage migrate --from bolt --to badger --raft_dir '" + strings.ReplaceAll(dir, "'", `'\''`) + "'`"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Claim: %v, want it to name %s", err, want)
+	}
+}
