@@ -129,7 +129,7 @@ func TestEverySettingCanBeSaidInEverySource(t *testing.T) {
 			}
 		})
 	}
-	for line := range strings.Lines(config.Usage()) {
+	for line := range strings.Lines(config.Usage("")) {
 		name, isFlag := strings.CutPrefix(strings.TrimSpace(line), "--")
 		name = name[:strings.IndexAny(name+" ", " [")]
 		if _, tested := everySetting[name]; isFlag && !tested && !slices.Contains([]string{"config", "version"}, name) {

@@ -122,7 +122,7 @@ func TestFaultsNameWhatIsWrong(t *testing.T) {
 }
 
 func TestUsageNamesTheBackendsThatThereAre(t *testing.T) {
-	if usage := config.Usage(); !strings.Contains(usage, "bolt, badger, memory") || strings.Contains(usage, "wal") {
+	if usage := config.Usage(""); !strings.Contains(usage, "bolt, badger, memory") || strings.Contains(usage, "wal") {
 		t.Error(usage)
 	}
 }

@@ -65,15 +65,16 @@ func define(c *Config) *pflag.FlagSet {
 // nothing is what a flag that asks for something sets.
 func nothing(string) error { return nil }
 
-// Usage is the text of --help.
-func Usage() string {
+// Usage is the text of --help. The verbs are lines for those that are not about
+// running an instance.
+func Usage(verbs string) string {
 	return fmt.Sprintf(`nodesmetadata keeps the set of nodes of a distributed cache in a small raft
 cluster, and serves it over HTTP.
 
 Usage:
-  nodesmetadata [flags]     run an instance
-  nodesmetadata version     print the version
-
+  nodesmetadata [flags]          run an instance
+  nodesmetadata version          print the version
+%s
 A first instance needs --bootstrap_raft_cluster, others --join; one that is
 given neither, and has no data, waits to be added (PUT /raft/node on the leader).
 
@@ -82,5 +83,7 @@ Flags:
 Each of them can also be given as an environment variable (--raft_id as
 %sRAFT_ID) or, but for --config, as a key in the file that --config names.
 A flag beats a variable, which beats the file, which beats the default.
-`, define(defaults()).FlagUsagesWrapped(100), prefix)
+
+A verb has flags of its own: see its --help.
+`, verbs, define(defaults()).FlagUsagesWrapped(100), prefix)
 }

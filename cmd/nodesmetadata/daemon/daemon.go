@@ -20,6 +20,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/offline"
 )
 
 // What Run returns.
@@ -29,17 +30,20 @@ const (
 	exitMisused = 2 // what the operator said makes no sense; nothing was touched
 )
 
-// Run is the program: args without its name, environ as of os.Environ. It
-// returns the exit status once ctx has ended and the instance has stopped, or
-// as soon as it can't start or go on.
+// Run is the program: args without its name, environ as of os.Environ. Without a
+// verb it returns the exit status once ctx has ended and the instance has stopped,
+// or as soon as it can't start or go on; with one, when that is done.
 func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	if len(args) == 1 && args[0] == "version" {
 		args = []string{"--version"}
 	}
+	if len(args) > 0 && offline.Knows(args[0]) {
+		return offline.Run(ctx, args, backends, stdout, stderr)
+	}
 	chosen, err := config.Load(args, environ)
 	switch {
 	case errors.Is(err, config.ErrHelp):
-		_, _ = io.WriteString(stdout, config.Usage())
+		_, _ = io.WriteString(stdout, config.Usage(offline.Verbs()))
 		return exitStopped
 	case errors.Is(err, config.ErrVersion):
 		_, _ = fmt.Fprintln(stdout, "nodesmetadata", Version())
@@ -162,7 +166,7 @@ func (d *Daemon) greet() {
 	for _, warning := range c.Warnings {
 		d.log.Warn(warning)
 	}
-	if backends[c.StorageBackend].volatile {
+	if chosen, _ := backend(c.StorageBackend); chosen.Volatile {
 		d.log.Warn("the storage backend forgets everything when the process ends: it is for trials", "storage_backend", c.StorageBackend)
 	}
 	if len(c.Secret) == 0 {

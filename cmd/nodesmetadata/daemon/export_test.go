@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"io"
-	"maps"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,7 +21,14 @@ func Validate(c config.Config) error {
 func RegistryCollector(local ports.Local) prometheus.Collector { return registryCollector{local} }
 
 // Backends are those that the graph knows.
-func Backends() []string { return slices.Sorted(maps.Keys(backends)) }
+func Backends() []string {
+	var names []string
+	for _, b := range backends {
+		names = append(names, b.Name)
+	}
+	slices.Sort(names)
+	return names
+}
 
 // Fail is what the parts call when they can't go on.
 func (d *Daemon) Fail(err error) { d.fail(err) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
@@ -22,16 +23,21 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// backend is one answer to --storage_backend.
-type backend struct {
-	open     logstore.Opener
-	volatile bool // forgets everything when the process ends
+// backends are the answers to --storage_backend: this is the only place that knows
+// them all.
+var backends = []logstore.Backend{
+	{Name: "bolt", Open: bolt.Open, Inspect: bolt.Inspect},
+	{Name: "badger", Open: badger.Open, Inspect: badger.Inspect},
+	{Name: "memory", Open: memory.Open, Inspect: memory.Open, Volatile: true},
 }
 
-var backends = map[string]backend{
-	"bolt":   {open: bolt.Open},
-	"badger": {open: badger.Open},
-	"memory": {open: memory.Open, volatile: true},
+// backend gives the one with the given name.
+func backend(name string) (logstore.Backend, bool) {
+	at := slices.IndexFunc(backends, func(b logstore.Backend) bool { return b.Name == name })
+	if at < 0 {
+		return logstore.Backend{}, false
+	}
+	return backends[at], true
 }
 
 // fatal is called when the instance can't go on.
@@ -70,7 +76,7 @@ func newDemux(c config.Config, log *slog.Logger) (*demux.Demux, error) {
 }
 
 func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, took *latencies, log *slog.Logger, fail fatal) (*consensus.Node, error) {
-	chosen, known := backends[c.StorageBackend]
+	chosen, known := backend(c.StorageBackend)
 	if !known {
 		return nil, fmt.Errorf("there is no storage backend %q", c.StorageBackend)
 	}
@@ -79,8 +85,8 @@ func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, took *la
 		AdvertisedAddress: c.RaftAdvertisedAddress,
 		Directory:         c.RaftDir,
 		Backend:           c.StorageBackend,
-		OpenStore:         chosen.open,
-		Volatile:          chosen.volatile,
+		OpenStore:         chosen.Open,
+		Volatile:          chosen.Volatile,
 		Demux:             port,
 		Peers:             peers,
 		Bootstrap:         c.BootstrapRaftCluster,

@@ -1,0 +1,78 @@
+package offline_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestMisuseNamesWhatIsWrongAndTouchesNothing(t *testing.T) {
+	tests := map[string]struct {
+		args []string
+		says []string
+	}{
+		"half a verb":                      {[]string{"storage"}, []string{`"storage" is only the beginning of a verb`}},
+		"half a verb, and a flag":          {[]string{"storage", "--raft_dir=DIR"}, []string{"beginning of a verb"}},
+		"an unknown verb":                  {[]string{"storage", "vacuum"}, []string{`unknown verb: "storage vacuum"`}},
+		"a flag before the verb":           {[]string{"--raft_dir=DIR", "storage", "check"}, []string{`unexpected argument: "storage"`, `unexpected argument: "check"`}},
+		"check: no directory":              {[]string{"storage", "check"}, []string{"--raft_dir must be given", "see nodesmetadata storage check --help"}},
+		"check: an unknown flag":           {[]string{"storage", "check", "--raft_dir=DIR", "--deep"}, []string{"unknown flag: --deep"}},
+		"check: a flag of another verb":    {[]string{"storage", "check", "--raft_dir=DIR", "--from=bolt"}, []string{"unknown flag: --from"}},
+		"check: a flag of an instance":     {[]string{"storage", "check", "--raft_dir=DIR", "--raft_id=n1"}, []string{"unknown flag: --raft_id"}},
+		"check: a stray argument":          {[]string{"storage", "check", "--raft_dir=DIR", "x"}, []string{`unexpected argument: "x"`}},
+		"check: a flag without its value":  {[]string{"storage", "check", "--raft_dir"}, []string{"flag needs an argument: --raft_dir"}},
+		"migrate: nothing":                 {[]string{"storage", "migrate"}, []string{"--from must be given", "--to must be given", "--raft_dir must be given", "see nodesmetadata storage migrate --help"}},
+		"migrate: an unknown backend":      {[]string{"storage", "migrate", "--from=tape", "--to=bolt", "--raft_dir=DIR"}, []string{`--from: "tape" is none of bolt, badger, memory`}},
+		"migrate: from one that forgets":   {[]string{"storage", "migrate", "--from=memory", "--to=bolt", "--raft_dir=DIR"}, []string{`--from: "memory" keeps nothing on disk`}},
+		"migrate: to one that forgets":     {[]string{"storage", "migrate", "--from=bolt", "--to=memory", "--raft_dir=DIR"}, []string{`--to: "memory" keeps nothing on disk`}},
+		"migrate: to itself":               {[]string{"storage", "migrate", "--from=bolt", "--to=bolt", "--raft_dir=DIR"}, []string{`--from, --to: both are "bolt"`}},
+		"recover: nothing":                 {[]string{"recover"}, []string{"--raft_dir must be given", "--instances must be given", "see nodesmetadata recover --help"}},
+		"recover: no address":              {[]string{"recover", "--raft_dir=DIR", "--instances=n1"}, []string{`--instances: "n1" is not id=address`}},
+		"recover: no port":                 {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1"}, []string{`--instances: "n1=10.0.0.1": address must be host:port`}},
+		"recover: every interface":         {[]string{"recover", "--raft_dir=DIR", "--instances=n1=0.0.0.0:8008"}, []string{"not every interface"}},
+		"recover: an id that is none":      {[]string{"recover", "--raft_dir=DIR", "--instances=n/1=10.0.0.1:1"}, []string{`"n/1=10.0.0.1:1": id may only have`}},
+		"recover: an id twice":             {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1,n1=10.0.0.2:1"}, []string{`"n1" is there twice`}},
+		"recover: an address twice":        {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1,n2=10.0.0.1:1"}, []string{`is the raft address of instance "n1"`}},
+		"recover: an argument, not a flag": {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1", "n2=10.0.0.2:1"}, []string{`unexpected argument: "n2=10.0.0.2:1"`}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "data")
+			args := make([]string, len(test.args))
+			for i, arg := range test.args {
+				args[i] = strings.ReplaceAll(arg, "DIR", dir)
+			}
+			mustFail(t, 2, test.says, args...)
+			if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+				t.Errorf("the directory was touched: %v", err)
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		says []string
+	}{
+		{[]string{"--help"}, []string{"nodesmetadata storage check ", "nodesmetadata storage migrate ", "nodesmetadata recover ", "--raft_id"}},
+		{[]string{"storage", "--help"}, []string{"nodesmetadata storage check ", "nodesmetadata storage migrate "}},
+		{[]string{"storage", "check", "--help"}, []string{"nodesmetadata storage check --raft_dir directory\n", "exit status"}},
+		{[]string{"storage", "migrate", "-h"}, []string{"nodesmetadata storage migrate --from backend --to backend --raft_dir directory\n"}},
+		{[]string{"storage", "migrate", "--from=x", "--help"}, []string{"Usage:"}},
+		{[]string{"recover", "--help"}, []string{"nodesmetadata recover --raft_dir directory --instances id=address,...\n", "must ever be started again"}},
+	} {
+		said := mustRun(t, test.args...)
+		for _, words := range test.says {
+			if !strings.Contains(said, words) {
+				t.Errorf("%q does not say %q:\n%s", test.args, words, said)
+			}
+		}
+		for line := range strings.Lines(said) {
+			if len(line) > 101 {
+				t.Errorf("%q: a line is too long: %s", test.args, line)
+			}
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package offline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+var migrateVerb = verb{
+	name:  "storage migrate",
+	short: "move the directory of an instance to another storage backend",
+	usage: `nodesmetadata storage migrate moves the raft log, the term and the vote of an
+instance to another storage backend. Snapshots stay as they are.
+
+The new log is written beside the old one, read back and compared. Then the
+directory is switched over, and only then the old log is removed. It needs disk
+for a second log. Whenever it is stopped, nothing is lost, and the same command
+goes on. Run it as the user who runs the instance.
+`,
+	define: func(flags *pflag.FlagSet) job {
+		m := &migrate{}
+		flags.StringVar(&m.from, "from", "", "storage `backend` that the directory uses")
+		flags.StringVar(&m.to, "to", "", "storage `backend` that it is to use")
+		directoryFlag(flags, &m.directory)
+		return m
+	},
+}
+
+type migrate struct {
+	directory, from, to string
+}
+
+func (m *migrate) check(d *desk) error {
+	faults := []error{d.canMove("from", m.from), d.canMove("to", m.to), given("raft_dir", m.directory)}
+	if m.from != "" && m.from == m.to {
+		faults = append(faults, fmt.Errorf("--from, --to: both are %q", m.to))
+	}
+	return errors.Join(faults...)
+}
+
+// canMove says whether a flag names a backend that can be moved from and to.
+func (d *desk) canMove(flag, name string) error {
+	if err := given(flag, name); err != nil {
+		return err
+	}
+	switch backend, err := d.backend(name); {
+	case err != nil:
+		return fmt.Errorf("--%s: %w", flag, err)
+	case backend.Volatile:
+		return fmt.Errorf("--%s: %q keeps nothing on disk that could be moved: an instance changes from it, or to it, with an empty directory, and joins the cluster anew", flag, name)
+	}
+	return nil
+}
+
+func (m *migrate) do(ctx context.Context, d *desk) error {
+	directory, err := logstore.ClaimExisting(m.directory)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = directory.Close() }() // all that was written is durable already
+	if directory.Backend() == m.from {
+		// A copy of what is damaged would only look sound.
+		report, err := inspect(ctx, d, directory)
+		if err != nil {
+			return err
+		}
+		if !report.Sound() {
+			return errors.Join(faultsOf(report), errors.New("nothing was changed: only a directory that is sound can be moved"))
+		}
+	}
+	from, _ := d.backend(m.from) // both were checked
+	to, _ := d.backend(m.to)
+	err = directory.Migrate(ctx, logstore.Migration{
+		From: from, To: to, Logger: d.notes.logger(),
+		Watch: func(step logstore.Step, what string) {
+			if step != logstore.StepCopied { // there are many
+				d.say("%s", what)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	d.say("done: start the instance with --storage_backend=%s", m.to)
+	return nil
+}

@@ -1,0 +1,184 @@
+package offline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+var recoverVerb = verb{
+	name:  "recover",
+	short: "give a cluster that lost its majority for good a new membership",
+	usage: `nodesmetadata recover is for a cluster that has lost so many of its instances, for
+good, that no majority of them can ever be started again. It rewrites the
+membership in the directory of one that is left, which then goes on as the
+cluster, with everything that it has.
+
+Take a copy of the directory first. Where several are left, run
+"nodesmetadata storage check" on each: take the one that reaches the highest term
+and, of these, the highest entry. Recover that one to itself alone, start it, and
+let the others join with empty directories. Run it as the user who runs the
+instance.
+
+  - What was acknowledged and is only in directories that are lost, is lost.
+  - What was on its way and not acknowledged may now take effect.
+  - No other directory of the cluster must ever be started again: it would go on
+    as a second cluster under the same name.
+`,
+	define: func(flags *pflag.FlagSet) job {
+		r := &recovery{}
+		directoryFlag(flags, &r.directory)
+		flags.StringSliceVar(&r.instances, "instances", nil,
+			"`id=address,...` of all members of the cluster from now on, this instance among them, with their raft addresses; all are voters (comma separated or repeated)")
+		return r
+	},
+}
+
+type recovery struct {
+	directory string
+	instances []string
+	roster    domain.Roster
+}
+
+func (r *recovery) check(*desk) error {
+	faults := []error{given("raft_dir", r.directory), given("instances", strings.Join(r.instances, ","))}
+	for _, word := range r.instances {
+		if err := r.add(strings.TrimSpace(word)); err != nil {
+			faults = append(faults, fmt.Errorf("--instances: %w", err))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// add makes one more instance a member.
+func (r *recovery) add(word string) error {
+	id, address, ok := strings.Cut(word, "=")
+	if !ok {
+		return fmt.Errorf("%q is not id=address", word)
+	}
+	instance, err := domain.NewInstance(id, address, nil)
+	if err != nil {
+		return fmt.Errorf("%q: %s", word, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	if _, twice := r.roster.Find(id); twice {
+		return fmt.Errorf("%q is there twice", id)
+	}
+	if _, err := r.roster.Join(instance); err != nil {
+		return fmt.Errorf("%q: %w", word, err)
+	}
+	r.roster = domain.NewRoster(append(r.roster.Instances(), instance)...)
+	return nil
+}
+
+func (r *recovery) do(ctx context.Context, d *desk) error {
+	directory, err := logstore.ClaimExisting(r.directory)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = directory.Close() }() // all that was written is durable already
+	before, err := inspect(ctx, d, directory)
+	if err != nil {
+		return err
+	}
+	d.report(before)
+	if err := r.refuse(before); err != nil {
+		return fmt.Errorf("%w\nnothing was changed", err)
+	}
+	if before.Recovered(r.roster) {
+		d.say("\nThis directory has been recovered to that membership already: there is nothing to do.")
+		return nil
+	}
+	for _, spare := range before.Faults {
+		d.notes.logger().Warn(spare.Error() + ": it is not needed")
+	}
+	d.say("\n%s", strings.TrimSpace(r.announce(before)))
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	backend, _ := d.backend(directory.Backend()) // inspect found it
+	err = consensus.Recover(consensus.Recovery{Directory: directory, Backend: backend, Roster: r.roster, Logger: d.notes.logger()})
+	if err != nil {
+		return fmt.Errorf("%w\nthe same command can be given again", err)
+	}
+	after, err := inspect(context.WithoutCancel(ctx), d, directory)
+	if err != nil {
+		return err
+	}
+	if err := same(before, after, r.roster); err != nil {
+		return err
+	}
+	d.say("\n%s", r.next(after))
+	return nil
+}
+
+// refuse says why a directory can't be recovered.
+func (r *recovery) refuse(found consensus.Report) error {
+	if _, among := r.roster.Find(found.RaftID); !among {
+		return fmt.Errorf("--instances: %q, whose directory this is, is not among them", found.RaftID)
+	}
+	switch {
+	case found.Blank:
+		return fmt.Errorf("%s holds no raft state: there is nothing to recover", found.Directory)
+	case !found.Sound():
+		return faultsOf(found)
+	}
+	return nil
+}
+
+// announce says what is going to be done, and what that means.
+func (r *recovery) announce(found consensus.Report) string {
+	var text strings.Builder
+	text.WriteString("From now on the cluster is, in this directory:\n")
+	for _, instance := range r.roster.Instances() {
+		_, _ = fmt.Fprintf(&text, "  %s=%s %s\n", instance.ID, instance.RaftAddress, instance.Suffrage)
+	}
+	self, member := found.Roster.Find(found.RaftID)
+	switch {
+	case !member:
+		text.WriteString("Beware: as far as this directory knows, this instance had been removed from the cluster: it may lack much.\n")
+	case self.Suffrage != domain.Voter:
+		text.WriteString("Beware: this instance was no voter: what it has, no majority may have acknowledged.\n")
+	}
+	_, _ = fmt.Fprintf(&text, `What you must know:
+- What was acknowledged and is not in here, is lost. This directory reaches entry %d of term %d:
+  if another one is left that reaches a higher term, or a higher entry of the same, recover that one.
+- What was on its way, and is in here, takes effect, though it was not acknowledged.
+- No other directory of this cluster must be started again, unless it was recovered to the same
+  membership: it would go on as a second cluster under the same name. Remove them.
+`, found.ReachIndex, found.ReachTerm)
+	return text.String()
+}
+
+// same makes sure that nothing but the membership is different.
+func same(before, after consensus.Report, roster domain.Roster) error {
+	switch {
+	case !after.Sound():
+		return fmt.Errorf("what was written can't be read: %w", faultsOf(after))
+	case !after.Roster.Equal(roster):
+		return errors.New("the membership is not the new one: give the same command again")
+	case after.Revision != before.Revision || after.Nodes != before.Nodes || after.ClusterID != before.ClusterID:
+		return fmt.Errorf("the registry is at revision %d with %d nodes, and was at revision %d with %d nodes: restore the copy of the directory",
+			after.Revision, after.Nodes, before.Revision, before.Nodes)
+	}
+	return nil
+}
+
+// next says what to do when it is done.
+func (r *recovery) next(found consensus.Report) string {
+	self, _ := r.roster.Find(found.RaftID)
+	text := fmt.Sprintf("Done: revision %d, %d nodes. ", found.Revision, found.Nodes)
+	if len(r.roster.Instances()) > 1 {
+		text += "Before any of them is started, give the same command for each other\ndirectory of these instances. Then start this one"
+	} else {
+		text += "Start it"
+	}
+	return text + fmt.Sprintf(" with --raft_id=%s\n--raft_advertised_address=%s --storage_backend=%s, and without\n--bootstrap_raft_cluster. Others join with empty directories.",
+		self.ID, self.RaftAddress, found.Backend)
+}

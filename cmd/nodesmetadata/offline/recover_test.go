@@ -1,0 +1,130 @@
+package offline_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
+)
+
+// bereaved starts a cluster of three, stops all, and gives the directory of one
+// that followed, with its address.
+func bereaved(t *testing.T, backend string) (dir, address string, has registry) {
+	t.Helper()
+	base := t.TempDir()
+	leader := start(t, filepath.Join(base, "n1"), "n1", backend, "--bootstrap_raft_cluster")
+	leader.await("/readyz")
+	var others []*instance
+	for _, id := range []string{"n2", "n3"} {
+		other := start(t, filepath.Join(base, id), id, backend, "--join="+leader.application())
+		other.await("/readyz")
+		others = append(others, other)
+	}
+	leader.put(1, 60)
+	has = leader.registry()
+	others[0].await("/nodes?consistency=stale&min_revision=" + has.revision)
+	// The followers first, so that nothing is elected on the way.
+	others[0].stop()
+	others[1].stop()
+	leader.stop()
+	return filepath.Join(base, "n2"), others[0].raftAddress(), has
+}
+
+func TestRecover(t *testing.T) {
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
+			dir, address, has := bereaved(t, backend)
+			before := mustRun(t, "storage", "check", "--raft_dir="+dir)
+			for _, member := range []string{"n1=", "n2=" + address, "n3="} {
+				if !strings.Contains(before, member) {
+					t.Errorf("the membership was not as it should be:\n%s", before)
+				}
+			}
+			self := "--instances=n2=" + address
+			said := mustRun(t, "recover", "--raft_dir="+dir, self)
+			for _, words := range []string{"reaches          entry ", "From now on the cluster is", "n2=" + address + " voter", "is lost", "must be started again", "takes effect",
+				"Done: revision 60, 60 nodes.", "--raft_advertised_address=" + address, "--storage_backend=" + backend} {
+				if !strings.Contains(said, words) {
+					t.Errorf("it does not say %q:\n%s", words, said)
+				}
+			}
+			tree := logstoretest.Tree(t, dir)
+			if again := mustRun(t, "recover", "--raft_dir="+dir, self); !strings.Contains(again, "there is nothing to do") {
+				t.Errorf("again:\n%s", again)
+			}
+			if now := logstoretest.Tree(t, dir); now != tree {
+				t.Errorf("the second time changed the directory: from\n%s\nto\n%s", tree, now)
+			}
+			after := mustRun(t, "storage", "check", "--raft_dir="+dir)
+			if strings.Contains(after, "n1=") || strings.Contains(after, "n3=") || !strings.Contains(after, "n2="+address) {
+				t.Errorf("the membership is not as it should be:\n%s", after)
+			}
+			i := start(t, dir, "n2", backend, "--raft_bind_address="+address)
+			i.await("/readyz")
+			i.registry().mustBe(t, has)
+			i.put(61, 61)
+			fresh := start(t, t.TempDir(), "n4", backend, "--join="+i.application())
+			fresh.await("/readyz")
+			fresh.await("/nodes?consistency=stale&min_revision=61")
+			i.put(62, 62) // which takes both
+			fresh.await("/nodes?consistency=stale&min_revision=62")
+		})
+	}
+}
+
+func TestRecoverRefuses(t *testing.T) {
+	dir, address, _ := livedIn(t, "bolt")
+	damaged := crashed(t, "bolt")
+	flip(t, filepath.Join(damaged, "log.bolt"), lastOf("node-50.example"))
+	blank := t.TempDir()
+	start(t, blank, "n1", "bolt").stop()
+	volatile := t.TempDir()
+	start(t, volatile, "n1", "memory").stop()
+	for name, test := range map[string]struct {
+		dir, instances string
+		says           []string
+	}{
+		"a membership without this instance":    {dir, "n2=10.0.0.2:8008", []string{`--instances: "n1", whose directory this is, is not among them`, "nothing was changed"}},
+		"a directory that is damaged":           {damaged, "n1=" + address, []string{"entry 53: checksum mismatch", "nothing was changed"}},
+		"a directory that was never written":    {blank, "n1=" + address, []string{"no raft state", "nothing was changed"}},
+		"a directory in which nothing was kept": {volatile, "n1=" + address, []string{"no raft state"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := logstoretest.Tree(t, test.dir)
+			mustFail(t, 1, test.says, "recover", "--raft_dir="+test.dir, "--instances="+test.instances)
+			if after := logstoretest.Tree(t, test.dir); after != before {
+				t.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
+			}
+		})
+	}
+}
+
+func TestRecoverToSeveral(t *testing.T) {
+	dir, address, _ := livedIn(t, "badger")
+	said := mustRun(t, "recover", "--raft_dir="+dir, fmt.Sprintf("--instances=n1=%s,n2=n2.example:8008", address), "--instances=n3=[2001:db8::3]:8008")
+	for _, words := range []string{"n3=[2001:db8::3]:8008 voter", "give the same command for each other"} {
+		if !strings.Contains(said, words) {
+			t.Errorf("it does not say %q:\n%s", words, said)
+		}
+	}
+	if report := mustRun(t, "storage", "check", "--raft_dir="+dir); !strings.Contains(report, "n2=n2.example:8008 voter") {
+		t.Errorf("afterwards:\n%s", report)
+	}
+}
+
+func TestRecoverOfOneThatMissesASnapshotThatItDoesNotNeed(t *testing.T) {
+	dir, address, _ := livedIn(t, "bolt")
+	older := snapshotStates(t, dir)[0]
+	flip(t, older, middle)
+	status, said, stderr := program(t, "recover", "--raft_dir="+dir, "--instances=n1="+address)
+	if status != 0 || !strings.Contains(said, "Done: revision 100") || !strings.Contains(stderr, "warning: "+older) {
+		t.Errorf("status %d, stdout:\n%s\nstderr:\n%s", status, said, stderr)
+	}
+	i := start(t, dir, "n1", "bolt", "--raft_bind_address="+address)
+	i.await("/readyz")
+	if got := i.registry(); got.revision != "100" {
+		t.Errorf("it is at revision %s", got.revision)
+	}
+}

@@ -1,0 +1,101 @@
+package e2e_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// offline runs a verb, and fails the test unless it ends well.
+func offline(t *testing.T, args ...string) string {
+	t.Helper()
+	result := harness.Run(t, nil, args...)
+	if result.Status != 0 || result.Stderr != "" {
+		t.Fatalf("%q: status %d, stdout:\n%s\nstderr:\n%s", args, result.Status, result.Stdout, result.Stderr)
+	}
+	return result.Stdout
+}
+
+// A cluster loses two of three instances for good. The one that is left is looked
+// at, recovered, moved to the other storage backend, and gets company again.
+func TestTheMajorityIsLostForGood(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.New(t, harness.Options{Size: 4, Backend: backend, Flags: append([]string{"--raft_snapshot_threshold=20", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=10"}, calm...)})
+		fresh := c.Instances[3]
+		c.Instances = c.Instances[:3]
+		c.Bootstrap()
+		for n := range 60 {
+			put(t, c.Instances[0].Client, fmt.Sprintf("node-%d", n))
+		}
+		left := c.Instances[2]
+		here := "--raft_dir=" + left.Directory
+		if busy := harness.Run(t, nil, "storage", "check", here); busy.Status != 1 || !strings.Contains(busy.Stderr, "in use by another instance") {
+			t.Errorf("while it runs: %+v", busy)
+		}
+		want := list(t, c.Instances[0].Client)
+		harness.Eventually(t, "the one that will be left has all", func() error {
+			_, err := left.Do(t.Context(), "GET", fmt.Sprintf("/nodes?consistency=stale&min_revision=%d", want.Revision), nil)
+			return err
+		})
+		for _, i := range c.Instances {
+			i.Kill()
+		}
+
+		report := offline(t, "storage", "check", here)
+		for _, words := range []string{"n1=", "n2=", "n3=" + left.RaftAddress, "revision 60, 60 nodes", "no damage was found"} {
+			if !strings.Contains(report, words) {
+				t.Errorf("the report does not say %q:\n%s", words, report)
+			}
+		}
+		recoverArgs := []string{"recover", here, "--instances=n3=" + left.RaftAddress}
+		if said := offline(t, recoverArgs...); !strings.Contains(said, "Done: revision 60, 60 nodes.") {
+			t.Errorf("recover said:\n%s", said)
+		}
+		if said := offline(t, recoverArgs...); !strings.Contains(said, "nothing to do") {
+			t.Errorf("the second time recover said:\n%s", said)
+		}
+		other := map[string]string{"bolt": "badger", "badger": "bolt"}[backend]
+		offline(t, "storage", "migrate", "--from="+backend, "--to="+other, here)
+		if report := offline(t, "storage", "check", here); strings.Contains(report, "n1=") || !strings.Contains(report, other) {
+			t.Errorf("afterwards the report says:\n%s", report)
+		}
+
+		left.Flags = append(left.Flags, "--storage_backend="+other)
+		left.Restart()
+		left.AwaitReady()
+		sameRegistry(t, "the one that is left", list(t, left.Client), want)
+		put(t, left.Client, "later")
+		fresh.Flags = append(fresh.Flags, "--join="+left.Application)
+		fresh.Start()
+		fresh.AwaitReady()
+		want = list(t, left.Client)
+		put(t, fresh.Client, "last")
+		left.Stop()
+		left.Restart()
+		left.AwaitReady()
+		fresh.AwaitReady()
+		if got := list(t, fresh.Client); got.Revision != want.Revision+1 {
+			t.Errorf("in the end it is at revision %d, want %d", got.Revision, want.Revision+1)
+		}
+	})
+}
+
+func TestVerbsAreStrict(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"storage", "vacuum"}, `unknown verb: "storage vacuum"`},
+		{[]string{"storage", "check", "--raft_dir=/no/such", "--deep"}, "unknown flag: --deep"},
+		{[]string{"recover", "--raft_dir=/no/such", "--instances=n1"}, `"n1" is not id=address`},
+	} {
+		if result := harness.Run(t, nil, test.args...); result.Status != 2 || !strings.Contains(result.Stderr, test.says) || result.Stdout != "" {
+			t.Errorf("%q: %+v", test.args, result)
+		}
+	}
+	if help := harness.Run(t, nil, "recover", "--help"); help.Status != 0 || !strings.Contains(help.Stdout, "--instances id=address") {
+		t.Errorf("recover --help: %+v", help)
+	}
+}
