@@ -265,7 +265,7 @@ func TestWhoIsNoMemberAnyMoreDoesNotDisturb(t *testing.T) {
 	}
 	i := s.goesOn(t)
 	old := again(t, cluster[2], nil)
-	time.Sleep(4 * i.config.Timing.ElectionTimeout)
+	until(t, "the old one stands for election", func() bool { return old.raft.State() == raft.Candidate })
 	register(t, i, "b")
 	if state, _ := old.State(); state.Leading || state.LeaderID != "" {
 		t.Errorf("the old one has a leader: %+v", state)
