@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -187,7 +188,7 @@ func TestHowLongItTakesToReplaceALeader(t *testing.T) {
 // maxReplacement is what is promised for half of the times.
 const maxReplacement = time.Second
 
-func median(times []time.Duration) time.Duration {
+func median[T cmp.Ordered](times []T) T {
 	sorted := slices.Sorted(slices.Values(times))
 	return sorted[len(sorted)/2]
 }

@@ -10,18 +10,21 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
 
-// requestTimeout is longer than the 10 s in which every request ends: one that
-// takes longer hangs.
+// requestTimeout is longer than the 10 s in which every request ends that is not
+// asked to wait: one that takes longer hangs.
 const requestTimeout = 12 * time.Second
 
 // Client talks to the application API at one address. Its methods may be called
 // from any goroutine.
 type Client struct {
 	address string
+	query   string
+	wait    time.Duration
 	http    *http.Client
 }
 
@@ -42,9 +45,43 @@ func (c *Client) Address() string { return c.address }
 // NotFollowing gives a client of the same address, on the same connections, to
 // which a redirect is an answer.
 func (c *Client) NotFollowing() *Client {
-	plain := *c.http
+	not, plain := *c, *c.http
 	plain.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &Client{address: c.address, http: &plain}
+	not.http = &plain
+	return &not
+}
+
+// With gives a client of the same address, on the same connections, that adds
+// query to everything it asks: "redirect=false", say.
+func (c *Client) With(query string) *Client {
+	with := *c
+	with.query = joined(c.query, query)
+	return &with
+}
+
+// Waiting gives a client of the same address, on the same connections, that asks
+// for a wait: its requests may take so much longer.
+func (c *Client) Waiting(wait time.Duration) *Client {
+	waiting := c.With("wait=" + wait.String())
+	waiting.wait = wait
+	return waiting
+}
+
+func joined(query, more string) string {
+	if query == "" || more == "" {
+		return query + more
+	}
+	return query + "&" + more
+}
+
+// target is the URL of path, which may have a query of its own.
+func (c *Client) target(path string) string {
+	path, query, _ := strings.Cut(path, "?")
+	target := "http://" + c.address + path
+	if query = joined(query, c.query); query != "" {
+		target += "?" + query
+	}
+	return target
 }
 
 // forget closes the connections that are kept for later.
@@ -74,6 +111,7 @@ type Problem struct {
 	Code   string `json:"code"`
 	Older  string `json:"error"`
 	Node   *Node  `json:"node"`
+	Leader string `json:"leader"`
 }
 
 // Error says what an operator would want to read.
@@ -88,7 +126,7 @@ type Header struct{ Name, Value string }
 // an io.Reader, else as JSON; nil sends none. An answer of 400 and more is a
 // *Problem, with the answer in it.
 func (c *Client) Do(ctx context.Context, method, path string, body any, headers ...Header) (Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout+c.wait)
 	defer cancel()
 	response, err := c.send(ctx, method, path, body, headers)
 	if err != nil {
@@ -115,7 +153,7 @@ func (c *Client) send(ctx context.Context, method, path string, body any, header
 	if err != nil {
 		return nil, err
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+c.address+path, content)
+	request, err := http.NewRequestWithContext(ctx, method, c.target(path), content)
 	if err != nil {
 		return nil, err
 	}

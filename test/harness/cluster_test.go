@@ -2,6 +2,7 @@ package harness_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -44,6 +45,18 @@ func TestAClusterIsKilledPausedAndStopped(t *testing.T) {
 	})
 	other.Resume()
 	other.AwaitReady()
+	cut := c.Leader()
+	c.CutOff(cut)
+	harness.Eventually(t, "another leader", func() error {
+		for _, i := range c.Instances {
+			if ready, err := i.Ready(t.Context()); i != cut && err == nil && ready.Leading {
+				return nil
+			}
+		}
+		return errors.New("there is none")
+	})
+	c.Heal()
+	cut.AwaitReady()
 	last := put(other, "end")
 	follower.Await(t, last)
 	follower.Stop()

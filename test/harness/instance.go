@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -217,6 +216,17 @@ func (i *Instance) Restart() {
 	i.Start()
 }
 
+// Wipe removes all that the instance has stored. Its process must have ended.
+func (i *Instance) Wipe() {
+	i.t.Helper()
+	if i.Running() {
+		i.t.Fatalf("%s runs: what it stores can't be removed", i.ID)
+	}
+	if err := os.RemoveAll(i.Directory); err != nil {
+		i.t.Fatal(err)
+	}
+}
+
 // Pid is the id of the process, which must have been started.
 func (i *Instance) Pid() int { return i.process.command.Process.Pid }
 
@@ -311,22 +321,4 @@ func plainEnviron() []string {
 		}
 	}
 	return environ
-}
-
-// ResidentBytes is how much memory the process has resident, as Linux counts.
-func (i *Instance) ResidentBytes() int64 {
-	i.t.Helper()
-	path := fmt.Sprintf("/proc/%d/status", i.Pid())
-	content, err := os.ReadFile(path)
-	if err != nil {
-		i.t.Skipf("the memory of a process can only be measured on Linux: %v", err)
-	}
-	for line := range strings.Lines(string(content)) {
-		var kilobytes int64
-		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kilobytes); err == nil {
-			return kilobytes << 10
-		}
-	}
-	i.t.Fatalf("%s does not say VmRSS", path)
-	return 0
 }

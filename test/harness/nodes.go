@@ -18,6 +18,8 @@ type Node struct {
 	Zone            string            `json:"zone,omitempty"`
 	Labels          map[string]string `json:"labels,omitempty"`
 	State           string            `json:"state,omitempty"`
+	TTLSeconds      int               `json:"ttlSeconds,omitempty"`
+	OnExpiry        string            `json:"onExpiry,omitempty"`
 	Slot            int               `json:"slot"`
 	CreatedRevision uint64            `json:"createdRevision"`
 	Revision        uint64            `json:"revision"`

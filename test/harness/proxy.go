@@ -30,6 +30,7 @@ type Proxy struct {
 	links  map[*link]struct{}
 	delays [2]time.Duration
 	cut    [2]bool
+	from   int           // a process whose connections are held, those to come as well; 0: none
 	healed chan struct{} // closed when a cut ends; replaced at each change
 }
 
@@ -88,6 +89,18 @@ func (p *Proxy) Hold(direction Direction) {
 	}
 }
 
+// cutFrom is Cut for the connections of one process, now and later.
+func (p *Proxy) cutFrom(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.from = pid
+	for l := range p.links {
+		if dialledBy(pid, l.near) {
+			l.held = [2]bool{true, true}
+		}
+	}
+}
+
 // Heal undoes Cut and Hold.
 func (p *Proxy) Heal(directions ...Direction) { p.set(false, directions) }
 
@@ -97,6 +110,9 @@ func (p *Proxy) set(cut bool, directions []Direction) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !cut {
+		p.from = 0
+	}
 	for _, direction := range directions {
 		p.cut[direction] = cut
 		for l := range p.links {
@@ -151,6 +167,9 @@ func (p *Proxy) join(l *link) bool {
 	defer p.mu.Unlock()
 	if p.closed {
 		return false
+	}
+	if p.from != 0 && dialledBy(p.from, l.near) {
+		l.held = [2]bool{true, true}
 	}
 	p.links[l] = struct{}{}
 	return true

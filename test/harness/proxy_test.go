@@ -67,6 +67,8 @@ func hear(t *testing.T, conn net.Conn, letter string, d time.Duration) bool {
 const (
 	soon = 10 * time.Second
 	late = 50 * time.Millisecond
+	// longer is longer than any request takes that does not wait.
+	longer = 20 * time.Second
 )
 
 func TestProxy(t *testing.T) {

@@ -65,6 +65,15 @@ type Readiness struct {
 	Term      uint64   `json:"term"`
 	ClusterID string   `json:"clusterID"`
 	Revision  uint64   `json:"revision"`
+
+	ExpiryHeld []HeldPool `json:"expiryHeld"`
+}
+
+// HeldPool is a pool whose expiry a leader holds back.
+type HeldPool struct {
+	Pool    string `json:"pool"`
+	Overdue int    `json:"overdue"`
+	Leased  int    `json:"leased"`
 }
 
 // Ready gives what /readyz says. That the instance is not ready is no error.

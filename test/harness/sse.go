@@ -183,3 +183,32 @@ func (s *Stream) Close() {
 	s.cancel()
 	_ = s.body.Close()
 }
+
+// Tape gives the bytes of a stream after position, without its comments, up to
+// the end of the event with the id until.
+func (c *Client) Tape(ctx context.Context, path string, position, until uint64) ([]byte, error) {
+	stream, err := c.Stream(ctx, path, strconv.FormatUint(position, 10))
+	if err != nil {
+		return nil, err
+	}
+	defer stream.Close()
+	last := []byte("id: " + strconv.FormatUint(until, 10) + "\n")
+	lines := bufio.NewReader(stream.body)
+	var tape, block []byte
+	for ended := false; !ended; {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return nil, fmt.Errorf("the stream of %s ended before revision %d: %w", stream.From, until, err)
+		}
+		block = append(block, line...)
+		if len(line) > 1 {
+			continue
+		}
+		if block[0] != ':' {
+			tape = append(tape, block...)
+			ended = bytes.HasPrefix(block, last) || bytes.Contains(block, append([]byte{'\n'}, last...))
+		}
+		block = block[:0]
+	}
+	return tape, nil
+}

@@ -29,6 +29,7 @@ const operationTimeout = 4 * time.Second
 // searched fast, however many outcomes are unknown.
 type round struct {
 	name    string
+	here    string            // the query of reads that the instance asked is to answer itself
 	clients []*harness.Client // each on the instance of one of them
 	began   time.Time
 	values  *atomic.Int64
@@ -96,7 +97,7 @@ func (r *round) readAll(client *harness.Client, times int) {
 	var reading sync.WaitGroup
 	nodes := r.inUse()
 	for n := range times {
-		in := input{kind: get, node: nodes[n%len(nodes)]}
+		in := input{kind: get, node: nodes[n%len(nodes)], here: n%2 == 0}
 		reading.Go(func() { r.operate(len(r.clients)+n, client, in) })
 	}
 	reading.Wait()
@@ -115,6 +116,7 @@ func (r *round) choose(random *rand.Rand) input {
 	switch n := random.IntN(100); {
 	case n < 60:
 		in.kind = get
+		in.here = n%2 == 0
 	case n < 90:
 		in.kind = put
 	case n < 95:
@@ -133,6 +135,9 @@ func (r *round) operate(id int, client *harness.Client, in input) {
 	ctx, cancel := context.WithTimeout(context.Background(), operationTimeout)
 	defer cancel()
 	operation := porcupine.Operation{ClientId: id, Input: in, Call: r.now()}
+	if in.here {
+		client = client.With(r.here)
+	}
 	out, outcome := ask(ctx, client, in)
 	operation.Return = r.now()
 	switch {
@@ -192,14 +197,23 @@ type load struct {
 	t       *testing.T
 	cluster *harness.Cluster
 	clients []*harness.Client
+	here    string // see round
 	values  atomic.Int64
 	rounds  int
 }
+
+// linearizable is how half of the reads are made, which an instance that does not
+// lead answers itself; others it redirects. local reads ask nobody.
+const (
+	linearizable = "redirect=false"
+	local        = "consistency=stale"
+)
 
 func (l *load) round() *round {
 	l.rounds++
 	r := &round{
 		name:    fmt.Sprintf("r%d", l.rounds),
+		here:    l.here,
 		clients: l.clients,
 		began:   time.Now(),
 		values:  &l.values,

@@ -34,7 +34,7 @@ const (
 func newLoad(t *testing.T, options harness.Options) *load {
 	t.Helper()
 	options.Build.Plain = true // the race detector slows down what has to be fast here
-	l := &load{t: t, cluster: harness.Start(t, options)}
+	l := &load{t: t, cluster: harness.Start(t, options), here: linearizable}
 	l.connect()
 	return l
 }
@@ -110,6 +110,27 @@ func (l *load) freeze(r *round, leader *harness.Instance) {
 	r.readBehind(leader, func() {})
 }
 
+// lag stops a follower while the leader goes on. When it goes on, reads and what
+// it has missed come in at the same time.
+func (l *load) lag(r *round, leader *harness.Instance) {
+	follower := l.others(leader)[l.rounds%2]
+	r.readAll(follower.Client, waitingReads) // opens the connections
+	follower.Pause()
+	r.writeAll(leader.Client)
+	r.readBehind(follower, func() {})
+}
+
+// late has a follower hear everything later than the leader answers.
+func (l *load) late(r *round, leader *harness.Instance) {
+	follower := l.others(leader)[0]
+	follower.Proxy.Delay(harness.Forth, settle)
+	for range 3 {
+		r.writeAll(leader.Client)
+		r.readAll(follower.Client, waitingReads)
+	}
+	follower.Proxy.Delay(harness.Forth, 0)
+}
+
 // deceive freezes a leader that believes in itself for long (see deceivable).
 // Answers to its heartbeats from before are on their way to it all the time, and
 // come in after it was asked; of its successor it hears nothing.
@@ -164,7 +185,7 @@ func (l *load) successor(leader *harness.Instance) *harness.Instance {
 // for longer without an answer than the others go without a leader.
 func deceivable(t *testing.T, build harness.Build) *load {
 	t.Helper()
-	l := &load{t: t, cluster: harness.New(t, harness.Options{Build: build, Proxied: true})}
+	l := &load{t: t, cluster: harness.New(t, harness.Options{Build: build, Proxied: true}), here: linearizable}
 	for n, i := range l.cluster.Instances {
 		timeout := "600ms"
 		if n == 0 {
@@ -182,23 +203,21 @@ func wait(d time.Duration) {
 	<-timer.C
 }
 
+// Half of the reads are answered by whoever is asked, and so mostly by followers.
 func TestReadsAndWritesAreLinearizable(t *testing.T) {
 	for _, backend := range []string{"bolt", "badger"} {
 		t.Run(backend, func(t *testing.T) {
 			l := newLoad(t, harness.Options{Backend: backend})
 			operations := 0
 			for began := time.Now(); time.Since(began) < *duration; {
-				what := l.freeze
-				if l.rounds%2 == 1 {
-					what = l.kill
-				}
+				what := []func(*round, *harness.Instance){l.freeze, l.kill, l.lag}[l.rounds%3]
 				before := l.values.Load()
 				if result := l.disturb(what); result != porcupine.Ok {
 					t.Fatalf("round %d: porcupine says %v", l.rounds, result)
 				}
 				operations += int(l.values.Load() - before)
 			}
-			t.Logf("%d writes in %d rounds, each with a leader killed or paused", operations, l.rounds)
+			t.Logf("%d writes in %d rounds, each with a leader killed or paused, or a follower paused", operations, l.rounds)
 		})
 	}
 }
@@ -207,6 +226,25 @@ func TestADeceivedLeaderServesNoStaleRead(t *testing.T) {
 	l := deceivable(t, harness.Build{Plain: true})
 	if result := l.disturb(l.deceive); result != porcupine.Ok {
 		t.Fatalf("porcupine says %v", result)
+	}
+}
+
+// A follower that is behind answers no linearizable read before it has caught up,
+// and a read that does not ask for that is found out.
+func TestReadsOfALateFollower(t *testing.T) {
+	tests := map[string]struct {
+		here string
+		want porcupine.CheckResult
+	}{
+		"linearizable": {linearizable, porcupine.Ok},
+		"local":        {local, porcupine.Illegal},
+	}
+	l := newLoad(t, harness.Options{Proxied: true})
+	for name, test := range tests {
+		l.here = test.here
+		if result := l.disturb(l.late); result != test.want {
+			t.Errorf("%s reads: porcupine says %v, want %v", name, result, test.want)
+		}
 	}
 }
 

@@ -23,6 +23,9 @@ type input struct {
 	kind  kind
 	node  string
 	value int // the weight that is written; no two writes share one
+	// here: whoever is asked answers, a follower as well. It makes no difference
+	// to what may be answered.
+	here bool
 }
 
 // output is what the client was told. Of a write with an unknown outcome it was
@@ -63,7 +66,11 @@ var model = porcupine.Model{
 		if o.unknown {
 			return fmt.Sprintf("%s %d → ?", i.kind, i.value)
 		}
-		return fmt.Sprintf("%s %d → present %v, value %d", i.kind, i.value, o.present, o.value)
+		where := ""
+		if i.here {
+			where = " here"
+		}
+		return fmt.Sprintf("%s%s %d → present %v, value %d", i.kind, where, i.value, o.present, o.value)
 	},
 }
 

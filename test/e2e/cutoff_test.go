@@ -1,0 +1,167 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+func checkHandOver(t *testing.T, c *harness.Cluster) {
+	leader, staying := c.Leader(), c.Followers()
+	var streams []*harness.Follower
+	for _, i := range staying {
+		for _, query := range []string{here, stale} {
+			f := harness.Follow(t, i.With(query))
+			f.Await(t, 1)
+			streams = append(streams, f)
+		}
+	}
+	leader.Stop()
+	stored := put(t, awaitSuccessor(t, c, leader).Client, "after-hand-over")
+	for _, f := range streams {
+		f.Await(t, stored.Seen)
+		f.Stop()
+		if opened, snapshots := f.Counts(); opened != 1 || snapshots != 1 {
+			t.Errorf("while leadership was handed over it took %d streams and %d snapshots", opened, snapshots)
+		}
+	}
+	leader.Restart()
+	c.AwaitReady()
+}
+
+// cutOffComment is what a stream says at its end when its instance has lost the
+// leader.
+const cutOffComment = "has not heard from a leader for longer than the election timeout"
+
+// noticedWithin is how long that may take: the election timeout of calm, and what
+// a busy machine needs.
+const noticedWithin = 3 * time.Second
+
+func checkCutOff(t *testing.T, c *harness.Cluster) {
+	one := c.Followers()[0]
+	before := list(t, one.With(here)).Revision
+	ends := make(chan error)
+	count := 0
+	for _, query := range []string{here, stale} {
+		for _, filter := range []harness.Filter{{}, {Pool: "nobody"}} {
+			count++
+			stream, err := one.With(query).With(filter.Query()).Stream(t.Context(), "/nodes/sse", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stream.Close()
+			if event, err := stream.Event(); err != nil || event.Type != "snapshot" {
+				t.Fatalf("the stream begins with %+v, %v", event, err)
+			}
+			go func() { ends <- farewell(stream) }()
+		}
+	}
+	c.CutOff(one)
+	began := time.Now()
+	for range count {
+		if err := <-ends; err != nil {
+			t.Error(err)
+		}
+	}
+	took := time.Since(began)
+	t.Logf("streams of an instance that was cut off ended after %v", took.Round(time.Millisecond))
+	if took > noticedWithin {
+		t.Errorf("streams of an instance that was cut off went on for %v", took)
+	}
+	checkAlone(t, one, before)
+
+	// The others go on, and so does it afterwards.
+	stored := put(t, c.Leader().Client, "unheard")
+	if registry := list(t, one.With(stale)); registry.Revision != before {
+		t.Errorf("an instance that is cut off comes from revision %d to %d", before, registry.Revision)
+	}
+	c.Heal()
+	one.AwaitReady()
+	f := harness.Follow(t, one.With(here))
+	f.Await(t, stored.Seen)
+	f.Stop()
+	answer, err := one.With(stale).With("max_stale=800ms").Do(t.Context(), http.MethodGet, "/nodes/unheard", nil)
+	if err != nil {
+		t.Errorf("after it was healed: %d %v", answer.Status, err)
+	}
+}
+
+// farewell reads a stream to its end, and says what is wrong with that.
+func farewell(stream *harness.Stream) error {
+	var last harness.Event
+	for {
+		event, err := stream.Next()
+		if err != nil {
+			break
+		}
+		last = event
+	}
+	if !strings.Contains(last.Comment, cutOffComment) {
+		return fmt.Errorf("a stream of an instance that is cut off ends after %+v", last)
+	}
+	return nil
+}
+
+// checkAlone fails the test unless an instance that is cut off, at a revision,
+// answers what it can, and says what it can't.
+func checkAlone(t *testing.T, one *harness.Instance, revision uint64) {
+	t.Helper()
+	refused := func(what, code string, client *harness.Client) {
+		t.Helper()
+		began := time.Now()
+		_, err := client.List(t.Context())
+		if problem := problemOf(t, err); problem.Status != http.StatusServiceUnavailable || problem.Code != code {
+			t.Errorf("%s is answered with %v", what, problem)
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("%s is answered after %v", what, took)
+		}
+	}
+	refused("a list", "no_leader", one.Client)
+	refused("a linearizable list", "no_leader", one.With(here))
+	refused("a list that must not be stale", "too_stale", one.With(stale).With("max_stale=500ms"))
+	answer, err := one.With(stale).Do(t.Context(), http.MethodGet, "/nodes", nil)
+	seen, _ := answer.Revision()
+	contact, _ := strconv.Atoi(answer.Header.Get("Nodesmetadata-Leader-Contact"))
+	if err != nil || seen != revision || contact < 1000 {
+		t.Errorf("a stale list: %d at revision %d, want %d, with a leader heard from %d ms ago; %v", answer.Status, seen, revision, contact, err)
+	}
+	if _, err := one.With(stale).With("max_stale=1m").List(t.Context()); err != nil {
+		t.Errorf("a list that may be a minute old: %v", err)
+	}
+	// A stream begins all the same: browsers would never come back after a 503.
+	stream, err := one.With(here).Stream(t.Context(), "/nodes/sse", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if event, err := stream.Next(); err != nil || !event.IsComment || event.Comment != "no leader" {
+		t.Errorf("a new stream begins with %+v, %v", event, err)
+	}
+}
+
+func checkNotCaughtUp(t *testing.T, c *harness.Cluster) {
+	before := list(t, c.Leader().Client)
+	one := c.Followers()[0]
+	for _, i := range c.Instances {
+		i.Kill()
+	}
+	one.Restart()
+	answer, err := one.With(stale).Do(t.Context(), http.MethodGet, "/nodes", nil)
+	if problem := problemOf(t, err); problem.Status != http.StatusServiceUnavailable || problem.Code != "not_caught_up" || answer.Header.Get("Retry-After") != "1" {
+		t.Errorf("an instance that was started without a leader answers %v", problem)
+	}
+	if _, err := one.With(stale).Get(t.Context(), "first"); !hasStatus(err, http.StatusServiceUnavailable) {
+		t.Errorf("an instance that was started without a leader gives a node: %v", err)
+	}
+	for _, i := range others(c, one) {
+		i.Restart()
+	}
+	c.AwaitReady()
+	sameRegistry(t, "the registry, after all were killed,", list(t, one.With(stale)), before)
+}

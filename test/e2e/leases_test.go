@@ -1,0 +1,292 @@
+package e2e_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+const (
+	// maxLate is how long after its time has run out a node may still be there.
+	maxLate = time.Second
+	// agents is how many share the nodes: each has connections of its own.
+	agents = 50
+)
+
+// leased gives nodes with a time to live, of which every other one goes down when
+// that is over, and the others are removed.
+func leased(pool string, count, ttlSeconds int) []harness.Node {
+	nodes := make([]harness.Node, count)
+	for n := range nodes {
+		nodes[n] = harness.NewNode(fmt.Sprintf("%s-%04d", pool, n))
+		nodes[n].Pool, nodes[n].TTLSeconds = pool, ttlSeconds
+		if n%2 == 1 {
+			nodes[n].OnExpiry = "down"
+		}
+	}
+	return nodes
+}
+
+func idsOf(nodes []harness.Node) []string {
+	ids := make([]string, len(nodes))
+	for n, node := range nodes {
+		ids[n] = node.ID
+	}
+	return ids
+}
+
+// register puts all nodes at once.
+func register(t *testing.T, through *harness.Client, nodes []harness.Node) harness.Batch {
+	t.Helper()
+	batch, err := through.Batch(t.Context(), harness.Puts(nodes...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return batch
+}
+
+// startAgents has agents renew nodes through all instances, and waits until they
+// have done so twice: by then it is known how often that happens.
+func startAgents(t *testing.T, c *harness.Cluster, count int, nodes []harness.Node) *harness.Agents {
+	t.Helper()
+	var addresses []string
+	for _, i := range c.Instances {
+		addresses = append(addresses, i.Application)
+	}
+	a := harness.StartAgents(t, count, addresses, idsOf(nodes))
+	a.Await(t)
+	a.Await(t)
+	return a
+}
+
+// expired gives the changes that expiry made, by their nodes.
+func expired(changes []harness.Change) map[string]harness.Change {
+	found := map[string]harness.Change{}
+	for _, change := range changes {
+		if change.Reason == "expired" {
+			found[change.Node.ID] = change
+		}
+	}
+	return found
+}
+
+func TestLeases(t *testing.T) {
+	c := harness.Start(t, harness.Options{Flags: calm, Build: harness.Build{Plain: true}})
+	follower := harness.Follow(t, c.Leader().Client)
+	t.Run("who stops renewing expires in time, and nobody else", func(t *testing.T) { checkExpiry(t, c, follower) })
+	t.Run("renewals cost next to nothing", func(t *testing.T) { checkRenewals(t, c) })
+	t.Run("all at once are held back", func(t *testing.T) { checkHeld(t, c) })
+	checkDense(t, c.Instances[0].Client)
+}
+
+func checkExpiry(t *testing.T, c *harness.Cluster, follower *harness.Follower) {
+	const all, silent, ttl = 200, 30, 2
+	nodes := leased("some", all, ttl)
+	nodes[1].State = "draining" // it is so again after it was down
+	before := list(t, c.Instances[0].Client).Revision
+	register(t, c.Instances[1].Client, nodes)
+	a := startAgents(t, c, agents, nodes)
+	stopped := idsOf(nodes[:silent])
+	a.Drop(stopped...)
+	harness.Eventually(t, "the silent nodes expire", func() error {
+		if n := len(expired(follower.Changes())); n < silent {
+			return fmt.Errorf("%d of %d have", n, silent)
+		}
+		return nil
+	})
+	a.Await(t) // whoever else was to expire would have
+	var late []time.Duration
+	for id, change := range expired(follower.Changes()) {
+		if !slices.Contains(stopped, id) {
+			t.Errorf("%s was renewed and has expired", id)
+			continue
+		}
+		checkExpired(t, change)
+		last := a.Last(id)
+		if lived := change.At.Sub(last.Sent); lived < ttl*time.Second {
+			t.Errorf("%s has expired %v after its last renewal was sent", id, lived)
+		}
+		late = append(late, change.At.Sub(last.Acknowledged)-ttl*time.Second)
+	}
+	slices.Sort(late)
+	longest := late[len(late)-1]
+	t.Logf("nodes were told to be gone after their time was over: median %v, at most %v",
+		median(late).Round(time.Millisecond), longest.Round(time.Millisecond))
+	if longest > maxLate {
+		t.Errorf("a node was there for %v after its time was over", longest)
+	}
+	if got, want := list(t, c.Instances[2].Client).Revision, before+all+silent; got != want {
+		t.Errorf("the registry is at revision %d, want %d: renewals must not show", got, want)
+	}
+	checkRevival(t, c, nodes[:silent])
+	counts := a.Counts()
+	t.Logf("renewals: %d acknowledged, %d failed, the longest time between two of a node was %v",
+		counts.Acknowledged, counts.Failed, counts.Longest.Round(time.Millisecond))
+	a.Stop()
+	removeAll(t, c, nodes)
+}
+
+// checkExpired fails the test unless change is what expiry makes of such a node.
+func checkExpired(t *testing.T, change harness.Change) {
+	t.Helper()
+	switch {
+	case change.Node.OnExpiry != "down":
+		if change.Type != "removed" {
+			t.Errorf("a node to be removed was %s: %+v", change.Type, change)
+		}
+	case change.Type != "updated" || change.Node.State != "down" || change.Previous == nil || change.Previous.State == "down":
+		t.Errorf("a node that should go down was %s: %+v", change.Type, change)
+	}
+}
+
+// checkRevival renews nodes that have expired: those that are down come back to
+// what they were, the others are gone.
+func checkRevival(t *testing.T, c *harness.Cluster, nodes []harness.Node) {
+	t.Helper()
+	for n, node := range nodes {
+		through := c.Instances[n/2%len(c.Instances)]
+		before := list(t, through.Client)
+		stored, err := through.Heartbeat(t.Context(), node.ID)
+		if node.OnExpiry != "down" {
+			if problem := problemOf(t, err); problem.Status != 404 || problem.Code != "node_not_found" {
+				t.Errorf("%s was removed, and its heartbeat says %v", node.ID, problem)
+			}
+			continue
+		}
+		want := node.State
+		if want == "" {
+			want = "active"
+		}
+		if err != nil || stored.State != want || stored.Revision != before.Revision+1 || stored.Seen != stored.Revision {
+			t.Fatalf("%s was down, and its heartbeat makes it %+v, %v", node.ID, stored, err)
+		}
+		change := history(t, through.Client, before.Revision, stored.Revision)[0]
+		if change.Type != "updated" || change.Reason != "request" || change.Previous.State != "down" {
+			t.Errorf("a heartbeat of %s is told as %+v", node.ID, change)
+		}
+		again, err := through.Heartbeat(t.Context(), node.ID)
+		if err != nil || again.Seen != stored.Seen || again.Revision != stored.Revision {
+			t.Errorf("a second heartbeat of %s gives %+v, %v", node.ID, again, err)
+		}
+	}
+}
+
+// removeAll removes those of nodes that are there.
+func removeAll(t *testing.T, c *harness.Cluster, nodes []harness.Node) {
+	t.Helper()
+	there := list(t, c.Instances[0].Client).Nodes
+	var changes []harness.BatchChange
+	for _, node := range nodes {
+		if there[node.ID].ID != "" {
+			changes = append(changes, harness.BatchChange{Remove: node.ID})
+		}
+	}
+	if _, err := c.Instances[0].Batch(t.Context(), changes); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkHeld(t *testing.T, c *harness.Cluster) {
+	const all, ttl = 1000, 3
+	nodes := leased("all", all, ttl)
+	register(t, c.Instances[0].Client, nodes)
+	a := startAgents(t, c, agents, nodes)
+	leader := c.Leader()
+	before := list(t, leader.Client).Revision
+	gone := func() map[string]harness.Change {
+		return expired(history(t, leader.Client, before, list(t, leader.Client).Revision))
+	}
+
+	a.Drop(idsOf(nodes)...)
+	harness.Eventually(t, "all are overdue", func() error { return heldIs(t, leader, "all", all) })
+	awaitLog(t, leader, "expiry is held back")
+	pass(t, ttl*time.Second) // in which nothing may happen
+	if err := heldIs(t, leader, "all", all); err != nil {
+		t.Error(err)
+	}
+	t.Logf("of %d nodes that stopped all at once %d have expired", all, len(gone()))
+	if len(gone()) > 0 {
+		t.Errorf("%d of %d have expired", len(gone()), all)
+	}
+
+	// As after a fault that they had in common.
+	a.Resume(idsOf(nodes)...)
+	awaitLog(t, leader, "expiry goes on")
+	a.Await(t)
+	if lost := len(gone()); lost > 0 {
+		t.Fatalf("all came back within a second, and %d of %d have expired", lost, all)
+	}
+
+	// Four of five come back: the fifth is few enough to be believed gone.
+	a.Drop(idsOf(nodes)...)
+	harness.Eventually(t, "all are overdue", func() error { return heldIs(t, leader, "all", all) })
+	back, silent := nodes[:all*4/5], idsOf(nodes[all*4/5:])
+	a.Resume(idsOf(back)...)
+	awaitExpired(t, c, before, len(silent))
+	a.Await(t)
+	for id := range gone() {
+		if !slices.Contains(silent, id) {
+			t.Errorf("%s came back and has expired", id)
+		}
+	}
+
+	checkForced(t, c, a, back)
+	a.Stop()
+	removeAll(t, c, nodes)
+}
+
+// checkForced has nodes stop, all at once, and be expired by an operator.
+func checkForced(t *testing.T, c *harness.Cluster, a *harness.Agents, nodes []harness.Node) {
+	t.Helper()
+	leader, through := c.Leader(), c.Followers()[0]
+	a.Await(t)
+	before := list(t, leader.Client).Revision
+	a.Drop(idsOf(nodes)...)
+	harness.Eventually(t, "all are overdue", func() error { return heldIs(t, leader, "all", len(nodes)) })
+	if other, err := through.ExpirePool(t.Context(), "some"); err != nil || len(other.IDs) != 0 || other.Revision != before {
+		t.Errorf("the expiry of another pool did %+v, %v", other, err)
+	}
+	began := time.Now()
+	did, err := through.ExpirePool(t.Context(), "all")
+	took := time.Since(began)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(did.IDs)
+	if !slices.Equal(did.IDs, idsOf(nodes)) || did.Revision != before+uint64(len(nodes)) {
+		t.Errorf("an operator has %d nodes expire, of %d, and comes to revision %d from %d", len(did.IDs), len(nodes), did.Revision, before)
+	}
+	t.Logf("an operator had %d nodes expire through a follower in %v", len(did.IDs), took.Round(time.Millisecond))
+	for _, change := range expired(history(t, leader.Client, before, did.Revision)) {
+		checkExpired(t, change)
+	}
+	harness.Eventually(t, "nothing is held back any more", func() error {
+		ready, err := leader.Ready(t.Context())
+		if err == nil && len(ready.ExpiryHeld) > 0 {
+			err = fmt.Errorf("readyz says %+v", ready)
+		}
+		return err
+	})
+}
+
+// heldIs says nil when the expiry of so many nodes of a pool is held back, and
+// of no other.
+func heldIs(t *testing.T, leader *harness.Instance, pool string, overdue int) error {
+	t.Helper()
+	answer, err := leader.Do(t.Context(), "GET", "/readyz", nil)
+	if err != nil {
+		return err
+	}
+	ready, err := leader.Ready(t.Context())
+	if err != nil {
+		return err
+	}
+	if held := ready.ExpiryHeld; answer.Status != 200 || len(held) != 1 || held[0].Pool != pool || held[0].Overdue != overdue || held[0].Leased < overdue {
+		return fmt.Errorf("readyz says %d %+v: %s", answer.Status, held, strings.TrimSpace(string(answer.Body)))
+	}
+	return nil
+}

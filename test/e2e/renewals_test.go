@@ -1,0 +1,170 @@
+package e2e_test
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+const (
+	// Processor time is measured in short turns, of renewals and of something to
+	// hold them against, so that a machine that is busy with something else is
+	// busy in both.
+	turns  = 3
+	turn   = 2500 * time.Millisecond
+	settle = 500 * time.Millisecond
+	// maxBusy is what renewals may take of one core, in all three processes, beside
+	// what as many of the cheapest requests take.
+	maxBusy = 0.10
+)
+
+// checkRenewals measures what renewals cost. Most of that is the price of any
+// request: a Go program that is woken a thousand times in a second to say hello
+// takes 8 % of a core of the machine that this was written on.
+func checkRenewals(t *testing.T, c *harness.Cluster) {
+	const all, ttl = 1000, 60
+	idle := busy(t, c, turn)
+	nodes := leased("many", all, ttl)
+	register(t, c.Instances[0].Client, nodes)
+	a := startAgents(t, c, agents, nodes)
+	pass(t, settle)
+	before := logOf(t, c)
+	var renewing, pinging, costs []float64
+	renewals, pings := 0, 0
+	for range turns {
+		a.Resume(idsOf(nodes)...)
+		pass(t, settle)
+		counted := a.Counts().Acknowledged
+		renewing = append(renewing, busy(t, c, turn))
+		counted = a.Counts().Acknowledged - counted
+		a.Drop(idsOf(nodes)...)
+
+		p := startPings(t, c, agents, all/agents)
+		pass(t, settle)
+		made := p.made.Load()
+		pinging = append(pinging, busy(t, c, turn))
+		made = p.made.Load() - made
+		p.stop()
+
+		renewals, pings = renewals+counted, pings+int(made)
+		last := len(renewing) - 1
+		costs = append(costs, renewing[last]-idle-(pinging[last]-idle)*float64(counted)/float64(made))
+	}
+	after := logOf(t, c)
+	rate := float64(renewals) / (turns * turn).Seconds()
+	t.Logf("of a core, three processes take %.1f %% with %.0f renewals in a second, of which followers redirect two thirds, "+
+		"%.1f %% with the requests of %.0f that are for /livez instead, and %.1f %% with none; renewals take %.1f %% more than those",
+		100*median(renewing), rate, 100*median(pinging), float64(pings)/(turns*turn).Seconds(), 100*idle, 100*median(costs))
+	if cost := median(costs); cost > maxBusy {
+		t.Errorf("%.0f renewals in a second take %.1f %% of a core more than any requests", rate, 100*cost)
+	}
+	if rate < 0.9*all {
+		t.Errorf("the agents have made only %.0f renewals in a second", rate)
+	}
+	for n, i := range c.Instances {
+		if before[n] != after[n] {
+			t.Errorf("while nodes were only renewed %s went from %+v to %+v", i.ID, before[n], after[n])
+		}
+	}
+	if err := a.Err(); err != nil {
+		t.Errorf("renewals were refused: %v", err)
+	}
+	a.Stop()
+	removeAll(t, c, nodes)
+}
+
+// pinger makes requests for /livez: as many, through the same instances and at
+// the same times, as so many agents make with so many nodes each, redirects
+// included.
+type pinger struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	made   atomic.Int64 // for how many renewals its requests stand
+}
+
+func startPings(t *testing.T, c *harness.Cluster, agents, nodes int) *pinger {
+	t.Helper()
+	leader := c.Leader()
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &pinger{cancel: cancel}
+	for n := range agents {
+		targets := []*harness.Client{harness.NewClient(t, leader.Application)}
+		if i := c.Instances[n%len(c.Instances)]; i != leader {
+			targets = append(targets, harness.NewClient(t, i.Application))
+		}
+		p.done.Go(func() {
+			due := time.NewTimer(time.Second * time.Duration(n) / time.Duration(agents))
+			defer due.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-due.C:
+				}
+				due.Reset(time.Second)
+				for range nodes {
+					for _, target := range targets {
+						_, _ = target.Do(ctx, "GET", "/livez", nil)
+					}
+					p.made.Add(1)
+				}
+			}
+		})
+	}
+	t.Cleanup(p.stop)
+	return p
+}
+
+func (p *pinger) stop() {
+	p.cancel()
+	p.done.Wait()
+}
+
+// busy gives the share of one core that all processes take together for a time.
+func busy(t *testing.T, c *harness.Cluster, d time.Duration) float64 {
+	t.Helper()
+	cpu := func() (total time.Duration) {
+		for _, i := range c.Instances {
+			total += i.CPUTime()
+		}
+		return total
+	}
+	before, began := cpu(), time.Now()
+	pass(t, d)
+	return float64(cpu()-before) / float64(time.Since(began))
+}
+
+// pass lets time go by, for what is measured over time.
+func pass(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}
+
+// logged is how far an instance has come, by its metrics: in the raft log, of
+// which entries it has been asked to write and has applied, and the registry.
+type logged struct{ last, applied, asked, revision float64 }
+
+func logOf(t *testing.T, c *harness.Cluster) []logged {
+	t.Helper()
+	var all []logged
+	for _, i := range c.Instances {
+		metrics, err := i.Metrics(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, logged{
+			last:     metrics["nodesmetadata_raft_last_index"],
+			applied:  metrics["raft_fsm_applyBatchNum_sum"],
+			asked:    metrics["raft_apply"],
+			revision: metrics["nodesmetadata_registry_revision"],
+		})
+	}
+	return all
+}

@@ -1,0 +1,315 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+const (
+	// renewEvery is how often an agent renews each of its nodes.
+	renewEvery = time.Second
+	// renewTimeout is how long it waits for an answer before it asks elsewhere.
+	renewTimeout = time.Second
+	// renewPause is how long it waits after all instances have failed.
+	renewPause = 50 * time.Millisecond
+)
+
+// Renewal is the last one of a node that was acknowledged: when it was sent, and
+// when the answer came. The zero value: there was none.
+type Renewal struct{ Sent, Acknowledged time.Time }
+
+// Agents keep nodes alive as programs beside cache nodes do: each of them renews
+// its nodes once in a second, one after the other through one instance, and goes
+// on to the next instance when that fails or takes a second. They have connections of their own.
+type Agents struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	all    []*agent
+	of     map[string]*agent
+}
+
+// StartAgents starts so many agents, of which each renews an equal share of the
+// nodes, through all addresses in turn. They end with t or Stop.
+func StartAgents(t testing.TB, count int, addresses, ids []string) *Agents {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	a := &Agents{cancel: cancel, of: map[string]*agent{}}
+	for n := range count {
+		one := &agent{
+			turn:    n,
+			phase:   renewEvery * time.Duration(n) / time.Duration(count),
+			nodes:   map[string]*renewed{},
+			changed: make(chan struct{}, 1),
+		}
+		for _, address := range addresses {
+			one.clients = append(one.clients, NewClient(t, address))
+		}
+		a.all = append(a.all, one)
+	}
+	for n, id := range ids {
+		a.of[id] = a.all[n%count]
+	}
+	a.Resume(ids...)
+	for _, one := range a.all {
+		a.done.Go(func() { one.run(ctx) })
+	}
+	t.Cleanup(a.Stop)
+	return a
+}
+
+// Stop ends all agents and waits for that.
+func (a *Agents) Stop() {
+	a.cancel()
+	a.done.Wait()
+}
+
+// Drop stops the renewing of nodes. When it returns none is on its way, and Last
+// of them stays as it is.
+func (a *Agents) Drop(ids ...string) {
+	for one, share := range a.shares(ids) {
+		one.drop(share)
+	}
+}
+
+// Resume begins to renew nodes (again), each agent at a moment of its own within
+// the time between renewals.
+func (a *Agents) Resume(ids ...string) {
+	now := time.Now()
+	for one, share := range a.shares(ids) {
+		one.resume(share, now.Add(one.phase))
+	}
+}
+
+func (a *Agents) shares(ids []string) map[*agent][]string {
+	shares := map[*agent][]string{}
+	for _, id := range ids {
+		shares[a.of[id]] = append(shares[a.of[id]], id)
+	}
+	return shares
+}
+
+// Last gives the last renewal of a node that was acknowledged.
+func (a *Agents) Last(id string) Renewal {
+	one := a.of[id]
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	return one.nodes[id].last
+}
+
+// AgentCounts is what agents have seen so far.
+type AgentCounts struct {
+	Acknowledged, Failed int
+	// Longest is the longest time between two acknowledged renewals of a node.
+	Longest time.Duration
+}
+
+// Counts may be called at any time.
+func (a *Agents) Counts() AgentCounts {
+	var sum AgentCounts
+	for _, one := range a.all {
+		one.mu.Lock()
+		sum.Acknowledged += one.counts.Acknowledged
+		sum.Failed += one.counts.Failed
+		sum.Longest = max(sum.Longest, one.counts.Longest)
+		one.mu.Unlock()
+	}
+	return sum
+}
+
+// Err says which renewals were refused, because there is no such node, say.
+func (a *Agents) Err() error {
+	var faults []error
+	for _, one := range a.all {
+		one.mu.Lock()
+		faults = append(faults, one.refused...)
+		one.mu.Unlock()
+	}
+	return errors.Join(faults...)
+}
+
+// Await waits until each of the nodes that is being renewed has been renewed
+// after now.
+func (a *Agents) Await(t testing.TB) {
+	t.Helper()
+	began := time.Now()
+	Eventually(t, "the agents renew their nodes", func() error {
+		for _, one := range a.all {
+			if id := one.waiting(began); id != "" {
+				return fmt.Errorf("%s was not renewed", id)
+			}
+		}
+		return a.Err()
+	})
+}
+
+// agent renews some of the nodes, one after the other.
+type agent struct {
+	clients []*Client
+	turn    int           // whom it asks; for its goroutine only
+	phase   time.Duration // when in every second it begins
+	changed chan struct{} // holds a token when nodes were resumed
+
+	busy sync.Mutex // held while a node is renewed
+
+	mu      sync.Mutex // guards what follows; taken after busy
+	nodes   map[string]*renewed
+	counts  AgentCounts
+	refused []error
+}
+
+// renewed is a node of an agent.
+type renewed struct {
+	due     time.Time
+	dropped bool
+	resumed bool // and not renewed since
+	last    Renewal
+}
+
+func (a *agent) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-a.changed:
+		case <-time.After(a.untilDue()):
+			a.renewNext(ctx)
+		}
+	}
+}
+
+func (a *agent) drop(ids []string) {
+	a.busy.Lock()
+	defer a.busy.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, id := range ids {
+		a.nodes[id].dropped = true
+	}
+}
+
+func (a *agent) resume(ids []string, due time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, id := range ids {
+		node := a.nodes[id]
+		if node == nil {
+			node = &renewed{}
+			a.nodes[id] = node
+		}
+		node.due, node.dropped, node.resumed = due, false, true
+	}
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// next gives the node that is due first; nil when there is none.
+func (a *agent) next() (id string, node *renewed) {
+	for other, candidate := range a.nodes {
+		if !candidate.dropped && (node == nil || candidate.due.Before(node.due)) {
+			id, node = other, candidate
+		}
+	}
+	return id, node
+}
+
+// take gives the node whose turn it is now, and makes it wait for the next; nil
+// when there is none.
+func (a *agent) take() (string, *renewed) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	id, node := a.next()
+	if node == nil || time.Until(node.due) > 0 {
+		return "", nil
+	}
+	// Who is late catches up, and does not make up for what was missed.
+	node.due = node.due.Add(renewEvery)
+	if now := time.Now(); node.due.Before(now) {
+		node.due = now
+	}
+	return id, node
+}
+
+func (a *agent) untilDue() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, node := a.next(); node != nil {
+		return time.Until(node.due)
+	}
+	return renewEvery
+}
+
+// waiting gives a node that should be renewed and was not since then.
+func (a *agent) waiting(since time.Time) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(a.nodes)) {
+		if node := a.nodes[id]; !node.dropped && node.last.Sent.Before(since) {
+			return id
+		}
+	}
+	return ""
+}
+
+// renewNext renews the node whose turn it is, however often that takes.
+func (a *agent) renewNext(ctx context.Context) {
+	a.busy.Lock()
+	defer a.busy.Unlock()
+	id, node := a.take()
+	if node == nil {
+		return
+	}
+	for failures := 0; ctx.Err() == nil; {
+		sent := time.Now()
+		err := a.heartbeat(ctx, id)
+		if ctx.Err() != nil || a.note(node, sent, err) {
+			return
+		}
+		a.turn++
+		if failures++; failures%len(a.clients) == 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(renewPause):
+			}
+		}
+	}
+}
+
+func (a *agent) heartbeat(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	_, err := a.clients[a.turn%len(a.clients)].Heartbeat(ctx, id)
+	return err
+}
+
+// note says whether that was all for this time.
+func (a *agent) note(node *renewed, sent time.Time, err error) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil {
+		now := time.Now()
+		if !node.resumed {
+			a.counts.Longest = max(a.counts.Longest, now.Sub(node.last.Acknowledged))
+		}
+		node.resumed = false
+		node.last = Renewal{Sent: sent, Acknowledged: now}
+		a.counts.Acknowledged++
+		return true
+	}
+	a.counts.Failed++
+	problem := new(Problem)
+	if !errors.As(err, &problem) || problem.Answer.Status >= http.StatusInternalServerError {
+		return false
+	}
+	if len(a.refused) < 5 {
+		a.refused = append(a.refused, err)
+	}
+	return true
+}

@@ -1,0 +1,90 @@
+package harness_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// echoing answers with the query, as a list of no nodes.
+func echoing(t *testing.T) *harness.Client {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.URL.RawQuery)
+	}))
+	t.Cleanup(server.Close)
+	return harness.NewClient(t, strings.TrimPrefix(server.URL, "http://"))
+}
+
+func TestAClientAddsItsQuery(t *testing.T) {
+	plain := echoing(t)
+	tests := map[string]struct {
+		client     *harness.Client
+		path, want string
+	}{
+		"nothing":            {plain, "/nodes", ""},
+		"that of the path":   {plain, "/nodes?a=1", "a=1"},
+		"its own":            {plain.With("b=2"), "/nodes", "b=2"},
+		"both":               {plain.With("b=2"), "/nodes?a=1", "a=1&b=2"},
+		"one after another":  {plain.With("b=2").With("").With("c=3"), "/nodes", "b=2&c=3"},
+		"a wait":             {plain.With("b=2").Waiting(longer), "/nodes", "b=2&wait=20s"},
+		"without redirects":  {plain.With("b=2").NotFollowing(), "/nodes", "b=2"},
+		"the first is plain": {plain, "/nodes", ""},
+	}
+	for name, test := range tests {
+		answer, err := test.client.Do(t.Context(), http.MethodGet, test.path, nil)
+		if err != nil || string(answer.Body) != test.want {
+			t.Errorf("%s: it asks %q, %v; want %q", name, answer.Body, err, test.want)
+		}
+	}
+}
+
+func TestAFilter(t *testing.T) {
+	none := ""
+	node := harness.Node{ID: "a", Pool: "p", State: "active", Labels: map[string]string{"rack": "1", "disk": "<&>"}}
+	tests := map[string]struct {
+		filter harness.Filter
+		query  string
+		want   bool
+	}{
+		"all":                    {harness.Filter{}, "", true},
+		"the pool":               {harness.Filter{Pool: "p"}, "pool=p", true},
+		"another pool":           {harness.Filter{Pool: "q"}, "pool=q", false},
+		"another state":          {harness.Filter{Pool: "p", State: "down"}, "pool=p&state=down", false},
+		"no zone":                {harness.Filter{Zone: &none}, "zone=", true},
+		"a label":                {harness.Filter{Labels: map[string]string{"disk": "<&>"}}, "label=disk%3D%3C%26%3E", true},
+		"a label of another":     {harness.Filter{Labels: map[string]string{"rack": "2"}}, "label=rack%3D2", false},
+		"a label that is missed": {harness.Filter{Labels: map[string]string{"row": ""}}, "label=row%3D", false},
+	}
+	for name, test := range tests {
+		if got := test.filter.Matches(node); got != test.want || test.filter.Query() != test.query {
+			t.Errorf("%s: it matches: %v, its query is %q; want %v, %q", name, got, test.filter.Query(), test.want, test.query)
+		}
+		left := test.filter.Of(harness.Registry{Revision: 3, Nodes: map[string]harness.Node{"a": node}})
+		if _, there := left.Nodes["a"]; there != test.want || left.Revision != 3 {
+			t.Errorf("%s: it leaves %+v", name, left)
+		}
+	}
+}
+
+func TestATapeHasNoCommentsAndEndsWithItsEvent(t *testing.T) {
+	const events = "retry: 1000\nevent: a\nid: 5\ndata: x\n\nid: 6\ndata: id: 7\n\nevent: b\nid: 7\ndata: y\n\n"
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Last-Event-ID") != "4" || r.URL.RawQuery != "redirect=false" {
+			t.Errorf("asked was %v after %q", r.URL, r.Header.Get("Last-Event-ID"))
+		}
+		_, _ = io.WriteString(w, ": hello\n\n"+strings.ReplaceAll(events, "\n\nid", "\n\n: keep-alive\n\nid")+"id: 8\ndata: z\n\n")
+	}))
+	defer server.Close()
+	client := harness.NewClient(t, strings.TrimPrefix(server.URL, "http://")).With("redirect=false")
+	tape, err := client.Tape(t.Context(), "/nodes/sse", 4, 7)
+	if err != nil || string(tape) != events {
+		t.Errorf("the tape is %q, %v", tape, err)
+	}
+	if tape, err := client.Tape(t.Context(), "/nodes/sse", 4, 9); err == nil {
+		t.Errorf("the stream ended, and the tape is %q", tape)
+	}
+}

@@ -1,0 +1,52 @@
+package harness
+
+import (
+	"maps"
+	"net/url"
+)
+
+// Filter says which nodes a list or a stream is about. What it does not name
+// does not matter; the zero value leaves nothing out.
+type Filter struct {
+	Pool, State string
+	Zone        *string
+	Labels      map[string]string
+}
+
+// Query is the filter as a client writes it.
+func (f Filter) Query() string {
+	query := url.Values{}
+	if f.Pool != "" {
+		query.Set("pool", f.Pool)
+	}
+	if f.State != "" {
+		query.Set("state", f.State)
+	}
+	if f.Zone != nil {
+		query.Set("zone", *f.Zone)
+	}
+	for key, value := range f.Labels {
+		query.Add("label", key+"="+value)
+	}
+	return query.Encode()
+}
+
+// Matches says whether node is one of them.
+func (f Filter) Matches(node Node) bool {
+	if f.Pool != "" && node.Pool != f.Pool || f.State != "" && node.State != f.State || f.Zone != nil && node.Zone != *f.Zone {
+		return false
+	}
+	for key, value := range f.Labels {
+		if got, has := node.Labels[key]; !has || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+// Of gives what the filter leaves of a registry.
+func (f Filter) Of(registry Registry) Registry {
+	left := Registry{Revision: registry.Revision, Nodes: maps.Clone(registry.Nodes)}
+	maps.DeleteFunc(left.Nodes, func(_ string, node Node) bool { return !f.Matches(node) })
+	return left
+}

@@ -1,0 +1,76 @@
+package harness
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// CutOff lets no raft traffic pass between one instance, which runs, and the
+// others, until Heal. All instances have one address each, and so one proxy: who
+// dialled a connection is found by the process that has its other end.
+func (c *Cluster) CutOff(one *Instance) {
+	c.t.Helper()
+	if _, err := os.Stat("/proc/net/tcp"); err != nil {
+		c.t.Skipf("whose a connection is can only be told on Linux: %v", err)
+	}
+	one.Proxy.Cut()
+	for _, other := range c.Instances {
+		if other != one {
+			other.Proxy.cutFrom(one.Pid())
+		}
+	}
+}
+
+// Heal undoes CutOff, and whatever else is done to the proxies.
+func (c *Cluster) Heal() {
+	for _, i := range c.Instances {
+		i.Proxy.Heal()
+	}
+}
+
+// owns says whether a process has a TCP socket on a local port.
+func owns(pid, port int) bool {
+	sockets, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is a good one
+	inodes := inodesOf(port)
+	for _, path := range sockets {
+		if target, err := os.Readlink(path); err == nil && inodes[target] {
+			return true
+		}
+	}
+	return false
+}
+
+// inodesOf gives the sockets on a local port, as links in /proc name them.
+func inodesOf(port int) map[string]bool {
+	inodes := map[string]bool{}
+	for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		table, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		for lines := bufio.NewScanner(table); lines.Scan(); {
+			// sl, local_address, rem_address, st, queues, tr, retrnsmt, uid, timeout, inode
+			fields := strings.Fields(lines.Text())
+			if len(fields) > 9 && strings.HasSuffix(fields[1], fmt.Sprintf(":%04X", port)) {
+				inodes["socket:["+fields[9]+"]"] = true
+			}
+		}
+		_ = table.Close()
+	}
+	return inodes
+}
+
+// dialledBy says whether a process made the connection of which conn is our end.
+func dialledBy(pid int, conn net.Conn) bool {
+	_, text, err := net.SplitHostPort(conn.RemoteAddr().String())
+	if err != nil {
+		return false
+	}
+	port, err := strconv.Atoi(text)
+	return err == nil && owns(pid, port)
+}

@@ -1,0 +1,55 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ResidentBytes is how much memory the process has resident, as Linux counts.
+func (i *Instance) ResidentBytes() int64 {
+	i.t.Helper()
+	path := fmt.Sprintf("/proc/%d/status", i.Pid())
+	content, err := os.ReadFile(path)
+	if err != nil {
+		i.t.Skipf("the memory of a process can only be measured on Linux: %v", err)
+	}
+	for line := range strings.Lines(string(content)) {
+		var kilobytes int64
+		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kilobytes); err == nil {
+			return kilobytes << 10
+		}
+	}
+	i.t.Fatalf("%s does not say VmRSS", path)
+	return 0
+}
+
+// clockTick is the unit in which Linux counts processor time for user space, on
+// every architecture that Go has.
+const clockTick = time.Second / 100
+
+// CPUTime is how much processor time the process has taken, user and system, as
+// Linux counts: in steps of 10 ms.
+func (i *Instance) CPUTime() time.Duration {
+	i.t.Helper()
+	path := fmt.Sprintf("/proc/%d/stat", i.Pid())
+	content, err := os.ReadFile(path)
+	if err != nil {
+		i.t.Skipf("the processor time of a process can only be measured on Linux: %v", err)
+	}
+	// The name of the program, in parentheses, may have anything in it. The state
+	// comes next, as field 3; utime and stime are fields 14 and 15.
+	_, after, _ := strings.Cut(string(content), ") ")
+	fields := strings.Fields(after)
+	var ticks time.Duration
+	for _, field := range []int{14, 15} {
+		n, err := strconv.ParseInt(fields[field-3], 10, 64)
+		if err != nil {
+			i.t.Fatalf("%s: %v", path, err)
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * clockTick
+}
