@@ -372,10 +372,10 @@ func TestExpirable(t *testing.T) {
 		"not who is about to expire": {limit: 9, want: []string{"q1"}, given: func(tt *timed) {
 			tt.nodes["q0"].expiring = make(chan struct{})
 		}},
-		"not who is about to be written": {limit: 9, want: []string{"q0"}, given: func(tt *timed) { tt.nodes["q1"].writes = 1 }},
+		"not who is about to be written": {limit: 9, want: []string{"q0"}, given: func(tt *timed) { tt.busy["q1"] = 1 }},
 		"nor so of a pool": {limit: 9, only: &p, want: []string{"p2", "p3"}, given: func(tt *timed) {
 			tt.nodes["p0"].expiring = make(chan struct{})
-			tt.nodes["p1"].writes = 2
+			tt.busy["p1"] = 2
 		}},
 	}
 	for name, test := range tests {
@@ -387,7 +387,7 @@ func TestExpirable(t *testing.T) {
 			if test.given != nil {
 				test.given(tt)
 			}
-			got := ids(tt.expirable(test.limit, test.only))
+			got := ids(tt.expirable(test.limit, test.only, tt.busy))
 			if test.some > 0 {
 				if len(got) != test.some {
 					t.Fatalf("%q", got)

@@ -23,10 +23,6 @@ const (
 	// pausedFor is a time between two looks that is no delay any more: the
 	// process was stopped. Whoever renews could not, and may have given up.
 	pausedFor = time.Second
-	// trustedContact is how long ago a majority may have been heard from for this
-	// instance to believe that it still leads. It is several heartbeats, and far
-	// less than it takes to run out of the shortest time to live.
-	trustedContact = 500 * time.Millisecond
 )
 
 // LeaseConfig is what Leases need. All of it must be given.
@@ -50,12 +46,16 @@ type Leases struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 
-	mu       sync.Mutex
-	table    *leaseTable // nil while this instance does not lead
-	term     uint64      // in which it does
-	unsure   uint64      // term in which an expiry began whose outcome is not known
+	mu    sync.Mutex
+	table *leaseTable // nil while this instance does not lead
+	// held is how many writes are on their way that renew a node: it does not
+	// expire before their outcome is known.
+	held     map[string]int
+	term     uint64 // in which it does
+	unsure   uint64 // term in which an expiry began whose outcome is not known
 	position domain.Revision
 	looked   time.Time
+	cutOff   bool // no majority was heard from for long, when it was last looked
 	stats    LeaseStats
 }
 
@@ -69,7 +69,7 @@ type LeaseStats struct {
 
 // NewLeases starts nothing.
 func NewLeases(config LeaseConfig) *Leases {
-	l := &Leases{LeaseConfig: config}
+	l := &Leases{LeaseConfig: config, held: map[string]int{}}
 	l.running, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -146,8 +146,14 @@ func (l *Leases) advance() {
 	now := time.Now()
 	passed := now.Sub(l.looked)
 	l.looked = now
-	if passed >= pausedFor {
-		l.Logger.Warn("this instance stood still: every time to live begins anew", "for", passed.Round(time.Millisecond))
+	contact, ever := l.Local.LeaderContact()
+	wasCutOff := l.cutOff
+	l.cutOff = !ever || contact >= pausedFor
+	if passed >= pausedFor || l.cutOff {
+		if !wasCutOff {
+			l.Logger.Warn("this instance stood still, or is cut off: every time to live begins anew",
+				"still", passed.Round(time.Millisecond), "cut_off", contact.Round(time.Millisecond))
+		}
 		l.table.restart()
 		return
 	}
@@ -177,7 +183,7 @@ func (l *Leases) expireDue() {
 		return
 	}
 	l.look()
-	if due := l.table.expirable(domain.MaxBatch, nil); len(due) > 0 {
+	if due := l.table.expirable(domain.MaxBatch, nil, l.held); len(due) > 0 {
 		l.begin(due)
 	}
 }
@@ -190,7 +196,8 @@ type expiry struct {
 	err     error
 }
 
-// begin proposes the expiry of leases that are expirable. It is given up only
+// begin proposes the expiry of leases that are expirable, once it is proven that
+// this instance leads. It is given up only
 // when this instance loses leadership or closes: before that its outcome is not
 // known, and until then nobody may be told that one of the nodes was renewed.
 // The caller holds mu.
@@ -205,7 +212,11 @@ func (l *Leases) begin(due []*lease) *expiry {
 		command.Nodes[i] = domain.NodeAt{ID: one.id, Revision: one.revision}
 	}
 	l.done.Go(func() {
-		e.changes, e.err = l.Registry.Propose(l.running, command)
+		// A leader that is cut off would leave this in its log, to take effect when
+		// it is cut off no more.
+		if _, e.err = l.Registry.Read(l.running); e.err == nil {
+			e.changes, e.err = l.Registry.Propose(l.running, command)
+		}
 		l.end(e, due)
 	})
 	return e
@@ -232,69 +243,100 @@ func (l *Leases) end(e *expiry, due []*lease) {
 
 // Renew implements ports.Leases.
 func (l *Leases) Renew(ctx context.Context, id string) (*domain.CacheNode, domain.Revision, error) {
-	for proven := false; ; {
-		node, seen, wait, err := l.renew(id, proven)
-		switch {
-		case err != nil && !proven:
-			// Whether it leads at all, and what it lacks, is not for it to say alone.
-			if _, err := l.Registry.Read(ctx); err != nil {
-				return nil, 0, err
-			}
-			proven = true
-		case err != nil:
-			return nil, 0, err
-		case wait != nil:
+	for {
+		r, wait := l.renew(id)
+		if wait != nil {
 			select {
 			case <-wait:
+				continue
 			case <-ctx.Done():
 				return nil, 0, ctx.Err()
 			}
-		case node.ExpiredFrom != "":
-			change, err := only(l.Registry.Propose(ctx, domain.Revive{ID: id}))
-			return change.Node, change.Revision, err
-		default:
-			return node, seen, nil
+		}
+		if r.sure {
+			return l.renewed(ctx, r)
+		}
+		// What was done above counts if this instance led then: a proof that begins
+		// now says so, and what it reads is what there is.
+		view, err := l.Registry.Read(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		known := r.node != nil
+		r.seen = view.Revision()
+		switch r.node, _ = view.Node(id); {
+		case r.node == nil:
+			return nil, 0, &domain.Refusal{Err: fmt.Errorf("%w: %q", domain.ErrNoSuchNode, id), Revision: r.seen}
+		case r.node.TTLSeconds == 0:
+			return nil, 0, &domain.Refusal{
+				Err:      fmt.Errorf("%w: node %q stays until it is removed", domain.ErrNoTimeToLive, id),
+				Revision: r.seen, Current: r.node,
+			}
+		case known && l.leadsIn(r.term):
+			return l.renewed(ctx, r)
 		}
 	}
 }
 
-// renew renews the node now, unless it has to be waited for. Where leadership is
-// not proven, and in doubt, it gives ErrNotLeader.
-func (l *Leases) renew(id string, proven bool) (node *domain.CacheNode, seen domain.Revision, wait <-chan struct{}, err error) {
+// renewal is one that was noted.
+type renewal struct {
+	node *domain.CacheNode // nil: as far as this instance knows there is nothing to renew
+	seen domain.Revision
+	term uint64
+	// sure: this instance led when it was noted.
+	sure bool
+}
+
+// renewed answers a renewal that counts.
+func (l *Leases) renewed(ctx context.Context, r renewal) (*domain.CacheNode, domain.Revision, error) {
+	if r.node.ExpiredFrom == "" {
+		return r.node, r.seen, nil
+	}
+	release, err := l.hold(ctx, []string{r.node.ID})
+	if err != nil {
+		return nil, 0, err
+	}
+	change, err := only(l.Registry.Propose(ctx, domain.Revive{ID: r.node.ID}))
+	if err != nil {
+		release(nil)
+		return nil, 0, err
+	}
+	release([]domain.Change{change})
+	return change.Node, change.Revision, nil
+}
+
+// renew notes a renewal now, unless the outcome of an expiry has to be waited for.
+func (l *Leases) renew(id string) (r renewal, wait <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	state := l.catchUp()
 	if l.table == nil {
-		return nil, 0, nil, ports.ErrNotLeader
+		return renewal{}, nil
 	}
-	seen = state.View.Revision()
 	node, known := state.View.Node(id)
-	switch {
-	case !known:
-		return nil, 0, nil, &domain.Refusal{Err: fmt.Errorf("%w: %q", domain.ErrNoSuchNode, id), Revision: seen}
-	case node.TTLSeconds == 0:
-		return nil, 0, nil, &domain.Refusal{Err: fmt.Errorf("%w: node %q stays until it is removed", domain.ErrNoTimeToLive, id), Revision: seen, Current: node}
+	if !known || node.TTLSeconds == 0 {
+		return renewal{}, nil
 	}
 	if one := l.table.nodes[id]; one != nil {
 		if one.expiring != nil {
-			return nil, 0, one.expiring, nil
+			return renewal{}, one.expiring
 		}
 		l.table.renew(one)
 	}
-	if !proven && l.doubtful() {
-		return nil, 0, nil, ports.ErrNotLeader
-	}
 	l.stats.Renewals++
-	return node, seen, nil, nil
+	// Asked after the renewal, so that no pause lies between. The outcome of an
+	// expiry that was cut short is not known in its term: the next leader may
+	// carry it out.
+	sure := l.Local.SureLeader() && l.unsure != l.term
+	return renewal{node: node, seen: state.View.Revision(), term: l.term, sure: sure}, nil
 }
 
-// doubtful reports whether this instance may have been deposed without knowing it
-// yet: it stood still, or an expiry was cut short, which the next leader may
-// carry out. It is asked after a renewal, so that no pause lies between. The
-// caller holds mu.
-func (l *Leases) doubtful() bool {
-	contact, ever := l.Local.LeaderContact()
-	return !ever || contact > trustedContact || l.unsure == l.term
+// leadsIn reports whether renewals that were noted in the given term still count.
+func (l *Leases) leadsIn(term uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catchUp()
+	return l.table != nil && l.term == term
 }
 
 // hold keeps nodes from expiring while a write that renews them is on its way,
@@ -302,9 +344,9 @@ func (l *Leases) doubtful() bool {
 // write did.
 func (l *Leases) hold(ctx context.Context, ids []string) (release func([]domain.Change), err error) {
 	for {
-		held, wait := l.tryHold(ids)
+		wait := l.tryHold(ids)
 		if wait == nil {
-			return func(changes []domain.Change) { l.release(held, changes) }, nil
+			return func(changes []domain.Change) { l.release(ids, changes) }, nil
 		}
 		select {
 		case <-wait:
@@ -314,38 +356,32 @@ func (l *Leases) hold(ctx context.Context, ids []string) (release func([]domain.
 	}
 }
 
-func (l *Leases) tryHold(ids []string) (held []*lease, wait <-chan struct{}) {
+func (l *Leases) tryHold(ids []string) (wait <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.catchUp(); l.table == nil { // with the lease of a node that was just added
-		return nil, nil
-	}
-	for _, id := range ids {
-		one := l.table.nodes[id]
-		switch {
-		case one == nil:
-			continue
-		case one.expiring != nil:
-			return nil, one.expiring
+	if l.catchUp(); l.table != nil {
+		for _, id := range ids {
+			if one := l.table.nodes[id]; one != nil && one.expiring != nil {
+				return one.expiring
+			}
 		}
-		held = append(held, one)
 	}
-	for _, one := range held {
-		one.writes++
+	// By their ids: a node may be added, or be another one, before the write is done.
+	for _, id := range ids {
+		l.held[id]++
 	}
-	return held, nil
+	return nil
 }
 
 // release renews what a write left as it was, too.
-func (l *Leases) release(held []*lease, changes []domain.Change) {
-	if len(held) == 0 {
-		return
-	}
+func (l *Leases) release(ids []string, changes []domain.Change) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.catchUp()
-	for _, one := range held {
-		one.writes--
+	for _, id := range ids {
+		if l.held[id]--; l.held[id] == 0 {
+			delete(l.held, id)
+		}
 	}
 	if l.table == nil {
 		return
@@ -372,6 +408,7 @@ func (l *Leases) Expire(ctx context.Context, pool string) ([]domain.Change, doma
 		return nil, 0, err
 	}
 	var all []domain.Change
+	var fault error
 	revision := view.Revision()
 	for _, e := range begun {
 		select {
@@ -379,10 +416,14 @@ func (l *Leases) Expire(ctx context.Context, pool string) ([]domain.Change, doma
 		case <-ctx.Done():
 			return nil, 0, fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, ctx.Err())
 		}
-		if e.err != nil {
-			return nil, 0, e.err
-		}
+		fault = errors.Join(fault, e.err)
 		all = append(all, e.changes...)
+	}
+	switch {
+	case fault != nil && len(all) > 0:
+		return nil, 0, fmt.Errorf("%w: %d nodes have expired, and not all: %w", ports.ErrOutcomeUnknown, len(all), fault)
+	case fault != nil:
+		return nil, 0, fault
 	}
 	for _, change := range all { // the parts were carried out in any order
 		revision = max(revision, change.Revision)
@@ -399,7 +440,7 @@ func (l *Leases) force(pool string) ([]*expiry, error) {
 		return nil, ports.ErrNotLeader
 	}
 	l.look()
-	due := l.table.expirable(len(l.table.nodes), &pool)
+	due := l.table.expirable(len(l.table.nodes), &pool, l.held)
 	for _, one := range due {
 		one.forced = true
 	}

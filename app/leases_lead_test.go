@@ -74,7 +74,7 @@ func TestTheClockOfLeasesIsTheLeaders(t *testing.T) {
 			l.standStill(10 * time.Second)
 			l.mustBe("a", domain.Active)
 			l.mustEndIn(1900*time.Millisecond, "a", "gone")
-			if log := l.log.String(); strings.Count(log, "this instance stood still") != 1 || !strings.Contains(log, "for=10") {
+			if log := l.log.String(); strings.Count(log, "this instance stood still") != 1 || !strings.Contains(log, "still=10") {
 				t.Errorf("the log says %s", log)
 			}
 		},

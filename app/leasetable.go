@@ -39,9 +39,6 @@ type lease struct {
 	again    bool          // renewed is when it was, and not when the lease began
 	// usual is about how often the node is renewed; 0 while that is not known.
 	usual time.Duration
-	// writes are on their way that renew the node: it does not expire before
-	// their outcome is known.
-	writes int
 	// expiring is closed when the outcome of an expiry that is on its way is
 	// known; nil while there is none. Until then the node can't be renewed.
 	expiring chan struct{}
@@ -261,8 +258,9 @@ func (l *lease) late(now time.Duration) bool {
 }
 
 // expirable gives leases that have run out of time and may expire now, at most
-// limit. Pools that are held back are left out unless only names one of them.
-func (t *leaseTable) expirable(limit int, only *string) []*lease {
+// limit, and none of those that busy counts. Pools that are held back are left out
+// unless only names one of them.
+func (t *leaseTable) expirable(limit int, only *string, busy map[string]int) []*lease {
 	var found []*lease
 	for name, pool := range t.troubled {
 		if only != nil && name != *only || only == nil && pool.held {
@@ -272,7 +270,7 @@ func (t *leaseTable) expirable(limit int, only *string) []*lease {
 			if len(found) == limit {
 				return found
 			}
-			if l.writes == 0 && l.expiring == nil {
+			if busy[l.id] == 0 && l.expiring == nil {
 				found = append(found, l)
 			}
 		}

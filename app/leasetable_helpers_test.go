@@ -21,10 +21,11 @@ type timed struct {
 	keep     bool
 	gone     map[string]time.Duration // when each node expired last
 	changed  []string                 // the pools that look gave
+	busy     map[string]int           // writes that are on their way
 }
 
 func newTimed(t *testing.T) *timed {
-	return &timed{leaseTable: newLeaseTable(), t: t, registry: domain.NewRegistry(), gone: map[string]time.Duration{}}
+	return &timed{leaseTable: newLeaseTable(), t: t, registry: domain.NewRegistry(), gone: map[string]time.Duration{}, busy: map[string]int{}}
 }
 
 // leased is a node of pool p that lives for some seconds; 0: for ever.
@@ -94,7 +95,7 @@ func (tt *timed) turn() {
 func (tt *timed) expire(pool *string) {
 	tt.t.Helper()
 	var cmd domain.Expire
-	for _, l := range tt.expirable(domain.MaxBatch, pool) {
+	for _, l := range tt.expirable(domain.MaxBatch, pool, tt.busy) {
 		l.forced = pool != nil
 		cmd.Nodes = append(cmd.Nodes, domain.NodeAt{ID: l.id, Revision: l.revision})
 		tt.gone[l.id] = tt.clock

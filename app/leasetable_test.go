@@ -259,7 +259,7 @@ func TestLeasesAgainstAModel(t *testing.T) {
 			case action == 11:
 				pool := fmt.Sprint("p", random.IntN(3))
 				look()
-				for _, l := range tt.expirable(domain.MaxBatch, &pool) {
+				for _, l := range tt.expirable(domain.MaxBatch, &pool, tt.busy) {
 					delete(ends, l.id)
 				}
 				tt.expire(&pool)

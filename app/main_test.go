@@ -35,6 +35,8 @@ func (l fixedLocal) State() (ports.LocalState, <-chan struct{}) {
 	return ports.LocalState(l), make(chan struct{})
 }
 
+func (l fixedLocal) SureLeader() bool { return l.Leading }
+
 func (l fixedLocal) LeaderContact() (time.Duration, bool) { return 0, true }
 
 // newNodes gives the use cases over cache nodes of an instance.

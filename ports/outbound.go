@@ -45,6 +45,11 @@ type Local interface {
 	// LeaderContact says how long ago this instance heard from the leader, or,
 	// when it leads, from a majority; false: never since it started.
 	LeaderContact() (time.Duration, bool)
+
+	// SureLeader says, without asking anybody, whether this instance led when it was
+	// called: so recently has it heard from a majority that nobody else can have
+	// been elected. False where it does not lead, or is not sure.
+	SureLeader() bool
 }
 
 // LocalState is the state of one instance at one moment.

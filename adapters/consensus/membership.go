@@ -182,6 +182,9 @@ var errNotTakenOver = errors.New("it was told to take over, but did not")
 func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
 	for {
 		err := n.wait(ctx, func() error {
+			// Its successor is told to stand for election at once: see SureLeader.
+			n.handingOver.Add(1)
+			defer n.handingOver.Add(-1)
 			return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error()
 		})
 		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {

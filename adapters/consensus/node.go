@@ -49,6 +49,8 @@ type Node struct {
 	inflight inflight
 	pending  atomic.Int64 // bytes of writes that are on their way
 
+	handingOver atomic.Int64 // how many are giving leadership away
+
 	directory *logstore.Directory
 	store     logstore.Store
 	stream    *stream
@@ -338,6 +340,20 @@ func (n *Node) LeaderContact() (time.Duration, bool) {
 		return 0, false
 	}
 	return max(0, time.Since(at)), true
+}
+
+// SureLeader implements ports.Local. Who acknowledged a heartbeat waits at least a
+// heartbeat timeout from then on before it elects anybody else, unless it is asked to
+// by this instance; half of that leaves room for clocks.
+func (n *Node) SureLeader() bool {
+	state := n.board.read()
+	if !state.Leading || n.handingOver.Load() > 0 {
+		return false
+	}
+	sure := time.Since(n.leaderContact(state)) < n.config.Timing.HeartbeatTimeout/2
+	// Raft knows of a later term before the board does.
+	term, leads := n.leads()
+	return sure && leads && term == state.Term && n.handingOver.Load() == 0
 }
 
 // leaderContact is when this instance, whose state is given, heard from the

@@ -27,6 +27,9 @@ const askTimeout = time.Second
 
 // Propose implements ports.Registry.
 func (n *Node) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error) {
+	if err := n.refusal(ctx); err != nil {
+		return nil, err // before it is encoded, which for a batch is work
+	}
 	began := time.Now()
 	answer, err := n.apply(ctx, encodeEntry(cmd))
 	if err != nil {

@@ -168,6 +168,16 @@ func (i *Instance) LeaderContact() (time.Duration, bool) {
 	return i.contact, i.contact >= 0
 }
 
+// SureLeader implements ports.Local: it is sure while contact was a moment ago.
+func (i *Instance) SureLeader() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.state.Leading && i.contact >= 0 && i.contact <= sureContact
+}
+
+// sureContact is how long ago contact may have been for SureLeader.
+const sureContact = 100 * time.Millisecond
+
 // Touch lets a test set how long ago a leader was heard from; negative: never.
 func (i *Instance) Touch(contact time.Duration) {
 	i.mu.Lock()

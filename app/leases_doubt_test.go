@@ -1,0 +1,142 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// What a leader that is cut off left in its log would take effect when it is cut
+// off no more, on nodes that were renewed elsewhere.
+func TestWhoCanNotProveThatItLeadsExpiresNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2))
+		l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } })
+		pass(10 * time.Second)
+		if proposed := l.expiries(); len(proposed) > 0 {
+			t.Errorf("it proposed to expire %v", proposed)
+		}
+		l.tap(func(r *tapped) { r.read = nil })
+		pass(200 * time.Millisecond)
+		l.mustBe("a", "gone")
+	})
+}
+
+// A proof that hangs is as good as none, and holds up nothing but the renewal of
+// that node.
+func TestAnExpiryWaitsForItsProof(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2), living("b", 60))
+		proof := make(chan error)
+		l.tap(func(r *tapped) { r.read = func() error { return <-proof } })
+		pass(3 * time.Second)
+		l.mustRenew("b")
+		renewed := l.renewing(t.Context(), "a")
+		mustWait(t, renewed)
+		l.tap(func(r *tapped) { r.read = nil })
+		proof <- ports.ErrNotLeader
+		synctest.Wait()
+		if node, err := mustAnswer(t, renewed); err != nil || node.ID != "a" {
+			t.Errorf("%v, %v", node, err)
+		}
+		pass(1900 * time.Millisecond)
+		l.mustBe("a", domain.Active)
+	})
+}
+
+func TestTimeInWhichItIsCutOffDoesNotCount(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2))
+		pass(1500 * time.Millisecond)
+		l.Touch(time.Second)
+		pass(10 * time.Second)
+		if proposed := l.expiries(); len(proposed) > 0 {
+			t.Errorf("it proposed to expire %v", proposed)
+		}
+		l.Touch(0)
+		l.mustEndIn(1900*time.Millisecond, "a", "gone") // all of its time begins anew
+	})
+}
+
+// A write holds its nodes by their ids, whatever they are when it begins.
+func TestAWriteOfANodeThatIsNotThereYetRenewsIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		node := living("a", 2)
+		late := make(chan struct{})
+		l.tap(func(r *tapped) {
+			r.propose = func(context.Context, domain.Command) error { <-late; return nil }
+		})
+		second := l.registering(t.Context(), node)
+		mustWait(t, second)
+		l.tap(func(r *tapped) { r.propose = nil })
+		l.mustRegister(node)
+		pass(1900 * time.Millisecond)
+		close(late)
+		synctest.Wait()
+		if change, err := mustAnswer(t, second); err != nil || change.Effect != domain.Unchanged {
+			t.Fatalf("%+v, %v", change, err)
+		}
+		l.mustEndIn(1900*time.Millisecond, "a", "gone")
+	})
+}
+
+func TestAWriteKeepsANodeThatWasNotThereYetFromExpiring(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		node := living("a", 2)
+		late := make(chan struct{})
+		l.tap(func(r *tapped) {
+			r.propose = func(context.Context, domain.Command) error { <-late; return nil }
+		})
+		second := l.registering(t.Context(), node)
+		mustWait(t, second)
+		l.tap(func(r *tapped) { r.propose = nil })
+		l.mustRegister(node)
+		pass(10 * time.Second)
+		l.mustBe("a", domain.Active)
+		close(late)
+		synctest.Wait()
+		if _, err := mustAnswer(t, second); err != nil {
+			t.Fatal(err)
+		}
+		l.mustEndIn(1900*time.Millisecond, "a", "gone")
+	})
+}
+
+// Some have expired: to say that nothing was written would be a lie.
+func TestExpireInPartsOfWhichOneFails(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		var edits []domain.Edit
+		for part := range 2 {
+			edits = edits[:0]
+			for i := range 750 {
+				edits = append(edits, domain.Edit{Put: ptr(living(id("n", part*750+i), 2))})
+			}
+			if _, err := l.nodes.Batch(t.Context(), edits); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pass(3 * time.Second)
+		l.tap(func(r *tapped) {
+			r.propose = func(_ context.Context, cmd domain.Command) error {
+				if len(cmd.(domain.Expire).Nodes) == 500 {
+					return ports.ErrBusy
+				}
+				return nil
+			}
+		})
+		_, _, err := l.Expire(t.Context(), domain.DefaultPool)
+		if !errors.Is(err, ports.ErrOutcomeUnknown) {
+			t.Errorf("%v", err)
+		}
+		l.tap(func(r *tapped) { r.propose = nil })
+		changes, _, err := l.Expire(t.Context(), domain.DefaultPool)
+		if err != nil || len(changes) != 500 {
+			t.Errorf("asked again: %d have expired, %v", len(changes), err)
+		}
+	})
+}
