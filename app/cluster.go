@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,12 +17,16 @@ import (
 const successorTimeout = time.Second
 
 // ClusterConfig is what the use cases over the raft cluster need. All of Self
-// but its ClusterID, which is learnt, and the three ports must be given.
+// but its ClusterID, which is learnt, the ports and the logger must be given.
 type ClusterConfig struct {
 	Self       ports.Identity
 	Membership ports.Membership
+	Promotions ports.Promotions
+	Progress   ports.Progress
 	Local      ports.Local
 	Peers      ports.Peers
+	// Logger is told of promotions.
+	Logger *slog.Logger
 
 	// AskTimeout bounds the question to another instance; zero means 1 s.
 	AskTimeout time.Duration
@@ -56,13 +62,8 @@ func NewCluster(config ClusterConfig) *Cluster {
 func (c *Cluster) Identity() ports.Identity {
 	self := c.Self
 	state, _ := c.Local.State()
-	self.ClusterID = state.ClusterID
+	self.ClusterID, self.Applied = state.ClusterID, state.Applied
 	return self
-}
-
-// Add implements ports.Cluster.
-func (c *Cluster) Add(ctx context.Context, instance domain.Instance) error {
-	return c.Membership.Add(ctx, instance)
 }
 
 // Remove implements ports.Cluster.
@@ -77,21 +78,36 @@ func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error
 	if id == c.Self.RaftID {
 		// A leader that removed itself would leave the others without one until
 		// they notice; one that hands over first leaves no gap.
-		if _, err := c.HandOver(ctx); err != nil {
+		if _, err := c.HandOver(ctx, ""); err != nil {
 			return domain.Instance{}, err
 		}
 		return domain.Instance{}, ports.ErrNotLeader
 	}
 	removed, _ := roster.Find(id)
-	return removed, c.Membership.Remove(ctx, id)
+	if err := c.Membership.Remove(ctx, id); err != nil {
+		return domain.Instance{}, err
+	}
+	if !slices.Contains(c.promotions(), id) {
+		return removed, nil
+	}
+	return removed, c.Promotions.Settle(ctx, id)
 }
 
-// HandOver gives leadership away and gives the id of the instance that took over,
+func (c *Cluster) promotions() []string {
+	state, _ := c.Local.State()
+	return state.Promotions
+}
+
+// HandOver implements ports.Cluster: it gives the id of the instance that took over,
 // so that those whose requests are in flight are sent there instead of away; it is
-// empty where that is not known within a second. Errors are those of
-// Membership.HandOver.
-func (c *Cluster) HandOver(ctx context.Context) (string, error) {
-	if err := c.Membership.HandOver(ctx); err != nil {
+// empty where that is not known within a second.
+func (c *Cluster) HandOver(ctx context.Context, to string) (string, error) {
+	if to == c.Self.RaftID {
+		// It leads already, if it does: as linearizable as anything else.
+		_, err := c.Membership.Roster(ctx)
+		return to, err
+	}
+	if err := c.Membership.HandOver(ctx, to); err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, successorTimeout)

@@ -94,7 +94,7 @@ type handover struct {
 	successor time.Duration // until one is known
 }
 
-func (h handover) HandOver(context.Context) error {
+func (h handover) HandOver(context.Context, string) error {
 	if h.err != nil {
 		return h.err
 	}
@@ -162,7 +162,7 @@ func TestHandOverNamesTheSuccessor(t *testing.T) {
 				c := app.NewCluster(app.ClusterConfig{
 					Self: ports.Identity{RaftID: "n1"}, Membership: test.handover, Local: test.handover.Instance,
 				})
-				if got, err := c.HandOver(t.Context()); got != test.want || !errors.Is(err, test.err) {
+				if got, err := c.HandOver(t.Context(), ""); got != test.want || !errors.Is(err, test.err) {
 					t.Errorf("%q, %v; want %q, %v", got, err, test.want, test.err)
 				}
 				time.Sleep(test.handover.successor) // lets the successor come within the bubble

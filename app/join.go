@@ -21,7 +21,8 @@ const (
 
 // JoinConfig is what joining a cluster needs.
 type JoinConfig struct {
-	// Self is this instance as it wishes to be a member.
+	// Self is this instance as it wishes to be a member. One that is a member
+	// already keeps its suffrage.
 	Self domain.Instance
 	// Through are application addresses of instances of the cluster; empty:
 	// there is nothing to do.
@@ -31,7 +32,7 @@ type JoinConfig struct {
 	Logger    *slog.Logger
 }
 
-// Joiner asks to be made a member until this instance is one.
+// Joiner asks to be made a member until this instance is one, at its address.
 type Joiner struct {
 	JoinConfig
 	cancel context.CancelFunc
@@ -44,7 +45,14 @@ func NewJoiner(config JoinConfig) *Joiner { return &Joiner{JoinConfig: config} }
 // Open starts asking, where there is somebody to ask and need to. It does not
 // wait for an answer. The context bounds only the start.
 func (j *Joiner) Open(context.Context) error {
-	if state, _ := j.Local.State(); state.Member || len(j.Through) == 0 {
+	if len(j.Through) == 0 {
+		return nil
+	}
+	state, _ := j.Local.State()
+	if known, isMember := state.Roster.Find(j.Self.ID); isMember {
+		j.Self.Suffrage = known.Suffrage
+	}
+	if j.settled(state) {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -88,13 +96,19 @@ func (j *Joiner) ask(ctx context.Context, address string) error {
 	return j.Admission.Ask(ctx, address, j.Self)
 }
 
+// settled reports whether the membership has this instance as it wishes.
+func (j *Joiner) settled(state ports.LocalState) bool {
+	known, isMember := state.Roster.Find(j.Self.ID)
+	return isMember && known == j.Self
+}
+
 // memberWithin waits at most d for the membership to reach this instance.
 func (j *Joiner) memberWithin(ctx context.Context, d time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for {
 		state, later := j.Local.State()
-		if state.Member {
+		if j.settled(state) {
 			j.Logger.Info("joined the raft cluster", "id", j.Self.ID, "cluster_id", state.ClusterID)
 			return true
 		}

@@ -84,15 +84,24 @@ func (d Delivery) Empty() bool { return d.Snapshot == nil && len(d.Changes) == 0
 // Cluster is what the world asks about the raft cluster. Safe for concurrent use.
 type Cluster interface {
 	// Add makes an instance a member, or changes its raft address or suffrage.
-	// Errors: domain.ErrAddressInUse, domain.ErrLastVoter and those of
-	// Membership.Add.
-	Add(ctx context.Context, instance domain.Instance) error
+	// Whoever is to answer at an address, or to count in the majority, must answer
+	// there, bear that id, and belong to no other cluster: domain.ErrUnreachable,
+	// domain.ErrIDMismatch, domain.ErrOtherCluster. A new voter is a nonvoter until
+	// it has caught up; when ctx ends before, that is ErrOutcomeUnknown, and goes on
+	// all the same. force skips all of that. Other errors: domain.ErrAddressInUse,
+	// domain.ErrLastVoter and those of Membership.Add.
+	Add(ctx context.Context, instance domain.Instance, force bool) error
 
 	// Remove ends a membership and gives what it was. The leader hands over
 	// before it is removed, and then answers ErrNotLeader: the new leader
 	// removes it. Errors: domain.ErrNoSuchInstance, domain.ErrLastVoter and
 	// those of Membership.Remove.
 	Remove(ctx context.Context, id string) (domain.Instance, error)
+
+	// HandOver gives leadership to the voter named by to, or, if that is empty, to
+	// one that is up to date, and gives the id of who leads then; empty where that
+	// is not known soon. Errors are those of Membership.HandOver.
+	HandOver(ctx context.Context, to string) (string, error)
 
 	// Describe reads the membership, with what each instance says of itself when
 	// it is asked now. With Stale it also answers without a leader. Errors are

@@ -34,6 +34,7 @@ type metadata struct {
 	RaftID             string `json:"raft_id"`
 	ClusterID          string `json:"cluster_id"`
 	Version            string `json:"version"`
+	AppliedIndex       uint64 `json:"applied_index,omitzero"`
 }
 
 // readIndex is the answer to GET /read-index. Its names are as lasting.

@@ -206,7 +206,7 @@ func endedContextChangesNobody(t *testing.T, s Subject) {
 		"roster here": func(ctx context.Context) error { _, err := m.RosterHere(ctx); return err },
 		"add":         func(ctx context.Context) error { return m.Add(ctx, absentee(1)) },
 		"remove":      func(ctx context.Context) error { return m.Remove(ctx, absentee(0).ID) },
-		"hand over":   m.HandOver,
+		"hand over":   func(ctx context.Context) error { return m.HandOver(ctx, "") },
 	} {
 		if err := ask(ended(t)); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
 			t.Errorf("%s: %v", name, err)
@@ -221,7 +221,7 @@ func endedContextChangesNobody(t *testing.T, s Subject) {
 func nobodyTakesOver(t *testing.T, s Subject) {
 	demoteOthers(t, s.Leader)
 	mustAdd(t, s.Leader.Membership, absentee(0))
-	if err := s.Leader.Membership.HandOver(within(t)); !errors.Is(err, ports.ErrNoSuccessor) {
+	if err := s.Leader.Membership.HandOver(within(t), ""); !errors.Is(err, ports.ErrNoSuccessor) {
 		t.Errorf("hand over: %v", err)
 	}
 	if state, _ := s.Leader.Local.State(); !state.Leading {
@@ -247,7 +247,7 @@ func followerChangesNobody(t *testing.T, s Subject) {
 		"roster":    func(ctx context.Context) error { _, err := m.Roster(ctx); return err },
 		"add":       func(ctx context.Context) error { return m.Add(ctx, absentee(0)) },
 		"remove":    func(ctx context.Context) error { return m.Remove(ctx, s.Leader.ID) },
-		"hand over": m.HandOver,
+		"hand over": func(ctx context.Context) error { return m.HandOver(ctx, "") },
 	} {
 		if err := ask(within(t)); !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("%s: %v", name, err)
@@ -278,7 +278,7 @@ func followerTakesOver(t *testing.T, s Subject) {
 	term := await(t, s.Leader.Local, "it leads", leading).Term
 	_, laterHere := s.Leader.Local.State()
 	_, laterThere := s.Follower.Local.State()
-	if err := s.Leader.Membership.HandOver(within(t)); err != nil {
+	if err := s.Leader.Membership.HandOver(within(t), ""); err != nil {
 		t.Fatalf("hand over: %v", err)
 	}
 	for who, later := range map[string]<-chan struct{}{"the old leader": laterHere, "the new one": laterThere} {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
@@ -92,7 +93,7 @@ func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, took *la
 	})
 }
 
-func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client) *app.Cluster {
+func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client, log *slog.Logger) *app.Cluster {
 	return app.NewCluster(app.ClusterConfig{
 		Self: ports.Identity{
 			RaftID:             c.RaftID,
@@ -100,8 +101,11 @@ func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client) *a
 			Version:            Version(),
 		},
 		Membership: node,
+		Promotions: node,
+		Progress:   node,
 		Local:      node,
 		Peers:      peers,
+		Logger:     log.With("component", "cluster"),
 	})
 }
 
@@ -138,8 +142,10 @@ func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Lea
 
 func newJoiner(c config.Config, node *consensus.Node, log *slog.Logger) *app.Joiner {
 	return app.NewJoiner(app.JoinConfig{
-		Self:      domain.Instance{ID: c.RaftID, RaftAddress: c.RaftAdvertisedAddress, Suffrage: domain.Voter},
-		Through:   c.Join,
+		Self: domain.Instance{ID: c.RaftID, RaftAddress: c.RaftAdvertisedAddress, Suffrage: domain.Voter},
+		Through: slices.DeleteFunc(slices.Clone(c.Join), func(address string) bool {
+			return address == c.ApplicationAdvertisedAddress // one list may serve all instances
+		}),
 		Local:     node,
 		Admission: httpapi.NewJoinClient(),
 		Logger:    log,
