@@ -283,7 +283,7 @@ func (t *leaseTable) expirable(limit int, only *string) []*lease {
 func (t *leaseTable) heldPools() []ports.HeldPool {
 	var held []ports.HeldPool
 	for _, name := range slices.Sorted(maps.Keys(t.troubled)) {
-		if pool := t.troubled[name]; pool.held {
+		if pool := t.troubled[name]; pool.held && len(pool.overdue) > 0 {
 			held = append(held, ports.HeldPool{Pool: name, Overdue: len(pool.overdue), Leased: len(pool.leases)})
 		}
 	}

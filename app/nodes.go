@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -81,8 +82,11 @@ func (n *Nodes) View(ctx context.Context, read ports.Read) (domain.View, error) 
 		}
 	}
 	if read.MaxStale != nil {
-		if contact, ever := n.local.LeaderContact(); !ever || contact > *read.MaxStale {
+		switch contact, ever := n.local.LeaderContact(); {
+		case !ever:
 			return domain.View{}, ports.ErrTooStale
+		case contact > *read.MaxStale:
+			return domain.View{}, fmt.Errorf("%w: that was %v ago", ports.ErrTooStale, contact.Round(time.Millisecond))
 		}
 	}
 	return view, nil
@@ -140,7 +144,7 @@ func (n *Nodes) await(ctx context.Context, read ports.Read) (domain.View, error)
 func (n *Nodes) overdue(ctx context.Context, read ports.Read) (domain.View, error) {
 	view, err := n.view(ctx, read.Source)
 	if err == nil && view.Revision() < read.AtLeast {
-		err = ports.ErrBehind
+		err = fmt.Errorf("%w: this instance is at %d", ports.ErrBehind, view.Revision())
 	}
 	return view, err
 }

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"math"
 	"testing"
 
 	"github.com/go-json-experiment/json"
@@ -21,7 +22,7 @@ type wireNode struct {
 	Labels          map[string]string `json:"labels,omitempty"`
 	State           string            `json:"state"`
 	TTLSeconds      int               `json:"ttlSeconds,omitzero"`
-	OnExpiry        string            `json:"onExpiry,omitzero"`
+	OnExpiry        *string           `json:"onExpiry,omitzero"`
 	Slot            int               `json:"slot"`
 	CreatedRevision uint64            `json:"createdRevision"`
 	Revision        uint64            `json:"revision"`
@@ -45,7 +46,7 @@ func wire(n *domain.CacheNode) *wireNode {
 		TTLSeconds: n.TTLSeconds,
 	}
 	if n.TTLSeconds > 0 || n.OnExpiry != domain.RemoveOnExpiry {
-		w.OnExpiry = string(n.OnExpiry)
+		w.OnExpiry = (*string)(&n.OnExpiry)
 	}
 	return w
 }
@@ -78,8 +79,14 @@ func anyNode(t *rapid.T) *domain.CacheNode {
 		Zone:    text.Draw(t, "zone"),
 		// The keys of labels are ids: two that differ only in what is no text
 		// would be one in JSON.
-		Labels:          rapid.MapOf(rapid.StringMatching(`[a-zA-Z0-9._:-]{1,9}`), text).Draw(t, "labels"),
-		State:           domain.State(text.Draw(t, "state")),
+		Labels:     rapid.MapOf(rapid.StringMatching(`[a-zA-Z0-9._:-]{1,9}`), text).Draw(t, "labels"),
+		State:      domain.State(text.Draw(t, "state")),
+		TTLSeconds: rapid.OneOf(rapid.Just(0), rapid.IntRange(0, math.MaxInt)).Draw(t, "time to live"),
+		OnExpiry: rapid.OneOf(
+			rapid.SampledFrom([]domain.OnExpiry{domain.RemoveOnExpiry, domain.DownOnExpiry}),
+			rapid.Map(text, func(s string) domain.OnExpiry { return domain.OnExpiry(s) }),
+		).Draw(t, "on expiry"),
+		ExpiredFrom:     domain.State(text.Draw(t, "expired from")), // nobody sees it
 		Slot:            rapid.Int().Draw(t, "slot"),
 		CreatedRevision: domain.Revision(rapid.Uint64().Draw(t, "created")),
 		Revision:        domain.Revision(rapid.Uint64().Draw(t, "revision")),

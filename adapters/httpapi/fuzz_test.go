@@ -59,7 +59,7 @@ func FuzzPath(f *testing.F) {
 			f.Add(method, path)
 		}
 	}
-	s := start(f)
+	s := start(f, atOnce)
 	f.Fuzz(func(t *testing.T, method, path string) {
 		target, err := url.ParseRequestURI(path)
 		if err != nil || target.Host != "" || strings.HasSuffix(target.Path, "/sse") || method == "" {

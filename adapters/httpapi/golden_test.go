@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -8,7 +9,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -67,6 +70,81 @@ func TestTheWireStaysAsItIs(t *testing.T) {
 	s.loseLeader()
 	golden(t, "no_leader", s.do(t, "GET", "/nodes", ""))
 	golden(t, "not_ready", s.do(t, "GET", "/readyz", ""))
+}
+
+// overdueLeases is ports.Leases whose leased nodes are all overdue, and held.
+type overdueLeases struct {
+	ports.Leases
+	registry ports.Registry
+}
+
+func (overdueLeases) Held() []ports.HeldPool {
+	return []ports.HeldPool{{Pool: "main", Overdue: 700, Leased: 1000}, {Pool: "p", Overdue: 3, Leased: 4}}
+}
+
+func (l overdueLeases) Expire(ctx context.Context, pool string) ([]domain.Change, domain.Revision, error) {
+	view, err := l.registry.Read(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	var cmd domain.Expire
+	for n := range view.Nodes() {
+		if n.Pool == pool && n.Expires() {
+			cmd.Nodes = append(cmd.Nodes, domain.NodeAt{ID: n.ID, Revision: n.Revision})
+		}
+	}
+	changes, err := l.registry.Propose(ctx, cmd)
+	return changes, view.Revision() + domain.Revision(len(changes)), err
+}
+
+// TestTheWireOfLeasesBatchesAndReadsStaysAsItIs goes on where the test above
+// ends.
+func TestTheWireOfLeasesBatchesAndReadsStaysAsItIs(t *testing.T) {
+	var leases overdueLeases
+	s := start(t, func(c *httpapi.Config) { leases.Leases, c.Leases = c.Leases, &leases })
+	leases.registry = s.instance
+
+	golden(t, "node_leased", s.do(t, "PUT", "/nodes/node0", `{"address":"10.0.0.5:11211","pool":"main","ttlSeconds":30}`))
+	golden(t, "batch", s.do(t, "POST", "/nodes/batch", `{"changes":[
+		{"put":{"id":"node1","address":"10.0.0.6:11211","pool":"main","zone":"eu-1a","ttlSeconds":3600,"onExpiry":"down"},"ifRevision":0},
+		{"put":{"id":"node0","address":"10.0.0.5:11211","pool":"main","ttlSeconds":30}},
+		{"put":{"id":"node0","address":"10.0.0.5:11211","pool":"main","weight":50,"ttlSeconds":3600},"ifRevision":1},
+		{"put":{"id":"node2","address":"node2.test:1","onExpiry":"down"}},
+		{"remove":"node2","ifRevision":4},
+		{"put":{"id":"node2","address":"node2.test:1"}}]}`))
+	golden(t, "batch_refused", s.do(t, "POST", "/nodes/batch", `{"changes":[{"remove":"node2"},{"put":{"id":"node1","address":"h:1"},"ifRevision":9}]}`))
+	golden(t, "batch_with_several_faults", s.do(t, "POST", "/nodes/batch", `{"changes":[{"remove":"-"},{},{"put":{"id":"x","address":"h:1","ttlSeconds":0}}]}`))
+	golden(t, "heartbeat", s.do(t, "POST", "/nodes/node1/heartbeat", ""))
+	golden(t, "no_time_to_live", s.do(t, "POST", "/nodes/node2/heartbeat", ""))
+	golden(t, "ready_with_expiry_held", s.do(t, "GET", "/readyz", ""))
+
+	events, filtered := s.stream(t, "/nodes/sse?since=6"), s.stream(t, "/nodes/sse?pool=main&state=active")
+	golden(t, "expire", s.do(t, "POST", "/nodes/expire?pool=main", ""))
+	golden(t, "expire_nothing", s.do(t, "POST", "/nodes/expire?pool=other", ""))
+	s.do(t, "POST", "/nodes/node1/heartbeat", "")
+	goldenText(t, "expired_events", events.event(t).raw+events.event(t).raw+events.event(t).raw)
+
+	s.do(t, "PUT", "/nodes/node2", `{"address":"node2.test:1","zone":"eu-1b"}`) // which is not for the filtered stream
+	s.do(t, "PUT", "/nodes/node2", `{"address":"node2.test:1","zone":"eu-1b","pool":"main"}`)
+	s.do(t, "PUT", "/nodes/node2", `{"address":"node2.test:1","zone":"eu-1b","pool":"main","weight":1}`)
+	s.do(t, "PUT", "/nodes/node2", `{"address":"node2.test:1","zone":"eu-1b","pool":"main","weight":1,"state":"draining"}`)
+	text := filtered.event(t).raw
+	for range 6 {
+		text += filtered.event(t).raw
+	}
+	goldenText(t, "filtered_events", text)
+	golden(t, "filtered_list", s.do(t, "GET", "/nodes?pool=main&label=rack=r7", ""))
+
+	s.instance.Touch(1234 * time.Millisecond)
+	golden(t, "stale", s.do(t, "GET", "/nodes/node1?consistency=stale", ""))
+	golden(t, "too_stale", s.do(t, "GET", "/nodes/node1?consistency=stale&max_stale=1s", ""))
+	golden(t, "long_poll_not_modified", s.do(t, "GET", "/nodes?since=13&wait=1ms", ""))
+	golden(t, "revision_not_reached", s.do(t, "GET", "/nodes?min_revision=14&wait=1ms", ""))
+	golden(t, "several_faults_in_a_query", s.do(t, "GET", "/nodes?consistency=none&wait=1h&since=x&label=rack", ""))
+	s.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false })
+	golden(t, "not_caught_up", s.do(t, "GET", "/nodes?consistency=stale", ""))
+	s.follow("n2.test:8080")
+	golden(t, "not_leader", s.do(t, "DELETE", "/nodes/node1?redirect=false", ""))
 }
 
 func golden(t *testing.T, name string, got reply) {

@@ -198,7 +198,9 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 		"another id in the body":    {method: "PUT", path: "/nodes/c", body: `{"id":"d","address":"h:1"}`, mentions: []string{`"c"`, `"d"`}},
 		"an empty id in the body":   {method: "PUT", path: "/nodes/c", body: `{"id":"","address":"h:1"}`, mentions: []string{`"c"`, `""`}},
 		"a reserved id in the body": {method: "PUT", path: "/nodes", body: `{"id":"sse","address":"h:1"}`, mentions: []string{`"sse"`}},
-		"a reserved id in the path": {method: "GET", path: "/nodes/batch", mentions: []string{`"batch"`}},
+		"a reserved id in the path": {method: "GET", path: "/nodes/%62atch", mentions: []string{`"batch"`}},
+		"a reserved id to write":    {method: "PUT", path: "/nodes/%62atch", body: good, mentions: []string{`"batch"`}},
+		"the path of batches":       {method: "GET", path: "/nodes/batch", status: 405, code: "method_not_allowed", mentions: []string{"POST"}},
 		"a reserved id, encoded":    {method: "GET", path: "/nodes/%73se", mentions: []string{`"sse"`}},
 		"a slash in an id":          {method: "GET", path: "/nodes/a%2Fb", mentions: []string{`"a/b"`}},
 		"a percent sign in an id":   {method: "GET", path: "/nodes/a%2561", mentions: []string{`"a%61"`}},
@@ -206,9 +208,9 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 		"a line break in an id":     {method: "DELETE", path: "/nodes/a%0Ab", mentions: []string{`a\nb`}},
 		"an id too long":            {method: "GET", path: "/nodes/" + strings.Repeat("a", 129), mentions: []string{"129"}},
 
-		"a parameter that this call does not know": {method: "GET", path: "/nodes?consistency=stale", mentions: []string{`"consistency"`}},
-		"several of them":                          {method: "GET", path: "/nodes?pool=x&zone=y", mentions: []string{`"pool"`, `"zone"`}},
-		"a parameter on a write":                   {method: "PUT", path: "/nodes?redirect=false", body: good, mentions: []string{`"redirect"`}},
+		"a parameter that this call does not know": {method: "GET", path: "/nodes?revision=3", mentions: []string{`"revision"`}},
+		"several of them":                          {method: "GET", path: "/nodes/a?pool=x&zone=y", mentions: []string{`"pool"`, `"zone"`}},
+		"a parameter on a write":                   {method: "PUT", path: "/nodes?consistency=stale", body: good, mentions: []string{`"consistency"`}},
 		"a query that can't be read":               {method: "GET", path: "/nodes/a?x=%zz", mentions: []string{"query"}},
 		"a query with semicolons":                  {method: "GET", path: "/nodes/a?x;y", mentions: []string{"query"}},
 

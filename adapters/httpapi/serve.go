@@ -6,8 +6,11 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // errPanic stands for a panic that is logged already.
@@ -15,13 +18,26 @@ var errPanic = errors.New(ownFault)
 
 func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measuredCall) {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(r.Context(), s.timeFor(w, r, c))
+	var wait time.Duration
+	if c.waits {
+		wait = waitOf(r)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), wait+s.config.RequestTimeout)
 	defer cancel()
+	if wait > 0 {
+		// Where it fails the response is cut off earlier, as any other.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + s.config.RequestTimeout + writeGrace))
+		// Closing can't take as long as somebody may want to wait.
+		defer context.AfterFunc(s.stopping, cancel)()
+	}
 	a, err := s.decide(ctx, w, r, c)
+	if wait > 0 && errors.Is(err, context.Canceled) && s.isStopping() {
+		err = ports.ErrClosed
+	}
 	if err != nil {
 		a = s.answerTo(ctx, r, err)
 	}
-	if isStale(r) {
+	if isStale(r) && slices.Contains(c.params, paramConsistency) {
 		a.leaderContact = s.leaderContact()
 	}
 	a.write(w)
@@ -45,32 +61,24 @@ func (s *Server) leaderContact() string {
 	return strconv.FormatInt(contact.Milliseconds(), 10)
 }
 
-// timeFor is how long r may take to be decided. One that waits for something has
-// that much longer, also for its response to be written.
-func (s *Server) timeFor(w http.ResponseWriter, r *http.Request, c *measuredCall) time.Duration {
-	if !c.waits {
-		return s.config.RequestTimeout
-	}
-	wait := waitOf(r)
-	if wait > 0 {
-		// Where it fails the response is cut off earlier, as any other.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + s.config.RequestTimeout + writeGrace))
-	}
-	return wait + s.config.RequestTimeout
-}
-
 func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Request, c *measuredCall) (a answer, err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
 			err = s.recovered(r, reason)
 		}
 	}()
+	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if !c.anyParams {
-		if err := errors.Join(checkQuery(r, c.params), checkRedirect(r)); err != nil {
+		err := checkQuery(r, c.params)
+		if !reads {
+			// A read looks at it itself, and tells all that is wrong at once.
+			err = errors.Join(err, checkRedirect(r))
+		}
+		if err != nil {
 			return answer{}, err
 		}
 	}
-	if r.Method != http.MethodPut && r.Method != http.MethodPost {
+	if reads || r.Method == http.MethodDelete {
 		return c.answer(ctx, r)
 	}
 	if r.ContentLength > s.config.MaxBodyBytes {

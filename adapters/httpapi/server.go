@@ -29,8 +29,9 @@ type Server struct {
 	events  eventCache
 	handler http.Handler
 
-	// stopping is closed when the server begins to close.
-	stopping chan struct{}
+	// stopping ends when the server begins to close.
+	stopping context.Context
+	stop     context.CancelFunc
 	// base is what the contexts of all requests come from; ending it ends them.
 	base   context.Context
 	cancel context.CancelFunc
@@ -60,13 +61,13 @@ func New(config Config) (*Server, error) {
 		return nil, fmt.Errorf("application API: %w", err)
 	}
 	s := &Server{
-		config:   config,
-		metrics:  counted,
-		lists:    listCache{local: config.Local},
-		stopping: make(chan struct{}),
-		fresh:    map[net.Conn]struct{}{},
-		sinks:    map[*sink]struct{}{},
+		config:  config,
+		metrics: counted,
+		lists:   listCache{local: config.Local},
+		fresh:   map[net.Conn]struct{}{},
+		sinks:   map[*sink]struct{}{},
 	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.handler = s.router()
 	return s, nil
@@ -133,14 +134,14 @@ func (s *Server) Addr() net.Addr {
 }
 
 // Close takes no more requests, ends the streams with a comment that says why,
-// and finishes what is in flight. When ctx ends first it breaks off what is left
-// and returns ctx's error. In either case nothing of the server runs afterwards.
-// It may be called without Open, and again.
+// and the waits for a change, and finishes what else is in flight. When ctx ends
+// first it breaks off what is left and returns ctx's error. In either case nothing
+// of the server runs afterwards. It may be called without Open, and again.
 func (s *Server) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.stopped {
 		s.stopped = true
-		close(s.stopping)
+		s.stop()
 	}
 	server := s.http
 	for out := range s.sinks {
@@ -174,14 +175,7 @@ func (s *Server) force(server *http.Server) {
 	_ = server.Close()
 }
 
-func (s *Server) isStopping() bool {
-	select {
-	case <-s.stopping:
-		return true
-	default:
-		return false
-	}
-}
+func (s *Server) isStopping() bool { return s.stopping.Err() != nil }
 
 // handle counts the handlers that run. net/http does not wait for them when it
 // is closed by force.

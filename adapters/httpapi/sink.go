@@ -265,7 +265,7 @@ func (s *Server) await(ctx context.Context, out *sink, woken <-chan struct{}, li
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-s.stopping:
+		case <-s.stopping.Done():
 			return ports.ErrClosed
 		case <-out.silence.C:
 			if err := out.comment(comment); err != nil {

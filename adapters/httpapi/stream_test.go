@@ -113,7 +113,7 @@ func TestAMalformedPositionIsRefused(t *testing.T) {
 			t.Errorf("Last-Event-ID %s: %d %s", position, got.status, detail)
 		}
 	}
-	for _, query := range []string{"since=", "since=1&since=1", "pool=x", "since=1&redirect=false"} {
+	for _, query := range []string{"since=", "since=1&since=1", "pools=x", "since=1&redirect=no", "since=1&wait=1s"} {
 		if got := s.do(t, "GET", "/nodes/sse?"+query, ""); got.status != 400 {
 			t.Errorf("%s: %d", query, got.status)
 		}

@@ -1,0 +1,296 @@
+package httpapi_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// Whoever asks for a filtered list after a write was answered sees that write,
+// and no more than belongs to the revision that the list names, whatever others
+// are reading and writing.
+func TestAFilteredListIsAsFreshAsTheLastWrite(t *testing.T) {
+	s := start(t)
+	s.undescribed() // which would keep everybody from being fast
+	const pools, readers, writes = 3, 6, 80
+	// made holds for each pool the revisions of its writes, each of which adds a
+	// node.
+	var made [pools][writes]atomic.Uint64
+	type observation struct {
+		pool, nodes int
+		revision    uint64
+	}
+	var mu sync.Mutex
+	var observations []observation
+	var writing, reading sync.WaitGroup
+	over := make(chan struct{})
+	for p := range pools {
+		writing.Go(func() {
+			for i := range writes {
+				got := s.do(t, "PUT", fmt.Sprintf("/nodes/n%d-%03d", p, i), fmt.Sprintf(`{"address":"h%d:%d","pool":"p%d"}`, p, i+1, p))
+				revision, err := strconv.ParseUint(got.header.Get("Nodesmetadata-Revision"), 10, 64)
+				if err != nil {
+					t.Errorf("%d %s: %v", got.status, got.body, err)
+					return
+				}
+				made[p][i].Store(revision)
+			}
+		})
+	}
+	for r := range readers {
+		reading.Go(func() {
+			for round := r; ; round++ {
+				last := false
+				select {
+				case <-over:
+					last = true
+				default:
+				}
+				p, atLeast := round%pools, 0
+				for atLeast < writes && made[p][atLeast].Load() > 0 {
+					atLeast++
+				}
+				got := s.do(t, "GET", fmt.Sprintf("/nodes?pool=p%d", p), "")
+				revision, err := strconv.ParseUint(got.header.Get("Nodesmetadata-Revision"), 10, 64)
+				if err != nil || got.header.Get("ETag") != fmt.Sprintf(`"%d"`, revision) {
+					t.Errorf("the tag is %s at revision %d: %v", got.header.Get("ETag"), revision, err)
+				}
+				var nodes map[string]struct{ Pool string }
+				if err := json.Unmarshal([]byte(got.body), &nodes); err != nil {
+					t.Error(err)
+				}
+				for id, node := range nodes {
+					if node.Pool != fmt.Sprintf("p%d", p) {
+						t.Errorf("node %s is in pool %q", id, node.Pool)
+					}
+				}
+				if len(nodes) < atLeast {
+					t.Errorf("the list has %d nodes after %d were answered", len(nodes), atLeast)
+				}
+				mu.Lock()
+				observations = append(observations, observation{p, len(nodes), revision})
+				mu.Unlock()
+				if last {
+					return
+				}
+			}
+		})
+	}
+	writing.Wait()
+	close(over)
+	reading.Wait()
+	for _, o := range observations {
+		want := 0
+		for want < writes && made[o.pool][want].Load() <= o.revision {
+			want++
+		}
+		if o.nodes != want {
+			t.Errorf("at revision %d the list of pool %d had %d nodes, not %d", o.revision, o.pool, o.nodes, want)
+		}
+	}
+}
+
+// get asks s without a socket, so that large lists cost no more than they must.
+func (s *service) get(t *testing.T, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	if w.Code != http.StatusOK {
+		t.Errorf("%s: %d %.200s", path, w.Code, w.Body)
+	}
+	return w
+}
+
+func TestNoMoreFilteredListsAreKeptThanMayBe(t *testing.T) {
+	s := start(t)
+	const pools = 3 * httpapi.KeptLists
+	for i := range pools {
+		pool := fmt.Sprintf("p%d", i)
+		s.register(t, domain.NodeSpec{ID: pool, Address: fmt.Sprintf("h:%d", i+1), Pool: &pool})
+	}
+	for range 2 {
+		for i := range pools {
+			pool := fmt.Sprintf("p%d", i)
+			if got := s.get(t, "/nodes?pool="+pool).Body.String(); !strings.HasPrefix(got, `{"`+pool+`":{"id":"`+pool+`",`) || strings.Count(got, `"id"`) != 1 {
+				t.Errorf("pool %s has %s", pool, got)
+			}
+			if lists, _ := s.Kept(); lists > httpapi.KeptLists {
+				t.Fatalf("%d lists are kept", lists)
+			}
+		}
+	}
+	if lists, _ := s.Kept(); lists < httpapi.KeptLists/2 {
+		t.Errorf("only %d lists are kept", lists)
+	}
+}
+
+// fillWithLarge registers n nodes of about 9 KB each in JSON.
+func (s *service) fillWithLarge(t *testing.T, n int) {
+	t.Helper()
+	labels := map[string]string{}
+	for i := range domain.MaxLabels {
+		labels[fmt.Sprint(i)] = strings.Repeat("v", domain.MaxLabelValueBytes)
+	}
+	for i := range n {
+		s.register(t, domain.NodeSpec{ID: fmt.Sprintf("node%06d", i), Address: fmt.Sprintf("h%d:1", i), Zone: "z", Labels: labels})
+	}
+}
+
+func TestNoMoreBytesOfFilteredListsAreKeptThanMayBe(t *testing.T) {
+	s := start(t)
+	s.fillWithLarge(t, 2000) // a list of more than half of what may be kept
+	whole := s.get(t, "/nodes").Body.String()
+	if len(whole) < httpapi.KeptBytes/2 || len(whole) > httpapi.KeptBytes {
+		t.Fatalf("the list is %d bytes long, which is no test", len(whole))
+	}
+	for _, query := range []string{"zone=z", "pool=default", "state=active", "zone=z", "zone=z&pool=default", "pool=none"} {
+		want := whole
+		if query == "pool=none" {
+			want = "{}"
+		}
+		if got := s.get(t, "/nodes?"+query).Body.String(); got != want {
+			t.Errorf("%s: another list of %d bytes came", query, len(got))
+		}
+		if _, bytes := s.Kept(); bytes > httpapi.KeptBytes {
+			t.Errorf("%d bytes are kept", bytes)
+		}
+	}
+	s.fillWithLarge(t, 4000) // a list of more than what may be kept
+	whole = s.get(t, "/nodes").Body.String()
+	for _, query := range []string{"zone=z", "zone=z&label=0=" + strings.Repeat("v", domain.MaxLabelValueBytes)} {
+		if got := s.get(t, "/nodes?"+query).Body.String(); got != whole || len(whole) <= httpapi.KeptBytes {
+			t.Errorf("%s: another list of %d bytes came", query, len(got))
+		}
+		if _, bytes := s.Kept(); bytes > httpapi.KeptBytes {
+			t.Errorf("%d bytes are kept", bytes)
+		}
+	}
+}
+
+func TestFilteredListsAreRightWhileTheyAreDropped(t *testing.T) {
+	s := start(t)
+	const pools = 2 * httpapi.KeptLists
+	add := func(i, round int) {
+		pool := fmt.Sprintf("p%d", i)
+		s.register(t, domain.NodeSpec{ID: fmt.Sprintf("n%d-%d", i, round), Address: fmt.Sprintf("h%d:%d", i, round+1), Pool: &pool})
+	}
+	for i := range pools {
+		add(i, 0)
+	}
+	var all sync.WaitGroup
+	for r := range 8 {
+		all.Go(func() {
+			for i := range pools {
+				i = (i + r*17) % pools
+				got := s.get(t, fmt.Sprintf("/nodes?pool=p%d", i)).Body.String()
+				if nodes := strings.Count(got, `"id":`); nodes == 0 || nodes != strings.Count(got, fmt.Sprintf(`"pool":"p%d"`, i)) {
+					t.Errorf("pool %d has %s", i, got)
+				}
+			}
+		})
+	}
+	all.Go(func() {
+		for i := range pools {
+			add(i, 1)
+		}
+	})
+	all.Wait()
+	if lists, bytes := s.Kept(); lists > httpapi.KeptLists || bytes > httpapi.KeptBytes {
+		t.Errorf("%d lists of %d bytes are kept", lists, bytes)
+	}
+	for i := range pools {
+		if got := s.get(t, fmt.Sprintf("/nodes?pool=p%d", i)).Body.String(); strings.Count(got, `"id":`) != 2 {
+			t.Errorf("pool %d has %s", i, got)
+		}
+	}
+}
+
+// A filter that is spelt in another way is the same; one that only looks alike
+// is not.
+func TestFiltersAreToldApart(t *testing.T) {
+	s := start(t)
+	pool := "x"
+	s.register(t, domain.NodeSpec{ID: "pool", Address: "h:1", Pool: &pool})
+	s.register(t, domain.NodeSpec{ID: "zone", Address: "h:2", Zone: "x"})
+	s.register(t, domain.NodeSpec{ID: "label", Address: "h:3", Zone: "x", Labels: map[string]string{"a": "b"}})
+	s.register(t, domain.NodeSpec{ID: "quoted", Address: "h:4", Zone: `x"k"a"v"b`})
+	s.register(t, domain.NodeSpec{ID: "both", Address: "h:5", Labels: map[string]string{"a": "b", "c": "d"}})
+	s.register(t, domain.NodeSpec{ID: "equals", Address: "h:6", Labels: map[string]string{"a": "b=d"}})
+	s.register(t, domain.NodeSpec{ID: "other", Address: "h:7", Labels: map[string]string{"a": "d", "c": "b"}})
+	s.register(t, domain.NodeSpec{ID: "empty", Address: "h:8", Labels: map[string]string{"a": ""}})
+	tests := []struct {
+		query string
+		ids   string
+	}{
+		{"pool=x", "pool"},
+		{"zone=x", "label zone"},
+		{"zone=x&label=a%3Db", "label"},
+		{"label=a%3Db&zone=x", "label"},
+		{"zone=" + url.QueryEscape(`x"k"a"v"b`), "quoted"},
+		{"label=a=b", "both label"},
+		{"label=a=b&label=c=d", "both"},
+		{"label=c=d&label=a=b", "both"},
+		{"label=c=d&label=a=b&label=c=d", "both"},
+		{"label=a=d&label=c=b", "other"},
+		{"label=a=b%3Dd", "equals"},
+		{"label=a=b=d", "equals"},
+		{"label=a=", "empty"},
+		{"label=a=b&label=a=d", ""},
+		{"zone=", "both empty equals other pool"},
+		{"state=active", "both empty equals label other pool quoted zone"},
+		{"pool=default&state=active&zone=x&label=a=b&redirect=false&since=0", "label"},
+	}
+	for range 2 { // the second time from what is kept
+		for _, test := range tests {
+			var nodes map[string]struct{}
+			if err := json.Unmarshal(s.get(t, "/nodes?"+test.query).Body.Bytes(), &nodes); err != nil {
+				t.Fatal(err)
+			}
+			want := strings.Fields(test.ids)
+			for _, id := range want {
+				if _, has := nodes[id]; !has {
+					t.Errorf("%s: %s is not in it", test.query, id)
+				}
+			}
+			if len(nodes) != len(want) {
+				t.Errorf("%s: got %v, want %v", test.query, nodes, want)
+			}
+		}
+	}
+	if lists, _ := s.Kept(); lists != len(tests)-4 { // those that are spelt in another way
+		t.Errorf("%d lists are kept", lists)
+	}
+}
+
+func TestAFilteredListHasTheTagOfTheRegistry(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	for _, query := range []string{"pool=default", "pool=none", "state=active&zone="} {
+		got := s.do(t, "GET", "/nodes?"+query, "")
+		if got.status != 200 || got.header.Get("ETag") != `"3"` || got.header.Get("Nodesmetadata-Revision") != "3" {
+			t.Errorf("%s: %d %v", query, got.status, got.header)
+		}
+		if got := s.do(t, "GET", "/nodes?"+query, "", `If-None-Match: "3"`); got.status != 304 || got.body != "" || got.header.Get("ETag") != `"3"` {
+			t.Errorf("%s: %d %v", query, got.status, got.header)
+		}
+		head := s.do(t, "HEAD", "/nodes?"+query, "")
+		if head.status != 200 || head.header.Get("Content-Length") != strconv.Itoa(len(got.body)) {
+			t.Errorf("%s: %d %v", query, head.status, head.header)
+		}
+	}
+	// A change of what it leaves out is a change of it as well.
+	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1","pool":"other"}`)
+	if got := s.do(t, "GET", "/nodes?pool=default", "", `If-None-Match: "3"`); got.status != 200 || got.body != seededList || got.header.Get("ETag") != `"4"` {
+		t.Errorf("got %d %v %s", got.status, got.header, got.body)
+	}
+}

@@ -1,0 +1,444 @@
+package httpapi_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// cutOff is the last comment of a stream whose instance lost touch.
+const cutOff = "this instance has not heard from a leader for longer than the election timeout: connect to another one"
+
+// loseTouch is what becomes of an instance whose leader is gone.
+func (s *service) loseTouch() {
+	s.instance.Change(func(state *ports.LocalState) {
+		state.Leading, state.InTouch, state.LeaderID, state.LeaderRaftAddress = false, false, "", ""
+	})
+}
+
+// regain makes n1 lead, as the instance of s sees it.
+func (s *service) regain() {
+	s.instance.Change(func(state *ports.LocalState) {
+		state.InTouch, state.LeaderID, state.LeaderRaftAddress = true, "n1", "127.0.0.1:7000"
+	})
+}
+
+func TestAFollowerThatIsAskedToAnswersReadsAsItsLeader(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	follower := s.startFollower(t)
+	for _, path := range []string{
+		"/nodes?redirect=false", "/nodes/a?redirect=false", "/nodes/x?redirect=false", "/nodes?redirect=false&pool=x",
+		"/nodes?redirect=false&since=2", "/nodes?redirect=false&since=3&wait=0s", "/nodes/b?redirect=false&min_revision=3",
+		"/nodes?redirect=false&min_revision=4&wait=0s", "/nodes?redirect=false&consistency=linearizable", "/raft/metadata?redirect=false",
+	} {
+		for _, call := range []struct {
+			method string
+			header []string
+		}{{"GET", nil}, {"HEAD", nil}, {"GET", []string{`If-None-Match: "3"`}}} {
+			want, got := s.do(t, call.method, path, "", call.header...), follower.do(t, call.method, path, "", call.header...)
+			if got.status != want.status || got.body != want.body || got.status == 307 {
+				t.Errorf("%s %s: got %d %s, of the leader %d %s", call.method, path, got.status, got.body, want.status, want.body)
+			}
+			for _, name := range []string{"ETag", "Nodesmetadata-Revision", "Content-Type", "Content-Length", "Nodesmetadata-Leader-Contact"} {
+				if got, want := got.header.Get(name), want.header.Get(name); got != want {
+					t.Errorf("%s %s: %s is %q, and %q of the leader", call.method, path, name, got, want)
+				}
+			}
+			if contact, has := got.header["Nodesmetadata-Leader-Contact"]; has {
+				t.Errorf("%s %s: it is as fresh as can be, and names %s", call.method, path, contact)
+			}
+		}
+	}
+	// What was written there is read here.
+	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`)
+	if got := follower.do(t, "GET", "/nodes/c?redirect=false", ""); got.body != nodeC {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+	if got := follower.metric(t, "nodesmetadata_http_redirects_total"); got != 0 {
+		t.Errorf("%v redirects were counted", got)
+	}
+}
+
+func TestAFollowerThatIsAskedToNamesTheLeaderOfWrites(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	follower := s.startFollower(t)
+	for _, call := range parameterCalls {
+		if call.method == "GET" {
+			continue
+		}
+		got := follower.do(t, call.method, call.path+"?redirect=false", call.body)
+		code, detail := got.problem(t)
+		var problem struct{ Leader string }
+		if err := json.Unmarshal([]byte(got.body), &problem); err != nil {
+			t.Fatal(err)
+		}
+		if got.status != 503 || code != "not_leader" || problem.Leader != "n1.test:8080" || !strings.Contains(detail, "n1.test:8080") {
+			t.Errorf("%s %s: got %d %s", call.method, call.path, got.status, got.body)
+		}
+		if _, sent := got.header["Location"]; sent || got.header.Get("Retry-After") != "1" {
+			t.Errorf("%s %s: got %v", call.method, call.path, got.header)
+		}
+		// The leader itself takes it.
+		if got := s.do(t, call.method, call.path+"?redirect=false", call.body); got.status != call.status {
+			t.Errorf("%s %s: got %d %s of the leader", call.method, call.path, got.status, got.body)
+		}
+	}
+	got := follower.do(t, "POST", "/nodes/expire?pool=p&redirect=false", "")
+	if code, _ := got.problem(t); got.status != 503 || code != "not_leader" {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+	if got := follower.do(t, "PUT", "/nodes/c?redirect=true", `{}`); got.status != 400 {
+		t.Errorf("what is wrong anyway is %d %s", got.status, got.body)
+	}
+	if got := follower.metric(t, "nodesmetadata_http_redirects_total"); got != 0 {
+		t.Errorf("%v redirects were counted", got)
+	}
+}
+
+func TestALeaderThatIsRemovedNamesItsSuccessor(t *testing.T) {
+	s := start(t)
+	s.addSecond(t)
+	s.peers.Answer("127.0.0.1:7002", ports.Identity{RaftID: "n2", ApplicationAddress: "n2.test:8080"})
+	got := s.do(t, "DELETE", "/raft/node/n1?redirect=false", "")
+	if code, _ := got.problem(t); got.status != 503 || code != "not_leader" || !strings.Contains(got.body, `"leader":"n2.test:8080"`) {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+}
+
+func TestNobodyIsSentOnWhoDoesNotWantToBe(t *testing.T) {
+	tests := map[string]struct {
+		change func(*service)
+		reads  int // status of the list
+	}{
+		"nobody leads":               {func(follower *service) { follower.loseLeader() }, 503},
+		"it has lost touch":          {func(follower *service) { follower.loseTouch() }, 503},
+		"the leader does not answer": {func(follower *service) { follower.peers.Silence("127.0.0.1:7000") }, 200},
+		"the leader says it is here": {func(follower *service) {
+			follower.peers.Answer("127.0.0.1:7000", ports.Identity{RaftID: "n1", ApplicationAddress: "n2.test:8080"})
+		}, 200},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			seed(t, s)
+			follower := s.startFollower(t)
+			test.change(follower)
+			for _, call := range parameterCalls {
+				if call.stream {
+					continue
+				}
+				got := follower.do(t, call.method, call.path+"?redirect=false", call.body)
+				if call.path == "/nodes" && call.method == "GET" && got.status != test.reads {
+					t.Errorf("the list: %d %s", got.status, got.body)
+				}
+				if _, sent := got.header["Location"]; sent || got.status == 307 || call.method != "GET" && got.status != 503 {
+					t.Errorf("%s %s: got %d %s", call.method, call.path, got.status, got.body)
+				}
+				if got.status != 503 {
+					continue
+				}
+				if code, _ := got.problem(t); code != "no_leader" || strings.Contains(got.body, `"leader":`) || got.header.Get("Retry-After") != "1" {
+					t.Errorf("%s %s: got %v %s", call.method, call.path, got.header, got.body)
+				}
+			}
+		})
+	}
+}
+
+func TestStaleReadsAreAnsweredByAnybody(t *testing.T) {
+	asItIs := func(*service) {}
+	tests := map[string]struct {
+		change  func(*service)
+		contact time.Duration // negative: never
+
+		path   string
+		header []string
+		status int
+		body   string // of an answer
+		code   string // of a problem
+		said   string // of the contact
+	}{
+		"the list":                   {change: asItIs, path: "/nodes?consistency=stale", status: 200, body: seededList, said: "0"},
+		"the list that is known":     {change: asItIs, path: "/nodes?consistency=stale", header: []string{`If-None-Match: "3"`}, status: 304, said: "0"},
+		"a filtered list":            {change: asItIs, path: "/nodes?consistency=stale&pool=x", status: 200, body: `{}`, said: "0"},
+		"a node":                     {change: asItIs, path: "/nodes/a?consistency=stale", status: 200, body: nodeA, said: "0"},
+		"no node":                    {change: asItIs, path: "/nodes/x?consistency=stale", status: 404, code: "node_not_found", said: "0"},
+		"whoever may be sent on":     {change: asItIs, path: "/nodes?consistency=stale&redirect=true", status: 200, body: seededList, said: "0"},
+		"whoever may not":            {change: asItIs, path: "/nodes?consistency=stale&redirect=false", status: 200, body: seededList, said: "0"},
+		"without a leader":           {change: (*service).loseTouch, contact: 1234567 * time.Microsecond, path: "/nodes?consistency=stale", status: 200, body: seededList, said: "1234"},
+		"never heard of a leader":    {change: (*service).loseTouch, contact: -1, path: "/nodes?consistency=stale", status: 200, body: seededList},
+		"recently enough":            {change: asItIs, contact: 500 * time.Millisecond, path: "/nodes?consistency=stale&max_stale=500ms", status: 200, body: seededList, said: "500"},
+		"not recently enough":        {change: asItIs, contact: 501 * time.Millisecond, path: "/nodes?consistency=stale&max_stale=500ms", status: 503, code: "too_stale", said: "501"},
+		"a node, not recently":       {change: asItIs, contact: time.Hour, path: "/nodes/a?consistency=stale&max_stale=1m", status: 503, code: "too_stale", said: "3600000"},
+		"nothing is recent enough":   {change: asItIs, contact: 1, path: "/nodes/a?consistency=stale&max_stale=0", status: 503, code: "too_stale", said: "0"},
+		"never, and that is too old": {change: asItIs, contact: -1, path: "/nodes/a?consistency=stale&max_stale=24h", status: 503, code: "too_stale"},
+		"behind":                     {change: asItIs, contact: 7 * time.Millisecond, path: "/nodes?consistency=stale&min_revision=4&wait=0s", status: 503, code: "revision_not_reached", said: "7"},
+		"too old after a wait":       {change: asItIs, contact: time.Second, path: "/nodes?consistency=stale&since=3&wait=1ms&max_stale=1ms", status: 503, code: "too_stale", said: "1000"},
+		"since its start": {change: func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false }) },
+			path: "/nodes?consistency=stale", status: 503, code: "not_caught_up", said: "0"},
+		"a node, since its start": {change: func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false }) },
+			path: "/nodes/a?consistency=stale", status: 503, code: "not_caught_up", said: "0"},
+		"while it closes": {change: func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.Closed = true }) },
+			path: "/nodes?consistency=stale", status: 503, code: "shutting_down", said: "0"},
+		"a fault":      {change: asItIs, path: "/nodes?consistency=stale&pool=-", status: 400, code: "invalid_request", said: "0"},
+		"what is here": {change: asItIs, path: "/livez?consistency=stale", status: 200, body: `{"live":true}`},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			seed(t, s)
+			follower := s.startFollower(t)
+			test.change(follower)
+			follower.instance.Touch(test.contact)
+			if strings.HasPrefix(test.path, "/livez") {
+				follower.undescribed()
+			}
+			got := follower.do(t, "GET", test.path, "", test.header...)
+			if got.status != test.status || test.code == "" && got.body != test.body {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+			if said := got.header.Get("Nodesmetadata-Leader-Contact"); said != test.said {
+				t.Errorf("the leader was heard from %q ms ago, not %q", said, test.said)
+			}
+			if test.code != "" {
+				if code, _ := got.problem(t); code != test.code {
+					t.Errorf("got %s", got.body)
+				}
+			} else if revision := got.header.Get("Nodesmetadata-Revision"); test.said != "" && revision != "3" {
+				t.Errorf("revision is %q", revision)
+			}
+			if retry := got.header.Get("Retry-After"); (retry == "1") != (test.status == 503) {
+				t.Errorf("Retry-After is %q", retry)
+			}
+		})
+	}
+}
+
+func TestALeaderAnswersStaleReadsToo(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	s.instance.Touch(42 * time.Millisecond)
+	for _, path := range []string{"/nodes?consistency=stale", "/nodes/a?consistency=stale&max_stale=1s", "/raft/metadata?consistency=stale"} {
+		got := s.do(t, "GET", path, "")
+		if got.status != 200 || got.header.Get("Nodesmetadata-Leader-Contact") != "42" {
+			t.Errorf("%s: got %d %v", path, got.status, got.header)
+		}
+	}
+	if got := s.do(t, "PUT", "/nodes/a?consistency=stale", nodeA); got.status != 400 || got.header.Get("Nodesmetadata-Leader-Contact") != "" {
+		t.Errorf("a stale write: got %d %v", got.status, got.header)
+	}
+}
+
+func TestTheClusterIsDescribedWithoutALeader(t *testing.T) {
+	s := start(t)
+	follower := s.startFollower(t)
+	follower.loseTouch()
+	follower.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false })
+	follower.instance.Touch(2 * time.Second)
+	got := follower.do(t, "GET", "/raft/metadata?consistency=stale", "")
+	const want = `{"nodesMetadata":{` +
+		`"n1":{"nodeID":"n1","raftAddress":"127.0.0.1:7000","applicationAddress":"n1.test:8080","suffrage":"voter","reachable":true,"version":"v1"},` +
+		`"n2":{"nodeID":"n2","raftAddress":"127.0.0.1:7002","applicationAddress":"n2.test:8080","suffrage":"voter","reachable":true,"version":"v1"}},` +
+		`"leaderNodeID":"","term":1,"clusterID":"cluster-of-n1"}`
+	if got.status != 200 || got.body != want || got.header.Get("Nodesmetadata-Leader-Contact") != "2000" {
+		t.Errorf("got %d %v %s", got.status, got.header, got.body)
+	}
+}
+
+func TestStreamsThatStayHereGoOnWhenLeadershipMoves(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	follower := s.startFollower(t)
+	streams := map[string]*reader{}
+	for name, on := range map[string]*service{"the old leader": s, "the new leader": follower} {
+		for _, query := range []string{"redirect=false", "consistency=stale", "consistency=stale&redirect=false", "redirect=false&pool=default"} {
+			streams["of "+name+" with "+query] = on.stream(t, "/nodes/sse?"+query)
+		}
+	}
+	clusters := []*reader{s.stream(t, "/raft/metadata/sse?redirect=false"), follower.stream(t, "/raft/metadata/sse?redirect=false"),
+		s.stream(t, "/raft/metadata/sse?consistency=stale"), follower.stream(t, "/raft/metadata/sse?consistency=stale")}
+	bound := s.stream(t, "/nodes/sse")
+	snapshot := bound.event(t).raw
+	for name, events := range streams {
+		if got := events.event(t).raw; got != snapshot {
+			t.Errorf("%s: the snapshot is %q, and %q of the leader", name, got, snapshot)
+		}
+	}
+	for _, events := range clusters {
+		if got := events.event(t); got.kind != "snapshot" || !strings.Contains(got.data, `"leaderNodeID":"n1","term":1`) {
+			t.Errorf("got %q", got.raw)
+		}
+	}
+	if err := s.instance.HandOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := bound.farewell(t); got != "this instance does not lead: connect again" {
+		t.Errorf("the stream that is the leader's said %q", got)
+	}
+	if got := follower.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`); got.status != 201 {
+		t.Fatalf("got %d %s", got.status, got.body)
+	}
+	want := "event: added\nid: 4\ndata: {\"revision\":4,\"type\":\"added\",\"node\":" + nodeC + ",\"reason\":\"request\"}\n\n"
+	for name, events := range streams {
+		if got := events.event(t).raw; got != want {
+			t.Errorf("%s: got %q", name, got)
+		}
+	}
+	for _, events := range clusters {
+		if got := events.event(t); got.kind != "leader_changed" || !strings.Contains(got.data, `"nodeID":"n2"`) {
+			t.Errorf("got %q", got.raw)
+		}
+	}
+	// A while without a leader is no reason to end either.
+	s.loseLeader()
+	s.regain()
+	weight := 9
+	follower.register(t, domain.NodeSpec{ID: "c", Address: "10.0.0.3:1", Weight: &weight})
+	for name, events := range streams {
+		if got := events.event(t); got.id != "5" {
+			t.Errorf("%s: got %q", name, got.raw)
+		}
+	}
+	s.loseTouch()
+	follower.loseTouch()
+	for name, events := range streams {
+		if got := events.farewell(t); got != cutOff {
+			t.Errorf("%s: it said %q", name, got)
+		}
+	}
+	for _, events := range clusters {
+		if got := events.farewell(t); got != cutOff {
+			t.Errorf("it said %q", got)
+		}
+	}
+}
+
+func TestAStreamOfAFollowerHasTheBytesOfItsLeader(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	follower := s.startFollower(t)
+	var streams []*reader
+	for _, query := range []string{"since=0", "since=0&redirect=true", "since=0&redirect=false"} {
+		streams = append(streams, s.stream(t, "/nodes/sse?"+query))
+	}
+	for _, query := range []string{"since=0&redirect=false", "since=0&consistency=stale"} {
+		streams = append(streams, follower.stream(t, "/nodes/sse?"+query))
+	}
+	for _, events := range streams {
+		if got := events.header.Get("Nodesmetadata-Revision"); got != "3" || events.header.Get("Content-Type") != "text/event-stream" {
+			t.Errorf("got %v", events.header)
+		}
+	}
+	s.do(t, "PUT", "/nodes/a", `{"address":"10.0.0.1:1","ttlSeconds":3600}`)
+	s.do(t, "POST", "/nodes/batch", changes(`{"remove":"b"}`, `{"put":{"id":"c","address":"10.0.0.2:1"}}`))
+	s.expire(t, "a")
+	for revision := 1; revision <= 7; revision++ {
+		want := streams[0].event(t)
+		if want.id != fmt.Sprint(revision) {
+			t.Fatalf("instead of %d came %q", revision, want.raw)
+		}
+		for i, events := range streams[1:] {
+			if got := events.event(t); got.raw != want.raw {
+				t.Errorf("stream %d: got %q\nwant %q", i+1, got.raw, want.raw)
+			}
+		}
+	}
+}
+
+func TestStreamsThatStayHereWaitForALeader(t *testing.T) {
+	for _, path := range []string{"/nodes/sse?redirect=false", "/nodes/sse?redirect=false&since=3", "/raft/metadata/sse?redirect=false"} {
+		t.Run(path, func(t *testing.T) {
+			s := start(t)
+			seed(t, s)
+			follower := s.startFollower(t)
+			follower.loseTouch()
+			if got := follower.do(t, "HEAD", path, ""); got.status != 200 || got.header.Get("Content-Type") != "text/event-stream" {
+				t.Errorf("HEAD: %d %v", got.status, got.header)
+			}
+			events := follower.stream(t, path)
+			if got, more := events.next(t); events.status != 200 || !more || got.raw != ": no leader\n\n" {
+				t.Fatalf("%d %q", events.status, got.raw)
+			}
+			if contact, has := events.header["Nodesmetadata-Leader-Contact"]; has {
+				t.Errorf("it names %q", contact)
+			}
+			follower.regain()
+			s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`)
+			if got := events.event(t); got.retry != "1000" || got.kind != "snapshot" && got.id != "4" {
+				t.Errorf("got %q", got.raw)
+			}
+			follower.loseTouch()
+			if got := events.farewell(t); got != cutOff {
+				t.Errorf("it said %q", got)
+			}
+		})
+	}
+}
+
+func TestStaleStreamsNeedNoLeader(t *testing.T) {
+	for _, path := range []string{"/nodes/sse?consistency=stale", "/nodes/sse?consistency=stale&since=1", "/nodes/sse?consistency=stale&since=99",
+		"/nodes/sse?consistency=stale&redirect=true&zone=", "/raft/metadata/sse?consistency=stale"} {
+		t.Run(path, func(t *testing.T) {
+			s := start(t)
+			seed(t, s)
+			follower := s.startFollower(t)
+			follower.loseTouch()
+			follower.instance.Touch(1500 * time.Millisecond)
+			events := follower.stream(t, path)
+			if got := events.header.Get("Nodesmetadata-Leader-Contact"); got != "1500" {
+				t.Errorf("the leader was heard from %q ms ago", got)
+			}
+			if got := events.header.Get("Nodesmetadata-Revision"); strings.HasPrefix(path, "/nodes") && got != "3" {
+				t.Errorf("the revision is %q", got)
+			}
+			// What it has is told before the stream ends.
+			first, more := events.next(t)
+			if !more || first.data == "" {
+				t.Fatalf("got %q", first.raw)
+			}
+			if got := events.farewell(t); got != cutOff {
+				t.Errorf("it said %q", got)
+			}
+		})
+	}
+}
+
+// A client that has all that there is, and is sent away again and again, would
+// only come back.
+func TestAStaleStreamThatHasNothingToTellWaitsForALeader(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	follower := s.startFollower(t)
+	follower.loseTouch()
+	events := follower.stream(t, "/nodes/sse?consistency=stale&since=3")
+	if got, more := events.next(t); !more || got.raw != ": no leader\n\n" {
+		t.Fatalf("got %q", got.raw)
+	}
+	follower.regain()
+	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`)
+	if got := events.event(t); got.id != "4" || got.retry != "1000" {
+		t.Errorf("got %q", got.raw)
+	}
+}
+
+func TestAStaleStreamWaitsUntilItsInstanceHasCaughtUp(t *testing.T) {
+	s := start(t)
+	seed(t, s)
+	follower := s.startFollower(t)
+	follower.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false })
+	events := follower.stream(t, "/nodes/sse?consistency=stale")
+	if got, more := events.next(t); events.status != 200 || !more || got.comment == "" {
+		t.Fatalf("%d %q", events.status, got.raw)
+	}
+	follower.instance.Change(func(state *ports.LocalState) { state.CaughtUp = true })
+	if got := events.event(t); got.kind != "snapshot" || got.id != "3" {
+		t.Errorf("got %q", got.raw)
+	}
+}
