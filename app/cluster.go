@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -36,11 +35,15 @@ type ClusterConfig struct {
 }
 
 // Cluster implements ports.Cluster and ports.Self. Between Open and Close it keeps
-// an eye on the other instances.
+// an eye on the other instances, and promotes those who have caught up.
 type Cluster struct {
 	ClusterConfig
 	leader leaderAddress
 	watch  clusterWatch
+
+	// membership holds a token while the membership is changed, or who is to be
+	// promoted.
+	membership chan struct{}
 }
 
 // NewCluster gives the use cases over the raft cluster. It starts nothing.
@@ -55,6 +58,7 @@ func NewCluster(config ClusterConfig) *Cluster {
 	c.leader.asking = make(chan struct{}, 1)
 	c.watch.asking = make(chan struct{}, 1)
 	c.watch.later = make(chan struct{})
+	c.membership = make(chan struct{}, 1)
 	return c
 }
 
@@ -66,38 +70,6 @@ func (c *Cluster) Identity() ports.Identity {
 	return self
 }
 
-// Remove implements ports.Cluster.
-func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error) {
-	roster, err := c.Membership.Roster(ctx)
-	if err != nil {
-		return domain.Instance{}, err
-	}
-	if err := roster.Leave(id); err != nil {
-		return domain.Instance{}, err
-	}
-	if id == c.Self.RaftID {
-		// A leader that removed itself would leave the others without one until
-		// they notice; one that hands over first leaves no gap.
-		if _, err := c.HandOver(ctx, ""); err != nil {
-			return domain.Instance{}, err
-		}
-		return domain.Instance{}, ports.ErrNotLeader
-	}
-	removed, _ := roster.Find(id)
-	if err := c.Membership.Remove(ctx, id); err != nil {
-		return domain.Instance{}, err
-	}
-	if !slices.Contains(c.promotions(), id) {
-		return removed, nil
-	}
-	return removed, c.Promotions.Settle(ctx, id)
-}
-
-func (c *Cluster) promotions() []string {
-	state, _ := c.Local.State()
-	return state.Promotions
-}
-
 // HandOver implements ports.Cluster: it gives the id of the instance that took over,
 // so that those whose requests are in flight are sent there instead of away; it is
 // empty where that is not known within a second.
@@ -106,6 +78,9 @@ func (c *Cluster) HandOver(ctx context.Context, to string) (string, error) {
 		// It leads already, if it does: as linearizable as anything else.
 		_, err := c.Membership.Roster(ctx)
 		return to, err
+	}
+	if state, _ := c.Local.State(); to == "" && state.Leading && state.Roster.Voters() == 1 {
+		return "", fmt.Errorf("%w: there is no other to hand over to", domain.ErrLastVoter)
 	}
 	if err := c.Membership.HandOver(ctx, to); err != nil {
 		return "", err

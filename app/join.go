@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,8 +26,10 @@ type JoinConfig struct {
 	// already keeps its suffrage.
 	Self domain.Instance
 	// Through are application addresses of instances of the cluster; empty:
-	// there is nothing to do.
+	// there is nothing to do. One list may serve all instances: Own, this one's
+	// address, is asked only by a member, which may lead, of itself even.
 	Through   []string
+	Own       string
 	Local     ports.Local
 	Admission ports.Admission
 	Logger    *slog.Logger
@@ -45,14 +48,15 @@ func NewJoiner(config JoinConfig) *Joiner { return &Joiner{JoinConfig: config} }
 // Open starts asking, where there is somebody to ask and need to. It does not
 // wait for an answer. The context bounds only the start.
 func (j *Joiner) Open(context.Context) error {
-	if len(j.Through) == 0 {
-		return nil
-	}
 	state, _ := j.Local.State()
-	if known, isMember := state.Roster.Find(j.Self.ID); isMember {
+	known, isMember := state.Roster.Find(j.Self.ID)
+	switch {
+	case !isMember:
+		j.Through = slices.DeleteFunc(slices.Clone(j.Through), func(address string) bool { return address == j.Own })
+	case !slices.Contains(state.Promotions, j.Self.ID):
 		j.Self.Suffrage = known.Suffrage
 	}
-	if j.settled(state) {
+	if j.settled(state) || len(j.Through) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -96,10 +100,12 @@ func (j *Joiner) ask(ctx context.Context, address string) error {
 	return j.Admission.Ask(ctx, address, j.Self)
 }
 
-// settled reports whether the membership has this instance as it wishes.
+// settled reports whether the membership has this instance at its address. As
+// what is not its concern any more: a nonvoter is to be a voter already, or
+// somebody wants it to be none.
 func (j *Joiner) settled(state ports.LocalState) bool {
 	known, isMember := state.Roster.Find(j.Self.ID)
-	return isMember && known == j.Self
+	return isMember && known.RaftAddress == j.Self.RaftAddress
 }
 
 // memberWithin waits at most d for the membership to reach this instance.
@@ -109,7 +115,7 @@ func (j *Joiner) memberWithin(ctx context.Context, d time.Duration) bool {
 	for {
 		state, later := j.Local.State()
 		if j.settled(state) {
-			j.Logger.Info("joined the raft cluster", "id", j.Self.ID, "cluster_id", state.ClusterID)
+			j.Logger.Info("joined the raft cluster", "id", j.Self.ID, "address", j.Self.RaftAddress, "cluster_id", state.ClusterID)
 			return true
 		}
 		select {

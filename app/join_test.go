@@ -48,7 +48,11 @@ func hang(ctx context.Context, _ string) error {
 	return ctx.Err()
 }
 
-func becomeMember(s *ports.LocalState) { s.Member = true }
+func becomeMember(s *ports.LocalState) { becomeMemberAs(voter("n1", "h:1"))(s) }
+
+func becomeMemberAs(self domain.Instance) func(*ports.LocalState) {
+	return func(s *ports.LocalState) { s.Roster, s.Member = domain.NewRoster(self, voter("n2", "h:2")), true }
+}
 
 type joining struct {
 	*app.Joiner

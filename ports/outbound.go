@@ -117,9 +117,9 @@ type Membership interface {
 	Remove(ctx context.Context, id string) error
 
 	// HandOver gives leadership to the voter named by to, or, if that is empty, to
-	// one that is up to date, and returns once this instance no longer leads.
-	// Errors: ErrNotLeader, domain.ErrNoSuchInstance, domain.ErrNotVoter,
-	// ErrNoSuccessor, ctx's.
+	// one that is up to date, and returns once this instance no longer leads; it is
+	// no successor of itself. Errors: ErrNotLeader, domain.ErrNoSuchInstance,
+	// domain.ErrNotVoter, ErrNoSuccessor, ctx's.
 	HandOver(ctx context.Context, to string) error
 }
 

@@ -165,6 +165,9 @@ func decodePromotion(body []byte) (promotion, error) {
 			f.unknown()
 		}
 	})
+	if err == nil && entry.ID == "" {
+		err = errors.New("a promotion of nobody")
+	}
 	return entry, err
 }
 

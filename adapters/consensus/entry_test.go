@@ -43,6 +43,17 @@ func TestAnyOpeningComesBackFromItsEntry(t *testing.T) {
 	})
 }
 
+func TestAnyPromotionComesBackFromItsEntry(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		entry := anyPromotion().Draw(t, "promotion")
+		got, err := decodeEntry(encodeEntry(entry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustEqual(t, "the promotion", got, any(entry))
+	})
+}
+
 func TestADamagedEntryIsAnError(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
 		t.Run(name, func(t *testing.T) {
@@ -83,12 +94,15 @@ func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
 			data: appendChecksum([]byte{entryVersion + 1, byte(kindOpening)}),
 			says: "version 2, this build reads 1: " + newer,
 		},
-		"a kind that is not known":           {data: sealed(kindDeregister+1, nil), says: newer},
+		"a kind that is not known":           {data: sealed(kindPromotion+1, nil), says: newer},
 		"kind zero":                          {data: sealed(0, nil), says: newer},
 		"a field that openings lack":         {data: sealed(kindOpening, uintField(2, 1)), says: newer},
+		"a field that promotions lack":       {data: sealed(kindPromotion, uintField(3, 1)), says: newer},
+		"a promotion of nobody":              {data: sealed(kindPromotion, nil), says: "of nobody"},
+		"text where a promotion is settled":  {data: sealed(kindPromotion, appendString(nil, 2, "x")), says: "field 2 has wire type"},
 		"a field that registers lack":        {data: sealed(kindRegister, uintField(3, 1)), says: newer},
 		"a field that deregisters lack":      {data: sealed(kindDeregister, uintField(3, 1)), says: newer},
-		"a field that nodes lack":            {data: sealed(kindRegister, message(1, uintField(nodeRevision+1, 1))), says: newer},
+		"a field that nodes lack":            {data: sealed(kindRegister, message(1, uintField(nodeExpiredFrom+1, 1))), says: newer},
 		"a field that labels lack":           {data: sealed(kindRegister, message(1, message(nodeLabel, uintField(3, 1)))), says: newer},
 		"a field that conditions lack":       {data: sealed(kindRegister, message(2, uintField(3, 1))), says: newer},
 		"a condition that is not known":      {data: sealed(kindDeregister, message(2, uintField(1, 4))), says: newer},

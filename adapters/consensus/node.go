@@ -36,8 +36,9 @@ const (
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions and ports.Progress. Claim, then Open, before the rest; Close when all who use it
-// are done. Its methods are safe for concurrent use.
+// ports.Membership, ports.Promotions and ports.Progress. Claim, then Open, before
+// the rest; Close when all who use it are done. Its methods are safe for
+// concurrent use.
 type Node struct {
 	config   Config
 	lane     *demux.Lane

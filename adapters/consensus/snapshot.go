@@ -20,8 +20,9 @@ import (
 //
 // where a record is its length (uvarint) and a message in protobuf's wire
 // format: one head, then the history oldest first, then the nodes in ascending
-// order of their ids, then the promotions in theirs, then one end. A node that the history holds is not written
-// again: its revision refers to it. The same state makes the same bytes.
+// order of their ids, then the promotions in theirs, then one end. A node that the
+// history holds is not written again: its revision refers to it. The same state
+// makes the same bytes.
 const (
 	snapshotMagic   = "NMDSNAP"
 	snapshotVersion = 1

@@ -35,10 +35,11 @@ func (s *Server) putInstance(ctx context.Context, r *http.Request) (answer, erro
 	if err != nil {
 		return answer{}, err
 	}
-	if err := s.config.Cluster.Add(ctx, instance, force); err != nil {
+	now, err := s.config.Cluster.Add(ctx, instance, force)
+	if err != nil {
 		return answer{}, err
 	}
-	return instanceAnswer(instance), nil
+	return instanceAnswer(now), nil
 }
 
 func (s *Server) deleteInstance(ctx context.Context, r *http.Request) (answer, error) {

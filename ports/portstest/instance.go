@@ -14,8 +14,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Instance is a whole instance without raft: ports.Registry, ports.Local and
-// ports.Membership over one domain.Registry in memory. It begins as the leader
+// Instance is a whole instance without raft: ports.Registry, ports.Local,
+// ports.Membership, ports.Promotions and ports.Progress over one domain.Registry in
+// memory. It begins as the leader
 // of a cluster of its own. Safe for concurrent use.
 type Instance struct {
 	*cluster

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
@@ -142,10 +141,9 @@ func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Lea
 
 func newJoiner(c config.Config, node *consensus.Node, log *slog.Logger) *app.Joiner {
 	return app.NewJoiner(app.JoinConfig{
-		Self: domain.Instance{ID: c.RaftID, RaftAddress: c.RaftAdvertisedAddress, Suffrage: domain.Voter},
-		Through: slices.DeleteFunc(slices.Clone(c.Join), func(address string) bool {
-			return address == c.ApplicationAdvertisedAddress // one list may serve all instances
-		}),
+		Self:      domain.Instance{ID: c.RaftID, RaftAddress: c.RaftAdvertisedAddress, Suffrage: domain.Voter},
+		Through:   c.Join,
+		Own:       c.ApplicationAdvertisedAddress,
 		Local:     node,
 		Admission: httpapi.NewJoinClient(),
 		Logger:    log,
