@@ -32,13 +32,13 @@ func decodeBody(r *http.Request, target any) error {
 	return decodeJSON(body, target)
 }
 
-// decodeOptionalBody is decodeBody where there may be none; then it gives false.
-func decodeOptionalBody(r *http.Request, target any) (bool, error) {
+// decodeOptionalBody is decodeBody where there may be none.
+func decodeOptionalBody(r *http.Request, target any) error {
 	body, err := readBody(r)
 	if err != nil || len(body) == 0 {
-		return false, err
+		return err
 	}
-	return true, decodeJSON(body, target)
+	return decodeJSON(body, target)
 }
 
 func readBody(r *http.Request) ([]byte, error) {

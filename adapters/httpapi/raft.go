@@ -57,7 +57,8 @@ func (s *Server) deleteInstance(ctx context.Context, r *http.Request) (answer, e
 	return instanceAnswer(removed), nil
 }
 
-// forced reads whether an instance is to be added without being asked who it is.
+// forced reads whether an instance is to be added, or moved, without being asked
+// who it is.
 func forced(r *http.Request) (bool, error) {
 	query := r.URL.Query()
 	switch force := query.Get(paramForce); {
@@ -70,7 +71,7 @@ func forced(r *http.Request) (bool, error) {
 }
 
 type successorBody struct {
-	ID string `json:"id"`
+	ID *string `json:"id"`
 }
 
 type leaderBody struct {
@@ -82,16 +83,17 @@ func (s *Server) handOver(ctx context.Context, r *http.Request) (answer, error) 
 		return answer{}, err
 	}
 	var body successorBody
-	given, err := decodeOptionalBody(r, &body)
-	if err != nil {
+	if err := decodeOptionalBody(r, &body); err != nil {
 		return answer{}, err
 	}
-	if given && body.ID != "" {
-		if err := domain.CheckID("id", body.ID); err != nil {
+	to := "" // whoever is up to date
+	if body.ID != nil {
+		to = *body.ID
+		if err := domain.CheckID("id", to); err != nil {
 			return answer{}, err
 		}
 	}
-	leader, err := s.config.Cluster.HandOver(ctx, body.ID)
+	leader, err := s.config.Cluster.HandOver(ctx, to)
 	if err != nil {
 		return answer{}, err
 	}
