@@ -115,7 +115,9 @@ func (j *Joiner) memberWithin(ctx context.Context, d time.Duration) bool {
 	for {
 		state, later := j.Local.State()
 		if j.settled(state) {
-			j.Logger.Info("joined the raft cluster", "id", j.Self.ID, "address", j.Self.RaftAddress, "cluster_id", state.ClusterID)
+			known, _ := state.Roster.Find(j.Self.ID)
+			j.Logger.Info("joined the raft cluster",
+				"id", known.ID, "address", known.RaftAddress, "suffrage", known.Suffrage, "cluster_id", state.ClusterID)
 			return true
 		}
 		select {
