@@ -52,7 +52,11 @@ func (j *Joiner) Open(context.Context) error {
 	known, isMember := state.Roster.Find(j.Self.ID)
 	switch {
 	case !isMember:
-		j.Through = slices.DeleteFunc(slices.Clone(j.Through), func(address string) bool { return address == j.Own })
+		others := slices.DeleteFunc(slices.Clone(j.Through), func(address string) bool { return address == j.Own })
+		if len(others) == 0 && len(j.Through) > 0 {
+			j.Logger.Warn("there is nobody to ask but this instance itself: it waits to be added", "id", j.Self.ID)
+		}
+		j.Through = others
 	case !slices.Contains(state.Promotions, j.Self.ID):
 		j.Self.Suffrage = known.Suffrage
 	}

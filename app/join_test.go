@@ -183,6 +183,9 @@ func TestJoiner(t *testing.T) {
 			time.Sleep(time.Minute)
 			j.mustHaveAsked(t)
 			j.close(t)
+			if !strings.Contains(j.log.String(), "waits to be added") {
+				t.Errorf("the log does not say so: %s", j.log)
+			}
 		},
 		"who has moved and is alone asks itself": func(t *testing.T) {
 			j := newJoining(agree, "own:80")
