@@ -102,10 +102,11 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, blank bool)
 	case wanted.Suffrage == domain.Nonvoter:
 		// An earlier wish must not promote it; also not one that is still on
 		// its way through the log, so it is not asked whether there is one.
+		wished := c.wanted(wanted.ID)
 		if err := c.Promotions.Settle(ctx, wanted.ID); err != nil {
 			return false, err
 		}
-		return false, c.Membership.Add(ctx, wanted)
+		return false, halfDone(wished, c.Membership.Add(ctx, wanted))
 	case isMember && known.Suffrage == domain.Voter && !blank:
 		return false, c.Membership.Add(ctx, wanted)
 	}
@@ -117,7 +118,16 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, blank bool)
 		}
 	}
 	wanted.Suffrage = domain.Nonvoter
-	return true, c.Membership.Add(ctx, wanted)
+	return true, halfDone(isMember, c.Membership.Add(ctx, wanted))
+}
+
+// halfDone is err, which may claim that nothing happened, of the second of two
+// changes, where the first one says something by itself.
+func halfDone(half bool, err error) error {
+	if err == nil || !half {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, err)
 }
 
 func (c *Cluster) wanted(id string) bool {
@@ -178,17 +188,18 @@ func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error
 		return domain.Instance{}, err
 	}
 	defer release()
-	if c.wanted(id) {
-		// Before, so that nobody is told of a removal that was made that it was not.
-		if err := c.Promotions.Settle(ctx, id); err != nil {
-			return domain.Instance{}, err
-		}
-	}
 	if roster, err = c.Membership.Roster(ctx); err != nil {
 		return domain.Instance{}, err
 	}
 	removed, _ := roster.Find(id)
-	if err := c.Membership.Remove(ctx, id); err != nil {
+	wished := c.wanted(id)
+	if wished {
+		// Before, because an error after the removal would claim that it was not made.
+		if err := c.Promotions.Settle(ctx, id); err != nil {
+			return domain.Instance{}, err
+		}
+	}
+	if err := halfDone(wished, c.Membership.Remove(ctx, id)); err != nil {
 		return domain.Instance{}, err
 	}
 	return removed, nil

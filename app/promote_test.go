@@ -279,6 +279,83 @@ func (c *counted) Settle(ctx context.Context, id string) error {
 	return c.Instance.Settle(ctx, id)
 }
 
+// stalled is a membership that nobody waits long enough for to change it.
+type stalled struct{ *portstest.Instance }
+
+func (stalled) Add(ctx context.Context, _ domain.Instance) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (stalled) Remove(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Nobody is told that nothing happened when half of it did.
+func TestWhatIsHalfDoneIsNotCalledUndone(t *testing.T) {
+	tests := map[string]struct {
+		member *domain.Instance
+		wanted bool
+		ask    func(context.Context, *app.Cluster) error
+		half   bool
+	}{
+		"a new voter": {ask: adding(voter("n3", "h:3"))},
+		"a nonvoter that is to be a voter": {
+			member: new(nonvoter("n3", "h:3")), ask: adding(voter("n3", "h:3")), half: true},
+		"a nonvoter that is to stay one":       {member: new(nonvoter("n3", "h:3")), ask: adding(nonvoter("n3", "h:3"))},
+		"one that was to be a voter":           {member: new(nonvoter("n3", "h:3")), wanted: true, ask: adding(nonvoter("n3", "h:3")), half: true},
+		"a removal":                            {member: new(nonvoter("n3", "h:3")), ask: removing("n3")},
+		"a removal of one that was to be more": {member: new(nonvoter("n3", "h:3")), wanted: true, ask: removing("n3"), half: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
+				peers.Answer("h:3", far("n3", 0))
+				if test.member != nil {
+					mustAdd(t, i, *test.member)
+				}
+				if test.wanted {
+					if err := i.Want(t.Context(), "n3"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				c := app.NewCluster(app.ClusterConfig{
+					Self: answer("n1"), Membership: stalled{i}, Promotions: i, Progress: i, Local: i,
+					Peers: peers, Logger: slog.New(slog.DiscardHandler),
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				err := test.ask(ctx, c)
+				if half := errors.Is(err, ports.ErrOutcomeUnknown); half != test.half || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("half is %v, want %v: %v", half, test.half, err)
+				}
+				// The next in turn is not kept from it.
+				ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if err := test.ask(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("the next one: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func adding(wanted domain.Instance) func(context.Context, *app.Cluster) error {
+	return func(ctx context.Context, c *app.Cluster) error {
+		_, err := c.Add(ctx, wanted, false)
+		return err
+	}
+}
+
+func removing(id string) func(context.Context, *app.Cluster) error {
+	return func(ctx context.Context, c *app.Cluster) error {
+		_, err := c.Remove(ctx, id)
+		return err
+	}
+}
+
 // losing is an instance that leads no longer when it comes to a step: before the
 // step is done, or after that, with nobody to tell.
 type losing struct {
