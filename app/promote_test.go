@@ -114,8 +114,9 @@ func TestPromotion(t *testing.T) {
 			if got, err := p.Remove(t.Context(), "n3"); err != nil || got != nonvoter("n3", "h:3") {
 				t.Errorf("removed: %+v, %v", got, err)
 			}
-			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) {
-				t.Errorf("who wanted a voter is told %v", err)
+			removed := time.Now()
+			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) || time.Since(removed) > 0 {
+				t.Errorf("who wanted a voter is told %v, after %v", err, time.Since(removed))
 			}
 			p.catchUp()
 			p.mustWant(t)
@@ -209,6 +210,60 @@ func TestPromotion(t *testing.T) {
 	}
 }
 
+// What an instance answers counts only as long as it is the member that was asked.
+func TestAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
+	tests := map[string]struct {
+		meanwhile func(context.Context, *portstest.Instance) error
+		want      domain.Instance
+	}{
+		"it moves to where nobody answers": {
+			func(ctx context.Context, i *portstest.Instance) error { return i.Add(ctx, nonvoter("n3", "h:4")) }, nonvoter("n3", "h:4")},
+		"nobody wants it any more": {
+			func(ctx context.Context, i *portstest.Instance) error { return i.Settle(ctx, "n3") }, nonvoter("n3", "h:3")},
+		"it is removed": {
+			func(ctx context.Context, i *portstest.Instance) error { return i.Remove(ctx, "n3") }, domain.Instance{}},
+		"it is made a voter": {
+			func(ctx context.Context, i *portstest.Instance) error { return i.Add(ctx, voter("n3", "h:3")) }, voter("n3", "h:3")},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := portstest.NewInstance("n1", "h:1")
+				mustAdd(t, i, nonvoter("n3", "h:3"))
+				if err := i.Want(t.Context(), "n3"); err != nil {
+					t.Fatal(err)
+				}
+				var once sync.Once
+				c := newCluster(i, peersFunc(func(ctx context.Context, raftAddress string) (ports.Identity, error) {
+					if raftAddress != "h:3" {
+						return ports.Identity{}, errors.New("nobody answers")
+					}
+					if time.Since(started) > 0 { // at once it is the watch that asks
+						once.Do(func() {
+							if err := test.meanwhile(ctx, i); err != nil {
+								t.Error(err)
+							}
+						})
+					}
+					return far("n3", 100), nil
+				}))
+				c.WatchInterval = 1000 * time.Hour
+				if err := c.Open(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				state, _ := i.State()
+				if now, _ := state.Roster.Find("n3"); now != test.want {
+					t.Errorf("it is %+v, not %+v", now, test.want)
+				}
+				if err := c.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
 // One that is silent is asked now and then, and holds up nobody.
 func TestASilentInstanceIsNoBurden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -248,14 +303,24 @@ func TestASilentInstanceIsNoBurden(t *testing.T) {
 		mu.Unlock()
 		time.Sleep(time.Minute)
 		synctest.Wait()
+		silence, written := asked["h:3"], i.wants.Load()-wants
+		if _, err := c.Remove(t.Context(), "n3"); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		reads := i.reads.Load()
+		time.Sleep(time.Minute)
+		if now := i.reads.Load(); now != reads {
+			t.Errorf("with nobody to promote the leader has proved its leadership %d times", now-reads)
+		}
 		if err := c.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if n := asked["h:3"]; n < 20 || n > 35 {
-			t.Errorf("in a minute it was asked %d times", n)
+		if silence < 20 || silence > 35 {
+			t.Errorf("in a minute it was asked %d times", silence)
 		}
-		if now := i.wants.Load(); now != wants {
-			t.Errorf("in a minute %d entries went into the log", now-wants)
+		if written > 0 {
+			t.Errorf("in a minute %d entries went into the log", written)
 		}
 		if n := strings.Count(log.String(), "can't be made one yet"); n != 1 {
 			t.Errorf("the log tells of it %d times:\n%s", n, log)
@@ -263,10 +328,16 @@ func TestASilentInstanceIsNoBurden(t *testing.T) {
 	})
 }
 
-// counted counts what goes into the log for promotions.
+// counted counts what promotions cost the cluster: entries of the log, and rounds
+// of heartbeats.
 type counted struct {
 	*portstest.Instance
-	wants atomic.Int64
+	wants, reads atomic.Int64
+}
+
+func (c *counted) ReadIndex(ctx context.Context) (uint64, error) {
+	c.reads.Add(1)
+	return c.Instance.ReadIndex(ctx)
 }
 
 func (c *counted) Want(ctx context.Context, id string) error {

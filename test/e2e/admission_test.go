@@ -347,6 +347,7 @@ func TestLeadershipGoesToWhomItIsGiven(t *testing.T) {
 		if leads, err := through.RaftHandOver(t.Context(), ""); err != nil || leads == c.Instances[2].ID || leads == "" {
 			t.Errorf("to anybody: %q, %v", leads, err)
 		}
+		c.AwaitReady() // until all know who leads
 		_, err := through.RaftHandOver(t.Context(), "nobody")
 		refusedInstance(t, "to a stranger", err, http.StatusNotFound, "instance_not_found")
 		registry := list(t, through)
