@@ -354,3 +354,32 @@ func TestLeadershipGoesToWhomItIsGiven(t *testing.T) {
 		load.check(t, history(t, through, 0, registry.Revision))
 	})
 }
+
+// Leadership that nobody takes over stays where it is, and writes go on.
+func TestLeadershipGoesToNobodyWhoIsGone(t *testing.T) {
+	for name, end := range map[string]func(*harness.Instance){
+		"killed": (*harness.Instance).Kill,
+		"paused": (*harness.Instance).Pause,
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachBackend(t, func(t *testing.T, backend string) {
+				c := startCalm(t, backend)
+				leader, gone := c.Leader(), c.Followers()[0]
+				put(t, leader.Client, "before")
+				end(gone)
+				began := time.Now()
+				_, err := leader.RaftHandOver(t.Context(), gone.ID)
+				took := time.Since(began)
+				refusedInstance(t, "to one that is gone", err, http.StatusServiceUnavailable, "no_successor")
+				without := harness.Within(t, 10*time.Second, "a write", func() error {
+					_, err := leader.Put(t.Context(), harness.NewNode("after"))
+					return err
+				})
+				t.Logf("it took %v to be refused, and %v more until a write was taken", took.Round(time.Millisecond), without.Round(time.Millisecond))
+				if now := c.Leader(); now != leader {
+					t.Errorf("%s leads", now.ID)
+				}
+			})
+		})
+	}
+}
