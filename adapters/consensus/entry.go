@@ -189,16 +189,20 @@ func decodeCommand(kind entryKind, body []byte) (domain.Command, error) {
 
 func decodeRegister(body []byte) (domain.Register, error) {
 	var cmd domain.Register
+	given := false
 	err := readFields(body, func(f *field) {
 		switch f.number {
 		case 1:
-			cmd.Node = f.node()
+			cmd.Node, given = f.node(), true
 		case 2:
 			cmd.If = f.condition()
 		default:
 			f.unknown()
 		}
 	})
+	if err == nil && !given {
+		err = errors.New("a registration of nothing")
+	}
 	return cmd, err
 }
 

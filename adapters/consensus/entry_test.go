@@ -98,6 +98,7 @@ func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
 		"kind zero":                          {data: sealed(0, nil), says: newer},
 		"a field that openings lack":         {data: sealed(kindOpening, uintField(2, 1)), says: newer},
 		"a field that promotions lack":       {data: sealed(kindPromotion, uintField(3, 1)), says: newer},
+		"a registration of nothing":          {data: sealed(kindRegister, nil), says: "of nothing"},
 		"a promotion of nobody":              {data: sealed(kindPromotion, nil), says: "of nobody"},
 		"text where a promotion is settled":  {data: sealed(kindPromotion, appendString(nil, 2, "x")), says: "field 2 has wire type"},
 		"a field that registers lack":        {data: sealed(kindRegister, uintField(3, 1)), says: newer},
