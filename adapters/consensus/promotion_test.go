@@ -33,6 +33,11 @@ func (i *instance) promotes(t *testing.T) *app.Cluster {
 	return c
 }
 
+// patiently is for clusters whose leader is to stay, however busy the machine is.
+func patiently(timing *Timing) {
+	timing.HeartbeatTimeout, timing.ElectionTimeout = 2*time.Second, 2*time.Second
+}
+
 // becomes waits until i has itself in its membership with a suffrage.
 func (i *instance) becomes(t *testing.T, suffrage domain.Suffrage) {
 	t.Helper()
@@ -45,12 +50,12 @@ func (i *instance) becomes(t *testing.T, suffrage domain.Suffrage) {
 func nobodyIsWanted(s ports.LocalState) bool { return len(s.Promotions) == 0 }
 
 func TestANewVoterIsOneWhenItHasCaughtUp(t *testing.T) {
-	leader := startCluster(t, 1, nil)[0]
+	leader := startCluster(t, 1, func(config *instanceConfig) { config.timing = patiently })[0]
 	cluster := leader.promotes(t)
 	for n := range 50 {
 		register(t, leader, fmt.Sprintf("n%d", n))
 	}
-	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir()})
+	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: patiently})
 	got, err := cluster.Add(within(t), voter(joining), false)
 	if err != nil || got != voter(joining) {
 		t.Fatalf("%+v, %v", got, err)
@@ -67,6 +72,7 @@ func TestAnInstanceThatLagsIsNoVoterYet(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
 	leader := startCluster(t, 1, func(config *instanceConfig) {
+		config.timing = patiently
 		config.seams.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
 	})[0]
 	letThrough := sync.OnceFunc(func() { close(through) })
@@ -74,7 +80,7 @@ func TestAnInstanceThatLagsIsNoVoterYet(t *testing.T) {
 	cluster := leader.promotes(t)
 	register(t, leader, "before")
 	holdsBack.Store(true)
-	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir()})
+	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: patiently})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	if _, err := cluster.Add(ctx, voter(joining), false); !errors.Is(err, ports.ErrOutcomeUnknown) {
@@ -155,7 +161,7 @@ func mustFind(t *testing.T, i *instance, id string) (domain.Instance, bool) {
 // The address of the leader itself is moved without a moment at which it does not
 // lead.
 func TestTheLeaderMovesWhileItLeads(t *testing.T) {
-	cluster := startCluster(t, 3, nil)
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = patiently })
 	leader := cluster[0]
 	c := leader.promotes(t)
 	term, _ := leader.leads()
@@ -180,6 +186,7 @@ func TestAVoterThatComesBackBlankIsANonvoterFirst(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.timing = patiently
 		if config.bootstrap {
 			config.seams.transport = func(inner transport) transport {
 				return heartbeatsTo{heartbeatsOnly{inner, &holdsBack, through}, "instance-2"}
@@ -193,7 +200,7 @@ func TestAVoterThatComesBackBlankIsANonvoterFirst(t *testing.T) {
 	change := register(t, leader, "a")
 	lost.stop(t)
 	holdsBack.Store(true)
-	blank := start(t, instanceConfig{id: lost.config.ID, directory: t.TempDir()})
+	blank := start(t, instanceConfig{id: lost.config.ID, directory: t.TempDir(), timing: patiently})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	if _, err := c.Add(ctx, voter(blank), false); !errors.Is(err, ports.ErrOutcomeUnknown) {
