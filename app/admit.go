@@ -135,8 +135,8 @@ func (c *Cluster) wanted(id string) bool {
 	return slices.Contains(state.Promotions, id)
 }
 
-// awaitVoter waits until wanted is a voter, which is none of its own doing. Who
-// forced the addition does not wait for long, and takes what it is by then.
+// awaitVoter waits until wanted is a voter, which promote makes it. Who forced the
+// addition does not wait for long, and takes what it is by then.
 func (c *Cluster) awaitVoter(ctx context.Context, wanted domain.Instance, forced bool) (domain.Instance, error) {
 	patience := ctx
 	if forced {
