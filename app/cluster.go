@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -15,12 +16,16 @@ import (
 const successorTimeout = time.Second
 
 // ClusterConfig is what the use cases over the raft cluster need. All of Self
-// but its ClusterID, which is learnt, and the three ports must be given.
+// but its ClusterID, which is learnt, the ports and the logger must be given.
 type ClusterConfig struct {
 	Self       ports.Identity
 	Membership ports.Membership
+	Promotions ports.Promotions
+	Progress   ports.Progress
 	Local      ports.Local
 	Peers      ports.Peers
+	// Logger is told of promotions.
+	Logger *slog.Logger
 
 	// AskTimeout bounds the question to another instance; zero means 1 s.
 	AskTimeout time.Duration
@@ -30,11 +35,15 @@ type ClusterConfig struct {
 }
 
 // Cluster implements ports.Cluster and ports.Self. Between Open and Close it keeps
-// an eye on the other instances.
+// an eye on the other instances, and promotes those who have caught up.
 type Cluster struct {
 	ClusterConfig
 	leader leaderAddress
 	watch  clusterWatch
+
+	// membership holds a token while the membership is changed, or who is to be
+	// promoted.
+	membership chan struct{}
 }
 
 // NewCluster gives the use cases over the raft cluster. It starts nothing.
@@ -49,6 +58,7 @@ func NewCluster(config ClusterConfig) *Cluster {
 	c.leader.asking = make(chan struct{}, 1)
 	c.watch.asking = make(chan struct{}, 1)
 	c.watch.later = make(chan struct{})
+	c.membership = make(chan struct{}, 1)
 	return c
 }
 
@@ -56,42 +66,23 @@ func NewCluster(config ClusterConfig) *Cluster {
 func (c *Cluster) Identity() ports.Identity {
 	self := c.Self
 	state, _ := c.Local.State()
-	self.ClusterID = state.ClusterID
+	self.ClusterID, self.Applied = state.ClusterID, state.Applied
 	return self
 }
 
-// Add implements ports.Cluster.
-func (c *Cluster) Add(ctx context.Context, instance domain.Instance) error {
-	return c.Membership.Add(ctx, instance)
-}
-
-// Remove implements ports.Cluster.
-func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error) {
-	roster, err := c.Membership.Roster(ctx)
-	if err != nil {
-		return domain.Instance{}, err
-	}
-	if err := roster.Leave(id); err != nil {
-		return domain.Instance{}, err
-	}
-	if id == c.Self.RaftID {
-		// A leader that removed itself would leave the others without one until
-		// they notice; one that hands over first leaves no gap.
-		if _, err := c.HandOver(ctx); err != nil {
-			return domain.Instance{}, err
-		}
-		return domain.Instance{}, ports.ErrNotLeader
-	}
-	removed, _ := roster.Find(id)
-	return removed, c.Membership.Remove(ctx, id)
-}
-
-// HandOver gives leadership away and gives the id of the instance that took over,
+// HandOver implements ports.Cluster: it gives the id of the instance that took over,
 // so that those whose requests are in flight are sent there instead of away; it is
-// empty where that is not known within a second. Errors are those of
-// Membership.HandOver.
-func (c *Cluster) HandOver(ctx context.Context) (string, error) {
-	if err := c.Membership.HandOver(ctx); err != nil {
+// empty where that is not known within a second.
+func (c *Cluster) HandOver(ctx context.Context, to string) (string, error) {
+	if to == c.Self.RaftID {
+		// It leads already, if it does: as linearizable as anything else.
+		_, err := c.Membership.Roster(ctx)
+		return to, err
+	}
+	if state, _ := c.Local.State(); to == "" && state.Leading && state.Roster.Voters() == 1 {
+		return "", fmt.Errorf("%w: there is no other to hand over to", domain.ErrLastVoter)
+	}
+	if err := c.Membership.HandOver(ctx, to); err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, successorTimeout)

@@ -27,21 +27,6 @@ func TestIdentityHasTheClusterThatWasLearnt(t *testing.T) {
 	}
 }
 
-func TestAdd(t *testing.T) {
-	i := portstest.NewInstance("n1", "h:1")
-	c := newCluster(i, portstest.NewPeers())
-	if err := c.Add(t.Context(), voter("n2", "h:2")); err != nil {
-		t.Fatal(err)
-	}
-	state, _ := i.State()
-	if _, found := state.Roster.Find("n2"); !found {
-		t.Error("it is no member")
-	}
-	if err := c.Add(t.Context(), voter("n3", "h:2")); !errors.Is(err, domain.ErrAddressInUse) {
-		t.Errorf("at an address in use: %v", err)
-	}
-}
-
 func TestRemove(t *testing.T) {
 	tests := map[string]struct {
 		members []domain.Instance // beside n1, which leads
@@ -94,7 +79,7 @@ type handover struct {
 	successor time.Duration // until one is known
 }
 
-func (h handover) HandOver(context.Context) error {
+func (h handover) HandOver(context.Context, string) error {
 	if h.err != nil {
 		return h.err
 	}
@@ -159,10 +144,11 @@ func TestHandOverNamesTheSuccessor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				test.handover.Instance = portstest.NewInstance("n1", "h:1")
+				mustAdd(t, test.handover.Instance, voter("n2", "h:2"))
 				c := app.NewCluster(app.ClusterConfig{
 					Self: ports.Identity{RaftID: "n1"}, Membership: test.handover, Local: test.handover.Instance,
 				})
-				if got, err := c.HandOver(t.Context()); got != test.want || !errors.Is(err, test.err) {
+				if got, err := c.HandOver(t.Context(), ""); got != test.want || !errors.Is(err, test.err) {
 					t.Errorf("%q, %v; want %q, %v", got, err, test.want, test.err)
 				}
 				time.Sleep(test.handover.successor) // lets the successor come within the bubble

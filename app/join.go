@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,17 +22,20 @@ const (
 
 // JoinConfig is what joining a cluster needs.
 type JoinConfig struct {
-	// Self is this instance as it wishes to be a member.
+	// Self is this instance as it wishes to be a member. One that is a member
+	// already keeps its suffrage.
 	Self domain.Instance
 	// Through are application addresses of instances of the cluster; empty:
-	// there is nothing to do.
+	// there is nothing to do. One list may serve all instances: Own, this one's
+	// address, is asked only by a member, which may lead, of itself even.
 	Through   []string
+	Own       string
 	Local     ports.Local
 	Admission ports.Admission
 	Logger    *slog.Logger
 }
 
-// Joiner asks to be made a member until this instance is one.
+// Joiner asks to be made a member until this instance is one, at its address.
 type Joiner struct {
 	JoinConfig
 	cancel context.CancelFunc
@@ -44,7 +48,19 @@ func NewJoiner(config JoinConfig) *Joiner { return &Joiner{JoinConfig: config} }
 // Open starts asking, where there is somebody to ask and need to. It does not
 // wait for an answer. The context bounds only the start.
 func (j *Joiner) Open(context.Context) error {
-	if state, _ := j.Local.State(); state.Member || len(j.Through) == 0 {
+	state, _ := j.Local.State()
+	known, isMember := state.Roster.Find(j.Self.ID)
+	switch {
+	case !isMember:
+		others := slices.DeleteFunc(slices.Clone(j.Through), func(address string) bool { return address == j.Own })
+		if len(others) == 0 && len(j.Through) > 0 {
+			j.Logger.Warn("there is nobody to ask but this instance itself: it waits to be added", "id", j.Self.ID)
+		}
+		j.Through = others
+	case !slices.Contains(state.Promotions, j.Self.ID):
+		j.Self.Suffrage = known.Suffrage
+	}
+	if j.settled(state) || len(j.Through) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -88,14 +104,24 @@ func (j *Joiner) ask(ctx context.Context, address string) error {
 	return j.Admission.Ask(ctx, address, j.Self)
 }
 
+// settled reports whether the membership has this instance at its address. As
+// what is not its concern any more: a nonvoter is to be a voter already, or
+// somebody wants it to be none.
+func (j *Joiner) settled(state ports.LocalState) bool {
+	known, isMember := state.Roster.Find(j.Self.ID)
+	return isMember && known.RaftAddress == j.Self.RaftAddress
+}
+
 // memberWithin waits at most d for the membership to reach this instance.
 func (j *Joiner) memberWithin(ctx context.Context, d time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for {
 		state, later := j.Local.State()
-		if state.Member {
-			j.Logger.Info("joined the raft cluster", "id", j.Self.ID, "cluster_id", state.ClusterID)
+		if j.settled(state) {
+			known, _ := state.Roster.Find(j.Self.ID)
+			j.Logger.Info("joined the raft cluster",
+				"id", known.ID, "address", known.RaftAddress, "suffrage", known.Suffrage, "cluster_id", state.ClusterID)
 			return true
 		}
 		select {

@@ -21,14 +21,15 @@ import (
 type admission struct {
 	answer func(ctx context.Context, address string) error
 
-	mu    sync.Mutex
-	asked []string
-	times []time.Time
+	mu     sync.Mutex
+	asked  []string
+	times  []time.Time
+	wished domain.Instance // at last
 }
 
-func (a *admission) Ask(ctx context.Context, address string, _ domain.Instance) error {
+func (a *admission) Ask(ctx context.Context, address string, wished domain.Instance) error {
 	a.mu.Lock()
-	a.asked, a.times = append(a.asked, address), append(a.times, time.Now())
+	a.asked, a.times, a.wished = append(a.asked, address), append(a.times, time.Now()), wished
 	a.mu.Unlock()
 	return a.answer(ctx, address)
 }
@@ -48,7 +49,11 @@ func hang(ctx context.Context, _ string) error {
 	return ctx.Err()
 }
 
-func becomeMember(s *ports.LocalState) { s.Member = true }
+func becomeMember(s *ports.LocalState) { becomeMemberAs(voter("n1", "h:1"))(s) }
+
+func becomeMemberAs(self domain.Instance) func(*ports.LocalState) {
+	return func(s *ports.LocalState) { s.Roster, s.Member = domain.NewRoster(self, voter("n2", "h:2")), true }
+}
 
 type joining struct {
 	*app.Joiner
@@ -63,6 +68,7 @@ func newJoining(answer func(context.Context, string) error, through ...string) j
 	j.Joiner = app.NewJoiner(app.JoinConfig{
 		Self:      voter("n1", "h:1"),
 		Through:   through,
+		Own:       "own:80",
 		Local:     j.instance,
 		Admission: j.admission,
 		Logger:    slog.New(slog.NewTextHandler(j.log, nil)),
@@ -91,6 +97,13 @@ func (j joining) mustHaveAsked(t *testing.T, want ...string) {
 	}
 }
 
+func (j joining) mustHaveWished(t *testing.T, want domain.Instance) {
+	t.Helper()
+	if j.admission.wished != want {
+		t.Errorf("it wished to be %+v, not %+v", j.admission.wished, want)
+	}
+}
+
 func TestJoiner(t *testing.T) {
 	tests := map[string]func(t *testing.T){
 		"who is a member already asks nobody": func(t *testing.T) {
@@ -106,6 +119,80 @@ func TestJoiner(t *testing.T) {
 			j.open(t)
 			time.Sleep(time.Minute)
 			j.mustHaveAsked(t)
+			j.close(t)
+		},
+		"who is a member, but a nonvoter, asks nobody": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.instance.Change(becomeMemberAs(nonvoter("n1", "h:1")))
+			j.open(t)
+			time.Sleep(time.Minute)
+			j.mustHaveAsked(t)
+			j.close(t)
+		},
+		"who has moved asks, until it is a member there": func(t *testing.T) {
+			j := newJoining(agree, "a:80", "b:80")
+			j.instance.Change(becomeMemberAs(voter("n1", "old:1")))
+			j.open(t)
+			synctest.Wait()
+			j.mustHaveAsked(t, "a:80")
+			j.instance.Change(becomeMember)
+			time.Sleep(time.Minute)
+			j.mustHaveAsked(t, "a:80")
+			j.close(t)
+			j.mustHaveWished(t, voter("n1", "h:1"))
+		},
+		"who has moved stays a nonvoter": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.instance.Change(becomeMemberAs(nonvoter("n1", "old:1")))
+			j.open(t)
+			synctest.Wait()
+			j.close(t)
+			j.mustHaveWished(t, nonvoter("n1", "h:1"))
+		},
+		"who has moved and is to be a voter goes on to be one": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.instance.Change(func(s *ports.LocalState) {
+				becomeMemberAs(nonvoter("n1", "old:1"))(s)
+				s.Promotions = []string{"n0", "n1"}
+			})
+			j.open(t)
+			synctest.Wait()
+			j.close(t)
+			j.mustHaveWished(t, voter("n1", "h:1"))
+		},
+		"who is a nonvoter at first has joined": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.open(t)
+			synctest.Wait()
+			j.instance.Change(becomeMemberAs(nonvoter("n1", "h:1")))
+			time.Sleep(time.Minute)
+			j.mustHaveAsked(t, "a:80")
+			j.close(t)
+			j.mustHaveWished(t, voter("n1", "h:1"))
+		},
+		"who joins does not ask itself": func(t *testing.T) {
+			j := newJoining(refuse, "a:80", "own:80", "b:80")
+			j.open(t)
+			synctest.Wait()
+			j.mustHaveAsked(t, "a:80", "b:80")
+			j.close(t)
+		},
+		"who joins and is told of itself alone asks nobody": func(t *testing.T) {
+			j := newJoining(agree, "own:80")
+			j.open(t)
+			time.Sleep(time.Minute)
+			j.mustHaveAsked(t)
+			j.close(t)
+			if !strings.Contains(j.log.String(), "waits to be added") {
+				t.Errorf("the log does not say so: %s", j.log)
+			}
+		},
+		"who has moved and is alone asks itself": func(t *testing.T) {
+			j := newJoining(agree, "own:80")
+			j.instance.Change(becomeMemberAs(voter("n1", "old:1")))
+			j.open(t)
+			synctest.Wait()
+			j.mustHaveAsked(t, "own:80")
 			j.close(t)
 		},
 		"it may be closed without having been opened": func(t *testing.T) {

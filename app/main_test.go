@@ -50,8 +50,11 @@ func newCluster(i *portstest.Instance, peers ports.Peers) *app.Cluster {
 	return app.NewCluster(app.ClusterConfig{
 		Self:       ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1"},
 		Membership: i,
+		Promotions: i,
+		Progress:   i,
 		Local:      i,
 		Peers:      peers,
+		Logger:     slog.New(slog.DiscardHandler),
 	})
 }
 

@@ -28,7 +28,7 @@ func followAt(t *testing.T, i *portstest.Instance, source ports.Source, after ..
 
 func mustHandOver(t *testing.T, i *portstest.Instance) {
 	t.Helper()
-	if err := i.HandOver(t.Context()); err != nil {
+	if err := i.HandOver(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 }

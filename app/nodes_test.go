@@ -216,7 +216,7 @@ func TestNodeStream(t *testing.T) {
 		"it ends, although the next leader goes on writing": func(t *testing.T, i *portstest.Instance) {
 			successor := i.NewFollower("n2", "h:2")
 			stream := follow(t, i, 3)
-			if err := i.HandOver(t.Context()); err != nil {
+			if err := i.HandOver(t.Context(), ""); err != nil {
 				t.Fatal(err)
 			}
 			write(t, successor, 1)

@@ -33,6 +33,7 @@ func (c *Cluster) Open(context.Context) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.watch.cancel = cancel
 	c.watch.done.Go(func() { c.keepWatch(ctx) })
+	c.watch.done.Go(func() { c.promote(ctx) })
 	return nil
 }
 

@@ -157,7 +157,7 @@ func TestClusterStream(t *testing.T) {
 			mustHearWithin(t, stream, 0, "leader_changed n1")
 		},
 		"another leader ends it at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
-			if err := w.instance.HandOver(t.Context()); err != nil {
+			if err := w.instance.HandOver(t.Context(), ""); err != nil {
 				t.Fatal(err)
 			}
 			mustHearWithin(t, stream, 0, notLeader)
@@ -199,7 +199,7 @@ func TestClusterStreamWakesWhoWaits(t *testing.T) {
 		"a new instance": func(t *testing.T, w watched) { mustAdd(t, w.instance, voter("n3", "h:3")) },
 		"a new term":     func(_ *testing.T, w watched) { w.instance.Change(func(s *ports.LocalState) { s.Term++ }) },
 		"a new leader": func(t *testing.T, w watched) {
-			if err := w.instance.HandOver(t.Context()); err != nil {
+			if err := w.instance.HandOver(t.Context(), ""); err != nil {
 				t.Fatal(err)
 			}
 		},

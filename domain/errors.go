@@ -16,6 +16,10 @@ var (
 	ErrRegistryFull    = errors.New("registry full")
 	ErrNoSuchInstance  = errors.New("no such instance")
 	ErrLastVoter       = errors.New("last voter")
+	ErrNotVoter        = errors.New("not a voter")
+	ErrUnreachable     = errors.New("instance unreachable")
+	ErrIDMismatch      = errors.New("id mismatch")
+	ErrOtherCluster    = errors.New("other cluster")
 )
 
 // InvalidError says which field of a value breaks which rule. It matches

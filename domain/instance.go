@@ -140,5 +140,18 @@ func (r Roster) Leave(id string) error {
 	return nil
 }
 
+// Succeed says whether the instance named id may be given leadership:
+// ErrNoSuchInstance, ErrNotVoter or nil.
+func (r Roster) Succeed(id string) error {
+	known, isMember := r.Find(id)
+	switch {
+	case !isMember:
+		return fmt.Errorf("%w: %q", ErrNoSuchInstance, id)
+	case known.Suffrage != Voter:
+		return fmt.Errorf("%w: %q can't lead", ErrNotVoter, id)
+	}
+	return nil
+}
+
 // Equal reports whether both rosters hold the same instances.
 func (r Roster) Equal(other Roster) bool { return slices.Equal(r.instances, other.instances) }

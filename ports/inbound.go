@@ -83,16 +83,29 @@ func (d Delivery) Empty() bool { return d.Snapshot == nil && len(d.Changes) == 0
 
 // Cluster is what the world asks about the raft cluster. Safe for concurrent use.
 type Cluster interface {
-	// Add makes an instance a member, or changes its raft address or suffrage.
-	// Errors: domain.ErrAddressInUse, domain.ErrLastVoter and those of
-	// Membership.Add.
-	Add(ctx context.Context, instance domain.Instance) error
+	// Add makes an instance a member, or changes its raft address or suffrage, and
+	// gives what it is then. Whoever is to answer at an address, or to count in the
+	// majority, must answer there, bear that id, and belong to no other cluster:
+	// domain.ErrUnreachable, domain.ErrIDMismatch, domain.ErrOtherCluster; force
+	// skips these questions. A new voter is a nonvoter until it has caught up,
+	// forced or not; when ctx ends before, that is ErrOutcomeUnknown, and goes on
+	// all the same. Who forces it waits for no more than two seconds, and is given
+	// the nonvoter. Other errors: domain.ErrAddressInUse, domain.ErrLastVoter and
+	// those of Membership.Add.
+	Add(ctx context.Context, instance domain.Instance, force bool) (domain.Instance, error)
 
 	// Remove ends a membership and gives what it was. The leader hands over
 	// before it is removed, and then answers ErrNotLeader: the new leader
 	// removes it. Errors: domain.ErrNoSuchInstance, domain.ErrLastVoter and
 	// those of Membership.Remove.
 	Remove(ctx context.Context, id string) (domain.Instance, error)
+
+	// HandOver gives leadership to the voter named by to, or, if that is empty, to
+	// one that is up to date, and gives the id of who leads then; empty where that
+	// is not known soon. To the leader itself it gives nothing away. The only voter
+	// has nobody to choose: domain.ErrLastVoter. Other errors are those of
+	// Membership.HandOver.
+	HandOver(ctx context.Context, to string) (string, error)
 
 	// Describe reads the membership, with what each instance says of itself when
 	// it is asked now. With Stale it also answers without a leader. Errors are

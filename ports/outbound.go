@@ -73,6 +73,11 @@ type LocalState struct {
 	// CaughtUp: since it started, this instance has applied everything that was
 	// committed when it first heard from a leader.
 	CaughtUp bool
+	// Applied is how far in the replicated log View is: see Progress.
+	Applied uint64
+	// Promotions are the nonvoters that are to be voters once they have caught up,
+	// in ascending order: see Promotions.
+	Promotions []string
 	// Closed: the instance is shutting down, and serves nobody any more.
 	Closed bool
 }
@@ -116,9 +121,22 @@ type Membership interface {
 	// allows it. Errors as for Add.
 	Remove(ctx context.Context, id string) error
 
-	// HandOver gives leadership to an up-to-date voter and returns once this
-	// instance no longer leads. Errors: ErrNotLeader, ErrNoSuccessor, ctx's.
-	HandOver(ctx context.Context) error
+	// HandOver gives leadership to the voter named by to, or, if that is empty, to
+	// one that is up to date, and returns once this instance no longer leads; it is
+	// no successor of itself. Errors: ErrNotLeader, domain.ErrNoSuchInstance,
+	// domain.ErrNotVoter, ErrNoSuccessor, ctx's.
+	HandOver(ctx context.Context, to string) error
+}
+
+// Promotions are the instances that somebody wants to be voters, and that are to
+// be nonvoters until they have caught up. They are replicated, so that the next
+// leader goes on with them. All but the leader answer ErrNotLeader. Safe for
+// concurrent use.
+type Promotions interface {
+	// Want adds id to them, and Settle takes it out; both may be done again.
+	// Errors are those of Registry.Propose.
+	Want(ctx context.Context, id string) error
+	Settle(ctx context.Context, id string) error
 }
 
 // Peers asks other instances about themselves. Safe for concurrent use.
@@ -139,6 +157,8 @@ type Identity struct {
 	// ClusterID is empty while the instance belongs to no cluster.
 	ClusterID string
 	Version   string
+	// Applied is how far in the log it has come: see Progress.
+	Applied uint64
 }
 
 // Admission asks an instance of a cluster to make another one a member. Safe

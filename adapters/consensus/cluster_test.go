@@ -131,7 +131,20 @@ var neighbourhood sync.Map
 func (i *instance) moveIn() { neighbourhood.Store(i.raftAddress(), i) }
 
 // neighbours is ports.Peers among them, without a network.
-type neighbours struct{ ports.Peers }
+type neighbours struct{}
+
+func (neighbours) Identify(_ context.Context, raftAddress string) (ports.Identity, error) {
+	found, _ := neighbourhood.Load(raftAddress)
+	i, ok := found.(*instance)
+	if !ok {
+		return ports.Identity{}, errors.New("nobody is there")
+	}
+	state, _ := i.State()
+	if state.Closed {
+		return ports.Identity{}, errors.New("it is closed")
+	}
+	return ports.Identity{RaftID: i.config.ID, ClusterID: state.ClusterID, Applied: state.Applied}, nil
+}
 
 func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
 	found, _ := neighbourhood.Load(raftAddress)

@@ -330,7 +330,7 @@ func TestALeaderThatHandsOverStaysInTouch(t *testing.T) {
 	t.Cleanup(letThrough) // before the cluster is stopped
 	old := cluster[0]
 	old.eventually(t, "in touch", inTouch)
-	if err := old.HandOver(within(t)); err != nil {
+	if err := old.HandOver(within(t), ""); err != nil {
 		t.Fatal(err)
 	}
 	leaderOf(t, cluster[1:])

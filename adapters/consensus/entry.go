@@ -32,6 +32,7 @@ const (
 	kindBatch      entryKind = 4
 	kindExpire     entryKind = 5
 	kindRevive     entryKind = 6
+	kindPromotion  entryKind = 7
 )
 
 // opening is the first entry of a leader's term: once it is applied, so is all
@@ -39,6 +40,13 @@ const (
 // ever names the cluster.
 type opening struct {
 	ClusterID string
+}
+
+// promotion says of an instance that somebody wants it to be a voter, or, when it
+// is settled, that nobody does any more, because it is one or left.
+type promotion struct {
+	ID      string
+	Settled bool
 }
 
 var (
@@ -49,12 +57,17 @@ var (
 
 const checksumSize = 4
 
-// encodeEntry encodes an opening or a domain.Command.
+// encodeEntry encodes an opening, a promotion or a domain.Command.
 func encodeEntry(entry any) []byte {
 	b := append(make([]byte, 0, 256), entryVersion, byte(kindOf(entry)))
 	switch entry := entry.(type) {
 	case opening:
 		b = appendString(b, 1, entry.ClusterID)
+	case promotion:
+		b = appendString(b, 1, entry.ID)
+		if entry.Settled {
+			b = appendUint(b, 2, 1)
+		}
 	case domain.Command:
 		b = appendCommand(b, entry)
 	}
@@ -65,6 +78,8 @@ func kindOf(entry any) entryKind {
 	switch entry.(type) {
 	case opening:
 		return kindOpening
+	case promotion:
+		return kindPromotion
 	case domain.Register:
 		return kindRegister
 	case domain.Deregister:
@@ -121,19 +136,44 @@ func decodeEntry(data []byte) (any, error) {
 	if version != entryVersion {
 		return nil, fmt.Errorf("entry has format version %d, this build reads %d: a newer build wrote it", version, entryVersion)
 	}
-	if kind == kindOpening {
-		var entry opening
-		err = readFields(body, func(f *field) {
-			switch f.number {
-			case 1:
-				entry.ClusterID = f.text()
-			default:
-				f.unknown()
-			}
-		})
-		return entry, err
+	switch kind {
+	case kindOpening:
+		return decodeOpening(body)
+	case kindPromotion:
+		return decodePromotion(body)
 	}
 	return decodeCommand(kind, body)
+}
+
+func decodeOpening(body []byte) (opening, error) {
+	var entry opening
+	err := readFields(body, func(f *field) {
+		switch f.number {
+		case 1:
+			entry.ClusterID = f.text()
+		default:
+			f.unknown()
+		}
+	})
+	return entry, err
+}
+
+func decodePromotion(body []byte) (promotion, error) {
+	var entry promotion
+	err := readFields(body, func(f *field) {
+		switch f.number {
+		case 1:
+			entry.ID = f.text()
+		case 2:
+			entry.Settled = f.uint() != 0
+		default:
+			f.unknown()
+		}
+	})
+	if err == nil && entry.ID == "" {
+		err = errors.New("a promotion of nobody")
+	}
+	return entry, err
 }
 
 func decodeCommand(kind entryKind, body []byte) (domain.Command, error) {
@@ -153,18 +193,21 @@ func decodeCommand(kind entryKind, body []byte) (domain.Command, error) {
 }
 
 func decodeRegister(body []byte) (domain.Register, error) {
-	// Also where the node is left out, as if it were there and empty.
-	cmd := domain.Register{Node: domain.CacheNode{OnExpiry: domain.RemoveOnExpiry}}
+	var cmd domain.Register
+	given := false
 	err := readFields(body, func(f *field) {
 		switch f.number {
 		case 1:
-			cmd.Node = f.node()
+			cmd.Node, given = f.node(), true
 		case 2:
 			cmd.If = f.condition()
 		default:
 			f.unknown()
 		}
 	})
+	if err == nil && !given {
+		err = errors.New("a registration of nothing")
+	}
 	return cmd, err
 }
 

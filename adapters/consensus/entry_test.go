@@ -43,6 +43,17 @@ func TestAnyOpeningComesBackFromItsEntry(t *testing.T) {
 	})
 }
 
+func TestAnyPromotionComesBackFromItsEntry(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		entry := anyPromotion().Draw(t, "promotion")
+		got, err := decodeEntry(encodeEntry(entry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustEqual(t, "the promotion", got, any(entry))
+	})
+}
+
 func TestADamagedEntryIsAnError(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
 		t.Run(name, func(t *testing.T) {
@@ -83,7 +94,7 @@ func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
 			data: appendChecksum([]byte{entryVersion + 1, byte(kindOpening)}),
 			says: "version 2, this build reads 1: " + newer,
 		},
-		"a kind that is not known":            {data: sealed(kindRevive+1, nil), says: newer},
+		"a kind that is not known":            {data: sealed(kindPromotion+1, nil), says: newer},
 		"the last kind that there could be":   {data: sealed(255, nil), says: newer},
 		"kind zero":                           {data: sealed(0, nil), says: newer},
 		"a field that openings lack":          {data: sealed(kindOpening, uintField(2, 1)), says: newer},
@@ -109,6 +120,10 @@ func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
 		"a number where a node expires":      {data: sealed(kindExpire, uintField(1, 1)), says: "field 1 has wire type"},
 		"a time to live out of range":        {data: sealed(kindRegister, message(1, uintField(nodeTTLSeconds, 1<<32))), says: "out of range"},
 		"a command that ends in its tag":     {data: sealed(kindBatch, message(protowire.Number(kindRegister), []byte{0x80})), says: "malformed"},
+		"a field that promotions lack":       {data: sealed(kindPromotion, uintField(3, 1)), says: newer},
+		"a registration of nothing":          {data: sealed(kindRegister, nil), says: "of nothing"},
+		"a promotion of nobody":              {data: sealed(kindPromotion, nil), says: "of nobody"},
+		"text where a promotion is settled":  {data: sealed(kindPromotion, appendString(nil, 2, "x")), says: "field 2 has wire type"},
 		"a field that labels lack":           {data: sealed(kindRegister, message(1, message(nodeLabel, uintField(3, 1)))), says: newer},
 		"a field that conditions lack":       {data: sealed(kindRegister, message(2, uintField(3, 1))), says: newer},
 		"a condition that is not known":      {data: sealed(kindDeregister, message(2, uintField(1, 4))), says: newer},

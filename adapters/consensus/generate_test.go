@@ -106,6 +106,12 @@ func anyCommand() *rapid.Generator[domain.Command] {
 	})
 }
 
+func anyPromotion() *rapid.Generator[promotion] {
+	return rapid.Custom(func(t *rapid.T) promotion {
+		return promotion{ID: rapid.StringN(1, 20, -1).Draw(t, "id"), Settled: rapid.Bool().Draw(t, "settled")}
+	})
+}
+
 // crossingCommands draws commands about few nodes, addresses and pools, so that
 // they meet: most are carried out, some are refused, some change nothing.
 func crossingCommands() *rapid.Generator[[]domain.Command] {

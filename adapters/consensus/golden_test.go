@@ -68,6 +68,8 @@ func goldenEntries(t failer) map[string]any {
 	return map[string]any{
 		"opening":                      opening{ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN"},
 		"opening-nameless":             opening{},
+		"promotion-wanted":             promotion{ID: "n4"},
+		"promotion-settled":            promotion{ID: "n4", Settled: true},
 		"register-full":                domain.Register{Node: fullNode(), If: domain.Condition{Expect: domain.AtRevision, Revision: 1 << 40}},
 		"register-minimal":             domain.Register{Node: minimal},
 		"register-weightless":          domain.Register{Node: domain.CacheNode{ID: "a", Address: "h:1", Pool: "default", State: domain.Down, OnExpiry: domain.RemoveOnExpiry}},
@@ -146,11 +148,12 @@ func goldenImages(t failer) map[string]image {
 		t.Fatal(err)
 	}
 	return map[string]image{
-		"empty":   {},
-		"leased":  {view: registryAfter(leasedCommands(t)...).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 8, openTerm: 1},
-		"opened":  {clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 2, openTerm: 1},
-		"lived":   {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 300, openTerm: 9},
-		"trimmed": {view: trimmed.View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 1 << 40, openTerm: 1 << 20},
+		"empty":     {},
+		"leased":    {view: registryAfter(leasedCommands(t)...).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 8, openTerm: 1},
+		"promoting": {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 301, openTerm: 9, promotions: []string{"n4", "n5"}},
+		"opened":    {clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 2, openTerm: 1},
+		"lived":     {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 300, openTerm: 9},
+		"trimmed":   {view: trimmed.View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 1 << 40, openTerm: 1 << 20},
 	}
 }
 

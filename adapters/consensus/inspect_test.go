@@ -508,7 +508,7 @@ func TestRaftKeepsNothingUnderOtherKeys(t *testing.T) {
 	for n := range 30 {
 		register(t, cluster[0], fmt.Sprintf("node-%d", n))
 	}
-	if err := cluster[0].HandOver(within(t)); err != nil {
+	if err := cluster[0].HandOver(within(t), ""); err != nil {
 		t.Fatal(err)
 	}
 	leaderOf(t, cluster)

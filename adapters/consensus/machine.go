@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -19,6 +20,9 @@ type machine struct {
 	clusterID string
 	applied   uint64
 	openTerm  uint64
+	// promotions are the ids of those who are to be voters, in ascending order.
+	// Never modified: it is shared with who reads the board.
+	promotions []string
 
 	board    *board
 	observer Observer
@@ -78,11 +82,24 @@ func (m *machine) apply(entry *raft.Log) outcome {
 			m.clusterID = decoded.ClusterID
 		}
 		return outcome{}
+	case promotion:
+		m.promote(decoded)
+		return outcome{}
 	case domain.Command:
 		changes, err := m.registry.Apply(decoded)
 		return outcome{changes: changes, err: err}
 	}
 	panic(fmt.Sprintf("consensus: an entry decodes to %T, which nobody applies", decoded))
+}
+
+func (m *machine) promote(p promotion) {
+	at, wanted := slices.BinarySearch(m.promotions, p.ID)
+	switch {
+	case wanted && p.Settled:
+		m.promotions = slices.Delete(slices.Clone(m.promotions), at, at+1)
+	case !wanted && !p.Settled:
+		m.promotions = slices.Insert(slices.Clone(m.promotions), at, p.ID)
+	}
 }
 
 // unknown is the outcome of an entry that is committed, so that others carry it
@@ -96,6 +113,7 @@ func (m *machine) post() {
 		n.View = m.registry.View()
 		n.applied = m.applied
 		n.openTerm = m.openTerm
+		n.Promotions = m.promotions
 		if m.clusterID != "" {
 			n.ClusterID = m.clusterID
 		}
@@ -114,6 +132,8 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 		clusterID: m.clusterID,
 		applied:   m.applied,
 		openTerm:  m.openTerm,
+
+		promotions: m.promotions,
 	}, nil
 }
 
@@ -126,6 +146,7 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 	}
 	m.registry = read.registry
 	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
+	m.promotions = read.promotions
 	m.post()
 	return nil
 }

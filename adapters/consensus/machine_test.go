@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,6 +33,8 @@ func logOf(commands ...domain.Command) []*raft.Log {
 		if i%10 == 9 {
 			next(raft.LogConfiguration, []byte("not an entry of ours"))
 			next(raft.LogCommand, encodeEntry(opening{ClusterID: "later"}))
+			next(raft.LogCommand, encodeEntry(promotion{ID: fmt.Sprintf("n%d", i%30)}))
+			next(raft.LogCommand, encodeEntry(promotion{ID: fmt.Sprintf("n%d", i%20), Settled: true}))
 		}
 		next(raft.LogCommand, encodeEntry(cmd))
 	}
@@ -161,6 +164,36 @@ func TestTheFirstOpeningNamesTheClusterAndEachOpensItsTerm(t *testing.T) {
 	}
 }
 
+func TestPromotionsAreKeptInOrder(t *testing.T) {
+	m := testMachine(t)
+	var index uint64
+	for _, step := range []struct {
+		promotion
+		want []string
+	}{
+		{promotion{ID: "b"}, []string{"b"}},
+		{promotion{ID: "a"}, []string{"a", "b"}},
+		{promotion{ID: "b"}, []string{"a", "b"}},
+		{promotion{ID: "c", Settled: true}, []string{"a", "b"}},
+		{promotion{ID: "c"}, []string{"a", "b", "c"}},
+		{promotion{ID: "b", Settled: true}, []string{"a", "c"}},
+		{promotion{ID: "b", Settled: true}, []string{"a", "c"}},
+		{promotion{ID: "a", Settled: true}, []string{"c"}},
+		{promotion{ID: "c", Settled: true}, nil},
+	} {
+		before := m.board.read().Promotions
+		kept := slices.Clone(before)
+		index++
+		m.Apply(&raft.Log{Index: index, Term: 1, Data: encodeEntry(step.promotion)})
+		if got := m.board.read().Promotions; !slices.Equal(got, step.want) {
+			t.Errorf("after %+v: %q, want %q", step.promotion, got, step.want)
+		}
+		if !slices.Equal(before, kept) {
+			t.Errorf("%+v changed an earlier notice", step.promotion)
+		}
+	}
+}
+
 // What this instance knows of its cluster from its directory outlives a log
 // that does not say it yet.
 func TestAClusterIDThatIsKnownBeforehandStays(t *testing.T) {
@@ -259,12 +292,13 @@ func TestARestoreReplacesAndTellsEverybody(t *testing.T) {
 	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
 	before := m.board.read()
 	im := imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")}))
+	im.promotions = []string{"n4"}
 	if err := m.Restore(io.NopCloser(bytes.NewReader(snapshotOf(t, im)))); err != nil {
 		t.Fatal(err)
 	}
 	<-before.later
 	after := m.board.read()
-	mustEqualImage(t, image{after.View, after.ClusterID, after.applied, after.openTerm}, im)
+	mustEqualImage(t, image{after.View, after.ClusterID, after.applied, after.openTerm, after.Promotions}, im)
 	if _, there := before.View.Node("a"); !there {
 		t.Error("an earlier view changed")
 	}

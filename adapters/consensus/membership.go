@@ -79,6 +79,18 @@ func (n *Node) take(step domain.Step) raft.IndexFuture {
 	panic(fmt.Sprintf("consensus: unknown step %d", step.Kind))
 }
 
+// Want implements ports.Promotions.
+func (n *Node) Want(ctx context.Context, id string) error {
+	_, err := n.apply(ctx, encodeEntry(promotion{ID: id}))
+	return err
+}
+
+// Settle implements ports.Promotions.
+func (n *Node) Settle(ctx context.Context, id string) error {
+	_, err := n.apply(ctx, encodeEntry(promotion{ID: id, Settled: true}))
+	return err
+}
+
 // Remove implements ports.Membership.
 func (n *Node) Remove(ctx context.Context, id string) error {
 	return n.changeMembership(ctx, func(current domain.Roster) ([]change, error) {
@@ -149,7 +161,7 @@ func carryOut(changes []change) error {
 // HandOver implements ports.Membership. Raft would choose the voter whose log is
 // longest, which may be one that died a moment ago; this tries those first that
 // were heard from last.
-func (n *Node) HandOver(ctx context.Context) error {
+func (n *Node) HandOver(ctx context.Context, to string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -157,6 +169,12 @@ func (n *Node) HandOver(ctx context.Context) error {
 		return ports.ErrNotLeader
 	}
 	successors := n.successors()
+	if to != "" {
+		if err := n.roster().Succeed(to); err != nil {
+			return err
+		}
+		successors = slices.DeleteFunc(successors, func(s raft.Server) bool { return s.ID != raft.ServerID(to) })
+	}
 	if len(successors) == 0 {
 		return fmt.Errorf("%w: there is no other", ports.ErrNoSuccessor)
 	}

@@ -78,7 +78,7 @@ func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
 
 func TestALoneVoterHasNoSuccessor(t *testing.T) {
 	i := startCluster(t, 1, nil)[0]
-	err := i.HandOver(within(t))
+	err := i.HandOver(within(t), "")
 	if !errors.Is(err, ports.ErrNoSuccessor) || errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Errorf("error %v, want ErrNoSuccessor", err)
 	}
@@ -93,7 +93,7 @@ func TestANonvoterIsNoSuccessor(t *testing.T) {
 	if err := leader.Add(within(t), domain.Instance{ID: "b", RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter}); err != nil {
 		t.Fatal(err)
 	}
-	if err := leader.HandOver(within(t)); !errors.Is(err, ports.ErrNoSuccessor) {
+	if err := leader.HandOver(within(t), ""); !errors.Is(err, ports.ErrNoSuccessor) {
 		t.Errorf("error %v, want ErrNoSuccessor", err)
 	}
 }
@@ -136,7 +136,7 @@ func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), test.timeout)
 			defer cancel()
-			err := cluster[0].HandOver(ctx)
+			err := cluster[0].HandOver(ctx, "")
 			if !errors.Is(err, test.want) || errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, ports.ErrNotLeader) {
 				t.Errorf("error %v, want %v", err, test.want)
 			}
@@ -155,7 +155,7 @@ func TestAVoterThatIsSilentDoesNotKeepTheNextFromTakingOver(t *testing.T) {
 	t.Cleanup(endSilence)
 	leader := cluster[0]
 	handed := make(chan error, 1)
-	go func() { handed <- leader.HandOver(within(t)) }()
+	go func() { handed <- leader.HandOver(within(t), "") }()
 	dead := <-told
 	select {
 	case err := <-handed:
@@ -197,7 +197,7 @@ func TestHandOverPrefersAVoterThatLives(t *testing.T) {
 	until(t, "the other one was heard from since", func() bool {
 		return leader.evidence.lastHeard(raft.ServerID(cluster[2].config.ID)).After(gone)
 	})
-	if err := leader.HandOver(within(t)); err != nil {
+	if err := leader.HandOver(within(t), ""); err != nil {
 		t.Fatal(err)
 	}
 	if first := <-told; string(first) != cluster[2].config.ID {

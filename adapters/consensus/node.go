@@ -37,8 +37,9 @@ const (
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
-// ports.Membership and ports.Progress. Claim, then Open, before the rest; Close when all who use it
-// are done. Its methods are safe for concurrent use.
+// ports.Membership, ports.Promotions and ports.Progress. Claim, then Open, before
+// the rest; Close when all who use it are done. Its methods are safe for
+// concurrent use.
 type Node struct {
 	config   Config
 	lane     *demux.Lane
@@ -326,7 +327,9 @@ func (n *Node) close(ctx context.Context) error {
 // State implements ports.Local.
 func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 	latest := n.board.read()
-	return latest.LocalState, latest.later
+	state := latest.LocalState
+	state.Applied = latest.applied
+	return state, latest.later
 }
 
 // LeaderContact implements ports.Local.

@@ -40,7 +40,7 @@ func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
 	leader := cluster[0]
 	ctx, cancel := context.WithCancel(t.Context())
 	handed := make(chan error, 1)
-	go func() { handed <- leader.HandOver(ctx) }()
+	go func() { handed <- leader.HandOver(ctx, "") }()
 	<-told
 	cancel()
 	if err := <-handed; !errors.Is(err, context.Canceled) {

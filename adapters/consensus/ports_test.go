@@ -26,16 +26,18 @@ func subject(tb testing.TB) portstest.Subject {
 }
 
 func (i *instance) ports() portstest.Ports {
-	return portstest.Ports{ID: i.config.ID, Registry: i, Local: i, Membership: i}
+	return portstest.Ports{ID: i.config.ID, Registry: i, Local: i, Membership: i, Promotions: i}
 }
 
 func TestRegistryPort(t *testing.T)   { portstest.RunRegistry(t, subject) }
 func TestLocalPort(t *testing.T)      { portstest.RunLocal(t, subject) }
 func TestMembershipPort(t *testing.T) { portstest.RunMembership(t, subject) }
+func TestPromotionsPort(t *testing.T) { portstest.RunPromotions(t, subject) }
 
 var (
 	_ ports.Registry   = (*Node)(nil)
 	_ ports.Local      = (*Node)(nil)
 	_ ports.Membership = (*Node)(nil)
+	_ ports.Promotions = (*Node)(nil)
 	_ ports.Progress   = (*Node)(nil)
 )

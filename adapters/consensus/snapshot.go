@@ -20,8 +20,9 @@ import (
 //
 // where a record is its length (uvarint) and a message in protobuf's wire
 // format: one head, then the history oldest first, then the nodes in ascending
-// order of their ids, then one end. A node that the history holds is not written
-// again: its revision refers to it. The same state makes the same bytes.
+// order of their ids, then the promotions in theirs, then one end. A node that the
+// history holds is not written again: its revision refers to it. The same state
+// makes the same bytes.
 const (
 	snapshotMagic   = "NMDSNAP"
 	snapshotVersion = 1
@@ -36,6 +37,7 @@ const (
 	recordChange
 	recordNode
 	recordEnd
+	recordPromotion
 )
 
 // image is all that an FSM holds, at one moment.
@@ -44,6 +46,8 @@ type image struct {
 	clusterID string
 	applied   uint64 // index of the last entry applied
 	openTerm  uint64 // term of the last opening applied
+
+	promotions []string // ids of those who are to be voters
 }
 
 // writeSnapshot writes the image. The caller closes w, or drops all of it after
@@ -65,6 +69,9 @@ func writeSnapshot(w io.Writer, im image) error {
 	}
 	for n := range im.view.Nodes() {
 		out.record(recordNode, appendNodeOrReference(nil, n, changes))
+	}
+	for _, id := range im.promotions {
+		out.record(recordPromotion, appendString(nil, 1, id))
 	}
 	out.record(recordEnd, appendUint(nil, 1, uint64(im.view.Len())))
 	return out.finish()
@@ -263,6 +270,8 @@ func (s *snapshotReader) record() error {
 			s.readChange(f)
 		case recordNode:
 			s.readNode(f)
+		case recordPromotion:
+			s.readPromotion(f)
 		case recordEnd:
 			s.readEnd(f)
 		default:
@@ -390,6 +399,23 @@ func (s *snapshotReader) readNode(f *field) {
 		return
 	}
 	s.nodes = append(s.nodes, n)
+}
+
+func (s *snapshotReader) readPromotion(f *field) {
+	var id string
+	f.message(func(f *field) {
+		switch f.number {
+		case 1:
+			id = f.text()
+		default:
+			f.unknown()
+		}
+	})
+	if n := len(s.image.promotions); id == "" || n > 0 && s.image.promotions[n-1] >= id {
+		f.fail(fmt.Errorf("the promotion of %q is out of place", id))
+		return
+	}
+	s.image.promotions = append(s.image.promotions, id)
 }
 
 func (s *snapshotReader) readEnd(f *field) {

@@ -168,6 +168,8 @@ func headRecord(revision domain.Revision, history int) []byte {
 	return message(recordHead, uintField(2, uint64(revision)), uintField(5, uint64(history)))
 }
 
+func promotionRecord(id string) []byte { return message(recordPromotion, appendString(nil, 1, id)) }
+
 func endRecord(nodes int) []byte { return message(recordEnd, appendUint(nil, 1, uint64(nodes))) }
 
 // The server's fields of a node that was created at one revision and changed
@@ -206,10 +208,16 @@ func TestASnapshotThatDoesNotHoldTogetherIsAnError(t *testing.T) {
 		records [][]byte
 		says    string
 	}{
-		"a kind of record that is not known":   {[][]byte{headRecord(0, 0), message(recordEnd + 1)}, newer},
+		"a kind of record that is not known":   {[][]byte{headRecord(0, 0), message(recordPromotion + 1)}, newer},
 		"a field that heads lack":              {[][]byte{message(recordHead, uintField(6, 1))}, newer},
 		"a field that changes lack":            {change(one, byRequest, node, uintField(6, 1)), newer},
 		"a field that node records lack":       {[][]byte{headRecord(1, 0), message(recordNode, uintField(3, 1))}, newer},
+		"a field that promotions lack":         {[][]byte{headRecord(0, 0), message(recordPromotion, uintField(2, 1)), endRecord(0)}, newer},
+		"a promotion of nobody":                {[][]byte{headRecord(0, 0), message(recordPromotion), endRecord(0)}, "promotion"},
+		"a promotion twice":                    {[][]byte{headRecord(0, 0), promotionRecord("a"), promotionRecord("a"), endRecord(0)}, "promotion"},
+		"promotions out of order":              {[][]byte{headRecord(0, 0), promotionRecord("b"), promotionRecord("a"), endRecord(0)}, "promotion"},
+		"a promotion before the head":          {[][]byte{promotionRecord("a"), headRecord(0, 0), endRecord(0)}, "out of place"},
+		"a promotion behind the end":           {[][]byte{headRecord(0, 0), append(endRecord(0), promotionRecord("a")...)}, "out of place"},
 		"a field that ends lack":               {[][]byte{headRecord(0, 0), message(recordEnd, uintField(2, 1))}, newer},
 		"an effect that is not known":          {change(uintField(changeEffect, 4), byRequest, node), newer},
 		"effect zero":                          {change(uintField(changeEffect, 0), byRequest, node), newer},

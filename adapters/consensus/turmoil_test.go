@@ -115,7 +115,7 @@ func TestNoReadHereIsOlderThanWhatWasAcknowledged(t *testing.T) {
 		leader := leaderOf(t, cluster)
 		switch random.IntN(3) {
 		case 0:
-			if err := leader.HandOver(within(t)); err != nil && !errors.Is(err, ports.ErrNotLeader) && !errors.Is(err, ports.ErrNoSuccessor) {
+			if err := leader.HandOver(within(t), ""); err != nil && !errors.Is(err, ports.ErrNotLeader) && !errors.Is(err, ports.ErrNoSuccessor) {
 				t.Errorf("hand over: %v", err)
 			}
 		case 1:

@@ -25,15 +25,32 @@ const firstRead = 2 << 10
 // decodeBody reads the body of r, whose length the caller has bounded, into
 // target, a pointer to a struct.
 func decodeBody(r *http.Request, target any) error {
-	if err := checkMediaType(r.Header); err != nil {
+	body, err := readBody(r)
+	if err != nil {
 		return err
+	}
+	return decodeJSON(body, target)
+}
+
+// decodeOptionalBody is decodeBody where there may be none.
+func decodeOptionalBody(r *http.Request, target any) error {
+	body, err := readBody(r)
+	if err != nil || len(body) == 0 {
+		return err
+	}
+	return decodeJSON(body, target)
+}
+
+func readBody(r *http.Request) ([]byte, error) {
+	if err := checkMediaType(r.Header); err != nil {
+		return nil, err
 	}
 	var body bytes.Buffer
 	body.Grow(firstRead)
 	if _, err := body.ReadFrom(r.Body); err != nil {
-		return bodyError(err)
+		return nil, bodyError(err)
 	}
-	return decodeJSON(body.Bytes(), target)
+	return body.Bytes(), nil
 }
 
 func checkMediaType(h http.Header) error {

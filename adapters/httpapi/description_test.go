@@ -272,7 +272,7 @@ func (d *description) checkRequest(request *http.Request, body []byte) error {
 	if len(query) > 0 && !o.takesAnyParameter() {
 		faults = append(faults, fmt.Errorf("parameters are not described: %v", query))
 	}
-	if o.RequestBody != nil {
+	if o.RequestBody != nil && (len(body) > 0 || o.RequestBody.Value.Required) {
 		faults = append(faults, d.checkBody(o.pointer()+"/requestBody", "application/json", body))
 	}
 	return errors.Join(faults...)

@@ -23,10 +23,14 @@
 //	409  address_in_use          another node or instance has that address
 //	409  registry_full           the registry takes no more
 //	409  no_time_to_live         a heartbeat for a node that needs none
-//	409  last_voter              the last voter can't go
+//	409  last_voter              the last voter can't go, nor hand over
+//	409  not_voter               a nonvoter can't lead
+//	409  id_mismatch             at the raft address answers an instance with another id
+//	409  other_cluster           the instance belongs to another raft cluster
 //	412  precondition_failed     If-Match, If-None-Match or ifRevision; "node" is the current node, if any
 //	413  body_too_large          more than Config.MaxBodyBytes
 //	415  unsupported_media_type  the body is declared as something else than plain JSON
+//	422  instance_unreachable    no instance answers at the raft address
 //	500  internal                a fault of this program; its log says more
 //	307  not_leader              Location names the leader
 //	503  no_leader               no leader is known, or it can't be asked; nothing was written

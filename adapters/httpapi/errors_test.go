@@ -32,6 +32,9 @@ var leaderCalls = []struct{ method, path, body string }{
 	{"DELETE", "/nodes/a?redirect=true", ""},
 	{"PUT", "/raft/node", `{"id":"n3","address":"h:1"}`},
 	{"DELETE", "/raft/node/n1", ""},
+	{"PUT", "/raft/node?force=true", `{"id":"n3","address":"h:1"}`},
+	{"POST", "/raft/leadership", `{"id":"n1"}`},
+	{"POST", "/raft/leadership", ""},
 	{"GET", "/raft/metadata", ""},
 }
 

@@ -95,7 +95,10 @@ func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id
 		log:      &logBook{},
 	}
 	self := ports.Identity{RaftID: id, ApplicationAddress: id + ".test:8080", Version: "v1"}
-	s.cluster = app.NewCluster(app.ClusterConfig{Self: self, Membership: s.instance, Local: s.instance, Peers: s.peers})
+	s.cluster = app.NewCluster(app.ClusterConfig{
+		Self: self, Membership: s.instance, Promotions: s.instance, Progress: s.instance, Local: s.instance,
+		Peers: s.peers, Logger: slog.New(slog.DiscardHandler),
+	})
 	if err := s.cluster.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -276,7 +276,7 @@ func TestStreamsThatStayHereGoOnWhenLeadershipMoves(t *testing.T) {
 			t.Errorf("got %q", got.raw)
 		}
 	}
-	if err := s.instance.HandOver(t.Context()); err != nil {
+	if err := s.instance.HandOver(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	if got := bound.farewell(t); got != "this instance does not lead: connect again" {

@@ -18,6 +18,7 @@ func TestJoining(t *testing.T) {
 	wish := domain.Instance{ID: "n3", RaftAddress: "h3:7000", Suffrage: domain.Nonvoter}
 	t.Run("the leader takes it", func(t *testing.T) {
 		s := start(t)
+		s.addNeighbours()
 		if err := httpapi.NewJoinClient().Ask(t.Context(), s.address, wish); err != nil {
 			t.Fatal(err)
 		}
@@ -25,6 +26,7 @@ func TestJoining(t *testing.T) {
 	})
 	t.Run("a follower sends it on", func(t *testing.T) {
 		leader, follower := start(t), start(t)
+		leader.addNeighbours()
 		follower.follow(leader.address)
 		if err := httpapi.NewJoinClient().Ask(t.Context(), follower.address, wish); err != nil {
 			t.Fatal(err)
@@ -37,6 +39,13 @@ func TestJoining(t *testing.T) {
 		taken.RaftAddress = "127.0.0.1:7000"
 		err := httpapi.NewJoinClient().Ask(t.Context(), s.address, taken)
 		if err == nil || !strings.Contains(err.Error(), "address_in_use") || !strings.Contains(err.Error(), `"n1"`) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("the leader does not find it", func(t *testing.T) {
+		s := start(t)
+		err := httpapi.NewJoinClient().Ask(t.Context(), s.address, wish)
+		if err == nil || !strings.Contains(err.Error(), "instance_unreachable") || !strings.Contains(err.Error(), "h3:7000") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -93,6 +102,7 @@ func TestJoining(t *testing.T) {
 	t.Run("a proxy in the environment is no way", func(t *testing.T) {
 		t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 		s := start(t)
+		s.addNeighbours()
 		if err := httpapi.NewJoinClient().Ask(t.Context(), s.address, wish); err != nil {
 			t.Error(err)
 		}

@@ -26,6 +26,7 @@ const (
 	paramState       = "state"
 	paramZone        = "zone"
 	paramLabel       = "label" // may be given more than once
+	paramForce       = "force"
 )
 
 // What calls know.
@@ -36,6 +37,7 @@ var (
 	filterParams = []string{paramPool, paramState, paramZone, paramLabel}
 	listParams   = slices.Concat(nodeParams, filterParams, []string{paramSince})
 	streamParams = slices.Concat(sourceParams, filterParams, []string{paramSince})
+	addParams    = []string{paramRedirect, paramForce}
 	expireParams = []string{paramRedirect, paramPool}
 )
 

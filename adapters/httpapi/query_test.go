@@ -55,6 +55,10 @@ var parameters = map[string]struct {
 		good: []string{"", "eu-1a", "é &=", strings.Repeat("z", domain.MaxZoneLength)},
 		bad:  []string{"\x00", "a\nb", "\xff", strings.Repeat("z", domain.MaxZoneLength+1)},
 	},
+	"force": {
+		good: []string{"true", "false"},
+		bad:  []string{"", "yes", "1", "TRUE", " true", "true,true"},
+	},
 	"label": {
 		good: []string{"rack=r7", "rack=", "a=b=c", "a=é &", "a=" + strings.Repeat("v", domain.MaxLabelValueBytes)},
 		bad:  []string{"", "rack", "=r7", "a b=c", "a=\n", "a=\xff", "a=" + strings.Repeat("v", domain.MaxLabelValueBytes+1)},
@@ -85,8 +89,9 @@ var parameterCalls = []struct {
 	{method: "POST", path: "/nodes/batch", body: `{"changes":[{"put":` + nodeA + `}]}`, status: 200, takes: []string{"redirect"}},
 	{method: "POST", path: "/nodes/a/heartbeat", status: 409, takes: []string{"redirect"}},
 	{method: "GET", path: "/nodes/sse", status: 200, takes: slices.Concat(sourceParameters, filterParameters, []string{"since"}), stream: true},
-	{method: "PUT", path: "/raft/node", body: `{"id":"n1","address":"127.0.0.1:7000"}`, status: 200, takes: []string{"redirect"}},
+	{method: "PUT", path: "/raft/node", body: `{"id":"n1","address":"127.0.0.1:7000"}`, status: 200, takes: []string{"redirect", "force"}},
 	{method: "DELETE", path: "/raft/node/n9", status: 404, takes: []string{"redirect"}},
+	{method: "POST", path: "/raft/leadership", body: `{"id":"n1"}`, status: 200, takes: []string{"redirect"}},
 	{method: "GET", path: "/raft/metadata", status: 200, takes: sourceParameters},
 	{method: "GET", path: "/raft/metadata/sse", status: 200, takes: sourceParameters, stream: true},
 }

@@ -31,10 +31,15 @@ func (s *Server) putInstance(ctx context.Context, r *http.Request) (answer, erro
 	if err != nil {
 		return answer{}, err
 	}
-	if err := s.config.Cluster.Add(ctx, instance); err != nil {
+	force, err := forced(r)
+	if err != nil {
 		return answer{}, err
 	}
-	return instanceAnswer(instance), nil
+	now, err := s.config.Cluster.Add(ctx, instance, force)
+	if err != nil {
+		return answer{}, err
+	}
+	return instanceAnswer(now), nil
 }
 
 func (s *Server) deleteInstance(ctx context.Context, r *http.Request) (answer, error) {
@@ -50,6 +55,49 @@ func (s *Server) deleteInstance(ctx context.Context, r *http.Request) (answer, e
 		return answer{}, err
 	}
 	return instanceAnswer(removed), nil
+}
+
+// forced reads whether an instance is to be added, or moved, without being asked
+// who it is.
+func forced(r *http.Request) (bool, error) {
+	query := r.URL.Query()
+	switch force := query.Get(paramForce); {
+	case force == "true":
+		return true, nil
+	case force != "false" && query.Has(paramForce):
+		return false, invalidRequest("%s must be true or false: %q", paramForce, force)
+	}
+	return false, nil
+}
+
+type successorBody struct {
+	ID *string `json:"id"`
+}
+
+type leaderBody struct {
+	LeaderNodeID string `json:"leaderNodeID"`
+}
+
+func (s *Server) handOver(ctx context.Context, r *http.Request) (answer, error) {
+	if err := noCondition(r); err != nil {
+		return answer{}, err
+	}
+	var body successorBody
+	if err := decodeOptionalBody(r, &body); err != nil {
+		return answer{}, err
+	}
+	to := "" // whoever is up to date
+	if body.ID != nil {
+		to = *body.ID
+		if err := domain.CheckID("id", to); err != nil {
+			return answer{}, err
+		}
+	}
+	leader, err := s.config.Cluster.HandOver(ctx, to)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{body: marshal(leaderBody{LeaderNodeID: leader})}, nil
 }
 
 // memberBody is one instance in clusterBody.

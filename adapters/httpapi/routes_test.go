@@ -26,6 +26,7 @@ func TestAWrongMethodIsToldTheRightOnes(t *testing.T) {
 		"/nodes/a/heartbeat": "POST",
 		"/raft/node":         "PUT",
 		"/raft/node/n1":      "DELETE",
+		"/raft/leadership":   "POST",
 		"/raft/metadata":     "GET, HEAD",
 		"/raft/metadata/sse": "GET, HEAD",
 		"/livez":             "GET, HEAD",
@@ -82,6 +83,36 @@ func TestRaftCalls(t *testing.T) {
 			status: 200, want: `{"id":"n3","address":"h3:7000","suffrage":"voter"}`},
 		"an instance is added as a nonvoter": {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h3:7000","suffrage":"nonvoter"}`,
 			status: 200, want: `{"id":"n3","address":"h3:7000","suffrage":"nonvoter"}`},
+		"a silent instance is added all the same": {method: "PUT", path: "/raft/node?force=true", body: `{"id":"n4","address":"h4:7000"}`,
+			status: 200, want: `{"id":"n4","address":"h4:7000","suffrage":"nonvoter"}`},
+		"a silent instance is a nonvoter all the same": {method: "PUT", path: "/raft/node?force=true", body: `{"id":"n4","address":"h4:7000","suffrage":"nonvoter"}`,
+			status: 200, want: `{"id":"n4","address":"h4:7000","suffrage":"nonvoter"}`},
+		"an instance that answers is a voter, forced or not": {method: "PUT", path: "/raft/node?force=true", body: `{"id":"n3","address":"h3:7000"}`,
+			status: 200, want: `{"id":"n3","address":"h3:7000","suffrage":"voter"}`},
+		"an instance moves to where it is silent": {method: "PUT", path: "/raft/node?force=true", body: `{"id":"n2","address":"h4:7000"}`,
+			status: 200, want: `{"id":"n2","address":"h4:7000","suffrage":"voter"}`},
+		"a silent instance": {method: "PUT", path: "/raft/node?force=false", body: `{"id":"n4","address":"h4:7000"}`,
+			status: 422, code: "instance_unreachable", mentions: "h4:7000"},
+		"a silent nonvoter": {method: "PUT", path: "/raft/node", body: `{"id":"n4","address":"h4:7000","suffrage":"nonvoter"}`,
+			status: 422, code: "instance_unreachable", mentions: `"n4"`},
+		"an address where nobody answers": {method: "PUT", path: "/raft/node", body: `{"id":"n2","address":"h4:7000"}`,
+			status: 422, code: "instance_unreachable", mentions: "h4:7000"},
+		"another instance": {method: "PUT", path: "/raft/node", body: `{"id":"n4","address":"h3:7000"}`,
+			status: 409, code: "id_mismatch", mentions: `"n3"`},
+		"an instance of another cluster": {method: "PUT", path: "/raft/node", body: `{"id":"n9","address":"h9:7000"}`,
+			status: 409, code: "other_cluster", mentions: "cluster-of-n9"},
+		"a silent voter is demoted": {method: "PUT", path: "/raft/node", body: `{"id":"n2","address":"127.0.0.1:7002","suffrage":"nonvoter"}`,
+			status: 200, want: `{"id":"n2","address":"127.0.0.1:7002","suffrage":"nonvoter"}`},
+		"leadership goes to whom it is given":    {method: "POST", path: "/raft/leadership", body: `{"id":"n2"}`, status: 200, want: `{"leaderNodeID":"n2"}`},
+		"leadership goes to another":             {method: "POST", path: "/raft/leadership", status: 200, want: `{"leaderNodeID":"n2"}`},
+		"leadership goes to another, by no name": {method: "POST", path: "/raft/leadership", body: `{}`, status: 200, want: `{"leaderNodeID":"n2"}`},
+		"leadership stays where it is wanted":    {method: "POST", path: "/raft/leadership", body: `{"id":"n1"}`, status: 200, want: `{"leaderNodeID":"n1"}`},
+		"leadership for a stranger":              {method: "POST", path: "/raft/leadership", body: `{"id":"n9"}`, status: 404, code: "instance_not_found", mentions: `"n9"`},
+		"leadership for a nonvoter":              {method: "POST", path: "/raft/leadership", body: `{"id":"n5"}`, status: 409, code: "not_voter", mentions: `"n5"`},
+		"leadership for nobody":                  {method: "POST", path: "/raft/leadership", body: `{"id":""}`, status: 400, code: "invalid_request", mentions: "id"},
+		"leadership for null":                    {method: "POST", path: "/raft/leadership", body: `{"id":null}`, status: 400, code: "invalid_json", mentions: `"id"`},
+		"leadership for an unknown field":        {method: "POST", path: "/raft/leadership", body: `{"nodeID":"n2"}`, status: 400, code: "invalid_json", mentions: `"nodeID"`},
+		"leadership on a condition":              {method: "POST", path: "/raft/leadership", header: []string{`If-Match: "1"`}, status: 400, code: "invalid_request", mentions: "If-Match"},
 		"an instance moves": {method: "PUT", path: "/raft/node", body: `{"id":"n2","address":"h2:7001"}`,
 			status: 200, want: `{"id":"n2","address":"h2:7001","suffrage":"voter"}`},
 		"an instance is removed": {method: "DELETE", path: "/raft/node/n2",
@@ -97,7 +128,7 @@ func TestRaftCalls(t *testing.T) {
 		"null for the suffrage":                      {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h:1","suffrage":null}`, status: 400, code: "invalid_json", mentions: `"suffrage"`},
 		"an unknown field":                           {method: "PUT", path: "/raft/node", body: `{"nodeID":"n3"}`, status: 400, code: "invalid_json", mentions: `"nodeID"`},
 		"no body":                                    {method: "PUT", path: "/raft/node", status: 400, code: "invalid_json", mentions: "empty"},
-		"a parameter":                                {method: "PUT", path: "/raft/node?force=true", body: `{}`, status: 400, code: "invalid_request", mentions: `"force"`},
+		"a parameter":                                {method: "PUT", path: "/raft/node?suffrage=voter", body: `{}`, status: 400, code: "invalid_request", mentions: `"suffrage"`},
 		"a condition on an addition":                 {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h:1"}`, header: []string{"If-None-Match: *"}, status: 400, code: "invalid_request", mentions: "If-None-Match"},
 		"a condition on a removal":                   {method: "DELETE", path: "/raft/node/n2", header: []string{`If-Match: "1"`}, status: 400, code: "invalid_request", mentions: "If-Match"},
 		"a description that waits":                   {method: "GET", path: "/raft/metadata?min_revision=1", status: 400, code: "invalid_request", mentions: `"min_revision"`},
@@ -110,6 +141,13 @@ func TestRaftCalls(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
 			s.addSecond(t)
+			s.addNeighbours()
+			if strings.Contains(test.body, "n5") {
+				nonvoter := domain.Instance{ID: "n5", RaftAddress: "h5:7000", Suffrage: domain.Nonvoter}
+				if err := s.instance.Add(t.Context(), nonvoter); err != nil {
+					t.Fatal(err)
+				}
+			}
 			got := s.do(t, test.method, test.path, test.body, test.header...)
 			if got.status != test.status {
 				t.Fatalf("got %d %s, want %d", got.status, got.body, test.status)
@@ -134,6 +172,48 @@ func (s *service) addSecond(t testing.TB) {
 	if err := s.instance.Add(context.Background(), second); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// addNeighbours makes those answer who are no members, or not there: n3 that is
+// new, n2 at an address to move to, and n9 of another cluster.
+func (s *service) addNeighbours() {
+	s.peers.Answer("h3:7000", ports.Identity{RaftID: "n3", ApplicationAddress: "n3.test:8080", ClusterID: "cluster-of-n1"})
+	s.peers.Answer("h2:7001", ports.Identity{RaftID: "n2", ApplicationAddress: "n2.test:8080", ClusterID: "cluster-of-n1"})
+	s.peers.Answer("h9:7000", ports.Identity{RaftID: "n9", ApplicationAddress: "n9.test:8080", ClusterID: "cluster-of-n9"})
+}
+
+func TestTheOnlyVoterHandsOverToNobody(t *testing.T) {
+	s := start(t)
+	got := s.do(t, "POST", "/raft/leadership", "")
+	if code, _ := got.problem(t); got.status != 409 || code != "last_voter" {
+		t.Errorf("got %d %s", got.status, code)
+	}
+}
+
+// An instance that has not caught up is a nonvoter, and the asker is told so when
+// the time is over.
+func TestAnAdditionThatTakesLongEndsInTime(t *testing.T) {
+	s := start(t, func(c *httpapi.Config) { c.RequestTimeout = 300 * time.Millisecond })
+	s.addNeighbours()
+	s.instance.Change(func(state *ports.LocalState) { state.Applied = 7 })
+	began := time.Now()
+	got := s.do(t, "PUT", "/raft/node", `{"id":"n3","address":"h3:7000"}`)
+	if code, detail := got.problem(t); got.status != 503 || code != "outcome_unknown" || !strings.Contains(detail, "nonvoter until it has caught up") {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	state, _ := s.instance.State()
+	if now, _ := state.Roster.Find("n3"); now.Suffrage != domain.Nonvoter {
+		t.Errorf("it is %+v", now)
+	}
+	s.peers.Answer("h3:7000", ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n1", Applied: 7})
+	eventually(t, "it is a voter", func() bool {
+		state, _ := s.instance.State()
+		now, _ := state.Roster.Find("n3")
+		return now.Suffrage == domain.Voter
+	})
 }
 
 func TestTheLastVoterStays(t *testing.T) {

@@ -51,6 +51,7 @@ var examples = map[string]asked{
 	"followNodes":    {method: "GET", path: "/nodes/sse"},
 	"putInstance":    {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h3:7000"}`},
 	"removeInstance": {method: "DELETE", path: "/raft/node/n2"},
+	"handOver":       {method: "POST", path: "/raft/leadership", body: `{"id":"n2"}`},
 	"getCluster":     {method: "GET", path: "/raft/metadata"},
 	"followCluster":  {method: "GET", path: "/raft/metadata/sse"},
 	"isLive":         {method: "GET", path: "/livez"},
@@ -112,6 +113,19 @@ var provocations = map[string]provocation{
 		alone(t, s)
 		a.body = `{"id":"n1","address":"127.0.0.1:7000","suffrage":"nonvoter"}`
 	},
+	"409 id_mismatch":   replacing(`"n3"`, `"n4"`),
+	"409 other_cluster": replacing(`"n3"`, `"n9"`, "h3:7000", "h9:7000"),
+	"handOver 409 last_voter": func(t *testing.T, s *service, a *asked) {
+		alone(t, s)
+		a.body = ""
+	},
+	"409 not_voter": func(t *testing.T, s *service, _ *asked) {
+		nonvoter := domain.Instance{ID: "n2", RaftAddress: "127.0.0.1:7002", Suffrage: domain.Nonvoter}
+		if err := s.instance.Add(t.Context(), nonvoter); err != nil {
+			t.Fatal(err)
+		}
+	},
+	"422 instance_unreachable":            replacing("h3:7000", "h4:7000"),
 	"412 precondition_failed":             func(_ *testing.T, _ *service, a *asked) { a.header = []string{`If-Match: "99"`} },
 	"changeNodes 412 precondition_failed": replacing(`"ifRevision":0`, `"ifRevision":99`),
 	"413 body_too_large":                  func(_ *testing.T, _ *service, a *asked) { a.body = strings.Repeat(" ", smallBody+1) },
@@ -173,6 +187,7 @@ func TestEverythingDescribedIsAnswered(t *testing.T) {
 				t.Run(o.OperationID+" "+answer, func(t *testing.T) {
 					s := start(t, func(c *httpapi.Config) { c.MaxBodyBytes = smallBody })
 					s.addSecond(t)
+					s.addNeighbours()
 					seconds := 30
 					s.register(t, domain.NodeSpec{ID: "a", Address: "10.0.0.1:1", TTLSeconds: &seconds})
 					s.register(t, domain.NodeSpec{ID: "b", Address: "10.0.0.2:1"})

@@ -189,6 +189,7 @@ func decode(body []byte) (ports.Identity, error) {
 		ApplicationAddress: m.ApplicationAddress,
 		ClusterID:          m.ClusterID,
 		Version:            m.Version,
+		Applied:            m.AppliedIndex,
 	}, nil
 }
 

@@ -1,7 +1,7 @@
 // Package peerapi is what instances ask one another on the raft port: one small
 // HTTP API, on a lane of its own beside raft's, that says who answers here, where
-// its application API is, and, if it leads, how far another instance has to be to
-// answer a read. Server answers, Client asks.
+// its application API is, how far it has come in the log, and, if it leads, how far
+// another instance has to be to answer a read. Server answers, Client asks.
 //
 // It never says anything that is worth a secret (whoever reaches the raft port
 // can ask), never changes anything, and never decides whether an answer is the
@@ -34,6 +34,7 @@ type metadata struct {
 	RaftID             string `json:"raft_id"`
 	ClusterID          string `json:"cluster_id"`
 	Version            string `json:"version"`
+	AppliedIndex       uint64 `json:"applied_index,omitzero"`
 }
 
 // readIndex is the answer to GET /read-index. Its names are as lasting.

@@ -64,6 +64,7 @@ var someone = ports.Identity{
 	ApplicationAddress: "10.0.0.1:8080",
 	ClusterID:          "6a1f",
 	Version:            "v1.2.3",
+	Applied:            4711,
 }
 
 // instance is the raft port of an instance, with nothing on it but this API.

@@ -138,6 +138,7 @@ func routes(self ports.Self, progress ports.Progress) http.Handler {
 			RaftID:             identity.RaftID,
 			ClusterID:          identity.ClusterID,
 			Version:            identity.Version,
+			AppliedIndex:       identity.Applied,
 		})
 	})
 	router.Get(readIndexPath, func(w http.ResponseWriter, r *http.Request) {

@@ -6,6 +6,7 @@ package portstest
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,8 +14,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Instance is a whole instance without raft: ports.Registry, ports.Local and
-// ports.Membership over one domain.Registry in memory. It begins as the leader
+// Instance is a whole instance without raft: ports.Registry, ports.Local,
+// ports.Membership, ports.Promotions and ports.Progress over one domain.Registry in
+// memory. It begins as the leader
 // of a cluster of its own. Safe for concurrent use.
 type Instance struct {
 	*cluster
@@ -205,6 +207,40 @@ func (i *Instance) RosterHere(ctx context.Context) (domain.Roster, error) {
 	return i.state.Roster, nil
 }
 
+// Want implements ports.Promotions.
+func (i *Instance) Want(ctx context.Context, id string) error { return i.promote(ctx, id, true) }
+
+// Settle implements ports.Promotions.
+func (i *Instance) Settle(ctx context.Context, id string) error { return i.promote(ctx, id, false) }
+
+func (i *Instance) promote(ctx context.Context, id string, wanted bool) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.refusal(ctx); err != nil {
+		return err
+	}
+	promotions := slices.DeleteFunc(slices.Clone(i.state.Promotions), func(other string) bool { return other == id })
+	if wanted {
+		promotions = append(promotions, id)
+		slices.Sort(promotions)
+	}
+	for _, i := range i.instances {
+		i.state.Promotions = promotions
+	}
+	i.wakeAll()
+	return nil
+}
+
+// ReadIndex implements ports.Progress. What one instance has applied all have.
+func (i *Instance) ReadIndex(ctx context.Context) (uint64, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.refusal(ctx); err != nil {
+		return 0, err
+	}
+	return i.state.Applied, nil
+}
+
 // Add implements ports.Membership.
 func (i *Instance) Add(ctx context.Context, instance domain.Instance) error {
 	i.mu.Lock()
@@ -251,16 +287,21 @@ func (i *Instance) setRoster(id string, wanted *domain.Instance) {
 	i.wakeAll()
 }
 
-// HandOver implements ports.Membership: the first other voter leads from now
-// on, also one that is only a name in the roster.
-func (i *Instance) HandOver(ctx context.Context) error {
+// HandOver implements ports.Membership: to, or the first other voter, leads from
+// now on, also one that is only a name in the roster.
+func (i *Instance) HandOver(ctx context.Context, to string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := i.refusal(ctx); err != nil {
 		return err
 	}
+	if to != "" {
+		if err := i.state.Roster.Succeed(to); err != nil {
+			return err
+		}
+	}
 	for _, successor := range i.state.Roster.Instances() {
-		if successor.ID != i.id && successor.Suffrage == domain.Voter {
+		if successor.ID != i.id && successor.Suffrage == domain.Voter && (to == "" || to == successor.ID) {
 			for _, i := range i.instances {
 				i.state.Leading = i.id == successor.ID
 				i.state.Term++

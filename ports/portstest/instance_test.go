@@ -36,6 +36,7 @@ func TestInstanceKeepsThePromisesOfThePorts(t *testing.T) {
 			t.Run("registry", func(t *testing.T) { portstest.RunRegistry(t, open) })
 			t.Run("local", func(t *testing.T) { portstest.RunLocal(t, open) })
 			t.Run("membership", func(t *testing.T) { portstest.RunMembership(t, open) })
+			t.Run("promotions", func(t *testing.T) { portstest.RunPromotions(t, open) })
 		})
 	}
 }

@@ -26,6 +26,7 @@ func RunMembership(t *testing.T, open func(testing.TB) Subject) {
 		"many change the membership at once":                 manyChangeMembership,
 		"with a context that had ended nothing happens":      endedContextChangesNobody,
 		"leadership is kept where nobody can take it over":   nobodyTakesOver,
+		"leadership goes to a voter or nowhere":              noVoterTakesOver,
 		"the registry is the same before and after a change": membershipTouchesNoNodes,
 		"a roster here holds every change answered before": func(t *testing.T, s Subject) {
 			rosterHereHoldsChanges(t, s.Leader.Membership, s.Leader.Membership)
@@ -41,7 +42,10 @@ func RunMembership(t *testing.T, open func(testing.TB) Subject) {
 				rosterHereHoldsChanges(t, s.Leader.Membership, s.Follower.Membership)
 			})
 			t.Run("is demoted and promoted", func(t *testing.T) { followerIsDemoted(t, s) })
-			t.Run("takes over", func(t *testing.T) { followerTakesOver(t, s) })
+			t.Run("takes over", func(t *testing.T) { followerTakesOver(t, s, "") })
+		}
+		if s := open(t); s.Follower != nil {
+			t.Run("that is named takes over", func(t *testing.T) { followerTakesOver(t, s, s.Follower.ID) })
 		}
 	})
 }
@@ -206,7 +210,7 @@ func endedContextChangesNobody(t *testing.T, s Subject) {
 		"roster here": func(ctx context.Context) error { _, err := m.RosterHere(ctx); return err },
 		"add":         func(ctx context.Context) error { return m.Add(ctx, absentee(1)) },
 		"remove":      func(ctx context.Context) error { return m.Remove(ctx, absentee(0).ID) },
-		"hand over":   m.HandOver,
+		"hand over":   func(ctx context.Context) error { return m.HandOver(ctx, "") },
 	} {
 		if err := ask(ended(t)); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
 			t.Errorf("%s: %v", name, err)
@@ -218,10 +222,27 @@ func endedContextChangesNobody(t *testing.T, s Subject) {
 	}
 }
 
+func noVoterTakesOver(t *testing.T, s Subject) {
+	mustAdd(t, s.Leader.Membership, absentee(0))
+	for to, want := range map[string]error{
+		absentee(0).ID: domain.ErrNotVoter,
+		"stranger":     domain.ErrNoSuchInstance,
+		s.Leader.ID:    ports.ErrNoSuccessor,
+	} {
+		if err := s.Leader.Membership.HandOver(within(t), to); !errors.Is(err, want) || errors.Is(err, ports.ErrOutcomeUnknown) {
+			t.Errorf("hand over to %s: %v, want %v", to, err, want)
+		}
+	}
+	if state, _ := s.Leader.Local.State(); !state.Leading {
+		t.Error("it does not lead any more")
+	}
+	mustPropose(t, s.Leader.Registry, register("a", 1))
+}
+
 func nobodyTakesOver(t *testing.T, s Subject) {
 	demoteOthers(t, s.Leader)
 	mustAdd(t, s.Leader.Membership, absentee(0))
-	if err := s.Leader.Membership.HandOver(within(t)); !errors.Is(err, ports.ErrNoSuccessor) {
+	if err := s.Leader.Membership.HandOver(within(t), ""); !errors.Is(err, ports.ErrNoSuccessor) {
 		t.Errorf("hand over: %v", err)
 	}
 	if state, _ := s.Leader.Local.State(); !state.Leading {
@@ -247,7 +268,7 @@ func followerChangesNobody(t *testing.T, s Subject) {
 		"roster":    func(ctx context.Context) error { _, err := m.Roster(ctx); return err },
 		"add":       func(ctx context.Context) error { return m.Add(ctx, absentee(0)) },
 		"remove":    func(ctx context.Context) error { return m.Remove(ctx, s.Leader.ID) },
-		"hand over": m.HandOver,
+		"hand over": func(ctx context.Context) error { return m.HandOver(ctx, "") },
 	} {
 		if err := ask(within(t)); !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("%s: %v", name, err)
@@ -274,11 +295,11 @@ func followerIsDemoted(t *testing.T, s Subject) {
 	})
 }
 
-func followerTakesOver(t *testing.T, s Subject) {
+func followerTakesOver(t *testing.T, s Subject, to string) {
 	term := await(t, s.Leader.Local, "it leads", leading).Term
 	_, laterHere := s.Leader.Local.State()
 	_, laterThere := s.Follower.Local.State()
-	if err := s.Leader.Membership.HandOver(within(t)); err != nil {
+	if err := s.Leader.Membership.HandOver(within(t), to); err != nil {
 		t.Fatalf("hand over: %v", err)
 	}
 	for who, later := range map[string]<-chan struct{}{"the old leader": laterHere, "the new one": laterThere} {

@@ -21,6 +21,7 @@ type Ports struct {
 	Registry   ports.Registry
 	Local      ports.Local
 	Membership ports.Membership
+	Promotions ports.Promotions
 }
 
 // Subject is what a suite examines: a new cluster with an empty registry, in
@@ -38,7 +39,7 @@ type Subject struct {
 
 // Ports gives the ports of i.
 func (i *Instance) Ports() Ports {
-	return Ports{ID: i.id, Registry: i, Local: i, Membership: i}
+	return Ports{ID: i.id, Registry: i, Local: i, Membership: i, Promotions: i}
 }
 
 func within(t testing.TB) context.Context {

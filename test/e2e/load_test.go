@@ -23,6 +23,8 @@ type load struct {
 	mu       sync.Mutex
 	outcomes [][]harness.Outcome // by writer; the first is of weight 1
 	acked    int
+	ackedAt  time.Time
+	gap      time.Duration // the longest between two acknowledged writes
 	fault    error
 }
 
@@ -71,8 +73,25 @@ func (l *load) note(n int, outcome harness.Outcome) {
 	defer l.mu.Unlock()
 	l.outcomes[n] = append(l.outcomes[n], outcome)
 	if outcome == harness.Done {
-		l.acked++
+		now := time.Now()
+		if !l.ackedAt.IsZero() {
+			l.gap = max(l.gap, now.Sub(l.ackedAt))
+		}
+		l.acked, l.ackedAt = l.acked+1, now
 	}
+}
+
+// startGap begins to look for the longest time without an acknowledged write.
+func (l *load) startGap() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gap = 0
+}
+
+func (l *load) longestGap() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gap
 }
 
 func (l *load) fail(err error) {

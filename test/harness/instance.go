@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -160,8 +161,19 @@ func (i *Instance) BeginKill() {
 	i.Signal(syscall.SIGKILL)
 }
 
-// Pause stops the process where it is, with SIGSTOP.
-func (i *Instance) Pause() { i.t.Helper(); i.Signal(syscall.SIGSTOP) }
+// Pause stops the process where it is, with SIGSTOP. On Linux it returns when the
+// process has stopped, which it does not do at once on a machine that is busy.
+func (i *Instance) Pause() {
+	i.t.Helper()
+	i.Signal(syscall.SIGSTOP)
+	Eventually(i.t, i.ID+" is paused", func() error {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", i.Pid()))
+		if err == nil && !bytes.Contains(status, []byte("\nState:\tT")) {
+			return fmt.Errorf("it is\n%s", status)
+		}
+		return nil
+	})
+}
 
 // Resume lets a paused process go on, with SIGCONT.
 func (i *Instance) Resume() { i.t.Helper(); i.Signal(syscall.SIGCONT) }

@@ -25,6 +25,34 @@ func (c *Client) RaftAdd(ctx context.Context, member Member) error {
 	return err
 }
 
+// RaftForce adds an instance to the raft cluster without its being asked who it
+// is, and gives what it is then.
+func (c *Client) RaftForce(ctx context.Context, member Member) (Member, error) {
+	answer, err := c.Do(ctx, http.MethodPut, "/raft/node?force=true", member)
+	if err != nil {
+		return Member{}, err
+	}
+	var now Member
+	return now, json.Unmarshal(answer.Body, &now)
+}
+
+// RaftHandOver hands leadership to the voter with an id, or, if that is empty, to
+// any, and gives the id of who leads then.
+func (c *Client) RaftHandOver(ctx context.Context, id string) (string, error) {
+	var body any
+	if id != "" {
+		body = map[string]string{"id": id}
+	}
+	answer, err := c.Do(ctx, http.MethodPost, "/raft/leadership", body)
+	if err != nil {
+		return "", err
+	}
+	var leader struct {
+		ID string `json:"leaderNodeID"`
+	}
+	return leader.ID, json.Unmarshal(answer.Body, &leader)
+}
+
 // RaftRemove removes an instance from the raft cluster.
 func (c *Client) RaftRemove(ctx context.Context, id string) error {
 	_, err := c.Do(ctx, http.MethodDelete, "/raft/node/"+url.PathEscape(id), nil)

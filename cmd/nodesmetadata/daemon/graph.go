@@ -98,7 +98,7 @@ func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, took *la
 	})
 }
 
-func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client) *app.Cluster {
+func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client, log *slog.Logger) *app.Cluster {
 	return app.NewCluster(app.ClusterConfig{
 		Self: ports.Identity{
 			RaftID:             c.RaftID,
@@ -106,8 +106,11 @@ func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client) *a
 			Version:            Version(),
 		},
 		Membership: node,
+		Promotions: node,
+		Progress:   node,
 		Local:      node,
 		Peers:      peers,
+		Logger:     log.With("component", "cluster"),
 	})
 }
 
@@ -146,6 +149,7 @@ func newJoiner(c config.Config, node *consensus.Node, log *slog.Logger) *app.Joi
 	return app.NewJoiner(app.JoinConfig{
 		Self:      domain.Instance{ID: c.RaftID, RaftAddress: c.RaftAdvertisedAddress, Suffrage: domain.Voter},
 		Through:   c.Join,
+		Own:       c.ApplicationAdvertisedAddress,
 		Local:     node,
 		Admission: httpapi.NewJoinClient(),
 		Logger:    log,

@@ -106,7 +106,7 @@ func withoutContext(end func() error) func(context.Context) error {
 // is no reason not to stop: the others elect a leader when this one is gone.
 func handOver(p parts) func(context.Context) error {
 	return func(ctx context.Context) error {
-		switch successor, err := p.Cluster.HandOver(ctx); {
+		switch successor, err := p.Cluster.HandOver(ctx, ""); {
 		case errors.Is(err, ports.ErrNotLeader):
 		case err != nil:
 			p.Log.Info("leadership was not handed over", "reason", err)

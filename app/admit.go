@@ -1,0 +1,206 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// forcedPatience is how long who forces an addition waits for the instance to be
+// a voter: it need not even run.
+const forcedPatience = 2 * time.Second
+
+// Add implements ports.Cluster.
+func (c *Cluster) Add(ctx context.Context, wanted domain.Instance, force bool) (domain.Instance, error) {
+	roster, err := c.Membership.Roster(ctx)
+	if err != nil {
+		return domain.Instance{}, err
+	}
+	if _, err := roster.Join(wanted); err != nil {
+		return domain.Instance{}, err // what the membership refuses, nobody has to be asked about
+	}
+	blank := false
+	if known, isMember := roster.Find(wanted.ID); !force && mustBeAsked(known, isMember, wanted) {
+		if blank, err = c.examine(ctx, wanted); err != nil {
+			return domain.Instance{}, err
+		}
+	}
+	staged, err := c.admit(ctx, wanted, blank)
+	switch {
+	case err != nil:
+		return domain.Instance{}, err
+	case staged:
+		return c.awaitVoter(ctx, wanted, force)
+	}
+	return wanted, nil
+}
+
+// mustBeAsked: who is to answer at an address, or to count in the majority. Who
+// is to count no longer need not live to be told.
+func mustBeAsked(known domain.Instance, isMember bool, wanted domain.Instance) bool {
+	return !isMember || known.RaftAddress != wanted.RaftAddress ||
+		wanted.Suffrage == domain.Voter && known.Suffrage != domain.Voter
+}
+
+// examine asks whoever answers at the address of wanted whether it is who it is
+// to be, and says whether it knows of no cluster yet: it is new, or has lost what
+// it had.
+func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (blank bool, err error) {
+	asking, cancel := context.WithTimeout(ctx, c.AskTimeout)
+	defer cancel()
+	identity, err := c.Peers.Identify(asking, wanted.RaftAddress)
+	own := c.Identity().ClusterID
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return false, ctx.Err() // which says nothing about the instance
+	case err != nil:
+		return false, fmt.Errorf("%w: nobody answers for %q at %s: %v", domain.ErrUnreachable, wanted.ID, wanted.RaftAddress, err)
+	case identity.RaftID != wanted.ID:
+		return false, fmt.Errorf("%w: at %s answers instance %q, not %q", domain.ErrIDMismatch, wanted.RaftAddress, identity.RaftID, wanted.ID)
+	case identity.ClusterID != "" && identity.ClusterID != own:
+		return false, fmt.Errorf("%w: instance %q at %s belongs to cluster %s, this one is %s",
+			domain.ErrOtherCluster, wanted.ID, wanted.RaftAddress, identity.ClusterID, own)
+	}
+	return identity.ClusterID == "", nil
+}
+
+// changing gives the right to change the membership, and who is to be promoted:
+// those two are one decision. Its holder calls release.
+func (c *Cluster) changing(ctx context.Context) (release func(), err error) {
+	select {
+	case c.membership <- struct{}{}:
+		return func() { <-c.membership }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// admit makes wanted a member; staged, where it is a nonvoter that is to be a
+// voter: one that lags would count in the majority, and hold up every write,
+// before it can help with one. A voter that came back blank is one of those: what
+// it acknowledged before must not count any more.
+func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, blank bool) (staged bool, err error) {
+	release, err := c.changing(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	// Others may have changed it while the instance was asked.
+	roster, err := c.Membership.Roster(ctx)
+	if err != nil {
+		return false, err
+	}
+	if _, err := roster.Join(wanted); err != nil {
+		return false, err
+	}
+	known, isMember := roster.Find(wanted.ID)
+	switch {
+	case wanted.Suffrage == domain.Nonvoter:
+		// An earlier wish must not promote it; also not one that is still on
+		// its way through the log, so it is not asked whether there is one.
+		wished := c.wanted(wanted.ID)
+		if err := c.Promotions.Settle(ctx, wanted.ID); err != nil {
+			return false, err
+		}
+		return false, halfDone(wished, c.Membership.Add(ctx, wanted))
+	case isMember && known.Suffrage == domain.Voter && !blank:
+		return false, c.Membership.Add(ctx, wanted)
+	}
+	// The wish comes first: whoever leads after that, and knows the nonvoter,
+	// knows what is to become of it.
+	if !c.wanted(wanted.ID) {
+		if err := c.Promotions.Want(ctx, wanted.ID); err != nil {
+			return false, err
+		}
+	}
+	wanted.Suffrage = domain.Nonvoter
+	return true, halfDone(isMember, c.Membership.Add(ctx, wanted))
+}
+
+// halfDone is err, which may claim that nothing happened, of the second of two
+// changes, where the first one says something by itself.
+func halfDone(half bool, err error) error {
+	if err == nil || !half {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, err)
+}
+
+func (c *Cluster) wanted(id string) bool {
+	state, _ := c.Local.State()
+	return slices.Contains(state.Promotions, id)
+}
+
+// awaitVoter waits until wanted is a voter, which promote makes it. Who forced the
+// addition does not wait for long, and takes what it is by then.
+func (c *Cluster) awaitVoter(ctx context.Context, wanted domain.Instance, forced bool) (domain.Instance, error) {
+	patience := ctx
+	if forced {
+		var cancel context.CancelFunc
+		patience, cancel = context.WithTimeout(ctx, forcedPatience)
+		defer cancel()
+	}
+	for {
+		state, later := c.Local.State()
+		now, isMember := state.Roster.Find(wanted.ID)
+		switch {
+		case state.Closed || !state.Leading:
+			return domain.Instance{}, fmt.Errorf("%w: %q is a nonvoter, which the next leader makes a voter", ports.ErrOutcomeUnknown, wanted.ID)
+		case isMember && now.Suffrage == domain.Voter:
+			return now, nil
+		case !slices.Contains(state.Promotions, wanted.ID):
+			return domain.Instance{}, fmt.Errorf("%w: meanwhile another request wants %q to be no voter", ports.ErrOutcomeUnknown, wanted.ID)
+		}
+		select {
+		case <-later:
+		case <-patience.Done():
+			if ctx.Err() == nil && isMember {
+				return now, nil
+			}
+			return domain.Instance{}, fmt.Errorf("%w: %q is a nonvoter until it has caught up: %w", ports.ErrOutcomeUnknown, wanted.ID, patience.Err())
+		}
+	}
+}
+
+// Remove implements ports.Cluster.
+func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error) {
+	roster, err := c.Membership.Roster(ctx)
+	if err != nil {
+		return domain.Instance{}, err
+	}
+	if err := roster.Leave(id); err != nil {
+		return domain.Instance{}, err
+	}
+	if id == c.Self.RaftID {
+		// A leader that removed itself would leave the others without one until
+		// they notice; one that hands over first leaves no gap.
+		if _, err := c.HandOver(ctx, ""); err != nil {
+			return domain.Instance{}, err
+		}
+		return domain.Instance{}, ports.ErrNotLeader
+	}
+	release, err := c.changing(ctx)
+	if err != nil {
+		return domain.Instance{}, err
+	}
+	defer release()
+	if roster, err = c.Membership.Roster(ctx); err != nil {
+		return domain.Instance{}, err
+	}
+	removed, _ := roster.Find(id)
+	wished := c.wanted(id)
+	if wished {
+		// Before, because an error after the removal would claim that it was not made.
+		if err := c.Promotions.Settle(ctx, id); err != nil {
+			return domain.Instance{}, err
+		}
+	}
+	if err := halfDone(wished, c.Membership.Remove(ctx, id)); err != nil {
+		return domain.Instance{}, err
+	}
+	return removed, nil
+}

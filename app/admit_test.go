@@ -1,0 +1,289 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+func nonvoter(id, raftAddress string) domain.Instance {
+	return domain.Instance{ID: id, RaftAddress: raftAddress, Suffrage: domain.Nonvoter}
+}
+
+// far is answer of an instance that has come so far in the log.
+func far(id string, applied uint64) ports.Identity {
+	identity := answer(id)
+	identity.Applied = applied
+	return identity
+}
+
+// promoting is a leader n1, with a follower n2, whose log is at index 100.
+type promoting struct {
+	*app.Cluster
+	instance, follower *portstest.Instance
+	peers              *portstest.Peers
+}
+
+func openPromoting(t *testing.T) promoting {
+	t.Helper()
+	p := promoting{instance: portstest.NewInstance("n1", "h:1"), peers: portstest.NewPeers()}
+	p.follower = p.instance.NewFollower("n2", "h:2")
+	for _, i := range []*portstest.Instance{p.instance, p.follower} {
+		i.Change(func(s *ports.LocalState) { s.Applied = 100 })
+	}
+	p.peers.Answer("h:2", far("n2", 100))
+	p.Cluster = newCluster(p.instance, p.peers)
+	if err := p.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (p promoting) close(t *testing.T) {
+	t.Helper()
+	if err := p.Close(context.WithoutCancel(t.Context())); err != nil {
+		t.Error(err)
+	}
+}
+
+func (p promoting) mustHave(t *testing.T, want domain.Instance) {
+	t.Helper()
+	state, _ := p.instance.State()
+	if got, _ := state.Roster.Find(want.ID); got != want {
+		t.Errorf("after %s the membership has %+v, not %+v", time.Since(started), got, want)
+	}
+}
+
+func (p promoting) mustWant(t *testing.T, want ...string) {
+	t.Helper()
+	state, _ := p.instance.State()
+	if got := strings.Join(state.Promotions, " "); got != strings.Join(want, " ") {
+		t.Errorf("to be promoted are %q, not %q", got, want)
+	}
+}
+
+// started is when every bubble of synctest begins.
+var started = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func TestAdd(t *testing.T) {
+	stranger := ports.Identity{RaftID: "n9", ApplicationAddress: "app9:80", ClusterID: "cluster-of-n9"}
+	blank := ports.Identity{RaftID: "n3"}
+	tests := map[string]struct {
+		members []domain.Instance // beside n1 and n2
+		answers *ports.Identity   // at h:3
+		wanted  domain.Instance
+		force   bool
+
+		want  domain.Instance // zero: no member
+		err   error
+		takes time.Duration // until it is answered
+		asks  bool
+	}{
+		"a new voter that answers is one":                         {answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
+		"a new nonvoter that answers is one":                      {answers: new(far("n3", 0)), wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
+		"who belongs to no cluster yet is welcome":                {answers: &blank, wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
+		"where nobody answers is no instance":                     {wanted: voter("n3", "h:3"), err: domain.ErrUnreachable, asks: true},
+		"where nobody answers is no nonvoter":                     {wanted: nonvoter("n3", "h:3"), err: domain.ErrUnreachable, asks: true},
+		"another instance is not it":                              {answers: new(far("n4", 100)), wanted: voter("n3", "h:3"), err: domain.ErrIDMismatch, asks: true},
+		"an instance of another cluster stays there":              {answers: &stranger, wanted: voter("n9", "h:3"), err: domain.ErrOtherCluster, asks: true},
+		"an address in use is refused before anybody is asked":    {answers: new(far("n3", 100)), wanted: voter("n3", "h:2"), err: domain.ErrAddressInUse},
+		"a nonvoter becomes a voter":                              {members: []domain.Instance{nonvoter("n3", "h:3")}, answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
+		"a nonvoter that is silent becomes none":                  {members: []domain.Instance{nonvoter("n3", "h:3")}, wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: domain.ErrUnreachable, asks: true},
+		"a voter becomes a nonvoter, dead or not":                 {members: []domain.Instance{voter("n3", "h:3")}, wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3")},
+		"a voter moves at once":                                   {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"a voter moves at once, whatever it lacks":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"a voter moves nowhere where nobody answers":              {members: []domain.Instance{voter("n3", "h:4")}, wanted: voter("n3", "h:3"), want: voter("n3", "h:4"), err: domain.ErrUnreachable, asks: true},
+		"a nonvoter moves":                                        {members: []domain.Instance{nonvoter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
+		"a nonvoter moves and becomes a voter":                    {members: []domain.Instance{nonvoter("n3", "h:4")}, answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
+		"a voter moves and becomes a nonvoter":                    {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
+		"what it is already is nothing to be asked for":           {members: []domain.Instance{voter("n3", "h:3")}, wanted: voter("n3", "h:3"), want: voter("n3", "h:3")},
+		"a nonvoter that it is already is nothing to be asked":    {members: []domain.Instance{nonvoter("n3", "h:3")}, wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3")},
+		"the leader moves":                                        {answers: new(far("n1", 100)), wanted: voter("n1", "h:3"), want: voter("n1", "h:3"), asks: true},
+		"the leader does not move to where it does not answer":    {wanted: voter("n1", "h:3"), want: voter("n1", "h:1"), err: domain.ErrUnreachable, asks: true},
+		"forced: who is silent is a nonvoter after a while":       {wanted: voter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3"), takes: 2 * time.Second, asks: true},
+		"forced: another cluster's instance never is a voter":     {answers: &stranger, wanted: voter("n9", "h:3"), force: true, want: nonvoter("n9", "h:3"), takes: 2 * time.Second, asks: true},
+		"forced: another instance never is a voter":               {answers: new(far("n4", 100)), wanted: voter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3"), takes: 2 * time.Second, asks: true},
+		"forced: who answers is a voter":                          {answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), force: true, want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
+		"forced: a nonvoter is not asked":                         {wanted: nonvoter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3")},
+		"forced: a voter moves without being asked":               {members: []domain.Instance{voter("n3", "h:4")}, wanted: voter("n3", "h:3"), force: true, want: voter("n3", "h:3")},
+		"forced: an address in use stays in use":                  {wanted: voter("n3", "h:2"), force: true, err: domain.ErrAddressInUse},
+		"who lags is a nonvoter when the time is over":            {answers: new(far("n3", 99)), wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
+		"who has applied nothing is one, too":                     {answers: &blank, wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
+		"a voter that comes back blank counts no more until then": {members: []domain.Instance{voter("n3", "h:4")}, answers: &blank, wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := openPromoting(t)
+				defer p.close(t)
+				mustAdd(t, p.instance, test.members...)
+				if test.answers != nil {
+					p.peers.Answer("h:3", *test.answers)
+				}
+				synctest.Wait() // until those have looked who watch
+				asked := p.peers.Asked("h:3")
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				began := time.Now()
+				got, err := p.Add(ctx, test.wanted, test.force)
+				if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+					t.Fatalf("%v, want %v", err, test.err)
+				}
+				if err == nil && got != test.want {
+					t.Errorf("it is said to be %+v, not %+v", got, test.want)
+				}
+				if took := time.Since(began); took != test.takes {
+					t.Errorf("it took %v, not %v", took, test.takes)
+				}
+				// Those who watch ask a member as well.
+				if now := p.peers.Asked("h:3"); test.asks && now == asked || !test.asks && test.err != nil && now != asked {
+					t.Errorf("it was asked %d times who it is", now-asked)
+				}
+				if test.want != (domain.Instance{}) {
+					p.mustHave(t, test.want)
+				} else if state, _ := p.instance.State(); state.Roster.Voters() != 2 || len(state.Roster.Instances()) != 2 {
+					t.Errorf("the members are %+v", state.Roster)
+				}
+			})
+		})
+	}
+}
+
+// With a context that has ended, nothing happens, and that is no refusal.
+func TestAddWithAContextThatHadEnded(t *testing.T) {
+	for name, force := range map[string]bool{"asking": false, "forced": true} {
+		t.Run(name, func(t *testing.T) {
+			p := openPromoting(t)
+			defer p.close(t)
+			p.peers.Answer("h:3", far("n3", 100))
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if _, err := p.Add(ctx, voter("n3", "h:3"), force); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
+				t.Errorf("%v", err)
+			}
+			p.mustHave(t, domain.Instance{})
+			p.mustWant(t)
+		})
+	}
+}
+
+// The time of the asker is over while the instance is asked: that says nothing
+// about the instance.
+func TestAddOfAnInstanceThatTakesLong(t *testing.T) {
+	for name, test := range map[string]struct {
+		bound, takes time.Duration
+		err          error
+	}{
+		"it has a second":              {time.Minute, time.Second, domain.ErrUnreachable},
+		"and no longer than the asker": {300 * time.Millisecond, 300 * time.Millisecond, context.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := portstest.NewInstance("n1", "h:1")
+				c := newCluster(i, peersFunc(func(ctx context.Context, _ string) (ports.Identity, error) {
+					<-ctx.Done()
+					return ports.Identity{}, ctx.Err()
+				}))
+				ctx, cancel := context.WithTimeout(t.Context(), test.bound)
+				defer cancel()
+				began := time.Now()
+				_, err := c.Add(ctx, voter("n3", "h:3"), false)
+				if !errors.Is(err, test.err) || errors.Is(err, ports.ErrOutcomeUnknown) || time.Since(began) != test.takes {
+					t.Errorf("after %v: %v", time.Since(began), err)
+				}
+			})
+		})
+	}
+}
+
+func TestAddTwiceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := openPromoting(t)
+		defer p.close(t)
+		p.peers.Answer("h:3", far("n3", 1))
+		answers := make(chan error)
+		for range 2 {
+			go func() {
+				_, err := p.Add(t.Context(), voter("n3", "h:3"), false)
+				answers <- err
+			}()
+		}
+		time.Sleep(time.Second)
+		p.mustHave(t, nonvoter("n3", "h:3"))
+		p.peers.Answer("h:3", far("n3", 100))
+		for range 2 {
+			if err := <-answers; err != nil {
+				t.Error(err)
+			}
+		}
+		p.mustHave(t, voter("n3", "h:3"))
+		synctest.Wait()
+		p.mustWant(t)
+	})
+}
+
+func TestAddElsewhere(t *testing.T) {
+	for name, test := range map[string]error{
+		"a follower":             ports.ErrNotLeader,
+		"one that is closed":     ports.ErrClosed,
+		"one that does not know": ports.ErrOutcomeUnknown,
+	} {
+		t.Run(name, func(t *testing.T) {
+			i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
+			i.FailWith(test)
+			if _, err := newCluster(i, peers).Add(t.Context(), voter("n3", "h:3"), false); !errors.Is(err, test) {
+				t.Errorf("%v", err)
+			}
+			if peers.Asked("h:3") != 0 {
+				t.Error("the instance was asked by one that can't add it")
+			}
+		})
+	}
+}
+
+func TestHandOverToWhomIsNamed(t *testing.T) {
+	tests := map[string]struct {
+		to   string
+		want string
+		err  error
+	}{
+		"a voter":           {to: "n3", want: "n3"},
+		"another voter":     {to: "n2", want: "n2"},
+		"the leader itself": {to: "n1", want: "n1"},
+		"a nonvoter":        {to: "n4", err: domain.ErrNotVoter},
+		"a stranger":        {to: "n9", err: domain.ErrNoSuchInstance},
+		"nobody":            {want: "n2"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			i := portstest.NewInstance("n1", "h:1")
+			mustAdd(t, i, voter("n2", "h:2"), voter("n3", "h:3"), nonvoter("n4", "h:4"))
+			got, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), test.to)
+			if got != test.want || !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+	t.Run("nobody, by the only voter", func(t *testing.T) {
+		i := portstest.NewInstance("n1", "h:1")
+		mustAdd(t, i, nonvoter("n4", "h:4"))
+		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), ""); !errors.Is(err, domain.ErrLastVoter) {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("itself, by one that does not lead", func(t *testing.T) {
+		i := portstest.NewInstance("n1", "h:1")
+		i.FailWith(ports.ErrNotLeader)
+		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), "n1"); !errors.Is(err, ports.ErrNotLeader) {
+			t.Errorf("%v", err)
+		}
+	})
+}

@@ -1,0 +1,138 @@
+package app
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+const (
+	// promoteInterval is how often the leader looks how far an instance has come
+	// that is to be a voter, and so how much of the log it may lack.
+	promoteInterval = 50 * time.Millisecond
+	// maxPromotePause is how long it leaves one alone that does not answer.
+	maxPromotePause = time.Second
+	// absentTimeout is far longer than a change of the membership can be under
+	// way: who is no member then will not be one because of that wish.
+	absentTimeout = 10 * time.Second
+)
+
+// promote makes voters of those who are to be voters and have caught up, as long
+// as this instance leads. Each has a goroutine of its own: who does not answer
+// holds up nobody else.
+func (c *Cluster) promote(ctx context.Context) {
+	var promoting sync.WaitGroup
+	defer promoting.Wait()
+	underWay := map[string]context.CancelFunc{}
+	for ctx.Err() == nil {
+		state, later := c.Local.State()
+		var wanted []string
+		if state.Leading {
+			wanted = state.Promotions
+		}
+		for id, end := range underWay {
+			if !slices.Contains(wanted, id) {
+				end()
+				delete(underWay, id)
+			}
+		}
+		for _, id := range wanted {
+			if underWay[id] == nil {
+				one, end := context.WithCancel(ctx)
+				underWay[id] = end
+				promoting.Go(func() { c.promoteOne(one, id) })
+			}
+		}
+		select {
+		case <-later:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// promoteOne goes on until it is ended, which is when nobody wants it any more.
+func (c *Cluster) promoteOne(ctx context.Context, id string) {
+	var absent time.Time // since when it is no member; zero for not
+	pause, failing := promoteInterval, false
+	for {
+		index, err := c.committed(ctx)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		if err == nil {
+			absent, err = c.advance(ctx, id, index, absent)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			pause, failing = promoteInterval, false
+			continue
+		case !failing:
+			// Once, not every second for as long as it takes.
+			c.Logger.Warn("an instance that is to be a voter can't be made one yet", "id", id, "reason", err)
+		}
+		pause, failing = min(2*pause, maxPromotePause), true
+	}
+}
+
+// committed is how far an instance has to be, when it is asked after that, to
+// have caught up.
+func (c *Cluster) committed(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.AskTimeout)
+	defer cancel()
+	return c.Progress.ReadIndex(ctx)
+}
+
+// advance does with id what is next: nothing, while it lags behind index, or has
+// not been absent, which is no error, for long.
+func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent time.Time) (time.Time, error) {
+	state, _ := c.Local.State()
+	seen, isMember := state.Roster.Find(id)
+	switch {
+	case !isMember && absent.IsZero():
+		return time.Now(), nil
+	case !isMember && time.Since(absent) < absentTimeout:
+		return absent, nil
+	case isMember && seen.Suffrage != domain.Voter:
+		identity, err := c.identify(ctx, id, seen.RaftAddress)
+		if err != nil || identity.ClusterID == "" || identity.Applied < index {
+			return time.Time{}, err
+		}
+	}
+	if !isMember {
+		seen = domain.Instance{}
+	}
+	return time.Time{}, c.conclude(ctx, id, seen)
+}
+
+// conclude makes a voter of id, where it is still as it was seen, and settles its
+// promotion where there is nothing to promote.
+func (c *Cluster) conclude(ctx context.Context, id string, seen domain.Instance) error {
+	release, err := c.changing(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	roster, err := c.Membership.Roster(ctx)
+	if err != nil {
+		return err
+	}
+	now, _ := roster.Find(id)
+	switch {
+	case !c.wanted(id), now != seen:
+		return nil // it was demoted, removed, added or moved since
+	case now.Suffrage == domain.Nonvoter:
+		now.Suffrage = domain.Voter
+		if err := c.Membership.Add(ctx, now); err != nil {
+			return err
+		}
+		c.Logger.Info("an instance has caught up and is a voter now", "id", id)
+	}
+	return c.Promotions.Settle(ctx, id)
+}

@@ -1,0 +1,536 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+// begin makes n3 at h:3 a nonvoter that is to be a voter and lags, and gives the
+// answer to who asked for that.
+func (p promoting) begin(t *testing.T) <-chan error {
+	t.Helper()
+	p.peers.Answer("h:3", far("n3", 1))
+	answer := make(chan error, 1)
+	go func() {
+		_, err := p.Add(context.WithoutCancel(t.Context()), voter("n3", "h:3"), false)
+		answer <- err
+	}()
+	time.Sleep(time.Second)
+	p.mustHave(t, nonvoter("n3", "h:3"))
+	p.mustWant(t, "n3")
+	return answer
+}
+
+func (p promoting) catchUp() { p.peers.Answer("h:3", far("n3", 100)) }
+
+func mustAddNow(t *testing.T, p promoting, wanted domain.Instance) {
+	t.Helper()
+	if _, err := p.Add(t.Context(), wanted, false); err != nil {
+		t.Fatalf("add %+v: %v", wanted, err)
+	}
+}
+
+func TestPromotion(t *testing.T) {
+	tests := map[string]func(t *testing.T, p promoting){
+		"it comes with the log": func(t *testing.T, p promoting) {
+			answer := p.begin(t)
+			p.catchUp()
+			if err := <-answer; err != nil {
+				t.Error(err)
+			}
+			p.mustHave(t, voter("n3", "h:3"))
+			synctest.Wait()
+			p.mustWant(t)
+		},
+		"it comes although who asked for it gave up": func(t *testing.T, p promoting) {
+			p.peers.Answer("h:3", far("n3", 1))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := p.Add(ctx, voter("n3", "h:3"), false); !errors.Is(err, ports.ErrOutcomeUnknown) {
+				t.Errorf("who gave up is told %v", err)
+			}
+			time.Sleep(time.Hour)
+			p.mustHave(t, nonvoter("n3", "h:3"))
+			p.catchUp()
+			time.Sleep(time.Second)
+			p.mustHave(t, voter("n3", "h:3"))
+			p.mustWant(t)
+		},
+		"a log that grows on is caught up with at its earlier end": func(t *testing.T, p promoting) {
+			p.begin(t)
+			for range 20 { // faster than it is looked at
+				p.instance.Change(func(s *ports.LocalState) { s.Applied += 10 })
+				state, _ := p.instance.State()
+				time.Sleep(40 * time.Millisecond)
+				p.peers.Answer("h:3", far("n3", state.Applied))
+			}
+			p.mustHave(t, voter("n3", "h:3"))
+		},
+		"a nonvoter that is asked for stays one": func(t *testing.T, p promoting) {
+			answer := p.begin(t)
+			mustAddNow(t, p, nonvoter("n3", "h:3"))
+			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "another request") {
+				t.Errorf("who wanted a voter is told %v", err)
+			}
+			p.catchUp()
+			time.Sleep(time.Minute)
+			p.mustHave(t, nonvoter("n3", "h:3"))
+			p.mustWant(t)
+		},
+		"a nonvoter that moves stays one": func(t *testing.T, p promoting) {
+			p.begin(t)
+			p.peers.Answer("h:4", far("n3", 100))
+			mustAddNow(t, p, nonvoter("n3", "h:4"))
+			time.Sleep(time.Minute)
+			p.mustHave(t, nonvoter("n3", "h:4"))
+			p.mustWant(t)
+		},
+		"it moves, and comes at the new address": func(t *testing.T, p promoting) {
+			answer := p.begin(t)
+			p.peers.Answer("h:4", far("n3", 100))
+			mustAddNow(t, p, voter("n3", "h:4"))
+			if err := <-answer; err != nil {
+				t.Error(err)
+			}
+			p.mustHave(t, voter("n3", "h:4"))
+			synctest.Wait()
+			p.mustWant(t)
+		},
+		"who is removed is not promoted, also not when it is back": func(t *testing.T, p promoting) {
+			answer := p.begin(t)
+			if got, err := p.Remove(t.Context(), "n3"); err != nil || got != nonvoter("n3", "h:3") {
+				t.Errorf("removed: %+v, %v", got, err)
+			}
+			removed := time.Now()
+			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) || time.Since(removed) > 0 {
+				t.Errorf("who wanted a voter is told %v, after %v", err, time.Since(removed))
+			}
+			p.catchUp()
+			p.mustWant(t)
+			mustAddNow(t, p, nonvoter("n3", "h:3"))
+			time.Sleep(time.Minute)
+			p.mustHave(t, nonvoter("n3", "h:3"))
+		},
+		"who is demoted and wanted again is a voter in the end": func(t *testing.T, p promoting) {
+			p.peers.Answer("h:3", far("n3", 100))
+			for range 3 {
+				mustAddNow(t, p, voter("n3", "h:3"))
+				mustAddNow(t, p, nonvoter("n3", "h:3"))
+			}
+			time.Sleep(time.Minute)
+			p.mustHave(t, nonvoter("n3", "h:3"))
+			mustAddNow(t, p, voter("n3", "h:3"))
+			p.mustHave(t, voter("n3", "h:3"))
+		},
+		"who never became a member is forgotten, but not soon": func(t *testing.T, p promoting) {
+			if err := p.instance.Want(t.Context(), "n8"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(9 * time.Second)
+			p.mustWant(t, "n8")
+			time.Sleep(3 * time.Second)
+			p.mustWant(t)
+		},
+		"who becomes a member late is promoted": func(t *testing.T, p promoting) {
+			if err := p.instance.Want(t.Context(), "n3"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(9 * time.Second)
+			p.catchUp()
+			mustAdd(t, p.instance, nonvoter("n3", "h:3"))
+			time.Sleep(5 * time.Second)
+			p.mustHave(t, voter("n3", "h:3"))
+			p.mustWant(t)
+		},
+		"who is a voter by now is settled": func(t *testing.T, p promoting) {
+			answer := p.begin(t)
+			mustAdd(t, p.instance, voter("n3", "h:3"))
+			if err := <-answer; err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+			p.mustWant(t)
+		},
+		"another instance at its address does not count": func(t *testing.T, p promoting) {
+			p.begin(t)
+			for _, other := range []ports.Identity{far("n4", 1000), {RaftID: "n3", ClusterID: "other", Applied: 1000}, {RaftID: "n3", Applied: 1000}} {
+				p.peers.Answer("h:3", other)
+				time.Sleep(time.Minute)
+				p.mustHave(t, nonvoter("n3", "h:3"))
+			}
+			p.catchUp()
+			time.Sleep(2 * time.Second)
+			p.mustHave(t, voter("n3", "h:3"))
+		},
+		"the next leader goes on with it": func(t *testing.T, p promoting) {
+			answer := p.begin(t)
+			next := app.NewCluster(app.ClusterConfig{
+				Self: far("n2", 0), Membership: p.follower, Promotions: p.follower, Progress: p.follower,
+				Local: p.follower, Peers: p.peers, Logger: slog.New(slog.DiscardHandler),
+			})
+			if err := next.Open(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = next.Close(context.WithoutCancel(t.Context())) }()
+			if _, err := p.HandOver(t.Context(), "n2"); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "next leader") {
+				t.Errorf("who asked the old leader is told %v", err)
+			}
+			time.Sleep(time.Second)
+			p.mustHave(t, nonvoter("n3", "h:3"))
+			p.catchUp()
+			time.Sleep(time.Second)
+			p.mustHave(t, voter("n3", "h:3"))
+			p.mustWant(t)
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := openPromoting(t)
+				defer p.close(t)
+				test(t, p)
+			})
+		})
+	}
+}
+
+// What an instance answers counts only as long as it is the member that was asked.
+func TestAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
+	tests := map[string]struct {
+		meanwhile func(context.Context, *portstest.Instance) error
+		want      domain.Instance
+	}{
+		"it moves to where nobody answers": {
+			func(ctx context.Context, i *portstest.Instance) error { return i.Add(ctx, nonvoter("n3", "h:4")) }, nonvoter("n3", "h:4")},
+		"nobody wants it any more": {
+			func(ctx context.Context, i *portstest.Instance) error { return i.Settle(ctx, "n3") }, nonvoter("n3", "h:3")},
+		"it is removed": {
+			func(ctx context.Context, i *portstest.Instance) error { return i.Remove(ctx, "n3") }, domain.Instance{}},
+		"it is made a voter": {
+			func(ctx context.Context, i *portstest.Instance) error { return i.Add(ctx, voter("n3", "h:3")) }, voter("n3", "h:3")},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := portstest.NewInstance("n1", "h:1")
+				mustAdd(t, i, nonvoter("n3", "h:3"))
+				if err := i.Want(t.Context(), "n3"); err != nil {
+					t.Fatal(err)
+				}
+				var once sync.Once
+				c := newCluster(i, peersFunc(func(ctx context.Context, raftAddress string) (ports.Identity, error) {
+					if raftAddress != "h:3" {
+						return ports.Identity{}, errors.New("nobody answers")
+					}
+					if time.Since(started) > 0 { // at once it is the watch that asks
+						once.Do(func() {
+							if err := test.meanwhile(ctx, i); err != nil {
+								t.Error(err)
+							}
+						})
+					}
+					return far("n3", 100), nil
+				}))
+				c.WatchInterval = 1000 * time.Hour
+				if err := c.Open(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				state, _ := i.State()
+				if now, _ := state.Roster.Find("n3"); now != test.want {
+					t.Errorf("it is %+v, not %+v", now, test.want)
+				}
+				if err := c.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// One that is silent is asked now and then, and holds up nobody.
+func TestASilentInstanceIsNoBurden(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		asked := map[string]int{}
+		peers := peersFunc(func(ctx context.Context, raftAddress string) (ports.Identity, error) {
+			mu.Lock()
+			asked[raftAddress]++
+			mu.Unlock()
+			if raftAddress == "h:4" {
+				return far("n4", 100), nil
+			}
+			<-ctx.Done()
+			return ports.Identity{}, ctx.Err()
+		})
+		log := &strings.Builder{}
+		i := &counted{Instance: portstest.NewInstance("n1", "h:1")}
+		c := app.NewCluster(app.ClusterConfig{
+			Self: answer("n1"), Membership: i, Promotions: i, Progress: i, Local: i, Peers: peers,
+			Logger: slog.New(slog.NewTextHandler(log, nil)), WatchInterval: 1000 * time.Hour,
+		})
+		if err := c.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.Add(t.Context(), voter("n3", "h:3"), true)
+		if err != nil || got != nonvoter("n3", "h:3") {
+			t.Errorf("%+v, %v", got, err)
+		}
+		began := time.Now()
+		if _, err := c.Add(t.Context(), voter("n4", "h:4"), false); err != nil || time.Since(began) != 50*time.Millisecond {
+			t.Errorf("another one is added after %v: %v", time.Since(began), err)
+		}
+		synctest.Wait()
+		wants := i.wants.Load()
+		mu.Lock()
+		asked["h:3"] = 0
+		mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		silence, written := asked["h:3"], i.wants.Load()-wants
+		if _, err := c.Remove(t.Context(), "n3"); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		reads := i.reads.Load()
+		time.Sleep(time.Minute)
+		if now := i.reads.Load(); now != reads {
+			t.Errorf("with nobody to promote the leader has proved its leadership %d times", now-reads)
+		}
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if silence < 20 || silence > 35 {
+			t.Errorf("in a minute it was asked %d times", silence)
+		}
+		if written > 0 {
+			t.Errorf("in a minute %d entries went into the log", written)
+		}
+		if n := strings.Count(log.String(), "can't be made one yet"); n != 1 {
+			t.Errorf("the log tells of it %d times:\n%s", n, log)
+		}
+	})
+}
+
+// counted counts what promotions cost the cluster: entries of the log, and rounds
+// of heartbeats.
+type counted struct {
+	*portstest.Instance
+	wants, reads atomic.Int64
+}
+
+func (c *counted) ReadIndex(ctx context.Context) (uint64, error) {
+	c.reads.Add(1)
+	return c.Instance.ReadIndex(ctx)
+}
+
+func (c *counted) Want(ctx context.Context, id string) error {
+	c.wants.Add(1)
+	return c.Instance.Want(ctx, id)
+}
+
+func (c *counted) Settle(ctx context.Context, id string) error {
+	c.wants.Add(1)
+	return c.Instance.Settle(ctx, id)
+}
+
+// stalled is a membership that nobody waits long enough for to change it.
+type stalled struct{ *portstest.Instance }
+
+func (stalled) Add(ctx context.Context, _ domain.Instance) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (stalled) Remove(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Nobody is told that nothing happened when half of it did.
+func TestWhatIsHalfDoneIsNotCalledUndone(t *testing.T) {
+	tests := map[string]struct {
+		member *domain.Instance
+		wanted bool
+		ask    func(context.Context, *app.Cluster) error
+		half   bool
+	}{
+		"a new voter": {ask: adding(voter("n3", "h:3"))},
+		"a nonvoter that is to be a voter": {
+			member: new(nonvoter("n3", "h:3")), ask: adding(voter("n3", "h:3")), half: true},
+		"a nonvoter that is to stay one":       {member: new(nonvoter("n3", "h:3")), ask: adding(nonvoter("n3", "h:3"))},
+		"one that was to be a voter":           {member: new(nonvoter("n3", "h:3")), wanted: true, ask: adding(nonvoter("n3", "h:3")), half: true},
+		"a removal":                            {member: new(nonvoter("n3", "h:3")), ask: removing("n3")},
+		"a removal of one that was to be more": {member: new(nonvoter("n3", "h:3")), wanted: true, ask: removing("n3"), half: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
+				peers.Answer("h:3", far("n3", 0))
+				if test.member != nil {
+					mustAdd(t, i, *test.member)
+				}
+				if test.wanted {
+					if err := i.Want(t.Context(), "n3"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				c := app.NewCluster(app.ClusterConfig{
+					Self: answer("n1"), Membership: stalled{i}, Promotions: i, Progress: i, Local: i,
+					Peers: peers, Logger: slog.New(slog.DiscardHandler),
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				err := test.ask(ctx, c)
+				if half := errors.Is(err, ports.ErrOutcomeUnknown); half != test.half || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("half is %v, want %v: %v", half, test.half, err)
+				}
+				// The next in turn is not kept from it.
+				ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if err := test.ask(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("the next one: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func adding(wanted domain.Instance) func(context.Context, *app.Cluster) error {
+	return func(ctx context.Context, c *app.Cluster) error {
+		_, err := c.Add(ctx, wanted, false)
+		return err
+	}
+}
+
+func removing(id string) func(context.Context, *app.Cluster) error {
+	return func(ctx context.Context, c *app.Cluster) error {
+		_, err := c.Remove(ctx, id)
+		return err
+	}
+}
+
+// losing is an instance that leads no longer when it comes to a step: before the
+// step is done, or after that, with nobody to tell.
+type losing struct {
+	*portstest.Instance
+	step  string
+	after bool
+
+	mu   sync.Mutex
+	lost bool
+}
+
+func (l *losing) at(step string, do func() error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost || step != l.step {
+		return do()
+	}
+	l.lost = true
+	if !l.after {
+		return errors.Join(l.Instance.HandOver(context.Background(), "n2"), ports.ErrNotLeader)
+	}
+	return errors.Join(do(), l.Instance.HandOver(context.Background(), "n2"), ports.ErrOutcomeUnknown)
+}
+
+func (l *losing) Want(ctx context.Context, id string) error {
+	return l.at("want", func() error { return l.Instance.Want(ctx, id) })
+}
+
+func (l *losing) Settle(ctx context.Context, id string) error {
+	return l.at("settle", func() error { return l.Instance.Settle(ctx, id) })
+}
+
+func (l *losing) Add(ctx context.Context, instance domain.Instance) error {
+	return l.at("add a "+string(instance.Suffrage), func() error { return l.Instance.Add(ctx, instance) })
+}
+
+func (l *losing) Roster(ctx context.Context) (roster domain.Roster, err error) {
+	err = l.at("roster", func() error { roster, err = l.Instance.Roster(ctx); return err })
+	return roster, err
+}
+
+func (l *losing) ReadIndex(ctx context.Context) (index uint64, err error) {
+	err = l.at("read index", func() error { index, err = l.Instance.ReadIndex(ctx); return err })
+	return index, err
+}
+
+// Wherever leadership is lost, the instance is a voter in the end: by the next
+// leader alone, or, where the asker was told that nothing happened, once it asks
+// that one.
+func TestLeadershipIsLostWhileAnInstanceIsPromoted(t *testing.T) {
+	for _, step := range []string{"roster", "want", "add a nonvoter", "read index", "add a voter", "settle"} {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, done: %v", step, after), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					leader, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
+					follower := leader.NewFollower("n2", "h:2")
+					peers.Answer("h:3", far("n3", 100))
+					first := &losing{Instance: leader, step: step, after: after}
+					clusters := map[string]*app.Cluster{}
+					open := func(id string, m ports.Membership, p ports.Promotions, r ports.Progress, l ports.Local) {
+						c := app.NewCluster(app.ClusterConfig{
+							Self: answer(id), Membership: m, Promotions: p, Progress: r, Local: l,
+							Peers: peers, Logger: slog.New(slog.DiscardHandler),
+						})
+						if err := c.Open(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+						clusters[id] = c
+					}
+					open("n1", first, first, first, leader)
+					open("n2", follower, follower, follower, follower)
+					ask := func(id string) error {
+						ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+						defer cancel()
+						_, err := clusters[id].Add(ctx, voter("n3", "h:3"), false)
+						return err
+					}
+					err := ask("n1")
+					time.Sleep(15 * time.Second)
+					state, _ := leader.State()
+					now, isMember := state.Roster.Find("n3")
+					switch {
+					case errors.Is(err, ports.ErrNotLeader), errors.Is(err, ports.ErrOutcomeUnknown) && !isMember:
+						if err := ask("n2"); err != nil {
+							t.Errorf("the next leader answers %v", err)
+						}
+					case now != voter("n3", "h:3"):
+						t.Errorf("it was answered with %v, and it is %+v", err, now)
+					}
+					time.Sleep(time.Second)
+					state, _ = leader.State()
+					if now, _ := state.Roster.Find("n3"); now != voter("n3", "h:3") {
+						t.Errorf("in the end it is %+v", now)
+					}
+					if len(state.Promotions) > 0 || state.Leading {
+						t.Errorf("in the end to be promoted are %q, and the first leads: %v", state.Promotions, state.Leading)
+					}
+					for _, c := range clusters {
+						if err := c.Close(context.WithoutCancel(t.Context())); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			})
+		}
+	}
+}
