@@ -78,6 +78,9 @@ type LocalState struct {
 	// Promotions are the nonvoters that are to be voters once they have caught up,
 	// in ascending order: see Promotions.
 	Promotions []string
+	// Staged: this instance is to be a voter, and is a nonvoter until it has caught
+	// up. Who relies on it as on a voter would be mistaken.
+	Staged bool
 	// Closed: the instance is shutting down, and serves nobody any more.
 	Closed bool
 }
@@ -91,6 +94,9 @@ func (s LocalState) Unready() []string {
 	}
 	if !s.Member {
 		reasons = append(reasons, "it is not a member of a raft cluster: it waits to be added (PUT /raft/node on the leader)")
+	}
+	if s.Staged {
+		reasons = append(reasons, "it is a nonvoter until it has caught up, and then a voter")
 	}
 	if s.LeaderID == "" {
 		reasons = append(reasons, "it knows no leader")

@@ -18,6 +18,7 @@ func TestUnready(t *testing.T) {
 		"a follower is ready":                       {func(*ports.LocalState) {}, nil},
 		"who shuts down is not":                     {func(s *ports.LocalState) { s.Closed = true }, []string{"shutting down"}},
 		"who is no member is not":                   {func(s *ports.LocalState) { s.Member = false }, []string{"PUT /raft/node"}},
+		"who is to be a voter, and is none, is not": {func(s *ports.LocalState) { s.Staged = true }, []string{"nonvoter"}},
 		"who knows no leader is not":                {func(s *ports.LocalState) { s.LeaderID = "" }, []string{"no leader"}},
 		"who has not caught up is not":              {func(s *ports.LocalState) { s.CaughtUp = false }, []string{"caught up"}},
 		"all reasons are told":                      {func(s *ports.LocalState) { *s = ports.LocalState{Closed: true} }, []string{"shutting down", "PUT /raft/node", "no leader", "caught up"}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -329,6 +330,8 @@ func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 	latest := n.board.read()
 	state := latest.LocalState
 	state.Applied = latest.applied
+	self, _ := state.Roster.Find(n.config.ID)
+	state.Staged = self.Suffrage != domain.Voter && slices.Contains(state.Promotions, n.config.ID)
 	return state, latest.later
 }
 

@@ -159,7 +159,10 @@ func (i *Instance) refusalHere(ctx context.Context) error {
 func (i *Instance) State() (ports.LocalState, <-chan struct{}) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.state, i.later
+	state := i.state
+	self, _ := state.Roster.Find(i.id)
+	state.Staged = self.Suffrage != domain.Voter && slices.Contains(state.Promotions, i.id)
+	return state, i.later
 }
 
 // LeaderContact implements ports.Local: it is always just now, until Touch says

@@ -29,6 +29,7 @@ func RunPromotions(t *testing.T, open func(testing.TB) Subject) {
 	}
 	t.Run("a follower", func(t *testing.T) {
 		if s := open(t); s.Follower != nil {
+			t.Run("is staged while it is wanted and no voter", func(t *testing.T) { followerIsStaged(t, open(t)) })
 			t.Run("wants nobody", func(t *testing.T) { followerWantsNobody(t, s) })
 			t.Run("knows who is wanted, and goes on with that when it leads", func(t *testing.T) { followerKnowsWanted(t, s) })
 		}
@@ -133,6 +134,37 @@ func endedContextWantsNobody(t *testing.T, s Subject) {
 		}
 	}
 	mustBeWanted(t, s.Leader, "a")
+}
+
+// followerIsStaged: a nonvoter that is to be a voter says so, and nobody else does.
+func followerIsStaged(t *testing.T, s Subject) {
+	roster := mustRoster(t, s.Leader.Membership)
+	self, _ := roster.Find(s.Follower.ID)
+	staged := func(state ports.LocalState) bool { return state.Staged }
+	settled := func(state ports.LocalState) bool { return !state.Staged }
+	mustWant(t, s.Leader, s.Follower.ID)
+	if state, _ := s.Follower.Local.State(); state.Staged {
+		t.Error("a voter is staged")
+	}
+	self.Suffrage = domain.Nonvoter
+	mustAdd(t, s.Leader.Membership, self)
+	state := await(t, s.Follower.Local, "the nonvoter is staged", staged)
+	if reasons := state.Unready(); len(reasons) == 0 {
+		t.Error("it is ready")
+	}
+	if state, _ := s.Leader.Local.State(); state.Staged {
+		t.Error("the leader is staged")
+	}
+	self.Suffrage = domain.Voter
+	mustAdd(t, s.Leader.Membership, self)
+	await(t, s.Follower.Local, "the voter is staged no longer", settled)
+	mustSettle(t, s.Leader, s.Follower.ID)
+	self.Suffrage = domain.Nonvoter
+	mustAdd(t, s.Leader.Membership, self)
+	await(t, s.Follower.Local, "it is a nonvoter by somebody's wish", func(state ports.LocalState) bool {
+		now, _ := state.Roster.Find(s.Follower.ID)
+		return now.Suffrage == domain.Nonvoter && len(state.Promotions) == 0 && !state.Staged
+	})
 }
 
 func followerWantsNobody(t *testing.T, s Subject) {
