@@ -64,47 +64,33 @@ func TestTimeInWhichItIsCutOffDoesNotCount(t *testing.T) {
 }
 
 // A write holds its nodes by their ids, whatever they are when it begins.
-func TestAWriteOfANodeThatIsNotThereYetRenewsIt(t *testing.T) {
-	inBubble(t, func(t *testing.T, l leasing) {
-		node := living("a", 2)
-		late := make(chan struct{})
-		l.tap(func(r *tapped) {
-			r.propose = func(context.Context, domain.Command) error { <-late; return nil }
+func TestAWriteOfANodeThatIsNotThereYet(t *testing.T) {
+	for name, takes := range map[string]time.Duration{
+		"renews it":              1900 * time.Millisecond,
+		"keeps it from expiring": 10 * time.Second,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				node := living("a", 2)
+				late := make(chan struct{})
+				l.tap(func(r *tapped) {
+					r.propose = func(context.Context, domain.Command) error { <-late; return nil }
+				})
+				second := l.registering(t.Context(), node)
+				mustWait(t, second)
+				l.tap(func(r *tapped) { r.propose = nil })
+				l.mustRegister(node)
+				pass(takes)
+				l.mustBe("a", domain.Active)
+				close(late)
+				synctest.Wait()
+				if change, err := mustAnswer(t, second); err != nil || change.Effect != domain.Unchanged {
+					t.Fatalf("%+v, %v", change, err)
+				}
+				l.mustEndIn(1900*time.Millisecond, "a", "gone")
+			})
 		})
-		second := l.registering(t.Context(), node)
-		mustWait(t, second)
-		l.tap(func(r *tapped) { r.propose = nil })
-		l.mustRegister(node)
-		pass(1900 * time.Millisecond)
-		close(late)
-		synctest.Wait()
-		if change, err := mustAnswer(t, second); err != nil || change.Effect != domain.Unchanged {
-			t.Fatalf("%+v, %v", change, err)
-		}
-		l.mustEndIn(1900*time.Millisecond, "a", "gone")
-	})
-}
-
-func TestAWriteKeepsANodeThatWasNotThereYetFromExpiring(t *testing.T) {
-	inBubble(t, func(t *testing.T, l leasing) {
-		node := living("a", 2)
-		late := make(chan struct{})
-		l.tap(func(r *tapped) {
-			r.propose = func(context.Context, domain.Command) error { <-late; return nil }
-		})
-		second := l.registering(t.Context(), node)
-		mustWait(t, second)
-		l.tap(func(r *tapped) { r.propose = nil })
-		l.mustRegister(node)
-		pass(10 * time.Second)
-		l.mustBe("a", domain.Active)
-		close(late)
-		synctest.Wait()
-		if _, err := mustAnswer(t, second); err != nil {
-			t.Fatal(err)
-		}
-		l.mustEndIn(1900*time.Millisecond, "a", "gone")
-	})
+	}
 }
 
 // Some have expired: to say that nothing was written would be a lie.
