@@ -58,6 +58,7 @@ func NewCluster(config ClusterConfig) *Cluster {
 	c.leader.asking = make(chan struct{}, 1)
 	c.watch.asking = make(chan struct{}, 1)
 	c.watch.later = make(chan struct{})
+	c.watch.latest = &clusterState{}
 	c.membership = make(chan struct{}, 1)
 	return c
 }

@@ -19,12 +19,20 @@ type clusterWatch struct {
 	// answer never replaces a newer one.
 	asking chan struct{}
 
-	mu     sync.Mutex
-	latest domain.Cluster
-	later  chan struct{} // closed once there is a later state, or none to come
-	begun  uint64        // rounds of asking so far
-	round  uint64        // the one that latest came from
-	closed bool
+	mu      sync.Mutex
+	latest  *clusterState
+	later   chan struct{} // closed once there is a later state, or none to come
+	begun   uint64        // rounds of asking so far
+	round   uint64        // the one that latest came from
+	reached uint64        // the index up to which latest holds what was committed; 0: nobody knows
+	closed  bool
+}
+
+// clusterState is a state of the raft cluster, and the way to the one after it, so that
+// each follower walks through all of them at its own pace.
+type clusterState struct {
+	domain.Cluster
+	next *clusterState
 }
 
 // Open starts the watch over the other instances. The context bounds only the
@@ -73,7 +81,17 @@ func (c *Cluster) keepWatch(ctx context.Context) {
 
 func sameRule(a, b ports.LocalState) bool {
 	return a.Leading == b.Leading && a.Term == b.Term && a.Closed == b.Closed &&
-		a.LeaderID == b.LeaderID && a.InTouch == b.InTouch && a.Roster.Equal(b.Roster)
+		a.LeaderID == b.LeaderID && a.InTouch == b.InTouch &&
+		lastCommitted(a).Index == lastCommitted(b).Index && a.Roster.Equal(b.Roster)
+}
+
+// lastCommitted is the membership that followers are told of. Where none is known to be
+// committed, as after a start, it is the latest.
+func lastCommitted(state ports.LocalState) ports.CommittedRoster {
+	if n := len(state.Committed); n > 0 {
+		return state.Committed[n-1]
+	}
+	return ports.CommittedRoster{Roster: state.Roster}
 }
 
 // look asks the instances and tells the followers what is so now. Those who
@@ -98,13 +116,13 @@ func (c *Cluster) look(ctx context.Context) error {
 		c.watch.wake()
 		return ports.ErrClosed
 	}
-	cluster := c.describe(ctx, state, state.Roster)
+	cluster := c.describe(ctx, state, lastCommitted(state).Roster)
 	if err := ctx.Err(); err != nil {
 		// Who stopped asking has not learnt who answers: to publish this would
 		// tell every follower that all instances are unreachable.
 		return err
 	}
-	c.watch.publish(round, cluster)
+	c.watch.publish(round, state, cluster)
 	return nil
 }
 
@@ -127,11 +145,31 @@ func (w *clusterWatch) begin() uint64 {
 	return w.begun
 }
 
-func (w *clusterWatch) publish(round uint64, cluster domain.Cluster) {
+// publish makes cluster, which came of asking in state, the latest. The memberships that
+// were committed and replaced since the one before come first.
+func (w *clusterWatch) publish(round uint64, state ports.LocalState, cluster domain.Cluster) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.latest, w.round = cluster, round
+	for _, missed := range state.Committed {
+		if w.reached > 0 && w.reached < missed.Index && missed.Index < lastCommitted(state).Index {
+			w.appendLocked(w.latest.WithRoster(missed.Roster))
+		}
+	}
+	w.appendLocked(cluster)
+	w.round, w.reached = round, 0
+	if state.CaughtUp { // what it still replays happened before it looked
+		w.reached = max(state.Applied, lastCommitted(state).Index)
+	}
 	w.wakeLocked()
+}
+
+func (w *clusterWatch) appendLocked(cluster domain.Cluster) {
+	if cluster.ID == w.latest.ID && len(cluster.EventsSince(w.latest.Cluster)) == 0 {
+		return // so that a follower which takes nothing keeps nothing alive
+	}
+	next := &clusterState{Cluster: cluster}
+	w.latest.next = next
+	w.latest = next
 }
 
 func (w *clusterWatch) wake() {
@@ -152,7 +190,7 @@ func (w *clusterWatch) wakeLocked() {
 	w.later = make(chan struct{})
 }
 
-func (w *clusterWatch) state() (latest domain.Cluster, later <-chan struct{}, closed bool) {
+func (w *clusterWatch) state() (latest *clusterState, later <-chan struct{}, closed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.latest, w.later, w.closed
@@ -175,7 +213,7 @@ func (c *Cluster) Follow(ctx context.Context, source ports.Source) (ports.Cluste
 type clusterStream struct {
 	cluster *Cluster
 	source  ports.Source
-	told    *domain.Cluster // what the follower knows; nil before the snapshot
+	told    *clusterState // what the follower knows; nil before the snapshot
 }
 
 // Next implements ports.ClusterStream.
@@ -191,10 +229,14 @@ func (s *clusterStream) Next() (ports.ClusterDelivery, <-chan struct{}, error) {
 		return ports.ClusterDelivery{}, nil, end
 	}
 	if s.told == nil {
-		s.told = &latest
-		return ports.ClusterDelivery{Snapshot: &latest}, later, nil
+		s.told = latest
+		return ports.ClusterDelivery{Snapshot: &latest.Cluster}, later, nil
 	}
-	events := latest.EventsSince(*s.told)
-	s.told = &latest
+	var events []domain.ClusterEvent
+	for s.told != latest {
+		now := s.told.next
+		events = append(events, now.EventsSince(s.told.Cluster)...)
+		s.told = now
+	}
 	return ports.ClusterDelivery{Events: events}, later, nil
 }

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
@@ -143,6 +145,37 @@ func TestClusterStream(t *testing.T) {
 			mustAdd(t, w.instance, voter("n3", "h:3"))
 			time.Sleep(5 * time.Second)
 			mustHear(t, stream, "instance_unreachable n2", "instance_added n3")
+			mustHear(t, stream)
+		},
+		"memberships that were replaced before anybody looked are told, in their order": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			mustAdd(t, w.instance, voter("n3", "h:3"), voter("n4", "h:4"))
+			for _, id := range []string{"n3", "n4"} {
+				if err := w.instance.Remove(t.Context(), id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mustHearWithin(t, stream, 0, "instance_added n3", "instance_added n4", "instance_removed n3", "instance_removed n4")
+		},
+		"a membership that is not committed yet is no news": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			committed, _ := w.instance.State()
+			w.instance.Change(func(s *ports.LocalState) { s.Roster = domain.NewRoster(voter("n1", "h:1")) })
+			time.Sleep(5 * time.Second)
+			mustHear(t, stream)
+			w.instance.Change(func(s *ports.LocalState) { s.Roster = committed.Roster })
+			time.Sleep(5 * time.Second)
+			mustHear(t, stream)
+		},
+		"what is replayed of the log is no news": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			now, _ := w.instance.State()
+			w.instance.Change(func(s *ports.LocalState) { s.CaughtUp = false })
+			time.Sleep(2 * time.Second) // it looked
+			w.instance.Change(func(s *ports.LocalState) {
+				s.Committed = append(slices.Clone(s.Committed),
+					ports.CommittedRoster{Index: s.Applied + 1, Roster: domain.NewRoster(voter("n1", "h:1"))},
+					ports.CommittedRoster{Index: s.Applied + 2, Roster: now.Roster})
+				s.Applied, s.CaughtUp = s.Applied+2, true
+			})
+			time.Sleep(2 * time.Second)
 			mustHear(t, stream)
 		},
 		"every follower is told": func(t *testing.T, w watched, stream ports.ClusterStream) {

@@ -70,6 +70,19 @@ func (c Cluster) EventsSince(earlier Cluster) []ClusterEvent {
 	return events
 }
 
+// WithRoster gives c with another membership: of those who stay what is known of them,
+// of the others that nothing is.
+func (c Cluster) WithRoster(roster Roster) Cluster {
+	members := make([]Member, 0, len(c.Members))
+	for _, instance := range roster.Instances() {
+		m := c.member(instance.ID)
+		m.Instance = instance
+		members = append(members, m)
+	}
+	c.Members = members
+	return c
+}
+
 func eventsOf(before, after Member) []ClusterEventType {
 	var kinds []ClusterEventType
 	switch {

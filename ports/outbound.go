@@ -58,6 +58,10 @@ type LocalState struct {
 	View domain.View
 	// Roster is the latest membership that reached this instance.
 	Roster domain.Roster
+	// Committed are the memberships that this instance saw committed lately, each
+	// with its place in the replicated log, in ascending order. Old ones are
+	// forgotten, all of them when the state is replaced by a snapshot.
+	Committed []CommittedRoster
 	// ClusterID is empty until the instance has heard it.
 	ClusterID string
 	Term      uint64
@@ -83,6 +87,12 @@ type LocalState struct {
 	Staged bool
 	// Closed: the instance is shutting down, and serves nobody any more.
 	Closed bool
+}
+
+// CommittedRoster is a membership that was committed at Index of the replicated log.
+type CommittedRoster struct {
+	Index  uint64
+	Roster domain.Roster
 }
 
 // Unready says what keeps this instance from doing its part; empty when nothing

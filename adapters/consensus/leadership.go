@@ -113,18 +113,7 @@ func (n *Node) rosterIfChanged() (domain.Roster, bool) {
 }
 
 func (n *Node) roster() domain.Roster {
-	servers := n.raft.GetConfiguration().Configuration().Servers
-	instances := make([]domain.Instance, 0, len(servers))
-	for _, server := range servers {
-		suffrage := domain.Nonvoter
-		if server.Suffrage == raft.Voter {
-			suffrage = domain.Voter
-		}
-		instances = append(instances, domain.Instance{
-			ID: string(server.ID), RaftAddress: string(server.Address), Suffrage: suffrage,
-		})
-	}
-	return domain.NewRoster(instances...)
+	return rosterOf(n.raft.GetConfiguration().Configuration())
 }
 
 // learnClusterID writes the cluster's id into the directory once it is known, so

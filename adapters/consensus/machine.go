@@ -23,6 +23,9 @@ type machine struct {
 	// promotions are the ids of those who are to be voters, in ascending order.
 	// Never modified: it is shared with who reads the board.
 	promotions []string
+	// rosters are the latest memberships, for LocalState.Committed. Never modified,
+	// like promotions.
+	rosters []ports.CommittedRoster
 
 	board    *board
 	observer Observer
@@ -53,8 +56,11 @@ func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 	began := time.Now()
 	outcomes := make([]any, len(entries))
 	for i, entry := range entries {
-		if entry.Type == raft.LogCommand {
+		switch entry.Type {
+		case raft.LogCommand:
 			outcomes[i] = m.apply(entry)
+		case raft.LogConfiguration:
+			m.note(entry)
 		}
 		if m.halted == nil {
 			m.applied = entry.Index
@@ -102,6 +108,17 @@ func (m *machine) promote(p promotion) {
 	}
 }
 
+// maxRosters is how many memberships are remembered for those who look a moment later.
+const maxRosters = 64
+
+// note remembers a membership. Raft hands them over in the order of the log.
+func (m *machine) note(entry *raft.Log) {
+	next := append(slices.Clone(m.rosters), ports.CommittedRoster{
+		Index: entry.Index, Roster: rosterOf(raft.DecodeConfiguration(entry.Data)),
+	})
+	m.rosters = next[max(0, len(next)-maxRosters):]
+}
+
 // unknown is the outcome of an entry that is committed, so that others carry it
 // out, while this instance can't say what that does.
 func (m *machine) unknown() outcome {
@@ -114,6 +131,7 @@ func (m *machine) post() {
 		n.applied = m.applied
 		n.openTerm = m.openTerm
 		n.Promotions = m.promotions
+		n.Committed = m.rosters
 		if m.clusterID != "" {
 			n.ClusterID = m.clusterID
 		}
@@ -147,6 +165,7 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 	m.registry = read.registry
 	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
 	m.promotions = read.promotions
+	m.rosters = nil // it is not said which membership came with it
 	m.post()
 	return nil
 }

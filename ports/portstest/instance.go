@@ -286,6 +286,9 @@ func (i *Instance) setRoster(id string, wanted *domain.Instance) {
 	for _, i := range i.instances {
 		i.state.Roster = domain.NewRoster(members...)
 		_, i.state.Member = i.state.Roster.Find(i.id)
+		i.state.Committed = append(slices.Clone(i.state.Committed), ports.CommittedRoster{
+			Index: uint64(len(i.state.Committed)) + 1, Roster: i.state.Roster,
+		})
 	}
 	i.wakeAll()
 }

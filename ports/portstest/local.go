@@ -195,10 +195,22 @@ func membershipIsState(t *testing.T, s Subject) {
 	if err := s.Leader.Membership.Remove(within(t), "joining"); err != nil {
 		t.Fatalf("remove: %v", err)
 	}
-	await(t, s.Leader.Local, "the roster no longer has it", func(state ports.LocalState) bool {
+	state := await(t, s.Leader.Local, "the roster no longer has it", func(state ports.LocalState) bool {
 		_, found := state.Roster.Find("joining")
 		return !found
 	})
+	var index uint64
+	var had []bool
+	for _, membership := range state.Committed {
+		if membership.Index <= index {
+			t.Errorf("a membership is committed at %d, after one at %d", membership.Index, index)
+		}
+		_, found := membership.Roster.Find("joining")
+		index, had = membership.Index, append(had, found)
+	}
+	if n := len(had); n < 2 || !had[n-2] || had[n-1] {
+		t.Errorf("the memberships committed have it: %v", had)
+	}
 }
 
 func followerKnowsItsLeader(t *testing.T, s Subject) {
