@@ -28,6 +28,9 @@ const (
 	rpcTimeout = 2 * time.Second
 	// pooledConns is how many idle connections to a peer are kept.
 	pooledConns = 3
+	// maxOpen is how many connections peers may have to this instance. Each needs
+	// less than ten; without a secret anybody is a peer.
+	maxOpen = 256
 	// maxBatch is how many entries go into one append, to disk and to a peer.
 	maxBatch = 256
 	// cachedEntries spares the log store the reading of what was just written.
@@ -97,9 +100,10 @@ func New(config Config) (*Node, error) {
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.gate = &gate{leadership: n, evidence: n.evidence}
 	var err error
-	n.lane, err = config.Demux.Lane(RaftLane, demux.LaneConfig{Handshake: func(conn net.Conn) (net.Conn, error) {
-		return conn, n.preface().accept(conn)
-	}})
+	n.lane, err = config.Demux.Lane(RaftLane, demux.LaneConfig{
+		Handshake: func(conn net.Conn) (net.Conn, error) { return conn, n.preface().accept(conn) },
+		MaxOpen:   maxOpen,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -167,15 +171,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	n.stream = newStream(n.lane, address, n.preface())
-	var network transport = addressed{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  n.stream,
-		MaxPool: pooledConns,
-		Timeout: rpcTimeout,
-		Logger:  settings.Logger,
-		// Entries keep the time that they were appended at; this is the format
-		// that go-msgpack writes by default.
-		MsgpackUseNewTimeFormat: true,
-	})}
+	var network transport = addressed{newTransport(n.stream, settings.Logger)}
 	if n.seams.transport != nil {
 		network = n.seams.transport(network)
 	}
