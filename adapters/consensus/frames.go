@@ -409,7 +409,7 @@ func (f *frames) release() { f.incoming.Add(-f.held.Swap(0)) }
 
 // maxSend is how many bytes of entries go into one message, if it is more than
 // one: a follower that is far behind is to have each in time.
-const maxSend = 16 << 20
+const maxSend = 4 << 20
 
 // fit leaves away the last entries of a message that is too long. Raft goes on
 // behind the last that was sent.

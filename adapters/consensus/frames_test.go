@@ -16,10 +16,11 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
 // transportOn gives raft's transport on a raft port, as a Node has it.
-func transportOn(t *testing.T, own *preface) (*raft.NetworkTransport, *stream) {
+func transportOn(t *testing.T, own *preface.Preface) (*raft.NetworkTransport, *stream) {
 	t.Helper()
 	s, _ := openStream(t, own)
 	network := newTransport(s, hclog.NewNullLogger())
@@ -36,7 +37,7 @@ func peerOf(t *testing.T, s *stream) net.Conn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	_, err = conn.Write([]byte{RaftLane})
-	if err := errors.Join(err, conn.SetDeadline(time.Now().Add(patience)), side("peer", "c", "").dial(conn)); err != nil {
+	if err := errors.Join(err, conn.SetDeadline(time.Now().Add(patience)), side("peer", "c", "").Dial(conn)); err != nil {
 		t.Fatal(err)
 	}
 	return conn
@@ -378,7 +379,7 @@ func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if err := errors.Join(conn.SetDeadline(time.Now().Add(patience)), side("stranger", "", "").dial(conn)); err != nil {
+		if err := errors.Join(conn.SetDeadline(time.Now().Add(patience)), side("stranger", "", "").Dial(conn)); err != nil {
 			t.Fatal(err)
 		}
 	}

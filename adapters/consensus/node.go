@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -101,7 +102,7 @@ func New(config Config) (*Node, error) {
 	n.gate = &gate{leadership: n, evidence: n.evidence}
 	var err error
 	n.lane, err = config.Demux.Lane(RaftLane, demux.LaneConfig{
-		Handshake: func(conn net.Conn) (net.Conn, error) { return conn, n.preface().accept(conn) },
+		Handshake: func(conn net.Conn) (net.Conn, error) { return conn, n.preface().Accept(conn) },
 		MaxOpen:   maxOpen,
 	})
 	if err != nil {
@@ -110,11 +111,12 @@ func New(config Config) (*Node, error) {
 	return n, nil
 }
 
-func (n *Node) preface() *preface {
-	return &preface{
-		raftID:    n.config.ID,
-		clusterID: func() string { return n.board.read().ClusterID },
-		secret:    n.config.Secret,
+func (n *Node) preface() *preface.Preface {
+	return &preface.Preface{
+		Purpose:   preface.Raft,
+		RaftID:    n.config.ID,
+		ClusterID: func() string { return n.board.read().ClusterID },
+		Secret:    n.config.Secret,
 	}
 }
 
