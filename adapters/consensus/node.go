@@ -42,7 +42,7 @@ const (
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions and ports.Progress. Claim, then Open, before
+// ports.Membership, ports.Promotions, ports.Formats and ports.Progress. Claim, then Open, before
 // the rest; Close when all who use it are done. Its methods are safe for
 // concurrent use.
 type Node struct {
@@ -50,6 +50,7 @@ type Node struct {
 	lane     *demux.Lane
 	board    *board
 	evidence *evidence
+	formats  *formats
 	gate     *gate
 	asking   rounds // questions to the leader, where another instance is that
 	inflight inflight
@@ -80,6 +81,7 @@ type seams struct {
 	transport  func(transport) transport
 	fsm        func(*machine) raft.FSM
 	settings   func(*raft.Config)
+	formatOf   func(entry any) int
 	stuckAfter time.Duration // zero: as long as it takes to be sure
 }
 
@@ -95,6 +97,7 @@ func New(config Config) (*Node, error) {
 		config:     config,
 		board:      newBoard(ports.LocalState{}),
 		evidence:   newEvidence(),
+		formats:    newFormats(Format),
 		membership: make(chan struct{}, 1),
 		leadership: make(chan bool, 16),
 	}

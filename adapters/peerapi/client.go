@@ -202,6 +202,7 @@ func decode(body []byte) (ports.Identity, error) {
 		ClusterID:          m.ClusterID,
 		Version:            m.Version,
 		Applied:            m.AppliedIndex,
+		Format:             int(m.Format),
 	}, nil
 }
 

@@ -55,6 +55,7 @@ type metadata struct {
 	ClusterID          string `json:"cluster_id"`
 	Version            string `json:"version"`
 	AppliedIndex       uint64 `json:"applied_index,omitzero"`
+	Format             uint16 `json:"format,omitzero"`
 }
 
 // readIndex is the answer to GET /read-index. Its names are as lasting.

@@ -66,6 +66,7 @@ var someone = ports.Identity{
 	ClusterID:          "6a1f",
 	Version:            "v1.2.3",
 	Applied:            4711,
+	Format:             2,
 }
 
 // instance is the raft port of an instance, with nothing on it but this API.

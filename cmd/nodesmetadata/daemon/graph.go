@@ -106,12 +106,14 @@ func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client, lo
 			RaftID:             c.RaftID,
 			ApplicationAddress: c.ApplicationAdvertisedAddress,
 			Version:            Version(),
+			Format:             consensus.Format,
 		},
 		Membership: node,
 		Promotions: node,
 		Progress:   node,
 		Local:      node,
 		Peers:      peers,
+		Formats:    node,
 		Logger:     log.With("component", "cluster"),
 	})
 }
