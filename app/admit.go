@@ -64,6 +64,9 @@ func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (blank bo
 	case identity.ClusterID != "" && identity.ClusterID != own:
 		return false, fmt.Errorf("%w: instance %q at %s belongs to cluster %s, this one is %s",
 			domain.ErrOtherCluster, wanted.ID, wanted.RaftAddress, identity.ClusterID, own)
+	case max(1, identity.Format) < c.Formats.Shared():
+		return false, fmt.Errorf("%w: the log may hold what instance %q, of version %s, can't read: it reads format %d, and all of this cluster read %d",
+			domain.ErrTooOld, wanted.ID, identity.Version, max(1, identity.Format), c.Formats.Shared())
 	}
 	return identity.ClusterID == "", nil
 }

@@ -24,6 +24,9 @@ type ClusterConfig struct {
 	Progress   ports.Progress
 	Local      ports.Local
 	Peers      ports.Peers
+	// Formats is told what instances say of theirs; nil: nobody is, as in a cluster
+	// whose instances are all alike.
+	Formats ports.Formats
 	// Logger is told of promotions.
 	Logger *slog.Logger
 
@@ -53,6 +56,9 @@ func NewCluster(config ClusterConfig) *Cluster {
 	}
 	if config.WatchInterval == 0 {
 		config.WatchInterval = time.Second
+	}
+	if config.Formats == nil {
+		config.Formats = alike{}
 	}
 	c := &Cluster{ClusterConfig: config}
 	c.leader.asking = make(chan struct{}, 1)
@@ -173,5 +179,12 @@ func (c *Cluster) identify(ctx context.Context, id, raftAddress string) (ports.I
 		return ports.Identity{}, fmt.Errorf("instance %q at %s belongs to cluster %s, this one to %s",
 			id, raftAddress, identity.ClusterID, own)
 	}
+	c.Formats.Heard(id, identity.Format)
 	return identity, nil
 }
+
+// alike are the formats of instances among which there is no difference.
+type alike struct{}
+
+func (alike) Heard(string, int) {}
+func (alike) Shared() int       { return 1 }

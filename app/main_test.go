@@ -54,6 +54,7 @@ func newCluster(i *portstest.Instance, peers ports.Peers) *app.Cluster {
 		Progress:   i,
 		Local:      i,
 		Peers:      peers,
+		Formats:    i,
 		Logger:     slog.New(slog.DiscardHandler),
 	})
 }

@@ -20,6 +20,7 @@ var (
 	ErrUnreachable     = errors.New("instance unreachable")
 	ErrIDMismatch      = errors.New("id mismatch")
 	ErrOtherCluster    = errors.New("other cluster")
+	ErrTooOld          = errors.New("instance too old")
 )
 
 // InvalidError says which field of a value breaks which rule. It matches

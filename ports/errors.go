@@ -21,6 +21,9 @@ var (
 	ErrCutOff = errors.New("this instance has not heard from a leader for longer than the election timeout")
 	// ErrBusy: more is waiting to be written than this instance takes on.
 	ErrBusy = errors.New("too many writes are waiting")
+	// ErrUpgrading: an instance of the cluster is of a build that can't read this
+	// kind of write yet.
+	ErrUpgrading = errors.New("not all instances of the cluster can read this kind of change yet: upgrade those that can't, or remove them")
 	// ErrClosed: this instance is shutting down.
 	ErrClosed = errors.New("this instance is shutting down")
 	// ErrNoSuccessor: leadership could not be handed over; this instance kept it.

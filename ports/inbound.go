@@ -86,7 +86,8 @@ type Cluster interface {
 	// Add makes an instance a member, or changes its raft address or suffrage, and
 	// gives what it is then. Whoever is to answer at an address, or to count in the
 	// majority, must answer there, bear that id, and belong to no other cluster:
-	// domain.ErrUnreachable, domain.ErrIDMismatch, domain.ErrOtherCluster; force
+	// domain.ErrUnreachable, domain.ErrIDMismatch, domain.ErrOtherCluster; one that can't read
+	// what all others read is domain.ErrTooOld; force
 	// skips these questions. A new voter is a nonvoter until it has caught up,
 	// forced or not; when ctx ends before, that is ErrOutcomeUnknown, and goes on
 	// all the same. Who forces it waits for no more than two seconds, and is given

@@ -13,7 +13,7 @@ type Registry interface {
 	// Propose returns once this instance has applied cmd: what each part of it did
 	// (see domain.Registry.Apply), or why it was refused (*domain.Refusal). When it can't know what becomes of cmd,
 	// because leadership or ctx ended while cmd was on its way, it returns
-	// ErrOutcomeUnknown. ErrBusy, ErrClosed, ErrNotLeader and a context that had
+	// ErrOutcomeUnknown. ErrBusy, ErrUpgrading, ErrClosed, ErrNotLeader and a context that had
 	// ended before say that nothing happened.
 	Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error)
 
@@ -155,6 +155,19 @@ type Promotions interface {
 	Settle(ctx context.Context, id string) error
 }
 
+// Formats is what the instances of the cluster can read of the replicated log: each
+// build reads what came with a format and all before. What not all instances read is
+// refused with ErrUpgrading. Safe for concurrent use; it never blocks.
+type Formats interface {
+	// Heard notes which format the instance named id told that it reads; less than
+	// 1 is 1. What it told last counts. Who is no member is forgotten.
+	Heard(id string, format int)
+
+	// Shared is the latest format that every instance of the cluster is known to
+	// read; of those that have not been heard of that is 1.
+	Shared() int
+}
+
 // Peers asks other instances about themselves. Safe for concurrent use.
 type Peers interface {
 	// Identify asks the instance at raftAddress, within ctx.
@@ -175,6 +188,8 @@ type Identity struct {
 	Version   string
 	// Applied is how far in the log it has come: see Progress.
 	Applied uint64
+	// Format is what it reads of the log: see Formats. 0: it does not say.
+	Format int
 }
 
 // Admission asks an instance of a cluster to make another one a member. Safe

@@ -26,11 +26,12 @@ var mayImport = []struct {
 	{"ports/portstest", []string{"domain", "ports"}},
 	{"app", []string{"domain", "ports"}},
 	{"adapters/demux", nil},
+	{"adapters/preface", nil},
 	{"adapters/logstore", nil},
 	{"adapters/logstore/logstoretest", []string{"adapters/logstore"}},
 	{"adapters/logstore/*", []string{"adapters/logstore"}},
-	{"adapters/peerapi", []string{"domain", "ports", "adapters/demux"}},
-	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/logstore"}},
+	{"adapters/peerapi", []string{"domain", "ports", "adapters/demux", "adapters/preface"}},
+	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore"}},
 	{"adapters/httpapi", []string{"domain", "ports"}},
 	{"cmd/nodesmetadata/config", []string{"domain", "adapters/consensus"}},
 	{"cmd/nodesmetadata/offline", []string{"domain", "adapters/consensus", "adapters/logstore", "cmd/nodesmetadata/config"}},
@@ -53,7 +54,7 @@ var homes = []struct {
 
 // standardOnly packages import nothing from outside this module but the standard
 // library.
-var standardOnly = []string{"domain", "ports", "ports/portstest", "app", "adapters/demux"}
+var standardOnly = []string{"domain", "ports", "ports/portstest", "app", "adapters/demux", "adapters/preface"}
 
 // Package domain decides, and never waits, locks, logs or asks for the time.
 var notInDomain = []string{"context", "time", "os", "sync", "log", "math/rand", "crypto/rand", "net/http", "encoding/json"}

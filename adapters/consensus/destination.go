@@ -4,8 +4,22 @@ import (
 	"io"
 	"strings"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
+
+// newTransport gives raft's transport on s.
+func newTransport(s *stream, log hclog.Logger) *raft.NetworkTransport {
+	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:  newChecked(s),
+		MaxPool: pooledConns,
+		Timeout: rpcTimeout,
+		Logger:  log,
+		// Entries keep the time that they were appended at; this is the format
+		// that go-msgpack writes by default.
+		MsgpackUseNewTimeFormat: true,
+	})
+}
 
 // addressed is raft's transport, that says whom each RPC is for and not only
 // where to: an address can change hands, and an instance that answered for
@@ -30,11 +44,16 @@ func splitDestination(to raft.ServerAddress) (id, address string) {
 
 // AppendEntriesPipeline implements raft.Transport.
 func (a addressed) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
-	return a.transport.AppendEntriesPipeline(id, destination(id, to))
+	pipeline, err := a.transport.AppendEntriesPipeline(id, destination(id, to))
+	if err != nil {
+		return nil, err
+	}
+	return fitting{pipeline}, nil
 }
 
 // AppendEntries implements raft.Transport.
 func (a addressed) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	fit(args)
 	return a.transport.AppendEntries(id, destination(id, to), args, resp)
 }
 

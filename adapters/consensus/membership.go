@@ -81,13 +81,22 @@ func (n *Node) take(step domain.Step) raft.IndexFuture {
 
 // Want implements ports.Promotions.
 func (n *Node) Want(ctx context.Context, id string) error {
-	_, err := n.apply(ctx, encodeEntry(promotion{ID: id}))
-	return err
+	return n.wish(ctx, promotion{ID: id})
 }
 
 // Settle implements ports.Promotions.
 func (n *Node) Settle(ctx context.Context, id string) error {
-	_, err := n.apply(ctx, encodeEntry(promotion{ID: id, Settled: true}))
+	return n.wish(ctx, promotion{ID: id, Settled: true})
+}
+
+func (n *Node) wish(ctx context.Context, p promotion) error {
+	if err := n.refusal(ctx); err != nil {
+		return err
+	}
+	if err := n.unreadable(p); err != nil {
+		return err
+	}
+	_, err := n.apply(ctx, encodeEntry(p))
 	return err
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -28,6 +29,9 @@ const (
 	rpcTimeout = 2 * time.Second
 	// pooledConns is how many idle connections to a peer are kept.
 	pooledConns = 3
+	// maxOpen is how many connections peers may have to this instance. Each needs
+	// less than ten; without a secret anybody is a peer.
+	maxOpen = 256
 	// maxBatch is how many entries go into one append, to disk and to a peer.
 	maxBatch = 256
 	// cachedEntries spares the log store the reading of what was just written.
@@ -38,7 +42,7 @@ const (
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions and ports.Progress. Claim, then Open, before
+// ports.Membership, ports.Promotions, ports.Formats and ports.Progress. Claim, then Open, before
 // the rest; Close when all who use it are done. Its methods are safe for
 // concurrent use.
 type Node struct {
@@ -46,6 +50,7 @@ type Node struct {
 	lane     *demux.Lane
 	board    *board
 	evidence *evidence
+	formats  *formats
 	gate     *gate
 	asking   rounds // questions to the leader, where another instance is that
 	inflight inflight
@@ -76,6 +81,7 @@ type seams struct {
 	transport  func(transport) transport
 	fsm        func(*machine) raft.FSM
 	settings   func(*raft.Config)
+	formatOf   func(entry any) int
 	stuckAfter time.Duration // zero: as long as it takes to be sure
 }
 
@@ -91,26 +97,29 @@ func New(config Config) (*Node, error) {
 		config:     config,
 		board:      newBoard(ports.LocalState{}),
 		evidence:   newEvidence(),
+		formats:    newFormats(Format),
 		membership: make(chan struct{}, 1),
 		leadership: make(chan bool, 16),
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.gate = &gate{leadership: n, evidence: n.evidence}
 	var err error
-	n.lane, err = config.Demux.Lane(RaftLane, demux.LaneConfig{Handshake: func(conn net.Conn) (net.Conn, error) {
-		return conn, n.preface().accept(conn)
-	}})
+	n.lane, err = config.Demux.Lane(RaftLane, demux.LaneConfig{
+		Handshake: func(conn net.Conn) (net.Conn, error) { return conn, n.preface().Accept(conn) },
+		MaxOpen:   maxOpen,
+	})
 	if err != nil {
 		return nil, err
 	}
 	return n, nil
 }
 
-func (n *Node) preface() *preface {
-	return &preface{
-		raftID:    n.config.ID,
-		clusterID: func() string { return n.board.read().ClusterID },
-		secret:    n.config.Secret,
+func (n *Node) preface() *preface.Preface {
+	return &preface.Preface{
+		Purpose:   preface.Raft,
+		RaftID:    n.config.ID,
+		ClusterID: func() string { return n.board.read().ClusterID },
+		Secret:    n.config.Secret,
 	}
 }
 
@@ -167,15 +176,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	n.stream = newStream(n.lane, address, n.preface())
-	var network transport = addressed{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  n.stream,
-		MaxPool: pooledConns,
-		Timeout: rpcTimeout,
-		Logger:  settings.Logger,
-		// Entries keep the time that they were appended at; this is the format
-		// that go-msgpack writes by default.
-		MsgpackUseNewTimeFormat: true,
-	})}
+	var network transport = addressed{newTransport(n.stream, settings.Logger)}
 	if n.seams.transport != nil {
 		network = n.seams.transport(network)
 	}

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
@@ -25,19 +26,35 @@ func subject(tb testing.TB) portstest.Subject {
 	}
 }
 
+// upgraded is a subject whose leader reads format 3, which takes some registrations.
+func upgraded(tb testing.TB) portstest.FormatsSubject {
+	s := subject(tb)
+	leader := s.Leader.Registry.(*instance)
+	leader.formats.own = 3
+	leader.seams.formatOf = func(entry any) int {
+		if _, ok := entry.(domain.Deregister); ok {
+			return 2
+		}
+		return firstFormat
+	}
+	return portstest.FormatsSubject{Subject: s, Newer: domain.Deregister{ID: "a"}, Needs: 2, Own: 3}
+}
+
 func (i *instance) ports() portstest.Ports {
-	return portstest.Ports{ID: i.config.ID, Registry: i, Local: i, Membership: i, Promotions: i}
+	return portstest.Ports{ID: i.config.ID, Registry: i, Local: i, Membership: i, Promotions: i, Formats: i}
 }
 
 func TestRegistryPort(t *testing.T)   { portstest.RunRegistry(t, subject) }
 func TestLocalPort(t *testing.T)      { portstest.RunLocal(t, subject) }
 func TestMembershipPort(t *testing.T) { portstest.RunMembership(t, subject) }
 func TestPromotionsPort(t *testing.T) { portstest.RunPromotions(t, subject) }
+func TestFormatsPort(t *testing.T)    { portstest.RunFormats(t, upgraded) }
 
 var (
 	_ ports.Registry   = (*Node)(nil)
 	_ ports.Local      = (*Node)(nil)
 	_ ports.Membership = (*Node)(nil)
 	_ ports.Promotions = (*Node)(nil)
+	_ ports.Formats    = (*Node)(nil)
 	_ ports.Progress   = (*Node)(nil)
 )

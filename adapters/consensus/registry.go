@@ -30,6 +30,9 @@ func (n *Node) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change
 	if err := n.refusal(ctx); err != nil {
 		return nil, err // before it is encoded, which for a batch is work
 	}
+	if err := n.unreadable(cmd); err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	answer, err := n.apply(ctx, encodeEntry(cmd))
 	if err != nil {

@@ -13,6 +13,9 @@ type Stats struct {
 	// asked for one; QuestionsTotal are those to the leader for reads that are
 	// answered here, and AskedTotal those reads.
 	ProofsTotal, ProvenTotal, QuestionsTotal, AskedTotal uint64
+	// Format is what this build reads of the log, and SharedFormat what every
+	// instance is known to read.
+	Format, SharedFormat int
 	// LogBytes and SnapshotBytes are what the directory takes on disk.
 	LogBytes, SnapshotBytes int64
 }
@@ -35,6 +38,8 @@ func (n *Node) Stats() Stats {
 		ProvenTotal:    n.gate.rounds.shared.Load(),
 		QuestionsTotal: n.asking.begun.Load(),
 		AskedTotal:     n.asking.shared.Load(),
+		Format:         n.formats.own,
+		SharedFormat:   n.Shared(),
 		LogBytes:       logBytes,
 		SnapshotBytes:  snapshotBytes,
 	}

@@ -1,11 +1,14 @@
 package consensus
 
 import (
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -84,7 +87,14 @@ func TestADialReachesTheInstanceThatItIsForOrNone(t *testing.T) {
 				t.Error(err)
 			}
 			_, err = a.Dial(destination("b:2", address), patience)
-			mustSay(t, "the dialer", err, errOtherID, []string{"b:1", "b:2", string(address)})
+			if !errors.Is(err, preface.ErrOtherID) {
+				t.Errorf("error %v", err)
+			}
+			for _, word := range []string{"b:1", "b:2", string(address)} {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("%q does not name %q", err, word)
+				}
+			}
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
 // stream is raft's way to the network: connections that went through the
@@ -18,7 +19,7 @@ import (
 type stream struct {
 	lane       *demux.Lane
 	advertised string
-	preface    *preface
+	preface    *preface.Preface
 	running    context.Context // ends with the stream, as net.ErrClosed
 	stop       context.CancelCauseFunc
 
@@ -27,7 +28,7 @@ type stream struct {
 	open   map[*streamConn]struct{}
 }
 
-func newStream(lane *demux.Lane, advertised string, p *preface) *stream {
+func newStream(lane *demux.Lane, advertised string, p *preface.Preface) *stream {
 	s := &stream{lane: lane, advertised: advertised, preface: p, open: map[*streamConn]struct{}{}}
 	s.running, s.stop = context.WithCancelCause(context.Background())
 	return s
@@ -66,9 +67,9 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 // lasts, and closes conn on an error.
 func (s *stream) greet(ctx context.Context, conn net.Conn, id string) error {
 	unbind := context.AfterFunc(ctx, func() { conn.Close() })
-	preface := *s.preface
-	preface.expects = id
-	err := preface.dial(conn)
+	greeting := *s.preface
+	greeting.Expects = id
+	err := greeting.Dial(conn)
 	if !unbind() {
 		err = ctx.Err()
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
 // linked gives a connection between two streams, as both ends see it.
@@ -203,7 +204,7 @@ func TestADialThatIsRefusedSaysWhereAndWhy(t *testing.T) {
 	_, port := openStream(t, side("b", "c2", ""))
 	address := port.Addr().String()
 	_, err := a.Dial(raft.ServerAddress(address), patience)
-	if !errors.Is(err, errOtherCluster) || !strings.Contains(err.Error(), address) {
+	if !errors.Is(err, preface.ErrOtherCluster) || !strings.Contains(err.Error(), address) {
 		t.Errorf("dial: %v", err)
 	}
 	if len(a.open) != 0 {
@@ -281,18 +282,43 @@ func (e *endsAfter) Close() error {
 	return e.Conn.Close()
 }
 
+// overhearing keeps what is read from a connection.
+type overhearing struct {
+	net.Conn
+	heard []byte
+}
+
+func (o *overhearing) Read(p []byte) (int, error) {
+	n, err := o.Conn.Read(p)
+	o.heard = append(o.heard, p[:n]...)
+	return n, err
+}
+
+// wordsOf gives all that a side says which is dialled.
+func wordsOf(t *testing.T, dialled *preface.Preface) []byte {
+	t.Helper()
+	out, in := connected(t)
+	accepted := make(chan error, 1)
+	go func() { accepted <- dialled.Accept(in) }()
+	ear := &overhearing{Conn: out}
+	if err := errors.Join(side("another", "c", "").Dial(ear), <-accepted); err != nil {
+		t.Fatal(err)
+	}
+	return ear.heard
+}
+
 // The preface may succeed in the very moment in which the dial ends; the
 // connection is closed then.
 func TestADialThatEndsAtItsLastByteIsAnError(t *testing.T) {
 	a, _ := openStream(t, side("a", "c", ""))
-	b := side("b", "c", "")
+	words := wordsOf(t, side("b", "c", ""))
 	out, in := connected(t)
-	if _, err := in.Write(b.hello().encode()); err != nil {
+	if _, err := in.Write(words); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	conn := &endsAfter{Conn: out, left: len(b.hello().encode()), end: cancel, closed: make(chan struct{})}
+	conn := &endsAfter{Conn: out, left: len(words), end: cancel, closed: make(chan struct{})}
 	if err := a.greet(ctx, conn, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}

@@ -119,6 +119,7 @@ func TestErrorsOfThePorts(t *testing.T) {
 		"an unknown outcome is no missing leader": {fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, ports.ErrNotLeader), 503, "outcome_unknown"},
 		"nor is it a timeout":                     {fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, context.DeadlineExceeded), 503, "outcome_unknown"},
 		"too many writes wait":                    {ports.ErrBusy, 503, "busy"},
+		"an instance can't read it yet":           {ports.ErrUpgrading, 503, "upgrade_in_progress"},
 		"the instance closes":                     {ports.ErrClosed, 503, "shutting_down"},
 		"it has lost touch":                       {ports.ErrCutOff, 503, "no_leader"},
 		"it has not caught up":                    {ports.ErrNotCaughtUp, 503, "not_caught_up"},

@@ -113,8 +113,9 @@ var provocations = map[string]provocation{
 		alone(t, s)
 		a.body = `{"id":"n1","address":"127.0.0.1:7000","suffrage":"nonvoter"}`
 	},
-	"409 id_mismatch":   replacing(`"n3"`, `"n4"`),
-	"409 other_cluster": replacing(`"n3"`, `"n9"`, "h3:7000", "h9:7000"),
+	"409 id_mismatch":      replacing(`"n3"`, `"n4"`),
+	"409 instance_too_old": failingWith(domain.ErrTooOld),
+	"409 other_cluster":    replacing(`"n3"`, `"n9"`, "h3:7000", "h9:7000"),
 	"handOver 409 last_voter": func(t *testing.T, s *service, a *asked) {
 		alone(t, s)
 		a.body = ""
@@ -137,9 +138,11 @@ var provocations = map[string]provocation{
 	"503 no_leader":       func(_ *testing.T, s *service, _ *asked) { s.loseLeader() },
 	"503 outcome_unknown": failingWith(ports.ErrOutcomeUnknown),
 	"503 busy":            failingWith(ports.ErrBusy),
-	"503 shutting_down":   failingWith(ports.ErrClosed),
-	"503 no_successor":    failingWith(ports.ErrNoSuccessor),
-	"503 timeout":         failingWith(context.DeadlineExceeded),
+
+	"503 upgrade_in_progress": failingWith(ports.ErrUpgrading),
+	"503 shutting_down":       failingWith(ports.ErrClosed),
+	"503 no_successor":        failingWith(ports.ErrNoSuccessor),
+	"503 timeout":             failingWith(context.DeadlineExceeded),
 	"503 not_leader": func(_ *testing.T, s *service, a *asked) {
 		s.follow("n2.test:8080")
 		a.add("redirect=false")

@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -30,6 +31,9 @@ const (
 	// dialTimeout bounds a dial whose asker has gone: net/http lets it go on, in
 	// the hope that the next one can use the connection.
 	dialTimeout = 5 * time.Second
+	// greetTimeout bounds the proof of the secret. It is less than askers wait, so
+	// that they hear what it was that took so long.
+	greetTimeout = 750 * time.Millisecond
 )
 
 // Client implements ports.Peers over the raft ports of other instances. It keeps
@@ -37,15 +41,20 @@ const (
 // makes one.
 type Client struct {
 	http  http.Client
+	greet func(net.Conn) error
 	ctx   context.Context // ends with Close; dials have no other owner
 	end   context.CancelFunc
 	dials sync.WaitGroup
 	mu    sync.Mutex // no dial begins after Close
 }
 
-// NewClient gives a client that holds nothing until it is asked something.
-func NewClient() *Client {
-	c := &Client{}
+// NewClient gives a client that holds nothing until it is asked something. The
+// preface is for instances that share a secret; nil: there is none.
+func NewClient(secret *preface.Preface) *Client {
+	c := &Client{greet: func(net.Conn) error { return nil }}
+	if secret != nil {
+		c.greet = secret.Dial
+	}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	c.http = http.Client{
 		// No Proxy: these connections begin with a byte that no proxy knows.
@@ -143,8 +152,11 @@ func (c *Client) ask(ctx context.Context, raftAddress, path string) ([]byte, err
 // refusal is what an answer means that has another status than 200.
 func refusal(status int, body []byte) error {
 	var p problem
-	if err := json.Unmarshal(body, &p); err == nil && p.Code == notLeader {
+	switch err := json.Unmarshal(body, &p); {
+	case err == nil && p.Code == notLeader:
 		return ports.ErrNotLeader
+	case err == nil && p.Code == secretRequired:
+		return preface.ErrNoSecret
 	}
 	return fmt.Errorf("it answered with status %d", status)
 }
@@ -190,6 +202,7 @@ func decode(body []byte) (ports.Identity, error) {
 		ClusterID:          m.ClusterID,
 		Version:            m.Version,
 		Applied:            m.AppliedIndex,
+		Format:             int(m.Format),
 	}, nil
 }
 
@@ -221,7 +234,22 @@ func (c *Client) dial(ctx context.Context, _, address string) (net.Conn, error) 
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
-	return demux.Dial(ctx, address, Lane)
+	conn, err := demux.Dial(ctx, address, Lane)
+	if err != nil {
+		return nil, err
+	}
+	greeting, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
+	unbind := context.AfterFunc(greeting, func() { _ = conn.Close() })
+	err = c.greet(conn)
+	if !unbind() {
+		err = fmt.Errorf("prove the raft secret: %w", greeting.Err())
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // withoutURL takes the URL off the error of an http.Client: the caller names

@@ -102,6 +102,7 @@ func TestAnAnswerThatIsNoneIsRefused(t *testing.T) {
 		"an address that smuggles a path": {saysJSON(`{"application_address":"a:1/x",` + good + `}`), "application_address"},
 		"an address that smuggles a user": {saysJSON(`{"application_address":"u@a:1",` + good + `}`), "application_address"},
 		"a wildcard":                      {saysJSON(`{"application_address":"0.0.0.0:1",` + good + `}`), "application_address"},
+		"a format below zero":             {saysJSON(`{"application_address":"a:1","raft_id":"n1","format":-1}`), "no instance metadata"},
 		"an id of several lines": {saysJSON(`{"application_address":"a:1","raft_id":"n\n1"}`),
 			"raft_id may only have"},
 		"a version of several lines": {saysJSON(`{"application_address":"a:1","raft_id":"n1","version":"v\r\n1"}`),
@@ -126,7 +127,7 @@ func TestAnAnswerThatIsNoneIsRefused(t *testing.T) {
 func TestAMemberOfALaterVersionIsIgnored(t *testing.T) {
 	address := impostor(t, saysJSON(`{"application_address":"a:1","raft_id":"n1","cluster_id":"c","version":"v9","zone":{"x":[1]}}`))
 	got, err := client(t).Identify(within(t, 5*time.Second), address)
-	if err != nil || got.RaftID != "n1" || got.Version != "v9" {
+	if err != nil || got.RaftID != "n1" || got.Version != "v9" || got.Format != 0 {
 		t.Fatalf("got %+v, %v", got, err)
 	}
 }

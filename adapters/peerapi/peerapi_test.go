@@ -11,6 +11,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -65,6 +66,7 @@ var someone = ports.Identity{
 	ClusterID:          "6a1f",
 	Version:            "v1.2.3",
 	Applied:            4711,
+	Format:             2,
 }
 
 // instance is the raft port of an instance, with nothing on it but this API.
@@ -77,11 +79,17 @@ type instance struct {
 
 func start(t *testing.T, address string) *instance {
 	t.Helper()
+	return startGuarded(t, address, nil)
+}
+
+// startGuarded is start, for an instance that shares a secret.
+func startGuarded(t *testing.T, address string, secret *preface.Preface) *instance {
+	t.Helper()
 	port, err := demux.New(demux.Config{Address: address})
 	if err != nil {
 		t.Fatal(err)
 	}
-	lane, err := port.Lane(peerapi.Lane, demux.LaneConfig{MaxOpen: peerapi.MaxOpen})
+	lane, err := port.Lane(peerapi.Lane, peerapi.LaneConfig(secret))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +120,7 @@ func (i *instance) connections() uint64 { return i.demux.Stats().Lanes[peerapi.L
 
 func client(t *testing.T) *peerapi.Client {
 	t.Helper()
-	c := peerapi.NewClient()
+	c := peerapi.NewClient(nil)
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {
 			t.Errorf("close the client: %v", err)
@@ -224,7 +232,7 @@ func TestACloseWithKeptConnectionsIsQuick(t *testing.T) {
 
 func TestAClosedClientAsksNobody(t *testing.T) {
 	i := start(t, "127.0.0.1:0")
-	c := peerapi.NewClient()
+	c := peerapi.NewClient(nil)
 	if err := errors.Join(c.Close(), c.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -218,7 +218,7 @@ func TestAQuestionForTheIndexEndsWithItsContext(t *testing.T) {
 }
 
 func TestAClosedClientAsksForNoIndex(t *testing.T) {
-	i, c := start(t, "127.0.0.1:0"), peerapi.NewClient()
+	i, c := start(t, "127.0.0.1:0"), peerapi.NewClient(nil)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}

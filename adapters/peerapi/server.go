@@ -139,6 +139,7 @@ func routes(self ports.Self, progress ports.Progress) http.Handler {
 			ClusterID:          identity.ClusterID,
 			Version:            identity.Version,
 			AppliedIndex:       identity.Applied,
+			Format:             uint16(identity.Format),
 		})
 	})
 	router.Get(readIndexPath, func(w http.ResponseWriter, r *http.Request) {

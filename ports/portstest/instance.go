@@ -15,7 +15,7 @@ import (
 )
 
 // Instance is a whole instance without raft: ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions and ports.Progress over one domain.Registry in
+// ports.Membership, ports.Promotions, ports.Formats and ports.Progress over one domain.Registry in
 // memory. It begins as the leader
 // of a cluster of its own. Safe for concurrent use.
 type Instance struct {
@@ -25,6 +25,10 @@ type Instance struct {
 	later   chan struct{}
 	contact time.Duration
 	failure error
+
+	format  int            // that it reads
+	needs   func(any) int  // the format that a command takes
+	formats map[string]int // of the others, as they told it
 }
 
 // cluster is what instances that replicate have in common. Its lock guards them
@@ -118,6 +122,9 @@ func (i *Instance) Propose(ctx context.Context, cmd domain.Command) ([]domain.Ch
 	if err := i.refusal(ctx); err != nil {
 		return nil, err
 	}
+	if i.needs != nil && i.needs(cmd) > i.shared() {
+		return nil, ports.ErrUpgrading
+	}
 	changes, err := i.registry.Apply(cmd)
 	i.wakeAll()
 	return changes, err
@@ -208,6 +215,46 @@ func (i *Instance) RosterHere(ctx context.Context) (domain.Roster, error) {
 		return domain.Roster{}, err
 	}
 	return i.state.Roster, nil
+}
+
+// Reads lets a test say which format the instance reads, and which one a command
+// takes.
+func (i *Instance) Reads(format int, needs func(cmd any) int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.format, i.needs = format, needs
+}
+
+// Heard implements ports.Formats.
+func (i *Instance) Heard(id string, format int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.formats == nil {
+		i.formats = map[string]int{}
+	}
+	i.formats[id] = format
+	for known := range i.formats {
+		if _, isMember := i.state.Roster.Find(known); !isMember {
+			delete(i.formats, known)
+		}
+	}
+}
+
+// Shared implements ports.Formats.
+func (i *Instance) Shared() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.shared()
+}
+
+func (i *Instance) shared() int {
+	shared := max(1, i.format)
+	for _, other := range i.state.Roster.Instances() {
+		if other.ID != i.id {
+			shared = min(shared, max(1, i.formats[other.ID]))
+		}
+	}
+	return shared
 }
 
 // Want implements ports.Promotions.

@@ -41,6 +41,19 @@ func TestInstanceKeepsThePromisesOfThePorts(t *testing.T) {
 	}
 }
 
+func TestInstanceKeepsThePromiseOfFormats(t *testing.T) {
+	portstest.RunFormats(t, func(t testing.TB) portstest.FormatsSubject {
+		s := followed(t)
+		s.Leader.Registry.(*portstest.Instance).Reads(3, func(cmd any) int {
+			if _, ok := cmd.(domain.Deregister); ok {
+				return 2
+			}
+			return 1
+		})
+		return portstest.FormatsSubject{Subject: s, Newer: domain.Deregister{ID: "a"}, Needs: 2, Own: 3}
+	})
+}
+
 func TestInstanceIsWhatATestMakesOfIt(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	_, later := i.State()

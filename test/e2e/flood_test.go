@@ -59,6 +59,8 @@ func TestHostileConnectionsHarmNobody(t *testing.T) {
 func raftPortGarbage(t *testing.T, i *harness.Instance) {
 	noise := make([]byte, 64<<10)
 	_, _ = rand.Read(noise) // never fails
+	// Without a secret anybody has it.
+	preface := "\x01" + "\x01\x00" + strings.Repeat("\x00", 32) + "\x00" + "\x01x" + "\x00"
 	for name, bytes := range map[string]string{
 		"a lane that is none":            "\x7fhello",
 		"HTTP without a lane":            "GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -67,6 +69,9 @@ func raftPortGarbage(t *testing.T, i *harness.Instance) {
 		"raft RPC without a preface":     "\x01\x00\x00\x00\x00" + string(noise),
 		"noise on raft's lane":           "\x01" + string(noise),
 		"a preface of a version to come": "\x01\xff" + string(noise[:200]),
+		"noise behind a preface":         preface + "\xff" + string(noise),
+		"two billion entries":            preface + "\x00\x81\xa7Entries\xdd\x7f\xff\xff\xff",
+		"a vote of two gigabytes":        preface + "\x01\x81\xa9Candidate\xc6\x7f\xff\xff\xff",
 		"noise on the metadata's lane":   "\x02" + string(noise),
 		"no HTTP on the metadata's lane": "\x02hello\r\n\r\n",
 		"a path that is none":            "\x02GET /nodes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",

@@ -50,6 +50,11 @@ func TestInstancesShareASecret(t *testing.T) {
 		c := harness.Start(t, options)
 		put(t, c.Instances[1].Client, "a")
 		term := metadata(t, c.Instances[0].Client).Term
+		checkMembers(t, c)
+		answer, err := exchange(c.Instances[0].RaftBind, "\x02GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n")
+		if err != nil || !strings.HasPrefix(answer, "HTTP/1.1 403 ") || strings.Contains(answer, c.Instances[0].Application) {
+			t.Errorf("a question without the secret is answered with %q, %v", answer, err)
+		}
 
 		for name, flags := range map[string][]string{
 			"another secret": {"--raft_secret_file=" + secretFile(t, "a secret of somebody else")},
@@ -59,9 +64,22 @@ func TestInstancesShareASecret(t *testing.T) {
 			stranger := harness.New(t, harness.Options{Size: 1, Backend: backend, Flags: append(flags, "--join="+c.Instances[0].Application)}).Instances[0]
 			stranger.ID = "stranger"
 			stranger.Start()
+			member := harness.Member{ID: "stranger", Address: stranger.RaftAddress, Suffrage: "nonvoter"}
+			err := c.Instances[0].RaftAdd(t.Context(), member)
+			refusedInstance(t, name, err, http.StatusUnprocessableEntity, "instance_unreachable")
+			if err == nil || !strings.Contains(err.Error(), "raft secret") {
+				t.Errorf("%s: the refusal does not name the secret: %v", name, err)
+			}
+			before, err := rejectedPrefaces(t, append(c.Instances, stranger)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Instances[0].RaftForce(t.Context(), member); err != nil {
+				t.Fatal(err)
+			}
 			harness.Eventually(t, name+": the stranger is turned away", func() error {
 				rejected, err := rejectedPrefaces(t, append(c.Instances, stranger)...)
-				if err == nil && rejected == 0 {
+				if err == nil && rejected == before {
 					err = fmt.Errorf("no raft connection was refused")
 				}
 				return err

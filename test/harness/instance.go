@@ -228,6 +228,9 @@ func (i *Instance) Restart() {
 	i.Start()
 }
 
+// Use makes program what is started from now on.
+func (i *Instance) Use(program string) { i.program = program }
+
 // Wipe removes all that the instance has stored. Its process must have ended.
 func (i *Instance) Wipe() {
 	i.t.Helper()

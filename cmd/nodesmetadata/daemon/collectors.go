@@ -163,6 +163,8 @@ var (
 	provenDesc       = desc("read_gate_readers_total", "Reads that asked for a round; over the rounds, how many share one.")
 	questionsDesc    = desc("read_index_rounds_total", "Questions to the leader for reads that are answered here.")
 	askedDesc        = desc("read_index_readers_total", "Reads that asked for such a question; over the questions, how many share one.")
+	formatDesc       = desc("log_format", "The format of the raft log that this build reads.")
+	sharedFormatDesc = desc("log_format_shared", "The format that every instance of the cluster is known to read.")
 	logBytesDesc     = desc("log_store_bytes", "What the log store takes on disk.")
 	snapBytesDesc    = desc("snapshots_bytes", "What the snapshots take on disk.")
 )
@@ -175,7 +177,7 @@ type raftCollector struct{ node *consensus.Node }
 func (c raftCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		termDesc, leaderDesc, lastIndexDesc, commitIndexDesc, appliedIndexDesc,
-		proofsDesc, provenDesc, questionsDesc, askedDesc, logBytesDesc, snapBytesDesc,
+		proofsDesc, provenDesc, questionsDesc, askedDesc, formatDesc, sharedFormatDesc, logBytesDesc, snapBytesDesc,
 	} {
 		descs <- d
 	}
@@ -197,6 +199,8 @@ func (c raftCollector) Collect(metrics chan<- prometheus.Metric) {
 		counter(provenDesc, stats.ProvenTotal),
 		counter(questionsDesc, stats.QuestionsTotal),
 		counter(askedDesc, stats.AskedTotal),
+		gauge(formatDesc, float64(stats.Format)),
+		gauge(sharedFormatDesc, float64(stats.SharedFormat)),
 		gauge(logBytesDesc, float64(stats.LogBytes)),
 		gauge(snapBytesDesc, float64(stats.SnapshotBytes)),
 	})

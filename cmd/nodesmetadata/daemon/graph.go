@@ -17,6 +17,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/app"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -55,6 +56,7 @@ func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
 			newMetrics,
 			newDemux,
 			newNode,
+			newSecret,
 			peerapi.NewClient,
 			newCluster,
 			newLeases,
@@ -104,12 +106,14 @@ func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client, lo
 			RaftID:             c.RaftID,
 			ApplicationAddress: c.ApplicationAdvertisedAddress,
 			Version:            Version(),
+			Format:             consensus.Format,
 		},
 		Membership: node,
 		Promotions: node,
 		Progress:   node,
 		Local:      node,
 		Peers:      peers,
+		Formats:    node,
 		Logger:     log.With("component", "cluster"),
 	})
 }
@@ -118,8 +122,16 @@ func newLeases(node *consensus.Node, log *slog.Logger) *app.Leases {
 	return app.NewLeases(app.LeaseConfig{Registry: node, Local: node, Logger: log.With("component", "leases")})
 }
 
-func newPeerServer(port *demux.Demux, node *consensus.Node, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
-	lane, err := port.Lane(peerapi.Lane, demux.LaneConfig{MaxOpen: peerapi.MaxOpen})
+// newSecret is what instances prove before they ask each other; nil without a secret.
+func newSecret(c config.Config) *preface.Preface {
+	if len(c.Secret) == 0 {
+		return nil
+	}
+	return &preface.Preface{Purpose: preface.Questions, RaftID: c.RaftID, Secret: c.Secret}
+}
+
+func newPeerServer(port *demux.Demux, secret *preface.Preface, node *consensus.Node, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
+	lane, err := port.Lane(peerapi.Lane, peerapi.LaneConfig(secret))
 	if err != nil {
 		return nil, err
 	}

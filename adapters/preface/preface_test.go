@@ -1,26 +1,25 @@
-package consensus
+package preface
 
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"errors"
 	"io"
-	"iter"
 	"net"
 	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
-	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
+// patience bounds every wait of a test; it is reached only when something is
+// wrong.
+const patience = 20 * time.Second
+
 // side gives an instance's part of the preface.
-func side(raftID, clusterID, secret string) *preface {
-	return &preface{raftID: raftID, clusterID: func() string { return clusterID }, secret: []byte(secret)}
+func side(raftID, clusterID, secret string) *Preface {
+	return &Preface{RaftID: raftID, ClusterID: func() string { return clusterID }, Secret: []byte(secret)}
 }
 
 // connected gives the two ends of a TCP connection, bounded by patience.
@@ -49,18 +48,18 @@ func connected(tb testing.TB) (dialer, dialled *net.TCPConn) {
 }
 
 // meet lets one instance dial another; each hangs up on an error.
-func meet(tb testing.TB, dialer, dialled *preface) (dialErr, acceptErr error) {
+func meet(tb testing.TB, dialer, dialled *Preface) (dialErr, acceptErr error) {
 	tb.Helper()
 	out, in := connected(tb)
 	accepting := make(chan error, 1)
 	go func() {
-		err := dialled.accept(in)
+		err := dialled.Accept(in)
 		if err != nil {
 			in.Close()
 		}
 		accepting <- err
 	}()
-	if dialErr = dialer.dial(out); dialErr != nil {
+	if dialErr = dialer.Dial(out); dialErr != nil {
 		out.Close()
 	}
 	return dialErr, <-accepting
@@ -68,7 +67,7 @@ func meet(tb testing.TB, dialer, dialled *preface) (dialErr, acceptErr error) {
 
 func TestWhoMayTalkToWhom(t *testing.T) {
 	tests := map[string]struct {
-		dialer, dialled *preface
+		dialer, dialled *Preface
 		err             error
 		dialledErr      error // where it is another one
 		dialerSays      []string
@@ -83,30 +82,30 @@ func TestWhoMayTalkToWhom(t *testing.T) {
 		"two who wait to be added": {
 			dialer: side("a", "", ""), dialled: side("b", "", "")},
 		"ids of the greatest length": {
-			dialer: side(strings.Repeat("a", domain.MaxIDLength), "c", ""), dialled: side(strings.Repeat("b", domain.MaxIDLength), "c", "")},
+			dialer: side(strings.Repeat("a", 128), "c", ""), dialled: side(strings.Repeat("b", 128), "c", "")},
 
 		"two of different clusters": {
-			dialer: side("a", "c1", "s"), dialled: side("b", "c2", "s"), err: errOtherCluster,
+			dialer: side("a", "c1", "s"), dialled: side("b", "c2", "s"), err: ErrOtherCluster,
 			dialerSays:  []string{"another raft cluster", `"a" of cluster "c1"`, `"b" of cluster "c2"`},
 			dialledSays: []string{"another raft cluster", `"a" of cluster "c1"`, `"b" of cluster "c2"`},
 		},
 		"different secrets": {
-			dialer: side("a", "c", "s1"), dialled: side("b", "c", "s2"), err: errWrongSecret, dialledErr: errNoProof,
+			dialer: side("a", "c", "s1"), dialled: side("b", "c", "s2"), err: ErrWrongSecret, dialledErr: ErrNoProof,
 			dialerSays:  []string{"raft secret", `"b"`},
 			dialledSays: []string{"raft secret", `"a"`},
 		},
 		"a secret on the dialer's side only": {
-			dialer: side("a", "c", "s"), dialled: side("b", "c", ""), err: errNoSecret,
+			dialer: side("a", "c", "s"), dialled: side("b", "c", ""), err: ErrNoSecret,
 			dialerSays:  []string{"one side has a raft secret", `"b"`},
 			dialledSays: []string{"one side has a raft secret", `"a"`},
 		},
 		"a secret on the dialled side only": {
-			dialer: side("a", "c", ""), dialled: side("b", "c", "s"), err: errNoSecret,
+			dialer: side("a", "c", ""), dialled: side("b", "c", "s"), err: ErrNoSecret,
 			dialerSays:  []string{"one side has a raft secret", `"b"`},
 			dialledSays: []string{"one side has a raft secret", `"a"`},
 		},
 		"two of one raft id, or one who reached itself": {
-			dialer: side("a", "c", "s"), dialled: side("a", "c", "s"), err: errOwnID,
+			dialer: side("a", "c", "s"), dialled: side("a", "c", "s"), err: ErrOwnID,
 			dialerSays:  []string{"same raft id"},
 			dialledSays: []string{"same raft id"},
 		},
@@ -153,14 +152,14 @@ func TestAnotherVersionIsToldToBothSides(t *testing.T) {
 			_, _ = io.ReadFull(in, make([]byte, len(side("a", "c", "").hello().encode())))
 			_, _ = in.Write(bytesOfLater)
 		}()
-		mustSay(t, "the dialer", side("a", "c", "").dial(out), errOtherVersion, []string{"version 2", "version 1"})
+		mustSay(t, "the dialer", side("a", "c", "").Dial(out), ErrOtherVersion, []string{"version 2", "version 1"})
 	})
 	t.Run("it dials", func(t *testing.T) {
 		out, in := connected(t)
 		if _, err := out.Write(bytesOfLater); err != nil {
 			t.Fatal(err)
 		}
-		mustSay(t, "the dialled one", side("b", "c", "").accept(in), errOtherVersion, []string{"version 2", "version 1"})
+		mustSay(t, "the dialled one", side("b", "c", "").Accept(in), ErrOtherVersion, []string{"version 2", "version 1"})
 		in.Close()
 		answer, err := readHello(out)
 		if err != nil || answer.verdict != otherVersion || answer.version != prefaceVersion {
@@ -174,7 +173,7 @@ func TestAnotherVersionIsToldToBothSides(t *testing.T) {
 		if _, err := in.Write(refusal.encode()); err != nil {
 			t.Fatal(err)
 		}
-		mustSay(t, "the dialer", side("a", "c", "").dial(out), errOtherVersion, []string{"verdict 99"})
+		mustSay(t, "the dialer", side("a", "c", "").Dial(out), ErrOtherVersion, []string{"verdict 99"})
 	})
 }
 
@@ -196,13 +195,13 @@ func (r *recorder) Write(p []byte) (int, error) {
 }
 
 // overheard gives all that two sides with one secret said to each other.
-func overheard(t *testing.T, dialer, dialled *preface) (byDialer, byDialled []byte) {
+func overheard(t *testing.T, dialer, dialled *Preface) (byDialer, byDialled []byte) {
 	t.Helper()
 	out, in := connected(t)
 	accepting := make(chan error, 1)
-	go func() { accepting <- dialled.accept(in) }()
+	go func() { accepting <- dialled.Accept(in) }()
 	tap := &recorder{Conn: out}
-	if err := errors.Join(dialer.dial(tap), <-accepting); err != nil {
+	if err := errors.Join(dialer.Dial(tap), <-accepting); err != nil {
 		t.Fatal(err)
 	}
 	return tap.sent.Bytes(), tap.received.Bytes()
@@ -216,7 +215,7 @@ func TestWhatWasOverheardProvesNothing(t *testing.T) {
 		if _, err := out.Write(byDialer); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.accept(in); !errors.Is(err, errWrongSecret) {
+		if err := b.Accept(in); !errors.Is(err, ErrWrongSecret) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -225,7 +224,7 @@ func TestWhatWasOverheardProvesNothing(t *testing.T) {
 		if _, err := in.Write(byDialled); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.dial(out); !errors.Is(err, errWrongSecret) {
+		if err := a.Dial(out); !errors.Is(err, ErrWrongSecret) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -235,7 +234,7 @@ func TestOnesOwnProofProvesNothing(t *testing.T) {
 	t.Run("the dialled one's, sent back to it", func(t *testing.T) {
 		out, in := connected(t)
 		accepting := make(chan error, 1)
-		go func() { accepting <- side("b", "c", "s").accept(in) }()
+		go func() { accepting <- side("b", "c", "s").Accept(in) }()
 		stranger := side("a", "c", "any").hello()
 		if _, err := out.Write(stranger.encode()); err != nil {
 			t.Fatal(err)
@@ -246,14 +245,14 @@ func TestOnesOwnProofProvesNothing(t *testing.T) {
 		if _, err := io.CopyN(out, out, proofSize); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-accepting; !errors.Is(err, errWrongSecret) {
+		if err := <-accepting; !errors.Is(err, ErrWrongSecret) {
 			t.Errorf("error %v", err)
 		}
 	})
 	t.Run("the dialer's words, all sent back to it", func(t *testing.T) {
 		out, in := connected(t)
 		go func() { _, _ = io.Copy(in, in) }()
-		if err := side("a", "c", "s").dial(out); !errors.Is(err, errOwnID) {
+		if err := side("a", "c", "s").Dial(out); !errors.Is(err, ErrOwnID) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -266,11 +265,11 @@ func TestOnesOwnProofProvesNothing(t *testing.T) {
 		go func() { _, _ = io.Copy(fromStranger, toStranger) }()
 		go func() { _, _ = io.Copy(toStranger, fromStranger) }()
 		accepting := make(chan error, 1)
-		go func() { accepting <- a.accept(in) }()
-		if err := a.dial(out); !errors.Is(err, errOwnID) {
+		go func() { accepting <- a.Accept(in) }()
+		if err := a.Dial(out); !errors.Is(err, ErrOwnID) {
 			t.Errorf("it dials itself: %v", err)
 		}
-		if err := <-accepting; !errors.Is(err, errOwnID) {
+		if err := <-accepting; !errors.Is(err, ErrOwnID) {
 			t.Errorf("it is dialled by itself: %v", err)
 		}
 	})
@@ -310,13 +309,13 @@ func TestThePrefaceTakesNothingThatFollowsIt(t *testing.T) {
 			out, in := connected(t)
 			accepting := make(chan error, 1)
 			go func() {
-				err := side("b", "c", secret).accept(in)
+				err := side("b", "c", secret).Accept(in)
 				if err == nil {
 					_, err = io.WriteString(in, rpc)
 				}
 				accepting <- err
 			}()
-			err := side("a", "c", secret).dial(out)
+			err := side("a", "c", secret).Dial(out)
 			if err == nil {
 				_, err = io.WriteString(out, rpc)
 			}
@@ -341,8 +340,8 @@ func TestSilenceIsBoundedByTheDeadline(t *testing.T) {
 		words   []byte
 		preface func(net.Conn) error
 	}{
-		"the dialer falls silent":      {byDialer, b.accept},
-		"the dialled one falls silent": {byDialled, a.dial},
+		"the dialer falls silent":      {byDialer, b.Accept},
+		"the dialled one falls silent": {byDialled, a.Dial},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -376,7 +375,7 @@ func TestAPeerThatHangsUpIsAnError(t *testing.T) {
 		out, in := connected(t)
 		_, _ = out.Write(byDialer[:said])
 		out.CloseWrite()
-		if err := b.accept(in); err == nil {
+		if err := b.Accept(in); err == nil {
 			t.Errorf("a dialer that hung up after %d bytes was let in", said)
 		}
 	}
@@ -384,106 +383,8 @@ func TestAPeerThatHangsUpIsAnError(t *testing.T) {
 		out, in := connected(t)
 		_, _ = in.Write(byDialled[:said])
 		in.CloseWrite()
-		if err := a.dial(out); err == nil {
+		if err := a.Dial(out); err == nil {
 			t.Errorf("one that hung up after %d bytes was trusted", said)
 		}
 	}
-}
-
-func TestOnlyPeersReachTheRaftLane(t *testing.T) {
-	stream, port := openStream(t, side("here", "c", "s"))
-	refused := map[string]*preface{
-		"another cluster": side("x", "other", "s"), "another secret": side("x", "c", "t"),
-		"no secret": side("x", "c", ""), "the same id": side("here", "c", "s"),
-	}
-	for name, p := range refused {
-		conn := dialLane(t, port)
-		if err := p.dial(conn); err == nil {
-			t.Errorf("%s: it was welcome", name)
-		}
-		conn.Close()
-	}
-	garbage := dialLane(t, port)
-	if _, err := io.WriteString(garbage, strings.Repeat("GET / HTTP/1.1\r\n", 100)); err != nil {
-		t.Log(err) // it may have been cut off already
-	}
-	_, _ = io.Copy(io.Discard, garbage)
-	garbage.Close()
-
-	peer := dialLane(t, port)
-	defer peer.Close()
-	if err := side("peer", "c", "s").dial(peer); err != nil {
-		t.Fatal(err)
-	}
-	first, err := stream.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer first.Close()
-	if first.RemoteAddr().String() != peer.LocalAddr().String() {
-		t.Errorf("Accept gave %v instead of the peer", first.RemoteAddr())
-	}
-	stats := port.Stats()
-	for range poll(t) {
-		// A refusal is counted once both sides have hung up.
-		if stats = port.Stats(); stats.Pending == 0 && stats.Rejected[demux.HandshakeFailed] > uint64(len(refused)) {
-			break
-		}
-	}
-	if got, want := stats.Rejected[demux.HandshakeFailed], uint64(len(refused)+1); got != want {
-		t.Errorf("%d connections failed their handshake, want %d: %+v", got, want, stats)
-	}
-	if lane := stats.Lanes[RaftLane]; lane.HandedOver != 1 || lane.Queued != 0 {
-		t.Errorf("the lane let in %+v", lane)
-	}
-}
-
-// poll ticks until patience is over.
-func poll(t *testing.T) iter.Seq[struct{}] {
-	t.Helper()
-	return func(yield func(struct{}) bool) {
-		ticker := time.NewTicker(time.Millisecond)
-		defer ticker.Stop()
-		for begin := time.Now(); time.Since(begin) < patience && yield(struct{}{}); {
-			<-ticker.C
-		}
-	}
-}
-
-// dialLane gives a connection of the raft lane, before its preface.
-func dialLane(t *testing.T, port *demux.Demux) net.Conn {
-	t.Helper()
-	conn, err := demux.Dial(within(t), port.Addr().String(), RaftLane)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
-	}
-	return conn
-}
-
-// openStream gives a stream on a port of its own, closed when the test ends.
-func openStream(t *testing.T, p *preface) (*stream, *demux.Demux) {
-	t.Helper()
-	port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	lane, err := port.Lane(RaftLane, demux.LaneConfig{Handshake: func(conn net.Conn) (net.Conn, error) {
-		return conn, p.accept(conn)
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := port.Open(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	s := newStream(lane, port.Addr().String(), p)
-	t.Cleanup(func() {
-		if err := errors.Join(s.Close(), port.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	return s, port
 }

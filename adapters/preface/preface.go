@@ -1,4 +1,8 @@
-package consensus
+// Package preface is how a connection between two instances begins, so that nobody
+// gets any further who is of another cluster, speaks another protocol, or does not
+// know the secret. It says who is there, and proves it where there is a secret; it
+// never encrypts, and never looks at what follows.
+package preface
 
 import (
 	"bytes"
@@ -12,11 +16,9 @@ import (
 	"net"
 )
 
-// Every raft connection begins with a preface, so that nobody reaches raft's
-// decoder who is of another cluster, speaks another protocol, or does not know
-// the secret. The one who dials sends a hello, the other answers with its own
-// and, where a secret is set, its proof; then the dialer sends its proof. After
-// a refusal the connection is closed.
+// The one who dials sends a hello, the other answers with its own and, where a
+// secret is set, its proof; then the dialer sends its proof. After a refusal the
+// connection is closed.
 //
 //	hello: version (1) | verdict (1) | nonce (32) | cluster id (1 + n) | raft id (1 + n) | proof is to follow (1)
 //	proof: HMAC-SHA-256 (32), keyed with the secret, of a role byte and both hellos
@@ -41,35 +43,50 @@ const (
 )
 
 var (
-	errOtherVersion = errors.New("the other side speaks another version of the raft port's protocol")
-	errOtherCluster = errors.New("the other side belongs to another raft cluster")
-	errOtherID      = errors.New("another instance answers at this address")
-	errNoSecret     = errors.New("one side has a raft secret and the other has none")
-	errOwnID        = errors.New("the other side bears the same raft id")
-	errWrongSecret  = errors.New("the other side does not know the raft secret")
-	errNoProof      = errors.New("the other side hung up instead of proving that it knows the raft secret")
+	ErrOtherVersion = errors.New("the other side speaks another version of the raft port's protocol")
+	ErrOtherCluster = errors.New("the other side belongs to another raft cluster")
+	ErrOtherID      = errors.New("another instance answers at this address")
+	ErrNoSecret     = errors.New("one side has a raft secret and the other has none")
+	ErrOwnID        = errors.New("the other side bears the same raft id")
+	ErrWrongSecret  = errors.New("the other side does not know the raft secret")
+	ErrNoProof      = errors.New("the other side hung up instead of proving that it knows the raft secret")
 )
 
 // err is for those of which refusal says no more.
 func (v verdict) err() error {
 	switch v {
 	case otherCluster:
-		return errOtherCluster
+		return ErrOtherCluster
 	case otherSecret:
-		return errNoSecret
+		return ErrNoSecret
 	case ownID:
-		return errOwnID
+		return ErrOwnID
 	}
-	return fmt.Errorf("%w: unknown verdict %d", errOtherVersion, v)
+	return fmt.Errorf("%w: unknown verdict %d", ErrOtherVersion, v)
 }
 
-// preface is one side's part of it. The cluster id is asked for at every
-// connection, because an instance that waits to be added learns it late.
-type preface struct {
-	raftID    string
-	clusterID func() string
-	secret    []byte
-	expects   string // whose answer a dialer takes; empty: anybody's
+// Purpose is what follows a preface. A proof for one is none for another.
+type Purpose byte
+
+const (
+	// Raft is for members of one cluster, and those who are to be members.
+	Raft Purpose = iota
+	// Questions are for anybody who knows the secret: whether it is a member of the
+	// same cluster, or the asker itself, is what is asked.
+	Questions
+)
+
+// Preface is one side's part of it.
+type Preface struct {
+	Purpose Purpose
+	RaftID  string
+	// ClusterID is asked at every connection, because an instance that waits to be
+	// added learns it late. Nil: Questions do without.
+	ClusterID func() string
+	// Secret is what is proven; empty: nothing is.
+	Secret []byte
+	// Expects is whose answer a dialer takes; empty: anybody's.
+	Expects string
 }
 
 type hello struct {
@@ -81,21 +98,25 @@ type hello struct {
 	proves    bool
 }
 
-func (p *preface) hello() hello {
-	h := hello{version: prefaceVersion, clusterID: p.clusterID(), raftID: p.raftID, proves: len(p.secret) > 0}
+func (p *Preface) hello() hello {
+	h := hello{version: prefaceVersion, raftID: p.RaftID, proves: len(p.Secret) > 0}
+	if p.ClusterID != nil {
+		h.clusterID = p.ClusterID()
+	}
 	rand.Read(h.nonce[:]) // never fails
 	return h
 }
 
 // judge compares hellos. An instance without a cluster id is yet to be added,
 // so it may talk to any cluster.
-func judge(own, others hello) verdict {
+func (p *Preface) judge(own, others hello) verdict {
+	members := p.Purpose == Raft
 	switch {
 	case own.version != others.version:
 		return otherVersion
-	case own.clusterID != "" && others.clusterID != "" && own.clusterID != others.clusterID:
+	case members && own.clusterID != "" && others.clusterID != "" && own.clusterID != others.clusterID:
 		return otherCluster
-	case own.raftID == others.raftID:
+	case members && own.raftID == others.raftID:
 		// It is this instance itself, reached at an address that was another's,
 		// or through a stranger who has it answer its own question.
 		return ownID
@@ -111,15 +132,18 @@ func refusal(v verdict, own, others hello) error {
 	case welcome:
 		return nil
 	case otherVersion:
-		return fmt.Errorf("preface: %w: there is version %d, here is version %d", errOtherVersion, others.version, own.version)
+		if others.version == httpVersion {
+			return fmt.Errorf("preface: %w: it speaks HTTP at once", ErrNoSecret)
+		}
+		return fmt.Errorf("preface: %w: there is version %d, here is version %d", ErrOtherVersion, others.version, own.version)
 	}
 	return fmt.Errorf("preface: %w: there is %q of cluster %q, here is %q of cluster %q",
 		v.err(), others.raftID, others.clusterID, own.raftID, own.clusterID)
 }
 
-// dial goes through the preface on a connection that this side opened. The
+// Dial goes through the preface on a connection that this side opened. The
 // caller bounds it, with a deadline or by closing conn.
-func (p *preface) dial(conn net.Conn) error {
+func (p *Preface) Dial(conn net.Conn) error {
 	own := p.hello()
 	if _, err := conn.Write(own.encode()); err != nil {
 		return fmt.Errorf("preface: %w", err)
@@ -128,11 +152,11 @@ func (p *preface) dial(conn net.Conn) error {
 	if err != nil {
 		return fmt.Errorf("preface: %w", err)
 	}
-	if err := refusal(cmp.Or(judge(own, others), others.verdict), own, others); err != nil {
+	if err := refusal(cmp.Or(p.judge(own, others), others.verdict), own, others); err != nil {
 		return err
 	}
-	if p.expects != "" && others.raftID != p.expects {
-		return fmt.Errorf("preface: %w: %q instead of %q", errOtherID, others.raftID, p.expects)
+	if p.Expects != "" && others.raftID != p.Expects {
+		return fmt.Errorf("preface: %w: %q instead of %q", ErrOtherID, others.raftID, p.Expects)
 	}
 	if !own.proves {
 		return nil
@@ -146,15 +170,19 @@ func (p *preface) dial(conn net.Conn) error {
 	return nil
 }
 
-// accept goes through the preface on a connection that the other side opened.
+// Accept goes through the preface on a connection that the other side opened.
 // The caller bounds it, with a deadline or by closing conn.
-func (p *preface) accept(conn net.Conn) error {
+func (p *Preface) Accept(conn net.Conn) error {
 	others, err := readHello(conn)
 	if err != nil {
 		return fmt.Errorf("preface: %w", err)
 	}
 	own := p.hello()
-	own.verdict = judge(own, others)
+	own.verdict = p.judge(own, others)
+	if own.verdict == otherVersion && p.Purpose == Questions {
+		refuseInHTTP(conn)
+		return refusal(own.verdict, own, others)
+	}
 	answer := own.encode()
 	if own.proves && own.verdict == welcome {
 		answer = append(answer, p.proof(roleDialled, others, own)...)
@@ -174,28 +202,46 @@ func (p *preface) accept(conn net.Conn) error {
 	return nil
 }
 
+// Who serves Questions and has no secret answers a hello in HTTP, if at all, so
+// that it seems to be of the version that is HTTP's first letter.
+const httpVersion = 'H'
+
+const inHTTP = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\nContent-Length: 179\r\nConnection: close\r\n\r\n" +
+	`{"type":"about:blank","title":"Forbidden","status":403,"code":"secret_required",` +
+	`"detail":"this instance asks for the raft secret","error":"this instance asks for the raft secret"}`
+
+// refuseInHTTP is for those who began without a preface: most likely an instance
+// without a secret.
+func refuseInHTTP(conn net.Conn) {
+	_, _ = io.WriteString(conn, inHTTP)
+	// The rest of the question: a connection that is closed before it is read is
+	// reset, and the answer may be lost.
+	_, _ = conn.Read(make([]byte, 4<<10))
+}
+
 const (
 	roleDialer  byte = 1
 	roleDialled byte = 2
+	roles       byte = 2 // of each Purpose
 )
 
-func (p *preface) proof(role byte, dialer, dialled hello) []byte {
-	mac := hmac.New(sha256.New, p.secret)
-	mac.Write([]byte{role})
+func (p *Preface) proof(role byte, dialer, dialled hello) []byte {
+	mac := hmac.New(sha256.New, p.Secret)
+	mac.Write([]byte{role + roles*byte(p.Purpose)})
 	mac.Write(dialer.encode())
 	mac.Write(dialled.encode())
 	return mac.Sum(nil)
 }
 
-func (p *preface) checkProof(r io.Reader, role byte, dialer, dialled hello) error {
+func (p *Preface) checkProof(r io.Reader, role byte, dialer, dialled hello) error {
 	given := make([]byte, proofSize)
 	if _, err := io.ReadFull(r, given); errors.Is(err, io.EOF) {
-		return errNoProof
+		return ErrNoProof
 	} else if err != nil {
 		return err
 	}
 	if !hmac.Equal(given, p.proof(role, dialer, dialled)) {
-		return errWrongSecret
+		return ErrWrongSecret
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package consensus
+package preface
 
 import (
 	"bytes"
@@ -18,8 +18,8 @@ func FuzzPreface(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, secret := range []string{"", "s"} {
-			mustSurvive(t, data, side("b", "c", secret).accept)
-			mustSurvive(t, data, side("a", "c", secret).dial)
+			mustSurvive(t, data, side("b", "c", secret).Accept)
+			mustSurvive(t, data, side("a", "c", secret).Dial)
 		}
 	})
 }

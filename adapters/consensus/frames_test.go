@@ -1,0 +1,394 @@
+package consensus
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
+)
+
+// transportOn gives raft's transport on a raft port, as a Node has it.
+func transportOn(t *testing.T, own *preface.Preface) (*raft.NetworkTransport, *stream) {
+	t.Helper()
+	s, _ := openStream(t, own)
+	network := newTransport(s, hclog.NewNullLogger())
+	t.Cleanup(func() { network.Close() })
+	return network, s
+}
+
+// peerOf gives a connection of somebody whom the preface lets in.
+func peerOf(t *testing.T, s *stream) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.lane.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_, err = conn.Write([]byte{RaftLane})
+	if err := errors.Join(err, conn.SetDeadline(time.Now().Add(patience)), side("peer", "c", "").Dial(conn)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// allocated is how many bytes do makes this process allocate.
+func allocated(do func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	do()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// object writes the beginning of a map of one member, whose value follows.
+func objectOf(key string) string { return "\x81" + textOf(key) }
+
+func textOf(s string) string { return string([]byte{0xa0 | byte(len(s))}) + s }
+
+var requestBytes = map[string]byte{"append": 0, "vote": 1, "snapshot": 2, "timeout": 3, "prevote": 4}
+
+func TestWhatAPeerAnnouncesCostsNothing(t *testing.T) {
+	tests := map[string]string{
+		"two billion entries":               objectOf("Entries") + "\xdd\x7f\xff\xff\xff",
+		"four billion entries":              objectOf("Entries") + "\xdd\xff\xff\xff\xff",
+		"a few thousand entries":            objectOf("Entries") + "\xdc\xff\xff",
+		"two billion members":               "\xdf\x7f\xff\xff\xff",
+		"two billion members of an entry":   objectOf("Entries") + "\x91\xdf\x7f\xff\xff\xff",
+		"an entry of two gigabytes":         objectOf("Entries") + "\x91" + objectOf("Data") + "\xc6\x7f\xff\xff\xff",
+		"an entry of two gigabytes of text": objectOf("Entries") + "\x91" + objectOf("Data") + "\xdb\x7f\xff\xff\xff",
+		"an entry of two billion numbers":   objectOf("Entries") + "\x91" + objectOf("Data") + "\xdd\x7f\xff\xff\xff",
+		"an id of two gigabytes":            objectOf("ID") + "\xc6\x7f\xff\xff\xff",
+		"a leader of two billion numbers":   objectOf("Leader") + "\xdd\x7f\xff\xff\xff",
+		"an unknown member of two billion":  objectOf("Later") + "\xdd\x7f\xff\xff\xff",
+		"a key of two gigabytes":            "\x81\xdb\x7f\xff\xff\xff",
+		"an extension of two gigabytes":     objectOf("Term") + "\xc9\x7f\xff\xff\xff\x01",
+		"lists without end":                 objectOf("Later") + strings.Repeat("\x91", 1<<16),
+		"no message":                        "hello",
+		"a list for a message":              "\xdd\x7f\xff\xff\xff",
+		"a byte that begins nothing":        "\xc1",
+	}
+	for name, said := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, s := transportOn(t, side("here", "c", ""))
+			for rpc, first := range requestBytes {
+				conn := peerOf(t, s)
+				cost := allocated(func() {
+					_, _ = conn.Write(append([]byte{first}, said...))
+					if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("%s: nobody hung up", rpc)
+					}
+				})
+				if cost > 4<<20 {
+					t.Errorf("%s: it took %d bytes", rpc, cost)
+				}
+			}
+		})
+	}
+}
+
+// What is in a snapshot is of no concern; but a peer must not make raft take it
+// for requests, nor follow it with one.
+func TestASnapshotHidesNothing(t *testing.T) {
+	const bomb = "\x00\x81\xa7Entries\xdd\x7f\xff\xff\xff"
+	header := func(members ...string) string {
+		return "\x02" + string([]byte{0x80 | byte(len(members))}) + strings.Join(members, "")
+	}
+	version := func(v string) string { return textOf("ProtocolVersion") + v }
+	size := func(n string) string { return textOf("Size") + n }
+	tests := map[string]string{
+		"of a version that raft does not read":         header(version("\x09"), size("\x40")) + bomb,
+		"of no version":                                header(size("\x40")) + bomb,
+		"of a version that is nothing":                 header(version("\xc0"), size("\x40")) + bomb,
+		"of two versions":                              header(version("\x03"), version("\x01"), size("\x40")) + bomb,
+		"of a version below zero":                      header(version("\xff"), size("\x40")) + bomb,
+		"with a request behind it":                     header(version("\x03"), size("\x02")) + "ok" + bomb,
+		"that is empty, with a request behind it":      header(version("\x03"), size("\x00")) + bomb,
+		"of no size, with a request behind it":         header(version("\x03")) + bomb,
+		"of a size below zero":                         header(version("\x03"), size("\xd3\xff\xff\xff\xff\xff\xff\xff\xff")) + bomb,
+		"of a size that is a fraction":                 header(version("\x03"), size("\xcb\x40\x10\x00\x00\x00\x00\x00\x00")) + bomb,
+		"of a size in words":                           header(version("\x03"), size(textOf("64"))) + bomb,
+		"of an exabyte":                                header(version("\x03"), size("\xcf\x10\x00\x00\x00\x00\x00\x00\x00")) + bomb,
+		"of a size that only a part of it says, twice": header(version("\x03"), size("\x40"), textOf("Later")+"\x81"+size("\x10"), size("\x00")) + bomb,
+	}
+	for name, said := range tests {
+		t.Run(name, func(t *testing.T) {
+			network, s := transportOn(t, side("here", "c", ""))
+			answering(t, network)
+			conn := peerOf(t, s)
+			cost := allocated(func() {
+				_, _ = io.WriteString(conn, said)
+				if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Error("nobody hung up")
+				}
+			})
+			if cost > 4<<20 {
+				t.Errorf("it took %d bytes", cost)
+			}
+		})
+	}
+}
+
+// answering does with requests what raft does: it refuses those of a version that
+// it does not know, and reads a snapshot to its end.
+func answering(t *testing.T, network raft.Transport) <-chan raft.RPC {
+	t.Helper()
+	seen := make(chan raft.RPC, 1)
+	stop := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			select {
+			case rpc := <-network.Consumer():
+				reply(rpc)
+				select {
+				case seen <- rpc:
+				default:
+				}
+			case <-stop:
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { close(stop); done.Wait() })
+	return seen
+}
+
+func reply(rpc raft.RPC) {
+	header := rpc.Command.(raft.WithRPCHeader).GetRPCHeader()
+	if header.ProtocolVersion != raft.ProtocolVersionMax {
+		rpc.Respond(nil, raft.ErrUnsupportedProtocol)
+		return
+	}
+	switch request := rpc.Command.(type) {
+	case *raft.AppendEntriesRequest:
+		rpc.Respond(&raft.AppendEntriesResponse{Term: request.Term, LastLog: uint64(len(request.Entries)), Success: true}, nil)
+	case *raft.InstallSnapshotRequest:
+		n, err := io.Copy(io.Discard, rpc.Reader)
+		rpc.Respond(&raft.InstallSnapshotResponse{Term: uint64(n), Success: true}, err)
+	case *raft.RequestVoteRequest:
+		rpc.Respond(&raft.RequestVoteResponse{Term: request.Term, Granted: true}, nil)
+	case *raft.RequestPreVoteRequest:
+		rpc.Respond(&raft.RequestPreVoteResponse{Term: request.Term, Granted: true}, nil)
+	case *raft.TimeoutNowRequest:
+		rpc.Respond(&raft.TimeoutNowResponse{}, nil)
+	}
+}
+
+// neighbour gives raft's transport of another instance, and where the first is
+// reached from it.
+func neighbour(t *testing.T, here *stream) (addressed, raft.ServerAddress) {
+	t.Helper()
+	there, _ := transportOn(t, side("peer", "c", ""))
+	return addressed{there}, raft.ServerAddress(here.lane.Addr().String())
+}
+
+var header = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("peer"), Addr: []byte("peer:8008")}
+
+func entries(count, size int) []*raft.Log {
+	made := make([]*raft.Log, count)
+	for i := range made {
+		made[i] = &raft.Log{Index: uint64(i + 1), Term: 1 << 40, Data: make([]byte, size), Extensions: []byte("x"), AppendedAt: time.Now()}
+	}
+	return made
+}
+
+func TestWhatInstancesSendGetsThrough(t *testing.T) {
+	network, s := transportOn(t, side("here", "c", ""))
+	requests := answering(t, network)
+	peer, here := neighbour(t, s)
+
+	t.Run("entries", func(t *testing.T) {
+		for name, sent := range map[string][]*raft.Log{
+			"none": nil, "one": entries(1, 1), "one that is empty": entries(1, 0), "many": entries(maxBatch, 100),
+			"long ones": entries(3, 1<<20+17), "one that is longer than a message should be": entries(1, maxSend+1),
+		} {
+			args := &raft.AppendEntriesRequest{RPCHeader: header, Term: 7, PrevLogEntry: 3, PrevLogTerm: 1, Entries: sent, LeaderCommitIndex: 1 << 33}
+			var resp raft.AppendEntriesResponse
+			err := peer.AppendEntries("here", here, args, &resp)
+			if err != nil || !resp.Success || resp.LastLog != uint64(len(sent)) {
+				t.Fatalf("%s: %+v, %v", name, resp, err)
+			}
+			got := (<-requests).Command.(*raft.AppendEntriesRequest)
+			for i, entry := range got.Entries {
+				if len(entry.Data) != len(sent[i].Data) || !entry.AppendedAt.Equal(sent[i].AppendedAt) {
+					t.Errorf("%s: entry %d came as one of %d bytes of %v", name, i, len(entry.Data), entry.AppendedAt)
+				}
+			}
+		}
+	})
+	t.Run("votes and hand-overs", func(t *testing.T) {
+		var vote raft.RequestVoteResponse
+		var prevote raft.RequestPreVoteResponse
+		if err := errors.Join(
+			peer.RequestVote("here", here, &raft.RequestVoteRequest{RPCHeader: header, Term: 9, LeadershipTransfer: true}, &vote),
+			peer.RequestPreVote("here", here, &raft.RequestPreVoteRequest{RPCHeader: header, Term: 9}, &prevote),
+			peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{}),
+		); err != nil || !vote.Granted || !prevote.Granted {
+			t.Errorf("%+v, %+v, %v", vote, prevote, err)
+		}
+	})
+	t.Run("snapshots", func(t *testing.T) {
+		for _, size := range []int{1, 200, 70_000, 5 << 20} {
+			args := &raft.InstallSnapshotRequest{RPCHeader: header, SnapshotVersion: 1, Term: 2, Configuration: make([]byte, 2000), Size: int64(size)}
+			var resp raft.InstallSnapshotResponse
+			// Bytes that would be refused anywhere else.
+			content := strings.NewReader(strings.Repeat("\xdd\xff", size)[:size])
+			if err := peer.InstallSnapshot("here", here, args, &resp, content); err != nil || resp.Term != uint64(size) {
+				t.Errorf("of %d bytes: %+v, %v", size, resp, err)
+			}
+		}
+	})
+	t.Run("a refusal", func(t *testing.T) {
+		err := peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{}, &raft.TimeoutNowResponse{})
+		if err == nil || err.Error() != raft.ErrUnsupportedProtocol.Error() {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Builds that do not cut their messages short send this.
+func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it sends 270 MB")
+	}
+	f := frames{requests: true, limit: maxIncoming, incoming: &atomic.Int64{}}
+	block := "\xc6" + string([]byte{0, 0x10, 0x20, 0}) + strings.Repeat("x", 1<<20+8<<10)
+	message := []string{"\x00\x82", textOf("Term"), "\x01", textOf("Entries"), "\xdc\x01\x00"}
+	for range maxBatch {
+		message = append(message, "\x82", textOf("Index"), "\xcd\x01\x02", textOf("Data"), block)
+	}
+	for _, part := range message {
+		if n, err := f.check([]byte(part)); err != nil || n != len(part) {
+			t.Fatalf("%d of %d, %v", n, len(part), err)
+		}
+	}
+	if f.step != atFrame || f.incoming.Load() != 0 {
+		t.Errorf("it is at step %d with %d bytes", f.step, f.incoming.Load())
+	}
+}
+
+func TestMessagesAreCutWhereTheyGetTooLong(t *testing.T) {
+	tests := map[string]struct {
+		entries []*raft.Log
+		want    int
+	}{
+		"none":                     {nil, 0},
+		"many short ones":          {entries(maxBatch, 100), maxBatch},
+		"one that is too long":     {entries(1, maxSend+1), 1},
+		"two that are too long":    {entries(2, maxSend+1), 1},
+		"as many as there is room": {entries(40, maxSend/32), 31}, // a byte of each is no data
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			args := &raft.AppendEntriesRequest{Entries: test.entries}
+			fit(args)
+			if len(args.Entries) != test.want {
+				t.Errorf("%d of %d are left, want %d", len(args.Entries), len(test.entries), test.want)
+			}
+		})
+	}
+}
+
+// Peers share what may be on its way, and give it back.
+func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
+	s := newChecked(nil)
+	halfSent := objectOf("Entries") + "\x91" + objectOf("Data") + "\xc6\x02\x00\x00\x00"
+	block := make([]byte, 32<<20)
+	conns := make([]*checkedConn, 16)
+	send := func(c *checkedConn, p []byte) error { _, err := c.frames.check(p); return err }
+	for i := range conns {
+		own, other := net.Pipe()
+		defer other.Close()
+		conns[i] = &checkedConn{Conn: own, frames: frames{requests: true, limit: maxIncoming, incoming: s.incoming}}
+		defer conns[i].Close()
+		if err := send(conns[i], []byte("\x00"+halfSent)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, c := range conns[:15] {
+		if err := send(c, block[:len(block)-1]); err != nil {
+			t.Fatalf("peer %d: %v", i, err)
+		}
+	}
+	if err := send(conns[15], block); !errors.Is(err, errHostileFrame) {
+		t.Errorf("all that peers like is on its way: %v", err)
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+	if left := s.incoming.Load(); left != 0 {
+		t.Errorf("%d bytes were not given back", left)
+	}
+}
+
+// An instance may be answered by anybody whom it was told to dial.
+func TestAnAnswerCostsNothing(t *testing.T) {
+	for name, said := range map[string]string{
+		"an error of two gigabytes":      "\xdb\x7f\xff\xff\xff",
+		"an error of two megabytes":      "\xdb\x00\x20\x00\x00" + strings.Repeat("x", 2<<20),
+		"a message of two gigabytes":     "\xa0" + objectOf("ID") + "\xc6\x7f\xff\xff\xff",
+		"a message of two billion lists": "\xa0" + objectOf("Peers") + "\xdd\x7f\xff\xff\xff",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := openStream(t, side("here", "c", ""))
+			answered := make(chan struct{})
+			go func() {
+				defer close(answered)
+				conn, err := s.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				_, _ = io.WriteString(conn, said)
+				_, _ = io.Copy(io.Discard, conn)
+			}()
+			peer, here := neighbour(t, s)
+			cost := allocated(func() {
+				err := peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
+				if !errors.Is(err, errHostileFrame) && (err == nil || !strings.Contains(err.Error(), errHostileFrame.Error())) {
+					t.Errorf("it is answered: %v", err)
+				}
+			})
+			if cost > 8<<20 {
+				t.Errorf("it took %d bytes", cost)
+			}
+			s.Close()
+			<-answered
+		})
+	}
+}
+
+func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
+	cluster := startCluster(t, 2, nil)
+	leader := cluster[0]
+	for range maxOpen + 20 {
+		conn, err := demux.Dial(within(t), leader.raftAddress(), RaftLane)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := errors.Join(conn.SetDeadline(time.Now().Add(patience)), side("stranger", "", "").Dial(conn)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "the strangers have been thrown out", func() bool {
+		return leader.demux.Stats().Lanes[RaftLane].Evicted >= 20
+	})
+	if open := leader.demux.Stats().Lanes[RaftLane].Open; open > maxOpen {
+		t.Errorf("%d connections are open", open)
+	}
+	change := register(t, leaderOf(t, cluster), "afterwards")
+	cluster[1].arrives(t, change.Revision)
+}

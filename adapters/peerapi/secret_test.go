@@ -1,0 +1,146 @@
+package peerapi_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
+)
+
+func knows(secret string) *preface.Preface {
+	if secret == "" {
+		return nil
+	}
+	return &preface.Preface{Purpose: preface.Questions, RaftID: "n1", Secret: []byte(secret)}
+}
+
+func knowing(t *testing.T, secret string) *peerapi.Client {
+	t.Helper()
+	c := peerapi.NewClient(knows(secret))
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Errorf("close the client: %v", err)
+		}
+	})
+	return c
+}
+
+func TestWhoSharesTheSecretIsAnswered(t *testing.T) {
+	i, c := startGuarded(t, "127.0.0.1:0", knows("s")), knowing(t, "s")
+	i.leads(12)
+	for range 5 {
+		if got, err := c.Identify(within(t, 5*time.Second), i.address()); err != nil || got != someone {
+			t.Fatalf("got %+v, %v; want %+v", got, err, someone)
+		}
+		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || got.Index != 12 {
+			t.Fatalf("got %+v, %v", got, err)
+		}
+	}
+	if n := i.connections(); n != 1 {
+		t.Errorf("ten questions took %d connections", n)
+	}
+}
+
+func TestWhoDoesNotKnowTheSecretLearnsNothing(t *testing.T) {
+	tests := map[string]struct {
+		server, client string
+		err            error // nil: any
+	}{
+		"the asker knows another":       {"s1", "s2", preface.ErrWrongSecret},
+		"the asker knows none":          {"s1", "", preface.ErrNoSecret},
+		"the one who is asked has none": {"", "s2", nil}, // it waits for a question, or says that this is none
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			i, c := startGuarded(t, "127.0.0.1:0", knows(test.server)), knowing(t, test.client)
+			began := time.Now()
+			got, err := c.Identify(within(t, time.Second), i.address())
+			if err == nil || test.err != nil && !errors.Is(err, test.err) || !strings.Contains(err.Error(), "raft secret") {
+				t.Errorf("got %+v, %v", got, err)
+			}
+			if took := time.Since(began); took > 2*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if n := i.connections(); test.server != "" && n != 0 {
+				t.Errorf("%d connections came through to HTTP", n)
+			}
+		})
+	}
+}
+
+func TestAnInstanceWithASecretParsesNothingOfStrangers(t *testing.T) {
+	i := startGuarded(t, "127.0.0.1:0", knows("s"))
+	if response, body := ask(t, i.address(), "GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n"); response.StatusCode != http.StatusForbidden ||
+		strings.Contains(body, someone.RaftID) {
+		t.Errorf("a question without a proof is answered with %d %s", response.StatusCode, body)
+	}
+	strangers := map[string]string{
+		"a header without end":  "GET /metadata HTTP/1.1\r\nX: " + strings.Repeat("x", 1<<20),
+		"silence":               "",
+		"half a preface":        "\x01\x00abc",
+		"a preface, no proof":   "\x01\x00" + strings.Repeat("n", 32) + "\x00\x01x\x01",
+		"a preface, a bad one":  "\x01\x00" + strings.Repeat("n", 32) + "\x00\x01x\x01" + strings.Repeat("p", 32),
+		"the longest of hellos": "\x01\x00" + strings.Repeat("n", 32) + "\xff" + strings.Repeat("c", 255) + "\xff" + strings.Repeat("i", 255) + "\x01",
+	}
+	for name, said := range strangers {
+		conn := dial(t, i.address())
+		began := time.Now()
+		_, _ = io.WriteString(conn, said)
+		_, err := io.Copy(io.Discard, conn)
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			t.Errorf("%s: it was never cut off", name)
+		}
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("%s: it was cut off after %v", name, took)
+		}
+	}
+	if n := i.connections(); n != 0 {
+		t.Errorf("%d connections came through to HTTP", n)
+	}
+}
+
+// Nobody who is asked, and does not know the secret, hears a question.
+func TestAStrangerIsNotAsked(t *testing.T) {
+	heard := make(chan string, 1)
+	address := impostor(t, func(conn net.Conn) {
+		// As much as it can say: a hello, and a proof that is none.
+		_, _ = io.WriteString(conn, "\x01\x00"+strings.Repeat("n", 32)+"\x00\x02n2\x01"+strings.Repeat("p", 32))
+		all, _ := io.ReadAll(conn)
+		heard <- string(all)
+	})
+	if _, err := knowing(t, "s").Identify(within(t, 5*time.Second), address); !errors.Is(err, preface.ErrWrongSecret) {
+		t.Errorf("got %v", err)
+	}
+	if said := <-heard; strings.Contains(said, "HTTP") || len(said) > 64 {
+		t.Errorf("it was told %q", said)
+	}
+}
+
+func TestCloseEndsAProofThatNobodyAnswers(t *testing.T) {
+	connected := make(chan struct{})
+	address := impostor(t, func(conn net.Conn) {
+		close(connected)
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	c := peerapi.NewClient(knows("s"))
+	failed := make(chan error, 1)
+	go func() {
+		_, err := c.Identify(context.Background(), address)
+		failed <- err
+	}()
+	<-connected
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failed; err == nil {
+		t.Error("nobody answered, and yet there is an answer")
+	}
+}

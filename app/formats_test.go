@@ -1,0 +1,90 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// reading is what an instance says that reads a format.
+func reading(id string, format int) ports.Identity {
+	identity := far(id, 100)
+	identity.Format = format
+	return identity
+}
+
+func TestWhatInstancesReadIsLearntByTheWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := openPromoting(t)
+		defer p.close(t)
+		p.instance.Reads(3, nil)
+		steps := []struct {
+			says   ports.Identity
+			silent bool
+			shared int
+		}{
+			{says: far("n2", 100), shared: 1}, // it does not say
+			{says: reading("n2", 2), shared: 2},
+			{silent: true, shared: 2}, // what it told last counts
+			{says: reading("n2", 3), shared: 3},
+			{says: reading("n2", 4), shared: 3},
+			{says: reading("n7", 1), shared: 3}, // another instance at its address
+			{says: reading("n2", 1), shared: 1},
+		}
+		for n, step := range steps {
+			if p.peers.Answer("h:2", step.says); step.silent {
+				p.peers.Silence("h:2")
+			}
+			time.Sleep(2500 * time.Millisecond)
+			synctest.Wait()
+			if got := p.instance.Shared(); got != step.shared {
+				t.Errorf("step %d: all read format %d, want %d", n, got, step.shared)
+			}
+		}
+	})
+}
+
+func TestWhoCannotReadTheLogIsNotAdded(t *testing.T) {
+	tests := map[string]struct {
+		others, newcomer int
+		force            bool
+		err              error
+	}{
+		"it reads what all read":                      {others: 3, newcomer: 3},
+		"it reads more":                               {others: 3, newcomer: 4},
+		"it reads less":                               {others: 3, newcomer: 2, err: domain.ErrTooOld},
+		"it does not say":                             {others: 3, newcomer: 0, err: domain.ErrTooOld},
+		"it reads less, and somebody insists":         {others: 3, newcomer: 2, force: true},
+		"it reads less, as others still do":           {others: 2, newcomer: 2},
+		"it does not say, as others do not":           {others: 0, newcomer: 0},
+		"it reads less than others that are upgraded": {others: 2, newcomer: 1, err: domain.ErrTooOld},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := openPromoting(t)
+				defer p.close(t)
+				p.instance.Reads(3, nil)
+				p.peers.Answer("h:2", reading("n2", test.others))
+				p.peers.Answer("h:3", reading("n3", test.newcomer))
+				time.Sleep(2500 * time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				_, err := p.Add(ctx, nonvoter("n3", "h:3"), test.force)
+				if !errors.Is(err, test.err) || err != nil && !strings.Contains(err.Error(), `"n3"`) {
+					t.Errorf("error %v, want %v", err, test.err)
+				}
+				state, _ := p.instance.State()
+				if _, isMember := state.Roster.Find("n3"); isMember != (test.err == nil) {
+					t.Errorf("it is a member: %v", isMember)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,144 @@
+package e2e_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// firstFormat is the last commit whose program does not tell which format of the log
+// it reads.
+const firstFormat = "dec631d08d2b28d8d892e83fd53fb776013b2fc2"
+
+// A cluster is brought from one build to the next one instance at a time, and those
+// who use it notice nothing.
+func TestARollingUpgradeLosesNothing(t *testing.T) {
+	tests := map[string]struct {
+		backend string
+		from    func(testing.TB) string
+		newLead bool // the first that is upgraded leads the others
+	}{
+		"from the commit before, the leader last":    {backend: "bolt", from: harness.Previous},
+		"from the first format, led by the upgraded": {backend: "badger", from: func(testing.TB) string { return firstFormat }, newLead: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			before, after := harness.ProgramAt(t, test.from(t)), harness.Program(t, harness.Build{})
+			c := harness.New(t, harness.Options{Backend: test.backend, Flags: slices.Concat(calm, snapshotsOften)})
+			for _, i := range c.Instances {
+				i.Use(before)
+			}
+			c.Bootstrap()
+			u := startUpgrade(t, c)
+			leader := c.Leader()
+			for n, i := range append(others(c, leader), leader) {
+				i.Stop()
+				i.Use(after)
+				i.Restart()
+				i.AwaitReady()
+				if n == 0 && test.newLead {
+					if _, err := c.Leader().RaftHandOver(t.Context(), i.ID); err != nil {
+						t.Fatal(err)
+					}
+				}
+				u.upgraded++
+				u.check(t)
+			}
+			u.end(t)
+		})
+	}
+}
+
+// upgrade is what goes on while a cluster is upgraded.
+type upgrade struct {
+	cluster  *harness.Cluster
+	load     *load
+	streams  []*harness.Follower
+	format   float64 // that the instances read which are not upgraded
+	upgraded int
+}
+
+func startUpgrade(t *testing.T, c *harness.Cluster) *upgrade {
+	t.Helper()
+	u := &upgrade{cluster: c, format: 1}
+	if told, known := metric(t, c.Instances[0], "nodesmetadata_log_format"); known {
+		u.format = told
+	}
+	u.streams = append(u.streams, harness.Follow(t, c.Clients()...))
+	for _, i := range c.Instances {
+		u.streams = append(u.streams, harness.Follow(t, i.With("redirect=false")))
+	}
+	u.load = startLoad(t, 2, c.Clients())
+	u.load.awaitMore(t, 30)
+	return u
+}
+
+func metric(t *testing.T, i *harness.Instance, name string) (value float64, known bool) {
+	t.Helper()
+	metrics, err := i.Metrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, known = metrics[name]
+	return value, known
+}
+
+// check uses, through every instance, what both builds know.
+func (u *upgrade) check(t *testing.T) {
+	t.Helper()
+	u.load.awaitMore(t, 30)
+	for _, i := range u.cluster.Instances {
+		node := harness.NewNode(fmt.Sprintf("upgraded-%d-%s", u.upgraded, i.ID))
+		weight := 1 // what the load counts by
+		node.Weight, node.TTLSeconds = &weight, 600
+		harness.Eventually(t, "a batch, a renewal and a read through "+i.ID, func() error {
+			if _, err := i.Batch(t.Context(), harness.Puts(node)); err != nil {
+				return err
+			}
+			if _, err := i.Heartbeat(t.Context(), node.ID); err != nil {
+				return err
+			}
+			_, err := i.With("redirect=false").Get(t.Context(), node.ID)
+			return err
+		})
+	}
+	checkMembers(t, u.cluster)
+	for _, i := range u.cluster.Instances {
+		own, known := metric(t, i, "nodesmetadata_log_format")
+		if !known {
+			continue // it does not tell yet
+		}
+		want := own
+		if u.upgraded < len(u.cluster.Instances) {
+			want = min(own, u.format)
+		}
+		harness.Eventually(t, fmt.Sprintf("%s knows that all read format %v", i.ID, want), func() error {
+			if shared, _ := metric(t, i, "nodesmetadata_log_format_shared"); shared != want {
+				return fmt.Errorf("it says %v", shared)
+			}
+			return nil
+		})
+	}
+}
+
+// end fails the test unless everything is as those who used the cluster saw it.
+func (u *upgrade) end(t *testing.T) {
+	t.Helper()
+	u.load.end()
+	registry := list(t, u.cluster.Leader().Client)
+	for _, i := range u.cluster.Instances {
+		awaitRevision(t, i, registry.Revision)
+		sameRegistry(t, "the registry of "+i.ID, list(t, i.With("consistency=stale")), registry)
+	}
+	for n, stream := range u.streams {
+		stream.Await(t, registry.Revision)
+		stream.Stop()
+		sameRegistry(t, fmt.Sprintf("the copy of stream %d", n), stream.Registry(), registry)
+		if streams, snapshots := stream.Counts(); streams < 2 || snapshots != 1 {
+			t.Errorf("stream %d was opened %d times and took %d snapshots", n, streams, snapshots)
+		}
+	}
+	u.load.check(t, u.streams[0].Changes())
+}

@@ -1,0 +1,89 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Previous gives the commit before the one that last changed the program, or, where
+// the program is changed and not yet committed, the last one. It skips the test
+// where there is no history.
+func Previous(t testing.TB) string {
+	t.Helper()
+	sources := []string{"--", ":(top)*.go", ":(top)go.mod", ":(top,exclude)*_test.go", ":(top,exclude)test/*"}
+	if git(t, append([]string{"status", "--porcelain"}, sources...)...) != "" {
+		return git(t, "rev-parse", "HEAD")
+	}
+	changed := git(t, append([]string{"log", "-1", "--first-parent", "--format=%H"}, sources...)...)
+	return git(t, "rev-parse", "--verify", changed+"^")
+}
+
+// ProgramAt gives the path of the program as it was at a commit, built once, without
+// the race detector. It skips the test where the commit, or a module that it needs,
+// is not on this machine.
+func ProgramAt(t testing.TB, commit string) string {
+	t.Helper()
+	if shared.directory == "" {
+		t.Fatal("harness: there is no TestMain that calls harness.Main")
+	}
+	commit = git(t, "rev-parse", "--verify", commit+"^{commit}")
+	shared.mu.Lock()
+	program := shared.programs[commit]
+	if program == nil {
+		path := filepath.Join(shared.directory, "nodesmetadata-"+commit)
+		program = sync.OnceValues(func() (string, error) { return path, buildAt(path, commit) })
+		if shared.programs == nil {
+			shared.programs = map[string]func() (string, error){}
+		}
+		shared.programs[commit] = program
+	}
+	shared.mu.Unlock()
+	path, err := program()
+	if err != nil {
+		t.Skipf("the program of commit %s can't be built here: %v", commit, err)
+	}
+	return path
+}
+
+func buildAt(path, commit string) error {
+	source := path + ".src"
+	if err := os.Mkdir(source, 0o700); err != nil {
+		return err
+	}
+	archive := path + ".tar"
+	top, err := gitCommand("rev-parse", "--show-toplevel").Output()
+	if err != nil {
+		return err
+	}
+	packing := gitCommand("archive", "--output="+archive, commit)
+	packing.Dir = strings.TrimSpace(string(top)) // else it is only what lies below here
+	building := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-o", path, mainPackage)
+	building.Dir = source
+	building.Env = append(os.Environ(), "GOPROXY=off", "GOFLAGS=-mod=readonly", "GOWORK=off")
+	for _, command := range []*exec.Cmd{packing, exec.Command("tar", "-x", "-f", archive, "-C", source), building} {
+		if output, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("%v: %w\n%s", command.Args, err, output)
+		}
+	}
+	return nil
+}
+
+// git gives what git says, and skips the test where it says nothing useful.
+func git(t testing.TB, args ...string) string {
+	t.Helper()
+	output, err := gitCommand(args...).Output()
+	if err != nil {
+		t.Skipf("there is no history to upgrade from: git %s: %v", strings.Join(args, " "), err)
+	}
+	return strings.TrimSpace(string(output))
+}
+
+func gitCommand(args ...string) *exec.Cmd {
+	// The checkout may be somebody else's.
+	return exec.Command("git", append([]string{"-c", "safe.directory=*"}, args...)...)
+}
