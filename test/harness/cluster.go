@@ -18,6 +18,9 @@ type Options struct {
 	Backend string // empty: bolt
 	IPv6    bool   // on ::1 instead of 127.0.0.1
 	Proxied bool   // with a Proxy before every raft port
+	// Network has at least Size hosts: the first instance runs on host 1, and so
+	// on. nil: all run on this machine's loopback.
+	Network *Network
 	Flags   []string
 	Env     []string // NAME=value
 	Build   Build
@@ -49,23 +52,31 @@ func New(t testing.TB, options Options) *Cluster {
 	program := Program(t, options.Build)
 	directory := t.TempDir()
 	for n := range options.Size {
-		c.add(fmt.Sprintf("n%d", n+1), program, directory, options)
+		c.add(n+1, program, directory, options)
 	}
 	return c
 }
 
-func (c *Cluster) add(id, program, directory string, options Options) {
+func (c *Cluster) add(number int, program, directory string, options Options) {
 	c.t.Helper()
+	id := fmt.Sprintf("n%d", number)
 	i := &Instance{
-		ID:          id,
-		Directory:   filepath.Join(directory, id),
-		RaftBind:    Address(c.t, c.host),
-		Application: Address(c.t, c.host),
-		Flags:       append([]string{"--storage_backend=" + options.Backend}, options.Flags...),
-		t:           c.t,
-		program:     program,
-		environ:     append(plainEnviron(), options.Env...),
-		logPath:     filepath.Join(directory, id+".log"),
+		ID:        id,
+		Host:      number,
+		Directory: filepath.Join(directory, id),
+		Flags:     append([]string{"--storage_backend=" + options.Backend}, options.Flags...),
+		t:         c.t,
+		program:   program,
+		environ:   append(plainEnviron(), options.Env...),
+		logPath:   filepath.Join(directory, id+".log"),
+		nursery:   shared.children,
+	}
+	if network := options.Network; network != nil {
+		// Nobody else is on that host: any port is free.
+		i.RaftBind, i.Application = network.Address(number)+":8008", network.Address(number)+":8080"
+		i.nursery = network.hosts[number-1]
+	} else {
+		i.RaftBind, i.Application = Address(c.t, c.host), Address(c.t, c.host)
 	}
 	i.RaftAddress = i.RaftBind
 	if options.Proxied {

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package harness
+
+import "errors"
+
+func (n *Network) open(int) error { return errors.New("this is not Linux") }
