@@ -182,6 +182,26 @@ func (c *Cluster) findLeader() (*Instance, error) {
 	return leader, nil
 }
 
+// Successor waits until one of the others leads. The old leader, which may be
+// paused, is not asked.
+func (c *Cluster) Successor(old *Instance) *Instance {
+	c.t.Helper()
+	var successor *Instance
+	Eventually(c.t, "another one than "+old.ID+" leads", func() error {
+		for _, i := range c.Running() {
+			if i == old {
+				continue
+			}
+			if ready, err := i.readyWithin(time.Second); err == nil && ready.Leading {
+				successor = i
+				return nil
+			}
+		}
+		return errors.New("nobody does")
+	})
+	return successor
+}
+
 // readyWithin is Ready of an instance that may be paused.
 func (i *Instance) readyWithin(d time.Duration) (Readiness, error) {
 	ctx, cancel := context.WithTimeout(i.t.Context(), d)

@@ -3,6 +3,7 @@ package harness
 import (
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -42,6 +43,9 @@ func (n *Network) gateway(host int) string { return fmt.Sprintf("198.18.%d.%d", 
 func (n *Network) Drop(from, to int) {
 	n.t.Helper()
 	rule := fmt.Sprintf("from %s to %s blackhole", n.Address(from), n.Address(to))
+	if slices.Contains(n.dropped, rule) {
+		return
+	}
 	n.dropped = append(n.dropped, rule)
 	n.must(ip(n.router, "rule add pref 100 "+rule))
 }

@@ -40,7 +40,8 @@ type Write struct {
 	Node     string
 	Value    int // 0: the node was removed
 	Revision uint64
-	At       time.Time
+	// Began is when it was sent, and At when the answer came.
+	Began, At time.Time
 }
 
 // Round is the load of some seconds, on nodes of its own: short histories are
@@ -202,7 +203,8 @@ func (r *Round) end(operation porcupine.Operation, told answer) {
 	operation.Output = told.Output
 	r.note(operation)
 	if told.wrote && r.Acknowledged != nil {
-		r.Acknowledged(Write{Node: in.Node, Value: in.Value, Revision: told.revision, At: time.Now()})
+		r.Acknowledged(Write{Node: in.Node, Value: in.Value, Revision: told.revision,
+			Began: r.began.Add(time.Duration(operation.Call)), At: time.Now()})
 	}
 }
 

@@ -2,7 +2,6 @@ package linearizability
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -123,7 +122,7 @@ func (l *load) kill(_ *history.Round, leader *harness.Instance) {
 func (l *load) freeze(r *history.Round, leader *harness.Instance) {
 	r.ReadAll(leader.Client, waitingReads) // opens the connections
 	leader.Pause()
-	r.WriteAll(l.successor(leader).Client)
+	r.WriteAll(l.cluster.Successor(leader).Client)
 	readBehind(r, leader, func() {})
 }
 
@@ -159,7 +158,7 @@ func (l *load) deceive(r *history.Round, leader *harness.Instance) {
 	wait(settle) // for heartbeats, whose answers are held
 	leader.Proxy.Cut()
 	leader.Pause()
-	r.WriteAll(l.successor(leader).Client)
+	r.WriteAll(l.cluster.Successor(leader).Client)
 	readBehind(r, leader, func() {
 		wait(settle) // for the reads to be asking
 		for _, i := range l.cluster.Instances {
@@ -181,21 +180,6 @@ func readBehind(r *history.Round, leader *harness.Instance, then func()) {
 
 func (l *load) others(leader *harness.Instance) []*harness.Instance {
 	return slices.DeleteFunc(slices.Clone(l.cluster.Instances), func(i *harness.Instance) bool { return i == leader })
-}
-
-// successor waits until one of the others leads.
-func (l *load) successor(leader *harness.Instance) *harness.Instance {
-	var successor *harness.Instance
-	harness.Eventually(l.t, "another leads", func() error {
-		for _, i := range l.others(leader) {
-			if ready, err := i.Ready(l.t.Context()); err == nil && ready.Leading {
-				successor = i
-				return nil
-			}
-		}
-		return errors.New("nobody leads")
-	})
-	return successor
 }
 
 // deceivable starts a cluster whose first instance leads, and goes on leading
