@@ -1,0 +1,86 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+func TestFaults(t *testing.T) {
+	t.Logf("-seed=%d", theSeed())
+	table := &gaps{}
+	defer table.print(t)
+	for _, backend := range backends(t) {
+		for _, size := range sizes {
+			t.Run(fmt.Sprintf("%s/%d instances", backend, size.instances), func(t *testing.T) {
+				chosen := choose(t, size.instances)
+				if len(chosen) == 0 {
+					return
+				}
+				network := harness.NewNetwork(t, size.instances)
+				f := newField(t, harness.Options{Size: size.instances, Backend: backend, Network: network}, theSeed())
+				f.table = table
+				f.letLoose(chosen, *duration/time.Duration(size.share))
+			})
+		}
+	}
+}
+
+// sizes of clusters, and what part of the time each of them gets.
+var sizes = []struct{ instances, share int }{{3, 2}, {5, 2}}
+
+// theSeed is that of the flag, or the one that takes its place.
+var theSeed = func() func() uint64 {
+	drawn := rand.Uint64N(1_000_000) + 1
+	return func() uint64 {
+		if *seed != 0 {
+			return *seed
+		}
+		return drawn
+	}
+}()
+
+func backends(t *testing.T) []string {
+	t.Helper()
+	switch *backend {
+	case "both":
+		return []string{"bolt", "badger"}
+	case "bolt", "badger":
+		return []string{*backend}
+	}
+	t.Fatalf("-backend=%s is neither bolt, badger nor both", *backend)
+	return nil
+}
+
+// choose gives the nemeses for a cluster of a size that the flags ask for.
+func choose(t *testing.T, size int) []nemesis {
+	t.Helper()
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatalf("-only: %v", err)
+	}
+	return slices.DeleteFunc(slices.Clone(nemeses), func(n nemesis) bool {
+		return n.size != size || !wanted.MatchString(n.name) || *duration == 0 && *only == "" && !n.smoke
+	})
+}
+
+// letLoose has each nemesis strike as often as the flags say, in an order that
+// follows from the seed, and goes on until the time is over.
+func (f *field) letLoose(chosen []nemesis, atLeast time.Duration) {
+	f.t.Helper()
+	began := time.Now()
+	for n := 0; n < *rounds || time.Since(began) < atLeast; n++ {
+		f.random.Shuffle(len(chosen), func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
+		for _, nemesis := range chosen {
+			if n >= *rounds && time.Since(began) > atLeast {
+				return
+			}
+			f.round(nemesis)
+		}
+	}
+}
