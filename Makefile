@@ -15,6 +15,11 @@ ROUNDS    ?= 1
 ONLY      ?= .
 SEED      ?= 0
 
+# How much soak does with each BACKEND.
+KILLS      ?= 100
+ELECTIONS  ?= 500
+DELIVERIES ?= 1000000
+
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 TOOL    := $(GO) tool -modfile=tools/go.mod
@@ -86,6 +91,12 @@ e2e: ## whole clusters and real processes, with the race detector
 test-faults: ## faults under load, in network namespaces, for FAULTTIME (3m) with each BACKEND (both); needs root
 	$(GO) test -count=1 -timeout=0 -v -run '^TestFaults$$' ./test/faults \
 		-faulttime=$(FAULTTIME) -backend=$(BACKEND) -rounds=$(ROUNDS) -only='$(ONLY)' -seed=$(SEED)
+
+.PHONY: soak
+soak: ## kill all KILLS (100) times, read through ELECTIONS (500), stream DELIVERIES (1000000) changes; an hour or more
+	$(MAKE) test-faults FAULTTIME=0 ROUNDS=$(KILLS) ONLY='^kill -9 of all$$$$' BACKEND=$(BACKEND) SEED=$(SEED)
+	$(GO) test -count=1 -timeout=0 -v -run 'Elections$$|^TestStreams' ./test/faults \
+		-elections=$(ELECTIONS) -deliveries=$(DELIVERIES) -backend=$(BACKEND) -seed=$(SEED)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME (20s)

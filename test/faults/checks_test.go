@@ -162,13 +162,13 @@ func refusesOrderly(e *evidence) error {
 		if x.Status < 500 {
 			continue
 		}
-		if x.Status != 503 || x.Header.Get("Retry-After") == "" || !strings.HasPrefix(x.Header.Get("Content-Type"), "application/problem+json") {
-			return fmt.Errorf("%s %s is answered by %s with %d and %v", x.Method, x.Path, x.To, x.Status, x.Header)
+		if x.Status != 503 || x.Code == "" || x.Header.Get("Retry-After") == "" || !strings.HasPrefix(x.Header.Get("Content-Type"), "application/problem+json") {
+			return fmt.Errorf("%s %s is answered by %s with %d %q and %v", x.Method, x.Path, x.To, x.Status, x.Code, x.Header)
 		}
 	}
 	for _, x := range e.undisturbed() {
-		if x.Status == 503 && x.Took > promptly {
-			return fmt.Errorf("%s %s is refused by %s after %v", x.Method, x.Path, x.To, x.Took)
+		if x.Status == 503 && x.Took > promptly+e.stall {
+			return fmt.Errorf("%s %s is refused by %s with %q after %v, and this machine stood still for %v at most", x.Method, x.Path, x.To, x.Code, x.Took, e.stall)
 		}
 	}
 	return nil
@@ -176,7 +176,7 @@ func refusesOrderly(e *evidence) error {
 
 func keepsDeadline(e *evidence) error {
 	for _, x := range e.undisturbed() {
-		if x.Took > deadline {
+		if x.Took > deadline+e.stall {
 			return fmt.Errorf("%s %s of %s took %v: %d, %w", x.Method, x.Path, x.To, x.Took, x.Status, x.Err)
 		}
 	}

@@ -36,6 +36,10 @@ type evidence struct {
 	// after it, and gap the longest time without an acknowledged write.
 	recovered, gap time.Duration
 
+	// stall is how much later than it should the test itself woke up, at most: what
+	// takes longer by that is the machine's fault.
+	stall time.Duration
+
 	renewals int   // that were acknowledged
 	refused  error // renewals that were
 }

@@ -23,7 +23,7 @@ func TestFaults(t *testing.T) {
 					return
 				}
 				network := harness.NewNetwork(t, size.instances)
-				f := newField(t, harness.Options{Size: size.instances, Backend: backend, Network: network}, theSeed())
+				f := newField(t, harness.Options{Size: size.instances, Backend: backend, Network: network}, light, theSeed())
 				f.table = table
 				f.letLoose(chosen, *duration/time.Duration(size.share))
 			})

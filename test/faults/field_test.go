@@ -21,13 +21,14 @@ type field struct {
 	load    *load
 	table   *gaps
 	rounds  int
+	quench  func() // ends what starves an instance
 
 	mu        sync.Mutex
 	disturbed map[string][]span // see evidence; a span that has no end yet goes on
 	injected  int
 }
 
-func newField(t testing.TB, options harness.Options, seed uint64) *field {
+func newField(t testing.TB, options harness.Options, d density, seed uint64) *field {
 	t.Helper()
 	options.Build.Plain = true // what is measured is not the race detector
 	f := &field{
@@ -41,9 +42,9 @@ func newField(t testing.TB, options harness.Options, seed uint64) *field {
 		// Who comes back with an empty directory must not begin a cluster of its own.
 		i.Flags = slices.DeleteFunc(i.Flags, func(flag string) bool { return flag == "--bootstrap_raft_cluster" })
 	}
-	f.load = newLoad(t, f.Cluster)
+	f.load = newLoad(t, f.Cluster, d)
 	registered := f.list().Revision
-	for _, stream := range f.load.streams {
+	for _, stream := range f.load.followed {
 		stream.Await(t, registered)
 		stream.Drain()
 	}

@@ -13,11 +13,25 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
+// density is how much clients do. Each instance has so many of those that write and
+// read at random, so many of a hundred times read, with a pause between; and so many
+// streams.
+type density struct {
+	clients, reads, streams int
+	think                   time.Duration
+}
+
+var (
+	// light leaves a machine to the faults: what is to be seen is not how much it
+	// can do.
+	light = density{clients: 2, reads: 60, streams: 1, think: 10 * time.Millisecond}
+	// ofReads is for stale ones.
+	ofReads = density{clients: 6, reads: 97, streams: 1}
+	// ofStreams has many of them.
+	ofStreams = density{clients: 1, reads: 20, streams: 30, think: 10 * time.Millisecond}
+)
+
 const (
-	// Each instance has so many clients that write and read at random, with a pause
-	// between: what is to be seen are faults, not how much a machine can do.
-	clientsOfEach = 2
-	think         = 10 * time.Millisecond
 	// A pulse is a write that is begun whatever became of the one before, and so
 	// shows when writes succeed.
 	pulseEvery = 10 * time.Millisecond
@@ -32,36 +46,40 @@ const (
 
 // load is all that clients do to a cluster, and what they see.
 type load struct {
+	density
 	t        testing.TB
 	cluster  *harness.Cluster
 	random   []*harness.Client // for operations at random
 	pulsing  []*harness.Client
 	values   atomic.Int64
-	agents   *harness.Agents
-	streams  map[string]*harness.Follower
+	renewing *harness.Agents
+	followed map[string]*harness.Follower
 	watching sync.WaitGroup
 
 	mu        sync.Mutex
 	writes    []history.Write
 	exchanges []harness.Exchange
+	stall     time.Duration
 	leads     map[uint64][]string
 }
 
-func newLoad(t testing.TB, c *harness.Cluster) *load {
+func newLoad(t testing.TB, c *harness.Cluster, d density) *load {
 	t.Helper()
-	l := &load{t: t, cluster: c, streams: map[string]*harness.Follower{}, leads: map[uint64][]string{}}
+	l := &load{density: d, t: t, cluster: c, followed: map[string]*harness.Follower{}, leads: map[uint64][]string{}}
 	var all, addresses []*harness.Client
 	for _, i := range c.Instances {
-		for range clientsOfEach {
+		for range d.clients {
 			l.random = append(l.random, harness.NewClient(t, i.Application).Observed(l.see))
 		}
 		l.pulsing = append(l.pulsing, harness.NewClient(t, i.Application).Observed(l.see))
 		addresses = append(addresses, i.Client)
-		itself := harness.NewClient(t, i.Application).With("redirect=false")
-		all = append(all, itself)
-		l.streams["the stream of "+i.ID] = harness.Follow(t, itself)
+		all = append(all, harness.NewClient(t, i.Application).With("redirect=false"))
+		for n := range d.streams {
+			itself := harness.NewClient(t, i.Application).With("redirect=false")
+			l.followed[fmt.Sprintf("stream %d of %s", n+1, i.ID)] = harness.Follow(t, itself)
+		}
 	}
-	l.streams["the stream of a client that goes from one to the other"] = harness.Follow(t, all...)
+	l.followed["the stream of a client that goes from one to the other"] = harness.Follow(t, all...)
 	l.startAgents(addresses)
 	l.watch()
 	return l
@@ -82,7 +100,7 @@ func (l *load) startAgents(clients []*harness.Client) {
 	for _, client := range clients {
 		addresses = append(addresses, client.Address())
 	}
-	l.agents = harness.StartAgents(l.t, agents, addresses, ids)
+	l.renewing = harness.StartAgents(l.t, agents, addresses, ids)
 }
 
 // watch notes who leads, as the instances say themselves, until the test ends.
@@ -136,27 +154,26 @@ func (l *load) acknowledged() []history.Write {
 	return slices.Clone(l.writes)
 }
 
-// begin lets all clients work. The returned function makes them stop, and gives
-// what those saw that write and read at random.
-func (l *load) begin(name string) (end func() *history.Round) {
+// begin lets all clients work, until end, and gives the round of those that write
+// and read at random.
+func (l *load) begin(name string) (r *history.Round, end func()) {
 	l.mu.Lock()
-	l.writes, l.exchanges = nil, nil
+	l.writes, l.exchanges, l.stall = nil, nil, 0
 	l.mu.Unlock()
-	r := history.New(history.Config{
+	r = history.New(history.Config{
 		Name: name, Clients: l.random, Here: "redirect=false", Values: &l.values, Timeout: patience,
-		Think: think, Batches: true, Acknowledged: l.acknowledge,
+		Think: l.think, Reads: l.reads, Batches: true, Acknowledged: l.acknowledge,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
 	working.Go(func() { r.Run(ctx) })
 	working.Go(func() { l.pulse(ctx, name) })
-	end = sync.OnceValue(func() *history.Round {
+	end = sync.OnceFunc(func() {
 		cancel()
 		working.Wait()
-		return r
 	})
-	l.t.Cleanup(func() { end() })
-	return end
+	l.t.Cleanup(end)
+	return r, end
 }
 
 // pulse begins a write every moment, through one instance after the other.
@@ -169,10 +186,18 @@ func (l *load) pulse(ctx context.Context, name string) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case due := <-ticker.C:
+			l.late(time.Since(due))
 		}
 		writing.Go(func() { l.write(l.pulsing[n%len(l.pulsing)], fmt.Sprintf("%s-pulse-%d", name, n%pulseNodes)) })
 	}
+}
+
+// late notes that the test woke up so much later than it should.
+func (l *load) late(by time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stall = max(l.stall, by)
 }
 
 func (l *load) write(through *harness.Client, id string) {
@@ -184,6 +209,17 @@ func (l *load) write(through *harness.Client, id string) {
 	if err == nil {
 		l.acknowledge(history.Write{Node: id, Value: value, Revision: stored.Revision, Began: began, At: time.Now()})
 	}
+}
+
+// awaitOperations waits until a round has seen enough.
+func (l *load) awaitOperations(r *history.Round) {
+	l.t.Helper()
+	harness.Eventually(l.t, "clients get on", func() error {
+		if got := r.Count(); got < fewestOperations {
+			return fmt.Errorf("%d operations of %d", got, fewestOperations)
+		}
+		return nil
+	})
 }
 
 // awaitMore waits until so many writes more are acknowledged.

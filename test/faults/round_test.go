@@ -13,7 +13,7 @@ import (
 )
 
 // round lets a nemesis strike once while clients work, and checks what they saw.
-func (f *field) round(n nemesis) {
+func (f *field) round(n nemesis) *evidence {
 	f.t.Helper()
 	f.rounds++
 	e := f.observe(n)
@@ -30,22 +30,25 @@ func (f *field) round(n nemesis) {
 	if f.t.Failed() {
 		f.t.FailNow() // what comes after it would be its consequence
 	}
+	return e
 }
 
 // observe is a round up to the evidence.
 func (f *field) observe(n nemesis) *evidence {
 	f.t.Helper()
-	e := &evidence{nemesis: n.name, elects: n.elects, before: f.list(), termBefore: f.term(), renewals: f.load.agents.Counts().Acknowledged}
+	e := &evidence{nemesis: n.name, elects: n.elects, before: f.list(), termBefore: f.term(), renewals: f.load.renewing.Counts().Acknowledged}
 	f.disturbed, f.injected = map[string][]span{}, 0
-	end := f.load.begin(fmt.Sprintf("r%d", f.rounds))
+	r, end := f.load.begin(fmt.Sprintf("r%d", f.rounds))
 	f.load.awaitMore(fewestWrites)
 	struck := time.Now()
 	n.strike(f)
 	e.recovered = f.load.awaitAfter(time.Now())
 	f.AwaitReady()
 	f.load.awaitMore(fewestWrites)
-	f.load.agents.Await(f.t)
-	e.operations = end().History()
+	f.load.renewing.Await(f.t)
+	f.load.awaitOperations(r)
+	end()
+	e.operations = r.History()
 	e.writes, e.gap = f.load.acknowledged(), gapSince(f.load.acknowledged(), struck)
 	f.settle(e)
 	return e
@@ -55,9 +58,9 @@ func (f *field) observe(n nemesis) *evidence {
 func (f *field) settle(e *evidence) {
 	f.t.Helper()
 	e.termAfter = f.term()
-	e.injected, e.disturbed, e.exchanges = f.injected, f.disturbed, f.load.exchanges
-	counts := f.load.agents.Counts()
-	e.renewals, e.refused = counts.Acknowledged-e.renewals, f.load.agents.Err()
+	e.injected, e.disturbed, e.exchanges, e.stall = f.injected, f.disturbed, f.load.exchanges, f.load.stall
+	counts := f.load.renewing.Counts()
+	e.renewals, e.refused = counts.Acknowledged-e.renewals, f.load.renewing.Err()
 	last := f.list()
 	e.after = map[string]harness.Registry{}
 	for _, i := range f.Instances {
@@ -65,7 +68,7 @@ func (f *field) settle(e *evidence) {
 	}
 	e.changes = f.changes(e.before.Revision, last.Revision)
 	e.streams, e.faults = map[string][]harness.Change{}, map[string]error{}
-	for name, follower := range f.load.streams {
+	for name, follower := range f.load.followed {
 		e.faults[name] = awaitStream(f, follower, last.Revision)
 		e.streams[name] = follower.Drain()
 	}

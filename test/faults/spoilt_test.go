@@ -77,15 +77,16 @@ var spoilers = []struct {
 	{"a refusal that is no problem document", "refusals are orderly", spoilExchange(func(x *harness.Exchange) {
 		x.Header.Set("Content-Type", "text/plain")
 	})},
-	{"a refusal that comes late", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Took = promptly + 1 })},
+	{"a refusal that is no JSON", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Code = "" })},
+	{"a refusal that comes late", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Took = 2 * promptly })},
 	{"a request that hangs", "requests keep their deadline", spoilExchange(func(x *harness.Exchange) {
-		x.Status, x.Took = 0, deadline+1
+		x.Status, x.Took = 0, 2*deadline
 	})},
 	{"a node that expires though it is renewed", "who renews does not expire", func(e *evidence) { e.changes[7].Reason = "expired" }},
 	{"a renewal that is refused", "who renews does not expire", func(e *evidence) { e.refused = errors.New("there is no such node") }},
 }
 
-const streamOfN1 = "the stream of n1"
+const streamOfN1 = "stream 1 of n1"
 
 func firstPut(e *evidence) history.Input {
 	at := slices.IndexFunc(e.operations, func(o porcupine.Operation) bool { return o.Input.(history.Input).Kind == history.Put })
@@ -96,7 +97,7 @@ func firstPut(e *evidence) history.Input {
 // another one.
 func spoilExchange(spoil func(*harness.Exchange)) func(*evidence) {
 	return func(e *evidence) {
-		refusal := harness.Exchange{Method: "PUT", Path: "/nodes/a", To: "n0:8080", Began: time.Now(), Took: promptly / 2, Status: 503,
+		refusal := harness.Exchange{Method: "PUT", Path: "/nodes/a", To: "n0:8080", Began: time.Now(), Took: promptly / 2, Status: 503, Code: "no_leader",
 			Header: http.Header{"Retry-After": {"1"}, "Content-Type": {"application/problem+json"}}}
 		spoil(&refusal)
 		e.exchanges = append(e.exchanges, refusal)
@@ -120,7 +121,7 @@ func (e *evidence) copied() *evidence {
 
 // The evidence is that of a real round, on one host, and so needs no root.
 func TestEachCheckFindsWhatIsWrong(t *testing.T) {
-	f := newField(t, harness.Options{}, 1)
+	f := newField(t, harness.Options{}, light, 1)
 	good := f.observe(nemeses[0])
 	for _, c := range checks {
 		if err := c.check(good); err != nil {

@@ -110,7 +110,7 @@ func TestAnObservedClientTellsOfEachExchange(t *testing.T) {
 			t.Errorf("%s answers", server.URL)
 		}
 	}
-	if len(seen) != 3 || seen[0].Status != 307 || seen[1].Status != 503 || seen[1].Header.Get("Retry-After") != "1" || seen[2].Status != 0 || seen[2].Err == nil {
+	if len(seen) != 3 || seen[0].Status != 307 || seen[1].Status != 503 || seen[1].Header.Get("Retry-After") != "1" || seen[1].Code != "no_leader" || seen[2].Status != 0 || seen[2].Err == nil {
 		t.Fatalf("seen is %+v", seen)
 	}
 	for n, server := range []*httptest.Server{follower, leader, gone} {

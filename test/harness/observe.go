@@ -1,6 +1,9 @@
 package harness
 
 import (
+	"bytes"
+	"encoding/json"
+	"io"
 	"net/http"
 	"time"
 )
@@ -14,6 +17,7 @@ type Exchange struct {
 	Took         time.Duration // until the headers of the answer
 	Status       int           // 0: there was no answer
 	Header       http.Header
+	Code         string // of an answer of 500 and more; empty: it is no problem document
 	Err          error
 }
 
@@ -39,6 +43,21 @@ func (o observer) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err == nil {
 		e.Status, e.Header = response.StatusCode, response.Header
 	}
+	if e.Status >= http.StatusInternalServerError {
+		e.Code = codeOf(response)
+	}
 	o.see(e)
 	return response, err
+}
+
+// codeOf reads the body of a response and puts it back.
+func codeOf(response *http.Response) string {
+	content, err := io.ReadAll(response.Body)
+	_ = response.Body.Close()
+	response.Body = io.NopCloser(bytes.NewReader(content))
+	var problem Problem
+	if err != nil || json.Unmarshal(content, &problem) != nil {
+		return ""
+	}
+	return problem.Code
 }

@@ -28,6 +28,8 @@ type Config struct {
 	Timeout time.Duration
 	// Think is how long a client waits between operations; zero: not at all.
 	Think time.Duration
+	// Reads is how many of a hundred operations are reads; zero: 60.
+	Reads int
 	// Batches: some of the writes are batches, and some depend on a revision.
 	Batches bool
 	// Acknowledged is told of each write that was; nil: nobody wants to know. It is
@@ -67,6 +69,9 @@ const (
 
 // New gives a round that has not begun.
 func New(config Config) *Round {
+	if config.Reads == 0 {
+		config.Reads = 60
+	}
 	r := &Round{Config: config, began: time.Now(), nodes: make([]string, nodesInUse), unknown: map[string]int{}}
 	for i := range r.nodes {
 		r.replace(i)
@@ -166,16 +171,18 @@ func (r *Round) value() int { return int(r.Values.Add(1)) }
 func (r *Round) act(id int, client *harness.Client, random *rand.Rand) {
 	nodes := r.inUse()
 	node := nodes[random.IntN(len(nodes))]
-	switch n := random.IntN(100); {
-	case n < 60:
+	if n := random.IntN(100); n < r.Reads {
 		r.operate(id, client, Input{Kind: Get, Node: node, Here: n%2 == 0})
-	case n < 70 && r.Batches:
+		return
+	}
+	switch n := random.IntN(8); {
+	case n < 2 && r.Batches:
 		r.batch(id, client, nodes[:2+random.IntN(len(nodes)-2)])
-	case n < 80 && r.Batches:
+	case n < 4 && r.Batches:
 		r.readAndReplace(id, client, node)
-	case n < 90:
+	case n < 6:
 		r.operate(id, client, Input{Kind: Put, Node: node, Value: r.value()})
-	case n < 95:
+	case n < 7:
 		r.operate(id, client, Input{Kind: PutIfAbsent, Node: node, Value: r.value()})
 	default:
 		r.operate(id, client, Input{Kind: Remove, Node: node})
