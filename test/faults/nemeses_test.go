@@ -35,6 +35,13 @@ var nemeses = []nemesis{
 		f.kill(f.Instances...)
 		f.restart(f.Instances...)
 	}},
+	{name: "power cut of all: their files end torn", size: 3, elects: true, strike: func(f *field) {
+		f.kill(f.Instances...)
+		for _, i := range f.Instances {
+			f.tear(i)
+		}
+		f.restart(f.Instances...)
+	}},
 	{name: "SIGTERM of the leader", size: 3, elects: true, strike: func(f *field) {
 		leader := f.Leader()
 		f.stop(leader)
