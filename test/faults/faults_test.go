@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -16,23 +15,36 @@ func TestFaults(t *testing.T) {
 	table := &gaps{}
 	defer table.print(t)
 	for _, backend := range backends(t) {
-		for _, size := range sizes {
-			t.Run(fmt.Sprintf("%s/%d instances", backend, size.instances), func(t *testing.T) {
-				chosen := choose(t, size.instances)
+		for _, kind := range kinds {
+			t.Run(backend+"/"+kind.name, func(t *testing.T) {
+				chosen := choose(t, kind.name)
 				if len(chosen) == 0 {
 					return
 				}
-				network := harness.NewNetwork(t, size.instances)
-				f := newField(t, harness.Options{Size: size.instances, Backend: backend, Network: network}, light, theSeed())
+				options := kind.options
+				options.Backend, options.Network = backend, harness.NewNetwork(t, options.Size)
+				f := newField(t, options, light, theSeed())
 				f.table = table
-				f.letLoose(chosen, *duration/time.Duration(size.share))
+				f.letLoose(chosen, *duration*time.Duration(kind.share)/100)
 			})
 		}
 	}
 }
 
-// sizes of clusters, and what part of the time each of them gets.
-var sizes = []struct{ instances, share int }{{3, 2}, {5, 2}}
+// kinds of clusters, and how many hundredths of the time each of them gets.
+var kinds = []struct {
+	name    string
+	share   int
+	options harness.Options
+}{
+	{three, 70, harness.Options{Size: 3}},
+	{five, 30, harness.Options{Size: 5}},
+}
+
+const (
+	three = "three instances"
+	five  = "five instances"
+)
 
 // theSeed is that of the flag, or the one that takes its place.
 var theSeed = func() func() uint64 {
@@ -57,15 +69,15 @@ func backends(t *testing.T) []string {
 	return nil
 }
 
-// choose gives the nemeses for a cluster of a size that the flags ask for.
-func choose(t *testing.T, size int) []nemesis {
+// choose gives the nemeses for a kind of cluster that the flags ask for.
+func choose(t *testing.T, kind string) []nemesis {
 	t.Helper()
 	wanted, err := regexp.Compile(*only)
 	if err != nil {
 		t.Fatalf("-only: %v", err)
 	}
 	return slices.DeleteFunc(slices.Clone(nemeses), func(n nemesis) bool {
-		return n.size != size || !wanted.MatchString(n.name) || *duration == 0 && *only == "" && !n.smoke
+		return n.cluster != kind || !wanted.MatchString(n.name) || *duration == 0 && *only == "" && !n.smoke
 	})
 }
 

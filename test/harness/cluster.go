@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,9 +22,12 @@ type Options struct {
 	// Network has at least Size hosts: the first instance runs on host 1, and so
 	// on. nil: all run on this machine's loopback.
 	Network *Network
-	Flags   []string
-	Env     []string // NAME=value
-	Build   Build
+	// DiskSize is how many bytes the disk has that each instance on a Network gets
+	// for its directory; zero: it has none of its own.
+	DiskSize int
+	Flags    []string
+	Env      []string // NAME=value
+	Build    Build
 }
 
 // Cluster is a number of instances that may form a raft cluster.
@@ -75,6 +79,9 @@ func (c *Cluster) add(number int, program, directory string, options Options) {
 		// Nobody else is on that host: any port is free.
 		i.RaftBind, i.Application = network.Address(number)+":8008", network.Address(number)+":8080"
 		i.nursery = network.hosts[number-1]
+		if options.DiskSize > 0 {
+			c.mount(i, options.DiskSize)
+		}
 	} else {
 		i.RaftBind, i.Application = Address(c.t, c.host), Address(c.t, c.host)
 	}
@@ -86,6 +93,17 @@ func (c *Cluster) add(number int, program, directory string, options Options) {
 	i.Client = NewClient(c.t, i.Application)
 	c.Instances = append(c.Instances, i)
 	c.t.Cleanup(i.clean)
+}
+
+func (c *Cluster) mount(i *Instance, size int) {
+	c.t.Helper()
+	err := os.Mkdir(i.Directory, 0o700)
+	if err == nil {
+		err = i.nursery.mount(i.Directory, size)
+	}
+	if err != nil {
+		c.t.Fatalf("harness: %v", err)
+	}
 }
 
 // Start gives a running cluster, all of whose instances are ready: the first is

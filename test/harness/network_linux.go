@@ -13,7 +13,7 @@ const subnets = 256
 
 func (n *Network) open(hosts int) error {
 	n.t.Cleanup(n.close)
-	router, id, err := newNamespace()
+	router, err := newNamespace()
 	if err != nil {
 		return err
 	}
@@ -21,16 +21,16 @@ func (n *Network) open(hosts int) error {
 	if err := router.do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) }); err != nil {
 		return err
 	}
-	if err := n.plugIn(id); err != nil {
+	if err := n.plugIn(router.thread); err != nil {
 		return err
 	}
 	for host := 1; host <= hosts; host++ {
-		namespace, id, err := newNamespace()
+		namespace, err := newNamespace()
 		if err != nil {
 			return err
 		}
 		n.hosts = append(n.hosts, namespace)
-		if err := ip(n.router, n.link("host"+strconv.Itoa(host), "eth0", id), n.side("host"+strconv.Itoa(host), n.gateway(host)),
+		if err := ip(n.router, n.link("host"+strconv.Itoa(host), "eth0", namespace.thread), n.side("host"+strconv.Itoa(host), n.gateway(host)),
 			"link set host"+strconv.Itoa(host)+" up"); err != nil {
 			return err
 		}
@@ -82,17 +82,35 @@ func (n *Network) close() {
 	}
 }
 
-// newNamespace gives a nursery in a network namespace of its own, and the id of
-// its thread, by which ip(8) finds that.
-func newNamespace() (*nursery, int, error) {
-	namespace, id := newNursery(), 0
+// newNamespace gives a nursery in a network namespace of its own. ip(8) finds that
+// by the thread.
+func newNamespace() (*nursery, error) {
+	namespace := newNursery()
 	err := namespace.do(func() error {
-		id = syscall.Gettid()
+		namespace.thread = syscall.Gettid()
 		return syscall.Unshare(syscall.CLONE_NEWNET)
 	})
 	if err != nil {
 		namespace.close()
-		return nil, 0, fmt.Errorf("unshare the network: %w", err)
+		return nil, fmt.Errorf("unshare the network: %w", err)
 	}
-	return namespace, id, nil
+	return namespace, nil
+}
+
+// mount gives the children of a nursery a file system of their own, of so many
+// bytes, at a directory. It is gone with the last of them.
+func (n *nursery) mount(directory string, size int) error {
+	return n.do(func() error {
+		if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("unshare mounts: %w", err)
+		}
+		// Nobody else is to see it.
+		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+			return fmt.Errorf("make mounts private: %w", err)
+		}
+		if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+			return fmt.Errorf("mount a disk at %s: %w", directory, err)
+		}
+		return nil
+	})
 }

@@ -2,6 +2,8 @@ package harness_test
 
 import (
 	"errors"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,5 +48,21 @@ func TestNetwork(t *testing.T) {
 	network.Heal()
 	if _, err := harness.NewClient(t, leader.Application).Ready(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestADiskThatIsFull(t *testing.T) {
+	network := harness.NewNetwork(t, 1)
+	c := harness.New(t, harness.Options{Size: 1, Network: network, DiskSize: 64 << 20})
+	i := c.Instances[0]
+	i.FillDisk()
+	i.Launch()
+	if status := i.AwaitExit(); status == 0 || !strings.Contains(i.LastLog(), "no space left on device") {
+		t.Errorf("with a full disk it ended with status %d:\n%s", status, i.LastLog())
+	}
+	i.FreeDisk()
+	c.Bootstrap()
+	if entries, err := os.ReadDir(i.Directory); err != nil || len(entries) != 0 {
+		t.Errorf("the disk of an instance is seen from elsewhere: %v %v", entries, err)
 	}
 }

@@ -8,10 +8,11 @@ import (
 // nursery starts all child processes from one thread. Where the operating system
 // kills children when their parent dies, it means the thread that started them,
 // and Go's threads come and go. On Linux a thread may also have a network
-// namespace of its own, which its children are born into.
+// namespace of its own, and disks, which its children are born into.
 type nursery struct {
 	births chan func()
 	closed chan struct{}
+	thread int // its id, where it has namespaces of its own
 }
 
 func newNursery() *nursery {
