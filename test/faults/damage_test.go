@@ -83,3 +83,20 @@ func rewrite(t testing.TB, path string, change func(raw []byte) []byte) {
 		t.Fatal(err)
 	}
 }
+
+// fill leaves no room on the disks of instances.
+func (f *field) fill(instances ...*harness.Instance) {
+	f.t.Helper()
+	f.inject()
+	for _, i := range instances {
+		i.FillDisk()
+	}
+}
+
+// free undoes fill.
+func (f *field) free(instances ...*harness.Instance) {
+	f.t.Helper()
+	for _, i := range instances {
+		i.FreeDisk()
+	}
+}

@@ -37,13 +37,15 @@ var kinds = []struct {
 	share   int
 	options harness.Options
 }{
-	{three, 70, harness.Options{Size: 3}},
-	{five, 30, harness.Options{Size: 5}},
+	{three, 60, harness.Options{Size: 3}},
+	{five, 25, harness.Options{Size: 5}},
+	{smallDisks, 15, harness.Options{Size: 3, DiskSize: 256 << 20}},
 }
 
 const (
-	three = "three instances"
-	five  = "five instances"
+	three      = "three instances"
+	five       = "five instances"
+	smallDisks = "three instances with small disks"
 )
 
 // theSeed is that of the flag, or the one that takes its place.

@@ -188,4 +188,22 @@ var nemeses = []nemesis{
 		f.Successor(leader)
 		f.restart(leader, others[0])
 	}},
+	{name: "full disk of the leader", cluster: smallDisks, elects: true, strike: func(f *field) {
+		leader := f.Leader()
+		f.fill(leader)
+		f.Successor(leader)
+		f.pass(outage)
+		f.free(leader)
+	}},
+	{name: "full disk of a follower", cluster: smallDisks, strike: func(f *field) {
+		follower := f.follower()
+		f.fill(follower)
+		f.pass(2 * outage)
+		f.free(follower)
+	}},
+	{name: "full disks of all", cluster: smallDisks, strike: func(f *field) {
+		f.fill(f.Instances...)
+		f.pass(2 * outage)
+		f.free(f.Instances...)
+	}},
 }
