@@ -19,6 +19,7 @@ SEED      ?= 0
 KILLS      ?= 100
 ELECTIONS  ?= 500
 DELIVERIES ?= 1000000
+CROWD      ?= 1000
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
@@ -93,10 +94,11 @@ test-faults: ## faults under load, in network namespaces, for FAULTTIME (3m) wit
 		-faulttime=$(FAULTTIME) -backend=$(BACKEND) -rounds=$(ROUNDS) -only='$(ONLY)' -seed=$(SEED)
 
 .PHONY: soak
-soak: ## kill all KILLS (100) times, read through ELECTIONS (500), stream DELIVERIES (1000000) changes; an hour or more
+soak: ## kill all KILLS (100) times, read through ELECTIONS (500), stream DELIVERIES (1000000) changes, with a CROWD (1000) that never reads; an hour or more
 	$(MAKE) test-faults FAULTTIME=0 ROUNDS=$(KILLS) ONLY='^kill -9 of all$$$$' BACKEND=$(BACKEND) SEED=$(SEED)
 	$(GO) test -count=1 -timeout=0 -v -run 'Elections$$|^TestStreams' ./test/faults \
 		-elections=$(ELECTIONS) -deliveries=$(DELIVERIES) -backend=$(BACKEND) -seed=$(SEED)
+	$(GO) test -count=1 -timeout=0 -v -run '^TestSubscribersThatNeverReadCost' ./test/e2e -crowd=$(CROWD)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME (20s)
