@@ -45,6 +45,7 @@ var checks = []check{
 	{"refusals are orderly", refusesOrderly},
 	{"requests keep their deadline", keepsDeadline},
 	{"who renews does not expire", keepsLeases},
+	{"others notice nothing", harmsNoOthers},
 }
 
 func wasLoaded(e *evidence) error {
@@ -177,7 +178,7 @@ func refusesOrderly(e *evidence) error {
 func keepsDeadline(e *evidence) error {
 	for _, x := range e.undisturbed() {
 		if x.Took > deadline+e.stall {
-			return fmt.Errorf("%s %s of %s took %v: %d, %w", x.Method, x.Path, x.To, x.Took, x.Status, x.Err)
+			return fmt.Errorf("%s %s of %s took %v: %d %v", x.Method, x.Path, x.To, x.Took, x.Status, x.Err)
 		}
 	}
 	return nil
@@ -190,4 +191,20 @@ func keepsLeases(e *evidence) error {
 		}
 	}
 	return e.refused
+}
+
+// harmsNoOthers: who asks another instance, and follows its redirects, sees no
+// failed request. On a machine that is too busy for the leader to be heard in time,
+// there may have been an election all the same.
+func harmsNoOthers(e *evidence) error {
+	if !e.aside || e.termAfter != e.termBefore {
+		return nil
+	}
+	for _, x := range e.exchanges {
+		// Who was struck also needs a moment afterwards.
+		if len(e.disturbed[x.To]) == 0 && (x.Err != nil || x.Status >= 500) {
+			return fmt.Errorf("%s %s failed at %s: %d %q %v", x.Method, x.Path, x.To, x.Status, x.Code, x.Err)
+		}
+	}
+	return nil
 }

@@ -13,7 +13,9 @@ import (
 type evidence struct {
 	nemesis string
 	// elects: the fault can't be survived without an election.
-	elects                bool
+	elects bool
+	// aside: clients of instances to which nothing was done should notice nothing.
+	aside                 bool
 	termBefore, termAfter uint64
 
 	operations []porcupine.Operation // of clients that write and read at random

@@ -11,6 +11,7 @@ type nemesis struct {
 	name    string
 	cluster string // its kind
 	elects  bool   // it can't be survived without an election
+	aside   bool   // only clients of the instance that it strikes notice
 	smoke   bool   // it is part of every run of all tests
 	strike  func(f *field)
 }
@@ -25,7 +26,7 @@ var nemeses = []nemesis{
 		f.Successor(leader)
 		f.restart(leader)
 	}},
-	{name: "kill -9 of a follower", cluster: three, strike: func(f *field) {
+	{name: "kill -9 of a follower", cluster: three, aside: true, strike: func(f *field) {
 		follower := f.follower()
 		f.kill(follower)
 		f.pass(outage)
@@ -54,13 +55,13 @@ var nemeses = []nemesis{
 		f.pass(outage)
 		f.resume(leader)
 	}},
-	{name: "pause of a follower", cluster: three, strike: func(f *field) {
+	{name: "pause of a follower", cluster: three, aside: true, strike: func(f *field) {
 		follower := f.follower()
 		f.pause(follower)
 		f.pass(outage)
 		f.resume(follower)
 	}},
-	{name: "slow follower", cluster: three, strike: func(f *field) {
+	{name: "slow follower", cluster: three, aside: true, strike: func(f *field) {
 		follower := f.follower()
 		for range 15 {
 			f.pause(follower)
@@ -136,7 +137,7 @@ var nemeses = []nemesis{
 		f.remove(follower)
 		f.addAgain(follower)
 	}},
-	{name: "follower demoted and promoted", cluster: three, strike: func(f *field) {
+	{name: "follower demoted and promoted", cluster: three, aside: true, strike: func(f *field) {
 		follower := f.follower()
 		f.setSuffrage(follower, "nonvoter")
 		f.pass(outage)

@@ -36,7 +36,10 @@ func (f *field) round(n nemesis) *evidence {
 // observe is a round up to the evidence.
 func (f *field) observe(n nemesis) *evidence {
 	f.t.Helper()
-	e := &evidence{nemesis: n.name, elects: n.elects, before: f.list(), termBefore: f.term(), renewals: f.load.renewing.Counts().Acknowledged}
+	e := &evidence{
+		nemesis: n.name, elects: n.elects, aside: n.aside,
+		before: f.list(), termBefore: f.term(), renewals: f.load.renewing.Counts().Acknowledged,
+	}
 	f.disturbed, f.injected = map[string][]span{}, 0
 	r, end := f.load.begin(fmt.Sprintf("r%d", f.rounds))
 	f.load.awaitMore(fewestWrites)

@@ -83,6 +83,14 @@ var spoilers = []struct {
 		x.Status, x.Took = 0, 2*deadline
 	})},
 	{"a node that expires though it is renewed", "who renews does not expire", func(e *evidence) { e.changes[7].Reason = "expired" }},
+	{"a client of another instance that is refused", "others notice nothing", func(e *evidence) {
+		e.aside, e.termAfter = true, e.termBefore
+		spoilExchange(func(*harness.Exchange) {})(e)
+	}},
+	{"a client of another instance that is cut off", "others notice nothing", func(e *evidence) {
+		e.aside, e.termAfter = true, e.termBefore
+		spoilExchange(func(x *harness.Exchange) { x.Status, x.Err = 0, errors.New("connection reset") })(e)
+	}},
 	{"a renewal that is refused", "who renews does not expire", func(e *evidence) { e.refused = errors.New("there is no such node") }},
 }
 
