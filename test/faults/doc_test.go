@@ -9,7 +9,10 @@
 // evidence, and each check has to find what is spoilt.
 //
 // Without flags, one round each of a few nemeses is all there is. `make
-// test-faults` goes on for longer.
+// test-faults` goes on for longer, and `make soak` until as much was done as figures
+// are promised for. Both show the seed of what they drew: with -seed the same
+// nemeses strike the same followers in the same order, but what happens at the same
+// time is up to the machine.
 package faults
 
 import (

@@ -1,10 +1,12 @@
 package harness
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -27,8 +29,11 @@ type Network struct {
 func NewNetwork(t testing.TB, hosts int) *Network {
 	t.Helper()
 	n := &Network{t: t}
-	if err := n.open(hosts); err != nil {
-		t.Skipf("fault tests are skipped: network namespaces need root, ip, and Linux: %v", err)
+	switch err := n.open(hosts); {
+	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, syscall.EPERM), errors.Is(err, exec.ErrNotFound):
+		t.Skipf("skipped: network namespaces need Linux, root and ip: %v", err)
+	case err != nil:
+		t.Fatalf("harness: %v", err)
 	}
 	return n
 }

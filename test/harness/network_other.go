@@ -4,6 +4,6 @@ package harness
 
 import "errors"
 
-func (n *Network) open(int) error { return errors.New("this is not Linux") }
+func (n *Network) open(int) error { return errors.ErrUnsupported }
 
-func (n *nursery) mount(string, int) error { return errors.New("this is not Linux") }
+func (n *nursery) mount(string, int) error { return errors.ErrUnsupported }
