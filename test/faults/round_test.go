@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
+	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
 // round lets a nemesis strike once while clients work, and checks what they saw.
@@ -28,6 +29,8 @@ func (f *field) round(n nemesis) *evidence {
 		}
 	}
 	if f.t.Failed() {
+		// If that is what is wrong, it leaves a picture.
+		_ = history.Check(f.t, fmt.Sprintf("round-%d", f.rounds), e.operations)
 		f.t.FailNow() // what comes after it would be its consequence
 	}
 	return e
