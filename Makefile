@@ -5,6 +5,22 @@ GO       ?= go
 PACKAGES ?= ./...
 FUZZTIME ?= 20s
 BENCH    ?= .
+
+# What test-faults does: for how long with each backend (bolt, badger or both), how
+# often each nemesis strikes at least, which of them (a regular expression; all), and
+# the seed of a run that is to be repeated (0: another one each time).
+FAULTTIME ?= 3m
+BACKEND   ?= both
+ROUNDS    ?= 1
+ONLY      ?= .
+SEED      ?= 0
+
+# How much soak does with each BACKEND.
+KILLS      ?= 100
+ELECTIONS  ?= 500
+DELIVERIES ?= 1000000
+CROWD      ?= 1000
+
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 TOOL    := $(GO) tool -modfile=tools/go.mod
@@ -71,6 +87,18 @@ unit: ## the tests of every package but ./test, with the race detector
 .PHONY: e2e
 e2e: ## whole clusters and real processes, with the race detector
 	$(GO) test -race -timeout=20m -count=1 ./test/...
+
+.PHONY: test-faults
+test-faults: ## faults under load, in network namespaces, for FAULTTIME (3m) with each BACKEND (both); needs root
+	$(GO) test -count=1 -timeout=0 -v -run '^TestFaults$$' ./test/faults \
+		-faulttime=$(FAULTTIME) -backend=$(BACKEND) -rounds=$(ROUNDS) -only='$(ONLY)' -seed=$(SEED)
+
+.PHONY: soak
+soak: ## kill all KILLS (100) times, read through ELECTIONS (500), stream DELIVERIES (1000000) changes, with a CROWD (1000) that never reads; an hour or more
+	$(MAKE) test-faults FAULTTIME=0 ROUNDS=$(KILLS) ONLY='^kill -9 of all$$$$' BACKEND=$(BACKEND) SEED=$(SEED)
+	$(GO) test -count=1 -timeout=0 -v -run 'Elections$$|^TestStreams' ./test/faults \
+		-elections=$(ELECTIONS) -deliveries=$(DELIVERIES) -backend=$(BACKEND) -seed=$(SEED)
+	$(GO) test -count=1 -timeout=0 -v -run '^TestSubscribersThatNeverReadCost' ./test/e2e -crowd=$(CROWD)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME (20s)

@@ -16,6 +16,14 @@ const (
 	leaderFailureHolds = 200 * time.Millisecond
 )
 
+// leaderTimeout bounds the question to the leader, and leaderPatience the wait for
+// the answer of whoever shares it. Who gets none is refused, and that is promised
+// within a second.
+const (
+	leaderTimeout  = 700 * time.Millisecond
+	leaderPatience = 800 * time.Millisecond
+)
+
 // leaderAddress remembers what the leader said its application address is.
 type leaderAddress struct {
 	asking chan struct{} // holds a token while somebody uses the rest
@@ -44,6 +52,8 @@ func (l *leaderAddress) holds(of leadership) bool {
 // LeaderAddress implements ports.Cluster. Those who ask at the same time share
 // one question to the leader.
 func (c *Cluster) LeaderAddress(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
+	defer cancel()
 	l := &c.leader
 	select {
 	case l.asking <- struct{}{}:
@@ -71,6 +81,8 @@ func (c *Cluster) LeaderAddress(ctx context.Context) (string, error) {
 }
 
 func (c *Cluster) askLeader(ctx context.Context, leader leadership) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	defer cancel()
 	identity, err := c.identify(ctx, leader.id, leader.raftAddress)
 	if err != nil {
 		return "", err

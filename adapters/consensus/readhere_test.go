@@ -315,3 +315,25 @@ func TestAReaderHereThatGivesUpLeavesTheOthersTheirQuestion(t *testing.T) {
 		t.Error(got.err)
 	}
 }
+
+// A refusal is promised within a second, also to who comes while a question that
+// is not answered is under way, and shares the next, that is not answered either.
+func TestAReadHereIsRefusedInTime(t *testing.T) {
+	_, follower, asked, _ := trio(t)
+	asked.let(func(ctx context.Context, _ func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
+		<-ctx.Done()
+		return ports.ReadIndex{}, ctx.Err()
+	})
+	first := readHere(within(t), follower)
+	until(t, "the leader is asked", func() bool { return asked.put.Load() == 1 })
+	began := time.Now()
+	second := readHere(within(t), follower)
+	for _, read := range []<-chan reading{first, second} {
+		if got := receive(t, read, "it waits on"); !errors.Is(got.err, ports.ErrNoLeader) {
+			t.Errorf("nobody answered, and it read: %v", got.err)
+		}
+	}
+	if took := time.Since(began); took >= time.Second {
+		t.Errorf("it took %v", took)
+	}
+}

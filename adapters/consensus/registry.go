@@ -22,8 +22,13 @@ const enqueueTimeout = time.Second
 const maxPending = 64 << 20
 
 // askTimeout bounds a question to the leader, which answers once it has heard
-// from a majority.
-const askTimeout = time.Second
+// from a majority, and answerPatience the wait for the answer of whoever shares
+// it, and may come while one before is under way. Who gets none is refused, and
+// that is promised within a second.
+const (
+	askTimeout     = 700 * time.Millisecond
+	answerPatience = 800 * time.Millisecond
+)
 
 // Propose implements ports.Registry.
 func (n *Node) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error) {
@@ -164,7 +169,7 @@ func (n *Node) readHere(ctx context.Context) (*notice, error) {
 	if !errors.Is(err, ports.ErrNotLeader) {
 		return state, err
 	}
-	index, err := n.asking.pass(ctx, n.askLeader)
+	index, err := n.askedIndex(ctx)
 	switch {
 	case err != nil && n.board.read().Closed:
 		return nil, ports.ErrClosed
@@ -172,6 +177,17 @@ func (n *Node) readHere(ctx context.Context) (*notice, error) {
 		return nil, err
 	}
 	return n.reach(ctx, index)
+}
+
+// askedIndex shares an answer of the leader's.
+func (n *Node) askedIndex(ctx context.Context) (uint64, error) {
+	waiting, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
+	index, err := n.asking.pass(waiting, n.askLeader)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return 0, fmt.Errorf("%w: the leader has not answered within %v", ports.ErrNoLeader, answerPatience)
+	}
+	return index, err
 }
 
 // askLeader asks how far this instance has to be to answer a read that began

@@ -168,6 +168,33 @@ func TestAReadEndsAtItsDeadline(t *testing.T) {
 	}
 }
 
+// Who is told late that it asked no leader, and whose leader then gives no
+// address, is refused within the second that is promised.
+func TestALateRefusalTakesNoLongerThanOthers(t *testing.T) {
+	const late = 600 * time.Millisecond
+	s := start(t, func(c *httpapi.Config) {
+		c.Nodes = fakeNodes{view: func(context.Context) (domain.View, error) {
+			<-time.After(late) // as an instance takes to notice that it was deposed
+			return domain.View{}, ports.ErrNotLeader
+		}}
+		c.Cluster = silentLeader{c.Cluster}
+	})
+	began := time.Now()
+	got := s.do(t, "GET", "/nodes", "")
+	took := time.Since(began)
+	if code, _ := got.problem(t); got.status != 503 || code != "no_leader" || took < late || took >= time.Second {
+		t.Errorf("got %d %s after %v", got.status, code, took)
+	}
+}
+
+// silentLeader is ports.Cluster whose leader gives no address.
+type silentLeader struct{ ports.Cluster }
+
+func (silentLeader) LeaderAddress(ctx context.Context) (string, error) {
+	<-ctx.Done()
+	return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, ctx.Err())
+}
+
 func TestAClientThatGoesAwayEndsItsRequest(t *testing.T) {
 	asked := make(chan struct{})
 	s := start(t, func(c *httpapi.Config) {

@@ -35,7 +35,7 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measured
 		err = ports.ErrClosed
 	}
 	if err != nil {
-		a = s.answerTo(ctx, r, err)
+		a = s.answerInTime(ctx, began, r, err)
 	}
 	if isStale(r) && slices.Contains(c.params, paramConsistency) {
 		a.leaderContact = s.leaderContact()
@@ -49,6 +49,21 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measured
 		status = statusClientGone
 	}
 	c.metrics.answered(status, time.Since(began))
+}
+
+// A refusal is promised within a second. Who was told late that this instance does
+// not lead, because it was deposed meanwhile, can't wait for long for the address
+// of who does; and a leader that is well needs no more than shortLook to give it.
+const (
+	refusedWithin = 900 * time.Millisecond
+	shortLook     = 100 * time.Millisecond
+)
+
+// answerInTime is answerTo a request that began then.
+func (s *Server) answerInTime(ctx context.Context, began time.Time, r *http.Request, err error) answer {
+	ctx, cancel := context.WithTimeout(ctx, max(refusedWithin-time.Since(began), shortLook))
+	defer cancel()
+	return s.answerTo(ctx, r, err)
 }
 
 // leaderContact is how many milliseconds ago this instance heard from a leader;

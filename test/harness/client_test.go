@@ -88,3 +88,34 @@ func TestATapeHasNoCommentsAndEndsWithItsEvent(t *testing.T) {
 		t.Errorf("the stream ended, and the tape is %q", tape)
 	}
 }
+
+func TestAnObservedClientTellsOfEachExchange(t *testing.T) {
+	leader := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, `{"code":"no_leader"}`)
+	}))
+	defer leader.Close()
+	follower := httptest.NewServer(http.RedirectHandler(leader.URL+"/nodes", http.StatusTemporaryRedirect))
+	defer follower.Close()
+	gone := httptest.NewServer(nil)
+	gone.Close()
+
+	var seen []harness.Exchange
+	observe := func(server *httptest.Server) *harness.Client {
+		return harness.NewClient(t, strings.TrimPrefix(server.URL, "http://")).Observed(func(e harness.Exchange) { seen = append(seen, e) })
+	}
+	for _, server := range []*httptest.Server{follower, gone} {
+		if _, err := observe(server).Do(t.Context(), http.MethodGet, "/nodes", nil); err == nil {
+			t.Errorf("%s answers", server.URL)
+		}
+	}
+	if len(seen) != 3 || seen[0].Status != 307 || seen[1].Status != 503 || seen[1].Header.Get("Retry-After") != "1" || seen[1].Code != "no_leader" || seen[2].Status != 0 || seen[2].Err == nil {
+		t.Fatalf("seen is %+v", seen)
+	}
+	for n, server := range []*httptest.Server{follower, leader, gone} {
+		if e := seen[n]; "http://"+e.To != server.URL || e.Method != http.MethodGet || e.Path != "/nodes" || e.Took <= 0 || e.Began.IsZero() {
+			t.Errorf("exchange %d is %+v", n, e)
+		}
+	}
+}

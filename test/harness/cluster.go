@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,9 +19,15 @@ type Options struct {
 	Backend string // empty: bolt
 	IPv6    bool   // on ::1 instead of 127.0.0.1
 	Proxied bool   // with a Proxy before every raft port
-	Flags   []string
-	Env     []string // NAME=value
-	Build   Build
+	// Network has at least Size hosts: the first instance runs on host 1, and so
+	// on. nil: all run on this machine's loopback.
+	Network *Network
+	// DiskSize is how many bytes the disk has that each instance on a Network gets
+	// for its directory; zero: it has none of its own.
+	DiskSize int
+	Flags    []string
+	Env      []string // NAME=value
+	Build    Build
 }
 
 // Cluster is a number of instances that may form a raft cluster.
@@ -49,23 +56,34 @@ func New(t testing.TB, options Options) *Cluster {
 	program := Program(t, options.Build)
 	directory := t.TempDir()
 	for n := range options.Size {
-		c.add(fmt.Sprintf("n%d", n+1), program, directory, options)
+		c.add(n+1, program, directory, options)
 	}
 	return c
 }
 
-func (c *Cluster) add(id, program, directory string, options Options) {
+func (c *Cluster) add(number int, program, directory string, options Options) {
 	c.t.Helper()
+	id := fmt.Sprintf("n%d", number)
 	i := &Instance{
-		ID:          id,
-		Directory:   filepath.Join(directory, id),
-		RaftBind:    Address(c.t, c.host),
-		Application: Address(c.t, c.host),
-		Flags:       append([]string{"--storage_backend=" + options.Backend}, options.Flags...),
-		t:           c.t,
-		program:     program,
-		environ:     append(plainEnviron(), options.Env...),
-		logPath:     filepath.Join(directory, id+".log"),
+		ID:        id,
+		Host:      number,
+		Directory: filepath.Join(directory, id),
+		Flags:     append([]string{"--storage_backend=" + options.Backend}, options.Flags...),
+		t:         c.t,
+		program:   program,
+		environ:   append(plainEnviron(), options.Env...),
+		logPath:   filepath.Join(directory, id+".log"),
+		nursery:   shared.children,
+	}
+	if network := options.Network; network != nil {
+		// Nobody else is on that host: any port is free.
+		i.RaftBind, i.Application = network.Address(number)+":8008", network.Address(number)+":8080"
+		i.nursery = network.hosts[number-1]
+		if options.DiskSize > 0 {
+			c.mount(i, options.DiskSize)
+		}
+	} else {
+		i.RaftBind, i.Application = Address(c.t, c.host), Address(c.t, c.host)
 	}
 	i.RaftAddress = i.RaftBind
 	if options.Proxied {
@@ -75,6 +93,17 @@ func (c *Cluster) add(id, program, directory string, options Options) {
 	i.Client = NewClient(c.t, i.Application)
 	c.Instances = append(c.Instances, i)
 	c.t.Cleanup(i.clean)
+}
+
+func (c *Cluster) mount(i *Instance, size int) {
+	c.t.Helper()
+	err := os.Mkdir(i.Directory, 0o700)
+	if err == nil {
+		err = i.nursery.mount(i.Directory, size)
+	}
+	if err != nil {
+		c.t.Fatalf("harness: %v", err)
+	}
 }
 
 // Start gives a running cluster, all of whose instances are ready: the first is
@@ -169,6 +198,26 @@ func (c *Cluster) findLeader() (*Instance, error) {
 		return nil, errors.New(strings.Join(seen, "; "))
 	}
 	return leader, nil
+}
+
+// Successor waits until one of the others leads. The old leader, which may be
+// paused, is not asked.
+func (c *Cluster) Successor(old *Instance) *Instance {
+	c.t.Helper()
+	var successor *Instance
+	Eventually(c.t, "another one than "+old.ID+" leads", func() error {
+		for _, i := range c.Running() {
+			if i == old {
+				continue
+			}
+			if ready, err := i.readyWithin(time.Second); err == nil && ready.Leading {
+				successor = i
+				return nil
+			}
+		}
+		return errors.New("nobody does")
+	})
+	return successor
 }
 
 // readyWithin is Ready of an instance that may be paused.

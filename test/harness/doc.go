@@ -1,6 +1,6 @@
-// Package harness runs real nodesmetadata processes on loopback and talks to
-// them as their users do: with flags, signals, HTTP and server-sent events. Tests
-// of whole clusters are built on it.
+// Package harness runs real nodesmetadata processes, on loopback or on a Network
+// whose links can be cut, and talks to them as their users do: with flags, signals,
+// HTTP and server-sent events. Tests of whole clusters are built on it.
 //
 // It knows the program by nothing but its public interface: it imports no package
 // of it, reads none of its files, and never takes a shortcut that a client or an

@@ -118,6 +118,15 @@ func (f *Follower) Changes() []Change {
 	return f.copy.Changes[:len(f.copy.Changes):len(f.copy.Changes)]
 }
 
+// Drain is Changes, and forgets them: for who follows for long.
+func (f *Follower) Drain() []Change {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	changes := f.copy.Changes
+	f.copy.Changes = nil
+	return changes
+}
+
 // First is the registry, as the first snapshot had it.
 func (f *Follower) First() Registry {
 	f.mu.Lock()

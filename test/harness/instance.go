@@ -21,6 +21,8 @@ const StopPatience = 15 * time.Second
 // process that runs there, if one does.
 type Instance struct {
 	ID string
+	// Host is where in a Network it runs.
+	Host int
 	// Directory holds its data.
 	Directory string
 	// RaftBind is where its raft port is bound, and RaftAddress where others
@@ -40,6 +42,7 @@ type Instance struct {
 	program string
 	environ []string
 	logPath string
+	nursery *nursery
 	process *process
 }
 
@@ -70,7 +73,7 @@ func (i *Instance) Launch() {
 	command := exec.Command(i.program, i.Args()...)
 	command.Env = i.environ
 	command.Stdout, command.Stderr = log, log
-	if err := shared.children.start(command); err != nil {
+	if err := i.nursery.start(command); err != nil {
 		i.t.Fatalf("start %s: %v", i.ID, err)
 	}
 	p := &process{command: command, exited: make(chan struct{}), logFrom: info.Size()}

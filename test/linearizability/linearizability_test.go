@@ -2,18 +2,18 @@ package linearizability
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
 
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
+	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
 var duration = flag.Duration("duration", time.Minute, "how long the cluster of each backend is disturbed under load")
@@ -27,9 +27,38 @@ const (
 	// fewest is how many operations a round must have seen: idle clients would
 	// prove nothing.
 	fewest = 100
-	// searchTime bounds porcupine on one round's history.
-	searchTime = time.Minute
+	// operationTimeout is longer than a leader is paused, so that what was sent to
+	// it before is answered after.
+	operationTimeout = 4 * time.Second
 )
+
+// load makes rounds for one cluster.
+type load struct {
+	t       *testing.T
+	cluster *harness.Cluster
+	clients []*harness.Client
+	here    string // see history.Config
+	values  atomic.Int64
+	rounds  int
+}
+
+// linearizable is how half of the reads are made, which an instance that does not
+// lead answers itself; others it redirects. local reads ask nobody.
+const (
+	linearizable = "redirect=false"
+	local        = "consistency=stale"
+)
+
+func (l *load) round() *history.Round {
+	l.rounds++
+	return history.New(history.Config{
+		Name:    fmt.Sprintf("r%d", l.rounds),
+		Clients: l.clients,
+		Here:    l.here,
+		Values:  &l.values,
+		Timeout: operationTimeout,
+	})
+}
 
 func newLoad(t *testing.T, options harness.Options) *load {
 	t.Helper()
@@ -49,7 +78,7 @@ func (l *load) connect() {
 
 // disturb runs one round while something is done to the leader, and says whether
 // what the clients saw is linearizable.
-func (l *load) disturb(what func(r *round, leader *harness.Instance)) porcupine.CheckResult {
+func (l *load) disturb(what func(r *history.Round, leader *harness.Instance)) porcupine.CheckResult {
 	t := l.t
 	t.Helper()
 	leader := l.cluster.Leader()
@@ -57,7 +86,7 @@ func (l *load) disturb(what func(r *round, leader *harness.Instance)) porcupine.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan struct{})
-	go func() { defer close(ended); r.run(ctx) }()
+	go func() { defer close(ended); r.Run(ctx) }()
 	l.awaitWork(r, fewest/2)
 	what(r, leader)
 	l.cluster.Leader() // until there is one again
@@ -65,28 +94,15 @@ func (l *load) disturb(what func(r *round, leader *harness.Instance)) porcupine.
 	cancel()
 	<-ended
 	l.cluster.AwaitReady()
-	result, info := porcupine.CheckOperationsVerbose(model, r.history, searchTime)
-	if result == porcupine.Illegal {
-		picture := filepath.Join(t.ArtifactDir(), fmt.Sprintf("round-%d.html", l.rounds))
-		if err := porcupine.VisualizePath(model, info, picture); err != nil {
-			t.Error(err)
-		}
-		t.Logf("round %d is not linearizable; run with -artifacts to keep the picture of it", l.rounds)
-	}
-	return result
+	return history.Check(t, fmt.Sprintf("round-%d", l.rounds), r.History())
 }
 
 // awaitWork waits until the round has seen so many operations more.
-func (l *load) awaitWork(r *round, more int) {
+func (l *load) awaitWork(r *history.Round, more int) {
 	l.t.Helper()
-	seen := func() int {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return len(r.history)
-	}
-	goal := seen() + more
+	goal := r.Count() + more
 	harness.Eventually(l.t, "the clients get on", func() error {
-		if n := seen(); n < goal {
+		if n := r.Count(); n < goal {
 			return fmt.Errorf("%d operations of %d", n, goal)
 		}
 		return nil
@@ -94,7 +110,7 @@ func (l *load) awaitWork(r *round, more int) {
 }
 
 // kill ends the leader without a word, and starts it again once there is another.
-func (l *load) kill(_ *round, leader *harness.Instance) {
+func (l *load) kill(_ *history.Round, leader *harness.Instance) {
 	leader.Kill()
 	l.cluster.Leader()
 	leader.Restart()
@@ -103,30 +119,30 @@ func (l *load) kill(_ *round, leader *harness.Instance) {
 // freeze stops the leader until another is elected, and has written. Before the
 // old one goes on, many reads wait in its sockets: it answers them in the moment
 // in which it does not know yet that it was deposed.
-func (l *load) freeze(r *round, leader *harness.Instance) {
-	r.readAll(leader.Client, waitingReads) // opens the connections
+func (l *load) freeze(r *history.Round, leader *harness.Instance) {
+	r.ReadAll(leader.Client, waitingReads) // opens the connections
 	leader.Pause()
-	r.writeAll(l.successor(leader).Client)
-	r.readBehind(leader, func() {})
+	r.WriteAll(l.cluster.Successor(leader).Client)
+	readBehind(r, leader, func() {})
 }
 
 // lag stops a follower while the leader goes on. When it goes on, reads and what
 // it has missed come in at the same time.
-func (l *load) lag(r *round, leader *harness.Instance) {
+func (l *load) lag(r *history.Round, leader *harness.Instance) {
 	follower := l.others(leader)[l.rounds%2]
-	r.readAll(follower.Client, waitingReads) // opens the connections
+	r.ReadAll(follower.Client, waitingReads) // opens the connections
 	follower.Pause()
-	r.writeAll(leader.Client)
-	r.readBehind(follower, func() {})
+	r.WriteAll(leader.Client)
+	readBehind(r, follower, func() {})
 }
 
 // late has a follower hear everything later than the leader answers.
-func (l *load) late(r *round, leader *harness.Instance) {
+func (l *load) late(r *history.Round, leader *harness.Instance) {
 	follower := l.others(leader)[0]
 	follower.Proxy.Delay(harness.Forth, settle)
 	for range 3 {
-		r.writeAll(leader.Client)
-		r.readAll(follower.Client, waitingReads)
+		r.WriteAll(leader.Client)
+		r.ReadAll(follower.Client, waitingReads)
 	}
 	follower.Proxy.Delay(harness.Forth, 0)
 }
@@ -134,16 +150,16 @@ func (l *load) late(r *round, leader *harness.Instance) {
 // deceive freezes a leader that believes in itself for long (see deceivable).
 // Answers to its heartbeats from before are on their way to it all the time, and
 // come in after it was asked; of its successor it hears nothing.
-func (l *load) deceive(r *round, leader *harness.Instance) {
-	r.readAll(leader.Client, waitingReads)
+func (l *load) deceive(r *history.Round, leader *harness.Instance) {
+	r.ReadAll(leader.Client, waitingReads)
 	for _, i := range l.others(leader) {
 		i.Proxy.Hold(harness.Back)
 	}
 	wait(settle) // for heartbeats, whose answers are held
 	leader.Proxy.Cut()
 	leader.Pause()
-	r.writeAll(l.successor(leader).Client)
-	r.readBehind(leader, func() {
+	r.WriteAll(l.cluster.Successor(leader).Client)
+	readBehind(r, leader, func() {
 		wait(settle) // for the reads to be asking
 		for _, i := range l.cluster.Instances {
 			i.Proxy.Heal()
@@ -153,9 +169,9 @@ func (l *load) deceive(r *round, leader *harness.Instance) {
 
 // readBehind sends reads to a paused leader, lets it go on, does what comes then,
 // and waits for the answers.
-func (r *round) readBehind(leader *harness.Instance, then func()) {
+func readBehind(r *history.Round, leader *harness.Instance, then func()) {
 	var reading sync.WaitGroup
-	reading.Go(func() { r.readAll(leader.Client, waitingReads) })
+	reading.Go(func() { r.ReadAll(leader.Client, waitingReads) })
 	wait(settle)
 	leader.Resume()
 	then()
@@ -164,21 +180,6 @@ func (r *round) readBehind(leader *harness.Instance, then func()) {
 
 func (l *load) others(leader *harness.Instance) []*harness.Instance {
 	return slices.DeleteFunc(slices.Clone(l.cluster.Instances), func(i *harness.Instance) bool { return i == leader })
-}
-
-// successor waits until one of the others leads.
-func (l *load) successor(leader *harness.Instance) *harness.Instance {
-	var successor *harness.Instance
-	harness.Eventually(l.t, "another leads", func() error {
-		for _, i := range l.others(leader) {
-			if ready, err := i.Ready(l.t.Context()); err == nil && ready.Leading {
-				successor = i
-				return nil
-			}
-		}
-		return errors.New("nobody leads")
-	})
-	return successor
 }
 
 // deceivable starts a cluster whose first instance leads, and goes on leading
@@ -210,7 +211,7 @@ func TestReadsAndWritesAreLinearizable(t *testing.T) {
 			l := newLoad(t, harness.Options{Backend: backend})
 			operations := 0
 			for began := time.Now(); time.Since(began) < *duration; {
-				what := []func(*round, *harness.Instance){l.freeze, l.kill, l.lag}[l.rounds%3]
+				what := []func(*history.Round, *harness.Instance){l.freeze, l.kill, l.lag}[l.rounds%3]
 				before := l.values.Load()
 				if result := l.disturb(what); result != porcupine.Ok {
 					t.Fatalf("round %d: porcupine says %v", l.rounds, result)

@@ -1,0 +1,74 @@
+package e2e_test
+
+import (
+	"flag"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+var crowd = flag.Int("crowd", 0, "how many subscribers that never read are held against writers; 0: none, as it takes a machine that does nothing else")
+
+const (
+	// writersBeside is how many writers there are, and crowdTimes how often they are
+	// measured with and without a crowd: one measurement is mostly noise.
+	writersBeside = 8
+	crowdTimes    = 5
+	// maxCost is how much slower writers may be.
+	maxCost = 0.05
+)
+
+// Once their sockets are full, subscribers that never read cost writers nothing
+// that can be measured.
+func TestSubscribersThatNeverReadCostWritersLittle(t *testing.T) {
+	if *crowd == 0 {
+		t.Skip("it is measured with -crowd=1000")
+	}
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Backend: backend, Flags: calm, Build: harness.Build{Plain: true}})
+		leader := c.Leader()
+		var costs []float64
+		for range crowdTimes {
+			before := writeRate(t, leader)
+			silent := make([]net.Conn, *crowd)
+			for n := range silent {
+				silent[n] = neverRead(t, leader.Application)
+			}
+			writeLarge(t, leader.Client, unread)
+			beside := writeRate(t, leader)
+			for _, conn := range silent {
+				checkStalled(t, conn)
+				_ = conn.Close()
+			}
+			after := writeRate(t, leader)
+			cost := 1 - beside/((before+after)/2)
+			t.Logf("writes in a second: %.0f before, %.0f beside %d subscribers that never read, %.0f after: that costs %.1f %%",
+				before, beside, *crowd, after, 100*cost)
+			costs = append(costs, cost)
+		}
+		slices.Sort(costs)
+		if median := costs[len(costs)/2]; median > maxCost {
+			t.Errorf("subscribers that never read cost writers %.1f %%", 100*median)
+		}
+	})
+}
+
+// writeRate is how many small writes succeed in a second.
+func writeRate(t *testing.T, leader *harness.Instance) float64 {
+	t.Helper()
+	l := startLoad(t, writersBeside, []*harness.Client{leader.Client})
+	l.awaitMore(t, 100)
+	count := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.acked
+	}
+	before, began := count(), time.Now()
+	pass(t, window)
+	rate := float64(count()-before) / time.Since(began).Seconds()
+	l.end()
+	return rate
+}

@@ -1,0 +1,210 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+	"github.com/nodesmetadata/nodesmetadata/test/history"
+)
+
+const (
+	// recovery is how long after a fault a write may take to succeed.
+	recovery = 10 * time.Second
+	// deadline is how long a request may take, and promptly how long a refusal may.
+	deadline = 10 * time.Second
+	promptly = time.Second
+	// What a round must have seen at least: idle clients prove nothing.
+	fewestOperations, fewestWrites, fewestRenewals = 100, 50, 3
+)
+
+// check is something that has to hold.
+type check struct {
+	name  string
+	check func(*evidence) error
+}
+
+// checks are what has to hold of every round. Each of them can fail: see
+// TestEachCheckFindsWhatIsWrong.
+var checks = []check{
+	{"there was load", wasLoaded},
+	{"there was a fault", wasFaulty},
+	{"what clients saw is linearizable", isLinearizable},
+	{"what was acknowledged is there", keepsWrites},
+	{"all instances are equal", areEqual},
+	{"streams tell the history", streamsAreWhole},
+	{"a term has one leader", haveOneLeader},
+	{"it recovers", recovers},
+	{"refusals are orderly", refusesOrderly},
+	{"requests keep their deadline", keepsDeadline},
+	{"who renews does not expire", keepsLeases},
+	{"others notice nothing", harmsNoOthers},
+}
+
+func wasLoaded(e *evidence) error {
+	if len(e.operations) < fewestOperations || len(e.writes) < fewestWrites || e.renewals < fewestRenewals {
+		return fmt.Errorf("%d operations, %d acknowledged writes and %d renewals prove nothing",
+			len(e.operations), len(e.writes), e.renewals)
+	}
+	return nil
+}
+
+// wasFaulty: a fault has begun and ended, and who had to be replaced was.
+func wasFaulty(e *evidence) error {
+	switch {
+	case e.injected == 0:
+		return errors.New("nothing was done to anybody")
+	case e.elects && e.termAfter <= e.termBefore:
+		return fmt.Errorf("the term was %d and is %d: nobody was elected", e.termBefore, e.termAfter)
+	}
+	return nil
+}
+
+func isLinearizable(e *evidence) error {
+	if result := porcupine.CheckOperationsTimeout(history.Model, e.operations, time.Minute); result != porcupine.Ok {
+		return fmt.Errorf("porcupine says %v", result)
+	}
+	return nil
+}
+
+func keepsWrites(e *evidence) error {
+	made := map[uint64]harness.Change{}
+	for _, change := range e.changes {
+		made[change.Revision] = change
+	}
+	claimed := map[uint64]history.Write{}
+	for _, write := range e.writes {
+		change, there := made[write.Revision]
+		removed := change.Type == "removed"
+		if !there || change.Node.ID != write.Node || removed != (write.Value == 0) || !removed && *change.Node.Weight != write.Value {
+			return fmt.Errorf("acknowledged was %+v, and at that revision there is %+v", write, change)
+		}
+		if other, twice := claimed[write.Revision]; twice {
+			return fmt.Errorf("%+v and %+v were acknowledged with the same revision", write, other)
+		}
+		claimed[write.Revision] = write
+	}
+	return nil
+}
+
+func areEqual(e *evidence) error {
+	want := harness.Registry{Revision: e.before.Revision, Nodes: maps.Clone(e.before.Nodes)}
+	for _, change := range e.changes {
+		if change.Revision != want.Revision+1 {
+			return fmt.Errorf("revision %d follows on %d", change.Revision, want.Revision)
+		}
+		want.Revision = change.Revision
+		want.Nodes[change.Node.ID] = change.Node
+		if change.Type == "removed" {
+			delete(want.Nodes, change.Node.ID)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(e.after)) {
+		if got := e.after[id]; !reflect.DeepEqual(got, want) {
+			return fmt.Errorf("%s is at revision %d with %d nodes; history leads to revision %d with %d nodes",
+				id, got.Revision, len(got.Nodes), want.Revision, len(want.Nodes))
+		}
+	}
+	return nil
+}
+
+func streamsAreWhole(e *evidence) error {
+	for _, name := range slices.Sorted(maps.Keys(e.streams)) {
+		if err := e.faults[name]; err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		told := e.streams[name]
+		if len(told) != len(e.changes) {
+			return fmt.Errorf("%s tells %d changes of %d", name, len(told), len(e.changes))
+		}
+		for n, change := range told {
+			change.At = e.changes[n].At // when it came
+			if !reflect.DeepEqual(change, e.changes[n]) {
+				return fmt.Errorf("%s tells %+v, want %+v", name, change, e.changes[n])
+			}
+		}
+	}
+	return nil
+}
+
+func haveOneLeader(e *evidence) error {
+	for term, ids := range e.leads {
+		if len(ids) > 1 {
+			return fmt.Errorf("in term %d there lead %s", term, strings.Join(ids, " and "))
+		}
+	}
+	return nil
+}
+
+func recovers(e *evidence) error {
+	if e.recovered > recovery {
+		return fmt.Errorf("the first write after the fault took %v", e.recovered)
+	}
+	return nil
+}
+
+// undisturbed are the exchanges with instances to which nothing was done
+// meanwhile that keeps an answer from coming.
+func (e *evidence) undisturbed() []harness.Exchange {
+	return slices.DeleteFunc(slices.Clone(e.exchanges), func(x harness.Exchange) bool {
+		return slices.ContainsFunc(e.disturbed[x.To], during(x).overlaps)
+	})
+}
+
+func refusesOrderly(e *evidence) error {
+	for _, x := range e.exchanges {
+		if x.Status < 500 {
+			continue
+		}
+		if x.Status != 503 || x.Code == "" || x.Header.Get("Retry-After") == "" || !strings.HasPrefix(x.Header.Get("Content-Type"), "application/problem+json") {
+			return fmt.Errorf("%s %s is answered by %s with %d %q and %v", x.Method, x.Path, x.To, x.Status, x.Code, x.Header)
+		}
+	}
+	for _, x := range e.undisturbed() {
+		if x.Status == 503 && x.Took > promptly+e.stall {
+			return fmt.Errorf("%s %s is refused by %s with %q after %v, and this machine stood still for %v at most", x.Method, x.Path, x.To, x.Code, x.Took, e.stall)
+		}
+	}
+	return nil
+}
+
+func keepsDeadline(e *evidence) error {
+	for _, x := range e.undisturbed() {
+		if x.Took > deadline+e.stall {
+			return fmt.Errorf("%s %s of %s took %v: %d %v", x.Method, x.Path, x.To, x.Took, x.Status, x.Err)
+		}
+	}
+	return nil
+}
+
+func keepsLeases(e *evidence) error {
+	for _, change := range e.changes {
+		if change.Reason == "expired" {
+			return fmt.Errorf("%s was renewed all the time and has expired: %+v", change.Node.ID, change)
+		}
+	}
+	return e.refused
+}
+
+// harmsNoOthers: who asks another instance, and follows its redirects, sees no
+// failed request. On a machine that is too busy for the leader to be heard in time,
+// there may have been an election all the same.
+func harmsNoOthers(e *evidence) error {
+	if !e.aside || e.termAfter != e.termBefore {
+		return nil
+	}
+	for _, x := range e.exchanges {
+		// Who was struck also needs a moment afterwards.
+		if len(e.disturbed[x.To]) == 0 && (x.Err != nil || x.Status >= 500) {
+			return fmt.Errorf("%s %s failed at %s: %d %q %v", x.Method, x.Path, x.To, x.Status, x.Code, x.Err)
+		}
+	}
+	return nil
+}

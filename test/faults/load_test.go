@@ -1,0 +1,269 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+	"github.com/nodesmetadata/nodesmetadata/test/history"
+)
+
+// density is how much clients do. Each instance has so many of those that write and
+// read at random, so many of a hundred times read, with a pause between; and so many
+// streams.
+type density struct {
+	clients, reads, streams int
+	think                   time.Duration
+}
+
+var (
+	// light leaves a machine to the faults: what is to be seen is not how much it
+	// can do.
+	light = density{clients: 2, reads: 60, streams: 1, think: 10 * time.Millisecond}
+	// ofReads is for stale ones.
+	ofReads = density{clients: 6, reads: 97, streams: 1}
+	// ofStreams has many of them.
+	ofStreams = density{clients: 1, reads: 20, streams: 30, think: 10 * time.Millisecond}
+)
+
+const (
+	// A pulse is a write that is begun whatever became of the one before, and so
+	// shows when writes succeed.
+	pulseEvery = 10 * time.Millisecond
+	pulseNodes = 16
+	// patience of clients is longer than any request may take.
+	patience = 12 * time.Second
+	// Nodes with a time to live, and the agents that renew them.
+	leased, agents, timeToLive = 12, 3, 10
+	// lookEvery is how often an instance is asked whether it leads.
+	lookEvery = 50 * time.Millisecond
+)
+
+// load is all that clients do to a cluster, and what they see.
+type load struct {
+	density
+	t        testing.TB
+	cluster  *harness.Cluster
+	random   []*harness.Client // for operations at random
+	pulsing  []*harness.Client
+	values   atomic.Int64
+	renewing *harness.Agents
+	followed map[string]*harness.Follower
+	watching sync.WaitGroup
+
+	mu        sync.Mutex
+	writes    []history.Write
+	exchanges []harness.Exchange
+	stall     time.Duration
+	leads     map[uint64][]string
+}
+
+func newLoad(t testing.TB, c *harness.Cluster, d density) *load {
+	t.Helper()
+	l := &load{density: d, t: t, cluster: c, followed: map[string]*harness.Follower{}, leads: map[uint64][]string{}}
+	var all, addresses []*harness.Client
+	for _, i := range c.Instances {
+		for range d.clients {
+			l.random = append(l.random, harness.NewClient(t, i.Application).Observed(l.see))
+		}
+		l.pulsing = append(l.pulsing, harness.NewClient(t, i.Application).Observed(l.see))
+		addresses = append(addresses, i.Client)
+		all = append(all, harness.NewClient(t, i.Application).With("redirect=false"))
+		for n := range d.streams {
+			itself := harness.NewClient(t, i.Application).With("redirect=false")
+			l.followed[fmt.Sprintf("stream %d of %s", n+1, i.ID)] = harness.Follow(t, itself)
+		}
+	}
+	l.followed["the stream of a client that goes from one to the other"] = harness.Follow(t, all...)
+	l.startAgents(addresses)
+	l.watch()
+	return l
+}
+
+func (l *load) startAgents(clients []*harness.Client) {
+	l.t.Helper()
+	var nodes []harness.Node
+	var ids, addresses []string
+	for n := range leased {
+		node := harness.NewNode(fmt.Sprintf("kept-%d", n))
+		node.TTLSeconds = timeToLive
+		nodes, ids = append(nodes, node), append(ids, node.ID)
+	}
+	if _, err := clients[0].Batch(l.t.Context(), harness.Puts(nodes...)); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, client := range clients {
+		addresses = append(addresses, client.Address())
+	}
+	l.renewing = harness.StartAgents(l.t, agents, addresses, ids)
+}
+
+// watch notes who leads, as the instances say themselves, until the test ends.
+func (l *load) watch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	l.t.Cleanup(func() { cancel(); l.watching.Wait() })
+	for _, i := range l.cluster.Instances {
+		client := harness.NewClient(l.t, i.Application)
+		l.watching.Go(func() {
+			for ctx.Err() == nil {
+				ready, err := client.Ready(ctx)
+				if err == nil && ready.Leading {
+					l.led(ready.Term, i.ID)
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(lookEvery):
+				}
+			}
+		})
+	}
+}
+
+// led notes that an instance leads in a term.
+func (l *load) led(term uint64, id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !slices.Contains(l.leads[term], id) {
+		l.leads[term] = append(l.leads[term], id)
+	}
+}
+
+// see notes an exchange.
+func (l *load) see(e harness.Exchange) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.exchanges = append(l.exchanges, e)
+}
+
+// acknowledge notes a write that was.
+func (l *load) acknowledge(w history.Write) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writes = append(l.writes, w)
+}
+
+// acknowledged gives all writes so far.
+func (l *load) acknowledged() []history.Write {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.writes)
+}
+
+// begin lets all clients work, until end, and gives the round of those that write
+// and read at random.
+func (l *load) begin(name string) (r *history.Round, end func()) {
+	l.mu.Lock()
+	l.writes, l.exchanges, l.stall = nil, nil, 0
+	l.mu.Unlock()
+	r = history.New(history.Config{
+		Name: name, Clients: l.random, Here: "redirect=false", Values: &l.values, Timeout: patience,
+		Think: l.think, Reads: l.reads, Batches: true, Acknowledged: l.acknowledge,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var working sync.WaitGroup
+	working.Go(func() { r.Run(ctx) })
+	working.Go(func() { l.pulse(ctx, name) })
+	end = sync.OnceFunc(func() {
+		cancel()
+		working.Wait()
+	})
+	l.t.Cleanup(end)
+	return r, end
+}
+
+// pulse begins a write every moment, through one instance after the other.
+func (l *load) pulse(ctx context.Context, name string) {
+	ticker := time.NewTicker(pulseEvery)
+	defer ticker.Stop()
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case due := <-ticker.C:
+			l.late(time.Since(due))
+		}
+		writing.Go(func() { l.write(l.pulsing[n%len(l.pulsing)], fmt.Sprintf("%s-pulse-%d", name, n%pulseNodes)) })
+	}
+}
+
+// late notes that the test woke up so much later than it should.
+func (l *load) late(by time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stall = max(l.stall, by)
+}
+
+func (l *load) write(through *harness.Client, id string) {
+	value := int(l.values.Add(1))
+	node := harness.NewNode(id)
+	node.Weight = &value
+	began := time.Now()
+	stored, err := through.Put(context.Background(), node) // it has a timeout of its own
+	if err == nil {
+		l.acknowledge(history.Write{Node: id, Value: value, Revision: stored.Revision, Began: began, At: time.Now()})
+	}
+}
+
+// awaitOperations waits until a round has seen enough.
+func (l *load) awaitOperations(r *history.Round) {
+	l.t.Helper()
+	harness.Eventually(l.t, "clients get on", func() error {
+		if got := r.Count(); got < fewestOperations {
+			return fmt.Errorf("%d operations of %d", got, fewestOperations)
+		}
+		return nil
+	})
+}
+
+// awaitMore waits until so many writes more are acknowledged.
+func (l *load) awaitMore(n int) {
+	l.t.Helper()
+	goal := len(l.acknowledged()) + n
+	harness.Eventually(l.t, "writes go on", func() error {
+		if got := len(l.acknowledged()); got < goal {
+			return fmt.Errorf("%d of %d", got, goal)
+		}
+		return nil
+	})
+}
+
+// awaitAfter waits for a write that begins after a moment, and gives how long
+// after that it was acknowledged.
+func (l *load) awaitAfter(moment time.Time) time.Duration {
+	l.t.Helper()
+	var took time.Duration
+	harness.Eventually(l.t, "a write succeeds after the fault", func() error {
+		for _, write := range l.acknowledged() {
+			if write.Began.After(moment) {
+				took = write.At.Sub(moment)
+				return nil
+			}
+		}
+		return fmt.Errorf("none in %v", time.Since(moment))
+	})
+	return took
+}
+
+// gapSince is the longest time without an acknowledged write that was not over at
+// a moment.
+func gapSince(writes []history.Write, moment time.Time) time.Duration {
+	var times []time.Time
+	for _, write := range writes {
+		times = append(times, write.At)
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	longest := time.Duration(0)
+	for n := 1; n < len(times); n++ {
+		if times[n].After(moment) {
+			longest = max(longest, times[n].Sub(times[n-1]))
+		}
+	}
+	return longest
+}

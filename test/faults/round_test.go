@@ -1,0 +1,178 @@
+package faults
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+	"github.com/nodesmetadata/nodesmetadata/test/history"
+)
+
+// round lets a nemesis strike once while clients work, and checks what they saw.
+func (f *field) round(n nemesis) *evidence {
+	f.t.Helper()
+	f.rounds++
+	e := f.observe(n)
+	f.t.Logf("round %d, %s: %d operations, %d writes, %d changes; at most %v without a write, recovered in %v",
+		f.rounds, n.name, len(e.operations), len(e.writes), len(e.changes), e.gap.Round(time.Millisecond), e.recovered.Round(time.Millisecond))
+	if f.table != nil {
+		f.table.add(e)
+	}
+	for _, c := range checks {
+		if err := c.check(e); err != nil {
+			f.t.Errorf("round %d, %s: not so: %s: %v", f.rounds, n.name, c.name, err)
+		}
+	}
+	if f.t.Failed() {
+		// If that is what is wrong, it leaves a picture.
+		_ = history.Check(f.t, fmt.Sprintf("round-%d", f.rounds), e.operations)
+		f.t.FailNow() // what comes after it would be its consequence
+	}
+	return e
+}
+
+// observe is a round up to the evidence.
+func (f *field) observe(n nemesis) *evidence {
+	f.t.Helper()
+	e := &evidence{
+		nemesis: n.name, elects: n.elects, aside: n.aside,
+		before: f.list(), termBefore: f.term(), renewals: f.load.renewing.Counts().Acknowledged,
+	}
+	f.disturbed, f.injected = map[string][]span{}, 0
+	r, end := f.load.begin(fmt.Sprintf("r%d", f.rounds))
+	f.load.awaitMore(fewestWrites)
+	struck := time.Now()
+	n.strike(f)
+	e.recovered = f.load.awaitAfter(time.Now())
+	f.AwaitReady()
+	f.load.awaitMore(fewestWrites)
+	f.load.renewing.Await(f.t)
+	f.load.awaitOperations(r)
+	end()
+	e.operations = r.History()
+	e.writes, e.gap = f.load.acknowledged(), gapSince(f.load.acknowledged(), struck)
+	f.settle(e)
+	return e
+}
+
+// settle adds what is known when all is quiet again.
+func (f *field) settle(e *evidence) {
+	f.t.Helper()
+	e.termAfter = f.term()
+	e.injected, e.disturbed, e.exchanges, e.stall = f.injected, f.disturbed, f.load.exchanges, f.load.stall
+	counts := f.load.renewing.Counts()
+	e.renewals, e.refused = counts.Acknowledged-e.renewals, f.load.renewing.Err()
+	last := f.list()
+	e.after = map[string]harness.Registry{}
+	for _, i := range f.Instances {
+		e.after[i.ID] = f.stored(i, last.Revision)
+	}
+	e.changes = f.changes(e.before.Revision, last.Revision)
+	e.streams, e.faults = map[string][]harness.Change{}, map[string]error{}
+	for name, follower := range f.load.followed {
+		e.faults[name] = awaitStream(f, follower, last.Revision)
+		e.streams[name] = follower.Drain()
+	}
+	e.leads = f.leads()
+}
+
+// list is the registry, as soon as somebody can read it.
+func (f *field) list() harness.Registry {
+	f.t.Helper()
+	var registry harness.Registry
+	harness.Eventually(f.t, "the registry is read", func() (err error) {
+		registry, err = f.Instances[0].List(f.t.Context())
+		return err
+	})
+	return registry
+}
+
+func (f *field) term() uint64 {
+	f.t.Helper()
+	ready, err := f.Leader().Ready(f.t.Context())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return ready.Term
+}
+
+// stored is what an instance has itself, once it has come to a revision.
+func (f *field) stored(i *harness.Instance, revision uint64) harness.Registry {
+	f.t.Helper()
+	var registry harness.Registry
+	itself := i.With("consistency=stale&min_revision=" + strconv.FormatUint(revision, 10))
+	harness.Eventually(f.t, i.ID+" has caught up", func() (err error) {
+		registry, err = itself.List(f.t.Context())
+		return err
+	})
+	return registry
+}
+
+// changes is the history after one revision up to another, as the leader tells it.
+func (f *field) changes(since, until uint64) []harness.Change {
+	f.t.Helper()
+	if since == until {
+		return nil
+	}
+	stream, err := f.Leader().Stream(f.t.Context(), "/nodes/sse", strconv.FormatUint(since, 10))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer stream.Close()
+	var changes []harness.Change
+	for len(changes) == 0 || changes[len(changes)-1].Revision < until {
+		event, err := stream.Event()
+		if err == nil && event.Type == "snapshot" {
+			err = errors.New("history does not reach that far back: the round was too long")
+		}
+		var change harness.Change
+		if err == nil {
+			err = json.Unmarshal([]byte(event.Data), &change)
+		}
+		if err != nil {
+			f.t.Fatalf("the history after %d: %v", since, err)
+		}
+		changes = append(changes, change)
+	}
+	return changes
+}
+
+// awaitStream waits until a stream has come to a revision, and gives what it did
+// that it may not do.
+func awaitStream(f *field, follower *harness.Follower, revision uint64) error {
+	f.t.Helper()
+	harness.Eventually(f.t, "a stream comes to the end of history", func() error {
+		if at := follower.Revision(); at < revision && follower.Err() == nil {
+			return fmt.Errorf("it is at %d of %d", at, revision)
+		}
+		return nil
+	})
+	if _, snapshots := follower.Counts(); snapshots > 1 && follower.Err() == nil {
+		return fmt.Errorf("it began anew %d times, and history was there", snapshots-1)
+	}
+	return follower.Err()
+}
+
+var electionWon = regexp.MustCompile(`msg="election won".* term=(\d+)`)
+
+// leads are all that led, as they said of themselves to clients and in their logs.
+func (f *field) leads() map[uint64][]string {
+	f.t.Helper()
+	for _, i := range f.Instances {
+		for _, won := range electionWon.FindAllStringSubmatch(i.Log(), -1) {
+			term, err := strconv.ParseUint(won[1], 10, 64)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			f.load.led(term, i.ID)
+		}
+	}
+	f.load.mu.Lock()
+	defer f.load.mu.Unlock()
+	return maps.Clone(f.load.leads)
+}

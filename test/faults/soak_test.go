@@ -1,0 +1,117 @@
+package faults
+
+import (
+	"context"
+	"flag"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// These need no network of their own, and so no root.
+var (
+	elections  = flag.Int("elections", 3, "how many elections the cluster of each backend has while clients read as fast as they can")
+	deliveries = flag.Int("deliveries", 20_000, "how many changes streams of each backend tell while leaders come and go")
+)
+
+// turnover are the ways in which a leader loses leadership.
+var turnover = []nemesis{
+	{name: "leadership handed over", elects: true, strike: func(f *field) {
+		f.handOver(f.follower())
+	}},
+	{name: "pause of the leader", elects: true, strike: func(f *field) {
+		leader := f.Leader()
+		f.pause(leader)
+		f.Successor(leader)
+		f.resume(leader)
+	}},
+	{name: "kill -9 of the leader", elects: true, strike: func(f *field) {
+		leader := f.Leader()
+		f.kill(leader)
+		f.Successor(leader)
+		f.restart(leader)
+	}},
+	// Whether it is deposed depends on the machine.
+	{name: "starved leader", strike: func(f *field) {
+		leader := f.Leader()
+		f.starve(leader)
+		f.pass(outage)
+		f.feed(leader)
+	}},
+}
+
+func TestNoReadIsStaleInElections(t *testing.T) {
+	eachBackend(t, ofReads, func(f *field) (done int) {
+		for _, n := range turnover {
+			if done < *elections {
+				e := f.round(n)
+				done += int(e.termAfter - e.termBefore)
+			}
+		}
+		return done
+	}, "elections", elections)
+}
+
+func TestStreamsTellAllWhileLeadersChange(t *testing.T) {
+	eachBackend(t, ofStreams, func(f *field) (done int) {
+		for _, n := range turnover[:3] {
+			for _, stream := range f.round(n).streams {
+				done += len(stream)
+			}
+		}
+		return done
+	}, "deliveries", deliveries)
+}
+
+// eachBackend has a cluster of each go on until as much is done as a flag says.
+func eachBackend(t *testing.T, d density, some func(f *field) (done int), what string, wanted *int) {
+	t.Helper()
+	t.Logf("-seed=%d", theSeed())
+	for _, backend := range backends(t) {
+		t.Run(backend, func(t *testing.T) {
+			f := newField(t, harness.Options{Backend: backend}, d, theSeed())
+			f.table = &gaps{}
+			defer f.table.print(t)
+			done := 0
+			for done < *wanted {
+				done += some(f)
+			}
+			t.Logf("%d %s", done, what)
+		})
+	}
+}
+
+// starve leaves an instance no more processor time than nobody else wants, and has
+// somebody want all of it.
+func (f *field) starve(i *harness.Instance) {
+	f.t.Helper()
+	f.inject(i)
+	f.schedule(i, "--idle")
+	ctx, stop := context.WithCancel(context.Background())
+	var burning sync.WaitGroup
+	for range 2 * runtime.NumCPU() {
+		// It ends by itself in case that the test does not live to end it.
+		burner := exec.CommandContext(ctx, "timeout", "20", "sh", "-c", "while :; do :; done")
+		burning.Go(func() { _ = burner.Run() }) // it is killed
+	}
+	f.quench = func() { stop(); burning.Wait() }
+}
+
+// feed ends what starve began.
+func (f *field) feed(i *harness.Instance) {
+	f.t.Helper()
+	f.quench()
+	f.schedule(i, "--other")
+	f.lift(i)
+}
+
+func (f *field) schedule(i *harness.Instance, policy string) {
+	f.t.Helper()
+	if output, err := exec.Command("chrt", "--all-tasks", policy, "--pid", "0", strconv.Itoa(i.Pid())).CombinedOutput(); err != nil {
+		f.t.Skipf("an instance can't be starved here: %v: %s", err, output)
+	}
+}

@@ -1,0 +1,95 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Network is a number of hosts, each with a link of its own to a router that
+// drops what it is told to. A host is a network namespace, and so is the router:
+// they are gone with the process, however it ends. Host 0 is the test itself.
+//
+// Packets are lost without a word, as behind a broken switch: connections stay
+// open, and what was sent on them is sent again after Heal.
+type Network struct {
+	t       testing.TB
+	router  *nursery
+	hosts   []*nursery // host 0 is not among them
+	subnet  int
+	dropped []string
+}
+
+// NewNetwork gives a network of so many hosts beside the test, until t ends. It
+// skips t, with the reason, where that can't be had.
+func NewNetwork(t testing.TB, hosts int) *Network {
+	t.Helper()
+	n := &Network{t: t}
+	switch err := n.open(hosts); {
+	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, syscall.EPERM), errors.Is(err, exec.ErrNotFound):
+		t.Skipf("skipped: network namespaces need Linux, root and ip: %v", err)
+	case err != nil:
+		t.Fatalf("harness: %v", err)
+	}
+	return n
+}
+
+// Address is where a host is.
+func (n *Network) Address(host int) string { return fmt.Sprintf("198.18.%d.%d", n.subnet, 4*host+2) }
+
+// gateway is where the router is on the link of a host.
+func (n *Network) gateway(host int) string { return fmt.Sprintf("198.18.%d.%d", n.subnet, 4*host+1) }
+
+// Drop lets nothing pass that one host sends to another; the other way stays open.
+func (n *Network) Drop(from, to int) {
+	n.t.Helper()
+	rule := fmt.Sprintf("from %s to %s blackhole", n.Address(from), n.Address(to))
+	if slices.Contains(n.dropped, rule) {
+		return
+	}
+	n.dropped = append(n.dropped, rule)
+	n.must(ip(n.router, "rule add pref 100 "+rule))
+}
+
+// Cut lets nothing pass between any of one group of hosts and any of another.
+func (n *Network) Cut(one, other []int) {
+	n.t.Helper()
+	for _, a := range one {
+		for _, b := range other {
+			n.Drop(a, b)
+			n.Drop(b, a)
+		}
+	}
+}
+
+// Heal undoes all Drop and Cut.
+func (n *Network) Heal() {
+	n.t.Helper()
+	for _, rule := range n.dropped {
+		n.must(ip(n.router, "rule del pref 100 "+rule))
+	}
+	n.dropped = nil
+}
+
+func (n *Network) must(err error) {
+	n.t.Helper()
+	if err != nil {
+		n.t.Fatalf("harness: %v", err)
+	}
+}
+
+// ip runs commands of ip(8) where the children of a nursery are born.
+func ip(where *nursery, commands ...string) error {
+	command := exec.Command("ip", "-batch", "-")
+	command.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
+	return where.do(func() error {
+		if output, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("ip: %w: %s(%s)", err, output, strings.Join(commands, "; "))
+		}
+		return nil
+	})
+}

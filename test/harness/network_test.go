@@ -1,0 +1,68 @@
+package harness_test
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// What is dropped one way is dropped that way only, between these two hosts only.
+func TestNetwork(t *testing.T) {
+	network := harness.NewNetwork(t, 3)
+	c := harness.Start(t, harness.Options{Network: network, Flags: []string{
+		"--raft_heartbeat_timeout=1s", "--raft_election_timeout=1s",
+	}})
+	leader, followers := c.Leader(), c.Followers()
+	reach := func(i *harness.Instance) error {
+		_, err := i.With("redirect=false").List(t.Context())
+		return err
+	}
+
+	// The leader's answers to a follower are lost: it can't tell how far it is, and
+	// hears nothing of its leader. The other two go on.
+	network.Drop(leader.Host, followers[0].Host)
+	harness.Eventually(t, "a follower that hears nothing knows no leader", func() error {
+		if reach(followers[0]) == nil {
+			return errors.New("it reads")
+		}
+		return nil
+	})
+	if err := reach(followers[1]); err != nil {
+		t.Errorf("a follower to which nothing was done: %v", err)
+	}
+	network.Heal()
+	harness.Eventually(t, "it is back", func() error { return reach(followers[0]) })
+
+	// The test itself is a host too.
+	network.Cut([]int{0}, []int{leader.Host})
+	began := time.Now()
+	if _, err := harness.NewClient(t, leader.Application).Ready(t.Context()); err == nil {
+		t.Error("the test reaches a host that it is cut off from")
+	} else if took := time.Since(began); took < time.Second {
+		t.Errorf("a packet that is dropped is told of, after %v: %v", took, err)
+	}
+	network.Heal()
+	if _, err := harness.NewClient(t, leader.Application).Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestADiskThatIsFull(t *testing.T) {
+	network := harness.NewNetwork(t, 1)
+	c := harness.New(t, harness.Options{Size: 1, Network: network, DiskSize: 64 << 20})
+	i := c.Instances[0]
+	i.FillDisk()
+	i.Launch()
+	if status := i.AwaitExit(); status == 0 || !strings.Contains(i.LastLog(), "no space left on device") {
+		t.Errorf("with a full disk it ended with status %d:\n%s", status, i.LastLog())
+	}
+	i.FreeDisk()
+	c.Bootstrap()
+	if entries, err := os.ReadDir(i.Directory); err != nil || len(entries) != 0 {
+		t.Errorf("the disk of an instance is seen from elsewhere: %v %v", entries, err)
+	}
+}
