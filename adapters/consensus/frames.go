@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,7 +65,7 @@ func (c checked) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &checkedConn{Conn: conn, frames: frames{requests: true, incoming: c.incoming, limit: maxIncoming}}, nil
+	return &checkedConn{Conn: conn, frames: frames{requests: true, part: part{all: c.incoming}, limit: maxIncoming}}, nil
 }
 
 // Dial implements raft.StreamLayer.
@@ -73,7 +74,7 @@ func (c checked) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	return &checkedConn{Conn: conn, frames: frames{incoming: c.incoming, limit: maxAnswer}}, nil
+	return &checkedConn{Conn: conn, frames: frames{part: part{all: c.incoming}, limit: maxAnswer}}, nil
 }
 
 // checkedConn is read by one goroutine.
@@ -99,7 +100,7 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 
 // Close implements net.Conn.
 func (c *checkedConn) Close() error {
-	c.frames.release()
+	c.frames.part.giveBack()
 	return c.Conn.Close()
 }
 
@@ -108,11 +109,11 @@ func (c *checkedConn) Close() error {
 // them with a snapshot behind it; or answers, each a text and a message.
 type frames struct {
 	requests bool
-	limit    int64         // of one message
-	incoming *atomic.Int64 // shared
-	held     atomic.Int64  // the part of incoming that is this connection's
+	limit    int64 // of one message
+	part     part
 
 	step step
+	used int64 // bytes of this message so far
 	skip int64 // bytes to come that need no look, in inside and inSnapshot
 
 	// What is being read in inNumber.
@@ -216,7 +217,40 @@ func (f *frames) check(p []byte) (fine int, err error) {
 		}
 		fine += n
 	}
+	if err := f.part.hold(f.used); err != nil {
+		return 0, err
+	}
 	return fine, nil
+}
+
+// part is what one connection has of the bytes that are on their way in.
+type part struct {
+	all *atomic.Int64
+
+	mu     sync.Mutex // Close comes from anywhere
+	held   int64
+	closed bool
+}
+
+func (p *part) hold(n int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return net.ErrClosed
+	}
+	all := p.all.Add(n - p.held)
+	p.held = n
+	if all > maxIncoming {
+		return hostile("messages of more than %d bytes at once, of all peers", maxIncoming)
+	}
+	return nil
+}
+
+func (p *part) giveBack() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all.Add(-p.held)
+	p.held, p.closed = 0, true
 }
 
 // take looks at some of p, at least at one byte.
@@ -372,8 +406,7 @@ func (f *frames) completed() error {
 		}
 		f.nesting = f.nesting[:top]
 	}
-	f.release()
-	f.step = atFrame
+	f.step, f.used = atFrame, 0
 	if !f.requests || f.rpc != rpcInstallSnapshot {
 		return nil
 	}
@@ -393,19 +426,11 @@ func (f *frames) completed() error {
 
 // count notes n more bytes of a message.
 func (f *frames) count(n int) error {
-	held := f.held.Add(int64(n))
-	all := f.incoming.Add(int64(n))
-	switch {
-	case held > f.limit:
+	if f.used += int64(n); f.used > f.limit {
 		return hostile("a message of more than %d bytes", f.limit)
-	case all > maxIncoming:
-		return hostile("messages of more than %d bytes at once, of all peers", maxIncoming)
 	}
 	return nil
 }
-
-// release: what was counted is no longer on its way.
-func (f *frames) release() { f.incoming.Add(-f.held.Swap(0)) }
 
 // maxSend is how many bytes of entries go into one message, if it is more than
 // one: a follower that is far behind is to have each in time.

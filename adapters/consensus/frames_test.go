@@ -263,7 +263,7 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it sends 270 MB")
 	}
-	f := frames{requests: true, limit: maxIncoming, incoming: &atomic.Int64{}}
+	f := frames{requests: true, limit: maxIncoming, part: part{all: &atomic.Int64{}}}
 	block := "\xc6" + string([]byte{0, 0x10, 0x20, 0}) + strings.Repeat("x", 1<<20+8<<10)
 	message := []string{"\x00\x82", textOf("Term"), "\x01", textOf("Entries"), "\xdc\x01\x00"}
 	for range maxBatch {
@@ -274,8 +274,8 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 			t.Fatalf("%d of %d, %v", n, len(part), err)
 		}
 	}
-	if f.step != atFrame || f.incoming.Load() != 0 {
-		t.Errorf("it is at step %d with %d bytes", f.step, f.incoming.Load())
+	if f.step != atFrame || f.part.all.Load() != 0 {
+		t.Errorf("it is at step %d with %d bytes", f.step, f.part.all.Load())
 	}
 }
 
@@ -311,7 +311,7 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 	for i := range conns {
 		own, other := net.Pipe()
 		defer other.Close()
-		conns[i] = &checkedConn{Conn: own, frames: frames{requests: true, limit: maxIncoming, incoming: s.incoming}}
+		conns[i] = &checkedConn{Conn: own, frames: frames{requests: true, limit: maxIncoming, part: part{all: s.incoming}}}
 		defer conns[i].Close()
 		if err := send(conns[i], []byte("\x00"+halfSent)); err != nil {
 			t.Fatal(err)
@@ -322,11 +322,15 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 			t.Fatalf("peer %d: %v", i, err)
 		}
 	}
-	if err := send(conns[15], block); !errors.Is(err, errHostileFrame) {
+	if err := send(conns[15], block[:len(block)-1]); !errors.Is(err, errHostileFrame) {
 		t.Errorf("all that peers like is on its way: %v", err)
 	}
 	for _, c := range conns {
 		c.Close()
+	}
+	// What was read before the end may be looked at after it.
+	if err := send(conns[0], block[:1]); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a connection that is closed goes on: %v", err)
 	}
 	if left := s.incoming.Load(); left != 0 {
 		t.Errorf("%d bytes were not given back", left)
@@ -391,4 +395,41 @@ func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
 	}
 	change := register(t, leaderOf(t, cluster), "afterwards")
 	cluster[1].arrives(t, change.Revision)
+}
+
+// Whatever comes is judged alike however it is cut, and costs little.
+func FuzzFrames(f *testing.F) {
+	for _, said := range []string{
+		"\x00" + objectOf("Entries") + "\x91" + objectOf("Data") + "\xc4\x03abc",
+		"\x01" + objectOf("Candidate") + "\xa3abc", "\x02" + objectOf("Size") + "\x05hello", "\x03\x80", "\x04" + objectOf("Term") + "\xcf12345678",
+		"\x00" + objectOf("Entries") + "\xdd\x7f\xff\xff\xff", "\x00" + objectOf("Entries") + "\x91" + objectOf("AppendedAt") + "\xd7\xff12345678",
+	} {
+		f.Add([]byte(said))
+	}
+	f.Fuzz(func(t *testing.T, said []byte) {
+		checking := frames{requests: true, limit: maxIncoming, part: part{all: &atomic.Int64{}}}
+		fine, err := checking.check(said)
+		if err == nil && fine != len(said) || fine > len(said) {
+			t.Fatalf("%d of %d bytes are fine, %v", fine, len(said), err)
+		}
+		if held := checking.part.all.Load(); held < 0 || held > int64(len(said)) {
+			t.Fatalf("of %d bytes it holds %d", len(said), held)
+		}
+		if len(checking.nesting) > maxNesting || len(checking.name) > maxName {
+			t.Fatalf("it keeps %d levels and a name of %d bytes", len(checking.nesting), len(checking.name))
+		}
+		// Bytes that come one by one are judged alike.
+		slowly := frames{requests: true, limit: maxIncoming, part: part{all: &atomic.Int64{}}}
+		for at := range said {
+			if _, slowErr := slowly.check(said[at : at+1]); slowErr != nil {
+				if at < fine || err == nil {
+					t.Fatalf("byte by byte it is refused at %d: %v", at, slowErr)
+				}
+				return
+			}
+		}
+		if err != nil {
+			t.Fatalf("byte by byte it is taken, and else refused at %d: %v", fine, err)
+		}
+	})
 }
