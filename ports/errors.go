@@ -21,6 +21,8 @@ var (
 	ErrCutOff = errors.New("this instance has not heard from a leader for longer than the election timeout")
 	// ErrBusy: more is waiting to be written than this instance takes on.
 	ErrBusy = errors.New("too many writes are waiting")
+	// ErrRestoring: one backup is restored at a time.
+	ErrRestoring = errors.New("another backup is being restored")
 	// ErrClosed: this instance is shutting down.
 	ErrClosed = errors.New("this instance is shutting down")
 	// ErrNoSuccessor: leadership could not be handed over; this instance kept it.

@@ -23,6 +23,8 @@ type machine struct {
 	// promotions are the ids of those who are to be voters, in ascending order.
 	// Never modified: it is shared with who reads the board.
 	promotions []string
+	// staged is what has arrived of a restore; nil while there is none.
+	staged *staging
 
 	board    *board
 	observer Observer
@@ -41,8 +43,9 @@ func newMachine(b *board, halt func(error)) *machine {
 
 // outcome is what an entry's future answers.
 type outcome struct {
-	changes []domain.Change
-	err     error
+	changes  []domain.Change
+	replaced domain.Replaced // by the commit of a restore
+	err      error
 }
 
 // Apply implements raft.FSM. Raft uses ApplyBatch.
@@ -78,12 +81,20 @@ func (m *machine) apply(entry *raft.Log) outcome {
 	switch decoded := decoded.(type) {
 	case opening:
 		m.openTerm = entry.Term
+		m.staged = nil // who led before can't go on with it
 		if m.clusterID == "" {
 			m.clusterID = decoded.ClusterID
 		}
 		return outcome{}
 	case promotion:
 		m.promote(decoded)
+		return outcome{}
+	case restorePart:
+		return outcome{err: m.stage(decoded)}
+	case restoreCommit:
+		return m.commit(decoded)
+	case restoreAbort:
+		m.abort(decoded)
 		return outcome{}
 	case domain.Command:
 		changes, err := m.registry.Apply(decoded)
@@ -134,6 +145,7 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 		openTerm:  m.openTerm,
 
 		promotions: m.promotions,
+		staged:     m.staged.seen(),
 	}, nil
 }
 
@@ -147,6 +159,7 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 	m.registry = read.registry
 	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
 	m.promotions = read.promotions
+	m.staged = read.staging
 	m.post()
 	return nil
 }

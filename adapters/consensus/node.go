@@ -38,7 +38,7 @@ const (
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions and ports.Progress. Claim, then Open, before
+// ports.Membership, ports.Promotions, ports.Restorer and ports.Progress. Claim, then Open, before
 // the rest; Close when all who use it are done. Its methods are safe for
 // concurrent use.
 type Node struct {
@@ -77,6 +77,8 @@ type seams struct {
 	fsm        func(*machine) raft.FSM
 	settings   func(*raft.Config)
 	stuckAfter time.Duration // zero: as long as it takes to be sure
+
+	restorePartBytes int // zero: restorePartBytes
 }
 
 // New takes RaftLane of config.Demux and acquires nothing else.

@@ -22,6 +22,7 @@ type Ports struct {
 	Local      ports.Local
 	Membership ports.Membership
 	Promotions ports.Promotions
+	Restorer   ports.Restorer
 }
 
 // Subject is what a suite examines: a new cluster with an empty registry, in
@@ -39,7 +40,7 @@ type Subject struct {
 
 // Ports gives the ports of i.
 func (i *Instance) Ports() Ports {
-	return Ports{ID: i.id, Registry: i, Local: i, Membership: i, Promotions: i}
+	return Ports{ID: i.id, Registry: i, Local: i, Membership: i, Promotions: i, Restorer: i}
 }
 
 func within(t testing.TB) context.Context {
