@@ -40,9 +40,10 @@ type Config struct {
 	// machine; port 0 takes a free one: see Server.Addr.
 	BindAddress string
 
-	// Nodes, Leases, Cluster and Local must be given.
+	// Nodes, Leases, Backups, Cluster and Local must be given.
 	Nodes   ports.Nodes
 	Leases  ports.Leases
+	Backups ports.Backups
 	Cluster ports.Cluster
 	Local   ports.Local
 
@@ -97,7 +98,7 @@ func (c Config) Validate() error {
 		name    string
 		missing bool
 	}{
-		{"nodes", c.Nodes == nil}, {"leases", c.Leases == nil}, {"cluster", c.Cluster == nil}, {"local", c.Local == nil},
+		{"nodes", c.Nodes == nil}, {"leases", c.Leases == nil}, {"backups", c.Backups == nil}, {"cluster", c.Cluster == nil}, {"local", c.Local == nil},
 	} {
 		if port.missing {
 			faults = append(faults, fmt.Errorf("%s is not given", port.name))

@@ -76,6 +76,7 @@ var outcomes = []outcome{
 	{domain.ErrNoSuchInstance, http.StatusNotFound, "instance_not_found"},
 	{domain.ErrInvalid, http.StatusBadRequest, "invalid_request"},
 
+	{errDamagedBackup, http.StatusBadRequest, "damaged_backup"},
 	{errInvalidJSON, http.StatusBadRequest, "invalid_json"},
 	{errInvalidRequest, http.StatusBadRequest, "invalid_request"},
 	{errBodyTooLarge, http.StatusRequestEntityTooLarge, "body_too_large"},
@@ -92,6 +93,7 @@ var outcomes = []outcome{
 	{ports.ErrTooStale, http.StatusServiceUnavailable, "too_stale"},
 	{ports.ErrBehind, http.StatusServiceUnavailable, "revision_not_reached"},
 	{ports.ErrBusy, http.StatusServiceUnavailable, "busy"},
+	{ports.ErrRestoring, http.StatusServiceUnavailable, "busy"},
 	{ports.ErrClosed, http.StatusServiceUnavailable, "shutting_down"},
 	{ports.ErrNoSuccessor, http.StatusServiceUnavailable, "no_successor"},
 	{context.DeadlineExceeded, http.StatusServiceUnavailable, "timeout"},

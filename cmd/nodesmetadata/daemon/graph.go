@@ -58,6 +58,7 @@ func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
 			peerapi.NewClient,
 			newCluster,
 			newLeases,
+			newBackups,
 			newPeerServer,
 			newApplicationServer,
 			newJoiner,
@@ -118,6 +119,12 @@ func newLeases(node *consensus.Node, log *slog.Logger) *app.Leases {
 	return app.NewLeases(app.LeaseConfig{Registry: node, Local: node, Logger: log.With("component", "leases")})
 }
 
+func newBackups(node *consensus.Node, leases *app.Leases, log *slog.Logger) *app.Backups {
+	return app.NewBackups(app.BackupConfig{
+		Registry: node, Restorer: node, Local: node, Leases: leases, Logger: log.With("component", "backups"),
+	})
+}
+
 func newPeerServer(port *demux.Demux, node *consensus.Node, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
 	lane, err := port.Lane(peerapi.Lane, demux.LaneConfig{MaxOpen: peerapi.MaxOpen})
 	if err != nil {
@@ -131,11 +138,12 @@ func newPeerServer(port *demux.Demux, node *consensus.Node, cluster *app.Cluster
 	})
 }
 
-func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, cluster *app.Cluster, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
+func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, backups *app.Backups, cluster *app.Cluster, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
 	return httpapi.New(httpapi.Config{
 		BindAddress: c.ApplicationBindAddress,
 		Nodes:       app.NewNodes(node, node, leases),
 		Leases:      leases,
+		Backups:     backups,
 		Cluster:     cluster,
 		Local:       node,
 		Metrics:     metrics,

@@ -1,0 +1,130 @@
+package httpapi
+
+import (
+	"context"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// A backup may be as long as a registry, so no time is enough for all of it. But a
+// sender who does not get this much through in this time is given up: while one
+// backup arrives, no other is taken.
+const (
+	uploadPiece   = 256 << 10
+	uploadTimeout = longestTimeout
+)
+
+// upload is a body that may take as long as it goes on arriving.
+type upload struct {
+	io.ReadCloser
+	control *http.ResponseController
+	closing func() bool
+	left    int // of the piece that has to be there in time
+}
+
+// Read implements io.Reader.
+func (u *upload) Read(b []byte) (int, error) {
+	if u.left == 0 {
+		if u.closing() {
+			return 0, ports.ErrClosed
+		}
+		// Where it fails the body has as long as any other.
+		_ = u.control.SetReadDeadline(time.Now().Add(uploadTimeout))
+		u.left = uploadPiece
+	}
+	n, err := u.ReadCloser.Read(b[:min(len(b), u.left)])
+	u.left -= n
+	if err != nil {
+		// From here on net/http reads only to find out whether the sender has gone,
+		// and would take the end of this time for that.
+		_ = u.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+type restoredBody struct {
+	Revision  domain.Revision `json:"revision"`
+	Added     int             `json:"added"`
+	Updated   int             `json:"updated"`
+	Removed   int             `json:"removed"`
+	Unchanged int             `json:"unchanged"`
+	// Backup is what was restored.
+	Backup originBody `json:"backup"`
+}
+
+type originBody struct {
+	ClusterID string          `json:"clusterID"`
+	Revision  domain.Revision `json:"revision"`
+}
+
+func (s *Server) restore(ctx context.Context, r *http.Request) (answer, error) {
+	expected, err := registryCondition(r)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := checkBackupType(r.Header); err != nil {
+		return answer{}, err
+	}
+	var backup domain.Backup
+	read := func() (domain.Backup, error) {
+		var err error
+		backup, err = readBackup(r.Body)
+		return backup, err
+	}
+	replaced, err := s.config.Backups.Restore(ctx, read, expected)
+	if err != nil {
+		return answer{}, err
+	}
+	a := answer{etag: []string{etag(replaced.Revision)}, body: marshal(restoredBody{
+		Revision: replaced.Revision,
+		Added:    replaced.Added, Updated: replaced.Updated, Removed: replaced.Removed, Unchanged: replaced.Unchanged,
+		Backup: originBody{ClusterID: backup.ClusterID, Revision: backup.Revision},
+	})}
+	a.see(replaced.Revision)
+	return a, nil
+}
+
+// registryCondition reads at which revision the registry has to be; nil for any.
+func registryCondition(r *http.Request) (*domain.Revision, error) {
+	if _, given := r.Header["If-None-Match"]; given {
+		return nil, invalidRequest("If-None-Match is not supported here")
+	}
+	match, given := r.Header["If-Match"]
+	if !given {
+		return nil, nil
+	}
+	if len(match) == 1 {
+		text := strings.TrimSpace(match[0])
+		if len(text) > 2 && text[0] == '"' && text[len(text)-1] == '"' {
+			if revision, ok := parseRevision(text[1 : len(text)-1]); ok {
+				return &revision, nil
+			}
+		}
+	}
+	return nil, invalidRequest("If-Match must be one revision of the registry in quotes: %q", match)
+}
+
+// checkBackupType takes what a client knows of a file, and refuses what a form of
+// some web page can send.
+func checkBackupType(h http.Header) error {
+	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return refuse(errMediaType, "the body must not be encoded: %q", encoding)
+	}
+	declared := h.Get(contentTypeHeader)
+	if declared == "" {
+		return nil
+	}
+	mediaType, _, err := mime.ParseMediaType(declared)
+	if err != nil || !slices.Contains([]string{backupType[0], "application/octet-stream"}, mediaType) {
+		return refuse(errMediaType, "the body must be %s or application/octet-stream, not %q (curl declares nothing with -T)",
+			backupType[0], declared)
+	}
+	return nil
+}
