@@ -79,11 +79,11 @@ type Config struct {
 	// KeepAlive is the longest silence on a stream. Zero means DefaultKeepAlive.
 	KeepAlive time.Duration
 
-	// StalledTimeout is how long the socket of a stream may take nothing before
-	// it is disconnected. Zero means DefaultStalledTimeout.
+	// StalledTimeout is how long the socket of a stream, or of who takes a backup,
+	// may take nothing before it is disconnected. Zero means DefaultStalledTimeout.
 	StalledTimeout time.Duration
 
-	// MaxBodyBytes is the longest body that is read. Zero means
+	// MaxBodyBytes is the longest body that is read, a restore's aside. Zero means
 	// DefaultMaxBodyBytes.
 	MaxBodyBytes int64
 }
