@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -322,13 +324,51 @@ func TestOneBackupIsRestoredAtATime(t *testing.T) {
 	}
 }
 
+// Who sends a backup does not hold up the end of the server.
+func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
+	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			if useHTTP2 {
+				s.useHTTP2()
+			}
+			reader, writer := io.Pipe()
+			defer writer.Close()
+			first := make(chan reply, 1)
+			go func() { first <- s.send(t, "POST", "/raft/restore", reader) }()
+			// The next byte is taken when those before it are on their way.
+			for _, text := range []string{emptyBackup[:10], emptyBackup[10:11]} {
+				if _, err := io.WriteString(writer, text); err != nil {
+					t.Fatal(err)
+				}
+			}
+			eventually(t, "it is read", func() bool {
+				code, _ := s.do(t, "POST", "/raft/restore", "none").problem(t)
+				return code == "busy"
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), uploadsAreCutOff)
+			defer cancel()
+			if err := s.Close(ctx); err != nil {
+				t.Errorf("close: %v", err)
+			}
+			got := <-first
+			if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
+				t.Errorf("%d %s", got.status, got.body)
+			}
+		})
+	}
+}
+
+// uploadsAreCutOff is less than a sender has for a piece.
+const uploadsAreCutOff = 5 * time.Second
+
 // A backup is longer than any other body may be, and may take longer to arrive.
 func TestALongBackupIsRestored(t *testing.T) {
 	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			// Any other body would have to be there after 2.6 s, and the answer after 5.1.
-			s := start(t, shortTimes, func(c *httpapi.Config) { c.MaxBodyBytes = 1000 })
+			s := start(t, func(c *httpapi.Config) { c.RequestTimeout, c.MaxBodyBytes = 100*time.Millisecond, 1000 })
 			s.undescribed()
 			if useHTTP2 {
 				s.useHTTP2()
@@ -337,7 +377,10 @@ func TestALongBackupIsRestored(t *testing.T) {
 			backup := s.do(t, "GET", "/raft/backup", "").body
 			s.do(t, "PUT", "/nodes/more", `{"address":"h:1"}`)
 			reader, writer := io.Pipe()
-			go func() {
+			var sending sync.WaitGroup
+			defer sending.Wait()
+			defer reader.Close()
+			sending.Go(func() {
 				for part := range slices.Chunk([]byte(backup), len(backup)/8) {
 					<-time.After(700 * time.Millisecond)
 					if _, err := writer.Write(part); err != nil {
@@ -346,7 +389,7 @@ func TestALongBackupIsRestored(t *testing.T) {
 					}
 				}
 				_ = writer.Close()
-			}()
+			})
 			if got := s.send(t, "POST", "/raft/restore", reader); got.status != 200 || !strings.Contains(got.body, `"removed":1,"unchanged":5000`) {
 				t.Errorf("%d %s", got.status, got.body)
 			}
