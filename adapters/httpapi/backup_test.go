@@ -351,9 +351,13 @@ func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
 			if err := s.Close(ctx); err != nil {
 				t.Errorf("close: %v", err)
 			}
-			got := <-first
-			if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
-				t.Errorf("%d %s", got.status, got.body)
+			select {
+			case got := <-first:
+				if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
+					t.Errorf("%d %s", got.status, got.body)
+				}
+			case <-time.After(patience):
+				t.Fatal("it is not answered")
 			}
 		})
 	}
