@@ -12,8 +12,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// reading is what an instance says that reads a format.
-func reading(id string, format int) ports.Identity {
+// formatted is what an instance says that reads a format.
+func formatted(id string, format int) ports.Identity {
 	identity := far(id, 100)
 	identity.Format = format
 	return identity
@@ -30,12 +30,12 @@ func TestWhatInstancesReadIsLearntByTheWatch(t *testing.T) {
 			shared int
 		}{
 			{says: far("n2", 100), shared: 1}, // it does not say
-			{says: reading("n2", 2), shared: 2},
+			{says: formatted("n2", 2), shared: 2},
 			{silent: true, shared: 2}, // what it told last counts
-			{says: reading("n2", 3), shared: 3},
-			{says: reading("n2", 4), shared: 3},
-			{says: reading("n7", 1), shared: 3}, // another instance at its address
-			{says: reading("n2", 1), shared: 1},
+			{says: formatted("n2", 3), shared: 3},
+			{says: formatted("n2", 4), shared: 3},
+			{says: formatted("n7", 1), shared: 3}, // another instance at its address
+			{says: formatted("n2", 1), shared: 1},
 		}
 		for n, step := range steps {
 			if p.peers.Answer("h:2", step.says); step.silent {
@@ -71,8 +71,8 @@ func TestWhoCannotReadTheLogIsNotAdded(t *testing.T) {
 				p := openPromoting(t)
 				defer p.close(t)
 				p.instance.Reads(3, nil)
-				p.peers.Answer("h:2", reading("n2", test.others))
-				p.peers.Answer("h:3", reading("n3", test.newcomer))
+				p.peers.Answer("h:2", formatted("n2", test.others))
+				p.peers.Answer("h:3", formatted("n3", test.newcomer))
 				time.Sleep(2500 * time.Millisecond)
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				defer cancel()

@@ -394,6 +394,15 @@ func (l *Leases) release(ids []string, changes []domain.Change) {
 	}
 }
 
+// restart gives every node its full time to live again.
+func (l *Leases) restart() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.catchUp(); l.table != nil {
+		l.table.restart()
+	}
+}
+
 // Expire implements ports.Leases.
 func (l *Leases) Expire(ctx context.Context, pool string) ([]domain.Change, domain.Revision, error) {
 	if err := domain.CheckID("pool", pool); err != nil {

@@ -2,6 +2,7 @@ package domain_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -69,4 +70,31 @@ func BenchmarkView(b *testing.B) {
 			}
 		}
 	})
+}
+
+// All replicas do this in one step, and answer nobody meanwhile.
+func BenchmarkReplace(b *testing.B) {
+	r := domain.NewRegistry()
+	with := domain.NewReplacement()
+	for i := range domain.MaxNodes {
+		n := node(b, fmt.Sprintf("node%06d", i), address(i))
+		apply(b, r, put(n))
+		n.Slot, n.Weight = i, 7
+		if err := with.Add(&n); err != nil {
+			b.Fatal(err)
+		}
+	}
+	revision, nodes, history := r.View().Revision(), slices.Collect(r.View().Nodes()), r.View().History()
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		r, err := domain.RestoreRegistry(revision, nodes, history)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if replaced, err := r.Replace(with, nil); err != nil || replaced.Updated != domain.MaxNodes {
+			b.Fatal(replaced, err)
+		}
+	}
 }

@@ -15,9 +15,11 @@ const (
 type Reason string
 
 // ByRequest: a client asked for it. ByExpiry: the node's time to live ran out.
+// ByRestore: a backup took the place of the registry.
 const (
 	ByRequest Reason = "request"
 	ByExpiry  Reason = "expired"
+	ByRestore Reason = "restore"
 )
 
 // Change is what an accepted command did. It is shared and never modified.

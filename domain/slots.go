@@ -1,6 +1,9 @@
 package domain
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // slots hands out the lowest free place in a pool. A taken place is a bit that
 // is set. The zero value has nothing taken.
@@ -45,6 +48,10 @@ func (s *slots) release(slot int) {
 	s.words[slot/64] &^= 1 << (slot % 64)
 	s.lowest = min(s.lowest, slot/64)
 	s.taken--
+}
+
+func (s *slots) clone() *slots {
+	return &slots{words: slices.Clone(s.words), lowest: s.lowest, taken: s.taken}
 }
 
 func (s *slots) unused() bool { return s.taken == 0 }

@@ -81,6 +81,25 @@ func (t *tree) ascend(visit func(*CacheNode) bool) bool {
 	return t == nil || t.left.ascend(visit) && visit(t.node) && t.right.ascend(visit)
 }
 
+// list gives the nodes in ascending order of id.
+func (t *tree) list() []*CacheNode {
+	nodes := make([]*CacheNode, 0, t.size())
+	t.ascend(func(n *CacheNode) bool {
+		nodes = append(nodes, n)
+		return true
+	})
+	return nodes
+}
+
+// treeOf gives the tree of nodes that are in ascending order of id.
+func treeOf(nodes []*CacheNode) *tree {
+	if len(nodes) == 0 {
+		return nil
+	}
+	middle := len(nodes) / 2
+	return joined(treeOf(nodes[:middle]), nodes[middle], treeOf(nodes[middle+1:]))
+}
+
 func joined(left *tree, n *CacheNode, right *tree) *tree {
 	return &tree{left: left, right: right, count: left.size() + right.size() + 1, node: n}
 }

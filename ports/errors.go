@@ -24,6 +24,8 @@ var (
 	// ErrUpgrading: an instance of the cluster is of a build that can't read this
 	// kind of write yet.
 	ErrUpgrading = errors.New("not all instances of the cluster can read this kind of change yet: upgrade those that can't, or remove them")
+	// ErrRestoring: one backup is restored at a time.
+	ErrRestoring = errors.New("another backup is being restored")
 	// ErrClosed: this instance is shutting down.
 	ErrClosed = errors.New("this instance is shutting down")
 	// ErrNoSuccessor: leadership could not be handed over; this instance kept it.

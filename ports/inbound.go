@@ -52,6 +52,17 @@ type Leases interface {
 	Held() []HeldPool
 }
 
+// Backups is what the world asks about backups. They are made of what Nodes.View
+// gives. Safe for concurrent use.
+type Backups interface {
+	// Restore replaces the registry with the backup that read gives, and gives every
+	// node its full time to live; if expected is nil or the registry's revision
+	// then. It calls read, which may take its time, once it is known that this
+	// instance leads and restores nothing else (ErrRestoring). The errors are read's,
+	// *domain.Refusal and those of Restorer.Replace.
+	Restore(ctx context.Context, read func() (domain.Backup, error), expected *domain.Revision) (domain.Replaced, error)
+}
+
 // HeldPool is a pool in which so many nodes have stopped renewing that it looks
 // more like a fault between them and this instance than like their end.
 type HeldPool struct {

@@ -168,6 +168,18 @@ type Formats interface {
 	Shared() int
 }
 
+// Restorer replaces the whole registry. All but the leader answer ErrNotLeader.
+// Safe for concurrent use.
+type Restorer interface {
+	// Replace does what domain.Registry.Replace does, on every instance, and returns
+	// once this one has done it. Nobody ever sees a part of it. It takes as long as
+	// the size of with needs, but waits for nothing longer than a few seconds. While
+	// one is under way another one ends it, with ErrBusy. Errors are those of
+	// Registry.Propose; with all but ErrOutcomeUnknown nothing happened. with is
+	// left as it is.
+	Replace(ctx context.Context, with *domain.Replacement, expected *domain.Revision) (domain.Replaced, error)
+}
+
 // Peers asks other instances about themselves. Safe for concurrent use.
 type Peers interface {
 	// Identify asks the instance at raftAddress, within ctx.

@@ -231,6 +231,17 @@ func startCluster(tb testing.TB, size int, configure func(*instanceConfig)) []*i
 	return cluster
 }
 
+// acquaint has all instances know that they are of one build, as their watch does.
+func acquaint(tb testing.TB, cluster []*instance) {
+	tb.Helper()
+	for _, i := range cluster {
+		i.eventually(tb, "all are members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })
+		for _, other := range cluster {
+			i.Heard(other.config.ID, Format)
+		}
+	}
+}
+
 func within(tb testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	tb.Cleanup(cancel)

@@ -33,6 +33,10 @@ const (
 	kindExpire     entryKind = 5
 	kindRevive     entryKind = 6
 	kindPromotion  entryKind = 7
+
+	kindRestorePart   entryKind = 8
+	kindRestoreCommit entryKind = 9
+	kindRestoreAbort  entryKind = 10
 )
 
 // opening is the first entry of a leader's term: once it is applied, so is all
@@ -57,7 +61,8 @@ var (
 
 const checksumSize = 4
 
-// encodeEntry encodes an opening, a promotion or a domain.Command.
+// encodeEntry encodes an opening, a promotion, a step of a restore or a
+// domain.Command.
 func encodeEntry(entry any) []byte {
 	b := append(make([]byte, 0, 256), entryVersion, byte(kindOf(entry)))
 	switch entry := entry.(type) {
@@ -68,6 +73,8 @@ func encodeEntry(entry any) []byte {
 		if entry.Settled {
 			b = appendUint(b, 2, 1)
 		}
+	case restorePart, restoreCommit, restoreAbort:
+		b = appendRestore(b, entry)
 	case domain.Command:
 		b = appendCommand(b, entry)
 	}
@@ -80,6 +87,12 @@ func kindOf(entry any) entryKind {
 		return kindOpening
 	case promotion:
 		return kindPromotion
+	case restorePart:
+		return kindRestorePart
+	case restoreCommit:
+		return kindRestoreCommit
+	case restoreAbort:
+		return kindRestoreAbort
 	case domain.Register:
 		return kindRegister
 	case domain.Deregister:
@@ -141,6 +154,12 @@ func decodeEntry(data []byte) (any, error) {
 		return decodeOpening(body)
 	case kindPromotion:
 		return decodePromotion(body)
+	case kindRestorePart:
+		return decodeRestorePart(body)
+	case kindRestoreCommit:
+		return decodeRestoreCommit(body)
+	case kindRestoreAbort:
+		return decodeRestoreAbort(body)
 	}
 	return decodeCommand(kind, body)
 }

@@ -12,7 +12,7 @@ import (
 // Format counts what this build can read in the log and in snapshots: it grows
 // with every kind of entry, and with every field of one or of a snapshot that
 // earlier builds can't read. Instances tell each other theirs.
-const Format = firstFormat
+const Format = 2
 
 // firstFormat is that of the builds that do not tell theirs, and of whoever has
 // not been heard of. What it holds can always be proposed.
@@ -27,6 +27,10 @@ var introduced = map[entryKind]int{
 	kindExpire:     1,
 	kindRevive:     1,
 	kindPromotion:  1,
+
+	kindRestorePart:   2,
+	kindRestoreCommit: 2,
+	kindRestoreAbort:  2,
 }
 
 // formatOf is what an instance has to read to apply entry. An instance that can't

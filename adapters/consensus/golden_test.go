@@ -70,6 +70,12 @@ func goldenEntries(t failer) map[string]any {
 		"opening-nameless":             opening{},
 		"promotion-wanted":             promotion{ID: "n4"},
 		"promotion-settled":            promotion{ID: "n4", Settled: true},
+		"restore-part":                 restorePart{ID: "OMUGT7XVG3", Number: 3, Nodes: stagedNodes(t)},
+		"restore-part-empty":           restorePart{ID: "OMUGT7XVG3"},
+		"restore-commit":               restoreCommit{ID: "OMUGT7XVG3", Parts: 4},
+		"restore-commit-if":            restoreCommit{ID: "OMUGT7XVG3", Parts: 4, Expected: new(domain.Revision(17))},
+		"restore-commit-if-zero":       restoreCommit{ID: "OMUGT7XVG3", Parts: 1, Expected: new(domain.Revision(0))},
+		"restore-abort":                restoreAbort{ID: "OMUGT7XVG3"},
 		"register-full":                domain.Register{Node: fullNode(), If: domain.Condition{Expect: domain.AtRevision, Revision: 1 << 40}},
 		"register-minimal":             domain.Register{Node: minimal},
 		"register-weightless":          domain.Register{Node: domain.CacheNode{ID: "a", Address: "h:1", Pool: "default", State: domain.Down, OnExpiry: domain.RemoveOnExpiry}},
@@ -151,9 +157,12 @@ func goldenImages(t failer) map[string]image {
 		"empty":     {},
 		"leased":    {view: registryAfter(leasedCommands(t)...).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 8, openTerm: 1},
 		"promoting": {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 301, openTerm: 9, promotions: []string{"n4", "n5"}},
-		"opened":    {clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 2, openTerm: 1},
-		"lived":     {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 300, openTerm: 9},
-		"trimmed":   {view: trimmed.View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 1 << 40, openTerm: 1 << 20},
+		"restoring": {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 302, openTerm: 9, promotions: []string{"n4"},
+			staged: &staged{id: "OMUGT7XVG3", parts: 2, nodes: stagedNodes(t)}},
+		"replaced": {view: replacedRegistry(t).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 310, openTerm: 9},
+		"opened":   {clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 2, openTerm: 1},
+		"lived":    {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 300, openTerm: 9},
+		"trimmed":  {view: trimmed.View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 1 << 40, openTerm: 1 << 20},
 	}
 }
 

@@ -26,6 +26,8 @@ type machine struct {
 	// rosters are the latest memberships, for LocalState.Committed. Never modified,
 	// like promotions.
 	rosters []ports.CommittedRoster
+	// staged is what has arrived of a restore; nil while there is none.
+	staged *staging
 
 	board    *board
 	observer Observer
@@ -44,8 +46,9 @@ func newMachine(b *board, halt func(error)) *machine {
 
 // outcome is what an entry's future answers.
 type outcome struct {
-	changes []domain.Change
-	err     error
+	changes  []domain.Change
+	replaced domain.Replaced // by the commit of a restore
+	err      error
 }
 
 // Apply implements raft.FSM. Raft uses ApplyBatch.
@@ -84,12 +87,20 @@ func (m *machine) apply(entry *raft.Log) outcome {
 	switch decoded := decoded.(type) {
 	case opening:
 		m.openTerm = entry.Term
+		m.staged = nil // who led before can't go on with it
 		if m.clusterID == "" {
 			m.clusterID = decoded.ClusterID
 		}
 		return outcome{}
 	case promotion:
 		m.promote(decoded)
+		return outcome{}
+	case restorePart:
+		return outcome{err: m.stage(decoded)}
+	case restoreCommit:
+		return m.commit(decoded)
+	case restoreAbort:
+		m.abort(decoded)
 		return outcome{}
 	case domain.Command:
 		changes, err := m.registry.Apply(decoded)
@@ -152,6 +163,7 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 		openTerm:  m.openTerm,
 
 		promotions: m.promotions,
+		staged:     m.staged.seen(),
 	}, nil
 }
 
@@ -166,6 +178,7 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
 	m.promotions = read.promotions
 	m.rosters = nil // it is not said which membership came with it
+	m.staged = read.staging
 	m.post()
 	return nil
 }

@@ -21,8 +21,9 @@ func testMachine(t failer) *machine {
 	return newMachine(newBoard(ports.LocalState{}), func(err error) { t.Fatalf("halted: %v", err) })
 }
 
-// logOf gives a log as raft hands it over: an opening, the commands, and now
-// and then an entry that is none of the machine's business.
+// logOf gives a log as raft hands it over: an opening, the commands, now and then
+// an entry that is none of the machine's business, and restores whose parts lie
+// between the commands.
 func logOf(commands ...domain.Command) []*raft.Log {
 	log := []*raft.Log{{Index: 2, Term: 1, Type: raft.LogCommand, Data: encodeEntry(opening{ClusterID: "first"})}}
 	for i, cmd := range commands {
@@ -37,6 +38,9 @@ func logOf(commands ...domain.Command) []*raft.Log {
 			next(raft.LogCommand, encodeEntry(promotion{ID: fmt.Sprintf("n%d", i%20), Settled: true}))
 		}
 		next(raft.LogCommand, encodeEntry(cmd))
+		for _, entry := range restoreAt(i) {
+			next(raft.LogCommand, encodeEntry(entry))
+		}
 	}
 	return log
 }
@@ -298,7 +302,9 @@ func TestARestoreReplacesAndTellsEverybody(t *testing.T) {
 	}
 	<-before.later
 	after := m.board.read()
-	mustEqualImage(t, image{after.View, after.ClusterID, after.applied, after.openTerm, after.Promotions}, im)
+	mustEqualImage(t, image{
+		view: after.View, clusterID: after.ClusterID, applied: after.applied, openTerm: after.openTerm, promotions: after.Promotions,
+	}, im)
 	if _, there := before.View.Node("a"); !there {
 		t.Error("an earlier view changed")
 	}

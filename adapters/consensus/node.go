@@ -42,7 +42,7 @@ const (
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions, ports.Formats and ports.Progress. Claim, then Open, before
+// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.Progress. Claim, then Open, before
 // the rest; Close when all who use it are done. Its methods are safe for
 // concurrent use.
 type Node struct {
@@ -83,6 +83,8 @@ type seams struct {
 	settings   func(*raft.Config)
 	formatOf   func(entry any) int
 	stuckAfter time.Duration // zero: as long as it takes to be sure
+
+	restorePartBytes int // zero: restorePartBytes
 }
 
 // New takes RaftLane of config.Demux and acquires nothing else.

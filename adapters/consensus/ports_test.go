@@ -11,8 +11,18 @@ import (
 
 // subject is a real cluster for the suites of the ports. It has two voters, so
 // that it is certain who takes over from the leader.
-func subject(tb testing.TB) portstest.Subject {
+func subject(tb testing.TB) portstest.Subject { return subjectWith(tb, func(*instanceConfig) {}) }
+
+// inSmallParts is subject where a restore is written in parts of a node or two.
+func inSmallParts(tb testing.TB) portstest.Subject {
+	s := subjectWith(tb, func(config *instanceConfig) { config.seams.restorePartBytes = 256 })
+	acquaint(tb, []*instance{s.Leader.Registry.(*instance), s.Follower.Registry.(*instance)})
+	return s
+}
+
+func subjectWith(tb testing.TB, change func(*instanceConfig)) portstest.Subject {
 	cluster := startCluster(tb, 2, func(config *instanceConfig) {
+		change(config)
 		// The suites keep processors busy, and the leader must stay.
 		config.timing = func(timing *Timing) {
 			timing.HeartbeatTimeout, timing.ElectionTimeout = 500*time.Millisecond, 500*time.Millisecond
@@ -41,7 +51,7 @@ func upgraded(tb testing.TB) portstest.FormatsSubject {
 }
 
 func (i *instance) ports() portstest.Ports {
-	return portstest.Ports{ID: i.config.ID, Registry: i, Local: i, Membership: i, Promotions: i, Formats: i}
+	return portstest.Ports{ID: i.config.ID, Registry: i, Local: i, Membership: i, Promotions: i, Formats: i, Restorer: i}
 }
 
 func TestRegistryPort(t *testing.T)   { portstest.RunRegistry(t, subject) }
@@ -49,6 +59,7 @@ func TestLocalPort(t *testing.T)      { portstest.RunLocal(t, subject) }
 func TestMembershipPort(t *testing.T) { portstest.RunMembership(t, subject) }
 func TestPromotionsPort(t *testing.T) { portstest.RunPromotions(t, subject) }
 func TestFormatsPort(t *testing.T)    { portstest.RunFormats(t, upgraded) }
+func TestRestorerPort(t *testing.T)   { portstest.RunRestorer(t, inSmallParts) }
 
 var (
 	_ ports.Registry   = (*Node)(nil)
@@ -56,5 +67,6 @@ var (
 	_ ports.Membership = (*Node)(nil)
 	_ ports.Promotions = (*Node)(nil)
 	_ ports.Formats    = (*Node)(nil)
+	_ ports.Restorer   = (*Node)(nil)
 	_ ports.Progress   = (*Node)(nil)
 )

@@ -20,7 +20,8 @@ import (
 //
 // where a record is its length (uvarint) and a message in protobuf's wire
 // format: one head, then the history oldest first, then the nodes in ascending
-// order of their ids, then the promotions in theirs, then one end. A node that the
+// order of their ids, then the promotions in theirs, then, where a restore is under
+// way, what has arrived of it and the nodes in that, then one end. A node that the
 // history holds is not written again: its revision refers to it. The same state
 // makes the same bytes.
 const (
@@ -38,6 +39,8 @@ const (
 	recordNode
 	recordEnd
 	recordPromotion
+	recordStaged
+	recordStagedNode
 )
 
 // image is all that an FSM holds, at one moment.
@@ -48,6 +51,7 @@ type image struct {
 	openTerm  uint64 // term of the last opening applied
 
 	promotions []string // ids of those who are to be voters
+	staged     *staged  // nil while no restore is under way
 }
 
 // writeSnapshot writes the image. The caller closes w, or drops all of it after
@@ -72,6 +76,12 @@ func writeSnapshot(w io.Writer, im image) error {
 	}
 	for _, id := range im.promotions {
 		out.record(recordPromotion, appendString(nil, 1, id))
+	}
+	if im.staged != nil {
+		out.record(recordStaged, appendStaged(nil, im.staged))
+		for _, n := range im.staged.nodes {
+			out.record(recordStagedNode, appendMessage(nil, 1, appendNode(nil, n)))
+		}
 	}
 	out.record(recordEnd, appendUint(nil, 1, uint64(im.view.Len())))
 	return out.finish()
@@ -117,7 +127,7 @@ const (
 )
 
 var effects = []domain.Effect{1: domain.Added, 2: domain.Updated, 3: domain.Removed}
-var reasons = []domain.Reason{1: domain.ByRequest, 2: domain.ByExpiry}
+var reasons = []domain.Reason{1: domain.ByRequest, 2: domain.ByExpiry, 3: domain.ByRestore}
 
 func appendChange(b []byte, c *domain.Change, changes []domain.Change) []byte {
 	b = appendUint(b, changeEffect, numberOf(effects, c.Effect))
@@ -168,6 +178,7 @@ func appendNodeOrReference(b []byte, n *domain.CacheNode, changes []domain.Chang
 // restored is what readSnapshot found.
 type restored struct {
 	registry *domain.Registry
+	staging  *staging // nil: there is none
 	image
 }
 
@@ -190,8 +201,8 @@ func readSnapshot(r io.Reader) (restored, error) {
 	if err != nil {
 		return restored{}, fmt.Errorf("snapshot: %w", err)
 	}
-	in.image.view = registry.View()
-	return restored{registry: registry, image: in.image}, nil
+	in.image.view, in.image.staged = registry.View(), in.staging.seen()
+	return restored{registry: registry, staging: in.staging, image: in.image}, nil
 }
 
 type snapshotReader struct {
@@ -205,6 +216,9 @@ type snapshotReader struct {
 	ended    bool
 	changes  []domain.Change
 	nodes    []*domain.CacheNode
+
+	staging     *staging
+	stagedNodes int // how many were announced
 }
 
 func (s *snapshotReader) read(n int) ([]byte, error) {
@@ -272,6 +286,10 @@ func (s *snapshotReader) record() error {
 			s.readNode(f)
 		case recordPromotion:
 			s.readPromotion(f)
+		case recordStaged:
+			s.readStaged(f)
+		case recordStagedNode:
+			s.readStagedNode(f)
 		case recordEnd:
 			s.readEnd(f)
 		default:
@@ -435,6 +453,7 @@ func (s *snapshotReader) readEnd(f *field) {
 	if uint64(len(s.changes)) != s.history {
 		f.fail(fmt.Errorf("%d changes instead of %d", len(s.changes), s.history))
 	}
+	s.checkStaged(f)
 }
 
 // checksum reads the last bytes, and makes sure that they are the last.

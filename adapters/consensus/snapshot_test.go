@@ -168,6 +168,14 @@ func headRecord(revision domain.Revision, history int) []byte {
 	return message(recordHead, uintField(2, uint64(revision)), uintField(5, uint64(history)))
 }
 
+func stagedRecord(nodes uint64) []byte {
+	return message(recordStaged, appendString(nil, 1, "r"), uintField(2, 1), uintField(3, nodes))
+}
+
+func stagedNodeRecord(id string) []byte {
+	return message(recordStagedNode, message(1, nodeMessage(id, 1, 1)))
+}
+
 func promotionRecord(id string) []byte { return message(recordPromotion, appendString(nil, 1, id)) }
 
 func endRecord(nodes int) []byte { return message(recordEnd, appendUint(nil, 1, uint64(nodes))) }
@@ -208,45 +216,52 @@ func TestASnapshotThatDoesNotHoldTogetherIsAnError(t *testing.T) {
 		records [][]byte
 		says    string
 	}{
-		"a kind of record that is not known":   {[][]byte{headRecord(0, 0), message(recordPromotion + 1)}, newer},
-		"a field that heads lack":              {[][]byte{message(recordHead, uintField(6, 1))}, newer},
-		"a field that changes lack":            {change(one, byRequest, node, uintField(6, 1)), newer},
-		"a field that node records lack":       {[][]byte{headRecord(1, 0), message(recordNode, uintField(3, 1))}, newer},
-		"a field that promotions lack":         {[][]byte{headRecord(0, 0), message(recordPromotion, uintField(2, 1)), endRecord(0)}, newer},
-		"a promotion of nobody":                {[][]byte{headRecord(0, 0), message(recordPromotion), endRecord(0)}, "promotion"},
-		"a promotion twice":                    {[][]byte{headRecord(0, 0), promotionRecord("a"), promotionRecord("a"), endRecord(0)}, "promotion"},
-		"promotions out of order":              {[][]byte{headRecord(0, 0), promotionRecord("b"), promotionRecord("a"), endRecord(0)}, "promotion"},
-		"a promotion before the head":          {[][]byte{promotionRecord("a"), headRecord(0, 0), endRecord(0)}, "out of place"},
-		"a promotion behind the end":           {[][]byte{headRecord(0, 0), append(endRecord(0), promotionRecord("a")...)}, "out of place"},
-		"a field that ends lack":               {[][]byte{headRecord(0, 0), message(recordEnd, uintField(2, 1))}, newer},
-		"an effect that is not known":          {change(uintField(changeEffect, 4), byRequest, node), newer},
-		"effect zero":                          {change(uintField(changeEffect, 0), byRequest, node), newer},
-		"a reason that is not known":           {change(one, uintField(changeReason, 3), node), newer},
-		"reason zero":                          {change(one, uintField(changeReason, 0), node), newer},
-		"an effect beyond any table":           {change(uintField(changeEffect, 1<<63), byRequest, node), newer},
-		"a change without effect":              {change(byRequest, node), "lacks"},
-		"a change without reason":              {change(one, node), "lacks"},
-		"a change without node":                {change(one, byRequest), "lacks"},
-		"an empty change":                      {change(), "lacks"},
-		"an empty node":                        {[][]byte{headRecord(1, 0), message(recordNode), endRecord(1)}, "empty"},
-		"no head":                              {[][]byte{endRecord(0)}, "out of place"},
-		"two heads":                            {[][]byte{headRecord(0, 0), headRecord(0, 0), endRecord(0)}, "out of place"},
-		"a record behind the end":              {[][]byte{headRecord(0, 0), append(endRecord(0), endRecord(0)...)}, "out of place"},
-		"no end":                               {[][]byte{headRecord(0, 0)}, errTruncated.Error()},
-		"nothing":                              {nil, errTruncated.Error()},
-		"a history longer than the revision":   {[][]byte{headRecord(1, 2)}, "do not fit"},
-		"more changes than announced":          {[][]byte{headRecord(2, 1), added(2), added(3), endRecord(0)}, "more changes"},
-		"fewer changes than announced":         {[][]byte{headRecord(2, 2), added(1), endRecord(0)}, "1 changes instead of 2"},
-		"a huge number of changes announced":   {[][]byte{message(recordHead, uintField(2, 1<<63), uintField(5, 1<<63)), endRecord(0)}, "changes instead of"},
-		"fewer nodes than announced":           {[][]byte{headRecord(1, 1), added(1), endRecord(1)}, "0 nodes instead of 1"},
-		"a huge number of nodes announced":     {[][]byte{headRecord(0, 0), message(recordEnd, uintField(1, 1<<63))}, "nodes instead of"},
-		"a node that refers to no change":      {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 2)), endRecord(1)}, "refers to revision 2"},
-		"a node that refers to before history": {[][]byte{headRecord(2, 1), added(2), message(recordNode, uintField(nodeReference, 1)), endRecord(1)}, "refers to revision 1"},
-		"a previous node from the future":      {change(uintField(changeEffect, 3), byRequest, uintField(changePreviousReference, 1)), "refers to revision 1"},
-		"two nodes with one id":                {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 1)), message(recordNode, uintField(nodeReference, 1)), endRecord(2)}, "share"},
-		"a removal that bears a node":          {second(uintField(changeEffect, 3), byRequest, message(changeNode, nodeMessage("a", 1, 1)), uintField(changePreviousReference, 1)), "does not fit"},
-		"an addition that replaces":            {second(one, byRequest, message(changeNode, nodeMessage("b", 2, 2)), uintField(changePreviousReference, 1)), "does not fit"},
-		"an update of nothing":                 {change(uintField(changeEffect, 2), byRequest, node), "does not fit"},
+		"a kind of record that is not known":    {[][]byte{headRecord(0, 0), message(recordStagedNode + 1)}, newer},
+		"a field that heads lack":               {[][]byte{message(recordHead, uintField(6, 1))}, newer},
+		"a field that changes lack":             {change(one, byRequest, node, uintField(6, 1)), newer},
+		"a field that node records lack":        {[][]byte{headRecord(1, 0), message(recordNode, uintField(3, 1))}, newer},
+		"a field that promotions lack":          {[][]byte{headRecord(0, 0), message(recordPromotion, uintField(2, 1)), endRecord(0)}, newer},
+		"a promotion of nobody":                 {[][]byte{headRecord(0, 0), message(recordPromotion), endRecord(0)}, "promotion"},
+		"a promotion twice":                     {[][]byte{headRecord(0, 0), promotionRecord("a"), promotionRecord("a"), endRecord(0)}, "promotion"},
+		"a field that a staging lacks":          {[][]byte{headRecord(0, 0), message(recordStaged, uintField(4, 1)), endRecord(0)}, newer},
+		"a field that a staged node lacks":      {[][]byte{headRecord(0, 0), stagedRecord(1), message(recordStagedNode, uintField(2, 1)), endRecord(0)}, newer},
+		"a staging of no restore":               {[][]byte{headRecord(0, 0), message(recordStaged), endRecord(0)}, "out of place"},
+		"two stagings":                          {[][]byte{headRecord(0, 0), stagedRecord(0), stagedRecord(0), endRecord(0)}, "out of place"},
+		"a staged node without a staging":       {[][]byte{headRecord(0, 0), stagedNodeRecord("a"), endRecord(0)}, "out of place"},
+		"a staged node that is missing":         {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("a"), endRecord(0)}, "1 staged nodes instead of 2"},
+		"staged nodes that do not fit together": {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("b"), stagedNodeRecord("a"), endRecord(0)}, "ascending"},
+		"promotions out of order":               {[][]byte{headRecord(0, 0), promotionRecord("b"), promotionRecord("a"), endRecord(0)}, "promotion"},
+		"a promotion before the head":           {[][]byte{promotionRecord("a"), headRecord(0, 0), endRecord(0)}, "out of place"},
+		"a promotion behind the end":            {[][]byte{headRecord(0, 0), append(endRecord(0), promotionRecord("a")...)}, "out of place"},
+		"a field that ends lack":                {[][]byte{headRecord(0, 0), message(recordEnd, uintField(2, 1))}, newer},
+		"an effect that is not known":           {change(uintField(changeEffect, 4), byRequest, node), newer},
+		"effect zero":                           {change(uintField(changeEffect, 0), byRequest, node), newer},
+		"a reason that is not known":            {change(one, uintField(changeReason, 4), node), newer},
+		"reason zero":                           {change(one, uintField(changeReason, 0), node), newer},
+		"an effect beyond any table":            {change(uintField(changeEffect, 1<<63), byRequest, node), newer},
+		"a change without effect":               {change(byRequest, node), "lacks"},
+		"a change without reason":               {change(one, node), "lacks"},
+		"a change without node":                 {change(one, byRequest), "lacks"},
+		"an empty change":                       {change(), "lacks"},
+		"an empty node":                         {[][]byte{headRecord(1, 0), message(recordNode), endRecord(1)}, "empty"},
+		"no head":                               {[][]byte{endRecord(0)}, "out of place"},
+		"two heads":                             {[][]byte{headRecord(0, 0), headRecord(0, 0), endRecord(0)}, "out of place"},
+		"a record behind the end":               {[][]byte{headRecord(0, 0), append(endRecord(0), endRecord(0)...)}, "out of place"},
+		"no end":                                {[][]byte{headRecord(0, 0)}, errTruncated.Error()},
+		"nothing":                               {nil, errTruncated.Error()},
+		"a history longer than the revision":    {[][]byte{headRecord(1, 2)}, "do not fit"},
+		"more changes than announced":           {[][]byte{headRecord(2, 1), added(2), added(3), endRecord(0)}, "more changes"},
+		"fewer changes than announced":          {[][]byte{headRecord(2, 2), added(1), endRecord(0)}, "1 changes instead of 2"},
+		"a huge number of changes announced":    {[][]byte{message(recordHead, uintField(2, 1<<63), uintField(5, 1<<63)), endRecord(0)}, "changes instead of"},
+		"fewer nodes than announced":            {[][]byte{headRecord(1, 1), added(1), endRecord(1)}, "0 nodes instead of 1"},
+		"a huge number of nodes announced":      {[][]byte{headRecord(0, 0), message(recordEnd, uintField(1, 1<<63))}, "nodes instead of"},
+		"a node that refers to no change":       {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 2)), endRecord(1)}, "refers to revision 2"},
+		"a node that refers to before history":  {[][]byte{headRecord(2, 1), added(2), message(recordNode, uintField(nodeReference, 1)), endRecord(1)}, "refers to revision 1"},
+		"a previous node from the future":       {change(uintField(changeEffect, 3), byRequest, uintField(changePreviousReference, 1)), "refers to revision 1"},
+		"two nodes with one id":                 {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 1)), message(recordNode, uintField(nodeReference, 1)), endRecord(2)}, "share"},
+		"a removal that bears a node":           {second(uintField(changeEffect, 3), byRequest, message(changeNode, nodeMessage("a", 1, 1)), uintField(changePreviousReference, 1)), "does not fit"},
+		"an addition that replaces":             {second(one, byRequest, message(changeNode, nodeMessage("b", 2, 2)), uintField(changePreviousReference, 1)), "does not fit"},
+		"an update of nothing":                  {change(uintField(changeEffect, 2), byRequest, node), "does not fit"},
 		"a change whose node has another's revision": {
 			change(one, byRequest, message(changeNode, nodeMessage("a", 1, 9))), "does not fit"},
 		"a previous node that is written though it is known": {

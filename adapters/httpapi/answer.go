@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"io"
 	"net/http"
 	"strconv"
 
@@ -13,6 +14,9 @@ type answer struct {
 	status      int      // zero: 200
 	contentType []string // nil: application/json
 	body        []byte
+	// content writes a body that is too long to be held; nil: body is all.
+	content     func(io.Writer) error
+	disposition string
 	length      []string // the length of body, where it is at hand
 	etag        []string
 	revision    []string // the state of the registry that was seen
@@ -44,7 +48,7 @@ const (
 	cacheControlHeader = "Cache-Control"
 )
 
-// write sends a. On a HEAD net/http drops the body.
+// write sends a, but for its content. On a HEAD net/http drops the body.
 func (a *answer) write(w http.ResponseWriter) {
 	h := w.Header()
 	// A cache may keep an answer, but must ask whether it still holds.
@@ -57,6 +61,9 @@ func (a *answer) write(w http.ResponseWriter) {
 	}
 	if a.leaderContact != "" {
 		h[contactHeader] = []string{a.leaderContact}
+	}
+	if a.disposition != "" {
+		h.Set("Content-Disposition", a.disposition)
 	}
 	if a.location != "" {
 		h.Set("Location", a.location)
@@ -77,10 +84,13 @@ func (a *answer) write(w http.ResponseWriter) {
 	if a.contentType == nil {
 		a.contentType = jsonType
 	}
+	h[contentTypeHeader] = a.contentType
+	if a.content != nil {
+		return // its length is not known
+	}
 	if a.length == nil {
 		a.length = []string{strconv.Itoa(len(a.body))}
 	}
-	h[contentTypeHeader] = a.contentType
 	h["Content-Length"] = a.length
 	if a.status != 0 {
 		w.WriteHeader(a.status)

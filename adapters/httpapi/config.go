@@ -40,9 +40,10 @@ type Config struct {
 	// machine; port 0 takes a free one: see Server.Addr.
 	BindAddress string
 
-	// Nodes, Leases, Cluster and Local must be given.
+	// Nodes, Leases, Backups, Cluster and Local must be given.
 	Nodes   ports.Nodes
 	Leases  ports.Leases
+	Backups ports.Backups
 	Cluster ports.Cluster
 	Local   ports.Local
 
@@ -78,11 +79,11 @@ type Config struct {
 	// KeepAlive is the longest silence on a stream. Zero means DefaultKeepAlive.
 	KeepAlive time.Duration
 
-	// StalledTimeout is how long the socket of a stream may take nothing before
-	// it is disconnected. Zero means DefaultStalledTimeout.
+	// StalledTimeout is how long the socket of a stream, or of who takes a backup,
+	// may take nothing before it is disconnected. Zero means DefaultStalledTimeout.
 	StalledTimeout time.Duration
 
-	// MaxBodyBytes is the longest body that is read. Zero means
+	// MaxBodyBytes is the longest body that is read, a restore's aside. Zero means
 	// DefaultMaxBodyBytes.
 	MaxBodyBytes int64
 }
@@ -97,7 +98,7 @@ func (c Config) Validate() error {
 		name    string
 		missing bool
 	}{
-		{"nodes", c.Nodes == nil}, {"leases", c.Leases == nil}, {"cluster", c.Cluster == nil}, {"local", c.Local == nil},
+		{"nodes", c.Nodes == nil}, {"leases", c.Leases == nil}, {"backups", c.Backups == nil}, {"cluster", c.Cluster == nil}, {"local", c.Local == nil},
 	} {
 		if port.missing {
 			faults = append(faults, fmt.Errorf("%s is not given", port.name))

@@ -96,6 +96,9 @@ func decodeJSON(body []byte, target any) error {
 	return nil
 }
 
+// unmarshalLoosely takes members that target does not know.
+func unmarshalLoosely(text []byte, target any) error { return json.Unmarshal(text, target) }
+
 // refuseNull looks for a null in body, which is valid JSON.
 func refuseNull(body []byte) error {
 	decoder := jsontext.NewDecoder(bytes.NewReader(body))

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -273,9 +274,18 @@ func (d *description) checkRequest(request *http.Request, body []byte) error {
 		faults = append(faults, fmt.Errorf("parameters are not described: %v", query))
 	}
 	if o.RequestBody != nil && (len(body) > 0 || o.RequestBody.Value.Required) {
-		faults = append(faults, d.checkBody(o.pointer()+"/requestBody", "application/json", body))
+		faults = append(faults, d.checkBody(o.pointer()+"/requestBody", o.takes(), body))
 	}
 	return errors.Join(faults...)
+}
+
+// takes is the media type that a body has which says nothing of it.
+func (o operation) takes() string {
+	content := o.RequestBody.Value.Content
+	if content["application/json"] != nil {
+		return "application/json"
+	}
+	return slices.Sorted(maps.Keys(content))[0]
 }
 
 func (d *description) checkParameter(p parameter, given []string) error {

@@ -14,6 +14,7 @@
 // These are the codes:
 //
 //	400  invalid_json            the body is not the JSON that the call takes
+//	400  damaged_backup          the body is no backup, or not all of one; nothing was changed
 //	400  invalid_request         a value, header, query parameter or path is wrong
 //	404  not_found               there is no such path
 //	404  node_not_found          there is no such cache node
@@ -39,7 +40,7 @@
 //	503  too_stale               no leader was heard from within max_stale
 //	503  revision_not_reached    min_revision was not reached within wait
 //	503  outcome_unknown         the write may have taken effect, or may yet
-//	503  busy                    too many writes are waiting; nothing was written
+//	503  busy                    too many writes are waiting, or another restore is under way; nothing was written
 //	503  timeout                 it took too long; nothing was written
 //	503  no_successor            leadership could not be handed over; nothing was changed
 //	503  shutting_down           this instance is going; nothing was written

@@ -7,6 +7,9 @@ var (
 	AppendNode   = appendNode
 	AppendChange = appendChange
 	AppendEvent  = appendEvent
+
+	WriteBackup = writeBackup
+	ReadBackup  = readBackup
 )
 
 // Handler is what the server serves, for tests without a socket.

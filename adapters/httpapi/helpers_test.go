@@ -112,6 +112,9 @@ func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id
 		BindAddress: "127.0.0.1:0",
 		Nodes:       app.NewNodes(s.instance, s.instance, s.leases),
 		Leases:      s.leases,
+		Backups: app.NewBackups(app.BackupConfig{
+			Registry: s.instance, Restorer: s.instance, Local: s.instance, Leases: s.leases, Logger: slog.New(slog.DiscardHandler),
+		}),
 		Cluster:     s.cluster,
 		Local:       s.instance,
 		Metrics:     s.metrics,
@@ -345,6 +348,9 @@ type fakeNodes struct {
 }
 
 func (f fakeNodes) View(ctx context.Context, _ ports.Read) (domain.View, error) { return f.view(ctx) }
+
+// fakeBackups is ports.Backups that nobody asks.
+type fakeBackups struct{ ports.Backups }
 
 // fakeCluster is ports.Cluster with another address of the leader.
 type fakeCluster struct {

@@ -77,6 +77,7 @@ var outcomes = []outcome{
 	{domain.ErrNoSuchInstance, http.StatusNotFound, "instance_not_found"},
 	{domain.ErrInvalid, http.StatusBadRequest, "invalid_request"},
 
+	{errDamagedBackup, http.StatusBadRequest, "damaged_backup"},
 	{errInvalidJSON, http.StatusBadRequest, "invalid_json"},
 	{errInvalidRequest, http.StatusBadRequest, "invalid_request"},
 	{errBodyTooLarge, http.StatusRequestEntityTooLarge, "body_too_large"},
@@ -94,6 +95,7 @@ var outcomes = []outcome{
 	{ports.ErrBehind, http.StatusServiceUnavailable, "revision_not_reached"},
 	{ports.ErrBusy, http.StatusServiceUnavailable, "busy"},
 	{ports.ErrUpgrading, http.StatusServiceUnavailable, "upgrade_in_progress"},
+	{ports.ErrRestoring, http.StatusServiceUnavailable, "busy"},
 	{ports.ErrClosed, http.StatusServiceUnavailable, "shutting_down"},
 	{ports.ErrNoSuccessor, http.StatusServiceUnavailable, "no_successor"},
 	{context.DeadlineExceeded, http.StatusServiceUnavailable, "timeout"},

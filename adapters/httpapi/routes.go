@@ -31,6 +31,8 @@ type call struct {
 	params []string
 	// waits: it may be asked to wait for something.
 	waits bool
+	// uploads: its body may be of any length, and takes the time that it needs.
+	uploads bool
 	// anyParams: what the call does not know is none of its business.
 	anyParams bool
 }
@@ -66,6 +68,8 @@ func (s *Server) routes() []route {
 		{"/raft/node", []call{{method: put, answer: s.putInstance, params: addParams}}},
 		{"/raft/node/{id}", []call{{method: del, answer: s.deleteInstance, params: writeParams}}},
 		{"/raft/leadership", []call{{method: post, answer: s.handOver, params: writeParams}}},
+		{"/raft/backup", []call{{method: get, answer: s.getBackup, params: sourceParams}}},
+		{"/raft/restore", []call{{method: post, answer: s.restore, params: writeParams, uploads: true}}},
 		{"/raft/metadata", []call{{method: get, answer: s.getCluster, params: sourceParams}}},
 		{"/raft/metadata/sse", []call{{method: get, stream: s.followCluster, name: clusterStream, params: sourceParams}}},
 		{"/livez", []call{{method: get, answer: s.livez, anyParams: true}}},
@@ -135,6 +139,8 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.allow = res.allow
 		a.write(w)
 		res.refuse.count(a.status)
+	case c.uploads:
+		s.serveUpload(w, r, c)
 	case c.answer != nil:
 		s.serveAnswer(w, r, c)
 	case c.stream != nil:

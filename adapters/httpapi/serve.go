@@ -40,15 +40,51 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measured
 	if isStale(r) && slices.Contains(c.params, paramConsistency) {
 		a.leaderContact = s.leaderContact()
 	}
+	s.send(w, r, c, a, began)
+}
+
+// serveUpload is serveAnswer for a body that may take long to arrive.
+func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measuredCall) {
+	began := time.Now()
+	control := http.NewResponseController(w)
+	// Where it fails the response is cut off earlier, as any other.
+	_ = control.SetWriteDeadline(time.Time{})
+	body := &upload{ReadCloser: r.Body, control: control}
+	defer body.end()
+	// A sender who is slow must not hold up the end of the server.
+	defer context.AfterFunc(s.stopping, body.hurry)()
+	r.Body = body
+	a, err := s.decide(r.Context(), w, r, c)
+	if err != nil {
+		ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
+		defer cancel()
+		a = s.answerTo(ctx, r, err)
+	}
+	_ = control.SetWriteDeadline(time.Now().Add(writeGrace))
+	s.send(w, r, c, a, began)
+}
+
+// send writes a, whatever its length, and counts it.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, c *measuredCall, a answer, began time.Time) {
 	a.write(w)
+	var cutOff error
+	if a.content != nil && a.status == 0 && r.Method != http.MethodHead {
+		cutOff = a.content(paced{w, http.NewResponseController(w), s.config.StalledTimeout})
+	}
 	status := a.status
 	switch {
+	case cutOff != nil:
+		status = statusClientGone
 	case status == 0:
 		status = http.StatusOK
 	case status == http.StatusServiceUnavailable && r.Context().Err() != nil && !s.isStopping():
 		status = statusClientGone
 	}
 	c.metrics.answered(status, time.Since(began))
+	if cutOff != nil {
+		// The end of a response would look like the end of its content.
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // A refusal is promised within a second. Who was told late that this instance does
@@ -93,7 +129,7 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Requ
 			return answer{}, err
 		}
 	}
-	if reads || r.Method == http.MethodDelete {
+	if reads || r.Method == http.MethodDelete || c.uploads {
 		return c.answer(ctx, r)
 	}
 	if r.ContentLength > s.config.MaxBodyBytes {

@@ -52,6 +52,8 @@ var examples = map[string]asked{
 	"putInstance":    {method: "PUT", path: "/raft/node", body: `{"id":"n3","address":"h3:7000"}`},
 	"removeInstance": {method: "DELETE", path: "/raft/node/n2"},
 	"handOver":       {method: "POST", path: "/raft/leadership", body: `{"id":"n2"}`},
+	"getBackup":      {method: "GET", path: "/raft/backup"},
+	"restoreBackup":  {method: "POST", path: "/raft/restore", body: emptyBackup},
 	"getCluster":     {method: "GET", path: "/raft/metadata"},
 	"followCluster":  {method: "GET", path: "/raft/metadata/sse"},
 	"isLive":         {method: "GET", path: "/livez"},
@@ -97,6 +99,7 @@ var provocations = map[string]provocation{
 	"304":              func(_ *testing.T, _ *service, a *asked) { a.header = []string{"If-None-Match: *"} },
 	"307 not_leader":   func(_ *testing.T, s *service, _ *asked) { s.follow("n2.test:8080") },
 
+	"400 damaged_backup":     func(_ *testing.T, _ *service, a *asked) { a.body = a.body[:len(a.body)-1] },
 	"400 invalid_json":       func(_ *testing.T, _ *service, a *asked) { a.body = "{" },
 	"400 invalid_request":    func(_ *testing.T, _ *service, a *asked) { a.add("x=1") },
 	"404 node_not_found":     replacing("/nodes/a", "/nodes/nobody", `"remove":"a"`, `"remove":"nobody"`),

@@ -15,7 +15,7 @@ import (
 )
 
 // Instance is a whole instance without raft: ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions, ports.Formats and ports.Progress over one domain.Registry in
+// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.Progress over one domain.Registry in
 // memory. It begins as the leader
 // of a cluster of its own. Safe for concurrent use.
 type Instance struct {
@@ -128,6 +128,18 @@ func (i *Instance) Propose(ctx context.Context, cmd domain.Command) ([]domain.Ch
 	changes, err := i.registry.Apply(cmd)
 	i.wakeAll()
 	return changes, err
+}
+
+// Replace implements ports.Restorer.
+func (i *Instance) Replace(ctx context.Context, with *domain.Replacement, expected *domain.Revision) (domain.Replaced, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.refusal(ctx); err != nil {
+		return domain.Replaced{}, err
+	}
+	replaced, err := i.registry.Replace(with, expected)
+	i.wakeAll()
+	return replaced, err
 }
 
 // Read implements ports.Registry.

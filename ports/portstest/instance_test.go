@@ -37,6 +37,7 @@ func TestInstanceKeepsThePromisesOfThePorts(t *testing.T) {
 			t.Run("local", func(t *testing.T) { portstest.RunLocal(t, open) })
 			t.Run("membership", func(t *testing.T) { portstest.RunMembership(t, open) })
 			t.Run("promotions", func(t *testing.T) { portstest.RunPromotions(t, open) })
+			t.Run("restorer", func(t *testing.T) { portstest.RunRestorer(t, open) })
 		})
 	}
 }

@@ -23,6 +23,7 @@ type Ports struct {
 	Membership ports.Membership
 	Promotions ports.Promotions
 	Formats    ports.Formats
+	Restorer   ports.Restorer
 }
 
 // Subject is what a suite examines: a new cluster with an empty registry, in
@@ -40,7 +41,7 @@ type Subject struct {
 
 // Ports gives the ports of i.
 func (i *Instance) Ports() Ports {
-	return Ports{ID: i.id, Registry: i, Local: i, Membership: i, Promotions: i, Formats: i}
+	return Ports{ID: i.id, Registry: i, Local: i, Membership: i, Promotions: i, Formats: i, Restorer: i}
 }
 
 func within(t testing.TB) context.Context {

@@ -105,6 +105,7 @@ func (u *upgrade) check(t *testing.T) {
 		})
 	}
 	checkMembers(t, u.cluster)
+	u.checkRestore(t)
 	for _, i := range u.cluster.Instances {
 		own, known := metric(t, i, "nodesmetadata_log_format")
 		if !known {
@@ -121,6 +122,31 @@ func (u *upgrade) check(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// checkRestore restores a backup of no nodes where the registry has another revision: what
+// is refused by the revision is understood by all instances.
+func (u *upgrade) checkRestore(t *testing.T) {
+	t.Helper()
+	leader := u.cluster.Leader()
+	if format, _ := metric(t, leader, "nodesmetadata_log_format"); format <= u.format {
+		return // it does not have the call, or all have
+	}
+	harness.Eventually(t, "a restore is understood by all, or refused", func() error {
+		backup, err := leader.Do(t.Context(), "GET", "/raft/backup", nil)
+		if err != nil {
+			return err
+		}
+		_, err = leader.Restore(t.Context(), backup.Body, harness.Header{Name: "If-Match", Value: `"0"`})
+		want := "upgrade_in_progress"
+		if u.upgraded == len(u.cluster.Instances) {
+			want = "precondition_failed"
+		}
+		if problem := problemIn(err); problem != nil && problem.Code == want {
+			return nil
+		}
+		return fmt.Errorf("with %d upgraded: %w", u.upgraded, err)
+	})
 }
 
 // end fails the test unless everything is as those who used the cluster saw it.

@@ -60,6 +60,7 @@ func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
 			peerapi.NewClient,
 			newCluster,
 			newLeases,
+			newBackups,
 			newPeerServer,
 			newApplicationServer,
 			newJoiner,
@@ -130,6 +131,12 @@ func newSecret(c config.Config) *preface.Preface {
 	return &preface.Preface{Purpose: preface.Questions, RaftID: c.RaftID, Secret: c.Secret}
 }
 
+func newBackups(node *consensus.Node, leases *app.Leases, log *slog.Logger) *app.Backups {
+	return app.NewBackups(app.BackupConfig{
+		Registry: node, Restorer: node, Local: node, Leases: leases, Logger: log.With("component", "backups"),
+	})
+}
+
 func newPeerServer(port *demux.Demux, secret *preface.Preface, node *consensus.Node, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
 	lane, err := port.Lane(peerapi.Lane, peerapi.LaneConfig(secret))
 	if err != nil {
@@ -143,11 +150,12 @@ func newPeerServer(port *demux.Demux, secret *preface.Preface, node *consensus.N
 	})
 }
 
-func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, cluster *app.Cluster, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
+func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, backups *app.Backups, cluster *app.Cluster, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
 	return httpapi.New(httpapi.Config{
 		BindAddress: c.ApplicationBindAddress,
 		Nodes:       app.NewNodes(node, node, leases),
 		Leases:      leases,
+		Backups:     backups,
 		Cluster:     cluster,
 		Local:       node,
 		Metrics:     metrics,

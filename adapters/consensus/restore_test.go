@@ -1,0 +1,218 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"testing"
+
+	"github.com/hashicorp/raft"
+	"pgregory.net/rapid"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// stagedNodes are nodes with all that one can have in a backup.
+func stagedNodes(t failer) []*domain.CacheNode {
+	plain, expired := minimalNode(t, "a", "h:1"), leasedNode()
+	return []*domain.CacheNode{&plain, &expired}
+}
+
+// replacedRegistry has lived, and then a backup took its place.
+func replacedRegistry(t failer) *domain.Registry {
+	r := registryAfter(goldenCommands(t)...)
+	with := domain.NewReplacement()
+	for _, n := range stagedNodes(t) {
+		if err := with.Add(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.Replace(with, nil); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// restoreAt gives the steps of restores that come behind command i of a log: of
+// every three, one is carried out, one comes to nothing and one is given up.
+func restoreAt(i int) []any {
+	id := fmt.Sprintf("r%d", i/7)
+	node := func(name string, slot int) *domain.CacheNode {
+		return &domain.CacheNode{
+			ID: name, Address: name + ":1", Pool: "p", Weight: i / 7, Slot: slot, State: domain.Active, OnExpiry: domain.RemoveOnExpiry,
+		}
+	}
+	switch {
+	case i%7 == 2:
+		return []any{restorePart{ID: id, Nodes: []*domain.CacheNode{node("b", 1)}}}
+	case i%7 == 3:
+		return []any{restorePart{ID: id, Number: 1, Nodes: []*domain.CacheNode{node("d", 0), node("e", 7)}}}
+	case i%7 == 5 && i/7%3 == 1:
+		return []any{restoreAbort{ID: id}, restoreCommit{ID: id, Parts: 2}}
+	case i%7 == 5 && i/7%3 == 2:
+		return []any{restoreCommit{ID: id, Parts: 2, Expected: new(domain.Revision(math.MaxUint64))}}
+	case i%7 == 5:
+		return []any{restoreCommit{ID: id, Parts: 2}}
+	}
+	return nil
+}
+
+func anyRestoreStep() *rapid.Generator[any] {
+	return rapid.Custom(func(t *rapid.T) any {
+		id := rapid.StringN(1, 20, -1).Draw(t, "id")
+		number := rapid.IntRange(0, math.MaxInt32).Draw(t, "number")
+		switch rapid.IntRange(0, 2).Draw(t, "kind") {
+		case 0:
+			part := restorePart{ID: id, Number: number}
+			for range rapid.IntRange(0, 3).Draw(t, "nodes") {
+				part.Nodes = append(part.Nodes, new(anyNode().Draw(t, "node")))
+			}
+			return part
+		case 1:
+			commit := restoreCommit{ID: id, Parts: number}
+			if rapid.Bool().Draw(t, "conditional") {
+				commit.Expected = new(domain.Revision(rapid.Uint64().Draw(t, "expected")))
+			}
+			return commit
+		}
+		return restoreAbort{ID: id}
+	})
+}
+
+func TestAnyStepOfARestoreComesBackFromItsEntry(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		entry := anyRestoreStep().Draw(t, "step")
+		data := encodeEntry(entry)
+		got, err := decodeEntry(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(data)
+		mustEqual(t, "the step", got, entry)
+	})
+}
+
+// told gives the answers of a machine to entries.
+func told(t *testing.T, m *machine, entries ...any) []outcome {
+	t.Helper()
+	outcomes := make([]outcome, len(entries))
+	for i, entry := range entries {
+		outcomes[i] = m.Apply(&raft.Log{Index: m.applied + 1, Term: 1, Type: raft.LogCommand, Data: encodeEntry(entry)}).(outcome)
+	}
+	return outcomes
+}
+
+func TestARestoreIsCommittedOrNeverWas(t *testing.T) {
+	first, second := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+	second.Slot = 1
+	part := func(id string, number int, nodes ...*domain.CacheNode) restorePart {
+		return restorePart{ID: id, Number: number, Nodes: nodes}
+	}
+	tests := map[string]struct {
+		steps []any
+		err   error // of the last one
+		nodes int
+	}{
+		"all parts, and the commit":         {[]any{part("r", 0, &first), part("r", 1, &second), restoreCommit{ID: "r", Parts: 2}}, nil, 2},
+		"a part that is missing":            {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
+		"a part too many":                   {[]any{part("r", 0, &first), part("r", 1, &second), restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a part without the one before":     {[]any{part("r", 1, &second)}, errNotStaged, 0},
+		"a part that is left out":           {[]any{part("r", 0, &first), part("r", 2, &second)}, errNotStaged, 0},
+		"a part that comes twice":           {[]any{part("r", 0, &first), part("r", 1, &second), part("r", 1, &second)}, errNotStaged, 0},
+		"the commit of nothing":             {[]any{restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"the commit of another":             {[]any{part("r", 0, &first), restoreCommit{ID: "s", Parts: 1}}, errNotStaged, 0},
+		"a second commit":                   {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 1},
+		"one that is given up":              {[]any{part("r", 0, &first), restoreAbort{ID: "r"}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"another that is given up":          {[]any{part("r", 0, &first), restoreAbort{ID: "s"}, restoreCommit{ID: "r", Parts: 1}}, nil, 1},
+		"one that a later one ends":         {[]any{part("r", 0, &first), part("s", 0, &second), restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"the later one":                     {[]any{part("r", 0, &first), part("s", 0, &second), part("r", 1), restoreCommit{ID: "s", Parts: 1}}, nil, 1},
+		"one that outlives its leader":      {[]any{part("r", 0, &first), opening{}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"one at the right revision":         {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(0))}}, nil, 1},
+		"one at another revision":           {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}}, domain.ErrConditionFailed, 0},
+		"one at another revision, again":    {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"nodes that do not fit together":    {[]any{part("r", 0, &second), part("r", 1, &first)}, domain.ErrInvalid, 0},
+		"the commit of what does not fit":   {[]any{part("r", 0, &second), part("r", 1, &first), restoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
+		"a registry that is to have no one": {[]any{part("r", 0), restoreCommit{ID: "r", Parts: 1}}, nil, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := testMachine(t)
+			outcomes := told(t, m, test.steps...)
+			if last := outcomes[len(outcomes)-1]; !errors.Is(last.err, test.err) {
+				t.Errorf("the last step is answered %v", last.err)
+			}
+			if view := m.board.read().View; view.Len() != test.nodes || view.Revision() != domain.Revision(test.nodes) {
+				t.Errorf("%d nodes at revision %d", view.Len(), view.Revision())
+			}
+		})
+	}
+}
+
+// A snapshot that is being written does not change with what comes after it.
+func TestASnapshotOfARestoreStaysAsItIs(t *testing.T) {
+	m := testMachine(t)
+	first, second := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+	second.Slot = 1
+	told(t, m, restorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
+	before, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := machineSnapshot(t, m)
+	told(t, m, restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, restoreCommit{ID: "r", Parts: 2})
+	sink := &memorySink{}
+	if err := before.Persist(sink); err != nil || !bytes.Equal(sink.Bytes(), want) {
+		t.Errorf("it changed, or %v", err)
+	}
+
+	// Who begins with it goes on with the restore.
+	other := testMachine(t)
+	if err := other.Restore(io.NopCloser(bytes.NewReader(want))); err != nil {
+		t.Fatal(err)
+	}
+	outcomes := told(t, other, restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, restoreCommit{ID: "r", Parts: 2})
+	mustEqual(t, "what the commit did", outcomes[1], outcome{replaced: domain.Replaced{Revision: 2, Added: 2}})
+	if !bytes.Equal(machineSnapshot(t, other), machineSnapshot(t, m)) {
+		t.Error("the two differ")
+	}
+}
+
+func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
+	cluster := startCluster(t, 2, func(config *instanceConfig) { config.seams.restorePartBytes = 256 })
+	acquaint(t, cluster)
+	leader := cluster[0]
+	with := domain.NewReplacement()
+	for i := range 2000 {
+		n := minimalNode(t, fmt.Sprintf("node%04d", i), fmt.Sprintf("h%d:1", i))
+		n.Slot = i
+		if err := with.Add(&n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	result := make(chan error, 1)
+	go func() {
+		_, err := leader.Replace(t.Context(), with, nil)
+		result <- err
+	}()
+	applied := leader.board.read().applied
+	leader.eventually(t, "some parts are written", func(s ports.LocalState) bool { return s.Applied > applied+3 })
+	if err := leader.HandOver(within(t), ""); err != nil {
+		t.Fatal(err)
+	}
+	err := <-result
+	if err == nil {
+		t.Fatal("the restore was faster than the transfer")
+	}
+	if !errors.Is(err, ports.ErrNotLeader) && !errors.Is(err, ports.ErrNoLeader) && !errors.Is(err, ports.ErrBusy) || errors.Is(err, ports.ErrOutcomeUnknown) {
+		t.Errorf("it ended with %v", err)
+	}
+	next := leaderOf(t, cluster)
+	view, err := next.Read(within(t))
+	if err != nil || view.Len() != 0 || view.Revision() != 0 {
+		t.Errorf("%d nodes at revision %d, %v", view.Len(), view.Revision(), err)
+	}
+	mustBeAlike(t, cluster...)
+}

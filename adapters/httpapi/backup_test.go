@@ -1,0 +1,461 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// sealed gives a backup with the trailer that belongs to its lines.
+func sealed(lines ...string) string {
+	text := strings.Join(lines, "\n") + "\n"
+	return fmt.Sprintf("%s{\"sha256\":\"%x\"}\n", text, sha256.Sum256([]byte(text)))
+}
+
+func backupHead(nodes int) string {
+	return fmt.Sprintf(`{"format":"nodesmetadata-backup","version":1,"clusterID":"elsewhere","revision":17,"nodes":%d}`, nodes)
+}
+
+var emptyBackup = sealed(backupHead(0))
+
+// lived makes a registry with all that a node can have.
+func (s *service) lived(t testing.TB) {
+	t.Helper()
+	weight, seconds := 0, 30
+	pool, state, down := "sessions", domain.Draining, domain.DownOnExpiry
+	s.register(t, domain.NodeSpec{ID: "gone", Address: "h:9"})
+	s.register(t, domain.NodeSpec{ID: "plain", Address: "[2001:db8::1]:11211"})
+	s.register(t, domain.NodeSpec{
+		ID: "full", Address: "Cache.example:11211", Pool: &pool, Weight: &weight, Zone: "eu-1ä", State: &state,
+		Labels: map[string]string{"rack": `"r7"`, "empty": "", "a:b": "<Grüße>"}, TTLSeconds: &seconds,
+	})
+	expired := s.register(t, domain.NodeSpec{ID: "expired", Address: "h:2", State: &state, TTLSeconds: &seconds, OnExpiry: &down})
+	for _, cmd := range []domain.Command{
+		domain.Expire{Nodes: []domain.NodeAt{{ID: "expired", Revision: expired.Revision}}},
+		domain.Deregister{ID: "gone"}, // a hole among the slots
+	} {
+		if _, err := s.instance.Propose(t.Context(), cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (s *service) nodes() []domain.CacheNode {
+	state, _ := s.instance.State()
+	var nodes []domain.CacheNode
+	for n := range state.View.Nodes() {
+		copied := *n
+		copied.CreatedRevision, copied.Revision = 0, 0
+		nodes = append(nodes, copied)
+	}
+	return nodes
+}
+
+func TestABackupIsTheRegistry(t *testing.T) {
+	s := start(t)
+	s.lived(t)
+	got := s.do(t, "GET", "/raft/backup", "")
+	goldenBackup(t, "backup-v1.golden", got.body)
+	for name, want := range map[string]string{
+		"Content-Type": "application/vnd.nodesmetadata.backup", "Etag": `"6"`, "Nodesmetadata-Revision": "6",
+		"Content-Disposition": `attachment; filename="nodesmetadata-6.backup"`,
+	} {
+		if got.header.Get(name) != want {
+			t.Errorf("%s is %q", name, got.header.Get(name))
+		}
+	}
+	for i, text := range strings.Split(strings.TrimSuffix(got.body, "\n"), "\n") {
+		schema := "BackupNode"
+		switch i {
+		case 0:
+			schema = "BackupHead"
+		case 4:
+			schema = "BackupTrailer"
+		}
+		var value any
+		if err := json.Unmarshal([]byte(text), &value); err != nil {
+			t.Fatal(err)
+		}
+		if err := describe(t).check("#/components/schemas/"+schema, value); err != nil {
+			t.Errorf("line %d is not as described: %v", i+1, err)
+		}
+	}
+	if again := s.do(t, "GET", "/raft/backup", "", `If-None-Match: "6"`); again.status != 304 || again.body != "" {
+		t.Errorf("of the same revision: %d", again.status)
+	}
+	if head := s.do(t, "HEAD", "/raft/backup", ""); head.status != 200 || head.body != "" || head.header.Get("Etag") != `"6"` {
+		t.Errorf("HEAD: %d %q", head.status, head.body)
+	}
+}
+
+// goldenBackup holds a backup against a file that is never changed: people keep
+// what a release wrote.
+func goldenBackup(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	want, err := os.ReadFile(path)
+	if os.IsNotExist(err) && *update {
+		want, err = []byte(got), os.WriteFile(path, []byte(got), 0o644)
+	}
+	if err != nil || got != string(want) {
+		t.Errorf("%v: got\n%s\nwant\n%s", err, got, want)
+	}
+}
+
+func TestEveryGoldenBackupIsRestored(t *testing.T) {
+	paths, err := filepath.Glob("testdata/backup-v*.golden")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("there is none: %v", err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		origin := start(t)
+		origin.lived(t)
+		s := start(t)
+		s.register(t, domain.NodeSpec{ID: "other", Address: "h:2"})
+		got := s.do(t, "POST", "/raft/restore", string(text))
+		const want = `{"revision":5,"added":3,"updated":0,"removed":1,"unchanged":0,"backup":{"clusterID":"cluster-of-n1","revision":6}}`
+		if got.status != 200 || got.body != want || got.header.Get("Nodesmetadata-Revision") != "5" || got.header.Get("Etag") != `"5"` {
+			t.Errorf("%s: %d %s %v", path, got.status, got.body, got.header)
+		}
+		if !reflect.DeepEqual(s.nodes(), origin.nodes()) {
+			t.Errorf("%s: got %+v\nwant %+v", path, s.nodes(), origin.nodes())
+		}
+	}
+}
+
+func TestARestoreIsTold(t *testing.T) {
+	s := start(t)
+	s.lived(t)
+	backup := s.do(t, "GET", "/raft/backup", "").body
+	s.do(t, "PUT", "/nodes/new", `{"address":"h:7"}`)
+	s.do(t, "PUT", "/nodes/plain", `{"address":"h:8"}`)
+	s.do(t, "DELETE", "/nodes/full", "")
+	events := s.stream(t, "/nodes/sse")
+	events.event(t)
+	got := s.do(t, "POST", "/raft/restore", backup, "Content-Type: application/octet-stream")
+	const want = `{"revision":12,"added":1,"updated":1,"removed":1,"unchanged":1,"backup":{"clusterID":"cluster-of-n1","revision":6}}`
+	if got.status != 200 || got.body != want {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+	for _, want := range []string{"removed new", "added full", "updated plain"} {
+		var change struct {
+			Type, Reason string
+			Node         struct{ ID string }
+		}
+		if err := json.Unmarshal([]byte(events.event(t).data), &change); err != nil {
+			t.Fatal(err)
+		}
+		if told := change.Type + " " + change.Node.ID; told != want || change.Reason != "restore" {
+			t.Errorf("%s for %q, want %s", told, change.Reason, want)
+		}
+	}
+}
+
+func TestARestoreKeepsItsCondition(t *testing.T) {
+	s := start(t)
+	s.register(t, domain.NodeSpec{ID: "a", Address: "h:1"})
+	for condition, want := range map[string]struct {
+		status int
+		code   string
+	}{
+		`If-Match: "0"`:      {412, "precondition_failed"},
+		`If-Match: *`:        {400, "invalid_request"},
+		`If-Match: 1`:        {400, "invalid_request"},
+		`If-None-Match: "1"`: {400, "invalid_request"},
+	} {
+		got := s.do(t, "POST", "/raft/restore", emptyBackup, condition)
+		if code, _ := got.problem(t); got.status != want.status || code != want.code || len(s.nodes()) != 1 {
+			t.Errorf("%s: %d %s", condition, got.status, got.body)
+		}
+	}
+	if got := s.do(t, "POST", "/raft/restore", emptyBackup, `If-Match: "1"`); got.status != 200 || len(s.nodes()) != 0 {
+		t.Errorf("at its revision: %d %s", got.status, got.body)
+	}
+}
+
+// Whatever byte of a backup is changed, and wherever it ends, nothing is restored.
+func TestADamagedBackupChangesNothing(t *testing.T) {
+	s := start(t)
+	s.undescribed()
+	s.lived(t)
+	before, _ := s.instance.State()
+	backup := s.do(t, "GET", "/raft/backup", "").body
+	refused := func(what, damaged string) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), "POST", "/raft/restore", strings.NewReader(damaged))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &recorded{header: http.Header{}}
+		s.Handler().ServeHTTP(w, r)
+		if w.status != 400 || !strings.Contains(w.body.String(), `"damaged_backup"`) {
+			t.Fatalf("%s: %d %s", what, w.status, w.body.String())
+		}
+	}
+	for at := range len(backup) {
+		for _, flip := range []byte{0x01, 0x20, 0x80} {
+			damaged := []byte(backup)
+			damaged[at] ^= flip
+			refused(fmt.Sprintf("byte %d ^ %#x", at, flip), string(damaged))
+		}
+		refused(fmt.Sprintf("cut at %d", at), backup[:at])
+	}
+	refused("a byte too many", backup+"\n")
+	refused("twice", backup+backup)
+	if after, _ := s.instance.State(); after.View.Revision() != before.View.Revision() {
+		t.Errorf("the registry is at revision %d", after.View.Revision())
+	}
+}
+
+// recorded takes no deadlines, which costs the tests of many requests nothing.
+type recorded struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (r *recorded) Header() http.Header         { return r.header }
+func (r *recorded) WriteHeader(status int)      { r.status = status }
+func (r *recorded) Write(b []byte) (int, error) { return r.body.Write(b) }
+
+func TestWhatIsWrongWithABackupIsSaid(t *testing.T) {
+	node := func(id, rest string) string {
+		return fmt.Sprintf(`{"id":%q,"address":"%s:1","pool":"p"%s}`, id, id, rest)
+	}
+	const valid = `,"weight":1,"state":"active","slot":`
+	tests := map[string]struct{ body, says string }{
+		"nothing":                    {"", "empty"},
+		"a list of nodes":            {`{"a":{"id":"a","address":"h:1"}}` + "\n", "no backup"},
+		"another file":               {"PK\x03\x04 it is none\n", "no backup"},
+		"a line without an end":      {strings.Repeat("x", 1<<17), "longer than 65536 bytes"},
+		"a later version":            {sealed(`{"format":"nodesmetadata-backup","version":2,"new":true}`), "version 2, and this build reads 1"},
+		"nodes without end":          {sealed(strings.Replace(backupHead(0), `"nodes":0`, `"nodes":250001`, 1)), "250001 nodes"},
+		"less than no nodes":         {sealed(backupHead(-1)), "-1 nodes"},
+		"a member that is not known": {sealed(strings.Replace(backupHead(0), `"nodes"`, `"new":1,"nodes"`, 1)), "line 1"},
+		"a node that is missing":     {sealed(backupHead(2), node("a", valid+"0")), "line 3"},
+		"a node too many":            {sealed(backupHead(0), node("a", valid+"0")), "checksum"},
+		"what no node has":           {sealed(backupHead(1), node("a", valid+`0,"new":1`)), `line 2 of the backup: "new" is not known`},
+		"a state that is not known":  {sealed(backupHead(1), node("a", `,"weight":1,"state":"up","slot":0`)), `line 2 of the backup: node "a": state`},
+		"one slot for two nodes":     {sealed(backupHead(2), node("a", valid+"0"), node("b", valid+"0")), `line 3 of the backup: node "b": slot`},
+		"nodes out of order":         {sealed(backupHead(2), node("b", valid+"0"), node("a", valid+"1")), `line 3 of the backup: node "a": id`},
+		"another checksum":           {backupHead(0) + "\n" + `{"sha256":"` + strings.Repeat("0", 64) + "\"}\n", "checksum"},
+		"no checksum":                {backupHead(0) + "\n", "is not whole"},
+		"half of it":                 {backupHead(0), "is not whole"},
+		"more than that":             {emptyBackup + "x", "goes on behind its end"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			got := s.do(t, "POST", "/raft/restore", test.body)
+			if code, detail := got.problem(t); got.status != 400 || code != "damaged_backup" || !strings.Contains(detail, test.says) {
+				t.Errorf("%d %s", got.status, got.body)
+			}
+		})
+	}
+}
+
+func TestABackupIsForTheLeader(t *testing.T) {
+	s := start(t)
+	s.register(t, domain.NodeSpec{ID: "a", Address: "h:1"})
+	follower := s.startFollower(t)
+	own := s.do(t, "GET", "/raft/backup", "")
+	for _, query := range []string{"?redirect=false", "?consistency=stale"} {
+		if got := follower.do(t, "GET", "/raft/backup"+query, ""); got.status != 200 || got.body != own.body {
+			t.Errorf("%s: %d %s", query, got.status, got.body)
+		}
+	}
+	if got := follower.do(t, "GET", "/raft/backup", ""); got.status != 307 || got.header.Get("Location") != "http://n1.test:8080/raft/backup" {
+		t.Errorf("a backup: %d %v", got.status, got.header)
+	}
+	// It is not read where it can't be restored.
+	body := &endless{left: 1 << 40}
+	got := follower.send(t, "POST", "/raft/restore?redirect=true", body)
+	if got.status != 307 || got.header.Get("Location") != "http://n1.test:8080/raft/restore?redirect=true" {
+		t.Errorf("a restore: %d %v", got.status, got.header)
+	}
+}
+
+func TestOneBackupIsRestoredAtATime(t *testing.T) {
+	s := start(t)
+	reader, writer := io.Pipe()
+	first := make(chan reply, 1)
+	go func() { first <- s.send(t, "POST", "/raft/restore", reader) }()
+	if _, err := io.WriteString(writer, emptyBackup[:10]); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the second is refused", func() bool {
+		got := s.do(t, "POST", "/raft/restore", emptyBackup)
+		if got.status == 200 {
+			return false // the first has not begun
+		}
+		code, _ := got.problem(t)
+		return got.status == 503 && code == "busy"
+	})
+	if _, err := io.WriteString(writer, emptyBackup[10:]); err != nil {
+		t.Fatal(err)
+	}
+	_ = writer.Close()
+	if got := <-first; got.status != 200 {
+		t.Errorf("the first: %d %s", got.status, got.body)
+	}
+	if got := s.do(t, "POST", "/raft/restore", emptyBackup); got.status != 200 {
+		t.Errorf("a third: %d %s", got.status, got.body)
+	}
+}
+
+// Who sends a backup does not hold up the end of the server.
+func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
+	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			if useHTTP2 {
+				s.useHTTP2()
+			}
+			reader, writer := io.Pipe()
+			defer writer.Close()
+			first := make(chan reply, 1)
+			go func() { first <- s.send(t, "POST", "/raft/restore", reader) }()
+			// The next byte is taken when those before it are on their way.
+			for _, text := range []string{emptyBackup[:10], emptyBackup[10:11]} {
+				if _, err := io.WriteString(writer, text); err != nil {
+					t.Fatal(err)
+				}
+			}
+			eventually(t, "it is read", func() bool {
+				code, _ := s.do(t, "POST", "/raft/restore", "none").problem(t)
+				return code == "busy"
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), uploadsAreCutOff)
+			defer cancel()
+			if err := s.Close(ctx); err != nil {
+				t.Errorf("close: %v", err)
+			}
+			select {
+			case got := <-first:
+				if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
+					t.Errorf("%d %s", got.status, got.body)
+				}
+			case <-time.After(patience):
+				t.Fatal("it is not answered")
+			}
+		})
+	}
+}
+
+// uploadsAreCutOff is less than a sender has for a piece.
+const uploadsAreCutOff = 5 * time.Second
+
+// A backup is longer than any other body may be, and may take longer to arrive.
+func TestALongBackupIsRestored(t *testing.T) {
+	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// Any other body would have to be there after 2.6 s, and the answer after 5.1.
+			s := start(t, func(c *httpapi.Config) { c.RequestTimeout, c.MaxBodyBytes = 100*time.Millisecond, 1000 })
+			s.undescribed()
+			if useHTTP2 {
+				s.useHTTP2()
+			}
+			s.fill(t, 5000)
+			backup := s.do(t, "GET", "/raft/backup", "").body
+			s.do(t, "PUT", "/nodes/more", `{"address":"h:1"}`)
+			reader, writer := io.Pipe()
+			var sending sync.WaitGroup
+			defer sending.Wait()
+			defer reader.Close()
+			sending.Go(func() {
+				for part := range slices.Chunk([]byte(backup), len(backup)/8) {
+					<-time.After(700 * time.Millisecond)
+					if _, err := writer.Write(part); err != nil {
+						t.Errorf("it is taken no more: %v", err)
+						break
+					}
+				}
+				_ = writer.Close()
+			})
+			if got := s.send(t, "POST", "/raft/restore", reader); got.status != 200 || !strings.Contains(got.body, `"removed":1,"unchanged":5000`) {
+				t.Errorf("%d %s", got.status, got.body)
+			}
+		})
+	}
+}
+
+func TestAnyNodeComesBackFromItsBackup(t *testing.T) {
+	texts := rapid.StringN(0, 30, domain.MaxZoneLength).Filter(func(text string) bool {
+		_, err := domain.NewCacheNode(domain.NodeSpec{ID: "a", Address: "h:1", Zone: text})
+		return err == nil
+	})
+	names := rapid.StringMatching(`[A-Za-z0-9][A-Za-z0-9._:-]{0,20}`)
+	rapid.Check(t, func(t *rapid.T) {
+		pool, weight := names.Draw(t, "pool"), rapid.IntRange(0, domain.MaxWeight).Draw(t, "weight")
+		state := rapid.SampledFrom([]domain.State{domain.Active, domain.Draining, domain.Down}).Draw(t, "state")
+		onExpiry := rapid.SampledFrom([]domain.OnExpiry{domain.RemoveOnExpiry, domain.DownOnExpiry}).Draw(t, "on expiry")
+		node, err := domain.NewCacheNode(domain.NodeSpec{
+			ID: "a", Address: "h:1", Pool: &pool, Weight: &weight, Zone: texts.Draw(t, "zone"), State: &state, OnExpiry: &onExpiry,
+			Labels: rapid.MapOfN(names, texts, 0, domain.MaxLabels).Draw(t, "labels"),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rapid.Bool().Draw(t, "leased") {
+			node.TTLSeconds = rapid.IntRange(1, domain.MaxTTLSeconds).Draw(t, "time to live")
+			if node.State == domain.Down && node.OnExpiry == domain.DownOnExpiry {
+				node.ExpiredFrom = rapid.SampledFrom([]domain.State{"", domain.Active, domain.Draining}).Draw(t, "expired from")
+			}
+		}
+		node.Slot = rapid.IntRange(0, domain.MaxNodes-1).Draw(t, "slot")
+		node.CreatedRevision, node.Revision = 1, 2
+		registry, err := domain.RestoreRegistry(2, []*domain.CacheNode{&node}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var file bytes.Buffer
+		if err := httpapi.WriteBackup(&file, "c", registry.View()); err != nil {
+			t.Fatal(err)
+		}
+		backup, err := httpapi.ReadBackup(&file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if nodes := backup.Nodes.Nodes(); len(nodes) != 1 || !reflect.DeepEqual(*nodes[0], node) {
+			t.Fatalf("got  %+v\nwant %+v", *nodes[0], node)
+		}
+	})
+}
+
+func FuzzReadBackup(f *testing.F) {
+	f.Add([]byte(emptyBackup))
+	if golden, err := os.ReadFile("testdata/backup-v1.golden"); err == nil {
+		f.Add(golden)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		backup, err := httpapi.ReadBackup(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		if _, err := domain.NewRegistry().Replace(backup.Nodes, nil); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,170 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// A backup may be as long as a registry, so no time is enough for all of it. But a
+// sender who does not get this much through in this time is given up: while one
+// backup arrives, no other is taken.
+const (
+	uploadPiece   = 256 << 10
+	uploadTimeout = longestTimeout
+)
+
+// upload is a body that may take as long as it goes on arriving. All but hurry is
+// for one goroutine.
+type upload struct {
+	io.ReadCloser
+	control *http.ResponseController
+	left    int // of the piece that has to be there in time
+
+	mu      sync.Mutex
+	hurried bool
+	ended   bool
+}
+
+// Read implements io.Reader.
+func (u *upload) Read(b []byte) (int, error) {
+	if u.left == 0 {
+		u.left = uploadPiece
+		u.deadline(time.Now().Add(uploadTimeout))
+	}
+	n, err := u.ReadCloser.Read(b[:min(len(b), u.left)])
+	u.left -= n
+	if err != nil {
+		// From here on net/http reads only to find out whether the sender has gone,
+		// and would take the end of this time for that.
+		u.deadline(time.Time{})
+		if !errors.Is(err, io.EOF) && u.isHurried() {
+			err = ports.ErrClosed
+		}
+	}
+	return n, err
+}
+
+// deadline is until when the body is waited for. Where it can't be set the body has
+// as long as any other.
+func (u *upload) deadline(at time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.hurried && !at.IsZero() {
+		at = time.Now()
+	}
+	_ = u.control.SetReadDeadline(at)
+}
+
+// hurry waits for nothing more of the body. Anybody may call it.
+func (u *upload) hurry() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.hurried = true
+	if !u.ended {
+		_ = u.control.SetReadDeadline(time.Now())
+	}
+}
+
+func (u *upload) isHurried() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.hurried
+}
+
+// end is called before the handler returns: after that the controller must not be
+// used.
+func (u *upload) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended = true
+}
+
+type restoredBody struct {
+	Revision  domain.Revision `json:"revision"`
+	Added     int             `json:"added"`
+	Updated   int             `json:"updated"`
+	Removed   int             `json:"removed"`
+	Unchanged int             `json:"unchanged"`
+	// Backup is what was restored.
+	Backup originBody `json:"backup"`
+}
+
+type originBody struct {
+	ClusterID string          `json:"clusterID"`
+	Revision  domain.Revision `json:"revision"`
+}
+
+func (s *Server) restore(ctx context.Context, r *http.Request) (answer, error) {
+	expected, err := registryCondition(r)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := checkBackupType(r.Header); err != nil {
+		return answer{}, err
+	}
+	var backup domain.Backup
+	read := func() (domain.Backup, error) {
+		var err error
+		backup, err = readBackup(r.Body)
+		return backup, err
+	}
+	replaced, err := s.config.Backups.Restore(ctx, read, expected)
+	if err != nil {
+		return answer{}, err
+	}
+	a := answer{etag: []string{etag(replaced.Revision)}, body: marshal(restoredBody{
+		Revision: replaced.Revision,
+		Added:    replaced.Added, Updated: replaced.Updated, Removed: replaced.Removed, Unchanged: replaced.Unchanged,
+		Backup: originBody{ClusterID: backup.ClusterID, Revision: backup.Revision},
+	})}
+	a.see(replaced.Revision)
+	return a, nil
+}
+
+// registryCondition reads at which revision the registry has to be; nil for any.
+func registryCondition(r *http.Request) (*domain.Revision, error) {
+	if _, given := r.Header["If-None-Match"]; given {
+		return nil, invalidRequest("If-None-Match is not supported here")
+	}
+	match, given := r.Header["If-Match"]
+	if !given {
+		return nil, nil
+	}
+	if len(match) == 1 {
+		text := strings.TrimSpace(match[0])
+		if len(text) > 2 && text[0] == '"' && text[len(text)-1] == '"' {
+			if revision, ok := parseRevision(text[1 : len(text)-1]); ok {
+				return &revision, nil
+			}
+		}
+	}
+	return nil, invalidRequest("If-Match must be one revision of the registry in quotes: %q", match)
+}
+
+// checkBackupType takes what a client knows of a file, and refuses what a form of
+// some web page can send.
+func checkBackupType(h http.Header) error {
+	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return refuse(errMediaType, "the body must not be encoded: %q", encoding)
+	}
+	declared := h.Get(contentTypeHeader)
+	if declared == "" {
+		return nil
+	}
+	mediaType, _, err := mime.ParseMediaType(declared)
+	if err != nil || !slices.Contains([]string{backupType[0], "application/octet-stream"}, mediaType) {
+		return refuse(errMediaType, "the body must be %s or application/octet-stream, not %q (curl declares nothing with -T)",
+			backupType[0], declared)
+	}
+	return nil
+}

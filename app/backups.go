@@ -1,0 +1,96 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// beginTimeout bounds what has to be known before a backup is read, and before it
+// is carried out. The rest takes as long as its size needs.
+const beginTimeout = 5 * time.Second
+
+// BackupConfig is what Backups need. All of it must be given.
+type BackupConfig struct {
+	Registry ports.Registry
+	Restorer ports.Restorer
+	Local    ports.Local
+	Leases   *Leases
+	Logger   *slog.Logger
+}
+
+// Backups implements ports.Backups.
+type Backups struct {
+	BackupConfig
+	turn chan struct{} // holds a token while a backup is restored
+}
+
+// NewBackups gives the use cases over backups.
+func NewBackups(config BackupConfig) *Backups {
+	return &Backups{BackupConfig: config, turn: make(chan struct{}, 1)}
+}
+
+// Restore implements ports.Backups.
+func (b *Backups) Restore(ctx context.Context, read func() (domain.Backup, error), expected *domain.Revision) (domain.Replaced, error) {
+	// Before anything is read: a backup can be hundreds of megabytes, and who asks
+	// another than the leader has to send it again.
+	if err := b.mustLead(ctx); err != nil {
+		return domain.Replaced{}, err
+	}
+	select {
+	case b.turn <- struct{}{}:
+	default:
+		return domain.Replaced{}, ports.ErrRestoring
+	}
+	defer func() { <-b.turn }()
+	backup, err := read()
+	if err != nil {
+		return domain.Replaced{}, err
+	}
+	release, err := b.hold(ctx, backup.Nodes)
+	if err != nil {
+		return domain.Replaced{}, err
+	}
+	defer release(nil)
+	replaced, err := b.Restorer.Replace(ctx, backup.Nodes, expected)
+	if err != nil {
+		return domain.Replaced{}, err
+	}
+	b.Leases.restart()
+	b.log(backup, replaced)
+	return replaced, nil
+}
+
+func (b *Backups) mustLead(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, beginTimeout)
+	defer cancel()
+	_, err := b.Registry.Read(ctx)
+	return err
+}
+
+// hold keeps the nodes of the backup from expiring while it is on its way: it
+// renews them, as any other write that names them.
+func (b *Backups) hold(ctx context.Context, nodes *domain.Replacement) (release func([]domain.Change), err error) {
+	ctx, cancel := context.WithTimeout(ctx, beginTimeout)
+	defer cancel()
+	var leased []string
+	for _, n := range nodes.Nodes() {
+		if n.Expires() {
+			leased = append(leased, n.ID)
+		}
+	}
+	return b.Leases.hold(ctx, leased)
+}
+
+func (b *Backups) log(backup domain.Backup, replaced domain.Replaced) {
+	state, _ := b.Local.State()
+	log := b.Logger.With("backup_revision", backup.Revision, "revision", replaced.Revision,
+		"added", replaced.Added, "updated", replaced.Updated, "removed", replaced.Removed, "unchanged", replaced.Unchanged)
+	if backup.ClusterID != state.ClusterID {
+		log = log.With("backup_cluster_id", backup.ClusterID)
+	}
+	log.Info("a backup has taken the place of the registry")
+}

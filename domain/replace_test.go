@@ -1,0 +1,259 @@
+package domain_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// replacement gives the nodes of a view as they would come out of a backup.
+func replacement(t fataler, nodes ...*domain.CacheNode) *domain.Replacement {
+	t.Helper()
+	with := domain.NewReplacement()
+	for _, n := range nodes {
+		if err := domain.CheckStored(n); err != nil {
+			t.Fatalf("%+v is no node that a registry can hold: %v", *n, err)
+		}
+		if err := with.Add(n); err != nil {
+			t.Fatalf("%+v: %v", *n, err)
+		}
+	}
+	return with
+}
+
+func backupOf(t fataler, v domain.View) *domain.Replacement {
+	t.Helper()
+	return replacement(t, slices.Collect(v.Nodes())...)
+}
+
+func replace(t fataler, r *domain.Registry, with *domain.Replacement) domain.Replaced {
+	t.Helper()
+	replaced, err := r.Replace(with, nil)
+	if err != nil {
+		t.Fatalf("replace: %v", err)
+	}
+	return replaced
+}
+
+// withoutRevisions gives the nodes of a view without what a backup does not
+// bring along.
+func withoutRevisions(v domain.View) []domain.CacheNode {
+	nodes := contentsOf(v).Nodes
+	for i := range nodes {
+		nodes[i].CreatedRevision, nodes[i].Revision = 0, 0
+	}
+	return nodes
+}
+
+func TestAReplacedRegistryIsItsBackup(t *testing.T) {
+	seen := map[domain.Effect]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		all := commands().Draw(t, "commands")
+		at := rapid.IntRange(0, len(all)).Draw(t, "backup after")
+		other := commands().Draw(t, "commands of another registry")
+		r, source := domain.NewRegistry(), domain.NewRegistry()
+		for _, cmd := range all[:at] {
+			_, _ = r.Apply(cmd) // refusals are part of what is examined
+			_, _ = source.Apply(cmd)
+		}
+		for _, cmd := range all[at:] {
+			_, _ = r.Apply(cmd)
+		}
+		if rapid.Bool().Draw(t, "of another registry") {
+			for _, cmd := range other {
+				_, _ = source.Apply(cmd)
+			}
+		}
+		before, backup := r.View(), source.View()
+		with := backupOf(t, backup)
+		replaced := replace(t, r, with)
+		mustBeSound(t, r)
+		after := r.View()
+
+		mustEqual(t, "the nodes", withoutRevisions(after), withoutRevisions(backup))
+		changes, reaches := after.Since(before.Revision())
+		if !reaches {
+			t.Fatalf("history does not reach back to %d", before.Revision())
+		}
+		mustEqual(t, "what a follower of the changes has", replayed(before, changes), contentsOf(after).Nodes)
+		counted := domain.Replaced{Revision: after.Revision(), Unchanged: after.Len()}
+		for i, change := range changes {
+			if change.Reason != domain.ByRestore || change.Revision != before.Revision()+1+domain.Revision(i) {
+				t.Fatalf("change %d: %+v", i, change)
+			}
+			seen[change.Effect]++
+			switch change.Effect {
+			case domain.Added:
+				counted.Added++
+				counted.Unchanged--
+			case domain.Updated:
+				counted.Updated++
+				counted.Unchanged--
+				mustEqual(t, "when an updated node was created", change.Node.CreatedRevision, change.Previous.CreatedRevision)
+			case domain.Removed:
+				counted.Removed++
+			}
+		}
+		seen[domain.Unchanged] += counted.Unchanged
+		mustEqual(t, "what was answered", replaced, counted)
+
+		again := replace(t, r, with)
+		mustEqual(t, "what the same once more did", again, domain.Replaced{Revision: after.Revision(), Unchanged: after.Len()})
+		mustEqual(t, "the registry after the same once more", contentsOf(r.View()), contentsOf(after))
+
+		// It goes on as one that is read from a snapshot: no index was forgotten.
+		mustGoOnAlike(t, r, restore(t, after), other)
+		mustEqual(t, "a view from before", contentsOf(after).Nodes, replayed(before, changes))
+	})
+	for _, effect := range []domain.Effect{domain.Added, domain.Updated, domain.Removed, domain.Unchanged} {
+		if seen[effect] == 0 {
+			t.Errorf("no node was %s", effect)
+		}
+	}
+}
+
+// Names and slots can change owners, which no order of single changes could do.
+func TestAReplacementSwapsAddressesAndSlots(t *testing.T) {
+	r := registryOf(t, put(node(t, "a", "h:1")), put(node(t, "b", "h:2")))
+	a, b := node(t, "a", "h:2"), node(t, "b", "h:1")
+	a.Slot, b.Slot = 1, 0
+	replaced := replace(t, r, replacement(t, &a, &b))
+	mustEqual(t, "what it did", replaced, domain.Replaced{Revision: 4, Updated: 2})
+	mustEqual(t, "the slots", slotsOf(r.View(), domain.DefaultPool), map[string]int{"a": 1, "b": 0})
+	mustBeSound(t, r)
+	if _, err := r.Apply(put(node(t, "c", "h:1"))); !errors.Is(err, domain.ErrAddressInUse) || !strings.Contains(err.Error(), `"b"`) {
+		t.Errorf("a third node at the address of b: %v", err)
+	}
+}
+
+func TestAReplacementKeepsItsCondition(t *testing.T) {
+	r := registryOf(t, put(node(t, "a", "h:1")))
+	n := node(t, "b", "h:2")
+	before := contentsOf(r.View())
+	for _, expected := range []domain.Revision{0, 2} {
+		_, err := r.Replace(replacement(t, &n), &expected)
+		var refusal *domain.Refusal
+		if !errors.Is(err, domain.ErrConditionFailed) || !errors.As(err, &refusal) || refusal.Revision != 1 {
+			t.Errorf("at revision 1, expected %d: %v", expected, err)
+		}
+		mustEqual(t, "the registry", contentsOf(r.View()), before)
+	}
+	expected := domain.Revision(1)
+	if replaced, err := r.Replace(replacement(t, &n), &expected); err != nil || replaced.Revision != 3 {
+		t.Errorf("%+v, %v", replaced, err)
+	}
+}
+
+func TestAReplacementRefusesWhatNoRegistryCanBe(t *testing.T) {
+	tests := map[string]struct {
+		second func(n *domain.CacheNode)
+		err    error
+		says   string
+	}{
+		"an id again":               {func(n *domain.CacheNode) { n.ID = "a" }, domain.ErrInvalid, "ascending"},
+		"an id that comes too late": {func(n *domain.CacheNode) { n.ID = "A" }, domain.ErrInvalid, "ascending"},
+		"an address again":          {func(n *domain.CacheNode) { n.Address = "H:1" }, domain.ErrAddressInUse, `"a"`},
+		"a slot again":              {func(n *domain.CacheNode) { n.Slot = 0 }, domain.ErrInvalid, "another node's"},
+		"a slot below the first":    {func(n *domain.CacheNode) { n.Slot = -1 }, domain.ErrInvalid, "slot"},
+		"a slot beyond the last":    {func(n *domain.CacheNode) { n.Slot = domain.MaxNodes }, domain.ErrInvalid, "slot"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			first, second := node(t, "a", "h:1"), node(t, "b", "h:2")
+			second.Slot = 1
+			with := replacement(t, &first)
+			test.second(&second)
+			if err := with.Add(&second); !errors.Is(err, test.err) || !strings.Contains(err.Error(), test.says) {
+				t.Fatalf("error %v", err)
+			}
+			r := registryOf(t)
+			mustEqual(t, "what is left", replace(t, r, with), domain.Replaced{Revision: 1, Added: 1})
+			mustBeSound(t, r)
+		})
+	}
+}
+
+func TestAReplacementIsBoundedAsARegistryIs(t *testing.T) {
+	with := domain.NewReplacement()
+	for i := range domain.MaxNodes {
+		n := node(t, fmt.Sprintf("n%06d", i), address(i))
+		n.Slot = i
+		if err := with.Add(&n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	more := node(t, "x", "h:1", inPool("other"))
+	if err := with.Add(&more); !errors.Is(err, domain.ErrRegistryFull) {
+		t.Errorf("one node too many: %v", err)
+	}
+
+	with = domain.NewReplacement()
+	var err error
+	for i := 0; i < domain.MaxNodes && err == nil; i++ {
+		n := greatest(t, fmt.Sprintf("n%06d", i), address(i), "x")
+		n.Slot = i
+		err = with.Add(&n)
+	}
+	if !errors.Is(err, domain.ErrRegistryFull) || !strings.Contains(err.Error(), "bytes") {
+		t.Errorf("nodes without end: %v", err)
+	}
+}
+
+// More changes than history keeps leave the latest of them.
+func TestALargeReplacementTrimsHistory(t *testing.T) {
+	const size = domain.HistoryLength + 1000
+	r := registryOf(t, put(node(t, "a", "h:1")))
+	var nodes []*domain.CacheNode
+	for i := range size {
+		n := node(t, fmt.Sprintf("n%06d", i), address(i))
+		n.Slot = i
+		nodes = append(nodes, &n)
+	}
+	mustEqual(t, "what it did", replace(t, r, replacement(t, nodes...)), domain.Replaced{Revision: size + 2, Added: size, Removed: 1})
+	mustBeSound(t, r)
+	if _, reaches := r.View().Since(1); reaches {
+		t.Error("history reaches back over all of it")
+	}
+	if changes, reaches := r.View().Since(size + 2 - domain.HistoryLength); !reaches || len(changes) != domain.HistoryLength {
+		t.Errorf("%d changes are kept", len(changes))
+	}
+}
+
+func TestOnlyWhatARegistryHoldsIsStored(t *testing.T) {
+	expired := node(t, "a", "h:1", leased(domain.DownOnExpiry), inState(domain.Down))
+	expired.ExpiredFrom = domain.Draining
+	if err := domain.CheckStored(&expired); err != nil {
+		t.Fatalf("a node that expiry made down: %v", err)
+	}
+	tests := map[string]struct {
+		change func(n *domain.CacheNode)
+		says   string
+	}{
+		"a reserved id":                     {func(n *domain.CacheNode) { n.ID = "batch" }, "id"},
+		"an address without a port":         {func(n *domain.CacheNode) { n.Address = "h" }, "address"},
+		"no pool":                           {func(n *domain.CacheNode) { n.Pool = "" }, "pool"},
+		"no state":                          {func(n *domain.CacheNode) { n.State = "" }, "state"},
+		"no end of its lease":               {func(n *domain.CacheNode) { n.OnExpiry = "" }, "onExpiry"},
+		"a time to live that is too long":   {func(n *domain.CacheNode) { n.TTLSeconds = domain.MaxTTLSeconds + 1 }, "ttlSeconds"},
+		"a time to live below zero":         {func(n *domain.CacheNode) { n.TTLSeconds = -1 }, "ttlSeconds"},
+		"down before expiry made it down":   {func(n *domain.CacheNode) { n.ExpiredFrom = domain.Down }, "expiredFrom must be"},
+		"expired, and active":               {func(n *domain.CacheNode) { n.State = domain.Active }, "expiredFrom is only"},
+		"expired, without a time to live":   {func(n *domain.CacheNode) { n.TTLSeconds = 0 }, "expiredFrom is only"},
+		"expired, and not removed for that": {func(n *domain.CacheNode) { n.OnExpiry = domain.RemoveOnExpiry }, "expiredFrom is only"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			n := expired
+			test.change(&n)
+			if err := domain.CheckStored(&n); !errors.Is(err, domain.ErrInvalid) || !strings.HasPrefix(err.Error(), test.says) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,265 @@
+package e2e_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+func backupOf(t *testing.T, through *harness.Client) harness.Backup {
+	t.Helper()
+	backup, err := through.Backup(t.Context())
+	if err != nil {
+		t.Fatalf("backup through %s: %v", through.Address(), err)
+	}
+	return backup
+}
+
+// mustBeBackup fails the test unless the nodes are those of the backup, in all but
+// their revisions.
+func mustBeBackup(t *testing.T, what string, got harness.Registry, backup harness.Backup) {
+	t.Helper()
+	plain := func(registry harness.Registry) harness.Registry {
+		nodes := make(map[string]harness.Node, len(registry.Nodes))
+		for id, node := range registry.Nodes {
+			node.CreatedRevision, node.Revision = 0, 0
+			nodes[id] = node
+		}
+		return harness.Registry{Nodes: nodes}
+	}
+	sameRegistry(t, what, plain(got), plain(backup.Registry))
+}
+
+// mustBeAlike fails the test unless each instance by itself holds the same.
+func mustBeAlike(t *testing.T, c *harness.Cluster) harness.Registry {
+	t.Helper()
+	c.AwaitReady()
+	registry := list(t, c.Leader().Client)
+	for _, i := range c.Instances {
+		awaitRevision(t, i, registry.Revision)
+		own := i.With("consistency=stale")
+		sameRegistry(t, i.ID, list(t, own), registry)
+		if file := backupOf(t, own).File; string(file) != string(backupOf(t, c.Leader().Client).File) {
+			t.Errorf("the backups of %s and of the leader differ", i.ID)
+		}
+	}
+	return registry
+}
+
+// A backup is the registry as it was at one revision, also while it changes.
+func TestABackupUnderLoadIsConsistent(t *testing.T) {
+	c := startCalm(t, "bolt")
+	follower := harness.Follow(t, c.Clients()...)
+	follower.Await(t, 0)
+	harness.Eventually(t, "the stream has begun", func() error {
+		if _, snapshots := follower.Counts(); snapshots == 0 {
+			return errors.New("it has not")
+		}
+		return nil
+	})
+	w := startWhatever(t, c)
+	var backups []harness.Backup
+	for n := range 15 {
+		w.awaitMore(t, 20)
+		through := c.Instances[n%len(c.Instances)].Client
+		if n%2 == 1 {
+			through = through.With("redirect=false")
+		}
+		backups = append(backups, backupOf(t, through))
+	}
+	w.stop()
+	follower.Await(t, list(t, c.Leader().Client).Revision)
+	follower.Stop()
+	if first := follower.First(); first.Revision != 0 {
+		t.Fatalf("the stream begins at revision %d", first.Revision)
+	}
+	changes := follower.Changes()
+	last := uint64(0)
+	for n, backup := range backups {
+		if backup.Revision < last {
+			t.Errorf("backup %d is of revision %d, the one before it of %d", n, backup.Revision, last)
+		}
+		last = backup.Revision
+		sameRegistry(t, fmt.Sprintf("backup %d", n), backup.Registry, replay(changes[:backup.Revision]))
+	}
+	if last == 0 {
+		t.Error("nothing was changed")
+	}
+}
+
+func TestARestoreBringsTheBackupBack(t *testing.T) {
+	c := startCalm(t, "bolt")
+	w := startWhatever(t, c)
+	w.awaitMore(t, 100)
+	backup := backupOf(t, c.Leader().Client)
+	w.awaitMore(t, 100)
+	w.stop()
+	endLeases(t, c)
+	before := list(t, c.Leader().Client)
+	follower := harness.Follow(t, c.Clients()...)
+	follower.Await(t, before.Revision)
+
+	restored, err := c.Followers()[0].Restore(t.Context(), backup.File) // which sends it on
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := restored.Added + restored.Updated + restored.Removed
+	if restored.Revision != before.Revision+uint64(changed) || restored.Added+restored.Updated+restored.Unchanged != len(backup.Nodes) ||
+		restored.Backup.Revision != backup.Revision || restored.Backup.ClusterID != backup.ClusterID || changed == 0 {
+		t.Errorf("at revision %d, with %d nodes: %+v", before.Revision, len(backup.Nodes), restored)
+	}
+	follower.Await(t, restored.Revision)
+	follower.Stop()
+	told := follower.Changes()[:changed]
+	for _, change := range told {
+		if change.Reason != "restore" {
+			t.Fatalf("a change is told with the reason %q", change.Reason)
+		}
+	}
+	now := before
+	for _, change := range told {
+		if change.Type == "removed" {
+			delete(now.Nodes, change.Node.ID)
+		} else {
+			now.Nodes[change.Node.ID] = change.Node
+		}
+	}
+	mustBeBackup(t, "what the stream tells", now, backup)
+
+	t.Run("in another cluster", func(t *testing.T) {
+		other := harness.Start(t, harness.Options{Size: 1, Backend: "badger", Flags: calm})
+		put(t, other.Instances[0].Client, "stranger")
+		restored, err := other.Instances[0].Restore(t.Context(), backup.File, harness.IfRevision(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if restored.Added != len(backup.Nodes) || restored.Removed != 1 || restored.Backup.ClusterID != backup.ClusterID {
+			t.Errorf("%+v", restored)
+		}
+		mustBeBackup(t, "the other cluster", list(t, other.Instances[0].Client), backup)
+		if log := other.Instances[0].Log(); !strings.Contains(log, "backup_cluster_id="+backup.ClusterID) {
+			t.Error("its log does not say where the backup is from")
+		}
+	})
+	endLeases(t, c)
+	mustBeAlike(t, c)
+}
+
+// bigBackup is one of so many nodes that it goes through the log in many parts.
+func bigBackup(t *testing.T, nodes int) harness.Backup {
+	t.Helper()
+	c := harness.Start(t, harness.Options{Size: 1, Flags: calm})
+	through := c.Instances[0]
+	for n := 0; n < nodes; {
+		var changes []harness.BatchChange
+		for range 1000 {
+			node := harness.NewNode(fmt.Sprintf("node-%06d", n))
+			node.Zone = strings.Repeat("z", 100)
+			changes = append(changes, harness.Puts(node)...)
+			n++
+		}
+		if _, err := through.Batch(t.Context(), changes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return backupOf(t, through.Client)
+}
+
+func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
+	backup := bigBackup(t, 30_000)
+	eachBackend(t, func(t *testing.T, backend string) {
+		// Snapshots are taken all the time, so that they hold half a restore.
+		c := harness.Start(t, harness.Options{Backend: backend, Flags: []string{
+			"--raft_snapshot_threshold=5", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=2",
+		}})
+		put(t, c.Leader().Client, "before")
+		outcomes := map[string]int{}
+		const rounds = 4
+		for round := range rounds {
+			before := list(t, c.Leader().Client)
+			leader := c.Leader()
+			watched := c.Followers()[0]
+			from := lastIndex(t, watched)
+			result := make(chan error, 1)
+			go func() {
+				_, err := leader.NotFollowing().Restore(t.Context(), backup.File, harness.IfRevision(before.Revision))
+				result <- err
+			}()
+			harness.Eventually(t, "the restore is on its way", func() error {
+				ready, err := watched.Ready(t.Context())
+				switch now := lastIndex(t, watched); {
+				case err != nil:
+					return err
+				case now < from+float64(1+4*round):
+					return fmt.Errorf("the log is at %v, and was at %v", now, from)
+				case round == rounds-1 && ready.Revision == before.Revision:
+					return errors.New("it is not carried out yet")
+				}
+				return nil
+			})
+			leader.Kill()
+			err := <-result
+			leader.Restart()
+			after := mustBeAlike(t, c)
+			switch {
+			case after.Revision == before.Revision:
+				sameRegistry(t, "after nothing", after, before)
+				outcomes["nothing"]++
+				if err == nil {
+					t.Error("it was acknowledged, and is not there")
+				}
+			default:
+				mustBeBackup(t, "after all", after, backup)
+				outcomes["all"]++
+				// The next round has something to do.
+				put(t, c.Leader().Client, fmt.Sprintf("more-%d", round))
+			}
+		}
+		t.Logf("of a restore that was cut off there was: %v", outcomes)
+		if outcomes["nothing"] == 0 || outcomes["all"] == 0 {
+			t.Error("that is not both")
+		}
+		if _, err := c.Leader().Restore(t.Context(), backup.File); err != nil {
+			t.Fatal(err)
+		}
+		mustBeBackup(t, "in the end", mustBeAlike(t, c), backup)
+	})
+}
+
+func lastIndex(t *testing.T, i *harness.Instance) float64 {
+	t.Helper()
+	metrics, err := i.Metrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return metrics["nodesmetadata_raft_last_index"]
+}
+
+func TestADamagedBackupChangesNothing(t *testing.T) {
+	c := startCalm(t, "bolt")
+	put(t, c.Leader().Client, "a")
+	backup := backupOf(t, c.Leader().Client)
+	put(t, c.Leader().Client, "b")
+	for at := range backup.File {
+		damaged := append([]byte(nil), backup.File...)
+		damaged[at] ^= 0x01
+		for what, file := range map[string][]byte{"flipped": damaged, "cut off": backup.File[:at]} {
+			_, err := c.Leader().Restore(t.Context(), file)
+			problem := new(harness.Problem)
+			if !errors.As(err, &problem) || problem.Answer.Status != 400 || problem.Code != "damaged_backup" {
+				t.Fatalf("%s at byte %d: %v", what, at, err)
+			}
+		}
+	}
+	if registry := mustBeAlike(t, c); registry.Revision != 2 {
+		t.Errorf("the registry is at revision %d", registry.Revision)
+	}
+	for _, i := range c.Instances {
+		if now := lastIndex(t, i); now != lastIndex(t, c.Leader()) {
+			t.Errorf("the log of %s is at %v", i.ID, now)
+		}
+	}
+}
