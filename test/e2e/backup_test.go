@@ -151,7 +151,7 @@ func TestARestoreBringsTheBackupBack(t *testing.T) {
 // bigBackup is one of so many nodes that it goes through the log in many parts.
 func bigBackup(t *testing.T, nodes int) harness.Backup {
 	t.Helper()
-	c := harness.Start(t, harness.Options{Size: 1, Flags: calm})
+	c := harness.Start(t, harness.Options{Size: 1, Flags: calm, Build: harness.Build{Plain: true}})
 	through := c.Instances[0]
 	for n := 0; n < nodes; {
 		var changes []harness.BatchChange
@@ -171,8 +171,9 @@ func bigBackup(t *testing.T, nodes int) harness.Backup {
 func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
 	backup := bigBackup(t, 30_000)
 	eachBackend(t, func(t *testing.T, backend string) {
-		// Snapshots are taken all the time, so that they hold half a restore.
-		c := harness.Start(t, harness.Options{Backend: backend, Flags: []string{
+		// Snapshots are taken all the time, so that they hold half a restore. With the race
+		// detector in them the instances would take longer than the client waits.
+		c := harness.Start(t, harness.Options{Backend: backend, Build: harness.Build{Plain: true}, Flags: []string{
 			"--raft_snapshot_threshold=5", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=2",
 		}})
 		put(t, c.Leader().Client, "before")
