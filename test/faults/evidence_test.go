@@ -38,8 +38,8 @@ type evidence struct {
 	// after it, and gap the longest time without an acknowledged write.
 	recovered, gap time.Duration
 
-	// stall is how much later than it should the test itself woke up, at most: what
-	// takes longer by that is the machine's fault.
+	// stall is how much later than it should the test itself woke up, or how long the
+	// disk took for it, at most: what takes longer by that is the machine's fault.
 	stall time.Duration
 
 	renewals int   // that were acknowledged

@@ -3,6 +3,8 @@ package faults
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,6 +44,8 @@ const (
 	leased, agents, timeToLive = 12, 3, 10
 	// lookEvery is how often an instance is asked whether it leads.
 	lookEvery = 50 * time.Millisecond
+	// probeEvery is how often it is looked whether the disk stands still.
+	probeEvery = 50 * time.Millisecond
 )
 
 // load is all that clients do to a cluster, and what they see.
@@ -55,6 +59,7 @@ type load struct {
 	renewing *harness.Agents
 	followed map[string]*harness.Follower
 	watching sync.WaitGroup
+	probe    *os.File
 
 	mu        sync.Mutex
 	writes    []history.Write
@@ -80,6 +85,7 @@ func newLoad(t testing.TB, c *harness.Cluster, d density) *load {
 		}
 	}
 	l.followed["the stream of a client that goes from one to the other"] = harness.Follow(t, all...)
+	l.openProbe()
 	l.startAgents(addresses)
 	l.watch()
 	return l
@@ -168,6 +174,7 @@ func (l *load) begin(name string) (r *history.Round, end func()) {
 	var working sync.WaitGroup
 	working.Go(func() { r.Run(ctx) })
 	working.Go(func() { l.pulse(ctx, name) })
+	working.Go(func() { l.probeDisk(ctx) })
 	end = sync.OnceFunc(func() {
 		cancel()
 		working.Wait()
@@ -190,6 +197,35 @@ func (l *load) pulse(ctx context.Context, name string) {
 			l.late(time.Since(due))
 		}
 		writing.Go(func() { l.write(l.pulsing[n%len(l.pulsing)], fmt.Sprintf("%s-pulse-%d", name, n%pulseNodes)) })
+	}
+}
+
+// openProbe makes a file on the disk that the instances write to.
+func (l *load) openProbe() {
+	l.t.Helper()
+	probe, err := os.Create(filepath.Join(l.t.TempDir(), "probe"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { _ = probe.Close() })
+	l.probe = probe
+}
+
+// probeDisk notes how long the disk takes, which others use as well.
+func (l *load) probeDisk(ctx context.Context) {
+	for ctx.Err() == nil {
+		began := time.Now()
+		_, err := l.probe.WriteAt([]byte("x"), 0)
+		if err == nil {
+			err = l.probe.Sync()
+		}
+		if err == nil {
+			l.late(time.Since(began))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(probeEvery):
+		}
 	}
 }
 
