@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -16,10 +15,8 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
+	"github.com/nodesmetadata/nodesmetadata/test/model"
 )
-
-// never is when an operation returns of which the client has heard nothing.
-const never = math.MaxInt64
 
 // operationTimeout is longer than a leader is paused, so that what was sent to
 // it before is answered after.
@@ -68,10 +65,10 @@ func (r *round) note(operation porcupine.Operation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.history = append(r.history, operation)
-	if !operation.Output.(output).unknown {
+	if !operation.Output.(model.Output).Unknown {
 		return
 	}
-	node := operation.Input.(input).node
+	node := operation.Input.(model.Input).Node
 	r.unknown[node]++
 	if i := slices.Index(r.nodes, node); i >= 0 && r.unknown[node] >= mostUnknown {
 		r.replace(i)
@@ -97,7 +94,7 @@ func (r *round) readAll(client *harness.Client, times int) {
 	var reading sync.WaitGroup
 	nodes := r.inUse()
 	for n := range times {
-		in := input{kind: get, node: nodes[n%len(nodes)], here: n%2 == 0}
+		in := model.Input{Kind: model.Get, Node: nodes[n%len(nodes)], Here: n%2 == 0}
 		reading.Go(func() { r.operate(len(r.clients)+n, client, in) })
 	}
 	reading.Wait()
@@ -106,46 +103,46 @@ func (r *round) readAll(client *harness.Client, times int) {
 // writeAll writes every node through one instance.
 func (r *round) writeAll(client *harness.Client) {
 	for _, node := range r.inUse() {
-		r.operate(len(r.clients), client, input{kind: put, node: node, value: int(r.values.Add(1))})
+		r.operate(len(r.clients), client, model.Input{Kind: model.Put, Node: node, Value: int(r.values.Add(1))})
 	}
 }
 
-func (r *round) choose(random *rand.Rand) input {
+func (r *round) choose(random *rand.Rand) model.Input {
 	nodes := r.inUse()
-	in := input{node: nodes[random.IntN(len(nodes))]}
+	in := model.Input{Node: nodes[random.IntN(len(nodes))]}
 	switch n := random.IntN(100); {
 	case n < 60:
-		in.kind = get
-		in.here = n%2 == 0
+		in.Kind = model.Get
+		in.Here = n%2 == 0
 	case n < 90:
-		in.kind = put
+		in.Kind = model.Put
 	case n < 95:
-		in.kind = putIfAbsent
+		in.Kind = model.PutIfAbsent
 	default:
-		in.kind = remove
+		in.Kind = model.Remove
 	}
-	if in.kind == put || in.kind == putIfAbsent {
-		in.value = int(r.values.Add(1))
+	if in.Kind == model.Put || in.Kind == model.PutIfAbsent {
+		in.Value = int(r.values.Add(1))
 	}
 	return in
 }
 
-func (r *round) operate(id int, client *harness.Client, in input) {
+func (r *round) operate(id int, client *harness.Client, in model.Input) {
 	// What was begun is ended: an operation is not given up because the round is.
 	ctx, cancel := context.WithTimeout(context.Background(), operationTimeout)
 	defer cancel()
 	operation := porcupine.Operation{ClientId: id, Input: in, Call: r.now()}
-	if in.here {
+	if in.Here {
 		client = client.With(r.here)
 	}
 	out, outcome := ask(ctx, client, in)
 	operation.Return = r.now()
 	switch {
-	case outcome == harness.NotDone, outcome == harness.Unknown && in.kind == get:
+	case outcome == harness.NotDone, outcome == harness.Unknown && in.Kind == model.Get:
 		return // it says nothing about the registry
 	case outcome == harness.Unknown:
-		out = output{unknown: true}
-		operation.Return = never
+		out = model.Output{Unknown: true}
+		operation.Return = model.Never
 	}
 	operation.Output = out
 	r.note(operation)
@@ -153,38 +150,38 @@ func (r *round) operate(id int, client *harness.Client, in input) {
 
 func (r *round) now() int64 { return int64(time.Since(r.began)) }
 
-func ask(ctx context.Context, client *harness.Client, in input) (output, harness.Outcome) {
-	node := harness.NewNode(in.node)
-	node.Weight = &in.value
+func ask(ctx context.Context, client *harness.Client, in model.Input) (model.Output, harness.Outcome) {
+	node := harness.NewNode(in.Node)
+	node.Weight = &in.Value
 	var (
 		stored harness.Stored
 		err    error
 	)
-	switch in.kind {
-	case get:
-		stored, err = client.Get(ctx, in.node)
-	case put:
+	switch in.Kind {
+	case model.Get:
+		stored, err = client.Get(ctx, in.Node)
+	case model.Put:
 		_, err = client.Put(ctx, node)
-		return output{}, harness.OutcomeOf(err)
-	case putIfAbsent:
+		return model.Output{}, harness.OutcomeOf(err)
+	case model.PutIfAbsent:
 		_, err = client.Put(ctx, node, harness.IfAbsent())
 		if hasStatus(err, http.StatusPreconditionFailed) {
-			return output{present: true}, harness.Done
+			return model.Output{Present: true}, harness.Done
 		}
-		return output{}, harness.OutcomeOf(err)
-	case remove:
-		stored, err = client.Delete(ctx, in.node)
+		return model.Output{}, harness.OutcomeOf(err)
+	case model.Remove:
+		stored, err = client.Delete(ctx, in.Node)
 	}
 	if hasStatus(err, http.StatusNotFound) {
-		return output{}, harness.Done
+		return model.Output{}, harness.Done
 	}
 	if err != nil {
-		return output{}, harness.OutcomeOf(err)
+		return model.Output{}, harness.OutcomeOf(err)
 	}
-	if in.kind == remove {
-		return output{present: true}, harness.Done
+	if in.Kind == model.Remove {
+		return model.Output{Present: true}, harness.Done
 	}
-	return output{present: true, value: *stored.Weight}, harness.Done
+	return model.Output{Present: true, Value: *stored.Weight}, harness.Done
 }
 
 func hasStatus(err error, status int) bool {

@@ -14,6 +14,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
+	"github.com/nodesmetadata/nodesmetadata/test/model"
 )
 
 var duration = flag.Duration("duration", time.Minute, "how long the cluster of each backend is disturbed under load")
@@ -65,10 +66,10 @@ func (l *load) disturb(what func(r *round, leader *harness.Instance)) porcupine.
 	cancel()
 	<-ended
 	l.cluster.AwaitReady()
-	result, info := porcupine.CheckOperationsVerbose(model, r.history, searchTime)
+	result, info := porcupine.CheckOperationsVerbose(model.Registry, r.history, searchTime)
 	if result == porcupine.Illegal {
 		picture := filepath.Join(t.ArtifactDir(), fmt.Sprintf("round-%d.html", l.rounds))
-		if err := porcupine.VisualizePath(model, info, picture); err != nil {
+		if err := porcupine.VisualizePath(model.Registry, info, picture); err != nil {
 			t.Error(err)
 		}
 		t.Logf("round %d is not linearizable; run with -artifacts to keep the picture of it", l.rounds)

@@ -1,0 +1,77 @@
+package model
+
+import (
+	"testing"
+
+	"github.com/anishathalye/porcupine"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestTheModelIsARegistryOfOneNode(t *testing.T) {
+	tests := map[string]struct {
+		history []porcupine.Operation
+		legal   bool
+	}{
+		"a read after a write sees it": {
+			history: sequence(op(Put, 1, Output{}), op(Get, 0, Output{Present: true, Value: 1})),
+			legal:   true,
+		},
+		"a read after two writes must not see the first": {
+			history: sequence(op(Put, 1, Output{}), op(Put, 2, Output{}), op(Get, 0, Output{Present: true, Value: 1})),
+		},
+		"a read after a write must not see nothing": {
+			history: sequence(op(Put, 1, Output{}), op(Get, 0, Output{})),
+		},
+		"a removal of nothing finds nothing": {
+			history: sequence(op(Remove, 0, Output{})),
+			legal:   true,
+		},
+		"a removal that found a node needs one": {
+			history: sequence(op(Remove, 0, Output{Present: true})),
+		},
+		"a put if absent beside a node is refused": {
+			history: sequence(op(Put, 1, Output{}), op(PutIfAbsent, 2, Output{Present: true}), op(Get, 0, Output{Present: true, Value: 1})),
+			legal:   true,
+		},
+		"a put if absent beside a node must not succeed": {
+			history: sequence(op(Put, 1, Output{}), op(PutIfAbsent, 2, Output{})),
+		},
+		"an unknown write may have taken effect": {
+			history: sequence(op(Put, 1, Output{Unknown: true}), op(Get, 0, Output{Present: true, Value: 1})),
+			legal:   true,
+		},
+		"an unknown write may take effect later": {
+			history: sequence(op(Put, 1, Output{Unknown: true}), op(Get, 0, Output{}), op(Get, 0, Output{Present: true, Value: 1})),
+			legal:   true,
+		},
+		"an unknown write must not take effect twice": {
+			history: sequence(op(Put, 1, Output{Unknown: true}), op(Get, 0, Output{Present: true, Value: 1}),
+				op(Put, 2, Output{}), op(Get, 0, Output{Present: true, Value: 1})),
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if legal := porcupine.CheckOperations(Registry, test.history); legal != test.legal {
+				t.Errorf("legal: %v, want %v", legal, test.legal)
+			}
+		})
+	}
+}
+
+func op(k Kind, value int, out Output) porcupine.Operation {
+	return porcupine.Operation{Input: Input{Kind: k, Node: "n", Value: value}, Output: out}
+}
+
+// sequence puts operations one after the other, each with its own client.
+func sequence(operations ...porcupine.Operation) []porcupine.Operation {
+	for i := range operations {
+		operations[i].ClientId = i
+		operations[i].Call, operations[i].Return = int64(2*i), int64(2*i+1)
+		if operations[i].Output.(Output).Unknown {
+			operations[i].Return = Never
+		}
+	}
+	return operations
+}
