@@ -13,7 +13,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -43,7 +42,8 @@ const (
 // concurrent use.
 type Node struct {
 	config   Config
-	lane     *demux.Lane
+	network  Network
+	port     net.Listener
 	board    *board
 	evidence *evidence
 	gate     *gate
@@ -79,7 +79,7 @@ type seams struct {
 	stuckAfter time.Duration // zero: as long as it takes to be sure
 }
 
-// New takes RaftLane of config.Demux and acquires nothing else.
+// New takes the raft port (RaftLane of config.Demux) and acquires nothing else.
 func New(config Config) (*Node, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -96,10 +96,12 @@ func New(config Config) (*Node, error) {
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.gate = &gate{leadership: n, evidence: n.evidence}
+	n.network = config.Network
+	if n.network == nil {
+		n.network = lane{config.Demux}
+	}
 	var err error
-	n.lane, err = config.Demux.Lane(RaftLane, demux.LaneConfig{Handshake: func(conn net.Conn) (net.Conn, error) {
-		return conn, n.preface().accept(conn)
-	}})
+	n.port, err = n.network.Listen(func(conn net.Conn) error { return n.preface().accept(conn) })
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +133,7 @@ func (n *Node) Claim(context.Context) error {
 func (n *Node) Open(context.Context) error {
 	address := n.config.AdvertisedAddress
 	if address == "" {
-		address = n.lane.Addr().String()
+		address = n.port.Addr().String()
 	}
 	if err := domain.CheckAdvertisedAddress("raft advertised address", address); err != nil {
 		return err
@@ -166,7 +168,7 @@ func (n *Node) start(address string) (err error) {
 	if err != nil {
 		return err
 	}
-	n.stream = newStream(n.lane, address, n.preface())
+	n.stream = newStream(n.port, n.network.Dial, address, n.preface())
 	var network transport = addressed{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  n.stream,
 		MaxPool: pooledConns,
