@@ -160,11 +160,16 @@ func (n *Node) start(address string) (err error) {
 		}
 	}()
 	settings := n.settings()
-	snapshots, err := n.snapshots(settings)
+	kept, err := n.snapshots(settings)
 	if err != nil {
 		return err
 	}
-	logs, err := raft.NewLogCache(cachedEntries, n.store)
+	cache, err := raft.NewLogCache(cachedEntries, n.store)
+	if err != nil {
+		return err
+	}
+	logs := &baseLog{LogCache: cache}
+	snapshots, err := newBasing(kept, logs)
 	if err != nil {
 		return err
 	}
