@@ -52,6 +52,7 @@ type Node struct {
 	pending  atomic.Int64 // bytes of writes that are on their way
 
 	handingOver atomic.Int64 // how many are giving leadership away
+	handedOver  atomic.Int64 // when the latest try to was over, in Unix nanoseconds
 
 	directory *logstore.Directory
 	store     logstore.Store
@@ -357,16 +358,22 @@ func (n *Node) LeaderContact() (time.Duration, bool) {
 
 // SureLeader implements ports.Local. Who acknowledged a heartbeat waits at least a
 // heartbeat timeout from then on before it elects anybody else, unless it is asked to
-// by this instance; half of that leaves room for clocks.
+// by this instance; half of that leaves room for clocks. Who was asked may still be
+// about to stand for election when raft has given up on it.
 func (n *Node) SureLeader() bool {
 	state := n.board.read()
-	if !state.Leading || n.handingOver.Load() > 0 {
+	if !state.Leading || n.mayBeTakenOver() {
 		return false
 	}
 	sure := time.Since(n.leaderContact(state)) < n.config.Timing.HeartbeatTimeout/2
 	// Raft knows of a later term before the board does.
 	term, leads := n.leads()
-	return sure && leads && term == state.Term && n.handingOver.Load() == 0
+	return sure && leads && term == state.Term && !n.mayBeTakenOver()
+}
+
+// mayBeTakenOver: somebody is told to take over, or was a short while ago.
+func (n *Node) mayBeTakenOver() bool {
+	return n.handingOver.Load() > 0 || time.Since(time.Unix(0, n.handedOver.Load())) < n.stuckAfter()
 }
 
 // leaderContact is when this instance, whose state is given, heard from the
