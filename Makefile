@@ -5,6 +5,8 @@ GO       ?= go
 PACKAGES ?= ./...
 FUZZTIME ?= 20s
 BENCH    ?= .
+SEEDS    ?= 5000
+FIRST    ?= $(shell date +%s)
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 TOOL    := $(GO) tool -modfile=tools/go.mod
@@ -71,6 +73,10 @@ unit: ## the tests of every package but ./test, with the race detector
 .PHONY: e2e
 e2e: ## whole clusters and real processes, with the race detector
 	$(GO) test -race -timeout=20m -count=1 ./test/...
+
+.PHONY: simulate
+simulate: ## run SEEDS (5000) short histories of simulated clusters, from seed FIRST
+	$(GO) test -count=1 -timeout=20m -v -run '^TestHistories$$' ./test/simulation -histories=$(SEEDS) -first=$(FIRST)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME (20s)
