@@ -77,7 +77,7 @@ func TestWhatIsBrokenIsFoundOut(t *testing.T) {
 
 // A proof of leadership stands up to what finds the others out.
 func TestDeceptionsFindNothingInWhatIsWhole(t *testing.T) {
-	for _, r := range failing(work(t.Context(), t, "", assignment{Seeds: shards(*first, 40, 1)[0], Broken: believing})) {
+	for _, r := range failing(work(t.Context(), t, "", assignment{Seeds: shards(*first, 20, 1)[0], Broken: believing})) {
 		tell(t, r)
 	}
 }

@@ -33,7 +33,7 @@ import (
 // inTheGate is what takes some seconds.
 func inTheGate() int {
 	if harness.Race {
-		return 60
+		return 40
 	}
 	return 300
 }

@@ -29,7 +29,7 @@ type instance struct {
 	timing    consensus.Timing
 	disk      *disk
 
-	starting chan struct{} // holds a token while it is started
+	changing chan struct{} // holds a token while it starts or crashes
 	current  atomic.Pointer[process]
 	ending   sync.WaitGroup // processes that crashed, and are still tidied away
 }
@@ -55,7 +55,7 @@ func newInstance(h *history, n int) *instance {
 		bootstrap: n == 1,
 		timing:    h.plan.timing,
 		disk:      newDisk(random, h.broken.disk),
-		starting:  make(chan struct{}, 1),
+		changing:  make(chan struct{}, 1),
 	}
 	i.directory = i.place()
 	if n == 1 && h.plan.believes {
@@ -76,8 +76,8 @@ func (i *instance) alive() *process { return i.current.Load() }
 
 // start begins a life; where there is one it does nothing.
 func (i *instance) start() error {
-	i.starting <- struct{}{}
-	defer func() { <-i.starting }()
+	i.changing <- struct{}{}
+	defer func() { <-i.changing }()
 	if i.alive() != nil {
 		return nil
 	}
@@ -119,6 +119,8 @@ func (p *process) open() error {
 
 // crash ends a life without a word.
 func (i *instance) crash() {
+	i.changing <- struct{}{}
+	defer func() { <-i.changing }()
 	p := i.current.Swap(nil)
 	if p == nil {
 		return
