@@ -21,6 +21,8 @@ ELECTIONS  ?= 500
 DELIVERIES ?= 1000000
 CROWD      ?= 1000
 
+SEEDS    ?= 5000
+FIRST    ?= $(shell date +%s)
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 TOOL    := $(GO) tool -modfile=tools/go.mod
@@ -99,6 +101,10 @@ soak: ## kill all KILLS (100) times, read through ELECTIONS (500), stream DELIVE
 	$(GO) test -count=1 -timeout=0 -v -run 'Elections$$|^TestStreams' ./test/faults \
 		-elections=$(ELECTIONS) -deliveries=$(DELIVERIES) -backend=$(BACKEND) -seed=$(SEED)
 	$(GO) test -count=1 -timeout=0 -v -run '^TestSubscribersThatNeverReadCost' ./test/e2e -crowd=$(CROWD)
+
+.PHONY: simulate
+simulate: ## run SEEDS (5000) short histories of simulated clusters, from seed FIRST
+	$(GO) test -count=1 -timeout=20m -v -run '^TestHistories$$' ./test/simulation -histories=$(SEEDS) -first=$(FIRST)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME (20s)

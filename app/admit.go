@@ -23,6 +23,11 @@ func (c *Cluster) Add(ctx context.Context, wanted domain.Instance, force bool) (
 	if _, err := roster.Join(wanted); err != nil {
 		return domain.Instance{}, err // what the membership refuses, nobody has to be asked about
 	}
+	if wanted.ID == c.Self.RaftID && wanted.Suffrage == domain.Nonvoter {
+		if self, _ := roster.Find(wanted.ID); self.Suffrage == domain.Voter {
+			return domain.Instance{}, c.giveWay(ctx)
+		}
+	}
 	blank := false
 	if known, isMember := roster.Find(wanted.ID); !force && mustBeAsked(known, isMember, wanted) {
 		if blank, err = c.examine(ctx, wanted); err != nil {
@@ -179,12 +184,7 @@ func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error
 		return domain.Instance{}, err
 	}
 	if id == c.Self.RaftID {
-		// A leader that removed itself would leave the others without one until
-		// they notice; one that hands over first leaves no gap.
-		if _, err := c.HandOver(ctx, ""); err != nil {
-			return domain.Instance{}, err
-		}
-		return domain.Instance{}, ports.ErrNotLeader
+		return domain.Instance{}, c.giveWay(ctx)
 	}
 	release, err := c.changing(ctx)
 	if err != nil {
@@ -206,4 +206,17 @@ func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error
 		return domain.Instance{}, err
 	}
 	return removed, nil
+}
+
+// giveWay is what a leader does that is to be no voter any more, and ErrNotLeader
+// when it is done: its successor is to make the change. If it did so itself, the
+// others would be without a leader until they notice. Worse, one that lost
+// leadership in the middle would have the end of its vote in its log, for which
+// raft does not let it stand for election, and yet be ahead of the others, for
+// which it would not vote for any of them.
+func (c *Cluster) giveWay(ctx context.Context) error {
+	if _, err := c.HandOver(ctx, ""); err != nil {
+		return err
+	}
+	return ports.ErrNotLeader
 }

@@ -249,6 +249,23 @@ func TestAddElsewhere(t *testing.T) {
 	}
 }
 
+// A leader that made itself a nonvoter could leave the cluster without any for ever.
+func TestALeaderThatIsToBeANonvoterHandsOver(t *testing.T) {
+	for name, force := range map[string]bool{"asked": false, "forced": true} {
+		t.Run(name, func(t *testing.T) {
+			i := portstest.NewInstance("n1", "h:1")
+			mustAdd(t, i, voter("n2", "h:2"))
+			if _, err := newCluster(i, portstest.NewPeers()).Add(t.Context(), nonvoter("n1", "h:1"), force); !errors.Is(err, ports.ErrNotLeader) {
+				t.Errorf("%v", err)
+			}
+			state, _ := i.State()
+			if self, _ := state.Roster.Find("n1"); state.Leading || self.Suffrage != domain.Voter {
+				t.Errorf("leads: %v, and is a %s", state.Leading, self.Suffrage)
+			}
+		})
+	}
+}
+
 func TestHandOverToWhomIsNamed(t *testing.T) {
 	tests := map[string]struct {
 		to   string

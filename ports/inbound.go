@@ -102,7 +102,8 @@ type Cluster interface {
 	// skips these questions. A new voter is a nonvoter until it has caught up,
 	// forced or not; when ctx ends before, that is ErrOutcomeUnknown, and goes on
 	// all the same. Who forces it waits for no more than two seconds, and is given
-	// the nonvoter. Other errors: domain.ErrAddressInUse, domain.ErrLastVoter and
+	// the nonvoter. The leader hands over before it is made a nonvoter, as for
+	// Remove. Other errors: domain.ErrAddressInUse, domain.ErrLastVoter and
 	// those of Membership.Add.
 	Add(ctx context.Context, instance domain.Instance, force bool) (domain.Instance, error)
 

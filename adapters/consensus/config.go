@@ -79,6 +79,9 @@ type Config struct {
 	// Demux is the raft port, on which New takes RaftLane. It must be open
 	// before the Node is, and be closed after it.
 	Demux *demux.Demux
+	// Network is what raft's connections go through; nil means Demux. With a
+	// Network, which is for simulations, Demux is not needed.
+	Network Network
 
 	// Peers is how the leader is asked, for reads that are answered here while
 	// another instance leads.
@@ -131,7 +134,7 @@ func (c Config) Validate() error {
 	require(c.Directory != "", "Directory")
 	require(c.Backend != "", "Backend")
 	require(c.OpenStore != nil, "OpenStore")
-	require(c.Demux != nil, "Demux")
+	require(c.Demux != nil || c.Network != nil, "Demux")
 	require(c.Peers != nil, "Peers")
 	require(c.Logger != nil, "Logger")
 	require(c.Fatal != nil, "Fatal")

@@ -44,11 +44,11 @@ func splitDestination(to raft.ServerAddress) (id, address string) {
 
 // AppendEntriesPipeline implements raft.Transport.
 func (a addressed) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
-	pipeline, err := a.transport.AppendEntriesPipeline(id, destination(id, to))
+	inner, err := a.transport.AppendEntriesPipeline(id, destination(id, to))
 	if err != nil {
 		return nil, err
 	}
-	return fitting{pipeline}, nil
+	return newPipeline(fitting{inner}), nil
 }
 
 // AppendEntries implements raft.Transport.

@@ -31,7 +31,7 @@ func transportOn(t *testing.T, own *preface.Preface) (*raft.NetworkTransport, *s
 // peerOf gives a connection of somebody whom the preface lets in.
 func peerOf(t *testing.T, s *stream) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.lane.Addr().String())
+	conn, err := net.Dial("tcp", s.port.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func reply(rpc raft.RPC) {
 func neighbour(t *testing.T, here *stream) (addressed, raft.ServerAddress) {
 	t.Helper()
 	there, _ := transportOn(t, side("peer", "c", ""))
-	return addressed{there}, raft.ServerAddress(here.lane.Addr().String())
+	return addressed{there}, raft.ServerAddress(here.port.Addr().String())
 }
 
 var header = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("peer"), Addr: []byte("peer:8008")}

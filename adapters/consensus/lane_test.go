@@ -124,16 +124,15 @@ func openStream(t *testing.T, p *preface.Preface) (*stream, *demux.Demux) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lane, err := port.Lane(RaftLane, demux.LaneConfig{Handshake: func(conn net.Conn) (net.Conn, error) {
-		return conn, p.Accept(conn)
-	}})
+	network := lane{port}
+	listener, err := network.Listen(p.Accept)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := port.Open(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	s := newStream(lane, port.Addr().String(), p)
+	s := newStream(listener, network.Dial, port.Addr().String(), p)
 	t.Cleanup(func() {
 		if err := errors.Join(s.Close(), port.Close()); err != nil {
 			t.Error(err)

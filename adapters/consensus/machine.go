@@ -124,9 +124,11 @@ const maxRosters = 64
 
 // note remembers a membership. Raft hands them over in the order of the log.
 func (m *machine) note(entry *raft.Log) {
-	next := append(slices.Clone(m.rosters), ports.CommittedRoster{
-		Index: entry.Index, Roster: rosterOf(raft.DecodeConfiguration(entry.Data)),
-	})
+	membership, err := decodeConfiguration(entry.Data)
+	if err != nil {
+		return // raft reads it before, and does not go on
+	}
+	next := append(slices.Clone(m.rosters), ports.CommittedRoster{Index: entry.Index, Roster: rosterOf(membership)})
 	m.rosters = next[max(0, len(next)-maxRosters):]
 }
 

@@ -211,7 +211,10 @@ func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
 		err := n.wait(ctx, func() error {
 			// Its successor is told to stand for election at once: see SureLeader.
 			n.handingOver.Add(1)
-			defer n.handingOver.Add(-1)
+			defer func() {
+				n.handedOver.Store(time.Now().UnixNano())
+				n.handingOver.Add(-1)
+			}()
 			return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error()
 		})
 		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -47,7 +46,8 @@ const (
 // concurrent use.
 type Node struct {
 	config   Config
-	lane     *demux.Lane
+	network  Network
+	port     net.Listener
 	board    *board
 	evidence *evidence
 	formats  *formats
@@ -57,6 +57,7 @@ type Node struct {
 	pending  atomic.Int64 // bytes of writes that are on their way
 
 	handingOver atomic.Int64 // how many are giving leadership away
+	handedOver  atomic.Int64 // when the latest try to was over, in Unix nanoseconds
 
 	directory *logstore.Directory
 	store     logstore.Store
@@ -87,7 +88,7 @@ type seams struct {
 	restorePartBytes int // zero: restorePartBytes
 }
 
-// New takes RaftLane of config.Demux and acquires nothing else.
+// New takes the raft port (RaftLane of config.Demux) and acquires nothing else.
 func New(config Config) (*Node, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -105,11 +106,12 @@ func New(config Config) (*Node, error) {
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.gate = &gate{leadership: n, evidence: n.evidence}
+	n.network = config.Network
+	if n.network == nil {
+		n.network = lane{config.Demux}
+	}
 	var err error
-	n.lane, err = config.Demux.Lane(RaftLane, demux.LaneConfig{
-		Handshake: func(conn net.Conn) (net.Conn, error) { return conn, n.preface().Accept(conn) },
-		MaxOpen:   maxOpen,
-	})
+	n.port, err = n.network.Listen(func(conn net.Conn) error { return n.preface().Accept(conn) })
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +144,7 @@ func (n *Node) Claim(context.Context) error {
 func (n *Node) Open(context.Context) error {
 	address := n.config.AdvertisedAddress
 	if address == "" {
-		address = n.lane.Addr().String()
+		address = n.port.Addr().String()
 	}
 	if err := domain.CheckAdvertisedAddress("raft advertised address", address); err != nil {
 		return err
@@ -169,15 +171,20 @@ func (n *Node) start(address string) (err error) {
 		}
 	}()
 	settings := n.settings()
-	snapshots, err := n.snapshots(settings)
+	kept, err := n.snapshots(settings)
 	if err != nil {
 		return err
 	}
-	logs, err := raft.NewLogCache(cachedEntries, n.store)
+	cache, err := raft.NewLogCache(cachedEntries, n.store)
 	if err != nil {
 		return err
 	}
-	n.stream = newStream(n.lane, address, n.preface())
+	logs := &baseLog{LogCache: cache}
+	snapshots, err := newBasing(kept, logs)
+	if err != nil {
+		return err
+	}
+	n.stream = newStream(n.port, n.network.Dial, address, n.preface())
 	var network transport = addressed{newTransport(n.stream, settings.Logger)}
 	if n.seams.transport != nil {
 		network = n.seams.transport(network)
@@ -353,16 +360,22 @@ func (n *Node) LeaderContact() (time.Duration, bool) {
 
 // SureLeader implements ports.Local. Who acknowledged a heartbeat waits at least a
 // heartbeat timeout from then on before it elects anybody else, unless it is asked to
-// by this instance; half of that leaves room for clocks.
+// by this instance; half of that leaves room for clocks. Who was asked may still be
+// about to stand for election when raft has given up on it.
 func (n *Node) SureLeader() bool {
 	state := n.board.read()
-	if !state.Leading || n.handingOver.Load() > 0 {
+	if !state.Leading || n.mayBeTakenOver() {
 		return false
 	}
 	sure := time.Since(n.leaderContact(state)) < n.config.Timing.HeartbeatTimeout/2
 	// Raft knows of a later term before the board does.
 	term, leads := n.leads()
-	return sure && leads && term == state.Term && n.handingOver.Load() == 0
+	return sure && leads && term == state.Term && !n.mayBeTakenOver()
+}
+
+// mayBeTakenOver: somebody is told to take over, or was a short while ago.
+func (n *Node) mayBeTakenOver() bool {
+	return n.handingOver.Load() > 0 || time.Since(time.Unix(0, n.handedOver.Load())) < n.stuckAfter()
 }
 
 // leaderContact is when this instance, whose state is given, heard from the

@@ -9,15 +9,15 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
 // stream is raft's way to the network: connections that went through the
-// preface, in and out, on the raft lane. It remembers them all, because raft's
+// preface, in and out, on the raft port. It remembers them all, because raft's
 // transport leaves them open, and goroutines blocked on them, when it is closed.
 type stream struct {
-	lane       *demux.Lane
+	port       net.Listener
+	dial       func(ctx context.Context, address string) (net.Conn, error)
 	advertised string
 	preface    *preface.Preface
 	running    context.Context // ends with the stream, as net.ErrClosed
@@ -28,15 +28,16 @@ type stream struct {
 	open   map[*streamConn]struct{}
 }
 
-func newStream(lane *demux.Lane, advertised string, p *preface.Preface) *stream {
-	s := &stream{lane: lane, advertised: advertised, preface: p, open: map[*streamConn]struct{}{}}
+func newStream(port net.Listener, dial func(context.Context, string) (net.Conn, error), advertised string, p *preface.Preface) *stream {
+	s := &stream{port: port, dial: dial, advertised: advertised, preface: p, open: map[*streamConn]struct{}{}}
 	s.running, s.stop = context.WithCancelCause(context.Background())
 	return s
 }
 
-// Accept implements net.Listener: the lane's handshake was the preface.
+// Accept implements net.Listener: the port lets nobody in who is not through the
+// preface.
 func (s *stream) Accept() (net.Conn, error) {
-	conn, err := s.lane.Accept()
+	conn, err := s.port.Accept()
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +51,7 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	ctx, cancel := context.WithTimeout(s.running, timeout)
 	defer cancel()
 	id, address := splitDestination(to)
-	conn, err := demux.Dial(ctx, address, RaftLane)
+	conn, err := s.dial(ctx, address)
 	if err == nil {
 		err = s.greet(ctx, conn, id)
 	}
@@ -103,7 +104,7 @@ func (s *stream) Close() error {
 	for conn := range open {
 		conn.Conn.Close()
 	}
-	return s.lane.Close()
+	return s.port.Close()
 }
 
 // Addr implements net.Listener. Raft tells it to others as this instance's

@@ -1,8 +1,11 @@
 package consensus
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -34,6 +37,31 @@ func TestWhoIsSureThatItLeads(t *testing.T) {
 	if state, _ := leader.State(); !state.Leading {
 		t.Error("it took as long as to give up leadership")
 	}
+}
+
+// Raft gives up on a successor that is slow to answer; it may take over all the same.
+func TestWhoTriedToHandOverIsNotSureForAWhile(t *testing.T) {
+	cluster := startCluster(t, 2, func(config *instanceConfig) {
+		config.seams.stuckAfter = patience / 20
+		config.seams.transport = func(inner transport) transport { return untaken{inner} }
+	})
+	leader := cluster[0]
+	until(t, "the leader is sure", leader.SureLeader)
+	began := time.Now()
+	if err := leader.HandOver(within(t), ""); !errors.Is(err, ports.ErrNoSuccessor) {
+		t.Fatalf("hand over: %v", err)
+	}
+	if leader.SureLeader() && time.Since(began) < patience/20 {
+		t.Error("it is sure, and its successor may be about to take over")
+	}
+	until(t, "it is sure again", leader.SureLeader)
+}
+
+// untaken loses what tells a successor to take over.
+type untaken struct{ transport }
+
+func (untaken) TimeoutNow(raft.ServerID, raft.ServerAddress, *raft.TimeoutNowRequest, *raft.TimeoutNowResponse) error {
+	return nil
 }
 
 func TestALoneVoterIsSure(t *testing.T) {

@@ -46,8 +46,8 @@ type Output struct {
 	Value   int // Get: its weight
 }
 
-// never is when an operation returns of which the client has heard nothing.
-const never = math.MaxInt64
+// Never is when an operation returns of which the client has heard nothing.
+const Never = math.MaxInt64
 
 // content is what one node of the registry may be.
 type content struct {

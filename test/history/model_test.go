@@ -89,7 +89,7 @@ func sequence(operations ...porcupine.Operation) []porcupine.Operation {
 		operations[i].ClientId = i
 		operations[i].Call, operations[i].Return = int64(2*i), int64(2*i+1)
 		if operations[i].Output.(Output).Unknown {
-			operations[i].Return = never
+			operations[i].Return = Never
 		}
 	}
 	return operations

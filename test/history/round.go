@@ -205,7 +205,7 @@ func (r *Round) end(operation porcupine.Operation, told answer) {
 		return // it says nothing about the registry
 	case told.outcome == harness.Unknown:
 		told.Output = Output{Unknown: true}
-		operation.Return = never
+		operation.Return = Never
 	}
 	operation.Output = told.Output
 	r.note(operation)

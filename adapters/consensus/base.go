@@ -1,0 +1,82 @@
+package consensus
+
+import (
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+// baseLog is raft's log, in which the entry that the latest snapshot ends with can
+// be looked up when it is not stored any more: its term is all that anybody asks
+// for then.
+//
+// Raft 1.7.3 looks for the entry before those that it is sent nowhere but in the
+// log. A follower that was sent a snapshot, and entries that no leader committed,
+// refuses what the next leader has for it, is sent that one's snapshot instead,
+// which may be older than its own, and so on, until there is a newer one.
+type baseLog struct {
+	*raft.LogCache
+	base atomic.Pointer[raft.Log]
+}
+
+// GetLog implements raft.LogStore.
+func (l *baseLog) GetLog(index uint64, entry *raft.Log) error {
+	err := l.LogCache.GetLog(index, entry)
+	base := l.base.Load()
+	if err != raft.ErrLogNotFound || base == nil || index != base.Index {
+		return err
+	}
+	// Nobody may take it for the entry itself, which is sent only to those who
+	// have the one before.
+	if index == 1 || l.LogCache.GetLog(index-1, new(raft.Log)) != raft.ErrLogNotFound {
+		return err
+	}
+	*entry = *base
+	return nil
+}
+
+func (l *baseLog) rest(index, term uint64) {
+	if base := l.base.Load(); base == nil || base.Index < index {
+		l.base.Store(&raft.Log{Index: index, Term: term, Type: raft.LogNoop})
+	}
+}
+
+// basing is raft's store of snapshots, which tells a log what it rests on.
+type basing struct {
+	raft.SnapshotStore
+	log *baseLog
+}
+
+func newBasing(snapshots raft.SnapshotStore, log *baseLog) (*basing, error) {
+	present, err := snapshots.List()
+	if err != nil {
+		return nil, err
+	}
+	if len(present) > 0 {
+		log.rest(present[0].Index, present[0].Term)
+	}
+	return &basing{snapshots, log}, nil
+}
+
+// Create implements raft.SnapshotStore.
+func (b *basing) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, network raft.Transport) (raft.SnapshotSink, error) {
+	sink, err := b.SnapshotStore.Create(version, index, term, members, membersIndex, network)
+	if err != nil {
+		return nil, err
+	}
+	return &basingSink{sink, func() { b.log.rest(index, term) }}, nil
+}
+
+type basingSink struct {
+	raft.SnapshotSink
+	done func()
+}
+
+// Close implements raft.SnapshotSink: the snapshot is complete.
+func (s *basingSink) Close() error {
+	if err := s.SnapshotSink.Close(); err != nil {
+		return err
+	}
+	s.done()
+	return nil
+}

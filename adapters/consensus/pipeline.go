@@ -1,0 +1,62 @@
+package consensus
+
+import (
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// pipeline is raft's pipeline of entries to one peer, that ends by itself with the
+// first answer after which raft has no use for it.
+//
+// Raft 1.7.3 stops taking answers then, and only after that stops sending. What it
+// sends in between waits until answers are taken: that peer gets no more entries as
+// long as this instance leads, and raft never shuts down.
+type pipeline struct {
+	raft.AppendPipeline
+	answers  chan raft.AppendFuture
+	closed   chan struct{}
+	close    func() error
+	relaying sync.WaitGroup
+}
+
+func newPipeline(inner raft.AppendPipeline) *pipeline {
+	p := &pipeline{AppendPipeline: inner, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
+	p.close = sync.OnceValue(func() error {
+		close(p.closed)
+		return inner.Close()
+	})
+	p.relaying.Go(p.relay)
+	return p
+}
+
+func (p *pipeline) relay() {
+	for {
+		select {
+		case answer := <-p.AppendPipeline.Consumer():
+			// Raft may use it for something else once it has it.
+			last := !answer.Response().Success
+			select {
+			case p.answers <- answer:
+			case <-p.closed:
+				return
+			}
+			if last {
+				_ = p.close() // raft closes it too, and does not ask for the error
+				return
+			}
+		case <-p.closed:
+			return
+		}
+	}
+}
+
+// Consumer implements raft.AppendPipeline.
+func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.answers }
+
+// Close implements raft.AppendPipeline.
+func (p *pipeline) Close() error {
+	err := p.close()
+	p.relaying.Wait()
+	return err
+}

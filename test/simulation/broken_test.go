@@ -1,0 +1,93 @@
+package simulation
+
+import (
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// broken is what does not do what it should, so that the checks have something to
+// find.
+type broken struct {
+	disk  lie
+	reads bool        // leaders answer without proving that they are
+	hides bool        // clients are told that nothing happened, where that is not known
+	plan  func(*plan) // what brings it to light
+}
+
+var brokenThings = map[string]broken{
+	"reads without proof":                       {reads: true, plan: deceptions},
+	"unknown outcomes that are said to be none": {hides: true},
+	"a disk that loses its last entries":        {disk: losesEntries, plan: crashes},
+	"a disk that loses its vote":                {disk: losesVotes, plan: elections},
+	"a disk that swaps entries":                 {disk: swapsEntries},
+	believing:                                   {plan: deceptions},
+}
+
+// believing is a build of its own: see consensus.Node.
+const (
+	believing    = "VerifyLeader and then a read"
+	believingTag = "broken_read_verifyleader"
+)
+
+// deceptions are what makes a leader answer that was deposed long ago.
+func deceptions(p *plan) {
+	p.instances = 3
+	p.believes = true
+	p.reads = 80
+	p.think = p.think/4 + 1
+	p.faults = []fault{isolate, slowLink, handOver}
+}
+
+// crashes are what a disk that forgets needs.
+func crashes(p *plan) {
+	p.instances = 3
+	p.faults = []fault{crashOne, crashAll, crashInWrite, isolate}
+}
+
+// elections have candidates at the same time, and crashes in between.
+func elections(p *plan) {
+	p.instances = 3
+	p.believes = false
+	p.lasts *= 2
+	p.calm = p.calm/4 + 1
+	p.faults = []fault{crashVoters, crashVoters, slowLink, slowLink, isolate}
+}
+
+// soon is within how many histories what is broken is found out.
+const soon = 600
+
+func TestWhatIsBrokenIsFoundOut(t *testing.T) {
+	for name := range brokenThings {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			program := ""
+			if name == believing {
+				program = build(t, believingTag)
+			}
+			reports := work(t.Context(), t, program, assignment{Seeds: shards(*first, soon, 1)[0], Broken: name, Enough: true})
+			found := failing(reports)
+			if len(found) == 0 {
+				t.Fatalf("%d histories, and nothing was found", len(reports))
+			}
+			t.Logf("found in history %d: %s", len(reports), found[0].Found[0])
+		})
+	}
+}
+
+// A proof of leadership stands up to what finds the others out.
+func TestDeceptionsFindNothingInWhatIsWhole(t *testing.T) {
+	for _, r := range failing(work(t.Context(), t, "", assignment{Seeds: shards(*first, 20, 1)[0], Broken: believing})) {
+		tell(t, r)
+	}
+}
+
+// build makes the test of this package with a tag.
+func build(t *testing.T, tag string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "simulation.test")
+	if output, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-tags="+tag, "-o="+program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build with %s: %v\n%s", tag, err, output)
+	}
+	return program
+}

@@ -1,0 +1,277 @@
+package simulation
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
+)
+
+var errDisk = errors.New("the simulated disk fails")
+
+// lie is what a disk does that it must not do: the checks have to find it.
+type lie int
+
+const (
+	honest lie = iota
+	losesEntries
+	losesVotes
+	swapsEntries
+)
+
+// disk is where an instance keeps its log, over all its lives. Every write takes
+// a while; a crash meanwhile leaves a beginning of it, or nothing. Safe for
+// concurrent use.
+type disk struct {
+	random *rand.Rand // used by who holds writing, or mu
+	lie    lie
+
+	mu      sync.Mutex
+	store   logstore.Store // what is durable
+	hung    bool
+	failing bool
+	failed  func() // called after an append that fails; it must not wait
+	slow    time.Duration
+	changed chan struct{} // closed, and replaced, with every change of the three
+	writes  int           // until armed is called
+	votes   bool          // only those of votes count
+	armed   func()
+}
+
+func newDisk(random *rand.Rand, l lie) *disk {
+	return &disk{random: random, lie: l, changed: make(chan struct{}), store: emptyStore()}
+}
+
+func emptyStore() logstore.Store {
+	store, err := memory.Open("", nil)
+	if err != nil {
+		panic(err) // it never fails
+	}
+	return store
+}
+
+// behave says how the disk is from now on.
+func (d *disk) behave(hung, failing bool, slow time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hung, d.failing, d.slow = hung, failing, slow
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// whenFailed says what is called after an append that fails, and must not wait.
+func (d *disk) whenFailed(call func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failed = call
+}
+
+// arm has crash called, which must not wait, at the end of a write to come, of all
+// or of those of votes.
+func (d *disk) arm(writes int, votes bool, crash func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.writes, d.votes, d.armed = writes, votes, crash
+}
+
+// open begins a life of the instance.
+func (d *disk) open() *life {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := &life{Store: d.store, disk: d, writing: make(chan struct{}, 1)}
+	l.running, l.end = context.WithCancel(context.Background())
+	return l
+}
+
+// wipe forgets everything. Nobody may have it open.
+func (d *disk) wipe() { d.store = emptyStore() }
+
+// life is the store that one process has open. What it writes after its crash
+// only it ever sees.
+type life struct {
+	logstore.Store
+	disk    *disk
+	writing chan struct{} // holds a token while there is a write
+	running context.Context
+	end     context.CancelFunc
+
+	inFlight []*raft.Log // disk.mu guards it
+	last     []*raft.Log // of the latest append that was acknowledged
+}
+
+// crash ends the life: what is durable now is what the next one finds.
+func (l *life) crash() {
+	d := l.disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l.running.Err() != nil {
+		return
+	}
+	l.end()
+	d.armed = nil
+	d.store = durable(l.Store)
+	if torn := len(l.inFlight); torn > 0 {
+		must(d.store.StoreLogs(l.inFlight[:d.random.IntN(torn+1)]))
+	}
+	switch d.lie {
+	case losesEntries:
+		if len(l.last) > 0 {
+			must(d.store.DeleteRange(l.last[0].Index, longestLog))
+		}
+	case losesVotes:
+		must(d.store.SetUint64(logstore.VoteTermKey, 0))
+		must(d.store.Set(logstore.VoteCandidateKey, nil))
+	}
+}
+
+const longestLog = 1 << 40
+
+// durable gives a copy.
+func durable(store logstore.Store) logstore.Store {
+	image := emptyStore()
+	first, err := store.FirstIndex()
+	must(err)
+	last, err := store.LastIndex()
+	must(err)
+	for index := first; first > 0 && index <= last; index++ {
+		var entry raft.Log
+		if err := store.GetLog(index, &entry); !errors.Is(err, raft.ErrLogNotFound) {
+			must(err)
+			must(image.StoreLog(&entry))
+		}
+	}
+	for _, key := range [][]byte{logstore.TermKey, logstore.VoteTermKey, logstore.VoteCandidateKey} {
+		if value, err := store.Get(key); !errors.Is(err, logstore.ErrKeyNotFound) {
+			must(err)
+			must(image.Set(key, value))
+		}
+	}
+	return image
+}
+
+// must is for what can't fail.
+func must(err error) {
+	if err != nil {
+		panic(fmt.Sprintf("simulation: %v", err))
+	}
+}
+
+// write does one write, in its time.
+func (l *life) write(vote bool, do func() error) error {
+	l.writing <- struct{}{}
+	defer func() { <-l.writing }()
+	err := do()
+	d := l.disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.armed != nil && l.running.Err() == nil && (vote || !d.votes) {
+		if d.writes--; d.writes <= 0 {
+			d.armed()
+			d.armed = nil
+		}
+	}
+	return err
+}
+
+// take lets the time of a write pass, and says whether the disk fails.
+func (l *life) take() (fails bool) {
+	d := l.disk
+	d.mu.Lock()
+	left := time.Duration(20_000+d.random.IntN(200_000)) * time.Nanosecond
+	if d.slow > 0 {
+		left += time.Duration(d.random.Int64N(int64(d.slow)))
+	}
+	until := time.Now().Add(left)
+	d.mu.Unlock()
+	for {
+		d.mu.Lock()
+		hung, failing, changed := d.hung, d.failing, d.changed
+		d.mu.Unlock()
+		left := time.Until(until)
+		if l.running.Err() != nil || !hung && left <= 0 {
+			return failing
+		}
+		if hung {
+			left = longest
+		}
+		_ = waitFor(l.running, left, changed) // the end shows in the next round
+	}
+}
+
+// StoreLog implements raft.LogStore.
+func (l *life) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
+
+// StoreLogs implements raft.LogStore.
+func (l *life) StoreLogs(logs []*raft.Log) error {
+	return l.write(false, func() error {
+		l.note(logs, l.last)
+		if l.disk.lie == swapsEntries {
+			swap(logs)
+		}
+		fails := l.take()
+		if fails && l.running.Err() == nil {
+			stored := logs[:l.disk.random.IntN(len(logs)+1)]
+			must(l.Store.StoreLogs(stored))
+			l.note(nil, l.last)
+			l.disk.failed()
+			return errDisk
+		}
+		err := l.Store.StoreLogs(logs)
+		l.note(nil, logs)
+		return err
+	})
+}
+
+func (l *life) note(inFlight, last []*raft.Log) {
+	l.disk.mu.Lock()
+	defer l.disk.mu.Unlock()
+	l.inFlight, l.last = inFlight, last
+}
+
+// swap has every tenth entry come to nothing that another instance made: one of
+// its own is not older than this call.
+func swap(logs []*raft.Log) {
+	for _, log := range logs {
+		if log.Type == raft.LogCommand && log.Index%10 == 0 && time.Since(log.AppendedAt) > 0 {
+			log.Type = raft.LogNoop
+		}
+	}
+}
+
+// DeleteRange implements raft.LogStore.
+func (l *life) DeleteRange(least, most uint64) error {
+	return l.write(false, func() error {
+		l.take()
+		return l.Store.DeleteRange(least, most)
+	})
+}
+
+// Set implements raft.StableStore. It never fails: raft panics then.
+func (l *life) Set(key, value []byte) error {
+	return l.write(bytes.Equal(key, logstore.VoteCandidateKey), func() error {
+		l.take()
+		return l.Store.Set(key, value)
+	})
+}
+
+// SetUint64 implements raft.StableStore.
+func (l *life) SetUint64(key []byte, value uint64) error {
+	return l.write(false, func() error {
+		l.take()
+		return l.Store.SetUint64(key, value)
+	})
+}
+
+// Close implements io.Closer. What the process wrote until now stays.
+func (l *life) Close() error {
+	l.crash()
+	return nil
+}

@@ -1,0 +1,203 @@
+package simulation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// instance is one of a history's instances, over all its lives.
+type instance struct {
+	story     *story
+	id        string
+	address   string
+	directory string // of the current life
+	lives     int
+	bootstrap bool
+	timing    consensus.Timing
+	disk      *disk
+
+	changing chan struct{} // holds a token while it starts or crashes
+	current  atomic.Pointer[process]
+	ending   sync.WaitGroup // processes that crashed, and are still tidied away
+}
+
+// process is one life of an instance.
+type process struct {
+	*consensus.Node
+	nodes    *app.Nodes
+	instance *instance
+	port     *port
+	life     *life
+	dead     atomic.Bool // from its crash on, nobody hears of what it does
+	watching sync.WaitGroup
+	stop     chan struct{}
+}
+
+func newInstance(h *story, n int) *instance {
+	random := rand.New(rand.NewPCG(h.seed, uint64(100+n)))
+	i := &instance{
+		story:     h,
+		id:        fmt.Sprintf("i%d", n),
+		address:   fmt.Sprintf("i%d:1", n),
+		bootstrap: n == 1,
+		timing:    h.plan.timing,
+		disk:      newDisk(random, h.broken.disk),
+		changing:  make(chan struct{}, 1),
+	}
+	i.directory = i.place()
+	if n == 1 && h.plan.believes {
+		i.timing.HeartbeatTimeout *= 12
+		i.timing.ElectionTimeout *= 12
+	}
+	return i
+}
+
+// place is where a life has its directory. Each has its own, so that one that
+// crashed can't write into what the next one finds, and need not be waited for.
+func (i *instance) place() string {
+	return filepath.Join(i.story.directory, fmt.Sprintf("%s.%d", i.id, i.lives))
+}
+
+// alive gives the process, nil while there is none.
+func (i *instance) alive() *process { return i.current.Load() }
+
+// start begins a life; where there is one it does nothing.
+func (i *instance) start() error {
+	i.changing <- struct{}{}
+	defer func() { <-i.changing }()
+	if i.alive() != nil {
+		return nil
+	}
+	p := &process{instance: i, port: i.story.fabric.newPort(i.address), life: i.disk.open(), stop: make(chan struct{})}
+	var err error
+	p.Node, err = consensus.New(consensus.Config{
+		ID:        i.id,
+		Directory: i.directory,
+		Backend:   "simulated",
+		OpenStore: func(string, *slog.Logger) (logstore.Store, error) { return p.life, nil },
+		Network:   p.port,
+		Peers:     peers{p},
+		Bootstrap: i.bootstrap,
+		Timing:    i.timing,
+		Logger:    i.story.logger(i.id),
+		Fatal:     func(err error) { i.fatal(p, err) },
+	})
+	if err != nil {
+		return err
+	}
+	p.nodes = app.NewNodes(p.Node, p.Node, nil)
+	if err := p.open(); err != nil {
+		p.tidyAway()
+		return fmt.Errorf("start %s: %w", i.id, err)
+	}
+	p.watching.Go(func() { i.story.watch(p) })
+	i.current.Store(p)
+	i.story.trace("%s starts", i.id)
+	return nil
+}
+
+func (p *process) open() error {
+	ctx := context.Background()
+	if err := p.Claim(ctx); err != nil {
+		return err
+	}
+	return p.Open(ctx)
+}
+
+// crash ends a life without a word.
+func (i *instance) crash() {
+	i.changing <- struct{}{}
+	defer func() { <-i.changing }()
+	p := i.current.Swap(nil)
+	if p == nil {
+		return
+	}
+	p.dead.Store(true)
+	i.story.trace("%s crashes", i.id)
+	p.port.die()
+	p.life.crash()
+	i.lives++
+	before := i.directory
+	i.directory = i.place()
+	if err := os.CopyFS(i.directory, os.DirFS(before)); err != nil {
+		i.story.fail("keep what %s has on disk: %v", i.id, err)
+	}
+	i.ending.Go(p.tidyAway)
+}
+
+// tidyAway gets rid of what is left of a process that nobody hears any more. It
+// has to notice that it leads no more, or what waits for raft waits for ever.
+func (p *process) tidyAway() {
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
+	defer cancel()
+	if err := p.Close(ctx); err != nil {
+		p.instance.story.fail("close %s: %v", p.instance.id, err)
+	}
+	p.port.going.Wait()
+	close(p.stop)
+	p.watching.Wait()
+}
+
+// fatal is called where the program would end, to be started again by whoever
+// watches over it.
+func (i *instance) fatal(p *process, err error) {
+	i.story.trace("%s can't go on: %v", i.id, err)
+	if !i.story.expectsFatal(err) {
+		i.story.fail("%s can't go on: %v", i.id, err)
+	}
+	i.story.faults.Go(func() {
+		if i.current.Load() == p {
+			i.crash()
+			i.story.revive(i, 50*time.Millisecond)
+		}
+	})
+}
+
+// forget is what an operator does with an instance that was removed.
+func (i *instance) forget() error {
+	i.disk.wipe()
+	i.bootstrap = false
+	return os.RemoveAll(i.directory)
+}
+
+// peers is ports.Peers of one process, through the fabric.
+type peers struct{ from *process }
+
+// Identify implements ports.Peers.
+func (peers) Identify(context.Context, string) (ports.Identity, error) {
+	return ports.Identity{}, errors.New("nobody asks for it here")
+}
+
+// ReadIndex implements ports.Peers.
+func (p peers) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
+	h := p.from.instance.story
+	if err := h.fabric.travel(ctx, p.from.instance.address, raftAddress); err != nil {
+		return ports.ReadIndex{}, err
+	}
+	target := h.at(raftAddress)
+	if target == nil || p.from.dead.Load() {
+		return ports.ReadIndex{}, errRefused
+	}
+	index, err := target.ReadIndex(ctx)
+	state, _ := target.State()
+	if target.dead.Load() {
+		return ports.ReadIndex{}, errReset
+	}
+	if travelled := h.fabric.travel(ctx, raftAddress, p.from.instance.address); travelled != nil {
+		return ports.ReadIndex{}, travelled
+	}
+	return ports.ReadIndex{RaftID: target.instance.id, ClusterID: state.ClusterID, Index: index}, err
+}

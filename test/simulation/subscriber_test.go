@@ -1,0 +1,129 @@
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// subscriber follows the registry over the ends of its streams, from one instance
+// to the next.
+type subscriber struct {
+	story  *story
+	id     int
+	random *rand.Rand
+	stream ports.NodeStream
+	on     *process
+}
+
+func newSubscriber(h *story, n int) *subscriber {
+	return &subscriber{story: h, id: n, random: rand.New(rand.NewPCG(h.seed, uint64(2000+n)))}
+}
+
+// follow takes what comes until ctx ends. Where it got to is the history's to
+// keep: another one goes on from there.
+func (s *subscriber) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		if s.stream == nil && !s.open(ctx) {
+			s.story.pause(ctx, span(s.random, time.Millisecond, 50*time.Millisecond))
+			continue
+		}
+		later, more := s.take()
+		if more && later != nil {
+			_ = waitFor(ctx, longest, later)
+		}
+	}
+}
+
+func (s *subscriber) open(ctx context.Context) bool {
+	s.on = s.story.instances[s.random.IntN(len(s.story.instances))].alive()
+	if s.on == nil {
+		return false
+	}
+	short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	after := s.story.seen.position(s.id)
+	stream, err := s.on.nodes.Follow(short, &after, ports.Source(s.random.IntN(3)))
+	if err != nil {
+		return false
+	}
+	s.stream = stream
+	return true
+}
+
+// take gives a channel where there was nothing to take; false at the end of the
+// stream.
+func (s *subscriber) take() (<-chan struct{}, bool) {
+	delivery, later, err := s.stream.Next()
+	switch {
+	case s.on.dead.Load(), err != nil:
+		s.stream = nil
+		return nil, false
+	case delivery.Empty():
+		return later, true
+	case delivery.Snapshot != nil:
+		if err := s.story.seen.jump(s.id, delivery.Snapshot.Revision()); err != nil {
+			s.story.fail("subscriber %d at %s: %v", s.id, s.on.instance.id, err)
+		}
+		return nil, true
+	}
+	for _, change := range delivery.Changes {
+		if err := s.story.seen.delivered(s.id, change); err != nil {
+			s.story.fail("subscriber %d at %s: %v", s.id, s.on.instance.id, err)
+		}
+	}
+	return nil, true
+}
+
+// catchUp follows until nothing is left.
+func (s *subscriber) catchUp() {
+	ctx, cancel := context.WithCancel(s.story.running)
+	defer cancel()
+	s.story.eventually("a stream has it all", func() error {
+		if s.stream != nil || s.open(ctx) {
+			for {
+				if later, more := s.take(); later != nil || !more {
+					break
+				}
+			}
+		}
+		if at, last := s.story.seen.position(s.id), s.story.seen.last(); at != last {
+			return fmt.Errorf("it is at revision %d of %d", at, last)
+		}
+		return nil
+	})
+}
+
+// position is where a subscriber got to.
+func (w *witnessed) position(subscriber int) domain.Revision {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.positions[subscriber]
+}
+
+// delivered notes a change that a subscriber was given, which must be the next.
+func (w *witnessed) delivered(subscriber int, change domain.Change) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at := w.positions[subscriber]; change.Revision != at+1 {
+		return fmt.Errorf("a stream at revision %d delivered %d", at, change.Revision)
+	}
+	w.positions[subscriber] = change.Revision
+	return w.learn(change)
+}
+
+// jump is what a snapshot does to a subscriber. All of history is kept, so that
+// there is no reason for one but an instance that is behind, or was cleared.
+func (w *witnessed) jump(subscriber int, to domain.Revision) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at := w.positions[subscriber]; to > at {
+		return fmt.Errorf("a stream jumped from revision %d to %d", at, to)
+	}
+	w.positions[subscriber] = to
+	return nil
+}

@@ -1,0 +1,160 @@
+package simulation
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// witnessed is what instances were seen to be, by anybody, at any time. Safe for
+// concurrent use.
+type witnessed struct {
+	mu        sync.Mutex
+	changes   []domain.Change            // the first one has revision 1
+	revisions map[uint64]domain.Revision // after an entry of the log
+	leaders   map[uint64]string          // of a term
+	term      uint64                     // the latest with a leader
+	positions map[int]domain.Revision    // of subscribers
+}
+
+func newWitnessed() witnessed {
+	return witnessed{
+		revisions: map[uint64]domain.Revision{}, leaders: map[uint64]string{}, positions: map[int]domain.Revision{},
+	}
+}
+
+func (w *witnessed) last() domain.Revision {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return domain.Revision(len(w.changes))
+}
+
+// learn compares a change with what others have at its revision. It needs mu.
+func (w *witnessed) learn(change domain.Change) error {
+	switch known := int(change.Revision) - 1; {
+	case known == len(w.changes):
+		w.changes = append(w.changes, change)
+	case known > len(w.changes):
+		return fmt.Errorf("revision %d was seen before revision %d", change.Revision, len(w.changes)+1)
+	case !sameChange(w.changes[known], change):
+		return fmt.Errorf("revision %d is %s, and was %s elsewhere", change.Revision, describe(change), describe(w.changes[known]))
+	}
+	return nil
+}
+
+func sameChange(a, b domain.Change) bool {
+	return a.Revision == b.Revision && a.Effect == b.Effect && a.Reason == b.Reason && reflect.DeepEqual(a.Node, b.Node)
+}
+
+func describe(c domain.Change) string {
+	return fmt.Sprintf("%s %s=%d", c.Effect, c.Node.ID, c.Node.Weight)
+}
+
+// watch looks at all that a process posts, as long as it is alive.
+func (h *story) watch(p *process) {
+	var latest domain.Revision
+	for {
+		state, later := p.State()
+		if p.dead.Load() {
+			return // it may have been dead already when it posted this
+		}
+		if state.Leading {
+			h.checkLeader(state.Term, p.instance.id)
+		}
+		if err := h.seen.compare(state.View, state.Applied, latest); err != nil {
+			h.fail("%s: %v", p.instance.id, err)
+			return
+		}
+		latest = state.View.Revision()
+		select {
+		case <-later:
+		case <-p.stop:
+			return
+		}
+	}
+}
+
+func (w *witnessed) compare(view domain.View, applied uint64, after domain.Revision) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	changes, ok := view.Since(after)
+	if !ok {
+		return fmt.Errorf("it went from revision %d to %d", after, view.Revision())
+	}
+	for _, change := range changes {
+		if err := w.learn(change); err != nil {
+			return err
+		}
+	}
+	if known, ok := w.revisions[applied]; ok && known != view.Revision() {
+		return fmt.Errorf("after entry %d it is at revision %d, and others were at %d", applied, view.Revision(), known)
+	}
+	w.revisions[applied] = view.Revision()
+	return nil
+}
+
+func (h *story) checkLeader(term uint64, id string) {
+	w := &h.seen
+	w.mu.Lock()
+	known, ok := w.leaders[term]
+	w.leaders[term] = id
+	w.term = max(w.term, term)
+	w.mu.Unlock()
+	if !ok {
+		h.trace("%s leads term %d", id, term)
+	}
+	if ok && known != id {
+		h.fail("%s and %s led term %d", known, id, term)
+	}
+}
+
+// checkSure: who is sure that it leads can't be wrong, unless instances disagree
+// about how long a leader may be silent.
+func (h *story) checkSure(p *process, sure bool) {
+	state, _ := p.State()
+	h.seen.mu.Lock()
+	latest := h.seen.term
+	h.seen.mu.Unlock()
+	if sure && latest > state.Term && !h.plan.believes && !p.dead.Load() {
+		h.fail("%s is sure that it leads term %d, and somebody leads term %d", p.instance.id, state.Term, latest)
+	}
+}
+
+// alike is nil when all members are in one state, with nothing left to apply.
+func (h *story) alike() error {
+	leader := h.leader()
+	if leader == nil {
+		return errors.New("nobody leads")
+	}
+	want, _ := leader.alive().State()
+	if last := h.seen.last(); want.View.Revision() != last {
+		return fmt.Errorf("%s leads at revision %d, and %d was seen", leader.id, want.View.Revision(), last)
+	}
+	for _, member := range want.Roster.Instances() {
+		p := h.at(member.RaftAddress)
+		if p == nil {
+			return fmt.Errorf("%s is down", member.ID)
+		}
+		have, _ := p.State()
+		switch {
+		case have.Applied != want.Applied || have.View.Revision() != want.View.Revision():
+			return fmt.Errorf("%s has applied entry %d, and %s %d", member.ID, have.Applied, leader.id, want.Applied)
+		case !have.Roster.Equal(want.Roster):
+			return fmt.Errorf("%s knows the members %v, and %s knows %v", member.ID, have.Roster, leader.id, want.Roster)
+		case !reflect.DeepEqual(contents(have.View), contents(want.View)):
+			h.fail("%s and %s hold different nodes at revision %d", member.ID, leader.id, want.View.Revision())
+		}
+	}
+	return nil
+}
+
+func contents(v domain.View) []domain.CacheNode {
+	var nodes []domain.CacheNode
+	for n := range v.Nodes() {
+		nodes = append(nodes, *n)
+	}
+	return nodes
+}
