@@ -65,7 +65,7 @@ func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (blank bo
 		return false, fmt.Errorf("%w: instance %q at %s belongs to cluster %s, this one is %s",
 			domain.ErrOtherCluster, wanted.ID, wanted.RaftAddress, identity.ClusterID, own)
 	}
-	return identity.ClusterID == "", nil
+	return isBlank(identity), nil
 }
 
 // changing gives the right to change the membership, and who is to be promoted:

@@ -44,6 +44,9 @@ type Cluster struct {
 	// membership holds a token while the membership is changed, or who is to be
 	// promoted.
 	membership chan struct{}
+
+	// blank has voters that are in quarantine: see readmit.
+	blank chan domain.Instance
 }
 
 // NewCluster gives the use cases over the raft cluster. It starts nothing.
@@ -59,6 +62,7 @@ func NewCluster(config ClusterConfig) *Cluster {
 	c.watch.asking = make(chan struct{}, 1)
 	c.watch.later = make(chan struct{})
 	c.membership = make(chan struct{}, 1)
+	c.blank = make(chan domain.Instance, 1)
 	return c
 }
 
@@ -67,6 +71,7 @@ func (c *Cluster) Identity() ports.Identity {
 	self := c.Self
 	state, _ := c.Local.State()
 	self.ClusterID, self.Applied = state.ClusterID, state.Applied
+	self.Quarantined = state.Quarantine != ""
 	return self
 }
 
@@ -147,6 +152,9 @@ func (c *Cluster) ask(ctx context.Context, instance domain.Instance) domain.Memb
 		var err error
 		if identity, err = c.identify(ctx, instance.ID, instance.RaftAddress); err != nil {
 			return member
+		}
+		if instance.Suffrage == domain.Voter && identity.Quarantined {
+			c.noticeBlank(instance)
 		}
 	}
 	member.Reachable = true

@@ -81,6 +81,10 @@ type LocalState struct {
 	// Staged: this instance is to be a voter, and is a nonvoter until it has caught
 	// up. Who relies on it as on a voter would be mistaken.
 	Staged bool
+	// Quarantine is why this instance neither votes nor acknowledges anything that
+	// counts: it has lost what it had, or is new, until it has been made a nonvoter
+	// and has got all that was committed by then. Empty: it does.
+	Quarantine string
 	// Closed: the instance is shutting down, and serves nobody any more.
 	Closed bool
 }
@@ -94,6 +98,10 @@ func (s LocalState) Unready() []string {
 	}
 	if !s.Member {
 		reasons = append(reasons, "it is not a member of a raft cluster: it waits to be added (PUT /raft/node on the leader)")
+	}
+	if s.Quarantine != "" && s.ClusterID != "" {
+		reasons = append(reasons, "it is in quarantine, because "+s.Quarantine+
+			": it does not vote, and waits for a leader that makes it a nonvoter and sends it the state of the cluster")
 	}
 	if s.Staged {
 		reasons = append(reasons, "it is a nonvoter until it has caught up, and then a voter")
@@ -165,6 +173,8 @@ type Identity struct {
 	Version   string
 	// Applied is how far in the log it has come: see Progress.
 	Applied uint64
+	// Quarantined: it must not be counted on as a voter: see LocalState.
+	Quarantined bool
 }
 
 // Admission asks an instance of a cluster to make another one a member. Safe

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -19,13 +20,15 @@ type board struct {
 // notice is one posted state; it never changes.
 type notice struct {
 	ports.LocalState
-	opened   bool      // raft runs, or has run
-	applied  uint64    // index of the last entry in View
-	openTerm uint64    // term of the last opening applied
-	leads    bool      // raft says that this instance leads in Term
-	elected  time.Time // when it was first seen to lead in Term
-	led      time.Time // when it last heard from a majority in an earlier term that it led
-	goal     uint64    // index to reach for being caught up; 0 while not known
+	opened   bool          // raft runs, or has run
+	judged   bool          // it is known whether this instance is in quarantine
+	applied  uint64        // index of the last entry in View
+	openTerm uint64        // term of the last opening applied
+	settled  domain.Roster // the last membership that is committed, up to applied
+	leads    bool          // raft says that this instance leads in Term
+	elected  time.Time     // when it was first seen to lead in Term
+	led      time.Time     // when it last heard from a majority in an earlier term that it led
+	goal     uint64        // index to reach for being caught up; 0 while not known
 
 	later chan struct{} // closed once there is a later notice
 }

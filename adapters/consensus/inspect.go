@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 
 	"github.com/hashicorp/raft"
@@ -24,8 +25,12 @@ type Report struct {
 	RaftID    string
 	ClusterID string // empty as long as the instance belongs to no cluster
 
-	// Blank: there is no raft state, and there never was.
+	// Blank: there is no raft state, and there never was, or what there was is known
+	// to be gone: see Quarantine.
 	Blank bool
+	// Quarantine is why the instance neither votes nor counts at its next start;
+	// empty where it does.
+	Quarantine string
 
 	Term     uint64
 	VoteTerm uint64
@@ -110,6 +115,10 @@ func Inspect(ctx context.Context, directory *logstore.Directory, backend logstor
 		logPath: backend.Path(directory.Path()),
 	}
 	i.machine = newMachine(newBoard(ports.LocalState{}), func(error) {})
+	var err error
+	if i.Quarantine, err = quarantined(directory); err != nil {
+		i.fault(Fault{Path: filepath.Join(i.Directory, quarantineName), What: err})
+	}
 	if backend.Volatile {
 		i.Blank = true
 		return i.Report, nil
@@ -159,7 +168,7 @@ func (i *inspection) damage(path string, index uint64, what error) {
 
 // withoutStore is for a directory in which there is no log store.
 func (i *inspection) withoutStore() {
-	i.Blank = i.ClusterID == "" && len(i.Snapshots) == 0 && len(i.Faults) == 0
+	i.Blank = (i.ClusterID == "" || i.Quarantine != "") && len(i.Snapshots) == 0 && len(i.Faults) == 0
 	if !i.Blank {
 		i.damage(i.logPath, 0, errors.New("it is missing, or was never written, though the directory holds the state of a cluster"))
 	}
@@ -343,7 +352,7 @@ func (i *inspection) conclude() {
 	empty := i.LastIndex == 0 && len(i.Snapshots) == 0 && i.Term == 0
 	manifest := i.ClusterID
 	switch {
-	case empty && manifest == "" && len(i.Faults) == 0:
+	case empty && (manifest == "" || i.Quarantine != "") && len(i.Faults) == 0:
 		i.Blank = true
 	case empty:
 		i.damage(i.logPath, 0, errors.New("it is empty, though the directory holds the state of a cluster; only if the first start with --bootstrap_raft_cluster was cut off is this no damage"))

@@ -20,6 +20,7 @@ type machine struct {
 	clusterID string
 	applied   uint64
 	openTerm  uint64
+	settled   domain.Roster // the membership, as far as it is committed
 	// promotions are the ids of those who are to be voters, in ascending order.
 	// Never modified: it is shared with who reads the board.
 	promotions []string
@@ -53,8 +54,14 @@ func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 	began := time.Now()
 	outcomes := make([]any, len(entries))
 	for i, entry := range entries {
-		if entry.Type == raft.LogCommand {
+		switch entry.Type {
+		case raft.LogCommand:
 			outcomes[i] = m.apply(entry)
+		case raft.LogConfiguration:
+			// Raft has decoded it before, and would not have gone on without.
+			if configuration, err := decodeConfiguration(entry.Data); err == nil {
+				m.settled = rosterOf(configuration)
+			}
 		}
 		if m.halted == nil {
 			m.applied = entry.Index
@@ -113,6 +120,7 @@ func (m *machine) post() {
 		n.View = m.registry.View()
 		n.applied = m.applied
 		n.openTerm = m.openTerm
+		n.settled = m.settled
 		n.Promotions = m.promotions
 		if m.clusterID != "" {
 			n.ClusterID = m.clusterID
@@ -147,6 +155,9 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 	m.registry = read.registry
 	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
 	m.promotions = read.promotions
+	if meta, known := description(snapshot); known {
+		m.settled = rosterOf(meta.Configuration)
+	}
 	m.post()
 	return nil
 }

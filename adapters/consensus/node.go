@@ -58,6 +58,8 @@ type Node struct {
 	stream    *stream
 	witness   *witness
 	raft      *raft.Raft
+	started   atomic.Pointer[raft.Raft] // raft, for those who may come before it
+	awake     raft.ReloadableConfig     // the timeouts with which raft stands for election
 
 	// seams is where a test puts something in between; empty otherwise.
 	seams seams
@@ -111,6 +113,8 @@ func (n *Node) preface() *preface {
 		raftID:    n.config.ID,
 		clusterID: func() string { return n.board.read().ClusterID },
 		secret:    n.config.Secret,
+		trusted:   n.mayBeTrusted,
+		nonvoter:  n.isNonvoter,
 	}
 }
 
@@ -147,6 +151,9 @@ func (n *Node) Open(context.Context) error {
 	n.board.post(func(s *notice) { s.opened = true })
 	n.look()
 	n.watching.Go(n.watchLeadership)
+	if !n.mayBeTrusted() {
+		n.watching.Go(n.leaveQuarantine)
+	}
 	return nil
 }
 
@@ -158,10 +165,11 @@ func (n *Node) start(address string) (err error) {
 		}
 	}()
 	settings := n.settings()
-	snapshots, err := n.snapshots(settings)
+	found, err := n.snapshots(settings)
 	if err != nil {
 		return err
 	}
+	snapshots := describing{found}
 	logs, err := raft.NewLogCache(cachedEntries, n.store)
 	if err != nil {
 		return err
@@ -180,8 +188,16 @@ func (n *Node) start(address string) (err error) {
 		network = n.seams.transport(network)
 	}
 	n.witness = newWitness(network, n.evidence, func() uint64 { return n.board.read().Term })
-	if err := n.bootstrap(settings, logs, snapshots, address); err != nil {
+	exists, err := n.bootstrap(settings, logs, snapshots, address)
+	if err == nil {
+		err = n.settleQuarantine(exists)
+	}
+	if err != nil {
 		return err
+	}
+	n.awake.HeartbeatTimeout, n.awake.ElectionTimeout = settings.HeartbeatTimeout, settings.ElectionTimeout
+	if !n.mayBeTrusted() {
+		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
 	}
 	machine := newMachine(n.board, n.halt)
 	machine.observer = n.config.Observer
@@ -189,10 +205,11 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
 	}
-	n.raft, err = raft.NewRaft(settings, fsm, logs, n.store, snapshots, n.witness)
+	n.raft, err = raft.NewRaft(settings, fsm, logs, voteless{n.store, n.mayBeTrusted}, snapshots, n.witness)
 	if err != nil {
 		return err
 	}
+	n.started.Store(n.raft)
 	return n.hurry()
 }
 
@@ -204,7 +221,7 @@ const slack = time.Nanosecond
 // timeout: there is nobody whom it could hear from. Raft looks at once whether
 // it has heard from a leader when that timeout gets shorter.
 func (n *Node) hurry() error {
-	if _, needed := n.quorum(); needed > 0 {
+	if _, needed := n.quorum(); needed > 0 || !n.mayBeTrusted() {
 		return nil
 	}
 	timing := n.raft.ReloadableConfig()
@@ -246,29 +263,43 @@ func (n *Node) snapshots(settings *raft.Config) (raft.SnapshotStore, error) {
 }
 
 // bootstrap makes a cluster of this instance alone, where that is asked for and
-// the directory holds none.
-func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots raft.SnapshotStore, address string) error {
-	exists, err := raft.HasExistingState(logs, n.store, snapshots)
+// the directory holds none. It says whether the directory holds raft state now.
+func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots raft.SnapshotStore, address string) (exists bool, err error) {
+	exists, err = raft.HasExistingState(logs, n.store, snapshots)
 	if err != nil {
-		return err
+		return false, err
+	}
+	waits, err := quarantined(n.directory)
+	if err != nil {
+		return false, err
 	}
 	log := n.config.Logger
 	switch {
 	case exists && n.config.Bootstrap:
 		log.Info("the directory holds a raft cluster already: bootstrapping changes nothing",
 			"directory", n.directory.Path(), "cluster_id", n.directory.ClusterID())
-		return nil
+		return true, nil
 	case !n.config.Bootstrap:
-		return nil
+		return exists, nil
+	case n.directory.ClusterID() != "" && (waits != "" || n.hasPeers()):
+		log.Warn("the directory belongs to a raft cluster, whose state it has lost: bootstrapping would found another one, so this instance waits for the others",
+			"directory", n.directory.Path(), "cluster_id", n.directory.ClusterID())
+		return false, nil
+	}
+	if waits != "" {
+		// It has waited to be added, to no avail: nobody relies on it.
+		if err := n.directory.Drop(quarantineName); err != nil {
+			return false, err
+		}
 	}
 	if n.directory.ClusterID() == "" {
 		if err := n.directory.SetClusterID(rand.Text()); err != nil {
-			return err
+			return false, err
 		}
 	}
 	n.board.post(func(s *notice) { s.ClusterID = n.directory.ClusterID() })
 	log.Info("bootstrapping a raft cluster", "cluster_id", n.directory.ClusterID(), "id", n.config.ID, "address", address)
-	return raft.BootstrapCluster(settings, logs, n.store, snapshots, n.witness, raft.Configuration{
+	return true, raft.BootstrapCluster(settings, logs, n.store, snapshots, n.witness, raft.Configuration{
 		Servers: []raft.Server{{ID: settings.LocalID, Address: raft.ServerAddress(address), Suffrage: raft.Voter}},
 	})
 }

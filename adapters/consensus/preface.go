@@ -38,6 +38,13 @@ const (
 	otherCluster
 	otherSecret // one has a secret, the other has none
 	ownID       // both bear one raft id
+	// inQuarantine: whoever dials must have the one it dials as a nonvoter.
+	inQuarantine
+	// toNonvoter is no refusal. A dialer says by it that it has the other side as a
+	// nonvoter, which builds from before quarantine do not look at; and the other
+	// side that it is in quarantine, so that the connection is good only as long as
+	// that is so. Only a dialer that has said it is answered so.
+	toNonvoter
 )
 
 var (
@@ -46,6 +53,7 @@ var (
 	errOtherID      = errors.New("another instance answers at this address")
 	errNoSecret     = errors.New("one side has a raft secret and the other has none")
 	errOwnID        = errors.New("the other side bears the same raft id")
+	errQuarantined  = errors.New("the one that was dialled is in quarantine: it has not got the state of the cluster yet, so it does not vote, and takes entries only from a leader that has it as a nonvoter")
 	errWrongSecret  = errors.New("the other side does not know the raft secret")
 	errNoProof      = errors.New("the other side hung up instead of proving that it knows the raft secret")
 )
@@ -59,6 +67,8 @@ func (v verdict) err() error {
 		return errNoSecret
 	case ownID:
 		return errOwnID
+	case inQuarantine:
+		return errQuarantined
 	}
 	return fmt.Errorf("%w: unknown verdict %d", errOtherVersion, v)
 }
@@ -70,6 +80,12 @@ type preface struct {
 	clusterID func() string
 	secret    []byte
 	expects   string // whose answer a dialer takes; empty: anybody's
+
+	// trusted says whether votes and acknowledgements of this side may count, and
+	// nonvoter whether those of the instance with an id do not count here; nil:
+	// they may.
+	trusted  func() bool
+	nonvoter func(id string) bool
 }
 
 type hello struct {
@@ -105,6 +121,21 @@ func judge(own, others hello) verdict {
 	return welcome
 }
 
+// judgeDialer is judge, and whether this side needs to be a nonvoter there.
+func (p *preface) judgeDialer(own, others hello) verdict {
+	v := judge(own, others)
+	switch {
+	case v != welcome, p.trusted == nil, p.trusted():
+		return v
+	case others.verdict == toNonvoter:
+		return toNonvoter
+	}
+	return inQuarantine
+}
+
+// isWelcome is of the verdict of the one who was dialled.
+func (v verdict) isWelcome() bool { return v == welcome || v == toNonvoter }
+
 // refusal is what keeps the two sides from talking; nil for welcome.
 func refusal(v verdict, own, others hello) error {
 	switch v {
@@ -118,19 +149,33 @@ func refusal(v verdict, own, others hello) error {
 }
 
 // dial goes through the preface on a connection that this side opened. The
-// caller bounds it, with a deadline or by closing conn.
-func (p *preface) dial(conn net.Conn) error {
+// caller bounds it, with a deadline or by closing conn. The connection is
+// restricted where the other side is in quarantine: it is good as long as that is
+// a nonvoter.
+func (p *preface) dial(conn net.Conn) (restricted bool, err error) {
 	own := p.hello()
+	if p.nonvoter != nil && p.nonvoter(p.expects) {
+		own.verdict = toNonvoter
+	}
 	if _, err := conn.Write(own.encode()); err != nil {
-		return fmt.Errorf("preface: %w", err)
+		return false, fmt.Errorf("preface: %w", err)
 	}
 	others, err := readHello(conn)
 	if err != nil {
-		return fmt.Errorf("preface: %w", err)
+		return false, fmt.Errorf("preface: %w", err)
 	}
-	if err := refusal(cmp.Or(judge(own, others), others.verdict), own, others); err != nil {
-		return err
+	verdict := cmp.Or(judge(own, others), others.verdict)
+	if restricted = verdict == toNonvoter && own.verdict == toNonvoter; restricted {
+		verdict = welcome
 	}
+	if err := refusal(verdict, own, others); err != nil {
+		return false, err
+	}
+	return restricted, p.proveTo(conn, own, others)
+}
+
+// proveTo is the end of dial.
+func (p *preface) proveTo(conn net.Conn, own, others hello) error {
 	if p.expects != "" && others.raftID != p.expects {
 		return fmt.Errorf("preface: %w: %q instead of %q", errOtherID, others.raftID, p.expects)
 	}
@@ -154,16 +199,16 @@ func (p *preface) accept(conn net.Conn) error {
 		return fmt.Errorf("preface: %w", err)
 	}
 	own := p.hello()
-	own.verdict = judge(own, others)
+	own.verdict = p.judgeDialer(own, others)
 	answer := own.encode()
-	if own.proves && own.verdict == welcome {
+	if own.proves && own.verdict.isWelcome() {
 		answer = append(answer, p.proof(roleDialled, others, own)...)
 	}
 	if _, err := conn.Write(answer); err != nil {
 		return fmt.Errorf("preface: %w", err)
 	}
-	if err := refusal(own.verdict, own, others); err != nil {
-		return err
+	if !own.verdict.isWelcome() {
+		return refusal(own.verdict, own, others)
 	}
 	if !own.proves {
 		return nil

@@ -19,7 +19,7 @@ func FuzzPreface(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, secret := range []string{"", "s"} {
 			mustSurvive(t, data, side("b", "c", secret).accept)
-			mustSurvive(t, data, side("a", "c", secret).dial)
+			mustSurvive(t, data, side("a", "c", secret).dials)
 		}
 	})
 }

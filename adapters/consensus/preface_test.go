@@ -23,6 +23,12 @@ func side(raftID, clusterID, secret string) *preface {
 	return &preface{raftID: raftID, clusterID: func() string { return clusterID }, secret: []byte(secret)}
 }
 
+// dials is dial for who does not mind what the connection is good for.
+func (p *preface) dials(conn net.Conn) error {
+	_, err := p.dial(conn)
+	return err
+}
+
 // connected gives the two ends of a TCP connection, bounded by patience.
 func connected(tb testing.TB) (dialer, dialled *net.TCPConn) {
 	tb.Helper()
@@ -60,7 +66,7 @@ func meet(tb testing.TB, dialer, dialled *preface) (dialErr, acceptErr error) {
 		}
 		accepting <- err
 	}()
-	if dialErr = dialer.dial(out); dialErr != nil {
+	if dialErr = dialer.dials(out); dialErr != nil {
 		out.Close()
 	}
 	return dialErr, <-accepting
@@ -153,7 +159,7 @@ func TestAnotherVersionIsToldToBothSides(t *testing.T) {
 			_, _ = io.ReadFull(in, make([]byte, len(side("a", "c", "").hello().encode())))
 			_, _ = in.Write(bytesOfLater)
 		}()
-		mustSay(t, "the dialer", side("a", "c", "").dial(out), errOtherVersion, []string{"version 2", "version 1"})
+		mustSay(t, "the dialer", side("a", "c", "").dials(out), errOtherVersion, []string{"version 2", "version 1"})
 	})
 	t.Run("it dials", func(t *testing.T) {
 		out, in := connected(t)
@@ -174,7 +180,7 @@ func TestAnotherVersionIsToldToBothSides(t *testing.T) {
 		if _, err := in.Write(refusal.encode()); err != nil {
 			t.Fatal(err)
 		}
-		mustSay(t, "the dialer", side("a", "c", "").dial(out), errOtherVersion, []string{"verdict 99"})
+		mustSay(t, "the dialer", side("a", "c", "").dials(out), errOtherVersion, []string{"verdict 99"})
 	})
 }
 
@@ -202,7 +208,7 @@ func overheard(t *testing.T, dialer, dialled *preface) (byDialer, byDialled []by
 	accepting := make(chan error, 1)
 	go func() { accepting <- dialled.accept(in) }()
 	tap := &recorder{Conn: out}
-	if err := errors.Join(dialer.dial(tap), <-accepting); err != nil {
+	if err := errors.Join(dialer.dials(tap), <-accepting); err != nil {
 		t.Fatal(err)
 	}
 	return tap.sent.Bytes(), tap.received.Bytes()
@@ -225,7 +231,7 @@ func TestWhatWasOverheardProvesNothing(t *testing.T) {
 		if _, err := in.Write(byDialled); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.dial(out); !errors.Is(err, errWrongSecret) {
+		if err := a.dials(out); !errors.Is(err, errWrongSecret) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -253,7 +259,7 @@ func TestOnesOwnProofProvesNothing(t *testing.T) {
 	t.Run("the dialer's words, all sent back to it", func(t *testing.T) {
 		out, in := connected(t)
 		go func() { _, _ = io.Copy(in, in) }()
-		if err := side("a", "c", "s").dial(out); !errors.Is(err, errOwnID) {
+		if err := side("a", "c", "s").dials(out); !errors.Is(err, errOwnID) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -267,7 +273,7 @@ func TestOnesOwnProofProvesNothing(t *testing.T) {
 		go func() { _, _ = io.Copy(toStranger, fromStranger) }()
 		accepting := make(chan error, 1)
 		go func() { accepting <- a.accept(in) }()
-		if err := a.dial(out); !errors.Is(err, errOwnID) {
+		if err := a.dials(out); !errors.Is(err, errOwnID) {
 			t.Errorf("it dials itself: %v", err)
 		}
 		if err := <-accepting; !errors.Is(err, errOwnID) {
@@ -316,7 +322,7 @@ func TestThePrefaceTakesNothingThatFollowsIt(t *testing.T) {
 				}
 				accepting <- err
 			}()
-			err := side("a", "c", secret).dial(out)
+			err := side("a", "c", secret).dials(out)
 			if err == nil {
 				_, err = io.WriteString(out, rpc)
 			}
@@ -342,7 +348,7 @@ func TestSilenceIsBoundedByTheDeadline(t *testing.T) {
 		preface func(net.Conn) error
 	}{
 		"the dialer falls silent":      {byDialer, b.accept},
-		"the dialled one falls silent": {byDialled, a.dial},
+		"the dialled one falls silent": {byDialled, a.dials},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -384,7 +390,7 @@ func TestAPeerThatHangsUpIsAnError(t *testing.T) {
 		out, in := connected(t)
 		_, _ = in.Write(byDialled[:said])
 		in.CloseWrite()
-		if err := a.dial(out); err == nil {
+		if err := a.dials(out); err == nil {
 			t.Errorf("one that hung up after %d bytes was trusted", said)
 		}
 	}
@@ -398,7 +404,7 @@ func TestOnlyPeersReachTheRaftLane(t *testing.T) {
 	}
 	for name, p := range refused {
 		conn := dialLane(t, port)
-		if err := p.dial(conn); err == nil {
+		if err := p.dials(conn); err == nil {
 			t.Errorf("%s: it was welcome", name)
 		}
 		conn.Close()
@@ -412,7 +418,7 @@ func TestOnlyPeersReachTheRaftLane(t *testing.T) {
 
 	peer := dialLane(t, port)
 	defer peer.Close()
-	if err := side("peer", "c", "s").dial(peer); err != nil {
+	if err := side("peer", "c", "s").dials(peer); err != nil {
 		t.Fatal(err)
 	}
 	first, err := stream.Accept()

@@ -50,8 +50,9 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	defer cancel()
 	id, address := splitDestination(to)
 	conn, err := demux.Dial(ctx, address, RaftLane)
+	restricted := false
 	if err == nil {
-		err = s.greet(ctx, conn, id)
+		restricted, err = s.greet(ctx, conn, id)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -59,23 +60,26 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 		}
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
+	if restricted {
+		conn = nonvoterConn{conn, func() bool { return s.preface.nonvoter(id) }}
+	}
 	return s.remember(conn)
 }
 
 // greet goes through the preface with the instance named id, as long as ctx
 // lasts, and closes conn on an error.
-func (s *stream) greet(ctx context.Context, conn net.Conn, id string) error {
+func (s *stream) greet(ctx context.Context, conn net.Conn, id string) (restricted bool, err error) {
 	unbind := context.AfterFunc(ctx, func() { conn.Close() })
 	preface := *s.preface
 	preface.expects = id
-	err := preface.dial(conn)
+	restricted, err = preface.dial(conn)
 	if !unbind() {
 		err = ctx.Err()
 	}
 	if err != nil {
 		conn.Close()
 	}
-	return err
+	return restricted, err
 }
 
 func (s *stream) remember(conn net.Conn) (net.Conn, error) {
@@ -105,6 +109,19 @@ func (s *stream) Close() error {
 	return s.lane.Close()
 }
 
+// reset ends every connection, and lets new ones be made.
+func (s *stream) reset() {
+	s.mu.Lock()
+	open := s.open
+	if !s.closed {
+		s.open = map[*streamConn]struct{}{}
+	}
+	s.mu.Unlock()
+	for conn := range open {
+		conn.Conn.Close()
+	}
+}
+
 // Addr implements net.Listener. Raft tells it to others as this instance's
 // address, so it is the advertised one; a host name stays a name.
 func (s *stream) Addr() net.Addr { return advertised(s.advertised) }
@@ -117,6 +134,23 @@ func (a advertised) String() string { return string(a) }
 type streamConn struct {
 	net.Conn
 	stream *stream
+}
+
+// nonvoterConn leads to an instance in quarantine. Nothing is sent on it to one
+// that counts: raft keeps connections, and who made one in another term may have
+// it as a voter by now.
+type nonvoterConn struct {
+	net.Conn
+	isNonvoter func() bool
+}
+
+// Write implements net.Conn.
+func (c nonvoterConn) Write(b []byte) (int, error) {
+	if !c.isNonvoter() {
+		c.Close()
+		return 0, errQuarantined
+	}
+	return c.Conn.Write(b)
 }
 
 func (c *streamConn) Close() error {

@@ -293,7 +293,7 @@ func TestADialThatEndsAtItsLastByteIsAnError(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	conn := &endsAfter{Conn: out, left: len(b.hello().encode()), end: cancel, closed: make(chan struct{})}
-	if err := a.greet(ctx, conn, ""); !errors.Is(err, context.Canceled) {
+	if _, err := a.greet(ctx, conn, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 }

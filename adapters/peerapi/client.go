@@ -190,6 +190,7 @@ func decode(body []byte) (ports.Identity, error) {
 		ClusterID:          m.ClusterID,
 		Version:            m.Version,
 		Applied:            m.AppliedIndex,
+		Quarantined:        m.Quarantined,
 	}, nil
 }
 

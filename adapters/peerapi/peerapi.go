@@ -35,6 +35,7 @@ type metadata struct {
 	ClusterID          string `json:"cluster_id"`
 	Version            string `json:"version"`
 	AppliedIndex       uint64 `json:"applied_index,omitzero"`
+	Quarantined        bool   `json:"quarantined,omitzero"`
 }
 
 // readIndex is the answer to GET /read-index. Its names are as lasting.

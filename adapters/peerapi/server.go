@@ -139,6 +139,7 @@ func routes(self ports.Self, progress ports.Progress) http.Handler {
 			ClusterID:          identity.ClusterID,
 			Version:            identity.Version,
 			AppliedIndex:       identity.Applied,
+			Quarantined:        identity.Quarantined,
 		})
 	})
 	router.Get(readIndexPath, func(w http.ResponseWriter, r *http.Request) {
