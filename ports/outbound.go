@@ -33,6 +33,9 @@ type ReadIndex struct {
 	ClusterID string
 	// Index is a place in the replicated log: see Progress.
 	Index uint64
+	// Members are the ids of who belongs to the cluster there; empty where that is
+	// not told.
+	Members []string
 }
 
 // Local is what this instance knows by itself; it asks nobody, so it may be
@@ -85,6 +88,8 @@ type LocalState struct {
 	// counts: it has lost what it had, or is new, until it has been made a nonvoter
 	// and has got all that was committed by then. Empty: it does.
 	Quarantine string
+	// Removed: this instance was a member, and is none any more.
+	Removed bool
 	// Closed: the instance is shutting down, and serves nobody any more.
 	Closed bool
 }
@@ -96,7 +101,10 @@ func (s LocalState) Unready() []string {
 	if s.Closed {
 		reasons = append(reasons, "it is shutting down")
 	}
-	if !s.Member {
+	switch {
+	case s.Removed:
+		reasons = append(reasons, "it was removed from the raft cluster: stop it, or empty its directory and let it join")
+	case !s.Member:
 		reasons = append(reasons, "it is not a member of a raft cluster: it waits to be added (PUT /raft/node on the leader)")
 	}
 	if s.Quarantine != "" && s.ClusterID != "" {

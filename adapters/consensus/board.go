@@ -23,6 +23,8 @@ type notice struct {
 	opened   bool          // raft runs, or has run
 	judged   bool          // it is known whether this instance is in quarantine
 	applied  uint64        // index of the last entry in View
+	removed  bool          // this instance was told that it is no member any more
+	foreseen uint64        // where its log says that it is to be a voter; 0 where it does not
 	openTerm uint64        // term of the last opening applied
 	settled  domain.Roster // the last membership that is committed, up to applied
 	leads    bool          // raft says that this instance leads in Term

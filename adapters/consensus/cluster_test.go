@@ -156,7 +156,7 @@ func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.Read
 	if err != nil {
 		return ports.ReadIndex{}, err
 	}
-	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: i.board.read().ClusterID, Index: index}, nil
+	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: i.board.read().ClusterID, Index: index, Members: i.Members()}, nil
 }
 
 // questions are those that one instance asks. A test counts them, and decides

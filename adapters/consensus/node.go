@@ -150,7 +150,9 @@ func (n *Node) Open(context.Context) error {
 	}
 	n.board.post(func(s *notice) { s.opened = true })
 	n.look()
+	n.foresee()
 	n.watching.Go(n.watchLeadership)
+	n.watching.Go(n.watchRemoval)
 	if !n.mayBeTrusted() {
 		n.watching.Go(n.leaveQuarantine)
 	}
@@ -362,7 +364,10 @@ func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 	state := latest.LocalState
 	state.Applied = latest.applied
 	self, _ := state.Roster.Find(n.config.ID)
-	state.Staged = self.Suffrage != domain.Voter && slices.Contains(state.Promotions, n.config.ID)
+	state.Staged = self.Suffrage != domain.Voter &&
+		(slices.Contains(state.Promotions, n.config.ID) || latest.foreseen > latest.applied)
+	state.Removed = latest.removed ||
+		!state.Member && state.ClusterID != "" && state.Quarantine == "" && len(state.Roster.Instances()) > 0
 	return state, latest.later
 }
 

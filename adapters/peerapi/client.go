@@ -165,7 +165,7 @@ func decodeReadIndex(body []byte) (ports.ReadIndex, error) {
 	); err != nil {
 		return ports.ReadIndex{}, fmt.Errorf("its answer is no read index: %w", err)
 	}
-	return ports.ReadIndex{RaftID: r.RaftID, ClusterID: r.ClusterID, Index: r.Index}, nil
+	return ports.ReadIndex{RaftID: r.RaftID, ClusterID: r.ClusterID, Index: r.Index, Members: r.Members}, nil
 }
 
 // decode takes one JSON object, whole, and nothing that an instance would not

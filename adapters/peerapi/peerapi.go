@@ -43,6 +43,8 @@ type readIndex struct {
 	RaftID    string `json:"raft_id"`
 	ClusterID string `json:"cluster_id"`
 	Index     uint64 `json:"index"`
+	// Members are the ids of who belongs to the cluster.
+	Members []string `json:"members,omitempty"`
 }
 
 // problem is every other answer, in the shape of RFC 9457 that the application

@@ -137,3 +137,31 @@ func joins(c *harness.Cluster, i *harness.Instance) {
 	i.Flags = append(slices.DeleteFunc(slices.Clone(i.Flags), func(flag string) bool { return flag == "--bootstrap_raft_cluster" }),
 		"--join="+strings.Join(addresses, ","))
 }
+
+// One is removed while it is down, and started again all the same.
+func TestARemovedInstanceNotices(t *testing.T) {
+	c := harness.Start(t, harness.Options{Flags: calm})
+	leader, away := c.Leader(), c.Followers()[0]
+	away.Kill()
+	if err := leader.RaftRemove(t.Context(), away.ID); err != nil {
+		t.Fatal(err)
+	}
+	away.Start()
+	harness.Eventually(t, "it says that it was removed", func() error {
+		ready, err := away.Ready(t.Context())
+		if err == nil && (ready.Ready || !strings.Contains(strings.Join(ready.Reasons, "; "), "was removed")) {
+			err = fmt.Errorf("it says %+v", ready)
+		}
+		return err
+	})
+	awaitLog(t, away, "was removed from the raft cluster")
+	put(t, leader.Client, "meanwhile")
+
+	away.Stop()
+	away.Wipe()
+	joins(c, away)
+	away.Start()
+	c.AwaitReady()
+	checkMembers(t, c)
+	checkDense(t, away.Client)
+}

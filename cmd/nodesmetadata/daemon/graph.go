@@ -127,6 +127,7 @@ func newPeerServer(port *demux.Demux, node *consensus.Node, cluster *app.Cluster
 		Listener: lane,
 		Self:     cluster,
 		Progress: node,
+		Members:  node.Members,
 		Logger:   log.With("component", "peerapi"),
 	})
 }
