@@ -132,7 +132,7 @@ func (n *Node) Claim(context.Context) error {
 
 // Open opens the store and starts raft. It waits for no other instance. What it
 // acquired before an error is released by Close.
-func (n *Node) Open(context.Context) error {
+func (n *Node) Open(ctx context.Context) error {
 	address := n.config.AdvertisedAddress
 	if address == "" {
 		address = n.lane.Addr().String()
@@ -140,11 +140,9 @@ func (n *Node) Open(context.Context) error {
 	if err := domain.CheckAdvertisedAddress("raft advertised address", address); err != nil {
 		return err
 	}
-	store, err := n.config.OpenStore(n.directory.Path(), n.config.Logger)
-	if err != nil {
-		return fmt.Errorf("open the %s log store: %w", n.config.Backend, err)
+	if err := n.openStore(ctx); err != nil {
+		return err
 	}
-	n.store = store
 	if err := n.start(address); err != nil {
 		return fmt.Errorf("start raft on %s: %w", n.directory.Path(), err)
 	}
@@ -172,7 +170,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	snapshots := describing{found}
-	logs, err := raft.NewLogCache(cachedEntries, n.store)
+	logs, err := raft.NewLogCache(cachedEntries, provenLog{n.store, n.fail})
 	if err != nil {
 		return err
 	}

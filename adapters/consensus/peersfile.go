@@ -83,6 +83,14 @@ func (n *Node) rememberPeers(roster domain.Roster) {
 	}
 }
 
+// wasAlone says whether the directory is of an instance that was a cluster by
+// itself: nobody could give it back what it had.
+func (n *Node) wasAlone() bool {
+	roster, err := keptPeers(n.directory)
+	_, isMember := roster.Find(n.config.ID)
+	return err == nil && isMember && len(roster.Instances()) == 1
+}
+
 // hasPeers says whether the directory is of a member of a cluster with others.
 func (n *Node) hasPeers() bool {
 	roster, err := keptPeers(n.directory)
