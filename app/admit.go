@@ -73,7 +73,7 @@ func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (blank bo
 		return false, fmt.Errorf("%w: the log may hold what instance %q, of version %s, can't read: it reads format %d, and all of this cluster read %d",
 			domain.ErrTooOld, wanted.ID, identity.Version, max(1, identity.Format), c.Formats.Shared())
 	}
-	return identity.ClusterID == "", nil
+	return isBlank(identity), nil
 }
 
 // changing gives the right to change the membership, and who is to be promoted:

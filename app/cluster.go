@@ -47,6 +47,9 @@ type Cluster struct {
 	// membership holds a token while the membership is changed, or who is to be
 	// promoted.
 	membership chan struct{}
+
+	// blank has voters that are in quarantine: see readmit.
+	blank chan domain.Instance
 }
 
 // NewCluster gives the use cases over the raft cluster. It starts nothing.
@@ -66,6 +69,7 @@ func NewCluster(config ClusterConfig) *Cluster {
 	c.watch.later = make(chan struct{})
 	c.watch.latest = &clusterState{}
 	c.membership = make(chan struct{}, 1)
+	c.blank = make(chan domain.Instance, 1)
 	return c
 }
 
@@ -74,6 +78,7 @@ func (c *Cluster) Identity() ports.Identity {
 	self := c.Self
 	state, _ := c.Local.State()
 	self.ClusterID, self.Applied = state.ClusterID, state.Applied
+	self.Quarantined = state.Quarantine != ""
 	return self
 }
 
@@ -154,6 +159,9 @@ func (c *Cluster) ask(ctx context.Context, instance domain.Instance) domain.Memb
 		var err error
 		if identity, err = c.identify(ctx, instance.ID, instance.RaftAddress); err != nil {
 			return member
+		}
+		if instance.Suffrage == domain.Voter && identity.Quarantined {
+			c.noticeBlank(instance)
 		}
 	}
 	member.Reachable = true

@@ -57,7 +57,7 @@ func (j *Joiner) Open(context.Context) error {
 			j.Logger.Warn("there is nobody to ask but this instance itself: it waits to be added", "id", j.Self.ID)
 		}
 		j.Through = others
-	case !slices.Contains(state.Promotions, j.Self.ID):
+	case !state.Staged:
 		j.Self.Suffrage = known.Suffrage
 	}
 	if j.settled(state) || len(j.Through) == 0 {

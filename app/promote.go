@@ -101,7 +101,7 @@ func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent t
 		return absent, nil
 	case isMember && seen.Suffrage != domain.Voter:
 		identity, err := c.identify(ctx, id, seen.RaftAddress)
-		if err != nil || identity.ClusterID == "" || identity.Applied < index {
+		if err != nil || isBlank(identity) || identity.Applied < index {
 			return time.Time{}, err
 		}
 	}

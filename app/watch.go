@@ -42,6 +42,7 @@ func (c *Cluster) Open(context.Context) error {
 	c.watch.cancel = cancel
 	c.watch.done.Go(func() { c.keepWatch(ctx) })
 	c.watch.done.Go(func() { c.promote(ctx) })
+	c.watch.done.Go(func() { c.readmit(ctx) })
 	return nil
 }
 

@@ -33,6 +33,9 @@ type ReadIndex struct {
 	ClusterID string
 	// Index is a place in the replicated log: see Progress.
 	Index uint64
+	// Members are the ids of who belongs to the cluster there; empty where that is
+	// not told.
+	Members []string
 }
 
 // Local is what this instance knows by itself; it asks nobody, so it may be
@@ -60,7 +63,7 @@ type LocalState struct {
 	Roster domain.Roster
 	// Committed are the memberships that this instance saw committed lately, each
 	// with its place in the replicated log, in ascending order. Old ones are
-	// forgotten, all of them when the state is replaced by a snapshot.
+	// forgotten, all of them but the last when the state is replaced by a snapshot.
 	Committed []CommittedRoster
 	// ClusterID is empty until the instance has heard it.
 	ClusterID string
@@ -85,6 +88,12 @@ type LocalState struct {
 	// Staged: this instance is to be a voter, and is a nonvoter until it has caught
 	// up. Who relies on it as on a voter would be mistaken.
 	Staged bool
+	// Quarantine is why this instance neither votes nor acknowledges anything that
+	// counts: it has lost what it had, or is new, until it has been made a nonvoter
+	// and has got all that was committed by then. Empty: it does.
+	Quarantine string
+	// Removed: this instance was a member, and is none any more.
+	Removed bool
 	// Closed: the instance is shutting down, and serves nobody any more.
 	Closed bool
 }
@@ -102,8 +111,15 @@ func (s LocalState) Unready() []string {
 	if s.Closed {
 		reasons = append(reasons, "it is shutting down")
 	}
-	if !s.Member {
+	switch {
+	case s.Removed:
+		reasons = append(reasons, "it was removed from the raft cluster: stop it, or empty its directory and let it join")
+	case !s.Member:
 		reasons = append(reasons, "it is not a member of a raft cluster: it waits to be added (PUT /raft/node on the leader)")
+	}
+	if s.Quarantine != "" && s.ClusterID != "" {
+		reasons = append(reasons, "it is in quarantine, because "+s.Quarantine+
+			": it does not vote, and waits for a leader that makes it a nonvoter and sends it the state of the cluster")
 	}
 	if s.Staged {
 		reasons = append(reasons, "it is a nonvoter until it has caught up, and then a voter")
@@ -202,6 +218,8 @@ type Identity struct {
 	Applied uint64
 	// Format is what it reads of the log: see Formats. 0: it does not say.
 	Format int
+	// Quarantined: it must not be counted on as a voter: see LocalState.
+	Quarantined bool
 }
 
 // Admission asks an instance of a cluster to make another one a member. Safe

@@ -163,7 +163,7 @@ func TestInstancesAreAlikeThroughRestartsAndSnapshots(t *testing.T) {
 	}
 	join := func(id string) {
 		joining := r.start(instanceConfig{id: id, directory: t.TempDir()})
-		mustAdd(t, leaderOf(t, r.cluster), voter(joining))
+		admit(t, leaderOf(t, r.cluster), joining)
 		r.cluster = append(r.cluster, joining)
 	}
 	r.cluster = []*instance{r.start(instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -20,7 +21,10 @@ type board struct {
 type notice struct {
 	ports.LocalState
 	opened   bool      // raft runs, or has run
+	judged   bool      // it is known whether this instance is in quarantine
 	applied  uint64    // index of the last entry in View
+	removed  bool      // this instance was told that it is no member any more
+	foreseen uint64    // where its log says that it is to be a voter; 0 where it does not
 	openTerm uint64    // term of the last opening applied
 	leads    bool      // raft says that this instance leads in Term
 	elected  time.Time // when it was first seen to lead in Term
@@ -37,6 +41,15 @@ func newBoard(first ports.LocalState) *board {
 }
 
 func (b *board) read() *notice { return b.latest.Load() }
+
+// settled is the last membership that is known to be committed, up to applied; empty where
+// none is.
+func (n *notice) settled() domain.Roster {
+	if len(n.Committed) == 0 {
+		return domain.Roster{}
+	}
+	return n.Committed[len(n.Committed)-1].Roster
+}
 
 // post makes the next notice out of the latest one.
 func (b *board) post(change func(*notice)) {

@@ -143,7 +143,7 @@ func (neighbours) Identify(_ context.Context, raftAddress string) (ports.Identit
 	if state.Closed {
 		return ports.Identity{}, errors.New("it is closed")
 	}
-	return ports.Identity{RaftID: i.config.ID, ClusterID: state.ClusterID, Applied: state.Applied}, nil
+	return ports.Identity{RaftID: i.config.ID, ClusterID: state.ClusterID, Applied: state.Applied, Quarantined: !trusted(state)}, nil
 }
 
 func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
@@ -156,7 +156,7 @@ func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.Read
 	if err != nil {
 		return ports.ReadIndex{}, err
 	}
-	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: i.board.read().ClusterID, Index: index}, nil
+	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: i.board.read().ClusterID, Index: index, Members: i.Members()}, nil
 }
 
 // questions are those that one instance asks. A test counts them, and decides
@@ -218,12 +218,7 @@ func startCluster(tb testing.TB, size int, configure func(*instanceConfig)) []*i
 	leader := cluster[0]
 	leader.eventually(tb, "leading", leading)
 	for _, joining := range cluster[1:] {
-		err := leader.Add(within(tb), domain.Instance{
-			ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Voter,
-		})
-		if err != nil {
-			tb.Fatal(err)
-		}
+		admit(tb, leader, joining)
 		joining.eventually(tb, "a member that has caught up", func(s ports.LocalState) bool {
 			return s.Member && s.CaughtUp && s.LeaderID == leader.config.ID
 		})
@@ -241,6 +236,25 @@ func acquaint(tb testing.TB, cluster []*instance) {
 		}
 	}
 }
+
+// admit makes a voter of an instance that is new, as the use cases do.
+func admit(tb testing.TB, leader, joining *instance) {
+	tb.Helper()
+	for _, suffrage := range []domain.Suffrage{domain.Nonvoter, domain.Voter} {
+		err := leader.Add(within(tb), domain.Instance{
+			ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: suffrage,
+		})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		joining.eventually(tb, "out of quarantine, and a "+string(suffrage), func(s ports.LocalState) bool {
+			self, _ := s.Roster.Find(joining.config.ID)
+			return trusted(s) && self.Suffrage == suffrage
+		})
+	}
+}
+
+func trusted(s ports.LocalState) bool { return s.Quarantine == "" }
 
 func within(tb testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

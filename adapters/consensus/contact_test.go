@@ -369,7 +369,7 @@ func TestANewcomerHasHeardFromNobody(t *testing.T) {
 	if state, _ := newcomer.State(); state.InTouch {
 		t.Error("it is in touch with nobody")
 	}
-	mustAdd(t, leader, voter(newcomer))
+	admit(t, leader, newcomer)
 	newcomer.eventually(t, "in touch", inTouch)
 	if _, ever := newcomer.LeaderContact(); !ever {
 		t.Error("it is in touch, and has never heard from a leader")

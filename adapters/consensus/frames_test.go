@@ -37,7 +37,7 @@ func peerOf(t *testing.T, s *stream) net.Conn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	_, err = conn.Write([]byte{RaftLane})
-	if err := errors.Join(err, conn.SetDeadline(time.Now().Add(patience)), side("peer", "c", "").Dial(conn)); err != nil {
+	if err := errors.Join(err, conn.SetDeadline(time.Now().Add(patience)), dials(side("peer", "c", ""), conn)); err != nil {
 		t.Fatal(err)
 	}
 	return conn
@@ -383,7 +383,7 @@ func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if err := errors.Join(conn.SetDeadline(time.Now().Add(patience)), side("stranger", "", "").Dial(conn)); err != nil {
+		if err := errors.Join(conn.SetDeadline(time.Now().Add(patience)), dials(side("stranger", "", ""), conn)); err != nil {
 			t.Fatal(err)
 		}
 	}

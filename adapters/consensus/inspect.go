@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 
 	"github.com/hashicorp/raft"
@@ -24,8 +25,14 @@ type Report struct {
 	RaftID    string
 	ClusterID string // empty as long as the instance belongs to no cluster
 
-	// Blank: there is no raft state, and there never was.
+	// Blank: there is no raft state, and there never was, or what there was is known
+	// to be gone: see Quarantine.
 	Blank bool
+	// Empty: there is no raft state, whether or not there should be.
+	Empty bool
+	// Quarantine is why the instance neither votes nor counts at its next start;
+	// empty where it does.
+	Quarantine string
 
 	Term     uint64
 	VoteTerm uint64
@@ -78,6 +85,9 @@ func (f Fault) Error() string {
 	return fmt.Sprintf("%s: %v", f.Path, f.What)
 }
 
+// Unwrap gives what is wrong.
+func (f Fault) Unwrap() error { return f.What }
+
 // What can be done about a fault.
 const (
 	helpDamaged = "restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory"
@@ -100,16 +110,7 @@ func (r *Report) Sound() bool {
 // yet worth telling is a warning to the logger. An error says only that ctx ended
 // first; everything else is in the report.
 func Inspect(ctx context.Context, directory *logstore.Directory, backend logstore.Backend, logger *slog.Logger) (Report, error) {
-	i := inspection{
-		Report: Report{
-			Directory: directory.Path(),
-			Backend:   directory.Backend(),
-			RaftID:    directory.RaftID(),
-			ClusterID: directory.ClusterID(),
-		},
-		logPath: backend.Path(directory.Path()),
-	}
-	i.machine = newMachine(newBoard(ports.LocalState{}), func(error) {})
+	i := newInspection(directory)
 	if backend.Volatile {
 		i.Blank = true
 		return i.Report, nil
@@ -125,6 +126,37 @@ func Inspect(ctx context.Context, directory *logstore.Directory, backend logstor
 		return i.Report, nil
 	}
 	defer func() { _ = store.Close() }() // it was only read
+	return i.read(ctx, store)
+}
+
+// inspectOpen is Inspect of a store that is open already, at the start of an
+// instance: entries are proven, and left for raft to carry out.
+func inspectOpen(ctx context.Context, directory *logstore.Directory, store logstore.Store) (Report, error) {
+	i := newInspection(directory)
+	i.provenOnly = true
+	i.readSnapshots()
+	return i.read(ctx, store)
+}
+
+func newInspection(directory *logstore.Directory) *inspection {
+	i := &inspection{
+		Report: Report{
+			Directory: directory.Path(),
+			Backend:   directory.Backend(),
+			RaftID:    directory.RaftID(),
+			ClusterID: directory.ClusterID(),
+		},
+		logPath: logstore.Backend{Name: directory.Backend()}.Path(directory.Path()),
+	}
+	i.machine = newMachine(newBoard(ports.LocalState{}), func(error) {})
+	var err error
+	if i.Quarantine, err = quarantined(directory); err != nil {
+		i.fault(Fault{Path: filepath.Join(i.Directory, quarantineName), What: err})
+	}
+	return i
+}
+
+func (i *inspection) read(ctx context.Context, store logstore.Store) (Report, error) {
 	i.readStableState(store)
 	if err := i.readLog(ctx, store); err != nil {
 		return Report{}, err
@@ -144,6 +176,8 @@ type inspection struct {
 	machine *machine
 	stuck   bool
 
+	provenOnly bool // what the entries say is of no interest
+
 	complete bool // the log has all from base to its end
 	hasTerm  bool
 	ahead    bool // an entry was found whose term has not come; the ones behind it are no news
@@ -159,7 +193,7 @@ func (i *inspection) damage(path string, index uint64, what error) {
 
 // withoutStore is for a directory in which there is no log store.
 func (i *inspection) withoutStore() {
-	i.Blank = i.ClusterID == "" && len(i.Snapshots) == 0 && len(i.Faults) == 0
+	i.Blank = (i.ClusterID == "" || i.Quarantine != "") && len(i.Snapshots) == 0 && len(i.Faults) == 0
 	if !i.Blank {
 		i.damage(i.logPath, 0, errors.New("it is missing, or was never written, though the directory holds the state of a cluster"))
 	}
@@ -277,6 +311,10 @@ func (i *inspection) judge(entry *raft.Log, before uint64) error {
 		_, err := decodeConfiguration(entry.Data)
 		return err
 	case raft.LogCommand:
+		if i.provenOnly {
+			_, err := verifyChecksum(entry.Data)
+			return err
+		}
 		_, err := decodeEntry(entry.Data)
 		if err == nil {
 			return nil
@@ -320,7 +358,9 @@ func (i *inspection) take(entry *raft.Log) {
 		configuration, _ := decodeConfiguration(entry.Data) // it was judged
 		i.Roster, i.RosterIndex = rosterOf(configuration), entry.Index
 	}
-	i.machine.Apply(entry)
+	if !i.provenOnly {
+		i.machine.Apply(entry)
+	}
 	i.ReachIndex, i.ReachTerm = entry.Index, entry.Term
 }
 
@@ -341,9 +381,10 @@ func (i *inspection) conclude() {
 	view := i.machine.registry.View()
 	i.Revision, i.Nodes = view.Revision(), view.Len()
 	empty := i.LastIndex == 0 && len(i.Snapshots) == 0 && i.Term == 0
+	i.Empty = empty && len(i.Faults) == 0
 	manifest := i.ClusterID
 	switch {
-	case empty && manifest == "" && len(i.Faults) == 0:
+	case empty && (manifest == "" || i.Quarantine != "") && len(i.Faults) == 0:
 		i.Blank = true
 	case empty:
 		i.damage(i.logPath, 0, errors.New("it is empty, though the directory holds the state of a cluster; only if the first start with --bootstrap_raft_cluster was cut off is this no damage"))

@@ -52,7 +52,7 @@ func TestOnlyPeersReachTheRaftLane(t *testing.T) {
 	}
 	for name, p := range refused {
 		conn := dialLane(t, port)
-		if err := p.Dial(conn); err == nil {
+		if err := dials(p, conn); err == nil {
 			t.Errorf("%s: it was welcome", name)
 		}
 		conn.Close()
@@ -66,7 +66,7 @@ func TestOnlyPeersReachTheRaftLane(t *testing.T) {
 
 	peer := dialLane(t, port)
 	defer peer.Close()
-	if err := side("peer", "c", "s").Dial(peer); err != nil {
+	if err := dials(side("peer", "c", "s"), peer); err != nil {
 		t.Fatal(err)
 	}
 	first, err := stream.Accept()
@@ -115,6 +115,12 @@ func dialLane(t *testing.T, port *demux.Demux) net.Conn {
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// dials is for those who do not mind what the connection is good for.
+func dials(p *preface.Preface, conn net.Conn) error {
+	_, err := p.Dial(conn)
+	return err
 }
 
 // openStream gives a stream on a port of its own, closed when the test ends.

@@ -179,8 +179,11 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 	m.registry = read.registry
 	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
 	m.promotions = read.promotions
-	m.rosters = nil // it is not said which membership came with it
 	m.staged = read.staging
+	m.rosters = nil
+	if meta, known := description(snapshot); known {
+		m.rosters = []ports.CommittedRoster{{Index: meta.ConfigurationIndex, Roster: rosterOf(meta.Configuration)}}
+	}
 	m.post()
 	return nil
 }

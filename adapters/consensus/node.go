@@ -64,6 +64,8 @@ type Node struct {
 	stream    *stream
 	witness   *witness
 	raft      *raft.Raft
+	started   atomic.Pointer[raft.Raft] // raft, for those who may come before it
+	awake     raft.ReloadableConfig     // the timeouts with which raft stands for election
 
 	// seams is where a test puts something in between; empty otherwise.
 	seams seams
@@ -124,6 +126,8 @@ func (n *Node) preface() *preface.Preface {
 		RaftID:    n.config.ID,
 		ClusterID: func() string { return n.board.read().ClusterID },
 		Secret:    n.config.Secret,
+		Trusted:   n.mayBeTrusted,
+		Nonvoter:  n.isNonvoter,
 	}
 }
 
@@ -141,7 +145,7 @@ func (n *Node) Claim(context.Context) error {
 
 // Open opens the store and starts raft. It waits for no other instance. What it
 // acquired before an error is released by Close.
-func (n *Node) Open(context.Context) error {
+func (n *Node) Open(ctx context.Context) error {
 	address := n.config.AdvertisedAddress
 	if address == "" {
 		address = n.port.Addr().String()
@@ -149,17 +153,20 @@ func (n *Node) Open(context.Context) error {
 	if err := domain.CheckAdvertisedAddress("raft advertised address", address); err != nil {
 		return err
 	}
-	store, err := n.config.OpenStore(n.directory.Path(), n.config.Logger)
-	if err != nil {
-		return fmt.Errorf("open the %s log store: %w", n.config.Backend, err)
+	if err := n.openStore(ctx); err != nil {
+		return err
 	}
-	n.store = store
 	if err := n.start(address); err != nil {
 		return fmt.Errorf("start raft on %s: %w", n.directory.Path(), err)
 	}
 	n.board.post(func(s *notice) { s.opened = true })
 	n.look()
+	n.foresee()
 	n.watching.Go(n.watchLeadership)
+	n.watching.Go(n.watchRemoval)
+	if !n.mayBeTrusted() {
+		n.watching.Go(n.leaveQuarantine)
+	}
 	return nil
 }
 
@@ -171,11 +178,12 @@ func (n *Node) start(address string) (err error) {
 		}
 	}()
 	settings := n.settings()
-	kept, err := n.snapshots(settings)
+	found, err := n.snapshots(settings)
 	if err != nil {
 		return err
 	}
-	cache, err := raft.NewLogCache(cachedEntries, n.store)
+	kept := describing{found}
+	cache, err := raft.NewLogCache(cachedEntries, provenLog{n.store, n.fail})
 	if err != nil {
 		return err
 	}
@@ -190,8 +198,16 @@ func (n *Node) start(address string) (err error) {
 		network = n.seams.transport(network)
 	}
 	n.witness = newWitness(network, n.evidence, func() uint64 { return n.board.read().Term })
-	if err := n.bootstrap(settings, logs, snapshots, address); err != nil {
+	exists, err := n.bootstrap(settings, logs, snapshots, address)
+	if err == nil {
+		err = n.settleQuarantine(exists)
+	}
+	if err != nil {
 		return err
+	}
+	n.awake.HeartbeatTimeout, n.awake.ElectionTimeout = settings.HeartbeatTimeout, settings.ElectionTimeout
+	if !n.mayBeTrusted() {
+		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
 	}
 	machine := newMachine(n.board, n.halt)
 	machine.observer = n.config.Observer
@@ -199,10 +215,11 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
 	}
-	n.raft, err = raft.NewRaft(settings, fsm, logs, n.store, snapshots, n.witness)
+	n.raft, err = raft.NewRaft(settings, fsm, logs, voteless{n.store, n.mayBeTrusted}, snapshots, n.witness)
 	if err != nil {
 		return err
 	}
+	n.started.Store(n.raft)
 	return n.hurry()
 }
 
@@ -214,7 +231,7 @@ const slack = time.Nanosecond
 // timeout: there is nobody whom it could hear from. Raft looks at once whether
 // it has heard from a leader when that timeout gets shorter.
 func (n *Node) hurry() error {
-	if _, needed := n.quorum(); needed > 0 {
+	if _, needed := n.quorum(); needed > 0 || !n.mayBeTrusted() {
 		return nil
 	}
 	timing := n.raft.ReloadableConfig()
@@ -256,29 +273,43 @@ func (n *Node) snapshots(settings *raft.Config) (raft.SnapshotStore, error) {
 }
 
 // bootstrap makes a cluster of this instance alone, where that is asked for and
-// the directory holds none.
-func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots raft.SnapshotStore, address string) error {
-	exists, err := raft.HasExistingState(logs, n.store, snapshots)
+// the directory holds none. It says whether the directory holds raft state now.
+func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots raft.SnapshotStore, address string) (exists bool, err error) {
+	exists, err = raft.HasExistingState(logs, n.store, snapshots)
 	if err != nil {
-		return err
+		return false, err
+	}
+	waits, err := quarantined(n.directory)
+	if err != nil {
+		return false, err
 	}
 	log := n.config.Logger
 	switch {
 	case exists && n.config.Bootstrap:
 		log.Info("the directory holds a raft cluster already: bootstrapping changes nothing",
 			"directory", n.directory.Path(), "cluster_id", n.directory.ClusterID())
-		return nil
+		return true, nil
 	case !n.config.Bootstrap:
-		return nil
+		return exists, nil
+	case n.directory.ClusterID() != "" && (waits != "" || n.hasPeers()):
+		log.Warn("the directory belongs to a raft cluster, whose state it has lost: bootstrapping would found another one, so this instance waits for the others",
+			"directory", n.directory.Path(), "cluster_id", n.directory.ClusterID())
+		return false, nil
+	}
+	if waits != "" {
+		// It has waited to be added, to no avail: nobody relies on it.
+		if err := n.directory.Drop(quarantineName); err != nil {
+			return false, err
+		}
 	}
 	if n.directory.ClusterID() == "" {
 		if err := n.directory.SetClusterID(rand.Text()); err != nil {
-			return err
+			return false, err
 		}
 	}
 	n.board.post(func(s *notice) { s.ClusterID = n.directory.ClusterID() })
 	log.Info("bootstrapping a raft cluster", "cluster_id", n.directory.ClusterID(), "id", n.config.ID, "address", address)
-	return raft.BootstrapCluster(settings, logs, n.store, snapshots, n.witness, raft.Configuration{
+	return true, raft.BootstrapCluster(settings, logs, n.store, snapshots, n.witness, raft.Configuration{
 		Servers: []raft.Server{{ID: settings.LocalID, Address: raft.ServerAddress(address), Suffrage: raft.Voter}},
 	})
 }
@@ -341,7 +372,10 @@ func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 	state := latest.LocalState
 	state.Applied = latest.applied
 	self, _ := state.Roster.Find(n.config.ID)
-	state.Staged = self.Suffrage != domain.Voter && slices.Contains(state.Promotions, n.config.ID)
+	state.Staged = self.Suffrage != domain.Voter &&
+		(slices.Contains(state.Promotions, n.config.ID) || latest.foreseen > latest.applied)
+	state.Removed = latest.removed ||
+		!state.Member && state.ClusterID != "" && state.Quarantine == "" && len(state.Roster.Instances()) > 0
 	return state, latest.later
 }
 

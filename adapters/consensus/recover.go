@@ -32,7 +32,7 @@ type Recovery struct {
 // Recovered says whether the directory is as a recovery to this membership leaves
 // it, with nothing written since.
 func (r *Report) Recovered(to domain.Roster) bool {
-	return r.LastIndex == 0 && r.RosterIndex == recoveredIndex && r.Roster.Equal(to) && r.Sound()
+	return r.Quarantine == "" && r.LastIndex == 0 && r.RosterIndex == recoveredIndex && r.Roster.Equal(to) && r.Sound()
 }
 
 // Recover rewrites the membership, without a majority and without asking anybody,
@@ -70,7 +70,11 @@ func Recover(r Recovery) (err error) {
 	// Raft asks the transport how to write an address, and for nothing else.
 	_, transport := raft.NewInmemTransport("")
 	logs := provenFirst{Store: store, prove: func() error { return proveRecovery(path, snapshots, r.Roster) }}
-	return raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, configurationOf(r.Roster))
+	if err := raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, configurationOf(r.Roster)); err != nil {
+		return err
+	}
+	// Those whom it would wait for are gone.
+	return errors.Join(r.Directory.Drop(peersName), r.Directory.Drop(quarantineName))
 }
 
 // refuseFuture refuses to make a snapshot that would look older than one that is

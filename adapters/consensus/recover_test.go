@@ -106,10 +106,7 @@ func TestOneThatIsLeftGoesOnAlone(t *testing.T) {
 					t.Errorf("the next revision is %d, after %d", next.Revision, last.Revision)
 				}
 				fresh := start(t, instanceConfig{id: "fresh", directory: t.TempDir(), open: backend.Open, backend: backend.Name})
-				err := i.Add(within(t), domain.Instance{ID: "fresh", RaftAddress: fresh.raftAddress(), Suffrage: domain.Voter})
-				if err != nil {
-					t.Fatal(err)
-				}
+				admit(t, i, fresh)
 				fresh.arrives(t, next.Revision)
 				fresh.eventually(t, "a member", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == 2 })
 				want, _ := i.State()

@@ -52,8 +52,9 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	defer cancel()
 	id, address := splitDestination(to)
 	conn, err := s.dial(ctx, address)
+	restricted := false
 	if err == nil {
-		err = s.greet(ctx, conn, id)
+		restricted, err = s.greet(ctx, conn, id)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -61,23 +62,26 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 		}
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
+	if restricted {
+		conn = nonvoterConn{conn, func() bool { return s.preface.Nonvoter(id) }}
+	}
 	return s.remember(conn)
 }
 
 // greet goes through the preface with the instance named id, as long as ctx
 // lasts, and closes conn on an error.
-func (s *stream) greet(ctx context.Context, conn net.Conn, id string) error {
+func (s *stream) greet(ctx context.Context, conn net.Conn, id string) (restricted bool, err error) {
 	unbind := context.AfterFunc(ctx, func() { conn.Close() })
 	greeting := *s.preface
 	greeting.Expects = id
-	err := greeting.Dial(conn)
+	restricted, err = greeting.Dial(conn)
 	if !unbind() {
 		err = ctx.Err()
 	}
 	if err != nil {
 		conn.Close()
 	}
-	return err
+	return restricted, err
 }
 
 func (s *stream) remember(conn net.Conn) (net.Conn, error) {
@@ -107,6 +111,19 @@ func (s *stream) Close() error {
 	return s.port.Close()
 }
 
+// reset ends every connection, and lets new ones be made.
+func (s *stream) reset() {
+	s.mu.Lock()
+	open := s.open
+	if !s.closed {
+		s.open = map[*streamConn]struct{}{}
+	}
+	s.mu.Unlock()
+	for conn := range open {
+		conn.Conn.Close()
+	}
+}
+
 // Addr implements net.Listener. Raft tells it to others as this instance's
 // address, so it is the advertised one; a host name stays a name.
 func (s *stream) Addr() net.Addr { return advertised(s.advertised) }
@@ -119,6 +136,23 @@ func (a advertised) String() string { return string(a) }
 type streamConn struct {
 	net.Conn
 	stream *stream
+}
+
+// nonvoterConn leads to an instance in quarantine. Nothing is sent on it to one
+// that counts: raft keeps connections, and who made one in another term may have
+// it as a voter by now.
+type nonvoterConn struct {
+	net.Conn
+	isNonvoter func() bool
+}
+
+// Write implements net.Conn.
+func (c nonvoterConn) Write(b []byte) (int, error) {
+	if !c.isNonvoter() {
+		c.Close()
+		return 0, preface.ErrQuarantined
+	}
+	return c.Conn.Write(b)
 }
 
 func (c *streamConn) Close() error {

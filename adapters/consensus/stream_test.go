@@ -301,7 +301,7 @@ func wordsOf(t *testing.T, dialled *preface.Preface) []byte {
 	accepted := make(chan error, 1)
 	go func() { accepted <- dialled.Accept(in) }()
 	ear := &overhearing{Conn: out}
-	if err := errors.Join(side("another", "c", "").Dial(ear), <-accepted); err != nil {
+	if err := errors.Join(dials(side("another", "c", ""), ear), <-accepted); err != nil {
 		t.Fatal(err)
 	}
 	return ear.heard
@@ -319,7 +319,7 @@ func TestADialThatEndsAtItsLastByteIsAnError(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	conn := &endsAfter{Conn: out, left: len(words), end: cancel, closed: make(chan struct{})}
-	if err := a.greet(ctx, conn, ""); !errors.Is(err, context.Canceled) {
+	if _, err := a.greet(ctx, conn, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -12,9 +12,10 @@ import (
 
 // The files that a claim keeps in the directory.
 const (
-	lockName         = "instance.lock"
-	manifestName     = "instance.json"
-	manifestTempName = "instance.json.tmp"
+	lockName     = "instance.lock"
+	manifestName = "instance.json"
+	// temporarySuffix ends the name of a file that is to replace another.
+	temporarySuffix = ".tmp"
 )
 
 // snapshotsName is where raft keeps its snapshots in the directory.

@@ -73,12 +73,20 @@ func writeManifest(dir string, m manifest) error {
 	if err != nil {
 		return fmt.Errorf("encode manifest: %w", err)
 	}
-	temporary := filepath.Join(dir, manifestTempName)
-	if err := writeDurably(temporary, append(raw, '\n')); err != nil {
+	if err := replaceFile(dir, manifestName, append(raw, '\n')); err != nil {
 		return fmt.Errorf("write manifest: %w", err)
 	}
-	if err := os.Rename(temporary, filepath.Join(dir, manifestName)); err != nil {
-		return fmt.Errorf("write manifest: %w", err)
+	return nil
+}
+
+// replaceFile writes beside what is there, and puts that in its place.
+func replaceFile(dir, name string, content []byte) error {
+	temporary := filepath.Join(dir, name+temporarySuffix)
+	if err := writeDurably(temporary, content); err != nil {
+		return err
+	}
+	if err := os.Rename(temporary, filepath.Join(dir, name)); err != nil {
+		return err
 	}
 	// Without this the rename itself may not outlive a power cut.
 	return syncDir(dir)

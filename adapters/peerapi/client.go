@@ -53,7 +53,10 @@ type Client struct {
 func NewClient(secret *preface.Preface) *Client {
 	c := &Client{greet: func(net.Conn) error { return nil }}
 	if secret != nil {
-		c.greet = secret.Dial
+		c.greet = func(conn net.Conn) error {
+			_, err := secret.Dial(conn) // it is for members alone that a connection is restricted
+			return err
+		}
 	}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	c.http = http.Client{
@@ -177,7 +180,7 @@ func decodeReadIndex(body []byte) (ports.ReadIndex, error) {
 	); err != nil {
 		return ports.ReadIndex{}, fmt.Errorf("its answer is no read index: %w", err)
 	}
-	return ports.ReadIndex{RaftID: r.RaftID, ClusterID: r.ClusterID, Index: r.Index}, nil
+	return ports.ReadIndex{RaftID: r.RaftID, ClusterID: r.ClusterID, Index: r.Index, Members: r.Members}, nil
 }
 
 // decode takes one JSON object, whole, and nothing that an instance would not
@@ -203,6 +206,7 @@ func decode(body []byte) (ports.Identity, error) {
 		Version:            m.Version,
 		Applied:            m.AppliedIndex,
 		Format:             int(m.Format),
+		Quarantined:        m.Quarantined,
 	}, nil
 }
 

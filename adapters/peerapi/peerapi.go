@@ -56,6 +56,7 @@ type metadata struct {
 	Version            string `json:"version"`
 	AppliedIndex       uint64 `json:"applied_index,omitzero"`
 	Format             uint16 `json:"format,omitzero"`
+	Quarantined        bool   `json:"quarantined,omitzero"`
 }
 
 // readIndex is the answer to GET /read-index. Its names are as lasting.
@@ -63,6 +64,8 @@ type readIndex struct {
 	RaftID    string `json:"raft_id"`
 	ClusterID string `json:"cluster_id"`
 	Index     uint64 `json:"index"`
+	// Members are the ids of who belongs to the cluster.
+	Members []string `json:"members,omitempty"`
 }
 
 // problem is every other answer, in the shape of RFC 9457 that the application

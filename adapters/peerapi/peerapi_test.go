@@ -94,7 +94,7 @@ func startGuarded(t *testing.T, address string, secret *preface.Preface) *instan
 		t.Fatal(err)
 	}
 	i := &instance{self: &self{identity: someone}, progress: &progress{}, demux: port}
-	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self, Progress: i.progress}); err != nil {
+	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self, Progress: i.progress, Members: func() []string { return []string{"n1", "n2"} }}); err != nil {
 		t.Fatal(err)
 	}
 	if err := port.Open(t.Context()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,8 +24,8 @@ func TestALeaderSaysHowFarAnInstanceHasToBe(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	for _, index := range []uint64{1, 42, 1 << 53, math.MaxUint64} {
 		i.leads(index)
-		want := ports.ReadIndex{RaftID: someone.RaftID, ClusterID: someone.ClusterID, Index: index}
-		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || got != want {
+		want := ports.ReadIndex{RaftID: someone.RaftID, ClusterID: someone.ClusterID, Index: index, Members: []string{"n1", "n2"}}
+		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v; want %+v", got, err, want)
 		}
 	}
@@ -35,7 +36,7 @@ func TestTheReadIndexOnTheWire(t *testing.T) {
 	i.leads(42)
 	const question = "GET /read-index HTTP/1.1\r\nHost: x\r\n\r\n"
 	response, body := ask(t, i.address(), question)
-	if want := `{"raft_id":"n1","cluster_id":"6a1f","index":42}`; response.StatusCode != http.StatusOK || body != want {
+	if want := `{"raft_id":"n1","cluster_id":"6a1f","index":42,"members":["n1","n2"]}`; response.StatusCode != http.StatusOK || body != want {
 		t.Errorf("got %d %s, want 200 %s", response.StatusCode, body, want)
 	}
 	for name, want := range map[string]string{"Content-Type": "application/json", "Cache-Control": "no-store"} {
@@ -65,8 +66,8 @@ func TestOtherIDsArePassedThrough(t *testing.T) {
 		"of no cluster":       {RaftID: "n9", ApplicationAddress: "a:1"},
 	} {
 		i.become(identity)
-		want := ports.ReadIndex{RaftID: identity.RaftID, ClusterID: identity.ClusterID, Index: 7}
-		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || got != want {
+		want := ports.ReadIndex{RaftID: identity.RaftID, ClusterID: identity.ClusterID, Index: 7, Members: []string{"n1", "n2"}}
+		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %+v, %v; want %+v", name, got, err, want)
 		}
 	}
@@ -177,7 +178,7 @@ func TestAReadIndexThatIsNoneIsRefused(t *testing.T) {
 			if err == nil {
 				t.Fatalf("it was believed: %+v", got)
 			}
-			if errors.Is(err, ports.ErrNotLeader) || got != (ports.ReadIndex{}) {
+			if errors.Is(err, ports.ErrNotLeader) || !reflect.DeepEqual(got, ports.ReadIndex{}) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 			if !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), address) {
@@ -190,7 +191,7 @@ func TestAReadIndexThatIsNoneIsRefused(t *testing.T) {
 func TestAReadIndexOfALaterVersionIsRead(t *testing.T) {
 	address := impostor(t, saysJSON(`{"raft_id":"n1","cluster_id":"c","index":4,"term":9,"more":{"x":[1]}}`))
 	want := ports.ReadIndex{RaftID: "n1", ClusterID: "c", Index: 4}
-	if got, err := client(t).ReadIndex(within(t, 5*time.Second), address); err != nil || got != want {
+	if got, err := client(t).ReadIndex(within(t, 5*time.Second), address); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	address = impostor(t, says("HTTP/1.1 421 Misdirected\r\nContent-Length: 34\r\n\r\n"+`{"code":"not_leader","leader":"b"}`))

@@ -41,6 +41,8 @@ type Config struct {
 	// Self and Progress are asked anew for every answer. Required.
 	Self     ports.Self
 	Progress ports.Progress
+	// Members gives the ids of who belongs to the cluster; nil: that is not told.
+	Members func() []string
 	// Logger is told what goes wrong with connections, at debug level: that is
 	// mostly the fault of whoever connected. Nil logs nothing.
 	Logger *slog.Logger
@@ -79,7 +81,7 @@ func New(config Config) (*Server, error) {
 	}
 	s := &Server{listener: config.Listener}
 	s.http = &http.Server{
-		Handler:           routes(config.Self, config.Progress),
+		Handler:           routes(config.Self, config.Progress, config.Members),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout + bodyTimeout,
 		WriteTimeout:      writeTimeout,
@@ -129,7 +131,10 @@ func (s *Server) follow(_ net.Conn, state http.ConnState) {
 	}
 }
 
-func routes(self ports.Self, progress ports.Progress) http.Handler {
+func routes(self ports.Self, progress ports.Progress, members func() []string) http.Handler {
+	if members == nil {
+		members = func() []string { return nil }
+	}
 	router := chi.NewRouter()
 	router.Get(metadataPath, func(w http.ResponseWriter, _ *http.Request) {
 		identity := self.Identity()
@@ -140,6 +145,7 @@ func routes(self ports.Self, progress ports.Progress) http.Handler {
 			Version:            identity.Version,
 			AppliedIndex:       identity.Applied,
 			Format:             uint16(identity.Format),
+			Quarantined:        identity.Quarantined,
 		})
 	})
 	router.Get(readIndexPath, func(w http.ResponseWriter, r *http.Request) {
@@ -157,6 +163,7 @@ func routes(self ports.Self, progress ports.Progress) http.Handler {
 			RaftID:    identity.RaftID,
 			ClusterID: identity.ClusterID,
 			Index:     index,
+			Members:   members(),
 		})
 	})
 	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {

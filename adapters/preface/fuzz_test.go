@@ -19,7 +19,7 @@ func FuzzPreface(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, secret := range []string{"", "s"} {
 			mustSurvive(t, data, side("b", "c", secret).Accept)
-			mustSurvive(t, data, side("a", "c", secret).Dial)
+			mustSurvive(t, data, side("a", "c", secret).dials)
 		}
 	})
 }

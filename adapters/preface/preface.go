@@ -40,6 +40,13 @@ const (
 	otherCluster
 	otherSecret // one has a secret, the other has none
 	ownID       // both bear one raft id
+	// inQuarantine: whoever dials must have the one it dials as a nonvoter.
+	inQuarantine
+	// toNonvoter is no refusal. A dialer says by it that it has the other side as a
+	// nonvoter, which builds from before quarantine do not look at; and the other
+	// side that it is in quarantine, so that the connection is good only as long as
+	// that is so. Only a dialer that has said it is answered so.
+	toNonvoter
 )
 
 var (
@@ -48,6 +55,7 @@ var (
 	ErrOtherID      = errors.New("another instance answers at this address")
 	ErrNoSecret     = errors.New("one side has a raft secret and the other has none")
 	ErrOwnID        = errors.New("the other side bears the same raft id")
+	ErrQuarantined  = errors.New("the one that was dialled is in quarantine: it has not got the state of the cluster yet, so it does not vote, and takes entries only from a leader that has it as a nonvoter")
 	ErrWrongSecret  = errors.New("the other side does not know the raft secret")
 	ErrNoProof      = errors.New("the other side hung up instead of proving that it knows the raft secret")
 )
@@ -61,6 +69,8 @@ func (v verdict) err() error {
 		return ErrNoSecret
 	case ownID:
 		return ErrOwnID
+	case inQuarantine:
+		return ErrQuarantined
 	}
 	return fmt.Errorf("%w: unknown verdict %d", ErrOtherVersion, v)
 }
@@ -87,6 +97,12 @@ type Preface struct {
 	Secret []byte
 	// Expects is whose answer a dialer takes; empty: anybody's.
 	Expects string
+
+	// Trusted says whether votes and acknowledgements of this side may count, and
+	// Nonvoter whether those of the instance with an id do not count here; nil:
+	// they may.
+	Trusted  func() bool
+	Nonvoter func(id string) bool
 }
 
 type hello struct {
@@ -126,6 +142,21 @@ func (p *Preface) judge(own, others hello) verdict {
 	return welcome
 }
 
+// judgeDialer is judge, and whether this side needs to be a nonvoter there.
+func (p *Preface) judgeDialer(own, others hello) verdict {
+	v := p.judge(own, others)
+	switch {
+	case v != welcome, p.Trusted == nil, p.Trusted():
+		return v
+	case others.verdict == toNonvoter:
+		return toNonvoter
+	}
+	return inQuarantine
+}
+
+// isWelcome is of the verdict of the one who was dialled.
+func (v verdict) isWelcome() bool { return v == welcome || v == toNonvoter }
+
 // refusal is what keeps the two sides from talking; nil for welcome.
 func refusal(v verdict, own, others hello) error {
 	switch v {
@@ -142,19 +173,33 @@ func refusal(v verdict, own, others hello) error {
 }
 
 // Dial goes through the preface on a connection that this side opened. The
-// caller bounds it, with a deadline or by closing conn.
-func (p *Preface) Dial(conn net.Conn) error {
+// caller bounds it, with a deadline or by closing conn. The connection is
+// restricted where the other side is in quarantine: it is good as long as that is
+// a nonvoter.
+func (p *Preface) Dial(conn net.Conn) (restricted bool, err error) {
 	own := p.hello()
+	if p.Nonvoter != nil && p.Nonvoter(p.Expects) {
+		own.verdict = toNonvoter
+	}
 	if _, err := conn.Write(own.encode()); err != nil {
-		return fmt.Errorf("preface: %w", err)
+		return false, fmt.Errorf("preface: %w", err)
 	}
 	others, err := readHello(conn)
 	if err != nil {
-		return fmt.Errorf("preface: %w", err)
+		return false, fmt.Errorf("preface: %w", err)
 	}
-	if err := refusal(cmp.Or(p.judge(own, others), others.verdict), own, others); err != nil {
-		return err
+	verdict := cmp.Or(p.judge(own, others), others.verdict)
+	if restricted = verdict == toNonvoter && own.verdict == toNonvoter; restricted {
+		verdict = welcome
 	}
+	if err := refusal(verdict, own, others); err != nil {
+		return false, err
+	}
+	return restricted, p.proveTo(conn, own, others)
+}
+
+// proveTo is the end of Dial.
+func (p *Preface) proveTo(conn net.Conn, own, others hello) error {
 	if p.Expects != "" && others.raftID != p.Expects {
 		return fmt.Errorf("preface: %w: %q instead of %q", ErrOtherID, others.raftID, p.Expects)
 	}
@@ -178,20 +223,20 @@ func (p *Preface) Accept(conn net.Conn) error {
 		return fmt.Errorf("preface: %w", err)
 	}
 	own := p.hello()
-	own.verdict = p.judge(own, others)
+	own.verdict = p.judgeDialer(own, others)
 	if own.verdict == otherVersion && p.Purpose == Questions {
 		refuseInHTTP(conn)
 		return refusal(own.verdict, own, others)
 	}
 	answer := own.encode()
-	if own.proves && own.verdict == welcome {
+	if own.proves && own.verdict.isWelcome() {
 		answer = append(answer, p.proof(roleDialled, others, own)...)
 	}
 	if _, err := conn.Write(answer); err != nil {
 		return fmt.Errorf("preface: %w", err)
 	}
-	if err := refusal(own.verdict, own, others); err != nil {
-		return err
+	if !own.verdict.isWelcome() {
+		return refusal(own.verdict, own, others)
 	}
 	if !own.proves {
 		return nil

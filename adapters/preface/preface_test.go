@@ -22,6 +22,12 @@ func side(raftID, clusterID, secret string) *Preface {
 	return &Preface{RaftID: raftID, ClusterID: func() string { return clusterID }, Secret: []byte(secret)}
 }
 
+// dials is Dial for who does not mind what the connection is good for.
+func (p *Preface) dials(conn net.Conn) error {
+	_, err := p.Dial(conn)
+	return err
+}
+
 // connected gives the two ends of a TCP connection, bounded by patience.
 func connected(tb testing.TB) (dialer, dialled *net.TCPConn) {
 	tb.Helper()
@@ -59,7 +65,7 @@ func meet(tb testing.TB, dialer, dialled *Preface) (dialErr, acceptErr error) {
 		}
 		accepting <- err
 	}()
-	if dialErr = dialer.Dial(out); dialErr != nil {
+	if dialErr = dialer.dials(out); dialErr != nil {
 		out.Close()
 	}
 	return dialErr, <-accepting
@@ -152,7 +158,7 @@ func TestAnotherVersionIsToldToBothSides(t *testing.T) {
 			_, _ = io.ReadFull(in, make([]byte, len(side("a", "c", "").hello().encode())))
 			_, _ = in.Write(bytesOfLater)
 		}()
-		mustSay(t, "the dialer", side("a", "c", "").Dial(out), ErrOtherVersion, []string{"version 2", "version 1"})
+		mustSay(t, "the dialer", side("a", "c", "").dials(out), ErrOtherVersion, []string{"version 2", "version 1"})
 	})
 	t.Run("it dials", func(t *testing.T) {
 		out, in := connected(t)
@@ -173,7 +179,7 @@ func TestAnotherVersionIsToldToBothSides(t *testing.T) {
 		if _, err := in.Write(refusal.encode()); err != nil {
 			t.Fatal(err)
 		}
-		mustSay(t, "the dialer", side("a", "c", "").Dial(out), ErrOtherVersion, []string{"verdict 99"})
+		mustSay(t, "the dialer", side("a", "c", "").dials(out), ErrOtherVersion, []string{"verdict 99"})
 	})
 }
 
@@ -201,7 +207,7 @@ func overheard(t *testing.T, dialer, dialled *Preface) (byDialer, byDialled []by
 	accepting := make(chan error, 1)
 	go func() { accepting <- dialled.Accept(in) }()
 	tap := &recorder{Conn: out}
-	if err := errors.Join(dialer.Dial(tap), <-accepting); err != nil {
+	if err := errors.Join(dialer.dials(tap), <-accepting); err != nil {
 		t.Fatal(err)
 	}
 	return tap.sent.Bytes(), tap.received.Bytes()
@@ -224,7 +230,7 @@ func TestWhatWasOverheardProvesNothing(t *testing.T) {
 		if _, err := in.Write(byDialled); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.Dial(out); !errors.Is(err, ErrWrongSecret) {
+		if err := a.dials(out); !errors.Is(err, ErrWrongSecret) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -252,7 +258,7 @@ func TestOnesOwnProofProvesNothing(t *testing.T) {
 	t.Run("the dialer's words, all sent back to it", func(t *testing.T) {
 		out, in := connected(t)
 		go func() { _, _ = io.Copy(in, in) }()
-		if err := side("a", "c", "s").Dial(out); !errors.Is(err, ErrOwnID) {
+		if err := side("a", "c", "s").dials(out); !errors.Is(err, ErrOwnID) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -266,7 +272,7 @@ func TestOnesOwnProofProvesNothing(t *testing.T) {
 		go func() { _, _ = io.Copy(toStranger, fromStranger) }()
 		accepting := make(chan error, 1)
 		go func() { accepting <- a.Accept(in) }()
-		if err := a.Dial(out); !errors.Is(err, ErrOwnID) {
+		if err := a.dials(out); !errors.Is(err, ErrOwnID) {
 			t.Errorf("it dials itself: %v", err)
 		}
 		if err := <-accepting; !errors.Is(err, ErrOwnID) {
@@ -315,7 +321,7 @@ func TestThePrefaceTakesNothingThatFollowsIt(t *testing.T) {
 				}
 				accepting <- err
 			}()
-			err := side("a", "c", secret).Dial(out)
+			err := side("a", "c", secret).dials(out)
 			if err == nil {
 				_, err = io.WriteString(out, rpc)
 			}
@@ -341,7 +347,7 @@ func TestSilenceIsBoundedByTheDeadline(t *testing.T) {
 		preface func(net.Conn) error
 	}{
 		"the dialer falls silent":      {byDialer, b.Accept},
-		"the dialled one falls silent": {byDialled, a.Dial},
+		"the dialled one falls silent": {byDialled, a.dials},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -383,8 +389,40 @@ func TestAPeerThatHangsUpIsAnError(t *testing.T) {
 		out, in := connected(t)
 		_, _ = in.Write(byDialled[:said])
 		in.CloseWrite()
-		if err := a.Dial(out); err == nil {
+		if err := a.dials(out); err == nil {
 			t.Errorf("one that hung up after %d bytes was trusted", said)
+		}
+	}
+}
+
+func TestWhoIsInQuarantineTalksOnlyToWhoHasItAsANonvoter(t *testing.T) {
+	yes, no := func() bool { return true }, func() bool { return false }
+	for _, secret := range []string{"", "s"} {
+		for name, test := range map[string]struct {
+			trusted    func() bool
+			nonvoter   bool
+			restricted bool
+			err        error
+		}{
+			"in quarantine, to a nonvoter":     {trusted: no, nonvoter: true, restricted: true},
+			"in quarantine, to a voter":        {trusted: no, err: ErrQuarantined},
+			"not in quarantine, to a nonvoter": {trusted: yes, nonvoter: true},
+			"not in quarantine, to a voter":    {trusted: yes},
+		} {
+			t.Run(name+", with the secret "+secret, func(t *testing.T) {
+				dialer, dialled := side("a", "c", secret), side("b", "", secret)
+				dialer.Expects, dialled.Trusted = "b", test.trusted
+				dialer.Nonvoter = func(id string) bool { return id == "b" && test.nonvoter }
+				out, in := connected(t)
+				accepting := make(chan error, 1)
+				go func() { accepting <- dialled.Accept(in) }()
+				restricted, err := dialer.Dial(out)
+				mustSay(t, "the dialer", err, test.err, []string{"in quarantine", `"b"`})
+				mustSay(t, "the dialled one", <-accepting, test.err, []string{"in quarantine", `"a"`})
+				if restricted != test.restricted {
+					t.Errorf("the connection is restricted: %v", restricted)
+				}
+			})
 		}
 	}
 }

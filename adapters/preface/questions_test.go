@@ -91,7 +91,7 @@ func TestAnAnswerWithoutAPrefaceIsNone(t *testing.T) {
 	if _, err := io.WriteString(in, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request"); err != nil {
 		t.Fatal(err)
 	}
-	if err := asker("a", "s").Dial(out); !errors.Is(err, ErrNoSecret) {
+	if err := asker("a", "s").dials(out); !errors.Is(err, ErrNoSecret) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package portstest_test
 import (
 	"context"
 	"errors"
+	"reflect"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -40,7 +41,7 @@ func TestPeersLeadAsTheyAreTold(t *testing.T) {
 	}
 	want := ports.ReadIndex{RaftID: "n1", ClusterID: "c", Index: 7}
 	peers.Lead("h:1", want)
-	if got, err := peers.ReadIndex(t.Context(), "h:1"); err != nil || got != want {
+	if got, err := peers.ReadIndex(t.Context(), "h:1"); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if _, err := peers.ReadIndex(t.Context(), "h:2"); !errors.Is(err, ports.ErrNotLeader) {

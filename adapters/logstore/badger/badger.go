@@ -103,7 +103,7 @@ func openDB(options badger.Options) (db *badger.DB, err error) {
 	// badger asserts on files that make no sense.
 	defer func() {
 		if fault := recover(); fault != nil {
-			err = fmt.Errorf("badger files are damaged: %v", fault)
+			err = fmt.Errorf("%w (%v)", ErrDamagedTables, fault)
 		}
 	}()
 	return badger.Open(options)

@@ -3,17 +3,18 @@ package badger
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // ErrDamaged is what Open returns for a write-ahead log that lost entries which
 // had been acknowledged.
-var ErrDamaged = errors.New("write-ahead log is damaged before its end: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
+var ErrDamaged = logstore.Damage("write-ahead log is damaged before its end: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
 
 // The write-ahead log of badger v4, as far as it is read here:
 //

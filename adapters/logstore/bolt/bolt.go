@@ -151,7 +151,7 @@ func (s *store) DeleteRange(min, max uint64) error {
 }
 
 func (s *store) Set(key, value []byte) error {
-	return s.during(func() error { return s.inner.Set(key, value) })
+	return s.during(func() error { return s.inner.Set(key, seal(key, value)) })
 }
 
 func (s *store) Get(key []byte) (value []byte, err error) {
@@ -162,7 +162,10 @@ func (s *store) Get(key []byte) (value []byte, err error) {
 	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
 		return nil, logstore.ErrKeyNotFound
 	}
-	return value, err
+	if err != nil {
+		return nil, err
+	}
+	return unseal(key, value)
 }
 
 func (s *store) SetUint64(key []byte, value uint64) error {

@@ -9,10 +9,12 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors" // its name is the standard library's
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // ErrDamaged is what Open returns for a file whose pages make no sense.
-var ErrDamaged = errors.New("bolt file is damaged: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
+var ErrDamaged = logstore.Damage("bolt file is damaged: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
 
 // verify reads every page in use and checks what bbolt relies on. It says whether
 // a log was ever written there.

@@ -146,6 +146,7 @@ func newPeerServer(port *demux.Demux, secret *preface.Preface, node *consensus.N
 		Listener: lane,
 		Self:     cluster,
 		Progress: node,
+		Members:  node.Members,
 		Logger:   log.With("component", "peerapi"),
 	})
 }

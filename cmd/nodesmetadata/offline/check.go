@@ -89,6 +89,9 @@ func (d *desk) report(r consensus.Report) {
 	row("storage backend", "%s", r.Backend)
 	row("raft id", "%s", r.RaftID)
 	row("cluster id", "%s", orNone(r.ClusterID))
+	if r.Quarantine != "" {
+		row("quarantine", "%s: it neither votes nor counts until a leader has made it a nonvoter and sent it all", r.Quarantine)
+	}
 	if r.Blank {
 		row("raft state", "none")
 		return

@@ -1,0 +1,100 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// openStore opens the store, and reads all that is in the directory before raft
+// does. What is damaged, others have: then it is set aside, and this instance goes
+// on in quarantine, with nothing but its name. Where no others are known, it does
+// not start.
+func (n *Node) openStore(ctx context.Context) error {
+	store, faults, err := n.openSound(ctx)
+	if err != nil {
+		return err
+	}
+	if len(faults) == 0 {
+		n.store = store
+		return nil
+	}
+	if store != nil {
+		faults = append(faults, faultOf(store.Close())...)
+	}
+	if err := n.setAside(faults); err != nil {
+		return err
+	}
+	n.store, err = n.config.OpenStore(n.directory.Path(), n.config.Logger)
+	if err != nil {
+		return fmt.Errorf("open the %s log store anew: %w", n.config.Backend, err)
+	}
+	return nil
+}
+
+// openSound gives the store, with what is wrong with it, or with the snapshots, and
+// would be missed; or only that, where it can't be opened.
+func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
+	store, err := n.config.OpenStore(n.directory.Path(), n.config.Logger)
+	switch {
+	case errors.Is(err, logstore.ErrDamaged):
+		return nil, faultOf(err), nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("open the %s log store: %w", n.config.Backend, err)
+	case n.config.Volatile:
+		return store, nil, nil
+	}
+	report, err := inspectOpen(ctx, n.directory, store)
+	if err != nil {
+		return nil, nil, errors.Join(err, store.Close())
+	}
+	if report.Empty && !n.wasAlone() {
+		return store, nil, nil // it goes into quarantine, or founds a cluster
+	}
+	var missed []Fault
+	for _, fault := range report.Faults {
+		if fault.Spare {
+			n.config.Logger.Warn("something is damaged that this instance has all without", "error", fault, "help", fault.Help)
+			continue
+		}
+		missed = append(missed, fault)
+	}
+	return store, missed, nil
+}
+
+func faultOf(err error) []Fault {
+	if err == nil {
+		return nil
+	}
+	return []Fault{{What: err}}
+}
+
+// setAside takes everything away from where raft would find it, or says why not.
+func (n *Node) setAside(faults []Fault) error {
+	what := make([]error, len(faults))
+	for i, fault := range faults {
+		what[i] = fault
+		if errors.Is(fault.What, errUnknownFormat) {
+			return fmt.Errorf("%w: %s", fault, helpNewer)
+		}
+	}
+	all := errors.Join(what...)
+	if !n.hasPeers() {
+		return fmt.Errorf("%w\nnobody is known who has the same: look with `nodesmetadata storage check --raft_dir %s`, and %s",
+			all, n.directory.Path(), helpDamaged)
+	}
+	// The mark comes first: without it, nothing would tell the rest from a new directory.
+	if err := quarantine(n.directory, "what it had was damaged"); err != nil {
+		return err
+	}
+	folder, err := n.directory.SetAside(time.Now())
+	if err != nil {
+		return fmt.Errorf("%w\nit could not be set aside: %w", all, err)
+	}
+	n.config.Logger.Error("the directory is damaged: what was in it is set aside, and this instance gets everything from the others, once a leader has made it a nonvoter",
+		"error", all, "set_aside", folder)
+	return quarantine(n.directory, "what it had was damaged, and was moved to "+folder)
+}

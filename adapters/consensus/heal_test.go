@@ -1,0 +1,143 @@
+package consensus
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// spoiled stops i, whose last entry is a command, and damages that.
+func spoiled(t *testing.T, i *instance) {
+	t.Helper()
+	last := i.raft.LastIndex()
+	i.stop(t)
+	harm{t: t, dir: i.config.Directory}.entry(last, func(entry *raft.Log) { entry.Data[3] ^= 0x20 })
+}
+
+func asideOf(t *testing.T, i *instance) []string {
+	t.Helper()
+	folders, err := filepath.Glob(filepath.Join(i.config.Directory, "damaged-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return folders
+}
+
+func TestADamagedInstanceGetsEverythingFromTheOthers(t *testing.T) {
+	cluster := startSteady(t, 3)
+	leader, damaged := cluster[0], cluster[2]
+	leader.promotes(t)
+	change := register(t, leader, "a")
+	// Again and again: what is set aside does not pile up.
+	for range 5 {
+		damaged.arrives(t, change.Revision)
+		spoiled(t, damaged)
+		damaged = again(t, damaged, steadily)
+		state, _ := damaged.State()
+		if state.ClusterID == "" || !strings.Contains(state.Quarantine, "damaged-") {
+			t.Errorf("it starts with %+v", state)
+		}
+		damaged.eventually(t, "a voter, out of quarantine", func(s ports.LocalState) bool {
+			self, _ := s.Roster.Find(damaged.config.ID)
+			return s.Quarantine == "" && self.Suffrage == domain.Voter
+		})
+		change = register(t, leader, "a")
+		change = register(t, leader, "b")
+		if _, err := leader.Propose(within(t), domain.Deregister{ID: "b"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if folders := asideOf(t, damaged); len(folders) != 3 {
+		t.Errorf("set aside are %q", folders)
+	}
+}
+
+// Nothing is made up, and nothing forgotten, where a majority is damaged.
+func TestAMajorityThatIsDamagedWaits(t *testing.T) {
+	cluster := startSteady(t, 3)
+	register(t, cluster[0], "a")
+	for _, i := range cluster {
+		i.arrives(t, 1)
+	}
+	cluster[0].stop(t)
+	spoiled(t, cluster[1])
+	spoiled(t, cluster[2])
+	whole := again(t, cluster[0], steadily)
+	damaged := []*instance{again(t, cluster[1], steadily), again(t, cluster[2], steadily)}
+	until(t, "they were asked for votes", func() bool { return damaged[0].refused() >= 3 && damaged[1].refused() >= 3 })
+	for _, i := range append(damaged, whole) {
+		if state, _ := i.State(); state.Leading || state.LeaderID != "" {
+			t.Errorf("%s has a leader: %+v", i.config.ID, state)
+		}
+	}
+	for _, i := range damaged {
+		if len(asideOf(t, i)) != 1 {
+			t.Errorf("%s has lost what was damaged", i.config.ID)
+		}
+	}
+}
+
+// It must not be taken for new, nor found its cluster once more.
+func TestADamagedInstanceThatIsAloneDoesNotStart(t *testing.T) {
+	alone := startCluster(t, 1, nil)[0]
+	register(t, alone, "a")
+	until(t, "it has kept that it is alone", func() bool { return alone.wasAlone() })
+	spoiled(t, alone)
+	for _, bootstrap := range []bool{false, true} {
+		i := newInstance(t, instanceConfig{id: alone.config.ID, directory: alone.config.Directory, bootstrap: bootstrap})
+		err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
+		if err == nil || !strings.Contains(err.Error(), "storage check") || !errors.Is(err, errChecksum) {
+			t.Errorf("it starts: %v", err)
+		}
+		i.stop(t)
+		if len(asideOf(t, i)) > 0 {
+			t.Error("what nobody else has was set aside")
+		}
+	}
+}
+
+// What is damaged while the instance runs is sent to nobody.
+func TestADamagedEntryEndsTheInstance(t *testing.T) {
+	store, err := bolt.Open(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = store.Close() }()
+	data := encodeEntry(opening{ClusterID: "c"})
+	data[2] ^= 1
+	if err := store.StoreLogs([]*raft.Log{
+		{Index: 1, Term: 1, Type: raft.LogNoop},
+		{Index: 2, Term: 1, Type: raft.LogCommand, Data: encodeEntry(opening{ClusterID: "c"})},
+		{Index: 3, Term: 1, Type: raft.LogCommand, Data: data},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var failed error
+	log := provenLog{store, func(err error) { failed = err }}
+	var entry raft.Log
+	for index := uint64(1); index <= 2; index++ {
+		if err := log.GetLog(index, &entry); err != nil || failed != nil {
+			t.Errorf("entry %d: %v, %v", index, err, failed)
+		}
+	}
+	if err := log.GetLog(4, &entry); err != raft.ErrLogNotFound || failed != nil {
+		t.Errorf("an entry that is not there: %v, %v", err, failed)
+	}
+	if err := log.GetLog(3, &entry); !errors.Is(err, errChecksum) || !errors.Is(failed, errChecksum) || !strings.Contains(failed.Error(), "entry 3") {
+		t.Errorf("a damaged entry: %v, %v", err, failed)
+	}
+}
+
+func TestDamageIsToldFromOtherErrors(t *testing.T) {
+	if !errors.Is(bolt.ErrDamaged, logstore.ErrDamaged) {
+		t.Error("a damaged bolt file is not told from one that can't be opened")
+	}
+}

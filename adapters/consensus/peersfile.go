@@ -1,0 +1,99 @@
+package consensus
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// The last membership that this instance knew of is kept beside the log, for when
+// that can't be read: it says who else has what it held.
+const (
+	peersName   = "peers.json"
+	peersFormat = 1
+)
+
+type peersFile struct {
+	Format    int          `json:"format"`
+	Instances []peersEntry `json:"instances"`
+	Checksum  uint32       `json:"checksum"` // CRC-32C of the instances, as they are written
+}
+
+type peersEntry struct {
+	ID          string          `json:"id"`
+	RaftAddress string          `json:"raft_address"`
+	Suffrage    domain.Suffrage `json:"suffrage"`
+}
+
+var errPeersFile = errors.New("the list of instances that was kept beside the log is damaged, or of a newer version")
+
+func peersChecksum(entries []peersEntry) (uint32, error) {
+	raw, err := json.Marshal(entries)
+	return crc32.Checksum(raw, crc32.MakeTable(crc32.Castagnoli)), err
+}
+
+func keepPeers(d *logstore.Directory, roster domain.Roster) error {
+	file := peersFile{Format: peersFormat}
+	for _, i := range roster.Instances() {
+		file.Instances = append(file.Instances, peersEntry{i.ID, i.RaftAddress, i.Suffrage})
+	}
+	var err error
+	if file.Checksum, err = peersChecksum(file.Instances); err != nil {
+		return err
+	}
+	raw, err := json.MarshalIndent(file, "", "  ")
+	if err != nil {
+		return err
+	}
+	return d.Keep(peersName, append(raw, '\n'))
+}
+
+// keptPeers gives an empty roster where none was ever kept.
+func keptPeers(d *logstore.Directory) (domain.Roster, error) {
+	raw, found, err := d.Kept(peersName)
+	if err != nil || !found {
+		return domain.Roster{}, err
+	}
+	var file peersFile
+	if err := json.Unmarshal(raw, &file); err != nil {
+		return domain.Roster{}, fmt.Errorf("%w: %v", errPeersFile, err)
+	}
+	sum, err := peersChecksum(file.Instances)
+	if err != nil || file.Format != peersFormat || sum != file.Checksum {
+		return domain.Roster{}, errPeersFile
+	}
+	var instances []domain.Instance
+	for _, e := range file.Instances {
+		instances = append(instances, domain.Instance{ID: e.ID, RaftAddress: e.RaftAddress, Suffrage: e.Suffrage})
+	}
+	return domain.NewRoster(instances...), nil
+}
+
+// rememberPeers keeps the membership that n knows of, where that has it.
+func (n *Node) rememberPeers(roster domain.Roster) {
+	if _, isMember := roster.Find(n.config.ID); !isMember {
+		return
+	}
+	if err := keepPeers(n.directory, roster); err != nil {
+		n.config.Logger.Warn("the list of instances could not be kept beside the log", "error", err)
+	}
+}
+
+// wasAlone says whether the directory is of an instance that was a cluster by
+// itself: nobody could give it back what it had.
+func (n *Node) wasAlone() bool {
+	roster, err := keptPeers(n.directory)
+	_, isMember := roster.Find(n.config.ID)
+	return err == nil && isMember && len(roster.Instances()) == 1
+}
+
+// hasPeers says whether the directory is of a member of a cluster with others.
+func (n *Node) hasPeers() bool {
+	roster, err := keptPeers(n.directory)
+	_, isMember := roster.Find(n.config.ID)
+	return err == nil && isMember && len(roster.Instances()) > 1
+}

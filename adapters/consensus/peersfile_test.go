@@ -1,0 +1,63 @@
+package consensus
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+func TestPeersAreKept(t *testing.T) {
+	directory, err := logstore.Claim(t.TempDir(), logstore.Owner{RaftID: "a", Backend: "bolt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = directory.Close() }()
+	if got, err := keptPeers(directory); err != nil || len(got.Instances()) != 0 {
+		t.Errorf("before: %+v, %v", got, err)
+	}
+	want := domain.NewRoster(
+		domain.Instance{ID: "a", RaftAddress: "h:1", Suffrage: domain.Voter},
+		domain.Instance{ID: "b", RaftAddress: "[::1]:2", Suffrage: domain.Nonvoter},
+	)
+	if err := keepPeers(directory, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := keptPeers(directory); err != nil || !got.Equal(want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	path := filepath.Join(directory.Path(), peersName)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "peers-v1.golden", whole)
+	for name, damaged := range map[string]string{
+		"another address": strings.Replace(string(whole), "h:1", "h:7", 1),
+		"half of it":      string(whole[:len(whole)/2]),
+		"nothing":         "",
+		"a later format":  strings.Replace(string(whole), `"format": 1`, `"format": 2`, 1),
+	} {
+		if err := os.WriteFile(path, []byte(damaged), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := keptPeers(directory); !errors.Is(err, errPeersFile) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func TestAnInstanceRemembersItsPeers(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	for _, i := range cluster {
+		until(t, "it remembers all three", func() bool {
+			state, _ := i.State()
+			kept, err := keptPeers(i.directory)
+			return err == nil && kept.Voters() == 3 && kept.Equal(state.Roster)
+		})
+	}
+}

@@ -1,0 +1,213 @@
+package consensus
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func inQuarantineNow(s ports.LocalState) bool { return s.Quarantine != "" }
+
+// wiped stops i and starts it again at its address with nothing of what it had.
+func wiped(t *testing.T, i *instance) *instance {
+	t.Helper()
+	i.stop(t)
+	return start(t, instanceConfig{id: i.config.ID, directory: t.TempDir(), address: i.raftAddress(), timing: steadily})
+}
+
+// steadily is for clusters that are to keep their leader, and get another one soon
+// when it is gone.
+func steadily(timing *Timing) {
+	timing.HeartbeatTimeout, timing.ElectionTimeout = 600*time.Millisecond, 600*time.Millisecond
+}
+
+func startSteady(t *testing.T, size int) []*instance {
+	t.Helper()
+	return startCluster(t, size, func(config *instanceConfig) { config.timing = steadily })
+}
+
+// refused is how many have not come through the preface of i.
+func (i *instance) refused() uint64 { return i.demux.Stats().Rejected[demux.HandshakeFailed] }
+
+// Two of three acknowledged a write. The one of them that forgot it must not elect
+// the third, which never had it.
+func TestAVoterThatForgotDoesNotElectWhoMissedAWrite(t *testing.T) {
+	cluster := startSteady(t, 3)
+	a, b, c := cluster[0], cluster[1], cluster[2]
+	c.stop(t)
+	acknowledged := register(t, a, "acknowledged")
+	b = wiped(t, b)
+	a.stop(t)
+	c = again(t, c, steadily)
+	before := b.refused()
+	until(t, "it was asked for a few votes", func() bool { return b.refused() >= before+5 })
+	if state, _ := c.State(); state.Leading || c.raft.State() == raft.Leader {
+		t.Fatal("it leads, without what was acknowledged")
+	}
+	if state, _ := b.State(); !inQuarantineNow(state) || state.Member {
+		t.Errorf("the one that forgot: %+v", state)
+	}
+
+	a = again(t, a, steadily)
+	for _, i := range []*instance{a, b, c} {
+		i.promotes(t)
+	}
+	b.eventually(t, "back, as a voter", func(s ports.LocalState) bool {
+		self, _ := s.Roster.Find(b.config.ID)
+		return s.Quarantine == "" && self.Suffrage == domain.Voter
+	})
+	for _, i := range []*instance{a, b, c} {
+		i.arrives(t, acknowledged.Revision)
+	}
+	// It counts again.
+	c.stop(t)
+	until(t, "a write that it takes both of them for", func() bool {
+		_, err := leaderOf(t, []*instance{a, b}).Propose(within(t), domain.Register{Node: node(t, "n", "n:1")})
+		return err == nil
+	})
+}
+
+// The leader must not count on one that forgot: the two of them would be a
+// majority, whatever the third has promised to another leader.
+func TestALeaderGetsNothingAcknowledgedByAVoterThatForgot(t *testing.T) {
+	cluster := startSteady(t, 3)
+	a, b, c := cluster[0], cluster[1], cluster[2]
+	c.stop(t)
+	b = wiped(t, b)
+	a.eventually(t, "aware that it has no majority", func(s ports.LocalState) bool { return !s.Leading })
+	before := b.refused()
+	until(t, "it is asked again and again", func() bool { return b.refused() >= before+5 })
+	if state, _ := b.State(); state.LeaderID != "" || state.Term != 0 || a.raft.State() == raft.Leader {
+		t.Errorf("the one that forgot: %+v", state)
+	}
+}
+
+func TestAVoterThatForgotIsBackByItself(t *testing.T) {
+	cluster := startSteady(t, 3)
+	leader := cluster[0]
+	leader.promotes(t)
+	change := register(t, leader, "a")
+	b := wiped(t, cluster[1])
+	b.becomes(t, domain.Voter)
+	b.arrives(t, change.Revision)
+	b.eventually(t, "out of quarantine", trusted)
+	if _, found, err := b.directory.Kept(quarantineName); found || err != nil {
+		t.Errorf("the mark is left: %v, %v", found, err)
+	}
+	// What it is for the log that it has: it goes on with it after a restart.
+	b.stop(t)
+	b = again(t, b, steadily)
+	b.eventually(t, "a voter like any other", func(s ports.LocalState) bool { return s.CaughtUp && s.Quarantine == "" })
+}
+
+// A log that ends early may say that this instance is a voter, or the only one.
+func TestAnInstanceInQuarantineDoesNotLeadWhateverItsLogSays(t *testing.T) {
+	var log lines
+	alone := startCluster(t, 1, nil)[0]
+	alone.stop(t)
+	mark(t, alone, "of a test")
+	alone = start(t, instanceConfig{
+		id: alone.config.ID, directory: alone.config.Directory, address: alone.raftAddress(),
+		logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	state, _ := alone.State()
+	if !strings.Contains(strings.Join(state.Unready(), "; "), "because of a test") {
+		t.Errorf("it says %q", state.Unready())
+	}
+	if timing := alone.raft.ReloadableConfig(); timing.HeartbeatTimeout != dormant || timing.ElectionTimeout != dormant {
+		t.Errorf("it would stand for election after %v", timing.HeartbeatTimeout)
+	}
+	// Even if it did, it has no vote for itself.
+	if err := alone.campaign(true); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it has tried", func() bool {
+		return strings.Contains(strings.Join(log.since(0), "\n"), "failed to persist vote")
+	})
+	if state := alone.raft.State(); state == raft.Leader {
+		t.Error("it has elected itself")
+	}
+}
+
+// mark puts an instance that does not run into quarantine.
+func mark(t *testing.T, i *instance, reason string) {
+	t.Helper()
+	directory, err := logstore.ClaimExisting(i.config.Directory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = directory.Close() }()
+	if err := quarantine(directory, reason); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The quarantine ends only with the state of the cluster, whatever happens before.
+func TestQuarantineOutlivesRestarts(t *testing.T) {
+	leader := startCluster(t, 1, nil)[0]
+	change := register(t, leader, "a")
+	blank := start(t, instanceConfig{id: "blank", directory: t.TempDir()})
+	for range 2 {
+		blank.eventually(t, "in quarantine", inQuarantineNow)
+		blank.stop(t)
+		blank = again(t, blank, nil)
+	}
+	admit(t, leader, blank)
+	blank.arrives(t, change.Revision)
+}
+
+func TestBootstrappingDoesNotFoundTheClusterAnewThatTheDirectoryBelongsTo(t *testing.T) {
+	leader := startCluster(t, 2, nil)[1]
+	leader.stop(t)
+	mark(t, leader, "of a test")
+	for _, path := range []string{"log.bolt", snapshotsFolder} {
+		if err := os.RemoveAll(filepath.Join(leader.config.Directory, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i := start(t, instanceConfig{id: leader.config.ID, directory: leader.config.Directory, bootstrap: true})
+	if state, _ := i.State(); !inQuarantineNow(state) || state.Member || i.raft.LastIndex() != 0 {
+		t.Errorf("it has founded a cluster: %+v", state)
+	}
+}
+
+// It had waited to be added, and is to be the first instead.
+func TestAnInstanceThatWaitedMayBeBootstrapped(t *testing.T) {
+	i := start(t, instanceConfig{id: "a", directory: t.TempDir()})
+	i.eventually(t, "in quarantine", inQuarantineNow)
+	i.stop(t)
+	i = start(t, instanceConfig{id: "a", directory: i.config.Directory, bootstrap: true})
+	i.eventually(t, "leading, and out of quarantine", func(s ports.LocalState) bool { return s.Leading && s.Quarantine == "" })
+}
+
+// Raft keeps connections. One that was made while the other side was a nonvoter
+// must not carry anything once that counts.
+func TestAConnectionForANonvoterIsNoneForAVoter(t *testing.T) {
+	out, in := connected(t)
+	nonvoter := true
+	conn := nonvoterConn{out, func() bool { return nonvoter }}
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	nonvoter = false
+	if n, err := conn.Write([]byte("y")); n != 0 || err == nil {
+		t.Errorf("wrote %d bytes, %v", n, err)
+	}
+	buffer := make([]byte, 2)
+	if n, _ := in.Read(buffer); n != 1 {
+		t.Errorf("got %q", buffer[:n])
+	}
+	if _, err := in.Read(buffer); err == nil {
+		t.Error("the connection is left open")
+	}
+}

@@ -1,0 +1,80 @@
+package consensus
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// removalInterval is how often an instance that hears from no leader asks the
+// others whether it still is one of them.
+const removalInterval = time.Second
+
+// watchRemoval finds out what nobody tells this instance: that it was removed
+// while it was away. The others refuse its votes, and no leader knows it. It stops
+// standing for election then, until a leader sends it something again.
+func (n *Node) watchRemoval() {
+	ticker := time.NewTicker(removalInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-n.running.Done():
+			return
+		}
+		switch state := n.board.read(); {
+		case state.Quarantine != "":
+			// Nobody misses it, and it waits for no majority.
+		case state.removed && state.InTouch:
+			n.setRemoved(false)
+		case state.Member && !state.removed && !state.InTouch && n.isMissing(state):
+			n.config.Logger.Warn("this instance was removed from the raft cluster while it did not take part: it stands for no election any more. Stop it, or empty its directory and let it join")
+			n.setRemoved(true)
+		}
+	}
+}
+
+func (n *Node) setRemoved(removed bool) {
+	n.board.post(func(s *notice) { s.removed = removed })
+	if err := n.campaign(!removed); err != nil {
+		n.config.Logger.Warn("raft keeps its timing", "error", err)
+	}
+}
+
+// isMissing says whether an instance that leads, and has proven it, says that this
+// one is no member. They are asked side by side: most of those that are gone do
+// not answer.
+func (n *Node) isMissing(state *notice) bool {
+	others := slices.DeleteFunc(state.Roster.Instances(), func(i domain.Instance) bool { return i.ID == n.config.ID })
+	ctx, cancel := context.WithTimeout(n.running, askTimeout)
+	defer cancel()
+	answers := make(chan bool, len(others))
+	for _, other := range others {
+		n.watching.Go(func() {
+			answer, err := n.config.Peers.ReadIndex(ctx, other.RaftAddress)
+			answers <- err == nil && n.excludes(state, answer)
+		})
+	}
+	missing := false
+	for range others {
+		missing = <-answers || missing
+	}
+	return missing
+}
+
+// Members are the ids of who belongs to the cluster, as far as this instance knows.
+func (n *Node) Members() []string {
+	var ids []string
+	for _, instance := range n.board.read().Roster.Instances() {
+		ids = append(ids, instance.ID)
+	}
+	return ids
+}
+
+// excludes: builds from before this one do not say who the members are.
+func (n *Node) excludes(state *notice, answer ports.ReadIndex) bool {
+	return answer.ClusterID == state.ClusterID && len(answer.Members) > 0 && !slices.Contains(answer.Members, n.config.ID)
+}

@@ -1,0 +1,98 @@
+package consensus
+
+import (
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+func removed(s ports.LocalState) bool { return s.Removed }
+
+// While one is away it is removed. It finds that out, and leaves the others alone;
+// with what it has, or with nothing, it may be added again.
+func TestWhoMissedItsRemovalNoticesIt(t *testing.T) {
+	for name, back := range map[string]func(*testing.T, *instance) *instance{
+		"and is back with what it has": func(_ *testing.T, i *instance) *instance { return i },
+		"and is back with nothing":     wiped,
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := startSteady(t, 3)
+			leader, away := cluster[0], cluster[2]
+			away.stop(t)
+			if err := leader.Remove(within(t), away.config.ID); err != nil {
+				t.Fatal(err)
+			}
+			away = again(t, away, steadily)
+			away.eventually(t, "aware that it was removed", removed)
+			until(t, "it stands for no election any more", func() bool {
+				return away.raft.ReloadableConfig().HeartbeatTimeout == dormant
+			})
+			away = back(t, away)
+			change := register(t, leader, "meanwhile")
+			admit(t, leader, away)
+			away.arrives(t, change.Revision)
+			away.eventually(t, "a member that may lead", func(s ports.LocalState) bool { return s.Member && !s.Removed })
+			until(t, "it stands for election when it has to", func() bool {
+				return away.raft.ReloadableConfig().HeartbeatTimeout != dormant
+			})
+		})
+	}
+}
+
+func TestWhoSawItsRemovalSaysSo(t *testing.T) {
+	cluster := startSteady(t, 3)
+	leader, leaving := cluster[0], cluster[2]
+	if err := leader.Remove(within(t), leaving.config.ID); err != nil {
+		t.Fatal(err)
+	}
+	// Raft may or may not tell it, before it is told nothing any more.
+	leaving.eventually(t, "aware that it was removed", removed)
+	leaving = wiped(t, leaving)
+	admit(t, leader, leaving)
+	leaving.eventually(t, "a member", func(s ports.LocalState) bool { return s.Member && !s.Removed })
+}
+
+// Who is cut off with the others is not removed, and says nothing of the kind.
+func TestWhoHearsFromNobodyWasNotRemoved(t *testing.T) {
+	cluster := startSteady(t, 3)
+	left := cluster[2]
+	for _, i := range cluster[:2] {
+		i.stop(t)
+	}
+	left.eventually(t, "in touch with nobody", func(s ports.LocalState) bool { return !s.InTouch && s.LeaderID == "" })
+	state, _ := left.State()
+	if left.isMissing(left.board.read()) || state.Removed {
+		t.Error("it takes itself for removed")
+	}
+}
+
+// One that is to be a voter is started again, while nobody tells it how much of
+// its log is committed.
+func TestWhoIsToBeAVoterKnowsThatFromItsLog(t *testing.T) {
+	for name, settled := range map[string]bool{"it is to be one": false, "it is to be none": true} {
+		t.Run(name, func(t *testing.T) {
+			leader := startCluster(t, 1, nil)[0]
+			joining := start(t, instanceConfig{id: "joining", directory: t.TempDir()})
+			if err := leader.Want(within(t), "joining"); err != nil {
+				t.Fatal(err)
+			}
+			if settled {
+				if err := leader.Settle(within(t), "joining"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			asNonvoter := voter(joining)
+			asNonvoter.Suffrage = domain.Nonvoter
+			mustAdd(t, leader, asNonvoter)
+			joining.becomes(t, domain.Nonvoter)
+			joining.eventually(t, "out of quarantine", trusted)
+			joining.stop(t)
+			leader.stop(t)
+			joining = again(t, joining, nil)
+			if state, _ := joining.State(); state.Applied != 0 || state.Staged == settled {
+				t.Errorf("it is staged: %v, at %d", state.Staged, state.Applied)
+			}
+		})
+	}
+}

@@ -1,0 +1,60 @@
+package logstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+const (
+	// asidePrefix begins the name of a folder with what was set aside.
+	asidePrefix = "damaged-"
+	asideTime   = "20060102T150405.000Z"
+	// keptAside is how many of them are kept.
+	keptAside = 3
+)
+
+// SetAside moves what the backend keeps, and the snapshots, into a new folder of
+// the directory, for somebody to look at, and gives that. Only the last few such
+// folders are kept. The store must be closed.
+func (d *Directory) SetAside(now time.Time) (folder string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.mayWrite(); err != nil {
+		return "", fmt.Errorf("set aside what is in %s: %w", d.path, err)
+	}
+	if err := d.forgetAside(keptAside - 1); err != nil {
+		return "", err
+	}
+	folder = filepath.Join(d.path, asidePrefix+now.UTC().Format(asideTime))
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return "", err
+	}
+	for _, name := range []string{storeName(d.says.Backend), snapshotsName} {
+		err := os.Rename(filepath.Join(d.path, name), filepath.Join(folder, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return folder, errors.Join(syncDir(folder), syncDir(d.path))
+}
+
+// forgetAside removes all but the last folders; their names are in order of time.
+func (d *Directory) forgetAside(left int) error {
+	folders, err := filepath.Glob(filepath.Join(d.path, asidePrefix+"*"))
+	if err != nil {
+		return err
+	}
+	slices.Sort(folders)
+	for len(folders) > left {
+		if err := os.RemoveAll(folders[0]); err != nil {
+			return err
+		}
+		folders = folders[1:]
+	}
+	return nil
+}

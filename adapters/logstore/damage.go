@@ -1,0 +1,15 @@
+package logstore
+
+import "errors"
+
+// ErrDamaged is what Open and Inspect return, among others, for files that are not
+// as they were written, so that what they held is lost. See Damage.
+var ErrDamaged = errors.New("log store is damaged")
+
+// Damage gives an error with a text of its own that is ErrDamaged as well.
+func Damage(text string) error { return &damage{text} }
+
+type damage struct{ text string }
+
+func (d *damage) Error() string        { return d.text }
+func (d *damage) Is(target error) bool { return target == ErrDamaged }

@@ -1,0 +1,165 @@
+package e2e_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+// needle is in what is damaged, and in nothing else.
+const needle = "a-needle-in-the-log"
+
+// spoil turns every byte of what is found into another, in all files whose path,
+// within the directory of i, begins with part.
+func spoil(t *testing.T, i *harness.Instance, part, what string) {
+	t.Helper()
+	found := false
+	err := filepath.WalkDir(i.Directory, func(path string, entry fs.DirEntry, err error) error {
+		within, _ := filepath.Rel(i.Directory, path)
+		if err != nil || entry.IsDir() || !strings.HasPrefix(within, part) {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(content, []byte(what)) {
+			return err
+		}
+		found = true
+		return os.WriteFile(path, bytes.ReplaceAll(content, []byte(what), []byte(strings.ToUpper(what))), 0o600)
+	})
+	if err == nil && !found {
+		err = errors.New("there is nothing to damage")
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", i.ID, err)
+	}
+}
+
+func remove(t *testing.T, i *harness.Instance, part string) {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(i.Directory, part)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func setAside(t *testing.T, i *harness.Instance) []string {
+	t.Helper()
+	folders, err := filepath.Glob(filepath.Join(i.Directory, "damaged-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return folders
+}
+
+func TestADamagedInstanceHeals(t *testing.T) {
+	damages := map[string]struct {
+		flags []string
+		do    func(t *testing.T, i *harness.Instance, backend string)
+		aside bool
+	}{
+		"an entry": {do: func(t *testing.T, i *harness.Instance, backend string) {
+			spoil(t, i, "log."+backend, needle)
+		}, aside: true},
+		"no log": {do: func(t *testing.T, i *harness.Instance, backend string) {
+			remove(t, i, "log."+backend)
+		}},
+		"a snapshot that is needed": {
+			flags: []string{"--raft_snapshot_threshold=5", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=1"},
+			do:    func(t *testing.T, i *harness.Instance, backend string) { spoil(t, i, "snapshots", needle) },
+			aside: true,
+		},
+	}
+	for name, damage := range damages {
+		for _, leads := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, of a leader: %v", name, leads), func(t *testing.T) {
+				eachBackend(t, func(t *testing.T, backend string) {
+					c := harness.Start(t, harness.Options{Backend: backend, Flags: append(damage.flags, calm...)})
+					for n := range 10 {
+						put(t, c.Instances[n%3].Client, fmt.Sprintf("before-%d", n))
+					}
+					put(t, c.Instances[0].Client, needle)
+					for n := range 30 {
+						put(t, c.Instances[n%3].Client, fmt.Sprintf("after-%d", n))
+					}
+					want := list(t, c.Instances[0].Client)
+					victim := c.Followers()[0]
+					if leads {
+						victim = c.Leader()
+					}
+					awaitRevision(t, victim, want.Revision)
+					if damage.flags != nil {
+						awaitSnapshotWith(t, victim, needle)
+					}
+					victim.Stop()
+					damage.do(t, victim, backend)
+					victim.Start()
+					c.AwaitReady()
+					checkMembers(t, c)
+					awaitRevision(t, victim, want.Revision)
+					sameRegistry(t, "the one that was damaged", list(t, victim.Client), want)
+					checkDense(t, victim.Client)
+					if folders := setAside(t, victim); (len(folders) == 1) != damage.aside {
+						t.Errorf("set aside are %q", folders)
+					}
+					if damage.aside {
+						awaitLog(t, victim, "the directory is damaged")
+					}
+				})
+			})
+		}
+	}
+}
+
+// awaitSnapshotWith waits until every snapshot of i has what in it.
+func awaitSnapshotWith(t *testing.T, i *harness.Instance, what string) {
+	t.Helper()
+	harness.Eventually(t, i.ID+" has its snapshots", func() error {
+		states, err := filepath.Glob(filepath.Join(i.Directory, "snapshots", "*", "state.bin"))
+		if err != nil || len(states) < 2 {
+			return fmt.Errorf("they are %q, %v", states, err)
+		}
+		for _, path := range states {
+			if content, err := os.ReadFile(path); err != nil || !bytes.Contains(content, []byte(what)) {
+				return fmt.Errorf("%s: %v", path, err)
+			}
+		}
+		return nil
+	})
+}
+
+// Nobody has what it lost: it must say so, and not go on without.
+func TestADamagedInstanceThatIsAloneRefuses(t *testing.T) {
+	for name, do := range map[string]func(t *testing.T, i *harness.Instance, backend string){
+		"an entry": func(t *testing.T, i *harness.Instance, backend string) { spoil(t, i, "log."+backend, needle) },
+		"no log":   func(t *testing.T, i *harness.Instance, backend string) { remove(t, i, "log."+backend) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachBackend(t, func(t *testing.T, backend string) {
+				i := harness.Start(t, harness.Options{Size: 1, Backend: backend, Flags: calm}).Instances[0]
+				put(t, i.Client, needle)
+				put(t, i.Client, "after")
+				put(t, i.Client, "and-after-that")
+				i.Stop()
+				do(t, i, backend)
+				i.Launch()
+				if status := i.AwaitExit(); status != 1 {
+					t.Errorf("it ended with %d", status)
+				}
+				for _, word := range []string{"log." + backend, "nodesmetadata storage check", "copy"} {
+					if !strings.Contains(i.LastLog(), word) {
+						t.Errorf("it does not say %q: %s", word, i.LastLog())
+					}
+				}
+				if folders := setAside(t, i); len(folders) > 0 {
+					t.Errorf("set aside are %q", folders)
+				}
+			})
+		})
+	}
+}
