@@ -16,7 +16,7 @@ import (
 // needle is in what is damaged, and in nothing else.
 const needle = "a-needle-in-the-log"
 
-// spoil turns every byte of what is found into another, in all files whose path,
+// spoil flips a bit of every byte of what, wherever that is in files whose path,
 // within the directory of i, begins with part.
 func spoil(t *testing.T, i *harness.Instance, part, what string) {
 	t.Helper()
@@ -31,7 +31,7 @@ func spoil(t *testing.T, i *harness.Instance, part, what string) {
 			return err
 		}
 		found = true
-		return os.WriteFile(path, bytes.ReplaceAll(content, []byte(what), []byte(strings.ToUpper(what))), 0o600)
+		return os.WriteFile(path, bytes.ReplaceAll(content, []byte(what), flipped(what)), 0o600)
 	})
 	if err == nil && !found {
 		err = errors.New("there is nothing to damage")
@@ -39,6 +39,14 @@ func spoil(t *testing.T, i *harness.Instance, part, what string) {
 	if err != nil {
 		t.Fatalf("%s: %v", i.ID, err)
 	}
+}
+
+func flipped(what string) []byte {
+	bytes := []byte(what)
+	for at := range bytes {
+		bytes[at] ^= 0x20
+	}
+	return bytes
 }
 
 func remove(t *testing.T, i *harness.Instance, part string) {
@@ -65,6 +73,10 @@ func TestADamagedInstanceHeals(t *testing.T) {
 	}{
 		"an entry": {do: func(t *testing.T, i *harness.Instance, backend string) {
 			spoil(t, i, "log."+backend, needle)
+		}, aside: true},
+		"the term and the vote": {do: func(t *testing.T, i *harness.Instance, backend string) {
+			behind := map[string]string{"bolt": "\xc5sum", "badger": "CurrentTerm"}
+			spoil(t, i, "log."+backend, behind[backend])
 		}, aside: true},
 		"no log": {do: func(t *testing.T, i *harness.Instance, backend string) {
 			remove(t, i, "log."+backend)
