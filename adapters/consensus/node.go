@@ -55,6 +55,7 @@ type Node struct {
 
 	directory *logstore.Directory
 	store     logstore.Store
+	disk      *disk // store, as raft sees it
 	stream    *stream
 	witness   *witness
 	raft      *raft.Raft
@@ -162,7 +163,14 @@ func (n *Node) start(address string) (err error) {
 	if err != nil {
 		return err
 	}
-	logs, err := raft.NewLogCache(cachedEntries, n.store)
+	n.disk = newDisk(n.store, diskConfig{
+		hangAfter: n.config.Timing.hangAfter(),
+		self:      []byte(address),
+		logger:    n.config.Logger,
+		changed:   n.postTrouble,
+		halt:      n.halt,
+	})
+	logs, err := newLogs(n.disk)
 	if err != nil {
 		return err
 	}
@@ -179,8 +187,9 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.transport != nil {
 		network = n.seams.transport(network)
 	}
+	network = muted{network, n.disk.refusal}
 	n.witness = newWitness(network, n.evidence, func() uint64 { return n.board.read().Term })
-	if err := n.bootstrap(settings, logs, snapshots, address); err != nil {
+	if err := n.bootstrap(settings, n.store, snapshots, address); err != nil {
 		return err
 	}
 	machine := newMachine(n.board, n.halt)
@@ -189,10 +198,11 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
 	}
-	n.raft, err = raft.NewRaft(settings, fsm, logs, n.store, snapshots, n.witness)
+	n.raft, err = raft.NewRaft(settings, fsm, logs, n.disk, snapshots, n.witness)
 	if err != nil {
 		return err
 	}
+	n.disk.armed.Store(true)
 	return n.hurry()
 }
 
@@ -273,6 +283,16 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 	})
 }
 
+// postTrouble has everybody know what is wrong with the disk.
+func (n *Node) postTrouble() {
+	n.board.post(func(s *notice) {
+		s.DiskTrouble = ""
+		if fault := n.disk.refusal(); fault != nil {
+			s.DiskTrouble = fault.Error()
+		}
+	})
+}
+
 // halt reports what keeps this instance from going on, and blocks until Close
 // begins. No longer: Close waits for the writes behind the one that can't be
 // applied. See machine.halt.
@@ -302,6 +322,9 @@ func (n *Node) close(ctx context.Context) error {
 	n.inflight.end(ctx)
 	n.stop()
 	var faults []error
+	if n.disk != nil {
+		n.disk.letGo()
+	}
 	var stopped raft.Future
 	if n.raft != nil {
 		stopped = n.raft.Shutdown()
@@ -316,7 +339,10 @@ func (n *Node) close(ctx context.Context) error {
 	n.gate.rounds.end()
 	n.asking.end()
 	n.watching.Wait()
-	if n.store != nil {
+	switch {
+	case n.disk != nil:
+		faults = append(faults, n.disk.Close())
+	case n.store != nil:
 		faults = append(faults, n.store.Close())
 	}
 	if n.directory != nil {

@@ -13,6 +13,9 @@ type Stats struct {
 	// asked for one; QuestionsTotal are those to the leader for reads that are
 	// answered here, and AskedTotal those reads.
 	ProofsTotal, ProvenTotal, QuestionsTotal, AskedTotal uint64
+	// DiskTrouble: the disk hangs or refuses; DiskTroublesTotal is how often that began.
+	DiskTrouble       bool
+	DiskTroublesTotal uint64
 	// LogBytes and SnapshotBytes are what the directory takes on disk.
 	LogBytes, SnapshotBytes int64
 }
@@ -25,17 +28,19 @@ func (n *Node) Stats() Stats {
 	}
 	logBytes, snapshotBytes := n.directory.Usage()
 	return Stats{
-		Opened:         true,
-		Term:           state.Term,
-		Leads:          state.Leading,
-		LastIndex:      n.raft.LastIndex(),
-		CommitIndex:    n.raft.CommitIndex(),
-		AppliedIndex:   state.applied,
-		ProofsTotal:    n.gate.rounds.begun.Load(),
-		ProvenTotal:    n.gate.rounds.shared.Load(),
-		QuestionsTotal: n.asking.begun.Load(),
-		AskedTotal:     n.asking.shared.Load(),
-		LogBytes:       logBytes,
-		SnapshotBytes:  snapshotBytes,
+		Opened:            true,
+		Term:              state.Term,
+		Leads:             state.Leading,
+		LastIndex:         n.raft.LastIndex(),
+		CommitIndex:       n.raft.CommitIndex(),
+		AppliedIndex:      state.applied,
+		ProofsTotal:       n.gate.rounds.begun.Load(),
+		ProvenTotal:       n.gate.rounds.shared.Load(),
+		QuestionsTotal:    n.asking.begun.Load(),
+		AskedTotal:        n.asking.shared.Load(),
+		DiskTrouble:       state.DiskTrouble != "",
+		DiskTroublesTotal: n.disk.count.Load(),
+		LogBytes:          logBytes,
+		SnapshotBytes:     snapshotBytes,
 	}
 }

@@ -165,6 +165,8 @@ var (
 	askedDesc        = desc("read_index_readers_total", "Reads that asked for such a question; over the questions, how many share one.")
 	logBytesDesc     = desc("log_store_bytes", "What the log store takes on disk.")
 	snapBytesDesc    = desc("snapshots_bytes", "What the snapshots take on disk.")
+	troubleDesc      = desc("disk_trouble", "1 while the disk does not answer, or refuses: this instance neither leads nor stands for election then.")
+	troublesDesc     = desc("disk_troubles_total", "How often that began.")
 )
 
 // raftCollector shows what the consensus adapter, which knows no metrics
@@ -176,6 +178,7 @@ func (c raftCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		termDesc, leaderDesc, lastIndexDesc, commitIndexDesc, appliedIndexDesc,
 		proofsDesc, provenDesc, questionsDesc, askedDesc, logBytesDesc, snapBytesDesc,
+		troubleDesc, troublesDesc,
 	} {
 		descs <- d
 	}
@@ -199,6 +202,8 @@ func (c raftCollector) Collect(metrics chan<- prometheus.Metric) {
 		counter(askedDesc, stats.AskedTotal),
 		gauge(logBytesDesc, float64(stats.LogBytes)),
 		gauge(snapBytesDesc, float64(stats.SnapshotBytes)),
+		gauge(troubleDesc, truth(stats.DiskTrouble)),
+		counter(troublesDesc, stats.DiskTroublesTotal),
 	})
 }
 
