@@ -75,6 +75,8 @@ type diskConfig struct {
 	// self is what raft stores when this instance votes for itself.
 	self   []byte
 	logger *slog.Logger
+	// appended is told of entries that were stored.
+	appended func([]*raft.Log)
 	// changed is called when trouble begins, changes or ends; it must not block.
 	changed func()
 	// halt reports what this instance can't go on with, and returns when it is
@@ -293,10 +295,13 @@ func (d *disk) append(logs []*raft.Log) error {
 	}
 	if err != nil {
 		d.fails(what, err)
-	} else if d.trouble.Load() != nil {
+		return err
+	}
+	d.config.appended(logs)
+	if d.trouble.Load() != nil {
 		d.works()
 	}
-	return err
+	return nil
 }
 
 // DeleteRange implements raft.LogStore. Raft goes on where it fails.

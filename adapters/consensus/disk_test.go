@@ -111,6 +111,7 @@ func watch(t *testing.T) *watched {
 		hangAfter: testHang,
 		self:      []byte("self:1"),
 		logger:    slog.New(slog.NewTextHandler(w.said, nil)),
+		appended:  func([]*raft.Log) {},
 		changed:   func() {},
 		halt:      func(error) {},
 	})
@@ -338,6 +339,7 @@ func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	d := newDisk(illegible{newBadStore(t)}, diskConfig{
 		hangAfter: testHang,
 		logger:    slog.New(slog.DiscardHandler),
+		appended:  func([]*raft.Log) {},
 		changed:   func() {},
 		halt:      func(err error) { halted <- err },
 	})

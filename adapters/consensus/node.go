@@ -56,6 +56,7 @@ type Node struct {
 	directory *logstore.Directory
 	store     logstore.Store
 	disk      *disk // store, as raft sees it
+	growth    *growth
 	stream    *stream
 	witness   *witness
 	raft      *raft.Raft
@@ -94,6 +95,7 @@ func New(config Config) (*Node, error) {
 		evidence:   newEvidence(),
 		membership: make(chan struct{}, 1),
 		leadership: make(chan bool, 16),
+		growth:     newGrowth(),
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.gate = &gate{leadership: n, evidence: n.evidence}
@@ -148,6 +150,7 @@ func (n *Node) Open(context.Context) error {
 	n.board.post(func(s *notice) { s.opened = true })
 	n.look()
 	n.watching.Go(n.watchLeadership)
+	n.watching.Go(n.cutLog)
 	return nil
 }
 
@@ -167,6 +170,7 @@ func (n *Node) start(address string) (err error) {
 		hangAfter: n.config.Timing.hangAfter(),
 		self:      []byte(address),
 		logger:    n.config.Logger,
+		appended:  n.growth.appended,
 		changed:   n.postTrouble,
 		halt:      n.halt,
 	})
@@ -198,7 +202,7 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
 	}
-	n.raft, err = raft.NewRaft(settings, fsm, logs, n.disk, snapshots, n.witness)
+	n.raft, err = raft.NewRaft(settings, fsm, logs, n.disk, measured{snapshots, n.growth}, n.witness)
 	if err != nil {
 		return err
 	}

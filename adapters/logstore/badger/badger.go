@@ -19,7 +19,7 @@
 //
 // # Cost
 //
-// Memtables of 4 MiB, no caches, two compactors: see tuned for why. What
+// Memtables of 2 MiB, no caches, two compactors: see tuned for why. What
 // DeleteRange removes is first only marked; the housekeeping goroutine sees to it
 // that the marks are applied, so the disk use follows the log.
 package badger
