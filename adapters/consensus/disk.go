@@ -219,7 +219,7 @@ func (d *disk) refusal() error {
 // probe tries, until there is no trouble, to write what is there already.
 func (d *disk) probe() {
 	for d.pause() {
-		if d.room() == nil && d.during("write", d.rewriteTerm) == nil {
+		if d.during("write", d.tryOut) == nil {
 			d.works()
 		}
 		d.mu.Lock()
@@ -232,15 +232,15 @@ func (d *disk) probe() {
 	}
 }
 
-func (d *disk) rewriteTerm() error {
+func (d *disk) tryOut() error {
+	if err := d.room(); err != nil {
+		return err
+	}
 	d.stable.Lock()
 	defer d.stable.Unlock()
 	term, err := d.Store.GetUint64(logstore.TermKey)
 	if err != nil {
-		if errors.Is(err, logstore.ErrKeyNotFound) {
-			return nil
-		}
-		return err
+		return err // also where there is none: it is the first that raft stores
 	}
 	return d.Store.SetUint64(logstore.TermKey, term)
 }
@@ -289,10 +289,12 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 
 func (d *disk) append(logs []*raft.Log) error {
 	const what = "store log entries"
-	err := d.room()
-	if err == nil {
-		err = d.during(what, func() error { return d.Store.StoreLogs(logs) })
-	}
+	err := d.during(what, func() error {
+		if err := d.room(); err != nil {
+			return err
+		}
+		return d.Store.StoreLogs(logs)
+	})
 	if err != nil {
 		d.fails(what, err)
 		return err

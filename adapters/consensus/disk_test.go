@@ -115,6 +115,9 @@ func watch(t *testing.T) *watched {
 		changed:   func() {},
 		halt:      func(error) {},
 	})
+	if err := w.SetUint64(logstore.TermKey, 1); err != nil {
+		t.Fatal(err)
+	}
 	w.armed.Store(true)
 	return w
 }
