@@ -52,12 +52,12 @@ func TestTheLogOfManyUpdatesIsCut(t *testing.T) {
 				timing: func(timing *Timing) { timing.TrailingLogs = 10240 },
 			})
 			i.eventually(t, "leading", leading)
-			propose(t, i, 800, 64)
+			propose(t, i, 2000, 64)
 			until(t, "the log is cut", func() bool {
 				first, err := i.store.FirstIndex()
 				return err == nil && first > 1
 			})
-			const most = 9 << 20
+			const most = 15_000_000
 			until(t, "the directory is small", func() bool {
 				log, snapshots := i.directory.Usage()
 				return log+snapshots < most
