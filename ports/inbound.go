@@ -160,6 +160,6 @@ type Self interface {
 type Progress interface {
 	// ReadIndex proves that this instance leads, after it was called, and gives
 	// the place in the log up to which another one has to have applied it to
-	// answer a read that began before. Errors: ErrNotLeader, ErrClosed, or ctx's.
+	// answer a read that began before. Errors are those of Registry.Read.
 	ReadIndex(ctx context.Context) (uint64, error)
 }

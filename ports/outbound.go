@@ -14,11 +14,13 @@ type Registry interface {
 	// (see domain.Registry.Apply), or why it was refused (*domain.Refusal). When it can't know what becomes of cmd,
 	// because leadership or ctx ended while cmd was on its way, it returns
 	// ErrOutcomeUnknown. ErrBusy, ErrUpgrading, ErrClosed, ErrNotLeader and a context that had
-	// ended before say that nothing happened.
+	// ended before say that nothing happened. So does ErrNoLeader: this instance
+	// has led, and is in trouble with its disk.
 	Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error)
 
 	// Read gives a view that holds every change answered, by any instance,
-	// before Read was called. Errors: ErrNotLeader, ErrClosed, or ctx's.
+	// before Read was called. Errors: ErrNotLeader, ErrNoLeader (as for Propose),
+	// ErrClosed, or ctx's.
 	Read(ctx context.Context) (domain.View, error)
 
 	// ReadHere is Read also where another instance leads, which is asked how far
@@ -94,6 +96,9 @@ type LocalState struct {
 	Quarantine string
 	// Removed: this instance was a member, and is none any more.
 	Removed bool
+	// DiskTrouble says what is wrong with the disk of this instance, which neither
+	// leads nor stands for election meanwhile; empty when nothing is.
+	DiskTrouble string
 	// Closed: the instance is shutting down, and serves nobody any more.
 	Closed bool
 }
@@ -123,6 +128,9 @@ func (s LocalState) Unready() []string {
 	}
 	if s.Staged {
 		reasons = append(reasons, "it is a nonvoter until it has caught up, and then a voter")
+	}
+	if s.DiskTrouble != "" {
+		reasons = append(reasons, s.DiskTrouble)
 	}
 	if s.LeaderID == "" {
 		reasons = append(reasons, "it knows no leader")

@@ -25,6 +25,7 @@ func TestUnready(t *testing.T) {
 		"who is to be a voter, and is none, is not": {func(s *ports.LocalState) { s.Staged = true }, []string{"nonvoter"}},
 		"who knows no leader is not":                {func(s *ports.LocalState) { s.LeaderID = "" }, []string{"no leader"}},
 		"who has not caught up is not":              {func(s *ports.LocalState) { s.CaughtUp = false }, []string{"caught up"}},
+		"a disk in trouble is a reason":             {func(s *ports.LocalState) { s.DiskTrouble = "the disk hangs" }, []string{"the disk hangs"}},
 		"all reasons are told":                      {func(s *ports.LocalState) { *s = ports.LocalState{Closed: true} }, []string{"shutting down", "PUT /raft/node", "no leader", "caught up"}},
 		"a new instance that waits says that it is": {func(s *ports.LocalState) { *s = ports.LocalState{} }, []string{"waits to be added", "no leader", "caught up"}},
 	}

@@ -15,20 +15,20 @@ import (
 // refuses what the next leader has for it, is sent that one's snapshot instead,
 // which may be older than its own, and so on, until there is a newer one.
 type baseLog struct {
-	*raft.LogCache
+	raft.LogStore
 	base atomic.Pointer[raft.Log]
 }
 
 // GetLog implements raft.LogStore.
 func (l *baseLog) GetLog(index uint64, entry *raft.Log) error {
-	err := l.LogCache.GetLog(index, entry)
+	err := l.LogStore.GetLog(index, entry)
 	base := l.base.Load()
 	if err != raft.ErrLogNotFound || base == nil || index != base.Index {
 		return err
 	}
 	// Nobody may take it for the entry itself, which is sent only to those who
 	// have the one before.
-	if index == 1 || l.LogCache.GetLog(index-1, new(raft.Log)) != raft.ErrLogNotFound {
+	if index == 1 || l.LogStore.GetLog(index-1, new(raft.Log)) != raft.ErrLogNotFound {
 		return err
 	}
 	*entry = *base

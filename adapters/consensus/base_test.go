@@ -68,7 +68,7 @@ func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseL
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &baseLog{LogCache: cache}
+	log := &baseLog{LogStore: cache}
 	if _, err := newBasing(kept, log); err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func (b *board) post(change func(*notice)) {
 	change(&next)
 	// An entry of the leader's own term must be applied before it serves: only
 	// then has it all that was committed before its time.
-	next.Leading = next.leads && next.openTerm == next.Term && !next.Closed
+	next.Leading = next.leads && next.openTerm == next.Term && next.DiskTrouble == "" && !next.Closed
 	next.CaughtUp = next.CaughtUp || next.Leading || next.goal > 0 && next.applied >= next.goal
 	b.latest.Store(&next)
 	close(old.later)

@@ -24,13 +24,13 @@ type Timing struct {
 	// ElectionTimeout is how long a candidate waits for votes.
 	ElectionTimeout time.Duration
 	// SnapshotThreshold is how many entries beyond the last snapshot are worth
-	// another one.
+	// another one, though they are few bytes: see growth.
 	SnapshotThreshold uint64
 	// SnapshotInterval is how often that is checked; raft spreads the checks
 	// over once to twice this time.
 	SnapshotInterval time.Duration
 	// TrailingLogs is how many entries are kept behind a snapshot, for followers
-	// that are a little late.
+	// that are a little late; fewer, where they are large: see growth.
 	TrailingLogs uint64
 }
 

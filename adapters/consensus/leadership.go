@@ -171,7 +171,7 @@ func (n *Node) open(term uint64) {
 func (n *Node) servingTerm() (uint64, bool) {
 	term, leads := n.leads()
 	latest := n.board.read()
-	return term, leads && latest.openTerm == term && !latest.Closed
+	return term, leads && latest.openTerm == term && latest.DiskTrouble == "" && !latest.Closed
 }
 
 // commitIndex implements leadership.

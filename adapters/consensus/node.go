@@ -61,6 +61,8 @@ type Node struct {
 
 	directory *logstore.Directory
 	store     logstore.Store
+	disk      *disk // store, as raft sees it
+	growth    *growth
 	stream    *stream
 	witness   *witness
 	raft      *raft.Raft
@@ -73,6 +75,7 @@ type Node struct {
 	membership chan struct{}   // holds a token while the membership is changed
 	leadership chan bool       // raft's NotifyCh
 	looking    sync.Mutex      // held by who looks at raft to post what it says
+	tuning     sync.Mutex      // held by who changes raft's settings
 	running    context.Context // ends once Close has answered the writes in flight
 	stop       context.CancelFunc
 	closeOnce  sync.Once
@@ -105,6 +108,7 @@ func New(config Config) (*Node, error) {
 		formats:    newFormats(Format),
 		membership: make(chan struct{}, 1),
 		leadership: make(chan bool, 16),
+		growth:     newGrowth(),
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.gate = &gate{leadership: n, evidence: n.evidence}
@@ -167,6 +171,7 @@ func (n *Node) Open(ctx context.Context) error {
 	if !n.mayBeTrusted() {
 		n.watching.Go(n.leaveQuarantine)
 	}
+	n.watching.Go(n.cutLog)
 	return nil
 }
 
@@ -183,11 +188,19 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	kept := describing{found}
-	cache, err := raft.NewLogCache(cachedEntries, provenLog{n.store, n.fail})
+	n.disk = newDisk(n.store, diskConfig{
+		hangAfter: n.config.Timing.hangAfter(),
+		self:      []byte(address),
+		logger:    n.config.Logger,
+		appended:  n.growth.appended,
+		changed:   n.postTrouble,
+		halt:      n.halt,
+	})
+	cached, err := newLogs(n.disk)
 	if err != nil {
 		return err
 	}
-	logs := &baseLog{LogCache: cache}
+	logs := &baseLog{LogStore: cached}
 	snapshots, err := newBasing(kept, logs)
 	if err != nil {
 		return err
@@ -197,8 +210,9 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.transport != nil {
 		network = n.seams.transport(network)
 	}
+	network = muted{network, n.disk.refusal}
 	n.witness = newWitness(network, n.evidence, func() uint64 { return n.board.read().Term })
-	exists, err := n.bootstrap(settings, logs, snapshots, address)
+	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
 	}
@@ -215,10 +229,11 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
 	}
-	n.raft, err = raft.NewRaft(settings, fsm, logs, voteless{n.store, n.mayBeTrusted}, snapshots, n.witness)
+	n.raft, err = raft.NewRaft(settings, fsm, logs, voteless{n.disk, n.mayBeTrusted}, measured{snapshots, n.growth}, n.witness)
 	if err != nil {
 		return err
 	}
+	n.disk.armed.Store(true)
 	n.started.Store(n.raft)
 	return n.hurry()
 }
@@ -234,8 +249,15 @@ func (n *Node) hurry() error {
 	if _, needed := n.quorum(); needed > 0 || !n.mayBeTrusted() {
 		return nil
 	}
+	return n.retune(func(timing *raft.ReloadableConfig) { timing.HeartbeatTimeout -= slack })
+}
+
+// retune changes some of raft's settings, and leaves the others as they are.
+func (n *Node) retune(change func(*raft.ReloadableConfig)) error {
+	n.tuning.Lock()
+	defer n.tuning.Unlock()
 	timing := n.raft.ReloadableConfig()
-	timing.HeartbeatTimeout -= slack
+	change(&timing)
 	return n.raft.ReloadConfig(timing)
 }
 
@@ -314,6 +336,16 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 	})
 }
 
+// postTrouble has everybody know what is wrong with the disk.
+func (n *Node) postTrouble() {
+	n.board.post(func(s *notice) {
+		s.DiskTrouble = ""
+		if fault := n.disk.refusal(); fault != nil {
+			s.DiskTrouble = fault.Error()
+		}
+	})
+}
+
 // halt reports what keeps this instance from going on, and blocks until Close
 // begins. No longer: Close waits for the writes behind the one that can't be
 // applied. See machine.halt.
@@ -343,6 +375,9 @@ func (n *Node) close(ctx context.Context) error {
 	n.inflight.end(ctx)
 	n.stop()
 	var faults []error
+	if n.disk != nil {
+		n.disk.letGo()
+	}
 	var stopped raft.Future
 	if n.raft != nil {
 		stopped = n.raft.Shutdown()
@@ -357,7 +392,10 @@ func (n *Node) close(ctx context.Context) error {
 	n.gate.rounds.end()
 	n.asking.end()
 	n.watching.Wait()
-	if n.store != nil {
+	switch {
+	case n.disk != nil:
+		faults = append(faults, n.disk.Close())
+	case n.store != nil:
 		faults = append(faults, n.store.Close())
 	}
 	if n.directory != nil {

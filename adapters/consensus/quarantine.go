@@ -163,12 +163,12 @@ func (n *Node) tryToLeave() error {
 
 // campaign lets raft stand for election when it is time, or keeps it from that.
 func (n *Node) campaign(may bool) error {
-	timing := n.raft.ReloadableConfig()
-	timing.HeartbeatTimeout, timing.ElectionTimeout = dormant, dormant
-	if may {
-		timing.HeartbeatTimeout, timing.ElectionTimeout = n.awake.HeartbeatTimeout, n.awake.ElectionTimeout
-	}
-	return n.raft.ReloadConfig(timing)
+	return n.retune(func(timing *raft.ReloadableConfig) {
+		timing.HeartbeatTimeout, timing.ElectionTimeout = dormant, dormant
+		if may {
+			timing.HeartbeatTimeout, timing.ElectionTimeout = n.awake.HeartbeatTimeout, n.awake.ElectionTimeout
+		}
+	})
 }
 
 // voteless keeps an instance in quarantine from voting, also for itself: raft

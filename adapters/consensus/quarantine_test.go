@@ -115,7 +115,7 @@ func TestAnInstanceInQuarantineDoesNotLeadWhateverItsLogSays(t *testing.T) {
 	var log lines
 	alone := startCluster(t, 1, nil)[0]
 	alone.stop(t)
-	mark(t, alone, "of a test")
+	confine(t, alone, "of a test")
 	alone = start(t, instanceConfig{
 		id: alone.config.ID, directory: alone.config.Directory, address: alone.raftAddress(),
 		logger: slog.New(slog.NewTextHandler(&log, nil)),
@@ -139,8 +139,8 @@ func TestAnInstanceInQuarantineDoesNotLeadWhateverItsLogSays(t *testing.T) {
 	}
 }
 
-// mark puts an instance that does not run into quarantine.
-func mark(t *testing.T, i *instance, reason string) {
+// confine puts an instance that does not run into quarantine.
+func confine(t *testing.T, i *instance, reason string) {
 	t.Helper()
 	directory, err := logstore.ClaimExisting(i.config.Directory)
 	if err != nil {
@@ -169,7 +169,7 @@ func TestQuarantineOutlivesRestarts(t *testing.T) {
 func TestBootstrappingDoesNotFoundTheClusterAnewThatTheDirectoryBelongsTo(t *testing.T) {
 	leader := startCluster(t, 2, nil)[1]
 	leader.stop(t)
-	mark(t, leader, "of a test")
+	confine(t, leader, "of a test")
 	for _, path := range []string{"log.bolt", snapshotsFolder} {
 		if err := os.RemoveAll(filepath.Join(leader.config.Directory, path)); err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -76,6 +77,15 @@ func (n *Node) refusal(ctx context.Context) error {
 	case n.raft.State() != raft.Leader:
 		return ports.ErrNotLeader
 	}
+	return n.noDisk()
+}
+
+// noDisk is what a leader in trouble with its disk answers, which does not know
+// yet who leads after it; nil where there is no trouble.
+func (n *Node) noDisk() error {
+	if fault := n.disk.refusal(); fault != nil {
+		return fmt.Errorf("%w: %w", ports.ErrNoLeader, fault)
+	}
 	return nil
 }
 
@@ -99,6 +109,8 @@ func (n *Node) wait(ctx context.Context, do func() error) error {
 	select {
 	case err := <-answer:
 		return err
+	case <-n.disk.stuck():
+		return errHangs
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -116,6 +128,8 @@ func portError(err error) error {
 		return fmt.Errorf("%w: %w", ports.ErrNotLeader, err)
 	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return ports.ErrBusy
+	case errors.As(err, new(*logstore.NoRoomError)):
+		return fmt.Errorf("%w: %w", ports.ErrNoLeader, err)
 	}
 	return errors.Join(ports.ErrOutcomeUnknown, err)
 }
@@ -146,6 +160,9 @@ func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
 		return 0, ports.ErrClosed
 	case !state.opened || n.raft.State() != raft.Leader:
 		return 0, ports.ErrNotLeader
+	}
+	if err := n.noDisk(); err != nil {
+		return 0, err
 	}
 	index, err := n.prove(ctx)
 	if err != nil && n.board.read().Closed {

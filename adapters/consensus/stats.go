@@ -16,6 +16,9 @@ type Stats struct {
 	// Format is what this build reads of the log, and SharedFormat what every
 	// instance is known to read.
 	Format, SharedFormat int
+	// DiskTrouble: the disk hangs or refuses; DiskTroublesTotal is how often that began.
+	DiskTrouble       bool
+	DiskTroublesTotal uint64
 	// LogBytes and SnapshotBytes are what the directory takes on disk.
 	LogBytes, SnapshotBytes int64
 }
@@ -28,19 +31,21 @@ func (n *Node) Stats() Stats {
 	}
 	logBytes, snapshotBytes := n.directory.Usage()
 	return Stats{
-		Opened:         true,
-		Term:           state.Term,
-		Leads:          state.Leading,
-		LastIndex:      n.raft.LastIndex(),
-		CommitIndex:    n.raft.CommitIndex(),
-		AppliedIndex:   state.applied,
-		ProofsTotal:    n.gate.rounds.begun.Load(),
-		ProvenTotal:    n.gate.rounds.shared.Load(),
-		QuestionsTotal: n.asking.begun.Load(),
-		AskedTotal:     n.asking.shared.Load(),
-		Format:         n.formats.own,
-		SharedFormat:   n.Shared(),
-		LogBytes:       logBytes,
-		SnapshotBytes:  snapshotBytes,
+		Opened:            true,
+		Term:              state.Term,
+		Leads:             state.Leading,
+		LastIndex:         n.raft.LastIndex(),
+		CommitIndex:       n.raft.CommitIndex(),
+		AppliedIndex:      state.applied,
+		ProofsTotal:       n.gate.rounds.begun.Load(),
+		ProvenTotal:       n.gate.rounds.shared.Load(),
+		QuestionsTotal:    n.asking.begun.Load(),
+		AskedTotal:        n.asking.shared.Load(),
+		Format:            n.formats.own,
+		SharedFormat:      n.Shared(),
+		LogBytes:          logBytes,
+		SnapshotBytes:     snapshotBytes,
+		DiskTrouble:       state.DiskTrouble != "",
+		DiskTroublesTotal: n.disk.count.Load(),
 	}
 }

@@ -11,12 +11,15 @@
 // comes back only by way of a memtable that is full, which pointers never fill.
 //
 // badger writes through a memory map of sparse files. On a full disk the kernel
-// answers such a write with a signal, which ends the process: nothing that was
-// acknowledged is lost, and the instance starts again when there is room.
+// answers such a write with a signal, which ends the process. So nothing is written,
+// and no store opened, without room for it: see Room. Where somebody else fills the
+// disk at the very moment at which badger writes a table, the signal comes all the
+// same: nothing that was acknowledged is lost, and the instance starts again when
+// there is room.
 //
 // # Cost
 //
-// Memtables of 4 MiB, no caches, two compactors: see tuned for why. What
+// Memtables of 2 MiB, no caches, two compactors: see tuned for why. What
 // DeleteRange removes is first only marked; the housekeeping goroutine sees to it
 // that the marks are applied, so the disk use follows the log.
 package badger
@@ -44,6 +47,19 @@ const dirName = "log.badger"
 // defaultHousekeepingInterval is of the order of raft's snapshot interval: entries
 // are removed after a snapshot, and not more often.
 const defaultHousekeepingInterval = time.Minute
+
+// What must be free on the disk. badger writes tables in its own time, and by way of
+// a memory map: room that a write does not need may be needed right after it.
+const (
+	// appendRoom is for the memtables that are full, and for merging what is in the
+	// upper levels; log entries are not stored without it.
+	appendRoom = 32 << 20
+	// writeRoom is for the term, the vote, and the removal of entries, which is how
+	// room comes back: a memtable, and the table that it becomes.
+	writeRoom = 4 * memtableSize
+	// openRoom is for a memtable, and what there is of another one as a table.
+	openRoom = 3 * memtableSize
+)
 
 // Config says what to open and how.
 type Config struct {
@@ -85,6 +101,9 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("create log store: %w", err)
 	}
+	if err := logstore.CheckRoom(path, 0, openRoom); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
 	if _, err := check(path, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -92,7 +111,7 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	s := &store{db: db, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
+	s := &store{db: db, path: path, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
 	s.findBounds()
 	s.removed.Store(untold)
 	go s.housekeep(config.HousekeepingInterval)
@@ -111,6 +130,7 @@ func openDB(options badger.Options) (db *badger.DB, err error) {
 
 type store struct {
 	db     *badger.DB
+	path   string
 	logger *slog.Logger
 
 	// life is held for reading by every call, so that Close waits for them.
@@ -145,6 +165,9 @@ func (s *store) writing(call func() error) error {
 	return s.during(func() error {
 		s.write.Lock()
 		defer s.write.Unlock()
+		if err := logstore.CheckRoom(s.path, 0, writeRoom); err != nil {
+			return err
+		}
 		return call()
 	})
 }
@@ -201,6 +224,11 @@ func (s *store) GetUint64(key []byte) (uint64, error) {
 		return 0, fmt.Errorf("stable key %q holds %d bytes, not a number", key, len(value))
 	}
 	return binary.BigEndian.Uint64(value), nil
+}
+
+// Room implements logstore.Roomy.
+func (s *store) Room() error {
+	return s.during(func() error { return logstore.CheckRoom(s.path, 0, appendRoom) })
 }
 
 func (s *store) StoreLog(log *raft.Log) error {

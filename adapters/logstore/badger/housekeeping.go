@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 const (
@@ -93,6 +95,9 @@ func (s *store) flushMarks() error {
 func (s *store) put(key, value []byte) error {
 	s.write.Lock()
 	defer s.write.Unlock()
+	if err := logstore.CheckRoom(s.path, 0, writeRoom); err != nil {
+		return err
+	}
 	return s.db.Update(func(tx *badger.Txn) error { return tx.Set(key, value) })
 }
 

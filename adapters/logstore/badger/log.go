@@ -10,7 +10,7 @@ import (
 )
 
 // deleteBatch is how many keys one transaction of DeleteRange removes, give or
-// take the parts of one entry. badger takes some 6000 with our memtable.
+// take the parts of one entry. badger takes some 3000 with our memtable.
 const deleteBatch = 2048
 
 func (s *store) GetLog(index uint64, log *raft.Log) error {

@@ -4,17 +4,33 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 )
 
-// memtableSize bounds three things. A transaction may be 15 % of it, which must
+// memtableSize bounds four things. A transaction may be 15 % of it, which must
 // hold a value of the threshold below and raft's usual batch. An idle store takes
-// a few times as much memory. And as much may be written before what was removed
-// leaves the disk.
-const memtableSize = 4 << 20
+// a few times as much memory. As much may be written before what was removed
+// leaves the disk. And the file of a memtable, mostly sparse, is twice as long.
+const memtableSize = 2 << 20
+
+// memtableFor is memtableSize, or what an earlier build made memtables of that a
+// crash left in path: badger takes them back as they are, and ends the process where
+// they do not fit.
+func memtableFor(path string) int64 {
+	size := int64(memtableSize)
+	files, _ := filepath.Glob(filepath.Join(path, "*.mem")) // the pattern is no bad one
+	for _, file := range files {
+		if info, err := os.Stat(file); err == nil {
+			size = max(size, info.Size()/2)
+		}
+	}
+	return size
+}
 
 // tuned gives badger's options for a log: written in order, read rarely (raft's
 // cache stands before the store), removed from the front. Its defaults are for a
@@ -22,10 +38,10 @@ const memtableSize = 4 << 20
 func tuned(path string, logger *slog.Logger) badger.Options {
 	return badger.DefaultOptions(path).
 		WithSyncWrites(true).
-		WithMemTableSize(memtableSize).
+		WithMemTableSize(memtableFor(path)).
 		WithNumMemtables(2).
 		// Above partSize: every value stays in the LSM tree, none in the value log.
-		WithValueThreshold(512 << 10).
+		WithValueThreshold(300 << 10).
 		WithValueLogFileSize(1 << 20).
 		// Few tables at level 0 before they are merged: that is when what was
 		// removed leaves the disk.

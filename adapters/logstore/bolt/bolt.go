@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -25,6 +26,9 @@ import (
 
 // fileName is what the store is called in its directory.
 const fileName = "log.bolt"
+
+// appendRoom is what raft's usual batch may take, with the pages above it.
+const appendRoom = 4 << 20
 
 // lockTimeout bounds the wait for bbolt's own lock, which is otherwise for ever.
 // The claim on the directory keeps other instances away, so only a stray tool can hold it.
@@ -47,7 +51,7 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	logger.Debug("opened log store", "path", path, "took", time.Since(begin))
-	return &store{inner: inner}, nil
+	return &store{inner: inner, dir: dir}, nil
 }
 
 // Inspect opens log.bolt in dir for reading only: see logstore.Backend. It reads
@@ -97,6 +101,7 @@ type store struct {
 	mu     sync.RWMutex
 	closed bool
 	inner  *raftboltdb.BoltStore
+	dir    string
 }
 
 // during runs call unless the store is closed.
@@ -144,6 +149,15 @@ func (s *store) StoreLog(log *raft.Log) error {
 
 func (s *store) StoreLogs(logs []*raft.Log) error {
 	return s.during(func() error { return s.inner.StoreLogs(logs) })
+}
+
+// Room implements logstore.Roomy. bbolt itself survives a full disk; but once it has
+// tried to write, nobody can be told that nothing was written.
+func (s *store) Room() error {
+	return s.during(func() error {
+		reused := s.inner.Stats().FreePageN * os.Getpagesize()
+		return logstore.CheckRoom(s.dir, uint64(reused), appendRoom)
+	})
 }
 
 func (s *store) DeleteRange(min, max uint64) error {

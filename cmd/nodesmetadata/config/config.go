@@ -70,8 +70,9 @@ func defaults() *Config {
 		// round of votes: within a second, on a network that answers in
 		// milliseconds. Shorter ones would take a busy disk for a dead leader.
 		// The log is cut where replaying it would take about as long as loading
-		// a snapshot, and a follower may fall ten thousand writes behind before
-		// it has to be sent one.
+		// a snapshot (sooner, by the bytes that it takes, under load), and a follower
+		// may fall ten thousand writes behind before it has to be sent one, unless
+		// these take more than a snapshot.
 		Timing: consensus.Timing{
 			HeartbeatTimeout:  300 * time.Millisecond,
 			ElectionTimeout:   300 * time.Millisecond,

@@ -167,6 +167,8 @@ var (
 	sharedFormatDesc = desc("log_format_shared", "The format that every instance of the cluster is known to read.")
 	logBytesDesc     = desc("log_store_bytes", "What the log store takes on disk.")
 	snapBytesDesc    = desc("snapshots_bytes", "What the snapshots take on disk.")
+	troubleDesc      = desc("disk_trouble", "1 while the disk does not answer, or refuses: this instance neither leads nor stands for election then.")
+	troublesDesc     = desc("disk_troubles_total", "How often that began.")
 )
 
 // raftCollector shows what the consensus adapter, which knows no metrics
@@ -178,6 +180,7 @@ func (c raftCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		termDesc, leaderDesc, lastIndexDesc, commitIndexDesc, appliedIndexDesc,
 		proofsDesc, provenDesc, questionsDesc, askedDesc, formatDesc, sharedFormatDesc, logBytesDesc, snapBytesDesc,
+		troubleDesc, troublesDesc,
 	} {
 		descs <- d
 	}
@@ -203,6 +206,8 @@ func (c raftCollector) Collect(metrics chan<- prometheus.Metric) {
 		gauge(sharedFormatDesc, float64(stats.SharedFormat)),
 		gauge(logBytesDesc, float64(stats.LogBytes)),
 		gauge(snapBytesDesc, float64(stats.SnapshotBytes)),
+		gauge(troubleDesc, truth(stats.DiskTrouble)),
+		counter(troublesDesc, stats.DiskTroublesTotal),
 	})
 }
 

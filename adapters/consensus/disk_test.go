@@ -1,0 +1,370 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
+)
+
+// badStore is a store that hangs, or fails, when a test wants it to.
+type badStore struct {
+	logstore.Store
+
+	mu    sync.Mutex
+	gate  chan struct{} // not nil: writes wait until it is closed
+	fault error         // of every write
+	full  error         // of Room
+}
+
+func newBadStore(tb testing.TB) *badStore {
+	tb.Helper()
+	inner, err := memory.Open("", nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &badStore{Store: inner}
+}
+
+// hang has writes wait until the function that it gives is called.
+func (s *badStore) hang() (release func()) {
+	gate := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate = gate
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		close(gate)
+		s.gate = nil
+	})
+}
+
+func (s *badStore) fail(with error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = with
+}
+
+func (s *badStore) fill(with error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full = with
+}
+
+func (s *badStore) write(do func() error) error {
+	s.mu.Lock()
+	gate := s.gate
+	s.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+	s.mu.Lock()
+	fault := s.fault
+	s.mu.Unlock()
+	if fault != nil {
+		return fault
+	}
+	return do()
+}
+
+func (s *badStore) Room() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.full
+}
+
+func (s *badStore) StoreLogs(logs []*raft.Log) error {
+	return s.write(func() error { return s.Store.StoreLogs(logs) })
+}
+
+func (s *badStore) Set(key, value []byte) error {
+	return s.write(func() error { return s.Store.Set(key, value) })
+}
+
+func (s *badStore) SetUint64(key []byte, value uint64) error {
+	return s.write(func() error { return s.Store.SetUint64(key, value) })
+}
+
+const testHang = time.Second
+
+// watched is a disk over a bad store, and what it says.
+type watched struct {
+	*disk
+	bad  *badStore
+	said *bytes.Buffer // to be read when the disk is closed
+}
+
+func watch(t *testing.T) *watched {
+	w := &watched{bad: newBadStore(t), said: &bytes.Buffer{}}
+	w.disk = newDisk(w.bad, diskConfig{
+		hangAfter: testHang,
+		self:      []byte("self:1"),
+		logger:    slog.New(slog.NewTextHandler(w.said, nil)),
+		appended:  func([]*raft.Log) {},
+		changed:   func() {},
+		halt:      func(error) {},
+	})
+	if err := w.SetUint64(logstore.TermKey, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.armed.Store(true)
+	return w
+}
+
+func (w *watched) close(t *testing.T) {
+	t.Helper()
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func (w *watched) mustSay(t *testing.T, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if strings.Count(w.said.String(), text) != 1 {
+			t.Errorf("it does not say once %q:\n%s", text, w.said)
+		}
+	}
+}
+
+// later is in the time of the bubble.
+func later(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+func entry(index uint64) []*raft.Log { return []*raft.Log{{Index: index, Term: 1}} }
+
+func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t)
+		release := w.bad.hang()
+		stuck := w.stuck()
+		stored := make(chan error, 1)
+		go func() { stored <- w.StoreLogs(entry(1)) }()
+		later(testHang - time.Millisecond)
+		if fault := w.refusal(); fault != nil {
+			t.Errorf("in trouble too early: %v", fault)
+		}
+		later(2 * time.Millisecond)
+		if fault := w.refusal(); fault == nil || !strings.Contains(fault.Error(), "does not answer: it was asked to store log entries at 2000-01-01T00:00:00Z") {
+			t.Errorf("the trouble is %v", fault)
+		}
+		<-stuck
+		release()
+		if err := <-stored; err != nil {
+			t.Error(err)
+		}
+		if fault := w.refusal(); fault != nil {
+			t.Errorf("it answers, and the trouble is still %v", fault)
+		}
+		select {
+		case <-w.stuck():
+			t.Error("it is still stuck")
+		default:
+		}
+		if got := w.count.Load(); got != 1 {
+			t.Errorf("there were %d troubles", got)
+		}
+		w.close(t)
+		w.mustSay(t, "the disk does not answer", "the disk answers again")
+	})
+}
+
+func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t)
+		if err := w.SetUint64(logstore.TermKey, 7); err != nil {
+			t.Fatal(err)
+		}
+		w.bad.fail(syscall.EIO)
+		if err := w.StoreLogs(entry(1)); !errors.Is(err, syscall.EIO) {
+			t.Errorf("the entry was stored with %v", err)
+		}
+		later(10 * diskPause)
+		if fault := w.refusal(); fault == nil || !errors.Is(fault, syscall.EIO) || !strings.Contains(fault.Error(), "store log entries") {
+			t.Errorf("the trouble is %v", fault)
+		}
+		w.bad.fail(nil)
+		later(2 * diskPause)
+		if fault := w.refusal(); fault != nil {
+			t.Errorf("nobody noticed that it can be written: %v", fault)
+		}
+		if term, err := w.GetUint64(logstore.TermKey); err != nil || term != 7 {
+			t.Errorf("the term is %d, %v", term, err)
+		}
+		w.close(t)
+		w.mustSay(t, "the disk refuses", "the disk can be written again")
+	})
+}
+
+func TestAFullDiskIsNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t)
+		full := &logstore.NoRoomError{Directory: "/d", Free: 1 << 10, Needed: 4 << 20}
+		w.bad.fill(full)
+		cached, err := newLogs(w.disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = cached.StoreLogs(entry(1))
+		if refused := new(logstore.NoRoomError); !errors.As(err, &refused) {
+			t.Errorf("through raft's cache the refusal is %v", err)
+		}
+		if last, err := w.LastIndex(); last != 0 || err != nil {
+			t.Errorf("the log reaches %d, %v", last, err)
+		}
+		if err := w.SetUint64(logstore.TermKey, 2); err != nil {
+			t.Errorf("the term: %v", err)
+		}
+		later(10 * diskPause)
+		if w.refusal() == nil {
+			t.Error("there is still no room for an entry, and no trouble any more")
+		}
+		w.bad.fill(nil)
+		later(2 * diskPause)
+		if fault := w.refusal(); fault != nil {
+			t.Errorf("there is room again, and the trouble is still %v", fault)
+		}
+		w.close(t)
+	})
+}
+
+// Raft would panic.
+func TestATermIsStoredForAsLongAsItTakes(t *testing.T) {
+	for name, set := range map[string]func(*watched) error{
+		"the term": func(w *watched) error { return w.SetUint64(logstore.TermKey, 2) },
+		"a vote":   func(w *watched) error { return w.Set(logstore.VoteCandidateKey, []byte("other:1")) },
+		"an entry behind the removed end of the log": func(w *watched) error { return w.StoreLogs(entry(2)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := watch(t)
+				if err := errors.Join(w.StoreLogs(entry(1)), w.StoreLogs(entry(2)), w.DeleteRange(2, 2)); err != nil {
+					t.Fatal(err)
+				}
+				w.bad.fail(syscall.ENOSPC)
+				stored := make(chan error, 1)
+				go func() { stored <- set(w) }()
+				later(time.Hour)
+				select {
+				case err := <-stored:
+					t.Fatalf("it ended with %v", err)
+				default:
+				}
+				if w.refusal() == nil {
+					t.Error("there is no trouble")
+				}
+				w.bad.fail(nil)
+				if err := <-stored; err != nil {
+					t.Error(err)
+				}
+				w.close(t)
+			})
+		})
+	}
+}
+
+func TestWhoWaitsForTheDiskPromisesNothingWhenTheInstanceIsClosed(t *testing.T) {
+	for name, set := range map[string]func(*watched){
+		"with the term":        func(w *watched) { _ = w.SetUint64(logstore.TermKey, 2) },
+		"with its vote for it": func(w *watched) { _ = w.Set(logstore.VoteCandidateKey, []byte("self:1")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := watch(t)
+				w.bad.fail(syscall.ENOSPC)
+				if w.StoreLogs(entry(1)) == nil {
+					t.Error("the entry was stored")
+				}
+				ended, went := make(chan struct{}), false
+				go func() {
+					defer close(ended)
+					set(w)
+					went = true
+				}()
+				synctest.Wait()
+				w.letGo()
+				<-ended
+				if went {
+					t.Error("it went on as if that had been stored")
+				}
+				w.close(t)
+			})
+		})
+	}
+}
+
+func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t)
+		w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
+		if w.StoreLogs(entry(1)) == nil {
+			t.Error("the entry was stored")
+		}
+		if err := w.Set(logstore.VoteCandidateKey, []byte("other:1")); err != nil {
+			t.Errorf("a vote for somebody else: %v", err)
+		}
+		voted := make(chan error, 1)
+		go func() { voted <- w.Set(logstore.VoteCandidateKey, []byte("self:1")) }()
+		later(time.Minute)
+		select {
+		case err := <-voted:
+			t.Errorf("it voted for itself, with %v", err)
+		default:
+		}
+		w.bad.fill(nil)
+		if err := <-voted; err != nil {
+			t.Error(err)
+		}
+		w.close(t)
+	})
+}
+
+// illegible is a store whose entries can't be read.
+type illegible struct{ logstore.Store }
+
+func (illegible) GetLog(uint64, *raft.Log) error { return syscall.EIO }
+
+func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
+	halted := make(chan error, 1)
+	d := newDisk(illegible{newBadStore(t)}, diskConfig{
+		hangAfter: testHang,
+		logger:    slog.New(slog.DiscardHandler),
+		appended:  func([]*raft.Log) {},
+		changed:   func() {},
+		halt:      func(err error) { halted <- err },
+	})
+	var entry raft.Log
+	if err := d.GetLog(5, &entry); !errors.Is(err, syscall.EIO) || len(halted) > 0 {
+		t.Errorf("while raft starts, which takes an error: %v", err)
+	}
+	d.armed.Store(true)
+	ended, told := make(chan struct{}), false
+	go func() {
+		defer close(ended)
+		_ = d.GetLog(5, &entry)
+		told = true
+	}()
+	<-ended
+	if told {
+		t.Error("raft was told, and panics")
+	}
+	if err := <-halted; !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "log entry 5 can't be read") {
+		t.Errorf("the reason is %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}

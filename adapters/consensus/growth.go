@@ -1,0 +1,165 @@
+package consensus
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// leastGrowth is how many bytes of entries are not worth a snapshot, however
+	// small that would be.
+	leastGrowth = 1 << 20
+	// growthFactor bounds by its inverse the share of what is written to the disk
+	// that snapshots are.
+	growthFactor = 2
+	// leastTrailing is how many bytes of entries may stay behind a snapshot, however
+	// small that is.
+	leastTrailing = 2 << 20
+	// entryOverhead is what an entry takes beside its data.
+	entryOverhead = 64
+	// snapshotPause is the time between two tries to make a snapshot.
+	snapshotPause = 2 * time.Second
+)
+
+// growth is how far the log has grown since the last snapshot. Raft looks for that
+// every half a minute, and counts entries: at full speed that would be hundreds of
+// thousands of them, and bolt's file never shrinks. So a snapshot is due, too, when
+// the entries since the last one take more than that did twice. Safe for concurrent
+// use.
+type growth struct {
+	bytes, entries atomic.Int64  // appended since the last snapshot began
+	snapshot       atomic.Int64  // what that takes
+	due            chan struct{} // holds a token when one may be due
+}
+
+func newGrowth() *growth {
+	return &growth{due: make(chan struct{}, 1)}
+}
+
+func (g *growth) appended(entries []*raft.Log) {
+	size := 0
+	for _, entry := range entries {
+		size += len(entry.Data) + len(entry.Extensions) + entryOverhead
+	}
+	g.entries.Add(int64(len(entries)))
+	g.bytes.Add(int64(size))
+	g.demand()
+}
+
+// enough says whether a snapshot is due.
+func (g *growth) enough() bool {
+	return g.bytes.Load() >= max(leastGrowth, growthFactor*g.snapshot.Load())
+}
+
+// trailing is how many entries, of so many at most, are worth keeping behind the
+// next snapshot: who needs more of them is sent the snapshot, which is less.
+func (g *growth) trailing(most uint64) uint64 {
+	entries := g.entries.Load()
+	if entries == 0 {
+		return most
+	}
+	size := max(1, g.bytes.Load()/entries)
+	return min(most, uint64(max(leastTrailing, growthFactor*g.snapshot.Load())/size))
+}
+
+// demand wakes up who makes snapshots, if one is due.
+func (g *growth) demand() {
+	if !g.enough() {
+		return
+	}
+	select {
+	case g.due <- struct{}{}:
+	default:
+	}
+}
+
+// mark is how far the log has grown.
+type mark struct{ bytes, entries int64 }
+
+func (g *growth) mark() mark { return mark{g.bytes.Load(), g.entries.Load()} }
+
+// covered is told that a snapshot of size is complete, which began at a mark.
+func (g *growth) covered(begun mark, size int64) {
+	g.bytes.Add(-begun.bytes)
+	g.entries.Add(-begun.entries)
+	g.snapshot.Store(size)
+}
+
+// measured is a snapshot store that tells growth of what it stores.
+type measured struct {
+	raft.SnapshotStore
+	growth *growth
+}
+
+// Create implements raft.SnapshotStore.
+func (m measured) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+	sink, err := m.SnapshotStore.Create(version, index, term, configuration, configurationIndex, trans)
+	if err != nil {
+		return nil, err
+	}
+	return &measuredSink{SnapshotSink: sink, growth: m.growth, begun: m.growth.mark()}, nil
+}
+
+type measuredSink struct {
+	raft.SnapshotSink
+	growth *growth
+	begun  mark
+	size   int64
+	ended  bool // raft closes what is closed, and cancels it
+}
+
+// Write implements io.Writer.
+func (s *measuredSink) Write(p []byte) (int, error) {
+	n, err := s.SnapshotSink.Write(p)
+	s.size += int64(n)
+	return n, err
+}
+
+// Close implements io.Closer.
+func (s *measuredSink) Close() error {
+	err := s.SnapshotSink.Close()
+	if err == nil && !s.ended {
+		s.growth.covered(s.begun, s.size)
+	}
+	s.ended = true
+	return err
+}
+
+// Cancel implements raft.SnapshotSink.
+func (s *measuredSink) Cancel() error {
+	s.ended = true
+	return s.SnapshotSink.Cancel()
+}
+
+// cutLog makes the snapshots that are due. Raft cuts the log behind each, and logs
+// what it could not do.
+func (n *Node) cutLog() {
+	for {
+		select {
+		case <-n.growth.due:
+		case <-n.running.Done():
+			return
+		}
+		if !n.growth.enough() {
+			continue // it was asked for while the last one was being made
+		}
+		err := n.retune(func(timing *raft.ReloadableConfig) {
+			timing.TrailingLogs = n.growth.trailing(n.config.Timing.TrailingLogs)
+		})
+		if err == nil {
+			err = n.raft.Snapshot().Error()
+		}
+		if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			continue
+		}
+		select {
+		case <-time.After(snapshotPause):
+			n.growth.demand()
+		case <-n.running.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,123 @@
+package consensus
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// propose has many at once register one of a hundred nodes after the other, so many
+// in each proposal.
+func propose(t *testing.T, i *instance, proposals, each int) {
+	t.Helper()
+	var next atomic.Int64
+	var working sync.WaitGroup
+	for range 64 {
+		working.Go(func() {
+			for n := next.Add(1); n <= int64(proposals) && !t.Failed(); n = next.Add(1) {
+				commands := make([]domain.Command, each)
+				for at := range commands {
+					id := fmt.Sprintf("node-%d", (int(n)*each+at)%100)
+					weight := int(n)*each + at
+					node, err := domain.NewCacheNode(domain.NodeSpec{ID: id, Address: id + ".example:11211", Weight: &weight})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					commands[at] = domain.Register{Node: node}
+				}
+				if _, err := i.Propose(within(t), domain.Batch{Commands: commands}); err != nil {
+					t.Errorf("proposal %d: %v", n, err)
+				}
+			}
+		})
+	}
+	working.Wait()
+}
+
+func TestTheLogOfManyUpdatesIsCut(t *testing.T) {
+	backends := []logstore.Backend{{Name: "bolt", Open: bolt.Open}, {Name: "badger", Open: badger.Open}}
+	for _, backend := range backends {
+		t.Run(backend.Name, func(t *testing.T) {
+			i := start(t, instanceConfig{
+				id: "a", directory: t.TempDir(), bootstrap: true, open: backend.Open, backend: backend.Name,
+				timing: func(timing *Timing) { timing.TrailingLogs = 10240 },
+			})
+			i.eventually(t, "leading", leading)
+			propose(t, i, 2000, 64)
+			until(t, "the log is cut", func() bool {
+				first, err := i.store.FirstIndex()
+				return err == nil && first > 1
+			})
+			const most = 15_000_000
+			until(t, "the directory is small", func() bool {
+				log, snapshots := i.directory.Usage()
+				return log+snapshots < most
+			})
+		})
+	}
+}
+
+func TestASnapshotIsDueByWhatItTakes(t *testing.T) {
+	entries := func(count, size int) []*raft.Log {
+		all := make([]*raft.Log, count)
+		for i := range all {
+			all[i] = &raft.Log{Data: make([]byte, size-entryOverhead)}
+		}
+		return all
+	}
+	g := newGrowth()
+	g.appended(entries(1, leastGrowth-entryOverhead))
+	if g.enough() {
+		t.Error("one is due before the least growth")
+	}
+	g.appended(entries(1, entryOverhead))
+	if !g.enough() || len(g.due) == 0 {
+		t.Error("none is due after the least growth")
+	}
+	begun := g.mark()
+	g.appended(entries(1, 100))
+	g.covered(begun, leastGrowth)
+	g.appended(entries(1, growthFactor*leastGrowth-101))
+	if g.enough() {
+		t.Error("one is due when the log has grown by less than the factor")
+	}
+	g.appended(entries(1, entryOverhead))
+	if !g.enough() || len(g.due) == 0 {
+		t.Error("none is due when the log has grown by more")
+	}
+}
+
+func TestFewLargeEntriesStayBehindASnapshot(t *testing.T) {
+	const most = 10_000
+	tests := map[string]struct {
+		count, size int
+		snapshot    int64
+		want        uint64
+	}{
+		"none was seen":                  {want: most},
+		"small ones":                     {count: 1000, size: entryOverhead, want: most},
+		"large ones":                     {count: 4, size: leastTrailing / 8, want: 8},
+		"a large snapshot is worth more": {count: 4, size: leastTrailing / 8, snapshot: leastTrailing, want: 16},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			g := newGrowth()
+			g.covered(g.mark(), test.snapshot)
+			for range test.count {
+				g.appended([]*raft.Log{{Data: make([]byte, test.size-entryOverhead)}})
+			}
+			if got := g.trailing(most); got != test.want {
+				t.Errorf("%d entries stay, want %d", got, test.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,105 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		disk := harness.SmallDisk(t, 96<<20)
+		c, leader := startOn(t, disk, backend)
+		troubled(t, c, leader, c.Clients(), disk.Fill, disk.Free, "kB free")
+	})
+}
+
+func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		disk := harness.FreezableDisk(t, 128<<20)
+		c, leader := startOn(t, disk, backend)
+		through, says := c.Clients(), "does not answer"
+		if backend == "badger" {
+			// Its writes to memory wait for the disk, and with them whoever stops all
+			// threads for a moment, as the garbage collector does: it is as if the
+			// process were paused, and it answers nobody.
+			through, says = through[1:], ""
+		}
+		troubled(t, c, leader, through, disk.Freeze, disk.Thaw, says)
+	})
+}
+
+// startOn gives a cluster whose leader has its directory on disk.
+func startOn(t *testing.T, disk *harness.Disk, backend string) (*harness.Cluster, *harness.Instance) {
+	t.Helper()
+	c := harness.New(t, harness.Options{Backend: backend})
+	first := c.Instances[0]
+	first.Directory = disk.Path(first.ID)
+	c.Bootstrap()
+	lead(t, c, first)
+	return c, first
+}
+
+// lead hands leadership to i, unless it leads.
+func lead(t *testing.T, c *harness.Cluster, i *harness.Instance) {
+	t.Helper()
+	harness.Eventually(t, i.ID+" leads", func() error {
+		if leader := c.Leader(); leader != i {
+			_, err := leader.RaftHandOver(t.Context(), i.ID)
+			return errors.Join(fmt.Errorf("%s leads", leader.ID), err)
+		}
+		return nil
+	})
+}
+
+// troubled lets trouble with the disk of the leader begin and end under load,
+// which comes through some of the instances. It has to say so meanwhile, unless says
+// is empty.
+func troubled(t *testing.T, c *harness.Cluster, leader *harness.Instance, through []*harness.Client, begin, end func(), says string) {
+	t.Helper()
+	load := startLoad(t, 8, through)
+	load.awaitMore(t, 200)
+	begin()
+	other, node := c.Instances[1], harness.NewNode("meanwhile")
+	took := harness.Within(t, 8*time.Second, "a write in spite of it", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		stored, err := other.Put(ctx, node)
+		if err == nil && c.Leader() == leader {
+			err = fmt.Errorf("%s still leads, and stored %+v", leader.ID, stored)
+		}
+		return err
+	})
+	t.Logf("written %v after the disk of the leader was in trouble", took.Round(time.Millisecond))
+	if says != "" {
+		awaitReason(t, leader, says)
+		load.awaitMore(t, 100)
+	}
+	end()
+	leader.AwaitReady()
+	load.awaitMore(t, 100)
+	load.end()
+	registry := checkDense(t, c.Leader().Client)
+	load.check(t, history(t, c.Leader().Client, 0, registry.Revision))
+	awaitRevision(t, leader, registry.Revision)
+	lead(t, c, leader)
+	put(t, leader.Client, "through-the-one-that-was-in-trouble")
+	checkMembers(t, c)
+}
+
+// awaitReason waits until i is not ready, for a reason in which says is found.
+func awaitReason(t *testing.T, i *harness.Instance, says string) {
+	t.Helper()
+	harness.Eventually(t, fmt.Sprintf("%s says %q", i.ID, says), func() error {
+		ready, err := i.Ready(t.Context())
+		if err == nil && (ready.Ready || !strings.Contains(strings.Join(ready.Reasons, "; "), says)) {
+			err = fmt.Errorf("it says %+v", ready)
+		}
+		return err
+	})
+}
