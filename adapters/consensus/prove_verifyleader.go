@@ -14,5 +14,5 @@ func (n *Node) prove(ctx context.Context) (uint64, error) {
 	if err := n.await(ctx, func() error { return n.raft.VerifyLeader().Error() }); err != nil {
 		return 0, ports.ErrNotLeader
 	}
-	return 0, nil
+	return 1, nil
 }

@@ -113,13 +113,16 @@ func (n *Node) isNonvoter(id string) bool {
 func (n *Node) leaveQuarantine() {
 	for {
 		state := n.board.read()
+		var again <-chan time.Time
 		if state.LeaderID != "" && n.isAdmitted(state) {
 			if err := n.tryToLeave(); err == nil {
 				return
 			}
+			again = time.After(askTimeout) // there may be no news in a cluster that rests
 		}
 		select {
 		case <-state.later:
+		case <-again:
 		case <-n.running.Done():
 			return
 		}

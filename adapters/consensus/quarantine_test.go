@@ -1,10 +1,13 @@
 package consensus
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -209,5 +212,30 @@ func TestAConnectionForANonvoterIsNoneForAVoter(t *testing.T) {
 	}
 	if _, err := in.Read(buffer); err == nil {
 		t.Error("the connection is left open")
+	}
+}
+
+// busyOnce is neighbours of whom the leader does not answer the first few questions.
+type busyOnce struct {
+	neighbours
+	refuse *atomic.Int64
+}
+
+func (b busyOnce) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
+	if b.refuse.Add(-1) >= 0 {
+		return ports.ReadIndex{}, errors.New("it does not answer")
+	}
+	return b.neighbours.ReadIndex(ctx, raftAddress)
+}
+
+// In a cluster that rests there is no news that would wake who waits for another try.
+func TestALeaderThatDoesNotAnswerIsAskedAgain(t *testing.T) {
+	leader := startCluster(t, 1, nil)[0]
+	var refuse atomic.Int64
+	refuse.Store(3)
+	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), peers: busyOnce{refuse: &refuse}})
+	admit(t, leader, joining)
+	if refuse.Load() >= 0 {
+		t.Error("it has asked fewer times")
 	}
 }
