@@ -62,7 +62,7 @@ func settled(t *testing.T, i *instance) domain.View {
 	until(t, "a read here is answered", func() bool {
 		var err error
 		view, err = i.ReadHere(within(t))
-		if err != nil && !errors.Is(err, ports.ErrNoLeader) {
+		if err != nil && !errors.Is(err, ports.ErrNoLeader) && !errors.Is(err, ports.ErrNotCaughtUp) {
 			t.Fatal(err)
 		}
 		return err == nil
