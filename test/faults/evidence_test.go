@@ -38,9 +38,9 @@ type evidence struct {
 	// after it, and gap the longest time without an acknowledged write.
 	recovered, gap time.Duration
 
-	// stall is how much later than it should the test itself woke up, or how long the
-	// disk took for it, at most: what takes longer by that is the machine's fault.
-	stall time.Duration
+	// stalls are when the test itself woke up later than it should, or waited for the
+	// disk: what takes longer by that is the machine's fault.
+	stalls []span
 
 	renewals int   // that were acknowledged
 	refused  error // renewals that were

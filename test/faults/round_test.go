@@ -64,7 +64,7 @@ func (f *field) observe(n nemesis) *evidence {
 func (f *field) settle(e *evidence) {
 	f.t.Helper()
 	e.termAfter = f.term()
-	e.injected, e.disturbed, e.exchanges, e.stall = f.injected, f.disturbed, f.load.exchanges, f.load.stall
+	e.injected, e.disturbed, e.exchanges, e.stalls = f.injected, f.disturbed, f.load.exchanges, f.load.stalls
 	counts := f.load.renewing.Counts()
 	e.renewals, e.refused = counts.Acknowledged-e.renewals, f.load.renewing.Err()
 	last := f.list()
