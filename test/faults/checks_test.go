@@ -168,7 +168,7 @@ func refusesOrderly(e *evidence) error {
 		}
 	}
 	for _, x := range e.undisturbed() {
-		if stall := e.stall(x); x.Status == 503 && x.Took > promptly+stall {
+		if stall := e.stall(during(x)); x.Status == 503 && x.Took > promptly+stall {
 			return fmt.Errorf("%s %s is refused by %s with %q after %v, of which this machine stood still for %v", x.Method, x.Path, x.To, x.Code, x.Took, stall)
 		}
 	}
@@ -177,7 +177,7 @@ func refusesOrderly(e *evidence) error {
 
 func keepsDeadline(e *evidence) error {
 	for _, x := range e.undisturbed() {
-		if stall := e.stall(x); x.Took > deadline+stall {
+		if stall := e.stall(during(x)); x.Took > deadline+stall {
 			return fmt.Errorf("%s %s of %s took %v, of which this machine stood still for %v: %d %v", x.Method, x.Path, x.To, x.Took, stall, x.Status, x.Err)
 		}
 	}

@@ -250,16 +250,16 @@ func (l *load) awaitAfter(moment time.Time) time.Duration {
 
 // gapSince is the longest time without an acknowledged write that was not over at
 // a moment.
-func gapSince(writes []history.Write, moment time.Time) time.Duration {
+func gapSince(writes []history.Write, moment time.Time) span {
 	var times []time.Time
 	for _, write := range writes {
 		times = append(times, write.At)
 	}
 	slices.SortFunc(times, time.Time.Compare)
-	longest := time.Duration(0)
+	var longest span
 	for n := 1; n < len(times); n++ {
-		if times[n].After(moment) {
-			longest = max(longest, times[n].Sub(times[n-1]))
+		if gap := (span{times[n-1], times[n]}); gap.to.After(moment) && gap.length() > longest.length() {
+			longest = gap
 		}
 	}
 	return longest

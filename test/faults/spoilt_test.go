@@ -215,13 +215,13 @@ func TestGaps(t *testing.T) {
 		writes = append(writes, history.Write{At: began.Add(time.Duration(at) * time.Millisecond)})
 	}
 	for since, want := range map[int]int{-1: 500, 300: 500, 450: 500, 1050: 100, 1120: 50, 2000: 0} {
-		if got := gapSince(writes, began.Add(time.Duration(since)*time.Millisecond)); got != time.Duration(want)*time.Millisecond {
+		if got := gapSince(writes, began.Add(time.Duration(since)*time.Millisecond)).length(); got != time.Duration(want)*time.Millisecond {
 			t.Errorf("since %d ms the longest gap is %v, want %d ms", since, got, want)
 		}
 	}
 	table := &gaps{}
 	for n := range 200 {
-		table.add(&evidence{nemesis: "kill", gap: time.Duration(n) * time.Millisecond})
+		table.add(&evidence{nemesis: "kill", gap: span{began, began.Add(time.Duration(n) * time.Millisecond)}})
 	}
 	for percent, want := range map[int]int{50: 99, 99: 197, 100: 199} {
 		if got := table.percentile("kill", percent); got != time.Duration(want)*time.Millisecond {

@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
 // A machine may stand still for all: its processors are given to others, or its disk
@@ -58,17 +56,17 @@ func (l *load) stalled(since time.Time) {
 	l.stalls = append(l.stalls, span{since, now})
 }
 
-// stall is the longest time within an exchange for which the machine stood still.
-func (e *evidence) stall(x harness.Exchange) time.Duration {
-	longest, exchange := time.Duration(0), during(x)
+// stall is the longest time within a span for which the machine stood still.
+func (e *evidence) stall(within span) time.Duration {
+	longest := time.Duration(0)
 	for _, s := range e.stalls {
-		if s.from.Before(exchange.from) {
-			s.from = exchange.from
+		if s.from.Before(within.from) {
+			s.from = within.from
 		}
-		if s.to.After(exchange.to) {
-			s.to = exchange.to
+		if s.to.After(within.to) {
+			s.to = within.to
 		}
-		longest = max(longest, s.to.Sub(s.from))
+		longest = max(longest, s.length())
 	}
 	return longest
 }
