@@ -105,7 +105,7 @@ func (n *Nodes) view(ctx context.Context, source ports.Source) (domain.View, err
 		return domain.View{}, ports.ErrClosed
 	case !state.CaughtUp:
 		// What it has may be a small part of what was there before its start.
-		return domain.View{}, ports.ErrNotCaughtUp
+		return domain.View{}, fmt.Errorf("%w since it started", ports.ErrNotCaughtUp)
 	default:
 		return state.View, nil
 	}

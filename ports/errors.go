@@ -10,9 +10,9 @@ var (
 	ErrNotLeader = errors.New("this instance is not the leader")
 	// ErrNoLeader: nobody is known to lead, or the leader can't be asked.
 	ErrNoLeader = errors.New("no leader is known")
-	// ErrNotCaughtUp: this instance has not yet applied, since it started, all
-	// that was committed before.
-	ErrNotCaughtUp = errors.New("this instance has not caught up with the leader since it started")
+	// ErrNotCaughtUp: this instance has not yet applied all that was committed
+	// before it started, or before a read began.
+	ErrNotCaughtUp = errors.New("this instance has not caught up with the leader")
 	// ErrTooStale: it has not heard from a leader as recently as was asked for.
 	ErrTooStale = errors.New("this instance has not heard from a leader recently enough")
 	// ErrBehind: the revision that was waited for has not been reached in time.

@@ -164,3 +164,25 @@ func TestALoneInstanceWhoseDiskIsFullGoesOnWhenThereIsRoom(t *testing.T) {
 	register(t, lone, "after")
 	mustHold(t, settled(t, lone), "before", "after")
 }
+
+// It hears from the leader that it needs what it has no room for.
+func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
+	cluster, stores := badDisks(t, 3)
+	leader, follower := cluster[0], cluster[1]
+	register(t, leader, "before")
+	mustHold(t, settled(t, follower), "before")
+	stores[1].fill(&logstore.NoRoomError{Directory: "/d", Free: 5 << 10, Needed: 4 << 20})
+	register(t, leader, "after")
+	follower.eventually(t, "in trouble", inTrouble)
+
+	began := time.Now()
+	view, err := follower.ReadHere(within(t))
+	if !errors.Is(err, ports.ErrNotCaughtUp) || !strings.Contains(err.Error(), "/d has 5 kB free") {
+		t.Errorf("it read revision %d, %v", view.Revision(), err)
+	}
+	if took := time.Since(began); took >= time.Second {
+		t.Errorf("it took %v", took)
+	}
+	stores[1].fill(nil)
+	mustHold(t, settled(t, follower), "before", "after")
+}

@@ -23,9 +23,9 @@ const enqueueTimeout = time.Second
 const maxPending = 64 << 20
 
 // askTimeout bounds a question to the leader, which answers once it has heard
-// from a majority, and answerPatience the wait for the answer of whoever shares
-// it, and may come while one before is under way. Who gets none is refused, and
-// that is promised within a second.
+// from a majority, and answerPatience the wait of whoever shares the answer, and may
+// come while one before is under way, until this instance has come that far. Who is
+// not served is refused, and that is promised within a second.
 const (
 	askTimeout     = 700 * time.Millisecond
 	answerPatience = 800 * time.Millisecond
@@ -186,25 +186,31 @@ func (n *Node) readHere(ctx context.Context) (*notice, error) {
 	if !errors.Is(err, ports.ErrNotLeader) {
 		return state, err
 	}
-	index, err := n.askedIndex(ctx)
-	switch {
-	case err != nil && n.board.read().Closed:
-		return nil, ports.ErrClosed
-	case err != nil:
-		return nil, err
-	}
-	return n.reach(ctx, index)
-}
-
-// askedIndex shares an answer of the leader's.
-func (n *Node) askedIndex(ctx context.Context) (uint64, error) {
 	waiting, cancel := context.WithTimeout(ctx, answerPatience)
 	defer cancel()
 	index, err := n.asking.pass(waiting, n.askLeader)
-	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
-		return 0, fmt.Errorf("%w: the leader has not answered within %v", ports.ErrNoLeader, answerPatience)
+	late := fmt.Errorf("%w: the leader has not answered within %v", ports.ErrNoLeader, answerPatience)
+	if err == nil {
+		state, err = n.reach(waiting, index)
+		late = n.lags()
 	}
-	return index, err
+	switch {
+	case err == nil:
+		return state, nil
+	case n.board.read().Closed:
+		return nil, ports.ErrClosed
+	case waiting.Err() != nil && ctx.Err() == nil:
+		return nil, late
+	}
+	return nil, err
+}
+
+// lags is why a read is refused for which this instance is too far behind.
+func (n *Node) lags() error {
+	if trouble := n.disk.refusal(); trouble != nil {
+		return fmt.Errorf("%w: %w", ports.ErrNotCaughtUp, trouble)
+	}
+	return fmt.Errorf("%w: what it lacks has not come within %v", ports.ErrNotCaughtUp, answerPatience)
 }
 
 // askLeader asks how far this instance has to be to answer a read that began

@@ -36,7 +36,7 @@
 //	307  not_leader              Location names the leader
 //	503  no_leader               no leader is known, or it can't be asked; nothing was written
 //	503  not_leader              redirect=false, and only the leader can do it; "leader" names it
-//	503  not_caught_up           a stale read of an instance that may lack most of what there is
+//	503  not_caught_up           a stale read of an instance that may lack most of what there is, or one with redirect=false that lacks something for too long
 //	503  too_stale               no leader was heard from within max_stale
 //	503  revision_not_reached    min_revision was not reached within wait
 //	503  outcome_unknown         the write may have taken effect, or may yet

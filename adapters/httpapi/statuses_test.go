@@ -154,6 +154,7 @@ var provocations = map[string]provocation{
 		s.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false })
 		a.add("consistency=stale")
 	},
+	"getCluster 503 not_caught_up": failingWith(ports.ErrNotCaughtUp),
 	"503 too_stale": func(_ *testing.T, s *service, a *asked) {
 		s.instance.Touch(time.Hour)
 		a.add("consistency=stale&max_stale=1m")

@@ -168,8 +168,8 @@ func refusesOrderly(e *evidence) error {
 		}
 	}
 	for _, x := range e.undisturbed() {
-		if x.Status == 503 && x.Took > promptly+e.stall {
-			return fmt.Errorf("%s %s is refused by %s with %q after %v, and this machine stood still for %v at most", x.Method, x.Path, x.To, x.Code, x.Took, e.stall)
+		if stall := e.stall(during(x)); x.Status == 503 && x.Took > promptly+stall {
+			return fmt.Errorf("%s %s is refused by %s with %q after %v, of which this machine stood still for %v", x.Method, x.Path, x.To, x.Code, x.Took, stall)
 		}
 	}
 	return nil
@@ -177,8 +177,8 @@ func refusesOrderly(e *evidence) error {
 
 func keepsDeadline(e *evidence) error {
 	for _, x := range e.undisturbed() {
-		if x.Took > deadline+e.stall {
-			return fmt.Errorf("%s %s of %s took %v: %d %v", x.Method, x.Path, x.To, x.Took, x.Status, x.Err)
+		if stall := e.stall(during(x)); x.Took > deadline+stall {
+			return fmt.Errorf("%s %s of %s took %v, of which this machine stood still for %v: %d %v", x.Method, x.Path, x.To, x.Took, stall, x.Status, x.Err)
 		}
 	}
 	return nil

@@ -36,11 +36,12 @@ type evidence struct {
 
 	// recovered is how long after the end of the fault a write succeeded that began
 	// after it, and gap the longest time without an acknowledged write.
-	recovered, gap time.Duration
+	recovered time.Duration
+	gap       span
 
-	// stall is how much later than it should the test itself woke up, or how long the
-	// disk took for it, at most: what takes longer by that is the machine's fault.
-	stall time.Duration
+	// stalls are when the test itself woke up later than it should, or waited for the
+	// disk: what takes longer by that is the machine's fault.
+	stalls []span
 
 	renewals int   // that were acknowledged
 	refused  error // renewals that were
@@ -52,5 +53,7 @@ type span struct{ from, to time.Time }
 func (s span) overlaps(other span) bool {
 	return (other.to.IsZero() || !s.from.After(other.to)) && (s.to.IsZero() || !other.from.After(s.to))
 }
+
+func (s span) length() time.Duration { return s.to.Sub(s.from) }
 
 func during(e harness.Exchange) span { return span{e.Began, e.Began.Add(e.Took)} }

@@ -26,7 +26,7 @@ func (g *gaps) add(e *evidence) {
 	if len(g.of[e.nemesis]) == 0 {
 		g.names = append(g.names, e.nemesis)
 	}
-	g.of[e.nemesis] = append(g.of[e.nemesis], e.gap)
+	g.of[e.nemesis] = append(g.of[e.nemesis], e.gap.length())
 	g.total.rounds++
 	g.total.operations += len(e.operations) + len(e.writes)
 	g.total.writes += len(e.writes)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,8 +43,6 @@ const (
 	leased, agents, timeToLive = 12, 3, 10
 	// lookEvery is how often an instance is asked whether it leads.
 	lookEvery = 50 * time.Millisecond
-	// probeEvery is how often it is looked whether the disk stands still.
-	probeEvery = 50 * time.Millisecond
 )
 
 // load is all that clients do to a cluster, and what they see.
@@ -64,7 +61,7 @@ type load struct {
 	mu        sync.Mutex
 	writes    []history.Write
 	exchanges []harness.Exchange
-	stall     time.Duration
+	stalls    []span // see evidence
 	leads     map[uint64][]string
 }
 
@@ -164,7 +161,7 @@ func (l *load) acknowledged() []history.Write {
 // and read at random.
 func (l *load) begin(name string) (r *history.Round, end func()) {
 	l.mu.Lock()
-	l.writes, l.exchanges, l.stall = nil, nil, 0
+	l.writes, l.exchanges, l.stalls = nil, nil, nil
 	l.mu.Unlock()
 	r = history.New(history.Config{
 		Name: name, Clients: l.random, Here: "redirect=false", Values: &l.values, Timeout: patience,
@@ -194,46 +191,10 @@ func (l *load) pulse(ctx context.Context, name string) {
 		case <-ctx.Done():
 			return
 		case due := <-ticker.C:
-			l.late(time.Since(due))
+			l.stalled(due)
 		}
 		writing.Go(func() { l.write(l.pulsing[n%len(l.pulsing)], fmt.Sprintf("%s-pulse-%d", name, n%pulseNodes)) })
 	}
-}
-
-// openProbe makes a file on the disk that the instances write to.
-func (l *load) openProbe() {
-	l.t.Helper()
-	probe, err := os.Create(filepath.Join(l.t.TempDir(), "probe"))
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	l.t.Cleanup(func() { _ = probe.Close() })
-	l.probe = probe
-}
-
-// probeDisk notes how long the disk takes, which others use as well.
-func (l *load) probeDisk(ctx context.Context) {
-	for ctx.Err() == nil {
-		began := time.Now()
-		_, err := l.probe.WriteAt([]byte("x"), 0)
-		if err == nil {
-			err = l.probe.Sync()
-		}
-		if err == nil {
-			l.late(time.Since(began))
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(probeEvery):
-		}
-	}
-}
-
-// late notes that the test woke up so much later than it should.
-func (l *load) late(by time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.stall = max(l.stall, by)
 }
 
 func (l *load) write(through *harness.Client, id string) {
@@ -289,16 +250,16 @@ func (l *load) awaitAfter(moment time.Time) time.Duration {
 
 // gapSince is the longest time without an acknowledged write that was not over at
 // a moment.
-func gapSince(writes []history.Write, moment time.Time) time.Duration {
+func gapSince(writes []history.Write, moment time.Time) span {
 	var times []time.Time
 	for _, write := range writes {
 		times = append(times, write.At)
 	}
 	slices.SortFunc(times, time.Time.Compare)
-	longest := time.Duration(0)
+	var longest span
 	for n := 1; n < len(times); n++ {
-		if times[n].After(moment) {
-			longest = max(longest, times[n].Sub(times[n-1]))
+		if gap := (span{times[n-1], times[n]}); gap.to.After(moment) && gap.length() > longest.length() {
+			longest = gap
 		}
 	}
 	return longest

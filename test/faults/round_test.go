@@ -18,8 +18,9 @@ func (f *field) round(n nemesis) *evidence {
 	f.t.Helper()
 	f.rounds++
 	e := f.observe(n)
-	f.t.Logf("round %d, %s: %d operations, %d writes, %d changes; at most %v without a write, recovered in %v",
-		f.rounds, n.name, len(e.operations), len(e.writes), len(e.changes), e.gap.Round(time.Millisecond), e.recovered.Round(time.Millisecond))
+	f.t.Logf("round %d, %s: %d operations, %d writes, %d changes; at most %v without a write, of which this machine stood still for %v; recovered in %v",
+		f.rounds, n.name, len(e.operations), len(e.writes), len(e.changes),
+		e.gap.length().Round(time.Millisecond), e.stall(e.gap).Round(time.Millisecond), e.recovered.Round(time.Millisecond))
 	if f.table != nil {
 		f.table.add(e)
 	}
@@ -64,7 +65,7 @@ func (f *field) observe(n nemesis) *evidence {
 func (f *field) settle(e *evidence) {
 	f.t.Helper()
 	e.termAfter = f.term()
-	e.injected, e.disturbed, e.exchanges, e.stall = f.injected, f.disturbed, f.load.exchanges, f.load.stall
+	e.injected, e.disturbed, e.exchanges, e.stalls = f.injected, f.disturbed, f.load.exchanges, f.load.stalls
 	counts := f.load.renewing.Counts()
 	e.renewals, e.refused = counts.Acknowledged-e.renewals, f.load.renewing.Err()
 	last := f.list()

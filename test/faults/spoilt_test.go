@@ -79,6 +79,11 @@ var spoilers = []struct {
 	})},
 	{"a refusal that is no JSON", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Code = "" })},
 	{"a refusal that comes late", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Took = 2 * promptly })},
+	{"a refusal that comes late, though the machine did not stand still for long meanwhile", "refusals are orderly", func(e *evidence) {
+		now := time.Now()
+		e.stalls = []span{{now.Add(-time.Minute), now.Add(promptly / 2)}, {now.Add(2 * promptly), now.Add(time.Minute)}}
+		spoilExchange(func(x *harness.Exchange) { x.Began, x.Took = now, 2*promptly })(e)
+	}},
 	{"a request that hangs", "requests keep their deadline", spoilExchange(func(x *harness.Exchange) {
 		x.Status, x.Took = 0, 2*deadline
 	})},
@@ -176,6 +181,33 @@ func TestADisturbedInstanceIsExcused(t *testing.T) {
 	}
 }
 
+// A machine that stands still excuses as much as it stood still meanwhile.
+func TestAMachineThatStandsStillIsExcused(t *testing.T) {
+	began := time.Now()
+	after := func(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecond) }
+	refusal := harness.Exchange{Began: began, Took: 1300 * time.Millisecond, Status: 503, Code: "no_leader",
+		Header: http.Header{"Retry-After": {"1"}, "Content-Type": {"application/problem+json"}}}
+	tests := map[string]struct {
+		stalls  []span
+		excused bool
+	}{
+		"it never did":              {nil, false},
+		"all the time":              {[]span{{after(-1000), after(2000)}}, true},
+		"for long enough":           {[]span{{after(500), after(850)}}, true},
+		"not for long enough":       {[]span{{after(500), after(750)}}, false},
+		"before":                    {[]span{{after(-1000), after(0)}}, false},
+		"before, and at the start":  {[]span{{after(-1000), after(200)}}, false},
+		"after":                     {[]span{{after(1300), after(2000)}}, false},
+		"for long only another day": {[]span{{after(-9000), after(-5000)}, {after(100), after(200)}}, false},
+	}
+	for name, test := range tests {
+		e := &evidence{exchanges: []harness.Exchange{refusal}, stalls: test.stalls}
+		if excused := refusesOrderly(e) == nil; excused != test.excused {
+			t.Errorf("%s: it is excused: %v", name, excused)
+		}
+	}
+}
+
 func TestGaps(t *testing.T) {
 	var writes []history.Write
 	began := time.Now()
@@ -183,13 +215,13 @@ func TestGaps(t *testing.T) {
 		writes = append(writes, history.Write{At: began.Add(time.Duration(at) * time.Millisecond)})
 	}
 	for since, want := range map[int]int{-1: 500, 300: 500, 450: 500, 1050: 100, 1120: 50, 2000: 0} {
-		if got := gapSince(writes, began.Add(time.Duration(since)*time.Millisecond)); got != time.Duration(want)*time.Millisecond {
+		if got := gapSince(writes, began.Add(time.Duration(since)*time.Millisecond)).length(); got != time.Duration(want)*time.Millisecond {
 			t.Errorf("since %d ms the longest gap is %v, want %d ms", since, got, want)
 		}
 	}
 	table := &gaps{}
 	for n := range 200 {
-		table.add(&evidence{nemesis: "kill", gap: time.Duration(n) * time.Millisecond})
+		table.add(&evidence{nemesis: "kill", gap: span{began, began.Add(time.Duration(n) * time.Millisecond)}})
 	}
 	for percent, want := range map[int]int{50: 99, 99: 197, 100: 199} {
 		if got := table.percentile("kill", percent); got != time.Duration(want)*time.Millisecond {
