@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,24 +71,41 @@ func settled(t *testing.T, i *instance) domain.View {
 	return view
 }
 
+// reserved is neighbours that ask for no read index while they are to be silent. Those
+// who are out of touch ask around whether they were removed, and the old leader's round
+// for that would never end.
+type reserved struct {
+	neighbours
+	silent *atomic.Bool
+	unless bool
+}
+
+func (r reserved) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
+	if r.silent.Load() && !r.unless {
+		return ports.ReadIndex{}, errors.New("it does not ask")
+	}
+	return r.neighbours.ReadIndex(ctx, raftAddress)
+}
+
 // The leader of a minority, whose answers were held back, is asked by the other
 // one in it: see TestAHeldBackHeartbeatAnswerServesNoStaleRead.
 func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
 	fabric := newNetwork()
 	pacing, stopPacing := context.WithCancel(t.Context())
 	defer stopPacing()
+	var silent atomic.Bool
 	cluster := startCluster(t, 5, func(config *instanceConfig) {
 		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
 			config.started = func(i *instance) { pace(pacing, i) }
 		}
+		config.peers = reserved{silent: &silent, unless: config.id == "instance-1"}
 		if config.bootstrap || config.id == "instance-1" {
 			config.seams.settings = loyal
-			// One that is out of touch asks around whether it was removed, and the old
-			// leader's round for that would never end.
 			config.timing = func(timing *Timing) { timing.ElectionTimeout = patience }
 		}
 	})
+	silent.Store(true)
 	t.Cleanup(fabric.release)
 	old, follower, others := cluster[0], cluster[1], cluster[2:]
 	change := register(t, old, "before")
@@ -120,6 +138,7 @@ func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
 	if view, err := follower.ReadHere(briefly(t)); err == nil {
 		t.Errorf("a later read was answered from revision %d", view.Revision())
 	}
+	silent.Store(false)
 	for _, i := range []*instance{old, follower} {
 		fabric.mend(raft.ServerAddress(i.raftAddress()))
 	}
