@@ -206,7 +206,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	n.stream = newStream(n.port, n.network.Dial, address, n.preface())
-	var network transport = addressed{newTransport(n.stream, settings.Logger)}
+	var network transport = newAddressed(newTransport(n.stream, settings.Logger))
 	if n.seams.transport != nil {
 		network = n.seams.transport(network)
 	}
