@@ -201,7 +201,11 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	logs := &baseLog{LogStore: cached}
-	snapshots, err := newBasing(kept, logs)
+	based, err := newBasing(kept, logs)
+	if err != nil {
+		return err
+	}
+	snapshots, err := newMeasured(based, n.growth)
 	if err != nil {
 		return err
 	}
@@ -229,7 +233,7 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
 	}
-	n.raft, err = raft.NewRaft(settings, fsm, logs, voteless{n.disk, n.mayBeTrusted}, measured{snapshots, n.growth}, n.witness)
+	n.raft, err = raft.NewRaft(settings, fsm, logs, voteless{n.disk, n.mayBeTrusted}, snapshots, n.witness)
 	if err != nil {
 		return err
 	}
