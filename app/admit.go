@@ -118,15 +118,20 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, blank bool)
 	case isMember && known.Suffrage == domain.Voter && !blank:
 		return false, c.Membership.Add(ctx, wanted)
 	}
-	// The wish comes first: whoever leads after that, and knows the nonvoter,
-	// knows what is to become of it.
+	return true, c.stage(ctx, wanted, isMember)
+}
+
+// stage needs the right to change the membership. It makes a nonvoter of wanted that
+// is to be a voter. The wish comes first: whoever leads after that, and knows the
+// nonvoter, knows what is to become of it.
+func (c *Cluster) stage(ctx context.Context, wanted domain.Instance, isMember bool) error {
 	if !c.wanted(wanted.ID) {
 		if err := c.Promotions.Want(ctx, wanted.ID); err != nil {
-			return false, err
+			return err
 		}
 	}
 	wanted.Suffrage = domain.Nonvoter
-	return true, halfDone(isMember, c.Membership.Add(ctx, wanted))
+	return halfDone(isMember, c.Membership.Add(ctx, wanted))
 }
 
 // halfDone is err, which may claim that nothing happened, of the second of two

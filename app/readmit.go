@@ -59,7 +59,20 @@ func (c *Cluster) readmitOne(ctx context.Context, instance domain.Instance) erro
 	if err != nil || !identity.Quarantined {
 		return err
 	}
-	if _, err := c.admit(ctx, instance, true); err != nil {
+	release, err := c.changing(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	// It was asked for a while, and may have been removed or moved meanwhile.
+	roster, err := c.Membership.Roster(ctx)
+	if err != nil {
+		return err
+	}
+	if now, _ := roster.Find(instance.ID); now != instance {
+		return nil
+	}
+	if err := c.stage(ctx, instance, true); err != nil {
 		return err
 	}
 	c.Logger.Warn("a voter has come back without what it had acknowledged: it is a nonvoter until it has caught up", "id", instance.ID)

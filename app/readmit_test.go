@@ -1,12 +1,14 @@
 package app_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
 
 func inQuarantine(id string, applied uint64) ports.Identity {
@@ -67,6 +69,32 @@ func TestAVoterInQuarantineIsReadmitted(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestWhoIsRemovedWhileItIsReadmittedStaysRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		instance := portstest.NewInstance("n1", "h:1")
+		instance.NewFollower("n2", "h:2")
+		asked := 0 // by one after the other: who is readmitted was asked by the watch
+		cluster := newCluster(instance, peersFunc(func(ctx context.Context, _ string) (ports.Identity, error) {
+			if asked++; asked == 2 {
+				if err := instance.Remove(ctx, "n2"); err != nil {
+					t.Error(err)
+				}
+			}
+			return inQuarantine("n2", 0), nil
+		}))
+		p := promoting{Cluster: cluster, instance: instance}
+		if err := p.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer p.close(t)
+		time.Sleep(3 * time.Second)
+		if state, _ := instance.State(); asked < 2 || len(state.Roster.Instances()) != 1 {
+			t.Errorf("asked %d times, the membership has %+v", asked, state.Roster)
+		}
+		p.mustWant(t)
+	})
 }
 
 // It may have lost its disk, and come back at another address.

@@ -1,8 +1,10 @@
 package consensus
 
 import (
+	"errors"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -24,7 +26,12 @@ func newTransport(s *stream, log hclog.Logger) *raft.NetworkTransport {
 // addressed is raft's transport, that says whom each RPC is for and not only
 // where to: an address can change hands, and an instance that answered for
 // another one would vote, and acknowledge entries, for two.
-type addressed struct{ transport }
+type addressed struct {
+	transport
+	latest *sync.Map // from id to the address at which raft looked for it last
+}
+
+func newAddressed(inner transport) addressed { return addressed{inner, &sync.Map{}} }
 
 // destination goes through raft's transport, which keeps connections by it, to
 // stream.Dial.
@@ -48,11 +55,34 @@ func (a addressed) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress
 	if err != nil {
 		return nil, err
 	}
-	return newPipeline(fitting{inner}), nil
+	return newPipeline(staying{fitting{inner}, func() bool {
+		latest, known := a.latest.Load(id)
+		return known && latest != to
+	}}), nil
 }
 
-// AppendEntries implements raft.Transport.
+var errMoved = errors.New("the instance is a member at another address now")
+
+// staying is a pipeline to an address, that ends when its peer is a member at another
+// one. Raft goes on with the one that it has, and takes what comes back for contact
+// with a voter: if nobody is at the new address, it leads on and can't prove it to
+// any reader.
+type staying struct {
+	raft.AppendPipeline
+	moved func() bool
+}
+
+// AppendEntries implements raft.AppendPipeline.
+func (s staying) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if s.moved() {
+		return nil, errMoved
+	}
+	return s.AppendPipeline.AppendEntries(args, resp)
+}
+
+// AppendEntries implements raft.Transport. Heartbeats come through here.
 func (a addressed) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	a.latest.Store(id, to)
 	fit(args)
 	return a.transport.AppendEntries(id, destination(id, to), args, resp)
 }

@@ -191,7 +191,7 @@ func reply(rpc raft.RPC) {
 func neighbour(t *testing.T, here *stream) (addressed, raft.ServerAddress) {
 	t.Helper()
 	there, _ := transportOn(t, side("peer", "c", ""))
-	return addressed{there}, raft.ServerAddress(here.port.Addr().String())
+	return newAddressed(there), raft.ServerAddress(here.port.Addr().String())
 }
 
 var header = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("peer"), Addr: []byte("peer:8008")}

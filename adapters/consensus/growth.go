@@ -94,6 +94,16 @@ type measured struct {
 	growth *growth
 }
 
+// newMeasured tells g of the snapshot that there is: without it an instance that
+// was restarted would make another one of all it has for a few entries.
+func newMeasured(snapshots raft.SnapshotStore, g *growth) (measured, error) {
+	present, err := snapshots.List()
+	if err == nil && len(present) > 0 {
+		g.covered(mark{}, present[0].Size)
+	}
+	return measured{snapshots, g}, err
+}
+
 // Create implements raft.SnapshotStore.
 func (m measured) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
 	sink, err := m.SnapshotStore.Create(version, index, term, configuration, configurationIndex, trans)

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -93,6 +94,26 @@ func TestASnapshotIsDueByWhatItTakes(t *testing.T) {
 	g.appended(entries(1, entryOverhead))
 	if !g.enough() || len(g.due) == 0 {
 		t.Error("none is due when the log has grown by more")
+	}
+}
+
+func TestASnapshotFromBeforeTheStartIsKnown(t *testing.T) {
+	snapshots := raft.NewInmemSnapshotStore()
+	sink, err := snapshots.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sink.Write(make([]byte, leastGrowth))
+	if err := errors.Join(err, sink.Close()); err != nil {
+		t.Fatal(err)
+	}
+	g := newGrowth()
+	if _, err := newMeasured(snapshots, g); err != nil {
+		t.Fatal(err)
+	}
+	g.appended([]*raft.Log{{Data: make([]byte, leastGrowth)}})
+	if g.enough() {
+		t.Error("one is due after less than the last one takes twice")
 	}
 }
 

@@ -83,8 +83,8 @@ func (n *Node) setAside(faults []Fault) error {
 	}
 	all := errors.Join(what...)
 	if !n.hasPeers() {
-		return fmt.Errorf("%w\nnobody is known who has the same: look with `nodesmetadata storage check --raft_dir %s`, and %s",
-			all, n.directory.Path(), helpDamaged)
+		return fmt.Errorf("%w\nnobody is known who has the same: look with `nodesmetadata storage check --raft_dir %s`; if there are others in its cluster, let it join anew with an empty directory; if it is alone, restore the directory from a copy",
+			all, n.directory.Path())
 	}
 	// The mark comes first: without it, nothing would tell the rest from a new directory.
 	if err := quarantine(n.directory, "what it had was damaged"); err != nil {

@@ -90,7 +90,7 @@ func (f Fault) Unwrap() error { return f.What }
 
 // What can be done about a fault.
 const (
-	helpDamaged = "restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory"
+	helpDamaged = logstore.HelpDamaged
 	helpNewer   = "it is intact, but this build can't read it: use the version that wrote it, or a newer one"
 	helpSpare   = "the instance has all without it: move it away"
 )

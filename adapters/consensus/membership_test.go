@@ -253,6 +253,22 @@ func TestAnInstanceThatMovedIsFollowedToItsNewAddress(t *testing.T) {
 	moved.arrives(t, change.Revision)
 }
 
+func TestAVoterThatWasMovedToWhereNobodyIsCountsAsDown(t *testing.T) {
+	cluster := startCluster(t, 2, nil)
+	leader, moved := cluster[0], cluster[1]
+	err := leader.Add(within(t), domain.Instance{ID: moved.config.ID, RaftAddress: "nowhere.invalid:1", Suffrage: domain.Voter})
+	if err != nil && !errors.Is(err, ports.ErrOutcomeUnknown) {
+		t.Fatal(err)
+	}
+	leader.eventually(t, "no leader any more", func(s ports.LocalState) bool { return !s.Leading })
+	// That one reaches the other, and so the two go on.
+	moved.eventually(t, "leading", leading)
+	err = moved.Add(within(t), domain.Instance{ID: moved.config.ID, RaftAddress: moved.raftAddress(), Suffrage: domain.Voter})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestWhoWasRemovedMayComeBack(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leader, leaving := cluster[0], cluster[2]

@@ -201,12 +201,16 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	logs := &baseLog{LogStore: cached}
-	snapshots, err := newBasing(kept, logs)
+	based, err := newBasing(kept, logs)
+	if err != nil {
+		return err
+	}
+	snapshots, err := newMeasured(based, n.growth)
 	if err != nil {
 		return err
 	}
 	n.stream = newStream(n.port, n.network.Dial, address, n.preface())
-	var network transport = addressed{newTransport(n.stream, settings.Logger)}
+	var network transport = newAddressed(newTransport(n.stream, settings.Logger))
 	if n.seams.transport != nil {
 		network = n.seams.transport(network)
 	}
@@ -229,7 +233,7 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
 	}
-	n.raft, err = raft.NewRaft(settings, fsm, logs, voteless{n.disk, n.mayBeTrusted}, measured{snapshots, n.growth}, n.witness)
+	n.raft, err = raft.NewRaft(settings, fsm, logs, voteless{n.disk, n.mayBeTrusted}, snapshots, n.witness)
 	if err != nil {
 		return err
 	}

@@ -157,6 +157,7 @@ func (n *Node) tryToLeave() error {
 		n.fail(fmt.Errorf("leave quarantine: %w", err))
 		return err
 	}
+	n.look() // what is posted may still be an early membership, of which it was a voter
 	n.board.post(func(s *notice) { s.Quarantine = "" })
 	// Those that were made for a nonvoter alone; the leader dials again.
 	n.stream.reset()

@@ -95,6 +95,29 @@ func TestALeaderGetsNothingAcknowledgedByAVoterThatForgot(t *testing.T) {
 	}
 }
 
+func TestWhoIsOutOfQuarantineDoesNotTakeItselfForAVoter(t *testing.T) {
+	cluster := startSteady(t, 3)
+	leader, b := cluster[0], wiped(t, cluster[1])
+	state, _ := leader.State()
+	// It has posted an early membership, and looks no more for now.
+	b.looking.Lock()
+	b.board.post(func(s *notice) { s.Roster, s.Member, s.LeaderID = state.Roster, true, leader.config.ID })
+	demoted := voter(b)
+	demoted.Suffrage = domain.Nonvoter
+	mustAdd(t, leader, demoted)
+	until(t, "the mark is gone", func() bool {
+		_, found, err := b.directory.Kept(quarantineName)
+		return !found && err == nil
+	})
+	state, _ = b.State()
+	b.looking.Unlock()
+	if self, _ := state.Roster.Find(b.config.ID); trusted(state) && self.Suffrage == domain.Voter {
+		t.Error("it is out of quarantine, and a voter")
+	}
+	b.eventually(t, "out of quarantine", trusted)
+	b.becomes(t, domain.Nonvoter)
+}
+
 func TestAVoterThatForgotIsBackByItself(t *testing.T) {
 	cluster := startSteady(t, 3)
 	leader := cluster[0]

@@ -14,7 +14,7 @@ import (
 
 // ErrDamaged is what Open returns for a write-ahead log that lost entries which
 // had been acknowledged.
-var ErrDamaged = logstore.Damage("write-ahead log is damaged before its end: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
+var ErrDamaged = logstore.Damage("write-ahead log is damaged before its end: nothing was changed; " + logstore.HelpDamaged)
 
 // The write-ahead log of badger v4, as far as it is read here:
 //

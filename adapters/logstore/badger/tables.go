@@ -31,7 +31,7 @@ const (
 
 // ErrDamagedTables is what Open returns for tables that can't be read, or that are
 // missing, and for a list of them that is.
-var ErrDamagedTables = logstore.Damage("badger files are damaged: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
+var ErrDamagedTables = logstore.Damage("badger files are damaged: nothing was changed; " + logstore.HelpDamaged)
 
 // check looks for damage that badger would not survive, or would repair by
 // forgetting, and says whether a log was ever written there.

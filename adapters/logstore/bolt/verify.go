@@ -14,7 +14,7 @@ import (
 )
 
 // ErrDamaged is what Open returns for a file whose pages make no sense.
-var ErrDamaged = logstore.Damage("bolt file is damaged: nothing was changed; restore the directory from a copy, or remove this instance from the cluster and let it join anew with an empty directory")
+var ErrDamaged = logstore.Damage("bolt file is damaged: nothing was changed; " + logstore.HelpDamaged)
 
 // verify reads every page in use and checks what bbolt relies on. It says whether
 // a log was ever written there.
