@@ -127,6 +127,10 @@ func settle(path string, owner Owner) (manifest, error) {
 		return manifest{}, fmt.Errorf("%w: %s was written by %q, asked for is %q: start with the former, or convert it with `nodesmetadata storage migrate --from %s --to %s --raft_dir %s`",
 			ErrOtherBackend, path, says.Backend, owner.Backend, says.Backend, owner.Backend, shellWord(path))
 	}
+	if says.Format < manifestFormat {
+		says.Format = manifestFormat
+		return says, writeManifest(path, says)
+	}
 	return says, nil
 }
 

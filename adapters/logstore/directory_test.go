@@ -3,6 +3,7 @@ package logstore_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -38,7 +39,7 @@ func write(t *testing.T, path, content string) {
 }
 
 func TestClaimOfAnExistingDirectory(t *testing.T) {
-	const ours = `{"format":1,"raft_id":"node0","backend":"bolt","cluster_id":""}`
+	const ours = `{"format":2,"raft_id":"node0","backend":"bolt","cluster_id":""}`
 	tests := map[string]struct {
 		files map[string]string
 		owner logstore.Owner
@@ -52,7 +53,7 @@ func TestClaimOfAnExistingDirectory(t *testing.T) {
 		"a crash while the manifest was replaced":        {files: map[string]string{"instance.json": ours, "instance.json.tmp": `{"for`}},
 		"another raft id is refused":                     {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node1", Backend: "bolt"}, err: logstore.ErrOtherID, says: []string{`"node0"`, `"node1"`}},
 		"another backend is refused":                     {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "badger"}, err: logstore.ErrOtherBackend, says: []string{`"bolt"`, `"badger"`, "nodesmetadata storage migrate"}},
-		"a newer format is refused, whatever is in it":   {files: map[string]string{"instance.json": `{"format":2,"raft_id":["a"],"new":{}}`}, err: logstore.ErrNewerFormat, says: []string{"format 2"}},
+		"a newer format is refused, whatever is in it":   {files: map[string]string{"instance.json": `{"format":3,"raft_id":["a"],"new":{}}`}, err: logstore.ErrNewerFormat, says: []string{"format 3"}},
 		"an empty manifest is damage":                    {files: map[string]string{"instance.json": ""}, err: logstore.ErrDamagedManifest},
 		"a cut manifest is damage":                       {files: map[string]string{"instance.json": ours[:20]}, err: logstore.ErrDamagedManifest},
 		"a manifest with a tail is damage":               {files: map[string]string{"instance.json": ours + "x"}, err: logstore.ErrDamagedManifest},
@@ -64,7 +65,7 @@ func TestClaimOfAnExistingDirectory(t *testing.T) {
 		"a log without its manifest is refused":          {files: map[string]string{"log.bolt": "x"}, err: logstore.ErrForeignDirectory, says: []string{"log.bolt"}},
 		"snapshots without their manifest are refused":   {files: map[string]string{"snapshots": ""}, err: logstore.ErrForeignDirectory, says: []string{"snapshots"}},
 		"an owner without a name is refused with all":    {owner: logstore.Owner{}, err: errIncomplete, says: []string{"raft id", "backend"}},
-		"the manifest of an older version is understood": {files: map[string]string{"instance.json": golden(t)}},
+		"the manifest of an older version is understood": {files: map[string]string{"instance.json": golden(t, 1)}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -104,9 +105,9 @@ func TestClaimOfAnExistingDirectory(t *testing.T) {
 // errIncomplete stands for the error of Owner.Validate, which has no name.
 var errIncomplete = errors.New("incomplete owner")
 
-func golden(t *testing.T) string {
+func golden(t *testing.T, format int) string {
 	t.Helper()
-	raw, err := os.ReadFile("testdata/instance-v1.json")
+	raw, err := os.ReadFile(fmt.Sprintf("testdata/instance-v%d.json", format))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,8 +260,21 @@ func TestTheClusterIDIsForLife(t *testing.T) {
 		t.Fatalf("ClusterID after reopening = %q", id)
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, "instance.json"))
-	if err != nil || !bytes.Equal(raw, []byte(golden(t))) {
+	if err != nil || !bytes.Equal(raw, []byte(golden(t, 2))) {
 		t.Fatalf("the manifest's format changed (%v):\n%s", err, raw)
+	}
+}
+
+// A build that does not know what is in the directory now must not start on it.
+func TestAnOlderManifestIsBroughtUpToDate(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "instance.json"), golden(t, 1))
+	if id := claim(t, dir).ClusterID(); id != "cluster-a" {
+		t.Errorf("ClusterID = %q", id)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "instance.json"))
+	if err != nil || string(raw) != golden(t, 2) {
+		t.Errorf("the manifest is, %v:\n%s", err, raw)
 	}
 }
 

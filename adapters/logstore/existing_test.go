@@ -25,7 +25,7 @@ func TestClaimOfWhatIsNoInstancesDirectory(t *testing.T) {
 		"somebody else's":             {files: map[string]string{"README": "mine"}, err: logstore.ErrNoInstance},
 		"one that lost its manifest":  {files: map[string]string{"log.bolt": "x"}, err: logstore.ErrForeignDirectory},
 		"one with a damaged manifest": {files: map[string]string{"instance.json": "{", "instance.lock": ""}, err: logstore.ErrDamagedManifest},
-		"one of a newer format":       {files: map[string]string{"instance.json": `{"format":2}`, "instance.lock": ""}, err: logstore.ErrNewerFormat},
+		"one of a newer format":       {files: map[string]string{"instance.json": `{"format":3}`, "instance.lock": ""}, err: logstore.ErrNewerFormat},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -11,8 +11,11 @@ import (
 	"path/filepath"
 )
 
-// manifestFormat is the newest manifest format that this build writes and reads.
-const manifestFormat = 1
+// manifestFormat is the newest manifest format that this build reads, and the one that it
+// writes. It stands for all that is in the directory: with 2 came what keeps an instance
+// from voting that has lost its state, and checksums of the term and the vote; a build
+// that knows nothing of them must not start on it.
+const manifestFormat = 2
 
 // manifest is what instance.json says. Its format is pinned by a golden file.
 type manifest struct {

@@ -152,7 +152,7 @@ func TestCheckTellsOfDamage(t *testing.T) {
 			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "instance.json")) },
 			says:   []string{"holds raft state but no manifest", "restore its instance.json"}},
 		"a manifest of a newer format": {backend: "bolt",
-			damage: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "instance.json"), `{"format":2}`) },
+			damage: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "instance.json"), `{"format":3}`) },
 			says:   []string{"newer format", "run the version that wrote it"}},
 		"a backend of a newer build": {backend: "bolt",
 			damage: func(t *testing.T, dir string) {
