@@ -413,18 +413,29 @@ func (d *disk) awaitFine() {
 // SetUint64 implements raft.StableStore. Raft sets again, when it starts, what it
 // has just read.
 func (d *disk) SetUint64(key []byte, value uint64) error {
-	if stored, err := d.Store.GetUint64(key); err == nil && stored == value {
+	var later uint64
+	err := d.persist(key, func() error {
+		stored, err := d.Store.GetUint64(key)
+		switch {
+		case err != nil || stored < value || !d.armed.Load() && stored > value:
+			return d.Store.SetUint64(key, value)
+		case stored > value:
+			later = stored
+		}
 		return nil
+	})
+	if later > 0 {
+		// Who goes back to a term votes in it again, or leads one that is not its own.
+		d.config.halt(fmt.Errorf("raft would go back to %s %d, and has come to %d already", key, value, later))
+		runtime.Goexit()
 	}
-	return d.persist(key, func() error { return d.Store.SetUint64(key, value) })
+	return err
 }
 
 func (d *disk) persist(key []byte, write func() error) error {
 	what := fmt.Sprintf("store %s", key)
 	for {
-		d.stable <- struct{}{}
-		err := d.during(what, write)
-		<-d.stable
+		err := d.stably(what, write)
 		if err == nil {
 			return nil
 		}
@@ -434,6 +445,12 @@ func (d *disk) persist(key []byte, write func() error) error {
 		}
 		d.again()
 	}
+}
+
+func (d *disk) stably(what string, write func() error) error {
+	d.stable <- struct{}{}
+	defer func() { <-d.stable }()
+	return d.during(what, write)
 }
 
 // again waits before another try. When this instance is being closed it does not
