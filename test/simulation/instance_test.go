@@ -88,7 +88,7 @@ func (i *instance) start() error {
 		ID:        i.id,
 		Directory: i.directory,
 		Backend:   "simulated",
-		OpenStore: func(string, *slog.Logger) (logstore.Store, error) { return p.life, nil },
+		OpenStore: func(string, *slog.Logger) (logstore.Store, error) { return p.store(), nil },
 		Network:   p.port,
 		Peers:     peers{p},
 		Bootstrap: i.bootstrap,
@@ -114,6 +114,15 @@ func (i *instance) start() error {
 	i.current.Store(p)
 	i.story.trace("%s starts", i.id)
 	return nil
+}
+
+// store gives the one that the process finds, or a new one where it has set that aside.
+func (p *process) store() logstore.Store {
+	if p.life.running.Err() != nil {
+		p.instance.disk.wipe()
+		p.life = p.instance.disk.open()
+	}
+	return p.life
 }
 
 func (p *process) open() error {
