@@ -116,9 +116,11 @@ func (i *instance) start() error {
 	return nil
 }
 
-// store gives the one that the process finds, or a new one where it has set that aside.
+// store gives the one that the process finds, or a new one where it has set that
+// aside, for which there is no reason here.
 func (p *process) store() logstore.Store {
 	if p.life.running.Err() != nil {
+		p.instance.story.fail("%s takes what it has for damaged", p.instance.id)
 		p.instance.disk.wipe()
 		p.life = p.instance.disk.open()
 	}
