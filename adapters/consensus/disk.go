@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,8 +40,9 @@ func (t Timing) hangAfter() time.Duration { return max(shortestHang, hangElectio
 //   - while an operation hangs, or after one has failed, there is trouble: see
 //     muted and Node for what an instance in trouble does not do;
 //   - the term and the vote are stored, or tried again, for as long as it takes;
-//   - so is what comes after the removed end of the log: raft would remember the
-//     end that is gone.
+//   - so are entries, unless raft can be told for sure that nothing was written, and
+//     takes that well: it remembers an end of the log that it has removed, and a
+//     membership that it could not write down.
 //
 // Safe for concurrent use, as a Store is.
 type disk struct {
@@ -52,11 +54,12 @@ type disk struct {
 	trouble   atomic.Pointer[trouble]
 	count     atomic.Uint64 // of troubles
 
-	stable sync.Mutex // held by who writes the stable state
+	stable chan struct{} // holds a token while the stable state is written
 
 	mu      sync.Mutex
 	hanging map[*operation]struct{}
-	hung    chan struct{} // closed while something hangs
+	hung    chan struct{} // closed while something hangs, or is insisted on
+	insists bool          // on an append that has failed, in spite of what else succeeds
 	failed  *trouble      // nil: nothing has failed since the last write that succeeded
 	fine    chan struct{} // closed when failed ends
 	probes  bool          // probe runs
@@ -116,6 +119,7 @@ func newDisk(store logstore.Store, config diskConfig) *disk {
 		fine:    make(chan struct{}),
 		hung:    make(chan struct{}),
 		closing: make(chan struct{}),
+		stable:  make(chan struct{}, 1),
 	}
 }
 
@@ -133,7 +137,9 @@ func (d *disk) during(what string, do func() error) error {
 	if _, hung := d.hanging[op]; hung {
 		delete(d.hanging, op)
 		if len(d.hanging) == 0 {
-			d.hung = make(chan struct{})
+			if !d.insists {
+				d.hung = make(chan struct{})
+			}
 			d.config.logger.Info("the disk answers again", "operation", what, "after", time.Since(op.began).Round(time.Millisecond))
 		}
 		d.post()
@@ -149,7 +155,9 @@ func (d *disk) hangs(op *operation) {
 	}
 	d.hanging[op] = struct{}{}
 	if len(d.hanging) == 1 {
-		close(d.hung)
+		if !d.insists {
+			close(d.hung)
+		}
 		d.count.Add(1)
 		d.config.logger.Error("the disk does not answer: until it does, this instance neither leads nor votes",
 			"operation", op.what, "since", op.began)
@@ -180,7 +188,7 @@ func (d *disk) fails(what string, err error) {
 func (d *disk) works() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed == nil {
+	if d.failed == nil || d.insists {
 		return
 	}
 	d.config.logger.Info("the disk can be written again", "after", time.Since(d.failed.since).Round(time.Millisecond))
@@ -201,7 +209,8 @@ func (d *disk) post() {
 	d.config.changed()
 }
 
-// stuck gives a channel that is closed while an operation hangs.
+// stuck gives a channel that is closed while an operation hangs, or is tried for as
+// long as it takes: nobody can say what will become of an entry.
 func (d *disk) stuck() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -236,8 +245,8 @@ func (d *disk) tryOut() error {
 	if err := d.room(); err != nil {
 		return err
 	}
-	d.stable.Lock()
-	defer d.stable.Unlock()
+	d.stable <- struct{}{}
+	defer func() { <-d.stable }()
 	term, err := d.Store.GetUint64(logstore.TermKey)
 	if err != nil {
 		return err // also where there is none: it is the first that raft stores
@@ -277,14 +286,50 @@ func (d *disk) StoreLog(log *raft.Log) error { return d.StoreLogs([]*raft.Log{lo
 // StoreLogs implements raft.LogStore.
 func (d *disk) StoreLogs(logs []*raft.Log) error {
 	d.appended = d.append(logs)
-	for d.appended != nil && d.truncated.Load() {
-		d.again()
-		d.appended = d.append(logs)
+	if d.appended != nil && d.mustStore(logs) {
+		d.insist(logs)
 	}
 	if d.appended == nil {
 		d.truncated.Store(false)
 	}
 	return d.appended
+}
+
+// mustStore says whether raft would be wrong about the log, had it to live without
+// logs, which could not be appended. Only what there is no room for is certainly not
+// on the disk; and a leader takes a membership for the latest that it failed to store.
+func (d *disk) mustStore(logs []*raft.Log) bool {
+	if d.truncated.Load() {
+		return true
+	}
+	nothingWritten := errors.As(d.appended, new(*logstore.NoRoomError))
+	changesMembers := slices.ContainsFunc(logs, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
+	return d.armed.Load() && (!nothingWritten || changesMembers)
+}
+
+// insist appends logs for as long as it takes. The others elect another leader
+// meanwhile, and whatever that one says of them comes later.
+func (d *disk) insist(logs []*raft.Log) {
+	d.insisting(true)
+	for d.appended != nil {
+		d.again()
+		d.appended = d.append(logs)
+	}
+	d.insisting(false)
+	d.works()
+}
+
+func (d *disk) insisting(does bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.insists = does
+	switch {
+	case len(d.hanging) > 0: // which is known already
+	case does:
+		close(d.hung)
+	default:
+		d.hung = make(chan struct{})
+	}
 }
 
 func (d *disk) append(logs []*raft.Log) error {
@@ -306,13 +351,21 @@ func (d *disk) append(logs []*raft.Log) error {
 	return nil
 }
 
-// DeleteRange implements raft.LogStore. Raft goes on where it fails.
+// DeleteRange implements raft.LogStore. Raft goes on where it fails, which it must not
+// when a part of the log's end is gone.
 func (d *disk) DeleteRange(from, to uint64) error {
 	last, err := d.Store.LastIndex()
 	if err != nil {
 		return err
 	}
-	err = d.during("remove log entries", func() error { return d.Store.DeleteRange(from, to) })
+	const what = "remove log entries"
+	remove := func() error { return d.Store.DeleteRange(from, to) }
+	err = d.during(what, remove)
+	for err != nil && to >= last && d.armed.Load() {
+		d.fails(what, err)
+		d.again()
+		err = d.during(what, remove)
+	}
 	if err == nil && to >= last {
 		d.truncated.Store(true)
 	}
@@ -360,18 +413,29 @@ func (d *disk) awaitFine() {
 // SetUint64 implements raft.StableStore. Raft sets again, when it starts, what it
 // has just read.
 func (d *disk) SetUint64(key []byte, value uint64) error {
-	if stored, err := d.Store.GetUint64(key); err == nil && stored == value {
+	var later uint64
+	err := d.persist(key, func() error {
+		stored, err := d.Store.GetUint64(key)
+		switch {
+		case err != nil || stored < value || !d.armed.Load() && stored > value:
+			return d.Store.SetUint64(key, value)
+		case stored > value:
+			later = stored
+		}
 		return nil
+	})
+	if later > 0 {
+		// Who goes back to a term votes in it again, or leads one that is not its own.
+		d.config.halt(fmt.Errorf("raft would go back to %s %d, and has come to %d already", key, value, later))
+		runtime.Goexit()
 	}
-	return d.persist(key, func() error { return d.Store.SetUint64(key, value) })
+	return err
 }
 
 func (d *disk) persist(key []byte, write func() error) error {
 	what := fmt.Sprintf("store %s", key)
 	for {
-		d.stable.Lock()
-		err := d.during(what, write)
-		d.stable.Unlock()
+		err := d.stably(what, write)
 		if err == nil {
 			return nil
 		}
@@ -381,6 +445,12 @@ func (d *disk) persist(key []byte, write func() error) error {
 		}
 		d.again()
 	}
+}
+
+func (d *disk) stably(what string, write func() error) error {
+	d.stable <- struct{}{}
+	defer func() { <-d.stable }()
+	return d.during(what, write)
 }
 
 // again waits before another try. When this instance is being closed it does not

@@ -24,6 +24,7 @@ type badStore struct {
 	mu    sync.Mutex
 	gate  chan struct{} // not nil: writes wait until it is closed
 	fault error         // of every write
+	torn  error         // of every append, and removal
 	full  error         // of Room
 }
 
@@ -56,6 +57,19 @@ func (s *badStore) fail(with error) {
 	s.fault = with
 }
 
+// failAppends leaves the term and the vote as they are.
+func (s *badStore) failAppends(with error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.torn = with
+}
+
+func (s *badStore) appends() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.torn
+}
+
 func (s *badStore) fill(with error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,7 +99,17 @@ func (s *badStore) Room() error {
 }
 
 func (s *badStore) StoreLogs(logs []*raft.Log) error {
+	if err := s.appends(); err != nil {
+		return err
+	}
 	return s.write(func() error { return s.Store.StoreLogs(logs) })
+}
+
+func (s *badStore) DeleteRange(from, to uint64) error {
+	if err := s.appends(); err != nil {
+		return err
+	}
+	return s.Store.DeleteRange(from, to)
 }
 
 func (s *badStore) Set(key, value []byte) error {
@@ -189,14 +213,16 @@ func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.bad.fail(syscall.EIO)
-		if err := w.StoreLogs(entry(1)); !errors.Is(err, syscall.EIO) {
-			t.Errorf("the entry was stored with %v", err)
-		}
+		stored := make(chan error, 1)
+		go func() { stored <- w.StoreLogs(entry(1)) }()
 		later(10 * diskPause)
 		if fault := w.refusal(); fault == nil || !errors.Is(fault, syscall.EIO) || !strings.Contains(fault.Error(), "store log entries") {
 			t.Errorf("the trouble is %v", fault)
 		}
 		w.bad.fail(nil)
+		if err := <-stored; err != nil {
+			t.Errorf("the entry was stored with %v", err)
+		}
 		later(2 * diskPause)
 		if fault := w.refusal(); fault != nil {
 			t.Errorf("nobody noticed that it can be written: %v", fault)
@@ -280,14 +306,19 @@ func TestWhoWaitsForTheDiskPromisesNothingWhenTheInstanceIsClosed(t *testing.T) 
 	for name, set := range map[string]func(*watched){
 		"with the term":        func(w *watched) { _ = w.SetUint64(logstore.TermKey, 2) },
 		"with its vote for it": func(w *watched) { _ = w.Set(logstore.VoteCandidateKey, []byte("self:1")) },
+		"with an entry": func(w *watched) {
+			w.bad.fill(nil)
+			_ = w.StoreLogs(entry(1))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := watch(t)
-				w.bad.fail(syscall.ENOSPC)
+				w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
 				if w.StoreLogs(entry(1)) == nil {
 					t.Error("the entry was stored")
 				}
+				w.bad.fail(syscall.ENOSPC)
 				ended, went := make(chan struct{}), false
 				go func() {
 					defer close(ended)

@@ -101,6 +101,9 @@ type witness struct {
 	// term this instance is: who speaks for an earlier one leads no more.
 	contact atomic.Pointer[time.Time]
 	follows func() uint64
+	// steady says whether a heartbeat of a term leaves raft's own, and its state, as
+	// they are; nil: each does.
+	steady func(term uint64) bool
 
 	stopped  chan struct{}
 	stopOnce sync.Once
@@ -157,11 +160,23 @@ func (w *witness) relay() {
 }
 
 // SetHeartbeatHandler implements raft.Transport: heartbeats do not come through
-// Consumer.
+// Consumer, unless they change raft's term or state. Raft 1.7.3 would do so beside its
+// main goroutine, which may have gone on to a later term when this one is on the disk,
+// and goes back to it then; or goes on for a moment as the leader that it was, of a
+// term that is another one's.
 func (w *witness) SetHeartbeatHandler(handle func(raft.RPC)) {
 	w.transport.SetHeartbeatHandler(func(rpc raft.RPC) {
 		w.hear(rpc.Command)
-		handle(rpc)
+		request, ok := rpc.Command.(*raft.AppendEntriesRequest)
+		if !ok || w.steady == nil || w.steady(request.Term) {
+			handle(rpc)
+			return
+		}
+		select {
+		case w.rpcs <- rpc:
+		case <-w.stopped:
+			rpc.Respond(nil, raft.ErrTransportShutdown)
+		}
 	})
 }
 

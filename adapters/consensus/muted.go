@@ -1,6 +1,10 @@
 package consensus
 
-import "github.com/hashicorp/raft"
+import (
+	"errors"
+
+	"github.com/hashicorp/raft"
+)
 
 // muted is raft's transport, which sends nothing that speaks for a leader, or asks
 // for a vote, while there is trouble with the disk: the others then elect a leader
@@ -11,9 +15,21 @@ type muted struct {
 	refusal func() error // nil while there is no trouble
 }
 
+var errDeposed = errors.New("the entries are of a later term than the leader that sends them")
+
+// mayNotSend is why entries are not sent. What raft 1.7.3 has left of a leader sends
+// those of its successor as if they were its own: whoever takes them, and did not hear
+// of that one, has entries of a term that it has not come to.
+func mayNotSend(args *raft.AppendEntriesRequest, refusal func() error) error {
+	if n := len(args.Entries); n > 0 && args.Entries[n-1].Term > args.Term {
+		return errDeposed
+	}
+	return refusal()
+}
+
 // AppendEntries implements raft.Transport.
 func (m muted) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if err := m.refusal(); err != nil {
+	if err := mayNotSend(args, m.refusal); err != nil {
 		return err
 	}
 	return m.transport.AppendEntries(id, to, args, resp)
@@ -55,7 +71,7 @@ type mutedPipeline struct {
 
 // AppendEntries implements raft.AppendPipeline.
 func (m mutedPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if err := m.refusal(); err != nil {
+	if err := mayNotSend(args, m.refusal); err != nil {
 		return nil, err
 	}
 	return m.AppendPipeline.AppendEntries(args, resp)

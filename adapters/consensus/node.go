@@ -216,6 +216,7 @@ func (n *Node) start(address string) (err error) {
 	}
 	network = muted{network, n.disk.refusal}
 	n.witness = newWitness(network, n.evidence, func() uint64 { return n.board.read().Term })
+	n.witness.steady = n.isSteady
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
@@ -240,6 +241,12 @@ func (n *Node) start(address string) (err error) {
 	n.disk.armed.Store(true)
 	n.started.Store(n.raft)
 	return n.hurry()
+}
+
+// isSteady: see witness. Until raft has started nothing is.
+func (n *Node) isSteady(term uint64) bool {
+	running := n.started.Load()
+	return running != nil && running.State() == raft.Follower && term <= running.CurrentTerm()
 }
 
 // slack is by how much raft is started with too long a heartbeat timeout, for

@@ -34,16 +34,19 @@ type disk struct {
 	random *rand.Rand // used by who holds writing, or mu
 	lie    lie
 
-	mu      sync.Mutex
-	store   logstore.Store // what is durable
-	hung    bool
-	failing bool
-	failed  func() // called after an append that fails; it must not wait
-	slow    time.Duration
-	changed chan struct{} // closed, and replaced, with every change of the three
+	mu    sync.Mutex
+	store logstore.Store // what is durable
+	behaviour
+	changed chan struct{} // closed, and replaced, with its behaviour
 	writes  int           // until armed is called
 	votes   bool          // only those of votes count
 	armed   func()
+}
+
+// behaviour is how a disk is.
+type behaviour struct {
+	hung, failing, full bool
+	slow                time.Duration
 }
 
 func newDisk(random *rand.Rand, l lie) *disk {
@@ -59,19 +62,18 @@ func emptyStore() logstore.Store {
 }
 
 // behave says how the disk is from now on.
-func (d *disk) behave(hung, failing bool, slow time.Duration) {
+func (d *disk) behave(b behaviour) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.hung, d.failing, d.slow = hung, failing, slow
+	d.behaviour = b
 	close(d.changed)
 	d.changed = make(chan struct{})
 }
 
-// whenFailed says what is called after an append that fails, and must not wait.
-func (d *disk) whenFailed(call func()) {
+func (d *disk) isFailing() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.failed = call
+	return d.failing
 }
 
 // arm has crash called, which must not wait, at the end of a write to come, of all
@@ -197,7 +199,7 @@ func (l *life) take() (fails bool) {
 		d.mu.Unlock()
 		left := time.Until(until)
 		if l.running.Err() != nil || !hung && left <= 0 {
-			return failing
+			return failing && l.running.Err() == nil
 		}
 		if hung {
 			left = longest
@@ -216,12 +218,10 @@ func (l *life) StoreLogs(logs []*raft.Log) error {
 		if l.disk.lie == swapsEntries {
 			swap(logs)
 		}
-		fails := l.take()
-		if fails && l.running.Err() == nil {
+		if l.take() {
 			stored := logs[:l.disk.random.IntN(len(logs)+1)]
 			must(l.Store.StoreLogs(stored))
 			l.note(nil, l.last)
-			l.disk.failed()
 			return errDisk
 		}
 		err := l.Store.StoreLogs(logs)
@@ -249,15 +249,19 @@ func swap(logs []*raft.Log) {
 // DeleteRange implements raft.LogStore.
 func (l *life) DeleteRange(least, most uint64) error {
 	return l.write(false, func() error {
-		l.take()
+		if l.take() {
+			return errDisk
+		}
 		return l.Store.DeleteRange(least, most)
 	})
 }
 
-// Set implements raft.StableStore. It never fails: raft panics then.
+// Set implements raft.StableStore.
 func (l *life) Set(key, value []byte) error {
 	return l.write(bytes.Equal(key, logstore.VoteCandidateKey), func() error {
-		l.take()
+		if l.take() {
+			return errDisk
+		}
 		return l.Store.Set(key, value)
 	})
 }
@@ -265,7 +269,9 @@ func (l *life) Set(key, value []byte) error {
 // SetUint64 implements raft.StableStore.
 func (l *life) SetUint64(key []byte, value uint64) error {
 	return l.write(false, func() error {
-		l.take()
+		if l.take() {
+			return errDisk
+		}
 		return l.Store.SetUint64(key, value)
 	})
 }
@@ -273,5 +279,15 @@ func (l *life) SetUint64(key []byte, value uint64) error {
 // Close implements io.Closer. What the process wrote until now stays.
 func (l *life) Close() error {
 	l.crash()
+	return nil
+}
+
+// Room implements logstore.Roomy.
+func (l *life) Room() error {
+	l.disk.mu.Lock()
+	defer l.disk.mu.Unlock()
+	if l.disk.full && l.running.Err() == nil {
+		return &logstore.NoRoomError{Directory: "the simulated disk"}
+	}
 	return nil
 }

@@ -2,7 +2,9 @@ package simulation
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -14,8 +16,8 @@ type fault func(h *story, random *rand.Rand, ctx context.Context)
 
 var allFaults = []fault{
 	isolate, isolate, deafen, silence, split, slowLink, breakConnections,
-	crashOne, crashOne, crashAll, crashInWrite, crashVoters, slowDisk, hangDisk, failDisk,
-	handOver, demote, promote, remove,
+	crashOne, crashOne, crashAll, crashInWrite, crashVoters, slowDisk, hangDisk, failDisk, fillDisk,
+	handOver, demote, promote, remove, wipe,
 }
 
 func (h *story) some(random *rand.Rand) *instance {
@@ -191,29 +193,26 @@ func crashVoters(h *story, random *rand.Rand, ctx context.Context) {
 }
 
 func slowDisk(h *story, random *rand.Rand, ctx context.Context) {
-	h.badDisk(ctx, random, false, false, span(random, 5*time.Millisecond, 200*time.Millisecond))
+	h.badDisk(ctx, random, behaviour{slow: span(random, 5*time.Millisecond, 200*time.Millisecond)})
 }
 
 func hangDisk(h *story, random *rand.Rand, ctx context.Context) {
-	h.badDisk(ctx, random, true, false, 0)
+	h.badDisk(ctx, random, behaviour{hung: true})
 }
 
 func failDisk(h *story, random *rand.Rand, ctx context.Context) {
-	h.badDisk(ctx, random, false, true, 0)
+	h.badDisk(ctx, random, behaviour{failing: true})
 }
 
-func (h *story) badDisk(ctx context.Context, random *rand.Rand, hung, failing bool, slow time.Duration) {
+func fillDisk(h *story, random *rand.Rand, ctx context.Context) {
+	h.badDisk(ctx, random, behaviour{full: true})
+}
+
+func (h *story) badDisk(ctx context.Context, random *rand.Rand, b behaviour) {
 	i := h.some(random)
-	h.trace("disk of %s: hung %v, failing %v, slow by %v", i.id, hung, failing, slow)
-	down := span(random, 20*time.Millisecond, 60*time.Millisecond)
-	// Raft 1.7.3 is not the same after an append that failed: it may go on believing
-	// in entries that it has deleted, or in a membership that it could not write
-	// down. What it is worth then only a new start can tell.
-	i.disk.whenFailed(func() { h.faults.Go(func() { h.crashFor(ctx, i, down) }) })
-	i.disk.behave(hung, failing, slow)
-	h.during(ctx, span(random, 10*time.Millisecond, 700*time.Millisecond), func() {
-		i.disk.behave(false, false, 0)
-	})
+	h.trace("disk of %s: %+v", i.id, b)
+	i.disk.behave(b)
+	h.during(ctx, span(random, 10*time.Millisecond, 1500*time.Millisecond), func() { i.disk.behave(behaviour{}) })
 }
 
 // operate has the leader do something to the membership of i. To its own it does
@@ -245,10 +244,22 @@ func handOver(h *story, random *rand.Rand, ctx context.Context) {
 	h.operate(ctx, "hand over to "+to, nil, func(ctx context.Context, leader *process) error { return leader.HandOver(ctx, to) })
 }
 
+// change is operate for what changes who counts.
+func (h *story) change(ctx context.Context, what string, i *instance, do func(ctx context.Context, leader *process) error) {
+	h.operate(ctx, what, i, func(ctx context.Context, leader *process) error {
+		if !h.losing.TryRLock() {
+			return errors.New("not while somebody has lost everything")
+		}
+		defer h.losing.RUnlock()
+		return do(ctx, leader)
+	})
+}
+
 func (h *story) setSuffrage(ctx context.Context, random *rand.Rand, suffrage domain.Suffrage) {
 	i := h.some(random)
-	h.operate(ctx, "make "+i.id+" a "+string(suffrage), i, func(ctx context.Context, leader *process) error {
-		return leader.Add(ctx, domain.Instance{ID: i.id, RaftAddress: i.address, Suffrage: suffrage})
+	h.change(ctx, "make "+i.id+" a "+string(suffrage), i, func(ctx context.Context, leader *process) error {
+		_, err := leader.cluster.Add(ctx, i.as(suffrage), false)
+		return err
 	})
 }
 
@@ -260,45 +271,90 @@ func promote(h *story, random *rand.Rand, ctx context.Context) {
 	h.setSuffrage(ctx, random, domain.Voter)
 }
 
-// remove ends a membership. Who was removed for sure may be cleared, and comes back
-// as a nonvoter, and only then as a voter.
+// remove ends a membership. Who was removed for sure may be cleared, and comes back.
 func remove(h *story, random *rand.Rand, ctx context.Context) {
 	i := h.some(random)
-	// Not the one that began the cluster: when it comes back, what it is sent begins
-	// with a membership of it alone, in which it may elect itself before it has the
-	// rest.
-	clear := random.IntN(2) == 0 && i != h.instances[0]
-	h.operate(ctx, "remove "+i.id, i, func(ctx context.Context, leader *process) error {
-		if err := leader.Remove(ctx, i.id); err != nil || !clear || leader.dead.Load() {
+	clear := random.IntN(2) == 0
+	h.change(ctx, "remove "+i.id, i, func(ctx context.Context, leader *process) error {
+		if _, err := leader.cluster.Remove(ctx, i.id); err != nil || !clear || leader.dead.Load() {
 			return err
 		}
-		i.crash()
-		if err := i.forget(); err != nil {
+		if err := h.lose(i, 0); err != nil {
 			return err
 		}
-		h.revive(i, 0)
-		return h.comeBack(ctx, leader, i)
+		_, err := leader.cluster.Add(ctx, i.as(domain.Voter), false)
+		return err
 	})
 }
 
-func (h *story) comeBack(ctx context.Context, leader *process, i *instance) error {
-	member := domain.Instance{ID: i.id, RaftAddress: i.address, Suffrage: domain.Nonvoter}
-	if err := leader.Add(ctx, member); err != nil {
+// lose has an instance come back without anything.
+func (h *story) lose(i *instance, after time.Duration) error {
+	i.crash()
+	if err := i.forget(); err != nil {
 		return err
 	}
-	goal, err := leader.ReadIndex(ctx)
-	if err != nil {
-		return err
-	}
-	for p := i.alive(); p != nil && !p.dead.Load(); {
-		state, later := p.State()
-		if state.Applied >= goal {
-			member.Suffrage = domain.Voter
-			return leader.Add(ctx, member)
-		}
-		if err := waitFor(ctx, longest, later); err != nil {
-			return err
-		}
-	}
+	h.revive(i, after)
 	return nil
+}
+
+// wipe takes away the directory of an instance, of which the others are not told. They
+// are a majority without it, and only it has lost anything.
+func wipe(h *story, random *rand.Rand, ctx context.Context) {
+	i := h.some(random)
+	down := downtime(random)
+	leader := h.leader()
+	if leader == nil || !h.losing.TryLock() {
+		return
+	}
+	p := leader.alive()
+	h.faults.Go(func() {
+		defer h.losing.Unlock()
+		if !h.canLose(ctx, p, i) {
+			return
+		}
+		h.trace("%s loses everything", i.id)
+		if err := h.lose(i, down); err != nil {
+			h.fail("%v", err)
+		}
+		for ctx.Err() == nil && !h.isWhole(i) {
+			h.pause(ctx, 10*time.Millisecond)
+		}
+	})
+}
+
+// canLose says whether the others are a majority of the voters without i, and no
+// change of the membership is under way.
+func (h *story) canLose(ctx context.Context, leader *process, i *instance) bool {
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	roster, err := leader.Roster(short)
+	state, _ := leader.State()
+	if err != nil || roster.Voters() < 3 || len(state.Committed) == 0 || !state.Committed[len(state.Committed)-1].Roster.Equal(roster) {
+		return false
+	}
+	for _, member := range roster.Instances() {
+		if other := h.named(member.ID); other != i && !h.isWhole(other) {
+			return false
+		}
+	}
+	return true
+}
+
+// isWhole says whether an instance runs and has what it is to have.
+func (h *story) isWhole(i *instance) bool {
+	p := i.alive()
+	if p == nil {
+		return false
+	}
+	state, _ := p.State()
+	return state.Quarantine == ""
+}
+
+func (h *story) named(id string) *instance {
+	return h.instances[slices.IndexFunc(h.instances, func(i *instance) bool { return i.id == id })]
+}
+
+// as is the instance as a member.
+func (i *instance) as(suffrage domain.Suffrage) domain.Instance {
+	return domain.Instance{ID: i.id, RaftAddress: i.address, Suffrage: suffrage}
 }

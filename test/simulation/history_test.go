@@ -37,8 +37,9 @@ func planFor(random *randv2.Rand) plan {
 			ElectionTimeout:   150 * time.Millisecond,
 			SnapshotThreshold: 8192,
 			SnapshotInterval:  time.Second,
-			// Enough for those who are late: one that is sent an older snapshot than it
-			// has itself goes back to it, which raft 1.7.3 does not mind.
+			// More than nobody has committed yet, ever: behind fewer, a follower may lack
+			// the place where it agrees with its leader, and is sent a snapshot that is
+			// older than what it has. It goes back to that, which raft 1.7.3 does not mind.
 			TrailingLogs: uint64(60 + random.IntN(40)),
 		},
 		believes: random.IntN(6) == 0,
@@ -73,8 +74,11 @@ type story struct {
 	fabric    *fabric
 	instances []*instance
 	faults    sync.WaitGroup // goroutines that do something to the cluster
-	running   context.Context
-	end       context.CancelFunc
+	// losing is held by who takes an instance's directory away, and shared by who
+	// changes the membership: without the lost one, a change may find no majority.
+	losing  sync.RWMutex
+	running context.Context
+	end     context.CancelFunc
 
 	clock atomic.Int64 // orders calls and answers
 	seen  witnessed
@@ -130,7 +134,8 @@ func (h *story) form() bool {
 		var faults []error
 		for _, i := range h.instances[1:] {
 			ctx, cancel := context.WithTimeout(h.running, time.Second)
-			faults = append(faults, leader.Add(ctx, domain.Instance{ID: i.id, RaftAddress: i.address, Suffrage: domain.Voter}))
+			_, err := leader.cluster.Add(ctx, i.as(domain.Voter), false)
+			faults = append(faults, err)
 			cancel()
 		}
 		state, _ := leader.State()
@@ -212,10 +217,17 @@ func (h *story) at(address string) *process {
 	return nil
 }
 
-// revive starts an instance that is down, after a while.
+// revive starts an instance that is down, after a while, and again where its disk
+// keeps it from that.
 func (h *story) revive(i *instance, after time.Duration) {
 	h.pause(h.running, after)
-	if err := i.start(); err != nil {
+	err := i.start()
+	for err != nil && i.disk.isFailing() {
+		h.trace("%v", err)
+		h.pause(h.running, 100*time.Millisecond)
+		err = i.start()
+	}
+	if err != nil {
 		h.fail("%v", err)
 	}
 }

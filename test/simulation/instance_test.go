@@ -38,6 +38,7 @@ type instance struct {
 type process struct {
 	*consensus.Node
 	nodes    *app.Nodes
+	cluster  *app.Cluster
 	instance *instance
 	port     *port
 	life     *life
@@ -87,7 +88,7 @@ func (i *instance) start() error {
 		ID:        i.id,
 		Directory: i.directory,
 		Backend:   "simulated",
-		OpenStore: func(string, *slog.Logger) (logstore.Store, error) { return p.life, nil },
+		OpenStore: func(string, *slog.Logger) (logstore.Store, error) { return p.store(), nil },
 		Network:   p.port,
 		Peers:     peers{p},
 		Bootstrap: i.bootstrap,
@@ -99,6 +100,12 @@ func (i *instance) start() error {
 		return err
 	}
 	p.nodes = app.NewNodes(p.Node, p.Node, nil)
+	p.cluster = app.NewCluster(app.ClusterConfig{
+		Self:       ports.Identity{RaftID: i.id, Format: consensus.Format},
+		Membership: p.Node, Promotions: p.Node, Progress: p.Node, Local: p.Node, Formats: p.Node,
+		Peers:  peers{p},
+		Logger: i.story.logger(i.id),
+	})
 	if err := p.open(); err != nil {
 		p.tidyAway()
 		return fmt.Errorf("start %s: %w", i.id, err)
@@ -109,12 +116,26 @@ func (i *instance) start() error {
 	return nil
 }
 
+// store gives the one that the process finds, or a new one where it has set that
+// aside, for which there is no reason here.
+func (p *process) store() logstore.Store {
+	if p.life.running.Err() != nil {
+		p.instance.story.fail("%s takes what it has for damaged", p.instance.id)
+		p.instance.disk.wipe()
+		p.life = p.instance.disk.open()
+	}
+	return p.life
+}
+
 func (p *process) open() error {
 	ctx := context.Background()
 	if err := p.Claim(ctx); err != nil {
 		return err
 	}
-	return p.Open(ctx)
+	if err := p.Open(ctx); err != nil {
+		return err
+	}
+	return p.cluster.Open(ctx)
 }
 
 // crash ends a life without a word.
@@ -128,22 +149,26 @@ func (i *instance) crash() {
 	p.dead.Store(true)
 	i.story.trace("%s crashes", i.id)
 	p.port.die()
-	p.life.crash()
 	i.lives++
 	before := i.directory
 	i.directory = i.place()
-	if err := os.CopyFS(i.directory, os.DirFS(before)); err != nil {
+	// First the files are out of reach, then the log: what they say of it is true.
+	if err := errors.Join(os.Rename(before, i.directory), os.Remove(filepath.Join(i.directory, lockName))); err != nil {
 		i.story.fail("keep what %s has on disk: %v", i.id, err)
 	}
+	p.life.crash()
 	i.ending.Go(p.tidyAway)
 }
+
+// lockName is of the file that a process holds locked, also when it has crashed here.
+const lockName = "instance.lock"
 
 // tidyAway gets rid of what is left of a process that nobody hears any more. It
 // has to notice that it leads no more, or what waits for raft waits for ever.
 func (p *process) tidyAway() {
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
-	if err := p.Close(ctx); err != nil {
+	if err := errors.Join(p.cluster.Close(ctx), p.Close(ctx)); err != nil {
 		p.instance.story.fail("close %s: %v", p.instance.id, err)
 	}
 	p.port.going.Wait()
@@ -154,6 +179,9 @@ func (p *process) tidyAway() {
 // fatal is called where the program would end, to be started again by whoever
 // watches over it.
 func (i *instance) fatal(p *process, err error) {
+	if p.dead.Load() {
+		return // its files are gone
+	}
 	i.story.trace("%s can't go on: %v", i.id, err)
 	if !i.story.expectsFatal(err) {
 		i.story.fail("%s can't go on: %v", i.id, err)
@@ -177,27 +205,38 @@ func (i *instance) forget() error {
 type peers struct{ from *process }
 
 // Identify implements ports.Peers.
-func (peers) Identify(context.Context, string) (ports.Identity, error) {
-	return ports.Identity{}, errors.New("nobody asks for it here")
+func (p peers) Identify(ctx context.Context, raftAddress string) (identity ports.Identity, err error) {
+	err = p.ask(ctx, raftAddress, func(target *process) { identity = target.cluster.Identity() })
+	return identity, err
 }
 
 // ReadIndex implements ports.Peers.
-func (p peers) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
-	h := p.from.instance.story
-	if err := h.fabric.travel(ctx, p.from.instance.address, raftAddress); err != nil {
-		return ports.ReadIndex{}, err
+func (p peers) ReadIndex(ctx context.Context, raftAddress string) (answer ports.ReadIndex, err error) {
+	var refusal error
+	err = p.ask(ctx, raftAddress, func(target *process) {
+		answer.Index, refusal = target.ReadIndex(ctx)
+		state, _ := target.State()
+		answer.RaftID, answer.ClusterID = target.instance.id, state.ClusterID
+		for _, member := range state.Roster.Instances() {
+			answer.Members = append(answer.Members, member.ID)
+		}
+	})
+	return answer, errors.Join(err, refusal)
+}
+
+// ask has the process at an address answer, and the answer travel back.
+func (p peers) ask(ctx context.Context, raftAddress string, answer func(target *process)) error {
+	h, here := p.from.instance.story, p.from.instance.address
+	if err := h.fabric.travel(ctx, here, raftAddress); err != nil {
+		return err
 	}
 	target := h.at(raftAddress)
 	if target == nil || p.from.dead.Load() {
-		return ports.ReadIndex{}, errRefused
+		return errRefused
 	}
-	index, err := target.ReadIndex(ctx)
-	state, _ := target.State()
+	answer(target)
 	if target.dead.Load() {
-		return ports.ReadIndex{}, errReset
+		return errReset
 	}
-	if travelled := h.fabric.travel(ctx, raftAddress, p.from.instance.address); travelled != nil {
-		return ports.ReadIndex{}, travelled
-	}
-	return ports.ReadIndex{RaftID: target.instance.id, ClusterID: state.ClusterID, Index: index}, err
+	return h.fabric.travel(ctx, raftAddress, here)
 }

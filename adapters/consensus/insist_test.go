@@ -1,0 +1,111 @@
+package consensus
+
+import (
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// Whatever else succeeds meanwhile: raft would be wrong about the log.
+func TestWhatRaftCannotBeToldOfIsWrittenForAsLongAsItTakes(t *testing.T) {
+	membership := []*raft.Log{{Index: 3, Term: 1, Type: raft.LogConfiguration}}
+	for name, test := range map[string]struct {
+		breaks func(*badStore)
+		write  func(*watched) error
+	}{
+		"entries of which some may be written": {
+			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
+			write:  func(w *watched) error { return w.StoreLogs(entry(3)) },
+		},
+		"a membership that there is no room for": {
+			breaks: func(s *badStore) { s.fill(&logstore.NoRoomError{Directory: "/d"}) },
+			write:  func(w *watched) error { return w.StoreLogs(membership) },
+		},
+		"the removal of the end of the log": {
+			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
+			write:  func(w *watched) error { return w.DeleteRange(2, 2) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := watch(t)
+				defer w.close(t)
+				if err := errors.Join(w.StoreLogs(entry(1)), w.StoreLogs(entry(2))); err != nil {
+					t.Fatal(err)
+				}
+				test.breaks(w.bad)
+				written := make(chan error, 1)
+				go func() { written <- test.write(w) }()
+				later(time.Hour)
+				select {
+				case err := <-written:
+					t.Fatalf("it ended with %v", err)
+				default:
+				}
+				if w.refusal() == nil {
+					t.Error("there is no trouble")
+				}
+				w.bad.fill(nil)
+				w.bad.failAppends(nil)
+				if err := <-written; err != nil {
+					t.Error(err)
+				}
+				later(2 * diskPause)
+				if fault := w.refusal(); fault != nil {
+					t.Errorf("it is written, and the trouble is still %v", fault)
+				}
+				select {
+				case <-w.stuck():
+					t.Error("it is still stuck")
+				default:
+				}
+			})
+		})
+	}
+}
+
+func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
+	cluster, stores := badDisks(t, 3)
+	leader := cluster[0]
+	register(t, leader, "before")
+	stores[0].failAppends(syscall.EIO)
+	_, err := leader.Propose(within(t), domain.Register{Node: node(t, "waiting", "waiting:11211")})
+	if !errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, ports.ErrNoLeader) {
+		t.Errorf("the write ended with %v", err)
+	}
+	next := leaderOf(t, cluster[1:])
+	register(t, next, "meanwhile")
+	if state, _ := leader.State(); state.Leading || !strings.Contains(strings.Join(state.Unready(), "; "), syscall.EIO.Error()) {
+		t.Errorf("it leads, or does not say why it is not ready: %+v", state)
+	}
+	stores[0].failAppends(nil)
+	follows(t, leader, leaderOf(t, cluster[1:]))
+	mustHold(t, settled(t, leader), "before", "meanwhile")
+}
+
+// Raft takes the membership that it could not write down for the latest.
+func TestAMembershipThatThereIsNoRoomForIsNotBelieved(t *testing.T) {
+	cluster, stores := badDisks(t, 3)
+	leader, gone := cluster[0], cluster[2].config.ID
+	register(t, leader, "before")
+	stores[0].fill(&logstore.NoRoomError{Directory: "/d"})
+	if err := leader.Remove(within(t), gone); !errors.Is(err, ports.ErrOutcomeUnknown) {
+		t.Errorf("the removal ended with %v", err)
+	}
+	next := leaderOf(t, cluster[1:])
+	register(t, next, "meanwhile")
+	stores[0].fill(nil)
+	follows(t, leader, leaderOf(t, cluster[1:]))
+	for _, i := range cluster {
+		i.eventually(t, "all are members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })
+	}
+}

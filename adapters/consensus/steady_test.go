@@ -1,0 +1,99 @@
+package consensus
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// Raft's main goroutine may be about to come to a later term.
+func TestAHeartbeatThatChangesTheTermIsLeftToRaftsMainGoroutine(t *testing.T) {
+	for name, test := range map[string]struct {
+		term   uint64
+		beside bool
+	}{
+		"of this term": {7, true},
+		"of a later":   {8, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				inner := &incoming{rpcs: make(chan raft.RPC)}
+				w := newWitness(inner, newEvidence(), func() uint64 { return 7 })
+				w.steady = func(term uint64) bool { return term <= 7 }
+				beside := make(chan raft.RPC, 1)
+				w.SetHeartbeatHandler(func(rpc raft.RPC) { beside <- rpc })
+				go inner.heartbeat(raft.RPC{Command: &raft.AppendEntriesRequest{Term: test.term}})
+				select {
+				case <-w.Consumer():
+					if test.beside {
+						t.Error("it waits for the main goroutine")
+					}
+				case <-beside:
+					if !test.beside {
+						t.Error("it is handled beside the main goroutine")
+					}
+				}
+				if err := w.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+func TestAHeartbeatThatWaitsIsAnsweredWhenTheInstanceIsClosed(t *testing.T) {
+	inner := &incoming{rpcs: make(chan raft.RPC)}
+	w := newWitness(inner, newEvidence(), func() uint64 { return 7 })
+	w.steady = func(uint64) bool { return false }
+	w.SetHeartbeatHandler(func(raft.RPC) { t.Error("it is handled beside the main goroutine") })
+	answer := make(chan raft.RPCResponse, 1)
+	go inner.heartbeat(raft.RPC{Command: &raft.AppendEntriesRequest{Term: 8}, RespChan: answer})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-answer; got.Error == nil {
+		t.Errorf("it is answered with %+v", got)
+	}
+}
+
+func TestOnlyAFollowerIsSteady(t *testing.T) {
+	cluster := startCluster(t, 2, nil)
+	leader := leaderOf(t, cluster)
+	for _, i := range cluster {
+		term, _ := i.leads()
+		if got, want := i.isSteady(i.raft.CurrentTerm()), i != leader; got != want {
+			t.Errorf("%s, in term %d: steady %v, want %v", i.config.ID, term, got, want)
+		}
+		if i.isSteady(i.raft.CurrentTerm() + 1) {
+			t.Errorf("%s is steady in a later term", i.config.ID)
+		}
+	}
+}
+
+func TestATermThatWouldGoBackHaltsTheInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t)
+		defer w.close(t)
+		halted := make(chan error, 1)
+		w.config.halt = func(err error) { halted <- err }
+		if err := w.SetUint64(logstore.TermKey, 7); err != nil {
+			t.Fatal(err)
+		}
+		went, ended := false, make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = w.SetUint64(logstore.TermKey, 6)
+			went = true
+		}()
+		<-ended
+		if went || len(halted) == 0 {
+			t.Errorf("it went on: %v; it is halted: %v", went, len(halted) > 0)
+		}
+		if term, err := w.GetUint64(logstore.TermKey); err != nil || term != 7 {
+			t.Errorf("the term is %d, %v", term, err)
+		}
+	})
+}
