@@ -192,7 +192,8 @@ func (p *port) Dial(ctx context.Context, to string) (net.Conn, error) {
 	return here, nil
 }
 
-// connect gives both sides of a connection, or one and nil where nobody listens.
+// connect gives both sides of a connection, or one and nil where nobody listens, or
+// where whoever dials has died on the way.
 func (f *fabric) connect(from *port, to string) (here, there *conn) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -200,7 +201,7 @@ func (f *fabric) connect(from *port, to string) (here, there *conn) {
 	back := &way{fabric: f, link: f.link(to, from.address), wake: make(chan struct{})}
 	here = &conn{in: back, out: forth, local: from.address, remote: to}
 	target := f.ports[to]
-	if target == nil {
+	if target == nil || from.running.Err() != nil {
 		return here, nil
 	}
 	there = &conn{in: forth, out: back, local: to, remote: from.address}
