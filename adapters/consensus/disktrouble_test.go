@@ -125,7 +125,10 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 // Raft panics where it can't store a term, or is told of a write that failed.
 func TestACandidateWhoseDiskFailsWaitsForIt(t *testing.T) {
 	cluster, stores := badDisks(t, 3)
-	register(t, cluster[0], "before")
+	change := register(t, cluster[0], "before")
+	for _, i := range cluster[1:] {
+		i.arrives(t, change.Revision) // or it is the append that fails, in a follower
+	}
 	for _, store := range stores[1:] {
 		store.fail(syscall.EIO)
 	}
