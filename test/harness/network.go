@@ -87,9 +87,15 @@ func ip(where *nursery, commands ...string) error {
 	command := exec.Command("ip", "-batch", "-")
 	command.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
 	return where.do(func() error {
-		if output, err := command.CombinedOutput(); err != nil {
-			return fmt.Errorf("ip: %w: %s(%s)", err, output, strings.Join(commands, "; "))
+		output, err := command.CombinedOutput()
+		if err == nil {
+			return nil
 		}
-		return nil
+		for _, words := range []string{"Operation not permitted", "Operation not supported", "Unknown device type"} {
+			if strings.Contains(string(output), words) {
+				err = errors.Join(err, errors.ErrUnsupported) // by the kernel, or in this container
+			}
+		}
+		return fmt.Errorf("ip: %w: %s(%s)", err, output, strings.Join(commands, "; "))
 	})
 }
