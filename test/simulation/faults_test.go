@@ -289,7 +289,6 @@ func remove(h *story, random *rand.Rand, ctx context.Context) {
 
 // lose has an instance come back without anything.
 func (h *story) lose(i *instance, after time.Duration) error {
-	i.crash()
 	if err := i.forget(); err != nil {
 		return err
 	}

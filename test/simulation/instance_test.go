@@ -194,8 +194,18 @@ func (i *instance) fatal(p *process, err error) {
 	})
 }
 
-// forget is what an operator does with an instance that was removed.
+// forget is what an operator does with an instance that was removed: it ends it, and
+// empties its directory before anybody starts it again.
 func (i *instance) forget() error {
+	for {
+		i.crash()
+		i.changing <- struct{}{}
+		if i.alive() == nil {
+			break
+		}
+		<-i.changing
+	}
+	defer func() { <-i.changing }()
 	i.disk.wipe()
 	i.bootstrap = false
 	return os.RemoveAll(i.directory)
