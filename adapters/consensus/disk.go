@@ -59,7 +59,7 @@ type disk struct {
 	mu      sync.Mutex
 	hanging map[*operation]struct{}
 	hung    chan struct{} // closed while something hangs, or is insisted on
-	insists bool          // on an append that has failed, in spite of what else succeeds
+	insists bool          // on a change of the log that has failed, in spite of what else succeeds
 	failed  *trouble      // nil: nothing has failed since the last write that succeeded
 	fine    chan struct{} // closed when failed ends
 	probes  bool          // probe runs
@@ -361,10 +361,15 @@ func (d *disk) DeleteRange(from, to uint64) error {
 	const what = "remove log entries"
 	remove := func() error { return d.Store.DeleteRange(from, to) }
 	err = d.during(what, remove)
-	for err != nil && to >= last && d.armed.Load() {
-		d.fails(what, err)
-		d.again()
-		err = d.during(what, remove)
+	if err != nil && to >= last && d.armed.Load() {
+		d.insisting(true)
+		for err != nil {
+			d.fails(what, err)
+			d.again()
+			err = d.during(what, remove)
+		}
+		d.insisting(false)
+		d.works()
 	}
 	if err == nil && to >= last {
 		d.truncated.Store(true)
