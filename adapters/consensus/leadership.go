@@ -119,18 +119,6 @@ func (n *Node) roster() domain.Roster {
 	return rosterOf(n.raft.GetConfiguration().Configuration())
 }
 
-// learnClusterID writes the cluster's id into the directory once it is known, so
-// that this instance knows it at its next start before it has applied anything.
-func (n *Node) learnClusterID() {
-	learnt := n.board.read().ClusterID
-	if learnt == "" || learnt == n.directory.ClusterID() {
-		return
-	}
-	if err := n.directory.SetClusterID(learnt); err != nil {
-		n.fail(err)
-	}
-}
-
 // open writes the opening entry of a term, which must be applied before this
 // instance serves in it.
 func (n *Node) open(term uint64) {

@@ -75,6 +75,7 @@ type Node struct {
 	membership chan struct{}   // holds a token while the membership is changed
 	leadership chan bool       // raft's NotifyCh
 	looking    sync.Mutex      // held by who looks at raft to post what it says
+	adopting   sync.Mutex      // held by who makes this instance part of a cluster
 	tuning     sync.Mutex      // held by who changes raft's settings
 	running    context.Context // ends once Close has answered the writes in flight
 	stop       context.CancelFunc
@@ -130,6 +131,8 @@ func (n *Node) preface() *preface.Preface {
 		RaftID:    n.config.ID,
 		ClusterID: func() string { return n.board.read().ClusterID },
 		Secret:    n.config.Secret,
+		Adopt:     n.adopt,
+		Starting:  func() bool { return !n.board.read().judged },
 		Trusted:   n.mayBeTrusted,
 		Nonvoter:  n.isNonvoter,
 	}
@@ -309,6 +312,9 @@ func (n *Node) snapshots(settings *raft.Config) (raft.SnapshotStore, error) {
 // the directory holds none. It says whether the directory holds raft state now.
 func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots raft.SnapshotStore, address string) (exists bool, err error) {
 	exists, err = raft.HasExistingState(logs, n.store, snapshots)
+	if err == nil {
+		err = n.disown(exists)
+	}
 	if err != nil {
 		return false, err
 	}

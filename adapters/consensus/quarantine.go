@@ -45,23 +45,33 @@ var errStillQuarantined = errors.New("this instance is in quarantine")
 type quarantineMark struct {
 	Format int    `json:"format"`
 	Reason string `json:"reason"`
+	// Adopted: see adopt. Builds from before that ignore it.
+	Adopted bool `json:"adopted,omitempty"`
 }
 
 // quarantined reads the mark; empty for none.
 func quarantined(d *logstore.Directory) (reason string, err error) {
+	mark, _, err := markOf(d)
+	return mark.Reason, err
+}
+
+func markOf(d *logstore.Directory) (mark quarantineMark, found bool, err error) {
 	raw, found, err := d.Kept(quarantineName)
 	if err != nil || !found {
-		return "", err
+		return quarantineMark{}, false, err
 	}
-	var mark quarantineMark
 	if err := json.Unmarshal(raw, &mark); err != nil || mark.Reason == "" {
-		return "its mark says no more", nil
+		return quarantineMark{Reason: "its mark says no more"}, true, nil
 	}
-	return mark.Reason, nil
+	return mark, true, nil
 }
 
 func quarantine(d *logstore.Directory, reason string) error {
-	raw, err := json.Marshal(quarantineMark{Format: quarantineFormat, Reason: reason})
+	return keepMark(d, quarantineMark{Format: quarantineFormat, Reason: reason})
+}
+
+func keepMark(d *logstore.Directory, mark quarantineMark) error {
+	raw, err := json.Marshal(mark)
 	if err != nil {
 		return err
 	}

@@ -160,8 +160,8 @@ func (d *Directory) ClusterID() string {
 }
 
 // SetClusterID writes down, durably, which raft cluster the directory belongs
-// to. That is for life: the same id again changes nothing, another one is
-// ErrOtherCluster. After Close it returns ErrClosed.
+// to. That is for life, or until ForgetCluster: the same id again changes nothing,
+// another one is ErrOtherCluster. After Close it returns ErrClosed.
 func (d *Directory) SetClusterID(id string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -179,6 +179,23 @@ func (d *Directory) SetClusterID(id string) error {
 	}
 	says := d.says
 	says.ClusterID = id
+	if err := writeManifest(d.path, says); err != nil {
+		return err
+	}
+	d.says = says
+	return nil
+}
+
+// ForgetCluster undoes SetClusterID, durably. The caller knows that the directory
+// holds no state of that cluster. After Close it returns ErrClosed.
+func (d *Directory) ForgetCluster() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.mayWrite(); err != nil {
+		return fmt.Errorf("forget the cluster id of %s: %w", d.path, err)
+	}
+	says := d.says
+	says.ClusterID = ""
 	if err := writeManifest(d.path, says); err != nil {
 		return err
 	}

@@ -292,3 +292,27 @@ func TestAClusterIDThatCannotBeWrittenIsNotSet(t *testing.T) {
 		t.Fatalf("ClusterID = %q after a write that failed", id)
 	}
 }
+
+func TestAClusterIDThatIsForgottenMakesRoomForAnother(t *testing.T) {
+	dir := t.TempDir()
+	directory := claim(t, dir)
+	if err := directory.SetClusterID("cluster-a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := directory.ForgetCluster(); err != nil || directory.ClusterID() != "" {
+		t.Fatalf("ClusterID = %q, %v", directory.ClusterID(), err)
+	}
+	if err := directory.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := directory.ForgetCluster(); !errors.Is(err, logstore.ErrClosed) {
+		t.Errorf("ForgetCluster after Close: %v, want ErrClosed", err)
+	}
+	directory = claim(t, dir)
+	if id := directory.ClusterID(); id != "" {
+		t.Errorf("ClusterID after reopening = %q", id)
+	}
+	if err := directory.SetClusterID("cluster-b"); err != nil {
+		t.Error(err)
+	}
+}

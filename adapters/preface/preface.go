@@ -47,6 +47,9 @@ const (
 	// side that it is in quarantine, so that the connection is good only as long as
 	// that is so. Only a dialer that has said it is answered so.
 	toNonvoter
+	// starting: it is worth another try. Builds from before do not know the word,
+	// and take it for another version's.
+	starting
 )
 
 var (
@@ -56,6 +59,7 @@ var (
 	ErrNoSecret     = errors.New("one side has a raft secret and the other has none")
 	ErrOwnID        = errors.New("the other side bears the same raft id")
 	ErrQuarantined  = errors.New("the one that was dialled is in quarantine: it has not got the state of the cluster yet, so it does not vote, and takes entries only from a leader that has it as a nonvoter")
+	ErrStarting     = errors.New("the one that was dialled is starting, and has not read yet what it has")
 	ErrWrongSecret  = errors.New("the other side does not know the raft secret")
 	ErrNoProof      = errors.New("the other side hung up instead of proving that it knows the raft secret")
 )
@@ -71,6 +75,8 @@ func (v verdict) err() error {
 		return ErrOwnID
 	case inQuarantine:
 		return ErrQuarantined
+	case starting:
+		return ErrStarting
 	}
 	return fmt.Errorf("%w: unknown verdict %d", ErrOtherVersion, v)
 }
@@ -98,6 +104,14 @@ type Preface struct {
 	// Expects is whose answer a dialer takes; empty: anybody's.
 	Expects string
 
+	// Adopt is told of the cluster of a dialer that is through, where this side knew
+	// of none when it was dialled, before anything that follows is read. On an error
+	// the connection is refused. Nil: nobody is told.
+	Adopt func(clusterID string) error
+
+	// Starting says that it is too early for the questions that follow, so that
+	// nobody may come in; nil: it is not.
+	Starting func() bool
 	// Trusted says whether votes and acknowledgements of this side may count, and
 	// Nonvoter whether those of the instance with an id do not count here; nil:
 	// they may.
@@ -146,7 +160,11 @@ func (p *Preface) judge(own, others hello) verdict {
 func (p *Preface) judgeDialer(own, others hello) verdict {
 	v := p.judge(own, others)
 	switch {
-	case v != welcome, p.Trusted == nil, p.Trusted():
+	case v != welcome:
+		return v
+	case p.Starting != nil && p.Starting():
+		return starting
+	case p.Trusted == nil, p.Trusted():
 		return v
 	case others.verdict == toNonvoter:
 		return toNonvoter
@@ -238,10 +256,20 @@ func (p *Preface) Accept(conn net.Conn) error {
 	if !own.verdict.isWelcome() {
 		return refusal(own.verdict, own, others)
 	}
-	if !own.proves {
+	if own.proves {
+		if err := p.checkProof(conn, roleDialer, others, own); err != nil {
+			return fmt.Errorf("preface: %q: %w", others.raftID, err)
+		}
+	}
+	return p.adopted(own, others)
+}
+
+// adopted is the end of Accept.
+func (p *Preface) adopted(own, others hello) error {
+	if p.Adopt == nil || own.clusterID != "" || others.clusterID == "" {
 		return nil
 	}
-	if err := p.checkProof(conn, roleDialer, others, own); err != nil {
+	if err := p.Adopt(others.clusterID); err != nil {
 		return fmt.Errorf("preface: %q: %w", others.raftID, err)
 	}
 	return nil

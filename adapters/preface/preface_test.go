@@ -426,3 +426,53 @@ func TestWhoIsInQuarantineTalksOnlyToWhoHasItAsANonvoter(t *testing.T) {
 		}
 	}
 }
+
+// It can't say yet whether it is in quarantine, so it does not say that it is.
+func TestWhoIsStartingSaysSo(t *testing.T) {
+	for name, nonvoter := range map[string]bool{"to who has it as a voter": false, "to who has it as a nonvoter": true} {
+		t.Run(name, func(t *testing.T) {
+			dialer, dialled := side("a", "c", ""), side("b", "", "")
+			dialer.Nonvoter = func(string) bool { return nonvoter }
+			dialled.Starting = func() bool { return true }
+			dialled.Trusted = func() bool { return false }
+			dialErr, acceptErr := meet(t, dialer, dialled)
+			mustSay(t, "the dialer", dialErr, ErrStarting, []string{"is starting", `"b"`})
+			mustSay(t, "the dialled one", acceptErr, ErrStarting, []string{"is starting", `"a"`})
+			dialled.Starting, dialled.Trusted = func() bool { return false }, nil
+			dialErr, acceptErr = meet(t, dialer, dialled)
+			mustSay(t, "later, the dialer", dialErr, nil, nil)
+			mustSay(t, "later, the dialled one", acceptErr, nil, nil)
+		})
+	}
+}
+
+// Whose an instance is that did not know is decided before anything else is read.
+func TestAnInstanceOfNoClusterIsAdoptedByWhoIsThrough(t *testing.T) {
+	taken := errors.New("it is taken")
+	for name, test := range map[string]struct {
+		dialer, dialled *Preface
+		answer          error
+		asked           string
+		err             error
+	}{
+		"by one of a cluster":                {dialer: side("a", "c", ""), dialled: side("b", "", ""), asked: "c"},
+		"by one that knows the secret":       {dialer: side("a", "c", "s"), dialled: side("b", "", "s"), asked: "c"},
+		"by none that was too late":          {dialer: side("a", "c", "s"), dialled: side("b", "", "s"), asked: "c", answer: taken, err: taken},
+		"by none that knows no cluster":      {dialer: side("a", "", ""), dialled: side("b", "", "")},
+		"by none that knows another secret":  {dialer: side("a", "c", "s1"), dialled: side("b", "", "s2"), err: ErrNoProof},
+		"nor where it belongs to that one":   {dialer: side("a", "c", ""), dialled: side("b", "c", "")},
+		"nor where it belongs to some other": {dialer: side("a", "c", ""), dialled: side("b", "d", ""), err: ErrOtherCluster},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := ""
+			test.dialled.Adopt = func(id string) error {
+				asked = id
+				return test.answer
+			}
+			_, err := meet(t, test.dialer, test.dialled)
+			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) || asked != test.asked {
+				t.Errorf("adopted by %q, %v", asked, err)
+			}
+		})
+	}
+}

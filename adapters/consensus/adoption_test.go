@@ -1,0 +1,239 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// Two clusters add, at the same moment, an instance that knows of neither, and does
+// not learn it from what it is sent before both have tried. One of them gets it.
+// The other one is told nothing, and minds nothing, least of all a later term.
+func TestABlankInstanceGoesToOneOfTwoClusters(t *testing.T) {
+	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
+		t.Run(name, func(t *testing.T) {
+			leaders := startApart(t, secret)
+			for round := range 5 {
+				mustGoToOne(t, leaders, fmt.Sprintf("blank-%d", round), secret)
+			}
+		})
+	}
+}
+
+func startApart(t *testing.T, secret string) [2]*instance {
+	t.Helper()
+	var leaders [2]*instance
+	for n := range leaders {
+		id := fmt.Sprintf("cluster-%d", n)
+		leaders[n] = start(t, instanceConfig{id: id, directory: t.TempDir(), bootstrap: true, timing: steadily, secret: secret})
+		leaders[n].eventually(t, "leading", leading)
+		register(t, leaders[n], id)
+	}
+	return leaders
+}
+
+func mustGoToOne(t *testing.T, leaders [2]*instance, id, secret string) {
+	t.Helper()
+	var before [2]ports.LocalState
+	for n, leader := range leaders {
+		before[n], _ = leader.State()
+	}
+	var blocked atomic.Bool
+	blocked.Store(true)
+	free := make(chan struct{})
+	learn := sync.OnceFunc(func() { close(free) })
+	defer learn()
+	blank := start(t, instanceConfig{id: id, directory: t.TempDir(), timing: steadily, secret: secret, seams: seams{
+		fsm: func(m *machine) raft.FSM { return blockableFSM{m, &blocked, free} },
+	}})
+	for _, leader := range leaders {
+		wanted := voter(blank)
+		wanted.Suffrage = domain.Nonvoter
+		mustAdd(t, leader, wanted)
+	}
+	reached := func(leader *instance) bool { return !leader.evidence.lastHeard(raft.ServerID(id)).IsZero() }
+	until(t, "one has reached it, and the other one was refused a few times", func() bool {
+		return reached(leaders[0]) && reached(leaders[1]) || blank.refused() >= 3
+	})
+	if reached(leaders[0]) && reached(leaders[1]) {
+		t.Error("both have reached it")
+	}
+	if blank.directory.ClusterID() == "" {
+		t.Error("it does not know whose it is")
+	}
+	learn()
+	blank.eventually(t, "out of quarantine", trusted)
+	state, _ := blank.State()
+	for n, leader := range leaders {
+		now, _ := leader.State()
+		if !now.Leading || now.Term != before[n].Term {
+			t.Errorf("%s was brought from term %d to %d; it leads: %v", leader.config.ID, before[n].Term, now.Term, now.Leading)
+		}
+		change := register(t, leader, id)
+		if before[n].ClusterID == state.ClusterID {
+			blank.arrives(t, change.Revision)
+			want, _ := leader.State()
+			got, _ := blank.State()
+			mustHoldTheSame(t, got, want)
+		}
+	}
+	blank.stop(t)
+	for _, leader := range leaders {
+		if err := leader.Remove(within(t), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// blankAt starts an instance that waits to be added; comes lets somebody of a cluster
+// through its preface, as a leader that has it as a nonvoter, and gives the connection.
+func blankAt(t *testing.T, directory string) (blank *instance, comes func(clusterID string) (net.Conn, error)) {
+	t.Helper()
+	blank = start(t, instanceConfig{id: "blank", directory: directory})
+	return blank, func(clusterID string) (net.Conn, error) {
+		p := side("leader-of-"+clusterID, clusterID, "")
+		p.Nonvoter = func(string) bool { return true }
+		conn, err := demux.Dial(within(t), blank.raftAddress(), RaftLane)
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { conn.Close() })
+		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+			return nil, err
+		}
+		return conn, dials(p, conn)
+	}
+}
+
+func belongsTo(id string) func(ports.LocalState) bool {
+	return func(s ports.LocalState) bool { return s.ClusterID == id }
+}
+
+func TestWhoAdoptsABlankInstanceKeepsIt(t *testing.T) {
+	blank, comes := blankAt(t, t.TempDir())
+	if _, err := comes("c1"); err != nil {
+		t.Fatal(err)
+	}
+	blank.eventually(t, "of the first cluster", belongsTo("c1"))
+	if _, err := comes("c2"); !errors.Is(err, preface.ErrOtherCluster) || !strings.Contains(err.Error(), `"blank" of cluster "c1"`) {
+		t.Errorf("the second comes through: %v", err)
+	}
+	if _, err := comes("c1"); err != nil {
+		t.Errorf("the first comes again: %v", err)
+	}
+	if err := blank.adopt("c2"); !errors.Is(err, preface.ErrOtherCluster) {
+		t.Errorf("the second was through when the first decided: %v", err)
+	}
+	if id := blank.directory.ClusterID(); id != "c1" {
+		t.Errorf("its directory belongs to %q", id)
+	}
+}
+
+// Somebody was let in who did not say whose it is.
+func TestConnectionsFromBeforeAnInstanceKnewItsClusterEnd(t *testing.T) {
+	for name, learn := range map[string]func(*instance) error{
+		"it is adopted": func(i *instance) error { return i.adopt("c1") },
+		"it is told by its state": func(i *instance) error {
+			i.board.post(func(s *notice) { s.ClusterID = "c1" })
+			i.look()
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			blank, comes := blankAt(t, t.TempDir())
+			conn, err := comes("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			until(t, "raft has the connection", func() bool {
+				blank.stream.mu.Lock()
+				defer blank.stream.mu.Unlock()
+				return len(blank.stream.open) == 1
+			})
+			if err := learn(blank); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("it is left open: %v", err)
+			}
+		})
+	}
+}
+
+// The cluster that adopted it is gone before it has sent anything.
+func TestAnAdoptionOfWhichNothingCameIsForgottenAtTheNextStart(t *testing.T) {
+	blank, comes := blankAt(t, t.TempDir())
+	if _, err := comes("c1"); err != nil {
+		t.Fatal(err)
+	}
+	blank.eventually(t, "of the first cluster", belongsTo("c1"))
+	blank.stop(t)
+	blank, comes = blankAt(t, blank.config.Directory)
+	if state, _ := blank.State(); state.ClusterID != "" || !inQuarantineNow(state) {
+		t.Errorf("it belongs to %q, in quarantine because %q", state.ClusterID, state.Quarantine)
+	}
+	if _, err := comes("c2"); err != nil {
+		t.Fatal(err)
+	}
+	blank.eventually(t, "of the second cluster", belongsTo("c2"))
+	blank.stop(t)
+	blank = start(t, instanceConfig{id: "blank", directory: blank.config.Directory, bootstrap: true})
+	blank.eventually(t, "leading a cluster of its own", func(s ports.LocalState) bool {
+		return s.Leading && s.ClusterID != "c1" && s.ClusterID != "c2"
+	})
+}
+
+func TestAnAdoptionOfWhichSomethingCameStays(t *testing.T) {
+	leader := startCluster(t, 1, nil)[0]
+	blank := start(t, instanceConfig{id: "blank", directory: t.TempDir(), peers: busy{}})
+	wanted := voter(blank)
+	wanted.Suffrage = domain.Nonvoter
+	mustAdd(t, leader, wanted)
+	until(t, "it has raft state", func() bool { return blank.raft.LastIndex() > 0 })
+	blank.stop(t)
+	leader.stop(t)
+	blank, comes := blankAt(t, blank.config.Directory)
+	if state, _ := blank.State(); state.ClusterID == "" || !inQuarantineNow(state) {
+		t.Errorf("it belongs to %q, in quarantine because %q", state.ClusterID, state.Quarantine)
+	}
+	if _, err := comes("c2"); !errors.Is(err, preface.ErrOtherCluster) {
+		t.Errorf("another cluster comes through: %v", err)
+	}
+}
+
+// busy keeps who asks it in quarantine.
+type busy struct{ neighbours }
+
+func (busy) ReadIndex(context.Context, string) (ports.ReadIndex, error) {
+	return ports.ReadIndex{}, errors.New("it does not answer")
+}
+
+// It may be about to found a cluster, or find that it belongs to one.
+func TestAnInstanceThatStartsIsNotAdopted(t *testing.T) {
+	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
+	t.Cleanup(func() { i.stop(t) })
+	if err := i.Claim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.adopt("c1"); !errors.Is(err, errNotJudged) || i.directory.ClusterID() != "" {
+		t.Errorf("it belongs to %q, %v", i.directory.ClusterID(), err)
+	}
+	if err := errors.Join(i.demux.Open(t.Context()), i.Open(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	i.eventually(t, "leading", leading)
+}
