@@ -28,18 +28,24 @@ func (c *Cluster) Add(ctx context.Context, wanted domain.Instance, force bool) (
 			return domain.Instance{}, c.giveWay(ctx)
 		}
 	}
-	blank := false
+	blank, unclaimed := false, false
 	if known, isMember := roster.Find(wanted.ID); !force && mustBeAsked(known, isMember, wanted) {
-		if blank, err = c.examine(ctx, wanted); err != nil {
+		identity, err := c.examine(ctx, wanted)
+		if err != nil {
 			return domain.Instance{}, err
 		}
+		blank, unclaimed = isBlank(identity), !isMember && identity.ClusterID == ""
 	}
 	staged, err := c.admit(ctx, wanted, blank)
 	switch {
 	case err != nil:
 		return domain.Instance{}, err
 	case staged:
-		return c.awaitVoter(ctx, wanted, force)
+		return c.awaitVoter(ctx, staging{wanted: wanted, forced: force, unclaimed: unclaimed})
+	case unclaimed:
+		if _, err := c.claimed(ctx, wanted); err != nil {
+			return domain.Instance{}, c.takeBack(ctx, wanted, err)
+		}
 	}
 	return wanted, nil
 }
@@ -52,28 +58,27 @@ func mustBeAsked(known domain.Instance, isMember bool, wanted domain.Instance) b
 }
 
 // examine asks whoever answers at the address of wanted whether it is who it is
-// to be, and says whether it knows of no cluster yet: it is new, or has lost what
-// it had.
-func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (blank bool, err error) {
+// to be, and gives what it says.
+func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (ports.Identity, error) {
 	asking, cancel := context.WithTimeout(ctx, c.AskTimeout)
 	defer cancel()
 	identity, err := c.Peers.Identify(asking, wanted.RaftAddress)
 	own := c.Identity().ClusterID
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return false, ctx.Err() // which says nothing about the instance
+		return identity, ctx.Err() // which says nothing about the instance
 	case err != nil:
-		return false, fmt.Errorf("%w: nobody answers for %q at %s: %v", domain.ErrUnreachable, wanted.ID, wanted.RaftAddress, err)
+		return identity, fmt.Errorf("%w: nobody answers for %q at %s: %v", domain.ErrUnreachable, wanted.ID, wanted.RaftAddress, err)
 	case identity.RaftID != wanted.ID:
-		return false, fmt.Errorf("%w: at %s answers instance %q, not %q", domain.ErrIDMismatch, wanted.RaftAddress, identity.RaftID, wanted.ID)
+		return identity, fmt.Errorf("%w: at %s answers instance %q, not %q", domain.ErrIDMismatch, wanted.RaftAddress, identity.RaftID, wanted.ID)
 	case identity.ClusterID != "" && identity.ClusterID != own:
-		return false, fmt.Errorf("%w: instance %q at %s belongs to cluster %s, this one is %s",
+		return identity, fmt.Errorf("%w: instance %q at %s belongs to cluster %s, this one is %s",
 			domain.ErrOtherCluster, wanted.ID, wanted.RaftAddress, identity.ClusterID, own)
 	case max(1, identity.Format) < c.Formats.Shared():
-		return false, fmt.Errorf("%w: the log may hold what instance %q, of version %s, can't read: it reads format %d, and all of this cluster read %d",
+		return identity, fmt.Errorf("%w: the log may hold what instance %q, of version %s, can't read: it reads format %d, and all of this cluster read %d",
 			domain.ErrTooOld, wanted.ID, identity.Version, max(1, identity.Format), c.Formats.Shared())
 	}
-	return isBlank(identity), nil
+	return identity, nil
 }
 
 // changing gives the right to change the membership, and who is to be promoted:
@@ -148,15 +153,17 @@ func (c *Cluster) wanted(id string) bool {
 	return slices.Contains(state.Promotions, id)
 }
 
-// awaitVoter waits until wanted is a voter, which promote makes it. Who forced the
-// addition does not wait for long, and takes what it is by then.
-func (c *Cluster) awaitVoter(ctx context.Context, wanted domain.Instance, forced bool) (domain.Instance, error) {
-	patience := ctx
-	if forced {
+// awaitVoter waits until an instance is a voter, which promote makes it. Who forced
+// the addition does not wait for long, and takes what it is by then.
+func (c *Cluster) awaitVoter(ctx context.Context, s staging) (domain.Instance, error) {
+	wanted, patience := s.wanted, ctx
+	if s.forced {
 		var cancel context.CancelFunc
 		patience, cancel = context.WithTimeout(ctx, forcedPatience)
 		defer cancel()
 	}
+	look, stop := s.looks()
+	defer stop()
 	for {
 		state, later := c.Local.State()
 		now, isMember := state.Roster.Find(wanted.ID)
@@ -170,6 +177,14 @@ func (c *Cluster) awaitVoter(ctx context.Context, wanted domain.Instance, forced
 		}
 		select {
 		case <-later:
+		case <-look:
+			ours, err := c.claimed(ctx, wanted)
+			if err != nil {
+				return domain.Instance{}, c.takeBack(ctx, wanted, err)
+			}
+			if ours {
+				look = nil
+			}
 		case <-patience.Done():
 			if ctx.Err() == nil && isMember {
 				return now, nil
@@ -200,17 +215,22 @@ func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error
 		return domain.Instance{}, err
 	}
 	removed, _ := roster.Find(id)
+	if err := c.expel(ctx, id); err != nil {
+		return domain.Instance{}, err
+	}
+	return removed, nil
+}
+
+// expel needs the right to change the membership.
+func (c *Cluster) expel(ctx context.Context, id string) error {
 	wished := c.wanted(id)
 	if wished {
 		// Before, because an error after the removal would claim that it was not made.
 		if err := c.Promotions.Settle(ctx, id); err != nil {
-			return domain.Instance{}, err
+			return err
 		}
 	}
-	if err := halfDone(wished, c.Membership.Remove(ctx, id)); err != nil {
-		return domain.Instance{}, err
-	}
-	return removed, nil
+	return halfDone(wished, c.Membership.Remove(ctx, id))
 }
 
 // giveWay is what a leader does that is to be no voter any more, and ErrNotLeader

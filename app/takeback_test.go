@@ -1,0 +1,102 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
+)
+
+// Another cluster adds the same instance, which belongs to none when it is asked.
+func TestAnAdditionThatCameTooLateIsTakenBack(t *testing.T) {
+	elsewhere := ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n9"}
+	here := far("n3", 100)
+	tests := map[string]struct {
+		wanted  domain.Instance
+		becomes ports.Identity // after so many questions
+		after   int64
+		want    domain.Instance // zero: no member
+		err     error
+	}{
+		"of a nonvoter":                          {wanted: nonvoter("n3", "h:3"), becomes: elsewhere, after: 1, err: domain.ErrOtherCluster},
+		"of a voter":                             {wanted: voter("n3", "h:3"), becomes: elsewhere, after: 1, err: domain.ErrOtherCluster},
+		"of a voter that is taken a while later": {wanted: voter("n3", "h:3"), becomes: elsewhere, after: 20, err: domain.ErrOtherCluster},
+		"not where another instance answers":     {wanted: voter("n3", "h:3"), becomes: ports.Identity{RaftID: "n4", ClusterID: "cluster-of-n9"}, after: 1, want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown},
+		"not where it comes here":                {wanted: voter("n3", "h:3"), becomes: here, after: 5, want: voter("n3", "h:3")},
+		"not of a nonvoter that comes here":      {wanted: nonvoter("n3", "h:3"), becomes: here, after: 1, want: nonvoter("n3", "h:3")},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked atomic.Int64
+				i := portstest.NewInstance("n1", "h:1")
+				i.Change(func(s *ports.LocalState) { s.Applied = 100 })
+				c := newCluster(i, peersFunc(func(context.Context, string) (ports.Identity, error) {
+					if asked.Add(1) <= test.after {
+						return ports.Identity{RaftID: "n3"}, nil
+					}
+					return test.becomes, nil
+				}))
+				if err := c.Open(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = c.Close(context.WithoutCancel(t.Context())) }()
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				if _, err := c.Add(ctx, test.wanted, false); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+					t.Errorf("%v, want %v", err, test.err)
+				}
+				state, _ := i.State()
+				if got, _ := state.Roster.Find("n3"); got != test.want {
+					t.Errorf("the membership has %+v, not %+v", got, test.want)
+				}
+				if test.err == domain.ErrOtherCluster && len(state.Promotions) > 0 {
+					t.Errorf("still wanted are %q", state.Promotions)
+				}
+			})
+		})
+	}
+}
+
+// What was a member before is for the operator to decide about.
+func TestAMemberIsNotTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := openPromoting(t)
+		defer p.close(t)
+		mustAdd(t, p.instance, nonvoter("n3", "h:3"))
+		p.peers.Answer("h:3", ports.Identity{RaftID: "n3"})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		time.AfterFunc(time.Second, func() { p.peers.Answer("h:3", ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n9"}) })
+		if _, err := p.Add(ctx, voter("n3", "h:3"), false); !errors.Is(err, ports.ErrOutcomeUnknown) {
+			t.Errorf("%v", err)
+		}
+		p.mustHave(t, nonvoter("n3", "h:3"))
+	})
+}
+
+// Whoever leads by then may not be this instance.
+func TestAnAdditionThatCantBeTakenBackSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := openPromoting(t)
+		defer p.close(t)
+		p.peers.Answer("h:3", ports.Identity{RaftID: "n3"})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		time.AfterFunc(time.Second, func() {
+			p.peers.Answer("h:3", ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n9"})
+			p.instance.FailWith(ports.ErrBusy)
+		})
+		_, err := p.Add(ctx, voter("n3", "h:3"), false)
+		if !errors.Is(err, domain.ErrOtherCluster) || errors.Is(err, ports.ErrBusy) {
+			t.Errorf("%v", err)
+		}
+		p.mustHave(t, nonvoter("n3", "h:3"))
+	})
+}
