@@ -77,7 +77,7 @@ type LocalState struct {
 	LeaderRaftAddress string
 	// InTouch: LeaderContact is not longer ago than the election timeout.
 	InTouch bool
-	// Member: Roster holds this instance.
+	// Member: Roster holds this instance, and nobody has told it that it was Removed.
 	Member bool
 	// CaughtUp: since it started, this instance has applied everything that was
 	// committed when it first heard from a leader.
@@ -118,13 +118,13 @@ func (s LocalState) Unready() []string {
 	}
 	switch {
 	case s.Removed:
-		reasons = append(reasons, "it was removed from the raft cluster: stop it, or empty its directory and let it join")
-	case !s.Member:
+		reasons = append(reasons, "it was removed from the raft cluster: stop it, or add it again (PUT /raft/node on the leader)")
+	case !s.Member && (s.Quarantine == "" || s.ClusterID == ""):
 		reasons = append(reasons, "it is not a member of a raft cluster: it waits to be added (PUT /raft/node on the leader)")
 	}
 	if s.Quarantine != "" && s.ClusterID != "" {
 		reasons = append(reasons, "it is in quarantine, because "+s.Quarantine+
-			": it does not vote, and waits for a leader that makes it a nonvoter and sends it the state of the cluster")
+			": it does not vote, and waits for the leader of cluster "+s.ClusterID+", which makes it a nonvoter and sends it what it lacks, unless it was removed there meanwhile")
 	}
 	if s.Staged {
 		reasons = append(reasons, "it is a nonvoter until it has caught up, and then a voter")

@@ -21,6 +21,7 @@ func TestUnready(t *testing.T) {
 		"who was removed is not":                    {func(s *ports.LocalState) { s.Removed = true }, []string{"was removed"}},
 		"who was removed does not wait to be added": {func(s *ports.LocalState) { s.Removed, s.Member = true, false }, []string{"was removed"}},
 		"who is in quarantine is not":               {func(s *ports.LocalState) { s.Quarantine, s.ClusterID = "it has lost all", "c" }, []string{"because it has lost all"}},
+		"who lost all it had need not be added":     {func(s *ports.LocalState) { s.Member, s.Quarantine, s.ClusterID = false, "it has lost all", "c" }, []string{"waits for the leader of cluster c,"}},
 		"who is new need not be told that it is":    {func(s *ports.LocalState) { s.Quarantine = "it has nothing" }, nil},
 		"who is to be a voter, and is none, is not": {func(s *ports.LocalState) { s.Staged = true }, []string{"nonvoter"}},
 		"who knows no leader is not":                {func(s *ports.LocalState) { s.LeaderID = "" }, []string{"no leader"}},

@@ -429,6 +429,7 @@ func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 	self, _ := state.Roster.Find(n.config.ID)
 	state.Staged = self.Suffrage != domain.Voter &&
 		(slices.Contains(state.Promotions, n.config.ID) || latest.foreseen > latest.applied)
+	state.Member = state.Member && !latest.removed
 	state.Removed = latest.removed ||
 		!state.Member && state.ClusterID != "" && state.Quarantine == "" && len(state.Roster.Instances()) > 0
 	return state, latest.later

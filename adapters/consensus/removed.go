@@ -31,7 +31,7 @@ func (n *Node) watchRemoval() {
 		case state.removed && state.InTouch:
 			n.setRemoved(false)
 		case state.Member && !state.removed && !state.InTouch && n.isMissing(state):
-			n.config.Logger.Warn("this instance was removed from the raft cluster while it did not take part: it stands for no election any more. Stop it, or empty its directory and let it join")
+			n.config.Logger.Warn("this instance was removed from the raft cluster while it did not take part: it stands for no election any more. Stop it, or add it again (PUT /raft/node on the leader)")
 			n.setRemoved(true)
 		}
 	}

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -25,6 +26,9 @@ func TestWhoMissedItsRemovalNoticesIt(t *testing.T) {
 			}
 			away = again(t, away, steadily)
 			away.eventually(t, "aware that it was removed", removed)
+			if state, _ := away.State(); state.Member || strings.Contains(strings.Join(state.Unready(), "; "), "waits to be added") {
+				t.Errorf("it was removed, and is a member: %v, %q", state.Member, state.Unready())
+			}
 			until(t, "it stands for no election any more", func() bool {
 				return away.raft.ReloadableConfig().HeartbeatTimeout == dormant
 			})

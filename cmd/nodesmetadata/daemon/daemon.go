@@ -103,7 +103,7 @@ func (d *Daemon) Open(ctx context.Context) error {
 	}
 	d.log.Info("instance is serving", "took", time.Since(began).Round(time.Millisecond))
 	state, _ := d.node.State()
-	if !state.Member && len(d.config.Join) == 0 && !d.config.BootstrapRaftCluster {
+	if state.ClusterID == "" && !state.Member && len(d.config.Join) == 0 && !d.config.BootstrapRaftCluster {
 		d.log.Info("this instance belongs to no raft cluster: it waits to be added (PUT /raft/node on the leader)",
 			"address", d.config.RaftAdvertisedAddress)
 	}
