@@ -159,7 +159,7 @@ func refusal(status int, body []byte) error {
 	case err == nil && p.Code == notLeader:
 		return ports.ErrNotLeader
 	case err == nil && p.Code == secretRequired:
-		return preface.ErrNoSecret
+		return fmt.Errorf("%w: it is missing here", preface.ErrNoSecret)
 	}
 	return fmt.Errorf("it answered with status %d", status)
 }
@@ -247,7 +247,8 @@ func (c *Client) dial(ctx context.Context, _, address string) (net.Conn, error) 
 	unbind := context.AfterFunc(greeting, func() { _ = conn.Close() })
 	err = c.greet(conn)
 	if !unbind() {
-		err = fmt.Errorf("prove the raft secret: %w", greeting.Err())
+		// Builds from before AcceptWithout wait for the end of a question.
+		err = fmt.Errorf("prove the raft secret: %w: the other side says nothing, it may have no raft secret", greeting.Err())
 	}
 	if err != nil {
 		_ = conn.Close()

@@ -24,10 +24,14 @@ const Lane byte = 0x02
 // of raft and of the application API; peers need one or two each.
 const MaxOpen = 256
 
-// LaneConfig is what the lane asks of connections: with a preface, that they go
-// through it; nil: nothing.
-func LaneConfig(secret *preface.Preface) demux.LaneConfig {
-	config := demux.LaneConfig{MaxOpen: MaxOpen}
+// LaneConfig is what the lane of the instance named raftID asks of connections: with a
+// preface, that they go through it; nil: that they do without, as who has none, and
+// ask something.
+func LaneConfig(raftID string, secret *preface.Preface) demux.LaneConfig {
+	config := demux.LaneConfig{
+		MaxOpen:   MaxOpen,
+		Handshake: func(conn net.Conn) (net.Conn, error) { return preface.AcceptWithout(raftID, conn) },
+	}
 	if secret != nil {
 		config.Handshake = func(conn net.Conn) (net.Conn, error) { return conn, secret.Accept(conn) }
 	}

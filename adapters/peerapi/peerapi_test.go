@@ -89,7 +89,7 @@ func startGuarded(t *testing.T, address string, secret *preface.Preface) *instan
 	if err != nil {
 		t.Fatal(err)
 	}
-	lane, err := port.Lane(peerapi.Lane, peerapi.LaneConfig(secret))
+	lane, err := port.Lane(peerapi.Lane, peerapi.LaneConfig("n1", secret))
 	if err != nil {
 		t.Fatal(err)
 	}

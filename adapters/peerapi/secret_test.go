@@ -51,24 +51,25 @@ func TestWhoSharesTheSecretIsAnswered(t *testing.T) {
 func TestWhoDoesNotKnowTheSecretLearnsNothing(t *testing.T) {
 	tests := map[string]struct {
 		server, client string
-		err            error // nil: any
+		err            error
+		says           string
 	}{
-		"the asker knows another":       {"s1", "s2", preface.ErrWrongSecret},
-		"the asker knows none":          {"s1", "", preface.ErrNoSecret},
-		"the one who is asked has none": {"", "s2", nil}, // it waits for a question, or says that this is none
+		"the asker knows another":       {"s1", "s2", preface.ErrWrongSecret, "raft secret"},
+		"the asker knows none":          {"s1", "", preface.ErrNoSecret, "raft secret and the other has none: it is missing here"},
+		"the one who is asked has none": {"", "s2", preface.ErrNoSecret, "raft secret and the other has none: it is missing there"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			i, c := startGuarded(t, "127.0.0.1:0", knows(test.server)), knowing(t, test.client)
 			began := time.Now()
 			got, err := c.Identify(within(t, time.Second), i.address())
-			if err == nil || test.err != nil && !errors.Is(err, test.err) || !strings.Contains(err.Error(), "raft secret") {
+			if !errors.Is(err, test.err) || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 			if took := time.Since(began); took > 2*time.Second {
 				t.Errorf("it took %v", took)
 			}
-			if n := i.connections(); test.server != "" && n != 0 {
+			if n := i.connections(); n != 0 {
 				t.Errorf("%d connections came through to HTTP", n)
 			}
 		})
@@ -142,5 +143,29 @@ func TestCloseEndsAProofThatNobodyAnswers(t *testing.T) {
 	}
 	if err := <-failed; err == nil {
 		t.Error("nobody answered, and yet there is an answer")
+	}
+}
+
+// Builds from before, without a secret, wait for the end of the line.
+func TestWhoSaysNothingToThePrefaceMayHaveNoSecret(t *testing.T) {
+	address := impostor(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	_, err := knowing(t, "s").Identify(within(t, 5*time.Second), address)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "may have no raft secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Without a secret the first byte decides what follows, and is part of it.
+func TestWhoAsksByteByByteIsAnswered(t *testing.T) {
+	i := start(t, "127.0.0.1:0")
+	conn := dial(t, i.address())
+	for _, b := range []byte("GET /metadata HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") {
+		if _, err := conn.Write([]byte{b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") || !strings.Contains(string(answer), someone.RaftID) {
+		t.Errorf("%q, %v", answer, err)
 	}
 }

@@ -185,6 +185,12 @@ func refusal(v verdict, own, others hello) error {
 			return fmt.Errorf("preface: %w: it speaks HTTP at once", ErrNoSecret)
 		}
 		return fmt.Errorf("preface: %w: there is version %d, here is version %d", ErrOtherVersion, others.version, own.version)
+	case otherSecret:
+		where := "here"
+		if own.proves {
+			where = "there"
+		}
+		return fmt.Errorf("preface: %w: it is missing %s: there is %q, here is %q", ErrNoSecret, where, others.raftID, own.raftID)
 	}
 	return fmt.Errorf("preface: %w: there is %q of cluster %q, here is %q of cluster %q",
 		v.err(), others.raftID, others.clusterID, own.raftID, own.clusterID)

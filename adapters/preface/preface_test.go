@@ -102,13 +102,13 @@ func TestWhoMayTalkToWhom(t *testing.T) {
 		},
 		"a secret on the dialer's side only": {
 			dialer: side("a", "c", "s"), dialled: side("b", "c", ""), err: ErrNoSecret,
-			dialerSays:  []string{"one side has a raft secret", `"b"`},
-			dialledSays: []string{"one side has a raft secret", `"a"`},
+			dialerSays:  []string{"one side has a raft secret", "missing there", `"b"`},
+			dialledSays: []string{"one side has a raft secret", "missing here", `"a"`},
 		},
 		"a secret on the dialled side only": {
 			dialer: side("a", "c", ""), dialled: side("b", "c", "s"), err: ErrNoSecret,
-			dialerSays:  []string{"one side has a raft secret", `"b"`},
-			dialledSays: []string{"one side has a raft secret", `"a"`},
+			dialerSays:  []string{"one side has a raft secret", "missing here", `"b"`},
+			dialledSays: []string{"one side has a raft secret", "missing there", `"a"`},
 		},
 		"two of one raft id, or one who reached itself": {
 			dialer: side("a", "c", "s"), dialled: side("a", "c", "s"), err: ErrOwnID,

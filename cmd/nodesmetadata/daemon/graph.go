@@ -137,8 +137,8 @@ func newBackups(node *consensus.Node, leases *app.Leases, log *slog.Logger) *app
 	})
 }
 
-func newPeerServer(port *demux.Demux, secret *preface.Preface, node *consensus.Node, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
-	lane, err := port.Lane(peerapi.Lane, peerapi.LaneConfig(secret))
+func newPeerServer(c config.Config, port *demux.Demux, secret *preface.Preface, node *consensus.Node, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
+	lane, err := port.Lane(peerapi.Lane, peerapi.LaneConfig(c.RaftID, secret))
 	if err != nil {
 		return nil, err
 	}
