@@ -232,7 +232,18 @@ func TestAnInstanceThatStartsIsNotAdopted(t *testing.T) {
 	if err := i.adopt("c1"); !errors.Is(err, errNotJudged) || i.directory.ClusterID() != "" {
 		t.Errorf("it belongs to %q, %v", i.directory.ClusterID(), err)
 	}
-	if err := errors.Join(i.demux.Open(t.Context()), i.Open(t.Context())); err != nil {
+	if err := i.demux.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := demux.Dial(within(t), i.raftAddress(), RaftLane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := dials(side("leader", "c1", ""), conn); !errors.Is(err, preface.ErrStarting) {
+		t.Errorf("it answers %v", err)
+	}
+	if err := i.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	i.eventually(t, "leading", leading)
