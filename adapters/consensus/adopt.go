@@ -53,15 +53,20 @@ func (n *Node) belong(id string) error {
 
 // learnClusterID writes the cluster's id into the directory once it is known, so
 // that this instance knows it at its next start before it has applied anything.
-// Mostly it was adopted before.
+// Mostly it was adopted before. The caller holds looking, so the directory is asked
+// once: it answers when the disk does.
 func (n *Node) learnClusterID() {
 	learnt := n.board.read().ClusterID
-	if learnt == "" || learnt == n.directory.ClusterID() {
+	if learnt == n.owner {
 		return
 	}
-	if err := n.belong(learnt); err != nil {
-		n.fail(err)
+	if learnt != n.directory.ClusterID() {
+		if err := n.belong(learnt); err != nil {
+			n.fail(err)
+			return
+		}
 	}
+	n.owner = learnt
 }
 
 // disown takes back an adoption of which nothing has come: no raft state is there, so

@@ -83,9 +83,6 @@ func (n *Node) look() *notice {
 		latest.LeaderID == string(id) && latest.LeaderRaftAddress == string(address) {
 		return latest
 	}
-	if changed {
-		n.rememberPeers(roster)
-	}
 	n.board.post(func(s *notice) {
 		s.Term, s.leads, s.goal, s.InTouch = term, leads, goal, inTouch
 		s.elected, s.led = next.elected, next.led
@@ -95,6 +92,9 @@ func (n *Node) look() *notice {
 			_, s.Member = roster.Find(n.config.ID)
 		}
 	})
+	if changed {
+		n.regroup()
+	}
 	return n.board.read()
 }
 

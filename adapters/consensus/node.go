@@ -74,7 +74,9 @@ type Node struct {
 
 	membership chan struct{}   // holds a token while the membership is changed
 	leadership chan bool       // raft's NotifyCh
+	regrouped  chan struct{}   // holds a token when the membership may be another one
 	looking    sync.Mutex      // held by who looks at raft to post what it says
+	owner      string          // the cluster that the directory is known to belong to; guarded by looking
 	adopting   sync.Mutex      // held by who makes this instance part of a cluster
 	tuning     sync.Mutex      // held by who changes raft's settings
 	running    context.Context // ends once Close has answered the writes in flight
@@ -109,6 +111,7 @@ func New(config Config) (*Node, error) {
 		formats:    newFormats(Format),
 		membership: make(chan struct{}, 1),
 		leadership: make(chan bool, 16),
+		regrouped:  make(chan struct{}, 1),
 		growth:     newGrowth(),
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
@@ -171,6 +174,7 @@ func (n *Node) Open(ctx context.Context) error {
 	n.foresee()
 	n.watching.Go(n.watchLeadership)
 	n.watching.Go(n.watchRemoval)
+	n.watching.Go(n.rememberPeers)
 	if !n.mayBeTrusted() {
 		n.watching.Go(n.leaveQuarantine)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -73,13 +74,56 @@ func keptPeers(d *logstore.Directory) (domain.Roster, error) {
 	return domain.NewRoster(instances...), nil
 }
 
-// rememberPeers keeps the membership that n knows of, where that has it.
-func (n *Node) rememberPeers(roster domain.Roster) {
-	if _, isMember := roster.Find(n.config.ID); !isMember {
-		return
+// How long after one that failed the next try comes: twice as long after each.
+const (
+	firstKeepPause = 100 * time.Millisecond
+	maxKeepPause   = 10 * time.Second
+)
+
+// rememberPeers keeps the membership, whenever it is another one, where that has this
+// instance. The disk may fail, or take its time, and nobody waits for it.
+func (n *Node) rememberPeers() {
+	var kept domain.Roster
+	keep := func() error {
+		roster := n.board.read().Roster
+		if _, isMember := roster.Find(n.config.ID); !isMember || roster.Equal(kept) {
+			return nil
+		}
+		err := keepPeers(n.directory, roster)
+		if err == nil {
+			kept = roster
+		}
+		return err
 	}
-	if err := keepPeers(n.directory, roster); err != nil {
-		n.config.Logger.Warn("the list of instances could not be kept beside the log", "error", err)
+	pause := firstKeepPause
+	for {
+		var again <-chan time.Time
+		switch err := keep(); {
+		case err == nil:
+			pause = firstKeepPause
+		case pause == firstKeepPause:
+			// Once, not at every try.
+			n.config.Logger.Warn("the list of instances could not be kept beside the log yet", "error", err)
+			fallthrough
+		default:
+			again = time.After(pause)
+			pause = min(2*pause, maxKeepPause)
+		}
+		select {
+		case <-n.regrouped:
+		case <-again:
+		case <-n.running.Done():
+			_ = keep() // there may be a change that came with the end
+			return
+		}
+	}
+}
+
+// regroup is told that the membership is another one.
+func (n *Node) regroup() {
+	select {
+	case n.regrouped <- struct{}{}:
+	default:
 	}
 }
 

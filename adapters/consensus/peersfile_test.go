@@ -9,6 +9,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 func TestPeersAreKept(t *testing.T) {
@@ -59,5 +60,40 @@ func TestAnInstanceRemembersItsPeers(t *testing.T) {
 			kept, err := keptPeers(i.directory)
 			return err == nil && kept.Voters() == 3 && kept.Equal(state.Roster)
 		})
+	}
+}
+
+// Without another change of the membership.
+func TestAListOfPeersThatCouldNotBeKeptIsKeptLater(t *testing.T) {
+	leader := startCluster(t, 1, nil)[0]
+	until(t, "it remembers itself", func() bool { return leader.wasAlone() })
+	// A directory in the place of the temporary file makes the write fail for root too.
+	obstacle := filepath.Join(leader.config.Directory, peersName+".tmp")
+	if err := os.Mkdir(obstacle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustAdd(t, leader, domain.Instance{ID: "b", RaftAddress: "b.invalid:1", Suffrage: domain.Nonvoter})
+	leader.eventually(t, "aware of b", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == 2 })
+	if !leader.wasAlone() {
+		t.Fatal("it was kept, and should have failed")
+	}
+	if err := os.Remove(obstacle); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it remembers both", func() bool { return leader.hasPeers() })
+}
+
+// What changed last is not lost with the process that ends in good order.
+func TestAListOfPeersIsKeptAtTheEnd(t *testing.T) {
+	leader := startCluster(t, 1, nil)[0]
+	mustAdd(t, leader, domain.Instance{ID: "b", RaftAddress: "b.invalid:1", Suffrage: domain.Nonvoter})
+	leader.stop(t)
+	directory, err := logstore.ClaimExisting(leader.config.Directory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = directory.Close() }()
+	if kept, err := keptPeers(directory); err != nil || len(kept.Instances()) != 2 {
+		t.Errorf("%+v, %v", kept, err)
 	}
 }

@@ -1,0 +1,47 @@
+//go:build unix
+
+package consensus
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// A disk that hangs in the middle of it keeps nobody from seeing the membership.
+func TestNobodyWaitsForTheListOfPeersToBeKept(t *testing.T) {
+	leader := startCluster(t, 1, nil)[0]
+	until(t, "it remembers itself", func() bool { return leader.wasAlone() })
+	// Who opens it to write waits for somebody who reads.
+	hanging := filepath.Join(leader.config.Directory, peersName+".tmp")
+	if err := syscall.Mkfifo(hanging, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	letGo := func() error {
+		reader, err := os.OpenFile(hanging, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { reader.Close() })
+		return os.Remove(hanging)
+	}
+	t.Cleanup(func() { _ = letGo() }) // if it comes to that
+	for _, id := range []string{"b", "c"} {
+		mustAdd(t, leader, domain.Instance{ID: id, RaftAddress: id + ".invalid:1", Suffrage: domain.Nonvoter})
+		leader.eventually(t, "aware of "+id, func(s ports.LocalState) bool {
+			_, isMember := s.Roster.Find(id)
+			return isMember
+		})
+	}
+	if err := letGo(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it remembers all", func() bool {
+		kept, err := keptPeers(leader.directory)
+		return err == nil && len(kept.Instances()) == 3
+	})
+}
