@@ -77,3 +77,17 @@ func (b blockableFSM) ApplyBatch(entries []*raft.Log) []any {
 	}
 	return b.machine.ApplyBatch(entries)
 }
+
+// A refusal is promised within a second: what may be waited for before one leaves room
+// for all that comes beside it, on a machine that is busy.
+func TestWhatIsWaitedForBeforeARefusalLeavesRoom(t *testing.T) {
+	for what, bound := range map[string]time.Duration{
+		"a place in raft's queue":               enqueueTimeout,
+		"the leader's answer":                   askTimeout,
+		"the leader's answer, and all up to it": answerPatience,
+	} {
+		if room := time.Second - bound; room < 150*time.Millisecond {
+			t.Errorf("after the wait for %s, which is %v, %v are left", what, bound, room)
+		}
+	}
+}

@@ -14,8 +14,9 @@ import (
 )
 
 // enqueueTimeout is how long a write waits for a place in raft's queue, which is
-// full only while the disk does not keep up.
-const enqueueTimeout = time.Second
+// full only while the disk does not keep up. Then it is refused, and that is promised
+// within a second.
+const enqueueTimeout = 800 * time.Millisecond
 
 // maxPending is how many bytes of writes may be on their way at once. Raft bounds
 // their number; but the largest batch is ten thousand times as long as the
