@@ -30,7 +30,8 @@ type Timing struct {
 	// over once to twice this time.
 	SnapshotInterval time.Duration
 	// TrailingLogs is how many entries are kept behind a snapshot, for followers
-	// that are a little late; fewer, where they are large: see growth.
+	// that are a little late; fewer, where they are large: see growth; more, while one is
+	// sent a snapshot: see owed.
 	TrailingLogs uint64
 }
 

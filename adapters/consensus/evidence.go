@@ -93,6 +93,7 @@ func (e *evidence) lastHeard(id raft.ServerID) time.Time {
 type witness struct {
 	transport
 	evidence *evidence
+	owed     *owed
 	rpcs     chan raft.RPC
 	// committed is the first commit index heard from a leader since the start;
 	// 0 until then.
@@ -119,7 +120,7 @@ type transport interface {
 }
 
 func newWitness(inner transport, e *evidence, follows func() uint64) *witness {
-	w := &witness{transport: inner, evidence: e, follows: follows, rpcs: make(chan raft.RPC), stopped: make(chan struct{})}
+	w := &witness{transport: inner, evidence: e, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), stopped: make(chan struct{})}
 	w.relaying.Go(w.relay)
 	return w
 }

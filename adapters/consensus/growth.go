@@ -32,6 +32,7 @@ const (
 type growth struct {
 	bytes, entries atomic.Int64  // appended since the last snapshot began
 	snapshot       atomic.Int64  // what that takes
+	average        atomic.Int64  // what an entry took that the last snapshot covers
 	due            chan struct{} // holds a token when one may be due
 }
 
@@ -65,6 +66,16 @@ func (g *growth) trailing(most uint64) uint64 {
 	return min(most, uint64(max(leastTrailing, growthFactor*g.snapshot.Load())/size))
 }
 
+// worth is how many entries at the end of the log take no more than is worth keeping
+// for somebody who needs them.
+func (g *growth) worth() uint64 {
+	average := g.average.Load()
+	if average == 0 {
+		return 0 // nobody knows what they take
+	}
+	return uint64(max(leastTrailing, growthFactor*g.snapshot.Load()) / average)
+}
+
 // demand wakes up who makes snapshots, if one is due.
 func (g *growth) demand() {
 	if !g.enough() {
@@ -86,6 +97,9 @@ func (g *growth) covered(begun mark, size int64) {
 	g.bytes.Add(-begun.bytes)
 	g.entries.Add(-begun.entries)
 	g.snapshot.Store(size)
+	if begun.entries > 0 {
+		g.average.Store(begun.bytes / begun.entries)
+	}
 }
 
 // measured is a snapshot store that tells growth of what it stores.

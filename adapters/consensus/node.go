@@ -207,7 +207,8 @@ func (n *Node) start(address string) (err error) {
 	if err != nil {
 		return err
 	}
-	logs := &baseLog{LogStore: cached}
+	owing := owingLog{LogStore: cached, owed: newOwed(), leads: n.leadsBy, worth: n.growth.worth}
+	logs := &baseLog{LogStore: owing}
 	based, err := newBasing(kept, logs)
 	if err != nil {
 		return err
@@ -223,7 +224,7 @@ func (n *Node) start(address string) (err error) {
 	}
 	network = muted{network, n.disk.refusal}
 	n.witness = newWitness(network, n.evidence, func() uint64 { return n.board.read().Term })
-	n.witness.steady = n.isSteady
+	n.witness.steady, n.witness.owed = n.isSteady, owing.owed
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
@@ -248,6 +249,15 @@ func (n *Node) start(address string) (err error) {
 	n.disk.armed.Store(true)
 	n.started.Store(n.raft)
 	return n.hurry()
+}
+
+// leadsBy: see owingLog. Until raft has started this instance does not lead.
+func (n *Node) leadsBy() (term uint64, leads bool) {
+	running := n.started.Load()
+	if running == nil || running.State() != raft.Leader {
+		return 0, false
+	}
+	return running.CurrentTerm(), true
 }
 
 // isSteady: see witness. Until raft has started nothing is.

@@ -1,0 +1,118 @@
+package consensus
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+// sending is a transport on which snapshots take their time: each is told when it is
+// there, and the sender hears of that when it may go on.
+type sending struct {
+	transport
+	arrived chan<- raft.ServerID
+	proceed <-chan struct{}
+	sent    *atomic.Int64
+}
+
+func (s sending) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	s.sent.Add(1)
+	err := s.transport.InstallSnapshot(id, to, args, resp, data)
+	s.arrived <- id
+	<-s.proceed
+	return err
+}
+
+// While a snapshot is on the way another one is made, behind which the log would hold
+// nothing.
+func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
+	arrived, proceed := make(chan raft.ServerID, 16), make(chan struct{})
+	var sent atomic.Int64
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.timing = keepNoLog
+		if config.bootstrap {
+			config.seams.transport = func(inner transport) transport {
+				return sending{inner, arrived, proceed, &sent}
+			}
+		}
+	})
+	leader, late := cluster[0], cluster[2]
+	fill := func(name string) {
+		t.Helper()
+		for n := range 20 {
+			register(t, leader, fmt.Sprintf("%s-%d", name, n))
+		}
+		if err := leader.raft.Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := func() uint64 {
+		t.Helper()
+		first, err := leader.store.FirstIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return first
+	}
+	late.stop(t)
+	fill("before")
+	if kept() != 0 {
+		t.Fatalf("the log begins with entry %d: the test shows nothing", kept())
+	}
+	late = again(t, late, keepNoLog)
+	receive(t, arrived, "it is sent no snapshot")
+	snapshot := leader.raft.LastIndex()
+	fill("meanwhile")
+	fill("and-again")
+	if first := kept(); first != snapshot+1 {
+		t.Errorf("the log begins with entry %d, and the snapshot ends with %d", first, snapshot)
+	}
+	close(proceed)
+	change := register(t, leader, "after")
+	late.arrives(t, change.Revision)
+	if n := sent.Load(); n != 1 {
+		t.Errorf("it took %d snapshots", n)
+	}
+	// It is owed nothing any more.
+	until(t, "the log is cut", func() bool {
+		fill("later")
+		return kept() == 0
+	})
+}
+
+func TestWhatIsOwed(t *testing.T) {
+	begin := func(o *owed, id raft.ServerID, term, index uint64) {
+		o.begin(id, &raft.InstallSnapshotRequest{Term: term, LastLogIndex: index, LastLogTerm: term - 1})
+	}
+	tests := map[string]struct {
+		owes func(*owed)
+		// up to which the log may be cut, of up to 100, in term 7, once and once more,
+		// where entries from 50 on are worth keeping
+		cut, again uint64
+	}{
+		"nothing":                         {func(*owed) {}, 100, 100},
+		"what comes behind a snapshot":    {func(o *owed) { begin(o, "a", 7, 80) }, 80, 80},
+		"what comes behind the first":     {func(o *owed) { begin(o, "a", 7, 80); begin(o, "b", 7, 60) }, 60, 60},
+		"no more than is worth it":        {func(o *owed) { begin(o, "a", 7, 80); begin(o, "b", 7, 49) }, 80, 80},
+		"nothing of an earlier term":      {func(o *owed) { begin(o, "a", 6, 80) }, 100, 100},
+		"nothing to who is sent another":  {func(o *owed) { begin(o, "a", 7, 60); begin(o, "a", 7, 80) }, 80, 80},
+		"nothing to who could not be":     {func(o *owed) { begin(o, "a", 7, 80); o.end("a") }, 100, 100},
+		"once more to who has caught up":  {func(o *owed) { begin(o, "a", 7, 80); o.endSoon("a") }, 80, 100},
+		"nothing to who was owed nothing": {func(o *owed) { o.endSoon("a") }, 100, 100},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			o := newOwed()
+			test.owes(o)
+			if got := o.cut(7, 100, 50); got != test.cut {
+				t.Errorf("it is cut up to %d, not %d", got, test.cut)
+			}
+			if got := o.cut(7, 100, 50); got != test.again {
+				t.Errorf("and then up to %d, not %d", got, test.again)
+			}
+		})
+	}
+}
