@@ -41,6 +41,32 @@ func (l *baseLog) rest(index, term uint64) {
 	}
 }
 
+// standOn begins the log with the snapshot that was found at the start. A log that
+// ends before it, or has another entry in its place, should have gone when that was
+// installed: the instance ended in between.
+func (l *baseLog) standOn(index, term uint64) error {
+	l.rest(index, term)
+	first, err := l.FirstIndex()
+	if err != nil || first == 0 {
+		return err
+	}
+	last, err := l.LastIndex()
+	if err != nil {
+		return err
+	}
+	if last >= index {
+		var entry raft.Log
+		err := l.GetLog(index, &entry)
+		if err == raft.ErrLogNotFound || err == nil && entry.Term == term {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return l.DeleteRange(first, last)
+}
+
 // basing is raft's store of snapshots, which tells a log what it rests on.
 type basing struct {
 	raft.SnapshotStore
@@ -53,7 +79,9 @@ func newBasing(snapshots raft.SnapshotStore, log *baseLog) (*basing, error) {
 		return nil, err
 	}
 	if len(present) > 0 {
-		log.rest(present[0].Index, present[0].Term)
+		if err := log.standOn(present[0].Index, present[0].Term); err != nil {
+			return nil, err
+		}
 	}
 	return &basing{snapshots, log}, nil
 }

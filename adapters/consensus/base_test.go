@@ -14,18 +14,22 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 		snapshot uint64   // in term 3
 		index    uint64
 		term     uint64 // that is found; 0: nothing is
+		anew     uint64 // that is found when the instance starts again, where it differs
 	}{
 		"of an empty log":              {snapshot: 7, index: 7, term: 3},
 		"before what is stored":        {stored: []uint64{8, 9}, snapshot: 7, index: 7, term: 3},
 		"behind what was left":         {stored: []uint64{3, 8}, snapshot: 7, index: 7, term: 3},
-		"but not what is stored":       {stored: []uint64{6, 7, 8}, snapshot: 7, index: 7, term: 2},
+		"but not what is stored":       {stored: []uint64{6, 7, 8}, snapshot: 7, index: 7, term: 2, anew: 3},
 		"nor another one":              {stored: []uint64{8}, snapshot: 7, index: 6},
-		"nor what could be sent":       {stored: []uint64{6}, snapshot: 7, index: 7},
+		"nor what could be sent":       {stored: []uint64{6}, snapshot: 7, index: 7, anew: 3},
 		"nor the first, that could be": {snapshot: 1, index: 1},
 		"nor without a snapshot":       {stored: []uint64{8}, index: 7},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
+			if test.anew == 0 {
+				test.anew = test.term
+			}
 			store, err := memory.Open("", nil)
 			if err != nil {
 				t.Fatal(err)
@@ -36,27 +40,61 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 				}
 			}
 			kept := raft.NewInmemSnapshotStore()
-			for when, open := range map[string]func() *baseLog{
-				"made now": func() *baseLog {
-					log := openBase(t, store, kept)
-					if test.snapshot > 0 {
-						makeSnapshot(t, kept, log, test.snapshot)
-					}
-					return log
-				},
-				"found at the start": func() *baseLog { return openBase(t, store, kept) },
-			} {
-				if when == "found at the start" && test.snapshot > 0 {
-					makeSnapshot(t, kept, openBase(t, store, kept), test.snapshot)
+			log := openBase(t, store, kept)
+			if test.snapshot > 0 {
+				makeSnapshot(t, kept, log, test.snapshot)
+			}
+			mustFindEntry(t, log, test.index, test.term)
+			mustFindEntry(t, openBase(t, store, kept), test.index, test.anew)
+		})
+	}
+}
+
+// mustFindEntry wants an entry of a term, or none where that is 0.
+func mustFindEntry(t *testing.T, log *baseLog, index, term uint64) {
+	t.Helper()
+	var entry raft.Log
+	err := log.GetLog(index, &entry)
+	switch {
+	case term == 0 && err != raft.ErrLogNotFound:
+		t.Errorf("found %+v, error %v", entry, err)
+	case term != 0 && (err != nil || entry.Index != index || entry.Term != term):
+		t.Errorf("found %+v, error %v, want term %d", entry, err, term)
+	}
+}
+
+// Nothing can be appended behind a gap, or to what no leader committed.
+func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
+	for name, test := range map[string]struct {
+		stored []uint64 // in term 2
+		left   uint64   // how many
+	}{
+		"it ends before":                {[]uint64{4, 5, 6}, 0},
+		"it has another entry there":    {[]uint64{6, 7, 8}, 0},
+		"it goes on behind":             {[]uint64{8, 9}, 2},
+		"it goes on, behind older ones": {[]uint64{3, 8}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, err := memory.Open("", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept := raft.NewInmemSnapshotStore()
+			makeSnapshot(t, kept, openBase(t, store, kept), 7)
+			for _, index := range test.stored {
+				if err := store.StoreLog(&raft.Log{Index: index, Term: 2}); err != nil {
+					t.Fatal(err)
 				}
-				var entry raft.Log
-				err := open().GetLog(test.index, &entry)
-				switch {
-				case test.term == 0 && err != raft.ErrLogNotFound:
-					t.Errorf("%s: found %+v, error %v", when, entry, err)
-				case test.term != 0 && (err != nil || entry.Index != test.index || entry.Term != test.term):
-					t.Errorf("%s: found %+v, error %v, want term %d", when, entry, err, test.term)
+			}
+			openBase(t, store, kept)
+			left := uint64(0)
+			for _, index := range test.stored {
+				if store.GetLog(index, new(raft.Log)) == nil {
+					left++
 				}
+			}
+			if left != test.left {
+				t.Errorf("%d of its entries are left, want %d", left, test.left)
 			}
 		})
 	}

@@ -105,10 +105,13 @@ type witness struct {
 	// steady says whether a heartbeat of a term leaves raft's own, and its state, as
 	// they are; nil: each does.
 	steady func(term uint64) bool
+	// covered is what raft need not be given; nil: it is given everything.
+	covered *covered
 
 	stopped  chan struct{}
 	stopOnce sync.Once
 	relaying sync.WaitGroup
+	skipping sync.WaitGroup // for connections, which end with the transport
 }
 
 // transport is all that raft uses of a transport, and some of it only finds by
@@ -119,8 +122,8 @@ type transport interface {
 	raft.WithClose
 }
 
-func newWitness(inner transport, e *evidence, follows func() uint64) *witness {
-	w := &witness{transport: inner, evidence: e, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), stopped: make(chan struct{})}
+func newWitness(inner transport, e *evidence, c *covered, follows func() uint64) *witness {
+	w := &witness{transport: inner, evidence: e, covered: c, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), stopped: make(chan struct{})}
 	w.relaying.Go(w.relay)
 	return w
 }
@@ -149,6 +152,9 @@ func (w *witness) relay() {
 		select {
 		case rpc := <-incoming:
 			w.hear(rpc.Command)
+			if w.settled(rpc) {
+				continue
+			}
 			select {
 			case w.rpcs <- rpc:
 			case <-w.stopped:
@@ -158,6 +164,23 @@ func (w *witness) relay() {
 			return
 		}
 	}
+}
+
+// settled leaves to raft what it has to do; false: that is something.
+func (w *witness) settled(rpc raft.RPC) bool {
+	if w.covered == nil {
+		return false
+	}
+	switch request := rpc.Command.(type) {
+	case *raft.AppendEntriesRequest:
+		w.covered.trim(request)
+	case *raft.InstallSnapshotRequest:
+		if w.covered.has(request) {
+			w.skipping.Go(func() { w.covered.skip(rpc, request) })
+			return true
+		}
+	}
+	return false
 }
 
 // SetHeartbeatHandler implements raft.Transport: heartbeats do not come through
@@ -204,5 +227,7 @@ func (w *witness) hear(command any) {
 func (w *witness) Close() error {
 	w.stopOnce.Do(func() { close(w.stopped) })
 	w.relaying.Wait()
-	return w.transport.Close()
+	err := w.transport.Close()
+	w.skipping.Wait()
+	return err
 }

@@ -223,7 +223,7 @@ func (n *Node) start(address string) (err error) {
 		network = n.seams.transport(network)
 	}
 	network = muted{network, n.disk.refusal}
-	n.witness = newWitness(network, n.evidence, func() uint64 { return n.board.read().Term })
+	n.witness = newWitness(network, n.evidence, &covered{logs, &n.started}, func() uint64 { return n.board.read().Term })
 	n.witness.steady, n.witness.owed = n.isSteady, owing.owed
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {

@@ -26,10 +26,11 @@ const maxPending = 64 << 20
 // askTimeout bounds a question to the leader, which answers once it has heard
 // from a majority, and answerPatience the wait of whoever shares the answer, and may
 // come while one before is under way, until this instance has come that far. Who is
-// not served is refused, and that is promised within a second.
+// not served is refused, and that is promised within a second, of which a starved
+// machine takes its part.
 const (
-	askTimeout     = 700 * time.Millisecond
-	answerPatience = 800 * time.Millisecond
+	askTimeout     = 500 * time.Millisecond
+	answerPatience = 600 * time.Millisecond
 )
 
 // Propose implements ports.Registry.

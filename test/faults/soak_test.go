@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
@@ -96,6 +97,8 @@ func (f *field) starve(i *harness.Instance) {
 	for range 2 * runtime.NumCPU() {
 		// It ends by itself in case that the test does not live to end it.
 		burner := exec.CommandContext(ctx, "timeout", "20", "sh", "-c", "while :; do :; done")
+		// It passes this on; killed, it would leave behind what burns.
+		burner.Cancel = func() error { return burner.Process.Signal(syscall.SIGTERM) }
 		burning.Go(func() { _ = burner.Run() }) // it is killed
 	}
 	f.quench = func() { stop(); burning.Wait() }

@@ -37,10 +37,7 @@ func planFor(random *randv2.Rand) plan {
 			ElectionTimeout:   150 * time.Millisecond,
 			SnapshotThreshold: 8192,
 			SnapshotInterval:  time.Second,
-			// More than nobody has committed yet, ever: behind fewer, a follower may lack
-			// the place where it agrees with its leader, and is sent a snapshot that is
-			// older than what it has. It goes back to that, which raft 1.7.3 does not mind.
-			TrailingLogs: uint64(60 + random.IntN(40)),
+			TrailingLogs:      uint64(random.IntN(100)),
 		},
 		believes: random.IntN(6) == 0,
 		clients:  2 + random.IntN(3),

@@ -1,0 +1,70 @@
+package consensus
+
+import (
+	"io"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+// covered has raft 1.7.3 take from a leader what the Raft paper lets a follower take
+// (Ongaro and Ousterhout, figure 2 and section 7), where it does otherwise:
+//
+//   - It installs any snapshot, also of what it has: the state goes back to that, and
+//     with the log goes what it has acknowledged since.
+//   - It looks for the place where its log and the leader's agree in the log alone: what
+//     a snapshot covers is refused.
+//   - It takes for committed what the leader says is, up to the end of its own log, which
+//     may be of a leader that was deposed.
+//
+// A leader sends such things when it keeps few entries behind its snapshots: because
+// that is what it was told, or because they are large.
+type covered struct {
+	log *baseLog
+	// started is nil while raft takes nothing.
+	started *atomic.Pointer[raft.Raft]
+}
+
+// trim leaves of a request what is not covered by the latest snapshot, all of which
+// was committed, and says of no more than it shows that it is.
+func (c *covered) trim(request *raft.AppendEntriesRequest) {
+	if request.LeaderCommitIndex == 0 && len(request.Entries) == 0 {
+		return // a heartbeat, which says nothing of the log
+	}
+	if base := c.log.base.Load(); base != nil && request.PrevLogEntry < base.Index && c.holds(base.Index, base.Term) {
+		for len(request.Entries) > 0 && request.Entries[0].Index <= base.Index {
+			request.Entries = request.Entries[1:]
+		}
+		request.PrevLogEntry, request.PrevLogTerm = base.Index, base.Term
+	}
+	shown := request.PrevLogEntry + uint64(len(request.Entries))
+	request.LeaderCommitIndex = min(request.LeaderCommitIndex, shown)
+}
+
+// holds says whether the log holds an entry, and with it all before.
+func (c *covered) holds(index, term uint64) bool {
+	var entry raft.Log
+	err := c.log.GetLog(index, &entry)
+	return err == nil && entry.Term == term
+}
+
+// has says whether everything is here that is in a snapshot. What is older than this
+// instance's term is for raft to refuse.
+func (c *covered) has(request *raft.InstallSnapshotRequest) bool {
+	running := c.started.Load()
+	if running == nil || request.Term < running.CurrentTerm() {
+		return false
+	}
+	return request.LastLogIndex <= running.AppliedIndex() || c.holds(request.LastLogIndex, request.LastLogTerm)
+}
+
+// skip answers for a snapshot that is here, once all of it has come. Until raft has
+// heard of the leader's term it is not taken: the leader sends it again.
+func (c *covered) skip(rpc raft.RPC, request *raft.InstallSnapshotRequest) {
+	if _, err := io.Copy(io.Discard, rpc.Reader); err != nil {
+		rpc.Respond(nil, err)
+		return
+	}
+	term := c.started.Load().CurrentTerm()
+	rpc.Respond(&raft.InstallSnapshotResponse{Term: term, Success: term == request.Term}, nil)
+}

@@ -1,0 +1,122 @@
+package consensus
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
+)
+
+func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
+	type request struct {
+		previous, term uint64
+		entries        []uint64
+		commit         uint64
+	}
+	for name, test := range map[string]struct{ sent, given request }{
+		"heartbeat":                  {request{}, request{}},
+		"behind the snapshot":        {request{12, 4, []uint64{13, 14}, 14}, request{12, 4, []uint64{13, 14}, 14}},
+		"right behind it":            {request{10, 3, []uint64{11}, 11}, request{10, 3, []uint64{11}, 11}},
+		"from before it":             {request{8, 2, []uint64{9, 10, 11}, 11}, request{10, 3, []uint64{11}, 11}},
+		"before it":                  {request{7, 2, []uint64{8, 9}, 9}, request{10, 3, nil, 9}},
+		"from the beginning":         {request{0, 0, []uint64{1, 2}, 2}, request{10, 3, nil, 2}},
+		"no entries":                 {request{7, 2, nil, 9}, request{10, 3, nil, 9}},
+		"more committed than shown":  {request{12, 4, []uint64{13}, 20}, request{12, 4, []uint64{13}, 13}},
+		"more than nothing shows":    {request{12, 4, nil, 20}, request{12, 4, nil, 12}},
+		"more than what was covered": {request{7, 2, []uint64{8}, 20}, request{10, 3, nil, 10}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, err := memory.Open("", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept := raft.NewInmemSnapshotStore()
+			log := openBase(t, store, kept)
+			makeSnapshot(t, kept, log, 10)
+			sent := &raft.AppendEntriesRequest{PrevLogEntry: test.sent.previous, PrevLogTerm: test.sent.term, LeaderCommitIndex: test.sent.commit}
+			for _, index := range test.sent.entries {
+				sent.Entries = append(sent.Entries, &raft.Log{Index: index})
+			}
+			(&covered{log: log}).trim(sent)
+			given := request{sent.PrevLogEntry, sent.PrevLogTerm, nil, sent.LeaderCommitIndex}
+			for _, entry := range sent.Entries {
+				given.entries = append(given.entries, entry.Index)
+			}
+			if !slices.Equal(given.entries, test.given.entries) || given.previous != test.given.previous ||
+				given.term != test.given.term || given.commit != test.given.commit {
+				t.Errorf("raft is given %+v, want %+v", given, test.given)
+			}
+		})
+	}
+}
+
+// The end of a log that no leader committed proves nothing.
+func TestAFollowerWhoseLogConflictsWithItsSnapshotIsGivenAll(t *testing.T) {
+	store, err := memory.Open("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := raft.NewInmemSnapshotStore()
+	log := openBase(t, store, kept)
+	makeSnapshot(t, kept, log, 10)
+	if err := store.StoreLogs([]*raft.Log{{Index: 9, Term: 1}, {Index: 10, Term: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	sent := &raft.AppendEntriesRequest{PrevLogEntry: 8, Entries: []*raft.Log{{Index: 9, Term: 2}, {Index: 10, Term: 3}}}
+	(&covered{log: log}).trim(sent)
+	if sent.PrevLogEntry != 8 || len(sent.Entries) != 2 {
+		t.Errorf("raft is given %+v", sent)
+	}
+}
+
+// A follower may be ahead of what its leader knows that it has, and is sent a
+// snapshot that is older.
+func TestAFollowerDoesNotGoBackToAnOlderSnapshot(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	leader := leaderOf(t, cluster)
+	at := slices.IndexFunc(cluster, func(i *instance) bool { return i != leader })
+	follower := cluster[at]
+	register(t, leader, "before")
+	made := leader.raft.Snapshot()
+	if err := made.Error(); err != nil {
+		t.Fatal(err)
+	}
+	change := register(t, leader, "after")
+	follower.arrives(t, change.Revision)
+	last, err := follower.store.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	meta, content, err := made.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer content.Close()
+	term, _ := leader.leads()
+	self := raft.ServerAddress(leader.raftAddress())
+	request := &raft.InstallSnapshotRequest{
+		RPCHeader:       raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.config.ID), Addr: []byte(self)},
+		SnapshotVersion: meta.Version,
+		Term:            term,
+		LastLogIndex:    meta.Index, LastLogTerm: meta.Term,
+		Size:          meta.Size,
+		Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
+	}
+	var answer raft.InstallSnapshotResponse
+	to := raft.ServerAddress(follower.raftAddress())
+	if err := leader.witness.InstallSnapshot(raft.ServerID(follower.config.ID), to, request, &answer, content); err != nil {
+		t.Fatal(err)
+	}
+	if !answer.Success || answer.Term != term {
+		t.Errorf("it is answered %+v", answer)
+	}
+	if state, _ := follower.State(); state.View.Revision() < change.Revision {
+		t.Errorf("it went back from revision %d to %d", change.Revision, state.View.Revision())
+	}
+	if now, err := follower.store.LastIndex(); err != nil || now < last {
+		t.Errorf("its log ended with entry %d, and ends with %d, %v", last, now, err)
+	}
+}
