@@ -96,10 +96,10 @@ func (o *sink) open(seen *domain.Revision, contact string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.out = out
-	if out != nil && o.hurried {
+	if o.hurried {
 		out.hurry()
 	}
-	if out != nil && o.severed {
+	if o.severed {
 		out.cut()
 	}
 	return err

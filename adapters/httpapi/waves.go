@@ -10,10 +10,10 @@ import (
 
 const (
 	// waveShare is how much time there is between two waves for each stream: about
-	// twice what a write to its socket takes. So that the streams leave the other
-	// half of a processor to those who write, each takes several changes at once
-	// when they come faster than that.
-	waveShare = 8 * time.Microsecond
+	// what a write to its socket takes. When changes come faster than that, each
+	// stream takes several at once, and leaves the time of a processor or more to
+	// those who make them.
+	waveShare = 4 * time.Microsecond
 
 	// longestPause bounds how long a change waits because of those before it.
 	longestPause = 100 * time.Millisecond

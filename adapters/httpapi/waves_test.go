@@ -81,7 +81,7 @@ func TestChangesThatComeFasterThanTheStreamsTakeThemWakeThemTogether(t *testing.
 				}
 				// As often as there are changes, at most; with many streams, as often
 				// as they get through with; and never less than ten times a second.
-				if waves := wakings / streams; waves > 1000 || streams >= 1000 && waves > 125 || waves < 9 {
+				if waves := wakings / streams; waves > 1000 || streams >= 1000 && waves > 250 || waves < 9 {
 					t.Errorf("there were %d waves", waves)
 				}
 			})
