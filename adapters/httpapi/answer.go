@@ -3,6 +3,7 @@ package httpapi
 import (
 	"io"
 	"net/http"
+	"runtime"
 	"strconv"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -18,6 +19,8 @@ type answer struct {
 	content     func(io.Writer) error
 	disposition string
 	length      []string // the length of body, where it is at hand
+	coding      []string // how body is compressed; nil: it is not
+	vary        []string // the header of the request that makes a difference; nil: none
 	etag        []string
 	revision    []string // the state of the registry that was seen
 	// leaderContact is how many milliseconds ago this instance heard from a
@@ -77,6 +80,9 @@ func (a *answer) write(w http.ResponseWriter) {
 	if a.status == http.StatusServiceUnavailable {
 		h["Retry-After"] = retryAfter
 	}
+	if a.vary != nil {
+		h["Vary"] = a.vary
+	}
 	if a.status == http.StatusNotModified {
 		w.WriteHeader(a.status)
 		return
@@ -85,6 +91,9 @@ func (a *answer) write(w http.ResponseWriter) {
 		a.contentType = jsonType
 	}
 	h[contentTypeHeader] = a.contentType
+	if a.coding != nil {
+		h["Content-Encoding"] = a.coding
+	}
 	if a.content != nil {
 		return // its length is not known
 	}
@@ -95,6 +104,22 @@ func (a *answer) write(w http.ResponseWriter) {
 	if a.status != 0 {
 		w.WriteHeader(a.status)
 	}
-	// An error here says that the asker has gone; there is nobody to tell.
-	_, _ = w.Write(a.body)
+	writeBody(w, a.body)
+}
+
+// turn is how much of a long body is written at a time.
+const turn = 64 << 10
+
+// writeBody lets others have the processor again and again: to copy a long list
+// into a socket takes long, and while a few hundred do that, one after the other,
+// raft's heartbeats must not wait for all of them.
+func writeBody(w io.Writer, body []byte) {
+	for len(body) > turn {
+		if _, err := w.Write(body[:turn]); err != nil {
+			return // the asker has gone; there is nobody to tell
+		}
+		body = body[turn:]
+		runtime.Gosched()
+	}
+	_, _ = w.Write(body)
 }

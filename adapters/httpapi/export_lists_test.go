@@ -1,5 +1,7 @@
 package httpapi
 
+import "github.com/nodesmetadata/nodesmetadata/domain"
+
 // The bounds of what is kept of filtered lists.
 const (
 	KeptLists = keptLists
@@ -14,4 +16,13 @@ func (s *Server) Kept() (lists, bytes int) {
 		bytes += list.size()
 	}
 	return len(s.lists.filtered), bytes
+}
+
+// Compressed is the whole list as it was compressed last.
+func (s *Server) Compressed() any { return s.lists.whole.compressed.Load() }
+
+// EncodeList makes a list, and gives its length and what compresses it.
+func EncodeList(view domain.View) (length int, compress func() (length int)) {
+	list := encodeList(view, domain.Filter{}, 0)
+	return len(list.body), func() int { return len(list.compress().body) }
 }
