@@ -3,7 +3,6 @@ package httpapi
 import (
 	"io"
 	"net/http"
-	"runtime"
 	"strconv"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -20,6 +19,7 @@ type answer struct {
 	disposition string
 	length      []string // the length of body, where it is at hand
 	coding      []string // how body is compressed; nil: it is not
+	turns       turns    // in which a body that may be long is written; nil: at once
 	vary        []string // the header of the request that makes a difference; nil: none
 	etag        []string
 	revision    []string // the state of the registry that was seen
@@ -104,22 +104,10 @@ func (a *answer) write(w http.ResponseWriter) {
 	if a.status != 0 {
 		w.WriteHeader(a.status)
 	}
-	writeBody(w, a.body)
-}
-
-// turn is how much of a long body is written at a time.
-const turn = 64 << 10
-
-// writeBody lets others have the processor again and again: to copy a long list
-// into a socket takes long, and while a few hundred do that, one after the other,
-// raft's heartbeats must not wait for all of them.
-func writeBody(w io.Writer, body []byte) {
-	for len(body) > turn {
-		if _, err := w.Write(body[:turn]); err != nil {
-			return // the asker has gone; there is nobody to tell
-		}
-		body = body[turn:]
-		runtime.Gosched()
+	// An error here says that the asker has gone; there is nobody to tell.
+	if a.turns == nil {
+		_, _ = w.Write(a.body)
+		return
 	}
-	_, _ = w.Write(body)
+	_ = a.turns.write(w, a.body)
 }

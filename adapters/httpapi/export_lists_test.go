@@ -1,6 +1,10 @@
 package httpapi
 
-import "github.com/nodesmetadata/nodesmetadata/domain"
+import (
+	"io"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
 
 // The bounds of what is kept of filtered lists.
 const (
@@ -26,3 +30,9 @@ func EncodeList(view domain.View) (length int, compress func() (length int)) {
 	list := encodeList(view, domain.Filter{}, 0)
 	return len(list.body), func() int { return len(list.compress().body) }
 }
+
+// TurnBytes is how much is written in a turn.
+const TurnBytes = turnBytes
+
+// NewTurns gives what writes a body in turns.
+func NewTurns() func(io.Writer, []byte) error { return newTurns().write }

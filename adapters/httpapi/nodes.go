@@ -109,7 +109,10 @@ func (s *Server) getNodes(ctx context.Context, r *http.Request) (answer, error) 
 		get = s.lists.getCompressed
 	}
 	list := get(view, filter)
-	a := answer{etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length, coding: list.coding, vary: acceptEncoding}
+	a := answer{
+		etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length,
+		coding: list.coding, vary: acceptEncoding, turns: s.turns,
+	}
 	if notModified(r, list.tag) {
 		a.status = http.StatusNotModified
 	}

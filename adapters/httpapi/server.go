@@ -28,6 +28,7 @@ type Server struct {
 	lists   listCache
 	events  eventCache
 	waves   *waves
+	turns   turns
 	handler http.Handler
 
 	// stopping ends when the server begins to close.
@@ -66,6 +67,7 @@ func New(config Config) (*Server, error) {
 		metrics: counted,
 		lists:   listCache{local: config.Local},
 		waves:   newWaves(config.Local),
+		turns:   newTurns(),
 		fresh:   map[net.Conn]struct{}{},
 		sinks:   map[*sink]struct{}{},
 	}
