@@ -221,7 +221,8 @@ func (s *nodeStream) Next() (ports.Delivery, <-chan struct{}, error) {
 		return ports.Delivery{Changes: changes}, later, nil
 	case !reaches && state.View.Revision() > s.position:
 		s.position = state.View.Revision()
-		return ports.Delivery{Snapshot: &state.View}, later, nil
+		snapshot := state.View // not the state, which would be on the heap every time
+		return ports.Delivery{Snapshot: &snapshot}, later, nil
 	}
 	return ports.Delivery{}, later, s.end
 }

@@ -18,6 +18,9 @@ type answer struct {
 	content     func(io.Writer) error
 	disposition string
 	length      []string // the length of body, where it is at hand
+	coding      []string // how body is compressed; nil: it is not
+	turns       turns    // in which a body that may be long is written; nil: at once
+	vary        []string // the header of the request that makes a difference; nil: none
 	etag        []string
 	revision    []string // the state of the registry that was seen
 	// leaderContact is how many milliseconds ago this instance heard from a
@@ -77,6 +80,9 @@ func (a *answer) write(w http.ResponseWriter) {
 	if a.status == http.StatusServiceUnavailable {
 		h["Retry-After"] = retryAfter
 	}
+	if a.vary != nil {
+		h["Vary"] = a.vary
+	}
 	if a.status == http.StatusNotModified {
 		w.WriteHeader(a.status)
 		return
@@ -85,6 +91,9 @@ func (a *answer) write(w http.ResponseWriter) {
 		a.contentType = jsonType
 	}
 	h[contentTypeHeader] = a.contentType
+	if a.coding != nil {
+		h["Content-Encoding"] = a.coding
+	}
 	if a.content != nil {
 		return // its length is not known
 	}
@@ -96,5 +105,9 @@ func (a *answer) write(w http.ResponseWriter) {
 		w.WriteHeader(a.status)
 	}
 	// An error here says that the asker has gone; there is nobody to tell.
-	_, _ = w.Write(a.body)
+	if a.turns == nil {
+		_, _ = w.Write(a.body)
+		return
+	}
+	_ = a.turns.write(w, a.body)
 }

@@ -33,7 +33,7 @@ func (s *Server) followCluster(out *sink, r *http.Request) error {
 	}
 	for err == nil {
 		if delivery.Empty() {
-			err = s.await(r.Context(), out, later, 0, "keep-alive")
+			err = out.await(later, "keep-alive")
 		} else {
 			err = deliverCluster(out, delivery)
 		}

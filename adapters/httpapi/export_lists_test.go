@@ -1,5 +1,11 @@
 package httpapi
 
+import (
+	"io"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
 // The bounds of what is kept of filtered lists.
 const (
 	KeptLists = keptLists
@@ -15,3 +21,18 @@ func (s *Server) Kept() (lists, bytes int) {
 	}
 	return len(s.lists.filtered), bytes
 }
+
+// Compressed is the whole list as it was compressed last.
+func (s *Server) Compressed() any { return s.lists.whole.compressed.Load() }
+
+// EncodeList makes a list, and gives its length and what compresses it.
+func EncodeList(view domain.View) (length int, compress func() (length int)) {
+	list := encodeList(view, domain.Filter{}, 0)
+	return len(list.body), func() int { return len(list.compress().body) }
+}
+
+// TurnBytes is how much is written in a turn.
+const TurnBytes = turnBytes
+
+// NewTurns gives what writes a body in turns.
+func NewTurns() func(io.Writer, []byte) error { return newTurns().write }

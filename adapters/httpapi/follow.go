@@ -50,7 +50,7 @@ func (s *Server) open(out *sink, r *http.Request, begin func(context.Context) er
 				return err
 			}
 		}
-		if err := s.awaitLeader(r.Context(), out); err != nil {
+		if err := s.awaitLeader(out); err != nil {
 			return err
 		}
 	}
@@ -80,7 +80,7 @@ func (s *Server) tryOpen(r *http.Request, begin func(context.Context) error) err
 }
 
 // awaitLeader returns when asking for a stream again may help.
-func (s *Server) awaitLeader(ctx context.Context, out *sink) error {
+func (s *Server) awaitLeader(out *sink) error {
 	pause := retryPause
 	for {
 		state, later := s.config.Local.State()
@@ -92,10 +92,10 @@ func (s *Server) awaitLeader(ctx context.Context, out *sink) error {
 				return nil
 			}
 			// There was a leader when this began, and it was of no help.
-			return s.await(ctx, out, nil, pause, noLeader)
+			return out.pause(pause, noLeader)
 		}
 		pause = 0 // one that comes now is new
-		if err := s.await(ctx, out, later, 0, noLeader); err != nil {
+		if err := out.await(later, noLeader); err != nil {
 			return err
 		}
 	}

@@ -17,7 +17,10 @@ type encodedList struct {
 	revision domain.Revision
 	body     []byte
 
+	// tag is the entity tag without what may make it a weak one.
+	tag                          string
 	etag, revisionHeader, length []string
+	coding                       []string // nil: body is what it is
 }
 
 // matching gives the nodes of view that filter lets through, in their order.
@@ -44,10 +47,12 @@ func encodeList(view domain.View, filter domain.Filter, sizeHint int) *encodedLi
 		body = appendMember(body, n)
 	}
 	body = append(body, '}')
+	tag := etag(view.Revision())
 	return &encodedList{
 		revision:       view.Revision(),
 		body:           body,
-		etag:           []string{etag(view.Revision())},
+		tag:            tag,
+		etag:           []string{tag},
 		revisionHeader: []string{formatRevision(view.Revision())},
 		length:         []string{strconv.Itoa(len(body))},
 	}
@@ -66,6 +71,8 @@ type listCache struct {
 	local ports.Local
 	whole sharedList
 
+	compressing sync.Mutex // held by the one who compresses
+
 	mu       sync.Mutex
 	filtered map[string]*sharedList // by filterKey
 }
@@ -73,12 +80,18 @@ type listCache struct {
 // get gives the list at view's revision or a later one. A later one is as good
 // an answer: it was committed before the asker is answered.
 func (c *listCache) get(view domain.View, filter domain.Filter) *encodedList {
-	if filter.All() {
-		return c.whole.get(c.local, view, filter)
+	list := c.sharedFor(filter).get(c.local, view, filter)
+	if !filter.All() {
+		c.trim()
 	}
-	list := c.shared(filterKey(filter)).get(c.local, view, filter)
-	c.trim()
 	return list
+}
+
+func (c *listCache) sharedFor(filter domain.Filter) *sharedList {
+	if filter.All() {
+		return &c.whole
+	}
+	return c.shared(filterKey(filter))
 }
 
 func (c *listCache) shared(key string) *sharedList {
@@ -110,15 +123,19 @@ func (c *listCache) trim() {
 
 // sharedList is the latest list with one filter.
 type sharedList struct {
-	latest   atomic.Pointer[encodedList]
-	encoding sync.Mutex // held by the one who encodes
+	latest     atomic.Pointer[encodedList]
+	compressed atomic.Pointer[encodedList] // the latest that was asked for like that
+	encoding   sync.Mutex                  // held by the one who encodes
 }
 
 func (s *sharedList) size() int {
-	if list := s.latest.Load(); list != nil {
-		return len(list.body)
+	size := 0
+	for _, list := range []*encodedList{s.latest.Load(), s.compressed.Load()} {
+		if list != nil {
+			size += len(list.body)
+		}
 	}
-	return 0
+	return size
 }
 
 func (s *sharedList) get(local ports.Local, view domain.View, filter domain.Filter) *encodedList {

@@ -100,13 +100,20 @@ func (s *Server) getNodes(ctx context.Context, r *http.Request) (answer, error) 
 		return answer{}, err
 	}
 	if read.Past != nil && view.Revision() <= *read.Past {
-		a := answer{status: http.StatusNotModified, etag: []string{etag(view.Revision())}}
+		a := answer{status: http.StatusNotModified, etag: []string{etag(view.Revision())}, vary: acceptEncoding}
 		a.see(view.Revision())
 		return a, nil
 	}
-	list := s.lists.get(view, filter)
-	a := answer{etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length}
-	if notModified(r, list.etag[0]) {
+	get := s.lists.get
+	if takesGzip(r) {
+		get = s.lists.getCompressed
+	}
+	list := get(view, filter)
+	a := answer{
+		etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length,
+		coding: list.coding, vary: acceptEncoding, turns: s.turns,
+	}
+	if notModified(r, list.tag) {
 		a.status = http.StatusNotModified
 	}
 	return a, nil

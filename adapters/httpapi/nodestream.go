@@ -14,6 +14,8 @@ import (
 // followNodes streams the changes of the registry. The stream is no more than a
 // position in history: what a slow reader has not taken yet is kept nowhere.
 func (s *Server) followNodes(out *sink, r *http.Request) error {
+	s.waves.add(out)
+	defer s.waves.remove(out)
 	query := r.URL.Query()
 	after, err := streamPosition(r, query.Get(paramSince), query.Has(paramSince))
 	source, sourceErr := sourceOf(query)
@@ -23,13 +25,12 @@ func (s *Server) followNodes(out *sink, r *http.Request) error {
 	}
 	var stream ports.NodeStream
 	var delivery ports.Delivery
-	var later <-chan struct{}
 	err = s.open(out, r, func(ctx context.Context) error {
 		var err error
 		if stream, err = s.config.Nodes.Follow(ctx, after, source); err != nil {
 			return err
 		}
-		delivery, later, err = stream.Next()
+		delivery, _, err = stream.Next()
 		return err
 	})
 	if err == nil && !out.opened {
@@ -40,12 +41,12 @@ func (s *Server) followNodes(out *sink, r *http.Request) error {
 	}
 	for err == nil {
 		if delivery.Empty() {
-			err = s.await(r.Context(), out, later, 0, "keep-alive")
+			err = out.await(nil, "keep-alive")
 		} else {
 			err = s.deliver(out, delivery, filter)
 		}
 		if err == nil {
-			delivery, later, err = stream.Next()
+			delivery, _, err = stream.Next()
 		}
 	}
 	return s.finish(out, err)

@@ -142,7 +142,7 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Requ
 }
 
 func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, c *measuredCall) {
-	out := s.newSink(w, c.sink)
+	out := s.newSink(w, r, c.sink)
 	defer s.endSink(out)
 	err := s.follow(out, r, c)
 	switch {
@@ -176,6 +176,7 @@ func (s *Server) follow(out *sink, r *http.Request, c *measuredCall) (err error)
 		return err
 	}
 	err = c.stream(out, r)
+	out.whole = true
 	if out.opened && errors.Is(err, os.ErrDeadlineExceeded) {
 		out.metrics.cutOff.Inc()
 	}

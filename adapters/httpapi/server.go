@@ -27,6 +27,8 @@ type Server struct {
 	metrics *metrics
 	lists   listCache
 	events  eventCache
+	waves   *waves
+	turns   turns
 	handler http.Handler
 
 	// stopping ends when the server begins to close.
@@ -64,6 +66,8 @@ func New(config Config) (*Server, error) {
 		config:  config,
 		metrics: counted,
 		lists:   listCache{local: config.Local},
+		waves:   newWaves(config.Local),
+		turns:   newTurns(),
 		fresh:   map[net.Conn]struct{}{},
 		sinks:   map[*sink]struct{}{},
 	}
@@ -93,6 +97,7 @@ func (s *Server) Open(ctx context.Context) error {
 			s.config.Logger.Error("the application API stopped serving", "address", listener.Addr(), "error", err)
 		}
 	})
+	s.serving.Go(func() { s.waves.run(s.stopping) })
 	return nil
 }
 
@@ -158,6 +163,10 @@ func (s *Server) Close(ctx context.Context) error {
 		return nil
 	}
 	err := server.Shutdown(ctx)
+	if err == nil {
+		// It does not wait for the connections that streams took from it.
+		err = s.awaitHandlers(ctx)
+	}
 	if err != nil {
 		err = fmt.Errorf("application API: requests were broken off: %w", err)
 		s.force(server)
@@ -170,6 +179,9 @@ func (s *Server) Close(ctx context.Context) error {
 func (s *Server) force(server *http.Server) {
 	s.mu.Lock()
 	s.forced = true
+	for out := range s.sinks {
+		out.cut()
+	}
 	s.mu.Unlock()
 	s.cancel()
 	_ = server.Close()
@@ -198,6 +210,21 @@ func (s *Server) handled() {
 	if s.handling == 0 && s.idle != nil {
 		close(s.idle)
 		s.idle = nil
+	}
+}
+
+func (s *Server) awaitHandlers(ctx context.Context) error {
+	handled := s.allHandled()
+	select {
+	case <-handled:
+		return nil
+	default:
+	}
+	select {
+	case <-handled:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

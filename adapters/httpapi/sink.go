@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,41 +14,44 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-const (
-	// pending is how much of what is pending goes to the socket at once.
-	pending = 32 << 10
+// pending is how much of what is pending goes to the socket at once.
+const pending = 32 << 10
 
-	// piece is how much a socket must take within Config.StalledTimeout. It is
-	// small so that one that takes anything at all is left alone.
-	piece = 8 << 10
-
-	// farewell is how long the last words on a stream may take when the server
-	// closes: a socket that takes nothing must not hold that up.
-	farewell = time.Second
-)
+// farewell is how long the last words on a stream may take when the server
+// closes: a socket that takes nothing must not hold that up.
+const farewell = time.Second
 
 var pendingBuffers = sync.Pool{New: func() any { b := make([]byte, 0, pending); return &b }}
 
 // sink is the writing end of a stream of server-sent events. It holds no more of
 // what is pending than one buffer, and that only while it writes.
 //
-// All but hurry is for one goroutine.
+// All but hurry and cut is for one goroutine.
 type sink struct {
 	w       http.ResponseWriter
-	control *http.ResponseController
+	r       *http.Request
 	stalled time.Duration
-	// silence fires when it is time for a comment.
+	// silence says now and then that a comment may be due.
 	silence   *time.Timer
+	due       atomic.Bool
 	keepAlive time.Duration
+	flushed   time.Time
 	metrics   *sinkMetrics
 
-	opened bool // the header is sent
+	opened bool // the header is sent, or can't be
 	begun  bool // the first event is sent
+	whole  bool // the stream ended as streams do
+	events int  // since the last flush
 	buffer *[]byte
+	out    outlet
 
-	mu      sync.Mutex
-	hurried bool
-	ended   bool
+	// woken holds a token when the stream should look what there is: one channel
+	// for all, because to wait for several takes several times as long.
+	woken chan struct{}
+
+	mu      sync.Mutex // guards what follows, and setting out
+	hurried bool       // the server closes
+	severed bool
 }
 
 type sinkMetrics struct {
@@ -87,8 +91,18 @@ func (o *sink) open(seen *domain.Revision, contact string) error {
 	}
 	o.opened = true
 	o.metrics.open.Inc()
-	o.w.WriteHeader(http.StatusOK)
-	return o.flush()
+	out, err := openOutlet(o.w, o.r, o.stalled, o.wake)
+	o.flushed = time.Now()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.out = out
+	if o.hurried {
+		out.hurry()
+	}
+	if o.severed {
+		out.cut()
+	}
+	return err
 }
 
 // event takes a whole event block, to be sent by flush, or before that when
@@ -101,7 +115,7 @@ func (o *sink) event(block []byte) error {
 			return err
 		}
 	}
-	o.metrics.events.Inc()
+	o.events++
 	return o.write(block)
 }
 
@@ -120,40 +134,20 @@ func (o *sink) comment(text string) error {
 }
 
 func (o *sink) write(b []byte) error {
-	if o.buffer == nil {
-		o.buffer = pendingBuffers.Get().(*[]byte)
-	}
-	if len(*o.buffer)+len(b) > pending {
-		if err := o.empty(); err != nil {
+	for {
+		if o.buffer == nil {
+			o.buffer = pendingBuffers.Get().(*[]byte)
+			*o.buffer = (*o.buffer)[:frameHead]
+		}
+		n := min(len(b), pending-frameTail-len(*o.buffer))
+		*o.buffer = append(*o.buffer, b[:n]...)
+		if b = b[n:]; len(b) == 0 {
+			return nil
+		}
+		if err := o.flush(); err != nil {
 			return err
 		}
 	}
-	if len(b) > pending {
-		return o.send(b)
-	}
-	*o.buffer = append(*o.buffer, b...)
-	return nil
-}
-
-// empty sends what the buffer holds.
-func (o *sink) empty() error {
-	err := o.send(*o.buffer)
-	*o.buffer = (*o.buffer)[:0]
-	return err
-}
-
-func (o *sink) send(b []byte) error {
-	for len(b) > 0 {
-		n := min(len(b), piece)
-		if err := o.deadline(o.stalled); err != nil {
-			return err
-		}
-		if _, err := o.w.Write(b[:n]); err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
 }
 
 // hasPending reports whether there is anything to flush since the last time.
@@ -161,81 +155,90 @@ func (o *sink) hasPending() bool { return o.buffer != nil }
 
 // flush sends everything that is pending, and begins a new silence.
 func (o *sink) flush() error {
-	if o.buffer != nil {
-		err := o.empty()
-		pendingBuffers.Put(o.buffer)
-		o.buffer = nil
-		if err != nil {
-			return err
-		}
+	if o.buffer == nil {
+		return nil
 	}
-	if err := o.deadline(o.stalled); err != nil {
+	err := o.out.send(*o.buffer)
+	pendingBuffers.Put(o.buffer)
+	o.buffer = nil
+	if err != nil {
 		return err
 	}
-	if err := o.control.Flush(); err != nil {
-		return err
-	}
-	o.silence.Reset(o.keepAlive)
-	// HTTP/2 takes the deadline as one for the whole stream, and resets an idle
-	// one when it passes.
-	return o.deadline(0)
+	o.metrics.events.Add(float64(o.events))
+	o.events = 0
+	o.flushed = time.Now()
+	return nil
 }
 
-// deadline gives the socket d from now to take something; zero: for ever.
-func (o *sink) deadline(d time.Duration) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.hurried {
-		d = farewell
-	}
-	if d == 0 {
-		return o.control.SetWriteDeadline(time.Time{})
-	}
-	return o.control.SetWriteDeadline(time.Now().Add(d))
-}
+// untilComment is how long the silence may last yet.
+func (o *sink) untilComment() time.Duration { return o.keepAlive - time.Since(o.flushed) }
 
-// hurry leaves the stream little time for whatever it writes from now on, also
-// for what it is writing now. Anybody may call it.
+// hurry tells the stream to end, and leaves it little time for whatever it writes
+// from now on, also for what it is writing now. Anybody may call it.
 func (o *sink) hurry() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.hurried {
+		return
+	}
 	o.hurried = true
-	if !o.ended {
-		_ = o.control.SetWriteDeadline(time.Now().Add(farewell))
+	o.wake()
+	if o.out != nil {
+		o.out.hurry()
 	}
 }
 
-// end is called before the handler returns: after that the controller must not
-// be used. net/http still has an end of response to write, which must not wait
-// for ever either.
+func (o *sink) isHurried() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.hurried
+}
+
+// cut breaks the stream off. Anybody may call it.
+func (o *sink) cut() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.severed = true
+	if o.out != nil {
+		o.out.cut()
+	}
+}
+
+// end is called before the handler returns.
 func (o *sink) end() {
 	o.silence.Stop()
 	if o.opened {
 		o.metrics.open.Dec()
-		_ = o.deadline(o.stalled)
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.ended = true
+	if o.out != nil {
+		o.out.end(o.whole)
+	}
 }
 
-func (s *Server) newSink(w http.ResponseWriter, m *sinkMetrics) *sink {
+func (s *Server) newSink(w http.ResponseWriter, r *http.Request, m *sinkMetrics) *sink {
 	// A timer needs some time to fire and a comment some to arrive: with a tenth
 	// in hand no silence is longer than was promised.
 	keepAlive := s.config.KeepAlive - s.config.KeepAlive/10
 	o := &sink{
 		w:         w,
-		control:   http.NewResponseController(w),
+		r:         r,
 		stalled:   s.config.StalledTimeout,
-		silence:   time.NewTimer(keepAlive),
 		keepAlive: keepAlive,
 		metrics:   m,
+		woken:     make(chan struct{}, 1),
 	}
+	o.silence = time.AfterFunc(keepAlive, func() {
+		o.due.Store(true)
+		o.wake()
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sinks[o] = struct{}{}
 	if s.stopped {
-		o.hurried = true
+		o.hurry()
+	}
+	if s.forced {
+		o.cut()
 	}
 	return o
 }
@@ -247,30 +250,58 @@ func (s *Server) endSink(o *sink) {
 	o.end()
 }
 
-// await returns when woken is closed, or limit is over, zero being none. While
-// it waits it says comment as often as the stream must not be silent. It returns
-// ports.ErrClosed when the server closes, and ctx's error when the client goes.
-func (s *Server) await(ctx context.Context, out *sink, woken <-chan struct{}, limit time.Duration, comment string) error {
-	var over <-chan time.Time
-	if limit > 0 {
-		timer := time.NewTimer(limit)
-		defer timer.Stop()
-		over = timer.C
+// wake makes the stream look what there is. Anybody may call it.
+func (o *sink) wake() {
+	select {
+	case o.woken <- struct{}{}:
+	default:
 	}
-	for {
+}
+
+// await returns when the stream is woken, or there is something in the channel
+// changed; nil: nothing ever. It says comment where the stream was silent for as
+// long as it may. It returns ports.ErrClosed when the server closes, and
+// context.Canceled when the client goes.
+func (o *sink) await(changed <-chan struct{}, comment string) error {
+	if changed == nil {
+		<-o.woken
+	} else {
 		select {
-		case <-woken:
-			return nil
+		case <-o.woken:
+		case <-changed:
+		}
+	}
+	switch {
+	case o.out.gone():
+		return context.Canceled
+	case o.isHurried():
+		return ports.ErrClosed
+	}
+	if !o.due.Load() {
+		return nil
+	}
+	o.due.Store(false)
+	var err error
+	if o.untilComment() <= 0 {
+		err = o.comment(comment)
+	}
+	o.silence.Reset(o.untilComment())
+	return err
+}
+
+// pause is to await the end of a time.
+func (o *sink) pause(d time.Duration, comment string) error {
+	over := make(chan struct{})
+	timer := time.AfterFunc(d, func() { close(over) })
+	defer timer.Stop()
+	for {
+		if err := o.await(over, comment); err != nil {
+			return err
+		}
+		select {
 		case <-over:
 			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.stopping.Done():
-			return ports.ErrClosed
-		case <-out.silence.C:
-			if err := out.comment(comment); err != nil {
-				return err
-			}
+		default:
 		}
 	}
 }

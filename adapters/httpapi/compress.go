@@ -1,0 +1,116 @@
+package httpapi
+
+import (
+	"bytes"
+	"compress/gzip"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+// compressFrom is how long a list is that is compressed for those who take it. A
+// shorter one is sent in less time than that takes.
+const compressFrom = 64 << 10
+
+var (
+	gzipCoding     = []string{"gzip"}
+	acceptEncoding = []string{"Accept-Encoding"}
+)
+
+// getCompressed is get for who takes gzip. A list is compressed once for all who
+// ask for it, and one list at a time: no crowd of readers takes more than one
+// processor for that from those who write.
+func (c *listCache) getCompressed(view domain.View, filter domain.Filter) *encodedList {
+	shared := c.sharedFor(filter)
+	if list := shared.compressed.Load(); list != nil && list.revision >= view.Revision() {
+		return list
+	}
+	if list := c.get(view, filter); len(list.body) < compressFrom {
+		return list
+	}
+	c.compressing.Lock()
+	defer c.compressing.Unlock()
+	if list := shared.compressed.Load(); list != nil && list.revision >= view.Revision() {
+		return list
+	}
+	// Again, because all who wait for this by now are served by the latest.
+	list := c.get(view, filter)
+	if len(list.body) >= compressFrom {
+		list = list.compress()
+		shared.compressed.Store(list)
+		c.trim()
+	}
+	return list
+}
+
+var compressors = sync.Pool{New: func() any {
+	w, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	if err != nil {
+		panic(err) // a level that there is
+	}
+	return w
+}}
+
+// compress gives l as gzip. Its tag is a weak one: it stands for the same nodes, in
+// other bytes.
+func (l *encodedList) compress() *encodedList {
+	compressed := bytes.NewBuffer(make([]byte, 0, len(l.body)/8))
+	w := compressors.Get().(*gzip.Writer)
+	defer compressors.Put(w)
+	w.Reset(compressed)
+	_, _ = w.Write(l.body) // a buffer takes everything
+	_ = w.Close()
+	return &encodedList{
+		revision:       l.revision,
+		body:           compressed.Bytes(),
+		tag:            l.tag,
+		etag:           []string{"W/" + l.tag},
+		revisionHeader: l.revisionHeader,
+		length:         []string{strconv.Itoa(compressed.Len())},
+		coding:         gzipCoding,
+	}
+}
+
+// takesGzip reports whether r takes gzip, and at least as gladly as what is not
+// compressed. What is not understood is not asked for.
+func takesGzip(r *http.Request) bool {
+	gzipWeight, identityWeight, otherWeight := -1, -1, 0
+	for _, line := range r.Header["Accept-Encoding"] {
+		for element := range strings.SplitSeq(line, ",") {
+			coding, parameter, weighted := strings.Cut(element, ";")
+			weight, ok := 1000, true
+			if weighted {
+				weight, ok = weightOf(parameter)
+			}
+			if !ok {
+				continue
+			}
+			switch strings.ToLower(strings.TrimSpace(coding)) {
+			case "gzip", "x-gzip":
+				gzipWeight = weight
+			case "identity":
+				identityWeight = weight
+			case "*":
+				otherWeight = weight
+			}
+		}
+	}
+	if gzipWeight < 0 {
+		gzipWeight = otherWeight
+	}
+	return gzipWeight > 0 && gzipWeight >= identityWeight
+}
+
+// weightOf reads q=0.5 as 500; RFC 9110 has no more than three digits after the point.
+func weightOf(parameter string) (int, bool) {
+	name, value, _ := strings.Cut(strings.TrimSpace(parameter), "=")
+	whole, fraction, _ := strings.Cut(strings.TrimSpace(value), ".")
+	if !strings.EqualFold(strings.TrimSpace(name), "q") || whole != "0" && whole != "1" || len(fraction) > 3 {
+		return 0, false
+	}
+	weight, err := strconv.ParseUint(whole+(fraction + "000")[:3], 10, 16)
+	return int(weight), err == nil && weight <= 1000
+}

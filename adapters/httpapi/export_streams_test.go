@@ -1,0 +1,54 @@
+package httpapi
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// Wire is a wire, to which frames are strings.
+type Wire struct{ *wire }
+
+func OpenWire(conn net.Conn, header http.Header, stalled time.Duration) (*Wire, error) {
+	w, err := openWire(conn, header, stalled, func() {})
+	return &Wire{w}, err
+}
+
+func (w *Wire) Send(text string) error { return w.send(append(make([]byte, frameHead), text...)) }
+func (w *Wire) Hurry()                 { w.hurry() }
+func (w *Wire) Gone() bool             { return w.gone() }
+func (w *Wire) End(whole bool)         { w.end(whole) }
+
+// Waves wakes streams that do nothing else.
+type Waves struct {
+	*waves
+	streams []*sink
+}
+
+func NewWaves(local ports.Local, streams int) *Waves {
+	w := &Waves{waves: newWaves(local)}
+	for range streams {
+		out := &sink{woken: make(chan struct{}, 1)}
+		w.streams = append(w.streams, out)
+		w.add(out)
+	}
+	return w
+}
+
+func (w *Waves) Run(ctx context.Context) { w.run(ctx) }
+
+// Woken is how many streams were woken since it was called last.
+func (w *Waves) Woken() int {
+	woken := 0
+	for _, out := range w.streams {
+		select {
+		case <-out.woken:
+			woken++
+		default:
+		}
+	}
+	return woken
+}

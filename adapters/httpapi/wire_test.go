@@ -1,0 +1,139 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+)
+
+const stalled = 30 * time.Second
+
+// withWire has a stream opened on a connection that holds nothing back: what its
+// client does not read is not sent.
+func withWire(t *testing.T, do func(wire *httpapi.Wire, client net.Conn)) {
+	synctest.Test(t, func(t *testing.T) {
+		client, conn := net.Pipe()
+		opened := make(chan *httpapi.Wire)
+		go func() {
+			wire, err := httpapi.OpenWire(conn, http.Header{"Content-Type": {"text/event-stream"}}, stalled)
+			if err != nil {
+				t.Error(err)
+			}
+			opened <- wire
+		}()
+		header := make([]byte, 4<<10)
+		if n, err := client.Read(header); err != nil || !strings.HasSuffix(string(header[:n]), "\r\n\r\n") {
+			t.Fatalf("instead of a header came %q, %v", header[:n], err)
+		}
+		do(<-opened, client)
+		client.Close()
+	})
+}
+
+func TestAWireIsCutOnceItsSocketTookNothing(t *testing.T) {
+	withWire(t, func(wire *httpapi.Wire, _ net.Conn) {
+		for range 2 { // at any distance from the deadline that is set already
+			began := time.Now()
+			err := wire.Send("x")
+			if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took < stalled || took > stalled*3/2 {
+				t.Errorf("after %v: %v", took, err)
+			}
+			<-time.After(time.Second)
+		}
+		wire.End(false)
+	})
+}
+
+func TestAWireIsLeftAloneWhoseSocketTakesAnything(t *testing.T) {
+	withWire(t, func(wire *httpapi.Wire, client net.Conn) {
+		sent := make(chan error)
+		go func() { sent <- wire.Send(strings.Repeat("x", 100)) }()
+		for {
+			select {
+			case err := <-sent:
+				if err != nil {
+					t.Error(err)
+				}
+				wire.End(false)
+				return
+			case <-time.After(stalled * 9 / 10):
+				if _, err := client.Read(make([]byte, 1)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
+}
+
+func TestAWireInAHurryTakesNoLongerThanAFarewell(t *testing.T) {
+	withWire(t, func(wire *httpapi.Wire, _ net.Conn) {
+		sent := make(chan error)
+		began := time.Now()
+		go func() { sent <- wire.Send("x") }()
+		synctest.Wait()
+		wire.Hurry()
+		if err := <-sent; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+		wire.End(true)
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func TestAWireTellsTheEndFromABreak(t *testing.T) {
+	for whole, want := range map[bool]error{true: nil, false: io.ErrUnexpectedEOF} {
+		client, conn := net.Pipe()
+		frames := []string{"a", strings.Repeat("b", 0x1234), "c"}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			wire, err := httpapi.OpenWire(conn, http.Header{"X-Test": {"1"}}, stalled)
+			for _, frame := range frames {
+				err = errors.Join(err, wire.Send(frame))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			wire.End(whole)
+		}()
+		response, err := http.ReadResponse(bufio.NewReader(client), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(response.Body)
+		if string(got) != strings.Join(frames, "") || !errors.Is(err, want) || response.Header.Get("X-Test") != "1" || !response.Close {
+			t.Errorf("whole %v: read %d bytes, %v, of %v", whole, len(got), err, response.Header)
+		}
+		client.Close()
+		<-done
+	}
+}
+
+func TestAWireNoticesThatItsClientHasGone(t *testing.T) {
+	withWire(t, func(wire *httpapi.Wire, client net.Conn) {
+		if _, err := client.Write([]byte("whatever a client may still say")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if wire.Gone() {
+			t.Error("it is gone before it went")
+		}
+		client.Close()
+		synctest.Wait()
+		if !wire.Gone() {
+			t.Error("nobody noticed")
+		}
+		wire.End(true)
+	})
+}
