@@ -112,13 +112,15 @@ func (s *Server) newHTTP() *http.Server {
 		MaxHeaderBytes: maxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
 			// ReadHeaderTimeout is not for HTTP/2. But a client in the middle of
-			// its headers can't answer a ping, so pings bound that time as well.
+			// its headers can't answer a ping, so pings bound that time as well, with
+			// a fifth of it in hand for a machine that is busy.
 			SendPingTimeout:  s.config.HeaderTimeout,
-			PingTimeout:      min(s.config.HeaderTimeout, longestTimeout-s.config.HeaderTimeout),
+			PingTimeout:      min(s.config.HeaderTimeout, (longestTimeout-s.config.HeaderTimeout)*4/5),
 			WriteByteTimeout: s.config.StalledTimeout,
 		},
 		ErrorLog:    slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelWarn),
 		ConnState:   s.connState,
+		ConnContext: s.newcomers.greet,
 		BaseContext: func(net.Listener) context.Context { return s.base },
 	}
 }
