@@ -28,6 +28,8 @@ type Server struct {
 	lists   listCache
 	events  eventCache
 	handler http.Handler
+	// newcomers are the connections that have asked for nothing yet.
+	newcomers *newcomers
 
 	// stopping ends when the server begins to close.
 	stopping context.Context
@@ -45,7 +47,6 @@ type Server struct {
 	forced   bool
 	handling int           // handlers that run
 	idle     chan struct{} // closed when handling is 0; nil while nobody waits for that
-	fresh    map[net.Conn]struct{}
 	sinks    map[*sink]struct{}
 }
 
@@ -64,8 +65,9 @@ func New(config Config) (*Server, error) {
 		config:  config,
 		metrics: counted,
 		lists:   listCache{local: config.Local},
-		fresh:   map[net.Conn]struct{}{},
 		sinks:   map[*sink]struct{}{},
+
+		newcomers: newNewcomers(config.MaxNewcomers, counted.displaced),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.base, s.cancel = context.WithCancel(context.Background())
@@ -89,7 +91,7 @@ func (s *Server) Open(ctx context.Context) error {
 	s.listener, s.http = listener, s.newHTTP()
 	server := s.http
 	s.serving.Go(func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(door{listener, s.newcomers}); !errors.Is(err, http.ErrServerClosed) {
 			s.config.Logger.Error("the application API stopped serving", "address", listener.Addr(), "error", err)
 		}
 	})
@@ -149,12 +151,10 @@ func (s *Server) Close(ctx context.Context) error {
 	for out := range s.sinks {
 		out.hurry()
 	}
-	// A connection that has sent nothing yet is no request in flight, but
-	// Shutdown would wait for one for seconds.
-	for conn := range s.fresh {
-		_ = conn.Close()
-	}
 	s.mu.Unlock()
+	// A connection that has asked for nothing is no request in flight, but
+	// Shutdown would wait for one for seconds.
+	s.newcomers.close()
 	defer s.cancel()
 	if server == nil {
 		return nil
@@ -182,6 +182,9 @@ func (s *Server) isStopping() bool { return s.stopping.Err() != nil }
 // handle counts the handlers that run. net/http does not wait for them when it
 // is closed by force.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	if !s.newcomers.hear(r.Context()) {
+		panic(http.ErrAbortHandler) // nobody would get the answer
+	}
 	s.mu.Lock()
 	if s.forced {
 		s.mu.Unlock()
@@ -219,16 +222,9 @@ func (s *Server) allHandled() <-chan struct{} {
 	return idle
 }
 
-// connState keeps track of connections that have sent nothing yet.
+// connState is told by net/http what becomes of a connection.
 func (s *Server) connState(conn net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case state != http.StateNew:
-		delete(s.fresh, conn)
-	case s.stopped:
-		_ = conn.Close()
-	default:
-		s.fresh[conn] = struct{}{}
+	if state == http.StateClosed {
+		s.newcomers.leave(conn)
 	}
 }
