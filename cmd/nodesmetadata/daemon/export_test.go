@@ -35,3 +35,6 @@ func (d *Daemon) Fail(err error) { d.fail(err) }
 
 // Serve is what Run does once there is a Daemon.
 func (d *Daemon) Serve(ctx context.Context) int { return d.run(ctx) }
+
+// NewRaftSink gives one that raft does not write to.
+var NewRaftSink = newRaftSink
