@@ -21,6 +21,7 @@ const (
 	DefaultKeepAlive      = 15 * time.Second
 	DefaultStalledTimeout = 30 * time.Second
 	DefaultMaxBodyBytes   = 1 << 20
+	DefaultMaxNewcomers   = 256
 )
 
 // No request takes longer than this to be heard, nor to be decided.
@@ -86,6 +87,11 @@ type Config struct {
 	// MaxBodyBytes is the longest body that is read, a restore's aside. Zero means
 	// DefaultMaxBodyBytes.
 	MaxBodyBytes int64
+
+	// MaxNewcomers is how many connections may be open that have not asked for
+	// anything yet. When there are more, the oldest gives way. Zero means
+	// DefaultMaxNewcomers.
+	MaxNewcomers int
 }
 
 // Validate reports all that is wrong with c at once.
@@ -124,6 +130,9 @@ func (c Config) Validate() error {
 	if c.MaxBodyBytes < 0 {
 		faults = append(faults, fmt.Errorf("maximum of body bytes %d is negative", c.MaxBodyBytes))
 	}
+	if c.MaxNewcomers < 0 {
+		faults = append(faults, fmt.Errorf("maximum of newcomers %d is negative", c.MaxNewcomers))
+	}
 	return errors.Join(faults...)
 }
 
@@ -150,6 +159,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.KeepAlive, DefaultKeepAlive)
 	setDefault(&c.StalledTimeout, DefaultStalledTimeout)
 	setDefault(&c.MaxBodyBytes, DefaultMaxBodyBytes)
+	setDefault(&c.MaxNewcomers, DefaultMaxNewcomers)
 	if c.Metrics == nil {
 		c.Metrics = prometheus.NewRegistry()
 	}

@@ -1,6 +1,12 @@
 package httpapi
 
-import "net/http"
+import (
+	"context"
+	"net"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // What tests hold against the JSON library, or measure by itself.
 var (
@@ -47,3 +53,16 @@ func Outcomes() map[Outcome]bool {
 	}
 	return all
 }
+
+// Newcomers are newcomers without a server.
+type Newcomers struct{ *newcomers }
+
+func NewNewcomers(max int) Newcomers {
+	return Newcomers{newNewcomers(max, prometheus.NewCounter(prometheus.CounterOpts{}))}
+}
+
+func (n Newcomers) Greet(ctx context.Context, conn net.Conn) context.Context {
+	return n.greet(ctx, conn)
+}
+func (n Newcomers) MakeRoom()                     { n.makeRoom() }
+func (n Newcomers) Hear(ctx context.Context) bool { return n.hear(ctx) }

@@ -156,6 +156,15 @@ func TestSlowHeadersOfHTTP2AreCutOffToo(t *testing.T) {
 	}
 }
 
+// Nor with HTTP/2, where two times are waited for, one after the other.
+func TestSlowHeadersOfHTTP2AreCutOffWithinTenSeconds(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	if _, after := hangsUp(t, s.dial(t, http2Preface+"\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82")); after > 10*time.Second {
+		t.Errorf("it took %v", after)
+	}
+}
+
 // http2Preface is the preface and empty settings.
 const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 

@@ -23,6 +23,7 @@ type metrics struct {
 	requests  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
 	redirects prometheus.Counter
+	displaced prometheus.Counter
 	streams   *prometheus.GaugeVec
 	events    *prometheus.CounterVec
 	cutOff    *prometheus.CounterVec
@@ -43,6 +44,10 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 			Name: "nodesmetadata_http_redirects_total",
 			Help: "Requests that were sent on to the leader.",
 		}),
+		displaced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nodesmetadata_http_connections_displaced_total",
+			Help: "Connections that had asked for nothing when the room was needed for another one.",
+		}),
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "nodesmetadata_http_streams_open",
 			Help: "Streams that are open now.",
@@ -57,7 +62,7 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		}, []string{"stream"}),
 	}
 	var faults []error
-	for _, c := range []prometheus.Collector{m.requests, m.durations, m.redirects, m.streams, m.events, m.cutOff} {
+	for _, c := range []prometheus.Collector{m.requests, m.durations, m.redirects, m.displaced, m.streams, m.events, m.cutOff} {
 		faults = append(faults, registry.Register(c))
 	}
 	for _, stream := range []string{nodeStream, clusterStream} {

@@ -30,6 +30,8 @@ type Server struct {
 	waves   *waves
 	turns   turns
 	handler http.Handler
+	// newcomers are the connections that have asked for nothing yet.
+	newcomers *newcomers
 
 	// stopping ends when the server begins to close.
 	stopping context.Context
@@ -47,7 +49,6 @@ type Server struct {
 	forced   bool
 	handling int           // handlers that run
 	idle     chan struct{} // closed when handling is 0; nil while nobody waits for that
-	fresh    map[net.Conn]struct{}
 	sinks    map[*sink]struct{}
 }
 
@@ -68,8 +69,9 @@ func New(config Config) (*Server, error) {
 		lists:   listCache{local: config.Local},
 		waves:   newWaves(config.Local),
 		turns:   newTurns(),
-		fresh:   map[net.Conn]struct{}{},
 		sinks:   map[*sink]struct{}{},
+
+		newcomers: newNewcomers(config.MaxNewcomers, counted.displaced),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.base, s.cancel = context.WithCancel(context.Background())
@@ -93,7 +95,7 @@ func (s *Server) Open(ctx context.Context) error {
 	s.listener, s.http = listener, s.newHTTP()
 	server := s.http
 	s.serving.Go(func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(door{listener, s.newcomers}); !errors.Is(err, http.ErrServerClosed) {
 			s.config.Logger.Error("the application API stopped serving", "address", listener.Addr(), "error", err)
 		}
 	})
@@ -117,13 +119,15 @@ func (s *Server) newHTTP() *http.Server {
 		MaxHeaderBytes: maxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
 			// ReadHeaderTimeout is not for HTTP/2. But a client in the middle of
-			// its headers can't answer a ping, so pings bound that time as well.
+			// its headers can't answer a ping, so pings bound that time as well, with
+			// a fifth of it in hand for a machine that is busy.
 			SendPingTimeout:  s.config.HeaderTimeout,
-			PingTimeout:      min(s.config.HeaderTimeout, longestTimeout-s.config.HeaderTimeout),
+			PingTimeout:      min(s.config.HeaderTimeout, (longestTimeout-s.config.HeaderTimeout)*4/5),
 			WriteByteTimeout: s.config.StalledTimeout,
 		},
 		ErrorLog:    slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelWarn),
 		ConnState:   s.connState,
+		ConnContext: s.newcomers.greet,
 		BaseContext: func(net.Listener) context.Context { return s.base },
 	}
 }
@@ -152,12 +156,10 @@ func (s *Server) Close(ctx context.Context) error {
 	for out := range s.sinks {
 		out.hurry()
 	}
-	// A connection that has sent nothing yet is no request in flight, but
-	// Shutdown would wait for one for seconds.
-	for conn := range s.fresh {
-		_ = conn.Close()
-	}
 	s.mu.Unlock()
+	// A connection that has asked for nothing is no request in flight, but
+	// Shutdown would wait for one for seconds.
+	s.newcomers.close()
 	defer s.cancel()
 	if server == nil {
 		return nil
@@ -192,6 +194,9 @@ func (s *Server) isStopping() bool { return s.stopping.Err() != nil }
 // handle counts the handlers that run. net/http does not wait for them when it
 // is closed by force.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	if !s.newcomers.hear(r.Context()) {
+		panic(http.ErrAbortHandler) // nobody would get the answer
+	}
 	s.mu.Lock()
 	if s.forced {
 		s.mu.Unlock()
@@ -244,16 +249,9 @@ func (s *Server) allHandled() <-chan struct{} {
 	return idle
 }
 
-// connState keeps track of connections that have sent nothing yet.
+// connState is told by net/http what becomes of a connection.
 func (s *Server) connState(conn net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case state != http.StateNew:
-		delete(s.fresh, conn)
-	case s.stopped:
-		_ = conn.Close()
-	default:
-		s.fresh[conn] = struct{}{}
+	if state == http.StateClosed {
+		s.newcomers.leave(conn)
 	}
 }

@@ -21,9 +21,9 @@ const (
 	// raftPatience is how long a connection to the raft port may be of no use: two
 	// seconds are promised, and the rest is for a machine that is busy.
 	raftPatience = 3 * time.Second
-	// How many connections of no use are open at a time on each port. The raft port
-	// bounds them; the application port leaves that to whoever stands before it.
-	raftCrowd, applicationCrowd = 1500, 300
+	// crowdSize is how many connections of no use come at a time to each port. Both
+	// bound how many of them stay.
+	crowdSize = 1500
 )
 
 // hostile dials from an address of its own, as somebody does who is no instance.
@@ -116,8 +116,8 @@ func raftPortSilence(t *testing.T, i *harness.Instance) {
 // little, until they are cut.
 func halfOpen(t *testing.T, i *harness.Instance) {
 	var all sync.WaitGroup
-	open := func(crowd int, address string, words ...string) {
-		for n := range crowd {
+	open := func(address string, words ...string) {
+		for n := range crowdSize {
 			all.Go(func() {
 				said := words[n%len(words)]
 				if _, err := exchange(address, said); err != nil && !isRefused(err) {
@@ -126,8 +126,8 @@ func halfOpen(t *testing.T, i *harness.Instance) {
 			})
 		}
 	}
-	open(raftCrowd, i.RaftBind, "", "\x01", "\x02", "\x02GET ")
-	open(applicationCrowd, i.Application, "", "GET /nodes HT", "GET /nodes HTTP/1.1\r\nHost: x\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	open(i.RaftBind, "", "\x01", "\x02", "\x02GET ")
+	open(i.Application, "", "GET /nodes HT", "GET /nodes HTTP/1.1\r\nHost: x\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	all.Wait()
 }
 

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -61,8 +62,13 @@ func (m *memory) check(t *testing.T) {
 	}
 }
 
-// maxIdle is what three idle instances may take together.
+// maxIdle is what three idle instances may take together, and afterWrites what they
+// may take, with each backend, soon after many more changes than the history holds.
 const maxIdle = 100 << 20
+
+var afterWrites = map[string]int64{"bolt": 100 << 20, "badger": 110 << 20}
+
+const manyBatches = 300
 
 func TestIdleInstancesTakeLittleMemory(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
@@ -70,13 +76,50 @@ func TestIdleInstancesTakeLittleMemory(t *testing.T) {
 		for n, i := range c.Instances {
 			put(t, i.Client, []string{"a", "b", "c"}[n])
 		}
-		var total int64
-		for _, i := range c.Instances {
-			total += i.ResidentBytes()
-		}
-		t.Logf("three idle instances take %.1f MiB", float64(total)/(1<<20))
+		total := resident(c)
+		t.Logf("three idle instances take %.1f MiB", mib(total))
 		if total > maxIdle {
 			t.Errorf("three idle instances take %d MiB", total>>20)
 		}
 	})
 }
+
+func TestInstancesThatHaveWrittenMuchTakeLittleMemory(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Backend: backend, Flags: calm, Build: harness.Build{Plain: true}})
+		leader := c.Leader()
+		for n := range manyBatches {
+			if _, err := leader.Batch(t.Context(), sameNodes(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Logf("after %d changes three instances take %.1f MiB", manyBatches*100, mib(resident(c)))
+		harness.Eventually(t, "memory is given back", func() error {
+			if total := resident(c); total > afterWrites[backend] {
+				return fmt.Errorf("three instances take %.1f MiB", mib(total))
+			}
+			return nil
+		})
+		t.Logf("a little later they take %.1f MiB", mib(resident(c)))
+	})
+}
+
+// sameNodes changes a hundred nodes, for the n-th time.
+func sameNodes(n int) []harness.BatchChange {
+	nodes := make([]harness.Node, 100)
+	for i := range nodes {
+		nodes[i] = harness.NewNode(fmt.Sprintf("node-%02d", i))
+		nodes[i].Weight = &n
+	}
+	return harness.Puts(nodes...)
+}
+
+// resident is what the processes of all instances have resident together.
+func resident(c *harness.Cluster) (total int64) {
+	for _, i := range c.Instances {
+		total += i.ResidentBytes()
+	}
+	return total
+}
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/fx"
@@ -60,6 +61,14 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		_, _ = fmt.Fprintln(stderr, "nodesmetadata:", err)
 		return exitFailed
 	}
+	if operatorTunes(environ) {
+		return d.run(ctx)
+	}
+	tidying, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var done sync.WaitGroup
+	done.Go(func() { tidy(tidying) })
+	defer done.Wait()
+	defer stop()
 	return d.run(ctx)
 }
 

@@ -35,3 +35,15 @@ func (d *Daemon) Fail(err error) { d.fail(err) }
 
 // Serve is what Run does once there is a Daemon.
 func (d *Daemon) Serve(ctx context.Context) int { return d.run(ctx) }
+
+// NewRaftSink gives one that raft does not write to.
+var NewRaftSink = newRaftSink
+
+// OperatorTunes says whether the environment tells Go how to use memory.
+var OperatorTunes = operatorTunes
+
+// Quiet finds out when it is time to tidy.
+type Quiet struct{ quiet }
+
+func (q *Quiet) Due(allocated, live uint64) bool { return q.due(allocated, live) }
+func (q *Quiet) Tidied(allocated uint64)         { q.tidied(allocated) }

@@ -1,29 +1,133 @@
 package daemon
 
 import (
+	"maps"
+	"strings"
 	"sync"
+	"sync/atomic"
 
-	metrics "github.com/hashicorp/go-metrics/compat"
-	"github.com/hashicorp/go-metrics/compat/prometheus"
+	"github.com/hashicorp/go-metrics/compat"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // raftMetrics collects what raft and its bolt store measure. They write to a
 // sink that the whole process has once: instances that share a process, as
 // tests have them, share these metrics.
 //
-// The compat packages are those that raft itself imports, so that this is the
-// right one of the two modules behind them, whatever the build tags.
-var raftMetrics = sync.OnceValues(func() (*prometheus.PrometheusSink, error) {
-	// Without an expiration: a gauge that raft sets only when something changes
-	// must not vanish while nothing does.
-	sink, err := prometheus.NewPrometheusSinkFrom(prometheus.PrometheusOpts{Name: "raft"})
-	if err != nil {
-		return nil, err
-	}
+// The compat package is the one that raft itself imports, so that this is the
+// right one of the two modules behind it, whatever the build tags.
+var raftMetrics = sync.OnceValues(func() (*raftSink, error) {
+	sink := newRaftSink()
 	config := metrics.DefaultConfig("")
 	config.EnableHostname = false
 	// The Go collector has these, and they would take a goroutine for ever.
 	config.EnableRuntimeMetrics = false
-	_, err = metrics.NewGlobal(config, sink)
+	_, err := metrics.NewGlobal(config, sink)
 	return sink, err
 })
+
+// raftSink shows what raft measures to Prometheus. The sink that comes with
+// go-metrics keeps hundreds of samples for each of the summaries it makes, 3 MB in
+// all, and sorts them for every few measurements; here these are histograms, whose
+// quantiles can also be computed for several instances together. A metric appears
+// when it is first measured and stays.
+type raftSink struct {
+	// known are the metrics by kind, name and labels. A map here is never modified.
+	known  atomic.Pointer[map[string]prometheus.Metric]
+	adding sync.Mutex // held by who adds one
+}
+
+func newRaftSink() *raftSink {
+	s := &raftSink{}
+	s.known.Store(&map[string]prometheus.Metric{})
+	return s
+}
+
+// raftBuckets are for milliseconds, and for the few samples that are numbers of
+// entries or bytes.
+var raftBuckets = []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 10_000}
+
+// raftNames makes of a name what Prometheus takes for one.
+var raftNames = strings.NewReplacer(" ", "_", ".", "_", "=", "_", "-", "_", "/", "_")
+
+// find gives the metric of a kind, which is new the first time. It allocates
+// nothing for one that is known: raft measures several things for every entry.
+func (s *raftSink) find(kind byte, key []string, labels []metrics.Label, create func(prometheus.Opts) prometheus.Metric) prometheus.Metric {
+	var room [128]byte
+	id := append(room[:0], kind)
+	for _, part := range key {
+		id = append(append(id, '_'), part...)
+	}
+	for _, label := range labels {
+		id = append(append(id, ';'), label.Name...)
+		id = append(append(id, '='), label.Value...)
+	}
+	if found, known := (*s.known.Load())[string(id)]; known {
+		return found
+	}
+	s.adding.Lock()
+	defer s.adding.Unlock()
+	if found, known := (*s.known.Load())[string(id)]; known {
+		return found
+	}
+	name := raftNames.Replace(strings.Join(key, "_"))
+	constant := prometheus.Labels{}
+	for _, label := range labels {
+		constant[label.Name] = label.Value
+	}
+	more := maps.Clone(*s.known.Load())
+	more[string(id)] = create(prometheus.Opts{Name: name, Help: name, ConstLabels: constant})
+	s.known.Store(&more)
+	return more[string(id)]
+}
+
+func newRaftGauge(o prometheus.Opts) prometheus.Metric {
+	return prometheus.NewGauge(prometheus.GaugeOpts(o))
+}
+
+func newRaftCounter(o prometheus.Opts) prometheus.Metric {
+	return prometheus.NewCounter(prometheus.CounterOpts(o))
+}
+
+func newRaftHistogram(o prometheus.Opts) prometheus.Metric {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{Name: o.Name, Help: o.Help, ConstLabels: o.ConstLabels, Buckets: raftBuckets})
+}
+
+// SetGauge implements metrics.MetricSink.
+func (s *raftSink) SetGauge(key []string, value float32) { s.SetGaugeWithLabels(key, value, nil) }
+
+// SetGaugeWithLabels implements metrics.MetricSink.
+func (s *raftSink) SetGaugeWithLabels(key []string, value float32, labels []metrics.Label) {
+	s.find('g', key, labels, newRaftGauge).(prometheus.Gauge).Set(float64(value))
+}
+
+// EmitKey implements metrics.MetricSink. Raft does not use it, and Prometheus has
+// nothing like it.
+func (s *raftSink) EmitKey([]string, float32) {}
+
+// IncrCounter implements metrics.MetricSink.
+func (s *raftSink) IncrCounter(key []string, by float32) { s.IncrCounterWithLabels(key, by, nil) }
+
+// IncrCounterWithLabels implements metrics.MetricSink.
+func (s *raftSink) IncrCounterWithLabels(key []string, by float32, labels []metrics.Label) {
+	s.find('c', key, labels, newRaftCounter).(prometheus.Counter).Add(float64(by))
+}
+
+// AddSample implements metrics.MetricSink.
+func (s *raftSink) AddSample(key []string, value float32) { s.AddSampleWithLabels(key, value, nil) }
+
+// AddSampleWithLabels implements metrics.MetricSink.
+func (s *raftSink) AddSampleWithLabels(key []string, value float32, labels []metrics.Label) {
+	s.find('h', key, labels, newRaftHistogram).(prometheus.Histogram).Observe(float64(value))
+}
+
+// Describe implements prometheus.Collector. It says nothing, as nobody knows what
+// raft will measure.
+func (s *raftSink) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (s *raftSink) Collect(all chan<- prometheus.Metric) {
+	for _, metric := range *s.known.Load() {
+		all <- metric
+	}
+}

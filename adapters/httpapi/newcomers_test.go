@@ -1,0 +1,129 @@
+package httpapi_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
+
+const displaced = "nodesmetadata_http_connections_displaced_total"
+
+func fewNewcomers(c *httpapi.Config) { c.MaxNewcomers = 4 }
+
+// What a stranger may say without having asked for anything.
+var nothingAsked = map[string]string{
+	"nothing":                    "",
+	"half a request line":        "GET /no",
+	"half a header":              "GET /nodes HTTP/1.1\r\nHost: h\r\nX-",
+	"the preface of HTTP/2":      http2Preface,
+	"half a header of HTTP/2":    http2Preface + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82",
+	"half the preface of HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM",
+}
+
+func TestWhoHasAskedForNothingGivesWay(t *testing.T) {
+	for name, text := range nothingAsked {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, fewNewcomers)
+			var crowd []net.Conn
+			for range 12 {
+				crowd = append(crowd, s.dial(t, text))
+			}
+			if got := s.do(t, "GET", "/livez", ""); got.status != 200 {
+				t.Errorf("beside a crowd livez says %d", got.status)
+			}
+			for _, oldest := range crowd[:9] { // the one that asked made way for none
+				hangsUp(t, oldest)
+			}
+			if n := s.metric(t, displaced); n != 9 {
+				t.Errorf("%v were displaced", n)
+			}
+		})
+	}
+}
+
+func TestWhoHasAskedOnceStays(t *testing.T) {
+	s := start(t, fewNewcomers)
+	idle := s.dial(t, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+	s.useHTTP2()
+	stream := s.stream(t, "/nodes/sse")
+	stream.event(t)
+	for range 12 {
+		s.dial(t, "")
+	}
+	eventually(t, "some are displaced", func() bool { return s.metric(t, displaced) >= 4 })
+	s.register(t, domain.NodeSpec{ID: "a", Address: "h:1"})
+	stream.event(t)
+	if _, err := io.WriteString(idle, "GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"); err != nil {
+		t.Error(err)
+	}
+	if answers, _ := hangsUp(t, idle); answers == "" {
+		t.Error("it was displaced")
+	}
+}
+
+// However many come at once, those who ask are all heard.
+func TestACrowdThatAsksIsHeard(t *testing.T) {
+	for name, protocol := range map[string]func(*http.Protocols){
+		"HTTP/1.1": func(p *http.Protocols) { p.SetHTTP1(true) },
+		"HTTP/2":   func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, fewNewcomers)
+			protocols := new(http.Protocols)
+			protocol(protocols)
+			var all sync.WaitGroup
+			for range 300 {
+				all.Go(func() {
+					transport := &http.Transport{Protocols: protocols}
+					defer transport.CloseIdleConnections()
+					client := http.Client{Transport: transport}
+					answer, err := client.Get("http://" + s.address + "/livez")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_ = answer.Body.Close()
+					if answer.StatusCode != 200 {
+						t.Errorf("answered %d", answer.StatusCode)
+					}
+				})
+			}
+			all.Wait()
+			if n := s.metric(t, displaced); n != 0 {
+				t.Errorf("%v were displaced", n)
+			}
+		})
+	}
+}
+
+func TestARequestOfWhoGaveWayIsNotCarriedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := httpapi.NewNewcomers(1)
+		late, conn := net.Pipe()
+		defer func() { _ = late.Close() }()
+		ctx := n.Greet(context.Background(), conn)
+		n.MakeRoom() // returns when its grace is over
+		if n.Hear(ctx) {
+			t.Error("it is heard")
+		}
+		early, conn := net.Pipe()
+		defer func() { _ = early.Close() }()
+		ctx = n.Greet(context.Background(), conn)
+		if !n.Hear(ctx) {
+			t.Error("who has room is not heard")
+		}
+		n.MakeRoom()
+		if !n.Hear(ctx) {
+			t.Error("who was heard is not heard again")
+		}
+		_ = conn.Close()
+	})
+}
