@@ -61,7 +61,8 @@ type Node struct {
 
 	directory *logstore.Directory
 	store     logstore.Store
-	disk      *disk // store, as raft sees it
+	disk      *disk     // store, as raft sees it
+	newest    *prepared // snapshot, read before raft starts
 	growth    *growth
 	stream    *stream
 	witness   *witness
@@ -230,6 +231,7 @@ func (n *Node) start(address string) (err error) {
 	}
 	machine := newMachine(n.board, n.halt)
 	machine.observer = n.config.Observer
+	machine.prepared, n.newest = n.newest, nil
 	var fsm raft.FSM = machine
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
