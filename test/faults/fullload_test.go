@@ -70,11 +70,14 @@ func candidacies(c *harness.Cluster) map[string]int {
 }
 
 // work writes and lists at an instance until ctx ends, and gives how often each
-// succeeded. The first fault of a client is the test's.
+// succeeded. The first fault fails the test, and ends it.
 func work(ctx context.Context, t *testing.T, i *harness.Instance) (writes, lists int64) {
 	t.Helper()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	var written, listed atomic.Int64
 	var working sync.WaitGroup
+	var first sync.Once
 	each := func(clients int, count *atomic.Int64, do func(client *harness.Client, n int) error) {
 		for n := range clients {
 			client := harness.NewClient(t, i.Application)
@@ -85,8 +88,7 @@ func work(ctx context.Context, t *testing.T, i *harness.Instance) (writes, lists
 					case err == nil:
 						count.Add(1)
 					case ctx.Err() == nil:
-						t.Error(err)
-						return
+						first.Do(func() { t.Error(err); end() })
 					}
 				}
 			})
