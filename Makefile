@@ -20,6 +20,7 @@ KILLS      ?= 100
 ELECTIONS  ?= 500
 DELIVERIES ?= 1000000
 CROWD      ?= 1000
+STEADY     ?= 10m
 
 SEEDS    ?= 5000
 FIRST    ?= $(shell date +%s)
@@ -96,11 +97,16 @@ test-faults: ## faults under load, in network namespaces, for FAULTTIME (3m) wit
 		-faulttime=$(FAULTTIME) -backend=$(BACKEND) -rounds=$(ROUNDS) -only='$(ONLY)' -seed=$(SEED)
 
 .PHONY: soak
-soak: ## kill all KILLS (100) times, read through ELECTIONS (500), stream DELIVERIES (1000000) changes, with a CROWD (1000) that never reads; an hour or more
+soak: ## kill all KILLS (100) times, read through ELECTIONS (500), stream DELIVERIES (1000000) changes, with a CROWD (1000) that never reads, and see no election in STEADY (10m) of full load; an hour or more
 	$(MAKE) test-faults FAULTTIME=0 ROUNDS=$(KILLS) ONLY='^kill -9 of all$$$$' BACKEND=$(BACKEND) SEED=$(SEED)
 	$(GO) test -count=1 -timeout=0 -v -run 'Elections$$|^TestStreams' ./test/faults \
 		-elections=$(ELECTIONS) -deliveries=$(DELIVERIES) -backend=$(BACKEND) -seed=$(SEED)
 	$(GO) test -count=1 -timeout=0 -v -run '^TestSubscribersThatNeverReadCost' ./test/e2e -crowd=$(CROWD)
+	$(MAKE) steady STEADY=$(STEADY) BACKEND=$(BACKEND)
+
+.PHONY: steady
+steady: ## see no election in STEADY (10m) of full load with each BACKEND; the machine must have nothing else to do
+	$(GO) test -count=1 -timeout=0 -v -run '^TestNobodyStandsForElectionUnderFullLoad$$' ./test/faults -fullload=$(STEADY) -backend=$(BACKEND)
 
 .PHONY: simulate
 simulate: ## run SEEDS (5000) short histories of simulated clusters, from seed FIRST

@@ -185,6 +185,23 @@ func restore(t fataler, v domain.View) *domain.Registry {
 	return r
 }
 
+func TestNodesAreRestoredInWhateverOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := domain.NewRegistry()
+		for _, cmd := range commands().Draw(t, "commands") {
+			_, _ = r.Apply(cmd) // a refusal changes nothing
+		}
+		v := r.View()
+		nodes := rapid.Permutation(slices.Collect(v.Nodes())).Draw(t, "order")
+		restored, err := domain.RestoreRegistry(v.Revision(), nodes, v.History())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustEqual(t, "the registry", contentsOf(restored.View()), contentsOf(v))
+		mustBeSound(t, restored)
+	})
+}
+
 // A trimmed history, by number and by bytes, is restored with its limits.
 func TestARestoredHistoryIsTrimmedAsTheOriginal(t *testing.T) {
 	tests := map[string]domain.CacheNode{

@@ -3,6 +3,7 @@ package domain
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // How much a registry holds: nodes, and bytes of them.
@@ -272,6 +273,10 @@ func (r *Registry) releaseSlot(n *CacheNode) {
 	}
 }
 
+func byID(a, b *CacheNode) int { return strings.Compare(a.ID, b.ID) }
+
+func sharesID(a, b *CacheNode) bool { return a.ID == b.ID }
+
 // RestoreRegistry makes the registry that a view showed, out of what the view
 // gave: its revision, its nodes and its history. It refuses what no registry
 // can be: two nodes with one id, address or slot, or a history with gaps. It
@@ -289,12 +294,15 @@ func RestoreRegistry(revision Revision, nodes []*CacheNode, changes []Change) (*
 		if owner, taken := r.byAddress[canonicalAddress(n.Address)]; taken {
 			return nil, fmt.Errorf("nodes %q and %q share the address %s", owner, n.ID, n.Address)
 		}
-		r.hold(n)
+		r.byAddress[canonicalAddress(n.Address)] = n.ID
+		r.bytes += n.size()
 		used[n.Pool] = append(used[n.Pool], n.Slot)
 	}
-	if r.nodes.size() != len(nodes) {
-		return nil, fmt.Errorf("%d nodes share %d ids", len(nodes), r.nodes.size())
+	ascending := slices.SortedFunc(slices.Values(nodes), byID)
+	if ids := len(slices.CompactFunc(slices.Clone(ascending), sharesID)); ids != len(nodes) {
+		return nil, fmt.Errorf("%d nodes share %d ids", len(nodes), ids)
 	}
+	r.nodes = treeOf(ascending)
 	for name, taken := range used {
 		pool, ok := restoreSlots(taken)
 		if !ok {

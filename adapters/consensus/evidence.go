@@ -107,6 +107,7 @@ type witness struct {
 	steady func(term uint64) bool
 	// covered is what raft need not be given; nil: it is given everything.
 	covered *covered
+	ballot  *ballot
 
 	stopped  chan struct{}
 	stopOnce sync.Once
@@ -123,7 +124,7 @@ type transport interface {
 }
 
 func newWitness(inner transport, e *evidence, c *covered, follows func() uint64) *witness {
-	w := &witness{transport: inner, evidence: e, covered: c, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), stopped: make(chan struct{})}
+	w := &witness{transport: inner, evidence: e, covered: c, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(), stopped: make(chan struct{})}
 	w.relaying.Go(w.relay)
 	return w
 }
@@ -155,10 +156,10 @@ func (w *witness) relay() {
 			if w.settled(rpc) {
 				continue
 			}
-			select {
-			case w.rpcs <- rpc:
-			case <-w.stopped:
-				return
+			if wait := w.ballot.delay(rpc.Command); wait > 0 {
+				w.relaying.Go(func() { w.forwardAfter(wait, rpc) })
+			} else {
+				w.forward(rpc)
 			}
 		case <-w.stopped:
 			return
@@ -183,28 +184,84 @@ func (w *witness) settled(rpc raft.RPC) bool {
 	return false
 }
 
+// forward gives rpc to raft's main goroutine.
+func (w *witness) forward(rpc raft.RPC) {
+	asker := rpc.RespChan
+	switch rpc.Command.(type) {
+	case *raft.RequestPreVoteRequest, *raft.RequestVoteRequest:
+		rpc.RespChan = w.overhear(rpc.Command, asker)
+	}
+	w.ballot.put(rpc.Command, func() {
+		select {
+		case w.rpcs <- rpc:
+		case <-w.stopped:
+			asker <- raft.RPCResponse{Error: raft.ErrTransportShutdown}
+		}
+	})
+}
+
+// overhear has the ballot know how command is answered, and then whoever asked; nil
+// for nobody.
+func (w *witness) overhear(command any, asker chan<- raft.RPCResponse) chan<- raft.RPCResponse {
+	overheard := make(chan raft.RPCResponse, 1)
+	w.relaying.Go(func() {
+		select {
+		case answer := <-overheard:
+			w.ballot.answered(command, answer.Response)
+			if asker != nil {
+				asker <- answer
+			}
+		case <-w.stopped:
+		}
+	})
+	return overheard
+}
+
+func (w *witness) forwardAfter(wait time.Duration, rpc raft.RPC) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.stopped:
+	}
+	w.forward(rpc)
+}
+
+// stand has raft stand for election now, unless that is too early, or too late.
+func (w *witness) stand() {
+	w.ballot.stand(func(command any) {
+		select {
+		case w.rpcs <- raft.RPC{Command: command, RespChan: w.overhear(command, nil)}:
+		case <-w.stopped:
+		}
+	})
+}
+
+// RequestVote implements raft.Transport.
+func (w *witness) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return w.transport.RequestVote(id, target, w.ballot.request(args), resp)
+}
+
 // SetHeartbeatHandler implements raft.Transport: heartbeats do not come through
-// Consumer, unless they change raft's term or state. Raft 1.7.3 would do so beside its
+// Consumer, unless they change raft's term or state, or may meet a vote there (see
+// ballot). Raft 1.7.3 would do so beside its
 // main goroutine, which may have gone on to a later term when this one is on the disk,
 // and goes back to it then; or goes on for a moment as the leader that it was, of a
 // term that is another one's.
 func (w *witness) SetHeartbeatHandler(handle func(raft.RPC)) {
 	w.transport.SetHeartbeatHandler(func(rpc raft.RPC) {
-		w.hear(rpc.Command)
+		voting := w.hear(rpc.Command)
 		request, ok := rpc.Command.(*raft.AppendEntriesRequest)
-		if !ok || w.steady == nil || w.steady(request.Term) {
+		if !ok || !voting && (w.steady == nil || w.steady(request.Term)) {
 			handle(rpc)
 			return
 		}
-		select {
-		case w.rpcs <- rpc:
-		case <-w.stopped:
-			rpc.Respond(nil, raft.ErrTransportShutdown)
-		}
+		w.forward(rpc)
 	})
 }
 
-func (w *witness) hear(command any) {
+// hear says whether a vote may be under way: see ballot.
+func (w *witness) hear(command any) (voting bool) {
 	var term uint64
 	switch request := command.(type) {
 	case *raft.AppendEntriesRequest:
@@ -215,12 +272,14 @@ func (w *witness) hear(command any) {
 	case *raft.InstallSnapshotRequest:
 		term = request.Term
 	default:
-		return
+		return false
 	}
-	if term >= w.follows() {
-		now := time.Now()
-		w.contact.Store(&now)
+	if term < w.follows() {
+		return false
 	}
+	now := time.Now()
+	w.contact.Store(&now)
+	return w.ballot.hear(now)
 }
 
 // Close implements raft.WithClose.

@@ -62,6 +62,9 @@ func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
 		}
 		missed = append(missed, fault)
 	}
+	if len(missed) == 0 {
+		n.newest = report.newest
+	}
 	return store, missed, nil
 }
 

@@ -57,6 +57,8 @@ type Report struct {
 	Nodes    int
 
 	Faults []Fault
+
+	newest *prepared // the first of Snapshots; nil without any
 }
 
 // SnapshotReport is of one snapshot that is whole.
@@ -130,7 +132,8 @@ func Inspect(ctx context.Context, directory *logstore.Directory, backend logstor
 }
 
 // inspectOpen is Inspect of a store that is open already, at the start of an
-// instance: entries are proven, and left for raft to carry out.
+// instance: entries are proven, and left for raft to carry out, and so are snapshots
+// behind the newest one.
 func inspectOpen(ctx context.Context, directory *logstore.Directory, store logstore.Store) (Report, error) {
 	i := newInspection(directory)
 	i.provenOnly = true

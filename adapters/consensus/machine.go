@@ -26,6 +26,8 @@ type machine struct {
 	// rosters are the latest memberships, for LocalState.Committed. Never modified,
 	// like promotions.
 	rosters []ports.CommittedRoster
+	// prepared is a snapshot that was read before raft asks for it; nil for none.
+	prepared *prepared
 	// staged is what has arrived of a restore; nil while there is none.
 	staged *staging
 
@@ -38,6 +40,12 @@ type machine struct {
 	// halted is why; from then on nothing is applied and no snapshot made. Raft
 	// goes on asking for both while it is shutting down.
 	halted error
+}
+
+// prepared is what a snapshot holds. Whoever takes it changes it.
+type prepared struct {
+	id string
+	restored
 }
 
 func newMachine(b *board, halt func(error)) *machine {
@@ -169,10 +177,22 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 	}, nil
 }
 
+// take reads a snapshot, unless it is prepared: raft has proven it once more when it
+// opened it.
+func (m *machine) take(snapshot io.Reader, meta *raft.SnapshotMeta) (restored, error) {
+	ready := m.prepared
+	m.prepared = nil
+	if ready != nil && meta != nil && meta.ID == ready.id {
+		return ready.restored, nil
+	}
+	return readSnapshot(snapshot)
+}
+
 // Restore implements raft.FSM. Nothing is replaced before the whole snapshot is
 // read and proven; readers see the old state until then.
 func (m *machine) Restore(snapshot io.ReadCloser) error {
-	read, err := readSnapshot(snapshot)
+	meta, known := description(snapshot)
+	read, err := m.take(snapshot, meta)
 	if err != nil {
 		return err
 	}
@@ -181,7 +201,7 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 	m.promotions = read.promotions
 	m.staged = read.staging
 	m.rosters = nil
-	if meta, known := description(snapshot); known {
+	if known {
 		m.rosters = []ports.CommittedRoster{{Index: meta.ConfigurationIndex, Roster: rosterOf(meta.Configuration)}}
 	}
 	m.post()

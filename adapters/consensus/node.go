@@ -61,7 +61,9 @@ type Node struct {
 
 	directory *logstore.Directory
 	store     logstore.Store
-	disk      *disk // store, as raft sees it
+	logs      *baseLog  // store, as raft reads it
+	disk      *disk     // store, as raft sees it
+	newest    *prepared // snapshot, read before raft starts
 	growth    *growth
 	stream    *stream
 	witness   *witness
@@ -175,6 +177,7 @@ func (n *Node) Open(ctx context.Context) error {
 	n.watching.Go(n.watchLeadership)
 	n.watching.Go(n.watchRemoval)
 	n.watching.Go(n.rememberPeers)
+	n.watching.Go(n.watchLeader)
 	if !n.mayBeTrusted() {
 		n.watching.Go(n.leaveQuarantine)
 	}
@@ -209,6 +212,7 @@ func (n *Node) start(address string) (err error) {
 	}
 	owing := owingLog{LogStore: cached, owed: newOwed(), leads: n.leadsBy, worth: n.growth.worth}
 	logs := &baseLog{LogStore: owing}
+	n.logs = logs
 	based, err := newBasing(kept, logs)
 	if err != nil {
 		return err
@@ -233,11 +237,13 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	n.awake.HeartbeatTimeout, n.awake.ElectionTimeout = settings.HeartbeatTimeout, settings.ElectionTimeout
+	n.witness.ballot.begin(settings.HeartbeatTimeout, n.follows)
 	if !n.mayBeTrusted() {
 		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
 	}
 	machine := newMachine(n.board, n.halt)
 	machine.observer = n.config.Observer
+	machine.prepared, n.newest = n.newest, nil
 	var fsm raft.FSM = machine
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
@@ -462,16 +468,17 @@ func (n *Node) LeaderContact() (time.Duration, bool) {
 	return max(0, time.Since(at)), true
 }
 
-// SureLeader implements ports.Local. Who acknowledged a heartbeat waits at least a
-// heartbeat timeout from then on before it elects anybody else, unless it is asked to
-// by this instance; half of that leaves room for clocks. Who was asked may still be
-// about to stand for election when raft has given up on it.
+// SureLeader implements ports.Local. Who acknowledged a heartbeat waits at least half
+// a heartbeat timeout from then on before it votes for anybody else, also when it
+// starts anew, unless that is told to take over by this instance: see ballot. A third
+// of it leaves room for clocks. Who was told may still be about to stand for election
+// when raft has given up on it.
 func (n *Node) SureLeader() bool {
 	state := n.board.read()
 	if !state.Leading || n.mayBeTakenOver() {
 		return false
 	}
-	sure := time.Since(n.leaderContact(state)) < n.config.Timing.HeartbeatTimeout/2
+	sure := time.Since(n.leaderContact(state)) < n.config.Timing.HeartbeatTimeout/3
 	// Raft knows of a later term before the board does.
 	term, leads := n.leads()
 	return sure && leads && term == state.Term && !n.mayBeTakenOver()

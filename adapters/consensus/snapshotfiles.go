@@ -61,7 +61,8 @@ func (i *inspection) readSnapshots() {
 	slices.SortFunc(metas, func(a, b snapshotFile) int { return -compareSnapshots(&a.SnapshotMeta, &b.SnapshotMeta) })
 	for _, meta := range metas {
 		path := filepath.Join(folder, meta.ID, snapshotState)
-		read, err := readSnapshotState(path, meta)
+		decode := len(i.Snapshots) == 0 || !i.provenOnly
+		read, err := readSnapshotState(path, meta, decode)
 		if err != nil {
 			i.faultySnapshot(path, meta.Index, err)
 			continue
@@ -69,7 +70,8 @@ func (i *inspection) readSnapshots() {
 		found := SnapshotReport{ID: meta.ID, Index: meta.Index, Term: meta.Term, Size: meta.Size}
 		if len(i.Snapshots) == 0 {
 			i.base = found
-			i.machine.take(read)
+			i.machine.hold(read)
+			i.newest = &prepared{meta.ID, read}
 			i.Roster, i.RosterIndex = rosterOf(meta.Configuration), meta.ConfigurationIndex
 			i.ReachIndex, i.ReachTerm = meta.Index, meta.Term
 		}
@@ -119,8 +121,8 @@ func readSnapshotMeta(path string) (snapshotFile, error) {
 }
 
 // readSnapshotState reads the state twice: it is not decoded before the checksum
-// that raft made has proven it.
-func readSnapshotState(path string, meta snapshotFile) (read restored, err error) {
+// that raft made has proven it. Without decode it is only proven.
+func readSnapshotState(path string, meta snapshotFile, decode bool) (read restored, err error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return restored{}, err
@@ -135,6 +137,8 @@ func readSnapshotState(path string, meta snapshotFile) (read restored, err error
 		return restored{}, fmt.Errorf("it has %d bytes, and should have %d", size, meta.Size)
 	case !bytes.Equal(sum.Sum(nil), meta.CRC):
 		return restored{}, errChecksum
+	case !decode:
+		return restored{}, nil
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return restored{}, err
@@ -149,8 +153,8 @@ func readSnapshotState(path string, meta snapshotFile) (read restored, err error
 	return read, nil
 }
 
-// take makes what was read of a snapshot the state of the machine.
-func (m *machine) take(read restored) {
+// hold makes what was read of a snapshot the state of the machine.
+func (m *machine) hold(read restored) {
 	m.registry = read.registry
 	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
 }

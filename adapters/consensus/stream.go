@@ -22,6 +22,8 @@ type stream struct {
 	preface    *preface.Preface
 	running    context.Context // ends with the stream, as net.ErrClosed
 	stop       context.CancelCauseFunc
+	// ended holds a token when a connection that another instance made has ended.
+	ended chan struct{}
 
 	mu     sync.Mutex
 	closed bool
@@ -29,7 +31,7 @@ type stream struct {
 }
 
 func newStream(port net.Listener, dial func(context.Context, string) (net.Conn, error), advertised string, p *preface.Preface) *stream {
-	s := &stream{port: port, dial: dial, advertised: advertised, preface: p, open: map[*streamConn]struct{}{}}
+	s := &stream{port: port, dial: dial, advertised: advertised, preface: p, ended: make(chan struct{}, 1), open: map[*streamConn]struct{}{}}
 	s.running, s.stop = context.WithCancelCause(context.Background())
 	return s
 }
@@ -41,7 +43,14 @@ func (s *stream) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.remember(conn)
+	return s.remember(conn, s.noteEnd)
+}
+
+func (s *stream) noteEnd() {
+	select {
+	case s.ended <- struct{}{}:
+	default:
+	}
 }
 
 // Dial implements raft.StreamLayer; to is a destination. A host name is resolved
@@ -65,7 +74,7 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	if restricted {
 		conn = nonvoterConn{conn, func() bool { return s.preface.Nonvoter(id) }}
 	}
-	return s.remember(conn)
+	return s.remember(conn, func() {})
 }
 
 // greet goes through the preface with the instance named id, as long as ctx
@@ -84,14 +93,15 @@ func (s *stream) greet(ctx context.Context, conn net.Conn, id string) (restricte
 	return restricted, err
 }
 
-func (s *stream) remember(conn net.Conn) (net.Conn, error) {
+// remember keeps conn until it is closed by whoever uses it, which ended is told of.
+func (s *stream) remember(conn net.Conn, ended func()) (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		conn.Close()
 		return nil, net.ErrClosed
 	}
-	c := &streamConn{Conn: conn, stream: s}
+	c := &streamConn{Conn: conn, stream: s, ended: ended}
 	s.open[c] = struct{}{}
 	return c, nil
 }
@@ -136,6 +146,7 @@ func (a advertised) String() string { return string(a) }
 type streamConn struct {
 	net.Conn
 	stream *stream
+	ended  func()
 }
 
 // nonvoterConn leads to an instance in quarantine. Nothing is sent on it to one
@@ -159,5 +170,6 @@ func (c *streamConn) Close() error {
 	c.stream.mu.Lock()
 	delete(c.stream.open, c)
 	c.stream.mu.Unlock()
+	c.ended()
 	return c.Conn.Close()
 }

@@ -331,7 +331,7 @@ func TestAClosedStreamTakesNoConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, in := connected(t)
-	if _, err := a.remember(in); !errors.Is(err, net.ErrClosed) {
+	if _, err := a.remember(in, func() {}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("error %v", err)
 	}
 	if _, err := out.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {

@@ -3,17 +3,19 @@ package simulation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
 var (
-	errRefused = errors.New("connection refused")
+	errRefused = fmt.Errorf("simulated: %w", syscall.ECONNREFUSED)
 	errReset   = errors.New("connection reset")
 )
 

@@ -1,0 +1,283 @@
+package consensus
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// elector is a witness whose raft is the test.
+type elector struct {
+	*witness
+	inner   *incoming
+	leader  raft.ServerAddress // empty: raft follows nobody
+	steadly chan raft.RPC      // heartbeats that raft handles beside its main goroutine
+}
+
+const testHeartbeat = 300 * time.Millisecond
+
+func newElector(t *testing.T, leader raft.ServerAddress) *elector {
+	t.Helper()
+	v := &elector{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadly: make(chan raft.RPC, 1)}
+	v.witness = newWitness(v.inner, newEvidence(), nil, func() uint64 { return 7 })
+	v.ballot.begin(testHeartbeat, func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" })
+	v.SetHeartbeatHandler(func(rpc raft.RPC) { v.steadly <- rpc })
+	t.Cleanup(func() {
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return v
+}
+
+func (v *elector) heartbeat() {
+	v.inner.heartbeat(raft.RPC{Command: &raft.AppendEntriesRequest{Term: 7}})
+}
+
+// passes gives what raft is asked, and after how long.
+func (v *elector) passes(command any) (asked any, after time.Duration) {
+	began := time.Now()
+	go func() { v.inner.rpcs <- raft.RPC{Command: command, RespChan: make(chan raft.RPCResponse, 1)} }()
+	return (<-v.Consumer()).Command, time.Since(began)
+}
+
+func TestWhenAVoterIsFree(t *testing.T) {
+	const half = testHeartbeat / 2
+	tests := map[string]struct {
+		silence time.Duration // since its leader was heard
+		gone    bool          // and nobody is there any more
+		free    bool
+	}{
+		"who heard from its leader":                         {half, false, false},
+		"nor shortly before a heartbeat timeout is over":    {testHeartbeat - time.Millisecond, false, false},
+		"who heard from no leader for a heartbeat timeout":  {testHeartbeat, false, true},
+		"who heard from a leader, of which nothing is left": {half - time.Millisecond, true, false},
+		"and half a heartbeat timeout later":                {half, true, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newElector(t, "leader:1")
+				v.heartbeat()
+				<-v.steadly
+				if test.gone {
+					<-time.After(time.Millisecond)
+					v.ballot.lose(time.Now())
+					test.silence -= time.Millisecond
+				}
+				<-time.After(test.silence)
+				asked, _ := v.passes(&raft.RequestPreVoteRequest{RPCHeader: raft.RPCHeader{Addr: []byte("candidate:1")}})
+				if free := string(asked.(*raft.RequestPreVoteRequest).Addr) == "leader:1"; free != test.free {
+					t.Errorf("asked whether it would vote, its leader is no reason to refuse: %v, want %v", free, test.free)
+				}
+				asked, _ = v.passes(&raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{Addr: []byte("candidate:1")}})
+				vote := asked.(*raft.RequestVoteRequest)
+				if vote.LeadershipTransfer != test.free {
+					t.Errorf("asked for its vote, its leader is no reason to refuse: %v, want %v", vote.LeadershipTransfer, test.free)
+				}
+				if string(vote.Addr) != "candidate:1" {
+					t.Errorf("it votes for %s", vote.Addr)
+				}
+			})
+		})
+	}
+}
+
+// Raft forgets at a restart whom it heard from, and that one may still be sure of its vote.
+func TestWhoHasJustStartedIsAskedForNoVote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newElector(t, "")
+		if _, after := v.passes(&raft.RequestVoteRequest{LeadershipTransfer: true}); after != 0 {
+			t.Errorf("it takes %v until it may vote for whom its leader told to take over", after)
+		}
+		if _, after := v.passes(&raft.RequestPreVoteRequest{}); after != testHeartbeat/2 {
+			t.Errorf("it says after %v that it would vote", after)
+		}
+		if _, after := v.passes(&raft.RequestVoteRequest{}); after != 0 {
+			t.Errorf("after half a heartbeat timeout it still waits %v", after)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		v := newElector(t, "")
+		if _, after := v.passes(&raft.RequestVoteRequest{}); after != testHeartbeat/2 {
+			t.Errorf("it votes after %v", after)
+		}
+	})
+}
+
+func TestAVoteThatIsHeldBackEndsWithTheInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newElector(t, "")
+		answer := make(chan raft.RPCResponse, 1)
+		v.inner.rpcs <- raft.RPC{Command: &raft.RequestVoteRequest{}, RespChan: answer}
+		synctest.Wait()
+		if err := v.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-answer; got.Error == nil {
+			t.Errorf("it is answered with %+v", got)
+		}
+	})
+}
+
+// Beside a vote that raft is deciding on, a heartbeat could be acknowledged by who has
+// just voted against its sender.
+func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {
+	tests := map[string]struct {
+		leader  raft.ServerAddress
+		voting  bool
+		silence time.Duration
+		beside  bool
+	}{
+		"while raft decides on a vote":                   {"leader:1", true, 0, false},
+		"while it may vote any moment, without a leader": {"", false, testHeartbeat / 2, false},
+		"of the leader that it has":                      {"leader:1", false, testHeartbeat / 2, true},
+		"too early for a vote":                           {"", false, testHeartbeat/2 - time.Millisecond, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newElector(t, test.leader)
+				<-time.After(test.silence)
+				vote := raft.RPC{Command: &raft.RequestVoteRequest{}, RespChan: make(chan raft.RPCResponse, 1)}
+				if test.voting {
+					go func() { v.inner.rpcs <- vote }()
+					vote = <-v.Consumer()
+				}
+				go v.heartbeat()
+				select {
+				case <-v.Consumer():
+					if test.beside {
+						t.Error("it waits for the main goroutine")
+					}
+				case <-v.steadly:
+					if !test.beside {
+						t.Error("it is handled beside the main goroutine")
+					}
+				}
+				vote.Respond(&raft.RequestVoteResponse{}, nil)
+				synctest.Wait()
+				v.heartbeat()
+				<-v.steadly // the next one is no concern of a vote
+			})
+		})
+	}
+}
+
+func TestAHintHoldsOnlyUntilTheLeaderIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newElector(t, "leader:1")
+		before := time.Now()
+		<-time.After(time.Millisecond)
+		v.heartbeat()
+		<-v.steadly
+		if v.ballot.lose(before) || v.ballot.mayStand() {
+			t.Error("it was heard after somebody looked for it, and is taken for lost")
+		}
+		<-time.After(time.Millisecond)
+		if !v.ballot.lose(time.Now()) || !v.ballot.mayStand() {
+			t.Error("it is not lost")
+		}
+		v.heartbeat()
+		<-v.steadly
+		if v.ballot.mayStand() {
+			t.Error("it was heard again, and this instance would stand for election")
+		}
+	})
+}
+
+func TestWhoWouldVoteForAnotherDoesNotStandItself(t *testing.T) {
+	for name, test := range map[string]struct{ granted, stands bool }{
+		"it would": {true, false},
+		"it would not, because the other one's log is behind": {false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newElector(t, "leader:1")
+				<-time.After(testHeartbeat / 2)
+				v.ballot.lose(time.Now())
+				answer := make(chan raft.RPCResponse, 1)
+				go func() { v.inner.rpcs <- raft.RPC{Command: &raft.RequestPreVoteRequest{}, RespChan: answer} }()
+				rpc := <-v.Consumer()
+				rpc.Respond(&raft.RequestPreVoteResponse{Granted: test.granted}, nil)
+				if vote := (<-answer).Response.(*raft.RequestPreVoteResponse); vote.Granted != test.granted {
+					t.Errorf("the other one is told %v", vote.Granted)
+				}
+				if v.ballot.mayStand() != test.stands {
+					t.Errorf("it may stand: %v", !test.stands)
+				}
+			})
+		})
+	}
+}
+
+// Raft takes for granted that its leader told it to, and has others vote for it though
+// they may have a leader.
+func TestWhoStandsOfItselfLeavesVotersTheirLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newElector(t, "leader:1")
+		v.stand()
+		v.ballot.lose(time.Now().Add(time.Millisecond))
+		v.stand() // too early
+		<-time.After(testHeartbeat / 2)
+		go v.stand()
+		if _, told := (<-v.Consumer()).Command.(*raft.TimeoutNowRequest); !told {
+			t.Error("raft is not told to stand for election")
+		}
+		ask := func() bool {
+			return v.ballot.request(&raft.RequestVoteRequest{LeadershipTransfer: true}).LeadershipTransfer
+		}
+		if ask() {
+			t.Error("it asks for votes as if its leader had told it to")
+		}
+		v.stand() // once is enough
+		v.passes(&raft.TimeoutNowRequest{})
+		if !ask() {
+			t.Error("its leader has told it to, and nobody hears of that")
+		}
+	})
+}
+
+// patient is long enough that a test sees what comes earlier.
+func patient(config *instanceConfig) {
+	config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = 4*time.Second, 4*time.Second }
+}
+
+func TestALeaderWhoseProcessIsGoneIsReplacedBeforeItsTime(t *testing.T) {
+	cluster := startCluster(t, 3, patient)
+	leader := leaderOf(t, cluster)
+	register(t, leader, "before")
+	began := time.Now()
+	leader.stop(t)
+	rest := others(cluster, leader)
+	next := leaderOf(t, rest)
+	if took := time.Since(began); took >= 4*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	register(t, next, "after")
+}
+
+func TestALeaderThatIsThereOutlivesItsConnections(t *testing.T) {
+	cluster := startCluster(t, 3, patient)
+	leader := leaderOf(t, cluster)
+	term, _ := leader.leads()
+	for _, follower := range others(cluster, leader) {
+		dialled := leader.demux.Stats().Accepted
+		follower.stream.reset()
+		until(t, follower.config.ID+" has looked for its leader", func() bool { return leader.demux.Stats().Accepted > dialled })
+		if follower.witness.ballot.mayStand() {
+			t.Errorf("%s takes it for gone", follower.config.ID)
+		}
+	}
+	register(t, leader, "after")
+	if now, leads := leader.leads(); now != term || !leads {
+		t.Errorf("it leads: %v, in term %d; it led in %d", leads, now, term)
+	}
+}
+
+func others(cluster []*instance, than *instance) []*instance {
+	return slices.DeleteFunc(slices.Clone(cluster), func(i *instance) bool { return i == than })
+}

@@ -1,0 +1,199 @@
+package consensus
+
+import (
+	"errors"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// When a leader's process ends, the kernel closes its connections at once, and
+// refuses new ones. A follower to which that happens need not wait as long as for a
+// leader that is silent: see ballot for how long it does. That hint may be wrong, and
+// costs an election then, at most: no vote of an instance that hears from its leader
+// is won by it.
+
+const (
+	// enough is how often the leader's address must refuse, or answer, in a row, with
+	// a pause between: a process that ends may have closed a connection, and not
+	// yet its port.
+	enough      = 2
+	lookupPause = 10 * time.Millisecond
+	// candidacies is how often an instance asks whether it would be elected, with a
+	// pause between: the others may not know yet that the leader is gone.
+	candidacies    = 5
+	candidacyPause = 10 * time.Millisecond
+	// turns is how many of those who might stand have their turn within a heartbeat
+	// timeout.
+	turns = 6
+)
+
+// follows says whether raft follows a leader, and where that is.
+func (n *Node) follows() (leader raft.ServerAddress, follows bool) {
+	running := n.started.Load()
+	if running == nil {
+		return "", false
+	}
+	leader, id := running.LeaderWithID()
+	return leader, leader != "" && id != raft.ServerID(n.config.ID) && running.State() == raft.Follower
+}
+
+// watchLeader stands for election early when the leader's process is gone.
+func (n *Node) watchLeader() {
+	for {
+		select {
+		case <-n.stream.ended:
+			if n.isLeaderLost() {
+				n.standEarly()
+			}
+		case <-n.running.Done():
+			return
+		}
+		// Whoever makes connections and breaks them has the leader asked no more
+		// often than this.
+		if !n.pass(n.awake.HeartbeatTimeout / 2) {
+			return
+		}
+	}
+}
+
+// pass is false when this instance is being closed.
+func (n *Node) pass(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-n.running.Done():
+		return false
+	}
+}
+
+// isLeaderLost looks whether there is nobody any more where the leader was.
+func (n *Node) isLeaderLost() bool {
+	began := time.Now()
+	leader, id := n.raft.LeaderWithID()
+	refused, answered := 0, 0
+	for {
+		if _, follows := n.follows(); !follows {
+			return false
+		}
+		conn, err := n.stream.Dial(destination(id, leader), n.awake.HeartbeatTimeout/2)
+		switch {
+		case err == nil:
+			conn.Close()
+			refused, answered = 0, answered+1
+		case errors.Is(err, syscall.ECONNREFUSED):
+			refused++
+		default:
+			return false
+		}
+		if refused == enough {
+			return n.witness.ballot.lose(began)
+		}
+		if answered == enough {
+			return false
+		}
+		if !n.pass(lookupPause) {
+			return false
+		}
+	}
+}
+
+// standEarly has this instance stand for election as soon as it may, if enough others
+// would vote for it. They take turns in the order of their ids, so that no two
+// stand at the same time.
+func (n *Node) standEarly() {
+	_, leader := n.raft.LeaderWithID()
+	others, needed := n.quorum()
+	others = slices.DeleteFunc(others, func(id raft.ServerID) bool { return id == leader })
+	if len(others) < needed || !n.isVoter() || !n.mayBeTrusted() {
+		return
+	}
+	rank := 0
+	for _, id := range others {
+		if id < raft.ServerID(n.config.ID) {
+			rank++
+		}
+	}
+	if !n.pass(n.awake.HeartbeatTimeout/2 + time.Duration(rank)*n.awake.HeartbeatTimeout/turns) {
+		return
+	}
+	for range candidacies {
+		if !n.witness.ballot.mayStand() {
+			return
+		}
+		if n.wouldBeElected(others, needed) {
+			n.config.Logger.Info("the leader's process is gone: this instance stands for election", "leader", leader)
+			n.witness.stand()
+			return
+		}
+		if !n.pass(candidacyPause) {
+			return
+		}
+	}
+}
+
+func (n *Node) isVoter() bool {
+	return slices.ContainsFunc(n.voters(), func(s raft.Server) bool { return s.ID == raft.ServerID(n.config.ID) })
+}
+
+func (n *Node) voters() []raft.Server {
+	return slices.DeleteFunc(slices.Clone(n.raft.GetConfiguration().Configuration().Servers),
+		func(s raft.Server) bool { return s.Suffrage != raft.Voter })
+}
+
+// wouldBeElected asks others whether they would vote for this instance: raft does not
+// when it is told to stand for election.
+func (n *Node) wouldBeElected(others []raft.ServerID, needed int) bool {
+	request, err := n.candidacy()
+	if err != nil {
+		return false
+	}
+	votes := make(chan bool, len(others))
+	asked := 0
+	for _, voter := range n.voters() {
+		if !slices.Contains(others, voter.ID) {
+			continue
+		}
+		asked++
+		n.watching.Go(func() {
+			var answer raft.RequestPreVoteResponse
+			err := n.witness.RequestPreVote(voter.ID, voter.Address, request, &answer)
+			votes <- err == nil && answer.Granted
+		})
+	}
+	tooLate := time.After(n.awake.HeartbeatTimeout / 2)
+	for range asked {
+		select {
+		case granted := <-votes:
+			if granted {
+				needed--
+			}
+		case <-tooLate:
+			return false
+		}
+		if needed <= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *Node) candidacy() (*raft.RequestPreVoteRequest, error) {
+	var last raft.Log
+	if err := n.logs.GetLog(n.raft.LastIndex(), &last); err != nil {
+		return nil, err
+	}
+	self := raft.ServerID(n.config.ID)
+	return &raft.RequestPreVoteRequest{
+		RPCHeader: raft.RPCHeader{
+			ProtocolVersion: raft.ProtocolVersionMax,
+			ID:              []byte(self),
+			Addr:            n.witness.EncodePeer(self, n.witness.LocalAddr()),
+		},
+		Term:         n.raft.CurrentTerm() + 1,
+		LastLogIndex: last.Index,
+		LastLogTerm:  last.Term,
+	}, nil
+}

@@ -1,0 +1,111 @@
+package faults
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/test/harness"
+)
+
+var fullLoad = flag.Duration("fullload", 0, "how long the leader of each backend has to keep its place under as much load as the machine can do")
+
+const (
+	fullWriters, fullReaders = 256, 8
+	fullNodes                = 1000
+	// fewestPerSecond is far under what a slow machine does: an idle run is none.
+	fewestPerSecond = 20
+)
+
+// TestNobodyStandsForElectionUnderFullLoad: timeouts are long enough for the machine
+// that this runs on, where servers and clients share the processors.
+func TestNobodyStandsForElectionUnderFullLoad(t *testing.T) {
+	if *fullLoad == 0 {
+		t.Skip("it needs the machine for itself, and is asked for with -fullload=10m")
+	}
+	for _, backend := range backends(t) {
+		t.Run(backend, func(t *testing.T) {
+			cluster := harness.Start(t, harness.Options{Backend: backend, Build: harness.Build{Plain: true}})
+			leader := cluster.Leader()
+			var nodes []harness.Node
+			for n := range fullNodes {
+				nodes = append(nodes, harness.NewNode(fmt.Sprintf("node-%d", n)))
+			}
+			if _, err := leader.Batch(t.Context(), harness.Puts(nodes...)); err != nil {
+				t.Fatal(err)
+			}
+			before := candidacies(cluster)
+			ctx, cancel := context.WithTimeout(t.Context(), *fullLoad)
+			defer cancel()
+			writes, lists := work(ctx, t, leader)
+			t.Logf("%d writes by %d clients and %d lists by %d in %v", writes, fullWriters, lists, fullReaders, *fullLoad)
+			if least := int64(fewestPerSecond * fullLoad.Seconds()); writes < least || lists < least/10 {
+				t.Errorf("that is no load: under %d writes or %d lists", least, least/10)
+			}
+			for _, i := range cluster.Instances {
+				if now := candidacies(cluster)[i.ID]; now != before[i.ID] {
+					t.Errorf("%s stood for election %d times", i.ID, now-before[i.ID])
+				}
+			}
+			if now := cluster.Leader(); now != leader {
+				t.Errorf("%s leads, and not %s any more", now.ID, leader.ID)
+			}
+		})
+	}
+}
+
+// candidacies is how often each instance stood for election.
+func candidacies(c *harness.Cluster) map[string]int {
+	times := map[string]int{}
+	for _, i := range c.Instances {
+		times[i.ID] = strings.Count(i.Log(), `msg="entering candidate state"`)
+	}
+	return times
+}
+
+// work writes and lists at an instance until ctx ends, and gives how often each
+// succeeded. The first fault fails the test, and ends it.
+func work(ctx context.Context, t *testing.T, i *harness.Instance) (writes, lists int64) {
+	t.Helper()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	var written, listed atomic.Int64
+	var working sync.WaitGroup
+	var first sync.Once
+	each := func(clients int, count *atomic.Int64, do func(client *harness.Client, n int) error) {
+		for n := range clients {
+			client := harness.NewClient(t, i.Application)
+			working.Go(func() {
+				for ; ctx.Err() == nil; n += clients {
+					err := do(client, n)
+					switch {
+					case err == nil:
+						count.Add(1)
+					case ctx.Err() == nil:
+						first.Do(func() { t.Error(err); end() })
+					}
+				}
+			})
+		}
+	}
+	began := time.Now()
+	each(fullWriters, &written, func(client *harness.Client, n int) error {
+		node := harness.NewNode(fmt.Sprintf("node-%d", n%fullNodes))
+		weight := int(time.Since(began).Milliseconds()) % 1_000_000
+		node.Weight = &weight
+		_, err := client.Put(ctx, node)
+		return err
+	})
+	each(fullReaders, &listed, func(client *harness.Client, _ int) error {
+		_, err := client.Do(ctx, http.MethodGet, "/nodes", nil)
+		return err
+	})
+	working.Wait()
+	return written.Load(), listed.Load()
+}
