@@ -6,6 +6,13 @@ PACKAGES ?= ./...
 FUZZTIME ?= 20s
 BENCH    ?= .
 
+# What bench measures: the rows that match, how often, for how long each, and with
+# which storage backend (empty: the default).
+ROWS          ?=
+BENCH_ROUNDS  ?= 3
+BENCH_TIME    ?= 2s
+BENCH_BACKEND ?=
+
 # What test-faults does: for how long with each backend (bolt, badger or both), how
 # often each nemesis strikes at least, which of them (a regular expression; all), and
 # the seed of a run that is to be repeated (0: another one each time).
@@ -63,7 +70,7 @@ instance-%: build ## run instance 1, 2 or 3 of that cluster alone, as after a cr
 	exec $(call INSTANCE,$*)
 
 .PHONY: test
-test: fmt-check vet lint imports unit e2e ## all that CI runs
+test: fmt-check vet lint imports unit bench-check e2e ## all that CI runs
 
 .PHONY: fmt-check
 fmt-check: ## fail when gofmt would change a file
@@ -116,7 +123,15 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 	done
 
 .PHONY: bench
-bench: ## run the benchmarks that BENCH matches (all), without the race detector
+bench: ## measure the ROWS (all) of the table beside etcd, in BENCH_ROUNDS (3) of BENCH_TIME (2s); all of them write docs/performance.md
+	cd bench && $(GO) run . -rows='$(ROWS)' -rounds=$(BENCH_ROUNDS) -time=$(BENCH_TIME) -backend=$(BENCH_BACKEND)
+
+.PHONY: bench-check
+bench-check: ## vet and lint bench, which is a module of its own, and measure its table at a tiny size
+	cd bench && $(GO) vet ./... && $(GO) tool -modfile=../tools/go.mod staticcheck ./... && $(GO) test -timeout=5m ./...
+
+.PHONY: microbench
+microbench: ## run the Go benchmarks that BENCH matches (all), without the race detector
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout=60m ./...
 
 .PHONY: cover
