@@ -2,6 +2,9 @@
 // installed, and beside a bare net/http server, in turns on the machine that it
 // runs on.
 //
+// A whole run without an error, beside etcd, goes into docs/performance.md and the
+// README.
+//
 //	make bench
 //	make bench ROWS='^write' BENCH_ROUNDS=5 BENCH_TIME=5s
 package main
@@ -16,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 
 	"github.com/nodesmetadata/nodesmetadata/bench/internal/servers"
@@ -54,12 +58,24 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if path, err := exec.LookPath("etcd"); err == nil {
-		kinds = append(kinds[:1], servers.Etcd{Path: path}, kinds[1])
+	titles := columns{{"nodesmetadata", "nodesmetadata"}, {"bare", "bare net/http"}}
+	peer, missing := exec.LookPath("etcd")
+	if missing == nil {
+		etcd := servers.Etcd{Path: peer}
+		kinds = slices.Insert(kinds, 1, servers.Kind(etcd))
+		titles = slices.Insert(titles, 1, column{"etcd", "etcd " + etcd.Version()})
 	}
+	how, err := machine(*repository, directory, s)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, how)
 	r := &runner{scale: s, kinds: kinds, only: only, directory: directory, progress: out}
-	_, err = r.run(ctx, table(s))
-	return err
+	results, err := r.run(ctx, table(s))
+	if err != nil || *rows != "" || missing != nil {
+		return err
+	}
+	return publish(*repository, how, results, titles)
 }
 
 // build gives nodesmetadata and the bare server, as they are in the work tree.

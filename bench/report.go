@@ -59,6 +59,15 @@ func (r result) ratio(other string) string {
 	return rounded(ours.value / theirs.value)
 }
 
+// short is the median alone.
+func (r result) short(kind string) string {
+	s, ok := r.median(kind)
+	if !ok {
+		return ""
+	}
+	return r.row.unit.text(s.value)
+}
+
 // cell is what a table says of one kind.
 func (r result) cell(kind string) string {
 	s, ok := r.median(kind)
@@ -69,7 +78,9 @@ func (r result) cell(kind string) string {
 	switch {
 	case s.p99 > 0:
 		text += fmt.Sprintf(" (%s, %s)", span(s.p50), span(s.p99))
-	case len(r.samples[kind]) > 1:
+	case s.p50 > 0:
+		text += fmt.Sprintf(" (p50 %s)", span(s.p50))
+	case len(r.samples[kind]) > 1 && r.row.unit.lowerIsBetter:
 		text += fmt.Sprintf(" (worst %s)", r.row.unit.text(r.worst(kind)))
 	}
 	return text

@@ -99,7 +99,7 @@ func requests(s scale) []row {
 	write := func(clients, nodes int) row {
 		return row{
 			name: fmt.Sprintf("write, %s, %s", count(clients, "client"), count(nodes, "node")),
-			unit: perSecond, nodes: nodes, measure: writes(clients), quoted: nodes == s.usual,
+			unit: perSecond, nodes: nodes, measure: writes(clients), quoted: nodes == s.usual && clients != s.clients[1],
 		}
 	}
 	few := write(s.clients[last-1], s.few)
@@ -112,7 +112,7 @@ func requests(s scale) []row {
 		for _, clients := range readers {
 			rows = append(rows, row{
 				name: fmt.Sprintf("get, %s, %s", count(clients, "client"), count(nodes, "node")),
-				unit: perSecond, nodes: nodes, measure: gets(clients, servers.Linearizable), quoted: nodes == s.usual,
+				unit: perSecond, nodes: nodes, measure: gets(clients, servers.Linearizable), quoted: nodes == s.many,
 			})
 		}
 		if nodes == s.many {
@@ -202,7 +202,7 @@ func lists(nodes int, readers []int) (rows []row) {
 	for _, clients := range readers {
 		rows = append(rows, row{
 			name: fmt.Sprintf("list of %s, %s", thousands(nodes), count(clients, "client")),
-			unit: perSecond, nodes: nodes, quoted: true,
+			unit: perSecond, nodes: nodes, quoted: clients > 1,
 			measure: func(m *measurement) (sample, error) {
 				return m.load(m.leader, clients, func(c servers.Client, _ int) error { return c.List(m.nodes) })
 			},

@@ -4,18 +4,23 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 )
 
-// Events reads the positions of server-sent events, and nothing else of them.
-type Events struct{ reader *bufio.Reader }
+// Events reads the positions of server-sent events, and of all else the last
+// comment, which says why a stream ends.
+type Events struct {
+	reader  *bufio.Reader
+	comment []byte
+}
 
 // NewEvents reads a stream.
 func NewEvents(stream io.Reader) *Events {
 	if buffered, ok := stream.(*bufio.Reader); ok {
-		return &Events{buffered}
+		return &Events{reader: buffered}
 	}
-	return &Events{bufio.NewReader(stream)}
+	return &Events{reader: bufio.NewReader(stream)}
 }
 
 // Event is one that bears an id.
@@ -40,7 +45,7 @@ func (e *Events) Next() (Event, error) {
 			line = []byte("-")
 		}
 		if err != nil {
-			return Event{}, err
+			return Event{}, fmt.Errorf("%w, after the comment %q", err, e.comment)
 		}
 		line = bytes.TrimRight(line, "\r\n")
 		switch {
@@ -55,6 +60,8 @@ func (e *Events) Next() (Event, error) {
 			numbered = true
 		case bytes.Equal(line, snapshot):
 			event.Snapshot = true
+		case line[0] == ':':
+			e.comment = append(e.comment[:0], line...)
 		}
 	}
 }
