@@ -4,7 +4,11 @@
 GO       ?= go
 PACKAGES ?= ./...
 FUZZTIME ?= 20s
+
+# What microbench runs, and what microbench-compare compares with, how often.
 BENCH    ?= .
+BEFORE   ?= HEAD
+COUNT    ?= 6
 
 # What bench measures: the rows that match, how often, for how long each, and with
 # which storage backend (empty: the default).
@@ -40,7 +44,7 @@ LDFLAGS := -X github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon.ve
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/nodesmetadata
@@ -132,7 +136,17 @@ bench-check: ## vet and lint bench, which is a module of its own, and measure it
 
 .PHONY: microbench
 microbench: ## run the Go benchmarks that BENCH matches (all), without the race detector
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout=60m ./...
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout=60m $(PACKAGES)
+
+.PHONY: microbench-compare
+microbench-compare: ## compare those of the PACKAGES with what they were at commit BEFORE (HEAD), COUNT (6) times in turns, by benchstat
+	@mkdir -p bin; rm -f bin/before.txt bin/after.txt; git worktree prune
+	git worktree add --force --detach bin/before $(BEFORE)
+	@trap 'git worktree remove --force bin/before' EXIT; set -e; for i in $$(seq $(COUNT)); do \
+		(cd bin/before && $(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)) >>bin/before.txt; \
+		$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES) >>bin/after.txt; \
+	done; \
+	$(TOOL) benchstat bin/before.txt bin/after.txt
 
 .PHONY: cover
 cover: ## what the tests reach, into bin/cover.html
