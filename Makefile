@@ -14,7 +14,7 @@ COUNT    ?= 6
 # which storage backend (empty: the default).
 ROWS          ?=
 BENCH_ROUNDS  ?= 3
-BENCH_TIME    ?= 2s
+BENCH_TIME    ?= 1s
 BENCH_BACKEND ?=
 
 # What test-faults does: for how long with each backend (bolt, badger or both), how
@@ -127,7 +127,7 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 	done
 
 .PHONY: bench
-bench: ## measure the ROWS (all) of the table beside etcd, in BENCH_ROUNDS (3) of BENCH_TIME (2s); all of them write docs/performance.md
+bench: ## measure the ROWS (all) of the table beside etcd, in BENCH_ROUNDS (3) of BENCH_TIME (1s); all of them write docs/performance.md
 	cd bench && $(GO) run . -rows='$(ROWS)' -rounds=$(BENCH_ROUNDS) -time=$(BENCH_TIME) -backend=$(BENCH_BACKEND)
 
 .PHONY: bench-check

@@ -1,7 +1,9 @@
 package main
 
 import (
-	"os"
+	"errors"
+	"io"
+	"os/exec"
 	"regexp"
 	"testing"
 	"time"
@@ -28,21 +30,71 @@ func TestEveryRowIsMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &runner{scale: tiny, kinds: kinds, only: regexp.MustCompile(""), directory: directory, progress: os.Stderr}
-	results, err := r.run(t.Context(), table(tiny))
+	everyRow(t, table(tiny), directory, kinds...)
+}
+
+func TestThePeerIsMeasured(t *testing.T) {
+	path, err := exec.LookPath("etcd")
+	if err != nil {
+		t.Skip(err)
+	}
+	everyRow(t, table(tiny)[:3], t.TempDir(), servers.Etcd{Path: path})
+}
+
+// everyRow measures all of a table, and demands something of the first kind.
+func everyRow(t *testing.T, table []stage, directory string, kinds ...servers.Kind) {
+	t.Helper()
+	r := &runner{scale: tiny, kinds: kinds, only: regexp.MustCompile(""), directory: directory, progress: t.Output()}
+	results, err := r.run(t.Context(), table)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rows := 0
-	for _, s := range table(tiny) {
+	for _, s := range table {
 		rows += len(s.rows)
 	}
 	if len(results) != rows {
 		t.Errorf("%d of %d rows were measured", len(results), rows)
 	}
 	for _, result := range results {
-		if s, ok := result.median(servers.Nodesmetadata{}.Name()); !ok || s.value <= 0 {
-			t.Errorf("%s: %v", result.row.name, s)
+		if len(result.samples[kinds[0].Name()]) == 0 {
+			t.Errorf("%s: nothing was measured", result.row.name)
 		}
+	}
+}
+
+// told is a stream of these events.
+type told []servers.Event
+
+func (s *told) Close() {}
+
+func (s *told) Next() (servers.Event, error) {
+	if len(*s) == 0 {
+		return servers.Event{}, io.EOF
+	}
+	first := (*s)[0]
+	*s = (*s)[1:]
+	return first, nil
+}
+
+func TestAStreamMayLeaveNothingOut(t *testing.T) {
+	tests := map[string]struct {
+		events told
+		seen   int
+		gap    bool
+	}{
+		"one after the other":                  {events: told{{Revision: 5}, {Revision: 6}, {Revision: 7}}, seen: 3},
+		"a gap":                                {events: told{{Revision: 5}, {Revision: 7}}, seen: 1, gap: true},
+		"one twice":                            {events: told{{Revision: 5}, {Revision: 5}}, seen: 1, gap: true},
+		"a snapshot stands for what it covers": {events: told{{Revision: 5}, {Revision: 9, Snapshot: true}, {Revision: 10}}, seen: 3},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			seen := 0
+			err := follow(&test.events, func(servers.Event) { seen++ })
+			if gap := !errors.Is(err, io.EOF); seen != test.seen || gap != test.gap {
+				t.Errorf("%d events seen, then %v", seen, err)
+			}
+		})
 	}
 }

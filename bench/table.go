@@ -28,7 +28,7 @@ type scale struct {
 }
 
 var published = scale{
-	rounds: 3, time: 2 * time.Second,
+	rounds: 3, time: time.Second,
 	clients: []int{1, 16, 64, 256},
 	few:     10, usual: 100, list: 1000, many: 10_000, huge: 100_000,
 	subscribers: 1000, crowd: 10_000, pace: 50,
