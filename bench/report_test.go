@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"testing"
 	"time"
 )
@@ -63,6 +64,15 @@ func TestATableStandsBetweenItsMarks(t *testing.T) {
 ` + end + "\nb\n"
 	if err != nil || got != want {
 		t.Errorf("%v\n%s", err, got)
+	}
+	for _, path := range []string{"../README.md", "../docs/performance.md"} {
+		document, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := between(string(document), "text"); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 	for _, document := range []string{"nothing", end + begin} {
 		if _, err := between(document, "text"); err == nil {
