@@ -86,6 +86,12 @@ func follow(stream servers.Stream, see func(servers.Event)) error {
 	}
 }
 
+func (c *crowd) fault() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return parallel.Together(c.faults)
+}
+
 // close ends all subscribers, and tells what went wrong before.
 func (c *crowd) close() error {
 	c.closed.Store(true)
@@ -95,7 +101,7 @@ func (c *crowd) close() error {
 		}
 	}
 	c.reading.Wait()
-	return parallel.Together(c.faults)
+	return c.fault()
 }
 
 // deliveries counts what arrives at all subscribers together while the writers
@@ -124,10 +130,13 @@ func deliveries(subscribers, writers int) func(*measurement) (sample, error) {
 	}
 }
 
-// await waits for what subscribers bring about.
+// await waits for what subscribers bring about, as long as all of them live.
 func (c *crowd) await(done func() bool) error {
 	deadline := time.Now().Add(time.Minute)
 	for !done() {
+		if err := c.fault(); err != nil {
+			return err
+		}
 		if time.Now().After(deadline) {
 			return errors.New("the subscribers have not been told after a minute")
 		}

@@ -30,7 +30,7 @@ type Protocol interface {
 	Grow(n int) error
 	// Dial gives a client of one member. It need not be connected yet.
 	Dial(member int) (Client, error)
-	// Subscribe opens a stream of all changes from now on.
+	// Subscribe opens a stream of all changes from now on. The member leads.
 	Subscribe(member int) (Stream, error)
 	// Ready says whether the member takes part, and whether it leads.
 	Ready(member int) (leads bool, err error)
