@@ -4,7 +4,18 @@
 GO       ?= go
 PACKAGES ?= ./...
 FUZZTIME ?= 20s
+
+# What microbench runs, and what microbench-compare compares with, how often.
 BENCH    ?= .
+BEFORE   ?= HEAD
+COUNT    ?= 6
+
+# What bench measures: the rows that match, how often, for how long each, and with
+# which storage backend (empty: the default).
+ROWS          ?=
+BENCH_ROUNDS  ?= 3
+BENCH_TIME    ?= 1s
+BENCH_BACKEND ?=
 
 # What test-faults does: for how long with each backend (bolt, badger or both), how
 # often each nemesis strikes at least, which of them (a regular expression; all), and
@@ -34,7 +45,7 @@ LDFLAGS := -X github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon.ve
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/nodesmetadata
@@ -64,7 +75,7 @@ instance-%: build ## run instance 1, 2 or 3 of that cluster alone, as after a cr
 	exec $(call INSTANCE,$*)
 
 .PHONY: test
-test: fmt-check vet lint imports unit e2e ## all that CI runs
+test: fmt-check vet lint imports unit bench-check e2e ## all that CI runs
 
 .PHONY: fmt-check
 fmt-check: ## fail when gofmt would change a file
@@ -122,8 +133,26 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 	done
 
 .PHONY: bench
-bench: ## run the benchmarks that BENCH matches (all), without the race detector
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout=60m ./...
+bench: ## measure the ROWS (all) of the table beside etcd, in BENCH_ROUNDS (3) of BENCH_TIME (1s); all of them write docs/performance.md
+	cd bench && $(GO) run . -rows='$(ROWS)' -rounds=$(BENCH_ROUNDS) -time=$(BENCH_TIME) -backend=$(BENCH_BACKEND)
+
+.PHONY: bench-check
+bench-check: ## vet and lint bench, which is a module of its own, and measure its table at a tiny size
+	cd bench && $(GO) vet ./... && $(GO) tool -modfile=../tools/go.mod staticcheck ./... && $(GO) test -timeout=5m ./...
+
+.PHONY: microbench
+microbench: ## run the Go benchmarks that BENCH matches (all), without the race detector
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout=60m $(PACKAGES)
+
+.PHONY: microbench-compare
+microbench-compare: ## compare those of the PACKAGES with what they were at commit BEFORE (HEAD), COUNT (6) times in turns, by benchstat
+	@mkdir -p bin; rm -f bin/before.txt bin/after.txt; git worktree prune
+	git worktree add --force --detach bin/before $(BEFORE)
+	@trap 'git worktree remove --force bin/before' EXIT; set -e; for i in $$(seq $(COUNT)); do \
+		(cd bin/before && $(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)) >>bin/before.txt; \
+		$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES) >>bin/after.txt; \
+	done; \
+	$(TOOL) benchstat bin/before.txt bin/after.txt
 
 .PHONY: cover
 cover: ## what the tests reach, into bin/cover.html

@@ -72,6 +72,20 @@ func BenchmarkView(b *testing.B) {
 	})
 }
 
+// What a stream asks for each time it wakes: the changes after its position. It must
+// not depend on how long history is.
+func BenchmarkSince(b *testing.B) {
+	benchmarkSizes(b, func(b *testing.B, r *domain.Registry) {
+		const behind = 100
+		for b.Loop() {
+			view := r.View()
+			if changes, ok := view.Since(view.Revision() - behind); !ok || len(changes) != behind {
+				b.Fatal(len(changes), ok)
+			}
+		}
+	})
+}
+
 // All replicas do this in one step, and answer nobody meanwhile.
 func BenchmarkReplace(b *testing.B) {
 	r := domain.NewRegistry()

@@ -1,0 +1,39 @@
+package servers
+
+import (
+	"fmt"
+	"net"
+	"sync/atomic"
+)
+
+// next is below the ports that the kernel gives to outgoing connections: one of
+// those could take the port of a server that is down for a moment.
+var next atomic.Int32
+
+func init() { next.Store(15_000) }
+
+// address gives one on loopback that nobody listens at.
+func address() (string, error) {
+	for {
+		port := next.Add(1)
+		if port > 32_000 {
+			return "", fmt.Errorf("no port is left below %d", port)
+		}
+		a := fmt.Sprintf("127.0.0.1:%d", port)
+		if l, err := net.Listen("tcp", a); err == nil {
+			return a, l.Close()
+		}
+	}
+}
+
+// addresses gives n of them.
+func addresses(n int) ([]string, error) {
+	all := make([]string, n)
+	for i := range all {
+		var err error
+		if all[i], err = address(); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"os/exec"
+	"regexp"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/nodesmetadata/nodesmetadata/bench/internal/servers"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tiny is the same table, of which nothing can be learned but that it works.
+var tiny = scale{
+	rounds: 1, time: 20 * time.Millisecond,
+	clients: []int{1, 2, 3, 4},
+	few:     2, usual: 4, list: 8, many: 16, huge: 32,
+	subscribers: 3, crowd: 10, pace: 50,
+	entries: 100, kills: 1, starts: 1,
+}
+
+func TestEveryRowIsMeasured(t *testing.T) {
+	directory := t.TempDir()
+	kinds, err := build(t.Context(), "..", directory, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	everyRow(t, table(tiny), directory, kinds...)
+}
+
+func TestThePeerIsMeasured(t *testing.T) {
+	path, err := exec.LookPath("etcd")
+	if err != nil {
+		t.Skip(err)
+	}
+	everyRow(t, table(tiny)[:3], t.TempDir(), servers.Etcd{Path: path})
+}
+
+// everyRow measures all of a table, and demands something of the first kind.
+func everyRow(t *testing.T, table []stage, directory string, kinds ...servers.Kind) {
+	t.Helper()
+	r := &runner{scale: tiny, kinds: kinds, only: regexp.MustCompile(""), directory: directory, progress: t.Output()}
+	results, err := r.run(t.Context(), table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for _, s := range table {
+		rows += len(s.rows)
+	}
+	if len(results) != rows {
+		t.Errorf("%d of %d rows were measured", len(results), rows)
+	}
+	for _, result := range results {
+		if len(result.samples[kinds[0].Name()]) == 0 {
+			t.Errorf("%s: nothing was measured", result.row.name)
+		}
+	}
+}
+
+// told is a stream of these events.
+type told []servers.Event
+
+func (s *told) Close() {}
+
+func (s *told) Next() (servers.Event, error) {
+	if len(*s) == 0 {
+		return servers.Event{}, io.EOF
+	}
+	first := (*s)[0]
+	*s = (*s)[1:]
+	return first, nil
+}
+
+func TestAStreamMayLeaveNothingOut(t *testing.T) {
+	tests := map[string]struct {
+		events told
+		seen   int
+		gap    bool
+	}{
+		"one after the other":                  {events: told{{Revision: 5}, {Revision: 6}, {Revision: 7}}, seen: 3},
+		"a gap":                                {events: told{{Revision: 5}, {Revision: 7}}, seen: 1, gap: true},
+		"one twice":                            {events: told{{Revision: 5}, {Revision: 5}}, seen: 1, gap: true},
+		"a snapshot stands for what it covers": {events: told{{Revision: 5}, {Revision: 9, Snapshot: true}, {Revision: 10}}, seen: 3},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			seen := 0
+			err := follow(&test.events, func(servers.Event) { seen++ })
+			if gap := !errors.Is(err, io.EOF); seen != test.seen || gap != test.gap {
+				t.Errorf("%d events seen, then %v", seen, err)
+			}
+		})
+	}
+}

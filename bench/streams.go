@@ -1,0 +1,227 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/bench/internal/parallel"
+	"github.com/nodesmetadata/nodesmetadata/bench/internal/servers"
+)
+
+func streams(s scale) []row {
+	deliver := func(subscribers, writers int) row {
+		return row{
+			name: fmt.Sprintf("events to %s, %s", count(subscribers, "subscriber"), count(writers, "writer")),
+			unit: perSecond, nodes: s.usual, measure: deliveries(subscribers, writers), quoted: subscribers == s.subscribers && writers > 1,
+		}
+	}
+	return []row{
+		deliver(max(1, s.subscribers/100), s.clients[1]),
+		deliver(max(2, s.subscribers/10), s.clients[1]),
+		deliver(s.subscribers, s.clients[0]),
+		deliver(s.subscribers, s.clients[1]),
+		{
+			name: fmt.Sprintf("ack to event, p99, %s, %d writes/s", count(s.subscribers, "subscriber"), s.pace),
+			unit: seconds, nodes: s.usual, measure: lateness(s.subscribers), quoted: true,
+		},
+		{
+			name: fmt.Sprintf("memory of an instance with %s", count(s.crowd, "subscriber")),
+			unit: megabytes, nodes: s.usual, rounds: 1, kinds: noBare, measure: held(s.crowd), quoted: true,
+		},
+	}
+}
+
+// crowd is subscribers of one member. Each has a goroutine that ends when the
+// crowd is closed.
+type crowd struct {
+	streams []servers.Stream
+	reading sync.WaitGroup
+	closed  atomic.Bool
+	mu      sync.Mutex
+	faults  []error
+}
+
+// gather opens the subscribers, and has each tell every event to see, which is
+// called by one goroutine for each subscriber. Events that leave out a revision
+// are errors, but for snapshots.
+func (m *measurement) gather(size int, see func(subscriber int, e servers.Event)) (*crowd, error) {
+	c := &crowd{streams: make([]servers.Stream, size)}
+	err := parallel.Do(size, 32, func(i int) error {
+		stream, err := m.cluster.Subscribe(m.leader)
+		c.streams[i] = stream
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	for i, stream := range c.streams {
+		c.reading.Go(func() {
+			if err := follow(stream, func(e servers.Event) { see(i, e) }); !c.closed.Load() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.faults = append(c.faults, err)
+			}
+		})
+	}
+	return c, nil
+}
+
+// follow ends with an error, at the latest when the stream is closed.
+func follow(stream servers.Stream, see func(servers.Event)) error {
+	var last int64
+	for {
+		e, err := stream.Next()
+		if err != nil {
+			return err
+		}
+		if last > 0 && e.Revision != last+1 && !e.Snapshot {
+			return fmt.Errorf("revision %d came after %d", e.Revision, last)
+		}
+		last = e.Revision
+		see(e)
+	}
+}
+
+func (c *crowd) fault() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return parallel.Together(c.faults)
+}
+
+// close ends all subscribers, and tells what went wrong before.
+func (c *crowd) close() error {
+	c.closed.Store(true)
+	for _, s := range c.streams {
+		if s != nil {
+			s.Close()
+		}
+	}
+	c.reading.Wait()
+	return c.fault()
+}
+
+// deliveries counts what arrives at all subscribers together while the writers
+// write.
+func deliveries(subscribers, writers int) func(*measurement) (sample, error) {
+	return func(m *measurement) (got sample, err error) {
+		var delivered atomic.Int64
+		c, err := m.gather(subscribers, func(_ int, e servers.Event) {
+			if !e.Snapshot {
+				delivered.Add(1)
+			}
+		})
+		if err != nil {
+			return sample{}, err
+		}
+		defer func() { err = errors.Join(err, c.close()) }()
+		began := time.Now()
+		if _, err := m.load(m.leader, writers, m.write); err != nil {
+			return sample{}, err
+		}
+		// However short the time was, something has to arrive.
+		if err := c.await(func() bool { return delivered.Load() >= int64(subscribers) }); err != nil {
+			return sample{}, err
+		}
+		return sample{value: float64(delivered.Load()) / time.Since(began).Seconds()}, nil
+	}
+}
+
+// await waits for what subscribers bring about, as long as all of them live.
+func (c *crowd) await(done func() bool) error {
+	deadline := time.Now().Add(time.Minute)
+	for !done() {
+		if err := c.fault(); err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return errors.New("the subscribers have not been told after a minute")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil
+}
+
+// lateness is the time from the answer to a write until a subscriber has the
+// event, of all subscribers and writes; one that comes before the answer is not late.
+// Its value is the 99th percentile.
+func lateness(subscribers int) func(*measurement) (sample, error) {
+	return func(m *measurement) (got sample, err error) {
+		arrivals := make([][]time.Time, subscribers)
+		var arrived atomic.Int64
+		c, err := m.gather(subscribers, func(i int, _ servers.Event) {
+			arrivals[i] = append(arrivals[i], time.Now())
+			arrived.Add(1)
+		})
+		if err != nil {
+			return sample{}, err
+		}
+		acknowledged, err := m.paced()
+		if err == nil {
+			err = c.await(func() bool { return arrived.Load() >= int64(subscribers*len(acknowledged)) })
+		}
+		if err := errors.Join(err, c.close()); err != nil {
+			return sample{}, err
+		}
+		var late []time.Duration
+		for i, times := range arrivals {
+			if len(times) != len(acknowledged) {
+				return sample{}, fmt.Errorf("subscriber %d got %d events of %d", i, len(times), len(acknowledged))
+			}
+			for n, at := range times {
+				late = append(late, max(0, at.Sub(acknowledged[n])))
+			}
+		}
+		slices.Sort(late)
+		return sample{value: percentile(late, 99).Seconds(), p50: percentile(late, 50)}, nil
+	}
+}
+
+// paced writes so many times a second as the scale says, for the time of two
+// measurements, and tells when each was acknowledged.
+func (m *measurement) paced() ([]time.Time, error) {
+	client, err := m.cluster.Dial(m.leader)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	ticker := time.NewTicker(time.Second / time.Duration(m.pace))
+	defer ticker.Stop()
+	var acknowledged []time.Time
+	for end := time.Now().Add(2 * m.time); time.Now().Before(end); <-ticker.C {
+		if err := m.write(client, m.number()); err != nil {
+			return nil, err
+		}
+		acknowledged = append(acknowledged, time.Now())
+	}
+	return acknowledged, nil
+}
+
+// held is the memory of the leader that serves a crowd, after one change has
+// reached all of it.
+func held(subscribers int) func(*measurement) (sample, error) {
+	return func(m *measurement) (got sample, err error) {
+		var arrived atomic.Int64
+		c, err := m.gather(subscribers, func(int, servers.Event) { arrived.Add(1) })
+		if err != nil {
+			return sample{}, err
+		}
+		defer func() { err = errors.Join(err, c.close()) }()
+		client, err := m.cluster.Dial(m.leader)
+		if err != nil {
+			return sample{}, err
+		}
+		defer client.Close()
+		if err := m.write(client, m.number()); err != nil {
+			return sample{}, err
+		}
+		if err := c.await(func() bool { return arrived.Load() == int64(subscribers) }); err != nil {
+			return sample{}, err
+		}
+		memory, err := m.cluster.Members[m.leader].Memory()
+		return sample{value: float64(memory)}, err
+	}
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/bench/internal/servers"
+)
+
+// scale says how large the table is: as it is published, or as it is tested.
+type scale struct {
+	rounds int
+	time   time.Duration
+
+	clients     []int // four, ascending, the first of them 1
+	few         int   // nodes
+	usual       int
+	list        int
+	many        int
+	huge        int
+	subscribers int
+	crowd       int // subscribers that only have to be held
+	pace        int // writes a second that these are told of
+	entries     int // that a log has when its instance is started again
+	kills       int
+	starts      int
+}
+
+var published = scale{
+	rounds: 3, time: time.Second,
+	clients: []int{1, 16, 64, 256},
+	few:     10, usual: 100, list: 1000, many: 10_000, huge: 100_000,
+	subscribers: 1000, crowd: 10_000, pace: 50,
+	entries: 100_000, kills: 10, starts: 5,
+}
+
+// stage is rows that share clusters, one for each kind, of so many members; with
+// 0 members each row starts its own.
+type stage struct {
+	title   string
+	members int
+	// prepare is called once for each cluster.
+	prepare func(*measurement) error
+	rows    []row
+}
+
+// row is measured in rounds, in each of which every kind has its turn.
+type row struct {
+	name    string
+	unit    unit
+	nodes   int      // what the registry has to hold
+	rounds  int      // 0: as many as the scale says
+	kinds   []string // that are measured; nil is all
+	quoted  bool     // in the README, too
+	measure func(*measurement) (sample, error)
+}
+
+// measurement is what a row gets to measure one kind once.
+type measurement struct {
+	scale
+	kind      servers.Kind
+	cluster   *servers.Cluster // nil in a stage without members
+	leader    int
+	nodes     int
+	directory func() (string, error) // a new one each time
+	numbers   *atomic.Int64
+}
+
+// number is another one each time.
+func (m *measurement) number() int { return int(m.numbers.Add(1)) }
+
+type sample struct {
+	value    float64 // in the base unit of the row: operations a second, seconds, bytes
+	p50, p99 time.Duration
+}
+
+// noBare are the kinds that keep what they are told.
+var noBare = []string{"nodesmetadata", "etcd"}
+
+// table is everything that is measured.
+func table(s scale) []stage {
+	return []stage{
+		{title: "Requests to three instances", members: 3, rows: requests(s)},
+		{title: "Other requests to three instances", members: 3, prepare: lease, rows: otherRequests(s)},
+		{title: "Streams of three instances", members: 3, rows: streams(s)},
+		{title: "A lone instance", members: 1, rows: instances(s, 1)},
+		{title: "Five instances", members: 5, rows: instances(s, 5)},
+		{title: "Outages of three instances", members: 3, rows: outages(s)},
+		{title: "Starts", rows: starts(s)},
+		{title: "A lone instance that has lived", members: 1, prepare: live, rows: restarts(s)},
+		{title: "Three instances that have lived", members: 3, prepare: live, rows: costs(s)},
+	}
+}
+
+func requests(s scale) []row {
+	var rows []row
+	last := len(s.clients) - 1
+	write := func(clients, nodes int) row {
+		return row{
+			name: fmt.Sprintf("write, %s, %s", count(clients, "client"), count(nodes, "node")),
+			unit: perSecond, nodes: nodes, measure: writes(clients), quoted: nodes == s.usual && clients != s.clients[1],
+		}
+	}
+	few := write(s.clients[last-1], s.few)
+	rows = append(rows, few)
+	for _, clients := range s.clients {
+		rows = append(rows, write(clients, s.usual))
+	}
+	readers := []int{s.clients[0], s.clients[last-1], s.clients[last]}
+	for _, nodes := range []int{s.usual, s.many} {
+		for _, clients := range readers {
+			rows = append(rows, row{
+				name: fmt.Sprintf("get, %s, %s", count(clients, "client"), count(nodes, "node")),
+				unit: perSecond, nodes: nodes, measure: gets(clients, servers.Linearizable), quoted: nodes == s.many,
+			})
+		}
+		if nodes == s.many {
+			break
+		}
+		rows = append(rows, lists(s.list, readers[:2])...)
+	}
+	rows = append(rows, lists(s.many, readers[:2])...)
+	huge := write(s.clients[last-1], s.huge)
+	huge.kinds = noBare
+	return append(rows, huge)
+}
+
+// otherRequests are compared with the writes and gets of as many nodes.
+func otherRequests(s scale) []row {
+	var rows []row
+	add := func(name string, clients int, do func(clients int) func(*measurement) (sample, error)) {
+		rows = append(rows, row{
+			name: name + ", " + count(clients, "client"),
+			unit: perSecond, nodes: s.usual, kinds: noBare, measure: do(clients),
+		})
+	}
+	for _, clients := range []int{s.clients[0], s.clients[len(s.clients)-2], s.clients[len(s.clients)-1]} {
+		add("get from a follower, as fresh", clients, func(clients int) func(*measurement) (sample, error) {
+			return gets(clients, servers.FromFollower)
+		})
+		add("stale get from a follower", clients, func(clients int) func(*measurement) (sample, error) {
+			return gets(clients, servers.Stale)
+		})
+		add("renewal of a time to live", clients, renewals)
+	}
+	add(fmt.Sprintf("batch of %s", count(s.usual, "change")), s.clients[1], batches)
+	return rows
+}
+
+// instances are rows whose cost depends on the number of instances.
+func instances(s scale, members int) []row {
+	of := func(what string, measure func(clients int) func(*measurement) (sample, error)) row {
+		clients := s.clients[len(s.clients)-2]
+		return row{
+			name: fmt.Sprintf("%s, %s, %s", what, count(clients, "client"), count(members, "instance")),
+			unit: perSecond, nodes: s.usual, kinds: noBare, measure: measure(clients),
+		}
+	}
+	return []row{
+		of("write", writes),
+		of("get", func(clients int) func(*measurement) (sample, error) { return gets(clients, servers.Linearizable) }),
+	}
+}
+
+// lease gives the usual nodes a time to live.
+func lease(m *measurement) error {
+	if err := m.cluster.Grow(m.usual); err != nil {
+		return err
+	}
+	m.nodes = m.usual
+	leader, err := m.cluster.Leader()
+	if err != nil {
+		return err
+	}
+	c, err := m.cluster.Dial(leader)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for n := range m.nodes {
+		if err := c.Lease(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func renewals(clients int) func(*measurement) (sample, error) {
+	return func(m *measurement) (sample, error) {
+		return m.load(m.leader, clients, func(c servers.Client, n int) error { return c.Renew(n % m.nodes) })
+	}
+}
+
+func batches(clients int) func(*measurement) (sample, error) {
+	return func(m *measurement) (sample, error) {
+		return m.load(m.leader, clients, func(c servers.Client, n int) error { return c.Batch(0, m.nodes, n%maxWeight) })
+	}
+}
+
+func lists(nodes int, readers []int) (rows []row) {
+	for _, clients := range readers {
+		rows = append(rows, row{
+			name: fmt.Sprintf("list of %s, %s", thousands(nodes), count(clients, "client")),
+			unit: perSecond, nodes: nodes, quoted: clients > 1,
+			measure: func(m *measurement) (sample, error) {
+				return m.load(m.leader, clients, func(c servers.Client, _ int) error { return c.List(m.nodes) })
+			},
+		})
+	}
+	return rows
+}
+
+// writes gives each time the next node another weight.
+func writes(clients int) func(*measurement) (sample, error) {
+	return func(m *measurement) (sample, error) {
+		return m.load(m.leader, clients, m.write)
+	}
+}
+
+// maxWeight is more than a node may weigh.
+const maxWeight = 1_000_001
+
+func (m *measurement) write(c servers.Client, n int) error {
+	return c.Put(n%m.nodes, n%maxWeight)
+}
+
+func gets(clients int, f servers.Freshness) func(*measurement) (sample, error) {
+	return func(m *measurement) (sample, error) {
+		from := m.leader
+		if f != servers.Linearizable {
+			var err error
+			if from, err = m.cluster.Follower(); err != nil {
+				return sample{}, err
+			}
+		}
+		return m.load(from, clients, func(c servers.Client, n int) error { return c.Get(n%m.nodes, f) })
+	}
+}
