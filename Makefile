@@ -6,11 +6,11 @@ PACKAGES ?= ./...
 FUZZTIME ?= 20s
 BENCH    ?= .
 
-# What test-faults does: for how long with each backend (bolt, badger or both), how
+# What test-faults does: for how long with each backend (bolt, badger, wal or all), how
 # often each nemesis strikes at least, which of them (a regular expression; all), and
 # the seed of a run that is to be repeated (0: another one each time).
 FAULTTIME ?= 3m
-BACKEND   ?= both
+BACKEND   ?= all
 ROUNDS    ?= 1
 ONLY      ?= .
 SEED      ?= 0
@@ -91,7 +91,7 @@ e2e: ## whole clusters and real processes, with the race detector
 	$(GO) test -race -timeout=20m -count=1 ./test/...
 
 .PHONY: test-faults
-test-faults: ## faults under load, in network namespaces, for FAULTTIME (3m) with each BACKEND (both); needs root
+test-faults: ## faults under load, in network namespaces, for FAULTTIME (3m) with each BACKEND (all); needs root
 	$(GO) test -count=1 -timeout=0 -v -run '^TestFaults$$' ./test/faults \
 		-faulttime=$(FAULTTIME) -backend=$(BACKEND) -rounds=$(ROUNDS) -only='$(ONLY)' -seed=$(SEED)
 

@@ -75,7 +75,7 @@ func TestADamagedInstanceHeals(t *testing.T) {
 			spoil(t, i, "log."+backend, needle)
 		}, aside: true},
 		"the term and the vote": {do: func(t *testing.T, i *harness.Instance, backend string) {
-			behind := map[string]string{"bolt": "\xc5sum", "badger": "CurrentTerm"}
+			behind := map[string]string{"bolt": "\xc5sum", "badger": "CurrentTerm", "wal": "CurrentTerm"}
 			spoil(t, i, "log."+backend, behind[backend])
 		}, aside: true},
 		"no log": {do: func(t *testing.T, i *harness.Instance, backend string) {

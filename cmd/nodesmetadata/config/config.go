@@ -25,7 +25,7 @@ var (
 )
 
 // Backends are the storage backends that there are to choose from.
-var Backends = []string{"bolt", "badger", "memory"}
+var Backends = []string{"bolt", "badger", "wal", "memory"}
 
 // Config is an instance as its operator wants it. Its fields are the flags of
 // the same names, in which Usage says what each one means.

@@ -150,7 +150,7 @@ func (i *instance) nodes() []string {
 }
 
 func TestAnInstanceKeepsWhatItWasTold(t *testing.T) {
-	for _, backend := range []string{"bolt", "badger"} {
+	for _, backend := range []string{"bolt", "badger", "wal"} {
 		t.Run(backend, func(t *testing.T) {
 			args := []string{"--raft_dir=" + t.TempDir(), "--storage_backend=" + backend, "--bootstrap_raft_cluster"}
 			first := start(t, args...)
