@@ -93,6 +93,7 @@ func TestEverySettingCanBeSaidInEverySource(t *testing.T) {
 		ApplicationAdvertisedAddress: "10.0.0.7:80",
 		Join:                         []string{"n1.example:8080", "n2.example:8080"},
 		StorageBackend:               "badger",
+		StorageBackendGiven:          true,
 		LogLevel:                     "warn",
 		LogFormat:                    "json",
 		Timing: consensus.Timing{
