@@ -7,8 +7,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// BenchmarkBackends compares what writes cost with each durable backend. Those that are
-// to be compared take turns: -count makes more rounds of it.
+// BenchmarkBackends compares what writes cost with each durable backend, in turns.
 func BenchmarkBackends(b *testing.B) {
 	for _, clients := range []int{1, 16, 64, 256} {
 		for _, backend := range []string{"bolt", "badger", "wal"} {
