@@ -18,7 +18,7 @@ const golden = "testdata/format1.hex"
 func goldenSegment(t *testing.T) []byte {
 	t.Helper()
 	const id, first, size, salt = 3, 41, 512, 0x0123456789abcdef
-	raw := headerOf(id, first, size, salt)
+	raw := headerOf(id, size, salt)
 	var b batch
 	for at, add := range []func() error{
 		func() error { return b.addValue("CurrentTerm", []byte{0, 0, 0, 0, 0, 0, 0, 9}) },
@@ -57,19 +57,19 @@ func TestTheFormatStaysAsItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &replay{values: map[string][]byte{}, segments: []*segment{s}}
-	if err := r.follow(s, want, math.MaxUint64); err != nil {
+	r := &replay{values: map[string][]byte{}, next: image{s, want}.firstBatch()}
+	if err := r.follow(image{s, want}, math.MaxUint64); err != nil {
 		t.Fatal(err)
 	}
 	first, last := r.places.bounds()
-	if s.id != 3 || first != 301 || last != 301 || r.next != 45 || !r.closed || r.torn != 0 || string(r.values["CurrentTerm"]) != "\x00\x00\x00\x00\x00\x00\x00\x09" {
+	if s.id != 3 || first != 301 || last != 301 || r.next != 45 || !r.closed || len(r.torn) != 0 || string(r.values["CurrentTerm"]) != "\x00\x00\x00\x00\x00\x00\x00\x09" {
 		t.Errorf("read are %+v, from %d to %d", r, first, last)
 	}
 }
 
 func TestAKindOfALaterBuildIsRefusedAndNoDamage(t *testing.T) {
 	const salt = 5
-	raw := headerOf(1, 1, 512, salt)
+	raw := headerOf(1, 512, salt)
 	var b batch
 	b.begin(99)
 	if err := b.end(); err != nil {
@@ -82,8 +82,8 @@ func TestAKindOfALaterBuildIsRefusedAndNoDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &replay{values: map[string][]byte{}, segments: []*segment{s}}
-	err = r.follow(s, raw, math.MaxUint64)
+	r := &replay{values: map[string][]byte{}, next: 1}
+	err = r.follow(image{s, raw}, math.MaxUint64)
 	if err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("%v", err)
 	}

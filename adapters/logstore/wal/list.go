@@ -18,8 +18,8 @@ const (
 )
 
 // list says which segments belong to the log: those from First to Last, both 0 while
-// there is none. Nothing is acknowledged that is in a segment beyond; what lies before
-// is removed. Without it, a file that is missing could not be told from one that was
+// there is none; the last ones may not be begun yet. Nothing is acknowledged that is in a
+// segment beyond; what lies before is removed. Without it, a file that is missing could not be told from one that was
 // never made, and the log would end, or begin, somewhere else, and nobody would know.
 type list struct {
 	Format   int    `json:"format"`

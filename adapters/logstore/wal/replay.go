@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"slices"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
@@ -22,66 +23,112 @@ var ErrDamaged = logstore.Damage("write-ahead log is damaged: nothing was change
 // is done, if nothing of a later one lies behind it; else it is damage. A batch that is
 // not whole is not there.
 type replay struct {
-	segments []*segment
+	segments []*segment // those that were begun, but the first one anyway
+	spares   []*segment // those behind them
+	torn     []rest
 	places   places
 	values   map[string][]byte
 	next     uint64 // number of the next batch; 1 when there was none
 	closed   bool   // the last one says that all before was written
-	torn     int64  // where the rest of a write ends, in the last segment; 0 for none
+}
+
+// rest is what a write has left in a segment, behind its end.
+type rest struct {
+	segment *segment
+	end     int64
+}
+
+// image is a segment with what is in it.
+type image struct {
+	*segment
+	raw []byte
+}
+
+// firstBatch is the number of the batch that a segment begins with; 0 for none that can
+// be read.
+func (i image) firstBatch() uint64 {
+	first, _ := readRecord(i.raw[segmentHeader:], i.seed)
+	return first.number >> tryBits
 }
 
 // replayAll reads the listed segments. Their files stay open, unless it fails.
 func replayAll(dir string, listed list, flag int) (*replay, error) {
 	r := &replay{values: map[string][]byte{}, next: 1}
-	var last *segment
-	var lastRaw []byte
-	for id := listed.First; id != 0 && id <= listed.Last; id++ {
-		s, raw, err := openSegment(dir, id, flag)
-		if err == nil {
-			r.segments = append(r.segments, s)
-			err = r.follow(last, lastRaw, s.first)
-		}
-		if err != nil {
-			return nil, errors.Join(err, r.close())
-		}
-		last, lastRaw = s, raw
-	}
-	if err := r.follow(last, lastRaw, math.MaxUint64); err != nil {
+	if err := r.readAll(dir, listed, flag); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
 	return r, nil
 }
 
+func (r *replay) readAll(dir string, listed list, flag int) error {
+	if listed.First == 0 {
+		return nil
+	}
+	var last image
+	var behind []image // last, which can't be read, or were not begun
+	for id := listed.First; id <= listed.Last; id++ {
+		opened, raw, err := openSegment(dir, id, flag)
+		if err != nil {
+			return err
+		}
+		r.spares = append(r.spares, opened)
+		now := image{opened, raw}
+		first := now.firstBatch()
+		switch {
+		case id == listed.First && first == 0 && id > 1:
+			// What removed the ones before it was written later than its first batch.
+			return fmt.Errorf("%w (%s: unreadable at byte %d, and it is the oldest file)", ErrDamaged, opened.path, opened.end)
+		case id == listed.First:
+			r.next = max(first, 1)
+		case first == 0:
+			behind = append(behind, now)
+			continue
+		default:
+			if err := r.follow(last, first); err != nil {
+				return err
+			}
+		}
+		last, behind = now, nil
+		r.segments, r.spares = append(r.segments, r.spares...), nil
+	}
+	if err := r.follow(last, math.MaxUint64); err != nil {
+		return err
+	}
+	for _, spare := range behind {
+		if err := r.nothingLater(spare); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *replay) close() error {
 	var failed []error
-	for _, s := range r.segments {
+	for _, s := range slices.Concat(r.segments, r.spares) {
 		failed = append(failed, s.close())
 	}
 	return errors.Join(failed...)
 }
 
-// follow reads the next segment, nil for none, up to the batch with which another one
-// begins.
-func (r *replay) follow(s *segment, raw []byte, below uint64) error {
-	if s == nil {
-		return nil
-	}
-	if s == r.segments[0] {
-		r.next = s.first
-	}
-	if err := r.batches(s, raw, below); err != nil {
+// follow reads the next segment, up to the batch with which another one begins.
+func (r *replay) follow(i image, below uint64) error {
+	if err := r.batches(i.segment, i.raw, below); err != nil {
 		return err
 	}
 	if below != math.MaxUint64 && r.next != below {
-		return fmt.Errorf("%w (%s: unreadable at byte %d, and what was written later follows in the next file)", ErrDamaged, s.path, s.end)
+		return fmt.Errorf("%w (%s: unreadable at byte %d, and what was written later follows in another file)", ErrDamaged, i.path, i.end)
 	}
-	behind := bytes.TrimRight(raw[s.end:], "\x00")
-	if later := laterThan(r.next, behind, s.seed); later >= 0 {
-		return fmt.Errorf("%w (%s: unreadable at byte %d, and what was written later follows at byte %d)", ErrDamaged, s.path, s.end, s.end+int64(later))
+	return r.nothingLater(i)
+}
+
+// nothingLater looks at what lies behind the end of a segment.
+func (r *replay) nothingLater(i image) error {
+	behind := bytes.TrimRight(i.raw[i.end:], "\x00")
+	if later := laterThan(r.next, behind, i.seed); later >= 0 {
+		return fmt.Errorf("%w (%s: unreadable at byte %d, and what was written later follows at byte %d)", ErrDamaged, i.path, i.end, i.end+int64(later))
 	}
-	r.torn = 0
 	if len(behind) > 0 {
-		r.torn = s.end + int64(len(behind))
+		r.torn = append(r.torn, rest{i.segment, i.end + int64(len(behind))})
 	}
 	return nil
 }
@@ -159,16 +206,15 @@ func laterThan(batch uint64, raw []byte, seed uint32) int {
 	return -1
 }
 
-// repair makes the last segment end with zeros, and removes the files that do not
-// belong to the log: a crash has left both.
-func (r *replay) repair(dir string, listed list, logger *slog.Logger) error {
-	if len(r.segments) > 0 && r.torn > 0 {
-		tail := r.segments[len(r.segments)-1]
-		logger.Info("the last write was not finished, and is dropped", "path", tail.path, "byte", tail.end)
-		if err := fill(tail.file, tail.end, r.torn); err != nil {
+// repair makes the segments end with zeros, and removes the files that do not belong
+// to the log: a crash has left both.
+func (r *replay) repair(dir string, logger *slog.Logger) error {
+	for _, torn := range r.torn {
+		logger.Info("a write was not finished, and is dropped", "path", torn.segment.path, "byte", torn.segment.end)
+		if err := fill(torn.segment.file, torn.segment.end, torn.end); err != nil {
 			return err
 		}
-		if err := tail.file.Sync(); err != nil {
+		if err := torn.segment.file.Sync(); err != nil {
 			return err
 		}
 	}
@@ -176,12 +222,9 @@ func (r *replay) repair(dir string, listed list, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	belongs := map[string]bool{}
-	for id := listed.First; id != 0 && id <= listed.Last; id++ {
-		belongs[segmentPath(dir, id)] = true
-	}
 	for _, path := range files {
-		if belongs[path] {
+		belongs := func(s *segment) bool { return s.path == path }
+		if slices.ContainsFunc(r.segments, belongs) || slices.ContainsFunc(r.spares, belongs) {
 			continue
 		}
 		if err := os.Remove(path); err != nil {
@@ -194,11 +237,9 @@ func (r *replay) repair(dir string, listed list, logger *slog.Logger) error {
 // warn tells of what an instance would drop: whether there was a crash only an
 // operator knows.
 func (r *replay) warn(logger *slog.Logger) {
-	if len(r.segments) == 0 || r.torn == 0 {
-		return
+	for _, torn := range r.torn {
+		logger.Warn("the last write is not whole, and an instance drops it when it starts: right after a crash, "+
+			"when nobody was told that it is done; if there was no crash, this is damage, and something acknowledged may be missing",
+			"path", torn.segment.path, "byte", torn.segment.end)
 	}
-	tail := r.segments[len(r.segments)-1]
-	logger.Warn("the last write is not whole, and an instance drops it when it starts: right after a crash, "+
-		"when nobody was told that it is done; if there was no crash, this is damage, and something acknowledged may be missing",
-		"path", tail.path, "byte", tail.end)
 }

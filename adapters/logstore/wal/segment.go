@@ -16,11 +16,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// A segment is a file of fixed size, filled with zeros before it is used; numbers are
-// little-endian:
+// A segment is a file of fixed size, made and filled with zeros before it is used, so
+// that the first batch in it takes no more than others; numbers are little-endian:
 //
 //	magic, with the version of the format
-//	id u64, number of the first batch u64, size of the file u64, salt u64
+//	id u64, size of the file u64, salt u64
 //	checksum u32: CRC-32C of all that; 4 bytes of filler
 //	batches, one behind the other
 //	zeros, or what is left of a try to write a batch that failed
@@ -29,7 +29,7 @@ import (
 // elsewhere, or that an entry holds, is taken for a record.
 const (
 	magic         = "nmdwal\x00\x01"
-	segmentHeader = 48
+	segmentHeader = 40
 	segmentSuffix = ".wal"
 	// segmentSize is that of a file which no large batch needs to be larger. While it
 	// is small, little is lost with the last segment, which is never removed, and little
@@ -55,12 +55,11 @@ type dataFile struct{ *os.File }
 func (f dataFile) Sync() error { return syncData(f.File) }
 
 type segment struct {
-	path  string
-	id    uint64
-	first uint64 // number of its first batch
-	size  int64
-	seed  uint32 // for checksums
-	file  file
+	path string
+	id   uint64
+	size int64
+	seed uint32 // for checksums
+	file file
 
 	end  int64 // of the last batch
 	live int   // entries in it that are not removed
@@ -74,7 +73,7 @@ func segmentPath(dir string, id uint64) string {
 }
 
 // createSegment makes a file that is durable and can be filled without more room.
-func createSegment(dir string, id, first uint64, size int64) (s *segment, err error) {
+func createSegment(dir string, id uint64, size int64) (s *segment, err error) {
 	path := segmentPath(dir, id)
 	if err := logstore.CheckRoom(dir, 0, uint64(size)); err != nil {
 		return nil, err
@@ -94,7 +93,7 @@ func createSegment(dir string, id, first uint64, size int64) (s *segment, err er
 	if err := fill(opened, 0, size); err != nil {
 		return nil, err
 	}
-	if _, err := opened.WriteAt(headerOf(id, first, uint64(size), salt), 0); err != nil {
+	if _, err := opened.WriteAt(headerOf(id, uint64(size), salt), 0); err != nil {
 		return nil, err
 	}
 	if err := opened.Sync(); err != nil {
@@ -104,14 +103,14 @@ func createSegment(dir string, id, first uint64, size int64) (s *segment, err er
 		return nil, err
 	}
 	return &segment{
-		path: path, id: id, first: first, size: size, seed: seedOf(salt),
+		path: path, id: id, size: size, seed: seedOf(salt),
 		file: dataFile{opened}, end: segmentHeader,
 	}, nil
 }
 
-func headerOf(id, first, size, salt uint64) []byte {
+func headerOf(id, size, salt uint64) []byte {
 	header := append(make([]byte, 0, segmentHeader), magic...)
-	for _, number := range []uint64{id, first, size, salt} {
+	for _, number := range []uint64{id, size, salt} {
 		header = binary.LittleEndian.AppendUint64(header, number)
 	}
 	header = binary.LittleEndian.AppendUint32(header, crc32.Checksum(header, castagnoli))
@@ -190,7 +189,7 @@ func parseHeader(raw []byte) (*segment, error) {
 		return nil, errHeader
 	}
 	number := func(at int) uint64 { return binary.LittleEndian.Uint64(raw[len(magic)+8*at:]) }
-	s := &segment{id: number(0), first: number(1), size: int64(number(2)), seed: seedOf(number(3)), end: segmentHeader}
+	s := &segment{id: number(0), size: int64(number(1)), seed: seedOf(number(2)), end: segmentHeader}
 	if s.size != int64(len(raw)) {
 		return nil, errHeader
 	}

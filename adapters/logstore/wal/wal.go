@@ -18,8 +18,8 @@
 //
 // # Cost
 //
-// 24 bytes of memory for an entry, no goroutine, no cache. On disk, what the log holds
-// and at most two segments more.
+// 24 bytes of memory for an entry, and no cache. A goroutine makes the next file before
+// it is needed. On disk, what the log holds and at most three files more.
 package wal
 
 import (
@@ -70,16 +70,17 @@ func open(dir, path string, logger *slog.Logger) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newStore(path, logger, listed, found)
-	if err := found.repair(path, listed, logger); err != nil {
+	if err := found.repair(path, logger); err != nil {
 		return nil, errors.Join(err, found.close())
 	}
-	if len(s.segments) > 0 {
-		return s, nil
+	s := newStore(path, logger, listed, found)
+	if len(s.segments) == 0 {
+		if err := s.rotate(0); err != nil {
+			return nil, errors.Join(err, s.closeFiles())
+		}
 	}
-	if err := s.rotate(0); err != nil {
-		return nil, errors.Join(err, s.closeFiles())
-	}
+	s.demand()
+	go s.keeper()
 	return s, nil
 }
 
@@ -122,7 +123,9 @@ func Inspect(dir string, logger *slog.Logger) (logstore.Store, error) {
 	}
 	found.warn(logger)
 	found.closed = true // nothing is to be said at the end
-	return logstore.ReadOnly(newStore(path, logger, listed, found)), nil
+	s := newStore(path, logger, listed, found)
+	close(s.stopped) // there is nothing to keep
+	return logstore.ReadOnly(s), nil
 }
 
 type store struct {
@@ -138,21 +141,36 @@ type store struct {
 	buffer batch
 	next   uint64 // number of the next batch
 	tries  uint64 // to write it that have failed
-	listed list   // as it is on disk, as far as is known
+	moved  bool   // one of them was in the next segment
 	marked bool   // the last batch says that all before was written
 
+	// keeping is held by who changes which files there are.
+	keeping       sync.Mutex
+	made          []*segment // that are not in the list yet; guarded by keeping
+	wake          chan struct{}
+	stop, stopped chan struct{} // of the keeper
+
 	mu       sync.RWMutex // guards all below; nobody waits for the disk with it
+	listed   list         // as it is on disk; changed by who holds keeping
 	segments []*segment   // and where they end, and what lives in them
+	tail     *segment     // the last of them; changed by who writes
+	spares   []*segment   // behind it, not begun yet
 	places   places
-	values   map[string][]byte // the stable state
+	values   map[string][]byte // the stable state; changed by who writes
 }
 
 func newStore(path string, logger *slog.Logger, listed list, found *replay) *store {
-	return &store{
-		path: path, logger: logger, listed: listed,
+	s := &store{
+		path: path, logger: logger,
 		next: found.next, marked: found.closed || found.next == 1,
-		segments: found.segments, places: found.places, values: found.values,
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
+		listed: listed, segments: found.segments, spares: found.spares,
+		places: found.places, values: found.values,
 	}
+	if count := len(s.segments); count > 0 {
+		s.tail = s.segments[count-1]
+	}
+	return s
 }
 
 // during runs call unless the store is closed.
@@ -253,7 +271,6 @@ func (s *store) DeleteRange(min, max uint64) error {
 		if err := s.commit(0, func(*segment) { s.places.remove(min, max) }); err != nil {
 			return fmt.Errorf("delete log entries %d to %d: %w", min, max, err)
 		}
-		s.cut()
 		return nil
 	})
 }
@@ -303,12 +320,14 @@ func (s *store) GetUint64(key []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(value), nil
 }
 
-// Room implements logstore.Roomy. What is left of the last segment is there already.
+// Room implements logstore.Roomy. What is left of the segments is there already.
 func (s *store) Room() error {
 	return s.during(func() error {
 		s.mu.RLock()
-		tail := s.segments[len(s.segments)-1]
-		left := max(0, tail.size-tail.end-reserve)
+		left := max(0, s.tail.size-s.tail.end-reserve)
+		for _, spare := range s.spares {
+			left += spare.size
+		}
 		s.mu.RUnlock()
 		return logstore.CheckRoom(s.path, uint64(left), appendRoom)
 	})
@@ -321,13 +340,15 @@ func (s *store) Close() error {
 		return nil
 	}
 	s.closed = true
+	close(s.stop)
+	<-s.stopped
 	s.mark()
 	return s.closeFiles()
 }
 
 func (s *store) closeFiles() error {
 	var failed []error
-	for _, segment := range s.segments {
+	for _, segment := range slices.Concat(s.segments, s.spares, s.made) {
 		failed = append(failed, segment.close())
 	}
 	return errors.Join(failed...)
@@ -353,58 +374,42 @@ func (s *store) mark() {
 // then shows it by calling done with the segment, which ends before the batch.
 func (s *store) commit(leave int64, done func(*segment)) error {
 	size := int64(len(s.buffer.raw))
-	tail, err := s.tailFor(size, leave)
-	if err != nil {
+	// What was tried in the next segment may be there, and then nothing counts that is
+	// written to this one.
+	if s.moved || s.tail.end+size+leave > s.tail.size {
+		if err := s.rotate(size + leave); err != nil {
+			return err
+		}
+	}
+	if err := s.append(s.tail, &s.buffer); err != nil {
 		return err
 	}
-	s.buffer.seal(tail.seed, s.number())
-	if err := tail.write(s.buffer.raw); err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	done(s.tail)
+	s.tail.end += size
+	s.demand()
+	return nil
+}
+
+// append writes the next batch. The caller moves the end of the segment.
+func (s *store) append(to *segment, b *batch) error {
+	b.seal(to.seed, s.next<<tryBits|s.tries&(1<<tryBits-1))
+	if err := to.write(b.raw); err != nil {
 		// Nobody knows what of it is there. The next try takes its place, and no part of
 		// this one can be taken for a part of that.
 		s.tries++
 		return err
 	}
-	s.written()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	done(tail)
-	tail.end += size
-	return nil
-}
-
-func (s *store) number() uint64 { return s.next<<tryBits | s.tries&(1<<tryBits-1) }
-
-func (s *store) written() {
 	s.next++
 	s.tries = 0
 	s.marked = false
+	return nil
 }
 
-// tailFor gives the last segment, when it has so much room and the list names it.
-func (s *store) tailFor(size, leave int64) (*segment, error) {
-	tail := s.segments[len(s.segments)-1]
-	if tail.end+size+leave > tail.size {
-		if err := s.rotate(size + leave); err != nil {
-			return nil, err
-		}
-		tail = s.segments[len(s.segments)-1]
-	}
-	if s.listed.Last != tail.id {
-		// A list that could not be written may be there, and then nothing counts that is
-		// written to the segment before.
-		return tail, s.relist(0)
-	}
-	return tail, nil
-}
-
-// rotate begins a segment that has so much room, with the stable state.
+// rotate goes on in the next segment, which begins with the stable state and has so much
+// room behind it.
 func (s *store) rotate(room int64) error {
-	s.mu.RLock()
-	id := s.listed.Last + 1
-	if count := len(s.segments); count > 0 {
-		id = s.segments[count-1].id + 1
-	}
-	s.mu.RUnlock()
 	var first batch
 	for _, key := range slices.Sorted(maps.Keys(s.values)) {
 		if err := first.addValue(key, s.values[key]); err != nil {
@@ -415,58 +420,28 @@ func (s *store) rotate(room int64) error {
 	if size > math.MaxUint32 {
 		return fmt.Errorf("%d bytes are too many for one batch", room)
 	}
-	begun, err := createSegment(s.path, id, s.next, size)
-	if err != nil {
+	if err := s.prepare(size); err != nil {
 		return err
 	}
+	s.mu.RLock()
+	spares := s.spares
+	s.mu.RUnlock()
+	tail := spares[len(spares)-1]
 	if len(first.records) > 0 {
-		first.seal(begun.seed, s.number())
-		if err := begun.write(first.raw); err != nil {
-			return errors.Join(err, begun.close(), os.Remove(begun.path))
+		s.moved = true
+		if err := s.append(tail, &first); err != nil {
+			return err
 		}
-		begun.end += int64(len(first.raw))
-		s.written()
+		s.moved = false
 	}
 	s.mu.Lock()
-	s.segments = append(s.segments, begun)
-	s.mu.Unlock()
-	return s.relist(0)
-}
-
-// relist writes down which segments there are, without the first so many.
-func (s *store) relist(without int) error {
-	l := list{First: s.segments[without].id, Last: s.segments[len(s.segments)-1].id}
-	if err := l.write(s.path); err != nil {
-		return noRoom(err, s.path, appendRoom)
-	}
-	s.listed = l
+	defer s.mu.Unlock()
+	// Not before: those before it may go then.
+	tail.end += int64(len(first.raw))
+	s.segments = append(s.segments, spares...)
+	s.spares = nil
+	s.tail = tail
 	return nil
-}
-
-// cut removes the oldest segments, as far as nothing lives in them. That it could not
-// is no harm: it is done the next time.
-func (s *store) cut() {
-	count := 0
-	for count < len(s.segments)-1 && s.segments[count].live == 0 {
-		count++
-	}
-	if count == 0 {
-		return
-	}
-	if err := s.relist(count); err != nil {
-		s.logger.Warn("files of the log could not be removed yet", "error", err)
-		return
-	}
-	s.mu.Lock()
-	gone := s.segments[:count:count]
-	s.segments = slices.Clone(s.segments[count:])
-	s.mu.Unlock()
-	for _, segment := range gone {
-		if err := errors.Join(segment.close(), os.Remove(segment.path)); err != nil {
-			// The next start removes it: the list does not name it.
-			s.logger.Warn("a file of the log could not be removed", "error", err)
-		}
-	}
 }
 
 // escape makes a pattern of a path that is only itself.
