@@ -172,6 +172,23 @@ func TestAWriteThatFailsInTheNextFile(t *testing.T) {
 	wantMarks(t, crashed(t, s), "ac")
 }
 
+// The oldest file that is left says with which batch the log goes on.
+func TestACrashBeforeTheFirstWriteToAFile(t *testing.T) {
+	s := opened(t, t.TempDir())
+	defer func() { _ = s.Close() }()
+	if err := errors.Join(s.StoreLogs(entries(1, 2, 'a', 50)), s.DeleteRange(1, 2), s.rotate(0), s.keep()); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.segments) != 1 {
+		t.Fatalf("there are %d files", len(s.segments))
+	}
+	image := crashed(t, s)
+	wantMarks(t, image, "")
+	if image.next != s.next {
+		t.Errorf("it goes on with batch %d, not %d", image.next, s.next)
+	}
+}
+
 // A file that is not in the list is not used.
 func TestAListThatCannotBeWritten(t *testing.T) {
 	s := opened(t, t.TempDir())

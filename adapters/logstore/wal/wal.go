@@ -410,7 +410,13 @@ func (s *store) append(to *segment, b *batch) error {
 // rotate goes on in the next segment, which begins with the stable state and has so much
 // room behind it.
 func (s *store) rotate(room int64) error {
+	// Even where there is none of it there is a batch: those before may go then.
 	var first batch
+	if len(s.values) == 0 {
+		if err := first.addClosed(); err != nil {
+			return err
+		}
+	}
 	for _, key := range slices.Sorted(maps.Keys(s.values)) {
 		if err := first.addValue(key, s.values[key]); err != nil {
 			return err
@@ -427,16 +433,13 @@ func (s *store) rotate(room int64) error {
 	spares := s.spares
 	s.mu.RUnlock()
 	tail := spares[len(spares)-1]
-	if len(first.records) > 0 {
-		s.moved = true
-		if err := s.append(tail, &first); err != nil {
-			return err
-		}
-		s.moved = false
+	s.moved = true
+	if err := s.append(tail, &first); err != nil {
+		return err
 	}
+	s.moved = false
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Not before: those before it may go then.
 	tail.end += int64(len(first.raw))
 	s.segments = append(s.segments, spares...)
 	s.spares = nil
