@@ -265,7 +265,7 @@ func TestMetrics(t *testing.T) {
 		"nodesmetadata_leases 1", "nodesmetadata_lease_renewals_total 1", "nodesmetadata_lease_expired_total 0",
 		"nodesmetadata_lease_expiry_held_pools 0", "nodesmetadata_read_gate_readers_total ", "nodesmetadata_read_gate_rounds_total ",
 		"nodesmetadata_read_index_readers_total 0", "nodesmetadata_read_index_rounds_total 0",
-		"nodesmetadata_write_duration_seconds_count 2", "nodesmetadata_apply_duration_seconds_count ", "nodesmetadata_applied_entries_total ",
+		"nodesmetadata_write_duration_seconds_count 2", "nodesmetadata_apply_duration_seconds_count ", "nodesmetadata_applied_entries_total ", "nodesmetadata_log_store_duration_seconds_count ",
 		"nodesmetadata_raft_leader 1", "nodesmetadata_raft_term ", "nodesmetadata_raft_last_index ", "nodesmetadata_raft_commit_index ",
 		"nodesmetadata_raft_applied_index ", "nodesmetadata_log_format 2", "nodesmetadata_log_format_shared 2", "nodesmetadata_log_store_bytes ", "nodesmetadata_snapshots_bytes ",
 		"raft_apply ", "raft_boltdb_storeLogs_count ", "raft_state_leader ",
