@@ -40,7 +40,7 @@ build: ## build bin/nodesmetadata
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(PROGRAM) ./cmd/nodesmetadata
 
 .PHONY: run
-run: build ## run one instance in the foreground, with bolt under ./data
+run: build ## run one instance in the foreground, with wal under ./data
 	exec $(PROGRAM) --raft_id=n1 --raft_dir=data --bootstrap_raft_cluster
 
 # Instance N of the local cluster: n1 is at 127.0.0.1:8080, n2 at :8081, n3 at :8082.

@@ -1,4 +1,4 @@
-// Package bench measures a real cluster of three instances with bolt, on the
+// Package bench measures a real cluster of three instances with the default backend, on the
 // machine that also makes the load: what counts are the ratios between rows of
 // one run.
 //

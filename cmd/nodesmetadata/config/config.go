@@ -28,7 +28,7 @@ var (
 var Backends = []string{"bolt", "badger", "wal", "memory"}
 
 // DefaultBackend is the storage backend of a new directory, where none is given.
-const DefaultBackend = "bolt"
+const DefaultBackend = "wal"
 
 // Config is an instance as its operator wants it. Its fields are the flags of
 // the same names, in which Usage says what each one means.

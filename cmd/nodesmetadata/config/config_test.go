@@ -44,7 +44,7 @@ func TestDefaults(t *testing.T) {
 		RaftAdvertisedAddress:        "127.0.0.1:8008",
 		ApplicationBindAddress:       "127.0.0.1:8080",
 		ApplicationAdvertisedAddress: "127.0.0.1:8080",
-		StorageBackend:               "bolt",
+		StorageBackend:               "wal",
 		LogLevel:                     "info",
 		LogFormat:                    "text",
 		Timing: consensus.Timing{

@@ -250,7 +250,8 @@ func TestWhatTheLogSays(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	i := start(t, "--bootstrap_raft_cluster")
+	// bolt, which has some of its own.
+	i := start(t, "--bootstrap_raft_cluster", "--storage_backend=bolt")
 	start(t) // two instances in one process share what is global
 	i.awaitReady()
 	i.put("a")
