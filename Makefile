@@ -17,11 +17,11 @@ BENCH_ROUNDS  ?= 3
 BENCH_TIME    ?= 1s
 BENCH_BACKEND ?=
 
-# What test-faults does: for how long with each backend (bolt, badger or both), how
+# What test-faults does: for how long with each backend (bolt, badger, wal or all), how
 # often each nemesis strikes at least, which of them (a regular expression; all), and
 # the seed of a run that is to be repeated (0: another one each time).
 FAULTTIME ?= 3m
-BACKEND   ?= both
+BACKEND   ?= all
 ROUNDS    ?= 1
 ONLY      ?= .
 SEED      ?= 0
@@ -52,7 +52,7 @@ build: ## build bin/nodesmetadata
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(PROGRAM) ./cmd/nodesmetadata
 
 .PHONY: run
-run: build ## run one instance in the foreground, with bolt under ./data
+run: build ## run one instance in the foreground, with wal under ./data
 	exec $(PROGRAM) --raft_id=n1 --raft_dir=data --bootstrap_raft_cluster
 
 # Instance N of the local cluster: n1 is at 127.0.0.1:8080, n2 at :8081, n3 at :8082.
@@ -103,7 +103,7 @@ e2e: ## whole clusters and real processes, with the race detector
 	$(GO) test -race -timeout=20m -count=1 ./test/...
 
 .PHONY: test-faults
-test-faults: ## faults under load, in network namespaces, for FAULTTIME (3m) with each BACKEND (both); needs root
+test-faults: ## faults under load, in network namespaces, for FAULTTIME (3m) with each BACKEND (all); needs root
 	$(GO) test -count=1 -timeout=0 -v -run '^TestFaults$$' ./test/faults \
 		-faulttime=$(FAULTTIME) -backend=$(BACKEND) -rounds=$(ROUNDS) -only='$(ONLY)' -seed=$(SEED)
 

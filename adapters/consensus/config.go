@@ -114,12 +114,16 @@ type Observer interface {
 	Proposed(took time.Duration)
 	// Applied is told how long the state machine took for some committed entries.
 	Applied(entries int, took time.Duration)
+	// Stored is told how long the log store took until entries were durable, as many as
+	// came together.
+	Stored(took time.Duration)
 }
 
 type unobserved struct{}
 
 func (unobserved) Proposed(time.Duration)     {}
 func (unobserved) Applied(int, time.Duration) {}
+func (unobserved) Stored(time.Duration)       {}
 
 // Validate reports everything that is missing or wrong.
 func (c Config) Validate() error {

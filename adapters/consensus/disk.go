@@ -80,6 +80,8 @@ type diskConfig struct {
 	logger *slog.Logger
 	// appended is told of entries that were stored.
 	appended func([]*raft.Log)
+	// took is told how long that was; nil: nobody is.
+	took func(time.Duration)
 	// changed is called when trouble begins, changes or ends; it must not block.
 	changed func()
 	// halt reports what this instance can't go on with, and returns when it is
@@ -334,6 +336,7 @@ func (d *disk) insisting(does bool) {
 
 func (d *disk) append(logs []*raft.Log) error {
 	const what = "store log entries"
+	began := time.Now()
 	err := d.during(what, func() error {
 		if err := d.room(); err != nil {
 			return err
@@ -343,6 +346,9 @@ func (d *disk) append(logs []*raft.Log) error {
 	if err != nil {
 		d.fails(what, err)
 		return err
+	}
+	if d.config.took != nil {
+		d.config.took(time.Since(began))
 	}
 	d.config.appended(logs)
 	if d.trouble.Load() != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/wal"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
@@ -45,7 +46,7 @@ func propose(t *testing.T, i *instance, proposals, each int) {
 }
 
 func TestTheLogOfManyUpdatesIsCut(t *testing.T) {
-	backends := []logstore.Backend{{Name: "bolt", Open: bolt.Open}, {Name: "badger", Open: badger.Open}}
+	backends := []logstore.Backend{{Name: "bolt", Open: bolt.Open}, {Name: "badger", Open: badger.Open}, {Name: "wal", Open: wal.Open}}
 	for _, backend := range backends {
 		t.Run(backend.Name, func(t *testing.T) {
 			i := start(t, instanceConfig{

@@ -18,12 +18,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/wal"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
 var durableBackends = []logstore.Backend{
 	{Name: "bolt", Open: bolt.Open, Inspect: bolt.Inspect},
 	{Name: "badger", Open: badger.Open, Inspect: badger.Inspect},
+	{Name: "wal", Open: wal.Open, Inspect: wal.Inspect},
 }
 
 // inspectDirectory looks at the directory of an instance that does not run, and

@@ -203,6 +203,7 @@ func (n *Node) start(address string) (err error) {
 		self:      []byte(address),
 		logger:    n.config.Logger,
 		appended:  n.growth.appended,
+		took:      n.config.Observer.Stored,
 		changed:   n.postTrouble,
 		halt:      n.halt,
 	})

@@ -40,7 +40,7 @@ func (d *Directory) SetAside(now time.Time) (folder string, err error) {
 			return "", err
 		}
 	}
-	return folder, errors.Join(syncDir(folder), syncDir(d.path))
+	return folder, errors.Join(SyncDir(folder), SyncDir(d.path))
 }
 
 // forgetAside removes all but the last folders; their names are in order of time.

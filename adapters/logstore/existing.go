@@ -30,6 +30,14 @@ func ClaimReadOnly(path string) (*Directory, error) {
 	return directory, err
 }
 
+// WrittenBy is the name of the backend that keeps the log in a directory; false where
+// no instance has ever used it, or its manifest can't be read, which Claim tells. It is a
+// look, and no claim.
+func WrittenBy(path string) (backend string, found bool) {
+	says, err := readManifest(path)
+	return says.Backend, err == nil
+}
+
 func claimExisting(path string, lock func(string) (*os.File, error)) (*Directory, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

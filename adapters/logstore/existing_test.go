@@ -92,6 +92,26 @@ func TestClaimOfAnInstancesDirectory(t *testing.T) {
 	claim(t, dir)
 }
 
+func TestWhoWroteADirectoryIsKnownWithoutAClaim(t *testing.T) {
+	dir := t.TempDir()
+	if backend, found := logstore.WrittenBy(dir); found {
+		t.Errorf("an empty directory was written by %q", backend)
+	}
+	running := claim(t, dir)
+	if backend, found := logstore.WrittenBy(dir); !found || backend != "bolt" {
+		t.Errorf("it was written by %q, %v", backend, found)
+	}
+	if err := running.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "instance.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if backend, found := logstore.WrittenBy(dir); found {
+		t.Errorf("one without a manifest that can be read was written by %q", backend)
+	}
+}
+
 func TestWhoOnlyReadsChangesNothing(t *testing.T) {
 	dir := t.TempDir()
 	running := claim(t, dir)

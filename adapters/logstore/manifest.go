@@ -76,14 +76,15 @@ func writeManifest(dir string, m manifest) error {
 	if err != nil {
 		return fmt.Errorf("encode manifest: %w", err)
 	}
-	if err := replaceFile(dir, manifestName, append(raw, '\n')); err != nil {
+	if err := ReplaceFile(dir, manifestName, append(raw, '\n')); err != nil {
 		return fmt.Errorf("write manifest: %w", err)
 	}
 	return nil
 }
 
-// replaceFile writes beside what is there, and puts that in its place.
-func replaceFile(dir, name string, content []byte) error {
+// ReplaceFile writes a small file beside what dir has under name, and puts it in its
+// place: after a crash the old one is there, or the new one.
+func ReplaceFile(dir, name string, content []byte) error {
 	temporary := filepath.Join(dir, name+temporarySuffix)
 	if err := writeDurably(temporary, content); err != nil {
 		return err
@@ -92,7 +93,7 @@ func replaceFile(dir, name string, content []byte) error {
 		return err
 	}
 	// Without this the rename itself may not outlive a power cut.
-	return syncDir(dir)
+	return SyncDir(dir)
 }
 
 func writeDurably(path string, content []byte) (err error) {
@@ -107,7 +108,8 @@ func writeDurably(path string, content []byte) (err error) {
 	return file.Sync()
 }
 
-func syncDir(path string) (err error) {
+// SyncDir makes durable which files are in a directory.
+func SyncDir(path string) (err error) {
 	dir, err := os.Open(path)
 	if err != nil {
 		return err
@@ -134,5 +136,5 @@ func makeDir(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(parent)
+	return SyncDir(parent)
 }

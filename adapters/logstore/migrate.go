@@ -177,7 +177,7 @@ func (m *migration) makeRoom(old Store) error {
 	if left {
 		m.Watch(StepCleared, "removed what an earlier migration had left")
 	}
-	return syncDir(m.dir)
+	return SyncDir(m.dir)
 }
 
 // refuseNeeded refuses to remove the store of a backend that the manifest does
@@ -227,7 +227,7 @@ func (m *migration) place() error {
 	if err := os.Rename(m.To.Path(m.temporary), m.To.Path(m.dir)); err != nil {
 		return err
 	}
-	if err := syncDir(m.dir); err != nil {
+	if err := SyncDir(m.dir); err != nil {
 		return err
 	}
 	m.Watch(StepPlaced, fmt.Sprintf("%s is complete", storeName(m.To.Name)))
@@ -270,14 +270,14 @@ func (m *migration) removeOld() (err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := syncDir(m.dir); err != nil {
+	if err := SyncDir(m.dir); err != nil {
 		return err
 	}
 	m.Watch(StepSetAside, fmt.Sprintf("%s is no longer used", storeName(m.From.Name)))
 	if err := m.clear(); err != nil {
 		return err
 	}
-	if err := syncDir(m.dir); err != nil {
+	if err := SyncDir(m.dir); err != nil {
 		return err
 	}
 	m.Watch(StepRemoved, fmt.Sprintf("removed %s", storeName(m.From.Name)))
@@ -310,7 +310,7 @@ func syncTree(path string) error {
 		case err != nil:
 			return err
 		case entry.IsDir() || entry.Type().IsRegular():
-			return syncDir(path) // which a file takes as well
+			return SyncDir(path) // which a file takes as well
 		}
 		return nil
 	})

@@ -17,18 +17,25 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/wal"
 )
 
 var (
 	bolted   = logstore.Backend{Name: "bolt", Open: bolt.Open, Inspect: bolt.Inspect}
 	badgered = logstore.Backend{Name: "badger", Open: badger.Open, Inspect: badger.Inspect}
+	walled   = logstore.Backend{Name: "wal", Open: wal.Open, Inspect: wal.Inspect}
 )
 
 // eachPair runs a test for every way between two durable backends.
 func eachPair(t *testing.T, test func(t *testing.T, from, to logstore.Backend)) {
 	t.Helper()
-	for _, pair := range [][2]logstore.Backend{{bolted, badgered}, {badgered, bolted}} {
-		t.Run(pair[0].Name+" to "+pair[1].Name, func(t *testing.T) { test(t, pair[0], pair[1]) })
+	durable := []logstore.Backend{bolted, badgered, walled}
+	for _, from := range durable {
+		for _, to := range durable {
+			if from.Name != to.Name {
+				t.Run(from.Name+" to "+to.Name, func(t *testing.T) { test(t, from, to) })
+			}
+		}
 	}
 }
 
@@ -159,7 +166,7 @@ func startable(t *testing.T, dir string, c contents) (backend string) {
 	if directory.RaftID() != "n1" || directory.ClusterID() != "c" {
 		t.Errorf("it is of %q in cluster %q", directory.RaftID(), directory.ClusterID())
 	}
-	open := map[string]logstore.Opener{"bolt": bolt.Open, "badger": badger.Open}[backend]
+	open := map[string]logstore.Opener{"bolt": bolt.Open, "badger": badger.Open, "wal": wal.Open}[backend]
 	store, err := open(dir, nil)
 	if err != nil {
 		t.Fatal(err)

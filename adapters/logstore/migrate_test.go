@@ -244,7 +244,7 @@ func TestMigrateRefuses(t *testing.T) {
 		err       error
 		says      string
 	}{
-		"a directory of another backend":     {logstore.Migration{From: badgered, To: logstore.Backend{Name: "wal"}}, logstore.ErrOtherBackend, `"bolt", not by "badger"`},
+		"a directory of another backend":     {logstore.Migration{From: badgered, To: walled}, logstore.ErrOtherBackend, `"bolt", not by "badger"`},
 		"one that uses the new one already":  {logstore.Migration{From: badgered, To: bolted}, logstore.ErrOtherBackend, "nothing to do"},
 		"a backend and itself":               {logstore.Migration{From: bolted, To: bolted}, nil, "itself"},
 		"a backend that keeps nothing":       {logstore.Migration{From: bolted, To: volatile}, nil, "nothing on disk"},
@@ -319,11 +319,11 @@ func TestWhatLiesWhereTheNewStoreIsToBe(t *testing.T) {
 		}},
 		"one that can't be read is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
 			path := to.Path(dir)
-			if to.Name == "badger" {
+			if inFolder, ok := map[string]string{"badger": "MANIFEST", "wal": "segments.json"}[to.Name]; ok {
 				if err := os.Mkdir(path, 0o700); err != nil {
 					t.Fatal(err)
 				}
-				path = filepath.Join(path, "MANIFEST")
+				path = filepath.Join(path, inFolder)
 			}
 			write(t, path, strings.Repeat("something else\n", 1000))
 		}},

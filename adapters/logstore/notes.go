@@ -17,7 +17,7 @@ func (d *Directory) Keep(name string, content []byte) error {
 	if err := d.mayWrite(); err != nil {
 		return fmt.Errorf("write %s in %s: %w", name, d.path, err)
 	}
-	return replaceFile(d.path, name, content)
+	return ReplaceFile(d.path, name, content)
 }
 
 // Kept is what Keep wrote last; false where there is nothing.
@@ -39,5 +39,5 @@ func (d *Directory) Drop(name string) error {
 	if err := os.Remove(filepath.Join(d.path, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(d.path)
+	return SyncDir(d.path)
 }

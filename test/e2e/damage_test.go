@@ -75,7 +75,7 @@ func TestADamagedInstanceHeals(t *testing.T) {
 			spoil(t, i, "log."+backend, needle)
 		}, aside: true},
 		"the term and the vote": {do: func(t *testing.T, i *harness.Instance, backend string) {
-			behind := map[string]string{"bolt": "\xc5sum", "badger": "CurrentTerm"}
+			behind := map[string]string{"bolt": "\xc5sum", "badger": "CurrentTerm", "wal": "CurrentTerm"}
 			spoil(t, i, "log."+backend, behind[backend])
 		}, aside: true},
 		"no log": {do: func(t *testing.T, i *harness.Instance, backend string) {
@@ -99,15 +99,15 @@ func TestADamagedInstanceHeals(t *testing.T) {
 					for n := range 30 {
 						put(t, c.Instances[n%3].Client, fmt.Sprintf("after-%d", n))
 					}
-					want := list(t, c.Instances[0].Client)
 					victim := c.Followers()[0]
 					if leads {
 						victim = c.Leader()
 					}
-					awaitRevision(t, victim, want.Revision)
 					if damage.flags != nil {
-						awaitSnapshotWith(t, victim, needle)
+						writeUntilSnapshotsHave(t, c, victim, needle)
 					}
+					want := list(t, c.Instances[0].Client)
+					awaitRevision(t, victim, want.Revision)
 					victim.Stop()
 					damage.do(t, victim, backend)
 					victim.Start()
@@ -128,10 +128,14 @@ func TestADamagedInstanceHeals(t *testing.T) {
 	}
 }
 
-// awaitSnapshotWith waits until every snapshot of i has what in it.
-func awaitSnapshotWith(t *testing.T, i *harness.Instance, what string) {
+// writeUntilSnapshotsHave writes until every snapshot of i has what in it: all that was
+// written before may be in one.
+func writeUntilSnapshotsHave(t *testing.T, c *harness.Cluster, i *harness.Instance, what string) {
 	t.Helper()
+	written := 0
 	harness.Eventually(t, i.ID+" has its snapshots", func() error {
+		put(t, c.Instances[0].Client, fmt.Sprintf("more-%d", written))
+		written++
 		states, err := filepath.Glob(filepath.Join(i.Directory, "snapshots", "*", "state.bin"))
 		if err != nil || len(states) < 2 {
 			return fmt.Errorf("they are %q, %v", states, err)

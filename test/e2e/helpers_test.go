@@ -12,7 +12,7 @@ import (
 )
 
 // durable are the storage backends that survive the end of a process.
-var durable = []string{"bolt", "badger"}
+var durable = []string{"bolt", "badger", "wal"}
 
 // eachBackend runs a test for each of them.
 func eachBackend(t *testing.T, test func(t *testing.T, backend string)) {

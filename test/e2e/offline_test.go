@@ -63,7 +63,7 @@ func TestTheMajorityIsLostForGood(t *testing.T) {
 		if said := offline(t, recoverArgs...); !strings.Contains(said, "nothing to do") {
 			t.Errorf("the second time recover said:\n%s", said)
 		}
-		other := map[string]string{"bolt": "badger", "badger": "bolt"}[backend]
+		other := map[string]string{"bolt": "badger", "badger": "wal", "wal": "bolt"}[backend]
 		offline(t, "storage", "migrate", "--from="+backend, "--to="+other, here)
 		if report := offline(t, "storage", "check", here); strings.Contains(report, "n1=") || !strings.Contains(report, other) {
 			t.Errorf("afterwards the report says:\n%s", report)

@@ -127,7 +127,7 @@ func TestADirectoryIsNotMistakenForAnother(t *testing.T) {
 		}
 		i.Stop()
 
-		other := map[string]string{"bolt": "badger", "badger": "bolt"}[backend]
+		other := map[string]string{"bolt": "badger", "badger": "wal", "wal": "bolt"}[backend]
 		refused("another backend", `"`+other+`"`, `"`+backend+`"`, "nodesmetadata storage migrate")(
 			args(here, "--raft_id="+i.ID, "--storage_backend="+other)...)
 		refused("another raft id", `"other"`, `"`+i.ID+`"`)(

@@ -26,11 +26,15 @@ func (f *field) tear(i *harness.Instance) {
 		rewrite(f.t, logs[0], func(raw []byte) []byte { return tearBolt(raw, noise) })
 		return
 	}
+	if logs := files(f.t, i.Directory, "*.wal"); len(logs) > 0 {
+		rewrite(f.t, logs[len(logs)-1], func(raw []byte) []byte { return tearBehind(raw, noise) })
+		return
+	}
 	logs := files(f.t, i.Directory, "*.mem")
 	if len(logs) == 0 {
 		f.t.Fatalf("%s has no files that can be torn", i.ID)
 	}
-	rewrite(f.t, logs[len(logs)-1], func(raw []byte) []byte { return tearBadger(raw, noise) })
+	rewrite(f.t, logs[len(logs)-1], func(raw []byte) []byte { return tearBehind(raw, noise) })
 }
 
 // boltTxid is where in a meta page the number of its transaction stands.
@@ -47,9 +51,9 @@ func tearBolt(raw, noise []byte) []byte {
 	return append(raw, noise...)
 }
 
-// tearBadger has the next record torn: in the newest write-ahead log it follows on
-// the last byte that is not zero.
-func tearBadger(raw, noise []byte) []byte {
+// tearBehind has the next record of a write-ahead log torn: it follows on the last byte
+// that is not zero.
+func tearBehind(raw, noise []byte) []byte {
 	end := len(bytes.TrimRight(raw, "\x00"))
 	// A checksum may end with zeros, which are none of the noise's business.
 	copy(raw[min(end+8, len(raw)):], noise)

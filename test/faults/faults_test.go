@@ -62,12 +62,12 @@ var theSeed = func() func() uint64 {
 func backends(t *testing.T) []string {
 	t.Helper()
 	switch *backend {
-	case "both":
-		return []string{"bolt", "badger"}
-	case "bolt", "badger":
+	case "all":
+		return []string{"bolt", "badger", "wal"}
+	case "bolt", "badger", "wal":
 		return []string{*backend}
 	}
-	t.Fatalf("-backend=%s is neither bolt, badger nor both", *backend)
+	t.Fatalf("-backend=%s is neither bolt, badger, wal nor all", *backend)
 	return nil
 }
 

@@ -13,10 +13,10 @@ import (
 )
 
 // Options say what a Cluster is made of. The zero value: three instances with
-// bolt on 127.0.0.1.
+// wal on 127.0.0.1.
 type Options struct {
 	Size    int    // zero: 3
-	Backend string // empty: bolt
+	Backend string // empty: wal
 	IPv6    bool   // on ::1 instead of 127.0.0.1
 	Proxied bool   // with a Proxy before every raft port
 	// Network has at least Size hosts: the first instance runs on host 1, and so
@@ -51,7 +51,7 @@ func New(t testing.TB, options Options) *Cluster {
 		options.Size = 3
 	}
 	if options.Backend == "" {
-		options.Backend = "bolt"
+		options.Backend = "wal"
 	}
 	program := Program(t, options.Build)
 	directory := t.TempDir()

@@ -206,7 +206,7 @@ func wait(d time.Duration) {
 
 // Half of the reads are answered by whoever is asked, and so mostly by followers.
 func TestReadsAndWritesAreLinearizable(t *testing.T) {
-	for _, backend := range []string{"bolt", "badger"} {
+	for _, backend := range []string{"bolt", "badger", "wal"} {
 		t.Run(backend, func(t *testing.T) {
 			l := newLoad(t, harness.Options{Backend: backend})
 			operations := 0

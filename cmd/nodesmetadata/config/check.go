@@ -41,6 +41,7 @@ func (c *Config) complete(said sayings) {
 		// Without a name there is no id, and check says so.
 		c.RaftID, _ = os.Hostname()
 	}
+	_, c.StorageBackendGiven = said["storage_backend"]
 	for i, address := range c.Join {
 		c.Join[i] = strings.TrimSpace(address)
 	}

@@ -25,7 +25,10 @@ var (
 )
 
 // Backends are the storage backends that there are to choose from.
-var Backends = []string{"bolt", "badger", "memory"}
+var Backends = []string{"bolt", "badger", "wal", "memory"}
+
+// DefaultBackend is the storage backend of a new directory, where none is given.
+const DefaultBackend = "wal"
 
 // Config is an instance as its operator wants it. Its fields are the flags of
 // the same names, in which Usage says what each one means.
@@ -41,6 +44,9 @@ type Config struct {
 	BootstrapRaftCluster bool
 	Join                 []string
 	StorageBackend       string
+	// StorageBackendGiven says whether somebody gave it. A directory that another
+	// one wrote is no fault where nobody did.
+	StorageBackendGiven bool
 
 	LogLevel  string
 	LogFormat string
@@ -63,7 +69,7 @@ func defaults() *Config {
 		RaftDir:                "data",
 		RaftBindAddress:        "127.0.0.1:8008",
 		ApplicationBindAddress: "127.0.0.1:8080",
-		StorageBackend:         "bolt",
+		StorageBackend:         DefaultBackend,
 		LogLevel:               "info",
 		LogFormat:              "text",
 		// A dead leader is replaced after one to two heartbeat timeouts and one

@@ -44,7 +44,7 @@ func TestDefaults(t *testing.T) {
 		RaftAdvertisedAddress:        "127.0.0.1:8008",
 		ApplicationBindAddress:       "127.0.0.1:8080",
 		ApplicationAdvertisedAddress: "127.0.0.1:8080",
-		StorageBackend:               "bolt",
+		StorageBackend:               "wal",
 		LogLevel:                     "info",
 		LogFormat:                    "text",
 		Timing: consensus.Timing{
@@ -93,6 +93,7 @@ func TestEverySettingCanBeSaidInEverySource(t *testing.T) {
 		ApplicationAdvertisedAddress: "10.0.0.7:80",
 		Join:                         []string{"n1.example:8080", "n2.example:8080"},
 		StorageBackend:               "badger",
+		StorageBackendGiven:          true,
 		LogLevel:                     "warn",
 		LogFormat:                    "json",
 		Timing: consensus.Timing{

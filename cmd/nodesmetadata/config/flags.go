@@ -39,7 +39,8 @@ func define(c *Config) *pflag.FlagSet {
 	flags.StringSliceVar(&c.Join, "join", c.Join,
 		"application `addresses` of instances of a cluster, which are asked until they add this one (comma separated or repeated)")
 	flags.StringVar(&c.StorageBackend, "storage_backend", c.StorageBackend,
-		"where the raft log and stable state live: "+strings.Join(Backends, ", ")+"; memory is for trials, it forgets everything at exit")
+		"where the raft log and stable state live: "+strings.Join(Backends, ", ")+
+			"; memory is for trials, it forgets everything at exit; a directory that another one wrote goes on with that when this is not given")
 	flags.StringVar(&c.LogLevel, "log_level", c.LogLevel, strings.Join(logLevels, ", "))
 	flags.StringVar(&c.LogFormat, "log_format", c.LogFormat, strings.Join(logFormats, " or "))
 	flags.DurationVar(&c.Timing.HeartbeatTimeout, "raft_heartbeat_timeout", c.Timing.HeartbeatTimeout,

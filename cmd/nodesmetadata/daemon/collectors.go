@@ -16,8 +16,8 @@ import (
 
 // latencies are how long writes take, for those who know no metrics library.
 type latencies struct {
-	proposed, applied prometheus.Histogram
-	entries           prometheus.Counter
+	proposed, applied, stored prometheus.Histogram
+	entries                   prometheus.Counter
 }
 
 func newLatencies() *latencies {
@@ -31,6 +31,11 @@ func newLatencies() *latencies {
 		applied: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "nodesmetadata_apply_duration_seconds",
 			Help:    "How long it took to apply committed entries, as many as came together.",
+			Buckets: buckets,
+		}),
+		stored: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "nodesmetadata_log_store_duration_seconds",
+			Help:    "How long the log store took until entries were on the disk of this instance, as many as came together.",
 			Buckets: buckets,
 		}),
 		entries: prometheus.NewCounter(prometheus.CounterOpts{
@@ -48,6 +53,9 @@ func (l *latencies) Applied(entries int, took time.Duration) {
 	l.applied.Observe(took.Seconds())
 	l.entries.Add(float64(entries))
 }
+
+// Stored implements consensus.Observer.
+func (l *latencies) Stored(took time.Duration) { l.stored.Observe(took.Seconds()) }
 
 // sample is one value of a metric.
 type sample struct {

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/fx"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/offline"
 )
@@ -87,6 +88,7 @@ func New(chosen config.Config, logs io.Writer) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	chosen = keepBackend(chosen)
 	d := &Daemon{config: chosen, failed: make(chan error, 1)}
 	d.app = fx.New(
 		graph(chosen, logs, d.fail),
@@ -160,6 +162,21 @@ func (d *Daemon) run(ctx context.Context) int {
 	return status
 }
 
+// keepBackend has an instance go on with the backend that wrote its directory, where
+// nobody asks for another one: the default of a later build must not keep it from
+// starting.
+func keepBackend(c config.Config) config.Config {
+	if c.StorageBackendGiven {
+		return c
+	}
+	if wrote, found := logstore.WrittenBy(c.RaftDir); found {
+		if _, known := backend(wrote); known {
+			c.StorageBackend = wrote
+		}
+	}
+	return c
+}
+
 // greet says, once, what an operator would ask first, and what may surprise.
 func (d *Daemon) greet() {
 	c := d.config
@@ -172,6 +189,10 @@ func (d *Daemon) greet() {
 		"application_bind_address", c.ApplicationBindAddress,
 		"application_advertised_address", c.ApplicationAdvertisedAddress,
 	)
+	if !c.StorageBackendGiven && c.StorageBackend != config.DefaultBackend {
+		d.log.Info("no --storage_backend is given, and the directory was written by one that is not the default: the instance goes on with it",
+			"storage_backend", c.StorageBackend, "default", config.DefaultBackend)
+	}
 	for _, warning := range c.Warnings {
 		d.log.Warn(warning)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/wal"
 	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/app"
@@ -29,6 +30,7 @@ import (
 var backends = []logstore.Backend{
 	{Name: "bolt", Open: bolt.Open, Inspect: bolt.Inspect},
 	{Name: "badger", Open: badger.Open, Inspect: badger.Inspect},
+	{Name: "wal", Open: wal.Open, Inspect: wal.Inspect},
 	{Name: "memory", Open: memory.Open, Inspect: memory.Open, Volatile: true},
 }
 

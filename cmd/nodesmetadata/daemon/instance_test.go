@@ -150,7 +150,7 @@ func (i *instance) nodes() []string {
 }
 
 func TestAnInstanceKeepsWhatItWasTold(t *testing.T) {
-	for _, backend := range []string{"bolt", "badger"} {
+	for _, backend := range []string{"bolt", "badger", "wal"} {
 		t.Run(backend, func(t *testing.T) {
 			args := []string{"--raft_dir=" + t.TempDir(), "--storage_backend=" + backend, "--bootstrap_raft_cluster"}
 			first := start(t, args...)
@@ -250,7 +250,8 @@ func TestWhatTheLogSays(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	i := start(t, "--bootstrap_raft_cluster")
+	// bolt, which has some of its own.
+	i := start(t, "--bootstrap_raft_cluster", "--storage_backend=bolt")
 	start(t) // two instances in one process share what is global
 	i.awaitReady()
 	i.put("a")
@@ -265,7 +266,7 @@ func TestMetrics(t *testing.T) {
 		"nodesmetadata_leases 1", "nodesmetadata_lease_renewals_total 1", "nodesmetadata_lease_expired_total 0",
 		"nodesmetadata_lease_expiry_held_pools 0", "nodesmetadata_read_gate_readers_total ", "nodesmetadata_read_gate_rounds_total ",
 		"nodesmetadata_read_index_readers_total 0", "nodesmetadata_read_index_rounds_total 0",
-		"nodesmetadata_write_duration_seconds_count 2", "nodesmetadata_apply_duration_seconds_count ", "nodesmetadata_applied_entries_total ",
+		"nodesmetadata_write_duration_seconds_count 2", "nodesmetadata_apply_duration_seconds_count ", "nodesmetadata_applied_entries_total ", "nodesmetadata_log_store_duration_seconds_count ",
 		"nodesmetadata_raft_leader 1", "nodesmetadata_raft_term ", "nodesmetadata_raft_last_index ", "nodesmetadata_raft_commit_index ",
 		"nodesmetadata_raft_applied_index ", "nodesmetadata_log_format 2", "nodesmetadata_log_format_shared 2", "nodesmetadata_log_store_bytes ", "nodesmetadata_snapshots_bytes ",
 		"raft_apply ", "raft_boltdb_storeLogs_count ", "raft_state_leader ",

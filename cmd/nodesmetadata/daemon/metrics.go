@@ -35,6 +35,7 @@ func newMetrics(port *demux.Demux, node *consensus.Node, leases *app.Leases, too
 		demuxCollector{port},
 		took.proposed,
 		took.applied,
+		took.stored,
 		took.entries,
 		registryCollector{node},
 		raftCollector{node},

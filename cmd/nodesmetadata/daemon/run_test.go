@@ -110,6 +110,28 @@ func TestADirectoryIsForOneProcess(t *testing.T) {
 	}
 }
 
+// The default may be another one than when the directory was written.
+func TestWithoutABackendADirectoryGoesOnWithItsOwn(t *testing.T) {
+	for _, backend := range []string{"bolt", "badger", "wal"} {
+		t.Run(backend, func(t *testing.T) {
+			dir := "--raft_dir=" + t.TempDir()
+			first := start(t, dir, "--storage_backend="+backend, "--bootstrap_raft_cluster")
+			first.awaitReady()
+			first.put("a")
+			first.stop()
+			second := start(t, dir)
+			second.awaitReady()
+			if got := second.nodes(); !slices.Equal(got, []string{"a"}) || second.Config().StorageBackend != backend {
+				t.Errorf("with %s, it has %q", second.Config().StorageBackend, got)
+			}
+			told := strings.Contains(second.logs.String(), "the instance goes on with it")
+			if told != (backend != config.DefaultBackend) {
+				t.Errorf("that it is not the default is told: %v", told)
+			}
+		})
+	}
+}
+
 func TestADirectoryRemembersItsBackend(t *testing.T) {
 	dir := t.TempDir()
 	start(t, "--raft_dir="+dir, "--storage_backend=bolt").stop()

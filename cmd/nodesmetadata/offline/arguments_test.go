@@ -23,7 +23,7 @@ func TestMisuseNamesWhatIsWrongAndTouchesNothing(t *testing.T) {
 		"check: a stray argument":          {[]string{"storage", "check", "--raft_dir=DIR", "x"}, []string{`unexpected argument: "x"`}},
 		"check: a flag without its value":  {[]string{"storage", "check", "--raft_dir"}, []string{"flag needs an argument: --raft_dir"}},
 		"migrate: nothing":                 {[]string{"storage", "migrate"}, []string{"--from must be given", "--to must be given", "--raft_dir must be given", "see nodesmetadata storage migrate --help"}},
-		"migrate: an unknown backend":      {[]string{"storage", "migrate", "--from=tape", "--to=bolt", "--raft_dir=DIR"}, []string{`--from: "tape" is none of bolt, badger, memory`}},
+		"migrate: an unknown backend":      {[]string{"storage", "migrate", "--from=tape", "--to=bolt", "--raft_dir=DIR"}, []string{`--from: "tape" is none of bolt, badger, wal, memory`}},
 		"migrate: from one that forgets":   {[]string{"storage", "migrate", "--from=memory", "--to=bolt", "--raft_dir=DIR"}, []string{`--from: "memory" keeps nothing on disk`}},
 		"migrate: to one that forgets":     {[]string{"storage", "migrate", "--from=bolt", "--to=memory", "--raft_dir=DIR"}, []string{`--to: "memory" keeps nothing on disk`}},
 		"migrate: to itself":               {[]string{"storage", "migrate", "--from=bolt", "--to=bolt", "--raft_dir=DIR"}, []string{`--from, --to: both are "bolt"`}},

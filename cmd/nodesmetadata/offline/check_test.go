@@ -135,6 +135,25 @@ func TestCheckTellsOfDamage(t *testing.T) {
 		"the log of badger": {backend: "badger",
 			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "log.badger")) },
 			says:   []string{"log.badger: it is missing", rejoin}},
+		"a write in the middle, of wal": {backend: "wal", killed: true,
+			damage: func(t *testing.T, dir string) {
+				flip(t, only(t, filepath.Join(dir, "log.wal", "*.wal")), dataOf("node-50"))
+			},
+			says: []string{"log.wal", ".wal: unreadable at byte", "what was written later follows", "write-ahead log is damaged", rejoin}},
+		"the last write, of wal": {backend: "wal",
+			damage: func(t *testing.T, dir string) {
+				flip(t, only(t, filepath.Join(dir, "log.wal", "*.wal")), lastOf("node-100.example"))
+			},
+			says: []string{"log.wal", ".wal: unreadable at byte", rejoin}},
+		"a file of wal": {backend: "wal",
+			damage: func(t *testing.T, dir string) { remove(t, only(t, filepath.Join(dir, "log.wal", "*.wal"))) },
+			says:   []string{"log.wal", ".wal is missing", rejoin}},
+		"the list of files of wal": {backend: "wal",
+			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "log.wal", "segments.json")) },
+			says:   []string{"segments.json is missing", rejoin}},
+		"the log of wal": {backend: "wal",
+			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "log.wal")) },
+			says:   []string{"log.wal: it is missing", rejoin}},
 		"the older snapshot": {backend: "badger",
 			damage: func(t *testing.T, dir string) { flip(t, snapshotStates(t, dir)[0], middle) },
 			says:   []string{"state.bin: checksum mismatch", "move it away"}},
@@ -158,7 +177,7 @@ func TestCheckTellsOfDamage(t *testing.T) {
 			damage: func(t *testing.T, dir string) {
 				write(t, filepath.Join(dir, "instance.json"), `{"format":1,"raft_id":"n1","backend":"tape","cluster_id":""}`)
 			},
-			says: []string{`"tape" is none of bolt, badger, memory`}},
+			says: []string{`"tape" is none of bolt, badger, wal, memory`}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

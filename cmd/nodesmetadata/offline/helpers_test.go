@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // backends are the durable ones.
-var backends = []string{"bolt", "badger"}
+var backends = []string{"bolt", "badger", "wal"}
 
 // program runs the program with a verb.
 func program(t *testing.T, args ...string) (status int, stdout, stderr string) {

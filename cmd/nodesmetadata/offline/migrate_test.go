@@ -11,8 +11,12 @@ import (
 
 func eachPair(t *testing.T, test func(t *testing.T, from, to string)) {
 	t.Helper()
-	for _, pair := range [][2]string{{"bolt", "badger"}, {"badger", "bolt"}} {
-		t.Run(pair[0]+" to "+pair[1], func(t *testing.T) { test(t, pair[0], pair[1]) })
+	for _, from := range backends {
+		for _, to := range backends {
+			if from != to {
+				t.Run(from+" to "+to, func(t *testing.T) { test(t, from, to) })
+			}
+		}
 	}
 }
 

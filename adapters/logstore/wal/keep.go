@@ -1,0 +1,118 @@
+package wal
+
+import (
+	"errors"
+	"os"
+	"slices"
+)
+
+// keeper makes the next segment before it is needed, and removes the oldest ones when
+// nothing lives in them. Both wait for the file system's journal, several times, which a
+// write to a segment does not, and so are nobody's business who writes.
+func (s *store) keeper() {
+	defer close(s.stopped)
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-s.wake:
+			if err := s.keep(); err != nil {
+				// Who needs room gets the error; what is left to be removed is removed later.
+				s.logger.Debug("files of the log could not be prepared, or removed, yet", "error", err)
+			}
+		}
+	}
+}
+
+// demand wakes up the keeper if there is something to do. The caller holds the lock of
+// what is in memory.
+func (s *store) demand() {
+	needed := len(s.spares) == 0 && s.tail.end > s.tail.size/2
+	if !needed && s.dead() == 0 {
+		return
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// dead is how many segments can go. The caller holds the lock of what is in memory.
+func (s *store) dead() int {
+	count := 0
+	for count < len(s.segments)-1 && s.segments[count].live == 0 {
+		count++
+	}
+	return count
+}
+
+func (s *store) keep() error {
+	s.mu.RLock()
+	needed := len(s.spares) == 0 && s.tail.end > s.tail.size/2
+	s.mu.RUnlock()
+	var err error
+	if needed {
+		err = s.prepare(segmentSize)
+	}
+	return errors.Join(err, s.cut())
+}
+
+// prepare sees to it that the last spare segment has a size.
+func (s *store) prepare(size int64) error {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	s.mu.RLock()
+	enough := len(s.spares) > 0 && s.spares[len(s.spares)-1].size >= size
+	s.mu.RUnlock()
+	if enough {
+		return nil
+	}
+	if len(s.made) == 0 || s.made[len(s.made)-1].size < size {
+		made, err := createSegment(s.path, s.listed.Last+uint64(len(s.made))+1, size)
+		if err != nil {
+			return err
+		}
+		s.made = append(s.made, made)
+	}
+	// The list may be there when it could not be written: so what it would name stays.
+	l := s.listed
+	l.Last += uint64(len(s.made))
+	l.First = max(l.First, 1)
+	if err := l.write(s.path); err != nil {
+		return noRoom(err, s.path, size)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listed = l
+	s.spares = append(s.spares, s.made...)
+	s.made = nil
+	return nil
+}
+
+// cut removes the oldest segments, as far as nothing lives in them.
+func (s *store) cut() error {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	s.mu.RLock()
+	count := s.dead()
+	l := s.listed
+	l.First = s.segments[count].id
+	s.mu.RUnlock()
+	if count == 0 {
+		return nil
+	}
+	if err := l.write(s.path); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.listed = l
+	gone := s.segments[:count:count]
+	s.segments = slices.Clone(s.segments[count:])
+	s.mu.Unlock()
+	var failed []error
+	for _, segment := range gone {
+		// The next start removes what can't be: the list does not name it.
+		failed = append(failed, segment.close(), os.Remove(segment.path))
+	}
+	return errors.Join(failed...)
+}

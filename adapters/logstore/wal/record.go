@@ -1,0 +1,239 @@
+package wal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// A record, at a multiple of 8 of its file; numbers are little-endian:
+//
+//	checksum u32: CRC-32C of the salt of the file, and of all that follows here
+//	length   u32: of the payload; the highest bit: the last record of its batch
+//	number   u64: of the batch, and of the try to write it
+//	payload
+//	1 to 8 bytes of filler, so that a record never ends with a zero
+//
+// The payload is the kind and what belongs to it; its numbers are varints.
+const (
+	recordHeader = 16
+	alignment    = 8
+	filler       = 0xee
+	lastOfBatch  = 1 << 31
+	maxPayload   = lastOfBatch - 1
+	tryBits      = 16
+)
+
+// The kinds of records. What has been written stays readable.
+const (
+	kindEntry   = 1 // type u8, index, term, AppendedAt (seconds, nanoseconds), size of the extensions, extensions, data
+	kindRemoval = 2 // first and last index: entries before this record are no more
+	kindValue   = 3 // size of the key, key, value of the stable state
+	kindClosed  = 4 // nothing: all before was written
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errRecord is why a record with the right checksum can't be read.
+var errRecord = errors.New("record can't be read")
+
+// recordSize is what a payload takes in the file.
+func recordSize(payload int) int {
+	return (recordHeader + payload + alignment) &^ (alignment - 1)
+}
+
+// batch is what is written at once. It is used again and again.
+type batch struct {
+	raw     []byte
+	records []span
+	open    int // where the record begins that is being added
+}
+
+// span is where a record is.
+type span struct{ at, size int }
+
+func (b *batch) reset() {
+	const kept = 1 << 20
+	if cap(b.raw) > kept {
+		b.raw = nil // it was an unusual one
+	}
+	b.raw, b.records = b.raw[:0], b.records[:0]
+}
+
+// begin adds a record of a kind, whose payload the caller appends to raw; end ends it.
+func (b *batch) begin(kind byte) {
+	b.open = len(b.raw)
+	b.raw = append(b.raw, make([]byte, recordHeader)...)
+	b.raw = append(b.raw, kind)
+}
+
+func (b *batch) end() error {
+	payload := len(b.raw) - b.open - recordHeader
+	if payload > maxPayload {
+		return fmt.Errorf("%d bytes are too many for a record", payload)
+	}
+	binary.LittleEndian.PutUint32(b.raw[b.open+4:], uint32(payload))
+	size := recordSize(payload)
+	for len(b.raw) < b.open+size {
+		b.raw = append(b.raw, filler)
+	}
+	b.records = append(b.records, span{at: b.open, size: size})
+	return nil
+}
+
+func (b *batch) addEntry(log *raft.Log) error {
+	b.begin(kindEntry)
+	b.raw = append(b.raw, byte(log.Type))
+	b.raw = binary.AppendUvarint(b.raw, log.Index)
+	b.raw = binary.AppendUvarint(b.raw, log.Term)
+	// Seconds and nanoseconds, not nanoseconds alone: the zero time lies outside
+	// of what those can say.
+	b.raw = binary.AppendVarint(b.raw, log.AppendedAt.Unix())
+	b.raw = binary.AppendUvarint(b.raw, uint64(log.AppendedAt.Nanosecond()))
+	b.raw = binary.AppendUvarint(b.raw, uint64(len(log.Extensions)))
+	b.raw = append(b.raw, log.Extensions...)
+	b.raw = append(b.raw, log.Data...)
+	return b.end()
+}
+
+func (b *batch) addRemoval(from, to uint64) error {
+	b.begin(kindRemoval)
+	b.raw = binary.AppendUvarint(b.raw, from)
+	b.raw = binary.AppendUvarint(b.raw, to)
+	return b.end()
+}
+
+func (b *batch) addValue(key string, value []byte) error {
+	b.begin(kindValue)
+	b.raw = binary.AppendUvarint(b.raw, uint64(len(key)))
+	b.raw = append(b.raw, key...)
+	b.raw = append(b.raw, value...)
+	return b.end()
+}
+
+func (b *batch) addClosed() error {
+	b.begin(kindClosed)
+	return b.end()
+}
+
+// seal completes all records for a file with the given seed.
+func (b *batch) seal(seed uint32, number uint64) {
+	for at, record := range b.records {
+		raw := b.raw[record.at:][:record.size]
+		if at == len(b.records)-1 {
+			raw[7] |= lastOfBatch >> 24
+		}
+		binary.LittleEndian.PutUint64(raw[8:], number)
+		binary.LittleEndian.PutUint32(raw, crc32.Update(seed, castagnoli, raw[4:]))
+	}
+}
+
+// record is one that was read. Its payload points into what it was read from.
+type record struct {
+	number  uint64
+	last    bool
+	size    int
+	payload []byte
+}
+
+// readRecord reads the record that raw begins with; false where there is none that
+// is as it was written.
+func readRecord(raw []byte, seed uint32) (record, bool) {
+	if len(raw) < recordHeader {
+		return record{}, false
+	}
+	length := binary.LittleEndian.Uint32(raw[4:])
+	payload := int(length &^ lastOfBatch)
+	size := recordSize(payload)
+	if payload == 0 || size > len(raw) {
+		return record{}, false
+	}
+	if crc32.Update(seed, castagnoli, raw[4:size]) != binary.LittleEndian.Uint32(raw) {
+		return record{}, false
+	}
+	return record{
+		number:  binary.LittleEndian.Uint64(raw[8:]),
+		last:    length&lastOfBatch != 0,
+		size:    size,
+		payload: raw[recordHeader:][:payload:payload],
+	}, true
+}
+
+// entryOf reads an entry, which shares the payload's memory.
+func entryOf(payload []byte) (raft.Log, error) {
+	if len(payload) < 2 || payload[0] != kindEntry {
+		return raft.Log{}, errRecord
+	}
+	fields := reader{rest: payload[2:]}
+	log := raft.Log{Type: raft.LogType(payload[1]), Index: fields.uvarint(), Term: fields.uvarint()}
+	seconds, nanoseconds := fields.varint(), fields.uvarint()
+	log.AppendedAt = time.Unix(seconds, int64(nanoseconds)).UTC()
+	extensions, data := fields.split(fields.uvarint())
+	if fields.short {
+		return raft.Log{}, errRecord
+	}
+	if len(extensions) > 0 {
+		log.Extensions = extensions
+	}
+	if len(data) > 0 {
+		log.Data = data
+	}
+	return log, nil
+}
+
+func removalOf(payload []byte) (from, to uint64, err error) {
+	fields := reader{rest: payload[1:]}
+	from, to = fields.uvarint(), fields.uvarint()
+	if fields.short {
+		return 0, 0, errRecord
+	}
+	return from, to, nil
+}
+
+func valueOf(payload []byte) (key, value []byte, err error) {
+	fields := reader{rest: payload[1:]}
+	key, value = fields.split(fields.uvarint())
+	if fields.short {
+		return nil, nil, errRecord
+	}
+	return key, value, nil
+}
+
+// reader takes numbers off a payload, and remembers when one was not there.
+type reader struct {
+	rest  []byte
+	short bool
+}
+
+func (r *reader) uvarint() uint64 {
+	number, size := binary.Uvarint(r.rest)
+	r.advance(size)
+	return number
+}
+
+func (r *reader) varint() int64 {
+	number, size := binary.Varint(r.rest)
+	r.advance(size)
+	return number
+}
+
+func (r *reader) advance(size int) {
+	if size <= 0 {
+		r.short = true
+		return
+	}
+	r.rest = r.rest[size:]
+}
+
+// split gives the next size bytes, and what is behind them.
+func (r *reader) split(size uint64) (head, tail []byte) {
+	if r.short || size > uint64(len(r.rest)) {
+		r.short = true
+		return nil, nil
+	}
+	return r.rest[:size:size], r.rest[size:]
+}

@@ -1,0 +1,245 @@
+package wal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"slices"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// ErrDamaged is what Open returns for files that are not as they were written.
+var ErrDamaged = logstore.Damage("write-ahead log is damaged: nothing was changed; " + logstore.HelpDamaged)
+
+// replay is what the segments say, one after the other.
+//
+// Batches are numbered without gaps, and one is written when the one before it is
+// durable. So what can't be read is the rest of the last write, which nobody was told
+// is done, if nothing of a later one lies behind it; else it is damage. A batch that is
+// not whole is not there.
+type replay struct {
+	segments []*segment // those that were begun, but the first one anyway
+	spares   []*segment // those behind them
+	torn     []rest
+	places   places
+	values   map[string][]byte
+	next     uint64 // number of the next batch; 1 when there was none
+	closed   bool   // the last one says that all before was written
+}
+
+// rest is what a write has left in a segment, behind its end.
+type rest struct {
+	segment *segment
+	end     int64
+}
+
+// image is a segment with what is in it.
+type image struct {
+	*segment
+	raw []byte
+}
+
+// firstBatch is the number of the batch that a segment begins with; 0 for none that can
+// be read.
+func (i image) firstBatch() uint64 {
+	first, _ := readRecord(i.raw[segmentHeader:], i.seed)
+	return first.number >> tryBits
+}
+
+// replayAll reads the listed segments. Their files stay open, unless it fails.
+func replayAll(dir string, listed list, flag int) (*replay, error) {
+	r := &replay{values: map[string][]byte{}, next: 1}
+	if err := r.readAll(dir, listed, flag); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+func (r *replay) readAll(dir string, listed list, flag int) error {
+	if listed.First == 0 {
+		return nil
+	}
+	var last image
+	var behind []image // last, which can't be read, or were not begun
+	for id := listed.First; id <= listed.Last; id++ {
+		opened, raw, err := openSegment(dir, id, flag)
+		if err != nil {
+			return err
+		}
+		r.spares = append(r.spares, opened)
+		now := image{opened, raw}
+		first := now.firstBatch()
+		switch {
+		case id == listed.First && first == 0 && id > 1:
+			// What removed the ones before it was written later than its first batch.
+			return fmt.Errorf("%w (%s: unreadable at byte %d, and it is the oldest file)", ErrDamaged, opened.path, opened.end)
+		case id == listed.First:
+			r.next = max(first, 1)
+		case first == 0:
+			behind = append(behind, now)
+			continue
+		default:
+			if err := r.follow(last, first); err != nil {
+				return err
+			}
+		}
+		last, behind = now, nil
+		r.segments, r.spares = append(r.segments, r.spares...), nil
+	}
+	if err := r.follow(last, math.MaxUint64); err != nil {
+		return err
+	}
+	for _, spare := range behind {
+		if err := r.nothingLater(spare); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *replay) close() error {
+	var failed []error
+	for _, s := range slices.Concat(r.segments, r.spares) {
+		failed = append(failed, s.close())
+	}
+	return errors.Join(failed...)
+}
+
+// follow reads the next segment, up to the batch with which another one begins.
+func (r *replay) follow(i image, below uint64) error {
+	if err := r.batches(i.segment, i.raw, below); err != nil {
+		return err
+	}
+	if below != math.MaxUint64 && r.next != below {
+		return fmt.Errorf("%w (%s: unreadable at byte %d, and what was written later follows in another file)", ErrDamaged, i.path, i.end)
+	}
+	return r.nothingLater(i)
+}
+
+// nothingLater looks at what lies behind the end of a segment.
+func (r *replay) nothingLater(i image) error {
+	behind := bytes.TrimRight(i.raw[i.end:], "\x00")
+	if later := laterThan(r.next, behind, i.seed); later >= 0 {
+		return fmt.Errorf("%w (%s: unreadable at byte %d, and what was written later follows at byte %d)", ErrDamaged, i.path, i.end, i.end+int64(later))
+	}
+	if len(behind) > 0 {
+		r.torn = append(r.torn, rest{i.segment, i.end + int64(len(behind))})
+	}
+	return nil
+}
+
+// batches takes what is whole, and moves the end of the segment behind it.
+func (r *replay) batches(s *segment, raw []byte, below uint64) error {
+	var pending []span
+	var number uint64
+	// A batch that another segment begins with was tried here, and failed.
+	for at := int(s.end); r.next < below; {
+		found, ok := readRecord(raw[at:], s.seed)
+		// Another number is that of an earlier try.
+		if !ok || found.number>>tryBits != r.next || len(pending) > 0 && found.number != number {
+			return nil
+		}
+		number = found.number
+		pending = append(pending, span{at: at, size: found.size})
+		at += found.size
+		if !found.last {
+			continue
+		}
+		for _, record := range pending {
+			if err := r.apply(s, raw, record); err != nil {
+				return fmt.Errorf("%s: byte %d: %w", s.path, record.at, err)
+			}
+		}
+		r.next++
+		s.end = int64(at)
+		pending = pending[:0]
+	}
+	return nil
+}
+
+func (r *replay) apply(s *segment, raw []byte, in span) error {
+	payload := raw[in.at+recordHeader : in.at+recordHeader+int(binary.LittleEndian.Uint32(raw[in.at+4:])&^lastOfBatch)]
+	r.closed = payload[0] == kindClosed
+	switch payload[0] {
+	case kindEntry:
+		entry, err := entryOf(payload)
+		if err != nil {
+			return err
+		}
+		r.places.put(place{index: entry.Index, segment: s, at: uint32(in.at), size: uint32(in.size)})
+	case kindRemoval:
+		from, to, err := removalOf(payload)
+		if err != nil {
+			return err
+		}
+		r.places.remove(from, to)
+	case kindValue:
+		key, value, err := valueOf(payload)
+		if err != nil {
+			return err
+		}
+		r.values[string(key)] = bytes.Clone(value)
+	case kindClosed:
+	default:
+		return fmt.Errorf("%w: it is of kind %d, which this build does not know: run the version that wrote it, or a newer one", errRecord, payload[0])
+	}
+	return nil
+}
+
+// laterThan looks for a record of a batch after the given one; -1 for none.
+func laterThan(batch uint64, raw []byte, seed uint32) int {
+	const plausible = 1 << 32
+	for at := 0; at+recordHeader <= len(raw); at += alignment {
+		number := binary.LittleEndian.Uint64(raw[at+8:]) >> tryBits
+		if number <= batch || number > batch+plausible {
+			continue
+		}
+		if _, ok := readRecord(raw[at:], seed); ok {
+			return at
+		}
+	}
+	return -1
+}
+
+// repair makes the segments end with zeros, and removes the files that do not belong
+// to the log: a crash has left both.
+func (r *replay) repair(dir string, logger *slog.Logger) error {
+	for _, torn := range r.torn {
+		logger.Info("a write was not finished, and is dropped", "path", torn.segment.path, "byte", torn.segment.end)
+		if err := fill(torn.segment.file, torn.segment.end, torn.end); err != nil {
+			return err
+		}
+		if err := torn.segment.file.Sync(); err != nil {
+			return err
+		}
+	}
+	files, err := segmentFiles(dir)
+	if err != nil {
+		return err
+	}
+	for _, path := range files {
+		belongs := func(s *segment) bool { return s.path == path }
+		if slices.ContainsFunc(r.segments, belongs) || slices.ContainsFunc(r.spares, belongs) {
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// warn tells of what an instance would drop: whether there was a crash only an
+// operator knows.
+func (r *replay) warn(logger *slog.Logger) {
+	for _, torn := range r.torn {
+		logger.Warn("the last write is not whole, and an instance drops it when it starts: right after a crash, "+
+			"when nobody was told that it is done; if there was no crash, this is damage, and something acknowledged may be missing",
+			"path", torn.segment.path, "byte", torn.segment.end)
+	}
+}

@@ -1,0 +1,453 @@
+// Package wal keeps a raft log in a write-ahead log of its own: files to which batches
+// of records are appended, and an index of them in memory. It never writes a record
+// twice, but for the term and the vote, which every file begins with; and it never gives
+// one that is not as it was written.
+//
+// # Durability
+//
+// A batch is durable by one write and one fdatasync of a file that has its size and its
+// blocks already, so that the file system has nothing to add. It is there whole or not
+// at all. To remove entries is a record like others, wherever in the log they are. Files
+// whose entries are all removed go, the oldest first.
+//
+// # Damage
+//
+// Everything is read when the store is opened: see replay for what is taken for the
+// rest of a write, and what for damage. A record is read again, and its checksum
+// proven, for everybody who asks for the entry in it.
+//
+// # Cost
+//
+// 24 bytes of memory for an entry, and no cache. A goroutine makes the next file before
+// it is needed. On disk, what the log holds and at most three files more.
+package wal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// dirName is what the store is called in its directory.
+const dirName = "log.wal"
+
+// appendRoom is what raft's usual batch may take: a segment for it, and another one
+// for what comes then.
+const appendRoom = 2 * segmentSize
+
+// Open opens or creates log.wal in dir. It is a logstore.Opener.
+func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
+	path := filepath.Join(dir, dirName)
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	s, err := open(dir, path, logger.With("store", "wal"))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func open(dir, path string, logger *slog.Logger) (*store, error) {
+	listed, err := prepare(dir, path)
+	if err != nil {
+		return nil, err
+	}
+	found, err := replayAll(path, listed, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	if err := found.repair(path, logger); err != nil {
+		return nil, errors.Join(err, found.close())
+	}
+	s := newStore(path, logger, listed, found)
+	if len(s.segments) == 0 {
+		if err := s.rotate(0); err != nil {
+			return nil, errors.Join(err, s.closeFiles())
+		}
+	}
+	s.demand()
+	go s.keeper()
+	return s, nil
+}
+
+// prepare gives the list, of no segments where there was no store.
+func prepare(dir, path string) (list, error) {
+	err := os.Mkdir(path, 0o700)
+	if err == nil {
+		err = logstore.SyncDir(dir)
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return list{}, err
+	}
+	listed, found, err := readList(path)
+	if err != nil || found {
+		return listed, err
+	}
+	if err := logstore.CheckRoom(path, 0, appendRoom); err != nil {
+		return list{}, err
+	}
+	// Before the first segment, so that it is never missing where there is one.
+	return listed, listed.write(path)
+}
+
+// Inspect opens log.wal in dir for reading only: see logstore.Backend.
+func Inspect(dir string, logger *slog.Logger) (logstore.Store, error) {
+	path := filepath.Join(dir, dirName)
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	listed, _, err := readList(path)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	found, err := replayAll(path, listed, os.O_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if len(found.segments) == 0 {
+		return nil, fmt.Errorf("%w: %s", logstore.ErrNoStore, path)
+	}
+	found.warn(logger)
+	found.closed = true // nothing is to be said at the end
+	s := newStore(path, logger, listed, found)
+	close(s.stopped) // there is nothing to keep
+	return logstore.ReadOnly(s), nil
+}
+
+type store struct {
+	path   string
+	logger *slog.Logger
+
+	// life is held for reading by every call, so that Close waits for them.
+	life   sync.RWMutex
+	closed bool
+
+	// write puts writers in a row, and guards what only they use.
+	write  sync.Mutex
+	buffer batch
+	next   uint64 // number of the next batch
+	tries  uint64 // to write it that have failed
+	moved  bool   // one of them was in the next segment
+	marked bool   // the last batch says that all before was written
+
+	// keeping is held by who changes which files there are.
+	keeping       sync.Mutex
+	made          []*segment // that are not in the list yet; guarded by keeping
+	wake          chan struct{}
+	stop, stopped chan struct{} // of the keeper
+
+	mu       sync.RWMutex // guards all below; nobody waits for the disk with it
+	listed   list         // as it is on disk; changed by who holds keeping
+	segments []*segment   // and where they end, and what lives in them
+	tail     *segment     // the last of them; changed by who writes
+	spares   []*segment   // behind it, not begun yet
+	places   places
+	values   map[string][]byte // the stable state; changed by who writes
+}
+
+func newStore(path string, logger *slog.Logger, listed list, found *replay) *store {
+	s := &store{
+		path: path, logger: logger,
+		next: found.next, marked: found.closed || found.next == 1,
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
+		listed: listed, segments: found.segments, spares: found.spares,
+		places: found.places, values: found.values,
+	}
+	if count := len(s.segments); count > 0 {
+		s.tail = s.segments[count-1]
+	}
+	return s
+}
+
+// during runs call unless the store is closed.
+func (s *store) during(call func() error) error {
+	s.life.RLock()
+	defer s.life.RUnlock()
+	if s.closed {
+		return logstore.ErrClosed
+	}
+	return call()
+}
+
+// writing is during for one writer at a time.
+func (s *store) writing(call func() error) error {
+	return s.during(func() error {
+		s.write.Lock()
+		defer s.write.Unlock()
+		s.buffer.reset()
+		return call()
+	})
+}
+
+func (s *store) bounds() (first, last uint64, err error) {
+	err = s.during(func() error {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		first, last = s.places.bounds()
+		return nil
+	})
+	return first, last, err
+}
+
+func (s *store) FirstIndex() (uint64, error) {
+	first, _, err := s.bounds()
+	return first, err
+}
+
+func (s *store) LastIndex() (uint64, error) {
+	_, last, err := s.bounds()
+	return last, err
+}
+
+func (s *store) GetLog(index uint64, log *raft.Log) error {
+	return s.during(func() error {
+		s.mu.RLock()
+		at, found := s.places.find(index)
+		if !found {
+			s.mu.RUnlock()
+			return raft.ErrLogNotFound
+		}
+		in := s.places.all[at]
+		in.segment.use.RLock()
+		defer in.segment.use.RUnlock()
+		s.mu.RUnlock()
+		record, err := in.segment.read(in)
+		if err != nil {
+			return err
+		}
+		entry, err := entryOf(record.payload)
+		if err != nil {
+			return err
+		}
+		*log = entry
+		return nil
+	})
+}
+
+func (s *store) StoreLog(log *raft.Log) error {
+	return s.StoreLogs([]*raft.Log{log})
+}
+
+func (s *store) StoreLogs(logs []*raft.Log) error {
+	if len(logs) == 0 {
+		return s.during(func() error { return nil })
+	}
+	return s.writing(func() error {
+		for _, log := range logs {
+			if err := s.buffer.addEntry(log); err != nil {
+				return fmt.Errorf("store log entry %d: %w", log.Index, err)
+			}
+		}
+		return s.commit(reserve, func(in *segment) {
+			for at, record := range s.buffer.records {
+				s.places.put(place{index: logs[at].Index, segment: in, at: uint32(in.end) + uint32(record.at), size: uint32(record.size)})
+			}
+		})
+	})
+}
+
+func (s *store) DeleteRange(min, max uint64) error {
+	return s.writing(func() error {
+		if !s.holds(min, max) {
+			return nil
+		}
+		if err := s.buffer.addRemoval(min, max); err != nil {
+			return err
+		}
+		if err := s.commit(0, func(*segment) { s.places.remove(min, max) }); err != nil {
+			return fmt.Errorf("delete log entries %d to %d: %w", min, max, err)
+		}
+		return nil
+	})
+}
+
+func (s *store) holds(min, max uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	at, _ := s.places.find(min)
+	return at < len(s.places.all) && s.places.all[at].index <= max
+}
+
+func (s *store) Set(key, value []byte) error {
+	return s.writing(func() error {
+		if err := s.buffer.addValue(string(key), value); err != nil {
+			return err
+		}
+		return s.commit(0, func(*segment) { s.values[string(key)] = bytes.Clone(value) })
+	})
+}
+
+func (s *store) Get(key []byte) (value []byte, err error) {
+	err = s.during(func() error {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		stored, found := s.values[string(key)]
+		if !found {
+			return logstore.ErrKeyNotFound
+		}
+		value = bytes.Clone(stored)
+		return nil
+	})
+	return value, err
+}
+
+func (s *store) SetUint64(key []byte, value uint64) error {
+	return s.Set(key, binary.BigEndian.AppendUint64(nil, value))
+}
+
+func (s *store) GetUint64(key []byte) (uint64, error) {
+	value, err := s.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	if len(value) != 8 {
+		return 0, fmt.Errorf("stable key %q holds %d bytes, not a number", key, len(value))
+	}
+	return binary.BigEndian.Uint64(value), nil
+}
+
+// Room implements logstore.Roomy. What is left of the segments is there already.
+func (s *store) Room() error {
+	return s.during(func() error {
+		s.mu.RLock()
+		left := max(0, s.tail.size-s.tail.end-reserve)
+		for _, spare := range s.spares {
+			left += spare.size
+		}
+		s.mu.RUnlock()
+		return logstore.CheckRoom(s.path, uint64(left), appendRoom)
+	})
+}
+
+func (s *store) Close() error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	close(s.stop)
+	<-s.stopped
+	s.mark()
+	return s.closeFiles()
+}
+
+func (s *store) closeFiles() error {
+	var failed []error
+	for _, segment := range slices.Concat(s.segments, s.spares, s.made) {
+		failed = append(failed, segment.close())
+	}
+	return errors.Join(failed...)
+}
+
+// mark says that all before was written, so that damage at the end is not taken for
+// the rest of a write. A disk that refuses that is no reason not to close.
+func (s *store) mark() {
+	if s.marked {
+		return
+	}
+	s.buffer.reset()
+	err := s.buffer.addClosed()
+	if err == nil {
+		err = s.commit(0, func(*segment) {})
+	}
+	if err != nil {
+		s.logger.Debug("the end of the log could not be marked", "error", err)
+	}
+}
+
+// commit makes what is in the buffer durable, leaving so much of the segment, and
+// then shows it by calling done with the segment, which ends before the batch.
+func (s *store) commit(leave int64, done func(*segment)) error {
+	size := int64(len(s.buffer.raw))
+	// What was tried in the next segment may be there, and then nothing counts that is
+	// written to this one.
+	if s.moved || s.tail.end+size+leave > s.tail.size {
+		if err := s.rotate(size + leave); err != nil {
+			return err
+		}
+	}
+	if err := s.append(s.tail, &s.buffer); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	done(s.tail)
+	s.tail.end += size
+	s.demand()
+	return nil
+}
+
+// append writes the next batch. The caller moves the end of the segment.
+func (s *store) append(to *segment, b *batch) error {
+	b.seal(to.seed, s.next<<tryBits|s.tries&(1<<tryBits-1))
+	if err := to.write(b.raw); err != nil {
+		// Nobody knows what of it is there. The next try takes its place, and no part of
+		// this one can be taken for a part of that.
+		s.tries++
+		return err
+	}
+	s.next++
+	s.tries = 0
+	s.marked = false
+	return nil
+}
+
+// rotate goes on in the next segment, which begins with the stable state and has so much
+// room behind it.
+func (s *store) rotate(room int64) error {
+	// Even where there is none of it there is a batch: those before may go then.
+	var first batch
+	if len(s.values) == 0 {
+		if err := first.addClosed(); err != nil {
+			return err
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.values)) {
+		if err := first.addValue(key, s.values[key]); err != nil {
+			return err
+		}
+	}
+	size := max(segmentSize, segmentHeader+int64(len(first.raw))+room)
+	if size > math.MaxUint32 {
+		return fmt.Errorf("%d bytes are too many for one batch", room)
+	}
+	if err := s.prepare(size); err != nil {
+		return err
+	}
+	s.mu.RLock()
+	spares := s.spares
+	s.mu.RUnlock()
+	tail := spares[len(spares)-1]
+	s.moved = true
+	if err := s.append(tail, &first); err != nil {
+		return err
+	}
+	s.moved = false
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tail.end += int64(len(first.raw))
+	s.segments = append(s.segments, spares...)
+	s.spares = nil
+	s.tail = tail
+	return nil
+}
+
+// escape makes a pattern of a path that is only itself.
+func escape(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
