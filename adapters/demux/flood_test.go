@@ -116,13 +116,18 @@ func TestWhatStrangersCostIsGivenBack(t *testing.T) {
 				return used
 			}
 			// The runtime never frees the descriptors of goroutines, about 1 MB for
-			// these, but uses them again: the first wave pays for all of them.
-			first := wave()
-			wave()
-			// Leaking but the connections of two waves would be 1.6 MB and more.
-			if grown := wave() - first; grown > 512<<10 {
-				t.Errorf("two more waves left %d bytes", grown)
+			// these, but uses them again: the first wave to need so many pays for them,
+			// which on a busy machine is not the first. What leaks does so every time.
+			var grown int64
+			for range 3 {
+				before := wave()
+				wave()
+				// Leaking but the connections of two waves would be 1.6 MB and more.
+				if grown = wave() - before; grown <= 512<<10 {
+					return
+				}
 			}
+			t.Errorf("two more waves left %d bytes", grown)
 		})
 	}
 }
