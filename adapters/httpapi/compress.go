@@ -54,8 +54,9 @@ var compressors = sync.Pool{New: func() any {
 	return w
 }}
 
-// compress gives l as gzip. Its tag is a weak one: it stands for the same nodes, in
-// other bytes.
+// compress gives l as gzip. Its tag is the revision, too, as clients are promised, who
+// may take gzip without knowing of it; answers vary by what is accepted, and no cache
+// gives one without asking.
 func (l *encodedList) compress() *encodedList {
 	compressed := bytes.NewBuffer(make([]byte, 0, len(l.body)/8))
 	w := compressors.Get().(*gzip.Writer)
@@ -66,8 +67,7 @@ func (l *encodedList) compress() *encodedList {
 	return &encodedList{
 		revision:       l.revision,
 		body:           compressed.Bytes(),
-		tag:            l.tag,
-		etag:           []string{"W/" + l.tag},
+		etag:           l.etag,
 		revisionHeader: l.revisionHeader,
 		length:         []string{strconv.Itoa(compressed.Len())},
 		coding:         gzipCoding,

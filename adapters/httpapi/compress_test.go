@@ -83,7 +83,7 @@ func TestALongListIsCompressedForWhoTakesThat(t *testing.T) {
 		w, got := s.list(t, "/nodes", "Accept-Encoding: "+accept)
 		coding, tag := "", fmt.Sprintf(`"%d"`, longList)
 		if compressed {
-			coding, tag = "gzip", "W/"+tag
+			coding = "gzip"
 		}
 		if w.Code != http.StatusOK || w.Header().Get("Content-Encoding") != coding || w.Header().Get("ETag") != tag {
 			t.Errorf("%q: %d in %q, with the tag %s", accept, w.Code, w.Header().Get("Content-Encoding"), w.Header().Get("ETag"))
@@ -164,7 +164,7 @@ func TestACompressedListIsAsFreshAsTheLastWrite(t *testing.T) {
 					t.Errorf("%s has the weight %d after %d was answered at %d: %v", id, nodes[id].Weight, weight, written.Revision, err)
 				}
 				revision := answer.Header().Get("Nodesmetadata-Revision")
-				if n, _ := strconv.ParseUint(revision, 10, 64); n < uint64(written.Revision) || answer.Header().Get("ETag") != `W/"`+revision+`"` {
+				if n, _ := strconv.ParseUint(revision, 10, 64); n < uint64(written.Revision) || answer.Header().Get("ETag") != `"`+revision+`"` {
 					t.Errorf("the list is at %s, with the tag %s, after %d was answered", revision, answer.Header().Get("ETag"), written.Revision)
 				}
 			}

@@ -17,8 +17,6 @@ type encodedList struct {
 	revision domain.Revision
 	body     []byte
 
-	// tag is the entity tag without what may make it a weak one.
-	tag                          string
 	etag, revisionHeader, length []string
 	coding                       []string // nil: body is what it is
 }
@@ -47,12 +45,10 @@ func encodeList(view domain.View, filter domain.Filter, sizeHint int) *encodedLi
 		body = appendMember(body, n)
 	}
 	body = append(body, '}')
-	tag := etag(view.Revision())
 	return &encodedList{
 		revision:       view.Revision(),
 		body:           body,
-		tag:            tag,
-		etag:           []string{tag},
+		etag:           []string{etag(view.Revision())},
 		revisionHeader: []string{formatRevision(view.Revision())},
 		length:         []string{strconv.Itoa(len(body))},
 	}

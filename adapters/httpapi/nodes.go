@@ -113,7 +113,7 @@ func (s *Server) getNodes(ctx context.Context, r *http.Request) (answer, error) 
 		etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length,
 		coding: list.coding, vary: acceptEncoding, turns: s.turns,
 	}
-	if notModified(r, list.tag) {
+	if notModified(r, list.etag[0]) {
 		a.status = http.StatusNotModified
 	}
 	return a, nil
