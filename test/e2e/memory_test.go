@@ -66,7 +66,7 @@ func (m *memory) check(t *testing.T) {
 // may take, with each backend, soon after many more changes than the history holds.
 const maxIdle = 100 << 20
 
-var afterWrites = map[string]int64{"bolt": 100 << 20, "badger": 110 << 20}
+var afterWrites = map[string]int64{"bolt": 100 << 20, "badger": 110 << 20, "wal": 100 << 20}
 
 const manyBatches = 300
 

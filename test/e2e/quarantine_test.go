@@ -35,6 +35,13 @@ func TestAVoterThatLostItsDiskElectsNobody(t *testing.T) {
 			}
 			return err
 		})
+		harness.Eventually(t, "the other one has given up its leader", func() error {
+			ready, err := late.Ready(t.Context())
+			if err == nil && ready.LeaderID == leader.ID {
+				err = fmt.Errorf("it is at %+v", ready)
+			}
+			return err
+		})
 		for _, i := range []*harness.Instance{forgetful, late} {
 			if ready, err := i.Ready(t.Context()); err != nil || ready.Leading || ready.LeaderID != "" {
 				t.Errorf("%s has come to %+v, %v", i.ID, ready, err)
