@@ -70,6 +70,15 @@ func startUpgrade(t *testing.T, c *harness.Cluster) *upgrade {
 	for _, i := range c.Instances {
 		u.streams = append(u.streams, harness.Follow(t, i.With("redirect=false")))
 	}
+	// What is written before is in their snapshots, and no change that they tell.
+	harness.Eventually(t, "all streams have begun", func() error {
+		for n, stream := range u.streams {
+			if _, snapshots := stream.Counts(); snapshots == 0 {
+				return fmt.Errorf("stream %d has not", n)
+			}
+		}
+		return nil
+	})
 	u.load = startLoad(t, 2, c.Clients())
 	u.load.awaitMore(t, 30)
 	return u
