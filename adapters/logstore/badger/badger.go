@@ -25,7 +25,6 @@
 package badger
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -211,20 +210,9 @@ func (s *store) Get(key []byte) (value []byte, err error) {
 	return value, err
 }
 
-func (s *store) SetUint64(key []byte, value uint64) error {
-	return s.Set(key, binary.BigEndian.AppendUint64(nil, value))
-}
+func (s *store) SetUint64(key []byte, value uint64) error { return logstore.SetUint64(s, key, value) }
 
-func (s *store) GetUint64(key []byte) (uint64, error) {
-	value, err := s.Get(key)
-	if err != nil {
-		return 0, err
-	}
-	if len(value) != 8 {
-		return 0, fmt.Errorf("stable key %q holds %d bytes, not a number", key, len(value))
-	}
-	return binary.BigEndian.Uint64(value), nil
-}
+func (s *store) GetUint64(key []byte) (uint64, error) { return logstore.GetUint64(s, key) }
 
 // Room implements logstore.Roomy.
 func (s *store) Room() error {

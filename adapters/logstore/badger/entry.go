@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // Keys. Numbers are big-endian, so that the order of keys is that of indexes.
@@ -99,14 +101,14 @@ func decodeHead(index uint64, value []byte) (head, error) {
 	if value[0] != entryFormat {
 		return head{}, fmt.Errorf("%w: index %d: format %d, this build reads %d", errEntry, index, value[0], entryFormat)
 	}
-	fields := reader{rest: value[2:]}
-	h := head{log: raft.Log{Index: index, Type: raft.LogType(value[1]), Term: fields.uvarint()}}
-	seconds, nanoseconds := fields.varint(), fields.uvarint()
+	fields := logstore.Fields{Rest: value[2:]}
+	h := head{log: raft.Log{Index: index, Type: raft.LogType(value[1]), Term: fields.Uvarint()}}
+	seconds, nanoseconds := fields.Varint(), fields.Uvarint()
 	h.log.AppendedAt = time.Unix(seconds, int64(nanoseconds)).UTC()
-	h.generation = uint32(fields.uvarint())
-	h.extensions, h.data = fields.uvarint(), fields.uvarint()
-	h.payload = fields.rest
-	if fields.short {
+	h.generation = uint32(fields.Uvarint())
+	h.extensions, h.data = fields.Uvarint(), fields.Uvarint()
+	h.payload = fields.Rest
+	if fields.Short {
 		return head{}, fmt.Errorf("%w: index %d: cut off", errEntry, index)
 	}
 	return h, nil
@@ -130,30 +132,4 @@ func (h head) entry(payload []byte) (raft.Log, error) {
 		log.Data = payload[h.extensions:]
 	}
 	return log, nil
-}
-
-// reader takes numbers off a value, and remembers when one was not there.
-type reader struct {
-	rest  []byte
-	short bool
-}
-
-func (r *reader) uvarint() uint64 {
-	number, size := binary.Uvarint(r.rest)
-	r.advance(size)
-	return number
-}
-
-func (r *reader) varint() int64 {
-	number, size := binary.Varint(r.rest)
-	r.advance(size)
-	return number
-}
-
-func (r *reader) advance(size int) {
-	if size <= 0 {
-		r.short = true
-		return
-	}
-	r.rest = r.rest[size:]
 }

@@ -8,7 +8,6 @@
 package bolt
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -182,21 +181,10 @@ func (s *store) Get(key []byte) (value []byte, err error) {
 	return unseal(key, value)
 }
 
-func (s *store) SetUint64(key []byte, value uint64) error {
-	return s.Set(key, binary.BigEndian.AppendUint64(nil, value))
-}
+func (s *store) SetUint64(key []byte, value uint64) error { return logstore.SetUint64(s, key, value) }
 
 // GetUint64 does not ask raft-boltdb, which panics on a value of another length.
-func (s *store) GetUint64(key []byte) (uint64, error) {
-	value, err := s.Get(key)
-	if err != nil {
-		return 0, err
-	}
-	if len(value) != 8 {
-		return 0, fmt.Errorf("stable key %q holds %d bytes, not a number", key, len(value))
-	}
-	return binary.BigEndian.Uint64(value), nil
-}
+func (s *store) GetUint64(key []byte) (uint64, error) { return logstore.GetUint64(s, key) }
 
 func (s *store) Close() error {
 	s.mu.Lock()

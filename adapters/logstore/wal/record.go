@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // A record, at a multiple of 8 of its file; numbers are little-endian:
@@ -168,12 +170,12 @@ func entryOf(payload []byte) (raft.Log, error) {
 	if len(payload) < 2 || payload[0] != kindEntry {
 		return raft.Log{}, errRecord
 	}
-	fields := reader{rest: payload[2:]}
-	log := raft.Log{Type: raft.LogType(payload[1]), Index: fields.uvarint(), Term: fields.uvarint()}
-	seconds, nanoseconds := fields.varint(), fields.uvarint()
+	fields := logstore.Fields{Rest: payload[2:]}
+	log := raft.Log{Type: raft.LogType(payload[1]), Index: fields.Uvarint(), Term: fields.Uvarint()}
+	seconds, nanoseconds := fields.Varint(), fields.Uvarint()
 	log.AppendedAt = time.Unix(seconds, int64(nanoseconds)).UTC()
-	extensions, data := fields.split(fields.uvarint())
-	if fields.short {
+	extensions, data := fields.Split(fields.Uvarint())
+	if fields.Short {
 		return raft.Log{}, errRecord
 	}
 	if len(extensions) > 0 {
@@ -186,54 +188,19 @@ func entryOf(payload []byte) (raft.Log, error) {
 }
 
 func removalOf(payload []byte) (from, to uint64, err error) {
-	fields := reader{rest: payload[1:]}
-	from, to = fields.uvarint(), fields.uvarint()
-	if fields.short {
+	fields := logstore.Fields{Rest: payload[1:]}
+	from, to = fields.Uvarint(), fields.Uvarint()
+	if fields.Short {
 		return 0, 0, errRecord
 	}
 	return from, to, nil
 }
 
 func valueOf(payload []byte) (key, value []byte, err error) {
-	fields := reader{rest: payload[1:]}
-	key, value = fields.split(fields.uvarint())
-	if fields.short {
+	fields := logstore.Fields{Rest: payload[1:]}
+	key, value = fields.Split(fields.Uvarint())
+	if fields.Short {
 		return nil, nil, errRecord
 	}
 	return key, value, nil
-}
-
-// reader takes numbers off a payload, and remembers when one was not there.
-type reader struct {
-	rest  []byte
-	short bool
-}
-
-func (r *reader) uvarint() uint64 {
-	number, size := binary.Uvarint(r.rest)
-	r.advance(size)
-	return number
-}
-
-func (r *reader) varint() int64 {
-	number, size := binary.Varint(r.rest)
-	r.advance(size)
-	return number
-}
-
-func (r *reader) advance(size int) {
-	if size <= 0 {
-		r.short = true
-		return
-	}
-	r.rest = r.rest[size:]
-}
-
-// split gives the next size bytes, and what is behind them.
-func (r *reader) split(size uint64) (head, tail []byte) {
-	if r.short || size > uint64(len(r.rest)) {
-		r.short = true
-		return nil, nil
-	}
-	return r.rest[:size:size], r.rest[size:]
 }
