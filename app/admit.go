@@ -82,14 +82,20 @@ func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (ports.Id
 }
 
 // changing gives the right to change the membership, and who is to be promoted:
-// those two are one decision. Its holder calls release.
-func (c *Cluster) changing(ctx context.Context) (release func(), err error) {
+// those two are one decision. Its holder calls release. It also gives the membership
+// as it is: others may have changed it since the holder last looked.
+func (c *Cluster) changing(ctx context.Context) (roster domain.Roster, release func(), err error) {
 	select {
 	case c.membership <- struct{}{}:
-		return func() { <-c.membership }, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return roster, nil, ctx.Err()
 	}
+	release = func() { <-c.membership }
+	if roster, err = c.Membership.Roster(ctx); err != nil {
+		release()
+		return roster, nil, err
+	}
+	return roster, release, nil
 }
 
 // admit makes wanted a member; staged, where it is a nonvoter that is to be a
@@ -97,16 +103,11 @@ func (c *Cluster) changing(ctx context.Context) (release func(), err error) {
 // before it can help with one. A voter that came back blank is one of those: what
 // it acknowledged before must not count any more.
 func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, blank bool) (staged bool, err error) {
-	release, err := c.changing(ctx)
+	roster, release, err := c.changing(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer release()
-	// Others may have changed it while the instance was asked.
-	roster, err := c.Membership.Roster(ctx)
-	if err != nil {
-		return false, err
-	}
 	if _, err := roster.Join(wanted); err != nil {
 		return false, err
 	}
@@ -206,14 +207,11 @@ func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error
 	if id == c.Self.RaftID {
 		return domain.Instance{}, c.giveWay(ctx)
 	}
-	release, err := c.changing(ctx)
+	roster, release, err := c.changing(ctx)
 	if err != nil {
 		return domain.Instance{}, err
 	}
 	defer release()
-	if roster, err = c.Membership.Roster(ctx); err != nil {
-		return domain.Instance{}, err
-	}
 	removed, _ := roster.Find(id)
 	if err := c.expel(ctx, id); err != nil {
 		return domain.Instance{}, err

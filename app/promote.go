@@ -114,15 +114,11 @@ func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent t
 // conclude makes a voter of id, where it is still as it was seen, and settles its
 // promotion where there is nothing to promote.
 func (c *Cluster) conclude(ctx context.Context, id string, seen domain.Instance) error {
-	release, err := c.changing(ctx)
+	roster, release, err := c.changing(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	roster, err := c.Membership.Roster(ctx)
-	if err != nil {
-		return err
-	}
 	now, _ := roster.Find(id)
 	switch {
 	case !c.wanted(id), now != seen:

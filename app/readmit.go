@@ -59,16 +59,12 @@ func (c *Cluster) readmitOne(ctx context.Context, instance domain.Instance) erro
 	if err != nil || !identity.Quarantined {
 		return err
 	}
-	release, err := c.changing(ctx)
+	roster, release, err := c.changing(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	// It was asked for a while, and may have been removed or moved meanwhile.
-	roster, err := c.Membership.Roster(ctx)
-	if err != nil {
-		return err
-	}
 	if now, _ := roster.Find(instance.ID); now != instance {
 		return nil
 	}

@@ -55,15 +55,11 @@ func (c *Cluster) takeBack(ctx context.Context, wanted domain.Instance, why erro
 }
 
 func (c *Cluster) withdraw(ctx context.Context, wanted domain.Instance) error {
-	release, err := c.changing(ctx)
+	roster, release, err := c.changing(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	roster, err := c.Membership.Roster(ctx)
-	if err != nil {
-		return err
-	}
 	now, isMember := roster.Find(wanted.ID)
 	if !isMember || now.Suffrage != domain.Nonvoter || now.RaftAddress != wanted.RaftAddress {
 		return nil // somebody else has decided about it
