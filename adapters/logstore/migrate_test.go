@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -73,13 +72,7 @@ type image struct {
 func images(t *testing.T, dir string, m logstore.Migration) (taken []image) {
 	t.Helper()
 	m.Watch = func(step logstore.Step, _ string) {
-		crash := t.TempDir()
-		if err := os.CopyFS(crash, os.DirFS(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			// badger may remove a file of its own meanwhile; what is copied then is
-			// thrown away.
-			t.Error(err)
-		}
-		taken = append(taken, image{step, crash})
+		taken = append(taken, image{step, logstoretest.Image(t, dir)})
 	}
 	if err := migrateDir(t.Context(), t, dir, m); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
 
 const markerText = "!badger!txn" // in every record that ends a transaction
@@ -22,16 +23,14 @@ const markerText = "!badger!txn" // in every record that ends a transaction
 // store that holds the entries 1 to 20, each stored by itself.
 func crashed(t *testing.T) string {
 	t.Helper()
-	live, dir := t.TempDir(), t.TempDir()
+	live := t.TempDir()
 	store := open(t, live)
 	for index := uint64(1); index <= 20; index++ {
 		if err := store.StoreLog(&raft.Log{Index: index, Term: 1, Data: bytes.Repeat([]byte{byte(index)}, 300)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.CopyFS(dir, os.DirFS(live)); err != nil {
-		t.Fatal(err)
-	}
+	dir := logstoretest.Image(t, live)
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -65,11 +65,9 @@ func RunInspect(t *testing.T, backend logstore.Backend) {
 		inspectWritten(t, backend, dir)
 	})
 	t.Run("a store that a crash left", func(t *testing.T) {
-		live, dir := t.TempDir(), t.TempDir()
+		live := t.TempDir()
 		store := written(t, backend, live)
-		if err := os.CopyFS(dir, os.DirFS(live)); err != nil {
-			t.Fatal(err)
-		}
+		dir := Image(t, live)
 		if err := store.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -42,7 +42,7 @@ func closed(t testing.TB, s logstore.Store) {
 // the entries 1 to last of a size, each stored by itself.
 func left(t testing.TB, last uint64, size int, ended bool) string {
 	t.Helper()
-	live, dir := t.TempDir(), t.TempDir()
+	live := t.TempDir()
 	s := open(t, live)
 	if err := s.SetUint64(logstore.TermKey, 7); err != nil {
 		t.Fatal(err)
@@ -53,9 +53,7 @@ func left(t testing.TB, last uint64, size int, ended bool) string {
 	if ended {
 		closed(t, s)
 	}
-	if err := os.CopyFS(dir, os.DirFS(live)); err != nil {
-		t.Fatal(err)
-	}
+	dir := logstoretest.Image(t, live)
 	closed(t, s)
 	return dir
 }

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
 )
@@ -207,13 +208,10 @@ func (i *instance) awaitSnapshots(count int) {
 func crashed(t *testing.T, backend string) (dir string) {
 	t.Helper()
 	live := t.TempDir()
-	dir = t.TempDir()
 	i := start(t, live, "n1", backend, "--bootstrap_raft_cluster", "--raft_snapshot_threshold=1000000")
 	i.await("/readyz")
 	i.put(1, 100)
-	if err := os.CopyFS(dir, os.DirFS(live)); err != nil {
-		t.Fatal(err)
-	}
+	dir = logstoretest.Image(t, live)
 	i.stop()
 	return dir
 }
