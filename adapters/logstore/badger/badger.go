@@ -106,6 +106,9 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	if _, err := check(path, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
+	if err := removeUnbegun(path); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
 	db, err := openDB(tuned(path, logger))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)

@@ -60,12 +60,38 @@ func refuseLostEntries(dir string) error {
 		if err != nil {
 			return err
 		}
+		if len(raw) == 0 && (at == 0 || at < len(paths)-1) {
+			return fmt.Errorf("%w (%s is empty)", ErrDamaged, path)
+		}
 		if len(raw) <= walHeaderSize {
 			continue
 		}
 		end := readableEnd(raw)
 		if lost := markersAfter(raw, end); lost > inFlight {
 			return fmt.Errorf("%w (%s: unreadable at byte %d, %d transactions follow)", ErrDamaged, path, end, lost)
+		}
+	}
+	return nil
+}
+
+// removeUnbegun removes files that a crash left when they had only been created, which
+// badger gives a size first, and does not open without one. It begins a write-ahead log
+// when the one before is full, and that is still there then: of the logs, refuseLostEntries
+// leaves no other that is empty. The value logs never hold anything here.
+func removeUnbegun(dir string) error {
+	for _, pattern := range []string{walPattern, "*.vlog"} {
+		paths, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			info, err := os.Stat(path)
+			if err == nil && info.Size() == 0 {
+				err = os.Remove(path)
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil

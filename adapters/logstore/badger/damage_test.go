@@ -60,6 +60,17 @@ func overwrite(t *testing.T, path string, where func(raw []byte) int) {
 	}
 }
 
+// create makes a file of nothing.
+func create(t *testing.T, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nextTo is the write-ahead log that badger makes after one.
+func nextTo(wal string) string { return filepath.Join(filepath.Dir(wal), "00099.mem") }
+
 // dataOf gives a place in the data of an entry.
 func dataOf(index byte) func(raw []byte) int {
 	return func(raw []byte) int { return bytes.Index(raw, bytes.Repeat([]byte{index}, 100)) }
@@ -95,6 +106,25 @@ func TestAfterACrash(t *testing.T) {
 				}
 			},
 			last: 19,
+		},
+		"files that were only created are nothing": {
+			damage: func(t *testing.T, wal string) { create(t, nextTo(wal)); create(t, filepath.Dir(wal)+"/000077.vlog") },
+			last:   20,
+		},
+		"a log that is empty is refused": {
+			damage: func(t *testing.T, wal string) { create(t, wal) },
+		},
+		"a log that is empty though it was full is refused": {
+			damage: func(t *testing.T, wal string) {
+				raw, err := os.ReadFile(wal)
+				if err != nil {
+					t.Fatal(err)
+				}
+				create(t, wal)
+				if err := os.WriteFile(nextTo(wal), raw, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			},
 		},
 		"damage before acknowledged entries is refused": {
 			damage: func(t *testing.T, wal string) { overwrite(t, wal, dataOf(10)) },
