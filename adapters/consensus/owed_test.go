@@ -19,8 +19,11 @@ type sending struct {
 }
 
 func (s sending) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	s.sent.Add(1)
 	err := s.transport.InstallSnapshot(id, to, args, resp, data)
+	if err != nil || !resp.Success {
+		return err // who is starting takes none yet
+	}
+	s.sent.Add(1)
 	s.arrived <- id
 	<-s.proceed
 	return err
