@@ -106,12 +106,15 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	if _, err := check(path, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := removeUnbegun(path); err != nil {
+	if err := errors.Join(unmarkOpen(path), removeEmpty(path)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	db, err := openDB(tuned(path, logger))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if err := markOpen(path); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, db.Close()))
 	}
 	s := &store{db: db, path: path, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
 	s.findBounds()
@@ -235,5 +238,5 @@ func (s *store) Close() error {
 	s.closed = true
 	close(s.stop)
 	<-s.stopped
-	return s.db.Close()
+	return errors.Join(unmarkOpen(s.path), s.db.Close())
 }

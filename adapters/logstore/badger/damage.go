@@ -50,6 +50,7 @@ func refuseLostEntries(dir string) error {
 		return err
 	}
 	slices.Sort(paths)
+	found := false
 	for at, path := range paths {
 		// A log that is not the newest was complete before the next one was begun.
 		inFlight := 0
@@ -60,9 +61,7 @@ func refuseLostEntries(dir string) error {
 		if err != nil {
 			return err
 		}
-		if len(raw) == 0 && (at == 0 || at < len(paths)-1) {
-			return fmt.Errorf("%w (%s is empty)", ErrDamaged, path)
-		}
+		found = found || len(raw) >= walHeaderSize
 		if len(raw) <= walHeaderSize {
 			continue
 		}
@@ -71,14 +70,20 @@ func refuseLostEntries(dir string) error {
 			return fmt.Errorf("%w (%s: unreadable at byte %d, %d transactions follow)", ErrDamaged, path, end, lost)
 		}
 	}
+	opened, err := wasOpen(dir)
+	if err != nil {
+		return err
+	}
+	if opened && !found {
+		return fmt.Errorf("%w (%s: it is empty or missing)", ErrDamaged, filepath.Join(dir, walPattern))
+	}
 	return nil
 }
 
-// removeUnbegun removes files that a crash left when they had only been created, which
-// badger gives a size first, and does not open without one. It begins a write-ahead log
-// when the one before is full, and that is still there then: of the logs, refuseLostEntries
-// leaves no other that is empty. The value logs never hold anything here.
-func removeUnbegun(dir string) error {
+// removeEmpty removes the files that a crash left without a byte, which badger does not
+// open: it creates a file before it gives it a size, and empties a log, when its tables
+// have what was in it, before it removes it. The value logs never hold anything here.
+func removeEmpty(dir string) error {
 	for _, pattern := range []string{walPattern, "*.vlog"} {
 		paths, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {

@@ -111,20 +111,14 @@ func TestAfterACrash(t *testing.T) {
 			damage: func(t *testing.T, wal string) { create(t, nextTo(wal)); create(t, filepath.Dir(wal)+"/000077.vlog") },
 			last:   20,
 		},
-		"a log that is empty is refused": {
-			damage: func(t *testing.T, wal string) { create(t, wal) },
-		},
-		"a log that is empty though it was full is refused": {
+		"a log that badger was about to remove is nothing": {
 			damage: func(t *testing.T, wal string) {
-				raw, err := os.ReadFile(wal)
-				if err != nil {
+				if err := os.Rename(wal, nextTo(wal)); err != nil {
 					t.Fatal(err)
 				}
 				create(t, wal)
-				if err := os.WriteFile(nextTo(wal), raw, 0o600); err != nil {
-					t.Fatal(err)
-				}
 			},
+			last: 20,
 		},
 		"damage before acknowledged entries is refused": {
 			damage: func(t *testing.T, wal string) { overwrite(t, wal, dataOf(10)) },
@@ -234,5 +228,48 @@ func TestADamagedTableIsAnErrorWhenOpening(t *testing.T) {
 	}
 	if !strings.Contains(err.Error(), tables[0]) {
 		t.Errorf("%q does not name %s", err, tables[0])
+	}
+}
+
+func TestALogThatWentMissingAfterACrashIsRefused(t *testing.T) {
+	for name, damage := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"emptied": func(path string) error { return os.Truncate(path, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := crashed(t)
+			if err := damage(walOf(t, dir)); err != nil {
+				t.Fatal(err)
+			}
+			before := logstoretest.Tree(t, dir)
+			for name, open := range map[string]logstore.Opener{"Open": badger.Open, "Inspect": badger.Inspect} {
+				store, err := open(dir, nil)
+				if err == nil {
+					_ = store.Close()
+					t.Fatalf("%s succeeded", name)
+				}
+				if !errors.Is(err, badger.ErrDamaged) {
+					t.Errorf("%s: %v, want ErrDamaged", name, err)
+				}
+			}
+			if after := logstoretest.Tree(t, dir); after != before {
+				t.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
+			}
+		})
+	}
+}
+
+// An orderly stop puts everything into tables, and leaves no log.
+func TestNoLogAfterAnOrderlyStopIsNoDamage(t *testing.T) {
+	dir := crashed(t)
+	for range 2 {
+		store := open(t, dir)
+		wantEntries(t, store, 20)
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if logs, err := filepath.Glob(filepath.Join(dir, "log.badger", "*.mem")); err != nil || len(logs) > 0 {
+			t.Fatalf("after Close: %v, %v", logs, err)
+		}
 	}
 }

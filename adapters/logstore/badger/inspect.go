@@ -52,7 +52,7 @@ func Inspect(dir string, logger *slog.Logger) (_ logstore.Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (%s)", ErrDamagedTables, strings.ReplaceAll(err.Error(), folder, path))
 	}
-	s := &store{db: db, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
+	s := &store{db: db, path: folder, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
 	close(s.stopped) // there is nothing to keep in order
 	s.findBounds()
 	return logstore.ReadOnly(&inspected{store: s, folder: folder}), nil
