@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/http/httptest"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -64,5 +65,8 @@ func NewNewcomers(max int) Newcomers {
 func (n Newcomers) Greet(ctx context.Context, conn net.Conn) context.Context {
 	return n.greet(ctx, conn)
 }
-func (n Newcomers) MakeRoom()                     { n.makeRoom() }
-func (n Newcomers) Hear(ctx context.Context) bool { return n.hear(ctx) }
+func (n Newcomers) MakeRoom() { n.makeRoom() }
+func (n Newcomers) Hear(ctx context.Context) bool {
+	_, open := n.arrive(httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+	return open
+}

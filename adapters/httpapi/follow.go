@@ -101,12 +101,9 @@ func (s *Server) awaitLeader(out *sink) error {
 	}
 }
 
-// finish ends a stream that ran, with a comment that says why. It returns what
+// finish ends a stream that is open, with a comment that says why. It returns what
 // is worth knowing about that: the error that kept it from ending well.
 func (s *Server) finish(out *sink, err error) error {
-	if !out.opened {
-		return err
-	}
 	var why string
 	switch {
 	case errors.Is(err, ports.ErrClosed):

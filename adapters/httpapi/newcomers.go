@@ -2,7 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"io"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,8 +16,8 @@ import (
 // something. A client's first request comes right behind its connection.
 const newcomerGrace = 200 * time.Millisecond
 
-// newcomers are the open connections that have asked for nothing yet: no handler
-// has seen a request of theirs. Strangers get them for nothing, and each takes some
+// newcomers are the open connections that have asked for nothing yet: no request of
+// theirs has arrived whole, or been answered. Strangers get them for nothing, and each takes some
 // tens of kilobytes, so there are at most max of them. When there are, the next
 // one waits until one of them has asked or gone, or until the oldest has had its
 // grace: then that one gives way. Who comes behind it waits in the kernel. So who asks at once is heard, also
@@ -126,13 +128,60 @@ func (n *newcomers) greet(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, newcomerKey{}, arrived)
 }
 
-// hear is told of every request, by its context. It says whether the request is
-// to be answered: of a connection that was closed before its first one, it is not.
-func (n *newcomers) hear(ctx context.Context) bool {
-	from, known := ctx.Value(newcomerKey{}).(*newcomer)
-	return !known || from.heard.Load() || n.hearFirst(from)
+// arrive is told of every request, and gives it back, to be answered. It says
+// whether it is to be: of a connection that was closed before its first one, it is
+// not. Where a body belongs to the first one, that has to arrive, too, unless it is
+// one that is not looked at.
+func (n *newcomers) arrive(r *http.Request) (*http.Request, bool) {
+	from, known := newcomerOf(r.Context())
+	if !known || from.heard.Load() {
+		return r, true
+	}
+	if r.Body == http.NoBody || r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return r, n.hearFirst(from)
+	}
+	// net/http looks at the body in the request that it gave.
+	r = r.WithContext(r.Context())
+	r.Body = &firstBody{r.Body, func() { n.hearFirst(from) }}
+	return r, n.isOpen(from)
 }
 
+// firstBody tells when it has arrived.
+type firstBody struct {
+	io.ReadCloser
+	arrived func()
+}
+
+// Read implements io.Reader.
+func (b *firstBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.arrived()
+	}
+	return n, err
+}
+
+// hear makes the connection of a request no newcomer any more, whatever has arrived
+// of the request.
+func (n *newcomers) hear(ctx context.Context) {
+	if from, known := newcomerOf(ctx); known && !from.heard.Load() {
+		n.hearFirst(from)
+	}
+}
+
+func newcomerOf(ctx context.Context) (*newcomer, bool) {
+	from, known := ctx.Value(newcomerKey{}).(*newcomer)
+	return from, known
+}
+
+// isOpen reports whether from has not given way.
+func (n *newcomers) isOpen(from *newcomer) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.members[from.conn] == from || from.heard.Load()
+}
+
+// hearFirst says whether from had not given way before.
 func (n *newcomers) hearFirst(from *newcomer) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

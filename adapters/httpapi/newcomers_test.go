@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -24,6 +25,9 @@ var nothingAsked = map[string]string{
 	"half a header":              "GET /nodes HTTP/1.1\r\nHost: h\r\nX-",
 	"the preface of HTTP/2":      http2Preface,
 	"half a header of HTTP/2":    http2Preface + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82",
+	"a header and no body":       "PUT /nodes/a HTTP/1.1\r\nHost: h\r\nContent-Length: 40\r\n\r\n",
+	"half a body":                "PUT /nodes/a HTTP/1.1\r\nHost: h\r\nContent-Length: 40\r\n\r\n{",
+	"half a body in chunks":      "PUT /nodes/a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
 	"half the preface of HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM",
 }
 
@@ -44,6 +48,30 @@ func TestWhoHasAskedForNothingGivesWay(t *testing.T) {
 			}
 			if n := s.metric(t, displaced); n != 9 {
 				t.Errorf("%v were displaced", n)
+			}
+		})
+	}
+}
+
+// A body of any length takes its time: who sends one has asked.
+func TestWhoSendsABodyStays(t *testing.T) {
+	const body = `{"address": "h:1"}`
+	for name, request := range map[string]string{
+		"after its first request": "GET /livez HTTP/1.1\r\nHost: h\r\n\r\nPUT /nodes/a HTTP/1.1\r\n",
+		"to be restored":          "POST /raft/restore HTTP/1.1\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, fewNewcomers)
+			slow := s.dial(t, request+"Host: h\r\nConnection: close\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\n\r\n")
+			for range 12 {
+				s.dial(t, "")
+			}
+			eventually(t, "some are displaced", func() bool { return s.metric(t, displaced) >= 7 })
+			if _, err := io.WriteString(slow, body); err != nil {
+				t.Error(err)
+			}
+			if answers, _ := hangsUp(t, slow); answers == "" {
+				t.Error("it was displaced")
 			}
 		})
 	}

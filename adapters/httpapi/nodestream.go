@@ -13,33 +13,38 @@ import (
 
 // followNodes streams the changes of the registry. The stream is no more than a
 // position in history: what a slow reader has not taken yet is kept nowhere.
-func (s *Server) followNodes(out *sink, r *http.Request) error {
+func (s *Server) followNodes(out *sink, r *http.Request) (course, error) {
 	s.waves.add(out)
-	defer s.waves.remove(out)
 	query := r.URL.Query()
 	after, err := streamPosition(r, query.Get(paramSince), query.Has(paramSince))
 	source, sourceErr := sourceOf(query)
 	filter, filterErr := filterOf(r)
 	if err := errors.Join(err, sourceErr, filterErr); err != nil {
-		return err
+		return nil, err
 	}
 	var stream ports.NodeStream
-	var delivery ports.Delivery
+	var first ports.Delivery
 	err = s.open(out, r, func(ctx context.Context) error {
 		var err error
 		if stream, err = s.config.Nodes.Follow(ctx, after, source); err != nil {
 			return err
 		}
-		delivery, _, err = stream.Next()
+		first, _, err = stream.Next()
 		return err
 	})
 	if err == nil && !out.opened {
-		err = s.openSink(out, r, position(delivery, after))
+		err = s.openSink(out, r, position(first, after))
 	}
 	if r.Method == http.MethodHead && out.opened {
-		return nil
+		return nil, nil
 	}
-	for err == nil {
+	return func() error { return s.deliverAll(out, stream, first, filter) }, err
+}
+
+// deliverAll sends first and all that comes after it, until the stream ends.
+func (s *Server) deliverAll(out *sink, stream ports.NodeStream, first ports.Delivery, filter domain.Filter) error {
+	for delivery := first; ; {
+		var err error
 		if delivery.Empty() {
 			err = out.await(nil, "keep-alive")
 		} else {
@@ -48,8 +53,10 @@ func (s *Server) followNodes(out *sink, r *http.Request) error {
 		if err == nil {
 			delivery, _, err = stream.Next()
 		}
+		if err != nil {
+			return err
+		}
 	}
-	return s.finish(out, err)
 }
 
 // position is the revision of the state that a stream begins with.

@@ -19,9 +19,9 @@ type call struct {
 	// the request.
 	answer decision
 
-	// stream writes to out until the stream ends. An error that it returns
-	// before it opened out is answered as any other.
-	stream func(out *sink, r *http.Request) error
+	// stream opens out, and says how it goes on; nil: it doesn't, that was all. An
+	// error that it returns before it opened out is answered as any other.
+	stream func(out *sink, r *http.Request) (course, error)
 	name   string // of the stream, in metrics
 
 	// handler is somebody else's.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -46,6 +45,7 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measured
 // serveUpload is serveAnswer for a body that may take long to arrive.
 func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measuredCall) {
 	began := time.Now()
+	s.newcomers.hear(r.Context())
 	control := http.NewResponseController(w)
 	// Where it fails the response is cut off earlier, as any other.
 	_ = control.SetWriteDeadline(time.Time{})
@@ -114,8 +114,12 @@ func (s *Server) leaderContact() string {
 
 func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Request, c *measuredCall) (a answer, err error) {
 	defer func() {
-		if reason := recover(); reason != nil {
-			err = s.recovered(r, reason)
+		switch reason := recover(); reason {
+		case nil:
+		case http.ErrAbortHandler:
+			panic(reason) // it asks net/http to cut the connection
+		default:
+			err = s.recovered(r.Method, r.URL.Path, reason)
 		}
 	}()
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
@@ -141,55 +145,9 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	return c.answer(ctx, r)
 }
 
-func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, c *measuredCall) {
-	out := s.newSink(w, r, c.sink)
-	defer s.endSink(out)
-	err := s.follow(out, r, c)
-	switch {
-	case err == nil || out.opened:
-		c.metrics.count(http.StatusOK)
-		return
-	case r.Context().Err() != nil:
-		c.metrics.count(statusClientGone)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
-	defer cancel()
-	a := s.answerTo(ctx, r, err)
-	a.write(w)
-	c.metrics.count(a.status)
-}
-
-func (s *Server) follow(out *sink, r *http.Request, c *measuredCall) (err error) {
-	defer func() {
-		reason := recover()
-		if reason == nil {
-			return
-		}
-		err = s.recovered(r, reason)
-		if out.opened {
-			// The end of a response would look like the end of a stream.
-			panic(http.ErrAbortHandler)
-		}
-	}()
-	if err := checkQuery(r, c.params); err != nil {
-		return err
-	}
-	err = c.stream(out, r)
-	out.whole = true
-	if out.opened && errors.Is(err, os.ErrDeadlineExceeded) {
-		out.metrics.cutOff.Inc()
-	}
-	return err
-}
-
-// recovered logs a panic, once, and lets pass the one that is none: it asks
-// net/http to cut the connection.
-func (s *Server) recovered(r *http.Request, reason any) error {
-	if reason == http.ErrAbortHandler {
-		panic(reason)
-	}
+// recovered logs a panic, once.
+func (s *Server) recovered(method, path string, reason any) error {
 	s.config.Logger.Error("a request made this program panic",
-		"method", r.Method, "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
+		"method", method, "path", path, "panic", reason, "stack", string(debug.Stack()))
 	return errPanic
 }

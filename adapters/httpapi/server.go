@@ -47,7 +47,7 @@ type Server struct {
 	http     *http.Server
 	stopped  bool
 	forced   bool
-	handling int           // handlers that run
+	handling int           // handlers that run, and streams without one
 	idle     chan struct{} // closed when handling is 0; nil while nobody waits for that
 	sinks    map[*sink]struct{}
 }
@@ -194,9 +194,11 @@ func (s *Server) isStopping() bool { return s.stopping.Err() != nil }
 // handle counts the handlers that run. net/http does not wait for them when it
 // is closed by force.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
-	if !s.newcomers.hear(r.Context()) {
+	r, open := s.newcomers.arrive(r)
+	if !open {
 		panic(http.ErrAbortHandler) // nobody would get the answer
 	}
+	defer s.newcomers.hear(r.Context())
 	s.mu.Lock()
 	if s.forced {
 		s.mu.Unlock()
@@ -206,6 +208,14 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	defer s.handled()
 	s.handler.ServeHTTP(w, r)
+}
+
+// going counts a stream that goes on when its handler has returned: the caller is
+// that handler.
+func (s *Server) going() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handling++
 }
 
 func (s *Server) handled() {

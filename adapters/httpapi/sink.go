@@ -28,8 +28,8 @@ var pendingBuffers = sync.Pool{New: func() any { b := make([]byte, 0, pending); 
 //
 // All but hurry and cut is for one goroutine.
 type sink struct {
-	w       http.ResponseWriter
-	r       *http.Request
+	w       http.ResponseWriter // until it is open
+	r       *http.Request       // until it is open
 	stalled time.Duration
 	// silence says now and then that a comment may be due.
 	silence   *time.Timer
@@ -92,6 +92,7 @@ func (o *sink) open(seen *domain.Revision, contact string) error {
 	o.opened = true
 	o.metrics.open.Inc()
 	out, err := openOutlet(o.w, o.r, o.stalled, o.wake)
+	o.w, o.r = nil, nil
 	o.flushed = time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -204,7 +205,15 @@ func (o *sink) cut() {
 	}
 }
 
-// end is called before the handler returns.
+// hasConn reports whether the stream has a connection that net/http has nothing to
+// do with any more, not even its handler.
+func (o *sink) hasConn() bool {
+	_, own := o.out.(*wire)
+	return own
+}
+
+// end is called when the stream has ended, before the handler returns if there still
+// is one.
 func (o *sink) end() {
 	o.silence.Stop()
 	if o.opened {
@@ -247,6 +256,7 @@ func (s *Server) endSink(o *sink) {
 	s.mu.Lock()
 	delete(s.sinks, o)
 	s.mu.Unlock()
+	s.waves.remove(o)
 	o.end()
 }
 

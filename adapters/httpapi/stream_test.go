@@ -1,8 +1,10 @@
 package httpapi_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"testing"
@@ -330,6 +332,22 @@ func TestAQuietStreamOnHTTP2OutlivesTheTimeToWrite(t *testing.T) {
 			t.Fatalf("it ended: %v", events.err)
 		}
 	}
+}
+
+// Ten thousand streams are to be held: what net/http has for a request takes more than
+// one needs.
+func TestAStreamKeepsNothingOfItsRequest(t *testing.T) {
+	s := start(t)
+	for _, path := range []string{"/nodes/sse", "/raft/metadata/sse"} {
+		s.stream(t, path).event(t)
+	}
+	eventually(t, "handlers return while their streams go on", func() bool {
+		var stacks bytes.Buffer
+		if err := pprof.Lookup("goroutine").WriteTo(&stacks, 1); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(stacks.String(), ").runStream") && !strings.Contains(stacks.String(), ").serveStream+")
+	})
 }
 
 func TestAStreamIsCutWhenItPanics(t *testing.T) {

@@ -127,7 +127,8 @@ func halfOpen(t *testing.T, i *harness.Instance) {
 		}
 	}
 	open(i.RaftBind, "", "\x01", "\x02", "\x02GET ")
-	open(i.Application, "", "GET /nodes HT", "GET /nodes HTTP/1.1\r\nHost: x\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	open(i.Application, "", "GET /nodes HT", "GET /nodes HTTP/1.1\r\nHost: x\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+		"PUT /nodes/a HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n{")
 	all.Wait()
 }
 

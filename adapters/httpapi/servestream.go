@@ -1,0 +1,102 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+)
+
+// course is what a stream does from when it is open until it ends. It returns why
+// it ended.
+type course = func() error
+
+// running is a stream that is open. It holds nothing of the request: beside what a
+// stream needs, the stack and the buffers that net/http has for one are a lot.
+type running struct {
+	out          *sink
+	call         *measuredCall
+	method, path string
+}
+
+func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, c *measuredCall) {
+	out := s.newSink(w, r, c.sink)
+	stream := running{out, c, r.Method, r.URL.Path}
+	var run course
+	err := s.guard(stream, func() error {
+		var err error
+		run, err = s.openStream(out, r, c)
+		return err
+	})
+	switch {
+	case !out.opened:
+		defer s.endSink(out)
+		s.refuseStream(w, r, c, err)
+	case out.hasConn():
+		s.going()
+		go func() {
+			defer s.handled()
+			_ = s.runStream(stream, run, err) // a panic is logged, and the connection is cut
+		}()
+	default:
+		if err := s.runStream(stream, run, err); err != nil {
+			// The end of a response would look like the end of a stream.
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+func (s *Server) openStream(out *sink, r *http.Request, c *measuredCall) (course, error) {
+	if err := checkQuery(r, c.params); err != nil {
+		return nil, err
+	}
+	return c.stream(out, r)
+}
+
+func (s *Server) refuseStream(w http.ResponseWriter, r *http.Request, c *measuredCall, err error) {
+	if r.Context().Err() != nil {
+		c.metrics.count(statusClientGone)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
+	defer cancel()
+	a := s.answerTo(ctx, r, err)
+	a.write(w)
+	c.metrics.count(a.status)
+}
+
+// runStream lets stream take its course, unless it failed already or there is none,
+// and ends it. It returns errPanic, or nil.
+func (s *Server) runStream(stream running, run course, failed error) error {
+	out := stream.out
+	defer s.endSink(out)
+	defer stream.call.metrics.count(http.StatusOK)
+	err := s.guard(stream, func() error {
+		err := failed
+		if err == nil && run != nil {
+			err = run()
+		}
+		if err == nil || errors.Is(err, errPanic) {
+			return err
+		}
+		return s.finish(out, err)
+	})
+	if errors.Is(err, errPanic) {
+		return err
+	}
+	out.whole = true
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		out.metrics.cutOff.Inc()
+	}
+	return nil
+}
+
+// guard calls part, a part of a stream, and makes an error of its panic.
+func (s *Server) guard(stream running, part func() error) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = s.recovered(stream.method, stream.path, reason)
+		}
+	}()
+	return part()
+}
