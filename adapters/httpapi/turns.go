@@ -7,8 +7,10 @@ import (
 )
 
 const (
-	// turnBytes is how much of a long body is written in one turn.
-	turnBytes = 64 << 10
+	// turnBytes is how much of a long body is written in one turn: it takes a socket about
+	// 50 µs, and the turn itself a few. With 64 KiB a lone asker waited half as long
+	// again for a list of 10 000.
+	turnBytes = 256 << 10
 
 	// turnTime is far more than it takes to copy that into a socket. Whoever is not
 	// done by then waits for the socket, and takes nothing from others meanwhile.
