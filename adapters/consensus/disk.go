@@ -67,10 +67,6 @@ type disk struct {
 	closing chan struct{}
 	once    sync.Once
 	probing sync.WaitGroup
-
-	// appended is how the last append ended. It belongs to raft's main goroutine,
-	// the only one that appends.
-	appended error
 }
 
 type diskConfig struct {
@@ -287,24 +283,25 @@ func (d *disk) StoreLog(log *raft.Log) error { return d.StoreLogs([]*raft.Log{lo
 
 // StoreLogs implements raft.LogStore.
 func (d *disk) StoreLogs(logs []*raft.Log) error {
-	d.appended = d.append(logs)
-	if d.appended != nil && d.mustStore(logs) {
+	err := d.append(logs)
+	if err != nil && d.mustStore(logs, err) {
 		d.insist(logs)
+		err = nil
 	}
-	if d.appended == nil {
+	if err == nil {
 		d.truncated.Store(false)
 	}
-	return d.appended
+	return err
 }
 
 // mustStore says whether raft would be wrong about the log, had it to live without
-// logs, which could not be appended. Only what there is no room for is certainly not
+// logs, which could not be appended because of err. Only what there is no room for is certainly not
 // on the disk; and a leader takes a membership for the latest that it failed to store.
-func (d *disk) mustStore(logs []*raft.Log) bool {
+func (d *disk) mustStore(logs []*raft.Log, err error) bool {
 	if d.truncated.Load() {
 		return true
 	}
-	nothingWritten := errors.As(d.appended, new(*logstore.NoRoomError))
+	nothingWritten := errors.As(err, new(*logstore.NoRoomError))
 	changesMembers := slices.ContainsFunc(logs, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
 	return d.armed.Load() && (!nothingWritten || changesMembers)
 }
@@ -313,9 +310,9 @@ func (d *disk) mustStore(logs []*raft.Log) bool {
 // meanwhile, and whatever that one says of them comes later.
 func (d *disk) insist(logs []*raft.Log) {
 	d.insisting(true)
-	for d.appended != nil {
+	d.again()
+	for d.append(logs) != nil {
 		d.again()
-		d.appended = d.append(logs)
 	}
 	d.insisting(false)
 	d.works()

@@ -240,13 +240,10 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 		w := watch(t)
 		full := &logstore.NoRoomError{Directory: "/d", Free: 1 << 10, Needed: 4 << 20}
 		w.bad.fill(full)
-		cached, err := newLogs(w.disk)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = cached.StoreLogs(entry(1))
+		cached := &logs{disk: w.disk}
+		err := cached.StoreLogs(entry(1))
 		if refused := new(logstore.NoRoomError); !errors.As(err, &refused) {
-			t.Errorf("through raft's cache the refusal is %v", err)
+			t.Errorf("through the cache the refusal is %v", err)
 		}
 		if last, err := w.LastIndex(); last != 0 || err != nil {
 			t.Errorf("the log reaches %d, %v", last, err)

@@ -1,23 +1,70 @@
 package consensus
 
-import "github.com/hashicorp/raft"
+import (
+	"sync"
 
-// logs is the disk behind raft's cache, which keeps of an error only its text: who
-// waits for an entry must be able to tell that nothing was written.
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// cachedEntries spares the log store the reading of what was just written.
+	cachedEntries = 1024
+	// longestCached bounds the memory of that: what a registry is restored with makes
+	// entries of half a megabyte, and they are read once.
+	longestCached = 32 << 10
+)
+
+// logs is the disk behind a cache of the latest entries, which raft reads to replicate
+// and to apply them. raft.LogCache is one, but keeps entries of any length, nothing
+// when the log's beginning is removed, and of an error only the text: who waits for an
+// entry must be able to tell that nothing was written. Safe for concurrent use.
 type logs struct {
-	*raft.LogCache
-	disk *disk
+	*disk
+
+	mu     sync.RWMutex
+	latest [cachedEntries]*raft.Log // by index; nil where there is none
 }
 
-func newLogs(d *disk) (logs, error) {
-	cache, err := raft.NewLogCache(cachedEntries, d)
-	return logs{LogCache: cache, disk: d}, err
+// GetLog implements raft.LogStore.
+func (l *logs) GetLog(index uint64, log *raft.Log) error {
+	l.mu.RLock()
+	cached := l.latest[index%cachedEntries]
+	l.mu.RUnlock()
+	if cached != nil && cached.Index == index {
+		*log = *cached
+		return nil
+	}
+	return l.disk.GetLog(index, log)
 }
+
+// StoreLog implements raft.LogStore.
+func (l *logs) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }
 
 // StoreLogs implements raft.LogStore.
-func (l logs) StoreLogs(entries []*raft.Log) error {
-	if l.LogCache.StoreLogs(entries) != nil {
-		return l.disk.appended
+func (l *logs) StoreLogs(entries []*raft.Log) error {
+	if err := l.disk.StoreLogs(entries); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, entry := range entries {
+		at := &l.latest[entry.Index%cachedEntries]
+		if *at = entry; len(entry.Data) > longestCached {
+			*at = nil
+		}
 	}
 	return nil
+}
+
+// DeleteRange implements raft.LogStore. An entry is not to be had any more when it
+// begins, whatever becomes of it.
+func (l *logs) DeleteRange(from, to uint64) error {
+	l.mu.Lock()
+	for at, entry := range l.latest {
+		if entry != nil && entry.Index >= from && entry.Index <= to {
+			l.latest[at] = nil
+		}
+	}
+	l.mu.Unlock()
+	return l.disk.DeleteRange(from, to)
 }

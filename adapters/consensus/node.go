@@ -33,8 +33,6 @@ const (
 	maxOpen = 256
 	// maxBatch is how many entries go into one append, to disk and to a peer.
 	maxBatch = 256
-	// cachedEntries spares the log store the reading of what was just written.
-	cachedEntries = 1024
 	// commitTimeout is how soon, with no writes flowing, followers hear what is
 	// committed.
 	commitTimeout = 20 * time.Millisecond
@@ -207,14 +205,9 @@ func (n *Node) start(address string) (err error) {
 		changed:   n.postTrouble,
 		halt:      n.halt,
 	})
-	cached, err := newLogs(n.disk)
-	if err != nil {
-		return err
-	}
-	owing := owingLog{LogStore: cached, owed: newOwed(), leads: n.leadsBy, worth: n.growth.worth}
-	logs := &baseLog{LogStore: owing}
-	n.logs = logs
-	based, err := newBasing(kept, logs)
+	owing := owingLog{LogStore: &logs{disk: n.disk}, owed: newOwed(), leads: n.leadsBy, worth: n.growth.worth}
+	n.logs = &baseLog{LogStore: owing}
+	based, err := newBasing(kept, n.logs)
 	if err != nil {
 		return err
 	}
@@ -228,7 +221,7 @@ func (n *Node) start(address string) (err error) {
 		network = n.seams.transport(network)
 	}
 	network = muted{network, n.disk.refusal}
-	n.witness = newWitness(network, n.evidence, &covered{logs, &n.started}, func() uint64 { return n.board.read().Term })
+	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started}, func() uint64 { return n.board.read().Term })
 	n.witness.steady, n.witness.owed = n.isSteady, owing.owed
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
@@ -249,7 +242,7 @@ func (n *Node) start(address string) (err error) {
 	if n.seams.fsm != nil {
 		fsm = n.seams.fsm(machine)
 	}
-	n.raft, err = raft.NewRaft(settings, fsm, logs, voteless{n.disk, n.mayBeTrusted}, snapshots, n.witness)
+	n.raft, err = raft.NewRaft(settings, fsm, n.logs, voteless{n.disk, n.mayBeTrusted}, snapshots, n.witness)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,114 @@
+package consensus
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"github.com/hashicorp/raft"
+)
+
+// countingReads counts the entries that are read from a store.
+type countingReads struct {
+	*badStore
+	read int
+}
+
+func (c *countingReads) GetLog(index uint64, log *raft.Log) error {
+	c.read++
+	return c.badStore.GetLog(index, log)
+}
+
+func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
+	long := bytes.Repeat([]byte("x"), longestCached+1)
+	tests := map[string]struct {
+		do   func(t *testing.T, l *logs)
+		read []uint64 // from the store, of the entries that are there
+	}{
+		"what was stored": {do: func(*testing.T, *logs) {}, read: []uint64{4}},
+		"after the beginning was removed": {
+			do:   func(t *testing.T, l *logs) { remove(t, l, 1, 2) },
+			read: []uint64{4},
+		},
+		"after the end was replaced": {
+			do: func(t *testing.T, l *logs) {
+				remove(t, l, 4, 6)
+				store(t, l, &raft.Log{Index: 4, Term: 2, Data: []byte("short now")})
+			},
+		},
+		"what lies a whole cache before another": {
+			do: func(t *testing.T, l *logs) {
+				for index := uint64(7); index <= cachedEntries+2; index++ {
+					store(t, l, &raft.Log{Index: index, Term: 1})
+				}
+			},
+			read: []uint64{1, 2, 4},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := watch(t)
+				counted := &countingReads{badStore: w.bad}
+				w.Store = counted
+				l := &logs{disk: w.disk}
+				for index := uint64(1); index <= 6; index++ {
+					entry := &raft.Log{Index: index, Term: 1, Data: []byte{byte(index)}}
+					if index == 4 {
+						entry.Data = long
+					}
+					store(t, l, entry)
+				}
+				test.do(t, l)
+				wantReadFromStore(t, l, counted, test.read)
+				w.close(t)
+			})
+		})
+	}
+}
+
+func wantReadFromStore(t *testing.T, l *logs, c *countingReads, want []uint64) {
+	t.Helper()
+	first, _ := l.FirstIndex()
+	last, err := l.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read []uint64
+	for index := first; index <= last; index++ {
+		var cached, stored raft.Log
+		before := c.read
+		if err := l.GetLog(index, &cached); err != nil {
+			t.Fatal(err)
+		}
+		if c.read > before {
+			read = append(read, index)
+		}
+		if err := c.GetLog(index, &stored); err != nil || stored.Term != cached.Term || !bytes.Equal(stored.Data, cached.Data) {
+			t.Errorf("entry %d is %v, and in the store %v (%v)", index, &cached, &stored, err)
+		}
+	}
+	if !slices.Equal(read, want) {
+		t.Errorf("from the store came %v, want %v", read, want)
+	}
+}
+
+func store(t *testing.T, l *logs, entry *raft.Log) {
+	t.Helper()
+	entry.Type = raft.LogNoop // which needs no checksum
+	if err := l.StoreLog(entry); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t *testing.T, l *logs, from, to uint64) {
+	t.Helper()
+	if err := l.DeleteRange(from, to); err != nil {
+		t.Fatal(err)
+	}
+	var entry raft.Log
+	if err := l.GetLog(from, &entry); err != raft.ErrLogNotFound {
+		t.Errorf("a removed entry: %v, %v", &entry, err)
+	}
+}
