@@ -41,6 +41,7 @@ type newcomer struct {
 	conn  net.Conn
 	since time.Time
 	heard atomic.Bool // it has asked for something
+	begun bool        // its first request is being handled; guarded by newcomers.mu
 }
 
 func newNewcomers(max int, displaced prometheus.Counter) *newcomers {
@@ -143,7 +144,7 @@ func (n *newcomers) arrive(r *http.Request) (*http.Request, bool) {
 	// net/http looks at the body in the request that it gave.
 	r = r.WithContext(r.Context())
 	r.Body = &firstBody{r.Body, func() { n.hearFirst(from) }}
-	return r, n.isOpen(from)
+	return r, n.begin(from)
 }
 
 // firstBody tells when it has arrived.
@@ -174,10 +175,11 @@ func newcomerOf(ctx context.Context) (*newcomer, bool) {
 	return from, known
 }
 
-// isOpen reports whether from has not given way.
-func (n *newcomers) isOpen(from *newcomer) bool {
+// begin says whether from, whose first request is not whole yet, has not given way.
+func (n *newcomers) begin(from *newcomer) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	from.begun = true
 	return n.members[from.conn] == from || from.heard.Load()
 }
 
@@ -208,13 +210,16 @@ func (n *newcomers) remove(conn net.Conn) {
 	}
 }
 
-// close closes all, and from now on those who arrive. It may be called again.
+// close closes all that are not being handled, and from now on those who arrive. It
+// may be called again.
 func (n *newcomers) close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.closed = true
-	for conn := range n.members {
-		_ = conn.Close()
-		n.remove(conn)
+	for conn, member := range n.members {
+		if !member.begun {
+			_ = conn.Close()
+			n.remove(conn)
+		}
 	}
 }
