@@ -55,10 +55,10 @@ func (a addressed) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress
 	if err != nil {
 		return nil, err
 	}
-	return newPipeline(staying{fitting{inner}, func() bool {
+	return staying{fitting{inner}, func() bool {
 		latest, known := a.latest.Load(id)
 		return known && latest != to
-	}}), nil
+	}}, nil
 }
 
 var errMoved = errors.New("the instance is a member at another address now")

@@ -26,6 +26,9 @@ const (
 	diskPause = 200 * time.Millisecond
 )
 
+// storeEntries is what the disk is asked to do when entries are appended.
+const storeEntries = "store log entries"
+
 // errHangs is why nobody waits for an entry any longer.
 var errHangs = errors.New("the disk of this instance does not answer")
 
@@ -41,8 +44,9 @@ func (t Timing) hangAfter() time.Duration { return max(shortestHang, hangElectio
 //     muted and Node for what an instance in trouble does not do;
 //   - the term and the vote are stored, or tried again, for as long as it takes;
 //   - so are entries, unless raft can be told for sure that nothing was written, and
-//     takes that well: it remembers an end of the log that it has removed, and a
-//     membership that it could not write down.
+//     takes that well: it remembers an end of the log that it has removed, a
+//     membership that it could not write down, and what it was told is stored (see
+//     ahead).
 //
 // Safe for concurrent use, as a Store is.
 type disk struct {
@@ -59,7 +63,7 @@ type disk struct {
 	mu      sync.Mutex
 	hanging map[*operation]struct{}
 	hung    chan struct{} // closed while something hangs, or is insisted on
-	insists bool          // on a change of the log that has failed, in spite of what else succeeds
+	insists int           // on changes of the log that have failed, in spite of what else succeeds
 	failed  *trouble      // nil: nothing has failed since the last write that succeeded
 	fine    chan struct{} // closed when failed ends
 	probes  bool          // probe runs
@@ -135,7 +139,7 @@ func (d *disk) during(what string, do func() error) error {
 	if _, hung := d.hanging[op]; hung {
 		delete(d.hanging, op)
 		if len(d.hanging) == 0 {
-			if !d.insists {
+			if d.insists == 0 {
 				d.hung = make(chan struct{})
 			}
 			d.config.logger.Info("the disk answers again", "operation", what, "after", time.Since(op.began).Round(time.Millisecond))
@@ -153,7 +157,7 @@ func (d *disk) hangs(op *operation) {
 	}
 	d.hanging[op] = struct{}{}
 	if len(d.hanging) == 1 {
-		if !d.insists {
+		if d.insists == 0 {
 			close(d.hung)
 		}
 		d.count.Add(1)
@@ -186,7 +190,7 @@ func (d *disk) fails(what string, err error) {
 func (d *disk) works() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed == nil || d.insists {
+	if d.failed == nil || d.insists > 0 {
 		return
 	}
 	d.config.logger.Info("the disk can be written again", "after", time.Since(d.failed.since).Round(time.Millisecond))
@@ -321,27 +325,43 @@ func (d *disk) insist(logs []*raft.Log) {
 func (d *disk) insisting(does bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.insists = does
+	before := d.insists
+	if does {
+		d.insists++
+	} else {
+		d.insists--
+	}
 	switch {
 	case len(d.hanging) > 0: // which is known already
-	case does:
+	case before == 0:
 		close(d.hung)
-	default:
+	case d.insists == 0:
 		d.hung = make(chan struct{})
 	}
 }
 
+// ready is why entries can't be stored now; nil when nothing speaks against it.
+func (d *disk) ready() error {
+	if err := d.refusal(); err != nil {
+		return err
+	}
+	err := d.room()
+	if err != nil {
+		d.fails(storeEntries, err)
+	}
+	return err
+}
+
 func (d *disk) append(logs []*raft.Log) error {
-	const what = "store log entries"
 	began := time.Now()
-	err := d.during(what, func() error {
+	err := d.during(storeEntries, func() error {
 		if err := d.room(); err != nil {
 			return err
 		}
 		return d.Store.StoreLogs(logs)
 	})
 	if err != nil {
-		d.fails(what, err)
+		d.fails(storeEntries, err)
 		return err
 	}
 	if d.config.took != nil {

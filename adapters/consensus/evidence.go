@@ -94,6 +94,7 @@ type witness struct {
 	transport
 	evidence *evidence
 	owed     *owed
+	log      *ahead // nil: what was sent is stored
 	rpcs     chan raft.RPC
 	// committed is the first commit index heard from a leader since the start;
 	// 0 until then.
@@ -141,7 +142,17 @@ func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, arg
 	if resp.Success && resp.Term == args.Term {
 		w.evidence.acknowledged(id, args.Term, moment, sent)
 	}
+	if resp.Success && !w.stored(args, w.stopped) {
+		return raft.ErrTransportShutdown
+	}
 	return nil
+}
+
+// stored waits until the entries of a request are on this instance's disk, too; false:
+// not before done is closed, or ever.
+func (w *witness) stored(request *raft.AppendEntriesRequest, done <-chan struct{}) bool {
+	n := len(request.Entries)
+	return n == 0 || w.log == nil || w.log.await(request.Entries[n-1].Index, done)
 }
 
 // Consumer implements raft.Transport.

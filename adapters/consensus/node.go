@@ -60,7 +60,8 @@ type Node struct {
 	directory *logstore.Directory
 	store     logstore.Store
 	logs      *baseLog  // store, as raft reads it
-	disk      *disk     // store, as raft sees it
+	disk      *disk     // store, with a watch over it
+	ahead     *ahead    // disk, as far as a leader has come
 	newest    *prepared // snapshot, read before raft starts
 	growth    *growth
 	stream    *stream
@@ -205,7 +206,14 @@ func (n *Node) start(address string) (err error) {
 		changed:   n.postTrouble,
 		halt:      n.halt,
 	})
-	owing := owingLog{LogStore: &logs{disk: n.disk}, owed: newOwed(), leads: n.leadsBy, worth: n.growth.worth}
+	n.ahead = &ahead{
+		logs:        &logs{disk: n.disk},
+		leads:       n.isLeader,
+		needsOthers: n.needsOthers,
+		committed:   n.commitIndex,
+		progress:    make(chan struct{}),
+	}
+	owing := owingLog{LogStore: n.ahead, owed: newOwed(), leads: n.leadsBy, worth: n.growth.worth}
 	n.logs = &baseLog{LogStore: owing}
 	based, err := newBasing(kept, n.logs)
 	if err != nil {
@@ -222,7 +230,7 @@ func (n *Node) start(address string) (err error) {
 	}
 	network = muted{network, n.disk.refusal}
 	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started}, func() uint64 { return n.board.read().Term })
-	n.witness.steady, n.witness.owed = n.isSteady, owing.owed
+	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
@@ -258,6 +266,18 @@ func (n *Node) leadsBy() (term uint64, leads bool) {
 		return 0, false
 	}
 	return running.CurrentTerm(), true
+}
+
+// isLeader: see ahead.
+func (n *Node) isLeader() bool {
+	_, leads := n.leadsBy()
+	return leads
+}
+
+// needsOthers says whether a leader commits nothing by itself.
+func (n *Node) needsOthers() bool {
+	_, needed := n.quorum()
+	return needed > 0
 }
 
 // isSteady: see witness. Until raft has started nothing is.
@@ -424,8 +444,8 @@ func (n *Node) close(ctx context.Context) error {
 	n.asking.end()
 	n.watching.Wait()
 	switch {
-	case n.disk != nil:
-		faults = append(faults, n.disk.Close())
+	case n.ahead != nil:
+		faults = append(faults, n.ahead.Close())
 	case n.store != nil:
 		faults = append(faults, n.store.Close())
 	}

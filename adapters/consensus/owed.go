@@ -137,5 +137,9 @@ func (w *witness) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, a
 // has all that there was a moment ago.
 func (w *witness) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
 	w.owed.endSoon(id)
-	return w.transport.AppendEntriesPipeline(id, target)
+	inner, err := w.transport.AppendEntriesPipeline(id, target)
+	if err != nil {
+		return nil, err
+	}
+	return newPipeline(inner, w.stored), nil
 }

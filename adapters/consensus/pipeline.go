@@ -12,16 +12,19 @@ import (
 // Raft 1.7.3 stops taking answers then, and only after that stops sending. What it
 // sends in between waits until answers are taken: that peer gets no more entries as
 // long as this instance leads, and raft never shuts down.
+//
+// What the peer has acknowledged raft learns when this instance has it, too: see ahead.
 type pipeline struct {
 	raft.AppendPipeline
+	stored   func(request *raft.AppendEntriesRequest, done <-chan struct{}) bool
 	answers  chan raft.AppendFuture
 	closed   chan struct{}
 	close    func() error
 	relaying sync.WaitGroup
 }
 
-func newPipeline(inner raft.AppendPipeline) *pipeline {
-	p := &pipeline{AppendPipeline: inner, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
+func newPipeline(inner raft.AppendPipeline, stored func(*raft.AppendEntriesRequest, <-chan struct{}) bool) *pipeline {
+	p := &pipeline{AppendPipeline: inner, stored: stored, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
 	p.close = sync.OnceValue(func() error {
 		close(p.closed)
 		return inner.Close()
@@ -36,6 +39,10 @@ func (p *pipeline) relay() {
 		case answer := <-p.AppendPipeline.Consumer():
 			// Raft may use it for something else once it has it.
 			last := !answer.Response().Success
+			if !last && !p.stored(answer.Request(), p.closed) {
+				_ = p.close() // who sends waits for answers to be taken
+				return
+			}
 			select {
 			case p.answers <- answer:
 			case <-p.closed:

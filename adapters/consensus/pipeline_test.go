@@ -31,6 +31,8 @@ type answered struct {
 	response raft.AppendEntriesResponse
 }
 
+func (a *answered) Request() *raft.AppendEntriesRequest { return &raft.AppendEntriesRequest{} }
+
 func (a *answered) Response() *raft.AppendEntriesResponse { return &a.response }
 
 func TestAPipelineEndsWithTheFirstRefusal(t *testing.T) {
@@ -41,7 +43,7 @@ func TestAPipelineEndsWithTheFirstRefusal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				inner := &refusing{answers: make(chan raft.AppendFuture, 1), closed: make(chan struct{})}
-				p := newPipeline(inner)
+				p := newPipeline(inner, func(*raft.AppendEntriesRequest, <-chan struct{}) bool { return true })
 				sent := make(chan error, 1)
 				inner.answers <- &answered{response: raft.AppendEntriesResponse{Success: test.success}}
 				if got := (<-p.Consumer()).Response().Success; got != test.success {
