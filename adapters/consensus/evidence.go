@@ -109,6 +109,10 @@ type witness struct {
 	// covered is what raft need not be given; nil: it is given everything.
 	covered *covered
 	ballot  *ballot
+	// self is this instance's id, and lastEntry what its log ends with; nil: it is for
+	// raft alone to say who is a voter.
+	self      []byte
+	lastEntry func() (index, term uint64, known bool)
 
 	stopped  chan struct{}
 	stopOnce sync.Once
@@ -200,6 +204,7 @@ func (w *witness) forward(rpc raft.RPC) {
 	asker := rpc.RespChan
 	switch rpc.Command.(type) {
 	case *raft.RequestPreVoteRequest, *raft.RequestVoteRequest:
+		w.enfranchise(rpc.Command)
 		rpc.RespChan = w.overhear(rpc.Command, asker)
 	}
 	w.ballot.put(rpc.Command, func() {

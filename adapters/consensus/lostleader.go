@@ -181,9 +181,9 @@ func (n *Node) wouldBeElected(others []raft.ServerID, needed int) bool {
 }
 
 func (n *Node) candidacy() (*raft.RequestPreVoteRequest, error) {
-	var last raft.Log
-	if err := n.logs.GetLog(n.raft.LastIndex(), &last); err != nil {
-		return nil, err
+	index, term, known := n.lastEntry()
+	if !known {
+		return nil, errors.New("the end of the log can't be read")
 	}
 	self := raft.ServerID(n.config.ID)
 	return &raft.RequestPreVoteRequest{
@@ -193,7 +193,7 @@ func (n *Node) candidacy() (*raft.RequestPreVoteRequest, error) {
 			Addr:            n.witness.EncodePeer(self, n.witness.LocalAddr()),
 		},
 		Term:         n.raft.CurrentTerm() + 1,
-		LastLogIndex: last.Index,
-		LastLogTerm:  last.Term,
+		LastLogIndex: index,
+		LastLogTerm:  term,
 	}, nil
 }

@@ -231,6 +231,9 @@ func (n *Node) start(address string) (err error) {
 	network = muted{network, n.disk.refusal}
 	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started}, func() uint64 { return n.board.read().Term })
 	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
+
+	n.witness.steady, n.witness.owed = n.isSteady, owing.owed
+	n.witness.self, n.witness.lastEntry = []byte(n.config.ID), n.lastEntry
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
@@ -278,6 +281,25 @@ func (n *Node) isLeader() bool {
 func (n *Node) needsOthers() bool {
 	_, needed := n.quorum()
 	return needed > 0
+}
+
+// lastEntry gives what the log ends with; it is not known where that can't be read, or
+// raft has not started.
+func (n *Node) lastEntry() (index, term uint64, known bool) {
+	running := n.started.Load()
+	if running == nil {
+		return 0, 0, false
+	}
+	index = running.LastIndex()
+	if index == 0 {
+		return 0, 0, true
+	}
+	if pending := n.ahead.find(index); pending != nil {
+		return index, pending.Term, true // and nobody waits for the disk
+	}
+	var last raft.Log
+	err := n.logs.GetLog(index, &last)
+	return index, last.Term, err == nil
 }
 
 // isSteady: see witness. Until raft has started nothing is.
