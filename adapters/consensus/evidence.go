@@ -134,7 +134,8 @@ func newWitness(inner transport, e *evidence, c *covered, follows func() uint64)
 	return w
 }
 
-// AppendEntries implements raft.Transport. Raft sends all its heartbeats here.
+// AppendEntries implements raft.Transport. All heartbeats are sent here, raft's and the
+// read gate's.
 func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	moment, sent := w.evidence.now(), time.Now()
 	// Raft uses one response for all heartbeats: what an earlier one said must

@@ -29,8 +29,8 @@ type leadership interface {
 	commitIndex() uint64
 	// quorum gives the other voters, and how many of them must agree.
 	quorum() (others []raft.ServerID, needed int)
-	// provoke makes raft send heartbeats to all voters now.
-	provoke()
+	// provoke has each of others sent a heartbeat of term, after the call.
+	provoke(others []raft.ServerID, term uint64)
 	// watch gives a channel that is closed when leadership may have changed.
 	watch() <-chan struct{}
 }
@@ -53,7 +53,7 @@ func (g *gate) prove() (uint64, error) {
 	moment := g.evidence.begin()
 	others, needed := g.leadership.quorum()
 	if needed > 0 {
-		g.leadership.provoke()
+		g.leadership.provoke(others, term)
 	}
 	for {
 		changed := g.leadership.watch()

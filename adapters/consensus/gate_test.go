@@ -49,7 +49,7 @@ func (f *fakeLeadership) quorum() ([]raft.ServerID, int) {
 	return []raft.ServerID{"b", "c"}, 1
 }
 
-func (f *fakeLeadership) provoke() {
+func (f *fakeLeadership) provoke([]raft.ServerID, uint64) {
 	f.provoked.Add(1)
 	f.answer()
 }

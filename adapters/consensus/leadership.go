@@ -183,8 +183,12 @@ func (n *Node) quorum() (others []raft.ServerID, needed int) {
 	return others, voters/2 + 1 - self
 }
 
-// provoke implements leadership. Raft's own verdict is of no use: see gate.
-func (n *Node) provoke() { n.raft.VerifyLeader() }
+// provoke implements leadership.
+func (n *Node) provoke(others []raft.ServerID, term uint64) {
+	for _, voter := range others {
+		n.heartbeats.ask(heartbeat{voter, term})
+	}
+}
 
 // watch implements leadership.
 func (n *Node) watch() <-chan struct{} { return n.board.read().later }

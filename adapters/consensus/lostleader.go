@@ -185,13 +185,8 @@ func (n *Node) candidacy() (*raft.RequestPreVoteRequest, error) {
 	if !known {
 		return nil, errors.New("the end of the log can't be read")
 	}
-	self := raft.ServerID(n.config.ID)
 	return &raft.RequestPreVoteRequest{
-		RPCHeader: raft.RPCHeader{
-			ProtocolVersion: raft.ProtocolVersionMax,
-			ID:              []byte(self),
-			Addr:            n.witness.EncodePeer(self, n.witness.LocalAddr()),
-		},
+		RPCHeader:    n.rpcHeader(),
 		Term:         n.raft.CurrentTerm() + 1,
 		LastLogIndex: index,
 		LastLogTerm:  term,

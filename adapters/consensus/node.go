@@ -43,16 +43,17 @@ const (
 // the rest; Close when all who use it are done. Its methods are safe for
 // concurrent use.
 type Node struct {
-	config   Config
-	network  Network
-	port     net.Listener
-	board    *board
-	evidence *evidence
-	formats  *formats
-	gate     *gate
-	asking   rounds // questions to the leader, where another instance is that
-	inflight inflight
-	pending  atomic.Int64 // bytes of writes that are on their way
+	config     Config
+	network    Network
+	port       net.Listener
+	board      *board
+	evidence   *evidence
+	formats    *formats
+	gate       *gate
+	heartbeats *heartbeats
+	asking     rounds // questions to the leader, where another instance is that
+	inflight   inflight
+	pending    atomic.Int64 // bytes of writes that are on their way
 
 	handingOver atomic.Int64 // how many are giving leadership away
 	handedOver  atomic.Int64 // when the latest try to was over, in Unix nanoseconds
@@ -116,6 +117,7 @@ func New(config Config) (*Node, error) {
 		growth:     newGrowth(),
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
+	n.heartbeats = newHeartbeats(n.running, n.beat)
 	n.gate = &gate{leadership: n, evidence: n.evidence}
 	n.network = config.Network
 	if n.network == nil {
@@ -463,6 +465,7 @@ func (n *Node) close(ctx context.Context) error {
 		faults = append(faults, stopped.Error())
 	}
 	n.gate.rounds.end()
+	n.heartbeats.sending.Wait()
 	n.asking.end()
 	n.watching.Wait()
 	switch {

@@ -200,6 +200,56 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 	}
 }
 
+// The same with the gate's own heartbeats: those of a read that came before the other
+// write prove nothing to one that came after it, and shares no round with it.
+func TestAHeldBackAnswerToAnEarlierReadServesNoStaleRead(t *testing.T) {
+	fabric := newNetwork()
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		if config.bootstrap {
+			config.seams.settings = loyal
+		}
+	})
+	t.Cleanup(fabric.release)
+	old, others := cluster[0], cluster[1:]
+	oldAddress := raft.ServerAddress(old.raftAddress())
+	register(t, old, "before")
+
+	read := func() <-chan error {
+		answered := make(chan error, 1)
+		go func() {
+			_, err := old.Read(within(t))
+			answered <- err
+		}()
+		return answered
+	}
+	fabric.holdAnswersTo(oldAddress)
+	early := read()
+	until(t, "both heartbeats answered, and both answers held", func() bool { return fabric.heldAnswers() >= 2 })
+	fabric.cut(oldAddress)
+	register(t, leaderOf(t, others), "after")
+	shared := old.gate.rounds.shared.Load()
+	late := read()
+	until(t, "the late read waits for its round", func() bool { return old.gate.rounds.shared.Load() > shared })
+	if old.raft.State() != raft.Leader {
+		t.Fatal("the old leader has noticed already: the test shows nothing")
+	}
+	fabric.release()
+	if err := <-early; err != nil {
+		t.Errorf("the early read: %v: the answers did not come, and the test shows nothing", err)
+	}
+	select {
+	case err := <-late:
+		t.Fatalf("a deposed leader answered a read (%v) that began after another one's write", err)
+	case <-time.After(500 * time.Millisecond):
+	}
+	// It hears of its successor, and the read ends.
+	fabric.mend(oldAddress)
+	if err := <-late; !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("error %v, want ErrNotLeader", err)
+	}
+}
+
 // settle returns when raft's main loop has taken what was sent to it before. The
 // loop chooses at random among the channels that have something, so each of
 // these answers had an even chance to come after the rest.

@@ -1,0 +1,135 @@
+package consensus
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// tampered is a transport that does with AppendEntries what a test wants, from some
+// time on.
+type tampered struct {
+	transport
+	with *atomic.Pointer[tampering]
+}
+
+// tampering answers, or leaves it to others.
+type tampering func(raft.ServerID, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (answered bool, err error)
+
+func (x tampered) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
+}
+
+func (x tampered) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if with := x.with.Load(); with != nil {
+		if answered, err := (*with)(id, args, resp); answered {
+			return err
+		}
+	}
+	return x.transport.AppendEntries(id, to, args, resp)
+}
+
+// tamper gives a leader of three, which nobody else comes to depose.
+func tamper(t *testing.T) (leader *instance, with *atomic.Pointer[tampering]) {
+	t.Helper()
+	with = &atomic.Pointer[tampering]{}
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.seams.settings = loyal
+		if config.bootstrap {
+			config.seams.transport = func(inner transport) transport { return tampered{inner, with} }
+		}
+	})
+	return cluster[0], with
+}
+
+func TestReadsGoOnWhileAVoterHangs(t *testing.T) {
+	leader, with := tamper(t)
+	proceed := make(chan struct{})
+	t.Cleanup(func() { close(proceed) }) // before the cluster is stopped
+	hang := tampering(func(id raft.ServerID, _ *raft.AppendEntriesRequest, _ *raft.AppendEntriesResponse) (bool, error) {
+		if id == "instance-2" {
+			<-proceed
+		}
+		return false, nil
+	})
+	with.Store(&hang)
+	began := time.Now()
+	for range 100 {
+		if _, err := leader.Read(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(began); took > rpcTimeout {
+		t.Errorf("100 reads took %v, which is more than one RPC may that hangs", took)
+	}
+	if got := leader.heartbeats.voters(); !slices.Equal(got, []raft.ServerID{"instance-1", "instance-2"}) {
+		t.Errorf("heartbeats are sent to %v, want each voter once", got)
+	}
+}
+
+func TestAVoterThatWasRemovedIsSentNoMoreHeartbeats(t *testing.T) {
+	leader := startCluster(t, 3, nil)[0]
+	read := func() {
+		if _, err := leader.Read(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read()
+	if err := leader.Remove(within(t), "instance-2"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "nobody sends to it", func() bool {
+		read()
+		return slices.Equal(leader.heartbeats.voters(), []raft.ServerID{"instance-1"})
+	})
+}
+
+// It may have waited for one before it, which hung.
+func TestAHeartbeatThatIsTooLateIsNotSent(t *testing.T) {
+	leader, with := tamper(t)
+	var mu sync.Mutex
+	var sent []heartbeat
+	note := tampering(func(id raft.ServerID, args *raft.AppendEntriesRequest, _ *raft.AppendEntriesResponse) (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		sent = append(sent, heartbeat{id, args.Term})
+		return false, nil
+	})
+	with.Store(&note)
+	term, _ := leader.leads()
+	late := []heartbeat{{"instance-1", term - 1}, {"stranger", term}}
+	for _, h := range append(late, heartbeat{"instance-1", term}) {
+		if err := leader.beat(h); err != nil {
+			t.Errorf("%v: %v", h, err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if slices.Contains(sent, late[0]) || slices.Contains(sent, late[1]) || !slices.Contains(sent, heartbeat{"instance-1", term}) {
+		t.Errorf("sent %v; term %d is this one", sent, term)
+	}
+}
+
+// Raft would hear of it by an answer to entries, which a voter whose disk hangs does not
+// give.
+func TestALeaderThatHearsOfALaterTermByHeartbeatsAloneEndsItsRounds(t *testing.T) {
+	leader, with := tamper(t)
+	refuse := tampering(func(_ raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (bool, error) {
+		if args.PrevLogEntry > 0 || len(args.Entries) > 0 || args.LeaderCommitIndex > 0 {
+			return true, errCut
+		}
+		resp.Term, resp.Success = args.Term+1, false
+		return true, nil
+	})
+	with.Store(&refuse)
+	if view, err := leader.Read(within(t)); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("it answered from revision %d, %v; want ErrNotLeader", view.Revision(), err)
+	}
+}
