@@ -11,19 +11,34 @@ import "github.com/hashicorp/raft"
 // election; whoever is asked for its vote gives it to any candidate whose log is no
 // older than its own (Ongaro's thesis, section 4.1).
 func (w *witness) enfranchise(command any) {
-	if w.lastEntry == nil {
+	if w.members == nil {
 		return
 	}
 	switch request := command.(type) {
 	case *raft.RequestPreVoteRequest:
 		if w.isBehind(request.LastLogIndex, request.LastLogTerm) {
-			request.ID = w.self // raft asks of it nothing else
+			request.ID = w.voter(request.ID) // raft asks of it nothing else
 		}
 	case *raft.RequestVoteRequest:
 		if w.isBehind(request.LastLogIndex, request.LastLogTerm) {
-			request.ID = w.self // the vote is given to an address
+			request.ID = w.voter(request.ID) // the vote is given to an address
 		}
 	}
+}
+
+// voter gives id if this instance knows it for a voter, or else any voter's.
+func (w *witness) voter(id []byte) []byte {
+	known := id
+	for _, member := range w.members() {
+		switch {
+		case member.Suffrage != raft.Voter:
+		case member.ID == raft.ServerID(id):
+			return id
+		default:
+			known = []byte(member.ID)
+		}
+	}
+	return known
 }
 
 // isBehind says whether this instance's log ends before that of a candidate, which

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -41,32 +42,66 @@ func TestWhoWasAwayVotesForWhoBecameAVoterMeanwhile(t *testing.T) {
 }
 
 func TestWhoIsAheadMayBeAVoter(t *testing.T) {
+	members := []raft.Server{
+		{ID: "self", Suffrage: raft.Nonvoter},
+		{ID: "first", Suffrage: raft.Voter},
+		{ID: "second", Suffrage: raft.Voter},
+		{ID: "third", Suffrage: raft.Nonvoter},
+	}
 	tests := map[string]struct {
+		candidate   string
 		index, term uint64
-		unknown     bool
-		ahead       bool
+		unknown     bool // what the log ends with
+		voter       bool // the candidate is one, as raft sees it
 	}{
-		"a later term":                {index: 1, term: 8, ahead: true},
-		"more of the same term":       {index: 11, term: 7, ahead: true},
-		"the same":                    {index: 10, term: 7},
-		"less of the same term":       {index: 9, term: 7},
-		"more of an earlier term":     {index: 20, term: 6},
-		"this instance does not know": {index: 11, term: 7, unknown: true},
+		"a later term":                  {candidate: "third", index: 1, term: 8, voter: true},
+		"more of the same term":         {candidate: "third", index: 11, term: 7, voter: true},
+		"somebody new":                  {candidate: "fourth", index: 11, term: 7, voter: true},
+		"a voter":                       {candidate: "first", index: 11, term: 7, voter: true},
+		"a voter that is not ahead":     {candidate: "second", index: 1, term: 7, voter: true},
+		"the same":                      {candidate: "third", index: 10, term: 7},
+		"less of the same term":         {candidate: "third", index: 9, term: 7},
+		"more of an earlier term":       {candidate: "third", index: 20, term: 6},
+		"this instance does not know":   {candidate: "third", index: 11, term: 7, unknown: true},
+		"before raft knows any members": {candidate: "third", index: 11, term: 7},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			w := &witness{self: []byte("self"), lastEntry: func() (uint64, uint64, bool) { return 10, 7, !test.unknown }}
-			want := "other"
-			if test.ahead {
-				want = "self"
+			known := members
+			if strings.HasPrefix(name, "before raft") {
+				known = nil
 			}
-			before := &raft.RequestPreVoteRequest{RPCHeader: raft.RPCHeader{ID: []byte("other")}, LastLogIndex: test.index, LastLogTerm: test.term}
-			vote := &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{ID: []byte("other")}, LastLogIndex: test.index, LastLogTerm: test.term}
+			w := &witness{
+				members:   func() []raft.Server { return known },
+				lastEntry: func() (uint64, uint64, bool) { return 10, 7, !test.unknown },
+			}
+			header := raft.RPCHeader{ID: []byte(test.candidate)}
+			before := &raft.RequestPreVoteRequest{RPCHeader: header, LastLogIndex: test.index, LastLogTerm: test.term}
+			vote := &raft.RequestVoteRequest{RPCHeader: header, LastLogIndex: test.index, LastLogTerm: test.term}
 			w.enfranchise(before)
 			w.enfranchise(vote)
-			if string(before.ID) != want || string(vote.ID) != want {
-				t.Errorf("raft is asked to vote for %s, and for %s", before.ID, vote.ID)
+			for _, id := range []string{string(before.ID), string(vote.ID)} {
+				if voter := id == "first" || id == "second"; voter != test.voter || !voter && id != test.candidate {
+					t.Errorf("raft is asked to vote for %s", id)
+				}
 			}
 		})
 	}
+}
+
+// A nonvoter that is to be a voter does not know of it, and its vote is needed.
+func TestANonvoterVotesForAVoterThatIsAhead(t *testing.T) {
+	cluster := startCluster(t, 1, nil)
+	leader := cluster[0]
+	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir()})
+	mustAdd(t, leader, domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter})
+	joining.eventually(t, "out of quarantine", func(s ports.LocalState) bool { return trusted(s) && s.Member && s.CaughtUp })
+	joining.stop(t)
+	// A lone voter commits that by itself, and then is no majority any more: it may not
+	// even be able to say so.
+	_ = leader.Add(within(t), domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Voter})
+	leader.eventually(t, "leads no more", func(s ports.LocalState) bool { return !s.Leading })
+	joining = again(t, joining, nil)
+	leader.eventually(t, "leading", leading)
+	joining.becomes(t, domain.Voter)
 }

@@ -109,9 +109,9 @@ type witness struct {
 	// covered is what raft need not be given; nil: it is given everything.
 	covered *covered
 	ballot  *ballot
-	// self is this instance's id, and lastEntry what its log ends with; nil: it is for
-	// raft alone to say who is a voter.
-	self      []byte
+	// members and lastEntry say who is a member as far as this instance knows, and what
+	// its log ends with; nil: it is for raft alone to say who is a voter.
+	members   func() []raft.Server
 	lastEntry func() (index, term uint64, known bool)
 
 	stopped  chan struct{}

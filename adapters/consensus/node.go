@@ -235,7 +235,7 @@ func (n *Node) start(address string) (err error) {
 	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
 
 	n.witness.steady, n.witness.owed = n.isSteady, owing.owed
-	n.witness.self, n.witness.lastEntry = []byte(n.config.ID), n.lastEntry
+	n.witness.members, n.witness.lastEntry = n.members, n.lastEntry
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
@@ -283,6 +283,15 @@ func (n *Node) isLeader() bool {
 func (n *Node) needsOthers() bool {
 	_, needed := n.quorum()
 	return needed > 0
+}
+
+// members gives the latest membership in the log, once raft has started.
+func (n *Node) members() []raft.Server {
+	running := n.started.Load()
+	if running == nil {
+		return nil
+	}
+	return running.GetConfiguration().Configuration().Servers
 }
 
 // lastEntry gives what the log ends with; it is not known where that can't be read, or
