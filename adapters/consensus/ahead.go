@@ -37,7 +37,11 @@ type ahead struct {
 	writing  sync.WaitGroup
 }
 
-var errNotStored = errors.New("this instance is closed before it has stored the entry")
+// maxAppend is how many bytes of entries are appended at once, if it is more than one:
+// see logstore.Roomy.
+const maxAppend = 1 << 20
+
+var errNotStored = errors.New("the disk of this instance has not stored the entry")
 
 // StoreLog implements raft.LogStore.
 func (a *ahead) StoreLog(entry *raft.Log) error { return a.StoreLogs([]*raft.Log{entry}) }
@@ -46,7 +50,9 @@ func (a *ahead) StoreLog(entry *raft.Log) error { return a.StoreLogs([]*raft.Log
 // becomes, and ceases to be, a leader.
 func (a *ahead) StoreLogs(entries []*raft.Log) error {
 	if !a.mayRunAhead(entries) {
-		a.settle(math.MaxUint64)
+		if err := a.settle(); err != nil {
+			return err
+		}
 		return a.logs.StoreLogs(entries)
 	}
 	if err := a.disk.ready(); err != nil {
@@ -64,10 +70,17 @@ func (a *ahead) StoreLogs(entries []*raft.Log) error {
 
 // mayRunAhead leaves out what changes the members, because that may be committed by
 // this instance alone; and what comes while the end of the log is missing, because raft
-// must not go on without that.
+// must not go on without that. After a snapshot was installed there may be a gap.
 func (a *ahead) mayRunAhead(entries []*raft.Log) bool {
-	return a.leads() && a.needsOthers() && !a.disk.truncated.Load() &&
-		!slices.ContainsFunc(entries, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
+	if !a.leads() || !a.needsOthers() || a.disk.truncated.Load() {
+		return false
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if n := len(a.pending); n > 0 && a.pending[n-1].Index+1 != entries[0].Index {
+		return false
+	}
+	return !slices.ContainsFunc(entries, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
 }
 
 // write stores what is pending, for as long as that takes: raft can't be told of an
@@ -80,21 +93,19 @@ func (a *ahead) write() {
 		}
 	}()
 	for batch := a.batch(); len(batch) > 0; batch = a.batch() {
-		for a.logs.StoreLogs(batch) != nil {
-			a.disk.again()
-		}
+		a.logs.keep(batch)
 		a.stored(len(batch))
 	}
 	stored = true
 }
 
-// batch gives all that is pending; when that is nothing, the next entry needs another
-// write.
+// batch gives what is pending, as much of it as a disk that has room takes at once; when
+// nothing is, the next entry needs another write.
 func (a *ahead) batch() []*raft.Log {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running = len(a.pending) > 0
-	return a.pending[:len(a.pending):len(a.pending)]
+	return first(a.pending[:min(len(a.pending), maxBatch)], maxAppend)
 }
 
 func (a *ahead) stored(count int) {
@@ -136,12 +147,28 @@ func (a *ahead) await(index uint64, done <-chan struct{}) bool {
 	}
 }
 
-// settle waits until no entry up to index is pending. When that never will be, it does
-// not return: it is in raft's main goroutine, see disk.again.
-func (a *ahead) settle(index uint64) {
-	if !a.await(index, nil) {
+// settle waits until nothing is pending. Raft's leader could be told of no error: when
+// this instance is closed before, its main goroutine ends here, see disk.again.
+func (a *ahead) settle() error {
+	if !a.leads() {
+		return a.follow(math.MaxUint64)
+	}
+	if !a.await(math.MaxUint64, nil) {
 		runtime.Goexit()
 	}
+	return nil
+}
+
+// follow waits until no entry up to index is pending. A follower that waits for a disk in
+// trouble could make no room on it, and vote for nobody.
+func (a *ahead) follow(index uint64) error {
+	if a.await(index, a.disk.stuck()) {
+		return nil
+	}
+	if err := a.disk.refusal(); err != nil {
+		return err
+	}
+	return errNotStored
 }
 
 // find gives the entry at index if it is pending; nil otherwise.
@@ -158,13 +185,14 @@ func (a *ahead) find(index uint64) *raft.Log {
 // is applied. A follower that looks whether it has an entry acknowledges it if so.
 func (a *ahead) GetLog(index uint64, entry *raft.Log) error {
 	pending := a.find(index)
-	switch {
-	case pending == nil:
-	case a.leads(), index <= a.committed():
+	if pending != nil && (a.leads() || index <= a.committed()) {
 		*entry = *pending
 		return nil
-	case !a.await(index, nil):
-		return errNotStored
+	}
+	if pending != nil {
+		if err := a.follow(index); err != nil {
+			return err
+		}
 	}
 	return a.logs.GetLog(index, entry)
 }
@@ -181,7 +209,9 @@ func (a *ahead) LastIndex() (uint64, error) {
 
 // DeleteRange implements raft.LogStore.
 func (a *ahead) DeleteRange(from, to uint64) error {
-	a.settle(to)
+	if err := a.follow(to); err != nil {
+		return err
+	}
 	return a.logs.DeleteRange(from, to)
 }
 

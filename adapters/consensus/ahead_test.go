@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -175,7 +176,11 @@ func TestWhatWaitsForTheDisk(t *testing.T) {
 			before: deposed,
 			do:     func(l *runner) error { return l.DeleteRange(1, 10) },
 		},
-		"a leader that is a majority":              {before: func(l *runner) { l.others.Store(false) }, do: storesNext(raft.LogNoop)},
+		"a leader that is a majority": {before: func(l *runner) { l.others.Store(false) }, do: storesNext(raft.LogNoop)},
+		"a leader that has installed a snapshot": {
+			before: func(*runner) {},
+			do:     func(l *runner) error { return l.StoreLogs([]*raft.Log{noop(9)}) },
+		},
 		"a leader that changes the members":        {before: func(*runner) {}, do: storesNext(raft.LogConfiguration)},
 		"a leader whose log lacks what raft knows": {before: func(l *runner) { l.watched.truncated.Store(true) }, do: storesNext(raft.LogNoop)},
 	}
@@ -262,54 +267,124 @@ func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 	})
 }
 
-// Raft was told that it is stored, and then there is no room for it.
+// Raft was told that it is stored, and then there is no room for it, though there is for
+// the term.
+func pend(t *testing.T) *runner {
+	t.Helper()
+	l := lead(t)
+	release := l.watched.bad.hang()
+	l.put(t, noop(3))
+	l.put(t, noop(4))
+	l.put(t, noop(5))
+	l.watched.bad.failAppends(&logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2})
+	release()
+	later(time.Minute)
+	if l.watched.refusal() == nil || l.onDisk(t, 4) {
+		t.Error("there is no trouble")
+	}
+	select {
+	case <-l.watched.stuck():
+	default:
+		t.Error("who waits for an entry is not told that nobody knows what will become of it")
+	}
+	return l
+}
+
 func TestAPendingEntryIsTriedUntilThereIsRoom(t *testing.T) {
-	pend := func(t *testing.T) *runner {
-		t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := pend(t)
+		defer l.close(t)
+		waiting := during(func() bool { return l.await(5, nil) })
+		changing := during(func() error { return l.StoreLogs([]*raft.Log{{Index: 6, Term: 1, Type: raft.LogConfiguration}}) })
+		synctest.Wait()
+		if len(changing) > 0 {
+			t.Error("raft would believe in members that are not in the log")
+		}
+		l.watched.bad.failAppends(nil)
+		if !<-waiting || !l.onDisk(t, 5) {
+			t.Error("it is not stored")
+		}
+		if err := <-changing; err != nil {
+			t.Error(err)
+		}
+		later(2 * diskPause)
+		if fault := l.watched.refusal(); fault != nil {
+			t.Errorf("it is stored, and the trouble is still %v", fault)
+		}
+	})
+}
+
+// It could not make room, nor vote, if it waited.
+func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := pend(t)
+		defer l.close(t)
+		l.leads.Store(false)
+		for name, err := range map[string]error{
+			"append":  l.StoreLogs([]*raft.Log{noop(6)}),
+			"look up": l.GetLog(5, &raft.Log{}),
+			"remove":  l.DeleteRange(5, 5),
+		} {
+			if err == nil || !strings.Contains(err.Error(), "/d has 0 kB free") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if err := l.GetLog(2, &raft.Log{}); err != nil {
+			t.Errorf("what is stored: %v", err)
+		}
+		l.watched.bad.failAppends(nil)
+		later(2 * diskPause)
+		if err := l.StoreLogs([]*raft.Log{noop(6)}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestWhatIsPendingIsLostWhenTheInstanceIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := pend(t)
+		waiting := during(func() bool { return l.await(5, nil) })
+		appended, ended := false, make(chan struct{})
+		go func() { // raft's main goroutine, which could be told of no error
+			defer close(ended)
+			_ = l.StoreLogs([]*raft.Log{{Index: 6, Term: 1, Type: raft.LogConfiguration}})
+			appended = true
+		}()
+		l.close(t)
+		if <-ended; appended || <-waiting {
+			t.Error("what is lost is said to be stored")
+		}
+		l.leads.Store(false)
+		if err := l.GetLog(5, &raft.Log{}); err == nil {
+			t.Error("a follower has what is lost")
+		}
+	})
+}
+
+// A store says that it has room for one append of raft's usual size.
+func TestWhatIsPendingIsAppendedInParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		l := lead(t)
+		defer l.close(t)
 		release := l.watched.bad.hang()
 		l.put(t, noop(3))
-		l.put(t, noop(4))
-		l.watched.bad.fill(&logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2})
-		release()
-		later(time.Minute)
-		if l.watched.refusal() == nil || l.onDisk(t, 4) {
-			t.Error("there is no trouble")
+		for index := uint64(4); index < 4+maxBatch+10; index++ {
+			l.put(t, noop(index))
 		}
-		return l
-	}
-	t.Run("there is", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			l := pend(t)
-			defer l.close(t)
-			waiting := during(func() bool { return l.await(4, nil) })
-			l.watched.bad.fill(nil)
-			if !<-waiting || !l.onDisk(t, 4) {
-				t.Error("it is not stored")
-			}
-		})
-	})
-	t.Run("until the instance is closed", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			l := pend(t)
-			waiting := during(func() bool { return l.await(4, nil) })
-			l.leads.Store(false)
-			appended, ended := false, make(chan struct{})
-			go func() { // raft's main goroutine, which could be told of no error
-				defer close(ended)
-				_ = l.StoreLogs([]*raft.Log{noop(5)})
-				appended = true
-			}()
-			// Raft would be left with a part of itself if a goroutine ended that sends entries.
-			sending := during(func() error { return l.GetLog(4, &raft.Log{}) })
-			l.close(t)
-			if err := <-sending; err == nil {
-				t.Error("a follower has what is lost")
-			}
-			if <-ended; appended || <-waiting {
-				t.Error("what is lost is said to be stored")
-			}
-		})
+		last := uint64(4 + maxBatch + 10)
+		for range 3 {
+			entry := noop(last)
+			entry.Data = make([]byte, maxAppend/2)
+			l.put(t, entry)
+			last++
+		}
+		release()
+		if !l.await(last-1, nil) {
+			t.Error("they are not stored")
+		}
+		if sizes := lengths(l.appends); !slices.Equal(sizes, []int{2, 1, maxBatch, 12, 1}) {
+			t.Errorf("so many entries were appended at once: %d", sizes)
+		}
 	})
 }
 

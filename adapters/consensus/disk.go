@@ -290,10 +290,7 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 	err := d.append(logs)
 	if err != nil && d.mustStore(logs, err) {
 		d.insist(logs)
-		err = nil
-	}
-	if err == nil {
-		d.truncated.Store(false)
+		return nil
 	}
 	return err
 }
@@ -345,7 +342,7 @@ func (d *disk) ready() error {
 	if err := d.refusal(); err != nil {
 		return err
 	}
-	err := d.room()
+	err := d.during(storeEntries, d.room)
 	if err != nil {
 		d.fails(storeEntries, err)
 	}
@@ -367,6 +364,7 @@ func (d *disk) append(logs []*raft.Log) error {
 	if d.config.took != nil {
 		d.config.took(time.Since(began))
 	}
+	d.truncated.Store(false)
 	d.config.appended(logs)
 	if d.trouble.Load() != nil {
 		d.works()

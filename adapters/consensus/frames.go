@@ -438,15 +438,18 @@ const maxSend = 4 << 20
 
 // fit leaves away the last entries of a message that is too long. Raft goes on
 // behind the last that was sent.
-func fit(args *raft.AppendEntriesRequest) {
+func fit(args *raft.AppendEntriesRequest) { args.Entries = first(args.Entries, maxSend) }
+
+// first gives as many of entries as have no more than so many bytes, but one at least.
+func first(entries []*raft.Log, bytes int) []*raft.Log {
 	sum := 0
-	for i, entry := range args.Entries {
+	for i, entry := range entries {
 		sum += len(entry.Data) + len(entry.Extensions)
-		if sum > maxSend && i > 0 {
-			args.Entries = args.Entries[:i]
-			return
+		if sum > bytes && i > 0 {
+			return entries[:i]
 		}
 	}
+	return entries
 }
 
 // fitting is a pipeline whose messages fit.

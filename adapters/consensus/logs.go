@@ -45,6 +45,19 @@ func (l *logs) StoreLogs(entries []*raft.Log) error {
 	if err := l.disk.StoreLogs(entries); err != nil {
 		return err
 	}
+	l.remember(entries)
+	return nil
+}
+
+// keep stores entries for as long as it takes.
+func (l *logs) keep(entries []*raft.Log) {
+	if l.disk.StoreLogs(entries) != nil {
+		l.disk.insist(entries)
+	}
+	l.remember(entries)
+}
+
+func (l *logs) remember(entries []*raft.Log) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, entry := range entries {
@@ -53,7 +66,6 @@ func (l *logs) StoreLogs(entries []*raft.Log) error {
 			*at = nil
 		}
 	}
-	return nil
 }
 
 // DeleteRange implements raft.LogStore. An entry is not to be had any more when it

@@ -160,20 +160,7 @@ func TestMissingFilesAreRefused(t *testing.T) {
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
 			}
-			before := logstoretest.Tree(t, dir)
-			for name, open := range map[string]logstore.Opener{"Open": badger.Open, "Inspect": badger.Inspect} {
-				store, err := open(dir, nil)
-				if err == nil {
-					_ = store.Close()
-					t.Fatalf("%s succeeded", name)
-				}
-				if !errors.Is(err, badger.ErrDamagedTables) || !strings.Contains(err.Error(), path) {
-					t.Errorf("%s: %v, want ErrDamagedTables naming %s", name, err, path)
-				}
-			}
-			if after := logstoretest.Tree(t, dir); after != before {
-				t.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
-			}
+			wantUnopened(t, dir, badger.ErrDamagedTables, path)
 		})
 	}
 }
