@@ -3,6 +3,7 @@ package consensus
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -104,4 +105,47 @@ func TestANonvoterVotesForAVoterThatIsAhead(t *testing.T) {
 	joining = again(t, joining, nil)
 	leader.eventually(t, "leading", leading)
 	joining.becomes(t, domain.Voter)
+}
+
+// A candidate that was told to take over hears another leader of its term, which raft
+// has from then on, and which is gone.
+func TestACandidateVotesInsteadOfALeaderThatIsGone(t *testing.T) {
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = patiently })
+	candidate, other := cluster[2], cluster[1]
+	cluster[0].stop(t)
+	other.stop(t)
+	ask := func(command any) any {
+		t.Helper()
+		answer := make(chan raft.RPCResponse, 1)
+		candidate.witness.forward(raft.RPC{Command: command, RespChan: answer})
+		select {
+		case got := <-answer:
+			if got.Error != nil {
+				t.Fatal(got.Error)
+			}
+			return got.Response
+		case <-time.After(patience):
+			t.Fatalf("%T is not answered", command)
+		}
+		return nil
+	}
+	header := func(id, address string) raft.RPCHeader {
+		return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: []byte(address)}
+	}
+	before := candidate.raft.CurrentTerm()
+	ask(&raft.TimeoutNowRequest{RPCHeader: header("anybody", "anybody:1")})
+	until(t, "it stands for election", func() bool { return candidate.raft.CurrentTerm() > before })
+	term := candidate.raft.CurrentTerm()
+	ask(&raft.AppendEntriesRequest{RPCHeader: header("gone", "gone:1"), Term: term})
+	if leader, _ := candidate.raft.LeaderWithID(); candidate.raft.State() != raft.Candidate || leader != "gone:1" {
+		t.Fatalf("raft is a %s, and its leader %q: this test is for something else", candidate.raft.State(), leader)
+	}
+	until(t, "it would vote", func() bool {
+		return ask(&raft.RequestPreVoteRequest{
+			RPCHeader:    header(other.config.ID, other.raftAddress()),
+			Term:         term + 1,
+			LastLogTerm:  term,
+			LastLogIndex: candidate.raft.LastIndex() + 1,
+		}).(*raft.RequestPreVoteResponse).Granted
+	})
 }

@@ -30,14 +30,16 @@ const (
 	turns = 6
 )
 
-// follows says whether raft follows a leader, and where that is.
+// follows says whether raft follows a leader, and where that is. Raft 1.7.3 does so as a
+// candidate, too, that was told to take over and hears a leader of its term: it has that
+// one until it votes, or leads.
 func (n *Node) follows() (leader raft.ServerAddress, follows bool) {
 	running := n.started.Load()
 	if running == nil {
 		return "", false
 	}
 	leader, id := running.LeaderWithID()
-	return leader, leader != "" && id != raft.ServerID(n.config.ID) && running.State() == raft.Follower
+	return leader, leader != "" && id != raft.ServerID(n.config.ID) && running.State() != raft.Shutdown
 }
 
 // watchLeader stands for election early when the leader's process is gone.
