@@ -3,7 +3,6 @@ package consensus
 import (
 	"errors"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -400,7 +399,7 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := lead(t)
 		defer l.close(t)
-		w := newWitness(accepting{&incoming{rpcs: make(chan raft.RPC)}}, newEvidence(), nil, func() uint64 { return 1 })
+		w := newWitness(accepting{&incoming{rpcs: make(chan raft.RPC)}}, newEvidence(), nil, nil, func() uint64 { return 1 })
 		w.log = l.ahead
 		send := func(entries ...*raft.Log) error {
 			return w.AppendEntries("2", "b:1", &raft.AppendEntriesRequest{Term: 1, Entries: entries}, &raft.AppendEntriesResponse{})
@@ -454,11 +453,7 @@ func TestWhatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
 	t.Cleanup(release)
 	waiting := begin(t, leader, "waiting")
 	for _, follower := range cluster[1:] {
-		for deadline := time.Now().Add(patience); follower.raft.LastIndex() == last; runtime.Gosched() {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s was not sent the entry", follower.config.ID)
-			}
-		}
+		until(t, follower.config.ID+" has the entry", func() bool { return follower.raft.LastIndex() > last })
 	}
 	for range 20 { // round trips, in which they acknowledge it
 		if _, err := leader.Read(within(t)); err != nil {

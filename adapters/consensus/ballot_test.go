@@ -22,7 +22,7 @@ const testHeartbeat = 300 * time.Millisecond
 func newElector(t *testing.T, leader raft.ServerAddress) *elector {
 	t.Helper()
 	v := &elector{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadly: make(chan raft.RPC, 1)}
-	v.witness = newWitness(v.inner, newEvidence(), nil, func() uint64 { return 7 })
+	v.witness = newWitness(v.inner, newEvidence(), nil, nil, func() uint64 { return 7 })
 	v.ballot.begin(testHeartbeat, func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" })
 	v.SetHeartbeatHandler(func(rpc raft.RPC) { v.steadly <- rpc })
 	t.Cleanup(func() {

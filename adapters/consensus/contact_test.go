@@ -46,7 +46,7 @@ func TestOnlyALeaderOfThisTermIsAContact(t *testing.T) {
 			} {
 				synctest.Test(t, func(t *testing.T) {
 					inner := &incoming{rpcs: make(chan raft.RPC)}
-					w := newWitness(inner, newEvidence(), nil, func() uint64 { return 7 })
+					w := newWitness(inner, newEvidence(), nil, nil, func() uint64 { return 7 })
 					handled := make(chan raft.RPC, 1)
 					w.SetHeartbeatHandler(func(rpc raft.RPC) { handled <- rpc })
 					before := time.Now()

@@ -72,15 +72,15 @@ func TestWhoIsAheadMayBeAVoter(t *testing.T) {
 			if strings.HasPrefix(name, "before raft") {
 				known = nil
 			}
-			w := &witness{
+			e := &electorate{
 				members:   func() []raft.Server { return known },
 				lastEntry: func() (uint64, uint64, bool) { return 10, 7, !test.unknown },
 			}
 			header := raft.RPCHeader{ID: []byte(test.candidate)}
 			before := &raft.RequestPreVoteRequest{RPCHeader: header, LastLogIndex: test.index, LastLogTerm: test.term}
 			vote := &raft.RequestVoteRequest{RPCHeader: header, LastLogIndex: test.index, LastLogTerm: test.term}
-			w.enfranchise(before)
-			w.enfranchise(vote)
+			e.enfranchise(before)
+			e.enfranchise(vote)
 			for _, id := range []string{string(before.ID), string(vote.ID)} {
 				if voter := id == "first" || id == "second"; voter != test.voter || !voter && id != test.candidate {
 					t.Errorf("raft is asked to vote for %s", id)

@@ -109,10 +109,8 @@ type witness struct {
 	// covered is what raft need not be given; nil: it is given everything.
 	covered *covered
 	ballot  *ballot
-	// members and lastEntry say who is a member as far as this instance knows, and what
-	// its log ends with; nil: it is for raft alone to say who is a voter.
-	members   func() []raft.Server
-	lastEntry func() (index, term uint64, known bool)
+	// electorate is nil where it is for raft alone to say who is a voter.
+	electorate *electorate
 
 	stopped  chan struct{}
 	stopOnce sync.Once
@@ -128,8 +126,8 @@ type transport interface {
 	raft.WithClose
 }
 
-func newWitness(inner transport, e *evidence, c *covered, follows func() uint64) *witness {
-	w := &witness{transport: inner, evidence: e, covered: c, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(), stopped: make(chan struct{})}
+func newWitness(inner transport, e *evidence, c *covered, voters *electorate, follows func() uint64) *witness {
+	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(), stopped: make(chan struct{})}
 	w.relaying.Go(w.relay)
 	return w
 }
@@ -205,7 +203,9 @@ func (w *witness) forward(rpc raft.RPC) {
 	asker := rpc.RespChan
 	switch rpc.Command.(type) {
 	case *raft.RequestPreVoteRequest, *raft.RequestVoteRequest:
-		w.enfranchise(rpc.Command)
+		if w.electorate != nil {
+			w.electorate.enfranchise(rpc.Command)
+		}
 		rpc.RespChan = w.overhear(rpc.Command, asker)
 	}
 	w.ballot.put(rpc.Command, func() {

@@ -231,11 +231,8 @@ func (n *Node) start(address string) (err error) {
 		network = n.seams.transport(network)
 	}
 	network = muted{network, n.disk.refusal}
-	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started}, func() uint64 { return n.board.read().Term })
+	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.board.read().Term })
 	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
-
-	n.witness.steady, n.witness.owed = n.isSteady, owing.owed
-	n.witness.members, n.witness.lastEntry = n.members, n.lastEntry
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
