@@ -53,7 +53,7 @@ type Node struct {
 	heartbeats *heartbeats
 	asking     rounds // questions to the leader, where another instance is that
 	inflight   inflight
-	pending    atomic.Int64 // bytes of writes that are on their way
+	writes     groupCommit
 
 	handingOver atomic.Int64 // how many are giving leadership away
 	handedOver  atomic.Int64 // when the latest try to was over, in Unix nanoseconds
@@ -119,6 +119,8 @@ func New(config Config) (*Node, error) {
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.heartbeats = newHeartbeats(n.running, n.beat)
 	n.gate = &gate{leadership: n, evidence: n.evidence}
+	n.writes.apply = func(entry []byte, patience time.Duration) raft.ApplyFuture { return n.raft.Apply(entry, patience) }
+	n.writes.answered = n.inflight.leave
 	n.network = config.Network
 	if n.network == nil {
 		n.network = lane{config.Demux}

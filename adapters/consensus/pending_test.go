@@ -32,7 +32,7 @@ func TestMoreBytesThanFitAreRefused(t *testing.T) {
 	cmd := domain.Register{Node: node(t, "a", "h:1")}
 	const proposals, fit = 10, 3
 	elsewhere := maxPending - fit*int64(len(encodeEntry(cmd)))
-	i.pending.Add(elsewhere)
+	i.writes.pending.Add(elsewhere)
 	var proposing sync.WaitGroup
 	var busy, other atomic.Int64
 	for range proposals {
@@ -58,7 +58,7 @@ func TestMoreBytesThanFitAreRefused(t *testing.T) {
 	if refused := busy.Load(); refused != proposals-fit {
 		t.Errorf("%d are refused, and %d of %d fit", refused, fit, proposals)
 	}
-	if pending := i.pending.Load(); pending != elsewhere {
+	if pending := i.writes.pending.Load(); pending != elsewhere {
 		t.Errorf("%d bytes are on their way when all is answered", pending-elsewhere)
 	}
 	register(t, i, "b") // what was answered has made room
@@ -82,9 +82,9 @@ func (b blockableFSM) ApplyBatch(entries []*raft.Log) []any {
 // for all that comes beside it, on a machine that is busy.
 func TestWhatIsWaitedForBeforeARefusalLeavesRoom(t *testing.T) {
 	for what, bound := range map[string]time.Duration{
-		"a place in raft's queue":               enqueueTimeout,
-		"the leader's answer":                   askTimeout,
-		"the leader's answer, and all up to it": answerPatience,
+		"the writes before, and a place in raft's queue": groupPatience + enqueueTimeout,
+		"the leader's answer":                            askTimeout,
+		"the leader's answer, and all up to it":          answerPatience,
 	} {
 		if room := time.Second - bound; room < 150*time.Millisecond {
 			t.Errorf("after the wait for %s, which is %v, %v are left", what, bound, room)

@@ -13,16 +13,6 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// enqueueTimeout is how long a write waits for a place in raft's queue, which is
-// full only while the disk does not keep up. Then it is refused, and that is promised
-// within a second.
-const enqueueTimeout = 800 * time.Millisecond
-
-// maxPending is how many bytes of writes may be on their way at once. Raft bounds
-// their number; but the largest batch is ten thousand times as long as the
-// smallest write, and each of them is kept several times over.
-const maxPending = 64 << 20
-
 // askTimeout bounds a question to the leader, which answers once it has heard
 // from a majority, and answerPatience the wait of whoever shares the answer, and may
 // come while one before is under way, until this instance has come that far. Who is
@@ -54,19 +44,22 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 	if err := n.refusal(ctx); err != nil {
 		return outcome{}, err
 	}
-	var future raft.ApplyFuture
-	err := n.await(ctx, func() error {
-		defer n.pending.Add(-int64(len(entry)))
-		if n.pending.Add(int64(len(entry))) > maxPending {
-			return raft.ErrEnqueueTimeout // as if there were no place in raft's queue
-		}
-		future = n.raft.Apply(entry, enqueueTimeout)
-		return future.Error()
-	})
-	if err != nil {
-		return outcome{}, err
+	if !n.inflight.enter() {
+		return outcome{}, ports.ErrClosed
 	}
-	return future.Response().(outcome), nil
+	w := &write{entry: entry, done: make(chan struct{})}
+	if !n.writes.add(w) {
+		n.inflight.leave()
+		return outcome{}, ports.ErrBusy
+	}
+	select {
+	case <-w.done:
+		return w.outcome, w.err
+	case <-n.disk.stuck():
+		return outcome{}, portError(errHangs)
+	case <-ctx.Done():
+		return outcome{}, portError(ctx.Err())
+	}
 }
 
 // refusal is why nothing need be tried here; nil when it is worth a try.

@@ -1,0 +1,233 @@
+package consensus
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// queue is raft's, as far as writes go: a test commits what is in it.
+type queue struct {
+	room chan struct{} // takes a token for each place; nil: there is always one
+
+	mu      sync.Mutex
+	entries []string
+	futures []*promise
+}
+
+type promise struct {
+	raft.ApplyFuture
+	done   chan struct{}
+	err    error
+	answer outcome
+}
+
+func (p *promise) Error() error {
+	<-p.done
+	return p.err
+}
+
+func (p *promise) Response() any { return p.answer }
+
+func (p *promise) keep(err error) {
+	p.err = err
+	close(p.done)
+}
+
+func (q *queue) apply(entry []byte, patience time.Duration) raft.ApplyFuture {
+	p := &promise{done: make(chan struct{})}
+	if q.room != nil {
+		select {
+		case q.room <- struct{}{}:
+		case <-time.After(patience):
+			p.keep(raft.ErrEnqueueTimeout)
+			return p
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p.answer = outcome{changes: []domain.Change{{Revision: domain.Revision(len(q.entries))}}}
+	q.entries = append(q.entries, string(entry))
+	q.futures = append(q.futures, p)
+	return p
+}
+
+// holds demands that these entries have come to raft, in this order.
+func (q *queue) holds(t *testing.T, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !slices.Equal(q.entries, want) {
+		t.Fatalf("raft has %q, not %q", q.entries, want)
+	}
+}
+
+// commit lets these succeed, which have come to raft.
+func (q *queue) commit(numbers ...int) {
+	for _, number := range numbers {
+		q.futures[number].keep(nil)
+	}
+	synctest.Wait()
+}
+
+func newGroupCommit(q *queue) (g *groupCommit, answered *int) {
+	var mu sync.Mutex
+	answered = new(int)
+	return &groupCommit{apply: q.apply, answered: func() {
+		mu.Lock()
+		defer mu.Unlock()
+		*answered++
+	}}, answered
+}
+
+func (g *groupCommit) put(t *testing.T, entries ...string) (writes []*write) {
+	t.Helper()
+	for _, entry := range entries {
+		w := &write{entry: []byte(entry), done: make(chan struct{})}
+		if !g.add(w) {
+			t.Fatalf("%q is refused", entry)
+		}
+		writes = append(writes, w)
+	}
+	return writes
+}
+
+func (w *write) isAnswered() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Those who come while a write is on its way wait until it is committed, and then go
+// together; each gets its own answer.
+func TestWritesThatComeMeanwhileGoTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{}
+		g, answered := newGroupCommit(q)
+		began := time.Now()
+		first := g.put(t, "a")
+		q.holds(t, "a") // at once
+		more := g.put(t, "b", "c", "d")
+		q.holds(t, "a")
+		q.commit(0)
+		q.holds(t, "a", "b", "c", "d")
+		late := g.put(t, "e")
+		q.commit(1, 2)
+		q.holds(t, "a", "b", "c", "d") // one of the group is not committed
+		q.futures[3].keep(raft.ErrLeadershipLost)
+		q.holds(t, "a", "b", "c", "d", "e")
+		q.commit(4)
+		for i, w := range slices.Concat(first, more, late) {
+			switch {
+			case !w.isAnswered():
+				t.Errorf("%q is not answered", w.entry)
+			case i == 3 && !errors.Is(w.err, ports.ErrOutcomeUnknown):
+				t.Errorf("%q: %v", w.entry, w.err)
+			case i != 3 && (w.err != nil || w.outcome.changes[0].Revision != domain.Revision(i)):
+				t.Errorf("%q got %+v, %v", w.entry, w.outcome, w.err)
+			}
+		}
+		if *answered != 5 || g.pending.Load() != 0 {
+			t.Errorf("%d are answered, and %d bytes on their way", *answered, g.pending.Load())
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("somebody waited %v for nothing", took)
+		}
+		g.put(t, "f") // nobody is on the way: at once
+		q.holds(t, "a", "b", "c", "d", "e", "f")
+		q.commit(5)
+	})
+}
+
+// Where a commit takes long, as among machines far from each other, nobody waits for
+// it for long.
+func TestASlowCommitIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{}
+		g, _ := newGroupCommit(q)
+		g.put(t, "a")
+		second := g.put(t, "b", "c")
+		time.Sleep(groupPatience - 1)
+		q.holds(t, "a")
+		time.Sleep(1)
+		q.holds(t, "a", "b", "c")
+		g.put(t, "d")
+		q.commit(0) // and "d" waits for those before it, not for the first
+		q.holds(t, "a", "b", "c")
+		q.commit(1, 2)
+		q.holds(t, "a", "b", "c", "d")
+		if !second[0].isAnswered() || !second[1].isAnswered() {
+			t.Error("a group that went beside another one is not answered")
+		}
+		time.Sleep(time.Second)
+		g.put(t, "e") // the one before is overdue
+		q.holds(t, "a", "b", "c", "d", "e")
+		q.commit(3, 4)
+		time.Sleep(time.Second)
+		g.put(t, "f")
+		g.put(t, "g")
+		q.holds(t, "a", "b", "c", "d", "e", "f") // and that is forgotten when it is over
+		q.commit(5)
+		q.commit(6)
+	})
+}
+
+// Raft takes nothing while its queue is full. All who find no place are told so in
+// time, also behind some that did.
+func TestWhoFindsNoPlaceIsRefusedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{room: make(chan struct{}, 3)}
+		g, answered := newGroupCommit(q)
+		g.put(t, "a")
+		q.holds(t, "a")
+		writes := g.put(t, "b", "c", "d", "e", "f")
+		q.commit(0)
+		q.holds(t, "a", "b", "c")
+		time.Sleep(enqueueTimeout)
+		synctest.Wait()
+		for i, w := range writes {
+			switch {
+			case i < 2 && w.isAnswered():
+				t.Errorf("%q, which raft has, is answered: %v", w.entry, w.err)
+			case i >= 2 && (!w.isAnswered() || w.err != ports.ErrBusy):
+				t.Errorf("%q, which raft has not, is answered: %t, %v", w.entry, w.isAnswered(), w.err)
+			}
+		}
+		q.commit(1, 2)
+		if !writes[0].isAnswered() || !writes[1].isAnswered() || *answered != 6 || g.pending.Load() != 0 {
+			t.Errorf("%d of 6 are answered, and %d bytes on their way", *answered, g.pending.Load())
+		}
+	})
+}
+
+func TestWhatDoesNotFitIsNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{}
+		g, _ := newGroupCommit(q)
+		g.put(t, "a")
+		g.pending.Add(maxPending - 3)
+		g.put(t, "bc")
+		if g.add(&write{entry: []byte("d"), done: make(chan struct{})}) {
+			t.Error("a byte more than fits is taken")
+		}
+		if pending := g.pending.Load(); pending != maxPending {
+			t.Errorf("%d bytes are on their way", pending)
+		}
+		q.holds(t, "a")
+		q.commit(0)
+		q.holds(t, "a", "bc")
+		q.commit(1)
+	})
+}
