@@ -20,6 +20,9 @@ const (
 	// longestStep is how much of the time between two looks counts. When there
 	// was more of it this instance had no time to take renewals.
 	longestStep = 250 * time.Millisecond
+	// contactAge is for how long it need not be asked again whether a majority is heard
+	// from: far less than it is counted as heard from.
+	contactAge = 10 * time.Millisecond
 	// pausedFor is a time between two looks that is no delay any more: the
 	// process was stopped. Whoever renews could not, and may have given up.
 	pausedFor = time.Second
@@ -55,7 +58,8 @@ type Leases struct {
 	unsure   uint64 // term in which an expiry began whose outcome is not known
 	position domain.Revision
 	looked   time.Time
-	cutOff   bool // no majority was heard from for long, when it was last looked
+	cutOff   bool      // no majority was heard from for long, when it was last looked
+	inTouch  time.Time // when it was last looked, and there was one
 	stats    LeaseStats
 }
 
@@ -146,6 +150,10 @@ func (l *Leases) advance() {
 	now := time.Now()
 	passed := now.Sub(l.looked)
 	l.looked = now
+	if !l.cutOff && now.Sub(l.inTouch) < contactAge {
+		l.table.clock += passed
+		return
+	}
 	contact, ever := l.Local.LeaderContact()
 	wasCutOff := l.cutOff
 	l.cutOff = !ever || contact >= pausedFor
@@ -157,6 +165,7 @@ func (l *Leases) advance() {
 		l.table.restart()
 		return
 	}
+	l.inTouch = now
 	l.table.clock += min(passed, longestStep)
 }
 

@@ -132,9 +132,10 @@ func (n *CacheNode) validate() error {
 	if n.OnExpiry != RemoveOnExpiry && n.OnExpiry != DownOnExpiry {
 		faults = append(faults, invalid("onExpiry", "must be remove or down: %q", n.OnExpiry))
 	}
-	if len(n.Labels) > MaxLabels {
+	switch {
+	case len(n.Labels) > MaxLabels:
 		faults = append(faults, invalid("labels", "has %d keys, more than %d", len(n.Labels), MaxLabels))
-	} else {
+	case len(n.Labels) > 0:
 		for _, key := range slices.Sorted(maps.Keys(n.Labels)) {
 			faults = append(faults,
 				CheckID("labels", key),

@@ -345,9 +345,8 @@ func appendNode(b []byte, n *domain.CacheNode) []byte {
 	b = appendString(b, nodePool, n.Pool)
 	b = appendUint(b, nodeWeight, uint64(n.Weight))
 	b = appendString(b, nodeZone, n.Zone)
-	for _, key := range slices.Sorted(maps.Keys(n.Labels)) {
-		label := appendString(nil, 1, key)
-		b = appendMessage(b, nodeLabel, appendString(label, 2, n.Labels[key]))
+	if len(n.Labels) > 0 {
+		b = appendLabels(b, n.Labels)
 	}
 	b = appendString(b, nodeState, string(n.State))
 	b = appendUint(b, nodeSlot, uint64(n.Slot))
@@ -358,6 +357,14 @@ func appendNode(b []byte, n *domain.CacheNode) []byte {
 		b = appendUint(b, nodeDownOnExpiry, 1)
 	}
 	return appendString(b, nodeExpiredFrom, string(n.ExpiredFrom))
+}
+
+func appendLabels(b []byte, labels map[string]string) []byte {
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		label := appendString(nil, 1, key)
+		b = appendMessage(b, nodeLabel, appendString(label, 2, labels[key]))
+	}
+	return b
 }
 
 func (f *field) node() domain.CacheNode {

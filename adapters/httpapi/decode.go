@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-json-experiment/json"
@@ -22,35 +23,45 @@ import (
 // declare much and send little must not cost what they declare.
 const firstRead = 2 << 10
 
+// longestKept is the largest room that is kept for the next body.
+const longestKept = 16 << 10
+
+// bodies are buffers that hold nothing any more.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 // decodeBody reads the body of r, whose length the caller has bounded, into
 // target, a pointer to a struct.
 func decodeBody(r *http.Request, target any) error {
-	body, err := readBody(r)
-	if err != nil {
-		return err
-	}
-	return decodeJSON(body, target)
+	return readBody(r, func(body []byte) error { return decodeJSON(body, target) })
 }
 
 // decodeOptionalBody is decodeBody where there may be none.
 func decodeOptionalBody(r *http.Request, target any) error {
-	body, err := readBody(r)
-	if err != nil || len(body) == 0 {
-		return err
-	}
-	return decodeJSON(body, target)
+	return readBody(r, func(body []byte) error {
+		if len(body) == 0 {
+			return nil
+		}
+		return decodeJSON(body, target)
+	})
 }
 
-func readBody(r *http.Request) ([]byte, error) {
+// readBody has decode, which keeps nothing of it, look at the body of r.
+func readBody(r *http.Request, decode func(body []byte) error) error {
 	if err := checkMediaType(r.Header); err != nil {
-		return nil, err
+		return err
 	}
-	var body bytes.Buffer
+	body := bodies.Get().(*bytes.Buffer)
+	defer func() {
+		if body.Cap() <= longestKept {
+			body.Reset()
+			bodies.Put(body)
+		}
+	}()
 	body.Grow(firstRead)
 	if _, err := body.ReadFrom(r.Body); err != nil {
-		return nil, bodyError(err)
+		return bodyError(err)
 	}
-	return body.Bytes(), nil
+	return decode(body.Bytes())
 }
 
 func checkMediaType(h http.Header) error {
