@@ -95,7 +95,9 @@ type witness struct {
 	evidence *evidence
 	owed     *owed
 	log      *ahead // nil: what was sent is stored
-	rpcs     chan raft.RPC
+	// taken is told what another instance has taken.
+	taken func(raft.ServerID, *raft.AppendEntriesRequest)
+	rpcs  chan raft.RPC
 	// committed is the first commit index heard from a leader since the start;
 	// 0 until then.
 	committed atomic.Uint64
@@ -127,13 +129,14 @@ type transport interface {
 }
 
 func newWitness(inner transport, e *evidence, c *covered, voters *electorate, follows func() uint64) *witness {
-	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(), stopped: make(chan struct{})}
+	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(), stopped: make(chan struct{}),
+		taken: func(raft.ServerID, *raft.AppendEntriesRequest) {}}
 	w.relaying.Go(w.relay)
 	return w
 }
 
 // AppendEntries implements raft.Transport. All heartbeats are sent here, raft's and the
-// read gate's.
+// read gate's, and announcements.
 func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	moment, sent := w.evidence.now(), time.Now()
 	// Raft uses one response for all heartbeats: what an earlier one said must
@@ -145,7 +148,11 @@ func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, arg
 	if resp.Success && resp.Term == args.Term {
 		w.evidence.acknowledged(id, args.Term, moment, sent)
 	}
-	if resp.Success && !w.stored(args, w.stopped) {
+	if !resp.Success {
+		return nil
+	}
+	w.taken(id, args)
+	if !w.stored(args, w.stopped) {
 		return raft.ErrTransportShutdown
 	}
 	return nil

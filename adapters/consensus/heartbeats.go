@@ -18,8 +18,8 @@ const (
 	heartbeatLinger = time.Second
 )
 
-// heartbeats sends those that the read gate asks for, beside raft's own: to each voter
-// one at a time, by a goroutine that ends when it is asked for no more. So a voter that
+// heartbeats sends what raft's own do not, for the read gate or for announcements: to each
+// instance one at a time, by a goroutine that ends when it is asked for no more. So one that
 // does not answer costs one goroutine, and delays nobody. Safe for concurrent use.
 type heartbeats struct {
 	running context.Context       // none is sent after its end
@@ -100,20 +100,22 @@ func (h *heartbeats) leave(to raft.ServerID, next chan heartbeat) bool {
 }
 
 // beat sends a heartbeat like raft's own, to which followers answer beside their main
-// goroutine. It may have waited: raft sends none any more when it leads no more, or to
-// whom it has removed, and looks for others where they are now.
-func (n *Node) beat(h heartbeat) error {
+// goroutine.
+func (n *Node) beat(h heartbeat) error { return n.say(h, &raft.AppendEntriesRequest{}) }
+
+// say sends a message without entries, in the term that it was meant for. It may have
+// waited: raft sends none any more when it leads no more, or to whom it has removed, and
+// looks for others where they are now.
+func (n *Node) say(h heartbeat, message *raft.AppendEntriesRequest) error {
 	term, leads := n.leads()
 	servers := n.raft.GetConfiguration().Configuration().Servers
 	to := slices.IndexFunc(servers, func(s raft.Server) bool { return s.ID == h.to })
 	if !leads || term != h.term || to < 0 {
 		return nil
 	}
+	message.RPCHeader, message.Term = n.rpcHeader(), h.term
 	var answer raft.AppendEntriesResponse
-	err := n.witness.AppendEntries(h.to, servers[to].Address, &raft.AppendEntriesRequest{
-		RPCHeader: n.rpcHeader(),
-		Term:      h.term,
-	}, &answer)
+	err := n.witness.AppendEntries(h.to, servers[to].Address, message, &answer)
 	if err == nil && answer.Term > h.term {
 		// Raft 1.7.3 heeds this answer to a heartbeat only while it is asked whether it
 		// leads. A voter whose disk hangs gives no other, and it would lead on.

@@ -165,6 +165,9 @@ func (n *Node) servingTerm() (uint64, bool) {
 // commitIndex implements leadership.
 func (n *Node) commitIndex() uint64 { return n.raft.CommitIndex() }
 
+// lastIndex implements announcer.
+func (n *Node) lastIndex() uint64 { return n.raft.LastIndex() }
+
 // quorum implements leadership.
 func (n *Node) quorum() (others []raft.ServerID, needed int) {
 	voters := 0

@@ -33,6 +33,8 @@ type machine struct {
 
 	board    *board
 	observer Observer
+	// posted is called when entries were applied.
+	posted func()
 	// halt is called when an entry can't be applied. It does not return before
 	// this instance is shutting down: to go on would let it drift apart from
 	// the others.
@@ -49,7 +51,7 @@ type prepared struct {
 }
 
 func newMachine(b *board, halt func(error)) *machine {
-	return &machine{registry: domain.NewRegistry(), board: b, observer: unobserved{}, halt: halt}
+	return &machine{registry: domain.NewRegistry(), board: b, observer: unobserved{}, posted: func() {}, halt: halt}
 }
 
 // outcome is what an entry's future answers.
@@ -78,6 +80,7 @@ func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 		}
 	}
 	m.post()
+	m.posted()
 	m.observer.Applied(len(entries), time.Since(began))
 	return outcomes
 }

@@ -34,8 +34,8 @@ const (
 	// maxBatch is how many entries go into one append, to disk and to a peer.
 	maxBatch = 256
 	// commitTimeout is how soon, with no writes flowing, followers hear what is
-	// committed.
-	commitTimeout = 20 * time.Millisecond
+	// committed where the announcement of it did not come.
+	commitTimeout = 50 * time.Millisecond
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
@@ -51,6 +51,7 @@ type Node struct {
 	formats    *formats
 	gate       *gate
 	heartbeats *heartbeats
+	announced  *announcements
 	asking     rounds // questions to the leader, where another instance is that
 	inflight   inflight
 	writes     groupCommit
@@ -118,6 +119,7 @@ func New(config Config) (*Node, error) {
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.heartbeats = newHeartbeats(n.running, n.beat)
+	n.announced = newAnnouncements(n.running, n, n.announce)
 	n.gate = &gate{leadership: n, evidence: n.evidence}
 	n.writes.apply = func(entry []byte, patience time.Duration) raft.ApplyFuture { return n.raft.Apply(entry, patience) }
 	n.writes.answered = n.inflight.leave
@@ -235,6 +237,7 @@ func (n *Node) start(address string) (err error) {
 	network = muted{network, n.disk.refusal}
 	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.board.read().Term })
 	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
+	n.witness.taken = n.announced.acknowledged
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
@@ -248,7 +251,7 @@ func (n *Node) start(address string) (err error) {
 		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
 	}
 	machine := newMachine(n.board, n.halt)
-	machine.observer = n.config.Observer
+	machine.observer, machine.posted = n.config.Observer, n.announced.soon
 	machine.prepared, n.newest = n.newest, nil
 	var fsm raft.FSM = machine
 	if n.seams.fsm != nil {
@@ -474,6 +477,7 @@ func (n *Node) close(ctx context.Context) error {
 	}
 	n.gate.rounds.end()
 	n.heartbeats.sending.Wait()
+	n.announced.end()
 	n.asking.end()
 	n.watching.Wait()
 	switch {

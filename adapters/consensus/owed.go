@@ -141,5 +141,8 @@ func (w *witness) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddr
 	if err != nil {
 		return nil, err
 	}
-	return newPipeline(inner, w.stored), nil
+	return newPipeline(inner, func(request *raft.AppendEntriesRequest, done <-chan struct{}) bool {
+		w.taken(id, request)
+		return w.stored(request, done)
+	}), nil
 }
