@@ -161,7 +161,7 @@ func TestASlowCommitIsNotWaitedFor(t *testing.T) {
 		second := g.put(t, "b", "c")
 		time.Sleep(groupPatience - 1)
 		q.holds(t, "a")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		q.holds(t, "a", "b", "c")
 		g.put(t, "d")
 		q.commit(0) // and "d" waits for those before it, not for the first
