@@ -26,7 +26,11 @@ func streams(s scale) []row {
 		deliver(s.subscribers, s.clients[1]),
 		{
 			name: fmt.Sprintf("ack to event, p99, %s, %d writes/s", count(s.subscribers, "subscriber"), s.pace),
-			unit: seconds, nodes: s.usual, measure: lateness(s.subscribers), quoted: true,
+			unit: seconds, nodes: s.usual, measure: lateness(s.subscribers, (*measurement).atLeader), quoted: true,
+		},
+		{
+			name: fmt.Sprintf("ack to event of a follower, p99, %s, %d writes/s", count(max(1, s.subscribers/100), "subscriber"), s.pace),
+			unit: seconds, nodes: s.usual, kinds: noBare, measure: lateness(max(1, s.subscribers/100), (*measurement).atFollower), quoted: true,
 		},
 		{
 			name: fmt.Sprintf("memory of an instance with %s", count(s.crowd, "subscriber")),
@@ -45,13 +49,13 @@ type crowd struct {
 	faults  []error
 }
 
-// gather opens the subscribers, and has each tell every event to see, which is
+// gather opens the subscribers of one member, and has each tell every event to see, which is
 // called by one goroutine for each subscriber. Events that leave out a revision
 // are errors, but for snapshots.
-func (m *measurement) gather(size int, see func(subscriber int, e servers.Event)) (*crowd, error) {
+func (m *measurement) gather(member, size int, see func(subscriber int, e servers.Event)) (*crowd, error) {
 	c := &crowd{streams: make([]servers.Stream, size)}
 	err := parallel.Do(size, 32, func(i int) error {
-		stream, err := m.cluster.Subscribe(m.leader)
+		stream, err := m.cluster.Subscribe(member)
 		c.streams[i] = stream
 		return err
 	})
@@ -109,7 +113,7 @@ func (c *crowd) close() error {
 func deliveries(subscribers, writers int) func(*measurement) (sample, error) {
 	return func(m *measurement) (got sample, err error) {
 		var delivered atomic.Int64
-		c, err := m.gather(subscribers, func(_ int, e servers.Event) {
+		c, err := m.gather(m.leader, subscribers, func(_ int, e servers.Event) {
 			if !e.Snapshot {
 				delivered.Add(1)
 			}
@@ -145,14 +149,22 @@ func (c *crowd) await(done func() bool) error {
 	return nil
 }
 
+func (m *measurement) atLeader() (int, error) { return m.leader, nil }
+
+func (m *measurement) atFollower() (int, error) { return m.cluster.Follower() }
+
 // lateness is the time from the answer to a write until a subscriber has the
 // event, of all subscribers and writes; one that comes before the answer is not late.
 // Its value is the 99th percentile.
-func lateness(subscribers int) func(*measurement) (sample, error) {
+func lateness(subscribers int, of func(*measurement) (member int, err error)) func(*measurement) (sample, error) {
 	return func(m *measurement) (got sample, err error) {
+		member, err := of(m)
+		if err != nil {
+			return sample{}, err
+		}
 		arrivals := make([][]time.Time, subscribers)
 		var arrived atomic.Int64
-		c, err := m.gather(subscribers, func(i int, _ servers.Event) {
+		c, err := m.gather(member, subscribers, func(i int, _ servers.Event) {
 			arrivals[i] = append(arrivals[i], time.Now())
 			arrived.Add(1)
 		})
@@ -205,7 +217,7 @@ func (m *measurement) paced() ([]time.Time, error) {
 func held(subscribers int) func(*measurement) (sample, error) {
 	return func(m *measurement) (got sample, err error) {
 		var arrived atomic.Int64
-		c, err := m.gather(subscribers, func(int, servers.Event) { arrived.Add(1) })
+		c, err := m.gather(m.leader, subscribers, func(int, servers.Event) { arrived.Add(1) })
 		if err != nil {
 			return sample{}, err
 		}

@@ -67,8 +67,9 @@ type measurement struct {
 	numbers   *atomic.Int64
 }
 
-// number is another one each time.
-func (m *measurement) number() int { return int(m.numbers.Add(1)) }
+// number is another one each time, and not the weight that nodes begin with: that would
+// be no change.
+func (m *measurement) number() int { return int(m.numbers.Add(1)) + 1 }
 
 type sample struct {
 	value    float64 // in the base unit of the row: operations a second, seconds, bytes

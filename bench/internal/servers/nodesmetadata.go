@@ -145,7 +145,7 @@ func (h *overHTTP) Subscribe(member int) (Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, err := conn.Stream(get("/nodes/sse?since=" + strconv.FormatInt(revision, 10)))
+	body, err := conn.Stream(get("/nodes/sse?redirect=false&since=" + strconv.FormatInt(revision, 10)))
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -159,7 +159,7 @@ func (h *overHTTP) revision(member int) (int64, error) {
 		return 0, err
 	}
 	defer c.Close()
-	answer, err := c.conn.Do(get("/nodes/"+nodeID(0)), nil)
+	answer, err := c.conn.Do(get("/nodes/"+nodeID(0)+"?redirect=false"), nil)
 	return answer.Revision, err
 }
 
