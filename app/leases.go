@@ -58,8 +58,8 @@ type Leases struct {
 	unsure   uint64 // term in which an expiry began whose outcome is not known
 	position domain.Revision
 	looked   time.Time
-	cutOff   bool      // no majority was heard from for long, when it was last looked
-	inTouch  time.Time // when it was last looked, and there was one
+	cutOff   bool      // no majority was heard from for long, when that was last asked
+	inTouch  time.Time // when that was last asked, and there was one
 	stats    LeaseStats
 }
 

@@ -49,6 +49,31 @@ func TestAnExpiryWaitsForItsProof(t *testing.T) {
 	})
 }
 
+// A write need not find out whether a majority is heard from when another one just did.
+func TestManyWritesAskOnceForTheContact(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 60))
+		pass(10 * time.Millisecond)
+		for range 3 {
+			before := l.contacts.Load()
+			for range 100 {
+				l.mustRegister(living("a", 60))
+			}
+			if asked := l.contacts.Load() - before; asked != 1 {
+				t.Errorf("100 writes asked %d times", asked)
+			}
+			pass(10 * time.Millisecond)
+		}
+		l.Touch(time.Second)
+		l.mustRegister(living("a", 60))
+		before := l.contacts.Load()
+		l.mustRegister(living("a", 60))
+		if asked := l.contacts.Load() - before; asked == 0 {
+			t.Error("who is cut off does not ask whether that is over")
+		}
+	})
+}
+
 func TestTimeInWhichItIsCutOffDoesNotCount(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2))

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,13 +20,20 @@ import (
 // pipes. Safe for concurrent use.
 type tapped struct {
 	*portstest.Instance
-	mu      sync.Mutex
-	reads   int
-	cmds    []domain.Command
-	propose func(ctx context.Context, cmd domain.Command) error // before it is proposed; an error instead of that
-	read    func() error                                        // before it is read; an error instead of that
-	stopped chan struct{}                                       // while the state can't be had
-	frozen  *ports.LocalState                                   // the state as it was
+	contacts atomic.Int64 // how often it was asked for LeaderContact
+	mu       sync.Mutex
+	reads    int
+	cmds     []domain.Command
+	propose  func(ctx context.Context, cmd domain.Command) error // before it is proposed; an error instead of that
+	read     func() error                                        // before it is read; an error instead of that
+	stopped  chan struct{}                                       // while the state can't be had
+	frozen   *ports.LocalState                                   // the state as it was
+}
+
+// LeaderContact implements ports.Local.
+func (r *tapped) LeaderContact() (time.Duration, bool) {
+	r.contacts.Add(1)
+	return r.Instance.LeaderContact()
 }
 
 func (r *tapped) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error) {

@@ -401,6 +401,12 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 		defer l.close(t)
 		w := newWitness(accepting{&incoming{rpcs: make(chan raft.RPC)}}, newEvidence(), nil, nil, func() uint64 { return 1 })
 		w.log = l.ahead
+		var taken []uint64
+		w.taken = func(id raft.ServerID, request *raft.AppendEntriesRequest) {
+			if n := len(request.Entries); n > 0 && id == "2" {
+				taken = append(taken, request.Entries[n-1].Index)
+			}
+		}
 		send := func(entries ...*raft.Log) error {
 			return w.AppendEntries("2", "b:1", &raft.AppendEntriesRequest{Term: 1, Entries: entries}, &raft.AppendEntriesResponse{})
 		}
@@ -417,6 +423,9 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 		}
 		if !w.evidence.since("2", 1, moment) {
 			t.Error("a read has to wait for it")
+		}
+		if !slices.Equal(taken, []uint64{2, 3}) {
+			t.Errorf("what was taken is told as %d", taken)
 		}
 		release()
 		if err := <-sent; err != nil {

@@ -22,23 +22,27 @@ type announcements struct {
 	senders *heartbeats
 	timer   *time.Timer
 
-	mu  sync.Mutex
-	has map[raft.ServerID]reach
+	mu    sync.Mutex
+	ended bool
+	term  uint64 // of what follows
+	has   map[raft.ServerID]reach
 }
 
-// announcer is what announcements ask of raft.
+// announcer is what announcements ask of raft. None of it blocks.
 type announcer interface {
 	leadsBy() (term uint64, leads bool)
 	commitIndex() uint64
 	lastIndex() uint64
 }
 
-// reach is how far an instance is, as its leader of a term knows.
+// reach is how far another instance is, as its leader knows.
 type reach struct {
-	term  uint64
-	index uint64 // of the last entry that it has acknowledged
-	told  uint64 // up to which it was told what is committed
+	last place  // of what it has acknowledged
+	told uint64 // up to which index it was told what is committed
 }
+
+// place is where an entry is in the log.
+type place struct{ index, term uint64 }
 
 func newAnnouncements(running context.Context, leader announcer, send func(heartbeat) error) *announcements {
 	a := &announcements{leader: leader, senders: newHeartbeats(running, send), has: map[raft.ServerID]reach{}}
@@ -53,15 +57,21 @@ func (a *announcements) acknowledged(id raft.ServerID, request *raft.AppendEntri
 	if n == 0 {
 		return
 	}
-	a.mu.Lock()
-	now := a.has[id]
-	if now.term != request.Term {
-		now = reach{term: request.Term}
-	}
-	now.index = max(now.index, request.Entries[n-1].Index)
-	a.has[id] = now
-	a.mu.Unlock()
+	a.note(id, request.Term, place{request.Entries[n-1].Index, request.Entries[n-1].Term})
 	a.soon()
+}
+
+func (a *announcements) note(id raft.ServerID, term uint64, last place) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if term > a.term {
+		a.term = term
+		clear(a.has) // another leader may have replaced what they had
+	}
+	now := a.has[id]
+	if term == a.term && last.index > now.last.index {
+		a.has[id] = reach{last: last, told: now.told}
+	}
 }
 
 // soon has an announcement made, if this instance leads, unless something more happens
@@ -73,39 +83,36 @@ func (a *announcements) soon() {
 }
 
 func (a *announcements) announce() {
-	term, leads := a.leader.leadsBy()
-	commit := a.leader.commitIndex()
-	if !leads || a.leader.lastIndex() > commit {
-		return // what is on its way tells, or is told of
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	term, leads := a.leader.leadsBy()
+	commit := a.leader.commitIndex()
+	if a.ended || !leads || term != a.term || a.leader.lastIndex() > commit {
+		return // what is on its way tells, or is told of
+	}
 	for id, now := range a.has {
-		if now.term != term || now.index < commit || now.told >= commit {
+		if now.last.index != commit || now.told >= commit {
 			continue
 		}
-		now.told = commit
-		a.has[id] = now
-		a.senders.ask(heartbeat{id, term})
+		a.has[id] = reach{last: now.last, told: commit}
+		a.senders.ask(heartbeat{to: id, term: term, committed: now.last})
 	}
 }
 
 // end returns when nothing is sent any more; running has ended.
 func (a *announcements) end() {
 	a.timer.Stop()
+	a.mu.Lock()
+	a.ended = true
+	a.mu.Unlock()
 	a.senders.sending.Wait()
 }
 
-// announce tells another instance what is committed now.
+// announce tells another instance that what it has taken is committed.
 func (n *Node) announce(h heartbeat) error {
-	commit := n.raft.CommitIndex()
-	var last raft.Log
-	if n.logs.GetLog(commit, &last) != nil {
-		return nil // it is in a snapshot by now
-	}
 	return n.say(h, &raft.AppendEntriesRequest{
-		PrevLogEntry:      commit,
-		PrevLogTerm:       last.Term,
-		LeaderCommitIndex: commit,
+		PrevLogEntry:      h.committed.index,
+		PrevLogTerm:       h.committed.term,
+		LeaderCommitIndex: h.committed.index,
 	})
 }

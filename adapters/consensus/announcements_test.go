@@ -62,8 +62,8 @@ func announcing(t *testing.T) (p *position, a *announcements, told func() map[ra
 	sent := map[raft.ServerID]int{}
 	p = &position{term: 7, leads: true}
 	a = newAnnouncements(ctx, p, func(h heartbeat) error {
-		if h.term != 7 {
-			t.Errorf("an announcement of term %d", h.term)
+		if commit := p.commitIndex(); h.term != 7 || h.committed != (place{commit, 7}) {
+			t.Errorf("announced %+v, when %d is committed", h, commit)
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -97,6 +97,7 @@ func TestWhatIsCommittedIsAnnouncedOnceToThoseWhoHaveIt(t *testing.T) {
 			}
 		}
 		a.acknowledged("b", upTo(7, 10))
+		a.acknowledged("b", upTo(7, 9)) // which comes late
 		a.acknowledged("c", upTo(7, 9))
 		p.move(10, 10)
 		a.soon()
@@ -141,6 +142,15 @@ func TestWhoLeadsNoMoreAnnouncesNothing(t *testing.T) {
 		"what was taken in an earlier term may be gone": func(_ *position, a *announcements) {
 			a.acknowledged("b", upTo(6, 10))
 			a.acknowledged("b", upTo(7, 9))
+		},
+		"an earlier term is not heard of any more": func(_ *position, a *announcements) {
+			a.acknowledged("b", upTo(7, 9))
+			a.acknowledged("b", upTo(6, 10))
+		},
+		"it is being closed": func(_ *position, a *announcements) {
+			a.acknowledged("b", upTo(7, 10))
+			a.end()
+			a.announce()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -99,20 +99,20 @@ func TestAHeartbeatThatIsTooLateIsNotSent(t *testing.T) {
 	note := tampering(func(id raft.ServerID, args *raft.AppendEntriesRequest, _ *raft.AppendEntriesResponse) (bool, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		sent = append(sent, heartbeat{id, args.Term})
+		sent = append(sent, heartbeat{to: id, term: args.Term})
 		return false, nil
 	})
 	with.Store(&note)
 	term, _ := leader.leads()
-	late := []heartbeat{{"instance-1", term - 1}, {"stranger", term}}
-	for _, h := range append(late, heartbeat{"instance-1", term}) {
+	late := []heartbeat{{to: "instance-1", term: term - 1}, {to: "stranger", term: term}}
+	for _, h := range append(late, heartbeat{to: "instance-1", term: term}) {
 		if err := leader.beat(h); err != nil {
 			t.Errorf("%v: %v", h, err)
 		}
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if slices.Contains(sent, late[0]) || slices.Contains(sent, late[1]) || !slices.Contains(sent, heartbeat{"instance-1", term}) {
+	if slices.Contains(sent, late[0]) || slices.Contains(sent, late[1]) || !slices.Contains(sent, heartbeat{to: "instance-1", term: term}) {
 		t.Errorf("sent %v; term %d is this one", sent, term)
 	}
 }

@@ -85,38 +85,78 @@ func (g *groupCommit) send() {
 		return
 	}
 	go func() {
-		overdue := time.AfterFunc(groupPatience, g.next)
-		g.commit(group)
+		var f flight
+		overdue := time.AfterFunc(groupPatience, func() {
+			f.scatter(g.settle)
+			g.next()
+		})
+		g.commit(group, &f)
 		if overdue.Stop() {
 			g.next()
 		}
 	}()
 }
 
-// commit returns when all of group are answered, or as good as.
-func (g *groupCommit) commit(group []*write) {
+// commit hands group over, and waits for the answers, as long as they come in order and
+// in time.
+func (g *groupCommit) commit(group []*write, f *flight) {
 	deadline := time.Now().Add(enqueueTimeout)
-	futures := make([]raft.ApplyFuture, 0, len(group))
-	for _, w := range group {
+	for i, w := range group {
 		patience := time.Until(deadline)
-		if patience <= 0 {
-			break
+		if i > 0 && patience <= 0 {
+			g.answer(w, ports.ErrBusy)
+			continue
 		}
-		futures = append(futures, g.apply(w.entry, patience))
+		f.add(w, g.apply(w.entry, max(patience, 1)), g.settle)
 	}
-	queued := len(futures)
-	for _, w := range group[queued:] {
-		g.answer(w, ports.ErrBusy)
+	for w, future := f.first(); w != nil; w, future = f.first() {
+		g.settle(w, future)
 	}
-	if queued < len(group) {
-		// The last one may have found no place either, and those before it say nothing
-		// about that.
-		queued--
-		go g.settle(group[queued], futures[queued])
+}
+
+// flight is the writes of a group that raft has, and nobody waits for yet: one goroutine
+// waits for all of them, one after the other, unless that takes long. Then each has its
+// own, since one that is refused must be told so, whatever becomes of those before. Safe for
+// concurrent use.
+type flight struct {
+	mu        sync.Mutex
+	writes    []*write
+	futures   []raft.ApplyFuture
+	scattered bool
+}
+
+func (f *flight) add(w *write, future raft.ApplyFuture, settle func(*write, raft.ApplyFuture)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.scattered {
+		go settle(w, future)
+		return
 	}
-	for i, w := range group[:queued] {
-		g.settle(w, futures[i])
+	f.writes, f.futures = append(f.writes, w), append(f.futures, future)
+}
+
+// first takes the first write out; nil: there is none.
+func (f *flight) first() (*write, raft.ApplyFuture) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.writes) == 0 {
+		return nil, nil
 	}
+	w, future := f.writes[0], f.futures[0]
+	f.writes, f.futures = f.writes[1:], f.futures[1:]
+	return w, future
+}
+
+// scatter has settle called for each by a goroutine of its own, also for those that are
+// yet to come.
+func (f *flight) scatter(settle func(*write, raft.ApplyFuture)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.scattered = true
+	for i, w := range f.writes {
+		go settle(w, f.futures[i])
+	}
+	f.writes, f.futures = nil, nil
 }
 
 // settle waits for what becomes of w.

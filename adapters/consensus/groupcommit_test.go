@@ -187,12 +187,18 @@ func TestASlowCommitIsNotWaitedFor(t *testing.T) {
 // Raft takes nothing while its queue is full. All who find no place are told so in
 // time, also behind some that did.
 func TestWhoFindsNoPlaceIsRefusedInTime(t *testing.T) {
+	t.Run("the last one", func(t *testing.T) { findNoPlace(t, "b", "c", "d") })
+	t.Run("and others behind it", func(t *testing.T) { findNoPlace(t, "b", "c", "d", "e", "f") })
+}
+
+// findNoPlace is for entries of which two find a place.
+func findNoPlace(t *testing.T, entries ...string) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{room: make(chan struct{}, 3)}
 		g, answered := newGroupCommit(q)
 		g.put(t, "a")
 		q.holds(t, "a")
-		writes := g.put(t, "b", "c", "d", "e", "f")
+		writes := g.put(t, entries...)
 		q.commit(0)
 		q.holds(t, "a", "b", "c")
 		time.Sleep(enqueueTimeout)
@@ -206,8 +212,34 @@ func TestWhoFindsNoPlaceIsRefusedInTime(t *testing.T) {
 			}
 		}
 		q.commit(1, 2)
-		if !writes[0].isAnswered() || !writes[1].isAnswered() || *answered != 6 || g.pending.Load() != 0 {
-			t.Errorf("%d of 6 are answered, and %d bytes on their way", *answered, g.pending.Load())
+		if all := 1 + len(entries); !writes[0].isAnswered() || !writes[1].isAnswered() || *answered != all || g.pending.Load() != 0 {
+			t.Errorf("%d of %d are answered, and %d bytes on their way", *answered, all, g.pending.Load())
+		}
+	})
+}
+
+// What raft refuses is told although those before it are on their way.
+func TestARefusalWaitsForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{}
+		g, _ := newGroupCommit(q)
+		g.put(t, "a")
+		q.holds(t, "a")
+		writes := g.put(t, "b", "c", "d")
+		q.commit(0)
+		q.holds(t, "a", "b", "c", "d")
+		q.futures[2].keep(raft.ErrLeadershipTransferInProgress)
+		time.Sleep(groupPatience)
+		synctest.Wait()
+		if c := writes[1]; !c.isAnswered() || !errors.Is(c.err, ports.ErrNotLeader) {
+			t.Errorf("answered: %t, %v", c.isAnswered(), c.err)
+		}
+		if writes[0].isAnswered() || writes[2].isAnswered() {
+			t.Error("what is on its way is answered")
+		}
+		q.commit(1, 3)
+		if !writes[0].isAnswered() || !writes[2].isAnswered() {
+			t.Error("not all are answered")
 		}
 	})
 }

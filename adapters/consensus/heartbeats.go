@@ -31,8 +31,9 @@ type heartbeats struct {
 }
 
 type heartbeat struct {
-	to   raft.ServerID
-	term uint64
+	to        raft.ServerID
+	term      uint64
+	committed place // which is announced; zero: it says nothing of the log
 }
 
 func newHeartbeats(running context.Context, send func(heartbeat) error) *heartbeats {

@@ -77,15 +77,15 @@ func TestAHeartbeatThatIsOnItsWayIsFollowedByTheOneAskedForLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire("b")
 		h, end := started(t, w.send)
-		h.ask(heartbeat{"b", 7})
-		w.mustHaveSent(t, heartbeat{"b", 7})
-		h.ask(heartbeat{"b", 7})
-		h.ask(heartbeat{"b", 8})
-		w.mustHaveSent(t, heartbeat{"b", 7})
+		h.ask(heartbeat{to: "b", term: 7})
+		w.mustHaveSent(t, heartbeat{to: "b", term: 7})
+		h.ask(heartbeat{to: "b", term: 7})
+		h.ask(heartbeat{to: "b", term: 8})
+		w.mustHaveSent(t, heartbeat{to: "b", term: 7})
 		w.hangs["b"] <- nil
-		w.mustHaveSent(t, heartbeat{"b", 7}, heartbeat{"b", 8})
+		w.mustHaveSent(t, heartbeat{to: "b", term: 7}, heartbeat{to: "b", term: 8})
 		w.hangs["b"] <- nil
-		w.mustHaveSent(t, heartbeat{"b", 7}, heartbeat{"b", 8})
+		w.mustHaveSent(t, heartbeat{to: "b", term: 7}, heartbeat{to: "b", term: 8})
 		end()
 	})
 }
@@ -95,12 +95,12 @@ func TestAVoterThatHangsCostsOneHeartbeatAndDelaysNobody(t *testing.T) {
 		const rounds = 100
 		w := newWire("b")
 		h, end := started(t, w.send)
-		began, want := time.Now(), []heartbeat{{"b", 7}}
+		began, want := time.Now(), []heartbeat{{to: "b", term: 7}}
 		for range rounds {
-			h.ask(heartbeat{"b", 7})
+			h.ask(heartbeat{to: "b", term: 7})
 			synctest.Wait()
-			h.ask(heartbeat{"c", 7})
-			want = append(want, heartbeat{"c", 7})
+			h.ask(heartbeat{to: "c", term: 7})
+			want = append(want, heartbeat{to: "c", term: 7})
 			w.mustHaveSent(t, want...)
 		}
 		if took := time.Since(began); took != 0 {
@@ -120,7 +120,7 @@ func TestAVoterThatRefusesIsNotSentOneForEachRead(t *testing.T) {
 		w := newWire()
 		h, end := started(t, func(asked heartbeat) error { return errors.Join(w.send(asked), errCut) })
 		for began := time.Now(); time.Since(began) < 10*heartbeatPause; <-time.After(heartbeatPause / 100) {
-			h.ask(heartbeat{"b", 7})
+			h.ask(heartbeat{to: "b", term: 7})
 		}
 		if n := w.count(); n < 9 || n > 11 {
 			t.Errorf("%d were sent in ten times the pause after one that fails", n)
@@ -138,11 +138,11 @@ func TestWhoIsAskedForNoMoreHeartbeatsEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
 		h, end := started(t, w.send)
-		h.ask(heartbeat{"b", 7})
-		h.ask(heartbeat{"c", 7})
+		h.ask(heartbeat{to: "b", term: 7})
+		h.ask(heartbeat{to: "c", term: 7})
 		synctest.Wait()
 		<-time.After(heartbeatLinger * 9 / 10)
-		h.ask(heartbeat{"c", 7})
+		h.ask(heartbeat{to: "c", term: 7})
 		synctest.Wait()
 		<-time.After(heartbeatLinger / 2)
 		synctest.Wait()
@@ -155,7 +155,7 @@ func TestWhoIsAskedForNoMoreHeartbeatsEnds(t *testing.T) {
 			t.Errorf("there are goroutines for %v", got)
 		}
 		h.sending.Wait()
-		h.ask(heartbeat{"b", 8})
+		h.ask(heartbeat{to: "b", term: 8})
 		synctest.Wait()
 		if n := w.count(); n != 4 {
 			t.Errorf("%d were sent, want those before and one more", n)
@@ -168,7 +168,7 @@ func TestAtTheMomentOfGoingAHeartbeatThatWasAskedForIsSent(t *testing.T) {
 	h := newHeartbeats(t.Context(), nil)
 	next := make(chan heartbeat, 1)
 	h.senders["b"] = next
-	h.ask(heartbeat{"b", 7})
+	h.ask(heartbeat{to: "b", term: 7})
 	if h.leave("b", next) || len(h.voters()) != 1 {
 		t.Error("it goes, and leaves a heartbeat behind")
 	}
@@ -182,7 +182,7 @@ func TestAfterTheEndNoHeartbeatIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire("b")
 		h, end := started(t, w.send)
-		h.ask(heartbeat{"b", 7})
+		h.ask(heartbeat{to: "b", term: 7})
 		synctest.Wait()
 		ended := make(chan struct{})
 		go func() {
@@ -190,8 +190,8 @@ func TestAfterTheEndNoHeartbeatIsSent(t *testing.T) {
 			close(ended)
 		}()
 		synctest.Wait()
-		h.ask(heartbeat{"b", 7})
-		h.ask(heartbeat{"c", 7})
+		h.ask(heartbeat{to: "b", term: 7})
+		h.ask(heartbeat{to: "c", term: 7})
 		select {
 		case <-ended:
 			t.Error("the end did not wait for the one on its way")
@@ -199,7 +199,7 @@ func TestAfterTheEndNoHeartbeatIsSent(t *testing.T) {
 		}
 		w.hangs["b"] <- nil
 		<-ended
-		w.mustHaveSent(t, heartbeat{"b", 7})
+		w.mustHaveSent(t, heartbeat{to: "b", term: 7})
 	})
 }
 
@@ -227,7 +227,7 @@ func TestAHeartbeatOfAnEarlierRoundProvesNothing(t *testing.T) {
 		leadership := newFakeLeadership()
 		leadership.answer = func() {
 			for _, voter := range []raft.ServerID{"b", "c"} {
-				h.ask(heartbeat{voter, 7})
+				h.ask(heartbeat{to: voter, term: 7})
 			}
 		}
 		g := &gate{leadership: leadership, evidence: e}

@@ -189,7 +189,7 @@ func (n *Node) quorum() (others []raft.ServerID, needed int) {
 // provoke implements leadership.
 func (n *Node) provoke(others []raft.ServerID, term uint64) {
 	for _, voter := range others {
-		n.heartbeats.ask(heartbeat{voter, term})
+		n.heartbeats.ask(heartbeat{to: voter, term: term})
 	}
 }
 

@@ -133,7 +133,16 @@ func applyInBatches(t *rapid.T, m *machine, log []*raft.Log) []outcome {
 func TestABatchIsPostedOnce(t *testing.T) {
 	m := testMachine(t)
 	before := m.board.read()
+	told := 0
+	m.posted = func() {
+		if told++; m.board.read().applied != 4 {
+			t.Error("it was told of what is not posted")
+		}
+	}
 	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}, domain.Register{Node: minimalNode(t, "b", "h:2")}))
+	if told != 1 {
+		t.Errorf("who announces was told %d times", told)
+	}
 	select {
 	case <-before.later:
 	default:
