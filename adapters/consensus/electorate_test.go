@@ -103,7 +103,9 @@ func TestANonvoterVotesForAVoterThatIsAhead(t *testing.T) {
 	_ = leader.Add(within(t), domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Voter})
 	leader.eventually(t, "leads no more", func(s ports.LocalState) bool { return !s.Leading })
 	joining = again(t, joining, nil)
-	leader.eventually(t, "leading", leading)
+	// Seldom, the last that raft has left of the leader sends it the entry, and it may
+	// stand for election itself.
+	leaderOf(t, []*instance{leader, joining})
 	joining.becomes(t, domain.Voter)
 }
 
