@@ -84,6 +84,17 @@ func (d *disk) arm(writes int, votes bool, crash func()) {
 	d.writes, d.votes, d.armed = writes, votes, crash
 }
 
+// candidate is whom the instance voted for, empty where that is lost.
+func (d *disk) candidate() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	address, err := d.store.Get(logstore.VoteCandidateKey)
+	if !errors.Is(err, logstore.ErrKeyNotFound) {
+		must(err)
+	}
+	return string(address)
+}
+
 // open begins a life of the instance.
 func (d *disk) open() *life {
 	d.mu.Lock()

@@ -16,7 +16,7 @@ type fault func(h *story, random *rand.Rand, ctx context.Context)
 
 var allFaults = []fault{
 	isolate, isolate, deafen, silence, split, slowLink, breakConnections,
-	crashOne, crashOne, crashAll, crashInWrite, crashVoters, slowDisk, hangDisk, failDisk, fillDisk,
+	crashOne, crashOne, crashAll, crashInWrite, crashVoters, duel, slowDisk, hangDisk, failDisk, fillDisk,
 	handOver, demote, promote, remove, wipe,
 }
 
@@ -190,6 +190,46 @@ func crashVoters(h *story, random *rand.Rand, ctx context.Context) {
 			})
 		})
 	}
+}
+
+// duel crashes the leader, and keeps the others from each other: both want its vote.
+// When one has that, it crashes again, and hears of it no more: it is the other's turn.
+func duel(h *story, random *rand.Rand, ctx context.Context) {
+	voter := h.leader()
+	if voter == nil {
+		return
+	}
+	wanting := h.around(voter, false, true)
+	var between [][2]string
+	for _, from := range wanting {
+		for _, to := range wanting {
+			if from != to {
+				between = append(between, [2]string{from[0], to[0]})
+			}
+		}
+	}
+	h.trace("%s is wanted by others, who do not hear of each other", voter.id)
+	h.cut(ctx, random, between)
+	down := span(random, time.Millisecond, 10*time.Millisecond)
+	h.crashFor(ctx, voter, down)
+	random = rand.New(rand.NewPCG(random.Uint64(), 0)) // what follows happens beside other faults
+	var voted func()
+	voted = func() {
+		h.faults.Go(func() {
+			candidate := voter.disk.candidate()
+			switch candidate {
+			case "":
+				return
+			case voter.address:
+				voter.disk.arm(1, true, voted)
+				return
+			}
+			h.pause(ctx, span(random, 0, 5*time.Millisecond))
+			h.cut(ctx, random, [][2]string{{candidate, voter.address}})
+			h.crashFor(ctx, voter, down)
+		})
+	}
+	voter.disk.arm(1, true, voted)
 }
 
 func slowDisk(h *story, random *rand.Rand, ctx context.Context) {
