@@ -110,7 +110,7 @@ func kindOf(entry any) entryKind {
 func appendCommand(b []byte, cmd domain.Command) []byte {
 	switch cmd := cmd.(type) {
 	case domain.Register:
-		b = appendMessage(b, 1, appendNode(nil, &cmd.Node))
+		b = appendNodeMessage(b, 1, &cmd.Node)
 		b = appendCondition(b, 2, cmd.If)
 	case domain.Deregister:
 		b = appendString(b, 1, cmd.ID)
@@ -123,12 +123,14 @@ func appendCommand(b []byte, cmd domain.Command) []byte {
 				// Once it is committed no replica could read it.
 				panic(fmt.Sprintf("consensus: no format for a %T in a batch", one))
 			}
-			b = appendMessage(b, protowire.Number(kind), appendCommand(nil, one))
+			b = appendMessage(b, protowire.Number(kind), func(b []byte) []byte { return appendCommand(b, one) })
 		}
 	case domain.Expire:
 		for _, n := range cmd.Nodes {
-			at := appendString(nil, 1, n.ID)
-			b = appendMessage(b, 1, appendUint(at, 2, uint64(n.Revision)))
+			b = appendMessage(b, 1, func(b []byte) []byte {
+				b = appendString(b, 1, n.ID)
+				return appendUint(b, 2, uint64(n.Revision))
+			})
 		}
 	case domain.Revive:
 		b = appendString(b, 1, cmd.ID)
@@ -360,9 +362,14 @@ func appendNode(b []byte, n *domain.CacheNode) []byte {
 }
 
 func appendLabels(b []byte, labels map[string]string) []byte {
-	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		label := appendString(nil, 1, key)
-		b = appendMessage(b, nodeLabel, appendString(label, 2, labels[key]))
+	var room [domain.MaxLabels]string
+	keys := slices.AppendSeq(room[:0], maps.Keys(labels))
+	slices.Sort(keys)
+	for _, key := range keys {
+		b = appendMessage(b, nodeLabel, func(b []byte) []byte {
+			b = appendString(b, 1, key)
+			return appendString(b, 2, labels[key])
+		})
 	}
 	return b
 }
@@ -429,8 +436,10 @@ func appendCondition(b []byte, number protowire.Number, c domain.Condition) []by
 	if c == (domain.Condition{}) {
 		return b
 	}
-	message := appendUint(nil, 1, uint64(c.Expect))
-	return appendMessage(b, number, appendUint(message, 2, uint64(c.Revision)))
+	return appendMessage(b, number, func(b []byte) []byte {
+		b = appendUint(b, 1, uint64(c.Expect))
+		return appendUint(b, 2, uint64(c.Revision))
+	})
 }
 
 func (f *field) condition() domain.Condition {

@@ -81,7 +81,7 @@ func uintField(number protowire.Number, v uint64) []byte {
 }
 
 func message(number protowire.Number, fields ...[]byte) []byte {
-	return appendMessage(nil, number, bytes.Join(fields, nil))
+	return appendMessage(nil, number, func(b []byte) []byte { return append(b, bytes.Join(fields, nil)...) })
 }
 
 func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {

@@ -60,38 +60,38 @@ func writeSnapshot(w io.Writer, im image) error {
 	out := snapshotWriter{w: bufio.NewWriterSize(w, 64<<10), sum: crc32.New(castagnoli)}
 	out.write(append([]byte(snapshotMagic), snapshotVersion))
 
-	head := appendString(nil, 1, im.clusterID)
-	head = appendUint(head, 2, uint64(im.view.Revision()))
-	head = appendUint(head, 3, im.applied)
-	head = appendUint(head, 4, im.openTerm)
 	changes := im.view.History()
-	head = appendUint(head, 5, uint64(len(changes)))
-	out.record(recordHead, head)
-
+	out.record(recordHead, func(b []byte) []byte {
+		b = appendString(b, 1, im.clusterID)
+		b = appendUint(b, 2, uint64(im.view.Revision()))
+		b = appendUint(b, 3, im.applied)
+		b = appendUint(b, 4, im.openTerm)
+		return appendUint(b, 5, uint64(len(changes)))
+	})
 	for i := range changes {
-		out.record(recordChange, appendChange(nil, &changes[i], changes))
+		out.record(recordChange, func(b []byte) []byte { return appendChange(b, &changes[i], changes) })
 	}
 	for n := range im.view.Nodes() {
-		out.record(recordNode, appendNodeOrReference(nil, n, changes))
+		out.record(recordNode, func(b []byte) []byte { return appendNodeOrReference(b, n, changes) })
 	}
 	for _, id := range im.promotions {
-		out.record(recordPromotion, appendString(nil, 1, id))
+		out.record(recordPromotion, func(b []byte) []byte { return appendString(b, 1, id) })
 	}
 	if im.staged != nil {
-		out.record(recordStaged, appendStaged(nil, im.staged))
+		out.record(recordStaged, func(b []byte) []byte { return appendStaged(b, im.staged) })
 		for _, n := range im.staged.nodes {
-			out.record(recordStagedNode, appendMessage(nil, 1, appendNode(nil, n)))
+			out.record(recordStagedNode, func(b []byte) []byte { return appendNodeMessage(b, 1, n) })
 		}
 	}
-	out.record(recordEnd, appendUint(nil, 1, uint64(im.view.Len())))
+	out.record(recordEnd, func(b []byte) []byte { return appendUint(b, 1, uint64(im.view.Len())) })
 	return out.finish()
 }
 
 type snapshotWriter struct {
-	w       *bufio.Writer
-	sum     hash.Hash32
-	scratch []byte
-	err     error
+	w               *bufio.Writer
+	sum             hash.Hash32
+	length, scratch []byte
+	err             error
 }
 
 func (s *snapshotWriter) write(b []byte) {
@@ -101,9 +101,10 @@ func (s *snapshotWriter) write(b []byte) {
 	}
 }
 
-func (s *snapshotWriter) record(kind protowire.Number, message []byte) {
-	s.scratch = appendMessage(s.scratch[:0], kind, message)
-	s.write(binary.AppendUvarint(nil, uint64(len(s.scratch))))
+func (s *snapshotWriter) record(kind protowire.Number, fields func(b []byte) []byte) {
+	s.scratch = appendMessage(s.scratch[:0], kind, fields)
+	s.length = binary.AppendUvarint(s.length[:0], uint64(len(s.scratch)))
+	s.write(s.length)
 	s.write(s.scratch)
 }
 
@@ -133,7 +134,7 @@ func appendChange(b []byte, c *domain.Change, changes []domain.Change) []byte {
 	b = appendUint(b, changeEffect, numberOf(effects, c.Effect))
 	b = appendUint(b, changeReason, numberOf(reasons, c.Reason))
 	if c.Effect != domain.Removed {
-		b = appendMessage(b, changeNode, appendNode(nil, c.Node))
+		b = appendNodeMessage(b, changeNode, c.Node)
 	}
 	switch {
 	case c.Previous == nil:
@@ -141,7 +142,7 @@ func appendChange(b []byte, c *domain.Change, changes []domain.Change) []byte {
 	case made(c.Previous, changes) != nil:
 		return appendUint(b, changePreviousReference, uint64(c.Previous.Revision))
 	}
-	return appendMessage(b, changePrevious, appendNode(nil, c.Previous))
+	return appendNodeMessage(b, changePrevious, c.Previous)
 }
 
 func numberOf[T comparable](table []T, wanted T) uint64 {
@@ -172,7 +173,7 @@ func appendNodeOrReference(b []byte, n *domain.CacheNode, changes []domain.Chang
 	if made(n, changes) != nil {
 		return appendUint(b, nodeReference, uint64(n.Revision))
 	}
-	return appendMessage(b, nodeInline, appendNode(nil, n))
+	return appendNodeMessage(b, nodeInline, n)
 }
 
 // restored is what readSnapshot found.

@@ -107,13 +107,13 @@ func appendRestore(b []byte, entry any) []byte {
 		b = appendString(b, 1, entry.ID)
 		b = appendUint(b, 2, uint64(entry.Number))
 		for _, n := range entry.Nodes {
-			b = appendMessage(b, 3, appendNode(nil, n))
+			b = appendNodeMessage(b, 3, n)
 		}
 	case restoreCommit:
 		b = appendString(b, 1, entry.ID)
 		b = appendUint(b, 2, uint64(entry.Parts))
 		if entry.Expected != nil {
-			b = appendMessage(b, 3, appendUint(nil, 1, uint64(*entry.Expected)))
+			b = appendMessage(b, 3, func(b []byte) []byte { return appendUint(b, 1, uint64(*entry.Expected)) })
 		}
 	case restoreAbort:
 		b = appendString(b, 1, entry.ID)

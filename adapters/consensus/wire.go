@@ -27,11 +27,23 @@ func appendUint(b []byte, number protowire.Number, v uint64) []byte {
 	return protowire.AppendVarint(b, v)
 }
 
-// appendMessage appends m even when it is empty: that a message is there may
-// say something.
-func appendMessage(b []byte, number protowire.Number, m []byte) []byte {
+// appendMessage appends what fields appends to what it is given, as a message, even
+// when that is empty: that a message is there may say something.
+func appendMessage(b []byte, number protowire.Number, fields func(b []byte) []byte) []byte {
 	b = protowire.AppendTag(b, number, protowire.BytesType)
-	return protowire.AppendBytes(b, m)
+	start := len(b) + 1 // most lengths take one byte
+	b = fields(append(b, 0))
+	length := uint64(len(b) - start)
+	if more := protowire.SizeVarint(length) - 1; more > 0 {
+		b = append(b, make([]byte, more)...)
+		copy(b[start+more:], b[start:])
+	}
+	protowire.AppendVarint(b[:start-1], length)
+	return b
+}
+
+func appendNodeMessage(b []byte, number protowire.Number, n *domain.CacheNode) []byte {
+	return appendMessage(b, number, func(b []byte) []byte { return appendNode(b, n) })
 }
 
 // field is one field of a message that is being read. Its accessors note the
