@@ -46,47 +46,54 @@ func appendNodeMessage(b []byte, number protowire.Number, n *domain.CacheNode) [
 	return appendMessage(b, number, func(b []byte) []byte { return appendNode(b, n) })
 }
 
-// field is one field of a message that is being read. Its accessors note the
-// first thing that is wrong, so that reading code needs no branch for each.
+// field is one field of a message that is being read, one after the other. Its
+// accessors note the first thing that is wrong, so that reading code needs no branch
+// for each.
 type field struct {
 	number protowire.Number
 	kind   protowire.Type
 	varint uint64
 	bytes  []byte
-	err    *error
+	err    error
 }
 
 // readFields calls read for each field of message, until one of them fails.
 func readFields(message []byte, read func(*field)) error {
-	var err error
-	f := &field{err: &err}
-	for len(message) > 0 && err == nil {
+	var f field
+	f.each(message, read)
+	return f.err
+}
+
+func (f *field) each(message []byte, read func(*field)) {
+	for len(message) > 0 && f.err == nil {
 		number, kind, n := protowire.ConsumeTag(message)
 		if n < 0 {
-			return fmt.Errorf("malformed field: %w", protowire.ParseError(n))
+			f.fail(fmt.Errorf("malformed field: %w", protowire.ParseError(n)))
+			return
 		}
 		message = message[n:]
-		*f = field{number: number, kind: kind, err: &err}
+		*f = field{number: number, kind: kind}
 		switch kind {
 		case protowire.VarintType:
 			f.varint, n = protowire.ConsumeVarint(message)
 		case protowire.BytesType:
 			f.bytes, n = protowire.ConsumeBytes(message)
 		default:
-			return fmt.Errorf("field %d has wire type %d, which is not known to this build: a newer build wrote it", number, kind)
+			f.fail(fmt.Errorf("field %d has wire type %d, which is not known to this build: a newer build wrote it", number, kind))
+			return
 		}
 		if n < 0 {
-			return fmt.Errorf("malformed field %d: %w", number, protowire.ParseError(n))
+			f.fail(fmt.Errorf("malformed field %d: %w", number, protowire.ParseError(n)))
+			return
 		}
 		message = message[n:]
 		read(f)
 	}
-	return err
 }
 
 func (f *field) fail(err error) {
-	if *f.err == nil {
-		*f.err = err
+	if f.err == nil {
+		f.err = err
 	}
 }
 
@@ -135,7 +142,8 @@ func (f *field) message(read func(*field)) {
 	if !f.expect(protowire.BytesType) {
 		return
 	}
-	if err := readFields(f.bytes, read); err != nil {
-		f.fail(err)
-	}
+	outer := *f
+	f.each(outer.bytes, read)
+	outer.err = f.err
+	*f = outer
 }
