@@ -2,6 +2,7 @@ package domain_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -36,6 +37,8 @@ func BenchmarkUpdate(b *testing.B) {
 		for n := range r.View().Nodes() {
 			nodes = append(nodes, *n)
 		}
+		// In no order, as clients come.
+		rand.New(rand.NewPCG(1, 2)).Shuffle(size, func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 		i := 0
 		for b.Loop() {
 			n := &nodes[i%size]

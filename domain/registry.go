@@ -171,9 +171,11 @@ func (r *Registry) register(cmd Register) (Change, error) {
 	if err := cmd.If.check(known); err != nil {
 		return Change{}, err
 	}
-	owner, taken := r.byAddress[canonicalAddress(wanted.Address)]
-	if taken && owner != wanted.ID {
-		return Change{}, fmt.Errorf("%w: %s is the address of node %q", ErrAddressInUse, wanted.Address, owner)
+	if known == nil || known.Address != wanted.Address {
+		owner, taken := r.byAddress[canonicalAddress(wanted.Address)]
+		if taken && owner != wanted.ID {
+			return Change{}, fmt.Errorf("%w: %s is the address of node %q", ErrAddressInUse, wanted.Address, owner)
+		}
 	}
 	if known != nil && known.sameAs(wanted) {
 		return r.unchanged(known), nil
@@ -221,8 +223,12 @@ func (r *Registry) updated(old *CacheNode, n CacheNode) Change {
 		r.releaseSlot(old)
 		n.Slot = r.pool(n.Pool).take()
 	}
-	r.letGo(old)
-	r.hold(&n)
+	if n.Address != old.Address {
+		delete(r.byAddress, canonicalAddress(old.Address))
+		r.byAddress[canonicalAddress(n.Address)] = n.ID
+	}
+	r.nodes = r.nodes.replace(&n)
+	r.bytes += n.size() - old.size()
 	return Change{Revision: r.revision, Effect: Updated, Reason: ByRequest, Node: &n, Previous: old}
 }
 

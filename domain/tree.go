@@ -52,6 +52,20 @@ func (t *tree) put(n *CacheNode) *tree {
 	return &tree{left: t.left, right: t.right, count: t.count, node: n}
 }
 
+// replace puts n in the place of the node with its id, which must be there.
+func (t *tree) replace(n *CacheNode) *tree {
+	replaced := *t
+	switch {
+	case n.ID < t.node.ID:
+		replaced.left = t.left.replace(n)
+	case n.ID > t.node.ID:
+		replaced.right = t.right.replace(n)
+	default:
+		replaced.node = n
+	}
+	return &replaced
+}
+
 // remove takes out the node named id, which must be there.
 func (t *tree) remove(id string) *tree {
 	switch {

@@ -55,10 +55,15 @@ func TestTreeIsAMapInOrder(t *testing.T) {
 			if current.get(id) != model[id] {
 				t.Fatalf("get %q: %v, want %v", id, current.get(id), model[id])
 			}
-			if _, known := model[id]; known && rapid.IntRange(0, 9).Draw(t, "kind") >= puts {
+			_, known := model[id]
+			switch put := rapid.IntRange(0, 9).Draw(t, "kind") < puts; {
+			case known && !put:
 				current = current.remove(id)
 				delete(model, id)
-			} else {
+			case known && rapid.Bool().Draw(t, "replace"):
+				model[id] = &CacheNode{ID: id}
+				current = current.replace(model[id])
+			default:
 				model[id] = &CacheNode{ID: id}
 				current = current.put(model[id])
 			}
