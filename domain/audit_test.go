@@ -25,6 +25,9 @@ func (r *Registry) Audit() error {
 	if r.bytes != size {
 		return fmt.Errorf("%d bytes are counted, not %d", r.bytes, size)
 	}
+	if err := r.nodes.audit(); err != nil {
+		return err
+	}
 	held := map[string][]int{}
 	for name, pool := range r.pools {
 		held[name] = pool.places()
@@ -44,6 +47,27 @@ func (r *Registry) Audit() error {
 	}
 	if r.history.bytes != past {
 		return fmt.Errorf("%d bytes of history are counted, not %d", r.history.bytes, past)
+	}
+	return nil
+}
+
+// audit says where the rows of x are not those of its nodes, each of them one's own.
+func (x *index) audit() error {
+	if len(x.at) != x.size() {
+		return fmt.Errorf("it knows where %d nodes are, and has %d", len(x.at), x.size())
+	}
+	taken := map[int]string{}
+	for id, row := range x.at {
+		if n := x.get(id); n == nil || n.ID != id || x.table.get(id) != n || taken[row] != "" {
+			return fmt.Errorf("node %q is not in row %d: %v, %q", id, row, n, taken[row])
+		}
+		taken[row] = id
+	}
+	for _, row := range x.free {
+		if n := x.rows.get(row); n != nil || taken[row] != "" {
+			return fmt.Errorf("row %d is free, and has %v of %q", row, n, taken[row])
+		}
+		taken[row] = "nobody"
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ const (
 // registry everywhere. It is not safe for concurrent use; its views are.
 type Registry struct {
 	revision  Revision
-	nodes     *tree
+	nodes     index
 	byAddress map[string]string // canonical address → id of its owner
 	pools     map[string]*slots
 	bytes     int
@@ -26,14 +26,14 @@ type Registry struct {
 
 // NewRegistry gives the empty registry at revision 0.
 func NewRegistry() *Registry {
-	return &Registry{byAddress: map[string]string{}, pools: map[string]*slots{}}
+	return &Registry{nodes: indexOf(nil), byAddress: map[string]string{}, pools: map[string]*slots{}}
 }
 
 // View gives the registry as it is now, in constant time.
 func (r *Registry) View() View {
 	// Clipped, so that a reader who appends to what a view gave copies it,
 	// instead of writing where the next change will stand.
-	return View{revision: r.revision, nodes: r.nodes, changes: slices.Clip(r.history.changes)}
+	return View{revision: r.revision, nodes: r.nodes.table, changes: slices.Clip(r.history.changes)}
 }
 
 // Apply carries cmd out whole, or refuses it (*Refusal) and changes nothing. It
@@ -94,7 +94,7 @@ func (r *Registry) refusal(cmd Command, err error) *Refusal {
 // batch does one command after the other, and takes back what it did when one
 // is refused.
 func (r *Registry) batch(cmd Batch) ([]Change, error) {
-	nodes, revision := r.nodes, r.revision
+	revision := r.revision
 	changes := make([]Change, 0, len(cmd.Commands))
 	for i, one := range cmd.Commands {
 		change, err := r.apply(one)
@@ -105,24 +105,29 @@ func (r *Registry) batch(cmd Batch) ([]Change, error) {
 		for _, change := range slices.Backward(changes) {
 			r.undo(&change)
 		}
-		r.nodes, r.revision = nodes, revision
+		r.revision = revision
 		return nil, r.refusal(one, fmt.Errorf("changes[%d]: %w", i, err))
 	}
 	return changes, nil
 }
 
-// undo takes back the latest change, in all but the nodes and the revision.
+// undo takes back the latest change, in all but the revision.
 func (r *Registry) undo(change *Change) {
-	if change.Effect == Unchanged {
-		return
-	}
-	if change.Effect != Removed {
+	switch change.Effect {
+	case Added:
+		r.nodes.remove(change.Node.ID)
 		r.letGo(change.Node)
 		r.releaseSlot(change.Node)
-	}
-	if change.Effect != Added {
+	case Updated:
+		r.nodes.replace(change.Previous)
+		r.letGo(change.Node)
+		r.releaseSlot(change.Node)
 		r.hold(change.Previous)
-		r.pool(change.Previous.Pool).claim(change.Previous.Slot)
+		r.claimSlot(change.Previous)
+	case Removed:
+		r.nodes.add(change.Previous)
+		r.hold(change.Previous)
+		r.claimSlot(change.Previous)
 	}
 }
 
@@ -211,6 +216,7 @@ func (r *Registry) added(n CacheNode) Change {
 	r.revision++
 	n.CreatedRevision, n.Revision = r.revision, r.revision
 	n.Slot = r.pool(n.Pool).take()
+	r.nodes.add(&n)
 	r.hold(&n)
 	return Change{Revision: r.revision, Effect: Added, Reason: ByRequest, Node: &n}
 }
@@ -223,12 +229,13 @@ func (r *Registry) updated(old *CacheNode, n CacheNode) Change {
 		r.releaseSlot(old)
 		n.Slot = r.pool(n.Pool).take()
 	}
-	if n.Address != old.Address {
-		delete(r.byAddress, canonicalAddress(old.Address))
-		r.byAddress[canonicalAddress(n.Address)] = n.ID
+	r.nodes.replace(&n)
+	if n.Address == old.Address {
+		r.bytes += n.size() - old.size()
+	} else {
+		r.letGo(old)
+		r.hold(&n)
 	}
-	r.nodes = r.nodes.replace(&n)
-	r.bytes += n.size() - old.size()
 	return Change{Revision: r.revision, Effect: Updated, Reason: ByRequest, Node: &n, Previous: old}
 }
 
@@ -247,18 +254,17 @@ func (r *Registry) removed(known *CacheNode) Change {
 	r.revision++
 	r.releaseSlot(known)
 	r.letGo(known)
-	r.nodes = r.nodes.remove(known.ID)
+	r.nodes.remove(known.ID)
 	return Change{Revision: r.revision, Effect: Removed, Reason: ByRequest, Node: known, Previous: known}
 }
 
-// hold puts n in every index but the pools.
+// hold counts n in, beside the nodes themselves and their slots.
 func (r *Registry) hold(n *CacheNode) {
-	r.nodes = r.nodes.put(n)
 	r.byAddress[canonicalAddress(n.Address)] = n.ID
 	r.bytes += n.size()
 }
 
-// letGo takes n out of what hold keeps beside the nodes themselves.
+// letGo takes back hold.
 func (r *Registry) letGo(n *CacheNode) {
 	delete(r.byAddress, canonicalAddress(n.Address))
 	r.bytes -= n.size()
@@ -270,6 +276,8 @@ func (r *Registry) pool(name string) *slots {
 	}
 	return r.pools[name]
 }
+
+func (r *Registry) claimSlot(n *CacheNode) { r.pool(n.Pool).claim(n.Slot) }
 
 func (r *Registry) releaseSlot(n *CacheNode) {
 	pool := r.pools[n.Pool]
@@ -308,7 +316,7 @@ func RestoreRegistry(revision Revision, nodes []*CacheNode, changes []Change) (*
 	if ids := len(slices.CompactFunc(slices.Clone(ascending), sharesID)); ids != len(nodes) {
 		return nil, fmt.Errorf("%d nodes share %d ids", len(nodes), ids)
 	}
-	r.nodes = treeOf(ascending)
+	r.nodes = indexOf(ascending)
 	for name, taken := range used {
 		pool, ok := restoreSlots(taken)
 		if !ok {

@@ -121,7 +121,7 @@ func (r *Registry) Replace(with *Replacement, expected *Revision) (Replaced, err
 			replaced.Updated++
 		}
 	}
-	r.nodes, r.bytes = treeOf(nodes), with.bytes
+	r.nodes, r.bytes = indexOf(nodes), with.bytes
 	r.byAddress = maps.Clone(with.byAddress)
 	r.pools = make(map[string]*slots, len(with.pools))
 	for name, pool := range with.pools {

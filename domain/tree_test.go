@@ -9,72 +9,68 @@ import (
 	"pgregory.net/rapid"
 )
 
-// weigh checks order, counts and balance below t, and gives its nodes.
-func (t *tree) weigh(fail func(format string, args ...any)) []*CacheNode {
+// weigh checks order, counts and balance below t, and gives its entries.
+func (t *tree) weigh(fail func(format string, args ...any)) []entry {
 	if t == nil {
 		return nil
 	}
 	left, right := t.left.weigh(fail), t.right.weigh(fail)
-	nodes := slices.Concat(left, []*CacheNode{t.node}, right)
-	if t.count != len(nodes) {
-		fail("%q counts %d nodes and has %d", t.node.ID, t.count, len(nodes))
+	entries := slices.Concat(left, []entry{t.entry}, right)
+	if t.count != len(entries) {
+		fail("%q counts %d entries and has %d", t.id, t.count, len(entries))
 	}
-	if len(left) > 0 && left[len(left)-1].ID >= t.node.ID || len(right) > 0 && right[0].ID <= t.node.ID {
-		fail("%q is out of order", t.node.ID)
+	if len(left) > 0 && left[len(left)-1].id >= t.id || len(right) > 0 && right[0].id <= t.id {
+		fail("%q is out of order", t.id)
 	}
 	if l, r := len(left)+1, len(right)+1; l > balanceDelta*r || r > balanceDelta*l {
-		fail("%q is out of balance: %d and %d", t.node.ID, len(left), len(right))
+		fail("%q is out of balance: %d and %d", t.id, len(left), len(right))
 	}
-	return nodes
+	return entries
 }
 
-func sortedNodes(m map[string]*CacheNode) []*CacheNode {
-	var nodes []*CacheNode
+func sortedEntries(m map[string]int) []entry {
+	var entries []entry
 	for _, id := range slices.Sorted(maps.Keys(m)) {
-		nodes = append(nodes, m[id])
+		entries = append(entries, entry{id, m[id]})
 	}
-	return nodes
+	return entries
 }
 
 func TestTreeIsAMapInOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type version struct {
-			tree  *tree
-			nodes []*CacheNode
+			tree    *tree
+			entries []entry
 		}
 		var (
 			current  *tree
-			model    = map[string]*CacheNode{}
+			model    = map[string]int{}
 			versions []version
 		)
 		span := rapid.SampledFrom([]int{3, 20, 300}).Draw(t, "span of ids")
 		puts := rapid.SampledFrom([]int{3, 5, 9}).Draw(t, "puts in ten")
 		ids := rapid.Map(rapid.IntRange(0, span), func(i int) string { return fmt.Sprintf("%04d", i) })
-		for range rapid.IntRange(0, 300).Draw(t, "steps") {
+		for step := range rapid.IntRange(0, 300).Draw(t, "steps") {
 			id := ids.Draw(t, "id")
-			if current.get(id) != model[id] {
-				t.Fatalf("get %q: %v, want %v", id, current.get(id), model[id])
+			row, known := model[id]
+			if got, found := current.get(id); got != row || found != known {
+				t.Fatalf("get %q: %d, %v, want %d, %v", id, got, found, row, known)
 			}
-			_, known := model[id]
-			switch put := rapid.IntRange(0, 9).Draw(t, "kind") < puts; {
-			case known && !put:
+			if known && rapid.IntRange(0, 9).Draw(t, "kind") >= puts {
 				current = current.remove(id)
 				delete(model, id)
-			case known && rapid.Bool().Draw(t, "replace"):
-				model[id] = &CacheNode{ID: id}
-				current = current.replace(model[id])
-			default:
-				model[id] = &CacheNode{ID: id}
-				current = current.put(model[id])
+			} else {
+				model[id] = step
+				current = current.put(entry{id, step})
 			}
-			nodes := current.weigh(t.Fatalf)
-			if !slices.Equal(nodes, sortedNodes(model)) || current.size() != len(model) {
-				t.Fatalf("%d nodes, want %d, or others", len(nodes), len(model))
+			entries := current.weigh(t.Fatalf)
+			if !slices.Equal(entries, sortedEntries(model)) || current.size() != len(model) {
+				t.Fatalf("%d entries, want %d, or others", len(entries), len(model))
 			}
-			versions = append(versions, version{current, nodes})
+			versions = append(versions, version{current, entries})
 		}
 		for i, v := range versions {
-			if !slices.Equal(v.tree.weigh(t.Fatalf), v.nodes) {
+			if !slices.Equal(v.tree.weigh(t.Fatalf), v.entries) {
 				t.Fatalf("version %d has changed", i)
 			}
 		}
@@ -95,18 +91,18 @@ func TestTreeStaysInBalance(t *testing.T) {
 			t.Run("put "+putName+", removed "+removeName, func(t *testing.T) {
 				var current *tree
 				for i := range count {
-					current = current.put(&CacheNode{ID: id(putOrder(i))})
+					current = current.put(entry{id(putOrder(i)), i})
 				}
 				for left := count; left > 0; left-- {
 					if left == count || left == count/2 || left == 7 {
 						if got := len(current.weigh(t.Fatalf)); got != left {
-							t.Fatalf("%d nodes, want %d", got, left)
+							t.Fatalf("%d entries, want %d", got, left)
 						}
 					}
 					current = current.remove(id(removeOrder(count - left)))
 				}
 				if current != nil {
-					t.Fatalf("%d nodes are left", current.size())
+					t.Fatalf("%d entries are left", current.size())
 				}
 			})
 		}
@@ -116,14 +112,14 @@ func TestTreeStaysInBalance(t *testing.T) {
 func TestTreeAscendsNoFurtherThanItIsAsked(t *testing.T) {
 	var current *tree
 	for i := range 100 {
-		current = current.put(&CacheNode{ID: fmt.Sprintf("%02d", i)})
+		current = current.put(entry{fmt.Sprintf("%02d", i), i})
 	}
 	visited := 0
-	current.ascend(func(n *CacheNode) bool {
+	current.ascend(func(row int) bool {
 		visited++
-		return n.ID < "41"
+		return row < 41
 	})
 	if visited != 42 {
-		t.Errorf("%d nodes were visited", visited)
+		t.Errorf("%d rows were visited", visited)
 	}
 }

@@ -7,7 +7,7 @@ import "iter"
 // revision 0.
 type View struct {
 	revision Revision
-	nodes    *tree
+	nodes    table
 	changes  []Change
 }
 

@@ -1,0 +1,65 @@
+package domain
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestTableIsAMapWhoseVersionsStay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		type version struct {
+			table table
+			nodes []*CacheNode
+		}
+		var (
+			// From there on, the next row may be in a leaf, a page or a root of its own.
+			given    = rapid.SampledFrom([]int{0, 30, rowsOfLeaf, 2*rowsOfLeaf - 1, rowsOfLeaf * rowsOfLeaf, rowsOfLeaf*rowsOfLeaf - 1}).Draw(t, "given")
+			model    = map[string]*CacheNode{}
+			versions []version
+		)
+		for i := range given {
+			n := &CacheNode{ID: fmt.Sprintf("%05d", i)}
+			model[n.ID] = n
+		}
+		current := indexOf(sortedNodes(model))
+		ids := rapid.Map(rapid.IntRange(max(0, given-20), given+20), func(i int) string { return fmt.Sprintf("%05d", i) })
+		for range rapid.IntRange(0, 60).Draw(t, "steps") {
+			n := &CacheNode{ID: ids.Draw(t, "id")}
+			if got := current.get(n.ID); got != model[n.ID] || current.table.get(n.ID) != got {
+				t.Fatalf("get %q: %v, want %v", n.ID, got, model[n.ID])
+			}
+			switch known := model[n.ID] != nil; {
+			case known && rapid.Bool().Draw(t, "remove"):
+				current.remove(n.ID)
+				delete(model, n.ID)
+			case known:
+				current.replace(n)
+				model[n.ID] = n
+			default:
+				current.add(n)
+				model[n.ID] = n
+			}
+			if err := current.audit(); err != nil {
+				t.Fatal(err)
+			}
+			versions = append(versions, version{current.table, sortedNodes(model)})
+		}
+		for i, v := range versions {
+			if !slices.Equal(v.table.list(), v.nodes) {
+				t.Fatalf("version %d has changed", i)
+			}
+		}
+	})
+}
+
+func sortedNodes(m map[string]*CacheNode) []*CacheNode {
+	var nodes []*CacheNode
+	for _, id := range slices.Sorted(maps.Keys(m)) {
+		nodes = append(nodes, m[id])
+	}
+	return nodes
+}
