@@ -225,6 +225,7 @@ func (r *Registry) updated(old *CacheNode, n CacheNode) Change {
 	r.revision++
 	n.CreatedRevision, n.Revision = old.CreatedRevision, r.revision
 	n.Slot = old.Slot
+	n.share(old)
 	if n.Pool != old.Pool {
 		r.releaseSlot(old)
 		n.Slot = r.pool(n.Pool).take()
