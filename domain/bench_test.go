@@ -46,7 +46,9 @@ func BenchmarkUpdate(b *testing.B) {
 			if _, err := r.Apply(domain.Register{Node: *n}); err != nil {
 				b.Fatal(err)
 			}
-			i++
+			if i++; i%16 == 0 {
+				r.View() // as after so many entries that came together
+			}
 		}
 	})
 }

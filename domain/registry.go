@@ -33,7 +33,7 @@ func NewRegistry() *Registry {
 func (r *Registry) View() View {
 	// Clipped, so that a reader who appends to what a view gave copies it,
 	// instead of writing where the next change will stand.
-	return View{revision: r.revision, nodes: r.nodes.table, changes: slices.Clip(r.history.changes)}
+	return View{revision: r.revision, nodes: r.nodes.view(), changes: slices.Clip(r.history.changes)}
 }
 
 // Apply carries cmd out whole, or refuses it (*Refusal) and changes nothing. It

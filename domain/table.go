@@ -1,8 +1,8 @@
 package domain
 
-// table is a persistent set of nodes: a change leaves the old one as it was and shares
-// most of it with the new one, so a view costs nothing and stays true for ever. The
-// zero table is empty.
+import "slices"
+
+// table is a set of nodes as a view has it: it never changes. The zero table is empty.
 type table struct {
 	order *tree
 	rows  rows
@@ -34,69 +34,40 @@ func (t table) list() []*CacheNode {
 	return nodes
 }
 
-// rows is a persistent list of nodes, in which a node that is replaced keeps its
-// place, so that nobody has to look for that by comparing ids. The root has one page
-// for each thousand.
+// rows is a list of nodes, in which a node that is replaced keeps its place, so that
+// nobody has to look for that by comparing ids. Versions of it share most of their
+// pages, of which there is one for each thousand of nodes, and leaves.
 type rows []*page
 
-type (
-	page [rowsOfLeaf]*leaf
-	leaf [rowsOfLeaf]*CacheNode
-)
+type page struct {
+	version uint64 // of the index that may still change it
+	leaves  [fanOut]*leaf
+}
+
+type leaf struct {
+	version uint64
+	nodes   [fanOut]*CacheNode
+}
 
 const (
-	rowsOfLeaf = 1 << rowBits
-	rowBits    = 5
-	rowMask    = rowsOfLeaf - 1
+	fanOut     = 1 << fanOutBits
+	fanOutBits = 5
+	rowsOfPage = fanOut * fanOut
 )
 
 // get gives what is in a row that was set.
 func (r rows) get(row int) *CacheNode {
-	return r[row>>(2*rowBits)][row>>rowBits&rowMask][row&rowMask]
+	return r[row/rowsOfPage].leaves[row/fanOut%fanOut].nodes[row%fanOut]
 }
 
-// set puts n in a row, which may be the one behind the last.
-func (r rows) set(row int, n *CacheNode) rows {
-	atRoot, atPage := row>>(2*rowBits), row>>rowBits&rowMask
-	changed := make(rows, max(len(r), atRoot+1))
-	copy(changed, r)
-	var (
-		p page
-		l leaf
-	)
-	if changed[atRoot] != nil {
-		p = *changed[atRoot]
-	}
-	if p[atPage] != nil {
-		l = *p[atPage]
-	}
-	l[row&rowMask] = n
-	p[atPage] = &l
-	changed[atRoot] = &p
-	return changed
-}
-
-// rowsOf gives each node the row of its place.
-func rowsOf(nodes []*CacheNode) rows {
-	var r rows
-	for row, n := range nodes {
-		if row%(rowsOfLeaf*rowsOfLeaf) == 0 {
-			r = append(r, &page{})
-		}
-		p := r[len(r)-1]
-		if row%rowsOfLeaf == 0 {
-			p[row>>rowBits&rowMask] = &leaf{}
-		}
-		p[row>>rowBits&rowMask][row&rowMask] = n
-	}
-	return r
-}
-
-// index is the table as it is now, and where in it a node is. It is changed in place.
+// index is the table as it is now, and where in it a node is. It is changed in place,
+// but for what a view has of it, which is copied first.
 type index struct {
 	table
-	at   map[string]int // id → row
-	free []int          // rows that nobody has
+	version uint64         // grows with each view
+	copied  uint64         // the version in which the list of pages was
+	at      map[string]int // id → row
+	free    []int          // rows that nobody has
 }
 
 // indexOf takes nodes in ascending order of their ids.
@@ -106,9 +77,16 @@ func indexOf(nodes []*CacheNode) index {
 	for row, n := range nodes {
 		entries[row] = entry{n.ID, row}
 		x.at[n.ID] = row
+		x.set(row, n)
 	}
-	x.table = table{treeOf(entries), rowsOf(nodes)}
+	x.order = treeOf(entries)
 	return x
+}
+
+// view gives the table, which stays as it is.
+func (x *index) view() table {
+	x.version++
+	return x.table
 }
 
 // get is table.get, in constant time.
@@ -128,16 +106,40 @@ func (x *index) add(n *CacheNode) {
 		x.free = x.free[:last]
 	}
 	x.at[n.ID] = row
-	x.table = table{x.order.put(entry{n.ID, row}), x.rows.set(row, n)}
+	x.order = x.order.put(entry{n.ID, row})
+	x.set(row, n)
 }
 
 // replace puts n in the place of the node with its id, which must be there.
-func (x *index) replace(n *CacheNode) { x.rows = x.rows.set(x.at[n.ID], n) }
+func (x *index) replace(n *CacheNode) { x.set(x.at[n.ID], n) }
 
 // remove takes out the node named id, which must be there.
 func (x *index) remove(id string) {
 	row := x.at[id]
 	delete(x.at, id)
 	x.free = append(x.free, row)
-	x.table = table{x.order.remove(id), x.rows.set(row, nil)}
+	x.order = x.order.remove(id)
+	x.set(row, nil)
+}
+
+// set puts n in a row, which may be the one behind the last.
+func (x *index) set(row int, n *CacheNode) {
+	if x.copied != x.version {
+		x.rows, x.copied = slices.Clone(x.rows), x.version
+	}
+	if row/rowsOfPage == len(x.rows) {
+		x.rows = append(x.rows, &page{version: x.version})
+	}
+	p := &x.rows[row/rowsOfPage]
+	if (*p).version != x.version {
+		*p = &page{x.version, (*p).leaves}
+	}
+	l := &(*p).leaves[row/fanOut%fanOut]
+	switch {
+	case *l == nil:
+		*l = &leaf{version: x.version}
+	case (*l).version != x.version:
+		*l = &leaf{x.version, (*l).nodes}
+	}
+	(*l).nodes[row%fanOut] = n
 }

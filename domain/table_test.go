@@ -17,7 +17,7 @@ func TestTableIsAMapWhoseVersionsStay(t *testing.T) {
 		}
 		var (
 			// From there on, the next row may be in a leaf, a page or a root of its own.
-			given    = rapid.SampledFrom([]int{0, 30, rowsOfLeaf, 2*rowsOfLeaf - 1, rowsOfLeaf * rowsOfLeaf, rowsOfLeaf*rowsOfLeaf - 1}).Draw(t, "given")
+			given    = rapid.SampledFrom([]int{0, 30, fanOut, 2*fanOut - 1, rowsOfPage, rowsOfPage - 1}).Draw(t, "given")
 			model    = map[string]*CacheNode{}
 			versions []version
 		)
@@ -46,7 +46,10 @@ func TestTableIsAMapWhoseVersionsStay(t *testing.T) {
 			if err := current.audit(); err != nil {
 				t.Fatal(err)
 			}
-			versions = append(versions, version{current.table, sortedNodes(model)})
+			// Several changes may be between two views.
+			if rapid.Bool().Draw(t, "view") {
+				versions = append(versions, version{current.view(), sortedNodes(model)})
+			}
 		}
 		for i, v := range versions {
 			if !slices.Equal(v.table.list(), v.nodes) {
