@@ -29,7 +29,8 @@ func NewRegistry() *Registry {
 	return &Registry{nodes: indexOf(nil), byAddress: map[string]string{}, pools: map[string]*slots{}}
 }
 
-// View gives the registry as it is now, in constant time.
+// View gives the registry as it is now, in constant time. What changes next is copied
+// first, so views between changes that come together cost more than one after them.
 func (r *Registry) View() View {
 	// Clipped, so that a reader who appends to what a view gave copies it,
 	// instead of writing where the next change will stand.
@@ -39,7 +40,7 @@ func (r *Registry) View() View {
 // Apply carries cmd out whole, or refuses it (*Refusal) and changes nothing. It
 // gives what each part of cmd did, in order: one change for each command of a
 // Batch, one for each node that did expire, and exactly one for anything else.
-// It takes time logarithmic in the number of nodes, for each part.
+// For each part it takes time logarithmic in the number of nodes, at most.
 func (r *Registry) Apply(cmd Command) ([]Change, error) {
 	var changes []Change
 	switch cmd := cmd.(type) {
