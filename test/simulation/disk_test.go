@@ -105,7 +105,11 @@ func (d *disk) open() *life {
 }
 
 // wipe forgets everything. Nobody may have it open.
-func (d *disk) wipe() { d.store = emptyStore() }
+func (d *disk) wipe() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.store = emptyStore()
+}
 
 // life is the store that one process has open. What it writes after its crash
 // only it ever sees.

@@ -217,10 +217,10 @@ func duel(h *story, random *rand.Rand, ctx context.Context) {
 	voted = func() {
 		h.faults.Go(func() {
 			candidate := voter.disk.candidate()
-			switch candidate {
-			case "":
+			switch {
+			case candidate == "" || ctx.Err() != nil:
 				return
-			case voter.address:
+			case candidate == voter.address:
 				voter.disk.arm(1, true, voted)
 				return
 			}
