@@ -46,9 +46,10 @@ func appendNodeMessage(b []byte, number protowire.Number, n *domain.CacheNode) [
 	return appendMessage(b, number, func(b []byte) []byte { return appendNode(b, n) })
 }
 
-// field is one field of a message that is being read, one after the other. Its
-// accessors note the first thing that is wrong, so that reading code needs no branch
-// for each.
+// field is the field of a message that is being read. The same value serves for the next
+// one, and for those of a message within the message, so readers must not keep it. Its
+// accessors note the first thing that is wrong, so that reading code needs no branch for
+// each.
 type field struct {
 	number protowire.Number
 	kind   protowire.Type
