@@ -29,8 +29,8 @@ func NewRegistry() *Registry {
 	return &Registry{nodes: indexOf(nil), byAddress: map[string]string{}, pools: map[string]*slots{}}
 }
 
-// View gives the registry as it is now, in constant time. What changes next is copied
-// first, so views between changes that come together cost more than one after them.
+// View gives the registry as it is now, in constant time. What is changed after it is
+// copied first: one view after changes that came together costs less than one after each.
 func (r *Registry) View() View {
 	// Clipped, so that a reader who appends to what a view gave copies it,
 	// instead of writing where the next change will stand.
@@ -40,7 +40,8 @@ func (r *Registry) View() View {
 // Apply carries cmd out whole, or refuses it (*Refusal) and changes nothing. It
 // gives what each part of cmd did, in order: one change for each command of a
 // Batch, one for each node that did expire, and exactly one for anything else.
-// For each part it takes time logarithmic in the number of nodes, at most.
+// For each part it takes time logarithmic in the number of nodes, at most, but for the
+// first one after a View: that copies a pointer for each thousand of them.
 func (r *Registry) Apply(cmd Command) ([]Change, error) {
 	var changes []Change
 	switch cmd := cmd.(type) {

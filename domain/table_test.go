@@ -59,6 +59,22 @@ func TestTableIsAMapWhoseVersionsStay(t *testing.T) {
 	})
 }
 
+// What a view shows is copied once, not for each change.
+func TestChangesBetweenTwoViewsShareTheirCopies(t *testing.T) {
+	x := indexOf([]*CacheNode{{ID: "a"}, {ID: "b"}})
+	shown := x.view()
+	x.replace(&CacheNode{ID: "a"})
+	page, leaf := x.rows[0], x.rows[0].leaves[0]
+	if page == shown.rows[0] || leaf == shown.rows[0].leaves[0] {
+		t.Fatal("what the view shows was changed")
+	}
+	x.replace(&CacheNode{ID: "b"})
+	x.replace(&CacheNode{ID: "a"})
+	if x.rows[0] != page || page.leaves[0] != leaf {
+		t.Error("it was copied again")
+	}
+}
+
 func sortedNodes(m map[string]*CacheNode) []*CacheNode {
 	var nodes []*CacheNode
 	for _, id := range slices.Sorted(maps.Keys(m)) {

@@ -46,16 +46,15 @@ func (t *tree) get(id string) (row int, found bool) {
 	return 0, false
 }
 
+// put takes in an entry whose id is not there.
 func (t *tree) put(e entry) *tree {
 	switch {
 	case t == nil:
-		return &tree{count: 1, entry: e}
+		return joined(nil, e, nil)
 	case e.id < t.id:
 		return balanced(t.left.put(e), t.entry, t.right)
-	case e.id > t.id:
-		return balanced(t.left, t.entry, t.right.put(e))
 	}
-	return joined(t.left, e, t.right)
+	return balanced(t.left, t.entry, t.right.put(e))
 }
 
 // remove takes out the entry of id, which must be there.

@@ -56,10 +56,13 @@ func TestTreeIsAMapInOrder(t *testing.T) {
 			if got, found := current.get(id); got != row || found != known {
 				t.Fatalf("get %q: %d, %v, want %d, %v", id, got, found, row, known)
 			}
-			if known && rapid.IntRange(0, 9).Draw(t, "kind") >= puts {
+			switch put := rapid.IntRange(0, 9).Draw(t, "kind") < puts; {
+			case known && put:
+				continue
+			case known:
 				current = current.remove(id)
 				delete(model, id)
-			} else {
+			default:
 				model[id] = step
 				current = current.put(entry{id, step})
 			}
