@@ -32,6 +32,7 @@ type ballot struct {
 	heartbeat time.Duration // how long a follower waits for its leader
 	// follows says whether raft follows somebody, and whom.
 	follows func() (leader raft.ServerAddress, follows bool)
+	term    func() uint64 // raft's
 
 	heard time.Time // from a leader, or when this instance started
 	gone  bool      // nobody is where that leader was
@@ -41,12 +42,15 @@ type ballot struct {
 
 	voting int // how often raft was asked for its vote, and has not answered
 
-	// early: this instance was told to stand for election by itself the last time
-	// that it was.
-	early atomic.Bool
+	// told is the term for which its leader told this instance to stand for election, the
+	// last time that it was told: the next one of that leader's. Zero: it was told by
+	// itself, or by one who no longer led.
+	told atomic.Uint64
 }
 
-func newBallot() *ballot { return &ballot{locked: make(chan struct{}, 1)} }
+func newBallot(term func() uint64) *ballot {
+	return &ballot{locked: make(chan struct{}, 1), term: term}
+}
 
 func (b *ballot) lock() (unlock func()) {
 	b.locked <- struct{}{}
@@ -138,9 +142,23 @@ func (b *ballot) put(command any, pass func()) {
 		}
 		b.voting++
 	case *raft.TimeoutNowRequest:
-		b.early.Store(false)
+		defer b.lock()()
+		b.told.Store(b.next(string(request.Addr)))
 	}
 	pass()
+}
+
+// next is the term after that in which leader leads this instance; zero when it does not. It
+// needs the lock.
+func (b *ballot) next(leader string) uint64 {
+	if b.heartbeat == 0 {
+		return 0
+	}
+	term := b.term() // before the leader: raft has none while it goes on to another term
+	if now, follows := b.follows(); !follows || string(now) != leader {
+		return 0
+	}
+	return term + 1
 }
 
 // passed gives the leader that raft still has, though this instance is free. It
@@ -160,15 +178,16 @@ func (b *ballot) stand(pass func(command any)) {
 	}
 	b.yields = true // it does not stand twice
 	b.voting++
-	b.early.Store(true)
+	b.told.Store(0)
 	pass(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}})
 }
 
-// request is what others are asked when raft asks for their votes. It takes a leader
-// to be the one who told it to stand for election, which others vote for at once; when
-// it was this instance itself, they decide by what they have heard.
+// request is what others are asked when raft asks for their votes. It takes their leader
+// to be the one who told it to stand for election, so that they vote at once. When that was
+// this instance itself, or a leader whose word came after the end of its term, they decide
+// by what they have heard.
 func (b *ballot) request(args *raft.RequestVoteRequest) *raft.RequestVoteRequest {
-	if !args.LeadershipTransfer || !b.early.Load() {
+	if !args.LeadershipTransfer || args.Term == b.told.Load() {
 		return args
 	}
 	own := *args

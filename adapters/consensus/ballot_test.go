@@ -228,13 +228,13 @@ func TestWhoStandsOfItselfLeavesVotersTheirLeader(t *testing.T) {
 			t.Error("raft is not told to stand for election")
 		}
 		ask := func() bool {
-			return v.ballot.request(&raft.RequestVoteRequest{LeadershipTransfer: true}).LeadershipTransfer
+			return v.ballot.request(&raft.RequestVoteRequest{Term: 8, LeadershipTransfer: true}).LeadershipTransfer
 		}
 		if ask() {
 			t.Error("it asks for votes as if its leader had told it to")
 		}
 		v.stand() // once is enough
-		v.passes(&raft.TimeoutNowRequest{})
+		v.passes(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{Addr: []byte("leader:1")}})
 		if !ask() {
 			t.Error("its leader has told it to, and nobody hears of that")
 		}
@@ -244,6 +244,30 @@ func TestWhoStandsOfItselfLeavesVotersTheirLeader(t *testing.T) {
 // patient is long enough that a test sees what comes earlier.
 func patient(config *instanceConfig) {
 	config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = 4*time.Second, 4*time.Second }
+}
+
+// Raft 1.7.3 stands for election at the word of a leader that was deposed while that was on
+// its way, and voters must not leave their new leader, which may be sure of them, for it.
+func TestOnlyTheWordOfTheirLeaderFreesVoters(t *testing.T) {
+	tests := map[string]struct {
+		by    string
+		term  uint64 // of the vote; this instance is in term 7
+		frees bool
+	}{
+		"its leader":                            {"leader:1", 8, true},
+		"its leader, and then there is another": {"leader:1", 9, false},
+		"one who led before":                    {"before:1", 8, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			v := newElector(t, "leader:1")
+			v.passes(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{Addr: []byte(test.by)}})
+			asked := v.ballot.request(&raft.RequestVoteRequest{Term: test.term, LeadershipTransfer: true})
+			if asked.LeadershipTransfer != test.frees {
+				t.Errorf("voters are free: %v, want %v", asked.LeadershipTransfer, test.frees)
+			}
+		})
+	}
 }
 
 func TestALeaderWhoseProcessIsGoneIsReplacedBeforeItsTime(t *testing.T) {
