@@ -50,8 +50,7 @@ type leaf struct {
 }
 
 const (
-	fanOut     = 1 << fanOutBits
-	fanOutBits = 5
+	fanOut     = 32 // leaves of a page, and nodes of a leaf
 	rowsOfPage = fanOut * fanOut
 )
 
