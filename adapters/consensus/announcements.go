@@ -15,8 +15,9 @@ const announceAfter = time.Millisecond
 // announcements tell followers what is committed when no entry comes behind it. Raft
 // 1.7.3 leaves that to a timer: until it is over a follower's streams say nothing of what
 // was acknowledged, and its fresh reads wait. An announcement is what raft would send,
-// an AppendEntries without entries. One that is lost is made up for by that timer. Safe
-// for concurrent use.
+// an AppendEntries without entries. One that is lost is made up for by that timer. An
+// entry that came alone is announced at once, since the next one will hardly come in
+// time, either. Safe for concurrent use.
 type announcements struct {
 	leader  announcer
 	senders *heartbeats
@@ -26,6 +27,9 @@ type announcements struct {
 	ended bool
 	term  uint64 // of what follows
 	has   map[raft.ServerID]reach
+	last  uint64    // index of the latest entry that anybody has taken
+	taken time.Time // when that was
+	alone bool      // nothing was taken for a while before
 }
 
 // announcer is what announcements ask of raft. None of it blocks.
@@ -65,26 +69,42 @@ func (a *announcements) note(id raft.ServerID, term uint64, last place) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if term > a.term {
-		a.term = term
+		a.term, a.last = term, 0
 		clear(a.has) // another leader may have replaced what they had
 	}
 	now := a.has[id]
 	if term == a.term && last.index > now.last.index {
 		a.has[id] = reach{last: last, told: now.told}
 	}
+	if last.index > a.last {
+		now := time.Now()
+		a.alone = now.Sub(a.taken) > 2*announceAfter
+		a.last, a.taken = last.index, now
+	}
 }
 
-// soon has an announcement made, if this instance leads, unless something more happens
-// meanwhile.
+// soon has an announcement made, if this instance leads: at once of an entry that came
+// alone, else unless something more happens meanwhile.
 func (a *announcements) soon() {
-	if _, leads := a.leader.leadsBy(); leads {
-		a.timer.Reset(announceAfter)
+	if _, leads := a.leader.leadsBy(); !leads {
+		return
+	}
+	a.timer.Reset(announceAfter)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.alone {
+		a.tell()
 	}
 }
 
 func (a *announcements) announce() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.tell()
+}
+
+// tell needs the lock.
+func (a *announcements) tell() {
 	term, leads := a.leader.leadsBy()
 	commit := a.leader.commitIndex()
 	if a.ended || !leads || term != a.term || a.leader.lastIndex() > commit {

@@ -96,6 +96,7 @@ func TestWhatIsCommittedIsAnnouncedOnceToThoseWhoHaveIt(t *testing.T) {
 				t.Fatalf("%s: told %v, want %v", what, got, want)
 			}
 		}
+		a.acknowledged("b", upTo(7, 8))
 		a.acknowledged("b", upTo(7, 10))
 		a.acknowledged("b", upTo(7, 9)) // which comes late
 		a.acknowledged("c", upTo(7, 9))
@@ -114,6 +115,7 @@ func TestWhatIsCommittedIsAnnouncedOnceToThoseWhoHaveIt(t *testing.T) {
 		expect("nothing is new", map[raft.ServerID]int{"b": 1, "c": 1})
 
 		p.move(11, 12)
+		a.acknowledged("b", upTo(7, 11))
 		a.acknowledged("b", upTo(7, 12))
 		time.Sleep(time.Second)
 		expect("an entry is on its way", map[raft.ServerID]int{"b": 1, "c": 1})
@@ -128,11 +130,48 @@ func TestWhatIsCommittedIsAnnouncedOnceToThoseWhoHaveIt(t *testing.T) {
 	})
 }
 
+// An entry that comes alone is announced to each of those who have it as soon as it is
+// committed, and one that comes right behind another is not.
+func TestWhatComesAloneIsAnnouncedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, a, told := announcing(t)
+		expect := func(what string, b, c int) {
+			t.Helper()
+			if got := told(); got["b"] != b || got["c"] != c {
+				t.Fatalf("%s: told %v, want b %d times, and c %d", what, got, b, c)
+			}
+		}
+		p.move(9, 10)
+		a.acknowledged("b", upTo(7, 10))
+		expect("it is not committed", 0, 0)
+		p.move(10, 10)
+		a.soon()
+		expect("c lacks it", 1, 0)
+		a.acknowledged("c", upTo(7, 10))
+		expect("c has it", 1, 1)
+		time.Sleep(time.Second)
+		expect("nothing is new", 1, 1)
+
+		p.move(11, 11)
+		a.acknowledged("b", upTo(7, 11))
+		expect("it came alone, too", 2, 1)
+		time.Sleep(announceAfter / 2)
+		p.move(12, 12)
+		a.acknowledged("b", upTo(7, 12))
+		expect("it came right behind another", 2, 1)
+		time.Sleep(announceAfter)
+		expect("nothing came behind it", 3, 1)
+	})
+}
+
 func TestWhoLeadsNoMoreAnnouncesNothing(t *testing.T) {
 	for name, test := range map[string]func(*position, *announcements){
 		"it is a follower": func(p *position, a *announcements) {
+			p.move(9, 10)
 			a.acknowledged("b", upTo(7, 10))
 			p.follow()
+			p.move(10, 10)
+			a.soon()
 			time.Sleep(time.Second)
 			a.soon()
 		},
@@ -147,9 +186,12 @@ func TestWhoLeadsNoMoreAnnouncesNothing(t *testing.T) {
 			a.acknowledged("b", upTo(7, 9))
 			a.acknowledged("b", upTo(6, 10))
 		},
-		"it is being closed": func(_ *position, a *announcements) {
+		"it is being closed": func(p *position, a *announcements) {
+			p.move(9, 10)
 			a.acknowledged("b", upTo(7, 10))
 			a.end()
+			p.move(10, 10)
+			a.soon()
 			a.announce()
 		},
 	} {
