@@ -110,6 +110,30 @@ func TestInspectOfWhatAnInstanceLeft(t *testing.T) {
 	}
 }
 
+// A restore that is under way is part of what a snapshot holds.
+func TestInspectSeesARestoreThatGoesOnBehindASnapshot(t *testing.T) {
+	backend, dir := durableBackends[0], t.TempDir()
+	i := start(t, instanceConfig{id: "n1", directory: dir, bootstrap: true, open: backend.Open, backend: backend.Name})
+	i.eventually(t, "leading", leading)
+	write := func(step any) {
+		if answer, err := i.apply(within(t), encodeEntry(step)); err != nil || answer.err != nil {
+			t.Fatalf("%+v: %v, %v", step, err, answer.err)
+		}
+	}
+	first, second := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+	second.Slot = 1
+	write(restorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
+	if err := i.raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	write(restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}})
+	write(restoreCommit{ID: "r", Parts: 2})
+	i.stop(t)
+	if r := inspectDirectory(t, dir, backend); r.Revision != 2 || r.Nodes != 2 || len(r.Faults) > 0 {
+		t.Errorf("revision %d with %d nodes, faults %v", r.Revision, r.Nodes, r.Faults)
+	}
+}
+
 func TestInspectOfABlankDirectory(t *testing.T) {
 	for _, backend := range durableBackends {
 		t.Run(backend.Name, func(t *testing.T) {

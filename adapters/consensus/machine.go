@@ -191,6 +191,13 @@ func (m *machine) take(snapshot io.Reader, meta *raft.SnapshotMeta) (restored, e
 	return readSnapshot(snapshot)
 }
 
+// hold makes what was read of a snapshot the state of the machine.
+func (m *machine) hold(read restored) {
+	m.registry = read.registry
+	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
+	m.promotions, m.staged = read.promotions, read.staging
+}
+
 // Restore implements raft.FSM. Nothing is replaced before the whole snapshot is
 // read and proven; readers see the old state until then.
 func (m *machine) Restore(snapshot io.ReadCloser) error {
@@ -199,10 +206,7 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 	if err != nil {
 		return err
 	}
-	m.registry = read.registry
-	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
-	m.promotions = read.promotions
-	m.staged = read.staging
+	m.hold(read)
 	m.rosters = nil
 	if known {
 		m.rosters = []ports.CommittedRoster{{Index: meta.ConfigurationIndex, Roster: rosterOf(meta.Configuration)}}

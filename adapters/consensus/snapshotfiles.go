@@ -152,9 +152,3 @@ func readSnapshotState(path string, meta snapshotFile, decode bool) (read restor
 	}
 	return read, nil
 }
-
-// hold makes what was read of a snapshot the state of the machine.
-func (m *machine) hold(read restored) {
-	m.registry = read.registry
-	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
-}
