@@ -179,11 +179,9 @@ func (n *Node) cutLog() {
 		if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) {
 			continue
 		}
-		select {
-		case <-time.After(snapshotPause):
-			n.growth.demand()
-		case <-n.running.Done():
+		if !n.pass(snapshotPause) {
 			return
 		}
+		n.growth.demand()
 	}
 }

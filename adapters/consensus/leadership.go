@@ -147,9 +147,7 @@ func (n *Node) open(term uint64) {
 			warned = true
 			n.config.Logger.Warn("could not open the term yet", "term", term, "error", err)
 		}
-		select {
-		case <-time.After(openingPause):
-		case <-n.running.Done():
+		if !n.pass(openingPause) {
 			return
 		}
 	}

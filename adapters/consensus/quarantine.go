@@ -136,9 +136,7 @@ func (n *Node) leaveQuarantine() {
 		case <-n.running.Done():
 			return
 		}
-		select {
-		case <-time.After(askAgain):
-		case <-n.running.Done():
+		if !n.pass(askAgain) {
 			return
 		}
 	}
