@@ -141,6 +141,7 @@ func (n *Node) isVoter() bool {
 }
 
 func (n *Node) voters() []raft.Server {
+	// Raft gives away its own slice.
 	return slices.DeleteFunc(slices.Clone(n.raft.GetConfiguration().Configuration().Servers),
 		func(s raft.Server) bool { return s.Suffrage != raft.Voter })
 }

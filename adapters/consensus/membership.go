@@ -230,17 +230,9 @@ func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
 }
 
 func (n *Node) successors() []raft.Server {
-	// Raft gives away its own slice.
-	servers := slices.Clone(n.raft.GetConfiguration().Configuration().Servers)
-	voters := slices.DeleteFunc(servers, func(s raft.Server) bool {
-		return s.Suffrage != raft.Voter || s.ID == raft.ServerID(n.config.ID)
+	others := slices.DeleteFunc(n.voters(), func(s raft.Server) bool { return s.ID == raft.ServerID(n.config.ID) })
+	slices.SortFunc(others, func(a, b raft.Server) int {
+		return n.evidence.lastHeard(b.ID).Compare(n.evidence.lastHeard(a.ID))
 	})
-	slices.SortFunc(voters, func(a, b raft.Server) int {
-		return cmp.Compare(n.silence(a.ID), n.silence(b.ID))
-	})
-	return voters
-}
-
-func (n *Node) silence(id raft.ServerID) time.Duration {
-	return time.Since(n.evidence.lastHeard(id))
+	return others
 }

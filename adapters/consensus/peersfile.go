@@ -34,7 +34,7 @@ var errPeersFile = errors.New("the list of instances that was kept beside the lo
 
 func peersChecksum(entries []peersEntry) (uint32, error) {
 	raw, err := json.Marshal(entries)
-	return crc32.Checksum(raw, crc32.MakeTable(crc32.Castagnoli)), err
+	return crc32.Checksum(raw, castagnoli), err
 }
 
 func keepPeers(d *logstore.Directory, roster domain.Roster) error {

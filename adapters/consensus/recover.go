@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -136,13 +135,5 @@ func proveRecovery(path string, snapshots raft.SnapshotStore, roster domain.Rost
 		return fmt.Errorf("the snapshot with the new membership: %w", err)
 	}
 	// Raft makes its files durable and where its folder lies, not that they lie in it.
-	return syncFolder(filepath.Join(path, snapshotsFolder, list[0].ID))
-}
-
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return logstore.SyncDir(filepath.Join(path, snapshotsFolder, list[0].ID))
 }
