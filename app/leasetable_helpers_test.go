@@ -231,16 +231,14 @@ func employ(tt *timed, every time.Duration, ids ...string) *agents {
 }
 
 // work passes some time in which they do.
-func (a *agents) work(d time.Duration, others ...*agents) {
+func (a *agents) work(d time.Duration) {
 	a.t.Helper()
 	for end := a.clock + d; a.clock < end; {
 		a.pass(leaseTick)
-		for _, each := range append(others, a) {
-			for id, at := range each.due {
-				if at <= a.clock {
-					a.renew(a.nodes[id])
-					each.due[id] = at + each.every
-				}
+		for id, at := range a.due {
+			if at <= a.clock {
+				a.renew(a.nodes[id])
+				a.due[id] = at + a.every
 			}
 		}
 	}

@@ -52,10 +52,10 @@ func start(t testing.TB, change ...func(*httpapi.Config)) *service {
 
 // startFollower opens a service on another instance of the cluster of s, which
 // follows it, and lets both know where the other one is.
-func (s *service) startFollower(t testing.TB, change ...func(*httpapi.Config)) *service {
+func (s *service) startFollower(t testing.TB) *service {
 	t.Helper()
 	const raftAddress = "127.0.0.1:7002"
-	follower := over(t, s.instance.NewFollower("n2", raftAddress), s.peers, "n2", change...)
+	follower := over(t, s.instance.NewFollower("n2", raftAddress), s.peers, "n2")
 	follower.open(t)
 	s.peers.Answer("127.0.0.1:7000", ports.Identity{RaftID: "n1", ApplicationAddress: "n1.test:8080", Version: "v1"})
 	s.peers.Answer(raftAddress, ports.Identity{RaftID: "n2", ApplicationAddress: "n2.test:8080", Version: "v1"})

@@ -84,11 +84,11 @@ func TestWhatIsThereIsNotWaitedFor(t *testing.T) {
 }
 
 // overEachHTTP runs a test over HTTP/1.1 and HTTP/2.
-func overEachHTTP(t *testing.T, test func(*testing.T, *service, *watchedNodes), change ...func(*httpapi.Config)) {
+func overEachHTTP(t *testing.T, test func(*testing.T, *service, *watchedNodes)) {
 	for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(version, func(t *testing.T) {
 			nodes, watched := watch()
-			s := start(t, append(change, watched)...)
+			s := start(t, watched)
 			if version == "HTTP/2.0" {
 				s.useHTTP2()
 			}

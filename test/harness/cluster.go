@@ -156,16 +156,6 @@ func (c *Cluster) Running() []*Instance {
 	return running
 }
 
-// By gives the instance with an id.
-func (c *Cluster) By(id string) *Instance {
-	c.t.Helper()
-	at := slices.IndexFunc(c.Instances, func(i *Instance) bool { return i.ID == id })
-	if at < 0 {
-		c.t.Fatalf("there is no instance %q", id)
-	}
-	return c.Instances[at]
-}
-
 // Leader gives the instance that leads, as soon as one says so of itself and no
 // other with the same or a later term.
 func (c *Cluster) Leader() *Instance {

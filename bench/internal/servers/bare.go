@@ -34,7 +34,7 @@ func (b *bare) Grow(n int) error {
 	answers := map[string]json.RawMessage{}
 	var list []byte
 	for node := range b.nodes {
-		body := appendStored(nil, node, 1)
+		body := stored(node, 1)
 		answers["/nodes/"+nodeID(node)] = body
 		list = fmt.Appendf(list, `,"%s":%s`, nodeID(node), body)
 	}

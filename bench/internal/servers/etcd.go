@@ -246,7 +246,7 @@ func key(node int) []byte { return []byte("nodes/" + nodeID(node)) }
 func (c *grpcClient) Put(node, weight int) error {
 	ctx, cancel := c.context()
 	defer cancel()
-	answer, err := c.kv.Put(ctx, &pb.PutRequest{Key: key(node), Value: appendStored(nil, node, weight)})
+	answer, err := c.kv.Put(ctx, &pb.PutRequest{Key: key(node), Value: stored(node, weight)})
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ func (c *grpcClient) Batch(from, size, weight int) error {
 	txn := &pb.TxnRequest{}
 	for n := range size {
 		txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
-			RequestPut: &pb.PutRequest{Key: key(from + n), Value: appendStored(nil, from+n, weight)},
+			RequestPut: &pb.PutRequest{Key: key(from + n), Value: stored(from+n, weight)},
 		}})
 	}
 	ctx, cancel := c.context()
@@ -314,7 +314,7 @@ func (c *grpcClient) Lease(node int) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.kv.Put(ctx, &pb.PutRequest{Key: key(node), Value: appendStored(nil, node, 1), Lease: lease.ID})
+	_, err = c.kv.Put(ctx, &pb.PutRequest{Key: key(node), Value: stored(node, 1), Lease: lease.ID})
 	return err
 }
 

@@ -198,8 +198,8 @@ func appendNode(to []byte, n, weight int) []byte {
 
 // stored is the node as nodesmetadata answers it, for those that store what they
 // are given.
-func appendStored(to []byte, n, weight int) []byte {
-	return fmt.Appendf(to, `{"id":"node%05d","address":"10.%d.%d.%d:11211","pool":"default","weight":%d,"zone":"eu-1a","state":"active","slot":%d,"createdRevision":%d,"revision":%d}`,
+func stored(n, weight int) []byte {
+	return fmt.Appendf(nil, `{"id":"node%05d","address":"10.%d.%d.%d:11211","pool":"default","weight":%d,"zone":"eu-1a","state":"active","slot":%d,"createdRevision":%d,"revision":%d}`,
 		n, n>>16, n>>8&255, n&255, weight, n, n+1, n+1)
 }
 

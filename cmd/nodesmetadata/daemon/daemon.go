@@ -79,7 +79,7 @@ type Daemon struct {
 	app    *fx.App
 	log    *slog.Logger
 	node   *consensus.Node
-	failed chan error
+	failed chan error // holds why the instance can't go on
 }
 
 // New puts an instance together, with logs as its log. It acquires nothing.
@@ -125,10 +125,6 @@ func (d *Daemon) Open(ctx context.Context) error {
 // within ctx; when that ends first, the rest is left as it is and ctx's error
 // returned.
 func (d *Daemon) Close(ctx context.Context) error { return d.app.Stop(ctx) }
-
-// Failed gives why the instance can't go on, at most once. It should be closed
-// then.
-func (d *Daemon) Failed() <-chan error { return d.failed }
 
 func (d *Daemon) fail(err error) {
 	select {
