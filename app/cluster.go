@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -54,12 +55,8 @@ type Cluster struct {
 
 // NewCluster gives the use cases over the raft cluster. It starts nothing.
 func NewCluster(config ClusterConfig) *Cluster {
-	if config.AskTimeout == 0 {
-		config.AskTimeout = time.Second
-	}
-	if config.WatchInterval == 0 {
-		config.WatchInterval = time.Second
-	}
+	config.AskTimeout = cmp.Or(config.AskTimeout, time.Second)
+	config.WatchInterval = cmp.Or(config.WatchInterval, time.Second)
 	if config.Formats == nil {
 		config.Formats = alike{}
 	}

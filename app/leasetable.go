@@ -71,7 +71,7 @@ func newLeaseTable() *leaseTable {
 // fill makes the table hold what view holds. A lease that it has already, of the
 // same node, goes on; any other begins now.
 func (t *leaseTable) fill(view domain.View) {
-	for id := range maps.Clone(t.nodes) {
+	for id := range t.nodes {
 		if n, known := view.Node(id); !known || !n.Expires() {
 			t.drop(id)
 		}

@@ -14,6 +14,7 @@
 package demux
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,8 +96,7 @@ func validAddress(address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		// The address is quoted by the caller; AddrError would repeat it.
-		var fault *net.AddrError
-		if errors.As(err, &fault) {
+		if fault, ok := errors.AsType[*net.AddrError](err); ok {
 			return errors.New(fault.Err)
 		}
 		return err
@@ -133,12 +133,8 @@ func New(config Config) (*Demux, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("demux: %w", err)
 	}
-	if config.HandshakeTimeout == 0 {
-		config.HandshakeTimeout = DefaultHandshakeTimeout
-	}
-	if config.MaxHandshakes == 0 {
-		config.MaxHandshakes = DefaultMaxHandshakes
-	}
+	config.HandshakeTimeout = cmp.Or(config.HandshakeTimeout, DefaultHandshakeTimeout)
+	config.MaxHandshakes = cmp.Or(config.MaxHandshakes, DefaultMaxHandshakes)
 	log := config.Logger
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)

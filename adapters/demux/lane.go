@@ -1,6 +1,7 @@
 package demux
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -70,9 +71,7 @@ type Lane struct {
 }
 
 func newLane(d *Demux, first byte, config LaneConfig) *Lane {
-	if config.Backlog == 0 {
-		config.Backlog = DefaultBacklog
-	}
+	config.Backlog = cmp.Or(config.Backlog, DefaultBacklog)
 	lane := &Lane{demux: d, first: first, config: config}
 	lane.changed.L = &lane.mu
 	if config.MaxOpen > 0 {

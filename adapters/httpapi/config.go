@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -140,8 +141,7 @@ func checkBindAddress(address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		// The address is quoted by the caller; AddrError would repeat it.
-		var fault *net.AddrError
-		if errors.As(err, &fault) {
+		if fault, ok := errors.AsType[*net.AddrError](err); ok {
 			return errors.New(fault.Err)
 		}
 		return err
@@ -153,13 +153,13 @@ func checkBindAddress(address string) error {
 }
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.RequestTimeout, DefaultRequestTimeout)
-	setDefault(&c.HeaderTimeout, DefaultHeaderTimeout)
-	setDefault(&c.IdleTimeout, DefaultIdleTimeout)
-	setDefault(&c.KeepAlive, DefaultKeepAlive)
-	setDefault(&c.StalledTimeout, DefaultStalledTimeout)
-	setDefault(&c.MaxBodyBytes, DefaultMaxBodyBytes)
-	setDefault(&c.MaxNewcomers, DefaultMaxNewcomers)
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, DefaultRequestTimeout)
+	c.HeaderTimeout = cmp.Or(c.HeaderTimeout, DefaultHeaderTimeout)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, DefaultIdleTimeout)
+	c.KeepAlive = cmp.Or(c.KeepAlive, DefaultKeepAlive)
+	c.StalledTimeout = cmp.Or(c.StalledTimeout, DefaultStalledTimeout)
+	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, DefaultMaxBodyBytes)
+	c.MaxNewcomers = cmp.Or(c.MaxNewcomers, DefaultMaxNewcomers)
 	if c.Metrics == nil {
 		c.Metrics = prometheus.NewRegistry()
 	}
@@ -167,11 +167,4 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c
-}
-
-func setDefault[T comparable](value *T, otherwise T) {
-	var zero T
-	if *value == zero {
-		*value = otherwise
-	}
 }

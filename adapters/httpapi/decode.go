@@ -80,11 +80,10 @@ func checkMediaType(h http.Header) error {
 }
 
 func bodyError(err error) error {
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return refuse(errBodyTooLarge, "the body is longer than %d bytes", tooLarge.Limit)
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return refuse(errSlowBody, "the body took too long to arrive")
 	}
 	return refuse(errInvalidJSON, "the body ended early: %v", err)
@@ -126,12 +125,11 @@ func refuseNull(body []byte) error {
 
 // explain says what is wrong in the words of the API instead of those of Go.
 func explain(err error) string {
-	var syntax *jsontext.SyntacticError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		return fmt.Sprintf("%v, in %s, at byte %d", syntax.Err, place(syntax.JSONPointer), syntax.ByteOffset)
 	}
-	var meaning *json.SemanticError
-	if !errors.As(err, &meaning) {
+	meaning, ok := errors.AsType[*json.SemanticError](err)
+	if !ok {
 		return err.Error()
 	}
 	where := place(meaning.JSONPointer)

@@ -182,8 +182,7 @@ func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answe
 		Leader: named,
 	}
 	document.Error = document.Detail
-	var refusal *domain.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*domain.Refusal](err); ok {
 		a.see(refusal.Revision)
 		if row.status == http.StatusPreconditionFailed && refusal.Current != nil {
 			document.Node = appendNode(nil, refusal.Current)
@@ -196,8 +195,7 @@ func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answe
 // leader gives the address to redirect to, or ports.ErrNoLeader. err is the
 // ErrNotLeader that made the asker look.
 func (s *Server) leader(ctx context.Context, err error) (string, error) {
-	var known *leaderElsewhere
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*leaderElsewhere](err); ok {
 		return known.address, nil
 	}
 	address, err := s.config.Cluster.LeaderAddress(ctx)

@@ -25,6 +25,7 @@
 package badger
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -92,9 +93,7 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	if config.HousekeepingInterval == 0 {
-		config.HousekeepingInterval = defaultHousekeepingInterval
-	}
+	config.HousekeepingInterval = cmp.Or(config.HousekeepingInterval, defaultHousekeepingInterval)
 	path := filepath.Join(config.Dir, dirName)
 	logger := config.Logger.With("store", "badger")
 	if err := os.MkdirAll(path, 0o700); err != nil {

@@ -5,6 +5,7 @@ package memory
 
 import (
 	"bytes"
+	"cmp"
 	"log/slog"
 	"slices"
 	"sync"
@@ -107,15 +108,7 @@ func (s *store) DeleteRange(min, max uint64) error {
 
 // find gives the place of index in the log, or the one where it would go.
 func (s *store) find(index uint64) (int, bool) {
-	return slices.BinarySearchFunc(s.logs, index, func(log raft.Log, index uint64) int {
-		switch {
-		case log.Index < index:
-			return -1
-		case log.Index > index:
-			return 1
-		}
-		return 0
-	})
+	return slices.BinarySearchFunc(s.logs, index, func(log raft.Log, index uint64) int { return cmp.Compare(log.Index, index) })
 }
 
 func (s *store) Set(key, value []byte) error {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -73,9 +74,7 @@ func listen(flags *pflag.FlagSet, args, environ []string) (sayings, []error) {
 		faults = append(faults, err...)
 	}
 	for _, stronger := range []sayings{fromEnviron, fromArgs} {
-		for setting, saying := range stronger {
-			said[setting] = saying
-		}
+		maps.Copy(said, stronger)
 	}
 	return said, faults
 }
