@@ -73,8 +73,8 @@ func gauge(d *prometheus.Desc, value float64, labels ...string) sample {
 	return sample{d, prometheus.GaugeValue, value, labels}
 }
 
-func counter(d *prometheus.Desc, value uint64) sample {
-	return sample{d, prometheus.CounterValue, float64(value), nil}
+func counter(d *prometheus.Desc, value uint64, labels ...string) sample {
+	return sample{d, prometheus.CounterValue, float64(value), labels}
 }
 
 func send(metrics chan<- prometheus.Metric, samples []sample) {

@@ -49,20 +49,13 @@ func newMetrics(port *demux.Demux, node *consensus.Node, leases *app.Leases, too
 var laneNames = map[byte]string{consensus.RaftLane: "raft", peerapi.Lane: "peer"}
 
 var (
-	acceptedDesc = prometheus.NewDesc("nodesmetadata_raft_port_accepted_total",
-		"Connections that were accepted on the raft port.", nil, nil)
-	acceptErrorsDesc = prometheus.NewDesc("nodesmetadata_raft_port_accept_errors_total",
-		"Accepts on the raft port that failed and were tried again.", nil, nil)
-	pendingDesc = prometheus.NewDesc("nodesmetadata_raft_port_pending",
-		"Connections that have not yet said what they are for.", nil, nil)
-	rejectedDesc = prometheus.NewDesc("nodesmetadata_raft_port_rejected_total",
-		"Connections that were closed before they were handed over, by reason.", []string{"reason"}, nil)
-	handedOverDesc = prometheus.NewDesc("nodesmetadata_raft_port_handed_over_total",
-		"Connections that were handed over to a lane.", []string{"lane"}, nil)
-	openDesc = prometheus.NewDesc("nodesmetadata_raft_port_open",
-		"Connections that are open on a lane that bounds them.", []string{"lane"}, nil)
-	evictedDesc = prometheus.NewDesc("nodesmetadata_raft_port_evicted_total",
-		"Connections of a lane that were closed to make room for others.", []string{"lane"}, nil)
+	acceptedDesc     = desc("raft_port_accepted_total", "Connections that were accepted on the raft port.")
+	acceptErrorsDesc = desc("raft_port_accept_errors_total", "Accepts on the raft port that failed and were tried again.")
+	pendingDesc      = desc("raft_port_pending", "Connections that have not yet said what they are for.")
+	rejectedDesc     = desc("raft_port_rejected_total", "Connections that were closed before they were handed over, by reason.", "reason")
+	handedOverDesc   = desc("raft_port_handed_over_total", "Connections that were handed over to a lane.", "lane")
+	openDesc         = desc("raft_port_open", "Connections that are open on a lane that bounds them.", "lane")
+	evictedDesc      = desc("raft_port_evicted_total", "Connections of a lane that were closed to make room for others.", "lane")
 )
 
 // demuxCollector shows what the demux, which knows no metrics library, counts.
@@ -79,20 +72,19 @@ func (c demuxCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c demuxCollector) Collect(metrics chan<- prometheus.Metric) {
-	show := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
-		metrics <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
-	}
 	stats := c.demux.Stats()
-	show(acceptedDesc, prometheus.CounterValue, float64(stats.Accepted))
-	show(acceptErrorsDesc, prometheus.CounterValue, float64(stats.AcceptErrors))
-	show(pendingDesc, prometheus.GaugeValue, float64(stats.Pending))
+	samples := []sample{
+		counter(acceptedDesc, stats.Accepted),
+		counter(acceptErrorsDesc, stats.AcceptErrors),
+		gauge(pendingDesc, float64(stats.Pending)),
+	}
 	for reason, n := range stats.Rejected {
-		show(rejectedDesc, prometheus.CounterValue, float64(n), reason.String())
+		samples = append(samples, counter(rejectedDesc, n, reason.String()))
 	}
 	for first, lane := range stats.Lanes {
 		name := laneNames[first]
-		show(handedOverDesc, prometheus.CounterValue, float64(lane.HandedOver), name)
-		show(openDesc, prometheus.GaugeValue, float64(lane.Open), name)
-		show(evictedDesc, prometheus.CounterValue, float64(lane.Evicted), name)
+		samples = append(samples, counter(handedOverDesc, lane.HandedOver, name),
+			gauge(openDesc, float64(lane.Open), name), counter(evictedDesc, lane.Evicted, name))
 	}
+	send(metrics, samples)
 }
