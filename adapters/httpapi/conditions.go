@@ -24,6 +24,14 @@ func parseRevision(text string) (domain.Revision, bool) {
 
 func etag(revision domain.Revision) string { return `"` + formatRevision(revision) + `"` }
 
+// parseEtag takes nothing but what etag gives.
+func parseEtag(tag string) (domain.Revision, bool) {
+	if len(tag) < 2 || tag[0] != '"' || tag[len(tag)-1] != '"' {
+		return 0, false
+	}
+	return parseRevision(tag[1 : len(tag)-1])
+}
+
 // writeCondition reads what a PUT or DELETE of a node expects. A condition that
 // is not understood is refused: a write that ignores it would be the very
 // accident that the condition is there to prevent.
@@ -49,10 +57,8 @@ func writeCondition(r *http.Request) (domain.Condition, error) {
 	if text == "*" {
 		return domain.Condition{Expect: domain.Present}, nil
 	}
-	if len(text) > 2 && text[0] == '"' && text[len(text)-1] == '"' {
-		if revision, ok := parseRevision(text[1 : len(text)-1]); ok {
-			return domain.Condition{Expect: domain.AtRevision, Revision: revision}, nil
-		}
+	if revision, ok := parseEtag(text); ok {
+		return domain.Condition{Expect: domain.AtRevision, Revision: revision}, nil
 	}
 	return domain.Condition{}, invalidRequest("If-Match must be * or one revision in quotes: %q", match[0])
 }

@@ -87,10 +87,7 @@ func (c *listCache) sharedFor(filter domain.Filter) *sharedList {
 	if filter.All() {
 		return &c.whole
 	}
-	return c.shared(filterKey(filter))
-}
-
-func (c *listCache) shared(key string) *sharedList {
+	key := filterKey(filter)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.filtered == nil {

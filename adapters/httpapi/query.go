@@ -213,9 +213,6 @@ func filterOf(r *http.Request) (domain.Filter, error) {
 // filterKey is equal for filters that leave out the same, and empty for the one
 // that leaves out nothing.
 func filterKey(f domain.Filter) string {
-	if f.All() {
-		return ""
-	}
 	var key strings.Builder
 	part := func(kind byte, value string) { fmt.Fprintf(&key, "%c%q", kind, value) }
 	if f.Pool != nil {

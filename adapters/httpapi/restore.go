@@ -141,11 +141,8 @@ func registryCondition(r *http.Request) (*domain.Revision, error) {
 		return nil, nil
 	}
 	if len(match) == 1 {
-		text := strings.TrimSpace(match[0])
-		if len(text) > 2 && text[0] == '"' && text[len(text)-1] == '"' {
-			if revision, ok := parseRevision(text[1 : len(text)-1]); ok {
-				return &revision, nil
-			}
+		if revision, ok := parseEtag(strings.TrimSpace(match[0])); ok {
+			return &revision, nil
 		}
 	}
 	return nil, invalidRequest("If-Match must be one revision of the registry in quotes: %q", match)

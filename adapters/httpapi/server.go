@@ -45,7 +45,6 @@ type Server struct {
 	mu       sync.Mutex // guards what follows
 	listener net.Listener
 	http     *http.Server
-	stopped  bool
 	forced   bool
 	handling int           // handlers that run, and streams without one
 	idle     chan struct{} // closed when handling is 0; nil while nobody waits for that
@@ -84,7 +83,7 @@ func New(config Config) (*Server, error) {
 func (s *Server) Open(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped || s.http != nil {
+	if s.isStopping() || s.http != nil {
 		return errors.New("application API: it was opened or closed before")
 	}
 	listen := net.ListenConfig{KeepAliveConfig: tcpKeepAlive}
@@ -148,10 +147,7 @@ func (s *Server) Addr() net.Addr {
 // of the server runs afterwards. It may be called without Open, and again.
 func (s *Server) Close(ctx context.Context) error {
 	s.mu.Lock()
-	if !s.stopped {
-		s.stopped = true
-		s.stop()
-	}
+	s.stop()
 	server := s.http
 	for out := range s.sinks {
 		out.hurry()

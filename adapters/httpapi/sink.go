@@ -243,7 +243,7 @@ func (s *Server) newSink(w http.ResponseWriter, r *http.Request, m *sinkMetrics)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sinks[o] = struct{}{}
-	if s.stopped {
+	if s.isStopping() {
 		o.hurry()
 	}
 	if s.forced {
