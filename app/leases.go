@@ -51,10 +51,10 @@ type Leases struct {
 
 	mu    sync.Mutex
 	table *leaseTable // nil while this instance does not lead
+	term  uint64      // in which it does
 	// held is how many writes are on their way that renew a node: it does not
 	// expire before their outcome is known.
 	held     map[string]int
-	term     uint64 // in which it does
 	unsure   uint64 // term in which an expiry began whose outcome is not known
 	position domain.Revision
 	looked   time.Time

@@ -28,6 +28,7 @@
 //	409  not_voter               a nonvoter can't lead
 //	409  id_mismatch             at the raft address answers an instance with another id
 //	409  other_cluster           the instance belongs to another raft cluster
+//	409  instance_too_old        the instance can't read what all of the cluster can
 //	412  precondition_failed     If-Match, If-None-Match or ifRevision; "node" is the current node, if any
 //	413  body_too_large          more than Config.MaxBodyBytes
 //	415  unsupported_media_type  the body is declared as something else than plain JSON
@@ -41,6 +42,7 @@
 //	503  revision_not_reached    min_revision was not reached within wait
 //	503  outcome_unknown         the write may have taken effect, or may yet
 //	503  busy                    too many writes are waiting, or another restore is under way; nothing was written
+//	503  upgrade_in_progress     an instance of the cluster can't read this kind of write yet; nothing was written
 //	503  timeout                 it took too long; nothing was written
 //	503  no_successor            leadership could not be handed over; nothing was changed
 //	503  shutting_down           this instance is going; nothing was written
