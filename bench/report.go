@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,12 +35,7 @@ func (r result) median(kind string) (sample, bool) {
 
 // worst of all rounds.
 func (r result) worst(kind string) float64 {
-	compare := func(a, b sample) int {
-		if a.value < b.value {
-			return -1
-		}
-		return 1
-	}
+	compare := func(a, b sample) int { return cmp.Compare(a.value, b.value) }
 	if r.row.unit.lowerIsBetter {
 		return slices.MaxFunc(r.samples[kind], compare).value
 	}

@@ -21,7 +21,7 @@ func (k Bare) Cluster(directory string, _ int) (*Cluster, error) {
 	}
 	p := process("bare", k.Path, directory, a)
 	p.data = ""
-	c := &Cluster{Kind: k.Name(), Members: []*Process{p}, Protocol: &bare{overHTTP{addresses: []string{a}}}}
+	c := &Cluster{Members: []*Process{p}, Protocol: &bare{overHTTP{addresses: []string{a}}}}
 	return c, nil
 }
 

@@ -45,7 +45,7 @@ func (k Etcd) Cluster(directory string, members int) (*Cluster, error) {
 	for i := range members {
 		cluster = append(cluster, memberName(i)+"=http://"+peers[i])
 	}
-	c := &Cluster{Kind: k.Name(), Protocol: &overGRPC{addresses: clients}}
+	c := &Cluster{Protocol: &overGRPC{addresses: clients}}
 	for i := range members {
 		p := process(memberName(i), k.Path, directory,
 			"--name="+memberName(i),

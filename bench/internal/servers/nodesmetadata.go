@@ -26,7 +26,7 @@ func (k Nodesmetadata) Cluster(directory string, members int) (*Cluster, error) 
 		return nil, err
 	}
 	raft, application := addresses[:members], addresses[members:]
-	c := &Cluster{Kind: k.Name(), Protocol: &overHTTP{addresses: application}}
+	c := &Cluster{Protocol: &overHTTP{addresses: application}}
 	for i := range members {
 		p := process(memberName(i), k.Path, directory,
 			"--raft_id="+memberName(i),

@@ -81,7 +81,6 @@ type Event struct {
 // Cluster is processes, and the way to speak to them.
 type Cluster struct {
 	Protocol
-	Kind    string
 	Members []*Process
 }
 
