@@ -66,7 +66,7 @@ type Config struct {
 	// ID is this instance's id in the raft cluster: see domain.CheckID.
 	ID string
 	// AdvertisedAddress is how others reach the raft port; empty means the
-	// address that Lane is bound to.
+	// address that the raft port is bound to.
 	AdvertisedAddress string
 
 	// Directory is where log, stable state and snapshots are kept, written by

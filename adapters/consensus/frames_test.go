@@ -52,7 +52,7 @@ func allocated(do func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// object writes the beginning of a map of one member, whose value follows.
+// objectOf writes the beginning of a map of one member, whose value follows.
 func objectOf(key string) string { return "\x81" + textOf(key) }
 
 func textOf(s string) string { return string([]byte{0xa0 | byte(len(s))}) + s }

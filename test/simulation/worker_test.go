@@ -98,7 +98,7 @@ func write(r report) {
 	fmt.Println(reportMark + string(line))
 }
 
-// silence bounds how long a worker may say nothing: one history takes some
+// silenceLimit bounds how long a worker may say nothing: one history takes some
 // hundredths of a second, or several seconds where the race detector watches a
 // busy machine.
 const silenceLimit = 2 * time.Minute
