@@ -48,7 +48,10 @@ func (n *Node) RosterHere(ctx context.Context) (domain.Roster, error) {
 		_ = n.raft.VerifyLeader().Error()
 		return nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, errHangs):
+		return domain.Roster{}, n.lags()
+	case err != nil:
 		return domain.Roster{}, err
 	}
 	return n.roster(), nil
