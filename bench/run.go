@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,11 +123,7 @@ func (row row) measures(kind servers.Kind) bool {
 
 func (r *runner) row(ctx context.Context, row row, kinds map[string]*measurement) (map[string][]sample, error) {
 	samples := map[string][]sample{}
-	rounds := row.rounds
-	if rounds == 0 {
-		rounds = r.rounds
-	}
-	for range rounds {
+	for range cmp.Or(row.rounds, r.rounds) {
 		for _, kind := range r.kinds {
 			m := kinds[kind.Name()]
 			if !row.measures(kind) || m == nil {

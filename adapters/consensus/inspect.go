@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/raft"
@@ -99,12 +100,7 @@ const (
 
 // Sound says whether nothing is wrong that the instance would miss.
 func (r *Report) Sound() bool {
-	for _, fault := range r.Faults {
-		if !fault.Spare {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(r.Faults, func(f Fault) bool { return !f.Spare })
 }
 
 // Inspect reads everything in the directory of an instance that does not run, as

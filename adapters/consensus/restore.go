@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -62,10 +63,7 @@ func (n *Node) stage(ctx context.Context, id string, nodes []*domain.CacheNode) 
 
 // partLength is how many of the nodes fit into one part; at least one.
 func (n *Node) partLength(nodes []*domain.CacheNode) int {
-	most, bytes := n.seams.restorePartBytes, 0
-	if most == 0 {
-		most = restorePartBytes
-	}
+	most, bytes := cmp.Or(n.seams.restorePartBytes, restorePartBytes), 0
 	for i, one := range nodes {
 		if bytes += nodeSize(one); bytes > most && i > 0 {
 			return i

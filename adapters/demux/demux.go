@@ -135,13 +135,9 @@ func New(config Config) (*Demux, error) {
 	}
 	config.HandshakeTimeout = cmp.Or(config.HandshakeTimeout, DefaultHandshakeTimeout)
 	config.MaxHandshakes = cmp.Or(config.MaxHandshakes, DefaultMaxHandshakes)
-	log := config.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
 	return &Demux{
 		config: config,
-		log:    log,
+		log:    cmp.Or(config.Logger, slog.New(slog.DiscardHandler)),
 		lobby:  newCrowd(config.MaxHandshakes),
 		done:   make(chan struct{}),
 	}, nil

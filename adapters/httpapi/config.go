@@ -160,11 +160,7 @@ func (c Config) withDefaults() Config {
 	c.StalledTimeout = cmp.Or(c.StalledTimeout, DefaultStalledTimeout)
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, DefaultMaxBodyBytes)
 	c.MaxNewcomers = cmp.Or(c.MaxNewcomers, DefaultMaxNewcomers)
-	if c.Metrics == nil {
-		c.Metrics = prometheus.NewRegistry()
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Metrics = cmp.Or(c.Metrics, prometheus.NewRegistry())
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c
 }

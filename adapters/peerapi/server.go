@@ -1,6 +1,7 @@
 package peerapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,10 +76,7 @@ func New(config Config) (*Server, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("peerapi: %w", err)
 	}
-	log := config.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+	log := cmp.Or(config.Logger, slog.New(slog.DiscardHandler))
 	s := &Server{listener: config.Listener}
 	s.http = &http.Server{
 		Handler:           routes(config.Self, config.Progress, config.Members),

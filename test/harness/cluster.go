@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,12 +48,8 @@ func New(t testing.TB, options Options) *Cluster {
 	if options.IPv6 {
 		c.host = "::1"
 	}
-	if options.Size == 0 {
-		options.Size = 3
-	}
-	if options.Backend == "" {
-		options.Backend = "wal"
-	}
+	options.Size = cmp.Or(options.Size, 3)
+	options.Backend = cmp.Or(options.Backend, "wal")
 	program := Program(t, options.Build)
 	directory := t.TempDir()
 	for n := range options.Size {

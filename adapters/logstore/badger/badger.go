@@ -90,12 +90,9 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	if config.Logger == nil {
-		config.Logger = slog.New(slog.DiscardHandler)
-	}
 	config.HousekeepingInterval = cmp.Or(config.HousekeepingInterval, defaultHousekeepingInterval)
 	path := filepath.Join(config.Dir, dirName)
-	logger := config.Logger.With("store", "badger")
+	logger := cmp.Or(config.Logger, slog.New(slog.DiscardHandler)).With("store", "badger")
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("create log store: %w", err)
 	}

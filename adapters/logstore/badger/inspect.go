@@ -2,6 +2,7 @@ package badger
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,9 +22,7 @@ import (
 // copies of the write-ahead logs that end where an instance would cut them.
 func Inspect(dir string, logger *slog.Logger) (_ logstore.Store, err error) {
 	path := filepath.Join(dir, dirName)
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	defer func() {
 		if err != nil && !errors.Is(err, logstore.ErrNoStore) {
 			err = fmt.Errorf("open %s: %w", path, err)

@@ -8,6 +8,7 @@
 package bolt
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,9 +39,7 @@ const lockTimeout = time.Second
 // middle of a term; that takes about a millisecond for each MB in use.
 func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 	path := filepath.Join(dir, fileName)
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	begin := time.Now()
 	if _, err := verify(path, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -57,9 +56,7 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 // every page in use, as Open does.
 func Inspect(dir string, logger *slog.Logger) (logstore.Store, error) {
 	path := filepath.Join(dir, fileName)
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	written, err := verify(path, logger)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)

@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func (d *desk) report(r consensus.Report) {
 	row("directory", "%s", r.Directory)
 	row("storage backend", "%s", r.Backend)
 	row("raft id", "%s", r.RaftID)
-	row("cluster id", "%s", orNone(r.ClusterID))
+	row("cluster id", "%s", cmp.Or(r.ClusterID, "none"))
 	if r.Quarantine != "" {
 		row("quarantine", "%s: it neither votes nor counts until a leader has made it a nonvoter and sent it all", r.Quarantine)
 	}
@@ -103,13 +104,6 @@ func (d *desk) report(r consensus.Report) {
 	writeSnapshots(row, r.Snapshots)
 	writeMembership(row, r)
 	row("registry", "revision %d, %d nodes, if all of the log is committed", r.Revision, r.Nodes)
-}
-
-func orNone(text string) string {
-	if text == "" {
-		return "none"
-	}
-	return text
 }
 
 func voteOf(r consensus.Report) string {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -69,12 +70,7 @@ func (d *desk) backend(name string) (logstore.Backend, error) {
 
 // Knows says whether a first argument is the beginning of a verb.
 func Knows(argument string) bool {
-	for _, v := range verbs {
-		if first, _, _ := strings.Cut(v.name, " "); first == argument {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(verbs, func(v verb) bool { return strings.Fields(v.name)[0] == argument })
 }
 
 // Verbs is a line for each verb, for the help of the program.
