@@ -6,11 +6,15 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 )
 
-// notes is a log for an operator at a terminal: a line for each warning, once.
+// notes is a log for an operator at a terminal: a line for each warning, once. Safe for
+// concurrent use, as backends warn from goroutines of their own.
 type notes struct {
-	out  io.Writer
+	out io.Writer
+
+	mu   sync.Mutex
 	said map[string]bool
 }
 
@@ -27,6 +31,8 @@ func (n *notes) Handle(_ context.Context, record slog.Record) error {
 		_, _ = fmt.Fprintf(&line, " %s=%v", attr.Key, attr.Value)
 		return true
 	})
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.said[line.String()] {
 		return nil
 	}
