@@ -68,19 +68,14 @@ func costs(s scale) []row {
 
 // live writes as often as a log is to have entries.
 func live(m *measurement) error {
-	if err := m.cluster.Grow(m.usual); err != nil {
-		return err
-	}
-	m.nodes = m.usual
-	leader, err := m.cluster.Leader()
-	if err != nil {
+	if err := m.hold(m.usual); err != nil {
 		return err
 	}
 	var left atomic.Int64
 	left.Store(int64(m.entries))
 	clients := m.clients[len(m.clients)-2]
 	return parallel.Do(clients, clients, func(int) error {
-		c, err := m.cluster.Dial(leader)
+		c, err := m.cluster.Dial(m.leader)
 		if err != nil {
 			return err
 		}

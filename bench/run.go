@@ -147,16 +147,21 @@ func (r *runner) row(ctx context.Context, row row, kinds map[string]*measurement
 
 func (m *measurement) once(row row) (sample, error) {
 	if m.cluster != nil {
-		if row.nodes > m.nodes {
-			if err := m.cluster.Grow(row.nodes); err != nil {
-				return sample{}, err
-			}
-			m.nodes = row.nodes
-		}
-		var err error
-		if m.leader, err = m.cluster.Leader(); err != nil {
+		if err := m.hold(row.nodes); err != nil {
 			return sample{}, err
 		}
 	}
 	return row.measure(m)
+}
+
+// hold has the cluster hold so many nodes, if it has fewer, and finds out who leads it.
+func (m *measurement) hold(nodes int) (err error) {
+	if nodes > m.nodes {
+		if err := m.cluster.Grow(nodes); err != nil {
+			return err
+		}
+		m.nodes = nodes
+	}
+	m.leader, err = m.cluster.Leader()
+	return err
 }

@@ -166,15 +166,10 @@ func instances(s scale, members int) []row {
 
 // lease gives the usual nodes a time to live.
 func lease(m *measurement) error {
-	if err := m.cluster.Grow(m.usual); err != nil {
+	if err := m.hold(m.usual); err != nil {
 		return err
 	}
-	m.nodes = m.usual
-	leader, err := m.cluster.Leader()
-	if err != nil {
-		return err
-	}
-	c, err := m.cluster.Dial(leader)
+	c, err := m.cluster.Dial(m.leader)
 	if err != nil {
 		return err
 	}

@@ -311,8 +311,7 @@ func RestoreRegistry(revision Revision, nodes []*CacheNode, changes []Change) (*
 		if owner, taken := r.byAddress[canonicalAddress(n.Address)]; taken {
 			return nil, fmt.Errorf("nodes %q and %q share the address %s", owner, n.ID, n.Address)
 		}
-		r.byAddress[canonicalAddress(n.Address)] = n.ID
-		r.bytes += n.size()
+		r.hold(n)
 		used[n.Pool] = append(used[n.Pool], n.Slot)
 	}
 	ascending := slices.SortedFunc(slices.Values(nodes), byID)
