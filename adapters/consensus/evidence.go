@@ -113,6 +113,10 @@ type witness struct {
 	ballot  *ballot
 	// electorate is nil where it is for raft alone to say who is a voter.
 	electorate *electorate
+	absent     *absent
+	// sends says whether there is still something to be sent to an instance in a term; nil:
+	// what could not be sent is given up at once.
+	sends func(id raft.ServerID, term uint64) bool
 
 	stopped  chan struct{}
 	stopOnce sync.Once
@@ -129,15 +133,24 @@ type transport interface {
 }
 
 func newWitness(inner transport, e *evidence, c *covered, voters *electorate, follows func() uint64) *witness {
-	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(follows), stopped: make(chan struct{}),
+	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), absent: newAbsent(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(follows), stopped: make(chan struct{}),
 		taken: func(raft.ServerID, *raft.AppendEntriesRequest) {}}
 	w.relaying.Go(w.relay)
 	return w
 }
 
-// AppendEntries implements raft.Transport. All heartbeats are sent here, raft's and the
-// read gate's, and announcements.
+// AppendEntries implements raft.Transport.
 func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := w.append(id, target, args, resp)
+	if err != nil && !isHeartbeat(args) {
+		w.awaitReturn(id, args.Term)
+	}
+	return err
+}
+
+// append sends a request and waits for the answer. All heartbeats are sent here, raft's and
+// the read gate's, and announcements.
+func (w *witness) append(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	moment, sent := w.evidence.now(), time.Now()
 	// Raft uses one response for all heartbeats: what an earlier one said must
 	// not count for this one.
@@ -145,6 +158,7 @@ func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, arg
 	if err := w.transport.AppendEntries(id, target, args, resp); err != nil {
 		return err
 	}
+	w.absent.answered(id)
 	if resp.Success && resp.Term == args.Term {
 		w.evidence.acknowledged(id, args.Term, moment, sent)
 	}
@@ -156,6 +170,18 @@ func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, arg
 		return raft.ErrTransportShutdown
 	}
 	return nil
+}
+
+// isHeartbeat says whether a request is nothing else.
+func isHeartbeat(args *raft.AppendEntriesRequest) bool {
+	return len(args.Entries) == 0 && args.PrevLogEntry == 0 && args.LeaderCommitIndex == 0
+}
+
+// awaitReturn waits for an instance to which something could not be sent.
+func (w *witness) awaitReturn(id raft.ServerID, term uint64) {
+	if w.sends != nil {
+		w.absent.await(id, func() bool { return w.sends(id, term) }, w.stopped)
+	}
 }
 
 // stored waits until the entries of a request are on this instance's disk, too; false:

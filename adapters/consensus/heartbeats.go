@@ -116,7 +116,7 @@ func (n *Node) say(h heartbeat, message *raft.AppendEntriesRequest) error {
 	}
 	message.RPCHeader, message.Term = n.rpcHeader(), h.term
 	var answer raft.AppendEntriesResponse
-	err := n.witness.AppendEntries(h.to, servers[to].Address, message, &answer)
+	err := n.witness.append(h.to, servers[to].Address, message, &answer)
 	if err == nil && answer.Term > h.term {
 		// Raft 1.7.3 heeds this answer to a heartbeat only while it is asked whether it
 		// leads. A voter whose disk hangs gives no other, and it would lead on.

@@ -237,7 +237,7 @@ func (n *Node) start(address string) (err error) {
 	network = muted{network, n.disk.refusal}
 	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.board.read().Term })
 	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
-	n.witness.taken = n.announced.acknowledged
+	n.witness.taken, n.witness.sends = n.announced.acknowledged, n.sends
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
@@ -294,6 +294,12 @@ func (n *Node) members() []raft.Server {
 		return nil
 	}
 	return running.GetConfiguration().Configuration().Servers
+}
+
+// sends says whether this instance leads a term, and an instance is to have its log.
+func (n *Node) sends(id raft.ServerID, term uint64) bool {
+	now, leads := n.leadsBy()
+	return leads && now == term && slices.ContainsFunc(n.members(), func(s raft.Server) bool { return s.ID == id })
 }
 
 // lastEntry gives what the log ends with; it is not known where that can't be read, or

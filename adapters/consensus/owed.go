@@ -130,6 +130,9 @@ func (w *witness) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, a
 	if err != nil || !resp.Success {
 		w.owed.end(id)
 	}
+	if err != nil {
+		w.awaitReturn(id, args.Term)
+	}
 	return err
 }
 

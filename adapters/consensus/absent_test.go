@@ -1,0 +1,149 @@
+package consensus
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+var errUnreachable = errors.New("connection refused")
+
+// road is a transport to an instance that may be away.
+type road struct {
+	incoming
+	away atomic.Bool
+}
+
+func (r *road) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if r.away.Load() {
+		return errUnreachable
+	}
+	resp.Term, resp.Success = args.Term, true
+	return nil
+}
+
+func (r *road) InstallSnapshot(raft.ServerID, raft.ServerAddress, *raft.InstallSnapshotRequest, *raft.InstallSnapshotResponse, io.Reader) error {
+	return errUnreachable
+}
+
+// What can't be sent is given back to raft when the instance answers a heartbeat, or is
+// to be sent nothing any more.
+func TestWhatCannotBeSentWaitsForAnAnswer(t *testing.T) {
+	type event struct {
+		what string
+		do   func(*witness, *road, *atomic.Bool)
+		ends bool
+	}
+	heartbeat := func(w *witness, id raft.ServerID) {
+		_ = w.AppendEntries(id, "", &raft.AppendEntriesRequest{Term: 7}, &raft.AppendEntriesResponse{})
+	}
+	for _, event := range []event{
+		{"time passes", func(*witness, *road, *atomic.Bool) { time.Sleep(time.Hour) }, false},
+		{"a heartbeat fails", func(w *witness, _ *road, _ *atomic.Bool) { heartbeat(w, "b") }, false},
+		{"another one answers", func(w *witness, r *road, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "c") }, false},
+		{"it answers", func(w *witness, r *road, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "b") }, true},
+		{"it is removed, or another one leads", func(_ *witness, _ *road, sends *atomic.Bool) { sends.Store(false); time.Sleep(absentPause) }, true},
+		{"the transport is closed", func(w *witness, _ *road, _ *atomic.Bool) { _ = w.Close() }, true},
+	} {
+		for name, send := range map[string]func(*witness) error{
+			"entries": func(w *witness) error {
+				return w.AppendEntries("b", "", upTo(7, 10), &raft.AppendEntriesResponse{})
+			},
+			"where the log ends": func(w *witness) error {
+				return w.AppendEntries("b", "", &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 10, PrevLogTerm: 7}, &raft.AppendEntriesResponse{})
+			},
+			"a snapshot": func(w *witness) error {
+				return w.InstallSnapshot("b", "", &raft.InstallSnapshotRequest{Term: 7}, &raft.InstallSnapshotResponse{}, nil)
+			},
+		} {
+			t.Run(name+": "+event.what, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := &road{incoming: incoming{rpcs: make(chan raft.RPC)}}
+					r.away.Store(true)
+					w := newWitness(r, newEvidence(), nil, nil, func() uint64 { return 7 })
+					defer func() { _ = w.Close() }()
+					var sends atomic.Bool
+					sends.Store(true)
+					w.sends = func(id raft.ServerID, term uint64) bool { return id == "b" && term == 7 && sends.Load() }
+					sent := make(chan error, 1)
+					go func() { sent <- send(w) }()
+					synctest.Wait()
+					event.do(w, r, &sends)
+					synctest.Wait()
+					select {
+					case err := <-sent:
+						if !event.ends || !errors.Is(err, errUnreachable) {
+							t.Errorf("it ended with %v", err)
+						}
+					default:
+						if event.ends {
+							t.Error("it goes on waiting")
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// A heartbeat tells at once whether it was answered.
+func TestAHeartbeatDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &road{incoming: incoming{rpcs: make(chan raft.RPC)}}
+		r.away.Store(true)
+		w := newWitness(r, newEvidence(), nil, nil, func() uint64 { return 7 })
+		defer func() { _ = w.Close() }()
+		w.sends = func(raft.ServerID, uint64) bool { return true }
+		err := w.AppendEntries("b", "", &raft.AppendEntriesRequest{Term: 7}, &raft.AppendEntriesResponse{})
+		if !errors.Is(err, errUnreachable) {
+			t.Errorf("it answers %v", err)
+		}
+	})
+}
+
+// failures counts what could not be sent.
+type failures struct {
+	transport
+	heartbeats, others *atomic.Int64
+}
+
+func (c failures) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := c.transport.AppendEntries(id, to, args, resp)
+	switch {
+	case err == nil:
+	case isHeartbeat(args):
+		c.heartbeats.Add(1)
+	default:
+		c.others.Add(1)
+	}
+	return err
+}
+
+// Raft waits longer after each failure: it must not have counted many when an instance
+// comes back.
+func TestAnInstanceThatWasAwayIsNotLookedAwayFrom(t *testing.T) {
+	var heartbeats, others atomic.Int64
+	away := instanceConfig{}
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.timing = patiently
+		config.seams.transport = func(inner transport) transport { return failures{inner, &heartbeats, &others} }
+		away = *config
+	})
+	leader := cluster[0]
+	away.address = cluster[2].raftAddress()
+	cluster[2].stop(t)
+	heartbeats.Store(0)
+	others.Store(0)
+	register(t, leader, "meanwhile")
+	until(t, "heartbeats fail", func() bool { return heartbeats.Load() >= 10 })
+	if count := others.Load(); count > 2 {
+		t.Errorf("raft has counted %d failures", count)
+	}
+	change := register(t, leader, "at-last")
+	start(t, away).arrives(t, change.Revision)
+}
