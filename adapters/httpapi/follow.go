@@ -101,8 +101,8 @@ func (s *Server) awaitLeader(out *sink) error {
 	}
 }
 
-// finish ends a stream that is open, with a comment that says why. It returns what
-// is worth knowing about that: the error that kept it from ending well.
+// finish ends a stream that is open, with a comment that says why: err, which is not
+// that its socket failed.
 func (s *Server) finish(out *sink, err error) error {
 	var why string
 	switch {
@@ -113,10 +113,9 @@ func (s *Server) finish(out *sink, err error) error {
 	case errors.Is(err, ports.ErrNotLeader):
 		why = "this instance does not lead: connect again"
 	case errors.Is(err, context.Canceled):
-		return err
+		return nil // the client went
 	default:
-		// The socket failed, most likely; then this fails at once.
 		why = "this stream can't go on: connect again"
 	}
-	return errors.Join(err, out.comment(why))
+	return out.comment(why)
 }

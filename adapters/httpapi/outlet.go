@@ -23,8 +23,8 @@ type outlet interface {
 	cut()
 	// gone reports whether the client has gone.
 	gone() bool
-	// end is called once, after all else but cut and hurry. Who is told that a
-	// response is whole can tell that from one that was broken off.
+	// end is called once, after all else but cut and hurry. A response that is not
+	// whole is broken off: no more of it is sent, and its client can tell.
 	end(whole bool)
 }
 

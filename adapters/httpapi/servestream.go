@@ -36,10 +36,11 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, c *measured
 		s.going()
 		go func() {
 			defer s.handled()
-			_ = s.runStream(stream, run, err) // a panic is logged, and the connection is cut
+			s.runStream(stream, run, err)
 		}()
 	default:
-		if err := s.runStream(stream, run, err); err != nil {
+		s.runStream(stream, run, err)
+		if out.broken != nil {
 			// The end of a response would look like the end of a stream.
 			panic(http.ErrAbortHandler)
 		}
@@ -66,8 +67,8 @@ func (s *Server) refuseStream(w http.ResponseWriter, r *http.Request, c *measure
 }
 
 // runStream lets stream take its course, unless it failed already or there is none,
-// and ends it. It returns errPanic, or nil.
-func (s *Server) runStream(stream running, run course, failed error) error {
+// and ends it: with last words, unless it is broken.
+func (s *Server) runStream(stream running, run course, failed error) {
 	out := stream.out
 	defer s.endSink(out)
 	defer stream.call.metrics.count(http.StatusOK)
@@ -76,19 +77,17 @@ func (s *Server) runStream(stream running, run course, failed error) error {
 		if err == nil && run != nil {
 			err = run()
 		}
-		if err == nil || errors.Is(err, errPanic) {
+		if err == nil || errors.Is(err, errPanic) || out.broken != nil {
 			return err
 		}
 		return s.finish(out, err)
 	})
 	if errors.Is(err, errPanic) {
-		return err
+		out.broken = err // it may have stopped anywhere
 	}
-	out.whole = true
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(out.broken, os.ErrDeadlineExceeded) {
 		out.metrics.cutOff.Inc()
 	}
-	return nil
 }
 
 // guard calls part, a part of a stream, and makes an error of its panic.

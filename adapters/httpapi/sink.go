@@ -40,8 +40,11 @@ type sink struct {
 
 	opened bool // the header is sent, or can't be
 	begun  bool // the first event is sent
-	whole  bool // the stream ended as streams do
-	events int  // since the last flush
+	// broken is why the client has perhaps no more than a part of an event. Nothing is
+	// sent from then on, no last words and no end of the response: the client would take
+	// them for the rest of that event, and keep its id. Nil: it has all that was sent.
+	broken error
+	events int // since the last flush
 	buffer *[]byte
 	out    outlet
 
@@ -92,7 +95,7 @@ func (o *sink) open(seen *domain.Revision, contact string) error {
 	o.opened = true
 	o.metrics.open.Inc()
 	out, err := openOutlet(o.w, o.r, o.stalled, o.wake)
-	o.w, o.r = nil, nil
+	o.w, o.r, o.broken = nil, nil, err
 	o.flushed = time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -154,16 +157,19 @@ func (o *sink) write(b []byte) error {
 // hasPending reports whether there is anything to flush since the last time.
 func (o *sink) hasPending() bool { return o.buffer != nil }
 
-// flush sends everything that is pending, and begins a new silence.
+// flush sends everything that is pending, and begins a new silence. Once it failed it
+// sends nothing any more.
 func (o *sink) flush() error {
 	if o.buffer == nil {
 		return nil
 	}
-	err := o.out.send(*o.buffer)
+	if o.broken == nil {
+		o.broken = o.out.send(*o.buffer)
+	}
 	pendingBuffers.Put(o.buffer)
 	o.buffer = nil
-	if err != nil {
-		return err
+	if o.broken != nil {
+		return o.broken
 	}
 	o.metrics.events.Add(float64(o.events))
 	o.events = 0
@@ -220,7 +226,7 @@ func (o *sink) end() {
 		o.metrics.open.Dec()
 	}
 	if o.out != nil {
-		o.out.end(o.whole)
+		o.out.end(o.broken == nil)
 	}
 }
 
