@@ -15,7 +15,7 @@ import (
 )
 
 // untilCutOff is more than a client has that takes nothing.
-const untilCutOff = stalled * 4 / 3
+const untilCutOff = stalled + stalled/30
 
 // pipes listens to connections that hold nothing back: what a client does not read
 // is not sent.

@@ -118,12 +118,14 @@ func (c *wire) write(b []byte) error {
 	}
 }
 
-// extend gives the socket a part of the time that it has to take something.
+// extend gives the socket a part of the time that it has to take something. When in it
+// the socket took the last is not known, so the part is small. And a full socket on
+// Linux takes a little more when it is asked again.
 func (c *wire) extend(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.hurried && c.bound.Sub(now) < c.stalled/8 {
-		c.bound = now.Add(c.stalled / 4)
+	if !c.hurried && c.bound.Sub(now) < c.stalled/128 {
+		c.bound = now.Add(c.stalled / 64)
 		_ = c.conn.SetWriteDeadline(c.bound) // on a closed connection, as the write will say
 	}
 }
