@@ -146,11 +146,19 @@ func (c *wire) hurry() {
 func (c *wire) cut() { _ = c.conn.Close() }
 
 func (c *wire) end(whole bool) {
-	if whole {
-		_ = c.write([]byte("0\r\n\r\n")) // who has gone need not be told
+	if !whole || c.write([]byte("0\r\n\r\n")) != nil {
+		c.forget()
 	}
 	c.cut()
 	<-c.unheard
+}
+
+// forget has cut drop what was sent and not taken yet. For a client that is there and
+// takes nothing the kernel would keep that for ever.
+func (c *wire) forget() {
+	if conn, is := c.conn.(interface{ SetLinger(sec int) error }); is {
+		_ = conn.SetLinger(0) // on a connection that is gone nothing is kept
+	}
 }
 
 // wireHeader is what net/http would send, and that the connection ends with the

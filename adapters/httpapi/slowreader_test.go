@@ -1,11 +1,16 @@
 package httpapi_test
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,8 +40,21 @@ func TestAReaderThatTakesNothingDelaysNobodyAndIsCutOff(t *testing.T) {
 		return s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") == 1
 	})
 	eventually(t, "its stream is closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
-	// What was on its way arrives; then the connection is over.
-	_, _ = io.Copy(io.Discard, stalled)
+	// What has arrived is there to be read; the rest is dropped, also by the kernel.
+	response, err := http.ReadResponse(bufio.NewReader(stalled), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(response.Body)
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("after %d bytes it ended with %v", len(got), err)
+	}
+	whole := bytes.Split(got, []byte("\n\n"))
+	for i, event := range whole[:len(whole)-1] {
+		if !bytes.Contains(event, fmt.Appendf(nil, "\nid: %d\ndata: {", i+1)) || !bytes.HasSuffix(event, []byte(`"reason":"request"}`)) {
+			t.Fatalf("instead of %d came %q", i+1, event)
+		}
+	}
 }
 
 func TestASlowReaderThatFellOutOfHistoryGetsASnapshot(t *testing.T) {
