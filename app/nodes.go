@@ -144,7 +144,7 @@ func (n *Nodes) await(ctx context.Context, read ports.Read) (domain.View, error)
 func (n *Nodes) overdue(ctx context.Context, read ports.Read) (domain.View, error) {
 	view, err := n.view(ctx, read.Source)
 	if err == nil && view.Revision() < read.AtLeast {
-		err = fmt.Errorf("%w: this instance is at %d", ports.ErrBehind, view.Revision())
+		err = &ports.Behind{Revision: view.Revision()}
 	}
 	return view, err
 }

@@ -1,6 +1,11 @@
 package ports
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+)
 
 // What can keep a question from being answered. All but ErrOutcomeUnknown say
 // that nothing happened, so that asking again, or elsewhere, is safe.
@@ -15,7 +20,8 @@ var (
 	ErrNotCaughtUp = errors.New("this instance has not caught up with the leader")
 	// ErrTooStale: it has not heard from a leader as recently as was asked for.
 	ErrTooStale = errors.New("this instance has not heard from a leader recently enough")
-	// ErrBehind: the revision that was waited for has not been reached in time.
+	// ErrBehind: the revision that was waited for has not been reached in time. It comes
+	// as *Behind.
 	ErrBehind = errors.New("the revision has not been reached in time")
 	// ErrCutOff: this instance has lost touch with the leader.
 	ErrCutOff = errors.New("this instance has not heard from a leader for longer than the election timeout")
@@ -34,3 +40,12 @@ var (
 	// effect, now or later, is not known.
 	ErrOutcomeUnknown = errors.New("the outcome of the write is not known: it may have taken effect, or may yet")
 )
+
+// Behind is ErrBehind with the revision that was read instead.
+type Behind struct{ Revision domain.Revision }
+
+func (b *Behind) Error() string {
+	return fmt.Sprintf("%v: this instance is at %d", ErrBehind, b.Revision)
+}
+
+func (b *Behind) Unwrap() error { return ErrBehind }

@@ -188,6 +188,9 @@ func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answe
 			document.Node = appendNode(nil, refusal.Current)
 		}
 	}
+	if behind, ok := errors.AsType[*ports.Behind](err); ok {
+		a.see(behind.Revision)
+	}
 	a.body = marshal(document)
 	return a
 }

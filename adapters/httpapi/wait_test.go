@@ -78,6 +78,9 @@ func TestWhatIsThereIsNotWaitedFor(t *testing.T) {
 				if code, _ := got.problem(t); code != "revision_not_reached" || got.header.Get("Retry-After") != "1" {
 					t.Errorf("got %s", got.body)
 				}
+				if revision := got.header.Get("Nodesmetadata-Revision"); revision != "3" {
+					t.Errorf("revision is %q", revision)
+				}
 			}
 		})
 	}
