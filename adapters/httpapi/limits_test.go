@@ -80,6 +80,21 @@ func TestAHugeBodyOverHTTP2IsRefusedToo(t *testing.T) {
 	}
 }
 
+func TestABodyThatIsIgnoredIsRefusedWhenItIsTooLarge(t *testing.T) {
+	for _, path := range []string{"/nodes/a", "/raft/node/n2"} {
+		s := start(t)
+		seed(t, s)
+		s.addSecond(t)
+		got := s.do(t, "DELETE", path, strings.Repeat(" ", 1<<20+1))
+		if code, _ := got.problem(t); got.status != 413 || code != "body_too_large" {
+			t.Errorf("%s: got %d %s", path, got.status, code)
+		}
+		if got := s.do(t, "DELETE", path, strings.Repeat(" ", 1<<20)); got.status != 200 {
+			t.Errorf("%s: got %d %s", path, got.status, got.body)
+		}
+	}
+}
+
 func TestALargeBodyWithinTheLimitIsRead(t *testing.T) {
 	s := start(t)
 	got := s.do(t, "PUT", "/nodes/a", `{"address":"h:1"`+strings.Repeat(" ", 1<<20-20)+`}`)

@@ -133,7 +133,7 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Requ
 			return answer{}, err
 		}
 	}
-	if reads || r.Method == http.MethodDelete || c.uploads {
+	if reads || c.uploads {
 		return c.answer(ctx, r)
 	}
 	if r.ContentLength > s.config.MaxBodyBytes {
