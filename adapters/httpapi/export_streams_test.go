@@ -52,3 +52,6 @@ func (w *Waves) Woken() int {
 	}
 	return woken
 }
+
+// NewHTTP is what serves connections, for tests that bring theirs.
+func (s *Server) NewHTTP() *http.Server { return s.newHTTP() }

@@ -22,9 +22,6 @@ var (
 // Handler is what the server serves, for tests without a socket.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.handle) }
 
-// NewHTTP is what serves connections, for tests that bring theirs.
-func (s *Server) NewHTTP() *http.Server { return s.newHTTP() }
-
 // Call is one line of the route table.
 type Call struct {
 	Path, Method string
