@@ -16,6 +16,8 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // firstRead is how much room a body gets before any of it has arrived. It does
@@ -85,6 +87,9 @@ func bodyError(err error) error {
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return refuse(errSlowBody, "the body took too long to arrive")
+	}
+	if errors.Is(err, ports.ErrClosed) {
+		return err
 	}
 	return refuse(errInvalidJSON, "the body ended early: %v", err)
 }

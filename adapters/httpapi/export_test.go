@@ -22,6 +22,16 @@ var (
 // Handler is what the server serves, for tests without a socket.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.handle) }
 
+// ArrivalGrace is how long the rest of a request is waited for when the server closes.
+const ArrivalGrace = arrivalGrace
+
+// Arriving is how many requests are there whose bodies have not arrived whole.
+func (s *Server) Arriving() int {
+	s.arrivals.mu.Lock()
+	defer s.arrivals.mu.Unlock()
+	return len(s.arrivals.pending)
+}
+
 // Call is one line of the route table.
 type Call struct {
 	Path, Method string

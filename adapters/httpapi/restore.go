@@ -2,17 +2,13 @@ package httpapi
 
 import (
 	"context"
-	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
-	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // A backup may be as long as a registry, so no time is enough for all of it. But a
@@ -23,70 +19,21 @@ const (
 	uploadTimeout = longestTimeout
 )
 
-// upload is a body that may take as long as it goes on arriving. All but hurry is
-// for one goroutine.
+// upload is a body that may take as long as it goes on arriving.
 type upload struct {
-	io.ReadCloser
-	control *http.ResponseController
-	left    int // of the piece that has to be there in time
-
-	mu      sync.Mutex
-	hurried bool
-	ended   bool
+	*arrival
+	left int // of the piece that has to be there in time
 }
 
 // Read implements io.Reader.
 func (u *upload) Read(b []byte) (int, error) {
 	if u.left == 0 {
 		u.left = uploadPiece
-		u.deadline(time.Now().Add(uploadTimeout))
+		u.await(time.Now().Add(uploadTimeout))
 	}
-	n, err := u.ReadCloser.Read(b[:min(len(b), u.left)])
+	n, err := u.arrival.Read(b[:min(len(b), u.left)])
 	u.left -= n
-	if err != nil {
-		// From here on net/http reads only to find out whether the sender has gone,
-		// and would take the end of this time for that.
-		u.deadline(time.Time{})
-		if !errors.Is(err, io.EOF) && u.isHurried() {
-			err = ports.ErrClosed
-		}
-	}
 	return n, err
-}
-
-// deadline is until when the body is waited for. Where it can't be set the body has
-// as long as any other.
-func (u *upload) deadline(at time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.hurried && !at.IsZero() {
-		at = time.Now()
-	}
-	_ = u.control.SetReadDeadline(at)
-}
-
-// hurry waits for nothing more of the body. Anybody may call it.
-func (u *upload) hurry() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.hurried = true
-	if !u.ended {
-		_ = u.control.SetReadDeadline(time.Now())
-	}
-}
-
-func (u *upload) isHurried() bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.hurried
-}
-
-// end is called before the handler returns: after that the controller must not be
-// used.
-func (u *upload) end() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.ended = true
 }
 
 type restoredBody struct {

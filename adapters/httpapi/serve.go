@@ -49,11 +49,9 @@ func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measured
 	control := http.NewResponseController(w)
 	// Where it fails the response is cut off earlier, as any other.
 	_ = control.SetWriteDeadline(time.Time{})
-	body := &upload{ReadCloser: r.Body, control: control}
-	defer body.end()
-	// A sender who is slow must not hold up the end of the server.
-	defer context.AfterFunc(s.stopping, body.hurry)()
-	r.Body = body
+	if body, arrives := r.Body.(*arrival); arrives {
+		r.Body = &upload{arrival: body}
+	}
 	a, err := s.decide(r.Context(), w, r, c)
 	if err != nil {
 		ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)

@@ -32,6 +32,7 @@ type Server struct {
 	handler http.Handler
 	// newcomers are the connections that have asked for nothing yet.
 	newcomers *newcomers
+	arrivals  *arrivals
 
 	// stopping ends when the server begins to close.
 	stopping context.Context
@@ -71,6 +72,7 @@ func New(config Config) (*Server, error) {
 		sinks:   map[*sink]struct{}{},
 
 		newcomers: newNewcomers(config.MaxNewcomers, counted.displaced),
+		arrivals:  newArrivals(),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.base, s.cancel = context.WithCancel(context.Background())
@@ -142,7 +144,8 @@ func (s *Server) Addr() net.Addr {
 }
 
 // Close takes no more requests, ends the streams with a comment that says why,
-// and the waits for a change, and finishes what else is in flight. When ctx ends
+// and the waits for a change, gives those who have not sent all of their request a
+// second to do so, and finishes what else is in flight. When ctx ends
 // first it breaks off what is left and returns ctx's error. In either case nothing
 // of the server runs afterwards. It may be called without Open, and again.
 func (s *Server) Close(ctx context.Context) error {
@@ -156,6 +159,7 @@ func (s *Server) Close(ctx context.Context) error {
 	// A connection that has asked for nothing is no request in flight, but
 	// Shutdown would wait for one for seconds.
 	s.newcomers.close()
+	s.arrivals.hurry(closingUntil(ctx))
 	defer s.cancel()
 	if server == nil {
 		return nil
@@ -203,6 +207,12 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	s.handling++
 	s.mu.Unlock()
 	defer s.handled()
+	if r.ContentLength != 0 {
+		body := s.arrivals.expect(w, r)
+		defer body.handled()
+		r = r.WithContext(r.Context()) // net/http looks at the body in the request that it gave
+		r.Body = body
+	}
 	s.handler.ServeHTTP(w, r)
 }
 
@@ -257,7 +267,11 @@ func (s *Server) allHandled() <-chan struct{} {
 
 // connState is told by net/http what becomes of a connection.
 func (s *Server) connState(conn net.Conn, state http.ConnState) {
-	if state == http.StateClosed {
+	switch state {
+	case http.StateClosed:
 		s.newcomers.leave(conn)
+		s.arrivals.leave(conn)
+	case http.StateIdle, http.StateHijacked:
+		s.arrivals.leave(conn)
 	}
 }

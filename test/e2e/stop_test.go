@@ -129,7 +129,7 @@ func TestASecondSignalStopsAtOnce(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
 		i := c.Instances[0]
-		// A request in flight is finished first: this one never is.
+		// A request in flight is finished first: the rest of this one is waited for.
 		conn, err := net.Dial("tcp", i.Application)
 		if err != nil {
 			t.Fatal(err)
@@ -160,6 +160,37 @@ func TestASecondSignalStopsAtOnce(t *testing.T) {
 		}
 		i.Restart()
 		i.AwaitReady()
+	})
+}
+
+// Anybody can send half a request: that makes a stop neither slow nor one that failed.
+func TestHalfARequestDoesNotHoldUpAStop(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
+		i := c.Instances[0]
+		conn, err := net.Dial("tcp", i.Application)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		if _, err := io.WriteString(conn, "PUT /nodes/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		// The server asks for the body once it handles the request.
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "{"); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		i.Stop()
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+		if answer, err := io.ReadAll(conn); !strings.Contains(string(answer), "shutting_down") {
+			t.Errorf("it was answered %q, %v", answer, err)
+		}
 	})
 }
 

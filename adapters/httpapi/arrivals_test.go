@@ -1,0 +1,164 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// stopsWithin is less than a body has to arrive while nobody closes the server, and
+// more than it is waited for once somebody does.
+const stopsWithin = 5 * time.Second
+
+func TestCloseDoesNotWaitForBodiesThatDoNotArrive(t *testing.T) {
+	const half = "\r\nHost: h\r\nContent-Length: 50\r\n\r\n{"
+	tests := map[string]struct{ send, status, code string }{
+		"half a body":                          {"PUT /nodes HTTP/1.1" + half, "503", "shutting_down"},
+		"half a body of a later request":       {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\nPUT /nodes HTTP/1.1" + half, "503", "shutting_down"},
+		"half a chunk":                         {"PUT /nodes/a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "503", "shutting_down"},
+		"a body that was asked for":            {"PUT /nodes/a HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\nExpect: 100-continue\r\n\r\n", "503", "shutting_down"},
+		"half a backup":                        {"POST /raft/restore HTTP/1.1" + half, "503", "shutting_down"},
+		"half a body that nobody looks at":     {"GET /nodes HTTP/1.1" + half, "200", "{}"},
+		"half a body of what is refused":       {"PATCH /nodes HTTP/1.1" + half, "405", "method_not_allowed"},
+		"half a body for what is not there":    {"PUT /nope HTTP/1.1" + half, "404", "not_found"},
+		"half a body of a type that is no one": {"PUT /nodes HTTP/1.1\r\nContent-Type: text/plain" + half, "415", "unsupported_media_type"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			conn := s.dial(t, test.send)
+			eventually(t, "the last request is handled", func() bool { return s.Arriving() == 1 })
+			ctx, cancel := context.WithTimeout(t.Context(), stopsWithin)
+			defer cancel()
+			if err := s.Close(ctx); err != nil {
+				t.Errorf("close: %v", err)
+			}
+			said, err := io.ReadAll(conn)
+			last := string(said)[max(0, strings.LastIndex(string(said), "HTTP/1.1 ")):]
+			if !strings.HasPrefix(last, "HTTP/1.1 "+test.status) || !strings.Contains(last, test.code) || !strings.Contains(last, "Connection: close\r\n") {
+				t.Errorf("it was answered %q, %v", last, err)
+			}
+		})
+	}
+}
+
+func TestCloseDoesNotWaitForABodyOfHTTP2ThatDoesNotArrive(t *testing.T) {
+	s := start(t)
+	s.useHTTP2()
+	reader, writer := io.Pipe()
+	defer writer.Close()
+	answered := make(chan reply, 1)
+	go func() { answered <- s.send(t, "PUT", "/nodes", reader) }()
+	eventually(t, "it is handled", func() bool { return s.Arriving() == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), stopsWithin)
+	defer cancel()
+	if err := s.Close(ctx); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	got := <-answered
+	if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
+		t.Errorf("it was answered %d %s", got.status, got.body)
+	}
+}
+
+// What is on its way is taken.
+func TestCloseTakesABodyThatArrives(t *testing.T) {
+	s := start(t)
+	const body = `{"id":"a","address":"10.0.0.1:1"}`
+	conn := s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 33\r\n\r\n"+body[:5])
+	eventually(t, "it is handled", func() bool { return s.Arriving() == 1 })
+	closed := make(chan error)
+	go func() { closed <- s.Close(context.Background()) }()
+	eventually(t, "nobody listens any more", func() bool {
+		other, err := net.Dial("tcp", s.address)
+		if err == nil {
+			other.Close()
+		}
+		return err != nil
+	})
+	if _, err := io.WriteString(conn, body[5:]); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || response.StatusCode != 201 {
+		t.Errorf("it was answered %+v: %v", response, err)
+	}
+	if err := <-closed; err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+// slowNodes is ports.Nodes whose Register takes longer than the rest of a request is
+// waited for when the server closes, unless its context ends before.
+type slowNodes struct {
+	ports.Nodes
+	asked chan struct{}
+}
+
+func (n slowNodes) Register(ctx context.Context, spec domain.NodeSpec, condition domain.Condition) (domain.Change, error) {
+	n.asked <- struct{}{}
+	select {
+	case <-time.After(httpapi.ArrivalGrace * 3 / 2):
+		return n.Nodes.Register(ctx, spec, condition)
+	case <-ctx.Done():
+		return domain.Change{}, ctx.Err()
+	}
+}
+
+// That the rest of requests is waited for no longer is nothing to those that are whole.
+func TestCloseFinishesWhatHasArrived(t *testing.T) {
+	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			asked := make(chan struct{})
+			s := start(t, func(c *httpapi.Config) { c.Nodes = slowNodes{c.Nodes, asked} })
+			if useHTTP2 {
+				s.useHTTP2()
+			}
+			answered := make(chan reply, 1)
+			go func() { answered <- s.do(t, "PUT", "/nodes", `{"id":"a","address":"10.0.0.1:1"}`) }()
+			<-asked
+			if arriving := s.Arriving(); arriving != 0 {
+				t.Errorf("%d requests are waited for", arriving)
+			}
+			if err := s.Close(context.Background()); err != nil {
+				t.Errorf("close: %v", err)
+			}
+			if got := <-answered; got.status != 201 {
+				t.Errorf("it was answered %d %s", got.status, got.body)
+			}
+		})
+	}
+}
+
+// A connection that goes leaves nothing behind, whatever it has sent.
+func TestNobodyWaitsForThoseWhoAreGone(t *testing.T) {
+	s := start(t)
+	for _, text := range []string{
+		"PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{",
+		"PUT /nope HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{",
+		"GET /nodes/sse HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{",
+		"GET /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}",
+	} {
+		conn := s.dial(t, text)
+		if strings.HasPrefix(text, "GET") {
+			if _, err := conn.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			eventually(t, "it is handled", func() bool { return s.Arriving() == 1 })
+		}
+		conn.Close()
+		eventually(t, "nobody waits for it", func() bool { return s.Arriving() == 0 })
+	}
+}
