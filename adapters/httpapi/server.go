@@ -170,7 +170,7 @@ func (s *Server) Close(ctx context.Context) error {
 		err = s.awaitHandlers(ctx)
 	}
 	if err != nil {
-		err = fmt.Errorf("application API: requests were broken off: %w", err)
+		err = fmt.Errorf("requests in flight were broken off: %w", err)
 		s.force(server)
 	}
 	s.serving.Wait()

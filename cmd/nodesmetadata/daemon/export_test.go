@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
@@ -35,6 +36,23 @@ func (d *Daemon) Fail(err error) { d.fail(err) }
 
 // Serve is what Run does once there is a Daemon.
 func (d *Daemon) Serve(ctx context.Context) int { return d.run(ctx) }
+
+// TimeForRequests is how long those in flight have when an instance stops that can't
+// hand leadership over, and nothing else takes any time.
+func TimeForRequests(whole time.Duration) time.Duration {
+	stopping := steps(parts{})
+	slices.Reverse(stopping)
+	for _, s := range stopping {
+		part := time.Duration(s.share * float64(whole))
+		switch s.name {
+		case "application API":
+			return part
+		case "leadership":
+			whole -= part
+		}
+	}
+	return 0
+}
 
 // NewRaftSink gives one that raft does not write to.
 var NewRaftSink = newRaftSink

@@ -45,7 +45,13 @@ type step struct {
 // lifecycle is the order in which an instance starts, from top to bottom, and
 // stops, from bottom to top.
 func lifecycle(lc fx.Lifecycle, p parts) {
-	for _, s := range []step{
+	for _, s := range steps(p) {
+		lc.Append(s.hook())
+	}
+}
+
+func steps(p parts) []step {
+	return []step{
 		// Nothing is bound on behalf of a directory that another process has.
 		{name: "directory", open: p.Node.Claim, close: p.Node.Close},
 		{name: "raft port", open: p.Demux.Open, close: withoutContext(p.Demux.Close)},
@@ -57,13 +63,14 @@ func lifecycle(lc fx.Lifecycle, p parts) {
 		// What it has begun when it closes is over before raft is closed.
 		{name: "leases", open: p.Leases.Open, close: p.Leases.Close, share: 0.5},
 		{name: "cluster watch", open: p.Cluster.Open, close: p.Cluster.Close, share: 0.5},
-		{name: "application API", open: p.HTTP.Open, close: p.HTTP.Close, share: 0.5},
+		// The time that a request has to be decided, and to begin with its answer,
+		// also where leadership could not be handed over: none is to be broken off
+		// that would have ended by itself.
+		{name: "application API", open: p.HTTP.Open, close: p.HTTP.Close, share: 0.75},
 		{name: "join", open: p.Joiner.Open, close: p.Joiner.Close, share: 0.5},
 		// While leadership moves, requests are still answered: with the new
 		// leader's address, as soon as there is one.
 		{name: "leadership", close: handOver(p), share: 0.25},
-	} {
-		lc.Append(s.hook())
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
 )
@@ -169,5 +170,13 @@ func TestASignalDuringTheStartStopsIt(t *testing.T) {
 	args := []string{"--raft_id=n1", "--raft_dir=" + t.TempDir(), "--raft_bind_address=127.0.0.1:0", "--application_bind_address=127.0.0.1:0"}
 	if status := daemon.Run(ctx, args, nil, io.Discard, &stderr); status != 0 {
 		t.Errorf("exit status %d:\n%s", status, &stderr)
+	}
+}
+
+// What is in flight is finished: it has at least the time in which it is decided.
+func TestRequestsInFlightHaveTheirTimeWhenAnInstanceStops(t *testing.T) {
+	whole := chosen(t).ShutdownTimeout
+	if got := daemon.TimeForRequests(whole); got < httpapi.DefaultRequestTimeout || got > whole*3/4 {
+		t.Errorf("of %v requests have %v, and are decided within %v", whole, got, httpapi.DefaultRequestTimeout)
 	}
 }
