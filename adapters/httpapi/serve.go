@@ -30,6 +30,9 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measured
 		defer context.AfterFunc(s.stopping, cancel)()
 	}
 	a, err := s.decide(ctx, w, r, c)
+	if wait > 0 && errors.Is(err, ports.ErrNotLeader) {
+		err = s.awaitSuccessor(ctx, min(refusedWithin, wait-time.Since(began)))
+	}
 	if wait > 0 && errors.Is(err, context.Canceled) && s.isStopping() {
 		err = ports.ErrClosed
 	}
@@ -98,6 +101,30 @@ func (s *Server) answerInTime(ctx context.Context, began time.Time, r *http.Requ
 	ctx, cancel := context.WithTimeout(ctx, max(refusedWithin-time.Since(began), shortLook))
 	defer cancel()
 	return s.answerTo(ctx, r, err)
+}
+
+// awaitSuccessor has who asked to wait, at an instance that does not lead any more, wait
+// for its successor too, which mostly is there in a moment. It gives the error that
+// says where that is, or why nobody knows.
+func (s *Server) awaitSuccessor(ctx context.Context, within time.Duration) error {
+	within = max(within, shortLook)
+	looking, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		_, later := s.config.Local.State()
+		address, err := s.leader(looking, ports.ErrNotLeader)
+		if err == nil {
+			return &leaderElsewhere{address}
+		}
+		select {
+		case <-later:
+		case <-looking.Done():
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return err
+		}
+	}
 }
 
 // leaderContact is how many milliseconds ago this instance heard from a leader;

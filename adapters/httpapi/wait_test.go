@@ -333,6 +333,64 @@ func TestAWaitEndsWhenItsInstanceCannotAnswerIt(t *testing.T) {
 	}
 }
 
+// A leader that hands over has no successor for a moment.
+func TestAWaitAtALeaderThatIsDeposedEndsAtItsSuccessor(t *testing.T) {
+	overEachHTTP(t, func(t *testing.T, s *service, nodes *watchedNodes) {
+		answers := s.ask(t, nodes, "/nodes?since=3&wait=60s", "/nodes/a?min_revision=4&wait=60s")
+		s.loseLeader()
+		for range cap(answers) {
+			<-nodes.told
+		}
+		s.follow("leader.test:8080")
+		for range cap(answers) {
+			got := <-answers
+			if location := got.header.Get("Location"); got.status != 307 || !strings.HasPrefix(location, "http://leader.test:8080/nodes") {
+				t.Errorf("got %d to %q: %s", got.status, location, got.body)
+			}
+		}
+	})
+}
+
+func TestAWaitAtALeaderThatIsDeposedAndStopsSaysThatItStops(t *testing.T) {
+	overEachHTTP(t, func(t *testing.T, s *service, nodes *watchedNodes) {
+		answers := s.ask(t, nodes, "/nodes?since=3&wait=60s", "/nodes/a?min_revision=4&wait=60s")
+		s.loseLeader()
+		for range cap(answers) {
+			<-nodes.told
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience/2)
+		defer cancel()
+		if err := s.Close(ctx); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		for range cap(answers) {
+			got := <-answers
+			if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+		}
+	})
+}
+
+// It waits no longer than it was asked to, nor than any other waits for a refusal.
+func TestAWaitForASuccessorIsShort(t *testing.T) {
+	for query, longest := range map[string]time.Duration{"wait=60s": 2 * time.Second, "wait=1ms": 500 * time.Millisecond} {
+		t.Run(query, func(t *testing.T) {
+			s := start(t)
+			seed(t, s)
+			s.loseLeader()
+			began := time.Now()
+			got := s.do(t, "GET", "/nodes?since=3&"+query, "")
+			if code, _ := got.problem(t); got.status != 503 || code != "no_leader" || got.header.Get("Retry-After") != "1" {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+			if took := time.Since(began); took > longest {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+}
+
 // Who takes what this instance has waits also where nothing new can come, and
 // one that does not want to be sent on waits through a change of leader.
 func TestAWaitGoesOnWhereItCan(t *testing.T) {

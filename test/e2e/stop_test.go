@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"syscall"
@@ -190,6 +192,49 @@ func TestHalfARequestDoesNotHoldUpAStop(t *testing.T) {
 		}
 		if answer, err := io.ReadAll(conn); !strings.Contains(string(answer), "shutting_down") {
 			t.Errorf("it was answered %q, %v", answer, err)
+		}
+	})
+}
+
+// Who waits for a change at a leader that hands over is sent on to the next one, instead
+// of being told that there is none.
+func TestALongPollGoesOnAtTheNextLeader(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := startCalm(t, backend)
+		put(t, c.Instances[0].Client, "a")
+		leader := c.Leader()
+		sent := make(chan struct{})
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			WroteRequest: func(httptrace.WroteRequestInfo) { close(sent) },
+		})
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+leader.Application+"/nodes?since=1&wait=30s", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered := make(chan *http.Response, 1)
+		go func() {
+			response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
+			if err != nil {
+				t.Error(err)
+			}
+			answered <- response
+		}()
+		<-sent
+		next, err := leader.RaftHandOver(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		response := <-answered
+		if response == nil {
+			return
+		}
+		_ = response.Body.Close()
+		at := slices.IndexFunc(c.Instances, func(i *harness.Instance) bool { return i.ID == next })
+		if at < 0 {
+			t.Fatalf("leadership went to %q", next)
+		}
+		if want := "http://" + c.Instances[at].Application + "/nodes?since=1&wait=30s"; response.StatusCode != 307 || response.Header.Get("Location") != want {
+			t.Errorf("it was answered %s, to %q, want %q", response.Status, response.Header.Get("Location"), want)
 		}
 	})
 }
