@@ -2,10 +2,13 @@ package consensus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -13,7 +16,8 @@ import (
 
 // raftLogger gives raft a logger that writes to ours. Once closing says so, all
 // that raft says is at debug level: it takes the end of its own connections, and
-// of its listener, for errors.
+// of its listener, for errors. So is at any time what it says of a connection that
+// this instance itself has closed.
 func raftLogger(logger *slog.Logger, closing func() bool) hclog.Logger {
 	intercept := hclog.NewInterceptLogger(&hclog.LoggerOptions{Output: io.Discard, Level: lowestLevel(logger)})
 	intercept.RegisterSink(&sink{logger: logger.With("component", "raft"), closing: closing})
@@ -50,7 +54,7 @@ type sink struct {
 func (s *sink) Accept(_ string, level hclog.Level, message string, args ...any) {
 	ours := slog.LevelDebug
 	for _, l := range levels {
-		if l.theirs == level && !s.closing() {
+		if l.theirs == level && !s.closing() && !slices.ContainsFunc(args, ofOwnClosing) {
 			ours = l.ours
 		}
 	}
@@ -61,6 +65,17 @@ func (s *sink) Accept(_ string, level hclog.Level, message string, args ...any) 
 		args[i] = plain(arg)
 	}
 	s.logger.Log(context.Background(), ours, message, args...)
+}
+
+// ofOwnClosing says whether arg is the error of who used a connection that this
+// instance has closed. A listener that was closed is another matter.
+func ofOwnClosing(arg any) bool {
+	err, is := arg.(error)
+	if !is || !errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	use, is := errors.AsType[*net.OpError](err)
+	return is && (use.Op == "read" || use.Op == "write")
 }
 
 // plain gives what reads the same in every format of the log. Raft logs its own

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -91,6 +94,43 @@ func TestWhatRaftLogsKeepsItsArguments(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			test.want[slog.LevelKey], test.want[slog.MessageKey], test.want["component"] = "INFO", "m", "raft"
 			mustEqual(t, "the record", loggedBy(t, slog.LevelDebug, test.log), []map[string]any{test.want})
+		})
+	}
+}
+
+// What this instance closes itself is no error; what others do to it may be one, and that
+// nobody listens any more is.
+func TestTheEndOfOwnConnectionsIsNoError(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	listener.Close()
+	_, reading := conn.Read(make([]byte, 1))
+	_, writing := conn.Write([]byte("x"))
+	_, accepting := listener.Accept()
+	tests := map[string]struct {
+		err  error
+		want string
+	}{
+		"a read of a closed connection":         {reading, "DEBUG"},
+		"a write to one":                        {writing, "DEBUG"},
+		"one that was wrapped":                  {fmt.Errorf("frame: %w", reading), "DEBUG"},
+		"an accept from a closed listener":      {accepting, "ERROR"},
+		"a connection that another one cut off": {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, "ERROR"},
+		"anything else":                         {errDisk, "ERROR"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			records := loggedBy(t, slog.LevelDebug, func(l hclog.Logger) { l.Error("failed", "peer", "b", "error", test.err) })
+			if len(records) != 1 || records[0][slog.LevelKey] != test.want {
+				t.Errorf("%v is logged as %v, want %s", test.err, records, test.want)
+			}
 		})
 	}
 }
