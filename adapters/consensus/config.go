@@ -76,6 +76,8 @@ type Config struct {
 	OpenStore logstore.Opener
 	// Volatile: nothing outlives the process, snapshots neither.
 	Volatile bool
+	// VolatileBackends are the names of all that are: Directory may be of one.
+	VolatileBackends []string
 
 	// Demux is the raft port, on which New takes RaftLane. It must be open
 	// before the Node is, and be closed after it.

@@ -43,6 +43,9 @@ var (
 type Owner struct {
 	RaftID  string // id of the instance in its raft cluster
 	Backend string // storage backend that is about to be opened in the directory
+	// Volatile are the storage backends that keep nothing on disk: there is nothing
+	// that could be converted from or to one.
+	Volatile []string
 }
 
 // Validate reports every missing field at once.
@@ -124,14 +127,24 @@ func settle(path string, owner Owner) (manifest, error) {
 		return manifest{}, fmt.Errorf("%w: %s holds the state of %q, this instance is %q",
 			ErrOtherID, path, says.RaftID, owner.RaftID)
 	case says.Backend != owner.Backend:
-		return manifest{}, fmt.Errorf("%w: %s was written by %q, asked for is %q: start with the former, or convert it with `nodesmetadata storage migrate --from %s --to %s --raft_dir %s`",
-			ErrOtherBackend, path, says.Backend, owner.Backend, says.Backend, owner.Backend, shellWord(path))
+		return manifest{}, fmt.Errorf("%w: %s was written by %q, asked for is %q: start with the former, %s",
+			ErrOtherBackend, path, says.Backend, owner.Backend, owner.wayFrom(says.Backend, path))
 	}
 	if says.Format < manifestFormat {
 		says.Format = manifestFormat
 		return says, writeManifest(path, says)
 	}
 	return says, nil
+}
+
+// wayFrom says how an instance whose directory another backend wrote comes to its own.
+func (o Owner) wayFrom(wrote, path string) string {
+	for _, name := range o.Volatile {
+		if name == wrote || name == o.Backend {
+			return fmt.Sprintf("or with an empty directory, to join the cluster anew: %q keeps nothing on disk, so there is nothing to convert", name)
+		}
+	}
+	return fmt.Sprintf("or convert it with `nodesmetadata storage migrate --from %s --to %s --raft_dir %s`", wrote, o.Backend, shellWord(path))
 }
 
 func refuseForeign(path string) error {

@@ -53,6 +53,8 @@ func TestClaimOfAnExistingDirectory(t *testing.T) {
 		"a crash while the manifest was replaced":        {files: map[string]string{"instance.json": ours, "instance.json.tmp": `{"for`}},
 		"another raft id is refused":                     {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node1", Backend: "bolt"}, err: logstore.ErrOtherID, says: []string{`"node0"`, `"node1"`}},
 		"another backend is refused":                     {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "badger"}, err: logstore.ErrOtherBackend, says: []string{`"bolt"`, `"badger"`, "nodesmetadata storage migrate"}},
+		"so is one that keeps nothing":                   {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "memory", Volatile: []string{"memory"}}, err: logstore.ErrOtherBackend, says: []string{`"bolt"`, `"memory" keeps nothing`, "empty directory"}},
+		"and one after one that kept nothing":            {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "badger", Volatile: []string{"bolt"}}, err: logstore.ErrOtherBackend, says: []string{`"badger"`, `"bolt" keeps nothing`, "empty directory"}},
 		"a newer format is refused, whatever is in it":   {files: map[string]string{"instance.json": `{"format":3,"raft_id":["a"],"new":{}}`}, err: logstore.ErrNewerFormat, says: []string{"format 3"}},
 		"an empty manifest is damage":                    {files: map[string]string{"instance.json": ""}, err: logstore.ErrDamagedManifest},
 		"a cut manifest is damage":                       {files: map[string]string{"instance.json": ours[:20]}, err: logstore.ErrDamagedManifest},
@@ -74,7 +76,7 @@ func TestClaimOfAnExistingDirectory(t *testing.T) {
 				write(t, filepath.Join(dir, file), content)
 			}
 			asked := test.owner
-			if asked == (logstore.Owner{}) && !errors.Is(test.err, errIncomplete) {
+			if asked.RaftID == "" && !errors.Is(test.err, errIncomplete) {
 				asked = owner
 			}
 			directory, err := logstore.Claim(dir, asked)

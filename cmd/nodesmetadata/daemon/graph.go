@@ -43,6 +43,17 @@ func backend(name string) (logstore.Backend, bool) {
 	return backends[at], true
 }
 
+// volatileBackends are the names of those that keep nothing.
+func volatileBackends() []string {
+	var names []string
+	for _, b := range backends {
+		if b.Volatile {
+			names = append(names, b.Name)
+		}
+	}
+	return names
+}
+
 // fatal is called when the instance can't go on.
 type fatal func(error)
 
@@ -92,6 +103,7 @@ func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, took *la
 		Backend:           c.StorageBackend,
 		OpenStore:         chosen.Open,
 		Volatile:          chosen.Volatile,
+		VolatileBackends:  volatileBackends(),
 		Demux:             port,
 		Peers:             peers,
 		Bootstrap:         c.BootstrapRaftCluster,

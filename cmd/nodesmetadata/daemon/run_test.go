@@ -134,20 +134,36 @@ func TestWithoutABackendADirectoryGoesOnWithItsOwn(t *testing.T) {
 }
 
 func TestADirectoryRemembersItsBackend(t *testing.T) {
-	dir := t.TempDir()
-	start(t, "--raft_dir="+dir, "--storage_backend=bolt").stop()
-	second, err := daemon.New(chosen(t, "--raft_dir="+dir, "--storage_backend=badger"), io.Discard)
-	if err != nil {
-		t.Fatal(err)
+	const convert = "nodesmetadata storage migrate"
+	tests := map[string]struct {
+		wrote, asked string
+		says, not    string
+	}{
+		"to convert it":                    {"bolt", "badger", convert + " --from bolt --to badger ", "empty"},
+		"what would forget it":             {"bolt", "memory", `with an empty directory, to join the cluster anew: "memory" keeps nothing on disk`, convert},
+		"what has forgotten all it was in": {"memory", "bolt", `with an empty directory, to join the cluster anew: "memory" keeps nothing on disk`, convert},
 	}
-	err = second.Open(t.Context())
-	if err == nil {
-		t.Fatal("it was opened")
-	}
-	for _, word := range []string{"bolt", "badger", "nodesmetadata storage migrate"} {
-		if !strings.Contains(err.Error(), word) {
-			t.Errorf("it does not name %q: %v", word, err)
-		}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			start(t, "--raft_dir="+dir, "--storage_backend="+test.wrote).stop()
+			second, err := daemon.New(chosen(t, "--raft_dir="+dir, "--storage_backend="+test.asked), io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = second.Open(t.Context())
+			if err == nil {
+				t.Fatal("it was opened")
+			}
+			for _, word := range []string{test.wrote, test.asked, test.says} {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("it does not name %q: %v", word, err)
+				}
+			}
+			if strings.Contains(err.Error(), test.not) {
+				t.Errorf("it names %q: %v", test.not, err)
+			}
+		})
 	}
 }
 
