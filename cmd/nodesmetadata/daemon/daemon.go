@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,8 +37,8 @@ const (
 // verb it returns the exit status once ctx has ended and the instance has stopped,
 // or as soon as it can't start or go on; with one, when that is done.
 func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	if len(args) == 1 && args[0] == "version" {
-		args = []string{"--version"}
+	if len(args) > 0 && args[0] == "version" {
+		return sayVersion(args[1:], stdout, stderr)
 	}
 	if len(args) > 0 && offline.Knows(args[0]) {
 		return offline.Run(ctx, args, backends, stdout, stderr)
@@ -45,17 +46,11 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	chosen, err := config.Load(args, environ)
 	switch {
 	case errors.Is(err, config.ErrHelp):
-		_, _ = io.WriteString(stdout, config.Usage(offline.Verbs()))
-		return exitStopped
+		return sayUsage(stdout)
 	case errors.Is(err, config.ErrVersion):
-		_, _ = fmt.Fprintln(stdout, "nodesmetadata", Version())
-		return exitStopped
+		return sayVersion(nil, stdout, stderr)
 	case err != nil:
-		for line := range strings.Lines(err.Error()) {
-			_, _ = fmt.Fprintln(stderr, "nodesmetadata:", strings.TrimSpace(line))
-		}
-		_, _ = fmt.Fprintln(stderr, "nodesmetadata: see nodesmetadata --help")
-		return exitMisused
+		return sayMisused(err, stderr)
 	}
 	d, err := New(chosen, stderr)
 	if err != nil {
@@ -71,6 +66,36 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	defer done.Wait()
 	defer stop()
 	return d.run(ctx)
+}
+
+func sayUsage(stdout io.Writer) int {
+	_, _ = io.WriteString(stdout, config.Usage(offline.Verbs()))
+	return exitStopped
+}
+
+// sayVersion is all that the verb does: what stands behind it, but for a question for
+// help, makes no sense.
+func sayVersion(rest []string, stdout, stderr io.Writer) int {
+	if slices.Contains(rest, "--help") || slices.Contains(rest, "-h") {
+		return sayUsage(stdout)
+	}
+	var strays []error
+	for _, stray := range rest {
+		strays = append(strays, fmt.Errorf("unexpected argument: %q", stray))
+	}
+	if err := errors.Join(strays...); err != nil {
+		return sayMisused(err, stderr)
+	}
+	_, _ = fmt.Fprintln(stdout, "nodesmetadata", Version())
+	return exitStopped
+}
+
+func sayMisused(err error, stderr io.Writer) int {
+	for line := range strings.Lines(err.Error()) {
+		_, _ = fmt.Fprintln(stderr, "nodesmetadata:", strings.TrimSpace(line))
+	}
+	_, _ = fmt.Fprintln(stderr, "nodesmetadata: see nodesmetadata --help")
+	return exitMisused
 }
 
 // Daemon is one instance.
