@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/pflag"
 
@@ -49,7 +50,8 @@ func (d *desk) canMove(flag, name string) error {
 	}
 	switch backend, err := d.backend(name); {
 	case err != nil:
-		return fmt.Errorf("--%s: %w", flag, err)
+		lasting := slices.DeleteFunc(slices.Clone(d.backends), func(b logstore.Backend) bool { return b.Volatile })
+		return fmt.Errorf("--%s: %w", flag, noneOf(name, lasting))
 	case backend.Volatile:
 		return fmt.Errorf("--%s: %q keeps nothing on disk that could be moved: an instance changes from it, or to it, with an empty directory, and joins the cluster anew", flag, name)
 	}

@@ -58,14 +58,19 @@ func (d *desk) say(format string, args ...any) {
 
 // backend gives the backend of that name.
 func (d *desk) backend(name string) (logstore.Backend, error) {
+	at := slices.IndexFunc(d.backends, func(b logstore.Backend) bool { return b.Name == name })
+	if at < 0 {
+		return logstore.Backend{}, noneOf(name, d.backends)
+	}
+	return d.backends[at], nil
+}
+
+func noneOf(name string, backends []logstore.Backend) error {
 	var names []string
-	for _, b := range d.backends {
-		if b.Name == name {
-			return b, nil
-		}
+	for _, b := range backends {
 		names = append(names, b.Name)
 	}
-	return logstore.Backend{}, fmt.Errorf("%q is none of %s", name, strings.Join(names, ", "))
+	return fmt.Errorf("%q is none of %s", name, strings.Join(names, ", "))
 }
 
 // Knows says whether a first argument is the beginning of a verb.
