@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +41,10 @@ type Joiner struct {
 	JoinConfig
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows
+	asked  []string   // whom it asks; empty for nobody
+	faults map[string]error
 }
 
 // NewJoiner starts nothing.
@@ -65,6 +70,9 @@ func (j *Joiner) Open(context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	j.cancel = cancel
+	j.mu.Lock()
+	j.asked, j.faults = j.Through, map[string]error{}
+	j.mu.Unlock()
 	j.done.Go(func() { j.join(ctx) })
 	return nil
 }
@@ -76,6 +84,25 @@ func (j *Joiner) Close(context.Context) error {
 	}
 	j.done.Wait()
 	return nil
+}
+
+// Asking implements ports.Joining.
+func (j *Joiner) Asking() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.asked) == 0 {
+		return ""
+	}
+	var answers []string
+	for _, address := range j.asked {
+		if err := j.faults[address]; err != nil {
+			answers = append(answers, err.Error())
+		}
+	}
+	if len(answers) == 0 {
+		return "it asks to be added (--join), through " + strings.Join(j.asked, ", ")
+	}
+	return "it asks to be added (--join), without success so far: " + strings.Join(answers, "; ")
 }
 
 func (j *Joiner) join(ctx context.Context) {
@@ -91,7 +118,13 @@ func (j *Joiner) join(ctx context.Context) {
 func (j *Joiner) askAround(ctx context.Context) {
 	for _, address := range j.Through {
 		err := j.ask(ctx, address)
-		if err == nil || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			return
+		}
+		j.mu.Lock()
+		j.faults[address] = err
+		j.mu.Unlock()
+		if err == nil {
 			return
 		}
 		j.Logger.Warn("asked to join, without success so far", "through", address, "error", err)

@@ -351,3 +351,61 @@ func TestJoinerAsksLessAndLessOften(t *testing.T) {
 		}
 	})
 }
+
+func TestAJoinerSaysHowItGoes(t *testing.T) {
+	mustSay := func(t *testing.T, j joining, want string) {
+		t.Helper()
+		if got := j.Asking(); got != want {
+			t.Errorf("it says %q, want %q", got, want)
+		}
+	}
+	tests := map[string]func(t *testing.T){
+		"who asks nobody says nothing": func(t *testing.T) {
+			j := newJoining(agree)
+			j.open(t)
+			mustSay(t, j, "")
+			j.close(t)
+		},
+		"who is a member already says nothing": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.instance.Change(becomeMember)
+			j.open(t)
+			mustSay(t, j, "")
+			j.close(t)
+		},
+		"who has no answer yet says whom it asks": func(t *testing.T) {
+			j := newJoining(hang, "a:80", "own:80", "b:80")
+			mustSay(t, j, "")
+			j.open(t)
+			synctest.Wait()
+			mustSay(t, j, "it asks to be added (--join), through a:80, b:80")
+			j.close(t)
+		},
+		"who is refused says what everybody answered": func(t *testing.T) {
+			j := newJoining(func(_ context.Context, address string) error { return errors.New(address + " says no") }, "a:80", "b:80")
+			j.open(t)
+			synctest.Wait()
+			mustSay(t, j, "it asks to be added (--join), without success so far: a:80 says no; b:80 says no")
+			j.close(t)
+		},
+		"who has the word of one of them is not refused by it any more": func(t *testing.T) {
+			agrees := false
+			j := newJoining(func(context.Context, string) error {
+				if agrees {
+					return nil
+				}
+				agrees = true
+				return errors.New("no")
+			}, "a:80")
+			j.open(t)
+			synctest.Wait()
+			mustSay(t, j, "it asks to be added (--join), without success so far: no")
+			pass(time.Second)
+			mustSay(t, j, "it asks to be added (--join), through a:80")
+			j.close(t)
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+	}
+}

@@ -163,3 +163,11 @@ type Progress interface {
 	// answer a read that began before. Errors are those of Registry.Read.
 	ReadIndex(ctx context.Context) (uint64, error)
 }
+
+// Joining is how it goes with the wish of this instance to be a member. Safe for
+// concurrent use.
+type Joining interface {
+	// Asking says, of an instance that asks others to be added, whom, and what they
+	// answered last; empty while it asks nobody.
+	Asking() string
+}

@@ -49,6 +49,9 @@ type Config struct {
 	Cluster ports.Cluster
 	Local   ports.Local
 
+	// Joining may be nil where nobody is asked for membership.
+	Joining ports.Joining
+
 	// Metrics is where the server's metrics are registered, and what /metrics
 	// shows. Nil: a registry of its own.
 	Metrics *prometheus.Registry

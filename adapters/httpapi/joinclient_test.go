@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -128,4 +129,38 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	return server.Listener.Addr().String()
+}
+
+// asking is ports.Joining in one text.
+type asking string
+
+func (a asking) Asking() string { return string(a) }
+
+func TestAnInstanceThatAsksToBeAddedSaysSo(t *testing.T) {
+	const waits = ports.WaitsToBeAdded
+	tests := map[string]struct {
+		joining ports.Joining
+		member  bool
+		want    string
+	}{
+		"it asks":                     {asking("it asks a:80"), false, "it is not a member of a raft cluster: it asks a:80"},
+		"it asks nobody":              {asking(""), false, waits},
+		"there is nobody who asks":    {nil, false, waits},
+		"a member need not be added":  {asking("it asks a:80"), true, "it knows no leader"},
+		"what it was told is bounded": {asking(strings.Repeat("x", 4<<10)), false, "it is not a member of a raft cluster: xxx"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, func(c *httpapi.Config) { c.Joining = test.joining })
+			s.instance.Change(func(state *ports.LocalState) { *state = ports.LocalState{Member: test.member} })
+			got := s.do(t, "GET", "/readyz", "")
+			var body struct{ Reasons []string }
+			if err := json.Unmarshal([]byte(got.body), &body); err != nil || len(body.Reasons) == 0 {
+				t.Fatalf("%s: %v", got.body, err)
+			}
+			if first := body.Reasons[0]; !strings.HasPrefix(first, test.want) || len(first) > 2<<10 {
+				t.Errorf("it says %q, want %q", first, test.want)
+			}
+		})
+	}
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"net/http"
 	"runtime/debug"
+	"slices"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // What an instance says about itself. It asks nobody for that, and is never
@@ -33,7 +35,7 @@ type readyBody struct {
 
 func (s *Server) readyz(context.Context, *http.Request) (answer, error) {
 	state, _ := s.config.Local.State()
-	reasons := state.Unready()
+	reasons := s.unready(state)
 	a := answer{body: marshal(readyBody{
 		Ready:     len(reasons) == 0,
 		Reasons:   reasons,
@@ -51,6 +53,18 @@ func (s *Server) readyz(context.Context, *http.Request) (answer, error) {
 		a.status = http.StatusServiceUnavailable
 	}
 	return a, nil
+}
+
+func (s *Server) unready(state ports.LocalState) []string {
+	reasons := state.Unready()
+	at := slices.Index(reasons, ports.WaitsToBeAdded)
+	if at < 0 || s.config.Joining == nil {
+		return reasons
+	}
+	if asking := s.config.Joining.Asking(); asking != "" {
+		reasons[at] = tidy("it is not a member of a raft cluster: " + asking)
+	}
+	return reasons
 }
 
 type versionBody struct {

@@ -165,7 +165,7 @@ func newPeerServer(c config.Config, port *demux.Demux, secret *preface.Preface, 
 	})
 }
 
-func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, backups *app.Backups, cluster *app.Cluster, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
+func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, backups *app.Backups, cluster *app.Cluster, joiner *app.Joiner, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
 	return httpapi.New(httpapi.Config{
 		BindAddress: c.ApplicationBindAddress,
 		Nodes:       app.NewNodes(node, node, leases),
@@ -173,6 +173,7 @@ func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Lea
 		Backups:     backups,
 		Cluster:     cluster,
 		Local:       node,
+		Joining:     joiner,
 		Metrics:     metrics,
 		Version:     Version(),
 		SelfAddress: c.ApplicationAdvertisedAddress,
