@@ -65,9 +65,13 @@ func TestCloseDoesNotWaitForABodyOfHTTP2ThatDoesNotArrive(t *testing.T) {
 	if err := s.Close(ctx); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	got := <-answered
-	if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
-		t.Errorf("it was answered %d %s", got.status, got.body)
+	select {
+	case got := <-answered:
+		if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
+			t.Errorf("it was answered %d %s", got.status, got.body)
+		}
+	case <-time.After(patience):
+		t.Fatal("it was not answered")
 	}
 }
 

@@ -32,6 +32,13 @@ func (s *Server) Arriving() int {
 	return len(s.arrivals.pending)
 }
 
+// Departing is how many long answers have not been taken whole.
+func (s *Server) Departing() int {
+	s.departures.mu.Lock()
+	defer s.departures.mu.Unlock()
+	return len(s.departures.pending)
+}
+
 // Call is one line of the route table.
 type Call struct {
 	Path, Method string

@@ -31,8 +31,9 @@ type Server struct {
 	turns   turns
 	handler http.Handler
 	// newcomers are the connections that have asked for nothing yet.
-	newcomers *newcomers
-	arrivals  *arrivals
+	newcomers  *newcomers
+	arrivals   *arrivals
+	departures *departures
 
 	// stopping ends when the server begins to close.
 	stopping context.Context
@@ -71,8 +72,9 @@ func New(config Config) (*Server, error) {
 		turns:   newTurns(),
 		sinks:   map[*sink]struct{}{},
 
-		newcomers: newNewcomers(config.MaxNewcomers, counted.displaced),
-		arrivals:  newArrivals(),
+		newcomers:  newNewcomers(config.MaxNewcomers, counted.displaced),
+		arrivals:   newArrivals(),
+		departures: newDepartures(),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.base, s.cancel = context.WithCancel(context.Background())
@@ -145,9 +147,10 @@ func (s *Server) Addr() net.Addr {
 
 // Close takes no more requests, ends the streams with a comment that says why,
 // and the waits for a change, gives those who have not sent all of their request a
-// second to do so, and finishes what else is in flight. When ctx ends
-// first it breaks off what is left and returns ctx's error. In either case nothing
-// of the server runs afterwards. It may be called without Open, and again.
+// second to do so, and those who take nothing of their answer two, and finishes what
+// else is in flight. When ctx ends first it breaks off what is left and returns ctx's
+// error. In either case nothing of the server runs afterwards. It may be called
+// without Open, and again.
 func (s *Server) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.stop()
@@ -160,6 +163,7 @@ func (s *Server) Close(ctx context.Context) error {
 	// Shutdown would wait for one for seconds.
 	s.newcomers.close()
 	s.arrivals.hurry(closingUntil(ctx))
+	s.departures.hurry()
 	defer s.cancel()
 	if server == nil {
 		return nil
@@ -270,8 +274,14 @@ func (s *Server) connState(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateClosed:
 		s.newcomers.leave(conn)
-		s.arrivals.leave(conn)
+		s.depart(conn)
 	case http.StateIdle, http.StateHijacked:
-		s.arrivals.leave(conn)
+		s.depart(conn)
 	}
+}
+
+// depart is called when conn is done with a request.
+func (s *Server) depart(conn net.Conn) {
+	s.arrivals.leave(conn)
+	s.departures.leave(conn)
 }

@@ -1,0 +1,78 @@
+package httpapi_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestCloseDoesNotWaitForWhoDoesNotReadTheAnswer(t *testing.T) {
+	for _, path := range []string{"/nodes", "/raft/backup"} {
+		for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {
+			t.Run(path+" with "+version, func(t *testing.T) {
+				t.Parallel()
+				s := start(t)
+				s.fill(t, 60_000) // far more than the buffers of a socket on loopback hold
+				s.undescribed()
+				if version == "HTTP/2.0" {
+					s.useHTTP2()
+				}
+				request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.address+path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				request.Header.Set("Accept-Encoding", "identity") // compressed it would fit
+				response, err := s.client.Do(request)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer response.Body.Close()
+				if got := s.Departing(); got != 1 {
+					t.Errorf("%d answers are being taken", got)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), stopsWithin)
+				defer cancel()
+				if err := s.Close(ctx); err != nil {
+					t.Errorf("close: %v", err)
+				}
+				if answer, err := io.ReadAll(response.Body); err == nil {
+					t.Errorf("it was answered whole, with %d bytes", len(answer))
+				}
+			})
+		}
+	}
+}
+
+// Who reads gets all of it.
+func TestCloseFinishesLongAnswers(t *testing.T) {
+	for path, end := range map[string]string{"/nodes": "}}", "/raft/backup": "\"}\n"} {
+		t.Run(path, func(t *testing.T) {
+			s := start(t)
+			s.fill(t, 60_000)
+			conn := s.dial(t, "GET "+path+" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+			eventually(t, "it is being answered", func() bool { return s.Departing() == 1 })
+			closed := make(chan error)
+			go func() { closed <- s.Close(context.Background()) }()
+			eventually(t, "nobody listens any more", func() bool {
+				other, err := net.Dial("tcp", s.address)
+				if err == nil {
+					other.Close()
+				}
+				return err != nil
+			})
+			answer, err := io.ReadAll(conn)
+			if err != nil || !strings.HasSuffix(strings.TrimSuffix(string(answer), "\r\n0\r\n\r\n"), end) {
+				t.Errorf("%d bytes were taken, which end with %q: %v", len(answer), answer[max(0, len(answer)-20):], err)
+			}
+			if err := <-closed; err != nil {
+				t.Errorf("close: %v", err)
+			}
+			if got := s.Departing(); got != 0 {
+				t.Errorf("%d answers are being taken afterwards", got)
+			}
+		})
+	}
+}
