@@ -154,12 +154,11 @@ func (a *arrival) end() {
 	a.over = true
 }
 
-// closingUntil is until when a server that has until the end of ctx to close waits for
-// what is arriving: there has to be time to answer it.
-func closingUntil(ctx context.Context) time.Time {
-	grace := arrivalGrace
+// graceWithin is grace, or half of the time until ctx ends, if that is less: there has to
+// be time for what follows.
+func graceWithin(ctx context.Context, grace time.Duration) time.Duration {
 	if deadline, bounded := ctx.Deadline(); bounded {
-		grace = min(grace, time.Until(deadline)/2)
+		return min(grace, time.Until(deadline)/2)
 	}
-	return time.Now().Add(grace)
+	return grace
 }

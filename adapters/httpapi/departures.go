@@ -23,8 +23,9 @@ const (
 // departures are the long answers that have been begun and not been taken whole, as far
 // as anybody knows. Safe for concurrent use.
 type departures struct {
-	mu      sync.Mutex
-	closing bool
+	mu sync.Mutex
+	// grace is that of each write; zero until the server closes.
+	grace time.Duration
 	// pending are by connection, where that has one request at a time; those of
 	// HTTP/2 are by themselves.
 	pending map[any]*departure
@@ -33,16 +34,16 @@ type departures struct {
 func newDepartures() *departures { return &departures{pending: map[any]*departure{}} }
 
 // departure is an answer whose client must not hold up the end of the server: from then
-// on it has departureGrace for what is being written, and for each write that follows.
+// on it has the grace for what is being written, and for each write that follows.
 type departure struct {
 	http.ResponseWriter
 	among       *departures
 	key         any
 	setDeadline func(time.Time) error
 
-	mu      sync.Mutex
-	hurried bool
-	over    bool
+	mu    sync.Mutex
+	grace time.Duration // as that of departures
+	over  bool
 }
 
 // begin gives the writer of an answer to r in place of w. The handler's end has to be told
@@ -58,20 +59,20 @@ func (s *departures) begin(w http.ResponseWriter, r *http.Request) *departure {
 	}
 	s.mu.Lock()
 	s.pending[d.key] = d
-	d.hurried = s.closing
+	d.grace = s.grace
 	s.mu.Unlock()
 	return d
 }
 
 // hurry is called when the server closes.
-func (s *departures) hurry() {
+func (s *departures) hurry(grace time.Duration) {
 	s.mu.Lock()
-	s.closing = true
+	s.grace = grace
 	pending := slices.Collect(maps.Values(s.pending))
 	s.mu.Unlock()
 	for _, d := range pending {
 		d.mu.Lock()
-		d.hurried = true
+		d.grace = grace
 		d.mu.Unlock()
 		d.extend()
 	}
@@ -101,8 +102,8 @@ func (d *departure) Unwrap() http.ResponseWriter { return d.ResponseWriter }
 func (d *departure) extend() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.hurried && !d.over {
-		_ = d.setDeadline(time.Now().Add(departureGrace))
+	if d.grace != 0 && !d.over {
+		_ = d.setDeadline(time.Now().Add(d.grace))
 	}
 }
 

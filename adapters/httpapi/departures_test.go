@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 )
 
 func TestCloseDoesNotWaitForWhoDoesNotReadTheAnswer(t *testing.T) {
@@ -33,7 +35,8 @@ func TestCloseDoesNotWaitForWhoDoesNotReadTheAnswer(t *testing.T) {
 				if got := s.Departing(); got != 1 {
 					t.Errorf("%d answers are being taken", got)
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), stopsWithin)
+				// Less than they have where there is time.
+				ctx, cancel := context.WithTimeout(t.Context(), httpapi.DepartureGrace)
 				defer cancel()
 				if err := s.Close(ctx); err != nil {
 					t.Errorf("close: %v", err)

@@ -25,6 +25,9 @@ func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.handle) }
 // ArrivalGrace is how long the rest of a request is waited for when the server closes.
 const ArrivalGrace = arrivalGrace
 
+// DepartureGrace is how long a write of an answer may take then.
+const DepartureGrace = departureGrace
+
 // Arriving is how many requests are there whose bodies have not arrived whole.
 func (s *Server) Arriving() int {
 	s.arrivals.mu.Lock()

@@ -162,8 +162,8 @@ func (s *Server) Close(ctx context.Context) error {
 	// A connection that has asked for nothing is no request in flight, but
 	// Shutdown would wait for one for seconds.
 	s.newcomers.close()
-	s.arrivals.hurry(closingUntil(ctx))
-	s.departures.hurry()
+	s.arrivals.hurry(time.Now().Add(graceWithin(ctx, arrivalGrace)))
+	s.departures.hurry(graceWithin(ctx, departureGrace))
 	defer s.cancel()
 	if server == nil {
 		return nil
