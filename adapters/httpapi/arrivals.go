@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -30,6 +31,7 @@ type arrivals struct {
 	// pending are by connection, where that has one request at a time; those of
 	// HTTP/2 are by themselves.
 	pending map[any]*arrival
+	count   atomic.Int64 // of pending
 }
 
 func newArrivals() *arrivals { return &arrivals{pending: map[any]*arrival{}} }
@@ -60,6 +62,7 @@ func (s *arrivals) expect(w http.ResponseWriter, r *http.Request) *arrival {
 	}
 	s.mu.Lock()
 	s.pending[a.key] = a
+	s.count.Store(int64(len(s.pending)))
 	closing := s.closing
 	s.mu.Unlock()
 	if !closing.IsZero() {
@@ -82,6 +85,9 @@ func (s *arrivals) hurry(closing time.Time) {
 // leave is told of every connection that is done with a request, or is none of
 // net/http's any more.
 func (s *arrivals) leave(conn net.Conn) {
+	if s.count.Load() == 0 {
+		return
+	}
 	s.mu.Lock()
 	a, pending := s.pending[conn]
 	s.mu.Unlock()
@@ -144,6 +150,7 @@ func (a *arrival) end() {
 	a.among.mu.Lock()
 	if a.among.pending[a.key] == a {
 		delete(a.among.pending, a.key)
+		a.among.count.Store(int64(len(a.among.pending)))
 	}
 	a.among.mu.Unlock()
 	a.mu.Lock()

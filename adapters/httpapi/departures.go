@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,6 +30,7 @@ type departures struct {
 	// pending are by connection, where that has one request at a time; those of
 	// HTTP/2 are by themselves.
 	pending map[any]*departure
+	count   atomic.Int64 // of pending
 }
 
 func newDepartures() *departures { return &departures{pending: map[any]*departure{}} }
@@ -59,6 +61,7 @@ func (s *departures) begin(w http.ResponseWriter, r *http.Request) *departure {
 	}
 	s.mu.Lock()
 	s.pending[d.key] = d
+	s.count.Store(int64(len(s.pending)))
 	d.grace = s.grace
 	s.mu.Unlock()
 	return d
@@ -81,6 +84,9 @@ func (s *departures) hurry(grace time.Duration) {
 // leave is told of every connection that is done with a request, or is none of
 // net/http's any more.
 func (s *departures) leave(conn net.Conn) {
+	if s.count.Load() == 0 {
+		return
+	}
 	s.mu.Lock()
 	d, pending := s.pending[conn]
 	s.mu.Unlock()
@@ -118,6 +124,7 @@ func (d *departure) end() {
 	d.among.mu.Lock()
 	if d.among.pending[d.key] == d {
 		delete(d.among.pending, d.key)
+		d.among.count.Store(int64(len(d.among.pending)))
 	}
 	d.among.mu.Unlock()
 	d.mu.Lock()
