@@ -29,17 +29,17 @@ const ArrivalGrace = arrivalGrace
 const DepartureGrace = departureGrace
 
 // Arriving is how many requests are there whose bodies have not arrived whole.
-func (s *Server) Arriving() int {
-	s.arrivals.mu.Lock()
-	defer s.arrivals.mu.Unlock()
-	return len(s.arrivals.pending)
-}
+func (s *Server) Arriving() int { return s.arrivals.len() }
 
 // Departing is how many long answers have not been taken whole.
-func (s *Server) Departing() int {
-	s.departures.mu.Lock()
-	defer s.departures.mu.Unlock()
-	return len(s.departures.pending)
+func (s *Server) Departing() int { return s.departures.len() }
+
+func (s *transfers) len() (n int) {
+	s.pending.Range(func(any, any) bool {
+		n++
+		return true
+	})
+	return n
 }
 
 // Call is one line of the route table.

@@ -29,7 +29,7 @@ type upload struct {
 func (u *upload) Read(b []byte) (int, error) {
 	if u.left == 0 {
 		u.left = uploadPiece
-		u.await(time.Now().Add(uploadTimeout))
+		u.bound(time.Now().Add(uploadTimeout))
 	}
 	n, err := u.arrival.Read(b[:min(len(b), u.left)])
 	u.left -= n

@@ -68,7 +68,7 @@ func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measured
 // send writes a, whatever its length, and counts it.
 func (s *Server) send(w http.ResponseWriter, r *http.Request, c *measuredCall, a answer, began time.Time) {
 	if a.content != nil || len(a.body) > shortAnswer {
-		out := s.departures.begin(w, r)
+		out := s.begin(w, r)
 		defer out.handled()
 		w = out
 	}

@@ -31,9 +31,10 @@ type Server struct {
 	turns   turns
 	handler http.Handler
 	// newcomers are the connections that have asked for nothing yet.
-	newcomers  *newcomers
-	arrivals   *arrivals
-	departures *departures
+	newcomers *newcomers
+	// arrivals are the bodies that have not arrived whole, departures the long answers
+	// that have not been taken whole.
+	arrivals, departures transfers
 
 	// stopping ends when the server begins to close.
 	stopping context.Context
@@ -72,9 +73,11 @@ func New(config Config) (*Server, error) {
 		turns:   newTurns(),
 		sinks:   map[*sink]struct{}{},
 
-		newcomers:  newNewcomers(config.MaxNewcomers, counted.displaced),
-		arrivals:   newArrivals(),
-		departures: newDepartures(),
+		newcomers: newNewcomers(config.MaxNewcomers, counted.displaced),
+		// When all has been read net/http reads on, only to find out whether the sender has
+		// gone, and would take the end of a time for that.
+		arrivals:   transfers{set: deadlines.SetReadDeadline, lift: true},
+		departures: transfers{set: deadlines.SetWriteDeadline},
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.base, s.cancel = context.WithCancel(context.Background())
@@ -162,8 +165,10 @@ func (s *Server) Close(ctx context.Context) error {
 	// A connection that has asked for nothing is no request in flight, but
 	// Shutdown would wait for one for seconds.
 	s.newcomers.close()
-	s.arrivals.hurry(time.Now().Add(graceWithin(ctx, arrivalGrace)))
-	s.departures.hurry(graceWithin(ctx, departureGrace))
+	arriveBy := time.Now().Add(graceWithin(ctx, arrivalGrace))
+	s.arrivals.hurry(func() time.Time { return arriveBy })
+	grace := graceWithin(ctx, departureGrace)
+	s.departures.hurry(func() time.Time { return time.Now().Add(grace) })
 	defer s.cancel()
 	if server == nil {
 		return nil
@@ -212,7 +217,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	defer s.handled()
 	if r.ContentLength != 0 {
-		body := s.arrivals.expect(w, r)
+		body := s.expect(w, r)
 		defer body.handled()
 		r = r.WithContext(r.Context()) // net/http looks at the body in the request that it gave
 		r.Body = body
