@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -38,11 +37,7 @@ func TestCloseDoesNotWaitForBodiesThatDoNotArrive(t *testing.T) {
 			s := start(t)
 			conn := s.dial(t, test.send)
 			eventually(t, "the last request is handled", func() bool { return s.Arriving() == 1 })
-			ctx, cancel := context.WithTimeout(t.Context(), stopsWithin)
-			defer cancel()
-			if err := s.Close(ctx); err != nil {
-				t.Errorf("close: %v", err)
-			}
+			s.closesWithin(t, stopsWithin)
 			said, err := io.ReadAll(conn)
 			last := string(said)[max(0, strings.LastIndex(string(said), "HTTP/1.1 ")):]
 			if !strings.HasPrefix(last, "HTTP/1.1 "+test.status) || !strings.Contains(last, test.code) || !strings.Contains(last, "Connection: close\r\n") {
@@ -60,11 +55,7 @@ func TestCloseDoesNotWaitForABodyOfHTTP2ThatDoesNotArrive(t *testing.T) {
 	answered := make(chan reply, 1)
 	go func() { answered <- s.send(t, "PUT", "/nodes", reader) }()
 	eventually(t, "it is handled", func() bool { return s.Arriving() == 1 })
-	ctx, cancel := context.WithTimeout(t.Context(), stopsWithin)
-	defer cancel()
-	if err := s.Close(ctx); err != nil {
-		t.Errorf("close: %v", err)
-	}
+	s.closesWithin(t, stopsWithin)
 	select {
 	case got := <-answered:
 		if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
@@ -81,15 +72,7 @@ func TestCloseTakesABodyThatArrives(t *testing.T) {
 	const body = `{"id":"a","address":"10.0.0.1:1"}`
 	conn := s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 33\r\n\r\n"+body[:5])
 	eventually(t, "it is handled", func() bool { return s.Arriving() == 1 })
-	closed := make(chan error)
-	go func() { closed <- s.Close(context.Background()) }()
-	eventually(t, "nobody listens any more", func() bool {
-		other, err := net.Dial("tcp", s.address)
-		if err == nil {
-			other.Close()
-		}
-		return err != nil
-	})
+	closed := s.beginClose(t)
 	if _, err := io.WriteString(conn, body[5:]); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package httpapi_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -354,11 +353,7 @@ func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
 				code, _ := s.do(t, "POST", "/raft/restore", "none").problem(t)
 				return code == "busy"
 			})
-			ctx, cancel := context.WithTimeout(t.Context(), uploadsAreCutOff)
-			defer cancel()
-			if err := s.Close(ctx); err != nil {
-				t.Errorf("close: %v", err)
-			}
+			s.closesWithin(t, uploadsAreCutOff)
 			select {
 			case got := <-first:
 				if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {

@@ -55,15 +55,7 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 	got := make(chan reply)
 	go func() { got <- s.do(t, "GET", "/nodes", "") }()
 	<-asked
-	closed := make(chan error)
-	go func() { closed <- s.Close(context.Background()) }()
-	eventually(t, "nobody listens any more", func() bool {
-		conn, err := net.Dial("tcp", s.address)
-		if err == nil {
-			conn.Close()
-		}
-		return err != nil
-	})
+	closed := s.beginClose(t)
 	close(answer)
 	if r := <-got; r.status != 200 || r.body != "{}" {
 		t.Errorf("got %d %s", r.status, r.body)

@@ -1,9 +1,7 @@
 package httpapi_test
 
 import (
-	"context"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -36,11 +34,7 @@ func TestCloseDoesNotWaitForWhoDoesNotReadTheAnswer(t *testing.T) {
 					t.Errorf("%d answers are being taken", got)
 				}
 				// Less than they have where there is time.
-				ctx, cancel := context.WithTimeout(t.Context(), httpapi.DepartureGrace)
-				defer cancel()
-				if err := s.Close(ctx); err != nil {
-					t.Errorf("close: %v", err)
-				}
+				s.closesWithin(t, httpapi.DepartureGrace)
 				if answer, err := io.ReadAll(response.Body); err == nil {
 					t.Errorf("it was answered whole, with %d bytes", len(answer))
 				}
@@ -57,15 +51,7 @@ func TestCloseFinishesLongAnswers(t *testing.T) {
 			s.fill(t, 60_000)
 			conn := s.dial(t, "GET "+path+" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
 			eventually(t, "it is being answered", func() bool { return s.Departing() == 1 })
-			closed := make(chan error)
-			go func() { closed <- s.Close(context.Background()) }()
-			eventually(t, "nobody listens any more", func() bool {
-				other, err := net.Dial("tcp", s.address)
-				if err == nil {
-					other.Close()
-				}
-				return err != nil
-			})
+			closed := s.beginClose(t)
 			answer, err := io.ReadAll(conn)
 			if err != nil || !strings.HasSuffix(strings.TrimSuffix(string(answer), "\r\n0\r\n\r\n"), end) {
 				t.Errorf("%d bytes were taken, which end with %q: %v", len(answer), answer[max(0, len(answer)-20):], err)

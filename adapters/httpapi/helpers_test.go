@@ -71,11 +71,7 @@ func (s *service) open(t testing.TB) {
 	s.address = s.Addr().String()
 	t.Cleanup(func() {
 		s.client.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := s.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
+		s.closesWithin(t, patience)
 	})
 }
 
@@ -264,6 +260,32 @@ func setHeader(h http.Header, lines []string) {
 		name, value, _ := strings.Cut(line, ": ")
 		h.Add(name, value)
 	}
+}
+
+// closesWithin closes the service, for which that is time enough.
+func (s *service) closesWithin(t testing.TB, d time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	if err := s.Close(ctx); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+// beginClose returns when the service is closing, and listens no more. closed gives how
+// that ends.
+func (s *service) beginClose(t testing.TB) (closed <-chan error) {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Close(context.Background()) }()
+	eventually(t, "nobody listens any more", func() bool {
+		conn, err := net.Dial("tcp", s.address)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	return ended
 }
 
 // dial opens a bare connection and writes text to it.

@@ -276,21 +276,23 @@ func TestAWaitEndsWhenItsClientGoes(t *testing.T) {
 	})
 }
 
+// closesTelling closes s, which tells those who wait for answers that it does.
+func closesTelling(t *testing.T, s *service, answers <-chan reply) {
+	t.Helper()
+	s.closesWithin(t, patience/2)
+	for range cap(answers) {
+		got := <-answers
+		if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" || got.header.Get("Retry-After") != "1" {
+			t.Errorf("got %d %s", got.status, got.body)
+		}
+	}
+}
+
 func TestCloseEndsWaits(t *testing.T) {
 	overEachHTTP(t, func(t *testing.T, s *service, nodes *watchedNodes) {
 		answers := s.ask(t, nodes, "/nodes?since=3&wait=60s", "/nodes?min_revision=4&wait=60s", "/nodes/a?min_revision=4&wait=60s",
 			"/nodes?since=3&wait=60s&redirect=false", "/nodes?since=3&wait=60s&consistency=stale")
-		ctx, cancel := context.WithTimeout(t.Context(), patience/2)
-		defer cancel()
-		if err := s.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		for range cap(answers) {
-			got := <-answers
-			if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" || got.header.Get("Retry-After") != "1" {
-				t.Errorf("got %d %s", got.status, got.body)
-			}
-		}
+		closesTelling(t, s, answers)
 	})
 }
 
@@ -358,17 +360,7 @@ func TestAWaitAtALeaderThatIsDeposedAndStopsSaysThatItStops(t *testing.T) {
 		for range cap(answers) {
 			<-nodes.told
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience/2)
-		defer cancel()
-		if err := s.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		for range cap(answers) {
-			got := <-answers
-			if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
-				t.Errorf("got %d %s", got.status, got.body)
-			}
-		}
+		closesTelling(t, s, answers)
 	})
 }
 
