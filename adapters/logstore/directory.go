@@ -192,11 +192,7 @@ func (d *Directory) SetClusterID(id string) error {
 	}
 	says := d.says
 	says.ClusterID = id
-	if err := writeManifest(d.path, says); err != nil {
-		return err
-	}
-	d.says = says
-	return nil
+	return d.say(says)
 }
 
 // ForgetCluster undoes SetClusterID, durably. The caller knows that the directory
@@ -209,6 +205,12 @@ func (d *Directory) ForgetCluster() error {
 	}
 	says := d.says
 	says.ClusterID = ""
+	return d.say(says)
+}
+
+// say replaces the manifest, durably. After an error nobody knows which one is there. It
+// needs mu.
+func (d *Directory) say(says manifest) error {
 	if err := writeManifest(d.path, says); err != nil {
 		return err
 	}

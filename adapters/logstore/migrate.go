@@ -82,10 +82,9 @@ func (d *Directory) Migrate(ctx context.Context, m Migration) error {
 	says := d.says
 	says.Backend = m.To.Name
 	// After an error nobody knows which manifest is there, so both stores stay.
-	if err := writeManifest(d.path, says); err != nil {
+	if err := d.say(says); err != nil {
 		return err
 	}
-	d.says = says
 	m.Watch(StepSwitched, fmt.Sprintf("%s says %s", manifestName, m.To.Name))
 	return w.removeOld()
 }
