@@ -47,6 +47,20 @@ func openPromoting(t *testing.T) promoting {
 	return p
 }
 
+// eachPromoting runs each of the tests with one of its own, in a bubble.
+func eachPromoting(t *testing.T, tests map[string]func(*testing.T, promoting)) {
+	t.Helper()
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := openPromoting(t)
+				defer p.close(t)
+				test(t, p)
+			})
+		})
+	}
+}
+
 func (p promoting) close(t *testing.T) {
 	t.Helper()
 	if err := p.Close(context.WithoutCancel(t.Context())); err != nil {

@@ -199,15 +199,7 @@ func TestPromotion(t *testing.T) {
 			p.mustWant(t)
 		},
 	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := openPromoting(t)
-				defer p.close(t)
-				test(t, p)
-			})
-		})
-	}
+	eachPromoting(t, tests)
 }
 
 // What an instance answers counts only as long as it is the member that was asked.

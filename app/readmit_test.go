@@ -60,15 +60,7 @@ func TestAVoterInQuarantineIsReadmitted(t *testing.T) {
 			p.mustWant(t)
 		},
 	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := openPromoting(t)
-				defer p.close(t)
-				test(t, p)
-			})
-		})
-	}
+	eachPromoting(t, tests)
 }
 
 func TestWhoIsRemovedWhileItIsReadmittedStaysRemoved(t *testing.T) {

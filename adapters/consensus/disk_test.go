@@ -162,6 +162,23 @@ func (w *watched) mustSay(t *testing.T, texts ...string) {
 	}
 }
 
+// holdsOut begins write, which has to go on for as long as there is trouble, and gives
+// the channel with how it ends.
+func (w *watched) holdsOut(t *testing.T, write func(*watched) error) <-chan error {
+	t.Helper()
+	written := during(func() error { return write(w) })
+	later(time.Hour)
+	select {
+	case err := <-written:
+		t.Fatalf("it ended with %v", err)
+	default:
+	}
+	if w.refusal() == nil {
+		t.Error("there is no trouble")
+	}
+	return written
+}
+
 // later is in the time of the bubble.
 func later(d time.Duration) {
 	<-time.After(d)
@@ -278,17 +295,7 @@ func TestATermIsStoredForAsLongAsItTakes(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.bad.fail(syscall.ENOSPC)
-				stored := make(chan error, 1)
-				go func() { stored <- set(w) }()
-				later(time.Hour)
-				select {
-				case err := <-stored:
-					t.Fatalf("it ended with %v", err)
-				default:
-				}
-				if w.refusal() == nil {
-					t.Error("there is no trouble")
-				}
+				stored := w.holdsOut(t, set)
 				w.bad.fail(nil)
 				if err := <-stored; err != nil {
 					t.Error(err)

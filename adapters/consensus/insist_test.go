@@ -6,7 +6,6 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -43,17 +42,7 @@ func TestWhatRaftCannotBeToldOfIsWrittenForAsLongAsItTakes(t *testing.T) {
 					t.Fatal(err)
 				}
 				test.breaks(w.bad)
-				written := make(chan error, 1)
-				go func() { written <- test.write(w) }()
-				later(time.Hour)
-				select {
-				case err := <-written:
-					t.Fatalf("it ended with %v", err)
-				default:
-				}
-				if w.refusal() == nil {
-					t.Error("there is no trouble")
-				}
+				written := w.holdsOut(t, test.write)
 				w.bad.fill(nil)
 				w.bad.failAppends(nil)
 				if err := <-written; err != nil {

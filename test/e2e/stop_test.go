@@ -127,23 +127,31 @@ func TestFollowersAreStopped(t *testing.T) {
 	})
 }
 
+// beginRequest sends i a request without its body, and returns when i handles it. The
+// connection is closed when the test ends.
+func beginRequest(t *testing.T, i *harness.Instance) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", i.Application)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if _, err := io.WriteString(conn, "PUT /nodes/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	// The server asks for the body once it handles the request.
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
 func TestASecondSignalStopsAtOnce(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
 		i := c.Instances[0]
 		// A request in flight is finished first: the rest of this one is waited for.
-		conn, err := net.Dial("tcp", i.Application)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = conn.Close() }()
-		if _, err := io.WriteString(conn, "PUT /nodes HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		// The server asks for the body once it handles the request.
-		if _, err := conn.Read(make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
+		beginRequest(t, i)
 		i.BeginStop()
 		awaitLog(t, i, "instance is stopping")
 		if !i.Running() {
@@ -170,18 +178,7 @@ func TestHalfARequestDoesNotHoldUpAStop(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
 		i := c.Instances[0]
-		conn, err := net.Dial("tcp", i.Application)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = conn.Close() }()
-		if _, err := io.WriteString(conn, "PUT /nodes/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		// The server asks for the body once it handles the request.
-		if _, err := conn.Read(make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
+		conn := beginRequest(t, i)
 		if _, err := io.WriteString(conn, "{"); err != nil {
 			t.Fatal(err)
 		}
