@@ -31,6 +31,21 @@ func (r *road) InstallSnapshot(raft.ServerID, raft.ServerAddress, *raft.InstallS
 	return errUnreachable
 }
 
+// AppendEntriesPipeline gives a pipeline whose connection is broken.
+func (r *road) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return broken{}, nil
+}
+
+type broken struct{}
+
+func (broken) AppendEntries(*raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	return nil, errUnreachable
+}
+
+func (broken) Consumer() <-chan raft.AppendFuture { return nil }
+
+func (broken) Close() error { return nil }
+
 // What can't be sent is given back to raft when the instance answers a heartbeat, or is
 // to be sent nothing any more.
 func TestWhatCannotBeSentWaitsForAnAnswer(t *testing.T) {
@@ -56,6 +71,14 @@ func TestWhatCannotBeSentWaitsForAnAnswer(t *testing.T) {
 			},
 			"where the log ends": func(w *witness) error {
 				return w.AppendEntries("b", "", &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 10, PrevLogTerm: 7}, &raft.AppendEntriesResponse{})
+			},
+			"entries in a pipeline": func(w *witness) error {
+				p, err := w.AppendEntriesPipeline("b", "")
+				if err != nil {
+					return err
+				}
+				_, err = p.AppendEntries(upTo(7, 10), &raft.AppendEntriesResponse{})
+				return errors.Join(err, p.Close())
 			},
 			"a snapshot": func(w *witness) error {
 				return w.InstallSnapshot("b", "", &raft.InstallSnapshotRequest{Term: 7}, &raft.InstallSnapshotResponse{}, nil)

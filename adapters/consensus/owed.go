@@ -147,5 +147,5 @@ func (w *witness) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddr
 	return newPipeline(inner, func(request *raft.AppendEntriesRequest, done <-chan struct{}) bool {
 		w.taken(id, request)
 		return w.stored(request, done)
-	}), nil
+	}, func(term uint64) { w.awaitReturn(id, term) }), nil
 }

@@ -14,17 +14,22 @@ import (
 // long as this instance leads, and raft never shuts down.
 //
 // What the peer has acknowledged raft learns when this instance has it, too: see ahead.
+//
+// What can't be sent it learns when awaitReturn returns. When it logs that, it reads the peer's
+// address without the lock under which it changes it, and an instance that moves is both: the
+// change of its address is the first thing that does not reach the old one.
 type pipeline struct {
 	raft.AppendPipeline
-	stored   func(request *raft.AppendEntriesRequest, done <-chan struct{}) bool
-	answers  chan raft.AppendFuture
-	closed   chan struct{}
-	close    func() error
-	relaying sync.WaitGroup
+	stored      func(request *raft.AppendEntriesRequest, done <-chan struct{}) bool
+	awaitReturn func(term uint64)
+	answers     chan raft.AppendFuture
+	closed      chan struct{}
+	close       func() error
+	relaying    sync.WaitGroup
 }
 
-func newPipeline(inner raft.AppendPipeline, stored func(*raft.AppendEntriesRequest, <-chan struct{}) bool) *pipeline {
-	p := &pipeline{AppendPipeline: inner, stored: stored, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
+func newPipeline(inner raft.AppendPipeline, stored func(*raft.AppendEntriesRequest, <-chan struct{}) bool, awaitReturn func(term uint64)) *pipeline {
+	p := &pipeline{AppendPipeline: inner, stored: stored, awaitReturn: awaitReturn, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
 	p.close = sync.OnceValue(func() error {
 		close(p.closed)
 		return inner.Close()
@@ -56,6 +61,16 @@ func (p *pipeline) relay() {
 			return
 		}
 	}
+}
+
+// AppendEntries implements raft.AppendPipeline.
+func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	future, err := p.AppendPipeline.AppendEntries(args, resp)
+	if err != nil {
+		_ = p.close()
+		p.awaitReturn(args.Term)
+	}
+	return future, err
 }
 
 // Consumer implements raft.AppendPipeline.

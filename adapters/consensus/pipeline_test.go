@@ -43,7 +43,7 @@ func TestAPipelineEndsWithTheFirstRefusal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				inner := &refusing{answers: make(chan raft.AppendFuture, 1), closed: make(chan struct{})}
-				p := newPipeline(inner, func(*raft.AppendEntriesRequest, <-chan struct{}) bool { return true })
+				p := newPipeline(inner, func(*raft.AppendEntriesRequest, <-chan struct{}) bool { return true }, func(uint64) {})
 				sent := make(chan error, 1)
 				inner.answers <- &answered{response: raft.AppendEntriesResponse{Success: test.success}}
 				if got := (<-p.Consumer()).Response().Success; got != test.success {
@@ -51,7 +51,7 @@ func TestAPipelineEndsWithTheFirstRefusal(t *testing.T) {
 				}
 				// Raft takes no more answers now, and sends once more.
 				go func() {
-					_, err := p.AppendEntries(nil, nil)
+					_, err := p.AppendEntries(&raft.AppendEntriesRequest{}, nil)
 					sent <- err
 				}()
 				synctest.Wait()
