@@ -34,6 +34,11 @@ func (c *Cluster) Add(ctx context.Context, wanted domain.Instance, force bool) (
 		if err != nil {
 			return domain.Instance{}, err
 		}
+		if isMember && known.RaftAddress != wanted.RaftAddress {
+			if err := c.mayMove(ctx, known, identity); err != nil {
+				return domain.Instance{}, err
+			}
+		}
 		blank, unclaimed = isBlank(identity), !isMember && identity.ClusterID == ""
 	}
 	staged, err := c.admit(ctx, wanted, blank)
@@ -79,6 +84,25 @@ func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (ports.Id
 			domain.ErrTooOld, wanted.ID, identity.Version, max(1, identity.Format), c.Formats.Shared())
 	}
 	return identity, nil
+}
+
+// mayMove refuses to give the place of a member that answers to another process that bears its
+// id: that one would forget what the member has promised, and the member, which
+// nobody sends anything any more, would not learn why. One process may be reached at both
+// addresses.
+func (c *Cluster) mayMove(ctx context.Context, known domain.Instance, newcomer ports.Identity) error {
+	holder := c.Identity()
+	if known.ID != c.Self.RaftID {
+		var err error
+		if holder, err = c.identify(ctx, known.ID, known.RaftAddress); err != nil {
+			return nil // it is gone, or that is not it
+		}
+	}
+	if holder.Process == "" || newcomer.Process == "" || holder.Process == newcomer.Process {
+		return nil
+	}
+	return fmt.Errorf("%w: %q is a member at %s, where another process than this one answers: stop that one, or use another id",
+		domain.ErrIDInUse, known.ID, known.RaftAddress)
 }
 
 // changing gives the right to change the membership, and who is to be promoted:

@@ -25,6 +25,13 @@ func far(id string, applied uint64) ports.Identity {
 	return identity
 }
 
+// process is answer of an instance that has all, in a process.
+func process(id, of string) ports.Identity {
+	identity := far(id, 100)
+	identity.Process = of
+	return identity
+}
+
 // promoting is a leader n1, with a follower n2, whose log is at index 100.
 type promoting struct {
 	*app.Cluster
@@ -93,6 +100,7 @@ func TestAdd(t *testing.T) {
 	tests := map[string]struct {
 		members []domain.Instance // beside n1 and n2
 		answers *ports.Identity   // at h:3
+		before  *ports.Identity   // at h:4
 		wanted  domain.Instance
 		force   bool
 
@@ -115,6 +123,15 @@ func TestAdd(t *testing.T) {
 		"a voter moves at once":                                   {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
 		"a voter moves at once, whatever it lacks":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
 		"a voter moves nowhere where nobody answers":              {members: []domain.Instance{voter("n3", "h:4")}, wanted: voter("n3", "h:3"), want: voter("n3", "h:4"), err: domain.ErrUnreachable, asks: true},
+		"no voter moves to who is another process":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:4"), err: domain.ErrIDInUse, asks: true},
+		"no nonvoter moves to who is another process":             {members: []domain.Instance{nonvoter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:4"), err: domain.ErrIDInUse, asks: true},
+		"the leader does not move to who is another process":      {answers: new(process("n1", "P2")), wanted: voter("n1", "h:3"), want: voter("n1", "h:1"), err: domain.ErrIDInUse, asks: true},
+		"the leader moves to where it answers itself":             {answers: new(process("n1", "P0")), wanted: voter("n1", "h:3"), want: voter("n1", "h:3"), asks: true},
+		"one process may answer at both addresses":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P1")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"who does not say which process it is may move":           {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 100)), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"a voter moves from who does not say which process it is": {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"a voter moves from where another instance answers now":   {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n4", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"forced: a voter moves to another process":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), force: true, want: voter("n3", "h:3")},
 		"a nonvoter moves":                                        {members: []domain.Instance{nonvoter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
 		"a nonvoter moves and becomes a voter":                    {members: []domain.Instance{nonvoter("n3", "h:4")}, answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
 		"a voter moves and becomes a nonvoter":                    {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
@@ -141,6 +158,9 @@ func TestAdd(t *testing.T) {
 				mustAdd(t, p.instance, test.members...)
 				if test.answers != nil {
 					p.peers.Answer("h:3", *test.answers)
+				}
+				if test.before != nil {
+					p.peers.Answer("h:4", *test.before)
 				}
 				synctest.Wait() // until those have looked who watch
 				asked := p.peers.Asked("h:3")

@@ -17,7 +17,7 @@ import (
 func TestIdentityHasTheClusterThatWasLearnt(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	c := newCluster(i, portstest.NewPeers())
-	want := ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", ClusterID: "cluster-of-n1", Version: "v1"}
+	want := ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", ClusterID: "cluster-of-n1", Version: "v1", Process: "P0"}
 	if got := c.Identity(); got != want {
 		t.Errorf("%+v", got)
 	}

@@ -93,9 +93,9 @@ func (j *Joiner) Asking() string {
 	if len(j.asked) == 0 {
 		return ""
 	}
-	var answers []string
+	var answers []string // the leader's is the same through each
 	for _, address := range j.asked {
-		if err := j.faults[address]; err != nil {
+		if err := j.faults[address]; err != nil && !slices.Contains(answers, err.Error()) {
 			answers = append(answers, err.Error())
 		}
 	}

@@ -388,6 +388,13 @@ func TestAJoinerSaysHowItGoes(t *testing.T) {
 			mustSay(t, j, "it asks to be added (--join), without success so far: a:80 says no; b:80 says no")
 			j.close(t)
 		},
+		"what the same instance answers through all of them is said once": func(t *testing.T) {
+			j := newJoining(func(context.Context, string) error { return errors.New("the leader says no") }, "a:80", "b:80")
+			j.open(t)
+			synctest.Wait()
+			mustSay(t, j, "it asks to be added (--join), without success so far: the leader says no")
+			j.close(t)
+		},
 		"who has the word of one of them is not refused by it any more": func(t *testing.T) {
 			agrees := false
 			j := newJoining(func(context.Context, string) error {

@@ -48,7 +48,7 @@ func newLeases(i *portstest.Instance) *app.Leases {
 
 func newCluster(i *portstest.Instance, peers ports.Peers) *app.Cluster {
 	return app.NewCluster(app.ClusterConfig{
-		Self:       ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1"},
+		Self:       ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1", Process: "P0"},
 		Membership: i,
 		Promotions: i,
 		Progress:   i,

@@ -21,6 +21,7 @@ var (
 	ErrIDMismatch      = errors.New("id mismatch")
 	ErrOtherCluster    = errors.New("other cluster")
 	ErrTooOld          = errors.New("instance too old")
+	ErrIDInUse         = errors.New("id in use")
 )
 
 // InvalidError says which field of a value breaks which rule. It matches

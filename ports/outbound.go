@@ -232,6 +232,9 @@ type Identity struct {
 	Format int
 	// Quarantined: it must not be counted on as a voter: see LocalState.
 	Quarantined bool
+	// Process is another one in each process, whatever RaftID that bears, and at whatever
+	// address it is asked. Empty: it does not say.
+	Process string
 }
 
 // Admission asks an instance of a cluster to make another one a member. Safe

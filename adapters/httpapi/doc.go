@@ -29,6 +29,7 @@
 //	409  id_mismatch             at the raft address answers an instance with another id
 //	409  other_cluster           the instance belongs to another raft cluster
 //	409  instance_too_old        the instance can't read what all of the cluster can
+//	409  id_in_use               another process that bears the id is a member, and answers
 //	412  precondition_failed     If-Match, If-None-Match or ifRevision; "node" is the current node, if any
 //	413  body_too_large          more than Config.MaxBodyBytes
 //	415  unsupported_media_type  the body is declared as something else than plain JSON

@@ -70,6 +70,7 @@ var outcomes = []outcome{
 	{domain.ErrIDMismatch, http.StatusConflict, "id_mismatch"},
 	{domain.ErrOtherCluster, http.StatusConflict, "other_cluster"},
 	{domain.ErrTooOld, http.StatusConflict, "instance_too_old"},
+	{domain.ErrIDInUse, http.StatusConflict, "id_in_use"},
 	{domain.ErrNotVoter, http.StatusConflict, "not_voter"},
 	{domain.ErrLastVoter, http.StatusConflict, "last_voter"},
 	{domain.ErrNoTimeToLive, http.StatusConflict, "no_time_to_live"},

@@ -195,6 +195,7 @@ func decode(body []byte) (ports.Identity, error) {
 		domain.CheckAdvertisedAddress("application_address", m.ApplicationAddress),
 		checkWord("cluster_id", m.ClusterID, domain.MaxIDLength),
 		checkWord("version", m.Version, maxVersion),
+		checkWord("process", m.Process, domain.MaxIDLength),
 	}
 	if err := errors.Join(faults...); err != nil {
 		return ports.Identity{}, fmt.Errorf("its answer is no instance metadata: %w", err)
@@ -207,6 +208,7 @@ func decode(body []byte) (ports.Identity, error) {
 		Applied:            m.AppliedIndex,
 		Format:             int(m.Format),
 		Quarantined:        m.Quarantined,
+		Process:            m.Process,
 	}, nil
 }
 

@@ -61,6 +61,7 @@ type metadata struct {
 	AppliedIndex       uint64 `json:"applied_index,omitzero"`
 	Format             uint16 `json:"format,omitzero"`
 	Quarantined        bool   `json:"quarantined,omitzero"`
+	Process            string `json:"process,omitzero"`
 }
 
 // readIndex is the answer to GET /read-index. Its names are as lasting.

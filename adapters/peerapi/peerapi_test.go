@@ -67,6 +67,7 @@ var someone = ports.Identity{
 	Version:            "v1.2.3",
 	Applied:            4711,
 	Format:             2,
+	Process:            "P7Q2",
 }
 
 // instance is the raft port of an instance, with nothing on it but this API.

@@ -144,6 +144,7 @@ func routes(self ports.Self, progress ports.Progress, members func() []string) h
 			AppliedIndex:       identity.Applied,
 			Format:             uint16(identity.Format),
 			Quarantined:        identity.Quarantined,
+			Process:            identity.Process,
 		})
 	})
 	router.Get(readIndexPath, func(w http.ResponseWriter, r *http.Request) {

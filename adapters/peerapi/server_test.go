@@ -52,7 +52,7 @@ func dial(t *testing.T, address string) net.Conn {
 func TestTheAnswerOnTheWire(t *testing.T) {
 	i := start(t, "127.0.0.1:0")
 	response, body := ask(t, i.address(), "GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n")
-	want := `{"application_address":"10.0.0.1:8080","raft_id":"n1","cluster_id":"6a1f","version":"v1.2.3","applied_index":4711,"format":2}`
+	want := `{"application_address":"10.0.0.1:8080","raft_id":"n1","cluster_id":"6a1f","version":"v1.2.3","applied_index":4711,"format":2,"process":"P7Q2"}`
 	if response.StatusCode != http.StatusOK || body != want {
 		t.Errorf("got %d %s, want 200 %s", response.StatusCode, body, want)
 	}

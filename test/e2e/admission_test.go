@@ -247,6 +247,30 @@ func TestAnInstanceMovesByJoining(t *testing.T) {
 	})
 }
 
+// Two machines that are copies of each other bear one id: who is a member stays it as long
+// as it answers.
+func TestASecondProcessDoesNotTakeTheIDOfAMember(t *testing.T) {
+	c := harness.New(t, harness.Options{Size: 4, Flags: calm})
+	second := c.Instances[3]
+	c.Instances = c.Instances[:3]
+	c.Bootstrap()
+	first := c.Followers()[0]
+	second.ID = first.ID
+	joins(c, second)
+	second.Start()
+	awaitLog(t, second, "id_in_use")
+	refusedInstance(t, "asked for by somebody else", first.RaftAdd(t.Context(), second.Member()), http.StatusConflict, "id_in_use")
+	checkMembers(t, c)
+	put(t, first.Client, "by-the-first")
+
+	first.Kill()
+	second.AwaitReady()
+	awaitSuffrage(t, second.Client, second.ID, "voter", true)
+	c.Instances = append(slices.DeleteFunc(c.Instances, func(i *harness.Instance) bool { return i == first }), second)
+	checkMembers(t, c)
+	checkDense(t, second.Client)
+}
+
 // One that is alone, and told of itself, tells itself.
 func TestAnInstanceThatIsAloneMovesByJoiningItself(t *testing.T) {
 	c := harness.Start(t, harness.Options{Size: 1, Flags: calm})

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"log/slog"
@@ -122,6 +123,7 @@ func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client, lo
 			ApplicationAddress: c.ApplicationAdvertisedAddress,
 			Version:            Version(),
 			Format:             consensus.Format,
+			Process:            rand.Text(),
 		},
 		Membership: node,
 		Promotions: node,
