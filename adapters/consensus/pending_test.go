@@ -26,6 +26,8 @@ func TestMoreBytesThanFitAreRefused(t *testing.T) {
 		},
 	}})
 	i.eventually(t, "leading", leading)
+	// What a new leader writes by itself counts until it is answered.
+	until(t, "nothing is on its way", func() bool { return i.writes.pending.Load() == 0 })
 	blocked.Store(true)
 
 	// As if much were on its way already.
