@@ -16,6 +16,7 @@
 //	400  invalid_json            the body is not the JSON that the call takes
 //	400  damaged_backup          the body is no backup, or not all of one; nothing was changed
 //	400  invalid_request         a value, header, query parameter or path is wrong
+//	403  cross_origin            a browser sent it for a page of another origin
 //	404  not_found               there is no such path
 //	404  node_not_found          there is no such cache node
 //	404  instance_not_found      there is no such instance

@@ -24,6 +24,7 @@ var (
 	errSlowBody       = errors.New("slow body")
 	errNoRoute        = errors.New("no such path")
 	errMethod         = errors.New("method not allowed")
+	errCrossOrigin    = errors.New("cross origin")
 )
 
 // fault is one of the errors above with the words for the asker.
@@ -86,6 +87,7 @@ var outcomes = []outcome{
 	{errSlowBody, http.StatusRequestTimeout, "request_timeout"},
 	{errNoRoute, http.StatusNotFound, "not_found"},
 	{errMethod, http.StatusMethodNotAllowed, "method_not_allowed"},
+	{errCrossOrigin, http.StatusForbidden, "cross_origin"},
 
 	// Before ErrNotLeader: who is sent on must have somewhere to go.
 	{ports.ErrNoLeader, http.StatusServiceUnavailable, "no_leader"},

@@ -100,6 +100,10 @@ type resource struct {
 	refuse *callMetrics
 }
 
+// crossOrigin finds what a browser sends for a page of another origin, which it sends without
+// asking where it looks like a form: a POST without a content type does.
+var crossOrigin http.CrossOriginProtection
+
 type measuredCall struct {
 	call
 	metrics *callMetrics
@@ -139,6 +143,11 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.allow = res.allow
 		a.write(w)
 		res.refuse.count(a.status)
+	case crossOrigin.Check(r) != nil:
+		a := s.answerTo(r.Context(), r, refuse(errCrossOrigin, "a page of another origin must not change anything here (Sec-Fetch-Site: %q, Origin: %q, Host: %q)",
+			r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin"), r.Host))
+		a.write(w)
+		c.metrics.count(a.status)
 	case c.uploads:
 		s.serveUpload(w, r, c)
 	case c.answer != nil:

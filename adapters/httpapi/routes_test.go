@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -324,5 +325,47 @@ func TestItServesOnIPv6AndOverHTTP2(t *testing.T) {
 	events := s.stream(t, "/nodes/sse")
 	if got := events.event(t); got.kind != "snapshot" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// A page of another origin may not change anything behind its reader's back, whatever its
+// browser lets it send. Everybody else is none.
+func TestAPageOfAnotherOriginChangesNothing(t *testing.T) {
+	s := start(t)
+	s.do(t, "PUT", "/nodes/a", `{"address":"10.0.0.1:1"}`)
+	own := "Origin: http://" + s.address
+	const batch = `{"changes":[{"remove":"a"},{"put":{"id":"a","address":"10.0.0.1:1"}}]}`
+	for name, test := range map[string]struct {
+		method, path, body string
+		header             []string
+		status             int
+	}{
+		"of another site":                        {"POST", "/nodes/batch", batch, []string{"Sec-Fetch-Site: cross-site"}, 403},
+		"of another host of the site":            {"POST", "/nodes/batch", batch, []string{"Sec-Fetch-Site: same-site"}, 403},
+		"of another origin, in an old browser":   {"POST", "/nodes/batch", batch, []string{"Origin: http://evil.example"}, 403},
+		"of none, in an old browser":             {"POST", "/nodes/batch", batch, []string{"Origin: null"}, 403},
+		"without a body":                         {"POST", "/nodes/expire", "", []string{"Sec-Fetch-Site: cross-site"}, 403},
+		"a removal":                              {"DELETE", "/nodes/a", "", []string{"Sec-Fetch-Site: cross-site"}, 403},
+		"a restore":                              {"POST", "/raft/restore", emptyBackup, []string{"Sec-Fetch-Site: cross-site"}, 403},
+		"its own origin":                         {"POST", "/nodes/batch", batch, []string{"Sec-Fetch-Site: same-origin", own}, 200},
+		"its own origin, in an old browser":      {"POST", "/nodes/batch", batch, []string{own}, 200},
+		"what its reader does himself":           {"POST", "/nodes/batch", batch, []string{"Sec-Fetch-Site: none"}, 200},
+		"no browser":                             {"POST", "/nodes/batch", batch, nil, 200},
+		"a read, which the browser keeps to him": {"GET", "/nodes/a", "", []string{"Sec-Fetch-Site: cross-site"}, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := s.do(t, test.method, test.path, test.body, test.header...)
+			if got.status != test.status {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+			if test.status == http.StatusForbidden {
+				if code, _ := got.problem(t); code != "cross_origin" {
+					t.Errorf("the code is %q", code)
+				}
+			}
+			if there := s.do(t, "GET", "/nodes/a", ""); there.status != 200 {
+				t.Errorf("the node is gone: %d", there.status)
+			}
+		})
 	}
 }

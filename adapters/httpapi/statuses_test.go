@@ -102,6 +102,7 @@ var provocations = map[string]provocation{
 	"400 damaged_backup":     func(_ *testing.T, _ *service, a *asked) { a.body = a.body[:len(a.body)-1] },
 	"400 invalid_json":       func(_ *testing.T, _ *service, a *asked) { a.body = "{" },
 	"400 invalid_request":    func(_ *testing.T, _ *service, a *asked) { a.add("x=1") },
+	"403 cross_origin":       func(_ *testing.T, _ *service, a *asked) { a.header = []string{"Sec-Fetch-Site: cross-site"} },
 	"404 node_not_found":     replacing("/nodes/a", "/nodes/nobody", `"remove":"a"`, `"remove":"nobody"`),
 	"404 instance_not_found": replacing("n2", "n9"),
 	"408 request_timeout":    func(_ *testing.T, _ *service, a *asked) { a.slow = true },
