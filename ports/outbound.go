@@ -96,6 +96,9 @@ type LocalState struct {
 	Quarantine string
 	// Removed: this instance was a member, and is none any more.
 	Removed bool
+	// Elsewhere is the raft address that the membership has of this instance, where it is not
+	// its own; else empty. A leader looks for it there.
+	Elsewhere string
 	// DiskTrouble says what is wrong with the disk of this instance, which neither
 	// leads nor stands for election meanwhile; empty when nothing is.
 	DiskTrouble string
@@ -136,7 +139,11 @@ func (s LocalState) Unready() []string {
 	if s.DiskTrouble != "" {
 		reasons = append(reasons, s.DiskTrouble)
 	}
-	if s.LeaderID == "" {
+	switch {
+	case s.LeaderID == "" && s.Elsewhere != "":
+		reasons = append(reasons, "it knows no leader: as far as it knows, it is a member at "+s.Elsewhere+
+			", which is not its raft address: start it at that one, or with --join, or tell the leader (PUT /raft/node)")
+	case s.LeaderID == "":
 		reasons = append(reasons, "it knows no leader")
 	}
 	if !s.CaughtUp {

@@ -25,6 +25,8 @@ func TestUnready(t *testing.T) {
 		"who is new need not be told that it is":    {func(s *ports.LocalState) { s.Quarantine = "it has nothing" }, nil},
 		"who is to be a voter, and is none, is not": {func(s *ports.LocalState) { s.Staged = true }, []string{"nonvoter"}},
 		"who knows no leader is not":                {func(s *ports.LocalState) { s.LeaderID = "" }, []string{"no leader"}},
+		"who moved may have to be told how":         {func(s *ports.LocalState) { s.LeaderID, s.Elsewhere = "", "h:1" }, []string{"no leader: as far as it knows, it is a member at h:1"}},
+		"who moved is ready once it has a leader":   {func(s *ports.LocalState) { s.Elsewhere = "h:1" }, nil},
 		"who has not caught up is not":              {func(s *ports.LocalState) { s.CaughtUp = false }, []string{"caught up"}},
 		"a disk in trouble is a reason":             {func(s *ports.LocalState) { s.DiskTrouble = "the disk hangs" }, []string{"the disk hangs"}},
 		"all reasons are told":                      {func(s *ports.LocalState) { *s = ports.LocalState{Closed: true} }, []string{"shutting down", "PUT /raft/node", "no leader", "caught up"}},

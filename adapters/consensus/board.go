@@ -30,6 +30,7 @@ type notice struct {
 	elected  time.Time // when it was first seen to lead in Term
 	led      time.Time // when it last heard from a majority in an earlier term that it led
 	goal     uint64    // index to reach for being caught up; 0 while not known
+	address  string    // by which raft says that it is reached; empty before it has started
 
 	later chan struct{} // closed once there is a later notice
 }

@@ -176,7 +176,7 @@ func (n *Node) Open(ctx context.Context) error {
 	if err := n.start(address); err != nil {
 		return fmt.Errorf("start raft on %s: %w", n.directory.Path(), err)
 	}
-	n.board.post(func(s *notice) { s.opened = true })
+	n.board.post(func(s *notice) { s.opened, s.address = true, address })
 	n.look()
 	n.foresee()
 	n.watching.Go(n.watchLeadership)
@@ -504,6 +504,9 @@ func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 	state := latest.LocalState
 	state.Applied = latest.applied
 	self, _ := state.Roster.Find(n.config.ID)
+	if latest.address != "" && self.RaftAddress != latest.address {
+		state.Elsewhere = self.RaftAddress
+	}
 	state.Staged = self.Suffrage != domain.Voter &&
 		(slices.Contains(state.Promotions, n.config.ID) || latest.foreseen > latest.applied)
 	state.Member = state.Member && !latest.removed

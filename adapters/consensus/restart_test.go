@@ -107,3 +107,21 @@ func TestAClusterThatWasStoppedComesBackWithAllThatItHeld(t *testing.T) {
 		t.Errorf("revision %d, want %d", change.Revision, before.View.Revision()+1)
 	}
 }
+
+// Who comes back at another address, and asks nobody to be a member there, says what is
+// wrong.
+func TestAnInstanceThatMovedSaysWhereItIsAMember(t *testing.T) {
+	moved := instanceConfig{}
+	cluster := startCluster(t, 3, func(config *instanceConfig) { moved = *config })
+	for _, i := range cluster {
+		if state, _ := i.State(); state.Elsewhere != "" {
+			t.Errorf("%s is a member at %s, it says", i.config.ID, state.Elsewhere)
+		}
+	}
+	before := cluster[2].raftAddress()
+	cluster[2].stop(t)
+	moved.address = ""
+	start(t, moved).eventually(t, "it says where it is a member", func(state ports.LocalState) bool {
+		return state.Elsewhere == string(before) && state.LeaderID == ""
+	})
+}
