@@ -138,7 +138,7 @@ func (n *CacheNode) validate() error {
 	case len(n.Labels) > 0:
 		for _, key := range slices.Sorted(maps.Keys(n.Labels)) {
 			faults = append(faults,
-				CheckID("labels", key),
+				CheckID(fmt.Sprintf("the key of labels[%q]", key), key),
 				checkText(fmt.Sprintf("labels[%q]", key), n.Labels[key], MaxLabelValueBytes))
 		}
 	}

@@ -252,7 +252,7 @@ func TestWhatIsWrongWithABackupIsSaid(t *testing.T) {
 		"nodes without end":          {sealed(strings.Replace(backupHead(0), `"nodes":0`, `"nodes":250001`, 1)), "250001 nodes"},
 		"less than no nodes":         {sealed(backupHead(-1)), "-1 nodes"},
 		"a member that is not known": {sealed(strings.Replace(backupHead(0), `"nodes"`, `"new":1,"nodes"`, 1)), "line 1"},
-		"a node that is missing":     {sealed(backupHead(2), node("a", valid+"0")), "line 3"},
+		"a node that is missing":     {sealed(backupHead(2), node("a", valid+"0")), "line 3 of the backup: the backup ends here, before all"},
 		"a node too many":            {sealed(backupHead(0), node("a", valid+"0")), "checksum"},
 		"what no node has":           {sealed(backupHead(1), node("a", valid+`0,"new":1`)), `line 2 of the backup: "new" is not known`},
 		"a state that is not known":  {sealed(backupHead(1), node("a", `,"weight":1,"state":"up","slot":0`)), `line 2 of the backup: node "a": state`},

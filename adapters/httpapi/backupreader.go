@@ -119,6 +119,9 @@ func (b *backupReader) node(nodes *domain.Replacement) error {
 	if err != nil {
 		return err
 	}
+	if bytes.HasPrefix(text, []byte(`{"sha256":`)) {
+		return b.damaged("the backup ends here, before all of the nodes that its first line announces")
+	}
 	b.sum.Write(text)
 	body := storedBody{OnExpiry: domain.RemoveOnExpiry}
 	if err := decodeJSON(text, &body); err != nil {

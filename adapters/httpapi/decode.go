@@ -70,15 +70,23 @@ func checkMediaType(h http.Header) error {
 	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return refuse(errMediaType, "the body must not be encoded: %q", encoding)
 	}
-	declared := h.Get("Content-Type")
-	if declared == "" || declared == "application/json" {
-		return nil
+	declared, err := declaredType(h)
+	if err != nil || declared == "" || declared == "application/json" {
+		return err
 	}
 	mediaType, _, err := mime.ParseMediaType(declared)
 	if err != nil || mediaType != "application/json" && !strings.HasSuffix(mediaType, "+json") {
 		return refuse(errMediaType, "the body must be application/json, not %q", declared)
 	}
 	return nil
+}
+
+// declaredType gives the content type of the body; empty where none is declared.
+func declaredType(h http.Header) (string, error) {
+	if all := h.Values(contentTypeHeader); len(all) > 1 {
+		return "", refuse(errMediaType, "the body has one type, not several: %q", all)
+	}
+	return h.Get(contentTypeHeader), nil
 }
 
 func bodyError(err error) error {

@@ -218,6 +218,8 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 			status: 415, code: "unsupported_media_type", mentions: []string{"application/json"}},
 		"a type that can't be read": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Type: /;"},
 			status: 415, code: "unsupported_media_type", mentions: []string{"application/json"}},
+		"two types": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Type: application/json", "Content-Type: text/plain"},
+			status: 415, code: "unsupported_media_type", mentions: []string{"application/json", "text/plain"}},
 		"a compressed body": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Encoding: gzip"},
 			status: 415, code: "unsupported_media_type", mentions: []string{"gzip"}},
 		"a body too large": {method: "PUT", path: "/nodes", body: `{"id":"` + strings.Repeat("a", 1<<20) + `"}`,

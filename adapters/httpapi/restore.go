@@ -101,9 +101,9 @@ func checkBackupType(h http.Header) error {
 	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return refuse(errMediaType, "the body must not be encoded: %q", encoding)
 	}
-	declared := h.Get(contentTypeHeader)
-	if declared == "" {
-		return nil
+	declared, err := declaredType(h)
+	if err != nil || declared == "" {
+		return err
 	}
 	mediaType, _, err := mime.ParseMediaType(declared)
 	if err != nil || !slices.Contains([]string{backupType[0], "application/octet-stream"}, mediaType) {
