@@ -60,7 +60,7 @@ func advertised(address, bind string) string {
 
 // check gives everything that is wrong with a complete Config, and reads the
 // secret.
-func (c *Config) check() faults {
+func (c *Config) check(said sayings) faults {
 	var found faults
 	found.add(plain(domain.CheckID("it", c.RaftID)), "raft_id")
 	if c.RaftDir == "" {
@@ -87,8 +87,8 @@ func (c *Config) check() faults {
 	if c.ShutdownTimeout <= 0 {
 		found.add(fmt.Errorf("must be more than nothing: %v", c.ShutdownTimeout), "shutdown_timeout")
 	}
-	if c.secretFile != "" {
-		found.add(c.readSecret(), "raft_secret_file")
+	if named, given := said[secretFlag]; given {
+		found.add(c.readSecret(named.values[len(named.values)-1]), secretFlag)
 	}
 	return found
 }
@@ -141,20 +141,25 @@ func checkBind(address string) error {
 	return plain(domain.CheckAddress("it", net.JoinHostPort(host, "1")))
 }
 
-// readSecret takes the file without its last newline, which most editors add.
-func (c *Config) readSecret() error {
-	content, err := readBounded(c.secretFile)
+// readSecret takes the file at path without its last newline, which most editors add.
+// An empty path is what a variable that nobody has set stands for: to go without a secret
+// then would let everybody in.
+func (c *Config) readSecret(path string) error {
+	if path == "" {
+		return errors.New("must not be empty; for a cluster without a secret, leave it out")
+	}
+	content, err := readBounded(path)
 	if err != nil {
 		return err
 	}
 	secret := bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))
 	if len(secret) < minSecret {
-		return fmt.Errorf("%s holds %d bytes; a secret has at least %d", c.secretFile, len(secret), minSecret)
+		return fmt.Errorf("%s holds %d bytes; a secret has at least %d", path, len(secret), minSecret)
 	}
 	c.Secret = secret
-	if info, err := os.Stat(c.secretFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 {
 		c.Warnings = append(c.Warnings, fmt.Sprintf(
-			"every user of this machine can use %s: chmod 600 it", c.secretFile))
+			"every user of this machine can use %s: chmod 600 it", path))
 	}
 	return nil
 }

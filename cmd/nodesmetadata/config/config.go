@@ -58,8 +58,6 @@ type Config struct {
 	Secret []byte
 	// Warnings are for the log, once there is one.
 	Warnings []string
-
-	secretFile string
 }
 
 // defaults is what holds where nothing else is said. The id of an instance has
@@ -112,7 +110,7 @@ func Load(args, environ []string) (Config, error) {
 		}
 	})
 	config.complete(said)
-	for _, fault := range config.check() {
+	for _, fault := range config.check(said) {
 		// What was not understood was told above.
 		if !slices.ContainsFunc(fault.settings, func(name string) bool { return misunderstood[name] }) {
 			faults = append(faults, fmt.Errorf("%s: %w", said.where(fault.settings), fault.err))

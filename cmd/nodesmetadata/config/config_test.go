@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -61,7 +62,8 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// everySetting has a value for each of them that is not its default.
+// everySetting has a value for each of them that is not its default, but for
+// raft_secret_file: the file has to be there.
 var everySetting = map[string]string{
 	"raft_id":                        "n7",
 	"raft_dir":                       "/var/lib/nodesmetadata",
@@ -79,7 +81,6 @@ var everySetting = map[string]string{
 	"raft_snapshot_threshold":        "5",
 	"raft_snapshot_interval":         "2m",
 	"raft_trailing_logs":             "6",
-	"raft_secret_file":               "",
 	"shutdown_timeout":               "3s",
 }
 
@@ -104,10 +105,13 @@ func TestEverySettingCanBeSaidInEverySource(t *testing.T) {
 			TrailingLogs:      6,
 		},
 		ShutdownTimeout: 3 * time.Second,
+		Secret:          []byte("sixteen bytes ok"),
 	}
+	settings := maps.Clone(everySetting)
+	settings["raft_secret_file"] = file(t, string(want.Secret))
 	var args, environ []string
 	var yaml strings.Builder
-	for name, value := range everySetting {
+	for name, value := range settings {
 		args = append(args, "--"+name+"="+value)
 		environ = append(environ, "NODESMETADATA_"+strings.ToUpper(name)+"="+value)
 		yaml.WriteString(name + ": \"" + value + "\"\n")
@@ -133,7 +137,7 @@ func TestEverySettingCanBeSaidInEverySource(t *testing.T) {
 	for line := range strings.Lines(config.Usage("")) {
 		name, isFlag := strings.CutPrefix(strings.TrimSpace(line), "--")
 		name = name[:strings.IndexAny(name+" ", " [")]
-		if _, tested := everySetting[name]; isFlag && !tested && !slices.Contains([]string{"config", "version"}, name) {
+		if _, tested := settings[name]; isFlag && !tested && !slices.Contains([]string{"config", "version"}, name) {
 			t.Errorf("this test does not know --%s", name)
 		}
 	}

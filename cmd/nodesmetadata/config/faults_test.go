@@ -93,6 +93,12 @@ func TestFaultsNameWhatIsWrong(t *testing.T) {
 			want: []string{`FILE:1: raft_secret_file: SECRET holds 5 bytes; a secret has at least 16`}},
 		"a secret that is not there": {args: []string{"--raft_secret_file=/no/such"},
 			want: []string{`--raft_secret_file: open /no/such: no such file or directory`}},
+		"an empty flag for a secret": {args: []string{"--raft_secret_file="},
+			want: []string{`--raft_secret_file: must not be empty; for a cluster without a secret, leave it out`}},
+		"an empty variable for a secret": {environ: []string{"NODESMETADATA_RAFT_SECRET_FILE="},
+			want: []string{`NODESMETADATA_RAFT_SECRET_FILE: must not be empty; for a cluster without a secret, leave it out`}},
+		"an empty key for a secret": {file: `raft_secret_file: ""`,
+			want: []string{`FILE:1: raft_secret_file: must not be empty; for a cluster without a secret, leave it out`}},
 		"raft timing that does not fit together": {args: []string{"--raft_heartbeat_timeout=2s", "--raft_snapshot_threshold=0"},
 			want: []string{`--raft_heartbeat_timeout, --raft_election_timeout, --raft_snapshot_threshold, --raft_snapshot_interval: ` +
 				`election timeout 300ms is under the heartbeat timeout 2s; snapshot threshold is 0`}},

@@ -15,6 +15,9 @@ const (
 	versionFlag = "version"
 )
 
+// secretFlag names a file, of which nothing but the content is kept.
+const secretFlag = "raft_secret_file"
+
 // define gives the flags in the order in which Usage shows them. Their values
 // end up in c, and what c holds before is their default.
 func define(c *Config) *pflag.FlagSet {
@@ -53,7 +56,7 @@ func define(c *Config) *pflag.FlagSet {
 		"how often that is checked")
 	flags.Uint64Var(&c.Timing.TrailingLogs, "raft_trailing_logs", c.Timing.TrailingLogs,
 		"how many `entries` are kept behind a snapshot, for followers that are a little late")
-	flags.StringVar(&c.secretFile, "raft_secret_file", c.secretFile,
+	flags.String(secretFlag, "",
 		"`file` with a secret of at least 16 bytes that the instances of the cluster share and prove to each other")
 	flags.DurationVar(&c.ShutdownTimeout, "shutdown_timeout", c.ShutdownTimeout,
 		"longest graceful stop")
