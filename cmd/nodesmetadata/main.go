@@ -14,6 +14,9 @@ import (
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	go obey(signals, stop)
 	os.Exit(daemon.Run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
@@ -22,10 +25,14 @@ func main() {
 // obey asks for a graceful stop at the first signal, and ends the process at the
 // second, with the status that a shell gives to a death by that signal. To let
 // the second one kill the process by default would leave a moment, until the
-// default is restored, in which it is lost.
+// default is restored, in which it is lost. SIGHUP is never the second: a terminal
+// that goes away can send several, and nobody has lost patience.
 func obey(signals <-chan os.Signal, stop func()) {
 	<-signals
 	stop()
-	second := (<-signals).(syscall.Signal) // what package signal gives on Unix
-	os.Exit(128 + int(second))
+	for second := range signals {
+		if second != syscall.SIGHUP {
+			os.Exit(128 + int(second.(syscall.Signal))) // what package signal gives on Unix
+		}
+	}
 }

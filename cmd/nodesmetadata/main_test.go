@@ -32,11 +32,13 @@ type program struct {
 	address string
 }
 
-func run(t *testing.T) *program {
+// run starts the program, through the command before, which may be none.
+func run(t *testing.T, before ...string) *program {
 	t.Helper()
-	p := &program{T: t, command: exec.Command(os.Args[0],
+	args := append(before, os.Args[0],
 		"--raft_id=n1", "--raft_dir="+t.TempDir(), "--bootstrap_raft_cluster", "--shutdown_timeout=60s",
-		"--raft_bind_address=127.0.0.1:0", "--application_bind_address=127.0.0.1:0")}
+		"--raft_bind_address=127.0.0.1:0", "--application_bind_address=127.0.0.1:0")
+	p := &program{T: t, command: exec.Command(args[0], args[1:]...)}
 	p.command.Env = append(os.Environ(), actAsProgram+"=yes")
 	stderr, err := p.command.StderrPipe()
 	if err != nil {
@@ -85,34 +87,45 @@ func (p *program) end() syscall.WaitStatus {
 	return p.command.ProcessState.Sys().(syscall.WaitStatus)
 }
 
+// holdUp keeps a graceful stop waiting: for a request whose body does not come.
+func (p *program) holdUp() {
+	p.Helper()
+	conn, err := net.Dial("tcp", p.address)
+	if err != nil {
+		p.Fatal(err)
+	}
+	p.Cleanup(func() { _ = conn.Close() })
+	_, err = fmt.Fprint(conn, "PUT /nodes/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n")
+	if err != nil {
+		p.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, len("HTTP/1.1 100"))); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// endsWith0 fails the test unless it ends by itself, with exit status 0.
+func (p *program) endsWith0() {
+	p.Helper()
+	if status := p.end(); !status.Exited() || status.ExitStatus() != 0 {
+		p.Errorf("it ended with %#x", status)
+	}
+}
+
 func TestASignalEndsItWithStatus0(t *testing.T) {
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) {
 			p := run(t)
 			p.signal(signal)
 			p.await("instance has stopped")
-			if status := p.end(); !status.Exited() || status.ExitStatus() != 0 {
-				t.Errorf("it ended with %#x", status)
-			}
+			p.endsWith0()
 		})
 	}
 }
 
 func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	p := run(t)
-	// A request whose body does not come keeps the graceful stop waiting.
-	conn, err := net.Dial("tcp", p.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	_, err = fmt.Fprint(conn, "PUT /nodes/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(conn, make([]byte, len("HTTP/1.1 100"))); err != nil {
-		t.Fatal(err)
-	}
+	p.holdUp()
 	p.signal(syscall.SIGTERM)
 	p.await("instance is stopping")
 	began := time.Now()
@@ -123,6 +136,27 @@ func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("it took %v", took)
 	}
+}
+
+// A terminal that goes away says so more than once, by its shell and by the kernel.
+func TestHangingUpTwiceIsNoHurry(t *testing.T) {
+	p := run(t)
+	p.holdUp()
+	p.signal(syscall.SIGHUP)
+	p.await("instance is stopping")
+	p.signal(syscall.SIGHUP)
+	p.await("instance has stopped")
+	p.endsWith0()
+}
+
+func TestWithNohupItGoesOnWhenItsTerminalIsGone(t *testing.T) {
+	p := run(t, "sh", "-c", `trap "" HUP; exec "$@"`, "sh")
+	p.holdUp()
+	p.signal(syscall.SIGHUP)
+	// Were it not ignored, this would be the second signal, which ends it at once.
+	p.signal(syscall.SIGTERM)
+	p.await("instance has stopped")
+	p.endsWith0()
 }
 
 func TestMisuseEndsItWithStatus2(t *testing.T) {
