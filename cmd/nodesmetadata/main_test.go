@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 type program struct {
 	*testing.T
 	command *exec.Cmd
+	stderr  io.Closer
 	lines   *bufio.Scanner
 	address string
 }
@@ -44,6 +46,7 @@ func run(t *testing.T, before ...string) *program {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.stderr = stderr
 	if err := p.command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +160,45 @@ func TestWithNohupItGoesOnWhenItsTerminalIsGone(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	p.await("instance has stopped")
 	p.endsWith0()
+}
+
+func TestItGoesOnWhenNobodyCanReadItsLog(t *testing.T) {
+	p := run(t)
+	if err := p.stderr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// The member that can't be reached, and the stop, are worth a line each.
+	p.put("/raft/node?force=true", `{"id":"n2","address":"127.0.0.1:1","suffrage":"nonvoter"}`)
+	p.put("/nodes/a", `{"address":"a:1"}`)
+	p.signal(syscall.SIGTERM)
+	p.endsWith0()
+}
+
+// put asks the application API until it does that, and fails the test when it never does.
+func (p *program) put(path, body string) {
+	p.Helper()
+	said := ""
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		request, err := http.NewRequestWithContext(p.Context(), http.MethodPut, "http://"+p.address+path, strings.NewReader(body))
+		if err != nil {
+			p.Fatal(err)
+		}
+		request.Header.Set("Content-Type", "application/json")
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			p.Fatal(err)
+		}
+		answer, err := io.ReadAll(response.Body)
+		if err != nil {
+			p.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode < 300 {
+			return
+		}
+		said = response.Status + " " + string(answer)
+	}
+	p.Fatalf("%s is answered %s", path, said)
 }
 
 func TestMisuseEndsItWithStatus2(t *testing.T) {

@@ -13,9 +13,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/fx"
@@ -52,6 +54,8 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case err != nil:
 		return sayMisused(err, stderr)
 	}
+	// Who reads the log may go away. Go would end the process at the next line.
+	signal.Ignore(syscall.SIGPIPE)
 	d, err := New(chosen, stderr)
 	if err != nil {
 		_, _ = fmt.Fprintln(stderr, "nodesmetadata:", err)
