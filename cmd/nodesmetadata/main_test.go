@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -172,6 +173,40 @@ func TestItGoesOnWhenNobodyCanReadItsLog(t *testing.T) {
 	p.put("/nodes/a", `{"address":"a:1"}`)
 	p.signal(syscall.SIGTERM)
 	p.endsWith0()
+}
+
+// A pipe that is full holds up whoever writes to it. Were that raft, a leader would decide
+// nothing, and the others would go on following it.
+func TestItGoesOnWhenNobodyReadsItsLog(t *testing.T) {
+	p := run(t)
+	p.fillLog()
+	p.put("/raft/node?force=true", `{"id":"n2","address":"127.0.0.1:1","suffrage":"nonvoter"}`)
+	p.put("/nodes/a", `{"address":"a:1"}`)
+	p.await("updating configuration")
+	p.fillLog()
+	p.signal(syscall.SIGTERM)
+	defer time.AfterFunc(20*time.Second, func() { _ = p.command.Process.Kill() }).Stop()
+	if err := p.command.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+// fillLog leaves no room in the pipe to which the log goes.
+func (p *program) fillLog() {
+	p.Helper()
+	pipe, err := syscall.Open(fmt.Sprintf("/proc/%d/fd/2", p.command.Process.Pid), syscall.O_WRONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		p.Skipf("the pipe of a process can only be filled on Linux: %v", err)
+	}
+	defer func() { _ = syscall.Close(pipe) }()
+	for size := 4096; size > 0; size /= 2 {
+		for err = nil; err == nil; {
+			_, err = syscall.Write(pipe, bytes.Repeat([]byte("\n"), size))
+		}
+		if !errors.Is(err, syscall.EAGAIN) {
+			p.Fatal(err)
+		}
+	}
 }
 
 // put asks the application API until it does that, and fails the test when it never does.

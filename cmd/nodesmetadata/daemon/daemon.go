@@ -107,11 +107,13 @@ type Daemon struct {
 	config config.Config
 	app    *fx.App
 	log    *slog.Logger
+	logs   *outlet
 	node   *consensus.Node
 	failed chan error // holds why the instance can't go on
 }
 
-// New puts an instance together, with logs as its log. It acquires nothing.
+// New puts an instance together, with logs as its log: one goroutine at a time writes to
+// that, one line at a time. It acquires nothing.
 func New(chosen config.Config, logs io.Writer) (*Daemon, error) {
 	chosen, err := choosePorts(chosen)
 	if err != nil {
@@ -121,7 +123,7 @@ func New(chosen config.Config, logs io.Writer) (*Daemon, error) {
 	d := &Daemon{config: chosen, failed: make(chan error, 1)}
 	d.app = fx.New(
 		graph(chosen, logs, d.fail),
-		fx.Populate(&d.log, &d.node),
+		fx.Populate(&d.log, &d.logs, &d.node),
 	)
 	if err := d.app.Err(); err != nil {
 		return nil, err
@@ -163,6 +165,7 @@ func (d *Daemon) fail(err error) {
 }
 
 func (d *Daemon) run(ctx context.Context) int {
+	defer d.logs.flush(lastPatience)
 	// A signal does not interrupt the start: what is half open is closed in an
 	// orderly way only once it is open. A second signal ends the process.
 	if err := d.Open(context.WithoutCancel(ctx)); err != nil {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"io"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -53,6 +54,27 @@ func TimeForRequests(whole time.Duration) time.Duration {
 	}
 	return 0
 }
+
+// Outlet is where the log goes.
+type Outlet struct {
+	*slog.Logger
+	logs *outlet
+}
+
+func NewOutlet(c config.Config, sink io.Writer) (Outlet, error) {
+	logs, err := newOutlet(c, sink)
+	if err != nil {
+		return Outlet{}, err
+	}
+	logger, err := newLogger(c, logs)
+	return Outlet{logger, logs}, err
+}
+
+// Flush is what an instance does at its end.
+func (o Outlet) Flush(most time.Duration) { o.logs.flush(most) }
+
+// Lost is what the metric shows.
+func (o Outlet) Lost() uint64 { return o.logs.lost.Load() }
 
 // NewRaftSink gives one that raft does not write to.
 var NewRaftSink = newRaftSink

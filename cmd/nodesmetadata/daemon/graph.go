@@ -65,6 +65,7 @@ func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
 		fx.Supply(chosen, fail),
 		fx.Supply(fx.Annotate(logs, fx.As(new(io.Writer)))),
 		fx.Provide(
+			newOutlet,
 			newLogger,
 			newLatencies,
 			newMetrics,

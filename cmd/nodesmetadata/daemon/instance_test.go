@@ -260,7 +260,7 @@ func TestMetrics(t *testing.T) {
 	i.call(http.MethodGet, "/nodes", "")
 	_, page := i.call(http.MethodGet, "/metrics", "")
 	for _, metric := range []string{
-		"nodesmetadata_ready 1", "nodesmetadata_caught_up 1", "nodesmetadata_leader_contact_seconds ",
+		"nodesmetadata_lost_log_lines_total 0", "nodesmetadata_ready 1", "nodesmetadata_caught_up 1", "nodesmetadata_leader_contact_seconds ",
 		"nodesmetadata_registry_revision 2", `nodesmetadata_registry_nodes{pool="default",state="active"} 1`,
 		`nodesmetadata_registry_nodes{pool="default",state="draining"} 1`, `nodesmetadata_registry_nodes{pool="default",state="down"} 0`,
 		"nodesmetadata_leases 1", "nodesmetadata_lease_renewals_total 1", "nodesmetadata_lease_expired_total 0",

@@ -9,11 +9,16 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 )
 
-// newLogger writes to logs, one record at a time, from any goroutine.
-func newLogger(c config.Config, logs io.Writer) (*slog.Logger, error) {
+func newLogger(c config.Config, logs *outlet) (*slog.Logger, error) {
+	handler, err := newHandler(c, logs)
+	return slog.New(handler), err
+}
+
+// newHandler writes to logs, one record at a time, from any goroutine.
+func newHandler(c config.Config, logs io.Writer) (slog.Handler, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		return nil, err
+		return slog.DiscardHandler, err
 	}
 	options := &slog.HandlerOptions{Level: level}
 	var handler slog.Handler = slog.NewTextHandler(logs, options)
@@ -21,7 +26,7 @@ func newLogger(c config.Config, logs io.Writer) (*slog.Logger, error) {
 		handler = slog.NewJSONHandler(logs, options)
 	}
 	// Logs of several instances end up in one place.
-	return slog.New(handler).With("raft_id", c.RaftID), nil
+	return handler.WithAttrs([]slog.Attr{slog.String("raft_id", c.RaftID)}), nil
 }
 
 // newFxLogger keeps what fx says of its own work for those who look for it; its

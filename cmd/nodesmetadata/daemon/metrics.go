@@ -14,7 +14,7 @@ import (
 )
 
 // newMetrics is what /metrics shows, beside what the application API adds.
-func newMetrics(port *demux.Demux, node *consensus.Node, leases *app.Leases, took *latencies) (*prometheus.Registry, error) {
+func newMetrics(logs *outlet, port *demux.Demux, node *consensus.Node, leases *app.Leases, took *latencies) (*prometheus.Registry, error) {
 	raft, err := raftMetrics()
 	if err != nil {
 		return nil, fmt.Errorf("raft's metrics: %w", err)
@@ -31,6 +31,10 @@ func newMetrics(port *demux.Demux, node *consensus.Node, leases *app.Leases, too
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build,
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "nodesmetadata_lost_log_lines_total",
+			Help: "Lines of the log that were not taken, and are lost.",
+		}, func() float64 { return float64(logs.lost.Load()) }),
 		raft,
 		demuxCollector{port},
 		took.proposed,
