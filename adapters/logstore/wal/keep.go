@@ -6,9 +6,10 @@ import (
 	"slices"
 )
 
-// keeper makes the next segment before it is needed, and removes the oldest ones when
-// nothing lives in them. Both wait for the file system's journal, several times, which a
-// write to a segment does not, and so are nobody's business who writes.
+// keeper makes the next segment before it is needed, removes the oldest ones when
+// nothing lives in them, and sees to it that the list knows how far the log reached when it
+// was opened. All of that waits for the file system's journal, several times, which a
+// write to a segment does not, and so it is nobody's business who writes.
 func (s *store) keeper() {
 	defer close(s.stopped)
 	for {
@@ -28,7 +29,7 @@ func (s *store) keeper() {
 // what is in memory.
 func (s *store) demand() {
 	needed := len(s.spares) == 0 && s.tail.end > s.tail.size/2
-	if !needed && s.dead() == 0 {
+	if !needed && s.dead() == 0 && s.listed.Reaches >= s.opened {
 		return
 	}
 	select {
@@ -54,7 +55,7 @@ func (s *store) keep() error {
 	if needed {
 		err = s.prepare(segmentSize)
 	}
-	return errors.Join(err, s.cut())
+	return errors.Join(err, s.cut(), s.recall())
 }
 
 // prepare sees to it that the last spare segment has a size.
@@ -78,7 +79,8 @@ func (s *store) prepare(size int64) error {
 	l := s.listed
 	l.Last += uint64(len(s.made))
 	l.First = max(l.First, 1)
-	if err := l.write(s.path); err != nil {
+	l, err := s.replaceList(l)
+	if err != nil {
 		return noRoom(err, s.path, size)
 	}
 	s.mu.Lock()
@@ -86,6 +88,46 @@ func (s *store) prepare(size int64) error {
 	s.listed = l
 	s.spares = append(s.spares, s.made...)
 	s.made = nil
+	return nil
+}
+
+// replaceList puts a list in the place of the one that is there, with how far the log
+// reaches by now, and gives it. The caller holds keeping.
+func (s *store) replaceList(l list) (list, error) {
+	s.mu.RLock()
+	l.Reaches = s.reached
+	s.mu.RUnlock()
+	return l, l.write(s.path)
+}
+
+// recall has the list reach as far as the log did when it was opened.
+func (s *store) recall() error {
+	s.mu.RLock()
+	known := s.listed.Reaches >= s.opened
+	s.mu.RUnlock()
+	if known {
+		return nil
+	}
+	return s.markList()
+}
+
+// markList has the list reach as far as the log, if it does not.
+func (s *store) markList() error {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	s.mu.RLock()
+	l, known := s.listed, s.listed.Reaches >= s.reached
+	s.mu.RUnlock()
+	if known {
+		return nil
+	}
+	l, err := s.replaceList(l)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listed = l
 	return nil
 }
 
@@ -101,7 +143,8 @@ func (s *store) cut() error {
 	if count == 0 {
 		return nil
 	}
-	if err := l.write(s.path); err != nil {
+	l, err := s.replaceList(l)
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -21,22 +21,41 @@ const (
 // there is none; the last ones may not be begun yet. Nothing is acknowledged that is in a
 // segment beyond; what lies before is removed. Without it, a file that is missing could not be told from one that was
 // never made, and the log would end, or begin, somewhere else, and nobody would know.
+//
+// Reaches is a batch that was durable before the list was written. Numbers of batches
+// only grow, so a log that ends before it has lost its end, however long ago that was and
+// whatever was written since: it is never taken back. Builds from before it do not read
+// it, and write a list without it: then nothing is known. It has a checksum of its own,
+// because they know the other one.
 type list struct {
-	Format   int    `json:"format"`
-	First    uint64 `json:"first"`
-	Last     uint64 `json:"last"`
-	Checksum string `json:"checksum"`
+	Format          int    `json:"format"`
+	First           uint64 `json:"first"`
+	Last            uint64 `json:"last"`
+	Checksum        string `json:"checksum"`
+	Reaches         uint64 `json:"reaches,omitempty"`
+	ReachesChecksum string `json:"reaches_checksum,omitempty"`
 }
 
 func (l list) sum() string {
-	text := fmt.Sprintf("%d %d %d", l.Format, l.First, l.Last)
+	return sumOf(fmt.Sprintf("%d %d %d", l.Format, l.First, l.Last))
+}
+
+// reachesSum is empty where nothing is known.
+func (l list) reachesSum() string {
+	if l.Reaches == 0 {
+		return ""
+	}
+	return sumOf(fmt.Sprintf("%d %d %d %d", l.Format, l.First, l.Last, l.Reaches))
+}
+
+func sumOf(text string) string {
 	return fmt.Sprintf("%08x", crc32.Checksum([]byte(text), castagnoli))
 }
 
 // write puts the list in the place of the one that is there.
 func (l list) write(dir string) error {
 	l.Format = listFormat
-	l.Checksum = l.sum()
+	l.Checksum, l.ReachesChecksum = l.sum(), l.reachesSum()
 	raw, err := json.Marshal(l)
 	if err != nil {
 		return err
@@ -62,7 +81,7 @@ func readList(dir string) (l list, found bool, err error) {
 	if err := json.Unmarshal(raw, &l); err != nil {
 		return list{}, true, fmt.Errorf("%w (%s: %w)", ErrDamaged, path, err)
 	}
-	if l.Checksum != l.sum() {
+	if l.Checksum != l.sum() || l.ReachesChecksum != l.reachesSum() {
 		return list{}, true, fmt.Errorf("%w (%s: checksum mismatch)", ErrDamaged, path)
 	}
 	if l.Format != listFormat {

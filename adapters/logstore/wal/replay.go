@@ -21,7 +21,8 @@ var ErrDamaged = logstore.Damage("write-ahead log is damaged: nothing was change
 // Batches are numbered without gaps, and one is written when the one before it is
 // durable. So what can't be read is the rest of the last write, which nobody was told
 // is done, if nothing of a later one lies behind it; else it is damage. A batch that is
-// not whole is not there.
+// not whole is not there. And what the list says was durable is there, or it is damage
+// as well, whatever lies behind it.
 type replay struct {
 	segments []*segment // those that were begun, but the first one anyway
 	spares   []*segment // those behind them
@@ -99,7 +100,21 @@ func (r *replay) readAll(dir string, listed list, flag int) error {
 			return err
 		}
 	}
+	if r.next <= listed.Reaches {
+		return fmt.Errorf("%w (%s: unreadable at byte %d, and more of it was written: the last batch is %d, and %s knows of batch %d)",
+			ErrDamaged, last.path, last.end, r.next-1, listName, listed.Reaches)
+	}
 	return nil
+}
+
+// settle makes what was read durable, which it need not be when the process was killed
+// that wrote it. Nothing may be built upon it before. Only the last batch is in doubt, and
+// not where the list knows of it.
+func (r *replay) settle(listed list) error {
+	if len(r.segments) == 0 || r.next-1 <= listed.Reaches {
+		return nil
+	}
+	return r.segments[len(r.segments)-1].file.Sync()
 }
 
 func (r *replay) close() error {

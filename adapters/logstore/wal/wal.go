@@ -69,7 +69,7 @@ func open(dir, path string, logger *slog.Logger) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := found.repair(path, logger); err != nil {
+	if err := errors.Join(found.settle(listed), found.repair(path, logger)); err != nil {
 		return nil, errors.Join(err, found.close())
 	}
 	s := newStore(path, logger, listed, found)
@@ -121,8 +121,8 @@ func Inspect(dir string, logger *slog.Logger) (logstore.Store, error) {
 		return nil, fmt.Errorf("%w: %s", logstore.ErrNoStore, path)
 	}
 	found.warn(logger)
-	found.closed = true // nothing is to be said at the end
 	s := newStore(path, logger, listed, found)
+	s.inspected = true
 	close(s.stopped) // there is nothing to keep
 	return logstore.ReadOnly(s), nil
 }
@@ -132,8 +132,9 @@ type store struct {
 	logger *slog.Logger
 
 	// life is held for reading by every call, so that Close waits for them.
-	life   sync.RWMutex
-	closed bool
+	life      sync.RWMutex
+	closed    bool
+	inspected bool // it is only looked at
 
 	// write puts writers in a row, and guards what only they use.
 	write  sync.Mutex
@@ -151,6 +152,8 @@ type store struct {
 
 	mu       sync.RWMutex // guards all below; nobody waits for the disk with it
 	listed   list         // as it is on disk; changed by who holds keeping
+	opened   uint64       // number of the last batch when the store was opened; 0: there was none
+	reached  uint64       // number of the last batch that is durable
 	segments []*segment   // and where they end, and what lives in them
 	tail     *segment     // the last of them; changed by who writes
 	spares   []*segment   // behind it, not begun yet
@@ -163,7 +166,8 @@ func newStore(path string, logger *slog.Logger, listed list, found *replay) *sto
 		path: path, logger: logger,
 		next: found.next, marked: found.closed || found.next == 1,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
-		listed: listed, segments: found.segments, spares: found.spares,
+		listed: listed, opened: found.next - 1, reached: found.next - 1,
+		segments: found.segments, spares: found.spares,
 		places: found.places, values: found.values,
 	}
 	if count := len(s.segments); count > 0 {
@@ -343,19 +347,27 @@ func (s *store) closeFiles() error {
 }
 
 // mark says that all before was written, so that damage at the end is not taken for
-// the rest of a write. A disk that refuses that is no reason not to close.
+// the rest of a write: with a record, which is all that builds before the list told of it
+// look at, and in the list, which is there when the end of the log is not. A disk that
+// refuses that is no reason not to close.
 func (s *store) mark() {
-	if s.marked {
+	if s.inspected {
 		return
 	}
-	s.buffer.reset()
-	err := s.buffer.addClosed()
-	if err == nil {
-		err = s.commit(0, func(*segment) {})
-	}
-	if err != nil {
+	if err := errors.Join(s.markLog(), s.markList()); err != nil {
 		s.logger.Debug("the end of the log could not be marked", "error", err)
 	}
+}
+
+func (s *store) markLog() error {
+	if s.marked {
+		return nil
+	}
+	s.buffer.reset()
+	if err := s.buffer.addClosed(); err != nil {
+		return err
+	}
+	return s.commit(0, func(*segment) {})
 }
 
 // commit makes what is in the buffer durable, leaving so much of the segment, and
@@ -376,6 +388,7 @@ func (s *store) commit(leave int64, done func(*segment)) error {
 	defer s.mu.Unlock()
 	done(s.tail)
 	s.tail.end += size
+	s.reached = s.next - 1
 	s.demand()
 	return nil
 }
@@ -429,6 +442,7 @@ func (s *store) rotate(room int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tail.end += int64(len(first.raw))
+	s.reached = s.next - 1
 	s.segments = append(s.segments, spares...)
 	s.spares = nil
 	s.tail = tail
