@@ -28,7 +28,13 @@ const (
 	walHeaderSize  = 20
 	markerHeadSize = 5 // of a marker's record: every length in it fits one byte
 	walPattern     = "*.mem"
+	// walMade is the size that badger gives to one before it writes to it: this one, or
+	// a larger one by earlier builds. See memtableSize.
+	walMade = 4 << 20
 )
+
+// It does not compile where badger would make a smaller one.
+const _ = uint(2*memtableSize - walMade)
 
 var (
 	markerKey  = []byte("!badger!txn")
@@ -65,7 +71,15 @@ func refuseLostEntries(dir string) error {
 		if len(raw) <= walHeaderSize {
 			continue
 		}
+		if keyed(raw) {
+			return fmt.Errorf("%w (%s: its beginning makes no sense)", ErrDamaged, path)
+		}
 		end := readableEnd(raw)
+		// badger cuts one off itself when it has opened it after a crash, exactly behind
+		// the last transaction, and writes no more to it.
+		if len(raw) < walMade && len(raw) != end {
+			return fmt.Errorf("%w (%s: it is cut off: it has %d bytes, and is readable up to byte %d)", ErrDamaged, path, len(raw), end)
+		}
 		if lost := markersAfter(raw, end); lost > inFlight {
 			return fmt.Errorf("%w (%s: unreadable at byte %d, %d transactions follow)", ErrDamaged, path, end, lost)
 		}
@@ -80,11 +94,17 @@ func refuseLostEntries(dir string) error {
 	return nil
 }
 
+// keyed says whether a log or a value log begins with the number of a key that it is
+// encrypted with. None is: badger would not find the key, and not open it.
+func keyed(raw []byte) bool {
+	return len(raw) >= walHeaderSize && binary.BigEndian.Uint64(raw) != 0
+}
+
 // removeEmpty removes the files that a crash left without a byte, which badger does not
 // open: it creates a file before it gives it a size, and empties a log, when its tables
 // have what was in it, before it removes it. The value logs never hold anything here.
 func removeEmpty(dir string) error {
-	for _, pattern := range []string{walPattern, "*.vlog"} {
+	for _, pattern := range []string{walPattern, "*" + valueSuffix} {
 		paths, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
 			return err

@@ -60,6 +60,24 @@ func overwrite(t *testing.T, path string, where func(raw []byte) int) {
 	}
 }
 
+// endOf is where the last transaction ends.
+func endOf(raw []byte) int {
+	key := bytes.LastIndex(raw, []byte(markerText))
+	return key + int(raw[key-3]) + int(raw[key-2]) + 4 // its key, its value and the checksum
+}
+
+// cut shortens a file to what where finds.
+func cut(t *testing.T, path string, where func(raw []byte) int) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, int64(where(raw))); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // create makes a file of nothing.
 func create(t *testing.T, path string) {
 	t.Helper()
@@ -95,17 +113,21 @@ func TestAfterACrash(t *testing.T) {
 			},
 			last: 19,
 		},
-		"a log that was cut in the last transaction is whole up to there": {
-			damage: func(t *testing.T, wal string) {
-				raw, err := os.ReadFile(wal)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := os.Truncate(wal, int64(dataOf(20)(raw))); err != nil {
-					t.Fatal(err)
-				}
-			},
-			last: 19,
+		"a log that badger cut behind its last transaction is whole": {
+			damage: func(t *testing.T, wal string) { cut(t, wal, endOf) },
+			last:   20,
+		},
+		"a log that was cut in its last transaction is refused": {
+			damage: func(t *testing.T, wal string) { cut(t, wal, dataOf(20)) },
+		},
+		"a log that was cut in the middle is refused": {
+			damage: func(t *testing.T, wal string) { cut(t, wal, dataOf(10)) },
+		},
+		"a log that was cut behind its transactions is refused": {
+			damage: func(t *testing.T, wal string) { cut(t, wal, func(raw []byte) int { return len(raw) - 1 }) },
+		},
+		"a log that seems to be encrypted is refused": {
+			damage: func(t *testing.T, wal string) { overwrite(t, wal, func([]byte) int { return 3 }) },
 		},
 		"files that were only created are nothing": {
 			damage: func(t *testing.T, wal string) { create(t, nextTo(wal)); create(t, filepath.Dir(wal)+"/000077.vlog") },
@@ -277,6 +299,47 @@ func TestNoLogAfterAnOrderlyStopIsNoDamage(t *testing.T) {
 		}
 		if logs, err := filepath.Glob(filepath.Join(dir, "log.badger", "*.mem")); err != nil || len(logs) > 0 {
 			t.Fatalf("after Close: %v, %v", logs, err)
+		}
+	}
+}
+
+// What badger would refuse in words of its own is damage for everybody who opens it.
+func TestFilesThatBadgerDoesNotOpenAreRefused(t *testing.T) {
+	for _, pattern := range []string{"*.vlog", "KEYREGISTRY"} {
+		for name, left := range map[string]func(*testing.T) string{"after a crash": crashed, "after an orderly stop": tabled} {
+			t.Run(pattern+" "+name, func(t *testing.T) {
+				intact := left(t)
+				path := only(t, intact, pattern)
+				raw, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for at := range min(len(raw), 40) {
+					spoilt := bytes.Clone(raw)
+					spoilt[at] ^= 4
+					if err := os.WriteFile(path, spoilt, 0o600); err != nil {
+						t.Fatal(err)
+					}
+					store, err := badger.Inspect(intact, nil)
+					if err != nil {
+						wantUnopened(t, intact, badger.ErrDamagedTables, path)
+						continue
+					}
+					if err := store.Close(); err != nil {
+						t.Fatal(err)
+					}
+					dir := t.TempDir()
+					if err := os.CopyFS(dir, os.DirFS(intact)); err != nil {
+						t.Fatal(err)
+					}
+					if store, err = badger.Open(dir, nil); err != nil {
+						t.Fatalf("byte %d: it was sound, and then %v", at, err)
+					}
+					if err := store.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
 		}
 	}
 }

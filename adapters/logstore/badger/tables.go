@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -27,6 +28,7 @@ const (
 	keyRegistryFile = "KEYREGISTRY"
 	walSuffix       = ".mem"
 	tableSuffix     = ".sst"
+	valueSuffix     = ".vlog"
 )
 
 // ErrDamagedTables is what Open returns for tables that can't be read, or that are
@@ -48,7 +50,52 @@ func check(path string, logger *slog.Logger) (written bool, err error) {
 			return true, fmt.Errorf("%w (%s: %w)", ErrDamagedTables, table.NewFilename(id, path), err)
 		}
 	}
-	return true, refuseLostEntries(path)
+	return true, errors.Join(verifyKeys(path), verifyValueLogs(path), refuseLostEntries(path))
+}
+
+// verifyKeys reads the list of keys, of which there are none.
+func verifyKeys(dir string) error {
+	path := filepath.Join(dir, keyRegistryFile)
+	if _, err := os.ReadFile(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // badger makes a new one
+		}
+		return err
+	}
+	keys, err := badger.OpenKeyRegistry(badger.KeyRegistryOptions{Dir: dir, ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("%w (%s: %w)", ErrDamagedTables, path, err)
+	}
+	return keys.Close()
+}
+
+// verifyValueLogs reads how the value logs begin. They never hold anything here, and
+// badger opens all of them.
+func verifyValueLogs(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "*"+valueSuffix))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		header, err := headerOf(path)
+		if err != nil {
+			return err
+		}
+		if keyed(header) {
+			return fmt.Errorf("%w (%s: its beginning makes no sense)", ErrDamagedTables, path)
+		}
+	}
+	return nil
+}
+
+// headerOf reads what a value log begins with, or less where it is shorter.
+func headerOf(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	return io.ReadAll(io.LimitReader(file, walHeaderSize))
 }
 
 // listedTables gives the tables in use. Others may lie beside them: what a crash
