@@ -382,10 +382,10 @@ func TestInspectFindsDamage(t *testing.T) {
 			},
 			file: "state.bin", says: "it has 100 bytes", help: helpSpare, spare: true},
 		"a snapshot without its state": {
-			happens: func(h harm) { h.remove(h.snapshot(1, "state.bin")) },
-			file:    "state.bin", says: "no such file", help: helpSpare, spare: true},
+			happens: func(h harm) { h.remove(h.snapshot(0, "state.bin")) },
+			file:    "state.bin", says: "missing", help: helpSpare, spare: true},
 		"a snapshot without its description": {
-			happens: func(h harm) { h.remove(h.snapshot(1, "meta.json")) },
+			happens: func(h harm) { h.remove(h.snapshot(0, "meta.json")) },
 			file:    "meta.json", says: "missing", help: helpSpare, spare: true},
 		"a description that is cut": {
 			happens: func(h harm) {
@@ -395,12 +395,19 @@ func TestInspectFindsDamage(t *testing.T) {
 			},
 			file: "meta.json", says: "unexpected end", help: helpSpare, spare: true},
 		"a description of another snapshot": {
+			happens: func(h harm) { h.describe(1, func(f *snapshotFile) { f.Index++ }) },
+			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
+		"a voter that was none in a membership": {
+			happens: func(h harm) { h.replace(h.snapshot(0, "meta.json"), `"Suffrage":0`, `"Suffrage":1`) },
+			file:    "meta.json", says: "checksum mismatch", help: helpSpare, spare: true},
+		"a membership that nothing else has": {
 			happens: func(h harm) {
-				h.replace(h.snapshot(1, "meta.json"), fmt.Sprintf(`"Index":%d`, older), fmt.Sprintf(`"Index":%d`, older+1))
+				h.store(func(s logstore.Store) error { return s.DeleteRange(newest, last) })
+				h.replace(h.snapshot(0, "meta.json"), `"Suffrage":0`, `"Suffrage":1`)
 			},
-			file: "meta.json", says: "does not fit", help: helpSpare, spare: true},
+			file: "meta.json", says: "checksum mismatch", help: helpDamaged},
 		"a snapshot of a newer version": {
-			happens: func(h harm) { h.replace(h.snapshot(1, "meta.json"), `"Version":1`, `"Version":7`) },
+			happens: func(h harm) { h.describe(1, func(f *snapshotFile) { f.Version = 7 }) },
 			file:    "meta.json", says: "version 7", help: helpSpare, spare: true},
 		"a manifest of another cluster": {
 			happens: func(h harm) {

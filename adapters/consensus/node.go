@@ -198,7 +198,7 @@ func (n *Node) start(address string) (err error) {
 		}
 	}()
 	settings := n.settings()
-	found, err := n.snapshots(settings)
+	found, err := n.snapshots()
 	if err != nil {
 		return err
 	}
@@ -374,13 +374,11 @@ func (n *Node) settings() *raft.Config {
 	return settings
 }
 
-func (n *Node) snapshots(settings *raft.Config) (raft.SnapshotStore, error) {
+func (n *Node) snapshots() (raft.SnapshotStore, error) {
 	if n.config.Volatile {
 		return raft.NewInmemSnapshotStore(), nil
 	}
-	// Raft puts them into a folder "snapshots", each with its checksum, and
-	// renames a snapshot into place only once it is on disk.
-	return raft.NewFileSnapshotStoreWithLogger(n.directory.Path(), retainedSnapshots, settings.Logger)
+	return openSnapshots(n.directory.Path(), n.config.Logger)
 }
 
 // bootstrap makes a cluster of this instance alone, where that is asked for and

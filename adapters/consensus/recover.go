@@ -57,7 +57,7 @@ func Recover(r Recovery) (err error) {
 	settings := raft.DefaultConfig()
 	settings.LocalID = raft.ServerID(r.Directory.RaftID())
 	settings.Logger = raftLogger(r.Logger, func() bool { return false })
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(path, retainedSnapshots, settings.Logger)
+	snapshots, err := openSnapshots(path, r.Logger)
 	if err != nil {
 		return err
 	}

@@ -298,7 +298,7 @@ func TestRecoverRefuses(t *testing.T) {
 			happens: func(h harm) {
 				meta := h.r.Snapshots[0]
 				id := fmt.Sprintf("%d-%d-%d", meta.Term, meta.Index, time.Now().Add(time.Hour).UnixMilli())
-				h.replace(h.snapshot(0, "meta.json"), meta.ID, id)
+				h.describe(0, func(f *snapshotFile) { f.ID = id })
 				if err := os.Rename(h.snapshot(0, ""), filepath.Join(h.dir, "snapshots", id)); err != nil {
 					h.t.Fatal(err)
 				}

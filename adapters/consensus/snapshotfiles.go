@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"hash/crc64"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,54 +19,81 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// What raft makes in the directory: raft.FileSnapshotStore can't be used to look at
-// it, because it tries at once whether it may write.
+// How raft.FileSnapshotStore keeps snapshots in the directory, and snapshotStore too.
 const (
 	snapshotsFolder = "snapshots"
 	snapshotMeta    = "meta.json"
 	snapshotState   = "state.bin"
-	unfinished      = ".tmp" // ends the name of a snapshot that is not complete
+	unfinished      = ".tmp" // ends the name of a snapshot that is not complete, or about to go
+
+	// describedVersion is the only one of raft's versions of a snapshot that was ever written.
+	describedVersion raft.SnapshotVersion = 1
 )
 
-// snapshotFile is what raft writes as meta.json.
+var stateTable = crc64.MakeTable(crc64.ECMA)
+
+// errMissing: a snapshot lacks one of its files.
+var errMissing = errors.New("it is missing")
+
+// snapshotFile is what meta.json says. The last member of the object is a checksum of
+// all before it, which builds from before that ignore; the membership, for one, is
+// nowhere else. They write the same without it, in exactly one way.
 type snapshotFile struct {
 	raft.SnapshotMeta
 	CRC []byte // CRC-64 (ECMA) of the state
+}
+
+// plain is the description without a checksum.
+func (f snapshotFile) plain() ([]byte, error) {
+	raw, err := json.Marshal(f)
+	return append(raw, '\n'), err
+}
+
+func (f snapshotFile) encode() ([]byte, error) {
+	raw, err := f.plain()
+	return sealDescription(bytes.TrimSuffix(raw, []byte("}\n"))), err
+}
+
+// sealDescription ends a description of which the end of the object is missing.
+func sealDescription(body []byte) []byte {
+	return fmt.Appendf(bytes.Clone(body), descriptionSeal, crc32.Checksum(body, castagnoli))
+}
+
+const (
+	descriptionSeal       = `,"Checksum":"%08x"}` + "\n" // CRC-32C
+	descriptionSealLength = len(`,"Checksum":"01234567"}` + "\n")
+)
+
+// decodeDescription believes what its checksum proves. Where there is none, there must
+// be nothing but what builds from before it write.
+func decodeDescription(raw []byte) (f snapshotFile, err error) {
+	body := raw[:max(0, len(raw)-descriptionSealLength)]
+	proven := bytes.Equal(raw, sealDescription(body))
+	if err := json.Unmarshal(raw, &f); err != nil || proven {
+		return f, err
+	}
+	if plain, err := f.plain(); err != nil || f.Version != describedVersion || !bytes.Equal(raw, plain) {
+		return f, errChecksum
+	}
+	return f, nil
 }
 
 // readSnapshots reads all snapshots, and takes the newest that is whole for the
 // base, as raft does.
 func (i *inspection) readSnapshots() {
 	folder := filepath.Join(i.Directory, snapshotsFolder)
-	entries, err := os.ReadDir(folder)
-	if errors.Is(err, fs.ErrNotExist) {
-		return
-	}
+	spoilt := map[string]error{}
+	metas, err := describedSnapshots(folder, func(path string, err error) { spoilt[path] = err })
 	if err != nil {
 		i.damage(folder, 0, err)
 		return
 	}
-	var metas []snapshotFile
-	for _, entry := range entries {
-		if !entry.IsDir() || strings.HasSuffix(entry.Name(), unfinished) {
-			continue // raft does not look at these either
-		}
-		path := filepath.Join(folder, entry.Name())
-		meta, err := readSnapshotMeta(path)
-		if err != nil {
-			_, index, _, _ := snapshotName(entry.Name())
-			i.faultySnapshot(filepath.Join(path, snapshotMeta), index, err)
-			continue
-		}
-		metas = append(metas, meta)
-	}
-	slices.SortFunc(metas, func(a, b snapshotFile) int { return -compareSnapshots(&a.SnapshotMeta, &b.SnapshotMeta) })
 	for _, meta := range metas {
-		path := filepath.Join(folder, meta.ID, snapshotState)
+		path := filepath.Join(folder, meta.ID)
 		decode := len(i.Snapshots) == 0 || !i.provenOnly
-		read, err := readSnapshotState(path, meta, decode)
+		read, err := readSnapshotState(filepath.Join(path, snapshotState), meta, decode)
 		if err != nil {
-			i.faultySnapshot(path, meta.Index, err)
+			i.faultySnapshot(path, snapshotState, err)
 			continue
 		}
 		found := SnapshotReport{ID: meta.ID, Index: meta.Index, Term: meta.Term, Size: meta.Size}
@@ -77,11 +106,38 @@ func (i *inspection) readSnapshots() {
 		}
 		i.Snapshots = append(i.Snapshots, found)
 	}
+	for _, path := range slices.Sorted(maps.Keys(spoilt)) {
+		i.faultySnapshot(path, snapshotMeta, spoilt[path])
+	}
+}
+
+// describedSnapshots reads what all snapshots say of themselves, the newest first, and
+// tells spoilt of each folder where that can't be believed.
+func describedSnapshots(folder string, spoilt func(path string, err error)) (found []snapshotFile, err error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() || strings.HasSuffix(entry.Name(), unfinished) {
+			continue
+		}
+		path := filepath.Join(folder, entry.Name())
+		meta, err := readSnapshotMeta(path)
+		if err != nil {
+			spoilt(path, err)
+			continue
+		}
+		found = append(found, meta)
+	}
+	slices.SortFunc(found, func(a, b snapshotFile) int { return -compareSnapshots(&a.SnapshotMeta, &b.SnapshotMeta) })
+	return found, nil
 }
 
 // faultySnapshot is spare unless conclude finds that it is missed.
-func (i *inspection) faultySnapshot(path string, index uint64, err error) {
-	f := Fault{Path: path, Index: index, What: err, Help: helpDamaged, Spare: true}
+func (i *inspection) faultySnapshot(path, file string, err error) {
+	named, _ := snapshotNamed(filepath.Base(path))
+	f := Fault{Path: filepath.Join(path, file), Index: named.Index, What: err, Help: helpDamaged, Spare: true}
 	if errors.Is(err, errUnknownFormat) {
 		f.Help = helpNewer
 	}
@@ -100,48 +156,72 @@ func snapshotName(name string) (term, index uint64, made int64, ok bool) {
 	return term, index, made, err == nil
 }
 
+// snapshotNamed gives what the name of its folder says of a snapshot that is complete.
+func snapshotNamed(name string) (meta raft.SnapshotMeta, ok bool) {
+	term, index, _, ok := snapshotName(name)
+	return raft.SnapshotMeta{ID: name, Term: term, Index: index}, ok
+}
+
 func readSnapshotMeta(path string) (snapshotFile, error) {
-	var meta snapshotFile
 	raw, err := os.ReadFile(filepath.Join(path, snapshotMeta))
-	if err != nil {
-		return meta, errors.New("it is missing, or can't be read")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return snapshotFile{}, errMissing
+	case err != nil:
+		return snapshotFile{}, err
 	}
-	if err := json.Unmarshal(raw, &meta); err != nil {
+	meta, err := decodeDescription(raw)
+	if err != nil {
 		return meta, err
 	}
-	name := filepath.Base(path)
-	term, index, _, named := snapshotName(name)
+	named, ok := snapshotNamed(filepath.Base(path))
 	switch {
-	case meta.Version < raft.SnapshotVersionMin || meta.Version > raft.SnapshotVersionMax:
-		return meta, fmt.Errorf("%w: it is of version %d, this build reads up to %d", errUnknownFormat, meta.Version, raft.SnapshotVersionMax)
-	case !named || meta.ID != name || meta.Index != index || meta.Term != term:
+	case meta.Version != describedVersion:
+		return meta, fmt.Errorf("%w: it is of version %d, this build reads version %d", errUnknownFormat, meta.Version, describedVersion)
+	case !ok || meta.ID != named.ID || meta.Index != named.Index || meta.Term != named.Term:
 		return meta, fmt.Errorf("it is about snapshot %q, entry %d of term %d, and does not fit the name of its folder", meta.ID, meta.Index, meta.Term)
 	}
 	return meta, nil
 }
 
-// readSnapshotState reads the state twice: it is not decoded before the checksum
-// that raft made has proven it. Without decode it is only proven.
-func readSnapshotState(path string, meta snapshotFile, decode bool) (read restored, err error) {
+// openSnapshotState gives the state when its checksum has proven it.
+func openSnapshotState(path string, meta snapshotFile) (state *os.File, err error) {
 	file, err := os.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, errMissing
+	case err != nil:
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = file.Close() // it was only read
+		}
+	}()
+	sum := crc64.New(stateTable)
+	size, err := io.Copy(sum, file)
+	switch {
+	case err != nil:
+		return nil, err
+	case size != meta.Size:
+		return nil, fmt.Errorf("it has %d bytes, and should have %d", size, meta.Size)
+	case !bytes.Equal(sum.Sum(nil), meta.CRC):
+		return nil, errChecksum
+	}
+	_, err = file.Seek(0, io.SeekStart)
+	return file, err
+}
+
+// readSnapshotState reads the state twice: it is not decoded before the checksum
+// has proven it. Without decode it is only proven.
+func readSnapshotState(path string, meta snapshotFile, decode bool) (read restored, err error) {
+	file, err := openSnapshotState(path, meta)
 	if err != nil {
 		return restored{}, err
 	}
 	defer func() { _ = file.Close() }() // it was only read
-	sum := crc64.New(crc64.MakeTable(crc64.ECMA))
-	size, err := io.Copy(sum, file)
-	switch {
-	case err != nil:
-		return restored{}, err
-	case size != meta.Size:
-		return restored{}, fmt.Errorf("it has %d bytes, and should have %d", size, meta.Size)
-	case !bytes.Equal(sum.Sum(nil), meta.CRC):
-		return restored{}, errChecksum
-	case !decode:
+	if !decode {
 		return restored{}, nil
-	}
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
-		return restored{}, err
 	}
 	read, err = readSnapshot(file)
 	switch {

@@ -1,0 +1,294 @@
+package consensus
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
+)
+
+// describe changes what a snapshot says of itself, and has it prove that.
+func (h harm) describe(which int, change func(*snapshotFile)) {
+	h.t.Helper()
+	h.rewrite(h.snapshot(which, "meta.json"), change)
+}
+
+func (h harm) rewrite(path string, change func(*snapshotFile)) {
+	h.t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	f, err := decodeDescription(raw)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	change(&f)
+	raw, err = f.encode()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func someDescription() snapshotFile {
+	return snapshotFile{
+		SnapshotMeta: raft.SnapshotMeta{
+			Version: 1, ID: "3-44-1700000000000", Index: 44, Term: 3, Peers: []byte("old"),
+			Configuration: raft.Configuration{Servers: []raft.Server{
+				{Suffrage: raft.Voter, ID: "n1", Address: "10.0.0.1:8008"},
+				{Suffrage: raft.Nonvoter, ID: "n2", Address: "<n2>:8008"},
+			}},
+			ConfigurationIndex: 7, Size: 4321,
+		},
+		CRC: []byte{1, 2, 3, 4, 5, 6, 7, 8},
+	}
+}
+
+func TestGoldenDescriptions(t *testing.T) {
+	f := someDescription()
+	for name, encode := range map[string]func() ([]byte, error){
+		"description-v1-plain.golden":  f.plain, // as raft.FileSnapshotStore writes it
+		"description-v1-sealed.golden": f.encode,
+	} {
+		raw, err := encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := decodeDescription(golden(t, name, raw))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		mustEqual(t, name, read, f)
+	}
+}
+
+func TestADescriptionWithAWrongBitIsNotBelieved(t *testing.T) {
+	f := someDescription()
+	sealed, err := f.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := range sealed {
+		for bit := range 8 {
+			spoilt := bytes.Clone(sealed)
+			spoilt[at] ^= 1 << bit
+			if got, err := decodeDescription(spoilt); err == nil {
+				t.Errorf("bit %d of byte %d: %s is read as %+v", bit, at, spoilt, got)
+			}
+		}
+	}
+	for end := range sealed {
+		if got, err := decodeDescription(sealed[:end]); err == nil {
+			t.Errorf("%q is read as %+v", sealed[:end], got)
+		}
+	}
+}
+
+// Without a checksum there is still only one way to write a description.
+func TestADescriptionWithoutAChecksumIsWrittenAsEver(t *testing.T) {
+	plain, err := someDescription().plain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string][2]string{
+		"a member of another name": {`"Servers"`, `"Sesvers"`},
+		"in other letters":         {`"Servers"`, `"servers"`},
+		"a version from nowhere":   {`"Version":1`, `"Version":0`},
+		"a version from later":     {`"Version":1`, `"Version":3`},
+		"a checksum that is gone":  {`"}` + "\n", `","Checksun":"00000000"}` + "\n"},
+	} {
+		spoilt := strings.Replace(string(plain), spoil[0], spoil[1], 1)
+		if got, err := decodeDescription([]byte(spoilt)); spoilt == string(plain) || err == nil {
+			t.Errorf("%s: %s is read as %+v", name, spoilt, got)
+		}
+	}
+	// A later build may say more, if it proves it.
+	body := strings.TrimSuffix(string(plain), "}\n") + `,"More":1`
+	if _, err := decodeDescription(sealDescription([]byte(body))); err != nil {
+		t.Error(err)
+	}
+}
+
+func newSnapshot(t *testing.T, store raft.SnapshotStore, index uint64, content string) (id string) {
+	t.Helper()
+	_, transport := raft.NewInmemTransport("")
+	sink, err := store.Create(1, index, 2, someDescription().Configuration, 1, transport)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(sink, content); err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return sink.ID()
+}
+
+func openTestSnapshots(t *testing.T, dir string) *snapshotStore {
+	t.Helper()
+	store, err := openSnapshots(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+func namesIn(t *testing.T, folder string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// Builds from before snapshotStore use raft.FileSnapshotStore.
+func TestSnapshotsAreReadByBuildsFromBeforeAndTheOtherWayRound(t *testing.T) {
+	dir := t.TempDir()
+	theirs, err := raft.NewFileSnapshotStore(dir, retainedSnapshots, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := openTestSnapshots(t, dir)
+	a, b := newSnapshot(t, ours, 10, "ours"), newSnapshot(t, theirs, 20, "theirs")
+	for name, store := range map[string]raft.SnapshotStore{"ours": ours, "theirs": theirs} {
+		list, err := store.List()
+		if err != nil || len(list) != 2 || list[0].ID != b || list[1].ID != a {
+			t.Fatalf("%s lists %v, %v", name, list, err)
+		}
+		for id, want := range map[string]string{a: "ours", b: "theirs"} {
+			meta, state, err := store.Open(id)
+			if err != nil {
+				t.Fatalf("%s opens %s: %v", name, id, err)
+			}
+			content, err := io.ReadAll(state)
+			if err != nil || string(content) != want || state.Close() != nil {
+				t.Errorf("%s: %q, %v", name, content, err)
+			}
+			mustEqual(t, name, meta.Configuration, someDescription().Configuration)
+			if meta.ConfigurationIndex != 1 || meta.Size != int64(len(want)) || meta.Term != 2 {
+				t.Errorf("%s: %+v", name, meta)
+			}
+		}
+	}
+}
+
+func TestASnapshotIsThereWhenItIsClosed(t *testing.T) {
+	dir := t.TempDir()
+	store := openTestSnapshots(t, dir)
+	sink, err := store.Create(1, 10, 2, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := store.List(); err != nil || len(list) != 0 {
+		t.Errorf("before that: %v, %v", list, err)
+	}
+	if err := sink.Cancel(); err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Errorf("what is cancelled is closed: %v", err)
+	}
+	if left := namesIn(t, store.folder); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+	if _, err := store.Create(2, 10, 2, raft.Configuration{}, 1, nil); err == nil {
+		t.Error("a version that nobody knows is written")
+	}
+	id := newSnapshot(t, store, 11, "x")
+	mustEqual(t, "its files", namesIn(t, filepath.Join(store.folder, id)), []string{"meta.json", "state.bin"})
+}
+
+func TestADamagedSnapshotIsNotGiven(t *testing.T) {
+	for _, file := range []string{"meta.json", "state.bin"} {
+		dir := t.TempDir()
+		store := openTestSnapshots(t, dir)
+		older, newer := newSnapshot(t, store, 10, strings.Repeat("x", 100)), newSnapshot(t, store, 20, strings.Repeat("y", 100))
+		harm{t: t, dir: dir}.flip(filepath.Join(store.folder, newer, file), 40)
+		if _, _, err := store.Open(newer); err == nil || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: %v", file, err)
+		}
+		list, err := store.List()
+		if err != nil || list[len(list)-1].ID != older {
+			t.Errorf("%s: %v, %v", file, list, err)
+		}
+	}
+}
+
+// Whatever is older than the last two goes, also what somebody else could not remove.
+func TestOldSnapshotsGo(t *testing.T) {
+	store := openTestSnapshots(t, t.TempDir())
+	first := newSnapshot(t, store, 10, "1")
+	if err := os.Remove(filepath.Join(store.folder, first, "meta.json")); err != nil {
+		t.Fatal(err)
+	}
+	second := newSnapshot(t, store, 20, "2")
+	third := newSnapshot(t, store, 30, "3")
+	mustEqual(t, "as long as there are two", namesIn(t, store.folder), []string{first, second, third})
+	stranger := filepath.Join(store.folder, "note")
+	if err := os.Mkdir(stranger, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fourth := newSnapshot(t, store, 40, "4")
+	mustEqual(t, "in the end", namesIn(t, store.folder), []string{third, fourth, "note"})
+}
+
+// A membership that can't be proven is not started with: two wrong bits in it made one
+// of three voters the only one.
+func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.timing = func(timing *Timing) { steadily(timing); eager(timing) }
+	})
+	leader, damaged := cluster[0], cluster[2]
+	leader.promotes(t)
+	folder := filepath.Join(damaged.config.Directory, "snapshots")
+	var change domain.Change
+	until(t, "snapshots of all three", func() bool {
+		change = register(t, leader, "a")
+		change = register(t, leader, "b")
+		_, err := leader.Propose(within(t), domain.Deregister{ID: "b"})
+		found, _ := filepath.Glob(filepath.Join(folder, "*[0-9]", "meta.json"))
+		return err == nil && len(found) == 2
+	})
+	damaged.arrives(t, change.Revision)
+	damaged.stop(t)
+	metas, err := filepath.Glob(filepath.Join(folder, "*", "meta.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, meta := range metas {
+		raw, err := os.ReadFile(meta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range cluster[:2] {
+			raw = bytes.ReplaceAll(raw, []byte(`"Suffrage":0,"ID":"`+other.config.ID), []byte(`"Suffrage":1,"ID":"`+other.config.ID))
+		}
+		if err := os.WriteFile(meta, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damaged = again(t, damaged, steadily)
+	if state, _ := damaged.State(); state.Leading || !strings.Contains(state.Quarantine, "damaged-") {
+		t.Errorf("it starts with %+v", state)
+	}
+	damaged.eventually(t, "a voter, out of quarantine", func(s ports.LocalState) bool {
+		self, _ := s.Roster.Find(damaged.config.ID)
+		return s.Quarantine == "" && self.Suffrage == domain.Voter
+	})
+}
