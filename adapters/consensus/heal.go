@@ -52,6 +52,7 @@ func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
 		return nil, nil, errors.Join(err, store.Close())
 	}
 	if report.Empty && !n.wasAlone() {
+		n.sweep(report.Leftovers)
 		return store, nil, nil // it goes into quarantine, or founds a cluster
 	}
 	var missed []Fault
@@ -64,8 +65,20 @@ func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
 	}
 	if len(missed) == 0 {
 		n.newest = report.newest
+		n.sweep(report.Leftovers)
 	}
 	return store, missed, nil
+}
+
+// sweep removes what is left of snapshots. It can do without: they are in nobody's way.
+func (n *Node) sweep(leftovers []string) {
+	for _, path := range leftovers {
+		if err := removeSnapshot(path); err != nil {
+			n.config.Logger.Warn("what is left of a snapshot could not be removed", "path", path, "error", err)
+			continue
+		}
+		n.config.Logger.Info("removed what was left of a snapshot when this instance last ended", "path", path)
+	}
 }
 
 func faultOf(err error) []Fault {

@@ -47,6 +47,9 @@ type Report struct {
 	ReachIndex, ReachTerm uint64
 
 	Snapshots []SnapshotReport // the newest first
+	// Leftovers are paths of what an end in the middle of something has left of
+	// snapshots: nobody needs it, and the next start removes it.
+	Leftovers []string
 
 	// Roster is the membership that the instance would start with, and RosterIndex
 	// where it was written.

@@ -82,6 +82,7 @@ func decodeDescription(raw []byte) (f snapshotFile, err error) {
 // base, as raft does.
 func (i *inspection) readSnapshots() {
 	folder := filepath.Join(i.Directory, snapshotsFolder)
+	i.Leftovers, _ = filepath.Glob(filepath.Join(folder, "*"+unfinished))
 	spoilt := map[string]error{}
 	metas, err := describedSnapshots(folder, func(path string, err error) { spoilt[path] = err })
 	if err != nil {
@@ -134,14 +135,26 @@ func describedSnapshots(folder string, spoilt func(path string, err error)) (fou
 	return found, nil
 }
 
-// faultySnapshot is spare unless conclude finds that it is missed.
+// faultySnapshot is spare unless conclude finds that it is missed. Where a newer snapshot
+// is whole, one that lacks a file is no fault: builds from before snapshotStore leave that
+// when they end while they remove it.
 func (i *inspection) faultySnapshot(path, file string, err error) {
-	named, _ := snapshotNamed(filepath.Base(path))
+	named, ok := snapshotNamed(filepath.Base(path))
+	if ok && errors.Is(err, errMissing) && i.isBehind(&named) {
+		i.Leftovers = append(i.Leftovers, path)
+		return
+	}
 	f := Fault{Path: filepath.Join(path, file), Index: named.Index, What: err, Help: helpDamaged, Spare: true}
 	if errors.Is(err, errUnknownFormat) {
 		f.Help = helpNewer
 	}
 	i.fault(f)
+}
+
+// isBehind says whether a newer snapshot is whole.
+func (i *inspection) isBehind(one *raft.SnapshotMeta) bool {
+	base, ok := snapshotNamed(i.base.ID)
+	return ok && compareSnapshots(one, &base) < 0
 }
 
 // compareSnapshots is raft's order.

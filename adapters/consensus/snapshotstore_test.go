@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -246,6 +247,50 @@ func TestOldSnapshotsGo(t *testing.T) {
 	}
 	fourth := newSnapshot(t, store, 40, "4")
 	mustEqual(t, "in the end", namesIn(t, store.folder), []string{third, fourth, "note"})
+}
+
+// What ended in the middle of a snapshot, or of removing one, is no damage, and goes
+// with the next start.
+func TestWhatIsLeftOfSnapshotsGoesAtTheStart(t *testing.T) {
+	dir, last := livedIn(t, durableBackends[0])
+	before := inspectDirectory(t, dir, durableBackends[0])
+	h := harm{t, dir, before}
+	folder := filepath.Join(dir, "snapshots")
+	whole := namesIn(t, folder)
+	for _, name := range []string{"1-2-1000", "1-3-1000", "1-4-1000", "9-99-1000.tmp"} {
+		if err := os.CopyFS(filepath.Join(folder, name), os.DirFS(h.snapshot(1, ""))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.remove(filepath.Join(folder, "1-2-1000", "meta.json"))
+	h.remove(filepath.Join(folder, "1-3-1000", "meta.json"))
+	h.remove(filepath.Join(folder, "1-3-1000", "state.bin"))
+	h.remove(filepath.Join(folder, "1-4-1000", "state.bin"))
+	h.rewrite(filepath.Join(folder, "1-4-1000", "meta.json"), func(f *snapshotFile) { f.ID, f.Term, f.Index = "1-4-1000", 1, 4 })
+	if err := os.WriteFile(filepath.Join(folder, "probe-1.tmp"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	found := inspectDirectory(t, dir, durableBackends[0])
+	if len(found.Faults) > 0 {
+		t.Errorf("damage: %v", found.Faults)
+	}
+	var left []string
+	for _, path := range found.Leftovers {
+		left = append(left, filepath.Base(path))
+	}
+	slices.Sort(left)
+	mustEqual(t, "what is left", left, []string{"1-2-1000", "1-3-1000", "1-4-1000", "9-99-1000.tmp", "probe-1.tmp"})
+
+	var log strings.Builder
+	i := start(t, instanceConfig{id: "n1", directory: dir, open: durableBackends[0].Open, backend: durableBackends[0].Name,
+		logger: slog.New(slog.NewTextHandler(&log, nil))})
+	mustEqual(t, "what there is afterwards", namesIn(t, folder), whole)
+	i.eventually(t, "as far as before", func(s ports.LocalState) bool { return s.View.Revision() >= last.Revision })
+	i.stop(t)
+	if said := strings.Count(log.String(), "removed what was left of a snapshot"); said != 5 {
+		t.Errorf("it says so %d times: %s", said, &log)
+	}
 }
 
 // A membership that can't be proven is not started with: two wrong bits in it made one

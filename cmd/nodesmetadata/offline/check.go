@@ -50,6 +50,9 @@ func (c *check) do(ctx context.Context, d *desk) error {
 	for _, path := range directory.Leftovers(d.backends) {
 		d.notes.logger().Warn(path + " is not in use: a migration that was stopped has left it; the same command again removes it")
 	}
+	for _, path := range report.Leftovers {
+		d.notes.logger().Warn(path + " is what is left of a snapshot, and not in use: the next start removes it")
+	}
 	if len(report.Faults) > 0 {
 		return faultsOf(report)
 	}
