@@ -93,8 +93,11 @@ func (n *Node) setAside(faults []Fault) error {
 	what := make([]error, len(faults))
 	for i, fault := range faults {
 		what[i] = fault
-		if errors.Is(fault.What, errUnknownFormat) {
+		switch {
+		case errors.Is(fault.What, errUnknownFormat):
 			return fmt.Errorf("%w: %s", fault, helpNewer)
+		case errors.Is(fault.What, errTwoClusters):
+			return fmt.Errorf("%w: %s", fault, fault.Help)
 		}
 	}
 	all := errors.Join(what...)

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -101,6 +102,47 @@ func TestADamagedInstanceThatIsAloneDoesNotStart(t *testing.T) {
 		if len(asideOf(t, i)) > 0 {
 			t.Error("what nobody else has was set aside")
 		}
+	}
+}
+
+// A wrong bit in the cluster id of instance.json must not have an instance set all that
+// it has aside, and wait for a cluster that does not exist.
+func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
+	for name, snapshot := range map[string]bool{"with a log": false, "with a snapshot": true} {
+		t.Run(name, func(t *testing.T) {
+			cluster := startSteady(t, 2)
+			leader, damaged := cluster[0], cluster[1]
+			change := register(t, leader, "a")
+			damaged.arrives(t, change.Revision)
+			until(t, "it knows the other one", func() bool { return damaged.hasPeers() })
+			if snapshot {
+				if err := damaged.raft.Snapshot().Error(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			damaged.stop(t)
+			manifest := filepath.Join(damaged.config.Directory, "instance.json")
+			intact, err := os.ReadFile(manifest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			right := leader.board.read().ClusterID
+			harm{t: t, dir: damaged.config.Directory}.replace(manifest, right, "another")
+			before := namesIn(t, damaged.config.Directory)
+
+			i := newInstance(t, instanceConfig{id: damaged.config.ID, directory: damaged.config.Directory})
+			err = errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
+			i.stop(t)
+			if !errors.Is(err, errTwoClusters) || !strings.Contains(err.Error(), right) || !strings.Contains(err.Error(), "instance.json") {
+				t.Errorf("it starts: %v", err)
+			}
+			mustEqual(t, "what lies in the directory", namesIn(t, damaged.config.Directory), before)
+			if err := os.WriteFile(manifest, intact, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			damaged = again(t, damaged, steadily)
+			damaged.arrives(t, register(t, leader, "b").Revision)
+		})
 	}
 }
 

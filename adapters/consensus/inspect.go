@@ -99,7 +99,13 @@ const (
 	helpDamaged = logstore.HelpDamaged
 	helpNewer   = "it is intact, but this build can't read it: use the version that wrote it, or a newer one"
 	helpSpare   = "the instance has all without it: move it away"
+	helpCluster = "log and snapshots are proven by their checksums, and instance.json has none; if it is damaged, write the cluster id that they have into it; if somebody has put them beside it, put back what belongs together, or let the instance join anew with an empty directory"
 )
+
+// errTwoClusters: the manifest and the state that it stands for are of two clusters.
+// Whoever set the state aside, for others to send it again, would wait for a cluster
+// that may not exist.
+var errTwoClusters = errors.New("instance.json names another cluster than log and snapshots")
 
 // Sound says whether nothing is wrong that the instance would miss.
 func (r *Report) Sound() bool {
@@ -360,10 +366,23 @@ func (i *inspection) take(entry *raft.Log) {
 		configuration, _ := decodeConfiguration(entry.Data) // it was judged
 		i.Roster, i.RosterIndex = rosterOf(configuration), entry.Index
 	}
-	if !i.provenOnly {
+	if i.provenOnly {
+		i.learnCluster(entry)
+	} else {
 		i.machine.Apply(entry)
 	}
 	i.ReachIndex, i.ReachTerm = entry.Index, entry.Term
+}
+
+// learnCluster finds the cluster of a log without a snapshot, in one of its first entries.
+func (i *inspection) learnCluster(entry *raft.Log) {
+	if i.machine.clusterID != "" || entry.Type != raft.LogCommand {
+		return
+	}
+	decoded, _ := decodeEntry(entry.Data) // what can't be read says nothing about that
+	if opened, ok := decoded.(opening); ok {
+		i.machine.clusterID = opened.ClusterID
+	}
 }
 
 func rosterOf(configuration raft.Configuration) domain.Roster {
@@ -396,7 +415,8 @@ func (i *inspection) conclude() {
 		i.damage(i.logPath, 0, fmt.Errorf("stable state: the current term is %d, and there is an entry of term %d", i.Term, i.ReachTerm))
 	}
 	if replicated := i.machine.clusterID; manifest != "" && replicated != "" && manifest != replicated {
-		i.damage(i.Directory, 0, fmt.Errorf("the manifest names cluster %q, and log and snapshots are of cluster %q", manifest, replicated))
+		i.fault(Fault{Path: i.Directory, Help: helpCluster,
+			What: fmt.Errorf("%w: it has %q, and they have %q", errTwoClusters, manifest, replicated)})
 	}
 	for at := range i.Faults {
 		f := &i.Faults[at]

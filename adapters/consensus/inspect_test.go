@@ -413,7 +413,7 @@ func TestInspectFindsDamage(t *testing.T) {
 			happens: func(h harm) {
 				h.replace(filepath.Join(h.dir, "instance.json"), h.r.ClusterID, "another")
 			},
-			file: everything, says: `the manifest names cluster "another"`, help: helpDamaged},
+			file: everything, says: `it has "another", and they have "`, help: helpCluster},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
