@@ -219,3 +219,28 @@ func TestCheckWarnsOfATornEnd(t *testing.T) {
 		t.Errorf("stderr: %s", stderr)
 	}
 }
+
+func TestCheckNamesWhatIsLeftOfASnapshot(t *testing.T) {
+	dir, _, _ := livedIn(t, "bolt")
+	var left []string
+	for _, name := range []string{"1-2-1000", "9-9-1000.tmp"} {
+		path := filepath.Join(dir, "snapshots", name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, path+" is what is left of a snapshot")
+	}
+	before := logstoretest.Tree(t, dir)
+	status, report, stderr := program(t, "storage", "check", "--raft_dir="+dir)
+	if status != 0 || !strings.Contains(report, "no damage was found") {
+		t.Errorf("status %d:\n%s", status, report)
+	}
+	for _, words := range left {
+		if !strings.Contains(stderr, words) {
+			t.Errorf("it does not say %q:\n%s", words, stderr)
+		}
+	}
+	if after := logstoretest.Tree(t, dir); after != before {
+		t.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
+	}
+}
