@@ -44,8 +44,8 @@ func openSnapshots(directory string, logger *slog.Logger) (*snapshotStore, error
 	return &snapshotStore{folder: folder, logger: logger}, nil
 }
 
-// Create implements raft.SnapshotStore. Who lives where is left out of what only
-// builds of raft before version 1 of its snapshots have read.
+// Create implements raft.SnapshotStore. Peers stays empty: raft reads it in snapshots of
+// version 0 alone.
 func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
 	if version != describedVersion {
 		return nil, fmt.Errorf("snapshots of version %d can't be written", version)
