@@ -102,6 +102,10 @@ unit: ## the tests of every package but ./test, with the race detector
 e2e: ## whole clusters and real processes, with the race detector
 	$(GO) test -race -timeout=20m -count=1 ./test/...
 
+.PHONY: e2e-backends
+e2e-backends: ## the end-to-end tests, also those with each backend that have nothing to do with it
+	$(GO) test -race -timeout=40m -count=1 ./test/e2e -every_backend
+
 .PHONY: test-faults
 test-faults: ## faults under load, in network namespaces, for FAULTTIME (3m) with each BACKEND (all); needs root
 	$(GO) test -count=1 -timeout=0 -v -run '^TestFaults$$' ./test/faults \

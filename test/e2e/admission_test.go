@@ -35,7 +35,7 @@ func awaitSuffrage(t *testing.T, through *harness.Client, id, suffrage string, r
 
 // A typo must not cost a cluster its majority, of one in particular, forced or not.
 func TestATypoInAnAddressCostsNothing(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend, Flags: calm})
 		alone := c.Instances[0]
 		term := metadata(t, alone.Client).Term
@@ -87,7 +87,7 @@ func TestATypoInAnAddressCostsNothing(t *testing.T) {
 // Whatever is called, neither cluster takes an instance of the other one, and both
 // go on.
 func TestClustersBootstrappedApartStayApart(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.New(t, harness.Options{Size: 2, Backend: backend, Flags: calm})
 		first, second := c.Instances[0], c.Instances[1]
 		for _, i := range c.Instances {
@@ -156,7 +156,7 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 // The same command line serves the first start, a restart, and one more instance;
 // the list names all of them.
 func TestOneCommandLineForAllInstances(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.New(t, harness.Options{Size: 4, Backend: backend, Flags: calm})
 		var list []string
 		for _, i := range c.Instances {
@@ -208,7 +208,7 @@ func TestOneCommandLineForAllInstances(t *testing.T) {
 }
 
 func TestAnInstanceMovesByJoining(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Backend: backend, Flags: calm})
 		moving := c.Followers()[0]
 		join := "--join="
@@ -289,7 +289,7 @@ func TestAnInstanceThatIsAloneMovesByJoiningItself(t *testing.T) {
 
 func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 	t.Run("between nonvoter and voter, for certain", func(t *testing.T) {
-		eachBackend(t, func(t *testing.T, backend string) {
+		anyBackend(t, func(t *testing.T, backend string) {
 			c := harness.New(t, harness.Options{Size: 4, Backend: backend})
 			last := c.Instances[3]
 			c.Instances = c.Instances[:3]
@@ -313,7 +313,7 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 		})
 	})
 	t.Run("as soon as it is a member", func(t *testing.T) {
-		eachBackend(t, func(t *testing.T, backend string) {
+		anyBackend(t, func(t *testing.T, backend string) {
 			c := harness.New(t, harness.Options{Size: 4, Backend: backend})
 			last := c.Instances[3]
 			c.Instances = c.Instances[:3]
@@ -342,7 +342,7 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 // Leadership goes round and round while writers write; how long they are without
 // an answer is measured.
 func TestLeadershipGoesToWhomItIsGiven(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := start(t, backend)
 		load := startLoad(t, 4, c.Clients())
 		load.awaitMore(t, 100)
@@ -386,7 +386,7 @@ func TestLeadershipGoesToNobodyWhoIsGone(t *testing.T) {
 		"paused": (*harness.Instance).Pause,
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachBackend(t, func(t *testing.T, backend string) {
+			anyBackend(t, func(t *testing.T, backend string) {
 				c := startCalm(t, backend)
 				leader, gone := c.Leader(), c.Followers()[0]
 				put(t, leader.Client, "before")

@@ -12,7 +12,7 @@ import (
 var snapshotsOften = []string{"--raft_snapshot_threshold=30", "--raft_snapshot_interval=100ms", "--raft_trailing_logs=10"}
 
 func TestBatchesAreSeenWholeOrNotAtAll(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Backend: backend, Flags: snapshotsOften, Build: harness.Build{Plain: true}})
 		checkOneEntry(t, c)
 		h := startHerd(t, c)

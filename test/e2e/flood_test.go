@@ -30,7 +30,7 @@ const (
 var hostile = net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, Timeout: patience}
 
 func TestHostileConnectionsHarmNobody(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Backend: backend, Flags: calm, Build: harness.Build{Plain: true}})
 		for n := range 20 {
 			put(t, c.Instances[n%3].Client, fmt.Sprintf("node-%d", n))

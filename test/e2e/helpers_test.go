@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"reflect"
@@ -20,6 +21,26 @@ func eachBackend(t *testing.T, test func(t *testing.T, backend string)) {
 	for _, backend := range durable {
 		t.Run(backend, func(t *testing.T) { test(t, backend) })
 	}
+}
+
+// everyBackend: see anyBackend.
+var everyBackend = flag.Bool("every_backend", false, "run also those tests with each storage backend that have nothing to do with it")
+
+// anyBackend runs a test that has nothing to do with the backend: with the default one, or
+// with each where there is time for that. What a backend must do by itself is tested with
+// each of them: in its own package, and wherever eachBackend is called.
+func anyBackend(t *testing.T, test func(t *testing.T, backend string)) {
+	t.Helper()
+	for _, backend := range someBackends() {
+		t.Run(backend, func(t *testing.T) { test(t, backend) })
+	}
+}
+
+func someBackends() []string {
+	if *everyBackend {
+		return durable
+	}
+	return []string{"wal"}
 }
 
 // start gives a cluster with the timing that users have.

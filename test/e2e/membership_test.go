@@ -14,7 +14,7 @@ import (
 )
 
 func TestIPv6(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Backend: backend, IPv6: true, Flags: calm})
 		checkMembers(t, c)
 		for n, i := range c.Instances {
@@ -45,7 +45,7 @@ func secretFile(t *testing.T, secret string) string {
 }
 
 func TestInstancesShareASecret(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		options := harness.Options{Backend: backend, Flags: append([]string{"--raft_secret_file=" + secretFile(t, "a secret of the cluster")}, calm...)}
 		c := harness.Start(t, options)
 		put(t, c.Instances[1].Client, "a")
@@ -126,7 +126,7 @@ func metadata(t *testing.T, through *harness.Client) harness.Metadata {
 }
 
 func TestInstancesAreRemoved(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		put(t, c.Instances[0].Client, "a")
 		leader, follower := c.Leader(), c.Followers()[0]
@@ -170,7 +170,7 @@ func TestInstancesAreRemoved(t *testing.T) {
 }
 
 func TestTheLeaderIsRemovedByAClientThatFollows(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		leader := c.Leader()
 		if err := leader.RaftRemove(t.Context(), leader.ID); err != nil {
@@ -186,7 +186,7 @@ func TestTheLeaderIsRemovedByAClientThatFollows(t *testing.T) {
 }
 
 func TestMetadataOfAClusterWithADeadInstance(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		leader, dead := c.Leader(), c.Followers()[0]
 		dead.Pause()
@@ -223,7 +223,7 @@ type clusterEvent struct {
 }
 
 func TestTheClusterIsFollowed(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		leader, follower := c.Leader(), c.Followers()[0]
 		stream := followCluster(t, follower.Client)
