@@ -57,12 +57,23 @@ func newAnnouncements(running context.Context, leader announcer, send func(heart
 
 // acknowledged is told what id has taken from this instance.
 func (a *announcements) acknowledged(id raft.ServerID, request *raft.AppendEntriesRequest) {
-	n := len(request.Entries)
-	if n == 0 {
-		return
+	if n := len(request.Entries); n > 0 {
+		a.note(id, request.Term, place{request.Entries[n-1].Index, request.Entries[n-1].Term})
+		a.soon()
+	} else if !isHeartbeat(request) {
+		a.note(id, request.Term, place{request.PrevLogEntry, request.PrevLogTerm}) // perhaps from a snapshot
 	}
-	a.note(id, request.Term, place{request.Entries[n-1].Index, request.Entries[n-1].Term})
-	a.soon()
+}
+
+// reached is up to which index id is known to have the log that this instance leads with.
+func (a *announcements) reached(id raft.ServerID) uint64 {
+	term, leads := a.leader.leadsBy()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !leads || term != a.term {
+		return 0
+	}
+	return a.has[id].last.index
 }
 
 func (a *announcements) note(id raft.ServerID, term uint64, last place) {

@@ -164,6 +164,43 @@ func TestWhatComesAloneIsAnnouncedAtOnce(t *testing.T) {
 	})
 }
 
+func TestHowFarAnotherInstanceIsKnownToBe(t *testing.T) {
+	const id, other = "b", "c"
+	behind := func(term, index uint64) *raft.AppendEntriesRequest {
+		return &raft.AppendEntriesRequest{Term: term, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p, a, told := announcing(t)
+		p.move(1, 9) // so that nothing is announced
+		steps := []struct {
+			what    string
+			by      raft.ServerID
+			took    *raft.AppendEntriesRequest
+			reached uint64
+		}{
+			{"nothing but a heartbeat", id, &raft.AppendEntriesRequest{Term: 7}, 0},
+			{"what is behind a snapshot", id, behind(7, 4), 4},
+			{"entries", id, upTo(7, 6), 6},
+			{"an answer that came late", id, behind(7, 4), 6},
+			{"what another one took", other, upTo(7, 8), 6},
+			{"an answer of an earlier term", id, upTo(6, 9), 6},
+		}
+		for _, step := range steps {
+			a.acknowledged(step.by, step.took)
+			if got := a.reached(id); got != step.reached {
+				t.Errorf("after %s: up to %d, want %d", step.what, got, step.reached)
+			}
+		}
+		p.follow()
+		if got := a.reached(id); got != 0 {
+			t.Errorf("as a follower it knows of one that has %d", got)
+		}
+		if sent := told(); len(sent) > 0 {
+			t.Errorf("announced: %v", sent)
+		}
+	})
+}
+
 func TestWhoLeadsNoMoreAnnouncesNothing(t *testing.T) {
 	for name, test := range map[string]func(*position, *announcements){
 		"it is a follower": func(p *position, a *announcements) {

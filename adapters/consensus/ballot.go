@@ -33,6 +33,7 @@ type ballot struct {
 	// follows says whether raft follows somebody, and whom.
 	follows func() (leader raft.ServerAddress, follows bool)
 	term    func() uint64 // raft's
+	refusal func() error  // why this instance could not store its own vote; nil for no reason
 
 	heard time.Time // from a leader, or when this instance started
 	gone  bool      // nobody is where that leader was
@@ -61,9 +62,22 @@ func (b *ballot) lock() (unlock func()) {
 func (b *ballot) patience() time.Duration { return b.heartbeat / 2 }
 
 // begin is called before raft starts.
-func (b *ballot) begin(heartbeat time.Duration, follows func() (raft.ServerAddress, bool)) {
+func (b *ballot) begin(heartbeat time.Duration, follows func() (raft.ServerAddress, bool), refusal func() error) {
 	defer b.lock()()
-	b.heartbeat, b.follows, b.heard = heartbeat, follows, time.Now()
+	b.heartbeat, b.follows, b.refusal, b.heard = heartbeat, follows, refusal, time.Now()
+}
+
+// refuses is why raft is not told to stand for election, though a leader says so; nil for
+// no reason. It would wait for the disk, and answer nobody meanwhile.
+func (b *ballot) refuses(command any) error {
+	if _, told := command.(*raft.TimeoutNowRequest); !told {
+		return nil
+	}
+	defer b.lock()()
+	if b.refusal == nil {
+		return nil
+	}
+	return b.refusal()
 }
 
 // hear notes that a leader was heard from, and says whether raft may be about to vote:

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ type elector struct {
 	inner   *incoming
 	leader  raft.ServerAddress // empty: raft follows nobody
 	steadly chan raft.RPC      // heartbeats that raft handles beside its main goroutine
+	trouble error              // with the disk
 }
 
 const testHeartbeat = 300 * time.Millisecond
@@ -23,7 +25,8 @@ func newElector(t *testing.T, leader raft.ServerAddress) *elector {
 	t.Helper()
 	v := &elector{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadly: make(chan raft.RPC, 1)}
 	v.witness = newWitness(v.inner, newEvidence(), nil, nil, func() uint64 { return 7 })
-	v.ballot.begin(testHeartbeat, func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" })
+	follows := func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" }
+	v.ballot.begin(testHeartbeat, follows, func() error { return v.trouble })
 	v.SetHeartbeatHandler(func(rpc raft.RPC) { v.steadly <- rpc })
 	t.Cleanup(func() {
 		if err := v.Close(); err != nil {
@@ -84,6 +87,29 @@ func TestWhenAVoterIsFree(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Raft would stand for election, wait for the disk with its own vote, and leave the leader's
+// heartbeats unanswered.
+func TestWhoCanNotStoreItsVoteDoesNotTakeOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newElector(t, "leader:1")
+		v.trouble = errors.New("the disk is full")
+		answer := make(chan raft.RPCResponse, 1)
+		v.inner.rpcs <- raft.RPC{Command: &raft.TimeoutNowRequest{}, RespChan: answer}
+		synctest.Wait()
+		select {
+		case got := <-answer:
+			if !errors.Is(got.Error, v.trouble) {
+				t.Errorf("who told it to take over is answered with %+v", got)
+			}
+		case rpc := <-v.Consumer():
+			t.Errorf("raft is told: %+v", rpc.Command)
+		}
+		if asked, _ := v.passes(&raft.RequestVoteRequest{}); asked == nil {
+			t.Error("it is asked for no vote any more")
+		}
+	})
 }
 
 // Raft forgets at a restart whom it heard from, and that one may still be sure of its vote.

@@ -200,6 +200,10 @@ func (w *witness) relay() {
 		select {
 		case rpc := <-incoming:
 			w.hear(rpc.Command)
+			if err := w.ballot.refuses(rpc.Command); err != nil {
+				rpc.Respond(nil, err)
+				continue
+			}
 			if w.settled(rpc) {
 				continue
 			}

@@ -171,8 +171,7 @@ func carryOut(changes []change) error {
 }
 
 // HandOver implements ports.Membership. Raft would choose the voter whose log is
-// longest, which may be one that died a moment ago; this tries those first that
-// were heard from last.
+// longest, which may be one that died a moment ago.
 func (n *Node) HandOver(ctx context.Context, to string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -205,17 +204,24 @@ func (n *Node) HandOver(ctx context.Context, to string) error {
 	return fmt.Errorf("%w: %w", ports.ErrNoSuccessor, errors.Join(faults...))
 }
 
-var errNotTakenOver = errors.New("it was told to take over, but did not")
+var (
+	errNotTakenOver = errors.New("it was told to take over, but did not")
+	errUnfit        = errors.New("it does not answer, or lacks what was written before")
+)
 
-// handOverTo is over when raft's try is: within an election timeout, and the
-// time of one RPC where the voter before is silent.
+// handOverTo is over when raft's try is: within an election timeout for what the
+// voter lacks, another one, and the time of one RPC where the voter before is silent.
 func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
 	for {
+		if err := n.awaitFit(ctx, voter.ID); err != nil {
+			return err
+		}
 		err := n.wait(ctx, func() error {
 			// Its successor is told to stand for election at once: see SureLeader.
 			n.handingOver.Add(1)
 			defer func() {
-				n.handedOver.Store(time.Now().UnixNano())
+				now := time.Now()
+				n.handedOver.Store(&now)
 				n.handingOver.Add(-1)
 			}()
 			return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error()
@@ -232,10 +238,35 @@ func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
 	}
 }
 
+// awaitFit waits until a voter answers, and has what this instance's log had at the call, but
+// no longer than an election timeout. Raft 1.7.3 waits for that itself, but lets nobody
+// write meanwhile; and while nothing can be sent to the voter, because it is away or is
+// being sent a snapshot, its second try does not end, and nobody may write.
+func (n *Node) awaitFit(ctx context.Context, voter raft.ServerID) error {
+	index := n.lastIndex()
+	late := time.NewTimer(n.config.Timing.ElectionTimeout)
+	defer late.Stop()
+	for n.announced.reached(voter) < index || time.Since(n.evidence.lastHeard(voter)) > n.config.Timing.HeartbeatTimeout/2 {
+		select {
+		case <-time.After(transferPause):
+		case <-late.C:
+			return errUnfit
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// successors are the other voters, those first that have most of the log, and of these
+// those that were heard from last.
 func (n *Node) successors() []raft.Server {
 	others := slices.DeleteFunc(n.voters(), func(s raft.Server) bool { return s.ID == raft.ServerID(n.config.ID) })
 	slices.SortFunc(others, func(a, b raft.Server) int {
-		return n.evidence.lastHeard(b.ID).Compare(n.evidence.lastHeard(a.ID))
+		return cmp.Or(
+			cmp.Compare(n.announced.reached(b.ID), n.announced.reached(a.ID)),
+			n.evidence.lastHeard(b.ID).Compare(n.evidence.lastHeard(a.ID)),
+		)
 	})
 	return others
 }

@@ -56,8 +56,8 @@ type Node struct {
 	inflight   inflight
 	writes     groupCommit
 
-	handingOver atomic.Int64 // how many are giving leadership away
-	handedOver  atomic.Int64 // when the latest try to was over, in Unix nanoseconds
+	handingOver atomic.Int64              // how many are giving leadership away
+	handedOver  atomic.Pointer[time.Time] // when the latest try to was over; nil for never
 
 	directory *logstore.Directory
 	store     logstore.Store
@@ -246,7 +246,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	n.awake.HeartbeatTimeout, n.awake.ElectionTimeout = settings.HeartbeatTimeout, settings.ElectionTimeout
-	n.witness.ballot.begin(settings.HeartbeatTimeout, n.follows)
+	n.witness.ballot.begin(settings.HeartbeatTimeout, n.follows, n.disk.refusal)
 	if !n.mayBeTrusted() {
 		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
 	}
@@ -544,7 +544,8 @@ func (n *Node) SureLeader() bool {
 
 // mayBeTakenOver: somebody is told to take over, or was a short while ago.
 func (n *Node) mayBeTakenOver() bool {
-	return n.handingOver.Load() > 0 || time.Since(time.Unix(0, n.handedOver.Load())) < n.stuckAfter()
+	tried := n.handedOver.Load()
+	return n.handingOver.Load() > 0 || tried != nil && time.Since(*tried) < n.stuckAfter()
 }
 
 // leaderContact is when this instance, whose state is given, heard from the
