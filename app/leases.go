@@ -161,8 +161,8 @@ func (l *Leases) advance() {
 		if !wasCutOff {
 			l.Logger.Warn("this instance stood still, or is cut off: every time to live begins anew",
 				"still", passed.Round(time.Millisecond), "cut_off", contact.Round(time.Millisecond))
+			l.table.restart() // once: from then on the clock stands still
 		}
-		l.table.restart()
 		return
 	}
 	l.inTouch = now

@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -13,8 +15,10 @@ const (
 	// promoteInterval is how often the leader looks how far an instance has come
 	// that is to be a voter, and so how much of the log it may lack.
 	promoteInterval = 50 * time.Millisecond
-	// maxPromotePause is how long it leaves one alone that does not answer.
+	// maxPromotePause is how long it leaves one alone that does not answer, or has
+	// lagged for lagPatience.
 	maxPromotePause = time.Second
+	lagPatience     = 10 * time.Second
 	// absentTimeout is far longer than a change of the membership can be under
 	// way: who is no member then will not be one because of that wish.
 	absentTimeout = 10 * time.Second
@@ -55,22 +59,27 @@ func (c *Cluster) promote(ctx context.Context) {
 
 // promoteOne goes on until it is ended, which is when nobody wants it any more.
 func (c *Cluster) promoteOne(ctx context.Context, id string) {
-	var absent time.Time // since when it is no member; zero for not
+	var absent, behind time.Time // since when it is no member, or lags; zero for not
 	pause, failing := promoteInterval, false
-	for {
+	for waited(ctx, pause-promoteInterval) {
 		index, err := c.committed(ctx)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if !waited(ctx, promoteInterval) {
 			return
 		}
 		if err == nil {
 			absent, err = c.advance(ctx, id, index, absent)
 		}
+		var lags *lagError
+		switch {
+		case !errors.As(err, &lags):
+			behind = time.Time{}
+		case behind.IsZero():
+			behind = time.Now()
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err == nil:
+		case err == nil, lags != nil && time.Since(behind) < lagPatience:
 			pause, failing = promoteInterval, false
 			continue
 		case !failing:
@@ -81,6 +90,29 @@ func (c *Cluster) promoteOne(ctx context.Context, id string) {
 	}
 }
 
+// waited is false when ctx ends first.
+func waited(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// lagError says how far an instance is that has not caught up.
+type lagError struct {
+	blank          bool
+	applied, index uint64
+}
+
+func (e *lagError) Error() string {
+	if e.blank {
+		return "it is blank, or in quarantine"
+	}
+	return fmt.Sprintf("it has carried out the log up to %d, and has to come to %d", e.applied, e.index)
+}
+
 // committed is how far an instance has to be, when it is asked after that, to
 // have caught up.
 func (c *Cluster) committed(ctx context.Context) (uint64, error) {
@@ -89,8 +121,8 @@ func (c *Cluster) committed(ctx context.Context) (uint64, error) {
 	return c.Progress.ReadIndex(ctx)
 }
 
-// advance does with id what is next: nothing, while it lags behind index, or has
-// not been absent, which is no error, for long.
+// advance does with id what is next: nothing, while it lags behind index, which is a
+// lagError, or has not been absent, which is no error, for long.
 func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent time.Time) (time.Time, error) {
 	state, _ := c.Local.State()
 	seen, isMember := state.Roster.Find(id)
@@ -101,8 +133,11 @@ func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent t
 		return absent, nil
 	case isMember && seen.Suffrage != domain.Voter:
 		identity, err := c.identify(ctx, id, seen.RaftAddress)
-		if err != nil || isBlank(identity) || identity.Applied < index {
+		switch {
+		case err != nil:
 			return time.Time{}, err
+		case isBlank(identity), identity.Applied < index:
+			return time.Time{}, &lagError{isBlank(identity), identity.Applied, index}
 		}
 	}
 	if !isMember {

@@ -320,6 +320,51 @@ func TestASilentInstanceIsNoBurden(t *testing.T) {
 	})
 }
 
+// One that answers, and never catches up, is told of, and asked now and then.
+func TestAnInstanceThatLagsForeverIsToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked, applied atomic.Int64
+		peers := peersFunc(func(context.Context, string) (ports.Identity, error) {
+			asked.Add(1)
+			return far("n3", uint64(applied.Load())), nil
+		})
+		log := &strings.Builder{}
+		i := &counted{Instance: portstest.NewInstance("n1", "h:1")}
+		i.Change(func(s *ports.LocalState) { s.Applied = 100 })
+		c := app.NewCluster(app.ClusterConfig{
+			Self: answer("n1"), Membership: i, Promotions: i, Progress: i, Local: i, Peers: peers,
+			Logger: slog.New(slog.NewTextHandler(log, nil)), WatchInterval: 1000 * time.Hour,
+		})
+		if err := c.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Add(t.Context(), voter("n3", "h:3"), true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second)
+		asked.Store(0)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := asked.Load(); n < 50 || n > 61 {
+			t.Errorf("in a minute it was asked %d times", n)
+		}
+		applied.Store(1000)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if state, _ := i.State(); len(state.Promotions) > 0 {
+			t.Errorf("it has caught up, and is still to be a voter: %v", state.Promotions)
+		}
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		// It has had ten seconds.
+		const soon, far = "time=2000-01-01T00:00:10.", "up to 0, and has to come to 100"
+		if said := log.String(); strings.Count(said, "can't be made one yet") != 1 || !strings.HasPrefix(said, soon) || !strings.Contains(said, far) {
+			t.Errorf("the log says %s", said)
+		}
+	})
+}
+
 // counted counts what promotions cost the cluster: entries of the log, and rounds
 // of heartbeats.
 type counted struct {
