@@ -6,11 +6,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// The bounds of what is kept of filtered lists.
-const (
-	KeptLists = keptLists
-	KeptBytes = keptBytes
-)
+// KeptLists is how many filtered lists are kept, at most.
+const KeptLists = keptLists
+
+// Keep bounds how many bytes of filtered lists are kept.
+func (s *Server) Keep(bytes int) { s.lists.kept = bytes }
 
 // Kept is how many filtered lists are kept now, and how many bytes of them.
 func (s *Server) Kept() (lists, bytes int) {

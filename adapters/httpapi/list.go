@@ -65,6 +65,7 @@ const (
 // filter. Safe for concurrent use.
 type listCache struct {
 	local ports.Local
+	kept  int // bytes of filtered lists, at most
 	whole sharedList
 
 	compressing sync.Mutex // held by the one who compresses
@@ -107,7 +108,7 @@ func (c *listCache) trim() {
 	bytes := 0
 	for key, list := range c.filtered {
 		bytes += list.size()
-		if bytes > keptBytes || len(c.filtered) > keptLists {
+		if bytes > c.kept || len(c.filtered) > keptLists {
 			bytes -= list.size()
 			delete(c.filtered, key)
 		}

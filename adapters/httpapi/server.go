@@ -68,7 +68,7 @@ func New(config Config) (*Server, error) {
 	s := &Server{
 		config:  config,
 		metrics: counted,
-		lists:   listCache{local: config.Local},
+		lists:   listCache{local: config.Local, kept: keptBytes},
 		waves:   newWaves(config.Local),
 		turns:   newTurns(),
 		sinks:   map[*sink]struct{}{},

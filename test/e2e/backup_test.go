@@ -169,7 +169,7 @@ func bigBackup(t *testing.T, nodes int) harness.Backup {
 }
 
 func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
-	backup := bigBackup(t, 30_000)
+	backup := bigBackup(t, 20_000)
 	anyBackend(t, func(t *testing.T, backend string) {
 		// Snapshots are taken all the time, so that they hold half a restore. With the race
 		// detector in them the instances would take longer than the client waits.

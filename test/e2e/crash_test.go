@@ -89,7 +89,7 @@ func TestNothingAcknowledgedIsLostWhenAllAreKilled(t *testing.T) {
 }
 
 func TestAStreamMissesNothing(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := start(t, backend)
 		follower := harness.Follow(t, c.Clients()...)
 		load := startLoad(t, 4, c.Clients())
@@ -123,7 +123,7 @@ func TestAStreamMissesNothing(t *testing.T) {
 }
 
 func TestAStreamStartsOverWhereHistoryDoesNotReach(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend, Build: harness.Build{Plain: true}})
 		leader := c.Instances[0]
 		// History is bounded by its bytes, too, so that few large nodes fill it.

@@ -20,6 +20,7 @@ const (
 )
 
 func TestNobodyExpiresBecauseOfALeader(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := harness.Start(t, harness.Options{Proxied: true})
 	follower := harness.Follow(t, c.Clients()...)
 	nodes := leased("kept", 210, failoverTTL)

@@ -75,6 +75,7 @@ func expired(changes []harness.Change) map[string]harness.Change {
 }
 
 func TestLeases(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := harness.Start(t, harness.Options{Flags: calm, Build: harness.Build{Plain: true}})
 	follower := harness.Follow(t, c.Leader().Client)
 	t.Run("who stops renewing expires in time, and nobody else", func(t *testing.T) { checkExpiry(t, c, follower) })
