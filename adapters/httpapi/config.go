@@ -96,6 +96,11 @@ type Config struct {
 	// anything yet. When there are more, the oldest gives way. Zero means
 	// DefaultMaxNewcomers.
 	MaxNewcomers int
+
+	// MaxConnections is how many connections may be open, at least two; those that
+	// come when there are as many are closed at once, and not more than half of them
+	// may have asked for nothing yet. Zero: any number.
+	MaxConnections int
 }
 
 // Validate reports all that is wrong with c at once.
@@ -137,6 +142,9 @@ func (c Config) Validate() error {
 	if c.MaxNewcomers < 0 {
 		faults = append(faults, fmt.Errorf("maximum of newcomers %d is negative", c.MaxNewcomers))
 	}
+	if c.MaxConnections < 0 || c.MaxConnections == 1 {
+		faults = append(faults, fmt.Errorf("maximum of connections %d is less than two", c.MaxConnections))
+	}
 	return errors.Join(faults...)
 }
 
@@ -163,6 +171,9 @@ func (c Config) withDefaults() Config {
 	c.StalledTimeout = cmp.Or(c.StalledTimeout, DefaultStalledTimeout)
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, DefaultMaxBodyBytes)
 	c.MaxNewcomers = cmp.Or(c.MaxNewcomers, DefaultMaxNewcomers)
+	if c.MaxConnections > 0 {
+		c.MaxNewcomers = min(c.MaxNewcomers, c.MaxConnections/2)
+	}
 	c.Metrics = cmp.Or(c.Metrics, prometheus.NewRegistry())
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c

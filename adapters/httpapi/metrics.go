@@ -24,6 +24,7 @@ type metrics struct {
 	durations *prometheus.HistogramVec
 	redirects prometheus.Counter
 	displaced prometheus.Counter
+	refused   prometheus.Counter
 	streams   *prometheus.GaugeVec
 	events    *prometheus.CounterVec
 	cutOff    *prometheus.CounterVec
@@ -48,6 +49,10 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 			Name: "nodesmetadata_http_connections_displaced_total",
 			Help: "Connections that had asked for nothing when the room was needed for another one.",
 		}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nodesmetadata_http_connections_refused_total",
+			Help: "Connections that were closed at once, because there were as many as may be.",
+		}),
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "nodesmetadata_http_streams_open",
 			Help: "Streams that are open now.",
@@ -62,7 +67,7 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		}, []string{"stream"}),
 	}
 	var faults []error
-	for _, c := range []prometheus.Collector{m.requests, m.durations, m.redirects, m.displaced, m.streams, m.events, m.cutOff} {
+	for _, c := range []prometheus.Collector{m.requests, m.durations, m.redirects, m.displaced, m.refused, m.streams, m.events, m.cutOff} {
 		faults = append(faults, registry.Register(c))
 	}
 	for _, stream := range []string{nodeStream, clusterStream} {

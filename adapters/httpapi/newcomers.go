@@ -53,20 +53,26 @@ func newNewcomers(max int, displaced prometheus.Counter) *newcomers {
 	}
 }
 
-// door accepts connections as long as there is room for newcomers.
+// door accepts connections as long as there is room for guests, and for newcomers.
 type door struct {
-	net.Listener
+	*net.TCPListener
+	guests    *guests
 	newcomers *newcomers
 }
 
 // Accept implements net.Listener. Nobody has to give way before there is somebody
 // who needs the room.
 func (d door) Accept() (net.Conn, error) {
-	conn, err := d.Listener.Accept()
-	if err == nil {
-		d.newcomers.makeRoom()
+	for {
+		conn, err := d.AcceptTCP()
+		if err != nil {
+			return nil, err
+		}
+		if admitted := d.guests.admit(conn); admitted != nil {
+			d.newcomers.makeRoom()
+			return admitted, nil
+		}
 	}
-	return conn, err
 }
 
 // makeRoom returns when there is room for one more, after at most newcomerGrace.

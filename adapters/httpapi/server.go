@@ -30,7 +30,8 @@ type Server struct {
 	waves   *waves
 	turns   turns
 	handler http.Handler
-	// newcomers are the connections that have asked for nothing yet.
+	// newcomers are the guests that have asked for nothing yet.
+	guests    *guests
 	newcomers *newcomers
 	// arrivals are the bodies that have not arrived whole, departures the long answers
 	// that have not been taken whole.
@@ -73,6 +74,7 @@ func New(config Config) (*Server, error) {
 		turns:   newTurns(),
 		sinks:   map[*sink]struct{}{},
 
+		guests:    &guests{max: int64(config.MaxConnections), refused: counted.refused, logger: config.Logger},
 		newcomers: newNewcomers(config.MaxNewcomers, counted.displaced),
 		// When all has been read net/http reads on, only to find out whether the sender has
 		// gone, and would take the end of a time for that.
@@ -101,7 +103,7 @@ func (s *Server) Open(ctx context.Context) error {
 	s.listener, s.http = listener, s.newHTTP()
 	server := s.http
 	s.serving.Go(func() {
-		if err := server.Serve(door{listener, s.newcomers}); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(door{listener.(*net.TCPListener), s.guests, s.newcomers}); !errors.Is(err, http.ErrServerClosed) {
 			s.config.Logger.Error("the application API stopped serving", "address", listener.Addr(), "error", err)
 		}
 	})

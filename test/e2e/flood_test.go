@@ -55,6 +55,54 @@ func TestHostileConnectionsHarmNobody(t *testing.T) {
 	})
 }
 
+// However many clients come, the log and the peers have the files that they need.
+func TestClientsTakeNoFilesFromTheLog(t *testing.T) {
+	const files, most = 160, 80
+	c := harness.Start(t, harness.Options{Files: files, Flags: calm})
+	leader := c.Leader()
+	put(t, leader.Client, "before") // through a connection that stays open
+	held := 0
+	for range files {
+		conn, err := net.DialTimeout("tcp", leader.Application, patience)
+		if err != nil {
+			t.Fatalf("after %d: %v", held, err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		_, _ = io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+		switch n, err := conn.Read(make([]byte, 1024)); {
+		case n > 0:
+			held++
+		case os.IsTimeout(err):
+			t.Fatalf("after %d one is neither answered nor refused", held)
+		}
+	}
+	if held < most/2 || held > most {
+		t.Errorf("%d connections are held, where %d may be", held, most)
+	}
+	awaitLog(t, leader, "connections are refused")
+
+	labels := map[string]string{}
+	for n := range 16 {
+		labels[fmt.Sprintf("label-%d", n)] = strings.Repeat("v", 200)
+	}
+	for part := range 4 { // more than fits into one segment of the log
+		nodes := make([]harness.Node, 200)
+		for n := range nodes {
+			nodes[n] = harness.NewNode(fmt.Sprintf("big-%d-%d", part, n))
+			nodes[n].Labels = labels
+		}
+		register(t, leader.Client, nodes)
+	}
+	follower := c.Followers()[0]
+	follower.Kill()
+	follower.Restart()
+	follower.AwaitReady()
+	if now := metadata(t, follower.With("redirect=false")); now.LeaderNodeID != leader.ID {
+		t.Errorf("%s leads, and %s did", now.LeaderNodeID, leader.ID)
+	}
+}
+
 // raftPortGarbage sends what no instance sends.
 func raftPortGarbage(t *testing.T, i *harness.Instance) {
 	noise := make([]byte, 64<<10)

@@ -26,6 +26,7 @@ type Options struct {
 	// DiskSize is how many bytes the disk has that each instance on a Network gets
 	// for its directory; zero: it has none of its own.
 	DiskSize int
+	Files    int // how many each may have open; zero: as many as this process
 	Flags    []string
 	Env      []string // NAME=value
 	Build    Build
@@ -69,6 +70,7 @@ func (c *Cluster) add(number int, program, directory string, options Options) {
 		t:         c.t,
 		program:   program,
 		environ:   append(plainEnviron(), options.Env...),
+		files:     options.Files,
 		logPath:   filepath.Join(directory, id+".log"),
 		nursery:   shared.children,
 	}

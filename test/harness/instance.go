@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,6 +42,7 @@ type Instance struct {
 	t       testing.TB
 	program string
 	environ []string
+	files   int
 	logPath string
 	nursery *nursery
 	process *process
@@ -71,6 +73,10 @@ func (i *Instance) Launch() {
 		i.t.Fatal(err)
 	}
 	command := exec.Command(i.program, i.Args()...)
+	if i.files > 0 {
+		limited := []string{"-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(i.files)}
+		command = exec.Command("sh", append(limited, command.Args...)...)
+	}
 	command.Env = i.environ
 	command.Stdout, command.Stderr = log, log
 	if err := i.nursery.start(command); err != nil {

@@ -169,6 +169,10 @@ func newPeerServer(c config.Config, port *demux.Demux, secret *preface.Preface, 
 }
 
 func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, backups *app.Backups, cluster *app.Cluster, joiner *app.Joiner, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
+	connections, err := maxConnections()
+	if err != nil {
+		return nil, err
+	}
 	return httpapi.New(httpapi.Config{
 		BindAddress: c.ApplicationBindAddress,
 		Nodes:       app.NewNodes(node, node, leases),
@@ -181,6 +185,8 @@ func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Lea
 		Version:     Version(),
 		SelfAddress: c.ApplicationAdvertisedAddress,
 		Logger:      log.With("component", "httpapi"),
+
+		MaxConnections: connections,
 	})
 }
 

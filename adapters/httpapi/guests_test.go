@@ -1,0 +1,70 @@
+package httpapi_test
+
+import (
+	"io"
+	"net"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+)
+
+func fewConnections(c *httpapi.Config) { c.MaxConnections = 4 }
+
+// answered says whether a request is answered, or the connection is closed at once.
+func (s *service) answered(t *testing.T) (net.Conn, bool) {
+	t.Helper()
+	conn := s.dial(t, "")
+	_, _ = io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+	n, err := conn.Read(make([]byte, 1024))
+	if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+		t.Fatal("the request is neither answered nor refused")
+	}
+	return conn, n > 0
+}
+
+func TestWhoComesWhenThereIsNoRoomIsRefusedAtOnce(t *testing.T) {
+	const refused = "nodesmetadata_http_connections_refused_total"
+	s := start(t, fewConnections)
+	stream := s.stream(t, "/nodes/sse")
+	stream.event(t)
+	var held []net.Conn
+	for n := range 3 {
+		conn, ok := s.answered(t)
+		if !ok {
+			t.Fatalf("beside a stream and %d connections another one is refused", n)
+		}
+		held = append(held, conn)
+	}
+	if _, ok := s.answered(t); ok {
+		t.Error("there are as many as may be, and another one is answered")
+	}
+	if n := s.metric(t, refused); n != 1 {
+		t.Errorf("%v were refused", n)
+	}
+	_ = held[0].Close()
+	eventually(t, "there is room where one has gone", func() bool {
+		conn, ok := s.answered(t)
+		_ = conn.Close()
+		return ok
+	})
+	stream.cancel()
+	eventually(t, "there is room where a stream has ended", func() bool {
+		first, ok := s.answered(t)
+		second, both := s.answered(t)
+		_, _ = first.Close(), second.Close()
+		return ok && both
+	})
+}
+
+// Who asks for nothing takes the place of nobody who does.
+func TestStrangersLeaveRoomForThoseWhoAsk(t *testing.T) {
+	s := start(t, fewConnections)
+	for range 12 {
+		s.dial(t, "")
+	}
+	eventually(t, "who asks is answered", func() bool {
+		conn, ok := s.answered(t)
+		_ = conn.Close()
+		return ok
+	})
+}
