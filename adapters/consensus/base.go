@@ -14,9 +14,14 @@ import (
 // log. A follower that was sent a snapshot, and entries that no leader committed,
 // refuses what the next leader has for it, is sent that one's snapshot instead,
 // which may be older than its own, and so on, until there is a newer one.
+//
+// What of the log the snapshot replaces has to go. Raft 1.7.3 leaves it there when it
+// installs one, as long as it keeps entries behind a snapshot: entries that no leader
+// committed, which it would compare with what the leader sends, and send to others.
 type baseLog struct {
 	raft.LogStore
-	base atomic.Pointer[raft.Log]
+	stored raft.LogStore // what LogStore has, and nothing that is not stored
+	base   atomic.Pointer[raft.Log]
 }
 
 // GetLog implements raft.LogStore.
@@ -41,30 +46,46 @@ func (l *baseLog) rest(index, term uint64) {
 	}
 }
 
-// standOn begins the log with the snapshot that was found at the start. A log that
-// ends before it, or has another entry in its place, should have gone when that was
-// installed: the instance ended in between.
+// standOn begins the log with the snapshot that was found at the start. What that
+// replaces should have gone when it was installed: the instance ended in between.
 func (l *baseLog) standOn(index, term uint64) error {
 	l.rest(index, term)
-	first, err := l.FirstIndex()
+	var entry raft.Log
+	replaced := l.stored.GetLog(index, &entry) == nil && entry.Term != term
+	if err := l.clear(index, term); err != nil || !replaced {
+		return err
+	}
+	first, err := l.stored.FirstIndex()
 	if err != nil || first == 0 {
 		return err
 	}
-	last, err := l.LastIndex()
+	last, err := l.stored.LastIndex()
 	if err != nil {
 		return err
 	}
-	if last >= index {
-		var entry raft.Log
-		err := l.GetLog(index, &entry)
-		if err == raft.ErrLogNotFound || err == nil && entry.Term == term {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	return l.stored.DeleteRange(first, last)
+}
+
+// clear removes the beginning of the log up to index, where it does not have the entry
+// of term that a snapshot ends with. What comes behind that is left, as raft goes on
+// believing in it; it is of no leader, and goes with the next entry.
+func (l *baseLog) clear(index, term uint64) error {
+	first, err := l.stored.FirstIndex()
+	if err != nil || first == 0 || first > index {
+		return err
 	}
-	return l.DeleteRange(first, last)
+	var entry raft.Log
+	switch err := l.stored.GetLog(index, &entry); {
+	case err == nil && entry.Term == term:
+		return nil
+	case err != nil && err != raft.ErrLogNotFound:
+		return err
+	}
+	last, err := l.stored.LastIndex()
+	if err != nil {
+		return err
+	}
+	return l.stored.DeleteRange(first, min(index, last))
 }
 
 // basing is raft's store of snapshots, which tells a log what it rests on.
@@ -92,12 +113,15 @@ func (b *basing) Create(version raft.SnapshotVersion, index, term uint64, member
 	if err != nil {
 		return nil, err
 	}
-	return &basingSink{sink, func() { b.log.rest(index, term) }}, nil
+	return &basingSink{sink, func() error {
+		b.log.rest(index, term)
+		return b.log.clear(index, term)
+	}}, nil
 }
 
 type basingSink struct {
 	raft.SnapshotSink
-	done func()
+	done func() error
 }
 
 // Close implements raft.SnapshotSink: the snapshot is complete.
@@ -105,6 +129,5 @@ func (s *basingSink) Close() error {
 	if err := s.SnapshotSink.Close(); err != nil {
 		return err
 	}
-	s.done()
-	return nil
+	return s.done()
 }

@@ -14,22 +14,20 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 		snapshot uint64   // in term 3
 		index    uint64
 		term     uint64 // that is found; 0: nothing is
-		anew     uint64 // that is found when the instance starts again, where it differs
 	}{
 		"of an empty log":              {snapshot: 7, index: 7, term: 3},
 		"before what is stored":        {stored: []uint64{8, 9}, snapshot: 7, index: 7, term: 3},
-		"behind what was left":         {stored: []uint64{3, 8}, snapshot: 7, index: 7, term: 3},
-		"but not what is stored":       {stored: []uint64{6, 7, 8}, snapshot: 7, index: 7, term: 2, anew: 3},
+		"behind what is left":          {stored: []uint64{3, 8}, snapshot: 7, index: 7, term: 3},
+		"in the place of another one":  {stored: []uint64{6, 7, 8}, snapshot: 7, index: 7, term: 3},
+		"behind the end of the log":    {stored: []uint64{5, 6}, snapshot: 7, index: 7, term: 3},
+		"where the log ends, too":      {stored: []uint64{6, 7}, snapshot: 7, index: 7, term: 3},
+		"but none that it replaces":    {stored: []uint64{6, 7, 8}, snapshot: 7, index: 6},
 		"nor another one":              {stored: []uint64{8}, snapshot: 7, index: 6},
-		"nor what could be sent":       {stored: []uint64{6}, snapshot: 7, index: 7, anew: 3},
 		"nor the first, that could be": {snapshot: 1, index: 1},
 		"nor without a snapshot":       {stored: []uint64{8}, index: 7},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			if test.anew == 0 {
-				test.anew = test.term
-			}
 			store, err := memory.Open("", nil)
 			if err != nil {
 				t.Fatal(err)
@@ -45,7 +43,47 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 				makeSnapshot(t, kept, log, test.snapshot)
 			}
 			mustFindEntry(t, log, test.index, test.term)
-			mustFindEntry(t, openBase(t, store, kept), test.index, test.anew)
+			mustFindEntry(t, openBase(t, store, kept), test.index, test.term)
+		})
+	}
+}
+
+// What raft has of the log when it installs a snapshot it compares with what the leader
+// sends, and sends to others.
+func TestASnapshotLeavesNothingInTheLogThatItReplaces(t *testing.T) {
+	entries := func(first, last, term uint64) (logs []*raft.Log) {
+		for index := first; index <= last; index++ {
+			logs = append(logs, &raft.Log{Index: index, Term: term})
+		}
+		return logs
+	}
+	for name, test := range map[string]struct {
+		stored      []*raft.Log
+		first, last uint64 // of what is left; the snapshot ends with entry 7 of term 3
+	}{
+		"the same log":                  {entries(4, 9, 3), 4, 9},
+		"one that ends there":           {entries(4, 7, 3), 4, 7},
+		"one of another leader":         {entries(4, 9, 2), 8, 9},
+		"one of another that is as far": {entries(4, 7, 2), 0, 0},
+		"one that is not as far":        {entries(4, 6, 2), 0, 0},
+		"what comes behind":             {entries(8, 9, 3), 8, 9},
+		"nothing":                       {nil, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, err := memory.Open("", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := store.StoreLogs(test.stored); err != nil {
+				t.Fatal(err)
+			}
+			kept := raft.NewInmemSnapshotStore()
+			makeSnapshot(t, kept, openBase(t, store, kept), 7)
+			first, err := store.FirstIndex()
+			last, err2 := store.LastIndex()
+			if first != test.first || last != test.last || err != nil || err2 != nil {
+				t.Errorf("left is %d to %d, %v, %v; want %d to %d", first, last, err, err2, test.first, test.last)
+			}
 		})
 	}
 }
@@ -72,7 +110,7 @@ func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
 		"it ends before":                {[]uint64{4, 5, 6}, 0},
 		"it has another entry there":    {[]uint64{6, 7, 8}, 0},
 		"it goes on behind":             {[]uint64{8, 9}, 2},
-		"it goes on, behind older ones": {[]uint64{3, 8}, 2},
+		"it goes on, behind older ones": {[]uint64{3, 8}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, err := memory.Open("", nil)
@@ -106,7 +144,7 @@ func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseL
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &baseLog{LogStore: cache}
+	log := &baseLog{LogStore: cache, stored: cache}
 	if _, err := newBasing(kept, log); err != nil {
 		t.Fatal(err)
 	}

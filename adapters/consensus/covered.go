@@ -13,7 +13,8 @@ import (
 //   - It installs any snapshot, also of what it has: the state goes back to that, and
 //     with the log goes what it has acknowledged since.
 //   - It looks for the place where its log and the leader's agree in the log alone: what
-//     a snapshot covers is refused.
+//     a snapshot covers is refused. So is what comes right behind that, where its log ended
+//     there with another entry before.
 //   - It takes for committed what the leader says is, up to the end of its own log, which
 //     may be of a leader that was deposed.
 //
@@ -23,6 +24,7 @@ type covered struct {
 	log *baseLog
 	// started is nil while raft takes nothing.
 	started *atomic.Pointer[raft.Raft]
+	applied func() uint64 // how far the state machine is; 0 before raft has started
 }
 
 // trim leaves of a request what is not covered by the latest snapshot, all of which
@@ -31,31 +33,38 @@ func (c *covered) trim(request *raft.AppendEntriesRequest) {
 	if request.LeaderCommitIndex == 0 && len(request.Entries) == 0 {
 		return // a heartbeat, which says nothing of the log
 	}
-	if base := c.log.base.Load(); base != nil && request.PrevLogEntry < base.Index && c.holds(base.Index, base.Term) {
+	base := c.log.base.Load()
+	known := base != nil && base.Index <= c.applied() && holds(c.log, base.Index, base.Term) &&
+		(request.PrevLogEntry < base.Index || request.PrevLogEntry == base.Index && request.PrevLogTerm == base.Term)
+	if known {
 		for len(request.Entries) > 0 && request.Entries[0].Index <= base.Index {
 			request.Entries = request.Entries[1:]
 		}
-		request.PrevLogEntry, request.PrevLogTerm = base.Index, base.Term
+		request.PrevLogEntry = base.Index
 	}
 	shown := request.PrevLogEntry + uint64(len(request.Entries))
 	request.LeaderCommitIndex = min(request.LeaderCommitIndex, shown)
+	if known {
+		request.PrevLogEntry, request.PrevLogTerm = 0, 0 // raft need not look
+	}
 }
 
-// holds says whether the log holds an entry, and with it all before.
-func (c *covered) holds(index, term uint64) bool {
+// holds says whether a log holds an entry, and with it all before.
+func holds(log raft.LogStore, index, term uint64) bool {
 	var entry raft.Log
-	err := c.log.GetLog(index, &entry)
+	err := log.GetLog(index, &entry)
 	return err == nil && entry.Term == term
 }
 
-// has says whether everything is here that is in a snapshot. What is older than this
-// instance's term is for raft to refuse.
+// has says whether everything is here that is in a snapshot: applied, or in the log. A
+// snapshot that is only stored is for raft to install again. So is it for raft to refuse
+// what is older than this instance's term.
 func (c *covered) has(request *raft.InstallSnapshotRequest) bool {
 	running := c.started.Load()
 	if running == nil || request.Term < running.CurrentTerm() {
 		return false
 	}
-	return request.LastLogIndex <= running.AppliedIndex() || c.holds(request.LastLogIndex, request.LastLogTerm)
+	return request.LastLogIndex <= c.applied() || holds(c.log.stored, request.LastLogIndex, request.LastLogTerm)
 }
 
 // skip answers for a snapshot that is here, once all of it has come. Until raft has

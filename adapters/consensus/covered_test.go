@@ -16,16 +16,17 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 		commit         uint64
 	}
 	for name, test := range map[string]struct{ sent, given request }{
-		"heartbeat":                  {request{}, request{}},
-		"behind the snapshot":        {request{12, 4, []uint64{13, 14}, 14}, request{12, 4, []uint64{13, 14}, 14}},
-		"right behind it":            {request{10, 3, []uint64{11}, 11}, request{10, 3, []uint64{11}, 11}},
-		"from before it":             {request{8, 2, []uint64{9, 10, 11}, 11}, request{10, 3, []uint64{11}, 11}},
-		"before it":                  {request{7, 2, []uint64{8, 9}, 9}, request{10, 3, nil, 9}},
-		"from the beginning":         {request{0, 0, []uint64{1, 2}, 2}, request{10, 3, nil, 2}},
-		"no entries":                 {request{7, 2, nil, 9}, request{10, 3, nil, 9}},
-		"more committed than shown":  {request{12, 4, []uint64{13}, 20}, request{12, 4, []uint64{13}, 13}},
-		"more than nothing shows":    {request{12, 4, nil, 20}, request{12, 4, nil, 12}},
-		"more than what was covered": {request{7, 2, []uint64{8}, 20}, request{10, 3, nil, 10}},
+		"heartbeat":                   {request{}, request{}},
+		"behind the snapshot":         {request{12, 4, []uint64{13, 14}, 14}, request{12, 4, []uint64{13, 14}, 14}},
+		"right behind it":             {request{10, 3, []uint64{11}, 11}, request{0, 0, []uint64{11}, 11}},
+		"from before it":              {request{8, 2, []uint64{9, 10, 11}, 11}, request{0, 0, []uint64{11}, 11}},
+		"before it":                   {request{7, 2, []uint64{8, 9}, 9}, request{0, 0, nil, 9}},
+		"from the beginning":          {request{0, 0, []uint64{1, 2}, 2}, request{0, 0, nil, 2}},
+		"no entries":                  {request{7, 2, nil, 9}, request{0, 0, nil, 9}},
+		"not of the leader that made": {request{10, 2, []uint64{11}, 11}, request{10, 2, []uint64{11}, 11}},
+		"more committed than shown":   {request{12, 4, []uint64{13}, 20}, request{12, 4, []uint64{13}, 13}},
+		"more than nothing shows":     {request{12, 4, nil, 20}, request{12, 4, nil, 12}},
+		"more than what was covered":  {request{7, 2, []uint64{8}, 20}, request{0, 0, nil, 10}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, err := memory.Open("", nil)
@@ -39,7 +40,7 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 			for _, index := range test.sent.entries {
 				sent.Entries = append(sent.Entries, &raft.Log{Index: index})
 			}
-			(&covered{log: log}).trim(sent)
+			(&covered{log: log, applied: func() uint64 { return 10 }}).trim(sent)
 			given := request{sent.PrevLogEntry, sent.PrevLogTerm, nil, sent.LeaderCommitIndex}
 			for _, entry := range sent.Entries {
 				given.entries = append(given.entries, entry.Index)
@@ -49,6 +50,22 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 				t.Errorf("raft is given %+v, want %+v", given, test.given)
 			}
 		})
+	}
+}
+
+// A snapshot that could not be restored is stored, and proves nothing.
+func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
+	store, err := memory.Open("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := raft.NewInmemSnapshotStore()
+	log := openBase(t, store, kept)
+	makeSnapshot(t, kept, log, 10)
+	sent := &raft.AppendEntriesRequest{PrevLogEntry: 8, PrevLogTerm: 2, Entries: []*raft.Log{{Index: 9, Term: 2}, {Index: 10, Term: 3}}}
+	(&covered{log: log, applied: func() uint64 { return 9 }}).trim(sent)
+	if sent.PrevLogEntry != 8 || len(sent.Entries) != 2 {
+		t.Errorf("raft is given %+v", sent)
 	}
 }
 
@@ -65,7 +82,7 @@ func TestAFollowerWhoseLogConflictsWithItsSnapshotIsGivenAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	sent := &raft.AppendEntriesRequest{PrevLogEntry: 8, Entries: []*raft.Log{{Index: 9, Term: 2}, {Index: 10, Term: 3}}}
-	(&covered{log: log}).trim(sent)
+	(&covered{log: log, applied: func() uint64 { return 10 }}).trim(sent)
 	if sent.PrevLogEntry != 8 || len(sent.Entries) != 2 {
 		t.Errorf("raft is given %+v", sent)
 	}

@@ -376,7 +376,7 @@ func (d *disk) append(logs []*raft.Log) error {
 // when a part of the log's end is gone.
 func (d *disk) DeleteRange(from, to uint64) error {
 	last, err := d.Store.LastIndex()
-	if err != nil {
+	if err != nil || last == 0 {
 		return err
 	}
 	const what = "remove log entries"

@@ -220,7 +220,7 @@ func (n *Node) start(address string) (err error) {
 		progress:    make(chan struct{}),
 	}
 	owing := owingLog{LogStore: n.ahead, owed: newOwed(), leads: n.leadsBy, worth: n.growth.worth}
-	n.logs = &baseLog{LogStore: owing}
+	n.logs = &baseLog{LogStore: owing, stored: n.ahead}
 	based, err := newBasing(kept, n.logs)
 	if err != nil {
 		return err
@@ -235,7 +235,7 @@ func (n *Node) start(address string) (err error) {
 		network = n.seams.transport(network)
 	}
 	network = muted{network, n.disk.refusal}
-	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.board.read().Term })
+	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started, n.appliedIndex}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.board.read().Term })
 	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
 	n.witness.taken, n.witness.sends = n.announced.acknowledged, n.sends
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
@@ -300,6 +300,15 @@ func (n *Node) members() []raft.Server {
 func (n *Node) sends(id raft.ServerID, term uint64) bool {
 	now, leads := n.leadsBy()
 	return leads && now == term && slices.ContainsFunc(n.members(), func(s raft.Server) bool { return s.ID == id })
+}
+
+// appliedIndex: see covered.
+func (n *Node) appliedIndex() uint64 {
+	running := n.started.Load()
+	if running == nil {
+		return 0
+	}
+	return running.AppliedIndex()
 }
 
 // lastEntry gives what the log ends with; it is not known where that can't be read, or

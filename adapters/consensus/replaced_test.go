@@ -1,0 +1,131 @@
+package consensus
+
+import (
+	"bytes"
+	"io"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+// spoken is a transport by which a test says to an instance what a leader would.
+type spoken struct {
+	transport
+	rpcs chan raft.RPC
+}
+
+func (s spoken) Consumer() <-chan raft.RPC { return s.rpcs }
+
+// say gives the answer to a command.
+func (s spoken) say(t *testing.T, command any, content io.Reader) any {
+	t.Helper()
+	answer := make(chan raft.RPCResponse, 1)
+	select {
+	case s.rpcs <- raft.RPC{Command: command, Reader: content, RespChan: answer}:
+	case <-within(t).Done():
+		t.Fatalf("nobody takes %+v", command)
+	}
+	select {
+	case got := <-answer:
+		if got.Error != nil {
+			t.Fatalf("%T is answered with %v", command, got.Error)
+		}
+		return got.Response
+	case <-within(t).Done():
+		t.Fatalf("%T is not answered", command)
+	}
+	return nil
+}
+
+// followerOf gives a blank instance that follows a test.
+func followerOf(t *testing.T) (*instance, spoken) {
+	t.Helper()
+	leader := spoken{rpcs: make(chan raft.RPC)}
+	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), seams: seams{transport: func(inner transport) transport {
+		leader.transport = inner
+		return leader
+	}}})
+	return i, leader
+}
+
+func noops(first, last, term uint64) (logs []*raft.Log) {
+	for index := first; index <= last; index++ {
+		logs = append(logs, &raft.Log{Index: index, Term: term, Type: raft.LogNoop})
+	}
+	return logs
+}
+
+// someSnapshot is one of a cluster that has a node "a".
+func someSnapshot(t *testing.T) (*raft.SnapshotMeta, []byte) {
+	t.Helper()
+	other := start(t, instanceConfig{id: "other", directory: t.TempDir(), bootstrap: true})
+	leaderOf(t, []*instance{other})
+	for range 5 {
+		register(t, other, "a")
+		register(t, other, "b")
+	}
+	made := other.raft.Snapshot()
+	if err := made.Error(); err != nil {
+		t.Fatal(err)
+	}
+	meta, state, err := made.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer state.Close()
+	content, err := io.ReadAll(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return meta, content
+}
+
+// A leader that was cut off has entries that nobody committed, and is sent a snapshot of
+// its successor's that ends before, with or behind them.
+func TestWhoWasSentASnapshotTakesWhatComesBehindIt(t *testing.T) {
+	const term = 9
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("leader"), Addr: []byte("leader:1")}
+	meta, content := someSnapshot(t)
+	for name, last := range map[string]uint64{
+		"before it":     meta.Index - 1,
+		"long before":   meta.Index - 3,
+		"with it":       meta.Index,
+		"behind it":     meta.Index + 1,
+		"far behind it": meta.Index + 5,
+	} {
+		t.Run("its log ends "+name, func(t *testing.T) {
+			i, leader := followerOf(t)
+			append := func(previous, previousTerm uint64, entries []*raft.Log, commit uint64) *raft.AppendEntriesResponse {
+				return leader.say(t, &raft.AppendEntriesRequest{
+					RPCHeader: header, Term: term, PrevLogEntry: previous, PrevLogTerm: previousTerm, Entries: entries, LeaderCommitIndex: commit,
+				}, nil).(*raft.AppendEntriesResponse)
+			}
+			if got := append(0, 0, noops(1, last, meta.Term-1), 0); !got.Success {
+				t.Fatalf("it is given a log, and answers %+v", got)
+			}
+			installed := leader.say(t, &raft.InstallSnapshotRequest{
+				RPCHeader: header, SnapshotVersion: meta.Version, Term: term, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
+				Size: meta.Size, Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
+			}, bytes.NewReader(content)).(*raft.InstallSnapshotResponse)
+			if !installed.Success {
+				t.Fatalf("it is sent a snapshot, and answers %+v", installed)
+			}
+			for index := uint64(1); index <= meta.Index; index++ {
+				if err := i.store.GetLog(index, new(raft.Log)); err == nil {
+					t.Errorf("entry %d, which the snapshot replaces, is in the log still", index)
+				}
+			}
+			next := meta.Index + 1
+			if got := append(meta.Index, meta.Term, noops(next, next, term), next); !got.Success {
+				t.Errorf("it is sent what comes behind the snapshot, and answers %+v", got)
+			}
+			if got := append(next, term, noops(next+1, next+2, term), next+2); !got.Success {
+				t.Errorf("it is sent more, and answers %+v", got)
+			}
+			until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == next+2 })
+			if _, known := i.board.read().View.Node("a"); !known {
+				t.Error("the state is not what the snapshot has")
+			}
+		})
+	}
+}
