@@ -130,7 +130,8 @@ type Cluster interface {
 	Follow(ctx context.Context, source Source) (ClusterStream, error)
 
 	// LeaderAddress is the application address of another instance, that leads.
-	// ErrNoLeader when there is none, it can't be asked, or it is this instance.
+	// ErrNoLeader when there is none, it can't be asked, it is this instance, or it
+	// has no address but this one's, to which nobody can be sent. It gives no other error.
 	LeaderAddress(ctx context.Context) (string, error)
 }
 

@@ -59,10 +59,6 @@ type Config struct {
 	// Version is what /version says of the build.
 	Version string
 
-	// SelfAddress is the application address that this instance advertises:
-	// nobody is redirected to it. Empty: none is known.
-	SelfAddress string
-
 	// Logger is told about faults of this program, once each, and about what
 	// net/http complains of. Nil logs nothing.
 	Logger *slog.Logger

@@ -111,12 +111,11 @@ func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id
 		Backups: app.NewBackups(app.BackupConfig{
 			Registry: s.instance, Restorer: s.instance, Local: s.instance, Leases: s.leases, Logger: slog.New(slog.DiscardHandler),
 		}),
-		Cluster:     s.cluster,
-		Local:       s.instance,
-		Metrics:     s.metrics,
-		Version:     "v1",
-		SelfAddress: self.ApplicationAddress,
-		Logger:      slog.New(slog.NewTextHandler(s.log, nil)),
+		Cluster: s.cluster,
+		Local:   s.instance,
+		Metrics: s.metrics,
+		Version: "v1",
+		Logger:  slog.New(slog.NewTextHandler(s.log, nil)),
 	}
 	for _, c := range change {
 		c(&config)
@@ -373,14 +372,6 @@ func (f fakeNodes) View(ctx context.Context, _ ports.Read) (domain.View, error) 
 
 // fakeBackups is ports.Backups that nobody asks.
 type fakeBackups struct{ ports.Backups }
-
-// fakeCluster is ports.Cluster with another address of the leader.
-type fakeCluster struct {
-	ports.Cluster
-	leader string
-}
-
-func (f fakeCluster) LeaderAddress(context.Context) (string, error) { return f.leader, nil }
 
 // panickingStream is ports.Nodes whose stream panics after its snapshot.
 type panickingStream struct {

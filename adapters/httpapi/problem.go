@@ -204,18 +204,7 @@ func (s *Server) leader(ctx context.Context, err error) (string, error) {
 	if known, ok := errors.AsType[*leaderElsewhere](err); ok {
 		return known.address, nil
 	}
-	address, err := s.config.Cluster.LeaderAddress(ctx)
-	switch {
-	case err != nil && !errors.Is(err, ports.ErrNoLeader):
-		return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, err)
-	case err != nil:
-		return "", err
-	case address == "" || address == s.config.SelfAddress:
-		// Somebody who leads claims to be here: an instance that took over this
-		// one's address, or one that is set up wrongly. A redirect would loop.
-		return "", fmt.Errorf("%w: the leader names %q as its address, which is of no use here", ports.ErrNoLeader, address)
-	}
-	return address, nil
+	return s.config.Cluster.LeaderAddress(ctx)
 }
 
 func redirectTarget(leader string, r *http.Request) string {

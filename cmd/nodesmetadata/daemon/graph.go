@@ -183,7 +183,6 @@ func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Lea
 		Joining:     joiner,
 		Metrics:     metrics,
 		Version:     Version(),
-		SelfAddress: c.ApplicationAdvertisedAddress,
 		Logger:      log.With("component", "httpapi"),
 
 		MaxConnections: connections,
