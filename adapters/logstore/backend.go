@@ -2,7 +2,9 @@ package logstore
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/hashicorp/raft"
 )
@@ -31,6 +33,21 @@ type Backend struct {
 
 	// Volatile: nothing outlives the process.
 	Volatile bool
+}
+
+// Backends are those that there are to choose from.
+type Backends []Backend
+
+// Named gives the one of that name, or an error that says which there are.
+func (b Backends) Named(name string) (Backend, error) {
+	var names []string
+	for _, backend := range b {
+		if backend.Name == name {
+			return backend, nil
+		}
+		names = append(names, backend.Name)
+	}
+	return Backend{}, fmt.Errorf("%q is none of %s", name, strings.Join(names, ", "))
 }
 
 // Path is where the backend keeps its files, of a directory.

@@ -198,7 +198,7 @@ func keepBackend(c config.Config) config.Config {
 		return c
 	}
 	if wrote, found := logstore.WrittenBy(c.RaftDir); found {
-		if _, known := backend(wrote); known {
+		if _, err := backends.Named(wrote); err == nil {
 			c.StorageBackend = wrote
 		}
 	}
@@ -224,7 +224,7 @@ func (d *Daemon) greet() {
 	for _, warning := range c.Warnings {
 		d.log.Warn(warning)
 	}
-	if chosen, _ := backend(c.StorageBackend); chosen.Volatile {
+	if chosen, _ := backends.Named(c.StorageBackend); chosen.Volatile {
 		d.log.Warn("the storage backend forgets everything when the process ends: it is for trials", "storage_backend", c.StorageBackend)
 	}
 	if len(c.Secret) == 0 {

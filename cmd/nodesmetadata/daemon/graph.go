@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
@@ -28,20 +27,11 @@ import (
 
 // backends are the answers to --storage_backend: this is the only place that knows
 // them all.
-var backends = []logstore.Backend{
+var backends = logstore.Backends{
 	{Name: "bolt", Open: bolt.Open, Inspect: bolt.Inspect},
 	{Name: "badger", Open: badger.Open, Inspect: badger.Inspect},
 	{Name: "wal", Open: wal.Open, Inspect: wal.Inspect},
 	{Name: "memory", Open: memory.Open, Inspect: memory.Open, Volatile: true},
-}
-
-// backend gives the one with the given name.
-func backend(name string) (logstore.Backend, bool) {
-	at := slices.IndexFunc(backends, func(b logstore.Backend) bool { return b.Name == name })
-	if at < 0 {
-		return logstore.Backend{}, false
-	}
-	return backends[at], true
 }
 
 // volatileBackends are the names of those that keep nothing.
@@ -94,9 +84,9 @@ func newDemux(c config.Config, log *slog.Logger) (*demux.Demux, error) {
 }
 
 func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, took *latencies, log *slog.Logger, fail fatal) (*consensus.Node, error) {
-	chosen, known := backend(c.StorageBackend)
-	if !known {
-		return nil, fmt.Errorf("there is no storage backend %q", c.StorageBackend)
+	chosen, err := backends.Named(c.StorageBackend)
+	if err != nil {
+		return nil, fmt.Errorf("storage backend: %w", err)
 	}
 	return consensus.New(consensus.Config{
 		ID:                c.RaftID,

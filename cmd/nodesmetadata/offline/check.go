@@ -62,7 +62,7 @@ func (c *check) do(ctx context.Context, d *desk) error {
 
 // inspect looks at a directory that is claimed.
 func inspect(ctx context.Context, d *desk, directory *logstore.Directory) (consensus.Report, error) {
-	backend, err := d.backend(directory.Backend())
+	backend, err := d.backends.Named(directory.Backend())
 	if err != nil {
 		return consensus.Report{}, fmt.Errorf("%s was written by a storage backend that this build does not have: %w", directory.Path(), err)
 	}

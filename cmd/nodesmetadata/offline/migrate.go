@@ -48,10 +48,11 @@ func (d *desk) canMove(flag, name string) error {
 	if err := given(flag, name); err != nil {
 		return err
 	}
-	switch backend, err := d.backend(name); {
+	switch backend, err := d.backends.Named(name); {
 	case err != nil:
 		lasting := slices.DeleteFunc(slices.Clone(d.backends), func(b logstore.Backend) bool { return b.Volatile })
-		return fmt.Errorf("--%s: %w", flag, noneOf(name, lasting))
+		_, err := lasting.Named(name)
+		return fmt.Errorf("--%s: %w", flag, err)
 	case backend.Volatile:
 		return fmt.Errorf("--%s: %q keeps nothing on disk that could be moved: an instance changes from it, or to it, with an empty directory, and joins the cluster anew", flag, name)
 	}
@@ -74,8 +75,8 @@ func (m *migrate) do(ctx context.Context, d *desk) error {
 			return errors.Join(faultsOf(report), errors.New("nothing was changed: only a directory that is sound can be moved"))
 		}
 	}
-	from, _ := d.backend(m.from) // both were checked
-	to, _ := d.backend(m.to)
+	from, _ := d.backends.Named(m.from) // both were checked
+	to, _ := d.backends.Named(m.to)
 	err = directory.Migrate(ctx, logstore.Migration{
 		From: from, To: to, Logger: d.notes.logger(),
 		Watch: func(step logstore.Step, what string) {

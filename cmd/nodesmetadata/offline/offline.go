@@ -47,30 +47,13 @@ var verbs = []verb{checkVerb, migrateVerb, recoverVerb}
 
 // desk is what a job works with.
 type desk struct {
-	backends []logstore.Backend
+	backends logstore.Backends
 	out      io.Writer
 	notes    *notes // where warnings go
 }
 
 func (d *desk) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(d.out, format+"\n", args...)
-}
-
-// backend gives the backend of that name.
-func (d *desk) backend(name string) (logstore.Backend, error) {
-	at := slices.IndexFunc(d.backends, func(b logstore.Backend) bool { return b.Name == name })
-	if at < 0 {
-		return logstore.Backend{}, noneOf(name, d.backends)
-	}
-	return d.backends[at], nil
-}
-
-func noneOf(name string, backends []logstore.Backend) error {
-	var names []string
-	for _, b := range backends {
-		names = append(names, b.Name)
-	}
-	return fmt.Errorf("%q is none of %s", name, strings.Join(names, ", "))
 }
 
 // Knows says whether a first argument is the beginning of a verb.
@@ -93,7 +76,7 @@ func verbsThat(begin string) string {
 }
 
 // Run carries out the verb that args begin with, and returns the exit status.
-func Run(ctx context.Context, args []string, backends []logstore.Backend, stdout, stderr io.Writer) int {
+func Run(ctx context.Context, args []string, backends logstore.Backends, stdout, stderr io.Writer) int {
 	chosen, rest, err := find(args)
 	switch {
 	case err != nil && len(args) == 2 && (args[1] == "--help" || args[1] == "-h"):

@@ -102,7 +102,7 @@ func (r *recovery) do(ctx context.Context, d *desk) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	backend, _ := d.backend(directory.Backend()) // inspect found it
+	backend, _ := d.backends.Named(directory.Backend()) // inspect found it
 	err = consensus.Recover(consensus.Recovery{Directory: directory, Backend: backend, Roster: r.roster, Logger: d.notes.logger()})
 	if err != nil {
 		return fmt.Errorf("%w\nthe same command can be given again", err)
