@@ -55,7 +55,7 @@ func (a addressed) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress
 	if err != nil {
 		return nil, err
 	}
-	return staying{fitting{inner}, func() bool {
+	return staying{inner, func() bool {
 		latest, known := a.latest.Load(id)
 		return known && latest != to
 	}}, nil
@@ -63,10 +63,10 @@ func (a addressed) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress
 
 var errMoved = errors.New("the instance is a member at another address now")
 
-// staying is a pipeline to an address, that ends when its peer is a member at another
-// one. Raft goes on with the one that it has, and takes what comes back for contact
-// with a voter: if nobody is at the new address, it leads on and can't prove it to
-// any reader.
+// staying is a pipeline to an address whose messages fit, and that ends when its peer
+// is a member at another one. Raft goes on with the one that it has, and takes what
+// comes back for contact with a voter: if nobody is at the new address, it leads on
+// and can't prove it to any reader.
 type staying struct {
 	raft.AppendPipeline
 	moved func() bool
@@ -77,6 +77,7 @@ func (s staying) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.Appen
 	if s.moved() {
 		return nil, errMoved
 	}
+	fit(args)
 	return s.AppendPipeline.AppendEntries(args, resp)
 }
 

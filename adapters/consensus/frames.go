@@ -451,12 +451,3 @@ func first(entries []*raft.Log, bytes int) []*raft.Log {
 	}
 	return entries
 }
-
-// fitting is a pipeline whose messages fit.
-type fitting struct{ raft.AppendPipeline }
-
-// AppendEntries implements raft.AppendPipeline.
-func (p fitting) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	fit(args)
-	return p.AppendPipeline.AppendEntries(args, resp)
-}
