@@ -39,7 +39,7 @@ var (
 	ErrForeignDirectory = errors.New("raft directory holds raft state but no manifest")
 )
 
-// Owner says who claims a directory. Both fields are required.
+// Owner says who claims a directory. RaftID and Backend are required.
 type Owner struct {
 	RaftID  string // id of the instance in its raft cluster
 	Backend string // storage backend that is about to be opened in the directory

@@ -2,9 +2,9 @@
 // to raft-boltdb what the contract of a store asks beyond it, and never writes to
 // the file by itself.
 //
-// An entry is durable by one write and one fsync of a single file, and an idle
-// store costs no goroutine and no cache: the right choice for almost everybody.
-// Removed entries leave free pages that later entries fill; the file never shrinks.
+// A batch is durable by two writes and two fdatasyncs of a single file: of the pages that
+// it changes, and of the one that says which pages count. An idle store costs no goroutine
+// and no cache. Removed entries leave free pages that later entries fill; the file never shrinks.
 package bolt
 
 import (
