@@ -70,6 +70,9 @@ func NewOutlet(c config.Config, sink io.Writer) (Outlet, error) {
 	return Outlet{logger, logs}, err
 }
 
+// MostPending is how many bytes of the log may wait.
+const MostPending = mostPending
+
 // Flush is what an instance does at its end.
 func (o Outlet) Flush(most time.Duration) { o.logs.flush(most) }
 

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// mostPending is how many bytes of the log may wait to be written: some thousand
-	// lines, more than an instance says in an hour in which nothing happens.
+	// mostPending is how many bytes of the log may wait to be written before no more lines
+	// are taken: some thousand lines, more than an instance says in an hour in which
+	// nothing happens.
 	mostPending = 1 << 20
 	// patience is how long a line is waited for, and then none until nothing is pending
 	// any more. It is far under the shortest heartbeat timeout, and far over what a
@@ -30,7 +31,7 @@ const (
 //
 // A line is out when Write returns, as long as the sink takes lines within patience: it is
 // not lost to whatever ends the process next, and stands before what others find out by
-// themselves. Otherwise lines are pending, up to mostPending bytes. What is said beyond
+// themselves. Otherwise lines are pending, until they are mostPending bytes. What is said beyond
 // that, or refused by the sink, is lost, and a line in the place of those says how many,
 // as soon as the sink takes lines again.
 //
@@ -42,7 +43,7 @@ type outlet struct {
 
 	mu      sync.Mutex
 	pending [][]byte
-	size    int           // of pending, in bytes
+	size    int           // in bytes, of pending and of what drain has taken and not written
 	dropped uint64        // after pending
 	idle    chan struct{} // closed when drain ends; nil when it does not run
 	late    bool          // drain has kept somebody waiting for patience
@@ -59,7 +60,7 @@ func newOutlet(c config.Config, logs io.Writer) (*outlet, error) {
 // patience at most, and returns no error.
 func (o *outlet) Write(line []byte) (int, error) {
 	o.mu.Lock()
-	if o.size >= mostPending {
+	if o.size >= mostPending || o.dropped > 0 { // the next line stands behind those that are lost
 		o.dropped++
 		o.mu.Unlock()
 		o.lost.Add(1)
@@ -106,7 +107,7 @@ func closedWithin(done <-chan struct{}, most time.Duration) bool {
 func (o *outlet) drain() {
 	for {
 		lines, dropped := o.take()
-		if lines == nil {
+		if lines == nil && dropped == 0 {
 			return
 		}
 		for _, line := range lines {
@@ -116,20 +117,23 @@ func (o *outlet) drain() {
 				o.lost.Add(1)
 				o.missing++
 			}
+			o.mu.Lock()
+			o.size -= len(line)
+			o.mu.Unlock()
 		}
 		o.missing += dropped
 		o.tell()
 	}
 }
 
-// take gives what is pending, and how many lines after that were dropped. Without any,
+// take gives what is pending, and how many lines after that were dropped. Without either,
 // the drain that asks is over.
 func (o *outlet) take() (lines [][]byte, dropped uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	lines, dropped = o.pending, o.dropped
-	o.pending, o.size, o.dropped = nil, 0, 0
-	if lines == nil {
+	o.pending, o.dropped = nil, 0
+	if lines == nil && dropped == 0 {
 		close(o.idle)
 		o.idle, o.late = nil, false
 	}

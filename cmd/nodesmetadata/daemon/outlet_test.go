@@ -121,6 +121,45 @@ func TestALogThatIsNotTakenHoldsNobodyUp(t *testing.T) {
 	})
 }
 
+// A sink that takes a line now and then must not be owed more than one that takes none.
+func TestWhatIsPendingIsBoundedHoweverSlowlyItIsTaken(t *testing.T) {
+	withOutlet(t, nil, func(t *testing.T, out daemon.Outlet, s *sink) {
+		s.open = make(chan struct{})
+		said := 0
+		fill := func() {
+			for lost := out.Lost(); out.Lost() == lost; said++ {
+				out.Info("said", "n", said)
+			}
+		}
+		for range 3 {
+			fill()
+			s.open <- struct{}{} // for one line
+			synctest.Wait()
+		}
+		taken := len(s.String())
+		fill()
+		close(s.open)
+		out.Flush(time.Second)
+		if pending := len(s.String()) - taken; pending > daemon.MostPending+1000 {
+			t.Errorf("%d bytes were pending, more than %d and a few lines", pending, daemon.MostPending)
+		}
+		next := 0
+		for _, r := range s.records(t) {
+			switch {
+			case r.isNote(r.Lines):
+				next += r.Lines
+			case r.N != next:
+				t.Fatalf("where line %d is to be there is %+v", next, r)
+			default:
+				next++
+			}
+		}
+		if next != said {
+			t.Errorf("of %d lines %d are there, or known to be lost", said, next)
+		}
+	})
+}
+
 // A disk that is full takes lines again when there is room.
 func TestALogThatIsRefusedGoesOn(t *testing.T) {
 	withOutlet(t, nil, func(t *testing.T, out daemon.Outlet, s *sink) {
