@@ -1,7 +1,9 @@
 // Package ports is the boundary of the service: the interfaces through which
-// the world asks something of it (Nodes, Leases, Backups, Cluster, Self, Progress),
-// and those through which it asks something of the world (Registry, Local, Membership,
-// Promotions, Formats, Restorer, Peers, Admission).
-// Each interface carries its whole contract. It holds no behaviour, and names
-// neither raft nor HTTP nor a disk.
+// the world asks something of it (Nodes, Leases, Backups, Cluster, Self, Progress,
+// Joining), and those through which it asks something of the world (Registry, Local,
+// Membership, Promotions, Formats, Restorer, Peers, Admission).
+// Each interface carries its whole contract. What these speak of are values and errors,
+// which say in words what they mean to an operator (LocalState.Unready), alike for all who
+// ask. The package does nothing else, and depends on no way to replicate, to serve or to
+// store.
 package ports

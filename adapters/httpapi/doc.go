@@ -1,6 +1,8 @@
 // Package httpapi is the application API: JSON over HTTP/1.1 and HTTP/2 without
 // TLS, and streams of server-sent events. It turns requests into questions to
-// ports.Nodes and ports.Cluster, and what they answer into responses.
+// the ports Nodes, Leases, Backups, Cluster, Local and Joining, and what they answer into
+// responses. It is also a client of the call with which an instance asks to be added
+// (JoinClient).
 //
 // It never decides what the registry allows, never keeps state that outlives a
 // request (what it keeps are bytes that it can encode again), and never answers
