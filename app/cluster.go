@@ -16,8 +16,9 @@ import (
 // only has to tell.
 const successorTimeout = time.Second
 
-// ClusterConfig is what the use cases over the raft cluster need. All of Self
-// but its ClusterID, which is learnt, the ports and the logger must be given.
+// ClusterConfig is what the use cases over the raft cluster need. All of Self but
+// ClusterID, Applied and Quarantined, which are asked of Local, the ports but Formats,
+// and the logger must be given.
 type ClusterConfig struct {
 	Self       ports.Identity
 	Membership ports.Membership
@@ -28,7 +29,8 @@ type ClusterConfig struct {
 	// Formats is told what instances say of theirs; nil: nobody is, as in a cluster
 	// whose instances are all alike.
 	Formats ports.Formats
-	// Logger is told of promotions.
+	// Logger is told of promotions, and of voters that have come back without what they
+	// had acknowledged.
 	Logger *slog.Logger
 
 	// AskTimeout bounds the question to another instance; zero means 1 s.
@@ -39,7 +41,8 @@ type ClusterConfig struct {
 }
 
 // Cluster implements ports.Cluster and ports.Self. Between Open and Close it keeps
-// an eye on the other instances, and promotes those who have caught up.
+// an eye on the other instances, promotes those who have caught up, and makes nonvoters
+// of voters that have come back without what they had acknowledged.
 type Cluster struct {
 	ClusterConfig
 	leader leaderAddress

@@ -98,13 +98,13 @@ type Cluster interface {
 	// gives what it is then. Whoever is to answer at an address, or to count in the
 	// majority, must answer there, bear that id, and belong to no other cluster:
 	// domain.ErrUnreachable, domain.ErrIDMismatch, domain.ErrOtherCluster; one that can't read
-	// what all others read is domain.ErrTooOld; force
-	// skips these questions. A new voter is a nonvoter until it has caught up,
-	// forced or not; when ctx ends before, that is ErrOutcomeUnknown, and goes on
-	// all the same. Who forces it waits for no more than two seconds, and is given
-	// the nonvoter. The leader hands over before it is made a nonvoter, as for
-	// Remove. Other errors: domain.ErrAddressInUse, domain.ErrLastVoter and
-	// those of Membership.Add.
+	// what all others read is domain.ErrTooOld, and one that is to take the place of another
+	// process that answers under the id is domain.ErrIDInUse; force skips these questions.
+	// A new voter is a nonvoter until it has caught up, forced or not; when ctx ends
+	// before, that is ErrOutcomeUnknown, and goes on all the same. Who forces it waits for
+	// no more than two seconds, and is given the nonvoter. The leader hands over before it
+	// is made a nonvoter, as for Remove. Other errors: domain.ErrAddressInUse,
+	// domain.ErrLastVoter and those of Membership.Add.
 	Add(ctx context.Context, instance domain.Instance, force bool) (domain.Instance, error)
 
 	// Remove ends a membership and gives what it was. The leader hands over

@@ -25,7 +25,7 @@ const (
 	DefaultMaxNewcomers   = 256
 )
 
-// No request takes longer than this to be heard, nor to be decided.
+// longestTimeout bounds Config.RequestTimeout, and how long a header may take to arrive.
 const longestTimeout = 10 * time.Second
 
 // writeGrace is how long a response may go on being written after the time to
@@ -63,9 +63,10 @@ type Config struct {
 	// net/http complains of. Nil logs nothing.
 	Logger *slog.Logger
 
-	// RequestTimeout bounds how long a request may take to be decided; writing
-	// the response may take 5 s more. Zero means DefaultRequestTimeout; at most
-	// 10 s.
+	// RequestTimeout bounds how long a request may take to be decided, beside the time
+	// that it asks to wait, and a restore aside; writing the response may take 5 s more,
+	// a backup as long as it goes on being taken. Zero means DefaultRequestTimeout; at
+	// most 10 s.
 	RequestTimeout time.Duration
 
 	// HeaderTimeout bounds how long the header of a request may take to arrive;

@@ -49,8 +49,8 @@ func (c *Config) complete(said sayings) {
 	c.ApplicationAdvertisedAddress = advertised(c.ApplicationAdvertisedAddress, c.ApplicationBindAddress)
 }
 
-// advertised is the bind address where nothing else is asked for, unless its
-// port is only known once it is bound.
+// advertised is the bind address where nothing else is asked for, unless its port is
+// still to be chosen.
 func advertised(address, bind string) string {
 	if _, port, err := net.SplitHostPort(bind); address == "" && err == nil && port != "0" {
 		return bind

@@ -36,10 +36,10 @@ type Config struct {
 	RaftID                string
 	RaftDir               string
 	RaftBindAddress       string
-	RaftAdvertisedAddress string // empty: the address that is bound, once it is
+	RaftAdvertisedAddress string // empty: the bind address, once its port is chosen
 
 	ApplicationBindAddress       string
-	ApplicationAdvertisedAddress string // empty: the address that is bound, once it is
+	ApplicationAdvertisedAddress string // empty: the bind address, once its port is chosen
 
 	BootstrapRaftCluster bool
 	Join                 []string

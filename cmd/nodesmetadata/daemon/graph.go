@@ -26,7 +26,7 @@ import (
 )
 
 // backends are the answers to --storage_backend: this is the only place that knows
-// them all.
+// more of all of them than their names (config.Backends).
 var backends = logstore.Backends{
 	{Name: "bolt", Open: bolt.Open, Inspect: bolt.Inspect},
 	{Name: "badger", Open: badger.Open, Inspect: badger.Inspect},
