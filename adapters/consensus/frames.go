@@ -77,7 +77,12 @@ func (c checked) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	return &checkedConn{Conn: conn, frames: frames{part: part{all: c.incoming}, limit: maxAnswer}}, nil
 }
 
-// checkedConn is read by one goroutine.
+// checkedConn is read by one goroutine, and written by one.
+//
+// It has no patience with a snapshot that stands still. Raft 1.7.3 waits for one on its
+// way in as long as the connection lasts, in its main goroutine, which votes for nobody
+// meanwhile; and on its way out as long as all of it may take, minutes where it is large,
+// while its follower may be back at another address.
 type checkedConn struct {
 	net.Conn
 	frames frames
@@ -89,13 +94,33 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 	if c.fault != nil {
 		return 0, c.fault
 	}
+	snapshot := c.frames.step == inSnapshot
+	if snapshot {
+		if err := c.Conn.SetReadDeadline(time.Now().Add(rpcTimeout)); err != nil {
+			return 0, err
+		}
+	}
 	n, err := c.Conn.Read(p)
 	fine, fault := c.frames.check(p[:n])
 	if fault == nil {
+		if snapshot {
+			c.fault = err // raft reads on, to come to the end of it
+		}
 		return n, err
 	}
 	c.fault = fault
 	return fine, fault
+}
+
+// Write sends a part of a message, which takes no longer than an RPC may: of a snapshot
+// raft writes 256 KiB at a time.
+func (c *checkedConn) Write(p []byte) (int, error) {
+	if !c.frames.requests {
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(rpcTimeout)); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Write(p)
 }
 
 // Close implements net.Conn.

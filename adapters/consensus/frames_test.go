@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -254,6 +255,48 @@ func TestWhatInstancesSendGetsThrough(t *testing.T) {
 		err := peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{}, &raft.TimeoutNowResponse{})
 		if err == nil || err.Error() != raft.ErrUnsupportedProtocol.Error() {
 			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Who sends a snapshot may be gone, or stand still, in the middle of it; so may who is
+// sent one.
+func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
+	const size = 50 << 10
+	ends := func() (here *checkedConn, there net.Conn) {
+		in, out := net.Pipe()
+		return &checkedConn{Conn: in, frames: frames{part: part{all: &atomic.Int64{}}, limit: maxIncoming}}, out
+	}
+	synctest.Test(t, func(t *testing.T) {
+		here, there := ends()
+		defer there.Close()
+		here.frames.requests, here.frames.step, here.frames.skip = true, inSnapshot, 3*size
+		go func() {
+			for range 2 { // slow is not still
+				time.Sleep(rpcTimeout * 3 / 4)
+				_, _ = there.Write(make([]byte, size))
+			}
+		}()
+		began := time.Now()
+		n, err := io.Copy(io.Discard, here)
+		if took := time.Since(began); n != 2*size || !errors.Is(err, os.ErrDeadlineExceeded) || took != rpcTimeout*5/2 {
+			t.Errorf("%d bytes came within %v, error %v", n, took, err)
+		}
+		began = time.Now()
+		if n, err := io.Copy(io.Discard, here); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 0 {
+			t.Errorf("then %d bytes came, error %v, after %v", n, err, time.Since(began))
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		here, there := ends()
+		defer there.Close()
+		if err := here.SetDeadline(time.Now().Add(time.Hour)); err != nil { // as raft does for a large one
+			t.Fatal(err)
+		}
+		began := time.Now()
+		_, err := here.Write(make([]byte, size))
+		if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != rpcTimeout {
+			t.Errorf("it was written for %v, error %v", took, err)
 		}
 	})
 }
