@@ -49,9 +49,7 @@ type ballot struct {
 	told atomic.Uint64
 }
 
-func newBallot(term func() uint64) *ballot {
-	return &ballot{locked: make(chan struct{}, 1), term: term}
-}
+func newBallot() *ballot { return &ballot{locked: make(chan struct{}, 1)} }
 
 func (b *ballot) lock() (unlock func()) {
 	b.locked <- struct{}{}
@@ -62,9 +60,9 @@ func (b *ballot) lock() (unlock func()) {
 func (b *ballot) patience() time.Duration { return b.heartbeat / 2 }
 
 // begin is called before raft starts.
-func (b *ballot) begin(heartbeat time.Duration, follows func() (raft.ServerAddress, bool), refusal func() error) {
+func (b *ballot) begin(heartbeat time.Duration, term func() uint64, follows func() (raft.ServerAddress, bool), refusal func() error) {
 	defer b.lock()()
-	b.heartbeat, b.follows, b.refusal, b.heard = heartbeat, follows, refusal, time.Now()
+	b.heartbeat, b.term, b.follows, b.refusal, b.heard = heartbeat, term, follows, refusal, time.Now()
 }
 
 // refuses is why raft is not told to stand for election, though a leader says so; nil for
@@ -144,10 +142,8 @@ func (b *ballot) free() bool {
 func (b *ballot) put(command any, pass func()) {
 	switch request := command.(type) {
 	case *raft.RequestPreVoteRequest:
-		defer b.lock()()
-		if leader, passed := b.passed(); passed {
-			request.Addr = []byte(leader) // raft asks whether it has another leader than this
-		}
+		// It promises nothing, so that a leader that is heard meanwhile need not wait.
+		b.lookAway(request)
 	case *raft.RequestVoteRequest:
 		defer b.lock()()
 		if _, passed := b.passed(); passed {
@@ -160,6 +156,13 @@ func (b *ballot) put(command any, pass func()) {
 		b.told.Store(b.next(string(request.Addr)))
 	}
 	pass()
+}
+
+func (b *ballot) lookAway(request *raft.RequestPreVoteRequest) {
+	defer b.lock()()
+	if leader, passed := b.passed(); passed {
+		request.Addr = []byte(leader) // raft asks whether it has another leader than this
+	}
 }
 
 // next is the term after that in which leader leads this instance; zero when it does not. It

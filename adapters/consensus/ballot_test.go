@@ -26,7 +26,7 @@ func newElector(t *testing.T, leader raft.ServerAddress) *elector {
 	v := &elector{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadly: make(chan raft.RPC, 1)}
 	v.witness = newWitness(v.inner, newEvidence(), nil, nil, func() uint64 { return 7 })
 	follows := func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" }
-	v.ballot.begin(testHeartbeat, follows, func() error { return v.trouble })
+	v.ballot.begin(testHeartbeat, func() uint64 { return 7 }, follows, func() error { return v.trouble })
 	v.SetHeartbeatHandler(func(rpc raft.RPC) { v.steadly <- rpc })
 	t.Cleanup(func() {
 		if err := v.Close(); err != nil {
@@ -238,6 +238,24 @@ func TestWhoWouldVoteForAnotherDoesNotStandItself(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Raft's main goroutine may be busy with a snapshot, or a disk, when another one asks.
+func TestAQuestionThatWaitsForRaftKeepsNoHeartbeatFromBeingAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newElector(t, "leader:1")
+		asked := make(chan raft.RPCResponse, 1)
+		v.inner.rpcs <- raft.RPC{Command: &raft.RequestPreVoteRequest{}, RespChan: asked}
+		synctest.Wait() // until it waits for raft
+		go v.heartbeat()
+		synctest.Wait()
+		select {
+		case <-v.steadly:
+		default:
+			t.Error("the heartbeat waits")
+		}
+		<-v.Consumer()
+	})
 }
 
 // Raft takes for granted that its leader told it to, and has others vote for it though

@@ -78,6 +78,8 @@ type diskConfig struct {
 	// self is what raft stores when this instance votes for itself.
 	self   []byte
 	logger *slog.Logger
+	// leads says whether raft appends what it proposes itself.
+	leads func() bool
 	// appended is told of entries that were stored.
 	appended func([]*raft.Log)
 	// took is told how long that was; nil: nobody is.
@@ -304,7 +306,7 @@ func (d *disk) mustStore(logs []*raft.Log, err error) bool {
 	}
 	nothingWritten := errors.As(err, new(*logstore.NoRoomError))
 	changesMembers := slices.ContainsFunc(logs, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
-	return d.armed.Load() && (!nothingWritten || changesMembers)
+	return d.armed.Load() && (!nothingWritten || changesMembers && d.config.leads())
 }
 
 // insist appends logs for as long as it takes. The others elect another leader

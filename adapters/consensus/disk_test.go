@@ -134,6 +134,7 @@ func watch(t *testing.T) *watched {
 	w.disk = newDisk(w.bad, diskConfig{
 		hangAfter: testHang,
 		self:      []byte("self:1"),
+		leads:     func() bool { return true },
 		logger:    slog.New(slog.NewTextHandler(w.said, nil)),
 		appended:  func([]*raft.Log) {},
 		changed:   func() {},

@@ -133,7 +133,7 @@ type transport interface {
 }
 
 func newWitness(inner transport, e *evidence, c *covered, voters *electorate, follows func() uint64) *witness {
-	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), absent: newAbsent(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(follows), stopped: make(chan struct{}),
+	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), absent: newAbsent(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(), stopped: make(chan struct{}),
 		taken: func(raft.ServerID, *raft.AppendEntriesRequest) {}}
 	w.relaying.Go(w.relay)
 	return w

@@ -62,6 +62,19 @@ func TestWhatRaftCannotBeToldOfIsWrittenForAsLongAsItTakes(t *testing.T) {
 	}
 }
 
+// A follower takes a membership for stored only when it is: it waits for none, and votes.
+func TestAFollowerRefusesAMembershipThatThereIsNoRoomFor(t *testing.T) {
+	w := watch(t)
+	defer w.close(t)
+	w.config.leads = func() bool { return false }
+	w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
+	refused := w.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Type: raft.LogConfiguration}})
+	if !errors.As(refused, new(*logstore.NoRoomError)) {
+		t.Errorf("it answers %v", refused)
+	}
+	w.bad.fill(nil)
+}
+
 func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
 	cluster, stores := badDisks(t, 3)
 	leader := cluster[0]

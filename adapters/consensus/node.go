@@ -207,6 +207,7 @@ func (n *Node) start(address string) (err error) {
 		hangAfter: n.config.Timing.hangAfter(),
 		self:      []byte(address),
 		logger:    n.config.Logger,
+		leads:     n.isLeader,
 		appended:  n.growth.appended,
 		took:      n.config.Observer.Stored,
 		changed:   n.postTrouble,
@@ -246,7 +247,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	n.awake.HeartbeatTimeout, n.awake.ElectionTimeout = settings.HeartbeatTimeout, settings.ElectionTimeout
-	n.witness.ballot.begin(settings.HeartbeatTimeout, n.follows, n.disk.refusal)
+	n.witness.ballot.begin(settings.HeartbeatTimeout, n.currentTerm, n.follows, n.disk.refusal)
 	if !n.mayBeTrusted() {
 		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
 	}
@@ -300,6 +301,15 @@ func (n *Node) members() []raft.Server {
 func (n *Node) sends(id raft.ServerID, term uint64) bool {
 	now, leads := n.leadsBy()
 	return leads && now == term && slices.ContainsFunc(n.members(), func(s raft.Server) bool { return s.ID == id })
+}
+
+// currentTerm is raft's; 0 before it has started.
+func (n *Node) currentTerm() uint64 {
+	running := n.started.Load()
+	if running == nil {
+		return 0
+	}
+	return running.CurrentTerm()
 }
 
 // appliedIndex: see covered.

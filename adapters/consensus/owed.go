@@ -99,11 +99,18 @@ func (l owingLog) GetLog(index uint64, entry *raft.Log) error {
 		return err
 	}
 	base, known := l.owed.based(index)
-	if !known || index > 1 && l.LogStore.GetLog(index-1, new(raft.Log)) != raft.ErrLogNotFound {
+	if !known || index > 1 && l.finds(index-1) {
 		return err
 	}
 	*entry = base
 	return nil
+}
+
+// finds says whether the entry before another one is found, be it only as what is owed: then
+// raft would send the other one for what it is.
+func (l owingLog) finds(index uint64) bool {
+	_, known := l.owed.based(index)
+	return known || l.LogStore.GetLog(index, new(raft.Log)) != raft.ErrLogNotFound
 }
 
 // DeleteRange implements raft.LogStore. A leader removes only the beginning of its

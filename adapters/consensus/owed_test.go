@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
 // sending is a transport on which snapshots take their time: each is told when it is
@@ -115,6 +117,44 @@ func TestWhatIsOwed(t *testing.T) {
 			}
 			if got := o.cut(7, 100, 50); got != test.again {
 				t.Errorf("and then up to %d, not %d", got, test.again)
+			}
+		})
+	}
+}
+
+// What a snapshot ends with is known by its index and its term, and must not be sent as
+// if it were the entry.
+func TestWhatIsOwedIsFoundOnlyBehindNothing(t *testing.T) {
+	for name, test := range map[string]struct {
+		stored []uint64
+		owed   []uint64
+		index  uint64
+		found  bool
+	}{
+		"what is owed":             {owed: []uint64{7}, index: 7, found: true},
+		"before what is stored":    {stored: []uint64{8}, owed: []uint64{7}, index: 7, found: true},
+		"what could be sent":       {stored: []uint64{6}, owed: []uint64{7}, index: 7},
+		"what could be sent, too":  {owed: []uint64{6, 7}, index: 7},
+		"the first of two":         {owed: []uint64{6, 7}, index: 6, found: true},
+		"what is owed to nobody":   {owed: []uint64{7}, index: 8},
+		"what is stored, as it is": {stored: []uint64{7}, owed: []uint64{7}, index: 7, found: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, err := memory.Open("", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, index := range test.stored {
+				if err := store.StoreLog(&raft.Log{Index: index, Term: 2}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			log := owingLog{LogStore: store, owed: newOwed()}
+			for n, index := range test.owed {
+				log.owed.begin(raft.ServerID(fmt.Sprint(n)), &raft.InstallSnapshotRequest{Term: 7, LastLogIndex: index, LastLogTerm: 6})
+			}
+			if err := log.GetLog(test.index, new(raft.Log)); (err == nil) != test.found {
+				t.Errorf("entry %d: %v", test.index, err)
 			}
 		})
 	}

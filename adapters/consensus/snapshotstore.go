@@ -152,7 +152,7 @@ func removeSnapshot(path string) error {
 // snapshotSink is a snapshot that is being written. One goroutine uses it.
 type snapshotSink struct {
 	store *snapshotStore
-	path  string // of its folder, as long as it is not complete
+	path  string // of its folder
 	state *os.File
 	sum   hash.Hash64
 	out   *bufio.Writer
@@ -178,7 +178,7 @@ func (s *snapshotSink) Close() error {
 	}
 	s.over = true
 	if err := s.complete(); err != nil {
-		return errors.Join(fmt.Errorf("write snapshot %s: %w", s.meta.ID, err), os.RemoveAll(s.path))
+		return errors.Join(fmt.Errorf("write snapshot %s: %w", s.meta.ID, err), removeSnapshot(s.path))
 	}
 	if err := s.store.reap(); err != nil {
 		s.store.logger.Warn("snapshots that are not needed any more could not be removed", "error", err)
@@ -198,9 +198,11 @@ func (s *snapshotSink) complete() error {
 	if err := logstore.ReplaceFile(s.path, snapshotMeta, description); err != nil {
 		return err
 	}
-	if err := os.Rename(s.path, filepath.Join(s.store.folder, s.meta.ID)); err != nil {
+	complete := filepath.Join(s.store.folder, s.meta.ID)
+	if err := os.Rename(s.path, complete); err != nil {
 		return err
 	}
+	s.path = complete
 	return logstore.SyncDir(s.store.folder)
 }
 
