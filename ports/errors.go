@@ -36,6 +36,9 @@ var (
 	ErrClosed = errors.New("this instance is shutting down")
 	// ErrNoSuccessor: leadership could not be handed over; this instance kept it.
 	ErrNoSuccessor = errors.New("no voter could take over leadership")
+	// ErrNoMajorityLeft: a voter can't go, because too few of the others answer, or have
+	// what was written, to commit that, or anything after it. Nothing was changed.
+	ErrNoMajorityLeft = errors.New("there would be no majority without it")
 	// ErrOutcomeUnknown: the write was sent on its way, and whether it takes
 	// effect, now or later, is not known.
 	ErrOutcomeUnknown = errors.New("the outcome of the write is not known: it may have taken effect, or may yet")

@@ -164,12 +164,13 @@ type Membership interface {
 	// Registry.ReadHere.
 	RosterHere(ctx context.Context) (domain.Roster, error)
 
-	// Add takes the steps of domain.Roster.Join, or gives its refusal. Other
-	// errors are as for Registry.Propose; it may be called again.
+	// Add takes the steps of domain.Roster.Join, or gives its refusal. A voter that
+	// could not be spared is not made a nonvoter: ErrNoMajorityLeft. Other errors are as
+	// for Registry.Propose; it may be called again.
 	Add(ctx context.Context, instance domain.Instance) error
 
 	// Remove ends the membership of the instance, if domain.Roster.Leave
-	// allows it. Errors as for Add.
+	// allows it, and it can be spared. Errors as for Add.
 	Remove(ctx context.Context, id string) error
 
 	// HandOver gives leadership to the voter named by to, or, if that is empty, to

@@ -61,6 +61,9 @@ func (n *Node) RosterHere(ctx context.Context) (domain.Roster, error) {
 func (n *Node) Add(ctx context.Context, instance domain.Instance) error {
 	return n.changeMembership(ctx, func(current domain.Roster) ([]change, error) {
 		steps, err := current.Join(instance)
+		if slices.ContainsFunc(steps, func(s domain.Step) bool { return s.Kind == domain.Demote }) {
+			err = n.canSpare(ctx, instance.ID)
+		}
 		changes := make([]change, len(steps))
 		for i, step := range steps {
 			changes[i] = func() raft.IndexFuture { return n.take(step) }
@@ -106,10 +109,54 @@ func (n *Node) wish(ctx context.Context, p promotion) error {
 // Remove implements ports.Membership.
 func (n *Node) Remove(ctx context.Context, id string) error {
 	return n.changeMembership(ctx, func(current domain.Roster) ([]change, error) {
+		if err := current.Leave(id); err != nil {
+			return nil, err
+		}
 		return []change{func() raft.IndexFuture {
 			return n.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout)
-		}}, current.Leave(id)
+		}}, n.canSpare(ctx, id)
 	})
+}
+
+// canSpare says whether a majority of the voters is left without one that is to go, if it is
+// one: raft lets it go with the first word, and that is committed by those that are left, or
+// by nobody. They have to take a heartbeat that was sent after the call, and to have
+// what this instance's log had then; for that they have an election timeout.
+func (n *Node) canSpare(ctx context.Context, id string) error {
+	voters, index := n.voters(), n.lastIndex()
+	left := slices.DeleteFunc(slices.Clone(voters), func(s raft.Server) bool { return s.ID == raft.ServerID(id) })
+	if len(left) == len(voters) {
+		return nil
+	}
+	needed := len(left)/2 + 1
+	others := make([]raft.ServerID, 0, len(left))
+	for _, voter := range left {
+		if voter.ID == raft.ServerID(n.config.ID) {
+			needed--
+		} else {
+			others = append(others, voter.ID)
+		}
+	}
+	term, _ := n.leads()
+	moment := n.evidence.begin()
+	n.provoke(others, term)
+	late := time.NewTimer(n.config.Timing.ElectionTimeout)
+	defer late.Stop()
+	for {
+		away := slices.DeleteFunc(slices.Clone(others), func(id raft.ServerID) bool {
+			return n.evidence.since(id, term, moment) && n.announced.reached(id) >= index
+		})
+		if len(others)-len(away) >= needed {
+			return nil
+		}
+		select {
+		case <-time.After(transferPause):
+		case <-late.C:
+			return fmt.Errorf("%w: of the %d voters that would be left these don't answer, or lack what was written: %q", ports.ErrNoMajorityLeft, len(left), away)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // change is one change of the membership that raft can commit.

@@ -76,6 +76,37 @@ func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
 	}
 }
 
+// Raft would take the majority from the cluster for good.
+func TestAVoterStaysWithoutWhichThereIsNoMajority(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	leader, needed, away := cluster[0], cluster[1], cluster[2]
+	register(t, leader, "before")
+	away.stop(t)
+	member := func(i *instance) domain.Instance {
+		return domain.Instance{ID: i.config.ID, RaftAddress: i.raftAddress(), Suffrage: domain.Nonvoter}
+	}
+	for name, err := range map[string]error{
+		"removed":  leader.Remove(within(t), needed.config.ID),
+		"demoted":  leader.Add(within(t), member(needed)),
+		"its self": leader.Remove(within(t), leader.config.ID),
+	} {
+		if !errors.Is(err, ports.ErrNoMajorityLeft) || errors.Is(err, ports.ErrOutcomeUnknown) || err != nil && !strings.Contains(err.Error(), away.config.ID) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	register(t, leader, "after")
+	if err := leader.Add(within(t), member(away)); err != nil {
+		t.Errorf("who is away can't be made a nonvoter: %v", err)
+	}
+	if err := leader.Remove(within(t), away.config.ID); err != nil {
+		t.Errorf("who is away can't be removed: %v", err)
+	}
+	if err := leader.Remove(within(t), needed.config.ID); err != nil {
+		t.Errorf("of two, both of which answer, one can't be removed: %v", err)
+	}
+	register(t, leader, "alone")
+}
+
 func TestALoneVoterHasNoSuccessor(t *testing.T) {
 	i := startCluster(t, 1, nil)[0]
 	err := i.HandOver(within(t), "")

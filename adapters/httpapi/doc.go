@@ -28,6 +28,7 @@
 //	409  registry_full           the registry takes no more
 //	409  no_time_to_live         a heartbeat for a node that needs none
 //	409  last_voter              the last voter can't go, nor hand over
+//	409  no_majority_left        the voter can't go: too few of the others answer
 //	409  not_voter               a nonvoter can't lead
 //	409  id_mismatch             at the raft address answers an instance with another id
 //	409  other_cluster           the instance belongs to another raft cluster

@@ -74,6 +74,7 @@ var outcomes = []outcome{
 	{domain.ErrIDInUse, http.StatusConflict, "id_in_use"},
 	{domain.ErrNotVoter, http.StatusConflict, "not_voter"},
 	{domain.ErrLastVoter, http.StatusConflict, "last_voter"},
+	{ports.ErrNoMajorityLeft, http.StatusConflict, "no_majority_left"},
 	{domain.ErrNoTimeToLive, http.StatusConflict, "no_time_to_live"},
 	{domain.ErrNoSuchNode, http.StatusNotFound, "node_not_found"},
 	{domain.ErrNoSuchInstance, http.StatusNotFound, "instance_not_found"},
