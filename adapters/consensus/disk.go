@@ -24,6 +24,8 @@ const (
 	hangElections = 5
 	// diskPause is the time between two tries to write to a disk that refused.
 	diskPause = 200 * time.Millisecond
+	// presentPause is the time between two looks whether the directory is there.
+	presentPause = time.Second
 )
 
 // storeEntries is what the disk is asked to do when entries are appended.
@@ -78,6 +80,8 @@ type diskConfig struct {
 	// self is what raft stores when this instance votes for itself.
 	self   []byte
 	logger *slog.Logger
+	// present says why what is written would be lost; nil for no reason.
+	present func() error
 	// leads says whether raft appends what it proposes itself.
 	leads func() bool
 	// appended is told of entries that were stored.
@@ -192,7 +196,7 @@ func (d *disk) fails(what string, err error) {
 func (d *disk) works() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed == nil || d.insists > 0 {
+	if d.failed == nil || d.insists > 0 || d.config.present() != nil {
 		return
 	}
 	d.config.logger.Info("the disk can be written again", "after", time.Since(d.failed.since).Round(time.Millisecond))
@@ -258,11 +262,30 @@ func (d *disk) tryOut() error {
 	return d.Store.SetUint64(logstore.TermKey, term)
 }
 
+// room is why there is no place for entries; nil where there is.
 func (d *disk) room() error {
+	if err := d.config.present(); err != nil {
+		return err
+	}
 	if roomy, ok := d.Store.(logstore.Roomy); ok {
 		return roomy.Room()
 	}
 	return nil
+}
+
+// watch looks whether the directory is there, also while nothing is written, until this
+// instance is being closed.
+func (d *disk) watch() {
+	for {
+		select {
+		case <-time.After(presentPause):
+		case <-d.closing:
+			return
+		}
+		if err := d.config.present(); err != nil {
+			d.fails("find its directory", err)
+		}
+	}
 }
 
 // pause is false when this instance is being closed.
@@ -304,7 +327,7 @@ func (d *disk) mustStore(logs []*raft.Log, err error) bool {
 	if d.truncated.Load() {
 		return true
 	}
-	nothingWritten := errors.As(err, new(*logstore.NoRoomError))
+	nothingWritten := errors.As(err, new(*logstore.NoRoomError)) || errors.Is(err, logstore.ErrDirectoryGone)
 	changesMembers := slices.ContainsFunc(logs, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
 	return d.armed.Load() && (!nothingWritten || changesMembers && d.config.leads())
 }
@@ -463,7 +486,10 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 func (d *disk) persist(key []byte, write func() error) error {
 	what := fmt.Sprintf("store %s", key)
 	for {
-		err := d.stably(what, write)
+		err := d.config.present()
+		if err == nil {
+			err = d.stably(what, write)
+		}
 		if err == nil {
 			return nil
 		}

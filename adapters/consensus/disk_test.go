@@ -135,6 +135,7 @@ func watch(t *testing.T) *watched {
 		hangAfter: testHang,
 		self:      []byte("self:1"),
 		leads:     func() bool { return true },
+		present:   func() error { return nil },
 		logger:    slog.New(slog.NewTextHandler(w.said, nil)),
 		appended:  func([]*raft.Log) {},
 		changed:   func() {},
@@ -377,6 +378,7 @@ func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	halted := make(chan error, 1)
 	d := newDisk(illegible{newBadStore(t)}, diskConfig{
 		hangAfter: testHang,
+		present:   func() error { return nil },
 		logger:    slog.New(slog.DiscardHandler),
 		appended:  func([]*raft.Log) {},
 		changed:   func() {},

@@ -187,6 +187,7 @@ func (n *Node) Open(ctx context.Context) error {
 		n.watching.Go(n.leaveQuarantine)
 	}
 	n.watching.Go(n.cutLog)
+	n.watching.Go(n.disk.watch)
 	return nil
 }
 
@@ -207,6 +208,7 @@ func (n *Node) start(address string) (err error) {
 		hangAfter: n.config.Timing.hangAfter(),
 		self:      []byte(address),
 		logger:    n.config.Logger,
+		present:   n.directory.Present,
 		leads:     n.isLeader,
 		appended:  n.growth.appended,
 		took:      n.config.Observer.Stored,

@@ -35,6 +35,8 @@ var (
 	ErrNewerFormat = errors.New("raft directory has a newer format")
 	// ErrDamagedManifest: its manifest can't be read; it is left as it is.
 	ErrDamagedManifest = errors.New("manifest of the raft directory is damaged")
+	// ErrDirectoryGone: what was claimed is not at its path any more.
+	ErrDirectoryGone = errors.New("raft directory was removed, or another one is in its place")
 	// ErrForeignDirectory: it has no manifest but holds raft state under our names.
 	ErrForeignDirectory = errors.New("raft directory holds raft state but no manifest")
 )
@@ -157,6 +159,27 @@ func refuseForeign(path string) error {
 			return fmt.Errorf("%w: %s: restore its %s, or use an empty directory",
 				ErrForeignDirectory, filepath.Join(path, name), manifestName)
 		}
+	}
+	return nil
+}
+
+// Present returns ErrDirectoryGone unless what was claimed is still at its path: what
+// is written to the files that are open is lost with the process. Where the operating system
+// does not tell, it is there.
+func (d *Directory) Present() error {
+	d.mu.Lock()
+	held := d.held
+	d.mu.Unlock()
+	if held == nil {
+		return nil
+	}
+	own, err := held.Stat()
+	if err != nil {
+		return nil
+	}
+	there, err := os.Stat(filepath.Join(d.path, lockName))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(own, there) {
+		return fmt.Errorf("%w: %s", ErrDirectoryGone, d.path)
 	}
 	return nil
 }

@@ -31,6 +31,31 @@ func claim(t *testing.T, path string) *logstore.Directory {
 	return directory
 }
 
+func TestADirectoryThatIsGoneIsNoticed(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, path string) error{
+		"removed": func(_ *testing.T, path string) error { return os.RemoveAll(path) },
+		"moved":   func(t *testing.T, path string) error { return os.Rename(path, filepath.Join(t.TempDir(), "elsewhere")) },
+		"replaced": func(t *testing.T, path string) error {
+			err := os.Rename(path, filepath.Join(t.TempDir(), "elsewhere"))
+			return errors.Join(err, os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "instance.lock"), nil, 0o600))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "raft")
+			directory := claim(t, path)
+			if err := directory.Present(); err != nil {
+				t.Errorf("it is there: %v", err)
+			}
+			if err := end(t, path); err != nil {
+				t.Fatal(err)
+			}
+			if err := directory.Present(); !errors.Is(err, logstore.ErrDirectoryGone) {
+				t.Errorf("it is %s: %v", name, err)
+			}
+		})
+	}
+}
+
 func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {

@@ -103,3 +103,26 @@ func awaitReason(t *testing.T, i *harness.Instance, says string) {
 		return err
 	})
 }
+
+// What is written to files that are open, and nowhere any more, is lost with the process.
+func TestALeaderWhoseDirectoryIsRemovedIsReplaced(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		c := startCalm(t, backend)
+		leader := c.Instances[1] // the first would begin a cluster of its own when it starts blank
+		lead(t, c, leader)
+		put(t, leader.Client, "before")
+		remove(t, leader, "")
+		successor := awaitSuccessor(t, c, leader)
+		put(t, successor.Client, "after")
+		awaitLog(t, leader, "was removed")
+		ready, err := leader.Ready(t.Context())
+		if err != nil || ready.Ready || !strings.Contains(strings.Join(ready.Reasons, "; "), "was removed") {
+			t.Errorf("readyz says %+v, %v", ready, err)
+		}
+		leader.Kill() // badger could not be closed
+		leader.Restart()
+		c.AwaitReady()
+		awaitSuffrage(t, successor.Client, leader.ID, "voter", true)
+		checkDense(t, leader.Client)
+	})
+}
