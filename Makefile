@@ -94,10 +94,9 @@ lint: ## staticcheck, as pinned in tools/go.mod
 imports: ## the rules about who may import whom
 	$(GO) test -count=1 -run '^TestImports$$|^TestTheImportRules' ./test
 
-# One package more at a time than there are processors: the two longest mostly wait.
 .PHONY: unit
 unit: ## the tests of every package but ./test, with the race detector
-	$(GO) test -race -timeout=10m -p=$$(($$(getconf _NPROCESSORS_ONLN) + 1)) $$($(GO) list ./... | grep -v '/test$$\|/test/')
+	$(GO) test -race -timeout=10m $$($(GO) list ./... | grep -v '/test$$\|/test/')
 
 .PHONY: e2e
 e2e: ## whole clusters and real processes, with the race detector

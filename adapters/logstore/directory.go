@@ -67,7 +67,8 @@ func (o Owner) Validate() error {
 // block on the disk.
 type Directory struct {
 	path     string
-	readOnly bool // what is in it must not be changed through this claim
+	lock     os.FileInfo // of the file that is locked
+	readOnly bool        // what is in it must not be changed through this claim
 
 	mu   sync.Mutex // guards all below, and the manifest on disk
 	held *os.File   // open and locked; nil once closed
@@ -109,7 +110,16 @@ func Claim(path string, owner Owner) (*Directory, error) {
 	if err != nil {
 		return nil, errors.Join(err, held.Close())
 	}
-	return &Directory{path: path, held: held, says: says}, nil
+	return newDirectory(path, held, says)
+}
+
+// newDirectory takes held, also where it fails.
+func newDirectory(path string, held *os.File, says manifest) (*Directory, error) {
+	lock, err := held.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("raft directory: %w", err), held.Close())
+	}
+	return &Directory{path: path, lock: lock, held: held, says: says}, nil
 }
 
 // settle reads the manifest, or writes the first one. The caller holds the lock.
@@ -165,20 +175,10 @@ func refuseForeign(path string) error {
 
 // Present returns ErrDirectoryGone unless what was claimed is still at its path: what
 // is written to the files that are open is lost with the process. Where the operating system
-// does not tell, it is there.
+// does not tell, it is there. It waits for nobody who writes to the directory.
 func (d *Directory) Present() error {
-	d.mu.Lock()
-	held := d.held
-	d.mu.Unlock()
-	if held == nil {
-		return nil
-	}
-	own, err := held.Stat()
-	if err != nil {
-		return nil
-	}
 	there, err := os.Stat(filepath.Join(d.path, lockName))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(own, there) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(d.lock, there) {
 		return fmt.Errorf("%w: %s", ErrDirectoryGone, d.path)
 	}
 	return nil

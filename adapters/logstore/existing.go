@@ -61,7 +61,7 @@ func claimExisting(path string, lock func(string) (*os.File, error)) (*Directory
 	if err != nil {
 		return nil, errors.Join(err, held.Close())
 	}
-	return &Directory{path: path, held: held, says: says}, nil
+	return newDirectory(path, held, says)
 }
 
 func refuseStranger(path string) error {
