@@ -34,8 +34,7 @@ func (c *covered) trim(request *raft.AppendEntriesRequest) {
 		return // a heartbeat, which says nothing of the log
 	}
 	base := c.log.base.Load()
-	known := base != nil && base.Index <= c.applied() && holds(c.log, base.Index, base.Term) &&
-		(request.PrevLogEntry < base.Index || request.PrevLogEntry == base.Index && request.PrevLogTerm == base.Term)
+	known := base != nil && c.shows(base, request)
 	if known {
 		for len(request.Entries) > 0 && request.Entries[0].Index <= base.Index {
 			request.Entries = request.Entries[1:]
@@ -47,6 +46,13 @@ func (c *covered) trim(request *raft.AppendEntriesRequest) {
 	if known {
 		request.PrevLogEntry, request.PrevLogTerm = 0, 0 // raft need not look
 	}
+}
+
+// shows says whether a request begins with what the latest snapshot covers, or right behind
+// it, and all of that is here.
+func (c *covered) shows(base *raft.Log, request *raft.AppendEntriesRequest) bool {
+	before := request.PrevLogEntry < base.Index || request.PrevLogEntry == base.Index && request.PrevLogTerm == base.Term
+	return before && base.Index <= c.applied() && holds(c.log, base.Index, base.Term)
 }
 
 // holds says whether a log holds an entry, and with it all before.

@@ -192,11 +192,14 @@ func (d *disk) fails(what string, err error) {
 	d.post()
 }
 
-// works ends trouble: a write has succeeded.
+// works ends trouble: a write has succeeded, to files that are there.
 func (d *disk) works() {
+	if d.config.present() != nil {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed == nil || d.insists > 0 || d.config.present() != nil {
+	if d.failed == nil || d.insists > 0 {
 		return
 	}
 	d.config.logger.Info("the disk can be written again", "after", time.Since(d.failed.since).Round(time.Millisecond))
@@ -486,10 +489,7 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 func (d *disk) persist(key []byte, write func() error) error {
 	what := fmt.Sprintf("store %s", key)
 	for {
-		err := d.config.present()
-		if err == nil {
-			err = d.stably(what, write)
-		}
+		err := d.stably(what, write)
 		if err == nil {
 			return nil
 		}
@@ -504,7 +504,12 @@ func (d *disk) persist(key []byte, write func() error) error {
 func (d *disk) stably(what string, write func() error) error {
 	d.stable <- struct{}{}
 	defer func() { <-d.stable }()
-	return d.during(what, write)
+	return d.during(what, func() error {
+		if err := d.config.present(); err != nil {
+			return err
+		}
+		return write()
+	})
 }
 
 // again waits before another try. When this instance is being closed it does not
