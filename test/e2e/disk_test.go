@@ -106,7 +106,7 @@ func awaitReason(t *testing.T, i *harness.Instance, says string) {
 
 // What is written to files that are open, and nowhere any more, is lost with the process.
 func TestALeaderWhoseDirectoryIsRemovedIsReplaced(t *testing.T) {
-	eachBackend(t, func(t *testing.T, backend string) {
+	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		leader := c.Instances[1] // the first would begin a cluster of its own when it starts blank
 		lead(t, c, leader)
