@@ -152,8 +152,11 @@ func (i *instance) crash() {
 	i.lives++
 	before := i.directory
 	i.directory = i.place()
-	// First the files are out of reach, then the log: what they say of it is true.
-	if err := errors.Join(os.Rename(before, i.directory), os.Remove(filepath.Join(i.directory, lockName))); err != nil {
+	// First the files are out of reach, then the log: what they say of it is true. The lock
+	// stays, or what is left of the process would find its directory gone, and not step down.
+	err := errors.Join(os.Rename(before, i.directory), os.Mkdir(before, 0o700),
+		os.Rename(filepath.Join(i.directory, lockName), filepath.Join(before, lockName)))
+	if err != nil {
 		i.story.fail("keep what %s has on disk: %v", i.id, err)
 	}
 	p.life.crash()
