@@ -5,6 +5,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
@@ -28,15 +29,7 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			store, err := memory.Open("", nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, index := range test.stored {
-				if err := store.StoreLog(&raft.Log{Index: index, Term: 2}); err != nil {
-					t.Fatal(err)
-				}
-			}
+			store := storeOf(t, 2, test.stored...)
 			kept := raft.NewInmemSnapshotStore()
 			log := openBase(t, store, kept)
 			if test.snapshot > 0 {
@@ -136,6 +129,21 @@ func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
 			}
 		})
 	}
+}
+
+// storeOf holds entries of a term.
+func storeOf(t *testing.T, term uint64, indexes ...uint64) logstore.Store {
+	t.Helper()
+	store, err := memory.Open("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, index := range indexes {
+		if err := store.StoreLog(&raft.Log{Index: index, Term: term}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return store
 }
 
 func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseLog {

@@ -55,10 +55,7 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 
 // A snapshot that could not be restored is stored, and proves nothing.
 func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
-	store, err := memory.Open("", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := storeOf(t, 0)
 	kept := raft.NewInmemSnapshotStore()
 	log := openBase(t, store, kept)
 	makeSnapshot(t, kept, log, 10)
@@ -71,10 +68,7 @@ func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
 
 // The end of a log that no leader committed proves nothing.
 func TestAFollowerWhoseLogConflictsWithItsSnapshotIsGivenAll(t *testing.T) {
-	store, err := memory.Open("", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := storeOf(t, 0)
 	kept := raft.NewInmemSnapshotStore()
 	log := openBase(t, store, kept)
 	makeSnapshot(t, kept, log, 10)

@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
 // sending is a transport on which snapshots take their time: each is told when it is
@@ -140,15 +138,7 @@ func TestWhatIsOwedIsFoundOnlyBehindNothing(t *testing.T) {
 		"what is stored, as it is": {stored: []uint64{7}, owed: []uint64{7}, index: 7, found: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := memory.Open("", nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, index := range test.stored {
-				if err := store.StoreLog(&raft.Log{Index: index, Term: 2}); err != nil {
-					t.Fatal(err)
-				}
-			}
+			store := storeOf(t, 2, test.stored...)
 			log := owingLog{LogStore: store, owed: newOwed()}
 			for n, index := range test.owed {
 				log.owed.begin(raft.ServerID(fmt.Sprint(n)), &raft.InstallSnapshotRequest{Term: 7, LastLogIndex: index, LastLogTerm: 6})
