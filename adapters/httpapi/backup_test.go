@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
@@ -295,31 +296,45 @@ func TestABackupIsForTheLeader(t *testing.T) {
 	}
 }
 
+// beginRestore sends the first bytes of emptyBackup, and returns when no other is taken until
+// the rest is there, which has to be written, and the end closed. answered gives the answer.
+func (s *service) beginRestore(t *testing.T) (rest *io.PipeWriter, answered <-chan reply) {
+	t.Helper()
+	answers := make(chan reply, 1)
+	begin := func() {
+		var body *io.PipeReader
+		body, rest = io.Pipe()
+		go func() { answers <- s.send(t, "POST", "/raft/restore", body) }()
+		// The next byte is taken when those before it are on their way. An error: it was refused.
+		_, _ = io.WriteString(rest, emptyBackup[:10])
+		_, _ = io.WriteString(rest, emptyBackup[10:restoreBegun])
+	}
+	begin()
+	eventually(t, "it is read", func() bool {
+		if code, _ := s.do(t, "POST", "/raft/restore", "none").problem(t); code == "busy" {
+			return true
+		}
+		select {
+		case <-answers: // it came while the other one was looked at
+			_ = rest.Close()
+			begin()
+		default:
+		}
+		return false
+	})
+	return rest, answers
+}
+
+// restoreBegun is how many bytes beginRestore sends.
+const restoreBegun = 11
+
 func TestOneBackupIsRestoredAtATime(t *testing.T) {
 	s := start(t)
-	first := make(chan reply, 1)
-	begin := func() *io.PipeWriter {
-		reader, writer := io.Pipe()
-		go func() { first <- s.send(t, "POST", "/raft/restore", reader) }()
-		_, _ = io.WriteString(writer, emptyBackup[:10]) // an error: it was refused
-		return writer
+	writer, first := s.beginRestore(t)
+	if got := s.do(t, "POST", "/raft/restore", emptyBackup); got.status != 503 {
+		t.Errorf("the second: %d %s", got.status, got.body)
 	}
-	writer := begin()
-	eventually(t, "the second is refused", func() bool {
-		got := s.do(t, "POST", "/raft/restore", emptyBackup)
-		if got.status == 200 {
-			// The first has not begun, or came while this one was being restored.
-			select {
-			case <-first:
-				writer = begin()
-			default:
-			}
-			return false
-		}
-		code, _ := got.problem(t)
-		return got.status == 503 && code == "busy"
-	})
-	if _, err := io.WriteString(writer, emptyBackup[10:]); err != nil {
+	if _, err := io.WriteString(writer, emptyBackup[restoreBegun:]); err != nil {
 		t.Fatal(err)
 	}
 	_ = writer.Close()
@@ -331,6 +346,21 @@ func TestOneBackupIsRestoredAtATime(t *testing.T) {
 	}
 }
 
+// Who is refused is told so at once, however long the backup would take to arrive.
+func TestABackupThatIsRefusedIsNotWaitedFor(t *testing.T) {
+	s := start(t)
+	follower := s.startFollower(t)
+	conn := follower.dial(t, "POST /raft/restore HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != 307 || !response.Close {
+		t.Errorf("%s, and the connection is closed: %v", response.Status, response.Close)
+	}
+}
+
 // Who sends a backup does not hold up the end of the server.
 func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
 	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
@@ -339,20 +369,8 @@ func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
 			if useHTTP2 {
 				s.useHTTP2()
 			}
-			reader, writer := io.Pipe()
+			writer, first := s.beginRestore(t)
 			defer writer.Close()
-			first := make(chan reply, 1)
-			go func() { first <- s.send(t, "POST", "/raft/restore", reader) }()
-			// The next byte is taken when those before it are on their way.
-			for _, text := range []string{emptyBackup[:10], emptyBackup[10:11]} {
-				if _, err := io.WriteString(writer, text); err != nil {
-					t.Fatal(err)
-				}
-			}
-			eventually(t, "it is read", func() bool {
-				code, _ := s.do(t, "POST", "/raft/restore", "none").problem(t)
-				return code == "busy"
-			})
 			s.closesWithin(t, uploadsAreCutOff)
 			select {
 			case got := <-first:

@@ -52,11 +52,16 @@ func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measured
 	control := http.NewResponseController(w)
 	// Where it fails the response is cut off earlier, as any other.
 	_ = control.SetWriteDeadline(time.Time{})
-	if body, arrives := r.Body.(*arrival); arrives {
+	body, arrives := r.Body.(*arrival)
+	if arrives {
 		r.Body = &upload{arrival: body}
 	}
 	a, err := s.decide(r.Context(), w, r, c)
 	if err != nil {
+		if arrives && r.ProtoMajor == 1 && !body.through() {
+			// Else net/http would wait for what is left of the body before it answers.
+			w.Header().Set("Connection", "close")
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
 		defer cancel()
 		a = s.answerTo(ctx, r, err)

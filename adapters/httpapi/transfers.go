@@ -100,6 +100,13 @@ func (t *transfer) handled() {
 	}
 }
 
+// through says whether t has ended.
+func (t *transfer) through() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.over
+}
+
 // end is called when t is through.
 func (t *transfer) end() {
 	t.among.pending.CompareAndDelete(t.socket, t)
