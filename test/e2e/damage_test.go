@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,6 +67,7 @@ func setAside(t *testing.T, i *harness.Instance) []string {
 }
 
 func TestADamagedInstanceHeals(t *testing.T) {
+	t.Parallel()
 	damages := map[string]struct {
 		flags []string
 		do    func(t *testing.T, i *harness.Instance, backend string)
@@ -91,7 +93,7 @@ func TestADamagedInstanceHeals(t *testing.T) {
 		for _, leads := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, of a leader: %v", name, leads), func(t *testing.T) {
 				eachBackend(t, func(t *testing.T, backend string) {
-					c := harness.Start(t, harness.Options{Backend: backend, Flags: append(damage.flags, calm...)})
+					c := harness.Start(t, harness.Options{Backend: backend, Flags: slices.Concat(damage.flags, calm)})
 					for n := range 10 {
 						put(t, c.Instances[n%3].Client, fmt.Sprintf("before-%d", n))
 					}

@@ -15,6 +15,7 @@ const firstFormat = "dec631d08d2b28d8d892e83fd53fb776013b2fc2"
 // A cluster is brought from one build to the next one instance at a time, and those
 // who use it notice nothing.
 func TestARollingUpgradeLosesNothing(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct {
 		backend string
 		from    func(testing.TB) string
