@@ -7,7 +7,7 @@ import (
 
 const (
 	// shortAnswer is what net/http and a socket take of any answer, also where the client
-	// takes nothing.
+	// takes nothing, unless it has taken nothing of others before: see guests.hurry.
 	shortAnswer = 4 << 10
 
 	// departureGrace is how long the socket of a long answer has for each write once the

@@ -74,7 +74,7 @@ func New(config Config) (*Server, error) {
 		turns:   newTurns(),
 		sinks:   map[*sink]struct{}{},
 
-		guests:    &guests{max: int64(config.MaxConnections), refused: counted.refused, logger: config.Logger},
+		guests:    newGuests(config.MaxConnections, counted.refused, config.Logger),
 		newcomers: newNewcomers(config.MaxNewcomers, counted.displaced),
 		// When all has been read net/http reads on, only to find out whether the sender has
 		// gone, and would take the end of a time for that.
@@ -171,6 +171,7 @@ func (s *Server) Close(ctx context.Context) error {
 	s.arrivals.hurry(func() time.Time { return arriveBy })
 	grace := graceWithin(ctx, departureGrace)
 	s.departures.hurry(func() time.Time { return time.Now().Add(grace) })
+	s.guests.hurry(grace)
 	defer s.cancel()
 	if server == nil {
 		return nil
@@ -282,7 +283,10 @@ func (s *Server) connState(conn net.Conn, state http.ConnState) {
 	case http.StateClosed:
 		s.newcomers.leave(conn)
 		s.depart(conn)
-	case http.StateIdle, http.StateHijacked:
+	case http.StateIdle:
+		s.depart(conn)
+	case http.StateHijacked:
+		s.guests.exempt(conn)
 		s.depart(conn)
 	}
 }
