@@ -24,6 +24,37 @@ type departure struct {
 	transfer
 }
 
+// reply writes a, and all of its content, as the answer to r. It returns an error where
+// the content is not whole.
+func (s *Server) reply(w http.ResponseWriter, r *http.Request, a *answer) error {
+	if a.content == nil && len(a.body) <= shortAnswer && r.ProtoMajor == 1 {
+		a.write(w)
+		return nil
+	}
+	out := s.begin(w, r)
+	defer out.handled()
+	a.write(out)
+	if a.status == http.StatusNotModified || r.Method == http.MethodHead {
+		return nil
+	}
+	if a.content != nil {
+		if err := a.content(paced{out, http.NewResponseController(out), s.config.StalledTimeout}); err != nil {
+			return err
+		}
+	}
+	out.flush(r)
+	return nil
+}
+
+// flush has an answer to r of HTTP/2 taken before its handler returns: what net/http is
+// left with it writes when nobody can bound that any more, and a client can see to it that
+// it takes no byte of it.
+func (d *departure) flush(r *http.Request) {
+	if r.ProtoMajor > 1 {
+		_ = http.NewResponseController(d).Flush() // an error says that the asker has gone
+	}
+}
+
 // begin gives the writer of an answer to r in place of w. The handler's end has to be told
 // to it.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request) *departure {

@@ -141,12 +141,12 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !known:
 		a := s.answerTo(r.Context(), r, refuse(errMethod, "%q is not among the methods of this path: %s", r.Method, res.allow))
 		a.allow = res.allow
-		a.write(w)
+		_ = s.reply(w, r, &a) // as all that are refused it has no content
 		res.refuse.count(a.status)
 	case crossOrigin.Check(r) != nil:
 		a := s.answerTo(r.Context(), r, refuse(errCrossOrigin, "a page of another origin must not change anything here (Sec-Fetch-Site: %q, Origin: %q, Host: %q)",
 			r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin"), r.Host))
-		a.write(w)
+		_ = s.reply(w, r, &a)
 		c.metrics.count(a.status)
 	case c.uploads:
 		s.serveUpload(w, r, c)
@@ -155,7 +155,10 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case c.stream != nil:
 		s.serveStream(w, r, c)
 	default:
-		c.handler.ServeHTTP(w, r)
+		out := s.begin(w, r)
+		defer out.handled()
+		c.handler.ServeHTTP(out, r)
+		out.flush(r)
 		c.metrics.count(http.StatusOK)
 	}
 }
@@ -170,7 +173,7 @@ func (s *Server) router() http.Handler {
 	unmatched := s.metrics.call("unmatched", "any")
 	notFound := func(w http.ResponseWriter, r *http.Request) {
 		a := s.answerTo(r.Context(), r, refuse(errNoRoute, "there is nothing at %q", r.URL.Path))
-		a.write(w)
+		_ = s.reply(w, r, &a) // it has no content
 		unmatched.count(a.status)
 	}
 	router.NotFound(notFound)

@@ -72,16 +72,7 @@ func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measured
 
 // send writes a, whatever its length, and counts it.
 func (s *Server) send(w http.ResponseWriter, r *http.Request, c *measuredCall, a answer, began time.Time) {
-	if a.content != nil || len(a.body) > shortAnswer {
-		out := s.begin(w, r)
-		defer out.handled()
-		w = out
-	}
-	a.write(w)
-	var cutOff error
-	if a.content != nil && a.status == 0 && r.Method != http.MethodHead {
-		cutOff = a.content(paced{w, http.NewResponseController(w), s.config.StalledTimeout})
-	}
+	cutOff := s.reply(w, r, &a)
 	status := a.status
 	switch {
 	case cutOff != nil:

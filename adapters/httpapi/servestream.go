@@ -62,7 +62,7 @@ func (s *Server) refuseStream(w http.ResponseWriter, r *http.Request, c *measure
 	ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
 	defer cancel()
 	a := s.answerTo(ctx, r, err)
-	a.write(w)
+	_ = s.reply(w, r, &a) // it has no content
 	c.metrics.count(a.status)
 }
 

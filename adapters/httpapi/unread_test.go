@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"encoding/binary"
 	"io"
 	"strings"
 	"testing"
@@ -35,4 +36,29 @@ func TestCloseDoesNotWaitForWhoAsksOnAndOn(t *testing.T) {
 			<-ended
 		})
 	}
+}
+
+// A client of HTTP/2 says how much it takes of a response, and may say nothing.
+func TestCloseDoesNotWaitForWhoGivesNoRoomInHTTP2(t *testing.T) {
+	for _, path := range []string{"/livez", "/nope", "/nodes/sse?nope", "/metrics", "/raft/backup"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			const settings, headers, endOfBoth = 4, 1, 5
+			noRoom := []byte{0, 4, 0, 0, 0, 0}
+			// From the static table: GET and http. The path and the authority are literal.
+			request := append([]byte{0x82, 0x86, 0x04, byte(len(path))}, path...)
+			request = append(request, "\x01\x01h"...)
+			s.dial(t, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+frameOfHTTP2(settings, 0, 0, noRoom)+frameOfHTTP2(headers, endOfBoth, 1, request))
+			eventually(t, "an answer is stuck", func() bool { return s.Departing() == 1 })
+			s.closesWithin(t, stopsWithin)
+		})
+	}
+}
+
+func frameOfHTTP2(kind, flags byte, stream uint32, payload []byte) string {
+	frame := binary.BigEndian.AppendUint32(nil, uint32(len(payload))<<8|uint32(kind))
+	frame = append(frame, flags)
+	frame = binary.BigEndian.AppendUint32(frame, stream)
+	return string(append(frame, payload...))
 }
