@@ -98,10 +98,14 @@ func streamPosition(r *http.Request, since string, hasSince bool) (*domain.Revis
 		}
 		position = &revision
 	}
-	if id := r.Header.Get("Last-Event-ID"); id != "" {
-		revision, ok := parseRevision(id)
+	ids := r.Header.Values("Last-Event-ID")
+	switch {
+	case len(ids) > 1:
+		return nil, invalidRequest("Last-Event-ID must be given once: %q", ids)
+	case len(ids) == 1 && ids[0] != "":
+		revision, ok := parseRevision(ids[0])
 		if !ok {
-			return nil, invalidRequest("Last-Event-ID must be a revision: %q", id)
+			return nil, invalidRequest("Last-Event-ID must be a revision: %q", ids[0])
 		}
 		position = &revision
 	}

@@ -67,9 +67,6 @@ func readBody(r *http.Request, decode func(body []byte) error) error {
 }
 
 func checkMediaType(h http.Header) error {
-	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return refuse(errMediaType, "the body must not be encoded: %q", encoding)
-	}
 	declared, err := declaredType(h)
 	if err != nil || declared == "" || declared == "application/json" {
 		return err
@@ -81,13 +78,20 @@ func checkMediaType(h http.Header) error {
 	return nil
 }
 
-// declaredType gives the content type of the body; empty where none is declared.
+// declaredType gives the content type of the body, which must not be encoded; empty where
+// none is declared.
 func declaredType(h http.Header) (string, error) {
+	if all := h.Values("Content-Encoding"); slices.ContainsFunc(all, isEncoding) {
+		return "", refuse(errMediaType, "the body must not be encoded: %q", strings.Join(all, ", "))
+	}
 	if all := h.Values(contentTypeHeader); len(all) > 1 {
 		return "", refuse(errMediaType, "the body has one type, not several: %q", all)
 	}
 	return h.Get(contentTypeHeader), nil
 }
+
+// isEncoding says whether a content encoding makes other bytes of a body.
+func isEncoding(name string) bool { return name != "" && !strings.EqualFold(name, "identity") }
 
 func bodyError(err error) error {
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {

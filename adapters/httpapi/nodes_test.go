@@ -222,6 +222,8 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 			status: 415, code: "unsupported_media_type", mentions: []string{"application/json", "text/plain"}},
 		"a compressed body": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Encoding: gzip"},
 			status: 415, code: "unsupported_media_type", mentions: []string{"gzip"}},
+		"two encodings": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Encoding: identity", "Content-Encoding: gzip"},
+			status: 415, code: "unsupported_media_type", mentions: []string{"gzip"}},
 		"a body too large": {method: "PUT", path: "/nodes", body: `{"id":"` + strings.Repeat("a", 1<<20) + `"}`,
 			status: 413, code: "body_too_large", mentions: []string{"1048576"}},
 	}

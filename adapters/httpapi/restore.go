@@ -98,9 +98,6 @@ func registryCondition(r *http.Request) (*domain.Revision, error) {
 // checkBackupType takes what a client knows of a file, and refuses what a form of
 // some web page can send.
 func checkBackupType(h http.Header) error {
-	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return refuse(errMediaType, "the body must not be encoded: %q", encoding)
-	}
 	declared, err := declaredType(h)
 	if err != nil || declared == "" {
 		return err

@@ -115,6 +115,12 @@ func TestAMalformedPositionIsRefused(t *testing.T) {
 			t.Errorf("Last-Event-ID %s: %d %s", position, got.status, detail)
 		}
 	}
+	for _, second := range []string{"1", "2", ""} {
+		got := s.do(t, "GET", "/nodes/sse", "", "Last-Event-ID: "+second, "Last-Event-ID: 1")
+		if _, detail := got.problem(t); got.status != 400 || !strings.Contains(detail, "Last-Event-ID") {
+			t.Errorf("Last-Event-ID %q and 1: %d %s", second, got.status, detail)
+		}
+	}
 	for _, query := range []string{"since=", "since=1&since=1", "pools=x", "since=1&redirect=no", "since=1&wait=1s"} {
 		if got := s.do(t, "GET", "/nodes/sse?"+query, ""); got.status != 400 {
 			t.Errorf("%s: %d", query, got.status)
