@@ -68,8 +68,12 @@ func (c *Config) check(said sayings) faults {
 	}
 	checkAddresses(&found, "raft", c.RaftBindAddress, c.RaftAdvertisedAddress)
 	checkAddresses(&found, "application", c.ApplicationBindAddress, c.ApplicationAdvertisedAddress)
-	if c.RaftBindAddress == c.ApplicationBindAddress && !strings.HasSuffix(c.RaftBindAddress, ":0") {
+	switch {
+	case c.RaftBindAddress == c.ApplicationBindAddress && !strings.HasSuffix(c.RaftBindAddress, ":0"):
 		found.add(fmt.Errorf("can't both be %q", c.RaftBindAddress), "raft_bind_address", "application_bind_address")
+	case c.RaftAdvertisedAddress == c.ApplicationAdvertisedAddress && c.RaftAdvertisedAddress != "":
+		// Clients would be sent to the raft port, or instances to the application API.
+		found.add(fmt.Errorf("can't both be %q", c.RaftAdvertisedAddress), "raft_advertised_address", "application_advertised_address")
 	}
 	for _, address := range c.Join {
 		found.add(plain(domain.CheckAdvertisedAddress("it", address)), "join")
