@@ -59,12 +59,12 @@ type Server struct {
 // reports all that is wrong with config at once.
 func New(config Config) (*Server, error) {
 	if err := config.Validate(); err != nil {
-		return nil, fmt.Errorf("application API: %w", err)
+		return nil, fmt.Errorf("httpapi: %w", err)
 	}
 	config = config.withDefaults()
 	counted, err := newMetrics(config.Metrics)
 	if err != nil {
-		return nil, fmt.Errorf("application API: %w", err)
+		return nil, fmt.Errorf("httpapi: %w", err)
 	}
 	s := &Server{
 		config:  config,
@@ -93,12 +93,12 @@ func (s *Server) Open(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isStopping() || s.http != nil {
-		return errors.New("application API: it was opened or closed before")
+		return errors.New("httpapi: open: it was opened or closed before")
 	}
 	listen := net.ListenConfig{KeepAliveConfig: tcpKeepAlive}
 	listener, err := listen.Listen(ctx, "tcp", s.config.BindAddress)
 	if err != nil {
-		return fmt.Errorf("application API: %w", err)
+		return fmt.Errorf("httpapi: open: %w", err)
 	}
 	s.listener, s.http = listener, s.newHTTP()
 	server := s.http
