@@ -30,9 +30,6 @@ func TestCloseDoesNotWaitForWhoDoesNotReadTheAnswer(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer response.Body.Close()
-				if got := s.Departing(); got != 1 {
-					t.Errorf("%d answers are being taken", got)
-				}
 				// Less than they have where there is time.
 				s.closesWithin(t, httpapi.DepartureGrace)
 				if answer, err := io.ReadAll(response.Body); err == nil {
@@ -50,7 +47,9 @@ func TestCloseFinishesLongAnswers(t *testing.T) {
 			s := start(t)
 			s.fill(t, 60_000)
 			conn := s.dial(t, "GET "+path+" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-			eventually(t, "it is being answered", func() bool { return s.Departing() == 1 })
+			if _, err := conn.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
 			closed := s.beginClose(t)
 			answer, err := io.ReadAll(conn)
 			if err != nil || !strings.HasSuffix(strings.TrimSuffix(string(answer), "\r\n0\r\n\r\n"), end) {
@@ -58,9 +57,6 @@ func TestCloseFinishesLongAnswers(t *testing.T) {
 			}
 			if err := <-closed; err != nil {
 				t.Errorf("close: %v", err)
-			}
-			if got := s.Departing(); got != 0 {
-				t.Errorf("%d answers are being taken afterwards", got)
 			}
 		})
 	}

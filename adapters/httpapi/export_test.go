@@ -31,7 +31,7 @@ const DepartureGrace = departureGrace
 // Arriving is how many requests are there whose bodies have not arrived whole.
 func (s *Server) Arriving() int { return s.arrivals.len() }
 
-// Departing is how many long answers have not been taken whole.
+// Departing is how many answers of HTTP/2 have not been taken whole.
 func (s *Server) Departing() int { return s.departures.len() }
 
 func (s *transfers) len() (n int) {

@@ -155,10 +155,9 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case c.stream != nil:
 		s.serveStream(w, r, c)
 	default:
-		out := s.begin(w, r)
-		defer out.handled()
+		out, done := s.begin(w, r)
 		c.handler.ServeHTTP(out, r)
-		out.flush(r)
+		done()
 		c.metrics.count(http.StatusOK)
 	}
 }

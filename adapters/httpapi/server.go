@@ -33,7 +33,7 @@ type Server struct {
 	// newcomers are the guests that have asked for nothing yet.
 	guests    *guests
 	newcomers *newcomers
-	// arrivals are the bodies that have not arrived whole, departures the long answers
+	// arrivals are the bodies that have not arrived whole, departures the answers of HTTP/2
 	// that have not been taken whole.
 	arrivals, departures transfers
 
@@ -282,17 +282,11 @@ func (s *Server) connState(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateClosed:
 		s.newcomers.leave(conn)
-		s.depart(conn)
-	case http.StateIdle:
-		s.depart(conn)
 	case http.StateHijacked:
 		s.guests.exempt(conn)
-		s.depart(conn)
+	case http.StateIdle:
+	default:
+		return
 	}
-}
-
-// depart is called when conn is done with a request.
-func (s *Server) depart(conn net.Conn) {
 	s.arrivals.leave(conn)
-	s.departures.leave(conn)
 }

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// transfers are the bodies of requests, or the long answers, that have been begun and are
-// not through, as far as anybody knows. Safe for concurrent use; leave takes no lock for a
+// transfers are the bodies of requests, or the answers of HTTP/2, that have been begun and
+// are not through, as far as anybody knows. Safe for concurrent use; leave takes no lock for a
 // connection that has none of them.
 type transfers struct {
 	// set is the deadline that bounds one of them.
