@@ -84,16 +84,22 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 type callMetrics struct {
 	all           *metrics
 	route, method string
-	duration      prometheus.Observer
+	duration      prometheus.Observer // nil of streams
 	byStatus      map[int]prometheus.Counter
 }
 
 func (m *metrics) call(route, method string) *callMetrics {
+	c := m.untimedCall(route, method)
+	c.duration = m.durations.WithLabelValues(route, method)
+	return c
+}
+
+// untimedCall is for streams.
+func (m *metrics) untimedCall(route, method string) *callMetrics {
 	c := &callMetrics{
 		all:      m,
 		route:    route,
 		method:   method,
-		duration: m.durations.WithLabelValues(route, method),
 		byStatus: map[int]prometheus.Counter{},
 	}
 	for _, status := range []int{http.StatusOK, http.StatusCreated, http.StatusNotModified, http.StatusTemporaryRedirect} {

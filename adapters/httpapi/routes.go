@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -111,11 +112,10 @@ type measuredCall struct {
 }
 
 func (s *Server) measured(pattern, method string, c call) *measuredCall {
-	m := &measuredCall{call: c, metrics: s.metrics.call(pattern, method)}
 	if c.stream != nil {
-		m.sink = s.metrics.sink(c.name)
+		return &measuredCall{call: c, metrics: s.metrics.untimedCall(pattern, method), sink: s.metrics.sink(c.name)}
 	}
-	return m
+	return &measuredCall{call: c, metrics: s.metrics.call(pattern, method)}
 }
 
 func (s *Server) resource(r route) *resource {
@@ -139,15 +139,10 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, known := res.calls[r.Method]
 	switch {
 	case !known:
-		a := s.answerTo(r.Context(), r, refuse(errMethod, "%q is not among the methods of this path: %s", r.Method, res.allow))
-		a.allow = res.allow
-		_ = s.reply(w, r, &a) // as all that are refused it has no content
-		res.refuse.count(a.status)
+		s.turnAway(w, r, res.refuse, res.allow, refuse(errMethod, "%q is not among the methods of this path: %s", r.Method, res.allow))
 	case crossOrigin.Check(r) != nil:
-		a := s.answerTo(r.Context(), r, refuse(errCrossOrigin, "a page of another origin must not change anything here (Sec-Fetch-Site: %q, Origin: %q, Host: %q)",
+		s.turnAway(w, r, c.metrics, "", refuse(errCrossOrigin, "a page of another origin must not change anything here (Sec-Fetch-Site: %q, Origin: %q, Host: %q)",
 			r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin"), r.Host))
-		_ = s.reply(w, r, &a)
-		c.metrics.count(a.status)
 	case c.uploads:
 		s.serveUpload(w, r, c)
 	case c.answer != nil:
@@ -155,11 +150,22 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case c.stream != nil:
 		s.serveStream(w, r, c)
 	default:
+		began := time.Now()
 		out, done := s.begin(w, r)
 		c.handler.ServeHTTP(out, r)
 		done()
-		c.metrics.count(http.StatusOK)
+		c.metrics.answered(http.StatusOK, time.Since(began))
 	}
+}
+
+// turnAway answers who can't be asking for anything that there is. allow are the methods
+// that there are, where it is for the method.
+func (s *Server) turnAway(w http.ResponseWriter, r *http.Request, m *callMetrics, allow string, err error) {
+	began := time.Now()
+	a := s.answerTo(r.Context(), r, err)
+	a.allow = allow
+	_ = s.reply(w, r, &a) // it has no content
+	m.answered(a.status, time.Since(began))
 }
 
 func (s *Server) router() http.Handler {
@@ -171,9 +177,7 @@ func (s *Server) router() http.Handler {
 	}
 	unmatched := s.metrics.call("unmatched", "any")
 	notFound := func(w http.ResponseWriter, r *http.Request) {
-		a := s.answerTo(r.Context(), r, refuse(errNoRoute, "there is nothing at %q", r.URL.Path))
-		_ = s.reply(w, r, &a) // it has no content
-		unmatched.count(a.status)
+		s.turnAway(w, r, unmatched, "", refuse(errNoRoute, "there is nothing at %q", r.URL.Path))
 	}
 	router.NotFound(notFound)
 	// chi asks for this where it has never heard of a method, and has not looked

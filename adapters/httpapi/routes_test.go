@@ -268,6 +268,9 @@ func TestMetricsCountRequestsByRouteMethodAndCode(t *testing.T) {
 	s.do(t, "GET", "/nodes/b", "")
 	s.do(t, "BREW", "/nodes/b", "")
 	s.do(t, "GET", "/coffee", "")
+	s.do(t, "POST", "/nodes/a/heartbeat", "", "Sec-Fetch-Site: cross-site")
+	s.do(t, "GET", "/metrics", "")
+	s.do(t, "GET", "/nodes/sse?x", "")
 	got := s.do(t, "GET", "/metrics?x", "")
 	for _, line := range []string{
 		`nodesmetadata_http_requests_total{code="201",method="PUT",route="/nodes/{id}"} 1`,
@@ -276,12 +279,19 @@ func TestMetricsCountRequestsByRouteMethodAndCode(t *testing.T) {
 		`nodesmetadata_http_requests_total{code="405",method="other",route="/nodes/{id}"} 1`,
 		`nodesmetadata_http_requests_total{code="404",method="any",route="unmatched"} 1`,
 		`nodesmetadata_http_request_duration_seconds_count{method="GET",route="/nodes/{id}"} 2`,
+		`nodesmetadata_http_request_duration_seconds_count{method="other",route="/nodes/{id}"} 1`,
+		`nodesmetadata_http_request_duration_seconds_count{method="any",route="unmatched"} 1`,
+		`nodesmetadata_http_request_duration_seconds_count{method="POST",route="/nodes/{id}/heartbeat"} 1`,
+		`nodesmetadata_http_request_duration_seconds_count{method="GET",route="/metrics"} 1`,
 		`nodesmetadata_http_streams_open{stream="nodes"} 0`,
 		`nodesmetadata_http_redirects_total 0`,
 	} {
 		if !strings.Contains(got.body, line+"\n") {
 			t.Errorf("missing: %s", line)
 		}
+	}
+	if strings.Contains(got.body, `nodesmetadata_http_request_duration_seconds_count{method="GET",route="/nodes/sse"}`) {
+		t.Error("there is a time that it takes to answer a stream")
 	}
 	if strings.Contains(got.body, "BREW") || strings.Contains(got.body, "coffee") {
 		t.Error("what a client makes up became a label")
