@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -62,6 +63,19 @@ func TestAnUnknownPathIsAProblem(t *testing.T) {
 				t.Errorf("%s %s: %d %s", method, path, got.status, code)
 			}
 		}
+	}
+}
+
+// net/http would answer it by itself, and nobody would hear of it.
+func TestThereIsNothingAtTheServerAsAWhole(t *testing.T) {
+	s := start(t)
+	conn := s.dial(t, "OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 404 ") || !strings.Contains(string(answer), `"code":"not_found"`) {
+		t.Errorf("it was answered %q: %v", answer, err)
+	}
+	if n := s.metric(t, "nodesmetadata_http_requests_total", "unmatched"); n != 1 {
+		t.Errorf("%v were counted", n)
 	}
 }
 

@@ -116,7 +116,10 @@ func (s *Server) newHTTP() *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           http.HandlerFunc(s.handle),
+		Handler: http.HandlerFunc(s.handle),
+		// OPTIONS * is nothing that is described, and who asks for it is no newcomer any more.
+		DisableGeneralOptionsHandler: true,
+
 		Protocols:         protocols,
 		ReadHeaderTimeout: s.config.HeaderTimeout,
 		// Early enough for the sender of a slow body to be told so.
