@@ -68,7 +68,9 @@ func (l *baseLog) standOn(index, term uint64) error {
 
 // clear removes the beginning of the log up to index, where it does not have the entry
 // of term that a snapshot ends with. What comes behind that is left, as raft goes on
-// believing in it; it is of no leader, and goes with the next entry.
+// believing in it; it is of no leader, and goes with the next entry. It must not be
+// called before the state machine is sure to take the snapshot: raft goes on with the
+// log where that fails.
 func (l *baseLog) clear(index, term uint64) error {
 	first, err := l.stored.FirstIndex()
 	if err != nil || first == 0 || first > index {
@@ -113,15 +115,12 @@ func (b *basing) Create(version raft.SnapshotVersion, index, term uint64, member
 	if err != nil {
 		return nil, err
 	}
-	return &basingSink{sink, func() error {
-		b.log.rest(index, term)
-		return b.log.clear(index, term)
-	}}, nil
+	return &basingSink{sink, func() { b.log.rest(index, term) }}, nil
 }
 
 type basingSink struct {
 	raft.SnapshotSink
-	done func() error
+	done func()
 }
 
 // Close implements raft.SnapshotSink: the snapshot is complete.
@@ -129,5 +128,6 @@ func (s *basingSink) Close() error {
 	if err := s.SnapshotSink.Close(); err != nil {
 		return err
 	}
-	return s.done()
+	s.done()
+	return nil
 }

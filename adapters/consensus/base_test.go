@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -159,6 +160,7 @@ func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseL
 	return log
 }
 
+// makeSnapshot installs one.
 func makeSnapshot(t *testing.T, kept raft.SnapshotStore, log *baseLog, index uint64) {
 	t.Helper()
 	snapshots, err := newBasing(kept, log)
@@ -169,7 +171,7 @@ func makeSnapshot(t *testing.T, kept raft.SnapshotStore, log *baseLog, index uin
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := sink.Close(); err != nil {
+	if err := errors.Join(sink.Close(), log.clear(index, 3)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -35,6 +35,9 @@ type machine struct {
 	observer Observer
 	// posted is called when entries were applied.
 	posted func()
+	// replaces is called when a snapshot was read, before its state is taken: it removes
+	// what the snapshot replaces in the log.
+	replaces func(index, term uint64) error
 	// halt is called when an entry can't be applied. It does not return before
 	// this instance is shutting down: to go on would let it drift apart from
 	// the others.
@@ -51,7 +54,7 @@ type prepared struct {
 }
 
 func newMachine(b *board, halt func(error)) *machine {
-	return &machine{registry: domain.NewRegistry(), board: b, observer: unobserved{}, posted: func() {}, halt: halt}
+	return &machine{registry: domain.NewRegistry(), board: b, observer: unobserved{}, posted: func() {}, replaces: func(uint64, uint64) error { return nil }, halt: halt}
 }
 
 // outcome is what an entry's future answers.
@@ -203,6 +206,9 @@ func (m *machine) hold(read restored) {
 func (m *machine) Restore(snapshot io.ReadCloser) error {
 	meta, known := description(snapshot)
 	read, err := m.take(snapshot, meta)
+	if err == nil && known {
+		err = m.replaces(meta.Index, meta.Term)
+	}
 	if err != nil {
 		return err
 	}

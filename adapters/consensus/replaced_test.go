@@ -2,7 +2,9 @@ package consensus
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -128,4 +130,55 @@ func TestWhoWasSentASnapshotTakesWhatComesBehindIt(t *testing.T) {
 			}
 		})
 	}
+}
+
+// forgetful is a state machine that can't be restored the first time.
+type forgetful struct {
+	*machine
+	tried *atomic.Bool
+}
+
+func (f forgetful) Restore(snapshot io.ReadCloser) error {
+	if f.tried.CompareAndSwap(false, true) {
+		return errors.New("the snapshot can't be read just now")
+	}
+	return f.machine.Restore(snapshot)
+}
+
+// The next leader may have what comes behind its log, and sends that.
+func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
+	const term, last = 9, 5
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("leader"), Addr: []byte("leader:1")}
+	meta, content := someSnapshot(t)
+	if meta.Index < last+2 {
+		t.Fatalf("the snapshot ends with entry %d: the test shows nothing", meta.Index)
+	}
+	leader := spoken{rpcs: make(chan raft.RPC)}
+	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), seams: seams{
+		transport: func(inner transport) transport {
+			leader.transport = inner
+			return leader
+		},
+		fsm: func(m *machine) raft.FSM { return forgetful{m, &atomic.Bool{}} },
+	}})
+	append := func(previous, previousTerm uint64, entries []*raft.Log, commit uint64) *raft.AppendEntriesResponse {
+		return leader.say(t, &raft.AppendEntriesRequest{
+			RPCHeader: header, Term: term, PrevLogEntry: previous, PrevLogTerm: previousTerm, Entries: entries, LeaderCommitIndex: commit,
+		}, nil).(*raft.AppendEntriesResponse)
+	}
+	if got := append(0, 0, noops(1, last, 1), 1); !got.Success {
+		t.Fatalf("it is given a log, and answers %+v", got)
+	}
+	answer := make(chan raft.RPCResponse, 1)
+	leader.rpcs <- raft.RPC{Reader: bytes.NewReader(content), RespChan: answer, Command: &raft.InstallSnapshotRequest{
+		RPCHeader: header, SnapshotVersion: meta.Version, Term: term, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
+		Size: meta.Size, Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
+	}}
+	if got := receive(t, answer, "a snapshot is not answered"); got.Error == nil {
+		t.Fatalf("it is sent a snapshot that it can't restore, and answers %+v", got.Response)
+	}
+	if got := append(last, 1, noops(last+1, last+2, term), last+2); !got.Success {
+		t.Errorf("it is sent what comes behind its log, and answers %+v", got)
+	}
+	until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == last+2 })
 }
