@@ -149,6 +149,10 @@ func (n *Node) canSpare(ctx context.Context, id string) error {
 		if len(others)-len(away) >= needed {
 			return nil
 		}
+		now, _ := n.leads()
+		if err := n.refusal(ctx); err != nil || now != term {
+			return cmp.Or(err, ports.ErrNotLeader) // nobody answers for another reason
+		}
 		select {
 		case <-time.After(transferPause):
 		case <-late.C:

@@ -107,6 +107,24 @@ func TestAVoterStaysWithoutWhichThereIsNoMajority(t *testing.T) {
 	register(t, leader, "alone")
 }
 
+// Who leads no more can't know whom the others can spare.
+func TestWhoLosesLeadershipDoesNotSayThatNoMajorityIsLeft(t *testing.T) {
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = unhurried })
+	leader, next, away := cluster[0], cluster[1], cluster[2]
+	register(t, leader, "before")
+	away.stop(t)
+	rounds := leader.evidence.now()
+	removed := make(chan error, 1)
+	go func() { removed <- leader.Remove(within(t), next.config.ID) }()
+	until(t, "it asks who is left", func() bool { return leader.evidence.now() == rounds+2 }) // a read, and that
+	if err := leader.HandOver(within(t), next.config.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, removed, "the removal is not answered"); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("the removal ended with %v", err)
+	}
+}
+
 func TestALoneVoterHasNoSuccessor(t *testing.T) {
 	i := startCluster(t, 1, nil)[0]
 	err := i.HandOver(within(t), "")
