@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -206,4 +208,20 @@ func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
 	}
 	stores[1].fill(nil)
 	mustHold(t, settled(t, follower), "before", "after")
+}
+
+// What was not written takes no effect.
+func TestALeaderWhoseDirectoryIsGoneSaysThatNothingWasWritten(t *testing.T) {
+	for _, size := range []int{1, 3} {
+		cluster, _ := badDisks(t, size)
+		leader := cluster[0]
+		register(t, leader, "before")
+		if err := os.Rename(leader.config.Directory, filepath.Join(t.TempDir(), "elsewhere")); err != nil {
+			t.Fatal(err)
+		}
+		_, err := leader.Propose(within(t), domain.Register{Node: node(t, "lost", "lost:11211")})
+		if !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrOutcomeUnknown) {
+			t.Errorf("one of %d: the write ended with %v", size, err)
+		}
+	}
 }

@@ -123,7 +123,7 @@ func portError(err error) error {
 		return fmt.Errorf("%w: %w", ports.ErrNotLeader, err)
 	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return ports.ErrBusy
-	case errors.As(err, new(*logstore.NoRoomError)), errors.As(err, new(*trouble)):
+	case errors.As(err, new(*logstore.NoRoomError)), errors.Is(err, logstore.ErrDirectoryGone), errors.As(err, new(*trouble)):
 		return fmt.Errorf("%w: %w", ports.ErrNoLeader, err)
 	}
 	return errors.Join(ports.ErrOutcomeUnknown, err)
