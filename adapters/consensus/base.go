@@ -47,11 +47,11 @@ func (l *baseLog) rest(index, term uint64) {
 }
 
 // standOn begins the log with the snapshot that was found at the start. What that
-// replaces should have gone when it was installed: the instance ended in between.
+// replaces should have gone when it was installed, or with the next entry: the instance
+// ended before.
 func (l *baseLog) standOn(index, term uint64) error {
 	l.rest(index, term)
-	var entry raft.Log
-	replaced := l.stored.GetLog(index, &entry) == nil && entry.Term != term
+	replaced := isReplaced(l.stored, index, term)
 	if err := l.clear(index, term); err != nil || !replaced {
 		return err
 	}
@@ -64,6 +64,16 @@ func (l *baseLog) standOn(index, term uint64) error {
 		return err
 	}
 	return l.stored.DeleteRange(first, last)
+}
+
+// isReplaced says whether what a log has behind a snapshot, which ends with an entry of
+// term, is of another log than that: of one that the snapshot replaced.
+func isReplaced(log raft.LogStore, index, term uint64) bool {
+	var entry raft.Log
+	if log.GetLog(index, &entry) == nil {
+		return entry.Term != term
+	}
+	return log.GetLog(index+1, &entry) == nil && entry.Term < term
 }
 
 // clear removes the beginning of the log up to index, where it does not have the entry

@@ -98,13 +98,18 @@ func mustFindEntry(t *testing.T, log *baseLog, index, term uint64) {
 // Nothing can be appended behind a gap, or to what no leader committed.
 func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
 	for name, test := range map[string]struct {
-		stored []uint64 // in term 2
-		left   uint64   // how many
+		stored []uint64
+		term   uint64 // of those; the snapshot's is 3
+		left   uint64 // how many
 	}{
-		"it ends before":                {[]uint64{4, 5, 6}, 0},
-		"it has another entry there":    {[]uint64{6, 7, 8}, 0},
-		"it goes on behind":             {[]uint64{8, 9}, 2},
-		"it goes on, behind older ones": {[]uint64{3, 8}, 1},
+		"it ends before":                        {[]uint64{4, 5, 6}, 2, 0},
+		"it has another entry there":            {[]uint64{6, 7, 8}, 2, 0},
+		"it goes on behind":                     {[]uint64{8, 9}, 3, 2},
+		"it goes on, behind older ones":         {[]uint64{3, 8}, 3, 1},
+		"what is behind is of another log":      {[]uint64{8, 9}, 2, 0},
+		"all that is left is of another log":    {[]uint64{3, 8}, 2, 0},
+		"it is the log that the snapshot has":   {[]uint64{6, 7, 8}, 3, 3},
+		"what is behind is of a later election": {[]uint64{8, 9}, 4, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, err := memory.Open("", nil)
@@ -114,7 +119,7 @@ func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
 			kept := raft.NewInmemSnapshotStore()
 			makeSnapshot(t, kept, openBase(t, store, kept), 7)
 			for _, index := range test.stored {
-				if err := store.StoreLog(&raft.Log{Index: index, Term: 2}); err != nil {
+				if err := store.StoreLog(&raft.Log{Index: index, Term: test.term}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -279,6 +279,9 @@ func (i *inspection) readLog(ctx context.Context, store logstore.Store) error {
 			before = 0
 			continue
 		}
+		if i.isReplaced(entry) {
+			break // what follows goes at the next start
+		}
 		before = entry.Term
 		if index > i.base.Index {
 			i.take(entry)
@@ -286,6 +289,11 @@ func (i *inspection) readLog(ctx context.Context, store logstore.Store) error {
 	}
 	i.complete = i.complete || !i.stuck
 	return nil
+}
+
+// isReplaced is what isReplaced says of a log from entry on.
+func (i *inspection) isReplaced(entry *raft.Log) bool {
+	return entry.Index == i.base.Index && entry.Term != i.base.Term || entry.Index == i.base.Index+1 && entry.Term < i.base.Term
 }
 
 // readEntry gives an error for whatever a damaged entry makes of the store.

@@ -69,6 +69,9 @@ func Recover(r Recovery) (err error) {
 	// Raft asks the transport how to write an address, and for nothing else.
 	_, transport := raft.NewInmemTransport("")
 	logs := provenFirst{Store: store, prove: func() error { return proveRecovery(path, snapshots, r.Roster) }}
+	if logs.base, err = replacing(snapshots, store); err != nil {
+		return err
+	}
 	if err := raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, configurationOf(r.Roster)); err != nil {
 		return err
 	}
@@ -108,13 +111,41 @@ func configurationOf(roster domain.Roster) (configuration raft.Configuration) {
 type provenFirst struct {
 	logstore.Store
 	prove func() error
+	base  uint64 // where a snapshot ends that has replaced what is behind it; 0 for none
 }
 
-func (p provenFirst) DeleteRange(min, max uint64) error {
+// replacing gives the index with which the newest snapshot ends, where the log behind
+// that is of another one; 0 where it is not.
+func replacing(snapshots raft.SnapshotStore, log raft.LogStore) (uint64, error) {
+	list, err := snapshots.List()
+	if err != nil || len(list) == 0 || !isReplaced(log, list[0].Index, list[0].Term) {
+		return 0, err
+	}
+	return list[0].Index, nil
+}
+
+// LastIndex implements raft.LogStore: what a snapshot has replaced is not carried out.
+func (p provenFirst) LastIndex() (uint64, error) {
+	if p.base > 0 {
+		return p.base, nil
+	}
+	return p.Store.LastIndex()
+}
+
+// DeleteRange implements raft.LogStore.
+func (p provenFirst) DeleteRange(uint64, uint64) error {
 	if err := p.prove(); err != nil {
 		return err
 	}
-	return p.Store.DeleteRange(min, max)
+	first, err := p.Store.FirstIndex()
+	if err != nil || first == 0 {
+		return err
+	}
+	last, err := p.Store.LastIndex()
+	if err != nil {
+		return err
+	}
+	return p.Store.DeleteRange(first, last)
 }
 
 // proveRecovery reads back the snapshot that a start would begin with.

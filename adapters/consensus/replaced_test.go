@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
 // spoken is a transport by which a test says to an instance what a leader would.
@@ -181,4 +183,35 @@ func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
 		t.Errorf("it is sent what comes behind its log, and answers %+v", got)
 	}
 	until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == last+2 })
+}
+
+// What comes behind an installed snapshot in the log is of no leader. Whoever was stopped
+// before the next entry has it still, and what was committed is in the snapshot.
+func TestWhatASnapshotLeftBehindItIsNotRecovered(t *testing.T) {
+	const term = 9
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("leader"), Addr: []byte("leader:1")}
+	meta, content := someSnapshot(t)
+	i, leader := followerOf(t)
+	log := noops(1, meta.Index+5, meta.Term-1)
+	log[meta.Index+1] = &raft.Log{Index: meta.Index + 2, Term: meta.Term - 1, Type: raft.LogCommand,
+		Data: encodeEntry(domain.Register{Node: node(t, "phantom", "phantom:1")})}
+	leader.say(t, &raft.AppendEntriesRequest{RPCHeader: header, Term: term, Entries: log}, nil)
+	installed := leader.say(t, &raft.InstallSnapshotRequest{
+		RPCHeader: header, SnapshotVersion: meta.Version, Term: term, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
+		Size: meta.Size, Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
+	}, bytes.NewReader(content)).(*raft.InstallSnapshotResponse)
+	if !installed.Success {
+		t.Fatalf("it is sent a snapshot, and answers %+v", installed)
+	}
+	s := survivor{dir: i.config.Directory, id: i.config.ID, address: i.raftAddress(), backend: durableBackends[0]}
+	i.stop(t)
+	s.state, _ = i.State()
+	report := inspectDirectory(t, s.dir, s.backend)
+	if report.ReachIndex != meta.Index || report.ReachTerm != meta.Term || !report.Sound() {
+		t.Errorf("it reaches entry %d of term %d, with %v; want %d of %d", report.ReachIndex, report.ReachTerm, report.Faults, meta.Index, meta.Term)
+	}
+	if err := s.recover(t, s.alone(), s.backend); err != nil {
+		t.Fatal(err)
+	}
+	s.goesOn(t)
 }
