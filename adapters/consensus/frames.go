@@ -102,10 +102,13 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	fine, fault := c.frames.check(p[:n])
-	if fault == nil {
-		if snapshot {
-			c.fault = err // raft reads on, to come to the end of it
+	if snapshot {
+		c.fault = err // raft reads on, to come to the end of it
+		if c.frames.step != inSnapshot {
+			_ = c.Conn.SetReadDeadline(time.Time{}) // it may take long to restore
 		}
+	}
+	if fault == nil {
 		return n, err
 	}
 	c.fault = fault

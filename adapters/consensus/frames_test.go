@@ -301,6 +301,23 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 	})
 }
 
+// Who has all of a snapshot may take as long as it needs to restore it.
+func TestNobodyIsHurriedBehindASnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 50 << 10
+		in, out := net.Pipe()
+		here := &checkedConn{Conn: in, frames: frames{requests: true, step: inSnapshot, skip: size, part: part{all: &atomic.Int64{}}, limit: maxIncoming}}
+		go func() {
+			_, _ = out.Write(make([]byte, size))
+			time.Sleep(2 * rpcTimeout) // until it is answered
+			_ = out.Close()
+		}()
+		if n, err := io.Copy(io.Discard, here); n != size || err != nil {
+			t.Errorf("%d bytes came, error %v", n, err)
+		}
+	})
+}
+
 // Builds that do not cut their messages short send this.
 func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	if testing.Short() {
