@@ -122,7 +122,8 @@ func (r Roster) Join(wanted Instance) ([]Step, error) {
 	case r.Voters() == 1:
 		return nil, fmt.Errorf("%w: %q can't be a nonvoter", ErrLastVoter, wanted.ID)
 	case known.RaftAddress != wanted.RaftAddress:
-		return []Step{{SetNonvoter, wanted}, {Demote, wanted}}, nil
+		// As long as it counts somebody has to answer for it, and nobody may be there.
+		return []Step{{Demote, wanted}, {SetNonvoter, wanted}}, nil
 	}
 	return []Step{{Demote, wanted}}, nil
 }

@@ -113,7 +113,7 @@ func TestJoin(t *testing.T) {
 		"a nonvoter is promoted":                         {of(a, nonvoter("b", "h:2")), b, steps(step(domain.SetVoter, b)), nil},
 		"a nonvoter moves and is promoted in one step":   {of(a, nonvoter("b", "h:2")), voter("b", "h:9"), steps(step(domain.SetVoter, voter("b", "h:9"))), nil},
 		"a voter is demoted":                             {of(a, b), nonvoter("b", "h:2"), steps(step(domain.Demote, nonvoter("b", "h:2"))), nil},
-		"a voter moves before it is demoted":             {of(a, b), nonvoter("b", "h:9"), steps(step(domain.SetNonvoter, nonvoter("b", "h:9")), step(domain.Demote, nonvoter("b", "h:9"))), nil},
+		"a voter is demoted before it moves":             {of(a, b), nonvoter("b", "h:9"), steps(step(domain.Demote, nonvoter("b", "h:9")), step(domain.SetNonvoter, nonvoter("b", "h:9"))), nil},
 		"the last voter is not demoted":                  {of(a), nonvoter("a", "h:1"), nil, domain.ErrLastVoter},
 		"the last voter is not demoted beside nonvoters": {of(a, nonvoter("b", "h:2")), nonvoter("a", "h:1"), nil, domain.ErrLastVoter},
 		"the last voter does not move to be demoted":     {of(a), nonvoter("a", "h:9"), nil, domain.ErrLastVoter},

@@ -125,6 +125,17 @@ func TestWhoLosesLeadershipDoesNotSayThatNoMajorityIsLeft(t *testing.T) {
 	}
 }
 
+// Until it is a nonvoter it counts, wherever it is.
+func TestAVoterThatIsToBeANonvoterElsewhereNeedNotBeThere(t *testing.T) {
+	cluster := startCluster(t, 2, func(config *instanceConfig) {
+		// Without a connection that outlives the move.
+		config.seams.transport = func(inner transport) transport { return heartbeatsOnly{inner, &atomic.Bool{}, nil} }
+	})
+	leader := cluster[0]
+	mustAdd(t, leader, domain.Instance{ID: cluster[1].config.ID, RaftAddress: "nowhere.invalid:1", Suffrage: domain.Nonvoter})
+	register(t, leader, "after")
+}
+
 func TestALoneVoterHasNoSuccessor(t *testing.T) {
 	i := startCluster(t, 1, nil)[0]
 	err := i.HandOver(within(t), "")
