@@ -33,7 +33,7 @@ type ballot struct {
 	// follows says whether raft follows somebody, and whom.
 	follows func() (leader raft.ServerAddress, follows bool)
 	term    func() uint64 // raft's
-	refusal func() error  // why this instance could not store its own vote; nil for no reason
+	refusal func() error  // why this instance would not be elected; nil for no reason
 
 	heard time.Time // from a leader, or when this instance started
 	gone  bool      // nobody is where that leader was
@@ -66,7 +66,7 @@ func (b *ballot) begin(heartbeat time.Duration, term func() uint64, follows func
 }
 
 // refuses is why raft is not told to stand for election, though a leader says so; nil for
-// no reason. It would wait for the disk, and answer nobody meanwhile.
+// no reason. Nobody would lead meanwhile.
 func (b *ballot) refuses(command any) error {
 	if _, told := command.(*raft.TimeoutNowRequest); !told {
 		return nil

@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -134,6 +135,30 @@ func (n *Node) standEarly() {
 			return
 		}
 	}
+}
+
+var errOtherEnd = errors.New("the end of this instance's log is not of the log that it has a snapshot of: the next entry replaces it")
+
+// unelectable is why this instance would not be elected; nil for no reason. Where it can't
+// store its own vote it would wait for the disk, and answer nobody meanwhile. And what a
+// snapshot left behind it in the log raft 1.7.3 takes for all that it has: see baseLog.
+func (n *Node) unelectable() error {
+	if err := n.disk.refusal(); err != nil {
+		return err
+	}
+	running := n.started.Load()
+	if running == nil {
+		return nil
+	}
+	stats := running.Stats() // nothing else says what raft remembers
+	number := func(name string) uint64 {
+		value, _ := strconv.ParseUint(stats[name], 10, 64)
+		return value
+	}
+	if number("last_log_index") >= number("last_snapshot_index") && number("last_log_term") < number("last_snapshot_term") {
+		return errOtherEnd
+	}
+	return nil
 }
 
 func (n *Node) isVoter() bool {

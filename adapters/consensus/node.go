@@ -249,7 +249,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	n.awake.HeartbeatTimeout, n.awake.ElectionTimeout = settings.HeartbeatTimeout, settings.ElectionTimeout
-	n.witness.ballot.begin(settings.HeartbeatTimeout, n.currentTerm, n.follows, n.disk.refusal)
+	n.witness.ballot.begin(settings.HeartbeatTimeout, n.currentTerm, n.follows, n.unelectable)
 	if !n.mayBeTrusted() {
 		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
 	}

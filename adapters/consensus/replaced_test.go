@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // spoken is a transport by which a test says to an instance what a leader would.
@@ -214,4 +218,43 @@ func TestWhatASnapshotLeftBehindItIsNotRecovered(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.goesOn(t)
+}
+
+// Raft asks for votes with the end of the log, be it of another log than the snapshot.
+func TestWhoHasNothingBehindASnapshotDoesNotTakeOver(t *testing.T) {
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = keepNoLog })
+	first, leader, late := cluster[0], cluster[1], cluster[2]
+	late.arrives(t, register(t, first, "before").Revision)
+	term, _ := first.leads()
+	last := late.raft.LastIndex()
+	late.stop(t)
+	if err := first.HandOver(within(t), leader.config.ID); err != nil {
+		t.Fatal(err)
+	}
+	leader.eventually(t, "leading", leading)
+	for _, id := range []string{"a", "b", "c"} {
+		register(t, leader, id)
+	}
+	if err := leader.raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	end := leader.raft.LastIndex()
+	store, err := bolt.Open(late.config.Directory, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As if it had led before, and been cut off.
+	if err := errors.Join(store.StoreLogs(noops(last+1, end+2, term)), store.Close()); err != nil {
+		t.Fatal(err)
+	}
+	late = again(t, late, keepNoLog)
+	until(t, "it is known to have the snapshot", func() bool { return leader.announced.reached(raft.ServerID(late.config.ID)) == end })
+	if err := leader.HandOver(within(t), late.config.ID); !errors.Is(err, ports.ErrNoSuccessor) || !strings.Contains(err.Error(), errOtherEnd.Error()) {
+		t.Errorf("it takes over, or the reason is another one: %v", err)
+	}
+	register(t, leader, "after")
+	if err := leader.HandOver(within(t), late.config.ID); err != nil {
+		t.Errorf("it does not take over when it has an entry behind the snapshot: %v", err)
+	}
+	late.eventually(t, "leading", leading)
 }
