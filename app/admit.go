@@ -261,7 +261,12 @@ func (c *Cluster) expel(ctx context.Context, id string) error {
 // leadership in the middle would have the end of its vote in its log, for which
 // raft does not let it stand for election, and yet be ahead of the others, for
 // which it would not vote for any of them.
+//
+// Where its successor would refuse that, it stays.
 func (c *Cluster) giveWay(ctx context.Context) error {
+	if err := c.Membership.CanSpare(ctx, c.Self.RaftID); err != nil {
+		return err
+	}
 	if _, err := c.HandOver(ctx, ""); err != nil {
 		return err
 	}

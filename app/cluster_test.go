@@ -77,7 +77,10 @@ type handover struct {
 	*portstest.Instance
 	err       error
 	successor time.Duration // until one is known
+	needed    error
 }
+
+func (h handover) CanSpare(context.Context, string) error { return h.needed }
 
 func (h handover) HandOver(context.Context, string) error {
 	if h.err != nil {
@@ -101,6 +104,7 @@ func TestRemoveOfTheLeaderWaitsForItsSuccessor(t *testing.T) {
 		"but no longer than a second":             {handover{successor: 3 * time.Second}, time.Minute, ports.ErrNotLeader, time.Second},
 		"and no longer than the asker":            {handover{successor: 3 * time.Second}, 200 * time.Millisecond, ports.ErrNotLeader, 200 * time.Millisecond},
 		"and stays where nobody takes it over":    {handover{err: ports.ErrNoSuccessor}, time.Minute, ports.ErrNoSuccessor, 0},
+		"and stays where it is needed":            {handover{needed: ports.ErrNoMajorityLeft}, time.Minute, ports.ErrNoMajorityLeft, 0},
 		"and gives the reason for any other stop": {handover{err: context.DeadlineExceeded}, time.Minute, context.DeadlineExceeded, 0},
 	}
 	for name, test := range tests {
@@ -124,6 +128,9 @@ func TestRemoveOfTheLeaderWaitsForItsSuccessor(t *testing.T) {
 				state, _ := i.State()
 				if _, isMember := state.Roster.Find("n1"); !isMember {
 					t.Error("it removed itself")
+				}
+				if stays := test.handover.err != nil || test.handover.needed != nil; stays != state.Leading {
+					t.Errorf("it leads: %v", state.Leading)
 				}
 				time.Sleep(test.handover.successor) // lets the successor come within the bubble
 			})

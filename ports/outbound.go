@@ -173,6 +173,11 @@ type Membership interface {
 	// allows it, and it can be spared. Errors as for Add.
 	Remove(ctx context.Context, id string) error
 
+	// CanSpare looks, before anything is changed, whether a majority of the voters is left
+	// without the instance, and says ErrNoMajorityLeft where Add or Remove would. Other
+	// errors are as for Registry.Read.
+	CanSpare(ctx context.Context, id string) error
+
 	// HandOver gives leadership to the voter named by to, or, if that is empty, to
 	// one that is up to date, and returns once this instance no longer leads; it is
 	// no successor of itself. Errors: ErrNotLeader, domain.ErrNoSuchInstance,

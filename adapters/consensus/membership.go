@@ -62,7 +62,7 @@ func (n *Node) Add(ctx context.Context, instance domain.Instance) error {
 	return n.changeMembership(ctx, func(current domain.Roster) ([]change, error) {
 		steps, err := current.Join(instance)
 		if slices.ContainsFunc(steps, func(s domain.Step) bool { return s.Kind == domain.Demote }) {
-			err = n.canSpare(ctx, instance.ID)
+			err = n.CanSpare(ctx, instance.ID)
 		}
 		changes := make([]change, len(steps))
 		for i, step := range steps {
@@ -114,19 +114,19 @@ func (n *Node) Remove(ctx context.Context, id string) error {
 		}
 		return []change{func() raft.IndexFuture {
 			return n.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout)
-		}}, n.canSpare(ctx, id)
+		}}, n.CanSpare(ctx, id)
 	})
 }
 
-// canSpare says whether a majority of the voters is left without one that is to go, if it is
-// one: raft lets it go with the first word, and that is committed by those that are left, or
-// by nobody. They have to take a heartbeat that was sent after the call, and to have
-// what this instance's log had then; for that they have an election timeout.
-func (n *Node) canSpare(ctx context.Context, id string) error {
+// CanSpare implements ports.Membership. Raft lets a voter go with the first word, and that is
+// committed by those that are left, or by nobody. They have to take a heartbeat that was sent
+// after the call, and to have what this instance's log had then; for that they have an
+// election timeout.
+func (n *Node) CanSpare(ctx context.Context, id string) error {
 	voters, index := n.voters(), n.lastIndex()
 	left := slices.DeleteFunc(slices.Clone(voters), func(s raft.Server) bool { return s.ID == raft.ServerID(id) })
-	if len(left) == len(voters) {
-		return nil
+	if len(left) == len(voters) || len(left) == 0 {
+		return nil // it is no voter, or the last one, which domain.Roster does not let go
 	}
 	needed := len(left)/2 + 1
 	others := make([]raft.ServerID, 0, len(left))

@@ -332,6 +332,13 @@ func (i *Instance) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
+// CanSpare implements ports.Membership: a majority of these voters is always left.
+func (i *Instance) CanSpare(ctx context.Context, _ string) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.refusal(ctx)
+}
+
 func (i *Instance) setRoster(id string, wanted *domain.Instance) {
 	var members []domain.Instance
 	for _, other := range i.state.Roster.Instances() {

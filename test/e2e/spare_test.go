@@ -23,6 +23,7 @@ func TestAVoterThatIsNeededStays(t *testing.T) {
 			demoted.Suffrage = "nonvoter"
 			refusedInstance(t, "its removal", leader.RaftRemove(t.Context(), needed.ID), http.StatusConflict, "no_majority_left")
 			refusedInstance(t, "its demotion", leader.RaftAdd(t.Context(), demoted), http.StatusConflict, "no_majority_left")
+			refusedInstance(t, "the leader's removal", leader.RaftRemove(t.Context(), leader.ID), http.StatusConflict, "no_majority_left")
 			put(t, leader.Client, "after")
 			if now := c.Leader(); now != leader {
 				t.Errorf("%s leads", now.ID)
