@@ -108,7 +108,7 @@ func TestACrowdThatAsksIsHeard(t *testing.T) {
 			protocols := new(http.Protocols)
 			protocol(protocols)
 			var all sync.WaitGroup
-			for range 300 {
+			for range 100 {
 				all.Go(func() {
 					transport := &http.Transport{Protocols: protocols}
 					defer transport.CloseIdleConnections()
