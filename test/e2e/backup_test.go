@@ -169,7 +169,6 @@ func bigBackup(t *testing.T, nodes int) harness.Backup {
 }
 
 func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
-	t.Parallel()
 	backup := bigBackup(t, 20_000)
 	anyBackend(t, func(t *testing.T, backend string) {
 		// Snapshots are taken all the time, so that they hold half a restore. With the race

@@ -62,8 +62,7 @@ func awaitRevision(t *testing.T, i *harness.Instance, revision uint64) {
 }
 
 func TestNothingAcknowledgedIsLostWhenAllAreKilled(t *testing.T) {
-	t.Parallel()
-	eachBackend(t, func(t *testing.T, backend string) {
+	allBackends(t, func(t *testing.T, backend string) {
 		// Snapshots are taken all the time, so that some are cut off as well.
 		c := harness.Start(t, harness.Options{Backend: backend, Flags: []string{
 			"--raft_snapshot_threshold=50", "--raft_snapshot_interval=100ms", "--raft_trailing_logs=20",

@@ -23,6 +23,16 @@ func eachBackend(t *testing.T, test func(t *testing.T, backend string)) {
 	}
 }
 
+// allBackends is eachBackend of a test that mostly waits for restarts, and does not look at
+// how long anything takes: two or more at a time.
+func allBackends(t *testing.T, test func(t *testing.T, backend string)) {
+	t.Helper()
+	eachBackend(t, func(t *testing.T, backend string) {
+		t.Parallel()
+		test(t, backend)
+	})
+}
+
 // everyBackend: see anyBackend.
 var everyBackend = flag.Bool("every_backend", false, "run also those tests with each storage backend that have nothing to do with it")
 

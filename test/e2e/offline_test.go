@@ -28,8 +28,7 @@ func offline(t *testing.T, args ...string) string {
 // A cluster loses two of three instances for good. The one that is left is looked
 // at, recovered, moved to the other storage backend, and gets company again.
 func TestTheMajorityIsLostForGood(t *testing.T) {
-	t.Parallel()
-	eachBackend(t, func(t *testing.T, backend string) {
+	allBackends(t, func(t *testing.T, backend string) {
 		c := harness.New(t, harness.Options{Size: 4, Backend: backend, Flags: append([]string{"--raft_snapshot_threshold=20", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=10"}, calm...)})
 		fresh := c.Instances[3]
 		c.Instances = c.Instances[:3]

@@ -13,8 +13,7 @@ import (
 // A write is acknowledged by a and b, b loses its disk, and a its process: c, which
 // has never heard of the write, must not be elected by b.
 func TestAVoterThatLostItsDiskElectsNobody(t *testing.T) {
-	t.Parallel()
-	eachBackend(t, func(t *testing.T, backend string) {
+	allBackends(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		leader, followers := c.Leader(), c.Followers()
 		forgetful, late := followers[0], followers[1]

@@ -15,7 +15,6 @@ const firstFormat = "dec631d08d2b28d8d892e83fd53fb776013b2fc2"
 // A cluster is brought from one build to the next one instance at a time, and those
 // who use it notice nothing.
 func TestARollingUpgradeLosesNothing(t *testing.T) {
-	t.Parallel()
 	tests := map[string]struct {
 		backend string
 		from    func(testing.TB) string
@@ -26,6 +25,7 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			before, after := harness.ProgramAt(t, test.from(t)), harness.Program(t, harness.Build{})
 			c := harness.New(t, harness.Options{Backend: test.backend, Flags: slices.Concat(calm, snapshotsOften)})
 			for _, i := range c.Instances {
