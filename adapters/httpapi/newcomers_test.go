@@ -1,12 +1,11 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
-	"net/http"
 	"strconv"
-	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -97,34 +96,46 @@ func TestWhoHasAskedOnceStays(t *testing.T) {
 	}
 }
 
-// However many come at once, those who ask are all heard.
+// However many come at once, those who ask are all heard. They write what they ask right
+// behind their connections, as clients in other processes do: of as many of net/http's
+// in this one, each would wait for the others to have a processor.
 func TestACrowdThatAsksIsHeard(t *testing.T) {
-	for name, protocol := range map[string]func(*http.Protocols){
-		"HTTP/1.1": func(p *http.Protocols) { p.SetHTTP1(true) },
-		"HTTP/2":   func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) },
+	for name, test := range map[string]struct {
+		ask   string
+		heard func(io.Reader) bool
+	}{
+		"HTTP/1.1": {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n", func(conn io.Reader) bool {
+			line, err := bufio.NewReader(conn).ReadString('\n')
+			return err == nil && line == "HTTP/1.1 200 OK\r\n"
+		}},
+		"HTTP/2": {askedByHTTP2("/livez", nil), func(conn io.Reader) bool {
+			const ofHeaders, is200 = 1, 0x88 // in the static table
+			for {
+				var head [9]byte
+				if _, err := io.ReadFull(conn, head[:]); err != nil {
+					return false
+				}
+				payload := make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
+				if _, err := io.ReadFull(conn, payload); err != nil {
+					return false
+				}
+				if head[3] == ofHeaders {
+					return payload[0] == is200
+				}
+			}
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, fewNewcomers)
-			protocols := new(http.Protocols)
-			protocol(protocols)
-			var all sync.WaitGroup
-			for range 100 {
-				all.Go(func() {
-					transport := &http.Transport{Protocols: protocols}
-					defer transport.CloseIdleConnections()
-					client := http.Client{Transport: transport}
-					answer, err := client.Get("http://" + s.address + "/livez")
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					_ = answer.Body.Close()
-					if answer.StatusCode != 200 {
-						t.Errorf("answered %d", answer.StatusCode)
-					}
-				})
+			var crowd []net.Conn
+			for range 300 {
+				crowd = append(crowd, s.dial(t, test.ask))
 			}
-			all.Wait()
+			for n, conn := range crowd {
+				if !test.heard(conn) {
+					t.Errorf("number %d is not answered 200", n)
+				}
+			}
 			if n := s.metric(t, displaced); n != 0 {
 				t.Errorf("%v were displaced", n)
 			}

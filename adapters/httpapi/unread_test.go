@@ -42,22 +42,26 @@ func TestCloseDoesNotWaitForWhoAsksOnAndOn(t *testing.T) {
 	}
 }
 
-// A client of HTTP/2 says how much it takes of a response, and may say nothing.
+// A client of HTTP/2 says how much it takes of a response, and may take nothing.
 func TestCloseDoesNotWaitForWhoGivesNoRoomInHTTP2(t *testing.T) {
 	for _, path := range []string{"/livez", "/nope", "/nodes/sse?nope", "/metrics", "/raft/backup"} {
 		t.Run(path, func(t *testing.T) {
 			t.Parallel()
 			s := start(t)
-			const settings, headers, endOfBoth = 4, 1, 5
-			noRoom := []byte{0, 4, 0, 0, 0, 0}
-			// From the static table: GET and http. The path and the authority are literal.
-			request := append([]byte{0x82, 0x86, 0x04, byte(len(path))}, path...)
-			request = append(request, "\x01\x01h"...)
-			s.dial(t, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+frameOfHTTP2(settings, 0, 0, noRoom)+frameOfHTTP2(headers, endOfBoth, 1, request))
+			s.dial(t, askedByHTTP2(path, []byte{0, 4, 0, 0, 0, 0}))
 			eventually(t, "an answer is stuck", func() bool { return s.Departing() == 1 })
 			s.closesWithin(t, unreadWithin)
 		})
 	}
+}
+
+// askedByHTTP2 is all that a client of HTTP/2 sends that has these settings, and asks for a path.
+func askedByHTTP2(path string, settings []byte) string {
+	const ofSettings, ofHeaders, endOfBoth = 4, 1, 5
+	// From the static table: GET and http. The path and the authority are literal.
+	request := append([]byte{0x82, 0x86, 0x04, byte(len(path))}, path...)
+	request = append(request, "\x01\x01h"...)
+	return "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frameOfHTTP2(ofSettings, 0, 0, settings) + frameOfHTTP2(ofHeaders, endOfBoth, 1, request)
 }
 
 func frameOfHTTP2(kind, flags byte, stream uint32, payload []byte) string {
