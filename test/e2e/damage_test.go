@@ -92,11 +92,7 @@ func TestADamagedInstanceHeals(t *testing.T) {
 		for _, leads := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, of a leader: %v", name, leads), func(t *testing.T) {
 				t.Parallel()
-				run := allBackends
-				if leads {
-					run = anyBackend // a backend does not know who leads
-				}
-				run(t, func(t *testing.T, backend string) {
+				allBackends(t, func(t *testing.T, backend string) {
 					c := harness.Start(t, harness.Options{Backend: backend, Flags: slices.Concat(damage.flags, calm)})
 					for n := range 10 {
 						put(t, c.Instances[n%3].Client, fmt.Sprintf("before-%d", n))
