@@ -55,15 +55,19 @@ func (l *baseLog) standOn(index, term uint64) error {
 	if err := l.clear(index, term); err != nil || !replaced {
 		return err
 	}
-	first, err := l.stored.FirstIndex()
+	return removeAll(l.stored)
+}
+
+func removeAll(log raft.LogStore) error {
+	first, err := log.FirstIndex()
 	if err != nil || first == 0 {
 		return err
 	}
-	last, err := l.stored.LastIndex()
+	last, err := log.LastIndex()
 	if err != nil {
 		return err
 	}
-	return l.stored.DeleteRange(first, last)
+	return log.DeleteRange(first, last)
 }
 
 // isReplaced says whether what a log has behind a snapshot, which ends with an entry of

@@ -132,20 +132,12 @@ func (p provenFirst) LastIndex() (uint64, error) {
 	return p.Store.LastIndex()
 }
 
-// DeleteRange implements raft.LogStore.
+// DeleteRange implements raft.LogStore: it is what raft removes all with, and all goes.
 func (p provenFirst) DeleteRange(uint64, uint64) error {
 	if err := p.prove(); err != nil {
 		return err
 	}
-	first, err := p.Store.FirstIndex()
-	if err != nil || first == 0 {
-		return err
-	}
-	last, err := p.Store.LastIndex()
-	if err != nil {
-		return err
-	}
-	return p.Store.DeleteRange(first, last)
+	return removeAll(p.Store)
 }
 
 // proveRecovery reads back the snapshot that a start would begin with.

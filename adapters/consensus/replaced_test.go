@@ -45,6 +45,34 @@ func (s spoken) say(t *testing.T, command any, content io.Reader) any {
 	return nil
 }
 
+// As the leader of this term it says all that follows.
+const spokenTerm = 9
+
+var spokenHeader = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("leader"), Addr: []byte("leader:1")}
+
+// append sends entries that come behind another one.
+func (s spoken) append(t *testing.T, previous, previousTerm uint64, entries []*raft.Log, commit uint64) *raft.AppendEntriesResponse {
+	t.Helper()
+	return s.say(t, &raft.AppendEntriesRequest{
+		RPCHeader: spokenHeader, Term: spokenTerm, PrevLogEntry: previous, PrevLogTerm: previousTerm, Entries: entries, LeaderCommitIndex: commit,
+	}, nil).(*raft.AppendEntriesResponse)
+}
+
+// install sends a snapshot, which has to be taken.
+func (s spoken) install(t *testing.T, meta *raft.SnapshotMeta, content []byte) {
+	t.Helper()
+	if got := s.say(t, installing(meta), bytes.NewReader(content)).(*raft.InstallSnapshotResponse); !got.Success {
+		t.Fatalf("it is sent a snapshot, and answers %+v", got)
+	}
+}
+
+func installing(meta *raft.SnapshotMeta) *raft.InstallSnapshotRequest {
+	return &raft.InstallSnapshotRequest{
+		RPCHeader: spokenHeader, SnapshotVersion: meta.Version, Term: spokenTerm, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
+		Size: meta.Size, Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
+	}
+}
+
 // followerOf gives a blank instance that follows a test.
 func followerOf(t *testing.T) (*instance, spoken) {
 	t.Helper()
@@ -91,8 +119,6 @@ func someSnapshot(t *testing.T) (*raft.SnapshotMeta, []byte) {
 // A leader that was cut off has entries that nobody committed, and is sent a snapshot of
 // its successor's that ends before, with or behind them.
 func TestWhoWasSentASnapshotTakesWhatComesBehindIt(t *testing.T) {
-	const term = 9
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("leader"), Addr: []byte("leader:1")}
 	meta, content := someSnapshot(t)
 	for name, last := range map[string]uint64{
 		"before it":     meta.Index - 1,
@@ -103,31 +129,20 @@ func TestWhoWasSentASnapshotTakesWhatComesBehindIt(t *testing.T) {
 	} {
 		t.Run("its log ends "+name, func(t *testing.T) {
 			i, leader := followerOf(t)
-			append := func(previous, previousTerm uint64, entries []*raft.Log, commit uint64) *raft.AppendEntriesResponse {
-				return leader.say(t, &raft.AppendEntriesRequest{
-					RPCHeader: header, Term: term, PrevLogEntry: previous, PrevLogTerm: previousTerm, Entries: entries, LeaderCommitIndex: commit,
-				}, nil).(*raft.AppendEntriesResponse)
-			}
-			if got := append(0, 0, noops(1, last, meta.Term-1), 0); !got.Success {
+			if got := leader.append(t, 0, 0, noops(1, last, meta.Term-1), 0); !got.Success {
 				t.Fatalf("it is given a log, and answers %+v", got)
 			}
-			installed := leader.say(t, &raft.InstallSnapshotRequest{
-				RPCHeader: header, SnapshotVersion: meta.Version, Term: term, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
-				Size: meta.Size, Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
-			}, bytes.NewReader(content)).(*raft.InstallSnapshotResponse)
-			if !installed.Success {
-				t.Fatalf("it is sent a snapshot, and answers %+v", installed)
-			}
+			leader.install(t, meta, content)
 			for index := uint64(1); index <= meta.Index; index++ {
 				if err := i.store.GetLog(index, new(raft.Log)); err == nil {
 					t.Errorf("entry %d, which the snapshot replaces, is in the log still", index)
 				}
 			}
 			next := meta.Index + 1
-			if got := append(meta.Index, meta.Term, noops(next, next, term), next); !got.Success {
+			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, spokenTerm), next); !got.Success {
 				t.Errorf("it is sent what comes behind the snapshot, and answers %+v", got)
 			}
-			if got := append(next, term, noops(next+1, next+2, term), next+2); !got.Success {
+			if got := leader.append(t, next, spokenTerm, noops(next+1, next+2, spokenTerm), next+2); !got.Success {
 				t.Errorf("it is sent more, and answers %+v", got)
 			}
 			until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == next+2 })
@@ -153,8 +168,7 @@ func (f forgetful) Restore(snapshot io.ReadCloser) error {
 
 // The next leader may have what comes behind its log, and sends that.
 func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
-	const term, last = 9, 5
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("leader"), Addr: []byte("leader:1")}
+	const last = 5
 	meta, content := someSnapshot(t)
 	if meta.Index < last+2 {
 		t.Fatalf("the snapshot ends with entry %d: the test shows nothing", meta.Index)
@@ -167,23 +181,15 @@ func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
 		},
 		fsm: func(m *machine) raft.FSM { return forgetful{m, &atomic.Bool{}} },
 	}})
-	append := func(previous, previousTerm uint64, entries []*raft.Log, commit uint64) *raft.AppendEntriesResponse {
-		return leader.say(t, &raft.AppendEntriesRequest{
-			RPCHeader: header, Term: term, PrevLogEntry: previous, PrevLogTerm: previousTerm, Entries: entries, LeaderCommitIndex: commit,
-		}, nil).(*raft.AppendEntriesResponse)
-	}
-	if got := append(0, 0, noops(1, last, 1), 1); !got.Success {
+	if got := leader.append(t, 0, 0, noops(1, last, 1), 1); !got.Success {
 		t.Fatalf("it is given a log, and answers %+v", got)
 	}
 	answer := make(chan raft.RPCResponse, 1)
-	leader.rpcs <- raft.RPC{Reader: bytes.NewReader(content), RespChan: answer, Command: &raft.InstallSnapshotRequest{
-		RPCHeader: header, SnapshotVersion: meta.Version, Term: term, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
-		Size: meta.Size, Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
-	}}
+	leader.rpcs <- raft.RPC{Reader: bytes.NewReader(content), RespChan: answer, Command: installing(meta)}
 	if got := receive(t, answer, "a snapshot is not answered"); got.Error == nil {
 		t.Fatalf("it is sent a snapshot that it can't restore, and answers %+v", got.Response)
 	}
-	if got := append(last, 1, noops(last+1, last+2, term), last+2); !got.Success {
+	if got := leader.append(t, last, 1, noops(last+1, last+2, spokenTerm), last+2); !got.Success {
 		t.Errorf("it is sent what comes behind its log, and answers %+v", got)
 	}
 	until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == last+2 })
@@ -192,21 +198,13 @@ func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
 // What comes behind an installed snapshot in the log is of no leader. Whoever was stopped
 // before the next entry has it still, and what was committed is in the snapshot.
 func TestWhatASnapshotLeftBehindItIsNotRecovered(t *testing.T) {
-	const term = 9
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("leader"), Addr: []byte("leader:1")}
 	meta, content := someSnapshot(t)
 	i, leader := followerOf(t)
 	log := noops(1, meta.Index+5, meta.Term-1)
 	log[meta.Index+1] = &raft.Log{Index: meta.Index + 2, Term: meta.Term - 1, Type: raft.LogCommand,
 		Data: encodeEntry(domain.Register{Node: node(t, "phantom", "phantom:1")})}
-	leader.say(t, &raft.AppendEntriesRequest{RPCHeader: header, Term: term, Entries: log}, nil)
-	installed := leader.say(t, &raft.InstallSnapshotRequest{
-		RPCHeader: header, SnapshotVersion: meta.Version, Term: term, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
-		Size: meta.Size, Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
-	}, bytes.NewReader(content)).(*raft.InstallSnapshotResponse)
-	if !installed.Success {
-		t.Fatalf("it is sent a snapshot, and answers %+v", installed)
-	}
+	leader.append(t, 0, 0, log, 0)
+	leader.install(t, meta, content)
 	s := survivor{dir: i.config.Directory, id: i.config.ID, address: i.raftAddress(), backend: durableBackends[0]}
 	i.stop(t)
 	s.state, _ = i.State()
