@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,6 +49,10 @@ func run(t *testing.T, before ...string) *program {
 		t.Fatal(err)
 	}
 	p.stderr = stderr
+	// A child ignores what its parent ignores, as under nohup, but not what that one catches.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	if err := p.command.Start(); err != nil {
 		t.Fatal(err)
 	}
