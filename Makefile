@@ -142,7 +142,7 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 
 .PHONY: bench
 bench: ## measure the ROWS (all) of the table beside etcd, in BENCH_ROUNDS (3) of BENCH_TIME (1s); all of them write docs/performance.md
-	cd bench && $(GO) run . -rows='$(ROWS)' -rounds=$(BENCH_ROUNDS) -time=$(BENCH_TIME) -backend=$(BENCH_BACKEND)
+	cd bench && GODEBUG=schedtrace=2147483647 $(GO) run . -rows='$(ROWS)' -rounds=$(BENCH_ROUNDS) -time=$(BENCH_TIME) -backend=$(BENCH_BACKEND)
 
 .PHONY: bench-check
 bench-check: ## vet and lint bench, which is a module of its own, and measure its table at a tiny size

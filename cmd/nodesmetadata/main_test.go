@@ -121,6 +121,41 @@ func (p *program) endsWith0() {
 	}
 }
 
+// setting gives what the process began with in its environment.
+func (p *program) setting(name string) string {
+	p.Helper()
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.command.Process.Pid))
+	if err != nil {
+		p.Skip(err)
+	}
+	for variable := range strings.SplitSeq(string(environ), "\x00") {
+		if value, found := strings.CutPrefix(variable, name+"="); found {
+			return value
+		}
+	}
+	return ""
+}
+
+func TestTheRuntimesMonitorIsKeptAwake(t *testing.T) {
+	for given, want := range map[string]string{
+		"":                                "schedtrace=2147483647",
+		"netdns=go":                       "netdns=go,schedtrace=2147483647",
+		"schedtrace=0,netdns=go":          "schedtrace=0,netdns=go",
+		"netdns=go,schedtrace=2147483647": "netdns=go,schedtrace=2147483647",
+	} {
+		t.Run(given, func(t *testing.T) {
+			t.Setenv("GODEBUG", given)
+			p := run(t)
+			if got := p.setting("GODEBUG"); got != want {
+				t.Errorf("GODEBUG is %q, want %q", got, want)
+			}
+			p.signal(syscall.SIGTERM)
+			p.await("instance has stopped")
+			p.endsWith0()
+		})
+	}
+}
+
 func TestASignalEndsItWithStatus0(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,6 +35,8 @@ func (p *Process) Start() error {
 	}
 	defer output.Close() // the child has its own
 	p.running = exec.Command(p.path, p.args...)
+	// How the Go runtime of the load is tuned is not how the servers are.
+	p.running.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, "GODEBUG=") })
 	p.running.Stdout, p.running.Stderr = output, output
 	if err := p.running.Start(); err != nil {
 		return err
