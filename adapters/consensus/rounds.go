@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -70,6 +71,7 @@ func (r *rounds) join(put func() (uint64, error)) *round {
 // run does one round after the other while somebody waits.
 func (r *rounds) run(put func() (uint64, error)) {
 	for {
+		runtime.Gosched() // who is about to ask, on a busy machine, asks before it
 		r.mu.Lock()
 		current := r.next
 		r.next = nil
