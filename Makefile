@@ -98,9 +98,10 @@ lint: ## staticcheck, as pinned in tools/go.mod
 imports: ## the rules about who may import whom
 	$(GO) test -count=1 -run '^TestImports$$|^TestTheImportRules' ./test
 
+# Three packages at a time keep two processors busy: most of what some of them do is wait.
 .PHONY: unit
 unit: ## the tests of every package but ./test, with the race detector
-	$(RACE) -timeout=10m $$($(GO) list ./... | grep -v '/test$$\|/test/')
+	$(RACE) -p=3 -timeout=10m $$($(GO) list ./... | grep -v '/test$$\|/test/')
 
 .PHONY: e2e
 e2e: ## whole clusters and real processes, with the race detector
