@@ -103,9 +103,11 @@ imports: ## the rules about who may import whom
 unit: ## the tests of every package but ./test, with the race detector
 	$(RACE) -p=3 -timeout=10m $$($(GO) list ./... | grep -v '/test$$\|/test/')
 
+# With GODEBUG as they would have it, instances need not start themselves anew, which the
+# race detector makes expensive: see docs/adr/0023-the-runtimes-monitor.md.
 .PHONY: e2e
 e2e: ## whole clusters and real processes, with the race detector
-	$(RACE) -timeout=20m -count=1 ./test/...
+	GODEBUG=schedtrace=2147483647 $(RACE) -timeout=20m -count=1 ./test/...
 
 .PHONY: e2e-backends
 e2e-backends: ## the end-to-end tests, also those with each backend that have nothing to do with it
