@@ -9,6 +9,9 @@ FUZZTIME ?= 20s
 # do meanwhile; none is left of a test that passes.
 RACE := GORACE="atexit_sleep_ms=0 $$GORACE" $(GO) test -race
 
+# What instances give themselves: see docs/adr/0023-the-runtimes-monitor.md.
+AWAKE := GODEBUG=schedtrace=2147483647
+
 # What microbench runs, and what microbench-compare compares with, how often.
 BENCH    ?= .
 BEFORE   ?= HEAD
@@ -103,11 +106,10 @@ imports: ## the rules about who may import whom
 unit: ## the tests of every package but ./test, with the race detector
 	$(RACE) -p=3 -timeout=10m $$($(GO) list ./... | grep -v '/test$$\|/test/')
 
-# With GODEBUG as they would have it, instances need not start themselves anew, which the
-# race detector makes expensive: see docs/adr/0023-the-runtimes-monitor.md.
+# Instances that are begun awake need not begin anew, which the race detector makes expensive.
 .PHONY: e2e
 e2e: ## whole clusters and real processes, with the race detector
-	GODEBUG=schedtrace=2147483647 $(RACE) -timeout=20m -count=1 ./test/...
+	$(AWAKE) $(RACE) -timeout=20m -count=1 ./test/...
 
 .PHONY: e2e-backends
 e2e-backends: ## the end-to-end tests, also those with each backend that have nothing to do with it
@@ -145,7 +147,7 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 
 .PHONY: bench
 bench: ## measure the ROWS (all) of the table beside etcd, in BENCH_ROUNDS (3) of BENCH_TIME (1s); all of them write docs/performance.md
-	cd bench && GODEBUG=schedtrace=2147483647 $(GO) run . -rows='$(ROWS)' -rounds=$(BENCH_ROUNDS) -time=$(BENCH_TIME) -backend=$(BENCH_BACKEND)
+	cd bench && $(AWAKE) $(GO) run . -rows='$(ROWS)' -rounds=$(BENCH_ROUNDS) -time=$(BENCH_TIME) -backend=$(BENCH_BACKEND)
 
 .PHONY: bench-check
 bench-check: ## vet and lint bench, which is a module of its own, and measure its table at a tiny size
