@@ -47,8 +47,8 @@ func TestAVoterInQuarantineIsReadmitted(t *testing.T) {
 			p.instance.FailWith(errors.New("no majority"))
 			p.peers.Answer("h:2", inQuarantine("n2", 0))
 			time.Sleep(time.Minute)
-			p.instance.FailWith(nil)
 			p.mustHave(t, voter("n2", "h:2"))
+			p.instance.FailWith(nil)
 			time.Sleep(3 * time.Second)
 			p.mustHave(t, nonvoter("n2", "h:2"))
 		},
