@@ -148,12 +148,17 @@ func TestClusterStream(t *testing.T) {
 			mustHear(t, stream)
 		},
 		"memberships that were replaced before anybody looked are told, in their order": func(t *testing.T, w watched, stream ports.ClusterStream) {
-			mustAdd(t, w.instance, voter("n3", "h:3"), voter("n4", "h:4"))
-			for _, id := range []string{"n3", "n4"} {
-				if err := w.instance.Remove(t.Context(), id); err != nil {
-					t.Fatal(err)
+			w.instance.Change(func(s *ports.LocalState) { // at once: the watch does not look in between
+				first, second, third, fourth := voter("n1", "h:1"), voter("n2", "h:2"), voter("n3", "h:3"), voter("n4", "h:4")
+				for _, members := range [][]domain.Instance{
+					{first, second, third}, {first, second, third, fourth}, {first, second, fourth}, {first, second},
+				} {
+					s.Roster = domain.NewRoster(members...)
+					s.Committed = append(slices.Clone(s.Committed), ports.CommittedRoster{
+						Index: uint64(len(s.Committed)) + 1, Roster: s.Roster,
+					})
 				}
-			}
+			})
 			mustHearWithin(t, stream, 0, "instance_added n3", "instance_added n4", "instance_removed n3", "instance_removed n4")
 		},
 		"a membership that is not committed yet is no news": func(t *testing.T, w watched, stream ports.ClusterStream) {
