@@ -51,6 +51,10 @@ func TestFaultsNameWhatIsWrong(t *testing.T) {
 			want: []string{`FILE: yaml: line 1: did not find expected node content`}},
 		"a file that is not there": {args: []string{"--config=/no/such.yaml"},
 			want: []string{`--config: open /no/such.yaml: no such file or directory`}},
+		"an empty flag for a file": {args: []string{"--config="},
+			want: []string{`--config: must not be empty; for no file, leave it out`}},
+		"an empty variable for a file": {environ: []string{"NODESMETADATA_CONFIG="},
+			want: []string{`NODESMETADATA_CONFIG: must not be empty; for no file, leave it out`}},
 		"a file that never ends": {environ: []string{"NODESMETADATA_CONFIG=/dev/zero"},
 			want: []string{`NODESMETADATA_CONFIG: /dev/zero is over 1048576 bytes`}},
 

@@ -37,6 +37,9 @@ func readBounded(path string) ([]byte, error) {
 // file understands exactly what a flag does.
 func hearFile(flags *pflag.FlagSet, named saying) (sayings, []error) {
 	path := named.values[len(named.values)-1]
+	if path == "" {
+		return sayings{}, []error{fmt.Errorf("%s: must not be empty; for no file, leave it out", named.where)}
+	}
 	content, err := readBounded(path)
 	if err != nil {
 		return sayings{}, []error{fmt.Errorf("%s: %w", named.where, err)}
