@@ -226,6 +226,6 @@ func TestAClientThatDoesNotReadItsAnswerIsCutOff(t *testing.T) {
 		return s.metric(t, "nodesmetadata_http_requests_total", "/nodes") == 2
 	})
 	if answer, _ := hangsUp(t, conn); !strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.HasSuffix(answer, "}}") {
-		t.Errorf("the answer arrived whole, %d bytes of it", len(answer))
+		t.Errorf("the answer is to begin and never to end; it has %d bytes and begins with %.40q", len(answer), answer)
 	}
 }
