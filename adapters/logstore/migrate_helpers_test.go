@@ -39,6 +39,10 @@ func eachPair(t *testing.T, test func(t *testing.T, from, to logstore.Backend)) 
 	}
 }
 
+// largeEntry is more than badger keeps in one value. The race detector looks at every byte
+// of every copy, so it is hardly more.
+const largeEntry = 300_000
+
 // wanted is the entry at an index: every field has something in it, now and then
 // nothing, and a few entries are large.
 func wanted(index uint64) *raft.Log {
@@ -51,7 +55,7 @@ func wanted(index uint64) *raft.Log {
 	}
 	switch {
 	case index%500 == 0:
-		entry.Data = bytes.Repeat([]byte{byte(index)}, 700_000)
+		entry.Data = bytes.Repeat([]byte{byte(index)}, largeEntry)
 	case index%7 == 0:
 		entry.Extensions = fmt.Appendf(nil, "extension %d", index)
 	case index%11 == 0:
