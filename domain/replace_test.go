@@ -180,10 +180,10 @@ func TestAReplacementRefusesWhatNoRegistryCanBe(t *testing.T) {
 }
 
 func TestAReplacementIsBoundedAsARegistryIs(t *testing.T) {
-	with := domain.NewReplacement()
+	with, small := domain.NewReplacement(), node(t, "small", "small:1")
 	for i := range domain.MaxNodes {
-		n := node(t, fmt.Sprintf("n%06d", i), address(i))
-		n.Slot = i
+		n := small
+		n.ID, n.Address, n.Slot = fmt.Sprintf("n%06d", i), address(i), i
 		if err := with.Add(&n); err != nil {
 			t.Fatal(err)
 		}
@@ -193,11 +193,11 @@ func TestAReplacementIsBoundedAsARegistryIs(t *testing.T) {
 		t.Errorf("one node too many: %v", err)
 	}
 
-	with = domain.NewReplacement()
+	with, large := domain.NewReplacement(), greatest(t, "large", "large:1", "x")
 	var err error
 	for i := 0; i < domain.MaxNodes && err == nil; i++ {
-		n := greatest(t, fmt.Sprintf("n%06d", i), address(i), "x")
-		n.Slot = i
+		n := large
+		n.ID, n.Address, n.Slot = fmt.Sprintf("n%06d", i), address(i), i
 		err = with.Add(&n)
 	}
 	if !errors.Is(err, domain.ErrRegistryFull) || !strings.Contains(err.Error(), "bytes") {
