@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"net/http"
 	"strconv"
 	"strings"
@@ -21,29 +22,34 @@ var (
 )
 
 // getCompressed is get for who takes gzip. A list is compressed once for all who
-// ask for it, and one list at a time: no crowd of readers takes more than one
-// processor for that from those who write.
-func (c *listCache) getCompressed(view domain.View, filter domain.Filter) *encodedList {
+// ask for it.
+func (c *listCache) getCompressed(ctx context.Context, view domain.View, filter domain.Filter) (*encodedList, error) {
 	shared := c.sharedFor(filter)
-	if list := shared.compressed.Load(); list != nil && list.revision >= view.Revision() {
-		return list
+	if list := shared.compressed.Load(); list.isAsOf(view) {
+		return list, nil
 	}
-	if list := c.get(view, filter); len(list.body) < compressFrom {
-		return list
+	if list, err := shared.get(ctx, c, view, filter); err != nil || len(list.body) < compressFrom {
+		return list, err
 	}
-	c.compressing.Lock()
-	defer c.compressing.Unlock()
-	if list := shared.compressed.Load(); list != nil && list.revision >= view.Revision() {
-		return list
+	if err := shared.compressing.take(ctx); err != nil {
+		return nil, err
 	}
-	// Again, because all who wait for this by now are served by the latest.
-	list := c.get(view, filter)
+	defer shared.compressing.give()
+	if list := shared.compressed.Load(); list.isAsOf(view) {
+		return list, nil
+	}
+	if err := c.making.take(ctx); err != nil {
+		return nil, err
+	}
+	defer c.making.give()
+	// The latest, by which all who wait for this by now are served.
+	list := shared.latest.Load()
 	if len(list.body) >= compressFrom {
 		list = list.compress()
 		shared.compressed.Store(list)
-		c.trim()
+		c.trim(shared)
 	}
-	return list
+	return list, nil
 }
 
 var compressors = sync.Pool{New: func() any {

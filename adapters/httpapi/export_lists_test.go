@@ -25,6 +25,18 @@ func (s *Server) Kept() (lists, bytes int) {
 // Compressed is the whole list as it was compressed last.
 func (s *Server) Compressed() any { return s.lists.whole.compressed.Load() }
 
+// MakeLists keeps all others from making lists until what it gives is called.
+func (s *Server) MakeLists() (done func()) {
+	for range cap(s.lists.making) {
+		s.lists.making <- struct{}{}
+	}
+	return func() {
+		for range cap(s.lists.making) {
+			s.lists.making.give()
+		}
+	}
+}
+
 // EncodeList makes a list, and gives its length and what compresses it.
 func EncodeList(view domain.View) (length int, compress func() (length int)) {
 	list := encodeList(view, domain.Filter{}, 0)

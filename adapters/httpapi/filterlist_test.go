@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -174,10 +175,36 @@ func TestNoMoreBytesOfFilteredListsAreKeptThanMayBe(t *testing.T) {
 		if got := s.get(t, "/nodes?"+query).Body.String(); got != whole || len(whole) <= kept {
 			t.Errorf("%s: another list of %d bytes came", query, len(got))
 		}
-		if _, bytes := s.Kept(); bytes > kept {
-			t.Errorf("%d bytes are kept", bytes)
+		if lists, bytes := s.Kept(); lists != 1 || bytes != len(whole) {
+			t.Errorf("%d lists of %d bytes are kept, want the one that was asked for last", lists, bytes)
 		}
 	}
+}
+
+// A list that is made for somebody takes its time, which is no reason to hang.
+func TestWhoWaitsForAListIsToldInTime(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *httpapi.Config) { c.RequestTimeout = 700 * time.Millisecond })
+	s.undescribed() // the description is not compressed
+	s.fillWithLarge(t, 16) // more than is sent as it is to who takes gzip
+	asked := func(when, query string, want int) {
+		t.Helper()
+		for _, coding := range []string{"identity", "gzip"} {
+			got := s.do(t, http.MethodGet, "/nodes"+query, "", "Accept-Encoding: "+coding)
+			if got.status != want || want != http.StatusOK && !strings.Contains(got.body, `"code":"timeout"`) {
+				t.Errorf("%s: %q in coding %q got %d %.200q", when, query, coding, got.status, got.body)
+			}
+		}
+	}
+	asked("before", "", http.StatusOK)
+	done := s.MakeLists()
+	asked("meanwhile", "", http.StatusOK) // it is there
+	asked("meanwhile", "?zone=z", http.StatusServiceUnavailable)
+	s.fillWithLarge(t, 17)
+	asked("after a write", "", http.StatusServiceUnavailable)
+	done()
+	asked("later", "?zone=z", http.StatusOK)
+	asked("later", "", http.StatusOK)
 }
 
 func TestFilteredListsAreRightWhileTheyAreDropped(t *testing.T) {

@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"context"
 	"iter"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -54,8 +56,8 @@ func encodeList(view domain.View, filter domain.Filter, sizeHint int) *encodedLi
 	}
 }
 
-// How many filtered lists are kept, and how many bytes of them. The whole list
-// is always kept.
+// How many filtered lists are kept, and how many bytes of them if it is more than one.
+// The whole list is always kept.
 const (
 	keptLists = 64
 	keptBytes = 32 << 20
@@ -66,47 +68,57 @@ const (
 type listCache struct {
 	local ports.Local
 	kept  int // bytes of filtered lists, at most
-	whole sharedList
+	whole *sharedList
 
-	compressing sync.Mutex // held by the one who compresses
+	// making is held by those who encode or compress a list, whichever. That takes a
+	// processor for as long as a large registry is long, and half of them are for raft.
+	making permits
 
 	mu       sync.Mutex
 	filtered map[string]*sharedList // by filterKey
 }
 
-// get gives the list at view's revision or a later one. A later one is as good
-// an answer: it was committed before the asker is answered.
-func (c *listCache) get(view domain.View, filter domain.Filter) *encodedList {
-	list := c.sharedFor(filter).get(c.local, view, filter)
-	if !filter.All() {
-		c.trim()
+func newListCache(local ports.Local) *listCache {
+	return &listCache{
+		local: local, kept: keptBytes, whole: newSharedList(),
+		making:   make(permits, (runtime.GOMAXPROCS(0)+1)/2),
+		filtered: map[string]*sharedList{},
 	}
-	return list
+}
+
+// get gives the list at view's revision or a later one. A later one is as good
+// an answer: it was committed before the asker is answered. It waits for others who
+// make lists, but no longer than ctx lasts.
+func (c *listCache) get(ctx context.Context, view domain.View, filter domain.Filter) (*encodedList, error) {
+	return c.sharedFor(filter).get(ctx, c, view, filter)
 }
 
 func (c *listCache) sharedFor(filter domain.Filter) *sharedList {
 	if filter.All() {
-		return &c.whole
+		return c.whole
 	}
 	key := filterKey(filter)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.filtered == nil {
-		c.filtered = map[string]*sharedList{}
-	}
 	if c.filtered[key] == nil {
-		c.filtered[key] = &sharedList{}
+		c.filtered[key] = newSharedList()
 	}
 	return c.filtered[key]
 }
 
-// trim drops lists, whichever, until no more are kept than may be. Who is using
-// one goes on.
-func (c *listCache) trim() {
+// trim drops filtered lists, whichever but latest, until no more are kept than may be.
+// Who is using one goes on.
+func (c *listCache) trim(latest *sharedList) {
+	if latest == c.whole {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	bytes := 0
+	bytes := latest.size()
 	for key, list := range c.filtered {
+		if list == latest {
+			continue
+		}
 		bytes += list.size()
 		if bytes > c.kept || len(c.filtered) > keptLists {
 			bytes -= list.size()
@@ -119,7 +131,12 @@ func (c *listCache) trim() {
 type sharedList struct {
 	latest     atomic.Pointer[encodedList]
 	compressed atomic.Pointer[encodedList] // the latest that was asked for like that
-	encoding   sync.Mutex                  // held by the one who encodes
+
+	encoding, compressing permits // of one each
+}
+
+func newSharedList() *sharedList {
+	return &sharedList{encoding: make(permits, 1), compressing: make(permits, 1)}
 }
 
 func (s *sharedList) size() int {
@@ -132,25 +149,52 @@ func (s *sharedList) size() int {
 	return size
 }
 
-func (s *sharedList) get(local ports.Local, view domain.View, filter domain.Filter) *encodedList {
-	if list := s.latest.Load(); list != nil && list.revision >= view.Revision() {
-		return list
+func (s *sharedList) get(ctx context.Context, c *listCache, view domain.View, filter domain.Filter) (*encodedList, error) {
+	if list := s.latest.Load(); list.isAsOf(view) {
+		return list, nil
 	}
-	s.encoding.Lock()
-	defer s.encoding.Unlock()
+	if err := s.encoding.take(ctx); err != nil {
+		return nil, err
+	}
+	defer s.encoding.give()
 	sizeHint := 64
 	if list := s.latest.Load(); list != nil {
-		if list.revision >= view.Revision() {
-			return list
+		if list.isAsOf(view) {
+			return list, nil
 		}
 		sizeHint = len(list.body) + 4<<10
 	}
+	if err := c.making.take(ctx); err != nil {
+		return nil, err
+	}
+	defer c.making.give()
 	// While writes come in, those who wait here have views of many revisions.
 	// The latest state serves them all with one encoding.
-	if state, _ := local.State(); state.View.Revision() > view.Revision() {
+	if state, _ := c.local.State(); state.View.Revision() > view.Revision() {
 		view = state.View
 	}
 	list := encodeList(view, filter, sizeHint)
 	s.latest.Store(list)
-	return list
+	c.trim(s)
+	return list, nil
 }
+
+// isAsOf reports whether l, which may be nil, is at view's revision or a later one.
+func (l *encodedList) isAsOf(view domain.View) bool {
+	return l != nil && l.revision >= view.Revision()
+}
+
+// permits are what may be done at one time: each element is one that is taken.
+type permits chan struct{}
+
+// take waits for a permit until ctx ends, and gives its error then.
+func (p permits) take(ctx context.Context) error {
+	select {
+	case p <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p permits) give() { <-p }

@@ -108,7 +108,10 @@ func (s *Server) getNodes(ctx context.Context, r *http.Request) (answer, error) 
 	if takesGzip(r) {
 		get = s.lists.getCompressed
 	}
-	list := get(view, filter)
+	list, err := get(ctx, view, filter)
+	if err != nil {
+		return answer{}, err
+	}
 	a := answer{
 		etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length,
 		coding: list.coding, vary: acceptEncoding, turns: s.turns,

@@ -25,7 +25,7 @@ var tcpKeepAlive = net.KeepAliveConfig{
 type Server struct {
 	config  Config
 	metrics *metrics
-	lists   listCache
+	lists   *listCache
 	events  eventCache
 	waves   *waves
 	turns   turns
@@ -69,7 +69,7 @@ func New(config Config) (*Server, error) {
 	s := &Server{
 		config:  config,
 		metrics: counted,
-		lists:   listCache{local: config.Local, kept: keptBytes},
+		lists:   newListCache(config.Local),
 		waves:   newWaves(config.Local),
 		turns:   newTurns(),
 		sinks:   map[*sink]struct{}{},
