@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -176,53 +177,67 @@ func (n *Nodes) Follow(ctx context.Context, after *domain.Revision, source ports
 			view = fresh
 		}
 	}
-	stream := &nodeStream{local: n.local, source: source, position: view.Revision()}
-	if after == nil {
-		stream.first.Snapshot = &view
-		return stream, nil
+	stream := &nodeStream{local: n.local, source: source, opening: &view, anew: true}
+	if after != nil {
+		_, reaches := view.Since(*after)
+		stream.position, stream.anew = *after, !reaches
 	}
-	changes, reaches := view.Since(*after)
-	if !reaches {
-		stream.first.Snapshot = &view
-		return stream, nil
-	}
-	stream.first.Changes = changes
 	return stream, nil
 }
+
+// deliveredAtOnce is how many changes a delivery has, at most: about what goes to a socket
+// at once.
+const deliveredAtOnce = 64
 
 // nodeStream is no more than a position: a follower that does not read costs
 // the others nothing.
 type nodeStream struct {
 	local    ports.Local
 	source   ports.Source
-	first    ports.Delivery // what the opening read found
+	opening  *domain.View // what the opening read found, until it is delivered
+	anew     bool         // a snapshot comes next
 	position domain.Revision
-	end      error // why nothing more comes, once that is known
+
+	// end is why nothing more comes, once that is known, but for what was there by then: up
+	// to last. The changes of the next leader go on arriving here, and a stream that waited
+	// for them to stop might never end.
+	end  error
+	last domain.Revision
 }
 
 // Next implements ports.NodeStream.
 func (s *nodeStream) Next() (ports.Delivery, <-chan struct{}, error) {
 	state, later := s.local.State()
-	if first := s.first; !first.Empty() {
-		s.first = ports.Delivery{}
-		return first, later, nil
+	if opening := s.opening; opening != nil {
+		s.opening = nil
+		if first := s.take(*opening); !first.Empty() {
+			return first, later, nil
+		}
 	}
-	if s.end != nil {
+	if s.end == nil {
+		s.end, s.last = endOf(state, s.source), state.View.Revision()
+	}
+	if s.end != nil && s.position >= s.last {
 		return ports.Delivery{}, nil, s.end
 	}
-	s.end = endOf(state, s.source)
-	// What is there when the end is found is told before the stream ends. It is
-	// told once: the changes of the next leader go on arriving here, and a stream
-	// that waited for them to stop might never end.
-	changes, reaches := state.View.Since(s.position)
-	switch {
-	case reaches && len(changes) > 0:
-		s.position = state.View.Revision()
-		return ports.Delivery{Changes: changes}, later, nil
-	case !reaches && state.View.Revision() > s.position:
-		s.position = state.View.Revision()
-		snapshot := state.View // not the state, which would be on the heap every time
-		return ports.Delivery{Snapshot: &snapshot}, later, nil
+	delivery := s.take(state.View)
+	if delivery.Empty() {
+		return delivery, later, s.end
 	}
-	return ports.Delivery{}, later, s.end
+	return delivery, later, nil
+}
+
+// take gives what is in view behind the position, and moves that.
+func (s *nodeStream) take(view domain.View) ports.Delivery {
+	delivery := ports.Delivery{Revision: view.Revision()}
+	changes, reaches := view.Since(s.position)
+	switch {
+	case s.anew, !reaches && view.Revision() > s.position:
+		snapshot := view // not the parameter, which would be on the heap every time
+		s.anew, s.position, delivery.Snapshot = false, view.Revision(), &snapshot
+	case len(changes) > 0:
+		delivery.Changes = slices.Clone(changes[:min(len(changes), deliveredAtOnce)])
+		s.position = delivery.Changes[len(delivery.Changes)-1].Revision
+	}
+	return delivery
 }

@@ -172,6 +172,37 @@ func TestFollowElsewhere(t *testing.T) {
 	}
 }
 
+// Who takes long over a delivery keeps what is in it, and no more of history.
+func TestADeliveryHasFewChanges(t *testing.T) {
+	p := newPair(t)
+	stream := followAt(t, p.leader, ports.Leader, 3)
+	const written = 200
+	write(t, p.leader, written)
+	mustHandOver(t, p.leader)
+	deliveries := 0
+	for position := domain.Revision(3); ; deliveries++ {
+		delivery, _, err := stream.Next()
+		if err != nil {
+			if position < 3+written || !errors.Is(err, ports.ErrNotLeader) {
+				t.Errorf("it ends after %d with %v", position, err)
+			}
+			break
+		}
+		if len(delivery.Changes) == 0 || cap(delivery.Changes) > 100 || delivery.Revision < 3+written {
+			t.Fatalf("after %d come %d changes of an array of %d, at %d", position, len(delivery.Changes), cap(delivery.Changes), delivery.Revision)
+		}
+		for _, change := range delivery.Changes {
+			if position++; change.Revision != position {
+				t.Fatalf("change %d came instead of %d", change.Revision, position)
+			}
+		}
+		write(t, p.follower, 1) // behind the end, which is there
+	}
+	if deliveries < 3 {
+		t.Errorf("all came in %d deliveries", deliveries)
+	}
+}
+
 // The leader's own stream asks whether it leads, and nothing else.
 func TestTheLeadersStreamDoesNotEndWithTouch(t *testing.T) {
 	p := newPair(t)

@@ -85,8 +85,12 @@ type NodeStream interface {
 type Delivery struct {
 	// Snapshot replaces everything that the follower knew; nil for none.
 	Snapshot *domain.View
-	// Changes are in order, and none is missing. Shared: not to be modified.
+	// Changes are in order, and none is missing. They are few, and hold nothing else of
+	// history: to take long over them keeps no more than them.
 	Changes []domain.Change
+	// Revision is that of the registry when this was taken from it. More changes than
+	// these may lead there.
+	Revision domain.Revision
 }
 
 // Empty reports whether there is nothing to deliver.

@@ -61,14 +61,10 @@ func (s *Server) deliverAll(out *sink, stream ports.NodeStream, first ports.Deli
 
 // position is the revision of the state that a stream begins with.
 func position(first ports.Delivery, after *domain.Revision) *domain.Revision {
-	switch {
-	case len(first.Changes) > 0:
-		return &first.Changes[len(first.Changes)-1].Revision
-	case first.Snapshot != nil:
-		revision := first.Snapshot.Revision()
-		return &revision
+	if first.Empty() {
+		return after
 	}
-	return after
+	return &first.Revision
 }
 
 // deliver sends of d what filter lets through.
