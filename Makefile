@@ -1,5 +1,6 @@
-# Everything that is done with this repository. It needs Go, git, make and, for
-# the race detector, a C compiler.
+# Everything that is done with this repository. It needs Go, git and make; the tests also
+# need a C compiler (for the race detector), bash, curl, pkill, and the ports 8008 to 8010
+# and 8080 to 8082.
 
 GO       ?= go
 PACKAGES ?= ./...
