@@ -1,6 +1,7 @@
 // Package portstest has in-memory fakes of the ports, for tests of what stands
-// on either side of them, and one suite for each port that has promises to keep:
-// the fake and the real adapter pass the same one.
+// on either side of them, and one suite for each of Registry, Local, Membership,
+// Promotions, Formats and Restorer: the fake and the real adapter pass the same one.
+// Peers and Progress have fakes, and no suite.
 package portstest
 
 import (
