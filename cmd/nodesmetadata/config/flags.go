@@ -84,9 +84,10 @@ given neither, and has no data, waits to be added (PUT /raft/node on the leader)
 
 Flags:
 %s
-Each of them can also be given as an environment variable (--raft_id as
-%sRAFT_ID) or, but for --config, as a key in the file that --config names.
-A flag beats a variable, which beats the file, which beats the default.
+Each but --help and --version can also be given as an environment variable
+(--raft_id as %sRAFT_ID) or, but for --config, as a key in the
+file that --config names. A flag beats a variable, which beats the file, which
+beats the default.
 
 A verb has flags of its own: see its --help.
 `, verbs, define(defaults()).FlagUsagesWrapped(100), prefix)
