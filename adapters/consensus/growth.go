@@ -25,8 +25,8 @@ const (
 )
 
 // growth is how far the log has grown since the last snapshot. Raft looks for that
-// every half a minute, and counts entries: at full speed that would be hundreds of
-// thousands of them, and bolt's file never shrinks. So a snapshot is due, too, when
+// every SnapshotInterval, and counts entries: at full speed there may be hundreds of
+// thousands of them by then, whatever they take. So a snapshot is due, too, when
 // the entries since the last one take more than that did twice. Safe for concurrent
 // use.
 type growth struct {
