@@ -13,21 +13,21 @@ import (
 // elector is a witness whose raft is the test.
 type elector struct {
 	*witness
-	inner   *incoming
-	leader  raft.ServerAddress // empty: raft follows nobody
-	steadly chan raft.RPC      // heartbeats that raft handles beside its main goroutine
-	trouble error              // with the disk
+	inner    *incoming
+	leader   raft.ServerAddress // empty: raft follows nobody
+	steadily chan raft.RPC      // heartbeats that raft handles beside its main goroutine
+	trouble  error              // with the disk
 }
 
 const testHeartbeat = 300 * time.Millisecond
 
 func newElector(t *testing.T, leader raft.ServerAddress) *elector {
 	t.Helper()
-	v := &elector{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadly: make(chan raft.RPC, 1)}
+	v := &elector{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadily: make(chan raft.RPC, 1)}
 	v.witness = newWitness(v.inner, newEvidence(), nil, nil, func() uint64 { return 7 })
 	follows := func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" }
 	v.ballot.begin(testHeartbeat, func() uint64 { return 7 }, follows, func() error { return v.trouble })
-	v.SetHeartbeatHandler(func(rpc raft.RPC) { v.steadly <- rpc })
+	v.SetHeartbeatHandler(func(rpc raft.RPC) { v.steadily <- rpc })
 	t.Cleanup(func() {
 		if err := v.Close(); err != nil {
 			t.Error(err)
@@ -65,7 +65,7 @@ func TestWhenAVoterIsFree(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				v := newElector(t, "leader:1")
 				v.heartbeat()
-				<-v.steadly
+				<-v.steadily
 				if test.gone {
 					<-time.After(time.Millisecond)
 					v.ballot.lose(time.Now())
@@ -179,7 +179,7 @@ func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {
 					if test.beside {
 						t.Error("it waits for the main goroutine")
 					}
-				case <-v.steadly:
+				case <-v.steadily:
 					if !test.beside {
 						t.Error("it is handled beside the main goroutine")
 					}
@@ -187,7 +187,7 @@ func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {
 				vote.Respond(&raft.RequestVoteResponse{}, nil)
 				synctest.Wait()
 				v.heartbeat()
-				<-v.steadly // the next one is no concern of a vote
+				<-v.steadily // the next one is no concern of a vote
 			})
 		})
 	}
@@ -199,7 +199,7 @@ func TestAHintHoldsOnlyUntilTheLeaderIsHeard(t *testing.T) {
 		before := time.Now()
 		<-time.After(time.Millisecond)
 		v.heartbeat()
-		<-v.steadly
+		<-v.steadily
 		if v.ballot.lose(before) || v.ballot.mayStand() {
 			t.Error("it was heard after somebody looked for it, and is taken for lost")
 		}
@@ -208,7 +208,7 @@ func TestAHintHoldsOnlyUntilTheLeaderIsHeard(t *testing.T) {
 			t.Error("it is not lost")
 		}
 		v.heartbeat()
-		<-v.steadly
+		<-v.steadily
 		if v.ballot.mayStand() {
 			t.Error("it was heard again, and this instance would stand for election")
 		}
@@ -250,7 +250,7 @@ func TestAQuestionThatWaitsForRaftKeepsNoHeartbeatFromBeingAnswered(t *testing.T
 		go v.heartbeat()
 		synctest.Wait()
 		select {
-		case <-v.steadly:
+		case <-v.steadily:
 		default:
 			t.Error("the heartbeat waits")
 		}
