@@ -17,11 +17,17 @@ var (
 	ErrNoSuchInstance  = errors.New("no such instance")
 	ErrLastVoter       = errors.New("last voter")
 	ErrNotVoter        = errors.New("not a voter")
-	ErrUnreachable     = errors.New("instance unreachable")
-	ErrIDMismatch      = errors.New("id mismatch")
-	ErrOtherCluster    = errors.New("other cluster")
-	ErrTooOld          = errors.New("instance too old")
-	ErrIDInUse         = errors.New("id in use")
+)
+
+// Why an instance is not admitted. Nothing happened, or it was taken back, unless the
+// error says that it could not be. These depend on what answers at an address when the
+// leader asks, so the same request may succeed later.
+var (
+	ErrUnreachable  = errors.New("instance unreachable")
+	ErrIDMismatch   = errors.New("id mismatch")
+	ErrOtherCluster = errors.New("other cluster")
+	ErrTooOld       = errors.New("instance too old")
+	ErrIDInUse      = errors.New("id in use")
 )
 
 // InvalidError says which field of a value breaks which rule. It matches
