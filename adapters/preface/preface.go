@@ -52,16 +52,28 @@ const (
 	starting
 )
 
+// Why a connection is not let in. Accept and Dial return one of these, the connection's
+// error, or Adopt's.
 var (
+	// ErrOtherVersion: the other side's preface is of another version, or is none.
 	ErrOtherVersion = errors.New("the other side speaks another version of the raft port's protocol")
+	// ErrOtherCluster: both sides belong to a raft cluster, and not to the same one.
 	ErrOtherCluster = errors.New("the other side belongs to another raft cluster")
-	ErrOtherID      = errors.New("another instance answers at this address")
-	ErrNoSecret     = errors.New("one side has a raft secret and the other has none")
-	ErrOwnID        = errors.New("the other side bears the same raft id")
-	ErrQuarantined  = errors.New("the one that was dialled is in quarantine: it has not got the state of the cluster yet, so it does not vote, and takes entries only from a leader that has it as a nonvoter")
-	ErrStarting     = errors.New("the one that was dialled is starting, and has not read yet what it has")
-	ErrWrongSecret  = errors.New("the other side does not know the raft secret")
-	ErrNoProof      = errors.New("the other side hung up instead of proving that it knows the raft secret")
+	// ErrOtherID: an instance answers that is not the one that Expects names.
+	ErrOtherID = errors.New("another instance answers at this address")
+	// ErrNoSecret: one side has a secret, and the other has none.
+	ErrNoSecret = errors.New("one side has a raft secret and the other has none")
+	// ErrOwnID: the other side bears this one's raft id; it may be this instance itself.
+	ErrOwnID = errors.New("the other side bears the same raft id")
+	// ErrQuarantined: the one that was dialled must not be counted on yet, and the dialer
+	// does not have it as a nonvoter.
+	ErrQuarantined = errors.New("the one that was dialled is in quarantine: it has not got the state of the cluster yet, so it does not vote, and takes entries only from a leader that has it as a nonvoter")
+	// ErrStarting: it is too early for the one that was dialled; another try is worth while.
+	ErrStarting = errors.New("the one that was dialled is starting, and has not read yet what it has")
+	// ErrWrongSecret: the other side's proof is wrong.
+	ErrWrongSecret = errors.New("the other side does not know the raft secret")
+	// ErrNoProof: the other side ended the connection where its proof should have come.
+	ErrNoProof = errors.New("the other side hung up instead of proving that it knows the raft secret")
 )
 
 // err is for those of which refusal says no more.
@@ -92,7 +104,8 @@ const (
 	Questions
 )
 
-// Preface is one side's part of it.
+// Preface is one side's part of it. Safe for concurrent use once its fields are set; its
+// functions may be called from many goroutines at once.
 type Preface struct {
 	Purpose Purpose
 	RaftID  string
