@@ -37,7 +37,9 @@ const (
 
 // Run is the program: args without its name, environ as of os.Environ. Without a
 // verb it returns the exit status once ctx has ended and the instance has stopped,
-// or as soon as it can't start or go on; with one, when that is done.
+// or as soon as it can't start or go on; with one, when that is done. The status is 0:
+// done, or asked to stop, and stopped; 1: it could not start, go on or stop in time, or
+// what offline.Run says; 2: the words are wrong and nothing was touched.
 func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "version" {
 		return sayVersion(args[1:], stdout, stderr)

@@ -75,7 +75,9 @@ func verbsThat(begin string) string {
 	return lines.String()
 }
 
-// Run carries out the verb that args begin with, and returns the exit status.
+// Run carries out the verb that args begin with, and returns the exit status: 0: done,
+// and nothing is wrong; 1: there is damage, or the verb failed; 2: the words are wrong
+// and nothing was touched.
 func Run(ctx context.Context, args []string, backends logstore.Backends, stdout, stderr io.Writer) int {
 	chosen, rest, err := find(args)
 	switch {
