@@ -27,8 +27,9 @@ type Nodes interface {
 
 	// Follow opens a stream of the changes after a revision, or, when after is
 	// nil, of a snapshot and the changes after it. It holds nothing that has to
-	// be released. Errors are those of View with source. What the stream ends
-	// with is: from the Leader ErrNotLeader, else ErrCutOff, and always ErrClosed.
+	// be released. Errors are those of View with source. A stream ends with
+	// ErrClosed when this instance stops; otherwise, one from the Leader with
+	// ErrNotLeader, any other one with ErrCutOff.
 	Follow(ctx context.Context, after *domain.Revision, source Source) (NodeStream, error)
 }
 
