@@ -7,8 +7,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// Registry is the replicated registry. An instance that is not the leader
-// answers ErrNotLeader and does nothing. Safe for concurrent use.
+// Registry is the replicated registry. To Propose and Read, an instance that is not
+// the leader answers ErrNotLeader and does nothing. Safe for concurrent use.
 type Registry interface {
 	// Propose returns once this instance has applied cmd: what each part of it did
 	// (see domain.Registry.Apply), or why it was refused (*domain.Refusal). When it can't know what becomes of cmd,
@@ -152,8 +152,9 @@ func (s LocalState) Unready() []string {
 	return reasons
 }
 
-// Membership changes who belongs to the raft cluster. All but the leader answer
-// ErrNotLeader. Changes are made one after the other. Safe for concurrent use.
+// Membership changes who belongs to the raft cluster. To all but RosterHere, an
+// instance that is not the leader answers ErrNotLeader. Changes are made one after
+// the other. Safe for concurrent use.
 type Membership interface {
 	// Roster gives a membership that holds every change answered before Roster
 	// was called; a change that is under way may show in it already. Errors are
