@@ -63,7 +63,8 @@ type Leases struct {
 	stats    LeaseStats
 }
 
-// LeaseStats count since the start. Leased and Held are of now, and of a leader.
+// LeaseStats are what metrics say of leases. Renewals and Expired count since the start.
+// Leased and Held are of now; both are zero unless this instance leads.
 type LeaseStats struct {
 	Leased   int
 	Held     []ports.HeldPool
