@@ -24,14 +24,15 @@ type Timing struct {
 	// ElectionTimeout is how long a candidate waits for votes.
 	ElectionTimeout time.Duration
 	// SnapshotThreshold is how many entries beyond the last snapshot are worth
-	// another one, though they are few bytes: see growth.
+	// another one, though they are few bytes. Fewer are, without a check, as soon as they
+	// take 1 MiB, and twice the last snapshot.
 	SnapshotThreshold uint64
 	// SnapshotInterval is how often that is checked; raft spreads the checks
 	// over once to twice this time.
 	SnapshotInterval time.Duration
 	// TrailingLogs is how many entries are kept behind a snapshot, for followers
-	// that are a little late; fewer, where they are large: see growth; more, while one is
-	// sent a snapshot: see owed.
+	// that are a little late; fewer, where they take more than 2 MiB and twice the last
+	// snapshot; more, up to that size, while a follower is sent a snapshot.
 	TrailingLogs uint64
 }
 
