@@ -27,8 +27,8 @@ type Revision uint64
 // State says whether clients should use a node.
 type State string
 
-// Active nodes serve, draining ones are on their way out, down ones do not
-// answer.
+// Active nodes serve, draining ones are on their way out, down ones are out of
+// service, because somebody says so or because they expired.
 const (
 	Active   State = "active"
 	Draining State = "draining"
