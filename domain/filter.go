@@ -29,7 +29,7 @@ func (f Filter) Validate() error {
 		faults = append(faults, checkState(*f.State))
 	}
 	if f.Zone != nil {
-		faults = append(faults, checkText("zone", *f.Zone, MaxZoneLength))
+		faults = append(faults, checkText("zone", *f.Zone, MaxZoneBytes))
 	}
 	if len(f.Labels) > MaxLabels {
 		faults = append(faults, invalid("label", "is given %d times, more than %d", len(f.Labels), MaxLabels))

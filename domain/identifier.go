@@ -1,7 +1,7 @@
 package domain
 
-// MaxIDLength is how many bytes an id, a pool's name or a label's key may have.
-const MaxIDLength = 128
+// MaxIDBytes is how many bytes an id, a pool's name or a label's key may have.
+const MaxIDBytes = 128
 
 // CheckID says whether id is one: 1 to 128 of A-Z a-z 0-9 . _ : - beginning
 // with a letter or a digit. The error names field.
@@ -9,8 +9,8 @@ func CheckID(field, id string) error {
 	switch {
 	case id == "":
 		return invalid(field, "must not be empty")
-	case len(id) > MaxIDLength:
-		return invalid(field, "is %d bytes long, more than %d", len(id), MaxIDLength)
+	case len(id) > MaxIDBytes:
+		return invalid(field, "is %d bytes long, more than %d", len(id), MaxIDBytes)
 	case !isAlphanumeric(id[0]):
 		return invalid(field, "must begin with a letter or a digit: %q", id)
 	}

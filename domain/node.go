@@ -14,7 +14,7 @@ const (
 	DefaultPool        = "default"
 	DefaultWeight      = 100
 	MaxWeight          = 1_000_000
-	MaxZoneLength      = 128
+	MaxZoneBytes       = 128
 	MaxLabels          = 32
 	MaxLabelValueBytes = 256
 	MaxTTLSeconds      = 86_400
@@ -123,7 +123,7 @@ func (n *CacheNode) validate() error {
 		CheckNodeID(n.ID),
 		CheckAddress("address", n.Address),
 		CheckID("pool", n.Pool),
-		checkText("zone", n.Zone, MaxZoneLength),
+		checkText("zone", n.Zone, MaxZoneBytes),
 	}
 	if n.Weight < 0 || n.Weight > MaxWeight {
 		faults = append(faults, invalid("weight", "must be from 0 to %d: %d", MaxWeight, n.Weight))

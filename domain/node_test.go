@@ -258,7 +258,7 @@ func TestAnyAcceptedNodeFitsTwiceIntoAnEvent(t *testing.T) {
 		n, err := domain.NewCacheNode(domain.NodeSpec{
 			ID:      key.Draw(t, "id"),
 			Address: "node.example.org:11211",
-			Zone:    text(domain.MaxZoneLength).Draw(t, "zone"),
+			Zone:    text(domain.MaxZoneBytes).Draw(t, "zone"),
 			Labels:  rapid.MapOfN(key, text(domain.MaxLabelValueBytes), 0, domain.MaxLabels).Draw(t, "labels"),
 		})
 		if err != nil {
@@ -288,14 +288,14 @@ func TestTheGreatestNodeFitsTwiceIntoAnEvent(t *testing.T) {
 // greatest gives a node with all that a node may have, its text made of c.
 func greatest(t fataler, id, address, c string) domain.CacheNode {
 	t.Helper()
-	return node(t, id+strings.Repeat("i", domain.MaxIDLength-len(id)), address, func(spec *domain.NodeSpec) {
+	return node(t, id+strings.Repeat("i", domain.MaxIDBytes-len(id)), address, func(spec *domain.NodeSpec) {
 		*spec = domain.NodeSpec{ID: spec.ID, Address: spec.Address, Labels: map[string]string{}}
-		inPool(strings.Repeat("p", domain.MaxIDLength))(spec)
+		inPool(strings.Repeat("p", domain.MaxIDBytes))(spec)
 		weighing(domain.MaxWeight)(spec)
-		spec.Zone = strings.Repeat(c, domain.MaxZoneLength/len(c))
+		spec.Zone = strings.Repeat(c, domain.MaxZoneBytes/len(c))
 		for i := range domain.MaxLabels {
 			key := fmt.Sprintf("%02d", i)
-			spec.Labels[key+strings.Repeat("k", domain.MaxIDLength-len(key))] = strings.Repeat(c, domain.MaxLabelValueBytes/len(c))
+			spec.Labels[key+strings.Repeat("k", domain.MaxIDBytes-len(key))] = strings.Repeat(c, domain.MaxLabelValueBytes/len(c))
 		}
 	})
 }

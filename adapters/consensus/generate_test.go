@@ -35,9 +35,9 @@ func anyNode() *rapid.Generator[domain.CacheNode] {
 	ids := rapid.StringMatching(`[A-Za-z0-9][A-Za-z0-9._:-]{0,20}`).Filter(func(id string) bool {
 		return domain.CheckNodeID(id) == nil
 	})
-	longest := rapid.Just(strings.Repeat("x", domain.MaxIDLength))
+	longest := rapid.Just(strings.Repeat("x", domain.MaxIDBytes))
 	keys := rapid.OneOf(ids, longest)
-	texts := rapid.StringN(0, 30, domain.MaxZoneLength).Filter(func(text string) bool {
+	texts := rapid.StringN(0, 30, domain.MaxZoneBytes).Filter(func(text string) bool {
 		_, err := domain.NewCacheNode(domain.NodeSpec{ID: "a", Address: "h:1", Zone: text})
 		return err == nil
 	})

@@ -52,7 +52,7 @@ func TestTheDrawnCommandsAreOfEveryKindWithEveryField(t *testing.T) {
 				"a slot":                      n.Slot > 0,
 				"no weight":                   n.Weight == 0,
 				"a weight over two bytes":     n.Weight > 1<<14,
-				"the longest id":              len(n.ID) == domain.MaxIDLength,
+				"the longest id":              len(n.ID) == domain.MaxIDBytes,
 				"a revision over thirty bits": n.Revision > 1<<30,
 			} {
 				if has {

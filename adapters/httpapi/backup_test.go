@@ -423,7 +423,7 @@ func TestALongBackupIsRestored(t *testing.T) {
 }
 
 func TestAnyNodeComesBackFromItsBackup(t *testing.T) {
-	texts := rapid.StringN(0, 30, domain.MaxZoneLength).Filter(func(text string) bool {
+	texts := rapid.StringN(0, 30, domain.MaxZoneBytes).Filter(func(text string) bool {
 		_, err := domain.NewCacheNode(domain.NodeSpec{ID: "a", Address: "h:1", Zone: text})
 		return err == nil
 	})

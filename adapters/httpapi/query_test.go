@@ -44,16 +44,16 @@ var parameters = map[string]struct {
 		bad:  []string{"", "-1", "+1", "01", "1.0", "0x1", "1_0", "x", " 1", "18446744073709551616"},
 	},
 	"pool": {
-		good: []string{"default", "p:1", strings.Repeat("p", domain.MaxIDLength)},
-		bad:  []string{"", "-", "a b", "é", strings.Repeat("p", domain.MaxIDLength+1)},
+		good: []string{"default", "p:1", strings.Repeat("p", domain.MaxIDBytes)},
+		bad:  []string{"", "-", "a b", "é", strings.Repeat("p", domain.MaxIDBytes+1)},
 	},
 	"state": {
 		good: []string{"active", "draining", "down"},
 		bad:  []string{"", "up", "Active", "active,down"},
 	},
 	"zone": {
-		good: []string{"", "eu-1a", "é &=", strings.Repeat("z", domain.MaxZoneLength)},
-		bad:  []string{"\x00", "a\nb", "\xff", strings.Repeat("z", domain.MaxZoneLength+1)},
+		good: []string{"", "eu-1a", "é &=", strings.Repeat("z", domain.MaxZoneBytes)},
+		bad:  []string{"\x00", "a\nb", "\xff", strings.Repeat("z", domain.MaxZoneBytes+1)},
 	},
 	"force": {
 		good: []string{"true", "false"},

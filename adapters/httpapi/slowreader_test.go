@@ -24,7 +24,7 @@ func TestAReaderThatTakesNothingDelaysNobodyAndIsCutOff(t *testing.T) {
 	eventually(t, "the stream is open", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
 	good := s.stream(t, "/nodes/sse?since=0")
 	// More than the buffers of a socket on loopback hold.
-	zone := strings.Repeat("z", domain.MaxZoneLength)
+	zone := strings.Repeat("z", domain.MaxZoneBytes)
 	labels := map[string]string{}
 	for i := range domain.MaxLabels {
 		labels[fmt.Sprint(i)] = strings.Repeat("v", domain.MaxLabelValueBytes)

@@ -135,9 +135,9 @@ func TestALargeSnapshotComesInPartsOfWhichTheLastHasTheID(t *testing.T) {
 	// The largest node that there can be.
 	labels := map[string]string{}
 	for i := range domain.MaxLabels {
-		labels[fmt.Sprintf("%0*d", domain.MaxIDLength, i)] = strings.Repeat(`"`, domain.MaxLabelValueBytes)
+		labels[fmt.Sprintf("%0*d", domain.MaxIDBytes, i)] = strings.Repeat(`"`, domain.MaxLabelValueBytes)
 	}
-	s.register(t, domain.NodeSpec{ID: "big", Address: "big:1", Zone: strings.Repeat(`\`, domain.MaxZoneLength), Labels: labels})
+	s.register(t, domain.NodeSpec{ID: "big", Address: "big:1", Zone: strings.Repeat(`\`, domain.MaxZoneBytes), Labels: labels})
 	events := s.stream(t, "/nodes/sse")
 	seen := map[string]bool{}
 	for part := 1; ; part++ {

@@ -176,7 +176,7 @@ func decodeReadIndex(body []byte) (ports.ReadIndex, error) {
 	if err := errors.Join(
 		missing,
 		domain.CheckID("raft_id", r.RaftID),
-		checkWord("cluster_id", r.ClusterID, domain.MaxIDLength),
+		checkWord("cluster_id", r.ClusterID, domain.MaxIDBytes),
 	); err != nil {
 		return ports.ReadIndex{}, fmt.Errorf("its answer is no read index: %w", err)
 	}
@@ -193,9 +193,9 @@ func decode(body []byte) (ports.Identity, error) {
 	faults := []error{
 		domain.CheckID("raft_id", m.RaftID),
 		domain.CheckAdvertisedAddress("application_address", m.ApplicationAddress),
-		checkWord("cluster_id", m.ClusterID, domain.MaxIDLength),
+		checkWord("cluster_id", m.ClusterID, domain.MaxIDBytes),
 		checkWord("version", m.Version, maxVersion),
-		checkWord("process", m.Process, domain.MaxIDLength),
+		checkWord("process", m.Process, domain.MaxIDBytes),
 	}
 	if err := errors.Join(faults...); err != nil {
 		return ports.Identity{}, fmt.Errorf("its answer is no instance metadata: %w", err)
