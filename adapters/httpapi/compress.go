@@ -22,34 +22,22 @@ var (
 )
 
 // getCompressed is get for who takes gzip. A list is compressed once for all who
-// ask for it.
+// ask for it, and as soon as it is encoded: if all lists were encoded before, the first
+// would be done hardly earlier than the last.
 func (c *listCache) getCompressed(ctx context.Context, view domain.View, filter domain.Filter) (*encodedList, error) {
 	shared := c.sharedFor(filter)
-	if list := shared.compressed.Load(); list.isAsOf(view) {
-		return list, nil
-	}
-	if list, err := shared.get(ctx, c, view, filter); err != nil || len(list.body) < compressFrom {
-		return list, err
-	}
-	if err := shared.compressing.take(ctx); err != nil {
-		return nil, err
-	}
-	defer shared.compressing.give()
-	if list := shared.compressed.Load(); list.isAsOf(view) {
-		return list, nil
-	}
-	if err := c.making.take(ctx); err != nil {
-		return nil, err
-	}
-	defer c.making.give()
-	// The latest, by which all who wait for this by now are served.
-	list := shared.latest.Load()
-	if len(list.body) >= compressFrom {
-		list = list.compress()
-		shared.compressed.Store(list)
-		c.trim(shared)
-	}
-	return list, nil
+	return c.once(ctx, shared,
+		func() *encodedList { return shared.forGzip(view) },
+		func() *encodedList {
+			list := c.encode(shared, view, filter)
+			if len(list.body) < compressFrom {
+				return list
+			}
+			list = list.compress()
+			shared.compressed.Store(list)
+			c.trim(shared)
+			return list
+		})
 }
 
 var compressors = sync.Pool{New: func() any {

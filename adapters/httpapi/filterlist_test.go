@@ -185,7 +185,7 @@ func TestNoMoreBytesOfFilteredListsAreKeptThanMayBe(t *testing.T) {
 func TestWhoWaitsForAListIsToldInTime(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(c *httpapi.Config) { c.RequestTimeout = 700 * time.Millisecond })
-	s.undescribed() // the description is not compressed
+	s.undescribed()        // the description is not compressed
 	s.fillWithLarge(t, 16) // more than is sent as it is to who takes gzip
 	asked := func(when, query string, want int) {
 		t.Helper()

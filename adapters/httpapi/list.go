@@ -90,7 +90,49 @@ func newListCache(local ports.Local) *listCache {
 // an answer: it was committed before the asker is answered. It waits for others who
 // make lists, but no longer than ctx lasts.
 func (c *listCache) get(ctx context.Context, view domain.View, filter domain.Filter) (*encodedList, error) {
-	return c.sharedFor(filter).get(ctx, c, view, filter)
+	shared := c.sharedFor(filter)
+	return c.once(ctx, shared,
+		func() *encodedList { return shared.encoded(view) },
+		func() *encodedList { return c.encode(shared, view, filter) })
+}
+
+// once gives what find finds, or else what build builds, which is for one at a time.
+func (c *listCache) once(ctx context.Context, shared *sharedList, find, build func() *encodedList) (*encodedList, error) {
+	if list := find(); list != nil {
+		return list, nil
+	}
+	if err := shared.making.take(ctx); err != nil {
+		return nil, err
+	}
+	defer shared.making.give()
+	if list := find(); list != nil {
+		return list, nil
+	}
+	if err := c.making.take(ctx); err != nil {
+		return nil, err
+	}
+	defer c.making.give()
+	return build(), nil
+}
+
+// encode encodes the list, unless it is.
+func (c *listCache) encode(shared *sharedList, view domain.View, filter domain.Filter) *encodedList {
+	if list := shared.encoded(view); list != nil {
+		return list
+	}
+	sizeHint := 64
+	if list := shared.latest.Load(); list != nil {
+		sizeHint = len(list.body) + 4<<10
+	}
+	// While writes come in, those who wait here have views of many revisions.
+	// The latest state serves them all with one encoding.
+	if state, _ := c.local.State(); state.View.Revision() > view.Revision() {
+		view = state.View
+	}
+	list := encodeList(view, filter, sizeHint)
+	shared.latest.Store(list)
+	c.trim(shared)
+	return list
 }
 
 func (c *listCache) sharedFor(filter domain.Filter) *sharedList {
@@ -131,13 +173,10 @@ func (c *listCache) trim(latest *sharedList) {
 type sharedList struct {
 	latest     atomic.Pointer[encodedList]
 	compressed atomic.Pointer[encodedList] // the latest that was asked for like that
-
-	encoding, compressing permits // of one each
+	making     permits                     // one, taken before the cache's
 }
 
-func newSharedList() *sharedList {
-	return &sharedList{encoding: make(permits, 1), compressing: make(permits, 1)}
-}
+func newSharedList() *sharedList { return &sharedList{making: make(permits, 1)} }
 
 func (s *sharedList) size() int {
 	size := 0
@@ -149,39 +188,23 @@ func (s *sharedList) size() int {
 	return size
 }
 
-func (s *sharedList) get(ctx context.Context, c *listCache, view domain.View, filter domain.Filter) (*encodedList, error) {
-	if list := s.latest.Load(); list.isAsOf(view) {
-		return list, nil
+// encoded gives the list at view's revision or a later one; nil if there is none yet.
+func (s *sharedList) encoded(view domain.View) *encodedList {
+	if list := s.latest.Load(); list != nil && list.revision >= view.Revision() {
+		return list
 	}
-	if err := s.encoding.take(ctx); err != nil {
-		return nil, err
-	}
-	defer s.encoding.give()
-	sizeHint := 64
-	if list := s.latest.Load(); list != nil {
-		if list.isAsOf(view) {
-			return list, nil
-		}
-		sizeHint = len(list.body) + 4<<10
-	}
-	if err := c.making.take(ctx); err != nil {
-		return nil, err
-	}
-	defer c.making.give()
-	// While writes come in, those who wait here have views of many revisions.
-	// The latest state serves them all with one encoding.
-	if state, _ := c.local.State(); state.View.Revision() > view.Revision() {
-		view = state.View
-	}
-	list := encodeList(view, filter, sizeHint)
-	s.latest.Store(list)
-	c.trim(s)
-	return list, nil
+	return nil
 }
 
-// isAsOf reports whether l, which may be nil, is at view's revision or a later one.
-func (l *encodedList) isAsOf(view domain.View) bool {
-	return l != nil && l.revision >= view.Revision()
+// forGzip is encoded for who takes gzip.
+func (s *sharedList) forGzip(view domain.View) *encodedList {
+	if list := s.compressed.Load(); list != nil && list.revision >= view.Revision() {
+		return list
+	}
+	if list := s.encoded(view); list != nil && len(list.body) < compressFrom {
+		return list
+	}
+	return nil
 }
 
 // permits are what may be done at one time: each element is one that is taken.
