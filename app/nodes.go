@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -74,10 +75,12 @@ func only(changes []domain.Change, err error) (domain.Change, error) {
 // View implements ports.Nodes.
 func (n *Nodes) View(ctx context.Context, read ports.Read) (domain.View, error) {
 	view, err := n.view(ctx, read.Source)
-	if err != nil {
+	// Whoever names a revision knows what an instance that starts has to have.
+	starts := read.Source == ports.Stale && read.AtLeast > 0 && errors.Is(err, ports.ErrNotCaughtUp)
+	if err != nil && !starts {
 		return domain.View{}, err
 	}
-	if !satisfies(view, read) {
+	if starts || !satisfies(view, read) {
 		if view, err = n.await(ctx, read); err != nil {
 			return domain.View{}, err
 		}

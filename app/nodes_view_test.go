@@ -260,6 +260,33 @@ func TestAViewThatWaitsOutlivesACut(t *testing.T) {
 	})
 }
 
+// What an instance that starts has may be old, but not for who says how new it has to be.
+func TestAViewThatWaitsOutlivesAStart(t *testing.T) {
+	for atLeast, revised := range map[domain.Revision]bool{3: false, 4: true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t)
+			p.follower.Change(starting)
+			read := ports.Read{Source: ports.Stale, AtLeast: atLeast, Wait: time.Minute}
+			viewed := viewing(t, t.Context(), p.follower, read)
+			if revised {
+				pass(time.Second)
+				mustWait(t, viewed)
+				write(t, p.leader, 1)
+				synctest.Wait()
+			}
+			if revision, err := mustAnswer(t, viewed); revision != atLeast || err != nil {
+				t.Errorf("revision %d, %v", revision, err)
+			}
+			read.AtLeast, read.Wait = 5, time.Second
+			viewed = viewing(t, t.Context(), p.follower, read)
+			pass(time.Second)
+			if _, err := mustAnswer(t, viewed); !errors.Is(err, ports.ErrNotCaughtUp) {
+				t.Errorf("when the wait is over: %v", err)
+			}
+		})
+	}
+}
+
 // What a client wrote through the leader it reads at any instance, with the
 // revision that it was told.
 func TestReadYourWritesAnywhere(t *testing.T) {
