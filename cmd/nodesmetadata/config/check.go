@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -17,6 +16,13 @@ var (
 	logLevels  = []string{"debug", "info", "warn", "error"}
 	logFormats = []string{"text", "json"}
 )
+
+// choices is all that there is to choose from, where that is little.
+var choices = map[string][]string{
+	"storage_backend": Backends,
+	"log_level":       logLevels,
+	"log_format":      logFormats,
+}
 
 // minSecret keeps a secret from being guessed by whoever can reach the port.
 const minSecret = 16
@@ -81,9 +87,6 @@ func (c *Config) check(said sayings) faults {
 	if len(c.Join) > 0 && c.BootstrapRaftCluster {
 		found.add(errors.New("an instance starts a cluster or joins one, not both"), "bootstrap_raft_cluster", "join")
 	}
-	found.add(oneOf(c.StorageBackend, Backends), "storage_backend")
-	found.add(oneOf(c.LogLevel, logLevels), "log_level")
-	found.add(oneOf(c.LogFormat, logFormats), "log_format")
 	if err := c.Timing.Validate(); err != nil {
 		found.add(errors.New(strings.ReplaceAll(err.Error(), "\n", "; ")),
 			"raft_heartbeat_timeout", "raft_election_timeout", "raft_snapshot_threshold", "raft_snapshot_interval")
@@ -104,13 +107,6 @@ func plain(err error) error {
 		return errors.New(invalid.Reason)
 	}
 	return err
-}
-
-func oneOf(value string, choices []string) error {
-	if slices.Contains(choices, value) {
-		return nil
-	}
-	return fmt.Errorf("%q is none of %s", value, strings.Join(choices, ", "))
 }
 
 func checkAddresses(found *faults, which, bind, advertised string) {

@@ -9,6 +9,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -95,20 +96,23 @@ func defaults() *Config {
 func Load(args, environ []string) (Config, error) {
 	config := defaults()
 	flags := define(config)
-	said, faults := listen(flags, args, environ)
+	sources, faults := listen(flags, args, environ)
+	said := sayings{}
+	for _, source := range sources {
+		maps.Copy(said, source)
+	}
 	if _, asked := said[helpFlag]; asked {
 		return Config{}, ErrHelp
 	}
 	if _, asked := said[versionFlag]; asked {
 		return Config{}, ErrVersion
 	}
+	// What a stronger source overrules is told, too, if it is wrong: one day nothing overrules it.
+	for _, source := range sources {
+		faults = append(faults, source.read(define(defaults()))...)
+	}
 	misunderstood := map[string]bool{}
-	flags.VisitAll(func(flag *pflag.Flag) {
-		if err := said.set(flag); err != nil {
-			faults = append(faults, err)
-			misunderstood[flag.Name] = true
-		}
-	})
+	flags.VisitAll(func(flag *pflag.Flag) { misunderstood[flag.Name] = said.set(flag) != nil })
 	config.complete(said)
 	for _, fault := range config.check(said) {
 		// What was not understood was told above.

@@ -64,8 +64,18 @@ func TestFaultsNameWhatIsWrong(t *testing.T) {
 			want: []string{`NODESMETADATA_RAFT_TRAILING_LOGS: "-1" is not a whole number`}},
 		"a bad switch": {file: "bootstrap_raft_cluster: yes",
 			want: []string{`FILE:1: bootstrap_raft_cluster: "yes" is not true or false`}},
-		"a fault in a source that is beaten does not matter": {args: []string{"--shutdown_timeout=0s"}, environ: []string{"NODESMETADATA_SHUTDOWN_TIMEOUT=x"},
-			want: []string{`--shutdown_timeout: must be more than nothing: 0s`}},
+		"values that a flag overrules": {args: []string{"--shutdown_timeout=1s", "--log_level=info", "--log_format=text"},
+			environ: []string{"NODESMETADATA_SHUTDOWN_TIMEOUT=x", "NODESMETADATA_LOG_FORMAT=xml"}, file: "raft_id: a\nlog_level: loud\n",
+			want: []string{`FILE:2: log_level: "loud" is none of debug, info, warn, error`,
+				`NODESMETADATA_LOG_FORMAT: "xml" is none of text, json`,
+				`NODESMETADATA_SHUTDOWN_TIMEOUT: "x" is not a duration such as 500ms or 30s`}},
+		"a value that a variable overrules": {environ: []string{"NODESMETADATA_RAFT_SNAPSHOT_THRESHOLD=8192"}, file: "raft_snapshot_threshold: lots",
+			want: []string{`FILE:1: raft_snapshot_threshold: "lots" is not a whole number`}},
+		"the first of two values": {args: []string{"--log_level=loud", "--log_level=info"},
+			want: []string{`--log_level: "loud" is none of debug, info, warn, error`}},
+		"a value that makes no sense beside one that can't be read": {args: []string{"--shutdown_timeout=0s"}, environ: []string{"NODESMETADATA_SHUTDOWN_TIMEOUT=x"},
+			want: []string{`NODESMETADATA_SHUTDOWN_TIMEOUT: "x" is not a duration such as 500ms or 30s`,
+				`--shutdown_timeout: must be more than nothing: 0s`}},
 
 		"no id": {args: []string{"--raft_id="},
 			want: []string{`--raft_id: must not be empty`}},
@@ -114,8 +124,8 @@ func TestFaultsNameWhatIsWrong(t *testing.T) {
 		"everything at once": {
 			args: []string{"--raft_id=-", "--nope", "stray"}, environ: []string{"NODESMETADATA_LOG_LEVEL=loud", "NODESMETADATA_X="}, file: "y: z",
 			want: []string{`unknown flag: --nope`, `unexpected argument: "stray"`, `unknown variable: NODESMETADATA_X`,
-				`FILE:1: unknown key: y`, `--raft_id: must begin with a letter or a digit: "-"`,
-				`NODESMETADATA_LOG_LEVEL: "loud" is none of debug, info, warn, error`}},
+				`FILE:1: unknown key: y`, `NODESMETADATA_LOG_LEVEL: "loud" is none of debug, info, warn, error`,
+				`--raft_id: must begin with a letter or a digit: "-"`}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,7 +14,8 @@ import (
 // prefix begins the names of the variables that are meant for this program.
 const prefix = "NODESMETADATA_"
 
-// sayings is what was said about each setting, by whoever has the last word.
+// sayings is what was said about each setting, by one source or by the one that
+// has the last word.
 type sayings map[string]saying
 
 // saying is what one source says about one setting.
@@ -41,8 +41,22 @@ func (s sayings) set(flag *pflag.Flag) error {
 		if err := flag.Value.Set(value); err != nil {
 			return fmt.Errorf("%s: %q is not %s", s[flag.Name].where, value, kind(flag))
 		}
+		if among, few := choices[flag.Name]; few && !slices.Contains(among, value) {
+			return fmt.Errorf("%s: %q is none of %s", s[flag.Name].where, value, strings.Join(among, ", "))
+		}
 	}
 	return nil
+}
+
+// read gives flags their values, and what is wrong with these.
+func (s sayings) read(flags *pflag.FlagSet) []error {
+	var faults []error
+	flags.VisitAll(func(flag *pflag.Flag) {
+		if err := s.set(flag); err != nil {
+			faults = append(faults, err)
+		}
+	})
+	return faults
 }
 
 func kind(flag *pflag.Flag) string {
@@ -58,25 +72,22 @@ func kind(flag *pflag.Flag) string {
 	}
 }
 
-// listen hears all sources, and what is wrong with them.
-func listen(flags *pflag.FlagSet, args, environ []string) (sayings, []error) {
+// listen hears all sources, the weakest first, and what is wrong with them.
+func listen(flags *pflag.FlagSet, args, environ []string) ([]sayings, []error) {
 	fromArgs, faults := hearArgs(flags, args)
 	fromEnviron, more := hearEnviron(flags, environ)
 	faults = append(faults, more...)
-	said := sayings{}
+	fromFile := sayings{}
 	file := fromEnviron[fileFlag]
 	if named, ok := fromArgs[fileFlag]; ok {
 		file = named
 	}
 	if len(file.values) > 0 {
 		var err []error
-		said, err = hearFile(flags, file)
+		fromFile, err = hearFile(flags, file)
 		faults = append(faults, err...)
 	}
-	for _, stronger := range []sayings{fromEnviron, fromArgs} {
-		maps.Copy(said, stronger)
-	}
-	return said, faults
+	return []sayings{fromFile, fromEnviron, fromArgs}, faults
 }
 
 // hearArgs goes on after a flag that it does not know, so that all of them are
@@ -87,11 +98,7 @@ func hearArgs(flags *pflag.FlagSet, args []string) (sayings, []error) {
 	for {
 		said := sayings{}
 		err := flags.ParseAll(rest, func(flag *pflag.Flag, value string) error {
-			values := append(said[flag.Name].values, value)
-			if flag.Value.Type() != "stringSlice" {
-				values = values[len(values)-1:]
-			}
-			said[flag.Name] = saying{where: "--" + flag.Name, values: values}
+			said[flag.Name] = saying{where: "--" + flag.Name, values: append(said[flag.Name].values, value)}
 			return nil
 		})
 		unknown, isUnknown := errors.AsType[*pflag.NotExistError](err)

@@ -8,10 +8,5 @@ import (
 // anything about, and gives everything that is wrong with them.
 func Words(flags *pflag.FlagSet, args []string) []error {
 	said, faults := hearArgs(flags, args)
-	flags.VisitAll(func(flag *pflag.Flag) {
-		if err := said.set(flag); err != nil {
-			faults = append(faults, err)
-		}
-	})
-	return faults
+	return append(faults, said.read(flags)...)
 }
