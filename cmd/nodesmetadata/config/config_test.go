@@ -177,6 +177,8 @@ func TestWhatIsUnderstood(t *testing.T) {
 			got: func(c config.Config) any { return c.Join }, want: []string{"a:1", "b:2"}},
 		"a list in a file, as one word": {file: "join: a:1,b:2",
 			got: func(c config.Config) any { return c.Join }, want: []string{"a:1", "b:2"}},
+		"a list in a file, as one line": {file: "join: |\n  a:1,b:2\n",
+			got: func(c config.Config) any { return c.Join }, want: []string{"a:1", "b:2"}},
 		"types of YAML": {file: "bootstrap_raft_cluster: true\nraft_trailing_logs: 12 # entries\n",
 			got: func(c config.Config) any { return []any{c.BootstrapRaftCluster, c.Timing.TrailingLogs} }, want: []any{true, uint64(12)}},
 		"an id of digits in a file": {file: "raft_id: 007",

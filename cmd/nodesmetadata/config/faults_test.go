@@ -101,6 +101,11 @@ func TestFaultsNameWhatIsWrong(t *testing.T) {
 			want: []string{`--raft_advertised_address, --application_advertised_address: can't both be "127.0.0.1:8008"`}},
 		"an address to join that is none": {args: []string{"--join", "n1:8080,n2"},
 			want: []string{`--join: must be host:port, with an IPv6 host in brackets: "n2"`}},
+		"a list in two lines": {args: []string{"--join=a:1\nb:2"}, environ: []string{"NODESMETADATA_JOIN=a:1\rb:2"}, file: "join: |\n  a:1,\n  b:2\n",
+			want: []string{
+				`FILE:1: join: "a:1,\nb:2\n" is more than one line`,
+				`NODESMETADATA_JOIN: "a:1\rb:2" is more than one line`,
+				`--join: "a:1\nb:2" is more than one line`}},
 		"both ways into a cluster": {args: []string{"--bootstrap_raft_cluster", "--join=n1:8080"},
 			want: []string{`--bootstrap_raft_cluster, --join: an instance starts a cluster or joins one, not both`}},
 		"a backend that there is not": {args: []string{"--storage_backend=tape"},

@@ -64,7 +64,7 @@ func hearFile(flags *pflag.FlagSet, named saying) (sayings, []error) {
 			faults = append(faults, fmt.Errorf("%s is there twice", where))
 			continue
 		}
-		values, err := scalars(value, flag.Value.Type() == "stringSlice")
+		values, err := scalars(value, isList(flag))
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s %w", where, err))
 			continue

@@ -38,6 +38,10 @@ func (s sayings) where(settings []string) string {
 // alike.
 func (s sayings) set(flag *pflag.Flag) error {
 	for _, value := range s[flag.Name].values {
+		// A list is read as one line of CSV; what follows would be dropped without a word.
+		if isList(flag) && strings.ContainsAny(strings.TrimRight(value, "\r\n"), "\r\n") {
+			return fmt.Errorf("%s: %q is more than one line", s[flag.Name].where, value)
+		}
 		if err := flag.Value.Set(value); err != nil {
 			return fmt.Errorf("%s: %q is not %s", s[flag.Name].where, value, kind(flag))
 		}
@@ -58,6 +62,8 @@ func (s sayings) read(flags *pflag.FlagSet) []error {
 	})
 	return faults
 }
+
+func isList(flag *pflag.Flag) bool { return flag.Value.Type() == "stringSlice" }
 
 func kind(flag *pflag.Flag) string {
 	switch flag.Value.Type() {

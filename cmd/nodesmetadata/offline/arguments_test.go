@@ -35,6 +35,7 @@ func TestMisuseNamesWhatIsWrongAndTouchesNothing(t *testing.T) {
 		"recover: an id that is none":      {[]string{"recover", "--raft_dir=DIR", "--instances=n/1=10.0.0.1:1"}, []string{`"n/1=10.0.0.1:1": id may only have`}},
 		"recover: an id twice":             {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1,n1=10.0.0.2:1"}, []string{`"n1" is there twice`}},
 		"recover: an address twice":        {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1,n2=10.0.0.1:1"}, []string{`is the raft address of instance "n1"`}},
+		"recover: two lines":               {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1\nn2=10.0.0.2:1"}, []string{`--instances: "n1=10.0.0.1:1\nn2=10.0.0.2:1" is more than one line`}},
 		"recover: an argument, not a flag": {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1", "n2=10.0.0.2:1"}, []string{`unexpected argument: "n2=10.0.0.2:1"`}},
 	}
 	for name, test := range tests {
