@@ -191,7 +191,7 @@ func TestWhatIsUnderstood(t *testing.T) {
 			got: func(c config.Config) any { return c.RaftDir }, want: "data"},
 		"service links of Kubernetes": {environ: []string{
 			"NODESMETADATA_SERVICE_HOST=10.3.0.1", "NODESMETADATA_SERVICE_PORT=8080", "NODESMETADATA_SERVICE_PORT_HTTP=8080",
-			"NODESMETADATA_PORT=tcp://10.3.0.1:8080", "NODESMETADATA_PORT_8080_TCP=tcp://10.3.0.1:8080",
+			"NODESMETADATA_PORT=tcp://10.3.0.1:8080", "NODESMETADATA_HEADLESS_PORT=udp://10.3.0.2:53", "NODESMETADATA_PORT_8080_TCP=tcp://10.3.0.1:8080",
 			"NODESMETADATA_PORT_8080_TCP_PROTO=tcp", "NODESMETADATA_PORT_8080_TCP_PORT=8080",
 			"NODESMETADATA_PORT_8080_TCP_ADDR=10.3.0.1", "NODESMETADATA_HEADLESS_SERVICE_HOST=10.3.0.2"},
 			got: func(c config.Config) any { return c.RaftDir }, want: "data"},

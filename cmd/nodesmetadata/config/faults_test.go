@@ -27,6 +27,8 @@ func TestFaultsNameWhatIsWrong(t *testing.T) {
 			want: []string{`unexpected argument: "serve"`}},
 		"an unknown variable": {environ: []string{"NODESMETADATA_RAFT_IDD=x"},
 			want: []string{`unknown variable: NODESMETADATA_RAFT_IDD`}},
+		"variables that could be the service links of Kubernetes": {environ: []string{"NODESMETADATA_RAFT_PORT=9000", "NODESMETADATA_PORT="},
+			want: []string{`unknown variable: NODESMETADATA_RAFT_PORT`, `unknown variable: NODESMETADATA_PORT`}},
 		"a variable in small letters": {environ: []string{"NODESMETADATA_raft_id=x"},
 			want: []string{`unknown variable: NODESMETADATA_raft_id`}},
 		"a variable for help": {environ: []string{"NODESMETADATA_HELP=true"},

@@ -137,10 +137,15 @@ func isFlag(arg string, unknown *pflag.NotExistError) bool {
 	return flagName(arg) == "--"+unknown.GetSpecifiedName()
 }
 
-// serviceLink matches the variables by which Kubernetes tells each container of
-// the services in its namespace: one that is called nodesmetadata, or begins so,
-// must not keep the instances behind it from starting.
-var serviceLink = regexp.MustCompile(`_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$`)
+var serviceLink = regexp.MustCompile(`_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
+
+// isServiceLink says whether this is one of the variables by which Kubernetes tells
+// each container of the services in its namespace: one that is called nodesmetadata,
+// or begins so, must not keep the instances behind it from starting. A mere _PORT is
+// one only with the URL that Kubernetes gives it: it may well be a setting, mistyped.
+func isServiceLink(name, value string) bool {
+	return serviceLink.MatchString("_"+name) || strings.HasSuffix("_"+name, "_PORT") && strings.Contains(value, "://")
+}
 
 func hearEnviron(flags *pflag.FlagSet, environ []string) (sayings, []error) {
 	said := sayings{}
@@ -148,7 +153,7 @@ func hearEnviron(flags *pflag.FlagSet, environ []string) (sayings, []error) {
 	for _, entry := range environ {
 		variable, value, _ := strings.Cut(entry, "=")
 		name, ours := strings.CutPrefix(variable, prefix)
-		if !ours || serviceLink.MatchString("_"+name) {
+		if !ours || isServiceLink(name, value) {
 			continue
 		}
 		setting := strings.ToLower(name)
