@@ -29,14 +29,18 @@ func main() {
 // obey asks for a graceful stop at the first signal, and ends the process at the
 // second, with the status that a shell gives to a death by that signal. To let
 // the second one kill the process by default would leave a moment, until the
-// default is restored, in which it is lost. SIGHUP is never the second: a terminal
-// that goes away can send several, and nobody has lost patience.
+// default is restored, in which it is lost. SIGHUP does not count: a terminal that
+// goes away can send several, a supervisor one before its SIGTERM, and nobody has
+// lost patience.
 func obey(signals <-chan os.Signal, stop func()) {
-	<-signals
-	stop()
-	for second := range signals {
-		if second != syscall.SIGHUP {
-			os.Exit(128 + int(second.(syscall.Signal))) // what package signal gives on Unix
+	asked := 0
+	for received := range signals {
+		stop()
+		if received == syscall.SIGHUP {
+			continue
+		}
+		if asked++; asked == 2 {
+			os.Exit(128 + int(received.(syscall.Signal))) // what package signal gives on Unix
 		}
 	}
 }
