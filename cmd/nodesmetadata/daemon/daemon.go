@@ -184,7 +184,14 @@ func (d *Daemon) run(ctx context.Context) int {
 	}
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.config.ShutdownTimeout)
 	defer cancel()
-	if err := d.Close(closing); err != nil {
+	err := d.Close(closing)
+	select {
+	case failure := <-d.failed: // while it stopped, or as it was asked to
+		d.log.Error("instance could not go on while it stopped", "error", failure)
+		status = exitFailed
+	default:
+	}
+	if err != nil {
 		d.log.Error("instance did not stop in an orderly way", "error", err)
 		return exitFailed
 	}

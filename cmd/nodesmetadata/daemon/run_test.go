@@ -181,6 +181,23 @@ func TestAnInstanceThatCannotGoOnStopsWithAStatus(t *testing.T) {
 	}
 }
 
+// Which of the two is seen first is chance.
+func TestAnInstanceThatCannotGoOnAsItStopsSaysSo(t *testing.T) {
+	asked, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 8 {
+		var logs bytes.Buffer
+		d, err := daemon.New(chosen(t, "--storage_backend=memory"), &logs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Fail(errors.New("an entry of the log can't be read"))
+		if status := d.Serve(asked); status != 1 || strings.Count(logs.String(), "an entry of the log can't be read") != 1 {
+			t.Errorf("exit status %d:\n%s", status, &logs)
+		}
+	}
+}
+
 func TestASignalDuringTheStartStopsIt(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
