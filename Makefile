@@ -87,7 +87,7 @@ test: fmt-check vet lint imports unit bench-check e2e ## all that CI runs
 
 .PHONY: fmt-check
 fmt-check: ## fail when gofmt would change a file
-	@unformatted="$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))"; \
+	@unformatted="$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))" || exit 1; \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 
 .PHONY: vet
