@@ -147,7 +147,7 @@ fuzz: ## run every fuzz test for FUZZTIME (20s)
 	done
 
 .PHONY: bench
-bench: ## measure the ROWS (all) of the table beside etcd, in BENCH_ROUNDS (3) of BENCH_TIME (1s); all of them write docs/performance.md
+bench: ## measure the ROWS (all) of the table beside etcd, in BENCH_ROUNDS (3) of BENCH_TIME (1s); all of them, with nothing set, write docs/performance.md
 	cd bench && $(AWAKE) $(GO) run . -rows='$(ROWS)' -rounds=$(BENCH_ROUNDS) -time=$(BENCH_TIME) -backend=$(BENCH_BACKEND)
 
 .PHONY: bench-check

@@ -73,10 +73,30 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 	fmt.Fprintln(out, how)
 	r := &runner{scale: s, kinds: kinds, only: only, directory: directory, progress: out}
 	results, err := r.run(ctx, table(s))
-	if err != nil || *rows != "" || missing != nil {
+	if err != nil {
 		return err
 	}
+	if reason := onlyPrinted(s, *rows, *backend, missing); reason != "" {
+		fmt.Fprintf(out, "The documents stay as they are: %s.\n", reason)
+		return nil
+	}
 	return publish(*repository, how, results, titles)
+}
+
+// onlyPrinted says why results do not go into the documents, which show the whole
+// table, as it is measured with nothing said; "" if they do.
+func onlyPrinted(s scale, rows, backend string, noPeer error) string {
+	switch {
+	case rows != "":
+		return "not all rows were measured"
+	case backend != "":
+		return "a storage backend was chosen"
+	case s.rounds != published.rounds || s.time != published.time:
+		return fmt.Sprintf("they show %d rounds of %v", published.rounds, published.time)
+	case noPeer != nil:
+		return fmt.Sprintf("there is no etcd (%v)", noPeer)
+	}
+	return ""
 }
 
 // build gives nodesmetadata and the bare server, as they are in the work tree.

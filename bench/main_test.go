@@ -33,6 +33,32 @@ func TestEveryRowIsMeasured(t *testing.T) {
 	everyRow(t, table(tiny), directory, kinds...)
 }
 
+func TestTheDocumentsShowOnlyTheWholeTableAsItIsMeasuredByDefault(t *testing.T) {
+	longer, oftener := published, published
+	longer.time++
+	oftener.rounds++
+	tests := map[string]struct {
+		scale         scale
+		rows, backend string
+		noPeer        error
+		printed       bool
+	}{
+		"with nothing said":   {scale: published},
+		"some rows":           {scale: published, rows: "^write", printed: true},
+		"a backend":           {scale: published, backend: "bolt", printed: true},
+		"longer":              {scale: longer, printed: true},
+		"oftener":             {scale: oftener, printed: true},
+		"nothing to stand by": {scale: published, noPeer: exec.ErrNotFound, printed: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if reason := onlyPrinted(test.scale, test.rows, test.backend, test.noPeer); (reason != "") != test.printed {
+				t.Errorf("they are only printed because %q", reason)
+			}
+		})
+	}
+}
+
 func TestThePeerIsMeasured(t *testing.T) {
 	path, err := exec.LookPath("etcd")
 	if err != nil {
