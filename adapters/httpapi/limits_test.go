@@ -3,6 +3,8 @@ package httpapi_test
 import (
 	"bufio"
 	"io"
+	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -152,6 +154,20 @@ func TestASlowBodyIsAnsweredWithinTenSeconds(t *testing.T) {
 	answer, after := hangsUp(t, s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{"))
 	if !strings.HasPrefix(answer, "HTTP/1.1 408 ") || after > 10*time.Second {
 		t.Errorf("after %v answered %q", after, answer)
+	}
+}
+
+// Others share the connection of HTTP/2, which "close" would retire.
+func TestASlowBodyCostsTheConnectionOnlyWhereItHasOne(t *testing.T) {
+	s := start(t)
+	for major, want := range map[int]string{1: "close", 2: ""} {
+		r := httptest.NewRequestWithContext(t.Context(), "PUT", "/nodes", failing{os.ErrDeadlineExceeded})
+		r.ProtoMajor = major
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		if got := w.Header().Get("Connection"); w.Code != 408 || got != want {
+			t.Errorf("HTTP/%d: got %d, connection %q", major, w.Code, got)
+		}
 	}
 }
 

@@ -174,8 +174,8 @@ func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answe
 		contentType: problemType,
 		location:    location,
 		// The rest of a body that came too slowly would be taken for the next
-		// request.
-		hangUp: row.status == http.StatusRequestTimeout,
+		// request. In HTTP/2 it has a stream of its own, and others have the connection.
+		hangUp: row.status == http.StatusRequestTimeout && r.ProtoMajor == 1,
 	}
 	document := problem{
 		Type:   "about:blank",
