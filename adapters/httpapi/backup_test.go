@@ -172,6 +172,22 @@ func TestARestoreIsTold(t *testing.T) {
 	}
 }
 
+func TestABackupMayBeSentAsWhatItLooksLike(t *testing.T) {
+	s := start(t)
+	for declared, want := range map[string]int{
+		"application/vnd.nodesmetadata.backup": 200,
+		"application/octet-stream":             200,
+		"application/json":                     200,
+		"application/json; charset=utf-8":      200,
+		"text/plain":                           415, // as a form of a web page can
+		"application/x-www-form-urlencoded":    415,
+	} {
+		if got := s.do(t, "POST", "/raft/restore", emptyBackup, "Content-Type: "+declared); got.status != want {
+			t.Errorf("%s: got %d %s", declared, got.status, got.body)
+		}
+	}
+}
+
 func TestARestoreKeepsItsCondition(t *testing.T) {
 	s := start(t)
 	s.register(t, domain.NodeSpec{ID: "a", Address: "h:1"})

@@ -95,16 +95,16 @@ func registryCondition(r *http.Request) (*domain.Revision, error) {
 	return nil, invalidRequest("If-Match must be one revision of the registry in quotes: %q", match)
 }
 
-// checkBackupType takes what a client knows of a file, and refuses what a form of
-// some web page can send.
+// checkBackupType takes what a client knows of a file, or of lines of JSON, and refuses
+// what a form of some web page can send.
 func checkBackupType(h http.Header) error {
 	declared, err := declaredType(h)
 	if err != nil || declared == "" {
 		return err
 	}
 	mediaType, _, err := mime.ParseMediaType(declared)
-	if err != nil || !slices.Contains([]string{backupType[0], "application/octet-stream"}, mediaType) {
-		return refuse(errMediaType, "the body must be %s or application/octet-stream, not %q (curl declares nothing with -T)",
+	if err != nil || !slices.Contains([]string{backupType[0], "application/octet-stream", "application/json"}, mediaType) {
+		return refuse(errMediaType, "the body must be %s, application/octet-stream or application/json, not %q (curl declares nothing with -T)",
 			backupType[0], declared)
 	}
 	return nil
