@@ -85,7 +85,8 @@ func (n *Nodes) View(ctx context.Context, read ports.Read) (domain.View, error) 
 			return domain.View{}, err
 		}
 	}
-	if read.MaxStale != nil {
+	// What a leader has is the latest, however long ago its followers told it so.
+	if read.MaxStale != nil && !n.local.SureLeader() {
 		switch contact, ever := n.local.LeaderContact(); {
 		case !ever:
 			return domain.View{}, ports.ErrTooStale

@@ -122,6 +122,22 @@ func TestViewNotTooStale(t *testing.T) {
 			}
 		})
 	}
+	for name, test := range map[string]struct {
+		contact time.Duration
+		err     error
+	}{
+		"a leader has what is there now":            {30 * ms, nil},
+		"one that may have been succeeded does not": {time.Second, ports.ErrTooStale},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			p.leader.Touch(test.contact)
+			_, err := newNodes(p.leader).View(t.Context(), ports.Read{Source: ports.Stale, MaxStale: ptr(time.Duration(0))})
+			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+				t.Errorf("%v, want %v", err, test.err)
+			}
+		})
+	}
 	t.Run("it is asked for when the wait is over", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPair(t)

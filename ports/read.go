@@ -24,7 +24,7 @@ const (
 type Read struct {
 	Source Source
 	// MaxStale, with Stale, is how long ago this instance may have heard from a
-	// leader (ErrTooStale); nil: however long.
+	// leader (ErrTooStale), unless it is sure to lead; nil: however long.
 	MaxStale *time.Duration
 	// AtLeast waits for this revision, for Wait at most (ErrBehind).
 	AtLeast domain.Revision
