@@ -134,7 +134,11 @@ func routes(self ports.Self, progress ports.Progress, members func() []string) h
 		members = func() []string { return nil }
 	}
 	router := chi.NewRouter()
-	router.Get(metadataPath, func(w http.ResponseWriter, _ *http.Request) {
+	get := func(path string, handle http.HandlerFunc) {
+		router.Get(path, handle)
+		router.Head(path, handle) // net/http drops the body
+	}
+	get(metadataPath, func(w http.ResponseWriter, _ *http.Request) {
 		identity := self.Identity()
 		answer(w, http.StatusOK, "application/json", metadata{
 			ApplicationAddress: identity.ApplicationAddress,
@@ -147,7 +151,7 @@ func routes(self ports.Self, progress ports.Progress, members func() []string) h
 			Process:            identity.Process,
 		})
 	})
-	router.Get(readIndexPath, func(w http.ResponseWriter, r *http.Request) {
+	get(readIndexPath, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), proofTimeout)
 		defer cancel()
 		index, err := progress.ReadIndex(ctx)
@@ -169,7 +173,7 @@ func routes(self ports.Self, progress ports.Progress, members func() []string) h
 		refuse(w, http.StatusNotFound, "not_found", "the instance API has only "+metadataPath+" and "+readIndexPath)
 	})
 	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Allow", http.MethodGet)
+		w.Header().Set("Allow", "GET, HEAD")
 		refuse(w, http.StatusMethodNotAllowed, "method_not_allowed", r.URL.Path+" is only read, with GET")
 	})
 	return router

@@ -61,6 +61,20 @@ func TestTheAnswerOnTheWire(t *testing.T) {
 	}
 }
 
+func TestHeadIsGetWithoutABody(t *testing.T) {
+	i := start(t, "127.0.0.1:0")
+	for path, want := range map[string]int{"/metadata": 200, "/read-index": 503, "/nodes": 404} {
+		conn := dial(t, i.address())
+		if _, err := io.WriteString(conn, "HEAD "+path+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		said, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(said), fmt.Sprintf("HTTP/1.1 %d ", want)) || !strings.HasSuffix(string(said), "\r\n\r\n") {
+			t.Errorf("%s: got %q, %v", path, said, err)
+		}
+	}
+}
+
 func TestEverythingElseIsAProblem(t *testing.T) {
 	tests := map[string]struct {
 		request string
@@ -72,10 +86,10 @@ func TestEverythingElseIsAProblem(t *testing.T) {
 		"the root":                {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
 		"a path below":            {"GET /metadata/ HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
 		"a path below the index":  {"GET /read-index/7 HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found", ""},
-		"a write of the index":    {"POST /read-index HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 405, "method_not_allowed", "GET"},
+		"a write of the index":    {"POST /read-index HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 405, "method_not_allowed", "GET, HEAD"},
 		"an index from no leader": {"GET /read-index HTTP/1.1\r\nHost: x\r\n\r\n", 503, "not_leader", ""},
-		"a write":                 {"PUT /metadata HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 405, "method_not_allowed", "GET"},
-		"a method of no service":  {"BREW /metadata HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method_not_allowed", "GET"},
+		"a write":                 {"PUT /metadata HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 405, "method_not_allowed", "GET, HEAD"},
+		"a method of no service":  {"BREW /metadata HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method_not_allowed", "GET, HEAD"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
