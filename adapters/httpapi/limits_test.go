@@ -2,7 +2,9 @@ package httpapi_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"runtime"
@@ -67,6 +69,50 @@ func TestAHugeBodyIsRefusedWithoutBeingRead(t *testing.T) {
 			}
 			if body.taken > huge/2 {
 				t.Errorf("%d bytes of it were taken", body.taken)
+			}
+		})
+	}
+}
+
+// Many a client reads no answer before it has sent all.
+func TestWhoSendsAllOfALongBodyFirstIsTold(t *testing.T) {
+	const long = 12 << 20 // more than sockets hold
+	for name, header := range map[string]string{
+		"with its length": fmt.Sprintf("Content-Length: %d\r\n\r\n", long),
+		"in chunks":       fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n", long),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			conn := s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\n"+header)
+			if _, err := io.Copy(conn, &endless{left: long}); err != nil {
+				t.Fatal(err)
+			}
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 413 || !response.Close {
+				t.Errorf("answered %d %s: %v", response.StatusCode, said, err)
+			}
+		})
+	}
+}
+
+func TestWhoDoesNotSendTheRestOfALongBodyIsToldAndCutOff(t *testing.T) {
+	for name, expects := range map[string]string{"it was to come": "", "it waits to be asked for it": "Expect: 100-continue\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, shortTimes)
+			conn := s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\n"+expects+"Content-Length: 50000000\r\n\r\n")
+			began := time.Now()
+			reader := bufio.NewReader(conn)
+			line, err := reader.ReadString('\n')
+			if took := time.Since(began); err != nil || !strings.HasPrefix(line, "HTTP/1.1 413 ") || took > time.Second {
+				t.Errorf("after %v answered %q: %v", took, line, err)
+			}
+			if rest, after := hangsUp(t, reader); after > 5*time.Second {
+				t.Errorf("after %q it took %v", rest, after)
 			}
 		})
 	}

@@ -173,9 +173,10 @@ func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answe
 		status:      row.status,
 		contentType: problemType,
 		location:    location,
-		// The rest of a body that came too slowly would be taken for the next
-		// request. In HTTP/2 it has a stream of its own, and others have the connection.
-		hangUp: row.status == http.StatusRequestTimeout && r.ProtoMajor == 1,
+		// The rest of a body that came too slowly, or is too long, would be taken for the
+		// next request, or waited for before the answer. In HTTP/2 it has a stream of its
+		// own, and others have the connection.
+		hangUp: r.ProtoMajor == 1 && (row.status == http.StatusRequestTimeout || row.status == http.StatusRequestEntityTooLarge),
 	}
 	document := problem{
 		Type:   "about:blank",

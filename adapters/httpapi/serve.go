@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -16,7 +17,7 @@ import (
 var errPanic = errors.New(ownFault)
 
 func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measuredCall) {
-	began := time.Now()
+	began, body := time.Now(), r.Body
 	var wait time.Duration
 	if c.waits {
 		wait = waitOf(r)
@@ -43,6 +44,24 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measured
 		a.leaderContact = s.leaderContact()
 	}
 	s.send(w, r, c, a, began)
+	if errors.Is(err, errBodyTooLarge) {
+		drain(w, r, body)
+	}
+}
+
+// drainedBytes is how much of a body that is too long is taken nevertheless.
+const drainedBytes = 16 << 20
+
+// drain takes what is left of a body of HTTP/1 whose refusal is written, for as long as
+// a body may take to arrive. Who sends all of it before it reads would find that the
+// connection is gone, and no answer. Who waits for 100 Continue sends nothing any more.
+func drain(w http.ResponseWriter, r *http.Request, body io.Reader) {
+	if r.ProtoMajor != 1 || r.Header.Get("Expect") != "" {
+		return
+	}
+	if http.NewResponseController(w).Flush() == nil {
+		_, _ = io.CopyN(io.Discard, body, drainedBytes)
+	}
 }
 
 // serveUpload is serveAnswer for a body that may take long to arrive.
@@ -165,8 +184,7 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if r.ContentLength > s.config.MaxBodyBytes {
 		return answer{}, refuse(errBodyTooLarge, "the body is longer than %d bytes", s.config.MaxBodyBytes)
 	}
-	// It also ends the connection of a sender who goes on past the limit,
-	// instead of reading what is left.
+	// It also ends the connection of a sender who goes on past the limit.
 	r.Body = http.MaxBytesReader(w, r.Body, s.config.MaxBodyBytes)
 	return c.answer(ctx, r)
 }
