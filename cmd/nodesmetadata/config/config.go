@@ -1,6 +1,7 @@
 // Package config turns what an operator said, in flags, in environment variables
 // and in a file, into one Config in which everything is decided, or into an
-// error that names everything that is wrong and where it was said.
+// error that names everything that is wrong and where it was said. It has the
+// exit statuses by which the operator is told how it went.
 //
 // It never opens, binds or creates anything: it reads the file that --config
 // names and the file that --raft_secret_file names, and that is all.

@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"os/signal"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -26,13 +25,6 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/offline"
-)
-
-// What Run returns.
-const (
-	exitStopped = 0 // it was asked to stop, and did so in time
-	exitFailed  = 1 // it could not start, go on, or stop in time
-	exitMisused = 2 // what the operator said makes no sense; nothing was touched
 )
 
 // Run is the program: args without its name, environ as of os.Environ. Without a
@@ -54,14 +46,14 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case errors.Is(err, config.ErrVersion):
 		return sayVersion(nil, stdout, stderr)
 	case err != nil:
-		return sayMisused(err, stderr)
+		return config.SayMisused(stderr, "nodesmetadata --help", err)
 	}
 	// Who reads the log may go away. Go would end the process at the next line.
 	signal.Ignore(syscall.SIGPIPE)
 	d, err := New(chosen, stderr)
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "nodesmetadata:", err)
-		return exitFailed
+		config.Complain(stderr, err)
+		return config.Failed
 	}
 	if operatorTunes(environ) {
 		return d.run(ctx)
@@ -76,7 +68,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 
 func sayUsage(stdout io.Writer) int {
 	_, _ = io.WriteString(stdout, config.Usage(offline.Verbs()))
-	return exitStopped
+	return config.Done
 }
 
 // sayVersion is all that the verb does: what stands behind it, but for a question for
@@ -90,18 +82,10 @@ func sayVersion(rest []string, stdout, stderr io.Writer) int {
 		strays = append(strays, fmt.Errorf("unexpected argument: %q", stray))
 	}
 	if err := errors.Join(strays...); err != nil {
-		return sayMisused(err, stderr)
+		return config.SayMisused(stderr, "nodesmetadata --help", err)
 	}
 	_, _ = fmt.Fprintln(stdout, "nodesmetadata", Version())
-	return exitStopped
-}
-
-func sayMisused(err error, stderr io.Writer) int {
-	for line := range strings.Lines(err.Error()) {
-		_, _ = fmt.Fprintln(stderr, "nodesmetadata:", strings.TrimSpace(line))
-	}
-	_, _ = fmt.Fprintln(stderr, "nodesmetadata: see nodesmetadata --help")
-	return exitMisused
+	return config.Done
 }
 
 // Daemon is one instance.
@@ -172,15 +156,15 @@ func (d *Daemon) run(ctx context.Context) int {
 	// orderly way only once it is open. A second signal ends the process.
 	if err := d.Open(context.WithoutCancel(ctx)); err != nil {
 		d.log.Error("instance could not start", "error", err)
-		return exitFailed
+		return config.Failed
 	}
-	status := exitStopped
+	status := config.Done
 	select {
 	case <-ctx.Done():
 		d.log.Info("instance is stopping")
 	case err := <-d.failed:
 		d.log.Error("instance can't go on", "error", err)
-		status = exitFailed
+		status = config.Failed
 	}
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.config.ShutdownTimeout)
 	defer cancel()
@@ -188,12 +172,12 @@ func (d *Daemon) run(ctx context.Context) int {
 	select {
 	case failure := <-d.failed: // while it stopped, or as it was asked to
 		d.log.Error("instance could not go on while it stopped", "error", failure)
-		status = exitFailed
+		status = config.Failed
 	default:
 	}
 	if err != nil {
 		d.log.Error("instance did not stop in an orderly way", "error", err)
-		return exitFailed
+		return config.Failed
 	}
 	d.log.Info("instance has stopped")
 	return status

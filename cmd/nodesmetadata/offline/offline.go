@@ -20,13 +20,6 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 )
 
-// What Run returns.
-const (
-	exitDone    = 0 // it was done, and nothing is wrong
-	exitFailed  = 1 // it was not done, or something is wrong
-	exitMisused = 2 // what the operator said makes no sense; nothing was touched
-)
-
 // verb is one thing to do.
 type verb struct {
 	name  string // one word or two
@@ -83,25 +76,25 @@ func Run(ctx context.Context, args []string, backends logstore.Backends, stdout,
 	switch {
 	case err != nil && len(args) == 2 && (args[1] == "--help" || args[1] == "-h"):
 		_, _ = fmt.Fprintf(stdout, "Usage:\n%s", verbsThat(args[0]))
-		return exitDone
+		return config.Done
 	case err != nil:
-		return misused(stderr, "nodesmetadata --help", err)
+		return config.SayMisused(stderr, "nodesmetadata --help", err)
 	}
 	flags, work, help := chosen.begin()
 	faults := config.Words(flags, rest)
 	if *help {
 		_, _ = io.WriteString(stdout, chosen.help())
-		return exitDone
+		return config.Done
 	}
 	desk := &desk{backends: backends, out: stdout, notes: &notes{out: stderr}}
 	if err := errors.Join(errors.Join(faults...), work.check(desk)); err != nil {
-		return misused(stderr, "nodesmetadata "+chosen.name+" --help", err)
+		return config.SayMisused(stderr, "nodesmetadata "+chosen.name+" --help", err)
 	}
 	if err := work.do(ctx, desk); err != nil {
-		complain(stderr, explained(err))
-		return exitFailed
+		config.Complain(stderr, explained(err))
+		return config.Failed
 	}
-	return exitDone
+	return config.Done
 }
 
 // find gives the verb, and what follows it.
@@ -141,18 +134,6 @@ func (v verb) help() string {
 		}
 	})
 	return fmt.Sprintf("%s\nUsage:\n%s\n\nFlags:\n%s", v.usage, synopsis, flags.FlagUsagesWrapped(100))
-}
-
-func misused(stderr io.Writer, help string, faults error) int {
-	complain(stderr, faults)
-	_, _ = fmt.Fprintf(stderr, "nodesmetadata: see %s\n", help)
-	return exitMisused
-}
-
-func complain(stderr io.Writer, err error) {
-	for line := range strings.Lines(err.Error()) {
-		_, _ = fmt.Fprintln(stderr, "nodesmetadata:", strings.TrimSpace(line))
-	}
 }
 
 // explained adds what an operator can do where the error does not say so.
