@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,8 +36,9 @@ const maxHeaderBytes = 16 << 10
 
 // Config is what a Server needs.
 type Config struct {
-	// BindAddress is host:port. The host may be empty for every address of the
-	// machine; port 0 takes a free one: see Server.Addr.
+	// BindAddress is host:port, and must be given; Open fails where it is not that.
+	// The host may be empty for every address of the machine; port 0 takes a free
+	// one: see Server.Addr.
 	BindAddress string
 
 	// Nodes, Leases, Backups, Cluster and Local must be given.
@@ -103,17 +102,15 @@ type Config struct {
 // Validate reports all that is wrong with c at once.
 func (c Config) Validate() error {
 	var faults []error
-	if err := checkBindAddress(c.BindAddress); err != nil {
-		faults = append(faults, fmt.Errorf("bind address %q: %w", c.BindAddress, err))
-	}
-	for _, port := range []struct {
+	for _, required := range []struct {
 		name    string
 		missing bool
 	}{
+		{"bind address", c.BindAddress == ""}, // it would be any port of every address
 		{"nodes", c.Nodes == nil}, {"leases", c.Leases == nil}, {"backups", c.Backups == nil}, {"cluster", c.Cluster == nil}, {"local", c.Local == nil},
 	} {
-		if port.missing {
-			faults = append(faults, fmt.Errorf("%s is not given", port.name))
+		if required.missing {
+			faults = append(faults, fmt.Errorf("%s is not given", required.name))
 		}
 	}
 	for _, bound := range []struct {
@@ -143,21 +140,6 @@ func (c Config) Validate() error {
 		faults = append(faults, fmt.Errorf("maximum of connections %d is less than two", c.MaxConnections))
 	}
 	return errors.Join(faults...)
-}
-
-func checkBindAddress(address string) error {
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		// The address is quoted by the caller; AddrError would repeat it.
-		if fault, ok := errors.AsType[*net.AddrError](err); ok {
-			return errors.New(fault.Err)
-		}
-		return err
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("port %q is not a number from 0 to 65535", port)
-	}
-	return nil
 }
 
 func (c Config) withDefaults() Config {
