@@ -64,7 +64,7 @@ func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
 		missed = append(missed, fault)
 	}
 	if len(missed) == 0 {
-		n.newest = report.newest
+		n.newest, n.unusable = report.newest, report.unusable
 		n.sweep(report.Leftovers)
 	}
 	return store, missed, nil

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -142,6 +143,66 @@ func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 			}
 			damaged = again(t, damaged, steadily)
 			damaged.arrives(t, register(t, leader, "b").Revision)
+		})
+	}
+}
+
+// aloneWithASnapshot gives an instance that is a cluster by itself, which has a snapshot and all of
+// its log, and has stopped.
+func aloneWithASnapshot(t *testing.T) (i *instance, last domain.Change) {
+	t.Helper()
+	i = startCluster(t, 1, nil)[0]
+	for n := range 40 {
+		register(t, i, fmt.Sprintf("node-%d", n))
+	}
+	if err := i.raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	last = register(t, i, "last")
+	i.stop(t)
+	return i, last
+}
+
+// spoilSnapshots damages all snapshots of an instance alone, in some way.
+var spoilSnapshots = map[string]func(harm){
+	"a bit of its state":  func(h harm) { h.flip(h.snapshot(0, "state.bin"), 30) },
+	"its state is gone":   func(h harm) { h.remove(h.snapshot(0, "state.bin")) },
+	"its state is cut":    func(h harm) { h.truncate(h.snapshot(0, "state.bin"), 100) },
+	"a bit of what it is": func(h harm) { h.flip(h.snapshot(0, "meta.json"), 30) },
+}
+
+// Raft does not start where it can load none of the snapshots that there are.
+func TestAnInstanceStartsWithoutASnapshotThatItsLogMakesUpFor(t *testing.T) {
+	for name, spoil := range spoilSnapshots {
+		t.Run(name, func(t *testing.T) {
+			alone, last := aloneWithASnapshot(t)
+			before, _ := alone.State()
+			dir := alone.config.Directory
+			h := harm{t, dir, inspectDirectory(t, dir, durableBackends[0])}
+			spoil(h)
+			spoilt := filepath.Dir(h.snapshot(0, "state.bin"))
+			for range 2 {
+				alone = again(t, alone, nil)
+				alone.eventually(t, "leading", leading)
+				alone.arrives(t, last.Revision)
+				after, _ := alone.State()
+				mustHoldTheSame(t, after, before)
+				if _, err := os.Stat(spoilt); err != nil {
+					t.Errorf("what may be looked at has gone: %v", err)
+				}
+				alone.stop(t)
+			}
+			alone = again(t, alone, nil)
+			alone.eventually(t, "leading", leading)
+			for n := range retainedSnapshots + 1 {
+				register(t, alone, fmt.Sprintf("more-%d", n))
+				if err := alone.raft.Snapshot().Error(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := os.Stat(spoilt); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("newer ones do not take its place: %v", err)
+			}
 		})
 	}
 }

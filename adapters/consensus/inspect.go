@@ -62,7 +62,8 @@ type Report struct {
 
 	Faults []Fault
 
-	newest *prepared // the first of Snapshots; nil without any
+	newest   *prepared // the first of Snapshots; nil without any
+	unusable []string  // names of the folders of snapshots that are not whole
 }
 
 // SnapshotReport is of one snapshot that is whole.

@@ -221,6 +221,13 @@ func (h harm) flip(path string, at int) {
 	}
 }
 
+func (h harm) truncate(path string, size int64) {
+	h.t.Helper()
+	if err := os.Truncate(path, size); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h harm) remove(path string) {
 	h.t.Helper()
 	if err := os.RemoveAll(path); err != nil {
@@ -350,12 +357,8 @@ func TestInspectFindsDamage(t *testing.T) {
 			},
 			file: "log.bolt", says: "bolt file is damaged"},
 		"the end of the file of the log": {
-			happens: func(h harm) {
-				if err := os.Truncate(filepath.Join(h.dir, "log.bolt"), 9000); err != nil {
-					h.t.Fatal(err)
-				}
-			},
-			file: "log.bolt", says: "damaged"},
+			happens: func(h harm) { h.truncate(filepath.Join(h.dir, "log.bolt"), 9000) },
+			file:    "log.bolt", says: "damaged"},
 		"the older snapshot": {
 			happens: func(h harm) { h.flip(h.snapshot(1, "state.bin"), -9) },
 			file:    "state.bin", says: "checksum mismatch", help: helpSpare, spare: true},
@@ -375,12 +378,8 @@ func TestInspectFindsDamage(t *testing.T) {
 			},
 			file: "state.bin", says: "checksum mismatch", help: helpDamaged},
 		"a snapshot that was cut": {
-			happens: func(h harm) {
-				if err := os.Truncate(h.snapshot(1, "state.bin"), 100); err != nil {
-					h.t.Fatal(err)
-				}
-			},
-			file: "state.bin", says: "it has 100 bytes", help: helpSpare, spare: true},
+			happens: func(h harm) { h.truncate(h.snapshot(1, "state.bin"), 100) },
+			file:    "state.bin", says: "it has 100 bytes", help: helpSpare, spare: true},
 		"a snapshot without its state": {
 			happens: func(h harm) { h.remove(h.snapshot(0, "state.bin")) },
 			file:    "state.bin", says: "missing", help: helpSpare, spare: true},
@@ -388,12 +387,8 @@ func TestInspectFindsDamage(t *testing.T) {
 			happens: func(h harm) { h.remove(h.snapshot(0, "meta.json")) },
 			file:    "meta.json", says: "missing", help: helpSpare, spare: true},
 		"a description that is cut": {
-			happens: func(h harm) {
-				if err := os.Truncate(h.snapshot(1, "meta.json"), 20); err != nil {
-					h.t.Fatal(err)
-				}
-			},
-			file: "meta.json", says: "unexpected end", help: helpSpare, spare: true},
+			happens: func(h harm) { h.truncate(h.snapshot(1, "meta.json"), 20) },
+			file:    "meta.json", says: "unexpected end", help: helpSpare, spare: true},
 		"a description of another snapshot": {
 			happens: func(h harm) { h.describe(1, func(f *snapshotFile) { f.Index++ }) },
 			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},

@@ -65,6 +65,7 @@ type Node struct {
 	disk      *disk     // store, with a watch over it
 	ahead     *ahead    // disk, as far as a leader has come
 	newest    *prepared // snapshot, read before raft starts
+	unusable  []string  // snapshots, which raft must not see
 	growth    *growth
 	stream    *stream
 	witness   *witness
@@ -399,7 +400,7 @@ func (n *Node) snapshots() (raft.SnapshotStore, error) {
 	if n.config.Volatile {
 		return raft.NewInmemSnapshotStore(), nil
 	}
-	return openSnapshots(n.directory.Path(), n.config.Logger)
+	return openSnapshots(n.directory.Path(), n.unusable, n.config.Logger)
 }
 
 // bootstrap makes a cluster of this instance alone, where that is asked for and

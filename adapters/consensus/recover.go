@@ -57,7 +57,9 @@ func Recover(r Recovery) (err error) {
 	settings := raft.DefaultConfig()
 	settings.LocalID = raft.ServerID(r.Directory.RaftID())
 	settings.Logger = raftLogger(r.Logger, func() bool { return false })
-	snapshots, err := openSnapshots(path, r.Logger)
+	found := newInspection(r.Directory)
+	found.readSnapshots()
+	snapshots, err := openSnapshots(path, found.unusable, r.Logger)
 	if err != nil {
 		return err
 	}

@@ -80,6 +80,25 @@ func (s survivor) goesOn(t *testing.T) *instance {
 	return i
 }
 
+// Raft does not recover where it can load none of the snapshots that there are.
+func TestARecoveryDoesWithoutASnapshotThatTheLogMakesUpFor(t *testing.T) {
+	for name, spoil := range spoilSnapshots {
+		t.Run(name, func(t *testing.T) {
+			alone, _ := aloneWithASnapshot(t)
+			state, _ := alone.State()
+			s := survivor{dir: alone.config.Directory, id: alone.config.ID, address: alone.raftAddress(), backend: durableBackends[0], state: state}
+			spoil(harm{t, s.dir, inspectDirectory(t, s.dir, s.backend)})
+			if err := s.recover(t, s.alone(), s.backend); err != nil {
+				t.Fatal(err)
+			}
+			if after := inspectDirectory(t, s.dir, s.backend); !after.Recovered(s.alone()) {
+				t.Errorf("it is not recovered: %+v", after)
+			}
+			s.goesOn(t)
+		})
+	}
+}
+
 func TestOneThatIsLeftGoesOnAlone(t *testing.T) {
 	for _, backend := range durableBackends {
 		for name, timing := range map[string]func(*Timing){"with a log": nil, "with snapshots": eager} {

@@ -139,6 +139,7 @@ func describedSnapshots(folder string, spoilt func(path string, err error)) (fou
 // is whole, one that lacks a file is no fault: builds from before snapshotStore leave that
 // when they end while they remove it.
 func (i *inspection) faultySnapshot(path, file string, err error) {
+	i.unusable = append(i.unusable, filepath.Base(path))
 	named, ok := snapshotNamed(filepath.Base(path))
 	if ok && errors.Is(err, errMissing) && i.isBehind(&named) {
 		i.Leftovers = append(i.Leftovers, path)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -24,12 +25,15 @@ import (
 // leaves a part of it under its name. It implements raft.SnapshotStore and is safe for
 // concurrent use; whoever opens it has claimed the directory.
 type snapshotStore struct {
-	folder string
-	logger *slog.Logger
+	folder   string
+	unusable []string // ids of snapshots that are left out, and go when newer ones take their place
+	logger   *slog.Logger
 }
 
-// openSnapshots makes the folder, and finds out at once whether it can be written.
-func openSnapshots(directory string, logger *slog.Logger) (*snapshotStore, error) {
+// openSnapshots makes the folder, and finds out at once whether it can be written. Raft
+// does not start where there are snapshots and it can load none of them, whatever the
+// log has: so those that were found to be unusable are not there for it.
+func openSnapshots(directory string, unusable []string, logger *slog.Logger) (*snapshotStore, error) {
 	folder := filepath.Join(directory, snapshotsFolder)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, err
@@ -41,7 +45,7 @@ func openSnapshots(directory string, logger *slog.Logger) (*snapshotStore, error
 	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
 		return nil, fmt.Errorf("snapshots can't be written: %w", err)
 	}
-	return &snapshotStore{folder: folder, logger: logger}, nil
+	return &snapshotStore{folder: folder, unusable: unusable, logger: logger}, nil
 }
 
 // Create implements raft.SnapshotStore. Peers stays empty: raft reads it in snapshots of
@@ -91,9 +95,10 @@ func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 }
 
 func (s *snapshotStore) described() ([]snapshotFile, error) {
-	return describedSnapshots(s.folder, func(path string, err error) {
+	found, err := describedSnapshots(s.folder, func(path string, err error) {
 		s.logger.Warn("a snapshot can't be used", "path", path, "error", err)
 	})
+	return slices.DeleteFunc(found, func(f snapshotFile) bool { return slices.Contains(s.unusable, f.ID) }), err
 }
 
 // Open implements raft.SnapshotStore: what it gives is proven.

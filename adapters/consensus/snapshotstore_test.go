@@ -139,7 +139,7 @@ func newSnapshot(t *testing.T, store raft.SnapshotStore, index uint64, content s
 
 func openTestSnapshots(t *testing.T, dir string) *snapshotStore {
 	t.Helper()
-	store, err := openSnapshots(dir, slog.New(slog.DiscardHandler))
+	store, err := openSnapshots(dir, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
