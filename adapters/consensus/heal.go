@@ -63,11 +63,19 @@ func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
 		}
 		missed = append(missed, fault)
 	}
-	if len(missed) == 0 {
-		n.newest, n.unusable = report.newest, report.unusable
-		n.sweep(report.Leftovers)
+	if len(missed) > 0 {
+		return store, missed, nil
 	}
-	return store, missed, nil
+	n.newest, n.unusable = report.newest, report.unusable
+	n.sweep(report.Leftovers)
+	if report.spoilt > 0 {
+		// The newest snapshot has it; but a leader would send it to whom it has not.
+		if err := store.DeleteRange(report.FirstIndex, report.spoilt); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("remove what is damaged of the log, and in a snapshot: %w", err), store.Close())
+		}
+		n.config.Logger.Info("removed the damaged beginning of the log, which a snapshot has", "from", report.FirstIndex, "to", report.spoilt)
+	}
+	return store, nil, nil
 }
 
 // sweep removes what is left of snapshots. It can do without: they are in nobody's way.

@@ -207,6 +207,31 @@ func TestAnInstanceStartsWithoutASnapshotThatItsLogMakesUpFor(t *testing.T) {
 	}
 }
 
+// What the newest snapshot has made superfluous is sent to others as long as it is there.
+func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
+	leader, last := aloneWithASnapshot(t)
+	h := harm{t, leader.config.Directory, inspectDirectory(t, leader.config.Directory, durableBackends[0])}
+	base := h.r.Snapshots[0].Index
+	for _, index := range []uint64{13, base} {
+		h.entry(index, func(entry *raft.Log) { entry.Data[3] ^= 0x20 })
+		leader = again(t, leader, nil)
+		leader.eventually(t, "leading", leading)
+		if first, err := leader.store.FirstIndex(); first != index+1 || err != nil {
+			t.Errorf("the log begins with entry %d, %v", first, err)
+		}
+		joining := start(t, instanceConfig{id: fmt.Sprintf("joining-%d", index), directory: t.TempDir()})
+		if err := leader.Add(within(t), domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter}); err != nil {
+			t.Fatal(err)
+		}
+		joining.arrives(t, last.Revision)
+		leader.stop(t)
+		joining.stop(t)
+		if faults := inspectDirectory(t, leader.config.Directory, durableBackends[0]).Faults; len(faults) > 0 {
+			t.Errorf("it still has faults: %v", faults)
+		}
+	}
+}
+
 // What is damaged while the instance runs is sent to nobody.
 func TestADamagedEntryIsNotGiven(t *testing.T) {
 	store, err := bolt.Open(t.TempDir(), nil)

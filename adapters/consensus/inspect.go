@@ -64,6 +64,7 @@ type Report struct {
 
 	newest   *prepared // the first of Snapshots; nil without any
 	unusable []string  // names of the folders of snapshots that are not whole
+	spoilt   uint64    // the last entry that can't be read and is spare; 0 for none
 }
 
 // SnapshotReport is of one snapshot that is whole.
@@ -431,7 +432,10 @@ func (i *inspection) conclude() {
 		f := &i.Faults[at]
 		// Without a snapshot raft goes on from the base, whether or not that is all.
 		f.Spare = f.Spare && i.complete && f.Index != 0 && f.Index <= max(i.base.Index, i.LastIndex)
-		if f.Spare && f.Path != i.logPath {
+		switch {
+		case f.Spare && f.Path == i.logPath:
+			i.spoilt = max(i.spoilt, f.Index)
+		case f.Spare:
 			f.Help = helpSpare
 		}
 	}
