@@ -104,6 +104,8 @@ func (n *Node) setAside(faults []Fault) error {
 		switch {
 		case errors.Is(fault.What, errUnknownFormat):
 			return fmt.Errorf("%w: %s", fault, helpNewer)
+		case logstore.IsRefusal(fault.What):
+			return fmt.Errorf("%w: %s", fault, helpRefused)
 		case errors.Is(fault.What, errTwoClusters):
 			return fmt.Errorf("%w: %s", fault, fault.Help)
 		}

@@ -3,9 +3,12 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -230,6 +233,99 @@ func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 			t.Errorf("it still has faults: %v", faults)
 		}
 	}
+}
+
+// unread is a store of which the disk does not give an entry, or a number.
+type unread struct {
+	logstore.Store
+	entry uint64
+	key   string
+}
+
+var errUnread = &fs.PathError{Op: "read", Path: "log.bolt", Err: syscall.EIO}
+
+func (u unread) GetLog(index uint64, log *raft.Log) error {
+	if index == u.entry {
+		return errUnread
+	}
+	return u.Store.GetLog(index, log)
+}
+
+func (u unread) GetUint64(key []byte) (uint64, error) {
+	if string(key) == u.key {
+		return 0, errUnread
+	}
+	return u.Store.GetUint64(key)
+}
+
+// What can't be read now may be sound, on every voter: it is not set aside, nor gone
+// without.
+func TestWhatCantBeReadIsNotTakenForDamage(t *testing.T) {
+	cluster := startSteady(t, 2)
+	leader, victim := cluster[0], cluster[1]
+	change := register(t, leader, "a")
+	victim.arrives(t, change.Revision)
+	until(t, "it knows the other one", func() bool { return victim.hasPeers() })
+	if err := victim.raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	victim.stop(t)
+	dir := victim.config.Directory
+	found := inspectDirectory(t, dir, durableBackends[0])
+	snapshot := filepath.Join(dir, "snapshots", found.Snapshots[0].ID)
+	// They can be found, but not opened, or not read.
+	symlink := func(path string) error { return os.Symlink(filepath.Base(path), path) }
+	folder := func(path string) error { return os.Mkdir(path, 0o700) }
+	for name, test := range map[string]struct {
+		path string
+		put  func(path string) error
+		open func(logstore.Store) logstore.Store
+	}{
+		"the log":            {path: filepath.Join(dir, "log.bolt"), put: folder},
+		"the snapshots":      {path: filepath.Join(dir, "snapshots"), put: symlink},
+		"a description":      {path: filepath.Join(snapshot, "meta.json"), put: folder},
+		"a snapshot's state": {path: filepath.Join(snapshot, "state.bin"), put: folder},
+		"the mark":           {path: filepath.Join(dir, quarantineName), put: folder},
+		"an entry":           {open: func(s logstore.Store) logstore.Store { return unread{s, found.LastIndex, ""} }},
+		"a spare entry":      {open: func(s logstore.Store) logstore.Store { return unread{s, found.FirstIndex, ""} }},
+		"the term":           {open: func(s logstore.Store) logstore.Store { return unread{s, 0, "CurrentTerm"} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			aside := filepath.Join(t.TempDir(), "aside")
+			if test.put != nil {
+				_ = os.Rename(test.path, aside) // there may be none
+				if err := test.put(test.path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := namesIn(t, dir)
+			i := newInstance(t, instanceConfig{id: victim.config.ID, directory: dir, backend: "bolt",
+				open: func(dir string, logger *slog.Logger) (logstore.Store, error) {
+					store, err := bolt.Open(dir, logger)
+					if err == nil && test.open != nil {
+						store = test.open(store)
+					}
+					return store, err
+				}})
+			err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
+			i.stop(t)
+			if !logstore.IsRefusal(err) || errors.Is(err, logstore.ErrDamaged) || strings.Contains(err.Error(), "damaged") {
+				t.Errorf("it starts: %v", err)
+			}
+			mustEqual(t, "what lies in the directory", namesIn(t, dir), before)
+			if test.put != nil {
+				if err := os.Remove(test.path); err != nil {
+					t.Fatal(err)
+				}
+				_ = os.Rename(aside, test.path)
+			}
+			if r := inspectDirectory(t, dir, durableBackends[0]); len(r.Faults) > 0 || r.FirstIndex != found.FirstIndex || r.Quarantine != "" {
+				t.Errorf("it has changed: %+v", r)
+			}
+		})
+	}
+	victim = again(t, victim, steadily)
+	victim.arrives(t, register(t, leaderOf(t, []*instance{leader, victim}), "b").Revision)
 }
 
 // What is damaged while the instance runs is sent to nobody.

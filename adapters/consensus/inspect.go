@@ -100,6 +100,7 @@ func (f Fault) Unwrap() error { return f.What }
 const (
 	helpDamaged = logstore.HelpDamaged
 	helpNewer   = "it is intact, but this build can't read it: use the version that wrote it, or a newer one"
+	helpRefused = "it may be intact: see to the permissions and to the disk, and try again"
 	helpSpare   = "the instance has all without it: move it away"
 	helpCluster = "log and snapshots are proven by their checksums, and instance.json has none; if it is damaged, write the cluster id that they have into it; if somebody has put them beside it, put back what belongs together, or let the instance join anew with an empty directory"
 )
@@ -193,7 +194,11 @@ type inspection struct {
 	ahead    bool // an entry was found whose term has not come; the ones behind it are no news
 }
 
+// fault takes nothing that can't be read now for damaged, nor for spare.
 func (i *inspection) fault(f Fault) {
+	if logstore.IsRefusal(f.What) {
+		f.Help, f.Spare = helpRefused, false
+	}
 	i.Faults = append(i.Faults, f)
 }
 

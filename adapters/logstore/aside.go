@@ -19,8 +19,8 @@ const (
 )
 
 // SetAside moves what the backend keeps, and the snapshots, into a new folder of
-// the directory, for somebody to look at, and gives that. Only the last few such
-// folders are kept. The store must be closed.
+// the directory, for somebody to look at, and gives that. Where one can't be moved, both
+// stay where they are. Only the last few such folders are kept. The store must be closed.
 func (d *Directory) SetAside(now time.Time) (folder string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -34,13 +34,27 @@ func (d *Directory) SetAside(now time.Time) (folder string, err error) {
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		return "", err
 	}
-	for _, name := range []string{storeName(d.says.Backend), snapshotsName} {
+	var moved []string
+	for _, name := range []string{snapshotsName, storeName(d.says.Backend)} {
 		err := os.Rename(filepath.Join(d.path, name), filepath.Join(folder, name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", err
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
+		if err != nil {
+			return "", errors.Join(err, d.putBack(folder, moved))
+		}
+		moved = append(moved, name)
 	}
 	return folder, errors.Join(SyncDir(folder), SyncDir(d.path))
+}
+
+func (d *Directory) putBack(folder string, moved []string) error {
+	for _, name := range moved {
+		if err := os.Rename(filepath.Join(folder, name), filepath.Join(d.path, name)); err != nil {
+			return err
+		}
+	}
+	return os.Remove(folder)
 }
 
 // forgetAside removes all but the last folders; their names are in order of time.

@@ -1,6 +1,10 @@
 package logstore
 
-import "errors"
+import (
+	"errors"
+	"io/fs"
+	"syscall"
+)
 
 // ErrDamaged is what Open and Inspect return, among others, for files that are not
 // as they were written, so that what they held is lost. See Damage.
@@ -12,6 +16,14 @@ const HelpDamaged = "if there are others in its cluster, start the instance, whi
 
 // Damage gives an error with a text of its own that is ErrDamaged as well.
 func Damage(text string) error { return &damage{text} }
+
+// IsRefusal says whether err is the operating system's, which did not give what may well be
+// sound: somebody may not read it, has too many files open, or has a broken disk. That
+// something is not there is no refusal.
+func IsRefusal(err error) bool {
+	var number syscall.Errno
+	return errors.As(err, &number) && !errors.Is(number, fs.ErrNotExist)
+}
 
 type damage struct{ text string }
 

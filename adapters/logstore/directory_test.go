@@ -8,9 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
@@ -341,5 +343,33 @@ func TestAClusterIDThatIsForgottenMakesRoomForAnother(t *testing.T) {
 	}
 	if err := directory.SetClusterID("cluster-b"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Half of what an instance has, set aside, would make the other half damage.
+func TestBothAreSetAsideOrNothing(t *testing.T) {
+	dir := t.TempDir()
+	backend := strings.Repeat("x", 300) // what no file can be called
+	directory, err := logstore.Claim(dir, logstore.Owner{RaftID: "n1", Backend: backend})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = directory.Close() }()
+	if err := os.Mkdir(filepath.Join(dir, "snapshots"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if folder, err := directory.SetAside(time.Now()); err == nil {
+		t.Errorf("set aside into %s", folder)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	if want := []string{"instance.json", "instance.lock", "snapshots"}; !slices.Equal(names, want) {
+		t.Errorf("there are %q, want %q", names, want)
 	}
 }

@@ -26,6 +26,7 @@ import (
 const (
 	manifestFile    = "MANIFEST" // which tables there are
 	keyRegistryFile = "KEYREGISTRY"
+	discardFile     = "DISCARD" // of value logs
 	walSuffix       = ".mem"
 	tableSuffix     = ".sst"
 	valueSuffix     = ".vlog"
@@ -46,11 +47,15 @@ func check(path string, logger *slog.Logger) (written bool, err error) {
 		return true, err
 	}
 	for _, id := range listed {
-		if err := verifyTable(table.NewFilename(id, path)); err != nil {
+		err := verifyTable(table.NewFilename(id, path))
+		if logstore.IsRefusal(err) {
+			return true, err
+		}
+		if err != nil {
 			return true, fmt.Errorf("%w (%s: %w)", ErrDamagedTables, table.NewFilename(id, path), err)
 		}
 	}
-	return true, errors.Join(verifyKeys(path), verifyValueLogs(path), refuseLostEntries(path))
+	return true, errors.Join(verifyKeys(path), verifyValueLogs(path), refuseLostEntries(path), tryDiscard(path))
 }
 
 // verifyKeys reads the list of keys, of which there are none.
@@ -67,6 +72,15 @@ func verifyKeys(dir string) error {
 		return fmt.Errorf("%w (%s: %w)", ErrDamagedTables, path, err)
 	}
 	return keys.Close()
+}
+
+// tryDiscard reads what badger ends the process over when it can't.
+func tryDiscard(dir string) error {
+	_, err := os.ReadFile(filepath.Join(dir, discardFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // verifyValueLogs reads how the value logs begin. They never hold anything here, and
@@ -102,6 +116,10 @@ func headerOf(path string) ([]byte, error) {
 // left half written, and what was merged into another.
 func listedTables(dir string, logger *slog.Logger) (ids []uint64, err error) {
 	path := filepath.Join(dir, manifestFile)
+	// badger takes one that it can't read for one that makes no sense.
+	if _, err := os.ReadFile(path); err != nil {
+		return nil, err
+	}
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err

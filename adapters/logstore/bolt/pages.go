@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -89,8 +90,8 @@ func (p *pages) read(id uint64) ([]byte, error) {
 	}
 	var header [pageHeaderSize]byte
 	at := int64(id) * int64(p.size)
-	if _, err := p.file.ReadAt(header[:], at); err != nil {
-		return nil, fmt.Errorf("%w (page %d: %w)", ErrDamaged, id, err)
+	if err := p.readAt(header[:], at, id); err != nil {
+		return nil, err
 	}
 	if says := binary.NativeEndian.Uint64(header[:]); says != id {
 		return nil, fmt.Errorf("%w (page %d says that it is %d)", ErrDamaged, id, says)
@@ -106,10 +107,22 @@ func (p *pages) read(id uint64) ([]byte, error) {
 		p.seen[page] = true
 	}
 	page := make([]byte, count*uint64(p.size))
-	if _, err := p.file.ReadAt(page, at); err != nil {
-		return nil, fmt.Errorf("%w (page %d: %w)", ErrDamaged, id, err)
+	if err := p.readAt(page, at, id); err != nil {
+		return nil, err
 	}
 	return page, nil
+}
+
+// readAt tells a file that is cut off from one that can't be read now.
+func (p *pages) readAt(raw []byte, at int64, id uint64) error {
+	_, err := p.file.ReadAt(raw, at)
+	switch {
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("%w (page %d is cut off)", ErrDamaged, id)
+	case err != nil:
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	return nil
 }
 
 func (p *pages) checkPage(page []byte, keys span, each visit, name string) error {

@@ -34,6 +34,15 @@ func verify(path string, logger *slog.Logger) (written bool, err error) {
 		// bbolt starts an empty file afresh: it was created and never written.
 		return false, nil
 	}
+	file, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	// bbolt takes meta pages that it can't read for none.
+	if _, err := file.ReadAt(make([]byte, 2*os.Getpagesize()), 0); logstore.IsRefusal(err) {
+		return false, err
+	}
 	// bbolt finds the valid meta page, and holds its lock meanwhile. Opened for
 	// reading only it touches no other page.
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
@@ -41,11 +50,6 @@ func verify(path string, logger *slog.Logger) (written bool, err error) {
 		return false, unreadable(err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	file, err := os.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
 	err = db.View(func(tx *bbolt.Tx) error {
 		size := db.Info().PageSize
 		tellOfMeta(path, file, size, logger)
@@ -67,8 +71,7 @@ func verify(path string, logger *slog.Logger) (written bool, err error) {
 
 // unreadable tells a file that is held, or may not be read, from a damaged one.
 func unreadable(err error) error {
-	var path *fs.PathError
-	if errors.Is(err, bolterrors.ErrTimeout) || errors.As(err, &path) {
+	if errors.Is(err, bolterrors.ErrTimeout) || logstore.IsRefusal(err) {
 		return err
 	}
 	return fmt.Errorf("%w (%w)", ErrDamaged, err)

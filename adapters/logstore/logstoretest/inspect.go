@@ -64,6 +64,7 @@ func RunInspect(t *testing.T, backend logstore.Backend) {
 		}
 		inspectWritten(t, backend, dir)
 	})
+	t.Run("a store that can't be read", func(t *testing.T) { testUnreadable(t, backend) })
 	t.Run("a store that a crash left", func(t *testing.T) {
 		live := t.TempDir()
 		store := written(t, backend, live)
@@ -184,4 +185,47 @@ func wantSame(t *testing.T, dir, before string) {
 	if after := Tree(t, dir); after != before {
 		t.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
 	}
+}
+
+// testUnreadable has every file of a store be one that the operating system does not
+// give: what is in it may be sound.
+func testUnreadable(t *testing.T, backend logstore.Backend) {
+	dir := t.TempDir()
+	if err := written(t, backend, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	err := filepath.WalkDir(backend.Path(dir), func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			paths = append(paths, path)
+		}
+		return err
+	})
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("it has the files %q, %v", paths, err)
+	}
+	for _, path := range paths {
+		for name, take := range map[string]func(path string) error{
+			"opened": func(path string) error { return os.Symlink(filepath.Base(path), path) }, // to itself
+			"read":   func(path string) error { return os.MkdirAll(filepath.Join(path, "full"), 0o700) },
+		} {
+			aside := filepath.Join(t.TempDir(), "aside")
+			if err := errors.Join(os.Rename(path, aside), take(path)); err != nil {
+				t.Fatal(err)
+			}
+			for _, open := range []logstore.Opener{backend.Open, backend.Inspect} {
+				store, err := open(dir, nil)
+				if errors.Is(err, logstore.ErrDamaged) || errors.Is(err, logstore.ErrNoStore) {
+					t.Errorf("%s can't be %s: %v", path, name, err)
+				}
+				if err == nil {
+					_ = store.Close()
+				}
+			}
+			if err := errors.Join(os.RemoveAll(path), os.Rename(aside, path)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	inspectWritten(t, backend, dir)
 }
