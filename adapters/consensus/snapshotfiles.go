@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // How raft.FileSnapshotStore keeps snapshots in the directory, and snapshotStore too.
@@ -82,9 +84,11 @@ func decodeDescription(raw []byte) (f snapshotFile, err error) {
 // base, as raft does.
 func (i *inspection) readSnapshots() {
 	folder := filepath.Join(i.Directory, snapshotsFolder)
-	i.Leftovers, _ = filepath.Glob(filepath.Join(folder, "*"+unfinished))
 	spoilt := map[string]error{}
 	metas, err := describedSnapshots(folder, func(path string, err error) { spoilt[path] = err })
+	if err == nil {
+		i.Leftovers, err = logstore.FilesNamed(folder, "", unfinished)
+	}
 	if err != nil {
 		i.damage(folder, 0, err)
 		return

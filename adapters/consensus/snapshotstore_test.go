@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -247,6 +248,26 @@ func TestOldSnapshotsGo(t *testing.T) {
 	}
 	fourth := newSnapshot(t, store, 40, "4")
 	mustEqual(t, "in the end", namesIn(t, store.folder), []string{third, fourth, "note"})
+}
+
+// Its path is no pattern, which others would match.
+func TestWhatIsLeftOfOthersSnapshotsStays(t *testing.T) {
+	parent := t.TempDir()
+	leftover := func(dir string) string { return filepath.Join(parent, dir, "snapshots", "9-99-1000.tmp") }
+	for _, dir := range []string{"n[12]", "n1"} {
+		if err := os.MkdirAll(leftover(dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	directory, err := logstore.Claim(t.TempDir(), logstore.Owner{RaftID: "n1", Backend: "bolt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = directory.Close() }()
+	i := newInspection(directory)
+	i.Directory = filepath.Join(parent, "n[12]")
+	i.readSnapshots()
+	mustEqual(t, "what is left", i.Leftovers, []string{leftover("n[12]")})
 }
 
 // What ended in the middle of a snapshot, or of removing one, is no damage, and goes

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 )
 
@@ -59,11 +58,10 @@ func (d *Directory) putBack(folder string, moved []string) error {
 
 // forgetAside removes all but the last folders; their names are in order of time.
 func (d *Directory) forgetAside(left int) error {
-	folders, err := filepath.Glob(filepath.Join(d.path, asidePrefix+"*"))
+	folders, err := FilesNamed(d.path, asidePrefix, "")
 	if err != nil {
 		return err
 	}
-	slices.Sort(folders)
 	for len(folders) > left {
 		if err := os.RemoveAll(folders[0]); err != nil {
 			return err

@@ -373,3 +373,21 @@ func TestBothAreSetAsideOrNothing(t *testing.T) {
 		t.Errorf("there are %q, want %q", names, want)
 	}
 }
+
+func TestWhatOthersSetAsideIsNotForgotten(t *testing.T) {
+	parent := t.TempDir()
+	others := filepath.Join(parent, "n1")
+	for _, name := range []string{"damaged-1", "damaged-2", "damaged-3", "damaged-4"} {
+		if err := os.MkdirAll(filepath.Join(others, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	directory := claim(t, filepath.Join(parent, "n[12]"))
+	defer func() { _ = directory.Close() }()
+	if _, err := directory.SetAside(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(others); err != nil || len(left) != 4 {
+		t.Errorf("there are %v, %v", left, err)
+	}
+}

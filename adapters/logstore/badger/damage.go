@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
@@ -27,7 +26,6 @@ var ErrDamaged = logstore.Damage("write-ahead log is damaged before its end: not
 const (
 	walHeaderSize  = 20
 	markerHeadSize = 5 // of a marker's record: every length in it fits one byte
-	walPattern     = "*.mem"
 	// walMade is the size that badger gives to one before it writes to it: this one, or
 	// a larger one by earlier builds. See memtableSize.
 	walMade = 4 << 20
@@ -51,11 +49,10 @@ var (
 // the first of them was acknowledged, and an instance that forgot it could undo
 // what a majority had agreed on.
 func refuseLostEntries(dir string) error {
-	paths, err := filepath.Glob(filepath.Join(dir, walPattern))
+	paths, err := logstore.FilesNamed(dir, "", walSuffix)
 	if err != nil {
 		return err
 	}
-	slices.Sort(paths)
 	found := false
 	for at, path := range paths {
 		// A log that is not the newest was complete before the next one was begun.
@@ -89,7 +86,7 @@ func refuseLostEntries(dir string) error {
 		return err
 	}
 	if opened && !found {
-		return fmt.Errorf("%w (%s: it is empty or missing)", ErrDamaged, filepath.Join(dir, walPattern))
+		return fmt.Errorf("%w (%s: it is empty or missing)", ErrDamaged, filepath.Join(dir, "*"+walSuffix))
 	}
 	return nil
 }
@@ -104,8 +101,8 @@ func keyed(raw []byte) bool {
 // open: it creates a file before it gives it a size, and empties a log, when its tables
 // have what was in it, before it removes it. The value logs never hold anything here.
 func removeEmpty(dir string) error {
-	for _, pattern := range []string{walPattern, "*" + valueSuffix} {
-		paths, err := filepath.Glob(filepath.Join(dir, pattern))
+	for _, suffix := range []string{walSuffix, valueSuffix} {
+		paths, err := logstore.FilesNamed(dir, "", suffix)
 		if err != nil {
 			return err
 		}

@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // memtableSize bounds four things. A transaction may be 15 % of it, which must
@@ -23,7 +24,7 @@ const memtableSize = 2 << 20
 // they do not fit.
 func memtableFor(path string) int64 {
 	size := int64(memtableSize)
-	files, _ := filepath.Glob(filepath.Join(path, "*.mem")) // the pattern is no bad one
+	files, _ := logstore.FilesNamed(path, "", walSuffix) // who opens path says why it can't
 	for _, file := range files {
 		if info, err := os.Stat(file); err == nil {
 			size = max(size, info.Size()/2)

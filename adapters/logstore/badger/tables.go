@@ -86,7 +86,7 @@ func tryDiscard(dir string) error {
 // verifyValueLogs reads how the value logs begin. They never hold anything here, and
 // badger opens all of them.
 func verifyValueLogs(dir string) error {
-	paths, err := filepath.Glob(filepath.Join(dir, "*"+valueSuffix))
+	paths, err := logstore.FilesNamed(dir, "", valueSuffix)
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func warnOfTornEnd(logger *slog.Logger, path string, from int64) {
 // list comes first when badger makes its files.
 func refuseUnlisted(dir string) error {
 	for _, suffix := range []string{walSuffix, tableSuffix} {
-		paths, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
+		paths, err := logstore.FilesNamed(dir, "", suffix)
 		if err != nil {
 			return err
 		}

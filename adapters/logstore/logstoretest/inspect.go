@@ -64,6 +64,7 @@ func RunInspect(t *testing.T, backend logstore.Backend) {
 		}
 		inspectWritten(t, backend, dir)
 	})
+	t.Run("a path with what patterns have in it", func(t *testing.T) { testPathIsNoPattern(t, backend) })
 	t.Run("a store that can't be read", func(t *testing.T) { testUnreadable(t, backend) })
 	t.Run("a store that a crash left", func(t *testing.T) {
 		live := t.TempDir()
@@ -228,4 +229,41 @@ func testUnreadable(t *testing.T, backend logstore.Backend) {
 		}
 	}
 	inspectWritten(t, backend, dir)
+}
+
+// testPathIsNoPattern has a store lie where a pattern would be a bad one, or of others.
+func testPathIsNoPattern(t *testing.T, backend logstore.Backend) {
+	for _, name := range []string{"n[12]", "n[1"} {
+		parent := t.TempDir()
+		dir, other := filepath.Join(parent, name), filepath.Join(parent, "n1")
+		if err := errors.Join(os.Mkdir(dir, 0o700), os.Mkdir(other, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		if err := written(t, backend, dir).Close(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := os.CopyFS(other, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if folder, err := os.Stat(backend.Path(other)); err == nil && folder.IsDir() {
+			for _, suffix := range []string{"mem", "sst", "vlog", "wal"} {
+				if err := os.WriteFile(filepath.Join(backend.Path(other), "0000000000000999."+suffix), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		before := Tree(t, other)
+		store, err := backend.Open(dir, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		wantWritten(t, store)
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		inspectWritten(t, backend, dir)
+		if after := Tree(t, other); after != before {
+			t.Errorf("%s: another directory was changed: from\n%s\nto\n%s", name, before, after)
+		}
+	}
 }

@@ -91,5 +91,5 @@ func readList(dir string) (l list, found bool, err error) {
 }
 
 func segmentFiles(dir string) ([]string, error) {
-	return filepath.Glob(filepath.Join(escape(dir), "*"+segmentSuffix))
+	return logstore.FilesNamed(dir, "", segmentSuffix)
 }

@@ -32,7 +32,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -447,9 +446,4 @@ func (s *store) rotate(room int64) error {
 	s.spares = nil
 	s.tail = tail
 	return nil
-}
-
-// escape makes a pattern of a path that is only itself.
-func escape(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
