@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 var errBroken = errors.New("input/output error")
@@ -44,6 +48,15 @@ func entries(from, to uint64, mark byte, size int) []*raft.Log {
 		logs = append(logs, &raft.Log{Index: index, Term: 1, Data: bytes.Repeat([]byte{mark}, size)})
 	}
 	return logs
+}
+
+func TestAFullDiskIsToldFromABrokenOne(t *testing.T) {
+	for cause, full := range map[error]bool{syscall.ENOSPC: true, syscall.EDQUOT: true, syscall.EIO: false, errBroken: false} {
+		err := noRoom(&fs.PathError{Op: "write", Path: "x", Err: cause}, "dir", segmentSize)
+		if got := errors.As(err, new(*logstore.NoRoomError)); got != full {
+			t.Errorf("%v: %v", cause, err)
+		}
+	}
 }
 
 // failing has a call fail as a disk would let it.

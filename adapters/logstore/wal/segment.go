@@ -117,9 +117,9 @@ func headerOf(id, size, salt uint64) []byte {
 	return append(header, filler, filler, filler, filler)
 }
 
-// noRoom tells a disk that is full from others.
+// noRoom tells a disk that is full, or of which there is no more for this user, from others.
 func noRoom(err error, dir string, needed int64) error {
-	if !errors.Is(err, syscall.ENOSPC) {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return err
 	}
 	return &logstore.NoRoomError{Directory: dir, Needed: uint64(needed)}
