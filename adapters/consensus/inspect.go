@@ -101,6 +101,7 @@ const (
 	helpDamaged = logstore.HelpDamaged
 	helpNewer   = "it is intact, but this build can't read it: use the version that wrote it, or a newer one"
 	helpRefused = "it may be intact: see to the permissions and to the disk, and try again"
+	helpCovered = "the newest snapshot has it: the next start removes it"
 	helpSpare   = "the instance has all without it: move it away"
 	helpCluster = "log and snapshots are proven by their checksums, and instance.json has none; if it is damaged, write the cluster id that they have into it; if somebody has put them beside it, put back what belongs together, or let the instance join anew with an empty directory"
 )
@@ -440,6 +441,9 @@ func (i *inspection) conclude() {
 		switch {
 		case f.Spare && f.Path == i.logPath:
 			i.spoilt = max(i.spoilt, f.Index)
+			if f.Help == helpDamaged {
+				f.Help = helpCovered
+			}
 		case f.Spare:
 			f.Help = helpSpare
 		}

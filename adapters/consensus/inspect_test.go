@@ -283,7 +283,7 @@ func TestInspectFindsDamage(t *testing.T) {
 			happens: func(h harm) {
 				h.entry(newest, func(e *raft.Log) { e.Type, e.Data = raft.LogCommand, []byte("nonsense") })
 			},
-			file: "log.bolt", says: fmt.Sprintf("entry %d: checksum mismatch", newest), help: helpDamaged, spare: true},
+			file: "log.bolt", says: fmt.Sprintf("entry %d: checksum mismatch", newest), help: helpCovered, spare: true},
 		"an entry of a newer version": {
 			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Data = entryWithByte(e.Data, 0, 9) }) },
 			file:    "log.bolt", says: fmt.Sprintf("entry %d: unknown format: entry has format version 9", last), help: helpNewer},
