@@ -196,7 +196,7 @@ func TestBootstrappingDoesNotFoundTheClusterAnewThatTheDirectoryBelongsTo(t *tes
 	leader := startCluster(t, 2, nil)[1]
 	leader.stop(t)
 	confine(t, leader, "of a test")
-	for _, path := range []string{"log.bolt", snapshotsFolder} {
+	for _, path := range []string{"log.bolt", logstore.SnapshotsFolder} {
 		if err := os.RemoveAll(filepath.Join(leader.config.Directory, path)); err != nil {
 			t.Fatal(err)
 		}

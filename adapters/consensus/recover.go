@@ -89,7 +89,7 @@ func refuseFuture(snapshots raft.SnapshotStore, now time.Time) error {
 		return err
 	}
 	for _, snapshot := range list {
-		if _, _, made, _ := snapshotName(snapshot.ID); made >= now.UnixMilli() {
+		if _, _, made, _ := logstore.SnapshotName(snapshot.ID); made >= now.UnixMilli() {
 			return fmt.Errorf("snapshot %s was made at %s, and by the clock of this machine it is %s: set the clock",
 				snapshot.ID, time.UnixMilli(made).UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 		}
@@ -160,5 +160,5 @@ func proveRecovery(path string, snapshots raft.SnapshotStore, roster domain.Rost
 		return fmt.Errorf("the snapshot with the new membership: %w", err)
 	}
 	// Raft makes its files durable and where its folder lies, not that they lie in it.
-	return logstore.SyncDir(filepath.Join(path, snapshotsFolder, list[0].ID))
+	return logstore.SyncDir(filepath.Join(path, logstore.SnapshotsFolder, list[0].ID))
 }

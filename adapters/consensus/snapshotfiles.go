@@ -23,10 +23,9 @@ import (
 
 // How raft.FileSnapshotStore keeps snapshots in the directory, and snapshotStore too.
 const (
-	snapshotsFolder = "snapshots"
-	snapshotMeta    = "meta.json"
-	snapshotState   = "state.bin"
-	unfinished      = ".tmp" // ends the name of a snapshot that is not complete, or about to go
+	snapshotMeta  = "meta.json"
+	snapshotState = "state.bin"
+	unfinished    = ".tmp" // ends the name of a snapshot that is not complete, or about to go
 
 	// describedVersion is the only one of raft's versions of a snapshot that was ever written.
 	describedVersion raft.SnapshotVersion = 1
@@ -83,7 +82,7 @@ func decodeDescription(raw []byte) (f snapshotFile, err error) {
 // readSnapshots reads all snapshots, and takes the newest that is whole for the
 // base, as raft does.
 func (i *inspection) readSnapshots() {
-	folder := filepath.Join(i.Directory, snapshotsFolder)
+	folder := filepath.Join(i.Directory, logstore.SnapshotsFolder)
 	spoilt := map[string]error{}
 	metas, err := describedSnapshots(folder, func(path string, err error) { spoilt[path] = err })
 	if err == nil {
@@ -167,16 +166,9 @@ func compareSnapshots(a, b *raft.SnapshotMeta) int {
 	return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID))
 }
 
-// snapshotName reads how raft calls the folder of a snapshot: made is in
-// milliseconds.
-func snapshotName(name string) (term, index uint64, made int64, ok bool) {
-	_, err := fmt.Sscanf(name+"\n", "%d-%d-%d\n", &term, &index, &made)
-	return term, index, made, err == nil
-}
-
 // snapshotNamed gives what the name of its folder says of a snapshot that is complete.
 func snapshotNamed(name string) (meta raft.SnapshotMeta, ok bool) {
-	term, index, _, ok := snapshotName(name)
+	term, index, _, ok := logstore.SnapshotName(name)
 	return raft.SnapshotMeta{ID: name, Term: term, Index: index}, ok
 }
 

@@ -34,7 +34,7 @@ type snapshotStore struct {
 // does not start where there are snapshots and it can load none of them, whatever the
 // log has: so those that were found to be unusable are not there for it.
 func openSnapshots(directory string, unusable []string, logger *slog.Logger) (*snapshotStore, error) {
-	folder := filepath.Join(directory, snapshotsFolder)
+	folder := filepath.Join(directory, logstore.SnapshotsFolder)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, err
 	}

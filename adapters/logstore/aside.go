@@ -34,7 +34,7 @@ func (d *Directory) SetAside(now time.Time) (folder string, err error) {
 		return "", err
 	}
 	var moved []string
-	for _, name := range []string{snapshotsName, storeName(d.says.Backend)} {
+	for _, name := range []string{SnapshotsFolder, storeName(d.says.Backend)} {
 		err := os.Rename(filepath.Join(d.path, name), filepath.Join(folder, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -184,14 +184,12 @@ func reachOf(store Store) (reach, error) {
 }
 
 // withSnapshots is r, or as far as the snapshots in dir reach if that is farther:
-// the log may have been cut behind them. Their names begin with term and index.
+// the log may have been cut behind them.
 func (r reach) withSnapshots(dir string) reach {
-	entries, _ := os.ReadDir(filepath.Join(dir, snapshotsName)) // without them there is none
+	entries, _ := os.ReadDir(filepath.Join(dir, SnapshotsFolder)) // without them there is none
 	for _, entry := range entries {
-		snapshot := reach{term: r.term}
-		var made int64
-		_, err := fmt.Sscanf(entry.Name()+"\n", "%d-%d-%d\n", &snapshot.lastTerm, &snapshot.lastIndex, &made)
-		if err == nil && r.before(snapshot) {
+		term, index, _, ok := SnapshotName(entry.Name())
+		if snapshot := (reach{term: r.term, lastTerm: term, lastIndex: index}); ok && r.before(snapshot) {
 			r = snapshot
 		}
 	}

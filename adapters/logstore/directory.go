@@ -18,9 +18,6 @@ const (
 	temporarySuffix = ".tmp"
 )
 
-// snapshotsName is where raft keeps its snapshots in the directory.
-const snapshotsName = "snapshots"
-
 // Why a directory is not given.
 var (
 	// ErrDirectoryInUse: another process, or another claim of this one, holds it.
@@ -165,7 +162,7 @@ func refuseForeign(path string) error {
 		return fmt.Errorf("look into raft directory: %w", err)
 	}
 	for _, entry := range entries {
-		if name := entry.Name(); name == snapshotsName || strings.HasPrefix(name, storePrefix) {
+		if name := entry.Name(); name == SnapshotsFolder || strings.HasPrefix(name, storePrefix) {
 			return fmt.Errorf("%w: %s: restore its %s, or use an empty directory",
 				ErrForeignDirectory, filepath.Join(path, name), manifestName)
 		}

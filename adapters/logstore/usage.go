@@ -21,7 +21,7 @@ func (d *Directory) Usage() (log, snapshots int64) {
 		relative, err := filepath.Rel(d.path, path)
 		switch top, _, _ := strings.Cut(relative, string(filepath.Separator)); {
 		case err != nil:
-		case top == snapshotsName:
+		case top == SnapshotsFolder:
 			snapshots += allocated(info)
 		case strings.HasPrefix(top, storePrefix):
 			log += allocated(info)
