@@ -3,6 +3,7 @@ package logstore
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"syscall"
 )
 
@@ -16,6 +17,14 @@ const HelpDamaged = "if there are others in its cluster, start the instance, whi
 
 // Damage gives an error with a text of its own that is ErrDamaged as well.
 func Damage(text string) error { return &damage{text} }
+
+// WarnOfTornEnd warns of the end of what was written to path, which is not whole, and
+// which an instance would drop, from at on: whether there was a crash only an operator knows.
+func WarnOfTornEnd(logger *slog.Logger, path string, at slog.Attr) {
+	logger.Warn("the last write is not whole, and an instance drops it when it starts: right after a crash, "+
+		"when nobody was told that it is done; if there was no crash, this is damage, and something acknowledged may be missing",
+		"path", path, at)
+}
 
 // IsRefusal says whether err is the operating system's, which did not give what may well be
 // sound: somebody may not read it, has too many files open, or has a broken disk. That

@@ -102,7 +102,7 @@ func mirrorLog(from, to string, logger *slog.Logger) error {
 	}
 	end := readableEnd(raw)
 	if len(bytes.Trim(raw[end:], "\x00")) > 0 {
-		warnOfTornEnd(logger, from, int64(end))
+		logstore.WarnOfTornEnd(logger, from, slog.Int("byte", end))
 	}
 	if end == walHeaderSize {
 		return nil

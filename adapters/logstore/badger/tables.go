@@ -134,15 +134,9 @@ func listedTables(dir string, logger *slog.Logger) (ids []uint64, err error) {
 		return nil, fmt.Errorf("%w (%s: %w)", ErrDamagedTables, path, err)
 	}
 	if end < info.Size() {
-		warnOfTornEnd(logger, path, end)
+		logstore.WarnOfTornEnd(logger, path, slog.Int64("byte", end))
 	}
 	return slices.Sorted(maps.Keys(list.Tables)), nil
-}
-
-func warnOfTornEnd(logger *slog.Logger, path string, from int64) {
-	logger.Warn("the last write is not whole, and an instance drops it when it starts: right after a crash, "+
-		"when nobody was told that it is done; if there was no crash, this is damage, and something acknowledged may be missing",
-		"path", path, "byte", from)
 }
 
 // refuseUnlisted refuses a folder that has a log and no list of its tables: badger

@@ -5,6 +5,8 @@ import (
 	"hash/fnv"
 	"io"
 	"log/slog"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // The part of a meta page, behind the page's header, that is read here. bbolt
@@ -32,9 +34,7 @@ func tellOfMeta(path string, file io.ReaderAt, pageSize int, logger *slog.Logger
 		tx := binary.NativeEndian.Uint64(meta[page][metaTxOffset:])
 		other := binary.NativeEndian.Uint64(meta[1-page][metaTxOffset:])
 		if !whole[page] && whole[1-page] && tx+1 != other {
-			logger.Warn("the last write is not whole, and an instance drops it when it starts: right after a crash, "+
-				"when nobody was told that it is done; if there was no crash, this is damage, and something acknowledged may be missing",
-				"path", path, "meta_page", page)
+			logstore.WarnOfTornEnd(logger, path, slog.Int("meta_page", page))
 		}
 	}
 }

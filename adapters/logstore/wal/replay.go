@@ -249,12 +249,9 @@ func (r *replay) repair(dir string, logger *slog.Logger) error {
 	return nil
 }
 
-// warn tells of what an instance would drop: whether there was a crash only an
-// operator knows.
+// warn tells of what an instance would drop.
 func (r *replay) warn(logger *slog.Logger) {
 	for _, torn := range r.torn {
-		logger.Warn("the last write is not whole, and an instance drops it when it starts: right after a crash, "+
-			"when nobody was told that it is done; if there was no crash, this is damage, and something acknowledged may be missing",
-			"path", torn.segment.path, "byte", torn.segment.end)
+		logstore.WarnOfTornEnd(logger, torn.segment.path, slog.Int64("byte", torn.segment.end))
 	}
 }
