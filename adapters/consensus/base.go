@@ -22,6 +22,8 @@ type baseLog struct {
 	raft.LogStore
 	stored raft.LogStore // what LogStore has, and nothing that is not stored
 	base   atomic.Pointer[raft.Log]
+	// applied says how far the state machine is; 0 before raft has started.
+	applied func() uint64
 }
 
 // GetLog implements raft.LogStore.
@@ -29,6 +31,11 @@ func (l *baseLog) GetLog(index uint64, entry *raft.Log) error {
 	err := l.LogStore.GetLog(index, entry)
 	base := l.base.Load()
 	if err != raft.ErrLogNotFound || base == nil || index != base.Index {
+		return err
+	}
+	// A snapshot that could not be restored is stored. Who took its end for an entry would
+	// acknowledge what comes behind it, and lack what comes before.
+	if base.Index > l.applied() {
 		return err
 	}
 	// Nobody may take it for the entry itself, which is sent only to those who

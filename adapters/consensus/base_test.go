@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"math"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -40,6 +41,18 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 			mustFindEntry(t, openBase(t, store, kept), test.index, test.term)
 		})
 	}
+}
+
+// A snapshot that could not be restored is stored, and replaces nothing.
+func TestTheEntryThatASnapshotEndsWithIsFoundOnceThatIsRestored(t *testing.T) {
+	kept := raft.NewInmemSnapshotStore()
+	log := openBase(t, storeOf(t, 0), kept)
+	applied := uint64(6)
+	log.applied = func() uint64 { return applied }
+	makeSnapshot(t, kept, log, 7)
+	mustFindEntry(t, log, 7, 0)
+	applied = 7
+	mustFindEntry(t, log, 7, 3)
 }
 
 // What raft has of the log when it installs a snapshot it compares with what the leader
@@ -152,13 +165,14 @@ func storeOf(t *testing.T, term uint64, indexes ...uint64) logstore.Store {
 	return store
 }
 
+// openBase gives a log of which the state machine has everything.
 func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseLog {
 	t.Helper()
 	cache, err := raft.NewLogCache(16, store)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &baseLog{LogStore: cache, stored: cache}
+	log := &baseLog{LogStore: cache, stored: cache, applied: func() uint64 { return math.MaxUint64 }}
 	if _, err := newBasing(kept, log); err != nil {
 		t.Fatal(err)
 	}

@@ -224,7 +224,7 @@ func (n *Node) start(address string) (err error) {
 		progress:    make(chan struct{}),
 	}
 	owing := owingLog{LogStore: n.ahead, owed: newOwed(), leads: n.leadsBy, worth: n.growth.worth}
-	n.logs = &baseLog{LogStore: owing, stored: n.ahead}
+	n.logs = &baseLog{LogStore: owing, stored: n.ahead, applied: n.appliedIndex}
 	based, err := newBasing(kept, n.logs)
 	if err != nil {
 		return err
@@ -315,7 +315,7 @@ func (n *Node) currentTerm() uint64 {
 	return running.CurrentTerm()
 }
 
-// appliedIndex: see covered.
+// appliedIndex: see covered, and baseLog. Until raft has started it is 0.
 func (n *Node) appliedIndex() uint64 {
 	running := n.started.Load()
 	if running == nil {

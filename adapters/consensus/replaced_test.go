@@ -76,8 +76,14 @@ func installing(meta *raft.SnapshotMeta) *raft.InstallSnapshotRequest {
 // followerOf gives a blank instance that follows a test.
 func followerOf(t *testing.T) (*instance, spoken) {
 	t.Helper()
+	return followerWith(t, nil)
+}
+
+// followerWith gives one with another state machine; nil: its own.
+func followerWith(t *testing.T, fsm func(*machine) raft.FSM) (*instance, spoken) {
+	t.Helper()
 	leader := spoken{rpcs: make(chan raft.RPC)}
-	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), seams: seams{transport: func(inner transport) transport {
+	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), seams: seams{fsm: fsm, transport: func(inner transport) transport {
 		leader.transport = inner
 		return leader
 	}}})
@@ -166,6 +172,23 @@ func (f forgetful) Restore(snapshot io.ReadCloser) error {
 	return f.machine.Restore(snapshot)
 }
 
+// forgetfulFollower gives a blank instance that follows a test, and can't restore a
+// snapshot the first time.
+func forgetfulFollower(t *testing.T) (*instance, spoken) {
+	t.Helper()
+	return followerWith(t, func(m *machine) raft.FSM { return forgetful{m, &atomic.Bool{}} })
+}
+
+// installInVain sends a snapshot that can't be restored.
+func (s spoken) installInVain(t *testing.T, meta *raft.SnapshotMeta, content []byte) {
+	t.Helper()
+	answer := make(chan raft.RPCResponse, 1)
+	s.rpcs <- raft.RPC{Reader: bytes.NewReader(content), RespChan: answer, Command: installing(meta)}
+	if got := receive(t, answer, "a snapshot is not answered"); got.Error == nil {
+		t.Fatalf("it is sent a snapshot that it can't restore, and answers %+v", got.Response)
+	}
+}
+
 // The next leader may have what comes behind its log, and sends that.
 func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
 	const last = 5
@@ -173,26 +196,58 @@ func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
 	if meta.Index < last+2 {
 		t.Fatalf("the snapshot ends with entry %d: the test shows nothing", meta.Index)
 	}
-	leader := spoken{rpcs: make(chan raft.RPC)}
-	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), seams: seams{
-		transport: func(inner transport) transport {
-			leader.transport = inner
-			return leader
-		},
-		fsm: func(m *machine) raft.FSM { return forgetful{m, &atomic.Bool{}} },
-	}})
+	i, leader := forgetfulFollower(t)
 	if got := leader.append(t, 0, 0, noops(1, last, 1), 1); !got.Success {
 		t.Fatalf("it is given a log, and answers %+v", got)
 	}
-	answer := make(chan raft.RPCResponse, 1)
-	leader.rpcs <- raft.RPC{Reader: bytes.NewReader(content), RespChan: answer, Command: installing(meta)}
-	if got := receive(t, answer, "a snapshot is not answered"); got.Error == nil {
-		t.Fatalf("it is sent a snapshot that it can't restore, and answers %+v", got.Response)
-	}
+	leader.installInVain(t, meta, content)
 	if got := leader.append(t, last, 1, noops(last+1, last+2, spokenTerm), last+2); !got.Success {
 		t.Errorf("it is sent what comes behind its log, and answers %+v", got)
 	}
 	until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == last+2 })
+}
+
+// It is stored, and the state machine lacks it, and so may the log.
+func TestWhatComesBehindASnapshotThatCouldNotBeRestoredIsRefused(t *testing.T) {
+	meta, content := someSnapshot(t)
+	for name, own := range map[string]uint64{ // where its own snapshot ends, and its log
+		"it has nothing":                    0,
+		"its log ends just before it":       meta.Index - 1,
+		"its log ends with an earlier part": meta.Index - 3,
+	} {
+		t.Run(name, func(t *testing.T) {
+			i, leader := forgetfulFollower(t)
+			if own > 0 {
+				leader.append(t, 0, 0, departures(1, own, meta.Term), own)
+				until(t, "all is applied", func() bool { return i.board.read().applied == own })
+				if err := errors.Join(i.raft.Snapshot().Error(), removeAll(i.logs.stored)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			leader.installInVain(t, meta, content)
+			next := meta.Index + 1
+			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, spokenTerm), 0); got.Success {
+				t.Errorf("it acknowledges entry %d, and lacks those up to %d", next, meta.Index)
+			}
+			leader.install(t, meta, content)
+			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, spokenTerm), next); !got.Success {
+				t.Errorf("when it has the snapshot it is sent what comes behind it, and answers %+v", got)
+			}
+			until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == next })
+			if _, known := i.board.read().View.Node("a"); !known {
+				t.Error("the state is not what the snapshot has")
+			}
+		})
+	}
+}
+
+// departures are entries that a state machine applies, and change nothing.
+func departures(first, last, term uint64) []*raft.Log {
+	logs := noops(first, last, term)
+	for _, entry := range logs {
+		entry.Type, entry.Data = raft.LogCommand, encodeEntry(domain.Deregister{ID: "nobody"})
+	}
+	return logs
 }
 
 // What comes behind an installed snapshot in the log is of no leader. Whoever was stopped
