@@ -225,3 +225,24 @@ func TestALeaderWhoseDirectoryIsGoneSaysThatNothingWasWritten(t *testing.T) {
 		}
 	}
 }
+
+// Raft's goroutine that cuts the log waits for the disk, and ends without an answer to who
+// asked for the snapshot.
+func TestAnInstanceWhoseLogCannotBeCutIsClosed(t *testing.T) {
+	store := newBadStore(t)
+	lone := startCluster(t, 1, func(config *instanceConfig) {
+		config.open = func(string, *slog.Logger) (logstore.Store, error) { return store, nil }
+		config.backend, config.timing = "memory", keepNoLog
+	})[0]
+	register(t, lone, "before")
+	store.failAppends(syscall.EIO)
+	lone.growth.bytes.Add(leastGrowth)
+	lone.growth.demand()
+	lone.eventually(t, "waiting for the disk", func(s ports.LocalState) bool { return strings.Contains(s.DiskTrouble, "remove log entries") })
+	closed := make(chan struct{})
+	go func() {
+		lone.stop(t)
+		close(closed)
+	}()
+	receive(t, closed, "it is never closed")
+}

@@ -174,7 +174,7 @@ func (n *Node) cutLog() {
 			timing.TrailingLogs = n.growth.trailing(n.config.Timing.TrailingLogs)
 		})
 		if err == nil {
-			err = n.raft.Snapshot().Error()
+			err = n.makeSnapshot()
 		}
 		if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) {
 			continue
@@ -183,5 +183,19 @@ func (n *Node) cutLog() {
 			return
 		}
 		n.growth.demand()
+	}
+}
+
+// makeSnapshot has raft make one. Raft 1.7.3 gives no answer where the goroutine that makes
+// snapshots has ended, as it does when this instance is closed while its disk refuses (see
+// disk.again). Whoever asked raft waits for ever then, and Close must not wait for that.
+func (n *Node) makeSnapshot() error {
+	made := make(chan error, 1)
+	go func() { made <- n.raft.Snapshot().Error() }()
+	select {
+	case err := <-made:
+		return err
+	case <-n.running.Done():
+		return n.running.Err()
 	}
 }
