@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"io"
 
 	"github.com/hashicorp/raft"
 )
@@ -15,7 +16,7 @@ type muted struct {
 	refusal func() error // nil while there is no trouble
 }
 
-var errDeposed = errors.New("the entries are of a later term than the leader that sends them")
+var errDeposed = errors.New("what is sent is of a later term than the leader that sends it")
 
 // mayNotSend is why entries are not sent. What raft 1.7.3 has left of a leader sends
 // those of its successor as if they were its own: whoever takes them, and did not hear
@@ -33,6 +34,18 @@ func (m muted) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft
 		return err
 	}
 	return m.transport.AppendEntries(id, to, args, resp)
+}
+
+// InstallSnapshot implements raft.Transport. The latest snapshot may be of a successor, as
+// entries may: whoever takes it would be in a term of which it has heard nothing.
+func (m muted) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if args.LastLogTerm > args.Term {
+		return errDeposed
+	}
+	if err := m.refusal(); err != nil {
+		return err
+	}
+	return m.transport.InstallSnapshot(id, to, args, resp, data)
 }
 
 // RequestVote implements raft.Transport.

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"io"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -25,6 +26,41 @@ func TestEntriesOfASuccessorAreNotSent(t *testing.T) {
 			got := mayNotSend(&raft.AppendEntriesRequest{Term: 3, Entries: test.entries}, func() error { return test.trouble })
 			if got != test.want {
 				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// sender is a transport that takes every snapshot.
+type sender struct {
+	transport
+	sent *int
+}
+
+func (s sender) InstallSnapshot(raft.ServerID, raft.ServerAddress, *raft.InstallSnapshotRequest, *raft.InstallSnapshotResponse, io.Reader) error {
+	*s.sent++
+	return nil
+}
+
+func TestASnapshotOfASuccessorIsNotSent(t *testing.T) {
+	errTrouble := errors.New("trouble")
+	for name, test := range map[string]struct {
+		term    uint64 // of the snapshot; the leader's is 3
+		trouble error
+		want    error
+	}{
+		"of an earlier term": {2, nil, nil},
+		"of this term":       {3, nil, nil},
+		"of a later term":    {4, nil, errDeposed},
+		"while in trouble":   {3, errTrouble, errTrouble},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sent := 0
+			m := muted{sender{sent: &sent}, func() error { return test.trouble }}
+			request := &raft.InstallSnapshotRequest{Term: 3, LastLogIndex: 7, LastLogTerm: test.term}
+			got := m.InstallSnapshot("other", "other:1", request, &raft.InstallSnapshotResponse{}, nil)
+			if got != test.want || (sent > 0) != (test.want == nil) {
+				t.Errorf("got %v, want %v; it was sent %d times", got, test.want, sent)
 			}
 		})
 	}
