@@ -47,6 +47,18 @@ func (l *baseLog) GetLog(index uint64, entry *raft.Log) error {
 	return nil
 }
 
+// LastIndex implements raft.LogStore. Raft 1.7.3 asks for it at the start, and then only to
+// know by how much the log is ahead of the latest snapshot. It takes a log that ends before
+// for one that is ahead by nearly everything: while nothing is written an instance whose log
+// is empty would make the same snapshot again and again.
+func (l *baseLog) LastIndex() (uint64, error) {
+	last, err := l.LogStore.LastIndex()
+	if base := l.base.Load(); err == nil && base != nil {
+		last = max(last, min(base.Index, l.applied()))
+	}
+	return last, err
+}
+
 func (l *baseLog) rest(index, term uint64) {
 	if base := l.base.Load(); base == nil || base.Index < index {
 		l.base.Store(&raft.Log{Index: index, Term: term, Type: raft.LogNoop})

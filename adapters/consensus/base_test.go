@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -53,6 +54,67 @@ func TestTheEntryThatASnapshotEndsWithIsFoundOnceThatIsRestored(t *testing.T) {
 	mustFindEntry(t, log, 7, 0)
 	applied = 7
 	mustFindEntry(t, log, 7, 3)
+}
+
+// Raft would take it for ahead of the snapshot by nearly all that there can be.
+func TestALogDoesNotEndBeforeWhatItRestsOn(t *testing.T) {
+	for name, test := range map[string]struct {
+		stored   []uint64
+		snapshot uint64 // 0: none
+		applied  uint64
+		last     uint64
+	}{
+		"it is empty":                       {snapshot: 7, applied: 7, last: 7},
+		"it goes on behind":                 {stored: []uint64{8, 9}, snapshot: 7, applied: 7, last: 9},
+		"there is no snapshot":              {stored: []uint64{8}, applied: 8, last: 8},
+		"there is nothing":                  {},
+		"the snapshot is not restored":      {snapshot: 7, applied: 5, last: 5},
+		"nor the end of the log applied":    {stored: []uint64{4, 5, 6}, snapshot: 7, applied: 5, last: 6},
+		"raft has not started":              {snapshot: 7},
+		"nor has it with an end of its own": {stored: []uint64{6}, snapshot: 7, last: 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := &baseLog{LogStore: storeOf(t, 3, test.stored...), applied: func() uint64 { return test.applied }}
+			if test.snapshot > 0 {
+				log.rest(test.snapshot, 3)
+			}
+			if last, err := log.LastIndex(); last != test.last || err != nil {
+				t.Errorf("it ends with entry %d, %v; want %d", last, err, test.last)
+			}
+		})
+	}
+}
+
+func TestAnIdleInstanceWhoseLogIsEmptyMakesNoSnapshots(t *testing.T) {
+	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true, timing: func(timing *Timing) {
+		timing.TrailingLogs, timing.SnapshotInterval = 0, 10*time.Millisecond
+	}})
+	i.eventually(t, "leading", leading)
+	register(t, i, "a")
+	if err := i.raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	if first, err := i.store.FirstIndex(); err != nil || first != 0 {
+		t.Fatalf("the log begins with entry %d, %v: the test shows nothing", first, err)
+	}
+	snapshots, err := openSnapshots(i.config.Directory, nil, i.config.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := snapshots.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Raft looks whether one is due once in each interval.
+	for end := time.Now().Add(20 * i.config.Timing.SnapshotInterval); time.Now().Before(end); time.Sleep(i.config.Timing.SnapshotInterval) {
+		now, err := snapshots.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now[0].ID != made[0].ID {
+			t.Fatalf("it made %+v, and then %+v", made[0], now[0])
+		}
+	}
 }
 
 // What raft has of the log when it installs a snapshot it compares with what the leader
