@@ -117,6 +117,8 @@ type witness struct {
 	// sends says whether there is still something to be sent to an instance in a term; nil:
 	// what could not be sent is given up at once.
 	sends func(id raft.ServerID, term uint64) bool
+	// tells is called before another instance is told to take over.
+	tells func()
 
 	stopped  chan struct{}
 	stopOnce sync.Once
@@ -134,7 +136,7 @@ type transport interface {
 
 func newWitness(inner transport, e *evidence, c *covered, voters *electorate, follows func() uint64) *witness {
 	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), absent: newAbsent(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(), stopped: make(chan struct{}),
-		taken: func(raft.ServerID, *raft.AppendEntriesRequest) {}}
+		taken: func(raft.ServerID, *raft.AppendEntriesRequest) {}, tells: func() {}}
 	w.relaying.Go(w.relay)
 	return w
 }
@@ -294,6 +296,12 @@ func (w *witness) stand() {
 // RequestVote implements raft.Transport.
 func (w *witness) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	return w.transport.RequestVote(id, target, w.ballot.request(args), resp)
+}
+
+// TimeoutNow implements raft.Transport.
+func (w *witness) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	w.tells()
+	return w.transport.TimeoutNow(id, target, args, resp)
 }
 
 // SetHeartbeatHandler implements raft.Transport: heartbeats do not come through

@@ -267,16 +267,7 @@ func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
 		if err := n.awaitFit(ctx, voter.ID); err != nil {
 			return err
 		}
-		err := n.wait(ctx, func() error {
-			// Its successor is told to stand for election at once: see SureLeader.
-			n.handingOver.Add(1)
-			defer func() {
-				now := time.Now()
-				n.handedOver.Store(&now)
-				n.handingOver.Add(-1)
-			}()
-			return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error()
-		})
+		err := n.wait(ctx, func() error { return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error() })
 		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
 			return err
 		}

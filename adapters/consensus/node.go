@@ -56,8 +56,7 @@ type Node struct {
 	inflight   inflight
 	writes     groupCommit
 
-	handingOver atomic.Int64              // how many are giving leadership away
-	handedOver  atomic.Pointer[time.Time] // when the latest try to was over; nil for never
+	told atomic.Uint64 // the latest term in which this instance told another one to take over
 
 	directory *logstore.Directory
 	store     logstore.Store
@@ -242,6 +241,7 @@ func (n *Node) start(address string) (err error) {
 	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started, n.appliedIndex}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.board.read().Term })
 	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
 	n.witness.taken, n.witness.sends = n.announced.acknowledged, n.sends
+	n.witness.tells = func() { n.told.Store(n.currentTerm()) }
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
@@ -551,23 +551,17 @@ func (n *Node) LeaderContact() (time.Duration, bool) {
 // SureLeader implements ports.Local. Who acknowledged a heartbeat waits at least half
 // a heartbeat timeout from then on before it votes for anybody else, also when it
 // starts anew, unless that is told to take over by this instance: see ballot. A third
-// of it leaves room for clocks. Who was told may still be about to stand for election
-// when raft has given up on it.
+// of it leaves room for clocks. Who was told may stand for election however long raft
+// has given up on it: it may have been paused before it read that.
 func (n *Node) SureLeader() bool {
 	state := n.board.read()
-	if !state.Leading || n.mayBeTakenOver() {
+	if !state.Leading {
 		return false
 	}
 	sure := time.Since(n.leaderContact(state)) < n.config.Timing.HeartbeatTimeout/3
 	// Raft knows of a later term before the board does.
 	term, leads := n.leads()
-	return sure && leads && term == state.Term && !n.mayBeTakenOver()
-}
-
-// mayBeTakenOver: somebody is told to take over, or was a short while ago.
-func (n *Node) mayBeTakenOver() bool {
-	tried := n.handedOver.Load()
-	return n.handingOver.Load() > 0 || tried != nil && time.Since(*tried) < n.stuckAfter()
+	return sure && leads && term == state.Term && term != n.told.Load()
 }
 
 // leaderContact is when this instance, whose state is given, heard from the
