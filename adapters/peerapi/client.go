@@ -20,8 +20,10 @@ import (
 )
 
 const (
-	// maxAnswer is far more than an answer needs.
-	maxAnswer = 16 << 10
+	// maxAnswer is far more than an answer needs, which may name all members.
+	maxAnswer = 1 << 20
+	// maxHeader is far more than the header of an answer needs.
+	maxHeader = 16 << 10
 	// maxVersion bounds what an operator has to read of a stranger's version.
 	maxVersion = 128
 	// maxIdle connections are kept to each instance.
@@ -66,7 +68,7 @@ func NewClient(secret *preface.Preface) *Client {
 			DisableCompression:     true,
 			MaxIdleConnsPerHost:    maxIdle,
 			IdleConnTimeout:        keepIdle,
-			MaxResponseHeaderBytes: maxAnswer,
+			MaxResponseHeaderBytes: maxHeader,
 		},
 		// An instance that answers with a redirect is not one.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -87,7 +87,7 @@ func TestAnAnswerThatIsNoneIsRefused(t *testing.T) {
 		"another status":       {says("HTTP/1.1 503 Oops\r\nContent-Length: 0\r\n\r\n"), "status 503"},
 		"a redirect":           {says("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"), "status 302"},
 		"a cut off body":       {says("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"), "EOF"},
-		"a body without end":   {floods("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat(" ", 4096)), "over 16384 bytes"},
+		"a body without end":   {floods("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat(" ", 4096)), "over 1048576 bytes"},
 		"a header without end": {floods("HTTP/1.1 200 OK\r\nX: ", strings.Repeat("x", 4096)), "headers exceeded"},
 		"no JSON":              {saysJSON(`hello`), "no instance metadata"},
 		"JSON of another type": {saysJSON(`["n1"]`), "no instance metadata"},

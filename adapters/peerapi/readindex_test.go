@@ -161,8 +161,8 @@ func TestAReadIndexThatIsNoneIsRefused(t *testing.T) {
 		"an id of several lines":          {saysJSON(`{"raft_id":"n\n1","index":4}`), "raft_id may only have"},
 		"a cluster id of several lines":   {saysJSON(`{"raft_id":"n1","cluster_id":"c\n","index":4}`), "cluster_id has characters"},
 		"a cluster id beyond all bounds":  {saysJSON(`{"raft_id":"n1","cluster_id":"` + strings.Repeat("x", 1000) + `","index":4}`), "cluster_id is over"},
-		"a body beyond all bounds":        {saysJSON(`{"raft_id":"n1","index":4,"x":"` + strings.Repeat("x", 17<<10) + `"}`), "over 16384 bytes"},
-		"a body without end":              {floods("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat(" ", 4096)), "over 16384 bytes"},
+		"a body beyond all bounds":        {saysJSON(`{"raft_id":"n1","index":4,"x":"` + strings.Repeat("x", 1<<20) + `"}`), "over 1048576 bytes"},
+		"a body without end":              {floods("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat(" ", 4096)), "over 1048576 bytes"},
 		"a redirect":                      {says("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"), "status 302"},
 		"another status, without a code":  {problem("503 Oops", ""), "status 503"},
 		"another status and another code": {problem("503 Oops", `{"code":"closed"}`), "status 503"},
@@ -185,6 +185,18 @@ func TestAReadIndexThatIsNoneIsRefused(t *testing.T) {
 				t.Errorf("got %q, want it to name %q and %q", err, address, test.says)
 			}
 		})
+	}
+}
+
+func TestAReadIndexMayNameManyMembers(t *testing.T) {
+	members := make([]string, 2000)
+	for at := range members {
+		members[at] = fmt.Sprintf("n%0*d", domain.MaxIDBytes-1, at)
+	}
+	address := impostor(t, saysJSON(`{"raft_id":"n1","cluster_id":"c","index":4,"members":["`+strings.Join(members, `","`)+`"]}`))
+	want := ports.ReadIndex{RaftID: "n1", ClusterID: "c", Index: 4, Members: members}
+	if got, err := client(t).ReadIndex(within(t, 5*time.Second), address); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got entry %d and %d members, %v", got.Index, len(got.Members), err)
 	}
 }
 
