@@ -62,8 +62,7 @@ func (g *growth) trailing(most uint64) uint64 {
 	if entries == 0 {
 		return most
 	}
-	size := max(1, g.bytes.Load()/entries)
-	return min(most, uint64(max(leastTrailing, growthFactor*g.snapshot.Load())/size))
+	return min(most, g.affordable(g.bytes.Load()/entries))
 }
 
 // worth is how many entries at the end of the log take no more than is worth keeping
@@ -73,7 +72,12 @@ func (g *growth) worth() uint64 {
 	if average == 0 {
 		return 0 // nobody knows what they take
 	}
-	return uint64(max(leastTrailing, growthFactor*g.snapshot.Load()) / average)
+	return g.affordable(average)
+}
+
+// affordable is how many entries of a size take no more than may stay behind a snapshot.
+func (g *growth) affordable(size int64) uint64 {
+	return uint64(max(leastTrailing, growthFactor*g.snapshot.Load()) / max(1, size))
 }
 
 // demand wakes up who makes snapshots, if one is due.
@@ -94,11 +98,18 @@ func (g *growth) mark() mark { return mark{g.bytes.Load(), g.entries.Load()} }
 
 // covered is told that a snapshot of size is complete, which began at a mark.
 func (g *growth) covered(begun mark, size int64) {
-	g.bytes.Add(-begun.bytes)
-	g.entries.Add(-begun.entries)
+	reduce(&g.bytes, begun.bytes)
+	reduce(&g.entries, begun.entries)
 	g.snapshot.Store(size)
 	if begun.entries > 0 {
 		g.average.Store(begun.bytes / begun.entries)
+	}
+}
+
+// reduce takes no more from a counter than it has: of two snapshots that are made at the same
+// time, one of which is a leader's, both cover what was appended before.
+func reduce(counter *atomic.Int64, by int64) {
+	for now := counter.Load(); !counter.CompareAndSwap(now, max(0, now-by)); now = counter.Load() {
 	}
 }
 

@@ -98,6 +98,38 @@ func TestASnapshotIsDueByWhatItTakes(t *testing.T) {
 	}
 }
 
+// One is made, and meanwhile a leader's is installed.
+func TestTwoSnapshotsAtTheSameTimeCoverTheSameEntries(t *testing.T) {
+	g := newGrowth()
+	snapshots, err := newMeasured(raft.NewInmemSnapshotStore(), g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := &raft.Log{Data: make([]byte, leastTrailing/8-entryOverhead)}
+	snapshot := func() raft.SnapshotSink {
+		sink, err := snapshots.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sink
+	}
+	g.appended([]*raft.Log{large, large})
+	one, other := snapshot(), snapshot()
+	if err := errors.Join(one.Close(), other.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.mark(); got != (mark{}) {
+		t.Errorf("the log has grown by %+v since", got)
+	}
+	g.appended([]*raft.Log{{}, {}, {}})
+	if err := snapshot().Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := g.worth(), uint64(leastTrailing/entryOverhead); got != want {
+		t.Errorf("%d small entries are worth keeping, want %d", got, want)
+	}
+}
+
 func TestASnapshotFromBeforeTheStartIsKnown(t *testing.T) {
 	snapshots := raft.NewInmemSnapshotStore()
 	sink, err := snapshots.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
