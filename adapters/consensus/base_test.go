@@ -33,7 +33,7 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			store := storeOf(t, 2, test.stored...)
-			kept := raft.NewInmemSnapshotStore()
+			kept := &memorySnapshots{}
 			log := openBase(t, store, kept)
 			if test.snapshot > 0 {
 				makeSnapshot(t, kept, log, test.snapshot)
@@ -46,7 +46,7 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 
 // A snapshot that could not be restored is stored, and replaces nothing.
 func TestTheEntryThatASnapshotEndsWithIsFoundOnceThatIsRestored(t *testing.T) {
-	kept := raft.NewInmemSnapshotStore()
+	kept := &memorySnapshots{}
 	log := openBase(t, storeOf(t, 0), kept)
 	applied := uint64(6)
 	log.applied = func() uint64 { return applied }
@@ -146,7 +146,7 @@ func TestASnapshotLeavesNothingInTheLogThatItReplaces(t *testing.T) {
 			if err := store.StoreLogs(test.stored); err != nil {
 				t.Fatal(err)
 			}
-			kept := raft.NewInmemSnapshotStore()
+			kept := &memorySnapshots{}
 			makeSnapshot(t, kept, openBase(t, store, kept), 7)
 			first, err := store.FirstIndex()
 			last, err2 := store.LastIndex()
@@ -191,7 +191,7 @@ func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			kept := raft.NewInmemSnapshotStore()
+			kept := &memorySnapshots{}
 			makeSnapshot(t, kept, openBase(t, store, kept), 7)
 			for _, index := range test.stored {
 				if err := store.StoreLog(&raft.Log{Index: index, Term: test.term}); err != nil {

@@ -33,7 +33,7 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			kept := raft.NewInmemSnapshotStore()
+			kept := &memorySnapshots{}
 			log := openBase(t, store, kept)
 			makeSnapshot(t, kept, log, 10)
 			sent := &raft.AppendEntriesRequest{PrevLogEntry: test.sent.previous, PrevLogTerm: test.sent.term, LeaderCommitIndex: test.sent.commit}
@@ -56,7 +56,7 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 // A snapshot that could not be restored is stored, and proves nothing.
 func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
 	store := storeOf(t, 0)
-	kept := raft.NewInmemSnapshotStore()
+	kept := &memorySnapshots{}
 	log := openBase(t, store, kept)
 	makeSnapshot(t, kept, log, 10)
 	sent := &raft.AppendEntriesRequest{PrevLogEntry: 8, PrevLogTerm: 2, Entries: []*raft.Log{{Index: 9, Term: 2}, {Index: 10, Term: 3}}}
@@ -69,7 +69,7 @@ func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
 // The end of a log that no leader committed proves nothing.
 func TestAFollowerWhoseLogConflictsWithItsSnapshotIsGivenAll(t *testing.T) {
 	store := storeOf(t, 0)
-	kept := raft.NewInmemSnapshotStore()
+	kept := &memorySnapshots{}
 	log := openBase(t, store, kept)
 	makeSnapshot(t, kept, log, 10)
 	if err := store.StoreLogs([]*raft.Log{{Index: 9, Term: 1}, {Index: 10, Term: 1}}); err != nil {

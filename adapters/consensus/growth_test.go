@@ -101,7 +101,7 @@ func TestASnapshotIsDueByWhatItTakes(t *testing.T) {
 // One is made, and meanwhile a leader's is installed.
 func TestTwoSnapshotsAtTheSameTimeCoverTheSameEntries(t *testing.T) {
 	g := newGrowth()
-	snapshots, err := newMeasured(raft.NewInmemSnapshotStore(), g)
+	snapshots, err := newMeasured(&memorySnapshots{}, g)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestTwoSnapshotsAtTheSameTimeCoverTheSameEntries(t *testing.T) {
 }
 
 func TestASnapshotFromBeforeTheStartIsKnown(t *testing.T) {
-	snapshots := raft.NewInmemSnapshotStore()
+	snapshots := &memorySnapshots{}
 	sink, err := snapshots.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
 	if err != nil {
 		t.Fatal(err)

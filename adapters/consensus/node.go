@@ -398,7 +398,7 @@ func (n *Node) settings() *raft.Config {
 
 func (n *Node) snapshots() (raft.SnapshotStore, error) {
 	if n.config.Volatile {
-		return raft.NewInmemSnapshotStore(), nil
+		return &memorySnapshots{}, nil
 	}
 	return openSnapshots(n.directory.Path(), n.unusable, n.config.Logger)
 }

@@ -1,0 +1,105 @@
+package consensus
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// memorySnapshots keeps snapshots in memory: the newest, and the one that was completed
+// last where that is another one, as raft opens it next. It takes the place of raft's
+// InmemSnapshotStore, which gives a snapshot away before it is complete, and one that was
+// cancelled instead of the one before. It implements raft.SnapshotStore and is safe for
+// concurrent use.
+type memorySnapshots struct {
+	mu   sync.Mutex
+	kept []memorySnapshot // complete, the newest first
+}
+
+// memorySnapshot is never modified once it is complete.
+type memorySnapshot struct {
+	meta  raft.SnapshotMeta
+	state []byte
+}
+
+// Create implements raft.SnapshotStore.
+func (s *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	if version != describedVersion {
+		return nil, fmt.Errorf("snapshots of version %d can't be made", version)
+	}
+	return &memorySnapshotSink{store: s, meta: raft.SnapshotMeta{
+		Version:            version,
+		ID:                 fmt.Sprintf("%d-%d-%d", term, index, time.Now().UnixMilli()),
+		Index:              index,
+		Term:               term,
+		Configuration:      members,
+		ConfigurationIndex: membersIndex,
+	}}, nil
+}
+
+// List implements raft.SnapshotStore.
+func (s *memorySnapshots) List() ([]*raft.SnapshotMeta, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []*raft.SnapshotMeta
+	for _, snapshot := range s.kept {
+		list = append(list, &snapshot.meta)
+	}
+	return list, nil
+}
+
+// Open implements raft.SnapshotStore.
+func (s *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, snapshot := range s.kept {
+		if snapshot.meta.ID == id {
+			return &snapshot.meta, io.NopCloser(bytes.NewReader(snapshot.state)), nil
+		}
+	}
+	return nil, nil, fmt.Errorf("there is no snapshot %s", id)
+}
+
+// keep drops what is not newer.
+func (s *memorySnapshots) keep(complete memorySnapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	newer := slices.DeleteFunc(slices.Clone(s.kept), func(old memorySnapshot) bool { return compareSnapshots(&old.meta, &complete.meta) <= 0 })
+	s.kept = append(newer[:min(len(newer), 1)], complete)
+}
+
+// memorySnapshotSink is a snapshot that is being made. One goroutine uses it.
+type memorySnapshotSink struct {
+	store *memorySnapshots
+	meta  raft.SnapshotMeta
+	state bytes.Buffer
+	over  bool // raft closes what is closed, and cancels it
+}
+
+// ID implements raft.SnapshotSink.
+func (s *memorySnapshotSink) ID() string { return s.meta.ID }
+
+// Write implements io.Writer.
+func (s *memorySnapshotSink) Write(p []byte) (int, error) { return s.state.Write(p) }
+
+// Close implements raft.SnapshotSink: the snapshot is complete.
+func (s *memorySnapshotSink) Close() error {
+	if s.over {
+		return nil
+	}
+	s.over = true
+	s.meta.Size = int64(s.state.Len())
+	s.store.keep(memorySnapshot{s.meta, s.state.Bytes()})
+	return nil
+}
+
+// Cancel implements raft.SnapshotSink: there is nothing of it.
+func (s *memorySnapshotSink) Cancel() error {
+	s.over = true
+	return nil
+}

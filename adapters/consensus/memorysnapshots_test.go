@@ -1,0 +1,153 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+// sinkOf begins a snapshot.
+func sinkOf(t *testing.T, store raft.SnapshotStore, index uint64, content string) raft.SnapshotSink {
+	t.Helper()
+	members := raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "n1:1"}}}
+	sink, err := store.Create(raft.SnapshotVersionMax, index, 3, members, 2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(sink, content); err != nil {
+		t.Fatal(err)
+	}
+	return sink
+}
+
+// mustList wants the snapshots that end with certain entries, and can be opened.
+func mustList(t *testing.T, store raft.SnapshotStore, want ...uint64) {
+	t.Helper()
+	list, err := store.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []uint64
+	for _, meta := range list {
+		got = append(got, meta.Index)
+		opened, content, err := store.Open(meta.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state, err := io.ReadAll(content)
+		if err := errors.Join(err, content.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if opened.Index != meta.Index || opened.Size != int64(len(state)) || len(opened.Configuration.Servers) != 1 || opened.ConfigurationIndex != 2 {
+			t.Errorf("listed is %+v, and opened %+v with %d bytes", meta, opened, len(state))
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("there are snapshots up to %v, want %v", got, want)
+	}
+}
+
+func TestASnapshotInMemoryIsThereWhenItIsClosed(t *testing.T) {
+	var store memorySnapshots
+	mustList(t, &store)
+	first := sinkOf(t, &store, 7, "seven")
+	mustList(t, &store)
+	if _, _, err := store.Open(first.ID()); err == nil {
+		t.Error("one that is not complete can be opened")
+	}
+	for range 2 {
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		mustList(t, &store, 7)
+	}
+	second := sinkOf(t, &store, 8, "eight")
+	mustList(t, &store, 7)
+	if err := errors.Join(second.Close(), second.Cancel()); err != nil {
+		t.Fatal(err)
+	}
+	mustList(t, &store, 8)
+}
+
+func TestASnapshotInMemoryThatIsCancelledLeavesTheOneBefore(t *testing.T) {
+	var store memorySnapshots
+	if err := sinkOf(t, &store, 7, "seven").Close(); err != nil {
+		t.Fatal(err)
+	}
+	cancelled := sinkOf(t, &store, 8, "eig")
+	for range 2 {
+		if err := cancelled.Cancel(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cancelled.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustList(t, &store, 7)
+}
+
+// One is made while a leader's is installed; and a leader may send one that is older than
+// one that could not be restored.
+func TestAnOlderSnapshotInMemoryDoesNotTakeThePlaceOfTheNewest(t *testing.T) {
+	var store memorySnapshots
+	for _, step := range []struct {
+		closed uint64
+		kept   []uint64
+	}{
+		{9, []uint64{9}},
+		{7, []uint64{9, 7}},
+		{8, []uint64{9, 8}},
+		{6, []uint64{9, 6}},
+		{10, []uint64{10}},
+	} {
+		if err := sinkOf(t, &store, step.closed, "state").Close(); err != nil {
+			t.Fatal(err)
+		}
+		mustList(t, &store, step.kept...)
+	}
+}
+
+func TestASnapshotInMemoryIsReadBesideAWriter(t *testing.T) {
+	var store memorySnapshots
+	if err := sinkOf(t, &store, 1, strings.Repeat("1", 4096)).Close(); err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for index := uint64(2); index < 200; index++ {
+			sink, err := store.Create(raft.SnapshotVersionMax, index, 3, raft.Configuration{}, 2, nil)
+			for range 16 {
+				_, other := sink.Write(bytes.Repeat([]byte{'0' + byte(index%10)}, 256))
+				err = errors.Join(err, other)
+			}
+			if err := errors.Join(err, sink.Close()); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for over := false; !over; {
+		select {
+		case <-written:
+			over = true
+		default:
+		}
+		list, err := store.List()
+		if err != nil || len(list) != 1 {
+			t.Fatalf("there are %d snapshots, %v", len(list), err)
+		}
+		_, content, err := store.Open(list[0].ID)
+		if err != nil {
+			continue // a newer one has taken its place
+		}
+		state, err := io.ReadAll(content)
+		if err != nil || len(state) != 4096 || len(bytes.Trim(state, string(state[:1]))) > 0 {
+			t.Fatalf("a snapshot of %d bytes is torn, %v", len(state), err)
+		}
+	}
+}
