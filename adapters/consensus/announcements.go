@@ -34,7 +34,7 @@ type announcements struct {
 
 // announcer is what announcements ask of raft. None of it blocks.
 type announcer interface {
-	leadsBy() (term uint64, leads bool)
+	leads() (term uint64, leads bool)
 	commitIndex() uint64
 	lastIndex() uint64
 }
@@ -67,7 +67,7 @@ func (a *announcements) acknowledged(id raft.ServerID, request *raft.AppendEntri
 
 // reached is up to which index id is known to have the log that this instance leads with.
 func (a *announcements) reached(id raft.ServerID) uint64 {
-	term, leads := a.leader.leadsBy()
+	term, leads := a.leader.leads()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !leads || term != a.term {
@@ -97,7 +97,7 @@ func (a *announcements) note(id raft.ServerID, term uint64, last place) {
 // soon has an announcement made, if this instance leads: at once of an entry that came
 // alone, else unless something more happens meanwhile.
 func (a *announcements) soon() {
-	if _, leads := a.leader.leadsBy(); !leads {
+	if _, leads := a.leader.leads(); !leads {
 		return
 	}
 	a.timer.Reset(announceAfter)
@@ -116,7 +116,7 @@ func (a *announcements) announce() {
 
 // tell needs the lock.
 func (a *announcements) tell() {
-	term, leads := a.leader.leadsBy()
+	term, leads := a.leader.leads()
 	commit := a.leader.commitIndex()
 	if a.ended || !leads || term != a.term || a.leader.lastIndex() > commit {
 		return // what is on its way tells, or is told of

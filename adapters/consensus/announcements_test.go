@@ -20,14 +20,14 @@ import (
 type position struct {
 	mu           sync.Mutex
 	term         uint64
-	leads        bool
+	leading      bool
 	commit, last uint64
 }
 
-func (p *position) leadsBy() (uint64, bool) {
+func (p *position) leads() (uint64, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.term, p.leads
+	return p.term, p.leading
 }
 
 func (p *position) commitIndex() uint64 {
@@ -51,7 +51,7 @@ func (p *position) move(commit, last uint64) {
 func (p *position) follow() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.leads = false
+	p.leading = false
 }
 
 // announcing gives the announcements of a leader of term 7, and counts those to each.
@@ -60,7 +60,7 @@ func announcing(t *testing.T) (p *position, a *announcements, told func() map[ra
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
 	sent := map[raft.ServerID]int{}
-	p = &position{term: 7, leads: true}
+	p = &position{term: 7, leading: true}
 	a = newAnnouncements(ctx, p, func(h heartbeat) error {
 		if commit := p.commitIndex(); h.term != 7 || h.committed != (place{commit, 7}) {
 			t.Errorf("announced %+v, when %d is committed", h, commit)

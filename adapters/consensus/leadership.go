@@ -98,13 +98,18 @@ func (n *Node) look() *notice {
 	return n.board.read()
 }
 
-// leads gives the term, and whether this instance leads in it.
+// leads gives the term, and whether this instance leads in it. Until raft has started it
+// leads in none.
 func (n *Node) leads() (uint64, bool) {
+	running := n.started.Load()
+	if running == nil {
+		return 0, false
+	}
 	for {
-		term := n.raft.CurrentTerm()
-		leads := n.raft.State() == raft.Leader
+		term := running.CurrentTerm()
+		leads := running.State() == raft.Leader
 		// Raft changes the two one after the other.
-		if n.raft.CurrentTerm() == term {
+		if running.CurrentTerm() == term {
 			return term, leads
 		}
 	}

@@ -222,7 +222,7 @@ func (n *Node) start(address string) (err error) {
 		committed:   n.commitIndex,
 		progress:    make(chan struct{}),
 	}
-	owing := owingLog{LogStore: n.ahead, owed: newOwed(), leads: n.leadsBy, worth: n.growth.worth}
+	owing := owingLog{LogStore: n.ahead, owed: newOwed(), leads: n.leads, worth: n.growth.worth}
 	n.logs = &baseLog{LogStore: owing, stored: n.ahead, applied: n.appliedIndex}
 	based, err := newBasing(kept, n.logs)
 	if err != nil {
@@ -270,18 +270,9 @@ func (n *Node) start(address string) (err error) {
 	return n.hurry()
 }
 
-// leadsBy: see owingLog. Until raft has started this instance does not lead.
-func (n *Node) leadsBy() (term uint64, leads bool) {
-	running := n.started.Load()
-	if running == nil || running.State() != raft.Leader {
-		return 0, false
-	}
-	return running.CurrentTerm(), true
-}
-
 // isLeader: see ahead.
 func (n *Node) isLeader() bool {
-	_, leads := n.leadsBy()
+	_, leads := n.leads()
 	return leads
 }
 
@@ -302,7 +293,7 @@ func (n *Node) members() []raft.Server {
 
 // sends says whether this instance leads a term, and an instance is to have its log.
 func (n *Node) sends(id raft.ServerID, term uint64) bool {
-	now, leads := n.leadsBy()
+	now, leads := n.leads()
 	return leads && now == term && slices.ContainsFunc(n.members(), func(s raft.Server) bool { return s.ID == id })
 }
 
