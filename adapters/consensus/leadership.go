@@ -63,11 +63,12 @@ func (n *Node) look() *notice {
 	defer n.looking.Unlock()
 	term, leads := n.leads()
 	address, id := n.raft.LeaderWithID()
-	roster, changed := n.rosterIfChanged()
+	roster := n.roster()
 	goal := n.witness.committed.Load()
 	n.learnClusterID()
 
 	latest := n.board.read()
+	changed := !roster.Equal(latest.Roster)
 	next := *latest
 	next.Term, next.leads = term, leads
 	if leads && (!latest.leads || latest.Term != term) {
@@ -113,11 +114,6 @@ func (n *Node) leads() (uint64, bool) {
 			return term, leads
 		}
 	}
-}
-
-func (n *Node) rosterIfChanged() (domain.Roster, bool) {
-	roster := n.roster()
-	return roster, !roster.Equal(n.board.read().Roster)
 }
 
 func (n *Node) roster() domain.Roster {
