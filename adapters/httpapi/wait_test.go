@@ -227,8 +227,8 @@ func TestAWaitMayBeLongerThanOtherRequests(t *testing.T) {
 				s.useHTTP2()
 			}
 			seed(t, s)
-			over := s.ask(t, nodes, "/nodes?since=4&wait=6.5s")
-			behind := s.ask(t, nodes, "/nodes?min_revision=5&wait=6.5s")
+			over := s.ask(t, nodes, "/nodes?since=4&wait=9s")
+			behind := s.ask(t, nodes, "/nodes?min_revision=5&wait=9s")
 			answers := s.ask(t, nodes, "/nodes?since=3&wait=60s", "/nodes?min_revision=4&wait=60s")
 			<-time.After(ordinary + 200*time.Millisecond)
 			s.register(t, domain.NodeSpec{ID: "c", Address: "10.0.0.3:1"})
