@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -167,20 +168,28 @@ func shortTimes(c *httpapi.Config) {
 }
 
 func TestSlowClientsAreCutOff(t *testing.T) {
-	tests := map[string]struct{ send, answer string }{
-		"a silent connection":        {"", ""},
-		"half a request line":        {"GET /no", ""},
-		"half a header":              {"GET /nodes HTTP/1.1\r\nHost: h\r\nX-", ""},
-		"half a body":                {"PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{", "HTTP/1.1 408 "},
-		"half a chunk":               {"PUT /nodes HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "HTTP/1.1 408 "},
-		"nothing after a request":    {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 "},
-		"half the preface of HTTP/2": {"PRI * HTTP/2.0\r\n\r\nSM", ""},
-		"nothing after that preface": {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""},
+	// Who is to be answered has asked in time, also where a busy machine hears of it late.
+	shortBody := func(c *httpapi.Config) { c.HeaderTimeout, c.RequestTimeout = 9*time.Second, 100*time.Millisecond }
+	shortIdle := func(c *httpapi.Config) {
+		c.HeaderTimeout, c.RequestTimeout, c.IdleTimeout = 9*time.Second, 10*time.Second, 100*time.Millisecond
+	}
+	tests := map[string]struct {
+		send, answer string
+		short        func(*httpapi.Config)
+	}{
+		"a silent connection":        {"", "", shortTimes},
+		"half a request line":        {"GET /no", "", shortTimes},
+		"half a header":              {"GET /nodes HTTP/1.1\r\nHost: h\r\nX-", "", shortTimes},
+		"half a body":                {"PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{", "HTTP/1.1 408 ", shortBody},
+		"half a chunk":               {"PUT /nodes HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "HTTP/1.1 408 ", shortBody},
+		"nothing after a request":    {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 ", shortIdle},
+		"half the preface of HTTP/2": {"PRI * HTTP/2.0\r\n\r\nSM", "", shortTimes},
+		"nothing after that preface": {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "", shortTimes},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, shortTimes)
+			s := start(t, test.short)
 			answer, after := hangsUp(t, s.dial(t, test.send))
 			if !strings.HasPrefix(answer, test.answer) || test.answer == "" && strings.Contains(answer, "HTTP/1.1 2") {
 				t.Errorf("answered %q", answer)
@@ -263,10 +272,14 @@ func TestHeadersAreBounded(t *testing.T) {
 }
 
 func TestGarbageIsNoReasonToFail(t *testing.T) {
-	s := start(t, shortTimes)
+	// Some of it is answered when more could have come.
+	s := start(t, func(c *httpapi.Config) { c.HeaderTimeout = time.Second })
+	conns := map[string]net.Conn{}
 	for _, text := range []string{"\x00\x01\x02\x03\r\n\r\n", "\x01\r\n\r\n", "GET\r\n\r\n", "GET /nodes HTTP/9.9\r\n\r\n",
 		"GET /nodes HTTP/1.1\r\n\r\n", "GET http:// HTTP/1.1\r\nHost: h\r\n\r\n", "\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n"} {
-		conn := s.dial(t, text)
+		conns[text] = s.dial(t, text)
+	}
+	for text, conn := range conns {
 		line, _ := bufio.NewReader(conn).ReadString('\n')
 		if !strings.HasPrefix(line, "HTTP/1.1 4") && !strings.HasPrefix(line, "HTTP/1.1 505") {
 			t.Errorf("%q was answered %q", text, line)
