@@ -111,12 +111,11 @@ func TestALeaderThatCanNotProveItInTimeSaysSo(t *testing.T) {
 
 func TestAProofEndsWhenNobodyWaitsForIt(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
-	asked, ended := make(chan struct{}), make(chan time.Duration, 1)
+	asked, ended := make(chan struct{}), make(chan error, 1)
 	i.answers(func(ctx context.Context) (uint64, error) {
-		began := time.Now()
 		close(asked)
 		<-ctx.Done()
-		ended <- time.Since(began)
+		ended <- ctx.Err()
 		return 0, ctx.Err()
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -130,8 +129,9 @@ func TestAProofEndsWhenNobodyWaitsForIt(t *testing.T) {
 	if err := <-failed; !errors.Is(err, context.Canceled) {
 		t.Errorf("who asked got %v", err)
 	}
-	if took := <-ended; took > 900*time.Millisecond {
-		t.Errorf("the proof went on for %v", took)
+	// Not because the time for it is over.
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the proof ended with %v", err)
 	}
 }
 
