@@ -154,7 +154,7 @@ func TestAHandshakeThatIsTooSlowIsCutOff(t *testing.T) {
 			port, _ := open(t, demux.Config{HandshakeTimeout: bound}, lanes{'a': {Handshake: handshake}})
 			began := time.Now()
 			client := dial(t, port.Addr().String(), 'a')
-			send(t, client, "hel")
+			_, _ = io.WriteString(client, "hel") // it may be cut off already
 			expectClosed(t, client)
 			if took := time.Since(began); took < bound || took > bound+2*time.Second {
 				t.Errorf("it was closed after %v, want %v", took, bound)
@@ -165,7 +165,7 @@ func TestAHandshakeThatIsTooSlowIsCutOff(t *testing.T) {
 }
 
 func TestTheBoundEndsWithTheHandshake(t *testing.T) {
-	const bound = 100 * time.Millisecond
+	const bound = time.Second
 	port, lane := open(t, demux.Config{HandshakeTimeout: bound}, lanes{'a': {Handshake: greeting("hello")}, 's': {}})
 	client := dial(t, port.Addr().String(), 'a')
 	send(t, client, "hello")
