@@ -170,9 +170,11 @@ func TestAnInstanceKeepsWhatItWasTold(t *testing.T) {
 }
 
 func TestInstancesJoinAndHandOver(t *testing.T) {
+	const timeout = 4 * time.Second
 	for family, bind := range map[string]string{"IPv4": "127.0.0.1:0", "IPv6": "[::1]:0"} {
 		t.Run(family, func(t *testing.T) {
-			common := []string{"--raft_bind_address=" + bind, "--application_bind_address=" + bind, "--storage_backend=memory"}
+			common := []string{"--raft_bind_address=" + bind, "--application_bind_address=" + bind, "--storage_backend=memory",
+				"--raft_heartbeat_timeout=" + timeout.String(), "--raft_election_timeout=" + timeout.String()}
 			leader := start(t, append(common, "--raft_id=n1", "--bootstrap_raft_cluster")...)
 			join := "--join=" + leader.Config().ApplicationAdvertisedAddress
 			others := []*instance{
@@ -189,8 +191,9 @@ func TestInstancesJoinAndHandOver(t *testing.T) {
 				status, _ := others[1].call(http.MethodPut, "/nodes/b", `{"id":"b","address":"b.example:11211"}`)
 				return status == http.StatusCreated || status == http.StatusOK // tried before, with no answer
 			})
-			// Without a hand-over it takes the heartbeat timeout, at least.
-			if gap := time.Since(began); gap > 450*time.Millisecond {
+			// Without a hand-over it takes the heartbeat timeout, at least, since the last
+			// heartbeat, of which there are five or more in that time.
+			if gap := time.Since(began); gap > timeout*3/4 {
 				t.Errorf("after a graceful stop of the leader a write took %v: it was not handed over", gap)
 			}
 			if got := others[0].nodes(); !slices.Equal(got, []string{"a", "b"}) {
