@@ -256,20 +256,23 @@ func TestFollowersHearAtOnceWhatIsCommitted(t *testing.T) {
 		}
 	})
 	leader := cluster[0]
-	began := time.Now()
-	defer func() {
+	heard := func(what string, began time.Time) {
+		t.Helper()
 		if took := time.Since(began); took > commitTimeout {
-			t.Errorf("the followers heard of six entries after %v, when raft would have told them of one", took)
+			t.Errorf("the followers heard of %s after %v, when raft would have told them", what, took)
 		}
-	}()
+	}
 	for n := range 5 {
+		began := time.Now()
 		change := register(t, leader, fmt.Sprintf("node-%d", n))
 		for _, follower := range cluster[1:] {
 			follower.eventually(t, "as far as the leader", func(s ports.LocalState) bool {
 				return s.View.Revision() >= change.Revision
 			})
 		}
+		heard("a node", began)
 	}
+	began := time.Now()
 	err := leader.Add(within(t), domain.Instance{ID: "instance-2", RaftAddress: cluster[2].raftAddress(), Suffrage: domain.Nonvoter})
 	if err != nil {
 		t.Fatal(err)
@@ -282,4 +285,5 @@ func TestFollowersHearAtOnceWhatIsCommitted(t *testing.T) {
 			})
 		})
 	}
+	heard("the membership", began)
 }
