@@ -189,6 +189,8 @@ func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := startCluster(t, 2, func(config *instanceConfig) {
+				// In which a voter that lives is known to be fit, however busy the machine is.
+				config.timing = func(timing *Timing) { timing.ElectionTimeout = 4 * time.Second }
 				config.seams.transport = func(inner transport) transport { return mute{inner, test.silent, nil} }
 			})
 			if test.silent != nil {
