@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -80,16 +81,35 @@ func (b blockableFSM) ApplyBatch(entries []*raft.Log) []any {
 	return b.machine.ApplyBatch(entries)
 }
 
-// A refusal is promised within a second: what may be waited for before one leaves room
-// for all that comes beside it, on a machine that is busy.
+// A refusal is promised within a second, of which refusalRoom is for all that comes
+// beside what is waited for, on a machine that is busy.
+const refusalRoom = 150 * time.Millisecond
+
 func TestWhatIsWaitedForBeforeARefusalLeavesRoom(t *testing.T) {
 	for what, bound := range map[string]time.Duration{
 		"the writes before, and a place in raft's queue": groupPatience + enqueueTimeout,
 		"the leader's answer":                            askTimeout,
 		"the leader's answer, and all up to it":          answerPatience,
 	} {
-		if room := time.Second - bound; room < 150*time.Millisecond {
+		if room := time.Second - bound; room < refusalRoom {
 			t.Errorf("after the wait for %s, which is %v, %v are left", what, bound, room)
 		}
 	}
+}
+
+// refusedInTime has something refused that tells how long that took. Where the machine is
+// busy it may take longer than is promised, but not each time.
+func refusedInTime(t *testing.T, refused func() time.Duration) {
+	t.Helper()
+	var took []time.Duration
+	for range 5 {
+		took = append(took, refused())
+		if slices.Min(took) < time.Second-refusalRoom {
+			return
+		}
+		if slices.Max(took) > patience/2 {
+			break
+		}
+	}
+	t.Errorf("it took %v", took)
 }
