@@ -226,7 +226,8 @@ func TestACloseWithKeptConnectionsIsQuick(t *testing.T) {
 	if err := i.server.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > 500*time.Millisecond {
+	// That would be for a second: until Close gives up those who do not end.
+	if took := time.Since(began); took > 900*time.Millisecond {
 		t.Fatalf("an idle connection held Close up for %v", took)
 	}
 }
