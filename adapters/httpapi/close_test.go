@@ -110,10 +110,18 @@ func TestCloseDoesNotWaitForAReaderThatTakesNothing(t *testing.T) {
 	s := start(t)
 	s.fill(t, 60_000)
 	s.dial(t, "GET /nodes/sse HTTP/1.1\r\nHost: h\r\n\r\n")
-	eventually(t, "the stream is stuck", func() bool {
-		before := s.metric(t, "nodesmetadata_http_stream_events_total", "nodes")
-		<-time.After(50 * time.Millisecond)
-		return before > 0 && before == s.metric(t, "nodesmetadata_http_stream_events_total", "nodes")
+	sent := func() float64 { return s.metric(t, "nodesmetadata_http_stream_events_total", "nodes") }
+	last, still := 0.0, 0
+	eventually(t, "the stream is stuck", func() bool { // and not the machine
+		<-time.After(200 * time.Millisecond)
+		now := sent()
+		if now == 0 || now != last {
+			still = 0
+		} else {
+			still++
+		}
+		last = now
+		return still == 3
 	})
 	began := time.Now()
 	if err := s.Close(context.Background()); err != nil {
@@ -121,6 +129,9 @@ func TestCloseDoesNotWaitForAReaderThatTakesNothing(t *testing.T) {
 	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %v", took)
+	}
+	if s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") != 1 {
+		t.Errorf("of %v events all that were sent by then were taken: it was not stuck", last)
 	}
 }
 
