@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -187,12 +188,32 @@ func reply(rpc raft.RPC) {
 	}
 }
 
-// neighbour gives raft's transport of another instance, and where the first is
-// reached from it.
+// neighbour gives raft's transport of another instance, which is patient, and where the
+// first is reached from it.
 func neighbour(t *testing.T, here *stream) (addressed, raft.ServerAddress) {
 	t.Helper()
-	there, _ := transportOn(t, side("peer", "c", ""))
+	there, s := transportOn(t, side("peer", "c", ""))
+	dial := s.dial
+	s.dial = func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := dial(ctx, address)
+		return patientConn{conn}, err
+	}
 	return newAddressed(there), raft.ServerAddress(here.port.Addr().String())
+}
+
+// patientConn has more time for everything: with the race detector, on a machine that is
+// busy, the largest messages may take longer than an RPC has.
+type patientConn struct{ net.Conn }
+
+func (c patientConn) SetDeadline(at time.Time) error      { return c.Conn.SetDeadline(putOff(at)) }
+func (c patientConn) SetReadDeadline(at time.Time) error  { return c.Conn.SetReadDeadline(putOff(at)) }
+func (c patientConn) SetWriteDeadline(at time.Time) error { return c.Conn.SetWriteDeadline(putOff(at)) }
+
+func putOff(at time.Time) time.Time {
+	if at.IsZero() { // no deadline
+		return at
+	}
+	return at.Add(patience)
 }
 
 var header = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("peer"), Addr: []byte("peer:8008")}
