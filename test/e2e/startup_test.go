@@ -156,13 +156,13 @@ func TestAnAdvertisedAddressMayBeAName(t *testing.T) {
 
 func TestAFlagBeatsAVariableBeatsTheFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
-	content := "raft_heartbeat_timeout: 111ms\nraft_election_timeout: 111s\nlog_level: nonsense\nraft_id: from-file\n"
+	content := "raft_heartbeat_timeout: 111ms\nraft_election_timeout: 111s\nlog_level: error\nraft_id: from-file\n"
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c := harness.New(t, harness.Options{Size: 1,
 		Flags: []string{"--config=" + file, "--log_level=debug", "--bootstrap_raft_cluster"},
-		Env:   []string{"NODESMETADATA_RAFT_ELECTION_TIMEOUT=333ms", "NODESMETADATA_LOG_LEVEL=loud"},
+		Env:   []string{"NODESMETADATA_RAFT_ELECTION_TIMEOUT=333ms", "NODESMETADATA_LOG_LEVEL=warn"},
 	})
 	c.Instances[0].Start()
 	c.Instances[0].AwaitReady()
