@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-var crowd = flag.Int("crowd", 0, "how many subscribers that never read are held against writers, and renewals are to be cheap; 0: none, nor need they, as it takes a machine that does nothing else")
+var crowd = flag.Int("crowd", 0, "how many subscribers that never read are held against writers; 0: none, as it takes a machine that does nothing else")
 
 const (
 	// writersBeside is how many writers there are, and crowdTimes how often they are
