@@ -69,7 +69,7 @@ func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
 	n.newest, n.unusable = report.newest, report.unusable
 	n.sweep(report.Leftovers)
 	if report.spoilt > 0 {
-		// The newest snapshot has it; but a leader would send it to whom it has not.
+		// The newest snapshot has it. A leader would read it in order to send it, and end.
 		if err := store.DeleteRange(report.FirstIndex, report.spoilt); err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("remove what is damaged of the log, and in a snapshot: %w", err), store.Close())
 		}
