@@ -126,6 +126,71 @@ func TestARegistryHoldsSoManyBytes(t *testing.T) {
 	mustBeSound(t, r)
 }
 
+// What a node counts for is the same in every build: of two that counted otherwise one
+// would refuse what the other one takes.
+func TestWhatANodeCountsFor(t *testing.T) {
+	// weighs gives a node that counts for so many bytes: 128, 32 for each label, and its
+	// text. A client's has far less of that.
+	text := strings.Repeat("x", 2<<20)
+	weighs := func(id string, bytes int) domain.CacheNode {
+		n := node(t, id, "h:"+id)
+		n.Labels = map[string]string{}
+		left := bytes - 128 - rawBytes(&n) - len(n.State)
+		for left > 1<<20 {
+			key := fmt.Sprintf("%03d", len(n.Labels))
+			n.Labels[key] = text[:1<<20-32-len(key)]
+			left -= 1 << 20
+		}
+		n.Zone = text[:left]
+		return n
+	}
+	grown := func(n domain.CacheNode) domain.CacheNode { n.Zone += "z"; return n }
+	r := domain.NewRegistry()
+	// mustFit names no node, of which there is too much to read.
+	mustFit := func(n domain.CacheNode) {
+		t.Helper()
+		if _, err := r.Apply(put(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	one, other := weighs("1", 200<<20), weighs("2", 56<<20)
+	mustFit(one)
+	if _, err := r.Apply(put(grown(other))); !errors.Is(err, domain.ErrRegistryFull) {
+		t.Errorf("256 MiB and a byte: %v", err)
+	}
+	mustFit(other)
+	if _, err := r.Apply(put(grown(other))); !errors.Is(err, domain.ErrRegistryFull) {
+		t.Errorf("a byte more for a node of a registry of 256 MiB: %v", err)
+	}
+	moved := other
+	moved.Weight++
+	mustFit(moved)
+
+	for _, last := range []domain.CacheNode{other, grown(other)} {
+		with := domain.NewReplacement()
+		last.Slot = 1
+		err := errors.Join(with.Add(&one), with.Add(&last))
+		if fits := last.Zone == other.Zone; fits != (err == nil) || !fits && !errors.Is(err, domain.ErrRegistryFull) {
+			t.Errorf("of what fits into a backup: %v", err)
+		}
+	}
+
+	// A change counts for 64 bytes, its node, and the node before.
+	for more, kept := range []int{3, 2} {
+		small := weighs("3", 1<<20)
+		first := weighs("4", 29<<20-3*64+more)
+		r = domain.NewRegistry()
+		mustFit(small)
+		mustFit(first)
+		small.Weight++
+		mustFit(small)
+		if changes := r.View().History(); len(changes) != kept {
+			t.Errorf("of three changes that count for 32 MiB and %d bytes %d are kept", more, len(changes))
+		}
+	}
+}
+
 // rawBytes is the length of all text of a node.
 func rawBytes(n *domain.CacheNode) int {
 	size := len(n.ID) + len(n.Address) + len(n.Pool) + len(n.Zone)
