@@ -157,3 +157,22 @@ func TestLeave(t *testing.T) {
 		})
 	}
 }
+
+func TestSucceed(t *testing.T) {
+	roster := domain.NewRoster(voter("a", "h:1"), nonvoter("b", "h:2"))
+	tests := map[string]struct {
+		id  string
+		err error
+	}{
+		"a voter may lead":            {"a", nil},
+		"a nonvoter can't lead":       {"b", domain.ErrNotVoter},
+		"who is no member can't lead": {"c", domain.ErrNoSuchInstance},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if err := roster.Succeed(test.id); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+				t.Fatalf("%v, want %v", err, test.err)
+			}
+		})
+	}
+}

@@ -228,8 +228,11 @@ func TestALargeReplacementTrimsHistory(t *testing.T) {
 func TestOnlyWhatARegistryHoldsIsStored(t *testing.T) {
 	expired := node(t, "a", "h:1", leased(domain.DownOnExpiry), inState(domain.Down))
 	expired.ExpiredFrom = domain.Draining
-	if err := domain.CheckStored(&expired); err != nil {
-		t.Fatalf("a node that expiry made down: %v", err)
+	for _, seconds := range []int{1, 86_400} {
+		expired.TTLSeconds = seconds
+		if err := domain.CheckStored(&expired); err != nil {
+			t.Fatalf("a node that expiry made down after %d s: %v", seconds, err)
+		}
 	}
 	tests := map[string]struct {
 		change func(n *domain.CacheNode)
