@@ -121,7 +121,7 @@ func TestNewBatchSaysAllThatIsWrong(t *testing.T) {
 		t.Fatal("accepted")
 	}
 	rest := err.Error()
-	for _, fault := range []string{"changes[0]: id ", "changes[2]: id ", "weight ", "changes[3]: it ", "changes[5]: ifRevision "} {
+	for _, fault := range []string{"changes[0]: id ", "changes[2]: id ", "changes[2]: weight ", "changes[3]: it ", "changes[5]: ifRevision "} {
 		_, after, found := strings.Cut(rest, fault)
 		if !found {
 			t.Fatalf("%q is not named, or not in its place: %v", fault, err)
