@@ -224,11 +224,7 @@ func (s *nodeStream) Next() (ports.Delivery, <-chan struct{}, error) {
 	if s.end != nil && s.position >= s.last {
 		return ports.Delivery{}, nil, s.end
 	}
-	delivery := s.take(state.View)
-	if delivery.Empty() {
-		return delivery, later, s.end
-	}
-	return delivery, later, nil
+	return s.take(state.View), later, nil
 }
 
 // take gives what is in view behind the position, and moves that.
