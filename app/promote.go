@@ -140,9 +140,6 @@ func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent t
 			return time.Time{}, &lagError{isBlank(identity), identity.Applied, index}
 		}
 	}
-	if !isMember {
-		seen = domain.Instance{}
-	}
 	return time.Time{}, c.conclude(ctx, id, seen)
 }
 
