@@ -175,10 +175,11 @@ func TestClusterStream(t *testing.T) {
 			w.instance.Change(func(s *ports.LocalState) { s.CaughtUp = false })
 			time.Sleep(2 * time.Second) // it looked
 			w.instance.Change(func(s *ports.LocalState) {
+				last := uint64(len(s.Committed))
 				s.Committed = append(slices.Clone(s.Committed),
-					ports.CommittedRoster{Index: s.Applied + 1, Roster: domain.NewRoster(voter("n1", "h:1"))},
-					ports.CommittedRoster{Index: s.Applied + 2, Roster: now.Roster})
-				s.Applied, s.CaughtUp = s.Applied+2, true
+					ports.CommittedRoster{Index: last + 1, Roster: domain.NewRoster(voter("n1", "h:1"))},
+					ports.CommittedRoster{Index: last + 2, Roster: now.Roster})
+				s.Applied, s.CaughtUp = last+2, true
 			})
 			time.Sleep(2 * time.Second)
 			mustHear(t, stream)
