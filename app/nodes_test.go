@@ -36,6 +36,12 @@ func TestNodes(t *testing.T) {
 	if _, err := nodes.Deregister(t.Context(), "a", domain.Condition{Expect: domain.AtRevision, Revision: 9}); !errors.Is(err, domain.ErrConditionFailed) {
 		t.Errorf("deregister with a condition that does not hold: %v", err)
 	}
+	if err := second(nodes.Batch(t.Context(), []domain.Edit{{Remove: new("b")}})); !errors.Is(err, domain.ErrNoSuchNode) {
+		t.Errorf("a batch that removes what is not there: %v", err)
+	}
+	if err := second(nodes.Batch(t.Context(), nil)); !errors.Is(err, domain.ErrInvalid) {
+		t.Errorf("a batch of nothing: %v", err)
+	}
 	if view, err := nodes.View(t.Context(), ports.Read{}); err != nil || view.Revision() != 1 || view.Len() != 1 {
 		t.Errorf("view: %d nodes at revision %d, %v", view.Len(), view.Revision(), err)
 	}
@@ -47,6 +53,7 @@ func TestNodes(t *testing.T) {
 	for name, err := range map[string]error{
 		"register":   second(nodes.Register(t.Context(), spec("a", 1), anything)),
 		"deregister": second(nodes.Deregister(t.Context(), "a", anything)),
+		"batch":      second(nodes.Batch(t.Context(), []domain.Edit{{Remove: new("a")}})),
 		"view":       second(nodes.View(t.Context(), ports.Read{})),
 		"follow":     second(nodes.Follow(t.Context(), nil, ports.Leader)),
 	} {
