@@ -78,6 +78,12 @@ func TestExpiryInTime(t *testing.T) {
 			}
 			l.mustEndIn(2*time.Second, "a", "gone")
 		},
+		"one of a node that stays has nothing to renew": func(t *testing.T, l leasing) {
+			l.mustRegister(spec("a", 1))
+			if again := l.mustRegister(spec("a", 1)); again.Effect != domain.Unchanged || l.Stats().Renewals != 0 {
+				t.Errorf("%+v, and %d renewals", again, l.Stats().Renewals)
+			}
+		},
 		"and so do those in a batch": func(t *testing.T, l leasing) {
 			l.mustRegister(living("a", 2), living("b", 2), living("c", 2))
 			pass(1500 * time.Millisecond)
