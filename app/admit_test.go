@@ -144,6 +144,7 @@ func TestAdd(t *testing.T) {
 		"forced: another instance never is a voter":               {answers: new(far("n4", 100)), wanted: voter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3"), takes: 2 * time.Second, asks: true},
 		"forced: who answers is a voter":                          {answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), force: true, want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
 		"forced: a nonvoter is not asked":                         {wanted: nonvoter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3")},
+		"forced: another cluster's nonvoter is not asked":         {answers: &stranger, wanted: nonvoter("n9", "h:3"), force: true, want: nonvoter("n9", "h:3")},
 		"forced: a voter moves without being asked":               {members: []domain.Instance{voter("n3", "h:4")}, wanted: voter("n3", "h:3"), force: true, want: voter("n3", "h:3")},
 		"forced: an address in use stays in use":                  {wanted: voter("n3", "h:2"), force: true, err: domain.ErrAddressInUse},
 		"who lags is a nonvoter when the time is over":            {answers: new(far("n3", 99)), wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
@@ -327,6 +328,21 @@ func TestHandOverToWhomIsNamed(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")
 		mustAdd(t, i, nonvoter("n4", "h:4"))
 		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), ""); !errors.Is(err, domain.ErrLastVoter) {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("a nonvoter, by the only voter", func(t *testing.T) {
+		i := portstest.NewInstance("n1", "h:1")
+		mustAdd(t, i, nonvoter("n4", "h:4"))
+		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), "n4"); !errors.Is(err, domain.ErrNotVoter) {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("nobody, where the only voter is another one", func(t *testing.T) {
+		i := portstest.NewInstance("n1", "h:1")
+		mustAdd(t, i, nonvoter("n4", "h:4"))
+		i.Change(func(s *ports.LocalState) { s.Leading = false })
+		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), ""); !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("%v", err)
 		}
 	})

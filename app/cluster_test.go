@@ -21,6 +21,10 @@ func TestIdentityHasTheClusterThatWasLearnt(t *testing.T) {
 	if got := c.Identity(); got != want {
 		t.Errorf("%+v", got)
 	}
+	i.Change(func(s *ports.LocalState) { s.Quarantine = "it has lost its log" })
+	if want.Quarantined = true; c.Identity() != want {
+		t.Errorf("in quarantine it is %+v", c.Identity())
+	}
 	i.Change(func(s *ports.LocalState) { s.ClusterID = "" })
 	if got := c.Identity().ClusterID; got != "" {
 		t.Errorf("before it has heard of a cluster it belongs to %q", got)

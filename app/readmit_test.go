@@ -89,6 +89,30 @@ func TestWhoIsRemovedWhileItIsReadmittedStaysRemoved(t *testing.T) {
 	})
 }
 
+// It may be out of quarantine before anything is done about it.
+func TestAVoterThatIsOutOfQuarantineInTimeStaysOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		instance := portstest.NewInstance("n1", "h:1")
+		instance.NewFollower("n2", "h:2")
+		instance.Change(func(s *ports.LocalState) { s.Applied = 100 })
+		asked := 0
+		cluster := newCluster(instance, peersFunc(func(context.Context, string) (ports.Identity, error) {
+			if asked++; asked == 1 {
+				return inQuarantine("n2", 0), nil
+			}
+			return far("n2", 0), nil
+		}))
+		p := promoting{Cluster: cluster, instance: instance}
+		if err := p.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer p.close(t)
+		time.Sleep(3 * time.Second)
+		p.mustHave(t, voter("n2", "h:2"))
+		p.mustWant(t)
+	})
+}
+
 // It may have lost its disk, and come back at another address.
 func TestAnInstanceInQuarantineIsANonvoterWherever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
