@@ -158,18 +158,31 @@ func TestAnotherVersionIsToldToBothSides(t *testing.T) {
 			_, _ = io.ReadFull(in, make([]byte, len(side("a", "c", "").hello().encode())))
 			_, _ = in.Write(bytesOfLater)
 		}()
-		mustSay(t, "the dialer", side("a", "c", "").dials(out), ErrOtherVersion, []string{"version 2", "version 1"})
+		mustSay(t, "the dialer", side("a", "c", "").dials(out), ErrOtherVersion, []string{"there is version 2, here is version 1"})
 	})
 	t.Run("it dials", func(t *testing.T) {
 		out, in := connected(t)
 		if _, err := out.Write(bytesOfLater); err != nil {
 			t.Fatal(err)
 		}
-		mustSay(t, "the dialled one", side("b", "c", "").Accept(in), ErrOtherVersion, []string{"version 2", "version 1"})
+		mustSay(t, "the dialled one", side("b", "c", "").Accept(in), ErrOtherVersion, []string{"there is version 2, here is version 1"})
 		in.Close()
 		answer, err := readHello(out)
 		if err != nil || answer.verdict != otherVersion || answer.version != prefaceVersion {
 			t.Errorf("it is answered with version %d, verdict %d, error %v", answer.version, answer.verdict, err)
+		}
+	})
+	t.Run("it asks", func(t *testing.T) {
+		out, in := connected(t)
+		if _, err := out.Write(bytesOfLater); err != nil {
+			t.Fatal(err)
+		}
+		asked := side("b", "c", "s")
+		asked.Purpose = Questions
+		mustSay(t, "the one who is asked", asked.Accept(in), ErrOtherVersion, []string{"there is version 2, here is version 1"})
+		in.Close()
+		if answer, err := io.ReadAll(out); err != nil || string(answer) != inHTTP {
+			t.Errorf("it is answered with %q, %v", answer, err)
 		}
 	})
 	t.Run("it refuses in a way that this one does not know", func(t *testing.T) {
