@@ -1,0 +1,143 @@
+package consensus
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// valueOf writes a value that begins with a byte, by the specification of MessagePack. What
+// needs no look would be refused anywhere else.
+func valueOf(first byte) []byte {
+	hidden := func(n int) []byte { return bytes.Repeat([]byte{0xc1}, n) }
+	long := func(width int, length uint64) []byte {
+		return binary.BigEndian.AppendUint64(nil, length)[8-width:]
+	}
+	join := func(parts ...[]byte) []byte { return append([]byte{first}, bytes.Join(parts, nil)...) }
+	list := func(n int) []byte { return bytes.Repeat([]byte{1}, n) }
+	members := func(n int) []byte { return bytes.Repeat([]byte(textOf("k")+"\x01"), n) }
+	width := func(from byte) int { return 1 << (first - from) }
+	switch {
+	case first <= 0x7f, first >= 0xe0, first == 0xc0, first == 0xc2, first == 0xc3:
+		return join()
+	case first <= 0x8f:
+		return join(members(int(first - 0x80)))
+	case first <= 0x9f:
+		return join(list(int(first - 0x90)))
+	case first <= 0xbf:
+		return join(hidden(int(first - 0xa0)))
+	case first <= 0xc6:
+		return join(long(width(0xc4), 5), hidden(5))
+	case first <= 0xc9:
+		return join(long(width(0xc7), 5), hidden(1+5))
+	case first <= 0xcb:
+		return join(hidden(4 * width(0xca)))
+	case first <= 0xcf:
+		return join(hidden(width(0xcc)))
+	case first <= 0xd3:
+		return join(hidden(width(0xd0)))
+	case first <= 0xd8:
+		return join(hidden(1 + width(0xd4)))
+	case first <= 0xdb:
+		return join(long(width(0xd9), 5), hidden(5))
+	case first <= 0xdd:
+		return join(long(2*width(0xdc), 5), list(5))
+	}
+	return join(long(2*width(0xde), 5), members(5))
+}
+
+func newFrames() *frames {
+	return &frames{requests: true, limit: maxIncoming, part: part{all: &atomic.Int64{}}}
+}
+
+func TestEveryKindOfValueEndsWhereItEnds(t *testing.T) {
+	for first := range 256 {
+		if first == 0xc1 {
+			continue // it begins none
+		}
+		said := "\x00\x82" + textOf("Later") + string(valueOf(byte(first))) + textOf("Term") + "\x01"
+		f := newFrames()
+		for at := range len(said) {
+			if _, err := f.check([]byte(said[at : at+1])); err != nil {
+				t.Fatalf("%#x: byte %d of %q is refused: %v", first, at, said, err)
+			}
+			if whole := at == len(said)-1; (f.step == atFrame) != whole {
+				t.Fatalf("%#x: of %q it ends after %d bytes", first, said, at+1)
+			}
+		}
+	}
+}
+
+func TestWhatAPeerMayAnnounce(t *testing.T) {
+	number := func(width int, n uint64) string {
+		return string(binary.BigEndian.AppendUint64(nil, n)[8-width:])
+	}
+	member := "\x00" + objectOf("Later")
+	snapshot := func(size string) string {
+		return "\x02\x82" + textOf("ProtocolVersion") + "\x03" + textOf("Size") + size
+	}
+	tests := map[string]struct {
+		fits, over string
+	}{
+		"a name": {
+			"\x00\x81\xd9" + number(1, maxName) + strings.Repeat("n", maxName), "\x00\x81\xd9" + number(1, maxName+1)},
+		"a name that is text":   {"\x00\x81\xa1", "\x00\x81\x01"},
+		"a name that is short":  {member + "\x81\xa1", member + "\x81\x01"},
+		"a name that is there":  {member + "\x81\xa0", member + "\x81\xc0"},
+		"a message that is one": {"\x00\x81", "\x00\x91"},
+		"a value of a kind":     {member + "\xc0", member + "\xc1"},
+		"the RPCs":              {"\x04", "\x05"},
+		"members":               {"\x00\xde" + number(2, maxMembers), "\x00\xde" + number(2, maxMembers+1)},
+		"elements":              {member + "\xdd" + number(4, maxElements), member + "\xdd" + number(4, maxElements+1)},
+		"a block":               {member + "\xc6" + number(4, maxField), member + "\xc6" + number(4, maxField+1)},
+		"an extension":          {member + "\xc7" + number(1, maxExtension-1), member + "\xc7" + number(1, maxExtension)},
+		"lists in lists":        {member + strings.Repeat("\x91", maxNesting-1), member + strings.Repeat("\x91", maxNesting)},
+		"a snapshot":            {snapshot("\xcf" + number(8, maxSnapshot)), snapshot("\xcf" + number(8, maxSnapshot+1))},
+		"a version before a text": {
+			"\x02\x82" + textOf("ProtocolVersion") + "\x02" + textOf("Later") + "\xa1x",
+			"\x02\x82" + textOf("ProtocolVersion") + "\x01" + textOf("Later") + "\xa1x"},
+		"a size with a sign":   {snapshot("\xd2" + number(4, 1<<31-1)), snapshot("\xd2" + number(4, 1<<31))},
+		"a size of a byte":     {snapshot("\xd0" + number(1, 1<<7-1)), snapshot("\xd0" + number(1, 1<<7))},
+		"a size that is whole": {snapshot("\x7f"), snapshot("\xca" + number(4, 0))},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if n, err := newFrames().check([]byte(test.fits)); n != len(test.fits) || err != nil {
+				t.Errorf("of what is allowed %d of %d bytes go on: %v", n, len(test.fits), err)
+			}
+			if n, err := newFrames().check([]byte(test.over)); n >= len(test.over) || !errors.Is(err, errHostileFrame) {
+				t.Errorf("of what is not %d of %d bytes go on: %v", n, len(test.over), err)
+			}
+		})
+	}
+}
+
+// An answer begins with the error, here none. It may have a long value, or many short ones.
+func TestAnAnswerIsBoundedAsAWhole(t *testing.T) {
+	number := func(n int) string { return string(binary.BigEndian.AppendUint32(nil, uint32(n))) }
+	long := func(bytes int) string {
+		head := objectOf("ID") + "\xc6"
+		rest := bytes - len(head) - 4
+		return head + number(rest) + strings.Repeat("x", rest)
+	}
+	list := "\xdd" + number(maxElements) + strings.Repeat("\x01", maxElements)
+	tests := map[string]struct {
+		message string
+		fits    bool
+	}{
+		"as long as it may be": {long(maxAnswer), true},
+		"a byte longer":        {long(maxAnswer + 1), false},
+		"a million numbers":    {objectOf("Later") + "\xdd" + number(maxElements) + strings.Repeat(list, maxElements), false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := &frames{limit: maxAnswer, part: part{all: &atomic.Int64{}}}
+			if _, err := f.check([]byte("\xa0" + test.message)); (err == nil) != test.fits || err != nil && !errors.Is(err, errHostileFrame) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
