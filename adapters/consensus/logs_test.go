@@ -107,8 +107,10 @@ func remove(t *testing.T, l *logs, from, to uint64) {
 	if err := l.DeleteRange(from, to); err != nil {
 		t.Fatal(err)
 	}
-	var entry raft.Log
-	if err := l.GetLog(from, &entry); err != raft.ErrLogNotFound {
-		t.Errorf("a removed entry: %v, %v", &entry, err)
+	for index := from; index <= to; index++ {
+		var entry raft.Log
+		if err := l.GetLog(index, &entry); err != raft.ErrLogNotFound {
+			t.Errorf("entry %d, which was removed: %v, %v", index, &entry, err)
+		}
 	}
 }
