@@ -56,6 +56,9 @@ func TestNodeCallsThatSucceed(t *testing.T) {
 			method: "GET", path: "/nodes/%61", status: 200, want: nodeA, etag: `"1"`, revision: "3"},
 		"a HEAD of a node has its header only": {
 			method: "HEAD", path: "/nodes/a", status: 200, etag: `"1"`, revision: "3"},
+		"a body is not encoded where that is said of it, or nothing": {
+			method: "PUT", path: "/nodes/a", body: nodeA, header: []string{"Content-Encoding: ", "Content-Encoding: Identity"},
+			status: 200, want: nodeA, etag: `"1"`, revision: "3"},
 		"a new node is created": {
 			method: "PUT", path: "/nodes", body: `{"id":"c","address":"10.0.0.3:1"}`,
 			status: 201, want: nodeC, etag: `"4"`, revision: "4", location: "/nodes/c"},
