@@ -248,7 +248,7 @@ func TestAClosedClientAsksNobody(t *testing.T) {
 
 func TestAConfigNamesAllItsFaults(t *testing.T) {
 	_, err := peerapi.New(peerapi.Config{})
-	if want := "peerapi: no listener\nno self\nno progress"; err == nil || err.Error() != want {
+	if want := "peerapi: no listener\nno self\nno progress\nno members"; err == nil || err.Error() != want {
 		t.Fatalf("got %v, want %s", err, want)
 	}
 }

@@ -39,10 +39,10 @@ const (
 type Config struct {
 	// Listener is the lane that is served; New takes it over. Required.
 	Listener net.Listener
-	// Self and Progress are asked anew for every answer. Required.
+	// Self, Progress and Members are asked anew for every answer. Required.
 	Self     ports.Self
 	Progress ports.Progress
-	// Members gives the ids of who belongs to the cluster; nil: that is not told.
+	// Members gives the ids of who belongs to the cluster.
 	Members func() []string
 	// Logger is told what goes wrong with connections, at debug level: that is
 	// mostly the fault of whoever connected. Nil logs nothing.
@@ -60,6 +60,9 @@ func (c Config) Validate() error {
 	}
 	if c.Progress == nil {
 		faults = append(faults, errors.New("no progress"))
+	}
+	if c.Members == nil {
+		faults = append(faults, errors.New("no members"))
 	}
 	return errors.Join(faults...)
 }
@@ -130,9 +133,6 @@ func (s *Server) follow(_ net.Conn, state http.ConnState) {
 }
 
 func routes(self ports.Self, progress ports.Progress, members func() []string) http.Handler {
-	if members == nil {
-		members = func() []string { return nil }
-	}
 	router := chi.NewRouter()
 	get := func(path string, handle http.HandlerFunc) {
 		router.Get(path, handle)
