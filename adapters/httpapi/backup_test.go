@@ -377,6 +377,35 @@ func TestABackupThatIsRefusedIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+// Many a client reads no answer before it has sent all, and an operator asks any instance.
+func TestWhoSendsAllOfABackupFirstIsToldToo(t *testing.T) {
+	s := start(t)
+	follower := s.startFollower(t)
+	const long = 40 << 20 // more than of any other body is taken that is not wanted
+	for name, test := range map[string]struct {
+		of     *service
+		status int
+	}{
+		"by who does not lead":        {follower, 307},
+		"by who sees that it is none": {s, 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := test.of.dial(t, fmt.Sprintf("POST /raft/restore HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", long))
+			if _, err := io.Copy(conn, &endless{left: long}); err != nil {
+				t.Fatal(err)
+			}
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode != test.status || !response.Close {
+				t.Errorf("answered %d %s: %v", response.StatusCode, said, err)
+			}
+		})
+	}
+}
+
 // Who sends a backup does not hold up the end of the server.
 func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
 	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {

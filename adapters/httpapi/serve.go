@@ -45,22 +45,26 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measured
 	}
 	s.send(w, r, c, a, began)
 	if errors.Is(err, errBodyTooLarge) {
-		drain(w, r, body)
+		drain(w, r, body, drainedBytes)
 	}
 }
 
-// drainedBytes is how much of a body that is too long is taken nevertheless.
-const drainedBytes = 16 << 20
+// How much of a body is taken nevertheless: of one that is too long, and of a backup that
+// is not wanted here, which is never longer.
+const (
+	drainedBytes  = 16 << 20
+	drainedBackup = 1 << 30
+)
 
 // drain takes what is left of a body of HTTP/1 whose refusal is written, for as long as
 // a body may take to arrive. Who sends all of it before it reads would find that the
 // connection is gone, and no answer. Who waits for 100 Continue sends nothing any more.
-func drain(w http.ResponseWriter, r *http.Request, body io.Reader) {
+func drain(w http.ResponseWriter, r *http.Request, body io.Reader, limit int64) {
 	if r.ProtoMajor != 1 || r.Header.Get("Expect") != "" {
 		return
 	}
 	if http.NewResponseController(w).Flush() == nil {
-		_, _ = io.CopyN(io.Discard, body, drainedBytes)
+		_, _ = io.CopyN(io.Discard, body, limit)
 	}
 }
 
@@ -76,8 +80,9 @@ func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measured
 		r.Body = &upload{arrival: body}
 	}
 	a, err := s.decide(r.Context(), w, r, c)
+	unread := err != nil && arrives && !body.through()
 	if err != nil {
-		if arrives && r.ProtoMajor == 1 && !body.through() {
+		if unread && r.ProtoMajor == 1 {
 			// Else net/http would wait for what is left of the body before it answers.
 			w.Header().Set("Connection", "close")
 		}
@@ -87,6 +92,9 @@ func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measured
 	}
 	_ = control.SetWriteDeadline(time.Now().Add(writeGrace))
 	s.send(w, r, c, a, began)
+	if unread {
+		drain(w, r, r.Body, drainedBackup)
+	}
 }
 
 // send writes a, whatever its length, and counts it.
