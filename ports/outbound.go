@@ -181,8 +181,9 @@ type Membership interface {
 
 	// HandOver gives leadership to the voter named by to, or, if that is empty, to
 	// one that is up to date, and returns once this instance no longer leads; it is
-	// no successor of itself. Errors: ErrNotLeader, domain.ErrNoSuchInstance,
-	// domain.ErrNotVoter, ErrNoSuccessor, ctx's.
+	// no successor of itself. Errors: ErrNotLeader, also where leadership was lost before
+	// any voter was told to take over, domain.ErrNoSuchInstance, domain.ErrNotVoter,
+	// ErrNoSuccessor, ctx's.
 	HandOver(ctx context.Context, to string) error
 }
 

@@ -242,9 +242,12 @@ func (n *Node) HandOver(ctx context.Context, to string) error {
 	}
 	var faults []error
 	for _, voter := range successors {
-		err := n.handOverTo(ctx, voter)
+		told, err := n.handOverTo(ctx, voter)
 		if n.raft.State() != raft.Leader {
 			n.look()
+			if !told {
+				return ports.ErrNotLeader // it lost leadership by itself, perhaps to nobody
+			}
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -262,20 +265,21 @@ var (
 
 // handOverTo is over when raft's try is: within an election timeout for what the
 // voter lacks, another one, and the time of one RPC where the voter before is silent.
-func (n *Node) handOverTo(ctx context.Context, voter raft.Server) error {
+// Unless the voter may have been told to take over, this instance has given nothing away.
+func (n *Node) handOverTo(ctx context.Context, voter raft.Server) (told bool, err error) {
 	for {
 		if err := n.awaitFit(ctx, voter.ID); err != nil {
-			return err
+			return false, err
 		}
 		err := n.wait(ctx, func() error { return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error() })
 		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
-			return err
+			return !errors.Is(err, raft.ErrNotLeader), err
 		}
 		// Raft gave up on another voter, but is not done with it.
 		select {
 		case <-time.After(transferPause):
 		case <-ctx.Done():
-			return ctx.Err()
+			return true, ctx.Err()
 		}
 	}
 }

@@ -212,6 +212,24 @@ func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
 	}
 }
 
+// A leader that hears from nobody loses leadership before it can give it away: nobody has it then.
+func TestALeaderThatIsDeposedHasHandedNothingOver(t *testing.T) {
+	fabric := newNetwork()
+	cluster := startCluster(t, 2, func(config *instanceConfig) {
+		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		// A voter is waited for far longer than the leader leads without any.
+		config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = time.Second, 4*time.Second }
+	})
+	leader, other := cluster[0], cluster[1]
+	fabric.cut(raft.ServerAddress(other.raftAddress()))
+	until(t, "it seems unfit", func() bool {
+		return time.Since(leader.evidence.lastHeard(raft.ServerID(other.config.ID))) > leader.config.Timing.HeartbeatTimeout/2
+	})
+	if err := leader.HandOver(within(t), ""); !errors.Is(err, ports.ErrNotLeader) {
+		t.Errorf("error %v, want ErrNotLeader", err)
+	}
+}
+
 // Raft turns the next voter away while it is still busy with the one before.
 func TestAVoterThatIsSilentDoesNotKeepTheNextFromTakingOver(t *testing.T) {
 	silent, told := make(chan struct{}), make(chan raft.ServerID, 1)
