@@ -219,6 +219,29 @@ func TestAnInstanceWithoutAClusterWaits(t *testing.T) {
 	}
 }
 
+// It leads itself, and is ready; but who is added does not find it when it leads no more.
+func TestAnInstanceThatIsAloneSaysThatItHasMoved(t *testing.T) {
+	first := start(t, "--bootstrap_raft_cluster")
+	first.awaitReady()
+	first.stop()
+	c := first.Config()
+	const words = "has this instance at another raft address"
+	same := start(t, "--raft_dir="+c.RaftDir, "--raft_bind_address="+c.RaftBindAddress)
+	same.awaitReady()
+	same.stop()
+	moved := start(t, "--raft_dir="+c.RaftDir)
+	moved.awaitReady()
+	moved.stop()
+	if strings.Contains(same.logs.String(), words) || !strings.Contains(moved.logs.String(), words) {
+		t.Errorf("%q is not said by who has moved alone", words)
+	}
+	joins := start(t, "--raft_dir="+c.RaftDir, "--application_bind_address="+c.ApplicationBindAddress, "--join="+c.ApplicationBindAddress)
+	joins.await("moved", func() bool { return strings.Contains(joins.logs.String(), "joined the raft cluster") })
+	if strings.Contains(joins.logs.String(), words) {
+		t.Error("who asks to be moved is told to ask")
+	}
+}
+
 func TestWhatTheLogSays(t *testing.T) {
 	i := start(t, "--storage_backend=memory", "--bootstrap_raft_cluster", "--log_format=json")
 	i.awaitReady()
