@@ -252,6 +252,18 @@ func TestTheClusterIsDescribedWithoutALeader(t *testing.T) {
 	}
 }
 
+// Nobody can say that a leader that there is not does not answer.
+func TestWhoFollowsTheClusterHereIsToldThatThereIsNoLeader(t *testing.T) {
+	s := start(t)
+	events := s.stream(t, "/raft/metadata/sse?redirect=false")
+	events.event(t) // the snapshot
+	s.loseLeader()
+	want := "event: leader_changed\ndata: {\"type\":\"leader_changed\",\"nodeID\":\"\",\"term\":1}\n\n"
+	if got := events.event(t).raw; got != want {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestStreamsThatStayHereGoOnWhenLeadershipMoves(t *testing.T) {
 	s := start(t)
 	seed(t, s)

@@ -173,8 +173,8 @@ func clusterEventJSON(e *domain.ClusterEvent) []byte {
 		Version:            e.Member.Version,
 		Term:               e.Term,
 	}
-	if e.Type == domain.InstanceRemoved {
-		// Nobody asks an instance that is gone.
+	if e.Type == domain.InstanceRemoved || e.NodeID == "" {
+		// Nobody asks an instance that is gone, or a leader that there is not.
 		body.Reachable = nil
 	}
 	return marshal(body)
