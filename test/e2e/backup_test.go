@@ -1,10 +1,15 @@
 package e2e_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
@@ -87,6 +92,43 @@ func TestABackupUnderLoadIsConsistent(t *testing.T) {
 	}
 	if last == 0 {
 		t.Error("nothing was changed")
+	}
+}
+
+// The script of the manual makes a backup also while the instance that it asks first is paused,
+// and would never say anything.
+func TestTheScriptOfTheManualMakesBackups(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(manual), "```sh\n#!/bin/sh")
+	script, _, found := strings.Cut(script, "```")
+	if !found {
+		t.Fatal("there is no script in it")
+	}
+	c := startCalm(t, "wal")
+	first, others := c.Leader(), c.Followers()
+	put(t, first.Client, "a")
+	want := backupOf(t, first.Client).File
+	first.Pause()
+	defer first.Resume()
+	directory := t.TempDir()
+	script = strings.NewReplacer("/var/backups/nodesmetadata", directory, "--speed-time 10", "--speed-time 2",
+		"10.0.0.1:8080", first.Address(), "10.0.0.2:8080", others[0].Address(), "10.0.0.3:8080", others[1].Address()).Replace(script)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	command := exec.CommandContext(ctx, "sh", "-c", script)
+	command.WaitDelay = time.Second // curl may go on without its shell
+	if out, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	files, err := filepath.Glob(filepath.Join(directory, "*"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("it left %q: %v", files, err)
+	}
+	if got, err := os.ReadFile(files[0]); err != nil || string(got) != string(want) {
+		t.Errorf("%s: %v\n%s", files[0], err, got)
 	}
 }
 
