@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -142,6 +143,21 @@ func TestTheProblemsInTheDescriptionAreThoseThatThereAre(t *testing.T) {
 		if !httpapi.Outcomes()[outcome] {
 			t.Errorf("%v is described, and nothing is answered like that", outcome)
 		}
+	}
+}
+
+// The table is for who writes a client, and is the only one with a word on each.
+func TestTheProblemsInTheDocumentationAreThoseThatThereAre(t *testing.T) {
+	document, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[httpapi.Outcome]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| (\\d{3}) \\| `(\\w+)` \\|").FindAllStringSubmatch(string(document), -1) {
+		documented[httpapi.Outcome{Status: statusOf(t, row[1]), Code: row[2]}] = true
+	}
+	if want := httpapi.Outcomes(); !maps.Equal(documented, want) {
+		t.Errorf("docs/api.md has %v\nand there are    %v", documented, want)
 	}
 }
 
