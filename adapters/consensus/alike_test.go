@@ -20,7 +20,7 @@ import (
 // stateOf gives the bytes of the snapshot that an instance would make.
 func stateOf(t *testing.T, n *notice) []byte {
 	t.Helper()
-	return snapshotOf(t, image{view: n.View, clusterID: n.ClusterID, applied: n.applied, openTerm: n.openTerm})
+	return snapshotOf(t, image{view: n.View, clusterID: n.ClusterID, applied: n.Applied, openTerm: n.openTerm})
 }
 
 // mustBeAlike waits until all have applied the same entries, those that the
@@ -38,14 +38,14 @@ func mustBeAlike(t *testing.T, all ...*instance) {
 		alike := true
 		for n, i := range all {
 			notices[n] = i.board.read()
-			alike = alike && notices[n].applied >= goal && notices[n].applied == notices[0].applied
+			alike = alike && notices[n].Applied >= goal && notices[n].Applied == notices[0].Applied
 		}
 		return alike
 	})
 	want := stateOf(t, notices[0])
 	for n, got := range notices {
 		if !bytes.Equal(stateOf(t, got), want) {
-			t.Errorf("after entry %d, %s holds %+v, its term opened in %d;\n%s holds %+v, its term opened in %d", got.applied,
+			t.Errorf("after entry %d, %s holds %+v, its term opened in %d;\n%s holds %+v, its term opened in %d", got.Applied,
 				all[n].config.ID, contentsOf(got.View), got.openTerm, all[0].config.ID, contentsOf(notices[0].View), notices[0].openTerm)
 		}
 	}

@@ -22,8 +22,7 @@ type notice struct {
 	ports.LocalState
 	opened   bool      // raft runs, or has run
 	judged   bool      // it is known whether this instance is in quarantine
-	applied  uint64    // index of the last entry in View
-	removed  bool      // this instance was told that it is no member any more
+	expelled bool      // this instance was told that it is no member any more
 	foreseen uint64    // where its log says that it is to be a voter; 0 where it does not
 	openTerm uint64    // term of the last opening applied
 	leads    bool      // raft says that this instance leads in Term
@@ -43,7 +42,7 @@ func newBoard(first ports.LocalState) *board {
 
 func (b *board) read() *notice { return b.latest.Load() }
 
-// settled is the last membership that is known to be committed, up to applied; empty where
+// settled is the last membership that is known to be committed, up to Applied; empty where
 // none is.
 func (n *notice) settled() domain.Roster {
 	if len(n.Committed) == 0 {
@@ -63,7 +62,7 @@ func (b *board) post(change func(*notice)) {
 	// An entry of the leader's own term must be applied before it serves: only
 	// then has it all that was committed before its time.
 	next.Leading = next.leads && next.openTerm == next.Term && next.DiskTrouble == "" && !next.Closed
-	next.CaughtUp = next.CaughtUp || next.Leading || next.goal > 0 && next.applied >= next.goal
+	next.CaughtUp = next.CaughtUp || next.Leading || next.goal > 0 && next.Applied >= next.goal
 	b.latest.Store(&next)
 	close(old.later)
 }

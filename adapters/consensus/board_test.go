@@ -33,18 +33,18 @@ func TestWhoLeadsAndWhoIsCaughtUp(t *testing.T) {
 			before: func(n *notice) { n.Term, n.leads, n.openTerm = 3, true, 3 },
 			post:   func(n *notice) { n.leads = false }, caughtUp: true},
 		"the goal is not known, whatever is applied": {
-			post: func(n *notice) { n.applied = 100 }},
+			post: func(n *notice) { n.Applied = 100 }},
 		"it is one short of the goal": {
-			post: func(n *notice) { n.goal, n.applied = 10, 9 }},
+			post: func(n *notice) { n.goal, n.Applied = 10, 9 }},
 		"it has reached the goal": {
-			post: func(n *notice) { n.goal, n.applied = 10, 10 }, caughtUp: true},
+			post: func(n *notice) { n.goal, n.Applied = 10, 10 }, caughtUp: true},
 		"it has passed the goal": {
-			post: func(n *notice) { n.goal, n.applied = 10, 11 }, caughtUp: true},
+			post: func(n *notice) { n.goal, n.Applied = 10, 11 }, caughtUp: true},
 		"the goal is known after it was reached": {
-			before: func(n *notice) { n.applied = 10 },
+			before: func(n *notice) { n.Applied = 10 },
 			post:   func(n *notice) { n.goal = 10 }, caughtUp: true},
 		"it was caught up, and falls behind a later goal": {
-			before: func(n *notice) { n.goal, n.applied = 10, 10 },
+			before: func(n *notice) { n.goal, n.Applied = 10, 10 },
 			post:   func(n *notice) { n.goal = 20 }, caughtUp: true},
 	}
 	for name, test := range tests {
@@ -93,7 +93,7 @@ func TestManyPostAndRead(t *testing.T) {
 	var posting, reading sync.WaitGroup
 	posting.Go(func() {
 		for range each {
-			b.post(func(n *notice) { n.applied++ })
+			b.post(func(n *notice) { n.Applied++ })
 		}
 	})
 	posting.Go(func() {
@@ -103,11 +103,11 @@ func TestManyPostAndRead(t *testing.T) {
 	})
 	for range 4 {
 		reading.Go(func() {
-			for seen := b.read(); seen.applied < each || seen.Term < each; {
+			for seen := b.read(); seen.Applied < each || seen.Term < each; {
 				<-seen.later
 				next := b.read()
-				if next.applied < seen.applied || next.Term < seen.Term || next == seen {
-					t.Errorf("from (%d, %d) back to (%d, %d)", seen.applied, seen.Term, next.applied, next.Term)
+				if next.Applied < seen.Applied || next.Term < seen.Term || next == seen {
+					t.Errorf("from (%d, %d) back to (%d, %d)", seen.Applied, seen.Term, next.Applied, next.Term)
 					return
 				}
 				seen = next

@@ -14,7 +14,7 @@ func (n *Node) foresee() {
 	if self, isMember := n.roster().Find(n.config.ID); !isMember || self.Suffrage == domain.Voter {
 		return
 	}
-	for index := n.raft.LastIndex(); index > n.board.read().applied; index-- {
+	for index := n.raft.LastIndex(); index > n.board.read().Applied; index-- {
 		var entry raft.Log
 		if n.store.GetLog(index, &entry) != nil {
 			return // raft will say what is wrong with it

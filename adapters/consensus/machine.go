@@ -155,7 +155,7 @@ func (m *machine) unknown() outcome {
 func (m *machine) post() {
 	m.board.post(func(n *notice) {
 		n.View = m.registry.View()
-		n.applied = m.applied
+		n.Applied = m.applied
 		n.openTerm = m.openTerm
 		n.Promotions = m.promotions
 		n.Committed = m.rosters

@@ -104,8 +104,8 @@ func TestASnapshotAndTheRestOfTheLogEqualTheWholeLog(t *testing.T) {
 		if !bytes.Equal(machineSnapshot(t, second), machineSnapshot(t, whole)) {
 			t.Fatal("the snapshots differ")
 		}
-		if n := second.board.read(); n.applied != log[len(log)-1].Index && at < len(log) || n.ClusterID != "first" && at > 0 {
-			t.Fatalf("posted: index %d, cluster %q", n.applied, n.ClusterID)
+		if n := second.board.read(); n.Applied != log[len(log)-1].Index && at < len(log) || n.ClusterID != "first" && at > 0 {
+			t.Fatalf("posted: index %d, cluster %q", n.Applied, n.ClusterID)
 		}
 	})
 }
@@ -135,7 +135,7 @@ func TestABatchIsPostedOnce(t *testing.T) {
 	before := m.board.read()
 	told := 0
 	m.posted = func() {
-		if told++; m.board.read().applied != 4 {
+		if told++; m.board.read().Applied != 4 {
 			t.Error("it was told of what is not posted")
 		}
 	}
@@ -149,9 +149,9 @@ func TestABatchIsPostedOnce(t *testing.T) {
 		t.Fatal("nobody was told")
 	}
 	after := m.board.read()
-	if after.applied != 4 || after.openTerm != 1 || after.ClusterID != "first" || after.View.Revision() != 2 {
+	if after.Applied != 4 || after.openTerm != 1 || after.ClusterID != "first" || after.View.Revision() != 2 {
 		t.Errorf("posted: index %d, open term %d, cluster %q, revision %d",
-			after.applied, after.openTerm, after.ClusterID, after.View.Revision())
+			after.Applied, after.openTerm, after.ClusterID, after.View.Revision())
 	}
 	if before.View.Len() != 0 {
 		t.Error("the earlier notice changed")
@@ -256,8 +256,8 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 					t.Errorf("answer %d from there on: %v", i, err)
 				}
 			}
-			if now := m.board.read(); now.applied > 4 || now.View.Revision() > before.View.Revision()+1 || now.View.Len() < 1 {
-				t.Errorf("it went on to index %d, revision %d", now.applied, now.View.Revision())
+			if now := m.board.read(); now.Applied > 4 || now.View.Revision() > before.View.Revision()+1 || now.View.Len() < 1 {
+				t.Errorf("it went on to index %d, revision %d", now.Applied, now.View.Revision())
 			}
 			// Raft would keep it as the state after entry 7, for a later build
 			// to start from.
@@ -312,7 +312,7 @@ func TestARestoreReplacesAndTellsEverybody(t *testing.T) {
 	<-before.later
 	after := m.board.read()
 	mustEqualImage(t, image{
-		view: after.View, clusterID: after.ClusterID, applied: after.applied, openTerm: after.openTerm, promotions: after.Promotions,
+		view: after.View, clusterID: after.ClusterID, applied: after.Applied, openTerm: after.openTerm, promotions: after.Promotions,
 	}, im)
 	if _, there := before.View.Node("a"); !there {
 		t.Error("an earlier view changed")

@@ -513,15 +513,14 @@ func (n *Node) close(ctx context.Context) error {
 func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 	latest := n.board.read()
 	state := latest.LocalState
-	state.Applied = latest.applied
 	self, _ := state.Roster.Find(n.config.ID)
 	if latest.address != "" && self.RaftAddress != latest.address {
 		state.Elsewhere = self.RaftAddress
 	}
 	state.Staged = self.Suffrage != domain.Voter &&
-		(slices.Contains(state.Promotions, n.config.ID) || latest.foreseen > latest.applied)
-	state.Member = state.Member && !latest.removed
-	state.Removed = latest.removed ||
+		(slices.Contains(state.Promotions, n.config.ID) || latest.foreseen > latest.Applied)
+	state.Member = state.Member && !latest.expelled
+	state.Removed = latest.expelled ||
 		!state.Member && state.ClusterID != "" && state.Quarantine == "" && len(state.Roster.Instances()) > 0
 	return state, latest.later
 }

@@ -169,7 +169,7 @@ func (n *Node) tryToLeave() error {
 	n.board.post(func(s *notice) { s.Quarantine = "" })
 	// Those that were made for a nonvoter alone; the leader dials again.
 	n.stream.reset()
-	n.config.Logger.Info("this instance has got the state of the cluster: its quarantine is lifted", "index", state.applied)
+	n.config.Logger.Info("this instance has got the state of the cluster: its quarantine is lifted", "index", state.Applied)
 	return n.campaign(true)
 }
 

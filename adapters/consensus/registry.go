@@ -237,7 +237,7 @@ func (n *Node) reach(ctx context.Context, index uint64) (*notice, error) {
 	for {
 		latest := n.board.read()
 		switch {
-		case latest.applied >= index:
+		case latest.Applied >= index:
 			return latest, nil
 		case latest.Closed:
 			return nil, ports.ErrClosed // nothing more may ever be applied

@@ -28,18 +28,18 @@ func (n *Node) watchRemoval() {
 		switch state := n.board.read(); {
 		case state.Quarantine != "":
 			// Nobody misses it, and it waits for no majority.
-		case state.removed && state.InTouch:
-			n.setRemoved(false)
-		case state.Member && !state.removed && !state.InTouch && n.isMissing(state):
+		case state.expelled && state.InTouch:
+			n.setExpelled(false)
+		case state.Member && !state.expelled && !state.InTouch && n.isMissing(state):
 			n.config.Logger.Warn("this instance was removed from the raft cluster while it did not take part: it stands for no election any more. Stop it, or add it again (PUT /raft/node on the leader)")
-			n.setRemoved(true)
+			n.setExpelled(true)
 		}
 	}
 }
 
-func (n *Node) setRemoved(removed bool) {
-	n.board.post(func(s *notice) { s.removed = removed })
-	if err := n.campaign(!removed); err != nil {
+func (n *Node) setExpelled(expelled bool) {
+	n.board.post(func(s *notice) { s.expelled = expelled })
+	if err := n.campaign(!expelled); err != nil {
 		n.config.Logger.Warn("raft keeps its timing", "error", err)
 	}
 }

@@ -219,7 +219,7 @@ func TestWhatComesBehindASnapshotThatCouldNotBeRestoredIsRefused(t *testing.T) {
 			i, leader := forgetfulFollower(t)
 			if own > 0 {
 				leader.append(t, 0, 0, departures(1, own, meta.Term), own)
-				until(t, "all is applied", func() bool { return i.board.read().applied == own })
+				until(t, "all is applied", func() bool { return i.board.read().Applied == own })
 				if err := errors.Join(i.raft.Snapshot().Error(), removeAll(i.logs.stored)); err != nil {
 					t.Fatal(err)
 				}

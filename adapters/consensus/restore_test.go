@@ -197,7 +197,7 @@ func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
 		_, err := leader.Replace(t.Context(), with, nil)
 		result <- err
 	}()
-	applied := leader.board.read().applied
+	applied := leader.board.read().Applied
 	leader.eventually(t, "some parts are written", func(s ports.LocalState) bool { return s.Applied > applied+3 })
 	if err := leader.HandOver(within(t), ""); err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func (n *Node) Stats() Stats {
 		Leads:             state.Leading,
 		LastIndex:         n.raft.LastIndex(),
 		CommitIndex:       n.raft.CommitIndex(),
-		AppliedIndex:      state.applied,
+		AppliedIndex:      state.Applied,
 		ProofsTotal:       n.gate.rounds.begun.Load(),
 		ProvenTotal:       n.gate.rounds.shared.Load(),
 		QuestionsTotal:    n.asking.begun.Load(),
