@@ -65,7 +65,7 @@ func (j *Joiner) Open(context.Context) error {
 	case !state.Staged:
 		j.Self.Suffrage = known.Suffrage
 	}
-	if j.settled(state) || len(j.Through) == 0 {
+	if j.joined(state) || len(j.Through) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -137,10 +137,10 @@ func (j *Joiner) ask(ctx context.Context, address string) error {
 	return j.Admission.Ask(ctx, address, j.Self)
 }
 
-// settled reports whether the membership has this instance at its address. As
+// joined reports whether the membership has this instance at its address. As
 // what is not its concern any more: a nonvoter is to be a voter already, or
 // somebody wants it to be none.
-func (j *Joiner) settled(state ports.LocalState) bool {
+func (j *Joiner) joined(state ports.LocalState) bool {
 	known, isMember := state.Roster.Find(j.Self.ID)
 	return isMember && known.RaftAddress == j.Self.RaftAddress
 }
@@ -151,7 +151,7 @@ func (j *Joiner) memberWithin(ctx context.Context, d time.Duration) bool {
 	defer cancel()
 	for {
 		state, later := j.Local.State()
-		if j.settled(state) {
+		if j.joined(state) {
 			known, _ := state.Roster.Find(j.Self.ID)
 			j.Logger.Info("joined the raft cluster",
 				"id", known.ID, "address", known.RaftAddress, "suffrage", known.Suffrage, "cluster_id", state.ClusterID)

@@ -42,9 +42,9 @@ func newBoard(first ports.LocalState) *board {
 
 func (b *board) read() *notice { return b.latest.Load() }
 
-// settled is the last membership that is known to be committed, up to Applied; empty where
-// none is.
-func (n *notice) settled() domain.Roster {
+// lastCommitted is the last membership that is known to be committed, up to Applied; empty
+// where none is.
+func (n *notice) lastCommitted() domain.Roster {
 	if len(n.Committed) == 0 {
 		return domain.Roster{}
 	}
