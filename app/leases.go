@@ -302,16 +302,10 @@ func (l *Leases) renewed(ctx context.Context, r renewal) (*domain.CacheNode, dom
 	if r.node.ExpiredFrom == "" {
 		return r.node, r.seen, nil
 	}
-	release, err := l.hold(ctx, []string{r.node.ID})
+	change, err := only(l.propose(ctx, domain.Revive{ID: r.node.ID}, r.node.ID))
 	if err != nil {
 		return nil, 0, err
 	}
-	change, err := only(l.Registry.Propose(ctx, domain.Revive{ID: r.node.ID}))
-	if err != nil {
-		release(nil)
-		return nil, 0, err
-	}
-	release([]domain.Change{change})
 	return change.Node, change.Revision, nil
 }
 
@@ -347,6 +341,17 @@ func (l *Leases) leadsIn(term uint64) bool {
 	defer l.mu.Unlock()
 	l.catchUp()
 	return l.table != nil && l.term == term
+}
+
+// propose keeps the nodes that cmd renews from expiring while it is on its way.
+func (l *Leases) propose(ctx context.Context, cmd domain.Command, renewed ...string) ([]domain.Change, error) {
+	release, err := l.hold(ctx, renewed)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := l.Registry.Propose(ctx, cmd)
+	release(changes)
+	return changes, err
 }
 
 // hold keeps nodes from expiring while a write that renews them is on its way,

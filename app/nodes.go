@@ -30,7 +30,7 @@ func (n *Nodes) Register(ctx context.Context, spec domain.NodeSpec, condition do
 	if err != nil {
 		return domain.Change{}, err
 	}
-	return only(n.propose(ctx, domain.Register{Node: node, If: condition}, node.ID))
+	return only(n.leases.propose(ctx, domain.Register{Node: node, If: condition}, node.ID))
 }
 
 // Deregister implements ports.Nodes.
@@ -50,18 +50,7 @@ func (n *Nodes) Batch(ctx context.Context, edits []domain.Edit) ([]domain.Change
 			renewed = append(renewed, register.Node.ID)
 		}
 	}
-	return n.propose(ctx, batch, renewed...)
-}
-
-// propose keeps the nodes that cmd renews from expiring while it is on its way.
-func (n *Nodes) propose(ctx context.Context, cmd domain.Command, renewed ...string) ([]domain.Change, error) {
-	release, err := n.leases.hold(ctx, renewed)
-	if err != nil {
-		return nil, err
-	}
-	changes, err := n.registry.Propose(ctx, cmd)
-	release(changes)
-	return changes, err
+	return n.leases.propose(ctx, batch, renewed...)
 }
 
 // only gives the change of a command that makes exactly one.
