@@ -50,7 +50,7 @@ func (b *Backups) Restore(ctx context.Context, read func() (domain.Backup, error
 	if err != nil {
 		return domain.Replaced{}, err
 	}
-	release, err := b.hold(ctx, backup.Nodes)
+	release, err := b.occupy(ctx, backup.Nodes)
 	if err != nil {
 		return domain.Replaced{}, err
 	}
@@ -71,9 +71,9 @@ func (b *Backups) mustLead(ctx context.Context) error {
 	return err
 }
 
-// hold keeps the nodes of the backup from expiring while it is on its way: it
+// occupy keeps the nodes of the backup from expiring while it is on its way: it
 // renews them, as any other write that names them.
-func (b *Backups) hold(ctx context.Context, nodes *domain.Replacement) (release func([]domain.Change), err error) {
+func (b *Backups) occupy(ctx context.Context, nodes *domain.Replacement) (release func([]domain.Change), err error) {
 	ctx, cancel := context.WithTimeout(ctx, beginTimeout)
 	defer cancel()
 	var leased []string
@@ -82,7 +82,7 @@ func (b *Backups) hold(ctx context.Context, nodes *domain.Replacement) (release 
 			leased = append(leased, n.ID)
 		}
 	}
-	return b.Leases.hold(ctx, leased)
+	return b.Leases.occupy(ctx, leased)
 }
 
 func (b *Backups) log(backup domain.Backup, replaced domain.Replaced) {

@@ -52,9 +52,9 @@ type Leases struct {
 	mu    sync.Mutex
 	table *leaseTable // nil while this instance does not lead
 	term  uint64      // in which it does
-	// held is how many writes are on their way that renew a node: it does not
+	// busy is how many writes are on their way that renew a node: it does not
 	// expire before their outcome is known.
-	held     map[string]int
+	busy     map[string]int
 	unsure   uint64 // term in which an expiry began whose outcome is not known
 	position domain.Revision
 	looked   time.Time
@@ -74,7 +74,7 @@ type LeaseStats struct {
 
 // NewLeases starts nothing.
 func NewLeases(config LeaseConfig) *Leases {
-	l := &Leases{LeaseConfig: config, held: map[string]int{}}
+	l := &Leases{LeaseConfig: config, busy: map[string]int{}}
 	l.running, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -193,7 +193,7 @@ func (l *Leases) expireDue() {
 		return
 	}
 	l.look()
-	if due := l.table.expirable(domain.MaxBatch, nil, l.held); len(due) > 0 {
+	if due := l.table.expirable(domain.MaxBatch, nil, l.busy); len(due) > 0 {
 		l.begin(due)
 	}
 }
@@ -345,7 +345,7 @@ func (l *Leases) leadsIn(term uint64) bool {
 
 // propose keeps the nodes that cmd renews from expiring while it is on its way.
 func (l *Leases) propose(ctx context.Context, cmd domain.Command, renewed ...string) ([]domain.Change, error) {
-	release, err := l.hold(ctx, renewed)
+	release, err := l.occupy(ctx, renewed)
 	if err != nil {
 		return nil, err
 	}
@@ -354,12 +354,12 @@ func (l *Leases) propose(ctx context.Context, cmd domain.Command, renewed ...str
 	return changes, err
 }
 
-// hold keeps nodes from expiring while a write that renews them is on its way,
+// occupy keeps nodes from expiring while a write that renews them is on its way,
 // and waits for those that expire right now. release is called with what the
 // write did.
-func (l *Leases) hold(ctx context.Context, ids []string) (release func([]domain.Change), err error) {
+func (l *Leases) occupy(ctx context.Context, ids []string) (release func([]domain.Change), err error) {
 	for {
-		wait := l.tryHold(ids)
+		wait := l.tryOccupy(ids)
 		if wait == nil {
 			return func(changes []domain.Change) { l.release(ids, changes) }, nil
 		}
@@ -371,7 +371,7 @@ func (l *Leases) hold(ctx context.Context, ids []string) (release func([]domain.
 	}
 }
 
-func (l *Leases) tryHold(ids []string) (wait <-chan struct{}) {
+func (l *Leases) tryOccupy(ids []string) (wait <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.catchUp(); l.table != nil {
@@ -383,7 +383,7 @@ func (l *Leases) tryHold(ids []string) (wait <-chan struct{}) {
 	}
 	// By their ids: a node may be added, or be another one, before the write is done.
 	for _, id := range ids {
-		l.held[id]++
+		l.busy[id]++
 	}
 	return nil
 }
@@ -394,8 +394,8 @@ func (l *Leases) release(ids []string, changes []domain.Change) {
 	defer l.mu.Unlock()
 	l.catchUp()
 	for _, id := range ids {
-		if l.held[id]--; l.held[id] == 0 {
-			delete(l.held, id)
+		if l.busy[id]--; l.busy[id] == 0 {
+			delete(l.busy, id)
 		}
 	}
 	if l.table == nil {
@@ -464,7 +464,7 @@ func (l *Leases) force(pool string) ([]*expiry, error) {
 		return nil, ports.ErrNotLeader
 	}
 	l.look()
-	due := l.table.expirable(len(l.table.nodes), &pool, l.held)
+	due := l.table.expirable(len(l.table.nodes), &pool, l.busy)
 	for _, one := range due {
 		one.forced = true
 	}
