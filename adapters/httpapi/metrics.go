@@ -82,10 +82,9 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 // resolved beforehand: looking them up for each request would cost as much as
 // reading a node.
 type callMetrics struct {
-	all           *metrics
-	route, method string
-	duration      prometheus.Observer // nil of streams
-	byStatus      map[int]prometheus.Counter
+	requests *prometheus.CounterVec     // by status
+	usual    map[int]prometheus.Counter // of requests
+	duration prometheus.Observer        // nil of streams
 }
 
 func (m *metrics) call(route, method string) *callMetrics {
@@ -97,24 +96,22 @@ func (m *metrics) call(route, method string) *callMetrics {
 // untimedCall is for streams.
 func (m *metrics) untimedCall(route, method string) *callMetrics {
 	c := &callMetrics{
-		all:      m,
-		route:    route,
-		method:   method,
-		byStatus: map[int]prometheus.Counter{},
+		requests: m.requests.MustCurryWith(prometheus.Labels{"route": route, "method": method}),
+		usual:    map[int]prometheus.Counter{},
 	}
 	for _, status := range []int{http.StatusOK, http.StatusCreated, http.StatusNotModified, http.StatusTemporaryRedirect} {
-		c.byStatus[status] = c.counter(status)
+		c.usual[status] = c.counter(status)
 	}
 	return c
 }
 
 func (c *callMetrics) counter(status int) prometheus.Counter {
-	return c.all.requests.WithLabelValues(c.route, c.method, strconv.Itoa(status))
+	return c.requests.WithLabelValues(strconv.Itoa(status))
 }
 
 func (c *callMetrics) count(status int) {
-	counter, resolved := c.byStatus[status]
-	if !resolved {
+	counter, usual := c.usual[status]
+	if !usual {
 		counter = c.counter(status)
 	}
 	counter.Inc()
