@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -17,40 +18,15 @@ func (s *Server) followCluster(out *sink, r *http.Request) (course, error) {
 	var stream ports.ClusterStream
 	var first ports.ClusterDelivery
 	var later <-chan struct{}
-	err = s.open(out, r, func(ctx context.Context) error {
-		var err error
+	err = s.open(out, r, func(ctx context.Context) (seen *domain.Revision, err error) {
 		if stream, err = s.config.Cluster.Follow(ctx, source); err != nil {
-			return err
+			return nil, err
 		}
 		first, later, err = stream.Next()
-		return err
+		return nil, err
 	})
-	if err == nil && !out.opened {
-		err = s.openSink(out, r, nil)
-	}
-	if r.Method == http.MethodHead && out.opened {
-		return nil, nil
-	}
-	return func() error { return deliverAllOfCluster(out, stream, first, later) }, err
-}
-
-// deliverAllOfCluster sends first and all that comes after it, of which later tells,
-// until the stream ends.
-func deliverAllOfCluster(out *sink, stream ports.ClusterStream, first ports.ClusterDelivery, later <-chan struct{}) error {
-	for delivery := first; ; {
-		var err error
-		if delivery.Empty() {
-			err = out.await(later, "keep-alive")
-		} else {
-			err = deliverCluster(out, delivery)
-		}
-		if err == nil {
-			delivery, later, err = stream.Next()
-		}
-		if err != nil {
-			return err
-		}
-	}
+	deliver := func(d ports.ClusterDelivery) error { return deliverCluster(out, d) }
+	return func() error { return deliverAll(out, first, later, stream.Next, deliver) }, err
 }
 
 func deliverCluster(out *sink, d ports.ClusterDelivery) error {

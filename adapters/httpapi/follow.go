@@ -17,20 +17,25 @@ const retryPause = 250 * time.Millisecond
 // noLeader is what a stream says while it waits for a leader.
 const noLeader = "no leader"
 
-// open calls begin until it succeeds, within the time of a request each.
-// begin opens the stream at the ports and takes the first delivery.
+// opening opens a stream at the ports, and takes the first delivery. It gives the
+// revision of the registry that this shows; nil where it shows none.
+type opening = func(context.Context) (seen *domain.Revision, err error)
+
+// open tries to open a stream until that succeeds, within the time of a request each.
 //
 // Browsers, and others, give up for good when a stream is answered with 503. So
 // what passes by itself, above all that there is no leader, is waited for on an
 // open stream. Where another instance leads, the answer is a redirect as long as
 // nothing is written; afterwards the stream ends, and its client comes back.
-func (s *Server) open(out *sink, r *http.Request, begin func(context.Context) error) error {
+func (s *Server) open(out *sink, r *http.Request, try opening) error {
 	said := false
 	for {
-		err := s.tryOpen(r, begin)
+		seen, err := s.tryOpen(r, try)
 		switch {
-		case err == nil:
+		case err == nil && out.opened:
 			return nil
+		case err == nil:
+			return s.openSink(out, r, seen)
 		case r.Context().Err() != nil:
 			return err
 		case outcomeOf(err).status != http.StatusServiceUnavailable:
@@ -65,18 +70,39 @@ func (s *Server) openSink(out *sink, r *http.Request, seen *domain.Revision) err
 	return out.open(seen, contact)
 }
 
-func (s *Server) tryOpen(r *http.Request, begin func(context.Context) error) error {
+func (s *Server) tryOpen(r *http.Request, try opening) (*domain.Revision, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
 	defer cancel()
-	err := begin(ctx)
+	seen, err := try(ctx)
 	if !errors.Is(err, ports.ErrNotLeader) {
-		return err
+		return seen, err
 	}
 	leader, err := s.leader(ctx, err)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return &leaderElsewhere{leader}
+	return nil, &leaderElsewhere{leader}
+}
+
+// deliverAll delivers first and all that next gives after it, until there is an error.
+// later tells when to ask again, where there is nothing; nil: out is woken.
+func deliverAll[D interface{ Empty() bool }](
+	out *sink, first D, later <-chan struct{}, next func() (D, <-chan struct{}, error), deliver func(D) error,
+) error {
+	for delivery := first; ; {
+		var err error
+		if delivery.Empty() {
+			err = out.await(later, "keep-alive")
+		} else {
+			err = deliver(delivery)
+		}
+		if err == nil {
+			delivery, later, err = next()
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // awaitLeader returns when asking for a stream again may help.

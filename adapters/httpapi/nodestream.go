@@ -24,47 +24,19 @@ func (s *Server) followNodes(out *sink, r *http.Request) (course, error) {
 	}
 	var stream ports.NodeStream
 	var first ports.Delivery
-	err = s.open(out, r, func(ctx context.Context) error {
-		var err error
+	err = s.open(out, r, func(ctx context.Context) (seen *domain.Revision, err error) {
 		if stream, err = s.config.Nodes.Follow(ctx, after, source); err != nil {
-			return err
+			return nil, err
 		}
 		first, _, err = stream.Next()
-		return err
+		return &first.Revision, err
 	})
-	if err == nil && !out.opened {
-		err = s.openSink(out, r, position(first, after))
+	next := func() (ports.Delivery, <-chan struct{}, error) {
+		delivery, _, err := stream.Next()
+		return delivery, nil, err // waves tell when to ask again
 	}
-	if r.Method == http.MethodHead && out.opened {
-		return nil, nil
-	}
-	return func() error { return s.deliverAll(out, stream, first, filter) }, err
-}
-
-// deliverAll sends first and all that comes after it, until the stream ends.
-func (s *Server) deliverAll(out *sink, stream ports.NodeStream, first ports.Delivery, filter domain.Filter) error {
-	for delivery := first; ; {
-		var err error
-		if delivery.Empty() {
-			err = out.await(nil, "keep-alive")
-		} else {
-			err = s.deliver(out, delivery, filter)
-		}
-		if err == nil {
-			delivery, _, err = stream.Next()
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// position is the revision of the state that a stream begins with.
-func position(first ports.Delivery, after *domain.Revision) *domain.Revision {
-	if first.Empty() {
-		return after
-	}
-	return &first.Revision
+	deliver := func(d ports.Delivery) error { return s.deliver(out, d, filter) }
+	return func() error { return deliverAll(out, first, nil, next, deliver) }, err
 }
 
 // deliver sends of d what filter lets through.

@@ -20,8 +20,8 @@ type call struct {
 	// the request.
 	answer decision
 
-	// stream opens out, and says how it goes on; nil: it doesn't, that was all. An
-	// error that it returns before it opened out is answered as any other.
+	// stream opens out, and says how it goes on. An error that it returns before it
+	// opened out is answered as any other.
 	stream func(out *sink, r *http.Request) (course, error)
 	name   string // of the stream, in metrics
 

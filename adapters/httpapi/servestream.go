@@ -8,7 +8,7 @@ import (
 )
 
 // course is what a stream does from when it is open until it ends. It returns why
-// it ended.
+// it ended. It must not hold the request: see running.
 type course = func() error
 
 // running is a stream that is open. It holds nothing of the request: beside what a
@@ -51,7 +51,11 @@ func (s *Server) openStream(out *sink, r *http.Request, c *measuredCall) (course
 	if err := checkQuery(r, c.params); err != nil {
 		return nil, err
 	}
-	return c.stream(out, r)
+	run, err := c.stream(out, r)
+	if r.Method == http.MethodHead && out.opened {
+		return nil, nil // that was all
+	}
+	return run, err
 }
 
 func (s *Server) refuseStream(w http.ResponseWriter, r *http.Request, c *measuredCall, err error) {
