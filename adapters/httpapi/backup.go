@@ -44,8 +44,8 @@ type backupTrailer struct {
 	SHA256 string `json:"sha256"`
 }
 
-func (s *Server) getBackup(ctx context.Context, r *http.Request) (answer, error) {
-	source, err := sourceOf(r.URL.Query())
+func (s *Server) getBackup(ctx context.Context, r request) (answer, error) {
+	source, err := r.query.source()
 	if err != nil {
 		return answer{}, err
 	}

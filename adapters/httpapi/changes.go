@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"net/http"
 	"strconv"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -28,7 +27,7 @@ type batchBody struct {
 	Changes []editBody `json:"changes"`
 }
 
-func (s *Server) batchNodes(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) batchNodes(ctx context.Context, r request) (answer, error) {
 	if err := noCondition(r); err != nil {
 		return answer{}, err
 	}
@@ -70,7 +69,7 @@ func appendResults(b []byte, revision domain.Revision, changes []domain.Change) 
 	return append(b, "]}"...)
 }
 
-func (s *Server) renewNode(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) renewNode(ctx context.Context, r request) (answer, error) {
 	id, err := nodeID(r)
 	if err != nil {
 		return answer{}, err
@@ -92,15 +91,14 @@ type expiredBody struct {
 	Expired  []string        `json:"expired"`
 }
 
-func (s *Server) expireNodes(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) expireNodes(ctx context.Context, r request) (answer, error) {
 	if err := noCondition(r); err != nil {
 		return answer{}, err
 	}
-	query := r.URL.Query()
-	if !query.Has(paramPool) {
+	if !r.query.Has(paramPool) {
 		return answer{}, invalidRequest("the parameter %q is missing: which pool's nodes are to expire", paramPool)
 	}
-	changes, revision, err := s.config.Leases.Expire(ctx, query.Get(paramPool))
+	changes, revision, err := s.config.Leases.Expire(ctx, r.query.Get(paramPool))
 	if err != nil {
 		return answer{}, err
 	}

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -10,8 +9,8 @@ import (
 
 // followCluster streams what happens to the raft cluster. Its events have no
 // ids: a client that comes back starts with the snapshot.
-func (s *Server) followCluster(out *sink, r *http.Request) (course, error) {
-	source, err := sourceOf(r.URL.Query())
+func (s *Server) followCluster(out *sink, r request) (course, error) {
+	source, err := r.query.source()
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,7 +69,7 @@ func (l *encodedList) compress() *encodedList {
 
 // takesGzip reports whether r takes gzip, and at least as gladly as what is not
 // compressed. What is not understood is not asked for.
-func takesGzip(r *http.Request) bool {
+func takesGzip(r request) bool {
 	gzipWeight, identityWeight, otherWeight := -1, -1, 0
 	for _, line := range r.Header["Accept-Encoding"] {
 		for element := range strings.SplitSeq(line, ",") {

@@ -35,7 +35,7 @@ func parseEtag(tag string) (domain.Revision, bool) {
 // writeCondition reads what a PUT or DELETE of a node expects. A condition that
 // is not understood is refused: a write that ignores it would be the very
 // accident that the condition is there to prevent.
-func writeCondition(r *http.Request) (domain.Condition, error) {
+func writeCondition(r request) (domain.Condition, error) {
 	match, hasMatch := r.Header["If-Match"]
 	noneMatch, hasNoneMatch := r.Header["If-None-Match"]
 	switch {
@@ -64,7 +64,7 @@ func writeCondition(r *http.Request) (domain.Condition, error) {
 }
 
 // noCondition refuses conditions where there are none to hold.
-func noCondition(r *http.Request) error {
+func noCondition(r request) error {
 	for _, name := range []string{"If-Match", "If-None-Match"} {
 		if _, given := r.Header[name]; given {
 			return invalidRequest("%s is not supported here", name)
@@ -75,7 +75,7 @@ func noCondition(r *http.Request) error {
 
 // notModified reports whether the asker has what it asks for already. Whatever
 // is not understood is no match: the worst that comes of it is a full answer.
-func notModified(r *http.Request, tag string) bool {
+func notModified(r request, tag string) bool {
 	for _, line := range r.Header["If-None-Match"] {
 		for candidate := range strings.SplitSeq(line, ",") {
 			candidate = strings.TrimSpace(candidate)
@@ -89,14 +89,14 @@ func notModified(r *http.Request, tag string) bool {
 
 // streamPosition reads where a stream of changes is to go on; nil for the
 // beginning.
-func streamPosition(r *http.Request, since string, hasSince bool) (*domain.Revision, error) {
+func streamPosition(r request) (*domain.Revision, error) {
 	var position *domain.Revision
-	if hasSince {
-		revision, ok := parseRevision(since)
-		if !ok {
-			return nil, invalidRequest("since must be a revision: %q", since)
+	if r.query.Has(paramSince) {
+		since, err := r.query.revision(paramSince)
+		if err != nil {
+			return nil, err
 		}
-		position = &revision
+		position = &since
 	}
 	ids := r.Header.Values("Last-Event-ID")
 	switch {

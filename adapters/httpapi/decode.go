@@ -33,12 +33,12 @@ var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // decodeBody reads the body of r, whose length the caller has bounded, into
 // target, a pointer to a struct.
-func decodeBody(r *http.Request, target any) error {
+func decodeBody(r request, target any) error {
 	return readBody(r, func(body []byte) error { return decodeJSON(body, target) })
 }
 
 // decodeOptionalBody is decodeBody where there may be none.
-func decodeOptionalBody(r *http.Request, target any) error {
+func decodeOptionalBody(r request, target any) error {
 	return readBody(r, func(body []byte) error {
 		if len(body) == 0 {
 			return nil
@@ -48,7 +48,7 @@ func decodeOptionalBody(r *http.Request, target any) error {
 }
 
 // readBody has decode, which keeps nothing of it, look at the body of r.
-func readBody(r *http.Request, decode func(body []byte) error) error {
+func readBody(r request, decode func(body []byte) error) error {
 	if err := checkMediaType(r.Header); err != nil {
 		return err
 	}
@@ -187,8 +187,8 @@ func kindName(t reflect.Type) string {
 }
 
 // pathID gives the id in the path of r, percent-encoding undone.
-func pathID(r *http.Request) (string, error) {
-	id := chi.URLParam(r, "id")
+func pathID(r request) (string, error) {
+	id := chi.URLParam(r.Request, "id")
 	// chi routes on the encoded path only where it differs from the plain
 	// encoding of the decoded one. Undoing it always would decode twice.
 	if r.URL.RawPath == "" {

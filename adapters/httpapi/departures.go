@@ -22,7 +22,7 @@ type departure struct {
 
 // reply writes a, and all of its content, as the answer to r. It returns an error where
 // the content is not whole.
-func (s *Server) reply(w http.ResponseWriter, r *http.Request, a *answer) error {
+func (s *Server) reply(w http.ResponseWriter, r request, a *answer) error {
 	w, done := s.begin(w, r)
 	defer done()
 	a.write(w)
@@ -34,12 +34,12 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request, a *answer) error 
 
 // begin gives the writer of an answer to r in place of w. done is to be called when all is
 // written, before the handler returns.
-func (s *Server) begin(w http.ResponseWriter, r *http.Request) (out http.ResponseWriter, done func()) {
+func (s *Server) begin(w http.ResponseWriter, r request) (out http.ResponseWriter, done func()) {
 	if r.ProtoMajor == 1 {
 		return w, func() {}
 	}
 	d := &departure{ResponseWriter: w}
-	s.departures.add(&d.transfer, w, r)
+	s.departures.add(&d.transfer, w, r.Request)
 	return d, func() {
 		if d.written {
 			// What net/http is left with it writes when nobody can bound that any more. An

@@ -27,7 +27,7 @@ type opening = func(context.Context) (seen *domain.Revision, err error)
 // what passes by itself, above all that there is no leader, is waited for on an
 // open stream. Where another instance leads, the answer is a redirect as long as
 // nothing is written; afterwards the stream ends, and its client comes back.
-func (s *Server) open(out *sink, r *http.Request, try opening) error {
+func (s *Server) open(out *sink, r request, try opening) error {
 	said := false
 	for {
 		seen, err := s.tryOpen(r, try)
@@ -62,15 +62,15 @@ func (s *Server) open(out *sink, r *http.Request, try opening) error {
 }
 
 // openSink sends the header of a stream.
-func (s *Server) openSink(out *sink, r *http.Request, seen *domain.Revision) error {
+func (s *Server) openSink(out *sink, r request, seen *domain.Revision) error {
 	var contact string
-	if isStale(r) {
+	if r.query.isStale() {
 		contact = s.leaderContact()
 	}
 	return out.open(seen, contact)
 }
 
-func (s *Server) tryOpen(r *http.Request, try opening) (*domain.Revision, error) {
+func (s *Server) tryOpen(r request, try opening) (*domain.Revision, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
 	defer cancel()
 	seen, err := try(ctx)

@@ -44,7 +44,7 @@ func (b *nodeBody) spec(id string) domain.NodeSpec {
 	}
 }
 
-func (s *Server) putNodes(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) putNodes(ctx context.Context, r request) (answer, error) {
 	condition, err := writeCondition(r)
 	if err != nil {
 		return answer{}, err
@@ -56,7 +56,7 @@ func (s *Server) putNodes(ctx context.Context, r *http.Request) (answer, error) 
 	return s.register(ctx, body.spec(body.named()), condition)
 }
 
-func (s *Server) putNode(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) putNode(ctx context.Context, r request) (answer, error) {
 	id, err := nodeID(r)
 	if err != nil {
 		return answer{}, err
@@ -89,9 +89,9 @@ func (s *Server) register(ctx context.Context, spec domain.NodeSpec, condition d
 	return a, nil
 }
 
-func (s *Server) getNodes(ctx context.Context, r *http.Request) (answer, error) {
-	read, err := readOf(r)
-	filter, filterErr := filterOf(r)
+func (s *Server) getNodes(ctx context.Context, r request) (answer, error) {
+	read, err := r.query.read()
+	filter, filterErr := r.query.filter()
 	if err := errors.Join(err, filterErr); err != nil {
 		return answer{}, err
 	}
@@ -122,12 +122,12 @@ func (s *Server) getNodes(ctx context.Context, r *http.Request) (answer, error) 
 	return a, nil
 }
 
-func (s *Server) getNode(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) getNode(ctx context.Context, r request) (answer, error) {
 	id, err := nodeID(r)
 	if err != nil {
 		return answer{}, err
 	}
-	read, err := readOf(r)
+	read, err := r.query.read()
 	if err != nil {
 		return answer{}, err
 	}
@@ -148,7 +148,7 @@ func (s *Server) getNode(ctx context.Context, r *http.Request) (answer, error) {
 	return a, nil
 }
 
-func (s *Server) deleteNode(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) deleteNode(ctx context.Context, r request) (answer, error) {
 	id, err := nodeID(r)
 	if err != nil {
 		return answer{}, err
@@ -174,7 +174,7 @@ func nodeAnswer(n *domain.CacheNode, seen domain.Revision) answer {
 }
 
 // nodeID gives the node id in the path of r, which names a node that could be.
-func nodeID(r *http.Request) (string, error) {
+func nodeID(r request) (string, error) {
 	id, err := pathID(r)
 	if err != nil {
 		return "", err

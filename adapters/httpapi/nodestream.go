@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"net/http"
 	"strconv"
 	"sync/atomic"
 
@@ -13,12 +12,11 @@ import (
 
 // followNodes streams the changes of the registry. The stream is no more than a
 // position in history: what a slow reader has not taken yet is kept nowhere.
-func (s *Server) followNodes(out *sink, r *http.Request) (course, error) {
+func (s *Server) followNodes(out *sink, r request) (course, error) {
 	s.waves.add(out)
-	query := r.URL.Query()
-	after, err := streamPosition(r, query.Get(paramSince), query.Has(paramSince))
-	source, sourceErr := sourceOf(query)
-	filter, filterErr := filterOf(r)
+	after, err := streamPosition(r)
+	source, sourceErr := r.query.source()
+	filter, filterErr := r.query.filter()
 	if err := errors.Join(err, sourceErr, filterErr); err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ func contentTag(content []byte) string {
 	return `"` + hex.EncodeToString(sum[:8]) + `"`
 }
 
-func (s *Server) openapi(_ context.Context, r *http.Request) (answer, error) {
+func (s *Server) openapi(_ context.Context, r request) (answer, error) {
 	a := answer{body: openAPI, contentType: yamlType, etag: openAPITag}
 	if notModified(r, openAPITag[0]) {
 		a.status = http.StatusNotModified

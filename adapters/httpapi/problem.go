@@ -146,7 +146,7 @@ var problemType = []string{"application/problem+json"}
 
 // answerTo turns err into the answer to r. Not the leader? Then the leader's
 // address is the answer.
-func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answer {
+func (s *Server) answerTo(ctx context.Context, r request, err error) answer {
 	row := outcomeOf(err)
 	var location, named string
 	if row.status == http.StatusTemporaryRedirect {
@@ -155,7 +155,7 @@ func (s *Server) answerTo(ctx context.Context, r *http.Request, err error) answe
 		case lookupErr != nil:
 			err = lookupErr
 			row = outcomeOf(err)
-		case staysHere(r):
+		case r.query.staysHere():
 			err, row, named = &leaderElsewhere{leader}, notLeader, leader
 		default:
 			err = &leaderElsewhere{leader}
@@ -209,7 +209,7 @@ func (s *Server) leader(ctx context.Context, err error) (string, error) {
 	return s.config.Cluster.LeaderAddress(ctx)
 }
 
-func redirectTarget(leader string, r *http.Request) string {
+func redirectTarget(leader string, r request) string {
 	target := "http://" + leader + r.URL.EscapedPath()
 	if r.URL.RawQuery != "" {
 		target += "?" + r.URL.RawQuery

@@ -47,67 +47,97 @@ const (
 	longestWait = time.Minute
 )
 
-// checkQuery refuses every parameter that is not in allowed, and any that is
-// given twice.
-func checkQuery(r *http.Request, allowed []string) error {
+// query is what a request asks for behind the question mark.
+type query struct {
+	url.Values
+	// malformed: what is not properly encoded is not among the values.
+	malformed error
+}
+
+// request is a request whose query is parsed, which is done once.
+type request struct {
+	*http.Request
+	query query
+}
+
+func parsed(r *http.Request) request {
 	if r.URL.RawQuery == "" {
+		return request{Request: r}
+	}
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	return request{r, query{values, err}}
+}
+
+// check refuses every parameter that the call does not know, and any that is given twice.
+func (c *call) check(q query) error {
+	switch {
+	case q.malformed != nil:
+		return invalidRequest("the query is not properly encoded: %v", q.malformed)
+	case len(q.Values) == 0:
 		return nil
 	}
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return invalidRequest("the query is not properly encoded: %v", err)
-	}
 	var faults []error
-	for _, name := range slices.Sorted(maps.Keys(query)) {
+	for _, name := range slices.Sorted(maps.Keys(q.Values)) {
 		switch {
-		case !slices.Contains(allowed, name):
+		case !c.knows(name):
 			faults = append(faults, invalidRequest("the parameter %q is not supported here", name))
-		case len(query[name]) > 1 && name != paramLabel:
-			faults = append(faults, invalidRequest("the parameter %q is given %d times", name, len(query[name])))
+		case len(q.Values[name]) > 1 && name != paramLabel:
+			faults = append(faults, invalidRequest("the parameter %q is given %d times", name, len(q.Values[name])))
 		}
 	}
 	return errors.Join(faults...)
 }
 
-// readOf reads how a request wants to be answered.
-func readOf(r *http.Request) (ports.Read, error) {
-	if r.URL.RawQuery == "" {
+func (c *call) knows(name string) bool { return slices.Contains(c.params, name) }
+
+// waitOf is how much longer than any other a request may take. What is wrong with that
+// is told by read.
+func (c *call) waitOf(q query) time.Duration {
+	read, err := q.read()
+	if err != nil || !c.knows(paramWait) {
+		return 0
+	}
+	return read.Wait
+}
+
+// read is how the request wants to be answered.
+func (q query) read() (ports.Read, error) {
+	if len(q.Values) == 0 {
 		return ports.Read{}, nil
 	}
-	query := r.URL.Query()
 	var read ports.Read
 	var faults []error
 	note := func(err error) { faults = append(faults, err) }
 
 	var err error
-	read.Source, err = sourceOf(query)
+	read.Source, err = q.source()
 	note(err)
-	if query.Has(paramMaxStale) {
-		bound, err := duration(query, paramMaxStale)
+	if q.Has(paramMaxStale) {
+		bound, err := q.duration(paramMaxStale)
 		note(err)
 		if read.Source != ports.Stale {
 			note(invalidRequest("%s is only for consistency=stale: any other answer is up to date", paramMaxStale))
 		}
 		read.MaxStale = &bound
 	}
-	if query.Has(paramMinRevision) {
-		read.AtLeast, err = revision(query, paramMinRevision)
+	if q.Has(paramMinRevision) {
+		read.AtLeast, err = q.revision(paramMinRevision)
 		note(err)
 	}
-	if query.Has(paramSince) {
-		since, err := revision(query, paramSince)
+	if q.Has(paramSince) {
+		since, err := q.revision(paramSince)
 		note(err)
 		read.Past = &since
 	}
-	waits := query.Has(paramMinRevision) || query.Has(paramSince)
+	waits := q.Has(paramMinRevision) || q.Has(paramSince)
 	switch {
-	case query.Has(paramWait) && !waits:
+	case q.Has(paramWait) && !waits:
 		note(invalidRequest("%s needs something to wait for: %s or %s", paramWait, paramMinRevision, paramSince))
-	case query.Has(paramWait):
-		read.Wait, err = duration(query, paramWait)
+	case q.Has(paramWait):
+		read.Wait, err = q.duration(paramWait)
 		note(err)
 		if read.Wait > longestWait {
-			note(invalidRequest("%s must be at most %v: %q", paramWait, longestWait, query.Get(paramWait)))
+			note(invalidRequest("%s must be at most %v: %q", paramWait, longestWait, q.Get(paramWait)))
 		}
 	case waits:
 		read.Wait = defaultWait
@@ -115,90 +145,71 @@ func readOf(r *http.Request) (ports.Read, error) {
 	return read, errors.Join(faults...)
 }
 
-// waitOf is how much longer than any other a request may take. What is wrong
-// with it is told by readOf.
-func waitOf(r *http.Request) time.Duration {
-	if r.URL.RawQuery == "" {
-		return 0
-	}
-	read, err := readOf(r)
-	if err != nil {
-		return 0
-	}
-	return read.Wait
-}
-
-// sourceOf reads which instance is to answer, and how fresh.
-func sourceOf(query url.Values) (ports.Source, error) {
-	var faults []error
+// source is which instance is to answer, and how fresh.
+func (q query) source() (ports.Source, error) {
 	source := ports.Leader
-	switch redirect := query.Get(paramRedirect); {
-	case redirect == "false":
+	redirect, err := q.truth(paramRedirect, true)
+	if !redirect {
 		source = ports.Here
-	case redirect != "true" && query.Has(paramRedirect):
-		faults = append(faults, invalidRequest("%s must be true or false: %q", paramRedirect, redirect))
 	}
-	switch consistency := query.Get(paramConsistency); {
+	switch consistency := q.Get(paramConsistency); {
 	case consistency == "stale":
 		source = ports.Stale
-	case consistency != "linearizable" && query.Has(paramConsistency):
-		faults = append(faults, invalidRequest("%s must be linearizable or stale: %q", paramConsistency, consistency))
+	case consistency != "linearizable" && q.Has(paramConsistency):
+		err = errors.Join(err, invalidRequest("%s must be linearizable or stale: %q", paramConsistency, consistency))
 	}
-	return source, errors.Join(faults...)
+	return source, err
 }
 
-// staysHere reports whether r must not be redirected. r may be any request.
-func staysHere(r *http.Request) bool {
-	return r.URL.RawQuery != "" && r.URL.Query().Get(paramRedirect) == "false"
-}
+// staysHere reports whether the request must not be redirected, whatever else is wrong with it.
+func (q query) staysHere() bool { return q.Get(paramRedirect) == "false" }
 
-// isStale reports whether r wants what this instance has. r may be any request.
-func isStale(r *http.Request) bool {
-	return r.URL.RawQuery != "" && r.URL.Query().Get(paramConsistency) == "stale"
-}
+// isStale reports whether it wants what this instance has, whatever else is wrong with it.
+func (q query) isStale() bool { return q.Get(paramConsistency) == "stale" }
 
-// checkRedirect refuses what a write says of redirects, where it says nothing
-// that makes sense.
-func checkRedirect(r *http.Request) error {
-	if r.URL.RawQuery == "" {
-		return nil
-	}
-	_, err := sourceOf(r.URL.Query())
-	return err
-}
-
-func revision(query url.Values, name string) (domain.Revision, error) {
-	revision, ok := parseRevision(query.Get(name))
+func (q query) revision(name string) (domain.Revision, error) {
+	revision, ok := parseRevision(q.Get(name))
 	if !ok {
-		return 0, invalidRequest("%s must be a revision: %q", name, query.Get(name))
+		return 0, invalidRequest("%s must be a revision: %q", name, q.Get(name))
 	}
 	return revision, nil
 }
 
-func duration(query url.Values, name string) (time.Duration, error) {
-	d, err := time.ParseDuration(query.Get(name))
+func (q query) duration(name string) (time.Duration, error) {
+	d, err := time.ParseDuration(q.Get(name))
 	if err != nil || d < 0 {
-		return 0, invalidRequest("%s must be a duration such as 500ms or 30s: %q", name, query.Get(name))
+		return 0, invalidRequest("%s must be a duration such as 500ms or 30s: %q", name, q.Get(name))
 	}
 	return d, nil
 }
 
-// filterOf reads which nodes a request is about.
-func filterOf(r *http.Request) (domain.Filter, error) {
-	if r.URL.RawQuery == "" {
+func (q query) truth(name string, byDefault bool) (bool, error) {
+	switch value := q.Get(name); {
+	case value == "true":
+		return true, nil
+	case value == "false":
+		return false, nil
+	case q.Has(name):
+		return byDefault, invalidRequest("%s must be true or false: %q", name, value)
+	}
+	return byDefault, nil
+}
+
+// filter is which nodes the request is about.
+func (q query) filter() (domain.Filter, error) {
+	if len(q.Values) == 0 {
 		return domain.Filter{}, nil
 	}
-	query := r.URL.Query()
 	given := func(name string) *string {
-		if !query.Has(name) {
+		if !q.Has(name) {
 			return nil
 		}
-		value := query.Get(name)
+		value := q.Get(name)
 		return &value
 	}
 	filter := domain.Filter{Pool: given(paramPool), State: (*domain.State)(given(paramState)), Zone: given(paramZone)}
 	var faults []error
-	for _, text := range query[paramLabel] {
+	for _, text := range q.Values[paramLabel] {
 		key, value, both := strings.Cut(text, "=")
 		if !both {
 			faults = append(faults, invalidRequest("%s must be key=value: %q", paramLabel, text))

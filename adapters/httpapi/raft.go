@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"net/http"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
@@ -19,7 +18,7 @@ func instanceAnswer(i domain.Instance) answer {
 	return answer{body: marshal(instanceBody{ID: i.ID, Address: i.RaftAddress, Suffrage: &i.Suffrage})}
 }
 
-func (s *Server) putInstance(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) putInstance(ctx context.Context, r request) (answer, error) {
 	if err := noCondition(r); err != nil {
 		return answer{}, err
 	}
@@ -31,7 +30,7 @@ func (s *Server) putInstance(ctx context.Context, r *http.Request) (answer, erro
 	if err != nil {
 		return answer{}, err
 	}
-	force, err := forced(r)
+	force, err := r.query.truth(paramForce, false) // without asking the instance who it is
 	if err != nil {
 		return answer{}, err
 	}
@@ -42,7 +41,7 @@ func (s *Server) putInstance(ctx context.Context, r *http.Request) (answer, erro
 	return instanceAnswer(now), nil
 }
 
-func (s *Server) deleteInstance(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) deleteInstance(ctx context.Context, r request) (answer, error) {
 	id, err := pathID(r)
 	if err != nil {
 		return answer{}, err
@@ -57,19 +56,6 @@ func (s *Server) deleteInstance(ctx context.Context, r *http.Request) (answer, e
 	return instanceAnswer(removed), nil
 }
 
-// forced reads whether an instance is to be added, or moved, without being asked
-// who it is.
-func forced(r *http.Request) (bool, error) {
-	query := r.URL.Query()
-	switch force := query.Get(paramForce); {
-	case force == "true":
-		return true, nil
-	case force != "false" && query.Has(paramForce):
-		return false, invalidRequest("%s must be true or false: %q", paramForce, force)
-	}
-	return false, nil
-}
-
 type successorBody struct {
 	ID *string `json:"id"`
 }
@@ -78,7 +64,7 @@ type leaderBody struct {
 	LeaderNodeID string `json:"leaderNodeID"`
 }
 
-func (s *Server) handOver(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) handOver(ctx context.Context, r request) (answer, error) {
 	if err := noCondition(r); err != nil {
 		return answer{}, err
 	}
@@ -137,8 +123,8 @@ func clusterJSON(c domain.Cluster) []byte {
 	return marshal(body)
 }
 
-func (s *Server) getCluster(ctx context.Context, r *http.Request) (answer, error) {
-	source, err := sourceOf(r.URL.Query())
+func (s *Server) getCluster(ctx context.Context, r request) (answer, error) {
+	source, err := r.query.source()
 	if err != nil {
 		return answer{}, err
 	}

@@ -51,7 +51,7 @@ type originBody struct {
 	Revision  domain.Revision `json:"revision"`
 }
 
-func (s *Server) restore(ctx context.Context, r *http.Request) (answer, error) {
+func (s *Server) restore(ctx context.Context, r request) (answer, error) {
 	expected, err := registryCondition(r)
 	if err != nil {
 		return answer{}, err
@@ -79,7 +79,7 @@ func (s *Server) restore(ctx context.Context, r *http.Request) (answer, error) {
 }
 
 // registryCondition reads at which revision the registry has to be; nil for any.
-func registryCondition(r *http.Request) (*domain.Revision, error) {
+func registryCondition(r request) (*domain.Revision, error) {
 	if _, given := r.Header["If-None-Match"]; given {
 		return nil, invalidRequest("If-None-Match is not supported here")
 	}

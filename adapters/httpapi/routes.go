@@ -22,7 +22,7 @@ type call struct {
 
 	// stream opens out, and says how it goes on. An error that it returns before it
 	// opened out is answered as any other.
-	stream func(out *sink, r *http.Request) (course, error)
+	stream func(out *sink, r request) (course, error)
 	name   string // of the stream, in metrics
 
 	// handler is somebody else's.
@@ -30,15 +30,13 @@ type call struct {
 
 	// params are the query parameters that the call knows.
 	params []string
-	// waits: it may be asked to wait for something.
-	waits bool
 	// uploads: its body may be of any length, and takes the time that it needs.
 	uploads bool
 	// anyParams: what the call does not know is none of its business.
 	anyParams bool
 }
 
-type decision = func(ctx context.Context, r *http.Request) (answer, error)
+type decision = func(ctx context.Context, r request) (answer, error)
 
 type route struct {
 	pattern string
@@ -51,14 +49,14 @@ func (s *Server) routes() []route {
 	exposition := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 	node := func(wrap func(decision) decision) []call {
 		return []call{
-			{method: get, answer: wrap(s.getNode), params: nodeParams, waits: true},
+			{method: get, answer: wrap(s.getNode), params: nodeParams},
 			{method: put, answer: wrap(s.putNode), params: writeParams},
 			{method: del, answer: wrap(s.deleteNode), params: writeParams},
 		}
 	}
 	return []route{
 		{"/nodes", []call{
-			{method: get, answer: s.getNodes, params: listParams, waits: true},
+			{method: get, answer: s.getNodes, params: listParams},
 			{method: put, answer: s.putNodes, params: writeParams},
 		}},
 		{"/nodes/{id}", node(func(d decision) decision { return d })},
@@ -85,7 +83,7 @@ func (s *Server) routes() []route {
 // it as well.
 func named(id string) func(decision) decision {
 	return func(d decision) decision {
-		return func(ctx context.Context, r *http.Request) (answer, error) {
+		return func(ctx context.Context, r request) (answer, error) {
 			chi.RouteContext(r.Context()).URLParams.Add("id", id)
 			return d(ctx, r)
 		}
@@ -134,13 +132,13 @@ func (s *Server) resource(r route) *resource {
 	return res
 }
 
-func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s := res.server
+func (res *resource) ServeHTTP(w http.ResponseWriter, plain *http.Request) {
+	s, r := res.server, parsed(plain)
 	c, known := res.calls[r.Method]
 	switch {
 	case !known:
 		s.turnAway(w, r, res.refuse, res.allow, refuse(errMethod, "%q is not among the methods of this path: %s", r.Method, res.allow))
-	case crossOrigin.Check(r) != nil:
+	case crossOrigin.Check(plain) != nil:
 		s.turnAway(w, r, c.metrics, "", refuse(errCrossOrigin, "a page of another origin must not change anything here (Sec-Fetch-Site: %q, Origin: %q, Host: %q)",
 			r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin"), r.Host))
 	case c.uploads:
@@ -152,7 +150,7 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		began := time.Now()
 		out, done := s.begin(w, r)
-		c.handler.ServeHTTP(out, r)
+		c.handler.ServeHTTP(out, plain)
 		done()
 		c.metrics.answered(http.StatusOK, time.Since(began))
 	}
@@ -160,7 +158,7 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // turnAway answers who can't be asking for anything that there is. allow are the methods
 // that there are, where it is for the method.
-func (s *Server) turnAway(w http.ResponseWriter, r *http.Request, m *callMetrics, allow string, err error) {
+func (s *Server) turnAway(w http.ResponseWriter, r request, m *callMetrics, allow string, err error) {
 	began := time.Now()
 	a := s.answerTo(r.Context(), r, err)
 	a.allow = allow
@@ -177,7 +175,7 @@ func (s *Server) router() http.Handler {
 	}
 	unmatched := s.metrics.call("unmatched", "any")
 	notFound := func(w http.ResponseWriter, r *http.Request) {
-		s.turnAway(w, r, unmatched, "", refuse(errNoRoute, "there is nothing at %q", r.URL.Path))
+		s.turnAway(w, parsed(r), unmatched, "", refuse(errNoRoute, "there is nothing at %q", r.URL.Path))
 	}
 	router.NotFound(notFound)
 	// chi asks for this where it has never heard of a method, and has not looked

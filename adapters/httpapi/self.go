@@ -15,7 +15,7 @@ import (
 
 var alive = []byte(`{"live":true}`)
 
-func (s *Server) livez(context.Context, *http.Request) (answer, error) {
+func (s *Server) livez(context.Context, request) (answer, error) {
 	return answer{body: alive}, nil
 }
 
@@ -33,7 +33,7 @@ type readyBody struct {
 	ExpiryHeld []heldBody `json:"expiryHeld,omitzero"`
 }
 
-func (s *Server) readyz(context.Context, *http.Request) (answer, error) {
+func (s *Server) readyz(context.Context, request) (answer, error) {
 	state, _ := s.config.Local.State()
 	reasons := s.unready(state)
 	a := answer{body: marshal(readyBody{
@@ -75,7 +75,7 @@ type versionBody struct {
 	Modified bool `json:"modified,omitzero"`
 }
 
-func (s *Server) version(context.Context, *http.Request) (answer, error) {
+func (s *Server) version(context.Context, request) (answer, error) {
 	body := versionBody{Version: s.config.Version}
 	if build, ok := debug.ReadBuildInfo(); ok {
 		body.GoVersion = build.GoVersion

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"time"
 
@@ -16,12 +15,9 @@ import (
 // errPanic stands for a panic that is logged already.
 var errPanic = errors.New(ownFault)
 
-func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measuredCall) {
+func (s *Server) serveAnswer(w http.ResponseWriter, r request, c *measuredCall) {
 	began, body := time.Now(), r.Body
-	var wait time.Duration
-	if c.waits {
-		wait = waitOf(r)
-	}
+	wait := c.waitOf(r.query)
 	ctx, cancel := context.WithTimeout(r.Context(), wait+s.config.RequestTimeout)
 	defer cancel()
 	if wait > 0 {
@@ -40,7 +36,7 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r *http.Request, c *measured
 	if err != nil {
 		a = s.answerInTime(ctx, began, r, err)
 	}
-	if isStale(r) && slices.Contains(c.params, paramConsistency) {
+	if r.query.isStale() && c.knows(paramConsistency) {
 		a.leaderContact = s.leaderContact()
 	}
 	s.send(w, r, c, a, began)
@@ -59,7 +55,7 @@ const (
 // drain takes what is left of a body of HTTP/1 whose refusal is written, for as long as
 // a body may take to arrive. Who sends all of it before it reads would find that the
 // connection is gone, and no answer. Who waits for 100 Continue sends nothing any more.
-func drain(w http.ResponseWriter, r *http.Request, body io.Reader, limit int64) {
+func drain(w http.ResponseWriter, r request, body io.Reader, limit int64) {
 	if r.ProtoMajor != 1 || r.Header.Get("Expect") != "" {
 		return
 	}
@@ -69,7 +65,7 @@ func drain(w http.ResponseWriter, r *http.Request, body io.Reader, limit int64) 
 }
 
 // serveUpload is serveAnswer for a body that may take long to arrive.
-func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measuredCall) {
+func (s *Server) serveUpload(w http.ResponseWriter, r request, c *measuredCall) {
 	began := time.Now()
 	s.newcomers.hear(r.Context())
 	control := http.NewResponseController(w)
@@ -98,7 +94,7 @@ func (s *Server) serveUpload(w http.ResponseWriter, r *http.Request, c *measured
 }
 
 // send writes a, whatever its length, and counts it.
-func (s *Server) send(w http.ResponseWriter, r *http.Request, c *measuredCall, a answer, began time.Time) {
+func (s *Server) send(w http.ResponseWriter, r request, c *measuredCall, a answer, began time.Time) {
 	cutOff := s.reply(w, r, &a)
 	status := a.status
 	switch {
@@ -125,7 +121,7 @@ const (
 )
 
 // answerInTime is answerTo a request that began then.
-func (s *Server) answerInTime(ctx context.Context, began time.Time, r *http.Request, err error) answer {
+func (s *Server) answerInTime(ctx context.Context, began time.Time, r request, err error) answer {
 	ctx, cancel := context.WithTimeout(ctx, max(refusedWithin-time.Since(began), shortLook))
 	defer cancel()
 	return s.answerTo(ctx, r, err)
@@ -165,7 +161,7 @@ func (s *Server) leaderContact() string {
 	return strconv.FormatInt(contact.Milliseconds(), 10)
 }
 
-func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Request, c *measuredCall) (a answer, err error) {
+func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r request, c *measuredCall) (a answer, err error) {
 	defer func() {
 		switch reason := recover(); reason {
 		case nil:
@@ -177,10 +173,11 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	}()
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if !c.anyParams {
-		err := checkQuery(r, c.params)
+		err := c.check(r.query)
 		if !reads {
 			// A read looks at it itself, and tells all that is wrong at once.
-			err = errors.Join(err, checkRedirect(r))
+			_, fault := r.query.source()
+			err = errors.Join(err, fault)
 		}
 		if err != nil {
 			return answer{}, err

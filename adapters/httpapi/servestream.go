@@ -19,8 +19,8 @@ type running struct {
 	method, path string
 }
 
-func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, c *measuredCall) {
-	out := s.newSink(w, r, c.sink)
+func (s *Server) serveStream(w http.ResponseWriter, r request, c *measuredCall) {
+	out := s.newSink(w, r.Request, c.sink)
 	stream := running{out, c, r.Method, r.URL.Path}
 	var run course
 	err := s.guard(stream, func() error {
@@ -47,8 +47,8 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, c *measured
 	}
 }
 
-func (s *Server) openStream(out *sink, r *http.Request, c *measuredCall) (course, error) {
-	if err := checkQuery(r, c.params); err != nil {
+func (s *Server) openStream(out *sink, r request, c *measuredCall) (course, error) {
+	if err := c.check(r.query); err != nil {
 		return nil, err
 	}
 	run, err := c.stream(out, r)
@@ -58,7 +58,7 @@ func (s *Server) openStream(out *sink, r *http.Request, c *measuredCall) (course
 	return run, err
 }
 
-func (s *Server) refuseStream(w http.ResponseWriter, r *http.Request, c *measuredCall, err error) {
+func (s *Server) refuseStream(w http.ResponseWriter, r request, c *measuredCall, err error) {
 	if r.Context().Err() != nil {
 		c.metrics.count(statusClientGone)
 		return
