@@ -17,7 +17,7 @@ type editBody struct {
 func (b *editBody) edit() domain.Edit {
 	edit := domain.Edit{Remove: b.Remove, IfRevision: (*domain.Revision)(b.IfRevision)}
 	if b.Put != nil {
-		spec := b.Put.spec(b.Put.named())
+		spec := b.Put.spec()
 		edit.Put = &spec
 	}
 	return edit

@@ -29,19 +29,15 @@ type nodeBody struct {
 	Revision        float64 `json:"revision"`
 }
 
-// named gives the id in the body; empty where there is none.
-func (b *nodeBody) named() string {
-	if b.ID == nil {
-		return ""
-	}
-	return *b.ID
-}
-
-func (b *nodeBody) spec(id string) domain.NodeSpec {
-	return domain.NodeSpec{
-		ID: id, Address: b.Address, Pool: b.Pool, Weight: b.Weight, Zone: b.Zone, Labels: b.Labels, State: b.State,
+func (b *nodeBody) spec() domain.NodeSpec {
+	spec := domain.NodeSpec{
+		Address: b.Address, Pool: b.Pool, Weight: b.Weight, Zone: b.Zone, Labels: b.Labels, State: b.State,
 		TTLSeconds: b.TTLSeconds, OnExpiry: b.OnExpiry,
 	}
+	if b.ID != nil {
+		spec.ID = *b.ID
+	}
+	return spec
 }
 
 func (s *Server) putNodes(ctx context.Context, r request) (answer, error) {
@@ -53,7 +49,7 @@ func (s *Server) putNodes(ctx context.Context, r request) (answer, error) {
 	if err := decodeBody(r, &body); err != nil {
 		return answer{}, err
 	}
-	return s.register(ctx, body.spec(body.named()), condition)
+	return s.register(ctx, body.spec(), condition)
 }
 
 func (s *Server) putNode(ctx context.Context, r request) (answer, error) {
@@ -72,7 +68,9 @@ func (s *Server) putNode(ctx context.Context, r request) (answer, error) {
 	if body.ID != nil && *body.ID != id {
 		return answer{}, invalidRequest("the body is about %q and the path about %q", *body.ID, id)
 	}
-	return s.register(ctx, body.spec(id), condition)
+	spec := body.spec()
+	spec.ID = id
+	return s.register(ctx, spec, condition)
 }
 
 func (s *Server) register(ctx context.Context, spec domain.NodeSpec, condition domain.Condition) (answer, error) {
