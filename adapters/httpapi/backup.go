@@ -68,7 +68,7 @@ func (s *Server) getBackup(ctx context.Context, r request) (answer, error) {
 
 func writeBackup(w io.Writer, clusterID string, view domain.View) error {
 	sum := sha256.New()
-	out := bufio.NewWriterSize(io.MultiWriter(w, sum), pending)
+	out := bufio.NewWriterSize(io.MultiWriter(w, sum), atOnce)
 	// A bufio.Writer keeps its first error, and Flush gives it.
 	_, _ = out.Write(line(marshal(backupHead{
 		Format: backupFormat, Version: backupVersion, ClusterID: clusterID, Revision: view.Revision(), Nodes: view.Len(),

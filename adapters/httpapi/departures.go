@@ -23,7 +23,7 @@ type departure struct {
 // reply writes a, and all of its content, as the answer to r. It returns an error where
 // the content is not whole.
 func (s *Server) reply(w http.ResponseWriter, r request, a *answer) error {
-	w, done := s.begin(w, r)
+	w, done := s.depart(w, r)
 	defer done()
 	a.write(w)
 	if a.content == nil || a.status == http.StatusNotModified || r.Method == http.MethodHead {
@@ -32,9 +32,9 @@ func (s *Server) reply(w http.ResponseWriter, r request, a *answer) error {
 	return a.content(paced{w, http.NewResponseController(w), s.config.StalledTimeout})
 }
 
-// begin gives the writer of an answer to r in place of w. done is to be called when all is
+// depart gives the writer of an answer to r in place of w. done is to be called when all is
 // written, before the handler returns.
-func (s *Server) begin(w http.ResponseWriter, r request) (out http.ResponseWriter, done func()) {
+func (s *Server) depart(w http.ResponseWriter, r request) (out http.ResponseWriter, done func()) {
 	if r.ProtoMajor == 1 {
 		return w, func() {}
 	}

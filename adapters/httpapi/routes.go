@@ -149,7 +149,7 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, plain *http.Request) {
 		s.serveStream(w, r, c)
 	default:
 		began := time.Now()
-		out, done := s.begin(w, r)
+		out, done := s.depart(w, r)
 		c.handler.ServeHTTP(out, plain)
 		done()
 		c.metrics.answered(http.StatusOK, time.Since(began))

@@ -14,14 +14,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// pending is how much of what is pending goes to the socket at once.
-const pending = 32 << 10
+// atOnce is how much goes to the socket at once of what is pending, or of a backup.
+const atOnce = 32 << 10
 
 // farewell is how long the last words on a stream may take when the server
 // closes: a socket that takes nothing must not hold that up.
 const farewell = time.Second
 
-var pendingBuffers = sync.Pool{New: func() any { b := make([]byte, 0, pending); return &b }}
+var frameBuffers = sync.Pool{New: func() any { b := make([]byte, 0, atOnce); return &b }}
 
 // sink is the writing end of a stream of server-sent events. It holds no more of
 // what is pending than one buffer, and that only while it writes.
@@ -140,10 +140,10 @@ func (o *sink) comment(text string) error {
 func (o *sink) write(b []byte) error {
 	for {
 		if o.buffer == nil {
-			o.buffer = pendingBuffers.Get().(*[]byte)
+			o.buffer = frameBuffers.Get().(*[]byte)
 			*o.buffer = (*o.buffer)[:frameHead]
 		}
-		n := min(len(b), pending-frameTail-len(*o.buffer))
+		n := min(len(b), atOnce-frameTail-len(*o.buffer))
 		*o.buffer = append(*o.buffer, b[:n]...)
 		if b = b[n:]; len(b) == 0 {
 			return nil
@@ -166,7 +166,7 @@ func (o *sink) flush() error {
 	if o.broken == nil {
 		o.broken = o.out.send(*o.buffer)
 	}
-	pendingBuffers.Put(o.buffer)
+	frameBuffers.Put(o.buffer)
 	o.buffer = nil
 	if o.broken != nil {
 		return o.broken
