@@ -78,8 +78,7 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 	node, err := New(Config{
 		ID:        config.id,
 		Directory: config.directory,
-		Backend:   config.backend,
-		OpenStore: config.open,
+		Backend:   logstore.Backend{Name: config.backend, Open: config.open},
 		Demux:     port,
 		Peers:     config.peers,
 		Bootstrap: config.bootstrap,

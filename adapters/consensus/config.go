@@ -70,13 +70,10 @@ type Config struct {
 	// address that the raft port is bound to.
 	AdvertisedAddress string
 
-	// Directory is where log, stable state and snapshots are kept, written by
-	// the backend named Backend, which OpenStore opens.
+	// Directory is where log, stable state and snapshots are kept: the former two by
+	// Backend, and the latter nowhere when that is volatile.
 	Directory string
-	Backend   string
-	OpenStore logstore.Opener
-	// Volatile: nothing outlives the process, snapshots neither.
-	Volatile bool
+	Backend   logstore.Backend
 	// VolatileBackends are the names of all that are: Directory may be of one.
 	VolatileBackends []string
 
@@ -140,8 +137,8 @@ func (c Config) Validate() error {
 		faults = append(faults, fmt.Errorf("consensus: %w", err))
 	}
 	require(c.Directory != "", "Directory")
-	require(c.Backend != "", "Backend")
-	require(c.OpenStore != nil, "OpenStore")
+	require(c.Backend.Name != "", "Backend.Name")
+	require(c.Backend.Open != nil, "Backend.Open")
 	require(c.Demux != nil || c.Network != nil, "Demux")
 	require(c.Peers != nil, "Peers")
 	require(c.Logger != nil, "Logger")

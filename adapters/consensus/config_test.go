@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 )
 
@@ -27,8 +28,7 @@ func goodConfig() Config {
 	return Config{
 		ID:        "a",
 		Directory: "data",
-		Backend:   "bolt",
-		OpenStore: bolt.Open,
+		Backend:   logstore.Backend{Name: "bolt", Open: bolt.Open},
 		Demux:     &demux.Demux{},
 		Peers:     neighbours{},
 		Timing:    goodTiming(),
@@ -72,7 +72,7 @@ func TestAllFaultsAreToldAtOnce(t *testing.T) {
 		t.Fatal("an empty configuration is fine")
 	}
 	for _, word := range []string{
-		"raft id", "Directory", "Backend", "OpenStore", "Demux", "Logger", "Fatal",
+		"raft id", "Directory", "Backend.Name", "Backend.Open", "Demux", "Logger", "Fatal",
 		"heartbeat timeout", "over a minute", "snapshot threshold", "snapshot interval",
 	} {
 		if !strings.Contains(err.Error(), word) {
@@ -93,8 +93,8 @@ func TestConfigurationsAreChecked(t *testing.T) {
 		"an id that is too long":  {func(c *Config) { c.ID = strings.Repeat("x", 129) }, "raft id"},
 		"an id with a blank":      {func(c *Config) { c.ID = "a b" }, "raft id"},
 		"no directory":            {func(c *Config) { c.Directory = "" }, "Directory"},
-		"no backend":              {func(c *Config) { c.Backend = "" }, "Backend"},
-		"nothing to open a store": {func(c *Config) { c.OpenStore = nil }, "OpenStore"},
+		"no backend":              {func(c *Config) { c.Backend.Name = "" }, "Backend.Name"},
+		"nothing to open a store": {func(c *Config) { c.Backend.Open = nil }, "Backend.Open"},
 		"no port":                 {func(c *Config) { c.Demux = nil }, "Demux"},
 		"no logger":               {func(c *Config) { c.Logger = nil }, "Logger"},
 		"nobody to tell":          {func(c *Config) { c.Fatal = nil }, "Fatal"},

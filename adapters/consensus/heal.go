@@ -28,9 +28,9 @@ func (n *Node) openStore(ctx context.Context) error {
 	if err := n.setAside(faults); err != nil {
 		return err
 	}
-	n.store, err = n.config.OpenStore(n.directory.Path(), n.config.Logger)
+	n.store, err = n.config.Backend.Open(n.directory.Path(), n.config.Logger)
 	if err != nil {
-		return fmt.Errorf("open the %s log store anew: %w", n.config.Backend, err)
+		return fmt.Errorf("open the %s log store anew: %w", n.config.Backend.Name, err)
 	}
 	return nil
 }
@@ -38,13 +38,13 @@ func (n *Node) openStore(ctx context.Context) error {
 // openSound gives the store, with what is wrong with it, or with the snapshots, and
 // would be missed; or only that, where it can't be opened.
 func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
-	store, err := n.config.OpenStore(n.directory.Path(), n.config.Logger)
+	store, err := n.config.Backend.Open(n.directory.Path(), n.config.Logger)
 	switch {
 	case errors.Is(err, logstore.ErrDamaged):
 		return nil, faultOf(err), nil
 	case err != nil:
-		return nil, nil, fmt.Errorf("open the %s log store: %w", n.config.Backend, err)
-	case n.config.Volatile:
+		return nil, nil, fmt.Errorf("open the %s log store: %w", n.config.Backend.Name, err)
+	case n.config.Backend.Volatile:
 		return store, nil, nil
 	}
 	report, err := inspectOpen(ctx, n.directory, store)

@@ -151,7 +151,7 @@ func (n *Node) preface() *preface.Preface {
 // Claim takes the directory for this process, before anything is bound or
 // started. Close gives it back.
 func (n *Node) Claim(context.Context) error {
-	directory, err := logstore.Claim(n.config.Directory, logstore.Owner{RaftID: n.config.ID, Backend: n.config.Backend, Volatile: n.config.VolatileBackends})
+	directory, err := logstore.Claim(n.config.Directory, logstore.Owner{RaftID: n.config.ID, Backend: n.config.Backend.Name, Volatile: n.config.VolatileBackends})
 	if err != nil {
 		return err
 	}
@@ -388,7 +388,7 @@ func (n *Node) settings() *raft.Config {
 }
 
 func (n *Node) snapshots() (raft.SnapshotStore, error) {
-	if n.config.Volatile {
+	if n.config.Backend.Volatile {
 		return &memorySnapshots{}, nil
 	}
 	return openSnapshots(n.directory.Path(), n.unusable, n.config.Logger)

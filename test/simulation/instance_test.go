@@ -87,8 +87,10 @@ func (i *instance) start() error {
 	p.Node, err = consensus.New(consensus.Config{
 		ID:        i.id,
 		Directory: i.directory,
-		Backend:   "simulated",
-		OpenStore: func(string, *slog.Logger) (logstore.Store, error) { return p.store(), nil },
+		Backend: logstore.Backend{
+			Name: "simulated",
+			Open: func(string, *slog.Logger) (logstore.Store, error) { return p.store(), nil },
+		},
 		Network:   p.port,
 		Peers:     peers{p},
 		Bootstrap: i.bootstrap,
