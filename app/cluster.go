@@ -20,12 +20,12 @@ const successorTimeout = time.Second
 // ClusterID, Applied and Quarantined, which are asked of Local, the ports but Formats,
 // and the logger must be given.
 type ClusterConfig struct {
-	Self       ports.Identity
-	Membership ports.Membership
-	Promotions ports.Promotions
-	Progress   ports.Progress
-	Local      ports.Local
-	Peers      ports.Peers
+	Self        ports.Identity
+	Membership  ports.Membership
+	Promotions  ports.Promotions
+	ReadIndexer ports.ReadIndexer
+	Local       ports.Local
+	Peers       ports.Peers
 	// Formats is told what instances say of theirs; nil: nobody is, as in a cluster
 	// whose instances are all alike.
 	Formats ports.Formats

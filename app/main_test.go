@@ -48,14 +48,14 @@ func newLeases(i *portstest.Instance) *app.Leases {
 
 func newCluster(i *portstest.Instance, peers ports.Peers) *app.Cluster {
 	return app.NewCluster(app.ClusterConfig{
-		Self:       ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1", Process: "P0"},
-		Membership: i,
-		Promotions: i,
-		Progress:   i,
-		Local:      i,
-		Peers:      peers,
-		Formats:    i,
-		Logger:     slog.New(slog.DiscardHandler),
+		Self:        ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1", Process: "P0"},
+		Membership:  i,
+		Promotions:  i,
+		ReadIndexer: i,
+		Local:       i,
+		Peers:       peers,
+		Formats:     i,
+		Logger:      slog.New(slog.DiscardHandler),
 	})
 }
 

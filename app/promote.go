@@ -118,7 +118,7 @@ func (e *lagError) Error() string {
 func (c *Cluster) committed(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.AskTimeout)
 	defer cancel()
-	return c.Progress.ReadIndex(ctx)
+	return c.ReadIndexer.ReadIndex(ctx)
 }
 
 // advance does with id what is next: nothing, while it lags behind index, which is a

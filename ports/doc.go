@@ -1,5 +1,5 @@
 // Package ports is the boundary of the service: the interfaces through which
-// the world asks something of it (Nodes, Leases, Backups, Cluster, Self, Progress,
+// the world asks something of it (Nodes, Leases, Backups, Cluster, Self, ReadIndexer,
 // Joining), and those through which it asks something of the world (Registry, Local,
 // Membership, Promotions, Formats, Restorer, Peers, Admission).
 // Each interface carries its whole contract. What these speak of are values and errors,

@@ -161,9 +161,9 @@ type Self interface {
 	Identity() Identity
 }
 
-// Progress is what a leader tells instances that answer reads in its place. Safe
-// for concurrent use.
-type Progress interface {
+// ReadIndexer is the leader to instances that answer reads in its place. Safe for
+// concurrent use.
+type ReadIndexer interface {
 	// ReadIndex proves that this instance leads, after it was called, and gives
 	// the place in the log up to which another one has to have applied it to
 	// answer a read that began before. Errors are those of Registry.Read.

@@ -33,7 +33,7 @@ type Registry interface {
 type ReadIndex struct {
 	RaftID    string
 	ClusterID string
-	// Index is a place in the replicated log: see Progress.
+	// Index is a place in the replicated log: see ReadIndexer.
 	Index uint64
 	// Members are the ids of who belongs to the cluster there; empty where that is
 	// not told.
@@ -82,7 +82,7 @@ type LocalState struct {
 	// CaughtUp: since it started, this instance has applied everything that was
 	// committed when it first heard from a leader.
 	CaughtUp bool
-	// Applied is how far in the replicated log View is: see Progress.
+	// Applied is how far in the replicated log View is: see ReadIndexer.
 	Applied uint64
 	// Promotions are the nonvoters that are to be voters once they have caught up,
 	// in ascending order: see Promotions.
@@ -241,7 +241,7 @@ type Identity struct {
 	// ClusterID is empty while the instance belongs to no cluster.
 	ClusterID string
 	Version   string
-	// Applied is how far in the log it has come: see Progress.
+	// Applied is how far in the log it has come: see ReadIndexer.
 	Applied uint64
 	// Format is what it reads of the log: see Formats. 0: it does not say.
 	Format int

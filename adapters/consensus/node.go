@@ -39,7 +39,7 @@ const (
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.Progress. Claim, then Open, before
+// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.ReadIndexer. Claim, then Open, before
 // the rest; Close when all who use it are done. Its methods are safe for
 // concurrent use.
 type Node struct {

@@ -62,11 +62,11 @@ func TestFormatsPort(t *testing.T)    { portstest.RunFormats(t, upgraded) }
 func TestRestorerPort(t *testing.T)   { portstest.RunRestorer(t, inSmallParts) }
 
 var (
-	_ ports.Registry   = (*Node)(nil)
-	_ ports.Local      = (*Node)(nil)
-	_ ports.Membership = (*Node)(nil)
-	_ ports.Promotions = (*Node)(nil)
-	_ ports.Formats    = (*Node)(nil)
-	_ ports.Restorer   = (*Node)(nil)
-	_ ports.Progress   = (*Node)(nil)
+	_ ports.Registry    = (*Node)(nil)
+	_ ports.Local       = (*Node)(nil)
+	_ ports.Membership  = (*Node)(nil)
+	_ ports.Promotions  = (*Node)(nil)
+	_ ports.Formats     = (*Node)(nil)
+	_ ports.Restorer    = (*Node)(nil)
+	_ ports.ReadIndexer = (*Node)(nil)
 )

@@ -148,7 +148,7 @@ func (n *Node) ReadHere(ctx context.Context) (domain.View, error) {
 	return state.View, nil
 }
 
-// ReadIndex implements ports.Progress. It may be called before Open has returned.
+// ReadIndex implements ports.ReadIndexer. It may be called before Open has returned.
 func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
 	switch state := n.board.read(); {
 	case state.Closed:

@@ -35,7 +35,7 @@ func (s *self) become(identity ports.Identity) {
 	s.identity = identity
 }
 
-// progress is ports.Progress in one function, that a test can change while it is
+// progress is ports.ReadIndexer in one function, that a test can change while it is
 // served; without one it does not lead.
 type progress struct {
 	prove atomic.Pointer[func(context.Context) (uint64, error)]
@@ -95,7 +95,7 @@ func startGuarded(t *testing.T, address string, secret *preface.Preface) *instan
 		t.Fatal(err)
 	}
 	i := &instance{self: &self{identity: someone}, progress: &progress{}, demux: port}
-	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self, Progress: i.progress, Members: func() []string { return []string{"n1", "n2"} }}); err != nil {
+	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self, ReadIndexer: i.progress, Members: func() []string { return []string{"n1", "n2"} }}); err != nil {
 		t.Fatal(err)
 	}
 	if err := port.Open(t.Context()); err != nil {
@@ -248,7 +248,7 @@ func TestAClosedClientAsksNobody(t *testing.T) {
 
 func TestAConfigNamesAllItsFaults(t *testing.T) {
 	_, err := peerapi.New(peerapi.Config{})
-	if want := "peerapi: no listener\nno self\nno progress\nno members"; err == nil || err.Error() != want {
+	if want := "peerapi: no listener\nno self\nno read indexer\nno members"; err == nil || err.Error() != want {
 		t.Fatalf("got %v, want %s", err, want)
 	}
 }

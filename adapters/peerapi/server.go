@@ -39,9 +39,9 @@ const (
 type Config struct {
 	// Listener is the lane that is served; New takes it over. Required.
 	Listener net.Listener
-	// Self, Progress and Members are asked anew for every answer. Required.
-	Self     ports.Self
-	Progress ports.Progress
+	// Self, ReadIndexer and Members are asked anew for every answer. Required.
+	Self        ports.Self
+	ReadIndexer ports.ReadIndexer
 	// Members gives the ids of who belongs to the cluster.
 	Members func() []string
 	// Logger is told what goes wrong with connections, at debug level: that is
@@ -58,8 +58,8 @@ func (c Config) Validate() error {
 	if c.Self == nil {
 		faults = append(faults, errors.New("no self"))
 	}
-	if c.Progress == nil {
-		faults = append(faults, errors.New("no progress"))
+	if c.ReadIndexer == nil {
+		faults = append(faults, errors.New("no read indexer"))
 	}
 	if c.Members == nil {
 		faults = append(faults, errors.New("no members"))
@@ -82,7 +82,7 @@ func New(config Config) (*Server, error) {
 	log := cmp.Or(config.Logger, slog.New(slog.DiscardHandler))
 	s := &Server{listener: config.Listener}
 	s.http = &http.Server{
-		Handler:           routes(config.Self, config.Progress, config.Members),
+		Handler:           routes(config.Self, config.ReadIndexer, config.Members),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout + bodyTimeout,
 		WriteTimeout:      writeTimeout,
@@ -132,7 +132,7 @@ func (s *Server) follow(_ net.Conn, state http.ConnState) {
 	}
 }
 
-func routes(self ports.Self, progress ports.Progress, members func() []string) http.Handler {
+func routes(self ports.Self, leader ports.ReadIndexer, members func() []string) http.Handler {
 	router := chi.NewRouter()
 	get := func(path string, handle http.HandlerFunc) {
 		router.Get(path, handle)
@@ -154,7 +154,7 @@ func routes(self ports.Self, progress ports.Progress, members func() []string) h
 	get(readIndexPath, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), proofTimeout)
 		defer cancel()
-		index, err := progress.ReadIndex(ctx)
+		index, err := leader.ReadIndex(ctx)
 		if err != nil {
 			// The asker keeps the connection: it asks again as soon as it knows of
 			// another leader, or this one has proven itself.

@@ -1,7 +1,7 @@
 // Package portstest has in-memory fakes of the ports, for tests of what stands
 // on either side of them, and one suite for each of Registry, Local, Membership,
 // Promotions, Formats and Restorer: the fake and the real adapter pass the same one.
-// Peers and Progress have fakes, and no suite.
+// Peers and ReadIndexer have fakes, and no suite.
 package portstest
 
 import (
@@ -16,7 +16,7 @@ import (
 )
 
 // Instance is a whole instance without raft: ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.Progress over one domain.Registry in
+// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.ReadIndexer over one domain.Registry in
 // memory. It begins as the leader
 // of a cluster of its own. Safe for concurrent use.
 type Instance struct {
@@ -294,7 +294,7 @@ func (i *Instance) promote(ctx context.Context, id string, wanted bool) error {
 	return nil
 }
 
-// ReadIndex implements ports.Progress. What one instance has applied all have.
+// ReadIndex implements ports.ReadIndexer. What one instance has applied all have.
 func (i *Instance) ReadIndex(ctx context.Context) (uint64, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

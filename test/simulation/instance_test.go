@@ -104,7 +104,7 @@ func (i *instance) start() error {
 	p.nodes = app.NewNodes(p.Node, p.Node, nil)
 	p.cluster = app.NewCluster(app.ClusterConfig{
 		Self:       ports.Identity{RaftID: i.id, Format: consensus.Format},
-		Membership: p.Node, Promotions: p.Node, Progress: p.Node, Local: p.Node, Formats: p.Node,
+		Membership: p.Node, Promotions: p.Node, ReadIndexer: p.Node, Local: p.Node, Formats: p.Node,
 		Peers:  peers{p},
 		Logger: i.story.logger(i.id),
 	})

@@ -114,13 +114,13 @@ func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client, lo
 			Format:             consensus.Format,
 			Process:            rand.Text(),
 		},
-		Membership: node,
-		Promotions: node,
-		Progress:   node,
-		Local:      node,
-		Peers:      peers,
-		Formats:    node,
-		Logger:     log.With("component", "cluster"),
+		Membership:  node,
+		Promotions:  node,
+		ReadIndexer: node,
+		Local:       node,
+		Peers:       peers,
+		Formats:     node,
+		Logger:      log.With("component", "cluster"),
 	})
 }
 
@@ -148,11 +148,11 @@ func newPeerServer(c config.Config, port *demux.Demux, secret *preface.Preface, 
 		return nil, err
 	}
 	return peerapi.New(peerapi.Config{
-		Listener: lane,
-		Self:     cluster,
-		Progress: node,
-		Members:  node.Members,
-		Logger:   log.With("component", "peerapi"),
+		Listener:    lane,
+		Self:        cluster,
+		ReadIndexer: node,
+		Members:     node.Members,
+		Logger:      log.With("component", "peerapi"),
 	})
 }
 
