@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,12 +21,14 @@ const arrivalGrace = time.Second
 type arrival struct {
 	io.ReadCloser
 	transfer
+	request   context.Context
+	newcomers *newcomers
 }
 
 // expect gives the body of r in place of the one that it has. The handler's end has to
 // be told to it.
 func (s *Server) expect(w http.ResponseWriter, r *http.Request) *arrival {
-	a := &arrival{ReadCloser: r.Body}
+	a := &arrival{ReadCloser: r.Body, request: r.Context(), newcomers: s.newcomers}
 	s.arrivals.add(&a.transfer, w, r)
 	a.bound(time.Time{})
 	return a
@@ -37,6 +40,7 @@ func (a *arrival) Read(b []byte) (int, error) {
 	switch {
 	case err == io.EOF:
 		a.end()
+		a.newcomers.hear(a.request)
 	case errors.Is(err, os.ErrDeadlineExceeded) && a.among.hurried():
 		err = fmt.Errorf("%w: the rest of the request did not come in time", ports.ErrClosed)
 	}

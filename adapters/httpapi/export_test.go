@@ -87,6 +87,5 @@ func (n Newcomers) Greet(ctx context.Context, conn net.Conn) context.Context {
 }
 func (n Newcomers) MakeRoom() { n.makeRoom() }
 func (n Newcomers) Hear(ctx context.Context) bool {
-	_, open := n.arrive(httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
-	return open
+	return n.arrive(httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 }

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -135,37 +134,19 @@ func (n *newcomers) greet(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, newcomerKey{}, arrived)
 }
 
-// arrive is told of every request, and gives it back, to be answered. It says
-// whether it is to be: of a connection that was closed before its first one, it is
-// not. Where a body belongs to the first one, that has to arrive, too, unless it is
-// one that is not looked at.
-func (n *newcomers) arrive(r *http.Request) (*http.Request, bool) {
+// arrive is told of every request, and says whether it is to be answered: of a
+// connection that was closed before its first one, it is not. Where a body belongs to
+// the first one, that has to arrive, too (see arrival), unless it is one that is not
+// looked at.
+func (n *newcomers) arrive(r *http.Request) bool {
 	from, known := newcomerOf(r.Context())
-	if !known || from.heard.Load() {
-		return r, true
+	switch {
+	case !known || from.heard.Load():
+		return true
+	case r.Body == http.NoBody || r.Method == http.MethodGet || r.Method == http.MethodHead:
+		return n.hearFirst(from)
 	}
-	if r.Body == http.NoBody || r.Method == http.MethodGet || r.Method == http.MethodHead {
-		return r, n.hearFirst(from)
-	}
-	// net/http looks at the body in the request that it gave.
-	r = r.WithContext(r.Context())
-	r.Body = &firstBody{r.Body, func() { n.hearFirst(from) }}
-	return r, n.begin(from)
-}
-
-// firstBody tells when it has arrived.
-type firstBody struct {
-	io.ReadCloser
-	arrived func()
-}
-
-// Read implements io.Reader.
-func (b *firstBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		b.arrived()
-	}
-	return n, err
+	return n.begin(from)
 }
 
 // hear makes the connection of a request no newcomer any more, whatever has arrived

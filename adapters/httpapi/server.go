@@ -209,8 +209,7 @@ func (s *Server) isStopping() bool { return s.stopping.Err() != nil }
 // handle counts the handlers that run. net/http does not wait for them when it
 // is closed by force.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
-	r, open := s.newcomers.arrive(r)
-	if !open {
+	if !s.newcomers.arrive(r) {
 		panic(http.ErrAbortHandler) // nobody would get the answer
 	}
 	defer s.newcomers.hear(r.Context())
@@ -222,7 +221,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	s.handling++
 	s.mu.Unlock()
 	defer s.handled()
-	if r.ContentLength != 0 {
+	if r.Body != http.NoBody {
 		body := s.expect(w, r)
 		defer body.handled()
 		r = r.WithContext(r.Context()) // net/http looks at the body in the request that it gave
