@@ -65,7 +65,7 @@ func mustBeAsked(known domain.Instance, isMember bool, wanted domain.Instance) b
 // examine asks whoever answers at the address of wanted whether it is who it is
 // to be, and gives what it says.
 func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (ports.Identity, error) {
-	asking, cancel := context.WithTimeout(ctx, c.AskTimeout)
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	identity, err := c.Peers.Identify(asking, wanted.RaftAddress)
 	own := c.Identity().ClusterID

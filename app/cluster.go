@@ -12,6 +12,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
+// askTimeout bounds the question to another instance.
+const askTimeout = time.Second
+
 // successorTimeout bounds the wait for a leader that has taken over already: it
 // only has to tell.
 const successorTimeout = time.Second
@@ -33,8 +36,6 @@ type ClusterConfig struct {
 	// had acknowledged.
 	Logger *slog.Logger
 
-	// AskTimeout bounds the question to another instance; zero means 1 s.
-	AskTimeout time.Duration
 	// WatchInterval is how often this instance asks the others whether they
 	// answer, for those who follow the cluster through it; zero means 1 s.
 	WatchInterval time.Duration
@@ -58,7 +59,6 @@ type Cluster struct {
 
 // NewCluster gives the use cases over the raft cluster. It starts nothing.
 func NewCluster(config ClusterConfig) *Cluster {
-	config.AskTimeout = cmp.Or(config.AskTimeout, time.Second)
 	config.WatchInterval = cmp.Or(config.WatchInterval, time.Second)
 	if config.Formats == nil {
 		config.Formats = alike{}
@@ -140,7 +140,7 @@ func (c *Cluster) roster(ctx context.Context, source ports.Source) (domain.Roste
 }
 
 // describe asks all instances of roster side by side, so it takes no longer
-// than the slowest answer, and never longer than AskTimeout.
+// than the slowest answer, and never longer than askTimeout.
 func (c *Cluster) describe(ctx context.Context, state ports.LocalState, roster domain.Roster) domain.Cluster {
 	instances := roster.Instances()
 	members := make([]domain.Member, len(instances))
@@ -173,7 +173,7 @@ func (c *Cluster) ask(ctx context.Context, instance domain.Instance) domain.Memb
 // identify asks the instance at raftAddress, and takes no answer but that of
 // the instance named id in this cluster: an address can change hands.
 func (c *Cluster) identify(ctx context.Context, id, raftAddress string) (ports.Identity, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.AskTimeout)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	identity, err := c.Peers.Identify(ctx, raftAddress)
 	if err != nil {

@@ -116,7 +116,7 @@ func (e *lagError) Error() string {
 // committed is how far an instance has to be, when it is asked after that, to
 // have caught up.
 func (c *Cluster) committed(ctx context.Context) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.AskTimeout)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return c.ReadIndexer.ReadIndex(ctx)
 }

@@ -32,7 +32,7 @@ func (s staging) looks() (at <-chan time.Time, stop func()) {
 // claimed says whether an instance belongs to this cluster by now. The error is that
 // it belongs to another one.
 func (c *Cluster) claimed(ctx context.Context, wanted domain.Instance) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.AskTimeout)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	identity, err := c.Peers.Identify(ctx, wanted.RaftAddress)
 	own := c.Identity().ClusterID
