@@ -20,8 +20,8 @@ const askTimeout = time.Second
 const successorTimeout = time.Second
 
 // ClusterConfig is what the use cases over the raft cluster need. All of Self but
-// ClusterID, Applied and Quarantined, which are asked of Local, the ports but Formats,
-// and the logger must be given.
+// ClusterID, Applied and Quarantined, which are asked of Local, the ports and the logger
+// must be given.
 type ClusterConfig struct {
 	Self        ports.Identity
 	Membership  ports.Membership
@@ -29,8 +29,7 @@ type ClusterConfig struct {
 	ReadIndexer ports.ReadIndexer
 	Local       ports.Local
 	Peers       ports.Peers
-	// Formats is told what instances say of theirs; nil: nobody is, as in a cluster
-	// whose instances are all alike.
+	// Formats is told what instances say of theirs.
 	Formats ports.Formats
 	// Logger is told of promotions, and of voters that have come back without what they
 	// had acknowledged.
@@ -60,9 +59,6 @@ type Cluster struct {
 // NewCluster gives the use cases over the raft cluster. It starts nothing.
 func NewCluster(config ClusterConfig) *Cluster {
 	config.WatchInterval = cmp.Or(config.WatchInterval, time.Second)
-	if config.Formats == nil {
-		config.Formats = alike{}
-	}
 	c := &Cluster{ClusterConfig: config}
 	c.leader.asking = make(chan struct{}, 1)
 	c.watch.asking = make(chan struct{}, 1)
@@ -190,9 +186,3 @@ func (c *Cluster) identify(ctx context.Context, id, raftAddress string) (ports.I
 	c.Formats.Heard(id, identity.Format)
 	return identity, nil
 }
-
-// alike are the formats of instances among which there is no difference.
-type alike struct{}
-
-func (alike) Heard(string, int) {}
-func (alike) Shared() int       { return 1 }

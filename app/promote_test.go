@@ -179,7 +179,7 @@ func TestPromotion(t *testing.T) {
 		"the next leader goes on with it": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
 			next := app.NewCluster(app.ClusterConfig{
-				Self: far("n2", 0), Membership: p.follower, Promotions: p.follower, ReadIndexer: p.follower,
+				Self: far("n2", 0), Membership: p.follower, Promotions: p.follower, ReadIndexer: p.follower, Formats: p.follower,
 				Local: p.follower, Peers: p.peers, Logger: slog.New(slog.DiscardHandler),
 			})
 			if err := next.Open(t.Context()); err != nil {
@@ -275,7 +275,7 @@ func TestASilentInstanceIsNoBurden(t *testing.T) {
 		log := &strings.Builder{}
 		i := &counted{Instance: portstest.NewInstance("n1", "h:1")}
 		c := app.NewCluster(app.ClusterConfig{
-			Self: answer("n1"), Membership: i, Promotions: i, ReadIndexer: i, Local: i, Peers: peers,
+			Self: answer("n1"), Membership: i, Promotions: i, ReadIndexer: i, Formats: i, Local: i, Peers: peers,
 			Logger: slog.New(slog.NewTextHandler(log, nil)), WatchInterval: 1000 * time.Hour,
 		})
 		if err := c.Open(t.Context()); err != nil {
@@ -333,7 +333,7 @@ func TestAnInstanceThatLagsForeverIsToldOf(t *testing.T) {
 		i := &counted{Instance: portstest.NewInstance("n1", "h:1")}
 		i.Change(func(s *ports.LocalState) { s.Applied = 100 })
 		c := app.NewCluster(app.ClusterConfig{
-			Self: answer("n1"), Membership: i, Promotions: i, ReadIndexer: i, Local: i, Peers: peers,
+			Self: answer("n1"), Membership: i, Promotions: i, ReadIndexer: i, Formats: i, Local: i, Peers: peers,
 			Logger: slog.New(slog.NewTextHandler(log, nil)), WatchInterval: 1000 * time.Hour,
 		})
 		if err := c.Open(t.Context()); err != nil {
@@ -431,7 +431,7 @@ func TestWhatIsHalfDoneIsNotCalledUndone(t *testing.T) {
 					}
 				}
 				c := app.NewCluster(app.ClusterConfig{
-					Self: answer("n1"), Membership: stalled{i}, Promotions: i, ReadIndexer: i, Local: i,
+					Self: answer("n1"), Membership: stalled{i}, Promotions: i, ReadIndexer: i, Formats: i, Local: i,
 					Peers: peers, Logger: slog.New(slog.DiscardHandler),
 				})
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -517,7 +517,7 @@ func TestWhatCantBeBegunIsNotDone(t *testing.T) {
 			before, _ := i.State()
 			r := &refusing{Instance: i, step: test.step}
 			c := app.NewCluster(app.ClusterConfig{
-				Self: answer("n1"), Membership: r, Promotions: r, ReadIndexer: i, Local: i,
+				Self: answer("n1"), Membership: r, Promotions: r, ReadIndexer: i, Formats: i, Local: i,
 				Peers: peers, Logger: slog.New(slog.DiscardHandler),
 			})
 			if err := test.ask(t.Context(), c); !errors.Is(err, ports.ErrBusy) || errors.Is(err, ports.ErrOutcomeUnknown) {
@@ -562,7 +562,7 @@ func TestNobodyIsPromotedWhileNobodyKnowsHowFarItHasToBe(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := app.NewCluster(app.ClusterConfig{
-			Self: answer("n1"), Membership: i, Promotions: i, ReadIndexer: unproven{i}, Local: i,
+			Self: answer("n1"), Membership: i, Promotions: i, ReadIndexer: unproven{i}, Formats: i, Local: i,
 			Peers: peers, Logger: slog.New(slog.DiscardHandler),
 		})
 		p := promoting{Cluster: c, instance: i}
@@ -634,9 +634,9 @@ func TestLeadershipIsLostWhileAnInstanceIsPromoted(t *testing.T) {
 					peers.Answer("h:3", far("n3", 100))
 					first := &losing{Instance: leader, step: step, after: after}
 					clusters := map[string]*app.Cluster{}
-					open := func(id string, m ports.Membership, p ports.Promotions, r ports.ReadIndexer, l ports.Local) {
+					open := func(id string, m ports.Membership, p ports.Promotions, r ports.ReadIndexer, i *portstest.Instance) {
 						c := app.NewCluster(app.ClusterConfig{
-							Self: answer(id), Membership: m, Promotions: p, ReadIndexer: r, Local: l,
+							Self: answer(id), Membership: m, Promotions: p, ReadIndexer: r, Formats: i, Local: i,
 							Peers: peers, Logger: slog.New(slog.DiscardHandler),
 						})
 						if err := c.Open(t.Context()); err != nil {

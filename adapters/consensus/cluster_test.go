@@ -142,7 +142,9 @@ func (neighbours) Identify(_ context.Context, raftAddress string) (ports.Identit
 	if state.Closed {
 		return ports.Identity{}, errors.New("it is closed")
 	}
-	return ports.Identity{RaftID: i.config.ID, ClusterID: state.ClusterID, Applied: state.Applied, Quarantined: !trusted(state)}, nil
+	return ports.Identity{
+		RaftID: i.config.ID, ClusterID: state.ClusterID, Applied: state.Applied, Format: Format, Quarantined: !trusted(state),
+	}, nil
 }
 
 func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {

@@ -92,7 +92,7 @@ func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id
 	}
 	self := ports.Identity{RaftID: id, ApplicationAddress: id + ".test:8080", Version: "v1"}
 	s.cluster = app.NewCluster(app.ClusterConfig{
-		Self: self, Membership: s.instance, Promotions: s.instance, ReadIndexer: s.instance, Local: s.instance,
+		Self: self, Membership: s.instance, Promotions: s.instance, ReadIndexer: s.instance, Formats: s.instance, Local: s.instance,
 		Peers: s.peers, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err := s.cluster.Open(t.Context()); err != nil {
