@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -142,7 +143,9 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 	fabric := newNetwork()
 	pacing, stopPacing := context.WithCancel(t.Context())
 	defer stopPacing()
+	var silent atomic.Bool
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.peers = reserved{silent: &silent}
 		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
 			// The old leader must not notice by itself that it is cut off.
@@ -153,6 +156,7 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 			config.started = func(i *instance) { pace(pacing, i) }
 		}
 	})
+	silent.Store(true)
 	t.Cleanup(fabric.release)
 	old, others := cluster[0], cluster[1:]
 	oldAddress := raft.ServerAddress(old.raftAddress())
@@ -204,12 +208,15 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 // write prove nothing to one that came after it, and shares no round with it.
 func TestAHeldBackAnswerToAnEarlierReadServesNoStaleRead(t *testing.T) {
 	fabric := newNetwork()
+	var silent atomic.Bool
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.peers = reserved{silent: &silent}
 		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
 			config.seams.settings = loyal
 		}
 	})
+	silent.Store(true)
 	t.Cleanup(fabric.release)
 	old, others := cluster[0], cluster[1:]
 	oldAddress := raft.ServerAddress(old.raftAddress())
