@@ -57,7 +57,12 @@ func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
 		return change(ctx)
 	}
 	add := func(ctx context.Context) error { return leader.Add(ctx, nonvoter("c")) }
-	if err := briefly(add); !errors.Is(err, ports.ErrOutcomeUnknown) {
+	ctx, giveUp := context.WithCancel(t.Context())
+	before, added := leader.raft.LastIndex(), make(chan error, 1)
+	go func() { added <- add(ctx) }()
+	until(t, "the change is in the log", func() bool { return leader.raft.LastIndex() > before })
+	giveUp()
+	if err := receive(t, added, "who gave up waits on"); !errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Fatalf("who gave up was told %v", err)
 	}
 	if err := briefly(add); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ports.ErrOutcomeUnknown) {

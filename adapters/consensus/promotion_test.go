@@ -81,9 +81,7 @@ func TestAnInstanceThatLagsIsNoVoterYet(t *testing.T) {
 	register(t, leader, "before")
 	holdsBack.Store(true)
 	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: patiently})
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	if _, err := cluster.Add(ctx, voter(joining), false); !errors.Is(err, ports.ErrOutcomeUnknown) {
+	if err := addedUntilStaged(t, cluster, leader, voter(joining)); !errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Fatalf("it takes nothing, and the answer is %v", err)
 	}
 	change := register(t, leader, "meanwhile")
@@ -95,6 +93,24 @@ func TestAnInstanceThatLagsIsNoVoterYet(t *testing.T) {
 	joining.becomes(t, domain.Voter)
 	joining.arrives(t, change.Revision)
 	leader.eventually(t, "done with it", nobodyIsWanted)
+}
+
+// addedUntilStaged adds a voter, gives up when it has become a nonvoter there, and tells
+// what the answer was.
+func addedUntilStaged(t *testing.T, c *app.Cluster, leader *instance, wanted domain.Instance) error {
+	t.Helper()
+	ctx, giveUp := context.WithCancel(t.Context())
+	answer := make(chan error, 1)
+	go func() {
+		_, err := c.Add(ctx, wanted, false)
+		answer <- err
+	}()
+	leader.eventually(t, "it is a nonvoter there", func(s ports.LocalState) bool {
+		now, _ := s.Roster.Find(wanted.ID)
+		return now.RaftAddress == wanted.RaftAddress && now.Suffrage == domain.Nonvoter
+	})
+	giveUp()
+	return receive(t, answer, "who gave up waits on")
 }
 
 // A leader ends between the nonvoter and the voter, and everybody is started
@@ -201,9 +217,7 @@ func TestAVoterThatComesBackBlankIsANonvoterFirst(t *testing.T) {
 	lost.stop(t)
 	holdsBack.Store(true)
 	blank := start(t, instanceConfig{id: lost.config.ID, directory: t.TempDir(), timing: patiently})
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	if _, err := c.Add(ctx, voter(blank), false); !errors.Is(err, ports.ErrOutcomeUnknown) {
+	if err := addedUntilStaged(t, c, leader, voter(blank)); !errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Fatalf("it has nothing, and the answer is %v", err)
 	}
 	if now, _ := mustFind(t, leader, blank.config.ID); now.Suffrage != domain.Nonvoter || now.RaftAddress != blank.raftAddress() {
