@@ -165,7 +165,7 @@ func TestAHandshakeThatIsTooSlowIsCutOff(t *testing.T) {
 }
 
 func TestTheBoundEndsWithTheHandshake(t *testing.T) {
-	const bound = time.Second
+	const bound = 3 * time.Second
 	port, lane := open(t, demux.Config{HandshakeTimeout: bound}, lanes{'a': {Handshake: greeting("hello")}, 's': {}})
 	client := dial(t, port.Addr().String(), 'a')
 	send(t, client, "hello")
