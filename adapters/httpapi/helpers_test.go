@@ -253,6 +253,14 @@ func (s *service) send(t testing.TB, method, path string, body io.Reader, header
 	return reply{response.StatusCode, response.Header, string(content)}
 }
 
+// handle has a service answer that nobody has opened: in a bubble there are no sockets.
+func (s *service) handle(t testing.TB, method, path string) reply {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, nil))
+	return reply{w.Code, w.Header(), w.Body.String()}
+}
+
 // setHeader takes lines of the form "Name: value".
 func setHeader(h http.Header, lines []string) {
 	for _, line := range lines {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
@@ -335,14 +336,30 @@ func TestAWaitEndsWhenItsInstanceCannotAnswerIt(t *testing.T) {
 	}
 }
 
+// atADeposedLeader has requests wait at a leader that is deposed, and after that for its
+// successor, which they do for nearly a second.
+func atADeposedLeader(t *testing.T, then func(t *testing.T, s *service, answers <-chan reply)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := prepare(t)
+		seed(t, s)
+		answers := make(chan reply, 2)
+		for _, path := range []string{"/nodes?since=3&wait=60s", "/nodes/a?min_revision=4&wait=60s"} {
+			go func() { answers <- s.handle(t, "GET", path) }()
+		}
+		<-time.After(10 * time.Second)
+		s.loseLeader()
+		<-time.After(800 * time.Millisecond)
+		if len(answers) > 0 {
+			t.Error("a successor is not waited for")
+		}
+		then(t, s, answers)
+	})
+}
+
 // A leader that hands over has no successor for a moment.
 func TestAWaitAtALeaderThatIsDeposedEndsAtItsSuccessor(t *testing.T) {
-	overEachHTTP(t, func(t *testing.T, s *service, nodes *watchedNodes) {
-		answers := s.ask(t, nodes, "/nodes?since=3&wait=60s", "/nodes/a?min_revision=4&wait=60s")
-		s.loseLeader()
-		for range cap(answers) {
-			<-nodes.told
-		}
+	atADeposedLeader(t, func(t *testing.T, s *service, answers <-chan reply) {
 		s.follow("leader.test:8080")
 		for range cap(answers) {
 			got := <-answers
@@ -354,31 +371,26 @@ func TestAWaitAtALeaderThatIsDeposedEndsAtItsSuccessor(t *testing.T) {
 }
 
 func TestAWaitAtALeaderThatIsDeposedAndStopsSaysThatItStops(t *testing.T) {
-	overEachHTTP(t, func(t *testing.T, s *service, nodes *watchedNodes) {
-		answers := s.ask(t, nodes, "/nodes?since=3&wait=60s", "/nodes/a?min_revision=4&wait=60s")
-		s.loseLeader()
-		for range cap(answers) {
-			<-nodes.told
-		}
-		closesTelling(t, s, answers)
-	})
+	atADeposedLeader(t, closesTelling)
 }
 
 // It waits no longer than it was asked to, nor than any other waits for a refusal.
 func TestAWaitForASuccessorIsShort(t *testing.T) {
-	for query, longest := range map[string]time.Duration{"wait=60s": 2 * time.Second, "wait=1ms": 500 * time.Millisecond} {
+	for query, longest := range map[string]time.Duration{"wait=60s": time.Second, "wait=1ms": 200 * time.Millisecond} {
 		t.Run(query, func(t *testing.T) {
-			s := start(t)
-			seed(t, s)
-			s.loseLeader()
-			began := time.Now()
-			got := s.do(t, "GET", "/nodes?since=3&"+query, "")
-			if code, _ := got.problem(t); got.status != 503 || code != "no_leader" || got.header.Get("Retry-After") != "1" {
-				t.Errorf("got %d %s", got.status, got.body)
-			}
-			if took := time.Since(began); took > longest {
-				t.Errorf("it took %v", took)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				s := prepare(t)
+				seed(t, s)
+				s.loseLeader()
+				began := time.Now()
+				got := s.handle(t, "GET", "/nodes?since=3&"+query)
+				if code, _ := got.problem(t); got.status != 503 || code != "no_leader" || got.header.Get("Retry-After") != "1" {
+					t.Errorf("got %d %s", got.status, got.body)
+				}
+				if took := time.Since(began); took > longest {
+					t.Errorf("it took %v", took)
+				}
+			})
 		})
 	}
 }
