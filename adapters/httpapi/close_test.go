@@ -108,7 +108,7 @@ func TestCloseDoesNotWaitForThoseWhoHaveAskedNothing(t *testing.T) {
 
 func TestCloseDoesNotWaitForAReaderThatTakesNothing(t *testing.T) {
 	s := start(t)
-	s.fill(t, 60_000)
+	s.fillWithLarge(t, 1500)
 	s.dial(t, "GET /nodes/sse HTTP/1.1\r\nHost: h\r\n\r\n")
 	sent := func() float64 { return s.metric(t, "nodesmetadata_http_stream_events_total", "nodes") }
 	last, still := 0.0, 0
