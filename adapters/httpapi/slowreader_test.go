@@ -29,14 +29,13 @@ func TestAReaderThatTakesNothingDelaysNobodyAndIsCutOff(t *testing.T) {
 	for i := range domain.MaxLabels {
 		labels[fmt.Sprint(i)] = strings.Repeat("v", domain.MaxLabelValueBytes)
 	}
-	revision := 0
-	eventually(t, "the stalled stream is cut off", func() bool {
-		weight := revision
+	for weight := range 800 {
 		s.register(t, domain.NodeSpec{ID: "a", Address: "h:1", Zone: zone, Labels: labels, Weight: &weight})
-		revision++
-		if got := good.event(t); got.id != fmt.Sprint(revision) {
-			t.Fatalf("instead of %d came %q", revision, got.id)
+		if got := good.event(t); got.id != fmt.Sprint(weight+1) {
+			t.Fatalf("instead of %d came %q", weight+1, got.id)
 		}
+	}
+	eventually(t, "the stalled stream is cut off", func() bool {
 		return s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") == 1
 	})
 	eventually(t, "its stream is closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })

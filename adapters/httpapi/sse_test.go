@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // block is what stands between two blank lines of a stream.
@@ -24,12 +25,14 @@ type reader struct {
 	blocks chan block
 	err    error // how the stream ended; nil: well. To be read when blocks is closed.
 	cancel context.CancelFunc
+	late   *time.Timer // cancels it, when there was no event for as long as a test is patient
 }
 
 // stream opens a stream, and closes it when the test ends.
 func (s *service) stream(t testing.TB, path string, header ...string) *reader {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithCancel(context.Background())
+	late := time.AfterFunc(patience, cancel)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.address+path, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +42,7 @@ func (s *service) stream(t testing.TB, path string, header ...string) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &reader{status: response.StatusCode, header: response.Header, blocks: make(chan block), cancel: cancel}
+	r := &reader{status: response.StatusCode, header: response.Header, blocks: make(chan block), cancel: cancel, late: late}
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
@@ -48,6 +51,7 @@ func (s *service) stream(t testing.TB, path string, header ...string) *reader {
 		r.err = r.read(ctx, response.Body)
 	}()
 	t.Cleanup(func() {
+		late.Stop()
 		cancel()
 		<-finished
 	})
@@ -84,6 +88,9 @@ func (r *reader) read(ctx context.Context, body io.Reader) error {
 			if value != "" {
 				b.comment = value
 				continue
+			}
+			if b.comment == "" {
+				r.late.Reset(patience)
 			}
 			select {
 			case r.blocks <- b:

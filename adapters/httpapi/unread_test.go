@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"encoding/binary"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,10 @@ func TestCloseDoesNotWaitForWhoAsksOnAndOn(t *testing.T) {
 	for _, path := range []string{"/nope", "/metrics"} {
 		t.Run(path, func(t *testing.T) {
 			s := start(t)
-			conn := s.dial(t, "")
+			conn := s.dial(t, "").(*net.TCPConn)
+			if err := conn.SetReadBuffer(4 << 10); err != nil { // which is soon full
+				t.Fatal(err)
+			}
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
