@@ -40,6 +40,9 @@ func TestAReaderThatTakesNothingDelaysNobodyAndIsCutOff(t *testing.T) {
 	})
 	eventually(t, "its stream is closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
 	// What has arrived is there to be read; the rest is dropped, also by the kernel.
+	if err := stalled.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	response, err := http.ReadResponse(bufio.NewReader(stalled), nil)
 	if err != nil {
 		t.Fatal(err)
