@@ -90,12 +90,15 @@ func (r *reader) read(ctx context.Context, body io.Reader) error {
 				continue
 			}
 			if b.comment == "" {
-				r.late.Reset(patience)
+				r.late.Stop() // until somebody takes it
 			}
 			select {
 			case r.blocks <- b:
 			case <-ctx.Done():
 				return ctx.Err()
+			}
+			if b.comment == "" {
+				r.late.Reset(patience)
 			}
 			b = block{}
 		default:
