@@ -241,11 +241,13 @@ func (n *Node) HandOver(ctx context.Context, to string) error {
 		return fmt.Errorf("%w: there is no other", ports.ErrNoSuccessor)
 	}
 	var faults []error
+	toldOne := false
 	for _, voter := range successors {
 		told, err := n.handOverTo(ctx, voter)
+		toldOne = toldOne || told
 		if n.raft.State() != raft.Leader {
 			n.look()
-			if !told {
+			if !toldOne {
 				return ports.ErrNotLeader // it lost leadership by itself, perhaps to nobody
 			}
 			return nil

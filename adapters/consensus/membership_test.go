@@ -235,6 +235,50 @@ func TestALeaderThatIsDeposedHasHandedNothingOver(t *testing.T) {
 	}
 }
 
+// belated is a transport that tells a voter to take over when later is closed, and says
+// at once that it could not.
+type belated struct {
+	transport
+	told  chan<- raft.ServerID
+	later <-chan struct{}
+}
+
+func (b belated) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	b.told <- id
+	go func() {
+		<-b.later
+		_ = b.transport.TimeoutNow(id, to, args, resp)
+	}()
+	return errCut
+}
+
+// The one that takes over was told to before the next was waited for.
+func TestAVoterThatTakesOverLateWasHandedLeadership(t *testing.T) {
+	fabric := newNetwork()
+	told, later := make(chan raft.ServerID, 1), make(chan struct{})
+	tellNow := sync.OnceFunc(func() { close(later) })
+	cluster := startCluster(t, 3, func(config *instanceConfig) {
+		config.seams.transport = func(inner transport) transport { return belated{&faulty{inner, fabric}, told, later} }
+		config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = time.Second, 4*time.Second }
+	})
+	t.Cleanup(tellNow)
+	leader, first, away := cluster[0], cluster[1], cluster[2]
+	first.arrives(t, register(t, leader, "before").Revision)
+	fabric.cut(raft.ServerAddress(away.raftAddress()))
+	first.arrives(t, register(t, leader, "meanwhile").Revision)
+	handed := make(chan error, 1)
+	go func() { handed <- leader.HandOver(within(t), "") }()
+	if id := receive(t, told, "nobody is told to take over"); id != raft.ServerID(first.config.ID) {
+		t.Fatalf("%s is told first, which is cut off", id)
+	}
+	register(t, leader, "later") // when raft has given up on the first
+	tellNow()
+	if err := receive(t, handed, "it waits for the one that is cut off"); err != nil {
+		t.Errorf("leadership went to %s, and the answer is %v", first.config.ID, err)
+	}
+	first.eventually(t, "leading", leading)
+}
+
 // Raft turns the next voter away while it is still busy with the one before.
 func TestAVoterThatIsSilentDoesNotKeepTheNextFromTakingOver(t *testing.T) {
 	silent, told := make(chan struct{}), make(chan raft.ServerID, 1)
