@@ -87,6 +87,7 @@ func TestATypoInAnAddressCostsNothing(t *testing.T) {
 // Whatever is called, neither cluster takes an instance of the other one, and both
 // go on.
 func TestClustersBootstrappedApartStayApart(t *testing.T) {
+	t.Parallel() // see calm
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.New(t, harness.Options{Size: 2, Backend: backend, Flags: calm})
 		first, second := c.Instances[0], c.Instances[1]
@@ -156,6 +157,7 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 // The same command line serves the first start, a restart, and one more instance;
 // the list names all of them.
 func TestOneCommandLineForAllInstances(t *testing.T) {
+	t.Parallel() // see calm
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.New(t, harness.Options{Size: 4, Backend: backend, Flags: calm})
 		var list []string
@@ -208,6 +210,7 @@ func TestOneCommandLineForAllInstances(t *testing.T) {
 }
 
 func TestAnInstanceMovesByJoining(t *testing.T) {
+	t.Parallel() // see calm
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Backend: backend, Flags: calm})
 		moving := c.Followers()[0]
@@ -250,6 +253,7 @@ func TestAnInstanceMovesByJoining(t *testing.T) {
 // Two machines that are copies of each other bear one id: who is a member stays it as long
 // as it answers.
 func TestASecondProcessDoesNotTakeTheIDOfAMember(t *testing.T) {
+	t.Parallel() // see calm
 	c := harness.New(t, harness.Options{Size: 4, Flags: calm})
 	second := c.Instances[3]
 	c.Instances = c.Instances[:3]

@@ -13,6 +13,7 @@ import (
 // Two clusters add the same blank instance at the same moment: one gets it, the other
 // one is told, and goes on without a nonvoter that it could never reach.
 func TestABlankInstanceJoinsOneOfTwoClusters(t *testing.T) {
+	t.Parallel() // see calm
 	anyBackend(t, func(t *testing.T, backend string) {
 		for name, flags := range map[string][]string{
 			"with a secret":    append([]string{"--raft_secret_file=" + secretFile(t, "a secret that both have")}, calm...),

@@ -282,6 +282,7 @@ func lastIndex(t *testing.T, i *harness.Instance) float64 {
 }
 
 func TestADamagedBackupChangesNothing(t *testing.T) {
+	t.Parallel() // see calm
 	c := startCalm(t, "bolt")
 	put(t, c.Leader().Client, "a")
 	backup := backupOf(t, c.Leader().Client)

@@ -60,7 +60,9 @@ func start(t *testing.T, backend string) *harness.Cluster {
 }
 
 // calm is for clusters whose leader changes only when a test makes it: with less
-// patience, a machine that is busy with other tests can look like a dead leader.
+// patience, a machine that is busy with other tests can look like a dead leader. A test
+// whose clusters are calm, that mostly waits, and does not look at how long anything takes
+// may run beside another one, when all are done that may not.
 var calm = []string{"--raft_heartbeat_timeout=1s", "--raft_election_timeout=1s"}
 
 func startCalm(t *testing.T, backend string) *harness.Cluster {

@@ -68,6 +68,7 @@ func TestAVoterThatLostItsDiskElectsNobody(t *testing.T) {
 }
 
 func TestAnInstanceThatForgetsComesBackByItself(t *testing.T) {
+	t.Parallel() // see calm
 	for name, change := range map[string]func(c *harness.Cluster, i *harness.Instance){
 		"with --join":           func(c *harness.Cluster, i *harness.Instance) { joins(c, i) },
 		"with the flags it had": func(*harness.Cluster, *harness.Instance) {},
@@ -105,6 +106,7 @@ func TestAnInstanceThatLostItsDiskJoinsElsewhere(t *testing.T) {
 
 // A second cluster under the old name is none of the first one's business.
 func TestAWipedInstanceThatIsBootstrappedIsRefused(t *testing.T) {
+	t.Parallel() // see calm
 	c := harness.Start(t, harness.Options{Flags: calm})
 	first := c.Instances[0]
 	put(t, first.Client, "a")
@@ -147,6 +149,7 @@ func joins(c *harness.Cluster, i *harness.Instance) {
 
 // One is removed while it is down, and started again all the same.
 func TestARemovedInstanceNotices(t *testing.T) {
+	t.Parallel() // see calm
 	c := harness.Start(t, harness.Options{Flags: calm})
 	leader, away := c.Leader(), c.Followers()[0]
 	away.Kill()

@@ -10,6 +10,7 @@ import (
 // A voter without which there is no majority can't go: whoever replaces instances one
 // after the other may be too fast, or take the wrong one.
 func TestAVoterThatIsNeededStays(t *testing.T) {
+	t.Parallel() // see calm
 	for name, end := range map[string]func(*harness.Instance){
 		"killed": (*harness.Instance).Kill,
 		"paused": (*harness.Instance).Pause,
@@ -39,6 +40,7 @@ func TestAVoterThatIsNeededStays(t *testing.T) {
 // One that comes back without its data counts for nothing at first: then another one is
 // needed, until the cluster does without the vote of the first.
 func TestAVoterIsNeededUntilOneWithoutDataIsNone(t *testing.T) {
+	t.Parallel() // see calm
 	c := startCalm(t, "wal")
 	put(t, c.Leader().Client, "before")
 	leader, blank, other := c.Leader(), c.Followers()[0], c.Followers()[1]

@@ -97,6 +97,7 @@ func gapOf(t *testing.T, c *harness.Cluster, but *harness.Instance, while func()
 }
 
 func TestFollowersAreStopped(t *testing.T) {
+	t.Parallel() // see calm
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		put(t, c.Instances[0].Client, "a")
