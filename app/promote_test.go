@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -447,103 +446,6 @@ func TestWhatIsHalfDoneIsNotCalledUndone(t *testing.T) {
 					t.Errorf("the next one: %v", err)
 				}
 			})
-		})
-	}
-}
-
-func adding(wanted domain.Instance) func(context.Context, *app.Cluster) error {
-	return func(ctx context.Context, c *app.Cluster) error {
-		_, err := c.Add(ctx, wanted, false)
-		return err
-	}
-}
-
-func removing(id string) func(context.Context, *app.Cluster) error {
-	return func(ctx context.Context, c *app.Cluster) error {
-		_, err := c.Remove(ctx, id)
-		return err
-	}
-}
-
-// refusing is an instance that refuses a step: that of the membership, all but the first time.
-type refusing struct {
-	*portstest.Instance
-	step    string
-	rosters atomic.Int64
-}
-
-func (r *refusing) Want(ctx context.Context, id string) error {
-	if r.step == "want" {
-		return ports.ErrBusy
-	}
-	return r.Instance.Want(ctx, id)
-}
-
-func (r *refusing) Settle(ctx context.Context, id string) error {
-	if r.step == "settle" {
-		return ports.ErrBusy
-	}
-	return r.Instance.Settle(ctx, id)
-}
-
-func (r *refusing) Roster(ctx context.Context) (domain.Roster, error) {
-	if r.step == "roster" && r.rosters.Add(1) > 1 {
-		return domain.Roster{}, ports.ErrBusy
-	}
-	return r.Instance.Roster(ctx)
-}
-
-// What can't be begun is not done, and whoever asked is told so.
-func TestWhatCantBeBegunIsNotDone(t *testing.T) {
-	tests := map[string]struct {
-		step string
-		ask  func(context.Context, *app.Cluster) error
-	}{
-		"a voter that can't be wanted":                  {"want", adding(voter("n4", "h:4"))},
-		"a nonvoter whose promotion can't be settled":   {"settle", adding(nonvoter("n3", "h:3"))},
-		"a removal of one whose can't be":               {"settle", removing("n3")},
-		"a voter, where the membership can't be had":    {"roster", adding(voter("n4", "h:4"))},
-		"a nonvoter, where the membership can't be had": {"roster", adding(nonvoter("n4", "h:4"))},
-		"a removal, where the membership can't be had":  {"roster", removing("n3")},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
-			peers.Answer("h:4", far("n4", 0))
-			mustAdd(t, i, nonvoter("n3", "h:3"))
-			if err := i.Want(t.Context(), "n3"); err != nil {
-				t.Fatal(err)
-			}
-			before, _ := i.State()
-			r := &refusing{Instance: i, step: test.step}
-			c := app.NewCluster(app.ClusterConfig{
-				Self: answer("n1"), Membership: r, Promotions: r, ReadIndexer: i, Formats: i, Local: i,
-				Peers: peers, Logger: slog.New(slog.DiscardHandler),
-			})
-			if err := test.ask(t.Context(), c); !errors.Is(err, ports.ErrBusy) || errors.Is(err, ports.ErrOutcomeUnknown) {
-				t.Errorf("%v", err)
-			}
-			if after, _ := i.State(); !after.Roster.Equal(before.Roster) || !slices.Equal(after.Promotions, before.Promotions) {
-				t.Errorf("the membership is %+v, and to be promoted are %q", after.Roster, after.Promotions)
-			}
-		})
-	}
-}
-
-// Somebody else may have taken the address while the instance was asked.
-func TestAnAddressThatIsTakenMeanwhileIsRefused(t *testing.T) {
-	for name, wanted := range map[string]domain.Instance{"for a voter": voter("n3", "h:3"), "for a nonvoter": nonvoter("n3", "h:3")} {
-		t.Run(name, func(t *testing.T) {
-			i := portstest.NewInstance("n1", "h:1")
-			c := newCluster(i, peersFunc(func(ctx context.Context, _ string) (ports.Identity, error) {
-				return far("n3", 100), i.Add(ctx, nonvoter("n4", "h:3"))
-			}))
-			if _, err := c.Add(t.Context(), wanted, false); !errors.Is(err, domain.ErrAddressInUse) || errors.Is(err, ports.ErrOutcomeUnknown) {
-				t.Errorf("%v", err)
-			}
-			if state, _ := i.State(); len(state.Promotions) > 0 {
-				t.Errorf("to be promoted are %q", state.Promotions)
-			}
 		})
 	}
 }
