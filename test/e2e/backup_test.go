@@ -1,9 +1,11 @@
 package e2e_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,20 +40,36 @@ func mustBeBackup(t *testing.T, what string, got harness.Registry, backup harnes
 	sameRegistry(t, what, plain(got), plain(backup.Registry))
 }
 
-// mustBeAlike fails the test unless each instance by itself holds the same.
+// mustBeAlike fails the test unless each instance by itself holds the same, to the byte.
 func mustBeAlike(t *testing.T, c *harness.Cluster) harness.Registry {
 	t.Helper()
 	c.AwaitReady()
-	registry := list(t, c.Leader().Client)
+	leader := c.Leader().Client
+	registry := list(t, leader)
+	want := map[string][]byte{}
+	for _, path := range []string{"/nodes", "/raft/backup"} {
+		want[path] = bodyOf(t, leader, path)
+	}
 	for _, i := range c.Instances {
 		awaitRevision(t, i, registry.Revision)
 		own := i.With("consistency=stale")
-		sameRegistry(t, i.ID, list(t, own), registry)
-		if file := backupOf(t, own).File; string(file) != string(backupOf(t, c.Leader().Client).File) {
-			t.Errorf("the backups of %s and of the leader differ", i.ID)
+		for path, body := range want {
+			if !bytes.Equal(bodyOf(t, own, path), body) {
+				sameRegistry(t, i.ID, list(t, own), registry)
+				t.Errorf("%s of %s and of the leader differ", path, i.ID)
+			}
 		}
 	}
 	return registry
+}
+
+func bodyOf(t *testing.T, through *harness.Client, path string) []byte {
+	t.Helper()
+	answer, err := through.Do(t.Context(), http.MethodGet, path, nil)
+	if err != nil {
+		t.Fatalf("%s through %s: %v", path, through.Address(), err)
+	}
+	return answer.Body
 }
 
 // A backup is the registry as it was at one revision, also while it changes.
