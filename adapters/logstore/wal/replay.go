@@ -138,7 +138,7 @@ func (r *replay) follow(i image, below uint64) error {
 
 // nothingLater looks at what lies behind the end of a segment.
 func (r *replay) nothingLater(i image) error {
-	behind := bytes.TrimRight(i.raw[i.end:], "\x00")
+	behind := trimZeros(i.raw[i.end:])
 	if later := laterThan(r.next, behind, i.seed); later >= 0 {
 		return fmt.Errorf("%w (%s: unreadable at byte %d, and what was written later follows at byte %d)", ErrDamaged, i.path, i.end, i.end+int64(later))
 	}
@@ -146,6 +146,16 @@ func (r *replay) nothingLater(i image) error {
 		r.torn = append(r.torn, rest{i.segment, i.end + int64(len(behind))})
 	}
 	return nil
+}
+
+var zeros [4 << 10]byte
+
+// trimZeros gives raw without the zeros at its end, of which there can be megabytes.
+func trimZeros(raw []byte) []byte {
+	for len(raw) >= len(zeros) && bytes.Equal(raw[len(raw)-len(zeros):], zeros[:]) {
+		raw = raw[:len(raw)-len(zeros)]
+	}
+	return bytes.TrimRight(raw, "\x00")
 }
 
 // batches takes what is whole, and moves the end of the segment behind it.

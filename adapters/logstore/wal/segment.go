@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
@@ -66,6 +67,24 @@ type segment struct {
 
 	// use is held for reading by who reads from the file, so that nobody closes it.
 	use sync.RWMutex
+	// latest is what was read last.
+	latest atomic.Pointer[passage]
+}
+
+// passage is a part of a segment, before its end: what is there does not change. Of one
+// that was read for a single record only the bounds are known.
+type passage struct {
+	at, end int64
+	raw     []byte
+}
+
+// holds gives the bytes at a place, if they are in p.
+func (p *passage) holds(in place) ([]byte, bool) {
+	from := int64(in.at) - p.at
+	if from < 0 || from+int64(in.size) > int64(len(p.raw)) {
+		return nil, false
+	}
+	return p.raw[from:][:in.size], true
 }
 
 func segmentPath(dir string, id uint64) string {
@@ -204,10 +223,11 @@ func (s *segment) write(raw []byte) error {
 	return s.file.Sync()
 }
 
-// read gives the bytes at a place, which are a record as it was written.
-func (s *segment) read(in place) (record, error) {
-	raw := make([]byte, in.size)
-	if _, err := s.file.ReadAt(raw, int64(in.at)); err != nil && !errors.Is(err, io.EOF) {
+// read gives the record at a place before end, where the last batch of the segment ends
+// that may be read.
+func (s *segment) read(in place, end int64) (record, error) {
+	raw, err := s.bytes(in, end)
+	if err != nil {
 		return record{}, err
 	}
 	found, ok := readRecord(raw, s.seed)
@@ -215,6 +235,36 @@ func (s *segment) read(in place) (record, error) {
 		return record{}, fmt.Errorf("%w (%s: unreadable at byte %d)", ErrDamaged, s.path, in.at)
 	}
 	return found, nil
+}
+
+// readAhead is how much is read at once for who reads one record after the other, as it
+// is done with all of them at a start: a system call for each takes longer than all else.
+const readAhead = 64 << 10
+
+// bytes gives what is at a place, for the caller to keep.
+func (s *segment) bytes(in place, end int64) ([]byte, error) {
+	size := int64(in.size)
+	before := s.latest.Load()
+	if before != nil {
+		if raw, ok := before.holds(in); ok {
+			return bytes.Clone(raw), nil
+		}
+		if from := int64(in.at); before.at < from && from <= before.end {
+			size = max(size, min(readAhead, end-from))
+		}
+	}
+	raw := make([]byte, size)
+	count, err := s.file.ReadAt(raw, int64(in.at))
+	if count < int(in.size) && err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	read := &passage{at: int64(in.at), end: int64(in.at) + int64(max(count, int(in.size)))}
+	defer s.latest.Store(read)
+	if count <= int(in.size) {
+		return raw[:in.size], nil
+	}
+	read.raw = raw[:count]
+	return bytes.Clone(raw[:in.size]), nil
 }
 
 // close waits for those who read.

@@ -224,10 +224,11 @@ func (s *store) GetLog(index uint64, log *raft.Log) error {
 			return raft.ErrLogNotFound
 		}
 		in := s.places.all[at]
+		end := in.segment.end
 		in.segment.use.RLock()
 		defer in.segment.use.RUnlock()
 		s.mu.RUnlock()
-		record, err := in.segment.read(in)
+		record, err := in.segment.read(in, end)
 		if err != nil {
 			return err
 		}
