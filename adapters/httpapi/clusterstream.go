@@ -16,16 +16,15 @@ func (s *Server) followCluster(out *sink, r request) (course, error) {
 	}
 	var stream ports.ClusterStream
 	var first ports.ClusterDelivery
-	var later <-chan struct{}
 	err = s.open(out, r, func(ctx context.Context) (seen *domain.Revision, err error) {
 		if stream, err = s.config.Cluster.Follow(ctx, source); err != nil {
 			return nil, err
 		}
-		first, later, err = stream.Next()
+		first, _, err = stream.Next()
 		return nil, err
 	})
 	deliver := func(d ports.ClusterDelivery) error { return deliverCluster(out, d) }
-	return func() error { return deliverAll(out, first, later, stream.Next, deliver) }, err
+	return func() error { return deliverAll(out, first, stream.Next, deliver) }, err
 }
 
 func deliverCluster(out *sink, d ports.ClusterDelivery) error {

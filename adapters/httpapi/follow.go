@@ -85,24 +85,32 @@ func (s *Server) tryOpen(r request, try opening) (*domain.Revision, error) {
 }
 
 // deliverAll delivers first and all that next gives after it, until there is an error.
-// later tells when to ask again, where there is nothing; nil: out is woken.
+// With nothing, next tells when to ask again; nil: out is woken.
+//
+// It asks before it waits for the first time, though it was told what there is a moment ago: the
+// stack of a stream gets as large as that needs while it is opened, and not when a change
+// comes, for which all streams would do it at once. With ten thousand of them a leader was not
+// heard for so long.
 func deliverAll[D interface{ Empty() bool }](
-	out *sink, first D, later <-chan struct{}, next func() (D, <-chan struct{}, error), deliver func(D) error,
+	out *sink, first D, next func() (D, <-chan struct{}, error), deliver func(D) error,
 ) error {
-	for delivery := first; ; {
-		var err error
-		if delivery.Empty() {
+	var err error
+	if !first.Empty() {
+		err = deliver(first)
+	}
+	for err == nil {
+		var delivery D
+		var later <-chan struct{}
+		delivery, later, err = next()
+		switch {
+		case err != nil:
+		case delivery.Empty():
 			err = out.await(later, "keep-alive")
-		} else {
+		default:
 			err = deliver(delivery)
 		}
-		if err == nil {
-			delivery, later, err = next()
-		}
-		if err != nil {
-			return err
-		}
 	}
+	return err
 }
 
 // awaitLeader returns when asking for a stream again may help.

@@ -34,7 +34,7 @@ func (s *Server) followNodes(out *sink, r request) (course, error) {
 		return delivery, nil, err // waves tell when to ask again
 	}
 	deliver := func(d ports.Delivery) error { return s.deliver(out, d, filter) }
-	return func() error { return deliverAll(out, first, nil, next, deliver) }, err
+	return func() error { return deliverAll(out, first, next, deliver) }, err
 }
 
 // deliver sends of d what filter lets through.

@@ -231,3 +231,46 @@ func writeLarge(t *testing.T, through *harness.Client, bytes int) volume {
 	}
 	return volume{each * writers, each * writers * event, time.Since(began)}
 }
+
+// The stacks of streams grow when they are opened, each at its time, and not with the first
+// change, for which all of them would do that at once: ten thousand kept a leader from
+// being heard for longer than its lease.
+func TestAChangeThatManyHearNeedsNoLargerStacks(t *testing.T) {
+	const many, each = 400, 1 << 10 // one that grows takes 2 KiB more, at least
+	c := harness.Start(t, harness.Options{Size: 1, Build: harness.Build{Plain: true}})
+	i := c.Instances[0]
+	for _, begin := range []string{"with a snapshot", "with a position"} {
+		t.Run(begin, func(t *testing.T) {
+			from, position := list(t, i.Client).Revision, ""
+			if begin == "with a position" {
+				position = fmt.Sprint(from)
+			}
+			streams := make([]*harness.Stream, many)
+			for n := range streams {
+				stream, err := i.Stream(t.Context(), "/nodes/sse", position)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer stream.Close()
+				if position == "" {
+					if event, err := stream.Event(); err != nil || event.Type != "snapshot" {
+						t.Fatalf("it begins with %+v, %v", event, err)
+					}
+				}
+				streams[n] = stream
+			}
+			before, known := metric(t, i, "go_memstats_stack_inuse_bytes")
+			put(t, i.Client, fmt.Sprintf("node-%d", from))
+			for _, stream := range streams {
+				if event, err := stream.Event(); err != nil || event.ID != fmt.Sprint(from+1) {
+					t.Fatalf("instead of the change it has %+v, %v", event, err)
+				}
+			}
+			after, _ := metric(t, i, "go_memstats_stack_inuse_bytes")
+			t.Logf("the stacks take %.0f KiB, and %.0f KiB after a change", before/1024, after/1024)
+			if !known || after-before > many*each {
+				t.Errorf("%d streams needed %.0f KiB more for it", many, (after-before)/1024)
+			}
+		})
+	}
+}
