@@ -89,8 +89,8 @@ func (s *Server) tryOpen(r request, try opening) (*domain.Revision, error) {
 //
 // It asks before it waits for the first time, though it was told what there is a moment ago: the
 // stack of a stream gets as large as that needs while it is opened, and not when a change
-// comes, for which all streams would do it at once. With ten thousand of them a leader was not
-// heard for so long.
+// comes, for which all streams would do it at once. With ten thousand of them that took longer
+// than their leader's lease.
 func deliverAll[D interface{ Empty() bool }](
 	out *sink, first D, next func() (D, <-chan struct{}, error), deliver func(D) error,
 ) error {

@@ -243,28 +243,28 @@ const readAhead = 64 << 10
 
 // bytes gives what is at a place, for the caller to keep.
 func (s *segment) bytes(in place, end int64) ([]byte, error) {
-	size := int64(in.size)
+	at, size := int64(in.at), int64(in.size)
 	before := s.latest.Load()
 	if before != nil {
 		if raw, ok := before.holds(in); ok {
 			return bytes.Clone(raw), nil
 		}
-		if from := int64(in.at); before.at < from && from <= before.end {
-			size = max(size, min(readAhead, end-from))
+		if before.at < at && at <= before.end {
+			size = max(size, min(readAhead, end-at))
 		}
 	}
 	raw := make([]byte, size)
-	count, err := s.file.ReadAt(raw, int64(in.at))
+	count, err := s.file.ReadAt(raw, at)
 	if count < int(in.size) && err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	read := &passage{at: int64(in.at), end: int64(in.at) + int64(max(count, int(in.size)))}
-	defer s.latest.Store(read)
-	if count <= int(in.size) {
-		return raw[:in.size], nil
+	wanted := raw[:in.size]
+	if count <= len(wanted) {
+		s.latest.Store(&passage{at: at, end: at + int64(len(wanted))})
+		return wanted, nil
 	}
-	read.raw = raw[:count]
-	return bytes.Clone(raw[:in.size]), nil
+	s.latest.Store(&passage{at: at, end: at + int64(count), raw: raw[:count]})
+	return bytes.Clone(wanted), nil
 }
 
 // close waits for those who read.
