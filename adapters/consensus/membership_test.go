@@ -271,7 +271,13 @@ func TestAVoterThatTakesOverLateWasHandedLeadership(t *testing.T) {
 	if id := receive(t, told, "nobody is told to take over"); id != raft.ServerID(first.config.ID) {
 		t.Fatalf("%s is told first, which is cut off", id)
 	}
-	register(t, leader, "later") // when raft has given up on the first
+	until(t, "raft gives up on the first, and lets the leader write", func() bool {
+		_, err := leader.Propose(within(t), domain.Register{Node: node(t, "later", "later:11211")})
+		if err != nil && !errors.Is(err, ports.ErrNotLeader) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
 	tellNow()
 	if err := receive(t, handed, "it waits for the one that is cut off"); err != nil {
 		t.Errorf("leadership went to %s, and the answer is %v", first.config.ID, err)
