@@ -40,6 +40,8 @@ func NewWaves(local ports.Local, streams int) *Waves {
 
 func (w *Waves) Run(ctx context.Context) { w.run(ctx) }
 
+func (w *Waves) Wake() { w.wake() }
+
 // Woken is how many streams were woken since it was called last.
 func (w *Waves) Woken() int {
 	woken := 0
@@ -52,6 +54,9 @@ func (w *Waves) Woken() int {
 	}
 	return woken
 }
+
+// Await returns when one of the streams is woken.
+func (w *Waves) Await(stream int) { <-w.streams[stream].woken }
 
 // NewHTTP is what serves connections, for tests that bring theirs.
 func (s *Server) NewHTTP() *http.Server { return s.newHTTP() }

@@ -2,6 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"maps"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,11 +12,14 @@ import (
 )
 
 const (
-	// waveShare is how much time there is between two waves for each stream: about
-	// what a write to its socket takes. When changes come faster than that, each
-	// stream takes several at once, and leaves the time of a processor or more to
-	// those who make them.
+	// waveShare is how much time there is after a wave for each stream: about what a
+	// write to its socket takes. When changes come faster than that, each stream takes
+	// several at once, and leaves the time of a processor or more to those who make them.
 	waveShare = 4 * time.Microsecond
+
+	// waveStep is how many streams are woken before everything else that can run has a
+	// turn.
+	waveStep = 32
 
 	// longestPause bounds how long a change waits because of those before it.
 	longestPause = 100 * time.Millisecond
@@ -25,6 +31,7 @@ const (
 // concurrent use.
 type waves struct {
 	local ports.Local
+	order []*sink // of the wave that is made
 
 	mu      sync.Mutex
 	streams map[*sink]struct{}
@@ -70,11 +77,22 @@ func (w *waves) run(ctx context.Context) {
 }
 
 // wake makes one wave, and says of how many streams.
+//
+// The streams don't become runnable all at once: the scheduler would see to their sockets
+// first, and only then to what came meanwhile. With ten thousand of them a leader would not
+// hear its followers for as long as its lease.
 func (w *waves) wake() int {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	for out := range w.streams {
+	w.order = slices.AppendSeq(w.order, maps.Keys(w.streams))
+	w.mu.Unlock()
+	for i, out := range w.order {
 		out.wake()
+		if (i+1)%waveStep == 0 {
+			runtime.Gosched()
+		}
 	}
-	return len(w.streams)
+	woken := len(w.order)
+	clear(w.order) // those that end are not kept
+	w.order = w.order[:0]
+	return woken
 }

@@ -3,7 +3,9 @@ package httpapi_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,5 +88,35 @@ func TestChangesThatComeFasterThanTheStreamsTakeThemWakeThemTogether(t *testing.
 				}
 			})
 		})
+	}
+}
+
+func TestWhatElseCanRunDoesNotWaitForAWholeWave(t *testing.T) {
+	// With one processor it is the scheduler alone that decides who is next.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const streams, atMost = 6000, 500
+	waves := httpapi.NewWaves(nil, streams)
+	var served atomic.Int64
+	var ready, all sync.WaitGroup
+	ready.Add(streams)
+	for i := range streams {
+		all.Go(func() {
+			ready.Done()
+			waves.Await(i)
+			served.Add(1)
+		})
+	}
+	ready.Wait()
+	all.Go(waves.Wake)
+	var longest, before int64
+	for before < streams {
+		runtime.Gosched()
+		now := served.Load()
+		longest = max(longest, now-before)
+		before = now
+	}
+	all.Wait()
+	if longest > atMost {
+		t.Errorf("%d of %d streams were served before anybody else", longest, streams)
 	}
 }
