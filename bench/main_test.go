@@ -20,7 +20,7 @@ var tiny = scale{
 	rounds: 1, time: 20 * time.Millisecond,
 	clients: []int{1, 2, 3, 4},
 	few:     2, usual: 4, list: 8, many: 16, huge: 32,
-	subscribers: 3, crowd: 10, pace: 50,
+	subscribers: 3, crowd: 10, changes: 2, pace: 50,
 	entries: 100, kills: 1, starts: 1,
 }
 

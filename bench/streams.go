@@ -36,6 +36,10 @@ func streams(s scale) []row {
 			name: fmt.Sprintf("memory of an instance with %s", count(s.crowd, "subscriber")),
 			unit: megabytes, nodes: s.usual, rounds: 1, kinds: noBare, measure: held(s.crowd), quoted: true,
 		},
+		{
+			name: fmt.Sprintf("get beside a change to %s, p99", count(s.crowd, "subscriber")),
+			unit: seconds, nodes: s.usual, rounds: 1, kinds: noBare, measure: beside(s.crowd, s.changes), quoted: true,
+		},
 	}
 }
 
@@ -235,5 +239,46 @@ func held(subscribers int) func(*measurement) (sample, error) {
 		}
 		memory, err := m.cluster.Members[m.leader].Memory()
 		return sample{value: float64(memory)}, err
+	}
+}
+
+// beside is how long the gets of one client take, which asks a millisecond after each answer,
+// while a change goes to a crowd; of all changes. Its value is the 99th percentile.
+func beside(subscribers, changes int) func(*measurement) (sample, error) {
+	return func(m *measurement) (got sample, err error) {
+		var arrived atomic.Int64
+		c, err := m.gather(m.leader, subscribers, func(int, servers.Event) { arrived.Add(1) })
+		if err != nil {
+			return sample{}, err
+		}
+		defer func() { err = errors.Join(err, c.close()) }()
+		writer, err := m.cluster.Dial(m.leader)
+		if err != nil {
+			return sample{}, err
+		}
+		defer writer.Close()
+		reader, err := m.cluster.Dial(m.leader)
+		if err != nil {
+			return sample{}, err
+		}
+		defer reader.Close()
+		var latencies []time.Duration
+		var fault error
+		for change := range changes {
+			written := make(chan error, 1)
+			go func() { written <- m.write(writer, m.number()) }()
+			everybody := int64((change + 1) * subscribers)
+			err := c.await(func() bool {
+				began := time.Now()
+				fault = reader.Get(m.number()%m.nodes, servers.Linearizable)
+				latencies = append(latencies, time.Since(began))
+				return fault != nil || arrived.Load() == everybody
+			})
+			if err := errors.Join(err, fault, <-written); err != nil {
+				return sample{}, err
+			}
+		}
+		slices.Sort(latencies)
+		return sample{value: percentile(latencies, 99).Seconds(), p50: percentile(latencies, 50)}, nil
 	}
 }

@@ -21,6 +21,7 @@ type scale struct {
 	huge        int
 	subscribers int
 	crowd       int // subscribers that only have to be held
+	changes     int // that these are told of
 	pace        int // writes a second that these are told of
 	entries     int // that a log has when its instance is started again
 	kills       int
@@ -31,7 +32,7 @@ var published = scale{
 	rounds: 3, time: time.Second,
 	clients: []int{1, 16, 64, 256},
 	few:     10, usual: 100, list: 1000, many: 10_000, huge: 100_000,
-	subscribers: 1000, crowd: 10_000, pace: 50,
+	subscribers: 1000, crowd: 10_000, changes: 10, pace: 50,
 	entries: 100_000, kills: 10, starts: 5,
 }
 
