@@ -216,35 +216,9 @@ func (m *measurement) paced() ([]time.Time, error) {
 	return acknowledged, nil
 }
 
-// held is the memory of the leader that serves a crowd, after one change has
-// reached all of it.
-func held(subscribers int) func(*measurement) (sample, error) {
-	return func(m *measurement) (got sample, err error) {
-		var arrived atomic.Int64
-		c, err := m.gather(m.leader, subscribers, func(int, servers.Event) { arrived.Add(1) })
-		if err != nil {
-			return sample{}, err
-		}
-		defer func() { err = errors.Join(err, c.close()) }()
-		client, err := m.cluster.Dial(m.leader)
-		if err != nil {
-			return sample{}, err
-		}
-		defer client.Close()
-		if err := m.write(client, m.number()); err != nil {
-			return sample{}, err
-		}
-		if err := c.await(func() bool { return arrived.Load() == int64(subscribers) }); err != nil {
-			return sample{}, err
-		}
-		memory, err := m.cluster.Members[m.leader].Memory()
-		return sample{value: float64(memory)}, err
-	}
-}
-
-// beside is how long the gets of one client take, which asks a millisecond after each answer,
-// while a change goes to a crowd; of all changes. Its value is the 99th percentile.
-func beside(subscribers, changes int) func(*measurement) (sample, error) {
+// withCrowd has measure do its work while a crowd follows the leader. change writes once, and
+// calls meanwhile again and again until the whole crowd has been told.
+func withCrowd(subscribers int, measure func(m *measurement, change func(meanwhile func() error) error) (sample, error)) func(*measurement) (sample, error) {
 	return func(m *measurement) (got sample, err error) {
 		var arrived atomic.Int64
 		c, err := m.gather(m.leader, subscribers, func(int, servers.Event) { arrived.Add(1) })
@@ -257,28 +231,55 @@ func beside(subscribers, changes int) func(*measurement) (sample, error) {
 			return sample{}, err
 		}
 		defer writer.Close()
+		everybody := int64(0)
+		return measure(m, func(meanwhile func() error) error {
+			everybody += int64(subscribers)
+			written := make(chan error, 1)
+			go func() { written <- m.write(writer, m.number()) }()
+			var fault error
+			err := c.await(func() bool {
+				fault = meanwhile()
+				return fault != nil || arrived.Load() == everybody
+			})
+			return errors.Join(err, fault, <-written)
+		})
+	}
+}
+
+// held is the memory of the leader that serves a crowd, after one change has
+// reached all of it.
+func held(subscribers int) func(*measurement) (sample, error) {
+	return withCrowd(subscribers, func(m *measurement, change func(func() error) error) (sample, error) {
+		if err := change(func() error { return nil }); err != nil {
+			return sample{}, err
+		}
+		memory, err := m.cluster.Members[m.leader].Memory()
+		return sample{value: float64(memory)}, err
+	})
+}
+
+// beside is how long the gets of one client take, which asks a millisecond after each answer,
+// while a change goes to a crowd; of all changes. Its value is the 99th percentile.
+func beside(subscribers, changes int) func(*measurement) (sample, error) {
+	return withCrowd(subscribers, func(m *measurement, change func(func() error) error) (sample, error) {
 		reader, err := m.cluster.Dial(m.leader)
 		if err != nil {
 			return sample{}, err
 		}
 		defer reader.Close()
 		var latencies []time.Duration
-		var fault error
-		for change := range changes {
-			written := make(chan error, 1)
-			go func() { written <- m.write(writer, m.number()) }()
-			everybody := int64((change + 1) * subscribers)
-			err := c.await(func() bool {
+		for range changes {
+			err := change(func() error {
 				began := time.Now()
-				fault = reader.Get(m.number()%m.nodes, servers.Linearizable)
+				err := reader.Get(m.number()%m.nodes, servers.Linearizable)
 				latencies = append(latencies, time.Since(began))
-				return fault != nil || arrived.Load() == everybody
+				return err
 			})
-			if err := errors.Join(err, fault, <-written); err != nil {
+			if err != nil {
 				return sample{}, err
 			}
 		}
 		slices.Sort(latencies)
 		return sample{value: percentile(latencies, 99).Seconds(), p50: percentile(latencies, 50)}, nil
-	}
+	})
 }
