@@ -20,9 +20,9 @@ type scale struct {
 	many        int
 	huge        int
 	subscribers int
-	crowd       int // subscribers that only have to be held
-	changes     int // that these are told of
-	pace        int // writes a second that these are told of
+	crowd       int // subscribers, as many as an instance has to hold
+	changes     int // that the crowd is told of
+	pace        int // writes a second that the subscribers are told of
 	entries     int // that a log has when its instance is started again
 	kills       int
 	starts      int

@@ -31,7 +31,7 @@ const (
 // concurrent use.
 type waves struct {
 	local ports.Local
-	order []*sink // of the wave that is made
+	order []*sink // of the wave that is made; run's alone
 
 	mu      sync.Mutex
 	streams map[*sink]struct{}
