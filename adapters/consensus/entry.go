@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"math"
 	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -37,7 +38,12 @@ const (
 	kindRestorePart   entryKind = 8
 	kindRestoreCommit entryKind = 9
 	kindRestoreAbort  entryKind = 10
+
+	kindShared entryKind = 11
 )
+
+// entryHeader is the size of what stands before the body.
+const entryHeader = 2
 
 // opening is the first entry of a leader's term: once it is applied, so is all
 // that earlier leaders committed, and the leader may serve. The first opening
@@ -53,6 +59,10 @@ type promotion struct {
 	Settled bool
 }
 
+// shared is the commands of several writers. They are carried out one after the other, as
+// if each had an entry of its own.
+type shared []domain.Command
+
 var (
 	errChecksum  = errors.New("checksum mismatch: the data is damaged")
 	errTruncated = errors.New("the data ends too early")
@@ -61,8 +71,8 @@ var (
 
 const checksumSize = 4
 
-// encodeEntry encodes an opening, a promotion, a step of a restore or a
-// domain.Command.
+// encodeEntry encodes an opening, a promotion, a step of a restore, a domain.Command or
+// what several of these share.
 func encodeEntry(entry any) []byte {
 	b := append(make([]byte, 0, 256), entryVersion, byte(kindOf(entry)))
 	switch entry := entry.(type) {
@@ -77,8 +87,41 @@ func encodeEntry(entry any) []byte {
 		b = appendRestore(b, entry)
 	case domain.Command:
 		b = appendCommand(b, entry)
+	case shared:
+		for _, cmd := range entry {
+			b = appendMember(b, encodeEntry(cmd))
+		}
 	}
 	return appendChecksum(b)
+}
+
+// isCommand says of what encodeEntry gave whether that is a domain.Command.
+func isCommand(entry []byte) bool {
+	switch entryKind(entry[1]) {
+	case kindRegister, kindDeregister, kindBatch, kindExpire, kindRevive:
+		return true
+	}
+	return false
+}
+
+// joined makes one entry, a shared one, of those of commands.
+func joined(entries [][]byte) []byte {
+	size := entryHeader + checksumSize
+	for _, entry := range entries {
+		size += len(entry)
+	}
+	b := append(make([]byte, 0, size), entryVersion, byte(kindShared))
+	for _, entry := range entries {
+		b = appendMember(b, entry)
+	}
+	return appendChecksum(b)
+}
+
+// appendMember appends the entry of a command to the body of a shared one. The number of
+// a field is the kind of the command in it.
+func appendMember(b, entry []byte) []byte {
+	b = protowire.AppendTag(b, protowire.Number(entry[1]), protowire.BytesType)
+	return protowire.AppendBytes(b, entry[entryHeader:len(entry)-checksumSize])
 }
 
 func kindOf(entry any) entryKind {
@@ -103,6 +146,8 @@ func kindOf(entry any) entryKind {
 		return kindExpire
 	case domain.Revive:
 		return kindRevive
+	case shared:
+		return kindShared
 	}
 	panic(fmt.Sprintf("consensus: no format for an entry of type %T", entry))
 }
@@ -144,10 +189,10 @@ func decodeEntry(data []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(body) < 2 {
+	if len(body) < entryHeader {
 		return nil, errTruncated
 	}
-	version, kind, body := body[0], entryKind(body[1]), body[2:]
+	version, kind, body := body[0], entryKind(body[1]), body[entryHeader:]
 	if version != entryVersion {
 		return nil, fmt.Errorf("entry has format version %d, this build reads %d: a newer build wrote it", version, entryVersion)
 	}
@@ -162,6 +207,8 @@ func decodeEntry(data []byte) (any, error) {
 		return decodeRestoreCommit(body)
 	case kindRestoreAbort:
 		return decodeRestoreAbort(body)
+	case kindShared:
+		return decodeShared(body)
 	}
 	return decodeCommand(kind, body)
 }
@@ -211,6 +258,26 @@ func decodeCommand(kind entryKind, body []byte) (domain.Command, error) {
 		return decodeRevive(body)
 	}
 	return nil, fmt.Errorf("entry is of kind %d, which this build does not know: a newer build wrote it", kind)
+}
+
+func decodeShared(body []byte) (shared, error) {
+	var commands shared
+	err := readFields(body, func(f *field) {
+		if !f.expect(protowire.BytesType) {
+			return
+		}
+		if f.number > math.MaxUint8 {
+			f.unknown()
+			return
+		}
+		cmd, err := decodeCommand(entryKind(f.number), f.bytes)
+		if err != nil {
+			f.fail(err)
+			return
+		}
+		commands = append(commands, cmd)
+	})
+	return commands, err
 }
 
 func decodeRegister(body []byte) (domain.Register, error) {

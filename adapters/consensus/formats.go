@@ -12,7 +12,7 @@ import (
 // Format counts what this build can read in the log and in snapshots: it grows
 // with every kind of entry, and with every field of one or of a snapshot that
 // earlier builds can't read. Instances tell each other theirs.
-const Format = 2
+const Format = 3
 
 // firstFormat is that of the builds that do not tell theirs, and of whoever has
 // not been heard of. What it holds can always be proposed.
@@ -31,6 +31,8 @@ var introduced = map[entryKind]int{
 	kindRestorePart:   2,
 	kindRestoreCommit: 2,
 	kindRestoreAbort:  2,
+
+	kindShared: 3,
 }
 
 // formatOf is what an instance has to read to apply entry. An instance that can't

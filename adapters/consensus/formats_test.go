@@ -63,6 +63,25 @@ func TestWhoIsBehindIsNamed(t *testing.T) {
 	}
 }
 
+// Writes share an entry once all are known to read that.
+func TestWhoIsBehindKeepsWritesFromSharing(t *testing.T) {
+	cluster := startCluster(t, 3, nil)
+	acquaint(t, cluster)
+	leader := cluster[0]
+	may := func() bool { return leader.writes.mayShare() }
+	if !may() {
+		t.Fatal("all read it, and they don't share")
+	}
+	leader.Heard(cluster[1].config.ID, introduced[kindShared]-1)
+	if may() {
+		t.Error("one does not read it, and they share")
+	}
+	leader.Heard(cluster[1].config.ID, introduced[kindShared])
+	if !may() {
+		t.Error("all read it again, and they don't share")
+	}
+}
+
 // An instance that leads alone has nobody to wait for.
 func TestOneInstanceProposesWhatItReads(t *testing.T) {
 	alone := newInstance(t, instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true,

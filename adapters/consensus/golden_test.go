@@ -89,6 +89,13 @@ func goldenEntries(t failer) map[string]any {
 			domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.AtRevision, Revision: 17}},
 			domain.Register{Node: minimal},
 		}},
+		"shared": shared{
+			domain.Register{Node: fullNode(), If: domain.Condition{Expect: domain.Absent}},
+			domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 17}}},
+			domain.Batch{Commands: []domain.Command{domain.Deregister{ID: "b"}, domain.Register{Node: minimal}}},
+			domain.Revive{ID: "a"},
+			domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.AtRevision, Revision: 17}},
+		},
 		"expire":                    domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 17}, {ID: "b", Revision: 1 << 40}}},
 		"revive":                    domain.Revive{ID: "a"},
 		"deregister":                domain.Deregister{ID: "a"},

@@ -20,19 +20,26 @@ const enqueueTimeout = 800 * time.Millisecond
 // smallest write, and each of them is kept several times over.
 const maxPending = 64 << 20
 
+// maxShared is how many bytes of writes go into one entry, if they are more than one. What
+// each costs for itself is nearly nothing by then, and an entry is sent as a whole.
+const maxShared = 64 << 10
+
 // groupPatience is how long writes wait at most for those before them: longer than a
 // commit takes among machines that are near each other, and not much beside one among
 // those that are not.
 const groupPatience = 5 * time.Millisecond
 
 // groupCommit hands writes to raft in groups: what comes while one is on its way waits
-// until that is committed, and then goes together. So the more writes there are, the more
-// of them share a sync, a message to each follower, and the waking of each goroutine on
-// the way; a lone one waits for nobody. A group that takes longer than groupPatience is
-// waited for no more, and then several are on their way. Safe for concurrent use.
+// until that is committed, and then goes together, as one entry if it may. So the more
+// writes there are, the more of them share a sync, a message to each follower, and the
+// waking of each goroutine on the way; a lone one waits for nobody. A group that takes longer
+// than groupPatience is waited for no more, and then several are on their way. Safe for
+// concurrent use.
 type groupCommit struct {
 	// apply is raft's: it waits no longer than it is told to for a place in raft's queue.
 	apply func(entry []byte, patience time.Duration) raft.ApplyFuture
+	// mayShare says whether every instance can read an entry that several writes share.
+	mayShare func() bool
 	// answered is called once for each write that was taken, from any goroutine.
 	answered func()
 
@@ -101,76 +108,124 @@ func (g *groupCommit) send() {
 // in time.
 func (g *groupCommit) commit(group []*write, f *flight) {
 	deadline := time.Now().Add(enqueueTimeout)
-	for i, w := range group {
+	mayShare := len(group) > 1 && g.mayShare()
+	for first := true; len(group) > 0; first = false {
+		size := 1
+		if mayShare {
+			size = sharing(group)
+		}
+		p := parcel(group[:size])
+		group = group[size:]
 		patience := time.Until(deadline)
-		if i > 0 && patience <= 0 {
-			g.answer(w, ports.ErrBusy)
+		if !first && patience <= 0 {
+			g.answer(p, ports.ErrBusy)
 			continue
 		}
-		f.add(w, g.apply(w.entry, max(patience, 1)), g.settle)
+		f.add(p, g.apply(p.entry(), max(patience, 1)), g.settle)
 	}
-	for w, future := f.first(); w != nil; w, future = f.first() {
-		g.settle(w, future)
+	for p, future := f.first(); p != nil; p, future = f.first() {
+		g.settle(p, future)
 	}
 }
 
-// flight is the writes of a group that raft has, and nobody waits for yet: one goroutine
+// sharing is how many of the first of these writes go into one entry. What is no command
+// goes alone: who looks for it in a log looks at whole entries.
+func sharing(group []*write) int {
+	size := 0
+	for n, w := range group {
+		size += len(w.entry)
+		if n > 0 && size > maxShared || !isCommand(w.entry) {
+			return max(1, n)
+		}
+	}
+	return len(group)
+}
+
+// parcel is writes, one or more, that go as one entry.
+type parcel []*write
+
+func (p parcel) entry() []byte {
+	if len(p) == 1 {
+		return p[0].entry
+	}
+	entries := make([][]byte, len(p))
+	for i, w := range p {
+		entries[i] = w.entry
+	}
+	return joined(entries)
+}
+
+// flight is the parcels of a group that raft has, and nobody waits for yet: one goroutine
 // waits for all of them, one after the other, unless that takes long. Then each has its
 // own, since one that is refused must be told so, whatever becomes of those before. Safe for
 // concurrent use.
 type flight struct {
 	mu        sync.Mutex
-	writes    []*write
+	parcels   []parcel
 	futures   []raft.ApplyFuture
 	scattered bool
 }
 
-func (f *flight) add(w *write, future raft.ApplyFuture, settle func(*write, raft.ApplyFuture)) {
+func (f *flight) add(p parcel, future raft.ApplyFuture, settle func(parcel, raft.ApplyFuture)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.scattered {
-		go settle(w, future)
+		go settle(p, future)
 		return
 	}
-	f.writes, f.futures = append(f.writes, w), append(f.futures, future)
+	f.parcels, f.futures = append(f.parcels, p), append(f.futures, future)
 }
 
-// first takes the first write out; nil: there is none.
-func (f *flight) first() (*write, raft.ApplyFuture) {
+// first takes the first parcel out; nil: there is none.
+func (f *flight) first() (parcel, raft.ApplyFuture) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.writes) == 0 {
+	if len(f.parcels) == 0 {
 		return nil, nil
 	}
-	w, future := f.writes[0], f.futures[0]
-	f.writes, f.futures = f.writes[1:], f.futures[1:]
-	return w, future
+	p, future := f.parcels[0], f.futures[0]
+	f.parcels, f.futures = f.parcels[1:], f.futures[1:]
+	return p, future
 }
 
 // scatter has settle called for each by a goroutine of its own, also for those that are
 // yet to come.
-func (f *flight) scatter(settle func(*write, raft.ApplyFuture)) {
+func (f *flight) scatter(settle func(parcel, raft.ApplyFuture)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.scattered = true
-	for i, w := range f.writes {
-		go settle(w, f.futures[i])
+	for i, p := range f.parcels {
+		go settle(p, f.futures[i])
 	}
-	f.writes, f.futures = nil, nil
+	f.parcels, f.futures = nil, nil
 }
 
-// settle waits for what becomes of w.
-func (g *groupCommit) settle(w *write, future raft.ApplyFuture) {
+// settle waits for what becomes of p.
+func (g *groupCommit) settle(p parcel, future raft.ApplyFuture) {
 	err := future.Error()
 	if err == nil {
-		w.outcome = future.Response().(outcome)
+		p.take(future.Response())
 	}
-	g.answer(w, portError(err))
+	g.answer(p, portError(err))
 }
 
-func (g *groupCommit) answer(w *write, err error) {
-	g.pending.Add(-int64(len(w.entry)))
-	w.err = err
-	close(w.done)
-	g.answered()
+// take gives each write its part of what the machine answered.
+func (p parcel) take(answer any) {
+	each, divided := answer.([]outcome)
+	for i, w := range p {
+		if divided {
+			w.outcome = each[i]
+		} else {
+			w.outcome = answer.(outcome)
+		}
+	}
+}
+
+func (g *groupCommit) answer(p parcel, err error) {
+	for _, w := range p {
+		g.pending.Add(-int64(len(w.entry)))
+		w.err = err
+		close(w.done)
+		g.answered()
+	}
 }

@@ -2,7 +2,9 @@ package consensus
 
 import (
 	"errors"
+	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -27,7 +29,7 @@ type promise struct {
 	raft.ApplyFuture
 	done   chan struct{}
 	err    error
-	answer outcome
+	answer any
 }
 
 func (p *promise) Error() error {
@@ -82,7 +84,7 @@ func (q *queue) commit(numbers ...int) {
 func newGroupCommit(q *queue) (g *groupCommit, answered *int) {
 	var mu sync.Mutex
 	answered = new(int)
-	return &groupCommit{apply: q.apply, answered: func() {
+	return &groupCommit{apply: q.apply, mayShare: func() bool { return false }, answered: func() {
 		mu.Lock()
 		defer mu.Unlock()
 		*answered++
@@ -241,6 +243,132 @@ func TestARefusalWaitsForNobody(t *testing.T) {
 		if !writes[0].isAnswered() || !writes[2].isAnswered() {
 			t.Error("not all are answered")
 		}
+	})
+}
+
+// entryOf gives an entry with a command, padded to size bytes.
+func entryOf(id string, size int) string {
+	revive := domain.Revive{ID: id}
+	revive.ID += strings.Repeat(".", size-len(encodeEntry(revive)))
+	more := len(encodeEntry(revive)) - size // since its length takes more than a byte
+	revive.ID = revive.ID[:len(revive.ID)-more]
+	return string(encodeEntry(revive))
+}
+
+// Those who go together share an entry where everybody can read that, and each still gets
+// its own answer.
+func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
+	a, b, c, d := entryOf("a", 20), entryOf("b", 30), entryOf("c", 40), entryOf("d", 50)
+	bc := string(joined([][]byte{[]byte(b), []byte(c)}))
+	tests := map[string]struct {
+		answer any
+		err    error
+		want   [2]outcome
+		fails  error
+	}{
+		"committed": {
+			answer: []outcome{{changes: []domain.Change{{Revision: 7}}}, {err: domain.ErrNoSuchNode}},
+			want:   [2]outcome{{changes: []domain.Change{{Revision: 7}}}, {err: domain.ErrNoSuchNode}},
+		},
+		"committed, and not applied": {
+			answer: outcome{err: ports.ErrOutcomeUnknown},
+			want:   [2]outcome{{err: ports.ErrOutcomeUnknown}, {err: ports.ErrOutcomeUnknown}},
+		},
+		"lost":    {err: raft.ErrLeadershipLost, fails: ports.ErrOutcomeUnknown},
+		"refused": {err: raft.ErrNotLeader, fails: ports.ErrNotLeader},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := &queue{}
+				g, answered := newGroupCommit(q)
+				g.mayShare = func() bool { return true }
+				g.put(t, a)
+				q.holds(t, a)
+				writes := g.put(t, b, c)
+				q.commit(0)
+				q.holds(t, a, bc)
+				late := g.put(t, d)
+				q.futures[1].answer = test.answer
+				q.futures[1].keep(test.err)
+				q.holds(t, a, bc, d)
+				q.commit(2)
+				for i, w := range writes {
+					if !w.isAnswered() || !errors.Is(w.err, test.fails) || !reflect.DeepEqual(w.outcome, test.want[i]) {
+						t.Errorf("write %d: answered %t, %+v, %v", i, w.isAnswered(), w.outcome, w.err)
+					}
+				}
+				if !late[0].isAnswered() || *answered != 4 || g.pending.Load() != 0 {
+					t.Errorf("%d are answered, and %d bytes on their way", *answered, g.pending.Load())
+				}
+			})
+		})
+	}
+}
+
+func TestWhoSharesAnEntry(t *testing.T) {
+	const small = maxShared / 4
+	opening := string(encodeEntry(opening{ClusterID: "x"}))
+	tests := map[string]struct {
+		entries []string
+		want    []int // how many share each entry
+	}{
+		"as many as fit":                     {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", 2*small)}, []int{3}},
+		"one byte more":                      {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", 2*small+1)}, []int{2, 1}},
+		"one that is too large, in front":    {[]string{entryOf("b", 5*small), entryOf("c", small), entryOf("d", small)}, []int{1, 2}},
+		"one that is too large, between two": {[]string{entryOf("b", small), entryOf("c", 5*small), entryOf("d", small)}, []int{1, 1, 1}},
+		"what is no command, in front":       {[]string{opening, entryOf("b", small), entryOf("c", small)}, []int{1, 2}},
+		"what is no command, between":        {[]string{entryOf("b", 20), entryOf("c", 20), opening, entryOf("d", 20)}, []int{2, 1, 1}},
+		"several that are none":              {[]string{opening, opening}, []int{1, 1}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := &queue{}
+				g, _ := newGroupCommit(q)
+				g.mayShare = func() bool { return true }
+				want := []string{entryOf("a", 20)}
+				g.put(t, want...)
+				q.holds(t, want...)
+				g.put(t, test.entries...)
+				rest := test.entries
+				for _, size := range test.want {
+					if size == 1 {
+						want = append(want, rest[0])
+					} else {
+						var entries [][]byte
+						for _, entry := range rest[:size] {
+							entries = append(entries, []byte(entry))
+						}
+						want = append(want, string(joined(entries)))
+					}
+					rest = rest[size:]
+				}
+				q.commit(0)
+				q.holds(t, want...)
+				for i, size := range test.want {
+					if size > 1 {
+						q.futures[1+i].answer = make([]outcome, size)
+					}
+					q.commit(1 + i)
+				}
+			})
+		})
+	}
+}
+
+// A write that goes alone is as it always was, whoever reads it.
+func TestALoneWriteDoesNotAskWhetherItMayShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{}
+		g, _ := newGroupCommit(q)
+		g.mayShare = func() bool { t.Error("it asked"); return true }
+		g.put(t, "a")
+		q.holds(t, "a")
+		g.put(t, "b")
+		q.commit(0)
+		q.holds(t, "a", "b")
+		q.commit(1)
 	})
 }
 

@@ -57,7 +57,8 @@ func newMachine(b *board, halt func(error)) *machine {
 	return &machine{registry: domain.NewRegistry(), board: b, observer: unobserved{}, posted: func() {}, replaces: func(uint64, uint64) error { return nil }, halt: halt}
 }
 
-// outcome is what an entry's future answers.
+// outcome is what an entry's future answers. One that is shared answers with as many as it
+// has commands, unless it can't be applied.
 type outcome struct {
 	changes  []domain.Change
 	replaced domain.Replaced // by the commit of a restore
@@ -88,7 +89,7 @@ func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 	return outcomes
 }
 
-func (m *machine) apply(entry *raft.Log) outcome {
+func (m *machine) apply(entry *raft.Log) any {
 	if m.halted != nil {
 		return m.unknown()
 	}
@@ -117,10 +118,20 @@ func (m *machine) apply(entry *raft.Log) outcome {
 		m.abort(decoded)
 		return outcome{}
 	case domain.Command:
-		changes, err := m.registry.Apply(decoded)
-		return outcome{changes: changes, err: err}
+		return m.carryOut(decoded)
+	case shared:
+		outcomes := make([]outcome, len(decoded))
+		for i, cmd := range decoded {
+			outcomes[i] = m.carryOut(cmd)
+		}
+		return outcomes
 	}
 	panic(fmt.Sprintf("consensus: an entry decodes to %T, which nobody applies", decoded))
+}
+
+func (m *machine) carryOut(cmd domain.Command) outcome {
+	changes, err := m.registry.Apply(cmd)
+	return outcome{changes: changes, err: err}
 }
 
 func (m *machine) promote(p promotion) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/encoding/protowire"
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -106,6 +107,36 @@ func TestASnapshotAndTheRestOfTheLogEqualTheWholeLog(t *testing.T) {
 		}
 		if n := second.board.read(); n.Applied != log[len(log)-1].Index && at < len(log) || n.ClusterID != "first" && at > 0 {
 			t.Fatalf("posted: index %d, cluster %q", n.Applied, n.ClusterID)
+		}
+	})
+}
+
+// Whether commands share an entry makes no difference to anybody.
+func TestSharedEntriesDoWhatTheirCommandsDo(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		commands := crossingCommands().Draw(t, "commands")
+		alone, together := testMachine(t), testMachine(t)
+		index := uint64(1)
+		for len(commands) > 0 {
+			size := rapid.IntRange(1, len(commands)).Draw(t, "share")
+			var entries [][]byte
+			var want []outcome
+			for _, cmd := range commands[:size] {
+				entries = append(entries, encodeEntry(cmd))
+				want = append(want, alone.Apply(&raft.Log{Index: index, Term: 1, Data: encodeEntry(cmd)}).(outcome))
+			}
+			got := together.Apply(&raft.Log{Index: index, Term: 1, Data: joined(entries)}).([]outcome)
+			if len(got) != size {
+				t.Fatalf("%d outcomes of %d commands", len(got), size)
+			}
+			for i := range want {
+				mustEqual(t, fmt.Sprintf("outcome %d", i), answerOf(got[i].changes, got[i].err), answerOf(want[i].changes, want[i].err))
+			}
+			commands = commands[size:]
+			index++
+		}
+		if !bytes.Equal(machineSnapshot(t, together), machineSnapshot(t, alone)) {
+			t.Fatal("the snapshots differ")
 		}
 	})
 }
@@ -225,6 +256,8 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 		"a damaged entry":         {append(encodeEntry(domain.Deregister{ID: "a"}), 0), "checksum"},
 		"an empty entry":          {nil, "too early"},
 		"an entry of a new build": {sealed(99, nil), "newer build"},
+		"a new command behind others": {sealed(kindShared, append(message(protowire.Number(kindDeregister), appendString(nil, 1, "a")),
+			message(99)...)), "newer build"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

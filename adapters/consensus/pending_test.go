@@ -67,6 +67,45 @@ func TestMoreBytesThanFitAreRefused(t *testing.T) {
 	register(t, i, "b") // what was answered has made room
 }
 
+// Those who go together are one entry of the log, and each is answered for itself.
+func TestWritersOfASharedEntryGetTheirOwnAnswers(t *testing.T) {
+	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
+	i.eventually(t, "leading", leading)
+	until(t, "nothing is on its way", func() bool { return i.writes.pending.Load() == 0 })
+	writes := make([]*write, 3)
+	for n, cmd := range []domain.Command{
+		domain.Register{Node: node(t, "a", "h:1")},
+		domain.Register{Node: node(t, "b", "h:1")},
+		domain.Register{Node: node(t, "c", "h:3")},
+	} {
+		writes[n] = &write{entry: encodeEntry(cmd), done: make(chan struct{})}
+		i.inflight.enter()
+		i.writes.pending.Add(int64(len(writes[n].entry)))
+	}
+	// As if they had come while another one was on its way.
+	i.writes.mu.Lock()
+	i.writes.waiting = slices.Clone(writes)
+	i.writes.send()
+	i.writes.mu.Unlock()
+	for n, w := range writes {
+		<-w.done
+		if refused := errors.Is(w.outcome.err, domain.ErrAddressInUse); w.err != nil || refused != (n == 1) {
+			t.Errorf("write %d: %v, %v", n, w.err, w.outcome.err)
+		}
+	}
+	if last := writes[2].outcome.changes; len(last) != 1 || last[0].Revision != 2 || last[0].Node.ID != "c" {
+		t.Errorf("the last one changed %+v", last)
+	}
+	var entry raft.Log
+	if err := i.store.GetLog(i.raft.LastIndex(), &entry); err != nil {
+		t.Fatal(err)
+	}
+	decoded, err := decodeEntry(entry.Data)
+	if together, is := decoded.(shared); err != nil || !is || len(together) != 3 {
+		t.Errorf("the last entry of the log is %+v, %v", decoded, err)
+	}
+}
+
 // blockableFSM applies, when it is blocked, nothing before it is let go.
 type blockableFSM struct {
 	*machine
