@@ -42,15 +42,28 @@ func BenchmarkDecodeEntry(b *testing.B) {
 	}
 }
 
-// BenchmarkApplyBatch applies batches of 64 updates to a registry of 10 000.
+// BenchmarkApplyBatch applies 64 updates at a time to a registry of 10 000: an entry for
+// each, or one that they share.
 func BenchmarkApplyBatch(b *testing.B) {
+	b.Run("entries", func(b *testing.B) { benchmarkApply(b, false) })
+	b.Run("shared", func(b *testing.B) { benchmarkApply(b, true) })
+}
+
+func benchmarkApply(b *testing.B, share bool) {
 	const size = 64
 	m := newMachine(newBoard(ports.LocalState{}), func(err error) { b.Fatal(err) })
 	m.registry = fullRegistry(b)
 	var batches [2][]*raft.Log // which undo each other, so that all are changes
 	for i := range batches {
+		var entries [][]byte
 		for n := range size {
-			batches[i] = append(batches[i], &raft.Log{Index: 1, Term: 1, Data: encodeEntry(usual(b, n, i))})
+			entries = append(entries, encodeEntry(usual(b, n, i)))
+		}
+		if share {
+			entries = [][]byte{joined(entries)}
+		}
+		for _, entry := range entries {
+			batches[i] = append(batches[i], &raft.Log{Index: 1, Term: 1, Data: entry})
 		}
 	}
 	before, applied := m.registry.View().Revision(), 0

@@ -21,8 +21,8 @@ const enqueueTimeout = 800 * time.Millisecond
 const maxPending = 64 << 20
 
 // maxShared is how many bytes of writes go into one entry, if they are more than one. What
-// each costs for itself is nearly nothing by then, and an entry is sent as a whole.
-const maxShared = 64 << 10
+// an entry costs is nearly nothing beside them by then, and it is still cached.
+const maxShared = longestCached
 
 // groupPatience is how long writes wait at most for those before them: longer than a
 // commit takes among machines that are near each other, and not much beside one among

@@ -9,8 +9,10 @@ import (
 const (
 	// cachedEntries spares the log store the reading of what was just written.
 	cachedEntries = 1024
-	// longestCached bounds the memory of that: what a registry is restored with makes
-	// entries of half a megabyte, and they are read once.
+	// cachedBytes and longestCached bound the memory of that: many writes may share an
+	// entry, and what a registry is restored with makes entries of half a megabyte, which are
+	// read once.
+	cachedBytes   = 256 << 10
 	longestCached = 32 << 10
 )
 
@@ -23,6 +25,7 @@ type logs struct {
 
 	mu     sync.RWMutex
 	latest [cachedEntries]*raft.Log // by index; nil where there is none
+	bytes  int                      // of their data
 }
 
 // GetLog implements raft.LogStore.
@@ -60,11 +63,25 @@ func (l *logs) keep(entries []*raft.Log) {
 func (l *logs) remember(entries []*raft.Log) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	newest := entries[len(entries)-1].Index
 	for _, entry := range entries {
-		at := &l.latest[entry.Index%cachedEntries]
-		if *at = entry; len(entry.Data) > longestCached {
-			*at = nil
-		}
+		l.put(entry.Index, entry)
+	}
+	for oldest := newest + 1; l.bytes > cachedBytes; oldest++ { // modulo cachedEntries
+		l.put(oldest, nil)
+	}
+}
+
+// put needs the lock.
+func (l *logs) put(index uint64, entry *raft.Log) {
+	at := &l.latest[index%cachedEntries]
+	if *at != nil {
+		l.bytes -= len((*at).Data)
+	}
+	*at = nil
+	if entry != nil && len(entry.Data) <= longestCached {
+		*at = entry
+		l.bytes += len(entry.Data)
 	}
 }
 
@@ -72,9 +89,9 @@ func (l *logs) remember(entries []*raft.Log) {
 // begins, whatever becomes of it.
 func (l *logs) DeleteRange(from, to uint64) error {
 	l.mu.Lock()
-	for at, entry := range l.latest {
+	for _, entry := range l.latest {
 		if entry != nil && entry.Index >= from && entry.Index <= to {
-			l.latest[at] = nil
+			l.put(entry.Index, nil)
 		}
 	}
 	l.mu.Unlock()

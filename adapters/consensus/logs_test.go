@@ -45,6 +45,34 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 			},
 			read: []uint64{1, 2, 4},
 		},
+		"as much as may be cached": {
+			do: func(t *testing.T, l *logs) {
+				remove(t, l, 1, 6)
+				storeFull(t, l, 1)
+			},
+		},
+		"what lies before as much as may be cached": {
+			do:   func(t *testing.T, l *logs) { storeFull(t, l, 7) },
+			read: []uint64{1, 2, 3, 4, 5, 6},
+		},
+		"all but what is too much by a byte": {
+			do: func(t *testing.T, l *logs) {
+				remove(t, l, 1, 6)
+				storeFull(t, l, 1)
+				store(t, l, &raft.Log{Index: 9, Term: 1, Data: []byte("x")})
+			},
+			read: []uint64{1},
+		},
+		"what has room since others were removed or replaced": {
+			do: func(t *testing.T, l *logs) {
+				storeFull(t, l, 7)
+				remove(t, l, 7, 14)
+				for index := uint64(7); index < 7+2*cachedEntries; index++ {
+					store(t, l, &raft.Log{Index: index, Term: 2, Data: []byte("xxxxxxxx")})
+				}
+				remove(t, l, 1, 6+cachedEntries)
+			},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -65,6 +93,14 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 				w.close(t)
 			})
 		})
+	}
+}
+
+// storeFull stores, from an index on, 8 entries that fill the cache.
+func storeFull(t *testing.T, l *logs, from uint64) {
+	t.Helper()
+	for n := range uint64(cachedBytes / longestCached) {
+		store(t, l, &raft.Log{Index: from + n, Term: 2, Data: bytes.Repeat([]byte("x"), longestCached)})
 	}
 }
 
