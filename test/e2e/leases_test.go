@@ -49,8 +49,8 @@ func register(t *testing.T, through *harness.Client, nodes []harness.Node) harne
 	return batch
 }
 
-// startAgents has agents renew nodes through all instances, and waits until they
-// have done so twice: by then it is known how often that happens.
+// startAgents has agents renew nodes through all instances, and waits until it is known
+// how often that happens.
 func startAgents(t *testing.T, c *harness.Cluster, count int, nodes []harness.Node) *harness.Agents {
 	t.Helper()
 	var addresses []string
@@ -58,8 +58,7 @@ func startAgents(t *testing.T, c *harness.Cluster, count int, nodes []harness.No
 		addresses = append(addresses, i.Application)
 	}
 	a := harness.StartAgents(t, count, addresses, idsOf(nodes))
-	a.Await(t)
-	a.Await(t)
+	a.AwaitPace(t)
 	return a
 }
 

@@ -17,6 +17,8 @@ const (
 	renewEvery = time.Second
 	// renewTimeout is how long it waits for an answer before it asks elsewhere.
 	renewTimeout = time.Second
+	// renewLate is the time between two renewals from which on the second is late.
+	renewLate = renewEvery + renewEvery/4
 	// renewPause is how long it waits after all instances have failed.
 	renewPause = 50 * time.Millisecond
 )
@@ -149,6 +151,20 @@ func (a *Agents) Await(t testing.TB) {
 	})
 }
 
+// AwaitPace waits until each of the nodes that is being renewed was renewed in time twice
+// in a row: by then the leader knows how often that happens.
+func (a *Agents) AwaitPace(t testing.TB) {
+	t.Helper()
+	Eventually(t, "the agents renew their nodes in time", func() error {
+		for _, one := range a.all {
+			if id := one.behind(); id != "" {
+				return fmt.Errorf("%s was not renewed in time twice in a row", id)
+			}
+		}
+		return a.Err()
+	})
+}
+
 // agent renews some of the nodes, one after the other.
 type agent struct {
 	clients []*Client
@@ -170,6 +186,7 @@ type renewed struct {
 	dropped bool
 	resumed bool // and not renewed since
 	last    Renewal
+	inTime  int // how many of the latest renewals came in time after the one before
 }
 
 func (a *agent) run(ctx context.Context) {
@@ -258,6 +275,18 @@ func (a *agent) waiting(since time.Time) string {
 	return ""
 }
 
+// behind gives a node that should have been renewed in time twice in a row, and was not.
+func (a *agent) behind() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(a.nodes)) {
+		if node := a.nodes[id]; !node.dropped && node.inTime < 2 {
+			return id
+		}
+	}
+	return ""
+}
+
 // renewNext renews the node whose turn it is, however often that takes.
 func (a *agent) renewNext(ctx context.Context) {
 	a.busy.Lock()
@@ -295,8 +324,12 @@ func (a *agent) note(node *renewed, sent time.Time, err error) bool {
 	defer a.mu.Unlock()
 	if err == nil {
 		now := time.Now()
+		gap := now.Sub(node.last.Acknowledged)
 		if !node.resumed {
-			a.counts.Longest = max(a.counts.Longest, now.Sub(node.last.Acknowledged))
+			a.counts.Longest = max(a.counts.Longest, gap)
+		}
+		if node.inTime++; node.resumed || gap >= renewLate {
+			node.inTime = 0
 		}
 		node.resumed = false
 		node.last = Renewal{Sent: sent, Acknowledged: now}
