@@ -92,9 +92,7 @@ func rewrite(t testing.TB, path string, change func(raw []byte) []byte) {
 func (f *field) fill(instances ...*harness.Instance) {
 	f.t.Helper()
 	f.inject()
-	for _, i := range instances {
-		i.FillDisk()
-	}
+	harness.FillDisks(instances...)
 }
 
 // free undoes fill.

@@ -8,28 +8,42 @@ import (
 	"syscall"
 )
 
-// fillerName is the file that FillDisk makes.
+// fillerName is the file that FillDisks makes.
 const fillerName = "filler"
 
-// FillDisk leaves no room on the file system of an instance of a cluster with
-// Options.DiskSize, until FreeDisk.
-func (i *Instance) FillDisk() {
-	i.t.Helper()
-	if err := fill(i.filler()); !errors.Is(err, syscall.ENOSPC) {
-		i.t.Fatalf("fill the disk of %s: %v", i.ID, err)
+// nearlyFull is how much room FillDisks leaves at first: far more than any backend needs.
+const nearlyFull = 32 << 20
+
+// FillDisks leaves no room on the file systems of instances of a cluster with
+// Options.DiskSize, until FreeDisk. It may take seconds, but all get full at about the same
+// time: an instance that still had room when a majority has none would lead, and answer nobody.
+func FillDisks(instances ...*Instance) {
+	for _, leave := range []uint64{nearlyFull, 0} {
+		for _, i := range instances {
+			if err := fill(i.filler(), leave); err != nil {
+				i.t.Fatalf("fill the disk of %s: %v", i.ID, err)
+			}
+		}
 	}
 }
 
-// fill writes a file until that is an error.
-func fill(path string) error {
+// fill writes to a file until so much room is left.
+func fill(path string, leave uint64) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	for size := 1 << 20; ; {
+	for size := 1 << 20; size > 0; {
+		var disk syscall.Statfs_t
+		if err := syscall.Fstatfs(int(file.Fd()), &disk); err != nil {
+			return err
+		}
+		if leave > 0 && disk.Bavail*uint64(disk.Bsize) <= leave {
+			return nil
+		}
 		_, err := file.Write(make([]byte, size))
-		if errors.Is(err, syscall.ENOSPC) && size > 1 {
+		if errors.Is(err, syscall.ENOSPC) {
 			size /= 2 // there may be room for less
 			continue
 		}
@@ -37,9 +51,10 @@ func fill(path string) error {
 			return err
 		}
 	}
+	return nil
 }
 
-// FreeDisk undoes FillDisk.
+// FreeDisk undoes FillDisks.
 func (i *Instance) FreeDisk() {
 	i.t.Helper()
 	if err := os.Remove(i.filler()); err != nil {

@@ -55,7 +55,7 @@ func TestADiskThatIsFull(t *testing.T) {
 	network := harness.NewNetwork(t, 1)
 	c := harness.New(t, harness.Options{Size: 1, Network: network, DiskSize: 64 << 20})
 	i := c.Instances[0]
-	i.FillDisk()
+	harness.FillDisks(i)
 	i.Launch()
 	if status := i.AwaitExit(); status == 0 || !strings.Contains(i.LastLog(), "no space left on device") {
 		t.Errorf("with a full disk it ended with status %d:\n%s", status, i.LastLog())
