@@ -79,9 +79,9 @@ func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (ports.Id
 	case identity.ClusterID != "" && identity.ClusterID != own:
 		return identity, fmt.Errorf("%w: instance %q at %s belongs to cluster %s, this one is %s",
 			domain.ErrOtherCluster, wanted.ID, wanted.RaftAddress, identity.ClusterID, own)
-	case max(1, identity.Format) < c.Formats.Shared():
-		return identity, fmt.Errorf("%w: the log may hold what instance %q, of version %s, can't read: it reads format %d, and all of this cluster read %d",
-			domain.ErrTooOld, wanted.ID, identity.Version, max(1, identity.Format), c.Formats.Shared())
+	case max(1, identity.Format) < c.Formats.Written():
+		return identity, fmt.Errorf("%w: the log may hold what instance %q, of version %s, can't read: it reads format %d, and there may be format %d",
+			domain.ErrTooOld, wanted.ID, identity.Version, max(1, identity.Format), c.Formats.Written())
 	}
 	return identity, nil
 }

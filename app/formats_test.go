@@ -51,6 +51,7 @@ func TestWhatInstancesReadIsLearntByTheWatch(t *testing.T) {
 }
 
 func TestWhoCannotReadTheLogIsNotAdded(t *testing.T) {
+	const silent = -1 // since before the leader began: the log may hold all that this reads
 	tests := map[string]struct {
 		others, newcomer int
 		force            bool
@@ -60,6 +61,7 @@ func TestWhoCannotReadTheLogIsNotAdded(t *testing.T) {
 		"it reads more":                               {others: 3, newcomer: 4},
 		"it reads less":                               {others: 3, newcomer: 2, err: domain.ErrTooOld},
 		"it does not say":                             {others: 3, newcomer: 0, err: domain.ErrTooOld},
+		"it reads less, and others are silent":        {others: silent, newcomer: 2, err: domain.ErrTooOld},
 		"it reads less, and somebody insists":         {others: 3, newcomer: 2, force: true},
 		"it reads less, as others still do":           {others: 2, newcomer: 2},
 		"it does not say, as others do not":           {others: 0, newcomer: 0},
@@ -71,7 +73,9 @@ func TestWhoCannotReadTheLogIsNotAdded(t *testing.T) {
 				p := openPromoting(t)
 				defer p.close(t)
 				p.instance.Reads(3, nil)
-				p.peers.Answer("h:2", formatted("n2", test.others))
+				if p.peers.Answer("h:2", formatted("n2", test.others)); test.others == silent {
+					p.peers.Silence("h:2")
+				}
 				p.peers.Answer("h:3", formatted("n3", test.newcomer))
 				time.Sleep(2500 * time.Millisecond)
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

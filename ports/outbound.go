@@ -209,6 +209,10 @@ type Formats interface {
 	// Shared is the latest format that every instance of the cluster is known to
 	// read; of those that have not been heard of that is 1.
 	Shared() int
+
+	// Written is the latest format that may be in the log, as far as is known: the one that
+	// this instance reads, and all that have been heard of.
+	Written() int
 }
 
 // Restorer replaces the whole registry. All but the leader answer ErrNotLeader.

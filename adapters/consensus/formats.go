@@ -76,6 +76,19 @@ func (f *formats) of(roster domain.Roster, self string) map[string]int {
 	return reads
 }
 
+// written gives the latest format that who is of roster reads, as far as that was told.
+func (f *formats) written(roster domain.Roster) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	written := f.own
+	for id, format := range f.told {
+		if _, isMember := roster.Find(id); isMember {
+			written = min(written, max(firstFormat, format))
+		}
+	}
+	return written
+}
+
 // Heard implements ports.Formats.
 func (n *Node) Heard(id string, format int) { n.formats.heard(n.board.read().Roster, id, format) }
 
@@ -87,6 +100,9 @@ func (n *Node) Shared() int {
 	}
 	return shared
 }
+
+// Written implements ports.Formats.
+func (n *Node) Written() int { return n.formats.written(n.board.read().Roster) }
 
 // unreadable is the refusal of an entry that an instance of the cluster could not
 // read; nil when all can.

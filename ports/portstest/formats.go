@@ -50,6 +50,16 @@ func RunFormats(t *testing.T, open func(testing.TB) FormatsSubject) {
 		s.Leader.Formats.Heard("stranger", 1)
 		s.check(t, s.Own, false)
 	})
+	t.Run("who is silent may have read what is written", func(t *testing.T) {
+		s := open(t)
+		mustAdd(t, s.Leader.Membership, absentee(0))
+		for _, heard := range []int{s.Own + 1, 1, s.Own} {
+			s.Leader.Formats.Heard(s.Follower.ID, heard)
+			if got, want := s.Leader.Formats.Written(), min(heard, s.Own); got != want {
+				t.Errorf("format %d may be in the log, want %d", got, want)
+			}
+		}
+	})
 	t.Run("a newcomer counts, and no more once it has left", func(t *testing.T) {
 		s := open(t)
 		s.Leader.Formats.Heard(s.Follower.ID, s.Own)

@@ -260,6 +260,19 @@ func (i *Instance) Shared() int {
 	return i.shared()
 }
 
+// Written implements ports.Formats.
+func (i *Instance) Written() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	written := max(1, i.format)
+	for id, format := range i.formats {
+		if _, isMember := i.state.Roster.Find(id); isMember {
+			written = min(written, max(1, format))
+		}
+	}
+	return written
+}
+
 func (i *Instance) shared() int {
 	shared := max(1, i.format)
 	for _, other := range i.state.Roster.Instances() {
