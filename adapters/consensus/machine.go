@@ -30,6 +30,8 @@ type machine struct {
 	prepared *prepared
 	// staged is what has arrived of a restore; nil while there is none.
 	staged *staging
+	// unposted is how many changes nobody has been told of.
+	unposted int
 
 	board    *board
 	observer Observer
@@ -68,7 +70,12 @@ type outcome struct {
 // Apply implements raft.FSM. Raft uses ApplyBatch.
 func (m *machine) Apply(entry *raft.Log) any { return m.ApplyBatch([]*raft.Log{entry})[0] }
 
-// ApplyBatch implements raft.BatchingFSM. It posts once for the whole batch.
+// postEvery is how many changes are told at once, about. Whoever follows them would have to
+// begin anew if it were more than the history has.
+const postEvery = domain.HistoryLength / 10
+
+// ApplyBatch implements raft.BatchingFSM. It posts once for the whole batch, unless that
+// makes very many changes.
 func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 	began := time.Now()
 	outcomes := make([]any, len(entries))
@@ -81,6 +88,9 @@ func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 		}
 		if m.halted == nil {
 			m.applied = entry.Index
+		}
+		if m.unposted >= postEvery {
+			m.post()
 		}
 	}
 	m.post()
@@ -131,6 +141,7 @@ func (m *machine) apply(entry *raft.Log) any {
 
 func (m *machine) carryOut(cmd domain.Command) outcome {
 	changes, err := m.registry.Apply(cmd)
+	m.unposted += len(changes)
 	return outcome{changes: changes, err: err}
 }
 
@@ -164,6 +175,7 @@ func (m *machine) unknown() outcome {
 }
 
 func (m *machine) post() {
+	m.unposted = 0
 	m.board.post(func(n *notice) {
 		n.View = m.registry.View()
 		n.Applied = m.applied

@@ -194,6 +194,28 @@ func TestABatchIsPostedOnce(t *testing.T) {
 	}
 }
 
+// Who follows the changes must not find that the history begins behind what it saw last.
+func TestABatchOfVeryManyChangesIsPostedMeanwhile(t *testing.T) {
+	const each, entries = 300, 40 // more than the history has
+	var m *machine
+	seen := domain.Revision(0)
+	m = newMachine(newBoard(ports.LocalState{}), func(error) { seen = m.board.read().View.Revision() })
+	var batch []*raft.Log
+	for entry := range entries {
+		var writes [][]byte
+		for n := range each {
+			cmd := domain.Register{Node: minimalNode(t, fmt.Sprintf("n%d", n), fmt.Sprintf("h%d:1", n))}
+			cmd.Node.Weight = entry
+			writes = append(writes, encodeEntry(cmd))
+		}
+		batch = append(batch, &raft.Log{Index: uint64(entry + 1), Term: 1, Data: joined(writes)})
+	}
+	m.ApplyBatch(append(batch, &raft.Log{Index: entries + 1, Term: 1, Data: sealed(99, nil)})) // it halts there
+	if all := domain.Revision(each * entries); seen <= all-postEvery {
+		t.Errorf("after %d changes revision %d was seen", all, seen)
+	}
+}
+
 func TestTheFirstOpeningNamesTheClusterAndEachOpensItsTerm(t *testing.T) {
 	m := testMachine(t)
 	for index, o := range []struct {
