@@ -462,7 +462,7 @@ func (f *frames) count(n int) error {
 
 // maxSend is how many bytes of entries go into one message, if it is more than
 // one: a follower that is far behind is to have each in time.
-const maxSend = 4 << 20
+const maxSend = 1 << 20
 
 // fit leaves away the last entries of a message that is too long. Raft goes on
 // behind the last that was sent.
