@@ -16,13 +16,14 @@ import (
 const enqueueTimeout = 800 * time.Millisecond
 
 // maxPending is how many bytes of writes may be on their way at once. Raft bounds
-// their number; but the largest batch is ten thousand times as long as the
+// the number of entries; but the largest is ten thousand times as long as the
 // smallest write, and each of them is kept several times over.
 const maxPending = 64 << 20
 
 // maxShared is how many bytes of writes go into one entry, if they are more than one. What
-// an entry costs is nearly nothing beside them by then, and it is still cached.
-const maxShared = longestCached
+// an entry costs is nearly nothing beside them by then, and it is still cached, even where it
+// is a byte or two longer than they are together.
+const maxShared = longestCached - 2
 
 // groupPatience is how long writes wait at most for those before them: longer than a
 // commit takes among machines that are near each other, and not much beside one among

@@ -307,14 +307,15 @@ func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 }
 
 func TestWhoSharesAnEntry(t *testing.T) {
-	const small = maxShared / 4
+	const small, rest = maxShared / 4, maxShared - 2*(maxShared/4)
 	opening := string(encodeEntry(opening{ClusterID: "x"}))
 	tests := map[string]struct {
 		entries []string
 		want    []int // how many share each entry
 	}{
-		"as many as fit":                     {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", 2*small)}, []int{3}},
-		"one byte more":                      {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", 2*small+1)}, []int{2, 1}},
+		"as many as fit":                     {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", rest)}, []int{3}},
+		"two that become longer":             {[]string{entryOf("b", maxShared/2+10), entryOf("c", maxShared/2-10)}, []int{2}},
+		"one byte more":                      {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", rest+1)}, []int{2, 1}},
 		"one that is too large, in front":    {[]string{entryOf("b", 5*small), entryOf("c", small), entryOf("d", small)}, []int{1, 2}},
 		"one that is too large, between two": {[]string{entryOf("b", small), entryOf("c", 5*small), entryOf("d", small)}, []int{1, 1, 1}},
 		"what is no command, in front":       {[]string{opening, entryOf("b", small), entryOf("c", small)}, []int{1, 2}},
@@ -340,7 +341,11 @@ func TestWhoSharesAnEntry(t *testing.T) {
 						for _, entry := range rest[:size] {
 							entries = append(entries, []byte(entry))
 						}
-						want = append(want, string(joined(entries)))
+						one := joined(entries)
+						if len(one) > longestCached {
+							t.Errorf("an entry of %d bytes, which is not cached", len(one))
+						}
+						want = append(want, string(one))
 					}
 					rest = rest[size:]
 				}

@@ -67,8 +67,8 @@ func (l *logs) remember(entries []*raft.Log) {
 	for _, entry := range entries {
 		l.put(entry.Index, entry)
 	}
-	for oldest := newest + 1; l.bytes > cachedBytes; oldest++ { // modulo cachedEntries
-		l.put(oldest, nil)
+	for behind := uint64(1); l.bytes > cachedBytes && behind < cachedEntries; behind++ {
+		l.put(newest+behind, nil) // in whose place the oldest is
 	}
 }
 

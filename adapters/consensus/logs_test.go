@@ -68,7 +68,7 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 				storeFull(t, l, 7)
 				remove(t, l, 7, 14)
 				for index := uint64(7); index < 7+2*cachedEntries; index++ {
-					store(t, l, &raft.Log{Index: index, Term: 2, Data: []byte("xxxxxxxx")})
+					store(t, l, &raft.Log{Index: index, Term: 2, Data: make([]byte, cachedBytes/cachedEntries)})
 				}
 				remove(t, l, 1, 6+cachedEntries)
 			},

@@ -122,7 +122,7 @@ func New(config Config) (*Node, error) {
 	n.announced = newAnnouncements(n.running, n, n.announce)
 	n.gate = &gate{leadership: n, evidence: n.evidence}
 	n.writes.apply = func(entry []byte, patience time.Duration) raft.ApplyFuture { return n.raft.Apply(entry, patience) }
-	n.writes.mayShare = func() bool { return n.unreadable(shared{}) == nil }
+	n.writes.mayShare = func() bool { return n.Shared() >= n.formatOf(shared{}) }
 	n.writes.answered = n.inflight.leave
 	n.network = config.Network
 	if n.network == nil {

@@ -162,9 +162,23 @@ func (u *upgrade) checkRestore(t *testing.T) {
 	})
 }
 
+// checkShared fails the test unless writes share entries, now that all instances read that.
+func (u *upgrade) checkShared(t *testing.T) {
+	t.Helper()
+	const writes = 300
+	leader := u.cluster.Leader()
+	before, _ := metric(t, leader, "nodesmetadata_applied_entries_total")
+	u.load.awaitMore(t, writes)
+	after, _ := metric(t, leader, "nodesmetadata_applied_entries_total")
+	if entries := after - before; entries >= writes || entries <= 0 {
+		t.Errorf("%d writes were %v entries", writes, entries)
+	}
+}
+
 // end fails the test unless everything is as those who used the cluster saw it.
 func (u *upgrade) end(t *testing.T) {
 	t.Helper()
+	u.checkShared(t)
 	u.load.end()
 	registry := list(t, u.cluster.Leader().Client)
 	for _, i := range u.cluster.Instances {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
 )
@@ -294,7 +295,7 @@ func TestMetrics(t *testing.T) {
 		"nodesmetadata_read_index_readers_total 0", "nodesmetadata_read_index_rounds_total 0",
 		"nodesmetadata_write_duration_seconds_count 2", "nodesmetadata_apply_duration_seconds_count ", "nodesmetadata_applied_entries_total ", "nodesmetadata_log_store_duration_seconds_count ",
 		"nodesmetadata_raft_leader 1", "nodesmetadata_raft_term ", "nodesmetadata_raft_last_index ", "nodesmetadata_raft_commit_index ",
-		"nodesmetadata_raft_applied_index ", "nodesmetadata_log_format 2", "nodesmetadata_log_format_shared 2", "nodesmetadata_log_store_bytes ", "nodesmetadata_snapshots_bytes ",
+		"nodesmetadata_raft_applied_index ", fmt.Sprintf("nodesmetadata_log_format %d", consensus.Format), fmt.Sprintf("nodesmetadata_log_format_shared %d", consensus.Format), "nodesmetadata_log_store_bytes ", "nodesmetadata_snapshots_bytes ",
 		"raft_apply ", "raft_boltdb_storeLogs_count ", "raft_state_leader ",
 		"nodesmetadata_raft_port_accepted_total ", `nodesmetadata_raft_port_rejected_total{reason="silent"}`,
 		`nodesmetadata_raft_port_handed_over_total{lane="raft"}`,
