@@ -234,7 +234,7 @@ func TestWhatInstancesSendGetsThrough(t *testing.T) {
 	t.Run("entries", func(t *testing.T) {
 		for name, sent := range map[string][]*raft.Log{
 			"none": nil, "one": entries(1, 1), "one that is empty": entries(1, 0), "many": entries(maxBatch, 100),
-			"long ones": entries(3, 1<<20+17), "one that is longer than a message should be": entries(1, maxSend+1),
+			"long ones": entries(3, maxSend/4+17), "one that is longer than a message should be": entries(1, maxSend+1),
 		} {
 			args := &raft.AppendEntriesRequest{RPCHeader: header, Term: 7, PrevLogEntry: 3, PrevLogTerm: 1, Entries: sent, LeaderCommitIndex: 1 << 33}
 			var resp raft.AppendEntriesResponse
