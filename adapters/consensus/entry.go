@@ -19,9 +19,10 @@ import (
 //	version (1 byte) | kind (1 byte) | body | CRC-32C of all before (4 bytes, little endian)
 //
 // where the body is a message in protobuf's wire format, its fields in ascending
-// order; those that are commands, in the order in which they are carried out. Every version that was ever written stays readable. A build that meets
-// a version, a kind or a field that it does not know must stop: a replica that
-// skips an entry drifts apart from the others.
+// order; those that are commands, in the order in which they are carried out. Every
+// version that was ever written stays readable. A build that meets a version, a kind or
+// a field that it does not know must stop: a replica that skips an entry drifts apart
+// from the others.
 const entryVersion = 1
 
 type entryKind byte

@@ -94,11 +94,11 @@ func (n *Node) Heard(id string, format int) { n.formats.heard(n.board.read().Ros
 
 // Shared implements ports.Formats.
 func (n *Node) Shared() int {
-	shared := n.formats.own
+	least := n.formats.own
 	for _, format := range n.formats.of(n.board.read().Roster, n.config.ID) {
-		shared = min(shared, format)
+		least = min(least, format)
 	}
-	return shared
+	return least
 }
 
 // Written implements ports.Formats.

@@ -63,12 +63,11 @@ func (l *logs) keep(entries []*raft.Log) {
 func (l *logs) remember(entries []*raft.Log) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	newest := entries[len(entries)-1].Index
 	for _, entry := range entries {
 		l.put(entry.Index, entry)
-	}
-	for behind := uint64(1); l.bytes > cachedBytes && behind < cachedEntries; behind++ {
-		l.put(newest+behind, nil) // in whose place the oldest is
+		for behind := uint64(1); l.bytes > cachedBytes && behind < cachedEntries; behind++ {
+			l.put(entry.Index+behind, nil) // in whose place the oldest is
+		}
 	}
 }
 
