@@ -63,24 +63,14 @@ func mustBeAsked(known domain.Instance, isMember bool, wanted domain.Instance) b
 }
 
 // examine asks whoever answers at the address of wanted whether it is who it is
-// to be, and gives what it says.
+// to be, and reads what the log holds, and gives what it says.
 func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (ports.Identity, error) {
-	asking, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	identity, err := c.Peers.Identify(asking, wanted.RaftAddress)
-	own := c.Identity().ClusterID
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return identity, ctx.Err() // which says nothing about the instance
-	case err != nil:
-		return identity, fmt.Errorf("%w: nobody answers for %q at %s: %v", domain.ErrUnreachable, wanted.ID, wanted.RaftAddress, err)
-	case identity.RaftID != wanted.ID:
-		return identity, fmt.Errorf("%w: at %s answers instance %q, not %q", domain.ErrIDMismatch, wanted.RaftAddress, identity.RaftID, wanted.ID)
-	case identity.ClusterID != "" && identity.ClusterID != own:
-		return identity, fmt.Errorf("%w: instance %q at %s belongs to cluster %s, this one is %s",
-			domain.ErrOtherCluster, wanted.ID, wanted.RaftAddress, identity.ClusterID, own)
-	case max(1, identity.Format) < c.Formats.Written():
-		return identity, fmt.Errorf("%w: the log may hold what instance %q, of version %s, can't read: it reads format %d, and there may be format %d",
+	identity, err := c.identify(ctx, wanted.ID, wanted.RaftAddress)
+	if err != nil {
+		return ports.Identity{}, err
+	}
+	if max(1, identity.Format) < c.Formats.Written() {
+		return ports.Identity{}, fmt.Errorf("%w: the log may hold what instance %q, of version %s, can't read: it reads format %d, and there may be format %d",
 			domain.ErrTooOld, wanted.ID, identity.Version, max(1, identity.Format), c.Formats.Written())
 	}
 	return identity, nil
@@ -94,7 +84,7 @@ func (c *Cluster) mayMove(ctx context.Context, known domain.Instance, newcomer p
 	holder := c.Identity()
 	if known.ID != c.Self.RaftID {
 		var err error
-		if holder, err = c.identify(ctx, known.ID, known.RaftAddress); err != nil {
+		if holder, err = c.hearFrom(ctx, known.ID, known.RaftAddress); err != nil {
 			return nil // it is gone, or that is not it
 		}
 	}

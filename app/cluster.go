@@ -153,7 +153,7 @@ func (c *Cluster) ask(ctx context.Context, instance domain.Instance) domain.Memb
 	identity := c.Identity()
 	if instance.ID != c.Self.RaftID {
 		var err error
-		if identity, err = c.identify(ctx, instance.ID, instance.RaftAddress); err != nil {
+		if identity, err = c.hearFrom(ctx, instance.ID, instance.RaftAddress); err != nil {
 			return member
 		}
 		if instance.Suffrage == domain.Voter && identity.Quarantined {
@@ -166,23 +166,33 @@ func (c *Cluster) ask(ctx context.Context, instance domain.Instance) domain.Memb
 	return member
 }
 
+// hearFrom identifies a member at its address, and notes what it says of its format.
+func (c *Cluster) hearFrom(ctx context.Context, id, raftAddress string) (ports.Identity, error) {
+	identity, err := c.identify(ctx, id, raftAddress)
+	if err == nil {
+		c.Formats.Heard(id, identity.Format)
+	}
+	return identity, err
+}
+
 // identify asks the instance at raftAddress, and takes no answer but that of
-// the instance named id in this cluster: an address can change hands.
+// the instance named id, in this cluster or in none: an address can change hands. Errors:
+// ErrUnreachable, ErrIDMismatch, ErrOtherCluster, and that of ctx.
 func (c *Cluster) identify(ctx context.Context, id, raftAddress string) (ports.Identity, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	identity, err := c.Peers.Identify(ctx, raftAddress)
-	if err != nil {
-		return ports.Identity{}, err
-	}
-	if identity.RaftID != id {
-		return ports.Identity{}, fmt.Errorf("at %s answers instance %q instead of %q", raftAddress, identity.RaftID, id)
-	}
+	identity, err := c.Peers.Identify(asking, raftAddress)
 	own := c.Identity().ClusterID
-	if own != "" && identity.ClusterID != "" && identity.ClusterID != own {
-		return ports.Identity{}, fmt.Errorf("instance %q at %s belongs to cluster %s, this one to %s",
-			id, raftAddress, identity.ClusterID, own)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ports.Identity{}, ctx.Err() // which says nothing about the instance
+	case err != nil:
+		return ports.Identity{}, fmt.Errorf("%w: nobody answers for %q at %s: %v", domain.ErrUnreachable, id, raftAddress, err)
+	case identity.RaftID != id:
+		return ports.Identity{}, fmt.Errorf("%w: at %s answers instance %q, not %q", domain.ErrIDMismatch, raftAddress, identity.RaftID, id)
+	case identity.ClusterID != "" && own != "" && identity.ClusterID != own:
+		return ports.Identity{}, fmt.Errorf("%w: instance %q at %s belongs to cluster %s, this one is %s",
+			domain.ErrOtherCluster, id, raftAddress, identity.ClusterID, own)
 	}
-	c.Formats.Heard(id, identity.Format)
 	return identity, nil
 }

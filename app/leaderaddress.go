@@ -75,7 +75,7 @@ func (c *Cluster) LeaderAddress(ctx context.Context) (string, error) {
 		l.of, l.at, l.answer, l.err = now, time.Now(), answer, err
 	}
 	if l.err != nil {
-		return "", fmt.Errorf("%w: instance %q leads, but can't be asked for its address: %w", ports.ErrNoLeader, now.id, l.err)
+		return "", fmt.Errorf("%w: instance %q leads, but can't be asked for its address: %v", ports.ErrNoLeader, now.id, l.err)
 	}
 	return l.answer, nil
 }
@@ -83,7 +83,7 @@ func (c *Cluster) LeaderAddress(ctx context.Context) (string, error) {
 func (c *Cluster) askLeader(ctx context.Context, leader leadership) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
-	identity, err := c.identify(ctx, leader.id, leader.raftAddress)
+	identity, err := c.hearFrom(ctx, leader.id, leader.raftAddress)
 	if err != nil {
 		return "", err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/app"
+	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
@@ -32,8 +33,15 @@ func mustName(t *testing.T, c *app.Cluster, want string) {
 
 func mustNotName(t *testing.T, c *app.Cluster) {
 	t.Helper()
-	if got, err := c.LeaderAddress(t.Context()); !errors.Is(err, ports.ErrNoLeader) || got != "" {
+	got, err := c.LeaderAddress(t.Context())
+	if !errors.Is(err, ports.ErrNoLeader) || got != "" {
 		t.Fatalf("%q, %v; want ErrNoLeader", got, err)
+	}
+	// Who asked for something else must not be told that it is in conflict with that.
+	for _, other := range []error{domain.ErrUnreachable, domain.ErrIDMismatch, domain.ErrOtherCluster} {
+		if errors.Is(err, other) {
+			t.Fatalf("%q is %q, too", err, other)
+		}
 	}
 }
 

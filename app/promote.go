@@ -132,7 +132,7 @@ func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent t
 	case !isMember && time.Since(absent) < absentTimeout:
 		return absent, nil
 	case isMember && seen.Suffrage != domain.Voter:
-		identity, err := c.identify(ctx, id, seen.RaftAddress)
+		identity, err := c.hearFrom(ctx, id, seen.RaftAddress)
 		switch {
 		case err != nil:
 			return time.Time{}, err

@@ -55,7 +55,7 @@ func (c *Cluster) readmitOne(ctx context.Context, instance domain.Instance) erro
 	if now, _ := state.Roster.Find(instance.ID); now != instance {
 		return nil
 	}
-	identity, err := c.identify(ctx, instance.ID, instance.RaftAddress)
+	identity, err := c.hearFrom(ctx, instance.ID, instance.RaftAddress)
 	if err != nil || !identity.Quarantined {
 		return err
 	}

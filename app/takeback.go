@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -32,18 +33,11 @@ func (s staging) looks() (at <-chan time.Time, stop func()) {
 // claimed says whether an instance belongs to this cluster by now. The error is that
 // it belongs to another one.
 func (c *Cluster) claimed(ctx context.Context, wanted domain.Instance) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	identity, err := c.Peers.Identify(ctx, wanted.RaftAddress)
-	own := c.Identity().ClusterID
-	switch {
-	case err != nil, identity.RaftID != wanted.ID, identity.ClusterID == "":
-		return false, nil // which says nothing of that
-	case identity.ClusterID != own:
-		return false, fmt.Errorf("%w: instance %q at %s has become part of cluster %s while it was added to this one, %s",
-			domain.ErrOtherCluster, wanted.ID, wanted.RaftAddress, identity.ClusterID, own)
+	identity, err := c.identify(ctx, wanted.ID, wanted.RaftAddress)
+	if errors.Is(err, domain.ErrOtherCluster) {
+		return false, fmt.Errorf("%w: it went there while it was added here", err)
 	}
-	return true, nil
+	return err == nil && identity.ClusterID != "", nil // another error says nothing of that
 }
 
 // takeBack gives why, and undoes the addition of wanted because of that.

@@ -180,7 +180,7 @@ func decodeReadIndex(body []byte) (ports.ReadIndex, error) {
 		domain.CheckID("raft_id", r.RaftID),
 		checkWord("cluster_id", r.ClusterID, domain.MaxIDBytes),
 	); err != nil {
-		return ports.ReadIndex{}, fmt.Errorf("its answer is no read index: %w", err)
+		return ports.ReadIndex{}, fmt.Errorf("its answer is no read index: %v", err)
 	}
 	return ports.ReadIndex{RaftID: r.RaftID, ClusterID: r.ClusterID, Index: r.Index, Members: r.Members}, nil
 }
@@ -200,7 +200,7 @@ func decode(body []byte) (ports.Identity, error) {
 		checkWord("process", m.Process, domain.MaxIDBytes),
 	}
 	if err := errors.Join(faults...); err != nil {
-		return ports.Identity{}, fmt.Errorf("its answer is no instance metadata: %w", err)
+		return ports.Identity{}, fmt.Errorf("its answer is no instance metadata: %v", err)
 	}
 	return ports.Identity{
 		RaftID:             m.RaftID,

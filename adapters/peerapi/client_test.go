@@ -117,6 +117,9 @@ func TestAnAnswerThatIsNoneIsRefused(t *testing.T) {
 			if err == nil {
 				t.Fatalf("it was believed: %+v", got)
 			}
+			if errors.Is(err, domain.ErrInvalid) {
+				t.Errorf("%q: that would blame who asks", err)
+			}
 			if !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), address) {
 				t.Fatalf("got %q, want it to name %q and %q", err, address, test.says)
 			}
