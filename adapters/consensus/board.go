@@ -25,6 +25,7 @@ type notice struct {
 	expelled bool      // this instance was told that it is no member any more
 	foreseen uint64    // where its log says that it is to be a voter; 0 where it does not
 	openTerm uint64    // term of the last opening applied
+	written  int       // latest format that an applied entry took
 	leads    bool      // raft says that this instance leads in Term
 	elected  time.Time // when it was first seen to lead in Term
 	led      time.Time // when it last heard from a majority in an earlier term that it led

@@ -102,7 +102,10 @@ func (n *Node) Shared() int {
 }
 
 // Written implements ports.Formats.
-func (n *Node) Written() int { return n.formats.written(n.board.read().Roster) }
+func (n *Node) Written() int {
+	state := n.board.read()
+	return max(state.written, n.formats.written(state.Roster))
+}
 
 // unreadable is the refusal of an entry that an instance of the cluster could not
 // read; nil when all can.

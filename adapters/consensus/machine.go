@@ -30,11 +30,15 @@ type machine struct {
 	prepared *prepared
 	// staged is what has arrived of a restore; nil while there is none.
 	staged *staging
+	// written is the latest format that an applied entry took.
+	written int
 	// unposted is how many changes nobody has been told of.
 	unposted int
 
 	board    *board
 	observer Observer
+	// formatOf says which format an entry takes.
+	formatOf func(entry any) int
 	// posted is called when entries were applied.
 	posted func()
 	// replaces is called when a snapshot was read, before its state is taken: it removes
@@ -56,7 +60,15 @@ type prepared struct {
 }
 
 func newMachine(b *board, halt func(error)) *machine {
-	return &machine{registry: domain.NewRegistry(), board: b, observer: unobserved{}, posted: func() {}, replaces: func(uint64, uint64) error { return nil }, halt: halt}
+	return &machine{
+		registry: domain.NewRegistry(),
+		board:    b,
+		observer: unobserved{},
+		formatOf: formatOf,
+		posted:   func() {},
+		replaces: func(uint64, uint64) error { return nil },
+		halt:     halt,
+	}
 }
 
 // outcome is what an entry's future answers. One that is shared answers with as many as it
@@ -109,6 +121,7 @@ func (m *machine) apply(entry *raft.Log) any {
 		m.halt(m.halted)
 		return m.unknown()
 	}
+	m.written = max(m.written, m.formatOf(decoded))
 	switch decoded := decoded.(type) {
 	case opening:
 		m.openTerm = entry.Term
@@ -181,6 +194,7 @@ func (m *machine) post() {
 		n.Applied = m.applied
 		n.openTerm = m.openTerm
 		n.Promotions = m.promotions
+		n.written = m.written
 		n.Committed = m.rosters
 		if m.clusterID != "" {
 			n.ClusterID = m.clusterID

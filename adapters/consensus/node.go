@@ -256,7 +256,7 @@ func (n *Node) start(address string) (err error) {
 		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
 	}
 	machine := newMachine(n.board, n.halt)
-	machine.observer, machine.posted, machine.replaces = n.config.Observer, n.announced.soon, n.logs.clear
+	machine.observer, machine.formatOf, machine.posted, machine.replaces = n.config.Observer, n.formatOf, n.announced.soon, n.logs.clear
 	machine.prepared, n.newest = n.newest, nil
 	var fsm raft.FSM = machine
 	if n.seams.fsm != nil {

@@ -60,6 +60,15 @@ func RunFormats(t *testing.T, open func(testing.TB) FormatsSubject) {
 			}
 		}
 	})
+	t.Run("what is written stays so, whoever reads less", func(t *testing.T) {
+		s := open(t)
+		s.Leader.Formats.Heard(s.Follower.ID, s.Own)
+		s.check(t, s.Own, false)
+		s.Leader.Formats.Heard(s.Follower.ID, 1)
+		if got := s.Leader.Formats.Written(); got != s.Needs {
+			t.Errorf("format %d may be in the log, want %d", got, s.Needs)
+		}
+	})
 	t.Run("a newcomer counts, and no more once it has left", func(t *testing.T) {
 		s := open(t)
 		s.Leader.Formats.Heard(s.Follower.ID, s.Own)

@@ -30,6 +30,7 @@ type Instance struct {
 	format  int            // that it reads
 	needs   func(any) int  // the format that a command takes
 	formats map[string]int // of the others, as they told it
+	written int            // the latest that a command took
 }
 
 // cluster is what instances that replicate have in common. Its lock guards them
@@ -123,8 +124,11 @@ func (i *Instance) Propose(ctx context.Context, cmd domain.Command) ([]domain.Ch
 	if err := i.refusal(ctx); err != nil {
 		return nil, err
 	}
-	if i.needs != nil && i.needs(cmd) > i.shared() {
-		return nil, ports.ErrUpgrading
+	if i.needs != nil {
+		if i.needs(cmd) > i.shared() {
+			return nil, ports.ErrUpgrading
+		}
+		i.written = max(i.written, i.needs(cmd))
 	}
 	changes, err := i.registry.Apply(cmd)
 	i.wakeAll()
@@ -270,7 +274,7 @@ func (i *Instance) Written() int {
 			written = min(written, max(1, format))
 		}
 	}
-	return written
+	return max(i.written, written)
 }
 
 func (i *Instance) shared() int {
