@@ -65,7 +65,7 @@ func (j *Joiner) Open(context.Context) error {
 	case !state.Staged:
 		j.Self.Suffrage = known.Suffrage
 	}
-	if j.joined(state) || len(j.Through) == 0 {
+	if j.isIn(state.Roster) || len(j.Through) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -73,7 +73,10 @@ func (j *Joiner) Open(context.Context) error {
 	j.mu.Lock()
 	j.asked, j.faults = j.Through, map[string]error{}
 	j.mu.Unlock()
-	j.done.Go(func() { j.join(ctx) })
+	j.done.Go(func() {
+		defer j.asksNobody()
+		j.join(ctx)
+	})
 	return nil
 }
 
@@ -103,6 +106,12 @@ func (j *Joiner) Asking() string {
 		return "it asks to be added (--join), through " + strings.Join(j.asked, ", ")
 	}
 	return "it asks to be added (--join), without success so far: " + strings.Join(answers, "; ")
+}
+
+func (j *Joiner) asksNobody() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.asked, j.faults = nil, nil
 }
 
 func (j *Joiner) join(ctx context.Context) {
@@ -137,22 +146,22 @@ func (j *Joiner) ask(ctx context.Context, address string) error {
 	return j.Admission.Ask(ctx, address, j.Self)
 }
 
-// joined reports whether the membership has this instance at its address. As
-// what is not its concern any more: a nonvoter is to be a voter already, or
-// somebody wants it to be none.
-func (j *Joiner) joined(state ports.LocalState) bool {
-	known, isMember := state.Roster.Find(j.Self.ID)
+// isIn reports whether roster has this instance at its address, with whatever suffrage:
+// to make it a voter is the leader's concern.
+func (j *Joiner) isIn(roster domain.Roster) bool {
+	known, isMember := roster.Find(j.Self.ID)
 	return isMember && known.RaftAddress == j.Self.RaftAddress
 }
 
-// memberWithin waits at most d for the membership to reach this instance.
+// memberWithin waits at most d for this instance to see the membership committed: until
+// then it may come to nothing, and nobody else would ask again.
 func (j *Joiner) memberWithin(ctx context.Context, d time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for {
 		state, later := j.Local.State()
-		if j.joined(state) {
-			known, _ := state.Roster.Find(j.Self.ID)
+		if n := len(state.Committed); n > 0 && j.isIn(state.Committed[n-1].Roster) {
+			known, _ := state.Committed[n-1].Roster.Find(j.Self.ID)
 			j.Logger.Info("joined the raft cluster",
 				"id", known.ID, "address", known.RaftAddress, "suffrage", known.Suffrage, "cluster_id", state.ClusterID)
 			return true

@@ -52,7 +52,10 @@ func hang(ctx context.Context, _ string) error {
 func becomeMember(s *ports.LocalState) { becomeMemberAs(voter("n1", "h:1"))(s) }
 
 func becomeMemberAs(self domain.Instance) func(*ports.LocalState) {
-	return func(s *ports.LocalState) { s.Roster, s.Member = domain.NewRoster(self, voter("n2", "h:2")), true }
+	return func(s *ports.LocalState) {
+		s.Roster, s.Member = domain.NewRoster(self, voter("n2", "h:2")), true
+		s.Committed = []ports.CommittedRoster{{Index: 7, Roster: s.Roster}}
+	}
 }
 
 type joining struct {
@@ -263,6 +266,24 @@ func TestJoiner(t *testing.T) {
 			j.mustHaveAsked(t, "a:80", "a:80")
 			j.close(t)
 		},
+		"it asks again where the membership comes to nothing": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.open(t)
+			synctest.Wait()
+			without := []ports.CommittedRoster{{Index: 6, Roster: domain.NewRoster(voter("n2", "h:2"))}}
+			j.instance.Change(func(s *ports.LocalState) {
+				becomeMember(s)
+				s.Committed = without // the leader dies before anybody else has it
+			})
+			time.Sleep(time.Second)
+			j.instance.Change(func(s *ports.LocalState) { *s = ports.LocalState{Roster: without[0].Roster, Committed: without} })
+			before := len(j.admission.questions())
+			time.Sleep(time.Minute)
+			if after := len(j.admission.questions()); after == before {
+				t.Error("it does not ask again")
+			}
+			j.close(t)
+		},
 		"who does not answer is left after five seconds": func(t *testing.T) {
 			j := newJoining(hang, "a:80", "b:80")
 			j.open(t)
@@ -393,6 +414,15 @@ func TestAJoinerSaysHowItGoes(t *testing.T) {
 			j.open(t)
 			synctest.Wait()
 			mustSay(t, j, "it asks to be added (--join), without success so far: the leader says no")
+			j.close(t)
+		},
+		"who has joined says nothing": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.open(t)
+			synctest.Wait()
+			j.instance.Change(becomeMember)
+			synctest.Wait()
+			mustSay(t, j, "")
 			j.close(t)
 		},
 		"who has the word of one of them is not refused by it any more": func(t *testing.T) {
