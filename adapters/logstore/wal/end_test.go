@@ -313,6 +313,38 @@ func TestTheListKnowsOnlyWhatIsDurable(t *testing.T) {
 		endless(t, filepath.Join(image, dirName, filepath.Base(s.tail.path)), 'c')
 		wantReopened(t, image, "ab")
 	})
+	t.Run("a start after a sync that failed", func(t *testing.T) {
+		s := opened(t, t.TempDir())
+		defer func() { _ = s.Close() }()
+		stored(t, s, "ab")
+		before := s.tail.end
+		stored(t, s, "c")
+		image := imageOf(t, s)
+		raw, err := os.ReadFile(tail(t, image))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := raw[before:s.tail.end]
+		path := filepath.Join(image, dirName)
+		listed, _, err := readList(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := replayAll(path, listed, os.O_RDWR)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = found.close() }()
+		last := found.segments[len(found.segments)-1]
+		noted := &notes{file: last.file}
+		last.file = noted
+		if err := found.settle(listed); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(noted.durable, want) || noted.at != before {
+			t.Errorf("%d bytes at %d are written and synced, not %d at %d", len(noted.durable), noted.at, len(want), before)
+		}
+	})
 	t.Run("a start", func(t *testing.T) {
 		s := opened(t, t.TempDir())
 		defer func() { _ = s.Close() }()
@@ -336,6 +368,23 @@ func TestTheListKnowsOnlyWhatIsDurable(t *testing.T) {
 			t.Errorf("what the list knows of is synced again: %v", err)
 		}
 	})
+}
+
+// notes knows what was written last, and whether that was synced.
+type notes struct {
+	file
+	at               int64
+	written, durable []byte
+}
+
+func (n *notes) WriteAt(raw []byte, at int64) (int, error) {
+	n.at, n.written = at, bytes.Clone(raw)
+	return n.file.WriteAt(raw, at)
+}
+
+func (n *notes) Sync() error {
+	n.durable = n.written
+	return n.file.Sync()
 }
 
 // lossy forgets what was not synced when the power goes.

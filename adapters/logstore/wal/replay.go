@@ -30,13 +30,21 @@ type replay struct {
 	places   places
 	values   map[string][]byte
 	next     uint64 // number of the next batch; 1 when there was none
-	closed   bool   // the last one says that all before was written
+	latest   written
+	closed   bool // the last one says that all before was written
 }
 
 // rest is what a write has left in a segment, behind its end.
 type rest struct {
 	segment *segment
 	end     int64
+}
+
+// written is a batch as it is in its segment, which is nil where there is none.
+type written struct {
+	segment *segment
+	at      int64
+	raw     []byte
 }
 
 // image is a segment with what is in it.
@@ -109,12 +117,18 @@ func (r *replay) readAll(dir string, listed list, flag int) error {
 
 // settle makes what was read durable, which it need not be when the process was killed
 // that wrote it. Nothing may be built upon it before. Only the last batch is in doubt, and
-// not where the list knows of it.
+// not where the list knows of it. It is written once more: a sync that failed may have left
+// it in the system's memory alone, with nothing to be written by another sync (Rebello and
+// others, "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
 func (r *replay) settle(listed list) error {
-	if len(r.segments) == 0 || r.next-1 <= listed.Reaches {
+	last := r.latest
+	if last.segment == nil || r.next-1 <= listed.Reaches {
 		return nil
 	}
-	return r.segments[len(r.segments)-1].file.Sync()
+	if _, err := last.segment.file.WriteAt(last.raw, last.at); err != nil {
+		return err
+	}
+	return last.segment.file.Sync()
 }
 
 func (r *replay) close() error {
@@ -181,6 +195,7 @@ func (r *replay) batches(s *segment, raw []byte, below uint64) error {
 			}
 		}
 		r.next++
+		r.latest = written{segment: s, at: int64(pending[0].at), raw: raw[pending[0].at:at]}
 		s.end = int64(at)
 		pending = pending[:0]
 	}
