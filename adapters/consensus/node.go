@@ -410,6 +410,11 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 		return false, err
 	}
 	log := n.config.Logger
+	if exists && n.config.Bootstrap && waits == "" {
+		if exists, err = n.resumeBootstrap(logs, snapshots); err != nil {
+			return false, err
+		}
+	}
 	switch {
 	case exists && n.config.Bootstrap:
 		log.Info("the directory holds a raft cluster already: bootstrapping changes nothing",
@@ -438,6 +443,30 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 	return true, raft.BootstrapCluster(settings, logs, n.store, snapshots, n.witness, raft.Configuration{
 		Servers: []raft.Server{{ID: settings.LocalID, Address: raft.ServerAddress(address), Suffrage: raft.Voter}},
 	})
+}
+
+// resumeBootstrap takes back what is there of a bootstrap that was cut short, so that another
+// one begins anew; without that raft would wait for members for ever. Raft stores the first
+// term, and then the first entry. Nobody can have heard of an instance that has no more, since
+// it had no members, and gave no vote. It says whether there is raft state.
+func (n *Node) resumeBootstrap(logs raft.LogStore, snapshots raft.SnapshotStore) (exists bool, err error) {
+	last, err := logs.LastIndex()
+	if err != nil || last > 0 {
+		return true, err
+	}
+	made, err := snapshots.List()
+	if err != nil || len(made) > 0 {
+		return true, err
+	}
+	term, err := n.store.GetUint64(logstore.TermKey)
+	if err != nil || term > 1 {
+		return true, err
+	}
+	if _, err := n.store.GetUint64(logstore.VoteTermKey); !errors.Is(err, logstore.ErrKeyNotFound) {
+		return true, err
+	}
+	n.config.Logger.Warn("bootstrapping was cut short in this directory: it begins anew", "directory", n.directory.Path())
+	return false, n.store.SetUint64(logstore.TermKey, 0)
 }
 
 // postTrouble has everybody know what is wrong with the disk.
