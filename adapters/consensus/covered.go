@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"io"
 	"sync/atomic"
 
@@ -71,6 +72,39 @@ func (c *covered) has(request *raft.InstallSnapshotRequest) bool {
 		return false
 	}
 	return request.LastLogIndex <= c.applied() || holds(c.log.stored, request.LastLogIndex, request.LastLogTerm)
+}
+
+// hasByNow is has for raft's main goroutine, which may have had something else to do since
+// the snapshot came: to store what is in it. Before raft is known to have started it is taken
+// for so; the leader sends it again.
+func (c *covered) hasByNow(request *raft.InstallSnapshotRequest) bool {
+	return c.started.Load() == nil || c.has(request)
+}
+
+var errCovered = errors.New("what is in this snapshot has arrived meanwhile")
+
+// needed is what a peer sends as long as raft needs it, which is decided when raft begins to
+// read, in its main goroutine. What is not needed is refused once all of it has come.
+type needed struct {
+	io.Reader
+	unless  func() bool
+	decided bool
+	refused error
+}
+
+// Read implements io.Reader.
+func (n *needed) Read(p []byte) (int, error) {
+	if !n.decided {
+		n.decided = true
+		if n.unless() {
+			n.refused = errCovered
+			_, _ = io.Copy(io.Discard, n.Reader) // what fails here fails with the connection
+		}
+	}
+	if n.refused != nil {
+		return 0, n.refused
+	}
+	return n.Reader.Read(p)
 }
 
 // skip answers for a snapshot that is here, once all of it has come. Until raft has

@@ -1,7 +1,11 @@
 package consensus
 
 import (
+	"errors"
+	"io"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -129,5 +133,49 @@ func TestAFollowerDoesNotGoBackToAnOlderSnapshot(t *testing.T) {
 	}
 	if now, err := follower.store.LastIndex(); err != nil || now < last {
 		t.Errorf("its log ended with entry %d, and ends with %d, %v", last, now, err)
+	}
+}
+
+// Raft may have stored what is in a snapshot since that came: it was busy with it.
+func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
+	for name, test := range map[string]struct {
+		stored  uint64 // where the log ends when raft has time for the snapshot
+		started bool
+		taken   bool
+	}{
+		"it is needed":                    {stored: 9, started: true, taken: true},
+		"its end is stored":               {stored: 10, started: true},
+		"more is stored":                  {stored: 12, started: true},
+		"raft is not known to have begun": {stored: 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := storeOf(t, 1, 7, 8)
+			started := &atomic.Pointer[raft.Raft]{}
+			if test.started {
+				started.Store(&raft.Raft{})
+			}
+			log := openBase(t, store, &memorySnapshots{})
+			w := &witness{covered: &covered{log: log, started: started, applied: func() uint64 { return 8 }}}
+			content := strings.NewReader("a snapshot")
+			rpc := raft.RPC{Command: &raft.InstallSnapshotRequest{LastLogIndex: 10, LastLogTerm: 1}, Reader: content}
+			if w.settled(&rpc) {
+				t.Fatal("raft is not asked for what is not here")
+			}
+			for index := uint64(9); index <= test.stored; index++ {
+				if err := store.StoreLog(&raft.Log{Index: index, Term: 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			read, err := io.ReadAll(rpc.Reader)
+			if taken := err == nil && string(read) == "a snapshot"; taken != test.taken {
+				t.Errorf("%q is read, error %v", read, err)
+			}
+			if !test.taken && !errors.Is(err, errCovered) {
+				t.Errorf("error %v", err)
+			}
+			if content.Len() > 0 {
+				t.Errorf("%d bytes are left, and would be taken for the next request", content.Len())
+			}
+		})
 	}
 }

@@ -467,6 +467,11 @@ func (d *disk) awaitFine() {
 // SetUint64 implements raft.StableStore. Raft sets again, when it starts, what it
 // has just read.
 func (d *disk) SetUint64(key []byte, value uint64) error {
+	if bytes.Equal(key, logstore.VoteTermKey) {
+		if err := d.forgetCandidate(); err != nil {
+			return err
+		}
+	}
 	var later uint64
 	err := d.persist(key, func() error {
 		stored, err := d.Store.GetUint64(key)
@@ -484,6 +489,25 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 		runtime.Goexit()
 	}
 	return err
+}
+
+// noCandidate is in the place of a candidate while a vote is written: no candidate is called
+// so.
+var noCandidate = []byte("nobody yet")
+
+// forgetCandidate comes before the term of a vote is written, which raft does before it writes
+// for whom it is: were this instance killed in between, the candidate of an earlier term
+// would have this vote too, and raft would not look at its log again.
+func (d *disk) forgetCandidate() error {
+	return d.persist(logstore.VoteCandidateKey, func() error {
+		switch _, err := d.Store.Get(logstore.VoteCandidateKey); {
+		case errors.Is(err, logstore.ErrKeyNotFound):
+			return nil
+		case err != nil:
+			return err
+		}
+		return d.Store.Set(logstore.VoteCandidateKey, noCandidate)
+	})
 }
 
 func (d *disk) persist(key []byte, write func() error) error {

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -193,6 +194,12 @@ func (w *witness) stored(request *raft.AppendEntriesRequest, done <-chan struct{
 	return n == 0 || w.log == nil || w.log.await(request.Entries[n-1].Index, done)
 }
 
+// DecodePeer implements raft.Transport.
+func (w *witness) DecodePeer(encoded []byte) raft.ServerAddress {
+	_, address := splitDestination(w.transport.DecodePeer(encoded))
+	return raft.ServerAddress(address)
+}
+
 // Consumer implements raft.Transport.
 func (w *witness) Consumer() <-chan raft.RPC { return w.rpcs }
 
@@ -201,12 +208,16 @@ func (w *witness) relay() {
 	for {
 		select {
 		case rpc := <-incoming:
+			if err := malformed(rpc.Command); err != nil {
+				w.skipping.Go(func() { refuse(rpc, err) })
+				continue
+			}
 			w.hear(rpc.Command)
 			if err := w.ballot.refuses(rpc.Command); err != nil {
 				rpc.Respond(nil, err)
 				continue
 			}
-			if w.settled(rpc) {
+			if w.settled(&rpc) {
 				continue
 			}
 			if wait := w.ballot.delay(rpc.Command); wait > 0 {
@@ -220,8 +231,41 @@ func (w *witness) relay() {
 	}
 }
 
+// malformed is why raft must not be given what a peer has sent: it would panic over it, or
+// store it, and panic at each start.
+func malformed(command any) error {
+	switch request := command.(type) {
+	case *raft.AppendEntriesRequest:
+		for _, entry := range request.Entries {
+			if entry == nil {
+				return hostile("an entry is missing")
+			}
+			if entry.Type == raft.LogConfiguration {
+				if _, err := decodeConfiguration(entry.Data); err != nil {
+					return hostile("entry %d: %w", entry.Index, err)
+				}
+			}
+		}
+	case *raft.InstallSnapshotRequest:
+		if request.SnapshotVersion > 0 {
+			if _, err := decodeConfiguration(request.Configuration); err != nil {
+				return hostile("a snapshot: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// refuse answers once all of rpc has come.
+func refuse(rpc raft.RPC, why error) {
+	if rpc.Reader != nil {
+		_, _ = io.Copy(io.Discard, rpc.Reader) // what fails here fails with the connection
+	}
+	rpc.Respond(nil, why)
+}
+
 // settled leaves to raft what it has to do; false: that is something.
-func (w *witness) settled(rpc raft.RPC) bool {
+func (w *witness) settled(rpc *raft.RPC) bool {
 	if w.covered == nil {
 		return false
 	}
@@ -230,9 +274,11 @@ func (w *witness) settled(rpc raft.RPC) bool {
 		w.covered.trim(request)
 	case *raft.InstallSnapshotRequest:
 		if w.covered.has(request) {
-			w.skipping.Go(func() { w.covered.skip(rpc, request) })
+			skipped := *rpc
+			w.skipping.Go(func() { w.covered.skip(skipped, request) })
 			return true
 		}
+		rpc.Reader = &needed{Reader: rpc.Reader, unless: func() bool { return w.covered.hasByNow(request) }}
 	}
 	return false
 }
@@ -240,6 +286,11 @@ func (w *witness) settled(rpc raft.RPC) bool {
 // forward gives rpc to raft's main goroutine.
 func (w *witness) forward(rpc raft.RPC) {
 	asker := rpc.RespChan
+	if vote, asks := rpc.Command.(*raft.RequestVoteRequest); asks && len(vote.ID) > 0 {
+		// A vote is kept by the address in it, and an address can change hands: another
+		// candidate of the same term would have it as well.
+		vote.Addr = []byte(destination(raft.ServerID(vote.ID), raft.ServerAddress(vote.Addr)))
+	}
 	switch rpc.Command.(type) {
 	case *raft.RequestPreVoteRequest, *raft.RequestVoteRequest:
 		if w.electorate != nil {

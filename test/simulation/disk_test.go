@@ -84,13 +84,16 @@ func (d *disk) arm(writes int, votes bool, crash func()) {
 	d.writes, d.votes, d.armed = writes, votes, crash
 }
 
-// candidate is whom the instance voted for, empty where that is lost.
+// candidate is the address of whom the instance voted for, empty where that is lost.
 func (d *disk) candidate() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	address, err := d.store.Get(logstore.VoteCandidateKey)
 	if !errors.Is(err, logstore.ErrKeyNotFound) {
 		must(err)
+	}
+	if _, of, named := bytes.Cut(address, []byte("@")); named {
+		address = of
 	}
 	return string(address)
 }
@@ -273,7 +276,9 @@ func (l *life) DeleteRange(least, most uint64) error {
 
 // Set implements raft.StableStore.
 func (l *life) Set(key, value []byte) error {
-	return l.write(bytes.Equal(key, logstore.VoteCandidateKey), func() error {
+	// What stands there before a vote has no address in it.
+	votes := bytes.Equal(key, logstore.VoteCandidateKey) && bytes.Contains(value, []byte(":"))
+	return l.write(votes, func() error {
 		if l.take() {
 			return errDisk
 		}

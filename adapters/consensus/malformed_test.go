@@ -1,0 +1,59 @@
+package consensus
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+func TestWhatRaftWouldPanicOverIsRefused(t *testing.T) {
+	members := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "h:1"}}})
+	broken := members[:len(members)-1]
+	for name, test := range map[string]struct {
+		command any
+		refused bool
+	}{
+		"no entry":               {&raft.AppendEntriesRequest{Entries: []*raft.Log{nil}}, true},
+		"no entry behind one":    {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Index: 1}, nil}}, true},
+		"a broken membership":    {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Type: raft.LogConfiguration, Data: broken}}}, true},
+		"no membership":          {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Type: raft.LogConfiguration}}}, true},
+		"a membership":           {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Type: raft.LogConfiguration, Data: members}}}, false},
+		"a command":              {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Data: broken}}}, false},
+		"a heartbeat":            {&raft.AppendEntriesRequest{}, false},
+		"a snapshot of none":     {&raft.InstallSnapshotRequest{SnapshotVersion: 1}, true},
+		"a snapshot of a broken": {&raft.InstallSnapshotRequest{SnapshotVersion: 1, Configuration: broken}, true},
+		"a snapshot":             {&raft.InstallSnapshotRequest{SnapshotVersion: 1, Configuration: members}, false},
+		"a vote":                 {&raft.RequestVoteRequest{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := malformed(test.command); errors.Is(err, errHostileFrame) != test.refused {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+func TestAnEntryThatIsNoneEndsNothing(t *testing.T) {
+	cluster := startCluster(t, 2, nil)
+	leader := leaderOf(t, cluster)
+	conn := dialLane(t, cluster[1].demux)
+	defer conn.Close()
+	if err := dials(side("stranger", "", ""), conn); err != nil {
+		t.Fatal(err)
+	}
+	message := "\x00\x84" + textOf("ProtocolVersion") + "\x03" + textOf("Term") + "\xce\x00\x01\x86\xa0" +
+		textOf("LeaderCommitIndex") + "\x01" + textOf("Entries") + "\x91\xc0"
+	if _, err := io.WriteString(conn, message); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 1000)
+	n, err := conn.Read(answer)
+	if err != nil || !strings.Contains(string(answer[:n]), "an entry is missing") {
+		t.Errorf("it is answered %q, %v", answer[:n], err)
+	}
+	change := register(t, leader, "afterwards")
+	cluster[1].arrives(t, change.Revision)
+}
