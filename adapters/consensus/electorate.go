@@ -26,7 +26,7 @@ func (e *electorate) enfranchise(command any) {
 		}
 	case *raft.RequestVoteRequest:
 		if e.isBehind(request.LastLogIndex, request.LastLogTerm) {
-			request.ID = e.voter(request.ID) // the vote is given to an address
+			request.ID = e.voter(request.ID) // the vote is kept with its own: see witness.forward
 		}
 	}
 }
