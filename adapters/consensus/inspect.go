@@ -37,7 +37,7 @@ type Report struct {
 
 	Term     uint64
 	VoteTerm uint64
-	VotedFor string // raft address; empty if it never voted
+	VotedFor string // id@address, or the address of itself; empty if it never voted
 
 	// FirstIndex and LastIndex are of the log; both are 0 when it is empty.
 	FirstIndex, LastIndex uint64
