@@ -467,17 +467,12 @@ func (d *disk) awaitFine() {
 // SetUint64 implements raft.StableStore. Raft sets again, when it starts, what it
 // has just read.
 func (d *disk) SetUint64(key []byte, value uint64) error {
-	if bytes.Equal(key, logstore.VoteTermKey) {
-		if err := d.forgetCandidate(); err != nil {
-			return err
-		}
-	}
 	var later uint64
 	err := d.persist(key, func() error {
 		stored, err := d.Store.GetUint64(key)
 		switch {
 		case err != nil || stored < value || !d.armed.Load() && stored > value:
-			return d.Store.SetUint64(key, value)
+			return d.setNumber(key, value)
 		case stored > value:
 			later = stored
 		}
@@ -495,19 +490,16 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 // so.
 var noCandidate = []byte("nobody yet")
 
-// forgetCandidate comes before the term of a vote is written, which raft does before it writes
-// for whom it is: were this instance killed in between, the candidate of an earlier term
-// would have this vote too, and raft would not look at its log again.
-func (d *disk) forgetCandidate() error {
-	return d.persist(logstore.VoteCandidateKey, func() error {
-		switch _, err := d.Store.Get(logstore.VoteCandidateKey); {
-		case errors.Is(err, logstore.ErrKeyNotFound):
-			return nil
-		case err != nil:
+// setNumber stores value. Raft stores the term of a vote before it stores for whom that is:
+// were this instance killed in between, the candidate of an earlier term would have this vote
+// too, and raft would not look at its log again. So that one is forgotten first.
+func (d *disk) setNumber(key []byte, value uint64) error {
+	if bytes.Equal(key, logstore.VoteTermKey) {
+		if err := d.Store.Set(logstore.VoteCandidateKey, noCandidate); err != nil {
 			return err
 		}
-		return d.Store.Set(logstore.VoteCandidateKey, noCandidate)
-	})
+	}
+	return d.Store.SetUint64(key, value)
 }
 
 func (d *disk) persist(key []byte, write func() error) error {

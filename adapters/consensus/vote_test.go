@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"errors"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -63,15 +62,5 @@ func TestHalfAVoteIsForNobody(t *testing.T) {
 	}
 	if asksForVote(t, candidate, voter, 100_001, 1, 1) {
 		t.Error("who lacks nearly all of the log has the vote of the next term")
-	}
-}
-
-func TestWhoHasNeverVotedForgetsNobody(t *testing.T) {
-	alone := start(t, instanceConfig{id: "n1", directory: t.TempDir()})
-	if err := alone.disk.forgetCandidate(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := alone.store.Get(logstore.VoteCandidateKey); !errors.Is(err, logstore.ErrKeyNotFound) {
-		t.Errorf("error %v", err)
 	}
 }
