@@ -185,7 +185,8 @@ func (c *Cluster) identify(ctx context.Context, id, raftAddress string) (ports.I
 	own := c.Identity().ClusterID
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return ports.Identity{}, ctx.Err() // which says nothing about the instance
+		// Which says nothing about the instance.
+		return ports.Identity{}, fmt.Errorf("ask %q at %s: %w", id, raftAddress, ctx.Err())
 	case err != nil:
 		return ports.Identity{}, fmt.Errorf("%w: nobody answers for %q at %s: %v", domain.ErrUnreachable, id, raftAddress, err)
 	case identity.RaftID != id:

@@ -211,8 +211,8 @@ type Formats interface {
 	Shared() int
 
 	// Written is the latest format that may be in the log, as far as is known: the one that
-	// this instance reads, and all that have been heard of. It is never less than what was
-	// proposed already, whoever was added since.
+	// this instance reads, and all that have been heard of. It is never less than what
+	// this instance has applied since it started, whoever was added meanwhile.
 	Written() int
 }
 
