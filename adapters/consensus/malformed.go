@@ -1,0 +1,40 @@
+package consensus
+
+import (
+	"io"
+
+	"github.com/hashicorp/raft"
+)
+
+// malformed is why raft must not be given what a peer has sent: it would panic over it, or
+// store it, and panic at each start.
+func malformed(command any) error {
+	switch request := command.(type) {
+	case *raft.AppendEntriesRequest:
+		for _, entry := range request.Entries {
+			if entry == nil {
+				return hostile("an entry is missing")
+			}
+			if entry.Type == raft.LogConfiguration {
+				if _, err := decodeConfiguration(entry.Data); err != nil {
+					return hostile("entry %d: %w", entry.Index, err)
+				}
+			}
+		}
+	case *raft.InstallSnapshotRequest:
+		if request.SnapshotVersion > 0 {
+			if _, err := decodeConfiguration(request.Configuration); err != nil {
+				return hostile("a snapshot: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// refuse answers once all of rpc has come.
+func refuse(rpc raft.RPC, why error) {
+	if rpc.Reader != nil {
+		_, _ = io.Copy(io.Discard, rpc.Reader) // what fails here fails with the connection
+	}
+	rpc.Respond(nil, why)
+}
