@@ -61,24 +61,25 @@ func eager(timing *Timing) {
 func livedIn(t *testing.T, backend logstore.Backend) (dir string, last domain.Change) {
 	t.Helper()
 	dir = t.TempDir()
-	i := start(t, instanceConfig{id: "n1", directory: dir, bootstrap: true, open: backend.Open, backend: backend.Name, timing: eager})
-	i.eventually(t, "leading", leading)
-	snapshots := func() int {
-		found, _ := filepath.Glob(filepath.Join(dir, "snapshots", "*-*-*[0-9]"))
-		return len(found)
-	}
-	n := 0
-	more := func() {
-		n++
-		last = register(t, i, fmt.Sprintf("node-%d", n))
-	}
-	until(t, "two snapshots", func() bool {
-		more()
-		return snapshots() == 2
+	i := start(t, instanceConfig{
+		id: "n1", directory: dir, bootstrap: true, open: backend.Open, backend: backend.Name,
+		timing: func(timing *Timing) { timing.TrailingLogs = 30 },
 	})
-	for range 5 {
-		more() // fewer than are worth a snapshot
+	i.eventually(t, "leading", leading)
+	nodes := 0
+	more := func(changes int) {
+		for range changes {
+			nodes++
+			last = register(t, i, fmt.Sprintf("node-%d", nodes))
+		}
 	}
+	for range 2 {
+		more(20)
+		if err := i.makeSnapshot(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	more(5)
 	i.stop(t)
 	return dir, last
 }

@@ -26,8 +26,12 @@ type survivor struct {
 }
 
 // bereaved stops a whole cluster, and keeps the directory of one that followed.
-func bereaved(t *testing.T, backend logstore.Backend, timing func(*Timing)) (survivor, domain.Change) {
+func bereaved(t *testing.T, backend logstore.Backend, snapshots bool) (survivor, domain.Change) {
 	t.Helper()
+	var timing func(*Timing)
+	if snapshots {
+		timing = eager
+	}
 	cluster := startCluster(t, 3, func(c *instanceConfig) {
 		c.open, c.backend, c.timing = backend.Open, backend.Name, timing
 	})
@@ -37,6 +41,11 @@ func bereaved(t *testing.T, backend logstore.Backend, timing func(*Timing)) (sur
 	}
 	kept := cluster[1]
 	kept.arrives(t, last.Revision)
+	if snapshots {
+		if err := kept.makeSnapshot(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			t.Fatal(err)
+		}
+	}
 	s := survivor{dir: kept.config.Directory, id: kept.config.ID, address: kept.raftAddress(), backend: backend}
 	for _, i := range cluster {
 		i.stop(t)
@@ -101,9 +110,9 @@ func TestARecoveryDoesWithoutASnapshotThatTheLogMakesUpFor(t *testing.T) {
 
 func TestOneThatIsLeftGoesOnAlone(t *testing.T) {
 	for _, backend := range durableBackends {
-		for name, timing := range map[string]func(*Timing){"with a log": nil, "with snapshots": eager} {
+		for name, snapshots := range map[string]bool{"with a log": false, "with snapshots": true} {
 			t.Run(backend.Name+" "+name, func(t *testing.T) {
-				s, last := bereaved(t, backend, timing)
+				s, last := bereaved(t, backend, snapshots)
 				before := inspectDirectory(t, s.dir, backend)
 				if before.Recovered(s.alone()) {
 					t.Error("it is called recovered before it is")
@@ -139,7 +148,7 @@ func TestOneThatIsLeftGoesOnAlone(t *testing.T) {
 }
 
 func TestARecoveryMayBeDoneAgain(t *testing.T) {
-	s, _ := bereaved(t, durableBackends[0], nil)
+	s, _ := bereaved(t, durableBackends[0], false)
 	for range 3 {
 		if err := s.recover(t, s.alone(), s.backend); err != nil {
 			t.Fatal(err)
@@ -194,7 +203,7 @@ func (neverCut) DeleteRange(uint64, uint64) error { return errStopped }
 func TestARecoveryThatStopsBeforeTheLogIsRemoved(t *testing.T) {
 	for _, backend := range durableBackends {
 		t.Run(backend.Name, func(t *testing.T) {
-			s, _ := bereaved(t, backend, nil)
+			s, _ := bereaved(t, backend, false)
 			before := inspectDirectory(t, s.dir, backend)
 			if err := s.recover(t, s.alone(), stopsAt(backend)); err == nil || !strings.Contains(err.Error(), errStopped.Error()) {
 				t.Fatalf("Recover: %v", err)
@@ -354,7 +363,7 @@ func TestRecoverRefuses(t *testing.T) {
 
 // The log is removed only when the snapshot that takes its place is proven.
 func TestALogIsNotRemovedForASnapshotThatIsNotThere(t *testing.T) {
-	s, _ := bereaved(t, durableBackends[0], eager)
+	s, _ := bereaved(t, durableBackends[0], true)
 	before := inspectDirectory(t, s.dir, s.backend)
 	folder := filepath.Join(s.dir, "snapshots")
 	spoilt := s.backend
