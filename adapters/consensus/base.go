@@ -1,6 +1,9 @@
 package consensus
 
 import (
+	"errors"
+	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -26,6 +29,22 @@ type baseLog struct {
 	applied func() uint64
 }
 
+// standIn is the type of what is found in the place of an entry that is not stored any more.
+// Its index and its term are those of the entry, and nothing else is.
+const standIn = raft.LogType(math.MaxUint8)
+
+// errStandIn is told to raft, which tries again, and finds that a snapshot has to be sent.
+var errStandIn = errors.New("the log was cut while a message was made of it")
+
+// sendable refuses a message with an entry of which nothing is there but a stand-in. It was
+// looked up when a snapshot had just replaced it, and the entry before not long ago.
+func sendable(args *raft.AppendEntriesRequest) error {
+	if slices.ContainsFunc(args.Entries, func(l *raft.Log) bool { return l.Type == standIn }) {
+		return errStandIn
+	}
+	return nil
+}
+
 // GetLog implements raft.LogStore.
 func (l *baseLog) GetLog(index uint64, entry *raft.Log) error {
 	err := l.LogStore.GetLog(index, entry)
@@ -38,8 +57,8 @@ func (l *baseLog) GetLog(index uint64, entry *raft.Log) error {
 	if base.Index > l.applied() {
 		return err
 	}
-	// Nobody may take it for the entry itself, which is sent only to those who
-	// have the one before.
+	// Raft sends the entry to those who have the one before: who needs that one and this
+	// is sent a snapshot.
 	if index == 1 || l.LogStore.GetLog(index-1, new(raft.Log)) != raft.ErrLogNotFound {
 		return err
 	}
@@ -61,7 +80,7 @@ func (l *baseLog) LastIndex() (uint64, error) {
 
 func (l *baseLog) rest(index, term uint64) {
 	if base := l.base.Load(); base == nil || base.Index < index {
-		l.base.Store(&raft.Log{Index: index, Term: term, Type: raft.LogNoop})
+		l.base.Store(&raft.Log{Index: index, Term: term, Type: standIn})
 	}
 }
 

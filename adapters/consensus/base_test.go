@@ -170,6 +170,51 @@ func mustFindEntry(t *testing.T, log *baseLog, index, term uint64) {
 	}
 }
 
+// Raft looks up the entry before those that it sends, and then those: the log may be cut in
+// between. A follower would keep a stand-in for an entry, and never apply the write in it.
+func TestWhatStandsInForAnEntryIsNotSent(t *testing.T) {
+	store, kept := storeOf(t, 3, 5, 6, 7), &memorySnapshots{}
+	replaced := openBase(t, store, kept)
+	mustFindEntry(t, replaced, 6, 3) // before those that are sent
+	makeSnapshot(t, kept, replaced, 7)
+	if err := replaced.DeleteRange(5, 7); err != nil {
+		t.Fatal(err)
+	}
+	owing := owingLog{LogStore: storeOf(t, 3), owed: newOwed()}
+	owing.owed.begin("here", &raft.InstallSnapshotRequest{LastLogIndex: 7, LastLogTerm: 3})
+
+	network, s := transportOn(t, side("here", "c", ""))
+	requests := answering(t, network)
+	peer, here := neighbour(t, s)
+	for name, log := range map[string]raft.LogStore{"of a snapshot that was made": replaced, "of one that is sent": owing} {
+		t.Run(name, func(t *testing.T) {
+			var entry raft.Log
+			if err := log.GetLog(7, &entry); err != nil {
+				t.Fatal(err)
+			}
+			args := &raft.AppendEntriesRequest{RPCHeader: header, Term: 3, PrevLogEntry: 6, PrevLogTerm: 3, Entries: []*raft.Log{&entry}}
+			if err := peer.AppendEntries("here", here, args, &raft.AppendEntriesResponse{}); !errors.Is(err, errStandIn) {
+				t.Errorf("by itself: %v", err)
+			}
+			pipeline, err := peer.AppendEntriesPipeline("here", here)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = pipeline.Close() }()
+			if _, err := pipeline.AppendEntries(args, &raft.AppendEntriesResponse{}); !errors.Is(err, errStandIn) {
+				t.Errorf("in a pipeline: %v", err)
+			}
+		})
+	}
+	// What is sent afterwards is the first that comes.
+	if err := peer.AppendEntries("here", here, &raft.AppendEntriesRequest{RPCHeader: header, Term: 9}, &raft.AppendEntriesResponse{}); err != nil {
+		t.Fatal(err)
+	}
+	if first := (<-requests).Command.(*raft.AppendEntriesRequest); first.Term != 9 {
+		t.Errorf("%+v came", first)
+	}
+}
+
 // Nothing can be appended behind a gap, or to what no leader committed.
 func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
 	for name, test := range map[string]struct {

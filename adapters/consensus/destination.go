@@ -77,6 +77,9 @@ func (s staying) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.Appen
 	if s.moved() {
 		return nil, errMoved
 	}
+	if err := sendable(args); err != nil {
+		return nil, err
+	}
 	fit(args)
 	return s.AppendPipeline.AppendEntries(args, resp)
 }
@@ -84,6 +87,9 @@ func (s staying) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.Appen
 // AppendEntries implements raft.Transport. Heartbeats come through here.
 func (a addressed) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	a.latest.Store(id, to)
+	if err := sendable(args); err != nil {
+		return err
+	}
 	fit(args)
 	return a.transport.AppendEntries(id, destination(id, to), args, resp)
 }

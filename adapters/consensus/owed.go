@@ -34,7 +34,7 @@ func (o *owed) begin(id raft.ServerID, snapshot *raft.InstallSnapshotRequest) {
 	defer o.mu.Unlock()
 	o.debts[id] = debt{
 		term: snapshot.Term,
-		base: raft.Log{Index: snapshot.LastLogIndex, Term: snapshot.LastLogTerm, Type: raft.LogNoop},
+		base: raft.Log{Index: snapshot.LastLogIndex, Term: snapshot.LastLogTerm, Type: standIn},
 	}
 }
 
