@@ -167,19 +167,27 @@ func (b *basing) Create(version raft.SnapshotVersion, index, term uint64, member
 	if err != nil {
 		return nil, err
 	}
-	return &basingSink{sink, func() { b.log.rest(index, term) }}, nil
+	return &basingSink{sink, b.log, index, term}, nil
 }
 
 type basingSink struct {
 	raft.SnapshotSink
-	done func()
+	log         *baseLog
+	index, term uint64
 }
 
-// Close implements raft.SnapshotSink: the snapshot is complete.
+var errOutrun = errors.New("a later snapshot was installed meanwhile")
+
+// Close implements raft.SnapshotSink: the snapshot is complete. Raft 1.7.3 takes it for the
+// latest one then, also where it has installed a later one since it began to make this: its
+// log would end before what it has acknowledged, and it would vote for who has less.
 func (s *basingSink) Close() error {
+	if base := s.log.base.Load(); base != nil && base.Index > s.index && base.Index <= s.log.applied() {
+		return errors.Join(errOutrun, s.Cancel())
+	}
 	if err := s.SnapshotSink.Close(); err != nil {
 		return err
 	}
-	s.done()
+	s.log.rest(s.index, s.term)
 	return nil
 }

@@ -170,6 +170,46 @@ func mustFindEntry(t *testing.T, log *baseLog, index, term uint64) {
 	}
 }
 
+// Raft would take the one that it made for the latest.
+func TestASnapshotThatWasOutrunIsGivenUp(t *testing.T) {
+	for name, test := range map[string]struct {
+		later, applied uint64 // the snapshot that comes before the one of 7 entries is complete
+		kept           bool
+	}{
+		"a later one was installed":      {later: 9, applied: 9},
+		"a later one is being installed": {later: 9, applied: 7, kept: true},
+		"one that is older was stored":   {later: 5, applied: 7, kept: true},
+		"none":                           {applied: 7, kept: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kept := &memorySnapshots{}
+			log := openBase(t, storeOf(t, 0), kept)
+			log.applied = func() uint64 { return test.applied }
+			snapshots, err := newBasing(kept, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			own, err := snapshots.Create(raft.SnapshotVersionMax, 7, 3, raft.Configuration{}, 1, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.later > 0 {
+				makeSnapshot(t, kept, log, test.later)
+			}
+			if err := own.Close(); (err == nil) != test.kept || err != nil && !errors.Is(err, errOutrun) {
+				t.Errorf("Close: %v", err)
+			}
+			latest := uint64(7)
+			if test.later > 7 {
+				latest = test.later
+			}
+			if base := log.base.Load(); base.Index != latest {
+				t.Errorf("the log rests on %d", base.Index)
+			}
+		})
+	}
+}
+
 // Raft looks up the entry before those that it sends, and then those: the log may be cut in
 // between. A follower would keep a stand-in for an entry, and never apply the write in it.
 func TestWhatStandsInForAnEntryIsNotSent(t *testing.T) {
