@@ -19,8 +19,8 @@ func (r *Registry) Audit() error {
 		size += n.size()
 		return true
 	})
-	if !maps.Equal(r.byAddress, addresses) {
-		return fmt.Errorf("the addresses are %v, not %v", r.byAddress, addresses)
+	if !maps.Equal(r.owners, addresses) {
+		return fmt.Errorf("the addresses are %v, not %v", r.owners, addresses)
 	}
 	if r.bytes != size {
 		return fmt.Errorf("%d bytes are counted, not %d", r.bytes, size)

@@ -16,17 +16,15 @@ const (
 // revision and its history. The same commands in the same order make the same
 // registry everywhere. It is not safe for concurrent use; its views are.
 type Registry struct {
-	revision  Revision
-	nodes     index
-	byAddress map[string]string // canonical address → id of its owner
-	pools     map[string]*slots
-	bytes     int
-	history   history
+	revision Revision
+	nodes    index
+	holdings
+	history history
 }
 
 // NewRegistry gives the empty registry at revision 0.
 func NewRegistry() *Registry {
-	return &Registry{nodes: indexOf(nil), byAddress: map[string]string{}, pools: map[string]*slots{}}
+	return &Registry{nodes: indexOf(nil), holdings: newHoldings()}
 }
 
 // View gives the registry as it is now, in constant time. What is changed after it is
@@ -119,17 +117,17 @@ func (r *Registry) undo(change *Change) {
 	case Added:
 		r.nodes.remove(change.Node.ID)
 		r.letGo(change.Node)
-		r.releaseSlot(change.Node)
+		r.release(change.Node)
 	case Updated:
 		r.nodes.replace(change.Previous)
 		r.letGo(change.Node)
-		r.releaseSlot(change.Node)
+		r.release(change.Node)
 		r.hold(change.Previous)
-		r.claimSlot(change.Previous)
+		r.claim(change.Previous)
 	case Removed:
 		r.nodes.add(change.Previous)
 		r.hold(change.Previous)
-		r.claimSlot(change.Previous)
+		r.claim(change.Previous)
 	}
 }
 
@@ -179,7 +177,7 @@ func (r *Registry) register(cmd Register) (Change, error) {
 		return Change{}, err
 	}
 	if known == nil || known.Address != wanted.Address {
-		owner, taken := r.byAddress[canonicalAddress(wanted.Address)]
+		owner, taken := r.ownerOf(wanted.Address)
 		if taken && owner != wanted.ID {
 			return Change{}, fmt.Errorf("%w: %s is the address of node %q", ErrAddressInUse, wanted.Address, owner)
 		}
@@ -229,7 +227,7 @@ func (r *Registry) updated(old *CacheNode, n CacheNode) Change {
 	n.Slot = old.Slot
 	n.share(old)
 	if n.Pool != old.Pool {
-		r.releaseSlot(old)
+		r.release(old)
 		n.Slot = r.pool(n.Pool).take()
 	}
 	r.nodes.replace(&n)
@@ -255,39 +253,10 @@ func (r *Registry) deregister(cmd Deregister) (Change, error) {
 
 func (r *Registry) removed(known *CacheNode) Change {
 	r.revision++
-	r.releaseSlot(known)
+	r.release(known)
 	r.letGo(known)
 	r.nodes.remove(known.ID)
 	return Change{Revision: r.revision, Effect: Removed, Reason: ByRequest, Node: known, Previous: known}
-}
-
-// hold counts n in, beside the nodes themselves and their slots.
-func (r *Registry) hold(n *CacheNode) {
-	r.byAddress[canonicalAddress(n.Address)] = n.ID
-	r.bytes += n.size()
-}
-
-// letGo takes back hold.
-func (r *Registry) letGo(n *CacheNode) {
-	delete(r.byAddress, canonicalAddress(n.Address))
-	r.bytes -= n.size()
-}
-
-func (r *Registry) pool(name string) *slots {
-	if r.pools[name] == nil {
-		r.pools[name] = &slots{}
-	}
-	return r.pools[name]
-}
-
-func (r *Registry) claimSlot(n *CacheNode) { r.pool(n.Pool).claim(n.Slot) }
-
-func (r *Registry) releaseSlot(n *CacheNode) {
-	pool := r.pools[n.Pool]
-	pool.release(n.Slot)
-	if pool.unused() {
-		delete(r.pools, n.Pool)
-	}
 }
 
 func byID(a, b *CacheNode) int { return strings.Compare(a.ID, b.ID) }
@@ -302,30 +271,24 @@ func sharesID(a, b *CacheNode) bool { return a.ID == b.ID }
 func RestoreRegistry(revision Revision, nodes []*CacheNode, changes []Change) (*Registry, error) {
 	r := NewRegistry()
 	r.revision = revision
-	used := map[string][]int{}
 	for _, n := range nodes {
 		if n.CreatedRevision == 0 || n.CreatedRevision > n.Revision || n.Revision > revision {
 			return nil, fmt.Errorf("node %q: its revisions %d and %d do not fit into a registry at %d",
 				n.ID, n.CreatedRevision, n.Revision, revision)
 		}
-		if owner, taken := r.byAddress[canonicalAddress(n.Address)]; taken {
+		if owner, taken := r.ownerOf(n.Address); taken {
 			return nil, fmt.Errorf("nodes %q and %q share the address %s", owner, n.ID, n.Address)
 		}
+		if !r.claim(n) {
+			return nil, fmt.Errorf("node %q: slot %d of pool %q is another node's, or out of range", n.ID, n.Slot, n.Pool)
+		}
 		r.hold(n)
-		used[n.Pool] = append(used[n.Pool], n.Slot)
 	}
 	ascending := slices.SortedFunc(slices.Values(nodes), byID)
 	if ids := len(slices.CompactFunc(slices.Clone(ascending), sharesID)); ids != len(nodes) {
 		return nil, fmt.Errorf("%d nodes share %d ids", len(nodes), ids)
 	}
 	r.nodes = indexOf(ascending)
-	for name, taken := range used {
-		pool, ok := restoreSlots(taken)
-		if !ok {
-			return nil, fmt.Errorf("pool %q: two nodes share a slot, or one is out of range", name)
-		}
-		r.pools[name] = pool
-	}
 	var err error
 	r.history, err = restoreHistory(revision, changes)
 	return r, err

@@ -2,7 +2,6 @@ package domain
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -17,15 +16,13 @@ type Backup struct {
 // fit together, in ascending order of their ids. Like a Registry it is not safe
 // for concurrent use, and what it hands out never changes.
 type Replacement struct {
-	nodes     []*CacheNode
-	byAddress map[string]string // canonical address → id of its owner
-	pools     map[string]*slots
-	bytes     int
+	nodes []*CacheNode
+	holdings
 }
 
 // NewReplacement gives one without nodes.
 func NewReplacement() *Replacement {
-	return &Replacement{byAddress: map[string]string{}, pools: map[string]*slots{}}
+	return &Replacement{holdings: newHoldings()}
 }
 
 // Nodes gives the nodes in ascending order of their ids.
@@ -35,7 +32,7 @@ func (p *Replacement) Nodes() []*CacheNode { return slices.Clip(p.nodes) }
 // RestoreRegistry it asks only for what every registry needs: every replica must
 // come to the same answer, whatever its build thinks of a node. See CheckStored.
 func (p *Replacement) Add(n *CacheNode) error {
-	owner, taken := p.byAddress[canonicalAddress(n.Address)]
+	owner, taken := p.ownerOf(n.Address)
 	switch {
 	case len(p.nodes) > 0 && n.ID <= p.nodes[len(p.nodes)-1].ID:
 		return invalid("id", "must come in ascending order: %q follows %q", n.ID, p.nodes[len(p.nodes)-1].ID)
@@ -48,17 +45,11 @@ func (p *Replacement) Add(n *CacheNode) error {
 	case p.bytes+n.size() > MaxBytes:
 		return fmt.Errorf("%w: its nodes take %d bytes, and %d is the most they can", ErrRegistryFull, p.bytes, MaxBytes)
 	}
-	pool := p.pools[n.Pool]
-	if pool == nil {
-		pool = &slots{}
-		p.pools[n.Pool] = pool
-	}
-	if !pool.claim(n.Slot) {
+	if !p.claim(n) {
 		return invalid("slot", "%d of pool %q is another node's already", n.Slot, n.Pool)
 	}
 	p.nodes = append(p.nodes, n)
-	p.byAddress[canonicalAddress(n.Address)] = n.ID
-	p.bytes += n.size()
+	p.hold(n)
 	return nil
 }
 
@@ -121,12 +112,7 @@ func (r *Registry) Replace(with *Replacement, expected *Revision) (Replaced, err
 			replaced.Updated++
 		}
 	}
-	r.nodes, r.bytes = indexOf(nodes), with.bytes
-	r.byAddress = maps.Clone(with.byAddress)
-	r.pools = make(map[string]*slots, len(with.pools))
-	for name, pool := range with.pools {
-		r.pools[name] = pool.clone()
-	}
+	r.nodes, r.holdings = indexOf(nodes), with.clone()
 	replaced.Revision = r.revision
 	return replaced, nil
 }

@@ -29,8 +29,12 @@ func (s *slots) take() int {
 	return slot
 }
 
-// claim takes a place of the caller's choice; false when it is taken already.
+// claim takes a place of the caller's choice; false when it is taken already, or
+// none that a registry can have given.
 func (s *slots) claim(slot int) bool {
+	if slot < 0 || slot >= MaxNodes {
+		return false
+	}
 	for slot/64 >= len(s.words) {
 		s.words = append(s.words, 0)
 	}
@@ -55,15 +59,3 @@ func (s *slots) clone() *slots {
 }
 
 func (s *slots) unused() bool { return s.taken == 0 }
-
-// restoreSlots rebuilds the places from those in use; false when two nodes
-// claim the same one, or one that no registry can have given.
-func restoreSlots(used []int) (*slots, bool) {
-	s := &slots{}
-	for _, slot := range used {
-		if slot < 0 || slot >= MaxNodes || !s.claim(slot) {
-			return nil, false
-		}
-	}
-	return s, true
-}

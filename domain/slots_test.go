@@ -25,8 +25,8 @@ func TestAnEmptiedRegistryKeepsNothing(t *testing.T) {
 			}
 		}
 	}
-	if len(r.pools) != 0 || len(r.byAddress) != 0 || r.bytes != 0 || r.nodes.size() != 0 || len(r.nodes.at) != 0 {
-		t.Errorf("%d pools, %d addresses, %d bytes, %d nodes", len(r.pools), len(r.byAddress), r.bytes, r.nodes.size())
+	if len(r.pools) != 0 || len(r.owners) != 0 || r.bytes != 0 || r.nodes.size() != 0 || len(r.nodes.at) != 0 {
+		t.Errorf("%d pools, %d addresses, %d bytes, %d nodes", len(r.pools), len(r.owners), r.bytes, r.nodes.size())
 	}
 }
 
@@ -57,7 +57,7 @@ func TestARefusedBatchLeavesNoTrace(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			before, nodes, addresses, pools := *r, r.nodes.list(), maps.Clone(r.byAddress), slices.Sorted(maps.Keys(r.pools))
+			before, nodes, addresses, pools := *r, r.nodes.list(), maps.Clone(r.owners), slices.Sorted(maps.Keys(r.pools))
 			if _, err := r.Apply(Batch{Commands: commands}); !errors.Is(err, ErrNoSuchNode) {
 				t.Fatal(err)
 			}
@@ -67,8 +67,8 @@ func TestARefusedBatchLeavesNoTrace(t *testing.T) {
 			if !slices.Equal(r.nodes.list(), nodes) || r.revision != before.revision || r.bytes != before.bytes {
 				t.Errorf("%d nodes at revision %d, %d bytes", r.nodes.size(), r.revision, r.bytes)
 			}
-			if !maps.Equal(r.byAddress, addresses) {
-				t.Errorf("the addresses are %v, not %v", r.byAddress, addresses)
+			if !maps.Equal(r.owners, addresses) {
+				t.Errorf("the addresses are %v, not %v", r.owners, addresses)
 			}
 			if got := slices.Sorted(maps.Keys(r.pools)); !slices.Equal(got, pools) {
 				t.Errorf("the pools are %v, not %v", got, pools)
@@ -177,7 +177,10 @@ func TestRestoreSlots(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			s, ok := restoreSlots(test.used)
+			s, ok := &slots{}, true
+			for _, slot := range test.used {
+				ok = ok && s.claim(slot)
+			}
 			if ok != test.ok {
 				t.Fatalf("restored: %v", ok)
 			}
