@@ -12,25 +12,17 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// askTimeout bounds the question to another instance.
-const askTimeout = time.Second
-
 // successorTimeout bounds the wait for a leader that has taken over already: it
 // only has to tell.
 const successorTimeout = time.Second
 
-// ClusterConfig is what the use cases over the raft cluster need. All of Self but
-// ClusterID, Applied and Quarantined, which are asked of Local, the ports and the logger
+// ClusterConfig is what the use cases over the raft cluster need. All but WatchInterval
 // must be given.
 type ClusterConfig struct {
-	Self        ports.Identity
+	Inquiry
 	Membership  ports.Membership
 	Promotions  ports.Promotions
 	ReadIndexer ports.ReadIndexer
-	Local       ports.Local
-	Peers       ports.Peers
-	// Formats is told what instances say of theirs.
-	Formats ports.Formats
 	// Logger is told of promotions, and of voters that have come back without what they
 	// had acknowledged.
 	Logger *slog.Logger
@@ -40,13 +32,12 @@ type ClusterConfig struct {
 	WatchInterval time.Duration
 }
 
-// Cluster implements ports.Cluster and ports.Self. Between Open and Close it keeps
+// Cluster implements ports.Cluster. Between Open and Close it keeps
 // an eye on the other instances, promotes those who have caught up, and makes nonvoters
 // of voters that have come back without what they had acknowledged.
 type Cluster struct {
 	ClusterConfig
-	leader leaderAddress
-	watch  clusterWatch
+	watch clusterWatch
 
 	// membership holds a token while the membership is changed, or who is to be
 	// promoted.
@@ -60,22 +51,12 @@ type Cluster struct {
 func NewCluster(config ClusterConfig) *Cluster {
 	config.WatchInterval = cmp.Or(config.WatchInterval, time.Second)
 	c := &Cluster{ClusterConfig: config}
-	c.leader.asking = make(chan struct{}, 1)
 	c.watch.asking = make(chan struct{}, 1)
 	c.watch.later = make(chan struct{})
 	c.watch.latest = &clusterState{}
 	c.membership = make(chan struct{}, 1)
 	c.blank = make(chan domain.Instance, 1)
 	return c
-}
-
-// Identity implements ports.Self.
-func (c *Cluster) Identity() ports.Identity {
-	self := c.Self
-	state, _ := c.Local.State()
-	self.ClusterID, self.Applied = state.ClusterID, state.Applied
-	self.Quarantined = state.Quarantine != ""
-	return self
 }
 
 // HandOver implements ports.Cluster: it gives the id of the instance that took over,
@@ -164,36 +145,4 @@ func (c *Cluster) ask(ctx context.Context, instance domain.Instance) domain.Memb
 	member.ApplicationAddress = identity.ApplicationAddress
 	member.Version = identity.Version
 	return member
-}
-
-// hearFrom identifies a member at its address, and notes what it says of its format.
-func (c *Cluster) hearFrom(ctx context.Context, id, raftAddress string) (ports.Identity, error) {
-	identity, err := c.identify(ctx, id, raftAddress)
-	if err == nil {
-		c.Formats.Heard(id, identity.Format)
-	}
-	return identity, err
-}
-
-// identify asks the instance at raftAddress, and takes no answer but that of
-// the instance named id, in this cluster or in none: an address can change hands. Errors:
-// ErrUnreachable, ErrIDMismatch, ErrOtherCluster, and that of ctx.
-func (c *Cluster) identify(ctx context.Context, id, raftAddress string) (ports.Identity, error) {
-	asking, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	identity, err := c.Peers.Identify(asking, raftAddress)
-	own := c.Identity().ClusterID
-	switch {
-	case err != nil && ctx.Err() != nil:
-		// Which says nothing about the instance.
-		return ports.Identity{}, fmt.Errorf("ask %q at %s: %w", id, raftAddress, ctx.Err())
-	case err != nil:
-		return ports.Identity{}, fmt.Errorf("%w: nobody answers for %q at %s: %v", domain.ErrUnreachable, id, raftAddress, err)
-	case identity.RaftID != id:
-		return ports.Identity{}, fmt.Errorf("%w: at %s answers instance %q, not %q", domain.ErrIDMismatch, raftAddress, identity.RaftID, id)
-	case identity.ClusterID != "" && own != "" && identity.ClusterID != own:
-		return ports.Identity{}, fmt.Errorf("%w: instance %q at %s belongs to cluster %s, this one is %s",
-			domain.ErrOtherCluster, id, raftAddress, identity.ClusterID, own)
-	}
-	return identity, nil
 }

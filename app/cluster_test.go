@@ -118,7 +118,8 @@ func TestRemoveOfTheLeaderWaitsForItsSuccessor(t *testing.T) {
 				mustAdd(t, i, voter("n2", "h:2"))
 				test.handover.Instance = i
 				c := app.NewCluster(app.ClusterConfig{
-					Self: ports.Identity{RaftID: "n1"}, Membership: test.handover, Local: i, Peers: portstest.NewPeers(),
+					Inquiry:    app.Inquiry{Self: ports.Identity{RaftID: "n1"}, Local: i, Peers: portstest.NewPeers()},
+					Membership: test.handover,
 				})
 				ctx, cancel := context.WithTimeout(t.Context(), test.bound)
 				defer cancel()
@@ -157,7 +158,8 @@ func TestHandOverNamesTheSuccessor(t *testing.T) {
 				test.handover.Instance = portstest.NewInstance("n1", "h:1")
 				mustAdd(t, test.handover.Instance, voter("n2", "h:2"))
 				c := app.NewCluster(app.ClusterConfig{
-					Self: ports.Identity{RaftID: "n1"}, Membership: test.handover, Local: test.handover.Instance,
+					Inquiry:    app.Inquiry{Self: ports.Identity{RaftID: "n1"}, Local: test.handover.Instance},
+					Membership: test.handover,
 				})
 				if got, err := c.HandOver(t.Context(), ""); got != test.want || !errors.Is(err, test.err) {
 					t.Errorf("%q, %v; want %q, %v", got, err, test.want, test.err)
@@ -250,7 +252,8 @@ func TestDescribeElsewhere(t *testing.T) {
 	}
 	i.FailWith(nil)
 	lost := app.NewCluster(app.ClusterConfig{
-		Self: ports.Identity{RaftID: "n1"}, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: peers,
+		Inquiry:    app.Inquiry{Self: ports.Identity{RaftID: "n1"}, Local: fixedLocal{LeaderID: "n2"}, Peers: peers},
+		Membership: i,
 	})
 	if _, err := lost.Describe(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("where leadership was lost after the membership was read: %v", err)

@@ -24,13 +24,20 @@ const (
 	leaderPatience = 800 * time.Millisecond
 )
 
-// leaderAddress remembers what the leader said its application address is.
-type leaderAddress struct {
+// LeaderLocator implements ports.LeaderLocator. It remembers what the leader said.
+type LeaderLocator struct {
+	inquiry Inquiry
+
 	asking chan struct{} // holds a token while somebody uses the rest
 	of     leadership
 	at     time.Time
 	answer string
 	err    error
+}
+
+// NewLeaderLocator gives one that asks by inquiry.
+func NewLeaderLocator(inquiry Inquiry) *LeaderLocator {
+	return &LeaderLocator{inquiry: inquiry, asking: make(chan struct{}, 1)}
 }
 
 // leadership tells one leader's time from another's.
@@ -39,7 +46,7 @@ type leadership struct {
 	term            uint64
 }
 
-func (l *leaderAddress) holds(of leadership) bool {
+func (l *LeaderLocator) holds(of leadership) bool {
 	if l.of != of {
 		return false
 	}
@@ -49,25 +56,24 @@ func (l *leaderAddress) holds(of leadership) bool {
 	return time.Since(l.at) < leaderAnswerHolds
 }
 
-// LeaderAddress implements ports.Cluster. Those who ask at the same time share
+// LeaderAddress implements ports.LeaderLocator. Those who ask at the same time share
 // one question to the leader.
-func (c *Cluster) LeaderAddress(ctx context.Context) (string, error) {
+func (l *LeaderLocator) LeaderAddress(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
 	defer cancel()
-	l := &c.leader
 	select {
 	case l.asking <- struct{}{}:
 		defer func() { <-l.asking }()
 	case <-ctx.Done():
 		return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, ctx.Err())
 	}
-	state, _ := c.Local.State()
-	if state.LeaderID == "" || state.LeaderID == c.Self.RaftID {
+	state, _ := l.inquiry.Local.State()
+	if state.LeaderID == "" || state.LeaderID == l.inquiry.Self.RaftID {
 		return "", ports.ErrNoLeader
 	}
 	now := leadership{id: state.LeaderID, raftAddress: state.LeaderRaftAddress, term: state.Term}
 	if !l.holds(now) {
-		answer, err := c.askLeader(ctx, now)
+		answer, err := l.ask(ctx, now)
 		if ctx.Err() != nil {
 			// It was this asker who had no time left; the leader may be fine.
 			return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, ctx.Err())
@@ -80,16 +86,16 @@ func (c *Cluster) LeaderAddress(ctx context.Context) (string, error) {
 	return l.answer, nil
 }
 
-func (c *Cluster) askLeader(ctx context.Context, leader leadership) (string, error) {
+func (l *LeaderLocator) ask(ctx context.Context, leader leadership) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
-	identity, err := c.hearFrom(ctx, leader.id, leader.raftAddress)
+	identity, err := l.inquiry.hearFrom(ctx, leader.id, leader.raftAddress)
 	if err != nil {
 		return "", err
 	}
 	// Two instances can be told to advertise one address by mistake: a client
 	// sent there would come back here, for ever.
-	if identity.ApplicationAddress == "" || identity.ApplicationAddress == c.Self.ApplicationAddress {
+	if identity.ApplicationAddress == "" || identity.ApplicationAddress == l.inquiry.Self.ApplicationAddress {
 		return "", fmt.Errorf("it advertises the application address %q, where it can't be reached", identity.ApplicationAddress)
 	}
 	return identity.ApplicationAddress, nil

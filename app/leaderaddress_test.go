@@ -24,16 +24,16 @@ func followerOf(t *testing.T) *portstest.Instance {
 	return i
 }
 
-func mustName(t *testing.T, c *app.Cluster, want string) {
+func mustName(t *testing.T, l *app.LeaderLocator, want string) {
 	t.Helper()
-	if got, err := c.LeaderAddress(t.Context()); err != nil || got != want {
+	if got, err := l.LeaderAddress(t.Context()); err != nil || got != want {
 		t.Fatalf("%q, %v; want %q", got, err, want)
 	}
 }
 
-func mustNotName(t *testing.T, c *app.Cluster) {
+func mustNotName(t *testing.T, l *app.LeaderLocator) {
 	t.Helper()
-	got, err := c.LeaderAddress(t.Context())
+	got, err := l.LeaderAddress(t.Context())
 	if !errors.Is(err, ports.ErrNoLeader) || got != "" {
 		t.Fatalf("%q, %v; want ErrNoLeader", got, err)
 	}
@@ -53,101 +53,101 @@ func TestLeaderAddressOverTime(t *testing.T) {
 			t.Fatalf("%s was asked %d times, not %d", raftAddress, got, want)
 		}
 	}
-	tests := map[string]func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers){
-		"an answer is asked for once while it holds": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
-			mustName(t, c, addressOfN2)
+	tests := map[string]func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers){
+		"an answer is asked for once while it holds": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, l, addressOfN2)
 			time.Sleep(time.Second - 1)
-			mustName(t, c, addressOfN2)
+			mustName(t, l, addressOfN2)
 			asked(t, peers, "h:2", 1)
 		},
-		"an answer is asked for again after a second": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
-			mustName(t, c, addressOfN2)
+		"an answer is asked for again after a second": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, l, addressOfN2)
 			other := answer("n2")
 			other.ApplicationAddress = "elsewhere:80"
 			peers.Answer("h:2", other)
 			time.Sleep(time.Second)
-			mustName(t, c, "elsewhere:80")
+			mustName(t, l, "elsewhere:80")
 			asked(t, peers, "h:2", 2)
 		},
-		"a leader that stopped answering is no longer named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
-			mustName(t, c, addressOfN2)
+		"a leader that stopped answering is no longer named": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, l, addressOfN2)
 			peers.Silence("h:2")
 			time.Sleep(time.Second)
-			mustNotName(t, c)
+			mustNotName(t, l)
 		},
-		"a new leader is asked at once": func(t *testing.T, c *app.Cluster, i *portstest.Instance, _ *portstest.Peers) {
-			mustName(t, c, addressOfN2)
+		"a new leader is asked at once": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, _ *portstest.Peers) {
+			mustName(t, l, addressOfN2)
 			i.Change(func(s *ports.LocalState) { s.Term, s.LeaderID, s.LeaderRaftAddress = 6, "n3", "h:3" })
-			mustName(t, c, addressOfN3)
+			mustName(t, l, addressOfN3)
 		},
-		"the same leader is asked at once in a new term": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
-			mustName(t, c, addressOfN2)
+		"the same leader is asked at once in a new term": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, l, addressOfN2)
 			i.Change(func(s *ports.LocalState) { s.Term = 6 })
-			mustName(t, c, addressOfN2)
+			mustName(t, l, addressOfN2)
 			asked(t, peers, "h:2", 2)
 		},
-		"a leader that moved is asked at once": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
-			mustName(t, c, addressOfN2)
+		"a leader that moved is asked at once": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, l, addressOfN2)
 			peers.Answer("h:9", answer("n2"))
 			i.Change(func(s *ports.LocalState) { s.LeaderRaftAddress = "h:9" })
-			mustName(t, c, addressOfN2)
+			mustName(t, l, addressOfN2)
 			asked(t, peers, "h:9", 1)
 		},
-		"a change that is not the leader's changes nothing": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
-			mustName(t, c, addressOfN2)
+		"a change that is not the leader's changes nothing": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
+			mustName(t, l, addressOfN2)
 			i.Change(func(s *ports.LocalState) { s.CaughtUp = false })
-			mustName(t, c, addressOfN2)
+			mustName(t, l, addressOfN2)
 			asked(t, peers, "h:2", 1)
 		},
-		"a failure is kept for a moment": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+		"a failure is kept for a moment": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
 			peers.Silence("h:2")
-			mustNotName(t, c)
+			mustNotName(t, l)
 			peers.Answer("h:2", answer("n2"))
 			time.Sleep(200*time.Millisecond - 1)
-			mustNotName(t, c)
+			mustNotName(t, l)
 			asked(t, peers, "h:2", 1)
 			time.Sleep(time.Nanosecond)
-			mustName(t, c, addressOfN2)
+			mustName(t, l, addressOfN2)
 			asked(t, peers, "h:2", 2)
 		},
-		"a failure of one leader is not another's": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
+		"a failure of one leader is not another's": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
 			peers.Silence("h:2")
-			mustNotName(t, c)
+			mustNotName(t, l)
 			i.Change(func(s *ports.LocalState) { s.Term, s.LeaderID, s.LeaderRaftAddress = 6, "n3", "h:3" })
-			mustName(t, c, addressOfN3)
+			mustName(t, l, addressOfN3)
 		},
-		"where nobody leads nobody is asked": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
+		"where nobody leads nobody is asked": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
 			i.Change(func(s *ports.LocalState) { s.LeaderID, s.LeaderRaftAddress = "", "" })
-			mustNotName(t, c)
+			mustNotName(t, l)
 			asked(t, peers, "", 0)
 		},
-		"an instance never names itself": func(t *testing.T, c *app.Cluster, i *portstest.Instance, peers *portstest.Peers) {
+		"an instance never names itself": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
 			peers.Answer("h:1", answer("n1"))
 			i.Change(func(s *ports.LocalState) { s.LeaderID, s.LeaderRaftAddress = "n1", "h:1" })
-			mustNotName(t, c)
+			mustNotName(t, l)
 			asked(t, peers, "h:1", 0)
 		},
-		"a leader that advertises this instance's address is not named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+		"a leader that advertises this instance's address is not named": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
 			same := answer("n2")
 			same.ApplicationAddress = "app1:80"
 			peers.Answer("h:2", same)
-			mustNotName(t, c)
+			mustNotName(t, l)
 		},
-		"a leader that advertises nothing is not named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+		"a leader that advertises nothing is not named": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
 			silent := answer("n2")
 			silent.ApplicationAddress = ""
 			peers.Answer("h:2", silent)
-			mustNotName(t, c)
+			mustNotName(t, l)
 		},
-		"another instance at the leader's address is not named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+		"another instance at the leader's address is not named": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
 			peers.Answer("h:2", answer("n3"))
-			mustNotName(t, c)
+			mustNotName(t, l)
 		},
-		"an instance of another cluster is not named": func(t *testing.T, c *app.Cluster, _ *portstest.Instance, peers *portstest.Peers) {
+		"an instance of another cluster is not named": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
 			other := answer("n2")
 			other.ClusterID = "other"
 			peers.Answer("h:2", other)
-			mustNotName(t, c)
+			mustNotName(t, l)
 		},
 	}
 	for name, test := range tests {
@@ -156,7 +156,7 @@ func TestLeaderAddressOverTime(t *testing.T) {
 				i, peers := followerOf(t), portstest.NewPeers()
 				peers.Answer("h:2", answer("n2"))
 				peers.Answer("h:3", answer("n3"))
-				test(t, newCluster(i, peers), i, peers)
+				test(t, app.NewLeaderLocator(inquiryOf(i, peers)), i, peers)
 			})
 		})
 	}
@@ -187,12 +187,12 @@ func TestLeaderAddressIsOneQuestionForAll(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				peer := &slowLeader{after: after}
-				c := newCluster(followerOf(t), peer)
+				l := app.NewLeaderLocator(inquiryOf(followerOf(t), peer))
 				began := time.Now()
 				var asking sync.WaitGroup
 				for range 50 {
 					asking.Go(func() {
-						got, err := c.LeaderAddress(t.Context())
+						got, err := l.LeaderAddress(t.Context())
 						switch {
 						case after < time.Second && (err != nil || got != "app-of-n2:80"):
 							t.Errorf("%q, %v", got, err)
@@ -213,24 +213,24 @@ func TestLeaderAddressIsOneQuestionForAll(t *testing.T) {
 func TestLeaderAddressWhenAnAskerGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		peer := &slowLeader{after: 500 * time.Millisecond}
-		c := newCluster(followerOf(t), peer)
+		l := app.NewLeaderLocator(inquiryOf(followerOf(t), peer))
 		hurried := func() error {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
-			_, err := c.LeaderAddress(ctx)
+			_, err := l.LeaderAddress(ctx)
 			return err
 		}
 		if err := hurried(); !errors.Is(err, ports.ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("who had no time: %v", err)
 		}
-		mustName(t, c, "app-of-n2:80") // and no failure was kept
+		mustName(t, l, "app-of-n2:80") // and no failure was kept
 		if peer.asked != 2 {
 			t.Errorf("asked %d times", peer.asked)
 		}
 
 		time.Sleep(time.Second) // the answer no longer holds
 		var asking sync.WaitGroup
-		asking.Go(func() { mustNameIn(t, c) })
+		asking.Go(func() { mustNameIn(t, l) })
 		synctest.Wait()
 		began := time.Now()
 		if err := hurried(); !errors.Is(err, ports.ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
@@ -252,10 +252,10 @@ func TestLeaderAddressIsRefusedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := followerOf(t)
 		peer := &slowLeader{after: time.Hour}
-		c := newCluster(i, peer)
+		l := app.NewLeaderLocator(inquiryOf(i, peer))
 		var asking sync.WaitGroup
 		refused := func() {
-			if got, err := c.LeaderAddress(t.Context()); !errors.Is(err, ports.ErrNoLeader) {
+			if got, err := l.LeaderAddress(t.Context()); !errors.Is(err, ports.ErrNoLeader) {
 				t.Errorf("%q, %v; want ErrNoLeader", got, err)
 			}
 		}
@@ -274,8 +274,8 @@ func TestLeaderAddressIsRefusedInTime(t *testing.T) {
 	})
 }
 
-func mustNameIn(t *testing.T, c *app.Cluster) {
-	if got, err := c.LeaderAddress(t.Context()); err != nil || got != "app-of-n2:80" {
+func mustNameIn(t *testing.T, l *app.LeaderLocator) {
+	if got, err := l.LeaderAddress(t.Context()); err != nil || got != "app-of-n2:80" {
 		t.Errorf("%q, %v", got, err)
 	}
 }

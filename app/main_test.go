@@ -46,15 +46,21 @@ func newLeases(i *portstest.Instance) *app.Leases {
 	return app.NewLeases(app.LeaseConfig{Registry: i, Local: i, Logger: slog.New(slog.DiscardHandler)})
 }
 
+func inquiryOf(i *portstest.Instance, peers ports.Peers) app.Inquiry {
+	return app.Inquiry{
+		Self:    ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1", Process: "P0"},
+		Local:   i,
+		Peers:   peers,
+		Formats: i,
+	}
+}
+
 func newCluster(i *portstest.Instance, peers ports.Peers) *app.Cluster {
 	return app.NewCluster(app.ClusterConfig{
-		Self:        ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1", Process: "P0"},
+		Inquiry:     inquiryOf(i, peers),
 		Membership:  i,
 		Promotions:  i,
 		ReadIndexer: i,
-		Local:       i,
-		Peers:       peers,
-		Formats:     i,
 		Logger:      slog.New(slog.DiscardHandler),
 	})
 }

@@ -80,8 +80,11 @@ func TestWhatCantBeBegunIsNotDone(t *testing.T) {
 			before, _ := i.State()
 			r := &refusing{Instance: i, step: test.step}
 			c := app.NewCluster(app.ClusterConfig{
-				Self: answer("n1"), Membership: r, Promotions: r, ReadIndexer: i, Formats: i, Local: i,
-				Peers: peers, Logger: slog.New(slog.DiscardHandler),
+				Inquiry:     app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
+				Membership:  r,
+				Promotions:  r,
+				ReadIndexer: i,
+				Logger:      slog.New(slog.DiscardHandler),
 			})
 			if err := test.ask(t.Context(), c); !errors.Is(err, ports.ErrBusy) || errors.Is(err, ports.ErrOutcomeUnknown) {
 				t.Errorf("%v", err)

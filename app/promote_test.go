@@ -178,8 +178,11 @@ func TestPromotion(t *testing.T) {
 		"the next leader goes on with it": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
 			next := app.NewCluster(app.ClusterConfig{
-				Self: far("n2", 0), Membership: p.follower, Promotions: p.follower, ReadIndexer: p.follower, Formats: p.follower,
-				Local: p.follower, Peers: p.peers, Logger: slog.New(slog.DiscardHandler),
+				Inquiry:     app.Inquiry{Self: far("n2", 0), Formats: p.follower, Local: p.follower, Peers: p.peers},
+				Membership:  p.follower,
+				Promotions:  p.follower,
+				ReadIndexer: p.follower,
+				Logger:      slog.New(slog.DiscardHandler),
 			})
 			if err := next.Open(t.Context()); err != nil {
 				t.Fatal(err)
@@ -274,8 +277,12 @@ func TestASilentInstanceIsNoBurden(t *testing.T) {
 		log := &strings.Builder{}
 		i := &counted{Instance: portstest.NewInstance("n1", "h:1")}
 		c := app.NewCluster(app.ClusterConfig{
-			Self: answer("n1"), Membership: i, Promotions: i, ReadIndexer: i, Formats: i, Local: i, Peers: peers,
-			Logger: slog.New(slog.NewTextHandler(log, nil)), WatchInterval: 1000 * time.Hour,
+			Inquiry:       app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
+			Membership:    i,
+			Promotions:    i,
+			ReadIndexer:   i,
+			Logger:        slog.New(slog.NewTextHandler(log, nil)),
+			WatchInterval: 1000 * time.Hour,
 		})
 		if err := c.Open(t.Context()); err != nil {
 			t.Fatal(err)
@@ -332,8 +339,12 @@ func TestAnInstanceThatLagsForeverIsToldOf(t *testing.T) {
 		i := &counted{Instance: portstest.NewInstance("n1", "h:1")}
 		i.Change(func(s *ports.LocalState) { s.Applied = 100 })
 		c := app.NewCluster(app.ClusterConfig{
-			Self: answer("n1"), Membership: i, Promotions: i, ReadIndexer: i, Formats: i, Local: i, Peers: peers,
-			Logger: slog.New(slog.NewTextHandler(log, nil)), WatchInterval: 1000 * time.Hour,
+			Inquiry:       app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
+			Membership:    i,
+			Promotions:    i,
+			ReadIndexer:   i,
+			Logger:        slog.New(slog.NewTextHandler(log, nil)),
+			WatchInterval: 1000 * time.Hour,
 		})
 		if err := c.Open(t.Context()); err != nil {
 			t.Fatal(err)
@@ -430,8 +441,11 @@ func TestWhatIsHalfDoneIsNotCalledUndone(t *testing.T) {
 					}
 				}
 				c := app.NewCluster(app.ClusterConfig{
-					Self: answer("n1"), Membership: stalled{i}, Promotions: i, ReadIndexer: i, Formats: i, Local: i,
-					Peers: peers, Logger: slog.New(slog.DiscardHandler),
+					Inquiry:     app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
+					Membership:  stalled{i},
+					Promotions:  i,
+					ReadIndexer: i,
+					Logger:      slog.New(slog.DiscardHandler),
 				})
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
@@ -464,8 +478,11 @@ func TestNobodyIsPromotedWhileNobodyKnowsHowFarItHasToBe(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := app.NewCluster(app.ClusterConfig{
-			Self: answer("n1"), Membership: i, Promotions: i, ReadIndexer: unproven{i}, Formats: i, Local: i,
-			Peers: peers, Logger: slog.New(slog.DiscardHandler),
+			Inquiry:     app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
+			Membership:  i,
+			Promotions:  i,
+			ReadIndexer: unproven{i},
+			Logger:      slog.New(slog.DiscardHandler),
 		})
 		p := promoting{Cluster: c, instance: i}
 		if err := p.Open(t.Context()); err != nil {
@@ -538,8 +555,11 @@ func TestLeadershipIsLostWhileAnInstanceIsPromoted(t *testing.T) {
 					clusters := map[string]*app.Cluster{}
 					open := func(id string, m ports.Membership, p ports.Promotions, r ports.ReadIndexer, i *portstest.Instance) {
 						c := app.NewCluster(app.ClusterConfig{
-							Self: answer(id), Membership: m, Promotions: p, ReadIndexer: r, Formats: i, Local: i,
-							Peers: peers, Logger: slog.New(slog.DiscardHandler),
+							Inquiry:     app.Inquiry{Self: answer(id), Formats: i, Local: i, Peers: peers},
+							Membership:  m,
+							Promotions:  p,
+							ReadIndexer: r,
+							Logger:      slog.New(slog.DiscardHandler),
 						})
 						if err := c.Open(t.Context()); err != nil {
 							t.Fatal(err)

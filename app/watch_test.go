@@ -301,7 +301,8 @@ func TestWhoDoesNotLeadAsksAsOften(t *testing.T) {
 func TestFollowWhereLeadershipWasJustLost(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	c := app.NewCluster(app.ClusterConfig{
-		Self: ports.Identity{RaftID: "n1"}, Membership: i, Local: fixedLocal{LeaderID: "n2"}, Peers: portstest.NewPeers(),
+		Inquiry:    app.Inquiry{Self: ports.Identity{RaftID: "n1"}, Local: fixedLocal{LeaderID: "n2"}, Peers: portstest.NewPeers()},
+		Membership: i,
 	})
 	if _, err := c.Follow(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("follow: %v", err)

@@ -133,7 +133,10 @@ type Cluster interface {
 	// Follow opens a stream of the raft cluster's states. Errors are
 	// those of Describe, ends those of Nodes.Follow.
 	Follow(ctx context.Context, source Source) (ClusterStream, error)
+}
 
+// LeaderLocator knows where to send those who ask for the leader. Safe for concurrent use.
+type LeaderLocator interface {
 	// LeaderAddress is the application address of another instance, that leads.
 	// ErrNoLeader when there is none, it can't be asked, it is this instance, or it
 	// has no address but this one's, to which nobody can be sent. It gives no other error.

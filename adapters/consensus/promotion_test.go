@@ -23,8 +23,11 @@ import (
 func (i *instance) promotes(t *testing.T) *app.Cluster {
 	t.Helper()
 	c := app.NewCluster(app.ClusterConfig{
-		Self: ports.Identity{RaftID: i.config.ID}, Membership: i, Promotions: i, ReadIndexer: i, Formats: i, Local: i,
-		Peers: neighbours{}, Logger: slog.New(slog.DiscardHandler),
+		Inquiry:     app.Inquiry{Self: ports.Identity{RaftID: i.config.ID}, Formats: i, Local: i, Peers: neighbours{}},
+		Membership:  i,
+		Promotions:  i,
+		ReadIndexer: i,
+		Logger:      slog.New(slog.DiscardHandler),
 	})
 	if err := c.Open(t.Context()); err != nil {
 		t.Fatal(err)

@@ -41,11 +41,12 @@ type Config struct {
 	// one: see Server.Addr.
 	BindAddress string
 
-	// Nodes, Leases, Backups, Cluster and Local must be given.
+	// Nodes, Leases, Backups, Cluster, Locator and Local must be given.
 	Nodes   ports.Nodes
 	Leases  ports.Leases
 	Backups ports.Backups
 	Cluster ports.Cluster
+	Locator ports.LeaderLocator
 	Local   ports.Local
 
 	// Joining may be nil where nobody is asked for membership.
@@ -107,7 +108,8 @@ func (c Config) Validate() error {
 		missing bool
 	}{
 		{"bind address", c.BindAddress == ""}, // it would be any port of every address
-		{"nodes", c.Nodes == nil}, {"leases", c.Leases == nil}, {"backups", c.Backups == nil}, {"cluster", c.Cluster == nil}, {"local", c.Local == nil},
+		{"nodes", c.Nodes == nil}, {"leases", c.Leases == nil}, {"backups", c.Backups == nil}, {"cluster", c.Cluster == nil},
+		{"locator", c.Locator == nil}, {"local", c.Local == nil},
 	} {
 		if required.missing {
 			faults = append(faults, fmt.Errorf("%s is not given", required.name))

@@ -173,7 +173,7 @@ func TestALateRefusalTakesNoLongerThanOthers(t *testing.T) {
 				<-time.After(late) // as an instance takes to notice that it was deposed
 				return domain.View{}, ports.ErrNotLeader
 			}}
-			c.Cluster = silentLeader{c.Cluster, &asked}
+			c.Locator = silentLeader{&asked}
 		})
 		began := time.Now()
 		got := s.handle(t, "GET", "/nodes")
@@ -186,11 +186,8 @@ func TestALateRefusalTakesNoLongerThanOthers(t *testing.T) {
 	})
 }
 
-// silentLeader is ports.Cluster whose leader gives no address.
-type silentLeader struct {
-	ports.Cluster
-	asked *bool
-}
+// silentLeader is ports.LeaderLocator of a leader that gives no address.
+type silentLeader struct{ asked *bool }
 
 func (s silentLeader) LeaderAddress(ctx context.Context) (string, error) {
 	*s.asked = true

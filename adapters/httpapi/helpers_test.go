@@ -91,9 +91,13 @@ func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id
 		log:      &logBook{},
 	}
 	self := ports.Identity{RaftID: id, ApplicationAddress: id + ".test:8080", Version: "v1"}
+	inquiry := app.Inquiry{Self: self, Formats: s.instance, Local: s.instance, Peers: s.peers}
 	s.cluster = app.NewCluster(app.ClusterConfig{
-		Self: self, Membership: s.instance, Promotions: s.instance, ReadIndexer: s.instance, Formats: s.instance, Local: s.instance,
-		Peers: s.peers, Logger: slog.New(slog.DiscardHandler),
+		Inquiry:     inquiry,
+		Membership:  s.instance,
+		Promotions:  s.instance,
+		ReadIndexer: s.instance,
+		Logger:      slog.New(slog.DiscardHandler),
 	})
 	if err := s.cluster.Open(t.Context()); err != nil {
 		t.Fatal(err)
@@ -112,6 +116,7 @@ func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id
 			Registry: s.instance, Restorer: s.instance, Local: s.instance, Leases: s.leases, Logger: slog.New(slog.DiscardHandler),
 		}),
 		Cluster: s.cluster,
+		Locator: app.NewLeaderLocator(inquiry),
 		Local:   s.instance,
 		Metrics: s.metrics,
 		Version: "v1",

@@ -206,7 +206,7 @@ func (s *Server) leader(ctx context.Context, err error) (string, error) {
 	if known, ok := errors.AsType[*leaderElsewhere](err); ok {
 		return known.address, nil
 	}
-	return s.config.Cluster.LeaderAddress(ctx)
+	return s.config.Locator.LeaderAddress(ctx)
 }
 
 func redirectTarget(leader string, r request) string {

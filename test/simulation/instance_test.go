@@ -103,10 +103,11 @@ func (i *instance) start() error {
 	}
 	p.nodes = app.NewNodes(p.Node, p.Node, nil)
 	p.cluster = app.NewCluster(app.ClusterConfig{
-		Self:       ports.Identity{RaftID: i.id, Format: consensus.Format},
-		Membership: p.Node, Promotions: p.Node, ReadIndexer: p.Node, Local: p.Node, Formats: p.Node,
-		Peers:  peers{p},
-		Logger: i.story.logger(i.id),
+		Inquiry:     app.Inquiry{Self: ports.Identity{RaftID: i.id, Format: consensus.Format}, Local: p.Node, Formats: p.Node, Peers: peers{p}},
+		Membership:  p.Node,
+		Promotions:  p.Node,
+		ReadIndexer: p.Node,
+		Logger:      i.story.logger(i.id),
 	})
 	if err := p.open(); err != nil {
 		p.tidyAway()

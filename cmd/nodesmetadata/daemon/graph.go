@@ -63,7 +63,9 @@ func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
 			newNode,
 			newSecret,
 			peerapi.NewClient,
+			newInquiry,
 			newCluster,
+			app.NewLeaderLocator,
 			newLeases,
 			newBackups,
 			newPeerServer,
@@ -105,8 +107,9 @@ func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, took *la
 	})
 }
 
-func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client, log *slog.Logger) *app.Cluster {
-	return app.NewCluster(app.ClusterConfig{
+// newInquiry says who this process is, once: see ports.Identity.
+func newInquiry(c config.Config, node *consensus.Node, peers *peerapi.Client) app.Inquiry {
+	return app.Inquiry{
 		Self: ports.Identity{
 			RaftID:             c.RaftID,
 			ApplicationAddress: c.ApplicationAdvertisedAddress,
@@ -114,12 +117,18 @@ func newCluster(c config.Config, node *consensus.Node, peers *peerapi.Client, lo
 			Format:             consensus.Format,
 			Process:            rand.Text(),
 		},
+		Local:   node,
+		Peers:   peers,
+		Formats: node,
+	}
+}
+
+func newCluster(inquiry app.Inquiry, node *consensus.Node, log *slog.Logger) *app.Cluster {
+	return app.NewCluster(app.ClusterConfig{
+		Inquiry:     inquiry,
 		Membership:  node,
 		Promotions:  node,
 		ReadIndexer: node,
-		Local:       node,
-		Peers:       peers,
-		Formats:     node,
 		Logger:      log.With("component", "cluster"),
 	})
 }
@@ -142,21 +151,21 @@ func newBackups(node *consensus.Node, leases *app.Leases, log *slog.Logger) *app
 	})
 }
 
-func newPeerServer(c config.Config, port *demux.Demux, secret *preface.Preface, node *consensus.Node, cluster *app.Cluster, log *slog.Logger) (*peerapi.Server, error) {
+func newPeerServer(c config.Config, port *demux.Demux, secret *preface.Preface, node *consensus.Node, inquiry app.Inquiry, log *slog.Logger) (*peerapi.Server, error) {
 	lane, err := port.Lane(peerapi.Lane, peerapi.LaneConfig(c.RaftID, secret))
 	if err != nil {
 		return nil, err
 	}
 	return peerapi.New(peerapi.Config{
 		Listener:    lane,
-		Self:        cluster,
+		Self:        &inquiry,
 		ReadIndexer: node,
 		Members:     node.Members,
 		Logger:      log.With("component", "peerapi"),
 	})
 }
 
-func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, backups *app.Backups, cluster *app.Cluster, joiner *app.Joiner, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
+func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Leases, backups *app.Backups, cluster *app.Cluster, locator *app.LeaderLocator, joiner *app.Joiner, metrics *prometheus.Registry, log *slog.Logger) (*httpapi.Server, error) {
 	connections, err := maxConnections()
 	if err != nil {
 		return nil, err
@@ -167,6 +176,7 @@ func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Lea
 		Leases:      leases,
 		Backups:     backups,
 		Cluster:     cluster,
+		Locator:     locator,
 		Local:       node,
 		Joining:     joiner,
 		Metrics:     metrics,
