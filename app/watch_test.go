@@ -34,7 +34,7 @@ func news(stream ports.ClusterStream) ([]string, <-chan struct{}) {
 		}
 	}
 	for _, event := range delivery.Events {
-		told = append(told, fmt.Sprintf("%s %s", event.Type, event.NodeID))
+		told = append(told, fmt.Sprintf("%s %s", event.Type, event.Member.ID))
 	}
 	return told, later
 }

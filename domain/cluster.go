@@ -33,8 +33,7 @@ const (
 
 // ClusterEvent is one difference between two states of the raft cluster.
 type ClusterEvent struct {
-	Type   ClusterEventType
-	NodeID string
+	Type ClusterEventType
 	// Member is the instance after the event; a removed one, as it was last.
 	Member Member
 	Term   uint64
@@ -45,7 +44,7 @@ type ClusterEvent struct {
 func (c Cluster) EventsSince(earlier Cluster) []ClusterEvent {
 	var events []ClusterEvent
 	add := func(kind ClusterEventType, m Member) {
-		events = append(events, ClusterEvent{Type: kind, NodeID: m.ID, Member: m, Term: c.Term})
+		events = append(events, ClusterEvent{Type: kind, Member: m, Term: c.Term})
 	}
 	if c.LeaderID != earlier.LeaderID || c.Term != earlier.Term {
 		add(LeaderChanged, c.member(c.LeaderID))

@@ -15,7 +15,7 @@ func TestEventsSince(t *testing.T) {
 		return domain.Cluster{ID: "c", LeaderID: leader, Term: term, Members: members}
 	}
 	event := func(kind domain.ClusterEventType, m domain.Member, term uint64) domain.ClusterEvent {
-		return domain.ClusterEvent{Type: kind, NodeID: m.ID, Member: m, Term: term}
+		return domain.ClusterEvent{Type: kind, Member: m, Term: term}
 	}
 	events := func(e ...domain.ClusterEvent) []domain.ClusterEvent { return e }
 	a, b, c := voter("a", "h:1"), voter("b", "h:2"), voter("c", "h:3")

@@ -127,16 +127,16 @@ type Condition struct {
 	Revision Revision // with AtRevision
 }
 
-// check is nil when the condition holds for node, which is nil when there is
+// check is nil when the condition holds for the node named id, which is nil when there is
 // none.
-func (c Condition) check(node *CacheNode) error {
+func (c Condition) check(id string, node *CacheNode) error {
 	switch {
 	case c.Expect == Absent && node != nil:
-		return fmt.Errorf("%w: node %q exists, at revision %d", ErrConditionFailed, node.ID, node.Revision)
+		return fmt.Errorf("%w: node %q exists, at revision %d", ErrConditionFailed, id, node.Revision)
 	case (c.Expect == Present || c.Expect == AtRevision) && node == nil:
-		return fmt.Errorf("%w: there is no such node", ErrConditionFailed)
+		return fmt.Errorf("%w: there is no node %q", ErrConditionFailed, id)
 	case c.Expect == AtRevision && node.Revision != c.Revision:
-		return fmt.Errorf("%w: node %q is at revision %d, not %d", ErrConditionFailed, node.ID, node.Revision, c.Revision)
+		return fmt.Errorf("%w: node %q is at revision %d, not %d", ErrConditionFailed, id, node.Revision, c.Revision)
 	}
 	return nil
 }

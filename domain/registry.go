@@ -173,7 +173,7 @@ func (r *Registry) register(cmd Register) (Change, error) {
 	wanted := &cmd.Node
 	wanted.ExpiredFrom = ""
 	known := r.nodes.get(wanted.ID)
-	if err := cmd.If.check(known); err != nil {
+	if err := cmd.If.check(wanted.ID, known); err != nil {
 		return Change{}, err
 	}
 	if known == nil || known.Address != wanted.Address {
@@ -245,7 +245,7 @@ func (r *Registry) deregister(cmd Deregister) (Change, error) {
 	if known == nil {
 		return Change{}, fmt.Errorf("%w: %q", ErrNoSuchNode, cmd.ID)
 	}
-	if err := cmd.If.check(known); err != nil {
+	if err := cmd.If.check(cmd.ID, known); err != nil {
 		return Change{}, err
 	}
 	return r.removed(known), nil

@@ -1,6 +1,7 @@
 package ports
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -112,13 +113,9 @@ type CommittedRoster struct {
 	Roster domain.Roster
 }
 
-// WaitsToBeAdded is the reason of an instance that belongs to no cluster: see Joining for
-// one that asks to be added.
-const WaitsToBeAdded = "it is not a member of a raft cluster: it waits to be added (PUT /raft/node on the leader)"
-
 // Unready says what keeps this instance from doing its part; empty when nothing
-// does.
-func (s LocalState) Unready() []string {
+// does. Asking is what Joining says of it.
+func (s LocalState) Unready(asking string) []string {
 	var reasons []string
 	if s.Closed {
 		reasons = append(reasons, "it is shutting down")
@@ -127,7 +124,8 @@ func (s LocalState) Unready() []string {
 	case s.Removed:
 		reasons = append(reasons, "it was removed from the raft cluster: stop it, or add it again (PUT /raft/node on the leader)")
 	case !s.Member && (s.Quarantine == "" || s.ClusterID == ""):
-		reasons = append(reasons, WaitsToBeAdded)
+		waits := cmp.Or(asking, "it waits to be added (PUT /raft/node on the leader)")
+		reasons = append(reasons, "it is not a member of a raft cluster: "+waits)
 	}
 	if s.Quarantine != "" && s.ClusterID != "" {
 		reasons = append(reasons, "it is in quarantine, because "+s.Quarantine+

@@ -36,7 +36,7 @@ func TestUnready(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			state := ports.LocalState{Member: true, LeaderID: "n1", CaughtUp: true}
 			test.change(&state)
-			got := state.Unready()
+			got := state.Unready("")
 			if len(got) != len(test.want) {
 				t.Fatalf("%q, want %q", got, test.want)
 			}

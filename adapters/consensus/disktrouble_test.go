@@ -72,7 +72,7 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 	if state.Leading || leader.SureLeader() {
 		t.Error("it says that it leads")
 	}
-	if reasons := strings.Join(state.Unready(), "; "); !strings.Contains(reasons, "disk of this instance does not answer: it was asked to store") {
+	if reasons := strings.Join(state.Unready(""), "; "); !strings.Contains(reasons, "disk of this instance does not answer: it was asked to store") {
 		t.Errorf("it is not ready because %s", reasons)
 	}
 	if !leader.Stats().DiskTrouble {
@@ -133,7 +133,7 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 		next = leaderOf(t, cluster[1:])
 		register(t, next, "meanwhile")
 	}
-	if state, _ := leader.State(); state.Leading || len(state.Unready()) == 0 {
+	if state, _ := leader.State(); state.Leading || len(state.Unready("")) == 0 {
 		t.Errorf("it leads, or is ready: %+v", state)
 	}
 	stores[0].fill(nil)

@@ -86,7 +86,7 @@ func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
 	}
 	next := leaderOf(t, cluster[1:])
 	register(t, next, "meanwhile")
-	if state, _ := leader.State(); state.Leading || !strings.Contains(strings.Join(state.Unready(), "; "), syscall.EIO.Error()) {
+	if state, _ := leader.State(); state.Leading || !strings.Contains(strings.Join(state.Unready(""), "; "), syscall.EIO.Error()) {
 		t.Errorf("it leads, or does not say why it is not ready: %+v", state)
 	}
 	stores[0].failAppends(nil)

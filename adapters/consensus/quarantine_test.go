@@ -147,8 +147,8 @@ func TestAnInstanceInQuarantineDoesNotLeadWhateverItsLogSays(t *testing.T) {
 		logger: slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	state, _ := alone.State()
-	if !strings.Contains(strings.Join(state.Unready(), "; "), "because of a test") {
-		t.Errorf("it says %q", state.Unready())
+	if !strings.Contains(strings.Join(state.Unready(""), "; "), "because of a test") {
+		t.Errorf("it says %q", state.Unready(""))
 	}
 	if timing := alone.raft.ReloadableConfig(); timing.HeartbeatTimeout != dormant || timing.ElectionTimeout != dormant {
 		t.Errorf("it would stand for election after %v", timing.HeartbeatTimeout)

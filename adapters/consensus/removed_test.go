@@ -26,8 +26,8 @@ func TestWhoMissedItsRemovalNoticesIt(t *testing.T) {
 			}
 			away = again(t, away, steadily)
 			away.eventually(t, "aware that it was removed", removed)
-			if state, _ := away.State(); state.Member || strings.Contains(strings.Join(state.Unready(), "; "), "waits to be added") {
-				t.Errorf("it was removed, and is a member: %v, %q", state.Member, state.Unready())
+			if state, _ := away.State(); state.Member || strings.Contains(strings.Join(state.Unready(""), "; "), "waits to be added") {
+				t.Errorf("it was removed, and is a member: %v, %q", state.Member, state.Unready(""))
 			}
 			// Raft's last word to who was removed may reach it when it is back: then its
 			// own raft knows, which elects no one who is no member.

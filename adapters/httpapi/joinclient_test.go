@@ -137,7 +137,7 @@ type asking string
 func (a asking) Asking() string { return string(a) }
 
 func TestAnInstanceThatAsksToBeAddedSaysSo(t *testing.T) {
-	const waits = ports.WaitsToBeAdded
+	const waits = "it is not a member of a raft cluster: it waits to be added (PUT /raft/node on the leader)"
 	tests := map[string]struct {
 		joining ports.Joining
 		member  bool

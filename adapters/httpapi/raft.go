@@ -151,7 +151,7 @@ type clusterEventBody struct {
 func clusterEventJSON(e *domain.ClusterEvent) []byte {
 	body := clusterEventBody{
 		Type:               e.Type,
-		NodeID:             e.NodeID,
+		NodeID:             e.Member.ID,
 		RaftAddress:        e.Member.RaftAddress,
 		ApplicationAddress: e.Member.ApplicationAddress,
 		Suffrage:           e.Member.Suffrage,
@@ -159,7 +159,7 @@ func clusterEventJSON(e *domain.ClusterEvent) []byte {
 		Version:            e.Member.Version,
 		Term:               e.Term,
 	}
-	if e.Type == domain.InstanceRemoved || e.NodeID == "" {
+	if e.Type == domain.InstanceRemoved || e.Member.ID == "" {
 		// Nobody asks an instance that is gone, or a leader that there is not.
 		body.Reachable = nil
 	}

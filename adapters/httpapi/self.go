@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"runtime/debug"
-	"slices"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -56,15 +55,10 @@ func (s *Server) readyz(context.Context, request) (answer, error) {
 }
 
 func (s *Server) unready(state ports.LocalState) []string {
-	reasons := state.Unready()
-	at := slices.Index(reasons, ports.WaitsToBeAdded)
-	if at < 0 || s.config.Joining == nil {
-		return reasons
+	if s.config.Joining == nil {
+		return state.Unready("")
 	}
-	if asking := s.config.Joining.Asking(); asking != "" {
-		reasons[at] = tidy("it is not a member of a raft cluster: " + asking)
-	}
-	return reasons
+	return state.Unready(tidy(s.config.Joining.Asking()))
 }
 
 type versionBody struct {

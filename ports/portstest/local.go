@@ -66,7 +66,7 @@ func isInTouch(t *testing.T, local ports.Local) {
 }
 
 func leaderKnowsItself(t *testing.T, s Subject) {
-	state := await(t, s.Leader.Local, "it is ready", func(state ports.LocalState) bool { return len(state.Unready()) == 0 })
+	state := await(t, s.Leader.Local, "it is ready", func(state ports.LocalState) bool { return len(state.Unready("")) == 0 })
 	self, isMember := state.Roster.Find(s.Leader.ID)
 	switch {
 	case !state.Leading || state.LeaderID != s.Leader.ID:
@@ -214,7 +214,7 @@ func membershipIsState(t *testing.T, s Subject) {
 }
 
 func followerKnowsItsLeader(t *testing.T, s Subject) {
-	state := await(t, s.Follower.Local, "it is ready", func(state ports.LocalState) bool { return len(state.Unready()) == 0 })
+	state := await(t, s.Follower.Local, "it is ready", func(state ports.LocalState) bool { return len(state.Unready("")) == 0 })
 	leader, _ := s.Leader.Local.State()
 	switch {
 	case state.Leading:

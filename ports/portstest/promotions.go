@@ -149,7 +149,7 @@ func followerIsStaged(t *testing.T, s Subject) {
 	self.Suffrage = domain.Nonvoter
 	mustAdd(t, s.Leader.Membership, self)
 	state := await(t, s.Follower.Local, "the nonvoter is staged", staged)
-	if reasons := state.Unready(); len(reasons) == 0 {
+	if reasons := state.Unready(""); len(reasons) == 0 {
 		t.Error("it is ready")
 	}
 	if state, _ := s.Leader.Local.State(); state.Staged {

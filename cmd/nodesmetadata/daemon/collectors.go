@@ -120,7 +120,7 @@ func (c registryCollector) Collect(metrics chan<- prometheus.Metric) {
 	samples := []sample{
 		gauge(revisionDesc, float64(state.View.Revision())),
 		gauge(caughtUpDesc, truth(state.CaughtUp)),
-		gauge(readyDesc, truth(len(state.Unready()) == 0)),
+		gauge(readyDesc, truth(len(state.Unready("")) == 0)),
 	}
 	if contact, ever := c.local.LeaderContact(); ever {
 		samples = append(samples, gauge(contactDesc, contact.Seconds()))
