@@ -65,6 +65,15 @@ func NewRoster(instances ...Instance) Roster {
 // Instances gives the members in ascending order of their ids.
 func (r Roster) Instances() []Instance { return slices.Clone(r.instances) }
 
+// IDs gives the ids of the members in ascending order.
+func (r Roster) IDs() []string {
+	ids := make([]string, len(r.instances))
+	for i, instance := range r.instances {
+		ids[i] = instance.ID
+	}
+	return ids
+}
+
 // Find gives the instance named id; false when it is no member.
 func (r Roster) Find(id string) (Instance, bool) {
 	i := slices.IndexFunc(r.instances, func(i Instance) bool { return i.ID == id })

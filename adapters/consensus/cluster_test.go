@@ -157,7 +157,8 @@ func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.Read
 	if err != nil {
 		return ports.ReadIndex{}, err
 	}
-	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: i.board.read().ClusterID, Index: index, Members: i.Members()}, nil
+	state := i.board.read()
+	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: state.ClusterID, Index: index, Members: state.Roster.IDs()}, nil
 }
 
 // questions are those that one instance asks. A test counts them, and decides

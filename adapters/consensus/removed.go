@@ -65,15 +65,6 @@ func (n *Node) isMissing(state *notice) bool {
 	return missing
 }
 
-// Members are the ids of who belongs to the cluster, as far as this instance knows.
-func (n *Node) Members() []string {
-	var ids []string
-	for _, instance := range n.board.read().Roster.Instances() {
-		ids = append(ids, instance.ID)
-	}
-	return ids
-}
-
 // excludes: builds from before this one do not say who the members are.
 func (n *Node) excludes(state *notice, answer ports.ReadIndex) bool {
 	return answer.ClusterID == state.ClusterID && len(answer.Members) > 0 && !slices.Contains(answer.Members, n.config.ID)

@@ -12,6 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
+	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -60,6 +61,13 @@ func (p *progress) fails(err error) {
 	p.answers(func(context.Context) (uint64, error) { return 0, err })
 }
 
+// members is ports.Local of an instance of a cluster of two.
+type members struct{ ports.Local }
+
+func (members) State() (ports.LocalState, <-chan struct{}) {
+	return ports.LocalState{Roster: domain.NewRoster(domain.Instance{ID: "n1"}, domain.Instance{ID: "n2"})}, nil
+}
+
 var someone = ports.Identity{
 	RaftID:             "n1",
 	ApplicationAddress: "10.0.0.1:8080",
@@ -95,7 +103,7 @@ func startGuarded(t *testing.T, address string, secret *preface.Preface) *instan
 		t.Fatal(err)
 	}
 	i := &instance{self: &self{identity: someone}, progress: &progress{}, demux: port}
-	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self, ReadIndexer: i.progress, Members: func() []string { return []string{"n1", "n2"} }}); err != nil {
+	if i.server, err = peerapi.New(peerapi.Config{Listener: lane, Self: i.self, ReadIndexer: i.progress, Local: members{}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := port.Open(t.Context()); err != nil {
@@ -248,7 +256,7 @@ func TestAClosedClientAsksNobody(t *testing.T) {
 
 func TestAConfigNamesAllItsFaults(t *testing.T) {
 	_, err := peerapi.New(peerapi.Config{})
-	if want := "peerapi: no listener\nno self\nno read indexer\nno members"; err == nil || err.Error() != want {
+	if want := "peerapi: no listener\nno self\nno read indexer\nno local state"; err == nil || err.Error() != want {
 		t.Fatalf("got %v, want %s", err, want)
 	}
 }

@@ -39,11 +39,10 @@ const (
 type Config struct {
 	// Listener is the lane that is served; New takes it over. Required.
 	Listener net.Listener
-	// Self, ReadIndexer and Members are asked anew for every answer. Required.
+	// Self, ReadIndexer and Local are asked anew for every answer. Required.
 	Self        ports.Self
 	ReadIndexer ports.ReadIndexer
-	// Members gives the ids of who belongs to the cluster.
-	Members func() []string
+	Local       ports.Local
 	// Logger is told what goes wrong with connections, at debug level: that is
 	// mostly the fault of whoever connected. Nil logs nothing.
 	Logger *slog.Logger
@@ -61,8 +60,8 @@ func (c Config) Validate() error {
 	if c.ReadIndexer == nil {
 		faults = append(faults, errors.New("no read indexer"))
 	}
-	if c.Members == nil {
-		faults = append(faults, errors.New("no members"))
+	if c.Local == nil {
+		faults = append(faults, errors.New("no local state"))
 	}
 	return errors.Join(faults...)
 }
@@ -82,7 +81,7 @@ func New(config Config) (*Server, error) {
 	log := cmp.Or(config.Logger, slog.New(slog.DiscardHandler))
 	s := &Server{listener: config.Listener}
 	s.http = &http.Server{
-		Handler:           routes(config.Self, config.ReadIndexer, config.Members),
+		Handler:           routes(config.Self, config.ReadIndexer, config.Local),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout + bodyTimeout,
 		WriteTimeout:      writeTimeout,
@@ -132,7 +131,7 @@ func (s *Server) follow(_ net.Conn, state http.ConnState) {
 	}
 }
 
-func routes(self ports.Self, leader ports.ReadIndexer, members func() []string) http.Handler {
+func routes(self ports.Self, leader ports.ReadIndexer, local ports.Local) http.Handler {
 	router := chi.NewRouter()
 	get := func(path string, handle http.HandlerFunc) {
 		router.Get(path, handle)
@@ -162,11 +161,12 @@ func routes(self ports.Self, leader ports.ReadIndexer, members func() []string) 
 			return
 		}
 		identity := self.Identity()
+		state, _ := local.State()
 		answer(w, http.StatusOK, "application/json", readIndex{
 			RaftID:    identity.RaftID,
 			ClusterID: identity.ClusterID,
 			Index:     index,
-			Members:   members(),
+			Members:   state.Roster.IDs(),
 		})
 	})
 	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {

@@ -232,10 +232,7 @@ func (p peers) ReadIndex(ctx context.Context, raftAddress string) (answer ports.
 	err = p.ask(ctx, raftAddress, func(target *process) {
 		answer.Index, refusal = target.ReadIndex(ctx)
 		state, _ := target.State()
-		answer.RaftID, answer.ClusterID = target.instance.id, state.ClusterID
-		for _, member := range state.Roster.Instances() {
-			answer.Members = append(answer.Members, member.ID)
-		}
+		answer.RaftID, answer.ClusterID, answer.Members = target.instance.id, state.ClusterID, state.Roster.IDs()
 	})
 	return answer, errors.Join(err, refusal)
 }

@@ -160,7 +160,7 @@ func newPeerServer(c config.Config, port *demux.Demux, secret *preface.Preface, 
 		Listener:    lane,
 		Self:        &inquiry,
 		ReadIndexer: node,
-		Members:     node.Members,
+		Local:       node,
 		Logger:      log.With("component", "peerapi"),
 	})
 }
