@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/raft"
 
@@ -123,8 +122,8 @@ func describedSnapshots(folder string, spoilt func(path string, err error)) (fou
 		return nil, err
 	}
 	for _, entry := range entries {
-		if !entry.IsDir() || strings.HasSuffix(entry.Name(), unfinished) {
-			continue
+		if _, ok := snapshotNamed(entry.Name()); !ok || !entry.IsDir() {
+			continue // unfinished, or none: a lost+found, or a copy that somebody made
 		}
 		path := filepath.Join(folder, entry.Name())
 		meta, err := readSnapshotMeta(path)

@@ -270,6 +270,30 @@ func TestWhatIsLeftOfOthersSnapshotsStays(t *testing.T) {
 	mustEqual(t, "what is left", i.Leftovers, []string{leftover("n[12]")})
 }
 
+// An instance that took it for damage would set aside all that it has, and a whole cluster of
+// them would be lost: the file system's folder, or somebody's copy.
+func TestAFolderThatIsNoSnapshotIsNoDamage(t *testing.T) {
+	dir, _ := livedIn(t, durableBackends[0])
+	before := inspectDirectory(t, dir, durableBackends[0])
+	h := harm{t, dir, before}
+	folder := filepath.Join(dir, "snapshots")
+	for _, name := range []string{"lost+found", "@eaDir", ".snapshot", "0-1", "copies"} {
+		if err := os.Mkdir(filepath.Join(folder, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(h.snapshot(0, "")+"-copy", os.DirFS(h.snapshot(0, ""))); err != nil {
+		t.Fatal(err)
+	}
+	there := namesIn(t, folder)
+	mustEqual(t, "what is found", inspectDirectory(t, dir, durableBackends[0]), before)
+
+	i := start(t, instanceConfig{id: "n1", directory: dir, open: durableBackends[0].Open, backend: durableBackends[0].Name})
+	i.eventually(t, "leading", leading)
+	i.stop(t)
+	mustEqual(t, "what is there afterwards", namesIn(t, folder), there)
+}
+
 // What ended in the middle of a snapshot, or of removing one, is no damage, and goes
 // with the next start.
 func TestWhatIsLeftOfSnapshotsGoesAtTheStart(t *testing.T) {
