@@ -53,11 +53,18 @@ type image struct {
 	raw []byte
 }
 
-// firstBatch is the number of the batch that a segment begins with; 0 for none that can
-// be read.
+// firstBatch is the number of the batch that a segment begins with; 0 for none that is
+// whole. It has all of the stable state, for which the segments before are not needed then.
 func (i image) firstBatch() uint64 {
-	first, _ := readRecord(i.raw[segmentHeader:], i.seed)
-	return first.number >> tryBits
+	raw := i.raw[segmentHeader:]
+	first, ok := readRecord(raw, i.seed)
+	for found := first; ok && found.number == first.number; found, ok = readRecord(raw, i.seed) {
+		if found.last {
+			return first.number >> tryBits
+		}
+		raw = raw[found.size:]
+	}
+	return 0
 }
 
 // replayAll reads the listed segments. Their files stay open, unless it fails.
