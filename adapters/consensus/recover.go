@@ -18,20 +18,21 @@ import (
 // recovery made.
 const recoveredIndex = 1
 
-// Recovery gives the cluster of an instance that does not run another membership.
+// Recovery makes an instance that does not run a cluster of its own.
 // All fields are required.
 type Recovery struct {
 	Directory *logstore.Directory // claimed for writing
 	Backend   logstore.Backend
-	// Roster is who belongs to the cluster from then on, voters all.
-	Roster domain.Roster
+	// Self is the instance, a voter, and all that belongs to the cluster from then on: what
+	// it takes for committed, others may not have.
+	Self   domain.Instance
 	Logger *slog.Logger
 }
 
-// Recovered says whether the directory is as a recovery to this membership leaves
-// it, with nothing written since.
-func (r *Report) Recovered(to domain.Roster) bool {
-	return r.Quarantine == "" && r.LastIndex == 0 && r.RosterIndex == recoveredIndex && r.Roster.Equal(to) && r.Sound()
+// Recovered says whether the directory is as a recovery leaves it, with nothing written
+// since.
+func (r *Report) Recovered(self domain.Instance) bool {
+	return r.Quarantine == "" && r.LastIndex == 0 && r.RosterIndex == recoveredIndex && r.Roster.Equal(domain.NewRoster(self)) && r.Sound()
 }
 
 // Recover rewrites the membership, without a majority and without asking anybody,
@@ -54,6 +55,7 @@ func Recover(r Recovery) (err error) {
 		return fmt.Errorf("open the %s log store: %w", r.Backend.Name, err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	roster := domain.NewRoster(r.Self)
 	settings := raft.DefaultConfig()
 	settings.LocalID = raft.ServerID(r.Directory.RaftID())
 	settings.Logger = raftLogger(r.Logger, func() bool { return false })
@@ -70,11 +72,11 @@ func Recover(r Recovery) (err error) {
 	machine := newMachine(newBoard(ports.LocalState{}), func(error) {})
 	// Raft asks the transport how to write an address, and for nothing else.
 	_, transport := raft.NewInmemTransport("")
-	logs := provenFirst{Store: store, prove: func() error { return proveRecovery(path, snapshots, r.Roster) }}
+	logs := provenFirst{Store: store, prove: func() error { return proveRecovery(path, snapshots, roster) }}
 	if logs.base, err = replacing(snapshots, store); err != nil {
 		return err
 	}
-	if err := raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, configurationOf(r.Roster)); err != nil {
+	if err := raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, configurationOf(roster)); err != nil {
 		return err
 	}
 	// Those whom it would wait for are gone.

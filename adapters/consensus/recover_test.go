@@ -54,17 +54,17 @@ func bereaved(t *testing.T, backend logstore.Backend, snapshots bool) (survivor,
 	return s, last
 }
 
-func (s survivor) alone() domain.Roster {
-	return domain.NewRoster(domain.Instance{ID: s.id, RaftAddress: s.address, Suffrage: domain.Voter})
+func (s survivor) alone() domain.Instance {
+	return domain.Instance{ID: s.id, RaftAddress: s.address, Suffrage: domain.Voter}
 }
 
-func (s survivor) recover(t *testing.T, to domain.Roster, backend logstore.Backend) error {
+func (s survivor) recover(t *testing.T, to domain.Instance, backend logstore.Backend) error {
 	t.Helper()
 	directory, err := logstore.ClaimExisting(s.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return errors.Join(Recover(Recovery{Directory: directory, Backend: backend, Roster: to, Logger: slog.New(slog.DiscardHandler)}), directory.Close())
+	return errors.Join(Recover(Recovery{Directory: directory, Backend: backend, Self: to, Logger: slog.New(slog.DiscardHandler)}), directory.Close())
 }
 
 func (s survivor) start(t *testing.T) *instance {
@@ -85,7 +85,7 @@ func (s survivor) goesOn(t *testing.T) *instance {
 	mustEqual(t, "the registry", contentsOf(view), contentsOf(s.state.View))
 	now, _ := i.State()
 	mustEqual(t, "the cluster's id", now.ClusterID, s.state.ClusterID)
-	mustEqual(t, "the membership", now.Roster.Instances(), s.alone().Instances())
+	mustEqual(t, "the membership", now.Roster.Instances(), []domain.Instance{s.alone()})
 	return i
 }
 
@@ -121,7 +121,7 @@ func TestOneThatIsLeftGoesOnAlone(t *testing.T) {
 					t.Fatal(err)
 				}
 				after := inspectDirectory(t, s.dir, backend)
-				if len(after.Faults) > 0 || !after.Recovered(s.alone()) || after.Recovered(before.Roster) {
+				if len(after.Faults) > 0 || !after.Recovered(s.alone()) {
 					t.Errorf("afterwards: %+v", after)
 				}
 				if after.Revision != last.Revision || after.Term != before.Term || after.VotedFor != before.VotedFor ||
@@ -210,7 +210,7 @@ func TestARecoveryThatStopsBeforeTheLogIsRemoved(t *testing.T) {
 			}
 			between := inspectDirectory(t, s.dir, backend)
 			if len(between.Faults) > 0 || between.FirstIndex != before.FirstIndex || between.LastIndex != before.LastIndex ||
-				between.Recovered(s.alone()) || !between.Roster.Equal(s.alone()) {
+				between.Recovered(s.alone()) || !between.Roster.Equal(domain.NewRoster(s.alone())) {
 				t.Errorf("in between: %+v", between)
 			}
 			copied := s
@@ -226,53 +226,6 @@ func TestARecoveryThatStopsBeforeTheLogIsRemoved(t *testing.T) {
 			s.goesOn(t)
 		})
 	}
-}
-
-// Two of five are left, say, and both are to go on.
-func TestSeveralThatAreLeftGoOnTogether(t *testing.T) {
-	cluster := startCluster(t, 3, nil)
-	for n := range 10 {
-		register(t, cluster[0], fmt.Sprintf("node-%d", n))
-	}
-	// One of them misses the end.
-	cluster[2].stop(t)
-	last := register(t, cluster[0], "at-the-end")
-	cluster[1].arrives(t, last.Revision)
-	for _, i := range cluster {
-		i.stop(t)
-	}
-	var kept []survivor
-	var roster domain.Roster
-	for _, i := range cluster[1:] {
-		s := survivor{dir: i.config.Directory, id: i.config.ID, address: i.raftAddress(), backend: durableBackends[0]}
-		kept = append(kept, s)
-		roster = domain.NewRoster(append(roster.Instances(), s.alone().Instances()...)...)
-	}
-	ahead, behind := inspectDirectory(t, kept[0].dir, durableBackends[0]), inspectDirectory(t, kept[1].dir, durableBackends[0])
-	if ahead.ReachTerm < behind.ReachTerm || ahead.ReachTerm == behind.ReachTerm && ahead.ReachIndex <= behind.ReachIndex {
-		t.Errorf("the one with more reaches entry %d of term %d, the other one %d of %d", ahead.ReachIndex, ahead.ReachTerm, behind.ReachIndex, behind.ReachTerm)
-	}
-	for _, s := range kept {
-		if err := s.recover(t, roster, s.backend); err != nil {
-			t.Fatal(err)
-		}
-	}
-	again := []*instance{kept[0].start(t), kept[1].start(t)}
-	leader := leaderOf(t, again)
-	view, err := leader.Read(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if view.Revision() != last.Revision {
-		t.Errorf("it is at revision %d, want %d", view.Revision(), last.Revision)
-	}
-	next := register(t, leader, "later")
-	for _, i := range again {
-		i.arrives(t, next.Revision)
-	}
-	one, _ := again[0].State()
-	other, _ := again[1].State()
-	mustHoldTheSame(t, one, other)
 }
 
 // An old directory that is started after all gets no vote of the one that went on.

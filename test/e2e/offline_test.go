@@ -56,7 +56,7 @@ func TestTheMajorityIsLostForGood(t *testing.T) {
 				t.Errorf("the report does not say %q:\n%s", words, report)
 			}
 		}
-		recoverArgs := []string{"recover", here, "--instances=n3=" + left.RaftAddress}
+		recoverArgs := []string{"recover", here, "--instance=n3=" + left.RaftAddress}
 		if said := offline(t, recoverArgs...); !strings.Contains(said, "Done: revision 60, 60 nodes.") {
 			t.Errorf("recover said:\n%s", said)
 		}
@@ -96,13 +96,13 @@ func TestVerbsAreStrict(t *testing.T) {
 	}{
 		{[]string{"storage", "vacuum"}, `unknown verb: "storage vacuum"`},
 		{[]string{"storage", "check", "--raft_dir=/no/such", "--deep"}, "unknown flag: --deep"},
-		{[]string{"recover", "--raft_dir=/no/such", "--instances=n1"}, `"n1" is not id=address`},
+		{[]string{"recover", "--raft_dir=/no/such", "--instance=n1"}, `"n1" is not id=address`},
 	} {
 		if result := harness.Run(t, nil, test.args...); result.Status != 2 || !strings.Contains(result.Stderr, test.says) || result.Stdout != "" {
 			t.Errorf("%q: %+v", test.args, result)
 		}
 	}
-	if help := harness.Run(t, nil, "recover", "--help"); help.Status != 0 || !strings.Contains(help.Stdout, "--instances id=address") {
+	if help := harness.Run(t, nil, "recover", "--help"); help.Status != 0 || !strings.Contains(help.Stdout, "--instance id=address") {
 		t.Errorf("recover --help: %+v", help)
 	}
 }

@@ -28,15 +28,13 @@ func TestMisuseNamesWhatIsWrongAndTouchesNothing(t *testing.T) {
 		"migrate: from one that forgets":   {[]string{"storage", "migrate", "--from=memory", "--to=bolt", "--raft_dir=DIR"}, []string{`--from: "memory" keeps nothing on disk`}},
 		"migrate: to one that forgets":     {[]string{"storage", "migrate", "--from=bolt", "--to=memory", "--raft_dir=DIR"}, []string{`--to: "memory" keeps nothing on disk`}},
 		"migrate: to itself":               {[]string{"storage", "migrate", "--from=bolt", "--to=bolt", "--raft_dir=DIR"}, []string{`--from, --to: both are "bolt"`}},
-		"recover: nothing":                 {[]string{"recover"}, []string{"--raft_dir must be given", "--instances must be given", "see nodesmetadata recover --help"}},
-		"recover: no address":              {[]string{"recover", "--raft_dir=DIR", "--instances=n1"}, []string{`--instances: "n1" is not id=address`}},
-		"recover: no port":                 {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1"}, []string{`--instances: "n1=10.0.0.1": address must be host:port`}},
-		"recover: every interface":         {[]string{"recover", "--raft_dir=DIR", "--instances=n1=0.0.0.0:8008"}, []string{"not every interface"}},
-		"recover: an id that is none":      {[]string{"recover", "--raft_dir=DIR", "--instances=n/1=10.0.0.1:1"}, []string{`"n/1=10.0.0.1:1": id may only have`}},
-		"recover: an id twice":             {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1,n1=10.0.0.2:1"}, []string{`"n1" is there twice`}},
-		"recover: an address twice":        {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1,n2=10.0.0.1:1"}, []string{`is the raft address of instance "n1"`}},
-		"recover: two lines":               {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1\nn2=10.0.0.2:1"}, []string{`--instances: "n1=10.0.0.1:1\nn2=10.0.0.2:1" is more than one line`}},
-		"recover: an argument, not a flag": {[]string{"recover", "--raft_dir=DIR", "--instances=n1=10.0.0.1:1", "n2=10.0.0.2:1"}, []string{`unexpected argument: "n2=10.0.0.2:1"`}},
+		"recover: nothing":                 {[]string{"recover"}, []string{"--raft_dir must be given", "--instance must be given", "see nodesmetadata recover --help"}},
+		"recover: no address":              {[]string{"recover", "--raft_dir=DIR", "--instance=n1"}, []string{`--instance: "n1" is not id=address`}},
+		"recover: no port":                 {[]string{"recover", "--raft_dir=DIR", "--instance=n1=10.0.0.1"}, []string{`--instance: "n1=10.0.0.1": address must be host:port`}},
+		"recover: every interface":         {[]string{"recover", "--raft_dir=DIR", "--instance=n1=0.0.0.0:8008"}, []string{"not every interface"}},
+		"recover: an id that is none":      {[]string{"recover", "--raft_dir=DIR", "--instance=n/1=10.0.0.1:1"}, []string{`"n/1=10.0.0.1:1": id may only have`}},
+		"recover: two instances":           {[]string{"recover", "--raft_dir=DIR", "--instance=n1=10.0.0.1:1,n2=10.0.0.2:1"}, []string{`--instance: "n1=10.0.0.1:1,n2=10.0.0.2:1": address must be host:port`}},
+		"recover: an argument, not a flag": {[]string{"recover", "--raft_dir=DIR", "--instance=n1=10.0.0.1:1", "n2=10.0.0.2:1"}, []string{`unexpected argument: "n2=10.0.0.2:1"`}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +61,7 @@ func TestHelp(t *testing.T) {
 		{[]string{"storage", "check", "--help"}, []string{"nodesmetadata storage check --raft_dir directory\n", "exit status"}},
 		{[]string{"storage", "migrate", "-h"}, []string{"nodesmetadata storage migrate --from backend --to backend --raft_dir directory\n"}},
 		{[]string{"storage", "migrate", "--from=x", "--help"}, []string{"Usage:"}},
-		{[]string{"recover", "--help"}, []string{"nodesmetadata recover --raft_dir directory --instances id=address,...\n", "must ever be started again"}},
+		{[]string{"recover", "--help"}, []string{"nodesmetadata recover --raft_dir directory --instance id=address\n", "must ever be started again"}},
 	} {
 		said := mustRun(t, test.args...)
 		for _, words := range test.says {

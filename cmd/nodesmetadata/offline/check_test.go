@@ -65,7 +65,7 @@ func TestCheckOfARunningInstance(t *testing.T) {
 	for _, args := range [][]string{
 		{"storage", "check", "--raft_dir=" + dir},
 		{"storage", "migrate", "--from=bolt", "--to=badger", "--raft_dir=" + dir},
-		{"recover", "--raft_dir=" + dir, "--instances=n1=" + i.raftAddress()},
+		{"recover", "--raft_dir=" + dir, "--instance=n1=" + i.raftAddress()},
 	} {
 		mustFail(t, 1, []string{"in use by another instance", dir, "stop it first"}, args...)
 	}

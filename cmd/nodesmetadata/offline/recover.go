@@ -30,51 +30,46 @@ instance.
   - What was acknowledged and is only in directories that are lost, is lost.
   - What was on its way and not acknowledged may now take effect.
   - No other directory of the cluster must ever be started again: it would go on
-    as a second cluster under the same name.
+    as a second cluster under the same name. Nor can two directories be recovered
+    to go on together: what their logs end with may differ.
 `,
 	define: func(flags *pflag.FlagSet) job {
 		r := &recovery{}
 		directoryFlag(flags, &r.directory)
-		flags.StringSliceVar(&r.instances, "instances", nil,
-			"`id=address,...` of all members of the cluster from now on, this instance among them, with their raft addresses; all are voters (comma separated or repeated)")
+		flags.StringVar(&r.instance, "instance", "",
+			"`id=address` of the instance whose directory this is, with its raft address: the only member of the cluster from now on")
 		return r
 	},
 }
 
 type recovery struct {
 	directory string
-	instances []string
-	roster    domain.Roster
+	instance  string
+	self      domain.Instance
 }
 
 func (r *recovery) check(*desk) error {
-	faults := []error{given("raft_dir", r.directory), given("instances", strings.Join(r.instances, ","))}
-	for _, word := range r.instances {
-		if err := r.add(strings.TrimSpace(word)); err != nil {
-			faults = append(faults, fmt.Errorf("--instances: %w", err))
-		}
+	faults := errors.Join(given("raft_dir", r.directory), given("instance", r.instance))
+	if r.instance == "" {
+		return faults
 	}
-	return errors.Join(faults...)
+	var err error
+	if r.self, err = parseInstance(r.instance); err != nil {
+		faults = errors.Join(faults, fmt.Errorf("--instance: %w", err))
+	}
+	return faults
 }
 
-// add makes one more instance a member.
-func (r *recovery) add(word string) error {
+func parseInstance(word string) (domain.Instance, error) {
 	id, address, ok := strings.Cut(word, "=")
 	if !ok {
-		return fmt.Errorf("%q is not id=address", word)
+		return domain.Instance{}, fmt.Errorf("%q is not id=address", word)
 	}
 	instance, err := domain.NewInstance(id, address, nil)
 	if err != nil {
-		return fmt.Errorf("%q: %s", word, strings.ReplaceAll(err.Error(), "\n", "; "))
+		return domain.Instance{}, fmt.Errorf("%q: %s", word, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	if _, twice := r.roster.Find(id); twice {
-		return fmt.Errorf("%q is there twice", id)
-	}
-	if _, err := r.roster.Join(instance); err != nil {
-		return fmt.Errorf("%q: %w", word, err)
-	}
-	r.roster = domain.NewRoster(append(r.roster.Instances(), instance)...)
-	return nil
+	return instance, nil
 }
 
 func (r *recovery) do(ctx context.Context, d *desk) error {
@@ -91,7 +86,7 @@ func (r *recovery) do(ctx context.Context, d *desk) error {
 	if err := r.refuse(before); err != nil {
 		return fmt.Errorf("%w\nnothing was changed", err)
 	}
-	if before.Recovered(r.roster) {
+	if before.Recovered(r.self) {
 		d.say("\nThis directory has been recovered to that membership already: there is nothing to do.")
 		return nil
 	}
@@ -103,7 +98,7 @@ func (r *recovery) do(ctx context.Context, d *desk) error {
 		return err
 	}
 	backend, _ := d.backends.Named(directory.Backend()) // inspect found it
-	err = consensus.Recover(consensus.Recovery{Directory: directory, Backend: backend, Roster: r.roster, Logger: d.notes.logger()})
+	err = consensus.Recover(consensus.Recovery{Directory: directory, Backend: backend, Self: r.self, Logger: d.notes.logger()})
 	if err != nil {
 		return fmt.Errorf("%w\nthe same command can be given again", err)
 	}
@@ -111,7 +106,7 @@ func (r *recovery) do(ctx context.Context, d *desk) error {
 	if err != nil {
 		return err
 	}
-	if err := same(before, after, r.roster); err != nil {
+	if err := same(before, after, r.self); err != nil {
 		return err
 	}
 	d.say("\n%s", r.next(after))
@@ -120,10 +115,9 @@ func (r *recovery) do(ctx context.Context, d *desk) error {
 
 // refuse says why a directory can't be recovered.
 func (r *recovery) refuse(found consensus.Report) error {
-	if _, among := r.roster.Find(found.RaftID); !among {
-		return fmt.Errorf("--instances: %q, whose directory this is, is not among them", found.RaftID)
-	}
 	switch {
+	case found.RaftID != r.self.ID:
+		return fmt.Errorf("--instance: this is the directory of %q, not of %q", found.RaftID, r.self.ID)
 	case found.Blank:
 		return fmt.Errorf("%s holds no raft state: there is nothing to recover", found.Directory)
 	case !found.Sound():
@@ -135,10 +129,7 @@ func (r *recovery) refuse(found consensus.Report) error {
 // announce says what is going to be done, and what that means.
 func (r *recovery) announce(found consensus.Report) string {
 	var text strings.Builder
-	text.WriteString("From now on the cluster is, in this directory:\n")
-	for _, instance := range r.roster.Instances() {
-		_, _ = fmt.Fprintf(&text, "  %s=%s %s\n", instance.ID, instance.RaftAddress, instance.Suffrage)
-	}
+	_, _ = fmt.Fprintf(&text, "From now on the cluster is, in this directory:\n  %s=%s %s\n", r.self.ID, r.self.RaftAddress, r.self.Suffrage)
 	self, member := found.Roster.Find(found.RaftID)
 	switch {
 	case !member:
@@ -150,18 +141,18 @@ func (r *recovery) announce(found consensus.Report) string {
 - What was acknowledged and is not in here, is lost. This directory reaches entry %d of term %d:
   if another one is left that reaches a higher term, or a higher entry of the same, recover that one.
 - What was on its way, and is in here, takes effect, though it was not acknowledged.
-- No other directory of this cluster must be started again, unless it was recovered to the same
-  membership: it would go on as a second cluster under the same name. Remove them.
+- No other directory of this cluster must be started again: it would go on as a second cluster
+  under the same name. Remove them.
 `, found.ReachIndex, found.ReachTerm)
 	return text.String()
 }
 
 // same makes sure that nothing but the membership is different.
-func same(before, after consensus.Report, roster domain.Roster) error {
+func same(before, after consensus.Report, self domain.Instance) error {
 	switch {
 	case !after.Sound():
 		return fmt.Errorf("what was written can't be read: %w", faultsOf(after))
-	case !after.Roster.Equal(roster):
+	case !after.Roster.Equal(domain.NewRoster(self)):
 		return errors.New("the membership is not the new one: give the same command again")
 	case after.Revision != before.Revision || after.Nodes != before.Nodes || after.ClusterID != before.ClusterID:
 		return fmt.Errorf("the registry is at revision %d with %d nodes, and was at revision %d with %d nodes: restore the copy of the directory",
@@ -172,13 +163,8 @@ func same(before, after consensus.Report, roster domain.Roster) error {
 
 // next says what to do when it is done.
 func (r *recovery) next(found consensus.Report) string {
-	self, _ := r.roster.Find(found.RaftID)
-	text := fmt.Sprintf("Done: revision %d, %d nodes. ", found.Revision, found.Nodes)
-	if len(r.roster.Instances()) > 1 {
-		text += "Before any of them is started, give the same command for each other\ndirectory of these instances. Then start this one"
-	} else {
-		text += "Start it"
-	}
-	return text + fmt.Sprintf(" with --raft_id=%s\n--raft_advertised_address=%s --storage_backend=%s, and without\n--bootstrap_raft_cluster. Others join with empty directories.",
-		self.ID, self.RaftAddress, found.Backend)
+	return fmt.Sprintf(`Done: revision %d, %d nodes. Start it with --raft_id=%s
+--raft_advertised_address=%s --storage_backend=%s, and without
+--bootstrap_raft_cluster. Others join with empty directories.`,
+		found.Revision, found.Nodes, r.self.ID, r.self.RaftAddress, found.Backend)
 }

@@ -1,7 +1,6 @@
 package offline_test
 
 import (
-	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,7 +41,7 @@ func TestRecover(t *testing.T) {
 					t.Errorf("the membership was not as it should be:\n%s", before)
 				}
 			}
-			self := "--instances=n2=" + address
+			self := "--instance=n2=" + address
 			said := mustRun(t, "recover", "--raft_dir="+dir, self)
 			for _, words := range []string{"reaches          entry ", "From now on the cluster is", "n2=" + address + " voter", "is lost", "must be started again", "takes effect",
 				"Done: revision 60, 60 nodes.", "--raft_advertised_address=" + address, "--storage_backend=" + backend} {
@@ -83,17 +82,17 @@ func TestRecoverRefuses(t *testing.T) {
 	volatile := t.TempDir()
 	start(t, volatile, "n1", "memory").stop()
 	for name, test := range map[string]struct {
-		dir, instances string
-		says           []string
+		dir, instance string
+		says          []string
 	}{
-		"a membership without this instance":    {dir, "n2=10.0.0.2:8008", []string{`--instances: "n1", whose directory this is, is not among them`, "nothing was changed"}},
+		"another instance":                      {dir, "n2=10.0.0.2:8008", []string{`--instance: this is the directory of "n1", not of "n2"`, "nothing was changed"}},
 		"a directory that is damaged":           {damaged, "n1=" + address, []string{"entry 53: checksum mismatch", "nothing was changed"}},
 		"a directory that was never written":    {blank, "n1=" + address, []string{"no raft state", "nothing was changed"}},
 		"a directory in which nothing was kept": {volatile, "n1=" + address, []string{"no raft state"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := logstoretest.Tree(t, test.dir)
-			mustFail(t, 1, test.says, "recover", "--raft_dir="+test.dir, "--instances="+test.instances)
+			mustFail(t, 1, test.says, "recover", "--raft_dir="+test.dir, "--instance="+test.instance)
 			if after := logstoretest.Tree(t, test.dir); after != before {
 				t.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
 			}
@@ -101,24 +100,11 @@ func TestRecoverRefuses(t *testing.T) {
 	}
 }
 
-func TestRecoverToSeveral(t *testing.T) {
-	dir, address, _ := livedIn(t, "badger")
-	said := mustRun(t, "recover", "--raft_dir="+dir, fmt.Sprintf("--instances=n1=%s,n2=n2.example:8008", address), "--instances=n3=[2001:db8::3]:8008")
-	for _, words := range []string{"n3=[2001:db8::3]:8008 voter", "give the same command for each other"} {
-		if !strings.Contains(said, words) {
-			t.Errorf("it does not say %q:\n%s", words, said)
-		}
-	}
-	if report := mustRun(t, "storage", "check", "--raft_dir="+dir); !strings.Contains(report, "n2=n2.example:8008 voter") {
-		t.Errorf("afterwards:\n%s", report)
-	}
-}
-
 func TestRecoverOfOneThatMissesASnapshotThatItDoesNotNeed(t *testing.T) {
 	dir, address, _ := livedIn(t, "bolt")
 	older := snapshotStates(t, dir)[0]
 	flip(t, older, middle)
-	status, said, stderr := program(t, "recover", "--raft_dir="+dir, "--instances=n1="+address)
+	status, said, stderr := program(t, "recover", "--raft_dir="+dir, "--instance=n1="+address)
 	if status != 0 || !strings.Contains(said, "Done: revision 100") || !strings.Contains(stderr, "warning: "+older) {
 		t.Errorf("status %d, stdout:\n%s\nstderr:\n%s", status, said, stderr)
 	}
