@@ -1,6 +1,9 @@
 package consensus
 
 import (
+	"bytes"
+	"fmt"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +44,7 @@ type ballot struct {
 	// that leader.
 	yields bool
 
-	voting int // how often raft was asked for its vote, and has not answered
+	voting int // how often raft was asked for its vote, or told to stand, and has not answered
 
 	// told is the term for which its leader told this instance to stand for election, the
 	// last time that it was told: the next one of that leader's. Zero: it was told by
@@ -153,7 +156,8 @@ func (b *ballot) put(command any, pass func()) {
 		b.voting++
 	case *raft.TimeoutNowRequest:
 		defer b.lock()()
-		b.told.Store(b.next(string(request.Addr)))
+		b.told.Store(b.next(request.RPCHeader))
+		b.voting++
 	}
 	pass()
 }
@@ -165,17 +169,34 @@ func (b *ballot) lookAway(request *raft.RequestPreVoteRequest) {
 	}
 }
 
-// next is the term after that in which leader leads this instance; zero when it does not. It
-// needs the lock.
-func (b *ballot) next(leader string) uint64 {
+// next is the term after that in which the one who says word leads this instance; zero when
+// that does not. It needs the lock.
+func (b *ballot) next(word raft.RPCHeader) uint64 {
 	if b.heartbeat == 0 {
 		return 0
 	}
 	term := b.term() // before the leader: raft has none while it goes on to another term
-	if now, follows := b.follows(); !follows || string(now) != leader {
+	if leader, follows := b.follows(); !follows || string(leader) != string(word.Addr) {
+		return 0
+	}
+	if of, known := termOf(word.ID); known && of != term {
 		return 0
 	}
 	return term + 1
+}
+
+// withTerm adds to the id of a leader, which has no @ in it, the term in which it tells another
+// instance to take over. Raft 1.7.3 sends no term with that: said late, it could be taken for
+// the word of a later term, in which that leader told nobody, and is sure to lead.
+func withTerm(id []byte, term uint64) []byte {
+	return fmt.Appendf(bytes.Clone(id), "@%d", term)
+}
+
+// termOf gives the term that was added; false: a build from before withTerm says none.
+func termOf(id []byte) (term uint64, known bool) {
+	_, text, known := bytes.Cut(id, []byte("@"))
+	term, err := strconv.ParseUint(string(text), 10, 64)
+	return term, known && err == nil
 }
 
 // passed gives the leader that raft still has, though this instance is free. It

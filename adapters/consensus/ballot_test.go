@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,6 +241,53 @@ func TestWhoWouldVoteForAnotherDoesNotStandItself(t *testing.T) {
 	}
 }
 
+// A heartbeat that met the word to take over, or a vote, beside raft's main goroutine would make
+// a follower of it again, and have it go back to the term before.
+func TestAHeartbeatMeetsNothingThatEndsAFollowersTerm(t *testing.T) {
+	for name, command := range map[string]any{
+		"the word to take over": &raft.TimeoutNowRequest{RPCHeader: word("leader:1", 7)},
+		"a vote":                &raft.RequestVoteRequest{Term: 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newElector(t, "leader:1")
+			begun, goOn := make(chan struct{}), make(chan struct{})
+			order := make(chan string, 2)
+			v.SetHeartbeatHandler(func(raft.RPC) {
+				close(begun)
+				<-goOn
+				order <- "the heartbeat"
+			})
+			var running sync.WaitGroup
+			running.Go(v.heartbeat)
+			<-begun
+			var asked raft.RPC
+			running.Go(func() { v.inner.rpcs <- raft.RPC{Command: command, RespChan: make(chan raft.RPCResponse, 1)} })
+			running.Go(func() {
+				asked = <-v.Consumer()
+				order <- name
+			})
+			select {
+			case first := <-order:
+				t.Errorf("raft is given %s, and has not handled the heartbeat", first)
+			case <-time.After(50 * time.Millisecond):
+			}
+			close(goOn)
+			running.Wait()
+			if first := <-order; first != "the heartbeat" {
+				t.Errorf("raft handles %s first", first)
+			}
+			// Until raft has answered, it has to decide on both one after the other.
+			v.SetHeartbeatHandler(func(raft.RPC) { t.Error("a heartbeat is handled beside it") })
+			running.Go(v.heartbeat)
+			if _, later := (<-v.Consumer()).Command.(*raft.AppendEntriesRequest); !later {
+				t.Error("raft is given something else")
+			}
+			running.Wait()
+			asked.Respond(nil, nil)
+		})
+	}
+}
+
 // Raft's main goroutine may be busy with a snapshot, or a disk, when another one asks.
 func TestAQuestionThatWaitsForRaftKeepsNoHeartbeatFromBeingAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -290,22 +338,29 @@ func patient(config *instanceConfig) {
 	config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = 4*time.Second, 4*time.Second }
 }
 
+// word is what heads the word of a leader that an instance is to take over.
+func word(address string, term uint64) raft.RPCHeader {
+	return raft.RPCHeader{ID: withTerm([]byte("leader"), term), Addr: []byte(address)}
+}
+
 // Raft 1.7.3 stands for election at the word of a leader that was deposed while that was on
 // its way, and voters must not leave their new leader, which may be sure of them, for it.
 func TestOnlyTheWordOfTheirLeaderFreesVoters(t *testing.T) {
 	tests := map[string]struct {
-		by    string
+		by    raft.RPCHeader
 		term  uint64 // of the vote; this instance is in term 7
 		frees bool
 	}{
-		"its leader":                            {"leader:1", 8, true},
-		"its leader, and then there is another": {"leader:1", 9, false},
-		"one who led before":                    {"before:1", 8, false},
+		"its leader":                            {word("leader:1", 7), 8, true},
+		"its leader, and then there is another": {word("leader:1", 7), 9, false},
+		"one who led before":                    {word("before:1", 7), 8, false},
+		"its leader, when it led before":        {word("leader:1", 5), 8, false},
+		"its leader, of an earlier build":       {raft.RPCHeader{ID: []byte("leader"), Addr: []byte("leader:1")}, 8, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			v := newElector(t, "leader:1")
-			v.passes(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{Addr: []byte(test.by)}})
+			v.passes(&raft.TimeoutNowRequest{RPCHeader: test.by})
 			asked := v.ballot.request(&raft.RequestVoteRequest{Term: test.term, LeadershipTransfer: true})
 			if asked.LeadershipTransfer != test.frees {
 				t.Errorf("voters are free: %v, want %v", asked.LeadershipTransfer, test.frees)

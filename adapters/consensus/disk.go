@@ -93,6 +93,8 @@ type diskConfig struct {
 	// halt reports what this instance can't go on with, and returns when it is
 	// being closed.
 	halt func(error)
+	// raising is held while a later term is stored; it may be nil.
+	raising sync.Locker
 }
 
 // trouble is what is wrong with the disk.
@@ -467,6 +469,10 @@ func (d *disk) awaitFine() {
 // SetUint64 implements raft.StableStore. Raft sets again, when it starts, what it
 // has just read.
 func (d *disk) SetUint64(key []byte, value uint64) error {
+	if d.raises(key, value) {
+		d.config.raising.Lock()
+		defer d.config.raising.Unlock()
+	}
 	var later uint64
 	err := d.persist(key, func() error {
 		stored, err := d.Store.GetUint64(key)
@@ -484,6 +490,15 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 		runtime.Goexit()
 	}
 	return err
+}
+
+// raises says whether raft goes on to a later term.
+func (d *disk) raises(key []byte, value uint64) bool {
+	if d.config.raising == nil || !bytes.Equal(key, logstore.TermKey) {
+		return false
+	}
+	stored, err := d.Store.GetUint64(key)
+	return err == nil && stored < value
 }
 
 // noCandidate is in the place of a candidate while a vote is written: no candidate is called

@@ -204,6 +204,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	kept := describing{found}
+	raising := newSharedLock() // see witness
 	n.disk = newDisk(n.store, diskConfig{
 		hangAfter: n.config.Timing.hangAfter(),
 		self:      []byte(address),
@@ -214,6 +215,7 @@ func (n *Node) start(address string) (err error) {
 		took:      n.config.Observer.Stored,
 		changed:   n.postTrouble,
 		halt:      n.halt,
+		raising:   raising,
 	})
 	n.ahead = &ahead{
 		logs:        &logs{disk: n.disk},
@@ -241,7 +243,12 @@ func (n *Node) start(address string) (err error) {
 	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started, n.appliedIndex}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.board.read().Term })
 	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
 	n.witness.taken, n.witness.sends = n.announced.acknowledged, n.sends
-	n.witness.tells = func() { n.told.Store(n.currentTerm()) }
+	n.witness.raising = raising
+	n.witness.tells = func() uint64 {
+		term := n.currentTerm()
+		n.told.Store(term)
+		return term
+	}
 	exists, err := n.bootstrap(settings, n.store, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)

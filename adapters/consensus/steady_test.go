@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -71,6 +72,42 @@ func TestOnlyAFollowerIsSteady(t *testing.T) {
 			t.Errorf("%s is steady in a later term", i.config.ID)
 		}
 	}
+}
+
+// counted counts how often it is locked.
+type counted struct {
+	sync.Mutex
+	times int
+}
+
+func (c *counted) Lock() {
+	c.Mutex.Lock()
+	c.times++
+}
+
+// A heartbeat beside raft's main goroutine stores the term that there is, and must not wait for
+// itself.
+func TestOnlyALaterTermWaitsForHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t)
+		defer w.close(t)
+		raising := &counted{}
+		w.config.raising = raising
+		for _, stored := range []struct {
+			key   []byte
+			value uint64
+			times int
+		}{
+			{logstore.TermKey, 7, 1}, {logstore.TermKey, 7, 1}, {logstore.VoteTermKey, 7, 1}, {logstore.TermKey, 8, 2}, {logstore.VoteTermKey, 8, 2},
+		} {
+			if err := w.SetUint64(stored.key, stored.value); err != nil {
+				t.Fatal(err)
+			}
+			if raising.times != stored.times {
+				t.Errorf("%s %d: it has waited %d times, not %d", stored.key, stored.value, raising.times, stored.times)
+			}
+		}
+	})
 }
 
 func TestATermThatWouldGoBackHaltsTheInstance(t *testing.T) {

@@ -38,9 +38,10 @@ func TestWhoIsSureThatItLeads(t *testing.T) {
 func TestWhoToldAnotherToTakeOverIsNotSureUntilTheNextTerm(t *testing.T) {
 	const stuck = 100 * time.Millisecond
 	var lost atomic.Bool
+	var of atomic.Uint64
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.seams.stuckAfter = stuck
-		config.seams.transport = func(inner transport) transport { return untaken{inner, &lost} }
+		config.seams.transport = func(inner transport) transport { return untaken{inner, &lost, &of} }
 	})
 	leader, other := cluster[0], cluster[1]
 	until(t, "the leader is sure", leader.SureLeader)
@@ -49,6 +50,9 @@ func TestWhoToldAnotherToTakeOverIsNotSureUntilTheNextTerm(t *testing.T) {
 		t.Fatalf("hand over: %v", err)
 	}
 	lost.Store(false)
+	if term, _ := leader.leads(); of.Load() != term {
+		t.Errorf("the word is of term %d, and it leads in %d", of.Load(), term)
+	}
 	for began := time.Now(); time.Since(began) < 3*stuck; time.Sleep(stuck / 20) {
 		if leader.SureLeader() {
 			t.Fatalf("it is sure after %v, and its successor may be about to take over", time.Since(began))
@@ -66,10 +70,13 @@ func TestWhoToldAnotherToTakeOverIsNotSureUntilTheNextTerm(t *testing.T) {
 type untaken struct {
 	transport
 	lost *atomic.Bool
+	of   *atomic.Uint64 // the term of the leader whose word was lost
 }
 
 func (u untaken) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	if u.lost.Load() {
+		term, _ := termOf(args.ID)
+		u.of.Store(term)
 		return nil
 	}
 	return u.transport.TimeoutNow(id, to, args, resp)

@@ -38,8 +38,16 @@ type witness struct {
 	// sends says whether there is still something to be sent to an instance in a term; nil:
 	// what could not be sent is given up at once.
 	sends func(id raft.ServerID, term uint64) bool
-	// tells is called before another instance is told to take over.
-	tells func()
+	// tells is called before another instance is told to take over, and gives the term in
+	// which that is to leave this one.
+	tells func() uint64
+
+	// beating is held, shared, while raft handles a heartbeat beside its main goroutine, and
+	// alone by who gives that a vote to decide on, or has it stand for election; raising alone
+	// by the main goroutine while it goes on to a later term. A heartbeat that met one of
+	// these would make a follower of raft, and have it go back to the term before.
+	beating *sharedLock
+	raising *sharedLock
 
 	stopped  chan struct{}
 	stopOnce sync.Once
@@ -56,8 +64,8 @@ type transport interface {
 }
 
 func newWitness(inner transport, e *evidence, c *covered, voters *electorate, follows func() uint64) *witness {
-	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), absent: newAbsent(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(), stopped: make(chan struct{}),
-		taken: func(raft.ServerID, *raft.AppendEntriesRequest) {}, tells: func() {}}
+	w := &witness{transport: inner, evidence: e, covered: c, electorate: voters, owed: newOwed(), absent: newAbsent(), follows: follows, rpcs: make(chan raft.RPC), ballot: newBallot(), beating: newSharedLock(), raising: newSharedLock(), stopped: make(chan struct{}),
+		taken: func(raft.ServerID, *raft.AppendEntriesRequest) {}, tells: func() uint64 { return 0 }}
 	w.relaying.Go(w.relay)
 	return w
 }
@@ -184,6 +192,13 @@ func (w *witness) forward(rpc raft.RPC) {
 			w.electorate.enfranchise(rpc.Command)
 		}
 		rpc.RespChan = w.overhear(rpc.Command, asker)
+	case *raft.TimeoutNowRequest:
+		rpc.RespChan = w.overhear(rpc.Command, asker)
+	}
+	switch rpc.Command.(type) {
+	case *raft.RequestVoteRequest, *raft.TimeoutNowRequest:
+		w.beating.Lock()
+		defer w.beating.Unlock()
 	}
 	w.ballot.put(rpc.Command, func() {
 		select {
@@ -223,6 +238,8 @@ func (w *witness) forwardAfter(wait time.Duration, rpc raft.RPC) {
 
 // stand has raft stand for election now, unless that is too early, or too late.
 func (w *witness) stand() {
+	w.beating.Lock()
+	defer w.beating.Unlock()
 	w.ballot.stand(func(command any) {
 		select {
 		case w.rpcs <- raft.RPC{Command: command, RespChan: w.overhear(command, nil)}:
@@ -238,8 +255,9 @@ func (w *witness) RequestVote(id raft.ServerID, target raft.ServerAddress, args 
 
 // TimeoutNow implements raft.Transport.
 func (w *witness) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	w.tells()
-	return w.transport.TimeoutNow(id, target, args, resp)
+	own := *args
+	own.ID = withTerm(own.ID, w.tells())
+	return w.transport.TimeoutNow(id, target, &own, resp)
 }
 
 // SetHeartbeatHandler implements raft.Transport: heartbeats do not come through
@@ -250,14 +268,25 @@ func (w *witness) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *
 // term that is another one's.
 func (w *witness) SetHeartbeatHandler(handle func(raft.RPC)) {
 	w.transport.SetHeartbeatHandler(func(rpc raft.RPC) {
-		voting := w.hear(rpc.Command)
-		request, ok := rpc.Command.(*raft.AppendEntriesRequest)
-		if !ok || !voting && (w.steady == nil || w.steady(request.Term)) {
-			handle(rpc)
-			return
+		if !w.beside(rpc, handle) {
+			w.forward(rpc)
 		}
-		w.forward(rpc)
 	})
+}
+
+// beside has raft handle a heartbeat beside its main goroutine; false: that is for that one.
+func (w *witness) beside(rpc raft.RPC, handle func(raft.RPC)) bool {
+	w.beating.RLock()
+	defer w.beating.RUnlock()
+	voting := w.hear(rpc.Command)
+	w.raising.RLock()
+	defer w.raising.RUnlock()
+	request, ok := rpc.Command.(*raft.AppendEntriesRequest)
+	if ok && (voting || w.steady != nil && !w.steady(request.Term)) {
+		return false
+	}
+	handle(rpc)
+	return true
 }
 
 // hear says whether a vote may be under way: see ballot.
