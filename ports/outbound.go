@@ -154,9 +154,8 @@ func (s LocalState) Unready(asking string) []string {
 // instance that is not the leader answers ErrNotLeader. Changes are made one after
 // the other. Safe for concurrent use.
 type Membership interface {
-	// Roster gives a membership that holds every change answered before Roster
-	// was called; a change that is under way may show in it already. Errors are
-	// as for Registry.Read.
+	// Roster gives a membership that is committed, and holds every change answered
+	// before Roster was called. Errors are as for Registry.Read.
 	Roster(ctx context.Context) (domain.Roster, error)
 
 	// RosterHere is Roster also where another instance leads: see

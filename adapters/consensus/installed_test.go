@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -102,7 +100,7 @@ func (p pausing) Restore(snapshot io.ReadCloser) error {
 }
 
 // Raft restores the state machine first, and the membership after it.
-func TestARosterHereWaitsForTheMembershipOfASnapshot(t *testing.T) {
+func TestARosterHereIsThatOfASnapshotAtOnce(t *testing.T) {
 	leader, _, late := frugalTrio(t, func(leader *instance) {
 		if err := leader.Add(within(t), nonvoter("new")); err != nil {
 			t.Fatal(err)
@@ -114,27 +112,16 @@ func TestARosterHereWaitsForTheMembershipOfASnapshot(t *testing.T) {
 		id: late.config.ID, directory: late.config.Directory, address: late.raftAddress(), timing: keepNoLog,
 		seams: seams{fsm: func(m *machine) raft.FSM { return pausing{m, restored, proceed} }},
 	})
-	goOn := sync.OnceFunc(func() { close(proceed) })
-	t.Cleanup(goOn)
+	t.Cleanup(func() { close(proceed) })
 	receive(t, restored, "it was sent no snapshot")
 	mustHold(t, settled(t, late), "after")
-	roster := make(chan domain.Roster, 1)
-	go func() {
-		here, err := late.RosterHere(within(t))
-		if err != nil {
-			t.Errorf("the roster here: %v", err)
-		}
-		roster <- here
-	}()
-	select {
-	case got := <-roster:
-		t.Errorf("it did not wait, and has %+v", got.Instances())
-	case <-time.After(200 * time.Millisecond):
-		goOn()
-		want, err := leader.Roster(within(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		mustEqual(t, "the roster here", receive(t, roster, "no roster").Instances(), want.Instances())
+	here, err := late.RosterHere(within(t))
+	if err != nil {
+		t.Fatal(err)
 	}
+	want, err := leader.Roster(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEqual(t, "the roster here", here.Instances(), want.Instances())
 }

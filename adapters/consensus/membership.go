@@ -19,42 +19,23 @@ import (
 // is busy with an earlier one.
 const transferPause = 10 * time.Millisecond
 
-// Roster implements ports.Membership.
+// Roster implements ports.Membership. It gives what is committed: what raft goes by may never
+// be.
 func (n *Node) Roster(ctx context.Context) (domain.Roster, error) {
-	term, _ := n.leads()
-	if _, err := n.read(ctx); err != nil {
+	state, err := n.read(ctx)
+	if err != nil {
 		return domain.Roster{}, err
 	}
-	roster := n.roster()
-	// Without this it could be one that another leader has only just proposed.
-	if now, leads := n.leads(); !leads || now != term {
-		return domain.Roster{}, ports.ErrNotLeader
-	}
-	return roster, nil
+	return state.lastCommitted(), nil
 }
 
 // RosterHere implements ports.Membership.
 func (n *Node) RosterHere(ctx context.Context) (domain.Roster, error) {
-	roster, err := n.Roster(ctx)
-	if !errors.Is(err, ports.ErrNotLeader) {
-		return roster, err
-	}
-	if _, err := n.readHere(ctx); err != nil {
+	state, err := n.readHere(ctx)
+	if err != nil {
 		return domain.Roster{}, err
 	}
-	// Raft takes the membership out of a snapshot only after the state machine
-	// has been restored from it. Its main loop, which does so, answers this later.
-	err = n.wait(ctx, func() error {
-		_ = n.raft.VerifyLeader().Error()
-		return nil
-	})
-	switch {
-	case errors.Is(err, errHangs):
-		return domain.Roster{}, n.lags()
-	case err != nil:
-		return domain.Roster{}, err
-	}
-	return n.roster(), nil
+	return state.lastCommitted(), nil
 }
 
 // Add implements ports.Membership.
@@ -193,9 +174,8 @@ func (n *Node) changeMembership(ctx context.Context, plan func(domain.Roster) ([
 	return err
 }
 
-// planned needs the token. The roster that it builds upon is committed: what
-// an earlier one left behind lies before the opening of its term, and of its own
-// changes none is under way.
+// planned needs the token. What raft goes by is committed then: what an earlier leader left
+// behind lies before the opening of this term, and of its own changes none is under way.
 func (n *Node) planned(ctx context.Context, plan func(domain.Roster) ([]change, error)) ([]change, error) {
 	if err := n.refusal(ctx); err != nil {
 		return nil, err

@@ -466,3 +466,40 @@ func TestALeaderThatIsDemotedStepsDownForAnother(t *testing.T) {
 	change = register(t, next, "last")
 	old.arrives(t, change.Revision)
 }
+
+// A leader that proves that it leads has proven nothing of its last entries: the next leader need
+// not have them.
+func TestAMembershipThatNobodyHasCommittedIsNotRead(t *testing.T) {
+	var holdsBack atomic.Bool
+	through := make(chan struct{})
+	cluster := startCluster(t, 3, func(c *instanceConfig) {
+		c.seams.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+	})
+	letThrough := sync.OnceFunc(func() { close(through) })
+	t.Cleanup(letThrough) // before the cluster is stopped
+	leader := cluster[0]
+	holdsBack.Store(true)
+	added := make(chan error, 1)
+	go func() { added <- leader.Add(within(t), nonvoter("new")) }()
+	until(t, "raft goes by the new membership", func() bool {
+		_, isMember := leader.roster().Find("new")
+		return isMember
+	})
+	roster, err := leader.Roster(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, isMember := roster.Find("new"); isMember {
+		t.Errorf("it is read: %+v", roster.Instances())
+	}
+	letThrough()
+	if err := <-added; err != nil {
+		t.Fatal(err)
+	}
+	if roster, err = leader.Roster(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, isMember := roster.Find("new"); !isMember {
+		t.Errorf("it is committed, and is not read: %+v", roster.Instances())
+	}
+}
