@@ -36,7 +36,7 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 		return true, nil
 	case !n.config.Bootstrap:
 		return exists, nil
-	case n.directory.ClusterID() != "" && (waits != "" || n.hasPeers()):
+	case n.directory.ClusterID() != "" && (waits != "" || n.mayHavePeers()):
 		log.Warn("the directory belongs to a raft cluster, whose state it has lost: bootstrapping would found another one, so this instance waits for the others",
 			"directory", n.directory.Path(), "cluster_id", n.directory.ClusterID())
 		return false, nil

@@ -3,6 +3,8 @@ package consensus
 import (
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -39,5 +41,32 @@ func TestABootstrapThatWasCutShortBeginsAnew(t *testing.T) {
 	register(t, again, "a")
 	if now := again.directory.ClusterID(); now != cluster {
 		t.Errorf("cluster %s was %s", now, cluster)
+	}
+}
+
+// The others still have what it acknowledged, and would take back what it does as another cluster
+// of the same name.
+func TestALostStateIsNotFoundedAnew(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"where it knows the others":        func(string) error { return nil },
+		"where it can't read who they are": func(path string) error { return os.Truncate(path, 1) },
+		"where a newer build wrote that": func(path string) error {
+			return os.WriteFile(path, []byte(`{"format":2,"members":{}}`), 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := startCluster(t, 2, func(config *instanceConfig) { config.backend, config.open = "bolt", bolt.Open })
+			lost := cluster[0]
+			until(t, "it knows the other one", lost.hasPeers)
+			lost.stop(t)
+			dir := lost.config.Directory
+			if err := errors.Join(os.Remove(filepath.Join(dir, "log.bolt")), os.RemoveAll(filepath.Join(dir, "snapshots")), spoil(filepath.Join(dir, peersName))); err != nil {
+				t.Fatal(err)
+			}
+			again := start(t, instanceConfig{id: lost.config.ID, directory: dir, address: lost.raftAddress(), bootstrap: true, backend: "bolt", open: bolt.Open})
+			if state, _ := again.State(); state.Quarantine == "" || state.Leading || again.raft.LastIndex() > 0 {
+				t.Errorf("quarantine %q, leading %v, a log up to %d", state.Quarantine, state.Leading, again.raft.LastIndex())
+			}
+		})
 	}
 }

@@ -135,6 +135,12 @@ func (n *Node) wasAlone() bool {
 	return err == nil && isMember && len(roster.Instances()) == 1
 }
 
+// mayHavePeers is hasPeers, also where that can't be read.
+func (n *Node) mayHavePeers() bool {
+	_, err := keptPeers(n.directory)
+	return err != nil || n.hasPeers()
+}
+
 // hasPeers says whether the directory is of a member of a cluster with others.
 func (n *Node) hasPeers() bool {
 	roster, err := keptPeers(n.directory)
