@@ -75,8 +75,8 @@ func (x *index) audit() error {
 // places gives the taken ones in ascending order.
 func (s *slots) places() []int {
 	var places []int
-	for i, word := range s.words {
-		for ; word != 0; word &= word - 1 {
+	for _, i := range slices.Sorted(maps.Keys(s.words)) {
+		for word := s.words[i]; word != 0; word &= word - 1 {
 			places = append(places, i*64+bits.TrailingZeros64(word))
 		}
 	}
@@ -87,12 +87,14 @@ func (s *slots) audit() error {
 	if places := s.places(); s.taken != len(places) {
 		return fmt.Errorf("%d places are counted, not %d", s.taken, len(places))
 	}
-	if s.lowest > len(s.words) {
-		return fmt.Errorf("it looks from word %d of %d", s.lowest, len(s.words))
-	}
-	for i, word := range s.words[:s.lowest] {
-		if word != ^uint64(0) {
+	for i := range s.lowest {
+		if s.words[i] != ^uint64(0) {
 			return fmt.Errorf("there is a free place in word %d, and it looks from %d", i, s.lowest)
+		}
+	}
+	for i, word := range s.words {
+		if word == 0 {
+			return fmt.Errorf("word %d is kept for nothing", i)
 		}
 	}
 	return nil

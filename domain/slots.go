@@ -1,14 +1,15 @@
 package domain
 
 import (
+	"maps"
 	"math/bits"
-	"slices"
 )
 
-// slots hands out the lowest free place in a pool. A taken place is a bit that
-// is set. The zero value has nothing taken.
+// slots hands out the lowest free place in a pool. The zero value has nothing taken.
 type slots struct {
-	words []uint64
+	// words has 64 places each, a bit that is set being a taken one. Where none is, there is
+	// no word: a backup may put a node far behind the others, in each of many pools.
+	words map[int]uint64
 	// lowest is the first word that may have a free place in it.
 	lowest int
 	taken  int
@@ -17,14 +18,10 @@ type slots struct {
 // take hands out the lowest free place. It looks at each full word once, until a
 // place before it is released.
 func (s *slots) take() int {
-	for s.lowest < len(s.words) && s.words[s.lowest] == ^uint64(0) {
+	for s.words[s.lowest] == ^uint64(0) {
 		s.lowest++
 	}
-	word := uint64(0)
-	if s.lowest < len(s.words) {
-		word = s.words[s.lowest]
-	}
-	slot := s.lowest*64 + bits.TrailingZeros64(^word)
+	slot := s.lowest*64 + bits.TrailingZeros64(^s.words[s.lowest])
 	s.claim(slot)
 	return slot
 }
@@ -35,27 +32,30 @@ func (s *slots) claim(slot int) bool {
 	if slot < 0 || slot >= MaxNodes {
 		return false
 	}
-	for slot/64 >= len(s.words) {
-		s.words = append(s.words, 0)
-	}
-	word, bit := &s.words[slot/64], uint64(1)<<(slot%64)
-	if *word&bit != 0 {
+	word, bit := slot/64, uint64(1)<<(slot%64)
+	if s.words[word]&bit != 0 {
 		return false
 	}
-	*word |= bit
+	if s.words == nil {
+		s.words = map[int]uint64{}
+	}
+	s.words[word] |= bit
 	s.taken++
 	return true
 }
 
 // release makes a taken place free.
 func (s *slots) release(slot int) {
-	s.words[slot/64] &^= 1 << (slot % 64)
-	s.lowest = min(s.lowest, slot/64)
+	word := slot / 64
+	if s.words[word] &^= 1 << (slot % 64); s.words[word] == 0 {
+		delete(s.words, word)
+	}
+	s.lowest = min(s.lowest, word)
 	s.taken--
 }
 
 func (s *slots) clone() *slots {
-	return &slots{words: slices.Clone(s.words), lowest: s.lowest, taken: s.taken}
+	return &slots{words: maps.Clone(s.words), lowest: s.lowest, taken: s.taken}
 }
 
 func (s *slots) unused() bool { return s.taken == 0 }

@@ -83,6 +83,25 @@ func TestARefusedBatchLeavesNoTrace(t *testing.T) {
 	}
 }
 
+// A backup is small, and must not cost more than it says: a node may be alone at the end of its
+// pool.
+func TestAPlaceFarBehindTakesNoRoomBeforeIt(t *testing.T) {
+	s := &slots{}
+	if !s.claim(MaxNodes-1) || !s.clone().claim(MaxNodes-65) {
+		t.Fatal("it is taken")
+	}
+	if len(s.words) != 1 {
+		t.Errorf("one place takes %d words", len(s.words))
+	}
+	s.release(MaxNodes - 1)
+	if len(s.words) != 0 {
+		t.Errorf("none takes %d words", len(s.words))
+	}
+	if got := s.take(); got != 0 {
+		t.Errorf("took %d first", got)
+	}
+}
+
 func TestSlotsTakeTheLowestFree(t *testing.T) {
 	var s slots
 	for want := range 5 {
