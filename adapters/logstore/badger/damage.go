@@ -2,11 +2,13 @@ package badger
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
@@ -53,6 +55,8 @@ func refuseLostEntries(dir string) error {
 	if err != nil {
 		return err
 	}
+	// Their names are numbers of five digits, and later of six.
+	slices.SortStableFunc(paths, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
 	found := false
 	for at, path := range paths {
 		// A log that is not the newest was complete before the next one was begun.

@@ -343,3 +343,32 @@ func TestFilesThatBadgerDoesNotOpenAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// What was being written when a crash came is in the newest log: the one with the highest number,
+// which has more digits then than the others.
+func TestTheNewestLogMayHaveALongerName(t *testing.T) {
+	dir := crashed(t)
+	first := walOf(t, dir)
+	raw, err := os.ReadFile(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	torn := bytes.Clone(raw)
+	torn[bytes.LastIndex(raw, bytes.Repeat([]byte{20}, 50))] ^= 0xff // in the last transaction
+	folder := filepath.Dir(first)
+	for name, content := range map[string][]byte{"99999.mem": raw, "100000.mem": torn} {
+		if err := os.WriteFile(filepath.Join(folder, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(first); err != nil {
+		t.Fatal(err)
+	}
+	store := open(t, dir)
+	if last, err := store.LastIndex(); err != nil || last < 19 {
+		t.Errorf("the log ends with entry %d, %v", last, err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
