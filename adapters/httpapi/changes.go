@@ -77,6 +77,9 @@ func (s *Server) renewNode(ctx context.Context, r request) (answer, error) {
 	if err := noCondition(r); err != nil {
 		return answer{}, err
 	}
+	if err := ignoreBody(r); err != nil {
+		return answer{}, err
+	}
 	node, revision, err := s.config.Leases.Renew(ctx, id)
 	if err != nil {
 		return answer{}, err
@@ -97,6 +100,9 @@ func (s *Server) expireNodes(ctx context.Context, r request) (answer, error) {
 	}
 	if !r.query.Has(paramPool) {
 		return answer{}, invalidRequest("the parameter %q is missing: which pool's nodes are to expire", paramPool)
+	}
+	if err := ignoreBody(r); err != nil {
+		return answer{}, err
 	}
 	changes, revision, err := s.config.Leases.Expire(ctx, r.query.Get(paramPool))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -64,6 +65,15 @@ func readBody(r request, decode func(body []byte) error) error {
 		return bodyError(err)
 	}
 	return decode(body.Bytes())
+}
+
+// ignoreBody takes the body of r, whose length the caller has bounded, and makes nothing of it.
+// One in chunks tells only at its end that it is too long, and what is refused must not be done.
+func ignoreBody(r request) error {
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return bodyError(err)
+	}
+	return nil
 }
 
 func checkMediaType(h http.Header) error {

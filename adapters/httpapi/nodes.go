@@ -155,6 +155,9 @@ func (s *Server) deleteNode(ctx context.Context, r request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	if err := ignoreBody(r); err != nil {
+		return answer{}, err
+	}
 	change, err := s.config.Nodes.Deregister(ctx, id, condition)
 	if err != nil {
 		return answer{}, err

@@ -49,6 +49,9 @@ func (s *Server) deleteInstance(ctx context.Context, r request) (answer, error) 
 	if err := errors.Join(domain.CheckID("id", id), noCondition(r)); err != nil {
 		return answer{}, err
 	}
+	if err := ignoreBody(r); err != nil {
+		return answer{}, err
+	}
 	removed, err := s.config.Cluster.Remove(ctx, id)
 	if err != nil {
 		return answer{}, err
