@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 )
 
 // The one who dials sends a hello, the other answers with its own and, where a
@@ -74,6 +75,8 @@ var (
 	ErrWrongSecret = errors.New("the other side does not know the raft secret")
 	// ErrNoProof: the other side ended the connection where its proof should have come.
 	ErrNoProof = errors.New("the other side hung up instead of proving that it knows the raft secret")
+
+	errNoID = errors.New("the other side says an id that can't be one")
 )
 
 // err is for those of which refusal says no more.
@@ -370,8 +373,11 @@ func readHello(r io.Reader) (hello, error) {
 	}
 	for _, id := range []*string{&h.clusterID, &h.raftID} {
 		text, err := readShort(r)
-		if err != nil {
+		switch {
+		case err != nil:
 			return hello{}, err
+		case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }):
+			return hello{}, errNoID // ids are kept, and shown
 		}
 		*id = text
 	}

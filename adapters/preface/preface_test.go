@@ -473,6 +473,8 @@ func TestAnInstanceOfNoClusterIsAdoptedByWhoIsThrough(t *testing.T) {
 		"by none that was too late":          {dialer: side("a", "c", "s"), dialled: side("b", "", "s"), asked: "c", answer: taken, err: taken},
 		"by none that knows no cluster":      {dialer: side("a", "", ""), dialled: side("b", "", "")},
 		"by none that knows another secret":  {dialer: side("a", "c", "s1"), dialled: side("b", "", "s2"), err: ErrNoProof},
+		"by none whose id can't be one":      {dialer: side("a", "\xff\n", ""), dialled: side("b", "", ""), err: errNoID},
+		"nor by who has no id":               {dialer: side("a b", "c", ""), dialled: side("b", "", ""), err: errNoID},
 		"nor where it belongs to that one":   {dialer: side("a", "c", ""), dialled: side("b", "c", "")},
 		"nor where it belongs to some other": {dialer: side("a", "c", ""), dialled: side("b", "d", ""), err: ErrOtherCluster},
 	} {
