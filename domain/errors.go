@@ -30,6 +30,9 @@ var (
 	ErrIDInUse      = errors.New("id in use")
 )
 
+// ErrClusterFull: the raft cluster takes no more instances.
+var ErrClusterFull = errors.New("cluster full")
+
 // InvalidError says which field of a value breaks which rule. It matches
 // ErrInvalid.
 type InvalidError struct {

@@ -110,9 +110,14 @@ type Step struct {
 	Instance Instance
 }
 
+// MaxInstances is how many instances a raft cluster may have. All of them fit into one event of a
+// stream, with the longest names there are.
+const MaxInstances = 64
+
 // Join says which steps make the roster hold wanted as it is, none when it does
 // already. Without the last voter nothing could ever be committed again, so it
-// is not demoted (ErrLastVoter); an address has one owner (ErrAddressInUse).
+// is not demoted (ErrLastVoter); an address has one owner (ErrAddressInUse); and there are
+// MaxInstances at most (ErrClusterFull).
 func (r Roster) Join(wanted Instance) ([]Step, error) {
 	address := canonicalAddress(wanted.RaftAddress)
 	for _, other := range r.instances {
@@ -124,6 +129,8 @@ func (r Roster) Join(wanted Instance) ([]Step, error) {
 	switch {
 	case isMember && known == wanted:
 		return nil, nil
+	case !isMember && len(r.instances) >= MaxInstances:
+		return nil, fmt.Errorf("%w: it has %d instances, which is as many as it can have", ErrClusterFull, len(r.instances))
 	case wanted.Suffrage == Voter:
 		return []Step{{SetVoter, wanted}}, nil
 	case !isMember || known.Suffrage == Nonvoter:

@@ -2,6 +2,7 @@ package domain_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -94,6 +95,11 @@ func TestJoin(t *testing.T) {
 	steps := func(s ...domain.Step) []domain.Step { return s }
 	of := domain.NewRoster
 	a, b := voter("a", "h:1"), voter("b", "h:2")
+	var members []domain.Instance
+	for n := range domain.MaxInstances {
+		members = append(members, voter(fmt.Sprintf("m%d", n), fmt.Sprintf("h:%d", n+1)))
+	}
+	full := of(members...)
 	tests := map[string]struct {
 		roster domain.Roster
 		wanted domain.Instance
@@ -118,6 +124,8 @@ func TestJoin(t *testing.T) {
 		"the last voter is not demoted beside nonvoters": {of(a, nonvoter("b", "h:2")), nonvoter("a", "h:1"), nil, domain.ErrLastVoter},
 		"the last voter does not move to be demoted":     {of(a), nonvoter("a", "h:9"), nil, domain.ErrLastVoter},
 		"an address has one owner":                       {of(a), voter("b", "h:1"), nil, domain.ErrAddressInUse},
+		"a full cluster takes no more":                   {full, voter("z", "z:1"), nil, domain.ErrClusterFull},
+		"but changes of its members":                     {full, voter("m7", "z:1"), steps(step(domain.SetVoter, voter("m7", "z:1"))), nil},
 		"an address has one owner in every spelling":     {of(a), voter("b", "H:1"), nil, domain.ErrAddressInUse},
 		"a nonvoter's address is in use too":             {of(a, nonvoter("b", "h:2")), voter("c", "h:2"), nil, domain.ErrAddressInUse},
 		"a member does not move to an address in use":    {of(a, b), voter("b", "h:1"), nil, domain.ErrAddressInUse},

@@ -109,7 +109,7 @@ type Cluster interface {
 	// before, that is ErrOutcomeUnknown, and goes on all the same. Who forces it waits for
 	// no more than two seconds, and is given the nonvoter. The leader hands over before it
 	// is made a nonvoter, as for Remove. Other errors: domain.ErrAddressInUse,
-	// domain.ErrLastVoter and those of Membership.Add.
+	// domain.ErrClusterFull, domain.ErrLastVoter and those of Membership.Add.
 	Add(ctx context.Context, instance domain.Instance, force bool) (domain.Instance, error)
 
 	// Remove ends a membership and gives what it was. The leader hands over

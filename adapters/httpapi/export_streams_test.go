@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -60,3 +61,8 @@ func (w *Waves) Await(stream int) { <-w.streams[stream].woken }
 
 // NewHTTP is what serves connections, for tests that bring theirs.
 func (s *Server) NewHTTP() *http.Server { return s.newHTTP() }
+
+// ClusterSnapshotLength is how long the event is with which a stream of the cluster begins.
+func ClusterSnapshotLength(c domain.Cluster) int {
+	return len(eventBlock("snapshot", clusterJSON(c)))
+}

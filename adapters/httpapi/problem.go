@@ -72,6 +72,7 @@ var outcomes = []outcome{
 	{domain.ErrOtherCluster, http.StatusConflict, "other_cluster"},
 	{domain.ErrTooOld, http.StatusConflict, "instance_too_old"},
 	{domain.ErrIDInUse, http.StatusConflict, "id_in_use"},
+	{domain.ErrClusterFull, http.StatusConflict, "cluster_full"},
 	{domain.ErrNotVoter, http.StatusConflict, "not_voter"},
 	{domain.ErrLastVoter, http.StatusConflict, "last_voter"},
 	{ports.ErrNoMajorityLeft, http.StatusConflict, "no_majority_left"},

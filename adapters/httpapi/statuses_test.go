@@ -120,6 +120,7 @@ var provocations = map[string]provocation{
 	"409 id_mismatch":      replacing(`"n3"`, `"n4"`),
 	"409 instance_too_old": failingWith(domain.ErrTooOld),
 	"409 id_in_use":        failingWith(domain.ErrIDInUse),
+	"409 cluster_full":     failingWith(domain.ErrClusterFull),
 	"409 no_majority_left": failingWith(ports.ErrNoMajorityLeft),
 	"409 other_cluster":    replacing(`"n3"`, `"n9"`, "h3:7000", "h9:7000"),
 	"handOver 409 last_voter": func(t *testing.T, s *service, a *asked) {

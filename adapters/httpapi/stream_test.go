@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"runtime/pprof"
 	"strings"
 	"sync"
@@ -367,5 +368,23 @@ func TestAStreamIsCutWhenItPanics(t *testing.T) {
 	}
 	if log := s.log.String(); strings.Count(log, "ouch") != 1 || strings.Count(log, "level=") != 1 {
 		t.Errorf("the log should have it once: %s", log)
+	}
+}
+
+// Who reads a stream line by line may take no line that is longer.
+func TestTheLargestClusterFitsIntoAnEvent(t *testing.T) {
+	host := strings.TrimSuffix(strings.Repeat(strings.Repeat("h", 62)+".", 4), ".") + ":65535"
+	cluster := domain.Cluster{ID: strings.Repeat("c", domain.MaxIDBytes), LeaderID: strings.Repeat("l", domain.MaxIDBytes), Term: math.MaxUint64}
+	for n := range domain.MaxInstances {
+		id := fmt.Sprintf("n%0*d", domain.MaxIDBytes-1, n)
+		instance, err := domain.NewInstance(id, host, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		instance.Suffrage = domain.Nonvoter
+		cluster.Members = append(cluster.Members, domain.Member{Instance: instance, ApplicationAddress: host, Version: "v0.0.0-20261129000000-0123456789ab+dirty"})
+	}
+	if length := httpapi.ClusterSnapshotLength(cluster); length >= 64<<10 {
+		t.Errorf("it takes %d bytes", length)
 	}
 }
