@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -14,8 +15,31 @@ import (
 // a voter: it need not even run.
 const forcedPatience = 2 * time.Second
 
+// errOutdated: what the membership has of an instance was changed since that was
+// examined. Nothing happened.
+var errOutdated = errors.New("another request has changed this instance meanwhile")
+
+// examined is what the addition of an instance is founded on.
+type examined struct {
+	known  domain.Instance // as the membership had it; zero: it was no member
+	forced bool            // nobody was asked, so whatever it had does not matter
+	blank  bool            // see isBlank
+	// unclaimed: it was no member, and belonged to no cluster.
+	unclaimed bool
+}
+
 // Add implements ports.Cluster.
 func (c *Cluster) Add(ctx context.Context, wanted domain.Instance, force bool) (domain.Instance, error) {
+	for {
+		added, err := c.add(ctx, wanted, force)
+		if !errors.Is(err, errOutdated) {
+			return added, err
+		}
+	}
+}
+
+// add is Add in one try.
+func (c *Cluster) add(ctx context.Context, wanted domain.Instance, force bool) (domain.Instance, error) {
 	roster, err := c.Membership.Roster(ctx)
 	if err != nil {
 		return domain.Instance{}, err
@@ -28,8 +52,9 @@ func (c *Cluster) Add(ctx context.Context, wanted domain.Instance, force bool) (
 			return domain.Instance{}, c.giveWay(ctx)
 		}
 	}
-	blank, unclaimed := false, false
-	if known, isMember := roster.Find(wanted.ID); !force && mustBeAsked(known, isMember, wanted) {
+	known, isMember := roster.Find(wanted.ID)
+	seen := examined{known: known, forced: force}
+	if !force && mustBeAsked(known, isMember, wanted) {
 		identity, err := c.examine(ctx, wanted)
 		if err != nil {
 			return domain.Instance{}, err
@@ -39,15 +64,15 @@ func (c *Cluster) Add(ctx context.Context, wanted domain.Instance, force bool) (
 				return domain.Instance{}, err
 			}
 		}
-		blank, unclaimed = isBlank(identity), !isMember && identity.ClusterID == ""
+		seen.blank, seen.unclaimed = isBlank(identity), !isMember && identity.ClusterID == ""
 	}
-	staged, err := c.admit(ctx, wanted, blank)
+	staged, err := c.admit(ctx, wanted, seen)
 	switch {
 	case err != nil:
 		return domain.Instance{}, err
 	case staged:
-		return c.awaitVoter(ctx, staging{wanted: wanted, forced: force, unclaimed: unclaimed})
-	case unclaimed:
+		return c.awaitVoter(ctx, staging{wanted: wanted, forced: force, unclaimed: seen.unclaimed})
+	case seen.unclaimed:
 		if _, err := c.claimed(ctx, wanted); err != nil {
 			return domain.Instance{}, c.takeBack(ctx, wanted, err)
 		}
@@ -116,7 +141,10 @@ func (c *Cluster) changing(ctx context.Context) (roster domain.Roster, release f
 // voter: one that lags would count in the majority, and hold up every write,
 // before it can help with one. A voter that came back blank is one of those: what
 // it acknowledged before must not count any more.
-func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, blank bool) (staged bool, err error) {
+//
+// It takes a while to examine an instance, and who was let in meanwhile under its id is
+// not to lose its place to it unasked: that is errOutdated.
+func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, seen examined) (staged bool, err error) {
 	roster, release, err := c.changing(ctx)
 	if err != nil {
 		return false, err
@@ -126,6 +154,9 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, blank bool)
 		return false, err
 	}
 	known, isMember := roster.Find(wanted.ID)
+	if known != seen.known && !seen.forced {
+		return false, errOutdated
+	}
 	switch {
 	case wanted.Suffrage == domain.Nonvoter:
 		// An earlier wish must not promote it; also not one that is still on
@@ -135,7 +166,7 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, blank bool)
 			return false, err
 		}
 		return false, halfDone(wished, c.Membership.Add(ctx, wanted))
-	case isMember && known.Suffrage == domain.Voter && !blank:
+	case isMember && known.Suffrage == domain.Voter && !seen.blank:
 		return false, c.Membership.Add(ctx, wanted)
 	}
 	return true, c.stage(ctx, wanted, isMember)

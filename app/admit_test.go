@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -236,6 +237,99 @@ func TestAddOfAnInstanceThatTakesLong(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Whoever is asked takes its time, in which another request may be quicker.
+func TestAddOfAnInstanceThatIsChangedMeanwhile(t *testing.T) {
+	first, second := process("n3", "P1"), process("n3", "P2")
+	tests := map[string]struct {
+		before    []domain.Instance
+		meanwhile func(i *portstest.Instance) error // when h:4 is asked the first time
+		answers   map[string]ports.Identity
+		wanted    domain.Instance
+
+		want domain.Instance // zero: no member
+		err  error
+		asks int // at h:4
+	}{
+		"no voter moves to who is another process, though it is one only since then": {
+			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), voter("n3", "h:3")) },
+			answers:   map[string]ports.Identity{"h:3": first, "h:4": second},
+			wanted:    voter("n3", "h:4"), want: voter("n3", "h:3"), err: domain.ErrIDInUse, asks: 2,
+		},
+		"nor does one that has moved since then": {
+			before:    []domain.Instance{voter("n3", "h:9")},
+			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), voter("n3", "h:3")) },
+			answers:   map[string]ports.Identity{"h:3": first, "h:4": second},
+			wanted:    voter("n3", "h:4"), want: voter("n3", "h:3"), err: domain.ErrIDInUse, asks: 2,
+		},
+		"one that has moved since then moves on, where that is it": {
+			before:    []domain.Instance{nonvoter("n3", "h:9")},
+			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), nonvoter("n3", "h:3")) },
+			answers:   map[string]ports.Identity{"h:3": first, "h:4": first},
+			wanted:    nonvoter("n3", "h:4"), want: nonvoter("n3", "h:4"), asks: 2,
+		},
+		"one that is what it is to be since then is asked no more": {
+			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), voter("n3", "h:4")) },
+			answers:   map[string]ports.Identity{"h:4": first},
+			wanted:    voter("n3", "h:4"), want: voter("n3", "h:4"), asks: 1,
+		},
+		"one that was removed since then is added, if it answers": {
+			before:    []domain.Instance{voter("n3", "h:9")},
+			meanwhile: func(i *portstest.Instance) error { return i.Remove(t.Context(), "n3") },
+			answers:   map[string]ports.Identity{"h:4": first},
+			wanted:    nonvoter("n3", "h:4"), want: nonvoter("n3", "h:4"), asks: 2,
+		},
+		"what happens to others does not matter": {
+			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), voter("n5", "h:5")) },
+			answers:   map[string]ports.Identity{"h:4": first},
+			wanted:    nonvoter("n3", "h:4"), want: nonvoter("n3", "h:4"), asks: 1,
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			i, asks := portstest.NewInstance("n1", "h:1"), 0
+			mustAdd(t, i, test.before...)
+			c := newCluster(i, peersFunc(func(_ context.Context, address string) (ports.Identity, error) {
+				if address == "h:4" {
+					if asks++; asks == 1 {
+						if err := test.meanwhile(i); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				if identity, answers := test.answers[address]; answers {
+					return identity, nil
+				}
+				return ports.Identity{}, errors.New("nobody answers")
+			}))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := c.Add(ctx, test.wanted, false); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+				t.Errorf("%v, want %v", err, test.err)
+			}
+			state, _ := i.State()
+			if got, _ := state.Roster.Find("n3"); got != test.want || asks != test.asks {
+				t.Errorf("after %d questions the membership has %+v, want %d and %+v", asks, got, test.asks, test.want)
+			}
+		})
+	}
+}
+
+// Two that change it in turn, for ever: each try ends within the time of the asker.
+func TestAddOfAnInstanceThatIsChangedAllTheTime(t *testing.T) {
+	i := portstest.NewInstance("n1", "h:1")
+	ctx, cancel := context.WithCancel(t.Context())
+	asks := 0
+	c := newCluster(i, peersFunc(func(context.Context, string) (ports.Identity, error) {
+		if asks++; asks == 10 {
+			cancel()
+		}
+		return process("n3", "P1"), i.Add(context.WithoutCancel(ctx), nonvoter("n3", fmt.Sprint("h:", 10+asks)))
+	}))
+	if _, err := c.Add(ctx, nonvoter("n3", "h:4"), false); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
+		t.Errorf("after %d questions: %v", asks, err)
 	}
 }
 
