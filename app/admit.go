@@ -216,6 +216,8 @@ func (c *Cluster) awaitVoter(ctx context.Context, s staging) (domain.Instance, e
 		switch {
 		case state.Closed || !state.Leading:
 			return domain.Instance{}, fmt.Errorf("%w: %q is a nonvoter, which the next leader makes a voter", ports.ErrOutcomeUnknown, wanted.ID)
+		case isMember && now.RaftAddress != wanted.RaftAddress:
+			return domain.Instance{}, fmt.Errorf("%w: meanwhile another request has moved %q to %s", ports.ErrOutcomeUnknown, wanted.ID, now.RaftAddress)
 		case isMember && now.Suffrage == domain.Voter:
 			return now, nil
 		case !slices.Contains(state.Promotions, wanted.ID):
