@@ -26,13 +26,23 @@ const (
 	// pausedFor is a time between two looks that is no delay any more: the
 	// process was stopped. Whoever renews could not, and may have given up.
 	pausedFor = time.Second
+	// minCutOff is the least of LeaseConfig.CutOff: however frequent heartbeats are, an
+	// answer may take a moment.
+	minCutOff = time.Second
 )
 
-// LeaseConfig is what Leases need. All of it must be given.
+// LeaseConfig is what Leases need. All but CutOff must be given.
 type LeaseConfig struct {
 	Registry ports.Registry
 	Local    ports.Local
 	Logger   *slog.Logger
+
+	// CutOff is how long a leader hears from no majority until it counts as cut off. It
+	// must be well over the time between two heartbeats, or every node is given its full
+	// time again and again, and none ever expires. It should not be much longer: nodes that
+	// can't reach this instance either run out of time meanwhile. Less than a second, and
+	// zero, mean a second.
+	CutOff time.Duration
 }
 
 // Leases implements ports.Leases, and is the leader's clock of leases: between
@@ -74,6 +84,7 @@ type LeaseStats struct {
 
 // NewLeases starts nothing.
 func NewLeases(config LeaseConfig) *Leases {
+	config.CutOff = max(config.CutOff, minCutOff)
 	l := &Leases{LeaseConfig: config, busy: map[string]int{}}
 	l.running, l.stop = context.WithCancel(context.Background())
 	return l
@@ -157,7 +168,7 @@ func (l *Leases) advance() {
 	}
 	contact, ever := l.Local.LeaderContact()
 	wasCutOff := l.cutOff
-	l.cutOff = !ever || contact >= pausedFor
+	l.cutOff = !ever || contact >= l.CutOff
 	if passed >= pausedFor || l.cutOff {
 		if !wasCutOff {
 			l.Logger.Warn("this instance stood still, or is cut off: every time to live begins anew",

@@ -3,10 +3,12 @@ package app_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/app"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -86,6 +88,60 @@ func TestTimeInWhichItIsCutOffDoesNotCount(t *testing.T) {
 		l.Touch(0)
 		l.mustEndIn(1900*time.Millisecond, "a", "gone") // all of its time begins anew
 	})
+}
+
+func cutOffAfter(d time.Duration) func(*app.LeaseConfig) {
+	return func(c *app.LeaseConfig) { c.CutOff = d }
+}
+
+func TestFromWhenALeaderIsCutOff(t *testing.T) {
+	tests := map[string]struct{ said, want time.Duration }{
+		"from a second, where nothing is said":       {0, time.Second},
+		"from a second, where less is said":          {100 * time.Millisecond, time.Second},
+		"from what is said, where that is more":      {3 * time.Second, 3 * time.Second},
+		"from what is said, however long a node has": {time.Minute, time.Minute},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(living("a", 2))
+				l.Touch(test.want)
+				pass(time.Minute)
+				l.mustBe("a", domain.Active)
+				l.Touch(test.want - 1)
+				l.mustEndIn(1900*time.Millisecond, "a", "gone")
+			}, cutOffAfter(test.said))
+		})
+	}
+}
+
+// Between two heartbeats there may be more than a second, of a leader that is well.
+func TestNodesExpireAlsoWhereHeartbeatsAreSlow(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 3), living("b", 3))
+		for range 4 {
+			for contact := time.Duration(0); contact < 2*time.Second; contact += 250 * time.Millisecond {
+				l.Touch(contact)
+				pass(250 * time.Millisecond)
+			}
+			l.mustRenew("b")
+		}
+		l.mustBe("a", "gone")
+		l.mustBe("b", domain.Active)
+		if log := l.log.String(); strings.Contains(log, "begins anew") {
+			t.Errorf("the log says %s", log)
+		}
+	}, cutOffAfter(10*time.Second/3))
+}
+
+// Its own pauses have nothing to do with how often a majority is heard from.
+func TestALeaderThatStoodStillBeginsAnewHoweverSlowHeartbeatsAre(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2))
+		pass(1500 * time.Millisecond)
+		l.standStill(time.Second)
+		l.mustEndIn(1900*time.Millisecond, "a", "gone")
+	}, cutOffAfter(time.Minute))
 }
 
 // A write holds its nodes by their ids, whatever they are when it begins.

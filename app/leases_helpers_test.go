@@ -157,11 +157,15 @@ type leasing struct {
 }
 
 // inBubble runs test in a bubble, and ends what there is when it is over.
-func inBubble(t *testing.T, test func(t *testing.T, l leasing)) {
+func inBubble(t *testing.T, test func(t *testing.T, l leasing), but ...func(*app.LeaseConfig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := leasing{tapped: &tapped{Instance: portstest.NewInstance("n1", "h:1")}, t: t, log: &strings.Builder{}}
-		l.Leases = app.NewLeases(app.LeaseConfig{Registry: l.tapped, Local: l.tapped, Logger: slog.New(slog.NewTextHandler(l.log, nil))})
+		config := app.LeaseConfig{Registry: l.tapped, Local: l.tapped, Logger: slog.New(slog.NewTextHandler(l.log, nil))}
+		for _, change := range but {
+			change(&config)
+		}
+		l.Leases = app.NewLeases(config)
 		l.nodes = app.NewNodes(l.tapped, l.tapped, l.Leases)
 		if err := l.Open(t.Context()); err != nil {
 			t.Fatal(err)

@@ -133,8 +133,13 @@ func newCluster(inquiry app.Inquiry, node *consensus.Node, log *slog.Logger) *ap
 	})
 }
 
-func newLeases(node *consensus.Node, log *slog.Logger) *app.Leases {
-	return app.NewLeases(app.LeaseConfig{Registry: node, Local: node, Logger: log.With("component", "leases")})
+func newLeases(c config.Config, node *consensus.Node, log *slog.Logger) *app.Leases {
+	return app.NewLeases(app.LeaseConfig{
+		Registry: node, Local: node, Logger: log.With("component", "leases"),
+		// Raft leaves up to a fifth of it between two heartbeats. A leader that has
+		// not heard from a majority for a third is not sure any more that it leads.
+		CutOff: c.Timing.HeartbeatTimeout / 3,
+	})
 }
 
 // newSecret is what instances prove before they ask each other; nil without a secret.
