@@ -258,6 +258,8 @@ type Identity struct {
 // for concurrent use.
 type Admission interface {
 	// Ask sends instance's wish to join to the instance whose application
-	// address is given, and to the leader that it names, within ctx.
+	// address is given, and to the leader that it names, within ctx. Without an error
+	// that has said that instance is a member at its raft address; what it said is not
+	// proven.
 	Ask(ctx context.Context, applicationAddress string, instance domain.Instance) error
 }

@@ -81,8 +81,23 @@ func (c *JoinClient) Ask(ctx context.Context, applicationAddress string, instanc
 		return fmt.Errorf("ask %s for membership: %w", applicationAddress, err)
 	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("%s refused membership: %s", response.Request.URL.Host, explainRefusal(response, answer))
+	case !names(answer, instance):
+		// Anything may be there, and say 200 to everything.
+		return fmt.Errorf("%s answered %s, but not that %q is a member at %s: is it an application address of the cluster?",
+			response.Request.URL.Host, response.Status, instance.ID, instance.RaftAddress)
 	}
 	return nil
+}
+
+// names is true of the answer of who made instance a member at its address, with whatever
+// suffrage.
+func names(answer []byte, instance domain.Instance) bool {
+	var now struct {
+		ID      string `json:"id"`
+		Address string `json:"address"`
+	}
+	err := json.Unmarshal(answer, &now)
+	return err == nil && now.ID == instance.ID && now.Address == instance.RaftAddress
 }
 
 // explainRefusal takes its words from the problem document, if there is one.

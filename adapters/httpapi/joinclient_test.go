@@ -84,6 +84,28 @@ func TestJoining(t *testing.T) {
 			}
 		}
 	})
+	t.Run("something else is there, and agrees to everything", func(t *testing.T) {
+		for name, test := range map[string]struct {
+			body string
+			says bool // that wish is a member
+		}{
+			"nothing":                  {body: ""},
+			"a page":                   {body: "<html>" + strings.Repeat("x", 1<<20)},
+			"another document":         {body: `{"status":"ok"}`},
+			"a list":                   {body: `[{"id":"n3","address":"h3:7000"}]`},
+			"another instance":         {body: `{"id":"n4","address":"h3:7000","suffrage":"voter"}`},
+			"another address":          {body: `{"id":"n3","address":"h4:7000","suffrage":"voter"}`},
+			"what it was asked":        {body: `{"id":"n3","address":"h3:7000","suffrage":"nonvoter"}`, says: true},
+			"that it counts":           {body: `{"id":"n3","address":"h3:7000","suffrage":"voter"}`, says: true},
+			"more than this one reads": {body: `{"id":"n3","address":"h3:7000","suffrage":"witness","since":7}`, says: true},
+		} {
+			address := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(test.body)) })
+			err := httpapi.NewJoinClient().Ask(t.Context(), address, wish)
+			if (err == nil) != test.says || err != nil && (len(err.Error()) > 1000 || !strings.Contains(err.Error(), address)) {
+				t.Errorf("%s: got %v", name, err)
+			}
+		}
+	})
 	t.Run("it never ends", func(t *testing.T) {
 		arrived := make(chan struct{})
 		address := serve(t, func(_ http.ResponseWriter, r *http.Request) {
