@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -20,6 +22,9 @@ const (
 	maxJoinPause   = 5 * time.Second
 	joinAskTimeout = 5 * time.Second
 )
+
+// errCameToNothing is the fault of an address whose agreement had no consequence.
+var errCameToNothing = errors.New("agreed, and nothing has come of that")
 
 // JoinConfig is what joining a cluster needs.
 type JoinConfig struct {
@@ -116,27 +121,51 @@ func (j *Joiner) asksNobody() {
 
 func (j *Joiner) join(ctx context.Context) {
 	for pause := firstJoinPause; ; pause = min(2*pause, maxJoinPause) {
-		j.askAround(ctx)
+		agreed := j.askAround(ctx)
 		if j.memberWithin(ctx, pause/2+rand.N(pause/2)) || ctx.Err() != nil {
 			return
+		}
+		if agreed != "" {
+			j.leaveToTheLast(agreed)
 		}
 	}
 }
 
-// askAround asks one address after the other until one of them agrees.
-func (j *Joiner) askAround(ctx context.Context) {
+// askAround asks one address after the other until one of them agrees, which it gives;
+// empty where none does.
+func (j *Joiner) askAround(ctx context.Context) (agreed string) {
 	for _, address := range j.Through {
 		err := j.ask(ctx, address)
 		if ctx.Err() != nil {
-			return
+			return ""
 		}
-		j.mu.Lock()
-		j.faults[address] = err
-		j.mu.Unlock()
 		if err == nil {
-			return
+			j.noteFault(address, nil)
+			return address
 		}
+		j.noteFault(address, err)
 		j.Logger.Warn("asked to join, without success so far", "through", address, "error", err)
+	}
+	return ""
+}
+
+// leaveToTheLast has the next round begin behind an address that agreed to no avail: it
+// may belong to another cluster, or be none's, and must not hide those behind it.
+func (j *Joiner) leaveToTheLast(agreed string) {
+	err := fmt.Errorf("%s %w", agreed, errCameToNothing)
+	j.noteFault(agreed, err)
+	j.Logger.Warn("asked to join, without success so far", "through", agreed, "error", err)
+	at := slices.Index(j.Through, agreed) + 1
+	j.Through = slices.Concat(j.Through[at:], j.Through[:at])
+}
+
+// noteFault keeps what an address answered last. That one agrees does not yet make up
+// for that nothing came of it before.
+func (j *Joiner) noteFault(address string, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err != nil || !errors.Is(j.faults[address], errCameToNothing) {
+		j.faults[address] = err
 	}
 }
 

@@ -284,6 +284,34 @@ func TestJoiner(t *testing.T) {
 			}
 			j.close(t)
 		},
+		"who agrees to no avail hides nobody": func(t *testing.T) {
+			j := newJoining(func(_ context.Context, address string) error {
+				if address == "b:80" {
+					return nil
+				}
+				return errors.New("no leader here")
+			}, "a:80", "b:80", "c:80", "d:80")
+			j.open(t)
+			synctest.Wait()
+			j.mustHaveAsked(t, "a:80", "b:80")
+			pass(100 * time.Millisecond)
+			j.mustHaveAsked(t, "a:80", "b:80", "c:80", "d:80", "a:80", "b:80")
+			j.close(t)
+			if !strings.Contains(j.log.String(), "b:80 agreed, and nothing has come of that") {
+				t.Errorf("the log does not say so: %s", j.log)
+			}
+		},
+		"many who agree to no avail are asked in turn": func(t *testing.T) {
+			j := newJoining(agree, "a:80", "b:80", "c:80")
+			j.open(t)
+			pass(10 * time.Second)
+			j.close(t)
+			for i, asked := range j.admission.questions() {
+				if want := []string{"a:80", "b:80", "c:80"}[i%3]; asked != want {
+					t.Fatalf("question %d was for %s, want %s", i, asked, want)
+				}
+			}
+		},
 		"who does not answer is left after five seconds": func(t *testing.T) {
 			j := newJoining(hang, "a:80", "b:80")
 			j.open(t)
@@ -437,8 +465,31 @@ func TestAJoinerSaysHowItGoes(t *testing.T) {
 			j.open(t)
 			synctest.Wait()
 			mustSay(t, j, "it asks to be added (--join), without success so far: no")
-			pass(time.Second)
+			pass(100 * time.Millisecond)
 			mustSay(t, j, "it asks to be added (--join), through a:80")
+			j.close(t)
+		},
+		"who has the word of one of them, to no avail, says so": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.open(t)
+			pass(49 * time.Millisecond)
+			mustSay(t, j, "it asks to be added (--join), through a:80")
+			for range 100 { // also right after it has agreed again
+				pass(51 * time.Millisecond)
+				mustSay(t, j, "it asks to be added (--join), without success so far: a:80 agreed, and nothing has come of that")
+			}
+			j.close(t)
+		},
+		"who refuses after that is heard": func(t *testing.T) {
+			answers := []error{nil, errors.New("no leader here"), nil}
+			j := newJoining(func(context.Context, string) error {
+				answer := answers[0]
+				answers = append(answers[1:], answer)
+				return answer
+			}, "a:80")
+			j.open(t)
+			pass(100 * time.Millisecond)
+			mustSay(t, j, "it asks to be added (--join), without success so far: no leader here")
 			j.close(t)
 		},
 	}
