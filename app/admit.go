@@ -174,12 +174,11 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, seen examin
 
 // stage needs the right to change the membership. It makes a nonvoter of wanted that
 // is to be a voter. The wish comes first: whoever leads after that, and knows the
-// nonvoter, knows what is to become of it.
+// nonvoter, knows what is to become of it. It is said again where it is known already: the
+// end of an earlier one may still be on its way through the log.
 func (c *Cluster) stage(ctx context.Context, wanted domain.Instance, isMember bool) error {
-	if !c.wanted(wanted.ID) {
-		if err := c.Promotions.Want(ctx, wanted.ID); err != nil {
-			return err
-		}
+	if err := c.Promotions.Want(ctx, wanted.ID); err != nil {
+		return err
 	}
 	wanted.Suffrage = domain.Nonvoter
 	return halfDone(isMember, c.Membership.Add(ctx, wanted))

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/app"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -92,6 +94,83 @@ func TestWhatCantBeBegunIsNotDone(t *testing.T) {
 			if after, _ := i.State(); !after.Roster.Equal(before.Roster) || !slices.Equal(after.Promotions, before.Promotions) {
 				t.Errorf("the membership is %+v, and to be promoted are %q", after.Roster, after.Promotions)
 			}
+		})
+	}
+}
+
+// unsure is an instance whose first Settle is still on its way through the log when the
+// time of who asked is over: it takes effect before what is written after it, or when it arrives.
+type unsure struct {
+	*portstest.Instance
+	t     *testing.T
+	begun bool
+	onWay string // the id, until then
+}
+
+func (u *unsure) arrive() {
+	if id := u.onWay; id != "" {
+		u.onWay = ""
+		if err := u.Instance.Settle(u.t.Context(), id); err != nil {
+			u.t.Error(err)
+		}
+	}
+}
+
+func (u *unsure) Settle(ctx context.Context, id string) error {
+	if !u.begun {
+		u.begun, u.onWay = true, id
+		return ports.ErrOutcomeUnknown
+	}
+	u.arrive()
+	return u.Instance.Settle(ctx, id)
+}
+
+func (u *unsure) Want(ctx context.Context, id string) error {
+	u.arrive()
+	return u.Instance.Want(ctx, id)
+}
+
+// The end of an earlier wish does not take a later one with it.
+func TestAWishOutlivesTheEndOfAnEarlierOne(t *testing.T) {
+	tests := map[string]struct {
+		ends    func(context.Context, *app.Cluster) error // the earlier one
+		answers string                                    // where n3 does
+		wanted  domain.Instance
+	}{
+		"of who was to be removed":    {ends: removing("n3"), answers: "h:3", wanted: voter("n3", "h:3")},
+		"of who was to be a nonvoter": {ends: adding(nonvoter("n3", "h:3")), answers: "h:3", wanted: voter("n3", "h:3")},
+		"of who moves":                {ends: removing("n3"), answers: "h:4", wanted: voter("n3", "h:4")},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
+				peers.Answer(test.answers, far("n3", 1))
+				mustAdd(t, i, nonvoter("n3", "h:3"))
+				if err := i.Want(t.Context(), "n3"); err != nil {
+					t.Fatal(err)
+				}
+				u := &unsure{Instance: i, t: t}
+				c := app.NewCluster(app.ClusterConfig{
+					Inquiry:     app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
+					Membership:  u,
+					Promotions:  u,
+					ReadIndexer: i,
+					Logger:      slog.New(slog.DiscardHandler),
+				})
+				if err := test.ends(t.Context(), c); !errors.Is(err, ports.ErrOutcomeUnknown) {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if _, err := c.Add(ctx, test.wanted, false); !errors.Is(err, ports.ErrOutcomeUnknown) {
+					t.Errorf("%v, while it is behind", err)
+				}
+				u.arrive()
+				if state, _ := i.State(); !slices.Equal(state.Promotions, []string{"n3"}) {
+					t.Errorf("to be promoted are %q", state.Promotions)
+				}
+			})
 		})
 	}
 }
