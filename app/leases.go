@@ -218,7 +218,7 @@ type expiry struct {
 }
 
 // begin proposes the expiry of leases that are expirable, once it is proven that
-// this instance leads. It is given up only
+// this instance leads, if it does so in the term of the leases. It is given up only
 // when this instance loses leadership or closes: before that its outcome is not
 // known, and until then nobody may be told that one of the nodes was renewed.
 // The caller holds mu.
@@ -235,7 +235,14 @@ func (l *Leases) begin(due []*lease) *expiry {
 	l.done.Go(func() {
 		// A leader that is cut off would leave this in its log, to take effect when
 		// it is cut off no more.
-		if _, e.err = l.Registry.Read(l.running); e.err == nil {
+		_, e.err = l.Registry.Read(l.running)
+		switch {
+		case e.err != nil:
+		case !l.leadsIn(e.term):
+			// A later term begins with every node's full time, and a renewal in it, or by
+			// who led meanwhile, neither waits for this nor makes another revision.
+			e.err = ports.ErrNotLeader
+		default:
 			e.changes, e.err = l.Registry.Propose(l.running, command)
 		}
 		l.end(e, due)
@@ -346,7 +353,7 @@ func (l *Leases) renew(id string) (r renewal, wait <-chan struct{}) {
 	return renewal{node: node, seen: state.View.Revision(), term: l.term, sure: sure}, nil
 }
 
-// leadsIn reports whether renewals that were noted in the given term still count.
+// leadsIn reports whether what was noted of leases in the given term still counts.
 func (l *Leases) leadsIn(term uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

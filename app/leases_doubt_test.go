@@ -51,6 +51,41 @@ func TestAnExpiryWaitsForItsProof(t *testing.T) {
 	})
 }
 
+// In a later term the nodes have their full time again, and may have been renewed.
+func TestAnExpiryEndsWithTheTermInWhichItWasDecided(t *testing.T) {
+	tests := map[string]struct {
+		meanwhile []func(*ports.LocalState) // while it waits for its proof
+		want      domain.State
+	}{
+		"this instance leads on":    {want: "gone"},
+		"it leads again":            {meanwhile: []func(*ports.LocalState){lead(false), func(s *ports.LocalState) { s.Leading, s.Term = true, s.Term+2 }}, want: domain.Active},
+		"it leads in the next term": {meanwhile: []func(*ports.LocalState){newTerm}, want: domain.Active},
+		"it leads no more":          {meanwhile: []func(*ports.LocalState){lead(false)}, want: domain.Active},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(living("a", 2))
+				proof := make(chan error)
+				l.tap(func(r *tapped) { r.read = func() error { return <-proof } })
+				pass(2200 * time.Millisecond)
+				l.tap(func(r *tapped) { r.read = nil })
+				for _, change := range test.meanwhile {
+					l.Change(change)
+					pass(100 * time.Millisecond)
+				}
+				if leads, _ := l.State(); leads.Leading && len(test.meanwhile) > 0 {
+					l.mustRenew("a")
+				}
+				proof <- nil
+				synctest.Wait()
+				pass(200 * time.Millisecond)
+				l.mustBe("a", test.want)
+			})
+		})
+	}
+}
+
 // A write need not find out whether a majority is heard from when another one just did.
 func TestManyWritesAskOnceForTheContact(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
