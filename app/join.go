@@ -70,6 +70,11 @@ func (j *Joiner) Open(context.Context) error {
 	case !state.Staged:
 		j.Self.Suffrage = known.Suffrage
 	}
+	// The latest membership may not be committed, and right after a start nobody can tell of
+	// one that came after the last snapshot. Who asked again because of that would also do so
+	// where it was removed while it was down, and be back against an operator's will. So one
+	// whose addition came to nothing just before it was started anew asks nobody: it finds out
+	// that it is no member, as if it had been removed, and says so.
 	if j.isIn(state.Roster) || len(j.Through) == 0 {
 		return nil
 	}
