@@ -211,7 +211,7 @@ func (c *Cluster) awaitVoter(ctx context.Context, s staging) (domain.Instance, e
 	defer stop()
 	for {
 		state, later := c.Local.State()
-		now, isMember := state.Roster.Find(wanted.ID)
+		now, isMember := state.LastCommitted().Roster.Find(wanted.ID)
 		switch {
 		case state.Closed || !state.Leading:
 			return domain.Instance{}, fmt.Errorf("%w: %q is a nonvoter, which the next leader makes a voter", ports.ErrOutcomeUnknown, wanted.ID)

@@ -194,8 +194,8 @@ func (j *Joiner) memberWithin(ctx context.Context, d time.Duration) bool {
 	defer cancel()
 	for {
 		state, later := j.Local.State()
-		if n := len(state.Committed); n > 0 && j.isIn(state.Committed[n-1].Roster) {
-			known, _ := state.Committed[n-1].Roster.Find(j.Self.ID)
+		if committed := state.LastCommitted().Roster; j.isIn(committed) {
+			known, _ := committed.Find(j.Self.ID)
 			j.Logger.Info("joined the raft cluster",
 				"id", known.ID, "address", known.RaftAddress, "suffrage", known.Suffrage, "cluster_id", state.ClusterID)
 			return true

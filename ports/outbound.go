@@ -107,6 +107,15 @@ type LocalState struct {
 	Closed bool
 }
 
+// LastCommitted is the last membership that is known to be committed, up to Applied; zero where
+// none is.
+func (s LocalState) LastCommitted() CommittedRoster {
+	if len(s.Committed) == 0 {
+		return CommittedRoster{}
+	}
+	return s.Committed[len(s.Committed)-1]
+}
+
 // CommittedRoster is a membership that was committed at Index of the replicated log.
 type CommittedRoster struct {
 	Index  uint64

@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -42,15 +41,6 @@ func newBoard(first ports.LocalState) *board {
 }
 
 func (b *board) read() *notice { return b.latest.Load() }
-
-// lastCommitted is the last membership that is known to be committed, up to Applied; empty
-// where none is.
-func (n *notice) lastCommitted() domain.Roster {
-	if len(n.Committed) == 0 {
-		return domain.Roster{}
-	}
-	return n.Committed[len(n.Committed)-1].Roster
-}
 
 // post makes the next notice out of the latest one.
 func (b *board) post(change func(*notice)) {

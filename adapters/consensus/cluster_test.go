@@ -158,7 +158,7 @@ func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.Read
 		return ports.ReadIndex{}, err
 	}
 	state := i.board.read()
-	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: state.ClusterID, Index: index, Members: state.Roster.IDs()}, nil
+	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: state.ClusterID, Index: index, Members: state.LastCommitted().Roster.IDs()}, nil
 }
 
 // questions are those that one instance asks. A test counts them, and decides

@@ -26,7 +26,7 @@ func (n *Node) Roster(ctx context.Context) (domain.Roster, error) {
 	if err != nil {
 		return domain.Roster{}, err
 	}
-	return state.lastCommitted(), nil
+	return state.LastCommitted().Roster, nil
 }
 
 // RosterHere implements ports.Membership.
@@ -35,7 +35,7 @@ func (n *Node) RosterHere(ctx context.Context) (domain.Roster, error) {
 	if err != nil {
 		return domain.Roster{}, err
 	}
-	return state.lastCommitted(), nil
+	return state.LastCommitted().Roster, nil
 }
 
 // Add implements ports.Membership.

@@ -107,7 +107,7 @@ func (n *Node) isNonvoter(id string) bool {
 	if running == nil || !state.Leading {
 		return false
 	}
-	if known, _ := state.lastCommitted().Find(id); known.Suffrage == domain.Voter {
+	if known, _ := state.LastCommitted().Roster.Find(id); known.Suffrage == domain.Voter {
 		return false
 	}
 	for _, server := range running.GetConfiguration().Configuration().Servers {
@@ -145,7 +145,7 @@ func (n *Node) leaveQuarantine() {
 // isAdmitted says whether the committed membership that reached this instance has
 // it as a nonvoter.
 func (n *Node) isAdmitted(state *notice) bool {
-	self, isMember := state.lastCommitted().Find(n.config.ID)
+	self, isMember := state.LastCommitted().Roster.Find(n.config.ID)
 	return isMember && self.Suffrage == domain.Nonvoter
 }
 

@@ -65,7 +65,8 @@ func (p *progress) fails(err error) {
 type members struct{ ports.Local }
 
 func (members) State() (ports.LocalState, <-chan struct{}) {
-	return ports.LocalState{Roster: domain.NewRoster(domain.Instance{ID: "n1"}, domain.Instance{ID: "n2"})}, nil
+	both := domain.NewRoster(domain.Instance{ID: "n1"}, domain.Instance{ID: "n2"})
+	return ports.LocalState{Committed: []ports.CommittedRoster{{Index: 1}, {Index: 3, Roster: both}}}, nil
 }
 
 var someone = ports.Identity{

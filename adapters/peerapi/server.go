@@ -166,7 +166,7 @@ func routes(self ports.Self, leader ports.ReadIndexer, local ports.Local) http.H
 			RaftID:    identity.RaftID,
 			ClusterID: identity.ClusterID,
 			Index:     index,
-			Members:   state.Roster.IDs(),
+			Members:   state.LastCommitted().Roster.IDs(),
 		})
 	})
 	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {

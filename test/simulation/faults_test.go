@@ -368,7 +368,7 @@ func (h *story) canLose(ctx context.Context, leader *process, i *instance) bool 
 	defer cancel()
 	roster, err := leader.Roster(short)
 	state, _ := leader.State()
-	if err != nil || roster.Voters() < 3 || len(state.Committed) == 0 || !state.Committed[len(state.Committed)-1].Roster.Equal(roster) {
+	if err != nil || roster.Voters() < 3 || !state.LastCommitted().Roster.Equal(roster) {
 		return false
 	}
 	for _, member := range roster.Instances() {

@@ -232,7 +232,7 @@ func (p peers) ReadIndex(ctx context.Context, raftAddress string) (answer ports.
 	err = p.ask(ctx, raftAddress, func(target *process) {
 		answer.Index, refusal = target.ReadIndex(ctx)
 		state, _ := target.State()
-		answer.RaftID, answer.ClusterID, answer.Members = target.instance.id, state.ClusterID, state.Roster.IDs()
+		answer.RaftID, answer.ClusterID, answer.Members = target.instance.id, state.ClusterID, state.LastCommitted().Roster.IDs()
 	})
 	return answer, errors.Join(err, refusal)
 }
