@@ -70,8 +70,9 @@ type listCache struct {
 	kept  int // bytes of filtered lists, at most
 	whole *sharedList
 
-	// making is held by those who encode or compress a list, whichever. That takes a
-	// processor for as long as a large registry is long, and half of them are for raft.
+	// making is held by those who encode or compress a list, whichever, or encode a part
+	// of a snapshot for a stream. That takes a processor for as long as a large registry is
+	// long, and half of them are for raft.
 	making permits
 
 	mu       sync.Mutex
@@ -221,3 +222,12 @@ func (p permits) take(ctx context.Context) error {
 }
 
 func (p permits) give() { <-p }
+
+// lend gives a permit that the caller has for as long as do takes, and waits for it
+// then. Before that, all that can run has a turn, above all what has come from the network.
+func (p permits) lend(do func() error) error {
+	runtime.Gosched()
+	p.give()
+	defer func() { p <- struct{}{} }() // whoever has it works, and waits for nobody
+	return do()
+}

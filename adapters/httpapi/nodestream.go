@@ -78,16 +78,26 @@ const (
 // deliverSnapshot sends view in parts. It encodes every node twice, once to know
 // how many parts there are, rather than hold the whole of it for as long as the
 // slowest reader takes.
+//
+// It takes its turn with those who make lists, part by part: when many came in the same
+// moment and all encoded side by side, raft's heartbeats would wait for all of them. The
+// turn is never held while a socket takes its time.
 func (s *Server) deliverSnapshot(out *sink, view domain.View, filter domain.Filter) error {
-	sizes := snapshotParts(view, filter)
+	making := s.lists.making
+	if making.take(s.stopping) != nil {
+		return ports.ErrClosed
+	}
+	defer making.give()
+	sizes := snapshotParts(view, filter, making)
 	part, members := 0, 0
 	block := appendPartHead(nil, view.Revision(), 1, len(sizes))
+	send := func() error { return out.event(append(block, "}}\n\n"...)) }
 	for n := range matching(view, filter) {
 		if members == sizes[part] {
 			if s.isStopping() {
 				return ports.ErrClosed
 			}
-			if err := out.event(append(block, "}}\n\n"...)); err != nil {
+			if err := making.lend(send); err != nil {
 				return err
 			}
 			part, members = part+1, 0
@@ -99,11 +109,12 @@ func (s *Server) deliverSnapshot(out *sink, view domain.View, filter domain.Filt
 		block = appendMember(block, n)
 		members++
 	}
-	return out.event(append(block, "}}\n\n"...))
+	return making.lend(send)
 }
 
-// snapshotParts says how many nodes go into each part; no nodes are one part too.
-func snapshotParts(view domain.View, filter domain.Filter) []int {
+// snapshotParts says how many nodes go into each part; no nodes are one part too. The
+// caller has one of making, which others have between two parts.
+func snapshotParts(view domain.View, filter domain.Filter, making permits) []int {
 	var sizes []int
 	var scratch []byte
 	length, members := 0, 0
@@ -112,6 +123,7 @@ func snapshotParts(view domain.View, filter domain.Filter) []int {
 		if members > 0 && length+len(scratch)+1 > maxPart-partOverhead {
 			sizes = append(sizes, members)
 			length, members = 0, 0
+			_ = making.lend(func() error { return nil })
 		}
 		length += len(scratch) + 1
 		members++
