@@ -74,14 +74,21 @@ func openWire(conn net.Conn, header http.Header, stalled time.Duration, left fun
 	return c, c.write(wireHeader(header))
 }
 
-// listen notices that the client goes. What it still says is of no interest: its
-// connection ends with the stream.
+// maxHeard is more than a client still says that has a stream, and little enough to be
+// heard in small pieces: there are many streams, and hardly any client says anything.
+const maxHeard = 4 << 10
+
+// listen returns when the client has gone. What it still says is of no interest: its
+// connection ends with the stream. But to listen costs time, so one that goes on talking is
+// as good as gone.
 func (c *wire) listen() {
 	var heard [16]byte
-	for {
-		if _, err := c.conn.Read(heard[:]); err != nil {
+	for said := 0; said < maxHeard; {
+		n, err := c.conn.Read(heard[:])
+		if err != nil {
 			return
 		}
+		said += n
 	}
 }
 

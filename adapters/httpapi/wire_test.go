@@ -137,3 +137,20 @@ func TestAWireNoticesThatItsClientHasGone(t *testing.T) {
 		wire.End(true)
 	})
 }
+
+func TestAClientThatTalksAndTalksIsAsGoodAsGone(t *testing.T) {
+	overPipes(t, func(t *testing.T, _ *service, listener pipes) {
+		client := listener.ask(t, "GET /nodes/sse HTTP/1.1")
+		defer client.Close()
+		takeUntil(t, client, "\n\n\r\n")
+		if _, err := io.WriteString(client, strings.Repeat("x", 100)); err != nil {
+			t.Errorf("it must not say a word: %v", err)
+		}
+		nothingComes(t, client)
+		// Nobody hears the end of it.
+		go func() { _, _ = io.WriteString(client, strings.Repeat("x", 64<<10)) }()
+		if _, err := takeAll(client); err != nil {
+			t.Errorf("the stream goes on: %v", err)
+		}
+	})
+}
