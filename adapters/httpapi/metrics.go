@@ -63,7 +63,7 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		}, []string{"stream"}),
 		cutOff: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nodesmetadata_http_stream_cut_off_total",
-			Help: "Streams that were disconnected because their socket took nothing.",
+			Help: "Streams that were disconnected because their socket took nothing, or a snapshot too slowly.",
 		}, []string{"stream"}),
 	}
 	var faults []error

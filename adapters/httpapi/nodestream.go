@@ -3,8 +3,10 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"os"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -91,7 +93,8 @@ func (s *Server) deliverSnapshot(out *sink, view domain.View, filter domain.Filt
 	sizes := snapshotParts(view, filter, making)
 	part, members := 0, 0
 	block := appendPartHead(nil, view.Revision(), 1, len(sizes))
-	send := func() error { return out.event(append(block, "}}\n\n"...)) }
+	taking := pace{sink: out}
+	send := func() error { return taking.event(append(block, "}}\n\n"...)) }
 	for n := range matching(view, filter) {
 		if members == sizes[part] {
 			if s.isStopping() {
@@ -129,6 +132,37 @@ func snapshotParts(view domain.View, filter domain.Filter, making permits) []int
 		members++
 	}
 	return append(sizes, members)
+}
+
+// A snapshot may be as long as a registry, so no time is enough for all of it. But it keeps
+// a registry that may be long out of date, so a client that does not take this much of it in
+// this time is given up. A link of 1 Mbit/s takes more than four times as much.
+const (
+	snapshotPiece   = uploadPiece
+	snapshotTimeout = uploadTimeout
+)
+
+// pace sends a snapshot on a stream as long as its client takes it fast enough.
+type pace struct {
+	*sink
+	taken int           // of a piece
+	spent time.Duration // on that; to encode it, and to wait for that, does not count
+}
+
+// event sends block, or as much of it as its client takes in time.
+func (p *pace) event(block []byte) error {
+	began := time.Now()
+	late := time.AfterFunc(snapshotTimeout-p.spent, p.out.hurry)
+	err := p.sink.event(block)
+	if !late.Stop() && err == nil {
+		err = os.ErrDeadlineExceeded // it took the last in the time that hurry leaves
+		p.broken = err
+	}
+	p.spent += time.Since(began)
+	if p.taken += len(block); p.taken >= snapshotPiece {
+		p.taken, p.spent = 0, 0
+	}
+	return err
 }
 
 // appendPartHead appends what comes before the nodes. Only the last part has an

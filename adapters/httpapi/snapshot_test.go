@@ -1,10 +1,13 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -57,5 +60,72 @@ func TestASnapshotIsEncodedInTurns(t *testing.T) {
 				takeUntil(t, client, `"part":3,`)
 			})
 		})
+	}
+}
+
+// slowly reads so many bytes in a second.
+type slowly struct {
+	io.Reader
+	rate int
+}
+
+func (s slowly) Read(b []byte) (int, error) {
+	n, err := s.Reader.Read(b)
+	<-time.After(time.Duration(n) * time.Second / time.Duration(s.rate))
+	return n, err
+}
+
+// As long as a snapshot is on its way, the registry that it shows is kept.
+func TestASnapshotIsForWhoTakesItFastEnough(t *testing.T) {
+	tests := map[string]struct {
+		rate  int
+		whole bool
+	}{
+		"1 Mbit/s is enough":              {rate: 1_000_000 / 8, whole: true},
+		"8 KiB in five seconds is not":    {rate: (8 << 10) / 5},
+		"nor is somewhat less than asked": {rate: 20_000},
+	}
+	for name, test := range tests {
+		for _, http2 := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: " in HTTP/2"}[http2], func(t *testing.T) {
+				overPipes(t, func(t *testing.T, s *service, listener pipes) {
+					s.fill(t, 5000)
+					protocols := new(http.Protocols)
+					protocols.SetHTTP1(!http2)
+					protocols.SetUnencryptedHTTP2(http2)
+					transport := &http.Transport{
+						Protocols: protocols, DialContext: listener.dial,
+						HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10},
+					}
+					defer transport.CloseIdleConnections()
+					response, err := (&http.Client{Transport: transport}).Get("http://h/nodes/sse")
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer response.Body.Close()
+					began, in := time.Now(), bufio.NewReader(slowly{response.Body, test.rate})
+					line := ""
+					for err == nil && line != "id: 5000\n" {
+						line, err = in.ReadString('\n')
+					}
+					if whole := err == nil; whole != test.whole {
+						t.Fatalf("it came whole: %v; after %v: %v", whole, time.Since(began), err)
+					}
+					if !test.whole {
+						if cut := s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes"); cut != 1 || time.Since(began) > time.Minute {
+							t.Errorf("%v were cut off after %v", cut, time.Since(began))
+						}
+						return
+					}
+					_, _ = in.ReadString('\n')
+					_, _ = in.ReadString('\n')
+					// What comes behind it may be taken at leisure.
+					<-time.After(stalled * 9 / 10)
+					if line, err = in.ReadString('\n'); !strings.HasPrefix(line, ": keep-alive") {
+						t.Errorf("%q came: %v", line, err)
+					}
+				})
+			})
+		}
 	}
 }
