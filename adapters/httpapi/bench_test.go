@@ -178,3 +178,29 @@ func BenchmarkFanOut(b *testing.B) {
 	}
 	b.ReportMetric(float64(streams*b.N)/b.Elapsed().Seconds(), "events/s")
 }
+
+// BenchmarkSnapshot measures how long it takes until a subscriber that is alone has the
+// registry.
+func BenchmarkSnapshot(b *testing.B) {
+	s := start(b)
+	const size = 10_000
+	s.fill(b, size)
+	last := fmt.Sprintf("id: %d\n", size)
+	b.ReportAllocs()
+	for b.Loop() {
+		client := s.lean(b)
+		if _, err := io.WriteString(client.conn, "GET /nodes/sse HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil {
+			b.Fatal(err)
+		}
+		for {
+			line, err := client.in.ReadSlice('\n')
+			if err != nil {
+				b.Fatal(err)
+			}
+			if string(line) == last {
+				break
+			}
+		}
+		client.conn.Close()
+	}
+}
