@@ -241,6 +241,25 @@ func TestWhoWouldVoteForAnotherDoesNotStandItself(t *testing.T) {
 	}
 }
 
+// Raft has no leader yet that was heard while the vote waited, and would give it.
+func TestAVoteThatWaitsWaitsForALeaderThatIsHeard(t *testing.T) {
+	const heardAfter = testHeartbeat / 3
+	for name, command := range map[string]any{"a vote": &raft.RequestVoteRequest{}, "whether it would vote": &raft.RequestPreVoteRequest{}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newElector(t, "")
+				time.AfterFunc(heardAfter, func() {
+					v.heartbeat()
+					<-v.steadily
+				})
+				if _, after := v.passes(command); after != heardAfter+testHeartbeat/2 {
+					t.Errorf("it is asked after %v", after)
+				}
+			})
+		})
+	}
+}
+
 // A heartbeat that met the word to take over, or a vote, beside raft's main goroutine would make
 // a follower of it again, and have it go back to the term before.
 func TestAHeartbeatMeetsNothingThatEndsAFollowersTerm(t *testing.T) {

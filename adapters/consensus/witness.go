@@ -226,12 +226,18 @@ func (w *witness) overhear(command any, asker chan<- raft.RPCResponse) chan<- ra
 	return overheard
 }
 
+// forwardAfter waits until raft may be asked, which takes longer when a leader is heard meanwhile.
 func (w *witness) forwardAfter(wait time.Duration, rpc raft.RPC) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-w.stopped:
+	for wait > 0 {
+		select {
+		case <-timer.C:
+			wait = w.ballot.delay(rpc.Command)
+			timer.Reset(wait)
+		case <-w.stopped:
+			wait = 0
+		}
 	}
 	w.forward(rpc)
 }
