@@ -62,8 +62,29 @@ func (s *Server) getBackup(ctx context.Context, r request) (answer, error) {
 	}
 	a.contentType = backupType
 	a.disposition = fmt.Sprintf(`attachment; filename="nodesmetadata-%d.backup"`, view.Revision())
-	a.content = func(w io.Writer) error { return writeBackup(w, state.ClusterID, view) }
+	a.content = func(w io.Writer) error {
+		if err := s.lists.making.take(r.Context()); err != nil {
+			return err
+		}
+		defer s.lists.making.give()
+		return writeBackup(lending{w, s.lists.making}, state.ClusterID, view)
+	}
 	return a, nil
+}
+
+// lending writes, and lends the permit to encode to others meanwhile.
+type lending struct {
+	io.Writer
+	making permits
+}
+
+// Write implements io.Writer.
+func (l lending) Write(b []byte) (n int, err error) {
+	err = l.making.lend(func() error {
+		n, err = l.Writer.Write(b)
+		return err
+	})
+	return n, err
 }
 
 func writeBackup(w io.Writer, clusterID string, view domain.View) error {

@@ -71,7 +71,7 @@ type listCache struct {
 	whole *sharedList
 
 	// making is held by those who encode or compress a list, whichever, or encode a part
-	// of a snapshot for a stream. That takes a processor for as long as a large registry is
+	// of a snapshot for a stream, or of a backup. That takes a processor for as long as a large registry is
 	// long, and half of them are for raft.
 	making permits
 

@@ -63,6 +63,22 @@ func TestASnapshotIsEncodedInTurns(t *testing.T) {
 	}
 }
 
+// A backup is encoded anew for each who asks.
+func TestABackupIsEncodedInTurns(t *testing.T) {
+	overPipes(t, func(t *testing.T, s *service, listener pipes) {
+		s.fill(t, 1000)
+		done := s.MakeLists()
+		client := listener.ask(t, "GET /raft/backup HTTP/1.1")
+		defer client.Close()
+		nothingComes(t, client)
+		done()
+		takeUntil(t, client, `"nodes":1000`)
+		done = s.MakeLists() // while somebody takes his time
+		done()
+		takeUntil(t, client, `"sha256"`)
+	})
+}
+
 // slowly reads so many bytes in a second.
 type slowly struct {
 	io.Reader
