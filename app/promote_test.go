@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -259,6 +260,19 @@ func TestAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
 	}
 }
 
+// unwatched gives the use cases of an instance that looks after no members by itself: all that
+// is asked is asked for a promotion.
+func unwatched(i *counted, peers ports.Peers, log io.Writer) *app.Cluster {
+	return app.NewCluster(app.ClusterConfig{
+		Inquiry:       app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
+		Membership:    i,
+		Promotions:    i,
+		ReadIndexer:   i,
+		Logger:        slog.New(slog.NewTextHandler(log, nil)),
+		WatchInterval: 1000 * time.Hour,
+	})
+}
+
 // One that is silent is asked now and then, and holds up nobody.
 func TestASilentInstanceIsNoBurden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -276,14 +290,7 @@ func TestASilentInstanceIsNoBurden(t *testing.T) {
 		})
 		log := &strings.Builder{}
 		i := &counted{Instance: portstest.NewInstance("n1", "h:1")}
-		c := app.NewCluster(app.ClusterConfig{
-			Inquiry:       app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
-			Membership:    i,
-			Promotions:    i,
-			ReadIndexer:   i,
-			Logger:        slog.New(slog.NewTextHandler(log, nil)),
-			WatchInterval: 1000 * time.Hour,
-		})
+		c := unwatched(i, peers, log)
 		if err := c.Open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -338,14 +345,7 @@ func TestAnInstanceThatLagsForeverIsToldOf(t *testing.T) {
 		log := &strings.Builder{}
 		i := &counted{Instance: portstest.NewInstance("n1", "h:1")}
 		i.Change(func(s *ports.LocalState) { s.Applied = 100 })
-		c := app.NewCluster(app.ClusterConfig{
-			Inquiry:       app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
-			Membership:    i,
-			Promotions:    i,
-			ReadIndexer:   i,
-			Logger:        slog.New(slog.NewTextHandler(log, nil)),
-			WatchInterval: 1000 * time.Hour,
-		})
+		c := unwatched(i, peers, log)
 		if err := c.Open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
