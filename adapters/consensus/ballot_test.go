@@ -150,6 +150,28 @@ func TestAVoteThatIsHeldBackEndsWithTheInstance(t *testing.T) {
 	})
 }
 
+func TestAnInstanceMayBeClosedWhileItStandsForElection(t *testing.T) {
+	for range 200 {
+		v := newElector(t, "leader:1")
+		v.ballot.heard = time.Now().Add(-testHeartbeat)
+		v.ballot.lose(time.Now())
+		var running sync.WaitGroup
+		running.Go(func() {
+			select {
+			case <-v.Consumer():
+			case <-v.stopped:
+			}
+		})
+		running.Go(v.stand)
+		running.Go(func() {
+			if err := v.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		running.Wait()
+	}
+}
+
 // Beside a vote that raft is deciding on, a heartbeat could be acknowledged by who has
 // just voted against its sender.
 func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {

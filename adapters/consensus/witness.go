@@ -209,21 +209,26 @@ func (w *witness) forward(rpc raft.RPC) {
 	})
 }
 
-// overhear has the ballot know how command is answered, and then whoever asked; nil
-// for nobody.
+// overhear has the ballot know how command is answered, and then whoever asked.
 func (w *witness) overhear(command any, asker chan<- raft.RPCResponse) chan<- raft.RPCResponse {
 	overheard := make(chan raft.RPCResponse, 1)
 	w.relaying.Go(func() {
-		select {
-		case answer := <-overheard:
-			w.ballot.answered(command, answer.Response)
-			if asker != nil {
-				asker <- answer
-			}
-		case <-w.stopped:
+		if answer, came := w.await(command, overheard); came {
+			asker <- answer
 		}
 	})
 	return overheard
+}
+
+// await has the ballot know how command is answered; false: it is not any more.
+func (w *witness) await(command any, overheard <-chan raft.RPCResponse) (answer raft.RPCResponse, came bool) {
+	select {
+	case answer = <-overheard:
+		w.ballot.answered(command, answer.Response)
+		return answer, true
+	case <-w.stopped:
+		return raft.RPCResponse{}, false
+	}
 }
 
 // forwardAfter waits until raft may be asked, which takes longer when a leader is heard meanwhile.
@@ -242,16 +247,27 @@ func (w *witness) forwardAfter(wait time.Duration, rpc raft.RPC) {
 	w.forward(rpc)
 }
 
-// stand has raft stand for election now, unless that is too early, or too late.
+// stand has raft stand for election now, unless that is too early, or too late, and waits
+// for its answer itself: who is here when Close begins must have nothing more to wait for begin.
 func (w *witness) stand() {
+	answer := make(chan raft.RPCResponse, 1)
+	if command := w.giveWord(answer); command != nil {
+		w.await(command, answer)
+	}
+}
+
+// giveWord tells raft to stand for election; nil: it was given none.
+func (w *witness) giveWord(answer chan<- raft.RPCResponse) (given any) {
 	w.beating.Lock()
 	defer w.beating.Unlock()
 	w.ballot.stand(func(command any) {
 		select {
-		case w.rpcs <- raft.RPC{Command: command, RespChan: w.overhear(command, nil)}:
+		case w.rpcs <- raft.RPC{Command: command, RespChan: answer}:
+			given = command
 		case <-w.stopped:
 		}
 	})
+	return given
 }
 
 // RequestVote implements raft.Transport.
