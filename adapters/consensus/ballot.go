@@ -86,7 +86,10 @@ func (b *ballot) refuses(command any) error {
 func (b *ballot) hear(now time.Time) (voting bool) {
 	defer b.lock()()
 	silence := now.Sub(b.heard)
-	b.heard, b.gone, b.yields = now, false, false
+	if now.After(b.heard) { // of two at the same time, the later one may come first
+		b.heard = now
+	}
+	b.gone, b.yields = false, false
 	if b.heartbeat == 0 {
 		return false
 	}

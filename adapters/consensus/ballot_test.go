@@ -172,6 +172,22 @@ func TestAnInstanceMayBeClosedWhileItStandsForElection(t *testing.T) {
 	}
 }
 
+// Two that come at the same time are noted in any order.
+func TestALeaderThatIsHeardCountsFromTheLatestTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newElector(t, "leader:1")
+		earlier := time.Now()
+		<-time.After(testHeartbeat)
+		v.heartbeat()
+		<-v.steadily
+		v.ballot.hear(earlier)
+		asked, _ := v.passes(&raft.RequestVoteRequest{})
+		if asked.(*raft.RequestVoteRequest).LeadershipTransfer {
+			t.Error("it votes for another, and has just acknowledged a heartbeat")
+		}
+	})
+}
+
 // Beside a vote that raft is deciding on, a heartbeat could be acknowledged by who has
 // just voted against its sender.
 func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {
