@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -74,6 +78,24 @@ func TestARedirectGoesToAnIPv6AddressToo(t *testing.T) {
 	s.follow("[::1]:8080")
 	if got := s.do(t, "GET", "/nodes", ""); got.header.Get("Location") != "http://[::1]:8080/nodes" {
 		t.Errorf("it goes to %q", got.header.Get("Location"))
+	}
+}
+
+// net/http takes what no URL has, and an instance that leads looks at all of it. Whoever
+// follows a redirect keeps what is behind a # to itself, and many refuse a space.
+func TestARedirectTakesTheWholeQueryToTheLeader(t *testing.T) {
+	s := start(t)
+	s.follow("leader.test:8080")
+	query := &url.URL{Path: "/nodes", RawQuery: "zone=a#b c%23&label=k=#"}
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, (&http.Request{Method: "GET", URL: query, Body: http.NoBody}).WithContext(t.Context()))
+	location, err := url.Parse(w.Header().Get("Location"))
+	if err != nil || w.Code != 307 {
+		t.Fatalf("%d to %q: %v", w.Code, w.Header().Get("Location"), err)
+	}
+	want := url.Values{"zone": {"a#b c#"}, "label": {"k=#"}}
+	if got := location.Query(); !maps.EqualFunc(got, want, slices.Equal) || strings.Contains(location.RawQuery, " ") {
+		t.Errorf("it goes to %q, which asks for %q", location, got)
 	}
 }
 

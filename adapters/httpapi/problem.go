@@ -213,10 +213,14 @@ func (s *Server) leader(ctx context.Context, err error) (string, error) {
 func redirectTarget(leader string, r request) string {
 	target := "http://" + leader + r.URL.EscapedPath()
 	if r.URL.RawQuery != "" {
-		target += "?" + r.URL.RawQuery
+		target += "?" + forLocation.Replace(r.URL.RawQuery)
 	}
 	return target
 }
+
+// forLocation encodes what net/http takes in a query, and whoever follows a redirect would
+// not send on: what is behind a #, and a space, which HTTP/2 lets through.
+var forLocation = strings.NewReplacer("#", "%23", " ", "%20")
 
 // maxDetail bounds what an error quotes of its request.
 const maxDetail = 1 << 10
