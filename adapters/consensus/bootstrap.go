@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 
@@ -19,15 +20,22 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 	if err != nil {
 		return false, err
 	}
-	waits, err := quarantined(n.directory)
+	mark, _, err := markOf(n.directory)
 	if err != nil {
 		return false, err
 	}
-	log := n.config.Logger
-	if exists && n.config.Bootstrap && waits == "" {
+	log, waits := n.config.Logger, mark.Reason != ""
+	cutShort := mark.founds(n.directory.ClusterID())
+	if cutShort && exists {
+		if waits, err = n.concludeFounding(logs); err != nil {
+			return false, err
+		}
+	}
+	if exists && n.config.Bootstrap && (!waits || cutShort) {
 		if exists, err = n.resumeBootstrap(logs, snapshots); err != nil {
 			return false, err
 		}
+		cutShort = cutShort || !exists
 	}
 	switch {
 	case exists && n.config.Bootstrap:
@@ -36,27 +44,43 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 		return true, nil
 	case !n.config.Bootstrap:
 		return exists, nil
-	case n.directory.ClusterID() != "" && (waits != "" || n.mayHavePeers()):
-		log.Warn("the directory belongs to a raft cluster, whose state it has lost: bootstrapping would found another one, so this instance waits for the others",
+	case n.directory.ClusterID() != "" && !cutShort && (waits || !n.losesAllAlone()):
+		log.Warn("the directory belongs to a raft cluster, whose state it has lost: bootstrapping would found another one, so this instance waits for the others. If there are none, and another cluster is wanted, start it with an empty directory",
 			"directory", n.directory.Path(), "cluster_id", n.directory.ClusterID())
 		return false, nil
 	}
-	if waits != "" {
-		// It has waited to be added, to no avail: nobody relies on it.
-		if err := n.directory.Drop(quarantineName); err != nil {
-			return false, err
-		}
+	cluster := cmp.Or(n.directory.ClusterID(), rand.Text())
+	// The mark first, in place of one of an instance that has waited to be added, to no avail:
+	// nobody relies on it. Without the mark a cluster's name with no state says that it is lost.
+	if err := markFounding(n.directory, cluster); err != nil {
+		return false, err
 	}
-	if n.directory.ClusterID() == "" {
-		if err := n.directory.SetClusterID(rand.Text()); err != nil {
-			return false, err
-		}
+	if err := n.directory.SetClusterID(cluster); err != nil {
+		return false, err
 	}
-	n.board.post(func(s *notice) { s.ClusterID = n.directory.ClusterID() })
-	log.Info("bootstrapping a raft cluster", "cluster_id", n.directory.ClusterID(), "id", n.config.ID, "address", address)
-	return true, raft.BootstrapCluster(settings, logs, n.store, snapshots, n.witness, raft.Configuration{
+	n.board.post(func(s *notice) { s.ClusterID = cluster })
+	log.Info("bootstrapping a raft cluster", "cluster_id", cluster, "id", n.config.ID, "address", address)
+	err = raft.BootstrapCluster(settings, logs, n.store, snapshots, n.witness, raft.Configuration{
 		Servers: []raft.Server{{ID: settings.LocalID, Address: raft.ServerAddress(address), Suffrage: raft.Voter}},
 	})
+	if err != nil {
+		return false, err
+	}
+	return true, n.directory.Drop(quarantineName)
+}
+
+// losesAllAlone says whether nobody else can have what this instance has lost, as it does
+// whenever it ends.
+func (n *Node) losesAllAlone() bool { return n.config.Backend.Volatile && !n.mayHavePeers() }
+
+// concludeFounding drops the mark of a founding that was cut short when all of it was written. It
+// says whether the mark is still there.
+func (n *Node) concludeFounding(logs raft.LogStore) (waits bool, err error) {
+	last, err := logs.LastIndex()
+	if err != nil || last == 0 {
+		return true, err
+	}
+	return false, n.directory.Drop(quarantineName)
 }
 
 // resumeBootstrap takes back what is there of a bootstrap that was cut short, so that another

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
 // unwritable is a store in which no entry comes to be.
@@ -49,6 +50,7 @@ func TestABootstrapThatWasCutShortBeginsAnew(t *testing.T) {
 func TestALostStateIsNotFoundedAnew(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{
 		"where it knows the others":        func(string) error { return nil },
+		"where that is lost too":           os.Remove,
 		"where it can't read who they are": func(path string) error { return os.Truncate(path, 1) },
 		"where a newer build wrote that": func(path string) error {
 			return os.WriteFile(path, []byte(`{"format":2,"members":{}}`), 0o600)
@@ -68,5 +70,90 @@ func TestALostStateIsNotFoundedAnew(t *testing.T) {
 				t.Errorf("quarantine %q, leading %v, a log up to %d", state.Quarantine, state.Leading, again.raft.LastIndex())
 			}
 		})
+	}
+}
+
+// cutShort is a store with which a founding ends at one of its two writes.
+type cutShort struct {
+	logstore.Store
+	term, entry func(write func() error) error // nil: it is written
+}
+
+var errCutShort = errors.New("cut short")
+
+func before(func() error) error { return errCutShort }
+
+func behind(write func() error) error { return errors.Join(write(), errCutShort) }
+
+func (c cutShort) SetUint64(key []byte, value uint64) error {
+	write := func() error { return c.Store.SetUint64(key, value) }
+	if c.term == nil {
+		return write()
+	}
+	return c.term(write)
+}
+
+func (c cutShort) StoreLogs(entries []*raft.Log) error {
+	write := func() error { return c.Store.StoreLogs(entries) }
+	if c.entry == nil {
+		return write()
+	}
+	return c.entry(write)
+}
+
+func (c cutShort) StoreLog(entry *raft.Log) error { return c.StoreLogs([]*raft.Log{entry}) }
+
+// Nobody has heard of it by then, whether or not it is started in between without being told
+// to found.
+func TestAFoundingMayBeCutShortAnywhere(t *testing.T) {
+	for name, cut := range map[string]cutShort{
+		"before the first term":   {term: before},
+		"behind the first term":   {term: behind},
+		"before the first entry":  {entry: before},
+		"before its mark is gone": {entry: behind},
+	} {
+		for also, paused := range map[string]bool{"": false, ", and started without": true} {
+			t.Run(name+also, func(t *testing.T) {
+				config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "bolt"}
+				config.open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
+					store, err := bolt.Open(dir, logger)
+					return cutShort{store, cut.term, cut.entry}, err
+				}
+				i := newInstance(t, config)
+				if err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context())); err == nil || !strings.Contains(err.Error(), errCutShort.Error()) {
+					t.Fatalf("error %v", err)
+				}
+				config.address, config.open = i.raftAddress(), bolt.Open
+				cluster := i.directory.ClusterID()
+				i.stop(t)
+				if paused {
+					config.bootstrap = false
+					start(t, config).stop(t)
+					config.bootstrap = true
+				}
+				i = start(t, config)
+				i.eventually(t, "leading", leading)
+				register(t, i, "a")
+				if mark, found, err := markOf(i.directory); found || err != nil {
+					t.Errorf("it has the mark %+v, error %v", mark, err)
+				}
+				if now := i.directory.ClusterID(); now != cluster {
+					t.Errorf("cluster %s was %s", now, cluster)
+				}
+			})
+		}
+	}
+}
+
+// It loses everything whenever it ends, and where it was alone nobody is left who has any of it.
+func TestWhatKeepsNothingIsFoundedAnew(t *testing.T) {
+	config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "memory", open: memory.Open, volatile: true}
+	for range 2 {
+		i := start(t, config)
+		i.eventually(t, "leading", leading)
+		i.stop(t)
+		if err := os.Remove(filepath.Join(config.directory, peersName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
 	}
 }

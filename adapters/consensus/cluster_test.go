@@ -35,6 +35,7 @@ type instanceConfig struct {
 	secret    string
 	open      logstore.Opener
 	backend   string
+	volatile  bool
 	timing    func(*Timing)
 	seams     seams
 	peers     ports.Peers // nil: neighbours
@@ -78,7 +79,7 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 	node, err := New(Config{
 		ID:        config.id,
 		Directory: config.directory,
-		Backend:   logstore.Backend{Name: config.backend, Open: config.open},
+		Backend:   logstore.Backend{Name: config.backend, Open: config.open, Volatile: config.volatile},
 		Demux:     port,
 		Peers:     config.peers,
 		Bootstrap: config.bootstrap,

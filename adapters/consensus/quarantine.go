@@ -37,6 +37,7 @@ const (
 // Why an instance is in quarantine.
 const (
 	withoutState = "it was started without any raft state"
+	isFounding   = "it was to found a cluster, and ended before it had (--bootstrap_raft_cluster)"
 )
 
 var errStillQuarantined = errors.New("this instance is in quarantine")
@@ -47,7 +48,13 @@ type quarantineMark struct {
 	Reason string `json:"reason"`
 	// Adopted: see adopt. Builds from before that ignore it.
 	Adopted bool `json:"adopted,omitempty"`
+	// Founding names the cluster that this instance is about to found: see bootstrap. Builds
+	// from before that ignore it.
+	Founding string `json:"founding,omitempty"`
 }
+
+// founds says whether nothing was ever in cluster but what its founding has written.
+func (m quarantineMark) founds(cluster string) bool { return m.Founding != "" && m.Founding == cluster }
 
 // quarantined reads the mark; empty for none.
 func quarantined(d *logstore.Directory) (reason string, err error) {
@@ -68,6 +75,12 @@ func markOf(d *logstore.Directory) (mark quarantineMark, found bool, err error) 
 
 func quarantine(d *logstore.Directory, reason string) error {
 	return keepMark(d, quarantineMark{Format: quarantineFormat, Reason: reason})
+}
+
+// markFounding is for an instance that founds a cluster, until it has. It can't be in any other
+// while it has the mark: who adopts it replaces that.
+func markFounding(d *logstore.Directory, cluster string) error {
+	return keepMark(d, quarantineMark{Format: quarantineFormat, Reason: isFounding, Founding: cluster})
 }
 
 func keepMark(d *logstore.Directory, mark quarantineMark) error {
