@@ -38,6 +38,7 @@ type JoinConfig struct {
 	Own       string
 	Local     ports.Local
 	Admission ports.Admission
+	Errand    ports.Errand
 	Logger    *slog.Logger
 }
 
@@ -70,12 +71,19 @@ func (j *Joiner) Open(context.Context) error {
 	case !state.Staged:
 		j.Self.Suffrage = known.Suffrage
 	}
+	pending := j.isPending()
+	if len(j.Through) == 0 {
+		if pending {
+			j.end() // or it would go on if it is given somebody to ask once more
+		}
+		return nil
+	}
 	// The latest membership may not be committed, and right after a start nobody can tell of
-	// one that came after the last snapshot. Who asked again because of that would also do so
-	// where it was removed while it was down, and be back against an operator's will. So one
-	// whose addition came to nothing just before it was started anew asks nobody: it finds out
-	// that it is no member, as if it had been removed, and says so.
-	if j.isIn(state.Roster) || len(j.Through) == 0 {
+	// one that came after the last snapshot. Who asked again because of that alone would also do
+	// so where it was removed while it was down, and be back against an operator's will. So that
+	// takes that it was asking when it ended.
+	isIn := j.isIn(state.Roster)
+	if isIn && !pending {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -85,7 +93,10 @@ func (j *Joiner) Open(context.Context) error {
 	j.mu.Unlock()
 	j.done.Go(func() {
 		defer j.asksNobody()
-		j.join(ctx)
+		// Where it came to be a member, that is known soon, and it may have been changed since.
+		if isIn && j.memberWithin(ctx, maxJoinPause) || j.join(ctx) {
+			j.end()
+		}
 	})
 	return nil
 }
@@ -124,11 +135,36 @@ func (j *Joiner) asksNobody() {
 	j.asked, j.faults = nil, nil
 }
 
-func (j *Joiner) join(ctx context.Context) {
+func (j *Joiner) isPending() bool {
+	pending, err := j.Errand.Pending()
+	if err != nil {
+		j.Logger.Warn("whether this instance was asking to join when it ended can't be read", "error", err)
+	}
+	return pending
+}
+
+func (j *Joiner) end() {
+	if err := j.Errand.End(); err != nil {
+		j.Logger.Warn("that this instance asks to join no more could not be kept", "error", err)
+	}
+}
+
+// join returns whether it came to be a member: it gives up only when ctx ends.
+func (j *Joiner) join(ctx context.Context) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	// Before the first question: the membership may have it from then on.
+	if err := j.Errand.Begin(); err != nil {
+		j.Logger.Warn("that this instance asks to join could not be kept: if it is started anew at once, it may not go on", "error", err)
+	}
 	for pause := firstJoinPause; ; pause = min(2*pause, maxJoinPause) {
 		agreed := j.askAround(ctx)
-		if j.memberWithin(ctx, pause/2+rand.N(pause/2)) || ctx.Err() != nil {
-			return
+		if j.memberWithin(ctx, pause/2+rand.N(pause/2)) {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
 		}
 		if agreed != "" {
 			j.leaveToTheLast(agreed)

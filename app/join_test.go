@@ -58,15 +58,44 @@ func becomeMemberAs(self domain.Instance) func(*ports.LocalState) {
 	}
 }
 
+// errand is ports.Errand without a disk.
+type errand struct {
+	mu      sync.Mutex
+	pending bool
+	begun   int
+	err     error
+}
+
+func (e *errand) Pending() (bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.pending, e.err
+}
+
+func (e *errand) Begin() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.pending, e.begun = true, e.begun+1
+	return e.err
+}
+
+func (e *errand) End() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.pending = false
+	return e.err
+}
+
 type joining struct {
 	*app.Joiner
+	errand    *errand
 	instance  *portstest.Instance
 	admission *admission
 	log       *strings.Builder
 }
 
 func newJoining(answer func(context.Context, string) error, through ...string) joining {
-	j := joining{instance: portstest.NewInstance("n1", "h:1"), admission: &admission{answer: answer}, log: &strings.Builder{}}
+	j := joining{errand: &errand{}, instance: portstest.NewInstance("n1", "h:1"), admission: &admission{answer: answer}, log: &strings.Builder{}}
 	j.instance.Change(func(s *ports.LocalState) { *s = ports.LocalState{} })
 	j.Joiner = app.NewJoiner(app.JoinConfig{
 		Self:      voter("n1", "h:1"),
@@ -74,6 +103,7 @@ func newJoining(answer func(context.Context, string) error, through ...string) j
 		Own:       "own:80",
 		Local:     j.instance,
 		Admission: j.admission,
+		Errand:    j.errand,
 		Logger:    slog.New(slog.NewTextHandler(j.log, nil)),
 	})
 	return j
@@ -100,6 +130,13 @@ func (j joining) mustHaveAsked(t *testing.T, want ...string) {
 	}
 }
 
+func (j joining) mustBePending(t *testing.T, want bool) {
+	t.Helper()
+	if pending, _ := j.errand.Pending(); pending != want {
+		t.Errorf("pending: %v", pending)
+	}
+}
+
 func (j joining) mustHaveWished(t *testing.T, want domain.Instance) {
 	t.Helper()
 	if j.admission.wished != want {
@@ -116,6 +153,86 @@ func TestJoiner(t *testing.T) {
 			time.Sleep(time.Minute)
 			j.mustHaveAsked(t)
 			j.close(t)
+		},
+		"who was asking goes on, where its addition may have come to nothing": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.errand.pending = true
+			j.instance.Change(func(s *ports.LocalState) {
+				becomeMemberAs(nonvoter("n1", "h:1"))(s)
+				s.Promotions, s.Committed = []string{"n1"}, nil
+			})
+			j.open(t)
+			pass(5*time.Second - 1)
+			j.mustHaveAsked(t)
+			pass(time.Second)
+			if len(j.admission.questions()) == 0 {
+				t.Fatal("it asks nobody")
+			}
+			j.mustHaveWished(t, voter("n1", "h:1"))
+			j.mustBePending(t, true)
+			j.instance.Change(becomeMember)
+			synctest.Wait()
+			j.mustBePending(t, false)
+			j.close(t)
+		},
+		"who was asking, and was added, asks nobody": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.errand.pending = true
+			j.instance.Change(becomeMember)
+			j.instance.Change(func(s *ports.LocalState) { s.Committed = nil })
+			j.open(t)
+			pass(time.Second)
+			j.instance.Change(becomeMember)
+			pass(time.Minute)
+			j.mustHaveAsked(t)
+			j.mustBePending(t, false)
+			j.close(t)
+		},
+		"who was not asking may have been removed, and asks nobody": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.instance.Change(becomeMember)
+			j.instance.Change(func(s *ports.LocalState) { s.Committed = nil })
+			j.open(t)
+			pass(time.Minute)
+			j.mustHaveAsked(t)
+			j.close(t)
+		},
+		"who is told of nobody any more does not go on later": func(t *testing.T) {
+			j := newJoining(agree)
+			j.errand.pending = true
+			j.open(t)
+			j.mustBePending(t, false)
+			j.close(t)
+		},
+		"who asks remembers that before it does, until it is a member": func(t *testing.T) {
+			var j joining
+			j = newJoining(func(context.Context, string) error {
+				j.mustBePending(t, true)
+				return errors.New("no")
+			}, "a:80")
+			j.open(t)
+			synctest.Wait()
+			j.close(t)
+			j.mustBePending(t, true)
+			j.open(t)
+			j.instance.Change(becomeMember)
+			synctest.Wait()
+			j.mustBePending(t, false)
+			j.close(t)
+			if j.errand.begun != 2 {
+				t.Errorf("it began %d times", j.errand.begun)
+			}
+		},
+		"who can't remember that it asks does so nevertheless": func(t *testing.T) {
+			j := newJoining(agree, "a:80")
+			j.errand.err = errors.New("no room")
+			j.open(t)
+			synctest.Wait()
+			j.mustHaveAsked(t, "a:80")
+			j.close(t)
+			if !strings.Contains(j.log.String(), "no room") {
+				t.Errorf("the log does not say so: %s", j.log)
+			}
 		},
 		"who is told of nobody asks nobody": func(t *testing.T) {
 			j := newJoining(agree)

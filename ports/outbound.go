@@ -272,3 +272,12 @@ type Admission interface {
 	// proven.
 	Ask(ctx context.Context, applicationAddress string, instance domain.Instance) error
 }
+
+// Errand is what an instance remembers, through restarts, of its wish to be a member. Its
+// methods wait for the disk. Safe for concurrent use.
+type Errand interface {
+	// Pending says whether Begin was called, and not yet End.
+	Pending() (bool, error)
+	Begin() error
+	End() error
+}

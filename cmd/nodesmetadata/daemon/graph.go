@@ -199,6 +199,7 @@ func newJoiner(c config.Config, node *consensus.Node, log *slog.Logger) *app.Joi
 		Own:       c.ApplicationAdvertisedAddress,
 		Local:     node,
 		Admission: httpapi.NewJoinClient(),
+		Errand:    node.Errand(),
 		Logger:    log,
 	})
 }
