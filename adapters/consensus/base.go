@@ -180,14 +180,23 @@ var errOutrun = errors.New("a later snapshot was installed meanwhile")
 
 // Close implements raft.SnapshotSink: the snapshot is complete. Raft 1.7.3 takes it for the
 // latest one then, also where it has installed a later one since it began to make this: its
-// log would end before what it has acknowledged, and it would vote for who has less.
+// log would end before what it has acknowledged, and it would vote for who has less. The disk may
+// take long enough for that here too; what it has then is the one before the latest.
 func (s *basingSink) Close() error {
-	if base := s.log.base.Load(); base != nil && base.Index > s.index && base.Index <= s.log.applied() {
+	if s.isOutrun() {
 		return errors.Join(errOutrun, s.Cancel())
 	}
 	if err := s.SnapshotSink.Close(); err != nil {
 		return err
 	}
+	if s.isOutrun() {
+		return errOutrun
+	}
 	s.log.rest(s.index, s.term)
 	return nil
+}
+
+func (s *basingSink) isOutrun() bool {
+	base := s.log.base.Load()
+	return base != nil && base.Index > s.index && base.Index <= s.log.applied()
 }

@@ -210,6 +210,50 @@ func TestASnapshotThatWasOutrunIsGivenUp(t *testing.T) {
 	}
 }
 
+// busyStore is a store whose snapshots take a while to become complete.
+type busyStore struct {
+	raft.SnapshotStore
+	meanwhile func()
+}
+
+func (s busyStore) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, network raft.Transport) (raft.SnapshotSink, error) {
+	sink, err := s.SnapshotStore.Create(version, index, term, members, membersIndex, network)
+	return busySink{sink, s.meanwhile}, err
+}
+
+type busySink struct {
+	raft.SnapshotSink
+	meanwhile func()
+}
+
+func (s busySink) Close() error {
+	s.meanwhile()
+	return s.SnapshotSink.Close()
+}
+
+func TestASnapshotThatIsOutrunWhileItBecomesCompleteIsGivenUp(t *testing.T) {
+	kept := &memorySnapshots{}
+	log := openBase(t, storeOf(t, 0), kept)
+	log.applied = func() uint64 { return 9 }
+	snapshots, err := newBasing(busyStore{kept, func() { makeSnapshot(t, kept, log, 9) }}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := snapshots.Create(raft.SnapshotVersionMax, 7, 3, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := own.Close(); !errors.Is(err, errOutrun) {
+		t.Errorf("Close: %v", err)
+	}
+	if base := log.base.Load(); base.Index != 9 {
+		t.Errorf("the log rests on %d", base.Index)
+	}
+	if list, err := kept.List(); err != nil || list[0].Index != 9 {
+		t.Errorf("the newest is %+v, error %v", list[0], err)
+	}
+}
+
 // Raft looks up the entry before those that it sends, and then those: the log may be cut in
 // between. A follower would keep a stand-in for an entry, and never apply the write in it.
 func TestWhatStandsInForAnEntryIsNotSent(t *testing.T) {
