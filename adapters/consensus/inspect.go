@@ -424,7 +424,7 @@ func (i *inspection) conclude() {
 	case empty && (manifest == "" || i.Quarantine != "") && len(i.Faults) == 0:
 		i.Blank = true
 	case empty:
-		i.damage(i.logPath, 0, errors.New("it is empty, though the directory holds the state of a cluster; only if the first start with --bootstrap_raft_cluster was cut off is this no damage"))
+		i.damage(i.logPath, 0, errors.New("it is empty, though the directory holds the state of a cluster; only if the first start with --bootstrap_raft_cluster was of a build that left no mark of it, and was cut off, is this no damage"))
 	case !i.hasTerm:
 		i.damage(i.logPath, 0, errors.New("stable state: the current term is missing"))
 	case i.ReachTerm > i.Term:
