@@ -34,12 +34,12 @@ type JoinConfig struct {
 	// Through are application addresses of instances of the cluster; empty:
 	// there is nothing to do. One list may serve all instances: Own, this one's
 	// address, is asked only by a member, which may lead, of itself even.
-	Through   []string
-	Own       string
-	Local     ports.Local
-	Admission ports.Admission
-	Errand    ports.Errand
-	Logger    *slog.Logger
+	Through    []string
+	Own        string
+	Local      ports.Local
+	Admission  ports.Admission
+	JoinIntent ports.JoinIntent
+	Logger     *slog.Logger
 }
 
 // Joiner asks to be made a member until this instance is one, at its address.
@@ -136,7 +136,7 @@ func (j *Joiner) asksNobody() {
 }
 
 func (j *Joiner) isPending() bool {
-	pending, err := j.Errand.Pending()
+	pending, err := j.JoinIntent.Pending()
 	if err != nil {
 		j.Logger.Warn("whether this instance was asking to join when it ended can't be read", "error", err)
 	}
@@ -144,7 +144,7 @@ func (j *Joiner) isPending() bool {
 }
 
 func (j *Joiner) end() {
-	if err := j.Errand.End(); err != nil {
+	if err := j.JoinIntent.End(); err != nil {
 		j.Logger.Warn("that this instance asks to join no more could not be kept", "error", err)
 	}
 }
@@ -155,7 +155,7 @@ func (j *Joiner) join(ctx context.Context) bool {
 		return false
 	}
 	// Before the first question: the membership may have it from then on.
-	if err := j.Errand.Begin(); err != nil {
+	if err := j.JoinIntent.Begin(); err != nil {
 		j.Logger.Warn("that this instance asks to join could not be kept: if it is started anew at once, it may not go on", "error", err)
 	}
 	for pause := firstJoinPause; ; pause = min(2*pause, maxJoinPause) {

@@ -58,28 +58,28 @@ func becomeMemberAs(self domain.Instance) func(*ports.LocalState) {
 	}
 }
 
-// errand is ports.Errand without a disk.
-type errand struct {
+// joinIntent is ports.JoinIntent without a disk.
+type joinIntent struct {
 	mu      sync.Mutex
 	pending bool
 	begun   int
 	err     error
 }
 
-func (e *errand) Pending() (bool, error) {
+func (e *joinIntent) Pending() (bool, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.pending, e.err
 }
 
-func (e *errand) Begin() error {
+func (e *joinIntent) Begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.pending, e.begun = true, e.begun+1
 	return e.err
 }
 
-func (e *errand) End() error {
+func (e *joinIntent) End() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.pending = false
@@ -88,23 +88,23 @@ func (e *errand) End() error {
 
 type joining struct {
 	*app.Joiner
-	errand    *errand
-	instance  *portstest.Instance
-	admission *admission
-	log       *strings.Builder
+	joinIntent *joinIntent
+	instance   *portstest.Instance
+	admission  *admission
+	log        *strings.Builder
 }
 
 func newJoining(answer func(context.Context, string) error, through ...string) joining {
-	j := joining{errand: &errand{}, instance: portstest.NewInstance("n1", "h:1"), admission: &admission{answer: answer}, log: &strings.Builder{}}
+	j := joining{joinIntent: &joinIntent{}, instance: portstest.NewInstance("n1", "h:1"), admission: &admission{answer: answer}, log: &strings.Builder{}}
 	j.instance.Change(func(s *ports.LocalState) { *s = ports.LocalState{} })
 	j.Joiner = app.NewJoiner(app.JoinConfig{
-		Self:      voter("n1", "h:1"),
-		Through:   through,
-		Own:       "own:80",
-		Local:     j.instance,
-		Admission: j.admission,
-		Errand:    j.errand,
-		Logger:    slog.New(slog.NewTextHandler(j.log, nil)),
+		Self:       voter("n1", "h:1"),
+		Through:    through,
+		Own:        "own:80",
+		Local:      j.instance,
+		Admission:  j.admission,
+		JoinIntent: j.joinIntent,
+		Logger:     slog.New(slog.NewTextHandler(j.log, nil)),
 	})
 	return j
 }
@@ -132,7 +132,7 @@ func (j joining) mustHaveAsked(t *testing.T, want ...string) {
 
 func (j joining) mustBePending(t *testing.T, want bool) {
 	t.Helper()
-	if pending, _ := j.errand.Pending(); pending != want {
+	if pending, _ := j.joinIntent.Pending(); pending != want {
 		t.Errorf("pending: %v", pending)
 	}
 }
@@ -156,7 +156,7 @@ func TestJoiner(t *testing.T) {
 		},
 		"who was asking goes on, where its addition may have come to nothing": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
-			j.errand.pending = true
+			j.joinIntent.pending = true
 			j.instance.Change(func(s *ports.LocalState) {
 				becomeMemberAs(nonvoter("n1", "h:1"))(s)
 				s.Promotions, s.Committed = []string{"n1"}, nil
@@ -177,7 +177,7 @@ func TestJoiner(t *testing.T) {
 		},
 		"who was asking, and was added, asks nobody": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
-			j.errand.pending = true
+			j.joinIntent.pending = true
 			j.instance.Change(becomeMember)
 			j.instance.Change(func(s *ports.LocalState) { s.Committed = nil })
 			j.open(t)
@@ -199,7 +199,7 @@ func TestJoiner(t *testing.T) {
 		},
 		"who is told of nobody any more does not go on later": func(t *testing.T) {
 			j := newJoining(agree)
-			j.errand.pending = true
+			j.joinIntent.pending = true
 			j.open(t)
 			j.mustBePending(t, false)
 			j.close(t)
@@ -219,13 +219,13 @@ func TestJoiner(t *testing.T) {
 			synctest.Wait()
 			j.mustBePending(t, false)
 			j.close(t)
-			if j.errand.begun != 2 {
-				t.Errorf("it began %d times", j.errand.begun)
+			if j.joinIntent.begun != 2 {
+				t.Errorf("it began %d times", j.joinIntent.begun)
 			}
 		},
 		"who can't remember that it asks does so nevertheless": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
-			j.errand.err = errors.New("no room")
+			j.joinIntent.err = errors.New("no room")
 			j.open(t)
 			synctest.Wait()
 			j.mustHaveAsked(t, "a:80")

@@ -273,9 +273,9 @@ type Admission interface {
 	Ask(ctx context.Context, applicationAddress string, instance domain.Instance) error
 }
 
-// Errand is what an instance remembers, through restarts, of its wish to be a member. Its
+// JoinIntent is what an instance remembers, through restarts, of its wish to be a member. Its
 // methods wait for the disk. Safe for concurrent use.
-type Errand interface {
+type JoinIntent interface {
 	// Pending says whether Begin was called, and not yet End.
 	Pending() (bool, error)
 	Begin() error

@@ -194,12 +194,12 @@ func newApplicationServer(c config.Config, node *consensus.Node, leases *app.Lea
 
 func newJoiner(c config.Config, node *consensus.Node, log *slog.Logger) *app.Joiner {
 	return app.NewJoiner(app.JoinConfig{
-		Self:      domain.Instance{ID: c.RaftID, RaftAddress: c.RaftAdvertisedAddress, Suffrage: domain.Voter},
-		Through:   c.Join,
-		Own:       c.ApplicationAdvertisedAddress,
-		Local:     node,
-		Admission: httpapi.NewJoinClient(),
-		Errand:    node.Errand(),
-		Logger:    log,
+		Self:       domain.Instance{ID: c.RaftID, RaftAddress: c.RaftAdvertisedAddress, Suffrage: domain.Voter},
+		Through:    c.Join,
+		Own:        c.ApplicationAdvertisedAddress,
+		Local:      node,
+		Admission:  httpapi.NewJoinClient(),
+		JoinIntent: node.JoinIntent(),
+		Logger:     log,
 	})
 }
