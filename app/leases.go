@@ -64,8 +64,11 @@ type Leases struct {
 	term  uint64      // in which it does
 	// busy is how many writes are on their way that renew a node: it does not
 	// expire before their outcome is known.
-	busy     map[string]int
-	unsure   uint64 // term in which an expiry began whose outcome is not known
+	busy   map[string]int
+	unsure uint64 // term in which an expiry began whose outcome is not known
+	// doubtful are the nodes of those of that term, each until another write of it is
+	// answered, which comes behind them in the log.
+	doubtful map[string]bool
 	position domain.Revision
 	looked   time.Time
 	cutOff   bool      // no majority was heard from for long, when that was last asked
@@ -258,8 +261,9 @@ func (l *Leases) end(e *expiry, due []*lease) {
 		one.expiring = nil
 		one.forced = false
 	}
+	l.dispel(e.changes)
 	if errors.Is(e.err, ports.ErrOutcomeUnknown) {
-		l.unsure = e.term
+		l.doubt(e.term, due)
 	}
 	l.stats.Expired += uint64(len(e.changes))
 	if len(e.changes) > 0 {
@@ -267,6 +271,22 @@ func (l *Leases) end(e *expiry, due []*lease) {
 			"first", e.changes[0].Node.ID, "revision", e.changes[len(e.changes)-1].Revision)
 	}
 	close(e.done)
+}
+
+// doubt and dispel need the lock.
+func (l *Leases) doubt(term uint64, due []*lease) {
+	if l.unsure != term {
+		l.unsure, l.doubtful = term, map[string]bool{}
+	}
+	for _, one := range due {
+		l.doubtful[one.id] = true
+	}
+}
+
+func (l *Leases) dispel(changes []domain.Change) {
+	for _, change := range changes {
+		delete(l.doubtful, change.Node.ID)
+	}
 }
 
 // Renew implements ports.Leases.
@@ -313,11 +333,15 @@ type renewal struct {
 	term uint64
 	// sure: this instance led when it was noted.
 	sure bool
+	// doubtful: an expiry of the node, begun in this term, may yet be carried out.
+	doubtful bool
 }
 
-// renewed answers a renewal that counts.
+// renewed answers a renewal that counts. An expiry that nobody waits for any more may lie in
+// the log of this very leader, as when its disk hung: no proof of leadership tells, but what
+// is written now comes behind it.
 func (l *Leases) renewed(ctx context.Context, r renewal) (*domain.CacheNode, domain.Revision, error) {
-	if r.node.ExpiredFrom == "" {
+	if r.node.ExpiredFrom == "" && !r.doubtful {
 		return r.node, r.seen, nil
 	}
 	change, err := only(l.propose(ctx, domain.Revive{ID: r.node.ID}, r.node.ID))
@@ -345,12 +369,16 @@ func (l *Leases) renew(id string) (r renewal, wait <-chan struct{}) {
 		}
 		l.table.renew(one)
 	}
-	l.stats.Renewals++
+	unsure := l.unsure == l.term
+	doubtful := unsure && l.doubtful[id]
+	if !doubtful { // else it counts when the write that it needs is answered
+		l.stats.Renewals++
+	}
 	// Asked after the renewal, so that no pause lies between. The outcome of an
 	// expiry that was cut short is not known in its term: the next leader may
 	// carry it out.
-	sure := l.Local.SureLeader() && l.unsure != l.term
-	return renewal{node: node, seen: state.View.Revision(), term: l.term, sure: sure}, nil
+	sure := l.Local.SureLeader() && !unsure
+	return renewal{node: node, seen: state.View.Revision(), term: l.term, sure: sure, doubtful: doubtful}, nil
 }
 
 // leadsIn reports whether what was noted of leases in the given term still counts.
@@ -416,6 +444,7 @@ func (l *Leases) release(ids []string, changes []domain.Change) {
 			delete(l.busy, id)
 		}
 	}
+	l.dispel(changes)
 	if l.table == nil {
 		return
 	}

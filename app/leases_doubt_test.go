@@ -51,6 +51,78 @@ func TestAnExpiryWaitsForItsProof(t *testing.T) {
 	})
 }
 
+// Nobody waits for what a disk that hangs is to store, and yet it is in the log: it is
+// carried out as soon as the disk answers, if this instance still leads, and before all
+// that is written later.
+func TestARenewalIsNotOvertakenByAnExpiryThatNobodyWaitsFor(t *testing.T) {
+	tests := map[string]struct {
+		spec domain.NodeSpec
+		lost bool // it never was in the log
+		err  error
+		is   domain.State
+	}{
+		"the node is removed":   {spec: living("a", 2), err: domain.ErrNoSuchNode, is: "gone"},
+		"the node is made down": {spec: living("a", 2, downOnExpiry), is: domain.Active},
+		"nothing comes of it":   {spec: living("a", 2), lost: true, is: domain.Active},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(test.spec)
+				carryOut, release := l.leaveExpiry()
+				pass(3 * time.Second)
+				renewed := l.renewing(t.Context(), "a")
+				mustWait(t, renewed)
+				release(test.lost)
+				node, err := mustAnswer(t, renewed)
+				carryOut()
+				if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+					t.Errorf("%+v, %v, want %v", node, err, test.err)
+				}
+				l.mustBe("a", test.is)
+				// That was written behind the expiry, so of that there is no doubt any more.
+				before := l.proposals()
+				_, _, again := l.Renew(t.Context(), "a")
+				if !errors.Is(again, test.err) || (again == nil) != (test.err == nil) {
+					t.Errorf("again: %v, want %v", again, test.err)
+				}
+				if after := l.proposals(); after != before {
+					t.Errorf("the next renewal proposed %d commands", after-before)
+				}
+			})
+		})
+	}
+}
+
+// leaveExpiry has the next expiry end without an answer, when release is called. Unless it is
+// lost it is in the log then: it is carried out before what is proposed next, or by carryOut.
+func (r *tapped) leaveExpiry() (carryOut func(), release func(lost bool)) {
+	released, left := make(chan struct{}), make(chan domain.Command, 1)
+	carryOut = func() {
+		select {
+		case cmd := <-left:
+			_, _ = r.Instance.Propose(context.Background(), cmd) // an expiry is never refused
+		default:
+		}
+	}
+	release = func(lost bool) {
+		if lost {
+			<-left
+		}
+		r.tap(func(r *tapped) { r.propose = func(context.Context, domain.Command) error { carryOut(); return nil } })
+		close(released)
+		synctest.Wait()
+	}
+	r.tap(func(r *tapped) {
+		r.propose = func(_ context.Context, cmd domain.Command) error {
+			left <- cmd
+			<-released
+			return ports.ErrOutcomeUnknown
+		}
+	})
+	return carryOut, release
+}
+
 // In a later term the nodes have their full time again, and may have been renewed.
 func TestAnExpiryEndsWithTheTermInWhichItWasDecided(t *testing.T) {
 	tests := map[string]struct {

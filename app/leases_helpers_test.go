@@ -100,6 +100,13 @@ func (r *tapped) readsSoFar() int {
 	return r.reads
 }
 
+// proposals is how much was proposed.
+func (r *tapped) proposals() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.cmds)
+}
+
 // expiries is how often an expiry was proposed, and each time of how many nodes.
 func (r *tapped) expiries() (nodes []int) {
 	r.mu.Lock()

@@ -38,7 +38,8 @@ type Nodes interface {
 // Safe for concurrent use.
 type Leases interface {
 	// Renew gives the node its full time to live again, and makes it what it was
-	// when expiry had made it down. It writes nothing unless it does the latter.
+	// when expiry had made it down. It changes nothing unless it does the latter, and
+	// writes nothing unless that, or an expiry of which nobody knows the outcome, needs it.
 	// It gives the node and the registry's revision. Errors:
 	// domain.ErrNoSuchNode, domain.ErrNoTimeToLive (both as *domain.Refusal),
 	// and those of Registry.Propose.
