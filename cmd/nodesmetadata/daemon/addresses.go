@@ -20,22 +20,32 @@ const (
 )
 
 // choosePorts replaces port 0, before anything is bound: what an instance
-// advertises is told to its parts when they are made.
+// advertises is told to its parts when they are made. It chooses no port that the
+// other address has.
 func choosePorts(c config.Config) (config.Config, error) {
-	for _, which := range []struct{ bind, advertised *string }{
+	addresses := []struct{ bind, advertised *string }{
 		{&c.RaftBindAddress, &c.RaftAdvertisedAddress},
 		{&c.ApplicationBindAddress, &c.ApplicationAdvertisedAddress},
-	} {
-		host, port, err := net.SplitHostPort(*which.bind)
+	}
+	taken := map[string]bool{}
+	for _, which := range addresses {
+		_, port, err := net.SplitHostPort(*which.bind)
 		if err != nil {
 			return c, fmt.Errorf("bind address %q: %w", *which.bind, err)
 		}
+		taken[port] = true
+	}
+	for _, which := range addresses {
+		host, port, _ := net.SplitHostPort(*which.bind)
 		if port != "0" {
 			continue
 		}
-		if *which.bind, err = freeAddress(host); err != nil {
+		port, err := freePort(host, taken)
+		if err != nil {
 			return c, err
 		}
+		taken[port] = true
+		*which.bind = net.JoinHostPort(host, port)
 		if *which.advertised == "" {
 			*which.advertised = *which.bind
 		}
@@ -43,16 +53,21 @@ func choosePorts(c config.Config) (config.Config, error) {
 	return c, nil
 }
 
-func freeAddress(host string) (string, error) {
+// freePort is one that nobody listens on, and none of those that are taken.
+func freePort(host string, taken map[string]bool) (string, error) {
 	var faults []error
-	for range choices {
-		port := lowestChoice + rand.N(highestChoice-lowestChoice)
-		address := net.JoinHostPort(host, strconv.Itoa(port))
-		listener, err := net.Listen("tcp", address)
-		if err == nil {
-			return address, listener.Close()
+	for _, offset := range rand.Perm(highestChoice - lowestChoice) {
+		port := strconv.Itoa(lowestChoice + offset)
+		if taken[port] {
+			continue
 		}
-		faults = append(faults, err)
+		listener, err := net.Listen("tcp", net.JoinHostPort(host, port))
+		if err == nil {
+			return port, listener.Close()
+		}
+		if faults = append(faults, err); len(faults) == choices {
+			break
+		}
 	}
-	return "", fmt.Errorf("no free port for host %q: %w", host, errors.Join(faults[:3]...))
+	return "", fmt.Errorf("no free port for host %q: %w", host, errors.Join(faults[:min(3, len(faults))]...))
 }

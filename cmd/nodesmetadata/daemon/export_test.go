@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -90,3 +91,15 @@ type Quiet struct{ quiet }
 
 func (q *Quiet) Due(allocated, live uint64) bool { return q.due(allocated, live) }
 func (q *Quiet) Tidied(allocated uint64)         { q.tidied(allocated) }
+
+// FreePort is one for an address with port 0.
+var FreePort = freePort
+
+// Choices are all ports that may be one.
+func Choices() map[string]bool {
+	all := map[string]bool{}
+	for port := lowestChoice; port < highestChoice; port++ {
+		all[strconv.Itoa(port)] = true
+	}
+	return all
+}

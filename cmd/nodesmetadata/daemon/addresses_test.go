@@ -1,0 +1,21 @@
+package daemon_test
+
+import (
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
+)
+
+// Nobody listens yet on what the other address has.
+func TestAPortIsNotChosenForBothAddresses(t *testing.T) {
+	const host = "127.0.0.1"
+	free, err := daemon.FreePort(host, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := daemon.Choices()
+	delete(taken, free)
+	if got, err := daemon.FreePort(host, taken); got != free || err != nil {
+		t.Errorf("it chooses %q, want %q, error %v", got, free, err)
+	}
+}
