@@ -77,8 +77,16 @@ func counter(d *prometheus.Desc, value uint64, labels ...string) sample {
 	return sample{d, prometheus.CounterValue, float64(value), labels}
 }
 
-func send(metrics chan<- prometheus.Metric, samples []sample) {
-	for _, s := range samples {
+// collector shows what parts count that know no metrics library.
+type collector func() []sample
+
+// Describe implements prometheus.Collector. It says nothing, as raftSink's: what does not
+// fit together is found when it is collected, and a list could only be incomplete.
+func (c collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(metrics chan<- prometheus.Metric) {
+	for _, s := range c() {
 		metrics <- prometheus.MustNewConstMetric(s.desc, s.kind, s.value, s.labels...)
 	}
 }
@@ -104,25 +112,15 @@ const shownPools = 100
 // otherPools can't be the name of a pool.
 const otherPools = "(others)"
 
-// registryCollector shows what the registry holds. It looks at every node.
-type registryCollector struct{ local ports.Local }
-
-// Describe implements prometheus.Collector.
-func (c registryCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{revisionDesc, nodesDesc, caughtUpDesc, readyDesc, contactDesc} {
-		descs <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (c registryCollector) Collect(metrics chan<- prometheus.Metric) {
-	state, _ := c.local.State()
+// registrySamples are of what the registry holds. It looks at every node.
+func registrySamples(local ports.Local) []sample {
+	state, _ := local.State()
 	samples := []sample{
 		gauge(revisionDesc, float64(state.View.Revision())),
 		gauge(caughtUpDesc, truth(state.CaughtUp)),
 		gauge(readyDesc, truth(len(state.Unready("")) == 0)),
 	}
-	if contact, ever := c.local.LeaderContact(); ever {
+	if contact, ever := local.LeaderContact(); ever {
 		samples = append(samples, gauge(contactDesc, contact.Seconds()))
 	}
 	for pool, states := range nodesByPool(state.View) {
@@ -130,7 +128,7 @@ func (c registryCollector) Collect(metrics chan<- prometheus.Metric) {
 			samples = append(samples, gauge(nodesDesc, float64(states[s]), pool, string(s)))
 		}
 	}
-	send(metrics, samples)
+	return samples
 }
 
 type byState map[domain.State]int
@@ -179,28 +177,13 @@ var (
 	troublesDesc     = desc("disk_troubles_total", "How often that began.")
 )
 
-// raftCollector shows what the consensus adapter, which knows no metrics
-// library, counts.
-type raftCollector struct{ node *consensus.Node }
-
-// Describe implements prometheus.Collector.
-func (c raftCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{
-		termDesc, leaderDesc, lastIndexDesc, commitIndexDesc, appliedIndexDesc,
-		proofsDesc, provenDesc, questionsDesc, askedDesc, formatDesc, sharedFormatDesc, logBytesDesc, snapBytesDesc,
-		troubleDesc, troublesDesc,
-	} {
-		descs <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (c raftCollector) Collect(metrics chan<- prometheus.Metric) {
-	stats := c.node.Stats()
+// raftSamples are of what the consensus adapter counts.
+func raftSamples(node *consensus.Node) []sample {
+	stats := node.Stats()
 	if !stats.Opened {
-		return
+		return nil
 	}
-	send(metrics, []sample{
+	return []sample{
 		gauge(termDesc, float64(stats.Term)),
 		gauge(leaderDesc, truth(stats.Leads)),
 		gauge(lastIndexDesc, float64(stats.LastIndex)),
@@ -216,7 +199,7 @@ func (c raftCollector) Collect(metrics chan<- prometheus.Metric) {
 		gauge(snapBytesDesc, float64(stats.SnapshotBytes)),
 		gauge(troubleDesc, truth(stats.DiskTrouble)),
 		counter(troublesDesc, stats.DiskTroublesTotal),
-	})
+	}
 }
 
 var (
@@ -227,19 +210,9 @@ var (
 	heldNodesDesc = desc("lease_expiry_held_nodes", "Nodes that have run out of time in a pool whose expiry this leader holds back.", "pool")
 )
 
-// leaseCollector shows what the leader knows of leases.
-type leaseCollector struct{ leases *app.Leases }
-
-// Describe implements prometheus.Collector.
-func (c leaseCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{leasesDesc, renewalsDesc, expiredDesc, heldPoolsDesc, heldNodesDesc} {
-		descs <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (c leaseCollector) Collect(metrics chan<- prometheus.Metric) {
-	stats := c.leases.Stats()
+// leaseSamples are of what the leader knows of leases.
+func leaseSamples(leases *app.Leases) []sample {
+	stats := leases.Stats()
 	samples := []sample{
 		gauge(leasesDesc, float64(stats.Leased)),
 		counter(renewalsDesc, stats.Renewals),
@@ -249,5 +222,5 @@ func (c leaseCollector) Collect(metrics chan<- prometheus.Metric) {
 	for _, pool := range stats.Held[:min(len(stats.Held), shownPools)] {
 		samples = append(samples, gauge(heldNodesDesc, float64(pool.Overdue), pool.Pool))
 	}
-	send(metrics, samples)
+	return samples
 }

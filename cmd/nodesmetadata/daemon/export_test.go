@@ -21,7 +21,9 @@ func Validate(c config.Config) error {
 }
 
 // RegistryCollector shows what the registry of an instance holds.
-func RegistryCollector(local ports.Local) prometheus.Collector { return registryCollector{local} }
+func RegistryCollector(local ports.Local) prometheus.Collector {
+	return collector(func() []sample { return registrySamples(local) })
+}
 
 // Backends are those that the graph knows.
 func Backends() []string {

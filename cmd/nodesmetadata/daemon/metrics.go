@@ -27,7 +27,7 @@ func newMetrics(logs *outlet, port *demux.Demux, node *consensus.Node, leases *a
 	build.Set(1)
 	registry := prometheus.NewRegistry()
 	var faults []error
-	for _, collector := range []prometheus.Collector{
+	for _, one := range []prometheus.Collector{
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build,
@@ -36,16 +36,16 @@ func newMetrics(logs *outlet, port *demux.Demux, node *consensus.Node, leases *a
 			Help: "Lines of the log that were not taken, and are lost.",
 		}, func() float64 { return float64(logs.lost.Load()) }),
 		raft,
-		demuxCollector{port},
+		collector(func() []sample { return demuxSamples(port) }),
 		took.proposed,
 		took.applied,
 		took.stored,
 		took.entries,
-		registryCollector{node},
-		raftCollector{node},
-		leaseCollector{leases},
+		collector(func() []sample { return registrySamples(node) }),
+		collector(func() []sample { return raftSamples(node) }),
+		collector(func() []sample { return leaseSamples(leases) }),
 	} {
-		faults = append(faults, registry.Register(collector))
+		faults = append(faults, registry.Register(one))
 	}
 	return registry, errors.Join(faults...)
 }
@@ -62,21 +62,9 @@ var (
 	evictedDesc      = desc("raft_port_evicted_total", "Connections of a lane that were closed to make room for others.", "lane")
 )
 
-// demuxCollector shows what the demux, which knows no metrics library, counts.
-type demuxCollector struct{ demux *demux.Demux }
-
-// Describe implements prometheus.Collector.
-func (c demuxCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{
-		acceptedDesc, acceptErrorsDesc, pendingDesc, rejectedDesc, handedOverDesc, openDesc, evictedDesc,
-	} {
-		descs <- desc
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (c demuxCollector) Collect(metrics chan<- prometheus.Metric) {
-	stats := c.demux.Stats()
+// demuxSamples are of what the demux counts.
+func demuxSamples(port *demux.Demux) []sample {
+	stats := port.Stats()
 	samples := []sample{
 		counter(acceptedDesc, stats.Accepted),
 		counter(acceptErrorsDesc, stats.AcceptErrors),
@@ -90,5 +78,5 @@ func (c demuxCollector) Collect(metrics chan<- prometheus.Metric) {
 		samples = append(samples, counter(handedOverDesc, lane.HandedOver, name),
 			gauge(openDesc, float64(lane.Open), name), counter(evictedDesc, lane.Evicted, name))
 	}
-	send(metrics, samples)
+	return samples
 }
