@@ -46,7 +46,7 @@ func newLeases(i *portstest.Instance) *app.Leases {
 	return app.NewLeases(app.LeaseConfig{Registry: i, Local: i, Logger: slog.New(slog.DiscardHandler)})
 }
 
-func inquiryOf(i *portstest.Instance, peers ports.Peers) app.Inquiry {
+func inquiryOf(i member, peers ports.Peers) app.Inquiry {
 	return app.Inquiry{
 		Self:    ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", Version: "v1", Process: "P0"},
 		Local:   i,
@@ -55,15 +55,27 @@ func inquiryOf(i *portstest.Instance, peers ports.Peers) app.Inquiry {
 	}
 }
 
-func newCluster(i *portstest.Instance, peers ports.Peers) *app.Cluster {
-	return app.NewCluster(app.ClusterConfig{
+// member is a portstest.Instance, or one that has its own way with a part of that.
+type member interface {
+	ports.Local
+	ports.Membership
+	ports.Promotions
+	ports.Formats
+	ports.ReadIndexer
+}
+
+// configOf is what the use cases of the instance i need, which is n1.
+func configOf(i member, peers ports.Peers) app.ClusterConfig {
+	return app.ClusterConfig{
 		Inquiry:     inquiryOf(i, peers),
 		Membership:  i,
 		Promotions:  i,
 		ReadIndexer: i,
 		Logger:      slog.New(slog.DiscardHandler),
-	})
+	}
 }
+
+func newCluster(i member, peers ports.Peers) *app.Cluster { return app.NewCluster(configOf(i, peers)) }
 
 func voter(id, raftAddress string) domain.Instance {
 	return domain.Instance{ID: id, RaftAddress: raftAddress, Suffrage: domain.Voter}

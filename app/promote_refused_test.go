@@ -3,7 +3,6 @@ package app_test
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -81,13 +80,7 @@ func TestWhatCantBeBegunIsNotDone(t *testing.T) {
 			}
 			before, _ := i.State()
 			r := &refusing{Instance: i, step: test.step}
-			c := app.NewCluster(app.ClusterConfig{
-				Inquiry:     app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
-				Membership:  r,
-				Promotions:  r,
-				ReadIndexer: i,
-				Logger:      slog.New(slog.DiscardHandler),
-			})
+			c := newCluster(r, peers)
 			if err := test.ask(t.Context(), c); !errors.Is(err, ports.ErrBusy) || errors.Is(err, ports.ErrOutcomeUnknown) {
 				t.Errorf("%v", err)
 			}
@@ -151,13 +144,7 @@ func TestAWishOutlivesTheEndOfAnEarlierOne(t *testing.T) {
 					t.Fatal(err)
 				}
 				u := &unsure{Instance: i, t: t}
-				c := app.NewCluster(app.ClusterConfig{
-					Inquiry:     app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
-					Membership:  u,
-					Promotions:  u,
-					ReadIndexer: i,
-					Logger:      slog.New(slog.DiscardHandler),
-				})
+				c := newCluster(u, peers)
 				if err := test.ends(t.Context(), c); !errors.Is(err, ports.ErrOutcomeUnknown) {
 					t.Fatal(err)
 				}

@@ -178,13 +178,9 @@ func TestPromotion(t *testing.T) {
 		},
 		"the next leader goes on with it": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
-			next := app.NewCluster(app.ClusterConfig{
-				Inquiry:     app.Inquiry{Self: far("n2", 0), Formats: p.follower, Local: p.follower, Peers: p.peers},
-				Membership:  p.follower,
-				Promotions:  p.follower,
-				ReadIndexer: p.follower,
-				Logger:      slog.New(slog.DiscardHandler),
-			})
+			config := configOf(p.follower, p.peers)
+			config.Self = far("n2", 0)
+			next := app.NewCluster(config)
 			if err := next.Open(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -263,14 +259,10 @@ func TestAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
 // unwatched gives the use cases of an instance that looks after no members by itself: all that
 // is asked is asked for a promotion.
 func unwatched(i *counted, peers ports.Peers, log io.Writer) *app.Cluster {
-	return app.NewCluster(app.ClusterConfig{
-		Inquiry:       app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
-		Membership:    i,
-		Promotions:    i,
-		ReadIndexer:   i,
-		Logger:        slog.New(slog.NewTextHandler(log, nil)),
-		WatchInterval: 1000 * time.Hour,
-	})
+	config := configOf(i, peers)
+	config.Logger = slog.New(slog.NewTextHandler(log, nil))
+	config.WatchInterval = 1000 * time.Hour
+	return app.NewCluster(config)
 }
 
 // One that is silent is asked now and then, and holds up nobody.
@@ -440,13 +432,7 @@ func TestWhatIsHalfDoneIsNotCalledUndone(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				c := app.NewCluster(app.ClusterConfig{
-					Inquiry:     app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
-					Membership:  stalled{i},
-					Promotions:  i,
-					ReadIndexer: i,
-					Logger:      slog.New(slog.DiscardHandler),
-				})
+				c := newCluster(stalled{i}, peers)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				err := test.ask(ctx, c)
@@ -477,14 +463,7 @@ func TestNobodyIsPromotedWhileNobodyKnowsHowFarItHasToBe(t *testing.T) {
 		if err := i.Want(t.Context(), "n3"); err != nil {
 			t.Fatal(err)
 		}
-		c := app.NewCluster(app.ClusterConfig{
-			Inquiry:     app.Inquiry{Self: answer("n1"), Formats: i, Local: i, Peers: peers},
-			Membership:  i,
-			Promotions:  i,
-			ReadIndexer: unproven{i},
-			Logger:      slog.New(slog.DiscardHandler),
-		})
-		p := promoting{Cluster: c, instance: i}
+		p := promoting{Cluster: newCluster(unproven{i}, peers), instance: i}
 		if err := p.Open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -553,21 +532,17 @@ func TestLeadershipIsLostWhileAnInstanceIsPromoted(t *testing.T) {
 					peers.Answer("h:3", far("n3", 100))
 					first := &losing{Instance: leader, step: step, after: after}
 					clusters := map[string]*app.Cluster{}
-					open := func(id string, m ports.Membership, p ports.Promotions, r ports.ReadIndexer, i *portstest.Instance) {
-						c := app.NewCluster(app.ClusterConfig{
-							Inquiry:     app.Inquiry{Self: answer(id), Formats: i, Local: i, Peers: peers},
-							Membership:  m,
-							Promotions:  p,
-							ReadIndexer: r,
-							Logger:      slog.New(slog.DiscardHandler),
-						})
+					open := func(id string, i member) {
+						config := configOf(i, peers)
+						config.Self = answer(id)
+						c := app.NewCluster(config)
 						if err := c.Open(t.Context()); err != nil {
 							t.Fatal(err)
 						}
 						clusters[id] = c
 					}
-					open("n1", first, first, first, leader)
-					open("n2", follower, follower, follower, follower)
+					open("n1", first)
+					open("n2", follower)
 					ask := func(id string) error {
 						ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 						defer cancel()
