@@ -29,9 +29,9 @@ func CheckAddress(field, address string) error {
 	return nil
 }
 
-// IsWildcard reports whether a valid address names every interface of a machine
+// isWildcard reports whether a valid address names every interface of a machine
 // instead of one that others can reach.
-func IsWildcard(address string) bool {
+func isWildcard(address string) bool {
 	host, _, _, _ := splitAddress(address)
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.Unmap().IsUnspecified()

@@ -43,7 +43,7 @@ func CheckAdvertisedAddress(field, address string) error {
 	if err := CheckAddress(field, address); err != nil {
 		return err
 	}
-	if IsWildcard(address) {
+	if isWildcard(address) {
 		return invalid(field, "must name a host that others can reach, not every interface: %q", address)
 	}
 	return nil
