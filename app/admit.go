@@ -125,11 +125,11 @@ func (c *Cluster) mayMove(ctx context.Context, known domain.Instance, newcomer p
 // as it is: others may have changed it since the holder last looked.
 func (c *Cluster) changing(ctx context.Context) (roster domain.Roster, release func(), err error) {
 	select {
-	case c.membership <- struct{}{}:
+	case c.turn <- struct{}{}:
 	case <-ctx.Done():
 		return roster, nil, ctx.Err()
 	}
-	release = func() { <-c.membership }
+	release = func() { <-c.turn }
 	if roster, err = c.Membership.Roster(ctx); err != nil {
 		release()
 		return roster, nil, err

@@ -39,9 +39,8 @@ type Cluster struct {
 	ClusterConfig
 	watch clusterWatch
 
-	// membership holds a token while the membership is changed, or who is to be
-	// promoted.
-	membership chan struct{}
+	// turn holds a token while the membership is changed, or who is to be promoted.
+	turn chan struct{}
 
 	// blank has voters that are in quarantine: see readmit.
 	blank chan domain.Instance
@@ -54,7 +53,7 @@ func NewCluster(config ClusterConfig) *Cluster {
 	c.watch.asking = make(chan struct{}, 1)
 	c.watch.later = make(chan struct{})
 	c.watch.latest = &clusterState{}
-	c.membership = make(chan struct{}, 1)
+	c.turn = make(chan struct{}, 1)
 	c.blank = make(chan domain.Instance, 1)
 	return c
 }

@@ -83,16 +83,16 @@ func (c *Cluster) keepWatch(ctx context.Context) {
 func sameRule(a, b ports.LocalState) bool {
 	return a.Leading == b.Leading && a.Term == b.Term && a.Closed == b.Closed &&
 		a.LeaderID == b.LeaderID && a.InTouch == b.InTouch &&
-		lastCommitted(a).Index == lastCommitted(b).Index && a.Roster.Equal(b.Roster)
+		toldRoster(a).Index == toldRoster(b).Index && a.Roster.Equal(b.Roster)
 }
 
-// lastCommitted is the membership that followers are told of. Where none is known to be
-// committed, as after a start, it is the latest.
-func lastCommitted(state ports.LocalState) ports.CommittedRoster {
-	if n := len(state.Committed); n > 0 {
-		return state.Committed[n-1]
+// toldRoster is the membership that followers are told of: the last that was committed. Where
+// none is known to be, as after a start, it is the latest.
+func toldRoster(state ports.LocalState) ports.CommittedRoster {
+	if len(state.Committed) == 0 {
+		return ports.CommittedRoster{Roster: state.Roster}
 	}
-	return ports.CommittedRoster{Roster: state.Roster}
+	return state.LastCommitted()
 }
 
 // look asks the instances and tells the followers what is so now. Those who
@@ -117,7 +117,7 @@ func (c *Cluster) look(ctx context.Context) error {
 		c.watch.wake()
 		return ports.ErrClosed
 	}
-	cluster := c.describe(ctx, state, lastCommitted(state).Roster)
+	cluster := c.describe(ctx, state, toldRoster(state).Roster)
 	if err := ctx.Err(); err != nil {
 		// Who stopped asking has not learnt who answers: to publish this would
 		// tell every follower that all instances are unreachable.
@@ -152,14 +152,14 @@ func (w *clusterWatch) publish(round uint64, state ports.LocalState, cluster dom
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, missed := range state.Committed {
-		if w.reached > 0 && w.reached < missed.Index && missed.Index < lastCommitted(state).Index {
+		if w.reached > 0 && w.reached < missed.Index && missed.Index < toldRoster(state).Index {
 			w.appendLocked(w.latest.WithRoster(missed.Roster))
 		}
 	}
 	w.appendLocked(cluster)
 	w.round, w.reached = round, 0
 	if state.CaughtUp { // what it still replays happened before it looked
-		w.reached = max(state.Applied, lastCommitted(state).Index)
+		w.reached = max(state.Applied, toldRoster(state).Index)
 	}
 	w.wakeLocked()
 }
