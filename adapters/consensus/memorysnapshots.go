@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -29,17 +28,11 @@ type memorySnapshot struct {
 
 // Create implements raft.SnapshotStore.
 func (s *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
-	if version != describedVersion {
-		return nil, fmt.Errorf("snapshots of version %d can't be made", version)
+	meta, err := newSnapshotMeta(version, index, term, members, membersIndex)
+	if err != nil {
+		return nil, err
 	}
-	return &memorySnapshotSink{store: s, meta: raft.SnapshotMeta{
-		Version:            version,
-		ID:                 fmt.Sprintf("%d-%d-%d", term, index, time.Now().UnixMilli()),
-		Index:              index,
-		Term:               term,
-		Configuration:      members,
-		ConfigurationIndex: membersIndex,
-	}}, nil
+	return &memorySnapshotSink{store: s, meta: meta}, nil
 }
 
 // List implements raft.SnapshotStore.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -169,6 +170,22 @@ func compareSnapshots(a, b *raft.SnapshotMeta) int {
 func snapshotNamed(name string) (meta raft.SnapshotMeta, ok bool) {
 	term, index, _, ok := logstore.SnapshotName(name)
 	return raft.SnapshotMeta{ID: name, Term: term, Index: index}, ok
+}
+
+// newSnapshotMeta is of a snapshot that is begun now. Its Peers are empty: raft reads them in
+// snapshots of version 0 alone.
+func newSnapshotMeta(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64) (raft.SnapshotMeta, error) {
+	if version != describedVersion {
+		return raft.SnapshotMeta{}, fmt.Errorf("snapshots of version %d can't be made", version)
+	}
+	return raft.SnapshotMeta{
+		Version:            version,
+		ID:                 fmt.Sprintf("%d-%d-%d", term, index, time.Now().UnixMilli()),
+		Index:              index,
+		Term:               term,
+		Configuration:      members,
+		ConfigurationIndex: membersIndex,
+	}, nil
 }
 
 func readSnapshotMeta(path string) (snapshotFile, error) {

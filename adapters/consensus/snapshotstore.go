@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -48,14 +47,13 @@ func openSnapshots(directory string, unusable []string, logger *slog.Logger) (*s
 	return &snapshotStore{folder: folder, unusable: unusable, logger: logger}, nil
 }
 
-// Create implements raft.SnapshotStore. Peers stays empty: raft reads it in snapshots of
-// version 0 alone.
+// Create implements raft.SnapshotStore.
 func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
-	if version != describedVersion {
-		return nil, fmt.Errorf("snapshots of version %d can't be written", version)
+	meta, err := newSnapshotMeta(version, index, term, members, membersIndex)
+	if err != nil {
+		return nil, err
 	}
-	id := fmt.Sprintf("%d-%d-%d", term, index, time.Now().UnixMilli())
-	path := filepath.Join(s.folder, id+unfinished)
+	path := filepath.Join(s.folder, meta.ID+unfinished)
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
 	}
@@ -70,14 +68,7 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 		state: state,
 		sum:   sum,
 		out:   bufio.NewWriterSize(io.MultiWriter(state, sum), 64<<10),
-		meta: snapshotFile{SnapshotMeta: raft.SnapshotMeta{
-			Version:            version,
-			ID:                 id,
-			Index:              index,
-			Term:               term,
-			Configuration:      members,
-			ConfigurationIndex: membersIndex,
-		}},
+		meta:  snapshotFile{SnapshotMeta: meta},
 	}, nil
 }
 
