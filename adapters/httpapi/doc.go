@@ -44,4 +44,20 @@
 // A comment is followed by a blank line. For a parser of the standard that is no
 // event, and it keeps parsers that cut at blank lines from collecting hours of
 // comments in their buffer.
+//
+// # Connections
+//
+// A connection comes through the door, and is one of the guests until it is closed; there may
+// be so many of them. It is one of the newcomers, too, until its first request has arrived:
+// where these are many the oldest gives way. A body is an arrival until all of it has
+// arrived, and an answer of HTTP/2 a departure until all of it was taken. Both are transfers:
+// when the server closes, each has a little time left.
+//
+// A stream is written to a sink, which makes frames of events for its outlet: a wire, which
+// is the connection itself, for HTTP/1.1, else a response of net/http. Waves wake the
+// streams when something has changed.
+//
+// What keeps a processor busy for long is done for a few at a time, so that raft is heard:
+// lists, snapshots and backups are encoded by who has one of listCache.making, and long
+// bodies are copied into sockets in turns.
 package httpapi
