@@ -97,7 +97,7 @@ func defaults() *Config {
 func Load(args, environ []string) (Config, error) {
 	config := defaults()
 	flags := define(config)
-	sources, faults := listen(flags, args, environ)
+	sources, faults := readSources(flags, args, environ)
 	said := sayings{}
 	for _, source := range sources {
 		maps.Copy(said, source)

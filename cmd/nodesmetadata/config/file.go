@@ -32,10 +32,10 @@ func readBounded(path string) ([]byte, error) {
 	return content, nil
 }
 
-// hearFile reads one YAML document, a mapping of settings to scalars or, for a
+// readFile reads one YAML document, a mapping of settings to scalars or, for a
 // list, to a sequence of them. Values are taken as they are written, so that the
 // file understands exactly what a flag does.
-func hearFile(flags *pflag.FlagSet, named saying) (sayings, []error) {
+func readFile(flags *pflag.FlagSet, named saying) (sayings, []error) {
 	path := named.values[len(named.values)-1]
 	if path == "" {
 		return sayings{}, []error{fmt.Errorf("%s: must not be empty; for no file, leave it out", named.where)}

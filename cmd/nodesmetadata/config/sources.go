@@ -78,10 +78,10 @@ func kind(flag *pflag.Flag) string {
 	}
 }
 
-// listen hears all sources, the weakest first, and what is wrong with them.
-func listen(flags *pflag.FlagSet, args, environ []string) ([]sayings, []error) {
-	fromArgs, faults := hearArgs(flags, args)
-	fromEnviron, more := hearEnviron(flags, environ)
+// readSources gives what each source says, the weakest first, and what is wrong with that.
+func readSources(flags *pflag.FlagSet, args, environ []string) ([]sayings, []error) {
+	fromArgs, faults := readArgs(flags, args)
+	fromEnviron, more := readEnviron(flags, environ)
 	faults = append(faults, more...)
 	fromFile := sayings{}
 	file := fromEnviron[fileFlag]
@@ -90,15 +90,22 @@ func listen(flags *pflag.FlagSet, args, environ []string) ([]sayings, []error) {
 	}
 	if len(file.values) > 0 {
 		var err []error
-		fromFile, err = hearFile(flags, file)
+		fromFile, err = readFile(flags, file)
 		faults = append(faults, err...)
 	}
 	return []sayings{fromFile, fromEnviron, fromArgs}, faults
 }
 
-// hearArgs goes on after a flag that it does not know, so that all of them are
+// ReadFlags reads args into the flags of a verb, which no variable and no file says
+// anything about, and gives everything that is wrong with them.
+func ReadFlags(flags *pflag.FlagSet, args []string) []error {
+	said, faults := readArgs(flags, args)
+	return append(faults, said.read(flags)...)
+}
+
+// readArgs goes on after a flag that it does not know, so that all of them are
 // told at once.
-func hearArgs(flags *pflag.FlagSet, args []string) (sayings, []error) {
+func readArgs(flags *pflag.FlagSet, args []string) (sayings, []error) {
 	var faults []error
 	rest := slices.Clone(args)
 	for {
@@ -147,7 +154,7 @@ func isServiceLink(name, value string) bool {
 	return serviceLink.MatchString("_"+name) || strings.HasSuffix("_"+name, "_PORT") && strings.Contains(value, "://")
 }
 
-func hearEnviron(flags *pflag.FlagSet, environ []string) (sayings, []error) {
+func readEnviron(flags *pflag.FlagSet, environ []string) (sayings, []error) {
 	said := sayings{}
 	var faults []error
 	for _, entry := range environ {

@@ -81,7 +81,7 @@ func Run(ctx context.Context, args []string, backends logstore.Backends, stdout,
 		return config.SayMisused(stderr, "nodesmetadata --help", err)
 	}
 	flags, work, help := chosen.begin()
-	faults := config.Words(flags, rest)
+	faults := config.ReadFlags(flags, rest)
 	if *help {
 		_, _ = io.WriteString(stdout, chosen.help())
 		return config.Done
