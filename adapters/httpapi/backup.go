@@ -121,16 +121,16 @@ func appendStored(b []byte, n *domain.CacheNode) []byte {
 	return append(b, '}')
 }
 
-// paced gives the client time for each piece of a long answer, instead of for the
+// pieceWriter gives the client time for each piece of a long answer, instead of for the
 // whole.
-type paced struct {
+type pieceWriter struct {
 	w       io.Writer
 	control *http.ResponseController
 	stalled time.Duration
 }
 
 // Write implements io.Writer.
-func (p paced) Write(b []byte) (written int, err error) {
+func (p pieceWriter) Write(b []byte) (written int, err error) {
 	for len(b) > 0 && err == nil {
 		// Where it fails the answer is cut off earlier, as any other.
 		_ = p.control.SetWriteDeadline(time.Now().Add(p.stalled))

@@ -29,7 +29,7 @@ func (s *Server) reply(w http.ResponseWriter, r request, a *answer) error {
 	if a.content == nil || a.status == http.StatusNotModified || r.Method == http.MethodHead {
 		return nil
 	}
-	return a.content(paced{w, http.NewResponseController(w), s.config.StalledTimeout})
+	return a.content(pieceWriter{w, http.NewResponseController(w), s.config.StalledTimeout})
 }
 
 // depart gives the writer of an answer to r in place of w. done is to be called when all is

@@ -93,7 +93,7 @@ func (s *Server) deliverSnapshot(out *sink, view domain.View, filter domain.Filt
 	sizes := snapshotParts(view, filter, making)
 	part, members := 0, 0
 	block := appendPartHead(nil, view.Revision(), 1, len(sizes))
-	taking := pace{sink: out}
+	taking := snapshotSink{sink: out}
 	send := func() error { return taking.event(append(block, "}}\n\n"...)) }
 	for n := range matching(view, filter) {
 		if members == sizes[part] {
@@ -142,25 +142,25 @@ const (
 	snapshotTimeout = uploadTimeout
 )
 
-// pace sends a snapshot on a stream as long as its client takes it fast enough.
-type pace struct {
+// snapshotSink sends a snapshot on a stream as long as its client takes it fast enough.
+type snapshotSink struct {
 	*sink
 	taken int           // of a piece
 	spent time.Duration // on that; to encode it, and to wait for that, does not count
 }
 
 // event sends block, or as much of it as its client takes in time.
-func (p *pace) event(block []byte) error {
+func (s *snapshotSink) event(block []byte) error {
 	began := time.Now()
-	late := time.AfterFunc(snapshotTimeout-p.spent, p.out.hurry)
-	err := p.sink.event(block)
+	late := time.AfterFunc(snapshotTimeout-s.spent, s.out.hurry)
+	err := s.sink.event(block)
 	if !late.Stop() && err == nil {
 		err = os.ErrDeadlineExceeded // it took the last in the time that hurry leaves
-		p.broken = err
+		s.broken = err
 	}
-	p.spent += time.Since(began)
-	if p.taken += len(block); p.taken >= snapshotPiece {
-		p.taken, p.spent = 0, 0
+	s.spent += time.Since(began)
+	if s.taken += len(block); s.taken >= snapshotPiece {
+		s.taken, s.spent = 0, 0
 	}
 	return err
 }
