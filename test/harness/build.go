@@ -23,34 +23,35 @@ type Build struct {
 // tests are, unless it is to be plain. It is built once for each kind of Build.
 func Program(t testing.TB, b Build) string {
 	t.Helper()
-	if shared.directory == "" {
-		t.Fatal("harness: there is no TestMain that calls harness.Main")
+	args := []string{"-tags=" + strings.Join(b.Tags, ",")}
+	if Race && !b.Plain {
+		args = append(args, "-race")
 	}
-	path, err := b.program()()
+	path, err := built(t, strings.Join(args, " "), func(path string) error { return build(path, args) })
 	if err != nil {
 		t.Fatalf("harness: %v", err)
 	}
 	return path
 }
 
-// program gives what builds the program when it is called first.
-func (b Build) program() func() (path string, err error) {
-	args := []string{"-tags=" + strings.Join(b.Tags, ",")}
-	if Race && !b.Plain {
-		args = append(args, "-race")
+// built gives the path of a program of some kind, which build has made when it was asked for first.
+func built(t testing.TB, kind string, build func(path string) error) (path string, err error) {
+	t.Helper()
+	if shared.directory == "" {
+		t.Fatal("harness: there is no TestMain that calls harness.Main")
 	}
-	kind := strings.Join(args, " ")
 	shared.mu.Lock()
-	defer shared.mu.Unlock()
-	if known := shared.programs[kind]; known != nil {
-		return known
+	program := shared.programs[kind]
+	if program == nil {
+		path := filepath.Join(shared.directory, fmt.Sprintf("nodesmetadata-%d", len(shared.programs)))
+		program = sync.OnceValues(func() (string, error) { return path, build(path) })
+		if shared.programs == nil {
+			shared.programs = map[string]func() (string, error){}
+		}
+		shared.programs[kind] = program
 	}
-	if shared.programs == nil {
-		shared.programs = map[string]func() (string, error){}
-	}
-	path := filepath.Join(shared.directory, fmt.Sprintf("nodesmetadata-%d", len(shared.programs)))
-	shared.programs[kind] = sync.OnceValues(func() (string, error) { return path, build(path, args) })
-	return shared.programs[kind]
+	shared.mu.Unlock()
+	return program()
 }
 
 func build(path string, args []string) error {

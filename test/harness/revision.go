@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 )
 
@@ -28,22 +26,8 @@ func Previous(t testing.TB) string {
 // is not on this machine.
 func ProgramAt(t testing.TB, commit string) string {
 	t.Helper()
-	if shared.directory == "" {
-		t.Fatal("harness: there is no TestMain that calls harness.Main")
-	}
 	commit = git(t, "rev-parse", "--verify", commit+"^{commit}")
-	shared.mu.Lock()
-	program := shared.programs[commit]
-	if program == nil {
-		path := filepath.Join(shared.directory, "nodesmetadata-"+commit)
-		program = sync.OnceValues(func() (string, error) { return path, buildAt(path, commit) })
-		if shared.programs == nil {
-			shared.programs = map[string]func() (string, error){}
-		}
-		shared.programs[commit] = program
-	}
-	shared.mu.Unlock()
-	path, err := program()
+	path, err := built(t, commit, func(path string) error { return buildAt(path, commit) })
 	if err != nil {
 		t.Skipf("the program of commit %s can't be built here: %v", commit, err)
 	}
