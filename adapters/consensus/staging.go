@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
@@ -251,6 +249,3 @@ func (s *snapshotReader) checkStaged(f *field) {
 		f.fail(fmt.Errorf("%d staged nodes instead of %d", held, s.stagedNodes))
 	}
 }
-
-// nodeSize is what n takes in the message of a part.
-func nodeSize(n *domain.CacheNode) int { return protowire.SizeBytes(len(appendNode(nil, n))) + 1 }

@@ -42,10 +42,6 @@ func appendMessage(b []byte, number protowire.Number, fields func(b []byte) []by
 	return b
 }
 
-func appendNodeMessage(b []byte, number protowire.Number, n *domain.CacheNode) []byte {
-	return appendMessage(b, number, func(b []byte) []byte { return appendNode(b, n) })
-}
-
 // field is the field of a message that is being read. The same value serves for the next
 // one, and for those of a message within the message, so readers must not keep it. Its
 // accessors note the first thing that is wrong, so that reading code needs no branch for
