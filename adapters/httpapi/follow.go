@@ -14,8 +14,11 @@ import (
 // known but gives no answer.
 const retryPause = 250 * time.Millisecond
 
-// noLeader is what a stream says while it waits for a leader.
-const noLeader = "no leader"
+// What a stream says while it waits for a leader, and while there is nothing to tell yet.
+const (
+	noLeader   = "no leader"
+	nothingNew = "keep-alive"
+)
 
 // opening opens a stream at the ports, and takes the first delivery. It gives the
 // revision of the registry that this shows; nil where it shows none.
@@ -105,7 +108,7 @@ func deliverAll[D interface{ Empty() bool }](
 		switch {
 		case err != nil:
 		case delivery.Empty():
-			err = out.await(later, "keep-alive")
+			err = out.await(later, nothingNew)
 		default:
 			err = deliver(delivery)
 		}

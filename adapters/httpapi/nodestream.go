@@ -90,7 +90,10 @@ func (s *Server) deliverSnapshot(out *sink, view domain.View, filter domain.Filt
 		return ports.ErrClosed
 	}
 	defer making.give()
-	sizes := snapshotParts(view, filter, making)
+	sizes, err := snapshotParts(view, filter, making, func() error { return out.look(nothingNew) })
+	if err != nil {
+		return err
+	}
 	part, members := 0, 0
 	block := appendPartHead(nil, view.Revision(), 1, len(sizes))
 	taking := snapshotSink{sink: out}
@@ -116,9 +119,10 @@ func (s *Server) deliverSnapshot(out *sink, view domain.View, filter domain.Filt
 }
 
 // snapshotParts says how many nodes go into each part; no nodes are one part too. The
-// caller has one of making, which others have between two parts.
-func snapshotParts(view domain.View, filter domain.Filter, making permits) []int {
-	var sizes []int
+// caller has one of making, which others have between two parts. Then look says whether
+// anybody still waits: when many do, that takes long, and who comes again because it took
+// too long for him must not have to wait for what he gave up.
+func snapshotParts(view domain.View, filter domain.Filter, making permits, look func() error) (sizes []int, err error) {
 	var scratch []byte
 	length, members := 0, 0
 	for n := range matching(view, filter) {
@@ -126,12 +130,14 @@ func snapshotParts(view domain.View, filter domain.Filter, making permits) []int
 		if members > 0 && length+len(scratch)+1 > maxPart-partOverhead {
 			sizes = append(sizes, members)
 			length, members = 0, 0
-			_ = making.lend(func() error { return nil })
+			if err := making.lend(look); err != nil {
+				return nil, err
+			}
 		}
 		length += len(scratch) + 1
 		members++
 	}
-	return append(sizes, members)
+	return append(sizes, members), nil
 }
 
 // A snapshot may be as long as a registry, so no time is enough for all of it. But it keeps

@@ -287,6 +287,11 @@ func (o *sink) await(changed <-chan struct{}, comment string) error {
 		case <-changed:
 		}
 	}
+	return o.look(comment)
+}
+
+// look is await for who has something to do, and sends nothing meanwhile.
+func (o *sink) look(comment string) error {
 	switch {
 	case o.out.gone():
 		return context.Canceled

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -58,6 +59,73 @@ func TestASnapshotIsEncodedInTurns(t *testing.T) {
 				nothingComes(t, client)
 				done()
 				takeUntil(t, client, `"part":3,`)
+			})
+		})
+	}
+}
+
+// How many parts there are takes long to find out, too, and nothing is sent meanwhile.
+func TestWhoWaitsForASnapshotIsNotLeftInSilence(t *testing.T) {
+	overPipes(t, func(t *testing.T, s *service, listener pipes) {
+		s.fill(t, 5000)
+		done := s.MakeLists()
+		client := listener.ask(t, "GET /nodes/sse HTTP/1.1")
+		defer client.Close()
+		takeUntil(t, client, "\r\n\r\n")
+		heard := make(chan string, 1)
+		go func() {
+			b, _ := bufio.NewReader(client).Peek(len("0000\r\n: keep-alive"))
+			heard <- string(b)
+		}()
+		for range 15 { // fewer than there are parts
+			<-time.After(time.Second)
+			done()
+			done = s.MakeLists() // it has made a part
+		}
+		defer done()
+		select {
+		case text := <-heard:
+			if !strings.HasSuffix(text, ": keep-alive") {
+				t.Errorf("%q came", text)
+			}
+		case <-time.After(time.Millisecond):
+			t.Error("nothing came in 15 s")
+		}
+	})
+}
+
+// Else those who come again and again, because they wait too long for it, wait for what they
+// have asked for before.
+func TestASnapshotThatNobodyWaitsForIsNotMade(t *testing.T) {
+	tests := map[string]func(t *testing.T, s *service, client net.Conn){
+		"its client has gone": func(_ *testing.T, _ *service, client net.Conn) { client.Close() },
+		"the server closes": func(t *testing.T, s *service, client net.Conn) {
+			s.closesWithin(t, patience)
+			go func() { _, _ = io.Copy(io.Discard, client) }() // the last words
+		},
+	}
+	for name, end := range tests {
+		t.Run(name, func(t *testing.T) {
+			overPipes(t, func(t *testing.T, s *service, listener pipes) {
+				s.fill(t, 5000)
+				done := s.MakeLists()
+				client := listener.ask(t, "GET /nodes/sse HTTP/1.1")
+				defer client.Close()
+				takeUntil(t, client, "\r\n\r\n")
+				synctest.Wait() // until it is its turn
+				done()
+				done = s.MakeLists() // it has made a part
+				end(t, s, client)
+				synctest.Wait()
+				for range 2 { // another one, at most
+					done()
+					done = s.MakeLists()
+				}
+				defer done()
+				synctest.Wait()
+				if open := s.metric(t, "nodesmetadata_http_streams_open"); open != 0 {
+					t.Error("it goes on being made")
+				}
 			})
 		})
 	}
