@@ -105,22 +105,23 @@ func (c *wire) send(frame []byte) error {
 }
 
 // write returns os.ErrDeadlineExceeded once the socket took nothing of b for as
-// long as it may. A deadline is a timer of the runtime, so it is put off only now
-// and then, and what it means is decided here.
+// long as it may, and nothing when it was asked again after that: where the machine
+// stood still, the time went by and nobody asked. A deadline is a timer of the runtime,
+// so it is put off only now and then, and what it means is decided here.
 func (c *wire) write(b []byte) error {
 	moved := time.Now()
-	for c.extend(moved); ; c.extend(time.Now()) {
+	for asked := moved; ; asked = time.Now() {
+		c.extend(asked)
 		n, err := c.conn.Write(b)
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 		b = b[n:]
-		now := time.Now()
 		switch {
-		case c.isHurried() || n == 0 && now.Sub(moved) >= c.stalled:
+		case c.isHurried() || n == 0 && asked.Sub(moved) >= c.stalled:
 			return err
 		case n > 0:
-			moved = now
+			moved = time.Now()
 		}
 	}
 }

@@ -53,6 +53,45 @@ func TestAWireIsCutOnceItsSocketTookNothing(t *testing.T) {
 	})
 }
 
+// standstill is a connection to which a machine stands still once, just before it is asked to
+// take something.
+type standstill struct {
+	net.Conn
+	next time.Duration
+}
+
+func (s *standstill) Write(b []byte) (int, error) {
+	<-time.After(s.next)
+	s.next = 0
+	return s.Conn.Write(b)
+}
+
+// Time in which nobody asked the socket says nothing about it.
+func TestAWireIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, pipe := net.Pipe()
+		defer client.Close()
+		received := make(chan []byte)
+		go func() {
+			all, _ := io.ReadAll(client)
+			received <- all
+		}()
+		conn := &standstill{Conn: pipe}
+		wire, err := httpapi.OpenWire(conn, http.Header{}, stalled)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.next = stalled * 3 / 2
+		if err := wire.Send("event"); err != nil {
+			t.Errorf("its client takes everything: %v", err)
+		}
+		wire.End(true)
+		if all := <-received; !strings.HasSuffix(string(all), "0005\r\nevent\r\n0\r\n\r\n") {
+			t.Errorf("%q came", all)
+		}
+	})
+}
+
 func TestAWireIsLeftAloneWhoseSocketTakesAnything(t *testing.T) {
 	withWire(t, func(wire *httpapi.Wire, client net.Conn) {
 		sent := make(chan error)
