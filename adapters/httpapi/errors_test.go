@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -70,6 +71,21 @@ func TestAFollowerSendsToTheLeader(t *testing.T) {
 		if got := s.do(t, "GET", path, ""); got.status != 200 {
 			t.Errorf("%s of a follower: %d", path, got.status)
 		}
+	}
+}
+
+// Some clients send such bytes as they are, and others read them in a header as Latin-1.
+func TestARedirectIsAnAddressInASCII(t *testing.T) {
+	s := start(t)
+	s.follow("leader.test:8080")
+	conn := s.dial(t, "GET /nodes?zone=Z\u00fcrich%201 HTTP/1.1\r\nHost: h\r\n\r\n")
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if got, want := response.Header.Get("Location"), "http://leader.test:8080/nodes?zone=Z%C3%BCrich%201"; got != want {
+		t.Errorf("it goes to %q, want %q", got, want)
 	}
 }
 

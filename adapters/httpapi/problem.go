@@ -213,14 +213,25 @@ func (s *Server) leader(ctx context.Context, err error) (string, error) {
 func redirectTarget(leader string, r request) string {
 	target := "http://" + leader + r.URL.EscapedPath()
 	if r.URL.RawQuery != "" {
-		target += "?" + forLocation.Replace(r.URL.RawQuery)
+		target += "?" + forLocation(r.URL.RawQuery)
 	}
 	return target
 }
 
-// forLocation encodes what net/http takes in a query, and whoever follows a redirect would
-// not send on: what is behind a #, and a space, which HTTP/2 lets through.
-var forLocation = strings.NewReplacer("#", "%23", " ", "%20")
+// forLocation encodes what clients may send in a query as it is, and would not send on when
+// they follow a redirect: a space, and what is behind a #. What is not ASCII some of them
+// read in a header as Latin-1, and would ask the leader for something else.
+func forLocation(query string) string {
+	var b []byte
+	for i := range len(query) {
+		if c := query[i]; c <= ' ' || c == '#' || c >= utf8.RuneSelf {
+			b = fmt.Appendf(b, "%%%02X", c)
+		} else {
+			b = append(b, c)
+		}
+	}
+	return string(b)
+}
 
 // maxDetail bounds what an error quotes of its request.
 const maxDetail = 1 << 10
