@@ -3,6 +3,7 @@ package wal
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
 
 // endless has zeros from where the data of an entry begin to the end of the file.
@@ -500,4 +502,17 @@ func TestNoCrashMakesALogADamagedOne(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A process may be killed when it has put a list in its place, and before that is durable.
+// The next one must not fill files that the list of before does not name.
+func TestAListThatMayBeLostIsNotBuiltUpon(t *testing.T) {
+	dir := stopped(t, "abcd")
+	path := filepath.Join(dir, dirName)
+	logstoretest.Unlisted(t, path, func() {
+		if _, err := prepare(dir, path); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("it is taken as it is: %v", err)
+		}
+	})
+	wantReopened(t, dir, "abcd")
 }

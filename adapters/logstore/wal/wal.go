@@ -84,16 +84,20 @@ func open(dir, path string, logger *slog.Logger) (*store, error) {
 
 // prepare gives the list, of no segments where there was no store.
 func prepare(dir, path string) (list, error) {
-	err := os.Mkdir(path, 0o700)
-	if err == nil {
-		err = logstore.SyncDir(dir)
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return list{}, err
 	}
-	if err != nil && !errors.Is(err, os.ErrExist) {
+	if err := logstore.SyncDir(dir); err != nil {
 		return list{}, err
 	}
 	listed, found, err := readList(path)
-	if err != nil || found {
-		return listed, err
+	if err != nil {
+		return list{}, err
+	}
+	if found {
+		// The process that put it there may have been killed before it was durable. What
+		// is acknowledged in a file that only this list names would be lost with it.
+		return listed, logstore.SyncDir(path)
 	}
 	if err := logstore.CheckRoom(path, 0, appendRoom); err != nil {
 		return list{}, err
