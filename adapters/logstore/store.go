@@ -86,6 +86,9 @@ type Store interface {
 // lies in dir under the one name "log.<backend>", so that two backends can stand
 // side by side while one is converted to the other.
 //
+// Before it gives the store it makes durable what dir has: a process that was killed may
+// have left the store, the manifest or a note there, and not have come to that.
+//
 // A store that a crash left behind is repaired if that costs nothing that was
 // acknowledged; damage beyond that is an error that names the file. A nil logger
 // is silence. The caller closes the store.

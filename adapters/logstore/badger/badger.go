@@ -96,6 +96,9 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("create log store: %w", err)
 	}
+	if err := logstore.SyncDir(config.Dir); err != nil {
+		return nil, fmt.Errorf("create log store: %w", err)
+	}
 	if err := logstore.CheckRoom(path, 0, openRoom); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}

@@ -48,6 +48,10 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
+	// bbolt does not, and what is in a file is lost with its name.
+	if err := logstore.SyncDir(dir); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, inner.Close()))
+	}
 	logger.Debug("opened log store", "path", path, "took", time.Since(begin))
 	return &store{inner: inner, dir: dir}, nil
 }

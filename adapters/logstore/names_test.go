@@ -1,0 +1,30 @@
+package logstore_test
+
+import (
+	"errors"
+	"io/fs"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
+)
+
+// A process may be killed between making, or renaming, a file and the sync of its folder.
+// Then the next one finds the file, and a power cut does not leave it there.
+func TestNothingIsBuiltUponANameThatMayBeLost(t *testing.T) {
+	for _, backend := range []logstore.Backend{bolted, badgered, walled} {
+		t.Run("a start with "+backend.Name, func(t *testing.T) {
+			dir := made(t, backend, full)
+			logstoretest.Unlisted(t, dir, func() {
+				store, err := backend.Open(dir, nil)
+				if err == nil {
+					_ = store.Close()
+				}
+				if !errors.Is(err, fs.ErrPermission) {
+					t.Errorf("Open: %v", err)
+				}
+			})
+			startable(t, dir, full)
+		})
+	}
+}
