@@ -249,6 +249,11 @@ func (m *migration) finish() error {
 			return err
 		}
 	}
+	// It may have been stopped before the manifest was durable, and then the old one would
+	// name a store that is gone.
+	if err := SyncDir(m.dir); err != nil {
+		return err
+	}
 	m.Watch(StepSwitched, fmt.Sprintf("%s says %s already: an earlier migration got that far", manifestName, m.To.Name))
 	return m.removeOld()
 }

@@ -3,6 +3,7 @@ package logstore_test
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
@@ -27,4 +28,20 @@ func TestNothingIsBuiltUponANameThatMayBeLost(t *testing.T) {
 			startable(t, dir, full)
 		})
 	}
+	t.Run("a migration that goes on", func(t *testing.T) {
+		m := logstore.Migration{From: bolted, To: walled}
+		for _, crash := range images(t, made(t, m.From, full), m) {
+			if crash.step != logstore.StepSwitched {
+				continue
+			}
+			logstoretest.Unlisted(t, crash.dir, func() {
+				if err := migrateDir(t.Context(), t, crash.dir, m); !errors.Is(err, fs.ErrPermission) {
+					t.Errorf("Migrate: %v", err)
+				}
+			})
+			if _, err := os.Lstat(m.From.Path(crash.dir)); err != nil {
+				t.Errorf("the old store has lost its name, and the manifest may yet name it: %v", err)
+			}
+		}
+	})
 }
