@@ -102,6 +102,9 @@ type store struct {
 	closed bool
 	inner  *raftboltdb.BoltStore
 	dir    string
+
+	write sync.Mutex // puts writers in a row
+	doubt bool       // the last of them has failed; guarded by write
 }
 
 // during runs call unless the store is closed.
@@ -112,6 +115,28 @@ func (s *store) during(call func() error) error {
 		return logstore.ErrClosed
 	}
 	return call()
+}
+
+// writing is during for one writer at a time.
+//
+// Where bbolt could not sync the page that says which pages count it goes by it all the
+// same, and takes those for free which that page no longer names. On the disk there may
+// be the one of before, with nothing to be written by another sync; so what is written next
+// would spoil what the disk goes by. A transaction that changes nothing writes such a page
+// again, and no other.
+func (s *store) writing(call func() error) error {
+	return s.during(func() error {
+		s.write.Lock()
+		defer s.write.Unlock()
+		if s.doubt {
+			if err := s.inner.StoreLogs(nil); err != nil {
+				return err
+			}
+		}
+		err := call()
+		s.doubt = err != nil
+		return err
+	})
 }
 
 func (s *store) FirstIndex() (index uint64, err error) {
@@ -148,7 +173,7 @@ func (s *store) StoreLog(log *raft.Log) error {
 }
 
 func (s *store) StoreLogs(logs []*raft.Log) error {
-	return s.during(func() error { return s.inner.StoreLogs(logs) })
+	return s.writing(func() error { return s.inner.StoreLogs(logs) })
 }
 
 // Room implements logstore.Roomy. bbolt itself survives a full disk; but once it has
@@ -161,11 +186,11 @@ func (s *store) Room() error {
 }
 
 func (s *store) DeleteRange(min, max uint64) error {
-	return s.during(func() error { return s.inner.DeleteRange(min, max) })
+	return s.writing(func() error { return s.inner.DeleteRange(min, max) })
 }
 
 func (s *store) Set(key, value []byte) error {
-	return s.during(func() error { return s.inner.Set(key, seal(key, value)) })
+	return s.writing(func() error { return s.inner.Set(key, seal(key, value)) })
 }
 
 func (s *store) Get(key []byte) (value []byte, err error) {

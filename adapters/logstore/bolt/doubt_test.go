@@ -1,0 +1,46 @@
+package bolt
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// transaction is the number of the last one in the file.
+func (s *store) transaction(t *testing.T) (last uint64) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(s.dir, fileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for page := range 2 {
+		meta := raw[page*os.Getpagesize()+pageHeaderSize:]
+		last = max(last, binary.NativeEndian.Uint64(meta[metaTxOffset:]))
+	}
+	return last
+}
+
+// What bbolt goes by after a write that failed need not be on the disk, and is written
+// again, in a transaction of its own, before what it takes for free is used.
+func TestNothingIsWrittenOverWhatTheDiskMayGoBy(t *testing.T) {
+	s := openStore(t)
+	set := func(value uint64, transactions uint64) {
+		t.Helper()
+		before := s.transaction(t)
+		if err := s.SetUint64(logstore.TermKey, value); err != nil {
+			t.Fatal(err)
+		}
+		if took := s.transaction(t) - before; took != transactions {
+			t.Errorf("it took %d transactions, not %d", took, transactions)
+		}
+	}
+	set(1, 1)
+	if err := s.Set(nil, nil); err == nil {
+		t.Fatal("a key of nothing was stored: it was to be a write that fails")
+	}
+	set(2, 2)
+	set(3, 1)
+}
