@@ -84,6 +84,7 @@ var noBare = []string{"nodesmetadata", "etcd"}
 func table(s scale) []stage {
 	return []stage{
 		{title: "Requests to three instances", members: 3, rows: requests(s)},
+		{title: "Writes to three instances, by size of the registry", members: 3, rows: sizes(s)},
 		{title: "Other requests to three instances", members: 3, prepare: lease, rows: otherRequests(s)},
 		{title: "Streams of three instances", members: 3, rows: streams(s)},
 		{title: "A lone instance", members: 1, rows: instances(s, 1)},
@@ -98,16 +99,10 @@ func table(s scale) []stage {
 func requests(s scale) []row {
 	var rows []row
 	last := len(s.clients) - 1
-	write := func(clients, nodes int) row {
-		return row{
-			name: fmt.Sprintf("write, %s, %s", count(clients, "client"), count(nodes, "node")),
-			unit: perSecond, nodes: nodes, measure: writes(clients), quoted: nodes == s.usual && clients != s.clients[1],
-		}
-	}
-	few := write(s.clients[last-1], s.few)
-	rows = append(rows, few)
-	for _, clients := range s.clients {
-		rows = append(rows, write(clients, s.usual))
+	for i, clients := range s.clients {
+		one := write(clients, s.usual)
+		one.quoted = i != 1
+		rows = append(rows, one)
 	}
 	readers := []int{s.clients[0], s.clients[last-1], s.clients[last]}
 	for _, nodes := range []int{s.usual, s.many} {
@@ -122,10 +117,25 @@ func requests(s scale) []row {
 		}
 		rows = append(rows, lists(s.list, readers[:2])...)
 	}
-	rows = append(rows, lists(s.many, readers[:2])...)
-	huge := write(s.clients[last-1], s.huge)
-	huge.kinds = noBare
-	return append(rows, huge)
+	return append(rows, lists(s.many, readers[:2])...)
+}
+
+func write(clients, nodes int) row {
+	return row{
+		name: fmt.Sprintf("write, %s, %s", count(clients, "client"), count(nodes, "node")),
+		unit: perSecond, nodes: nodes, measure: writes(clients),
+	}
+}
+
+// sizes are compared with each other, so they are measured one right after the other.
+func sizes(s scale) []row {
+	var rows []row
+	for _, nodes := range []int{s.few, s.huge} {
+		one := write(s.clients[len(s.clients)-2], nodes)
+		one.kinds = noBare
+		rows = append(rows, one)
+	}
+	return rows
 }
 
 // otherRequests are compared with the writes and gets of as many nodes.
