@@ -226,21 +226,6 @@ func TestARestartedInstanceIsFoundAgain(t *testing.T) {
 	}
 }
 
-func TestACloseWithKeptConnectionsIsQuick(t *testing.T) {
-	i, c := start(t, "127.0.0.1:0"), client(t)
-	if _, err := c.Identify(within(t, 5*time.Second), i.address()); err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	if err := i.server.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	// That would be for a second: until Close gives up those who do not end.
-	if took := time.Since(began); took > 900*time.Millisecond {
-		t.Fatalf("an idle connection held Close up for %v", took)
-	}
-}
-
 func TestAClosedClientAsksNobody(t *testing.T) {
 	i := start(t, "127.0.0.1:0")
 	c := peerapi.NewClient(nil)

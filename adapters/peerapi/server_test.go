@@ -177,29 +177,3 @@ func TestStrangersCannotUseUpTheLane(t *testing.T) {
 		t.Fatalf("%d connections are open", open)
 	}
 }
-
-// Answers on their way are waited for, for a second. Who asks and never sends the body
-// would hold Close up for four, until it is cut off.
-func TestCloseDoesNotWaitForStrangers(t *testing.T) {
-	i := start(t, "127.0.0.1:0")
-	for _, text := range []string{"GET /metadata HTTP/1.1\r\n", "GET /metadata HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"} {
-		if _, err := io.WriteString(dial(t, i.address()), text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(5 * time.Second); i.connections() < 2; {
-		if time.Now().After(deadline) {
-			t.Fatal("the connections never arrived")
-		}
-		<-tick.C
-	}
-	began := time.Now()
-	if err := i.server.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if took := time.Since(began); took > 2500*time.Millisecond {
-		t.Fatalf("Close took %v", took)
-	}
-}
