@@ -3,6 +3,7 @@ package domain_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -167,6 +168,26 @@ func TestWhatANodeCountsFor(t *testing.T) {
 	moved.Weight++
 	mustFit(moved)
 
+	// What is there already is there, though it be more than is taken today.
+	full := r.View()
+	more := weighs("3", 1<<20)
+	more.Slot, more.CreatedRevision, more.Revision = 2, 1, 1
+	over, err := domain.RestoreRegistry(full.Revision(), append(slices.Collect(full.Nodes()), &more), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lighter := more
+	lighter.Zone = lighter.Zone[1:]
+	for what, n := range map[string]domain.CacheNode{"a byte less": lighter, "no more than before": moved} {
+		n.Weight = 7
+		if _, err := over.Apply(put(n)); err != nil {
+			t.Errorf("%s for a node of a registry that holds too much: %v", what, err)
+		}
+	}
+	if _, err := over.Apply(put(grown(lighter))); !errors.Is(err, domain.ErrRegistryFull) {
+		t.Errorf("a byte more for a node of a registry that holds too much: %v", err)
+	}
+
 	for _, last := range []domain.CacheNode{other, grown(other)} {
 		with := domain.NewReplacement()
 		last.Slot = 1
@@ -189,6 +210,16 @@ func TestWhatANodeCountsFor(t *testing.T) {
 			t.Errorf("of three changes that count for 32 MiB and %d bytes %d are kept", more, len(changes))
 		}
 	}
+
+	// A large one takes the place of as many as it needs, each counted for what it is.
+	r = domain.NewRegistry()
+	for _, n := range []domain.CacheNode{weighs("1", 1<<20), weighs("2", 2<<20), weighs("3", 3<<20), weighs("4", 28<<20)} {
+		mustFit(n)
+	}
+	if changes := r.View().History(); len(changes) != 2 {
+		t.Errorf("of changes that count for 1, 2, 3 and 28 MiB %d are kept", len(changes))
+	}
+	mustBeSound(t, r)
 }
 
 // rawBytes is the length of all text of a node.

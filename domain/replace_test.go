@@ -132,6 +132,21 @@ func TestAReplacementSwapsAddressesAndSlots(t *testing.T) {
 	}
 }
 
+// What a registry does afterwards leaves the replacement as it is: another one may get it too.
+func TestAReplacementBelongsToNoRegistry(t *testing.T) {
+	with := backupOf(t, registryOf(t, put(node(t, "a", "h:1")), put(node(t, "b", "h:2")), put(node(t, "c", "h:3", inPool("p")))).View())
+	first, second := domain.NewRegistry(), domain.NewRegistry()
+	replace(t, first, with)
+	apply(t, first, remove("a"), remove("c"), put(node(t, "d", "h:4")), put(node(t, "e", "h:5")), put(node(t, "f", "h:1", inPool("p"))))
+	replace(t, second, with)
+	for _, r := range []*domain.Registry{first, second} {
+		mustBeSound(t, r)
+	}
+	if change := apply(t, second, remove("b"), put(node(t, "g", "h:7"))); change.Node.Slot != 1 {
+		t.Errorf("where another registry has taken slots, one is given slot %d, not 1", change.Node.Slot)
+	}
+}
+
 func TestAReplacementKeepsItsCondition(t *testing.T) {
 	r := registryOf(t, put(node(t, "a", "h:1")))
 	n := node(t, "b", "h:2")
