@@ -179,3 +179,33 @@ func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
 		})
 	}
 }
+
+// Until raft has heard of the leader's term the leader must send it again.
+func TestASnapshotThatIsHereIsTakenInItsTermAlone(t *testing.T) {
+	for name, test := range map[string]struct {
+		term  uint64 // raft is in term 0
+		taken bool
+	}{
+		"in the leader's term":    {0, true},
+		"not yet in the leader's": {1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			started := &atomic.Pointer[raft.Raft]{}
+			started.Store(&raft.Raft{})
+			c := &covered{started: started, applied: func() uint64 { return 10 }}
+			content, answer := strings.NewReader("a snapshot"), make(chan raft.RPCResponse, 1)
+			request := &raft.InstallSnapshotRequest{Term: test.term, LastLogIndex: 10, LastLogTerm: 1}
+			if !c.has(request) {
+				t.Fatal("what is in it is not here")
+			}
+			c.skip(raft.RPC{Command: request, Reader: content, RespChan: answer}, request)
+			got := <-answer
+			if response := got.Response.(*raft.InstallSnapshotResponse); got.Error != nil || response.Term != 0 || response.Success != test.taken {
+				t.Errorf("it is answered %+v, %v", response, got.Error)
+			}
+			if content.Len() > 0 {
+				t.Errorf("%d bytes are left, and would be taken for the next request", content.Len())
+			}
+		})
+	}
+}

@@ -225,6 +225,16 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 	})
 }
 
+// Nobody would take it back.
+func TestWhatHasJustEndedDoesNotHang(t *testing.T) {
+	w := watch(t)
+	defer w.close(t)
+	w.hangs(&operation{what: storeEntries, over: true})
+	if fault := w.refusal(); fault != nil {
+		t.Errorf("it is over, and the trouble is %v", fault)
+	}
+}
+
 func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := watch(t)

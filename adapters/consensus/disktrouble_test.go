@@ -100,6 +100,21 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 	mustHold(t, settled(t, leader), "before", "meanwhile")
 }
 
+// Nobody takes over from it, and its raft answers nothing before the disk does.
+func TestALoneInstanceWhoseDiskHangsAnswersWhoWaits(t *testing.T) {
+	cluster, stores := badDisks(t, 1)
+	register(t, cluster[0], "before")
+	release := stores[0].hang()
+	t.Cleanup(release)
+	waiting := begin(t, cluster[0], "waiting")
+	if err := receive(t, waiting, "nobody is told anything"); !errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the write that hangs ended with %v", err)
+	}
+	release()
+	cluster[0].eventually(t, "the write is carried out", func(s ports.LocalState) bool { return s.View.Revision() == 2 })
+	mustHold(t, settled(t, cluster[0]), "before", "waiting")
+}
+
 // What it has applied it knows without the disk.
 func TestAFollowerWhoseDiskHangsKnowsTheRoster(t *testing.T) {
 	cluster, stores := badDisks(t, 2)

@@ -246,6 +246,36 @@ func TestARefusalWaitsForNobody(t *testing.T) {
 	})
 }
 
+// Nor is what comes to raft late waited for one after the other, where those before are
+// overdue.
+func TestALateRefusalWaitsForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{room: make(chan struct{}, 2)}
+		g, _ := newGroupCommit(q)
+		g.put(t, "a")
+		q.holds(t, "a")
+		writes := g.put(t, "b", "c", "d")
+		q.commit(0)
+		q.holds(t, "a", "b")
+		time.Sleep(2 * groupPatience)
+		<-q.room
+		<-q.room // now there is a place for the others
+		q.holds(t, "a", "b", "c", "d")
+		q.futures[3].keep(raft.ErrLeadershipTransferInProgress)
+		synctest.Wait()
+		if d := writes[2]; !d.isAnswered() || !errors.Is(d.err, ports.ErrNotLeader) {
+			t.Errorf("answered: %t", d.isAnswered())
+		}
+		if writes[0].isAnswered() || writes[1].isAnswered() {
+			t.Error("what is on its way is answered")
+		}
+		q.commit(1, 2)
+		if !writes[0].isAnswered() || !writes[1].isAnswered() {
+			t.Error("not all are answered")
+		}
+	})
+}
+
 // entryOf gives an entry with a command, padded to size bytes.
 func entryOf(id string, size int) string {
 	revive := domain.Revive{ID: id}

@@ -29,6 +29,12 @@ func TestWhatRaftCannotBeToldOfIsWrittenForAsLongAsItTakes(t *testing.T) {
 			breaks: func(s *badStore) { s.fill(&logstore.NoRoomError{Directory: "/d"}) },
 			write:  func(w *watched) error { return w.StoreLogs(membership) },
 		},
+		"entries that there is no room for, when the end of the log was removed": {
+			breaks: func(s *badStore) { s.fill(&logstore.NoRoomError{Directory: "/d"}) },
+			write: func(w *watched) error {
+				return errors.Join(w.DeleteRange(2, 2), w.StoreLogs(entry(2)))
+			},
+		},
 		"the removal of the end of the log": {
 			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
 			write:  func(w *watched) error { return w.DeleteRange(2, 2) },
@@ -57,6 +63,51 @@ func TestWhatRaftCannotBeToldOfIsWrittenForAsLongAsItTakes(t *testing.T) {
 					t.Error("it is still stuck")
 				default:
 				}
+			})
+		})
+	}
+}
+
+// Raft can live without these.
+func TestWhatRaftCanBeToldOfIsRefusedAtOnce(t *testing.T) {
+	noRoom := &logstore.NoRoomError{Directory: "/d"}
+	for name, test := range map[string]struct {
+		breaks func(*badStore)
+		write  func(*watched) error
+		err    error
+	}{
+		"entries that there is no room for, where others have come in the place of the end of the log": {
+			breaks: func(s *badStore) { s.fill(noRoom) },
+			write:  func(w *watched) error { return w.StoreLogs(entry(4)) },
+			err:    noRoom,
+		},
+		"the removal of the beginning of the log": {
+			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
+			write:  func(w *watched) error { return w.DeleteRange(1, 2) },
+			err:    syscall.EIO,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := watch(t)
+				defer w.close(t)
+				err := errors.Join(w.StoreLogs(entry(1)), w.StoreLogs(entry(2)), w.StoreLogs(entry(3)))
+				if err := errors.Join(err, w.DeleteRange(3, 3), w.StoreLogs(entry(3))); err != nil {
+					t.Fatal(err)
+				}
+				test.breaks(w.bad)
+				ended := during(func() error { return test.write(w) })
+				synctest.Wait()
+				select {
+				case err := <-ended:
+					if !errors.Is(err, test.err) {
+						t.Errorf("it answers %v", err)
+					}
+				default:
+					t.Error("it is tried again")
+				}
+				w.bad.fill(nil)
+				w.bad.failAppends(nil)
 			})
 		})
 	}

@@ -355,6 +355,26 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 	}
 }
 
+// Behind the snapshot the log would go on with what the snapshot replaces.
+func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
+	m := testMachine(t)
+	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
+	before := m.board.read()
+	other := snapshotOf(t, imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")})))
+	replaced := []uint64{}
+	m.replaces = func(index, term uint64) error {
+		replaced = append(replaced, index, term)
+		return errDisk
+	}
+	err := m.Restore(described{io.NopCloser(bytes.NewReader(other)), &raft.SnapshotMeta{Index: 9, Term: 3}})
+	if !errors.Is(err, errDisk) || !slices.Equal(replaced, []uint64{9, 3}) {
+		t.Errorf("up to %v: %v", replaced, err)
+	}
+	if m.board.read() != before {
+		t.Error("something was posted")
+	}
+}
+
 func TestARestoreReplacesAndTellsEverybody(t *testing.T) {
 	m := testMachine(t)
 	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))

@@ -120,6 +120,41 @@ func TestWhatIsOwed(t *testing.T) {
 	}
 }
 
+// taker is a transport to who takes a snapshot, or does not.
+type taker struct {
+	transport
+	success bool
+	err     error
+}
+
+func (a taker) InstallSnapshot(_ raft.ServerID, _ raft.ServerAddress, _ *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, _ io.Reader) error {
+	resp.Success = a.success
+	return a.err
+}
+
+func TestOnlyWhoHasTakenASnapshotIsOwedWhatComesBehindIt(t *testing.T) {
+	for name, test := range map[string]struct {
+		to  taker
+		cut uint64
+	}{
+		"who has taken it":                {taker{success: true}, 80},
+		"who has not taken it":            {taker{}, 100},
+		"to whom it could not be sent":    {taker{err: raft.ErrTransportShutdown}, 100},
+		"who took it, and did not say so": {taker{success: true, err: raft.ErrTransportShutdown}, 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &witness{transport: test.to, owed: newOwed()}
+			request := &raft.InstallSnapshotRequest{Term: 7, LastLogIndex: 80, LastLogTerm: 6}
+			if err := w.InstallSnapshot("a", "a:1", request, &raft.InstallSnapshotResponse{}, nil); err != test.to.err {
+				t.Error(err)
+			}
+			if got := w.owed.cut(7, 100, 50); got != test.cut {
+				t.Errorf("the log is cut up to %d, not %d", got, test.cut)
+			}
+		})
+	}
+}
+
 // What a snapshot ends with is known by its index and its term, and must not be sent as
 // if it were the entry.
 func TestWhatIsOwedIsFoundOnlyBehindNothing(t *testing.T) {

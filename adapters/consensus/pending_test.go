@@ -65,6 +65,12 @@ func TestMoreBytesThanFitAreRefused(t *testing.T) {
 		t.Errorf("%d bytes are on their way when all is answered", pending-elsewhere)
 	}
 	register(t, i, "b") // what was answered has made room
+	i.inflight.mu.Lock()
+	inside := i.inflight.count
+	i.inflight.mu.Unlock()
+	if inside != 0 {
+		t.Errorf("Close would wait for %d that are answered", inside)
+	}
 }
 
 // Those who go together are one entry of the log, and each is answered for itself.

@@ -35,6 +35,33 @@ func (a *answered) Request() *raft.AppendEntriesRequest { return &raft.AppendEnt
 
 func (a *answered) Response() *raft.AppendEntriesResponse { return &a.response }
 
+// severed is raft's pipeline on a connection that is broken.
+type severed struct{ *refusing }
+
+func (severed) AppendEntries(*raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	return nil, raft.ErrTransportShutdown
+}
+
+// What was sent before it is not waited for as long as for the instance to return.
+func TestAPipelineThatIsBrokenIsClosedAtOnce(t *testing.T) {
+	inner := &refusing{answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
+	awaited := false
+	p := newPipeline(severed{inner}, nil, func(term uint64) {
+		awaited = term == 7
+		select {
+		case <-inner.closed:
+		default:
+			t.Error("it is open while the instance is waited for")
+		}
+	})
+	if _, err := p.AppendEntries(&raft.AppendEntriesRequest{Term: 7}, nil); err != raft.ErrTransportShutdown || !awaited {
+		t.Errorf("%v, and its return is awaited: %t", err, awaited)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAPipelineEndsWithTheFirstRefusal(t *testing.T) {
 	for name, test := range map[string]struct{ success, ends bool }{
 		"refused":  {success: false, ends: true},
