@@ -207,6 +207,45 @@ func TestALogThatAnEarlierBuildWrote(t *testing.T) {
 		endless(t, tail(t, image), 'd')
 		wantReopened(t, image, "abc")
 	})
+	t.Run("its last file lost its beginning, and not the rest", func(t *testing.T) {
+		s := grown(t, t.TempDir())
+		image := imageOf(t, s)
+		path, end := segmentPath(filepath.Join(image, dirName), s.tail.id), s.tail.end
+		ended(t, s)
+		earlier(t, image)
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw[segmentHeader]++
+		if err := os.WriteFile(path, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if end < segmentSize/2 {
+			t.Fatal("there is no rest: the test shows nothing")
+		}
+		wantDamaged(t, image)
+	})
+	t.Run("its oldest file makes no sense, and those before it are gone", func(t *testing.T) {
+		s := grown(t, t.TempDir())
+		if err := s.DeleteRange(1, 3); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "three files go", func() bool { return s.files(t) <= 2 })
+		image := imageOf(t, s)
+		path := segmentPath(filepath.Join(image, dirName), s.tail.id)
+		ended(t, s)
+		earlier(t, image)
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(raw[segmentHeader:])
+		if err := os.WriteFile(path, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		wantDamaged(t, image)
+	})
 	t.Run("it says what a list of this build is", func(t *testing.T) {
 		dir := stopped(t, "abcd")
 		raw, err := os.ReadFile(filepath.Join(dir, dirName, listName))

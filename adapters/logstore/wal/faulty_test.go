@@ -234,6 +234,27 @@ func TestAListThatCannotBeWritten(t *testing.T) {
 	wantMarks(t, crashed(t, s), "ac")
 }
 
+// A file that was made for little, and is in no list yet, is too small for much.
+func TestAFileThatWasMadeForLess(t *testing.T) {
+	s := opened(t, t.TempDir())
+	defer ended(t, s)
+	inTheWay := filepath.Join(s.path, listName+".tmp")
+	if err := os.MkdirAll(filepath.Join(inTheWay, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stored(t, s, "a")
+	if err := s.prepare(segmentSize); err == nil || len(s.made) != 1 {
+		t.Fatalf("%d files are made: %v", len(s.made), err)
+	}
+	if err := os.RemoveAll(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.StoreLogs(entries(2, 2, 'b', 2*segmentSize)); err != nil {
+		t.Fatal(err)
+	}
+	wantMarks(t, crashed(t, s), "ab")
+}
+
 // A batch that is larger than a file has one of its own, and the one that was made for
 // others is not in the way, nor lost.
 func TestABatchThatIsLargerThanAFile(t *testing.T) {

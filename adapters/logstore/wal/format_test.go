@@ -88,3 +88,33 @@ func TestAKindOfALaterBuildIsRefusedAndNoDamage(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A record ends with filler, whatever its payload ends with: what is behind it, and zero, is
+// nothing.
+func TestARecordNeverEndsWithAZero(t *testing.T) {
+	for payload, size := range map[int]int{1: 24, 7: 24, 8: 32, 15: 32, 16: 40, 17: 40} {
+		var b batch
+		b.begin(kindEntry)
+		b.raw = append(b.raw, make([]byte, payload-1)...)
+		if err := b.end(); err != nil {
+			t.Fatal(err)
+		}
+		b.seal(7, 1<<tryBits)
+		if got, ok := readRecord(b.raw, 7); len(b.raw) != size || b.raw[size-1] != filler || !ok || got.size != size || len(got.payload) != payload {
+			t.Errorf("a payload of %d bytes is written in %d, %x, and read as %+v, %t", payload, len(b.raw), b.raw, got, ok)
+		}
+	}
+}
+
+func TestARecordWithoutAPayloadIsNone(t *testing.T) {
+	var b batch
+	b.begin(kindEntry)
+	b.raw = b.raw[:recordHeader]
+	if err := b.end(); err != nil {
+		t.Fatal(err)
+	}
+	b.seal(7, 1<<tryBits)
+	if got, ok := readRecord(b.raw, 7); ok {
+		t.Errorf("it is read as %+v", got)
+	}
+}

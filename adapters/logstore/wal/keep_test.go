@@ -1,0 +1,204 @@
+package wal
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// until waits for what the keeper does by itself.
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); !holds(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+func (s *store) files(t *testing.T) int {
+	t.Helper()
+	files, err := segmentFiles(s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
+// grown is a log of four files with an entry in each.
+func grown(t *testing.T, dir string) *store {
+	t.Helper()
+	s := opened(t, dir)
+	for index := uint64(1); index <= 4; index++ {
+		if err := s.StoreLogs(entries(index, index, byte('a'+index), segmentSize*3/4)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// Nobody has to ask for it.
+func TestTheKeeperSeesWhatThereIsToDo(t *testing.T) {
+	t.Run("files of which the entries are removed go", func(t *testing.T) {
+		s := grown(t, t.TempDir())
+		defer ended(t, s)
+		until(t, "a file is made beforehand", func() bool { return s.files(t) == 5 })
+		if err := s.DeleteRange(1, 3); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "three files go", func() bool { return s.files(t) == 2 })
+	})
+	t.Run("those of entries that others have taken the place of go, too", func(t *testing.T) {
+		s := grown(t, t.TempDir())
+		defer ended(t, s)
+		if err := s.StoreLogs(entries(1, 3, 'z', 50)); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "three files go", func() bool { return s.files(t) == 2 })
+		for index, mark := range []byte{'z', 'z', 'z', 'a' + 4} {
+			demand(t, s, uint64(index+1), mark)
+		}
+	})
+	t.Run("also those that a crash has left", func(t *testing.T) {
+		s := grown(t, t.TempDir())
+		until(t, "a file is made beforehand", func() bool { return s.files(t) == 5 })
+		inTheWay := filepath.Join(s.path, listName+".tmp")
+		if err := os.MkdirAll(filepath.Join(inTheWay, "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.DeleteRange(1, 3); err != nil {
+			t.Fatal(err)
+		}
+		image := imageOf(t, s)
+		if err := errors.Join(os.RemoveAll(inTheWay), os.RemoveAll(filepath.Join(image, dirName, listName+".tmp"))); err != nil {
+			t.Fatal(err)
+		}
+		ended(t, s)
+		after := opened(t, image)
+		defer ended(t, after)
+		until(t, "three files go", func() bool { return after.files(t) == 2 })
+	})
+	t.Run("the list knows how far the log reached when it was opened", func(t *testing.T) {
+		s := opened(t, t.TempDir())
+		defer ended(t, s)
+		stored(t, s, "abc")
+		image := imageOf(t, s)
+		after := opened(t, image)
+		defer ended(t, after)
+		until(t, "the list is written", func() bool {
+			listed, _, err := readList(after.path)
+			return err == nil && listed.Reaches == after.opened
+		})
+	})
+}
+
+// A part of what a crash has left must not be taken for a part of what is written in its
+// place, which has the same number.
+func TestAStartLeavesNothingBehindTheEnd(t *testing.T) {
+	s := opened(t, t.TempDir())
+	defer func() { _ = s.Close() }()
+	stored(t, s, "ab")
+	failing(t, s, 150, func() error { return s.StoreLogs(entries(3, 5, 'x', 50)) })
+	dir := imageOf(t, s)
+	beyond := segmentPath(filepath.Join(dir, dirName), s.listed.Last+1)
+	if err := os.WriteFile(beyond, []byte("made, and in no list"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	after := opened(t, dir)
+	defer ended(t, after)
+	wantMarks(t, after, "ab")
+	raw, err := os.ReadFile(after.tail.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rest := len(trimZeros(raw)); int64(rest) != after.tail.end {
+		t.Errorf("the log ends at byte %d, and the file at byte %d", after.tail.end, rest)
+	}
+	if after.files(t) != 1 {
+		t.Errorf("there are %d files", after.files(t))
+	}
+}
+
+// blocking lets nobody read before it may.
+type blocking struct {
+	file
+	begun, proceed chan struct{}
+}
+
+func (b *blocking) ReadAt(raw []byte, at int64) (int, error) {
+	b.begun <- struct{}{}
+	<-b.proceed
+	return b.file.ReadAt(raw, at)
+}
+
+// Raft is given an entry that it has removed meanwhile, and not that its file is closed: an
+// instance of which an entry can't be read ends.
+func TestAFileIsNotClosedWhileItIsRead(t *testing.T) {
+	s := opened(t, t.TempDir())
+	defer ended(t, s)
+	stored(t, s, "a")
+	in := s.tail
+	slow := &blocking{in.file, make(chan struct{}), make(chan struct{})}
+	in.file = slow
+	read := make(chan error, 1)
+	go func() { read <- s.GetLog(1, new(raft.Log)) }()
+	<-slow.begun
+	if in.use.TryLock() {
+		t.Error("who closes it would not wait")
+		in.use.Unlock()
+	}
+	close(slow.proceed)
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	in.file = slow.file
+}
+
+// A full disk has no room for another file: what makes room has to find some in this one.
+func TestEntriesLeaveRoomForWhatMakesRoom(t *testing.T) {
+	s := opened(t, t.TempDir())
+	defer ended(t, s)
+	fill := func() (last uint64) {
+		for index := uint64(1); ; index++ {
+			if err := s.StoreLogs(entries(index, index, 'a', 1000)); err != nil {
+				return index - 1
+			}
+		}
+	}
+	until(t, "a file is made beforehand", func() bool {
+		if err := s.keep(); err != nil {
+			t.Fatal(err)
+		}
+		return !s.wantsSpare()
+	})
+	// Who makes the next file finds something in its place.
+	next := segmentPath(s.path, s.listed.Last+1)
+	if err := os.MkdirAll(filepath.Join(next, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	last := fill()
+	if left := s.tail.size - s.tail.end; last == 0 || left < reserve || left > reserve+2000 {
+		t.Errorf("after %d entries %d bytes are left", last, left)
+	}
+	for term := range uint64(100) {
+		if err := errors.Join(s.SetUint64([]byte("term"), term), s.DeleteRange(term+1, term+1)); err != nil {
+			t.Fatalf("in term %d: %v", term, err)
+		}
+	}
+	if err := os.RemoveAll(next); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantsSpare says whether there is a file to be made.
+func (s *store) wantsSpare() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.spares) == 0 && s.tail.end > s.tail.size/2
+}
