@@ -138,6 +138,37 @@ func newSnapshot(t *testing.T, store raft.SnapshotStore, index uint64, content s
 	return sink.ID()
 }
 
+// A disk that takes no snapshot is not filled with what it took of each.
+func TestOfASnapshotThatCouldNotBeWrittenNothingIsLeft(t *testing.T) {
+	store := openTestSnapshots(t, t.TempDir())
+	for name, fails := range map[string]func(*snapshotSink) error{
+		"its state can't be written":       func(s *snapshotSink) error { return s.state.Close() },
+		"its description can't be written": func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(s.path, snapshotMeta, "x"), 0o700) },
+		"it can't take its name":           func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(store.folder, s.ID(), "x"), 0o700) },
+	} {
+		sink, err := store.Create(1, 9, 2, someDescription().Configuration, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(sink, "state"); err != nil {
+			t.Fatal(err)
+		}
+		if err := fails(sink.(*snapshotSink)); err != nil {
+			t.Fatal(err)
+		}
+		if err := sink.Close(); err == nil || !strings.Contains(err.Error(), sink.ID()) {
+			t.Errorf("%s: %v", name, err)
+		}
+		inTheWay := filepath.Join(store.folder, sink.ID())
+		if err := os.RemoveAll(inTheWay); err != nil {
+			t.Fatal(err)
+		}
+		if left := namesIn(t, store.folder); len(left) != 0 {
+			t.Errorf("%s: left is %q", name, left)
+		}
+	}
+}
+
 func openTestSnapshots(t *testing.T, dir string) *snapshotStore {
 	t.Helper()
 	store, err := openSnapshots(dir, nil, slog.New(slog.DiscardHandler))
