@@ -440,6 +440,49 @@ func TestWhoIsInQuarantineTalksOnlyToWhoHasItAsANonvoter(t *testing.T) {
 	}
 }
 
+// Nobody is told that the one it dials is in quarantine unless it has said that it knows.
+func TestOnlyWhoHasItAsANonvoterIsLetIntoQuarantine(t *testing.T) {
+	dialer, stranger := side("a", "c", ""), side("b", "c", "").hello()
+	stranger.verdict = toNonvoter
+	out, in := connected(t)
+	if _, err := in.Write(stranger.encode()); err != nil {
+		t.Fatal(err)
+	}
+	if restricted, err := dialer.Dial(out); err == nil || restricted {
+		t.Errorf("restricted: %t, %v", restricted, err)
+	}
+}
+
+func TestADialerTakesOnlyTheAnswerOfTheOneThatItExpects(t *testing.T) {
+	for expected, want := range map[string]error{"": nil, "b": nil, "n": ErrOtherID} {
+		for _, secret := range []string{"", "s"} {
+			dialer := side("a", "c", secret)
+			dialer.Expects = expected
+			err, accepted := meet(t, dialer, side("b", "c", secret))
+			mustSay(t, "the dialer", err, want, []string{`"b"`, `"n"`})
+			if refused := accepted != nil; refused != (want != nil && secret != "") {
+				t.Errorf("the dialled one, with the secret %q: %v", secret, accepted)
+			}
+		}
+	}
+}
+
+// Who is turned away hears no proof, which it could try secrets on.
+func TestWhoIsRefusedIsProvenNothing(t *testing.T) {
+	dialer, dialled := side("a", "c1", "s"), side("b", "c2", "s")
+	out, in := connected(t)
+	if _, err := out.Write(dialer.hello().encode()); err != nil {
+		t.Fatal(err)
+	}
+	if err := dialled.Accept(in); !errors.Is(err, ErrOtherCluster) {
+		t.Errorf("got %v", err)
+	}
+	in.Close()
+	if said, err := io.ReadAll(out); err != nil || len(said) != len(dialled.hello().encode()) {
+		t.Errorf("it is told %d bytes, and a hello has %d: %v", len(said), len(dialled.hello().encode()), err)
+	}
+}
+
 // It can't say yet whether it is in quarantine, so it does not say that it is.
 func TestWhoIsStartingSaysSo(t *testing.T) {
 	for name, nonvoter := range map[string]bool{"to who has it as a voter": false, "to who has it as a nonvoter": true} {
