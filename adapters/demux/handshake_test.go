@@ -223,3 +223,16 @@ func TestWhatAHandshakeReturnedIsClosedWhenItIsNotHandedOver(t *testing.T) {
 		})
 	}
 }
+
+// Nobody else would tell of it.
+func TestAPanicOfAHandshakeThatIsCutOffIsTold(t *testing.T) {
+	port, _ := open(t, demux.Config{HandshakeTimeout: time.Millisecond}, lanes{'a': {Handshake: func(conn net.Conn) (net.Conn, error) {
+		_, _ = io.Copy(io.Discard, conn)
+		panic("a mistake")
+	}}})
+	expectClosed(t, dial(t, port.Addr().String(), 'a'))
+	awaitRejected(t, port, demux.HandshakePanic, 1)
+	if n := port.Stats().Rejected[demux.HandshakeTimeout]; n != 0 {
+		t.Errorf("%d are counted as too slow, too", n)
+	}
+}

@@ -3,7 +3,9 @@ package demux
 import (
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
+	"testing/synctest"
 )
 
 // These are moments between two steps of one goroutine, too short for a client
@@ -18,6 +20,29 @@ func TestAConnectionThatWasClosedTakesNoPlace(t *testing.T) {
 	}
 	if !conn.crowd.leave(other) || conn.crowd.size() != 0 {
 		t.Error("the other one lost its place, or the closed one holds one")
+	}
+}
+
+func TestEachConnectionWakesOneWhoWaits(t *testing.T) {
+	for range 100 { // so that now and then both arrive before anybody has woken up
+		synctest.Test(t, func(t *testing.T) {
+			lane := newLane(nil, 'a', LaneConfig{})
+			var accepting sync.WaitGroup
+			for range 2 {
+				accepting.Go(func() {
+					if _, err := lane.Accept(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			synctest.Wait()
+			for range 2 {
+				if got := lane.deliver(passage{}); got != none {
+					t.Errorf("got %v", got)
+				}
+			}
+			accepting.Wait()
+		})
 	}
 }
 
