@@ -14,6 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // impostor answers every connection on the lane as it is told to.
@@ -107,6 +108,8 @@ func TestAnAnswerThatIsNoneIsRefused(t *testing.T) {
 			"raft_id may only have"},
 		"a version of several lines": {saysJSON(`{"application_address":"a:1","raft_id":"n1","version":"v\r\n1"}`),
 			"version has characters"},
+		"a version of several words": {saysJSON(`{"application_address":"a:1","raft_id":"n1","version":"v 1"}`),
+			"version has characters"},
 		"a cluster id beyond all bounds": {saysJSON(`{"application_address":"a:1","raft_id":"n1","cluster_id":"` +
 			strings.Repeat("x", 1000) + `"}`), "cluster_id is over"},
 	}
@@ -185,8 +188,8 @@ func TestCloseEndsAQuestion(t *testing.T) {
 	}
 	select {
 	case err := <-failed:
-		if err == nil {
-			t.Fatal("nobody answered, and yet there is an answer")
+		if !errors.Is(err, ports.ErrClosed) {
+			t.Fatalf("got %v", err)
 		}
 	case <-time.After(5 * time.Second):
 		t.Fatal("the question goes on")
