@@ -184,16 +184,55 @@ func TestManyWritesAskOnceForTheContact(t *testing.T) {
 }
 
 func TestTimeInWhichItIsCutOffDoesNotCount(t *testing.T) {
+	for name, contact := range map[string]time.Duration{"it was heard from": time.Second, "nobody was ever heard from": -1} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l leasing) {
+				l.mustRegister(living("a", 2))
+				pass(1500 * time.Millisecond)
+				l.Touch(contact)
+				pass(10 * time.Second)
+				if proposed := l.expiries(); len(proposed) > 0 {
+					t.Errorf("it proposed to expire %v", proposed)
+				}
+				l.Touch(0)
+				l.mustEndIn(1900*time.Millisecond, "a", "gone") // all of its time begins anew
+			})
+		})
+	}
+}
+
+// There may be more changes between two looks than the history has.
+func TestLeasesAreThoseOfTheNodesThatThereAre(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
-		l.mustRegister(living("a", 2))
-		pass(1500 * time.Millisecond)
-		l.Touch(time.Second)
-		pass(10 * time.Second)
-		if proposed := l.expiries(); len(proposed) > 0 {
-			t.Errorf("it proposed to expire %v", proposed)
+		l.mustRegister(living("a", 60), living("b", 60))
+		before, _ := l.Instance.State()
+		l.tap(func(r *tapped) { r.frozen = &before })
+		change := func(commands ...domain.Command) {
+			if _, err := l.Instance.Propose(t.Context(), domain.Batch{Commands: commands}); err != nil {
+				t.Fatal(err)
+			}
 		}
-		l.Touch(0)
-		l.mustEndIn(1900*time.Millisecond, "a", "gone") // all of its time begins anew
+		registered := func(spec domain.NodeSpec) domain.Command {
+			node, err := domain.NewCacheNode(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return domain.Register{Node: node}
+		}
+		change(domain.Deregister{ID: "a"}, registered(living("c", 2)))
+		many := make([]domain.Command, domain.MaxBatch)
+		for n := range many {
+			many[n] = registered(domain.NodeSpec{ID: "d", Address: "d.example:11211", Weight: ptr(n)})
+		}
+		for range 1 + domain.HistoryLength/len(many) {
+			change(many...)
+		}
+		l.tap(func(r *tapped) { r.frozen = nil })
+		pass(100 * time.Millisecond) // until it looks
+		if got := l.Stats().Leased; got != 2 {
+			t.Errorf("%d nodes are leased, not b and c", got)
+		}
+		l.mustEndIn(1900*time.Millisecond, "c", "gone")
 	})
 }
 
