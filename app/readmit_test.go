@@ -37,6 +37,15 @@ func TestAVoterInQuarantineIsReadmitted(t *testing.T) {
 			p.mustHave(t, voter("n2", "h:2"))
 			p.mustWant(t)
 		},
+		"one that is to be a nonvoter stays one": func(t *testing.T, p promoting) {
+			mustAdd(t, p.instance, nonvoter("n3", "h:3"))
+			p.peers.Answer("h:3", inQuarantine("n3", 0))
+			time.Sleep(3 * time.Second)
+			p.mustWant(t)
+			p.peers.Answer("h:3", far("n3", 1000))
+			time.Sleep(time.Minute)
+			p.mustHave(t, nonvoter("n3", "h:3"))
+		},
 		"another instance at its address is not taken for it": func(t *testing.T, p promoting) {
 			p.peers.Answer("h:2", inQuarantine("n9", 0))
 			time.Sleep(time.Minute)

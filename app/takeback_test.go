@@ -65,6 +65,27 @@ func TestAnAdditionThatCameTooLateIsTakenBack(t *testing.T) {
 	}
 }
 
+// So is what somebody has moved meanwhile.
+func TestWhoWasMovedIsNotTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, asked := portstest.NewInstance("n1", "h:1"), 0
+		c := newCluster(i, peersFunc(func(ctx context.Context, _ string) (ports.Identity, error) {
+			if asked++; asked == 1 {
+				return ports.Identity{RaftID: "n3"}, nil
+			}
+			mustAdd(t, i, nonvoter("n3", "h:4"))
+			return ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n9"}, nil
+		}))
+		if _, err := c.Add(t.Context(), nonvoter("n3", "h:3"), false); !errors.Is(err, domain.ErrOtherCluster) {
+			t.Errorf("%v", err)
+		}
+		state, _ := i.State()
+		if got, _ := state.Roster.Find("n3"); got != nonvoter("n3", "h:4") {
+			t.Errorf("the membership has %+v", got)
+		}
+	})
+}
+
 // What was a member before is for the operator to decide about.
 func TestAMemberIsNotTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
