@@ -18,7 +18,7 @@ import (
 )
 
 // badDisks starts a cluster of the given size, with the store of each instance.
-func badDisks(t *testing.T, size int) ([]*instance, []*badStore) {
+func badDisks(t *testing.T, size int, configure ...func(*instanceConfig)) ([]*instance, []*badStore) {
 	t.Helper()
 	var stores []*badStore
 	cluster := startCluster(t, size, func(config *instanceConfig) {
@@ -26,8 +26,17 @@ func badDisks(t *testing.T, size int) ([]*instance, []*badStore) {
 		stores = append(stores, store)
 		config.open = func(string, *slog.Logger) (logstore.Store, error) { return store, nil }
 		config.backend = "memory"
+		for _, change := range configure {
+			change(config)
+		}
 	})
 	return cluster, stores
+}
+
+// loyalWithBadDisks is badDisks where the leader stays, also where processors are scarce.
+func loyalWithBadDisks(t *testing.T, size int) ([]*instance, []*badStore) {
+	t.Helper()
+	return badDisks(t, size, func(config *instanceConfig) { config.seams.settings = loyal })
 }
 
 // begin proposes something and gives the channel with how that ends.
@@ -117,7 +126,7 @@ func TestALoneInstanceWhoseDiskHangsAnswersWhoWaits(t *testing.T) {
 
 // What it has applied it knows without the disk.
 func TestAFollowerWhoseDiskHangsKnowsTheRoster(t *testing.T) {
-	cluster, stores := badDisks(t, 2)
+	cluster, stores := loyalWithBadDisks(t, 2)
 	leader, follower := cluster[0], cluster[1]
 	follower.arrives(t, register(t, leader, "before").Revision)
 	want, err := leader.Roster(within(t))
@@ -209,7 +218,7 @@ func TestALoneInstanceWhoseDiskIsFullGoesOnWhenThereIsRoom(t *testing.T) {
 
 // It hears from the leader that it needs what it has no room for.
 func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
-	cluster, stores := badDisks(t, 3)
+	cluster, stores := loyalWithBadDisks(t, 3)
 	leader, follower := cluster[0], cluster[1]
 	register(t, leader, "before")
 	mustHold(t, settled(t, follower), "before")
