@@ -22,7 +22,7 @@ func BenchmarkGate(b *testing.B) {
 			for reader := range readers {
 				reading.Go(func() {
 					for i := reader; i < b.N; i += readers {
-						if _, err := g.pass(b.Context()); err != nil {
+						if _, err := g.readIndex(b.Context()); err != nil {
 							b.Error(err)
 							return
 						}

@@ -49,7 +49,7 @@ func (f *fakeLeadership) quorum() ([]raft.ServerID, int) {
 	return []raft.ServerID{"b", "c"}, 1
 }
 
-func (f *fakeLeadership) provoke([]raft.ServerID, uint64) {
+func (f *fakeLeadership) sendHeartbeats([]raft.ServerID, uint64) {
 	f.provoked.Add(1)
 	f.answer()
 }
@@ -113,7 +113,7 @@ func TestTheGateCountsOnlyWhatWasSentAfterTheReadCameIn(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				var index uint64
 				err := errors.New("the gate has not answered")
-				go func() { index, err = g.pass(ctx) }()
+				go func() { index, err = g.readIndex(ctx) }()
 				synctest.Wait()
 				if passed := err == nil; passed != test.passes {
 					t.Errorf("passed: %v, want %v", passed, test.passes)
@@ -146,7 +146,7 @@ func TestTheVotersOfAnotherTermProveNothing(t *testing.T) {
 				counting(leadership)
 			}
 			g := &gate{leadership: leadership, evidence: newEvidence()}
-			if index, err := g.pass(within(t)); !errors.Is(err, ports.ErrNotLeader) {
+			if index, err := g.readIndex(within(t)); !errors.Is(err, ports.ErrNotLeader) {
 				t.Errorf("passed with index %d, %v, want ErrNotLeader", index, err)
 			}
 			g.rounds.end()
@@ -161,7 +161,7 @@ func TestReadersShareARound(t *testing.T) {
 		const readers = 64
 		var passed atomic.Int64
 		read := func() {
-			if _, err := g.pass(t.Context()); err == nil {
+			if _, err := g.readIndex(t.Context()); err == nil {
 				passed.Add(1)
 			}
 		}
@@ -200,7 +200,7 @@ func TestLosingLeadershipEndsTheRound(t *testing.T) {
 		g := &gate{leadership: leadership, evidence: newEvidence()}
 		failed := make(chan error, 1)
 		go func() {
-			_, err := g.pass(t.Context())
+			_, err := g.readIndex(t.Context())
 			failed <- err
 		}()
 		synctest.Wait()
@@ -208,7 +208,7 @@ func TestLosingLeadershipEndsTheRound(t *testing.T) {
 		if err := <-failed; !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("error %v, want ErrNotLeader", err)
 		}
-		if _, err := g.pass(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
+		if _, err := g.readIndex(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("error %v of one who comes later, want ErrNotLeader", err)
 		}
 		g.rounds.end()
@@ -221,9 +221,9 @@ func TestAReaderThatGivesUpLeavesTheOthersTheirRound(t *testing.T) {
 		g := &gate{leadership: leadership, evidence: e}
 		hasty, cancel := context.WithCancel(t.Context())
 		gaveUp, answered := make(chan error, 1), make(chan error, 1)
-		go func() { _, err := g.pass(hasty); gaveUp <- err }()
+		go func() { _, err := g.readIndex(hasty); gaveUp <- err }()
 		synctest.Wait()
-		go func() { _, err := g.pass(t.Context()); answered <- err }()
+		go func() { _, err := g.readIndex(t.Context()); answered <- err }()
 		synctest.Wait()
 		cancel()
 		if err := <-gaveUp; !errors.Is(err, context.Canceled) {

@@ -190,7 +190,7 @@ func (n *Node) cutLog() {
 		if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) {
 			continue
 		}
-		if !n.pass(snapshotPause) {
+		if !n.sleep(snapshotPause) {
 			return
 		}
 		n.growth.demand()

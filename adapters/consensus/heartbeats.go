@@ -68,7 +68,8 @@ func (h *heartbeats) run(to raft.ServerID, next chan heartbeat) {
 		select {
 		case asked := <-next:
 			if err := h.send(asked); err != nil {
-				h.pause()
+				// A voter that refuses connections must not cost one per read.
+				sleep(h.running, heartbeatPause)
 			}
 			idle.Reset(heartbeatLinger)
 		case <-idle.C:
@@ -78,14 +79,6 @@ func (h *heartbeats) run(to raft.ServerID, next chan heartbeat) {
 		case <-h.running.Done():
 			return
 		}
-	}
-}
-
-// pause keeps a voter that refuses connections from costing as many as there are reads.
-func (h *heartbeats) pause() {
-	select {
-	case <-time.After(heartbeatPause):
-	case <-h.running.Done():
 	}
 }
 

@@ -148,7 +148,7 @@ func (n *Node) open(term uint64) {
 			warned = true
 			n.config.Logger.Warn("could not open the term yet", "term", term, "error", err)
 		}
-		if !n.pass(openingPause) {
+		if !n.sleep(openingPause) {
 			return
 		}
 	}
@@ -185,8 +185,8 @@ func (n *Node) quorum() (others []raft.ServerID, needed int) {
 	return others, voters/2 + 1 - self
 }
 
-// provoke implements leadership.
-func (n *Node) provoke(others []raft.ServerID, term uint64) {
+// sendHeartbeats implements leadership.
+func (n *Node) sendHeartbeats(others []raft.ServerID, term uint64) {
 	for _, voter := range others {
 		n.heartbeats.ask(heartbeat{to: voter, term: term})
 	}

@@ -56,19 +56,9 @@ func (n *Node) watchLeader() {
 		}
 		// Whoever makes connections and breaks them has the leader asked no more
 		// often than this.
-		if !n.pass(n.awake.HeartbeatTimeout / 2) {
+		if !n.sleep(n.awake.HeartbeatTimeout / 2) {
 			return
 		}
-	}
-}
-
-// pass is false when this instance is being closed.
-func (n *Node) pass(d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-n.running.Done():
-		return false
 	}
 }
 
@@ -97,7 +87,7 @@ func (n *Node) isLeaderLost() bool {
 		if answered == enough {
 			return false
 		}
-		if !n.pass(lookupPause) {
+		if !n.sleep(lookupPause) {
 			return false
 		}
 	}
@@ -119,7 +109,7 @@ func (n *Node) standEarly() {
 			rank++
 		}
 	}
-	if !n.pass(n.awake.HeartbeatTimeout/2 + time.Duration(rank)*n.awake.HeartbeatTimeout/turns) {
+	if !n.sleep(n.awake.HeartbeatTimeout/2 + time.Duration(rank)*n.awake.HeartbeatTimeout/turns) {
 		return
 	}
 	for range candidacies {
@@ -131,7 +121,7 @@ func (n *Node) standEarly() {
 			n.witness.stand()
 			return
 		}
-		if !n.pass(candidacyPause) {
+		if !n.sleep(candidacyPause) {
 			return
 		}
 	}

@@ -120,7 +120,7 @@ func (n *Node) CanSpare(ctx context.Context, id string) error {
 	}
 	term, _ := n.leads()
 	moment := n.evidence.begin()
-	n.provoke(others, term)
+	n.sendHeartbeats(others, term)
 	late := time.NewTimer(n.config.Timing.ElectionTimeout)
 	defer late.Stop()
 	for {

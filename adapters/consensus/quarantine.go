@@ -149,7 +149,7 @@ func (n *Node) leaveQuarantine() {
 		case <-n.running.Done():
 			return
 		}
-		if !n.pass(askAgain) {
+		if !n.sleep(askAgain) {
 			return
 		}
 	}

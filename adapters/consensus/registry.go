@@ -183,7 +183,7 @@ func (n *Node) readHere(ctx context.Context) (*notice, error) {
 	}
 	waiting, cancel := context.WithTimeout(ctx, answerPatience)
 	defer cancel()
-	index, err := n.asking.pass(waiting, n.askLeader)
+	index, err := n.asking.do(waiting, n.askLeader)
 	late := fmt.Errorf("%w: the leader has not answered within %v", ports.ErrNoLeader, answerPatience)
 	if err == nil {
 		state, err = n.reach(waiting, index)

@@ -9,36 +9,37 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// rounds lets those who need the answer to one question share it, where an
-// answer is good for all who had asked before the question was put. Those who
-// come while a round is under way share the next one, so that any number of them
-// costs two rounds; a lone one starts at once. Safe for concurrent use.
+// rounds lets concurrent callers share the answer to one question. An answer is
+// good for every caller that arrived before the question was asked. Callers that
+// arrive while a round runs share the next one, so any number of them costs at most
+// two rounds; a lone caller starts a round at once. Safe for concurrent use.
 type rounds struct {
 	going sync.WaitGroup
 
-	begun, shared atomic.Uint64 // rounds, and those who asked for them
+	begun  atomic.Uint64 // rounds
+	shared atomic.Uint64 // calls that shared them
 
 	mu      sync.Mutex
 	ended   bool
 	running bool
-	next    *round // collects those who come during a round; nil for none
+	next    *round // shared by the callers that arrive during a round; nil if none has
 }
 
-// round is one answer, for all who wait for it.
+// round is one answer, for all callers that wait for it.
 type round struct {
 	done  chan struct{}
 	index uint64
 	err   error
 }
 
-// pass returns what put answers when it is called after pass was, or
-// ports.ErrClosed after the end. put must end by itself: no asker's context is
-// its own.
-func (r *rounds) pass(ctx context.Context, put func() (uint64, error)) (uint64, error) {
+// do returns what ask returns in a call that begins after do was called, or
+// ports.ErrClosed after end. ask must end by itself: its callers share it, so none
+// of their contexts may end it.
+func (r *rounds) do(ctx context.Context, ask func() (uint64, error)) (uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	shared := r.join(put)
+	shared := r.join(ask)
 	if shared == nil {
 		return 0, ports.ErrClosed
 	}
@@ -50,8 +51,8 @@ func (r *rounds) pass(ctx context.Context, put func() (uint64, error)) (uint64, 
 	}
 }
 
-// join gives the round that begins next; nil after the end.
-func (r *rounds) join(put func() (uint64, error)) *round {
+// join returns the round that begins next; nil after end.
+func (r *rounds) join(ask func() (uint64, error)) *round {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {
@@ -63,15 +64,15 @@ func (r *rounds) join(put func() (uint64, error)) *round {
 	}
 	if !r.running {
 		r.running = true
-		r.going.Go(func() { r.run(put) })
+		r.going.Go(func() { r.run(ask) })
 	}
 	return r.next
 }
 
-// run does one round after the other while somebody waits.
-func (r *rounds) run(put func() (uint64, error)) {
+// run runs one round after the other while callers wait.
+func (r *rounds) run(ask func() (uint64, error)) {
 	for {
-		runtime.Gosched() // who is about to ask, on a busy machine, asks before it
+		runtime.Gosched() // on a busy machine, callers that are about to join do so first
 		r.mu.Lock()
 		current := r.next
 		r.next = nil
@@ -81,13 +82,13 @@ func (r *rounds) run(put func() (uint64, error)) {
 			return
 		}
 		r.begun.Add(1)
-		current.index, current.err = put()
+		current.index, current.err = ask()
 		close(current.done)
 	}
 }
 
-// end lets nobody begin a round any more, and returns when none runs. Who had
-// passed all checks before an instance was closed may come here only now.
+// end refuses new rounds, and returns when none runs. A caller that passed all
+// checks before the instance was closed may still arrive after end.
 func (r *rounds) end() {
 	r.mu.Lock()
 	r.ended = true

@@ -35,7 +35,7 @@ type passed struct {
 func asker(ctx context.Context, r *rounds, put func() (uint64, error)) <-chan passed {
 	answered := make(chan passed, 1)
 	go func() {
-		index, err := r.pass(ctx, put)
+		index, err := r.do(ctx, put)
 		answered <- passed{index, err}
 	}()
 	return answered
@@ -72,7 +72,7 @@ func TestALoneAskerIsNotDelayed(t *testing.T) {
 		var r rounds
 		for range 3 {
 			began := time.Now()
-			if _, err := r.pass(t.Context(), func() (uint64, error) { return 1, nil }); err != nil {
+			if _, err := r.do(t.Context(), func() (uint64, error) { return 1, nil }); err != nil {
 				t.Fatal(err)
 			}
 			if took := time.Since(began); took != 0 {
@@ -134,7 +134,7 @@ func TestWithAContextThatHadEndedNothingIsAsked(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 100 {
-		_, err := r.pass(ctx, func() (uint64, error) {
+		_, err := r.do(ctx, func() (uint64, error) {
 			t.Error("it was asked")
 			return 1, nil
 		})
@@ -188,7 +188,7 @@ func TestRoundsEndWhileManyCome(t *testing.T) {
 		for range 8 {
 			asking.Go(func() {
 				for {
-					if _, err := r.pass(t.Context(), func() (uint64, error) { return 1, nil }); err != nil {
+					if _, err := r.do(t.Context(), func() (uint64, error) { return 1, nil }); err != nil {
 						return
 					}
 				}
