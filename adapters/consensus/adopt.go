@@ -20,7 +20,7 @@ var errNotJudged = errors.New("this instance is starting: it does not know yet w
 func (n *Node) adopt(id string) error {
 	n.adopting.Lock()
 	defer n.adopting.Unlock()
-	switch state := n.board.read(); {
+	switch state := n.state.read(); {
 	case !state.judged:
 		return errNotJudged // it may yet found a cluster
 	case state.ClusterID != "" && state.ClusterID != id:
@@ -46,7 +46,7 @@ func (n *Node) belong(id string) error {
 	if err := n.directory.SetClusterID(id); err != nil {
 		return err
 	}
-	n.board.post(func(s *notice) { s.ClusterID = id })
+	n.state.update(func(s *localState) { s.ClusterID = id })
 	n.stream.reset()
 	return nil
 }
@@ -56,7 +56,7 @@ func (n *Node) belong(id string) error {
 // Mostly it was adopted before. The caller holds looking, so the directory is asked
 // once: it answers when the disk does.
 func (n *Node) learnClusterID() {
-	learnt := n.board.read().ClusterID
+	learnt := n.state.read().ClusterID
 	if learnt == n.owner {
 		return
 	}
@@ -81,7 +81,7 @@ func (n *Node) disown(exists bool) error {
 	if err := n.directory.ForgetCluster(); err != nil {
 		return err
 	}
-	n.board.post(func(s *notice) { s.ClusterID = "" })
+	n.state.update(func(s *localState) { s.ClusterID = "" })
 	return quarantine(n.directory, mark.Reason)
 }
 

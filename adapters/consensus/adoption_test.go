@@ -148,7 +148,7 @@ func TestConnectionsFromBeforeAnInstanceKnewItsClusterEnd(t *testing.T) {
 	for name, learn := range map[string]func(*instance) error{
 		"it is adopted": func(i *instance) error { return i.adopt("c1") },
 		"it is told by its state": func(i *instance) error {
-			i.board.post(func(s *notice) { s.ClusterID = "c1" })
+			i.state.update(func(s *localState) { s.ClusterID = "c1" })
 			i.look()
 			return nil
 		},

@@ -18,7 +18,7 @@ import (
 )
 
 // stateOf gives the bytes of the snapshot that an instance would make.
-func stateOf(t *testing.T, n *notice) []byte {
+func stateOf(t *testing.T, n *localState) []byte {
 	t.Helper()
 	return snapshotOf(t, image{view: n.View, clusterID: n.ClusterID, applied: n.Applied, openTerm: n.openTerm})
 }
@@ -33,20 +33,20 @@ func mustBeAlike(t *testing.T, all ...*instance) {
 		goal, err = leaderOf(t, all).ReadIndex(within(t))
 		return err == nil
 	})
-	notices := make([]*notice, len(all))
+	states := make([]*localState, len(all))
 	until(t, "all have applied the same entries", func() bool {
 		alike := true
 		for n, i := range all {
-			notices[n] = i.board.read()
-			alike = alike && notices[n].Applied >= goal && notices[n].Applied == notices[0].Applied
+			states[n] = i.state.read()
+			alike = alike && states[n].Applied >= goal && states[n].Applied == states[0].Applied
 		}
 		return alike
 	})
-	want := stateOf(t, notices[0])
-	for n, got := range notices {
+	want := stateOf(t, states[0])
+	for n, got := range states {
 		if !bytes.Equal(stateOf(t, got), want) {
 			t.Errorf("after entry %d, %s holds %+v, its term opened in %d;\n%s holds %+v, its term opened in %d", got.Applied,
-				all[n].config.ID, contentsOf(got.View), got.openTerm, all[0].config.ID, contentsOf(notices[0].View), notices[0].openTerm)
+				all[n].config.ID, contentsOf(got.View), got.openTerm, all[0].config.ID, contentsOf(states[0].View), states[0].openTerm)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 	if err := n.directory.SetClusterID(cluster); err != nil {
 		return false, err
 	}
-	n.board.post(func(s *notice) { s.ClusterID = cluster })
+	n.state.update(func(s *localState) { s.ClusterID = cluster })
 	log.Info("bootstrapping a raft cluster", "cluster_id", cluster, "id", n.config.ID, "address", address)
 	err = raft.BootstrapCluster(settings, logs, n.store, snapshots, n.witness, raft.Configuration{
 		Servers: []raft.Server{{ID: settings.LocalID, Address: raft.ServerAddress(address), Suffrage: raft.Voter}},

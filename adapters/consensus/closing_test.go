@@ -104,7 +104,7 @@ func TestCloseEndsAReadThatWaitsForTheStateMachine(t *testing.T) {
 	i.eventually(t, "leading", leading)
 	go func() { _, _ = i.apply(within(t), []byte("not an entry")) }()
 	until(t, "the entry is committed and can't be applied", func() bool {
-		return i.commitIndex() > i.board.read().Applied
+		return i.commitIndex() > i.state.read().Applied
 	})
 	answer := make(chan error, 1)
 	rounds := i.evidence.now()

@@ -158,7 +158,7 @@ func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.Read
 	if err != nil {
 		return ports.ReadIndex{}, err
 	}
-	state := i.board.read()
+	state := i.state.read()
 	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: state.ClusterID, Index: index, Members: state.LastCommitted().Roster.IDs()}, nil
 }
 

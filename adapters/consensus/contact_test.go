@@ -183,23 +183,23 @@ func TestWhenALeaderWasHeardFrom(t *testing.T) {
 	i := startCluster(t, 2, nil)[0]
 	term, _ := i.leads()
 	for name, test := range map[string]struct {
-		state notice
+		state localState
 		want  func(time.Time) bool
 	}{
 		"a leader was elected by a majority": {
-			notice{LocalState: ports.LocalState{Term: term + 1}, leads: true, elected: at(5)},
+			localState{LocalState: ports.LocalState{Term: term + 1}, leads: true, elected: at(5)},
 			at(5).Equal},
 		"a leader that has been heard since": {
-			notice{LocalState: ports.LocalState{Term: term}, leads: true, elected: at(-1000)},
+			localState{LocalState: ports.LocalState{Term: term}, leads: true, elected: at(-1000)},
 			at(-999).Before},
 		"what it was in earlier terms is nothing to a leader": {
-			notice{LocalState: ports.LocalState{Term: term + 1}, leads: true, elected: at(5), led: at(9)},
+			localState{LocalState: ports.LocalState{Term: term + 1}, leads: true, elected: at(5), led: at(9)},
 			at(5).Equal},
 		"a follower that led before, and has heard from nobody": {
-			notice{led: at(5)},
+			localState{led: at(5)},
 			at(5).Equal},
 		"a follower that has heard from nobody": {
-			notice{},
+			localState{},
 			time.Time.IsZero},
 	} {
 		if got := i.leaderContact(&test.state); !test.want(got) {
@@ -209,7 +209,7 @@ func TestWhenALeaderWasHeardFrom(t *testing.T) {
 	heard := at(7)
 	i.witness.contact.Store(&heard)
 	for led, want := range map[int]int{6: 7, 8: 8} {
-		if got := i.leaderContact(&notice{led: at(led)}); !got.Equal(at(want)) {
+		if got := i.leaderContact(&localState{led: at(led)}); !got.Equal(at(want)) {
 			t.Errorf("it led %ds and heard %ds after the beginning: %v", led, 7, got.Sub(began))
 		}
 	}

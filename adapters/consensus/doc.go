@@ -42,8 +42,8 @@
 // # From a call to its answer
 //
 // A write is encoded (entry.go), given to raft in a group (groupCommit), and applied by
-// machine, which posts a notice on the board; whoever waits for a state waits for the next
-// notice. For a read the gate proves that this instance leads, in a round of heartbeats that
-// many reads share, or the leader is asked for such a proof; then it waits until the board
+// machine, which updates the sharedState; whoever waits for an index waits for the next
+// update. For a read the gate proves that this instance leads, in a round of heartbeats that
+// many reads share, or the leader is asked for such a proof; then it waits until the state
 // has come as far. What runs beside that is started in Node.Open.
 package consensus

@@ -14,7 +14,7 @@ func (n *Node) foresee() {
 	if self, isMember := n.roster().Find(n.config.ID); !isMember || self.Suffrage == domain.Voter {
 		return
 	}
-	for index := n.raft.LastIndex(); index > n.board.read().Applied; index-- {
+	for index := n.raft.LastIndex(); index > n.state.read().Applied; index-- {
 		var entry raft.Log
 		if n.store.GetLog(index, &entry) != nil {
 			return // raft will say what is wrong with it
@@ -25,7 +25,7 @@ func (n *Node) foresee() {
 		decoded, err := decodeEntry(entry.Data)
 		if wish, is := decoded.(promotion); err == nil && is && wish.ID == n.config.ID {
 			if !wish.Settled {
-				n.board.post(func(s *notice) { s.foreseen = index })
+				n.state.update(func(s *localState) { s.foreseen = index })
 			}
 			return
 		}

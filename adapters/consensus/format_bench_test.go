@@ -51,7 +51,7 @@ func BenchmarkApplyBatch(b *testing.B) {
 
 func benchmarkApply(b *testing.B, share bool) {
 	const size = 64
-	m := newMachine(newBoard(ports.LocalState{}), func(err error) { b.Fatal(err) })
+	m := newMachine(newSharedState(ports.LocalState{}), func(err error) { b.Fatal(err) })
 	m.registry = fullRegistry(b)
 	var batches [2][]*raft.Log // which undo each other, so that all are changes
 	for i := range batches {

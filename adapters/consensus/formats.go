@@ -90,12 +90,12 @@ func (f *formats) written(roster domain.Roster) int {
 }
 
 // Heard implements ports.Formats.
-func (n *Node) Heard(id string, format int) { n.formats.heard(n.board.read().Roster, id, format) }
+func (n *Node) Heard(id string, format int) { n.formats.heard(n.state.read().Roster, id, format) }
 
 // Shared implements ports.Formats.
 func (n *Node) Shared() int {
 	least := n.formats.own
-	for _, format := range n.formats.of(n.board.read().Roster, n.config.ID) {
+	for _, format := range n.formats.of(n.state.read().Roster, n.config.ID) {
 		least = min(least, format)
 	}
 	return least
@@ -103,7 +103,7 @@ func (n *Node) Shared() int {
 
 // Written implements ports.Formats.
 func (n *Node) Written() int {
-	state := n.board.read()
+	state := n.state.read()
 	return max(state.written, n.formats.written(state.Roster))
 }
 
@@ -114,7 +114,7 @@ func (n *Node) unreadable(entry any) error {
 	if needed <= firstFormat {
 		return nil
 	}
-	roster := n.board.read().Roster
+	roster := n.state.read().Roster
 	reads := n.formats.of(roster, n.config.ID)
 	var behind []string
 	for _, i := range roster.Instances() {

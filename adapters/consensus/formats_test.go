@@ -43,7 +43,7 @@ func TestWhoIsBehindIsNamed(t *testing.T) {
 		domain.Instance{ID: "old", RaftAddress: "h:3", Suffrage: domain.Nonvoter},
 		domain.Instance{ID: "silent", RaftAddress: "h:4", Suffrage: domain.Voter},
 	)
-	n := &Node{config: Config{ID: "self"}, formats: newFormats(3), board: newBoard(ports.LocalState{Roster: roster})}
+	n := &Node{config: Config{ID: "self"}, formats: newFormats(3), state: newSharedState(ports.LocalState{Roster: roster})}
 	n.seams.formatOf = func(any) int { return 3 }
 	n.Heard("upgraded", 3)
 	n.Heard("old", 2)

@@ -130,7 +130,7 @@ func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			right := leader.board.read().ClusterID
+			right := leader.state.read().ClusterID
 			harm{t: t, dir: damaged.config.Directory}.replace(manifest, right, "another")
 			before := namesIn(t, damaged.config.Directory)
 

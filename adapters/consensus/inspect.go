@@ -160,7 +160,7 @@ func newInspection(directory *logstore.Directory) *inspection {
 		},
 		logPath: logstore.Backend{Name: directory.Backend()}.Path(directory.Path()),
 	}
-	i.machine = newMachine(newBoard(ports.LocalState{}), func(error) {})
+	i.machine = newMachine(newSharedState(ports.LocalState{}), func(error) {})
 	var err error
 	if i.Quarantine, err = quarantined(directory); err != nil {
 		i.fault(Fault{Path: filepath.Join(i.Directory, quarantineName), What: err})

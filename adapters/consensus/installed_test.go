@@ -52,7 +52,7 @@ func TestAFollowerThatWasSentASnapshotReadsHere(t *testing.T) {
 	late = again(t, late, keepNoLog)
 	mustHold(t, settled(t, late), "before", "n0", "n19", "a", "b")
 	until(t, "it was sent a snapshot", func() bool { return late.raft.Stats()["last_snapshot_index"] != "0" })
-	if got, committed := late.board.read().Applied, leader.commitIndex(); got != committed {
+	if got, committed := late.state.read().Applied, leader.commitIndex(); got != committed {
 		t.Errorf("it is at entry %d, and the leader has committed %d", got, committed)
 	}
 	mustBeAlike(t, leader, other, late)

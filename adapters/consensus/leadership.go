@@ -58,7 +58,7 @@ func (n *Node) watchLeadership() {
 
 // look posts what raft says, where it says something new. One at a time: nobody
 // may post what it saw before another one looked.
-func (n *Node) look() *notice {
+func (n *Node) look() *localState {
 	n.looking.Lock()
 	defer n.looking.Unlock()
 	term, leads := n.leads()
@@ -67,7 +67,7 @@ func (n *Node) look() *notice {
 	goal := n.witness.committed.Load()
 	n.learnClusterID()
 
-	latest := n.board.read()
+	latest := n.state.read()
 	changed := !roster.Equal(latest.Roster)
 	next := *latest
 	next.Term, next.leads = term, leads
@@ -84,7 +84,7 @@ func (n *Node) look() *notice {
 		latest.LeaderID == string(id) && latest.LeaderRaftAddress == string(address) {
 		return latest
 	}
-	n.board.post(func(s *notice) {
+	n.state.update(func(s *localState) {
 		s.Term, s.leads, s.goal, s.InTouch = term, leads, goal, inTouch
 		s.elected, s.led = next.elected, next.led
 		s.LeaderID, s.LeaderRaftAddress = string(id), string(address)
@@ -96,7 +96,7 @@ func (n *Node) look() *notice {
 	if changed {
 		n.regroup()
 	}
-	return n.board.read()
+	return n.state.read()
 }
 
 // leads gives the term, and whether this instance leads in it. Until raft has started it
@@ -123,7 +123,7 @@ func (n *Node) roster() domain.Roster {
 // open writes the opening entry of a term, which must be applied before this
 // instance serves in it.
 func (n *Node) open(term uint64) {
-	id := n.board.read().ClusterID
+	id := n.state.read().ClusterID
 	if id == "" {
 		id = rand.Text()
 	}
@@ -157,7 +157,7 @@ func (n *Node) open(term uint64) {
 // servingTerm implements leadership.
 func (n *Node) servingTerm() (uint64, bool) {
 	term, leads := n.leads()
-	latest := n.board.read()
+	latest := n.state.read()
 	return term, leads && latest.openTerm == term && latest.DiskTrouble == "" && !latest.Closed
 }
 
@@ -193,4 +193,4 @@ func (n *Node) sendHeartbeats(others []raft.ServerID, term uint64) {
 }
 
 // watch implements leadership.
-func (n *Node) watch() <-chan struct{} { return n.board.read().later }
+func (n *Node) watch() <-chan struct{} { return n.state.read().later }

@@ -21,7 +21,7 @@ type machine struct {
 	applied   uint64
 	openTerm  uint64
 	// promotions are the ids of those who are to be voters, in ascending order.
-	// Never modified: it is shared with who reads the board.
+	// Never modified: it is shared with the readers of the shared state.
 	promotions []string
 	// rosters are the latest memberships, for LocalState.Committed. Never modified,
 	// like promotions.
@@ -35,7 +35,7 @@ type machine struct {
 	// unposted is how many changes nobody has been told of.
 	unposted int
 
-	board    *board
+	state    *sharedState
 	observer Observer
 	// formatOf says which format an entry takes.
 	formatOf func(entry any) int
@@ -59,10 +59,10 @@ type prepared struct {
 	restored
 }
 
-func newMachine(b *board, halt func(error)) *machine {
+func newMachine(b *sharedState, halt func(error)) *machine {
 	return &machine{
 		registry: domain.NewRegistry(),
-		board:    b,
+		state:    b,
 		observer: unobserved{},
 		formatOf: formatOf,
 		posted:   func() {},
@@ -189,7 +189,7 @@ func (m *machine) unknown() outcome {
 
 func (m *machine) post() {
 	m.unposted = 0
-	m.board.post(func(n *notice) {
+	m.state.update(func(n *localState) {
 		n.View = m.registry.View()
 		n.Applied = m.applied
 		n.openTerm = m.openTerm

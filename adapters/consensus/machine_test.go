@@ -19,7 +19,7 @@ import (
 
 // testMachine is a machine that may not be halted.
 func testMachine(t failer) *machine {
-	return newMachine(newBoard(ports.LocalState{}), func(err error) { t.Fatalf("halted: %v", err) })
+	return newMachine(newSharedState(ports.LocalState{}), func(err error) { t.Fatalf("halted: %v", err) })
 }
 
 // logOf gives a log as raft hands it over: an opening, the commands, now and then
@@ -105,7 +105,7 @@ func TestASnapshotAndTheRestOfTheLogEqualTheWholeLog(t *testing.T) {
 		if !bytes.Equal(machineSnapshot(t, second), machineSnapshot(t, whole)) {
 			t.Fatal("the snapshots differ")
 		}
-		if n := second.board.read(); n.Applied != log[len(log)-1].Index && at < len(log) || n.ClusterID != "first" && at > 0 {
+		if n := second.state.read(); n.Applied != log[len(log)-1].Index && at < len(log) || n.ClusterID != "first" && at > 0 {
 			t.Fatalf("posted: index %d, cluster %q", n.Applied, n.ClusterID)
 		}
 	})
@@ -163,10 +163,10 @@ func applyInBatches(t *rapid.T, m *machine, log []*raft.Log) []outcome {
 
 func TestABatchIsPostedOnce(t *testing.T) {
 	m := testMachine(t)
-	before := m.board.read()
+	before := m.state.read()
 	told := 0
 	m.posted = func() {
-		if told++; m.board.read().Applied != 4 {
+		if told++; m.state.read().Applied != 4 {
 			t.Error("it was told of what is not posted")
 		}
 	}
@@ -179,13 +179,13 @@ func TestABatchIsPostedOnce(t *testing.T) {
 	default:
 		t.Fatal("nobody was told")
 	}
-	after := m.board.read()
+	after := m.state.read()
 	if after.Applied != 4 || after.openTerm != 1 || after.ClusterID != "first" || after.View.Revision() != 2 {
 		t.Errorf("posted: index %d, open term %d, cluster %q, revision %d",
 			after.Applied, after.openTerm, after.ClusterID, after.View.Revision())
 	}
 	if before.View.Len() != 0 {
-		t.Error("the earlier notice changed")
+		t.Error("the earlier state changed")
 	}
 	select {
 	case <-after.later:
@@ -199,7 +199,7 @@ func TestABatchOfVeryManyChangesIsPostedMeanwhile(t *testing.T) {
 	const each, entries = 300, 40 // more than the history has
 	var m *machine
 	seen := domain.Revision(0)
-	m = newMachine(newBoard(ports.LocalState{}), func(error) { seen = m.board.read().View.Revision() })
+	m = newMachine(newSharedState(ports.LocalState{}), func(error) { seen = m.state.read().View.Revision() })
 	var batch []*raft.Log
 	for entry := range entries {
 		var writes [][]byte
@@ -224,7 +224,7 @@ func TestTheFirstOpeningNamesTheClusterAndEachOpensItsTerm(t *testing.T) {
 		want string
 	}{{1, "", ""}, {2, "first", "first"}, {5, "later", "first"}} {
 		m.Apply(&raft.Log{Index: uint64(index + 1), Term: o.term, Data: encodeEntry(opening{ClusterID: o.id})})
-		if n := m.board.read(); n.ClusterID != o.want || n.openTerm != o.term {
+		if n := m.state.read(); n.ClusterID != o.want || n.openTerm != o.term {
 			t.Errorf("after %+v: cluster %q, open term %d", o, n.ClusterID, n.openTerm)
 		}
 	}
@@ -247,15 +247,15 @@ func TestPromotionsAreKeptInOrder(t *testing.T) {
 		{promotion{ID: "a", Settled: true}, []string{"c"}},
 		{promotion{ID: "c", Settled: true}, nil},
 	} {
-		before := m.board.read().Promotions
+		before := m.state.read().Promotions
 		kept := slices.Clone(before)
 		index++
 		m.Apply(&raft.Log{Index: index, Term: 1, Data: encodeEntry(step.promotion)})
-		if got := m.board.read().Promotions; !slices.Equal(got, step.want) {
+		if got := m.state.read().Promotions; !slices.Equal(got, step.want) {
 			t.Errorf("after %+v: %q, want %q", step.promotion, got, step.want)
 		}
 		if !slices.Equal(before, kept) {
-			t.Errorf("%+v changed an earlier notice", step.promotion)
+			t.Errorf("%+v changed an earlier state", step.promotion)
 		}
 	}
 }
@@ -263,9 +263,9 @@ func TestPromotionsAreKeptInOrder(t *testing.T) {
 // What this instance knows of its cluster from its directory outlives a log
 // that does not say it yet.
 func TestAClusterIDThatIsKnownBeforehandStays(t *testing.T) {
-	m := newMachine(newBoard(ports.LocalState{ClusterID: "known"}), nil)
+	m := newMachine(newSharedState(ports.LocalState{ClusterID: "known"}), nil)
 	m.Apply(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration})
-	if id := m.board.read().ClusterID; id != "known" {
+	if id := m.state.read().ClusterID; id != "known" {
 		t.Errorf("cluster %q", id)
 	}
 }
@@ -284,9 +284,9 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			var halts []error
-			m := newMachine(newBoard(ports.LocalState{}), func(err error) { halts = append(halts, err) })
+			m := newMachine(newSharedState(ports.LocalState{}), func(err error) { halts = append(halts, err) })
 			m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
-			before := m.board.read()
+			before := m.state.read()
 
 			bad := func(index uint64) *raft.Log { return &raft.Log{Index: index, Term: 7, Data: test.data} }
 			good := &raft.Log{Index: 6, Term: 7, Data: encodeEntry(domain.Deregister{ID: "a"})}
@@ -311,7 +311,7 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 					t.Errorf("answer %d from there on: %v", i, err)
 				}
 			}
-			if now := m.board.read(); now.Applied > 4 || now.View.Revision() > before.View.Revision()+1 || now.View.Len() < 1 {
+			if now := m.state.read(); now.Applied > 4 || now.View.Revision() > before.View.Revision()+1 || now.View.Len() < 1 {
 				t.Errorf("it went on to index %d, revision %d", now.Applied, now.View.Revision())
 			}
 			// Raft would keep it as the state after entry 7, for a later build
@@ -338,11 +338,11 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := testMachine(t)
 			m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
-			before, bytesBefore := m.board.read(), machineSnapshot(t, m)
+			before, bytesBefore := m.state.read(), machineSnapshot(t, m)
 			if err := m.Restore(io.NopCloser(snapshot)); err == nil {
 				t.Fatal("restored")
 			}
-			if m.board.read() != before {
+			if m.state.read() != before {
 				t.Error("something was posted")
 			}
 			if !bytes.Equal(machineSnapshot(t, m), bytesBefore) {
@@ -378,14 +378,14 @@ func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
 func TestARestoreReplacesAndTellsEverybody(t *testing.T) {
 	m := testMachine(t)
 	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
-	before := m.board.read()
+	before := m.state.read()
 	im := imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")}))
 	im.promotions = []string{"n4"}
 	if err := m.Restore(io.NopCloser(bytes.NewReader(snapshotOf(t, im)))); err != nil {
 		t.Fatal(err)
 	}
 	<-before.later
-	after := m.board.read()
+	after := m.state.read()
 	mustEqualImage(t, image{
 		view: after.View, clusterID: after.ClusterID, applied: after.Applied, openTerm: after.openTerm, promotions: after.Promotions,
 	}, im)

@@ -45,7 +45,7 @@ type Node struct {
 	config     Config
 	network    Network
 	port       net.Listener
-	board      *board
+	state      *sharedState
 	evidence   *evidence
 	formats    *formats
 	gate       *gate
@@ -108,7 +108,7 @@ func New(config Config) (*Node, error) {
 	}
 	n := &Node{
 		config:     config,
-		board:      newBoard(ports.LocalState{}),
+		state:      newSharedState(ports.LocalState{}),
 		evidence:   newEvidence(),
 		formats:    newFormats(Format),
 		membership: make(chan struct{}, 1),
@@ -139,10 +139,10 @@ func (n *Node) preface() *preface.Preface {
 	return &preface.Preface{
 		Purpose:   preface.Raft,
 		RaftID:    n.config.ID,
-		ClusterID: func() string { return n.board.read().ClusterID },
+		ClusterID: func() string { return n.state.read().ClusterID },
 		Secret:    n.config.Secret,
 		Adopt:     n.adopt,
-		Starting:  func() bool { return !n.board.read().judged },
+		Starting:  func() bool { return !n.state.read().judged },
 		Trusted:   n.mayBeTrusted,
 		Nonvoter:  n.isNonvoter,
 	}
@@ -156,7 +156,7 @@ func (n *Node) Claim(context.Context) error {
 		return err
 	}
 	n.directory = directory
-	n.board.post(func(s *notice) { s.ClusterID = directory.ClusterID() })
+	n.state.update(func(s *localState) { s.ClusterID = directory.ClusterID() })
 	return nil
 }
 
@@ -176,7 +176,7 @@ func (n *Node) Open(ctx context.Context) error {
 	if err := n.start(address); err != nil {
 		return fmt.Errorf("start raft on %s: %w", n.directory.Path(), err)
 	}
-	n.board.post(func(s *notice) { s.opened, s.address = true, address })
+	n.state.update(func(s *localState) { s.opened, s.address = true, address })
 	n.look()
 	n.foresee()
 	n.watching.Go(n.watchLeadership)
@@ -240,7 +240,7 @@ func (n *Node) start(address string) (err error) {
 		network = n.seams.transport(network)
 	}
 	network = muted{network, n.disk.refusal}
-	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started, n.appliedIndex}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.board.read().Term })
+	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started, n.appliedIndex}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.state.read().Term })
 	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
 	n.witness.taken, n.witness.sends = n.announced.acknowledged, n.sends
 	n.witness.raising = raising
@@ -261,7 +261,7 @@ func (n *Node) start(address string) (err error) {
 	if !n.mayBeTrusted() {
 		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
 	}
-	machine := newMachine(n.board, n.halt)
+	machine := newMachine(n.state, n.halt)
 	machine.observer, machine.formatOf, machine.posted, machine.replaces = n.config.Observer, n.formatOf, n.announced.soon, n.logs.clear
 	machine.prepared, n.newest = n.newest, nil
 	var fsm raft.FSM = machine
@@ -385,7 +385,7 @@ func (n *Node) settings() *raft.Config {
 	settings.ShutdownOnRemove = false // who was removed may be added again
 	settings.NoLegacyTelemetry = true
 	settings.NotifyCh = n.leadership
-	settings.Logger = raftLogger(n.config.Logger, func() bool { return n.board.read().Closed })
+	settings.Logger = raftLogger(n.config.Logger, func() bool { return n.state.read().Closed })
 	if n.seams.settings != nil {
 		n.seams.settings(settings)
 	}
@@ -403,7 +403,7 @@ func (n *Node) snapshots() (raft.SnapshotStore, error) {
 
 // postTrouble has everybody know what is wrong with the disk.
 func (n *Node) postTrouble() {
-	n.board.post(func(s *notice) {
+	n.state.update(func(s *localState) {
 		s.DiskTrouble = ""
 		if fault := n.disk.refusal(); fault != nil {
 			s.DiskTrouble = fault.Error()
@@ -416,7 +416,7 @@ func (n *Node) postTrouble() {
 // applied. See machine.halt.
 func (n *Node) halt(err error) {
 	n.fail(err)
-	for latest := n.board.read(); !latest.Closed; latest = n.board.read() {
+	for latest := n.state.read(); !latest.Closed; latest = n.state.read() {
 		<-latest.later
 	}
 }
@@ -436,7 +436,7 @@ func (n *Node) Close(ctx context.Context) error {
 }
 
 func (n *Node) close(ctx context.Context) error {
-	n.board.post(func(s *notice) { s.Closed = true })
+	n.state.update(func(s *localState) { s.Closed = true })
 	n.inflight.end(ctx)
 	n.stop()
 	var faults []error
@@ -473,7 +473,7 @@ func (n *Node) close(ctx context.Context) error {
 
 // State implements ports.Local.
 func (n *Node) State() (ports.LocalState, <-chan struct{}) {
-	latest := n.board.read()
+	latest := n.state.read()
 	state := latest.LocalState
 	self, _ := state.Roster.Find(n.config.ID)
 	if latest.address != "" && self.RaftAddress != latest.address {
@@ -489,7 +489,7 @@ func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 
 // LeaderContact implements ports.Local.
 func (n *Node) LeaderContact() (time.Duration, bool) {
-	state := n.board.read()
+	state := n.state.read()
 	if !state.opened {
 		return 0, false
 	}
@@ -506,19 +506,19 @@ func (n *Node) LeaderContact() (time.Duration, bool) {
 // of it leaves room for clocks. Who was told may stand for election however long raft
 // has given up on it: it may have been paused before it read that.
 func (n *Node) SureLeader() bool {
-	state := n.board.read()
+	state := n.state.read()
 	if !state.Leading {
 		return false
 	}
 	sure := time.Since(n.leaderContact(state)) < n.config.Timing.HeartbeatTimeout/3
-	// Raft knows of a later term before the board does.
+	// Raft knows of a later term before the shared state does.
 	term, leads := n.leads()
 	return sure && leads && term == state.Term && term != n.told.Load()
 }
 
 // leaderContact is when this instance, whose state is given, heard from the
 // leader, or a leader from a majority; zero for never.
-func (n *Node) leaderContact(state *notice) time.Time {
+func (n *Node) leaderContact(state *localState) time.Time {
 	if !state.leads {
 		if heard := n.witness.contact.Load(); heard != nil && heard.After(state.led) {
 			return *heard

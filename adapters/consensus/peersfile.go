@@ -85,7 +85,7 @@ const (
 func (n *Node) rememberPeers() {
 	var kept domain.Roster
 	keep := func() error {
-		roster := n.board.read().Roster
+		roster := n.state.read().Roster
 		if _, isMember := roster.Find(n.config.ID); !isMember || roster.Equal(kept) {
 			return nil
 		}

@@ -21,7 +21,7 @@ func (n *Node) prove(ctx context.Context) (uint64, error) {
 // has them wait for that one entry instead of sending them away.
 func (n *Node) awaitOpening(ctx context.Context) error {
 	for {
-		latest := n.board.read()
+		latest := n.state.read()
 		if term, leads := n.leads(); !leads || latest.openTerm == term || latest.Closed {
 			return nil
 		}

@@ -103,20 +103,20 @@ func (n *Node) settleQuarantine(exists bool) error {
 	if err != nil {
 		return err
 	}
-	n.board.post(func(s *notice) { s.Quarantine, s.judged = reason, true })
+	n.state.update(func(s *localState) { s.Quarantine, s.judged = reason, true })
 	return nil
 }
 
 // mayBeTrusted says whether votes and acknowledgements of this instance may count.
 func (n *Node) mayBeTrusted() bool {
-	state := n.board.read()
+	state := n.state.read()
 	return state.judged && state.Quarantine == ""
 }
 
 // isNonvoter says whether this instance leads and has id as a nonvoter, with no
 // way back: what made it one is committed.
 func (n *Node) isNonvoter(id string) bool {
-	running, state := n.started.Load(), n.board.read()
+	running, state := n.started.Load(), n.state.read()
 	if running == nil || !state.Leading {
 		return false
 	}
@@ -135,7 +135,7 @@ func (n *Node) isNonvoter(id string) bool {
 // quarantine.
 func (n *Node) leaveQuarantine() {
 	for {
-		state := n.board.read()
+		state := n.state.read()
 		var again <-chan time.Time
 		if state.LeaderID != "" && n.isAdmitted(state) {
 			if err := n.tryToLeave(); err == nil {
@@ -157,7 +157,7 @@ func (n *Node) leaveQuarantine() {
 
 // isAdmitted says whether the committed membership that reached this instance has
 // it as a nonvoter.
-func (n *Node) isAdmitted(state *notice) bool {
+func (n *Node) isAdmitted(state *localState) bool {
 	self, isMember := state.LastCommitted().Roster.Find(n.config.ID)
 	return isMember && self.Suffrage == domain.Nonvoter
 }
@@ -179,7 +179,7 @@ func (n *Node) tryToLeave() error {
 		return err
 	}
 	n.look() // what is posted may still be an early membership, of which it was a voter
-	n.board.post(func(s *notice) { s.Quarantine = "" })
+	n.state.update(func(s *localState) { s.Quarantine = "" })
 	// Those that were made for a nonvoter alone; the leader dials again.
 	n.stream.reset()
 	n.config.Logger.Info("this instance has got the state of the cluster: its quarantine is lifted", "index", state.Applied)

@@ -101,7 +101,7 @@ func TestWhoIsOutOfQuarantineDoesNotTakeItselfForAVoter(t *testing.T) {
 	state, _ := leader.State()
 	// It has posted an early membership, and looks no more for now.
 	b.looking.Lock()
-	b.board.post(func(s *notice) { s.Roster, s.Member, s.LeaderID = state.Roster, true, leader.config.ID })
+	b.state.update(func(s *localState) { s.Roster, s.Member, s.LeaderID = state.Roster, true, leader.config.ID })
 	demoted := voter(b)
 	demoted.Suffrage = domain.Nonvoter
 	mustAdd(t, leader, demoted)

@@ -69,7 +69,7 @@ func Recover(r Recovery) (err error) {
 		return err
 	}
 	// What can't be applied keeps the machine from making a snapshot.
-	machine := newMachine(newBoard(ports.LocalState{}), func(error) {})
+	machine := newMachine(newSharedState(ports.LocalState{}), func(error) {})
 	// Raft asks the transport how to write an address, and for nothing else.
 	_, transport := raft.NewInmemTransport("")
 	logs := provenFirst{Store: store, prove: func() error { return proveRecovery(path, snapshots, roster) }}

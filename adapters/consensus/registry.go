@@ -67,7 +67,7 @@ func (n *Node) refusal(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case n.board.read().Closed:
+	case n.state.read().Closed:
 		return ports.ErrClosed
 	case n.raft.State() != raft.Leader:
 		return ports.ErrNotLeader
@@ -150,7 +150,7 @@ func (n *Node) ReadHere(ctx context.Context) (domain.View, error) {
 
 // ReadIndex implements ports.ReadIndexer. It may be called before Open has returned.
 func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
-	switch state := n.board.read(); {
+	switch state := n.state.read(); {
 	case state.Closed:
 		return 0, ports.ErrClosed
 	case !state.opened || n.raft.State() != raft.Leader:
@@ -160,14 +160,14 @@ func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	index, err := n.prove(ctx)
-	if err != nil && n.board.read().Closed {
+	if err != nil && n.state.read().Closed {
 		return 0, ports.ErrClosed
 	}
 	return index, err
 }
 
 // read gives a state that holds all that was committed when it was called.
-func (n *Node) read(ctx context.Context) (*notice, error) {
+func (n *Node) read(ctx context.Context) (*localState, error) {
 	index, err := n.ReadIndex(ctx)
 	if err != nil {
 		return nil, err
@@ -176,7 +176,7 @@ func (n *Node) read(ctx context.Context) (*notice, error) {
 }
 
 // readHere is read, wherever the leader is.
-func (n *Node) readHere(ctx context.Context) (*notice, error) {
+func (n *Node) readHere(ctx context.Context) (*localState, error) {
 	state, err := n.read(ctx)
 	if !errors.Is(err, ports.ErrNotLeader) {
 		return state, err
@@ -192,7 +192,7 @@ func (n *Node) readHere(ctx context.Context) (*notice, error) {
 	switch {
 	case err == nil:
 		return state, nil
-	case n.board.read().Closed:
+	case n.state.read().Closed:
 		return nil, ports.ErrClosed
 	case waiting.Err() != nil && ctx.Err() == nil:
 		return nil, late
@@ -219,7 +219,7 @@ func (n *Node) askLeader() (uint64, error) {
 	ctx, cancel := context.WithTimeout(n.running, askTimeout)
 	defer cancel()
 	answer, err := n.config.Peers.ReadIndex(ctx, string(address))
-	own := n.board.read().ClusterID
+	own := n.state.read().ClusterID
 	switch {
 	case err != nil:
 		// Its own "not the leader" would send our asker there again.
@@ -232,10 +232,10 @@ func (n *Node) askLeader() (uint64, error) {
 }
 
 // reach waits until the state machine has applied index. What raft calls applied
-// is only handed to it; the notice says what it has done.
-func (n *Node) reach(ctx context.Context, index uint64) (*notice, error) {
+// is only handed to it; the shared state says what it has done.
+func (n *Node) reach(ctx context.Context, index uint64) (*localState, error) {
 	for {
-		latest := n.board.read()
+		latest := n.state.read()
 		switch {
 		case latest.Applied >= index:
 			return latest, nil

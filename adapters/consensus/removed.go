@@ -25,7 +25,7 @@ func (n *Node) watchRemoval() {
 		case <-n.running.Done():
 			return
 		}
-		switch state := n.board.read(); {
+		switch state := n.state.read(); {
 		case state.Quarantine != "":
 			// Nobody misses it, and it waits for no majority.
 		case state.expelled && state.InTouch:
@@ -38,7 +38,7 @@ func (n *Node) watchRemoval() {
 }
 
 func (n *Node) setExpelled(expelled bool) {
-	n.board.post(func(s *notice) { s.expelled = expelled })
+	n.state.update(func(s *localState) { s.expelled = expelled })
 	if err := n.campaign(!expelled); err != nil {
 		n.config.Logger.Warn("raft keeps its timing", "error", err)
 	}
@@ -47,7 +47,7 @@ func (n *Node) setExpelled(expelled bool) {
 // isMissing says whether an instance that leads, and has proven it, says that this
 // one is no member. They are asked side by side: most of those that are gone do
 // not answer.
-func (n *Node) isMissing(state *notice) bool {
+func (n *Node) isMissing(state *localState) bool {
 	others := slices.DeleteFunc(state.Roster.Instances(), func(i domain.Instance) bool { return i.ID == n.config.ID })
 	ctx, cancel := context.WithTimeout(n.running, askTimeout)
 	defer cancel()
@@ -66,6 +66,6 @@ func (n *Node) isMissing(state *notice) bool {
 }
 
 // excludes: builds from before this one do not say who the members are.
-func (n *Node) excludes(state *notice, answer ports.ReadIndex) bool {
+func (n *Node) excludes(state *localState, answer ports.ReadIndex) bool {
 	return answer.ClusterID == state.ClusterID && len(answer.Members) > 0 && !slices.Contains(answer.Members, n.config.ID)
 }

@@ -69,7 +69,7 @@ func TestWhoHearsFromNobodyWasNotRemoved(t *testing.T) {
 	}
 	left.eventually(t, "in touch with nobody", func(s ports.LocalState) bool { return !s.InTouch && s.LeaderID == "" })
 	state, _ := left.State()
-	if left.isMissing(left.board.read()) || state.Removed {
+	if left.isMissing(left.state.read()) || state.Removed {
 		t.Error("it takes itself for removed")
 	}
 }

@@ -152,7 +152,7 @@ func TestWhoWasSentASnapshotTakesWhatComesBehindIt(t *testing.T) {
 				t.Errorf("it is sent more, and answers %+v", got)
 			}
 			until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == next+2 })
-			if _, known := i.board.read().View.Node("a"); !known {
+			if _, known := i.state.read().View.Node("a"); !known {
 				t.Error("the state is not what the snapshot has")
 			}
 		})
@@ -219,7 +219,7 @@ func TestWhatComesBehindASnapshotThatCouldNotBeRestoredIsRefused(t *testing.T) {
 			i, leader := forgetfulFollower(t)
 			if own > 0 {
 				leader.append(t, 0, 0, departures(1, own, meta.Term), own)
-				until(t, "all is applied", func() bool { return i.board.read().Applied == own })
+				until(t, "all is applied", func() bool { return i.state.read().Applied == own })
 				if err := errors.Join(i.raft.Snapshot().Error(), removeAll(i.logs.stored)); err != nil {
 					t.Fatal(err)
 				}
@@ -234,7 +234,7 @@ func TestWhatComesBehindASnapshotThatCouldNotBeRestoredIsRefused(t *testing.T) {
 				t.Errorf("when it has the snapshot it is sent what comes behind it, and answers %+v", got)
 			}
 			until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == next })
-			if _, known := i.board.read().View.Node("a"); !known {
+			if _, known := i.state.read().View.Node("a"); !known {
 				t.Error("the state is not what the snapshot has")
 			}
 		})

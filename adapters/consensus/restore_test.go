@@ -144,7 +144,7 @@ func TestARestoreIsCommittedOrNeverWas(t *testing.T) {
 			if last := outcomes[len(outcomes)-1]; !errors.Is(last.err, test.err) {
 				t.Errorf("the last step is answered %v", last.err)
 			}
-			if view := m.board.read().View; view.Len() != test.nodes || view.Revision() != domain.Revision(test.nodes) {
+			if view := m.state.read().View; view.Len() != test.nodes || view.Revision() != domain.Revision(test.nodes) {
 				t.Errorf("%d nodes at revision %d", view.Len(), view.Revision())
 			}
 		})
@@ -197,7 +197,7 @@ func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
 		_, err := leader.Replace(t.Context(), with, nil)
 		result <- err
 	}()
-	applied := leader.board.read().Applied
+	applied := leader.state.read().Applied
 	leader.eventually(t, "some parts are written", func(s ports.LocalState) bool { return s.Applied > applied+3 })
 	if err := leader.HandOver(within(t), ""); err != nil {
 		t.Fatal(err)

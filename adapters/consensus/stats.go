@@ -25,7 +25,7 @@ type Stats struct {
 
 // Stats may be called at any time. It looks at the directory.
 func (n *Node) Stats() Stats {
-	state := n.board.read()
+	state := n.state.read()
 	if !state.opened {
 		return Stats{}
 	}

@@ -10,50 +10,50 @@ import (
 func TestWhoLeadsAndWhoIsCaughtUp(t *testing.T) {
 	// What is posted before is remembered, as far as it is meant to be.
 	tests := map[string]struct {
-		before   func(*notice)
-		post     func(*notice)
+		before   func(*localState)
+		post     func(*localState)
 		leading  bool
 		caughtUp bool
 	}{
 		"nothing is known": {
-			post: func(*notice) {}},
+			post: func(*localState) {}},
 		"raft says it leads, but its term is not open": {
-			post: func(n *notice) { n.Term, n.leads, n.openTerm = 3, true, 2 }},
+			post: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 2 }},
 		"raft says it leads, and its term is open": {
-			post: func(n *notice) { n.Term, n.leads, n.openTerm = 3, true, 3 }, leading: true, caughtUp: true},
+			post: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 }, leading: true, caughtUp: true},
 		"the term is open, but another one leads": {
-			post: func(n *notice) { n.Term, n.openTerm = 3, 3 }},
+			post: func(n *localState) { n.Term, n.openTerm = 3, 3 }},
 		"the term of another leader is open, and it leads in the next": {
-			before: func(n *notice) { n.Term, n.openTerm = 3, 3 },
-			post:   func(n *notice) { n.Term, n.leads = 4, true }},
+			before: func(n *localState) { n.Term, n.openTerm = 3, 3 },
+			post:   func(n *localState) { n.Term, n.leads = 4, true }},
 		"it leads, and then is closed": {
-			before: func(n *notice) { n.Term, n.leads, n.openTerm = 3, true, 3 },
-			post:   func(n *notice) { n.Closed = true }, caughtUp: true},
+			before: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 },
+			post:   func(n *localState) { n.Closed = true }, caughtUp: true},
 		"it led, and no longer does": {
-			before: func(n *notice) { n.Term, n.leads, n.openTerm = 3, true, 3 },
-			post:   func(n *notice) { n.leads = false }, caughtUp: true},
+			before: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 },
+			post:   func(n *localState) { n.leads = false }, caughtUp: true},
 		"the goal is not known, whatever is applied": {
-			post: func(n *notice) { n.Applied = 100 }},
+			post: func(n *localState) { n.Applied = 100 }},
 		"it is one short of the goal": {
-			post: func(n *notice) { n.goal, n.Applied = 10, 9 }},
+			post: func(n *localState) { n.goal, n.Applied = 10, 9 }},
 		"it has reached the goal": {
-			post: func(n *notice) { n.goal, n.Applied = 10, 10 }, caughtUp: true},
+			post: func(n *localState) { n.goal, n.Applied = 10, 10 }, caughtUp: true},
 		"it has passed the goal": {
-			post: func(n *notice) { n.goal, n.Applied = 10, 11 }, caughtUp: true},
+			post: func(n *localState) { n.goal, n.Applied = 10, 11 }, caughtUp: true},
 		"the goal is known after it was reached": {
-			before: func(n *notice) { n.Applied = 10 },
-			post:   func(n *notice) { n.goal = 10 }, caughtUp: true},
+			before: func(n *localState) { n.Applied = 10 },
+			post:   func(n *localState) { n.goal = 10 }, caughtUp: true},
 		"it was caught up, and falls behind a later goal": {
-			before: func(n *notice) { n.goal, n.Applied = 10, 10 },
-			post:   func(n *notice) { n.goal = 20 }, caughtUp: true},
+			before: func(n *localState) { n.goal, n.Applied = 10, 10 },
+			post:   func(n *localState) { n.goal = 20 }, caughtUp: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			b := newBoard(ports.LocalState{})
+			b := newSharedState(ports.LocalState{})
 			if test.before != nil {
-				b.post(test.before)
+				b.update(test.before)
 			}
-			b.post(test.post)
+			b.update(test.post)
 			if got := b.read(); got.Leading != test.leading || got.CaughtUp != test.caughtUp {
 				t.Errorf("leading %v, caught up %v; want %v, %v", got.Leading, got.CaughtUp, test.leading, test.caughtUp)
 			}
@@ -62,17 +62,17 @@ func TestWhoLeadsAndWhoIsCaughtUp(t *testing.T) {
 }
 
 func TestAPostWakesWhoWaitsAndLeavesEarlierNoticesAlone(t *testing.T) {
-	b := newBoard(ports.LocalState{ClusterID: "c"})
+	b := newSharedState(ports.LocalState{ClusterID: "c"})
 	first := b.read()
 	select {
 	case <-first.later:
 		t.Fatal("there is something later before anything was posted")
 	default:
 	}
-	b.post(func(n *notice) { n.Term = 7 })
+	b.update(func(n *localState) { n.Term = 7 })
 	receive(t, first.later, "nobody was woken")
 	if first.Term != 0 {
-		t.Error("a notice changed after it was posted")
+		t.Error("a state changed after it was published")
 	}
 	second := b.read()
 	if second.Term != 7 || second.ClusterID != "c" {
@@ -80,7 +80,7 @@ func TestAPostWakesWhoWaitsAndLeavesEarlierNoticesAlone(t *testing.T) {
 	}
 	select {
 	case <-second.later:
-		t.Error("the latest notice says that there is a later one")
+		t.Error("the latest state says that there is a later one")
 	default:
 	}
 }
@@ -89,16 +89,16 @@ func TestAPostWakesWhoWaitsAndLeavesEarlierNoticesAlone(t *testing.T) {
 // misses no end.
 func TestManyPostAndRead(t *testing.T) {
 	const each = 500
-	b := newBoard(ports.LocalState{})
+	b := newSharedState(ports.LocalState{})
 	var posting, reading sync.WaitGroup
 	posting.Go(func() {
 		for range each {
-			b.post(func(n *notice) { n.Applied++ })
+			b.update(func(n *localState) { n.Applied++ })
 		}
 	})
 	posting.Go(func() {
 		for range each {
-			b.post(func(n *notice) { n.Term++ })
+			b.update(func(n *localState) { n.Term++ })
 		}
 	})
 	for range 4 {
