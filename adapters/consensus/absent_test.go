@@ -154,7 +154,7 @@ func TestAnInstanceThatWasAwayIsNotLookedAwayFrom(t *testing.T) {
 	away := instanceConfig{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.timing = patiently
-		config.seams.transport = func(inner transport) transport { return failures{inner, &heartbeats, &others} }
+		config.hooks.transport = func(inner transport) transport { return failures{inner, &heartbeats, &others} }
 		away = *config
 	})
 	leader := cluster[0]

@@ -57,7 +57,7 @@ func mustGoToOne(t *testing.T, leaders [2]*instance, id, secret string) {
 	free := make(chan struct{})
 	learn := sync.OnceFunc(func() { close(free) })
 	defer learn()
-	blank := start(t, instanceConfig{id: id, directory: t.TempDir(), timing: steadily, secret: secret, seams: seams{
+	blank := start(t, instanceConfig{id: id, directory: t.TempDir(), timing: steadily, secret: secret, hooks: testHooks{
 		fsm: func(m *machine) raft.FSM { return blockableFSM{m, &blocked, free} },
 	}})
 	for _, leader := range leaders {

@@ -84,7 +84,7 @@ func (r *run) start(config instanceConfig) *instance {
 		r.restored[config.id] = &atomic.Int64{}
 	}
 	config.timing = fickle
-	config.seams.fsm = func(m *machine) raft.FSM { return counting{m, r.restored[config.id]} }
+	config.hooks.fsm = func(m *machine) raft.FSM { return counting{m, r.restored[config.id]} }
 	return start(r, config)
 }
 

@@ -250,7 +250,7 @@ func TestWhoLeadsNoMoreAnnouncesNothing(t *testing.T) {
 func TestFollowersHearAtOnceWhatIsCommitted(t *testing.T) {
 	const commitTimeout = 2 * time.Second
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.seams.settings = func(settings *raft.Config) {
+		config.hooks.settings = func(settings *raft.Config) {
 			loyal(settings)
 			settings.CommitTimeout = commitTimeout
 		}

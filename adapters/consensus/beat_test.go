@@ -41,9 +41,9 @@ func tamper(t *testing.T) (leader *instance, with *atomic.Pointer[tampering]) {
 	t.Helper()
 	with = &atomic.Pointer[tampering]{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.seams.settings = loyal
+		config.hooks.settings = loyal
 		if config.bootstrap {
-			config.seams.transport = func(inner transport) transport { return tampered{inner, with} }
+			config.hooks.transport = func(inner transport) transport { return tampered{inner, with} }
 		}
 	})
 	return cluster[0], with

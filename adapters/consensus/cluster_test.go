@@ -37,7 +37,7 @@ type instanceConfig struct {
 	backend   string
 	volatile  bool
 	timing    func(*Timing)
-	seams     seams
+	hooks     testHooks
 	peers     ports.Peers // nil: neighbours
 	logger    *slog.Logger
 	started   func(*instance)
@@ -91,7 +91,7 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	node.seams = config.seams
+	node.hooks = config.hooks
 	return &instance{Node: node, demux: port}
 }
 

@@ -124,7 +124,7 @@ func TestWhoIsCutOffIsOutOfTouchUntilItIsBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fabric := newNetwork()
 			cluster := startCluster(t, 3, func(config *instanceConfig) {
-				config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+				config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 				config.timing = func(timing *Timing) { timing.ElectionTimeout *= 2 }
 			})
 			for _, i := range cluster {
@@ -154,9 +154,9 @@ func TestWhoIsCutOffIsOutOfTouchUntilItIsBack(t *testing.T) {
 func TestALeaderWithoutAMajorityIsOutOfTouchWhileItLeads(t *testing.T) {
 	fabric := newNetwork()
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
-			config.seams.settings = loyal
+			config.hooks.settings = loyal
 		}
 	})
 	leader := cluster[0]
@@ -218,7 +218,7 @@ func TestWhenALeaderWasHeardFrom(t *testing.T) {
 func TestTouchEndsWithTheElectionTimeout(t *testing.T) {
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		config.timing = func(timing *Timing) { timing.ElectionTimeout = 2 * time.Second }
 	})
 	for _, i := range cluster {
@@ -238,7 +238,7 @@ func TestTouchEndsWithTheElectionTimeout(t *testing.T) {
 func TestWhoHearsOnlyFromCandidatesIsOutOfTouch(t *testing.T) {
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return deaf{&faulty{inner, fabric}, fabric} }
+		config.hooks.transport = func(inner transport) transport { return deaf{&faulty{inner, fabric}, fabric} }
 	})
 	leader, follower := cluster[0], cluster[1]
 	fabric.cut(everybody)
@@ -323,7 +323,7 @@ func TestALeaderThatHandsOverStaysInTouch(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.timing = func(timing *Timing) { timing.ElectionTimeout = patience / 2 }
 		if !config.bootstrap {
-			config.seams.transport = func(inner transport) transport { return unheard{inner, "instance-0", heard} }
+			config.hooks.transport = func(inner transport) transport { return unheard{inner, "instance-0", heard} }
 		}
 	})
 	letThrough := sync.OnceFunc(func() { close(heard) })

@@ -95,7 +95,7 @@ func TestWhoIsAheadMayBeAVoter(t *testing.T) {
 func TestANonvoterVotesForAVoterThatIsAhead(t *testing.T) {
 	with := &atomic.Pointer[tampering]{}
 	leader := startCluster(t, 1, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return tampered{inner, with} }
+		config.hooks.transport = func(inner transport) transport { return tampered{inner, with} }
 	})[0]
 	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir()})
 	mustAdd(t, leader, domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter})

@@ -129,8 +129,8 @@ func (n *Node) unreadable(entry any) error {
 }
 
 func (n *Node) formatOf(entry any) int {
-	if n.seams.formatOf != nil {
-		return n.seams.formatOf(entry)
+	if n.hooks.formatOf != nil {
+		return n.hooks.formatOf(entry)
 	}
 	return formatOf(entry)
 }

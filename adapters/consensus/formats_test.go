@@ -44,7 +44,7 @@ func TestWhoIsBehindIsNamed(t *testing.T) {
 		domain.Instance{ID: "silent", RaftAddress: "h:4", Suffrage: domain.Voter},
 	)
 	n := &Node{config: Config{ID: "self"}, formats: newFormats(3), state: newSharedState(ports.LocalState{Roster: roster})}
-	n.seams.formatOf = func(any) int { return 3 }
+	n.hooks.formatOf = func(any) int { return 3 }
 	n.Heard("upgraded", 3)
 	n.Heard("old", 2)
 	err := n.unreadable(domain.Revive{ID: "a"})
@@ -85,7 +85,7 @@ func TestWhoIsBehindKeepsWritesFromSharing(t *testing.T) {
 // An instance that leads alone has nobody to wait for.
 func TestOneInstanceProposesWhatItReads(t *testing.T) {
 	alone := newInstance(t, instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true,
-		seams: seams{formatOf: func(any) int { return 5 }}})
+		hooks: testHooks{formatOf: func(any) int { return 5 }}})
 	alone.formats.own = 5
 	t.Cleanup(func() { alone.stop(t) })
 	if err := errors.Join(alone.Claim(t.Context()), alone.demux.Open(t.Context()), alone.Open(t.Context())); err != nil {

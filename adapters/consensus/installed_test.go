@@ -110,7 +110,7 @@ func TestARosterHereIsThatOfASnapshotAtOnce(t *testing.T) {
 	restored, proceed := make(chan struct{}, 4), make(chan struct{})
 	late = start(t, instanceConfig{
 		id: late.config.ID, directory: late.config.Directory, address: late.raftAddress(), timing: keepNoLog,
-		seams: seams{fsm: func(m *machine) raft.FSM { return pausing{m, restored, proceed} }},
+		hooks: testHooks{fsm: func(m *machine) raft.FSM { return pausing{m, restored, proceed} }},
 	})
 	t.Cleanup(func() { close(proceed) })
 	receive(t, restored, "it was sent no snapshot")

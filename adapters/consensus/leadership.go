@@ -23,7 +23,7 @@ const openingPause = 10 * time.Millisecond
 // stuckAfter is longer than any transfer of leadership takes that ends: one RPC,
 // a dial before it, and twice an election timeout.
 func (n *Node) stuckAfter() time.Duration {
-	return cmp.Or(n.seams.stuckAfter, 3*rpcTimeout+2*n.config.Timing.ElectionTimeout)
+	return cmp.Or(n.hooks.stuckAfter, 3*rpcTimeout+2*n.config.Timing.ElectionTimeout)
 }
 
 // watchLeadership posts who leads, and opens the terms that this instance leads.

@@ -45,7 +45,7 @@ func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
 	})
 	letThrough := sync.OnceFunc(func() { close(through) })
 	t.Cleanup(letThrough) // before the cluster is stopped
@@ -137,7 +137,7 @@ func TestAVoterThatIsToBeANonvoterElsewhereNeedNotBeThere(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
 	})
 	t.Cleanup(func() { close(through) }) // before the cluster is stopped
 	leader := cluster[0]
@@ -202,7 +202,7 @@ func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
 			cluster := startCluster(t, 2, func(config *instanceConfig) {
 				// In which a voter that lives is known to be fit, however busy the machine is.
 				config.timing = func(timing *Timing) { timing.ElectionTimeout = 4 * time.Second }
-				config.seams.transport = func(inner transport) transport { return mute{inner, test.silent, nil} }
+				config.hooks.transport = func(inner transport) transport { return mute{inner, test.silent, nil} }
 			})
 			if test.silent != nil {
 				t.Cleanup(func() { close(test.silent) })
@@ -221,7 +221,7 @@ func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
 func TestALeaderThatIsDeposedHasHandedNothingOver(t *testing.T) {
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		// A voter is waited for far longer than the leader leads without any.
 		config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = time.Second, 4*time.Second }
 	})
@@ -258,7 +258,7 @@ func TestAVoterThatTakesOverLateWasHandedLeadership(t *testing.T) {
 	told, later := make(chan raft.ServerID, 1), make(chan struct{})
 	tellNow := sync.OnceFunc(func() { close(later) })
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return belated{&faulty{inner, fabric}, told, later} }
+		config.hooks.transport = func(inner transport) transport { return belated{&faulty{inner, fabric}, told, later} }
 		config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = time.Second, 4*time.Second }
 	})
 	t.Cleanup(tellNow)
@@ -291,7 +291,7 @@ func TestAVoterThatIsSilentDoesNotKeepTheNextFromTakingOver(t *testing.T) {
 	endSilence := sync.OnceFunc(func() { close(silent) })
 	var first atomic.Pointer[raft.ServerID]
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return firstIsMute{inner, mute{inner, silent, told}, &first} }
+		config.hooks.transport = func(inner transport) transport { return firstIsMute{inner, mute{inner, silent, told}, &first} }
 	})
 	t.Cleanup(endSilence)
 	leader := cluster[0]
@@ -329,7 +329,7 @@ func (f firstIsMute) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *r
 func TestHandOverPrefersAVoterThatLives(t *testing.T) {
 	told := make(chan raft.ServerID, 8)
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return listening{inner, told} }
+		config.hooks.transport = func(inner transport) transport { return listening{inner, told} }
 	})
 	leader, dead := cluster[0], cluster[1]
 	dead.stop(t)
@@ -473,7 +473,7 @@ func TestAMembershipThatNobodyHasCommittedIsNotRead(t *testing.T) {
 	var holdsBack atomic.Bool
 	through := make(chan struct{})
 	cluster := startCluster(t, 3, func(c *instanceConfig) {
-		c.seams.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+		c.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
 	})
 	letThrough := sync.OnceFunc(func() { close(through) })
 	t.Cleanup(letThrough) // before the cluster is stopped

@@ -36,7 +36,7 @@ func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 		holdsBack atomic.Bool
 	)
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport {
+		config.hooks.transport = func(inner transport) transport {
 			inner = &faulty{inner, fabric}
 			switch config.id {
 			case "instance-0":

@@ -71,8 +71,8 @@ type Node struct {
 	started   atomic.Pointer[raft.Raft] // raft, for those who may come before it
 	awake     raft.ReloadableConfig     // the timeouts with which raft stands for election
 
-	// seams is where a test puts something in between; empty otherwise.
-	seams seams
+	// hooks are set by tests only.
+	hooks testHooks
 
 	membership chan struct{}   // holds a token while the membership is changed
 	leadership chan bool       // raft's NotifyCh
@@ -88,7 +88,8 @@ type Node struct {
 	watching   sync.WaitGroup
 }
 
-type seams struct {
+// testHooks let a test wrap or replace parts of a Node. The zero value changes nothing.
+type testHooks struct {
 	transport  func(transport) transport
 	fsm        func(*machine) raft.FSM
 	settings   func(*raft.Config)
@@ -236,8 +237,8 @@ func (n *Node) start(address string) (err error) {
 	}
 	n.stream = newStream(n.port, n.network.Dial, address, n.preface())
 	var network transport = newAddressed(newTransport(n.stream, settings.Logger))
-	if n.seams.transport != nil {
-		network = n.seams.transport(network)
+	if n.hooks.transport != nil {
+		network = n.hooks.transport(network)
 	}
 	network = muted{network, n.disk.refusal}
 	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started, n.appliedIndex}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.state.read().Term })
@@ -265,8 +266,8 @@ func (n *Node) start(address string) (err error) {
 	machine.observer, machine.formatOf, machine.posted, machine.replaces = n.config.Observer, n.formatOf, n.announced.soon, n.logs.clear
 	machine.prepared, n.newest = n.newest, nil
 	var fsm raft.FSM = machine
-	if n.seams.fsm != nil {
-		fsm = n.seams.fsm(machine)
+	if n.hooks.fsm != nil {
+		fsm = n.hooks.fsm(machine)
 	}
 	n.raft, err = raft.NewRaft(settings, fsm, n.logs, voteless{n.disk, n.mayBeTrusted}, snapshots, n.witness)
 	if err != nil {
@@ -386,8 +387,8 @@ func (n *Node) settings() *raft.Config {
 	settings.NoLegacyTelemetry = true
 	settings.NotifyCh = n.leadership
 	settings.Logger = raftLogger(n.config.Logger, func() bool { return n.state.read().Closed })
-	if n.seams.settings != nil {
-		n.seams.settings(settings)
+	if n.hooks.settings != nil {
+		n.hooks.settings(settings)
 	}
 	settings.HeartbeatTimeout += slack
 	settings.ElectionTimeout = max(settings.ElectionTimeout, settings.HeartbeatTimeout)

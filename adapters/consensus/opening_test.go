@@ -22,17 +22,17 @@ func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
 	fatal := make(chan error, 1)
 	var log lines
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport {
+		config.hooks.transport = func(inner transport) transport {
 			return mute{&faulty{inner, fabric}, silent, told}
 		}
 		if config.bootstrap {
 			config.fatal = func(err error) { fatal <- err }
-			config.seams.stuckAfter = 300 * time.Millisecond
+			config.hooks.stuckAfter = 300 * time.Millisecond
 			config.logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			return
 		}
 		// The other one never stands for election.
-		config.seams.settings = func(settings *raft.Config) {
+		config.hooks.settings = func(settings *raft.Config) {
 			settings.HeartbeatTimeout, settings.ElectionTimeout = 2*patience, 2*patience
 		}
 	})

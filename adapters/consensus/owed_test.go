@@ -37,7 +37,7 @@ func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.timing = keepNoLog
 		if config.bootstrap {
-			config.seams.transport = func(inner transport) transport {
+			config.hooks.transport = func(inner transport) transport {
 				return sending{inner, arrived, proceed, &sent}
 			}
 		}

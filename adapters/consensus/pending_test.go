@@ -21,7 +21,7 @@ func TestMoreBytesThanFitAreRefused(t *testing.T) {
 	release := sync.OnceFunc(func() { close(free) })
 	defer release()
 	var blocked atomic.Bool
-	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true, seams: seams{
+	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true, hooks: testHooks{
 		fsm: func(m *machine) raft.FSM {
 			return blockableFSM{m, &blocked, free}
 		},

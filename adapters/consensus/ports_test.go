@@ -15,7 +15,7 @@ func subject(tb testing.TB) portstest.Subject { return subjectWith(tb, func(*ins
 
 // inSmallParts is subject where a restore is written in parts of a node or two.
 func inSmallParts(tb testing.TB) portstest.Subject {
-	s := subjectWith(tb, func(config *instanceConfig) { config.seams.restorePartBytes = 256 })
+	s := subjectWith(tb, func(config *instanceConfig) { config.hooks.restorePartBytes = 256 })
 	acquaint(tb, []*instance{s.Leader.Registry.(*instance), s.Follower.Registry.(*instance)})
 	return s
 }
@@ -41,7 +41,7 @@ func upgraded(tb testing.TB) portstest.FormatsSubject {
 	s := subject(tb)
 	leader := s.Leader.Registry.(*instance)
 	leader.formats.own = 3
-	leader.seams.formatOf = func(entry any) int {
+	leader.hooks.formatOf = func(entry any) int {
 		if _, ok := entry.(domain.Deregister); ok {
 			return 2
 		}

@@ -76,7 +76,7 @@ func TestAnInstanceThatLagsIsNoVoterYet(t *testing.T) {
 	var holdsBack atomic.Bool
 	leader := startCluster(t, 1, func(config *instanceConfig) {
 		config.timing = patiently
-		config.seams.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
 	})[0]
 	letThrough := sync.OnceFunc(func() { close(through) })
 	t.Cleanup(letThrough) // before the instances are stopped
@@ -207,7 +207,7 @@ func TestAVoterThatComesBackBlankIsANonvoterFirst(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.timing = patiently
 		if config.bootstrap {
-			config.seams.transport = func(inner transport) transport {
+			config.hooks.transport = func(inner transport) transport {
 				return heartbeatsTo{heartbeatsOnly{inner, &holdsBack, through}, "instance-2"}
 			}
 		}

@@ -78,9 +78,9 @@ func TestCloseWaitsForAQuestionThatDoesNotEnd(t *testing.T) {
 func TestCloseEndsAProofThatHangs(t *testing.T) {
 	fabric := newNetwork()
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
-			config.seams.settings = loyal
+			config.hooks.settings = loyal
 		}
 	})
 	leader := cluster[0]

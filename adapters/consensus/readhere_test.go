@@ -95,13 +95,13 @@ func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
 	defer stopPacing()
 	var silent atomic.Bool
 	cluster := startCluster(t, 5, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
 			config.started = func(i *instance) { pace(pacing, i) }
 		}
 		config.peers = reserved{silent: &silent, unless: config.id == "instance-1"}
 		if config.bootstrap || config.id == "instance-1" {
-			config.seams.settings = loyal
+			config.hooks.settings = loyal
 			config.timing = func(timing *Timing) { timing.ElectionTimeout = patience }
 		}
 	})
@@ -159,10 +159,10 @@ func trio(t *testing.T) (leader, follower *instance, asked *questions, fabric *n
 	fabric, asked = newNetwork(), &questions{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.timing = unhurried
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.id == "instance-1" {
 			config.peers = asked
-			config.seams.settings = loyal
+			config.hooks.settings = loyal
 		}
 	})
 	return cluster[0], cluster[1], asked, fabric

@@ -83,7 +83,7 @@ func followerOf(t *testing.T) (*instance, spoken) {
 func followerWith(t *testing.T, fsm func(*machine) raft.FSM) (*instance, spoken) {
 	t.Helper()
 	leader := spoken{rpcs: make(chan raft.RPC)}
-	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), seams: seams{fsm: fsm, transport: func(inner transport) transport {
+	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), hooks: testHooks{fsm: fsm, transport: func(inner transport) transport {
 		leader.transport = inner
 		return leader
 	}}})

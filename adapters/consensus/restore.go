@@ -63,7 +63,7 @@ func (n *Node) stage(ctx context.Context, id string, nodes []*domain.CacheNode) 
 
 // partLength is how many of the nodes fit into one part; at least one.
 func (n *Node) partLength(nodes []*domain.CacheNode) int {
-	most, bytes := cmp.Or(n.seams.restorePartBytes, restorePartBytes), 0
+	most, bytes := cmp.Or(n.hooks.restorePartBytes, restorePartBytes), 0
 	for i, one := range nodes {
 		if bytes += nodeSize(one); bytes > most && i > 0 {
 			return i

@@ -181,7 +181,7 @@ func TestASnapshotOfARestoreStaysAsItIs(t *testing.T) {
 }
 
 func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
-	cluster := startCluster(t, 2, func(config *instanceConfig) { config.seams.restorePartBytes = 256 })
+	cluster := startCluster(t, 2, func(config *instanceConfig) { config.hooks.restorePartBytes = 256 })
 	acquaint(t, cluster)
 	leader := cluster[0]
 	with := domain.NewReplacement()

@@ -146,10 +146,10 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 	var silent atomic.Bool
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.peers = reserved{silent: &silent}
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
 			// The old leader must not notice by itself that it is cut off.
-			config.seams.settings = func(settings *raft.Config) {
+			config.hooks.settings = func(settings *raft.Config) {
 				settings.HeartbeatTimeout, settings.ElectionTimeout = patience+1, patience+1
 				settings.LeaderLeaseTimeout = patience
 			}
@@ -211,9 +211,9 @@ func TestAHeldBackAnswerToAnEarlierReadServesNoStaleRead(t *testing.T) {
 	var silent atomic.Bool
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.peers = reserved{silent: &silent}
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
-			config.seams.settings = loyal
+			config.hooks.settings = loyal
 		}
 	})
 	silent.Store(true)
@@ -312,9 +312,9 @@ func TestANewLeaderWhoseStateMachineLagsServesNoStaleRead(t *testing.T) {
 		holding bool
 	)
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.id == "instance-1" {
-			config.seams.fsm = func(m *machine) raft.FSM { return slow{m, proceed, &holding, &mu} }
+			config.hooks.fsm = func(m *machine) raft.FSM { return slow{m, proceed, &holding, &mu} }
 		}
 	})
 	old, lagging, other := cluster[0], cluster[1], cluster[2]

@@ -40,8 +40,8 @@ func TestWhoToldAnotherToTakeOverIsNotSureUntilTheNextTerm(t *testing.T) {
 	var lost atomic.Bool
 	var of atomic.Uint64
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.seams.stuckAfter = stuck
-		config.seams.transport = func(inner transport) transport { return untaken{inner, &lost, &of} }
+		config.hooks.stuckAfter = stuck
+		config.hooks.transport = func(inner transport) transport { return untaken{inner, &lost, &of} }
 	})
 	leader, other := cluster[0], cluster[1]
 	until(t, "the leader is sure", leader.SureLeader)

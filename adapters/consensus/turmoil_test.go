@@ -43,7 +43,7 @@ func TestNoReadHereIsOlderThanWhatWasAcknowledged(t *testing.T) {
 		peers := &across{network: fabric}
 		config.peers = peers
 		config.started = func(i *instance) { peers.self.Store(i) }
-		config.seams.transport = func(inner transport) transport { return &faulty{inner, fabric} }
+		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 	})
 
 	var (
