@@ -149,7 +149,7 @@ func TestConnectionsFromBeforeAnInstanceKnewItsClusterEnd(t *testing.T) {
 		"it is adopted": func(i *instance) error { return i.adopt("c1") },
 		"it is told by its state": func(i *instance) error {
 			i.state.update(func(s *localState) { s.ClusterID = "c1" })
-			i.look()
+			i.refreshState()
 			return nil
 		},
 	} {

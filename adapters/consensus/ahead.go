@@ -10,30 +10,30 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// ahead is the log of a leader that sends its entries before they are on its own
-// disk, so that the disks of all work at the same time (Ongaro's thesis, section
-// 10.2.1). Raft 1.7.3 takes for stored what it has given to the log, and counts the
-// leader in the majority that has an entry. What it commits is on the leader's disk
-// all the same:
+// aheadLog lets a leader send its entries before they are on its own disk, so that the
+// disks of all instances work at the same time (Ongaro's thesis, section 10.2.1). Raft
+// 1.7.3 takes an entry for stored once it has given it to the log, and counts the leader
+// in the majority that has it. Still, raft commits only entries that are on the leader's
+// disk:
 //
-//   - What others acknowledge is told to raft when it is here, too (see await), and
-//     without another's acknowledgement raft commits nothing: where this instance is a
+//   - Raft learns of another instance's acknowledgement only once the entry is stored here,
+//     too (see await), and needs such an acknowledgement to commit. If this instance is a
 //     majority by itself, or an entry may make it one, raft waits for the disk.
-//   - Who leads no more waits for the disk before anything is said of the entries: what
-//     the next leader finds here counts for that one's majority.
+//   - An instance that no longer leads waits for the disk before it says anything of the
+//     entries: those that the next leader finds here count for its majority.
 //
 // Safe for concurrent use, as raft.LogStore is.
-type ahead struct {
+type aheadLog struct {
 	*logs
 	leads       func() bool
-	needsOthers func() bool   // to commit an entry
-	committed   func() uint64 // the index up to which everything is on the disks of a majority
+	needsOthers func() bool   // committing takes acknowledgements of others
+	committed   func() uint64 // raft's commit index
 
 	mu       sync.RWMutex
-	pending  []*raft.Log   // one after the other; raft takes them for stored
+	pending  []*raft.Log   // contiguous entries that raft takes for stored and that are not yet
 	running  bool          // write runs
-	lost     bool          // the last of them never will be stored
-	progress chan struct{} // closed when pending gets shorter, or lost
+	lost     bool          // the pending entries will never be stored
+	progress chan struct{} // closed when pending gets shorter, or lost is set
 	writing  sync.WaitGroup
 }
 
@@ -44,11 +44,11 @@ const maxAppend = 1 << 20
 var errNotStored = errors.New("the disk of this instance has not stored the entry")
 
 // StoreLog implements raft.LogStore.
-func (a *ahead) StoreLog(entry *raft.Log) error { return a.StoreLogs([]*raft.Log{entry}) }
+func (a *aheadLog) StoreLog(entry *raft.Log) error { return a.StoreLogs([]*raft.Log{entry}) }
 
 // StoreLogs implements raft.LogStore. Raft calls it in the goroutine in which it
 // becomes, and ceases to be, a leader.
-func (a *ahead) StoreLogs(entries []*raft.Log) error {
+func (a *aheadLog) StoreLogs(entries []*raft.Log) error {
 	if !a.mayRunAhead(entries) {
 		if err := a.settle(); err != nil {
 			return err
@@ -68,10 +68,11 @@ func (a *ahead) StoreLogs(entries []*raft.Log) error {
 	return nil
 }
 
-// mayRunAhead leaves out what changes the members, because that may be committed by
-// this instance alone; and what comes while the end of the log is missing, because raft
-// must not go on without that. After a snapshot was installed there may be a gap.
-func (a *ahead) mayRunAhead(entries []*raft.Log) bool {
+// mayRunAhead says whether entries may be sent before they are stored. Entries that change
+// the membership may not, because this instance alone may commit them; nor may any after the
+// end of the log was removed, because raft must not go on while that is not replaced; nor
+// entries that do not follow the pending ones: an installed snapshot may leave a gap.
+func (a *aheadLog) mayRunAhead(entries []*raft.Log) bool {
 	if !a.leads() || !a.needsOthers() || a.disk.truncated.Load() {
 		return false
 	}
@@ -83,12 +84,12 @@ func (a *ahead) mayRunAhead(entries []*raft.Log) bool {
 	return !slices.ContainsFunc(entries, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
 }
 
-// write stores what is pending, for as long as that takes: raft can't be told of an
-// error any more.
-func (a *ahead) write() {
+// write stores pending entries until there are none. It retries as long as it takes: it is
+// too late to tell raft of an error.
+func (a *aheadLog) write() {
 	stored := false
 	defer func() {
-		if !stored { // this instance is being closed
+		if !stored { // this instance is being closed, and keep has ended this goroutine
 			a.lose()
 		}
 	}()
@@ -99,38 +100,38 @@ func (a *ahead) write() {
 	stored = true
 }
 
-// batch gives what is pending, as much of it as a disk that has room takes at once; when
-// nothing is, the next entry needs another write.
-func (a *ahead) batch() []*raft.Log {
+// batch returns the first pending entries, as many as one append may hold. If there are
+// none, write ends, and the next entry starts it again.
+func (a *aheadLog) batch() []*raft.Log {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running = len(a.pending) > 0
 	return first(a.pending[:min(len(a.pending), maxBatch)], maxAppend)
 }
 
-func (a *ahead) stored(count int) {
+func (a *aheadLog) stored(count int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.pending = slices.Clone(a.pending[count:])
 	a.advance()
 }
 
-func (a *ahead) lose() {
+func (a *aheadLog) lose() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lost = true
 	a.advance()
 }
 
-// advance needs the lock.
-func (a *ahead) advance() {
+// advance wakes everybody that waits for progress. The caller holds the lock.
+func (a *aheadLog) advance() {
 	close(a.progress)
 	a.progress = make(chan struct{})
 }
 
-// await waits until no entry up to index is pending; false: none of that will happen
-// before done is closed, or at all.
-func (a *ahead) await(index uint64, done <-chan struct{}) bool {
+// await waits until no entry up to index is pending. It returns false if done is closed
+// first, or if the entries will never be stored.
+func (a *aheadLog) await(index uint64, done <-chan struct{}) bool {
 	for {
 		a.mu.RLock()
 		here := len(a.pending) == 0 || a.pending[0].Index > index
@@ -147,9 +148,9 @@ func (a *ahead) await(index uint64, done <-chan struct{}) bool {
 	}
 }
 
-// settle waits until nothing is pending. Raft's leader could be told of no error: when
-// this instance is closed before, its main goroutine ends here, see disk.again.
-func (a *ahead) settle() error {
+// settle waits until nothing is pending. A leader's raft can't be told of an error: if this
+// instance is closed first, settle ends raft's main goroutine (see disk.again).
+func (a *aheadLog) settle() error {
 	if !a.leads() {
 		return a.follow(math.MaxUint64)
 	}
@@ -159,9 +160,9 @@ func (a *ahead) settle() error {
 	return nil
 }
 
-// follow waits until no entry up to index is pending. A follower that waits for a disk in
-// trouble could make no room on it, and vote for nobody.
-func (a *ahead) follow(index uint64) error {
+// follow waits until no entry up to index is pending, or until the disk is in trouble: a
+// follower that waited for such a disk could not make room on it, nor vote.
+func (a *aheadLog) follow(index uint64) error {
 	if a.await(index, a.disk.stuck()) {
 		return nil
 	}
@@ -171,8 +172,8 @@ func (a *ahead) follow(index uint64) error {
 	return errNotStored
 }
 
-// find gives the entry at index if it is pending; nil otherwise.
-func (a *ahead) find(index uint64) *raft.Log {
+// find returns the entry at index if it is pending; nil otherwise.
+func (a *aheadLog) find(index uint64) *raft.Log {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if len(a.pending) == 0 || index < a.pending[0].Index || index > a.pending[len(a.pending)-1].Index {
@@ -181,9 +182,10 @@ func (a *ahead) find(index uint64) *raft.Log {
 	return a.pending[index-a.pending[0].Index]
 }
 
-// GetLog implements raft.LogStore. A leader sends what is pending, and what is committed
-// is applied. A follower that looks whether it has an entry acknowledges it if so.
-func (a *ahead) GetLog(index uint64, entry *raft.Log) error {
+// GetLog implements raft.LogStore. It returns a pending entry only to a leader, which sends
+// it, or if the entry is committed, so that it can be applied. Otherwise it waits until
+// the entry is stored: a follower that finds an entry acknowledges it.
+func (a *aheadLog) GetLog(index uint64, entry *raft.Log) error {
 	pending := a.find(index)
 	if pending != nil && (a.leads() || index <= a.committed()) {
 		*entry = *pending
@@ -198,7 +200,7 @@ func (a *ahead) GetLog(index uint64, entry *raft.Log) error {
 }
 
 // LastIndex implements raft.LogStore.
-func (a *ahead) LastIndex() (uint64, error) {
+func (a *aheadLog) LastIndex() (uint64, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if n := len(a.pending); n > 0 {
@@ -208,15 +210,15 @@ func (a *ahead) LastIndex() (uint64, error) {
 }
 
 // DeleteRange implements raft.LogStore.
-func (a *ahead) DeleteRange(from, to uint64) error {
+func (a *aheadLog) DeleteRange(from, to uint64) error {
 	if err := a.follow(to); err != nil {
 		return err
 	}
 	return a.logs.DeleteRange(from, to)
 }
 
-// Close closes the store, once nothing is written any more. Raft must be done with it.
-func (a *ahead) Close() error {
+// Close closes the store once the last write has ended. Raft must be done with it.
+func (a *aheadLog) Close() error {
 	a.letGo()
 	a.writing.Wait()
 	return a.logs.Close()

@@ -18,7 +18,7 @@ import (
 // runner is a log of an instance that leads, or not, with the first two entries on
 // its disk.
 type runner struct {
-	*ahead
+	*aheadLog
 	watched       *watched
 	leads, others atomic.Bool
 	commit        atomic.Uint64
@@ -43,7 +43,7 @@ func lead(t *testing.T) *runner {
 	t.Helper()
 	l := &runner{watched: watch(t)}
 	l.watched.Store = recording{l.watched.bad, l}
-	l.ahead = &ahead{
+	l.aheadLog = &aheadLog{
 		logs:        &logs{disk: l.watched.disk},
 		leads:       l.leads.Load,
 		needsOthers: l.others.Load,
@@ -399,14 +399,17 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := lead(t)
 		defer l.close(t)
-		w := newWitness(accepting{&incoming{rpcs: make(chan raft.RPC)}}, newEvidence(), nil, nil, func() uint64 { return 1 })
-		w.log = l.ahead
 		var taken []uint64
-		w.taken = func(id raft.ServerID, request *raft.AppendEntriesRequest) {
-			if n := len(request.Entries); n > 0 && id == "2" {
-				taken = append(taken, request.Entries[n-1].Index)
-			}
-		}
+		w := newInterceptor(accepting{&incoming{rpcs: make(chan raft.RPC)}}, interceptorConfig{
+			evidence: newEvidence(),
+			term:     func() uint64 { return 1 },
+			acknowledged: func(id raft.ServerID, request *raft.AppendEntriesRequest) {
+				if n := len(request.Entries); n > 0 && id == "2" {
+					taken = append(taken, request.Entries[n-1].Index)
+				}
+			},
+			log: l.aheadLog,
+		})
 		send := func(entries ...*raft.Log) error {
 			return w.AppendEntries("2", "b:1", &raft.AppendEntriesRequest{Term: 1, Entries: entries}, &raft.AppendEntriesResponse{})
 		}
@@ -415,13 +418,13 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 		if err := errors.Join(send(), send(noop(1), noop(2))); err != nil {
 			t.Errorf("a heartbeat, and what is stored: %v", err)
 		}
-		moment := w.evidence.begin()
+		moment := w.config.evidence.begin()
 		sent := during(func() error { return send(noop(2), noop(3)) })
 		synctest.Wait()
 		if len(sent) > 0 {
 			t.Error("it did not wait")
 		}
-		if !w.evidence.since("2", 1, moment) {
+		if !w.config.evidence.since("2", 1, moment) {
 			t.Error("a read has to wait for it")
 		}
 		if !slices.Equal(taken, []uint64{2, 3}) {

@@ -8,16 +8,16 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// announceAfter is how long a leader waits for another write, which would tell the
-// followers what is committed, before it tells them so without one.
+// announceAfter is how long a leader waits for another write, which would carry the commit
+// index to the followers, before it announces the commit index without one.
 const announceAfter = time.Millisecond
 
-// announcements tell followers what is committed when no entry comes behind it. Raft
-// 1.7.3 leaves that to a timer: until it is over a follower's streams say nothing of what
-// was acknowledged, and its fresh reads wait. An announcement is what raft would send,
-// an AppendEntries without entries. One that is lost is made up for by that timer. An
-// entry that came alone is announced at once, since the next one will hardly come in
-// time, either. Safe for concurrent use.
+// announcements tells followers the commit index when no entry follows that would carry
+// it. Raft 1.7.3 leaves that to a timer; until it fires, a follower's streams lack what
+// was acknowledged, and its fresh reads wait. An announcement is what raft would send: an
+// AppendEntries without entries. If one is lost, raft's timer makes up for it. An entry
+// that came alone is announced at once, since the next one will hardly come in time,
+// either. Safe for concurrent use.
 type announcements struct {
 	leader  announcer
 	senders *heartbeats
@@ -25,14 +25,14 @@ type announcements struct {
 
 	mu    sync.Mutex
 	ended bool
-	term  uint64 // of what follows
+	term  uint64 // in which the following was learnt
 	has   map[raft.ServerID]reach
-	last  uint64    // index of the latest entry that anybody has taken
-	taken time.Time // when that was
-	alone bool      // nothing was taken for a while before
+	last  uint64    // index of the latest entry that any instance has acknowledged
+	taken time.Time // when last changed
+	alone bool      // before that, last had not changed for a while
 }
 
-// announcer is what announcements ask of raft. None of it blocks.
+// announcer is what announcements asks of raft. No method blocks.
 type announcer interface {
 	leads() (term uint64, leads bool)
 	commitIndex() uint64
@@ -41,11 +41,11 @@ type announcer interface {
 
 // reach is how far another instance is, as its leader knows.
 type reach struct {
-	last place  // of what it has acknowledged
-	told uint64 // up to which index it was told what is committed
+	last place  // the last entry that it has acknowledged
+	told uint64 // the commit index that was announced to it
 }
 
-// place is where an entry is in the log.
+// place is an entry's position in the log.
 type place struct{ index, term uint64 }
 
 func newAnnouncements(running context.Context, leader announcer, send func(heartbeat) error) *announcements {
@@ -55,17 +55,18 @@ func newAnnouncements(running context.Context, leader announcer, send func(heart
 	return a
 }
 
-// acknowledged is told what id has taken from this instance.
+// acknowledged is called with each request of this instance that id has accepted.
 func (a *announcements) acknowledged(id raft.ServerID, request *raft.AppendEntriesRequest) {
 	if n := len(request.Entries); n > 0 {
 		a.note(id, request.Term, place{request.Entries[n-1].Index, request.Entries[n-1].Term})
 		a.soon()
 	} else if !isHeartbeat(request) {
-		a.note(id, request.Term, place{request.PrevLogEntry, request.PrevLogTerm}) // perhaps from a snapshot
+		a.note(id, request.Term, place{request.PrevLogEntry, request.PrevLogTerm}) // id may have it from a snapshot
 	}
 }
 
-// reached is up to which index id is known to have the log that this instance leads with.
+// reached returns the last index up to which id is known to have the log of this leader; 0
+// if this instance does not lead.
 func (a *announcements) reached(id raft.ServerID) uint64 {
 	term, leads := a.leader.leads()
 	a.mu.Lock()
@@ -81,7 +82,7 @@ func (a *announcements) note(id raft.ServerID, term uint64, last place) {
 	defer a.mu.Unlock()
 	if term > a.term {
 		a.term, a.last = term, 0
-		clear(a.has) // another leader may have replaced what they had
+		clear(a.has) // another leader may have replaced the entries
 	}
 	now := a.has[id]
 	if term == a.term && last.index > now.last.index {
@@ -94,8 +95,8 @@ func (a *announcements) note(id raft.ServerID, term uint64, last place) {
 	}
 }
 
-// soon has an announcement made, if this instance leads: at once of an entry that came
-// alone, else unless something more happens meanwhile.
+// soon schedules an announcement, if this instance leads: at once for an entry that came
+// alone, otherwise after announceAfter, which each call starts anew.
 func (a *announcements) soon() {
 	if _, leads := a.leader.leads(); !leads {
 		return
@@ -114,12 +115,13 @@ func (a *announcements) announce() {
 	a.tell()
 }
 
-// tell needs the lock.
+// tell announces the commit index to each instance that has all of the log. The caller
+// holds the lock.
 func (a *announcements) tell() {
 	term, leads := a.leader.leads()
 	commit := a.leader.commitIndex()
 	if a.ended || !leads || term != a.term || a.leader.lastIndex() > commit {
-		return // what is on its way tells, or is told of
+		return // the entries in flight carry the commit index, or will be announced themselves
 	}
 	for id, now := range a.has {
 		if now.last.index != commit || now.told >= commit {
@@ -130,7 +132,7 @@ func (a *announcements) tell() {
 	}
 }
 
-// end returns when nothing is sent any more; running has ended.
+// end returns when nothing is sent any more. Call it after running has ended.
 func (a *announcements) end() {
 	a.timer.Stop()
 	a.mu.Lock()
@@ -139,9 +141,9 @@ func (a *announcements) end() {
 	a.senders.sending.Wait()
 }
 
-// announce tells another instance that what it has taken is committed.
+// announce tells another instance that the entries it has acknowledged are committed.
 func (n *Node) announce(h heartbeat) error {
-	return n.say(h, &raft.AppendEntriesRequest{
+	return n.sendEmpty(h, &raft.AppendEntriesRequest{
 		PrevLogEntry:      h.committed.index,
 		PrevLogTerm:       h.committed.term,
 		LeaderCommitIndex: h.committed.index,

@@ -60,7 +60,7 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 	}
 	n.state.update(func(s *localState) { s.ClusterID = cluster })
 	log.Info("bootstrapping a raft cluster", "cluster_id", cluster, "id", n.config.ID, "address", address)
-	err = raft.BootstrapCluster(settings, logs, n.store, snapshots, n.witness, raft.Configuration{
+	err = raft.BootstrapCluster(settings, logs, n.store, snapshots, n.interceptor, raft.Configuration{
 		Servers: []raft.Server{{ID: settings.LocalID, Address: raft.ServerAddress(address), Suffrage: raft.Voter}},
 	})
 	if err != nil {

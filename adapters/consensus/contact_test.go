@@ -46,7 +46,7 @@ func TestOnlyALeaderOfThisTermIsAContact(t *testing.T) {
 			} {
 				synctest.Test(t, func(t *testing.T) {
 					inner := &incoming{rpcs: make(chan raft.RPC)}
-					w := newWitness(inner, newEvidence(), nil, nil, func() uint64 { return 7 })
+					w := newInterceptor(inner, interceptorConfig{evidence: newEvidence(), term: func() uint64 { return 7 }})
 					handled := make(chan raft.RPC, 1)
 					w.SetHeartbeatHandler(func(rpc raft.RPC) { handled <- rpc })
 					before := time.Now()
@@ -207,7 +207,7 @@ func TestWhenALeaderWasHeardFrom(t *testing.T) {
 		}
 	}
 	heard := at(7)
-	i.witness.contact.Store(&heard)
+	i.interceptor.contact.Store(&heard)
 	for led, want := range map[int]int{6: 7, 8: 8} {
 		if got := i.leaderContact(&localState{led: at(led)}); !got.Equal(at(want)) {
 			t.Errorf("it led %ds and heard %ds after the beginning: %v", led, 7, got.Sub(began))

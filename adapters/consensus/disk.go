@@ -48,7 +48,7 @@ func (t Timing) hangAfter() time.Duration { return max(shortestHang, hangElectio
 //   - so are entries, unless raft can be told for sure that nothing was written, and
 //     takes that well: it remembers an end of the log that it has removed, a
 //     membership that it could not write down, and what it was told is stored (see
-//     ahead).
+//     aheadLog).
 //
 // Safe for concurrent use, as a Store is.
 type disk struct {

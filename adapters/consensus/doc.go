@@ -1,36 +1,36 @@
-// Package consensus drives hashicorp/raft: it replicates the registry, proves
-// leadership for linearizable reads, changes the membership of the raft cluster, keeps
-// the wishes of who is to be promoted in it, and keeps the state machine and the format
-// of log entries and of snapshots. It is the only package that does.
+// Package consensus is the only package that drives hashicorp/raft. It replicates the
+// registry, proves leadership for linearizable reads, changes the membership of the raft
+// cluster, replicates which nonvoters are to be promoted, and owns the state machine and
+// the format of log entries and snapshots.
 //
 // It decides nothing about cache nodes: domain.Registry does, when a committed
-// command is applied. It never keeps an application address, and never answers
-// a read from state whose freshness it has not proven, except through
-// ports.Local, which promises none.
+// command is applied. It never stores an application address. It never answers a read
+// from state that it has not proven fresh, except through ports.Local, which promises
+// no freshness.
 //
 // # Around raft
 //
-// Raft is given a transport, a log, a place for its term and its vote, and a store of
-// snapshots (Node.start). Each is a stack of which every layer does one thing more, mostly
-// what raft 1.7.3 leaves out: the comment of the layer says what that is.
+// Node.start gives raft a transport, a log, a store for its term and vote, and a store for
+// snapshots. Each is a stack of layers. A layer adds one thing, mostly one that raft 1.7.3
+// lacks: its comment says which.
 //
 // The transport, from raft to the network:
 //
-//	witness    notes what voters acknowledge (evidence), and when a leader was heard; what
-//	           others send comes through it to raft, which covered, electorate and ballot
-//	           change, hold back or answer
-//	muted      sends nothing in the name of a leader whose disk is in trouble
-//	addressed  says whom a message is for, beside where to
+//	interceptor         records what voters acknowledge (evidence) and when a leader was
+//	                    heard from; snapshotFilter, electorate and votePolicy change, delay
+//	                    or answer the requests that it relays from peers to raft
+//	mutedTransport      sends nothing as a leader whose disk is in trouble
+//	addressedTransport  sends a message to an id at an address, not to whoever is there
 //	raft.NetworkTransport
-//	checked    ends a connection on which a peer announces more than an instance sends
-//	stream     has the connections that are through the preface
+//	checked             ends a connection on which a peer announces more than an instance sends
+//	stream              makes and accepts connections, which the preface has authenticated
 //
 // The log, from raft to the disk:
 //
-//	baseLog    finds the entry that the latest snapshot ends with, also when it is gone
-//	owingLog   keeps what an instance needs behind the snapshot that it is sent
-//	ahead      has a leader send what is not on its own disk yet
-//	logs       is a cache of the latest entries
+//	baseLog    finds the entry that the latest snapshot ends with, even after it was removed
+//	owingLog   keeps the entries behind a snapshot that is being sent
+//	aheadLog   lets a leader send entries that are not on its own disk yet
+//	logs       caches the latest entries
 //	disk       notices when the disk hangs or refuses, and tries again
 //	logstore.Store
 //
@@ -42,8 +42,8 @@
 // # From a call to its answer
 //
 // A write is encoded (entry.go), given to raft in a group (groupCommit), and applied by
-// machine, which updates the sharedState; whoever waits for an index waits for the next
-// update. For a read the gate proves that this instance leads, in a round of heartbeats that
-// many reads share, or the leader is asked for such a proof; then it waits until the state
-// has come as far. What runs beside that is started in Node.Open.
+// machine, which updates the sharedState; a caller that waits for an index waits for the
+// next update. For a read the gate proves that this instance leads, in a round of heartbeats
+// that many reads share, or the leader is asked for such a proof; then the read waits until
+// its index is applied. Node.Open starts the background goroutines.
 package consensus

@@ -2,36 +2,36 @@ package consensus
 
 import "github.com/hashicorp/raft"
 
-// electorate is who may be voted for.
+// electorate decides which candidates raft takes for voters.
 type electorate struct {
-	// members are those of the latest membership in this instance's log, and lastEntry
-	// is what that ends with.
+	// members returns the latest membership in this instance's log, and lastEntry the
+	// index and term of the log's last entry.
 	members   func() []raft.Server
 	lastEntry func() (index, term uint64, known bool)
 }
 
-// enfranchise has raft ask of a candidate all but whether it is a voter, where this
-// instance can't know: what has a later end of the log may have a later membership in
-// it. Raft 1.7.3 goes by its own, and refuses. So two voters could elect nobody of whom
-// one was away when the other became a voter, though the third has gone meanwhile.
+// enfranchise makes raft skip its check that a candidate is a voter if this instance can't
+// know: a candidate whose log is ahead may have a later membership. Raft 1.7.3 goes by
+// its own membership, and refuses. Suppose one of two voters was away when the other
+// became a voter, and the third voter is gone: without this the two could elect nobody.
 //
 // A membership decides whose votes a candidate counts, and whether an instance stands for
-// election; whoever is asked for its vote gives it to any candidate whose log is no
-// older than its own (Ongaro's thesis, section 4.1).
+// election. A voter gives its vote to any candidate whose log is up to date (Ongaro's
+// thesis, section 4.1).
 func (e *electorate) enfranchise(command any) {
 	switch request := command.(type) {
 	case *raft.RequestPreVoteRequest:
 		if e.isBehind(request.LastLogIndex, request.LastLogTerm) {
-			request.ID = e.voter(request.ID) // raft asks of it nothing else
+			request.ID = e.voter(request.ID) // raft uses the id for that check only
 		}
 	case *raft.RequestVoteRequest:
 		if e.isBehind(request.LastLogIndex, request.LastLogTerm) {
-			request.ID = e.voter(request.ID) // the vote is kept with its own: see witness.forward
+			request.ID = e.voter(request.ID) // the vote is stored with the candidate's own id: see interceptor.forward
 		}
 	}
 }
 
-// voter gives id if this instance knows it for a voter, or else any voter's.
+// voter returns id if this instance knows it as a voter, otherwise the id of any voter.
 func (e *electorate) voter(id []byte) []byte {
 	known := id
 	for _, member := range e.members() {
@@ -46,8 +46,8 @@ func (e *electorate) voter(id []byte) []byte {
 	return known
 }
 
-// isBehind says whether this instance's log ends before that of a candidate, which
-// ends with an entry of index and term. An end that is not known is not before any.
+// isBehind says whether this instance's log is behind that of a candidate, whose last
+// entry has index and term. It returns false if this log's last entry is not known.
 func (e *electorate) isBehind(index, term uint64) bool {
 	ownIndex, ownTerm, known := e.lastEntry()
 	return known && (term > ownTerm || term == ownTerm && index > ownIndex)

@@ -126,7 +126,7 @@ func TestACandidateVotesInsteadOfALeaderThatIsGone(t *testing.T) {
 	ask := func(command any) any {
 		t.Helper()
 		answer := make(chan raft.RPCResponse, 1)
-		candidate.witness.forward(raft.RPC{Command: command, RespChan: answer})
+		candidate.interceptor.forward(raft.RPC{Command: command, RespChan: answer})
 		select {
 		case got := <-answer:
 			if got.Error != nil {

@@ -190,7 +190,7 @@ func reply(rpc raft.RPC) {
 
 // neighbour gives raft's transport of another instance, which is patient, and where the
 // first is reached from it.
-func neighbour(t *testing.T, here *stream) (addressed, raft.ServerAddress) {
+func neighbour(t *testing.T, here *stream) (addressedTransport, raft.ServerAddress) {
 	t.Helper()
 	there, s := transportOn(t, side("peer", "c", ""))
 	dial := s.dial

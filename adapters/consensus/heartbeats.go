@@ -10,38 +10,39 @@ import (
 )
 
 const (
-	// heartbeatPause is how long a voter that could not be reached is left to raft's
+	// heartbeatPause is how long an instance that could not be reached gets only raft's
 	// own heartbeats.
 	heartbeatPause = 20 * time.Millisecond
-	// heartbeatLinger is how long a goroutine that has sent one waits for the next. A
-	// new one would first have to make its stack as large as sending needs it.
+	// heartbeatLinger is how long a sender's goroutine waits for the next request before it
+	// ends. A new goroutine would first have to grow its stack.
 	heartbeatLinger = time.Second
 )
 
-// heartbeats sends what raft's own do not, for the read gate or for announcements: to each
-// instance one at a time, by a goroutine that ends when it is asked for no more. So one that
-// does not answer costs one goroutine, and delays nobody. Safe for concurrent use.
+// heartbeats sends heartbeats beside raft's own, for the read gate or for announcements. Each
+// instance has a goroutine that sends one at a time, and ends when it is idle: an
+// instance that does not answer costs one goroutine, and delays no other. Safe for
+// concurrent use.
 type heartbeats struct {
-	running context.Context       // none is sent after its end
-	send    func(heartbeat) error // returns within the time of an RPC
+	running context.Context       // nothing is sent after it has ended
+	send    func(heartbeat) error // returns within the timeout of an RPC
 
 	mu      sync.Mutex
-	senders map[raft.ServerID]chan heartbeat // with room for the next one
+	senders map[raft.ServerID]chan heartbeat // each holds the next one to send
 	sending sync.WaitGroup
 }
 
 type heartbeat struct {
 	to        raft.ServerID
 	term      uint64
-	committed place // which is announced; zero: it says nothing of the log
+	committed place // announced as committed; zero for a plain heartbeat
 }
 
 func newHeartbeats(running context.Context, send func(heartbeat) error) *heartbeats {
 	return &heartbeats{running: running, send: send, senders: map[raft.ServerID]chan heartbeat{}}
 }
 
-// ask has one sent after the call: one that is on its way was sent before. It waits
-// for nothing.
+// ask has a heartbeat sent after the call: one that is on its way does not count. It does
+// not block.
 func (h *heartbeats) ask(asked heartbeat) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -55,7 +56,7 @@ func (h *heartbeats) ask(asked heartbeat) {
 		h.sending.Go(func() { h.run(asked.to, next) })
 	}
 	select {
-	case <-next: // this one does for both
+	case <-next: // asked replaces it
 	default:
 	}
 	next <- asked
@@ -82,7 +83,7 @@ func (h *heartbeats) run(to raft.ServerID, next chan heartbeat) {
 	}
 }
 
-// leave is refused while there is one to send.
+// leave removes an idle sender. It returns false if there is a heartbeat to send.
 func (h *heartbeats) leave(to raft.ServerID, next chan heartbeat) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -93,14 +94,15 @@ func (h *heartbeats) leave(to raft.ServerID, next chan heartbeat) bool {
 	return true
 }
 
-// beat sends a heartbeat like raft's own, to which followers answer beside their main
+// beat sends a heartbeat like raft's own, which followers answer beside their main
 // goroutine.
-func (n *Node) beat(h heartbeat) error { return n.say(h, &raft.AppendEntriesRequest{}) }
+func (n *Node) beat(h heartbeat) error { return n.sendEmpty(h, &raft.AppendEntriesRequest{}) }
 
-// say sends a message without entries, in the term that it was meant for. It may have
-// waited: raft sends none any more when it leads no more, or to whom it has removed, and
-// looks for others where they are now.
-func (n *Node) say(h heartbeat, message *raft.AppendEntriesRequest) error {
+// sendEmpty sends an AppendEntries without entries in the term of h. Time may have passed
+// since h was asked for: as raft does, sendEmpty sends nothing once this instance no
+// longer leads that term or the receiver was removed, and uses the receiver's current
+// address.
+func (n *Node) sendEmpty(h heartbeat, message *raft.AppendEntriesRequest) error {
 	term, leads := n.leads()
 	servers := n.raft.GetConfiguration().Configuration().Servers
 	to := slices.IndexFunc(servers, func(s raft.Server) bool { return s.ID == h.to })
@@ -109,21 +111,22 @@ func (n *Node) say(h heartbeat, message *raft.AppendEntriesRequest) error {
 	}
 	message.RPCHeader, message.Term = n.rpcHeader(), h.term
 	var answer raft.AppendEntriesResponse
-	err := n.witness.append(h.to, servers[to].Address, message, &answer)
+	err := n.interceptor.append(h.to, servers[to].Address, message, &answer)
 	if err == nil && answer.Term > h.term {
-		// Raft 1.7.3 heeds this answer to a heartbeat only while it is asked whether it
-		// leads. A voter whose disk hangs gives no other, and it would lead on.
+		// Raft 1.7.3 steps down at a later term in the answer to a heartbeat only during a
+		// VerifyLeader. A voter whose disk hangs answers nothing but heartbeats: without
+		// this call the leader would not step down.
 		n.raft.VerifyLeader()
 	}
 	return err
 }
 
-// rpcHeader is what raft puts before all that it sends.
+// rpcHeader returns the header that raft puts in each request.
 func (n *Node) rpcHeader() raft.RPCHeader {
 	self := raft.ServerID(n.config.ID)
 	return raft.RPCHeader{
 		ProtocolVersion: raft.ProtocolVersionMax,
 		ID:              []byte(self),
-		Addr:            n.witness.EncodePeer(self, n.witness.LocalAddr()),
+		Addr:            n.interceptor.EncodePeer(self, n.interceptor.LocalAddr()),
 	}
 }

@@ -220,7 +220,7 @@ func TestAHeartbeatOfAnEarlierRoundProvesNothing(t *testing.T) {
 		e := newEvidence()
 		inner := &delivery{answers: map[raft.ServerID]chan struct{}{"b": make(chan struct{}), "c": make(chan struct{})}}
 		inner.rpcs = make(chan raft.RPC)
-		network := newWitness(inner, e, nil, nil, func() uint64 { return 7 })
+		network := newInterceptor(inner, interceptorConfig{evidence: e, term: func() uint64 { return 7 }})
 		h, end := started(t, func(asked heartbeat) error {
 			return network.AppendEntries(asked.to, "", &raft.AppendEntriesRequest{Term: asked.term}, &raft.AppendEntriesResponse{})
 		})

@@ -49,7 +49,7 @@ func (n *Node) watchLeadership() {
 		case <-n.running.Done():
 			return
 		}
-		if latest := n.look(); latest.leads && latest.Term != opened {
+		if latest := n.refreshState(); latest.leads && latest.Term != opened {
 			opened = latest.Term
 			n.watching.Go(func() { n.open(latest.Term) })
 		}
@@ -58,13 +58,13 @@ func (n *Node) watchLeadership() {
 
 // look posts what raft says, where it says something new. One at a time: nobody
 // may post what it saw before another one looked.
-func (n *Node) look() *localState {
-	n.looking.Lock()
-	defer n.looking.Unlock()
+func (n *Node) refreshState() *localState {
+	n.refreshing.Lock()
+	defer n.refreshing.Unlock()
 	term, leads := n.leads()
 	address, id := n.raft.LeaderWithID()
 	roster := n.roster()
-	goal := n.witness.committed.Load()
+	goal := n.interceptor.firstCommit.Load()
 	n.learnClusterID()
 
 	latest := n.state.read()

@@ -56,7 +56,7 @@ func (n *Node) watchLeader() {
 		}
 		// Whoever makes connections and breaks them has the leader asked no more
 		// often than this.
-		if !n.sleep(n.awake.HeartbeatTimeout / 2) {
+		if !n.sleep(n.timeouts.HeartbeatTimeout / 2) {
 			return
 		}
 	}
@@ -71,7 +71,7 @@ func (n *Node) isLeaderLost() bool {
 		if _, follows := n.follows(); !follows {
 			return false
 		}
-		conn, err := n.stream.Dial(destination(id, leader), n.awake.HeartbeatTimeout/2)
+		conn, err := n.stream.Dial(destination(id, leader), n.timeouts.HeartbeatTimeout/2)
 		switch {
 		case err == nil:
 			conn.Close()
@@ -82,7 +82,7 @@ func (n *Node) isLeaderLost() bool {
 			return false
 		}
 		if refused == enough {
-			return n.witness.ballot.lose(began)
+			return n.interceptor.votes.noteLeaderGone(began)
 		}
 		if answered == enough {
 			return false
@@ -109,16 +109,16 @@ func (n *Node) standEarly() {
 			rank++
 		}
 	}
-	if !n.sleep(n.awake.HeartbeatTimeout/2 + time.Duration(rank)*n.awake.HeartbeatTimeout/turns) {
+	if !n.sleep(n.timeouts.HeartbeatTimeout/2 + time.Duration(rank)*n.timeouts.HeartbeatTimeout/turns) {
 		return
 	}
 	for range candidacies {
-		if !n.witness.ballot.mayStand() {
+		if !n.interceptor.votes.mayStand() {
 			return
 		}
 		if n.wouldBeElected(others, needed) {
 			n.config.Logger.Info("the leader's process is gone: this instance stands for election", "leader", leader)
-			n.witness.stand()
+			n.interceptor.stand()
 			return
 		}
 		if !n.sleep(candidacyPause) {
@@ -177,11 +177,11 @@ func (n *Node) wouldBeElected(others []raft.ServerID, needed int) bool {
 		asked++
 		n.watching.Go(func() {
 			var answer raft.RequestPreVoteResponse
-			err := n.witness.RequestPreVote(voter.ID, voter.Address, request, &answer)
+			err := n.interceptor.RequestPreVote(voter.ID, voter.Address, request, &answer)
 			votes <- err == nil && answer.Granted
 		})
 	}
-	tooLate := time.After(n.awake.HeartbeatTimeout / 2)
+	tooLate := time.After(n.timeouts.HeartbeatTimeout / 2)
 	for range asked {
 		select {
 		case granted := <-votes:

@@ -165,7 +165,7 @@ func (n *Node) changeMembership(ctx context.Context, plan func(domain.Roster) ([
 		// Not when the caller gives up: raft already shows the membership that
 		// it has not committed yet, so the next in turn would take it for done.
 		defer release()
-		defer n.look()
+		defer n.refreshState()
 		return carryOut(changes)
 	})
 	if errors.Is(err, ports.ErrClosed) {
@@ -226,7 +226,7 @@ func (n *Node) HandOver(ctx context.Context, to string) error {
 		told, err := n.handOverTo(ctx, voter)
 		toldOne = toldOne || told
 		if n.raft.State() != raft.Leader {
-			n.look()
+			n.refreshState()
 			if !toldOne {
 				return ports.ErrNotLeader // it lost leadership by itself, perhaps to nobody
 			}

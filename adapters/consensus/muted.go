@@ -7,20 +7,20 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// muted is raft's transport, which sends nothing that speaks for a leader, or asks
-// for a vote, while there is trouble with the disk: the others then elect a leader
-// whose disk answers. Raft's heartbeats know nothing of the disk, and would keep
-// them from it.
-type muted struct {
+// mutedTransport sends no message of a leader and no request for a vote while the disk is
+// in trouble: the others then elect a leader whose disk answers. Raft's heartbeats do
+// not depend on the disk, and would keep the others from electing anybody.
+type mutedTransport struct {
 	transport
 	refusal func() error // nil while there is no trouble
 }
 
 var errDeposed = errors.New("what is sent is of a later term than the leader that sends it")
 
-// mayNotSend is why entries are not sent. What raft 1.7.3 has left of a leader sends
-// those of its successor as if they were its own: whoever takes them, and did not hear
-// of that one, has entries of a term that it has not come to.
+// mayNotSend returns why entries are not sent; nil if they may be. The replication
+// goroutines that raft 1.7.3 leaves running for a deposed leader send its successor's
+// entries as if they were its own. A follower that has not heard of the successor would
+// store entries of a later term than its own.
 func mayNotSend(args *raft.AppendEntriesRequest, refusal func() error) error {
 	if n := len(args.Entries); n > 0 && args.Entries[n-1].Term > args.Term {
 		return errDeposed
@@ -29,16 +29,16 @@ func mayNotSend(args *raft.AppendEntriesRequest, refusal func() error) error {
 }
 
 // AppendEntries implements raft.Transport.
-func (m muted) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (m mutedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if err := mayNotSend(args, m.refusal); err != nil {
 		return err
 	}
 	return m.transport.AppendEntries(id, to, args, resp)
 }
 
-// InstallSnapshot implements raft.Transport. The latest snapshot may be of a successor, as
-// entries may: whoever takes it would be in a term of which it has heard nothing.
-func (m muted) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+// InstallSnapshot implements raft.Transport. As with entries, a deposed leader may send
+// its successor's snapshot: a follower must not take one of a later term than its own.
+func (m mutedTransport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	if args.LastLogTerm > args.Term {
 		return errDeposed
 	}
@@ -49,7 +49,7 @@ func (m muted) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *ra
 }
 
 // RequestVote implements raft.Transport.
-func (m muted) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+func (m mutedTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	if err := m.refusal(); err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (m muted) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.R
 }
 
 // RequestPreVote implements raft.WithPreVote.
-func (m muted) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+func (m mutedTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	if err := m.refusal(); err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (m muted) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raf
 }
 
 // AppendEntriesPipeline implements raft.Transport.
-func (m muted) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
+func (m mutedTransport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
 	if err := m.refusal(); err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (m muted) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (r
 	return mutedPipeline{pipeline, m.refusal}, nil
 }
 
-// mutedPipeline is muted for entries that are sent without waiting for an answer.
+// mutedPipeline is mutedTransport for pipelined entries.
 type mutedPipeline struct {
 	raft.AppendPipeline
 	refusal func() error

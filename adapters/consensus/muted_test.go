@@ -56,7 +56,7 @@ func TestASnapshotOfASuccessorIsNotSent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			sent := 0
-			m := muted{sender{sent: &sent}, func() error { return test.trouble }}
+			m := mutedTransport{sender{sent: &sent}, func() error { return test.trouble }}
 			request := &raft.InstallSnapshotRequest{Term: 3, LastLogIndex: 7, LastLogTerm: test.term}
 			got := m.InstallSnapshot("other", "other:1", request, &raft.InstallSnapshotResponse{}, nil)
 			if got != test.want || (sent > 0) != (test.want == nil) {

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
@@ -22,25 +22,25 @@ const (
 	// retainedSnapshots is how many snapshots stay on disk: the latest, and one
 	// to fall back on.
 	retainedSnapshots = 2
-	// rpcTimeout bounds a raft RPC, a snapshot's by its size. A peer that was
-	// cut off is noticed to be back no later than this.
+	// rpcTimeout bounds a raft RPC; raft scales it with the size of a snapshot. The
+	// return of a peer that was cut off is noticed within this time.
 	rpcTimeout = 2 * time.Second
 	// pooledConns is how many idle connections to a peer are kept.
 	pooledConns = 3
-	// maxOpen is how many connections peers may have to this instance. Each needs
-	// less than ten; without a secret anybody is a peer.
+	// maxOpen is how many connections peers may have to this instance. A peer needs
+	// fewer than ten; without a secret anybody is a peer.
 	maxOpen = 256
 	// maxBatch is how many entries go into one append, to disk and to a peer.
 	maxBatch = 256
-	// commitTimeout is how soon, with no writes flowing, followers hear what is
-	// committed where the announcement of it did not come.
+	// commitTimeout is how soon followers hear what is committed while there are no
+	// writes, if the announcement of it was lost.
 	commitTimeout = 50 * time.Millisecond
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.ReadIndexer. Claim, then Open, before
-// the rest; Close when all who use it are done. Its methods are safe for
-// concurrent use.
+// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and
+// ports.ReadIndexer. Call Claim, then Open, before the other methods, and Close once
+// nobody uses the node any more. Its methods are safe for concurrent use.
 type Node struct {
 	config     Config
 	network    Network
@@ -51,36 +51,37 @@ type Node struct {
 	gate       *gate
 	heartbeats *heartbeats
 	announced  *announcements
-	asking     rounds // questions to the leader, where another instance is that
+	asking     rounds // questions to the leader while another instance leads
 	inflight   inflight
 	writes     groupCommit
 
-	told atomic.Uint64 // the latest term in which this instance told another one to take over
+	// transferred is the latest term in which this instance told another one to take over
+	// leadership.
+	transferred atomic.Uint64
 
-	directory *logstore.Directory
-	store     logstore.Store
-	logs      *baseLog  // store, as raft reads it
-	disk      *disk     // store, with a watch over it
-	ahead     *ahead    // disk, as far as a leader has come
-	newest    *prepared // snapshot, read before raft starts
-	unusable  []string  // snapshots, which raft must not see
-	growth    *growth
-	stream    *stream
-	witness   *witness
-	raft      *raft.Raft
-	started   atomic.Pointer[raft.Raft] // raft, for those who may come before it
-	awake     raft.ReloadableConfig     // the timeouts with which raft stands for election
+	directory   *logstore.Directory
+	store       logstore.Store
+	disk        *disk     // watches over store
+	ahead       *aheadLog // disk, and a leader's entries that are not stored yet
+	logs        *baseLog  // the log as raft sees it
+	newest      *prepared // the latest snapshot, read before raft starts
+	unusable    []string  // snapshots that raft must not see
+	growth      *growth
+	stream      *stream
+	interceptor *interceptor
+	raft        *raft.Raft
+	started     atomic.Pointer[raft.Raft] // raft; nil until it has started, for callers that may come before
+	timeouts    raft.ReloadableConfig     // raft's election timeouts outside quarantine
 
-	// hooks are set by tests only.
-	hooks testHooks
+	hooks testHooks // empty outside tests
 
-	membership chan struct{}   // holds a token while the membership is changed
+	membership chan struct{}   // holds a token while the membership is being changed
 	leadership chan bool       // raft's NotifyCh
-	regrouped  chan struct{}   // holds a token when the membership may be another one
-	looking    sync.Mutex      // held by who looks at raft to post what it says
-	owner      string          // the cluster that the directory is known to belong to; guarded by looking
-	adopting   sync.Mutex      // held by who makes this instance part of a cluster
-	tuning     sync.Mutex      // held by who changes raft's settings
+	regrouped  chan struct{}   // holds a token when the membership may have changed
+	refreshing sync.Mutex      // serializes refreshState
+	owner      string          // the cluster that the directory is known to belong to; guarded by refreshing
+	adopting   sync.Mutex      // serializes joining a cluster
+	tuning     sync.Mutex      // serializes changes of raft's settings
 	running    context.Context // ends once Close has answered the writes in flight
 	stop       context.CancelFunc
 	closeOnce  sync.Once
@@ -149,8 +150,8 @@ func (n *Node) preface() *preface.Preface {
 	}
 }
 
-// Claim takes the directory for this process, before anything is bound or
-// started. Close gives it back.
+// Claim locks the directory for this process, before anything is bound or started.
+// Close releases it.
 func (n *Node) Claim(context.Context) error {
 	directory, err := logstore.Claim(n.config.Directory, logstore.Owner{RaftID: n.config.ID, Backend: n.config.Backend.Name, Volatile: n.config.VolatileBackends})
 	if err != nil {
@@ -161,8 +162,8 @@ func (n *Node) Claim(context.Context) error {
 	return nil
 }
 
-// Open opens the store and starts raft. It waits for no other instance. What it
-// acquired before an error is released by Close.
+// Open opens the store and starts raft. It waits for no other instance. After an
+// error, Close releases what Open had acquired.
 func (n *Node) Open(ctx context.Context) error {
 	address := n.config.AdvertisedAddress
 	if address == "" {
@@ -178,7 +179,7 @@ func (n *Node) Open(ctx context.Context) error {
 		return fmt.Errorf("start raft on %s: %w", n.directory.Path(), err)
 	}
 	n.state.update(func(s *localState) { s.opened, s.address = true, address })
-	n.look()
+	n.refreshState()
 	n.foresee()
 	n.watching.Go(n.watchLeadership)
 	n.watching.Go(n.watchRemoval)
@@ -192,6 +193,8 @@ func (n *Node) Open(ctx context.Context) error {
 	return nil
 }
 
+// start builds what raft is given, layer by layer as the package comment lists them, and
+// starts raft.
 func (n *Node) start(address string) (err error) {
 	// Raft panics on a log that it can't read while it starts.
 	defer func() {
@@ -200,12 +203,41 @@ func (n *Node) start(address string) (err error) {
 		}
 	}()
 	settings := n.settings()
-	found, err := n.snapshots()
+	stored, err := n.openSnapshotStore()
 	if err != nil {
 		return err
 	}
-	kept := describing{found}
-	raising := newSharedLock() // see witness
+	owed := newOwed()
+	raising := newSharedLock() // see interceptorConfig
+	n.buildLog(address, owed, raising)
+	snapshots, err := n.buildSnapshots(stored)
+	if err != nil {
+		return err
+	}
+	n.buildTransport(address, settings.Logger, owed, raising)
+	exists, err := n.bootstrap(settings, n.store, snapshots, address)
+	if err == nil {
+		err = n.settleQuarantine(exists)
+	}
+	if err != nil {
+		return err
+	}
+	n.timeouts.HeartbeatTimeout, n.timeouts.ElectionTimeout = settings.HeartbeatTimeout, settings.ElectionTimeout
+	n.interceptor.votes.start(settings.HeartbeatTimeout, n.currentTerm, n.follows, n.unelectable)
+	if !n.mayBeTrusted() {
+		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
+	}
+	n.raft, err = raft.NewRaft(settings, n.newFSM(), n.logs, voteless{n.disk, n.mayBeTrusted}, snapshots, n.interceptor)
+	if err != nil {
+		return err
+	}
+	n.disk.armed.Store(true)
+	n.started.Store(n.raft)
+	return n.electLoneVoter()
+}
+
+// buildLog builds the layers between raft and the log store.
+func (n *Node) buildLog(address string, owed *owed, raising *sharedLock) {
 	n.disk = newDisk(n.store, diskConfig{
 		hangAfter: n.config.Timing.hangAfter(),
 		self:      []byte(address),
@@ -218,191 +250,73 @@ func (n *Node) start(address string) (err error) {
 		halt:      n.halt,
 		raising:   raising,
 	})
-	n.ahead = &ahead{
+	n.ahead = &aheadLog{
 		logs:        &logs{disk: n.disk},
 		leads:       n.isLeader,
 		needsOthers: n.needsOthers,
 		committed:   n.commitIndex,
 		progress:    make(chan struct{}),
 	}
-	owing := owingLog{LogStore: n.ahead, owed: newOwed(), leads: n.leads, worth: n.growth.worth}
+	owing := owingLog{LogStore: n.ahead, owed: owed, leads: n.leads, worth: n.growth.worth}
 	n.logs = &baseLog{LogStore: owing, stored: n.ahead, applied: n.appliedIndex}
-	based, err := newBasing(kept, n.logs)
+}
+
+// buildSnapshots builds the layers between raft and the snapshot store. buildLog comes first.
+func (n *Node) buildSnapshots(stored raft.SnapshotStore) (raft.SnapshotStore, error) {
+	based, err := newBasing(describing{stored}, n.logs)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	snapshots, err := newMeasured(based, n.growth)
-	if err != nil {
-		return err
-	}
+	return newMeasured(based, n.growth)
+}
+
+// buildTransport builds the layers between raft and the network, and starts relaying what
+// peers send. buildLog comes first.
+func (n *Node) buildTransport(address string, logger hclog.Logger, owed *owed, raising *sharedLock) {
 	n.stream = newStream(n.port, n.network.Dial, address, n.preface())
-	var network transport = newAddressed(newTransport(n.stream, settings.Logger))
+	var network transport = newAddressed(newTransport(n.stream, logger))
 	if n.hooks.transport != nil {
 		network = n.hooks.transport(network)
 	}
-	network = muted{network, n.disk.refusal}
-	n.witness = newWitness(network, n.evidence, &covered{n.logs, &n.started, n.appliedIndex}, &electorate{n.members, n.lastEntry}, func() uint64 { return n.state.read().Term })
-	n.witness.steady, n.witness.owed, n.witness.log = n.isSteady, owing.owed, n.ahead
-	n.witness.taken, n.witness.sends = n.announced.acknowledged, n.sends
-	n.witness.raising = raising
-	n.witness.tells = func() uint64 {
-		term := n.currentTerm()
-		n.told.Store(term)
-		return term
-	}
-	exists, err := n.bootstrap(settings, n.store, snapshots, address)
-	if err == nil {
-		err = n.settleQuarantine(exists)
-	}
-	if err != nil {
-		return err
-	}
-	n.awake.HeartbeatTimeout, n.awake.ElectionTimeout = settings.HeartbeatTimeout, settings.ElectionTimeout
-	n.witness.ballot.begin(settings.HeartbeatTimeout, n.currentTerm, n.follows, n.unelectable)
-	if !n.mayBeTrusted() {
-		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
-	}
+	n.interceptor = newInterceptor(mutedTransport{network, n.disk.refusal}, interceptorConfig{
+		evidence:     n.evidence,
+		term:         func() uint64 { return n.state.read().Term },
+		acknowledged: n.announced.acknowledged,
+		owed:         owed,
+		log:          n.ahead,
+		replicatesTo: n.replicatesTo,
+		transferring: func() uint64 {
+			term := n.currentTerm()
+			n.transferred.Store(term)
+			return term
+		},
+		isSteady:   n.isSteady,
+		filter:     &snapshotFilter{n.logs, &n.started, n.appliedIndex},
+		electorate: &electorate{n.members, n.lastEntry},
+		raising:    raising,
+	})
+}
+
+// newFSM makes the state machine. It takes over the snapshot that was read before.
+func (n *Node) newFSM() raft.FSM {
 	machine := newMachine(n.state, n.halt)
-	machine.observer, machine.formatOf, machine.posted, machine.replaces = n.config.Observer, n.formatOf, n.announced.soon, n.logs.clear
+	machine.observer, machine.formatOf = n.config.Observer, n.formatOf
+	machine.posted, machine.replaces = n.announced.soon, n.logs.clear
 	machine.prepared, n.newest = n.newest, nil
-	var fsm raft.FSM = machine
 	if n.hooks.fsm != nil {
-		fsm = n.hooks.fsm(machine)
+		return n.hooks.fsm(machine)
 	}
-	n.raft, err = raft.NewRaft(settings, fsm, n.logs, voteless{n.disk, n.mayBeTrusted}, snapshots, n.witness)
-	if err != nil {
-		return err
-	}
-	n.disk.armed.Store(true)
-	n.started.Store(n.raft)
-	return n.hurry()
+	return machine
 }
 
-// isLeader: see ahead.
-func (n *Node) isLeader() bool {
-	_, leads := n.leads()
-	return leads
-}
-
-// needsOthers says whether a leader commits nothing by itself.
-func (n *Node) needsOthers() bool {
-	_, needed := n.quorum()
-	return needed > 0
-}
-
-// members gives the latest membership in the log, once raft has started.
-func (n *Node) members() []raft.Server {
-	running := n.started.Load()
-	if running == nil {
-		return nil
-	}
-	return running.GetConfiguration().Configuration().Servers
-}
-
-// sends says whether this instance leads a term, and an instance is to have its log.
-func (n *Node) sends(id raft.ServerID, term uint64) bool {
-	now, leads := n.leads()
-	return leads && now == term && slices.ContainsFunc(n.members(), func(s raft.Server) bool { return s.ID == id })
-}
-
-// currentTerm is raft's; 0 before it has started.
-func (n *Node) currentTerm() uint64 {
-	running := n.started.Load()
-	if running == nil {
-		return 0
-	}
-	return running.CurrentTerm()
-}
-
-// appliedIndex: see covered, and baseLog. Until raft has started it is 0.
-func (n *Node) appliedIndex() uint64 {
-	running := n.started.Load()
-	if running == nil {
-		return 0
-	}
-	return running.AppliedIndex()
-}
-
-// lastEntry gives what the log ends with; it is not known where that can't be read, or
-// raft has not started.
-func (n *Node) lastEntry() (index, term uint64, known bool) {
-	running := n.started.Load()
-	if running == nil {
-		return 0, 0, false
-	}
-	index = running.LastIndex()
-	if index == 0 {
-		return 0, 0, true
-	}
-	if pending := n.ahead.find(index); pending != nil {
-		return index, pending.Term, true // and nobody waits for the disk
-	}
-	var last raft.Log
-	err := n.logs.GetLog(index, &last)
-	return index, last.Term, err == nil
-}
-
-// isSteady: see witness. Until raft has started nothing is.
-func (n *Node) isSteady(term uint64) bool {
-	running := n.started.Load()
-	return running != nil && running.State() == raft.Follower && term <= running.CurrentTerm()
-}
-
-// slack is by how much raft is started with too long a heartbeat timeout, for
-// hurry to take back.
-const slack = time.Nanosecond
-
-// hurry has a lone voter stand for election now instead of after a heartbeat
-// timeout: there is nobody whom it could hear from. Raft looks at once whether
-// it has heard from a leader when that timeout gets shorter.
-func (n *Node) hurry() error {
-	if _, needed := n.quorum(); needed > 0 || !n.mayBeTrusted() {
-		return nil
-	}
-	return n.retune(func(timing *raft.ReloadableConfig) { timing.HeartbeatTimeout -= slack })
-}
-
-// retune changes some of raft's settings, and leaves the others as they are.
-func (n *Node) retune(change func(*raft.ReloadableConfig)) error {
-	n.tuning.Lock()
-	defer n.tuning.Unlock()
-	timing := n.raft.ReloadableConfig()
-	change(&timing)
-	return n.raft.ReloadConfig(timing)
-}
-
-func (n *Node) settings() *raft.Config {
-	settings := raft.DefaultConfig()
-	settings.LocalID = raft.ServerID(n.config.ID)
-	settings.HeartbeatTimeout = n.config.Timing.HeartbeatTimeout
-	settings.ElectionTimeout = n.config.Timing.ElectionTimeout
-	settings.LeaderLeaseTimeout = n.config.Timing.leaderLease()
-	settings.CommitTimeout = commitTimeout
-	settings.SnapshotThreshold = n.config.Timing.SnapshotThreshold
-	settings.SnapshotInterval = n.config.Timing.SnapshotInterval
-	settings.TrailingLogs = n.config.Timing.TrailingLogs
-	settings.MaxAppendEntries = maxBatch
-	settings.BatchApplyCh = true
-	settings.ShutdownOnRemove = false // who was removed may be added again
-	settings.NoLegacyTelemetry = true
-	settings.NotifyCh = n.leadership
-	settings.Logger = raftLogger(n.config.Logger, func() bool { return n.state.read().Closed })
-	if n.hooks.settings != nil {
-		n.hooks.settings(settings)
-	}
-	settings.HeartbeatTimeout += slack
-	settings.ElectionTimeout = max(settings.ElectionTimeout, settings.HeartbeatTimeout)
-	return settings
-}
-
-func (n *Node) snapshots() (raft.SnapshotStore, error) {
+func (n *Node) openSnapshotStore() (raft.SnapshotStore, error) {
 	if n.config.Backend.Volatile {
 		return &memorySnapshots{}, nil
 	}
 	return openSnapshots(n.directory.Path(), n.unusable, n.config.Logger)
 }
 
-// postTrouble has everybody know what is wrong with the disk.
+// postTrouble publishes what is wrong with the disk.
 func (n *Node) postTrouble() {
 	n.state.update(func(s *localState) {
 		s.DiskTrouble = ""
@@ -412,9 +326,9 @@ func (n *Node) postTrouble() {
 	})
 }
 
-// halt reports what keeps this instance from going on, and blocks until Close
-// begins. No longer: Close waits for the writes behind the one that can't be
-// applied. See machine.halt.
+// halt reports an error that this instance can't recover from, and blocks until Close
+// begins. It must not block longer: Close waits for the writes behind the one that
+// can't be applied. See machine.halt.
 func (n *Node) halt(err error) {
 	n.fail(err)
 	for latest := n.state.read(); !latest.Closed; latest = n.state.read() {
@@ -427,8 +341,8 @@ func (n *Node) fail(err error) {
 }
 
 // Close stops raft and releases everything, in the opposite order of Claim and
-// Open, which it may follow at any point. Writes in flight get an answer first,
-// as long as ctx allows. It does not hand over leadership: see HandOver. It may
+// Open, also if one of them failed or was never called. Writes in flight are answered
+// first, as long as ctx allows. It does not hand over leadership: see HandOver. It may
 // be called again.
 func (n *Node) Close(ctx context.Context) error {
 	var err error
@@ -448,9 +362,9 @@ func (n *Node) close(ctx context.Context) error {
 	if n.raft != nil {
 		stopped = n.raft.Shutdown()
 	}
-	if n.witness != nil {
-		// Raft waits for its goroutines, and those for the network.
-		faults = append(faults, n.witness.Close())
+	if n.interceptor != nil {
+		// Raft's shutdown waits for its goroutines, and some of those wait for the network.
+		faults = append(faults, n.interceptor.Close())
 	}
 	if stopped != nil {
 		faults = append(faults, stopped.Error())
@@ -470,70 +384,4 @@ func (n *Node) close(ctx context.Context) error {
 		faults = append(faults, n.directory.Close())
 	}
 	return errors.Join(faults...)
-}
-
-// State implements ports.Local.
-func (n *Node) State() (ports.LocalState, <-chan struct{}) {
-	latest := n.state.read()
-	state := latest.LocalState
-	self, _ := state.Roster.Find(n.config.ID)
-	if latest.address != "" && self.RaftAddress != latest.address {
-		state.Elsewhere = self.RaftAddress
-	}
-	state.Staged = self.Suffrage != domain.Voter &&
-		(slices.Contains(state.Promotions, n.config.ID) || latest.foreseen > latest.Applied)
-	state.Member = state.Member && !latest.expelled
-	state.Removed = latest.expelled ||
-		!state.Member && state.ClusterID != "" && state.Quarantine == "" && len(state.Roster.Instances()) > 0
-	return state, latest.later
-}
-
-// LeaderContact implements ports.Local.
-func (n *Node) LeaderContact() (time.Duration, bool) {
-	state := n.state.read()
-	if !state.opened {
-		return 0, false
-	}
-	at := n.leaderContact(state)
-	if at.IsZero() {
-		return 0, false
-	}
-	return max(0, time.Since(at)), true
-}
-
-// SureLeader implements ports.Local. Who acknowledged a heartbeat waits at least half
-// a heartbeat timeout from then on before it votes for anybody else, also when it
-// starts anew, unless that is told to take over by this instance: see ballot. A third
-// of it leaves room for clocks. Who was told may stand for election however long raft
-// has given up on it: it may have been paused before it read that.
-func (n *Node) SureLeader() bool {
-	state := n.state.read()
-	if !state.Leading {
-		return false
-	}
-	sure := time.Since(n.leaderContact(state)) < n.config.Timing.HeartbeatTimeout/3
-	// Raft knows of a later term before the shared state does.
-	term, leads := n.leads()
-	return sure && leads && term == state.Term && term != n.told.Load()
-}
-
-// leaderContact is when this instance, whose state is given, heard from the
-// leader, or a leader from a majority; zero for never.
-func (n *Node) leaderContact(state *localState) time.Time {
-	if !state.leads {
-		if heard := n.witness.contact.Load(); heard != nil && heard.After(state.led) {
-			return *heard
-		}
-		return state.led
-	}
-	others, needed := n.quorum()
-	if needed == 0 {
-		return time.Now()
-	}
-	// It was elected by a majority.
-	at := n.evidence.majorityAt(others, needed, state.Term)
-	if at.Before(state.elected) {
-		return state.elected
-	}
-	return at
 }

@@ -131,28 +131,28 @@ func (l owingLog) DeleteRange(from, to uint64) error {
 }
 
 // InstallSnapshot implements raft.Transport.
-func (w *witness) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	w.owed.begin(id, args)
-	err := w.transport.InstallSnapshot(id, target, args, resp, data)
+func (i *interceptor) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	i.config.owed.begin(id, args)
+	err := i.transport.InstallSnapshot(id, target, args, resp, data)
 	if err != nil || !resp.Success {
-		w.owed.end(id)
+		i.config.owed.end(id)
 	}
 	if err != nil {
-		w.awaitReturn(id, args.Term)
+		i.awaitReturn(id, args.Term)
 	}
 	return err
 }
 
 // AppendEntriesPipeline implements raft.Transport. Raft makes one when the other side
 // has all that there was a moment ago.
-func (w *witness) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	w.owed.endSoon(id)
-	inner, err := w.transport.AppendEntriesPipeline(id, target)
+func (i *interceptor) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	i.config.owed.endSoon(id)
+	inner, err := i.transport.AppendEntriesPipeline(id, target)
 	if err != nil {
 		return nil, err
 	}
 	return newPipeline(inner, func(request *raft.AppendEntriesRequest, done <-chan struct{}) bool {
-		w.taken(id, request)
-		return w.stored(request, done)
-	}, func(term uint64) { w.awaitReturn(id, term) }), nil
+		i.config.acknowledged(id, request)
+		return i.awaitStored(request, done)
+	}, func(term uint64) { i.awaitReturn(id, term) }), nil
 }

@@ -178,7 +178,7 @@ func (n *Node) tryToLeave() error {
 		n.fail(fmt.Errorf("leave quarantine: %w", err))
 		return err
 	}
-	n.look() // what is posted may still be an early membership, of which it was a voter
+	n.refreshState() // what is posted may still be an early membership, of which it was a voter
 	n.state.update(func(s *localState) { s.Quarantine = "" })
 	// Those that were made for a nonvoter alone; the leader dials again.
 	n.stream.reset()
@@ -191,7 +191,7 @@ func (n *Node) campaign(may bool) error {
 	return n.retune(func(timing *raft.ReloadableConfig) {
 		timing.HeartbeatTimeout, timing.ElectionTimeout = dormant, dormant
 		if may {
-			timing.HeartbeatTimeout, timing.ElectionTimeout = n.awake.HeartbeatTimeout, n.awake.ElectionTimeout
+			timing.HeartbeatTimeout, timing.ElectionTimeout = n.timeouts.HeartbeatTimeout, n.timeouts.ElectionTimeout
 		}
 	})
 }

@@ -100,7 +100,7 @@ func TestWhoIsOutOfQuarantineDoesNotTakeItselfForAVoter(t *testing.T) {
 	leader, b := cluster[0], wiped(t, cluster[1])
 	state, _ := leader.State()
 	// It has posted an early membership, and looks no more for now.
-	b.looking.Lock()
+	b.refreshing.Lock()
 	b.state.update(func(s *localState) { s.Roster, s.Member, s.LeaderID = state.Roster, true, leader.config.ID })
 	demoted := voter(b)
 	demoted.Suffrage = domain.Nonvoter
@@ -110,7 +110,7 @@ func TestWhoIsOutOfQuarantineDoesNotTakeItselfForAVoter(t *testing.T) {
 		return !found && err == nil
 	})
 	state, _ = b.State()
-	b.looking.Unlock()
+	b.refreshing.Unlock()
 	if self, _ := state.Roster.Find(b.config.ID); trusted(state) && self.Suffrage == domain.Voter {
 		t.Error("it is out of quarantine, and a voter")
 	}

@@ -22,8 +22,11 @@ func TestAHeartbeatThatChangesTheTermIsLeftToRaftsMainGoroutine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				inner := &incoming{rpcs: make(chan raft.RPC)}
-				w := newWitness(inner, newEvidence(), nil, nil, func() uint64 { return 7 })
-				w.steady = func(term uint64) bool { return term <= 7 }
+				w := newInterceptor(inner, interceptorConfig{
+					evidence: newEvidence(),
+					term:     func() uint64 { return 7 },
+					isSteady: func(term uint64) bool { return term <= 7 },
+				})
 				beside := make(chan raft.RPC, 1)
 				w.SetHeartbeatHandler(func(rpc raft.RPC) { beside <- rpc })
 				go inner.heartbeat(raft.RPC{Command: &raft.AppendEntriesRequest{Term: test.term}})
@@ -47,8 +50,11 @@ func TestAHeartbeatThatChangesTheTermIsLeftToRaftsMainGoroutine(t *testing.T) {
 
 func TestAHeartbeatThatWaitsIsAnsweredWhenTheInstanceIsClosed(t *testing.T) {
 	inner := &incoming{rpcs: make(chan raft.RPC)}
-	w := newWitness(inner, newEvidence(), nil, nil, func() uint64 { return 7 })
-	w.steady = func(uint64) bool { return false }
+	w := newInterceptor(inner, interceptorConfig{
+		evidence: newEvidence(),
+		term:     func() uint64 { return 7 },
+		isSteady: func(uint64) bool { return false },
+	})
 	w.SetHeartbeatHandler(func(raft.RPC) { t.Error("it is handled beside the main goroutine") })
 	answer := make(chan raft.RPCResponse, 1)
 	go inner.heartbeat(raft.RPC{Command: &raft.AppendEntriesRequest{Term: 8}, RespChan: answer})

@@ -20,7 +20,7 @@ func asksForVote(t *testing.T, candidate, voter *instance, term, lastIndex, last
 	}
 	var answer raft.RequestVoteResponse
 	to := raft.ServerAddress(voter.raftAddress())
-	if err := candidate.witness.transport.RequestVote(raft.ServerID(voter.config.ID), to, request, &answer); err != nil {
+	if err := candidate.interceptor.transport.RequestVote(raft.ServerID(voter.config.ID), to, request, &answer); err != nil {
 		t.Fatal(err)
 	}
 	return answer.Granted

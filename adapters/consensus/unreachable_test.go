@@ -51,28 +51,28 @@ func (broken) Close() error { return nil }
 func TestWhatCannotBeSentWaitsForAnAnswer(t *testing.T) {
 	type event struct {
 		what string
-		do   func(*witness, *road, *atomic.Bool)
+		do   func(*interceptor, *road, *atomic.Bool)
 		ends bool
 	}
-	heartbeat := func(w *witness, id raft.ServerID) {
+	heartbeat := func(w *interceptor, id raft.ServerID) {
 		_ = w.AppendEntries(id, "", &raft.AppendEntriesRequest{Term: 7}, &raft.AppendEntriesResponse{})
 	}
 	for _, event := range []event{
-		{"time passes", func(*witness, *road, *atomic.Bool) { time.Sleep(time.Hour) }, false},
-		{"a heartbeat fails", func(w *witness, _ *road, _ *atomic.Bool) { heartbeat(w, "b") }, false},
-		{"another one answers", func(w *witness, r *road, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "c") }, false},
-		{"it answers", func(w *witness, r *road, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "b") }, true},
-		{"it is removed, or another one leads", func(_ *witness, _ *road, sends *atomic.Bool) { sends.Store(false); time.Sleep(absentPause) }, true},
-		{"the transport is closed", func(w *witness, _ *road, _ *atomic.Bool) { _ = w.Close() }, true},
+		{"time passes", func(*interceptor, *road, *atomic.Bool) { time.Sleep(time.Hour) }, false},
+		{"a heartbeat fails", func(w *interceptor, _ *road, _ *atomic.Bool) { heartbeat(w, "b") }, false},
+		{"another one answers", func(w *interceptor, r *road, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "c") }, false},
+		{"it answers", func(w *interceptor, r *road, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "b") }, true},
+		{"it is removed, or another one leads", func(_ *interceptor, _ *road, sends *atomic.Bool) { sends.Store(false); time.Sleep(returnCheckInterval) }, true},
+		{"the transport is closed", func(w *interceptor, _ *road, _ *atomic.Bool) { _ = w.Close() }, true},
 	} {
-		for name, send := range map[string]func(*witness) error{
-			"entries": func(w *witness) error {
+		for name, send := range map[string]func(*interceptor) error{
+			"entries": func(w *interceptor) error {
 				return w.AppendEntries("b", "", upTo(7, 10), &raft.AppendEntriesResponse{})
 			},
-			"where the log ends": func(w *witness) error {
+			"where the log ends": func(w *interceptor) error {
 				return w.AppendEntries("b", "", &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 10, PrevLogTerm: 7}, &raft.AppendEntriesResponse{})
 			},
-			"entries in a pipeline": func(w *witness) error {
+			"entries in a pipeline": func(w *interceptor) error {
 				p, err := w.AppendEntriesPipeline("b", "")
 				if err != nil {
 					return err
@@ -80,7 +80,7 @@ func TestWhatCannotBeSentWaitsForAnAnswer(t *testing.T) {
 				_, err = p.AppendEntries(upTo(7, 10), &raft.AppendEntriesResponse{})
 				return errors.Join(err, p.Close())
 			},
-			"a snapshot": func(w *witness) error {
+			"a snapshot": func(w *interceptor) error {
 				return w.InstallSnapshot("b", "", &raft.InstallSnapshotRequest{Term: 7}, &raft.InstallSnapshotResponse{}, nil)
 			},
 		} {
@@ -88,11 +88,14 @@ func TestWhatCannotBeSentWaitsForAnAnswer(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					r := &road{incoming: incoming{rpcs: make(chan raft.RPC)}}
 					r.away.Store(true)
-					w := newWitness(r, newEvidence(), nil, nil, func() uint64 { return 7 })
-					defer func() { _ = w.Close() }()
 					var sends atomic.Bool
 					sends.Store(true)
-					w.sends = func(id raft.ServerID, term uint64) bool { return id == "b" && term == 7 && sends.Load() }
+					w := newInterceptor(r, interceptorConfig{
+						evidence:     newEvidence(),
+						term:         func() uint64 { return 7 },
+						replicatesTo: func(id raft.ServerID, term uint64) bool { return id == "b" && term == 7 && sends.Load() },
+					})
+					defer func() { _ = w.Close() }()
 					sent := make(chan error, 1)
 					go func() { sent <- send(w) }()
 					synctest.Wait()
@@ -119,9 +122,12 @@ func TestAHeartbeatDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &road{incoming: incoming{rpcs: make(chan raft.RPC)}}
 		r.away.Store(true)
-		w := newWitness(r, newEvidence(), nil, nil, func() uint64 { return 7 })
+		w := newInterceptor(r, interceptorConfig{
+			evidence:     newEvidence(),
+			term:         func() uint64 { return 7 },
+			replicatesTo: func(raft.ServerID, uint64) bool { return true },
+		})
 		defer func() { _ = w.Close() }()
-		w.sends = func(raft.ServerID, uint64) bool { return true }
 		err := w.AppendEntries("b", "", &raft.AppendEntriesRequest{Term: 7}, &raft.AppendEntriesResponse{})
 		if !errors.Is(err, errUnreachable) {
 			t.Errorf("it answers %v", err)

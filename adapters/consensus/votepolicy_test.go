@@ -11,9 +11,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// elector is a witness whose raft is the test.
+// elector is an interceptor whose raft is the test.
 type elector struct {
-	*witness
+	*interceptor
 	inner    *incoming
 	leader   raft.ServerAddress // empty: raft follows nobody
 	steadily chan raft.RPC      // heartbeats that raft handles beside its main goroutine
@@ -25,9 +25,9 @@ const testHeartbeat = 300 * time.Millisecond
 func newElector(t *testing.T, leader raft.ServerAddress) *elector {
 	t.Helper()
 	v := &elector{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadily: make(chan raft.RPC, 1)}
-	v.witness = newWitness(v.inner, newEvidence(), nil, nil, func() uint64 { return 7 })
+	v.interceptor = newInterceptor(v.inner, interceptorConfig{evidence: newEvidence(), term: func() uint64 { return 7 }})
 	follows := func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" }
-	v.ballot.begin(testHeartbeat, func() uint64 { return 7 }, follows, func() error { return v.trouble })
+	v.votes.start(testHeartbeat, func() uint64 { return 7 }, follows, func() error { return v.trouble })
 	v.SetHeartbeatHandler(func(rpc raft.RPC) { v.steadily <- rpc })
 	t.Cleanup(func() {
 		if err := v.Close(); err != nil {
@@ -69,7 +69,7 @@ func TestWhenAVoterIsFree(t *testing.T) {
 				<-v.steadily
 				if test.gone {
 					<-time.After(time.Millisecond)
-					v.ballot.lose(time.Now())
+					v.votes.noteLeaderGone(time.Now())
 					test.silence -= time.Millisecond
 				}
 				<-time.After(test.silence)
@@ -153,8 +153,8 @@ func TestAVoteThatIsHeldBackEndsWithTheInstance(t *testing.T) {
 func TestAnInstanceMayBeClosedWhileItStandsForElection(t *testing.T) {
 	for range 200 {
 		v := newElector(t, "leader:1")
-		v.ballot.heard = time.Now().Add(-testHeartbeat)
-		v.ballot.lose(time.Now())
+		v.votes.heard = time.Now().Add(-testHeartbeat)
+		v.votes.noteLeaderGone(time.Now())
 		var running sync.WaitGroup
 		running.Go(func() {
 			select {
@@ -180,7 +180,7 @@ func TestALeaderThatIsHeardCountsFromTheLatestTime(t *testing.T) {
 		<-time.After(testHeartbeat)
 		v.heartbeat()
 		<-v.steadily
-		v.ballot.hear(earlier)
+		v.votes.noteLeader(earlier)
 		asked, _ := v.passes(&raft.RequestVoteRequest{})
 		if asked.(*raft.RequestVoteRequest).LeadershipTransfer {
 			t.Error("it votes for another, and has just acknowledged a heartbeat")
@@ -239,16 +239,16 @@ func TestAHintHoldsOnlyUntilTheLeaderIsHeard(t *testing.T) {
 		<-time.After(time.Millisecond)
 		v.heartbeat()
 		<-v.steadily
-		if v.ballot.lose(before) || v.ballot.mayStand() {
+		if v.votes.noteLeaderGone(before) || v.votes.mayStand() {
 			t.Error("it was heard after somebody looked for it, and is taken for lost")
 		}
 		<-time.After(time.Millisecond)
-		if !v.ballot.lose(time.Now()) || !v.ballot.mayStand() {
+		if !v.votes.noteLeaderGone(time.Now()) || !v.votes.mayStand() {
 			t.Error("it is not lost")
 		}
 		v.heartbeat()
 		<-v.steadily
-		if v.ballot.mayStand() {
+		if v.votes.mayStand() {
 			t.Error("it was heard again, and this instance would stand for election")
 		}
 		v.ballot.answered(&raft.RequestPreVoteRequest{}, &raft.RequestPreVoteResponse{Granted: true})
@@ -270,7 +270,7 @@ func TestWhoWouldVoteForAnotherDoesNotStandItself(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				v := newElector(t, "leader:1")
 				<-time.After(testHeartbeat / 2)
-				v.ballot.lose(time.Now())
+				v.votes.noteLeaderGone(time.Now())
 				answer := make(chan raft.RPCResponse, 1)
 				go func() { v.inner.rpcs <- raft.RPC{Command: &raft.RequestPreVoteRequest{}, RespChan: answer} }()
 				rpc := <-v.Consumer()
@@ -278,7 +278,7 @@ func TestWhoWouldVoteForAnotherDoesNotStandItself(t *testing.T) {
 				if vote := (<-answer).Response.(*raft.RequestPreVoteResponse); vote.Granted != test.granted {
 					t.Errorf("the other one is told %v", vote.Granted)
 				}
-				if v.ballot.mayStand() != test.stands {
+				if v.votes.mayStand() != test.stands {
 					t.Errorf("it may stand: %v", !test.stands)
 				}
 			})
@@ -376,7 +376,7 @@ func TestWhoStandsOfItselfLeavesVotersTheirLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newElector(t, "leader:1")
 		v.stand()
-		v.ballot.lose(time.Now().Add(time.Millisecond))
+		v.votes.noteLeaderGone(time.Now().Add(time.Millisecond))
 		v.stand() // too early
 		<-time.After(testHeartbeat / 2)
 		go v.stand()
@@ -384,7 +384,7 @@ func TestWhoStandsOfItselfLeavesVotersTheirLeader(t *testing.T) {
 			t.Error("raft is not told to stand for election")
 		}
 		ask := func() bool {
-			return v.ballot.request(&raft.RequestVoteRequest{Term: 8, LeadershipTransfer: true}).LeadershipTransfer
+			return v.votes.outgoing(&raft.RequestVoteRequest{Term: 8, LeadershipTransfer: true}).LeadershipTransfer
 		}
 		if ask() {
 			t.Error("it asks for votes as if its leader had told it to")
@@ -425,7 +425,7 @@ func TestOnlyTheWordOfTheirLeaderFreesVoters(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := newElector(t, "leader:1")
 			v.passes(&raft.TimeoutNowRequest{RPCHeader: test.by})
-			asked := v.ballot.request(&raft.RequestVoteRequest{Term: test.term, LeadershipTransfer: true})
+			asked := v.votes.outgoing(&raft.RequestVoteRequest{Term: test.term, LeadershipTransfer: true})
 			if asked.LeadershipTransfer != test.frees {
 				t.Errorf("voters are free: %v, want %v", asked.LeadershipTransfer, test.frees)
 			}
@@ -455,7 +455,7 @@ func TestALeaderThatIsThereOutlivesItsConnections(t *testing.T) {
 		dialled := leader.demux.Stats().Accepted
 		follower.stream.reset()
 		until(t, follower.config.ID+" has looked for its leader", func() bool { return leader.demux.Stats().Accepted > dialled })
-		if follower.witness.ballot.mayStand() {
+		if follower.interceptor.votes.mayStand() {
 			t.Errorf("%s takes it for gone", follower.config.ID)
 		}
 	}

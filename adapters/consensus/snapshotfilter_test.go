@@ -44,7 +44,7 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 			for _, index := range test.sent.entries {
 				sent.Entries = append(sent.Entries, &raft.Log{Index: index})
 			}
-			(&covered{log: log, applied: func() uint64 { return 10 }}).trim(sent)
+			(&snapshotFilter{log: log, applied: func() uint64 { return 10 }}).trim(sent)
 			given := request{sent.PrevLogEntry, sent.PrevLogTerm, nil, sent.LeaderCommitIndex}
 			for _, entry := range sent.Entries {
 				given.entries = append(given.entries, entry.Index)
@@ -64,7 +64,7 @@ func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
 	log := openBase(t, store, kept)
 	makeSnapshot(t, kept, log, 10)
 	sent := &raft.AppendEntriesRequest{PrevLogEntry: 8, PrevLogTerm: 2, Entries: []*raft.Log{{Index: 9, Term: 2}, {Index: 10, Term: 3}}}
-	(&covered{log: log, applied: func() uint64 { return 9 }}).trim(sent)
+	(&snapshotFilter{log: log, applied: func() uint64 { return 9 }}).trim(sent)
 	if sent.PrevLogEntry != 8 || len(sent.Entries) != 2 {
 		t.Errorf("raft is given %+v", sent)
 	}
@@ -80,7 +80,7 @@ func TestAFollowerWhoseLogConflictsWithItsSnapshotIsGivenAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	sent := &raft.AppendEntriesRequest{PrevLogEntry: 8, Entries: []*raft.Log{{Index: 9, Term: 2}, {Index: 10, Term: 3}}}
-	(&covered{log: log, applied: func() uint64 { return 10 }}).trim(sent)
+	(&snapshotFilter{log: log, applied: func() uint64 { return 10 }}).trim(sent)
 	if sent.PrevLogEntry != 8 || len(sent.Entries) != 2 {
 		t.Errorf("raft is given %+v", sent)
 	}
@@ -122,7 +122,7 @@ func TestAFollowerDoesNotGoBackToAnOlderSnapshot(t *testing.T) {
 	}
 	var answer raft.InstallSnapshotResponse
 	to := raft.ServerAddress(follower.raftAddress())
-	if err := leader.witness.InstallSnapshot(raft.ServerID(follower.config.ID), to, request, &answer, content); err != nil {
+	if err := leader.interceptor.InstallSnapshot(raft.ServerID(follower.config.ID), to, request, &answer, content); err != nil {
 		t.Fatal(err)
 	}
 	if !answer.Success || answer.Term != term {
@@ -155,10 +155,10 @@ func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
 				started.Store(&raft.Raft{})
 			}
 			log := openBase(t, store, &memorySnapshots{})
-			w := &witness{covered: &covered{log: log, started: started, applied: func() uint64 { return 8 }}}
+			w := &interceptor{config: interceptorConfig{filter: &snapshotFilter{log: log, started: started, applied: func() uint64 { return 8 }}}}
 			content := strings.NewReader("a snapshot")
 			rpc := raft.RPC{Command: &raft.InstallSnapshotRequest{LastLogIndex: 10, LastLogTerm: 1}, Reader: content}
-			if w.settled(&rpc) {
+			if w.handled(&rpc) {
 				t.Fatal("raft is not asked for what is not here")
 			}
 			for index := uint64(9); index <= test.stored; index++ {
