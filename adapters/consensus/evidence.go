@@ -9,13 +9,12 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// evidence is what the voters have acknowledged: for each, the latest of our
-// AppendEntries that it accepted, by when that was sent and in which term.
+// evidence records what the voters have acknowledged: for each, the latest AppendEntries
+// of this instance that it accepted, with its term and the moment in which it was sent.
 //
-// "When" is counted, not timed: every read-gate round begins a new moment, and
-// a request belongs to the moment in which it was sent. A response to a request
-// of an earlier moment, however late it comes in, proves nothing to the round.
-// Safe for concurrent use.
+// A moment is a count, not a time: every read-gate round begins a new one, and a request
+// belongs to the moment in which it was sent. A response to a request of an earlier
+// moment proves nothing to the round, however late it arrives. Safe for concurrent use.
 type evidence struct {
 	moment atomic.Uint64
 
@@ -35,12 +34,13 @@ func newEvidence() *evidence {
 	return &evidence{acks: map[raft.ServerID]ack{}, fresh: make(chan struct{}, 1)}
 }
 
-// begin starts a new moment: what is sent from now on belongs to it or a later one.
+// begin starts a new moment: requests sent from now on belong to it or a later one.
 func (e *evidence) begin() uint64 { return e.moment.Add(1) }
 
-// now must be asked before a request is sent, never after.
+// now returns the current moment. It must be called before a request is sent, never after.
 func (e *evidence) now() uint64 { return e.moment.Load() }
 
+// acknowledged records that id accepted, in term, a request that was sent in moment.
 func (e *evidence) acknowledged(id raft.ServerID, term, moment uint64, sent time.Time) {
 	e.mu.Lock()
 	old := e.acks[id]
@@ -54,7 +54,7 @@ func (e *evidence) acknowledged(id raft.ServerID, term, moment uint64, sent time
 	}
 }
 
-// since says whether id accepted, in term, something sent at moment or later.
+// since says whether id accepted, in term, a request sent in moment or later.
 func (e *evidence) since(id raft.ServerID, term, moment uint64) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -62,8 +62,8 @@ func (e *evidence) since(id raft.ServerID, term, moment uint64) bool {
 	return a.term == term && a.moment >= moment
 }
 
-// majorityAt is the latest time at which so many of ids accepted, in term,
-// something that was sent then or later; zero for never.
+// majorityAt returns the latest time such that at least needed of ids accepted, in term, a
+// request sent then or later; zero for never.
 func (e *evidence) majorityAt(ids []raft.ServerID, needed int, term uint64) time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -80,7 +80,7 @@ func (e *evidence) majorityAt(ids []raft.ServerID, needed int, term uint64) time
 	return sent[needed-1]
 }
 
-// lastHeard is when id last accepted something; zero for never.
+// lastHeard returns when id last accepted a request; zero for never.
 func (e *evidence) lastHeard(id raft.ServerID) time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()

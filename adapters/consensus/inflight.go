@@ -5,18 +5,17 @@ import (
 	"sync"
 )
 
-// inflight counts the writes that raft has not answered yet. Raft leaves some of
-// them unanswered for ever when it is shut down, so no new ones are let in, and
-// the old ones waited for, before that. The zero value lets in. Safe for
-// concurrent use.
+// inflight counts the writes that raft has not answered yet. When raft is shut down it
+// leaves some of them unanswered for ever: so before that, end refuses new ones and waits
+// for those in flight. The zero value is ready to use. Safe for concurrent use.
 type inflight struct {
 	mu    sync.Mutex
 	count int
 	ended bool
-	idle  chan struct{} // closed once ended and nothing is left
+	idle  chan struct{} // closed once ended and count is zero
 }
 
-// enter says whether one more is let in; each one that is must leave.
+// enter counts one more write, which must leave later. It returns false after end.
 func (i *inflight) enter() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -36,8 +35,8 @@ func (i *inflight) leave() {
 	}
 }
 
-// end lets nobody in any more and waits for those inside, at most until ctx ends.
-// It is called once.
+// end refuses new writes and waits for those in flight, at most until ctx ends. It is
+// called once.
 func (i *inflight) end(ctx context.Context) {
 	i.mu.Lock()
 	i.ended = true

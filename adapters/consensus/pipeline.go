@@ -6,18 +6,20 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// pipeline is raft's pipeline of entries to one peer, that ends by itself with the
-// first answer after which raft has no use for it.
+// pipeline is raft's pipeline of entries to one peer. It closes itself at the first
+// unsuccessful answer.
 //
-// Raft 1.7.3 stops taking answers then, and only after that stops sending. What it
-// sends in between waits until answers are taken: that peer gets no more entries as
-// long as this instance leads, and raft never shuts down.
+// At such an answer raft 1.7.3 stops taking answers, and only then stops sending. A send
+// in between blocks until answers are taken, that is for ever: the peer would get no
+// more entries while this instance leads, and raft would never shut down.
 //
-// What the peer has acknowledged raft learns when this instance has it, too: see ahead.
+// Raft learns that the peer has stored entries only once they are stored here, too: see
+// aheadLog.
 //
-// What can't be sent it learns when awaitReturn returns. When it logs that, it reads the peer's
-// address without the lock under which it changes it, and an instance that moves is both: the
-// change of its address is the first thing that does not reach the old one.
+// Raft learns of a failure to send only once awaitReturn has returned. It logs the failure
+// with the peer's address, which it reads without the lock under which it changes it.
+// When a peer moves, the two coincide: the change of its address is the first entry
+// that fails to reach the old one.
 type pipeline struct {
 	raft.AppendPipeline
 	stored      func(request *raft.AppendEntriesRequest, done <-chan struct{}) bool
@@ -42,10 +44,10 @@ func (p *pipeline) relay() {
 	for {
 		select {
 		case answer := <-p.AppendPipeline.Consumer():
-			// Raft may use it for something else once it has it.
+			// Raft may reuse the response once it has the answer.
 			last := !answer.Response().Success
 			if !last && !p.stored(answer.Request(), p.closed) {
-				_ = p.close() // who sends waits for answers to be taken
+				_ = p.close() // a sender is blocked until answers are taken
 				return
 			}
 			select {
@@ -54,7 +56,7 @@ func (p *pipeline) relay() {
 				return
 			}
 			if last {
-				_ = p.close() // raft closes it too, and does not ask for the error
+				_ = p.close() // raft closes it, too, and ignores the error
 				return
 			}
 		case <-p.closed:

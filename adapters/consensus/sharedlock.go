@@ -1,13 +1,13 @@
 package consensus
 
-// sharedLock is held by several at once, or by one alone. Those who wait for it block on a
-// channel, as whoever waits for the ballot does: so the simulation's time goes on meanwhile.
+// sharedLock is a read-write lock. Unlike with sync.RWMutex, waiters block on a channel, as
+// they do in votePolicy: so the fake clock of simulations advances meanwhile.
 type sharedLock struct {
-	held  chan struct{} // a token for each holder, or all of them
-	alone chan struct{} // a token for who takes all
+	held  chan struct{} // one token per reader, or all tokens for a writer
+	alone chan struct{} // a token for the writer that is collecting tokens
 }
 
-// maxHolders is how many hold it at once; more wait.
+// maxHolders is how many readers hold the lock at once; more wait.
 const maxHolders = 16
 
 func newSharedLock() *sharedLock {
