@@ -13,20 +13,21 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// reconcileInterval is how often the posted state is compared with raft's. What
-// raft tells of itself comes sooner, but raft drops what does not fit.
+// reconcileInterval is how often the shared state is compared with raft's. Raft's own
+// notifications come sooner, but raft drops those that find no room in the channel.
 const reconcileInterval = 50 * time.Millisecond
 
-// openingPause is the time between two tries to open a term.
+// openingPause is the time between two attempts to open a term.
 const openingPause = 10 * time.Millisecond
 
-// stuckAfter is longer than any transfer of leadership takes that ends: one RPC,
-// a dial before it, and twice an election timeout.
+// stuckAfter returns a time that is longer than a leadership transfer takes: one RPC, a
+// dial before it, and two election timeouts. One that takes longer never ends.
 func (n *Node) stuckAfter() time.Duration {
 	return cmp.Or(n.hooks.stuckAfter, 3*rpcTimeout+2*n.config.Timing.ElectionTimeout)
 }
 
-// watchLeadership posts who leads, and opens the terms that this instance leads.
+// watchLeadership keeps the shared state up to date with raft's, and opens the terms that
+// this instance leads.
 func (n *Node) watchLeadership() {
 	hints := make(chan raft.Observation, 16)
 	observer := raft.NewObserver(hints, false, func(o *raft.Observation) bool {
@@ -43,7 +44,7 @@ func (n *Node) watchLeadership() {
 	var opened uint64
 	for {
 		select {
-		case <-n.leadership: // raft blocks until this is taken
+		case <-n.leadership: // raft blocks until this is received
 		case <-hints:
 		case <-ticker.C:
 		case <-n.running.Done():
@@ -56,8 +57,9 @@ func (n *Node) watchLeadership() {
 	}
 }
 
-// look posts what raft says, where it says something new. One at a time: nobody
-// may post what it saw before another one looked.
+// refreshState updates the shared state with what raft says, if anything has changed, and
+// returns it. Calls are serialized: otherwise one could overwrite what another one, which
+// read raft's state later, has stored.
 func (n *Node) refreshState() *localState {
 	n.refreshing.Lock()
 	defer n.refreshing.Unlock()
@@ -75,7 +77,7 @@ func (n *Node) refreshState() *localState {
 		next.elected = time.Now()
 	}
 	if latest.leads && (!leads || latest.Term != term) {
-		// Until it hears from its successor it is as fresh as it was.
+		// Until it hears from its successor, its last contact is the one it had as leader.
 		next.led = n.leaderContact(latest)
 	}
 	contact := n.leaderContact(&next)
@@ -99,8 +101,8 @@ func (n *Node) refreshState() *localState {
 	return n.state.read()
 }
 
-// leads gives the term, and whether this instance leads in it. Until raft has started it
-// leads in none.
+// leads returns raft's term and whether this instance leads in it. Before raft has started
+// it returns 0 and false.
 func (n *Node) leads() (uint64, bool) {
 	running := n.started.Load()
 	if running == nil {
@@ -109,7 +111,7 @@ func (n *Node) leads() (uint64, bool) {
 	for {
 		term := running.CurrentTerm()
 		leads := running.State() == raft.Leader
-		// Raft changes the two one after the other.
+		// Raft changes term and state one after the other.
 		if running.CurrentTerm() == term {
 			return term, leads
 		}
@@ -138,9 +140,9 @@ func (n *Node) open(term uint64) {
 		case err == nil, errors.Is(err, ports.ErrClosed), n.running.Err() != nil:
 			return
 		case errors.Is(err, raft.ErrLeadershipTransferInProgress) && time.Since(began) > n.stuckAfter():
-			// Raft can lose track of the end of a transfer when leadership ends
-			// first (hashicorp/raft issue 696). It would refuse every write of
-			// this term and of all to come, and only a new start helps.
+			// Raft can miss the end of a transfer when leadership ends first
+			// (hashicorp/raft issue 696). It then refuses every write of this
+			// term and all later ones until the process is restarted.
 			n.fail(fmt.Errorf("this instance leads term %d, and raft does not let it write: %w", term, err))
 			return
 		}

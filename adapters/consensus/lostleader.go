@@ -10,30 +10,28 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// When a leader's process ends, the kernel closes its connections at once, and
-// refuses new ones. A follower to which that happens need not wait as long as for a
-// leader that is silent: see ballot for how long it does. That hint may be wrong, and
-// costs an election then, at most: no vote of an instance that hears from its leader
-// is won by it.
+// When a leader's process ends, the kernel closes its connections at once, and refuses
+// new ones. A follower that sees this need not wait as long as for a silent leader: see
+// votePolicy for how long it does wait. The hint may be wrong; then it costs an election
+// at most, because instances that hear from the leader do not vote.
 
 const (
-	// enough is how often the leader's address must refuse, or answer, in a row, with
-	// a pause between: a process that ends may have closed a connection, and not
-	// yet its port.
-	enough      = 2
-	lookupPause = 10 * time.Millisecond
-	// candidacies is how often an instance asks whether it would be elected, with a
-	// pause between: the others may not know yet that the leader is gone.
-	candidacies    = 5
-	candidacyPause = 10 * time.Millisecond
-	// turns is how many of those who might stand have their turn within a heartbeat
-	// timeout.
+	// dialsNeeded is how many dials in a row must be refused, or succeed, to tell whether
+	// the leader's process is gone, with dialPause between them: a process that is ending
+	// may have closed a connection but not its port yet.
+	dialsNeeded = 2
+	dialPause   = 10 * time.Millisecond
+	// preVotes is how many times an instance asks whether it would be elected, with
+	// preVotePause between: the others may not know yet that the leader is gone.
+	preVotes     = 5
+	preVotePause = 10 * time.Millisecond
+	// turns is how many instances have their turn to stand within a heartbeat timeout.
 	turns = 6
 )
 
-// follows says whether raft follows a leader, and where that is. Raft 1.7.3 does so as a
-// candidate, too, that was told to take over and hears a leader of its term: it has that
-// one until it votes, or leads.
+// follows says whether raft has another leader, and returns its address. Raft 1.7.3 may have
+// one even as a candidate: if it was told to take over and then hears a leader of its term,
+// it has that leader until it votes or leads.
 func (n *Node) follows() (leader raft.ServerAddress, follows bool) {
 	running := n.started.Load()
 	if running == nil {
@@ -48,22 +46,22 @@ func (n *Node) watchLeader() {
 	for {
 		select {
 		case <-n.stream.ended:
-			if n.isLeaderLost() {
+			if n.isLeaderGone() {
 				n.standEarly()
 			}
 		case <-n.running.Done():
 			return
 		}
-		// Whoever makes connections and breaks them has the leader asked no more
-		// often than this.
+		// This bounds how often the leader is dialled, even if somebody keeps making
+		// connections and breaking them.
 		if !n.sleep(n.timeouts.HeartbeatTimeout / 2) {
 			return
 		}
 	}
 }
 
-// isLeaderLost looks whether there is nobody any more where the leader was.
-func (n *Node) isLeaderLost() bool {
+// isLeaderGone dials the leader to find out whether its process is gone.
+func (n *Node) isLeaderGone() bool {
 	began := time.Now()
 	leader, id := n.raft.LeaderWithID()
 	refused, answered := 0, 0
@@ -81,21 +79,21 @@ func (n *Node) isLeaderLost() bool {
 		default:
 			return false
 		}
-		if refused == enough {
+		if refused == dialsNeeded {
 			return n.interceptor.votes.noteLeaderGone(began)
 		}
-		if answered == enough {
+		if answered == dialsNeeded {
 			return false
 		}
-		if !n.sleep(lookupPause) {
+		if !n.sleep(dialPause) {
 			return false
 		}
 	}
 }
 
 // standEarly has this instance stand for election as soon as it may, if enough others
-// would vote for it. They take turns in the order of their ids, so that no two
-// stand at the same time.
+// would vote for it. Instances take turns in the order of their ids, so that no two stand
+// at the same time.
 func (n *Node) standEarly() {
 	_, leader := n.raft.LeaderWithID()
 	others, needed := n.quorum()
@@ -112,7 +110,7 @@ func (n *Node) standEarly() {
 	if !n.sleep(n.timeouts.HeartbeatTimeout/2 + time.Duration(rank)*n.timeouts.HeartbeatTimeout/turns) {
 		return
 	}
-	for range candidacies {
+	for range preVotes {
 		if !n.interceptor.votes.mayStand() {
 			return
 		}
@@ -121,7 +119,7 @@ func (n *Node) standEarly() {
 			n.interceptor.stand()
 			return
 		}
-		if !n.sleep(candidacyPause) {
+		if !n.sleep(preVotePause) {
 			return
 		}
 	}
@@ -129,9 +127,10 @@ func (n *Node) standEarly() {
 
 var errOtherEnd = errors.New("the end of this instance's log is not of the log that it has a snapshot of: the next entry replaces it")
 
-// unelectable is why this instance would not be elected; nil for no reason. Where it can't
-// store its own vote it would wait for the disk, and answer nobody meanwhile. And what a
-// snapshot left behind it in the log raft 1.7.3 takes for all that it has: see baseLog.
+// unelectable returns why this instance could not be elected; nil if it could. If its disk
+// is in trouble, it would wait to store its own vote and answer nobody meanwhile. If the
+// log ends with old entries that an installed snapshot has left there, raft 1.7.3 asks for
+// votes with the last of these entries instead of the snapshot's: see baseLog.
 func (n *Node) unelectable() error {
 	if err := n.disk.refusal(); err != nil {
 		return err
@@ -140,7 +139,7 @@ func (n *Node) unelectable() error {
 	if running == nil {
 		return nil
 	}
-	stats := running.Stats() // nothing else says what raft remembers
+	stats := running.Stats() // the only way to learn what raft has in memory
 	number := func(name string) uint64 {
 		value, _ := strconv.ParseUint(stats[name], 10, 64)
 		return value
@@ -151,20 +150,22 @@ func (n *Node) unelectable() error {
 	return nil
 }
 
+// isVoter says whether this instance is a voter.
 func (n *Node) isVoter() bool {
 	return slices.ContainsFunc(n.voters(), func(s raft.Server) bool { return s.ID == raft.ServerID(n.config.ID) })
 }
 
+// voters returns the voters in raft's latest membership.
 func (n *Node) voters() []raft.Server {
-	// Raft gives away its own slice.
+	// Clone, because raft returns its own slice.
 	return slices.DeleteFunc(slices.Clone(n.raft.GetConfiguration().Configuration().Servers),
 		func(s raft.Server) bool { return s.Suffrage != raft.Voter })
 }
 
-// wouldBeElected asks others whether they would vote for this instance: raft does not
-// when it is told to stand for election.
+// wouldBeElected holds a pre-vote among others: raft holds none when it is told to stand
+// for election.
 func (n *Node) wouldBeElected(others []raft.ServerID, needed int) bool {
-	request, err := n.candidacy()
+	request, err := n.preVoteRequest()
 	if err != nil {
 		return false
 	}
@@ -198,7 +199,8 @@ func (n *Node) wouldBeElected(others []raft.ServerID, needed int) bool {
 	return false
 }
 
-func (n *Node) candidacy() (*raft.RequestPreVoteRequest, error) {
+// preVoteRequest returns the request by which this instance asks for pre-votes.
+func (n *Node) preVoteRequest() (*raft.RequestPreVoteRequest, error) {
 	index, term, known := n.lastEntry()
 	if !known {
 		return nil, errors.New("the end of the log can't be read")

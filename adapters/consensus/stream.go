@@ -12,17 +12,17 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
-// stream is raft's way to the network: connections that went through the
-// preface, in and out, on the raft port. It remembers them all, because raft's
-// transport leaves them open, and goroutines blocked on them, when it is closed.
+// stream is raft's stream layer: it dials and accepts connections on the raft port that
+// have gone through the preface. It keeps track of all of them and closes them in Close,
+// because raft's transport leaves them open, with goroutines blocked on them.
 type stream struct {
 	port       net.Listener
 	dial       func(ctx context.Context, address string) (net.Conn, error)
 	advertised string
 	preface    *preface.Preface
-	running    context.Context // ends with the stream, as net.ErrClosed
+	running    context.Context // ends with Close; its cause is net.ErrClosed
 	stop       context.CancelCauseFunc
-	// ended holds a token when a connection that another instance made has ended.
+	// ended holds a token when an accepted connection has ended.
 	ended chan struct{}
 
 	mu     sync.Mutex
@@ -36,8 +36,8 @@ func newStream(port net.Listener, dial func(context.Context, string) (net.Conn, 
 	return s
 }
 
-// Accept implements net.Listener: the port lets nobody in who is not through the
-// preface.
+// Accept implements net.Listener. The port accepts only connections that have gone through
+// the preface.
 func (s *stream) Accept() (net.Conn, error) {
 	conn, err := s.port.Accept()
 	if err != nil {
@@ -53,9 +53,8 @@ func (s *stream) noteEnd() {
 	}
 }
 
-// Dial implements raft.StreamLayer; to is a destination. A host name is resolved
-// every time. Close ends a dial that is under way, so that nobody has to wait for
-// its timeout.
+// Dial implements raft.StreamLayer; to is a destination. A host name is resolved each
+// time. Close cancels a dial in progress, so that nobody waits for its timeout.
 func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.running, timeout)
 	defer cancel()
@@ -67,7 +66,7 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			err = context.Cause(ctx) // how it shows depends on how far the dial was
+			err = context.Cause(ctx) // otherwise the error would depend on how far the dial had come
 		}
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
@@ -77,8 +76,8 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	return s.remember(conn, func() {})
 }
 
-// greet goes through the preface with the instance named id, as long as ctx
-// lasts, and closes conn on an error.
+// greet goes through the preface with the instance named id until ctx ends. It closes conn
+// on an error. The connection is restricted if that instance is in quarantine.
 func (s *stream) greet(ctx context.Context, conn net.Conn, id string) (restricted bool, err error) {
 	unbind := context.AfterFunc(ctx, func() { conn.Close() })
 	greeting := *s.preface
@@ -93,7 +92,7 @@ func (s *stream) greet(ctx context.Context, conn net.Conn, id string) (restricte
 	return restricted, err
 }
 
-// remember keeps conn until it is closed by whoever uses it, which ended is told of.
+// remember tracks conn until its user closes it; then it calls ended.
 func (s *stream) remember(conn net.Conn, ended func()) (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,8 +105,7 @@ func (s *stream) remember(conn net.Conn, ended func()) (net.Conn, error) {
 	return c, nil
 }
 
-// Close implements net.Listener. It ends every connection, so that whoever is
-// blocked on one returns.
+// Close implements net.Listener. It closes every connection, which unblocks their users.
 func (s *stream) Close() error {
 	s.stop(net.ErrClosed)
 	s.mu.Lock()
@@ -121,7 +119,7 @@ func (s *stream) Close() error {
 	return s.port.Close()
 }
 
-// reset ends every connection, and lets new ones be made.
+// reset closes every connection, but allows new ones.
 func (s *stream) reset() {
 	s.mu.Lock()
 	open := s.open
@@ -149,9 +147,9 @@ type streamConn struct {
 	ended  func()
 }
 
-// nonvoterConn leads to an instance in quarantine. Nothing is sent on it to one
-// that counts: raft keeps connections, and who made one in another term may have
-// it as a voter by now.
+// nonvoterConn is a connection to an instance in quarantine. It closes itself instead of
+// sending once that instance is a voter: raft pools connections, and the membership may
+// have changed since this one was made.
 type nonvoterConn struct {
 	net.Conn
 	isNonvoter func() bool
