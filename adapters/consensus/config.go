@@ -18,25 +18,25 @@ const RaftLane byte = 0x01
 // Timing is how patient raft is, and how much log it keeps. Every field must be
 // set; Validate says what fits together.
 type Timing struct {
-	// HeartbeatTimeout is how long a follower goes without its leader before it
-	// stands for election; heartbeats are ten times as frequent.
+	// HeartbeatTimeout is how long a follower does not hear from its leader before it
+	// stands for election; heartbeats are sent ten times as often.
 	HeartbeatTimeout time.Duration
 	// ElectionTimeout is how long a candidate waits for votes.
 	ElectionTimeout time.Duration
-	// SnapshotThreshold is how many entries beyond the last snapshot are worth
-	// another one, though they are few bytes. Fewer are, without a check, as soon as they
-	// take 1 MiB, and twice the last snapshot.
+	// SnapshotThreshold is how many entries beyond the last snapshot lead to another one,
+	// even if they are few bytes. Fewer entries lead to one at once, without waiting for
+	// SnapshotInterval, when they take 1 MiB and twice the last snapshot.
 	SnapshotThreshold uint64
-	// SnapshotInterval is how often that is checked; raft spreads the checks
-	// over once to twice this time.
+	// SnapshotInterval is how often SnapshotThreshold is checked; raft waits for one to two
+	// intervals between checks.
 	SnapshotInterval time.Duration
-	// TrailingLogs is how many entries are kept behind a snapshot, for followers
-	// that are a little late; fewer, where they take more than 2 MiB and twice the last
-	// snapshot; more, up to that size, while a follower is sent a snapshot.
+	// TrailingLogs is how many entries before a snapshot are kept in the log for followers
+	// that are a little behind. It is fewer if they take more than 2 MiB and twice the
+	// last snapshot, and more, up to that size, while a follower is sent a snapshot.
 	TrailingLogs uint64
 }
 
-// Validate reports everything that does not fit together.
+// Validate reports all faults at once.
 func (t Timing) Validate() error {
 	var faults []error
 	check := func(holds bool, format string, args ...any) {
@@ -56,10 +56,10 @@ func (t Timing) Validate() error {
 	return errors.Join(faults...)
 }
 
-// leaderLease is how long a leader that reaches no majority goes on leading.
-// Followers wait no less before they elect another one. A shorter lease would
-// tell clients earlier, but a leader that has to wait for a processor would give
-// up sooner too. No read relies on it: see gate.
+// leaderLease is how long a leader that reaches no majority goes on leading. Followers wait
+// at least as long before they elect another one. With a shorter lease clients would
+// learn of it earlier, but a leader that has to wait for a processor would also give up
+// sooner. No read relies on it: see gate.
 func (t Timing) leaderLease() time.Duration { return t.HeartbeatTimeout }
 
 // Config is what a Node needs. All of it is required unless it says otherwise.
@@ -70,26 +70,26 @@ type Config struct {
 	// address that the raft port is bound to.
 	AdvertisedAddress string
 
-	// Directory is where log, stable state and snapshots are kept: the former two by
-	// Backend, and the latter nowhere when that is volatile.
+	// Directory is where log, stable state and snapshots are kept, the former two by
+	// Backend. If Backend is volatile, snapshots are kept in memory only.
 	Directory string
 	Backend   logstore.Backend
-	// VolatileBackends are the names of all that are: Directory may be of one.
+	// VolatileBackends are the names of all volatile backends: Directory may have been
+	// made with one of them.
 	VolatileBackends []string
 
-	// Demux is the raft port, on which New takes RaftLane. It must be open
-	// before the Node is, and be closed after it.
+	// Demux is the raft port, on which New takes RaftLane. It must be opened before the
+	// Node, and closed after it.
 	Demux *demux.Demux
-	// Network is what raft's connections go through; nil means Demux. With a
-	// Network, which is for simulations, Demux is not needed.
+	// Network is what raft's connections go through; nil means Demux. It is for
+	// simulations, which then need no Demux.
 	Network Network
 
-	// Peers is how the leader is asked, for reads that are answered here while
-	// another instance leads.
+	// Peers asks the leader for the index of reads that are answered here while another
+	// instance leads.
 	Peers ports.Peers
 
-	// Bootstrap starts a cluster of this instance alone, when the directory
-	// holds none.
+	// Bootstrap founds a cluster of this instance alone if the directory holds no cluster.
 	Bootstrap bool
 	// Secret, when it is not empty, is what instances prove to each other.
 	Secret []byte
@@ -97,25 +97,23 @@ type Config struct {
 	Timing Timing
 	Logger *slog.Logger
 
-	// Observer is told how long things take; nil: nobody is.
+	// Observer is told how long operations take; nil for none.
 	Observer Observer
 
-	// Fatal is called, at most once and from any goroutine, when this instance
-	// can't go on: what is wrong is told by the error, and the process should
-	// stop. It must not wait for Close.
+	// Fatal is called, at most once and from any goroutine, with the reason why this
+	// instance can't go on; the process should stop. It must not wait for Close.
 	Fatal func(error)
 }
 
-// Observer counts. Its methods are called from many goroutines, and hold up
-// writes for as long as they take.
+// Observer records durations. Its methods are called from many goroutines, and delay writes
+// for as long as they take.
 type Observer interface {
 	// Proposed is told how long a write took, from the proposal until it was
 	// committed and applied here.
 	Proposed(took time.Duration)
-	// Applied is told how long the state machine took for some committed entries.
+	// Applied is told how long the state machine took to apply a batch of committed entries.
 	Applied(entries int, took time.Duration)
-	// Stored is told how long the log store took until entries were durable, as many as
-	// came together.
+	// Stored is told how long one append of entries took until they were durable.
 	Stored(took time.Duration)
 }
 
@@ -125,7 +123,7 @@ func (unobserved) Proposed(time.Duration)     {}
 func (unobserved) Applied(int, time.Duration) {}
 func (unobserved) Stored(time.Duration)       {}
 
-// Validate reports everything that is missing or wrong.
+// Validate reports everything that is missing or invalid.
 func (c Config) Validate() error {
 	var faults []error
 	require := func(given bool, name string) {

@@ -6,10 +6,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// foresee looks, where this instance is a nonvoter, whether its log says that it
-// is to be a voter. The wish lies before the membership in the log; but after a
-// start the membership is known at once, and the wish when a leader has told how
-// much of the log is committed. Somebody who moves this instance is to know earlier.
+// foresee looks in the log of a nonvoter for an entry by which it is to be promoted to voter.
+// After a start raft knows the membership at once, but that entry, though it comes earlier
+// in the log, is applied only once a leader has told how much of the log is committed.
+// Whoever moves this instance needs to know of the promotion before that.
 func (n *Node) foresee() {
 	if self, isMember := n.roster().Find(n.config.ID); !isMember || self.Suffrage == domain.Voter {
 		return
@@ -17,7 +17,7 @@ func (n *Node) foresee() {
 	for index := n.raft.LastIndex(); index > n.state.read().Applied; index-- {
 		var entry raft.Log
 		if n.store.GetLog(index, &entry) != nil {
-			return // raft will say what is wrong with it
+			return // raft will report what is wrong with it
 		}
 		if entry.Type != raft.LogCommand {
 			continue

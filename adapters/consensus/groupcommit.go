@@ -10,58 +10,58 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// enqueueTimeout is how long a write waits for a place in raft's queue, which is
-// full only while the disk does not keep up. Then it is refused, and that is promised
+// enqueueTimeout is how long a write waits for a place in raft's queue, which is full only
+// while the disk does not keep up. Then the write is refused: the API promises that
 // within a second.
 const enqueueTimeout = 800 * time.Millisecond
 
-// maxPending is how many bytes of writes may be on their way at once. Raft bounds
-// the number of entries; but the largest is ten thousand times as long as the
-// smallest write, and each of them is kept several times over.
+// maxPending is how many bytes of writes may be in flight. Raft bounds only the number of
+// entries, but the largest is ten thousand times as long as the smallest, and each is
+// kept in memory several times.
 const maxPending = 64 << 20
 
-// maxShared is how many bytes of writes go into one entry, if they are more than one. What
-// an entry costs is nearly nothing beside them by then, and it is still cached, even where it
-// is a byte or two longer than they are together.
+// maxShared is how many bytes of writes go into one entry that several writes share. At this
+// size the cost of the entry itself hardly counts, and it is still cached, although it may
+// be a byte or two longer than its writes.
 const maxShared = longestCached - 2
 
-// groupPatience is how long writes wait at most for those before them: longer than a
-// commit takes among machines that are near each other, and not much beside one among
-// those that are not.
+// groupPatience is how long writes wait at most for the group before them. It is longer than
+// a commit takes among machines that are near each other, and short compared with one
+// among machines that are far apart.
 const groupPatience = 5 * time.Millisecond
 
-// groupCommit hands writes to raft in groups: what comes while one is on its way waits
-// until that is committed, and then goes together, as one entry if it may. So the more
-// writes there are, the more of them share a sync, a message to each follower, and the
-// waking of each goroutine on the way; a lone one waits for nobody. A group that takes longer
-// than groupPatience is waited for no more, and then several are on their way. Safe for
-// concurrent use.
+// groupCommit hands writes to raft in groups. Writes that arrive while a group is in flight
+// wait until it is committed, and then form the next group, as one entry if possible. So the
+// more writes there are, the more of them share a sync, a message to each follower, and
+// the wake-up of each goroutine involved; a lone write does not wait. If a group takes
+// longer than groupPatience, the next one does not wait for it, and several are in flight.
+// Safe for concurrent use.
 type groupCommit struct {
-	// apply is raft's: it waits no longer than it is told to for a place in raft's queue.
+	// apply is raft's Apply: it waits up to patience for a place in raft's queue.
 	apply func(entry []byte, patience time.Duration) raft.ApplyFuture
 	// mayShare says whether every instance can read an entry that several writes share.
 	mayShare func() bool
-	// answered is called once for each write that was taken, from any goroutine.
+	// answered is called once for each write that add took, from any goroutine.
 	answered func()
 
-	pending atomic.Int64 // bytes of entries that are on their way; grows under mu
+	pending atomic.Int64 // bytes of writes in flight or waiting; incremented under mu
 
 	mu      sync.Mutex
 	waiting []*write
-	going   bool // the latest group is on its way, and waited for
+	going   bool // the latest group is in flight, and the next one waits for it
 }
 
-// write is an entry on its way. Who waits for it may leave before there is an answer:
-// raft's futures know no context.
+// write is an entry in flight. Its caller may give up before there is an answer, which
+// raft's futures do not allow.
 type write struct {
 	entry []byte
-	done  chan struct{} // closed when there is an answer, which is what follows
+	done  chan struct{} // closed once outcome and err are set
 
 	outcome outcome
-	err     error // as ports has it
+	err     error // one of ports
 }
 
-// add takes w, unless too much is on its way.
+// add takes w, unless too much is in flight.
 func (g *groupCommit) add(w *write) (taken bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -77,14 +77,14 @@ func (g *groupCommit) add(w *write) (taken bool) {
 	return true
 }
 
-// next is called once for each group, when that is waited for no more.
+// next is called once for each group, when the next group need not wait for it any more.
 func (g *groupCommit) next() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.send()
 }
 
-// send needs the lock.
+// send sends the waiting writes as one group. The caller holds the lock.
 func (g *groupCommit) send() {
 	group := g.waiting
 	g.waiting = nil
@@ -105,8 +105,8 @@ func (g *groupCommit) send() {
 	}()
 }
 
-// commit hands group over, and waits for the answers, as long as they come in order and
-// in time.
+// commit hands group to raft and waits for the answers one after the other, until f is
+// scattered.
 func (g *groupCommit) commit(group []*write, f *flight) {
 	deadline := time.Now().Add(enqueueTimeout)
 	mayShare := len(group) > 1 && g.mayShare()
@@ -129,8 +129,8 @@ func (g *groupCommit) commit(group []*write, f *flight) {
 	}
 }
 
-// sharing is how many of the first of these writes go into one entry. What is no command
-// goes alone: who looks for it in a log looks at whole entries.
+// sharing returns how many of the first writes go into one entry. A write that is no command
+// gets an entry of its own: code that searches the log for one looks at whole entries.
 func sharing(group []*write) int {
 	size := 0
 	for n, w := range group {
@@ -142,7 +142,7 @@ func sharing(group []*write) int {
 	return len(group)
 }
 
-// parcel is writes, one or more, that go as one entry.
+// parcel is one or more writes that share one entry.
 type parcel []*write
 
 func (p parcel) entry() []byte {
@@ -156,10 +156,10 @@ func (p parcel) entry() []byte {
 	return joined(entries)
 }
 
-// flight is the parcels of a group that raft has, and nobody waits for yet: one goroutine
-// waits for all of them, one after the other, unless that takes long. Then each has its
-// own, since one that is refused must be told so, whatever becomes of those before. Safe for
-// concurrent use.
+// flight holds the parcels of a group that raft has and whose answers are not waited for yet.
+// One goroutine waits for all of them in turn. If that takes long, the flight is scattered:
+// each parcel gets a goroutine of its own, so that a refusal is passed on however long the
+// parcels before it take. Safe for concurrent use.
 type flight struct {
 	mu        sync.Mutex
 	parcels   []parcel
@@ -177,7 +177,7 @@ func (f *flight) add(p parcel, future raft.ApplyFuture, settle func(parcel, raft
 	f.parcels, f.futures = append(f.parcels, p), append(f.futures, future)
 }
 
-// first takes the first parcel out; nil: there is none.
+// first removes the first parcel and returns it; nil if there is none.
 func (f *flight) first() (parcel, raft.ApplyFuture) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -189,8 +189,8 @@ func (f *flight) first() (parcel, raft.ApplyFuture) {
 	return p, future
 }
 
-// scatter has settle called for each by a goroutine of its own, also for those that are
-// yet to come.
+// scatter calls settle for each parcel in a goroutine of its own, also for those that are
+// added later.
 func (f *flight) scatter(settle func(parcel, raft.ApplyFuture)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -201,7 +201,7 @@ func (f *flight) scatter(settle func(parcel, raft.ApplyFuture)) {
 	f.parcels, f.futures = nil, nil
 }
 
-// settle waits for what becomes of p.
+// settle waits for raft's answer to p and passes it on to its writes.
 func (g *groupCommit) settle(p parcel, future raft.ApplyFuture) {
 	err := future.Error()
 	if err == nil {
@@ -210,7 +210,7 @@ func (g *groupCommit) settle(p parcel, future raft.ApplyFuture) {
 	g.answer(p, portError(err))
 }
 
-// take gives each write its part of what the machine answered.
+// take gives each write its part of the state machine's answer.
 func (p parcel) take(answer any) {
 	each, divided := answer.([]outcome)
 	for i, w := range p {

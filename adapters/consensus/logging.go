@@ -14,10 +14,10 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// raftLogger gives raft a logger that writes to ours. Once closing says so, all
-// that raft says is at debug level: it takes the end of its own connections, and
-// of its listener, for errors. So is at any time what it says of a connection that
-// this instance itself has closed.
+// raftLogger returns a logger for raft that writes to logger. Once closing returns true, all
+// records are at debug level, because raft takes the end of its own connections and
+// listener for errors. Records about a connection that this instance itself has closed
+// are always at debug level.
 func raftLogger(logger *slog.Logger, closing func() bool) hclog.Logger {
 	intercept := hclog.NewInterceptLogger(&hclog.LoggerOptions{Output: io.Discard, Level: lowestLevel(logger)})
 	intercept.RegisterSink(&sink{logger: logger.With("component", "raft"), closing: closing})
@@ -34,7 +34,8 @@ var levels = []struct {
 	{hclog.Error, slog.LevelError},
 }
 
-// lowestLevel spares raft the making of records that nobody reads.
+// lowestLevel returns the lowest level that logger has enabled, so that raft does not build
+// records that nobody reads.
 func lowestLevel(logger *slog.Logger) hclog.Level {
 	for _, level := range levels {
 		if logger.Enabled(context.Background(), level.ours) {
@@ -44,7 +45,7 @@ func lowestLevel(logger *slog.Logger) hclog.Level {
 	return hclog.Off
 }
 
-// sink implements hclog.SinkAdapter.
+// sink passes raft's records on to logger. It implements hclog.SinkAdapter.
 type sink struct {
 	logger  *slog.Logger
 	closing func() bool
@@ -67,8 +68,8 @@ func (s *sink) Accept(_ string, level hclog.Level, message string, args ...any) 
 	s.logger.Log(context.Background(), ours, message, args...)
 }
 
-// ofOwnClosing says whether arg is the error of who used a connection that this
-// instance has closed. A listener that was closed is another matter.
+// ofOwnClosing says whether arg is the error of using a connection that this instance has
+// closed. The error of a closed listener does not count.
 func ofOwnClosing(arg any) bool {
 	err, is := arg.(error)
 	if !is || !errors.Is(err, net.ErrClosed) {
@@ -78,8 +79,8 @@ func ofOwnClosing(arg any) bool {
 	return is && (use.Op == "read" || use.Op == "write")
 }
 
-// plain gives what reads the same in every format of the log. Raft logs its own
-// structures, which would be empty in JSON.
+// plain returns arg in a form that reads the same in every log format. Raft logs its own
+// structs, which would be empty in JSON.
 func plain(arg any) any {
 	switch arg := arg.(type) {
 	case hclog.Format:

@@ -9,17 +9,18 @@ import (
 
 // Network carries raft connections between instances. Safe for concurrent use.
 type Network interface {
-	// Listen gives the raft port of this instance, once. Accept gives connections
-	// that accept has let in, each of which it is given in a goroutine of its own,
-	// within a bound of the network's, and may read and write.
+	// Listen returns the raft port of this instance. It is called once. Each incoming
+	// connection is given to accept, in a goroutine of its own and within a time that the
+	// network bounds; accept may read and write. The listener returns those connections
+	// for which accept returned nil.
 	Listen(accept func(net.Conn) error) (net.Listener, error)
 
-	// Dial connects to the raft port at address within ctx, which bounds nothing
-	// afterwards.
+	// Dial connects to the raft port at address. The end of ctx cancels only the dial, not
+	// the connection.
 	Dial(ctx context.Context, address string) (net.Conn, error)
 }
 
-// lane is the Network of an instance that runs: RaftLane of its port.
+// lane is the Network outside simulations: RaftLane of the instance's port.
 type lane struct{ port *demux.Demux }
 
 // Listen implements Network.

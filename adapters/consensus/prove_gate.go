@@ -4,11 +4,11 @@ package consensus
 
 import "context"
 
-// prove names the index that a read which begins now must be answered from, once
-// it has proven that this instance leads.
+// prove proves that this instance leads, and returns the index that must be applied before
+// a read that begins now may be answered.
 //
-// The other files that define it make builds that are broken on purpose: the
-// linearizability test must find what is wrong with each of them.
+// The other files that define prove make builds that are broken on purpose: the
+// linearizability test must find the fault of each.
 func (n *Node) prove(ctx context.Context) (uint64, error) {
 	if err := n.awaitOpening(ctx); err != nil {
 		return 0, err
@@ -16,9 +16,9 @@ func (n *Node) prove(ctx context.Context) (uint64, error) {
 	return n.gate.readIndex(ctx)
 }
 
-// awaitOpening returns at once where another instance leads. A new leader that
-// has not opened its term yet is asked by everybody who was sent on to it; it
-// has them wait for that one entry instead of sending them away.
+// awaitOpening waits until this instance, if it leads, has opened its term; otherwise it
+// returns at once. A new leader gets the reads of all clients that were redirected to it:
+// they wait for its opening entry instead of being refused.
 func (n *Node) awaitOpening(ctx context.Context) error {
 	for {
 		latest := n.state.read()

@@ -10,8 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// prove proves nothing: a leader that was deposed and does not know it yet
-// serves what it has, from the first entry on.
+// prove proves nothing: a deposed leader that does not know it yet serves its own state, from
+// the first entry on.
 func (n *Node) prove(context.Context) (uint64, error) {
 	if n.raft.State() != raft.Leader {
 		return 0, ports.ErrNotLeader

@@ -6,7 +6,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// getProven gives no entry that is not as it was written: raft would send it to others.
+// getProven reads an entry and verifies that it is as it was written: raft would send a
+// damaged one to others.
 func getProven(log raft.LogStore, index uint64, entry *raft.Log) error {
 	if err := log.GetLog(index, entry); err != nil {
 		return err

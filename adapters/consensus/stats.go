@@ -1,29 +1,30 @@
 package consensus
 
-// Stats are of this instance, now; what is called Total counts since its start.
+// Stats describes this instance at one moment. Fields named Total count since its start.
 type Stats struct {
-	// Opened: raft runs. Before that all else is zero.
+	// Opened says whether raft runs. Before that all other fields are zero.
 	Opened bool
 	Term   uint64
 	Leads  bool
-	// The indexes are places in the log: the last entry that is stored, the last
-	// that is known to be committed, and the last that is applied.
+	// The indexes of the last entry in the log, the last that is known to be committed, and
+	// the last that is applied.
 	LastIndex, CommitIndex, AppliedIndex uint64
-	// ProofsTotal are rounds of the read gate, and ProvenTotal the reads that
-	// asked for one; QuestionsTotal are those to the leader for reads that are
-	// answered here, and AskedTotal those reads.
+	// ProofsTotal counts rounds of the read gate, and ProvenTotal the reads that shared
+	// them. QuestionsTotal counts questions to the leader for reads that are answered here,
+	// and AskedTotal the reads that shared those.
 	ProofsTotal, ProvenTotal, QuestionsTotal, AskedTotal uint64
-	// Format is what this build reads of the log, and SharedFormat what every
-	// instance is known to read.
+	// Format is the latest log format that this build reads, and SharedFormat the latest
+	// that every instance is known to read.
 	Format, SharedFormat int
-	// DiskTrouble: the disk hangs or refuses; DiskTroublesTotal is how often that began.
+	// DiskTrouble says whether the disk hangs or refuses; DiskTroublesTotal counts how often
+	// that began.
 	DiskTrouble       bool
 	DiskTroublesTotal uint64
-	// LogBytes and SnapshotBytes are what the directory takes on disk.
+	// LogBytes and SnapshotBytes are the sizes of log and snapshots on disk.
 	LogBytes, SnapshotBytes int64
 }
 
-// Stats may be called at any time. It looks at the directory.
+// Stats may be called at any time. It reads the directory for the sizes on disk.
 func (n *Node) Stats() Stats {
 	state := n.state.read()
 	if !state.opened {

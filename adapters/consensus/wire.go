@@ -9,7 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// Zero values are left out, as protobuf does.
+// Like protobuf, these encoders omit zero values.
 
 func appendString(b []byte, number protowire.Number, s string) []byte {
 	if s == "" {
@@ -27,8 +27,8 @@ func appendUint(b []byte, number protowire.Number, v uint64) []byte {
 	return protowire.AppendVarint(b, v)
 }
 
-// appendMessage appends what fields appends to what it is given, as a message, even
-// when that is empty: that a message is there may say something.
+// appendMessage appends an embedded message whose content fields appends to b. It is written
+// even if it is empty: its presence may have a meaning.
 func appendMessage(b []byte, number protowire.Number, fields func(b []byte) []byte) []byte {
 	b = protowire.AppendTag(b, number, protowire.BytesType)
 	start := len(b) + 1 // most lengths take one byte
@@ -42,10 +42,9 @@ func appendMessage(b []byte, number protowire.Number, fields func(b []byte) []by
 	return b
 }
 
-// field is the field of a message that is being read. The same value serves for the next
-// one, and for those of a message within the message, so readers must not keep it. Its
-// accessors note the first thing that is wrong, so that reading code needs no branch for
-// each.
+// field is the current field of a message that is being read. The same value is reused for
+// the next field, and for those of embedded messages, so readers must not keep it. Its
+// accessors record the first error, so that reading code needs no branch for each.
 type field struct {
 	number protowire.Number
 	kind   protowire.Type
@@ -105,7 +104,8 @@ func (f *field) expect(kind protowire.Type) bool {
 	return f.kind == kind
 }
 
-// text spares the words that nearly all nodes have in common memory of their own.
+// text returns the field as a string. It does not allocate for words that nearly all nodes
+// share.
 func (f *field) text() string {
 	if !f.expect(protowire.BytesType) {
 		return ""
