@@ -43,7 +43,7 @@ func (t Timing) hangAfter() time.Duration { return max(shortestHang, hangElectio
 // panics when it can't store a term. So
 //
 //   - while an operation hangs, or after one has failed, there is trouble: see
-//     muted and Node for what an instance in trouble does not do;
+//     mutedTransport and Node for what an instance in trouble does not do;
 //   - the term and the vote are stored, or tried again, for as long as it takes;
 //   - so are entries, unless raft can be told for sure that nothing was written, and
 //     takes that well: it remembers an end of the log that it has removed, a

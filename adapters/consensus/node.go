@@ -95,9 +95,9 @@ type testHooks struct {
 	fsm        func(*machine) raft.FSM
 	settings   func(*raft.Config)
 	formatOf   func(entry any) int
-	stuckAfter time.Duration // zero: as long as it takes to be sure
+	stuckAfter time.Duration // zero for the default of Node.stuckAfter
 
-	restorePartBytes int // zero: restorePartBytes
+	restorePartBytes int // zero for the constant of that name
 }
 
 // New takes the raft port (RaftLane of config.Demux) and acquires nothing else.
@@ -122,9 +122,11 @@ func New(config Config) (*Node, error) {
 	n.heartbeats = newHeartbeats(n.running, n.beat)
 	n.announced = newAnnouncements(n.running, n, n.announce)
 	n.gate = &gate{leadership: n, evidence: n.evidence}
-	n.writes.apply = func(entry []byte, patience time.Duration) raft.ApplyFuture { return n.raft.Apply(entry, patience) }
-	n.writes.mayShare = func() bool { return n.Shared() >= n.formatOf(shared{}) }
-	n.writes.answered = n.inflight.leave
+	n.writes = groupCommit{
+		apply:    func(entry []byte, patience time.Duration) raft.ApplyFuture { return n.raft.Apply(entry, patience) },
+		mayShare: func() bool { return n.Shared() >= n.formatOf(shared{}) },
+		answered: n.inflight.leave,
+	}
 	n.network = config.Network
 	if n.network == nil {
 		n.network = lane{config.Demux}
@@ -137,6 +139,7 @@ func New(config Config) (*Node, error) {
 	return n, nil
 }
 
+// preface returns how this instance and a peer authenticate each other on a connection.
 func (n *Node) preface() *preface.Preface {
 	return &preface.Preface{
 		Purpose:   preface.Raft,
@@ -309,6 +312,7 @@ func (n *Node) newFSM() raft.FSM {
 	return machine
 }
 
+// openSnapshotStore opens the store of snapshots, in memory if the backend is volatile.
 func (n *Node) openSnapshotStore() (raft.SnapshotStore, error) {
 	if n.config.Backend.Volatile {
 		return &memorySnapshots{}, nil
@@ -336,6 +340,7 @@ func (n *Node) halt(err error) {
 	}
 }
 
+// fail reports, once, an error that this instance can't recover from.
 func (n *Node) fail(err error) {
 	n.failOnce.Do(func() { n.config.Fatal(err) })
 }

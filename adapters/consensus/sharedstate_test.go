@@ -8,44 +8,44 @@ import (
 )
 
 func TestWhoLeadsAndWhoIsCaughtUp(t *testing.T) {
-	// What is posted before is remembered, as far as it is meant to be.
+	// before leaves its traces in the state that change is given.
 	tests := map[string]struct {
 		before   func(*localState)
-		post     func(*localState)
+		change   func(*localState)
 		leading  bool
 		caughtUp bool
 	}{
 		"nothing is known": {
-			post: func(*localState) {}},
+			change: func(*localState) {}},
 		"raft says it leads, but its term is not open": {
-			post: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 2 }},
+			change: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 2 }},
 		"raft says it leads, and its term is open": {
-			post: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 }, leading: true, caughtUp: true},
+			change: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 }, leading: true, caughtUp: true},
 		"the term is open, but another one leads": {
-			post: func(n *localState) { n.Term, n.openTerm = 3, 3 }},
+			change: func(n *localState) { n.Term, n.openTerm = 3, 3 }},
 		"the term of another leader is open, and it leads in the next": {
 			before: func(n *localState) { n.Term, n.openTerm = 3, 3 },
-			post:   func(n *localState) { n.Term, n.leads = 4, true }},
+			change: func(n *localState) { n.Term, n.leads = 4, true }},
 		"it leads, and then is closed": {
 			before: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 },
-			post:   func(n *localState) { n.Closed = true }, caughtUp: true},
+			change: func(n *localState) { n.Closed = true }, caughtUp: true},
 		"it led, and no longer does": {
 			before: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 },
-			post:   func(n *localState) { n.leads = false }, caughtUp: true},
+			change: func(n *localState) { n.leads = false }, caughtUp: true},
 		"the goal is not known, whatever is applied": {
-			post: func(n *localState) { n.Applied = 100 }},
+			change: func(n *localState) { n.Applied = 100 }},
 		"it is one short of the goal": {
-			post: func(n *localState) { n.goal, n.Applied = 10, 9 }},
+			change: func(n *localState) { n.goal, n.Applied = 10, 9 }},
 		"it has reached the goal": {
-			post: func(n *localState) { n.goal, n.Applied = 10, 10 }, caughtUp: true},
+			change: func(n *localState) { n.goal, n.Applied = 10, 10 }, caughtUp: true},
 		"it has passed the goal": {
-			post: func(n *localState) { n.goal, n.Applied = 10, 11 }, caughtUp: true},
+			change: func(n *localState) { n.goal, n.Applied = 10, 11 }, caughtUp: true},
 		"the goal is known after it was reached": {
 			before: func(n *localState) { n.Applied = 10 },
-			post:   func(n *localState) { n.goal = 10 }, caughtUp: true},
+			change: func(n *localState) { n.goal = 10 }, caughtUp: true},
 		"it was caught up, and falls behind a later goal": {
 			before: func(n *localState) { n.goal, n.Applied = 10, 10 },
-			post:   func(n *localState) { n.goal = 20 }, caughtUp: true},
+			change: func(n *localState) { n.goal = 20 }, caughtUp: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -53,7 +53,7 @@ func TestWhoLeadsAndWhoIsCaughtUp(t *testing.T) {
 			if test.before != nil {
 				b.update(test.before)
 			}
-			b.update(test.post)
+			b.update(test.change)
 			if got := b.read(); got.Leading != test.leading || got.CaughtUp != test.caughtUp {
 				t.Errorf("leading %v, caught up %v; want %v, %v", got.Leading, got.CaughtUp, test.leading, test.caughtUp)
 			}
@@ -61,12 +61,12 @@ func TestWhoLeadsAndWhoIsCaughtUp(t *testing.T) {
 	}
 }
 
-func TestAPostWakesWhoWaitsAndLeavesEarlierNoticesAlone(t *testing.T) {
+func TestAnUpdateWakesWaitersAndLeavesEarlierStatesAlone(t *testing.T) {
 	b := newSharedState(ports.LocalState{ClusterID: "c"})
 	first := b.read()
 	select {
 	case <-first.later:
-		t.Fatal("there is something later before anything was posted")
+		t.Fatal("there is something later before any update")
 	default:
 	}
 	b.update(func(n *localState) { n.Term = 7 })
@@ -85,18 +85,18 @@ func TestAPostWakesWhoWaitsAndLeavesEarlierNoticesAlone(t *testing.T) {
 	}
 }
 
-// Two who post lose nothing of each other's, and who follows the channels
+// Two concurrent updaters lose nothing of each other's, and a reader that follows the channels
 // misses no end.
-func TestManyPostAndRead(t *testing.T) {
+func TestManyUpdateAndRead(t *testing.T) {
 	const each = 500
 	b := newSharedState(ports.LocalState{})
-	var posting, reading sync.WaitGroup
-	posting.Go(func() {
+	var updating, reading sync.WaitGroup
+	updating.Go(func() {
 		for range each {
 			b.update(func(n *localState) { n.Applied++ })
 		}
 	})
-	posting.Go(func() {
+	updating.Go(func() {
 		for range each {
 			b.update(func(n *localState) { n.Term++ })
 		}
@@ -114,6 +114,6 @@ func TestManyPostAndRead(t *testing.T) {
 			}
 		})
 	}
-	posting.Wait()
+	updating.Wait()
 	reading.Wait()
 }
