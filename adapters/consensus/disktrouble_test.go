@@ -36,7 +36,7 @@ func badDisks(t *testing.T, size int, configure ...func(*instanceConfig)) ([]*in
 // loyalWithBadDisks is badDisks where the leader stays, also where processors are scarce.
 func loyalWithBadDisks(t *testing.T, size int) ([]*instance, []*badStore) {
 	t.Helper()
-	return badDisks(t, size, func(config *instanceConfig) { config.seams.settings = loyal })
+	return badDisks(t, size, func(config *instanceConfig) { config.hooks.settings = loyal })
 }
 
 // begin proposes something and gives the channel with how that ends.

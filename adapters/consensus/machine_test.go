@@ -343,7 +343,7 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 				t.Fatal("restored")
 			}
 			if m.state.read() != before {
-				t.Error("something was posted")
+				t.Error("something was published")
 			}
 			if !bytes.Equal(machineSnapshot(t, m), bytesBefore) {
 				t.Error("the machine changed")
@@ -359,7 +359,7 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
 	m := testMachine(t)
 	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
-	before := m.board.read()
+	before := m.state.read()
 	other := snapshotOf(t, imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")})))
 	replaced := []uint64{}
 	m.replaces = func(index, term uint64) error {
@@ -370,8 +370,8 @@ func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
 	if !errors.Is(err, errDisk) || !slices.Equal(replaced, []uint64{9, 3}) {
 		t.Errorf("up to %v: %v", replaced, err)
 	}
-	if m.board.read() != before {
-		t.Error("something was posted")
+	if m.state.read() != before {
+		t.Error("something was published")
 	}
 }
 

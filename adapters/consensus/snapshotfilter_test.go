@@ -192,7 +192,7 @@ func TestASnapshotThatIsHereIsTakenInItsTermAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			started := &atomic.Pointer[raft.Raft]{}
 			started.Store(&raft.Raft{})
-			c := &covered{started: started, applied: func() uint64 { return 10 }}
+			c := &snapshotFilter{started: started, applied: func() uint64 { return 10 }}
 			content, answer := strings.NewReader("a snapshot"), make(chan raft.RPCResponse, 1)
 			request := &raft.InstallSnapshotRequest{Term: test.term, LastLogIndex: 10, LastLogTerm: 1}
 			if !c.has(request) {

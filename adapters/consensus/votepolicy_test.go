@@ -251,11 +251,11 @@ func TestAHintHoldsOnlyUntilTheLeaderIsHeard(t *testing.T) {
 		if v.votes.mayStand() {
 			t.Error("it was heard again, and this instance would stand for election")
 		}
-		v.ballot.answered(&raft.RequestPreVoteRequest{}, &raft.RequestPreVoteResponse{Granted: true})
+		v.votes.answered(&raft.RequestPreVoteRequest{}, &raft.RequestPreVoteResponse{Granted: true})
 		v.heartbeat()
 		<-v.steadily
 		<-time.After(time.Millisecond)
-		if !v.ballot.lose(time.Now()) || !v.ballot.mayStand() {
+		if !v.votes.noteLeaderGone(time.Now()) || !v.votes.mayStand() {
 			t.Error("it was heard since this instance would have voted for another one, and keeps from standing for that")
 		}
 	})
