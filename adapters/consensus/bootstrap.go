@@ -12,8 +12,8 @@ import (
 
 // bootstrap makes a cluster of this instance alone, where that is asked for and
 // the directory holds none. It says whether the directory holds raft state now.
-func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots raft.SnapshotStore, address string) (exists bool, err error) {
-	exists, err = raft.HasExistingState(logs, n.store, snapshots)
+func (n *Node) bootstrap(settings *raft.Config, snapshots raft.SnapshotStore, address string) (exists bool, err error) {
+	exists, err = raft.HasExistingState(n.store, n.store, snapshots)
 	if err == nil {
 		err = n.disown(exists)
 	}
@@ -27,12 +27,12 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 	log, waits := n.config.Logger, mark.Reason != ""
 	cutShort := mark.founds(n.directory.ClusterID())
 	if cutShort && exists {
-		if waits, err = n.concludeFounding(logs); err != nil {
+		if waits, err = n.concludeFounding(); err != nil {
 			return false, err
 		}
 	}
 	if exists && n.config.Bootstrap && (!waits || cutShort) {
-		if exists, err = n.resumeBootstrap(logs, snapshots); err != nil {
+		if exists, err = n.resumeBootstrap(snapshots); err != nil {
 			return false, err
 		}
 		cutShort = cutShort || !exists
@@ -60,7 +60,7 @@ func (n *Node) bootstrap(settings *raft.Config, logs raft.LogStore, snapshots ra
 	}
 	n.state.update(func(s *localState) { s.ClusterID = cluster })
 	log.Info("bootstrapping a raft cluster", "cluster_id", cluster, "id", n.config.ID, "address", address)
-	err = raft.BootstrapCluster(settings, logs, n.store, snapshots, n.interceptor, raft.Configuration{
+	err = raft.BootstrapCluster(settings, n.store, n.store, snapshots, n.interceptor, raft.Configuration{
 		Servers: []raft.Server{{ID: settings.LocalID, Address: raft.ServerAddress(address), Suffrage: raft.Voter}},
 	})
 	if err != nil {
@@ -75,8 +75,8 @@ func (n *Node) losesAllAlone() bool { return n.config.Backend.Volatile && !n.may
 
 // concludeFounding drops the mark of a founding that was cut short when all of it was written. It
 // says whether the mark is still there.
-func (n *Node) concludeFounding(logs raft.LogStore) (waits bool, err error) {
-	last, err := logs.LastIndex()
+func (n *Node) concludeFounding() (waits bool, err error) {
+	last, err := n.store.LastIndex()
 	if err != nil || last == 0 {
 		return true, err
 	}
@@ -87,8 +87,8 @@ func (n *Node) concludeFounding(logs raft.LogStore) (waits bool, err error) {
 // one begins anew; without that raft would wait for members for ever. Raft stores the first
 // term, and then the first entry. Nobody can have heard of an instance that has no more, since
 // it had no members, and gave no vote. It says whether there is raft state.
-func (n *Node) resumeBootstrap(logs raft.LogStore, snapshots raft.SnapshotStore) (exists bool, err error) {
-	last, err := logs.LastIndex()
+func (n *Node) resumeBootstrap(snapshots raft.SnapshotStore) (exists bool, err error) {
+	last, err := n.store.LastIndex()
 	if err != nil || last > 0 {
 		return true, err
 	}

@@ -218,7 +218,7 @@ func (n *Node) start(address string) (err error) {
 		return err
 	}
 	n.buildTransport(address, settings.Logger, owed, raising)
-	exists, err := n.bootstrap(settings, n.store, snapshots, address)
+	exists, err := n.bootstrap(settings, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
 	}
