@@ -127,23 +127,34 @@ func (n *Node) regroup() {
 	}
 }
 
-// wasAlone says whether the directory is of an instance that was a cluster by
-// itself: nobody could give it back what it had.
+// keptClusterSize returns how many members peers.json lists; 0 if there is no such file,
+// or if this instance is not among them.
+func (n *Node) keptClusterSize() (int, error) {
+	roster, err := keptPeers(n.directory)
+	if err != nil {
+		return 0, err
+	}
+	if _, isMember := roster.Find(n.config.ID); !isMember {
+		return 0, nil
+	}
+	return len(roster.Instances()), nil
+}
+
+// wasAlone reports whether this instance was the only member of its cluster, so that no
+// other instance can give back what it had.
 func (n *Node) wasAlone() bool {
-	roster, err := keptPeers(n.directory)
-	_, isMember := roster.Find(n.config.ID)
-	return err == nil && isMember && len(roster.Instances()) == 1
+	size, _ := n.keptClusterSize()
+	return size == 1
 }
 
-// mayHavePeers is hasPeers, also where that can't be read.
-func (n *Node) mayHavePeers() bool {
-	_, err := keptPeers(n.directory)
-	return err != nil || n.hasPeers()
-}
-
-// hasPeers says whether the directory is of a member of a cluster with others.
+// hasPeers reports whether this instance was a member of a cluster with others.
 func (n *Node) hasPeers() bool {
-	roster, err := keptPeers(n.directory)
-	_, isMember := roster.Find(n.config.ID)
-	return err == nil && isMember && len(roster.Instances()) > 1
+	size, _ := n.keptClusterSize()
+	return size > 1
+}
+
+// mayHavePeers is hasPeers, but also true if peers.json can't be read.
+func (n *Node) mayHavePeers() bool {
+	size, err := n.keptClusterSize()
+	return err != nil || size > 1
 }
