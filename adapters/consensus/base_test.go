@@ -264,13 +264,13 @@ func TestWhatStandsInForAnEntryIsNotSent(t *testing.T) {
 	if err := replaced.DeleteRange(5, 7); err != nil {
 		t.Fatal(err)
 	}
-	owing := owingLog{LogStore: storeOf(t, 3), owed: newOwed()}
-	owing.owed.begin("here", &raft.InstallSnapshotRequest{LastLogIndex: 7, LastLogTerm: 3})
+	retained := retainingLog{LogStore: storeOf(t, 3), retention: newRetention()}
+	retained.retention.retain("here", &raft.InstallSnapshotRequest{LastLogIndex: 7, LastLogTerm: 3})
 
 	network, s := transportOn(t, side("here", "c", ""))
 	requests := answering(t, network)
 	peer, here := neighbour(t, s)
-	for name, log := range map[string]raft.LogStore{"of a snapshot that was made": replaced, "of one that is sent": owing} {
+	for name, log := range map[string]raft.LogStore{"of a snapshot that was made": replaced, "of one that is sent": retained} {
 		t.Run(name, func(t *testing.T) {
 			var entry raft.Log
 			if err := log.GetLog(7, &entry); err != nil {

@@ -264,8 +264,8 @@ func TestAnInstanceWhoseLogCannotBeCutIsClosed(t *testing.T) {
 	})[0]
 	register(t, lone, "before")
 	store.failAppends(syscall.EIO)
-	lone.growth.bytes.Add(leastGrowth)
-	lone.growth.demand()
+	lone.growth.bytes.Add(minGrowth)
+	lone.growth.signalIfDue()
 	lone.eventually(t, "waiting for the disk", func(s ports.LocalState) bool { return strings.Contains(s.DiskTrouble, "remove log entries") })
 	closed := make(chan struct{})
 	go func() {

@@ -28,14 +28,14 @@
 // The log, from raft to the disk:
 //
 //	baseLog    finds the entry that the latest snapshot ends with, even after it was removed
-//	owingLog   keeps the entries behind a snapshot that is being sent
+//	retainingLog  keeps the entries behind a snapshot that is being sent
 //	aheadLog   lets a leader send entries that are not on its own disk yet
 //	logs       caches the latest entries
 //	disk       notices when the disk hangs or refuses, and tries again
 //	logstore.Store
 //
 // Term and vote go to the same disk through voteless, which refuses the vote of an instance
-// in quarantine. Snapshots go to a snapshotStore, or to memorySnapshots, through measured,
+// in quarantine. Snapshots go to a snapshotStore, or to memorySnapshots, through sizeRecorder,
 // which tells growth of their size, basing, which tells baseLog of their end, and
 // describing, which tells machine of their membership.
 //

@@ -9,55 +9,54 @@ import (
 )
 
 const (
-	// leastGrowth is how many bytes of entries are not worth a snapshot, however
-	// small that would be.
-	leastGrowth = 1 << 20
-	// growthFactor bounds by its inverse the share of what is written to the disk
-	// that snapshots are.
+	// minGrowth is how many bytes of entries are not worth a snapshot, however small the
+	// snapshot would be.
+	minGrowth = 1 << 20
+	// growthFactor is how many times the size of the last snapshot the log must grow by:
+	// its inverse bounds the share of snapshots in what is written to the disk.
 	growthFactor = 2
-	// leastTrailing is how many bytes of entries may stay behind a snapshot, however
-	// small that is.
-	leastTrailing = 2 << 20
+	// minTrailing is how many bytes of entries may stay behind a snapshot, however small
+	// the snapshot is.
+	minTrailing = 2 << 20
 	// entryOverhead is what an entry takes beside its data.
 	entryOverhead = 64
 	// snapshotPause is the time between two tries to make a snapshot.
 	snapshotPause = 2 * time.Second
 )
 
-// growth is how far the log has grown since the last snapshot. Raft looks for that
-// every SnapshotInterval, and counts entries: at full speed there may be hundreds of
-// thousands of them by then, whatever they take. So a snapshot is due, too, when
-// the entries since the last one take more than that did twice. Safe for concurrent
-// use.
-type growth struct {
+// logGrowth measures how far the log has grown since the last snapshot. Raft checks that
+// every SnapshotInterval, and counts entries, not bytes: at full speed there may be hundreds
+// of thousands of entries by then. So a snapshot is also due when the entries since the
+// last one take more than twice its size. Safe for concurrent use.
+type logGrowth struct {
 	bytes, entries atomic.Int64  // appended since the last snapshot began
-	snapshot       atomic.Int64  // what that takes
-	average        atomic.Int64  // what an entry took that the last snapshot covers
-	due            chan struct{} // holds a token when one may be due
+	snapshotSize   atomic.Int64  // of the last snapshot, in bytes
+	entrySize      atomic.Int64  // average of the entries that the last snapshot covers; 0 if unknown
+	due            chan struct{} // holds a token when a snapshot may be due
 }
 
-func newGrowth() *growth {
-	return &growth{due: make(chan struct{}, 1)}
+func newLogGrowth() *logGrowth {
+	return &logGrowth{due: make(chan struct{}, 1)}
 }
 
-func (g *growth) appended(entries []*raft.Log) {
+func (g *logGrowth) appended(entries []*raft.Log) {
 	size := 0
 	for _, entry := range entries {
 		size += len(entry.Data) + len(entry.Extensions) + entryOverhead
 	}
 	g.entries.Add(int64(len(entries)))
 	g.bytes.Add(int64(size))
-	g.demand()
+	g.signalIfDue()
 }
 
-// enough says whether a snapshot is due.
-func (g *growth) enough() bool {
-	return g.bytes.Load() >= max(leastGrowth, growthFactor*g.snapshot.Load())
+// isDue reports whether a snapshot is due.
+func (g *logGrowth) isDue() bool {
+	return g.bytes.Load() >= max(minGrowth, growthFactor*g.snapshotSize.Load())
 }
 
-// trailing is how many entries, of so many at most, are worth keeping behind the
-// next snapshot: who needs more of them is sent the snapshot, which is less.
-func (g *growth) trailing(most uint64) uint64 {
+// trailingLogs returns how many entries, up to most, to keep behind the next snapshot. A
+// follower that needs more of them is sent the snapshot, which is smaller.
+func (g *logGrowth) trailingLogs(most uint64) uint64 {
 	entries := g.entries.Load()
 	if entries == 0 {
 		return most
@@ -65,24 +64,24 @@ func (g *growth) trailing(most uint64) uint64 {
 	return min(most, g.affordable(g.bytes.Load()/entries))
 }
 
-// worth is how many entries at the end of the log take no more than is worth keeping
-// for somebody who needs them.
-func (g *growth) worth() uint64 {
-	average := g.average.Load()
+// affordableTrailing returns how many entries at the end of the log may be kept for a
+// follower that needs them.
+func (g *logGrowth) affordableTrailing() uint64 {
+	average := g.entrySize.Load()
 	if average == 0 {
-		return 0 // nobody knows what they take
+		return 0 // their size is unknown
 	}
 	return g.affordable(average)
 }
 
-// affordable is how many entries of a size take no more than may stay behind a snapshot.
-func (g *growth) affordable(size int64) uint64 {
-	return uint64(max(leastTrailing, growthFactor*g.snapshot.Load()) / max(1, size))
+// affordable returns how many entries of the given size may stay behind a snapshot.
+func (g *logGrowth) affordable(size int64) uint64 {
+	return uint64(max(minTrailing, growthFactor*g.snapshotSize.Load()) / max(1, size))
 }
 
-// demand wakes up who makes snapshots, if one is due.
-func (g *growth) demand() {
-	if !g.enough() {
+// signalIfDue wakes up makeDueSnapshots if a snapshot is due.
+func (g *logGrowth) signalIfDue() {
+	if !g.isDue() {
 		return
 	}
 	select {
@@ -91,98 +90,98 @@ func (g *growth) demand() {
 	}
 }
 
-// mark is how far the log has grown.
-type mark struct{ bytes, entries int64 }
+// growthMark is what logGrowth has counted at one moment.
+type growthMark struct{ bytes, entries int64 }
 
-func (g *growth) mark() mark { return mark{g.bytes.Load(), g.entries.Load()} }
+func (g *logGrowth) mark() growthMark { return growthMark{g.bytes.Load(), g.entries.Load()} }
 
-// covered is told that a snapshot of size is complete, which began at a mark.
-func (g *growth) covered(begun mark, size int64) {
-	reduce(&g.bytes, begun.bytes)
-	reduce(&g.entries, begun.entries)
-	g.snapshot.Store(size)
+// snapshotTaken takes note of a complete snapshot of size bytes, which was begun at a mark.
+func (g *logGrowth) snapshotTaken(begun growthMark, size int64) {
+	subtractUpTo(&g.bytes, begun.bytes)
+	subtractUpTo(&g.entries, begun.entries)
+	g.snapshotSize.Store(size)
 	if begun.entries > 0 {
-		g.average.Store(begun.bytes / begun.entries)
+		g.entrySize.Store(begun.bytes / begun.entries)
 	}
 }
 
-// reduce takes no more from a counter than it has: of two snapshots that are made at the same
-// time, one of which is a leader's, both cover what was appended before.
-func reduce(counter *atomic.Int64, by int64) {
+// subtractUpTo subtracts by from counter, but not below 0: two snapshots may be written at
+// the same time, one's own and a leader's, and both cover the entries before them.
+func subtractUpTo(counter *atomic.Int64, by int64) {
 	for now := counter.Load(); !counter.CompareAndSwap(now, max(0, now-by)); now = counter.Load() {
 	}
 }
 
-// measured is a snapshot store that tells growth of what it stores.
-type measured struct {
+// sizeRecorder is a snapshot store that tells logGrowth the sizes of its snapshots.
+type sizeRecorder struct {
 	raft.SnapshotStore
-	growth *growth
+	growth *logGrowth
 }
 
-// newMeasured tells g of the snapshot that there is: without it an instance that
-// was restarted would make another one of all it has for a few entries.
-func newMeasured(snapshots raft.SnapshotStore, g *growth) (measured, error) {
+// newSizeRecorder tells g the size of the latest snapshot: otherwise a restarted instance
+// would write a whole snapshot for a few new entries.
+func newSizeRecorder(snapshots raft.SnapshotStore, g *logGrowth) (sizeRecorder, error) {
 	present, err := snapshots.List()
 	if err == nil && len(present) > 0 {
-		g.covered(mark{}, present[0].Size)
+		g.snapshotTaken(growthMark{}, present[0].Size)
 	}
-	return measured{snapshots, g}, err
+	return sizeRecorder{snapshots, g}, err
 }
 
 // Create implements raft.SnapshotStore.
-func (m measured) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+func (m sizeRecorder) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
 	sink, err := m.SnapshotStore.Create(version, index, term, configuration, configurationIndex, trans)
 	if err != nil {
 		return nil, err
 	}
-	return &measuredSink{SnapshotSink: sink, growth: m.growth, begun: m.growth.mark()}, nil
+	return &sizeSink{SnapshotSink: sink, growth: m.growth, begun: m.growth.mark()}, nil
 }
 
-type measuredSink struct {
+type sizeSink struct {
 	raft.SnapshotSink
-	growth *growth
-	begun  mark
+	growth *logGrowth
+	begun  growthMark
 	size   int64
 	ended  bool // raft closes what is closed, and cancels it
 }
 
 // Write implements io.Writer.
-func (s *measuredSink) Write(p []byte) (int, error) {
+func (s *sizeSink) Write(p []byte) (int, error) {
 	n, err := s.SnapshotSink.Write(p)
 	s.size += int64(n)
 	return n, err
 }
 
 // Close implements io.Closer.
-func (s *measuredSink) Close() error {
+func (s *sizeSink) Close() error {
 	err := s.SnapshotSink.Close()
 	if err == nil && !s.ended {
-		s.growth.covered(s.begun, s.size)
+		s.growth.snapshotTaken(s.begun, s.size)
 	}
 	s.ended = true
 	return err
 }
 
 // Cancel implements raft.SnapshotSink.
-func (s *measuredSink) Cancel() error {
+func (s *sizeSink) Cancel() error {
 	s.ended = true
 	return s.SnapshotSink.Cancel()
 }
 
-// cutLog makes the snapshots that are due. Raft cuts the log behind each, and logs
-// what it could not do.
-func (n *Node) cutLog() {
+// makeDueSnapshots has raft make a snapshot whenever one is due, until this instance is
+// closed. Raft truncates the log after each, and logs its own failures.
+func (n *Node) makeDueSnapshots() {
 	for {
 		select {
 		case <-n.growth.due:
 		case <-n.running.Done():
 			return
 		}
-		if !n.growth.enough() {
-			continue // it was asked for while the last one was being made
+		if !n.growth.isDue() {
+			continue // the token is from before the last snapshot was complete
 		}
 		err := n.retune(func(timing *raft.ReloadableConfig) {
-			timing.TrailingLogs = n.growth.trailing(n.config.Timing.TrailingLogs)
+			timing.TrailingLogs = n.growth.trailingLogs(n.config.Timing.TrailingLogs)
 		})
 		if err == nil {
 			err = n.makeSnapshot()
@@ -193,13 +192,13 @@ func (n *Node) cutLog() {
 		if !n.sleep(snapshotPause) {
 			return
 		}
-		n.growth.demand()
+		n.growth.signalIfDue()
 	}
 }
 
-// makeSnapshot has raft make one. Raft 1.7.3 gives no answer where the goroutine that makes
-// snapshots has ended, as it does when this instance is closed while its disk refuses (see
-// disk.again). Whoever asked raft waits for ever then, and Close must not wait for that.
+// makeSnapshot has raft make a snapshot. Raft 1.7.3 never answers if its snapshot goroutine
+// has ended, as happens when this instance is closed while its disk fails (see disk.again).
+// Close must not wait for that, so a goroutine of its own waits for raft.
 func (n *Node) makeSnapshot() error {
 	made := make(chan error, 1)
 	go func() { made <- n.raft.Snapshot().Error() }()

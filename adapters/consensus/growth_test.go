@@ -76,36 +76,36 @@ func TestASnapshotIsDueByWhatItTakes(t *testing.T) {
 		}
 		return all
 	}
-	g := newGrowth()
-	g.appended(entries(1, leastGrowth-entryOverhead))
-	if g.enough() {
+	g := newLogGrowth()
+	g.appended(entries(1, minGrowth-entryOverhead))
+	if g.isDue() {
 		t.Error("one is due before the least growth")
 	}
 	g.appended(entries(1, entryOverhead))
-	if !g.enough() || len(g.due) == 0 {
+	if !g.isDue() || len(g.due) == 0 {
 		t.Error("none is due after the least growth")
 	}
 	begun := g.mark()
 	g.appended(entries(1, 100))
-	g.covered(begun, leastGrowth)
-	g.appended(entries(1, growthFactor*leastGrowth-101))
-	if g.enough() {
+	g.snapshotTaken(begun, minGrowth)
+	g.appended(entries(1, growthFactor*minGrowth-101))
+	if g.isDue() {
 		t.Error("one is due when the log has grown by less than the factor")
 	}
 	g.appended(entries(1, entryOverhead))
-	if !g.enough() || len(g.due) == 0 {
+	if !g.isDue() || len(g.due) == 0 {
 		t.Error("none is due when the log has grown by more")
 	}
 }
 
 // One is made, and meanwhile a leader's is installed.
 func TestTwoSnapshotsAtTheSameTimeCoverTheSameEntries(t *testing.T) {
-	g := newGrowth()
-	snapshots, err := newMeasured(&memorySnapshots{}, g)
+	g := newLogGrowth()
+	snapshots, err := newSizeRecorder(&memorySnapshots{}, g)
 	if err != nil {
 		t.Fatal(err)
 	}
-	large := &raft.Log{Data: make([]byte, leastTrailing/8-entryOverhead)}
+	large := &raft.Log{Data: make([]byte, minTrailing/8-entryOverhead)}
 	snapshot := func() raft.SnapshotSink {
 		sink, err := snapshots.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
 		if err != nil {
@@ -118,14 +118,14 @@ func TestTwoSnapshotsAtTheSameTimeCoverTheSameEntries(t *testing.T) {
 	if err := errors.Join(one.Close(), other.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if got := g.mark(); got != (mark{}) {
+	if got := g.mark(); got != (growthMark{}) {
 		t.Errorf("the log has grown by %+v since", got)
 	}
 	g.appended([]*raft.Log{{}, {}, {}})
 	if err := snapshot().Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := g.worth(), uint64(leastTrailing/entryOverhead); got != want {
+	if got, want := g.affordableTrailing(), uint64(minTrailing/entryOverhead); got != want {
 		t.Errorf("%d small entries are worth keeping, want %d", got, want)
 	}
 }
@@ -136,16 +136,16 @@ func TestASnapshotFromBeforeTheStartIsKnown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = sink.Write(make([]byte, leastGrowth))
+	_, err = sink.Write(make([]byte, minGrowth))
 	if err := errors.Join(err, sink.Close()); err != nil {
 		t.Fatal(err)
 	}
-	g := newGrowth()
-	if _, err := newMeasured(snapshots, g); err != nil {
+	g := newLogGrowth()
+	if _, err := newSizeRecorder(snapshots, g); err != nil {
 		t.Fatal(err)
 	}
-	g.appended([]*raft.Log{{Data: make([]byte, leastGrowth)}})
-	if g.enough() {
+	g.appended([]*raft.Log{{Data: make([]byte, minGrowth)}})
+	if g.isDue() {
 		t.Error("one is due after less than the last one takes twice")
 	}
 }
@@ -159,17 +159,17 @@ func TestFewLargeEntriesStayBehindASnapshot(t *testing.T) {
 	}{
 		"none was seen":                  {want: most},
 		"small ones":                     {count: 1000, size: entryOverhead, want: most},
-		"large ones":                     {count: 4, size: leastTrailing / 8, want: 8},
-		"a large snapshot is worth more": {count: 4, size: leastTrailing / 8, snapshot: leastTrailing, want: 16},
+		"large ones":                     {count: 4, size: minTrailing / 8, want: 8},
+		"a large snapshot is worth more": {count: 4, size: minTrailing / 8, snapshot: minTrailing, want: 16},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			g := newGrowth()
-			g.covered(g.mark(), test.snapshot)
+			g := newLogGrowth()
+			g.snapshotTaken(g.mark(), test.snapshot)
 			for range test.count {
 				g.appended([]*raft.Log{{Data: make([]byte, test.size-entryOverhead)}})
 			}
-			if got := g.trailing(most); got != test.want {
+			if got := g.trailingLogs(most); got != test.want {
 				t.Errorf("%d entries stay, want %d", got, test.want)
 			}
 		})

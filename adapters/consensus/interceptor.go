@@ -56,7 +56,7 @@ type interceptorConfig struct {
 	// acknowledged is called with each request that another instance has accepted; optional.
 	acknowledged func(raft.ServerID, *raft.AppendEntriesRequest)
 	// owed keeps the log behind a snapshot that is being sent; optional.
-	owed *owed
+	retention *retention
 	// log is where entries may be sent before they are stored here; optional.
 	log *aheadLog
 	// replicatesTo says whether this instance leads term and still has to replicate to
@@ -84,8 +84,8 @@ func newInterceptor(inner transport, config interceptorConfig) *interceptor {
 	if config.acknowledged == nil {
 		config.acknowledged = func(raft.ServerID, *raft.AppendEntriesRequest) {}
 	}
-	if config.owed == nil {
-		config.owed = newOwed()
+	if config.retention == nil {
+		config.retention = newRetention()
 	}
 	if config.transferring == nil {
 		config.transferring = func() uint64 { return 0 }

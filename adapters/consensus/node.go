@@ -66,7 +66,7 @@ type Node struct {
 	logs        *baseLog  // the log as raft sees it
 	newest      *prepared // the latest snapshot, read before raft starts
 	unusable    []string  // snapshots that raft must not see
-	growth      *growth
+	growth      *logGrowth
 	stream      *stream
 	interceptor *interceptor
 	raft        *raft.Raft
@@ -116,7 +116,7 @@ func New(config Config) (*Node, error) {
 		membership: make(chan struct{}, 1),
 		leadership: make(chan bool, 16),
 		regrouped:  make(chan struct{}, 1),
-		growth:     newGrowth(),
+		growth:     newLogGrowth(),
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.heartbeats = newHeartbeats(n.running, n.beat)
@@ -191,7 +191,7 @@ func (n *Node) Open(ctx context.Context) error {
 	if !n.mayBeTrusted() {
 		n.watching.Go(n.leaveQuarantine)
 	}
-	n.watching.Go(n.cutLog)
+	n.watching.Go(n.makeDueSnapshots)
 	n.watching.Go(n.disk.watch)
 	return nil
 }
@@ -210,14 +210,14 @@ func (n *Node) start(address string) (err error) {
 	if err != nil {
 		return err
 	}
-	owed := newOwed()
+	retention := newRetention()
 	raising := newSharedLock() // see interceptorConfig
-	n.buildLog(address, owed, raising)
+	n.buildLog(address, retention, raising)
 	snapshots, err := n.buildSnapshots(stored)
 	if err != nil {
 		return err
 	}
-	n.buildTransport(address, settings.Logger, owed, raising)
+	n.buildTransport(address, settings.Logger, retention, raising)
 	exists, err := n.bootstrap(settings, snapshots, address)
 	if err == nil {
 		err = n.settleQuarantine(exists)
@@ -240,7 +240,7 @@ func (n *Node) start(address string) (err error) {
 }
 
 // buildLog builds the layers between raft and the log store.
-func (n *Node) buildLog(address string, owed *owed, raising *sharedLock) {
+func (n *Node) buildLog(address string, retention *retention, raising *sharedLock) {
 	n.disk = newDisk(n.store, diskConfig{
 		hangAfter: n.config.Timing.hangAfter(),
 		self:      []byte(address),
@@ -260,8 +260,8 @@ func (n *Node) buildLog(address string, owed *owed, raising *sharedLock) {
 		committed:   n.commitIndex,
 		progress:    make(chan struct{}),
 	}
-	owing := owingLog{LogStore: n.ahead, owed: owed, leads: n.leads, worth: n.growth.worth}
-	n.logs = &baseLog{LogStore: owing, stored: n.ahead, applied: n.appliedIndex}
+	retaining := retainingLog{LogStore: n.ahead, retention: retention, leads: n.leads, affordable: n.growth.affordableTrailing}
+	n.logs = &baseLog{LogStore: retaining, stored: n.ahead, applied: n.appliedIndex}
 }
 
 // buildSnapshots builds the layers between raft and the snapshot store. buildLog comes first.
@@ -270,12 +270,12 @@ func (n *Node) buildSnapshots(stored raft.SnapshotStore) (raft.SnapshotStore, er
 	if err != nil {
 		return nil, err
 	}
-	return newMeasured(based, n.growth)
+	return newSizeRecorder(based, n.growth)
 }
 
 // buildTransport builds the layers between raft and the network, and starts relaying what
 // peers send. buildLog comes first.
-func (n *Node) buildTransport(address string, logger hclog.Logger, owed *owed, raising *sharedLock) {
+func (n *Node) buildTransport(address string, logger hclog.Logger, retention *retention, raising *sharedLock) {
 	n.stream = newStream(n.port, n.network.Dial, address, n.preface())
 	var network transport = newAddressed(newTransport(n.stream, logger))
 	if n.hooks.transport != nil {
@@ -285,7 +285,7 @@ func (n *Node) buildTransport(address string, logger hclog.Logger, owed *owed, r
 		evidence:     n.evidence,
 		term:         func() uint64 { return n.state.read().Term },
 		acknowledged: n.announced.acknowledged,
-		owed:         owed,
+		retention:    retention,
 		log:          n.ahead,
 		replicatesTo: n.replicatesTo,
 		transferring: func() uint64 {

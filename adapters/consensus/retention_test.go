@@ -79,41 +79,41 @@ func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
 	if n := sent.Load(); n != 1 {
 		t.Errorf("it took %d snapshots", n)
 	}
-	// It is owed nothing any more.
+	// Nothing is retained for it any more.
 	until(t, "the log is cut", func() bool {
 		fill("later")
 		return kept() == 0
 	})
 }
 
-func TestWhatIsOwed(t *testing.T) {
-	begin := func(o *owed, id raft.ServerID, term, index uint64) {
-		o.begin(id, &raft.InstallSnapshotRequest{Term: term, LastLogIndex: index, LastLogTerm: term - 1})
+func TestTheLogIsCutAsFarAsRetentionAllows(t *testing.T) {
+	retain := func(r *retention, id raft.ServerID, term, index uint64) {
+		r.retain(id, &raft.InstallSnapshotRequest{Term: term, LastLogIndex: index, LastLogTerm: term - 1})
 	}
 	tests := map[string]struct {
-		owes func(*owed)
+		given func(*retention)
 		// up to which the log may be cut, of up to 100, in term 7, once and once more,
-		// where entries from 50 on are worth keeping
+		// where entries from 50 on may be retained
 		cut, again uint64
 	}{
-		"nothing":                         {func(*owed) {}, 100, 100},
-		"what comes behind a snapshot":    {func(o *owed) { begin(o, "a", 7, 80) }, 80, 80},
-		"what comes behind the first":     {func(o *owed) { begin(o, "a", 7, 80); begin(o, "b", 7, 60) }, 60, 60},
-		"no more than is worth it":        {func(o *owed) { begin(o, "a", 7, 80); begin(o, "b", 7, 49) }, 80, 80},
-		"nothing of an earlier term":      {func(o *owed) { begin(o, "a", 6, 80) }, 100, 100},
-		"nothing to who is sent another":  {func(o *owed) { begin(o, "a", 7, 60); begin(o, "a", 7, 80) }, 80, 80},
-		"nothing to who could not be":     {func(o *owed) { begin(o, "a", 7, 80); o.end("a") }, 100, 100},
-		"once more to who has caught up":  {func(o *owed) { begin(o, "a", 7, 80); o.endSoon("a") }, 80, 100},
-		"nothing to who was owed nothing": {func(o *owed) { o.endSoon("a") }, 100, 100},
+		"nothing":                        {func(*retention) {}, 100, 100},
+		"what comes behind a snapshot":   {func(r *retention) { retain(r, "a", 7, 80) }, 80, 80},
+		"what comes behind the first":    {func(r *retention) { retain(r, "a", 7, 80); retain(r, "b", 7, 60) }, 60, 60},
+		"no more than is affordable":     {func(r *retention) { retain(r, "a", 7, 80); retain(r, "b", 7, 49) }, 80, 80},
+		"nothing of an earlier term":     {func(r *retention) { retain(r, "a", 6, 80) }, 100, 100},
+		"nothing to who is sent another": {func(r *retention) { retain(r, "a", 7, 60); retain(r, "a", 7, 80) }, 80, 80},
+		"nothing to who could not be":    {func(r *retention) { retain(r, "a", 7, 80); r.release("a") }, 100, 100},
+		"once more to who has caught up": {func(r *retention) { retain(r, "a", 7, 80); r.releaseAfterCut("a") }, 80, 100},
+		"nothing to who had nothing":     {func(r *retention) { r.releaseAfterCut("a") }, 100, 100},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			o := newOwed()
-			test.owes(o)
-			if got := o.cut(7, 100, 50); got != test.cut {
+			r := newRetention()
+			test.given(r)
+			if got := r.limit(7, 100, 50); got != test.cut {
 				t.Errorf("it is cut up to %d, not %d", got, test.cut)
 			}
-			if got := o.cut(7, 100, 50); got != test.again {
+			if got := r.limit(7, 100, 50); got != test.again {
 				t.Errorf("and then up to %d, not %d", got, test.again)
 			}
 		})
@@ -157,26 +157,26 @@ func TestOnlyWhoHasTakenASnapshotIsOwedWhatComesBehindIt(t *testing.T) {
 
 // What a snapshot ends with is known by its index and its term, and must not be sent as
 // if it were the entry.
-func TestWhatIsOwedIsFoundOnlyBehindNothing(t *testing.T) {
+func TestTheBaseOfWhatIsRetainedIsFoundOnlyBehindNothing(t *testing.T) {
 	for name, test := range map[string]struct {
 		stored []uint64
-		owed   []uint64
+		bases  []uint64
 		index  uint64
 		found  bool
 	}{
-		"what is owed":             {owed: []uint64{7}, index: 7, found: true},
-		"before what is stored":    {stored: []uint64{8}, owed: []uint64{7}, index: 7, found: true},
-		"what could be sent":       {stored: []uint64{6}, owed: []uint64{7}, index: 7},
-		"what could be sent, too":  {owed: []uint64{6, 7}, index: 7},
-		"the first of two":         {owed: []uint64{6, 7}, index: 6, found: true},
-		"what is owed to nobody":   {owed: []uint64{7}, index: 8},
-		"what is stored, as it is": {stored: []uint64{7}, owed: []uint64{7}, index: 7, found: true},
+		"what is retained":            {bases: []uint64{7}, index: 7, found: true},
+		"before what is stored":       {stored: []uint64{8}, bases: []uint64{7}, index: 7, found: true},
+		"what could be sent":          {stored: []uint64{6}, bases: []uint64{7}, index: 7},
+		"what could be sent, too":     {bases: []uint64{6, 7}, index: 7},
+		"the first of two":            {bases: []uint64{6, 7}, index: 6, found: true},
+		"what is retained for nobody": {bases: []uint64{7}, index: 8},
+		"what is stored, as it is":    {stored: []uint64{7}, bases: []uint64{7}, index: 7, found: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := storeOf(t, 2, test.stored...)
-			log := owingLog{LogStore: store, owed: newOwed()}
-			for n, index := range test.owed {
-				log.owed.begin(raft.ServerID(fmt.Sprint(n)), &raft.InstallSnapshotRequest{Term: 7, LastLogIndex: index, LastLogTerm: 6})
+			log := retainingLog{LogStore: store, retention: newRetention()}
+			for n, index := range test.bases {
+				log.retention.retain(raft.ServerID(fmt.Sprint(n)), &raft.InstallSnapshotRequest{Term: 7, LastLogIndex: index, LastLogTerm: 6})
 			}
 			if err := log.GetLog(test.index, new(raft.Log)); (err == nil) != test.found {
 				t.Errorf("entry %d: %v", test.index, err)
