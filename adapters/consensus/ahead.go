@@ -24,7 +24,7 @@ import (
 //
 // Safe for concurrent use, as raft.LogStore is.
 type aheadLog struct {
-	*logs
+	*entryCache
 	leads       func() bool
 	needsOthers func() bool   // committing takes acknowledgements of others
 	committed   func() uint64 // raft's commit index
@@ -53,9 +53,9 @@ func (a *aheadLog) StoreLogs(entries []*raft.Log) error {
 		if err := a.settle(); err != nil {
 			return err
 		}
-		return a.logs.StoreLogs(entries)
+		return a.entryCache.StoreLogs(entries)
 	}
-	if err := a.disk.ready(); err != nil {
+	if err := a.disk.checkReady(); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -94,7 +94,7 @@ func (a *aheadLog) write() {
 		}
 	}()
 	for batch := a.batch(); len(batch) > 0; batch = a.batch() {
-		a.logs.keep(batch)
+		a.entryCache.storeUntilDone(batch)
 		a.stored(len(batch))
 	}
 	stored = true
@@ -149,7 +149,7 @@ func (a *aheadLog) await(index uint64, done <-chan struct{}) bool {
 }
 
 // settle waits until nothing is pending. A leader's raft can't be told of an error: if this
-// instance is closed first, settle ends raft's main goroutine (see disk.again).
+// instance is closed first, settle ends raft's main goroutine (see disk.pauseOrExit).
 func (a *aheadLog) settle() error {
 	if !a.leads() {
 		return a.follow(math.MaxUint64)
@@ -163,10 +163,10 @@ func (a *aheadLog) settle() error {
 // follow waits until no entry up to index is pending, or until the disk is in trouble: a
 // follower that waited for such a disk could not make room on it, nor vote.
 func (a *aheadLog) follow(index uint64) error {
-	if a.await(index, a.disk.stuck()) {
+	if a.await(index, a.disk.whileStalled()) {
 		return nil
 	}
-	if err := a.disk.refusal(); err != nil {
+	if err := a.disk.fault(); err != nil {
 		return err
 	}
 	return errNotStored
@@ -196,7 +196,7 @@ func (a *aheadLog) GetLog(index uint64, entry *raft.Log) error {
 			return err
 		}
 	}
-	return a.logs.GetLog(index, entry)
+	return a.entryCache.GetLog(index, entry)
 }
 
 // LastIndex implements raft.LogStore.
@@ -206,7 +206,7 @@ func (a *aheadLog) LastIndex() (uint64, error) {
 	if n := len(a.pending); n > 0 {
 		return a.pending[n-1].Index, nil
 	}
-	return a.logs.LastIndex()
+	return a.entryCache.LastIndex()
 }
 
 // DeleteRange implements raft.LogStore.
@@ -214,12 +214,12 @@ func (a *aheadLog) DeleteRange(from, to uint64) error {
 	if err := a.follow(to); err != nil {
 		return err
 	}
-	return a.logs.DeleteRange(from, to)
+	return a.entryCache.DeleteRange(from, to)
 }
 
 // Close closes the store once the last write has ended. Raft must be done with it.
 func (a *aheadLog) Close() error {
-	a.letGo()
+	a.stopRetrying()
 	a.writing.Wait()
-	return a.logs.Close()
+	return a.entryCache.Close()
 }

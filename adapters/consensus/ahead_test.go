@@ -44,7 +44,7 @@ func lead(t *testing.T) *runner {
 	l := &runner{watched: watch(t)}
 	l.watched.Store = recording{l.watched.bad, l}
 	l.aheadLog = &aheadLog{
-		logs:        &logs{disk: l.watched.disk},
+		entryCache:  &entryCache{disk: l.watched.disk},
 		leads:       l.leads.Load,
 		needsOthers: l.others.Load,
 		committed:   l.commit.Load,
@@ -244,16 +244,16 @@ func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 		if err := l.StoreLogs([]*raft.Log{noop(3)}); err != full {
 			t.Errorf("the disk is full: %v", err)
 		}
-		if l.watched.refusal() == nil {
+		if l.watched.fault() == nil {
 			t.Error("there is no trouble")
 		}
 		l.watched.bad.fill(nil)
-		later(2 * diskPause)
+		later(2 * diskRetryPause)
 
 		release := l.watched.bad.hang()
 		l.put(t, noop(3))
 		later(2 * testHang)
-		if err := l.StoreLogs([]*raft.Log{noop(4)}); err == nil || err != l.watched.refusal() {
+		if err := l.StoreLogs([]*raft.Log{noop(4)}); err == nil || err != l.watched.fault() {
 			t.Errorf("the disk hangs: %v", err)
 		}
 		release()
@@ -278,11 +278,11 @@ func pend(t *testing.T) *runner {
 	l.watched.bad.failAppends(&logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2})
 	release()
 	later(time.Minute)
-	if l.watched.refusal() == nil || l.onDisk(t, 4) {
+	if l.watched.fault() == nil || l.onDisk(t, 4) {
 		t.Error("there is no trouble")
 	}
 	select {
-	case <-l.watched.stuck():
+	case <-l.watched.whileStalled():
 	default:
 		t.Error("who waits for an entry is not told that nobody knows what will become of it")
 	}
@@ -306,8 +306,8 @@ func TestAPendingEntryIsTriedUntilThereIsRoom(t *testing.T) {
 		if err := <-changing; err != nil {
 			t.Error(err)
 		}
-		later(2 * diskPause)
-		if fault := l.watched.refusal(); fault != nil {
+		later(2 * diskRetryPause)
+		if fault := l.watched.fault(); fault != nil {
 			t.Errorf("it is stored, and the trouble is still %v", fault)
 		}
 	})
@@ -332,7 +332,7 @@ func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
 			t.Errorf("what is stored: %v", err)
 		}
 		l.watched.bad.failAppends(nil)
-		later(2 * diskPause)
+		later(2 * diskRetryPause)
 		if err := l.StoreLogs([]*raft.Log{noop(6)}); err != nil {
 			t.Error(err)
 		}

@@ -16,78 +16,78 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// storeEntries is what the disk is asked to do when entries are appended.
-const storeEntries = "store log entries"
+// opStoreEntries names the append of log entries in messages.
+const opStoreEntries = "store log entries"
 
-// disk is the log store, as raft sees it, with a watch over it. Raft takes for
-// granted that a disk answers: it stores a leader's entries in the one goroutine
-// that could give up leadership, while others go on with the heartbeats; and it
-// panics when it can't store a term. So
+// disk is raft's view of the log store, and watches its health (see diskwatch.go). Raft
+// takes for granted that a disk answers: it stores a leader's entries in the one goroutine
+// that could give up leadership, while others go on with the heartbeats; and it panics when
+// it can't store a term. So
 //
-//   - while an operation hangs, or after one has failed, there is trouble: see
-//     mutedTransport and Node for what an instance in trouble does not do;
-//   - the term and the vote are stored, or tried again, for as long as it takes;
-//   - so are entries, unless raft can be told for sure that nothing was written, and
-//     takes that well: it remembers an end of the log that it has removed, a
-//     membership that it could not write down, and what it was told is stored (see
-//     aheadLog).
+//   - there is trouble while an operation hangs, and after one has failed: see mutedTransport and
+//     Node for what an instance in trouble does not do;
+//   - storing the term and the vote is retried until it succeeds;
+//   - so is storing entries, unless it is certain that nothing was written and raft can
+//     cope with the error. It can't after it has removed the end of the log, when it
+//     leads and appends a membership, and when it was told that the entries are stored
+//     (see aheadLog).
 //
 // Safe for concurrent use, as a Store is.
 type disk struct {
 	logstore.Store
 	config diskConfig
 
-	armed     atomic.Bool // raft has started, and can't be told of every error any more
-	truncated atomic.Bool // the end of the log was removed, and nothing stored since
-	trouble   atomic.Pointer[trouble]
-	count     atomic.Uint64 // of troubles
+	raftStarted atomic.Bool // from then on raft can't cope with every error
+	truncated   atomic.Bool // the end of the log was removed, and nothing stored since
+	current     atomic.Pointer[trouble]
+	troubles    atomic.Uint64 // how often trouble has begun
 
 	stable chan struct{} // holds a token while the stable state is written
 
-	mu      sync.Mutex
-	hanging map[*operation]struct{}
-	hung    chan struct{} // closed while something hangs, or is insisted on
-	insists int           // on changes of the log that have failed, in spite of what else succeeds
-	failed  *trouble      // nil: nothing has failed since the last write that succeeded
-	fine    chan struct{} // closed when failed ends
-	probes  bool          // probe runs
+	mu             sync.Mutex
+	hanging        map[*storeOperation]struct{}
+	stalled        chan struct{} // closed while an operation hangs, or a change of the log is retried
+	retriedChanges int           // failed changes of the log being retried; trouble lasts while there are any
+	failed         *trouble      // nil: nothing has failed since the last successful write
+	recovered      chan struct{} // closed when failed becomes nil
+	probeRunning   bool
 
-	closing chan struct{}
-	once    sync.Once
-	probing sync.WaitGroup
+	closing   chan struct{}
+	once      sync.Once
+	probeDone sync.WaitGroup
 }
 
 type diskConfig struct {
 	hangAfter time.Duration
-	// self is what raft stores when this instance votes for itself.
-	self   []byte
-	logger *slog.Logger
-	// present says why what is written would be lost; nil for no reason.
-	present func() error
-	// leads says whether raft appends what it proposes itself.
+	// ownAddress is the candidate that raft stores when this instance votes for itself.
+	ownAddress []byte
+	logger     *slog.Logger
+	// checkPresent returns an error if the directory is gone, so that writes would be lost.
+	checkPresent func() error
+	// leads reports whether this instance leads.
 	leads func() bool
 	// appended is told of entries that were stored.
 	appended func([]*raft.Log)
-	// took is told how long that was; nil: nobody is.
-	took func(time.Duration)
+	// stored is told how long storing entries took; it may be nil.
+	stored func(time.Duration)
 	// changed is called when trouble begins, changes or ends; it must not block.
 	changed func()
-	// halt reports what this instance can't go on with, and returns when it is
-	// being closed.
-	halt func(error)
-	// raising is held while a later term is stored; it may be nil.
+	// fatal reports an error with which this instance can't go on, and returns when the
+	// instance is being closed.
+	fatal func(error)
+	// raising is held while the term is raised; it may be nil.
 	raising sync.Locker
 }
 
 func newDisk(store logstore.Store, config diskConfig) *disk {
 	return &disk{
-		Store:   store,
-		config:  config,
-		hanging: map[*operation]struct{}{},
-		fine:    make(chan struct{}),
-		hung:    make(chan struct{}),
-		closing: make(chan struct{}),
-		stable:  make(chan struct{}, 1),
+		Store:     store,
+		config:    config,
+		hanging:   map[*storeOperation]struct{}{},
+		recovered: make(chan struct{}),
+		stalled:   make(chan struct{}),
+		closing:   make(chan struct{}),
+		stable:    make(chan struct{}, 1),
 	}
 }
 
@@ -97,92 +97,92 @@ func (d *disk) StoreLog(log *raft.Log) error { return d.StoreLogs([]*raft.Log{lo
 // StoreLogs implements raft.LogStore.
 func (d *disk) StoreLogs(logs []*raft.Log) error {
 	err := d.append(logs)
-	if err != nil && d.mustStore(logs, err) {
-		d.insist(logs)
+	if err != nil && d.mustRetry(logs, err) {
+		d.storeUntilDone(logs)
 		return nil
 	}
 	return err
 }
 
-// mustStore says whether raft would be wrong about the log, had it to live without
-// logs, which could not be appended because of err. Only what there is no room for is certainly not
-// on the disk; and a leader takes a membership for the latest that it failed to store.
-func (d *disk) mustStore(logs []*raft.Log, err error) bool {
+// mustRetry reports whether raft would be wrong about the log if it were told that err kept
+// logs from being stored. Only for lack of room, or of the directory, is it certain that
+// nothing was written; and a leader goes by a membership also if it failed to store it.
+func (d *disk) mustRetry(logs []*raft.Log, err error) bool {
 	if d.truncated.Load() {
 		return true
 	}
 	nothingWritten := errors.As(err, new(*logstore.NoRoomError)) || errors.Is(err, logstore.ErrDirectoryGone)
 	changesMembers := slices.ContainsFunc(logs, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
-	return d.armed.Load() && (!nothingWritten || changesMembers && d.config.leads())
+	return d.raftStarted.Load() && (!nothingWritten || changesMembers && d.config.leads())
 }
 
-// insist appends logs for as long as it takes. The others elect another leader
-// meanwhile, and whatever that one says of them comes later.
-func (d *disk) insist(logs []*raft.Log) {
-	d.insisting(true)
-	d.again()
+// storeUntilDone retries until logs are stored. The others elect another leader meanwhile;
+// if that one replaces these entries, it does so afterwards.
+func (d *disk) storeUntilDone(logs []*raft.Log) {
+	d.setRetrying(true)
+	d.pauseOrExit()
 	for d.append(logs) != nil {
-		d.again()
+		d.pauseOrExit()
 	}
-	d.insisting(false)
-	d.works()
+	d.setRetrying(false)
+	d.reportSuccess()
 }
 
-func (d *disk) insisting(does bool) {
+func (d *disk) setRetrying(on bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	before := d.insists
-	if does {
-		d.insists++
+	before := d.retriedChanges
+	if on {
+		d.retriedChanges++
 	} else {
-		d.insists--
+		d.retriedChanges--
 	}
 	switch {
-	case len(d.hanging) > 0: // which is known already
+	case len(d.hanging) > 0: // stalled is closed already
 	case before == 0:
-		close(d.hung)
-	case d.insists == 0:
-		d.hung = make(chan struct{})
+		close(d.stalled)
+	case d.retriedChanges == 0:
+		d.stalled = make(chan struct{})
 	}
 }
 
-// ready is why entries can't be stored now; nil when nothing speaks against it.
-func (d *disk) ready() error {
-	if err := d.refusal(); err != nil {
+// checkReady returns why entries can't be stored now, or nil.
+func (d *disk) checkReady() error {
+	if err := d.fault(); err != nil {
 		return err
 	}
-	err := d.during(storeEntries, d.room)
+	err := d.timed(opStoreEntries, d.checkWritable)
 	if err != nil {
-		d.fails(storeEntries, err)
+		d.reportFailure(opStoreEntries, err)
 	}
 	return err
 }
 
 func (d *disk) append(logs []*raft.Log) error {
 	began := time.Now()
-	err := d.during(storeEntries, func() error {
-		if err := d.room(); err != nil {
+	err := d.timed(opStoreEntries, func() error {
+		if err := d.checkWritable(); err != nil {
 			return err
 		}
 		return d.Store.StoreLogs(logs)
 	})
 	if err != nil {
-		d.fails(storeEntries, err)
+		d.reportFailure(opStoreEntries, err)
 		return err
 	}
-	if d.config.took != nil {
-		d.config.took(time.Since(began))
+	if d.config.stored != nil {
+		d.config.stored(time.Since(began))
 	}
 	d.truncated.Store(false)
 	d.config.appended(logs)
-	if d.trouble.Load() != nil {
-		d.works()
+	if d.current.Load() != nil {
+		d.reportSuccess()
 	}
 	return nil
 }
 
-// DeleteRange implements raft.LogStore. Raft goes on where it fails, which it must not
-// when a part of the log's end is gone.
+// DeleteRange implements raft.LogStore. Raft goes on after an error, which would be wrong
+// once a part of the log's end is gone, so removing the end is retried.
 func (d *disk) DeleteRange(from, to uint64) error {
 	last, err := d.Store.LastIndex()
 	if err != nil || last == 0 {
@@ -190,16 +190,16 @@ func (d *disk) DeleteRange(from, to uint64) error {
 	}
 	const what = "remove log entries"
 	remove := func() error { return d.Store.DeleteRange(from, to) }
-	err = d.during(what, remove)
-	if err != nil && to >= last && d.armed.Load() {
-		d.insisting(true)
+	err = d.timed(what, remove)
+	if err != nil && to >= last && d.raftStarted.Load() {
+		d.setRetrying(true)
 		for err != nil {
-			d.fails(what, err)
-			d.again()
-			err = d.during(what, remove)
+			d.reportFailure(what, err)
+			d.pauseOrExit()
+			err = d.timed(what, remove)
 		}
-		d.insisting(false)
-		d.works()
+		d.setRetrying(false)
+		d.reportSuccess()
 	}
 	if err == nil && to >= last {
 		d.truncated.Store(true)
@@ -207,48 +207,47 @@ func (d *disk) DeleteRange(from, to uint64) error {
 	return err
 }
 
-// GetLog implements raft.LogStore. A disk that gives what was not written can't be relied
-// on any more: the instance ends, and at its next start it sets aside what is damaged.
+// GetLog implements raft.LogStore. A disk that returns something else than was written can't
+// be relied on: the instance ends, and at its next start it sets aside what is damaged.
 func (d *disk) GetLog(index uint64, log *raft.Log) error {
-	err := d.during("read a log entry", func() error { return getProven(d.Store, index, log) })
-	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, logstore.ErrClosed) || !d.armed.Load() {
+	err := d.timed("read a log entry", func() error { return getProven(d.Store, index, log) })
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, logstore.ErrClosed) || !d.raftStarted.Load() {
 		return err
 	}
-	// Raft panics where it needs the entry to apply it, and sends it to others.
-	d.config.halt(fmt.Errorf("log entry %d can't be read: %w", index, err))
+	// Otherwise raft would panic when it applies the entry, or send it to others.
+	d.config.fatal(fmt.Errorf("log entry %d can't be read: %w", index, err))
 	runtime.Goexit()
 	return err
 }
 
 // Set implements raft.StableStore.
 func (d *disk) Set(key, value []byte) error {
-	if bytes.Equal(key, logstore.VoteCandidateKey) && bytes.Equal(value, d.config.self) {
-		d.awaitFine()
+	if bytes.Equal(key, logstore.VoteCandidateKey) && bytes.Equal(value, d.config.ownAddress) {
+		d.awaitRecovery()
 	}
 	return d.persist(key, func() error { return d.Store.Set(key, value) })
 }
 
-// awaitFine keeps an instance from voting for itself that could not write as a
-// leader. Nobody else asks it to: but a lone voter would be elected again and
-// again.
-func (d *disk) awaitFine() {
+// awaitRecovery keeps an instance from voting for itself while it could not write as a
+// leader: a lone voter would be elected again and again.
+func (d *disk) awaitRecovery() {
 	d.mu.Lock()
-	failed, fine := d.failed, d.fine
+	failed, recovered := d.failed, d.recovered
 	d.mu.Unlock()
 	if failed == nil {
 		return
 	}
 	select {
-	case <-fine:
+	case <-recovered:
 	case <-d.closing:
 		runtime.Goexit()
 	}
 }
 
-// SetUint64 implements raft.StableStore. Raft sets again, when it starts, what it
-// has just read.
+// SetUint64 implements raft.StableStore. When it starts, raft sets again what it has just
+// read; that writes nothing.
 func (d *disk) SetUint64(key []byte, value uint64) error {
-	if d.raises(key, value) {
+	if d.raisesTerm(key, value) {
 		d.config.raising.Lock()
 		defer d.config.raising.Unlock()
 	}
@@ -256,7 +255,7 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 	err := d.persist(key, func() error {
 		stored, err := d.Store.GetUint64(key)
 		switch {
-		case err != nil || stored < value || !d.armed.Load() && stored > value:
+		case err != nil || stored < value || !d.raftStarted.Load() && stored > value:
 			return d.setNumber(key, value)
 		case stored > value:
 			later = stored
@@ -264,15 +263,15 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 		return nil
 	})
 	if later > 0 {
-		// Who goes back to a term votes in it again, or leads one that is not its own.
-		d.config.halt(fmt.Errorf("raft would go back to %s %d, and has come to %d already", key, value, later))
+		// Back in an earlier term it could vote twice, or lead a term that is another's.
+		d.config.fatal(fmt.Errorf("raft would go back to %s %d, and has come to %d already", key, value, later))
 		runtime.Goexit()
 	}
 	return err
 }
 
-// raises says whether raft goes on to a later term.
-func (d *disk) raises(key []byte, value uint64) bool {
+// raisesTerm reports whether this sets the current term to a later one.
+func (d *disk) raisesTerm(key []byte, value uint64) bool {
 	if d.config.raising == nil || !bytes.Equal(key, logstore.TermKey) {
 		return false
 	}
@@ -280,16 +279,16 @@ func (d *disk) raises(key []byte, value uint64) bool {
 	return err == nil && stored < value
 }
 
-// noCandidate is in the place of a candidate while a vote is written: no candidate is called
-// so.
-var noCandidate = []byte("nobody yet")
+// placeholderCandidate stands for the candidate while a vote is being written. It is no
+// address, so no candidate has it.
+var placeholderCandidate = []byte("nobody yet")
 
-// setNumber stores value. Raft stores the term of a vote before it stores for whom that is:
-// were this instance killed in between, the candidate of an earlier term would have this vote
-// too, and raft would not look at its log again. So that one is forgotten first.
+// setNumber stores value. Raft stores the term of a vote before its candidate. If this
+// instance were killed in between, the candidate of the earlier vote would have this vote
+// too, and raft would not check its log again. So the earlier candidate is erased first.
 func (d *disk) setNumber(key []byte, value uint64) error {
 	if bytes.Equal(key, logstore.VoteTermKey) {
-		if err := d.Store.Set(logstore.VoteCandidateKey, noCandidate); err != nil {
+		if err := d.Store.Set(logstore.VoteCandidateKey, placeholderCandidate); err != nil {
 			return err
 		}
 	}
@@ -299,23 +298,23 @@ func (d *disk) setNumber(key []byte, value uint64) error {
 func (d *disk) persist(key []byte, write func() error) error {
 	what := fmt.Sprintf("store %s", key)
 	for {
-		err := d.stably(what, write)
+		err := d.writeStable(what, write)
 		if err == nil {
 			return nil
 		}
-		d.fails(what, err)
-		if !d.armed.Load() {
+		d.reportFailure(what, err)
+		if !d.raftStarted.Load() {
 			return err
 		}
-		d.again()
+		d.pauseOrExit()
 	}
 }
 
-func (d *disk) stably(what string, write func() error) error {
+func (d *disk) writeStable(what string, write func() error) error {
 	d.stable <- struct{}{}
 	defer func() { <-d.stable }()
-	return d.during(what, func() error {
-		if err := d.config.present(); err != nil {
+	return d.timed(what, func() error {
+		if err := d.config.checkPresent(); err != nil {
 			return err
 		}
 		return write()
@@ -324,7 +323,7 @@ func (d *disk) stably(what string, write func() error) error {
 
 // Close closes the store. Raft must be done with it.
 func (d *disk) Close() error {
-	d.letGo()
-	d.probing.Wait()
+	d.stopRetrying()
+	d.probeDone.Wait()
 	return d.Store.Close()
 }

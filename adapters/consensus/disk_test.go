@@ -132,19 +132,19 @@ type watched struct {
 func watch(t *testing.T) *watched {
 	w := &watched{bad: newBadStore(t), said: &bytes.Buffer{}}
 	w.disk = newDisk(w.bad, diskConfig{
-		hangAfter: testHang,
-		self:      []byte("self:1"),
-		leads:     func() bool { return true },
-		present:   func() error { return nil },
-		logger:    slog.New(slog.NewTextHandler(w.said, nil)),
-		appended:  func([]*raft.Log) {},
-		changed:   func() {},
-		halt:      func(error) {},
+		hangAfter:    testHang,
+		ownAddress:   []byte("self:1"),
+		leads:        func() bool { return true },
+		checkPresent: func() error { return nil },
+		logger:       slog.New(slog.NewTextHandler(w.said, nil)),
+		appended:     func([]*raft.Log) {},
+		changed:      func() {},
+		fatal:        func(error) {},
 	})
 	if err := w.SetUint64(logstore.TermKey, 1); err != nil {
 		t.Fatal(err)
 	}
-	w.armed.Store(true)
+	w.raftStarted.Store(true)
 	return w
 }
 
@@ -175,7 +175,7 @@ func (w *watched) holdsOut(t *testing.T, write func(*watched) error) <-chan erro
 		t.Fatalf("it ended with %v", err)
 	default:
 	}
-	if w.refusal() == nil {
+	if w.fault() == nil {
 		t.Error("there is no trouble")
 	}
 	return written
@@ -193,15 +193,15 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := watch(t)
 		release := w.bad.hang()
-		stuck := w.stuck()
+		stuck := w.whileStalled()
 		stored := make(chan error, 1)
 		go func() { stored <- w.StoreLogs(entry(1)) }()
 		later(testHang - time.Millisecond)
-		if fault := w.refusal(); fault != nil {
+		if fault := w.fault(); fault != nil {
 			t.Errorf("in trouble too early: %v", fault)
 		}
 		later(2 * time.Millisecond)
-		if fault := w.refusal(); fault == nil || !strings.Contains(fault.Error(), "does not answer: it was asked to store log entries at 2000-01-01T00:00:00Z") {
+		if fault := w.fault(); fault == nil || !strings.Contains(fault.Error(), "does not answer: it was asked to store log entries at 2000-01-01T00:00:00Z") {
 			t.Errorf("the trouble is %v", fault)
 		}
 		<-stuck
@@ -209,15 +209,15 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 		if err := <-stored; err != nil {
 			t.Error(err)
 		}
-		if fault := w.refusal(); fault != nil {
+		if fault := w.fault(); fault != nil {
 			t.Errorf("it answers, and the trouble is still %v", fault)
 		}
 		select {
-		case <-w.stuck():
+		case <-w.whileStalled():
 			t.Error("it is still stuck")
 		default:
 		}
-		if got := w.count.Load(); got != 1 {
+		if got := w.troubles.Load(); got != 1 {
 			t.Errorf("there were %d troubles", got)
 		}
 		w.close(t)
@@ -244,16 +244,16 @@ func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
 		w.bad.fail(syscall.EIO)
 		stored := make(chan error, 1)
 		go func() { stored <- w.StoreLogs(entry(1)) }()
-		later(10 * diskPause)
-		if fault := w.refusal(); fault == nil || !errors.Is(fault, syscall.EIO) || !strings.Contains(fault.Error(), "store log entries") {
+		later(10 * diskRetryPause)
+		if fault := w.fault(); fault == nil || !errors.Is(fault, syscall.EIO) || !strings.Contains(fault.Error(), "store log entries") {
 			t.Errorf("the trouble is %v", fault)
 		}
 		w.bad.fail(nil)
 		if err := <-stored; err != nil {
 			t.Errorf("the entry was stored with %v", err)
 		}
-		later(2 * diskPause)
-		if fault := w.refusal(); fault != nil {
+		later(2 * diskRetryPause)
+		if fault := w.fault(); fault != nil {
 			t.Errorf("nobody noticed that it can be written: %v", fault)
 		}
 		if term, err := w.GetUint64(logstore.TermKey); err != nil || term != 7 {
@@ -269,7 +269,7 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 		w := watch(t)
 		full := &logstore.NoRoomError{Directory: "/d", Free: 1 << 10, Needed: 4 << 20}
 		w.bad.fill(full)
-		cached := &logs{disk: w.disk}
+		cached := &entryCache{disk: w.disk}
 		err := cached.StoreLogs(entry(1))
 		if refused := new(logstore.NoRoomError); !errors.As(err, &refused) {
 			t.Errorf("through the cache the refusal is %v", err)
@@ -280,13 +280,13 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 		if err := w.SetUint64(logstore.TermKey, 2); err != nil {
 			t.Errorf("the term: %v", err)
 		}
-		later(10 * diskPause)
-		if w.refusal() == nil {
+		later(10 * diskRetryPause)
+		if w.fault() == nil {
 			t.Error("there is still no room for an entry, and no trouble any more")
 		}
 		w.bad.fill(nil)
-		later(2 * diskPause)
-		if fault := w.refusal(); fault != nil {
+		later(2 * diskRetryPause)
+		if fault := w.fault(); fault != nil {
 			t.Errorf("there is room again, and the trouble is still %v", fault)
 		}
 		w.close(t)
@@ -342,7 +342,7 @@ func TestWhoWaitsForTheDiskPromisesNothingWhenTheInstanceIsClosed(t *testing.T) 
 					went = true
 				}()
 				synctest.Wait()
-				w.letGo()
+				w.stopRetrying()
 				<-ended
 				if went {
 					t.Error("it went on as if that had been stored")
@@ -387,18 +387,18 @@ func (illegible) GetLog(uint64, *raft.Log) error { return syscall.EIO }
 func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	halted := make(chan error, 1)
 	d := newDisk(illegible{newBadStore(t)}, diskConfig{
-		hangAfter: testHang,
-		present:   func() error { return nil },
-		logger:    slog.New(slog.DiscardHandler),
-		appended:  func([]*raft.Log) {},
-		changed:   func() {},
-		halt:      func(err error) { halted <- err },
+		hangAfter:    testHang,
+		checkPresent: func() error { return nil },
+		logger:       slog.New(slog.DiscardHandler),
+		appended:     func([]*raft.Log) {},
+		changed:      func() {},
+		fatal:        func(err error) { halted <- err },
 	})
 	var entry raft.Log
 	if err := d.GetLog(5, &entry); !errors.Is(err, syscall.EIO) || len(halted) > 0 {
 		t.Errorf("while raft starts, which takes an error: %v", err)
 	}
-	d.armed.Store(true)
+	d.raftStarted.Store(true)
 	ended, told := make(chan struct{}), false
 	go func() {
 		defer close(ended)

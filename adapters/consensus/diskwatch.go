@@ -10,22 +10,22 @@ import (
 )
 
 const (
-	// shortestHang is the least time after which an operation of the store counts
-	// as hanging: an fsync on a busy machine takes hundreds of milliseconds.
-	shortestHang = time.Second
-	// hangElections is that time in election timeouts, where these are long.
+	// minHang is the least time after which an operation of the store counts as hanging:
+	// an fsync on a busy machine takes hundreds of milliseconds.
+	minHang = time.Second
+	// hangElections is that time in election timeouts, if that is longer than minHang.
 	hangElections = 5
-	// diskPause is the time between two tries to write to a disk that refused.
-	diskPause = 200 * time.Millisecond
-	// presentPause is the time between two looks whether the directory is there.
-	presentPause = time.Second
+	// diskRetryPause is the time between two attempts to write after a failure.
+	diskRetryPause = 200 * time.Millisecond
+	// directoryCheckInterval is how often an idle instance checks that its directory exists.
+	directoryCheckInterval = time.Second
 )
 
-// errHangs is why nobody waits for an entry any longer.
-var errHangs = errors.New("the disk of this instance does not answer")
+// errDiskStalled ends the wait for an entry while the disk is stalled.
+var errDiskStalled = errors.New("the disk of this instance does not answer")
 
-// hangAfter is how long an operation of the store may take.
-func (t Timing) hangAfter() time.Duration { return max(shortestHang, hangElections*t.ElectionTimeout) }
+// hangAfter is how long an operation of the store may take before it counts as hanging.
+func (t Timing) hangAfter() time.Duration { return max(minHang, hangElections*t.ElectionTimeout) }
 
 // trouble is what is wrong with the disk.
 type trouble struct {
@@ -45,16 +45,16 @@ func (t *trouble) Error() string {
 
 func (t *trouble) Unwrap() error { return t.err }
 
-type operation struct {
+type storeOperation struct {
 	what  string
 	began time.Time
 	over  bool
 }
 
-// during does one operation and notices if it hangs.
-func (d *disk) during(what string, do func() error) error {
-	op := &operation{what: what, began: time.Now()}
-	timer := time.AfterFunc(d.config.hangAfter, func() { d.hangs(op) })
+// timed runs one operation and reports it if it hangs.
+func (d *disk) timed(what string, do func() error) error {
+	op := &storeOperation{what: what, began: time.Now()}
+	timer := time.AfterFunc(d.config.hangAfter, func() { d.reportHang(op) })
 	err := do()
 	if timer.Stop() {
 		return err
@@ -65,17 +65,17 @@ func (d *disk) during(what string, do func() error) error {
 	if _, hung := d.hanging[op]; hung {
 		delete(d.hanging, op)
 		if len(d.hanging) == 0 {
-			if d.insists == 0 {
-				d.hung = make(chan struct{})
+			if d.retriedChanges == 0 {
+				d.stalled = make(chan struct{})
 			}
 			d.config.logger.Info("the disk answers again", "operation", what, "after", time.Since(op.began).Round(time.Millisecond))
 		}
-		d.post()
+		d.updateTrouble()
 	}
 	return err
 }
 
-func (d *disk) hangs(op *operation) {
+func (d *disk) reportHang(op *storeOperation) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if op.over {
@@ -83,88 +83,89 @@ func (d *disk) hangs(op *operation) {
 	}
 	d.hanging[op] = struct{}{}
 	if len(d.hanging) == 1 {
-		if d.insists == 0 {
-			close(d.hung)
+		if d.retriedChanges == 0 {
+			close(d.stalled)
 		}
-		d.count.Add(1)
+		d.troubles.Add(1)
 		d.config.logger.Error("the disk does not answer: until it does, this instance neither leads nor votes",
 			"operation", op.what, "since", op.began)
 	}
-	d.post()
+	d.updateTrouble()
 }
 
-// fails begins trouble, unless it goes on already.
-func (d *disk) fails(what string, err error) {
+// reportFailure begins trouble, unless an earlier failure still lasts.
+func (d *disk) reportFailure(what string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.failed != nil || d.isClosing() {
 		return
 	}
 	d.failed = &trouble{operation: what, since: time.Now(), err: err}
-	d.fine = make(chan struct{})
-	d.count.Add(1)
+	d.recovered = make(chan struct{})
+	d.troubles.Add(1)
 	d.config.logger.Error("the disk refuses: until a write succeeds, this instance neither leads nor stands for election",
 		"operation", what, "error", err)
-	if !d.probes {
-		d.probes = true
-		d.probing.Go(d.probe)
+	if !d.probeRunning {
+		d.probeRunning = true
+		d.probeDone.Go(d.probe)
 	}
-	d.post()
+	d.updateTrouble()
 }
 
-// works ends trouble: a write has succeeded, to files that are there.
-func (d *disk) works() {
-	if d.config.present() != nil {
+// reportSuccess ends the trouble of a failure after a successful write, if the directory
+// still exists.
+func (d *disk) reportSuccess() {
+	if d.config.checkPresent() != nil {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed == nil || d.insists > 0 {
+	if d.failed == nil || d.retriedChanges > 0 {
 		return
 	}
 	d.config.logger.Info("the disk can be written again", "after", time.Since(d.failed.since).Round(time.Millisecond))
 	d.failed = nil
-	close(d.fine)
-	d.post()
+	close(d.recovered)
+	d.updateTrouble()
 }
 
-// post needs the lock.
-func (d *disk) post() {
+// updateTrouble publishes the trouble that began first. The caller holds mu.
+func (d *disk) updateTrouble() {
 	now := d.failed
 	for op := range d.hanging {
 		if now == nil || now.err != nil || op.began.Before(now.since) {
 			now = &trouble{operation: op.what, since: op.began}
 		}
 	}
-	d.trouble.Store(now)
+	d.current.Store(now)
 	d.config.changed()
 }
 
-// stuck gives a channel that is closed while an operation hangs, or is tried for as
-// long as it takes: nobody can say what will become of an entry.
-func (d *disk) stuck() <-chan struct{} {
+// whileStalled returns a channel that is closed while an operation hangs, or a change of
+// the log is being retried: the outcome of an entry is open then.
+func (d *disk) whileStalled() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.hung
+	return d.stalled
 }
 
-// refusal is the trouble that there is; nil for none.
-func (d *disk) refusal() error {
-	if now := d.trouble.Load(); now != nil {
+// fault returns the current trouble, or nil.
+func (d *disk) fault() error {
+	if now := d.current.Load(); now != nil {
 		return now
 	}
 	return nil
 }
 
-// probe tries, until there is no trouble, to write what is there already.
+// probe rewrites the current term until the disk takes it, which ends the trouble.
 func (d *disk) probe() {
-	for d.pause() {
-		if d.during("write", d.tryOut) == nil {
-			d.works()
+	for d.pauseBeforeRetry() {
+		if d.timed("write", d.probeWrite) == nil {
+			d.reportSuccess()
 		}
 		d.mu.Lock()
-		d.probes = d.failed != nil
-		over := !d.probes
+		d.probeRunning = d.failed != nil
+		over := !d.probeRunning
 		d.mu.Unlock()
 		if over {
 			return
@@ -172,8 +173,8 @@ func (d *disk) probe() {
 	}
 }
 
-func (d *disk) tryOut() error {
-	if err := d.room(); err != nil {
+func (d *disk) probeWrite() error {
+	if err := d.checkWritable(); err != nil {
 		return err
 	}
 	d.stable <- struct{}{}
@@ -185,9 +186,9 @@ func (d *disk) tryOut() error {
 	return d.Store.SetUint64(logstore.TermKey, term)
 }
 
-// room is why there is no place for entries; nil where there is.
-func (d *disk) room() error {
-	if err := d.config.present(); err != nil {
+// checkWritable returns an error if the directory is gone, or there is no room for entries.
+func (d *disk) checkWritable() error {
+	if err := d.config.checkPresent(); err != nil {
 		return err
 	}
 	if roomy, ok := d.Store.(logstore.Roomy); ok {
@@ -196,25 +197,25 @@ func (d *disk) room() error {
 	return nil
 }
 
-// watch looks whether the directory is there, also while nothing is written, until this
-// instance is being closed.
-func (d *disk) watch() {
+// watchDirectory checks that the directory exists, also while nothing is written, until
+// this instance is being closed.
+func (d *disk) watchDirectory() {
 	for {
 		select {
-		case <-time.After(presentPause):
+		case <-time.After(directoryCheckInterval):
 		case <-d.closing:
 			return
 		}
-		if err := d.config.present(); err != nil {
-			d.fails("find its directory", err)
+		if err := d.config.checkPresent(); err != nil {
+			d.reportFailure("find its directory", err)
 		}
 	}
 }
 
-// pause is false when this instance is being closed.
-func (d *disk) pause() bool {
+// pauseBeforeRetry returns false when this instance is being closed.
+func (d *disk) pauseBeforeRetry() bool {
 	select {
-	case <-time.After(diskPause):
+	case <-time.After(diskRetryPause):
 		return !d.isClosing()
 	case <-d.closing:
 		return false
@@ -230,17 +231,17 @@ func (d *disk) isClosing() bool {
 	}
 }
 
-// again waits before another try. When this instance is being closed it does not
-// return: the goroutine, which is one of raft's, ends. It could be told of no
-// error without a panic, and must not be told of a success.
-func (d *disk) again() {
-	if !d.pause() {
+// pauseOrExit pauses before another attempt. When this instance is being closed, it ends the
+// goroutine, which is one of raft's, instead of returning: raft would panic on an error, and
+// must not be told of a success.
+func (d *disk) pauseOrExit() {
+	if !d.pauseBeforeRetry() {
 		runtime.Goexit()
 	}
 }
 
-// letGo ends every wait: nothing more is promised.
-func (d *disk) letGo() {
+// stopRetrying ends every retry and probe, as this instance is being closed.
+func (d *disk) stopRetrying() {
 	d.once.Do(func() {
 		d.mu.Lock() // so that no probe begins later
 		defer d.mu.Unlock()

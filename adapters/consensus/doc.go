@@ -30,7 +30,7 @@
 //	baseLog    finds the entry that the latest snapshot ends with, even after it was removed
 //	retainingLog  keeps the entries behind a snapshot that is being sent
 //	aheadLog   lets a leader send entries that are not on its own disk yet
-//	logs       caches the latest entries
+//	entryCache  caches the latest entries
 //	disk       notices when the disk hangs or refuses, and tries again
 //	logstore.Store
 //

@@ -372,7 +372,7 @@ func TestWhoSharesAnEntry(t *testing.T) {
 							entries = append(entries, []byte(entry))
 						}
 						one := joined(entries)
-						if len(one) > longestCached {
+						if len(one) > maxCachedEntry {
 							t.Errorf("an entry of %d bytes, which is not cached", len(one))
 						}
 						want = append(want, string(one))

@@ -54,12 +54,12 @@ func TestWhatRaftCannotBeToldOfIsWrittenForAsLongAsItTakes(t *testing.T) {
 				if err := <-written; err != nil {
 					t.Error(err)
 				}
-				later(2 * diskPause)
-				if fault := w.refusal(); fault != nil {
+				later(2 * diskRetryPause)
+				if fault := w.fault(); fault != nil {
 					t.Errorf("it is written, and the trouble is still %v", fault)
 				}
 				select {
-				case <-w.stuck():
+				case <-w.whileStalled():
 					t.Error("it is still stuck")
 				default:
 				}

@@ -192,7 +192,7 @@ func (n *Node) Open(ctx context.Context) error {
 		n.watching.Go(n.leaveQuarantine)
 	}
 	n.watching.Go(n.makeDueSnapshots)
-	n.watching.Go(n.disk.watch)
+	n.watching.Go(n.disk.watchDirectory)
 	return nil
 }
 
@@ -234,7 +234,7 @@ func (n *Node) start(address string) (err error) {
 	if err != nil {
 		return err
 	}
-	n.disk.armed.Store(true)
+	n.disk.raftStarted.Store(true)
 	n.started.Store(n.raft)
 	return n.electLoneVoter()
 }
@@ -242,19 +242,19 @@ func (n *Node) start(address string) (err error) {
 // buildLog builds the layers between raft and the log store.
 func (n *Node) buildLog(address string, retention *retention, raising *sharedLock) {
 	n.disk = newDisk(n.store, diskConfig{
-		hangAfter: n.config.Timing.hangAfter(),
-		self:      []byte(address),
-		logger:    n.config.Logger,
-		present:   n.directory.Present,
-		leads:     n.isLeader,
-		appended:  n.growth.appended,
-		took:      n.config.Observer.Stored,
-		changed:   n.postTrouble,
-		halt:      n.halt,
-		raising:   raising,
+		hangAfter:    n.config.Timing.hangAfter(),
+		ownAddress:   []byte(address),
+		logger:       n.config.Logger,
+		checkPresent: n.directory.Present,
+		leads:        n.isLeader,
+		appended:     n.growth.appended,
+		stored:       n.config.Observer.Stored,
+		changed:      n.postTrouble,
+		fatal:        n.halt,
+		raising:      raising,
 	})
 	n.ahead = &aheadLog{
-		logs:        &logs{disk: n.disk},
+		entryCache:  &entryCache{disk: n.disk},
 		leads:       n.isLeader,
 		needsOthers: n.needsOthers,
 		committed:   n.commitIndex,
@@ -281,7 +281,7 @@ func (n *Node) buildTransport(address string, logger hclog.Logger, retention *re
 	if n.hooks.transport != nil {
 		network = n.hooks.transport(network)
 	}
-	n.interceptor = newInterceptor(mutedTransport{network, n.disk.refusal}, interceptorConfig{
+	n.interceptor = newInterceptor(mutedTransport{network, n.disk.fault}, interceptorConfig{
 		evidence:     n.evidence,
 		term:         func() uint64 { return n.state.read().Term },
 		acknowledged: n.announced.acknowledged,
@@ -324,7 +324,7 @@ func (n *Node) openSnapshotStore() (raft.SnapshotStore, error) {
 func (n *Node) postTrouble() {
 	n.state.update(func(s *localState) {
 		s.DiskTrouble = ""
-		if fault := n.disk.refusal(); fault != nil {
+		if fault := n.disk.fault(); fault != nil {
 			s.DiskTrouble = fault.Error()
 		}
 	})
@@ -361,7 +361,7 @@ func (n *Node) close(ctx context.Context) error {
 	n.stop()
 	var faults []error
 	if n.disk != nil {
-		n.disk.letGo()
+		n.disk.stopRetrying()
 	}
 	var stopped raft.Future
 	if n.raft != nil {

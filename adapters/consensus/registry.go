@@ -55,8 +55,8 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 	select {
 	case <-w.done:
 		return w.outcome, w.err
-	case <-n.disk.stuck():
-		return outcome{}, portError(errHangs)
+	case <-n.disk.whileStalled():
+		return outcome{}, portError(errDiskStalled)
 	case <-ctx.Done():
 		return outcome{}, portError(ctx.Err())
 	}
@@ -72,13 +72,13 @@ func (n *Node) refusal(ctx context.Context) error {
 	case n.raft.State() != raft.Leader:
 		return ports.ErrNotLeader
 	}
-	return n.noDisk()
+	return n.diskFault()
 }
 
 // noDisk is what a leader in trouble with its disk answers, which does not know
 // yet who leads after it; nil where there is no trouble.
-func (n *Node) noDisk() error {
-	if fault := n.disk.refusal(); fault != nil {
+func (n *Node) diskFault() error {
+	if fault := n.disk.fault(); fault != nil {
 		return fmt.Errorf("%w: %w", ports.ErrNoLeader, fault)
 	}
 	return nil
@@ -104,8 +104,8 @@ func (n *Node) wait(ctx context.Context, do func() error) error {
 	select {
 	case err := <-answer:
 		return err
-	case <-n.disk.stuck():
-		return errHangs
+	case <-n.disk.whileStalled():
+		return errDiskStalled
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -156,7 +156,7 @@ func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
 	case !state.opened || n.raft.State() != raft.Leader:
 		return 0, ports.ErrNotLeader
 	}
-	if err := n.noDisk(); err != nil {
+	if err := n.diskFault(); err != nil {
 		return 0, err
 	}
 	index, err := n.prove(ctx)
@@ -202,7 +202,7 @@ func (n *Node) readHere(ctx context.Context) (*localState, error) {
 
 // lags is why a read is refused for which this instance is too far behind.
 func (n *Node) lags() error {
-	if trouble := n.disk.refusal(); trouble != nil {
+	if trouble := n.disk.fault(); trouble != nil {
 		return fmt.Errorf("%w: %w", ports.ErrNotCaughtUp, trouble)
 	}
 	return fmt.Errorf("%w: what it lacks has not come within %v", ports.ErrNotCaughtUp, answerPatience)

@@ -121,7 +121,7 @@ func TestATermThatWouldGoBackHaltsTheInstance(t *testing.T) {
 		w := watch(t)
 		defer w.close(t)
 		halted := make(chan error, 1)
-		w.config.halt = func(err error) { halted <- err }
+		w.config.fatal = func(err error) { halted <- err }
 		if err := w.SetUint64(logstore.TermKey, 7); err != nil {
 			t.Fatal(err)
 		}

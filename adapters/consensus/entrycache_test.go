@@ -21,24 +21,24 @@ func (c *countingReads) GetLog(index uint64, log *raft.Log) error {
 }
 
 func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
-	long := bytes.Repeat([]byte("x"), longestCached+1)
+	long := bytes.Repeat([]byte("x"), maxCachedEntry+1)
 	tests := map[string]struct {
-		do   func(t *testing.T, l *logs)
+		do   func(t *testing.T, l *entryCache)
 		read []uint64 // from the store, of the entries that are there
 	}{
-		"what was stored": {do: func(*testing.T, *logs) {}, read: []uint64{4}},
+		"what was stored": {do: func(*testing.T, *entryCache) {}, read: []uint64{4}},
 		"after the beginning was removed": {
-			do:   func(t *testing.T, l *logs) { remove(t, l, 1, 2) },
+			do:   func(t *testing.T, l *entryCache) { remove(t, l, 1, 2) },
 			read: []uint64{4},
 		},
 		"after the end was replaced": {
-			do: func(t *testing.T, l *logs) {
+			do: func(t *testing.T, l *entryCache) {
 				remove(t, l, 4, 6)
 				store(t, l, &raft.Log{Index: 4, Term: 2, Data: []byte("short now")})
 			},
 		},
 		"what lies a whole cache before another": {
-			do: func(t *testing.T, l *logs) {
+			do: func(t *testing.T, l *entryCache) {
 				for index := uint64(7); index <= cachedEntries+2; index++ {
 					store(t, l, &raft.Log{Index: index, Term: 1})
 				}
@@ -46,17 +46,17 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 			read: []uint64{1, 2, 4},
 		},
 		"as much as may be cached": {
-			do: func(t *testing.T, l *logs) {
+			do: func(t *testing.T, l *entryCache) {
 				remove(t, l, 1, 6)
 				storeFull(t, l, 1)
 			},
 		},
 		"what lies before as much as may be cached": {
-			do:   func(t *testing.T, l *logs) { storeFull(t, l, 7) },
+			do:   func(t *testing.T, l *entryCache) { storeFull(t, l, 7) },
 			read: []uint64{1, 2, 3, 4, 5, 6},
 		},
 		"all but what is too much by a byte": {
-			do: func(t *testing.T, l *logs) {
+			do: func(t *testing.T, l *entryCache) {
 				remove(t, l, 1, 6)
 				storeFull(t, l, 1)
 				store(t, l, &raft.Log{Index: 9, Term: 1, Data: []byte("x")})
@@ -64,7 +64,7 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 			read: []uint64{1},
 		},
 		"what has room since others were removed or replaced": {
-			do: func(t *testing.T, l *logs) {
+			do: func(t *testing.T, l *entryCache) {
 				storeFull(t, l, 7)
 				remove(t, l, 7, 14)
 				for index := uint64(7); index < 7+2*cachedEntries; index++ {
@@ -80,7 +80,7 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 				w := watch(t)
 				counted := &countingReads{badStore: w.bad}
 				w.Store = counted
-				l := &logs{disk: w.disk}
+				l := &entryCache{disk: w.disk}
 				for index := uint64(1); index <= 6; index++ {
 					entry := &raft.Log{Index: index, Term: 1, Data: []byte{byte(index)}}
 					if index == 4 {
@@ -97,14 +97,14 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 }
 
 // storeFull stores, from an index on, 8 entries that fill the cache.
-func storeFull(t *testing.T, l *logs, from uint64) {
+func storeFull(t *testing.T, l *entryCache, from uint64) {
 	t.Helper()
-	for n := range uint64(cachedBytes / longestCached) {
-		store(t, l, &raft.Log{Index: from + n, Term: 2, Data: bytes.Repeat([]byte("x"), longestCached)})
+	for n := range uint64(cachedBytes / maxCachedEntry) {
+		store(t, l, &raft.Log{Index: from + n, Term: 2, Data: bytes.Repeat([]byte("x"), maxCachedEntry)})
 	}
 }
 
-func wantReadFromStore(t *testing.T, l *logs, c *countingReads, want []uint64) {
+func wantReadFromStore(t *testing.T, l *entryCache, c *countingReads, want []uint64) {
 	t.Helper()
 	first, _ := l.FirstIndex()
 	last, err := l.LastIndex()
@@ -130,7 +130,7 @@ func wantReadFromStore(t *testing.T, l *logs, c *countingReads, want []uint64) {
 	}
 }
 
-func store(t *testing.T, l *logs, entry *raft.Log) {
+func store(t *testing.T, l *entryCache, entry *raft.Log) {
 	t.Helper()
 	entry.Type = raft.LogNoop // which needs no checksum
 	if err := l.StoreLog(entry); err != nil {
@@ -138,7 +138,7 @@ func store(t *testing.T, l *logs, entry *raft.Log) {
 	}
 }
 
-func remove(t *testing.T, l *logs, from, to uint64) {
+func remove(t *testing.T, l *entryCache, from, to uint64) {
 	t.Helper()
 	if err := l.DeleteRange(from, to); err != nil {
 		t.Fatal(err)
