@@ -76,7 +76,7 @@ func TestALogDoesNotEndBeforeWhatItRestsOn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			log := &baseLog{LogStore: storeOf(t, 3, test.stored...), applied: func() uint64 { return test.applied }}
 			if test.snapshot > 0 {
-				log.rest(test.snapshot, 3)
+				log.setBase(test.snapshot, 3)
 			}
 			if last, err := log.LastIndex(); last != test.last || err != nil {
 				t.Errorf("it ends with entry %d, %v; want %d", last, err, test.last)
@@ -185,7 +185,7 @@ func TestASnapshotThatWasOutrunIsGivenUp(t *testing.T) {
 			kept := &memorySnapshots{}
 			log := openBase(t, storeOf(t, 0), kept)
 			log.applied = func() uint64 { return test.applied }
-			snapshots, err := newBasing(kept, log)
+			snapshots, err := newBaseRecorder(kept, log)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -196,7 +196,7 @@ func TestASnapshotThatWasOutrunIsGivenUp(t *testing.T) {
 			if test.later > 0 {
 				makeSnapshot(t, kept, log, test.later)
 			}
-			if err := own.Close(); (err == nil) != test.kept || err != nil && !errors.Is(err, errOutrun) {
+			if err := own.Close(); (err == nil) != test.kept || err != nil && !errors.Is(err, errSuperseded) {
 				t.Errorf("Close: %v", err)
 			}
 			latest := uint64(7)
@@ -235,7 +235,7 @@ func TestASnapshotThatIsOutrunWhileItBecomesCompleteIsGivenUp(t *testing.T) {
 	kept := &memorySnapshots{}
 	log := openBase(t, storeOf(t, 0), kept)
 	log.applied = func() uint64 { return 9 }
-	snapshots, err := newBasing(busyStore{kept, func() { makeSnapshot(t, kept, log, 9) }}, log)
+	snapshots, err := newBaseRecorder(busyStore{kept, func() { makeSnapshot(t, kept, log, 9) }}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestASnapshotThatIsOutrunWhileItBecomesCompleteIsGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := own.Close(); !errors.Is(err, errOutrun) {
+	if err := own.Close(); !errors.Is(err, errSuperseded) {
 		t.Errorf("Close: %v", err)
 	}
 	if base := log.base.Load(); base.Index != 9 {
@@ -277,7 +277,7 @@ func TestWhatStandsInForAnEntryIsNotSent(t *testing.T) {
 				t.Fatal(err)
 			}
 			args := &raft.AppendEntriesRequest{RPCHeader: header, Term: 3, PrevLogEntry: 6, PrevLogTerm: 3, Entries: []*raft.Log{&entry}}
-			if err := peer.AppendEntries("here", here, args, &raft.AppendEntriesResponse{}); !errors.Is(err, errStandIn) {
+			if err := peer.AppendEntries("here", here, args, &raft.AppendEntriesResponse{}); !errors.Is(err, errLogCut) {
 				t.Errorf("by itself: %v", err)
 			}
 			pipeline, err := peer.AppendEntriesPipeline("here", here)
@@ -285,7 +285,7 @@ func TestWhatStandsInForAnEntryIsNotSent(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = pipeline.Close() }()
-			if _, err := pipeline.AppendEntries(args, &raft.AppendEntriesResponse{}); !errors.Is(err, errStandIn) {
+			if _, err := pipeline.AppendEntries(args, &raft.AppendEntriesResponse{}); !errors.Is(err, errLogCut) {
 				t.Errorf("in a pipeline: %v", err)
 			}
 		})
@@ -364,7 +364,7 @@ func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseL
 		t.Fatal(err)
 	}
 	log := &baseLog{LogStore: cache, stored: cache, applied: func() uint64 { return math.MaxUint64 }}
-	if _, err := newBasing(kept, log); err != nil {
+	if _, err := newBaseRecorder(kept, log); err != nil {
 		t.Fatal(err)
 	}
 	return log
@@ -373,7 +373,7 @@ func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseL
 // makeSnapshot installs one.
 func makeSnapshot(t *testing.T, kept raft.SnapshotStore, log *baseLog, index uint64) {
 	t.Helper()
-	snapshots, err := newBasing(kept, log)
+	snapshots, err := newBaseRecorder(kept, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +381,7 @@ func makeSnapshot(t *testing.T, kept raft.SnapshotStore, log *baseLog, index uin
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(sink.Close(), log.clear(index, 3)); err != nil {
+	if err := errors.Join(sink.Close(), log.dropReplaced(index, 3)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -77,7 +77,7 @@ func (s pinnedPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raf
 	if s.moved() {
 		return nil, errMoved
 	}
-	if err := sendable(args); err != nil {
+	if err := checkSendable(args); err != nil {
 		return nil, err
 	}
 	fit(args)
@@ -87,7 +87,7 @@ func (s pinnedPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raf
 // AppendEntries implements raft.Transport. Heartbeats come through here.
 func (a addressedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	a.latest.Store(id, to)
-	if err := sendable(args); err != nil {
+	if err := checkSendable(args); err != nil {
 		return err
 	}
 	fit(args)

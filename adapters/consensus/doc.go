@@ -34,10 +34,10 @@
 //	disk       notices when the disk hangs or refuses, and tries again
 //	logstore.Store
 //
-// Term and vote go to the same disk through voteless, which refuses the vote of an instance
-// in quarantine. Snapshots go to a snapshotStore, or to memorySnapshots, through sizeRecorder,
-// which tells growth of their size, basing, which tells baseLog of their end, and
-// describing, which tells machine of their membership.
+// Term and vote go to the same disk through voteGuard, which refuses the vote of an instance
+// in quarantine. Snapshots go to a snapshotStore, or to memorySnapshots, through
+// sizeRecorder, which tells logGrowth their size, baseRecorder, which tells baseLog their
+// last entry, and metaAttacher, which tells machine their membership.
 //
 // # From a call to its answer
 //

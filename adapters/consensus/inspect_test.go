@@ -391,7 +391,7 @@ func TestInspectFindsDamage(t *testing.T) {
 			happens: func(h harm) { h.truncate(h.snapshot(1, "meta.json"), 20) },
 			file:    "meta.json", says: "unexpected end", help: helpSpare, spare: true},
 		"a description of another snapshot": {
-			happens: func(h harm) { h.describe(1, func(f *snapshotFile) { f.Index++ }) },
+			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Index++ }) },
 			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
 		"a voter that was none in a membership": {
 			happens: func(h harm) { h.replace(h.snapshot(0, "meta.json"), `"Suffrage":0`, `"Suffrage":1`) },
@@ -403,7 +403,7 @@ func TestInspectFindsDamage(t *testing.T) {
 			},
 			file: "meta.json", says: "checksum mismatch", help: helpDamaged},
 		"a snapshot of a newer version": {
-			happens: func(h harm) { h.describe(1, func(f *snapshotFile) { f.Version = 7 }) },
+			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Version = 7 }) },
 			file:    "meta.json", says: "version 7", help: helpSpare, spare: true},
 		"a manifest of another cluster": {
 			happens: func(h harm) {

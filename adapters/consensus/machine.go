@@ -241,7 +241,7 @@ func (m *machine) hold(read restored) {
 // Restore implements raft.FSM. Nothing is replaced before the whole snapshot is
 // read and proven; readers see the old state until then.
 func (m *machine) Restore(snapshot io.ReadCloser) error {
-	meta, known := description(snapshot)
+	meta, known := metaOf(snapshot)
 	read, err := m.take(snapshot, meta)
 	if err == nil && known {
 		err = m.replaces(meta.Index, meta.Term)

@@ -10,11 +10,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// memorySnapshots keeps snapshots in memory: the newest, and the one that was completed
-// last where that is another one, as raft opens it next. It takes the place of raft's
-// InmemSnapshotStore, which gives a snapshot away before it is complete, and one that was
-// cancelled instead of the one before. It implements raft.SnapshotStore and is safe for
-// concurrent use.
+// memorySnapshots keeps snapshots in memory: the newest one, and the one that was completed
+// last if that is another, because raft opens it next. raft.InmemSnapshotStore lists a
+// snapshot before it is complete, and a cancelled one instead of the one before. It
+// implements raft.SnapshotStore and is safe for concurrent use.
 type memorySnapshots struct {
 	mu   sync.Mutex
 	kept []memorySnapshot // complete, the newest first
@@ -58,7 +57,7 @@ func (s *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 	return nil, nil, fmt.Errorf("there is no snapshot %s", id)
 }
 
-// keep drops what is not newer.
+// keep adds a complete snapshot, and drops those that are not newer.
 func (s *memorySnapshots) keep(complete memorySnapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,10 +67,10 @@ func (s *memorySnapshots) keep(complete memorySnapshot) {
 
 // memorySnapshotSink is a snapshot that is being made. One goroutine uses it.
 type memorySnapshotSink struct {
-	store *memorySnapshots
-	meta  raft.SnapshotMeta
-	state bytes.Buffer
-	over  bool // raft closes what is closed, and cancels it
+	store  *memorySnapshots
+	meta   raft.SnapshotMeta
+	state  bytes.Buffer
+	closed bool // raft may close a sink twice, and cancel a closed one
 }
 
 // ID implements raft.SnapshotSink.
@@ -80,19 +79,19 @@ func (s *memorySnapshotSink) ID() string { return s.meta.ID }
 // Write implements io.Writer.
 func (s *memorySnapshotSink) Write(p []byte) (int, error) { return s.state.Write(p) }
 
-// Close implements raft.SnapshotSink: the snapshot is complete.
+// Close implements raft.SnapshotSink. It adds the snapshot to the store.
 func (s *memorySnapshotSink) Close() error {
-	if s.over {
+	if s.closed {
 		return nil
 	}
-	s.over = true
+	s.closed = true
 	s.meta.Size = int64(s.state.Len())
 	s.store.keep(memorySnapshot{s.meta, s.state.Bytes()})
 	return nil
 }
 
-// Cancel implements raft.SnapshotSink: there is nothing of it.
+// Cancel implements raft.SnapshotSink. It drops the snapshot.
 func (s *memorySnapshotSink) Cancel() error {
-	s.over = true
+	s.closed = true
 	return nil
 }

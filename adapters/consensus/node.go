@@ -266,7 +266,7 @@ func (n *Node) buildLog(address string, retention *retention, raising *sharedLoc
 
 // buildSnapshots builds the layers between raft and the snapshot store. buildLog comes first.
 func (n *Node) buildSnapshots(stored raft.SnapshotStore) (raft.SnapshotStore, error) {
-	based, err := newBasing(describing{stored}, n.logs)
+	based, err := newBaseRecorder(metaAttacher{stored}, n.logs)
 	if err != nil {
 		return nil, err
 	}
@@ -304,7 +304,7 @@ func (n *Node) buildTransport(address string, logger hclog.Logger, retention *re
 func (n *Node) newFSM() raft.FSM {
 	machine := newMachine(n.state, n.halt)
 	machine.observer, machine.formatOf = n.config.Observer, n.formatOf
-	machine.posted, machine.replaces = n.announced.soon, n.logs.clear
+	machine.posted, machine.replaces = n.announced.soon, n.logs.dropReplaced
 	machine.prepared, n.newest = n.newest, nil
 	if n.hooks.fsm != nil {
 		return n.hooks.fsm(machine)

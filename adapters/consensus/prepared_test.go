@@ -16,7 +16,7 @@ func TestAPreparedSnapshotIsTakenOnce(t *testing.T) {
 	read := restoredFrom(t, snapshotOf(t, imageOf(registryAfter(one))))
 	later := snapshotOf(t, imageOf(registryAfter(one, two)))
 	restore := func(m *machine, id string, state []byte) error {
-		return m.Restore(described{io.NopCloser(bytes.NewReader(state)), &raft.SnapshotMeta{ID: id}})
+		return m.Restore(stateWithMeta{io.NopCloser(bytes.NewReader(state)), &raft.SnapshotMeta{ID: id}})
 	}
 	m := testMachine(t)
 	m.prepared = &prepared{"first", read}

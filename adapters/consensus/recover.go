@@ -14,34 +14,33 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// recoveredIndex is where raft says that the membership was written which a
-// recovery made.
+// recoveredIndex is the configuration index of the snapshot that a recovery writes.
 const recoveredIndex = 1
 
-// Recovery makes an instance that does not run a cluster of its own.
-// All fields are required.
+// Recovery turns an instance that is not running into a cluster of its own. All fields are
+// required.
 type Recovery struct {
 	Directory *logstore.Directory // claimed for writing
 	Backend   logstore.Backend
-	// Self is the instance, a voter, and all that belongs to the cluster from then on: what
-	// it takes for committed, others may not have.
+	// Self is the instance, as a voter, and the only member from then on: others may lack
+	// entries that it takes for committed.
 	Self   domain.Instance
 	Logger *slog.Logger
 }
 
-// Recovered says whether the directory is as a recovery leaves it, with nothing written
+// Recovered reports whether the directory is as a recovery leaves it, with nothing written
 // since.
 func (r *Report) Recovered(self domain.Instance) bool {
 	return r.Quarantine == "" && r.LastIndex == 0 && r.RosterIndex == recoveredIndex && r.Roster.Equal(domain.NewRoster(self)) && r.Sound()
 }
 
-// Recover rewrites the membership, without a majority and without asking anybody,
-// and takes all of the log for committed. The directory should be sound: see
-// Inspect. Stopped at any point it leaves the directory with the old membership or
-// with the new one, and everything in it; it may be done again.
+// Recover rewrites the membership, without a majority or any other instance, and takes all
+// of the log for committed. The directory should be sound: see Inspect. If it is stopped at
+// any point, the directory has all its data, and either the old membership or the new one;
+// Recover may be repeated.
 //
-// It is for a cluster that has lost its majority for good: an instance that goes
-// on with the old membership is in another cluster, though it has the same name.
+// It is for a cluster that has lost its majority for good: any instance that goes on with
+// the old membership is in another cluster, although that has the same id.
 func Recover(r Recovery) (err error) {
 	// Raft panics on a log that it can't read.
 	defer func() {
@@ -65,27 +64,27 @@ func Recover(r Recovery) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := refuseFuture(snapshots, time.Now()); err != nil {
+	if err := refuseFutureSnapshots(snapshots, time.Now()); err != nil {
 		return err
 	}
-	// What can't be applied keeps the machine from making a snapshot.
+	// After an entry that can't be applied, the machine makes no snapshot.
 	machine := newMachine(newSharedState(ports.LocalState{}), func(error) {})
-	// Raft asks the transport how to write an address, and for nothing else.
+	// Raft only has the transport encode an address.
 	_, transport := raft.NewInmemTransport("")
-	logs := provenFirst{Store: store, prove: func() error { return proveRecovery(path, snapshots, roster) }}
-	if logs.base, err = replacing(snapshots, store); err != nil {
+	logs := recoveryLog{Store: store, verify: func() error { return verifyRecovery(path, snapshots, roster) }}
+	if logs.base, err = newestReplacingSnapshot(snapshots, store); err != nil {
 		return err
 	}
-	if err := raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, configurationOf(roster)); err != nil {
+	if err := raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, votersConfiguration(roster)); err != nil {
 		return err
 	}
-	// Those whom it would wait for are gone.
+	// The other members, for which a quarantine would wait, are gone.
 	return errors.Join(r.Directory.Drop(peersName), r.Directory.Drop(quarantineName))
 }
 
-// refuseFuture refuses to make a snapshot that would look older than one that is
-// there: of two that reach equally far, raft goes by their time.
-func refuseFuture(snapshots raft.SnapshotStore, now time.Time) error {
+// refuseFutureSnapshots fails if a snapshot was made later than now: of two snapshots of the
+// same index, raft takes the one made later, which must be the new one.
+func refuseFutureSnapshots(snapshots raft.SnapshotStore, now time.Time) error {
 	list, err := snapshots.List()
 	if err != nil {
 		return err
@@ -99,7 +98,7 @@ func refuseFuture(snapshots raft.SnapshotStore, now time.Time) error {
 	return nil
 }
 
-func configurationOf(roster domain.Roster) (configuration raft.Configuration) {
+func votersConfiguration(roster domain.Roster) (configuration raft.Configuration) {
 	for _, instance := range roster.Instances() {
 		configuration.Servers = append(configuration.Servers, raft.Server{
 			Suffrage: raft.Voter,
@@ -110,42 +109,44 @@ func configurationOf(roster domain.Roster) (configuration raft.Configuration) {
 	return configuration
 }
 
-// provenFirst is a log of which nothing is removed before prove has found that it
-// is superfluous. Raft removes all of it at the end of a recovery.
-type provenFirst struct {
+// recoveryLog is a log that raft removes at the end of a recovery, but not before verify
+// has found that the new snapshot replaces it.
+type recoveryLog struct {
 	logstore.Store
-	prove func() error
-	base  uint64 // where a snapshot ends that has replaced what is behind it; 0 for none
+	verify func() error
+	base   uint64 // last index of a snapshot that has replaced the entries after it; 0 for none
 }
 
-// replacing gives the index with which the newest snapshot ends, where the log behind
-// that is of another one; 0 where it is not.
-func replacing(snapshots raft.SnapshotStore, log raft.LogStore) (uint64, error) {
+// newestReplacingSnapshot returns the last index of the newest snapshot if it has replaced
+// the log; 0 if not.
+func newestReplacingSnapshot(snapshots raft.SnapshotStore, log raft.LogStore) (uint64, error) {
 	list, err := snapshots.List()
-	if err != nil || len(list) == 0 || !isReplaced(log, list[0].Index, list[0].Term) {
+	if err != nil || len(list) == 0 || !isFromReplacedLog(log, list[0].Index, list[0].Term) {
 		return 0, err
 	}
 	return list[0].Index, nil
 }
 
-// LastIndex implements raft.LogStore: what a snapshot has replaced is not carried out.
-func (p provenFirst) LastIndex() (uint64, error) {
+// LastIndex implements raft.LogStore. It hides entries that a snapshot has replaced, so that
+// they are not applied.
+func (p recoveryLog) LastIndex() (uint64, error) {
 	if p.base > 0 {
 		return p.base, nil
 	}
 	return p.Store.LastIndex()
 }
 
-// DeleteRange implements raft.LogStore: it is what raft removes all with, and all goes.
-func (p provenFirst) DeleteRange(uint64, uint64) error {
-	if err := p.prove(); err != nil {
+// DeleteRange implements raft.LogStore. Raft removes all that it knows of the log, so
+// everything is removed, also the hidden entries.
+func (p recoveryLog) DeleteRange(uint64, uint64) error {
+	if err := p.verify(); err != nil {
 		return err
 	}
 	return removeAll(p.Store)
 }
 
-// proveRecovery reads back the snapshot that a start would begin with.
-func proveRecovery(path string, snapshots raft.SnapshotStore, roster domain.Roster) error {
+// verifyRecovery reads back the snapshot that the next start would begin with.
+func verifyRecovery(path string, snapshots raft.SnapshotStore, roster domain.Roster) error {
 	list, err := snapshots.List()
 	if err != nil {
 		return err
@@ -161,6 +162,6 @@ func proveRecovery(path string, snapshots raft.SnapshotStore, roster domain.Rost
 	if err := errors.Join(err, state.Close()); err != nil {
 		return fmt.Errorf("the snapshot with the new membership: %w", err)
 	}
-	// Raft makes its files durable and where its folder lies, not that they lie in it.
+	// The log goes next: the snapshot's files must be durable in their folder by then.
 	return logstore.SyncDir(filepath.Join(path, logstore.SnapshotsFolder, list[0].ID))
 }

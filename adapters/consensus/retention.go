@@ -35,7 +35,7 @@ func (r *retention) retain(id raft.ServerID, snapshot *raft.InstallSnapshotReque
 	defer r.mu.Unlock()
 	r.followers[id] = retainedLog{
 		term: snapshot.Term,
-		base: raft.Log{Index: snapshot.LastLogIndex, Term: snapshot.LastLogTerm, Type: standIn},
+		base: raft.Log{Index: snapshot.LastLogIndex, Term: snapshot.LastLogTerm, Type: placeholderType},
 	}
 }
 

@@ -21,41 +21,41 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// How raft.FileSnapshotStore keeps snapshots in the directory, and snapshotStore too.
+// The layout of raft.FileSnapshotStore, which snapshotStore shares.
 const (
-	snapshotMeta  = "meta.json"
-	snapshotState = "state.bin"
-	unfinished    = ".tmp" // ends the name of a snapshot that is not complete, or about to go
+	snapshotMeta     = "meta.json"
+	snapshotState    = "state.bin"
+	unfinishedSuffix = ".tmp" // ends the name of a snapshot that is not complete, or about to go
 
-	// describedVersion is the only one of raft's versions of a snapshot that was ever written.
-	describedVersion raft.SnapshotVersion = 1
+	// snapshotMetaVersion is the only one of raft's snapshot versions that is written or read.
+	snapshotMetaVersion raft.SnapshotVersion = 1
 )
 
 var stateTable = crc64.MakeTable(crc64.ECMA)
 
-// errMissing: a snapshot lacks one of its files.
+// errMissing says that a snapshot lacks one of its files.
 var errMissing = errors.New("it is missing")
 
-// snapshotFile is what meta.json says. The last member of the object is a checksum of
-// all before it, which builds from before that ignore; the membership, for one, is
-// nowhere else. They write the same without it, in exactly one way.
-type snapshotFile struct {
+// snapshotDescription is the content of meta.json. Its last member is a checksum of all
+// before it, because the membership, for one, is stored nowhere else. Builds from before the
+// checksum ignore it, and write exactly the same bytes without it.
+type snapshotDescription struct {
 	raft.SnapshotMeta
 	CRC []byte // CRC-64 (ECMA) of the state
 }
 
-// plain is the description without a checksum.
-func (f snapshotFile) plain() ([]byte, error) {
+// encodeUnsealed encodes the description without its checksum.
+func (f snapshotDescription) encodeUnsealed() ([]byte, error) {
 	raw, err := json.Marshal(f)
 	return append(raw, '\n'), err
 }
 
-func (f snapshotFile) encode() ([]byte, error) {
-	raw, err := f.plain()
+func (f snapshotDescription) encode() ([]byte, error) {
+	raw, err := f.encodeUnsealed()
 	return sealDescription(bytes.TrimSuffix(raw, []byte("}\n"))), err
 }
 
-// sealDescription ends a description of which the end of the object is missing.
+// sealDescription appends the checksum, and the end of the JSON object, to body.
 func sealDescription(body []byte) []byte {
 	return fmt.Appendf(bytes.Clone(body), descriptionSeal, crc32.Checksum(body, castagnoli))
 }
@@ -65,28 +65,28 @@ const (
 	descriptionSealLength = len(`,"Checksum":"01234567"}` + "\n")
 )
 
-// decodeDescription believes what its checksum proves. Where there is none, there must
-// be nothing but what builds from before it write.
-func decodeDescription(raw []byte) (f snapshotFile, err error) {
+// decodeDescription verifies the checksum. A description without one must have exactly the
+// bytes that builds from before the checksum write.
+func decodeDescription(raw []byte) (f snapshotDescription, err error) {
 	body := raw[:max(0, len(raw)-descriptionSealLength)]
 	proven := bytes.Equal(raw, sealDescription(body))
 	if err := json.Unmarshal(raw, &f); err != nil || proven {
 		return f, err
 	}
-	if plain, err := f.plain(); err != nil || f.Version != describedVersion || !bytes.Equal(raw, plain) {
+	if plain, err := f.encodeUnsealed(); err != nil || f.Version != snapshotMetaVersion || !bytes.Equal(raw, plain) {
 		return f, errChecksum
 	}
 	return f, nil
 }
 
-// readSnapshots reads all snapshots, and takes the newest that is whole for the
-// base, as raft does.
+// readSnapshots reads all snapshots, and takes the newest intact one for the base, as raft
+// does.
 func (i *inspection) readSnapshots() {
 	folder := filepath.Join(i.Directory, logstore.SnapshotsFolder)
-	spoilt := map[string]error{}
-	metas, err := describedSnapshots(folder, func(path string, err error) { spoilt[path] = err })
+	damaged := map[string]error{}
+	metas, err := readSnapshotMetas(folder, func(path string, err error) { damaged[path] = err })
 	if err == nil {
-		i.Leftovers, err = logstore.FilesNamed(folder, "", unfinished)
+		i.Leftovers, err = logstore.FilesNamed(folder, "", unfinishedSuffix)
 	}
 	if err != nil {
 		i.damage(folder, 0, err)
@@ -110,40 +110,40 @@ func (i *inspection) readSnapshots() {
 		}
 		i.Snapshots = append(i.Snapshots, found)
 	}
-	for _, path := range slices.Sorted(maps.Keys(spoilt)) {
-		i.faultySnapshot(path, snapshotMeta, spoilt[path])
+	for _, path := range slices.Sorted(maps.Keys(damaged)) {
+		i.faultySnapshot(path, snapshotMeta, damaged[path])
 	}
 }
 
-// describedSnapshots reads what all snapshots say of themselves, the newest first, and
-// tells spoilt of each folder where that can't be believed.
-func describedSnapshots(folder string, spoilt func(path string, err error)) (found []snapshotFile, err error) {
+// readSnapshotMetas reads the descriptions of all snapshots, the newest first, and calls
+// damaged for each folder with a damaged one.
+func readSnapshotMetas(folder string, damaged func(path string, err error)) (found []snapshotDescription, err error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	for _, entry := range entries {
-		if _, ok := snapshotNamed(entry.Name()); !ok || !entry.IsDir() {
-			continue // unfinished, or none: a lost+found, or a copy that somebody made
+		if _, ok := parseSnapshotName(entry.Name()); !ok || !entry.IsDir() {
+			continue // unfinished, or no snapshot: a lost+found, or a copy that somebody made
 		}
 		path := filepath.Join(folder, entry.Name())
 		meta, err := readSnapshotMeta(path)
 		if err != nil {
-			spoilt(path, err)
+			damaged(path, err)
 			continue
 		}
 		found = append(found, meta)
 	}
-	slices.SortFunc(found, func(a, b snapshotFile) int { return -compareSnapshots(&a.SnapshotMeta, &b.SnapshotMeta) })
+	slices.SortFunc(found, func(a, b snapshotDescription) int { return -compareSnapshots(&a.SnapshotMeta, &b.SnapshotMeta) })
 	return found, nil
 }
 
-// faultySnapshot is spare unless conclude finds that it is missed. Where a newer snapshot
-// is whole, one that lacks a file is no fault: builds from before snapshotStore leave that
-// when they end while they remove it.
+// faultySnapshot records a snapshot that can't be used, as spare; conclude decides whether
+// it is. A snapshot that lacks a file is no fault if a newer one is intact: builds from
+// before snapshotStore leave such a folder when they are stopped while they remove it.
 func (i *inspection) faultySnapshot(path, file string, err error) {
 	i.unusable = append(i.unusable, filepath.Base(path))
-	named, ok := snapshotNamed(filepath.Base(path))
+	named, ok := parseSnapshotName(filepath.Base(path))
 	if ok && errors.Is(err, errMissing) && i.isBehind(&named) {
 		i.Leftovers = append(i.Leftovers, path)
 		return
@@ -155,9 +155,9 @@ func (i *inspection) faultySnapshot(path, file string, err error) {
 	i.fault(f)
 }
 
-// isBehind says whether a newer snapshot is whole.
+// isBehind reports whether a newer snapshot is intact.
 func (i *inspection) isBehind(one *raft.SnapshotMeta) bool {
-	base, ok := snapshotNamed(i.base.ID)
+	base, ok := parseSnapshotName(i.base.ID)
 	return ok && compareSnapshots(one, &base) < 0
 }
 
@@ -166,16 +166,16 @@ func compareSnapshots(a, b *raft.SnapshotMeta) int {
 	return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID))
 }
 
-// snapshotNamed gives what the name of its folder says of a snapshot that is complete.
-func snapshotNamed(name string) (meta raft.SnapshotMeta, ok bool) {
+// parseSnapshotName returns what the folder name of a complete snapshot says about it.
+func parseSnapshotName(name string) (meta raft.SnapshotMeta, ok bool) {
 	term, index, _, ok := logstore.SnapshotName(name)
 	return raft.SnapshotMeta{ID: name, Term: term, Index: index}, ok
 }
 
-// newSnapshotMeta is of a snapshot that is begun now. Its Peers are empty: raft reads them in
-// snapshots of version 0 alone.
+// newSnapshotMeta describes a snapshot that is begun now. Its Peers are empty: raft reads
+// them only in snapshots of version 0.
 func newSnapshotMeta(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64) (raft.SnapshotMeta, error) {
-	if version != describedVersion {
+	if version != snapshotMetaVersion {
 		return raft.SnapshotMeta{}, fmt.Errorf("snapshots of version %d can't be made", version)
 	}
 	return raft.SnapshotMeta{
@@ -188,30 +188,30 @@ func newSnapshotMeta(version raft.SnapshotVersion, index, term uint64, members r
 	}, nil
 }
 
-func readSnapshotMeta(path string) (snapshotFile, error) {
+func readSnapshotMeta(path string) (snapshotDescription, error) {
 	raw, err := os.ReadFile(filepath.Join(path, snapshotMeta))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return snapshotFile{}, errMissing
+		return snapshotDescription{}, errMissing
 	case err != nil:
-		return snapshotFile{}, err
+		return snapshotDescription{}, err
 	}
 	meta, err := decodeDescription(raw)
 	if err != nil {
 		return meta, err
 	}
-	named, ok := snapshotNamed(filepath.Base(path))
+	named, ok := parseSnapshotName(filepath.Base(path))
 	switch {
-	case meta.Version != describedVersion:
-		return meta, fmt.Errorf("%w: it is of version %d, this build reads version %d", errUnknownFormat, meta.Version, describedVersion)
+	case meta.Version != snapshotMetaVersion:
+		return meta, fmt.Errorf("%w: it is of version %d, this build reads version %d", errUnknownFormat, meta.Version, snapshotMetaVersion)
 	case !ok || meta.ID != named.ID || meta.Index != named.Index || meta.Term != named.Term:
 		return meta, fmt.Errorf("it is about snapshot %q, entry %d of term %d, and does not fit the name of its folder", meta.ID, meta.Index, meta.Term)
 	}
 	return meta, nil
 }
 
-// openSnapshotState gives the state when its checksum has proven it.
-func openSnapshotState(path string, meta snapshotFile) (state *os.File, err error) {
+// openSnapshotState opens the state after it has verified its size and checksum.
+func openSnapshotState(path string, meta snapshotDescription) (state *os.File, err error) {
 	file, err := os.Open(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -238,9 +238,9 @@ func openSnapshotState(path string, meta snapshotFile) (state *os.File, err erro
 	return file, err
 }
 
-// readSnapshotState reads the state twice: it is not decoded before the checksum
-// has proven it. Without decode it is only proven.
-func readSnapshotState(path string, meta snapshotFile, decode bool) (read restored, err error) {
+// readSnapshotState verifies the state and, if decode is set, then reads it again to decode
+// it.
+func readSnapshotState(path string, meta snapshotDescription, decode bool) (read restored, err error) {
 	file, err := openSnapshotState(path, meta)
 	if err != nil {
 		return restored{}, err

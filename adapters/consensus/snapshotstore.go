@@ -17,27 +17,26 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// snapshotStore keeps the snapshots of an instance as raft.FileSnapshotStore does, so
-// that builds which use that one read what this one writes, and the other way round.
-// But it believes no description that is not proven (see snapshotFile), makes a
-// snapshot durable with the folder that it lies in, and removes one so that no crash
-// leaves a part of it under its name. It implements raft.SnapshotStore and is safe for
-// concurrent use; whoever opens it has claimed the directory.
+// snapshotStore keeps snapshots in the format of raft.FileSnapshotStore: each reads what the
+// other writes. Beyond that, it verifies every description (see snapshotDescription), makes
+// a snapshot durable together with its folder, and removes one so that no crash leaves a
+// part of it under its name. It implements raft.SnapshotStore and is safe for concurrent
+// use; its opener must have claimed the directory.
 type snapshotStore struct {
 	folder   string
-	unusable []string // ids of snapshots that are left out, and go when newer ones take their place
+	unusable []string // ids of snapshots that are not listed, and removed like older ones
 	logger   *slog.Logger
 }
 
-// openSnapshots makes the folder, and finds out at once whether it can be written. Raft
-// does not start where there are snapshots and it can load none of them, whatever the
-// log has: so those that were found to be unusable are not there for it.
+// openSnapshots creates the folder, and checks that it can be written. Raft refuses to start
+// if it can load none of the snapshots that are listed, even if the log has everything: so
+// the unusable ones are hidden from it.
 func openSnapshots(directory string, unusable []string, logger *slog.Logger) (*snapshotStore, error) {
 	folder := filepath.Join(directory, logstore.SnapshotsFolder)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, err
 	}
-	probe, err := os.CreateTemp(folder, "probe-*"+unfinished)
+	probe, err := os.CreateTemp(folder, "probe-*"+unfinishedSuffix)
 	if err != nil {
 		return nil, fmt.Errorf("snapshots can't be written: %w", err)
 	}
@@ -53,7 +52,7 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.folder, meta.ID+unfinished)
+	path := filepath.Join(s.folder, meta.ID+unfinishedSuffix)
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
 	}
@@ -68,13 +67,13 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 		state: state,
 		sum:   sum,
 		out:   bufio.NewWriterSize(io.MultiWriter(state, sum), 64<<10),
-		meta:  snapshotFile{SnapshotMeta: meta},
+		meta:  snapshotDescription{SnapshotMeta: meta},
 	}, nil
 }
 
-// List implements raft.SnapshotStore: it leaves out what is damaged.
+// List implements raft.SnapshotStore. It leaves out damaged snapshots.
 func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
-	found, err := s.described()
+	found, err := s.usable()
 	if err != nil {
 		return nil, err
 	}
@@ -85,14 +84,15 @@ func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 	return list, nil
 }
 
-func (s *snapshotStore) described() ([]snapshotFile, error) {
-	found, err := describedSnapshots(s.folder, func(path string, err error) {
+// usable returns the snapshots with an intact description, except the unusable ones.
+func (s *snapshotStore) usable() ([]snapshotDescription, error) {
+	found, err := readSnapshotMetas(s.folder, func(path string, err error) {
 		s.logger.Warn("a snapshot can't be used", "path", path, "error", err)
 	})
-	return slices.DeleteFunc(found, func(f snapshotFile) bool { return slices.Contains(s.unusable, f.ID) }), err
+	return slices.DeleteFunc(found, func(f snapshotDescription) bool { return slices.Contains(s.unusable, f.ID) }), err
 }
 
-// Open implements raft.SnapshotStore: what it gives is proven.
+// Open implements raft.SnapshotStore. It verifies the snapshot first.
 func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	path := filepath.Join(s.folder, id)
 	meta, err := readSnapshotMeta(path)
@@ -106,9 +106,9 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	return &meta.SnapshotMeta, state, nil
 }
 
-// reap removes what newer snapshots have taken the place of, be it damaged or not.
+// reap removes the snapshots, damaged or not, that are older than those retained.
 func (s *snapshotStore) reap() error {
-	kept, err := s.described()
+	kept, err := s.usable()
 	if err != nil || len(kept) <= retainedSnapshots {
 		return err
 	}
@@ -118,7 +118,7 @@ func (s *snapshotStore) reap() error {
 		return err
 	}
 	for _, entry := range entries {
-		named, ok := snapshotNamed(entry.Name())
+		named, ok := parseSnapshotName(entry.Name())
 		if !ok || compareSnapshots(&named, &oldest) >= 0 {
 			continue
 		}
@@ -129,14 +129,14 @@ func (s *snapshotStore) reap() error {
 	return nil
 }
 
-// removeSnapshot removes the folder of a snapshot, whole or not. Stopped at any point it
-// leaves all of it, or nothing that has the name of one that is complete.
+// removeSnapshot removes the folder of a snapshot, complete or not. If it is stopped at any
+// point, it leaves all of it, or only a folder that has the name of an unfinished one.
 func removeSnapshot(path string) error {
-	if doomed := path + unfinished; filepath.Ext(path) != unfinished {
+	if doomed := path + unfinishedSuffix; filepath.Ext(path) != unfinishedSuffix {
 		if err := errors.Join(os.RemoveAll(doomed), os.Rename(path, doomed)); err != nil {
 			return err
 		}
-		// Or the files may go before the name does.
+		// Otherwise a crash could keep the old name, but not the files.
 		if err := logstore.SyncDir(filepath.Dir(path)); err != nil {
 			return err
 		}
@@ -147,13 +147,13 @@ func removeSnapshot(path string) error {
 
 // snapshotSink is a snapshot that is being written. One goroutine uses it.
 type snapshotSink struct {
-	store *snapshotStore
-	path  string // of its folder
-	state *os.File
-	sum   hash.Hash64
-	out   *bufio.Writer
-	meta  snapshotFile
-	over  bool // raft closes what is closed, and cancels it
+	store  *snapshotStore
+	path   string // of its folder
+	state  *os.File
+	sum    hash.Hash64
+	out    *bufio.Writer
+	meta   snapshotDescription
+	closed bool // raft may close a sink twice, and cancel a closed one
 }
 
 // ID implements raft.SnapshotSink.
@@ -166,13 +166,12 @@ func (s *snapshotSink) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements raft.SnapshotSink: the snapshot is complete and on disk, or there is
-// nothing of it.
+// Close implements raft.SnapshotSink. It makes the snapshot durable, or removes it.
 func (s *snapshotSink) Close() error {
-	if s.over {
+	if s.closed {
 		return nil
 	}
-	s.over = true
+	s.closed = true
 	if err := s.complete(); err != nil {
 		return errors.Join(fmt.Errorf("write snapshot %s: %w", s.meta.ID, err), removeSnapshot(s.path))
 	}
@@ -204,9 +203,9 @@ func (s *snapshotSink) complete() error {
 
 // Cancel implements raft.SnapshotSink.
 func (s *snapshotSink) Cancel() error {
-	if s.over {
+	if s.closed {
 		return nil
 	}
-	s.over = true
+	s.closed = true
 	return errors.Join(s.state.Close(), os.RemoveAll(s.path))
 }

@@ -18,12 +18,12 @@ import (
 )
 
 // describe changes what a snapshot says of itself, and has it prove that.
-func (h harm) describe(which int, change func(*snapshotFile)) {
+func (h harm) describe(which int, change func(*snapshotDescription)) {
 	h.t.Helper()
 	h.rewrite(h.snapshot(which, "meta.json"), change)
 }
 
-func (h harm) rewrite(path string, change func(*snapshotFile)) {
+func (h harm) rewrite(path string, change func(*snapshotDescription)) {
 	h.t.Helper()
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -43,8 +43,8 @@ func (h harm) rewrite(path string, change func(*snapshotFile)) {
 	}
 }
 
-func someDescription() snapshotFile {
-	return snapshotFile{
+func someDescription() snapshotDescription {
+	return snapshotDescription{
 		SnapshotMeta: raft.SnapshotMeta{
 			Version: 1, ID: "3-44-1700000000000", Index: 44, Term: 3, Peers: []byte("old"),
 			Configuration: raft.Configuration{Servers: []raft.Server{
@@ -60,7 +60,7 @@ func someDescription() snapshotFile {
 func TestGoldenDescriptions(t *testing.T) {
 	f := someDescription()
 	for name, encode := range map[string]func() ([]byte, error){
-		"description-v1-plain.golden":  f.plain, // as raft.FileSnapshotStore writes it
+		"description-v1-plain.golden":  f.encodeUnsealed, // as raft.FileSnapshotStore writes it
 		"description-v1-sealed.golden": f.encode,
 	} {
 		raw, err := encode()
@@ -99,7 +99,7 @@ func TestADescriptionWithAWrongBitIsNotBelieved(t *testing.T) {
 
 // Without a checksum there is still only one way to write a description.
 func TestADescriptionWithoutAChecksumIsWrittenAsEver(t *testing.T) {
-	plain, err := someDescription().plain()
+	plain, err := someDescription().encodeUnsealed()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +342,7 @@ func TestWhatIsLeftOfSnapshotsGoesAtTheStart(t *testing.T) {
 	h.remove(filepath.Join(folder, "1-3-1000", "meta.json"))
 	h.remove(filepath.Join(folder, "1-3-1000", "state.bin"))
 	h.remove(filepath.Join(folder, "1-4-1000", "state.bin"))
-	h.rewrite(filepath.Join(folder, "1-4-1000", "meta.json"), func(f *snapshotFile) { f.ID, f.Term, f.Index = "1-4-1000", 1, 4 })
+	h.rewrite(filepath.Join(folder, "1-4-1000", "meta.json"), func(f *snapshotDescription) { f.ID, f.Term, f.Index = "1-4-1000", 1, 4 })
 	if err := os.WriteFile(filepath.Join(folder, "probe-1.tmp"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
