@@ -20,7 +20,7 @@ import (
 // stateOf gives the bytes of the snapshot that an instance would make.
 func stateOf(t *testing.T, n *localState) []byte {
 	t.Helper()
-	return snapshotOf(t, image{view: n.View, clusterID: n.ClusterID, applied: n.Applied, openTerm: n.openTerm})
+	return snapshotOf(t, fsmSnapshot{view: n.View, clusterID: n.ClusterID, applied: n.Applied, openTerm: n.openTerm})
 }
 
 // mustBeAlike waits until all have applied the same entries, those that the

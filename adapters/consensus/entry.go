@@ -16,11 +16,10 @@ import (
 //
 //	version (1 byte) | kind (1 byte) | body | CRC-32C of all before (4 bytes, little endian)
 //
-// where the body is a message in protobuf's wire format, its fields in ascending
-// order; those that are commands, in the order in which they are carried out. Every
-// version that was ever written stays readable. A build that meets a version, a kind or
-// a field that it does not know must stop: a replica that skips an entry drifts apart
-// from the others.
+// where the body is a message in protobuf's wire format, its fields in ascending order;
+// fields that are commands are in the order in which they are applied. Every version that
+// was ever written stays readable. A build that meets an unknown version, kind or field must
+// stop: a replica that skips an entry diverges from the others.
 const entryVersion = 1
 
 type entryKind byte
@@ -38,10 +37,10 @@ const (
 	kindRestoreCommit entryKind = 9
 	kindRestoreAbort  entryKind = 10
 
-	kindShared entryKind = 11
+	kindGroup entryKind = 11
 )
 
-// entryHeader is the size of what stands before the body.
+// entryHeader is the size of version and kind.
 const entryHeader = 2
 
 // opening is the first entry of a leader's term: once it is applied, so is all
@@ -51,16 +50,16 @@ type opening struct {
 	ClusterID string
 }
 
-// promotion says of an instance that somebody wants it to be a voter, or, when it
-// is settled, that nobody does any more, because it is one or left.
+// promotion requests that an instance becomes a voter. Settled withdraws the request,
+// because the instance is a voter or has left.
 type promotion struct {
 	ID      string
 	Settled bool
 }
 
-// shared is the commands of several writers. They are carried out one after the other, as
-// if each had an entry of its own.
-type shared []domain.Command
+// commandGroup is the commands of several writers in one entry. They are applied one after
+// the other, as if each had an entry of its own.
+type commandGroup []domain.Command
 
 var (
 	errChecksum  = errors.New("checksum mismatch: the data is damaged")
@@ -70,8 +69,8 @@ var (
 
 const checksumSize = 4
 
-// encodeEntry encodes an opening, a promotion, a step of a restore, a domain.Command or
-// what several of these share.
+// encodeEntry encodes an opening, a promotion, a step of a restore, a domain.Command or a
+// commandGroup.
 func encodeEntry(entry any) []byte {
 	b := append(make([]byte, 0, 256), entryVersion, byte(kindOf(entry)))
 	switch entry := entry.(type) {
@@ -86,15 +85,15 @@ func encodeEntry(entry any) []byte {
 		b = appendRestore(b, entry)
 	case domain.Command:
 		b = appendCommand(b, entry)
-	case shared:
+	case commandGroup:
 		for _, cmd := range entry {
-			b = appendMember(b, encodeEntry(cmd))
+			b = appendGroupMember(b, encodeEntry(cmd))
 		}
 	}
 	return appendChecksum(b)
 }
 
-// isCommand says of what encodeEntry gave whether that is a domain.Command.
+// isCommand reports whether an encoded entry is a single domain.Command.
 func isCommand(entry []byte) bool {
 	switch entryKind(entry[1]) {
 	case kindRegister, kindDeregister, kindBatch, kindExpire, kindRevive:
@@ -103,22 +102,22 @@ func isCommand(entry []byte) bool {
 	return false
 }
 
-// joined makes one entry, a shared one, of those of commands.
-func joined(entries [][]byte) []byte {
+// joinEntries encodes the commands of encoded entries as one commandGroup.
+func joinEntries(entries [][]byte) []byte {
 	size := entryHeader + checksumSize
 	for _, entry := range entries {
 		size += len(entry)
 	}
-	b := append(make([]byte, 0, size), entryVersion, byte(kindShared))
+	b := append(make([]byte, 0, size), entryVersion, byte(kindGroup))
 	for _, entry := range entries {
-		b = appendMember(b, entry)
+		b = appendGroupMember(b, entry)
 	}
 	return appendChecksum(b)
 }
 
-// appendMember appends the entry of a command to the body of a shared one. The number of
-// a field is the kind of the command in it.
-func appendMember(b, entry []byte) []byte {
+// appendGroupMember appends an encoded command to the body of a commandGroup. The field
+// number is the kind of the command.
+func appendGroupMember(b, entry []byte) []byte {
 	b = protowire.AppendTag(b, protowire.Number(entry[1]), protowire.BytesType)
 	return protowire.AppendBytes(b, entry[entryHeader:len(entry)-checksumSize])
 }
@@ -145,8 +144,8 @@ func kindOf(entry any) entryKind {
 		return kindExpire
 	case domain.Revive:
 		return kindRevive
-	case shared:
-		return kindShared
+	case commandGroup:
+		return kindGroup
 	}
 	panic(fmt.Sprintf("consensus: no format for an entry of type %T", entry))
 }
@@ -160,11 +159,11 @@ func appendCommand(b []byte, cmd domain.Command) []byte {
 		b = appendString(b, 1, cmd.ID)
 		b = appendCondition(b, 2, cmd.If)
 	case domain.Batch:
-		// The number of a field is the kind of the command in it.
+		// The field number is the kind of the command.
 		for _, one := range cmd.Commands {
 			kind := kindOf(one)
 			if kind != kindRegister && kind != kindDeregister {
-				// Once it is committed no replica could read it.
+				// No replica could read it after it is committed.
 				panic(fmt.Sprintf("consensus: no format for a %T in a batch", one))
 			}
 			b = appendMessage(b, protowire.Number(kind), func(b []byte) []byte { return appendCommand(b, one) })
@@ -182,7 +181,7 @@ func appendCommand(b []byte, cmd domain.Command) []byte {
 	return b
 }
 
-// decodeEntry gives back what encodeEntry was given. It keeps nothing of data.
+// decodeEntry is the inverse of encodeEntry. It does not retain data.
 func decodeEntry(data []byte) (any, error) {
 	body, err := verifyChecksum(data)
 	if err != nil {
@@ -206,8 +205,8 @@ func decodeEntry(data []byte) (any, error) {
 		return decodeRestoreCommit(body)
 	case kindRestoreAbort:
 		return decodeRestoreAbort(body)
-	case kindShared:
-		return decodeShared(body)
+	case kindGroup:
+		return decodeGroup(body)
 	}
 	return decodeCommand(kind, body)
 }
@@ -259,8 +258,8 @@ func decodeCommand(kind entryKind, body []byte) (domain.Command, error) {
 	return nil, fmt.Errorf("entry is of kind %d, which this build does not know: a newer build wrote it", kind)
 }
 
-func decodeShared(body []byte) (shared, error) {
-	var commands shared
+func decodeGroup(body []byte) (commandGroup, error) {
+	var commands commandGroup
 	err := readFields(body, func(f *field) {
 		if !f.expect(protowire.BytesType) {
 			return

@@ -34,12 +34,12 @@ func TestAnyCommandComesBackFromItsEntry(t *testing.T) {
 
 func TestAnyCommandsComeBackFromTheEntryThatTheyShare(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		commands := shared(rapid.SliceOfN(anyCommand(), 1, 5).Draw(t, "commands"))
+		commands := commandGroup(rapid.SliceOfN(anyCommand(), 1, 5).Draw(t, "commands"))
 		var entries [][]byte
 		for _, cmd := range commands {
 			entries = append(entries, encodeEntry(cmd))
 		}
-		data := joined(entries)
+		data := joinEntries(entries)
 		if want := encodeEntry(commands); !bytes.Equal(data, want) {
 			t.Fatalf("joined as %x, encoded as %x", data, want)
 		}
@@ -122,7 +122,7 @@ func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
 			data: appendChecksum([]byte{entryVersion + 1, byte(kindOpening)}),
 			says: "version 2, this build reads 1: " + newer,
 		},
-		"a kind that is not known":            {data: sealed(kindShared+1, nil), says: newer},
+		"a kind that is not known":            {data: sealed(kindGroup+1, nil), says: newer},
 		"the last kind that there could be":   {data: sealed(255, nil), says: newer},
 		"kind zero":                           {data: sealed(0, nil), says: newer},
 		"a field that openings lack":          {data: sealed(kindOpening, uintField(2, 1)), says: newer},
@@ -144,11 +144,11 @@ func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
 		"a field of a node in a batch":            {data: sealed(kindBatch, message(protowire.Number(kindRegister), message(1, uintField(nodeExpiredFrom+1, 1)))), says: newer},
 		"a condition, in a batch, not known":      {data: sealed(kindBatch, message(protowire.Number(kindDeregister), message(2, uintField(1, 4)))), says: newer},
 		"a wire type, in a batch, not known":      {data: sealed(kindBatch, protowire.AppendFixed64(protowire.AppendTag(nil, 2, protowire.Fixed64Type), 1)), says: newer},
-		"an opening in a shared entry":            {data: sealed(kindShared, message(protowire.Number(kindOpening))), says: newer},
-		"a shared entry in a shared entry":        {data: sealed(kindShared, message(protowire.Number(kindShared))), says: newer},
-		"a kind in a shared entry beyond a byte":  {data: sealed(kindShared, message(256+protowire.Number(kindDeregister), appendString(nil, 1, "a"))), says: newer},
-		"a field that the second one there lacks": {data: sealed(kindShared, append(message(protowire.Number(kindRevive)), message(protowire.Number(kindRevive), uintField(2, 1))...)), says: newer},
-		"a number where a command is shared":      {data: sealed(kindShared, uintField(protowire.Number(kindRevive), 1)), says: "field 6 has wire type"},
+		"an opening in a shared entry":            {data: sealed(kindGroup, message(protowire.Number(kindOpening))), says: newer},
+		"a shared entry in a shared entry":        {data: sealed(kindGroup, message(protowire.Number(kindGroup))), says: newer},
+		"a kind in a shared entry beyond a byte":  {data: sealed(kindGroup, message(256+protowire.Number(kindDeregister), appendString(nil, 1, "a"))), says: newer},
+		"a field that the second one there lacks": {data: sealed(kindGroup, append(message(protowire.Number(kindRevive)), message(protowire.Number(kindRevive), uintField(2, 1))...)), says: newer},
+		"a number where a command is shared":      {data: sealed(kindGroup, uintField(protowire.Number(kindRevive), 1)), says: "field 6 has wire type"},
 		"a number in the place of a command":      {data: sealed(kindBatch, uintField(protowire.Number(kindRegister), 1)), says: "field 2 has wire type"},
 		"a number where a node expires":           {data: sealed(kindExpire, uintField(1, 1)), says: "field 1 has wire type"},
 		"a time to live out of range":             {data: sealed(kindRegister, message(1, uintField(nodeTTLSeconds, 1<<32))), says: "out of range"},
@@ -202,7 +202,7 @@ func TestAnEntryThatHasNoFormatIsABug(t *testing.T) {
 			domain.Deregister{ID: "a"}, domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 1}}},
 		}},
 		"a revival in a batch": domain.Batch{Commands: []domain.Command{domain.Revive{ID: "a"}}},
-		"nothing, shared":      shared{nil},
+		"nothing, shared":      commandGroup{nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

@@ -60,7 +60,7 @@ func benchmarkApply(b *testing.B, share bool) {
 			entries = append(entries, encodeEntry(usual(b, n, i)))
 		}
 		if share {
-			entries = [][]byte{joined(entries)}
+			entries = [][]byte{joinEntries(entries)}
 		}
 		for _, entry := range entries {
 			batches[i] = append(batches[i], &raft.Log{Index: 1, Term: 1, Data: entry})

@@ -9,17 +9,17 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Format counts what this build can read in the log and in snapshots: it grows
-// with every kind of entry, and with every field of one or of a snapshot that
-// earlier builds can't read. Instances tell each other theirs.
+// Format is the version of what this build can read in the log and in snapshots: it grows
+// with every kind of entry, and with every field of an entry or a snapshot that earlier
+// builds can't read. Instances tell each other theirs.
 const Format = 3
 
-// firstFormat is that of the builds that do not tell theirs, and of whoever has
-// not been heard of. What it holds can always be proposed.
+// firstFormat is assumed of builds that do not tell theirs, and of instances that have not
+// told it yet. Its entries can always be proposed.
 const firstFormat = 1
 
-// introduced is the format in which a kind of entry came.
-var introduced = map[entryKind]int{
+// introducedIn is the first format that has a kind of entry.
+var introducedIn = map[entryKind]int{
 	kindOpening:    1,
 	kindRegister:   1,
 	kindDeregister: 1,
@@ -32,43 +32,43 @@ var introduced = map[entryKind]int{
 	kindRestoreCommit: 2,
 	kindRestoreAbort:  2,
 
-	kindShared: 3,
+	kindGroup: 3,
 }
 
-// formatOf is what an instance has to read to apply entry. An instance that can't
-// must stop: it would drift apart from the others.
-func formatOf(entry any) int { return introduced[kindOf(entry)] }
+// formatOf returns the format that an instance must read to apply entry. An instance that
+// can't read it must stop: its state would diverge from the others'.
+func formatOf(entry any) int { return introducedIn[kindOf(entry)] }
 
-// formats is what the instances of the cluster have told of themselves. Safe for
-// concurrent use.
+// formats records the formats that the instances of the cluster can read, as they have
+// reported them. Safe for concurrent use.
 type formats struct {
 	own int
 
-	mu   sync.Mutex
-	told map[string]int
+	mu       sync.Mutex
+	reported map[string]int
 }
 
-func newFormats(own int) *formats { return &formats{own: own, told: map[string]int{}} }
+func newFormats(own int) *formats { return &formats{own: own, reported: map[string]int{}} }
 
-// heard notes what id, of roster, told last.
-func (f *formats) heard(roster domain.Roster, id string, format int) {
+// report records the format of the instance id, and forgets instances that are not in roster.
+func (f *formats) report(roster domain.Roster, id string, format int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.told[id] = format
-	for known := range f.told {
+	f.reported[id] = format
+	for known := range f.reported {
 		if _, isMember := roster.Find(known); !isMember {
-			delete(f.told, known) // under its id another build may come
+			delete(f.reported, known) // its id may come back with another build
 		}
 	}
 }
 
-// of gives the format of each instance of roster.
-func (f *formats) of(roster domain.Roster, self string) map[string]int {
+// byInstance returns the format of each instance of roster.
+func (f *formats) byInstance(roster domain.Roster, self string) map[string]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	reads := map[string]int{}
 	for _, i := range roster.Instances() {
-		reads[i.ID] = max(firstFormat, f.told[i.ID])
+		reads[i.ID] = max(firstFormat, f.reported[i.ID])
 		if i.ID == self {
 			reads[i.ID] = f.own
 		}
@@ -76,12 +76,13 @@ func (f *formats) of(roster domain.Roster, self string) map[string]int {
 	return reads
 }
 
-// written gives the latest format that who is of roster reads, as far as that was told.
+// written returns the highest format that all instances of roster read, of those that have
+// reported theirs.
 func (f *formats) written(roster domain.Roster) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	written := f.own
-	for id, format := range f.told {
+	for id, format := range f.reported {
 		if _, isMember := roster.Find(id); isMember {
 			written = min(written, max(firstFormat, format))
 		}
@@ -90,12 +91,12 @@ func (f *formats) written(roster domain.Roster) int {
 }
 
 // Heard implements ports.Formats.
-func (n *Node) Heard(id string, format int) { n.formats.heard(n.state.read().Roster, id, format) }
+func (n *Node) Heard(id string, format int) { n.formats.report(n.state.read().Roster, id, format) }
 
 // Shared implements ports.Formats.
 func (n *Node) Shared() int {
 	least := n.formats.own
-	for _, format := range n.formats.of(n.state.read().Roster, n.config.ID) {
+	for _, format := range n.formats.byInstance(n.state.read().Roster, n.config.ID) {
 		least = min(least, format)
 	}
 	return least
@@ -107,15 +108,15 @@ func (n *Node) Written() int {
 	return max(state.written, n.formats.written(state.Roster))
 }
 
-// unreadable is the refusal of an entry that an instance of the cluster could not
-// read; nil when all can.
-func (n *Node) unreadable(entry any) error {
+// checkAllCanRead returns ErrUpgrading if an instance of the cluster may be unable to read
+// the entry.
+func (n *Node) checkAllCanRead(entry any) error {
 	needed := n.formatOf(entry)
 	if needed <= firstFormat {
 		return nil
 	}
 	roster := n.state.read().Roster
-	reads := n.formats.of(roster, n.config.ID)
+	reads := n.formats.byInstance(roster, n.config.ID)
 	var behind []string
 	for _, i := range roster.Instances() {
 		if reads[i.ID] < needed {

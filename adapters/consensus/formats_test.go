@@ -15,11 +15,11 @@ func TestEveryKindOfEntryHasItsFormat(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
 		kind := kindOf(entry)
 		covered[kind] = true
-		if format := introduced[kind]; format < firstFormat || format > Format {
+		if format := introducedIn[kind]; format < firstFormat || format > Format {
 			t.Errorf("%s, of kind %d, came with format %d; this build reads %d", name, kind, format, Format)
 		}
 	}
-	for kind := range introduced {
+	for kind := range introducedIn {
 		if !covered[kind] {
 			t.Errorf("no golden file has an entry of kind %d", kind)
 		}
@@ -30,8 +30,8 @@ func TestEveryKindOfEntryHasItsFormat(t *testing.T) {
 // them must never have to wait for a format.
 func TestWhatTheFirstFormatHoldsStays(t *testing.T) {
 	for kind := kindOpening; kind <= kindPromotion; kind++ {
-		if introduced[kind] != firstFormat {
-			t.Errorf("kind %d has moved to format %d", kind, introduced[kind])
+		if introducedIn[kind] != firstFormat {
+			t.Errorf("kind %d has moved to format %d", kind, introducedIn[kind])
 		}
 	}
 }
@@ -47,7 +47,7 @@ func TestWhoIsBehindIsNamed(t *testing.T) {
 	n.hooks.formatOf = func(any) int { return 3 }
 	n.Heard("upgraded", 3)
 	n.Heard("old", 2)
-	err := n.unreadable(domain.Revive{ID: "a"})
+	err := n.checkAllCanRead(domain.Revive{ID: "a"})
 	if !errors.Is(err, ports.ErrUpgrading) {
 		t.Fatalf("error %v", err)
 	}
@@ -58,7 +58,7 @@ func TestWhoIsBehindIsNamed(t *testing.T) {
 	}
 	n.Heard("old", 3)
 	n.Heard("silent", 3)
-	if err := n.unreadable(domain.Revive{ID: "a"}); err != nil {
+	if err := n.checkAllCanRead(domain.Revive{ID: "a"}); err != nil {
 		t.Errorf("all read it: %v", err)
 	}
 }
@@ -72,11 +72,11 @@ func TestWhoIsBehindKeepsWritesFromSharing(t *testing.T) {
 	if !may() {
 		t.Fatal("all read it, and they don't share")
 	}
-	leader.Heard(cluster[1].config.ID, introduced[kindShared]-1)
+	leader.Heard(cluster[1].config.ID, introducedIn[kindGroup]-1)
 	if may() {
 		t.Error("one does not read it, and they share")
 	}
-	leader.Heard(cluster[1].config.ID, introduced[kindShared])
+	leader.Heard(cluster[1].config.ID, introducedIn[kindGroup])
 	if !may() {
 		t.Error("all read it again, and they don't share")
 	}

@@ -255,11 +255,11 @@ func registryAfter(commands ...domain.Command) *domain.Registry {
 }
 
 // imageOf gives a registry's image, the rest of it fixed.
-func imageOf(r *domain.Registry) image {
-	return image{view: r.View(), clusterID: "cluster", applied: 77, openTerm: 5}
+func imageOf(r *domain.Registry) fsmSnapshot {
+	return fsmSnapshot{view: r.View(), clusterID: "cluster", applied: 77, openTerm: 5}
 }
 
-func snapshotOf(t failer, im image) []byte {
+func snapshotOf(t failer, im fsmSnapshot) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	if err := writeSnapshot(&b, im); err != nil {
@@ -268,7 +268,7 @@ func snapshotOf(t failer, im image) []byte {
 	return b.Bytes()
 }
 
-func restoredFrom(t failer, snapshot []byte) restored {
+func restoredFrom(t failer, snapshot []byte) decodedSnapshot {
 	t.Helper()
 	read, err := readSnapshot(bytes.NewReader(snapshot))
 	if err != nil {

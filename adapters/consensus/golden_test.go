@@ -89,7 +89,7 @@ func goldenEntries(t failer) map[string]any {
 			domain.Deregister{ID: "a", If: domain.Condition{Expect: domain.AtRevision, Revision: 17}},
 			domain.Register{Node: minimal},
 		}},
-		"shared": shared{
+		"shared": commandGroup{
 			domain.Register{Node: fullNode(), If: domain.Condition{Expect: domain.Absent}},
 			domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 17}}},
 			domain.Batch{Commands: []domain.Command{domain.Deregister{ID: "b"}, domain.Register{Node: minimal}}},
@@ -147,7 +147,7 @@ func leasedCommands(t failer) []domain.Command {
 }
 
 // goldenImages are snapshots with all that one can hold.
-func goldenImages(t failer) map[string]image {
+func goldenImages(t failer) map[string]fsmSnapshot {
 	whole := registryAfter(goldenCommands(t)...).View()
 
 	// A registry whose history was trimmed, without ten thousand changes: of
@@ -160,12 +160,12 @@ func goldenImages(t failer) map[string]image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[string]image{
+	return map[string]fsmSnapshot{
 		"empty":     {},
 		"leased":    {view: registryAfter(leasedCommands(t)...).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 8, openTerm: 1},
 		"promoting": {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 301, openTerm: 9, promotions: []string{"n4", "n5"}},
 		"restoring": {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 302, openTerm: 9, promotions: []string{"n4"},
-			staged: &staged{id: "OMUGT7XVG3", parts: 2, nodes: stagedNodes(t)}},
+			staged: &frozenStaging{id: "OMUGT7XVG3", parts: 2, nodes: stagedNodes(t)}},
 		"replaced": {view: replacedRegistry(t).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 310, openTerm: 9},
 		"opened":   {clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 2, openTerm: 1},
 		"lived":    {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 300, openTerm: 9},
@@ -177,12 +177,12 @@ func TestGoldenSnapshots(t *testing.T) {
 	for name, im := range goldenImages(t) {
 		t.Run(name, func(t *testing.T) {
 			data := golden(t, "snapshot-v1-"+name+".golden", snapshotOf(t, im))
-			mustEqualImage(t, restoredFrom(t, data).image, im)
+			mustEqualImage(t, restoredFrom(t, data).fsmSnapshot, im)
 		})
 	}
 }
 
-func mustEqualImage(t failer, got, want image) {
+func mustEqualImage(t failer, got, want fsmSnapshot) {
 	t.Helper()
 	mustEqual(t, "the registry", contentsOf(got.view), contentsOf(want.view))
 	got.view, want.view = domain.View{}, domain.View{}

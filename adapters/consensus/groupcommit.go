@@ -153,7 +153,7 @@ func (p parcel) entry() []byte {
 	for i, w := range p {
 		entries[i] = w.entry
 	}
-	return joined(entries)
+	return joinEntries(entries)
 }
 
 // flight holds the parcels of a group that raft has and whose answers are not waited for yet.

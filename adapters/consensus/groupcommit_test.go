@@ -289,7 +289,7 @@ func entryOf(id string, size int) string {
 // its own answer.
 func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 	a, b, c, d := entryOf("a", 20), entryOf("b", 30), entryOf("c", 40), entryOf("d", 50)
-	bc := string(joined([][]byte{[]byte(b), []byte(c)}))
+	bc := string(joinEntries([][]byte{[]byte(b), []byte(c)}))
 	tests := map[string]struct {
 		answer any
 		err    error
@@ -371,7 +371,7 @@ func TestWhoSharesAnEntry(t *testing.T) {
 						for _, entry := range rest[:size] {
 							entries = append(entries, []byte(entry))
 						}
-						one := joined(entries)
+						one := joinEntries(entries)
 						if len(one) > maxCachedEntry {
 							t.Errorf("an entry of %d bytes, which is not cached", len(one))
 						}

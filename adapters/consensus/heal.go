@@ -66,7 +66,7 @@ func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
 	if len(missed) > 0 {
 		return store, missed, nil
 	}
-	n.newest, n.unusable = report.newest, report.unusable
+	n.preloaded, n.unusable = report.newest, report.unusable
 	n.sweep(report.Leftovers)
 	if report.spoilt > 0 {
 		// The newest snapshot has it. A leader would read it in order to send it, and end.

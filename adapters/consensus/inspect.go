@@ -62,9 +62,9 @@ type Report struct {
 
 	Faults []Fault
 
-	newest   *prepared // the first of Snapshots; nil without any
-	unusable []string  // names of the folders of snapshots that are not whole
-	spoilt   uint64    // the last entry that can't be read and is spare; 0 for none
+	newest   *preloadedSnapshot // the first of Snapshots; nil without any
+	unusable []string           // names of the folders of snapshots that are not whole
+	spoilt   uint64             // the last entry that can't be read and is spare; 0 for none
 }
 
 // SnapshotReport is of one snapshot that is whole.

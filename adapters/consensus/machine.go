@@ -20,59 +20,59 @@ type machine struct {
 	clusterID string
 	applied   uint64
 	openTerm  uint64
-	// promotions are the ids of those who are to be voters, in ascending order.
-	// Never modified: it is shared with the readers of the shared state.
+	// promotions are the ids of instances to be promoted to voters, in ascending order. The
+	// slice is never modified, as readers of the shared state have it too.
 	promotions []string
-	// rosters are the latest memberships, for LocalState.Committed. Never modified,
-	// like promotions.
+	// rosters are the latest committed memberships, for LocalState.Committed. The slice is
+	// never modified, either.
 	rosters []ports.CommittedRoster
-	// prepared is a snapshot that was read before raft asks for it; nil for none.
-	prepared *prepared
-	// staged is what has arrived of a restore; nil while there is none.
+	// preloaded is a snapshot that was read before raft asks for it; nil for none.
+	preloaded *preloadedSnapshot
+	// staged holds the parts of a restore that have arrived; nil while there is none.
 	staged *staging
-	// written is the latest format that an applied entry took.
+	// written is the highest format of the applied entries.
 	written int
-	// unposted is how many changes nobody has been told of.
-	unposted int
+	// unpublished is how many changes are applied and not yet in the shared state.
+	unpublished int
 
 	state    *sharedState
 	observer Observer
-	// formatOf says which format an entry takes.
+	// formatOf returns the format of an entry.
 	formatOf func(entry any) int
-	// posted is called when entries were applied.
-	posted func()
-	// replaces is called when a snapshot was read, before its state is taken: it removes
-	// what the snapshot replaces in the log.
-	replaces func(index, term uint64) error
-	// halt is called when an entry can't be applied. It does not return before
-	// this instance is shutting down: to go on would let it drift apart from
-	// the others.
+	// afterApply is called when entries were applied.
+	afterApply func()
+	// dropReplaced is called when a snapshot was read, before its state is taken: it
+	// removes what the snapshot replaces in the log.
+	dropReplaced func(index, term uint64) error
+	// halt is called when an entry can't be applied. It returns only when this instance is
+	// shutting down: if it went on, its state would diverge from the others'.
 	halt func(error)
-	// halted is why; from then on nothing is applied and no snapshot made. Raft
-	// goes on asking for both while it is shutting down.
+	// halted is the reason of the halt; from then on nothing is applied and no snapshot is
+	// made. Raft goes on asking for both while it shuts down.
 	halted error
 }
 
-// prepared is what a snapshot holds. Whoever takes it changes it.
-type prepared struct {
+// preloadedSnapshot is a snapshot in memory. Only one machine may load it, as it then
+// modifies it.
+type preloadedSnapshot struct {
 	id string
-	restored
+	decodedSnapshot
 }
 
-func newMachine(b *sharedState, halt func(error)) *machine {
+func newMachine(state *sharedState, halt func(error)) *machine {
 	return &machine{
-		registry: domain.NewRegistry(),
-		state:    b,
-		observer: unobserved{},
-		formatOf: formatOf,
-		posted:   func() {},
-		replaces: func(uint64, uint64) error { return nil },
-		halt:     halt,
+		registry:     domain.NewRegistry(),
+		state:        state,
+		observer:     unobserved{},
+		formatOf:     formatOf,
+		afterApply:   func() {},
+		dropReplaced: func(uint64, uint64) error { return nil },
+		halt:         halt,
 	}
 }
 
-// outcome is what an entry's future answers. One that is shared answers with as many as it
-// has commands, unless it can't be applied.
+// outcome is the response of an entry's future. A commandGroup responds with one outcome for
+// each command, or with a single one if it can't be applied.
 type outcome struct {
 	changes  []domain.Change
 	replaced domain.Replaced // by the commit of a restore
@@ -82,12 +82,12 @@ type outcome struct {
 // Apply implements raft.FSM. Raft uses ApplyBatch.
 func (m *machine) Apply(entry *raft.Log) any { return m.ApplyBatch([]*raft.Log{entry})[0] }
 
-// postEvery is how many changes are told at once, about. Whoever follows them would have to
-// begin anew if it were more than the history has.
-const postEvery = domain.HistoryLength / 10
+// publishEvery is about how many changes are published at once. If it were more than the
+// history holds, subscribers would have to begin anew.
+const publishEvery = domain.HistoryLength / 10
 
-// ApplyBatch implements raft.BatchingFSM. It posts once for the whole batch, unless that
-// makes very many changes.
+// ApplyBatch implements raft.BatchingFSM. It publishes the state once for the whole batch,
+// or more often if that makes very many changes.
 func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 	began := time.Now()
 	outcomes := make([]any, len(entries))
@@ -96,36 +96,36 @@ func (m *machine) ApplyBatch(entries []*raft.Log) []any {
 		case raft.LogCommand:
 			outcomes[i] = m.apply(entry)
 		case raft.LogConfiguration:
-			m.note(entry)
+			m.recordMembership(entry)
 		}
 		if m.halted == nil {
 			m.applied = entry.Index
 		}
-		if m.unposted >= postEvery {
-			m.post()
+		if m.unpublished >= publishEvery {
+			m.publish()
 		}
 	}
-	m.post()
-	m.posted()
+	m.publish()
+	m.afterApply()
 	m.observer.Applied(len(entries), time.Since(began))
 	return outcomes
 }
 
 func (m *machine) apply(entry *raft.Log) any {
 	if m.halted != nil {
-		return m.unknown()
+		return m.outcomeUnknown()
 	}
 	decoded, err := decodeEntry(entry.Data)
 	if err != nil {
 		m.halted = fmt.Errorf("log entry %d of term %d can't be applied: %w", entry.Index, entry.Term, err)
 		m.halt(m.halted)
-		return m.unknown()
+		return m.outcomeUnknown()
 	}
 	m.written = max(m.written, m.formatOf(decoded))
 	switch decoded := decoded.(type) {
 	case opening:
 		m.openTerm = entry.Term
-		m.staged = nil // who led before can't go on with it
+		m.staged = nil // the earlier leader can't go on with its restore
 		if m.clusterID == "" {
 			m.clusterID = decoded.ClusterID
 		}
@@ -141,20 +141,20 @@ func (m *machine) apply(entry *raft.Log) any {
 		m.abort(decoded)
 		return outcome{}
 	case domain.Command:
-		return m.carryOut(decoded)
-	case shared:
+		return m.applyCommand(decoded)
+	case commandGroup:
 		outcomes := make([]outcome, len(decoded))
 		for i, cmd := range decoded {
-			outcomes[i] = m.carryOut(cmd)
+			outcomes[i] = m.applyCommand(cmd)
 		}
 		return outcomes
 	}
 	panic(fmt.Sprintf("consensus: an entry decodes to %T, which nobody applies", decoded))
 }
 
-func (m *machine) carryOut(cmd domain.Command) outcome {
+func (m *machine) applyCommand(cmd domain.Command) outcome {
 	changes, err := m.registry.Apply(cmd)
-	m.unposted += len(changes)
+	m.unpublished += len(changes)
 	return outcome{changes: changes, err: err}
 }
 
@@ -168,27 +168,27 @@ func (m *machine) promote(p promotion) {
 	}
 }
 
-// maxRosters is how many memberships are remembered for those who look a moment later.
+// maxRosters is how many memberships are kept for readers that look a moment later.
 const maxRosters = 64
 
-// note remembers a membership. Raft hands them over in the order of the log.
-func (m *machine) note(entry *raft.Log) {
+// recordMembership records a committed membership. Raft hands them over in log order.
+func (m *machine) recordMembership(entry *raft.Log) {
 	membership, err := decodeConfiguration(entry.Data)
 	if err != nil {
-		return // raft reads it before, and does not go on
+		return // can't be: raft has decoded it before
 	}
 	next := append(slices.Clone(m.rosters), ports.CommittedRoster{Index: entry.Index, Roster: rosterOf(membership)})
 	m.rosters = next[max(0, len(next)-maxRosters):]
 }
 
-// unknown is the outcome of an entry that is committed, so that others carry it
-// out, while this instance can't say what that does.
-func (m *machine) unknown() outcome {
+// outcomeUnknown is the outcome of an entry that is committed, so that others apply it, but
+// that this instance can't apply.
+func (m *machine) outcomeUnknown() outcome {
 	return outcome{err: errors.Join(ports.ErrOutcomeUnknown, m.halted)}
 }
 
-func (m *machine) post() {
-	m.unposted = 0
+func (m *machine) publish() {
+	m.unpublished = 0
 	m.state.update(func(n *localState) {
 		n.View = m.registry.View()
 		n.Applied = m.applied
@@ -202,64 +202,64 @@ func (m *machine) post() {
 	})
 }
 
-// Snapshot implements raft.FSM. It takes no time: a view never changes.
+// Snapshot implements raft.FSM. It is fast, because a view is immutable.
 func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 	if m.halted != nil {
-		// Raft has handed over more than was applied: it would keep this as the
-		// state after entries that are not in it, and drop those from the log.
+		// Raft has handed over entries that were not applied: it would take this for the
+		// state after them, and remove them from the log.
 		return nil, m.halted
 	}
-	return image{
+	return fsmSnapshot{
 		view:      m.registry.View(),
 		clusterID: m.clusterID,
 		applied:   m.applied,
 		openTerm:  m.openTerm,
 
 		promotions: m.promotions,
-		staged:     m.staged.seen(),
+		staged:     m.staged.freeze(),
 	}, nil
 }
 
-// take reads a snapshot, unless it is prepared: raft has proven it once more when it
-// opened it.
-func (m *machine) take(snapshot io.Reader, meta *raft.SnapshotMeta) (restored, error) {
-	ready := m.prepared
-	m.prepared = nil
+// loadSnapshot returns the preloaded snapshot if it is the one that raft hands over, whose
+// checksum was verified again when it was opened; otherwise it reads that.
+func (m *machine) loadSnapshot(snapshot io.Reader, meta *raft.SnapshotMeta) (decodedSnapshot, error) {
+	ready := m.preloaded
+	m.preloaded = nil
 	if ready != nil && meta != nil && meta.ID == ready.id {
-		return ready.restored, nil
+		return ready.decodedSnapshot, nil
 	}
 	return readSnapshot(snapshot)
 }
 
-// hold makes what was read of a snapshot the state of the machine.
-func (m *machine) hold(read restored) {
+// setState replaces the state of the machine with that of a snapshot.
+func (m *machine) setState(read decodedSnapshot) {
 	m.registry = read.registry
 	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
 	m.promotions, m.staged = read.promotions, read.staging
 }
 
-// Restore implements raft.FSM. Nothing is replaced before the whole snapshot is
-// read and proven; readers see the old state until then.
+// Restore implements raft.FSM. It replaces nothing before the whole snapshot is read and
+// verified; readers see the old state until then.
 func (m *machine) Restore(snapshot io.ReadCloser) error {
 	meta, known := metaOf(snapshot)
-	read, err := m.take(snapshot, meta)
+	read, err := m.loadSnapshot(snapshot, meta)
 	if err == nil && known {
-		err = m.replaces(meta.Index, meta.Term)
+		err = m.dropReplaced(meta.Index, meta.Term)
 	}
 	if err != nil {
 		return err
 	}
-	m.hold(read)
+	m.setState(read)
 	m.rosters = nil
 	if known {
 		m.rosters = []ports.CommittedRoster{{Index: meta.ConfigurationIndex, Roster: rosterOf(meta.Configuration)}}
 	}
-	m.post()
+	m.publish()
 	return nil
 }
 
 // Persist implements raft.FSMSnapshot.
-func (im image) Persist(sink raft.SnapshotSink) error {
+func (im fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 	if err := writeSnapshot(sink, im); err != nil {
 		sink.Cancel()
 		return err
@@ -268,4 +268,4 @@ func (im image) Persist(sink raft.SnapshotSink) error {
 }
 
 // Release implements raft.FSMSnapshot.
-func (im image) Release() {}
+func (im fsmSnapshot) Release() {}

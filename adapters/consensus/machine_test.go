@@ -125,7 +125,7 @@ func TestSharedEntriesDoWhatTheirCommandsDo(t *testing.T) {
 				entries = append(entries, encodeEntry(cmd))
 				want = append(want, alone.Apply(&raft.Log{Index: index, Term: 1, Data: encodeEntry(cmd)}).(outcome))
 			}
-			got := together.Apply(&raft.Log{Index: index, Term: 1, Data: joined(entries)}).([]outcome)
+			got := together.Apply(&raft.Log{Index: index, Term: 1, Data: joinEntries(entries)}).([]outcome)
 			if len(got) != size {
 				t.Fatalf("%d outcomes of %d commands", len(got), size)
 			}
@@ -165,7 +165,7 @@ func TestABatchIsPostedOnce(t *testing.T) {
 	m := testMachine(t)
 	before := m.state.read()
 	told := 0
-	m.posted = func() {
+	m.afterApply = func() {
 		if told++; m.state.read().Applied != 4 {
 			t.Error("it was told of what is not posted")
 		}
@@ -208,10 +208,10 @@ func TestABatchOfVeryManyChangesIsPostedMeanwhile(t *testing.T) {
 			cmd.Node.Weight = entry
 			writes = append(writes, encodeEntry(cmd))
 		}
-		batch = append(batch, &raft.Log{Index: uint64(entry + 1), Term: 1, Data: joined(writes)})
+		batch = append(batch, &raft.Log{Index: uint64(entry + 1), Term: 1, Data: joinEntries(writes)})
 	}
 	m.ApplyBatch(append(batch, &raft.Log{Index: entries + 1, Term: 1, Data: sealed(99, nil)})) // it halts there
-	if all := domain.Revision(each * entries); seen <= all-postEvery {
+	if all := domain.Revision(each * entries); seen <= all-publishEvery {
 		t.Errorf("after %d changes revision %d was seen", all, seen)
 	}
 }
@@ -278,7 +278,7 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 		"a damaged entry":         {append(encodeEntry(domain.Deregister{ID: "a"}), 0), "checksum"},
 		"an empty entry":          {nil, "too early"},
 		"an entry of a new build": {sealed(99, nil), "newer build"},
-		"a new command behind others": {sealed(kindShared, append(message(protowire.Number(kindDeregister), appendString(nil, 1, "a")),
+		"a new command behind others": {sealed(kindGroup, append(message(protowire.Number(kindDeregister), appendString(nil, 1, "a")),
 			message(99)...)), "newer build"},
 	}
 	for name, test := range tests {
@@ -386,7 +386,7 @@ func TestARestoreReplacesAndTellsEverybody(t *testing.T) {
 	}
 	<-before.later
 	after := m.state.read()
-	mustEqualImage(t, image{
+	mustEqualImage(t, fsmSnapshot{
 		view: after.View, clusterID: after.ClusterID, applied: after.Applied, openTerm: after.openTerm, promotions: after.Promotions,
 	}, im)
 	if _, there := before.View.Node("a"); !there {

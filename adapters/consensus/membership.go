@@ -80,7 +80,7 @@ func (n *Node) wish(ctx context.Context, p promotion) error {
 	if err := n.refusal(ctx); err != nil {
 		return err
 	}
-	if err := n.unreadable(p); err != nil {
+	if err := n.checkAllCanRead(p); err != nil {
 		return err
 	}
 	_, err := n.apply(ctx, encodeEntry(p))

@@ -61,11 +61,11 @@ type Node struct {
 
 	directory   *logstore.Directory
 	store       logstore.Store
-	disk        *disk     // watches over store
-	ahead       *aheadLog // disk, and a leader's entries that are not stored yet
-	logs        *baseLog  // the log as raft sees it
-	newest      *prepared // the latest snapshot, read before raft starts
-	unusable    []string  // snapshots that raft must not see
+	disk        *disk              // watches over store
+	ahead       *aheadLog          // disk, and a leader's entries that are not stored yet
+	logs        *baseLog           // the log as raft sees it
+	preloaded   *preloadedSnapshot // the latest snapshot, read before raft starts
+	unusable    []string           // snapshots that raft must not see
 	growth      *logGrowth
 	stream      *stream
 	interceptor *interceptor
@@ -124,7 +124,7 @@ func New(config Config) (*Node, error) {
 	n.gate = &gate{leadership: n, evidence: n.evidence}
 	n.writes = groupCommit{
 		apply:    func(entry []byte, patience time.Duration) raft.ApplyFuture { return n.raft.Apply(entry, patience) },
-		mayShare: func() bool { return n.Shared() >= n.formatOf(shared{}) },
+		mayShare: func() bool { return n.Shared() >= n.formatOf(commandGroup{}) },
 		answered: n.inflight.leave,
 	}
 	n.network = config.Network
@@ -304,8 +304,8 @@ func (n *Node) buildTransport(address string, logger hclog.Logger, retention *re
 func (n *Node) newFSM() raft.FSM {
 	machine := newMachine(n.state, n.halt)
 	machine.observer, machine.formatOf = n.config.Observer, n.formatOf
-	machine.posted, machine.replaces = n.announced.soon, n.logs.dropReplaced
-	machine.prepared, n.newest = n.newest, nil
+	machine.afterApply, machine.dropReplaced = n.announced.soon, n.logs.dropReplaced
+	machine.preloaded, n.preloaded = n.preloaded, nil
 	if n.hooks.fsm != nil {
 		return n.hooks.fsm(machine)
 	}

@@ -107,7 +107,7 @@ func TestWritersOfASharedEntryGetTheirOwnAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	decoded, err := decodeEntry(entry.Data)
-	if together, is := decoded.(shared); err != nil || !is || len(together) != 3 {
+	if together, is := decoded.(commandGroup); err != nil || !is || len(together) != 3 {
 		t.Errorf("the last entry of the log is %+v, %v", decoded, err)
 	}
 }
@@ -134,7 +134,7 @@ func TestWhatIsWaitedForBeforeARefusalLeavesRoom(t *testing.T) {
 	for what, bound := range map[string]time.Duration{
 		"the writes before, and a place in raft's queue": groupPatience + enqueueTimeout,
 		"the leader's answer":                            askTimeout,
-		"the leader's answer, and all up to it":          answerPatience,
+		"the leader's answer, and all up to it":          answerTimeout,
 	} {
 		if room := time.Second - bound; room < refusalRoom {
 			t.Errorf("after the wait for %s, which is %v, %v are left", what, bound, room)

@@ -19,7 +19,7 @@ func TestAPreparedSnapshotIsTakenOnce(t *testing.T) {
 		return m.Restore(stateWithMeta{io.NopCloser(bytes.NewReader(state)), &raft.SnapshotMeta{ID: id}})
 	}
 	m := testMachine(t)
-	m.prepared = &prepared{"first", read}
+	m.preloaded = &preloadedSnapshot{"first", read}
 	if err := restore(m, "first", nil); err != nil || m.registry.View().Len() != 1 {
 		t.Fatalf("it has %d nodes, %v", m.registry.View().Len(), err)
 	}
@@ -27,11 +27,11 @@ func TestAPreparedSnapshotIsTakenOnce(t *testing.T) {
 		t.Error("it is taken again, and what was done to it since with it")
 	}
 
-	m.prepared = &prepared{"first", read}
+	m.preloaded = &preloadedSnapshot{"first", read}
 	if err := restore(m, "second", later); err != nil || m.registry.View().Len() != 2 {
 		t.Errorf("instead of another one: %d nodes, %v", m.registry.View().Len(), err)
 	}
-	if m.prepared != nil {
+	if m.preloaded != nil {
 		t.Error("it is kept, and will not be asked for any more")
 	}
 }

@@ -167,7 +167,7 @@ func (n *Node) tryToLeave() error {
 	if err != nil {
 		return err
 	}
-	state, err := n.reach(n.running, index)
+	state, err := n.awaitApplied(n.running, index)
 	if err != nil {
 		return err
 	}

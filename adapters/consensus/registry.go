@@ -13,22 +13,21 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// askTimeout bounds a question to the leader, which answers once it has heard
-// from a majority, and answerPatience the wait of whoever shares the answer, and may
-// come while one before is under way, until this instance has come that far. Who is
-// not served is refused, and that is promised within a second, of which a starved
-// machine takes its part.
+// askTimeout bounds a ReadIndex request to the leader, which answers once it has heard from
+// a majority. answerTimeout bounds a whole read at a follower: the request, which may wait
+// for an earlier one, and until the index is applied here. Reads are promised to fail within
+// a second; the rest is left for a machine short of processors.
 const (
-	askTimeout     = 500 * time.Millisecond
-	answerPatience = 600 * time.Millisecond
+	askTimeout    = 500 * time.Millisecond
+	answerTimeout = 600 * time.Millisecond
 )
 
 // Propose implements ports.Registry.
 func (n *Node) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error) {
 	if err := n.refusal(ctx); err != nil {
-		return nil, err // before it is encoded, which for a batch is work
+		return nil, err // before it is encoded, which is expensive for a batch
 	}
-	if err := n.unreadable(cmd); err != nil {
+	if err := n.checkAllCanRead(cmd); err != nil {
 		return nil, err
 	}
 	began := time.Now()
@@ -62,7 +61,7 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 	}
 }
 
-// refusal is why nothing need be tried here; nil when it is worth a try.
+// refusal returns why a proposal is certain to fail here, or nil.
 func (n *Node) refusal(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
@@ -75,8 +74,8 @@ func (n *Node) refusal(ctx context.Context) error {
 	return n.diskFault()
 }
 
-// noDisk is what a leader in trouble with its disk answers, which does not know
-// yet who leads after it; nil where there is no trouble.
+// diskFault returns the answer of a leader whose disk is in trouble, and which does not know
+// yet who leads next; nil if there is no trouble.
 func (n *Node) diskFault() error {
 	if fault := n.disk.fault(); fault != nil {
 		return fmt.Errorf("%w: %w", ports.ErrNoLeader, fault)
@@ -84,9 +83,9 @@ func (n *Node) diskFault() error {
 	return nil
 }
 
-// await waits for do, which changes raft's log and gives raft's answer, or for the
-// end of ctx. Raft's futures know no context, so a goroutine waits for each. With
-// ErrClosed do was not called.
+// await runs do, which changes raft's log and returns raft's answer, and waits for it, for
+// the end of ctx, or for a stalled disk. Raft's futures take no context, so a goroutine
+// waits for each. After ErrClosed, do was not called.
 func (n *Node) await(ctx context.Context, do func() error) error {
 	return portError(n.wait(ctx, do))
 }
@@ -111,8 +110,8 @@ func (n *Node) wait(ctx context.Context, do func() error) error {
 	}
 }
 
-// portError tells apart what certainly did not happen from what may yet. What
-// raft does not promise is unknown.
+// portError translates raft's errors into the port's. An error that does not rule out a
+// later effect becomes ErrOutcomeUnknown.
 func portError(err error) error {
 	switch {
 	case err == nil, errors.Is(err, ports.ErrClosed):
@@ -166,28 +165,28 @@ func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
 	return index, err
 }
 
-// read gives a state that holds all that was committed when it was called.
+// read returns a state that holds everything committed before the call.
 func (n *Node) read(ctx context.Context) (*localState, error) {
 	index, err := n.ReadIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return n.reach(ctx, index)
+	return n.awaitApplied(ctx, index)
 }
 
-// readHere is read, wherever the leader is.
+// readHere is read, whether or not this instance leads.
 func (n *Node) readHere(ctx context.Context) (*localState, error) {
 	state, err := n.read(ctx)
 	if !errors.Is(err, ports.ErrNotLeader) {
 		return state, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, answerPatience)
+	waiting, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	index, err := n.asking.do(waiting, n.askLeader)
-	late := fmt.Errorf("%w: the leader has not answered within %v", ports.ErrNoLeader, answerPatience)
+	late := fmt.Errorf("%w: the leader has not answered within %v", ports.ErrNoLeader, answerTimeout)
 	if err == nil {
-		state, err = n.reach(waiting, index)
-		late = n.lags()
+		state, err = n.awaitApplied(waiting, index)
+		late = n.notCaughtUp()
 	}
 	switch {
 	case err == nil:
@@ -200,17 +199,17 @@ func (n *Node) readHere(ctx context.Context) (*localState, error) {
 	return nil, err
 }
 
-// lags is why a read is refused for which this instance is too far behind.
-func (n *Node) lags() error {
+// notCaughtUp returns why a read fails because this instance is too far behind.
+func (n *Node) notCaughtUp() error {
 	if trouble := n.disk.fault(); trouble != nil {
 		return fmt.Errorf("%w: %w", ports.ErrNotCaughtUp, trouble)
 	}
-	return fmt.Errorf("%w: what it lacks has not come within %v", ports.ErrNotCaughtUp, answerPatience)
+	return fmt.Errorf("%w: what it lacks has not come within %v", ports.ErrNotCaughtUp, answerTimeout)
 }
 
-// askLeader asks how far this instance has to be to answer a read that began
-// before the call. Whoever answers must be the leader of this cluster: an address
-// can change hands.
+// askLeader asks the leader for the index that this instance must have applied to answer a
+// read that began before the call. It checks that the leader of this cluster has answered:
+// the address may be another instance's by now.
 func (n *Node) askLeader() (uint64, error) {
 	address, id := n.raft.LeaderWithID()
 	if id == "" || id == raft.ServerID(n.config.ID) {
@@ -222,7 +221,7 @@ func (n *Node) askLeader() (uint64, error) {
 	own := n.state.read().ClusterID
 	switch {
 	case err != nil:
-		// Its own "not the leader" would send our asker there again.
+		// The error is not wrapped: its ErrNotLeader would redirect our caller there again.
 		return 0, fmt.Errorf("%w: instance %q leads, but can't be asked: %v", ports.ErrNoLeader, id, err)
 	case answer.RaftID != string(id) || answer.ClusterID != own:
 		return 0, fmt.Errorf("%w: at %s answers instance %q of cluster %q instead of %q of %q",
@@ -231,9 +230,9 @@ func (n *Node) askLeader() (uint64, error) {
 	return answer.Index, nil
 }
 
-// reach waits until the state machine has applied index. What raft calls applied
-// is only handed to it; the shared state says what it has done.
-func (n *Node) reach(ctx context.Context, index uint64) (*localState, error) {
+// awaitApplied waits until the state machine has applied index, and returns its state.
+// Raft's own applied index says only what was handed to the state machine.
+func (n *Node) awaitApplied(ctx context.Context, index uint64) (*localState, error) {
 	for {
 		latest := n.state.read()
 		switch {

@@ -13,10 +13,11 @@ import (
 )
 
 const (
-	// restorePartBytes is about how long a part of a restore is. Raft may send
-	// 256 entries to a peer at once, within rpcTimeout, behind which all others wait.
+	// restorePartBytes is the size of a part of a restore, unless a single node is larger.
+	// Raft may send up to 256 entries to a peer in one message, within rpcTimeout, and all
+	// later ones wait for that.
 	restorePartBytes = 256 << 10
-	// restoreStep bounds the time of each entry of a restore.
+	// restoreStep is the timeout for each entry of a restore.
 	restoreStep = 5 * time.Second
 )
 
@@ -25,13 +26,13 @@ func (n *Node) Replace(ctx context.Context, with *domain.Replacement, expected *
 	if err := n.refusal(ctx); err != nil {
 		return domain.Replaced{}, err
 	}
-	if err := n.unreadable(restorePart{}); err != nil {
+	if err := n.checkAllCanRead(restorePart{}); err != nil {
 		return domain.Replaced{}, err
 	}
 	id := rand.Text()
-	parts, err := n.stage(ctx, id, with.Nodes())
+	parts, err := n.proposeParts(ctx, id, with.Nodes())
 	if err != nil {
-		n.abandon(id)
+		n.dropStaged(id)
 		return domain.Replaced{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, restoreStep)
@@ -41,18 +42,18 @@ func (n *Node) Replace(ctx context.Context, with *domain.Replacement, expected *
 	case errors.Is(err, ports.ErrOutcomeUnknown):
 		return domain.Replaced{}, err
 	case err != nil:
-		n.abandon(id)
+		n.dropStaged(id)
 		return domain.Replaced{}, err
 	}
 	return answer.replaced, stepError(answer.err)
 }
 
-// stage writes the nodes in parts, one after the other, and gives their number.
-// Whatever becomes of a part, the registry is not changed by it.
-func (n *Node) stage(ctx context.Context, id string, nodes []*domain.CacheNode) (parts int, err error) {
-	for parts == 0 || len(nodes) > 0 { // an empty backup is one part
+// proposeParts proposes the nodes in parts, one after the other, and returns how many parts
+// there are. No part changes the registry, whatever its outcome.
+func (n *Node) proposeParts(ctx context.Context, id string, nodes []*domain.CacheNode) (parts int, err error) {
+	for parts == 0 || len(nodes) > 0 { // an empty backup has one part
 		part := restorePart{ID: id, Number: parts, Nodes: nodes[:n.partLength(nodes)]}
-		if err := n.stagePart(ctx, part); err != nil {
+		if err := n.proposePart(ctx, part); err != nil {
 			return 0, err
 		}
 		nodes = nodes[len(part.Nodes):]
@@ -61,7 +62,7 @@ func (n *Node) stage(ctx context.Context, id string, nodes []*domain.CacheNode) 
 	return parts, nil
 }
 
-// partLength is how many of the nodes fit into one part; at least one.
+// partLength returns how many of the nodes fit into one part; at least one, if there is any.
 func (n *Node) partLength(nodes []*domain.CacheNode) int {
 	most, bytes := cmp.Or(n.hooks.restorePartBytes, restorePartBytes), 0
 	for i, one := range nodes {
@@ -72,7 +73,7 @@ func (n *Node) partLength(nodes []*domain.CacheNode) int {
 	return len(nodes)
 }
 
-func (n *Node) stagePart(ctx context.Context, part restorePart) error {
+func (n *Node) proposePart(ctx context.Context, part restorePart) error {
 	step, cancel := context.WithTimeout(ctx, restoreStep)
 	defer cancel()
 	answer, err := n.apply(step, encodeEntry(part))
@@ -86,11 +87,11 @@ func (n *Node) stagePart(ctx context.Context, part restorePart) error {
 	case step.Err() != nil:
 		return fmt.Errorf("part %d of the restore was not written within %v: %w", part.Number, restoreStep, step.Err())
 	}
-	// What is not known is whether the part is in the log, and that changes nothing.
+	// It is unknown whether the part is in the log, but a part changes nothing by itself.
 	return fmt.Errorf("%w: leadership ended before all of the backup was written: %v", ports.ErrNoLeader, err)
 }
 
-// stepError gives the answer to a step of a restore in the words of the port.
+// stepError translates the outcome of a step of a restore into an error of the port.
 func stepError(err error) error {
 	if errors.Is(err, errNotStaged) {
 		return fmt.Errorf("%w: %w", ports.ErrBusy, err)
@@ -98,9 +99,9 @@ func stepError(err error) error {
 	return err
 }
 
-// abandon has every replica drop what is staged. Where it can't, whoever opens the
-// next term does so.
-func (n *Node) abandon(id string) {
+// dropStaged has every replica drop what is staged. If it fails, the opening of the next
+// term does so.
+func (n *Node) dropStaged(id string) {
 	ctx, cancel := context.WithTimeout(n.running, restoreStep)
 	defer cancel()
 	_, err := n.apply(ctx, encodeEntry(restoreAbort{ID: id}))

@@ -20,15 +20,14 @@ import (
 //
 // where a record is its length (uvarint) and a message in protobuf's wire
 // format: one head, then the history oldest first, then the nodes in ascending
-// order of their ids, then the promotions in theirs, then, where a restore is under
-// way, what has arrived of it and the nodes in that, then one end. A node that the
-// history holds is not written again: its revision refers to it. The same state
-// makes the same bytes.
+// order of their ids, then the promotions in ascending order, then, if a restore is under
+// way, its staged parts and their nodes, then one end. A node that the history holds is not
+// written again, but referred to by its revision. The same state makes the same bytes.
 const (
 	snapshotMagic   = "NMDSNAP"
 	snapshotVersion = 1
 
-	// maxRecord is far over what a change with two nodes can take.
+	// maxRecord is far above the size of a change with two nodes.
 	maxRecord = 1 << 20
 )
 
@@ -43,20 +42,19 @@ const (
 	recordStagedNode
 )
 
-// image is all that an FSM holds, at one moment.
-type image struct {
+// fsmSnapshot is the state of the machine at one moment. It implements raft.FSMSnapshot.
+type fsmSnapshot struct {
 	view      domain.View
 	clusterID string
 	applied   uint64 // index of the last entry applied
 	openTerm  uint64 // term of the last opening applied
 
-	promotions []string // ids of those who are to be voters
-	staged     *staged  // nil while no restore is under way
+	promotions []string       // ids of instances to be promoted to voters
+	staged     *frozenStaging // nil while no restore is under way
 }
 
-// writeSnapshot writes the image. The caller closes w, or drops all of it after
-// an error.
-func writeSnapshot(w io.Writer, im image) error {
+// writeSnapshot writes im to w. After an error the caller must drop all that was written.
+func writeSnapshot(w io.Writer, im fsmSnapshot) error {
 	out := snapshotWriter{w: bufio.NewWriterSize(w, 64<<10), sum: crc32.New(castagnoli)}
 	out.write(append([]byte(snapshotMagic), snapshotVersion))
 
@@ -122,30 +120,30 @@ func (s *snapshotWriter) finish() error {
 const (
 	changeEffect protowire.Number = iota + 1
 	changeReason
-	changeNode              // missing: it is the previous one
-	changePreviousReference // revision of the change that made it
-	changePrevious          // where the history does not reach back to that
+	changeNode              // omitted if it is the previous node
+	changePreviousReference // revision of the change that made the previous node
+	changePrevious          // the previous node, if that change is no longer in the history
 )
 
 var effects = []domain.Effect{1: domain.Added, 2: domain.Updated, 3: domain.Removed}
 var reasons = []domain.Reason{1: domain.ByRequest, 2: domain.ByExpiry, 3: domain.ByRestore}
 
 func appendChange(b []byte, c *domain.Change, changes []domain.Change) []byte {
-	b = appendUint(b, changeEffect, numberOf(effects, c.Effect))
-	b = appendUint(b, changeReason, numberOf(reasons, c.Reason))
+	b = appendUint(b, changeEffect, enumNumber(effects, c.Effect))
+	b = appendUint(b, changeReason, enumNumber(reasons, c.Reason))
 	if c.Effect != domain.Removed {
 		b = appendNodeMessage(b, changeNode, c.Node)
 	}
 	switch {
 	case c.Previous == nil:
 		return b
-	case made(c.Previous, changes) != nil:
+	case changeThatMade(c.Previous, changes) != nil:
 		return appendUint(b, changePreviousReference, uint64(c.Previous.Revision))
 	}
 	return appendNodeMessage(b, changePrevious, c.Previous)
 }
 
-func numberOf[T comparable](table []T, wanted T) uint64 {
+func enumNumber[T comparable](table []T, wanted T) uint64 {
 	for number, known := range table {
 		if number > 0 && known == wanted {
 			return uint64(number)
@@ -154,9 +152,9 @@ func numberOf[T comparable](table []T, wanted T) uint64 {
 	panic(fmt.Sprintf("consensus: no format for %v", wanted))
 }
 
-// made gives the change that made n what it is; nil when the history does not
-// reach back to it.
-func made(n *domain.CacheNode, changes []domain.Change) *domain.Change {
+// changeThatMade returns the change that made n what it is; nil if that is no longer in the
+// history.
+func changeThatMade(n *domain.CacheNode, changes []domain.Change) *domain.Change {
 	if len(changes) == 0 || n.Revision < changes[0].Revision {
 		return nil
 	}
@@ -170,56 +168,56 @@ const (
 )
 
 func appendNodeOrReference(b []byte, n *domain.CacheNode, changes []domain.Change) []byte {
-	if made(n, changes) != nil {
+	if changeThatMade(n, changes) != nil {
 		return appendUint(b, nodeReference, uint64(n.Revision))
 	}
 	return appendNodeMessage(b, nodeInline, n)
 }
 
-// restored is what readSnapshot found.
-type restored struct {
+// decodedSnapshot is what readSnapshot has read.
+type decodedSnapshot struct {
 	registry *domain.Registry
 	staging  *staging // nil: there is none
-	image
+	fsmSnapshot
 }
 
-// readSnapshot reads to the end of r and believes nothing before the checksum at
-// the end has proven it.
-func readSnapshot(r io.Reader) (restored, error) {
+// readSnapshot reads r to its end, and returns nothing before the checksum at the end is
+// verified.
+func readSnapshot(r io.Reader) (decodedSnapshot, error) {
 	in := snapshotReader{r: bufio.NewReaderSize(r, 64<<10), sum: crc32.New(castagnoli)}
 	if err := in.header(); err != nil {
-		return restored{}, err
+		return decodedSnapshot{}, err
 	}
-	for !in.ended {
+	for !in.endRead {
 		if err := in.record(); err != nil {
-			return restored{}, fmt.Errorf("snapshot: %w", err)
+			return decodedSnapshot{}, fmt.Errorf("snapshot: %w", err)
 		}
 	}
 	if err := in.checksum(); err != nil {
-		return restored{}, fmt.Errorf("snapshot: %w", err)
+		return decodedSnapshot{}, fmt.Errorf("snapshot: %w", err)
 	}
 	registry, err := domain.RestoreRegistry(in.revision, in.nodes, in.changes)
 	if err != nil {
-		return restored{}, fmt.Errorf("snapshot: %w", err)
+		return decodedSnapshot{}, fmt.Errorf("snapshot: %w", err)
 	}
-	in.image.view, in.image.staged = registry.View(), in.staging.seen()
-	return restored{registry: registry, staging: in.staging, image: in.image}, nil
+	in.image.view, in.image.staged = registry.View(), in.staging.freeze()
+	return decodedSnapshot{registry: registry, staging: in.staging, fsmSnapshot: in.image}, nil
 }
 
 type snapshotReader struct {
 	r   *bufio.Reader
 	sum hash.Hash32
 
-	image    image
-	revision domain.Revision
-	history  uint64 // how many changes the head announced
-	headed   bool
-	ended    bool
-	changes  []domain.Change
-	nodes    []*domain.CacheNode
+	image            fsmSnapshot
+	revision         domain.Revision
+	announcedChanges uint64 // by the head
+	headRead         bool
+	endRead          bool
+	changes          []domain.Change
+	nodes            []*domain.CacheNode
 
-	staging     *staging
-	stagedNodes int // how many were announced
+	staging         *staging
+	announcedStaged int // staged nodes
 }
 
 func (s *snapshotReader) read(n int) ([]byte, error) {
@@ -274,7 +272,7 @@ func (s *snapshotReader) record() error {
 		return err
 	}
 	return readFields(record, func(f *field) {
-		if s.headed != (f.number != recordHead) || s.ended {
+		if s.headRead != (f.number != recordHead) || s.endRead {
 			f.fail(fmt.Errorf("record of kind %d is out of place", f.number))
 			return
 		}
@@ -300,7 +298,7 @@ func (s *snapshotReader) record() error {
 }
 
 func (s *snapshotReader) readHead(f *field) {
-	s.headed = true
+	s.headRead = true
 	f.message(func(f *field) {
 		switch f.number {
 		case 1:
@@ -312,37 +310,37 @@ func (s *snapshotReader) readHead(f *field) {
 		case 4:
 			s.image.openTerm = f.uint()
 		case 5:
-			s.history = f.uint()
+			s.announcedChanges = f.uint()
 		default:
 			f.unknown()
 		}
 	})
-	if s.history > uint64(s.revision) {
-		f.fail(fmt.Errorf("%d changes do not fit before revision %d", s.history, s.revision))
+	if s.announcedChanges > uint64(s.revision) {
+		f.fail(fmt.Errorf("%d changes do not fit before revision %d", s.announcedChanges, s.revision))
 	}
 }
 
-// next is the revision of the change that is read next. The history ends at the
+// nextRevision is the revision of the change that is read next. The history ends at the
 // registry's revision and has no gap.
-func (s *snapshotReader) next() domain.Revision {
-	return s.revision - domain.Revision(s.history) + domain.Revision(len(s.changes)) + 1
+func (s *snapshotReader) nextRevision() domain.Revision {
+	return s.revision - domain.Revision(s.announcedChanges) + domain.Revision(len(s.changes)) + 1
 }
 
 func (s *snapshotReader) readChange(f *field) {
-	c := domain.Change{Revision: s.next()}
+	c := domain.Change{Revision: s.nextRevision()}
 	f.message(func(f *field) {
 		switch f.number {
 		case changeEffect:
-			c.Effect = named(f, effects)
+			c.Effect = enumValue(f, effects)
 		case changeReason:
-			c.Reason = named(f, reasons)
+			c.Reason = enumValue(f, reasons)
 		case changeNode:
 			n := f.node()
 			c.Node = &n
 		case changePreviousReference:
-			c.Previous = s.referredTo(f)
+			c.Previous = s.referencedNode(f)
 		case changePrevious:
-			c.Previous = s.forgotten(f)
+			c.Previous = s.inlineNode(f)
 		default:
 			f.unknown()
 		}
@@ -353,25 +351,25 @@ func (s *snapshotReader) readChange(f *field) {
 	switch {
 	case c.Node == nil || c.Effect == "" || c.Reason == "":
 		f.fail(fmt.Errorf("the change of revision %d lacks its node, its effect or its reason", c.Revision))
-	case !holdsTogether(&c):
+	case !isConsistent(&c):
 		f.fail(fmt.Errorf("the change of revision %d does not fit its nodes: %s, of revision %d", c.Revision, c.Effect, c.Node.Revision))
-	case uint64(len(s.changes)) >= s.history:
-		f.fail(fmt.Errorf("more changes than the %d announced", s.history))
+	case uint64(len(s.changes)) >= s.announcedChanges:
+		f.fail(fmt.Errorf("more changes than the %d announced", s.announcedChanges))
 	default:
 		s.changes = append(s.changes, c)
 	}
 }
 
-// holdsTogether says whether a registry can have made c. A history that relies
-// on one that none can have made would be found out only when it is written.
-func holdsTogether(c *domain.Change) bool {
+// isConsistent reports whether a registry can have made c. Otherwise an impossible change
+// would be noticed only when the history is written again.
+func isConsistent(c *domain.Change) bool {
 	if c.Effect == domain.Removed {
 		return c.Node == c.Previous
 	}
 	return c.Node.Revision == c.Revision && (c.Effect == domain.Added) == (c.Previous == nil)
 }
 
-func named[T any](f *field, table []T) T {
+func enumValue[T any](f *field, table []T) T {
 	number := f.uint()
 	if number == 0 || number >= uint64(len(table)) {
 		f.fail(fmt.Errorf("field %d has the unknown value %d: a newer build wrote it", f.number, number))
@@ -380,10 +378,10 @@ func named[T any](f *field, table []T) T {
 	return table[number]
 }
 
-// referredTo gives the node that the change of the given revision made.
-func (s *snapshotReader) referredTo(f *field) *domain.CacheNode {
+// referencedNode reads a revision, and returns the node that its change made.
+func (s *snapshotReader) referencedNode(f *field) *domain.CacheNode {
 	revision := domain.Revision(f.uint())
-	if len(s.changes) > 0 && revision >= s.changes[0].Revision && revision < s.next() {
+	if len(s.changes) > 0 && revision >= s.changes[0].Revision && revision < s.nextRevision() {
 		if c := s.changes[revision-s.changes[0].Revision]; c.Node.Revision == revision {
 			return c.Node
 		}
@@ -392,10 +390,10 @@ func (s *snapshotReader) referredTo(f *field) *domain.CacheNode {
 	return nil
 }
 
-// forgotten reads a node that no change of the history made.
-func (s *snapshotReader) forgotten(f *field) *domain.CacheNode {
+// inlineNode reads a node that no change of the history made.
+func (s *snapshotReader) inlineNode(f *field) *domain.CacheNode {
 	n := f.node()
-	if n.Revision > s.revision-domain.Revision(s.history) {
+	if n.Revision > s.revision-domain.Revision(s.announcedChanges) {
 		f.fail(fmt.Errorf("node %q of revision %d does not fit: the history has the change that made it", n.ID, n.Revision))
 	}
 	return &n
@@ -406,9 +404,9 @@ func (s *snapshotReader) readNode(f *field) {
 	f.message(func(f *field) {
 		switch f.number {
 		case nodeReference:
-			n = s.referredTo(f)
+			n = s.referencedNode(f)
 		case nodeInline:
-			n = s.forgotten(f)
+			n = s.inlineNode(f)
 		default:
 			f.unknown()
 		}
@@ -438,7 +436,7 @@ func (s *snapshotReader) readPromotion(f *field) {
 }
 
 func (s *snapshotReader) readEnd(f *field) {
-	s.ended = true
+	s.endRead = true
 	var nodes uint64
 	f.message(func(f *field) {
 		switch f.number {
@@ -451,13 +449,13 @@ func (s *snapshotReader) readEnd(f *field) {
 	if uint64(len(s.nodes)) != nodes {
 		f.fail(fmt.Errorf("%d nodes instead of %d", len(s.nodes), nodes))
 	}
-	if uint64(len(s.changes)) != s.history {
-		f.fail(fmt.Errorf("%d changes instead of %d", len(s.changes), s.history))
+	if uint64(len(s.changes)) != s.announcedChanges {
+		f.fail(fmt.Errorf("%d changes instead of %d", len(s.changes), s.announcedChanges))
 	}
 	s.checkStaged(f)
 }
 
-// checksum reads the last bytes, and makes sure that they are the last.
+// checksum verifies the checksum, and that nothing follows it.
 func (s *snapshotReader) checksum() error {
 	sum := s.sum.Sum32()
 	last := make([]byte, checksumSize)

@@ -32,7 +32,7 @@ func mustGoOnAlike(t failer, original *domain.Registry, rest []domain.Command) {
 	im := imageOf(original)
 	snapshot := snapshotOf(t, im)
 	read := restoredFrom(t, snapshot)
-	mustEqualImage(t, read.image, im)
+	mustEqualImage(t, read.fsmSnapshot, im)
 	if again := snapshotOf(t, imageOf(read.registry)); !bytes.Equal(again, snapshot) {
 		t.Fatalf("the restored registry makes other bytes:\n got %x\nwant %x", again, snapshot)
 	}
@@ -345,8 +345,8 @@ func FuzzReadSnapshot(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			again := restoredFrom(t, snapshotOf(t, read.image))
-			mustEqualImage(t, again.image, read.image)
+			again := restoredFrom(t, snapshotOf(t, read.fsmSnapshot))
+			mustEqualImage(t, again.fsmSnapshot, read.fsmSnapshot)
 		}
 	})
 }

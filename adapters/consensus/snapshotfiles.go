@@ -103,8 +103,8 @@ func (i *inspection) readSnapshots() {
 		found := SnapshotReport{ID: meta.ID, Index: meta.Index, Term: meta.Term, Size: meta.Size}
 		if len(i.Snapshots) == 0 {
 			i.base = found
-			i.machine.hold(read)
-			i.newest = &prepared{meta.ID, read}
+			i.machine.setState(read)
+			i.newest = &preloadedSnapshot{meta.ID, read}
 			i.Roster, i.RosterIndex = rosterOf(meta.Configuration), meta.ConfigurationIndex
 			i.ReachIndex, i.ReachTerm = meta.Index, meta.Term
 		}
@@ -240,21 +240,21 @@ func openSnapshotState(path string, meta snapshotDescription) (state *os.File, e
 
 // readSnapshotState verifies the state and, if decode is set, then reads it again to decode
 // it.
-func readSnapshotState(path string, meta snapshotDescription, decode bool) (read restored, err error) {
+func readSnapshotState(path string, meta snapshotDescription, decode bool) (read decodedSnapshot, err error) {
 	file, err := openSnapshotState(path, meta)
 	if err != nil {
-		return restored{}, err
+		return decodedSnapshot{}, err
 	}
 	defer func() { _ = file.Close() }() // it was only read
 	if !decode {
-		return restored{}, nil
+		return decodedSnapshot{}, nil
 	}
 	read, err = readSnapshot(file)
 	switch {
 	case err != nil:
-		return restored{}, fmt.Errorf("%w: %w", errUnknownFormat, err)
+		return decodedSnapshot{}, fmt.Errorf("%w: %w", errUnknownFormat, err)
 	case read.applied > meta.Index:
-		return restored{}, fmt.Errorf("it holds entry %d, and is said to end with entry %d", read.applied, meta.Index)
+		return decodedSnapshot{}, fmt.Errorf("it holds entry %d, and is said to end with entry %d", read.applied, meta.Index)
 	}
 	return read, nil
 }

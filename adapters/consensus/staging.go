@@ -7,66 +7,65 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// A backup may be hundreds of megabytes, and an entry of the log should not: one
-// that takes long to send holds up all behind it. So a backup goes through the log
-// in parts, which are staged on every replica, and a commit that carries all of
-// them out in one step. Until then the registry is as it was.
+// A backup may be hundreds of megabytes, which is too much for one log entry: an entry that
+// takes long to send delays all entries after it. So a backup goes through the log in parts,
+// which every replica stages, and a commit that applies all of them in one step. Until then
+// the registry is unchanged.
 
-// restorePart is the part Number, from 0, of the restore ID. Part 0 takes the place
-// of whatever was staged before.
+// restorePart is one part of the restore ID, numbered from 0. Part 0 replaces whatever was
+// staged before.
 type restorePart struct {
 	ID     string
 	Number int
 	Nodes  []*domain.CacheNode
 }
 
-// restoreCommit replaces the registry with the Parts that were staged, if Expected
-// is nil or the registry's revision.
+// restoreCommit replaces the registry with the staged nodes, if all Parts are staged, and
+// Expected is nil or the registry's revision.
 type restoreCommit struct {
 	ID       string
 	Parts    int
 	Expected *domain.Revision
 }
 
-// restoreAbort says that the rest of a restore does not come.
+// restoreAbort drops what is staged of a restore that is given up.
 type restoreAbort struct {
 	ID string
 }
 
-// errNotStaged is the answer to a part that does not follow what is staged, and to
-// the commit of what is not: leadership has moved in between, or another restore
-// has begun. Nothing happened.
+// errNotStaged is the answer to a part or a commit whose earlier parts are not staged:
+// leadership has changed in between, or another restore has begun. Nothing happened.
 var errNotStaged = errors.New("the parts of the restore before this one are not there any more")
 
-// staging is what has arrived of a restore. It is part of the replicated state.
+// staging holds the parts of a restore that have arrived. It is part of the replicated state.
 type staging struct {
 	id    string
 	parts int
 	nodes *domain.Replacement
 }
 
-// staged is a staging as it was at one moment; it never changes.
-type staged struct {
+// frozenStaging is an immutable copy of a staging.
+type frozenStaging struct {
 	id    string
 	parts int
 	nodes []*domain.CacheNode
 }
 
-// seen gives what s holds now; nil is nothing.
-func (s *staging) seen() *staged {
+// freeze returns a copy of s; nil if s is nil.
+func (s *staging) freeze() *frozenStaging {
 	if s == nil {
 		return nil
 	}
-	return &staged{id: s.id, parts: s.parts, nodes: s.nodes.Nodes()}
+	return &frozenStaging{id: s.id, parts: s.parts, nodes: s.nodes.Nodes()}
 }
 
-// stage takes a part. What does not fit together is given up: its commit is
-// refused then.
+// stage adds a part. If its nodes are refused, the staging is dropped, so that the commit
+// is refused too.
 func (m *machine) stage(part restorePart) error {
 	switch {
 	case part.Number == 0:
 		m.staged = &staging{id: part.ID, nodes: domain.NewReplacement()}
-	case !m.staged.holds(part.ID, part.Number):
+	case !m.staged.hasParts(part.ID, part.Number):
 		return errNotStaged
 	}
 	m.staged.parts++
@@ -79,13 +78,13 @@ func (m *machine) stage(part restorePart) error {
 	return nil
 }
 
-// holds reports whether s is so many parts of the restore named id.
-func (s *staging) holds(id string, parts int) bool {
+// hasParts reports whether s holds exactly that many parts of the restore id.
+func (s *staging) hasParts(id string, parts int) bool {
 	return s != nil && s.id == id && s.parts == parts
 }
 
 func (m *machine) commit(c restoreCommit) outcome {
-	if !m.staged.holds(c.ID, c.Parts) {
+	if !m.staged.hasParts(c.ID, c.Parts) {
 		return outcome{err: errNotStaged}
 	}
 	replaced, err := m.registry.Replace(m.staged.nodes, c.Expected)
@@ -119,7 +118,7 @@ func appendRestore(b []byte, entry any) []byte {
 	return b
 }
 
-var errNameless = errors.New("a restore without an id")
+var errNoRestoreID = errors.New("a restore without an id")
 
 func decodeRestorePart(body []byte) (restorePart, error) {
 	var part restorePart
@@ -137,7 +136,7 @@ func decodeRestorePart(body []byte) (restorePart, error) {
 		}
 	})
 	if err == nil && part.ID == "" {
-		err = errNameless
+		err = errNoRestoreID
 	}
 	return part, err
 }
@@ -157,12 +156,12 @@ func decodeRestoreCommit(body []byte) (restoreCommit, error) {
 		}
 	})
 	if err == nil && c.ID == "" {
-		err = errNameless
+		err = errNoRestoreID
 	}
 	return c, err
 }
 
-// revision reads one that may be 0, and is left out where there is none.
+// revision reads an optional revision, which may be 0.
 func (f *field) revision() *domain.Revision {
 	var revision domain.Revision
 	f.message(func(f *field) {
@@ -187,12 +186,12 @@ func decodeRestoreAbort(body []byte) (restoreAbort, error) {
 		}
 	})
 	if err == nil && a.ID == "" {
-		err = errNameless
+		err = errNoRestoreID
 	}
 	return a, err
 }
 
-func appendStaged(b []byte, s *staged) []byte {
+func appendStaged(b []byte, s *frozenStaging) []byte {
 	b = appendString(b, 1, s.id)
 	b = appendUint(b, 2, uint64(s.parts))
 	return appendUint(b, 3, uint64(len(s.nodes)))
@@ -207,7 +206,7 @@ func (s *snapshotReader) readStaged(f *field) {
 		case 2:
 			next.parts = f.int()
 		case 3:
-			s.stagedNodes = f.int()
+			s.announcedStaged = f.int()
 		default:
 			f.unknown()
 		}
@@ -239,13 +238,13 @@ func (s *snapshotReader) readStagedNode(f *field) {
 	}
 }
 
-// checkStaged fails unless all staged nodes that were announced are there.
+// checkStaged fails unless all announced staged nodes were read.
 func (s *snapshotReader) checkStaged(f *field) {
 	held := 0
 	if s.staging != nil {
 		held = len(s.staging.nodes.Nodes())
 	}
-	if held != s.stagedNodes {
-		f.fail(fmt.Errorf("%d staged nodes instead of %d", held, s.stagedNodes))
+	if held != s.announcedStaged {
+		f.fail(fmt.Errorf("%d staged nodes instead of %d", held, s.announcedStaged))
 	}
 }
