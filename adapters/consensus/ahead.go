@@ -106,7 +106,7 @@ func (a *aheadLog) batch() []*raft.Log {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running = len(a.pending) > 0
-	return first(a.pending[:min(len(a.pending), maxBatch)], maxAppend)
+	return firstEntries(a.pending[:min(len(a.pending), maxBatch)], maxAppend)
 }
 
 func (a *aheadLog) stored(count int) {

@@ -13,7 +13,7 @@ import (
 // newTransport returns raft's transport on s.
 func newTransport(s *stream, log hclog.Logger) *raft.NetworkTransport {
 	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  newChecked(s),
+		Stream:  newCheckedStream(s),
 		MaxPool: pooledConns,
 		Timeout: rpcTimeout,
 		Logger:  log,
@@ -80,7 +80,7 @@ func (s pinnedPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raf
 	if err := checkSendable(args); err != nil {
 		return nil, err
 	}
-	fit(args)
+	limitEntries(args)
 	return s.AppendPipeline.AppendEntries(args, resp)
 }
 
@@ -90,7 +90,7 @@ func (a addressedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddres
 	if err := checkSendable(args); err != nil {
 		return err
 	}
-	fit(args)
+	limitEntries(args)
 	return a.transport.AppendEntries(id, destination(id, to), args, resp)
 }
 

@@ -22,16 +22,16 @@
 //	mutedTransport      sends nothing as a leader whose disk is in trouble
 //	addressedTransport  sends a message to an id at an address, not to whoever is there
 //	raft.NetworkTransport
-//	checked             ends a connection on which a peer announces more than an instance sends
+//	checkedStream       ends a connection on which a peer announces more than an instance sends
 //	stream              makes and accepts connections, which the preface has authenticated
 //
 // The log, from raft to the disk:
 //
-//	baseLog    finds the entry that the latest snapshot ends with, even after it was removed
+//	baseLog       finds the entry that the latest snapshot ends with, even after it was removed
 //	retainingLog  keeps the entries behind a snapshot that is being sent
-//	aheadLog   lets a leader send entries that are not on its own disk yet
-//	entryCache  caches the latest entries
-//	disk       notices when the disk hangs or refuses, and tries again
+//	aheadLog      lets a leader send entries that are not on its own disk yet
+//	entryCache    caches the latest entries
+//	disk          notices when the disk hangs or refuses, and tries again
 //	logstore.Store
 //
 // Term and vote go to the same disk through voteGuard, which refuses the vote of an instance

@@ -11,13 +11,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Raft's decoder believes the lengths that it is told: sixteen bytes that announce
-// two billion entries run the process out of memory. So what a peer sends is
-// looked at on its way to the decoder, which never sees a length that is over
-// these bounds. They are far over what an instance sends.
+// Raft's decoder trusts the lengths in a message: sixteen bytes that announce two billion
+// entries make the process run out of memory. So everything that a peer sends is checked on
+// its way to the decoder, which never sees a length above these bounds. They are far above
+// what an instance sends.
 const (
-	// maxField bounds a text or a block of bytes, an entry above all; no write that
-	// is longer gets into the log: see maxPending.
+	// maxField bounds a string or a block of bytes, such as an entry; no longer write gets
+	// into the log: see maxPending.
 	maxField = maxPending
 	// maxElements bounds an array.
 	maxElements = 4 * maxBatch
@@ -26,15 +26,15 @@ const (
 	// maxName bounds a key of a map, and maxExtension a time.
 	maxName      = 64
 	maxExtension = 32
-	// maxNesting: a message, its entries, one of them, and a list of numbers in
-	// place of bytes.
+	// maxNesting allows for a message, its entries, one of them, and an array of numbers
+	// in place of bytes.
 	maxNesting = 4
-	// maxIncoming bounds the messages that are on their way in, of all peers
-	// together. One peer sends 256 entries at a time, and one after the other.
+	// maxIncoming bounds the incomplete messages of all peers together. A peer sends one
+	// message of up to 256 entries at a time.
 	maxIncoming = 512 << 20
 	// maxAnswer bounds an answer to an RPC.
 	maxAnswer = 1 << 20
-	// maxSnapshot bounds a snapshot, which goes to the disk.
+	// maxSnapshot bounds a snapshot, which is written to the disk.
 	maxSnapshot = 4 << 30
 )
 
@@ -50,46 +50,46 @@ func hostile(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", errHostileFrame, fmt.Errorf(format, args...))
 }
 
-// checked is raft's way to the network, on which no peer says anything that would
-// cost more than it has sent.
-type checked struct {
+// checkedStream is a raft.StreamLayer that checks what peers send, so that no message costs
+// more memory than its sender has sent.
+type checkedStream struct {
 	raft.StreamLayer
-	incoming *atomic.Int64 // bytes of messages that are not complete
+	incoming *atomic.Int64 // bytes of incomplete messages
 }
 
-func newChecked(s raft.StreamLayer) checked { return checked{s, &atomic.Int64{}} }
+func newCheckedStream(s raft.StreamLayer) checkedStream { return checkedStream{s, &atomic.Int64{}} }
 
 // Accept implements net.Listener.
-func (c checked) Accept() (net.Conn, error) {
+func (c checkedStream) Accept() (net.Conn, error) {
 	conn, err := c.StreamLayer.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &checkedConn{Conn: conn, frames: frames{requests: true, part: part{all: c.incoming}, limit: maxIncoming}}, nil
+	return &checkedConn{Conn: conn, frames: frameChecker{requests: true, quota: byteQuota{total: c.incoming}, limit: maxIncoming}}, nil
 }
 
 // Dial implements raft.StreamLayer.
-func (c checked) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+func (c checkedStream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	conn, err := c.StreamLayer.Dial(to, timeout)
 	if err != nil {
 		return nil, err
 	}
-	return &checkedConn{Conn: conn, frames: frames{part: part{all: c.incoming}, limit: maxAnswer}}, nil
+	return &checkedConn{Conn: conn, frames: frameChecker{quota: byteQuota{total: c.incoming}, limit: maxAnswer}}, nil
 }
 
 // checkedConn is read by one goroutine, and written by one.
 //
-// It has no patience with a snapshot that stands still. Raft 1.7.3 waits for one on its
-// way in as long as the connection lasts, in its main goroutine, which votes for nobody
-// meanwhile; and on its way out as long as all of it may take, minutes where it is large,
-// while its follower may be back at another address.
+// It times out when a snapshot makes no progress. Raft 1.7.3 waits for an incoming snapshot
+// as long as the connection lasts, in its main goroutine, which does not vote meanwhile. For
+// an outgoing one it allows the time of the whole snapshot, minutes if it is large, while
+// the follower may be back at another address.
 type checkedConn struct {
 	net.Conn
-	frames frames
+	frames frameChecker
 	fault  error
 }
 
-// Read gives nothing of what is refused, nor anything after it.
+// Read implements net.Conn. It returns nothing from the first refused byte on.
 func (c *checkedConn) Read(p []byte) (int, error) {
 	if c.fault != nil {
 		return 0, c.fault
@@ -103,9 +103,9 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	fine, fault := c.frames.check(p[:n])
 	if snapshot {
-		c.fault = err // raft reads on, to come to the end of it
+		c.fault = err // raft goes on reading, to skip the rest of the snapshot
 		if c.frames.step != inSnapshot {
-			_ = c.Conn.SetReadDeadline(time.Time{}) // it may take long to restore
+			_ = c.Conn.SetReadDeadline(time.Time{}) // restoring the snapshot may take long
 		}
 	}
 	if fault == nil {
@@ -115,8 +115,8 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 	return fine, fault
 }
 
-// Write sends a part of a message, which takes no longer than an RPC may: of a snapshot
-// raft writes 256 KiB at a time.
+// Write implements net.Conn. Each write of a request must end within rpcTimeout: raft writes
+// a snapshot in pieces of 256 KiB.
 func (c *checkedConn) Write(p []byte) (int, error) {
 	if !c.frames.requests {
 		if err := c.Conn.SetWriteDeadline(time.Now().Add(rpcTimeout)); err != nil {
@@ -128,31 +128,31 @@ func (c *checkedConn) Write(p []byte) (int, error) {
 
 // Close implements net.Conn.
 func (c *checkedConn) Close() error {
-	c.frames.part.giveBack()
+	c.frames.quota.release()
 	return c.Conn.Close()
 }
 
-// frames follows what comes in on one connection, byte by byte where lengths are:
-// requests, each a byte that names it and a message (a map) in MessagePack, one of
-// them with a snapshot behind it; or answers, each a text and a message.
-type frames struct {
+// frameChecker parses what comes in on one connection, without keeping it. These are either
+// requests, each a byte for the RPC and a message (a map) in MessagePack, of which
+// InstallSnapshot is followed by a snapshot; or answers, each a string and a message.
+type frameChecker struct {
 	requests bool
 	limit    int64 // of one message
-	part     part
+	quota    byteQuota
 
 	step step
 	used int64 // bytes of this message so far
-	skip int64 // bytes to come that need no look, in inside and inSnapshot
+	skip int64 // bytes to come that are not parsed, in steps inside and inSnapshot
 
-	// What is being read in inNumber.
+	// What is being read in step inNumber.
 	now    token
 	number uint64
 	width  int
 
 	rpc     byte
-	nesting []nest
-	naming  bool   // inside is a key of the message itself
-	name    []byte // the last one
+	stack   []container
+	inKey   bool   // step inside is in a key of the message itself
+	key     []byte // the last key of the message
 	size    uint64
 	version uint64
 }
@@ -168,19 +168,19 @@ const (
 	atEnd                  // nothing may follow
 )
 
-// nest is an array or a map that is not complete.
-type nest struct {
+// container is an incomplete array or map.
+type container struct {
 	isMap bool
-	left  int // values to come; of a map, keys count too
+	left  int // values to come; in a map, keys count too
 }
 
-func (n nest) atKey() bool { return n.isMap && n.left%2 == 0 }
+func (n container) atKey() bool { return n.isMap && n.left%2 == 0 }
 
-// token is what the first byte of a value says.
+// token is the meaning of the first byte of a value.
 type token struct {
 	kind  kind
-	width int // bytes of a number or a length that follow
-	size  int // the length, where none follows
+	width int // bytes of the number or length that follows
+	size  int // the length, if none follows
 }
 
 type kind byte
@@ -188,7 +188,7 @@ type kind byte
 const (
 	scalar kind = iota // size bytes of no interest
 	number
-	negative // or a number that may be
+	negative // or a signed number that may be
 	text
 	extension
 	array
@@ -196,7 +196,7 @@ const (
 	unknown
 )
 
-// tokenOf is the table of MessagePack.
+// tokenOf is MessagePack's table of formats.
 func tokenOf(b byte) token {
 	switch {
 	case b <= 0x7f:
@@ -235,38 +235,38 @@ func tokenOf(b byte) token {
 	return token{kind: unknown}
 }
 
-// check takes the bytes that came next, and says how many of them may go on. With
-// an error nothing more may.
-func (f *frames) check(p []byte) (fine int, err error) {
+// check parses the next bytes, and returns how many of them raft may read. After an error
+// it may read no more.
+func (f *frameChecker) check(p []byte) (fine int, err error) {
 	for fine < len(p) {
-		n, err := f.take(p[fine:])
+		n, err := f.consume(p[fine:])
 		if err != nil {
 			return fine, err
 		}
 		fine += n
 	}
-	if err := f.part.hold(f.used); err != nil {
+	if err := f.quota.reserve(f.used); err != nil {
 		return 0, err
 	}
 	return fine, nil
 }
 
-// part is what one connection has of the bytes that are on their way in.
-type part struct {
-	all *atomic.Int64
+// byteQuota is one connection's share of the bytes of incomplete messages.
+type byteQuota struct {
+	total *atomic.Int64 // of all connections
 
 	mu     sync.Mutex // Close comes from anywhere
 	held   int64
 	closed bool
 }
 
-func (p *part) hold(n int64) error {
+func (p *byteQuota) reserve(n int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return net.ErrClosed
 	}
-	all := p.all.Add(n - p.held)
+	all := p.total.Add(n - p.held)
 	p.held = n
 	if all > maxIncoming {
 		return hostile("messages of more than %d bytes at once, of all peers", maxIncoming)
@@ -274,20 +274,20 @@ func (p *part) hold(n int64) error {
 	return nil
 }
 
-func (p *part) giveBack() {
+func (p *byteQuota) release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.all.Add(-p.held)
+	p.total.Add(-p.held)
 	p.held, p.closed = 0, true
 }
 
-// take looks at some of p, at least at one byte.
-func (f *frames) take(p []byte) (int, error) {
+// consume parses a prefix of p, at least one byte, and returns its length.
+func (f *frameChecker) consume(p []byte) (int, error) {
 	switch f.step {
 	case inside, inSnapshot:
 		n := int(min(f.skip, int64(len(p))))
-		if f.naming {
-			f.name = append(f.name, p[:n]...)
+		if f.inKey {
+			f.key = append(f.key, p[:n]...)
 		}
 		f.skip -= int64(n)
 		if f.step == inSnapshot {
@@ -300,16 +300,16 @@ func (f *frames) take(p []byte) (int, error) {
 			return 0, err
 		}
 		if f.skip == 0 {
-			return n, f.completed()
+			return n, f.endValue()
 		}
 		return n, nil
 	case atEnd:
 		return 0, hostile("something follows a snapshot")
 	case atFrame:
 		if f.requests {
-			return 1, f.begin(p[0])
+			return 1, f.beginRequest(p[0])
 		}
-		f.step = atValue // an answer begins with its first value
+		f.step = atValue // an answer has no byte before its first value
 	}
 	if err := f.count(1); err != nil {
 		return 0, err
@@ -319,7 +319,7 @@ func (f *frames) take(p []byte) (int, error) {
 		if f.width--; f.width > 0 {
 			return 1, nil
 		}
-		return 1, f.value(f.now, f.number)
+		return 1, f.beginValue(f.now, f.number)
 	}
 	now := tokenOf(p[0])
 	if now.width > 0 {
@@ -327,26 +327,26 @@ func (f *frames) take(p []byte) (int, error) {
 		return 1, nil
 	}
 	if now.kind == number {
-		return 1, f.value(now, uint64(p[0]))
+		return 1, f.beginValue(now, uint64(p[0]))
 	}
-	return 1, f.value(now, uint64(now.size))
+	return 1, f.beginValue(now, uint64(now.size))
 }
 
-// begin takes the byte that names a request.
-func (f *frames) begin(rpc byte) error {
+// beginRequest takes the byte of a request's RPC.
+func (f *frameChecker) beginRequest(rpc byte) error {
 	if rpc > rpcLast {
 		return hostile("there is no RPC %d", rpc)
 	}
-	f.rpc, f.size, f.version, f.name = rpc, 0, 0, f.name[:0]
+	f.rpc, f.size, f.version, f.key = rpc, 0, 0, f.key[:0]
 	f.step = atValue
 	return nil
 }
 
-// value takes a value's beginning, with its number or its length.
-func (f *frames) value(v token, n uint64) error {
+// beginValue begins a value, given its token and its number or length.
+func (f *frameChecker) beginValue(v token, n uint64) error {
 	f.step, f.skip = atValue, 0
-	top := len(f.nesting) - 1
-	atKey := top >= 0 && f.nesting[top].atKey()
+	top := len(f.stack) - 1
+	atKey := top >= 0 && f.stack[top].atKey()
 	switch {
 	case v.kind == unknown:
 		return hostile("a value of no kind")
@@ -356,32 +356,32 @@ func (f *frames) value(v token, n uint64) error {
 		return hostile("a message that is no map")
 	}
 	if atKey && top == 0 {
-		f.naming, f.name = true, f.name[:0]
+		f.inKey, f.key = true, f.key[:0]
 	} else if top == 0 {
-		if err := f.note(v, n); err != nil {
+		if err := f.recordMember(v, n); err != nil {
 			return err
 		}
 	}
 	switch v.kind {
 	case array:
-		return f.open(nest{}, n, maxElements)
+		return f.enter(container{}, n, maxElements)
 	case object:
-		return f.open(nest{isMap: true}, n, maxMembers)
+		return f.enter(container{isMap: true}, n, maxMembers)
 	case text:
-		return f.pass(n, maxField)
+		return f.skipBytes(n, maxField)
 	case extension:
-		return f.pass(n+1, maxExtension) // its type is a byte more
+		return f.skipBytes(n+1, maxExtension) // its type is a byte more
 	case scalar:
-		return f.pass(n, maxExtension)
+		return f.skipBytes(n, maxExtension)
 	}
-	return f.completed()
+	return f.endValue()
 }
 
-// note keeps the members of a message that say how much follows it, and whether
-// raft will read that.
-func (f *frames) note(v token, n uint64) error {
+// recordMember keeps the members of a message that say how long the snapshot after it is,
+// and whether raft will read that.
+func (f *frameChecker) recordMember(v token, n uint64) error {
 	var member *uint64
-	switch string(f.name) {
+	switch string(f.key) {
 	case "Size":
 		member = &f.size
 	case "ProtocolVersion":
@@ -391,48 +391,48 @@ func (f *frames) note(v token, n uint64) error {
 	}
 	signed := v.kind == negative && v.width > 0 && n < 1<<(8*v.width-1) // and yet not negative
 	if v.kind != number && !signed {
-		return hostile("%s is not a number from 0", f.name)
+		return hostile("%s is not a number from 0", f.key)
 	}
 	*member = n
 	return nil
 }
 
-func (f *frames) open(into nest, n uint64, most int) error {
+func (f *frameChecker) enter(into container, n uint64, most int) error {
 	switch {
 	case n > uint64(most):
 		return hostile("%d values at once, more than %d", n, most)
-	case len(f.nesting) == maxNesting:
+	case len(f.stack) == maxNesting:
 		return hostile("values more than %d deep", maxNesting)
 	case n == 0:
-		return f.completed()
+		return f.endValue()
 	}
 	into.left = int(n)
 	if into.isMap {
 		into.left *= 2
 	}
-	f.nesting = append(f.nesting, into)
+	f.stack = append(f.stack, into)
 	return nil
 }
 
-func (f *frames) pass(n uint64, most int64) error {
+func (f *frameChecker) skipBytes(n uint64, most int64) error {
 	if n > uint64(most) {
 		return hostile("a value of %d bytes, more than %d", n, most)
 	}
 	if n == 0 {
-		return f.completed()
+		return f.endValue()
 	}
 	f.step, f.skip = inside, int64(n)
 	return nil
 }
 
-// completed is called at the end of each value.
-func (f *frames) completed() error {
-	f.step, f.naming = atValue, false
-	for top := len(f.nesting) - 1; top >= 0; top-- {
-		if f.nesting[top].left--; f.nesting[top].left > 0 {
+// endValue is called at the end of each value.
+func (f *frameChecker) endValue() error {
+	f.step, f.inKey = atValue, false
+	for top := len(f.stack) - 1; top >= 0; top-- {
+		if f.stack[top].left--; f.stack[top].left > 0 {
 			return nil
 		}
-		f.nesting = f.nesting[:top]
+		f.stack = f.stack[:top]
 	}
 	f.step, f.used = atFrame, 0
 	if !f.requests || f.rpc != rpcInstallSnapshot {
@@ -440,7 +440,7 @@ func (f *frames) completed() error {
 	}
 	switch {
 	case f.version < uint64(raft.ProtocolVersionMax)-1 || f.version > uint64(raft.ProtocolVersionMax):
-		// Raft would not read it, and take what is in it for the next request.
+		// Raft would not read the snapshot, but take it for the next request.
 		return hostile("a snapshot of raft's protocol version %d", f.version)
 	case f.size > maxSnapshot:
 		return hostile("a snapshot of %d bytes, more than %d", f.size, uint64(maxSnapshot))
@@ -452,24 +452,27 @@ func (f *frames) completed() error {
 	return nil
 }
 
-// count notes n more bytes of a message.
-func (f *frames) count(n int) error {
+// count adds n bytes to the size of the message.
+func (f *frameChecker) count(n int) error {
 	if f.used += int64(n); f.used > f.limit {
 		return hostile("a message of more than %d bytes", f.limit)
 	}
 	return nil
 }
 
-// maxSend is how many bytes of entries go into one message, if it is more than
-// one: a follower that is far behind is to have each in time.
+// maxSend is how many bytes of entries go into one message with several entries: a follower
+// that is far behind must receive each message in time.
 const maxSend = 1 << 20
 
-// fit leaves away the last entries of a message that is too long. Raft goes on
-// behind the last that was sent.
-func fit(args *raft.AppendEntriesRequest) { args.Entries = first(args.Entries, maxSend) }
+// limitEntries drops the last entries of a message that is too long. Raft goes on after the
+// last entry that was sent.
+func limitEntries(args *raft.AppendEntriesRequest) {
+	args.Entries = firstEntries(args.Entries, maxSend)
+}
 
-// first gives as many of entries as have no more than so many bytes, but one at least.
-func first(entries []*raft.Log, bytes int) []*raft.Log {
+// firstEntries returns the first entries that have at most that many bytes together, and at
+// least one entry.
+func firstEntries(entries []*raft.Log, bytes int) []*raft.Log {
 	sum := 0
 	for i, entry := range entries {
 		sum += len(entry.Data) + len(entry.Extensions)

@@ -286,7 +286,7 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 	const size = 50 << 10
 	ends := func() (here *checkedConn, there net.Conn) {
 		in, out := net.Pipe()
-		return &checkedConn{Conn: in, frames: frames{part: part{all: &atomic.Int64{}}, limit: maxIncoming}}, out
+		return &checkedConn{Conn: in, frames: frameChecker{quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}, out
 	}
 	synctest.Test(t, func(t *testing.T) {
 		here, there := ends()
@@ -327,7 +327,7 @@ func TestNobodyIsHurriedBehindASnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 50 << 10
 		in, out := net.Pipe()
-		here := &checkedConn{Conn: in, frames: frames{requests: true, step: inSnapshot, skip: size, part: part{all: &atomic.Int64{}}, limit: maxIncoming}}
+		here := &checkedConn{Conn: in, frames: frameChecker{requests: true, step: inSnapshot, skip: size, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}
 		go func() {
 			_, _ = out.Write(make([]byte, size))
 			time.Sleep(2 * rpcTimeout) // until it is answered
@@ -344,7 +344,7 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it sends 270 MB")
 	}
-	f := frames{requests: true, limit: maxIncoming, part: part{all: &atomic.Int64{}}}
+	f := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 	block := "\xc6" + string([]byte{0, 0x10, 0x20, 0}) + strings.Repeat("x", 1<<20+8<<10)
 	message := []string{"\x00\x82", textOf("Term"), "\x01", textOf("Entries"), "\xdc\x01\x00"}
 	for range maxBatch {
@@ -355,8 +355,8 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 			t.Fatalf("%d of %d, %v", n, len(part), err)
 		}
 	}
-	if f.step != atFrame || f.part.all.Load() != 0 {
-		t.Errorf("it is at step %d with %d bytes", f.step, f.part.all.Load())
+	if f.step != atFrame || f.quota.total.Load() != 0 {
+		t.Errorf("it is at step %d with %d bytes", f.step, f.quota.total.Load())
 	}
 }
 
@@ -374,7 +374,7 @@ func TestMessagesAreCutWhereTheyGetTooLong(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			args := &raft.AppendEntriesRequest{Entries: test.entries}
-			fit(args)
+			limitEntries(args)
 			if len(args.Entries) != test.want {
 				t.Errorf("%d of %d are left, want %d", len(args.Entries), len(test.entries), test.want)
 			}
@@ -384,7 +384,7 @@ func TestMessagesAreCutWhereTheyGetTooLong(t *testing.T) {
 
 // Peers share what may be on its way, and give it back.
 func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
-	s := newChecked(nil)
+	s := newCheckedStream(nil)
 	halfSent := objectOf("Entries") + "\x91" + objectOf("Data") + "\xc6\x02\x00\x00\x00"
 	block := make([]byte, 32<<20)
 	conns := make([]*checkedConn, 16)
@@ -392,7 +392,7 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 	for i := range conns {
 		own, other := net.Pipe()
 		defer other.Close()
-		conns[i] = &checkedConn{Conn: own, frames: frames{requests: true, limit: maxIncoming, part: part{all: s.incoming}}}
+		conns[i] = &checkedConn{Conn: own, frames: frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: s.incoming}}}
 		defer conns[i].Close()
 		if err := send(conns[i], []byte("\x00"+halfSent)); err != nil {
 			t.Fatal(err)
@@ -488,19 +488,19 @@ func FuzzFrames(f *testing.F) {
 		f.Add([]byte(said))
 	}
 	f.Fuzz(func(t *testing.T, said []byte) {
-		checking := frames{requests: true, limit: maxIncoming, part: part{all: &atomic.Int64{}}}
+		checking := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 		fine, err := checking.check(said)
 		if err == nil && fine != len(said) || fine > len(said) {
 			t.Fatalf("%d of %d bytes are fine, %v", fine, len(said), err)
 		}
-		if held := checking.part.all.Load(); held < 0 || held > int64(len(said)) {
+		if held := checking.quota.total.Load(); held < 0 || held > int64(len(said)) {
 			t.Fatalf("of %d bytes it holds %d", len(said), held)
 		}
-		if len(checking.nesting) > maxNesting || len(checking.name) > maxName {
-			t.Fatalf("it keeps %d levels and a name of %d bytes", len(checking.nesting), len(checking.name))
+		if len(checking.stack) > maxNesting || len(checking.key) > maxName {
+			t.Fatalf("it keeps %d levels and a name of %d bytes", len(checking.stack), len(checking.key))
 		}
 		// Bytes that come one by one are judged alike.
-		slowly := frames{requests: true, limit: maxIncoming, part: part{all: &atomic.Int64{}}}
+		slowly := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 		for at := range said {
 			if _, slowErr := slowly.check(said[at : at+1]); slowErr != nil {
 				if at < fine || err == nil {

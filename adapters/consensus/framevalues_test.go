@@ -49,8 +49,8 @@ func valueOf(first byte) []byte {
 	return join(long(2*width(0xde), 5), members(5))
 }
 
-func newFrames() *frames {
-	return &frames{requests: true, limit: maxIncoming, part: part{all: &atomic.Int64{}}}
+func newFrames() *frameChecker {
+	return &frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 }
 
 func TestEveryKindOfValueEndsWhereItEnds(t *testing.T) {
@@ -134,7 +134,7 @@ func TestAnAnswerIsBoundedAsAWhole(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			f := &frames{limit: maxAnswer, part: part{all: &atomic.Int64{}}}
+			f := &frameChecker{limit: maxAnswer, quota: byteQuota{total: &atomic.Int64{}}}
 			if _, err := f.check([]byte("\xa0" + test.message)); (err == nil) != test.fits || err != nil && !errors.Is(err, errHostileFrame) {
 				t.Errorf("error %v", err)
 			}

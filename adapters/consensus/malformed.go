@@ -6,7 +6,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// malformed is why raft must not be given what a peer has sent: it would panic over it, or
+// malformed returns why raft must not get a peer's request: raft would panic over it, or
 // store it, and panic at each start.
 func malformed(command any) error {
 	switch request := command.(type) {
@@ -31,7 +31,7 @@ func malformed(command any) error {
 	return nil
 }
 
-// refuse answers once all of rpc has come.
+// refuse answers rpc with an error, after it has read the snapshot that may follow.
 func refuse(rpc raft.RPC, why error) {
 	if rpc.Reader != nil {
 		_, _ = io.Copy(io.Discard, rpc.Reader) // what fails here fails with the connection
