@@ -15,12 +15,12 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// transferPause is the time between two tries to hand over leadership while raft
-// is busy with an earlier one.
+// transferPause is the pause between two looks at another instance's progress, and between
+// two attempts to hand over leadership while raft is busy with an earlier one.
 const transferPause = 10 * time.Millisecond
 
-// Roster implements ports.Membership. It gives what is committed: what raft goes by may never
-// be.
+// Roster implements ports.Membership. It returns the committed membership: raft's latest one
+// may never be committed.
 func (n *Node) Roster(ctx context.Context) (domain.Roster, error) {
 	state, err := n.read(ctx)
 	if err != nil {
@@ -47,13 +47,13 @@ func (n *Node) Add(ctx context.Context, instance domain.Instance) error {
 		}
 		changes := make([]change, len(steps))
 		for i, step := range steps {
-			changes[i] = func() raft.IndexFuture { return n.take(step) }
+			changes[i] = func() raft.IndexFuture { return n.proposeStep(step) }
 		}
 		return changes, err
 	})
 }
 
-func (n *Node) take(step domain.Step) raft.IndexFuture {
+func (n *Node) proposeStep(step domain.Step) raft.IndexFuture {
 	id, address := raft.ServerID(step.Instance.ID), raft.ServerAddress(step.Instance.RaftAddress)
 	switch step.Kind {
 	case domain.SetVoter:
@@ -68,15 +68,15 @@ func (n *Node) take(step domain.Step) raft.IndexFuture {
 
 // Want implements ports.Promotions.
 func (n *Node) Want(ctx context.Context, id string) error {
-	return n.wish(ctx, promotion{ID: id})
+	return n.proposePromotion(ctx, promotion{ID: id})
 }
 
 // Settle implements ports.Promotions.
 func (n *Node) Settle(ctx context.Context, id string) error {
-	return n.wish(ctx, promotion{ID: id, Settled: true})
+	return n.proposePromotion(ctx, promotion{ID: id, Settled: true})
 }
 
-func (n *Node) wish(ctx context.Context, p promotion) error {
+func (n *Node) proposePromotion(ctx context.Context, p promotion) error {
 	if err := n.refusal(ctx); err != nil {
 		return err
 	}
@@ -99,15 +99,15 @@ func (n *Node) Remove(ctx context.Context, id string) error {
 	})
 }
 
-// CanSpare implements ports.Membership. Raft lets a voter go with the first word, and that is
-// committed by those that are left, or by nobody. They have to take a heartbeat that was sent
-// after the call, and to have what this instance's log had then; for that they have an
-// election timeout.
+// CanSpare implements ports.Membership. Raft stops counting a voter as soon as its removal is
+// proposed, so the removal is committed by a majority of the remaining voters, or never.
+// That majority must acknowledge a heartbeat that was sent after the call, and have what
+// this instance's log had then, within an election timeout.
 func (n *Node) CanSpare(ctx context.Context, id string) error {
 	voters, index := n.voters(), n.lastIndex()
 	left := slices.DeleteFunc(slices.Clone(voters), func(s raft.Server) bool { return s.ID == raft.ServerID(id) })
 	if len(left) == len(voters) || len(left) == 0 {
-		return nil // it is no voter, or the last one, which domain.Roster does not let go
+		return nil // it is no voter, or the last one, whose removal domain.Roster refuses
 	}
 	needed := len(left)/2 + 1
 	others := make([]raft.ServerID, 0, len(left))
@@ -132,7 +132,7 @@ func (n *Node) CanSpare(ctx context.Context, id string) error {
 		}
 		now, _ := n.leads()
 		if err := n.refusal(ctx); err != nil || now != term {
-			return cmp.Or(err, ports.ErrNotLeader) // nobody answers for another reason
+			return cmp.Or(err, ports.ErrNotLeader) // which is why nobody answers
 		}
 		select {
 		case <-time.After(transferPause):
@@ -147,8 +147,8 @@ func (n *Node) CanSpare(ctx context.Context, id string) error {
 // change is one change of the membership that raft can commit.
 type change func() raft.IndexFuture
 
-// changeMembership lets one change at a time look at the membership and act on
-// it: raft's own guard, the index of the configuration, is always 0.
+// changeMembership lets one change at a time read the membership and change it: raft's own
+// guard, the index of the previous configuration, is not used (it is always 0).
 func (n *Node) changeMembership(ctx context.Context, plan func(domain.Roster) ([]change, error)) error {
 	select {
 	case n.membership <- struct{}{}:
@@ -156,17 +156,17 @@ func (n *Node) changeMembership(ctx context.Context, plan func(domain.Roster) ([
 		return ctx.Err()
 	}
 	release := sync.OnceFunc(func() { <-n.membership })
-	changes, err := n.planned(ctx, plan)
+	changes, err := n.planChanges(ctx, plan)
 	if err != nil || len(changes) == 0 {
 		release()
 		return err
 	}
 	err = n.await(ctx, func() error {
-		// Not when the caller gives up: raft already shows the membership that
-		// it has not committed yet, so the next in turn would take it for done.
+		// Not as soon as the caller gives up: raft already shows the membership that it
+		// has not committed yet, so the next change would take it for committed.
 		defer release()
 		defer n.refreshState()
-		return carryOut(changes)
+		return commitChanges(changes)
 	})
 	if errors.Is(err, ports.ErrClosed) {
 		release() // nothing was begun
@@ -174,9 +174,10 @@ func (n *Node) changeMembership(ctx context.Context, plan func(domain.Roster) ([
 	return err
 }
 
-// planned needs the token. What raft goes by is committed then: what an earlier leader left
-// behind lies before the opening of this term, and of its own changes none is under way.
-func (n *Node) planned(ctx context.Context, plan func(domain.Roster) ([]change, error)) ([]change, error) {
+// planChanges plans a change; the caller holds the token. Raft's latest membership is
+// committed then: earlier leaders' changes precede the opening of this term, and no change
+// of this leader is under way.
+func (n *Node) planChanges(ctx context.Context, plan func(domain.Roster) ([]change, error)) ([]change, error) {
 	if err := n.refusal(ctx); err != nil {
 		return nil, err
 	}
@@ -187,12 +188,12 @@ func (n *Node) planned(ctx context.Context, plan func(domain.Roster) ([]change, 
 	return plan(current)
 }
 
-func carryOut(changes []change) error {
+func commitChanges(changes []change) error {
 	for i, begin := range changes {
 		err := begin().Error()
 		switch {
 		case err != nil && i > 0:
-			// Whatever this one says of itself, the ones before it did happen.
+			// Not wrapped: whatever err says of this change, the earlier ones did happen.
 			return fmt.Errorf("%d of %d changes were made: %v", i, len(changes), err)
 		case err != nil:
 			return err
@@ -235,29 +236,29 @@ func (n *Node) HandOver(ctx context.Context, to string) error {
 		if ctx.Err() != nil {
 			return errors.Join(append(faults, ctx.Err())...)
 		}
-		faults = append(faults, fmt.Errorf("%q: %w", voter.ID, cmp.Or(err, errNotTakenOver)))
+		faults = append(faults, fmt.Errorf("%q: %w", voter.ID, cmp.Or(err, errNoTakeover)))
 	}
 	return fmt.Errorf("%w: %w", ports.ErrNoSuccessor, errors.Join(faults...))
 }
 
 var (
-	errNotTakenOver = errors.New("it was told to take over, but did not")
-	errUnfit        = errors.New("it does not answer, or lacks what was written before")
+	errNoTakeover  = errors.New("it was told to take over, but did not")
+	errNotCaughtUp = errors.New("it does not answer, or lacks what was written before")
 )
 
-// handOverTo is over when raft's try is: within an election timeout for what the
-// voter lacks, another one, and the time of one RPC where the voter before is silent.
-// Unless the voter may have been told to take over, this instance has given nothing away.
+// handOverTo returns when raft's attempt ends: after an election timeout for the voter to
+// catch up, another one for the transfer, and the time of one RPC if the previous voter is
+// silent. Unless told is true, the voter was certainly not told to take over.
 func (n *Node) handOverTo(ctx context.Context, voter raft.Server) (told bool, err error) {
 	for {
-		if err := n.awaitFit(ctx, voter.ID); err != nil {
+		if err := n.awaitCaughtUp(ctx, voter.ID); err != nil {
 			return false, err
 		}
 		err := n.wait(ctx, func() error { return n.raft.LeadershipTransferToServer(voter.ID, voter.Address).Error() })
 		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
 			return !errors.Is(err, raft.ErrNotLeader), err
 		}
-		// Raft gave up on another voter, but is not done with it.
+		// Raft has not finished its attempt with the previous voter.
 		select {
 		case <-time.After(transferPause):
 		case <-ctx.Done():
@@ -266,11 +267,11 @@ func (n *Node) handOverTo(ctx context.Context, voter raft.Server) (told bool, er
 	}
 }
 
-// awaitFit waits until a voter answers, and has what this instance's log had at the call, but
-// no longer than an election timeout. Raft 1.7.3 waits for that itself, but lets nobody
-// write meanwhile; and while nothing can be sent to the voter, because it is away or is
-// being sent a snapshot, its second try does not end, and nobody may write.
-func (n *Node) awaitFit(ctx context.Context, voter raft.ServerID) error {
+// awaitCaughtUp waits until a voter answers, and has what this instance's log had at the
+// call, but no longer than an election timeout. Raft 1.7.3 waits for that too, but rejects
+// all writes meanwhile; and while nothing can be sent to the voter, because it is away or is
+// being sent a snapshot, its second attempt does not end, and it rejects writes all along.
+func (n *Node) awaitCaughtUp(ctx context.Context, voter raft.ServerID) error {
 	index := n.lastIndex()
 	late := time.NewTimer(n.config.Timing.ElectionTimeout)
 	defer late.Stop()
@@ -278,7 +279,7 @@ func (n *Node) awaitFit(ctx context.Context, voter raft.ServerID) error {
 		select {
 		case <-time.After(transferPause):
 		case <-late.C:
-			return errUnfit
+			return errNotCaughtUp
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -286,8 +287,8 @@ func (n *Node) awaitFit(ctx context.Context, voter raft.ServerID) error {
 	return nil
 }
 
-// successors are the other voters, those first that have most of the log, and of these
-// those that were heard from last.
+// successors returns the other voters: those with most of the log first, and of equals those
+// that were heard from last.
 func (n *Node) successors() []raft.Server {
 	others := slices.DeleteFunc(n.voters(), func(s raft.Server) bool { return s.ID == raft.ServerID(n.config.ID) })
 	slices.SortFunc(others, func(a, b raft.Server) int {
