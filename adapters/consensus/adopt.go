@@ -8,15 +8,15 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
-// An instance that is new knows of no cluster, and two may add it at the same moment.
-// From what it is sent it learns whose it is only when that is applied: by then its log
-// would have entries of both. So the first connection that is through the preface
-// decides, before raft reads a byte of it.
+// A new instance belongs to no cluster, and two clusters may add it at the same moment. It
+// finds the cluster id in the log only when it applies the entry: by then its log could have
+// entries of both. So the first connection that passes the preface decides, before raft
+// reads a byte of it.
 
 var errNotJudged = errors.New("this instance is starting: it does not know yet what it is")
 
-// adopt makes this instance, where it belongs to no cluster, part of the one with
-// that id, durably. It is called in the preface, from many goroutines.
+// adopt durably makes this instance part of the cluster id, if it belongs to none. The
+// preface calls it, from many goroutines.
 func (n *Node) adopt(id string) error {
 	n.adopting.Lock()
 	defer n.adopting.Unlock()
@@ -28,21 +28,21 @@ func (n *Node) adopt(id string) error {
 	case state.ClusterID == id:
 		return nil
 	case state.Quarantine != "":
-		// The mark first: if the process ends in between, there is nothing to forget.
+		// The mark first: if the process ends in between, undoAdoption finds no cluster id.
 		if err := markAdopted(n.directory, state.Quarantine); err != nil {
 			return err
 		}
 	}
-	if err := n.belong(id); err != nil {
+	if err := n.setCluster(id); err != nil {
 		return err
 	}
 	n.config.Logger.Info("this instance belongs to a raft cluster from now on, and to no other", "cluster_id", id)
 	return nil
 }
 
-// belong writes down whose this instance is. Who was let in before anybody knew that
-// has to come again, and is asked then.
-func (n *Node) belong(id string) error {
+// setCluster stores the id of this instance's cluster. Peers that connected before have to
+// connect again, so that the preface checks their cluster id.
+func (n *Node) setCluster(id string) error {
 	if err := n.directory.SetClusterID(id); err != nil {
 		return err
 	}
@@ -53,15 +53,15 @@ func (n *Node) belong(id string) error {
 
 // learnClusterID writes the cluster's id into the directory once it is known, so
 // that this instance knows it at its next start before it has applied anything.
-// Mostly it was adopted before. The caller holds looking, so the directory is asked
-// once: it answers when the disk does.
+// Usually adopt has done that already. The caller holds refreshing, so the directory, which
+// may wait for the disk, is asked only once.
 func (n *Node) learnClusterID() {
 	learnt := n.state.read().ClusterID
 	if learnt == n.owner {
 		return
 	}
 	if learnt != n.directory.ClusterID() {
-		if err := n.belong(learnt); err != nil {
+		if err := n.setCluster(learnt); err != nil {
 			n.fail(err)
 			return
 		}
@@ -69,10 +69,10 @@ func (n *Node) learnClusterID() {
 	n.owner = learnt
 }
 
-// disown takes back an adoption of which nothing has come: no raft state is there, so
-// nobody relies on this instance, and any cluster may have it.
-func (n *Node) disown(exists bool) error {
-	mark, found, err := markOf(n.directory)
+// undoAdoption undoes an adoption after which nothing was sent: without raft state no
+// cluster relies on this instance, and any cluster may add it.
+func (n *Node) undoAdoption(exists bool) error {
+	mark, found, err := readMark(n.directory)
 	if err != nil || !found || !mark.Adopted || exists {
 		return err
 	}
@@ -85,8 +85,8 @@ func (n *Node) disown(exists bool) error {
 	return quarantine(n.directory, mark.Reason)
 }
 
-// markAdopted adds to the mark of an instance in quarantine that the cluster to which
-// it belongs is one that adopted it: it has never been of use to any.
+// markAdopted adds to the mark of an instance in quarantine that it was adopted by the
+// cluster to which it belongs, and never was a voter of any.
 func markAdopted(d *logstore.Directory, reason string) error {
-	return keepMark(d, quarantineMark{Format: quarantineFormat, Reason: reason, Adopted: true})
+	return writeMark(d, quarantineMark{Format: quarantineFormat, Reason: reason, Adopted: true})
 }

@@ -10,32 +10,32 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// bootstrap makes a cluster of this instance alone, where that is asked for and
-// the directory holds none. It says whether the directory holds raft state now.
+// bootstrap founds a cluster of this instance alone, if that is asked for and the directory
+// belongs to none. It reports whether the directory holds raft state afterwards.
 func (n *Node) bootstrap(settings *raft.Config, snapshots raft.SnapshotStore, address string) (exists bool, err error) {
 	exists, err = raft.HasExistingState(n.store, n.store, snapshots)
 	if err == nil {
-		err = n.disown(exists)
+		err = n.undoAdoption(exists)
 	}
 	if err != nil {
 		return false, err
 	}
-	mark, _, err := markOf(n.directory)
+	mark, _, err := readMark(n.directory)
 	if err != nil {
 		return false, err
 	}
-	log, waits := n.config.Logger, mark.Reason != ""
-	cutShort := mark.founds(n.directory.ClusterID())
-	if cutShort && exists {
-		if waits, err = n.concludeFounding(); err != nil {
+	log, quarantined := n.config.Logger, mark.Reason != ""
+	interrupted := mark.isFoundingOf(n.directory.ClusterID())
+	if interrupted && exists {
+		if quarantined, err = n.concludeFounding(); err != nil {
 			return false, err
 		}
 	}
-	if exists && n.config.Bootstrap && (!waits || cutShort) {
+	if exists && n.config.Bootstrap && (!quarantined || interrupted) {
 		if exists, err = n.resumeBootstrap(snapshots); err != nil {
 			return false, err
 		}
-		cutShort = cutShort || !exists
+		interrupted = interrupted || !exists
 	}
 	switch {
 	case exists && n.config.Bootstrap:
@@ -44,14 +44,15 @@ func (n *Node) bootstrap(settings *raft.Config, snapshots raft.SnapshotStore, ad
 		return true, nil
 	case !n.config.Bootstrap:
 		return exists, nil
-	case n.directory.ClusterID() != "" && !cutShort && (waits || !n.losesAllAlone()):
+	case n.directory.ClusterID() != "" && !interrupted && (quarantined || !n.lostStateForGood()):
 		log.Warn("the directory belongs to a raft cluster, whose state it has lost: bootstrapping would found another one, so this instance waits for the others. If there are none, and another cluster is wanted, start it with an empty directory",
 			"directory", n.directory.Path(), "cluster_id", n.directory.ClusterID())
 		return false, nil
 	}
 	cluster := cmp.Or(n.directory.ClusterID(), rand.Text())
-	// The mark first, in place of one of an instance that has waited to be added, to no avail:
-	// nobody relies on it. Without the mark a cluster's name with no state says that it is lost.
+	// The mark comes first: a cluster id without state and without this mark means that the
+	// state is lost. It may replace the mark of an instance that waited in vain to be added,
+	// on which nobody relies.
 	if err := markFounding(n.directory, cluster); err != nil {
 		return false, err
 	}
@@ -69,13 +70,13 @@ func (n *Node) bootstrap(settings *raft.Config, snapshots raft.SnapshotStore, ad
 	return true, n.directory.Drop(quarantineName)
 }
 
-// losesAllAlone says whether nobody else can have what this instance has lost, as it does
-// whenever it ends.
-func (n *Node) losesAllAlone() bool { return n.config.Backend.Volatile && !n.mayHavePeers() }
+// lostStateForGood reports whether this instance loses its state whenever it ends, and no
+// other instance can have it.
+func (n *Node) lostStateForGood() bool { return n.config.Backend.Volatile && !n.mayHavePeers() }
 
-// concludeFounding drops the mark of a founding that was cut short when all of it was written. It
-// says whether the mark is still there.
-func (n *Node) concludeFounding() (waits bool, err error) {
+// concludeFounding removes the mark of an interrupted founding if all of its state was
+// written. It reports whether the mark is still there.
+func (n *Node) concludeFounding() (marked bool, err error) {
 	last, err := n.store.LastIndex()
 	if err != nil || last == 0 {
 		return true, err
@@ -83,10 +84,10 @@ func (n *Node) concludeFounding() (waits bool, err error) {
 	return false, n.directory.Drop(quarantineName)
 }
 
-// resumeBootstrap takes back what is there of a bootstrap that was cut short, so that another
-// one begins anew; without that raft would wait for members for ever. Raft stores the first
-// term, and then the first entry. Nobody can have heard of an instance that has no more, since
-// it had no members, and gave no vote. It says whether there is raft state.
+// resumeBootstrap undoes an interrupted bootstrap, so that it can be repeated; otherwise raft
+// would wait for members forever. Raft stores the first term, and then the first entry. An
+// instance that has only the term had no members and gave no vote, so no other instance
+// relies on it. resumeBootstrap reports whether the directory holds raft state afterwards.
 func (n *Node) resumeBootstrap(snapshots raft.SnapshotStore) (exists bool, err error) {
 	last, err := n.store.LastIndex()
 	if err != nil || last > 0 {

@@ -134,7 +134,7 @@ func TestAFoundingMayBeCutShortAnywhere(t *testing.T) {
 				i = start(t, config)
 				i.eventually(t, "leading", leading)
 				register(t, i, "a")
-				if mark, found, err := markOf(i.directory); found || err != nil {
+				if mark, found, err := readMark(i.directory); found || err != nil {
 					t.Errorf("it has the mark %+v, error %v", mark, err)
 				}
 				if now := i.directory.ClusterID(); now != cluster {

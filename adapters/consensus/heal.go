@@ -9,12 +9,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// openStore opens the store, and reads all that is in the directory before raft
-// does. What is damaged, others have: then it is set aside, and this instance goes
-// on in quarantine, with nothing but its name. Where no others are known, it does
-// not start.
+// openStore opens the store, and reads everything in the directory before raft does. If
+// something needed is damaged, it sets everything aside, and this instance goes on in
+// quarantine, to get its state from the others. If it knows of no others, it does not start.
 func (n *Node) openStore(ctx context.Context) error {
-	store, faults, err := n.openSound(ctx)
+	store, faults, err := n.openAndInspect(ctx)
 	if err != nil {
 		return err
 	}
@@ -23,7 +22,7 @@ func (n *Node) openStore(ctx context.Context) error {
 		return nil
 	}
 	if store != nil {
-		faults = append(faults, faultOf(store.Close())...)
+		faults = append(faults, asFaults(store.Close())...)
 	}
 	if err := n.setAside(faults); err != nil {
 		return err
@@ -35,13 +34,13 @@ func (n *Node) openStore(ctx context.Context) error {
 	return nil
 }
 
-// openSound gives the store, with what is wrong with it, or with the snapshots, and
-// would be missed; or only that, where it can't be opened.
-func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
+// openAndInspect returns the store, and the faults of the store and the snapshots that the
+// instance can't do without. If the store can't be opened, it may return only faults.
+func (n *Node) openAndInspect(ctx context.Context) (logstore.Store, []Fault, error) {
 	store, err := n.config.Backend.Open(n.directory.Path(), n.config.Logger)
 	switch {
 	case errors.Is(err, logstore.ErrDamaged):
-		return nil, faultOf(err), nil
+		return nil, asFaults(err), nil
 	case err != nil:
 		return nil, nil, fmt.Errorf("open the %s log store: %w", n.config.Backend.Name, err)
 	case n.config.Backend.Volatile:
@@ -52,34 +51,35 @@ func (n *Node) openSound(ctx context.Context) (logstore.Store, []Fault, error) {
 		return nil, nil, errors.Join(err, store.Close())
 	}
 	if report.Empty && !n.wasAlone() {
-		n.sweep(report.Leftovers)
-		return store, nil, nil // it goes into quarantine, or founds a cluster
+		n.removeLeftovers(report.Leftovers)
+		return store, nil, nil // a quarantine or a bootstrap follows
 	}
-	var missed []Fault
+	var needed []Fault
 	for _, fault := range report.Faults {
 		if fault.Spare {
 			n.config.Logger.Warn("something is damaged that this instance has all without", "error", fault, "help", fault.Help)
 			continue
 		}
-		missed = append(missed, fault)
+		needed = append(needed, fault)
 	}
-	if len(missed) > 0 {
-		return store, missed, nil
+	if len(needed) > 0 {
+		return store, needed, nil
 	}
 	n.preloaded, n.unusable = report.newest, report.unusable
-	n.sweep(report.Leftovers)
-	if report.spoilt > 0 {
-		// The newest snapshot has it. A leader would read it in order to send it, and end.
-		if err := store.DeleteRange(report.FirstIndex, report.spoilt); err != nil {
+	n.removeLeftovers(report.Leftovers)
+	if report.damagedThrough > 0 {
+		// The newest snapshot has these entries. A leader that read one of them to send it
+		// would end.
+		if err := store.DeleteRange(report.FirstIndex, report.damagedThrough); err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("remove what is damaged of the log, and in a snapshot: %w", err), store.Close())
 		}
-		n.config.Logger.Info("removed the damaged beginning of the log, which a snapshot has", "from", report.FirstIndex, "to", report.spoilt)
+		n.config.Logger.Info("removed the damaged beginning of the log, which a snapshot has", "from", report.FirstIndex, "to", report.damagedThrough)
 	}
 	return store, nil, nil
 }
 
-// sweep removes what is left of snapshots. It can do without: they are in nobody's way.
-func (n *Node) sweep(leftovers []string) {
+// removeLeftovers removes the leftovers of snapshots. An error does no harm.
+func (n *Node) removeLeftovers(leftovers []string) {
 	for _, path := range leftovers {
 		if err := removeSnapshot(path); err != nil {
 			n.config.Logger.Warn("what is left of a snapshot could not be removed", "path", path, "error", err)
@@ -89,14 +89,15 @@ func (n *Node) sweep(leftovers []string) {
 	}
 }
 
-func faultOf(err error) []Fault {
+func asFaults(err error) []Fault {
 	if err == nil {
 		return nil
 	}
 	return []Fault{{What: err}}
 }
 
-// setAside takes everything away from where raft would find it, or says why not.
+// setAside moves everything away from where raft would find it. It returns an error if the
+// faults are no damage, or no other instance is known to have the data.
 func (n *Node) setAside(faults []Fault) error {
 	what := make([]error, len(faults))
 	for i, fault := range faults {
@@ -115,7 +116,7 @@ func (n *Node) setAside(faults []Fault) error {
 		return fmt.Errorf("%w\nnobody is known who has the same: look with `nodesmetadata storage check --raft_dir %s`; if there are others in its cluster, let it join anew with an empty directory; if it is alone, restore the directory from a copy",
 			all, n.directory.Path())
 	}
-	// The mark comes first: without it, nothing would tell the rest from a new directory.
+	// The mark comes first: without it, what remains would look like a new directory.
 	if err := quarantine(n.directory, "what it had was damaged"); err != nil {
 		return err
 	}

@@ -16,43 +16,43 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// maxFaults is after how many of them an inspection has seen enough of a log.
+// maxFaults is the number of faults after which an inspection stops reading the log.
 const maxFaults = 16
 
-// Report is what an instance that does not run has in its directory.
+// Report describes the directory of an instance that is not running.
 type Report struct {
 	Directory string
 	Backend   string
 	RaftID    string
 	ClusterID string // empty as long as the instance belongs to no cluster
 
-	// Blank: there is no raft state, and there never was, or what there was is known
-	// to be gone: see Quarantine.
+	// Blank: there is no raft state, and there never was any, or its loss is already known:
+	// see Quarantine.
 	Blank bool
 	// Empty: there is no raft state, whether or not there should be.
 	Empty bool
-	// Quarantine is why the instance neither votes nor counts at its next start;
-	// empty where it does.
+	// Quarantine is why the instance will be in quarantine at its next start; empty if it
+	// will not be.
 	Quarantine string
 
 	Term     uint64
 	VoteTerm uint64
 	VotedFor string // id@address, or the address of itself; empty if it never voted
 
-	// FirstIndex and LastIndex are of the log; both are 0 when it is empty.
+	// FirstIndex and LastIndex are of the log; both are 0 if it is empty.
 	FirstIndex, LastIndex uint64
 	// ReachIndex and ReachTerm are of the last entry, in the log or in a snapshot.
-	// Of two directories of one cluster, the one with the higher term has more, and
-	// with equal terms the one with the higher index.
+	// Of two directories of one cluster, the one with the higher term is more up to date,
+	// and with equal terms the one with the higher index.
 	ReachIndex, ReachTerm uint64
 
 	Snapshots []SnapshotReport // the newest first
-	// Leftovers are paths of what an end in the middle of something has left of
-	// snapshots: nobody needs it, and the next start removes it.
+	// Leftovers are paths of snapshots that were being written or removed when the instance
+	// ended: they are not needed, and the next start removes them.
 	Leftovers []string
 
-	// Roster is the membership that the instance would start with, and RosterIndex
-	// where it was written.
+	// Roster is the membership that the instance would start with, and RosterIndex the
+	// index of its entry.
 	Roster      domain.Roster
 	RosterIndex uint64
 
@@ -62,12 +62,12 @@ type Report struct {
 
 	Faults []Fault
 
-	newest   *preloadedSnapshot // the first of Snapshots; nil without any
-	unusable []string           // names of the folders of snapshots that are not whole
-	spoilt   uint64             // the last entry that can't be read and is spare; 0 for none
+	newest         *preloadedSnapshot // the first of Snapshots; nil without any
+	unusable       []string           // folder names of damaged snapshots
+	damagedThrough uint64             // last index of a damaged entry that is spare; 0 for none
 }
 
-// SnapshotReport is of one snapshot that is whole.
+// SnapshotReport describes one intact snapshot.
 type SnapshotReport struct {
 	ID          string // the name of its folder
 	Index, Term uint64 // of the last entry in it
@@ -81,11 +81,11 @@ type Fault struct {
 	What  error
 	Help  string // what an operator can do; empty where What says that
 
-	// Spare: the instance has all without it.
+	// Spare: the instance has everything without it.
 	Spare bool
 }
 
-// Error implements error. It leaves the help out, which many may share.
+// Error implements error. It leaves out the help, which several faults may share.
 func (f Fault) Error() string {
 	if what := f.What.Error(); strings.Contains(what, f.Path) {
 		return what
@@ -93,7 +93,7 @@ func (f Fault) Error() string {
 	return fmt.Sprintf("%s: %v", f.Path, f.What)
 }
 
-// Unwrap gives what is wrong.
+// Unwrap returns What.
 func (f Fault) Unwrap() error { return f.What }
 
 // What can be done about a fault.
@@ -106,20 +106,19 @@ const (
 	helpCluster = "log and snapshots are proven by their checksums, and instance.json has none; if it is damaged, write the cluster id that they have into it; if somebody has put them beside it, put back what belongs together, or let the instance join anew with an empty directory"
 )
 
-// errTwoClusters: the manifest and the state that it stands for are of two clusters.
-// Whoever set the state aside, for others to send it again, would wait for a cluster
-// that may not exist.
+// errTwoClusters says that the manifest and the state are of two clusters. The state must
+// not be set aside then: the cluster that would have to send it again may not exist.
 var errTwoClusters = errors.New("instance.json names another cluster than log and snapshots")
 
-// Sound says whether nothing is wrong that the instance would miss.
+// Sound reports whether all faults are spare.
 func (r *Report) Sound() bool {
 	return !slices.ContainsFunc(r.Faults, func(f Fault) bool { return !f.Spare })
 }
 
-// Inspect reads everything in the directory of an instance that does not run, as
-// raft would at its start and further, and changes nothing. What is no damage and
-// yet worth telling is a warning to the logger. An error says only that ctx ended
-// first; everything else is in the report.
+// Inspect reads everything in the directory of an instance that is not running, as raft
+// would at its start and more, and changes nothing. It logs a warning about findings that
+// are no faults. It returns an error only if ctx ends first; everything else is in the
+// report.
 func Inspect(ctx context.Context, directory *logstore.Directory, backend logstore.Backend, logger *slog.Logger) (Report, error) {
 	i := newInspection(directory)
 	if backend.Volatile {
@@ -133,19 +132,19 @@ func Inspect(ctx context.Context, directory *logstore.Directory, backend logstor
 		i.withoutStore()
 		return i.Report, nil
 	case err != nil:
-		i.fault(Fault{Path: i.logPath, What: err})
+		i.addFault(Fault{Path: i.logPath, What: err})
 		return i.Report, nil
 	}
 	defer func() { _ = store.Close() }() // it was only read
 	return i.read(ctx, store)
 }
 
-// inspectOpen is Inspect of a store that is open already, at the start of an
-// instance: entries are proven, and left for raft to carry out, and so are snapshots
-// behind the newest one.
+// inspectOpen is Inspect for a store that is already open, at the start of an instance. It
+// verifies the checksums of entries, and of all snapshots but the newest, without decoding
+// them: raft applies the entries later.
 func inspectOpen(ctx context.Context, directory *logstore.Directory, store logstore.Store) (Report, error) {
 	i := newInspection(directory)
-	i.provenOnly = true
+	i.checksumsOnly = true
 	i.readSnapshots()
 	return i.read(ctx, store)
 }
@@ -162,8 +161,8 @@ func newInspection(directory *logstore.Directory) *inspection {
 	}
 	i.machine = newMachine(newSharedState(ports.LocalState{}), func(error) {})
 	var err error
-	if i.Quarantine, err = quarantined(directory); err != nil {
-		i.fault(Fault{Path: filepath.Join(i.Directory, quarantineName), What: err})
+	if i.Quarantine, err = quarantineReason(directory); err != nil {
+		i.addFault(Fault{Path: filepath.Join(i.Directory, quarantineName), What: err})
 	}
 	return i
 }
@@ -177,41 +176,42 @@ func (i *inspection) read(ctx context.Context, store logstore.Store) (Report, er
 	return i.Report, nil
 }
 
-// inspection is one that is under way.
+// inspection is the state of Inspect or inspectOpen.
 type inspection struct {
 	Report
 	logPath string
 
-	// base is the newest snapshot that is whole, from which raft would start, and
-	// machine what it and the log lead to; it stands still after a fault.
+	// base is the newest intact snapshot, from which raft would start. machine starts from
+	// it, and applies the log up to the first fault, after which stopped is set.
 	base    SnapshotReport
 	machine *machine
-	stuck   bool
+	stopped bool
 
-	provenOnly bool // what the entries say is of no interest
+	checksumsOnly bool // entries are not decoded
 
-	complete bool // the log has all from base to its end
-	hasTerm  bool
-	ahead    bool // an entry was found whose term has not come; the ones behind it are no news
+	complete     bool // the log has every entry from base to its end
+	hasTerm      bool
+	termReported bool // a term above the current term was reported; once is enough
 }
 
-// fault takes nothing that can't be read now for damaged, nor for spare.
-func (i *inspection) fault(f Fault) {
+// addFault records f. What the system refuses to read may be intact, so it is neither taken
+// for damaged nor for spare.
+func (i *inspection) addFault(f Fault) {
 	if logstore.IsRefusal(f.What) {
 		f.Help, f.Spare = helpRefused, false
 	}
 	i.Faults = append(i.Faults, f)
 }
 
-func (i *inspection) damage(path string, index uint64, what error) {
-	i.fault(Fault{Path: path, Index: index, What: what, Help: helpDamaged})
+func (i *inspection) addDamage(path string, index uint64, what error) {
+	i.addFault(Fault{Path: path, Index: index, What: what, Help: helpDamaged})
 }
 
-// withoutStore is for a directory in which there is no log store.
+// withoutStore concludes the inspection of a directory that has no log store.
 func (i *inspection) withoutStore() {
 	i.Blank = (i.ClusterID == "" || i.Quarantine != "") && len(i.Snapshots) == 0 && len(i.Faults) == 0
 	if !i.Blank {
-		i.damage(i.logPath, 0, errors.New("it is missing, or was never written, though the directory holds the state of a cluster"))
+		i.addDamage(i.logPath, 0, errors.New("it is missing, or was never written, though the directory holds the state of a cluster"))
 	}
 }
 
@@ -219,7 +219,7 @@ func (i *inspection) readStableState(store logstore.Store) {
 	number := func(key []byte, into *uint64) (found bool) {
 		value, err := store.GetUint64(key)
 		if err != nil && !errors.Is(err, logstore.ErrKeyNotFound) {
-			i.damage(i.logPath, 0, fmt.Errorf("stable state: %s: %w", key, err))
+			i.addDamage(i.logPath, 0, fmt.Errorf("stable state: %s: %w", key, err))
 		}
 		*into = value
 		return err == nil
@@ -228,41 +228,41 @@ func (i *inspection) readStableState(store logstore.Store) {
 	number(logstore.VoteTermKey, &i.VoteTerm)
 	candidate, err := store.Get(logstore.VoteCandidateKey)
 	if err != nil && !errors.Is(err, logstore.ErrKeyNotFound) {
-		i.damage(i.logPath, 0, fmt.Errorf("stable state: %s: %w", logstore.VoteCandidateKey, err))
+		i.addDamage(i.logPath, 0, fmt.Errorf("stable state: %s: %w", logstore.VoteCandidateKey, err))
 	}
 	i.VotedFor = string(candidate)
 	if i.VoteTerm > i.Term {
-		i.damage(i.logPath, 0, fmt.Errorf("stable state: the vote is of term %d, which the current term, %d, has not come to", i.VoteTerm, i.Term))
+		i.addDamage(i.logPath, 0, fmt.Errorf("stable state: the vote is of term %d, which the current term, %d, has not come to", i.VoteTerm, i.Term))
 	}
 }
 
-// readLog reads every entry, and applies those behind the base.
+// readLog reads every entry, and applies those after the base.
 func (i *inspection) readLog(ctx context.Context, store logstore.Store) error {
 	var err, other error
 	i.FirstIndex, err = store.FirstIndex()
 	i.LastIndex, other = store.LastIndex()
 	if err := errors.Join(err, other); err != nil {
-		i.damage(i.logPath, 0, fmt.Errorf("its bounds can't be read: %w", err))
+		i.addDamage(i.logPath, 0, fmt.Errorf("its bounds can't be read: %w", err))
 		return nil
 	}
 	if i.LastIndex <= i.base.Index {
 		// Raft would go on from the snapshot.
 		i.complete = true
 	} else if i.FirstIndex > i.base.Index+1 {
-		i.damage(i.logPath, i.FirstIndex, fmt.Errorf("the log begins with entry %d, and no snapshot that is whole reaches further than entry %d: what lies between is missing",
+		i.addDamage(i.logPath, i.FirstIndex, fmt.Errorf("the log begins with entry %d, and no snapshot that is whole reaches further than entry %d: what lies between is missing",
 			i.FirstIndex, i.base.Index))
-		i.stuck = true
+		i.stopped = true
 	}
 	if i.FirstIndex == 0 {
 		return nil
 	}
-	var before uint64 // term of the entry before, 0 if there is none
+	var before uint64 // term of the previous entry; 0 if there is none
 	for index := i.FirstIndex; index <= i.LastIndex; index++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if len(i.Faults) >= maxFaults {
-			i.damage(i.logPath, index, fmt.Errorf("entry %d and those behind it were not read: there is too much damage", index))
+			i.addDamage(i.logPath, index, fmt.Errorf("entry %d and those behind it were not read: there is too much damage", index))
 			return nil
 		}
 		entry, err := readEntry(store, index)
@@ -272,39 +272,40 @@ func (i *inspection) readLog(ctx context.Context, store logstore.Store) error {
 			continue
 		}
 		if errors.Is(err, raft.ErrLogNotFound) {
-			i.damage(i.logPath, index, fmt.Errorf("entry %d is missing, and the log goes on to entry %d", index, i.LastIndex))
+			i.addDamage(i.logPath, index, fmt.Errorf("entry %d is missing, and the log goes on to entry %d", index, i.LastIndex))
 			return nil
 		}
 		if index == i.base.Index+1 {
-			before = 0 // what lies before may be left of a log that the snapshot replaced
+			before = 0 // earlier entries may be of a log that the snapshot has replaced
 		}
 		if err == nil {
-			err = i.judge(entry, before)
+			err = i.check(entry, before)
 		}
 		if err != nil {
-			i.stuck = i.stuck || index > i.base.Index
-			i.faultOf(entry, index, err)
+			i.stopped = i.stopped || index > i.base.Index
+			i.addEntryFault(entry, index, err)
 			before = 0
 			continue
 		}
 		if i.isReplaced(entry) {
-			break // what follows goes at the next start
+			break // the next start removes the rest
 		}
 		before = entry.Term
 		if index > i.base.Index {
-			i.take(entry)
+			i.apply(entry)
 		}
 	}
-	i.complete = i.complete || !i.stuck
+	i.complete = i.complete || !i.stopped
 	return nil
 }
 
-// isReplaced is what isReplaced says of a log from entry on.
+// isReplaced reports whether the base has replaced the log from entry on: see
+// isFromReplacedLog.
 func (i *inspection) isReplaced(entry *raft.Log) bool {
 	return entry.Index == i.base.Index && entry.Term != i.base.Term || entry.Index == i.base.Index+1 && entry.Term < i.base.Term
 }
 
-// readEntry gives an error for whatever a damaged entry makes of the store.
+// readEntry turns panics of the store over a damaged entry into errors.
 func readEntry(store logstore.Store, index uint64) (entry *raft.Log, err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -315,17 +316,16 @@ func readEntry(store logstore.Store, index uint64) (entry *raft.Log, err error) 
 	return entry, store.GetLog(index, entry)
 }
 
-// errUnknownFormat is about bytes that are proven to be as they were written.
+// errUnknownFormat is about data whose checksum is right.
 var errUnknownFormat = errors.New("unknown format")
 
-// judge says what is wrong with an entry that was read for what is said to lie
-// under its index, behind one of the given term.
-func (i *inspection) judge(entry *raft.Log, before uint64) error {
+// check returns what is wrong with entry, given the term of the entry before it.
+func (i *inspection) check(entry *raft.Log, before uint64) error {
 	switch {
 	case entry.Term < before:
 		return fmt.Errorf("it is of term %d, and the one before of term %d", entry.Term, before)
-	case i.hasTerm && entry.Term > i.Term && !i.ahead:
-		i.ahead = true
+	case i.hasTerm && entry.Term > i.Term && !i.termReported:
+		i.termReported = true
 		return fmt.Errorf("it is of term %d, which the current term, %d, has not come to", entry.Term, i.Term)
 	}
 	switch entry.Type {
@@ -335,7 +335,7 @@ func (i *inspection) judge(entry *raft.Log, before uint64) error {
 		_, err := decodeConfiguration(entry.Data)
 		return err
 	case raft.LogCommand:
-		if i.provenOnly {
+		if i.checksumsOnly {
 			_, err := verifyChecksum(entry.Data)
 			return err
 		}
@@ -351,7 +351,7 @@ func (i *inspection) judge(entry *raft.Log, before uint64) error {
 	return fmt.Errorf("it is of type %d, which raft does not write", entry.Type)
 }
 
-// decodeConfiguration is raft's, without its panics.
+// decodeConfiguration is raft.DecodeConfiguration with an error instead of a panic.
 func decodeConfiguration(data []byte) (configuration raft.Configuration, err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -361,7 +361,7 @@ func decodeConfiguration(data []byte) (configuration raft.Configuration, err err
 	return raft.DecodeConfiguration(data), nil
 }
 
-func (i *inspection) faultOf(entry *raft.Log, index uint64, err error) {
+func (i *inspection) addEntryFault(entry *raft.Log, index uint64, err error) {
 	f := Fault{Path: i.logPath, Index: index, Help: helpDamaged, Spare: index <= i.base.Index}
 	if errors.Is(err, errUnknownFormat) {
 		f.Help = helpNewer
@@ -370,19 +370,19 @@ func (i *inspection) faultOf(entry *raft.Log, index uint64, err error) {
 	if entry != nil && entry.Index != 0 && entry.Index != index {
 		f.What = fmt.Errorf("entry %d: it says that it is entry %d", index, entry.Index)
 	}
-	i.fault(f)
+	i.addFault(f)
 }
 
-// take carries out an entry as raft would at its start.
-func (i *inspection) take(entry *raft.Log) {
-	if i.stuck {
+// apply applies an entry as raft would at its start.
+func (i *inspection) apply(entry *raft.Log) {
+	if i.stopped {
 		return
 	}
 	if entry.Type == raft.LogConfiguration {
-		configuration, _ := decodeConfiguration(entry.Data) // it was judged
+		configuration, _ := decodeConfiguration(entry.Data) // check has decoded it before
 		i.Roster, i.RosterIndex = rosterOf(configuration), entry.Index
 	}
-	if i.provenOnly {
+	if i.checksumsOnly {
 		i.learnCluster(entry)
 	} else {
 		i.machine.Apply(entry)
@@ -390,12 +390,12 @@ func (i *inspection) take(entry *raft.Log) {
 	i.ReachIndex, i.ReachTerm = entry.Index, entry.Term
 }
 
-// learnCluster finds the cluster of a log without a snapshot, in one of its first entries.
+// learnCluster takes the cluster id from the first opening, if there is no snapshot.
 func (i *inspection) learnCluster(entry *raft.Log) {
 	if i.machine.clusterID != "" || entry.Type != raft.LogCommand {
 		return
 	}
-	decoded, _ := decodeEntry(entry.Data) // what can't be read says nothing about that
+	decoded, _ := decodeEntry(entry.Data) // an entry that can't be decoded has no cluster id
 	if opened, ok := decoded.(opening); ok {
 		i.machine.clusterID = opened.ClusterID
 	}
@@ -413,7 +413,7 @@ func rosterOf(configuration raft.Configuration) domain.Roster {
 	return domain.NewRoster(instances...)
 }
 
-// conclude compares what was read in different places.
+// conclude compares what was read in different places, and decides which faults are spare.
 func (i *inspection) conclude() {
 	view := i.machine.registry.View()
 	i.Revision, i.Nodes = view.Revision(), view.Len()
@@ -424,23 +424,23 @@ func (i *inspection) conclude() {
 	case empty && (manifest == "" || i.Quarantine != "") && len(i.Faults) == 0:
 		i.Blank = true
 	case empty:
-		i.damage(i.logPath, 0, errors.New("it is empty, though the directory holds the state of a cluster; only if the first start with --bootstrap_raft_cluster was of a build that left no mark of it, and was cut off, is this no damage"))
+		i.addDamage(i.logPath, 0, errors.New("it is empty, though the directory holds the state of a cluster; only if the first start with --bootstrap_raft_cluster was of a build that left no mark of it, and was cut off, is this no damage"))
 	case !i.hasTerm:
-		i.damage(i.logPath, 0, errors.New("stable state: the current term is missing"))
+		i.addDamage(i.logPath, 0, errors.New("stable state: the current term is missing"))
 	case i.ReachTerm > i.Term:
-		i.damage(i.logPath, 0, fmt.Errorf("stable state: the current term is %d, and there is an entry of term %d", i.Term, i.ReachTerm))
+		i.addDamage(i.logPath, 0, fmt.Errorf("stable state: the current term is %d, and there is an entry of term %d", i.Term, i.ReachTerm))
 	}
 	if replicated := i.machine.clusterID; manifest != "" && replicated != "" && manifest != replicated {
-		i.fault(Fault{Path: i.Directory, Help: helpCluster,
+		i.addFault(Fault{Path: i.Directory, Help: helpCluster,
 			What: fmt.Errorf("%w: it has %q, and they have %q", errTwoClusters, manifest, replicated)})
 	}
 	for at := range i.Faults {
 		f := &i.Faults[at]
-		// Without a snapshot raft goes on from the base, whether or not that is all.
+		// Raft starts from the base even if it does not reach as far as a damaged snapshot.
 		f.Spare = f.Spare && i.complete && f.Index != 0 && f.Index <= max(i.base.Index, i.LastIndex)
 		switch {
 		case f.Spare && f.Path == i.logPath:
-			i.spoilt = max(i.spoilt, f.Index)
+			i.damagedThrough = max(i.damagedThrough, f.Index)
 			if f.Help == helpDamaged {
 				f.Help = helpCovered
 			}

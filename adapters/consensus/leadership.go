@@ -96,7 +96,7 @@ func (n *Node) refreshState() *localState {
 		}
 	})
 	if changed {
-		n.regroup()
+		n.membershipChanged()
 	}
 	return n.state.read()
 }

@@ -220,7 +220,7 @@ func (n *Node) start(address string) (err error) {
 	n.buildTransport(address, settings.Logger, retention, raising)
 	exists, err := n.bootstrap(settings, snapshots, address)
 	if err == nil {
-		err = n.settleQuarantine(exists)
+		err = n.decideQuarantine(exists)
 	}
 	if err != nil {
 		return err
@@ -228,9 +228,9 @@ func (n *Node) start(address string) (err error) {
 	n.timeouts.HeartbeatTimeout, n.timeouts.ElectionTimeout = settings.HeartbeatTimeout, settings.ElectionTimeout
 	n.interceptor.votes.start(settings.HeartbeatTimeout, n.currentTerm, n.follows, n.unelectable)
 	if !n.mayBeTrusted() {
-		settings.HeartbeatTimeout, settings.ElectionTimeout = dormant, dormant
+		settings.HeartbeatTimeout, settings.ElectionTimeout = neverTimeout, neverTimeout
 	}
-	n.raft, err = raft.NewRaft(settings, n.newFSM(), n.logs, voteless{n.disk, n.mayBeTrusted}, snapshots, n.interceptor)
+	n.raft, err = raft.NewRaft(settings, n.newFSM(), n.logs, voteGuard{n.disk, n.mayBeTrusted}, snapshots, n.interceptor)
 	if err != nil {
 		return err
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// The last membership that this instance knew of is kept beside the log, for when
-// that can't be read: it says who else has what it held.
+// The last membership that this instance knew is kept beside the log, for the case that the
+// log can't be read: it says which other instances have what was in it.
 const (
 	peersName   = "peers.json"
 	peersFormat = 1
@@ -37,7 +37,7 @@ func peersChecksum(entries []peersEntry) (uint32, error) {
 	return crc32.Checksum(raw, castagnoli), err
 }
 
-func keepPeers(d *logstore.Directory, roster domain.Roster) error {
+func writePeers(d *logstore.Directory, roster domain.Roster) error {
 	file := peersFile{Format: peersFormat}
 	for _, i := range roster.Instances() {
 		file.Instances = append(file.Instances, peersEntry{i.ID, i.RaftAddress, i.Suffrage})
@@ -53,8 +53,8 @@ func keepPeers(d *logstore.Directory, roster domain.Roster) error {
 	return d.Keep(peersName, append(raw, '\n'))
 }
 
-// keptPeers gives an empty roster where none was ever kept.
-func keptPeers(d *logstore.Directory) (domain.Roster, error) {
+// readPeers returns an empty roster if none was written.
+func readPeers(d *logstore.Directory) (domain.Roster, error) {
 	raw, found, err := d.Kept(peersName)
 	if err != nil || !found {
 		return domain.Roster{}, err
@@ -74,14 +74,14 @@ func keptPeers(d *logstore.Directory) (domain.Roster, error) {
 	return domain.NewRoster(instances...), nil
 }
 
-// How long after one that failed the next try comes: twice as long after each.
+// The pause between two attempts to write peers.json, which doubles after each failure.
 const (
-	firstKeepPause = 100 * time.Millisecond
-	maxKeepPause   = 10 * time.Second
+	minWritePause = 100 * time.Millisecond
+	maxWritePause = 10 * time.Second
 )
 
-// rememberPeers keeps the membership, whenever it is another one, where that has this
-// instance. The disk may fail, or take its time, and nobody waits for it.
+// rememberPeers writes peers.json whenever the membership has changed, if this instance is a
+// member. It retries after an error, and nobody waits for it.
 func (n *Node) rememberPeers() {
 	var kept domain.Roster
 	keep := func() error {
@@ -89,38 +89,38 @@ func (n *Node) rememberPeers() {
 		if _, isMember := roster.Find(n.config.ID); !isMember || roster.Equal(kept) {
 			return nil
 		}
-		err := keepPeers(n.directory, roster)
+		err := writePeers(n.directory, roster)
 		if err == nil {
 			kept = roster
 		}
 		return err
 	}
-	pause := firstKeepPause
+	pause := minWritePause
 	for {
 		var again <-chan time.Time
 		switch err := keep(); {
 		case err == nil:
-			pause = firstKeepPause
-		case pause == firstKeepPause:
-			// Once, not at every try.
+			pause = minWritePause
+		case pause == minWritePause:
+			// Only after the first of several failures.
 			n.config.Logger.Warn("the list of instances could not be kept beside the log yet", "error", err)
 			fallthrough
 		default:
 			again = time.After(pause)
-			pause = min(2*pause, maxKeepPause)
+			pause = min(2*pause, maxWritePause)
 		}
 		select {
 		case <-n.regrouped:
 		case <-again:
 		case <-n.running.Done():
-			_ = keep() // there may be a change that came with the end
+			_ = keep() // for a change just before the end
 			return
 		}
 	}
 }
 
-// regroup is told that the membership is another one.
-func (n *Node) regroup() {
+// membershipChanged has rememberPeers look at the membership.
+func (n *Node) membershipChanged() {
 	select {
 	case n.regrouped <- struct{}{}:
 	default:
@@ -130,7 +130,7 @@ func (n *Node) regroup() {
 // keptClusterSize returns how many members peers.json lists; 0 if there is no such file,
 // or if this instance is not among them.
 func (n *Node) keptClusterSize() (int, error) {
-	roster, err := keptPeers(n.directory)
+	roster, err := readPeers(n.directory)
 	if err != nil {
 		return 0, err
 	}

@@ -18,17 +18,17 @@ func TestPeersAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = directory.Close() }()
-	if got, err := keptPeers(directory); err != nil || len(got.Instances()) != 0 {
+	if got, err := readPeers(directory); err != nil || len(got.Instances()) != 0 {
 		t.Errorf("before: %+v, %v", got, err)
 	}
 	want := domain.NewRoster(
 		domain.Instance{ID: "a", RaftAddress: "h:1", Suffrage: domain.Voter},
 		domain.Instance{ID: "b", RaftAddress: "[::1]:2", Suffrage: domain.Nonvoter},
 	)
-	if err := keepPeers(directory, want); err != nil {
+	if err := writePeers(directory, want); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := keptPeers(directory); err != nil || !got.Equal(want) {
+	if got, err := readPeers(directory); err != nil || !got.Equal(want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	path := filepath.Join(directory.Path(), peersName)
@@ -46,7 +46,7 @@ func TestPeersAreKept(t *testing.T) {
 		if err := os.WriteFile(path, []byte(damaged), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := keptPeers(directory); !errors.Is(err, errPeersFile) {
+		if got, err := readPeers(directory); !errors.Is(err, errPeersFile) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
@@ -57,7 +57,7 @@ func TestAnInstanceRemembersItsPeers(t *testing.T) {
 	for _, i := range cluster {
 		until(t, "it remembers all three", func() bool {
 			state, _ := i.State()
-			kept, err := keptPeers(i.directory)
+			kept, err := readPeers(i.directory)
 			return err == nil && kept.Voters() == 3 && kept.Equal(state.Roster)
 		})
 	}
@@ -93,7 +93,7 @@ func TestAListOfPeersIsKeptAtTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = directory.Close() }()
-	if kept, err := keptPeers(directory); err != nil || len(kept.Instances()) != 2 {
+	if kept, err := readPeers(directory); err != nil || len(kept.Instances()) != 2 {
 		t.Errorf("%+v, %v", kept, err)
 	}
 }

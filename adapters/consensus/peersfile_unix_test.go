@@ -41,7 +41,7 @@ func TestNobodyWaitsForTheListOfPeersToBeKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "it remembers all", func() bool {
-		kept, err := keptPeers(leader.directory)
+		kept, err := readPeers(leader.directory)
 		return err == nil && len(kept.Instances()) == 3
 	})
 }

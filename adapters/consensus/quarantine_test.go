@@ -150,11 +150,11 @@ func TestAnInstanceInQuarantineDoesNotLeadWhateverItsLogSays(t *testing.T) {
 	if !strings.Contains(strings.Join(state.Unready(""), "; "), "because of a test") {
 		t.Errorf("it says %q", state.Unready(""))
 	}
-	if timing := alone.raft.ReloadableConfig(); timing.HeartbeatTimeout != dormant || timing.ElectionTimeout != dormant {
+	if timing := alone.raft.ReloadableConfig(); timing.HeartbeatTimeout != neverTimeout || timing.ElectionTimeout != neverTimeout {
 		t.Errorf("it would stand for election after %v", timing.HeartbeatTimeout)
 	}
 	// Even if it did, it has no vote for itself.
-	if err := alone.campaign(true); err != nil {
+	if err := alone.allowElections(true); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "it has tried", func() bool {

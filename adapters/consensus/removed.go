@@ -9,13 +9,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// removalInterval is how often an instance that hears from no leader asks the
-// others whether it still is one of them.
+// removalInterval is how often an instance that hears from no leader asks the others whether
+// it still is a member.
 const removalInterval = time.Second
 
-// watchRemoval finds out what nobody tells this instance: that it was removed
-// while it was away. The others refuse its votes, and no leader knows it. It stops
-// standing for election then, until a leader sends it something again.
+// watchRemoval finds out that this instance was removed while it was away, which no leader
+// tells it. The others refuse their votes. The instance then stops standing for election,
+// until a leader sends it something again.
 func (n *Node) watchRemoval() {
 	ticker := time.NewTicker(removalInterval)
 	defer ticker.Stop()
@@ -27,10 +27,10 @@ func (n *Node) watchRemoval() {
 		}
 		switch state := n.state.read(); {
 		case state.Quarantine != "":
-			// Nobody misses it, and it waits for no majority.
+			// It does not stand for election anyway.
 		case state.expelled && state.InTouch:
 			n.setExpelled(false)
-		case state.Member && !state.expelled && !state.InTouch && n.isMissing(state):
+		case state.Member && !state.expelled && !state.InTouch && n.isRemoved(state):
 			n.config.Logger.Warn("this instance was removed from the raft cluster while it did not take part: it stands for no election any more. Stop it, or add it again (PUT /raft/node on the leader)")
 			n.setExpelled(true)
 		}
@@ -39,15 +39,15 @@ func (n *Node) watchRemoval() {
 
 func (n *Node) setExpelled(expelled bool) {
 	n.state.update(func(s *localState) { s.expelled = expelled })
-	if err := n.campaign(!expelled); err != nil {
+	if err := n.allowElections(!expelled); err != nil {
 		n.config.Logger.Warn("raft keeps its timing", "error", err)
 	}
 }
 
-// isMissing says whether an instance that leads, and has proven it, says that this
-// one is no member. They are asked side by side: most of those that are gone do
-// not answer.
-func (n *Node) isMissing(state *localState) bool {
+// isRemoved reports whether a leader, which has proven that it leads, says that this
+// instance is no member. All others are asked at once, because those that are gone do not
+// answer.
+func (n *Node) isRemoved(state *localState) bool {
 	others := slices.DeleteFunc(state.Roster.Instances(), func(i domain.Instance) bool { return i.ID == n.config.ID })
 	ctx, cancel := context.WithTimeout(n.running, askTimeout)
 	defer cancel()
@@ -58,14 +58,15 @@ func (n *Node) isMissing(state *localState) bool {
 			answers <- err == nil && n.excludes(state, answer)
 		})
 	}
-	missing := false
+	removed := false
 	for range others {
-		missing = <-answers || missing
+		removed = <-answers || removed
 	}
-	return missing
+	return removed
 }
 
-// excludes: builds from before this one do not say who the members are.
+// excludes reports whether a leader's answer lists the members without this instance. Older
+// builds do not list them.
 func (n *Node) excludes(state *localState, answer ports.ReadIndex) bool {
 	return answer.ClusterID == state.ClusterID && len(answer.Members) > 0 && !slices.Contains(answer.Members, n.config.ID)
 }

@@ -33,7 +33,7 @@ func TestWhoMissedItsRemovalNoticesIt(t *testing.T) {
 			// own raft knows, which elects no one who is no member.
 			until(t, "it stands for no election any more", func() bool {
 				_, member := away.roster().Find(away.config.ID)
-				return !member || away.raft.ReloadableConfig().HeartbeatTimeout == dormant
+				return !member || away.raft.ReloadableConfig().HeartbeatTimeout == neverTimeout
 			})
 			away = back(t, away)
 			change := register(t, leader, "meanwhile")
@@ -41,7 +41,7 @@ func TestWhoMissedItsRemovalNoticesIt(t *testing.T) {
 			away.arrives(t, change.Revision)
 			away.eventually(t, "a member that may lead", func(s ports.LocalState) bool { return s.Member && !s.Removed })
 			until(t, "it stands for election when it has to", func() bool {
-				return away.raft.ReloadableConfig().HeartbeatTimeout != dormant
+				return away.raft.ReloadableConfig().HeartbeatTimeout != neverTimeout
 			})
 		})
 	}
@@ -69,7 +69,7 @@ func TestWhoHearsFromNobodyWasNotRemoved(t *testing.T) {
 	}
 	left.eventually(t, "in touch with nobody", func(s ports.LocalState) bool { return !s.InTouch && s.LeaderID == "" })
 	state, _ := left.State()
-	if left.isMissing(left.state.read()) || state.Removed {
+	if left.isRemoved(left.state.read()) || state.Removed {
 		t.Error("it takes itself for removed")
 	}
 }

@@ -89,12 +89,12 @@ func (i *inspection) readSnapshots() {
 		i.Leftovers, err = logstore.FilesNamed(folder, "", unfinishedSuffix)
 	}
 	if err != nil {
-		i.damage(folder, 0, err)
+		i.addDamage(folder, 0, err)
 		return
 	}
 	for _, meta := range metas {
 		path := filepath.Join(folder, meta.ID)
-		decode := len(i.Snapshots) == 0 || !i.provenOnly
+		decode := len(i.Snapshots) == 0 || !i.checksumsOnly
 		read, err := readSnapshotState(filepath.Join(path, snapshotState), meta, decode)
 		if err != nil {
 			i.faultySnapshot(path, snapshotState, err)
@@ -152,7 +152,7 @@ func (i *inspection) faultySnapshot(path, file string, err error) {
 	if errors.Is(err, errUnknownFormat) {
 		f.Help = helpNewer
 	}
-	i.fault(f)
+	i.addFault(f)
 }
 
 // isBehind reports whether a newer snapshot is intact.
