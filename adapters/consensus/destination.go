@@ -63,10 +63,10 @@ func (a addressedTransport) AppendEntriesPipeline(id raft.ServerID, to raft.Serv
 var errMoved = errors.New("the instance is a member at another address now")
 
 // pinnedPipeline is a pipeline to one address, for messages that the receiver takes (see
-// sendable and fit). It ends when its peer becomes a member at
-// another address. Raft itself would keep the old pipeline, and take its answers for
-// contact with a voter: with nobody at the new address, it would go on leading
-// without being able to prove that to any reader.
+// checkSendable and limitEntries). It ends when its peer becomes a member at another
+// address. Raft itself would keep the old pipeline, and take its answers for contact with a
+// voter: with nobody at the new address, it would go on leading without being able to prove
+// that to any reader.
 type pinnedPipeline struct {
 	raft.AppendPipeline
 	moved func() bool

@@ -24,8 +24,8 @@ const opStoreEntries = "store log entries"
 // that could give up leadership, while others go on with the heartbeats; and it panics when
 // it can't store a term. So
 //
-//   - there is trouble while an operation hangs, and after one has failed: see mutedTransport and
-//     Node for what an instance in trouble does not do;
+//   - there is trouble while an operation hangs, and after one has failed: see
+//     mutedTransport and Node for what an instance in trouble does not do;
 //   - storing the term and the vote is retried until it succeeds;
 //   - so is storing entries, unless it is certain that nothing was written and raft can
 //     cope with the error. It can't after it has removed the end of the log, when it

@@ -62,7 +62,7 @@ func (d *disk) timed(what string, do func() error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	op.over = true
-	if _, hung := d.hanging[op]; hung {
+	if _, reported := d.hanging[op]; reported {
 		delete(d.hanging, op)
 		if len(d.hanging) == 0 {
 			if d.retriedChanges == 0 {

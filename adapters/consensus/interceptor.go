@@ -55,7 +55,7 @@ type interceptorConfig struct {
 
 	// acknowledged is called with each request that another instance has accepted; optional.
 	acknowledged func(raft.ServerID, *raft.AppendEntriesRequest)
-	// owed keeps the log behind a snapshot that is being sent; optional.
+	// retention keeps the log behind a snapshot that is being sent; optional.
 	retention *retention
 	// log is where entries may be sent before they are stored here; optional.
 	log *aheadLog
