@@ -229,8 +229,8 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 func TestWhatHasJustEndedDoesNotHang(t *testing.T) {
 	w := watch(t)
 	defer w.close(t)
-	w.hangs(&operation{what: storeEntries, over: true})
-	if fault := w.refusal(); fault != nil {
+	w.reportHang(&storeOperation{what: opStoreEntries, over: true})
+	if fault := w.fault(); fault != nil {
 		t.Errorf("it is over, and the trouble is %v", fault)
 	}
 }

@@ -362,11 +362,11 @@ func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
 	before := m.state.read()
 	other := snapshotOf(t, imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")})))
 	replaced := []uint64{}
-	m.replaces = func(index, term uint64) error {
+	m.dropReplaced = func(index, term uint64) error {
 		replaced = append(replaced, index, term)
 		return errDisk
 	}
-	err := m.Restore(described{io.NopCloser(bytes.NewReader(other)), &raft.SnapshotMeta{Index: 9, Term: 3}})
+	err := m.Restore(stateWithMeta{io.NopCloser(bytes.NewReader(other)), &raft.SnapshotMeta{Index: 9, Term: 3}})
 	if !errors.Is(err, errDisk) || !slices.Equal(replaced, []uint64{9, 3}) {
 		t.Errorf("up to %v: %v", replaced, err)
 	}

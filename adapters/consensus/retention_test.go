@@ -143,12 +143,12 @@ func TestOnlyWhoHasTakenASnapshotIsOwedWhatComesBehindIt(t *testing.T) {
 		"who took it, and did not say so": {taker{success: true, err: raft.ErrTransportShutdown}, 100},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := &interceptor{transport: test.to, config: interceptorConfig{owed: newOwed()}}
+			w := &interceptor{transport: test.to, config: interceptorConfig{retention: newRetention()}}
 			request := &raft.InstallSnapshotRequest{Term: 7, LastLogIndex: 80, LastLogTerm: 6}
 			if err := w.InstallSnapshot("a", "a:1", request, &raft.InstallSnapshotResponse{}, nil); err != test.to.err {
 				t.Error(err)
 			}
-			if got := w.config.owed.cut(7, 100, 50); got != test.cut {
+			if got := w.config.retention.limit(7, 100, 50); got != test.cut {
 				t.Errorf("the log is cut up to %d, not %d", got, test.cut)
 			}
 		})
