@@ -132,7 +132,7 @@ func (a taker) InstallSnapshot(_ raft.ServerID, _ raft.ServerAddress, _ *raft.In
 	return a.err
 }
 
-func TestOnlyWhoHasTakenASnapshotIsOwedWhatComesBehindIt(t *testing.T) {
+func TestEntriesAreRetainedOnlyForAFollowerThatTookTheSnapshot(t *testing.T) {
 	for name, test := range map[string]struct {
 		to  taker
 		cut uint64
