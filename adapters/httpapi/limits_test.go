@@ -100,6 +100,53 @@ func TestWhoSendsAllOfALongBodyFirstIsTold(t *testing.T) {
 	}
 }
 
+// net/http reads no more than 256 KiB of a body that its handler left, and closes the
+// connection half a second later.
+func TestWhoSendsAllOfABodyFirstIsToldThatItIsRefused(t *testing.T) {
+	const length, piece = 1_000_000, 50_000
+	tests := map[string]struct {
+		asks   string
+		header string
+		status int
+	}{
+		"the media type":         {asks: "PUT /nodes", header: "Content-Type: text/plain\r\n", status: 415},
+		"the query":              {asks: "PUT /nodes?x=1", status: 400},
+		"the query of a read":    {asks: "GET /nodes?x=1", status: 400},
+		"the query of a stream":  {asks: "GET /nodes/sse?x=1", status: 400},
+		"the condition":          {asks: "PUT /nodes", header: "If-Match: 1\r\n", status: 400},
+		"the path":               {asks: "PUT /nope", status: 404},
+		"the method":             {asks: "PATCH /nodes", status: 405},
+		"a page that must not":   {asks: "PUT /nodes", header: "Sec-Fetch-Site: cross-site\r\n", status: 403},
+		"the condition, chunked": {asks: "PUT /nodes", header: "If-Match: 1\r\nTransfer-Encoding: chunked\r\n", status: 400},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			head := fmt.Sprintf("%s HTTP/1.1\r\nHost: h\r\n%s", test.asks, test.header)
+			if strings.Contains(head, "chunked") {
+				head += fmt.Sprintf("\r\n%x\r\n", length)
+			} else {
+				head += fmt.Sprintf("Content-Length: %d\r\n\r\n", length)
+			}
+			conn := s.dial(t, head)
+			for body := (&endless{left: length}); body.left > 0; {
+				if _, err := io.CopyN(conn, body, piece); err != nil {
+					t.Fatalf("after %d bytes: %v", body.taken, err)
+				}
+				<-time.After(time.Second * piece / length)
+			}
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode != test.status {
+				t.Errorf("answered %d %s: %v", response.StatusCode, said, err)
+			}
+		})
+	}
+}
+
 func TestWhoDoesNotSendTheRestOfALongBodyIsToldAndCutOff(t *testing.T) {
 	for name, expects := range map[string]string{"it was to come": "", "it waits to be asked for it": "Expect: 100-continue\r\n"} {
 		t.Run(name, func(t *testing.T) {

@@ -164,6 +164,7 @@ func (s *Server) turnAway(w http.ResponseWriter, r request, m *callMetrics, allo
 	a.allow = allow
 	_ = s.reply(w, r, &a) // it has no content
 	m.answered(a.status, time.Since(began))
+	drain(w, r, r.Body, drainedBytes)
 }
 
 func (s *Server) router() http.Handler {

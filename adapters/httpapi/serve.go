@@ -40,23 +40,26 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r request, c *measuredCall) 
 		a.leaderContact = s.leaderContact()
 	}
 	s.send(w, r, c, a, began)
-	if errors.Is(err, errBodyTooLarge) {
+	if err != nil {
 		drain(w, r, body, drainedBytes)
 	}
 }
 
-// How much of a body is taken nevertheless: of one that is too long, and of a backup that
-// is not wanted here, which is never longer.
+// How much of the body of a refused request is read and discarded: drainedBackup for a
+// restore, drainedBytes for every other call.
 const (
 	drainedBytes  = 16 << 20
 	drainedBackup = 1 << 30
 )
 
-// drain takes what is left of a body of HTTP/1 whose refusal is written, for as long as
-// a body may take to arrive. Who sends all of it before it reads would find that the
-// connection is gone, and no answer. Who waits for 100 Continue sends nothing any more.
+// drain reads what is left of an HTTP/1 body once the refusal of its request is written,
+// for as long as a body may take to arrive. net/http would read 256 KiB of it and close
+// the connection, and a client that sends the whole body before it reads would get a
+// write error instead of the answer. A client that waits for 100 Continue sends no body
+// after a refusal.
 func drain(w http.ResponseWriter, r request, body io.Reader, limit int64) {
-	if r.ProtoMajor != 1 || r.Header.Get("Expect") != "" {
+	rest, arrives := body.(interface{ through() bool }) // http.NoBody does not
+	if !arrives || rest.through() || r.ProtoMajor != 1 || r.Header.Get("Expect") != "" {
 		return
 	}
 	if http.NewResponseController(w).Flush() == nil {
@@ -76,9 +79,8 @@ func (s *Server) serveUpload(w http.ResponseWriter, r request, c *measuredCall) 
 		r.Body = &upload{arrival: body}
 	}
 	a, err := s.decide(r.Context(), w, r, c)
-	unread := err != nil && arrives && !body.through()
 	if err != nil {
-		if unread && r.ProtoMajor == 1 {
+		if arrives && !body.through() && r.ProtoMajor == 1 {
 			// Else net/http would wait for what is left of the body before it answers.
 			w.Header().Set("Connection", "close")
 		}
@@ -88,7 +90,7 @@ func (s *Server) serveUpload(w http.ResponseWriter, r request, c *measuredCall) 
 	}
 	_ = control.SetWriteDeadline(time.Now().Add(writeGrace))
 	s.send(w, r, c, a, began)
-	if unread {
+	if err != nil {
 		drain(w, r, r.Body, drainedBackup)
 	}
 }

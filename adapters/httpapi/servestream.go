@@ -68,6 +68,7 @@ func (s *Server) refuseStream(w http.ResponseWriter, r request, c *measuredCall,
 	a := s.answerTo(ctx, r, err)
 	_ = s.reply(w, r, &a) // it has no content
 	c.metrics.count(a.status)
+	drain(w, r, r.Body, drainedBytes)
 }
 
 // runStream lets stream take its course, unless it failed already or there is none,
