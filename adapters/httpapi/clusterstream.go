@@ -34,6 +34,9 @@ func deliverCluster(out *sink, d ports.ClusterDelivery) error {
 		}
 	}
 	for i := range d.Events {
+		if out.isHurried() {
+			return ports.ErrClosed
+		}
 		event := &d.Events[i]
 		if err := out.event(eventBlock(string(event.Type), clusterEventJSON(event))); err != nil {
 			return err

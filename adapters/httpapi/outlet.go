@@ -129,13 +129,21 @@ func (c *wire) write(b []byte) error {
 // extend gives the socket a part of the time that it has to take something. When in it
 // the socket took the last is not known, so the part is small. And a full socket on
 // Linux takes a little more when it is asked again.
+//
+// A hurried wire has farewell for each write, from when it begins: on a busy machine the
+// goroutine of a stream may run for the first time long after the server began to close.
 func (c *wire) extend(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.hurried && c.bound.Sub(now) < c.stalled/128 {
+	switch {
+	case c.hurried:
+		c.bound = now.Add(farewell)
+	case c.bound.Sub(now) < c.stalled/128:
 		c.bound = now.Add(c.stalled / 64)
-		_ = c.conn.SetWriteDeadline(c.bound) // on a closed connection, as the write will say
+	default:
+		return
 	}
+	_ = c.conn.SetWriteDeadline(c.bound) // on a closed connection, as the write will say
 }
 
 func (c *wire) isHurried() bool {

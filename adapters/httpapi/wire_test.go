@@ -130,6 +130,29 @@ func TestAWireInAHurryTakesNoLongerThanAFarewell(t *testing.T) {
 	})
 }
 
+// On a busy machine the goroutine of a stream may run long after the server began to close.
+func TestAWireInAHurryGivesLateLastWordsTheirTime(t *testing.T) {
+	withWire(t, func(wire *httpapi.Wire, client net.Conn) {
+		received := make(chan []byte)
+		go func() {
+			all, _ := io.ReadAll(client)
+			received <- all
+		}()
+		wire.Hurry()
+		for range 2 {
+			<-time.After(5 * time.Second)
+			if err := wire.Send("bye"); err != nil {
+				t.Errorf("its client takes everything: %v", err)
+			}
+		}
+		<-time.After(5 * time.Second)
+		wire.End(true)
+		if all := <-received; !strings.HasSuffix(string(all), "0003\r\nbye\r\n0\r\n\r\n") {
+			t.Errorf("%q came", all)
+		}
+	})
+}
+
 func TestAWireTellsTheEndFromABreak(t *testing.T) {
 	for whole, want := range map[bool]error{true: nil, false: io.ErrUnexpectedEOF} {
 		client, conn := net.Pipe()
