@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -73,13 +74,31 @@ func noCondition(r request) error {
 	return nil
 }
 
-// notModified reports whether the asker has what it asks for already. Whatever
-// is not understood is no match: the worst that comes of it is a full answer.
+// checkMatch refuses a read whose If-Match does not name tag, the ETag of what was asked
+// for (RFC 9110, section 13.1.1). seen is the revision of the registry that was read, and
+// current the node; nil for a list.
+func checkMatch(r request, tag string, seen domain.Revision, current *domain.CacheNode) error {
+	lines, given := r.Header["If-Match"]
+	if !given || anyTag(lines, func(candidate string) bool { return candidate == tag }) {
+		return nil
+	}
+	err := fmt.Errorf("%w: the ETag is %s, and If-Match names %s", domain.ErrConditionFailed, tag, strings.Join(lines, ", "))
+	return &domain.Refusal{Err: err, Revision: seen, Current: current}
+}
+
+// notModified reports whether If-None-Match names tag, the ETag of what was asked for.
 func notModified(r request, tag string) bool {
-	for _, line := range r.Header["If-None-Match"] {
+	return anyTag(r.Header["If-None-Match"], func(candidate string) bool { return strings.TrimPrefix(candidate, "W/") == tag })
+}
+
+// anyTag reports whether one of the comma-separated tags in lines is * or matches. A tag
+// that is not understood matches nothing: the worst that comes of it is a full answer, or
+// the refusal of a read.
+func anyTag(lines []string, matches func(tag string) bool) bool {
+	for _, line := range lines {
 		for candidate := range strings.SplitSeq(line, ",") {
 			candidate = strings.TrimSpace(candidate)
-			if candidate == "*" || strings.TrimPrefix(candidate, "W/") == tag {
+			if candidate == "*" || matches(candidate) {
 				return true
 			}
 		}

@@ -110,6 +110,9 @@ func (s *Server) getNodes(ctx context.Context, r request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	if err := checkMatch(r, list.etag[0], list.revision, nil); err != nil {
+		return answer{}, err
+	}
 	a := answer{
 		etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length,
 		coding: list.coding, vary: acceptEncoding, turns: s.turns,
@@ -138,6 +141,9 @@ func (s *Server) getNode(ctx context.Context, r request) (answer, error) {
 		return answer{}, &domain.Refusal{Err: fmt.Errorf("%w: %q", domain.ErrNoSuchNode, id), Revision: view.Revision()}
 	}
 	tag := etag(node.Revision)
+	if err := checkMatch(r, tag, view.Revision(), node); err != nil {
+		return answer{}, err
+	}
 	a := nodeAnswer(node, view.Revision())
 	a.etag = []string{tag}
 	if notModified(r, tag) {

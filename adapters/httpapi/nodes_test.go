@@ -46,12 +46,22 @@ func TestNodeCallsThatSucceed(t *testing.T) {
 		"the list is sent to who has an older one": {
 			method: "GET", path: "/nodes", header: []string{`If-None-Match: "2"`}, status: 200,
 			want: `{"a":` + nodeA + `,"b":` + nodeB + `}`, etag: `"3"`, revision: "3"},
+		"the list is sent while it is what it was": {
+			method: "GET", path: "/nodes", header: []string{`If-Match: "2", "3"`}, status: 200,
+			want: `{"a":` + nodeA + `,"b":` + nodeB + `}`, etag: `"3"`, revision: "3"},
+		"the list is sent while there is any": {
+			method: "GET", path: "/nodes", header: []string{`If-Match: *`}, status: 200,
+			want: `{"a":` + nodeA + `,"b":` + nodeB + `}`, etag: `"3"`, revision: "3"},
+		"the list that is what it was is not sent to who has it": {
+			method: "GET", path: "/nodes", header: []string{`If-Match: "3"`, `If-None-Match: "3"`}, status: 304, etag: `"3"`, revision: "3"},
 		"a HEAD of the list has its header only": {
 			method: "HEAD", path: "/nodes", status: 200, etag: `"3"`, revision: "3"},
 		"a node is read with its own revision as its tag": {
 			method: "GET", path: "/nodes/a", status: 200, want: nodeA, etag: `"1"`, revision: "3"},
 		"a node is not sent to who has it": {
 			method: "GET", path: "/nodes/a", header: []string{`If-None-Match: W/"1"`}, status: 304, etag: `"1"`, revision: "3"},
+		"a node is sent while it is what it was": {
+			method: "GET", path: "/nodes/a", header: []string{`If-Match: W/"9","1"`}, status: 200, want: nodeA, etag: `"1"`, revision: "3"},
 		"an id in a path may be percent-encoded": {
 			method: "GET", path: "/nodes/%61", status: 200, want: nodeA, etag: `"1"`, revision: "3"},
 		"a HEAD of a node has its header only": {
@@ -137,6 +147,18 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 		node     string
 	}{
 		"no such node to read": {method: "GET", path: "/nodes/x", status: 404, code: "node_not_found", mentions: []string{`"x"`}, revision: "3"},
+		"no such node to read, whatever it was": {method: "GET", path: "/nodes/x", header: []string{`If-Match: *`}, status: 404,
+			code: "node_not_found", revision: "3"},
+		"another revision, at a read": {method: "GET", path: "/nodes/b", header: []string{`If-Match: "2"`}, status: 412,
+			code: "precondition_failed", mentions: []string{`"3"`, `"2"`}, revision: "3", node: nodeB},
+		"a weak tag, at a read": {method: "GET", path: "/nodes/b", header: []string{`If-Match: W/"3"`}, status: 412,
+			code: "precondition_failed", mentions: []string{`W/`}, revision: "3", node: nodeB},
+		"another revision, at a read of what is there otherwise": {method: "GET", path: "/nodes/b",
+			header: []string{`If-Match: "2"`, `If-None-Match: "3"`}, status: 412, code: "precondition_failed", revision: "3", node: nodeB},
+		"another revision of the list": {method: "GET", path: "/nodes", header: []string{`If-Match: "1", "2"`}, status: 412,
+			code: "precondition_failed", mentions: []string{`"3"`, `"2"`}, revision: "3"},
+		"no revision of the list": {method: "GET", path: "/nodes", header: []string{`If-Match: `}, status: 412,
+			code: "precondition_failed", revision: "3"},
 		"no such node to remove": {method: "DELETE", path: "/nodes/x", status: 404, code: "node_not_found",
 			mentions: []string{`"x"`}, revision: "3"},
 		"the address of another": {method: "PUT", path: "/nodes/c", body: `{"address":"10.0.0.1:1"}`, status: 409, code: "address_in_use",
