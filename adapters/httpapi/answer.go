@@ -8,30 +8,30 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// answer is a whole response but a stream. Header values that are shared or
-// kept somewhere are slices, so that setting them costs nothing.
+// answer is a response that is not a stream. Header values that are shared or kept somewhere
+// are slices, so that setting them costs nothing.
 type answer struct {
 	status      int      // zero: 200
 	contentType []string // nil: application/json
 	body        []byte
-	// content writes a body that is too long to be held; nil: body is all.
+	// content writes a body that is too long to hold in memory; nil: body is all.
 	content     func(io.Writer) error
 	disposition string
-	length      []string // the length of body, where it is at hand
-	coding      []string // how body is compressed; nil: it is not
-	turns       turns    // in which a body that may be long is written; nil: at once
-	vary        []string // the header of the request that makes a difference; nil: none
+	length      []string     // the length of body, if it is at hand
+	coding      []string     // how body is compressed; nil: it is not
+	limiter     writeLimiter // for a body that may be long; nil: none
+	vary        []string     // the request headers that the answer depends on; nil: none
 	etag        []string
-	revision    []string // the state of the registry that was seen
-	// leaderContact is how many milliseconds ago this instance heard from a
-	// leader; empty where that does not matter.
+	revision    []string // the revision of the registry that was read
+	// leaderContact is how many milliseconds ago this instance heard from a leader; empty
+	// if that does not matter.
 	leaderContact string
 	location      string
 	allow         string
-	hangUp        bool // the connection is of no further use
+	closeConn     bool // close the connection after the answer
 }
 
-func (a *answer) see(revision domain.Revision) {
+func (a *answer) setRevision(revision domain.Revision) {
 	a.revision = []string{formatRevision(revision)}
 }
 
@@ -42,7 +42,7 @@ var (
 	closing    = []string{"close"}
 )
 
-// The names are spelt as net/http keeps them: it takes them as they are.
+// The names are in net/http's canonical form, because they are map keys here.
 const (
 	revisionHeader     = "Nodesmetadata-Revision"
 	contactHeader      = "Nodesmetadata-Leader-Contact"
@@ -51,10 +51,10 @@ const (
 	cacheControlHeader = "Cache-Control"
 )
 
-// write sends a, but for its content. On a HEAD net/http drops the body.
+// write sends a, but not its content. On a HEAD net/http drops the body.
 func (a *answer) write(w http.ResponseWriter) {
 	h := w.Header()
-	// A cache may keep an answer, but must ask whether it still holds.
+	// A cache may keep an answer, but must validate it before each use.
 	h[cacheControlHeader] = noCache
 	if a.revision != nil {
 		h[revisionHeader] = a.revision
@@ -74,7 +74,7 @@ func (a *answer) write(w http.ResponseWriter) {
 	if a.allow != "" {
 		h.Set("Allow", a.allow)
 	}
-	if a.hangUp {
+	if a.closeConn {
 		h["Connection"] = closing
 	}
 	if a.status == http.StatusServiceUnavailable {
@@ -104,10 +104,10 @@ func (a *answer) write(w http.ResponseWriter) {
 	if a.status != 0 {
 		w.WriteHeader(a.status)
 	}
-	// An error here says that the asker has gone; there is nobody to tell.
-	if a.turns == nil {
+	// An error here means that the client has gone.
+	if a.limiter == nil {
 		_, _ = w.Write(a.body)
 		return
 	}
-	_ = a.turns.write(w, a.body)
+	_ = a.limiter.write(w, a.body)
 }

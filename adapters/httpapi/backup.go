@@ -14,15 +14,15 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// A backup is lines of JSON, so that it can be looked into, searched and compared:
+// A backup is lines of JSON, so that it can be read, searched and compared:
 //
 //	{"format":"nodesmetadata-backup","version":1,"clusterID":"…","revision":17,"nodes":2}
 //	one line for each node, in ascending order of the ids
 //	{"sha256":"…"}
 //
-// where the last line has the SHA-256 of all bytes before it. A node is as the API
-// shows it, with expiredFrom where expiry made it down. Every line ends with LF. The
-// same registry makes the same bytes. A version that was ever written stays readable.
+// where the last line has the SHA-256 of all bytes before it. A node is as the API shows
+// it, with expiredFrom if expiry made it down. Every line ends with LF. The same registry
+// makes the same bytes. Every version that was ever written stays readable.
 const (
 	backupFormat  = "nodesmetadata-backup"
 	backupVersion = 1
@@ -55,7 +55,7 @@ func (s *Server) getBackup(ctx context.Context, r request) (answer, error) {
 	}
 	state, _ := s.config.Local.State()
 	a := answer{etag: []string{etag(view.Revision())}}
-	a.see(view.Revision())
+	a.setRevision(view.Revision())
 	if notModified(r, a.etag[0]) {
 		a.status = http.StatusNotModified
 		return a, nil
@@ -63,25 +63,25 @@ func (s *Server) getBackup(ctx context.Context, r request) (answer, error) {
 	a.contentType = backupType
 	a.disposition = fmt.Sprintf(`attachment; filename="nodesmetadata-%d.backup"`, view.Revision())
 	a.content = func(w io.Writer) error {
-		if err := s.lists.making.take(r.Context()); err != nil {
+		if err := s.lists.encoding.acquire(r.Context()); err != nil {
 			return err
 		}
-		defer s.lists.making.give()
-		return writeBackup(lending{w, s.lists.making}, state.ClusterID, view)
+		defer s.lists.encoding.release()
+		return writeBackup(releasingWriter{w, s.lists.encoding}, state.ClusterID, view)
 	}
 	return a, nil
 }
 
-// lending writes, and lends the permit to encode to others meanwhile.
-type lending struct {
+// releasingWriter releases the permit to encode while it writes.
+type releasingWriter struct {
 	io.Writer
-	making permits
+	encoding semaphore
 }
 
 // Write implements io.Writer.
-func (l lending) Write(b []byte) (n int, err error) {
-	err = l.making.lend(func() error {
-		n, err = l.Writer.Write(b)
+func (r releasingWriter) Write(b []byte) (n int, err error) {
+	err = r.encoding.releaseWhile(func() error {
+		n, err = r.Writer.Write(b)
 		return err
 	})
 	return n, err
@@ -89,8 +89,8 @@ func (l lending) Write(b []byte) (n int, err error) {
 
 func writeBackup(w io.Writer, clusterID string, view domain.View) error {
 	sum := sha256.New()
-	out := bufio.NewWriterSize(io.MultiWriter(w, sum), atOnce)
-	// A bufio.Writer keeps its first error, and Flush gives it.
+	out := bufio.NewWriterSize(io.MultiWriter(w, sum), writeBufferSize)
+	// A bufio.Writer keeps its first error, and Flush returns it.
 	_, _ = out.Write(line(marshal(backupHead{
 		Format: backupFormat, Version: backupVersion, ClusterID: clusterID, Revision: view.Revision(), Nodes: view.Len(),
 	})))
@@ -110,7 +110,7 @@ func writeBackup(w io.Writer, clusterID string, view domain.View) error {
 
 func line(b []byte) []byte { return append(b, '\n') }
 
-// appendStored appends n with all that the registry holds of it.
+// appendStored appends n with all that the registry stores of it.
 func appendStored(b []byte, n *domain.CacheNode) []byte {
 	b = appendNode(b, n)
 	if n.ExpiredFrom == "" {
@@ -121,21 +121,20 @@ func appendStored(b []byte, n *domain.CacheNode) []byte {
 	return append(b, '}')
 }
 
-// pieceWriter gives the client time for each piece of a long answer, instead of for the
-// whole.
+// pieceWriter sets a deadline for each piece of a long answer, instead of one for all of it.
 type pieceWriter struct {
-	w       io.Writer
-	control *http.ResponseController
-	stalled time.Duration
+	w              io.Writer
+	control        *http.ResponseController
+	stalledTimeout time.Duration
 }
 
 // Write implements io.Writer.
 func (p pieceWriter) Write(b []byte) (written int, err error) {
 	for len(b) > 0 && err == nil {
-		// Where it fails the answer is cut off earlier, as any other.
-		_ = p.control.SetWriteDeadline(time.Now().Add(p.stalled))
+		// If it fails, the answer keeps its usual deadline.
+		_ = p.control.SetWriteDeadline(time.Now().Add(p.stalledTimeout))
 		var n int
-		n, err = p.w.Write(b[:min(len(b), piece)])
+		n, err = p.w.Write(b[:min(len(b), maxPiece)])
 		b, written = b[n:], written+n
 	}
 	return written, err

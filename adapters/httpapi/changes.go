@@ -43,10 +43,10 @@ func (s *Server) batchNodes(ctx context.Context, r request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	// Every change says what the registry's revision was after it.
+	// The revision of a change is that of the registry after it.
 	revision := changes[len(changes)-1].Revision
 	a := answer{body: appendResults(make([]byte, 0, len(changes)*usualNode), revision, changes)}
-	a.see(revision)
+	a.setRevision(revision)
 	return a, nil
 }
 
@@ -113,7 +113,7 @@ func (s *Server) expireNodes(ctx context.Context, r request) (answer, error) {
 		body.Expired[i] = changes[i].Node.ID
 	}
 	a := answer{body: marshal(body)}
-	a.see(revision)
+	a.setRevision(revision)
 	return a, nil
 }
 

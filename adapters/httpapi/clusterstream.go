@@ -7,9 +7,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// followCluster streams what happens to the raft cluster. Its events have no
-// ids: a client that comes back starts with the snapshot.
-func (s *Server) followCluster(out *sink, r request) (course, error) {
+// followCluster streams the events of the raft cluster. They have no ids: a client that
+// reconnects starts with a snapshot.
+func (s *Server) followCluster(out *eventStream, r request) (streamFunc, error) {
 	source, err := r.query.source()
 	if err != nil {
 		return nil, err
@@ -27,14 +27,14 @@ func (s *Server) followCluster(out *sink, r request) (course, error) {
 	return func() error { return deliverAll(out, first, stream.Next, deliver) }, err
 }
 
-func deliverCluster(out *sink, d ports.ClusterDelivery) error {
+func deliverCluster(out *eventStream, d ports.ClusterDelivery) error {
 	if d.Snapshot != nil {
 		if err := out.event(eventBlock("snapshot", clusterJSON(*d.Snapshot))); err != nil {
 			return err
 		}
 	}
 	for i := range d.Events {
-		if out.isHurried() {
+		if out.isShuttingDown() {
 			return ports.ErrClosed
 		}
 		event := &d.Events[i]

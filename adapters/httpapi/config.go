@@ -14,20 +14,19 @@ import (
 
 // What the zero values of a Config mean.
 const (
-	DefaultRequestTimeout = 5 * time.Second
-	DefaultHeaderTimeout  = 5 * time.Second
-	DefaultIdleTimeout    = 2 * time.Minute
-	DefaultKeepAlive      = 15 * time.Second
-	DefaultStalledTimeout = 30 * time.Second
-	DefaultMaxBodyBytes   = 1 << 20
-	DefaultMaxNewcomers   = 256
+	DefaultRequestTimeout        = 5 * time.Second
+	DefaultHeaderTimeout         = 5 * time.Second
+	DefaultIdleTimeout           = 2 * time.Minute
+	DefaultKeepAlive             = 15 * time.Second
+	DefaultStalledTimeout        = 30 * time.Second
+	DefaultMaxBodyBytes          = 1 << 20
+	DefaultMaxPendingConnections = 256
 )
 
-// longestTimeout bounds Config.RequestTimeout, and how long a header may take to arrive.
+// longestTimeout is the maximum of Config.RequestTimeout and of Config.HeaderTimeout.
 const longestTimeout = 10 * time.Second
 
-// writeGrace is how long a response may go on being written after the time to
-// decide it is over.
+// writeGrace is how much longer than RequestTimeout the writing of a response may take.
 const writeGrace = 5 * time.Second
 
 // maxHeaderBytes is far more than the calls of this API need, and little enough
@@ -36,9 +35,9 @@ const maxHeaderBytes = 16 << 10
 
 // Config is what a Server needs.
 type Config struct {
-	// BindAddress is host:port, and must be given; Open fails where it is not that.
-	// The host may be empty for every address of the machine; port 0 takes a free
-	// one: see Server.Addr.
+	// BindAddress is host:port, and must be given; Open fails if it is anything else. An
+	// empty host means every address of the machine. Port 0 takes a free port: see
+	// Server.Addr.
 	BindAddress string
 
 	// Nodes, Leases, Backups, Cluster, Locator and Local must be given.
@@ -49,7 +48,7 @@ type Config struct {
 	Locator ports.LeaderLocator
 	Local   ports.Local
 
-	// Joining may be nil where nobody is asked for membership.
+	// Joining may be nil if this instance asks nobody for membership.
 	Joining ports.Joining
 
 	// Metrics is where the server's metrics are registered, and what /metrics
@@ -59,44 +58,44 @@ type Config struct {
 	// Version is what /version says of the build.
 	Version string
 
-	// Logger is told about faults of this program, once each, and about what
-	// net/http complains of. Nil logs nothing.
+	// Logger gets faults of this program, once each, and the messages of net/http. Nil
+	// logs nothing.
 	Logger *slog.Logger
 
-	// RequestTimeout bounds how long a request may take to be decided, beside the time
-	// that it asks to wait, and a restore aside; writing the response may take 5 s more,
-	// a backup as long as it goes on being taken. Zero means DefaultRequestTimeout; at
-	// most 10 s.
+	// RequestTimeout is how long it may take to decide what to answer, beside the time
+	// that the request asks to wait. A restore has no limit. Writing the response may take
+	// 5 s more; a backup has StalledTimeout for each piece instead. Zero means
+	// DefaultRequestTimeout; at most 10 s.
 	RequestTimeout time.Duration
 
-	// HeaderTimeout bounds how long the header of a request may take to arrive;
-	// header and body together have RequestTimeout and 2.5 s more. Zero means
-	// DefaultHeaderTimeout; less than 10 s.
+	// HeaderTimeout is how long the header of a request may take to arrive. Header and
+	// body together have RequestTimeout and 2.5 s more. Zero means DefaultHeaderTimeout;
+	// less than 10 s.
 	HeaderTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept between requests. Zero means
 	// DefaultIdleTimeout.
 	IdleTimeout time.Duration
 
-	// KeepAlive is the longest silence on a stream. Zero means DefaultKeepAlive.
+	// KeepAlive is the longest time in which a stream sends nothing. Zero means
+	// DefaultKeepAlive.
 	KeepAlive time.Duration
 
-	// StalledTimeout is how long the socket of a stream, or of who takes a backup,
-	// may take nothing before it is disconnected. Zero means DefaultStalledTimeout.
+	// StalledTimeout is how long a client of a stream or a backup may read nothing before
+	// it is disconnected. Zero means DefaultStalledTimeout.
 	StalledTimeout time.Duration
 
-	// MaxBodyBytes is the longest body that is read, a restore's aside. Zero means
+	// MaxBodyBytes is the longest body that is read; a restore has no limit. Zero means
 	// DefaultMaxBodyBytes.
 	MaxBodyBytes int64
 
-	// MaxNewcomers is how many connections may be open that have not asked for
-	// anything yet. When there are more, the oldest gives way. Zero means
-	// DefaultMaxNewcomers.
-	MaxNewcomers int
+	// MaxPendingConnections is how many connections may be open whose first request has not
+	// arrived. When one more comes, the oldest is closed. Zero means
+	// DefaultMaxPendingConnections.
+	MaxPendingConnections int
 
-	// MaxConnections is how many connections may be open, at least two; those that
-	// come when there are as many are closed at once, and not more than half of them
-	// may have asked for nothing yet. Zero: any number.
+	// MaxConnections is how many connections may be open, at least two. Further ones are
+	// closed at once. At most half of them may be pending. Zero: no limit.
 	MaxConnections int
 }
 
@@ -135,8 +134,8 @@ func (c Config) Validate() error {
 	if c.MaxBodyBytes < 0 {
 		faults = append(faults, fmt.Errorf("maximum of body bytes %d is negative", c.MaxBodyBytes))
 	}
-	if c.MaxNewcomers < 0 {
-		faults = append(faults, fmt.Errorf("maximum of newcomers %d is negative", c.MaxNewcomers))
+	if c.MaxPendingConnections < 0 {
+		faults = append(faults, fmt.Errorf("maximum of pending connections %d is negative", c.MaxPendingConnections))
 	}
 	if c.MaxConnections < 0 || c.MaxConnections == 1 {
 		faults = append(faults, fmt.Errorf("maximum of connections %d is less than two", c.MaxConnections))
@@ -151,9 +150,9 @@ func (c Config) withDefaults() Config {
 	c.KeepAlive = cmp.Or(c.KeepAlive, DefaultKeepAlive)
 	c.StalledTimeout = cmp.Or(c.StalledTimeout, DefaultStalledTimeout)
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, DefaultMaxBodyBytes)
-	c.MaxNewcomers = cmp.Or(c.MaxNewcomers, DefaultMaxNewcomers)
+	c.MaxPendingConnections = cmp.Or(c.MaxPendingConnections, DefaultMaxPendingConnections)
 	if c.MaxConnections > 0 {
-		c.MaxNewcomers = min(c.MaxNewcomers, c.MaxConnections/2)
+		c.MaxPendingConnections = min(c.MaxPendingConnections, c.MaxConnections/2)
 	}
 	c.Metrics = cmp.Or(c.Metrics, prometheus.NewRegistry())
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))

@@ -21,16 +21,16 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// firstRead is how much room a body gets before any of it has arrived. It does
-// not depend on the length that the request declares: many connections that
-// declare much and send little must not cost what they declare.
-const firstRead = 2 << 10
+// initialBuffer is the size of the buffer of a body before any of it has arrived. It does
+// not depend on Content-Length: many connections that declare much and send little must
+// not cost what they declare.
+const initialBuffer = 2 << 10
 
-// longestKept is the largest room that is kept for the next body.
-const longestKept = 16 << 10
+// maxPooledBuffer is the capacity of the largest buffer that is kept for another body.
+const maxPooledBuffer = 16 << 10
 
-// bodies are buffers that hold nothing any more.
-var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+// bodyBuffers are empty buffers.
+var bodyBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // decodeBody reads the body of r, whose length the caller has bounded, into
 // target, a pointer to a struct.
@@ -38,7 +38,7 @@ func decodeBody(r request, target any) error {
 	return readBody(r, func(body []byte) error { return decodeJSON(body, target) })
 }
 
-// decodeOptionalBody is decodeBody where there may be none.
+// decodeOptionalBody is decodeBody for a body that may be empty.
 func decodeOptionalBody(r request, target any) error {
 	return readBody(r, func(body []byte) error {
 		if len(body) == 0 {
@@ -48,27 +48,28 @@ func decodeOptionalBody(r request, target any) error {
 	})
 }
 
-// readBody has decode, which keeps nothing of it, look at the body of r.
+// readBody calls decode with the body of r, which is valid until decode returns.
 func readBody(r request, decode func(body []byte) error) error {
 	if err := checkMediaType(r.Header); err != nil {
 		return err
 	}
-	body := bodies.Get().(*bytes.Buffer)
+	body := bodyBuffers.Get().(*bytes.Buffer)
 	defer func() {
-		if body.Cap() <= longestKept {
+		if body.Cap() <= maxPooledBuffer {
 			body.Reset()
-			bodies.Put(body)
+			bodyBuffers.Put(body)
 		}
 	}()
-	body.Grow(firstRead)
+	body.Grow(initialBuffer)
 	if _, err := body.ReadFrom(r.Body); err != nil {
 		return bodyError(err)
 	}
 	return decode(body.Bytes())
 }
 
-// ignoreBody takes the body of r, whose length the caller has bounded, and makes nothing of it.
-// One in chunks tells only at its end that it is too long, and what is refused must not be done.
+// ignoreBody reads the body of r, whose length the caller has bounded, and discards it. A
+// chunked body shows only while it is read that it is too long, and must be refused before
+// anything is done.
 func ignoreBody(r request) error {
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		return bodyError(err)
@@ -88,8 +89,8 @@ func checkMediaType(h http.Header) error {
 	return nil
 }
 
-// declaredType gives the content type of the body, which must not be encoded; empty where
-// none is declared.
+// declaredType returns the content type of the body; empty if none is declared. It refuses
+// a body that has a content encoding.
 func declaredType(h http.Header) (string, error) {
 	if all := h.Values("Content-Encoding"); slices.ContainsFunc(all, isEncoding) {
 		return "", refuse(errMediaType, "the body must not be encoded: %q", strings.Join(all, ", "))
@@ -100,7 +101,7 @@ func declaredType(h http.Header) (string, error) {
 	return h.Get(contentTypeHeader), nil
 }
 
-// isEncoding says whether a content encoding makes other bytes of a body.
+// isEncoding reports whether the content encoding changes the body.
 func isEncoding(name string) bool { return name != "" && !strings.EqualFold(name, "identity") }
 
 func bodyError(err error) error {
@@ -116,8 +117,8 @@ func bodyError(err error) error {
 	return refuse(errInvalidJSON, "the body ended early: %v", err)
 }
 
-// decodeJSON is strict: one value and nothing after it, no member twice, none
-// that target does not know, no null, and valid UTF-8.
+// decodeJSON is strict: body must be one value in valid UTF-8 with nothing after it, without
+// null, duplicate members, and members that target does not know.
 func decodeJSON(body []byte, target any) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return refuse(errInvalidJSON, "the body is empty")
@@ -125,15 +126,14 @@ func decodeJSON(body []byte, target any) error {
 	if err := json.Unmarshal(body, target, json.RejectUnknownMembers(true)); err != nil {
 		return refuse(errInvalidJSON, "%s", explain(err))
 	}
-	// The library reads null as "as if absent". A client that says null means
-	// something, and it would not be that.
+	// The library treats null as absent. A client that sends null means something else.
 	if bytes.Contains(body, []byte("null")) {
 		return refuseNull(body)
 	}
 	return nil
 }
 
-// unmarshalLoosely takes members that target does not know.
+// unmarshalLoosely ignores members that target does not know.
 func unmarshalLoosely(text []byte, target any) error { return json.Unmarshal(text, target) }
 
 // refuseNull looks for a null in body, which is valid JSON.
@@ -150,7 +150,7 @@ func refuseNull(body []byte) error {
 	}
 }
 
-// explain says what is wrong in the words of the API instead of those of Go.
+// explain describes a JSON error in terms of the API instead of Go types.
 func explain(err error) string {
 	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		return fmt.Sprintf("%v, in %s, at byte %d", syntax.Err, place(syntax.JSONPointer), syntax.ByteOffset)
@@ -196,11 +196,11 @@ func kindName(t reflect.Type) string {
 	return "an object"
 }
 
-// pathID gives the id in the path of r, percent-encoding undone.
+// pathID returns the decoded id in the path of r.
 func pathID(r request) (string, error) {
 	id := chi.URLParam(r.Request, "id")
-	// chi routes on the encoded path only where it differs from the plain
-	// encoding of the decoded one. Undoing it always would decode twice.
+	// chi matches RawPath if it is set, otherwise the decoded Path, which must not be
+	// decoded again.
 	if r.URL.RawPath == "" {
 		return id, nil
 	}

@@ -25,14 +25,14 @@ func (s *Server) Kept() (lists, bytes int) {
 // Compressed is the whole list as it was compressed last.
 func (s *Server) Compressed() any { return s.lists.whole.compressed.Load() }
 
-// MakeLists keeps all others from making lists until what it gives is called.
+// MakeLists takes all permits to encode lists, until done is called.
 func (s *Server) MakeLists() (done func()) {
-	for range cap(s.lists.making) {
-		s.lists.making <- struct{}{}
+	for range cap(s.lists.encoding) {
+		s.lists.encoding <- struct{}{}
 	}
 	return func() {
-		for range cap(s.lists.making) {
-			s.lists.making.give()
+		for range cap(s.lists.encoding) {
+			s.lists.encoding.release()
 		}
 	}
 }
@@ -43,8 +43,8 @@ func EncodeList(view domain.View) (length int, compress func() (length int)) {
 	return len(list.body), func() int { return len(list.compress().body) }
 }
 
-// TurnBytes is how much is written in a turn.
-const TurnBytes = turnBytes
+// LimitedWrite is how much is written with one slot.
+const LimitedWrite = limitedWrite
 
-// NewTurns gives what writes a body in turns.
-func NewTurns() func(io.Writer, []byte) error { return newTurns().write }
+// NewWriteLimiter gives the write of a limiter.
+func NewWriteLimiter() func(io.Writer, []byte) error { return newWriteLimiter().write }

@@ -10,41 +10,43 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Wire is a wire, to which frames are strings.
-type Wire struct{ *wire }
+// HijackedConn is a hijackedConn, to which frames are strings.
+type HijackedConn struct{ *hijackedConn }
 
-func OpenWire(conn net.Conn, header http.Header, stalled time.Duration) (*Wire, error) {
-	w, err := openWire(conn, header, stalled, func() {})
-	return &Wire{w}, err
+func OpenHijackedConn(conn net.Conn, header http.Header, stalled time.Duration) (*HijackedConn, error) {
+	w, err := openHijackedConn(conn, header, stalled, func() {})
+	return &HijackedConn{w}, err
 }
 
-func (w *Wire) Send(text string) error { return w.send(append(make([]byte, frameHead), text...)) }
-func (w *Wire) Hurry()                 { w.hurry() }
-func (w *Wire) Gone() bool             { return w.gone() }
-func (w *Wire) End(whole bool)         { w.end(whole) }
+func (w *HijackedConn) Send(text string) error {
+	return w.writeFrame(append(make([]byte, frameHead), text...))
+}
+func (w *HijackedConn) ShortenDeadlines() { w.shortenDeadlines() }
+func (w *HijackedConn) ClientGone() bool  { return w.clientGone() }
+func (w *HijackedConn) Finish(whole bool) { w.finish(whole) }
 
-// Waves wakes streams that do nothing else.
-type Waves struct {
-	*waves
-	streams []*sink
+// Notifier is a notifier of streams that do nothing else.
+type Notifier struct {
+	*notifier
+	streams []*eventStream
 }
 
-func NewWaves(local ports.Local, streams int) *Waves {
-	w := &Waves{waves: newWaves(local)}
+func NewNotifier(local ports.Local, streams int) *Notifier {
+	w := &Notifier{notifier: newNotifier(local)}
 	for range streams {
-		out := &sink{woken: make(chan struct{}, 1)}
+		out := &eventStream{woken: make(chan struct{}, 1)}
 		w.streams = append(w.streams, out)
 		w.add(out)
 	}
 	return w
 }
 
-func (w *Waves) Run(ctx context.Context) { w.run(ctx) }
+func (w *Notifier) Run(ctx context.Context) { w.run(ctx) }
 
-func (w *Waves) Wake() { w.wake() }
+func (w *Notifier) NotifyAll() { w.notifyAll() }
 
 // Woken is how many streams were woken since it was called last.
-func (w *Waves) Woken() int {
+func (w *Notifier) Woken() int {
 	woken := 0
 	for _, out := range w.streams {
 		select {
@@ -57,7 +59,7 @@ func (w *Waves) Woken() int {
 }
 
 // Await returns when one of the streams is woken.
-func (w *Waves) Await(stream int) { <-w.streams[stream].woken }
+func (w *Notifier) Await(stream int) { <-w.streams[stream].woken }
 
 // NewHTTP is what serves connections, for tests that bring theirs.
 func (s *Server) NewHTTP() *http.Server { return s.newHTTP() }

@@ -22,20 +22,20 @@ var (
 // Handler is what the server serves, for tests without a socket.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.handle) }
 
-// ArrivalGrace is how long the rest of a request is waited for when the server closes.
-const ArrivalGrace = arrivalGrace
+// ShutdownReadGrace is how long the rest of a request is waited for when the server closes.
+const ShutdownReadGrace = shutdownReadGrace
 
-// DepartureGrace is how long a write of an answer may take then.
-const DepartureGrace = departureGrace
+// ShutdownWriteGrace is how long a write of an answer may take then.
+const ShutdownWriteGrace = shutdownWriteGrace
 
-// Arriving is how many requests are there whose bodies have not arrived whole.
-func (s *Server) Arriving() int { return s.arrivals.len() }
+// OpenBodies is how many requests are there whose bodies have not arrived whole.
+func (s *Server) OpenBodies() int { return s.requestBodies.len() }
 
-// Departing is how many answers of HTTP/2 have not been taken whole.
-func (s *Server) Departing() int { return s.departures.len() }
+// OpenResponses is how many answers of HTTP/2 have not been taken whole.
+func (s *Server) OpenResponses() int { return s.http2Responses.len() }
 
 func (s *transfers) len() (n int) {
-	s.pending.Range(func(any, any) bool {
+	s.active.Range(func(any, any) bool {
 		n++
 		return true
 	})
@@ -75,17 +75,17 @@ func Outcomes() map[Outcome]bool {
 	return all
 }
 
-// Newcomers are newcomers without a server.
-type Newcomers struct{ *newcomers }
+// PendingConns are pending connections without a server.
+type PendingConns struct{ *pendingConns }
 
-func NewNewcomers(max int) Newcomers {
-	return Newcomers{newNewcomers(max, prometheus.NewCounter(prometheus.CounterOpts{}))}
+func NewPendingConns(max int) PendingConns {
+	return PendingConns{newPendingConns(max, prometheus.NewCounter(prometheus.CounterOpts{}))}
 }
 
-func (n Newcomers) Greet(ctx context.Context, conn net.Conn) context.Context {
-	return n.greet(ctx, conn)
+func (n PendingConns) Greet(ctx context.Context, conn net.Conn) context.Context {
+	return n.connContext(ctx, conn)
 }
-func (n Newcomers) MakeRoom() { n.makeRoom() }
-func (n Newcomers) Hear(ctx context.Context) bool {
-	return n.arrive(httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+func (n PendingConns) MakeRoom() { n.makeRoom() }
+func (n PendingConns) Hear(ctx context.Context) bool {
+	return n.admit(httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 }

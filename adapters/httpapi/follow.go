@@ -14,46 +14,46 @@ import (
 // known but gives no answer.
 const retryPause = 250 * time.Millisecond
 
-// What a stream says while it waits for a leader, and while there is nothing to tell yet.
+// The comments of a stream that waits for a leader, and of one that has nothing to send.
 const (
 	noLeader   = "no leader"
 	nothingNew = "keep-alive"
 )
 
-// opening opens a stream at the ports, and takes the first delivery. It gives the
-// revision of the registry that this shows; nil where it shows none.
+// opening opens a stream at the ports, and takes its first delivery. seen is the revision
+// of the registry that this shows; nil if it shows none.
 type opening = func(context.Context) (seen *domain.Revision, err error)
 
-// open tries to open a stream until that succeeds, within the time of a request each.
+// open tries to open a stream until that succeeds; each attempt has RequestTimeout.
 //
-// Browsers, and others, give up for good when a stream is answered with 503. So
-// what passes by itself, above all that there is no leader, is waited for on an
-// open stream. Where another instance leads, the answer is a redirect as long as
-// nothing is written; afterwards the stream ends, and its client comes back.
-func (s *Server) open(out *sink, r request, try opening) error {
-	said := false
+// Browsers, and other clients, give up for good when a stream is answered with 503. So
+// open waits for conditions that pass by themselves, above all that there is no leader,
+// on a stream whose header is sent. If another instance leads, the answer is a redirect
+// as long as nothing is written; afterwards the stream ends, and its client comes back.
+func (s *Server) open(out *eventStream, r request, try opening) error {
+	commented := false
 	for {
 		seen, err := s.tryOpen(r, try)
 		switch {
 		case err == nil && out.opened:
 			return nil
 		case err == nil:
-			return s.openSink(out, r, seen)
+			return s.sendHeader(out, r, seen)
 		case r.Context().Err() != nil:
 			return err
 		case outcomeOf(err).status != http.StatusServiceUnavailable:
 			return err
 		}
 		if !out.opened {
-			if err := s.openSink(out, r, nil); err != nil {
+			if err := s.sendHeader(out, r, nil); err != nil {
 				return err
 			}
 		}
 		if r.Method == http.MethodHead || errors.Is(err, ports.ErrClosed) {
 			return err
 		}
-		if !said {
-			said = true
+		if !commented {
+			commented = true
 			if err := out.comment(noLeader); err != nil {
 				return err
 			}
@@ -64,8 +64,8 @@ func (s *Server) open(out *sink, r request, try opening) error {
 	}
 }
 
-// openSink sends the header of a stream.
-func (s *Server) openSink(out *sink, r request, seen *domain.Revision) error {
+// sendHeader sends the header of a stream: see eventStream.open.
+func (s *Server) sendHeader(out *eventStream, r request, seen *domain.Revision) error {
 	var contact string
 	if r.query.isStale() {
 		contact = s.leaderContact()
@@ -87,15 +87,15 @@ func (s *Server) tryOpen(r request, try opening) (*domain.Revision, error) {
 	return nil, &leaderElsewhere{leader}
 }
 
-// deliverAll delivers first and all that next gives after it, until there is an error.
-// With nothing, next tells when to ask again; nil: out is woken.
+// deliverAll delivers first, and all that next returns after it, until there is an error.
+// When next has nothing, its channel is closed once it has; nil: out is woken then.
 //
-// It asks before it waits for the first time, though it was told what there is a moment ago: the
-// stack of a stream gets as large as that needs while it is opened, and not when a change
-// comes, for which all streams would do it at once. With ten thousand of them that took longer
-// than their leader's lease.
+// It calls next once before it waits, although first has just been read: so the stack of a
+// stream grows to what next needs while the stream is opened, and not when a change comes,
+// for which all streams would grow theirs at once. With ten thousand streams that took
+// longer than the leader's lease.
 func deliverAll[D interface{ Empty() bool }](
-	out *sink, first D, next func() (D, <-chan struct{}, error), deliver func(D) error,
+	out *eventStream, first D, next func() (D, <-chan struct{}, error), deliver func(D) error,
 ) error {
 	var err error
 	if !first.Empty() {
@@ -116,8 +116,8 @@ func deliverAll[D interface{ Empty() bool }](
 	return err
 }
 
-// awaitLeader returns when asking for a stream again may help.
-func (s *Server) awaitLeader(out *sink) error {
+// awaitLeader returns when it may help to open the stream again.
+func (s *Server) awaitLeader(out *eventStream) error {
 	pause := retryPause
 	for {
 		state, later := s.config.Local.State()
@@ -128,19 +128,19 @@ func (s *Server) awaitLeader(out *sink) error {
 			if pause == 0 {
 				return nil
 			}
-			// There was a leader when this began, and it was of no help.
-			return out.pause(pause, noLeader)
+			// There was a leader before, and the stream did not open all the same.
+			return out.sleep(pause, noLeader)
 		}
-		pause = 0 // one that comes now is new
+		pause = 0 // the next leader is a new one
 		if err := out.await(later, noLeader); err != nil {
 			return err
 		}
 	}
 }
 
-// finish ends a stream that is open, with a comment that says why: err, which is not
-// that its socket failed.
-func (s *Server) finish(out *sink, err error) error {
+// finish sends the last comment of an open stream, which says why it ends. err is not an
+// error of its socket.
+func (s *Server) finish(out *eventStream, err error) error {
 	var why string
 	switch {
 	case errors.Is(err, ports.ErrClosed):
@@ -150,7 +150,7 @@ func (s *Server) finish(out *sink, err error) error {
 	case errors.Is(err, ports.ErrNotLeader):
 		why = "this instance does not lead: connect again"
 	case errors.Is(err, context.Canceled):
-		return nil // the client went
+		return nil // the client has gone
 	default:
 		why = "this stream can't go on: connect again"
 	}

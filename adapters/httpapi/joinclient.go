@@ -21,7 +21,7 @@ const (
 	// and a second happens when leadership changes meanwhile.
 	maxJoinHops = 3
 
-	// maxJoinAnswer is far more than what an instance has to say.
+	// maxJoinAnswer is far longer than any answer of an instance.
 	maxJoinAnswer = 64 << 10
 
 	joinDialTimeout = 3 * time.Second
@@ -33,12 +33,11 @@ type JoinClient struct {
 	client *http.Client
 }
 
-// NewJoinClient gives a client that keeps no connections.
+// NewJoinClient returns a client that keeps no connections.
 func NewJoinClient() *JoinClient {
 	dialer := &net.Dialer{Timeout: joinDialTimeout}
 	return &JoinClient{client: &http.Client{
-		// No Proxy: instances reach each other directly, whatever the
-		// environment says about the world outside.
+		// No Proxy: instances reach each other directly, whatever the environment says.
 		Transport: &http.Transport{
 			DialContext:            dialer.DialContext,
 			DisableKeepAlives:      true,
@@ -81,17 +80,17 @@ func (c *JoinClient) Ask(ctx context.Context, applicationAddress string, instanc
 		return fmt.Errorf("ask %s for membership: %w", applicationAddress, err)
 	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("%s refused membership: %s", response.Request.URL.Host, explainRefusal(response, answer))
-	case !names(answer, instance):
-		// Anything may be there, and say 200 to everything.
+	case !confirms(answer, instance):
+		// Another server may be at that address, and answer everything with 200.
 		return fmt.Errorf("%s answered %s, but not that %q is a member at %s: is it an application address of the cluster?",
 			response.Request.URL.Host, response.Status, instance.ID, instance.RaftAddress)
 	}
 	return nil
 }
 
-// names is true of the answer of who made instance a member at its address, with whatever
+// confirms reports whether answer says that instance is a member at its address, with any
 // suffrage.
-func names(answer []byte, instance domain.Instance) bool {
+func confirms(answer []byte, instance domain.Instance) bool {
 	var now struct {
 		ID      string `json:"id"`
 		Address string `json:"address"`
@@ -100,11 +99,11 @@ func names(answer []byte, instance domain.Instance) bool {
 	return err == nil && now.ID == instance.ID && now.Address == instance.RaftAddress
 }
 
-// explainRefusal takes its words from the problem document, if there is one.
+// explainRefusal describes a refusal by its problem document, if it has one.
 func explainRefusal(response *http.Response, answer []byte) string {
 	var p problem
 	if err := json.Unmarshal(answer, &p); err != nil || p.Code == "" {
 		return response.Status
 	}
-	return fmt.Sprintf("%s: %s (%s)", response.Status, tidy(p.Detail), p.Code)
+	return fmt.Sprintf("%s: %s (%s)", response.Status, oneLine(p.Detail), p.Code)
 }

@@ -12,18 +12,18 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// encodedList is the nodes that a filter lets through, at one revision, ready to
-// be sent. It never changes. The header values are kept with it because a list is
-// asked for far more often than it changes.
+// encodedList is the nodes that a filter lets through, at one revision, ready to be sent.
+// It is immutable. It holds header values too, because a list is requested far more often
+// than it changes.
 type encodedList struct {
 	revision domain.Revision
 	body     []byte
 
 	etag, revisionHeader, length []string
-	coding                       []string // nil: body is what it is
+	coding                       []string // nil: body is not compressed
 }
 
-// matching gives the nodes of view that filter lets through, in their order.
+// matching iterates over the nodes of view that filter lets through, in their order.
 func matching(view domain.View, filter domain.Filter) iter.Seq[*domain.CacheNode] {
 	if filter.All() {
 		return view.Nodes()
@@ -56,24 +56,24 @@ func encodeList(view domain.View, filter domain.Filter, sizeHint int) *encodedLi
 	}
 }
 
-// How many filtered lists are kept, and how many bytes of them if it is more than one.
-// The whole list is always kept.
+// How many filtered lists are kept, and how many bytes of them; the latest is kept however
+// long it is. The whole list is always kept.
 const (
 	keptLists = 64
 	keptBytes = 32 << 20
 )
 
-// listCache encodes the list of a revision once for all who ask for it with one
-// filter. Safe for concurrent use.
+// listCache encodes the list of a revision once for all requests with the same filter. Safe
+// for concurrent use.
 type listCache struct {
 	local ports.Local
 	kept  int // bytes of filtered lists, at most
 	whole *sharedList
 
-	// making is held by those who encode or compress a list, whichever, or encode a part
-	// of a snapshot for a stream, or of a backup. That takes a processor for as long as a large registry is
-	// long, and half of them are for raft.
-	making permits
+	// encoding limits who encodes or compresses a list, or encodes a part of a snapshot for
+	// a stream or a backup. That keeps a processor busy for as long as the registry is
+	// large, and half of the processors are for raft.
+	encoding semaphore
 
 	mu       sync.Mutex
 	filtered map[string]*sharedList // by filterKey
@@ -82,14 +82,14 @@ type listCache struct {
 func newListCache(local ports.Local) *listCache {
 	return &listCache{
 		local: local, kept: keptBytes, whole: newSharedList(),
-		making:   make(permits, (runtime.GOMAXPROCS(0)+1)/2),
+		encoding: make(semaphore, (runtime.GOMAXPROCS(0)+1)/2),
 		filtered: map[string]*sharedList{},
 	}
 }
 
-// get gives the list at view's revision or a later one. A later one is as good
-// an answer: it was committed before the asker is answered. It waits for others who
-// make lists, but no longer than ctx lasts.
+// get returns the list at view's revision or a later one. A later one is as good an answer:
+// it was committed before the client gets the answer. get waits for a permit to encode
+// until ctx ends.
 func (c *listCache) get(ctx context.Context, view domain.View, filter domain.Filter) (*encodedList, error) {
 	shared := c.sharedFor(filter)
 	return c.once(ctx, shared,
@@ -97,26 +97,27 @@ func (c *listCache) get(ctx context.Context, view domain.View, filter domain.Fil
 		func() *encodedList { return c.encode(shared, view, filter) })
 }
 
-// once gives what find finds, or else what build builds, which is for one at a time.
+// once returns what find finds, or else what build builds. For one shared list, build runs
+// in one goroutine at a time.
 func (c *listCache) once(ctx context.Context, shared *sharedList, find, build func() *encodedList) (*encodedList, error) {
 	if list := find(); list != nil {
 		return list, nil
 	}
-	if err := shared.making.take(ctx); err != nil {
+	if err := shared.building.acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer shared.making.give()
+	defer shared.building.release()
 	if list := find(); list != nil {
 		return list, nil
 	}
-	if err := c.making.take(ctx); err != nil {
+	if err := c.encoding.acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer c.making.give()
+	defer c.encoding.release()
 	return build(), nil
 }
 
-// encode encodes the list, unless it is.
+// encode encodes the list, unless shared has it.
 func (c *listCache) encode(shared *sharedList, view domain.View, filter domain.Filter) *encodedList {
 	if list := shared.encoded(view); list != nil {
 		return list
@@ -125,8 +126,8 @@ func (c *listCache) encode(shared *sharedList, view domain.View, filter domain.F
 	if list := shared.latest.Load(); list != nil {
 		sizeHint = len(list.body) + 4<<10
 	}
-	// While writes come in, those who wait here have views of many revisions.
-	// The latest state serves them all with one encoding.
+	// While writes come in, the requests that wait here have views of many revisions. One
+	// encoding of the latest state serves them all.
 	if state, _ := c.local.State(); state.View.Revision() > view.Revision() {
 		view = state.View
 	}
@@ -149,8 +150,8 @@ func (c *listCache) sharedFor(filter domain.Filter) *sharedList {
 	return c.filtered[key]
 }
 
-// trim drops filtered lists, whichever but latest, until no more are kept than may be.
-// Who is using one goes on.
+// trim drops filtered lists, in any order but never latest, until the limits hold. A
+// dropped list may still be in use.
 func (c *listCache) trim(latest *sharedList) {
 	if latest == c.whole {
 		return
@@ -173,11 +174,11 @@ func (c *listCache) trim(latest *sharedList) {
 // sharedList is the latest list with one filter.
 type sharedList struct {
 	latest     atomic.Pointer[encodedList]
-	compressed atomic.Pointer[encodedList] // the latest that was asked for like that
-	making     permits                     // one, taken before the cache's
+	compressed atomic.Pointer[encodedList] // the latest that was requested with gzip
+	building   semaphore                   // one permit, acquired before listCache.encoding
 }
 
-func newSharedList() *sharedList { return &sharedList{making: make(permits, 1)} }
+func newSharedList() *sharedList { return &sharedList{building: make(semaphore, 1)} }
 
 func (s *sharedList) size() int {
 	size := 0
@@ -189,7 +190,7 @@ func (s *sharedList) size() int {
 	return size
 }
 
-// encoded gives the list at view's revision or a later one; nil if there is none yet.
+// encoded returns the list at view's revision or a later one; nil if there is none yet.
 func (s *sharedList) encoded(view domain.View) *encodedList {
 	if list := s.latest.Load(); list != nil && list.revision >= view.Revision() {
 		return list
@@ -197,7 +198,7 @@ func (s *sharedList) encoded(view domain.View) *encodedList {
 	return nil
 }
 
-// forGzip is encoded for who takes gzip.
+// forGzip is encoded for a client that accepts gzip: a short list is not compressed.
 func (s *sharedList) forGzip(view domain.View) *encodedList {
 	if list := s.compressed.Load(); list != nil && list.revision >= view.Revision() {
 		return list
@@ -208,26 +209,26 @@ func (s *sharedList) forGzip(view domain.View) *encodedList {
 	return nil
 }
 
-// permits are what may be done at one time: each element is one that is taken.
-type permits chan struct{}
+// semaphore is a counting semaphore: each element of the channel is a permit in use.
+type semaphore chan struct{}
 
-// take waits for a permit until ctx ends, and gives its error then.
-func (p permits) take(ctx context.Context) error {
+// acquire waits for a permit, or returns the error of ctx.
+func (s semaphore) acquire(ctx context.Context) error {
 	select {
-	case p <- struct{}{}:
+	case s <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (p permits) give() { <-p }
+func (s semaphore) release() { <-s }
 
-// lend gives a permit that the caller has for as long as do takes, and waits for it
-// then. Before that, all that can run has a turn, above all what has come from the network.
-func (p permits) lend(do func() error) error {
+// releaseWhile releases a permit that the caller holds while do runs, and acquires it again.
+// Before that it yields the processor, above all to what has come from the network.
+func (s semaphore) releaseWhile(do func() error) error {
 	runtime.Gosched()
-	p.give()
-	defer func() { p <- struct{}{} }() // whoever has it works, and waits for nobody
+	s.release()
+	defer func() { s <- struct{}{} }() // takes no ctx: holders of permits work, and do not wait
 	return do()
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// statusClientGone is what metrics call a request whose asker went away before
-// it was answered. It is never sent.
+// statusClientGone is the status in metrics of a request whose client went away before it
+// was answered. It is never sent.
 const statusClientGone = 499
 
 // The names of the streams, as metrics know them.
@@ -83,7 +83,7 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 // reading a node.
 type callMetrics struct {
 	requests *prometheus.CounterVec     // by status
-	usual    map[int]prometheus.Counter // of requests
+	usual    map[int]prometheus.Counter // requests, for the most frequent statuses
 	duration prometheus.Observer        // nil of streams
 }
 
@@ -117,7 +117,7 @@ func (c *callMetrics) count(status int) {
 	counter.Inc()
 }
 
-func (c *callMetrics) answered(status int, took time.Duration) {
+func (c *callMetrics) observe(status int, took time.Duration) {
 	c.count(status)
 	c.duration.Observe(took.Seconds())
 }

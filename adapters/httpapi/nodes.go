@@ -22,8 +22,8 @@ type nodeBody struct {
 	TTLSeconds *int             `json:"ttlSeconds"`
 	OnExpiry   *domain.OnExpiry `json:"onExpiry"`
 
-	// The server's own: taken, so that a client can send back what it was
-	// given, and ignored.
+	// Set by the server. They are accepted and ignored, so that a client can send back
+	// what it got.
 	Slot            float64 `json:"slot"`
 	CreatedRevision float64 `json:"createdRevision"`
 	Revision        float64 `json:"revision"`
@@ -99,7 +99,7 @@ func (s *Server) getNodes(ctx context.Context, r request) (answer, error) {
 	}
 	if read.Past != nil && view.Revision() <= *read.Past {
 		a := answer{status: http.StatusNotModified, etag: []string{etag(view.Revision())}, vary: acceptEncoding}
-		a.see(view.Revision())
+		a.setRevision(view.Revision())
 		return a, nil
 	}
 	get := s.lists.get
@@ -115,7 +115,7 @@ func (s *Server) getNodes(ctx context.Context, r request) (answer, error) {
 	}
 	a := answer{
 		etag: list.etag, revision: list.revisionHeader, body: list.body, length: list.length,
-		coding: list.coding, vary: acceptEncoding, turns: s.turns,
+		coding: list.coding, vary: acceptEncoding, limiter: s.writes,
 	}
 	if notModified(r, list.etag[0]) {
 		a.status = http.StatusNotModified
@@ -171,16 +171,16 @@ func (s *Server) deleteNode(ctx context.Context, r request) (answer, error) {
 	return nodeAnswer(change.Node, change.Revision), nil
 }
 
-// usualNode is room for a node without many labels.
+// usualNode is enough for a node without many labels.
 const usualNode = 384
 
 func nodeAnswer(n *domain.CacheNode, seen domain.Revision) answer {
 	a := answer{body: appendNode(make([]byte, 0, usualNode), n)}
-	a.see(seen)
+	a.setRevision(seen)
 	return a
 }
 
-// nodeID gives the node id in the path of r, which names a node that could be.
+// nodeID returns the node id in the path of r, which is valid if err is nil.
 func nodeID(r request) (string, error) {
 	id, err := pathID(r)
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// followNodes streams the changes of the registry. The stream is no more than a
-// position in history: what a slow reader has not taken yet is kept nowhere.
-func (s *Server) followNodes(out *sink, r request) (course, error) {
-	s.waves.add(out)
+// followNodes streams the changes of the registry. The stream is only a position in
+// history: what a slow reader has not received yet is not kept for it.
+func (s *Server) followNodes(out *eventStream, r request) (streamFunc, error) {
+	s.notifier.add(out)
 	after, err := streamPosition(r)
 	source, sourceErr := r.query.source()
 	filter, filterErr := r.query.filter()
@@ -33,14 +33,14 @@ func (s *Server) followNodes(out *sink, r request) (course, error) {
 	})
 	next := func() (ports.Delivery, <-chan struct{}, error) {
 		delivery, _, err := stream.Next()
-		return delivery, nil, err // waves tell when to ask again
+		return delivery, nil, err // the notifier wakes out
 	}
 	deliver := func(d ports.Delivery) error { return s.deliver(out, d, filter) }
 	return func() error { return deliverAll(out, first, next, deliver) }, err
 }
 
-// deliver sends of d what filter lets through.
-func (s *Server) deliver(out *sink, d ports.Delivery, filter domain.Filter) error {
+// deliver sends what filter lets through of d.
+func (s *Server) deliver(out *eventStream, d ports.Delivery, filter domain.Filter) error {
 	if d.Snapshot != nil {
 		if err := s.deliverSnapshot(out, *d.Snapshot, filter); err != nil {
 			return err
@@ -64,7 +64,7 @@ func (s *Server) deliver(out *sink, d ports.Delivery, filter domain.Filter) erro
 		}
 	}
 	if !out.hasPending() {
-		return nil // to flush would put off the comment that breaks the silence
+		return nil // a flush would put off the next comment
 	}
 	return out.flush()
 }
@@ -73,37 +73,36 @@ const (
 	// maxPart is how long an event of a snapshot may be.
 	maxPart = 48 << 10
 
-	// partOverhead is more than what stands in such an event beside the nodes.
+	// partOverhead is more than such an event has beside the nodes.
 	partOverhead = 256
 )
 
-// deliverSnapshot sends view in parts. It encodes every node twice, once to know
-// how many parts there are, rather than hold the whole of it for as long as the
-// slowest reader takes.
+// deliverSnapshot sends view in parts. It encodes every node twice, the first time to count
+// the parts, rather than hold all of it for as long as a slow reader takes.
 //
-// It takes its turn with those who make lists, part by part: when many came in the same
-// moment and all encoded side by side, raft's heartbeats would wait for all of them. The
-// turn is never held while a socket takes its time.
-func (s *Server) deliverSnapshot(out *sink, view domain.View, filter domain.Filter) error {
-	making := s.lists.making
-	if making.take(s.stopping) != nil {
+// Each part is encoded with a permit of listCache.encoding: if many clients came in the
+// same moment, and all their snapshots were encoded side by side, raft's heartbeats would
+// wait for all of them. The permit is released while the part is written.
+func (s *Server) deliverSnapshot(out *eventStream, view domain.View, filter domain.Filter) error {
+	encoding := s.lists.encoding
+	if encoding.acquire(s.stopping) != nil {
 		return ports.ErrClosed
 	}
-	defer making.give()
-	sizes, err := snapshotParts(view, filter, making, func() error { return out.look(nothingNew) })
+	defer encoding.release()
+	sizes, err := snapshotParts(view, filter, encoding, func() error { return out.check(nothingNew) })
 	if err != nil {
 		return err
 	}
 	part, members := 0, 0
 	block := appendPartHead(nil, view.Revision(), 1, len(sizes))
-	taking := snapshotSink{sink: out}
-	send := func() error { return taking.event(append(block, "}}\n\n"...)) }
+	writer := snapshotWriter{eventStream: out}
+	send := func() error { return writer.event(append(block, "}}\n\n"...)) }
 	for n := range matching(view, filter) {
 		if members == sizes[part] {
 			if s.isStopping() {
 				return ports.ErrClosed
 			}
-			if err := making.lend(send); err != nil {
+			if err := encoding.releaseWhile(send); err != nil {
 				return err
 			}
 			part, members = part+1, 0
@@ -115,14 +114,14 @@ func (s *Server) deliverSnapshot(out *sink, view domain.View, filter domain.Filt
 		block = appendMember(block, n)
 		members++
 	}
-	return making.lend(send)
+	return encoding.releaseWhile(send)
 }
 
-// snapshotParts says how many nodes go into each part; no nodes are one part too. The
-// caller has one of making, which others have between two parts. Then look says whether
-// anybody still waits: when many do, that takes long, and who comes again because it took
-// too long for him must not have to wait for what he gave up.
-func snapshotParts(view domain.View, filter domain.Filter, making permits, look func() error) (sizes []int, err error) {
+// snapshotParts returns how many nodes go into each part; without nodes there is one empty
+// part. The caller holds a permit of encoding, which is released between two parts. Then
+// check reports whether the client still waits: with many clients this takes long, and a
+// client that gave up and came again must not wait for the snapshot that it gave up.
+func snapshotParts(view domain.View, filter domain.Filter, encoding semaphore, check func() error) (sizes []int, err error) {
 	var scratch []byte
 	length, members := 0, 0
 	for n := range matching(view, filter) {
@@ -130,7 +129,7 @@ func snapshotParts(view domain.View, filter domain.Filter, making permits, look 
 		if members > 0 && length+len(scratch)+1 > maxPart-partOverhead {
 			sizes = append(sizes, members)
 			length, members = 0, 0
-			if err := making.lend(look); err != nil {
+			if err := encoding.releaseWhile(check); err != nil {
 				return nil, err
 			}
 		}
@@ -140,39 +139,40 @@ func snapshotParts(view domain.View, filter domain.Filter, making permits, look 
 	return append(sizes, members), nil
 }
 
-// A snapshot may be as long as a registry, so no time is enough for all of it. But it keeps
-// a registry that may be long out of date, so a client that does not take this much of it in
-// this time is given up. A link of 1 Mbit/s takes more than four times as much.
+// A snapshot may be as long as a registry, so there is no time limit for all of it. But it
+// keeps a registry in memory that may be long out of date, so a client that does not
+// receive snapshotPiece within snapshotTimeout is disconnected. A link of 1 Mbit/s takes
+// more than four times as much.
 const (
 	snapshotPiece   = uploadPiece
 	snapshotTimeout = uploadTimeout
 )
 
-// snapshotSink sends a snapshot on a stream as long as its client takes it fast enough.
-type snapshotSink struct {
-	*sink
-	taken int           // of a piece
-	spent time.Duration // on that; to encode it, and to wait for that, does not count
+// snapshotWriter sends a snapshot on a stream, and disconnects a client that is too slow.
+type snapshotWriter struct {
+	*eventStream
+	written int           // of the current piece
+	spent   time.Duration // on writing that, without the time to encode it
 }
 
-// event sends block, or as much of it as its client takes in time.
-func (s *snapshotSink) event(block []byte) error {
+// event sends block, or returns os.ErrDeadlineExceeded.
+func (s *snapshotWriter) event(block []byte) error {
 	began := time.Now()
-	late := time.AfterFunc(snapshotTimeout-s.spent, s.out.hurry)
-	err := s.sink.event(block)
+	late := time.AfterFunc(snapshotTimeout-s.spent, s.frames.shortenDeadlines)
+	err := s.eventStream.event(block)
 	if !late.Stop() && err == nil {
-		err = os.ErrDeadlineExceeded // it took the last in the time that hurry leaves
+		err = os.ErrDeadlineExceeded // the rest was written within finalWriteTimeout
 		s.broken = err
 	}
 	s.spent += time.Since(began)
-	if s.taken += len(block); s.taken >= snapshotPiece {
-		s.taken, s.spent = 0, 0
+	if s.written += len(block); s.written >= snapshotPiece {
+		s.written, s.spent = 0, 0
 	}
 	return err
 }
 
-// appendPartHead appends what comes before the nodes. Only the last part has an
-// id: a client that is cut off before it must start over.
+// appendPartHead appends what comes before the nodes. Only the last part has an id: a
+// client that is disconnected before it must start over.
 func appendPartHead(b []byte, revision domain.Revision, part, parts int) []byte {
 	b = append(b, "event: snapshot\n"...)
 	if part == parts {
@@ -195,9 +195,9 @@ type eventCache struct {
 	slots [1024]atomic.Pointer[encodedEvent]
 }
 
-// encodedEvent belongs to one change. The node tells changes of one revision
-// apart that belong to different lives of a registry, and the effect what one
-// change is to those who know of all nodes and to those who know of some.
+// encodedEvent belongs to one change. The revision alone does not identify it: another
+// incarnation of the registry may have another node at the same revision, and a filter may
+// turn the effect of a change into another one.
 type encodedEvent struct {
 	revision domain.Revision
 	effect   domain.Effect

@@ -15,7 +15,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// What this package refuses by itself, before anybody is asked.
+// The kinds of requests that this package refuses by itself, before it calls a port.
 var (
 	errInvalidJSON    = errors.New("invalid JSON")
 	errInvalidRequest = errors.New("invalid request")
@@ -27,7 +27,7 @@ var (
 	errCrossOrigin    = errors.New("cross origin")
 )
 
-// fault is one of the errors above with the words for the asker.
+// fault is one of the errors above with a text for the client.
 type fault struct {
 	kind error
 	text string
@@ -57,11 +57,10 @@ type outcome struct {
 	code   string
 }
 
-// outcomes is the one place where errors become statuses. The first row that
-// matches counts: an error that wraps several says by it which one matters.
+// outcomes is the one place where errors become statuses. The first row that matches counts,
+// so the order decides for an error that wraps several.
 var outcomes = []outcome{
-	// First, because the cause beside it, a deadline say, would claim that
-	// nothing was written.
+	// First, because its cause, such as a deadline, would claim that nothing was written.
 	{ports.ErrOutcomeUnknown, http.StatusServiceUnavailable, "outcome_unknown"},
 
 	{domain.ErrConditionFailed, http.StatusPreconditionFailed, "precondition_failed"},
@@ -91,7 +90,7 @@ var outcomes = []outcome{
 	{errMethod, http.StatusMethodNotAllowed, "method_not_allowed"},
 	{errCrossOrigin, http.StatusForbidden, "cross_origin"},
 
-	// Before ErrNotLeader: who is sent on must have somewhere to go.
+	// Before ErrNotLeader: a redirect needs a target.
 	{ports.ErrNoLeader, http.StatusServiceUnavailable, "no_leader"},
 	{ports.ErrCutOff, http.StatusServiceUnavailable, "no_leader"},
 	{ports.ErrNotLeader, http.StatusTemporaryRedirect, notLeader.code},
@@ -104,20 +103,20 @@ var outcomes = []outcome{
 	{ports.ErrClosed, http.StatusServiceUnavailable, "shutting_down"},
 	{ports.ErrNoSuccessor, http.StatusServiceUnavailable, "no_successor"},
 	{context.DeadlineExceeded, http.StatusServiceUnavailable, "timeout"},
-	// Either the asker is gone and nobody reads this, or the server is closing
-	// and ended the request.
+	// Either the client has gone and nobody reads this, or the server is closing and ended
+	// the request.
 	{context.Canceled, http.StatusServiceUnavailable, "shutting_down"},
 
 	{errPanic, http.StatusInternalServerError, "internal"},
 }
 
-// notLeader is the outcome where a redirect is not wanted.
+// notLeader is the outcome of ErrNotLeader for a request with redirect=false.
 var notLeader = outcome{ports.ErrNotLeader, http.StatusServiceUnavailable, "not_leader"}
 
-// ownFault is all that the asker is told of what only the log should say.
+// ownFault is the detail that a client gets instead of one that only the log should have.
 const ownFault = "a fault of this program: its log says more"
 
-// internal is the outcome of errors that nobody foresaw.
+// internal is the outcome of every other error.
 var internal = outcome{nil, http.StatusInternalServerError, "internal"}
 
 func outcomeOf(err error) outcome {
@@ -129,7 +128,7 @@ func outcomeOf(err error) outcome {
 	return internal
 }
 
-// problem is the body of an answer to an error, after RFC 9457.
+// problem is the body of an answer to an error: a problem document (RFC 9457).
 type problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
@@ -137,16 +136,15 @@ type problem struct {
 	Detail string `json:"detail"`
 	Code   string `json:"code"`
 	Error  string `json:"error"`
-	// Leader is the application address of the leader, for who asked not to be
-	// sent there.
+	// Leader is the application address of the leader, for a request with redirect=false.
 	Leader string         `json:"leader,omitzero"`
 	Node   jsontext.Value `json:"node,omitzero"`
 }
 
 var problemType = []string{"application/problem+json"}
 
-// answerTo turns err into the answer to r. Not the leader? Then the leader's
-// address is the answer.
+// answerTo turns err into the answer to r. For ports.ErrNotLeader it looks up the leader's
+// address: see leader.
 func (s *Server) answerTo(ctx context.Context, r request, err error) answer {
 	row := outcomeOf(err)
 	var location, named string
@@ -156,7 +154,7 @@ func (s *Server) answerTo(ctx context.Context, r request, err error) answer {
 		case lookupErr != nil:
 			err = lookupErr
 			row = outcomeOf(err)
-		case r.query.staysHere():
+		case r.query.noRedirect():
 			err, row, named = &leaderElsewhere{leader}, notLeader, leader
 		default:
 			err = &leaderElsewhere{leader}
@@ -174,35 +172,35 @@ func (s *Server) answerTo(ctx context.Context, r request, err error) answer {
 		status:      row.status,
 		contentType: problemType,
 		location:    location,
-		// The rest of a body that came too slowly, or is too long, would be taken for the
-		// next request, or waited for before the answer. In HTTP/2 it has a stream of its
-		// own, and others have the connection.
-		hangUp: r.ProtoMajor == 1 && (row.status == http.StatusRequestTimeout || row.status == http.StatusRequestEntityTooLarge),
+		// Otherwise net/http would wait for the rest of the body before the answer, or take
+		// it for the next request. In HTTP/2 the body has a stream of its own, and other
+		// requests use the connection.
+		closeConn: r.ProtoMajor == 1 && (row.status == http.StatusRequestTimeout || row.status == http.StatusRequestEntityTooLarge),
 	}
 	document := problem{
 		Type:   "about:blank",
 		Title:  http.StatusText(row.status),
 		Status: row.status,
-		Detail: tidy(detail),
+		Detail: oneLine(detail),
 		Code:   row.code,
 		Leader: named,
 	}
 	document.Error = document.Detail
 	if refusal, ok := errors.AsType[*domain.Refusal](err); ok {
-		a.see(refusal.Revision)
+		a.setRevision(refusal.Revision)
 		if row.status == http.StatusPreconditionFailed && refusal.Current != nil {
 			document.Node = appendNode(nil, refusal.Current)
 		}
 	}
 	if behind, ok := errors.AsType[*ports.Behind](err); ok {
-		a.see(behind.Revision)
+		a.setRevision(behind.Revision)
 	}
 	a.body = marshal(document)
 	return a
 }
 
-// leader gives the address to redirect to, or ports.ErrNoLeader. err is the
-// ErrNotLeader that made the asker look.
+// leader returns the application address of the leader, or an error such as
+// ports.ErrNoLeader. err is the ports.ErrNotLeader that it is looked up for.
 func (s *Server) leader(ctx context.Context, err error) (string, error) {
 	if known, ok := errors.AsType[*leaderElsewhere](err); ok {
 		return known.address, nil
@@ -218,9 +216,9 @@ func redirectTarget(leader string, r request) string {
 	return target
 }
 
-// forLocation encodes what clients may send in a query as it is, and would not send on when
-// they follow a redirect: a space, and what is behind a #. What is not ASCII some of them
-// read in a header as Latin-1, and would ask the leader for something else.
+// forLocation encodes characters of a query that a client may have sent as they are, and that
+// would not survive a redirect: a space, a # (what follows would be a fragment), and
+// non-ASCII bytes, which some clients read in a header as Latin-1.
 func forLocation(query string) string {
 	var b []byte
 	for i := range len(query) {
@@ -233,12 +231,12 @@ func forLocation(query string) string {
 	return string(b)
 }
 
-// maxDetail bounds what an error quotes of its request.
+// maxDetail is the maximum length of a detail, which may quote the request.
 const maxDetail = 1 << 10
 
-// tidy makes one bounded line of valid UTF-8 out of an error's text; joined
-// errors have a line each.
-func tidy(text string) string {
+// oneLine turns the text of an error, in which joined errors have a line each, into one line
+// of valid UTF-8, cut after maxDetail bytes.
+func oneLine(text string) string {
 	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\n", "; "), "\uFFFD")
 	if len(text) <= maxDetail {
 		return text
@@ -254,7 +252,7 @@ func tidy(text string) string {
 func marshal(value any) []byte {
 	encoded, err := json.Marshal(value, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 	if err != nil {
-		// Types that can't be encoded: a bug that any test of them finds.
+		// A type that can't be encoded is a bug that any test of it finds.
 		panic(fmt.Sprintf("httpapi: %v", err))
 	}
 	return encoded

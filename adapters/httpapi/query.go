@@ -29,7 +29,7 @@ const (
 	paramForce       = "force"
 )
 
-// What calls know.
+// The parameters that calls know.
 var (
 	writeParams  = []string{paramRedirect}
 	sourceParams = []string{paramRedirect, paramConsistency}
@@ -42,19 +42,19 @@ var (
 )
 
 const (
-	// defaultWait is how long a request waits that says for what, and not how long.
+	// defaultWait is how long a request waits that has since or min_revision, but no wait.
 	defaultWait = 5 * time.Second
 	longestWait = time.Minute
 )
 
-// query is what a request asks for behind the question mark.
+// query holds the query parameters of a request.
 type query struct {
 	url.Values
-	// malformed: what is not properly encoded is not among the values.
+	// malformed is the error of parsing; what is not properly encoded is not in Values.
 	malformed error
 }
 
-// request is a request whose query is parsed, which is done once.
+// request is a request with its parsed query.
 type request struct {
 	*http.Request
 	query query
@@ -90,8 +90,7 @@ func (c *call) check(q query) error {
 
 func (c *call) knows(name string) bool { return slices.Contains(c.params, name) }
 
-// waitOf is how much longer than any other a request may take. What is wrong with that
-// is told by read.
+// waitOf returns how long a request asks to wait; zero if that is invalid, which read reports.
 func (c *call) waitOf(q query) time.Duration {
 	read, err := q.read()
 	if err != nil || !c.knows(paramWait) {
@@ -100,7 +99,7 @@ func (c *call) waitOf(q query) time.Duration {
 	return read.Wait
 }
 
-// read is how the request wants to be answered.
+// read returns how the request wants to be answered.
 func (q query) read() (ports.Read, error) {
 	if len(q.Values) == 0 {
 		return ports.Read{}, nil
@@ -145,10 +144,10 @@ func (q query) read() (ports.Read, error) {
 	return read, errors.Join(faults...)
 }
 
-// source is which instance is to answer, and how fresh.
+// source returns which instance is to answer, and how fresh the answer must be.
 func (q query) source() (ports.Source, error) {
 	source := ports.Leader
-	redirect, err := q.truth(paramRedirect, true)
+	redirect, err := q.boolean(paramRedirect, true)
 	if !redirect {
 		source = ports.Here
 	}
@@ -161,10 +160,12 @@ func (q query) source() (ports.Source, error) {
 	return source, err
 }
 
-// staysHere reports whether the request must not be redirected, whatever else is wrong with it.
-func (q query) staysHere() bool { return q.Get(paramRedirect) == "false" }
+// noRedirect reports whether the request must not be redirected, whatever else is wrong with
+// it.
+func (q query) noRedirect() bool { return q.Get(paramRedirect) == "false" }
 
-// isStale reports whether it wants what this instance has, whatever else is wrong with it.
+// isStale reports whether the request wants what this instance has, whatever else is wrong
+// with it.
 func (q query) isStale() bool { return q.Get(paramConsistency) == "stale" }
 
 func (q query) revision(name string) (domain.Revision, error) {
@@ -183,7 +184,7 @@ func (q query) duration(name string) (time.Duration, error) {
 	return d, nil
 }
 
-func (q query) truth(name string, byDefault bool) (bool, error) {
+func (q query) boolean(name string, byDefault bool) (bool, error) {
 	switch value := q.Get(name); {
 	case value == "true":
 		return true, nil
@@ -195,7 +196,7 @@ func (q query) truth(name string, byDefault bool) (bool, error) {
 	return byDefault, nil
 }
 
-// filter is which nodes the request is about.
+// filter returns which nodes the request is about.
 func (q query) filter() (domain.Filter, error) {
 	if len(q.Values) == 0 {
 		return domain.Filter{}, nil
@@ -221,8 +222,8 @@ func (q query) filter() (domain.Filter, error) {
 	return filter, errors.Join(append(faults, filter.Validate())...)
 }
 
-// filterKey is equal for filters that leave out the same, and empty for the one
-// that leaves out nothing.
+// filterKey returns the same key for equivalent filters, and an empty one for the filter
+// that lets everything through.
 func filterKey(f domain.Filter) string {
 	var key strings.Builder
 	part := func(kind byte, value string) { fmt.Fprintf(&key, "%c%q", kind, value) }

@@ -30,7 +30,7 @@ func (s *Server) putInstance(ctx context.Context, r request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	force, err := r.query.truth(paramForce, false) // without asking the instance who it is
+	force, err := r.query.boolean(paramForce, false) // without asking the instance who it is
 	if err != nil {
 		return answer{}, err
 	}
@@ -75,7 +75,7 @@ func (s *Server) handOver(ctx context.Context, r request) (answer, error) {
 	if err := decodeOptionalBody(r, &body); err != nil {
 		return answer{}, err
 	}
-	to := "" // whoever is up to date
+	to := "" // any instance that is up to date
 	if body.ID != nil {
 		to = *body.ID
 		if err := domain.CheckID("id", to); err != nil {
@@ -138,8 +138,7 @@ func (s *Server) getCluster(ctx context.Context, r request) (answer, error) {
 	return answer{body: clusterJSON(cluster)}, nil
 }
 
-// clusterEventBody is the data of an event of the raft cluster. What is empty
-// says nothing and is left out.
+// clusterEventBody is the data of an event of the raft cluster. Empty fields are left out.
 type clusterEventBody struct {
 	Type               domain.ClusterEventType `json:"type"`
 	NodeID             string                  `json:"nodeID"`
@@ -163,7 +162,7 @@ func clusterEventJSON(e *domain.ClusterEvent) []byte {
 		Term:               e.Term,
 	}
 	if e.Type == domain.InstanceRemoved || e.Member.ID == "" {
-		// Nobody asks an instance that is gone, or a leader that there is not.
+		// Reachability is not checked for an instance that was removed, or without a leader.
 		body.Reachable = nil
 	}
 	return marshal(body)

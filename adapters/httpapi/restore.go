@@ -11,27 +11,27 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// A backup may be as long as a registry, so no time is enough for all of it. But a
-// sender who does not get this much through in this time is given up: while one
-// backup arrives, no other is taken.
+// A backup may be as long as a registry, so there is no time limit for all of it. But
+// uploadPiece must arrive within uploadTimeout: while one backup arrives, no other is
+// accepted.
 const (
 	uploadPiece   = 256 << 10
 	uploadTimeout = longestTimeout
 )
 
-// upload is a body that may take as long as it goes on arriving.
+// upload is a body with a deadline for each piece, instead of one for all of it.
 type upload struct {
-	*arrival
-	left int // of the piece that has to be there in time
+	*requestBody
+	left int // of the current piece
 }
 
 // Read implements io.Reader.
 func (u *upload) Read(b []byte) (int, error) {
 	if u.left == 0 {
 		u.left = uploadPiece
-		u.bound(time.Now().Add(uploadTimeout))
+		u.limitUntil(time.Now().Add(uploadTimeout))
 	}
-	n, err := u.arrival.Read(b[:min(len(b), u.left)])
+	n, err := u.requestBody.Read(b[:min(len(b), u.left)])
 	u.left -= n
 	return n, err
 }
@@ -74,11 +74,11 @@ func (s *Server) restore(ctx context.Context, r request) (answer, error) {
 		Added:    replaced.Added, Updated: replaced.Updated, Removed: replaced.Removed, Unchanged: replaced.Unchanged,
 		Backup: originBody{ClusterID: backup.ClusterID, Revision: backup.Revision},
 	})}
-	a.see(replaced.Revision)
+	a.setRevision(replaced.Revision)
 	return a, nil
 }
 
-// registryCondition reads at which revision the registry has to be; nil for any.
+// registryCondition returns the revision that If-Match expects of the registry; nil for any.
 func registryCondition(r request) (*domain.Revision, error) {
 	if _, given := r.Header["If-None-Match"]; given {
 		return nil, invalidRequest("If-None-Match is not supported here")
@@ -95,8 +95,8 @@ func registryCondition(r request) (*domain.Revision, error) {
 	return nil, invalidRequest("If-Match must be one revision of the registry in quotes: %q", match)
 }
 
-// checkBackupType takes what a client knows of a file, or of lines of JSON, and refuses
-// what a form of some web page can send.
+// checkBackupType accepts the media types that clients send for a file or for lines of JSON,
+// and refuses those that an HTML form can send.
 func checkBackupType(h http.Header) error {
 	declared, err := declaredType(h)
 	if err != nil || declared == "" {

@@ -11,28 +11,28 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// call is what one method on one path does: exactly one of answer, stream and
-// handler is given.
+// call is what one method on one path does: exactly one of answer, stream and handler is
+// set.
 type call struct {
 	method string
 
-	// answer says what to answer, and writes nothing. ctx has the deadline of
-	// the request.
+	// answer returns what to answer, and writes nothing. ctx has the deadline of the
+	// request.
 	answer decision
 
-	// stream opens out, and says how it goes on. An error that it returns before it
-	// opened out is answered as any other.
-	stream func(out *sink, r request) (course, error)
+	// stream opens out, and returns the function that runs it. An error that it returns
+	// before it opened out is answered like any other.
+	stream func(out *eventStream, r request) (streamFunc, error)
 	name   string // of the stream, in metrics
 
-	// handler is somebody else's.
+	// handler is one of a library.
 	handler http.Handler
 
 	// params are the query parameters that the call knows.
 	params []string
-	// uploads: its body may be of any length, and takes the time that it needs.
+	// uploads: the body may be of any length, and take as long as it keeps arriving.
 	uploads bool
-	// anyParams: what the call does not know is none of its business.
+	// anyParams: the call ignores parameters that it does not know.
 	anyParams bool
 }
 
@@ -62,7 +62,7 @@ func (s *Server) routes() []route {
 		{"/nodes/{id}", node(func(d decision) decision { return d })},
 		{"/nodes/{id}/heartbeat", []call{{method: post, answer: s.renewNode, params: writeParams}}},
 		{"/nodes/batch", []call{{method: post, answer: s.batchNodes, params: writeParams}}},
-		{"/nodes/expire", append(node(named("expire")), call{method: post, answer: s.expireNodes, params: expireParams})},
+		{"/nodes/expire", append(node(withID("expire")), call{method: post, answer: s.expireNodes, params: expireParams})},
 		{"/nodes/sse", []call{{method: get, stream: s.followNodes, name: nodeStream, params: streamParams}}},
 		{"/raft/node", []call{{method: put, answer: s.putInstance, params: addParams}}},
 		{"/raft/node/{id}", []call{{method: del, answer: s.deleteInstance, params: writeParams}}},
@@ -79,9 +79,8 @@ func (s *Server) routes() []route {
 	}
 }
 
-// named is for paths that are a word of the API, and the id of a node that bears
-// it as well.
-func named(id string) func(decision) decision {
+// withID is for a path that is a word of the API, and may be the id of a node as well.
+func withID(id string) func(decision) decision {
 	return func(d decision) decision {
 		return func(ctx context.Context, r request) (answer, error) {
 			chi.RouteContext(r.Context()).URLParams.Add("id", id)
@@ -90,8 +89,8 @@ func named(id string) func(decision) decision {
 	}
 }
 
-// resource serves one path. It, and not the router, tells methods apart: so
-// that a wrong one is told the right ones, whatever it is.
+// resource serves one path. It tells methods apart, and not the router, so that any wrong
+// method, also one that the router does not know, is answered with the right ones.
 type resource struct {
 	server *Server
 	calls  map[string]*measuredCall
@@ -99,19 +98,20 @@ type resource struct {
 	refuse *callMetrics
 }
 
-// crossOrigin finds what a browser sends for a page of another origin, which it sends without
-// asking where it looks like a form: a POST without a content type does.
+// crossOrigin detects requests that a browser sends for a page of another origin. It sends
+// them without a preflight request if they look like a form, as a POST without a content
+// type does.
 var crossOrigin http.CrossOriginProtection
 
 type measuredCall struct {
 	call
-	metrics *callMetrics
-	sink    *sinkMetrics // of a stream
+	metrics       *callMetrics
+	streamMetrics *streamMetrics // of a stream
 }
 
 func (s *Server) measured(pattern, method string, c call) *measuredCall {
 	if c.stream != nil {
-		return &measuredCall{call: c, metrics: s.metrics.untimedCall(pattern, method), sink: s.metrics.sink(c.name)}
+		return &measuredCall{call: c, metrics: s.metrics.untimedCall(pattern, method), streamMetrics: s.metrics.stream(c.name)}
 	}
 	return &measuredCall{call: c, metrics: s.metrics.call(pattern, method)}
 }
@@ -137,9 +137,9 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, plain *http.Request) {
 	c, known := res.calls[r.Method]
 	switch {
 	case !known:
-		s.turnAway(w, r, res.refuse, res.allow, refuse(errMethod, "%q is not among the methods of this path: %s", r.Method, res.allow))
+		s.reject(w, r, res.refuse, res.allow, refuse(errMethod, "%q is not among the methods of this path: %s", r.Method, res.allow))
 	case crossOrigin.Check(plain) != nil:
-		s.turnAway(w, r, c.metrics, "", refuse(errCrossOrigin, "a page of another origin must not change anything here (Sec-Fetch-Site: %q, Origin: %q, Host: %q)",
+		s.reject(w, r, c.metrics, "", refuse(errCrossOrigin, "a page of another origin must not change anything here (Sec-Fetch-Site: %q, Origin: %q, Host: %q)",
 			r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin"), r.Host))
 	case c.uploads:
 		s.serveUpload(w, r, c)
@@ -149,21 +149,21 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, plain *http.Request) {
 		s.serveStream(w, r, c)
 	default:
 		began := time.Now()
-		out, done := s.depart(w, r)
+		out, done := s.trackResponse(w, r)
 		c.handler.ServeHTTP(out, plain)
 		done()
-		c.metrics.answered(http.StatusOK, time.Since(began))
+		c.metrics.observe(http.StatusOK, time.Since(began))
 	}
 }
 
-// turnAway answers who can't be asking for anything that there is. allow are the methods
-// that there are, where it is for the method.
-func (s *Server) turnAway(w http.ResponseWriter, r request, m *callMetrics, allow string, err error) {
+// reject answers a request that reaches no call. allow lists the methods of the path if the
+// method is why; otherwise it is empty.
+func (s *Server) reject(w http.ResponseWriter, r request, m *callMetrics, allow string, err error) {
 	began := time.Now()
 	a := s.answerTo(r.Context(), r, err)
 	a.allow = allow
 	_ = s.reply(w, r, &a) // it has no content
-	m.answered(a.status, time.Since(began))
+	m.observe(a.status, time.Since(began))
 	drain(w, r, r.Body, drainedBytes)
 }
 
@@ -176,11 +176,10 @@ func (s *Server) router() http.Handler {
 	}
 	unmatched := s.metrics.call("unmatched", "any")
 	notFound := func(w http.ResponseWriter, r *http.Request) {
-		s.turnAway(w, parsed(r), unmatched, "", refuse(errNoRoute, "there is nothing at %q", r.URL.Path))
+		s.reject(w, parsed(r), unmatched, "", refuse(errNoRoute, "there is nothing at %q", r.URL.Path))
 	}
 	router.NotFound(notFound)
-	// chi asks for this where it has never heard of a method, and has not looked
-	// at the path then.
+	// chi calls this for a method that it does not know, before it looks at the path.
 	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		pattern := router.Find(chi.NewRouteContext(), http.MethodGet, r.URL.EscapedPath())
 		if res, known := resources[pattern]; known {

@@ -9,7 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// What an instance says about itself. It asks nobody for that, and is never
+// The calls about this instance itself. They ask no other instance, and are never
 // redirected.
 
 var alive = []byte(`{"live":true}`)
@@ -47,7 +47,7 @@ func (s *Server) readyz(context.Context, request) (answer, error) {
 
 		ExpiryHeld: s.held(),
 	})}
-	a.see(state.View.Revision())
+	a.setRevision(state.View.Revision())
 	if len(reasons) > 0 {
 		a.status = http.StatusServiceUnavailable
 	}
@@ -58,14 +58,14 @@ func (s *Server) unready(state ports.LocalState) []string {
 	if s.config.Joining == nil {
 		return state.Unready("")
 	}
-	return state.Unready(tidy(s.config.Joining.Asking()))
+	return state.Unready(oneLine(s.config.Joining.Asking()))
 }
 
 type versionBody struct {
 	Version   string `json:"version"`
 	GoVersion string `json:"goVersion"`
 	Commit    string `json:"commit,omitzero"`
-	// Modified: the build held changes that are not in Commit.
+	// Modified: the build had changes that are not in Commit.
 	Modified bool `json:"modified,omitzero"`
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// errPanic stands for a panic that is logged already.
+// errPanic stands for a panic that has been logged.
 var errPanic = errors.New(ownFault)
 
 func (s *Server) serveAnswer(w http.ResponseWriter, r request, c *measuredCall) {
@@ -21,9 +21,9 @@ func (s *Server) serveAnswer(w http.ResponseWriter, r request, c *measuredCall) 
 	ctx, cancel := context.WithTimeout(r.Context(), wait+s.config.RequestTimeout)
 	defer cancel()
 	if wait > 0 {
-		// Where it fails the response is cut off earlier, as any other.
+		// If it fails, the response keeps its usual deadline.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + s.config.RequestTimeout + writeGrace))
-		// Closing can't take as long as somebody may want to wait.
+		// Close must not take as long as a request may want to wait.
 		defer context.AfterFunc(s.stopping, cancel)()
 	}
 	a, err := s.decide(ctx, w, r, c)
@@ -58,8 +58,8 @@ const (
 // write error instead of the answer. A client that waits for 100 Continue sends no body
 // after a refusal.
 func drain(w http.ResponseWriter, r request, body io.Reader, limit int64) {
-	rest, arrives := body.(interface{ through() bool }) // http.NoBody does not
-	if !arrives || rest.through() || r.ProtoMajor != 1 || r.Header.Get("Expect") != "" {
+	rest, tracked := body.(interface{ isFinished() bool }) // http.NoBody is not
+	if !tracked || rest.isFinished() || r.ProtoMajor != 1 || r.Header.Get("Expect") != "" {
 		return
 	}
 	if http.NewResponseController(w).Flush() == nil {
@@ -67,21 +67,21 @@ func drain(w http.ResponseWriter, r request, body io.Reader, limit int64) {
 	}
 }
 
-// serveUpload is serveAnswer for a body that may take long to arrive.
+// serveUpload is serveAnswer for a body of any length.
 func (s *Server) serveUpload(w http.ResponseWriter, r request, c *measuredCall) {
 	began := time.Now()
-	s.newcomers.hear(r.Context())
+	s.pending.establish(r.Context())
 	control := http.NewResponseController(w)
-	// Where it fails the response is cut off earlier, as any other.
+	// If it fails, the response keeps its usual deadline.
 	_ = control.SetWriteDeadline(time.Time{})
-	body, arrives := r.Body.(*arrival)
-	if arrives {
-		r.Body = &upload{arrival: body}
+	body, tracked := r.Body.(*requestBody)
+	if tracked {
+		r.Body = &upload{requestBody: body}
 	}
 	a, err := s.decide(r.Context(), w, r, c)
 	if err != nil {
-		if arrives && !body.through() && r.ProtoMajor == 1 {
-			// Else net/http would wait for what is left of the body before it answers.
+		if tracked && !body.isFinished() && r.ProtoMajor == 1 {
+			// Otherwise net/http would read what is left of the body before it answers.
 			w.Header().Set("Connection", "close")
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
@@ -95,7 +95,7 @@ func (s *Server) serveUpload(w http.ResponseWriter, r request, c *measuredCall) 
 	}
 }
 
-// send writes a, whatever its length, and counts it.
+// send writes a, and counts it.
 func (s *Server) send(w http.ResponseWriter, r request, c *measuredCall, a answer, began time.Time) {
 	cutOff := s.reply(w, r, &a)
 	status := a.status
@@ -107,44 +107,43 @@ func (s *Server) send(w http.ResponseWriter, r request, c *measuredCall, a answe
 	case status == http.StatusServiceUnavailable && r.Context().Err() != nil && !s.isStopping():
 		status = statusClientGone
 	}
-	c.metrics.answered(status, time.Since(began))
+	c.metrics.observe(status, time.Since(began))
 	if cutOff != nil {
-		// The end of a response would look like the end of its content.
+		// The client must not take the end of the response for the end of its content.
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// A refusal is promised within a second. Who was told late that this instance does
-// not lead, because it was deposed meanwhile, can't wait for long for the address
-// of who does; and a leader that is well needs no more than shortLook to give it.
+// A refusal is promised within a second. If an instance was deposed while it handled a
+// request, little of that is left to look up the address of the leader; a healthy leader
+// needs no more than minLookup to give it.
 const (
 	refusedWithin = 900 * time.Millisecond
-	shortLook     = 100 * time.Millisecond
+	minLookup     = 100 * time.Millisecond
 )
 
-// answerInTime is answerTo a request that began then.
+// answerInTime is answerTo within what is left of refusedWithin, or within minLookup.
 func (s *Server) answerInTime(ctx context.Context, began time.Time, r request, err error) answer {
-	ctx, cancel := context.WithTimeout(ctx, max(refusedWithin-time.Since(began), shortLook))
+	ctx, cancel := context.WithTimeout(ctx, max(refusedWithin-time.Since(began), minLookup))
 	defer cancel()
 	return s.answerTo(ctx, r, err)
 }
 
-// awaitSuccessor has who asked to wait, at an instance that does not lead any more, wait
-// for its successor too, which mostly is there in a moment. It gives the error that
-// says where that is, or why nobody knows.
+// awaitSuccessor is for a request that asked to wait, at an instance that no longer leads:
+// it waits until there is a new leader, which usually takes a moment. It returns a
+// *leaderElsewhere, or why the leader is not known.
 func (s *Server) awaitSuccessor(ctx context.Context, within time.Duration) error {
-	within = max(within, shortLook)
-	looking, cancel := context.WithTimeout(ctx, within)
+	lookup, cancel := context.WithTimeout(ctx, max(within, minLookup))
 	defer cancel()
 	for {
 		_, later := s.config.Local.State()
-		address, err := s.leader(looking, ports.ErrNotLeader)
+		address, err := s.leader(lookup, ports.ErrNotLeader)
 		if err == nil {
 			return &leaderElsewhere{address}
 		}
 		select {
 		case <-later:
-		case <-looking.Done():
+		case <-lookup.Done():
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -168,7 +167,7 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r request, c
 		switch reason := recover(); reason {
 		case nil:
 		case http.ErrAbortHandler:
-			panic(reason) // it asks net/http to cut the connection
+			panic(reason) // net/http closes the connection
 		default:
 			err = s.recovered(r.Method, r.URL.Path, reason)
 		}
@@ -177,7 +176,7 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r request, c
 	if !c.anyParams {
 		err := c.check(r.query)
 		if !reads {
-			// A read looks at it itself, and tells all that is wrong at once.
+			// A read parses it itself, and reports all that is wrong at once.
 			_, fault := r.query.source()
 			err = errors.Join(err, fault)
 		}
@@ -191,7 +190,7 @@ func (s *Server) decide(ctx context.Context, w http.ResponseWriter, r request, c
 	if r.ContentLength > s.config.MaxBodyBytes {
 		return answer{}, refuse(errBodyTooLarge, "the body is longer than %d bytes", s.config.MaxBodyBytes)
 	}
-	// It also ends the connection of a sender who goes on past the limit.
+	// It also closes the connection of a client that sends more.
 	r.Body = http.MaxBytesReader(w, r.Body, s.config.MaxBodyBytes)
 	return c.answer(ctx, r)
 }

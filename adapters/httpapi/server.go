@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// tcpKeepAlive finds a client that vanished without a word in about half a
-// minute, also one that only listens to a stream.
+// tcpKeepAlive detects in about half a minute that a client has vanished, also one that
+// only reads a stream.
 var tcpKeepAlive = net.KeepAliveConfig{
 	Enable:   true,
 	Idle:     15 * time.Second,
@@ -23,40 +23,39 @@ var tcpKeepAlive = net.KeepAliveConfig{
 // Server is the application API on one port. Its methods may be called from any
 // goroutine.
 type Server struct {
-	config  Config
-	metrics *metrics
-	lists   *listCache
-	events  eventCache
-	waves   *waves
-	turns   turns
-	handler http.Handler
-	// newcomers are the guests that have asked for nothing yet.
-	guests    *guests
-	newcomers *newcomers
-	// arrivals are the bodies that have not arrived whole, departures the answers of HTTP/2
-	// that have not been taken whole.
-	arrivals, departures transfers
+	config      Config
+	metrics     *metrics
+	lists       *listCache
+	events      eventCache
+	notifier    *notifier
+	writes      writeLimiter
+	handler     http.Handler
+	connections *connections
+	pending     *pendingConns
+	// requestBodies are those that have not arrived in full, http2Responses those that are
+	// not written in full.
+	requestBodies, http2Responses transfers
 
 	// stopping ends when the server begins to close.
 	stopping context.Context
 	stop     context.CancelFunc
-	// base is what the contexts of all requests come from; ending it ends them.
+	// base is the parent of the contexts of all requests; cancel ends them.
 	base   context.Context
 	cancel context.CancelFunc
-	// serving is done when net/http accepts no more.
+	// serving counts the goroutines that accept connections and run the notifier.
 	serving sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
 	listener net.Listener
 	http     *http.Server
 	forced   bool
-	handling int           // handlers that run, and streams without one
-	idle     chan struct{} // closed when handling is 0; nil while nobody waits for that
-	sinks    map[*sink]struct{}
+	handling int           // handlers that run, and hijacked streams
+	idle     chan struct{} // closed when handling is 0; nil if nobody waits for that
+	streams  map[*eventStream]struct{}
 }
 
-// New gives a server that holds nothing yet but the names of its metrics. It
-// reports all that is wrong with config at once.
+// New returns a server that has acquired nothing yet; it has only registered its metrics.
+// It reports all that is wrong with config at once.
 func New(config Config) (*Server, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("httpapi: %w", err)
@@ -67,19 +66,19 @@ func New(config Config) (*Server, error) {
 		return nil, fmt.Errorf("httpapi: %w", err)
 	}
 	s := &Server{
-		config:  config,
-		metrics: counted,
-		lists:   newListCache(config.Local),
-		waves:   newWaves(config.Local),
-		turns:   newTurns(),
-		sinks:   map[*sink]struct{}{},
+		config:   config,
+		metrics:  counted,
+		lists:    newListCache(config.Local),
+		notifier: newNotifier(config.Local),
+		writes:   newWriteLimiter(),
+		streams:  map[*eventStream]struct{}{},
 
-		guests:    newGuests(config.MaxConnections, counted.refused, config.Logger),
-		newcomers: newNewcomers(config.MaxNewcomers, counted.displaced),
-		// When all has been read net/http reads on, only to find out whether the sender has
-		// gone, and would take the end of a time for that.
-		arrivals:   transfers{set: deadlines.SetReadDeadline, lift: true},
-		departures: transfers{set: deadlines.SetWriteDeadline},
+		connections: newConnections(config.MaxConnections, counted.refused, config.Logger),
+		pending:     newPendingConns(config.MaxPendingConnections, counted.displaced),
+		// After the body net/http reads on, to find out whether the client has gone, and
+		// would take an expired deadline for that.
+		requestBodies:  transfers{setDeadline: deadlines.SetReadDeadline, clearWhenDone: true},
+		http2Responses: transfers{setDeadline: deadlines.SetWriteDeadline},
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.base, s.cancel = context.WithCancel(context.Background())
@@ -87,7 +86,7 @@ func New(config Config) (*Server, error) {
 	return s, nil
 }
 
-// Open binds the address and begins to serve. ctx bounds only that. It may be
+// Open binds the address and begins to serve. ctx applies only to the binding. Open may be
 // called once, and not after Close.
 func (s *Server) Open(ctx context.Context) error {
 	s.mu.Lock()
@@ -103,11 +102,11 @@ func (s *Server) Open(ctx context.Context) error {
 	s.listener, s.http = listener, s.newHTTP()
 	server := s.http
 	s.serving.Go(func() {
-		if err := server.Serve(door{listener.(*net.TCPListener), s.guests, s.newcomers}); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(limitListener{listener.(*net.TCPListener), s.connections, s.pending}); !errors.Is(err, http.ErrServerClosed) {
 			s.config.Logger.Error("the application API stopped serving", "address", listener.Addr(), "error", err)
 		}
 	})
-	s.serving.Go(func() { s.waves.run(s.stopping) })
+	s.serving.Go(func() { s.notifier.run(s.stopping) })
 	return nil
 }
 
@@ -117,28 +116,29 @@ func (s *Server) newHTTP() *http.Server {
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler: http.HandlerFunc(s.handle),
-		// OPTIONS * is nothing that is described, and who asks for it is no newcomer any more.
+		// OPTIONS * is answered as any other path: net/http would answer it without handle,
+		// which establishes the connection.
 		DisableGeneralOptionsHandler: true,
 
 		Protocols:         protocols,
 		ReadHeaderTimeout: s.config.HeaderTimeout,
-		// Early enough for the sender of a slow body to be told so.
+		// Before WriteTimeout, so that a client with a slow body still gets an answer.
 		ReadTimeout: s.config.RequestTimeout + writeGrace/2,
-		// Streams give themselves another deadline for everything they write.
+		// Streams set their own deadline for each write.
 		WriteTimeout:   s.config.RequestTimeout + writeGrace,
 		IdleTimeout:    s.config.IdleTimeout,
 		MaxHeaderBytes: maxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
-			// ReadHeaderTimeout is not for HTTP/2. But a client in the middle of
-			// its headers can't answer a ping, so pings bound that time as well, with
-			// a fifth of it in hand for a machine that is busy.
+			// ReadHeaderTimeout does not apply to HTTP/2. But a client in the middle of its
+			// headers can't answer a ping, so pings limit that time too, with a fifth of it
+			// in reserve for a busy machine.
 			SendPingTimeout:  s.config.HeaderTimeout,
 			PingTimeout:      min(s.config.HeaderTimeout, (longestTimeout-s.config.HeaderTimeout)*4/5),
 			WriteByteTimeout: s.config.StalledTimeout,
 		},
 		ErrorLog:    slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelWarn),
 		ConnState:   s.connState,
-		ConnContext: s.newcomers.greet,
+		ConnContext: s.pending.connContext,
 		BaseContext: func(net.Listener) context.Context { return s.base },
 	}
 }
@@ -153,35 +153,35 @@ func (s *Server) Addr() net.Addr {
 	return s.listener.Addr()
 }
 
-// Close takes no more requests, ends the streams with a comment that says why,
-// and the waits for a change, gives those who have not sent all of their request a
-// second to do so, and those who take nothing of their answer two, and finishes what
-// else is in flight. When ctx ends first it breaks off what is left and returns ctx's
-// error. In either case nothing of the server runs afterwards. It may be called
-// without Open, and again.
+// Close accepts no more requests. It ends the streams with a comment that says why, and the
+// requests that wait for a change. A request whose body has not arrived has a second to
+// arrive, and each write of an answer two seconds. All other requests in flight are
+// finished. When ctx ends first, Close breaks off what is left and returns ctx's error. In
+// either case nothing of the server runs afterwards. It may be called without Open, and
+// again.
 func (s *Server) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.stop()
 	server := s.http
-	for out := range s.sinks {
-		out.hurry()
+	for stream := range s.streams {
+		stream.shutdown()
 	}
 	s.mu.Unlock()
-	// A connection that has asked for nothing is no request in flight, but
-	// Shutdown would wait for one for seconds.
-	s.newcomers.close()
-	arriveBy := time.Now().Add(graceWithin(ctx, arrivalGrace))
-	s.arrivals.hurry(func() time.Time { return arriveBy })
-	grace := graceWithin(ctx, departureGrace)
-	s.departures.hurry(func() time.Time { return time.Now().Add(grace) })
-	s.guests.hurry(grace)
+	// A pending connection has no request in flight, but Shutdown would wait for it for
+	// seconds.
+	s.pending.close()
+	readBy := time.Now().Add(graceWithin(ctx, shutdownReadGrace))
+	s.requestBodies.shutdown(func() time.Time { return readBy })
+	grace := graceWithin(ctx, shutdownWriteGrace)
+	s.http2Responses.shutdown(func() time.Time { return time.Now().Add(grace) })
+	s.connections.shutdown(grace)
 	defer s.cancel()
 	if server == nil {
 		return nil
 	}
 	err := server.Shutdown(ctx)
 	if err == nil {
-		// It does not wait for the connections that streams took from it.
+		// Shutdown does not wait for hijacked connections.
 		err = s.awaitHandlers(ctx)
 	}
 	if err != nil {
@@ -196,8 +196,8 @@ func (s *Server) Close(ctx context.Context) error {
 func (s *Server) force(server *http.Server) {
 	s.mu.Lock()
 	s.forced = true
-	for out := range s.sinks {
-		out.cut()
+	for stream := range s.streams {
+		stream.abort()
 	}
 	s.mu.Unlock()
 	s.cancel()
@@ -206,13 +206,12 @@ func (s *Server) force(server *http.Server) {
 
 func (s *Server) isStopping() bool { return s.stopping.Err() != nil }
 
-// handle counts the handlers that run. net/http does not wait for them when it
-// is closed by force.
+// handle counts the handlers that run: http.Server.Close does not wait for them.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
-	if !s.newcomers.arrive(r) {
-		panic(http.ErrAbortHandler) // nobody would get the answer
+	if !s.pending.admit(r) {
+		panic(http.ErrAbortHandler) // the connection is closed
 	}
-	defer s.newcomers.hear(r.Context())
+	defer s.pending.establish(r.Context())
 	s.mu.Lock()
 	if s.forced {
 		s.mu.Unlock()
@@ -220,25 +219,24 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	}
 	s.handling++
 	s.mu.Unlock()
-	defer s.handled()
+	defer s.handlerDone()
 	if r.Body != http.NoBody {
-		body := s.expect(w, r)
-		defer body.handled()
-		r = r.WithContext(r.Context()) // net/http looks at the body in the request that it gave
+		body := s.trackBody(w, r)
+		defer body.handlerDone()
+		r = r.WithContext(r.Context()) // a copy: net/http still needs the body of its own request
 		r.Body = body
 	}
 	s.handler.ServeHTTP(w, r)
 }
 
-// going counts a stream that goes on when its handler has returned: the caller is
-// that handler.
-func (s *Server) going() {
+// streamStarted counts a stream that goes on when its handler, the caller, has returned.
+func (s *Server) streamStarted() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handling++
 }
 
-func (s *Server) handled() {
+func (s *Server) handlerDone() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handling--
@@ -263,7 +261,7 @@ func (s *Server) awaitHandlers(ctx context.Context) error {
 	}
 }
 
-// allHandled is closed when no handler runs.
+// allHandled returns a channel that is closed once no handler runs.
 func (s *Server) allHandled() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -279,16 +277,16 @@ func (s *Server) allHandled() <-chan struct{} {
 	return idle
 }
 
-// connState is told by net/http what becomes of a connection.
+// connState is an http.Server's ConnState.
 func (s *Server) connState(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateClosed:
-		s.newcomers.leave(conn)
+		s.pending.remove(conn)
 	case http.StateHijacked:
-		s.guests.exempt(conn)
+		s.connections.hijacked(conn)
 	case http.StateIdle:
 	default:
 		return
 	}
-	s.arrivals.leave(conn)
+	s.requestBodies.connDone(conn)
 }

@@ -7,22 +7,22 @@ import (
 	"os"
 )
 
-// course is what a stream does from when it is open until it ends. It returns why
-// it ended. It must not hold the request: see running.
-type course = func() error
+// streamFunc runs a stream from when it is open until it ends, and returns why it ended.
+// It must not hold the request: see activeStream.
+type streamFunc = func() error
 
-// running is a stream that is open. It holds nothing of the request: beside what a
-// stream needs, the stack and the buffers that net/http has for one are a lot.
-type running struct {
-	out          *sink
+// activeStream is a stream that is open. It holds nothing of the request, whose stack and
+// buffers take far more memory than the stream itself.
+type activeStream struct {
+	out          *eventStream
 	call         *measuredCall
 	method, path string
 }
 
 func (s *Server) serveStream(w http.ResponseWriter, r request, c *measuredCall) {
-	out := s.newSink(w, r.Request, c.sink)
-	stream := running{out, c, r.Method, r.URL.Path}
-	var run course
+	out := s.newEventStream(w, r.Request, c.streamMetrics)
+	stream := activeStream{out, c, r.Method, r.URL.Path}
+	var run streamFunc
 	err := s.guard(stream, func() error {
 		var err error
 		run, err = s.openStream(out, r, c)
@@ -30,30 +30,30 @@ func (s *Server) serveStream(w http.ResponseWriter, r request, c *measuredCall) 
 	})
 	switch {
 	case !out.opened:
-		defer s.endSink(out)
+		defer s.closeEventStream(out)
 		s.refuseStream(w, r, c, err)
-	case out.hasConn():
-		s.going()
+	case out.isHijacked():
+		s.streamStarted()
 		go func() {
-			defer s.handled()
+			defer s.handlerDone()
 			s.runStream(stream, run, err)
 		}()
 	default:
 		s.runStream(stream, run, err)
 		if out.broken != nil {
-			// The end of a response would look like the end of a stream.
+			// The client must not take the end of the response for the end of the stream.
 			panic(http.ErrAbortHandler)
 		}
 	}
 }
 
-func (s *Server) openStream(out *sink, r request, c *measuredCall) (course, error) {
+func (s *Server) openStream(out *eventStream, r request, c *measuredCall) (streamFunc, error) {
 	if err := c.check(r.query); err != nil {
 		return nil, err
 	}
 	run, err := c.stream(out, r)
 	if r.Method == http.MethodHead && out.opened {
-		return nil, nil // that was all
+		return nil, nil // the header is the whole answer
 	}
 	return run, err
 }
@@ -71,11 +71,11 @@ func (s *Server) refuseStream(w http.ResponseWriter, r request, c *measuredCall,
 	drain(w, r, r.Body, drainedBytes)
 }
 
-// runStream lets stream take its course, unless it failed already or there is none,
-// and ends it: with last words, unless it is broken.
-func (s *Server) runStream(stream running, run course, failed error) {
+// runStream calls run, unless the stream failed before or run is nil, and ends the stream:
+// with a comment that says why, unless it is broken.
+func (s *Server) runStream(stream activeStream, run streamFunc, failed error) {
 	out := stream.out
-	defer s.endSink(out)
+	defer s.closeEventStream(out)
 	defer stream.call.metrics.count(http.StatusOK)
 	err := s.guard(stream, func() error {
 		err := failed
@@ -88,15 +88,15 @@ func (s *Server) runStream(stream running, run course, failed error) {
 		return s.finish(out, err)
 	})
 	if errors.Is(err, errPanic) {
-		out.broken = err // it may have stopped anywhere
+		out.broken = err // it may have stopped in the middle of an event
 	}
 	if errors.Is(out.broken, os.ErrDeadlineExceeded) {
 		out.metrics.cutOff.Inc()
 	}
 }
 
-// guard calls part, a part of a stream, and makes an error of its panic.
-func (s *Server) guard(stream running, part func() error) (err error) {
+// guard calls part, a part of a stream, and turns a panic into errPanic.
+func (s *Server) guard(stream activeStream, part func() error) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
 			err = s.recovered(stream.method, stream.path, reason)

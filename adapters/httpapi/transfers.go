@@ -9,31 +9,31 @@ import (
 	"time"
 )
 
-// transfers are the bodies of requests, or the answers of HTTP/2, that have been begun and
-// are not through, as far as anybody knows. Safe for concurrent use; leave takes no lock for a
-// connection that has none of them.
+// transfers tracks the request bodies, or the answers of HTTP/2, that have begun and are
+// not known to be finished, to set deadlines for them when the server closes. Safe for
+// concurrent use; connDone takes no lock for a connection that has no active transfer.
 type transfers struct {
-	// set is the deadline that bounds one of them.
-	set func(deadlines, time.Time) error
-	// lift says that one that is through has no deadline any more.
-	lift bool
-	// limit is a func() time.Time: until when they have time, from now on. None until the
-	// server closes.
-	limit atomic.Value
-	// pending holds each *transfer by its socket.
-	pending sync.Map
+	// setDeadline sets the deadline that limits a transfer.
+	setDeadline func(deadlines, time.Time) error
+	// clearWhenDone: the deadline is removed when a transfer is finished.
+	clearWhenDone bool
+	// shutdownLimit is a func() time.Time that gives the latest deadline from now on. It
+	// is empty until the server closes.
+	shutdownLimit atomic.Value
+	// active holds each *transfer by its socket.
+	active sync.Map
 }
 
 // transfer is one body, or one answer.
 type transfer struct {
-	among *transfers
-	// socket is the connection, where that has one request at a time, or what one of
-	// HTTP/2 has for itself.
+	owner *transfers
+	// socket is the connection in HTTP/1, and the response controller of the stream in
+	// HTTP/2.
 	socket deadlines
 
-	mu      sync.Mutex
-	bounded bool // it was given a deadline
-	over    bool // it gets no other
+	mu          sync.Mutex
+	hasDeadline bool // a deadline was set
+	finished    bool // no deadline is set any more
 }
 
 // deadlines is a net.Conn or an *http.ResponseController.
@@ -42,84 +42,84 @@ type deadlines interface {
 	SetWriteDeadline(time.Time) error
 }
 
-// add makes t that of r. The handler's end has to be told to it.
+// add tracks t as the transfer of r. t.handlerDone must be called when the handler returns.
 func (s *transfers) add(t *transfer, w http.ResponseWriter, r *http.Request) {
-	t.among = s
-	if from, known := newcomerOf(r.Context()); known && r.ProtoMajor == 1 {
-		// What a handler leaves of a body, or of an answer in its buffer, is for net/http
-		// after it, when the handler's controller must not be used any more.
+	t.owner = s
+	if from, known := pendingConnOf(r.Context()); known && r.ProtoMajor == 1 {
+		// What a handler leaves of a body, or of an answer in its buffer, net/http reads or
+		// writes after it, when the handler's controller must not be used any more.
 		t.socket = from.conn
 	} else {
 		t.socket = http.NewResponseController(w)
 	}
-	s.pending.Store(t.socket, t)
+	s.active.Store(t.socket, t)
 }
 
-// hurry is called when the server closes: limit bounds all that are pending, and those
-// that are still to come.
-func (s *transfers) hurry(limit func() time.Time) {
-	s.limit.Store(limit)
-	s.pending.Range(func(_, t any) bool {
-		t.(*transfer).bound(time.Time{})
+// shutdown is called when the server closes: limit applies to all active transfers and
+// to all later ones.
+func (s *transfers) shutdown(limit func() time.Time) {
+	s.shutdownLimit.Store(limit)
+	s.active.Range(func(_, t any) bool {
+		t.(*transfer).limitUntil(time.Time{})
 		return true
 	})
 }
 
-func (s *transfers) hurried() bool { return s.limit.Load() != nil }
+func (s *transfers) shuttingDown() bool { return s.shutdownLimit.Load() != nil }
 
-// leave is told of every connection that is done with a request, or is none of
-// net/http's any more.
-func (s *transfers) leave(conn net.Conn) {
-	if t, pending := s.pending.Load(conn); pending {
-		t.(*transfer).end()
+// connDone is called with every connection that is done with a request, or that net/http
+// no longer owns.
+func (s *transfers) connDone(conn net.Conn) {
+	if t, active := s.active.Load(conn); active {
+		t.(*transfer).finish()
 	}
 }
 
-// bound gives t until at (zero: as long as any other), or until the limit, if that comes
-// first. Where it fails t has as long as any other.
-func (t *transfer) bound(at time.Time) {
+// limitUntil sets the deadline of t to at, or to the shutdown limit if that is earlier. A
+// zero at leaves the deadline that net/http set, unless the server is closing. If setting
+// it fails, t keeps the deadline that it has.
+func (t *transfer) limitUntil(at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// Whoever sets a limit that is not seen here bounds t afterwards.
-	if limit, hurried := t.among.limit.Load().(func() time.Time); hurried {
+	// If shutdown stores its limit after this Load, it calls limitUntil once more.
+	if limit, closing := t.owner.shutdownLimit.Load().(func() time.Time); closing {
 		if end := limit(); at.IsZero() || end.Before(at) {
 			at = end
 		}
 	}
-	if !at.IsZero() && !t.over {
-		t.bounded = true
-		_ = t.among.set(t.socket, at)
+	if !at.IsZero() && !t.finished {
+		t.hasDeadline = true
+		_ = t.owner.setDeadline(t.socket, at)
 	}
 }
 
-// handled is called when the handler returns. A connection is done with the request later,
-// and leaves then.
-func (t *transfer) handled() {
-	if _, own := t.socket.(*http.ResponseController); own {
-		t.end()
+// handlerDone is called when the handler returns. In HTTP/1 net/http still has to read or
+// write the rest, and t is finished by connDone.
+func (t *transfer) handlerDone() {
+	if _, http2 := t.socket.(*http.ResponseController); http2 {
+		t.finish()
 	}
 }
 
-// through says whether t has ended.
-func (t *transfer) through() bool {
+func (t *transfer) isFinished() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.over
+	return t.finished
 }
 
-// end is called when t is through.
-func (t *transfer) end() {
-	t.among.pending.CompareAndDelete(t.socket, t)
+// finish ends the tracking of t. It may be called again.
+func (t *transfer) finish() {
+	t.owner.active.CompareAndDelete(t.socket, t)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.among.lift && t.bounded && !t.over {
-		_ = t.among.set(t.socket, time.Time{})
+	if t.owner.clearWhenDone && t.hasDeadline && !t.finished {
+		_ = t.owner.setDeadline(t.socket, time.Time{})
 	}
-	t.over = true
+	t.finished = true
 }
 
-// graceWithin is grace, or half of the time until ctx ends, if that is less: there has to
-// be time for what follows.
+// graceWithin is grace, or half of the time until ctx ends if that is less: what follows
+// needs time too.
 func graceWithin(ctx context.Context, grace time.Duration) time.Duration {
 	if deadline, bounded := ctx.Deadline(); bounded {
 		return min(grace, time.Until(deadline)/2)

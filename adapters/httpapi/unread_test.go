@@ -53,7 +53,7 @@ func TestCloseDoesNotWaitForWhoGivesNoRoomInHTTP2(t *testing.T) {
 			t.Parallel()
 			s := start(t)
 			s.dial(t, askedByHTTP2(path, []byte{0, 4, 0, 0, 0, 0}))
-			eventually(t, "an answer is stuck", func() bool { return s.Departing() == 1 })
+			eventually(t, "an answer is stuck", func() bool { return s.OpenResponses() == 1 })
 			s.closesWithin(t, unreadWithin)
 		})
 	}

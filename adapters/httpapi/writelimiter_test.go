@@ -20,7 +20,7 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 func TestNoMoreLongBodiesAreCopiedAtOnceThanThereAreProcessors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		write := httpapi.NewTurns()
+		write := httpapi.NewWriteLimiter()
 		var copying, most atomic.Int64
 		body := bytes.Repeat([]byte("0123456789"), 100_000)
 		var all sync.WaitGroup
@@ -28,7 +28,7 @@ func TestNoMoreLongBodiesAreCopiedAtOnceThanThereAreProcessors(t *testing.T) {
 			all.Go(func() {
 				var got bytes.Buffer
 				err := write(writerFunc(func(b []byte) (int, error) {
-					if len(b) == httpapi.TurnBytes {
+					if len(b) == httpapi.LimitedWrite {
 						now := copying.Add(1)
 						defer copying.Add(-1)
 						most.Store(max(most.Load(), now))
@@ -50,7 +50,7 @@ func TestNoMoreLongBodiesAreCopiedAtOnceThanThereAreProcessors(t *testing.T) {
 
 func TestASlowSocketHoldsUpNobodyElsesLongBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		write := httpapi.NewTurns()
+		write := httpapi.NewWriteLimiter()
 		body := make([]byte, 1<<20)
 		stuck := make(chan struct{})
 		var all sync.WaitGroup

@@ -36,7 +36,7 @@ func TestCloseDoesNotWaitForBodiesThatDoNotArrive(t *testing.T) {
 			t.Parallel()
 			s := start(t)
 			conn := s.dial(t, test.send)
-			eventually(t, "the last request is handled", func() bool { return s.Arriving() == 1 })
+			eventually(t, "the last request is handled", func() bool { return s.OpenBodies() == 1 })
 			s.closesWithin(t, stopsWithin)
 			said, err := io.ReadAll(conn)
 			last := string(said)[max(0, strings.LastIndex(string(said), "HTTP/1.1 ")):]
@@ -54,7 +54,7 @@ func TestCloseDoesNotWaitForABodyOfHTTP2ThatDoesNotArrive(t *testing.T) {
 	defer writer.Close()
 	answered := make(chan reply, 1)
 	go func() { answered <- s.send(t, "PUT", "/nodes", reader) }()
-	eventually(t, "it is handled", func() bool { return s.Arriving() == 1 })
+	eventually(t, "it is handled", func() bool { return s.OpenBodies() == 1 })
 	s.closesWithin(t, stopsWithin)
 	select {
 	case got := <-answered:
@@ -71,7 +71,7 @@ func TestCloseTakesABodyThatArrives(t *testing.T) {
 	s := start(t)
 	const body = `{"id":"a","address":"10.0.0.1:1"}`
 	conn := s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 33\r\n\r\n"+body[:5])
-	eventually(t, "it is handled", func() bool { return s.Arriving() == 1 })
+	eventually(t, "it is handled", func() bool { return s.OpenBodies() == 1 })
 	closed := s.beginClose(t)
 	if _, err := io.WriteString(conn, body[5:]); err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ type slowNodes struct {
 func (n slowNodes) Register(ctx context.Context, spec domain.NodeSpec, condition domain.Condition) (domain.Change, error) {
 	n.asked <- struct{}{}
 	select {
-	case <-time.After(httpapi.ArrivalGrace * 3 / 2):
+	case <-time.After(httpapi.ShutdownReadGrace * 3 / 2):
 		return n.Nodes.Register(ctx, spec, condition)
 	case <-ctx.Done():
 		return domain.Change{}, ctx.Err()
@@ -115,7 +115,7 @@ func TestCloseFinishesWhatHasArrived(t *testing.T) {
 			answered := make(chan reply, 1)
 			go func() { answered <- s.do(t, "PUT", "/nodes", `{"id":"a","address":"10.0.0.1:1"}`) }()
 			<-asked
-			if arriving := s.Arriving(); arriving != 0 {
+			if arriving := s.OpenBodies(); arriving != 0 {
 				t.Errorf("%d requests are waited for", arriving)
 			}
 			if err := s.Close(context.Background()); err != nil {
@@ -143,9 +143,9 @@ func TestNobodyWaitsForThoseWhoAreGone(t *testing.T) {
 				t.Fatal(err)
 			}
 		} else {
-			eventually(t, "it is handled", func() bool { return s.Arriving() == 1 })
+			eventually(t, "it is handled", func() bool { return s.OpenBodies() == 1 })
 		}
 		conn.Close()
-		eventually(t, "nobody waits for it", func() bool { return s.Arriving() == 0 })
+		eventually(t, "nobody waits for it", func() bool { return s.OpenBodies() == 0 })
 	}
 }

@@ -43,7 +43,7 @@ func closeUnread(t *testing.T, client http.RoundTripper, path string) {
 	}
 	defer response.Body.Close()
 	// Less than they have where there is time.
-	s.closesWithin(t, httpapi.DepartureGrace)
+	s.closesWithin(t, httpapi.ShutdownWriteGrace)
 	if answer, err := io.ReadAll(response.Body); err == nil {
 		t.Errorf("it was answered whole, with %d bytes", len(answer))
 	}

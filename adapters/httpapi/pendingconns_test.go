@@ -15,7 +15,7 @@ import (
 
 const displaced = "nodesmetadata_http_connections_displaced_total"
 
-func fewNewcomers(c *httpapi.Config) { c.MaxNewcomers = 4 }
+func fewPending(c *httpapi.Config) { c.MaxPendingConnections = 4 }
 
 // What a stranger may say without having asked for anything.
 var nothingAsked = map[string]string{
@@ -34,7 +34,7 @@ func TestWhoHasAskedForNothingGivesWay(t *testing.T) {
 	for name, text := range nothingAsked {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, fewNewcomers)
+			s := start(t, fewPending)
 			var crowd []net.Conn
 			for range 12 {
 				crowd = append(crowd, s.dial(t, text))
@@ -60,7 +60,7 @@ func TestWhoSendsABodyStays(t *testing.T) {
 		"to be restored":          "POST /raft/restore HTTP/1.1\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := start(t, fewNewcomers)
+			s := start(t, fewPending)
 			slow := s.dial(t, request+"Host: h\r\nConnection: close\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\n\r\n")
 			for range 12 {
 				s.dial(t, "")
@@ -77,7 +77,7 @@ func TestWhoSendsABodyStays(t *testing.T) {
 }
 
 func TestWhoHasAskedOnceStays(t *testing.T) {
-	s := start(t, fewNewcomers)
+	s := start(t, fewPending)
 	idle := s.dial(t, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
 	s.useHTTP2()
 	stream := s.stream(t, "/nodes/sse")
@@ -126,7 +126,7 @@ func TestACrowdThatAsksIsHeard(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := start(t, fewNewcomers)
+			s := start(t, fewPending)
 			var crowd []net.Conn
 			for range 300 {
 				crowd = append(crowd, s.dial(t, test.ask))
@@ -145,7 +145,7 @@ func TestACrowdThatAsksIsHeard(t *testing.T) {
 
 func TestARequestOfWhoGaveWayIsNotCarriedOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := httpapi.NewNewcomers(1)
+		n := httpapi.NewPendingConns(1)
 		late, conn := net.Pipe()
 		defer func() { _ = late.Close() }()
 		ctx := n.Greet(context.Background(), conn)

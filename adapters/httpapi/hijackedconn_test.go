@@ -17,18 +17,18 @@ import (
 
 const stalled = 30 * time.Second
 
-// withWire has a stream opened on a connection that holds nothing back: what its
+// withHijacked has a stream opened on a connection that holds nothing back: what its
 // client does not read is not sent.
-func withWire(t *testing.T, do func(wire *httpapi.Wire, client net.Conn)) {
+func withHijacked(t *testing.T, do func(hijacked *httpapi.HijackedConn, client net.Conn)) {
 	synctest.Test(t, func(t *testing.T) {
 		client, conn := net.Pipe()
-		opened := make(chan *httpapi.Wire)
+		opened := make(chan *httpapi.HijackedConn)
 		go func() {
-			wire, err := httpapi.OpenWire(conn, http.Header{"Content-Type": {"text/event-stream"}}, stalled)
+			hijacked, err := httpapi.OpenHijackedConn(conn, http.Header{"Content-Type": {"text/event-stream"}}, stalled)
 			if err != nil {
 				t.Error(err)
 			}
-			opened <- wire
+			opened <- hijacked
 		}()
 		header := make([]byte, 4<<10)
 		if n, err := client.Read(header); err != nil || !strings.HasSuffix(string(header[:n]), "\r\n\r\n") {
@@ -39,17 +39,17 @@ func withWire(t *testing.T, do func(wire *httpapi.Wire, client net.Conn)) {
 	})
 }
 
-func TestAWireIsCutOnceItsSocketTookNothing(t *testing.T) {
-	withWire(t, func(wire *httpapi.Wire, _ net.Conn) {
+func TestAHijackedConnIsCutOnceItsSocketTookNothing(t *testing.T) {
+	withHijacked(t, func(hijacked *httpapi.HijackedConn, _ net.Conn) {
 		for range 2 { // at any distance from the deadline that is set already
 			began := time.Now()
-			err := wire.Send("x")
+			err := hijacked.Send("x")
 			if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took < stalled || took > stalled*3/2 {
 				t.Errorf("after %v: %v", took, err)
 			}
 			<-time.After(time.Second)
 		}
-		wire.End(false)
+		hijacked.Finish(false)
 	})
 }
 
@@ -67,7 +67,7 @@ func (s *standstill) Write(b []byte) (int, error) {
 }
 
 // Time in which nobody asked the socket says nothing about it.
-func TestAWireIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
+func TestAHijackedConnIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, pipe := net.Pipe()
 		defer client.Close()
@@ -77,32 +77,32 @@ func TestAWireIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
 			received <- all
 		}()
 		conn := &standstill{Conn: pipe}
-		wire, err := httpapi.OpenWire(conn, http.Header{}, stalled)
+		hijacked, err := httpapi.OpenHijackedConn(conn, http.Header{}, stalled)
 		if err != nil {
 			t.Fatal(err)
 		}
 		conn.next = stalled * 3 / 2
-		if err := wire.Send("event"); err != nil {
+		if err := hijacked.Send("event"); err != nil {
 			t.Errorf("its client takes everything: %v", err)
 		}
-		wire.End(true)
+		hijacked.Finish(true)
 		if all := <-received; !strings.HasSuffix(string(all), "0005\r\nevent\r\n0\r\n\r\n") {
 			t.Errorf("%q came", all)
 		}
 	})
 }
 
-func TestAWireIsLeftAloneWhoseSocketTakesAnything(t *testing.T) {
-	withWire(t, func(wire *httpapi.Wire, client net.Conn) {
+func TestAHijackedConnIsLeftAloneWhoseSocketTakesAnything(t *testing.T) {
+	withHijacked(t, func(hijacked *httpapi.HijackedConn, client net.Conn) {
 		sent := make(chan error)
-		go func() { sent <- wire.Send(strings.Repeat("x", 100)) }()
+		go func() { sent <- hijacked.Send(strings.Repeat("x", 100)) }()
 		for {
 			select {
 			case err := <-sent:
 				if err != nil {
 					t.Error(err)
 				}
-				wire.End(false)
+				hijacked.Finish(false)
 				return
 			case <-time.After(stalled * 9 / 10):
 				if _, err := client.Read(make([]byte, 1)); err != nil {
@@ -113,17 +113,17 @@ func TestAWireIsLeftAloneWhoseSocketTakesAnything(t *testing.T) {
 	})
 }
 
-func TestAWireInAHurryTakesNoLongerThanAFarewell(t *testing.T) {
-	withWire(t, func(wire *httpapi.Wire, _ net.Conn) {
+func TestAHijackedConnWhoseServerClosesTakesNoLongerThanAFarewell(t *testing.T) {
+	withHijacked(t, func(hijacked *httpapi.HijackedConn, _ net.Conn) {
 		sent := make(chan error)
 		began := time.Now()
-		go func() { sent <- wire.Send("x") }()
+		go func() { sent <- hijacked.Send("x") }()
 		synctest.Wait()
-		wire.Hurry()
+		hijacked.ShortenDeadlines()
 		if err := <-sent; !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Error(err)
 		}
-		wire.End(true)
+		hijacked.Finish(true)
 		if took := time.Since(began); took > 2*time.Second {
 			t.Errorf("it took %v", took)
 		}
@@ -131,43 +131,43 @@ func TestAWireInAHurryTakesNoLongerThanAFarewell(t *testing.T) {
 }
 
 // On a busy machine the goroutine of a stream may run long after the server began to close.
-func TestAWireInAHurryGivesLateLastWordsTheirTime(t *testing.T) {
-	withWire(t, func(wire *httpapi.Wire, client net.Conn) {
+func TestAHijackedConnWhoseServerClosesGivesLateLastWordsTheirTime(t *testing.T) {
+	withHijacked(t, func(hijacked *httpapi.HijackedConn, client net.Conn) {
 		received := make(chan []byte)
 		go func() {
 			all, _ := io.ReadAll(client)
 			received <- all
 		}()
-		wire.Hurry()
+		hijacked.ShortenDeadlines()
 		for range 2 {
 			<-time.After(5 * time.Second)
-			if err := wire.Send("bye"); err != nil {
+			if err := hijacked.Send("bye"); err != nil {
 				t.Errorf("its client takes everything: %v", err)
 			}
 		}
 		<-time.After(5 * time.Second)
-		wire.End(true)
+		hijacked.Finish(true)
 		if all := <-received; !strings.HasSuffix(string(all), "0003\r\nbye\r\n0\r\n\r\n") {
 			t.Errorf("%q came", all)
 		}
 	})
 }
 
-func TestAWireTellsTheEndFromABreak(t *testing.T) {
+func TestAHijackedConnTellsTheEndFromABreak(t *testing.T) {
 	for whole, want := range map[bool]error{true: nil, false: io.ErrUnexpectedEOF} {
 		client, conn := net.Pipe()
 		frames := []string{"a", strings.Repeat("b", 0x1234), "c"}
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			wire, err := httpapi.OpenWire(conn, http.Header{"X-Test": {"1"}}, stalled)
+			hijacked, err := httpapi.OpenHijackedConn(conn, http.Header{"X-Test": {"1"}}, stalled)
 			for _, frame := range frames {
-				err = errors.Join(err, wire.Send(frame))
+				err = errors.Join(err, hijacked.Send(frame))
 			}
 			if err != nil {
 				t.Error(err)
 			}
-			wire.End(whole)
+			hijacked.Finish(whole)
 		}()
 		response, err := http.ReadResponse(bufio.NewReader(client), nil)
 		if err != nil {
@@ -182,21 +182,21 @@ func TestAWireTellsTheEndFromABreak(t *testing.T) {
 	}
 }
 
-func TestAWireNoticesThatItsClientHasGone(t *testing.T) {
-	withWire(t, func(wire *httpapi.Wire, client net.Conn) {
+func TestAHijackedConnNoticesThatItsClientHasGone(t *testing.T) {
+	withHijacked(t, func(hijacked *httpapi.HijackedConn, client net.Conn) {
 		if _, err := client.Write([]byte("whatever a client may still say")); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if wire.Gone() {
+		if hijacked.ClientGone() {
 			t.Error("it is gone before it went")
 		}
 		client.Close()
 		synctest.Wait()
-		if !wire.Gone() {
+		if !hijacked.ClientGone() {
 			t.Error("nobody noticed")
 		}
-		wire.End(true)
+		hijacked.Finish(true)
 	})
 }
 

@@ -35,29 +35,29 @@ func (c *changing) change() {
 	synctest.Wait()
 }
 
-func withWaves(t *testing.T, streams int, do func(local *changing, waves *httpapi.Waves)) {
+func withNotifier(t *testing.T, streams int, do func(local *changing, notifier *httpapi.Notifier)) {
 	synctest.Test(t, func(t *testing.T) {
 		local := &changing{later: make(chan struct{})}
-		waves := httpapi.NewWaves(local, streams)
+		notifier := httpapi.NewNotifier(local, streams)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			waves.Run(ctx)
+			notifier.Run(ctx)
 		}()
 		<-time.After(time.Minute)
-		waves.Woken()
-		do(local, waves)
+		notifier.Woken()
+		do(local, notifier)
 		cancel()
 		<-ended
 	})
 }
 
 func TestAChangeAfterAPauseWakesTheStreamsAtOnce(t *testing.T) {
-	withWaves(t, 10_000, func(local *changing, waves *httpapi.Waves) {
+	withNotifier(t, 10_000, func(local *changing, notifier *httpapi.Notifier) {
 		for range 3 {
 			local.change()
-			if woken := waves.Woken(); woken != 10_000 {
+			if woken := notifier.Woken(); woken != 10_000 {
 				t.Errorf("%d streams were woken", woken)
 			}
 			<-time.After(time.Second)
@@ -68,46 +68,46 @@ func TestAChangeAfterAPauseWakesTheStreamsAtOnce(t *testing.T) {
 func TestChangesThatComeFasterThanTheStreamsTakeThemWakeThemTogether(t *testing.T) {
 	for _, streams := range []int{1, 1000, 20_000} {
 		t.Run(fmt.Sprint(streams), func(t *testing.T) {
-			withWaves(t, streams, func(local *changing, waves *httpapi.Waves) {
+			withNotifier(t, streams, func(local *changing, notifier *httpapi.Notifier) {
 				const every, long = time.Millisecond, time.Second
 				wakings := 0
 				for range long / every {
 					local.change()
-					wakings += waves.Woken()
+					wakings += notifier.Woken()
 					<-time.After(every)
 				}
 				local.change()
 				<-time.After(time.Second)
-				if waves.Woken() != streams {
+				if notifier.Woken() != streams {
 					t.Error("the last change was told to nobody")
 				}
 				// As often as there are changes, at most; with many streams, as often
 				// as they get through with; and never less than ten times a second.
-				if waves := wakings / streams; waves > 1000 || streams >= 1000 && waves > 250 || waves < 9 {
-					t.Errorf("there were %d waves", waves)
+				if notifier := wakings / streams; notifier > 1000 || streams >= 1000 && notifier > 250 || notifier < 9 {
+					t.Errorf("there were %d notifier", notifier)
 				}
 			})
 		})
 	}
 }
 
-func TestWhatElseCanRunDoesNotWaitForAWholeWave(t *testing.T) {
+func TestWhatElseCanRunDoesNotWaitForAWholeRound(t *testing.T) {
 	// With one processor it is the scheduler alone that decides who is next.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	const streams, atMost = 6000, 500
-	waves := httpapi.NewWaves(nil, streams)
+	notifier := httpapi.NewNotifier(nil, streams)
 	var served atomic.Int64
 	var ready, all sync.WaitGroup
 	ready.Add(streams)
 	for i := range streams {
 		all.Go(func() {
 			ready.Done()
-			waves.Await(i)
+			notifier.Await(i)
 			served.Add(1)
 		})
 	}
 	ready.Wait()
-	all.Go(waves.Wake)
+	all.Go(notifier.NotifyAll)
 	var longest, before int64
 	for before < streams {
 		runtime.Gosched()
