@@ -15,14 +15,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// longestLine is more than any node takes.
+// longestLine is longer than the line of any node.
 const longestLine = 64 << 10
 
-// errDamagedBackup stands for a backup that is not whole, or is none.
+// errDamagedBackup is the kind of all faults of a backup.
 var errDamagedBackup = errors.New("damaged backup")
 
-// readBackup reads to the end of body, and believes nothing before the checksum in
-// the last line has proven it. It keeps no more than a registry can hold.
+// readBackup reads body to its end, and returns an error unless the checksum in the last
+// line is right. It holds no more than a registry can.
 func readBackup(body io.Reader) (domain.Backup, error) {
 	in := backupReader{lines: bufio.NewReaderSize(body, longestLine), sum: sha256.New()}
 	head, err := in.head()
@@ -40,11 +40,11 @@ func readBackup(body io.Reader) (domain.Backup, error) {
 
 type backupReader struct {
 	lines *bufio.Reader
-	sum   hash.Hash // of the lines before this one
+	sum   hash.Hash // of all lines before the current one
 	line  int
 }
 
-// next gives the next line, which is valid until the next call.
+// next returns the next line, which is valid until the next call.
 func (b *backupReader) next() ([]byte, error) {
 	b.line++
 	text, err := b.lines.ReadSlice('\n')
@@ -75,7 +75,7 @@ func (b *backupReader) head() (backupHead, error) {
 		return backupHead{}, err
 	}
 	b.sum.Write(text) // never fails
-	// A later version may have other members, and has to be told apart from damage.
+	// A later version may have other members, and is not a damaged backup.
 	var is struct {
 		Format  string `json:"format"`
 		Version int    `json:"version"`

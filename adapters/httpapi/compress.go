@@ -11,8 +11,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// compressFrom is how long a list is that is compressed for those who take it. A
-// shorter one is sent in less time than that takes.
+// compressFrom is the length from which a list is compressed for clients that accept gzip.
+// A shorter one is sent in less time than compression takes.
 const compressFrom = 64 << 10
 
 var (
@@ -20,9 +20,9 @@ var (
 	acceptEncoding = []string{"Accept-Encoding"}
 )
 
-// getCompressed is get for who takes gzip. A list is compressed once for all who
-// ask for it, and as soon as it is encoded: if all lists were encoded before, the first
-// would be done hardly earlier than the last.
+// getCompressed is get for a client that accepts gzip. A list is compressed once for all
+// requests, right after it is encoded and with the same permit: otherwise all lists would
+// be encoded first, and the first would be done hardly earlier than the last.
 func (c *listCache) getCompressed(ctx context.Context, view domain.View, filter domain.Filter) (*encodedList, error) {
 	shared := c.sharedFor(filter)
 	return c.once(ctx, shared,
@@ -42,14 +42,14 @@ func (c *listCache) getCompressed(ctx context.Context, view domain.View, filter 
 var compressors = sync.Pool{New: func() any {
 	w, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
 	if err != nil {
-		panic(err) // a level that there is
+		panic(err) // the level is valid
 	}
 	return w
 }}
 
-// compress gives l as gzip. Its tag is the revision, too, as clients are promised, who
-// may take gzip without knowing of it; answers vary by what is accepted, and no cache
-// gives one without asking.
+// compress returns l compressed with gzip. Its ETag is the revision too, as the API
+// promises: a client may accept gzip without knowing of it. Answers have Vary and no-cache,
+// so that no cache confuses the two.
 func (l *encodedList) compress() *encodedList {
 	compressed := bytes.NewBuffer(make([]byte, 0, len(l.body)/8))
 	w := compressors.Get().(*gzip.Writer)
@@ -67,8 +67,8 @@ func (l *encodedList) compress() *encodedList {
 	}
 }
 
-// takesGzip reports whether r takes gzip, and at least as gladly as what is not
-// compressed. What is not understood is not asked for.
+// takesGzip reports whether r accepts gzip with at least the weight of identity. An element
+// that is not understood is ignored.
 func takesGzip(r request) bool {
 	gzipWeight, identityWeight, otherWeight := -1, -1, 0
 	for _, line := range r.Header["Accept-Encoding"] {

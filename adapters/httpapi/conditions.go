@@ -13,8 +13,8 @@ func formatRevision(revision domain.Revision) string {
 	return strconv.FormatUint(uint64(revision), 10)
 }
 
-// parseRevision takes nothing but the form that formatRevision gives, so that a
-// revision has one spelling.
+// parseRevision accepts only the form that formatRevision returns, so that a revision has
+// one spelling.
 func parseRevision(text string) (domain.Revision, bool) {
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || formatRevision(domain.Revision(n)) != text {
@@ -25,7 +25,7 @@ func parseRevision(text string) (domain.Revision, bool) {
 
 func etag(revision domain.Revision) string { return `"` + formatRevision(revision) + `"` }
 
-// parseEtag takes nothing but what etag gives.
+// parseEtag accepts only what etag returns.
 func parseEtag(tag string) (domain.Revision, bool) {
 	if len(tag) < 2 || tag[0] != '"' || tag[len(tag)-1] != '"' {
 		return 0, false
@@ -33,9 +33,9 @@ func parseEtag(tag string) (domain.Revision, bool) {
 	return parseRevision(tag[1 : len(tag)-1])
 }
 
-// writeCondition reads what a PUT or DELETE of a node expects. A condition that
-// is not understood is refused: a write that ignores it would be the very
-// accident that the condition is there to prevent.
+// writeCondition returns the condition of a PUT or DELETE of a node. A condition that is not
+// understood is refused: to ignore it would cause the very accident that it is there to
+// prevent.
 func writeCondition(r request) (domain.Condition, error) {
 	match, hasMatch := r.Header["If-Match"]
 	noneMatch, hasNoneMatch := r.Header["If-None-Match"]
@@ -64,7 +64,7 @@ func writeCondition(r request) (domain.Condition, error) {
 	return domain.Condition{}, invalidRequest("If-Match must be * or one revision in quotes: %q", match[0])
 }
 
-// noCondition refuses conditions where there are none to hold.
+// noCondition refuses conditions on a call that supports none.
 func noCondition(r request) error {
 	for _, name := range []string{"If-Match", "If-None-Match"} {
 		if _, given := r.Header[name]; given {
@@ -106,8 +106,8 @@ func anyTag(lines []string, matches func(tag string) bool) bool {
 	return false
 }
 
-// streamPosition reads where a stream of changes is to go on; nil for the
-// beginning.
+// streamPosition returns the revision after which a stream of changes is to go on; nil for
+// the beginning.
 func streamPosition(r request) (*domain.Revision, error) {
 	var position *domain.Revision
 	if r.query.Has(paramSince) {

@@ -1,63 +1,68 @@
-// Package httpapi is the application API: JSON over HTTP/1.1 and HTTP/2 without
-// TLS, and streams of server-sent events. It turns requests into questions to
-// the ports Nodes, Leases, Backups, Cluster, Local and Joining, and what they answer into
-// responses. It is also a client of the call with which an instance asks to be added
-// (JoinClient).
+// Package httpapi is the application API: JSON over HTTP/1.1 and HTTP/2 without TLS, and
+// streams of server-sent events. It translates requests into calls of the ports Nodes,
+// Leases, Backups, Cluster, Local and Joining, and their results into responses. It also
+// has the client with which an instance asks another one for membership (JoinClient).
 //
-// It never decides what the registry allows, never keeps state that outlives a
-// request (what it keeps are bytes that it can encode again), and never answers
-// for the leader: what only the leader can answer is redirected to it.
+// It never decides what the registry allows, and keeps no state that outlives a request
+// but bytes that it can encode again. What only the leader can answer is redirected to
+// the leader.
 //
 // # Answers
 //
-// A handler gives an answer or an error, and writes neither: one table (problem.go)
+// A handler returns an answer or an error, and writes neither: one table (problem.go)
 // turns errors into statuses. Every error is a problem document (RFC 9457) with
 // the members type, title, status, detail, code, and error, which repeats detail;
 // docs/api.md says what each code means.
 //
-// Every 503 has "Retry-After: 1". A query parameter that a call does not know is
-// refused, because ignoring it would give an answer to another question; only
-// what an instance says about itself (/livez and its like) takes any.
+// Every 503 has "Retry-After: 1". A query parameter that a call does not know is refused,
+// because to ignore it would answer another question. Only the calls about the instance
+// itself (/livez and the like) ignore unknown parameters.
+//
+// When a request of HTTP/1 is refused before its body is read, the rest of the body is
+// drained, so that a client that sends all of it before it reads gets the answer.
 //
 // # Who answers
 //
 // The parameters redirect and consistency choose between the leader, this instance
 // as fresh as the leader, and this instance with what it has: see ports.Source.
-// A call with redirect=false is never redirected. What only the leader can do is
-// then 503 not_leader.
+// A call with redirect=false is never redirected; if only the leader can answer it, the
+// answer is 503 not_leader.
 //
 // # Nodes
 //
-// A node's zone and labels are left out where they are empty, ttlSeconds where there
-// is none, and onExpiry where it says nothing; all other fields are always there. On input an absent pool, weight or state means its default,
-// and slot, createdRevision and revision may be any number: they are ignored.
+// Empty zone and labels and a zero ttlSeconds of a node are left out, and a default
+// onExpiry if there is no ttlSeconds; all other fields are always there. On input an absent
+// pool, weight or state means its default. slot, createdRevision and revision may be any
+// number, and are ignored.
 //
 // # Streams
 //
-// A position is the header Last-Event-ID or the parameter since. The header wins:
-// browsers reconnect to the address that they were given, with its old since,
-// and say in the header how far they came. An empty header is no position.
+// The position of a stream is the header Last-Event-ID or the parameter since. The header
+// takes precedence: a browser reconnects to the address that it was given, with its old
+// since, and sends its current position in the header. An empty header is no position.
 //
-// What a filter leaves out is left out here, and nowhere before: a filtered stream
-// is the same position in the same history, so it costs no more than any other.
+// Filters apply here and nowhere below: a filtered stream is a position in the same history
+// as any other, and costs no more.
 //
-// A comment is followed by a blank line. For a parser of the standard that is no
-// event, and it keeps parsers that cut at blank lines from collecting hours of
-// comments in their buffer.
+// A comment is followed by a blank line. To a standard parser that is no event, and it
+// keeps parsers that split at blank lines from buffering hours of comments.
+//
+// An eventStream encodes its events into frames for a frameWriter: a hijackedConn, which is
+// the connection itself, in HTTP/1.1, otherwise responseFrames, a response of net/http.
+// The notifier wakes the streams after changes.
 //
 // # Connections
 //
-// A connection comes through the door, and is one of the guests until it is closed; there may
-// be so many of them. It is one of the newcomers, too, until its first request has arrived:
-// where these are many the oldest gives way. A body is an arrival until all of it has
-// arrived, and an answer of HTTP/2 a departure until all of it was taken. Both are transfers:
-// when the server closes, each has a little time left.
+// A limitListener accepts connections. connections limits how many are open. pendingConns
+// limits how many of these have not sent their first request; above the limit the oldest
+// is closed.
 //
-// A stream is written to a sink, which makes frames of events for its outlet: a wire, which
-// is the connection itself, for HTTP/1.1, else a response of net/http. Waves wake the
-// streams when something has changed.
+// A requestBody is tracked until all of it has arrived, and an http2Response until all of
+// it is written. Both are transfers: when the server closes, each gets a short deadline.
 //
-// What keeps a processor busy for long is done for a few at a time, so that raft is heard:
-// lists, snapshots and backups are encoded by who has one of listCache.making, and long
-// bodies are copied into sockets in turns.
+// # Processors
+//
+// Work that keeps a processor busy for long is limited, so that raft's heartbeats are
+// handled in time: lists, snapshots and backups are encoded with a permit of
+// listCache.encoding, and long bodies are copied into sockets by a writeLimiter.
 package httpapi

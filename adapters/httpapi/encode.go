@@ -10,9 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// Nodes and changes are most of what this API ever encodes, so they are written
-// by hand: several times faster than by reflection. A test holds the result equal
-// to what the JSON library makes of the same node.
+// Nodes and changes are most of what this API encodes, so they are encoded by hand: several
+// times faster than by reflection. A test compares the result with that of the JSON library.
 
 // appendNode appends n as the API shows it.
 func appendNode(b []byte, n *domain.CacheNode) []byte {
@@ -78,8 +77,8 @@ func appendMember(b []byte, n *domain.CacheNode) []byte {
 func appendString(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
-			// The error says that s was not valid UTF-8; then what is not was
-			// replaced by U+FFFD, and the rest is as good as it gets.
+			// The error says that s was not valid UTF-8; invalid bytes are replaced by U+FFFD
+			// then.
 			b, _ = jsontext.AppendQuote(b, s)
 			return b
 		}

@@ -8,7 +8,7 @@ import (
 	"net/http"
 )
 
-// openAPI describes the whole API. Tests hold every answer against it.
+// openAPI describes the whole API. Tests check every answer against it.
 //
 //go:embed openapi.yaml
 var openAPI []byte
@@ -18,7 +18,7 @@ var (
 	openAPITag = []string{contentTag(openAPI)}
 )
 
-// contentTag is the ETag of what changes only with the build.
+// contentTag returns the ETag of content that changes only with the build.
 func contentTag(content []byte) string {
 	sum := sha256.Sum256(content)
 	return `"` + hex.EncodeToString(sum[:8]) + `"`
