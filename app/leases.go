@@ -314,7 +314,7 @@ func (l *Leases) Renew(ctx context.Context, id string) (*domain.CacheNode, domai
 		r.seen = view.Revision()
 		switch r.node, _ = view.Node(id); {
 		case r.node == nil:
-			return nil, 0, &domain.Refusal{Err: fmt.Errorf("%w: %q", domain.ErrNoSuchNode, id), Revision: r.seen}
+			return nil, 0, domain.NoSuchNode(id, r.seen)
 		case r.node.TTLSeconds == 0:
 			return nil, 0, &domain.Refusal{
 				Err:      fmt.Errorf("%w: node %q stays until it is removed", domain.ErrNoTimeToLive, id),

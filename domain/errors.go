@@ -75,6 +75,11 @@ type Refusal struct {
 	Current *CacheNode
 }
 
+// NoSuchNode refuses what was asked of a node that the registry did not have at revision.
+func NoSuchNode(id string, revision Revision) *Refusal {
+	return &Refusal{Err: fmt.Errorf("%w: %q", ErrNoSuchNode, id), Revision: revision}
+}
+
 func (r *Refusal) Error() string { return r.Err.Error() }
 
 // Unwrap gives the reason, so that errors.Is finds its sentinel.

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -138,7 +137,7 @@ func (s *Server) getNode(ctx context.Context, r request) (answer, error) {
 	}
 	node, known := view.Node(id)
 	if !known {
-		return answer{}, &domain.Refusal{Err: fmt.Errorf("%w: %q", domain.ErrNoSuchNode, id), Revision: view.Revision()}
+		return answer{}, domain.NoSuchNode(id, view.Revision())
 	}
 	tag := etag(node.Revision)
 	if err := checkMatch(r, tag, view.Revision(), node); err != nil {
