@@ -362,7 +362,7 @@ func TestOneBackupIsRestoredAtATime(t *testing.T) {
 	}
 }
 
-// Who is refused is told so at once, however long the backup would take to arrive.
+// The refusal comes at once, however long the backup would take to arrive.
 func TestABackupThatIsRefusedIsNotWaitedFor(t *testing.T) {
 	s := start(t)
 	follower := s.startFollower(t)
@@ -406,7 +406,7 @@ func TestWhoSendsAllOfABackupFirstIsToldToo(t *testing.T) {
 	}
 }
 
-// Who sends a backup does not hold up the end of the server.
+// A client that sends a backup must not hold up the end of the server.
 func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
 	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {

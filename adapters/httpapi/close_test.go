@@ -156,7 +156,7 @@ func TestOpenSaysWhyItCannot(t *testing.T) {
 		t.Error("it was opened twice")
 	}
 	second := prepare(t, func(c *httpapi.Config) { c.BindAddress = first.address })
-	// Whoever opens it says that it is the application API.
+	// The error does not name the application API: the caller of Open does.
 	if err := second.Open(context.Background()); err == nil || !strings.HasPrefix(err.Error(), "httpapi: open: listen tcp "+first.address) {
 		t.Errorf("open: %v", err)
 	}

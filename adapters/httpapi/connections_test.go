@@ -56,7 +56,7 @@ func TestWhoComesWhenThereIsNoRoomIsRefusedAtOnce(t *testing.T) {
 	})
 }
 
-// Who asks for nothing takes the place of nobody who does.
+// A connection without a request must not take the place of one with a request.
 func TestStrangersLeaveRoomForThoseWhoAsk(t *testing.T) {
 	s := start(t, fewConnections)
 	for range 12 {

@@ -199,9 +199,8 @@ func TestAReadEndsAtItsDeadline(t *testing.T) {
 	}
 }
 
-// Who is told late that it asked no leader, and whose leader then gives no
-// address, is refused within the second that is promised: the address is waited for
-// no longer.
+// A request may learn late that its instance does not lead, and the leader may then give no
+// address. It is refused within the promised second all the same.
 func TestALateRefusalTakesNoLongerThanOthers(t *testing.T) {
 	const late = 600 * time.Millisecond
 	synctest.Test(t, func(t *testing.T) {

@@ -255,7 +255,7 @@ func TestAFilteredStreamAddsUpToTheFilteredList(t *testing.T) {
 				clients[query].follow(t, streams[query], p, now, matches)
 			}
 		}
-		// Who comes back goes on where it was, at any revision.
+		// A client that reconnects at any revision goes on there.
 		for query, matches := range filters {
 			if matches == nil {
 				continue
@@ -366,8 +366,8 @@ func TestAFilteredStreamIsKeptAliveWhileOthersChange(t *testing.T) {
 	}
 }
 
-// eventText is the event of a change as it is to those who know of the nodes
-// that match; empty when it is none.
+// eventText is the event of a change as a stream with the filter matches shows it; empty if
+// it shows none.
 func eventText(c domain.Change, matches func(*domain.CacheNode) bool) string {
 	was, is := c.Previous != nil && matches(c.Previous), c.Effect != domain.Removed && matches(c.Node)
 	kind, node, previous := "updated", c.Node, c.Previous

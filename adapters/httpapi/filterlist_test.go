@@ -17,9 +17,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// Whoever asks for a filtered list after a write was answered sees that write,
-// and no more than belongs to the revision that the list names, whatever others
-// are reading and writing.
+// A request for a filtered list after a write was answered sees that write, and nothing
+// beyond the revision that the list names, whatever others read and write.
 func TestAFilteredListIsAsFreshAsTheLastWrite(t *testing.T) {
 	s := start(t)
 	s.undescribed() // which would keep everybody from being fast
@@ -181,7 +180,7 @@ func TestNoMoreBytesOfFilteredListsAreKeptThanMayBe(t *testing.T) {
 	}
 }
 
-// A list that is made for somebody takes its time, which is no reason to hang.
+// A list that another request encodes may take long, but a request must not hang for it.
 func TestWhoWaitsForAListIsToldInTime(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(c *httpapi.Config) { c.RequestTimeout = 700 * time.Millisecond })

@@ -17,8 +17,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// atOnce makes nobody wait: whatever may be asked for, what there is is the
-// answer.
+// atOnce makes no request wait: the answer is what there is now, whatever the request waits
+// for.
 func atOnce(c *httpapi.Config) {
 	nodes := c.Nodes.(*app.Nodes)
 	c.Nodes = fakeNodes{Nodes: nodes, view: func(ctx context.Context) (domain.View, error) { return nodes.View(ctx, ports.Read{}) }}

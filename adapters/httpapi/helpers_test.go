@@ -258,7 +258,8 @@ func (s *service) send(t testing.TB, method, path string, body io.Reader, header
 	return reply{response.StatusCode, response.Header, string(content)}
 }
 
-// handle has a service answer that nobody has opened: in a bubble there are no sockets.
+// handle answers a request of a service that is not open: in a synctest bubble there are no
+// sockets.
 func (s *service) handle(t testing.TB, method, path string) reply {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -383,7 +384,7 @@ type fakeNodes struct {
 
 func (f fakeNodes) View(ctx context.Context, _ ports.Read) (domain.View, error) { return f.view(ctx) }
 
-// fakeBackups is ports.Backups that nobody asks.
+// fakeBackups is ports.Backups that is never called.
 type fakeBackups struct{ ports.Backups }
 
 // panickingStream is ports.Nodes whose stream panics after its snapshot.

@@ -252,7 +252,7 @@ func TestTheClusterIsDescribedWithoutALeader(t *testing.T) {
 	}
 }
 
-// Nobody can say that a leader that there is not does not answer.
+// Without a leader the event does not say whether the leader is reachable.
 func TestWhoFollowsTheClusterHereIsToldThatThereIsNoLeader(t *testing.T) {
 	s := start(t)
 	events := s.stream(t, "/raft/metadata/sse?redirect=false")

@@ -66,7 +66,7 @@ func (s *standstill) Write(b []byte) (int, error) {
 	return s.Conn.Write(b)
 }
 
-// Time in which nobody asked the socket says nothing about it.
+// Time in which nothing was written to the socket says nothing about its client.
 func TestAHijackedConnIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, pipe := net.Pipe()
@@ -209,7 +209,7 @@ func TestAClientThatTalksAndTalksIsAsGoodAsGone(t *testing.T) {
 			t.Errorf("it must not say a word: %v", err)
 		}
 		nothingComes(t, client)
-		// Nobody hears the end of it.
+		// The server does not read all of it.
 		go func() { _, _ = io.WriteString(client, strings.Repeat("x", 64<<10)) }()
 		if _, err := takeAll(client); err != nil {
 			t.Errorf("the stream goes on: %v", err)

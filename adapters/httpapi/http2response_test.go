@@ -49,7 +49,7 @@ func closeUnread(t *testing.T, client http.RoundTripper, path string) {
 	}
 }
 
-// Who reads gets all of it.
+// A client that reads gets the whole answer.
 func TestCloseFinishesLongAnswers(t *testing.T) {
 	for path, end := range map[string]string{"/nodes": "}}", "/raft/backup": "\"}\n"} {
 		t.Run(path, func(t *testing.T) {

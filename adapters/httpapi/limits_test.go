@@ -218,7 +218,7 @@ func shortTimes(c *httpapi.Config) {
 }
 
 func TestSlowClientsAreCutOff(t *testing.T) {
-	// Who is to be answered has asked in time, also where a busy machine hears of it late.
+	// HeaderTimeout is long, so that a busy machine still reads the header in time.
 	shortBody := func(c *httpapi.Config) { c.HeaderTimeout, c.RequestTimeout = 9*time.Second, 100*time.Millisecond }
 	shortIdle := func(c *httpapi.Config) {
 		c.HeaderTimeout, c.RequestTimeout, c.IdleTimeout = 9*time.Second, 10*time.Second, 100*time.Millisecond

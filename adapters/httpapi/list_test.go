@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Whoever asks for the list after a write was answered sees that write, whatever
-// others are reading and writing.
+// A request for the list after a write was answered sees that write, whatever others read
+// and write.
 func TestTheListIsAsFreshAsTheLastWrite(t *testing.T) {
 	s := start(t)
 	const writers, readers, writes = 3, 6, 60

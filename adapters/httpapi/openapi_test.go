@@ -31,7 +31,7 @@ func TestTheDescriptionIsValid(t *testing.T) {
 	}
 }
 
-// What nobody refers to is described, and true of nothing.
+// A component without a reference describes nothing.
 func TestTheDescriptionHoldsNothingUnused(t *testing.T) {
 	d := describe(t)
 	components := d.tree.(map[string]any)["components"].(map[string]any)
@@ -146,7 +146,7 @@ func TestTheProblemsInTheDescriptionAreThoseThatThereAre(t *testing.T) {
 	}
 }
 
-// The table is for who writes a client, and is the only one with a word on each.
+// The table is for authors of clients, and the only place that explains every code.
 func TestTheProblemsInTheDocumentationAreThoseThatThereAre(t *testing.T) {
 	document, err := os.ReadFile("../../docs/api.md")
 	if err != nil {

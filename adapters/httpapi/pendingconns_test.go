@@ -52,7 +52,7 @@ func TestWhoHasAskedForNothingGivesWay(t *testing.T) {
 	}
 }
 
-// A body of any length takes its time: who sends one has asked.
+// A body of any length may take long: a connection that sends one is not displaced.
 func TestWhoSendsABodyStays(t *testing.T) {
 	const body = `{"address": "h:1"}`
 	for name, request := range map[string]string{
@@ -96,9 +96,9 @@ func TestWhoHasAskedOnceStays(t *testing.T) {
 	}
 }
 
-// However many come at once, those who ask are all heard. They write what they ask right
-// behind their connections, as clients in other processes do: of as many of net/http's
-// in this one, each would wait for the others to have a processor.
+// However many clients connect at once, all that send a request are answered. They write it
+// right after they connect, as clients in other processes do: as many http.Clients in this
+// process would wait for each other to get a processor.
 func TestACrowdThatAsksIsHeard(t *testing.T) {
 	for name, test := range map[string]struct {
 		ask   string

@@ -243,8 +243,7 @@ func labels(n int) string {
 	return strings.Join(text, "&")
 }
 
-// A fault is found before anybody looks who leads: the leader would only find it
-// again.
+// A fault is reported before the leader is looked up: the leader would only report it again.
 func TestAFollowerRefusesBadParametersItself(t *testing.T) {
 	s := start(t)
 	s.follow("leader.test:8080")

@@ -14,8 +14,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// stopsWithin is less than a body has to arrive while nobody closes the server, and
-// more than it is waited for once somebody does.
+// stopsWithin is less than the time that a body has to arrive, and more than it has once the
+// server closes.
 const stopsWithin = 5 * time.Second
 
 func TestCloseDoesNotWaitForBodiesThatDoNotArrive(t *testing.T) {

@@ -67,7 +67,7 @@ func TestAnUnknownPathIsAProblem(t *testing.T) {
 	}
 }
 
-// net/http would answer it by itself, and nobody would hear of it.
+// net/http would answer it by itself, without our handler.
 func TestThereIsNothingAtTheServerAsAWhole(t *testing.T) {
 	s := start(t)
 	conn := s.dial(t, "OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
@@ -190,8 +190,8 @@ func (s *service) addSecond(t testing.TB) {
 	}
 }
 
-// addNeighbours makes those answer who are no members, or not there: n3 that is
-// new, n2 at an address to move to, and n9 of another cluster.
+// addNeighbours adds instances that are not members at their addresses: the new n3, n2 at an
+// address to move to, and n9 of another cluster.
 func (s *service) addNeighbours() {
 	s.peers.Answer("h3:7000", ports.Identity{RaftID: "n3", ApplicationAddress: "n3.test:8080", ClusterID: "cluster-of-n1"})
 	s.peers.Answer("h2:7001", ports.Identity{RaftID: "n2", ApplicationAddress: "n2.test:8080", ClusterID: "cluster-of-n1"})

@@ -53,7 +53,7 @@ func TestASnapshotIsEncodedInTurns(t *testing.T) {
 				nothingComes(t, client)
 				done()
 				takeUntil(t, client, `"part":1`)
-				// It is in the middle of a part, and whoever takes it takes his time.
+				// The stream is in the middle of a part, whose client reads slowly.
 				done = s.MakeLists()
 				takeUntil(t, client, "\r\n") // all that was encoded
 				nothingComes(t, client)
@@ -94,8 +94,8 @@ func TestWhoWaitsForASnapshotIsNotLeftInSilence(t *testing.T) {
 	})
 }
 
-// Else those who come again and again, because they wait too long for it, wait for what they
-// have asked for before.
+// Otherwise a client that gives up and reconnects, again and again, would wait for the
+// snapshots that it gave up.
 func TestASnapshotThatNobodyWaitsForIsNotMade(t *testing.T) {
 	tests := map[string]func(t *testing.T, s *service, client net.Conn){
 		"its client has gone": func(_ *testing.T, _ *service, client net.Conn) { client.Close() },
@@ -131,7 +131,7 @@ func TestASnapshotThatNobodyWaitsForIsNotMade(t *testing.T) {
 	}
 }
 
-// A backup is encoded anew for each who asks.
+// A backup is encoded anew for each request.
 func TestABackupIsEncodedInTurns(t *testing.T) {
 	overPipes(t, func(t *testing.T, s *service, listener pipes) {
 		s.fill(t, 1000)

@@ -254,7 +254,7 @@ func (s *service) answerSlow(t *testing.T, a asked) reply {
 	return reply{got.StatusCode, got.Header, w.Body.String()}
 }
 
-// Who asks for what this instance has is told how old that may be.
+// An answer with what this instance has says how old that may be.
 func TestStaleAnswersAreAsDescribed(t *testing.T) {
 	s := start(t)
 	s.register(t, domain.NodeSpec{ID: "a", Address: "10.0.0.1:1"})

@@ -371,7 +371,7 @@ func TestAStreamIsCutWhenItPanics(t *testing.T) {
 	}
 }
 
-// Who reads a stream line by line may take no line that is longer.
+// A client that reads a stream line by line may have a limit for a line.
 func TestTheLargestClusterFitsIntoAnEvent(t *testing.T) {
 	host := strings.TrimSuffix(strings.Repeat(strings.Repeat("h", 62)+".", 4), ".") + ":65535"
 	cluster := domain.Cluster{ID: strings.Repeat("c", domain.MaxIDBytes), LeaderID: strings.Repeat("l", domain.MaxIDBytes), Term: math.MaxUint64}

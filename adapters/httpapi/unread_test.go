@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// unreadWithin is less than net/http gives an answer, and more than it has when the server
-// closes.
+// unreadWithin is less than the time that net/http gives an answer, and more than an answer
+// has once the server closes.
 const unreadWithin = 8 * time.Second
 
-// Who asks and asks, and reads no answer, has full sockets. Then an answer that is short
-// waits as well, and one that others write.
+// A client that sends requests and reads no answers has full sockets. Then short answers
+// wait as well, also those that a library writes.
 func TestCloseDoesNotWaitForWhoAsksOnAndOn(t *testing.T) {
 	for _, path := range []string{"/nope", "/metrics"} {
 		t.Run(path, func(t *testing.T) {

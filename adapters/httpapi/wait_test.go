@@ -277,7 +277,7 @@ func TestAWaitEndsWhenItsClientGoes(t *testing.T) {
 	})
 }
 
-// closesTelling closes s, which tells those who wait for answers that it does.
+// closesTelling closes s, and checks that requests that wait are answered so.
 func closesTelling(t *testing.T, s *service, answers <-chan reply) {
 	t.Helper()
 	s.closesWithin(t, patience/2)
@@ -395,8 +395,8 @@ func TestAWaitForASuccessorIsShort(t *testing.T) {
 	}
 }
 
-// Who takes what this instance has waits also where nothing new can come, and
-// one that does not want to be sent on waits through a change of leader.
+// A stale read waits even if nothing new can come, and a read with redirect=false waits
+// through a change of leader.
 func TestAWaitGoesOnWhereItCan(t *testing.T) {
 	tests := map[string]struct {
 		query  string
