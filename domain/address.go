@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// CheckAddress says whether address is host:port, where host is a name, an
-// IPv4 or a bracketed IPv6 address, and port is 1 to 65535. The error names
-// field.
+// CheckAddress reports an error (InvalidError about field) unless address is
+// host:port, where host is a name, an IPv4 address or an IPv6 address in brackets,
+// and port is 1 to 65535.
 func CheckAddress(field, address string) error {
 	host, port, bracketed, ok := splitAddress(address)
 	if !ok {
@@ -29,17 +29,17 @@ func CheckAddress(field, address string) error {
 	return nil
 }
 
-// isWildcard reports whether a valid address names every interface of a machine
-// instead of one that others can reach.
+// isWildcard reports whether a valid address means every interface of a machine
+// (0.0.0.0, ::), which is an address to listen on but not one to dial.
 func isWildcard(address string) bool {
 	host, _, _, _ := splitAddress(address)
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.Unmap().IsUnspecified()
 }
 
-// canonicalAddress is equal for two spellings of one valid address, so that
+// canonicalAddress maps all spellings of a valid address to one string, so that
 // neither the case of a name nor the zeros of an IPv6 address get around the
-// rule that an address has one owner.
+// rule that an address belongs to one node.
 func canonicalAddress(address string) string {
 	host, port, _, _ := splitAddress(address)
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -60,8 +60,9 @@ func splitAddress(address string) (host, port string, bracketed, ok bool) {
 	return host, port, false, host != "" && !strings.Contains(host, ":")
 }
 
-// isHostName follows RFC 1123, with the underscore that container platforms
-// use. A name whose last label is a number would be a mistyped IPv4 address.
+// isHostName follows RFC 1123, and also allows the underscore that container
+// platforms use. It refuses a name whose last label is a number: that is a mistyped
+// IPv4 address.
 func isHostName(host string) bool {
 	host = strings.TrimSuffix(host, ".")
 	if host == "" || len(host) > 253 {

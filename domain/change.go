@@ -3,7 +3,7 @@ package domain
 // Effect is what a command did to the registry.
 type Effect string
 
-// Unchanged makes no revision and no event; the others are the types of events.
+// Unchanged makes no new revision and no event; the others are the types of events.
 const (
 	Added     Effect = "added"
 	Updated   Effect = "updated"
@@ -15,7 +15,7 @@ const (
 type Reason string
 
 // ByRequest: a client asked for it. ByExpiry: the node's time to live ran out.
-// ByRestore: a backup took the place of the registry.
+// ByRestore: a backup replaced the registry.
 const (
 	ByRequest Reason = "request"
 	ByExpiry  Reason = "expired"
@@ -24,14 +24,14 @@ const (
 
 // Change is what an accepted command did. It is shared and never modified.
 type Change struct {
-	// Revision is the registry's revision after the command; a real change has
-	// it to itself.
+	// Revision is the registry's revision after the change. No two changes have the
+	// same one, except those that are Unchanged.
 	Revision Revision
 	Effect   Effect
 	Reason   Reason
-	// Node is the node after the change; of a removed one, its last state.
+	// Node is the node after the change; for Removed, its last state.
 	Node *CacheNode
-	// Previous is the node before the change; nil where there was none.
+	// Previous is the node before the change; nil if there was none.
 	Previous *CacheNode
 }
 

@@ -1,27 +1,26 @@
 package domain
 
-// Member is an instance with what it says of itself when it is asked.
+// Member is an instance of the raft cluster, with what it reports about itself.
 type Member struct {
 	Instance
 	Reachable bool
-	// ApplicationAddress and Version are empty while the instance does not answer.
+	// ApplicationAddress and Version are empty while the instance is unreachable.
 	ApplicationAddress string
 	Version            string
 }
 
-// Cluster is the raft cluster as its leader sees it: Members in ascending order
-// of their ids.
+// Cluster is the raft cluster as its leader sees it.
 type Cluster struct {
 	ID       string
 	LeaderID string
 	Term     uint64
-	Members  []Member
+	Members  []Member // in ascending order of their ids
 }
 
 // ClusterEventType names what happened to the raft cluster.
 type ClusterEventType string
 
-// The types of events that a follower of the raft cluster is told.
+// The types of events in a stream about the raft cluster.
 const (
 	LeaderChanged       ClusterEventType = "leader_changed"
 	InstanceAdded       ClusterEventType = "instance_added"
@@ -34,13 +33,13 @@ const (
 // ClusterEvent is one difference between two states of the raft cluster.
 type ClusterEvent struct {
 	Type ClusterEventType
-	// Member is the instance after the event; a removed one, as it was last.
+	// Member is the instance after the event; for InstanceRemoved, its last state.
 	Member Member
 	Term   uint64
 }
 
-// EventsSince gives what happened between earlier and c: the leader first, then
-// the instances in ascending order of their ids.
+// EventsSince returns the events that lead from earlier to c: a change of leader or
+// term first, then the instances in ascending order of their ids.
 func (c Cluster) EventsSince(earlier Cluster) []ClusterEvent {
 	var events []ClusterEvent
 	add := func(kind ClusterEventType, m Member) {
@@ -49,7 +48,7 @@ func (c Cluster) EventsSince(earlier Cluster) []ClusterEvent {
 	if c.LeaderID != earlier.LeaderID || c.Term != earlier.Term {
 		add(LeaderChanged, c.member(c.LeaderID))
 	}
-	// Both lists ascend, so one walk over them meets every id once.
+	// Both lists are in ascending order, so one pass merges them.
 	before, after := earlier.Members, c.Members
 	for len(before) > 0 || len(after) > 0 {
 		switch {
@@ -69,8 +68,8 @@ func (c Cluster) EventsSince(earlier Cluster) []ClusterEvent {
 	return events
 }
 
-// WithRoster gives c with another membership: of those who stay what is known of them,
-// of the others that nothing is.
+// WithRoster returns c with the members of roster. Members that stay keep what is known
+// about them; nothing is known about new members.
 func (c Cluster) WithRoster(roster Roster) Cluster {
 	members := make([]Member, 0, len(c.Members))
 	for _, instance := range roster.Instances() {
@@ -90,11 +89,11 @@ func eventsOf(before, after Member) []ClusterEventType {
 	case !before.Reachable && after.Reachable:
 		kinds = append(kinds, InstanceReachable)
 	}
-	// What an instance says of itself counts only while it answers: its empty
-	// fields are no news beside the event that says that it is gone.
-	saysOther := before.Reachable && after.Reachable &&
+	// The address and the version of an instance become empty when it is unreachable.
+	// InstanceUnreachable has told that already, so it is no update as well.
+	reportsOther := before.Reachable && after.Reachable &&
 		(before.ApplicationAddress != after.ApplicationAddress || before.Version != after.Version)
-	if before.Instance != after.Instance || saysOther {
+	if before.Instance != after.Instance || reportsOther {
 		kinds = append(kinds, InstanceUpdated)
 	}
 	return kinds

@@ -5,14 +5,14 @@ import (
 	"fmt"
 )
 
-// MaxBatch is how many changes a Batch, and how many nodes an Expire, may hold.
+// MaxBatch limits the commands of a Batch and the nodes of an Expire.
 const MaxBatch = 1000
 
-// Command is a wish to change the registry. It is plain data, so that it can be
+// Command asks for a change of the registry. It is plain data, so that it can be
 // replicated; Registry.Apply decides on it.
 type Command interface{ isCommand() }
 
-// Register adds Node, or replaces the node of that id.
+// Register adds Node, or replaces the node that has its id.
 type Register struct {
 	Node CacheNode
 	If   Condition
@@ -24,27 +24,27 @@ type Deregister struct {
 	If Condition
 }
 
-// Batch carries out all of its commands, in order, or none of them. They are
-// Register and Deregister: see NewBatch.
+// Batch carries out all of its commands, in order, or none of them. Each command is a
+// Register or a Deregister: see NewBatch.
 type Batch struct {
 	Commands []Command
 }
 
-// Expire does to each of these nodes what it asked for when its time to live
-// runs out. A node that is no longer at the revision given is left alone: it is
-// not the one that was meant. Nothing about it can be refused.
+// Expire does to each of these nodes what its OnExpiry says. It skips a node that is no
+// longer at the given revision, because the node has changed since its time ran out.
+// Expire is never refused.
 type Expire struct {
 	Nodes []NodeAt
 }
 
-// NodeAt is a node as it was at its revision.
+// NodeAt names a node at one of its revisions.
 type NodeAt struct {
 	ID       string
 	Revision Revision
 }
 
-// Revive makes a node that expiry made down what it was before. Any other node
-// stays as it is.
+// Revive gives a node that expiry made down the state that it had before. It leaves any
+// other node unchanged.
 type Revive struct {
 	ID string
 }
@@ -55,18 +55,18 @@ func (Batch) isCommand()      {}
 func (Expire) isCommand()     {}
 func (Revive) isCommand()     {}
 
-// Edit is one change of a batch in a client's words: Put or Remove, the other
-// one nil.
+// Edit is one change of a batch as a client asked for it. Exactly one of Put and Remove
+// must be set.
 type Edit struct {
 	Put    *NodeSpec
 	Remove *string
-	// IfRevision, if given, is the revision that the node must be at; 0, with
-	// Put only, that there must be none.
+	// IfRevision, if set, is the revision that the node must be at. 0, allowed with Put
+	// only, means that the node must not exist.
 	IfRevision *Revision
 }
 
-// NewBatch makes a batch out of a client's words, or says everything that is
-// wrong with them (InvalidError, joined).
+// NewBatch makes a batch of what a client asked for, or returns all its faults at once
+// (InvalidError, joined).
 func NewBatch(edits []Edit) (Batch, error) {
 	if len(edits) == 0 || len(edits) > MaxBatch {
 		return Batch{}, invalid("changes", "must be 1 to %d, not %d", MaxBatch, len(edits))
@@ -115,20 +115,20 @@ type Expectation uint8
 // What a command can expect of the node that it names.
 const (
 	Anything   Expectation = iota // no condition
-	Absent                        // there is no such node
-	Present                       // there is one
-	AtRevision                    // there is one, and its revision is Condition.Revision
+	Absent                        // the node does not exist
+	Present                       // the node exists
+	AtRevision                    // the node exists and is at Condition.Revision
 )
 
-// Condition is what must be true of the named node for a command to be carried
-// out. The zero value holds always.
+// Condition is what must be true of the node that a command names for the command to be
+// carried out. The zero Condition always holds.
 type Condition struct {
 	Expect   Expectation
 	Revision Revision // with AtRevision
 }
 
-// check is nil when the condition holds for the node named id, which is nil when there is
-// none.
+// check returns nil if the condition holds for the node named id, else
+// ErrConditionFailed. node is nil if there is no such node.
 func (c Condition) check(id string, node *CacheNode) error {
 	switch {
 	case c.Expect == Absent && node != nil:

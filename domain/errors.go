@@ -6,7 +6,7 @@ import (
 )
 
 // Why a command or a membership change is refused. A refusal is final: nothing
-// happened, and the same request meets the same answer until the state changes.
+// happened, and the same request gets the same answer until the state changes.
 var (
 	ErrInvalid         = errors.New("invalid")
 	ErrAddressInUse    = errors.New("address in use")
@@ -19,9 +19,9 @@ var (
 	ErrNotVoter        = errors.New("not a voter")
 )
 
-// Why an instance is not admitted. Nothing happened, or it was taken back, unless the
-// error says that it could not be. These depend on what answers at an address when the
-// leader asks, so the same request may succeed later.
+// Why an instance is not admitted to the raft cluster. Nothing happened, or what happened
+// was undone, unless the error says that it could not be. These depend on what answers at
+// an address when the leader asks, so the same request may succeed later.
 var (
 	ErrUnreachable  = errors.New("instance unreachable")
 	ErrIDMismatch   = errors.New("id mismatch")
@@ -30,11 +30,10 @@ var (
 	ErrIDInUse      = errors.New("id in use")
 )
 
-// ErrClusterFull: the raft cluster takes no more instances.
+// ErrClusterFull: the raft cluster has MaxInstances members.
 var ErrClusterFull = errors.New("cluster full")
 
-// InvalidError says which field of a value breaks which rule. It matches
-// ErrInvalid.
+// InvalidError says which field of a value breaks which rule. It matches ErrInvalid.
 type InvalidError struct {
 	Field  string
 	Reason string
@@ -49,8 +48,7 @@ func invalid(field, format string, args ...any) error {
 	return &InvalidError{Field: field, Reason: fmt.Sprintf(format, args...)}
 }
 
-// parts gives the errors that were joined to err, also to one of those, each by
-// itself.
+// parts returns the errors that errors.Join made err of, recursively.
 func parts(err error) []error {
 	joined, ok := err.(interface{ Unwrap() []error })
 	switch {
@@ -66,12 +64,13 @@ func parts(err error) []error {
 	return all
 }
 
-// Refusal is the registry's "no" to a command: why, at which revision it was
-// decided, and what the node that the command names was at that moment.
+// Refusal is the registry's "no" to a command: the reason, and what the registry held
+// when it refused.
 type Refusal struct {
-	Err      error
+	Err error
+	// Revision is that of the registry.
 	Revision Revision
-	// Current is the node that the command names; nil when there is none.
+	// Current is the node that the command names; nil if there is none.
 	Current *CacheNode
 }
 
@@ -82,5 +81,5 @@ func NoSuchNode(id string, revision Revision) *Refusal {
 
 func (r *Refusal) Error() string { return r.Err.Error() }
 
-// Unwrap gives the reason, so that errors.Is finds its sentinel.
+// Unwrap returns the reason.
 func (r *Refusal) Unwrap() error { return r.Err }

@@ -6,20 +6,20 @@ import (
 	"slices"
 )
 
-// Filter says which nodes somebody wants to know of: those of which all that it
-// names is true. The zero value is all nodes. It never changes.
+// Filter selects nodes: a node matches if it meets every criterion that is set. The
+// zero Filter matches all nodes. A Filter is never modified.
 type Filter struct {
 	Pool  *string
 	State *State
-	Zone  *string // "" is for nodes without one
-	// Labels must all be there, with these values.
+	Zone  *string // "" matches the nodes without a zone
+	// Labels are labels that a node must have, with these values.
 	Labels []Label
 }
 
 // Label is one label of a node.
 type Label struct{ Key, Value string }
 
-// Validate says everything that is wrong with f (InvalidError, joined).
+// Validate returns all faults of f at once (InvalidError, joined).
 func (f Filter) Validate() error {
 	var faults []error
 	if f.Pool != nil {
@@ -40,13 +40,13 @@ func (f Filter) Validate() error {
 	return errors.Join(faults...)
 }
 
-// All reports whether f leaves nothing out.
+// All reports whether f matches every node.
 func (f Filter) All() bool {
 	return f.Pool == nil && f.State == nil && f.Zone == nil && len(f.Labels) == 0
 }
 
-// Normalized gives the filter that leaves out the same, with its labels in one
-// order and each of them once.
+// Normalized returns a filter that matches the same nodes, with its labels sorted
+// and without duplicates.
 func (f Filter) Normalized() Filter {
 	f.Labels = slices.Clone(f.Labels)
 	slices.SortFunc(f.Labels, func(a, b Label) int {
@@ -56,7 +56,7 @@ func (f Filter) Normalized() Filter {
 	return f
 }
 
-// Matches reports whether n is one of the nodes.
+// Matches reports whether f selects n.
 func (f Filter) Matches(n *CacheNode) bool {
 	switch {
 	case f.Pool != nil && n.Pool != *f.Pool,
@@ -72,10 +72,10 @@ func (f Filter) Matches(n *CacheNode) bool {
 	return true
 }
 
-// Change gives c as it is to somebody who knows of the matching nodes only: a
-// node that comes to match is added to them, one that no longer does is removed
-// from them as it was last. False when it is no change to them. c is a change of
-// the history: it did change something.
+// Change returns c as a subscriber sees it who knows only the matching nodes. A node
+// that begins to match is Added; a node that ceases to match is Removed, in the last
+// state in which it matched. It returns false if c concerns no matching node. c must be
+// a change from the history, so its Effect is not Unchanged.
 func (f Filter) Change(c Change) (Change, bool) {
 	was := c.Previous != nil && f.Matches(c.Previous)
 	is := c.Effect != Removed && f.Matches(c.Node)

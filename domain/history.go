@@ -5,8 +5,7 @@ import (
 	"slices"
 )
 
-// How much of the past is kept: this many changes, or fewer when they are more
-// than this many bytes.
+// The limits of the history: the oldest changes are dropped when it exceeds either one.
 const (
 	HistoryLength = 10_000
 	HistoryBytes  = 32 << 20
@@ -15,8 +14,9 @@ const (
 // history is the latest changes, with no gap between their revisions. Which
 // ones it holds depends on the changes alone, so it is equal on every replica.
 //
-// A header of the slice is shared with views. That is safe: an element is
-// written once, before any header reaches it, and trimming only moves the start.
+// Views share the array behind the slice. That is safe: an element is written once,
+// before any view can reach it, and dropping old changes only moves the start of the
+// slice.
 type history struct {
 	changes []Change
 	bytes   int
@@ -33,8 +33,8 @@ func (h *history) append(c Change) {
 	h.changes = h.changes[drop:]
 }
 
-// since gives the changes after revision, in order; false when history does not
-// reach back that far.
+// since returns those of changes that came after revision, where now is the revision of
+// the last one; false if changes do not reach back that far, or revision is after now.
 func since(changes []Change, now, revision Revision) ([]Change, bool) {
 	if revision > now || now-revision > Revision(len(changes)) {
 		return nil, false

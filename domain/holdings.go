@@ -2,11 +2,11 @@ package domain
 
 import "maps"
 
-// holdings are what nodes take beside the nodes themselves: addresses, slots and bytes.
+// holdings are the addresses, slots and bytes that the nodes of a registry occupy.
 type holdings struct {
-	owners map[string]string // canonical address → id of its owner
-	pools  map[string]*slots
-	bytes  int
+	owners map[string]string // canonical address → id of the node that has it
+	pools  map[string]*slots // name of a pool → its slots; only pools with nodes
+	bytes  int               // sum of the sizes of the nodes
 }
 
 func newHoldings() holdings {
@@ -18,13 +18,13 @@ func (h *holdings) ownerOf(address string) (id string, taken bool) {
 	return id, taken
 }
 
-// hold counts n in, but for its slot.
+// hold records the address and the bytes of n; claim records its slot.
 func (h *holdings) hold(n *CacheNode) {
 	h.owners[canonicalAddress(n.Address)] = n.ID
 	h.bytes += n.size()
 }
 
-// letGo takes back hold.
+// letGo undoes hold.
 func (h *holdings) letGo(n *CacheNode) {
 	delete(h.owners, canonicalAddress(n.Address))
 	h.bytes -= n.size()
@@ -37,9 +37,10 @@ func (h *holdings) pool(name string) *slots {
 	return h.pools[name]
 }
 
-// claim takes the slot of n; false when it is taken already.
+// claim takes the slot of n; false if the slot is taken or out of range.
 func (h *holdings) claim(n *CacheNode) bool { return h.pool(n.Pool).claim(n.Slot) }
 
+// release undoes claim.
 func (h *holdings) release(n *CacheNode) {
 	pool := h.pools[n.Pool]
 	pool.release(n.Slot)

@@ -1,10 +1,10 @@
 package domain
 
-// MaxIDBytes is how many bytes an id, a pool's name or a label's key may have.
+// MaxIDBytes limits the length of an id, a pool's name and a label's key.
 const MaxIDBytes = 128
 
-// CheckID says whether id is one: 1 to 128 of A-Z a-z 0-9 . _ : - beginning
-// with a letter or a digit. The error names field.
+// CheckID reports an error (InvalidError about field) unless id is 1 to 128
+// characters of A-Z a-z 0-9 . _ : - and begins with a letter or a digit.
 func CheckID(field, id string) error {
 	switch {
 	case id == "":

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Suffrage says whether an instance counts in elections and commits.
+// Suffrage says whether an instance counts towards the majority of raft.
 type Suffrage string
 
-// A voter counts; a nonvoter only receives the log.
+// A voter counts in elections and commits; a nonvoter only receives the log.
 const (
 	Voter    Suffrage = "voter"
 	Nonvoter Suffrage = "nonvoter"
@@ -23,8 +23,8 @@ type Instance struct {
 	Suffrage    Suffrage
 }
 
-// NewInstance makes an instance out of an operator's words, or says everything
-// that is wrong with them (InvalidError, joined). A nil suffrage means Voter.
+// NewInstance makes an instance of what an operator asked for, or returns all its
+// faults at once (InvalidError, joined). A nil suffrage means Voter.
 func NewInstance(id, raftAddress string, suffrage *Suffrage) (Instance, error) {
 	i := Instance{ID: id, RaftAddress: raftAddress, Suffrage: valueOr(suffrage, Voter)}
 	faults := []error{CheckID("id", id), CheckAdvertisedAddress("address", raftAddress)}
@@ -37,8 +37,8 @@ func NewInstance(id, raftAddress string, suffrage *Suffrage) (Instance, error) {
 	return i, nil
 }
 
-// CheckAdvertisedAddress says whether address is one that others can dial:
-// CheckAddress, and no wildcard.
+// CheckAdvertisedAddress reports an error (InvalidError about field) unless address is
+// one that others can dial: it passes CheckAddress and is no wildcard.
 func CheckAdvertisedAddress(field, address string) error {
 	if err := CheckAddress(field, address); err != nil {
 		return err
@@ -49,23 +49,23 @@ func CheckAdvertisedAddress(field, address string) error {
 	return nil
 }
 
-// Roster is the membership of the raft cluster: its instances in ascending
-// order of their ids. It never changes; a change of membership makes another.
+// Roster is the membership of the raft cluster. It is immutable: a change of the
+// membership makes another Roster.
 type Roster struct {
-	instances []Instance
+	instances []Instance // in ascending order of their ids
 }
 
-// NewRoster gives the roster of these instances.
+// NewRoster returns the roster of these instances, which may be in any order.
 func NewRoster(instances ...Instance) Roster {
 	sorted := slices.Clone(instances)
 	slices.SortFunc(sorted, func(a, b Instance) int { return strings.Compare(a.ID, b.ID) })
 	return Roster{instances: sorted}
 }
 
-// Instances gives the members in ascending order of their ids.
+// Instances returns the members in ascending order of their ids.
 func (r Roster) Instances() []Instance { return slices.Clone(r.instances) }
 
-// IDs gives the ids of the members in ascending order.
+// IDs returns the ids of the members in ascending order.
 func (r Roster) IDs() []string {
 	ids := make([]string, len(r.instances))
 	for i, instance := range r.instances {
@@ -74,7 +74,7 @@ func (r Roster) IDs() []string {
 	return ids
 }
 
-// Find gives the instance named id; false when it is no member.
+// Find returns the instance named id; false if it is not a member.
 func (r Roster) Find(id string) (Instance, bool) {
 	i := slices.IndexFunc(r.instances, func(i Instance) bool { return i.ID == id })
 	if i < 0 {
@@ -83,7 +83,7 @@ func (r Roster) Find(id string) (Instance, bool) {
 	return r.instances[i], true
 }
 
-// Voters is how many instances count in elections.
+// Voters is the number of voters.
 func (r Roster) Voters() int {
 	voters := 0
 	for _, i := range r.instances {
@@ -97,27 +97,27 @@ func (r Roster) Voters() int {
 // StepKind is the kind of a Step.
 type StepKind uint8
 
-// The ways to change a membership, each safe to commit by itself.
+// The kinds of steps. Each is safe to commit by itself.
 const (
-	SetVoter    StepKind = iota // add as voter, or move and promote
-	SetNonvoter                 // add as nonvoter, or move and leave the suffrage
+	SetVoter    StepKind = iota // add a voter, or give a member this address and make it a voter
+	SetNonvoter                 // add a nonvoter, or give a member this address; its suffrage stays
 	Demote                      // make a voter a nonvoter
 )
 
-// Step is one change of the membership that raft can commit.
+// Step is one change of the membership that raft commits as one log entry.
 type Step struct {
 	Kind     StepKind
 	Instance Instance
 }
 
-// MaxInstances is how many instances a raft cluster may have. All of them fit into one event of a
-// stream, with the longest names there are.
+// MaxInstances is how many instances a raft cluster may have. All of them, even with the
+// longest names, fit into one event of a stream.
 const MaxInstances = 64
 
-// Join says which steps make the roster hold wanted as it is, none when it does
-// already. Without the last voter nothing could ever be committed again, so it
-// is not demoted (ErrLastVoter); an address has one owner (ErrAddressInUse); and there are
-// MaxInstances at most (ErrClusterFull).
+// Join returns the steps after which the roster holds wanted exactly; none if it already
+// does. It refuses an address that another member has (ErrAddressInUse), more than
+// MaxInstances members (ErrClusterFull), and to demote the last voter (ErrLastVoter),
+// without which nothing could ever be committed again.
 func (r Roster) Join(wanted Instance) ([]Step, error) {
 	address := canonicalAddress(wanted.RaftAddress)
 	for _, other := range r.instances {
@@ -138,14 +138,15 @@ func (r Roster) Join(wanted Instance) ([]Step, error) {
 	case r.Voters() == 1:
 		return nil, fmt.Errorf("%w: %q can't be a nonvoter", ErrLastVoter, wanted.ID)
 	case known.RaftAddress != wanted.RaftAddress:
-		// As long as it counts somebody has to answer for it, and nobody may be there.
+		// Demote first: while it is a voter, its new address counts towards the
+		// majority, and there may be nobody at that address to answer.
 		return []Step{{Demote, wanted}, {SetNonvoter, wanted}}, nil
 	}
 	return []Step{{Demote, wanted}}, nil
 }
 
-// Leave says whether the instance named id may be removed: ErrNoSuchInstance,
-// ErrLastVoter or nil.
+// Leave returns nil if the instance named id may be removed, else ErrNoSuchInstance or
+// ErrLastVoter.
 func (r Roster) Leave(id string) error {
 	known, isMember := r.Find(id)
 	switch {
@@ -157,8 +158,8 @@ func (r Roster) Leave(id string) error {
 	return nil
 }
 
-// Succeed says whether the instance named id may be given leadership:
-// ErrNoSuchInstance, ErrNotVoter or nil.
+// Succeed returns nil if leadership may be handed over to the instance named id, else
+// ErrNoSuchInstance or ErrNotVoter.
 func (r Roster) Succeed(id string) error {
 	known, isMember := r.Find(id)
 	switch {

@@ -27,25 +27,25 @@ type Revision uint64
 // State says whether clients should use a node.
 type State string
 
-// Active nodes serve, draining ones are on their way out, down ones are out of
-// service, because somebody says so or because they expired.
+// Active nodes serve, Draining ones are about to leave, Down ones are out of service,
+// because a client said so or because they expired.
 const (
 	Active   State = "active"
 	Draining State = "draining"
 	Down     State = "down"
 )
 
-// OnExpiry says what becomes of a node whose time to live runs out.
+// OnExpiry says what becomes of a node when its time to live runs out.
 type OnExpiry string
 
-// It is removed, or it is made down until it is heard of again.
+// The node is removed, or it is down until it is renewed or registered again.
 const (
 	RemoveOnExpiry OnExpiry = "remove"
 	DownOnExpiry   OnExpiry = "down"
 )
 
 // CacheNode is a member of the distributed cache, as the registry holds it.
-// Once it is in a registry nobody changes it, its labels included.
+// Once it is in a registry it is immutable, its labels included.
 type CacheNode struct {
 	ID      string
 	Address string
@@ -54,22 +54,22 @@ type CacheNode struct {
 	Zone    string
 	Labels  map[string]string
 	State   State
-	// TTLSeconds is how long the node stays without being renewed; 0: for ever.
+	// TTLSeconds is how long the node lives without being renewed; 0: for ever.
 	TTLSeconds int
 	OnExpiry   OnExpiry
 
+	// The registry sets this field and those below, and ignores them in a command.
 	// ExpiredFrom is the state that the node had before expiry made it down;
-	// empty unless that is why it is down. Like what follows it is the registry's
-	// own: in a command it means nothing.
+	// empty unless that is why it is down.
 	ExpiredFrom State
 
-	// Slot is the node's stable place in its pool.
+	// Slot is the node's number in its pool. It stays while the node is in the pool.
 	Slot            int
 	CreatedRevision Revision
 	Revision        Revision
 }
 
-// NodeSpec is what a client says of a node. A nil field means its default.
+// NodeSpec is a node as a client describes it. A nil field means its default.
 type NodeSpec struct {
 	ID      string
 	Address string
@@ -78,13 +78,13 @@ type NodeSpec struct {
 	Zone    string
 	Labels  map[string]string
 	State   *State
-	// TTLSeconds is nil for a node that stays for ever.
+	// TTLSeconds is nil for a node that lives for ever.
 	TTLSeconds *int
 	OnExpiry   *OnExpiry
 }
 
-// NewCacheNode makes a node out of a client's words, or says everything that is
-// wrong with them (InvalidError, joined). The node shares nothing with spec.
+// NewCacheNode makes a node of spec, or returns all faults of spec at once
+// (InvalidError, joined). The node shares no memory with spec.
 func NewCacheNode(spec NodeSpec) (CacheNode, error) {
 	n := CacheNode{
 		ID:      spec.ID,
@@ -152,8 +152,8 @@ func checkState(s State) error {
 	return nil
 }
 
-// CheckNodeID says whether id can name a cache node: CheckID, without the words
-// that the API uses in the place of an id.
+// CheckNodeID is CheckID for the id of a cache node, which must not be one of the words
+// that the API has in the place of an id.
 func CheckNodeID(id string) error {
 	if id == "sse" || id == "batch" {
 		return invalid("id", "must not be the reserved word %q", id)
@@ -161,8 +161,9 @@ func CheckNodeID(id string) error {
 	return CheckID("id", id)
 }
 
-// checkText refuses control characters too: in JSON each of them takes six
-// bytes, and a node must fit twice into one event of a stream.
+// checkText reports an error unless text is at most limit bytes of UTF-8 without control
+// characters. In JSON each of these takes six bytes, and one event of a stream must have
+// room for two versions of a node.
 func checkText(field, text string, limit int) error {
 	switch {
 	case len(text) > limit:
@@ -178,16 +179,16 @@ func checkText(field, text string, limit int) error {
 	return nil
 }
 
-// sameAs compares what clients say of a node, not what the registry adds. What
-// changes most often comes first.
+// sameAs compares what clients set, not what the registry sets. The fields that change
+// most often come first.
 func (n *CacheNode) sameAs(o *CacheNode) bool {
 	return n.Weight == o.Weight && n.State == o.State && n.TTLSeconds == o.TTLSeconds && n.OnExpiry == o.OnExpiry &&
 		n.ID == o.ID && n.Address == o.Address && n.Pool == o.Pool && n.Zone == o.Zone &&
 		maps.Equal(n.Labels, o.Labels)
 }
 
-// share gives n, which follows old, the memory of old for what is equal in both: most
-// of it, in most changes, and the history has thousands of them. Their ids are equal.
+// share makes n use the memory of old, the version before it, for all fields that are
+// equal. Most changes change little, and the history holds thousands of them.
 func (n *CacheNode) share(old *CacheNode) {
 	n.ID = old.ID
 	for _, text := range []struct{ own, known *string }{
@@ -202,20 +203,20 @@ func (n *CacheNode) share(old *CacheNode) {
 	}
 }
 
-// Expires reports whether something becomes of the node when it is not renewed:
-// it has a time to live, and is not yet what the end of that would make it.
+// Expires reports whether the node expires unless it is renewed: it has a time to live,
+// and is not already down where OnExpiry would make it down.
 func (n *CacheNode) Expires() bool {
 	return n.TTLSeconds > 0 && (n.OnExpiry != DownOnExpiry || n.State != Down)
 }
 
-// nodeOverhead stands for the fields of fixed size, and labelOverhead for what
-// keeping a label costs, when sizes are added up against a limit.
+// nodeOverhead stands for the fields of fixed size in the size of a node, labelOverhead
+// for the memory that a label takes beside its text.
 const (
 	nodeOverhead  = 128
 	labelOverhead = 32
 )
 
-// size is the node's weight in bytes against the limits of the registry and its
+// size is how many bytes the node counts towards the limits of the registry and its
 // history. It depends on the node alone, so every replica counts alike.
 func (n *CacheNode) size() int {
 	size := nodeOverhead + len(n.ID) + len(n.Address) + len(n.Pool) + len(n.Zone) + len(n.State)

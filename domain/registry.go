@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// How much a registry holds: nodes, and bytes of them.
+// The limits of a registry: the number of its nodes, and the sum of their sizes in bytes.
 const (
 	MaxNodes = 250_000
 	MaxBytes = 256 << 20
 )
 
-// Registry is the replicated state machine: the set of cache nodes, its
-// revision and its history. The same commands in the same order make the same
-// registry everywhere. It is not safe for concurrent use; its views are.
+// Registry is the replicated state machine: the set of cache nodes, its revision and
+// its history. It is deterministic: the same commands in the same order make the same
+// registry on every replica. It is not safe for concurrent use; its views are.
 type Registry struct {
 	revision Revision
 	nodes    index
@@ -22,24 +22,24 @@ type Registry struct {
 	history history
 }
 
-// NewRegistry gives the empty registry at revision 0.
+// NewRegistry returns the empty registry at revision 0.
 func NewRegistry() *Registry {
 	return &Registry{nodes: indexOf(nil), holdings: newHoldings()}
 }
 
-// View gives the registry as it is now, in constant time. What is changed after it is
-// copied first: one view after changes that came together costs less than one after each.
+// View returns the registry as it is now, in constant time. Later changes copy what they
+// modify, once per view: one view after a group of changes costs less than one after each.
 func (r *Registry) View() View {
-	// Clipped, so that a reader who appends to what a view gave copies it,
-	// instead of writing where the next change will stand.
+	// The history is clipped, so that a reader who appends to it copies it, instead
+	// of writing where the registry will write its next change.
 	return View{revision: r.revision, nodes: r.nodes.view(), changes: slices.Clip(r.history.changes)}
 }
 
-// Apply carries cmd out whole, or refuses it (*Refusal) and changes nothing. It
-// gives what each part of cmd did, in order: one change for each command of a
-// Batch, one for each node that did expire, and exactly one for anything else.
-// For each part it takes time logarithmic in the number of nodes, at most, but for the
-// first one after a View: that copies a pointer for each thousand of them.
+// Apply carries out all of cmd, or refuses it (*Refusal) and changes nothing. It
+// returns what cmd did, in order: one change for each command of a Batch, one for each
+// node that an Expire did expire, and exactly one for any other command.
+// Each change takes at most logarithmic time in the number of nodes, except for the
+// first one after a View, which copies one pointer for each thousand nodes.
 func (r *Registry) Apply(cmd Command) ([]Change, error) {
 	var changes []Change
 	switch cmd := cmd.(type) {
@@ -65,7 +65,8 @@ func (r *Registry) Apply(cmd Command) ([]Change, error) {
 	return changes, nil
 }
 
-// apply decides on one command and leaves the history to its caller.
+// apply carries out or refuses one Register, Deregister or Revive. It leaves the history
+// to its caller.
 func (r *Registry) apply(cmd Command) (Change, error) {
 	switch cmd := cmd.(type) {
 	case Register:
@@ -75,8 +76,8 @@ func (r *Registry) apply(cmd Command) (Change, error) {
 	case Revive:
 		return r.revive(cmd)
 	}
-	// The set of commands is sealed: this is a bug, and a replica that skipped a
-	// command would drift apart from the others.
+	// Only this package defines commands, so this is a bug. A replica that skipped a
+	// command would diverge from the others.
 	panic(fmt.Sprintf("domain: unknown command %T", cmd))
 }
 
@@ -91,8 +92,8 @@ func (r *Registry) refusal(cmd Command, err error) *Refusal {
 	return refusal
 }
 
-// batch does one command after the other, and takes back what it did when one
-// is refused.
+// batch carries out one command after the other. If one is refused, it undoes those
+// before it.
 func (r *Registry) batch(cmd Batch) ([]Change, error) {
 	revision := r.revision
 	changes := make([]Change, 0, len(cmd.Commands))
@@ -111,7 +112,7 @@ func (r *Registry) batch(cmd Batch) ([]Change, error) {
 	return changes, nil
 }
 
-// undo takes back the latest change, in all but the revision.
+// undo reverts change, which must be the latest one. It leaves the revision to its caller.
 func (r *Registry) undo(change *Change) {
 	switch change.Effect {
 	case Added:
@@ -131,13 +132,12 @@ func (r *Registry) undo(change *Change) {
 	}
 }
 
-// expire leaves alone what is not as it was meant, and what has nothing to
-// expire any more.
+// expire skips nodes that have changed since, and those that can't expire any more.
 func (r *Registry) expire(cmd Expire) []Change {
 	changes := make([]Change, 0, len(cmd.Nodes))
-	for _, meant := range cmd.Nodes {
-		known := r.nodes.get(meant.ID)
-		if known == nil || known.Revision != meant.Revision || !known.Expires() {
+	for _, overdue := range cmd.Nodes {
+		known := r.nodes.get(overdue.ID)
+		if known == nil || known.Revision != overdue.Revision || !known.Expires() {
 			continue
 		}
 		var change Change
@@ -154,8 +154,8 @@ func (r *Registry) expire(cmd Expire) []Change {
 	return changes
 }
 
-// revive asks for no room: what a node that is down takes less than before, a
-// few bytes, stays its own.
+// revive does not check MaxBytes. A node that expired may be a few bytes smaller than
+// before; it may always grow back by these.
 func (r *Registry) revive(cmd Revive) (Change, error) {
 	known := r.nodes.get(cmd.ID)
 	if known == nil {
@@ -263,11 +263,11 @@ func byID(a, b *CacheNode) int { return strings.Compare(a.ID, b.ID) }
 
 func sharesID(a, b *CacheNode) bool { return a.ID == b.ID }
 
-// RestoreRegistry makes the registry that a view showed, out of what the view
-// gave: its revision, its nodes and its history. It refuses what no registry
-// can be: two nodes with one id, address or slot, or a history with gaps. It
-// does not ask whether each node would be accepted today: rules get stricter,
-// and what was accepted once must stay readable.
+// RestoreRegistry rebuilds a registry from the revision, the nodes (in any order) and
+// the history that a view of it gave. It refuses what no registry can hold: two nodes
+// with one id, address or slot, or a history with gaps. It does not check whether each
+// node would be accepted today: rules get stricter, and what was accepted once must
+// stay readable.
 func RestoreRegistry(revision Revision, nodes []*CacheNode, changes []Change) (*Registry, error) {
 	r := NewRegistry()
 	r.revision = revision

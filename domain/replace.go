@@ -5,32 +5,33 @@ import (
 	"slices"
 )
 
-// Backup is a registry as it was once, here or in another cluster.
+// Backup is a registry as it was at one revision, in this cluster or in another one.
 type Backup struct {
 	ClusterID string
 	Revision  Revision
 	Nodes     *Replacement
 }
 
-// Replacement is what is to take the place of all nodes of a registry: nodes that
-// fit together, in ascending order of their ids. Like a Registry it is not safe
-// for concurrent use, and what it hands out never changes.
+// Replacement is a complete set of nodes that can replace all nodes of a registry. No
+// two of its nodes have an id, an address or a slot in common. Like a Registry it is
+// not safe for concurrent use, and the nodes that it hands out are never modified.
 type Replacement struct {
-	nodes []*CacheNode
+	nodes []*CacheNode // in ascending order of their ids
 	holdings
 }
 
-// NewReplacement gives one without nodes.
+// NewReplacement returns a Replacement without nodes.
 func NewReplacement() *Replacement {
 	return &Replacement{holdings: newHoldings()}
 }
 
-// Nodes gives the nodes in ascending order of their ids.
+// Nodes returns the nodes in ascending order of their ids.
 func (p *Replacement) Nodes() []*CacheNode { return slices.Clip(p.nodes) }
 
-// Add takes one more node, or says why it can't be beside those before it. Like
-// RestoreRegistry it asks only for what every registry needs: every replica must
-// come to the same answer, whatever its build thinks of a node. See CheckStored.
+// Add adds n, whose id must follow that of the node before. It refuses n if it conflicts
+// with an earlier node, or if there is no room. Like RestoreRegistry it checks only what
+// every registry relies on, because all replicas must decide alike, whatever rules their
+// builds have for a single node: CheckStored checks those.
 func (p *Replacement) Add(n *CacheNode) error {
 	owner, taken := p.ownerOf(n.Address)
 	switch {
@@ -53,8 +54,8 @@ func (p *Replacement) Add(n *CacheNode) error {
 	return nil
 }
 
-// CheckStored says whether a registry can hold n as it is, with what is the
-// registry's own (InvalidError, joined). Its slot is judged by Replacement.Add.
+// CheckStored reports what is wrong with a node as a registry stores it, including
+// ExpiredFrom (InvalidError, joined). Replacement.Add checks its slot.
 func CheckStored(n *CacheNode) error {
 	if err := n.validate(); err != nil {
 		return err
@@ -72,19 +73,20 @@ func CheckStored(n *CacheNode) error {
 	return nil
 }
 
-// Replaced is what a replacement did to a registry, by the number of nodes.
+// Replaced is what Registry.Replace did.
 type Replaced struct {
 	// Revision is the registry's revision afterwards.
-	Revision                           Revision
+	Revision Revision
+	// Added, Updated, Removed and Unchanged are numbers of nodes.
 	Added, Updated, Removed, Unchanged int
 }
 
-// Replace makes r hold the nodes of with and no others, all of them as they are
-// there but for their revisions, which are those of r. A node that is there
-// already, the same, makes no change. Otherwise each makes one: first those that
-// are removed, then the others, in ascending order of their ids. Where expected is
-// given and r is at another revision, it refuses (*Refusal) and changes nothing. It
-// takes time linear in the number of nodes.
+// Replace replaces all nodes of r by those of with, which get new revisions but keep
+// everything else. Each node that this removes, adds or updates makes one change: first
+// the removed nodes, then the others, both in ascending order of their ids. A node that
+// is the same in both makes none. If expected is given and r is at another revision,
+// Replace refuses (*Refusal) and changes nothing. It takes time linear in the number of
+// nodes.
 func (r *Registry) Replace(with *Replacement, expected *Revision) (Replaced, error) {
 	if expected != nil && *expected != r.revision {
 		return Replaced{}, &Refusal{
@@ -96,7 +98,7 @@ func (r *Registry) Replace(with *Replacement, expected *Revision) (Replaced, err
 	replaced := Replaced{Removed: r.removeAllBut(with.nodes, known)}
 	nodes := make([]*CacheNode, len(with.nodes))
 	for i, wanted := range with.nodes {
-		// Both ascend, so one walk over them meets every id once.
+		// Both lists are in ascending order, so one pass merges them.
 		for len(known) > 0 && known[0].ID < wanted.ID {
 			known = known[1:]
 		}
@@ -117,7 +119,7 @@ func (r *Registry) Replace(with *Replacement, expected *Revision) (Replaced, err
 	return replaced, nil
 }
 
-// removeAllBut notes the removal of those that are known and not wanted.
+// removeAllBut appends the removal of each known node that is not wanted to the history.
 func (r *Registry) removeAllBut(wanted, known []*CacheNode) (removed int) {
 	for _, n := range known {
 		for len(wanted) > 0 && wanted[0].ID < n.ID {
@@ -133,8 +135,8 @@ func (r *Registry) removeAllBut(wanted, known []*CacheNode) (removed int) {
 	return removed
 }
 
-// replaced notes that wanted takes the place of known, if that is not nil, and
-// gives it as r holds it.
+// replaced appends to the history that wanted is added, or replaces known if that is not
+// nil. It returns the node as r is to hold it.
 func (r *Registry) replaced(wanted, known *CacheNode) *CacheNode {
 	r.revision++
 	n := *wanted
@@ -148,7 +150,7 @@ func (r *Registry) replaced(wanted, known *CacheNode) *CacheNode {
 	return &n
 }
 
-// storedAs is sameAs with what the registry adds, but for the revisions.
+// storedAs is sameAs that also compares Slot and ExpiredFrom, which the registry sets.
 func (n *CacheNode) storedAs(o *CacheNode) bool {
 	return n.sameAs(o) && n.Slot == o.Slot && n.ExpiredFrom == o.ExpiredFrom
 }

@@ -5,18 +5,19 @@ import (
 	"math/bits"
 )
 
-// slots hands out the lowest free place in a pool. The zero value has nothing taken.
+// slots is the set of slots that are taken in a pool. In the zero value none is.
 type slots struct {
-	// words has 64 places each, a bit that is set being a taken one. Where none is, there is
-	// no word: a backup may put a node far behind the others, in each of many pools.
+	// words is a bitmap: word i has slots 64*i to 64*i+63, with a bit set for each that
+	// is taken. It is a map without empty words, because a backup may have one node with
+	// a very high slot in each of many pools.
 	words map[int]uint64
-	// lowest is the first word that may have a free place in it.
+	// lowest is the first word that may have a free slot in it.
 	lowest int
 	taken  int
 }
 
-// take hands out the lowest free place. It looks at each full word once, until a
-// place before it is released.
+// take takes the lowest free slot. It skips a full word only once, until a slot
+// before that word is released.
 func (s *slots) take() int {
 	for s.words[s.lowest] == ^uint64(0) {
 		s.lowest++
@@ -26,8 +27,7 @@ func (s *slots) take() int {
 	return slot
 }
 
-// claim takes a place of the caller's choice; false when it is taken already, or
-// none that a registry can have given.
+// claim takes the given slot; false if it is taken already or out of range.
 func (s *slots) claim(slot int) bool {
 	if slot < 0 || slot >= MaxNodes {
 		return false
@@ -44,7 +44,7 @@ func (s *slots) claim(slot int) bool {
 	return true
 }
 
-// release makes a taken place free.
+// release frees a slot, which must be taken.
 func (s *slots) release(slot int) {
 	word := slot / 64
 	if s.words[word] &^= 1 << (slot % 64); s.words[word] == 0 {

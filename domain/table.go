@@ -2,7 +2,7 @@ package domain
 
 import "slices"
 
-// table is a set of nodes as a view has it: it never changes. The zero table is empty.
+// table is the immutable set of nodes of a view. The zero table is empty.
 type table struct {
 	order *tree
 	rows  rows
@@ -10,7 +10,7 @@ type table struct {
 
 func (t table) size() int { return t.order.size() }
 
-// get gives the node named id, nil when there is none.
+// get returns the node named id, nil if there is none.
 func (t table) get(id string) *CacheNode {
 	row, found := t.order.get(id)
 	if !found {
@@ -19,12 +19,12 @@ func (t table) get(id string) *CacheNode {
 	return t.rows.get(row)
 }
 
-// ascend visits the nodes in ascending order of id until visit says false.
+// ascend calls visit with the nodes in ascending order of id until visit returns false.
 func (t table) ascend(visit func(*CacheNode) bool) {
 	t.order.ascend(func(row int) bool { return visit(t.rows.get(row)) })
 }
 
-// list gives the nodes in ascending order of id.
+// list returns the nodes in ascending order of id.
 func (t table) list() []*CacheNode {
 	nodes := make([]*CacheNode, 0, t.size())
 	t.ascend(func(n *CacheNode) bool {
@@ -34,42 +34,42 @@ func (t table) list() []*CacheNode {
 	return nodes
 }
 
-// rows is a list of nodes, in which a node that is replaced keeps its place, so that
-// nobody has to look for that by comparing ids. Versions of it share most of their
-// pages, of which there is one for each thousand of nodes, and leaves.
+// rows holds nodes by row number. A node keeps its row when it is replaced, so an update
+// leaves the tree alone and compares no ids. It is copied on write: versions of it share
+// the pages (one for each thousand nodes) and leaves that are equal.
 type rows []*page
 
 type page struct {
-	version uint64 // of the index that may still change it
+	version uint64 // the version of the index that may modify it; later ones copy it
 	leaves  [fanOut]*leaf
 }
 
 type leaf struct {
-	version uint64
+	version uint64 // as for page
 	nodes   [fanOut]*CacheNode
 }
 
 const (
-	fanOut     = 32 // leaves of a page, and nodes of a leaf
+	fanOut     = 32 // leaves per page, and nodes per leaf
 	rowsOfPage = fanOut * fanOut
 )
 
-// get gives what is in a row that was set.
+// get returns the node in a row that has been set before.
 func (r rows) get(row int) *CacheNode {
 	return r[row/rowsOfPage].leaves[row/fanOut%fanOut].nodes[row%fanOut]
 }
 
-// index is the table as it is now, and where in it a node is. It is changed in place,
-// but for what a view has of it, which is copied first.
+// index is the current table, with a map from id to row. Pages and leaves are modified in
+// place, unless a view shares them: those are copied first.
 type index struct {
 	table
 	version uint64         // grows with each view
-	copied  uint64         // the version in which the list of pages was
+	copied  uint64         // the version in which the list of pages was last copied
 	at      map[string]int // id → row
-	free    []int          // rows that nobody has
+	free    []int          // rows that no node has
 }
 
-// indexOf takes nodes in ascending order of their ids.
+// indexOf builds an index of nodes, which must be in ascending order of their ids.
 func indexOf(nodes []*CacheNode) index {
 	x := index{at: make(map[string]int, len(nodes))}
 	entries := make([]entry, len(nodes))
@@ -82,7 +82,7 @@ func indexOf(nodes []*CacheNode) index {
 	return x
 }
 
-// view gives the table, which stays as it is.
+// view returns the table, which later changes of the index do not affect.
 func (x *index) view() table {
 	x.version++
 	return x.table
@@ -97,7 +97,7 @@ func (x *index) get(id string) *CacheNode {
 	return x.rows.get(row)
 }
 
-// add takes in a node whose id is not there.
+// add adds a node, whose id must not be in the index yet.
 func (x *index) add(n *CacheNode) {
 	row := len(x.at)
 	if last := len(x.free) - 1; last >= 0 {
@@ -109,10 +109,10 @@ func (x *index) add(n *CacheNode) {
 	x.set(row, n)
 }
 
-// replace puts n in the place of the node with its id, which must be there.
+// replace puts n in the row of the node that has its id, which must be in the index.
 func (x *index) replace(n *CacheNode) { x.set(x.at[n.ID], n) }
 
-// remove takes out the node named id, which must be there.
+// remove removes the node named id, which must be in the index.
 func (x *index) remove(id string) {
 	row := x.at[id]
 	delete(x.at, id)
@@ -121,7 +121,8 @@ func (x *index) remove(id string) {
 	x.set(row, nil)
 }
 
-// set puts n in a row, which may be the one behind the last.
+// set puts n in a row: an existing one, or the one after the last. It copies the list of
+// pages, the page and the leaf first if a view shares them.
 func (x *index) set(row int, n *CacheNode) {
 	if x.copied != x.version {
 		x.rows, x.copied = slices.Clone(x.rows), x.version

@@ -1,8 +1,8 @@
 package domain
 
-// tree is a persistent ordered map from node id to the row that the node has: put and
-// remove leave the old tree as it was and share most of it with the new one. Both
-// take time and memory logarithmic in the number of nodes. The nil tree is empty.
+// tree is a persistent ordered map from a node's id to its row in rows. put and remove
+// return a new tree that shares most of its memory with the old one, which stays as it
+// was. Both take time and memory logarithmic in the number of nodes. The nil tree is empty.
 //
 // It is a weight-balanced tree with the parameters (3, 2) that Hirai and
 // Yamamoto proved sufficient: "Balancing weight-balanced trees", Journal of
@@ -13,7 +13,7 @@ type tree struct {
 	entry
 }
 
-// entry says in which row the node with an id is.
+// entry is the id of a node and the row that the node is in.
 type entry struct {
 	id  string
 	row int
@@ -31,7 +31,7 @@ func (t *tree) size() int {
 	return t.count
 }
 
-// get gives the row of the node named id; false when there is none.
+// get returns the row of the node named id; false if there is none.
 func (t *tree) get(id string) (row int, found bool) {
 	for t != nil {
 		switch {
@@ -46,7 +46,7 @@ func (t *tree) get(id string) (row int, found bool) {
 	return 0, false
 }
 
-// put takes in an entry whose id is not there.
+// put adds an entry, whose id must not be in the tree yet.
 func (t *tree) put(e entry) *tree {
 	switch {
 	case t == nil:
@@ -57,7 +57,7 @@ func (t *tree) put(e entry) *tree {
 	return balanced(t.left, t.entry, t.right.put(e))
 }
 
-// remove takes out the entry of id, which must be there.
+// remove removes the entry of id, which must be in the tree.
 func (t *tree) remove(id string) *tree {
 	switch {
 	case id < t.id:
@@ -81,12 +81,12 @@ func (t *tree) removeFirst() (*tree, entry) {
 	return balanced(rest, t.entry, t.right), first
 }
 
-// ascend visits the rows in ascending order of id until visit says false.
+// ascend calls visit with the rows in ascending order of id until visit returns false.
 func (t *tree) ascend(visit func(row int) bool) bool {
 	return t == nil || t.left.ascend(visit) && visit(t.row) && t.right.ascend(visit)
 }
 
-// treeOf gives the tree of entries that are in ascending order of id.
+// treeOf builds a tree of entries, which must be in ascending order of id.
 func treeOf(entries []entry) *tree {
 	if len(entries) == 0 {
 		return nil
@@ -95,14 +95,18 @@ func treeOf(entries []entry) *tree {
 	return joined(treeOf(entries[:middle]), entries[middle], treeOf(entries[middle+1:]))
 }
 
+// joined returns the tree with e at its root.
 func joined(left *tree, e entry, right *tree) *tree {
 	return &tree{left: left, right: right, count: left.size() + right.size() + 1, entry: e}
 }
 
+// heavier reports whether a has too many entries to be the sibling of b.
 func heavier(a, b *tree) bool { return a.size()+1 > balanceDelta*(b.size()+1) }
 
+// fitsSingle reports whether a single rotation restores the balance.
 func fitsSingle(inner, outer *tree) bool { return inner.size()+1 < balanceRatio*(outer.size()+1) }
 
+// balanced is joined, with the rotation that left and right need after one put or remove.
 func balanced(left *tree, e entry, right *tree) *tree {
 	switch {
 	case heavier(right, left):
