@@ -44,7 +44,7 @@ func (c *Cluster) add(ctx context.Context, wanted domain.Instance, force bool) (
 	if err != nil {
 		return domain.Instance{}, err
 	}
-	if _, err := roster.Join(wanted); err != nil {
+	if _, err := roster.StepsFor(wanted); err != nil {
 		return domain.Instance{}, err // what the membership refuses, nobody has to be asked about
 	}
 	if wanted.ID == c.Self.RaftID && wanted.Suffrage == domain.Nonvoter {
@@ -150,7 +150,7 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, seen examin
 		return false, err
 	}
 	defer release()
-	if _, err := roster.Join(wanted); err != nil {
+	if _, err := roster.StepsFor(wanted); err != nil {
 		return false, err
 	}
 	known, isMember := roster.Find(wanted.ID)
@@ -162,7 +162,7 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, seen examin
 		// An earlier wish must not promote it; also not one that is still on
 		// its way through the log, so it is not asked whether there is one.
 		wished := c.wanted(wanted.ID)
-		if err := c.Promotions.Settle(ctx, wanted.ID); err != nil {
+		if err := c.Promotions.RemovePromotion(ctx, wanted.ID); err != nil {
 			return false, err
 		}
 		return false, halfDone(wished, c.Membership.Add(ctx, wanted))
@@ -177,7 +177,7 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, seen examin
 // nonvoter, knows what is to become of it. It is said again where it is known already: the
 // end of an earlier one may still be on its way through the log.
 func (c *Cluster) stage(ctx context.Context, wanted domain.Instance, isMember bool) error {
-	if err := c.Promotions.Want(ctx, wanted.ID); err != nil {
+	if err := c.Promotions.AddPromotion(ctx, wanted.ID); err != nil {
 		return err
 	}
 	wanted.Suffrage = domain.Nonvoter
@@ -247,7 +247,7 @@ func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error
 	if err != nil {
 		return domain.Instance{}, err
 	}
-	if err := roster.Leave(id); err != nil {
+	if err := roster.CheckRemoval(id); err != nil {
 		return domain.Instance{}, err
 	}
 	if id == c.Self.RaftID {
@@ -270,7 +270,7 @@ func (c *Cluster) expel(ctx context.Context, id string) error {
 	wished := c.wanted(id)
 	if wished {
 		// Before, because an error after the removal would claim that it was not made.
-		if err := c.Promotions.Settle(ctx, id); err != nil {
+		if err := c.Promotions.RemovePromotion(ctx, id); err != nil {
 			return err
 		}
 	}

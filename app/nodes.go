@@ -138,7 +138,7 @@ func (n *Nodes) await(ctx context.Context, read ports.Read) (domain.View, error)
 func (n *Nodes) overdue(ctx context.Context, read ports.Read) (domain.View, error) {
 	view, err := n.view(ctx, read.Source)
 	if err == nil && view.Revision() < read.AtLeast {
-		err = &ports.Behind{Revision: view.Revision()}
+		err = &ports.BehindError{Revision: view.Revision()}
 	}
 	return view, err
 }

@@ -162,5 +162,5 @@ func (c *Cluster) conclude(ctx context.Context, id string, seen domain.Instance)
 		}
 		c.Logger.Info("an instance has caught up and is a voter now", "id", id)
 	}
-	return c.Promotions.Settle(ctx, id)
+	return c.Promotions.RemovePromotion(ctx, id)
 }

@@ -36,18 +36,18 @@ type refusing struct {
 	rosters atomic.Int64
 }
 
-func (r *refusing) Want(ctx context.Context, id string) error {
+func (r *refusing) AddPromotion(ctx context.Context, id string) error {
 	if r.step == "want" {
 		return ports.ErrBusy
 	}
-	return r.Instance.Want(ctx, id)
+	return r.Instance.AddPromotion(ctx, id)
 }
 
-func (r *refusing) Settle(ctx context.Context, id string) error {
+func (r *refusing) RemovePromotion(ctx context.Context, id string) error {
 	if r.step == "settle" {
 		return ports.ErrBusy
 	}
-	return r.Instance.Settle(ctx, id)
+	return r.Instance.RemovePromotion(ctx, id)
 }
 
 func (r *refusing) Roster(ctx context.Context) (domain.Roster, error) {
@@ -75,7 +75,7 @@ func TestWhatCantBeBegunIsNotDone(t *testing.T) {
 			i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
 			peers.Answer("h:4", far("n4", 0))
 			mustAdd(t, i, nonvoter("n3", "h:3"))
-			if err := i.Want(t.Context(), "n3"); err != nil {
+			if err := i.AddPromotion(t.Context(), "n3"); err != nil {
 				t.Fatal(err)
 			}
 			before, _ := i.State()
@@ -103,24 +103,24 @@ type unsure struct {
 func (u *unsure) arrive() {
 	if id := u.onWay; id != "" {
 		u.onWay = ""
-		if err := u.Instance.Settle(u.t.Context(), id); err != nil {
+		if err := u.Instance.RemovePromotion(u.t.Context(), id); err != nil {
 			u.t.Error(err)
 		}
 	}
 }
 
-func (u *unsure) Settle(ctx context.Context, id string) error {
+func (u *unsure) RemovePromotion(ctx context.Context, id string) error {
 	if !u.begun {
 		u.begun, u.onWay = true, id
 		return ports.ErrOutcomeUnknown
 	}
 	u.arrive()
-	return u.Instance.Settle(ctx, id)
+	return u.Instance.RemovePromotion(ctx, id)
 }
 
-func (u *unsure) Want(ctx context.Context, id string) error {
+func (u *unsure) AddPromotion(ctx context.Context, id string) error {
 	u.arrive()
-	return u.Instance.Want(ctx, id)
+	return u.Instance.AddPromotion(ctx, id)
 }
 
 // The end of an earlier wish does not take a later one with it.
@@ -140,7 +140,7 @@ func TestAWishOutlivesTheEndOfAnEarlierOne(t *testing.T) {
 				i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
 				peers.Answer(test.answers, far("n3", 1))
 				mustAdd(t, i, nonvoter("n3", "h:3"))
-				if err := i.Want(t.Context(), "n3"); err != nil {
+				if err := i.AddPromotion(t.Context(), "n3"); err != nil {
 					t.Fatal(err)
 				}
 				u := &unsure{Instance: i, t: t}

@@ -137,7 +137,7 @@ func TestPromotion(t *testing.T) {
 			p.mustHave(t, voter("n3", "h:3"))
 		},
 		"who never became a member is forgotten, but not soon": func(t *testing.T, p promoting) {
-			if err := p.instance.Want(t.Context(), "n8"); err != nil {
+			if err := p.instance.AddPromotion(t.Context(), "n8"); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(9 * time.Second)
@@ -146,7 +146,7 @@ func TestPromotion(t *testing.T) {
 			p.mustWant(t)
 		},
 		"who becomes a member late is promoted": func(t *testing.T, p promoting) {
-			if err := p.instance.Want(t.Context(), "n3"); err != nil {
+			if err := p.instance.AddPromotion(t.Context(), "n3"); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(9 * time.Second)
@@ -211,7 +211,7 @@ func TestAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
 		"it moves to where nobody answers": {
 			func(ctx context.Context, i *portstest.Instance) error { return i.Add(ctx, nonvoter("n3", "h:4")) }, nonvoter("n3", "h:4")},
 		"nobody wants it any more": {
-			func(ctx context.Context, i *portstest.Instance) error { return i.Settle(ctx, "n3") }, nonvoter("n3", "h:3")},
+			func(ctx context.Context, i *portstest.Instance) error { return i.RemovePromotion(ctx, "n3") }, nonvoter("n3", "h:3")},
 		"it is removed": {
 			func(ctx context.Context, i *portstest.Instance) error { return i.Remove(ctx, "n3") }, domain.Instance{}},
 		"it is made a voter": {
@@ -222,7 +222,7 @@ func TestAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				i := portstest.NewInstance("n1", "h:1")
 				mustAdd(t, i, nonvoter("n3", "h:3"))
-				if err := i.Want(t.Context(), "n3"); err != nil {
+				if err := i.AddPromotion(t.Context(), "n3"); err != nil {
 					t.Fatal(err)
 				}
 				var once sync.Once
@@ -380,14 +380,14 @@ func (c *counted) ReadIndex(ctx context.Context) (uint64, error) {
 	return c.Instance.ReadIndex(ctx)
 }
 
-func (c *counted) Want(ctx context.Context, id string) error {
+func (c *counted) AddPromotion(ctx context.Context, id string) error {
 	c.wants.Add(1)
-	return c.Instance.Want(ctx, id)
+	return c.Instance.AddPromotion(ctx, id)
 }
 
-func (c *counted) Settle(ctx context.Context, id string) error {
+func (c *counted) RemovePromotion(ctx context.Context, id string) error {
 	c.wants.Add(1)
-	return c.Instance.Settle(ctx, id)
+	return c.Instance.RemovePromotion(ctx, id)
 }
 
 // stalled is a membership that nobody waits long enough for to change it.
@@ -428,7 +428,7 @@ func TestWhatIsHalfDoneIsNotCalledUndone(t *testing.T) {
 					mustAdd(t, i, *test.member)
 				}
 				if test.wanted {
-					if err := i.Want(t.Context(), "n3"); err != nil {
+					if err := i.AddPromotion(t.Context(), "n3"); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -460,7 +460,7 @@ func TestNobodyIsPromotedWhileNobodyKnowsHowFarItHasToBe(t *testing.T) {
 		i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
 		peers.Answer("h:3", far("n3", 100))
 		mustAdd(t, i, nonvoter("n3", "h:3"))
-		if err := i.Want(t.Context(), "n3"); err != nil {
+		if err := i.AddPromotion(t.Context(), "n3"); err != nil {
 			t.Fatal(err)
 		}
 		p := promoting{Cluster: newCluster(unproven{i}, peers), instance: i}
@@ -497,12 +497,12 @@ func (l *losing) at(step string, do func() error) error {
 	return errors.Join(do(), l.Instance.HandOver(context.Background(), "n2"), ports.ErrOutcomeUnknown)
 }
 
-func (l *losing) Want(ctx context.Context, id string) error {
-	return l.at("want", func() error { return l.Instance.Want(ctx, id) })
+func (l *losing) AddPromotion(ctx context.Context, id string) error {
+	return l.at("want", func() error { return l.Instance.AddPromotion(ctx, id) })
 }
 
-func (l *losing) Settle(ctx context.Context, id string) error {
-	return l.at("settle", func() error { return l.Instance.Settle(ctx, id) })
+func (l *losing) RemovePromotion(ctx context.Context, id string) error {
+	return l.at("settle", func() error { return l.Instance.RemovePromotion(ctx, id) })
 }
 
 func (l *losing) Add(ctx context.Context, instance domain.Instance) error {

@@ -114,11 +114,11 @@ type Step struct {
 // longest names, fit into one event of a stream.
 const MaxInstances = 64
 
-// Join returns the steps after which the roster holds wanted exactly; none if it already
+// StepsFor returns the steps after which the roster holds wanted exactly; none if it already
 // does. It refuses an address that another member has (ErrAddressInUse), more than
 // MaxInstances members (ErrClusterFull), and to demote the last voter (ErrLastVoter),
 // without which nothing could ever be committed again.
-func (r Roster) Join(wanted Instance) ([]Step, error) {
+func (r Roster) StepsFor(wanted Instance) ([]Step, error) {
 	address := canonicalAddress(wanted.RaftAddress)
 	for _, other := range r.instances {
 		if other.ID != wanted.ID && canonicalAddress(other.RaftAddress) == address {
@@ -145,9 +145,9 @@ func (r Roster) Join(wanted Instance) ([]Step, error) {
 	return []Step{{Demote, wanted}}, nil
 }
 
-// Leave returns nil if the instance named id may be removed, else ErrNoSuchInstance or
+// CheckRemoval returns nil if the instance named id may be removed, else ErrNoSuchInstance or
 // ErrLastVoter.
-func (r Roster) Leave(id string) error {
+func (r Roster) CheckRemoval(id string) error {
 	known, isMember := r.Find(id)
 	switch {
 	case !isMember:
@@ -158,9 +158,9 @@ func (r Roster) Leave(id string) error {
 	return nil
 }
 
-// Succeed returns nil if leadership may be handed over to the instance named id, else
+// CheckSuccessor returns nil if leadership may be handed over to the instance named id, else
 // ErrNoSuchInstance or ErrNotVoter.
-func (r Roster) Succeed(id string) error {
+func (r Roster) CheckSuccessor(id string) error {
 	known, isMember := r.Find(id)
 	switch {
 	case !isMember:

@@ -133,7 +133,7 @@ func TestJoin(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			before := test.roster.Instances()
-			got, err := test.roster.Join(test.wanted)
+			got, err := test.roster.StepsFor(test.wanted)
 			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
 				t.Fatalf("%v, want %v", err, test.err)
 			}
@@ -159,7 +159,7 @@ func TestLeave(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			if err := test.roster.Leave(test.id); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+			if err := test.roster.CheckRemoval(test.id); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
 				t.Fatalf("%v, want %v", err, test.err)
 			}
 		})
@@ -178,7 +178,7 @@ func TestSucceed(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			if err := roster.Succeed(test.id); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
+			if err := roster.CheckSuccessor(test.id); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
 				t.Fatalf("%v, want %v", err, test.err)
 			}
 		})

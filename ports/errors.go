@@ -44,11 +44,11 @@ var (
 	ErrOutcomeUnknown = errors.New("the outcome of the write is not known: it may have taken effect, or may yet")
 )
 
-// Behind is ErrBehind with the revision that was read instead.
-type Behind struct{ Revision domain.Revision }
+// BehindError is ErrBehind with the revision that was read instead.
+type BehindError struct{ Revision domain.Revision }
 
-func (b *Behind) Error() string {
+func (b *BehindError) Error() string {
 	return fmt.Sprintf("%v: this instance is at %d", ErrBehind, b.Revision)
 }
 
-func (b *Behind) Unwrap() error { return ErrBehind }
+func (b *BehindError) Unwrap() error { return ErrBehind }

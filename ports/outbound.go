@@ -97,9 +97,9 @@ type LocalState struct {
 	Quarantine string
 	// Removed: this instance was a member, and is none any more.
 	Removed bool
-	// Elsewhere is the raft address that the membership has of this instance, where it is not
+	// RosterRaftAddress is the raft address that the membership has of this instance, where it is not
 	// its own; else empty. A leader looks for it there.
-	Elsewhere string
+	RosterRaftAddress string
 	// DiskTrouble says what is wrong with the disk of this instance, which neither
 	// leads nor stands for election meanwhile; empty when nothing is.
 	DiskTrouble string
@@ -147,8 +147,8 @@ func (s LocalState) Unready(asking string) []string {
 		reasons = append(reasons, s.DiskTrouble)
 	}
 	switch {
-	case s.LeaderID == "" && s.Elsewhere != "":
-		reasons = append(reasons, "it knows no leader: as far as it knows, it is a member at "+s.Elsewhere+
+	case s.LeaderID == "" && s.RosterRaftAddress != "":
+		reasons = append(reasons, "it knows no leader: as far as it knows, it is a member at "+s.RosterRaftAddress+
 			", which is not its raft address: start it at that one, or with --join, or tell the leader (PUT /raft/node)")
 	case s.LeaderID == "":
 		reasons = append(reasons, "it knows no leader")
@@ -198,10 +198,10 @@ type Membership interface {
 // leader goes on with them. All but the leader answer ErrNotLeader. Safe for
 // concurrent use.
 type Promotions interface {
-	// Want adds id to them, and Settle takes it out; both may be done again.
+	// AddPromotion adds id to them, and Settle takes it out; both may be done again.
 	// Errors are those of Registry.Propose.
-	Want(ctx context.Context, id string) error
-	Settle(ctx context.Context, id string) error
+	AddPromotion(ctx context.Context, id string) error
+	RemovePromotion(ctx context.Context, id string) error
 }
 
 // Formats is what the instances of the cluster can read of the replicated log: each

@@ -93,7 +93,7 @@ func TestOneInstanceProposesWhatItReads(t *testing.T) {
 	}
 	alone.eventually(t, "leading", leading)
 	register(t, alone, "a")
-	if err := alone.Want(within(t), "n2"); err != nil {
+	if err := alone.AddPromotion(within(t), "n2"); err != nil {
 		t.Errorf("a wish: %v", err)
 	}
 }

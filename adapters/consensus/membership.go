@@ -41,7 +41,7 @@ func (n *Node) RosterHere(ctx context.Context) (domain.Roster, error) {
 // Add implements ports.Membership.
 func (n *Node) Add(ctx context.Context, instance domain.Instance) error {
 	return n.changeMembership(ctx, func(current domain.Roster) ([]change, error) {
-		steps, err := current.Join(instance)
+		steps, err := current.StepsFor(instance)
 		if slices.ContainsFunc(steps, func(s domain.Step) bool { return s.Kind == domain.Demote }) {
 			err = n.CanSpare(ctx, instance.ID)
 		}
@@ -90,7 +90,7 @@ func (n *Node) proposePromotion(ctx context.Context, p promotion) error {
 // Remove implements ports.Membership.
 func (n *Node) Remove(ctx context.Context, id string) error {
 	return n.changeMembership(ctx, func(current domain.Roster) ([]change, error) {
-		if err := current.Leave(id); err != nil {
+		if err := current.CheckRemoval(id); err != nil {
 			return nil, err
 		}
 		return []change{func() raft.IndexFuture {
@@ -213,7 +213,7 @@ func (n *Node) HandOver(ctx context.Context, to string) error {
 	}
 	successors := n.successors()
 	if to != "" {
-		if err := n.roster().Succeed(to); err != nil {
+		if err := n.roster().CheckSuccessor(to); err != nil {
 			return err
 		}
 		successors = slices.DeleteFunc(successors, func(s raft.Server) bool { return s.ID != raft.ServerID(to) })

@@ -133,7 +133,7 @@ func TestAPromotionOutlivesItsLeader(t *testing.T) {
 				asLeft := voter(joining)
 				asLeft.Suffrage = domain.Nonvoter
 				// What the leader does before it promotes anybody.
-				if err := leader.Want(within(t), "joining"); err != nil {
+				if err := leader.AddPromotion(within(t), "joining"); err != nil {
 					t.Fatal(err)
 				}
 				mustAdd(t, leader, asLeft)

@@ -81,11 +81,11 @@ func TestWhoIsToBeAVoterKnowsThatFromItsLog(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			leader := startCluster(t, 1, nil)[0]
 			joining := start(t, instanceConfig{id: "joining", directory: t.TempDir()})
-			if err := leader.Want(within(t), "joining"); err != nil {
+			if err := leader.AddPromotion(within(t), "joining"); err != nil {
 				t.Fatal(err)
 			}
 			if settled {
-				if err := leader.Settle(within(t), "joining"); err != nil {
+				if err := leader.RemovePromotion(within(t), "joining"); err != nil {
 					t.Fatal(err)
 				}
 			}

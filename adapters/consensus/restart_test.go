@@ -114,14 +114,14 @@ func TestAnInstanceThatMovedSaysWhereItIsAMember(t *testing.T) {
 	moved := instanceConfig{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) { moved = *config })
 	for _, i := range cluster {
-		if state, _ := i.State(); state.Elsewhere != "" {
-			t.Errorf("%s is a member at %s, it says", i.config.ID, state.Elsewhere)
+		if state, _ := i.State(); state.RosterRaftAddress != "" {
+			t.Errorf("%s is a member at %s, it says", i.config.ID, state.RosterRaftAddress)
 		}
 	}
 	before := cluster[2].raftAddress()
 	cluster[2].stop(t)
 	moved.address = ""
 	start(t, moved).eventually(t, "it says where it is a member", func(state ports.LocalState) bool {
-		return state.Elsewhere == string(before) && state.LeaderID == ""
+		return state.RosterRaftAddress == string(before) && state.LeaderID == ""
 	})
 }

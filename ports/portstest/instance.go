@@ -287,11 +287,11 @@ func (i *Instance) shared() int {
 	return shared
 }
 
-// Want implements ports.Promotions.
-func (i *Instance) Want(ctx context.Context, id string) error { return i.promote(ctx, id, true) }
+// AddPromotion implements ports.Promotions.
+func (i *Instance) AddPromotion(ctx context.Context, id string) error { return i.promote(ctx, id, true) }
 
-// Settle implements ports.Promotions.
-func (i *Instance) Settle(ctx context.Context, id string) error { return i.promote(ctx, id, false) }
+// RemovePromotion implements ports.Promotions.
+func (i *Instance) RemovePromotion(ctx context.Context, id string) error { return i.promote(ctx, id, false) }
 
 func (i *Instance) promote(ctx context.Context, id string, wanted bool) error {
 	i.mu.Lock()
@@ -328,7 +328,7 @@ func (i *Instance) Add(ctx context.Context, instance domain.Instance) error {
 	if err := i.refusal(ctx); err != nil {
 		return err
 	}
-	steps, err := i.state.Roster.Join(instance)
+	steps, err := i.state.Roster.StepsFor(instance)
 	if err != nil || len(steps) == 0 {
 		return err
 	}
@@ -343,7 +343,7 @@ func (i *Instance) Remove(ctx context.Context, id string) error {
 	if err := i.refusal(ctx); err != nil {
 		return err
 	}
-	if err := i.state.Roster.Leave(id); err != nil {
+	if err := i.state.Roster.CheckRemoval(id); err != nil {
 		return err
 	}
 	i.setRoster(id, nil)
@@ -386,7 +386,7 @@ func (i *Instance) HandOver(ctx context.Context, to string) error {
 		return err
 	}
 	if to != "" {
-		if err := i.state.Roster.Succeed(to); err != nil {
+		if err := i.state.Roster.CheckSuccessor(to); err != nil {
 			return err
 		}
 	}

@@ -39,7 +39,7 @@ func RunPromotions(t *testing.T, open func(testing.TB) Subject) {
 func mustWant(t testing.TB, p Ports, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
-		if err := p.Promotions.Want(within(t), id); err != nil {
+		if err := p.Promotions.AddPromotion(within(t), id); err != nil {
 			t.Fatalf("want %s: %v", id, err)
 		}
 	}
@@ -48,7 +48,7 @@ func mustWant(t testing.TB, p Ports, ids ...string) {
 func mustSettle(t testing.TB, p Ports, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
-		if err := p.Promotions.Settle(within(t), id); err != nil {
+		if err := p.Promotions.RemovePromotion(within(t), id); err != nil {
 			t.Fatalf("settle %s: %v", id, err)
 		}
 	}
@@ -104,7 +104,7 @@ func manyWant(t *testing.T, s Subject) {
 		id := fmt.Sprintf("i%02d", i)
 		all = append(all, id)
 		wanting.Go(func() {
-			if err := s.Leader.Promotions.Want(ctx, id); err != nil {
+			if err := s.Leader.Promotions.AddPromotion(ctx, id); err != nil {
 				t.Errorf("want %s: %v", id, err)
 			}
 		})
@@ -124,8 +124,8 @@ func wantedAreNoNodes(t *testing.T, s Subject) {
 func endedContextWantsNobody(t *testing.T, s Subject) {
 	mustWant(t, s.Leader, "a")
 	for name, ask := range map[string]func(context.Context, string) error{
-		"want":   s.Leader.Promotions.Want,
-		"settle": s.Leader.Promotions.Settle,
+		"want":   s.Leader.Promotions.AddPromotion,
+		"settle": s.Leader.Promotions.RemovePromotion,
 	} {
 		for _, id := range []string{"a", "b"} {
 			if err := ask(ended(t), id); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
@@ -169,10 +169,10 @@ func followerIsStaged(t *testing.T, s Subject) {
 
 func followerWantsNobody(t *testing.T, s Subject) {
 	mustWant(t, s.Leader, "a")
-	if err := s.Follower.Promotions.Want(within(t), "b"); !errors.Is(err, ports.ErrNotLeader) {
+	if err := s.Follower.Promotions.AddPromotion(within(t), "b"); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("want: %v", err)
 	}
-	if err := s.Follower.Promotions.Settle(within(t), "a"); !errors.Is(err, ports.ErrNotLeader) {
+	if err := s.Follower.Promotions.RemovePromotion(within(t), "a"); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("settle: %v", err)
 	}
 	mustBeWanted(t, s.Leader, "a")

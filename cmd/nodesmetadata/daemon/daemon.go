@@ -133,9 +133,9 @@ func (d *Daemon) Open(ctx context.Context) error {
 	state, _ := d.node.State()
 	switch {
 	case len(d.config.Join) > 0:
-	case state.Elsewhere != "":
+	case state.RosterRaftAddress != "":
 		d.log.Warn("the raft cluster has this instance at another raft address, where others look for it: start it at that one, or with --join, or tell the leader (PUT /raft/node)",
-			"address", d.config.RaftAdvertisedAddress, "member_at", state.Elsewhere)
+			"address", d.config.RaftAdvertisedAddress, "member_at", state.RosterRaftAddress)
 	case state.ClusterID == "" && !state.Member && !d.config.BootstrapRaftCluster:
 		d.log.Info("this instance belongs to no raft cluster: it waits to be added (PUT /raft/node on the leader)",
 			"address", d.config.RaftAdvertisedAddress)
