@@ -110,8 +110,8 @@ func (j *Joiner) Close(context.Context) error {
 	return nil
 }
 
-// Asking implements ports.Joining.
-func (j *Joiner) Asking() string {
+// JoinStatus implements ports.JoinStatus.
+func (j *Joiner) JoinStatus() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.asked) == 0 {

@@ -521,7 +521,7 @@ func TestJoinerAsksLessAndLessOften(t *testing.T) {
 func TestAJoinerSaysHowItGoes(t *testing.T) {
 	mustSay := func(t *testing.T, j joining, want string) {
 		t.Helper()
-		if got := j.Asking(); got != want {
+		if got := j.JoinStatus(); got != want {
 			t.Errorf("it says %q, want %q", got, want)
 		}
 	}

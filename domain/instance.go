@@ -114,10 +114,10 @@ type Step struct {
 // longest names, fit into one event of a stream.
 const MaxInstances = 64
 
-// StepsFor returns the steps after which the roster holds wanted exactly; none if it already
-// does. It refuses an address that another member has (ErrAddressInUse), more than
-// MaxInstances members (ErrClusterFull), and to demote the last voter (ErrLastVoter),
-// without which nothing could ever be committed again.
+// StepsFor returns the steps after which the roster holds wanted exactly; none if it
+// already does. It refuses an address that another member has (ErrAddressInUse), more
+// than MaxInstances members (ErrClusterFull), and to demote the last voter
+// (ErrLastVoter), without which nothing could ever be committed again.
 func (r Roster) StepsFor(wanted Instance) ([]Step, error) {
 	address := canonicalAddress(wanted.RaftAddress)
 	for _, other := range r.instances {
@@ -145,8 +145,8 @@ func (r Roster) StepsFor(wanted Instance) ([]Step, error) {
 	return []Step{{Demote, wanted}}, nil
 }
 
-// CheckRemoval returns nil if the instance named id may be removed, else ErrNoSuchInstance or
-// ErrLastVoter.
+// CheckRemoval returns nil if the instance named id may be removed, else
+// ErrNoSuchInstance or ErrLastVoter.
 func (r Roster) CheckRemoval(id string) error {
 	known, isMember := r.Find(id)
 	switch {
@@ -158,8 +158,8 @@ func (r Roster) CheckRemoval(id string) error {
 	return nil
 }
 
-// CheckSuccessor returns nil if leadership may be handed over to the instance named id, else
-// ErrNoSuchInstance or ErrNotVoter.
+// CheckSuccessor returns nil if leadership may be handed over to the instance named id,
+// else ErrNoSuchInstance or ErrNotVoter.
 func (r Roster) CheckSuccessor(id string) error {
 	known, isMember := r.Find(id)
 	switch {

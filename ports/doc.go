@@ -1,9 +1,9 @@
-// Package ports is the boundary of the service: the interfaces through which
-// the world asks something of it (Nodes, Leases, Backups, Cluster, LeaderLocator, Self,
-// ReadIndexer, Joining), and those through which it asks something of the world (Registry, Local,
-// Membership, Promotions, Formats, Restorer, Peers, Admission).
-// Each interface carries its whole contract. What these speak of are values and errors,
-// which say in words what they mean to an operator (LocalState.Unready), alike for all who
-// ask. The package does nothing else, and depends on no way to replicate, to serve or to
-// store.
+// Package ports is the boundary of the service. Its inbound interfaces are what the world
+// asks of the service: Nodes, Leases, Backups, Cluster, LeaderLocator, Self, ReadIndexer
+// and JoinStatus. Its outbound interfaces are what the service asks of the world: Registry,
+// Local, Membership, Promotions, Formats, Restorer, Peers, Admission and JoinIntent.
+//
+// Each interface carries its whole contract. Beside interfaces the package has only the
+// values and errors that they speak of, and the words that tell an operator what these
+// mean (LocalState.Unready). It depends on no way to replicate, to serve or to store.
 package ports

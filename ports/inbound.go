@@ -6,92 +6,91 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// Nodes is what the world asks about cache nodes. Writes are for the leader;
-// elsewhere they are ErrNotLeader. Safe for concurrent use.
+// Nodes is what the world asks about cache nodes. Only the leader writes; on other
+// instances a write returns ErrNotLeader. Safe for concurrent use.
 type Nodes interface {
-	// Register adds or replaces a node, and renews its time to live. The errors
-	// are domain.ErrInvalid, *domain.Refusal and those of Registry.Propose.
+	// Register adds or replaces a node, and renews its time to live. Errors:
+	// domain.ErrInvalid, *domain.Refusal and those of Registry.Propose.
 	Register(ctx context.Context, spec domain.NodeSpec, condition domain.Condition) (domain.Change, error)
 
 	// Deregister removes a node. Errors as for Register.
 	Deregister(ctx context.Context, id string, condition domain.Condition) (domain.Change, error)
 
-	// Batch makes all of the changes, in order, or none, and gives what became of
-	// each. Errors as for Register.
+	// Batch makes all of the changes, in order, or none. It returns one change for each
+	// edit. Errors as for Register.
 	Batch(ctx context.Context, edits []domain.Edit) ([]domain.Change, error)
 
-	// View reads the registry. Errors are those of Registry.Read, and with the
-	// Source and the waits that say so ErrNoLeader, ErrNotCaughtUp, ErrTooStale
-	// and ErrBehind.
+	// View reads the registry. Errors are those of Registry.Read, and, depending on
+	// read: ErrNoLeader, ErrNotCaughtUp, ErrTooStale, ErrBehind and ErrCutOff.
 	View(ctx context.Context, read Read) (domain.View, error)
 
-	// Follow opens a stream of the changes after a revision, or, when after is
-	// nil, of a snapshot and the changes after it. It holds nothing that has to
-	// be released. Errors are those of View with source. A stream ends with
-	// ErrClosed when this instance stops; otherwise, one from the Leader with
-	// ErrNotLeader, any other one with ErrCutOff.
+	// Follow opens a stream of the changes after a revision, or, if after is nil, of a
+	// snapshot and the changes after it. A stream needs no closing. Errors are those of
+	// View with source. The stream ends with ErrClosed when this instance shuts down.
+	// With source Leader it ends with ErrNotLeader when this instance loses leadership,
+	// otherwise with ErrCutOff when it loses contact with the leader.
 	Follow(ctx context.Context, after *domain.Revision, source Source) (NodeStream, error)
 }
 
-// Leases is what the world asks about nodes that have to be renewed. The leader
-// alone knows how long each has left; elsewhere all but Held is ErrNotLeader.
+// Leases is what the world asks about nodes that have a time to live. Only the leader
+// knows how long each has left; on other instances Renew and Expire return ErrNotLeader.
 // Safe for concurrent use.
 type Leases interface {
-	// Renew gives the node its full time to live again, and makes it what it was
-	// when expiry had made it down. It changes nothing unless it does the latter, and
-	// writes nothing unless that, or an expiry of which nobody knows the outcome, needs it.
-	// It gives the node and the registry's revision. Errors:
-	// domain.ErrNoSuchNode, domain.ErrNoTimeToLive (both as *domain.Refusal),
-	// and those of Registry.Propose.
+	// Renew gives the node its full time to live again, and revives it if expiry had
+	// made it down. It returns the node and the registry's revision. It writes to the log
+	// only to revive the node, or to settle an earlier expiry of it whose outcome is
+	// unknown. Errors: domain.ErrNoSuchNode, domain.ErrNoTimeToLive (both as
+	// *domain.Refusal), and those of Registry.Propose.
 	Renew(ctx context.Context, id string) (*domain.CacheNode, domain.Revision, error)
 
-	// Expire expires all nodes of a pool whose time has run out, also those that
-	// are held back, and gives what became of them, and the registry's revision
-	// then. Errors are those of Registry.Propose; some may have expired then.
+	// Expire expires all nodes of a pool whose time has run out, even if the pool is held
+	// back. It returns the changes that this made, and the registry's revision after
+	// them. Errors are those of Registry.Propose; with ErrOutcomeUnknown some nodes may
+	// have expired.
 	Expire(ctx context.Context, pool string) ([]domain.Change, domain.Revision, error)
 
-	// Held gives the pools whose expiry is held back, in ascending order.
+	// Held returns the pools whose expiry is held back, in ascending order. It is empty
+	// unless this instance leads.
 	Held() []HeldPool
 }
 
-// Backups is what the world asks about backups. They are made of what Nodes.View
-// gives. Safe for concurrent use.
+// Backups is what the world asks about backups. A backup is made from a view that
+// Nodes.View returns. Safe for concurrent use.
 type Backups interface {
-	// Restore replaces the registry with the backup that read gives, and gives every
-	// node its full time to live; if expected is nil or the registry's revision
-	// then. It calls read, which may take its time, once it is known that this
-	// instance leads and restores nothing else (ErrRestoring). The errors are read's,
-	// *domain.Refusal and those of Restorer.Replace.
+	// Restore replaces the registry by the backup that read returns, and gives every
+	// node its full time to live. If expected is not nil, it refuses (*domain.Refusal)
+	// unless the registry is at that revision. It calls read, which may take long, only
+	// once it knows that this instance leads and restores nothing else (ErrRestoring).
+	// Other errors are those of read and of Restorer.Replace.
 	Restore(ctx context.Context, read func() (domain.Backup, error), expected *domain.Revision) (domain.Replaced, error)
 }
 
-// HeldPool is a pool in which so many nodes have stopped renewing that it looks
-// more like a fault between them and this instance than like their end.
+// HeldPool is a pool whose expiry is held back: so many of its nodes have stopped
+// renewing that the fault more likely lies between them and this instance.
 type HeldPool struct {
 	Pool string
-	// Overdue is how many nodes have run out of time, Leased how many have to be
-	// renewed, those among them.
+	// Overdue is how many nodes have run out of time. Leased is how many nodes have a
+	// time to live, the overdue ones included.
 	Overdue, Leased int
 }
 
 // NodeStream is a position in the registry's history. For one goroutine.
 type NodeStream interface {
-	// Next gives what lies after the position and moves the position behind it.
-	// When there is nothing it gives an empty delivery and a channel that is
-	// closed as soon as asking again is worth while. It never blocks. Its error
-	// is final, and says why the stream ends here: see Nodes.Follow.
+	// Next returns what comes after the position, and advances the position past it. If
+	// there is nothing, it returns an empty delivery and a channel that is closed when it
+	// is worth calling Next again. It never blocks. An error is final: see Nodes.Follow.
 	Next() (Delivery, <-chan struct{}, error)
 }
 
 // Delivery is a snapshot, or changes, or nothing.
 type Delivery struct {
-	// Snapshot replaces everything that the follower knew; nil for none.
+	// Snapshot replaces everything that the follower knew; nil if there is none.
 	Snapshot *domain.View
-	// Changes are in order, and none is missing. They are few, and hold nothing else of
-	// history: to take long over them keeps no more than them.
+	// Changes are in order, and none is missing. They are a small copy, so a slow
+	// follower keeps no more of the history in memory than these.
 	Changes []domain.Change
-	// Revision is that of the registry when this was taken from it. More changes than
-	// these may lead there.
+	// Revision is the registry's revision when the delivery was made. It may be later
+	// than that of the last of Changes.
 	Revision domain.Revision
 }
 
@@ -101,53 +100,59 @@ func (d Delivery) Empty() bool { return d.Snapshot == nil && len(d.Changes) == 0
 // Cluster is what the world asks about the raft cluster. Safe for concurrent use.
 type Cluster interface {
 	// Add makes an instance a member, or changes its raft address or suffrage, and
-	// gives what it is then. Whoever is to answer at an address, or to count in the
-	// majority, must answer there, bear that id, and belong to no other cluster:
-	// domain.ErrUnreachable, domain.ErrIDMismatch, domain.ErrOtherCluster; one that can't read
-	// what all others read is domain.ErrTooOld, and one that is to take the place of another
-	// process that answers under the id is domain.ErrIDInUse; force skips these questions.
-	// A new voter is a nonvoter until it has caught up, forced or not; when ctx ends
-	// before, that is ErrOutcomeUnknown, and goes on all the same. Who forces it waits for
-	// no more than two seconds, and is given the nonvoter. The leader hands over before it
-	// is made a nonvoter, as for Remove. Other errors: domain.ErrAddressInUse,
-	// domain.ErrClusterFull, domain.ErrLastVoter and those of Membership.Add.
+	// returns the member.
+	//
+	// An instance that gets a new address, or becomes a voter, is asked at its address
+	// first, unless force is set. It must answer (domain.ErrUnreachable), have that id
+	// (domain.ErrIDMismatch), belong to no other cluster (domain.ErrOtherCluster) and be
+	// able to read the log (domain.ErrTooOld). A member that still answers at its old
+	// address must be the same process (domain.ErrIDInUse).
+	//
+	// A new voter is a nonvoter until it has caught up, even with force. If ctx ends
+	// before that, Add returns ErrOutcomeUnknown, and the promotion goes on. With force
+	// Add waits for at most two seconds, and then returns the nonvoter. A leader that is
+	// to be a nonvoter hands over first, as for Remove.
+	//
+	// Other errors: domain.ErrAddressInUse, domain.ErrClusterFull, domain.ErrLastVoter and
+	// those of Membership.Add.
 	Add(ctx context.Context, instance domain.Instance, force bool) (domain.Instance, error)
 
-	// Remove ends a membership and gives what it was. The leader hands over
-	// before it is removed, and then answers ErrNotLeader: the new leader
-	// removes it. Errors: domain.ErrNoSuchInstance, domain.ErrLastVoter and
-	// those of Membership.Remove.
+	// Remove ends a membership and returns the former member. A leader that is to be
+	// removed hands over first and returns ErrNotLeader: the new leader can remove it.
+	// Errors: domain.ErrNoSuchInstance, domain.ErrLastVoter and those of
+	// Membership.Remove.
 	Remove(ctx context.Context, id string) (domain.Instance, error)
 
-	// HandOver gives leadership to the voter named by to, or, if that is empty, to
-	// one that is up to date, and gives the id of who leads then; empty where that
-	// is not known soon. To the leader itself it gives nothing away. The only voter
-	// has nobody to choose: domain.ErrLastVoter. Other errors are those of
+	// HandOver hands leadership over to the voter named by to, or, if that is empty, to
+	// one that is up to date. It returns the id of the new leader; empty if that does not
+	// become known soon. If to is the leader itself, nothing happens. If it is the only
+	// voter and to is empty, the error is domain.ErrLastVoter. Other errors are those of
 	// Membership.HandOver.
 	HandOver(ctx context.Context, to string) (string, error)
 
-	// Describe reads the membership, with what each instance says of itself when
-	// it is asked now. With Stale it also answers without a leader. Errors are
-	// those of Membership.Roster.
+	// Describe reads the membership, and asks each instance about itself. With Stale it
+	// also answers without a leader. Errors are those of Membership.Roster, or with Here
+	// those of Membership.RosterHere.
 	Describe(ctx context.Context, source Source) (domain.Cluster, error)
 
-	// Follow opens a stream of the raft cluster's states. Errors are
-	// those of Describe, ends those of Nodes.Follow.
+	// Follow opens a stream of the raft cluster's states. Errors are those of Describe.
+	// The stream ends as one of Nodes.Follow does.
 	Follow(ctx context.Context, source Source) (ClusterStream, error)
 }
 
-// LeaderLocator knows where to send those who ask for the leader. Safe for concurrent use.
+// LeaderLocator knows the address to which clients of the leader are redirected. Safe for
+// concurrent use.
 type LeaderLocator interface {
-	// LeaderAddress is the application address of another instance, that leads.
-	// ErrNoLeader when there is none, it can't be asked, it is this instance, or it
-	// has no address but this one's, to which nobody can be sent. It gives no other error.
+	// LeaderAddress returns the application address of the leader, which is another
+	// instance. Its only error is ErrNoLeader: there is no leader, the leader can't be
+	// asked, this instance leads, or the leader advertises this instance's address.
 	LeaderAddress(ctx context.Context) (string, error)
 }
 
 // ClusterStream is a follower of the raft cluster. For one goroutine.
 type ClusterStream interface {
-	// Next gives the first state as a snapshot and then what happened since the
-	// last call, possibly nothing. Channel and error are as for NodeStream.
+	// Next returns a snapshot the first time, and then the events since the last call,
+	// possibly none. Channel and error are as for NodeStream.
 	Next() (ClusterDelivery, <-chan struct{}, error)
 }
 
@@ -160,24 +165,24 @@ type ClusterDelivery struct {
 // Empty reports whether there is nothing to deliver.
 func (d ClusterDelivery) Empty() bool { return d.Snapshot == nil && len(d.Events) == 0 }
 
-// Self is what this instance tells others about itself. Safe for concurrent use.
+// Self tells other instances about this one. Safe for concurrent use.
 type Self interface {
 	Identity() Identity
 }
 
-// ReadIndexer is the leader to instances that answer reads in its place. Safe for
-// concurrent use.
+// ReadIndexer lets other instances answer linearizable reads (the read index of raft).
+// Safe for concurrent use.
 type ReadIndexer interface {
-	// ReadIndex proves that this instance leads, after it was called, and gives
-	// the place in the log up to which another one has to have applied it to
-	// answer a read that began before. Errors are those of Registry.Read.
+	// ReadIndex proves that this instance leads after the call began, and returns an
+	// index of the log. An instance that has applied the log up to there may answer reads
+	// that began before the call. Errors are those of Registry.Read.
 	ReadIndex(ctx context.Context) (uint64, error)
 }
 
-// Joining is how it goes with the wish of this instance to be a member. Safe for
+// JoinStatus tells how this instance's attempt to join a cluster goes. Safe for
 // concurrent use.
-type Joining interface {
-	// Asking says, of an instance that asks others to be added, whom, and what they
-	// answered last; empty while it asks nobody.
-	Asking() string
+type JoinStatus interface {
+	// JoinStatus says in words which instances this one asks to be added, and what they
+	// answered last; empty if it asks none.
+	JoinStatus() string
 }

@@ -10,26 +10,26 @@ import (
 type Source uint8
 
 const (
-	// Leader: the leader alone, linearizably; elsewhere it is ErrNotLeader.
+	// Leader: only the leader answers, linearizably. Others return ErrNotLeader.
 	Leader Source = iota
-	// Here: this instance, linearizably. One that does not lead asks the leader
-	// how far it has to be, and waits until it is.
+	// Here: this instance answers, linearizably. If it does not lead, it asks the leader
+	// for a read index, and waits until it has applied the log up to there.
 	Here
-	// Stale: this instance, with what it has. It asks nobody, and may be behind.
+	// Stale: this instance answers with what it has. It asks nobody, and may be behind.
 	Stale
 )
 
-// Read is how a read is to be answered. The zero value is a linearizable read
+// Read says how a read is to be answered. The zero value is a linearizable read
 // by the leader.
 type Read struct {
 	Source Source
-	// MaxStale, with Stale, is how long ago this instance may have heard from a
-	// leader (ErrTooStale), unless it is sure to lead; nil: however long.
+	// MaxStale, with Stale, is how long ago this instance may have heard from the
+	// leader, unless it surely leads; else the read fails with ErrTooStale. Nil: no limit.
 	MaxStale *time.Duration
-	// AtLeast waits for this revision, for Wait at most (ErrBehind).
+	// AtLeast makes the read wait for this revision, or fail with ErrBehind after Wait.
 	AtLeast domain.Revision
-	// Past waits for a revision over this one, for Wait at most; then the answer
-	// is what there is. Nil waits for none.
+	// Past, if not nil, makes the read wait for a later revision than this one. After
+	// Wait it returns the revision that there is.
 	Past *domain.Revision
 	Wait time.Duration
 }

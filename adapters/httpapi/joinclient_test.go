@@ -153,15 +153,15 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 	return server.Listener.Addr().String()
 }
 
-// asking is ports.Joining in one text.
+// asking is ports.JoinStatus in one text.
 type asking string
 
-func (a asking) Asking() string { return string(a) }
+func (a asking) JoinStatus() string { return string(a) }
 
 func TestAnInstanceThatAsksToBeAddedSaysSo(t *testing.T) {
 	const waits = "it is not a member of a raft cluster: it waits to be added (PUT /raft/node on the leader)"
 	tests := map[string]struct {
-		joining ports.Joining
+		joining ports.JoinStatus
 		member  bool
 		want    string
 	}{

@@ -25,7 +25,7 @@ func batchIsCarriedOut(t *testing.T, s Subject) {
 	registry := s.Leader.Registry
 	before := mustRead(t, registry).Revision()
 	a, b, heavier := cacheNode("a", 1), cacheNode("b", 1), cacheNode("a", 2)
-	// What frees an address comes before what takes it.
+	// In the batch an address is freed before it is taken.
 	c := cacheNode("c", 1)
 	c.Address = b.Address
 	changes := propose(t, registry, domain.Batch{Commands: []domain.Command{
@@ -91,8 +91,8 @@ func batchIsRefusedWhole(t *testing.T, s Subject) {
 	}
 }
 
-// batchIsSeenWhole has every batch make as many changes, so that a state in the
-// middle of one is told by its revision.
+// batchIsSeenWhole gives every batch the same number of changes, so that the revision
+// shows whether a view is from the middle of a batch.
 func batchIsSeenWhole(t *testing.T, s Subject) {
 	const (
 		batches = 60
@@ -154,7 +154,7 @@ func batchIsSeenWhole(t *testing.T, s Subject) {
 	watch("the leader", s.Leader.Local)
 	if s.Follower != nil {
 		read("a read at the follower", s.Follower.Registry.ReadHere)
-		// What came before the batches need not be there yet.
+		// The follower may lack what came before the batches until it reads.
 		mustReadHere(t, s.Follower.Registry)
 		watch("the follower", s.Follower.Local)
 	}
@@ -174,7 +174,7 @@ func expiryIsTold(t *testing.T, s Subject) {
 	}
 	before := mustRead(t, registry).Revision()
 
-	// Who is not as it was meant, is not there, or has no time to live stays.
+	// A node that has changed since, does not exist, or has no time to live is skipped.
 	if changes := propose(t, registry, domain.Expire{Nodes: []domain.NodeAt{
 		{ID: "removed", Revision: nodes[0].Revision - 1}, {ID: "stranger", Revision: 1}, {ID: "lasting", Revision: nodes[2].Revision},
 	}}); len(changes) != 0 {

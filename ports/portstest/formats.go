@@ -8,8 +8,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// FormatsSubject is a subject whose leader reads the format Own, and would propose
-// Newer, which takes the format Needs: less than Own, and more than 1.
+// FormatsSubject is a subject whose leader reads the format Own. The command Newer needs
+// the format Needs, which is more than 1 and less than Own.
 type FormatsSubject struct {
 	Subject
 	Newer      domain.Command
@@ -94,7 +94,7 @@ func RunFormats(t *testing.T, open func(testing.TB) FormatsSubject) {
 	})
 }
 
-// check says what the cluster reads, and tries it.
+// check examines the shared format, and whether Newer is refused.
 func (s FormatsSubject) check(t *testing.T, shared int, refuse bool) {
 	t.Helper()
 	if got := s.Leader.Formats.Shared(); got != shared {
@@ -113,7 +113,7 @@ func (s FormatsSubject) check(t *testing.T, shared int, refuse bool) {
 	if err != nil || refuse && after.Revision() != before.Revision() {
 		t.Errorf("revision %d was %d, %v", after.Revision(), before.Revision(), err)
 	}
-	// What every format knows waits for nobody.
+	// A command that every format has is never refused.
 	if _, err := s.Leader.Registry.Propose(within(t), domain.Register{Node: cacheNode("plain", int(after.Revision())+1)}); err != nil {
 		t.Errorf("a change that all can read: %v", err)
 	}

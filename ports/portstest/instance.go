@@ -1,7 +1,7 @@
-// Package portstest has in-memory fakes of the ports, for tests of what stands
-// on either side of them, and one suite for each of Registry, Local, Membership,
-// Promotions, Formats and Restorer: the fake and the real adapter pass the same one.
-// Peers and ReadIndexer have fakes, and no suite.
+// Package portstest has in-memory fakes of the ports, for tests of the code on either
+// side of them, and one contract suite for each of Registry, Local, Membership,
+// Promotions, Formats and Restorer, which the fake and the real adapter both pass.
+// Peers and ReadIndexer have fakes, but no suite.
 package portstest
 
 import (
@@ -15,10 +15,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Instance is a whole instance without raft: ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.ReadIndexer over one domain.Registry in
-// memory. It begins as the leader
-// of a cluster of its own. Safe for concurrent use.
+// Instance is a whole instance without raft. It implements ports.Registry, ports.Local,
+// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.ReadIndexer
+// over one domain.Registry in memory. Safe for concurrent use.
 type Instance struct {
 	*cluster
 	id      string
@@ -27,21 +26,21 @@ type Instance struct {
 	contact time.Duration
 	failure error
 
-	format  int            // that it reads
-	needs   func(any) int  // the format that a command takes
-	formats map[string]int // of the others, as they told it
-	written int            // the latest that a command took
+	format  int            // the format that this instance reads
+	needs   func(any) int  // the format that a command needs
+	formats map[string]int // the formats that other instances told
+	written int            // the latest format that a command needed
 }
 
-// cluster is what instances that replicate have in common. Its lock guards them
-// too: what one of them does is at once so for all.
+// cluster is what the instances of one cluster share. Its lock guards the instances as
+// well: what one of them does takes effect on all at once.
 type cluster struct {
 	mu        sync.Mutex
 	registry  *domain.Registry
 	instances []*Instance
 }
 
-// NewInstance gives an instance that leads a cluster of one, in term 1.
+// NewInstance returns an instance that leads a cluster of one, in term 1.
 func NewInstance(id, raftAddress string) *Instance {
 	i := &Instance{
 		cluster: &cluster{registry: domain.NewRegistry()},
@@ -63,8 +62,8 @@ func NewInstance(id, raftAddress string) *Instance {
 	return i
 }
 
-// NewFollower makes a voter that follows in the cluster of i: it has the same
-// registry and roster at every moment, and leads when i hands over to it.
+// NewFollower adds a follower, a voter, to the cluster of i. It has the same registry and
+// roster at every moment, and leads when i hands over to it.
 func (i *Instance) NewFollower(id, raftAddress string) *Instance {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -75,8 +74,8 @@ func (i *Instance) NewFollower(id, raftAddress string) *Instance {
 	return follower
 }
 
-// Change lets a test set the state that the instance is in; followers of the
-// state are woken. Other instances of the cluster are not touched.
+// Change lets a test modify the state of this instance, and wakes those who wait for a
+// later state. It does not affect other instances of the cluster.
 func (i *Instance) Change(change func(*ports.LocalState)) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -84,7 +83,7 @@ func (i *Instance) Change(change func(*ports.LocalState)) {
 	i.wake()
 }
 
-// FailWith makes every question that needs a leader answer err; nil ends that.
+// FailWith makes every method that needs the leader return err, until it is nil.
 func (i *Instance) FailWith(err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -167,7 +166,7 @@ func (i *Instance) ReadHere(ctx context.Context) (domain.View, error) {
 	return i.registry.View(), nil
 }
 
-// refusalHere is refusal for what a follower answers too, while it has a leader.
+// refusalHere is refusal for methods that work on a follower too, if it has a leader.
 func (i *Instance) refusalHere(ctx context.Context) error {
 	err := i.refusal(ctx)
 	switch {
@@ -189,15 +188,15 @@ func (i *Instance) State() (ports.LocalState, <-chan struct{}) {
 	return state, i.later
 }
 
-// LeaderContact implements ports.Local: it is always just now, until Touch says
-// otherwise.
+// LeaderContact implements ports.Local. The contact is always just now, unless Touch set
+// it.
 func (i *Instance) LeaderContact() (time.Duration, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.contact, i.contact >= 0
 }
 
-// SureLeader implements ports.Local: it is sure while contact was a moment ago.
+// SureLeader implements ports.Local: a leader is sure if its contact was a moment ago.
 func (i *Instance) SureLeader() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -207,7 +206,7 @@ func (i *Instance) SureLeader() bool {
 // sureContact is how long ago contact may have been for SureLeader.
 const sureContact = 100 * time.Millisecond
 
-// Touch lets a test set how long ago a leader was heard from; negative: never.
+// Touch lets a test set how long ago the leader was heard from; negative: never.
 func (i *Instance) Touch(contact time.Duration) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -234,8 +233,8 @@ func (i *Instance) RosterHere(ctx context.Context) (domain.Roster, error) {
 	return i.state.Roster, nil
 }
 
-// Reads lets a test say which format the instance reads, and which one a command
-// takes.
+// Reads lets a test set the format that the instance reads, and the one that each command
+// needs.
 func (i *Instance) Reads(format int, needs func(cmd any) int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -288,10 +287,14 @@ func (i *Instance) shared() int {
 }
 
 // AddPromotion implements ports.Promotions.
-func (i *Instance) AddPromotion(ctx context.Context, id string) error { return i.promote(ctx, id, true) }
+func (i *Instance) AddPromotion(ctx context.Context, id string) error {
+	return i.promote(ctx, id, true)
+}
 
 // RemovePromotion implements ports.Promotions.
-func (i *Instance) RemovePromotion(ctx context.Context, id string) error { return i.promote(ctx, id, false) }
+func (i *Instance) RemovePromotion(ctx context.Context, id string) error {
+	return i.promote(ctx, id, false)
+}
 
 func (i *Instance) promote(ctx context.Context, id string, wanted bool) error {
 	i.mu.Lock()
@@ -311,7 +314,7 @@ func (i *Instance) promote(ctx context.Context, id string, wanted bool) error {
 	return nil
 }
 
-// ReadIndex implements ports.ReadIndexer. What one instance has applied all have.
+// ReadIndex implements ports.ReadIndexer. All instances have always applied the same.
 func (i *Instance) ReadIndex(ctx context.Context) (uint64, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -377,8 +380,8 @@ func (i *Instance) setRoster(id string, wanted *domain.Instance) {
 	i.wakeAll()
 }
 
-// HandOver implements ports.Membership: to, or the first other voter, leads from
-// now on, also one that is only a name in the roster.
+// HandOver implements ports.Membership. The instance named by to, or the first other
+// voter, leads from now on, even if it exists only in the roster.
 func (i *Instance) HandOver(ctx context.Context, to string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()

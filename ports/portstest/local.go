@@ -44,8 +44,8 @@ func RunLocal(t *testing.T, open func(testing.TB) Subject) {
 	})
 }
 
-// isInTouch waits for a contact that is far shorter ago than this suite is
-// patient: one may be late on a machine that is busy.
+// isInTouch waits for a recent contact. Recent is relative to patience, because contacts
+// may be late on a busy machine.
 func isInTouch(t *testing.T, local ports.Local) {
 	t.Helper()
 	const short = patience / 10
@@ -105,7 +105,7 @@ func channelIsClosed(t *testing.T, s Subject) {
 	}
 }
 
-// A channel that is always closed would make those who wait go round and round.
+// channelIsOpen: a channel that is always closed would make those who wait for it spin.
 func channelIsOpen(t *testing.T, s Subject) {
 	deadline := time.After(patience)
 	for {

@@ -8,8 +8,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Peers is ports.Peers over a table: what answers at which raft address. Safe
-// for concurrent use.
+// Peers implements ports.Peers with a table of raft addresses and answers. Safe for
+// concurrent use.
 type Peers struct {
 	mu      sync.Mutex
 	answers map[string]ports.Identity
@@ -17,7 +17,7 @@ type Peers struct {
 	indexes map[string]ports.ReadIndex
 }
 
-// NewPeers gives peers of which nobody answers yet.
+// NewPeers returns Peers without any answer yet.
 func NewPeers() *Peers {
 	return &Peers{answers: map[string]ports.Identity{}, asked: map[string]int{}, indexes: map[string]ports.ReadIndex{}}
 }
@@ -29,14 +29,14 @@ func (p *Peers) Answer(raftAddress string, identity ports.Identity) {
 	p.answers[raftAddress] = identity
 }
 
-// Silence makes nobody answer at raftAddress from now on.
+// Silence stops all answers to Identify at raftAddress.
 func (p *Peers) Silence(raftAddress string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.answers, raftAddress)
 }
 
-// Asked is how often raftAddress was asked.
+// Asked returns how often Identify asked raftAddress.
 func (p *Peers) Asked(raftAddress string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -58,7 +58,7 @@ func (p *Peers) Identify(ctx context.Context, raftAddress string) (ports.Identit
 	return identity, nil
 }
 
-// Lead makes index be answered at raftAddress from now on.
+// Lead makes index the answer to ReadIndex at raftAddress from now on.
 func (p *Peers) Lead(raftAddress string, index ports.ReadIndex) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -185,7 +185,8 @@ func followerKnowsWanted(t *testing.T, s Subject) {
 	if err := s.Leader.Membership.Add(within(t), domain.Instance{ID: "c", RaftAddress: "127.0.0.1:1", Suffrage: domain.Nonvoter}); err != nil {
 		t.Fatalf("add: %v", err)
 	}
-	// At the latest when it leads: who knows the nonvoter and serves knows the wish.
+	// Promotions is older in the log than the nonvoter, so a leader that has the nonvoter
+	// has the promotion.
 	if err := s.Leader.Membership.HandOver(within(t), s.Follower.ID); err != nil {
 		t.Fatalf("hand over: %v", err)
 	}

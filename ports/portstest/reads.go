@@ -40,8 +40,8 @@ func followerHoldsAnswers(t *testing.T, s Subject) {
 	}
 }
 
-// followersReadersHoldAnswers has more readers than questions to the leader, so
-// that they share them, and none may share one that was put too early.
+// followersReadersHoldAnswers reads more often than the follower asks the leader, so that
+// reads share questions. No read may share a question that was asked before it began.
 func followersReadersHoldAnswers(t *testing.T, s Subject) {
 	const (
 		writers = 8
@@ -74,7 +74,7 @@ func followersReadersHoldAnswers(t *testing.T, s Subject) {
 }
 
 func predecessorHoldsAnswers(t *testing.T, s Subject) {
-	// The one before it has made the follower the leader.
+	// The test before this one made the follower the leader.
 	await(t, s.Leader.Local, "it knows who leads now", func(state ports.LocalState) bool {
 		return !state.Leading && state.LeaderID == s.Follower.ID
 	})
@@ -86,7 +86,8 @@ func predecessorHoldsAnswers(t *testing.T, s Subject) {
 	}
 }
 
-// orphanReadsNothing asks also while the follower has not noticed yet.
+// orphanReadsNothing also reads while the follower has not noticed yet that the leader is
+// gone.
 func orphanReadsNothing(t *testing.T, s Subject) {
 	mustPropose(t, s.Leader.Registry, register("a", 1))
 	mustReadHere(t, s.Follower.Registry)
@@ -121,7 +122,8 @@ func mustRosterHere(t testing.TB, m ports.Membership) domain.Roster {
 	return roster
 }
 
-// rosterHereHoldsChanges examines it at any instance of the cluster.
+// rosterHereHoldsChanges examines RosterHere of here, which may be any instance of the
+// cluster.
 func rosterHereHoldsChanges(t *testing.T, leader, here ports.Membership) {
 	for i := range 10 {
 		mustAdd(t, leader, absentee(i))

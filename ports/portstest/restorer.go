@@ -33,7 +33,7 @@ func RunRestorer(t *testing.T, open func(testing.TB) Subject) {
 	})
 }
 
-// replacement gives so many nodes, of which each weighs the same.
+// replacement returns a replacement of this many nodes, all of the same weight.
 func replacement(t testing.TB, nodes, weight int) *domain.Replacement {
 	t.Helper()
 	with := domain.NewReplacement()
@@ -129,8 +129,8 @@ func replacementIsRefused(t *testing.T, s Subject) {
 	mustHold(t, mustRead(t, s.Leader.Registry), replacement(t, 3, 1))
 }
 
-// replacementIsSeenWhole replaces all nodes by others of another weight, so that a
-// state in the middle shows.
+// replacementIsSeenWhole replaces all nodes by nodes of another weight, so that a view of
+// half a replacement shows two weights.
 func replacementIsSeenWhole(t *testing.T, s Subject) {
 	const size = 40
 	mustReplace(t, s.Leader, replacement(t, size, 1))

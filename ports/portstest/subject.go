@@ -11,8 +11,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// patience bounds every wait of a suite. It is reached only when a promise is
-// broken.
+// patience bounds every wait of a suite. It runs out only if a promise is broken.
 const patience = 10 * time.Second
 
 // Ports are the ports of one instance.
@@ -31,15 +30,15 @@ type Ports struct {
 type Subject struct {
 	// Leader leads, and is able to serve.
 	Leader Ports
-	// Follower is another voter that follows the leader; nil when there is none,
-	// and then what is promised of followers is not examined.
+	// Follower is another voter. If it is nil, the suite skips what is promised of
+	// followers.
 	Follower *Ports
-	// StopLeader ends the leader for good. There is nobody else to lead then; nil
-	// where that can't be had.
+	// StopLeader stops the leader for good, and leaves a cluster in which nobody else can
+	// lead. If it is nil, the suite skips what is promised in such a cluster.
 	StopLeader func()
 }
 
-// Ports gives the ports of i.
+// Ports returns the ports of i.
 func (i *Instance) Ports() Ports {
 	return Ports{ID: i.id, Registry: i, Local: i, Membership: i, Promotions: i, Formats: i, Restorer: i}
 }
@@ -58,7 +57,7 @@ func ended(t testing.TB) context.Context {
 	return ctx
 }
 
-// await gives the first state for which it holds that what.
+// await returns the first state for which holds is true. what describes it.
 func await(t testing.TB, local ports.Local, what string, holds func(ports.LocalState) bool) ports.LocalState {
 	t.Helper()
 	deadline := time.After(patience)
