@@ -11,18 +11,18 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// forcedPatience is how long who forces an addition waits for the instance to be
-// a voter: it need not even run.
+// forcedPatience is how long a forced addition waits for the instance to be a voter: the
+// instance need not even run.
 const forcedPatience = 2 * time.Second
 
-// errOutdated: what the membership has of an instance was changed since that was
+// errOutdated: another request changed the membership of the instance after it was
 // examined. Nothing happened.
 var errOutdated = errors.New("another request has changed this instance meanwhile")
 
-// examined is what the addition of an instance is founded on.
-type examined struct {
-	known  domain.Instance // as the membership had it; zero: it was no member
-	forced bool            // nobody was asked, so whatever it had does not matter
+// examination is what is known of an instance when it is added.
+type examination struct {
+	known  domain.Instance // its membership; zero: it was no member
+	forced bool            // the instance was not asked, and known does not matter
 	blank  bool            // see isBlank
 	// unclaimed: it was no member, and belonged to no cluster.
 	unclaimed bool
@@ -38,29 +38,30 @@ func (c *Cluster) Add(ctx context.Context, wanted domain.Instance, force bool) (
 	}
 }
 
-// add is Add in one try.
+// add is one attempt of Add. It returns errOutdated if the membership of wanted changed
+// meanwhile.
 func (c *Cluster) add(ctx context.Context, wanted domain.Instance, force bool) (domain.Instance, error) {
 	roster, err := c.Membership.Roster(ctx)
 	if err != nil {
 		return domain.Instance{}, err
 	}
 	if _, err := roster.StepsFor(wanted); err != nil {
-		return domain.Instance{}, err // what the membership refuses, nobody has to be asked about
+		return domain.Instance{}, err // refused, whatever the instance would answer
 	}
 	if wanted.ID == c.Self.RaftID && wanted.Suffrage == domain.Nonvoter {
 		if self, _ := roster.Find(wanted.ID); self.Suffrage == domain.Voter {
-			return domain.Instance{}, c.giveWay(ctx)
+			return domain.Instance{}, c.stepDown(ctx)
 		}
 	}
 	known, isMember := roster.Find(wanted.ID)
-	seen := examined{known: known, forced: force}
-	if !force && mustBeAsked(known, isMember, wanted) {
+	seen := examination{known: known, forced: force}
+	if !force && needsExamination(known, isMember, wanted) {
 		identity, err := c.examine(ctx, wanted)
 		if err != nil {
 			return domain.Instance{}, err
 		}
 		if isMember && known.RaftAddress != wanted.RaftAddress {
-			if err := c.mayMove(ctx, known, identity); err != nil {
+			if err := c.checkMove(ctx, known, identity); err != nil {
 				return domain.Instance{}, err
 			}
 		}
@@ -74,21 +75,21 @@ func (c *Cluster) add(ctx context.Context, wanted domain.Instance, force bool) (
 		return c.awaitVoter(ctx, staging{wanted: wanted, forced: force, unclaimed: seen.unclaimed})
 	case seen.unclaimed:
 		if _, err := c.claimed(ctx, wanted); err != nil {
-			return domain.Instance{}, c.takeBack(ctx, wanted, err)
+			return domain.Instance{}, c.undoAdd(ctx, wanted, err)
 		}
 	}
 	return wanted, nil
 }
 
-// mustBeAsked: who is to answer at an address, or to count in the majority. Who
-// is to count no longer need not live to be told.
-func mustBeAsked(known domain.Instance, isMember bool, wanted domain.Instance) bool {
+// needsExamination reports whether the instance must answer before it is added: it gets an
+// address, or becomes a voter. A voter that is demoted need not run.
+func needsExamination(known domain.Instance, isMember bool, wanted domain.Instance) bool {
 	return !isMember || known.RaftAddress != wanted.RaftAddress ||
 		wanted.Suffrage == domain.Voter && known.Suffrage != domain.Voter
 }
 
-// examine asks whoever answers at the address of wanted whether it is who it is
-// to be, and reads what the log holds, and gives what it says.
+// examine asks the instance at the address of wanted who it is, and checks that it is
+// wanted and can read the log.
 func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (ports.Identity, error) {
 	identity, err := c.identify(ctx, wanted.ID, wanted.RaftAddress)
 	if err != nil {
@@ -101,16 +102,16 @@ func (c *Cluster) examine(ctx context.Context, wanted domain.Instance) (ports.Id
 	return identity, nil
 }
 
-// mayMove refuses to give the place of a member that answers to another process that bears its
-// id: that one would forget what the member has promised, and the member, which
-// nobody sends anything any more, would not learn why. One process may be reached at both
-// addresses.
-func (c *Cluster) mayMove(ctx context.Context, known domain.Instance, newcomer ports.Identity) error {
+// checkMove returns ErrIDInUse if a member still answers at its address, and newcomer, at
+// its new address, is another process with the same id. The newcomer would not know what
+// the member has promised (its vote, its log), and the member would no longer be sent
+// anything, and not learn why. One process may be reachable at both addresses.
+func (c *Cluster) checkMove(ctx context.Context, known domain.Instance, newcomer ports.Identity) error {
 	holder := c.Identity()
 	if known.ID != c.Self.RaftID {
 		var err error
-		if holder, err = c.hearFrom(ctx, known.ID, known.RaftAddress); err != nil {
-			return nil // it is gone, or that is not it
+		if holder, err = c.identifyMember(ctx, known.ID, known.RaftAddress); err != nil {
+			return nil // the member is gone, or another instance answers at its address
 		}
 	}
 	if holder.Process == "" || newcomer.Process == "" || holder.Process == newcomer.Process {
@@ -120,16 +121,16 @@ func (c *Cluster) mayMove(ctx context.Context, known domain.Instance, newcomer p
 		domain.ErrIDInUse, known.ID, known.RaftAddress)
 }
 
-// changing gives the right to change the membership, and who is to be promoted:
-// those two are one decision. Its holder calls release. It also gives the membership
-// as it is: others may have changed it since the holder last looked.
-func (c *Cluster) changing(ctx context.Context) (roster domain.Roster, release func(), err error) {
+// lockMembership takes the lock under which this instance changes the membership and the
+// promotions, which must change together. The caller must call release. It also returns
+// the current membership: others may have changed it before the lock was taken.
+func (c *Cluster) lockMembership(ctx context.Context) (roster domain.Roster, release func(), err error) {
 	select {
-	case c.turn <- struct{}{}:
+	case c.lock <- struct{}{}:
 	case <-ctx.Done():
 		return roster, nil, ctx.Err()
 	}
-	release = func() { <-c.turn }
+	release = func() { <-c.lock }
 	if roster, err = c.Membership.Roster(ctx); err != nil {
 		release()
 		return roster, nil, err
@@ -137,15 +138,15 @@ func (c *Cluster) changing(ctx context.Context) (roster domain.Roster, release f
 	return roster, release, nil
 }
 
-// admit makes wanted a member; staged, where it is a nonvoter that is to be a
-// voter: one that lags would count in the majority, and hold up every write,
-// before it can help with one. A voter that came back blank is one of those: what
-// it acknowledged before must not count any more.
+// admit makes wanted a member. A new voter is staged: it is a nonvoter until it has caught
+// up, because a voter that lags counts towards the majority, and holds up every write,
+// before it can acknowledge one. So is a voter that came back blank: what it acknowledged
+// before must not count any more.
 //
-// It takes a while to examine an instance, and who was let in meanwhile under its id is
-// not to lose its place to it unasked: that is errOutdated.
-func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, seen examined) (staged bool, err error) {
-	roster, release, err := c.changing(ctx)
+// Examining an instance takes a while. If another request has changed the membership of
+// that id meanwhile, admit returns errOutdated.
+func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, seen examination) (staged bool, err error) {
+	roster, release, err := c.lockMembership(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -159,9 +160,9 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, seen examin
 	}
 	switch {
 	case wanted.Suffrage == domain.Nonvoter:
-		// An earlier wish must not promote it; also not one that is still on
-		// its way through the log, so it is not asked whether there is one.
-		wished := c.wanted(wanted.ID)
+		// An earlier promotion must not make it a voter. Remove it even if none is
+		// known: one may still be on its way through the log.
+		wished := c.promotionWanted(wanted.ID)
 		if err := c.Promotions.RemovePromotion(ctx, wanted.ID); err != nil {
 			return false, err
 		}
@@ -172,10 +173,10 @@ func (c *Cluster) admit(ctx context.Context, wanted domain.Instance, seen examin
 	return true, c.stage(ctx, wanted, isMember)
 }
 
-// stage needs the right to change the membership. It makes a nonvoter of wanted that
-// is to be a voter. The wish comes first: whoever leads after that, and knows the
-// nonvoter, knows what is to become of it. It is said again where it is known already: the
-// end of an earlier one may still be on its way through the log.
+// stage makes wanted a nonvoter with a promotion. The caller holds the lock. The promotion
+// comes first in the log, so that every leader that has the nonvoter has the promotion. It
+// is added even if there is one already: its removal may still be on its way through the
+// log.
 func (c *Cluster) stage(ctx context.Context, wanted domain.Instance, isMember bool) error {
 	if err := c.Promotions.AddPromotion(ctx, wanted.ID); err != nil {
 		return err
@@ -184,8 +185,9 @@ func (c *Cluster) stage(ctx context.Context, wanted domain.Instance, isMember bo
 	return halfDone(isMember, c.Membership.Add(ctx, wanted))
 }
 
-// halfDone is err, which may claim that nothing happened, of the second of two
-// changes, where the first one says something by itself.
+// halfDone returns the error of the second of two changes. err may claim that nothing
+// happened; if half is true, the first change had an effect by itself, so the outcome is
+// unknown.
 func halfDone(half bool, err error) error {
 	if err == nil || !half {
 		return err
@@ -193,13 +195,13 @@ func halfDone(half bool, err error) error {
 	return fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, err)
 }
 
-func (c *Cluster) wanted(id string) bool {
+func (c *Cluster) promotionWanted(id string) bool {
 	state, _ := c.Local.State()
 	return slices.Contains(state.Promotions, id)
 }
 
-// awaitVoter waits until an instance is a voter, which promote makes it. Who forced
-// the addition does not wait for long, and takes what it is by then.
+// awaitVoter waits until promote has made the instance a voter. If the addition was
+// forced, it waits for forcedPatience, and then returns the nonvoter.
 func (c *Cluster) awaitVoter(ctx context.Context, s staging) (domain.Instance, error) {
 	wanted, patience := s.wanted, ctx
 	if s.forced {
@@ -207,7 +209,7 @@ func (c *Cluster) awaitVoter(ctx context.Context, s staging) (domain.Instance, e
 		patience, cancel = context.WithTimeout(ctx, forcedPatience)
 		defer cancel()
 	}
-	look, stop := s.looks()
+	look, stop := s.claimChecks()
 	defer stop()
 	for {
 		state, later := c.Local.State()
@@ -227,7 +229,7 @@ func (c *Cluster) awaitVoter(ctx context.Context, s staging) (domain.Instance, e
 		case <-look:
 			ours, err := c.claimed(ctx, wanted)
 			if err != nil {
-				return domain.Instance{}, c.takeBack(ctx, wanted, err)
+				return domain.Instance{}, c.undoAdd(ctx, wanted, err)
 			}
 			if ours {
 				look = nil
@@ -251,25 +253,26 @@ func (c *Cluster) Remove(ctx context.Context, id string) (domain.Instance, error
 		return domain.Instance{}, err
 	}
 	if id == c.Self.RaftID {
-		return domain.Instance{}, c.giveWay(ctx)
+		return domain.Instance{}, c.stepDown(ctx)
 	}
-	roster, release, err := c.changing(ctx)
+	roster, release, err := c.lockMembership(ctx)
 	if err != nil {
 		return domain.Instance{}, err
 	}
 	defer release()
 	removed, _ := roster.Find(id)
-	if err := c.expel(ctx, id); err != nil {
+	if err := c.removeMember(ctx, id); err != nil {
 		return domain.Instance{}, err
 	}
 	return removed, nil
 }
 
-// expel needs the right to change the membership.
-func (c *Cluster) expel(ctx context.Context, id string) error {
-	wished := c.wanted(id)
+// removeMember removes a member and its promotion. The caller holds the lock.
+func (c *Cluster) removeMember(ctx context.Context, id string) error {
+	wished := c.promotionWanted(id)
 	if wished {
-		// Before, because an error after the removal would claim that it was not made.
+		// The promotion goes first: an error after the removal of the member would claim
+		// that the member was not removed.
 		if err := c.Promotions.RemovePromotion(ctx, id); err != nil {
 			return err
 		}
@@ -277,15 +280,14 @@ func (c *Cluster) expel(ctx context.Context, id string) error {
 	return halfDone(wished, c.Membership.Remove(ctx, id))
 }
 
-// giveWay is what a leader does that is to be no voter any more, and ErrNotLeader
-// when it is done: its successor is to make the change. If it did so itself, the
-// others would be without a leader until they notice. Worse, one that lost
-// leadership in the middle would have the end of its vote in its log, for which
-// raft does not let it stand for election, and yet be ahead of the others, for
-// which it would not vote for any of them.
+// stepDown hands leadership over when the leader itself is to be removed or demoted, and
+// returns ErrNotLeader once that is done: the new leader is to make the change. If the
+// leader made it itself, the others would have no leader until they notice. Worse, if it
+// lost leadership halfway, the change in its log would keep it from standing for election,
+// and being ahead of the others it would vote for none of them.
 //
-// Where its successor would refuse that, it stays.
-func (c *Cluster) giveWay(ctx context.Context) error {
+// It stays the leader if the new one would refuse the change.
+func (c *Cluster) stepDown(ctx context.Context) error {
 	if err := c.Membership.CanSpare(ctx, c.Self.RaftID); err != nil {
 		return err
 	}

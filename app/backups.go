@@ -9,11 +9,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// beginTimeout bounds what has to be known before a backup is read, and before it
-// is carried out. The rest takes as long as its size needs.
+// beginTimeout bounds the proof of leadership before a backup is read, and the wait for
+// expiries before it is restored. The rest takes as long as the size of the backup needs.
 const beginTimeout = 5 * time.Second
 
-// BackupConfig is what Backups need. All of it must be given.
+// BackupConfig is what Backups need. All fields must be set.
 type BackupConfig struct {
 	Registry ports.Registry
 	Restorer ports.Restorer
@@ -25,32 +25,32 @@ type BackupConfig struct {
 // Backups implements ports.Backups.
 type Backups struct {
 	BackupConfig
-	turn chan struct{} // holds a token while a backup is restored
+	restoring chan struct{} // holds a token while a backup is restored
 }
 
-// NewBackups gives the use cases over backups.
+// NewBackups returns the use cases over backups.
 func NewBackups(config BackupConfig) *Backups {
-	return &Backups{BackupConfig: config, turn: make(chan struct{}, 1)}
+	return &Backups{BackupConfig: config, restoring: make(chan struct{}, 1)}
 }
 
 // Restore implements ports.Backups.
 func (b *Backups) Restore(ctx context.Context, read func() (domain.Backup, error), expected *domain.Revision) (domain.Replaced, error) {
-	// Before anything is read: a backup can be hundreds of megabytes, and who asks
-	// another than the leader has to send it again.
+	// Check this before reading: a backup can be hundreds of megabytes, and a client that
+	// is redirected to the leader has to send it again.
 	if err := b.mustLead(ctx); err != nil {
 		return domain.Replaced{}, err
 	}
 	select {
-	case b.turn <- struct{}{}:
+	case b.restoring <- struct{}{}:
 	default:
 		return domain.Replaced{}, ports.ErrRestoring
 	}
-	defer func() { <-b.turn }()
+	defer func() { <-b.restoring }()
 	backup, err := read()
 	if err != nil {
 		return domain.Replaced{}, err
 	}
-	release, err := b.occupy(ctx, backup.Nodes)
+	release, err := b.pin(ctx, backup.Nodes)
 	if err != nil {
 		return domain.Replaced{}, err
 	}
@@ -71,9 +71,9 @@ func (b *Backups) mustLead(ctx context.Context) error {
 	return err
 }
 
-// occupy keeps the nodes of the backup from expiring while it is on its way: it
-// renews them, as any other write that names them.
-func (b *Backups) occupy(ctx context.Context, nodes *domain.Replacement) (release func([]domain.Change), err error) {
+// pin keeps the nodes of the backup from expiring while it is restored, because that
+// renews them as any other write does.
+func (b *Backups) pin(ctx context.Context, nodes *domain.Replacement) (release func([]domain.Change), err error) {
 	ctx, cancel := context.WithTimeout(ctx, beginTimeout)
 	defer cancel()
 	var leased []string
@@ -82,7 +82,7 @@ func (b *Backups) occupy(ctx context.Context, nodes *domain.Replacement) (releas
 			leased = append(leased, n.ID)
 		}
 	}
-	return b.Leases.occupy(ctx, leased)
+	return b.Leases.pin(ctx, leased)
 }
 
 func (b *Backups) log(backup domain.Backup, replaced domain.Replaced) {

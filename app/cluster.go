@@ -12,58 +12,58 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// successorTimeout bounds the wait for a leader that has taken over already: it
-// only has to tell.
+// successorTimeout bounds the wait to hear from the new leader, which has taken over
+// already.
 const successorTimeout = time.Second
 
-// ClusterConfig is what the use cases over the raft cluster need. All but WatchInterval
-// must be given.
+// ClusterConfig is what the use cases over the raft cluster need. All fields but
+// WatchInterval must be set.
 type ClusterConfig struct {
 	Inquiry
 	Membership  ports.Membership
 	Promotions  ports.Promotions
 	ReadIndexer ports.ReadIndexer
-	// Logger is told of promotions, and of voters that have come back without what they
-	// had acknowledged.
+	// Logger logs promotions, and voters that have come back without what they had
+	// acknowledged.
 	Logger *slog.Logger
 
-	// WatchInterval is how often this instance asks the others whether they
-	// answer, for those who follow the cluster through it; zero means 1 s.
+	// WatchInterval is how often this instance asks the others about themselves, for
+	// those who follow the cluster; zero means 1 s.
 	WatchInterval time.Duration
 }
 
-// Cluster implements ports.Cluster. Between Open and Close it keeps
-// an eye on the other instances, promotes those who have caught up, and makes nonvoters
-// of voters that have come back without what they had acknowledged.
+// Cluster implements ports.Cluster. Between Open and Close it polls the other instances,
+// promotes nonvoters that have caught up, and demotes voters that have come back without
+// what they had acknowledged.
 type Cluster struct {
 	ClusterConfig
 	watch clusterWatch
 
-	// turn holds a token while the membership is changed, or who is to be promoted.
-	turn chan struct{}
+	// lock holds a token while the membership or the promotions are changed: see
+	// lockMembership.
+	lock chan struct{}
 
-	// blank has voters that are in quarantine: see readmit.
-	blank chan domain.Instance
+	// blankVoters receives voters that are in quarantine: see readmit.
+	blankVoters chan domain.Instance
 }
 
-// NewCluster gives the use cases over the raft cluster. It starts nothing.
+// NewCluster returns the use cases over the raft cluster. It starts nothing.
 func NewCluster(config ClusterConfig) *Cluster {
 	config.WatchInterval = cmp.Or(config.WatchInterval, time.Second)
 	c := &Cluster{ClusterConfig: config}
-	c.watch.asking = make(chan struct{}, 1)
+	c.watch.polling = make(chan struct{}, 1)
 	c.watch.later = make(chan struct{})
 	c.watch.latest = &clusterState{}
-	c.turn = make(chan struct{}, 1)
-	c.blank = make(chan domain.Instance, 1)
+	c.lock = make(chan struct{}, 1)
+	c.blankVoters = make(chan domain.Instance, 1)
 	return c
 }
 
-// HandOver implements ports.Cluster: it gives the id of the instance that took over,
-// so that those whose requests are in flight are sent there instead of away; it is
-// empty where that is not known within a second.
+// HandOver implements ports.Cluster. It waits up to successorTimeout to learn who the new
+// leader is, so that requests in flight can be redirected there.
 func (c *Cluster) HandOver(ctx context.Context, to string) (string, error) {
 	if to == c.Self.RaftID {
-		// It leads already, if it does: as linearizable as anything else.
+		// There is nothing to do if it leads, which this read proves.
 		_, err := c.Membership.Roster(ctx)
 		return to, err
 	}
@@ -115,29 +115,29 @@ func (c *Cluster) roster(ctx context.Context, source ports.Source) (domain.Roste
 	return state.Roster, nil
 }
 
-// describe asks all instances of roster side by side, so it takes no longer
-// than the slowest answer, and never longer than askTimeout.
+// describe asks all instances of roster concurrently, so it takes as long as the slowest
+// answer, and at most askTimeout.
 func (c *Cluster) describe(ctx context.Context, state ports.LocalState, roster domain.Roster) domain.Cluster {
 	instances := roster.Instances()
 	members := make([]domain.Member, len(instances))
 	var asked sync.WaitGroup
 	for i, instance := range instances {
-		asked.Go(func() { members[i] = c.ask(ctx, instance) })
+		asked.Go(func() { members[i] = c.describeMember(ctx, instance) })
 	}
 	asked.Wait()
 	return domain.Cluster{ID: state.ClusterID, LeaderID: state.LeaderID, Term: state.Term, Members: members}
 }
 
-func (c *Cluster) ask(ctx context.Context, instance domain.Instance) domain.Member {
+func (c *Cluster) describeMember(ctx context.Context, instance domain.Instance) domain.Member {
 	member := domain.Member{Instance: instance}
 	identity := c.Identity()
 	if instance.ID != c.Self.RaftID {
 		var err error
-		if identity, err = c.hearFrom(ctx, instance.ID, instance.RaftAddress); err != nil {
+		if identity, err = c.identifyMember(ctx, instance.ID, instance.RaftAddress); err != nil {
 			return member
 		}
 		if instance.Suffrage == domain.Voter && identity.Quarantined {
-			c.noticeBlank(instance)
+			c.noteBlankVoter(instance)
 		}
 	}
 	member.Reachable = true

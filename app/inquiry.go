@@ -9,17 +9,18 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// askTimeout bounds the question to another instance.
+// askTimeout bounds a question to another instance.
 const askTimeout = time.Second
 
-// Inquiry asks other instances who they are, and says who this one is: it implements
-// ports.Self. All of Self but ClusterID, Applied and Quarantined, which are asked of Local,
-// and the ports must be given. Safe for concurrent use.
+// Inquiry asks other instances who they are, and tells who this one is: it implements
+// ports.Self. All fields must be set. Safe for concurrent use.
 type Inquiry struct {
+	// Self is this instance, without ClusterID, Applied and Quarantined: Identity takes
+	// these from Local.
 	Self  ports.Identity
 	Local ports.Local
 	Peers ports.Peers
-	// Formats is told what instances say of theirs.
+	// Formats learns which format each member reads.
 	Formats ports.Formats
 }
 
@@ -32,8 +33,9 @@ func (i *Inquiry) Identity() ports.Identity {
 	return self
 }
 
-// hearFrom identifies a member at its address, and notes what it says of its format.
-func (i *Inquiry) hearFrom(ctx context.Context, id, raftAddress string) (ports.Identity, error) {
+// identifyMember is identify for a member of the cluster. It also records the format that
+// the member reads.
+func (i *Inquiry) identifyMember(ctx context.Context, id, raftAddress string) (ports.Identity, error) {
 	identity, err := i.identify(ctx, id, raftAddress)
 	if err == nil {
 		i.Formats.Heard(id, identity.Format)
@@ -41,8 +43,8 @@ func (i *Inquiry) hearFrom(ctx context.Context, id, raftAddress string) (ports.I
 	return identity, err
 }
 
-// identify asks the instance at raftAddress, and takes no answer but that of
-// the instance named id, in this cluster or in none: an address can change hands. Errors:
+// identify asks the instance at raftAddress who it is. An address can change hands, so the
+// answer must come from the instance named id, in this cluster or in none. Errors:
 // ErrUnreachable, ErrIDMismatch, ErrOtherCluster, and that of ctx.
 func (i *Inquiry) identify(ctx context.Context, id, raftAddress string) (ports.Identity, error) {
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
@@ -51,7 +53,7 @@ func (i *Inquiry) identify(ctx context.Context, id, raftAddress string) (ports.I
 	own := i.Identity().ClusterID
 	switch {
 	case err != nil && ctx.Err() != nil:
-		// Which says nothing about the instance.
+		// The caller gave up; that says nothing about the instance.
 		return ports.Identity{}, fmt.Errorf("ask %q at %s: %w", id, raftAddress, ctx.Err())
 	case err != nil:
 		return ports.Identity{}, fmt.Errorf("%w: nobody answers for %q at %s: %v", domain.ErrUnreachable, id, raftAddress, err)

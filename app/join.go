@@ -15,25 +15,25 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// How long a joining instance waits between two rounds of asking: twice as long
-// after each round, with a random part so that many instances spread out.
+// How long a joining instance waits between two rounds of asking: twice as long after each
+// round, with jitter. joinAskTimeout bounds one question.
 const (
 	firstJoinPause = 100 * time.Millisecond
 	maxJoinPause   = 5 * time.Second
 	joinAskTimeout = 5 * time.Second
 )
 
-// errCameToNothing is the fault of an address whose agreement had no consequence.
-var errCameToNothing = errors.New("agreed, and nothing has come of that")
+// errAgreedWithoutEffect is the fault of an address whose agreement had no consequence.
+var errAgreedWithoutEffect = errors.New("agreed, and nothing has come of that")
 
 // JoinConfig is what joining a cluster needs.
 type JoinConfig struct {
-	// Self is this instance as it wishes to be a member. One that is a member
-	// already keeps its suffrage.
+	// Self is this instance as it asks to be a member. If it is a member already, it
+	// keeps its suffrage.
 	Self domain.Instance
-	// Through are application addresses of instances of the cluster; empty:
-	// there is nothing to do. One list may serve all instances: Own, this one's
-	// address, is asked only by a member, which may lead, of itself even.
+	// Through are application addresses of instances of the cluster; empty: there is
+	// nobody to ask. All instances may have the same list: Own, this one's address, is
+	// skipped unless this instance is a member, which may be the leader.
 	Through    []string
 	Own        string
 	Local      ports.Local
@@ -42,22 +42,23 @@ type JoinConfig struct {
 	Logger     *slog.Logger
 }
 
-// Joiner asks to be made a member until this instance is one, at its address.
+// Joiner asks other instances to add this one until it is a member at its address. It
+// implements ports.JoinStatus.
 type Joiner struct {
 	JoinConfig
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	mu     sync.Mutex // guards what follows
-	asked  []string   // whom it asks; empty for nobody
-	faults map[string]error
+	mu     sync.Mutex       // guards the fields below
+	asked  []string         // the addresses that it asks; empty while it asks nobody
+	faults map[string]error // the last error of each address
 }
 
 // NewJoiner starts nothing.
 func NewJoiner(config JoinConfig) *Joiner { return &Joiner{JoinConfig: config} }
 
-// Open starts asking, where there is somebody to ask and need to. It does not
-// wait for an answer. The context bounds only the start.
+// Open starts asking, if this instance has to be added and there are addresses to ask. It
+// does not wait for an answer. The context bounds only the start.
 func (j *Joiner) Open(context.Context) error {
 	state, _ := j.Local.State()
 	known, isMember := state.Roster.Find(j.Self.ID)
@@ -71,17 +72,17 @@ func (j *Joiner) Open(context.Context) error {
 	case !state.Staged:
 		j.Self.Suffrage = known.Suffrage
 	}
-	pending := j.isPending()
+	pending := j.intentPending()
 	if len(j.Through) == 0 {
 		if pending {
-			j.end() // or it would go on if it is given somebody to ask once more
+			j.endIntent() // or it would ask again when it is next started with addresses
 		}
 		return nil
 	}
-	// The latest membership may not be committed, and right after a start nobody can tell of
-	// one that came after the last snapshot. Who asked again because of that alone would also do
-	// so where it was removed while it was down, and be back against an operator's will. So that
-	// takes that it was asking when it ended.
+	// The latest membership in the log may not be committed; right after a start that can't
+	// be known. But if an instance asked again just because of that, it would also do so
+	// after it was removed while it was down, against the operator's will. So a member asks
+	// again only if it was still asking when it stopped.
 	isIn := j.isIn(state.Roster)
 	if isIn && !pending {
 		return nil
@@ -92,16 +93,17 @@ func (j *Joiner) Open(context.Context) error {
 	j.asked, j.faults = j.Through, map[string]error{}
 	j.mu.Unlock()
 	j.done.Go(func() {
-		defer j.asksNobody()
-		// Where it came to be a member, that is known soon, and it may have been changed since.
-		if isIn && j.memberWithin(ctx, maxJoinPause) || j.join(ctx) {
-			j.end()
+		defer j.clearAsked()
+		// If it is a committed member, it learns so soon. Don't ask before that: its
+		// membership may have been changed since.
+		if isIn && j.awaitMembership(ctx, maxJoinPause) || j.join(ctx) {
+			j.endIntent()
 		}
 	})
 	return nil
 }
 
-// Close ends asking and waits for that. It may be called without Open.
+// Close stops asking and waits for that. It may be called without Open.
 func (j *Joiner) Close(context.Context) error {
 	if j.cancel != nil {
 		j.cancel()
@@ -117,7 +119,7 @@ func (j *Joiner) JoinStatus() string {
 	if len(j.asked) == 0 {
 		return ""
 	}
-	var answers []string // the leader's is the same through each
+	var answers []string // without duplicates: all addresses may pass on the leader's answer
 	for _, address := range j.asked {
 		if err := j.faults[address]; err != nil && !slices.Contains(answers, err.Error()) {
 			answers = append(answers, err.Error())
@@ -129,13 +131,13 @@ func (j *Joiner) JoinStatus() string {
 	return "it asks to be added (--join), without success so far: " + strings.Join(answers, "; ")
 }
 
-func (j *Joiner) asksNobody() {
+func (j *Joiner) clearAsked() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.asked, j.faults = nil, nil
 }
 
-func (j *Joiner) isPending() bool {
+func (j *Joiner) intentPending() bool {
 	pending, err := j.JoinIntent.Pending()
 	if err != nil {
 		j.Logger.Warn("whether this instance was asking to join when it ended can't be read", "error", err)
@@ -143,37 +145,37 @@ func (j *Joiner) isPending() bool {
 	return pending
 }
 
-func (j *Joiner) end() {
+func (j *Joiner) endIntent() {
 	if err := j.JoinIntent.End(); err != nil {
 		j.Logger.Warn("that this instance asks to join no more could not be kept", "error", err)
 	}
 }
 
-// join returns whether it came to be a member: it gives up only when ctx ends.
+// join asks until this instance is a member; false if ctx ends first.
 func (j *Joiner) join(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	// Before the first question: the membership may have it from then on.
+	// Before the first question: from then on this instance may be a member.
 	if err := j.JoinIntent.Begin(); err != nil {
 		j.Logger.Warn("that this instance asks to join could not be kept: if it is started anew at once, it may not go on", "error", err)
 	}
 	for pause := firstJoinPause; ; pause = min(2*pause, maxJoinPause) {
 		agreed := j.askAround(ctx)
-		if j.memberWithin(ctx, pause/2+rand.N(pause/2)) {
+		if j.awaitMembership(ctx, pause/2+rand.N(pause/2)) {
 			return true
 		}
 		if ctx.Err() != nil {
 			return false
 		}
 		if agreed != "" {
-			j.leaveToTheLast(agreed)
+			j.deprioritize(agreed)
 		}
 	}
 }
 
-// askAround asks one address after the other until one of them agrees, which it gives;
-// empty where none does.
+// askAround asks one address after the other until one agrees, and returns that one; empty
+// if none does.
 func (j *Joiner) askAround(ctx context.Context) (agreed string) {
 	for _, address := range j.Through {
 		err := j.ask(ctx, address)
@@ -190,22 +192,23 @@ func (j *Joiner) askAround(ctx context.Context) (agreed string) {
 	return ""
 }
 
-// leaveToTheLast has the next round begin behind an address that agreed to no avail: it
-// may belong to another cluster, or be none's, and must not hide those behind it.
-func (j *Joiner) leaveToTheLast(agreed string) {
-	err := fmt.Errorf("%s %w", agreed, errCameToNothing)
+// deprioritize makes the next round begin after an address that agreed without effect: the
+// instance there may belong to another cluster, or to none, and the addresses after it must
+// be asked too.
+func (j *Joiner) deprioritize(agreed string) {
+	err := fmt.Errorf("%s %w", agreed, errAgreedWithoutEffect)
 	j.noteFault(agreed, err)
 	j.Logger.Warn("asked to join, without success so far", "through", agreed, "error", err)
 	at := slices.Index(j.Through, agreed) + 1
 	j.Through = slices.Concat(j.Through[at:], j.Through[:at])
 }
 
-// noteFault keeps what an address answered last. That one agrees does not yet make up
-// for that nothing came of it before.
+// noteFault records the last error of an address. If the address agrees again, after it
+// agreed without effect, that error stays.
 func (j *Joiner) noteFault(address string, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err != nil || !errors.Is(j.faults[address], errCameToNothing) {
+	if err != nil || !errors.Is(j.faults[address], errAgreedWithoutEffect) {
 		j.faults[address] = err
 	}
 }
@@ -216,16 +219,16 @@ func (j *Joiner) ask(ctx context.Context, address string) error {
 	return j.Admission.Ask(ctx, address, j.Self)
 }
 
-// isIn reports whether roster has this instance at its address, with whatever suffrage:
-// to make it a voter is the leader's concern.
+// isIn reports whether roster has this instance at its address, with any suffrage: making
+// it a voter is the leader's job.
 func (j *Joiner) isIn(roster domain.Roster) bool {
 	known, isMember := roster.Find(j.Self.ID)
 	return isMember && known.RaftAddress == j.Self.RaftAddress
 }
 
-// memberWithin waits at most d for this instance to see the membership committed: until
-// then it may come to nothing, and nobody else would ask again.
-func (j *Joiner) memberWithin(ctx context.Context, d time.Duration) bool {
+// awaitMembership waits at most d until this instance is a committed member. An uncommitted
+// membership may be lost, and nobody but this instance would ask again.
+func (j *Joiner) awaitMembership(ctx context.Context, d time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for {

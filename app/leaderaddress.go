@@ -8,62 +8,62 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// An answer holds until the leader changes. It is asked for again after a
-// while, so that a leader that stopped answering is no longer named; a failure
-// is kept just long enough to spare those who wait the same failure.
+// How long an answer, or a failure to get one, is kept while the leader stays the same.
+// An answer expires so that clients are not sent to a leader that no longer answers. A
+// failure is kept only for those who are waiting already.
 const (
-	leaderAnswerHolds  = time.Second
-	leaderFailureHolds = 200 * time.Millisecond
+	answerTTL  = time.Second
+	failureTTL = 200 * time.Millisecond
 )
 
-// leaderTimeout bounds the question to the leader, and leaderPatience the wait for
-// the answer of whoever shares it. Who gets none is refused, and that is promised
+// leaderTimeout bounds a question to the leader. leaderPatience bounds LeaderAddress,
+// which may also wait for others that share the question: its callers promise a refusal
 // within a second.
 const (
 	leaderTimeout  = 700 * time.Millisecond
 	leaderPatience = 800 * time.Millisecond
 )
 
-// LeaderLocator implements ports.LeaderLocator. It remembers what the leader said.
+// LeaderLocator implements ports.LeaderLocator. It caches the leader's answer.
 type LeaderLocator struct {
 	inquiry Inquiry
 
-	asking chan struct{} // holds a token while somebody uses the rest
-	of     leadership
-	at     time.Time
-	answer string
-	err    error
+	lock       chan struct{} // holds a token while somebody uses the rest
+	leader     leadership
+	answeredAt time.Time
+	answer     string
+	err        error
 }
 
-// NewLeaderLocator gives one that asks by inquiry.
+// NewLeaderLocator returns a LeaderLocator that asks the leader through inquiry.
 func NewLeaderLocator(inquiry Inquiry) *LeaderLocator {
-	return &LeaderLocator{inquiry: inquiry, asking: make(chan struct{}, 1)}
+	return &LeaderLocator{inquiry: inquiry, lock: make(chan struct{}, 1)}
 }
 
-// leadership tells one leader's time from another's.
+// leadership identifies the leader of one term, at one address.
 type leadership struct {
 	id, raftAddress string
 	term            uint64
 }
 
-func (l *LeaderLocator) holds(of leadership) bool {
-	if l.of != of {
+func (l *LeaderLocator) isFresh(of leadership) bool {
+	if l.leader != of {
 		return false
 	}
 	if l.err != nil {
-		return time.Since(l.at) < leaderFailureHolds
+		return time.Since(l.answeredAt) < failureTTL
 	}
-	return time.Since(l.at) < leaderAnswerHolds
+	return time.Since(l.answeredAt) < answerTTL
 }
 
-// LeaderAddress implements ports.LeaderLocator. Those who ask at the same time share
-// one question to the leader.
+// LeaderAddress implements ports.LeaderLocator. Concurrent calls share one question to the
+// leader.
 func (l *LeaderLocator) LeaderAddress(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
 	defer cancel()
 	select {
-	case l.asking <- struct{}{}:
-		defer func() { <-l.asking }()
+	case l.lock <- struct{}{}:
+		defer func() { <-l.lock }()
 	case <-ctx.Done():
 		return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, ctx.Err())
 	}
@@ -72,13 +72,13 @@ func (l *LeaderLocator) LeaderAddress(ctx context.Context) (string, error) {
 		return "", ports.ErrNoLeader
 	}
 	now := leadership{id: state.LeaderID, raftAddress: state.LeaderRaftAddress, term: state.Term}
-	if !l.holds(now) {
+	if !l.isFresh(now) {
 		answer, err := l.ask(ctx, now)
 		if ctx.Err() != nil {
-			// It was this asker who had no time left; the leader may be fine.
+			// This caller ran out of time; that says nothing about the leader.
 			return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, ctx.Err())
 		}
-		l.of, l.at, l.answer, l.err = now, time.Now(), answer, err
+		l.leader, l.answeredAt, l.answer, l.err = now, time.Now(), answer, err
 	}
 	if l.err != nil {
 		return "", fmt.Errorf("%w: instance %q leads, but can't be asked for its address: %v", ports.ErrNoLeader, now.id, l.err)
@@ -89,12 +89,12 @@ func (l *LeaderLocator) LeaderAddress(ctx context.Context) (string, error) {
 func (l *LeaderLocator) ask(ctx context.Context, leader leadership) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
-	identity, err := l.inquiry.hearFrom(ctx, leader.id, leader.raftAddress)
+	identity, err := l.inquiry.identifyMember(ctx, leader.id, leader.raftAddress)
 	if err != nil {
 		return "", err
 	}
-	// Two instances can be told to advertise one address by mistake: a client
-	// sent there would come back here, for ever.
+	// Two instances may advertise the same address by mistake. A client that is sent
+	// there would come back here, for ever.
 	if identity.ApplicationAddress == "" || identity.ApplicationAddress == l.inquiry.Self.ApplicationAddress {
 		return "", fmt.Errorf("it advertises the application address %q, where it can't be reached", identity.ApplicationAddress)
 	}

@@ -193,7 +193,7 @@ func TestLate(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			l := &lease{ttl: ttl, usual: test.usual, renewed: time.Hour}
+			l := &lease{ttl: ttl, interval: test.usual, renewed: time.Hour}
 			if got := l.late(time.Hour + test.age); got != test.late {
 				t.Errorf("late is %v", got)
 			}
@@ -229,7 +229,7 @@ func TestHabit(t *testing.T) {
 				tt.pass(max(gap, -gap))
 				tt.sign("a")
 			}
-			if got := tt.nodes["a"].usual; got != test.want {
+			if got := tt.nodes["a"].interval; got != test.want {
 				t.Errorf("%v, want %v", got, test.want)
 			}
 		})

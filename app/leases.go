@@ -1,12 +1,9 @@
 package app
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -14,45 +11,31 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-const (
-	// leaseTick is how often the leader looks who has run out of time.
-	leaseTick = 100 * time.Millisecond
-	// longestStep is how much of the time between two looks counts. When there
-	// was more of it this instance had no time to take renewals.
-	longestStep = 250 * time.Millisecond
-	// contactAge is for how long it need not be asked again whether a majority is heard
-	// from: far less than it is counted as heard from.
-	contactAge = 10 * time.Millisecond
-	// pausedFor is a time between two looks that is no delay any more: the
-	// process was stopped. Whoever renews could not, and may have given up.
-	pausedFor = time.Second
-	// minCutOff is the least of LeaseConfig.CutOff: however frequent heartbeats are, an
-	// answer may take a moment.
-	minCutOff = time.Second
-)
+// minCutOff is the least CutOff: an answer may take a moment, however frequent
+// heartbeats are.
+const minCutOff = time.Second
 
-// LeaseConfig is what Leases need. All but CutOff must be given.
+// LeaseConfig is what Leases need. All fields but CutOff must be set.
 type LeaseConfig struct {
 	Registry ports.Registry
 	Local    ports.Local
 	Logger   *slog.Logger
 
-	// CutOff is how long a leader hears from no majority until it counts as cut off. It
-	// must be well over the time between two heartbeats, or every node is given its full
-	// time again and again, and none ever expires. It should not be much longer: nodes that
-	// can't reach this instance either run out of time meanwhile. Less than a second, and
-	// zero, mean a second.
+	// CutOff is after how long without contact with a majority a leader counts as cut
+	// off. It must be well over the time between two heartbeats, or every node is given
+	// its full time again and again, and none ever expires. It should not be much longer:
+	// nodes that can't reach this instance either run out of time meanwhile. Less than a
+	// second, and zero, mean a second.
 	CutOff time.Duration
 }
 
-// Leases implements ports.Leases, and is the leader's clock of leases: between
+// Leases implements ports.Leases, and has the leader's clock of leases: between
 // Open and Close it expires the nodes that are not renewed.
 //
-// How long a node has left is known to the leader alone, in memory: renewals
-// write nothing. A new leader gives every lease its full time again. What expiry
-// does goes through the log, for the node at the revision that was meant; and
-// while that is on its way the node can't be renewed, so that no renewal that
-// was answered is overtaken by it.
+// Only the leader knows how long a node has left, in memory: renewals are not written to
+// the log. A new leader gives every lease its full time again. An expiry is written to the
+// log, for a node at a revision. While it is on its way the node can't be renewed, so an
+// expiry never follows a renewal that was answered.
 type Leases struct {
 	LeaseConfig
 	running context.Context
@@ -61,23 +44,23 @@ type Leases struct {
 
 	mu    sync.Mutex
 	table *leaseTable // nil while this instance does not lead
-	term  uint64      // in which it does
-	// busy is how many writes are on their way that renew a node: it does not
-	// expire before their outcome is known.
-	busy   map[string]int
-	unsure uint64 // term in which an expiry began whose outcome is not known
-	// doubtful are the nodes of those of that term, each until another write of it is
-	// answered, which comes behind them in the log.
-	doubtful map[string]bool
-	position domain.Revision
-	looked   time.Time
-	cutOff   bool      // no majority was heard from for long, when that was last asked
-	inTouch  time.Time // when that was last asked, and there was one
-	stats    LeaseStats
+	term  uint64      // the term of table
+	// pinned counts, by node, the writes on their way that renew it. A pinned node does
+	// not expire.
+	pinned       map[string]int
+	doubtfulTerm uint64 // the last term with an expiry whose outcome is unknown
+	// doubtful are the nodes of such expiries. A node is removed when a later write of it
+	// is answered, because that comes after the expiry in the log.
+	doubtful  map[string]bool
+	position  domain.Revision // the revision up to which table follows the registry
+	lastTick  time.Time
+	cutOff    bool      // whether this instance was cut off at the last check of its contact
+	contactAt time.Time // when contact with a majority was last found
+	stats     LeaseStats
 }
 
-// LeaseStats are what metrics say of leases. Renewals and Expired count since the start.
-// Leased and Held are of now; both are zero unless this instance leads.
+// LeaseStats are the metrics of leases. Renewals and Expired count since the start. Leased
+// and Held are current, and zero unless this instance leads.
 type LeaseStats struct {
 	Leased   int
 	Held     []ports.HeldPool
@@ -85,10 +68,10 @@ type LeaseStats struct {
 	Expired  uint64
 }
 
-// NewLeases starts nothing.
+// NewLeases returns Leases. It starts nothing.
 func NewLeases(config LeaseConfig) *Leases {
 	config.CutOff = max(config.CutOff, minCutOff)
-	l := &Leases{LeaseConfig: config, busy: map[string]int{}}
+	l := &Leases{LeaseConfig: config, pinned: map[string]int{}}
 	l.running, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -107,192 +90,10 @@ func (l *Leases) Close(context.Context) error {
 	return nil
 }
 
-func (l *Leases) run() {
-	timer := time.NewTimer(leaseTick)
-	defer timer.Stop()
-	for {
-		state, later := l.Local.State()
-		if state.Leading {
-			later = nil // every write is a later state
-			timer.Reset(leaseTick)
-			l.expireDue()
-		} else {
-			l.forget()
-		}
-		select {
-		case <-timer.C:
-		case <-later:
-		case <-l.running.Done():
-			return
-		}
-	}
-}
-
-func (l *Leases) forget() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.table = nil
-}
-
-// catchUp brings the table to the latest state, which it gives. The table is nil
-// unless this instance leads. The caller holds mu.
-func (l *Leases) catchUp() ports.LocalState {
-	state, _ := l.Local.State()
-	switch {
-	case !state.Leading || state.Closed:
-		l.table = nil
-		return state
-	case l.table == nil || l.term != state.Term:
-		l.table, l.term, l.looked = newLeaseTable(), state.Term, time.Now()
-		l.table.fill(state.View)
-		l.position = state.View.Revision()
-		return state
-	}
-	l.advance()
-	changes, reaches := state.View.Since(l.position)
-	if !reaches {
-		l.table.fill(state.View)
-	}
-	for i := range changes {
-		l.table.follow(&changes[i])
-	}
-	l.position = state.View.Revision()
-	return state
-}
-
-// advance moves the table's clock, by the time in which this instance was there.
-func (l *Leases) advance() {
-	now := time.Now()
-	passed := now.Sub(l.looked)
-	l.looked = now
-	if !l.cutOff && now.Sub(l.inTouch) < contactAge {
-		l.table.clock += passed
-		return
-	}
-	contact, ever := l.Local.LeaderContact()
-	wasCutOff := l.cutOff
-	l.cutOff = !ever || contact >= l.CutOff
-	if passed >= pausedFor || l.cutOff {
-		if !wasCutOff {
-			l.Logger.Warn("this instance stood still, or is cut off: every time to live begins anew",
-				"still", passed.Round(time.Millisecond), "cut_off", contact.Round(time.Millisecond))
-			l.table.restart() // once: from then on the clock stands still
-		}
-		return
-	}
-	l.inTouch = now
-	l.table.clock += min(passed, longestStep)
-}
-
-// look finds who has run out of time, and says which pools begin to be held
-// back, or are so no more. The caller holds mu and has a table.
-func (l *Leases) look() {
-	for _, name := range l.table.look() {
-		pool := l.table.troubled[name]
-		if pool == nil || !pool.held {
-			l.Logger.Info("expiry goes on", "pool", name)
-			continue
-		}
-		l.Logger.Warn("expiry is held back: too many nodes have stopped renewing at once; POST /nodes/expire expires them",
-			"pool", name, "overdue", len(pool.overdue), "leased", len(pool.leases))
-	}
-}
-
-// expireDue begins to expire those whose time is over.
-func (l *Leases) expireDue() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.catchUp()
-	if l.table == nil {
-		return
-	}
-	l.look()
-	if due := l.table.expirable(domain.MaxBatch, nil, l.busy); len(due) > 0 {
-		l.begin(due)
-	}
-}
-
-// expiry is what becomes of an expiry that is on its way.
-type expiry struct {
-	term    uint64
-	done    chan struct{}
-	changes []domain.Change
-	err     error
-}
-
-// begin proposes the expiry of leases that are expirable, once it is proven that
-// this instance leads, if it does so in the term of the leases. It is given up only
-// when this instance loses leadership or closes: before that its outcome is not
-// known, and until then nobody may be told that one of the nodes was renewed.
-// The caller holds mu.
-func (l *Leases) begin(due []*lease) *expiry {
-	e := &expiry{term: l.term, done: make(chan struct{})}
-	slices.SortFunc(due, func(a, b *lease) int {
-		return cmp.Or(cmp.Compare(a.end(), b.end()), cmp.Compare(a.id, b.id))
-	})
-	command := domain.Expire{Nodes: make([]domain.NodeAt, len(due))}
-	for i, one := range due {
-		one.expiring = e.done
-		command.Nodes[i] = domain.NodeAt{ID: one.id, Revision: one.revision}
-	}
-	l.done.Go(func() {
-		// A leader that is cut off would leave this in its log, to take effect when
-		// it is cut off no more.
-		_, e.err = l.Registry.Read(l.running)
-		switch {
-		case e.err != nil:
-		case !l.leadsIn(e.term):
-			// A later term begins with every node's full time, and a renewal in it, or by
-			// who led meanwhile, neither waits for this nor makes another revision.
-			e.err = ports.ErrNotLeader
-		default:
-			e.changes, e.err = l.Registry.Propose(l.running, command)
-		}
-		l.end(e, due)
-	})
-	return e
-}
-
-func (l *Leases) end(e *expiry, due []*lease) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.catchUp() // what has expired is gone from the table before anybody renews it
-	for _, one := range due {
-		one.expiring = nil
-		one.forced = false
-	}
-	l.dispel(e.changes)
-	if errors.Is(e.err, ports.ErrOutcomeUnknown) {
-		l.doubt(e.term, due)
-	}
-	l.stats.Expired += uint64(len(e.changes))
-	if len(e.changes) > 0 {
-		l.Logger.Info("nodes ran out of their time to live", "nodes", len(e.changes),
-			"first", e.changes[0].Node.ID, "revision", e.changes[len(e.changes)-1].Revision)
-	}
-	close(e.done)
-}
-
-// doubt and dispel need the lock.
-func (l *Leases) doubt(term uint64, due []*lease) {
-	if l.unsure != term {
-		l.unsure, l.doubtful = term, map[string]bool{}
-	}
-	for _, one := range due {
-		l.doubtful[one.id] = true
-	}
-}
-
-func (l *Leases) dispel(changes []domain.Change) {
-	for _, change := range changes {
-		delete(l.doubtful, change.Node.ID)
-	}
-}
-
 // Renew implements ports.Leases.
 func (l *Leases) Renew(ctx context.Context, id string) (*domain.CacheNode, domain.Revision, error) {
 	for {
-		r, wait := l.renew(id)
+		r, wait := l.noteRenewal(id)
 		if wait != nil {
 			select {
 			case <-wait:
@@ -302,47 +103,47 @@ func (l *Leases) Renew(ctx context.Context, id string) (*domain.CacheNode, domai
 			}
 		}
 		if r.sure {
-			return l.renewed(ctx, r)
+			return l.answerRenewal(ctx, r)
 		}
-		// What was done above counts if this instance led then: a proof that begins
-		// now says so, and what it reads is what there is.
+		// The renewal counts if this instance led when it was noted. A read that begins
+		// now proves that, and tells whether the node exists.
 		view, err := l.Registry.Read(ctx)
 		if err != nil {
 			return nil, 0, err
 		}
 		known := r.node != nil
-		r.seen = view.Revision()
+		r.revision = view.Revision()
 		switch r.node, _ = view.Node(id); {
 		case r.node == nil:
 			return nil, 0, domain.NoSuchNode(id, r.seen)
 		case r.node.TTLSeconds == 0:
 			return nil, 0, &domain.Refusal{
 				Err:      fmt.Errorf("%w: node %q stays until it is removed", domain.ErrNoTimeToLive, id),
-				Revision: r.seen, Current: r.node,
+				Revision: r.revision, Current: r.node,
 			}
 		case known && l.leadsIn(r.term):
-			return l.renewed(ctx, r)
+			return l.answerRenewal(ctx, r)
 		}
 	}
 }
 
-// renewal is one that was noted.
+// renewal is a renewal that was noted in the table, but not answered yet.
 type renewal struct {
-	node *domain.CacheNode // nil: as far as this instance knows there is nothing to renew
-	seen domain.Revision
-	term uint64
-	// sure: this instance led when it was noted.
+	node     *domain.CacheNode // nil: as far as this instance knows there is nothing to renew
+	revision domain.Revision
+	term     uint64
+	// sure: this instance surely led when the renewal was noted.
 	sure bool
-	// doubtful: an expiry of the node, begun in this term, may yet be carried out.
+	// doubtful: an expiry of the node, begun in this term, may yet take effect.
 	doubtful bool
 }
 
-// renewed answers a renewal that counts. An expiry that nobody waits for any more may lie in
-// the log of this very leader, as when its disk hung: no proof of leadership tells, but what
-// is written now comes behind it.
-func (l *Leases) renewed(ctx context.Context, r renewal) (*domain.CacheNode, domain.Revision, error) {
+// answerRenewal answers a renewal that counts. If the node is doubtful it writes a Revive
+// first. The expiry may be in the log of this very leader, as after its disk hung; no proof
+// of leadership shows that, but a write now comes after the expiry in the log.
+func (l *Leases) answerRenewal(ctx context.Context, r renewal) (*domain.CacheNode, domain.Revision, error) {
 	if r.node.ExpiredFrom == "" && !r.doubtful {
-		return r.node, r.seen, nil
+		return r.node, r.revision, nil
 	}
 	change, err := only(l.propose(ctx, domain.Revive{ID: r.node.ID}, r.node.ID))
 	if err != nil {
@@ -351,8 +152,9 @@ func (l *Leases) renewed(ctx context.Context, r renewal) (*domain.CacheNode, dom
 	return change.Node, change.Revision, nil
 }
 
-// renew notes a renewal now, unless the outcome of an expiry has to be waited for.
-func (l *Leases) renew(id string) (r renewal, wait <-chan struct{}) {
+// noteRenewal renews the lease in the table, unless an expiry of it is on its way: then it
+// returns a channel to wait for.
+func (l *Leases) noteRenewal(id string) (r renewal, wait <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	state := l.catchUp()
@@ -369,19 +171,19 @@ func (l *Leases) renew(id string) (r renewal, wait <-chan struct{}) {
 		}
 		l.table.renew(one)
 	}
-	unsure := l.unsure == l.term
+	unsure := l.doubtfulTerm == l.term
 	doubtful := unsure && l.doubtful[id]
-	if !doubtful { // else it counts when the write that it needs is answered
+	if !doubtful { // else unpin counts it, once the write that it needs is answered
 		l.stats.Renewals++
 	}
-	// Asked after the renewal, so that no pause lies between. The outcome of an
-	// expiry that was cut short is not known in its term: the next leader may
-	// carry it out.
+	// Ask after renewing, so that no pause can lie in between. If the outcome of an expiry
+	// of this term is unknown, the next leader may carry it out, so this one is not sure.
 	sure := l.Local.SureLeader() && !unsure
-	return renewal{node: node, seen: state.View.Revision(), term: l.term, sure: sure, doubtful: doubtful}, nil
+	return renewal{node: node, revision: state.View.Revision(), term: l.term, sure: sure, doubtful: doubtful}, nil
 }
 
-// leadsIn reports whether what was noted of leases in the given term still counts.
+// leadsIn reports whether this instance still leads in term, so that the table of that term
+// still counts.
 func (l *Leases) leadsIn(term uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -389,9 +191,9 @@ func (l *Leases) leadsIn(term uint64) bool {
 	return l.table != nil && l.term == term
 }
 
-// propose keeps the nodes that cmd renews from expiring while it is on its way.
+// propose proposes cmd, and keeps the nodes that it renews from expiring meanwhile.
 func (l *Leases) propose(ctx context.Context, cmd domain.Command, renewed ...string) ([]domain.Change, error) {
-	release, err := l.occupy(ctx, renewed)
+	release, err := l.pin(ctx, renewed)
 	if err != nil {
 		return nil, err
 	}
@@ -400,14 +202,14 @@ func (l *Leases) propose(ctx context.Context, cmd domain.Command, renewed ...str
 	return changes, err
 }
 
-// occupy keeps nodes from expiring while a write that renews them is on its way,
-// and waits for those that expire right now. release is called with what the
-// write did.
-func (l *Leases) occupy(ctx context.Context, ids []string) (release func([]domain.Change), err error) {
+// pin keeps nodes from expiring while a write that renews them is on its way. It first
+// waits for expiries of them that are on their way. The caller must call release with the
+// changes that the write made.
+func (l *Leases) pin(ctx context.Context, ids []string) (release func([]domain.Change), err error) {
 	for {
-		wait := l.tryOccupy(ids)
+		wait := l.tryPin(ids)
 		if wait == nil {
-			return func(changes []domain.Change) { l.release(ids, changes) }, nil
+			return func(changes []domain.Change) { l.unpin(ids, changes) }, nil
 		}
 		select {
 		case <-wait:
@@ -417,7 +219,7 @@ func (l *Leases) occupy(ctx context.Context, ids []string) (release func([]domai
 	}
 }
 
-func (l *Leases) tryOccupy(ids []string) (wait <-chan struct{}) {
+func (l *Leases) tryPin(ids []string) (wait <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.catchUp(); l.table != nil {
@@ -427,24 +229,25 @@ func (l *Leases) tryOccupy(ids []string) (wait <-chan struct{}) {
 			}
 		}
 	}
-	// By their ids: a node may be added, or be another one, before the write is done.
+	// Pin ids, not leases: a node may be added or replaced before the write is done.
 	for _, id := range ids {
-		l.busy[id]++
+		l.pinned[id]++
 	}
 	return nil
 }
 
-// release renews what a write left as it was, too.
-func (l *Leases) release(ids []string, changes []domain.Change) {
+// unpin undoes tryPin. It also renews the nodes that the write left unchanged; catchUp
+// renews those that it changed.
+func (l *Leases) unpin(ids []string, changes []domain.Change) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.catchUp()
 	for _, id := range ids {
-		if l.busy[id]--; l.busy[id] == 0 {
-			delete(l.busy, id)
+		if l.pinned[id]--; l.pinned[id] == 0 {
+			delete(l.pinned, id)
 		}
 	}
-	l.dispel(changes)
+	l.clearDoubtful(changes)
 	if l.table == nil {
 		return
 	}
@@ -454,73 +257,6 @@ func (l *Leases) release(ids []string, changes []domain.Change) {
 			l.stats.Renewals++
 		}
 	}
-}
-
-// restart gives every node its full time to live again.
-func (l *Leases) restart() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.catchUp(); l.table != nil {
-		l.table.restart()
-	}
-}
-
-// Expire implements ports.Leases.
-func (l *Leases) Expire(ctx context.Context, pool string) ([]domain.Change, domain.Revision, error) {
-	if err := domain.CheckID("pool", pool); err != nil {
-		return nil, 0, err
-	}
-	view, err := l.Registry.Read(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	begun, err := l.force(pool)
-	if err != nil {
-		return nil, 0, err
-	}
-	var all []domain.Change
-	var fault error
-	revision := view.Revision()
-	for _, e := range begun {
-		select {
-		case <-e.done:
-		case <-ctx.Done():
-			return nil, 0, fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, ctx.Err())
-		}
-		fault = errors.Join(fault, e.err)
-		all = append(all, e.changes...)
-	}
-	switch {
-	case fault != nil && len(all) > 0:
-		return nil, 0, fmt.Errorf("%w: %d nodes have expired, and not all: %w", ports.ErrOutcomeUnknown, len(all), fault)
-	case fault != nil:
-		return nil, 0, fault
-	}
-	for _, change := range all { // the parts were carried out in any order
-		revision = max(revision, change.Revision)
-	}
-	return all, revision, nil
-}
-
-// force begins the expiry of all who are overdue in the pool.
-func (l *Leases) force(pool string) ([]*expiry, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.catchUp()
-	if l.table == nil {
-		return nil, ports.ErrNotLeader
-	}
-	l.look()
-	due := l.table.expirable(len(l.table.nodes), &pool, l.busy)
-	for _, one := range due {
-		one.forced = true
-	}
-	l.Logger.Info("an operator has the overdue nodes of a pool expire", "pool", pool, "overdue", len(due))
-	var begun []*expiry
-	for part := range slices.Chunk(due, domain.MaxBatch) {
-		begun = append(begun, l.begin(part))
-	}
-	return begun, nil
 }
 
 // Held implements ports.Leases.
@@ -533,7 +269,7 @@ func (l *Leases) Held() []ports.HeldPool {
 	return l.table.heldPools()
 }
 
-// Stats may be called at any time.
+// Stats returns the current statistics. It may be called at any time.
 func (l *Leases) Stats() LeaseStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -14,7 +14,7 @@ func TestNothingStaysBusy(t *testing.T) {
 	l := NewLeases(LeaseConfig{Registry: i, Local: i, Logger: slog.New(slog.DiscardHandler)})
 	var releases []func()
 	for range 2 {
-		done, err := l.occupy(t.Context(), []string{"a", "b"})
+		done, err := l.pin(t.Context(), []string{"a", "b"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -22,7 +22,7 @@ func TestNothingStaysBusy(t *testing.T) {
 	}
 	for left, release := range []func(){releases[1], releases[0]} {
 		release()
-		if busy := len(l.busy); busy != 2*(1-left) {
+		if busy := len(l.pinned); busy != 2*(1-left) {
 			t.Errorf("%d are busy", busy)
 		}
 	}

@@ -10,56 +10,56 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Expiry of a pool is held back when more than this share of its leased nodes,
-// and more than this many, run out of time within one of their lifetimes: then
-// the fault is more likely between them and this instance than theirs.
+// Expiry of a pool is held back when more than heldShare of its leased nodes, and more than
+// heldOver nodes, run out of time within one lifetime: then the fault more likely lies
+// between them and this instance.
 const (
 	heldShare = 0.3
 	heldOver  = 2
 )
 
-// leaseTable is how long each leased node has left, by a clock that its owner
-// moves: time in which nobody could have renewed anything does not
-// count. It reads no other clock, takes no lock, and decides who may expire.
+// leaseTable knows how long each leased node has left, and decides which may expire. Its
+// owner advances its clock, which leaves out the time in which nobody could renew. It reads
+// no other clock and takes no lock.
 type leaseTable struct {
 	clock time.Duration
 	nodes map[string]*lease
 	pools map[string]*leasePool
-	// troubled are the pools in which nodes are overdue, or expired of late.
+	// troubled are the pools with nodes that are overdue, or that expired lately.
 	troubled map[string]*leasePool
 	due      leaseHeap
 }
 
-// lease is the time that one node has.
+// lease is the lease of one node.
 type lease struct {
-	id, pool string
-	revision domain.Revision // of the node, when it last changed
-	ttl      time.Duration
-	renewed  time.Duration // on the table's clock
-	again    bool          // renewed is when it was, and not when the lease began
-	// usual is about how often the node is renewed; 0 while that is not known.
-	usual time.Duration
-	// expiring is closed when the outcome of an expiry that is on its way is
-	// known; nil while there is none. Until then the node can't be renewed.
+	id, pool   string
+	revision   domain.Revision // of the node
+	ttl        time.Duration
+	renewed    time.Duration // on the table's clock
+	wasRenewed bool          // renewed is the time of a renewal, not the beginning of the lease
+	// interval is about how often the node renews; 0: unknown.
+	interval time.Duration
+	// expiring is closed when the expiry that is on its way is done; nil if there is none.
+	// Until then the node can't be renewed.
 	expiring chan struct{}
-	// forced: an operator wants it to expire.
+	// forced: an operator asked for the expiry.
 	forced bool
 
-	at    time.Duration // when the heap looks at it
-	index int           // in the heap; -1: it is not in there
+	checkAt time.Duration // when findOverdue checks it next
+	index   int           // in the heap; -1: it is not in the heap
 }
 
 func (l *lease) end() time.Duration { return l.renewed + l.ttl }
 
-// leasePool is what expiry has to know of the leased nodes of one pool.
+// leasePool is the leases of one pool.
 type leasePool struct {
 	leases  map[string]*lease
-	overdue map[string]*lease
-	lapses  []lapse // of late, oldest first
-	held    bool
+	overdue map[string]*lease // those that have run out
+	lapses  []lapse           // the recent ones, oldest first
+	held    bool              // expiry is held back
 }
 
-// lapse is a node that expired.
+// lapse is a lease that expired: when, and what its ttl was.
 type lapse struct{ at, ttl time.Duration }
 
 func newLeaseTable() *leaseTable {
@@ -68,8 +68,8 @@ func newLeaseTable() *leaseTable {
 	}
 }
 
-// fill makes the table hold what view holds. A lease that it has already, of the
-// same node, goes on; any other begins now.
+// fill makes the table hold the leases of view. A lease of a node that has not changed goes
+// on; any other begins now.
 func (t *leaseTable) fill(view domain.View) {
 	for id := range t.nodes {
 		if n, known := view.Node(id); !known || !n.Expires() {
@@ -83,7 +83,7 @@ func (t *leaseTable) fill(view domain.View) {
 	}
 }
 
-// follow does what a change of the registry means to the table.
+// follow applies a change of the registry to the table.
 func (t *leaseTable) follow(change *domain.Change) {
 	n := change.Node
 	if change.Effect != domain.Removed && n.Expires() {
@@ -102,7 +102,7 @@ func (t *leaseTable) follow(change *domain.Change) {
 	t.drop(n.ID)
 }
 
-// put gives n its full time, as it is now.
+// put adds or replaces the lease of n, with its full time.
 func (t *leaseTable) put(n *domain.CacheNode) {
 	l := t.nodes[n.ID]
 	if l == nil {
@@ -110,7 +110,7 @@ func (t *leaseTable) put(n *domain.CacheNode) {
 		t.nodes[n.ID] = l
 	} else {
 		t.renew(l)
-		t.leave(l)
+		t.leavePool(l)
 	}
 	l.pool, l.revision, l.ttl = n.Pool, n.Revision, time.Duration(n.TTLSeconds)*time.Second
 	pool := t.pools[l.pool]
@@ -125,18 +125,18 @@ func (t *leaseTable) put(n *domain.CacheNode) {
 func (t *leaseTable) drop(id string) {
 	l := t.nodes[id]
 	delete(t.nodes, id)
-	t.leave(l)
+	t.leavePool(l)
 	if l.index >= 0 {
 		heap.Remove(&t.due, l.index)
 	}
 }
 
-func (t *leaseTable) leave(l *lease) {
+func (t *leaseTable) leavePool(l *lease) {
 	pool := t.pools[l.pool]
 	delete(pool.leases, l.id)
 	delete(pool.overdue, l.id)
-	// One that is troubled is dropped by look: another one in its place would be
-	// taken for it.
+	// findOverdue drops an empty pool that is troubled. If it were dropped here, a new
+	// pool of that name would not be the one in troubled.
 	if pool.empty() && t.troubled[l.pool] == nil {
 		delete(t.pools, l.pool)
 	}
@@ -144,20 +144,19 @@ func (t *leaseTable) leave(l *lease) {
 
 // renew gives l its full time again.
 func (t *leaseTable) renew(l *lease) {
-	// How often it is renewed shows between two renewals, and not in how long it
-	// was away. One short gap does not make a node one that is renewed that often.
-	if gap := t.clock - l.renewed; l.again && gap < l.ttl {
-		l.usual = max(gap, l.usual/2)
+	// Only the time between two renewals within the ttl tells how often the node renews.
+	// One short gap must not make the interval that short, so it at most halves.
+	if gap := t.clock - l.renewed; l.wasRenewed && gap < l.ttl {
+		l.interval = max(gap, l.interval/2)
 	}
-	l.renewed, l.again = t.clock, true
+	l.renewed, l.wasRenewed = t.clock, true
 	if pool := t.pools[l.pool]; pool.overdue[l.id] != nil {
 		delete(pool.overdue, l.id)
 		t.queue(l)
 	}
 }
 
-// restart gives every lease its full time again, without taking that for a sign
-// of life.
+// restart gives every lease its full time again. It does not count as a renewal.
 func (t *leaseTable) restart() {
 	for _, pool := range t.pools {
 		t.restartPool(pool)
@@ -166,7 +165,7 @@ func (t *leaseTable) restart() {
 
 func (t *leaseTable) restartPool(pool *leasePool) {
 	for _, l := range pool.leases {
-		l.renewed, l.again = t.clock, false
+		l.renewed, l.wasRenewed = t.clock, false
 	}
 	for _, l := range pool.overdue {
 		t.queue(l)
@@ -174,25 +173,25 @@ func (t *leaseTable) restartPool(pool *leasePool) {
 	clear(pool.overdue)
 }
 
-// queue has the heap look at l when its time is over. A renewal leaves the heap
-// alone: when the turn of l comes too early it is put back. So a renewal costs
-// nothing, and a lease a few steps for each of its lifetimes.
+// queue puts l into the heap, to be checked when its time is over. A renewal does not touch
+// the heap: findOverdue puts l back if it comes up too early. So a renewal costs nothing,
+// and a lease costs one heap operation for each of its lifetimes.
 func (t *leaseTable) queue(l *lease) {
 	switch {
 	case l.index < 0:
-		l.at = l.end()
+		l.checkAt = l.end()
 		heap.Push(&t.due, l)
-	case l.at > l.end(): // its time to live got shorter
-		l.at = l.end()
+	case l.checkAt > l.end(): // its time to live got shorter
+		l.checkAt = l.end()
 		heap.Fix(&t.due, l.index)
 	}
 }
 
-// look finds who has run out of time, and gives the pools that begin to be held
-// back, or go on, in ascending order. In a pool that goes on every lease begins
-// anew.
-func (t *leaseTable) look() (changed []string) {
-	for len(t.due) > 0 && t.due[0].at <= t.clock {
+// findOverdue moves the leases that have run out to overdue, and returns the pools that
+// begin or cease to be held back, in ascending order. In a pool that ceases to be, every
+// lease gets its full time again.
+func (t *leaseTable) findOverdue() (changed []string) {
+	for len(t.due) > 0 && t.due[0].checkAt <= t.clock {
 		l := heap.Pop(&t.due).(*lease)
 		if l.end() > t.clock {
 			t.queue(l)
@@ -204,14 +203,14 @@ func (t *leaseTable) look() (changed []string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.troubled)) {
 		pool := t.troubled[name]
-		pool.forget(t.clock)
+		pool.dropOldLapses(t.clock)
 		held := pool.tooMany(t.clock)
 		if held != pool.held {
 			pool.held = held
 			changed = append(changed, name)
 			if !held {
-				// They come back one after the other: the last of them must not expire
-				// because most are there again.
+				// The nodes come back one by one. The last ones must not expire as soon
+				// as most are back.
 				t.restartPool(pool)
 			}
 		}
@@ -227,13 +226,13 @@ func (t *leaseTable) look() (changed []string) {
 
 func (p *leasePool) empty() bool { return len(p.leases) == 0 && len(p.lapses) == 0 }
 
-// forget drops the lapses that are longer ago than a lifetime.
-func (p *leasePool) forget(now time.Duration) {
+// dropOldLapses drops the lapses that are longer ago than their ttl.
+func (p *leasePool) dropOldLapses(now time.Duration) {
 	p.lapses = slices.DeleteFunc(p.lapses, func(l lapse) bool { return now-l.at > l.ttl })
 }
 
-// tooMany reports whether so many nodes expire, or are about to, within one of
-// their lifetimes that it is more likely a fault that they have in common.
+// tooMany reports whether so many nodes have expired, or are about to, within one lifetime
+// that they more likely have a fault in common.
 func (p *leasePool) tooMany(now time.Duration) bool {
 	if len(p.overdue) == 0 {
 		return false
@@ -248,19 +247,18 @@ func (p *leasePool) tooMany(now time.Duration) bool {
 	return ending > heldOver && float64(ending) > heldShare*float64(all)
 }
 
-// late reports whether the node has missed a renewal: it has run out of time, or
-// it will, by how it was renewed before. So when all stop at once that shows as
-// soon as the first of them runs out of time, and not when a third of them has
-// expired.
+// late reports whether the node has missed a renewal: it has run out of time, or is overdue
+// by its usual interval. So if all nodes stop at once, that shows when the first one runs
+// out of time, and not only when a third of them has expired.
 func (l *lease) late(now time.Duration) bool {
 	age := now - l.renewed
-	return age >= l.ttl || l.usual > 0 && age > l.ttl/2 && age > l.usual+l.usual/4
+	return age >= l.ttl || l.interval > 0 && age > l.ttl/2 && age > l.interval+l.interval/4
 }
 
-// expirable gives leases that have run out of time and may expire now, at most
-// limit, and none of those that busy counts. Pools that are held back are left out
-// unless only names one of them.
-func (t *leaseTable) expirable(limit int, only *string, busy map[string]int) []*lease {
+// expirable returns at most limit leases that have run out and may expire now. It leaves
+// out pinned nodes, and pools that are held back. If only is not nil, it returns leases of
+// that pool alone, even if it is held back.
+func (t *leaseTable) expirable(limit int, only *string, pinned map[string]int) []*lease {
 	var found []*lease
 	for name, pool := range t.troubled {
 		if only != nil && name != *only || only == nil && pool.held {
@@ -270,7 +268,7 @@ func (t *leaseTable) expirable(limit int, only *string, busy map[string]int) []*
 			if len(found) == limit {
 				return found
 			}
-			if busy[l.id] == 0 && l.expiring == nil {
+			if pinned[l.id] == 0 && l.expiring == nil {
 				found = append(found, l)
 			}
 		}
@@ -288,11 +286,11 @@ func (t *leaseTable) heldPools() []ports.HeldPool {
 	return held
 }
 
-// leaseHeap has the lease that is looked at next at its top.
+// leaseHeap implements heap.Interface, ordered by checkAt.
 type leaseHeap []*lease
 
 func (h leaseHeap) Len() int           { return len(h) }
-func (h leaseHeap) Less(i, j int) bool { return h[i].at < h[j].at }
+func (h leaseHeap) Less(i, j int) bool { return h[i].checkAt < h[j].checkAt }
 func (h leaseHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j

@@ -84,7 +84,7 @@ func (tt *timed) pass(d time.Duration) {
 
 func (tt *timed) turn() {
 	tt.t.Helper()
-	tt.changed = append(tt.changed, tt.look()...)
+	tt.changed = append(tt.changed, tt.findOverdue()...)
 	tt.mustBeSound()
 	if !tt.keep {
 		tt.expire(nil)
@@ -132,8 +132,8 @@ func (tt *timed) mustBeSound() {
 		if l.index != i || tt.nodes[l.id] != l {
 			tt.t.Fatalf("in the heap is a lease of %s that is not in the table", l.id)
 		}
-		if l.at > l.end() {
-			tt.t.Fatalf("%s ends at %v, and is looked at only at %v", l.id, l.end(), l.at)
+		if l.checkAt > l.end() {
+			tt.t.Fatalf("%s ends at %v, and is looked at only at %v", l.id, l.end(), l.checkAt)
 		}
 	}
 	leases := 0

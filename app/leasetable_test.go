@@ -184,7 +184,7 @@ func TestTheHeapHoldsEachLeaseOnce(t *testing.T) {
 		tt.follow(&changes[0])
 		if random.IntN(10) == 0 {
 			tt.clock += time.Second
-			tt.look()
+			tt.findOverdue()
 		}
 		if len(tt.due) > len(tt.nodes) {
 			t.Fatalf("after %d updates the heap has %d entries for %d leases", i+1, len(tt.due), len(tt.nodes))
@@ -197,12 +197,12 @@ func TestTheHeapHoldsEachLeaseOnce(t *testing.T) {
 func TestALeaseIsLookedAtOnceInItsTime(t *testing.T) {
 	tt := newTimed(t)
 	tt.register(leased("a", 10))
-	at, seen := tt.nodes["a"].at, 0
+	at, seen := tt.nodes["a"].checkAt, 0
 	for range 1000 {
 		tt.pass(leaseTick)
 		tt.sign("a")
-		if l := tt.nodes["a"]; l.at != at {
-			at = l.at
+		if l := tt.nodes["a"]; l.checkAt != at {
+			at = l.checkAt
 			seen++
 		}
 	}

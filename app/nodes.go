@@ -18,8 +18,8 @@ type Nodes struct {
 	leases   *Leases
 }
 
-// NewNodes gives the use cases over cache nodes. Writes renew in leases what
-// they register.
+// NewNodes returns the use cases over cache nodes. A write renews the leases of the nodes
+// that it registers.
 func NewNodes(registry ports.Registry, local ports.Local, leases *Leases) *Nodes {
 	return &Nodes{registry: registry, local: local, leases: leases}
 }
@@ -53,7 +53,7 @@ func (n *Nodes) Batch(ctx context.Context, edits []domain.Edit) ([]domain.Change
 	return n.leases.propose(ctx, batch, renewed...)
 }
 
-// only gives the change of a command that makes exactly one.
+// only returns the change of a command that makes exactly one.
 func only(changes []domain.Change, err error) (domain.Change, error) {
 	if err != nil {
 		return domain.Change{}, err
@@ -64,7 +64,8 @@ func only(changes []domain.Change, err error) (domain.Change, error) {
 // View implements ports.Nodes.
 func (n *Nodes) View(ctx context.Context, read ports.Read) (domain.View, error) {
 	view, err := n.view(ctx, read.Source)
-	// Whoever names a revision knows what an instance that starts has to have.
+	// An instance that is starting can still answer a read that names a revision: once
+	// it has that, it has what the reader needs.
 	starts := read.Source == ports.Stale && read.AtLeast > 0 && errors.Is(err, ports.ErrNotCaughtUp)
 	if err != nil && !starts {
 		return domain.View{}, err
@@ -74,7 +75,7 @@ func (n *Nodes) View(ctx context.Context, read ports.Read) (domain.View, error) 
 			return domain.View{}, err
 		}
 	}
-	// What a leader has is the latest, however long ago its followers told it so.
+	// A sure leader has the latest state, however long ago its followers answered.
 	if read.MaxStale != nil && !n.local.SureLeader() {
 		switch contact, ever := n.local.LeaderContact(); {
 		case !ever:
@@ -86,7 +87,7 @@ func (n *Nodes) View(ctx context.Context, read ports.Read) (domain.View, error) 
 	return view, nil
 }
 
-// view is what there is now, as fresh as source promises.
+// view returns the current view, as fresh as source promises.
 func (n *Nodes) view(ctx context.Context, source ports.Source) (domain.View, error) {
 	switch source {
 	case ports.Leader:
@@ -98,7 +99,7 @@ func (n *Nodes) view(ctx context.Context, source ports.Source) (domain.View, err
 	case state.Closed:
 		return domain.View{}, ports.ErrClosed
 	case !state.CaughtUp:
-		// What it has may be a small part of what was there before its start.
+		// It may have only a small part of what was committed before it started.
 		return domain.View{}, fmt.Errorf("%w since it started", ports.ErrNotCaughtUp)
 	default:
 		return state.View, nil
@@ -109,15 +110,15 @@ func satisfies(view domain.View, read ports.Read) bool {
 	return view.Revision() >= read.AtLeast && (read.Past == nil || view.Revision() > *read.Past)
 }
 
-// await gives the first view that satisfies read. A view that comes while the
-// asker waits need not be proven: it holds a change that was committed since.
+// await returns the first view that satisfies read. A view that arrives during the wait
+// needs no proof of leadership: it holds a change that was committed since the read began.
 func (n *Nodes) await(ctx context.Context, read ports.Read) (domain.View, error) {
 	over := time.NewTimer(read.Wait)
 	defer over.Stop()
 	for {
 		state, later := n.local.State()
-		// Who takes what this instance has waits also while that can't change.
-		if err := endOf(state, read.Source); err != nil && (state.Closed || read.Source != ports.Stale) {
+		// A stale read goes on waiting even if this instance has lost contact.
+		if err := streamEnd(state, read.Source); err != nil && (state.Closed || read.Source != ports.Stale) {
 			return domain.View{}, err
 		}
 		if satisfies(state.View, read) {
@@ -126,16 +127,16 @@ func (n *Nodes) await(ctx context.Context, read ports.Read) (domain.View, error)
 		select {
 		case <-later:
 		case <-over.C:
-			return n.overdue(ctx, read)
+			return n.afterWait(ctx, read)
 		case <-ctx.Done():
 			return domain.View{}, ctx.Err()
 		}
 	}
 }
 
-// overdue is the answer when the wait is over: "nothing new" is proven like any
-// other.
-func (n *Nodes) overdue(ctx context.Context, read ports.Read) (domain.View, error) {
+// afterWait is the answer when the wait is over. "Nothing new" needs a proof like any other
+// answer.
+func (n *Nodes) afterWait(ctx context.Context, read ports.Read) (domain.View, error) {
 	view, err := n.view(ctx, read.Source)
 	if err == nil && view.Revision() < read.AtLeast {
 		err = &ports.BehindError{Revision: view.Revision()}
@@ -143,8 +144,9 @@ func (n *Nodes) overdue(ctx context.Context, read ports.Read) (domain.View, erro
 	return view, err
 }
 
-// endOf is why nothing that is waited for here comes any more; nil while it may.
-func endOf(state ports.LocalState, source ports.Source) error {
+// streamEnd is why no further changes come from source at this instance; nil while they
+// may.
+func streamEnd(state ports.LocalState, source ports.Source) error {
 	switch {
 	case state.Closed:
 		return ports.ErrClosed
@@ -163,37 +165,36 @@ func (n *Nodes) Follow(ctx context.Context, after *domain.Revision, source ports
 		return nil, err
 	}
 	if source == ports.Stale && after != nil && *after > view.Revision() {
-		// Most likely this instance is behind the one that the follower comes
-		// from: a snapshot would take it back in time. Without a leader there is
-		// nothing better.
+		// Most likely this instance is behind the one that the client followed before,
+		// so a snapshot of its state would go back in time. Try to catch up. Without a
+		// leader there is nothing better than that snapshot.
 		if fresh, err := n.registry.ReadHere(ctx); err == nil {
 			view = fresh
 		}
 	}
-	stream := &nodeStream{local: n.local, source: source, opening: &view, anew: true}
+	stream := &nodeStream{local: n.local, source: source, opening: &view, snapshotNext: true}
 	if after != nil {
 		_, reaches := view.Since(*after)
-		stream.position, stream.anew = *after, !reaches
+		stream.position, stream.snapshotNext = *after, !reaches
 	}
 	return stream, nil
 }
 
-// deliveredAtOnce is how many changes a delivery has, at most: about what goes to a socket
-// at once.
-const deliveredAtOnce = 64
+// maxDelivery is the most changes in a delivery: about what is written to a socket at once.
+const maxDelivery = 64
 
-// nodeStream is no more than a position: a follower that does not read costs
-// the others nothing.
+// nodeStream is only a position in the history, so a follower that does not read costs
+// nothing.
 type nodeStream struct {
-	local    ports.Local
-	source   ports.Source
-	opening  *domain.View // what the opening read found, until it is delivered
-	anew     bool         // a snapshot comes next
-	position domain.Revision
+	local        ports.Local
+	source       ports.Source
+	opening      *domain.View // the view that Follow read, until it is delivered
+	snapshotNext bool         // a snapshot comes next
+	position     domain.Revision
 
-	// end is why nothing more comes, once that is known, but for what was there by then: up
-	// to last. The changes of the next leader go on arriving here, and a stream that waited
-	// for them to stop might never end.
+	// end is why the stream ends, once that is known. It still delivers the changes up to
+	// last, the revision at that moment, but none of those after it: the changes of the
+	// next leader keep arriving here, and the stream might never end.
 	end  error
 	last domain.Revision
 }
@@ -208,7 +209,7 @@ func (s *nodeStream) Next() (ports.Delivery, <-chan struct{}, error) {
 		}
 	}
 	if s.end == nil {
-		s.end, s.last = endOf(state, s.source), state.View.Revision()
+		s.end, s.last = streamEnd(state, s.source), state.View.Revision()
 	}
 	if s.end != nil && s.position >= s.last {
 		return ports.Delivery{}, nil, s.end
@@ -216,16 +217,16 @@ func (s *nodeStream) Next() (ports.Delivery, <-chan struct{}, error) {
 	return s.take(state.View), later, nil
 }
 
-// take gives what is in view behind the position, and moves that.
+// take returns what view has after the position, and advances the position.
 func (s *nodeStream) take(view domain.View) ports.Delivery {
 	delivery := ports.Delivery{Revision: view.Revision()}
 	changes, reaches := view.Since(s.position)
 	switch {
-	case s.anew, !reaches && view.Revision() > s.position:
-		snapshot := view // not the parameter, which would be on the heap every time
-		s.anew, s.position, delivery.Snapshot = false, view.Revision(), &snapshot
+	case s.snapshotNext, !reaches && view.Revision() > s.position:
+		snapshot := view // a copy, so that the parameter does not escape to the heap on every call
+		s.snapshotNext, s.position, delivery.Snapshot = false, view.Revision(), &snapshot
 	case len(changes) > 0:
-		delivery.Changes = slices.Clone(changes[:min(len(changes), deliveredAtOnce)])
+		delivery.Changes = slices.Clone(changes[:min(len(changes), maxDelivery)])
 		s.position = delivery.Changes[len(delivery.Changes)-1].Revision
 	}
 	return delivery

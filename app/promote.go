@@ -12,21 +12,20 @@ import (
 )
 
 const (
-	// promoteInterval is how often the leader looks how far an instance has come
-	// that is to be a voter, and so how much of the log it may lack.
+	// promoteInterval is how often the leader checks whether an instance has caught up,
+	// and so how much of the log the new voter may lack.
 	promoteInterval = 50 * time.Millisecond
-	// maxPromotePause is how long it leaves one alone that does not answer, or has
-	// lagged for lagPatience.
+	// maxPromotePause is the longest pause between checks of an instance that does not
+	// answer, or has lagged for lagPatience.
 	maxPromotePause = time.Second
 	lagPatience     = 10 * time.Second
-	// absentTimeout is far longer than a change of the membership can be under
-	// way: who is no member then will not be one because of that wish.
+	// absentTimeout is after how long a promotion of an instance that is no member is
+	// dropped. It is far longer than the addition that goes with it can be under way.
 	absentTimeout = 10 * time.Second
 )
 
-// promote makes voters of those who are to be voters and have caught up, as long
-// as this instance leads. Each has a goroutine of its own: who does not answer
-// holds up nobody else.
+// promote carries out the promotions while this instance leads. Each has a goroutine of
+// its own, so that an instance that does not answer holds up no other.
 func (c *Cluster) promote(ctx context.Context) {
 	var promoting sync.WaitGroup
 	defer promoting.Wait()
@@ -57,17 +56,18 @@ func (c *Cluster) promote(ctx context.Context) {
 	}
 }
 
-// promoteOne goes on until it is ended, which is when nobody wants it any more.
+// promoteOne tries to promote an instance until ctx ends, which is when its promotion is
+// done or dropped.
 func (c *Cluster) promoteOne(ctx context.Context, id string) {
-	var absent, behind time.Time // since when it is no member, or lags; zero for not
+	var absent, behind time.Time // since when it has been no member, or has lagged; zero: it is, or has not
 	pause, failing := promoteInterval, false
-	for waited(ctx, pause-promoteInterval) {
-		index, err := c.committed(ctx)
-		if !waited(ctx, promoteInterval) {
+	for sleep(ctx, pause-promoteInterval) {
+		index, err := c.commitIndex(ctx)
+		if !sleep(ctx, promoteInterval) {
 			return
 		}
 		if err == nil {
-			absent, err = c.advance(ctx, id, index, absent)
+			absent, err = c.tryPromote(ctx, id, index, absent)
 		}
 		var lags *lagError
 		switch {
@@ -83,15 +83,15 @@ func (c *Cluster) promoteOne(ctx context.Context, id string) {
 			pause, failing = promoteInterval, false
 			continue
 		case !failing:
-			// Once, not every second for as long as it takes.
+			// Log it once, not every second.
 			c.Logger.Warn("an instance that is to be a voter can't be made one yet", "id", id, "reason", err)
 		}
 		pause, failing = min(2*pause, maxPromotePause), true
 	}
 }
 
-// waited is false when ctx ends first.
-func waited(ctx context.Context, d time.Duration) bool {
+// sleep waits for d; false if ctx ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
 		return true
@@ -100,7 +100,7 @@ func waited(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// lagError says how far an instance is that has not caught up.
+// lagError is how far an instance lags.
 type lagError struct {
 	blank          bool
 	applied, index uint64
@@ -113,17 +113,18 @@ func (e *lagError) Error() string {
 	return fmt.Sprintf("it has carried out the log up to %d, and has to come to %d", e.applied, e.index)
 }
 
-// committed is how far an instance has to be, when it is asked after that, to
-// have caught up.
-func (c *Cluster) committed(ctx context.Context) (uint64, error) {
+// commitIndex returns the index up to which an instance has to have applied the log, when
+// it is asked after this, to have caught up.
+func (c *Cluster) commitIndex(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return c.ReadIndexer.ReadIndex(ctx)
 }
 
-// advance does with id what is next: nothing, while it lags behind index, which is a
-// lagError, or has not been absent, which is no error, for long.
-func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent time.Time) (time.Time, error) {
+// tryPromote finishes the promotion of id, unless it lags behind index (lagError) or does
+// not answer. An instance that is no member yet is waited for, until absentTimeout after
+// absent; tryPromote returns the new value of absent.
+func (c *Cluster) tryPromote(ctx context.Context, id string, index uint64, absent time.Time) (time.Time, error) {
 	state, _ := c.Local.State()
 	seen, isMember := state.Roster.Find(id)
 	switch {
@@ -132,7 +133,7 @@ func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent t
 	case !isMember && time.Since(absent) < absentTimeout:
 		return absent, nil
 	case isMember && seen.Suffrage != domain.Voter:
-		identity, err := c.hearFrom(ctx, id, seen.RaftAddress)
+		identity, err := c.identifyMember(ctx, id, seen.RaftAddress)
 		switch {
 		case err != nil:
 			return time.Time{}, err
@@ -140,20 +141,20 @@ func (c *Cluster) advance(ctx context.Context, id string, index uint64, absent t
 			return time.Time{}, &lagError{isBlank(identity), identity.Applied, index}
 		}
 	}
-	return time.Time{}, c.conclude(ctx, id, seen)
+	return time.Time{}, c.finishPromotion(ctx, id, seen)
 }
 
-// conclude makes a voter of id, where it is still as it was seen, and settles its
-// promotion where there is nothing to promote.
-func (c *Cluster) conclude(ctx context.Context, id string, seen domain.Instance) error {
-	roster, release, err := c.changing(ctx)
+// finishPromotion makes id a voter, if its membership is still as seen, and removes its
+// promotion.
+func (c *Cluster) finishPromotion(ctx context.Context, id string, seen domain.Instance) error {
+	roster, release, err := c.lockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	now, _ := roster.Find(id)
 	switch {
-	case !c.wanted(id), now != seen:
+	case !c.promotionWanted(id), now != seen:
 		return nil // it was demoted, removed, added or moved since
 	case now.Suffrage == domain.Nonvoter:
 		now.Suffrage = domain.Voter

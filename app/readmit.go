@@ -8,30 +8,30 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// readmitTimeout bounds one try to make a nonvoter of a voter in quarantine.
+// readmitTimeout bounds one attempt to demote a voter in quarantine.
 const readmitTimeout = 5 * time.Second
 
-// isBlank: it does not know what it has acknowledged, if it has.
+// isBlank reports whether an instance has no record of what it may have acknowledged.
 func isBlank(identity ports.Identity) bool { return identity.ClusterID == "" || identity.Quarantined }
 
-// noticeBlank remembers that a voter is in quarantine; whoever comes while another one is
-// looked after is noticed again.
-func (c *Cluster) noticeBlank(instance domain.Instance) {
+// noteBlankVoter passes a voter in quarantine on to readmit. If readmit is busy with
+// another one, the next poll reports this one again.
+func (c *Cluster) noteBlankVoter(instance domain.Instance) {
 	select {
-	case c.blank <- instance:
+	case c.blankVoters <- instance:
 	default:
 	}
 }
 
-// readmit takes voters that have come back blank for what they are, as long as this
-// instance leads: nonvoters, that are to be voters. Until the others have committed
-// that, such a voter neither votes nor takes an entry.
+// readmit demotes voters that have come back blank to nonvoters with a promotion, while
+// this instance leads. Until that is committed, such a voter neither votes nor accepts
+// entries.
 func (c *Cluster) readmit(ctx context.Context) {
 	failing := map[string]bool{}
 	for {
 		var instance domain.Instance
 		select {
-		case instance = <-c.blank:
+		case instance = <-c.blankVoters:
 		case <-ctx.Done():
 			return
 		}
@@ -40,7 +40,7 @@ func (c *Cluster) readmit(ctx context.Context) {
 		}
 		err := c.readmitOne(ctx, instance)
 		if err != nil && !failing[instance.ID] && ctx.Err() == nil {
-			// Once, not every second for as long as it takes.
+			// Log it once, not every second.
 			c.Logger.Warn("a voter has come back without what it had acknowledged, and can't be made a nonvoter yet", "id", instance.ID, "reason", err)
 		}
 		failing[instance.ID] = err != nil
@@ -50,21 +50,21 @@ func (c *Cluster) readmit(ctx context.Context) {
 func (c *Cluster) readmitOne(ctx context.Context, instance domain.Instance) error {
 	ctx, cancel := context.WithTimeout(ctx, readmitTimeout)
 	defer cancel()
-	// It may have come a long way since it was noticed.
+	// Much may have changed since it was reported.
 	state, _ := c.Local.State()
 	if now, _ := state.Roster.Find(instance.ID); now != instance {
 		return nil
 	}
-	identity, err := c.hearFrom(ctx, instance.ID, instance.RaftAddress)
+	identity, err := c.identifyMember(ctx, instance.ID, instance.RaftAddress)
 	if err != nil || !identity.Quarantined {
 		return err
 	}
-	roster, release, err := c.changing(ctx)
+	roster, release, err := c.lockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	// It was asked for a while, and may have been removed or moved meanwhile.
+	// It may have been removed or moved while it was asked.
 	if now, _ := roster.Find(instance.ID); now != instance {
 		return nil
 	}
