@@ -1,12 +1,11 @@
 // Package demux serves several protocols on one TCP port. The first byte of a
-// connection names its lane; the rest of the stream belongs to whoever accepts
-// from that lane, who sees an ordinary net.Listener.
+// connection names its lane; the rest of the stream belongs to the owner of that
+// lane, for whom the lane is an ordinary net.Listener.
 //
-// It is the part of the process that strangers talk to before anybody knows who
-// they are, so everything between accept and hand-over is bounded: how long it
-// takes, how many connections do it at once, how many wait to be accepted. When
-// a bound is reached the connections that cost the most make room, so that
-// hostile ones never lock out a peer.
+// Anybody can connect to it, so everything between accept and hand-over is
+// bounded: how long it takes, how many connections do it at once, how many wait
+// to be accepted. When a bound is reached the connections that cost the most are
+// closed, so that hostile ones never lock out a peer.
 //
 // It never reads past the first byte, never interprets what follows, never
 // retries a dial and never closes a connection that it has handed over, unless
@@ -51,7 +50,7 @@ var keepAlive = net.KeepAliveConfig{
 	Count:    3,
 }
 
-// Config says where a Demux listens and what it lets strangers cost.
+// Config says where a Demux listens, and its bounds.
 type Config struct {
 	// Address is host:port. The host is an IPv4 address, a bracketed IPv6
 	// address, a name (of its addresses one is bound, IPv4 first), or empty for
@@ -64,11 +63,10 @@ type Config struct {
 	HandshakeTimeout time.Duration
 
 	// MaxHandshakes bounds how many connections may be between accept and
-	// hand-over. One more takes the place of the oldest of the source (an IPv4
-	// address or an IPv6 /64 network) that holds the most, so that a flood from
-	// one source pushes out only itself, and a flood from everywhere still
-	// leaves each newcomer the time of that many arrivals. Zero means
-	// DefaultMaxHandshakes.
+	// hand-over. One more evicts the oldest connection of the source (an IPv4
+	// address or an IPv6 /64 network) that has the most. So a flood from one source
+	// evicts only itself, and in a flood from everywhere each connection still has
+	// the time that MaxHandshakes arrivals take. Zero means DefaultMaxHandshakes.
 	MaxHandshakes int
 
 	// Logger is told about rejected connections: the noteworthy kinds as
@@ -110,10 +108,10 @@ func validAddress(address string) error {
 // Demux is one listener and its lanes. Its methods may be called from any
 // goroutine.
 type Demux struct {
-	config Config
-	log    *slog.Logger
-	lobby  *crowd // accepted, not yet handed over
-	done   chan struct{}
+	config  Config
+	log     *slog.Logger
+	pending *limiter // accepted, not yet handed over
+	done    chan struct{}
 
 	mu       sync.Mutex // guards what follows until the next blank line
 	listener *net.TCPListener
@@ -136,10 +134,10 @@ func New(config Config) (*Demux, error) {
 	config.HandshakeTimeout = cmp.Or(config.HandshakeTimeout, DefaultHandshakeTimeout)
 	config.MaxHandshakes = cmp.Or(config.MaxHandshakes, DefaultMaxHandshakes)
 	return &Demux{
-		config: config,
-		log:    cmp.Or(config.Logger, slog.New(slog.DiscardHandler)),
-		lobby:  newCrowd(config.MaxHandshakes),
-		done:   make(chan struct{}),
+		config:  config,
+		log:     cmp.Or(config.Logger, slog.New(slog.DiscardHandler)),
+		pending: newLimiter(config.MaxHandshakes),
+		done:    make(chan struct{}),
 	}, nil
 }
 
@@ -205,10 +203,10 @@ func (d *Demux) stopListening() error {
 	}
 	d.closed = true
 	close(d.done)
-	// Not under mu: what a handshake made of a connection is closed here, and
-	// that is foreign code, which may ask for Addr or Stats. And as a goroutine,
-	// so that every Close waits for it, not only the first.
-	d.running.Go(d.sendAway)
+	// Not under mu: this calls Close of the connections that handshakes returned,
+	// which is foreign code and may call Addr or Stats. And in a goroutine, so that
+	// every Close waits for it, not only the first.
+	d.running.Go(d.rejectAll)
 	if d.listener == nil {
 		return nil
 	}
@@ -218,9 +216,9 @@ func (d *Demux) stopListening() error {
 	return nil
 }
 
-// sendAway closes every connection that is not handed over, for good.
-func (d *Demux) sendAway() {
-	d.lobby.disperse(Shutdown)
+// rejectAll closes every connection that is not handed over, now and from now on.
+func (d *Demux) rejectAll() {
+	d.pending.close(Shutdown)
 	for _, lane := range d.lanes {
 		if lane != nil {
 			lane.shut(Shutdown)
@@ -260,17 +258,17 @@ func (d *Demux) accept(listener *net.TCPListener) {
 		}
 		pause = 0
 		d.accepted.Add(1)
-		guest, ok := d.lobby.join(conn)
+		e, ok := d.pending.admit(conn)
 		if !ok {
-			d.reject(passage{socket: conn}, Shutdown, nil)
+			d.reject(pendingConn{socket: conn}, Shutdown, nil)
 			continue
 		}
-		d.running.Go(func() { d.greet(guest) })
+		d.running.Go(func() { d.handshake(e) })
 	}
 }
 
-// acceptFailed waits before the next try and says whether there is one. Only
-// Close ends accepting: every other failure passes, even if it takes its time.
+// acceptFailed waits before the next try; false if there is none. Only Close ends
+// accepting: any other failure will pass.
 func (d *Demux) acceptFailed(err error, pause time.Duration) bool {
 	select {
 	case <-d.done:
@@ -290,37 +288,37 @@ func (d *Demux) acceptFailed(err error, pause time.Duration) bool {
 	}
 }
 
-// greet takes one connection from accept to its lane, or closes it.
-func (d *Demux) greet(guest *member) {
+// handshake takes one connection from accept to its lane, or closes it.
+func (d *Demux) handshake(e *entry) {
 	// The bound is not a deadline on the connection: a handshake sets deadlines
 	// of its own, and none of them may move this one.
 	expired := make(chan struct{})
 	bound := time.AfterFunc(d.config.HandshakeTimeout, func() {
 		defer close(expired)
-		d.lobby.throwOut(guest, HandshakeTimeout)
+		d.pending.evict(e, HandshakeTimeout)
 	})
 	returned := false
 	defer func() {
 		if !bound.Stop() {
-			<-expired // it has begun: Close promises that it has ended, too
+			<-expired // the timer has fired: wait for it, because Close waits for this goroutine
 		}
 		if !returned { // the handshake called runtime.Goexit, as a failing test does
-			d.lobby.leave(guest)
-			d.reject(passage{socket: guest.conn}, HandshakePanic, errors.New("the handshake ended its goroutine"))
+			d.pending.release(e)
+			d.reject(pendingConn{socket: e.conn}, HandshakePanic, errors.New("the handshake ended its goroutine"))
 		}
 	}()
 
-	through := passage{socket: guest.conn}
-	lane, err := d.findLane(guest.conn)
+	through := pendingConn{socket: e.conn}
+	lane, err := d.findLane(e.conn)
 	if lane != nil {
-		through, err = lane.welcome(guest.conn)
+		through, err = lane.handshake(e.conn)
 	}
 	returned = true
 	reason := reasonOf(err)
-	// Once it is thrown out, whatever else came of the connection is only an
-	// effect of that; except for a panic, which nobody else would tell.
-	if !d.lobby.leave(guest) && reason != HandshakePanic {
-		reason, err = guest.why, nil
+	// If the connection was evicted, an error of it is only an effect of that;
+	// except for a panic, which would not be told otherwise.
+	if !d.pending.release(e) && reason != HandshakePanic {
+		reason, err = e.why, nil
 		if reason == HandshakeTimeout && lane == nil {
 			reason = Silent
 		}
@@ -347,7 +345,7 @@ func (d *Demux) findLane(conn *net.TCPConn) (*Lane, error) {
 }
 
 // reject closes a connection that is not handed over, and accounts for it.
-func (d *Demux) reject(through passage, reason Reason, cause error) {
+func (d *Demux) reject(through pendingConn, reason Reason, cause error) {
 	through.discard()
 	d.rejected[reason].Add(1)
 	d.report(reason, through.socket.RemoteAddr(), cause)

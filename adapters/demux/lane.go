@@ -34,11 +34,11 @@ type LaneConfig struct {
 
 	// MaxOpen, when not zero, bounds how many connections of the lane are open
 	// at once, waiting for Accept or handed over, until their owner closes them.
-	// One more takes the place of another, chosen as for Config.MaxHandshakes:
-	// that one is closed under its owner. It is for lanes whose connections
-	// prove nothing, where strangers could otherwise use up the process's file
-	// descriptors and with them everybody's lane. A connection of such a lane
-	// has all methods of a *net.TCPConn without being one.
+	// One more evicts another, chosen as for Config.MaxHandshakes, which is closed
+	// under its owner. It is for lanes without authentication, where strangers could
+	// otherwise use up the file descriptors of the process, and so block all lanes.
+	// A connection of such a lane has all methods of a *net.TCPConn without being
+	// one.
 	MaxOpen int
 }
 
@@ -54,18 +54,18 @@ func (c LaneConfig) Validate() error {
 	return errors.Join(faults...)
 }
 
-// Lane is the net.Listener of the connections with one first byte, which it has
-// taken off them. Connections are *net.TCPConn, unless LaneConfig says otherwise.
+// Lane is the net.Listener of the connections that begin with one byte, which has
+// been read already. Connections are *net.TCPConn, unless LaneConfig says otherwise.
 type Lane struct {
 	demux  *Demux
 	first  byte
 	config LaneConfig
-	open   *crowd // nil without MaxOpen
+	open   *limiter // nil without MaxOpen
 
-	mu         sync.Mutex // guards what follows
-	changed    sync.Cond  // signalled for each connection in backlog, broadcast when closed
-	backlog    []passage  // waits for Accept, oldest first
-	closed     Reason     // why it is closed; none while it is open
+	mu         sync.Mutex    // guards what follows
+	changed    sync.Cond     // signalled for each connection in backlog, broadcast when closed
+	backlog    []pendingConn // waits for Accept, oldest first
+	closed     Reason        // why it is closed; none while it is open
 	handedOver uint64
 	evicted    uint64
 }
@@ -75,7 +75,7 @@ func newLane(d *Demux, first byte, config LaneConfig) *Lane {
 	lane := &Lane{demux: d, first: first, config: config}
 	lane.changed.L = &lane.mu
 	if config.MaxOpen > 0 {
-		lane.open = newCrowd(config.MaxOpen)
+		lane.open = newLimiter(config.MaxOpen)
 	}
 	return lane
 }
@@ -93,7 +93,7 @@ func (l *Lane) Accept() (net.Conn, error) {
 		l.changed.Wait()
 	}
 	next := l.backlog[0]
-	l.backlog[0] = passage{} // the array behind the slice must not keep it
+	l.backlog[0] = pendingConn{} // the array behind the slice must not keep it
 	l.backlog = l.backlog[1:]
 	l.handedOver++
 	return next.ready, nil
@@ -126,33 +126,33 @@ func (l *Lane) shut(why Reason) {
 	}
 }
 
-// welcome runs the handshake. What it returns has to be closed also when there
+// handshake runs LaneConfig.Handshake. The caller must close the result even if there
 // is an error.
-func (l *Lane) welcome(conn *net.TCPConn) (passage, error) {
-	through := passage{socket: conn}
+func (l *Lane) handshake(conn *net.TCPConn) (pendingConn, error) {
+	through := pendingConn{socket: conn}
 	if l.open != nil {
-		through.socket = &counted{TCPConn: conn, crowd: l.open}
+		through.socket = &limitedConn{TCPConn: conn, limiter: l.open}
 	}
 	if l.config.Handshake == nil {
 		through.ready = through.socket
 		return through, nil
 	}
-	ready, err := l.shake(through.socket)
+	ready, err := l.runHandshake(through.socket)
 	if err != nil {
 		return through, err
 	}
-	through.ready = ready // from here on it is closed, too, if anything goes wrong
-	// The lane's own deadlines were for the handshake. The socket is what they
-	// end up on, whatever is wrapped around it.
+	through.ready = ready // from here on an error closes it as well
+	// Clear the deadlines that the handshake set. They are on the socket, whatever
+	// is wrapped around it.
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return through, rejection{HandshakeFailed, err}
 	}
 	return through, nil
 }
 
-func (l *Lane) shake(conn net.Conn) (ready net.Conn, err error) {
-	// A stranger's bytes reach this code first: its mistakes cost a connection,
-	// not the process.
+func (l *Lane) runHandshake(conn net.Conn) (ready net.Conn, err error) {
+	// A bug in this code, which reads the bytes of strangers, must cost a
+	// connection and not the process.
 	defer func() {
 		if cause := recover(); cause != nil {
 			ready, err = nil, rejection{HandshakePanic, fmt.Errorf("%v\n%s", cause, debug.Stack())}
@@ -168,9 +168,9 @@ func (l *Lane) shake(conn net.Conn) (ready net.Conn, err error) {
 	return ready, nil
 }
 
-// deliver puts a connection into the backlog and never waits. The result is
-// none, or why it was not taken.
-func (l *Lane) deliver(through passage) Reason {
+// deliver puts a connection into the backlog. It never waits. It returns none, or why
+// the connection was rejected.
+func (l *Lane) deliver(through pendingConn) Reason {
 	victim, reason := l.enqueue(through)
 	switch {
 	case victim.ready != nil:
@@ -181,92 +181,92 @@ func (l *Lane) deliver(through passage) Reason {
 	return reason
 }
 
-// enqueue may give back a victim, for the caller to close outside of mu: it is
-// rejected if it is ready, otherwise its owner has it already.
-func (l *Lane) enqueue(through passage) (victim passage, reason Reason) {
+// enqueue is deliver under mu. It may return a victim, which the caller must close
+// without mu: one that is ready was still in the backlog, otherwise its owner has it.
+func (l *Lane) enqueue(through pendingConn) (victim pendingConn, reason Reason) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.closed != none:
-		return passage{}, l.closed
+		return pendingConn{}, l.closed
 	case len(l.backlog) >= l.config.Backlog:
-		return passage{}, BacklogFull
+		return pendingConn{}, BacklogFull
 	}
-	if conn, ok := through.socket.(*counted); ok {
-		evicted, ok := conn.enter()
+	if conn, ok := through.socket.(*limitedConn); ok {
+		evicted, ok := conn.acquire()
 		if !ok {
-			return passage{}, HandshakeFailed
+			return pendingConn{}, HandshakeFailed
 		}
-		victim = l.withdraw(evicted)
+		victim = l.unqueue(evicted)
 	}
 	l.backlog = append(l.backlog, through)
 	l.changed.Signal()
 	return victim, none
 }
 
-// withdraw takes an evicted connection out of the backlog if it still waits
-// there: Accept is not to return what is closed, nor is that to take the room of
-// what is not. mu is held since before the eviction, so Accept can't come first.
-func (l *Lane) withdraw(evicted *member) passage {
+// unqueue removes an evicted connection from the backlog if it still waits there:
+// Accept must not return a closed connection, nor may that take up room. mu is held
+// since before the eviction, so Accept can't come first.
+func (l *Lane) unqueue(evicted *entry) pendingConn {
 	if evicted == nil {
-		return passage{}
+		return pendingConn{}
 	}
 	for at, waiting := range l.backlog {
-		if waiting.socket.(*counted).TCPConn == evicted.conn {
+		if waiting.socket.(*limitedConn).TCPConn == evicted.conn {
 			l.backlog = slices.Delete(l.backlog, at, at+1)
 			return waiting
 		}
 	}
 	l.evicted++
-	return passage{socket: evicted.conn}
+	return pendingConn{socket: evicted.conn}
 }
 
-// passage is a connection on its way from its lane's byte to Accept.
-type passage struct {
+// pendingConn is a connection between its first byte and Accept.
+type pendingConn struct {
 	socket net.Conn // what the handshake was given
 	ready  net.Conn // what Accept returns; nil until the handshake has passed
 }
 
 // discard closes the socket before its wrapper, so that a wrapper that says
 // good-bye on the wire (as TLS does) can't be held up by the other side.
-func (p passage) discard() {
+func (p pendingConn) discard() {
 	_ = p.socket.Close()
 	if p.ready != nil && p.ready != p.socket {
 		_ = p.ready.Close()
 	}
 }
 
-// counted is a connection that gives back its place when it is closed.
-type counted struct {
+// limitedConn is a connection that leaves its limiter when it is closed.
+type limitedConn struct {
 	*net.TCPConn
-	crowd *crowd
+	limiter *limiter
 
 	mu     sync.Mutex // a handshake may leave behind a goroutine that closes it
-	member *member    // nil until it is delivered
+	entry  *entry     // nil until it is delivered
 	closed bool
 }
 
-// enter takes a place, perhaps that of victim, who is the caller's to close. It
-// says false, and takes none, when the connection is closed already: nobody
-// would give the place back.
-func (c *counted) enter() (victim *member, ok bool) {
+// acquire enters the connection into its limiter. It may evict a victim, which the
+// caller must close. It returns false, and does nothing, if the connection is closed
+// already: nobody would remove it from the limiter.
+func (c *limitedConn) acquire() (victim *entry, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, false
 	}
-	c.member, victim = c.crowd.add(c.TCPConn, networkOf(c.RemoteAddr()))
+	c.entry, victim = c.limiter.add(c.TCPConn, networkOf(c.RemoteAddr()))
 	return victim, true
 }
 
 // Close closes the connection and makes room for another.
-func (c *counted) Close() error {
+func (c *limitedConn) Close() error {
 	c.mu.Lock()
 	c.closed = true
-	member := c.member
+	entered := c.entry
 	c.mu.Unlock()
-	if member != nil {
-		c.crowd.leave(member)
+	if entered != nil {
+		c.limiter.release(entered)
 	}
 	return c.TCPConn.Close()
 }

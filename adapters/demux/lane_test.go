@@ -12,13 +12,13 @@ import (
 // to hit them.
 
 func TestAConnectionThatWasClosedTakesNoPlace(t *testing.T) {
-	conn := &counted{TCPConn: &net.TCPConn{}, crowd: newCrowd(1)}
-	other, _ := conn.crowd.add(&net.TCPConn{}, netip.Prefix{})
+	conn := &limitedConn{TCPConn: &net.TCPConn{}, limiter: newLimiter(1)}
+	other, _ := conn.limiter.add(&net.TCPConn{}, netip.Prefix{})
 	_ = conn.Close() // says that there is no socket
-	if victim, ok := conn.enter(); ok || victim != nil {
+	if victim, ok := conn.acquire(); ok || victim != nil {
 		t.Errorf("it took the place of %v", victim)
 	}
-	if !conn.crowd.leave(other) || conn.crowd.size() != 0 {
+	if !conn.limiter.release(other) || conn.limiter.size() != 0 {
 		t.Error("the other one lost its place, or the closed one holds one")
 	}
 }
@@ -51,7 +51,7 @@ func TestWhatArrivesAtAClosedLaneIsToldWhyItIsClosed(t *testing.T) {
 		lane := newLane(nil, 'a', LaneConfig{})
 		lane.shut(first)
 		lane.shut(Shutdown)
-		if got := lane.deliver(passage{}); got != first {
+		if got := lane.deliver(pendingConn{}); got != first {
 			t.Errorf("got %v, want %v", got, first)
 		}
 	}

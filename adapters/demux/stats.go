@@ -74,7 +74,7 @@ func (d *Demux) Stats() Stats {
 	stats := Stats{
 		Accepted:     d.accepted.Load(),
 		AcceptErrors: d.acceptErrors.Load(),
-		Pending:      d.lobby.size(),
+		Pending:      d.pending.size(),
 		Rejected:     make(map[Reason]uint64, reasons),
 		Lanes:        make(map[byte]LaneStats),
 	}
@@ -101,7 +101,7 @@ func (l *Lane) stats() LaneStats {
 	return stats
 }
 
-// rejection is an error that knows what it counts as.
+// rejection is an error with the Reason that it counts as.
 type rejection struct {
 	reason Reason
 	cause  error
@@ -110,7 +110,7 @@ type rejection struct {
 func (r rejection) Error() string { return r.cause.Error() }
 func (r rejection) Unwrap() error { return r.cause }
 
-// reasonOf is none for no error.
+// reasonOf returns the Reason of a rejection; none if err is nil.
 func reasonOf(err error) Reason {
 	if rejected, ok := errors.AsType[rejection](err); ok {
 		return rejected.reason
@@ -118,8 +118,8 @@ func reasonOf(err error) Reason {
 	return none
 }
 
-// report logs a rejection. Who can connect can't fill the log: of the kinds that
-// an operator should hear of, one in a second is a warning.
+// report logs a rejection. Strangers must not be able to fill the log, so there is at
+// most one warning in a second for each reason; the rest is at debug level.
 func (d *Demux) report(reason Reason, remote net.Addr, cause error) {
 	level := slog.LevelDebug
 	switch reason {

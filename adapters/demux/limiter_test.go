@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A crowd does what its description says, done on a plain list.
+// A limiter does the same as its description, carried out on a plain list.
 func TestACrowdDoesWhatAPlainListDoes(t *testing.T) {
 	networks := []netip.Prefix{
 		netip.MustParsePrefix("192.0.2.1/32"),
@@ -18,12 +18,12 @@ func TestACrowdDoesWhatAPlainListDoes(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		bound := rapid.IntRange(1, 6).Draw(t, "bound")
-		c := newCrowd(bound)
-		var in, out []*member // in: oldest first
+		c := newLimiter(bound)
+		var in, out []*entry // in: oldest first
 		t.Repeat(map[string]func(*rapid.T){
 			"join": func(t *rapid.T) {
 				network := rapid.SampledFrom(networks).Draw(t, "network")
-				var want *member
+				var want *entry
 				if len(in) == bound {
 					want = oldestOfTheGreediest(in)
 				}
@@ -35,7 +35,7 @@ func TestACrowdDoesWhatAPlainListDoes(t *testing.T) {
 					if victim.why != Overload {
 						t.Fatalf("it made room as %v", victim.why)
 					}
-					in = slices.DeleteFunc(in, func(m *member) bool { return m == victim })
+					in = slices.DeleteFunc(in, func(m *entry) bool { return m == victim })
 					out = append(out, victim)
 				}
 				in = append(in, newcomer)
@@ -45,8 +45,8 @@ func TestACrowdDoesWhatAPlainListDoes(t *testing.T) {
 					t.Skip("nobody is in")
 				}
 				at := rapid.IntRange(0, len(in)-1).Draw(t, "at")
-				if !c.leave(in[at]) {
-					t.Fatal("a member could not leave")
+				if !c.release(in[at]) {
+					t.Fatal("an entry could not be released")
 				}
 				out = append(out, in[at])
 				in = slices.Delete(in, at, at+1)
@@ -57,8 +57,8 @@ func TestACrowdDoesWhatAPlainListDoes(t *testing.T) {
 				}
 				gone := rapid.SampledFrom(out).Draw(t, "gone")
 				why := gone.why
-				c.throwOut(gone, Shutdown)
-				if c.leave(gone) || gone.why != why {
+				c.evict(gone, Shutdown)
+				if c.release(gone) || gone.why != why {
 					t.Fatalf("it left twice, as %v and as %v", why, gone.why)
 				}
 			},
@@ -74,20 +74,20 @@ func TestACrowdDoesWhatAPlainListDoes(t *testing.T) {
 					t.Fatalf("%d sources are kept of %d", len(c.sources), len(sources))
 				}
 				for network, from := range c.sources {
-					if from.members != sources[network] {
-						t.Fatalf("%v has %d members, want %d", network, from.members, sources[network])
+					if from.count != sources[network] {
+						t.Fatalf("%v has %d entries, want %d", network, from.count, sources[network])
 					}
 				}
 			},
 		})
-		c.disperse(Shutdown)
+		c.close(Shutdown)
 		if newcomer, _ := c.add(&net.TCPConn{}, networks[0]); newcomer != nil || c.size() != 0 || len(c.sources) != 0 {
-			t.Fatal("a dispersed crowd is not empty")
+			t.Fatal("a closed limiter is not empty")
 		}
 	})
 }
 
-func oldestOfTheGreediest(in []*member) *member {
+func oldestOfTheGreediest(in []*entry) *entry {
 	holds := func(network netip.Prefix) (n int) {
 		for _, m := range in {
 			if m.from.network == network {
@@ -97,7 +97,7 @@ func oldestOfTheGreediest(in []*member) *member {
 		return n
 	}
 	// The first of the largest ones, as MaxFunc promises.
-	return slices.MaxFunc(in, func(a, b *member) int { return holds(a.from.network) - holds(b.from.network) })
+	return slices.MaxFunc(in, func(a, b *entry) int { return holds(a.from.network) - holds(b.from.network) })
 }
 
 func TestASourceIsWhatOneClientHas(t *testing.T) {
