@@ -13,12 +13,12 @@ import (
 )
 
 func main() {
-	if len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-") { // it is no verb: an instance is to run
+	if len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-") { // no verb: run an instance
 		keepMonitorAwake()
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -26,12 +26,11 @@ func main() {
 	os.Exit(daemon.Run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// obey asks for a graceful stop at the first signal, and ends the process at the
-// second, with the status that a shell gives to a death by that signal. To let
-// the second one kill the process by default would leave a moment, until the
-// default is restored, in which it is lost. SIGHUP does not count: a terminal that
-// goes away can send several, a supervisor one before its SIGTERM, and nobody has
-// lost patience.
+// obey stops gracefully at the first signal, and exits at once at the second, with the
+// status that a shell reports for a death by that signal. Restoring the default action
+// instead would lose a second signal that arrives before that. SIGHUP does not count as a
+// second signal: a terminal that goes away can send several, and a supervisor may send one
+// before its SIGTERM.
 func obey(signals <-chan os.Signal, stop func()) {
 	asked := 0
 	for received := range signals {

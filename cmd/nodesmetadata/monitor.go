@@ -6,22 +6,22 @@ import (
 	"syscall"
 )
 
-// schedtrace is what GODEBUG is given. The interval is the longest there is, in
-// milliseconds: 24 days.
+// schedtrace is the setting for GODEBUG. The interval is the longest possible one: 24 days
+// in milliseconds.
 const schedtrace = "schedtrace=2147483647"
 
-// keepMonitorAwake has this process begin anew, if it has to, with a setting that the Go
-// runtime reads when it begins.
+// keepMonitorAwake executes this program again, unless GODEBUG has schedtrace already: the
+// Go runtime reads that setting only when it starts.
 //
-// The runtime has a thread, its monitor, that looks every 20 µs at what runs. When nothing
-// does it goes to sleep, and the next system call wakes it, to look every 20 µs again. An
-// instance that is asked and has to ask others does nothing for a moment thousands of
-// times a second, and that thread took a quarter of all that it spent. While the
-// scheduler is traced the monitor does not go to sleep like that, and has soon come down to one
-// look every 10 ms. See docs/adr/0023-the-runtimes-monitor.md.
+// The runtime has a thread, its monitor, that checks every 20 µs what runs. When nothing
+// runs it goes to sleep, and the next system call wakes it to check every 20 µs again. An
+// instance that waits for others is idle for a moment thousands of times a second, and the
+// monitor took a quarter of its CPU time. While the scheduler is traced the monitor does
+// not go to sleep, and soon checks only every 10 ms. See
+// docs/adr/0023-the-runtimes-monitor.md.
 //
-// It comes back where the process has begun so, where the operator has an interval of
-// their own, and where it can't be done, which costs speed alone.
+// It returns if the setting is there, also one of the operator's own, or if the program
+// can't be executed again, which costs only speed.
 func keepMonitorAwake() {
 	settings := os.Getenv("GODEBUG")
 	if strings.Contains(settings, "schedtrace=") {

@@ -17,7 +17,7 @@ var (
 	logFormats = []string{"text", "json"}
 )
 
-// choices is all that there is to choose from, where that is little.
+// choices are the values of settings that have only a few.
 var choices = map[string][]string{
 	"storage_backend": Backends,
 	"log_level":       logLevels,
@@ -27,9 +27,9 @@ var choices = map[string][]string{
 // minSecret keeps a secret from being guessed by whoever can reach the port.
 const minSecret = 16
 
-// fault is what is wrong with settings, alone or taken together.
+// fault is an error about settings.
 type fault struct {
-	settings []string
+	settings []string // the names of the settings that are wrong, alone or together
 	err      error
 }
 
@@ -41,13 +41,13 @@ func (f *faults) add(err error, settings ...string) {
 	}
 }
 
-// complete fills in what follows from something else.
-func (c *Config) complete(said sayings) {
-	if _, given := said["raft_id"]; !given {
-		// Without a name there is no id, and check says so.
+// complete fills in the settings whose default depends on others, or on the host.
+func (c *Config) complete(given settings) {
+	if _, ok := given["raft_id"]; !ok {
+		// If the host has no name the id stays empty, and check reports that.
 		c.RaftID, _ = os.Hostname()
 	}
-	_, c.StorageBackendGiven = said["storage_backend"]
+	_, c.StorageBackendGiven = given["storage_backend"]
 	for i, address := range c.Join {
 		c.Join[i] = strings.TrimSpace(address)
 	}
@@ -55,8 +55,8 @@ func (c *Config) complete(said sayings) {
 	c.ApplicationAdvertisedAddress = advertised(c.ApplicationAdvertisedAddress, c.ApplicationBindAddress)
 }
 
-// advertised is the bind address where nothing else is asked for, unless its port is
-// still to be chosen.
+// advertised returns address, or by default the bind address, unless its port is yet to be
+// chosen.
 func advertised(address, bind string) string {
 	if _, port, err := net.SplitHostPort(bind); address == "" && err == nil && port != "0" {
 		return bind
@@ -64,9 +64,8 @@ func advertised(address, bind string) string {
 	return address
 }
 
-// check gives everything that is wrong with a complete Config, and reads the
-// secret.
-func (c *Config) check(said sayings) faults {
+// check returns all faults of a complete Config, and reads the secret.
+func (c *Config) check(given settings) faults {
 	var found faults
 	found.add(plain(domain.CheckID("it", c.RaftID)), "raft_id")
 	if c.RaftDir == "" {
@@ -78,7 +77,8 @@ func (c *Config) check(said sayings) faults {
 	case c.RaftBindAddress == c.ApplicationBindAddress && !strings.HasSuffix(c.RaftBindAddress, ":0"):
 		found.add(fmt.Errorf("can't both be %q", c.RaftBindAddress), "raft_bind_address", "application_bind_address")
 	case c.RaftAdvertisedAddress == c.ApplicationAdvertisedAddress && c.RaftAdvertisedAddress != "":
-		// Clients would be sent to the raft port, or instances to the application API.
+		// Clients would be redirected to the raft port, or instances dial the
+		// application API.
 		found.add(fmt.Errorf("can't both be %q", c.RaftAdvertisedAddress), "raft_advertised_address", "application_advertised_address")
 	}
 	for _, address := range c.Join {
@@ -94,14 +94,14 @@ func (c *Config) check(said sayings) faults {
 	if c.ShutdownTimeout <= 0 {
 		found.add(fmt.Errorf("must be more than nothing: %v", c.ShutdownTimeout), "shutdown_timeout")
 	}
-	if named, given := said[secretFlag]; given {
+	if named, ok := given[secretFlag]; ok {
 		found.add(c.readSecret(named.values[len(named.values)-1]), secretFlag)
 	}
 	return found
 }
 
-// plain drops what package domain calls the value: the place where it was said
-// stands before it.
+// plain drops the name that package domain gives the value: the message already begins
+// with where the value was given.
 func plain(err error) error {
 	if invalid, ok := errors.AsType[*domain.InvalidError](err); ok {
 		return errors.New(invalid.Reason)
@@ -125,8 +125,8 @@ func checkAddresses(found *faults, which, bind, advertised string) {
 	}
 }
 
-// checkBind is domain.CheckAddress with two freedoms that only a listener has:
-// no host means every interface, and port 0 means any that is free.
+// checkBind is domain.CheckAddress for an address to listen on: the host may be empty
+// (every interface), and the port 0 (any free one).
 func checkBind(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -141,9 +141,9 @@ func checkBind(address string) error {
 	return plain(domain.CheckAddress("it", net.JoinHostPort(host, "1")))
 }
 
-// readSecret takes the file at path without its last newline, which most editors add.
-// An empty path is what a variable that nobody has set stands for: to go without a secret
-// then would let everybody in.
+// readSecret reads the secret from the file at path, without the last newline, which most
+// editors add. An empty path is an error: it often comes from a variable that was never
+// set, and to run without a secret then would let everybody in.
 func (c *Config) readSecret(path string) error {
 	if path == "" {
 		return errors.New("must not be empty; for a cluster without a secret, leave it out")

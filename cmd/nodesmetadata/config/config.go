@@ -1,10 +1,9 @@
-// Package config turns what an operator said, in flags, in environment variables
-// and in a file, into one Config in which everything is decided, or into an
-// error that names everything that is wrong and where it was said. It has the
-// exit statuses by which the operator is told how it went.
+// Package config turns the flags, environment variables and the file that an operator
+// gives into one complete Config, or into an error that names every fault and where it
+// was given. It also has the exit statuses of the program.
 //
-// It never opens, binds or creates anything: it reads the file that --config
-// names and the file that --raft_secret_file names, and that is all.
+// It never binds or creates anything, and reads only the files that --config and
+// --raft_secret_file name.
 package config
 
 import (
@@ -19,21 +18,20 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
 )
 
-// What Load returns when the operator wants to be told something instead of
-// running an instance.
+// What Load returns if the operator asks for information instead of an instance.
 var (
 	ErrHelp    = errors.New("help requested")
 	ErrVersion = errors.New("version requested")
 )
 
-// Backends are the storage backends that there are to choose from.
+// Backends are the names of the storage backends.
 var Backends = []string{"bolt", "badger", "wal", "memory"}
 
-// DefaultBackend is the storage backend of a new directory, where none is given.
+// DefaultBackend is the storage backend of a new directory if none is given.
 const DefaultBackend = "wal"
 
-// Config is an instance as its operator wants it. Its fields are the flags of
-// the same names, in which Usage says what each one means.
+// Config is the configuration of an instance. Its fields are the flags of the same
+// names; Usage says what each one means.
 type Config struct {
 	RaftID                string
 	RaftDir               string
@@ -46,8 +44,8 @@ type Config struct {
 	BootstrapRaftCluster bool
 	Join                 []string
 	StorageBackend       string
-	// StorageBackendGiven says whether somebody gave it. A directory that another
-	// one wrote is no fault where nobody did.
+	// StorageBackendGiven says whether the operator gave StorageBackend. If not, a
+	// directory that another backend wrote is no fault.
 	StorageBackendGiven bool
 
 	LogLevel  string
@@ -58,12 +56,12 @@ type Config struct {
 
 	// Secret is what --raft_secret_file holds; nil without the flag.
 	Secret []byte
-	// Warnings are for the log, once there is one.
+	// Warnings are to be logged once there is a log.
 	Warnings []string
 }
 
-// defaults is what holds where nothing else is said. The id of an instance has
-// its default, the name of the host, only when it is needed.
+// defaults returns the defaults. complete adds those of the id and of the advertised
+// addresses.
 func defaults() *Config {
 	return &Config{
 		RaftDir:                "data",
@@ -75,10 +73,10 @@ func defaults() *Config {
 		// A dead leader is replaced after one to two heartbeat timeouts and one
 		// round of votes: within a second, on a network that answers in
 		// milliseconds. Shorter ones would take a busy disk for a dead leader.
-		// The log is cut where replaying it would take about as long as loading
-		// a snapshot (sooner, by the bytes that it takes, under load), and a follower
-		// may fall ten thousand writes behind before it has to be sent one, unless
-		// these take more than a snapshot.
+		// A snapshot is taken when replaying the log would take about as long as
+		// loading one (sooner under load, by the bytes that the log takes). A follower
+		// may fall ten thousand writes behind before it needs a snapshot, unless these
+		// writes are larger than one.
 		Timing: consensus.Timing{
 			HeartbeatTimeout:  300 * time.Millisecond,
 			ElectionTimeout:   300 * time.Millisecond,
@@ -90,35 +88,34 @@ func defaults() *Config {
 	}
 }
 
-// Load decides on args (without the program's name) and environ (as of
-// os.Environ); a flag beats a variable, which beats the file, which beats the
-// default. It returns ErrHelp or ErrVersion when one of these is asked for, or
-// every fault that there is, joined.
+// Load makes a Config of args (without the program's name) and environ (as of
+// os.Environ). A flag beats a variable, which beats the file, which beats the default.
+// Errors: ErrHelp or ErrVersion if one of these is asked for, else all faults, joined.
 func Load(args, environ []string) (Config, error) {
 	config := defaults()
 	flags := define(config)
 	sources, faults := readSources(flags, args, environ)
-	said := sayings{}
+	given := settings{}
 	for _, source := range sources {
-		maps.Copy(said, source)
+		maps.Copy(given, source)
 	}
-	if _, asked := said[helpFlag]; asked {
+	if _, asked := given[helpFlag]; asked {
 		return Config{}, ErrHelp
 	}
-	if _, asked := said[versionFlag]; asked {
+	if _, asked := given[versionFlag]; asked {
 		return Config{}, ErrVersion
 	}
-	// What a stronger source overrules is told, too, if it is wrong: one day nothing overrules it.
+	// Report a wrong value even if a stronger source overrides it: one day it will not.
 	for _, source := range sources {
 		faults = append(faults, source.read(define(defaults()))...)
 	}
 	misunderstood := map[string]bool{}
-	flags.VisitAll(func(flag *pflag.Flag) { misunderstood[flag.Name] = said.set(flag) != nil })
-	config.complete(said)
-	for _, fault := range config.check(said) {
-		// What was not understood was told above.
+	flags.VisitAll(func(flag *pflag.Flag) { misunderstood[flag.Name] = given.set(flag) != nil })
+	config.complete(given)
+	for _, fault := range config.check(given) {
+		// A value that could not be parsed was reported above.
 		if !slices.ContainsFunc(fault.settings, func(name string) bool { return misunderstood[name] }) {
-			faults = append(faults, fmt.Errorf("%s: %w", said.where(fault.settings), fault.err))
+			faults = append(faults, fmt.Errorf("%s: %w", given.where(fault.settings), fault.err))
 		}
 	}
 	if len(faults) > 0 {

@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile is far more than anybody writes; it is there for the day on which
-// somebody names a device, or the wrong file.
+// maxFile is far larger than any real file of settings. It guards against a device, or
+// the wrong file.
 const maxFile = 1 << 20
 
 // readBounded reads a file of at most maxFile bytes.
@@ -32,30 +32,30 @@ func readBounded(path string) ([]byte, error) {
 	return content, nil
 }
 
-// readFile reads one YAML document, a mapping of settings to scalars or, for a
-// list, to a sequence of them. Values are taken as they are written, so that the
-// file understands exactly what a flag does.
-func readFile(flags *pflag.FlagSet, named saying) (sayings, []error) {
+// readFile reads one YAML document: a mapping of settings to scalars or, for a list, to a
+// sequence of scalars. It takes values as they are written, so that they are parsed exactly
+// like those of flags.
+func readFile(flags *pflag.FlagSet, named setting) (settings, []error) {
 	path := named.values[len(named.values)-1]
 	if path == "" {
-		return sayings{}, []error{fmt.Errorf("%s: must not be empty; for no file, leave it out", named.where)}
+		return settings{}, []error{fmt.Errorf("%s: must not be empty; for no file, leave it out", named.where)}
 	}
 	content, err := readBounded(path)
 	if err != nil {
-		return sayings{}, []error{fmt.Errorf("%s: %w", named.where, err)}
+		return settings{}, []error{fmt.Errorf("%s: %w", named.where, err)}
 	}
 	root, err := parse(content)
 	if err != nil {
-		return sayings{}, []error{fmt.Errorf("%s: %w", path, err)}
+		return settings{}, []error{fmt.Errorf("%s: %w", path, err)}
 	}
-	said := sayings{}
+	given := settings{}
 	var faults []error
 	// A mapping's content alternates between keys and values.
 	for ; len(root) > 0; root = root[2:] {
 		key, value := root[0], root[1]
 		where := fmt.Sprintf("%s:%d: %s", path, key.Line, key.Value)
 		flag := flags.Lookup(key.Value)
-		_, twice := said[key.Value]
+		_, twice := given[key.Value]
 		switch {
 		case !isSetting(flags, key.Value):
 			faults = append(faults, fmt.Errorf("%s:%d: unknown key: %s", path, key.Line, key.Value))
@@ -69,13 +69,13 @@ func readFile(flags *pflag.FlagSet, named saying) (sayings, []error) {
 			faults = append(faults, fmt.Errorf("%s %w", where, err))
 			continue
 		}
-		said[key.Value] = saying{where: where, values: values}
+		given[key.Value] = setting{where: where, values: values}
 	}
-	return said, faults
+	return given, faults
 }
 
-// parse gives the keys and values of the only mapping in content; none if there
-// is nothing but comments.
+// parse returns the keys and values of the only mapping in content, alternating; none if
+// content has nothing but comments.
 func parse(content []byte) ([]*yaml.Node, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var document yaml.Node

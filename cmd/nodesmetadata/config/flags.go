@@ -7,19 +7,18 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// The flags that no variable and no key stands for, except that a variable may
-// name the file.
+// The flags without a variable and a key, except that a variable may name the file.
 const (
 	fileFlag    = "config"
 	helpFlag    = "help"
 	versionFlag = "version"
 )
 
-// secretFlag names a file, of which nothing but the content is kept.
+// secretFlag names a file. Config has only its content.
 const secretFlag = "raft_secret_file"
 
-// define gives the flags in the order in which Usage shows them. Their values
-// end up in c, and what c holds before is their default.
+// define returns the flags, in the order in which Usage shows them. They set the fields of
+// c, whose present values are their defaults.
 func define(c *Config) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("nodesmetadata", pflag.ContinueOnError)
 	flags.SortFlags = false
@@ -66,11 +65,10 @@ func define(c *Config) *pflag.FlagSet {
 	return flags
 }
 
-// nothing is what a flag that asks for something sets.
+// nothing is the setter of a flag that only asks for information.
 func nothing(string) error { return nil }
 
-// Usage is the text of --help. The verbs are lines for those that are not about
-// running an instance.
+// Usage returns the text of --help. verbs are the lines about the other verbs.
 func Usage(verbs string) string {
 	return fmt.Sprintf(`nodesmetadata keeps the set of nodes of a distributed cache in a small raft
 cluster, and serves it over HTTP.

@@ -14,31 +14,30 @@ import (
 // prefix begins the names of the variables that are meant for this program.
 const prefix = "NODESMETADATA_"
 
-// sayings is what was said about each setting, by one source or by the one that
-// has the last word.
-type sayings map[string]saying
+// settings are the settings that one source gives, or that all sources together give.
+type settings map[string]setting
 
-// saying is what one source says about one setting.
-type saying struct {
-	where  string   // as an operator would look for it
-	values []string // more than one only of flags that are repeated, and of lists
+// setting is one setting as a source gives it.
+type setting struct {
+	where  string   // in the operator's words: a flag, a variable, or a line of the file
+	values []string // more than one only for a flag that is repeated, and for a list
 }
 
-// where names the places in which settings were decided; for one that nobody
-// mentioned, the flag with which that could be done.
-func (s sayings) where(settings []string) string {
-	places := make([]string, len(settings))
-	for i, setting := range settings {
-		places[i] = cmp.Or(s[setting].where, "--"+setting)
+// where says where the named settings were given. For one that was not given, it is
+// the flag that would give it.
+func (s settings) where(names []string) string {
+	places := make([]string, len(names))
+	for i, name := range names {
+		places[i] = cmp.Or(s[name].where, "--"+name)
 	}
 	return strings.Join(places, ", ")
 }
 
-// set gives flag its value. All sources end here, so that all are understood
-// alike.
-func (s sayings) set(flag *pflag.Flag) error {
+// set sets flag to its value in s. All sources go through here, so that a value means
+// the same in each.
+func (s settings) set(flag *pflag.Flag) error {
 	for _, value := range s[flag.Name].values {
-		// A list is read as one line of CSV; what follows would be dropped without a word.
+		// pflag reads a list as one line of CSV, and would silently drop further lines.
 		if isList(flag) && strings.ContainsAny(strings.TrimRight(value, "\r\n"), "\r\n") {
 			return fmt.Errorf("%s: %q is more than one line", s[flag.Name].where, value)
 		}
@@ -52,8 +51,8 @@ func (s sayings) set(flag *pflag.Flag) error {
 	return nil
 }
 
-// read gives flags their values, and what is wrong with these.
-func (s sayings) read(flags *pflag.FlagSet) []error {
+// read sets all flags to their values in s, and returns all faults.
+func (s settings) read(flags *pflag.FlagSet) []error {
 	var faults []error
 	flags.VisitAll(func(flag *pflag.Flag) {
 		if err := s.set(flag); err != nil {
@@ -78,12 +77,12 @@ func kind(flag *pflag.Flag) string {
 	}
 }
 
-// readSources gives what each source says, the weakest first, and what is wrong with that.
-func readSources(flags *pflag.FlagSet, args, environ []string) ([]sayings, []error) {
+// readSources returns the settings of each source, the weakest source first, and all faults.
+func readSources(flags *pflag.FlagSet, args, environ []string) ([]settings, []error) {
 	fromArgs, faults := readArgs(flags, args)
 	fromEnviron, more := readEnviron(flags, environ)
 	faults = append(faults, more...)
-	fromFile := sayings{}
+	fromFile := settings{}
 	file := fromEnviron[fileFlag]
 	if named, ok := fromArgs[fileFlag]; ok {
 		file = named
@@ -93,25 +92,25 @@ func readSources(flags *pflag.FlagSet, args, environ []string) ([]sayings, []err
 		fromFile, err = readFile(flags, file)
 		faults = append(faults, err...)
 	}
-	return []sayings{fromFile, fromEnviron, fromArgs}, faults
+	return []settings{fromFile, fromEnviron, fromArgs}, faults
 }
 
-// ReadFlags reads args into the flags of a verb, which no variable and no file says
-// anything about, and gives everything that is wrong with them.
+// ReadFlags reads args into the flags of a verb, which have no variables and no keys in a
+// file. It returns all faults.
 func ReadFlags(flags *pflag.FlagSet, args []string) []error {
-	said, faults := readArgs(flags, args)
-	return append(faults, said.read(flags)...)
+	given, faults := readArgs(flags, args)
+	return append(faults, given.read(flags)...)
 }
 
-// readArgs goes on after a flag that it does not know, so that all of them are
-// told at once.
-func readArgs(flags *pflag.FlagSet, args []string) (sayings, []error) {
+// readArgs reads the flags in args. It goes on after an unknown flag, so that all faults
+// are reported at once.
+func readArgs(flags *pflag.FlagSet, args []string) (settings, []error) {
 	var faults []error
 	rest := slices.Clone(args)
 	for {
-		said := sayings{}
+		given := settings{}
 		err := flags.ParseAll(rest, func(flag *pflag.Flag, value string) error {
-			said[flag.Name] = saying{where: "--" + flag.Name, values: append(said[flag.Name].values, value)}
+			given[flag.Name] = setting{where: "--" + flag.Name, values: append(given[flag.Name].values, value)}
 			return nil
 		})
 		unknown, isUnknown := errors.AsType[*pflag.NotExistError](err)
@@ -123,12 +122,12 @@ func readArgs(flags *pflag.FlagSet, args []string) (sayings, []error) {
 			}
 		}
 		if err != nil {
-			return said, append(faults, err)
+			return given, append(faults, err)
 		}
 		for _, stray := range flags.Args() {
 			faults = append(faults, fmt.Errorf("unexpected argument: %q", stray))
 		}
-		return said, faults
+		return given, faults
 	}
 }
 
@@ -146,16 +145,16 @@ func isFlag(arg string, unknown *pflag.NotExistError) bool {
 
 var serviceLink = regexp.MustCompile(`_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
 
-// isServiceLink says whether this is one of the variables by which Kubernetes tells
-// each container of the services in its namespace: one that is called nodesmetadata,
-// or begins so, must not keep the instances behind it from starting. A mere _PORT is
-// one only with the URL that Kubernetes gives it: it may well be a setting, mistyped.
+// isServiceLink reports whether this is one of the variables with which Kubernetes tells
+// each container about the services in its namespace. Those of a service whose name begins
+// with nodesmetadata look like settings, and must not keep an instance from starting. A
+// name that only ends in _PORT could be a mistyped setting, so it counts only with a URL.
 func isServiceLink(name, value string) bool {
 	return serviceLink.MatchString("_"+name) || strings.HasSuffix("_"+name, "_PORT") && strings.Contains(value, "://")
 }
 
-func readEnviron(flags *pflag.FlagSet, environ []string) (sayings, []error) {
-	said := sayings{}
+func readEnviron(flags *pflag.FlagSet, environ []string) (settings, []error) {
+	given := settings{}
 	var faults []error
 	for _, entry := range environ {
 		variable, value, _ := strings.Cut(entry, "=")
@@ -163,17 +162,17 @@ func readEnviron(flags *pflag.FlagSet, environ []string) (sayings, []error) {
 		if !ours || isServiceLink(name, value) {
 			continue
 		}
-		setting := strings.ToLower(name)
-		if name != strings.ToUpper(name) || !isSetting(flags, setting) && setting != fileFlag {
+		key := strings.ToLower(name)
+		if name != strings.ToUpper(name) || !isSetting(flags, key) && key != fileFlag {
 			faults = append(faults, fmt.Errorf("unknown variable: %s", variable))
 			continue
 		}
-		said[setting] = saying{where: variable, values: []string{value}}
+		given[key] = setting{where: variable, values: []string{value}}
 	}
-	return said, faults
+	return given, faults
 }
 
-// isSetting says whether name is a flag for which a variable and a key exist.
+// isSetting reports whether name is a flag that also has a variable and a key.
 func isSetting(flags *pflag.FlagSet, name string) bool {
 	return flags.Lookup(name) != nil && name != fileFlag && name != helpFlag && name != versionFlag
 }
