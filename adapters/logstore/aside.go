@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	// asidePrefix begins the name of a folder with what was set aside.
+	// asidePrefix begins the name of a folder that SetAside makes.
 	asidePrefix = "damaged-"
 	asideTime   = "20060102T150405.000Z"
-	// keptAside is how many of them are kept.
+	// keptAside is how many such folders are kept.
 	keptAside = 3
 )
 
-// SetAside moves what the backend keeps, and the snapshots, into a new folder of
-// the directory, for somebody to look at, and gives that. Where one can't be moved, both
-// stay where they are. Only the last few such folders are kept. The store must be closed.
+// SetAside moves the store and the snapshots into a new folder of the directory, where
+// they can be examined, and returns that folder. If one of the two can't be moved, both
+// stay where they are. Only the last keptAside folders are kept. The store must be closed.
 func (d *Directory) SetAside(now time.Time) (folder string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -34,7 +34,7 @@ func (d *Directory) SetAside(now time.Time) (folder string, err error) {
 		return "", err
 	}
 	var moved []string
-	for _, name := range []string{SnapshotsFolder, storeName(d.says.Backend)} {
+	for _, name := range []string{SnapshotsFolder, storeName(d.manifest.Backend)} {
 		err := os.Rename(filepath.Join(d.path, name), filepath.Join(folder, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -56,7 +56,7 @@ func (d *Directory) putBack(folder string, moved []string) error {
 	return os.Remove(folder)
 }
 
-// forgetAside removes all but the last folders; their names are in order of time.
+// forgetAside removes all but the last folders, by their names, which sort by time.
 func (d *Directory) forgetAside(left int) error {
 	folders, err := FilesNamed(d.path, asidePrefix, "")
 	if err != nil {

@@ -2,7 +2,7 @@ package logstore
 
 import "syscall"
 
-// available is how many bytes are free on the disk of directory, for who is not
+// available is how many bytes are free on the disk of directory for users other than
 // root.
 func available(directory string) (bytes uint64, known bool) {
 	var stat syscall.Statfs_t

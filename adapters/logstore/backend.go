@@ -9,36 +9,34 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// ErrNoStore is what Inspect returns where there is no store, or one that was
+// ErrNoStore is what Inspect returns if there is no store, or one that was
 // created and never written.
 var ErrNoStore = errors.New("there is no log store")
 
-// ErrReadOnly is what every write to a store gets that was opened for reading.
+// ErrReadOnly is what every write returns to a store that was opened for reading.
 var ErrReadOnly = errors.New("log store is open for reading only")
 
-// Backend is one of the ways to keep a log. Who puts the program together has
-// the list of them.
+// Backend is one way to keep a log. The composition root has the list of them.
 type Backend struct {
-	Name string // as the manifest has it
+	Name string // as in the manifest
 
-	// Open is for an instance that runs.
+	// Open opens the store of an instance that runs.
 	Open Opener
 
-	// Inspect is for looking at what an instance left: it opens what is there and
-	// changes nothing in the directory, not even to repair it. What a repair would
-	// drop is not shown. Where there is nothing it returns ErrNoStore. What is no
-	// damage, and yet worth telling an operator, is a warning to the logger.
-	// Writes to the store return ErrReadOnly.
+	// Inspect opens an existing store for reading. It changes nothing in the directory,
+	// not even to repair it, and does not show what a repair would drop. If there is no
+	// store it returns ErrNoStore. It warns the logger of what is no damage, but worth
+	// telling an operator. Writes to the store return ErrReadOnly.
 	Inspect Opener
 
 	// Volatile: nothing outlives the process.
 	Volatile bool
 }
 
-// Backends are those that there are to choose from.
+// Backends are the backends to choose from.
 type Backends []Backend
 
-// Named gives the one of that name, or an error that says which there are.
+// Named returns the backend of that name, or an error that lists all names.
 func (b Backends) Named(name string) (Backend, error) {
 	var names []string
 	for _, backend := range b {
@@ -50,7 +48,7 @@ func (b Backends) Named(name string) (Backend, error) {
 	return Backend{}, fmt.Errorf("%q is none of %s", name, strings.Join(names, ", "))
 }
 
-// Path is where the backend keeps its files, of a directory.
+// Path is where the backend keeps its files in dir.
 func (b Backend) Path(dir string) string { return filepath.Join(dir, storeName(b.Name)) }
 
 // storeName is part of the contract of Opener.
@@ -58,7 +56,7 @@ func storeName(backend string) string { return storePrefix + backend }
 
 const storePrefix = "log."
 
-// ReadOnly gives store to those who may only look at it. They close it.
+// ReadOnly wraps store so that writes return ErrReadOnly. Its Close closes store.
 func ReadOnly(store Store) Store { return readOnly{store} }
 
 type readOnly struct{ Store }
@@ -69,8 +67,8 @@ func (readOnly) DeleteRange(uint64, uint64) error { return ErrReadOnly }
 func (readOnly) Set([]byte, []byte) error         { return ErrReadOnly }
 func (readOnly) SetUint64([]byte, uint64) error   { return ErrReadOnly }
 
-// The keys under which raft keeps its stable state: all that there are, and raft
-// does not export them. What a vote was given to is an address.
+// All keys under which raft keeps its stable state. Raft does not export them. The
+// candidate is an address.
 var (
 	TermKey          = []byte("CurrentTerm")  // a number
 	VoteTermKey      = []byte("LastVoteTerm") // a number

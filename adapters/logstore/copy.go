@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// What a chunk holds at most, but for one entry that is larger.
+// The limits of a chunk. A single entry may be larger.
 const (
 	chunkEntries = 1024
 	chunkBytes   = 1 << 20
@@ -29,8 +29,8 @@ func boundsOf(store Store) (b bounds, err error) {
 	return b, err
 }
 
-// copyLog copies all entries, chunk by chunk; copied is told each when it is
-// durable. What is missing in between is missing in the copy.
+// copyLog copies all entries, chunk by chunk, and calls copied when a chunk is durable.
+// Gaps in the log are gaps in the copy.
 func copyLog(ctx context.Context, from, to Store, copied func(first, last uint64)) error {
 	within, err := boundsOf(from)
 	if err != nil || within.first == 0 {
@@ -86,7 +86,7 @@ func copyStableState(from, to Store) error {
 	return nil
 }
 
-// compareStores says how b differs from a, and nothing when it does not.
+// compareStores returns an error that says how b differs from a; nil if it does not.
 func compareStores(ctx context.Context, a, b Store) error {
 	if err := compareStableState(a, b); err != nil {
 		return err
@@ -145,7 +145,7 @@ func compareStableState(a, b Store) error {
 	return nil
 }
 
-// alike says whether a key was read in both stores, or in both is not there.
+// alike reports whether a key was found in both stores, or in neither.
 func alike(a, b error) bool {
 	if a == nil || b == nil {
 		return a == b //nolint:errorlint // both are nil
@@ -183,8 +183,8 @@ func reachOf(store Store) (reach, error) {
 	return reach{term: term, lastTerm: last.Term, lastIndex: last.Index}, nil
 }
 
-// withSnapshots is r, or as far as the snapshots in dir reach if that is farther:
-// the log may have been cut behind them.
+// withSnapshots returns r, or the reach of the last snapshot in dir if that is farther:
+// the entries that a snapshot holds may have been removed from the log.
 func (r reach) withSnapshots(dir string) reach {
 	entries, _ := os.ReadDir(filepath.Join(dir, SnapshotsFolder)) // without them there is none
 	for _, entry := range entries {

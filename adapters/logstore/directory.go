@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// The files that a claim keeps in the directory.
+// The names of the files that a claim keeps in the directory.
 const (
 	lockName     = "instance.lock"
 	manifestName = "instance.json"
@@ -18,7 +18,7 @@ const (
 	temporarySuffix = ".tmp"
 )
 
-// Why a directory is not given.
+// Why a directory can't be claimed, or used.
 var (
 	// ErrDirectoryInUse: another process, or another claim of this one, holds it.
 	ErrDirectoryInUse = errors.New("raft directory is in use by another instance")
@@ -42,8 +42,8 @@ var (
 type Owner struct {
 	RaftID  string // id of the instance in its raft cluster
 	Backend string // storage backend that is about to be opened in the directory
-	// Volatile are the storage backends that keep nothing on disk: there is nothing
-	// that could be converted from or to one.
+	// Volatile are the storage backends that keep nothing on disk, so that nothing can be
+	// converted from or to them.
 	Volatile []string
 }
 
@@ -67,9 +67,9 @@ type Directory struct {
 	lock     os.FileInfo // of the file that is locked
 	readOnly bool        // what is in it must not be changed through this claim
 
-	mu   sync.Mutex // guards all below, and the manifest on disk
-	held *os.File   // open and locked; nil once closed
-	says manifest
+	mu       sync.Mutex // guards all below, and the manifest on disk
+	held     *os.File   // open and locked; nil once closed
+	manifest manifest
 }
 
 // Claim takes the directory at path for owner, creating it (mode 0700) when it
@@ -103,50 +103,52 @@ func Claim(path string, owner Owner) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	says, err := settle(path, owner)
+	content, err := ensureManifest(path, owner)
 	if err != nil {
 		return nil, errors.Join(err, held.Close())
 	}
-	return newDirectory(path, held, says)
+	return newDirectory(path, held, content)
 }
 
-// newDirectory takes held, also where it fails.
-func newDirectory(path string, held *os.File, says manifest) (*Directory, error) {
+// newDirectory takes over held, and closes it if it fails.
+func newDirectory(path string, held *os.File, content manifest) (*Directory, error) {
 	lock, err := held.Stat()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("raft directory: %w", err), held.Close())
 	}
-	return &Directory{path: path, lock: lock, held: held, says: says}, nil
+	return &Directory{path: path, lock: lock, held: held, manifest: content}, nil
 }
 
-// settle reads the manifest, or writes the first one. The caller holds the lock.
-func settle(path string, owner Owner) (manifest, error) {
-	says, err := readManifest(path)
+// ensureManifest reads and checks the manifest, or writes the first one. The caller holds
+// the lock.
+func ensureManifest(path string, owner Owner) (manifest, error) {
+	content, err := readManifest(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := refuseForeign(path); err != nil {
 			return manifest{}, err
 		}
-		says = manifest{Format: manifestFormat, RaftID: owner.RaftID, Backend: owner.Backend}
-		return says, writeManifest(path, says)
+		content = manifest{Format: manifestFormat, RaftID: owner.RaftID, Backend: owner.Backend}
+		return content, writeManifest(path, content)
 	}
 	switch {
 	case err != nil:
 		return manifest{}, err
-	case says.RaftID != owner.RaftID:
+	case content.RaftID != owner.RaftID:
 		return manifest{}, fmt.Errorf("%w: %s holds the state of %q, this instance is %q",
-			ErrOtherID, path, says.RaftID, owner.RaftID)
-	case says.Backend != owner.Backend:
+			ErrOtherID, path, content.RaftID, owner.RaftID)
+	case content.Backend != owner.Backend:
 		return manifest{}, fmt.Errorf("%w: %s was written by %q, asked for is %q: start with the former, %s",
-			ErrOtherBackend, path, says.Backend, owner.Backend, owner.wayFrom(says.Backend, path))
+			ErrOtherBackend, path, content.Backend, owner.Backend, owner.wayFrom(content.Backend, path))
 	}
-	if says.Format < manifestFormat {
-		says.Format = manifestFormat
-		return says, writeManifest(path, says)
+	if content.Format < manifestFormat {
+		content.Format = manifestFormat
+		return content, writeManifest(path, content)
 	}
-	return says, nil
+	return content, nil
 }
 
-// wayFrom says how an instance whose directory another backend wrote comes to its own.
+// wayFrom says how an operator gets from a directory that another backend wrote to the
+// backend of o.
 func (o Owner) wayFrom(wrote, path string) string {
 	for _, name := range o.Volatile {
 		if name == wrote || name == o.Backend {
@@ -170,9 +172,9 @@ func refuseForeign(path string) error {
 	return nil
 }
 
-// Present returns ErrDirectoryGone unless what was claimed is still at its path: what
-// is written to the files that are open is lost with the process. Where the operating system
-// does not tell, it is there. It waits for nobody who writes to the directory.
+// Present returns ErrDirectoryGone unless the claimed directory is still at its path: if
+// not, everything written to open files is lost when the process ends. If the operating
+// system can't tell, the directory counts as present. Present does not wait for writes.
 func (d *Directory) Present() error {
 	there, err := os.Stat(filepath.Join(d.path, lockName))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(d.lock, there) {
@@ -189,7 +191,7 @@ func (d *Directory) Path() string { return d.path }
 func (d *Directory) ClusterID() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.says.ClusterID
+	return d.manifest.ClusterID
 }
 
 // SetClusterID writes down, durably, which raft cluster the directory belongs
@@ -204,15 +206,15 @@ func (d *Directory) SetClusterID(id string) error {
 	switch {
 	case id == "":
 		return fmt.Errorf("set cluster id of %s: it is empty", d.path)
-	case id == d.says.ClusterID:
+	case id == d.manifest.ClusterID:
 		return nil
-	case d.says.ClusterID != "":
+	case d.manifest.ClusterID != "":
 		return fmt.Errorf("%w: %s holds the state of cluster %q, not of %q",
-			ErrOtherCluster, d.path, d.says.ClusterID, id)
+			ErrOtherCluster, d.path, d.manifest.ClusterID, id)
 	}
-	says := d.says
-	says.ClusterID = id
-	return d.say(says)
+	content := d.manifest
+	content.ClusterID = id
+	return d.replaceManifest(content)
 }
 
 // ForgetCluster undoes SetClusterID, durably. The caller knows that the directory
@@ -223,18 +225,18 @@ func (d *Directory) ForgetCluster() error {
 	if err := d.mayWrite(); err != nil {
 		return fmt.Errorf("forget the cluster id of %s: %w", d.path, err)
 	}
-	says := d.says
-	says.ClusterID = ""
-	return d.say(says)
+	content := d.manifest
+	content.ClusterID = ""
+	return d.replaceManifest(content)
 }
 
-// say replaces the manifest, durably. After an error nobody knows which one is there. It
-// needs mu.
-func (d *Directory) say(says manifest) error {
-	if err := writeManifest(d.path, says); err != nil {
+// replaceManifest replaces the manifest, durably. After an error either the old or the new
+// one may be there. The caller holds mu.
+func (d *Directory) replaceManifest(content manifest) error {
+	if err := writeManifest(d.path, content); err != nil {
 		return err
 	}
-	d.says = says
+	d.manifest = content
 	return nil
 }
 

@@ -13,15 +13,14 @@ import (
 // the directory of any instance.
 var ErrNoInstance = errors.New("no instance has ever used this directory")
 
-// ClaimExisting takes the directory of an instance for work on it while the
-// instance does not run, whoever it belongs to: see RaftID and Backend. Unlike
-// Claim it creates nothing. The rest is as there.
+// ClaimExisting claims the directory of an instance that does not run, whatever its
+// RaftID and Backend. Unlike Claim it creates nothing. Otherwise it does what Claim does.
 func ClaimExisting(path string) (*Directory, error) {
 	return claimExisting(path, lock)
 }
 
-// ClaimReadOnly is ClaimExisting for those who only look: it changes nothing, so
-// that it works where nothing can be changed too. Several can hold it at once.
+// ClaimReadOnly is ClaimExisting for reading. It changes nothing, so it works on a
+// read-only file system too. Several such claims can be held at once.
 func ClaimReadOnly(path string) (*Directory, error) {
 	directory, err := claimExisting(path, lockForReading)
 	if err == nil {
@@ -30,12 +29,12 @@ func ClaimReadOnly(path string) (*Directory, error) {
 	return directory, err
 }
 
-// WrittenBy is the name of the backend that keeps the log in a directory; false where
-// no instance has ever used it, or its manifest can't be read, which Claim tells. It is a
-// look, and no claim.
+// WrittenBy returns the name of the backend that keeps the log in a directory, without a
+// claim. It returns false if no instance has used the directory, or its manifest can't be
+// read; Claim reports which.
 func WrittenBy(path string) (backend string, found bool) {
-	says, err := readManifest(path)
-	return says.Backend, err == nil
+	content, err := readManifest(path)
+	return content.Backend, err == nil
 }
 
 func claimExisting(path string, lock func(string) (*os.File, error)) (*Directory, error) {
@@ -57,17 +56,17 @@ func claimExisting(path string, lock func(string) (*os.File, error)) (*Directory
 	if err != nil {
 		return nil, err
 	}
-	says, err := readManifest(path)
+	content, err := readManifest(path)
 	if err != nil {
 		return nil, errors.Join(err, held.Close())
 	}
-	return newDirectory(path, held, says)
+	return newDirectory(path, held, content)
 }
 
 func refuseStranger(path string) error {
 	_, err := os.Lstat(filepath.Join(path, manifestName))
 	if !errors.Is(err, fs.ErrNotExist) {
-		return nil // readManifest knows better what is wrong
+		return nil // there is one, or readManifest reports what is wrong
 	}
 	if err := refuseForeign(path); err != nil {
 		return err
@@ -75,9 +74,9 @@ func refuseStranger(path string) error {
 	return fmt.Errorf("%w: %s has no %s", ErrNoInstance, path, manifestName)
 }
 
-// lockForReading keeps instances away, and is not in the way of another reader.
-// An instance makes the lock file before anything else and never removes it: where
-// there is none, in a copy say, nobody runs, and the directory stands in for it.
+// lockForReading takes a shared lock, which excludes instances but not other readers.
+// An instance makes the lock file before anything else and never removes it. If there is
+// none, as in a copy, no instance runs, and the lock is on the directory instead.
 func lockForReading(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -94,18 +93,18 @@ func lockForReading(dir string) (*os.File, error) {
 func (d *Directory) RaftID() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.says.RaftID
+	return d.manifest.RaftID
 }
 
 // Backend is the name of the backend that keeps the log in the directory.
 func (d *Directory) Backend() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.says.Backend
+	return d.manifest.Backend
 }
 
-// mayWrite says why the directory, whose lock the caller holds, must not be
-// changed through this claim.
+// mayWrite returns why the directory must not be changed through this claim; nil if it
+// may. The caller holds mu.
 func (d *Directory) mayWrite() error {
 	switch {
 	case d.held == nil:

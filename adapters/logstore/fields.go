@@ -2,21 +2,21 @@ package logstore
 
 import "encoding/binary"
 
-// Fields takes what a record of a log holds off its bytes, one after the other, and
-// remembers when something was not there.
+// Fields decodes the fields of a record, one after the other. Short is set once the bytes
+// do not suffice.
 type Fields struct {
 	Rest  []byte
 	Short bool
 }
 
-// Uvarint takes a number as encoding/binary writes it.
+// Uvarint decodes an unsigned number as encoding/binary writes it.
 func (f *Fields) Uvarint() uint64 {
 	number, size := binary.Uvarint(f.Rest)
 	f.advance(size)
 	return number
 }
 
-// Varint takes a number that may be negative.
+// Varint decodes a signed number as encoding/binary writes it.
 func (f *Fields) Varint() int64 {
 	number, size := binary.Varint(f.Rest)
 	f.advance(size)
@@ -31,7 +31,7 @@ func (f *Fields) advance(size int) {
 	f.Rest = f.Rest[size:]
 }
 
-// Split gives the next size bytes, and what is behind them.
+// Split returns the next size bytes, and the bytes after them.
 func (f *Fields) Split(size uint64) (head, tail []byte) {
 	if f.Short || size > uint64(len(f.Rest)) {
 		f.Short = true

@@ -8,9 +8,8 @@ import (
 	"strings"
 )
 
-// FilesNamed gives the paths of what lies in dir under names that begin and end so, in
-// order; nothing where there is no dir. The path of dir may have any characters in it,
-// also those that a pattern has.
+// FilesNamed returns the sorted paths of the files in dir whose names have this prefix and
+// suffix; none if there is no dir. Unlike filepath.Glob it takes dir literally.
 func FilesNamed(dir, prefix, suffix string) (paths []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

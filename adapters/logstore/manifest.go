@@ -12,9 +12,9 @@ import (
 )
 
 // manifestFormat is the newest manifest format that this build reads, and the one that it
-// writes. It stands for all that is in the directory: with 2 came what keeps an instance
-// from voting that has lost its state, and checksums of the term and the vote; a build
-// that knows nothing of them must not start on it.
+// writes. It is the format of the whole directory. Format 2 added what keeps an instance
+// that lost its state from voting, and checksums of the term and the vote; a build that
+// does not know these must not start in the directory.
 const manifestFormat = 2
 
 // manifest is what instance.json says. Its format is pinned by a golden file.
@@ -69,8 +69,8 @@ func damaged(path string, why error) error {
 		ErrDamagedManifest, path, why)
 }
 
-// writeManifest replaces the manifest at once: after a crash the old one is
-// there, or the new one, and at worst a temporary file that the next write truncates.
+// writeManifest replaces the manifest atomically: after a crash either the old or the new
+// one is there, and maybe a temporary file, which the next write truncates.
 func writeManifest(dir string, m manifest) error {
 	raw, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -82,8 +82,8 @@ func writeManifest(dir string, m manifest) error {
 	return nil
 }
 
-// ReplaceFile writes a small file beside what dir has under name, and puts it in its
-// place: after a crash the old one is there, or the new one.
+// ReplaceFile atomically and durably replaces the small file name in dir: after a crash
+// either the old or the new one is there.
 func ReplaceFile(dir, name string, content []byte) error {
 	temporary := filepath.Join(dir, name+temporarySuffix)
 	if err := writeDurably(temporary, content); err != nil {
@@ -108,7 +108,7 @@ func writeDurably(path string, content []byte) (err error) {
 	return file.Sync()
 }
 
-// SyncDir makes durable which files are in a directory.
+// SyncDir makes the list of files in a directory durable.
 func SyncDir(path string) (err error) {
 	dir, err := os.Open(path)
 	if err != nil {
@@ -118,7 +118,7 @@ func SyncDir(path string) (err error) {
 	return dir.Sync()
 }
 
-// makeDir creates path and what is missing above it, each level durable in its parent.
+// makeDir creates path and its missing parents, and makes each durable in its parent.
 func makeDir(path string) error {
 	info, err := os.Stat(path)
 	switch {

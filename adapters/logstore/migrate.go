@@ -10,16 +10,16 @@ import (
 	"path/filepath"
 )
 
-// migrationName is where a migration keeps what is not whole: a log that is being
-// written, and one that is being removed. So whatever bears the name of a store is
-// a whole one, and what lies in here is of no use to anybody.
+// migrationName is the folder where a migration keeps an incomplete store: one that is
+// being written or removed. So anything under the name of a store is complete, and
+// anything in this folder may be removed.
 const migrationName = "migration.tmp"
 
-// ErrInTheWay is what Migrate returns when a store lies where the new one is to
-// be, and it can't be one that an earlier migration has left.
+// ErrInTheWay is what Migrate returns if there is a store at the path of the new one which
+// can't be left over from an earlier migration.
 var ErrInTheWay = errors.New("a log store is in the way")
 
-// Step is something that a migration has done, durably.
+// Step is a step of a migration that is done, durably.
 type Step string
 
 // The steps, in their order. The directory starts with the old backend up to
@@ -37,25 +37,24 @@ const (
 // Migration is the way from one backend to another.
 type Migration struct {
 	From, To Backend
-	Logger   *slog.Logger // nil is silence
+	Logger   *slog.Logger // nil logs nothing
 
-	// Watch, when it is not nil, is told every step when it is done, with words for
-	// an operator. StepCleared comes only where there was something to clear,
-	// StepCopied once for each chunk.
+	// Watch, if it is not nil, is called after every step, with a text for an operator.
+	// StepCleared comes only if there was something to clear, StepCopied once for each
+	// chunk.
 	Watch func(step Step, what string)
 }
 
 // Migrate moves the log and the stable state of the directory to another backend.
 //
-// The new store is written beside the old one, read back and compared; then the
-// manifest is replaced, and only then the old store is removed. Stopped at any
-// point, by ctx, an error or a crash, the directory belongs to one of the two
-// backends and has lost nothing; the same call again brings it to its end, also
-// where only the old store was left to be removed. It needs memory for a chunk of
-// the log, and disk for a second log.
+// It writes the new store beside the old one, reads it back and compares; then it
+// replaces the manifest, and only then removes the old store. If it is stopped at any
+// point, by ctx, an error or a crash, the directory belongs to one of the two backends
+// and has lost nothing; the same call finishes the migration, even if only the old store
+// is left to be removed. It needs memory for a chunk of the log, and disk for a second log.
 //
-// A directory of a third backend is ErrOtherBackend, and so is one that uses
-// To already, with nothing left to do.
+// It returns ErrOtherBackend for a directory of a third backend, and for one that uses To
+// already, with nothing left to do.
 func (d *Directory) Migrate(ctx context.Context, m Migration) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -66,12 +65,12 @@ func (d *Directory) Migrate(ctx context.Context, m Migration) error {
 		m.Watch = func(Step, string) {}
 	}
 	w := migration{Migration: m, dir: d.path, temporary: filepath.Join(d.path, migrationName)}
-	switch d.says.Backend {
+	switch d.manifest.Backend {
 	case m.To.Name:
 		return w.finish()
 	case m.From.Name:
 	default:
-		return fmt.Errorf("%w: %s was written by %q, not by %q", ErrOtherBackend, d.path, d.says.Backend, m.From.Name)
+		return fmt.Errorf("%w: %s was written by %q, not by %q", ErrOtherBackend, d.path, d.manifest.Backend, m.From.Name)
 	}
 	if err := w.build(ctx); err != nil {
 		return fmt.Errorf("%w\nthe directory goes on with %s", errors.Join(err, w.clear()), m.From.Name)
@@ -79,17 +78,17 @@ func (d *Directory) Migrate(ctx context.Context, m Migration) error {
 	if err := w.place(); err != nil {
 		return err
 	}
-	says := d.says
-	says.Backend = m.To.Name
-	// After an error nobody knows which manifest is there, so both stores stay.
-	if err := d.say(says); err != nil {
+	content := d.manifest
+	content.Backend = m.To.Name
+	// After an error either manifest may be there, so both stores stay.
+	if err := d.replaceManifest(content); err != nil {
 		return err
 	}
 	m.Watch(StepSwitched, fmt.Sprintf("%s says %s", manifestName, m.To.Name))
 	return w.removeOld()
 }
 
-// validate refuses what would end with the only store removed.
+// validate refuses migrations that would remove the only store.
 func (m Migration) validate() error {
 	switch {
 	case m.From.Name == m.To.Name:
@@ -100,14 +99,14 @@ func (m Migration) validate() error {
 	return nil
 }
 
-// migration is one that is under way.
+// migration is a Migration under way.
 type migration struct {
 	Migration
 	dir       string
 	temporary string
 }
 
-// clear removes what is not whole.
+// clear removes the temporary folder.
 func (m *migration) clear() error {
 	if err := os.RemoveAll(m.temporary); err != nil {
 		return fmt.Errorf("remove what a migration left: %w", err)
@@ -115,10 +114,10 @@ func (m *migration) clear() error {
 	return nil
 }
 
-// build makes the new store, whole and proven, in the temporary folder.
+// build makes the new store in the temporary folder, and verifies it.
 func (m *migration) build(ctx context.Context) (err error) {
-	// For reading only: what can't be read must be refused before anything else,
-	// and nothing is to be created where it is missing.
+	// Open it for reading: a store that is damaged must be refused before anything is
+	// changed, and a missing one must not be created.
 	old, err := m.From.Inspect(m.dir, m.Logger)
 	if err != nil {
 		return fmt.Errorf("read the %s log store: %w", m.From.Name, err)
@@ -133,7 +132,7 @@ func (m *migration) build(ctx context.Context) (err error) {
 	if err := m.copyInto(ctx, old); err != nil {
 		return fmt.Errorf("copy the log to %s: %w", m.To.Name, err)
 	}
-	// Opened again: what counts is what the next process will find.
+	// Open the new store again, as the next process will.
 	made, err := m.To.Inspect(m.temporary, m.Logger)
 	if err != nil {
 		return fmt.Errorf("read the copy of the log: %w", err)
@@ -157,7 +156,7 @@ func (m *migration) build(ctx context.Context) (err error) {
 	return nil
 }
 
-// makeRoom removes what earlier migrations have left, if that is what it is.
+// makeRoom removes what earlier migrations have left. It refuses to remove anything else.
 func (m *migration) makeRoom(old Store) error {
 	left := exists(m.temporary)
 	if err := m.clear(); err != nil {
@@ -179,9 +178,8 @@ func (m *migration) makeRoom(old Store) error {
 	return SyncDir(m.dir)
 }
 
-// refuseNeeded refuses to remove the store of a backend that the manifest does
-// not name, unless it is whole and behind what the directory has: a migration can
-// have left nothing else.
+// refuseNeeded returns ErrInTheWay unless the store of spare, which the manifest does not
+// name, is complete and not ahead of current: a migration can have left nothing else.
 func (m *migration) refuseNeeded(spare Backend, current Store) error {
 	path := spare.Path(m.dir)
 	store, err := spare.Inspect(m.dir, m.Logger)
@@ -233,8 +231,7 @@ func (m *migration) place() error {
 	return nil
 }
 
-// finish brings a migration to its end that was stopped after the manifest was
-// replaced.
+// finish finishes a migration that was stopped after the manifest was replaced.
 func (m *migration) finish() error {
 	if !exists(m.temporary) && !exists(m.From.Path(m.dir)) {
 		return fmt.Errorf("%w: %s uses %q already: there is nothing to do", ErrOtherBackend, m.dir, m.To.Name)
@@ -249,8 +246,8 @@ func (m *migration) finish() error {
 			return err
 		}
 	}
-	// It may have been stopped before the manifest was durable, and then the old one would
-	// name a store that is gone.
+	// It may have been stopped before the new manifest was durable. If that were lost, the
+	// old manifest would name a store that is gone.
 	if err := SyncDir(m.dir); err != nil {
 		return err
 	}
@@ -258,8 +255,8 @@ func (m *migration) finish() error {
 	return m.removeOld()
 }
 
-// removeOld takes the name from the old store before it removes it, so that half
-// a store is never taken for one.
+// removeOld renames the old store before it removes it, so that an incomplete store never
+// has the name of one.
 func (m *migration) removeOld() (err error) {
 	defer func() {
 		if err != nil {
@@ -288,7 +285,7 @@ func (m *migration) removeOld() (err error) {
 	return nil
 }
 
-// Leftovers are what migrations have left in the directory that were stopped: the
+// Leftovers returns the paths that interrupted migrations have left in the directory: the
 // temporary folder, and stores of these backends other than the one in use.
 func (d *Directory) Leftovers(backends []Backend) (paths []string) {
 	if path := filepath.Join(d.path, migrationName); exists(path) {
@@ -307,14 +304,14 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// syncTree makes durable whatever lies in path, by whomever it was written.
+// syncTree makes everything in path durable, whoever wrote it.
 func syncTree(path string) error {
 	return filepath.WalkDir(path, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
 		case entry.IsDir() || entry.Type().IsRegular():
-			return SyncDir(path) // which a file takes as well
+			return SyncDir(path) // works for files too
 		}
 		return nil
 	})

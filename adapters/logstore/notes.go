@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 )
 
-// Keep writes a small file into the directory, in place of what it held under
-// name: after a crash the old content is there or the new one. What it means is
-// the caller's business; so is telling whether it is whole.
+// Keep atomically and durably replaces the small file name in the directory: after a crash
+// either the old or the new content is there. The caller gives the content its meaning, and
+// must detect damage to it.
 func (d *Directory) Keep(name string, content []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -20,7 +20,7 @@ func (d *Directory) Keep(name string, content []byte) error {
 	return ReplaceFile(d.path, name, content)
 }
 
-// Kept is what Keep wrote last; false where there is nothing.
+// Kept returns what Keep wrote last; false if there is nothing.
 func (d *Directory) Kept(name string) (content []byte, found bool, err error) {
 	content, err = os.ReadFile(filepath.Join(d.path, name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -29,7 +29,7 @@ func (d *Directory) Kept(name string) (content []byte, found bool, err error) {
 	return content, err == nil, err
 }
 
-// Drop removes, durably, what Keep wrote.
+// Drop durably removes what Keep wrote.
 func (d *Directory) Drop(name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

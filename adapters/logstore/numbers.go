@@ -11,12 +11,12 @@ type Values interface {
 	Get(key []byte) ([]byte, error)
 }
 
-// SetUint64 is that of a raft.StableStore, for one that keeps bytes.
+// SetUint64 implements the method of raft.StableStore for a store of bytes.
 func SetUint64(in Values, key []byte, value uint64) error {
 	return in.Set(key, binary.BigEndian.AppendUint64(nil, value))
 }
 
-// GetUint64 gives what SetUint64 has set.
+// GetUint64 returns what SetUint64 has set.
 func GetUint64(in Values, key []byte) (uint64, error) {
 	value, err := in.Get(key)
 	if err != nil {

@@ -20,9 +20,9 @@ func (e *NoRoomError) Error() string {
 	return fmt.Sprintf("the disk of %s has %d kB free, and %d kB are needed", e.Directory, e.Free>>10, e.Needed>>10)
 }
 
-// CheckRoom returns a *NoRoomError unless needed bytes are free on the disk of
-// directory, beside reused ones that are free in its files. Where the operating
-// system does not tell, there is room.
+// CheckRoom returns a *NoRoomError unless needed bytes are free on the disk of directory,
+// counting the reused bytes that are free inside its files. If the operating system can't
+// tell, there is room.
 func CheckRoom(directory string, reused, needed uint64) error {
 	free, known := available(directory)
 	if !known || free+reused >= needed {

@@ -33,9 +33,9 @@ var ErrClosed = errors.New("closed")
 //
 // Any number of readers (FirstIndex, LastIndex, GetLog, Get, GetUint64) may run
 // beside one another and beside one writer (StoreLog, StoreLogs, DeleteRange,
-// Set, SetUint64). Writers that meet are put in a row by the store. A reader
+// Set, SetUint64). The store serializes concurrent writers. A reader
 // sees an entry whole or not at all. Close may be called at any time: it waits
-// for the calls in flight, and what comes later gets ErrClosed.
+// for the calls in flight, and later calls return ErrClosed.
 //
 // # The log
 //
@@ -57,8 +57,7 @@ var ErrClosed = errors.New("closed")
 // survive the end of the process and, where the disk keeps its word, of the
 // power. They do not keep the slices that they were given. An index that is
 // stored already is overwritten. Entries are stored in the order given: after a
-// crash, or an error, a beginning of the batch may be there and never an end
-// without its beginning.
+// crash, or an error, any prefix of the batch may be there, but nothing else.
 //
 // DeleteRange removes the entries from min to max, both included; bounds that
 // reach beyond the log, or a range that holds nothing, are not an error. A crash
@@ -86,10 +85,10 @@ type Store interface {
 // lies in dir under the one name "log.<backend>", so that two backends can stand
 // side by side while one is converted to the other.
 //
-// Before it gives the store it makes durable what dir has: a process that was killed may
-// have left the store, the manifest or a note there, and not have come to that.
+// Before it returns the store it makes the contents of dir durable: a process that was
+// killed may have written the store, the manifest or a note there without doing so.
 //
-// A store that a crash left behind is repaired if that costs nothing that was
-// acknowledged; damage beyond that is an error that names the file. A nil logger
-// is silence. The caller closes the store.
+// A store that a crash left behind is repaired if that loses nothing that was
+// acknowledged; other damage is an error that names the file. A nil logger
+// logs nothing. The caller closes the store.
 type Opener func(dir string, logger *slog.Logger) (Store, error)

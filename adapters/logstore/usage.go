@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Usage says how many bytes the log and the snapshots take on disk: sparse files
-// count what is allocated of them, where the operating system tells. What can't
-// be looked at, because it is being removed say, counts as nothing.
+// Usage returns how many bytes the log and the snapshots take on disk. Sparse files count
+// with what is allocated, if the operating system tells. Files that can't be examined, for
+// example because they are being removed, count as nothing.
 func (d *Directory) Usage() (log, snapshots int64) {
 	_ = filepath.WalkDir(d.path, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
