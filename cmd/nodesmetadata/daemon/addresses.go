@@ -10,18 +10,17 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 )
 
-// The ports among which one is chosen where port 0 is asked for. The operating
-// system takes its own choices, and the ports of outgoing connections, from a
-// range above, so that a port from here stays free until it is bound.
+// The range of ports to choose from for port 0, and how many to try. It lies below the
+// range from which the operating system takes ephemeral ports, so a chosen port most
+// likely stays free until it is bound.
 const (
 	lowestChoice  = 20000
 	highestChoice = 32000
 	choices       = 100
 )
 
-// choosePorts replaces port 0, before anything is bound: what an instance
-// advertises is told to its parts when they are made. It chooses no port that the
-// other address has.
+// choosePorts replaces port 0 by a free port before anything is bound, because the parts of
+// an instance need the advertised addresses when they are made. The two ports differ.
 func choosePorts(c config.Config) (config.Config, error) {
 	addresses := []struct{ bind, advertised *string }{
 		{&c.RaftBindAddress, &c.RaftAdvertisedAddress},
@@ -53,7 +52,7 @@ func choosePorts(c config.Config) (config.Config, error) {
 	return c, nil
 }
 
-// freePort is one that nobody listens on, and none of those that are taken.
+// freePort returns a port on which nobody listens, and which is not in taken.
 func freePort(host string, taken map[string]bool) (string, error) {
 	var faults []error
 	for _, offset := range rand.Perm(highestChoice - lowestChoice) {

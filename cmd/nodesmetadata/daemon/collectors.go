@@ -14,7 +14,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// latencies are how long writes take, for those who know no metrics library.
+// latencies implements consensus.Observer with histograms, because package consensus knows
+// no metrics library.
 type latencies struct {
 	proposed, applied, stored prometheus.Histogram
 	entries                   prometheus.Counter
@@ -77,11 +78,11 @@ func counter(d *prometheus.Desc, value uint64, labels ...string) sample {
 	return sample{d, prometheus.CounterValue, float64(value), labels}
 }
 
-// collector shows what parts count that know no metrics library.
+// collector collects the metrics of parts that know no metrics library.
 type collector func() []sample
 
-// Describe implements prometheus.Collector. It says nothing, as raftSink's: what does not
-// fit together is found when it is collected, and a list could only be incomplete.
+// Describe implements prometheus.Collector. It describes nothing, which makes the collector
+// unchecked: inconsistent metrics are found when they are collected.
 func (c collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
@@ -106,13 +107,13 @@ var (
 	contactDesc  = desc("leader_contact_seconds", "How long ago this instance heard from the leader, or, when it leads, from a majority.")
 )
 
-// shownPools bounds how many series a registry makes.
+// shownPools limits the series of a metric that has the pool as a label.
 const shownPools = 100
 
-// otherPools can't be the name of a pool.
+// otherPools stands for the remaining pools. It can't be the name of a pool.
 const otherPools = "(others)"
 
-// registrySamples are of what the registry holds. It looks at every node.
+// registrySamples returns the metrics of the registry. It visits every node.
 func registrySamples(local ports.Local) []sample {
 	state, _ := local.State()
 	samples := []sample{
@@ -177,7 +178,7 @@ var (
 	troublesDesc     = desc("disk_troubles_total", "How often that began.")
 )
 
-// raftSamples are of what the consensus adapter counts.
+// raftSamples returns the metrics of the consensus adapter.
 func raftSamples(node *consensus.Node) []sample {
 	stats := node.Stats()
 	if !stats.Opened {
@@ -210,7 +211,7 @@ var (
 	heldNodesDesc = desc("lease_expiry_held_nodes", "Nodes that have run out of time in a pool whose expiry this leader holds back.", "pool")
 )
 
-// leaseSamples are of what the leader knows of leases.
+// leaseSamples returns the metrics of leases.
 func leaseSamples(leases *app.Leases) []sample {
 	stats := leases.Stats()
 	samples := []sample{

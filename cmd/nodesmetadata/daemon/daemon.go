@@ -1,10 +1,10 @@
 // Package daemon puts an instance together: it is the only package that knows
-// every other one, and the only one that imports fx. Tests that want the graph
-// of production, in their own process, get it here.
+// every other one, and the only one that imports fx. Tests get the production
+// graph from it, in their own process.
 //
-// It decides nothing that a request could notice; what it owns is the order in
-// which the parts start and stop (lifecycle.go), what they are made of
-// (graph.go), where their logs and metrics go, and the words at start.
+// It has no influence on how a request is answered. It decides in which order the
+// parts start and stop (lifecycle.go), what they are made of (graph.go), where logs
+// and metrics go, and what is logged at start.
 package daemon
 
 import (
@@ -27,11 +27,12 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/offline"
 )
 
-// Run is the program: args without its name, environ as of os.Environ. Without a
-// verb it returns the exit status once ctx has ended and the instance has stopped,
-// or as soon as it can't start or go on; with one, when that is done. The status is 0:
-// done, or asked to stop, and stopped; 1: it could not start, go on or stop in time, or
-// what offline.Run says; 2: the words are wrong and nothing was touched.
+// Run is the program. args are without its name, environ is as of os.Environ. It returns
+// the exit status. Without a verb it runs an instance until ctx ends, or until the
+// instance can't start or go on. With a verb it carries that out. The status is 0 for
+// success and for an instance that stopped as asked; 1 if it could not start, go on or
+// stop in time, or as of offline.Run; 2 if args or environ are wrong and nothing was
+// touched.
 func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "version" {
 		return sayVersion(args[1:], stdout, stderr)
@@ -48,7 +49,8 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case err != nil:
 		return config.SayMisused(stderr, "nodesmetadata --help", err)
 	}
-	// Who reads the log may go away. Go would end the process at the next line.
+	// The reader of the log may go away. By default the next line would then end the
+	// process.
 	signal.Ignore(syscall.SIGPIPE)
 	d, err := New(chosen, stderr)
 	if err != nil {
@@ -71,8 +73,7 @@ func sayUsage(stdout io.Writer) int {
 	return config.Done
 }
 
-// sayVersion is all that the verb does: what stands behind it, but for a question for
-// help, makes no sense.
+// sayVersion carries out the verb version. It takes no arguments but a request for help.
 func sayVersion(rest []string, stdout, stderr io.Writer) int {
 	if slices.Contains(rest, "--help") || slices.Contains(rest, "-h") {
 		return sayUsage(stdout)
@@ -93,13 +94,13 @@ type Daemon struct {
 	config config.Config
 	app    *fx.App
 	log    *slog.Logger
-	logs   *outlet
+	logs   *logWriter
 	node   *consensus.Node
 	failed chan error // holds why the instance can't go on
 }
 
-// New puts an instance together, with logs as its log: one goroutine at a time writes to
-// that, one line at a time. It acquires nothing.
+// New puts an instance together. It acquires nothing. The instance logs to logs: one
+// goroutine at a time writes to it, one line at a time.
 func New(chosen config.Config, logs io.Writer) (*Daemon, error) {
 	chosen, err := choosePorts(chosen)
 	if err != nil {
@@ -117,12 +118,12 @@ func New(chosen config.Config, logs io.Writer) (*Daemon, error) {
 	return d, nil
 }
 
-// Config is what the instance was made with; every address in it is the one that
-// is used, also where port 0 was asked for.
+// Config returns the configuration of the instance, with the chosen port in place of each
+// port 0.
 func (d *Daemon) Config() config.Config { return d.config }
 
-// Open starts the instance and returns when it serves. It waits for no other
-// instance. Whatever a failed Open acquired is released again.
+// Open starts the instance and returns when it serves. It does not wait for other
+// instances. If it fails it releases what it acquired.
 func (d *Daemon) Open(ctx context.Context) error {
 	d.greet()
 	began := time.Now()
@@ -157,8 +158,8 @@ func (d *Daemon) fail(err error) {
 
 func (d *Daemon) run(ctx context.Context) int {
 	defer d.logs.flush(lastPatience)
-	// A signal does not interrupt the start: what is half open is closed in an
-	// orderly way only once it is open. A second signal ends the process.
+	// A signal does not interrupt the start: only an instance that is open can be
+	// closed in an orderly way. A second signal ends the process.
 	if err := d.Open(context.WithoutCancel(ctx)); err != nil {
 		d.log.Error("instance could not start", "error", err)
 		return config.Failed
@@ -175,7 +176,7 @@ func (d *Daemon) run(ctx context.Context) int {
 	defer cancel()
 	err := d.Close(closing)
 	select {
-	case failure := <-d.failed: // while it stopped, or as it was asked to
+	case failure := <-d.failed: // it failed while it stopped, or just before
 		d.log.Error("instance could not go on while it stopped", "error", failure)
 		status = config.Failed
 	default:
@@ -188,9 +189,8 @@ func (d *Daemon) run(ctx context.Context) int {
 	return status
 }
 
-// keepBackend has an instance go on with the backend that wrote its directory, where
-// nobody asks for another one: the default of a later build must not keep it from
-// starting.
+// keepBackend chooses the backend that wrote the directory, unless the operator gave one: an
+// instance must not fail to start because a later build has another default.
 func keepBackend(c config.Config) config.Config {
 	if c.StorageBackendGiven {
 		return c
@@ -203,7 +203,7 @@ func keepBackend(c config.Config) config.Config {
 	return c
 }
 
-// greet says, once, what an operator would ask first, and what may surprise.
+// greet logs what an operator would ask first, and warns of what may surprise.
 func (d *Daemon) greet() {
 	c := d.config
 	d.log.Info("instance is starting",

@@ -58,29 +58,29 @@ func TimeForRequests(whole time.Duration) time.Duration {
 	return 0
 }
 
-// Outlet is where the log goes.
-type Outlet struct {
+// LogWriter is a logWriter with a logger that writes to it.
+type LogWriter struct {
 	*slog.Logger
-	logs *outlet
+	logs *logWriter
 }
 
-func NewOutlet(c config.Config, sink io.Writer) (Outlet, error) {
-	logs, err := newOutlet(c, sink)
+func NewLogWriter(c config.Config, sink io.Writer) (LogWriter, error) {
+	logs, err := newLogWriter(c, sink)
 	if err != nil {
-		return Outlet{}, err
+		return LogWriter{}, err
 	}
 	logger, err := newLogger(c, logs)
-	return Outlet{logger, logs}, err
+	return LogWriter{logger, logs}, err
 }
 
 // MostPending is how many bytes of the log may wait.
 const MostPending = mostPending
 
 // Flush is what an instance does at its end.
-func (o Outlet) Flush(most time.Duration) { o.logs.flush(most) }
+func (o LogWriter) Flush(most time.Duration) { o.logs.flush(most) }
 
 // Lost is what the metric shows.
-func (o Outlet) Lost() uint64 { return o.logs.lost.Load() }
+func (o LogWriter) Lost() uint64 { return o.logs.lost.Load() }
 
 // NewRaftSink gives one that raft does not write to.
 var NewRaftSink = newRaftSink

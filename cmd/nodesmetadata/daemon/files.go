@@ -5,13 +5,13 @@ import (
 	"syscall"
 )
 
-// keptFiles is how many of the files that the process may have open are not for clients:
-// at most 1024 connections to the raft port, and what the log and its snapshots need.
-// Where that is more than half of them it is half.
+// keptFiles is how many of the file descriptors of the process are not for clients: at most
+// 1024 connections to the raft port, and what the log and the snapshots need. If that is
+// more than half of them, half is kept.
 const keptFiles = 1200
 
-// maxConnections is how many clients may be connected. Go raises the limit of open files
-// as far as it may when the process starts.
+// maxConnections returns how many clients may be connected. Go has raised the soft limit of
+// open files to the hard one when the process started.
 func maxConnections() (int, error) {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {

@@ -25,8 +25,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// backends are the answers to --storage_backend: this is the only place that knows
-// more of all of them than their names (config.Backends).
+// backends are the values of --storage_backend. Only this package knows the backends
+// themselves; config.Backends has their names.
 var backends = logstore.Backends{
 	{Name: "bolt", Open: bolt.Open, Inspect: bolt.Inspect},
 	{Name: "badger", Open: badger.Open, Inspect: badger.Inspect},
@@ -34,7 +34,7 @@ var backends = logstore.Backends{
 	{Name: "memory", Open: memory.Open, Inspect: memory.Open, Volatile: true},
 }
 
-// volatileBackends are the names of those that keep nothing.
+// volatileBackends returns the names of the backends that keep nothing on disk.
 func volatileBackends() []string {
 	var names []string
 	for _, b := range backends {
@@ -48,14 +48,14 @@ func volatileBackends() []string {
 // fatal is called when the instance can't go on.
 type fatal func(error)
 
-// graph is everything that an instance is made of. Constructors acquire nothing,
-// so none has to be undone when a later one fails.
+// graph is everything that an instance is made of. Constructors acquire nothing, so
+// nothing has to be released if a later one fails.
 func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
 	return fx.Options(
 		fx.Supply(chosen, fail),
 		fx.Supply(fx.Annotate(logs, fx.As(new(io.Writer)))),
 		fx.Provide(
-			newOutlet,
+			newLogWriter,
 			newLogger,
 			newLatencies,
 			newMetrics,
@@ -73,7 +73,7 @@ func graph(chosen config.Config, logs io.Writer, fail fatal) fx.Option {
 			newJoiner,
 		),
 		fx.WithLogger(newFxLogger),
-		fx.StopTimeout(chosen.ShutdownTimeout), // of what a failed start had begun
+		fx.StopTimeout(chosen.ShutdownTimeout), // for a start that failed halfway
 		fx.Invoke(lifecycle),
 	)
 }
@@ -107,7 +107,7 @@ func newNode(c config.Config, port *demux.Demux, peers *peerapi.Client, took *la
 	})
 }
 
-// newInquiry says who this process is, once: see ports.Identity.
+// newInquiry gives the process its identity, so it must be called once: see ports.Identity.
 func newInquiry(c config.Config, node *consensus.Node, peers *peerapi.Client) app.Inquiry {
 	return app.Inquiry{
 		Self: ports.Identity{
@@ -136,13 +136,14 @@ func newCluster(inquiry app.Inquiry, node *consensus.Node, log *slog.Logger) *ap
 func newLeases(c config.Config, node *consensus.Node, log *slog.Logger) *app.Leases {
 	return app.NewLeases(app.LeaseConfig{
 		Registry: node, Local: node, Logger: log.With("component", "leases"),
-		// Raft leaves up to a fifth of it between two heartbeats. A leader that has
-		// not heard from a majority for a third is not sure any more that it leads.
+		// Raft leaves up to a fifth of HeartbeatTimeout between two heartbeats. A leader
+		// that has not heard from a majority for a third of it can't be sure to lead.
 		CutOff: c.Timing.HeartbeatTimeout / 3,
 	})
 }
 
-// newSecret is what instances prove before they ask each other; nil without a secret.
+// newSecret returns the preface with which instances prove that they know the secret before
+// they ask each other; nil without a secret.
 func newSecret(c config.Config) *preface.Preface {
 	if len(c.Secret) == 0 {
 		return nil

@@ -17,7 +17,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// parts are those that have to be started or stopped.
+// parts are the parts of an instance that have to be started or stopped.
 type parts struct {
 	fx.In
 
@@ -32,13 +32,13 @@ type parts struct {
 	Log     *slog.Logger
 }
 
-// step starts something and undoes that. What there is nothing to do for is nil.
+// step is one step of the start, and its counterpart of the stop. Either may be nil.
 type step struct {
 	name  string
 	open  func(context.Context) error
 	close func(context.Context) error
-	// share is the part of the time left that close may use up: it is what the
-	// steps after it are left without. Zero means all of it.
+	// share is the part of the remaining time that close may use; the rest is for the
+	// steps after it. Zero means all of it.
 	share float64
 }
 
@@ -52,24 +52,24 @@ func lifecycle(lc fx.Lifecycle, p parts) {
 
 func steps(p parts) []step {
 	return []step{
-		// Nothing is bound on behalf of a directory that another process has.
+		// First of all: if another process has the directory, nothing is bound.
 		{name: "directory", open: p.Node.Claim, close: p.Node.Close},
 		{name: "raft port", open: p.Demux.Open, close: withoutContext(p.Demux.Close)},
-		// Others may ask who this is before raft, which may have a long log to
-		// replay, takes part.
+		// Before raft, which may have a long log to replay: meanwhile others can ask who
+		// this instance is.
 		{name: "peer API", open: p.Peer.Open, close: p.Peer.Close, share: 0.5},
 		{name: "raft", open: p.Node.Open, close: p.Node.Close, share: 0.75},
 		{name: "peer connections", close: withoutContext(p.Peers.Close)},
-		// What it has begun when it closes is over before raft is closed.
+		// After raft, so that expiries on their way end before raft is closed.
 		{name: "leases", open: p.Leases.Open, close: p.Leases.Close, share: 0.5},
 		{name: "cluster watch", open: p.Cluster.Open, close: p.Cluster.Close, share: 0.5},
-		// The time that a request has to be decided, and to begin with its answer,
-		// also where leadership could not be handed over: none is to be broken off
-		// that would have ended by itself.
+		// Its share is the time in which a request is decided and its answer begins,
+		// even if leadership could not be handed over: no request is broken off that
+		// would have ended by itself.
 		{name: "application API", open: p.HTTP.Open, close: p.HTTP.Close, share: 0.75},
 		{name: "join", open: p.Joiner.Open, close: p.Joiner.Close, share: 0.5},
-		// While leadership moves, requests are still answered: with the new
-		// leader's address, as soon as there is one.
+		// Stops first: while leadership moves, requests are still answered, with the
+		// address of the new leader as soon as there is one.
 		{name: "leadership", close: handOver(p), share: 0.25},
 	}
 }
@@ -109,8 +109,8 @@ func withoutContext(end func() error) func(context.Context) error {
 	return func(context.Context) error { return end() }
 }
 
-// handOver gives leadership away before anything else stops. That it could not
-// is no reason not to stop: the others elect a leader when this one is gone.
+// handOver hands leadership over before anything else stops. If it can't, the instance
+// stops all the same: the others elect a leader once this one is gone.
 func handOver(p parts) func(context.Context) error {
 	return func(ctx context.Context) error {
 		switch successor, err := p.Cluster.HandOver(ctx, ""); {

@@ -9,7 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 )
 
-func newLogger(c config.Config, logs *outlet) (*slog.Logger, error) {
+func newLogger(c config.Config, logs *logWriter) (*slog.Logger, error) {
 	handler, err := newHandler(c, logs)
 	return slog.New(handler), err
 }
@@ -29,8 +29,8 @@ func newHandler(c config.Config, logs io.Writer) (slog.Handler, error) {
 	return handler.WithAttrs([]slog.Attr{slog.String("raft_id", c.RaftID)}), nil
 }
 
-// newFxLogger keeps what fx says of its own work for those who look for it; its
-// errors are returned as well, and logged where they end.
+// newFxLogger logs what fx does at debug level, its errors too: these are also returned,
+// and logged where they are handled.
 func newFxLogger(log *slog.Logger) fxevent.Logger {
 	logger := &fxevent.SlogLogger{Logger: log.With("component", "fx")}
 	logger.UseLogLevel(slog.LevelDebug)

@@ -13,8 +13,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/app"
 )
 
-// newMetrics is what /metrics shows, beside what the application API adds.
-func newMetrics(logs *outlet, port *demux.Demux, node *consensus.Node, leases *app.Leases, took *latencies) (*prometheus.Registry, error) {
+// newMetrics returns the registry of all metrics but those that the application API adds.
+func newMetrics(logs *logWriter, port *demux.Demux, node *consensus.Node, leases *app.Leases, took *latencies) (*prometheus.Registry, error) {
 	raft, err := raftMetrics()
 	if err != nil {
 		return nil, fmt.Errorf("raft's metrics: %w", err)
@@ -62,7 +62,7 @@ var (
 	evictedDesc      = desc("raft_port_evicted_total", "Connections of a lane that were closed to make room for others.", "lane")
 )
 
-// demuxSamples are of what the demux counts.
+// demuxSamples returns the metrics of the demux.
 func demuxSamples(port *demux.Demux) []sample {
 	stats := port.Stats()
 	samples := []sample{

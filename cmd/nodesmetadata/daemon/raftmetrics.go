@@ -10,31 +10,29 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// raftMetrics collects what raft and its bolt store measure. They write to a
-// sink that the whole process has once: instances that share a process, as
-// tests have them, share these metrics.
+// raftMetrics collects the metrics of raft and its bolt store. These write to one global
+// sink, so instances in one process, as in tests, share these metrics.
 //
-// The compat package is the one that raft itself imports, so that this is the
-// right one of the two modules behind it, whatever the build tags.
+// Raft imports the same compat package, so both use the same one of the two modules behind
+// it, whatever the build tags.
 var raftMetrics = sync.OnceValues(func() (*raftSink, error) {
 	sink := newRaftSink()
 	config := metrics.DefaultConfig("")
 	config.EnableHostname = false
-	// The Go collector has these, and they would take a goroutine for ever.
+	// The Go collector has these already, and here they would need a goroutine for ever.
 	config.EnableRuntimeMetrics = false
 	_, err := metrics.NewGlobal(config, sink)
 	return sink, err
 })
 
-// raftSink shows what raft measures to Prometheus. The sink that comes with
-// go-metrics keeps hundreds of samples for each of the summaries it makes, 3 MB in
-// all, and sorts them for every few measurements; here these are histograms, whose
-// quantiles can also be computed for several instances together. A metric appears
-// when it is first measured and stays.
+// raftSink exports raft's metrics to Prometheus, with histograms for its samples. The sink
+// of go-metrics makes summaries instead: it keeps hundreds of samples for each, 3 MB in
+// all, and sorts them every few measurements, and their quantiles can't be aggregated over
+// instances. A metric appears when it is first measured, and stays.
 type raftSink struct {
 	// known are the metrics by kind, name and labels. A map here is never modified.
 	known  atomic.Pointer[map[string]prometheus.Metric]
-	adding sync.Mutex // held by who adds one
+	adding sync.Mutex // held while one is added
 }
 
 func newRaftSink() *raftSink {
@@ -47,11 +45,11 @@ func newRaftSink() *raftSink {
 // entries or bytes.
 var raftBuckets = []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 10_000}
 
-// raftNames makes of a name what Prometheus takes for one.
+// raftNames turns a name into one that Prometheus allows.
 var raftNames = strings.NewReplacer(" ", "_", ".", "_", "=", "_", "-", "_", "/", "_")
 
-// find gives the metric of a kind, which is new the first time. It allocates
-// nothing for one that is known: raft measures several things for every entry.
+// find returns the metric of this kind and name, and creates it the first time. It does not
+// allocate for a known one, because raft measures several things for every entry.
 func (s *raftSink) find(kind byte, key []string, labels []metrics.Label, create func(prometheus.Opts) prometheus.Metric) prometheus.Metric {
 	var room [128]byte
 	id := append(room[:0], kind)
@@ -121,8 +119,8 @@ func (s *raftSink) AddSampleWithLabels(key []string, value float32, labels []met
 	s.find('h', key, labels, newRaftHistogram).(prometheus.Histogram).Observe(float64(value))
 }
 
-// Describe implements prometheus.Collector. It says nothing, as nobody knows what
-// raft will measure.
+// Describe implements prometheus.Collector. It describes nothing, because it is not known
+// what raft will measure.
 func (s *raftSink) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.

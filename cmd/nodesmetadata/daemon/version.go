@@ -8,7 +8,7 @@ import (
 // version is set by the linker in a build from the Makefile.
 var version string
 
-// Version is what this build is called: what the Makefile said, or else the
+// Version returns the version of this build: the one set by the Makefile, or else the
 // version of the module that `go install` fetched, or else the commit.
 var Version = sync.OnceValue(func() string {
 	if version != "" {

@@ -34,9 +34,9 @@ type check struct {
 	directory string
 }
 
-func (c *check) check(*desk) error { return given("raft_dir", c.directory) }
+func (c *check) check(*console) error { return given("raft_dir", c.directory) }
 
-func (c *check) do(ctx context.Context, d *desk) error {
+func (c *check) do(ctx context.Context, d *console) error {
 	directory, err := logstore.ClaimReadOnly(c.directory)
 	if err != nil {
 		return err
@@ -60,8 +60,8 @@ func (c *check) do(ctx context.Context, d *desk) error {
 	return nil
 }
 
-// inspect looks at a directory that is claimed.
-func inspect(ctx context.Context, d *desk, directory *logstore.Directory) (consensus.Report, error) {
+// inspect reads a directory that is claimed.
+func inspect(ctx context.Context, d *console, directory *logstore.Directory) (consensus.Report, error) {
 	backend, err := d.backends.Named(directory.Backend())
 	if err != nil {
 		return consensus.Report{}, fmt.Errorf("%s was written by a storage backend that this build does not have: %w", directory.Path(), err)
@@ -69,8 +69,7 @@ func inspect(ctx context.Context, d *desk, directory *logstore.Directory) (conse
 	return consensus.Inspect(ctx, directory, backend, d.notes.logger())
 }
 
-// faultsOf gives all faults, and what can be done about them behind the last of
-// those for which it is the same.
+// faultsOf joins all faults, each group with the same help followed by that help.
 func faultsOf(r consensus.Report) error {
 	var lines []error
 	for i, fault := range r.Faults {
@@ -82,10 +81,10 @@ func faultsOf(r consensus.Report) error {
 	return errors.Join(lines...)
 }
 
-// report says what is in a directory.
-func (d *desk) report(r consensus.Report) {
+// report prints what is in a directory.
+func (d *console) report(r consensus.Report) {
 	table := tabwriter.NewWriter(d.out, 0, 0, 2, ' ', 0)
-	defer func() { _ = table.Flush() }() // it ends in d.out, which nobody can do anything about
+	defer func() { _ = table.Flush() }() // an error of writing to d.out can't be reported
 	row := func(name, format string, args ...any) {
 		_, _ = fmt.Fprintf(table, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}

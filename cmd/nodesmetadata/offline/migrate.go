@@ -35,7 +35,7 @@ type migrate struct {
 	directory, from, to string
 }
 
-func (m *migrate) check(d *desk) error {
+func (m *migrate) check(d *console) error {
 	faults := []error{d.canMove("from", m.from), d.canMove("to", m.to), given("raft_dir", m.directory)}
 	if m.from != "" && m.from == m.to {
 		faults = append(faults, fmt.Errorf("--from, --to: both are %q", m.to))
@@ -43,8 +43,9 @@ func (m *migrate) check(d *desk) error {
 	return errors.Join(faults...)
 }
 
-// canMove says whether a flag names a backend that can be moved from and to.
-func (d *desk) canMove(flag, name string) error {
+// canMove returns an error unless the flag names a backend that a log can be moved from
+// and to.
+func (d *console) canMove(flag, name string) error {
 	if err := given(flag, name); err != nil {
 		return err
 	}
@@ -59,14 +60,14 @@ func (d *desk) canMove(flag, name string) error {
 	return nil
 }
 
-func (m *migrate) do(ctx context.Context, d *desk) error {
+func (m *migrate) do(ctx context.Context, d *console) error {
 	directory, err := logstore.ClaimExisting(m.directory)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = directory.Close() }() // all that was written is durable already
+	defer func() { _ = directory.Close() }() // everything written is durable already
 	if directory.Backend() == m.from {
-		// A copy of what is damaged would only look sound.
+		// A copy of a damaged log would look sound.
 		report, err := inspect(ctx, d, directory)
 		if err != nil {
 			return err
@@ -80,7 +81,7 @@ func (m *migrate) do(ctx context.Context, d *desk) error {
 	err = directory.Migrate(ctx, logstore.Migration{
 		From: from, To: to, Logger: d.notes.logger(),
 		Watch: func(step logstore.Step, what string) {
-			if step != logstore.StepCopied { // there are many
+			if step != logstore.StepCopied { // one for every chunk
 				d.say("%s", what)
 			}
 		},

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// notes is a log for an operator at a terminal: a line for each warning, once. Safe for
-// concurrent use, as backends warn from goroutines of their own.
+// notes is a slog.Handler for an operator at a terminal: it prints each warning on one line,
+// and once. Safe for concurrent use, because backends warn from goroutines of their own.
 type notes struct {
 	out io.Writer
 
@@ -20,7 +20,7 @@ type notes struct {
 
 func (n *notes) logger() *slog.Logger { return slog.New(n) }
 
-// Enabled implements slog.Handler. What a backend or raft does is of no interest.
+// Enabled implements slog.Handler. It drops what is less than a warning.
 func (n *notes) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
 
 // Handle implements slog.Handler.
@@ -44,7 +44,7 @@ func (n *notes) Handle(_ context.Context, record slog.Record) error {
 	return err
 }
 
-// WithAttrs implements slog.Handler. Which part of the program warns is not told.
+// WithAttrs implements slog.Handler. It drops attributes such as the component.
 func (n *notes) WithAttrs([]slog.Attr) slog.Handler { return n }
 
 // WithGroup implements slog.Handler.

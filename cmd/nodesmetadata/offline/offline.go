@@ -1,9 +1,9 @@
-// Package offline is the verbs that work on the directory of an instance that
-// does not run: looking at it, moving it to another storage backend, and giving
+// Package offline has the verbs that work on the directory of an instance that
+// does not run: to check it, to move it to another storage backend, and to give
 // its cluster a new membership after the majority was lost.
 //
-// It runs no instance, binds no port and asks nobody. It knows neither the
-// backends, which it is given, nor how raft keeps what is in a directory.
+// It runs no instance, binds no port and asks no other instance. It does not know
+// the backends, which it is given, nor how raft lays out a directory.
 package offline
 
 import (
@@ -20,62 +20,62 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 )
 
-// verb is one thing to do.
+// verb is a subcommand.
 type verb struct {
 	name  string // one word or two
 	short string // what it does, for the list of verbs
 	usage string // what it does, for its own --help
-	// define makes the flags, and what is to be done once they are read.
+	// define defines the flags, and returns the job that they configure.
 	define func(*pflag.FlagSet) job
 }
 
-// job is what the flags of a verb say.
+// job is a verb with its flags.
 type job interface {
-	// check gives everything that is wrong with the flags, joined. It touches nothing.
-	check(*desk) error
-	do(context.Context, *desk) error
+	// check returns all faults of the flags, joined. It touches nothing.
+	check(*console) error
+	do(context.Context, *console) error
 }
 
 var verbs = []verb{checkVerb, migrateVerb, recoverVerb}
 
-// desk is what a job works with.
-type desk struct {
+// console is what a job uses beside its flags.
+type console struct {
 	backends logstore.Backends
 	out      io.Writer
 	notes    *notes // where warnings go
 }
 
-func (d *desk) say(format string, args ...any) {
+func (d *console) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(d.out, format+"\n", args...)
 }
 
-// Knows says whether a first argument is the beginning of a verb.
+// Knows reports whether argument is the first word of a verb.
 func Knows(argument string) bool {
 	return slices.ContainsFunc(verbs, func(v verb) bool { return strings.Fields(v.name)[0] == argument })
 }
 
-// Verbs is a line for each verb, for the help of the program.
-func Verbs() string { return verbsThat("") }
+// Verbs returns a line for each verb, for the help of the program.
+func Verbs() string { return verbsWithPrefix("") }
 
-// verbsThat is a line for each verb that begins so.
-func verbsThat(begin string) string {
+// verbsWithPrefix returns a line for each verb whose name has the prefix.
+func verbsWithPrefix(prefix string) string {
 	var lines strings.Builder
 	for _, v := range verbs {
-		if strings.HasPrefix(v.name, begin) {
+		if strings.HasPrefix(v.name, prefix) {
 			_, _ = fmt.Fprintf(&lines, "  nodesmetadata %-15s  %s\n", v.name, v.short)
 		}
 	}
 	return lines.String()
 }
 
-// Run carries out the verb that args begin with, and returns the exit status: 0: done,
-// and nothing is wrong; 1: there is damage, or the verb failed; 2: the words are wrong
-// and nothing was touched.
+// Run carries out the verb that args begin with, and returns the exit status: 0 for
+// success; 1 if there is damage, or the verb failed; 2 if args are wrong and nothing was
+// touched.
 func Run(ctx context.Context, args []string, backends logstore.Backends, stdout, stderr io.Writer) int {
 	chosen, rest, err := find(args)
 	switch {
 	case err != nil && len(args) == 2 && (args[1] == "--help" || args[1] == "-h"):
-		_, _ = fmt.Fprintf(stdout, "Usage:\n%s", verbsThat(args[0]))
+		_, _ = fmt.Fprintf(stdout, "Usage:\n%s", verbsWithPrefix(args[0]))
 		return config.Done
 	case err != nil:
 		return config.SayMisused(stderr, "nodesmetadata --help", err)
@@ -86,18 +86,18 @@ func Run(ctx context.Context, args []string, backends logstore.Backends, stdout,
 		_, _ = io.WriteString(stdout, chosen.help())
 		return config.Done
 	}
-	desk := &desk{backends: backends, out: stdout, notes: &notes{out: stderr}}
-	if err := errors.Join(errors.Join(faults...), work.check(desk)); err != nil {
+	console := &console{backends: backends, out: stdout, notes: &notes{out: stderr}}
+	if err := errors.Join(errors.Join(faults...), work.check(console)); err != nil {
 		return config.SayMisused(stderr, "nodesmetadata "+chosen.name+" --help", err)
 	}
-	if err := work.do(ctx, desk); err != nil {
+	if err := work.do(ctx, console); err != nil {
 		config.Complain(stderr, explained(err))
 		return config.Failed
 	}
 	return config.Done
 }
 
-// find gives the verb, and what follows it.
+// find returns the verb, and the arguments after it.
 func find(args []string) (verb, []string, error) {
 	for _, v := range verbs {
 		words := strings.Fields(v.name)
@@ -111,7 +111,8 @@ func find(args []string) (verb, []string, error) {
 	return verb{}, nil, fmt.Errorf("%q is only the beginning of a verb", args[0])
 }
 
-// begin makes the flags of a verb, and what they will say.
+// begin returns the flags of a verb, and the variables that they set: its job, and whether
+// help is asked for.
 func (v verb) begin() (flags *pflag.FlagSet, work job, help *bool) {
 	flags = pflag.NewFlagSet("nodesmetadata", pflag.ContinueOnError)
 	flags.SortFlags = false
@@ -136,7 +137,7 @@ func (v verb) help() string {
 	return fmt.Sprintf("%s\nUsage:\n%s\n\nFlags:\n%s", v.usage, synopsis, flags.FlagUsagesWrapped(100))
 }
 
-// explained adds what an operator can do where the error does not say so.
+// explained adds what an operator can do, if err does not say so.
 func explained(err error) error {
 	switch {
 	case errors.Is(err, logstore.ErrDirectoryInUse):
@@ -147,12 +148,12 @@ func explained(err error) error {
 	return err
 }
 
-// directoryFlag is what every verb needs.
+// directoryFlag defines the flag that every verb has.
 func directoryFlag(flags *pflag.FlagSet, path *string) {
 	flags.StringVar(path, "raft_dir", "", "`directory` of the instance, which must not run")
 }
 
-// given refuses a flag that must be given and is not.
+// given returns an error if a required flag is missing.
 func given(flag, value string) error {
 	if value == "" {
 		return fmt.Errorf("--%s must be given", flag)

@@ -48,7 +48,7 @@ type recovery struct {
 	self      domain.Instance
 }
 
-func (r *recovery) check(*desk) error {
+func (r *recovery) check(*console) error {
 	faults := errors.Join(given("raft_dir", r.directory), given("instance", r.instance))
 	if r.instance == "" {
 		return faults
@@ -72,12 +72,12 @@ func parseInstance(word string) (domain.Instance, error) {
 	return instance, nil
 }
 
-func (r *recovery) do(ctx context.Context, d *desk) error {
+func (r *recovery) do(ctx context.Context, d *console) error {
 	directory, err := logstore.ClaimExisting(r.directory)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = directory.Close() }() // all that was written is durable already
+	defer func() { _ = directory.Close() }() // everything written is durable already
 	before, err := inspect(ctx, d, directory)
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func (r *recovery) do(ctx context.Context, d *desk) error {
 	return nil
 }
 
-// refuse says why a directory can't be recovered.
+// refuse returns why a directory can't be recovered; nil if it can.
 func (r *recovery) refuse(found consensus.Report) error {
 	switch {
 	case found.RaftID != r.self.ID:
@@ -126,7 +126,7 @@ func (r *recovery) refuse(found consensus.Report) error {
 	return nil
 }
 
-// announce says what is going to be done, and what that means.
+// announce is the text about what is going to be done, and what that means.
 func (r *recovery) announce(found consensus.Report) string {
 	var text strings.Builder
 	_, _ = fmt.Fprintf(&text, "From now on the cluster is, in this directory:\n  %s=%s %s\n", r.self.ID, r.self.RaftAddress, r.self.Suffrage)
@@ -147,7 +147,7 @@ func (r *recovery) announce(found consensus.Report) string {
 	return text.String()
 }
 
-// same makes sure that nothing but the membership is different.
+// same returns an error unless only the membership has changed, to self alone.
 func same(before, after consensus.Report, self domain.Instance) error {
 	switch {
 	case !after.Sound():
@@ -161,7 +161,7 @@ func same(before, after consensus.Report, self domain.Instance) error {
 	return nil
 }
 
-// next says what to do when it is done.
+// next is the text about what to do after the recovery.
 func (r *recovery) next(found consensus.Report) string {
 	return fmt.Sprintf(`Done: revision %d, %d nodes. Start it with --raft_id=%s
 --raft_advertised_address=%s --storage_backend=%s, and without

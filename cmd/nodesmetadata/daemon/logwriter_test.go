@@ -56,14 +56,14 @@ func (r record) isNote(missing int) bool {
 	return r.Level == "WARN" && r.RaftID == "n1" && r.Lines == missing && strings.Contains(r.Msg, "are lost here")
 }
 
-// withOutlet tests what goes through one to a sink, in a time that passes only while
+// withLogWriter tests a LogWriter over a sink, in a time that passes only while
 // everybody waits.
-func withOutlet(t *testing.T, args []string, test func(t *testing.T, out daemon.Outlet, s *sink)) {
+func withLogWriter(t *testing.T, args []string, test func(t *testing.T, out daemon.LogWriter, s *sink)) {
 	t.Helper()
 	c := chosen(t, append(args, "--log_format=json")...)
 	synctest.Test(t, func(t *testing.T) {
 		s := &sink{}
-		out, err := daemon.NewOutlet(c, s)
+		out, err := daemon.NewLogWriter(c, s)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func withOutlet(t *testing.T, args []string, test func(t *testing.T, out daemon.
 }
 
 func TestALineIsOutAtOnceWhenItIsTaken(t *testing.T) {
-	withOutlet(t, nil, func(t *testing.T, out daemon.Outlet, s *sink) {
+	withLogWriter(t, nil, func(t *testing.T, out daemon.LogWriter, s *sink) {
 		for n := range 100 {
 			out.Info("said", "n", n)
 			if got := s.records(t); len(got) != n+1 || got[n].N != n {
@@ -83,7 +83,7 @@ func TestALineIsOutAtOnceWhenItIsTaken(t *testing.T) {
 }
 
 func TestALogThatIsNotTakenHoldsNobodyUp(t *testing.T) {
-	withOutlet(t, nil, func(t *testing.T, out daemon.Outlet, s *sink) {
+	withLogWriter(t, nil, func(t *testing.T, out daemon.LogWriter, s *sink) {
 		s.open = make(chan struct{})
 		const said = 20000 // more than is kept
 		began := time.Now()
@@ -123,7 +123,7 @@ func TestALogThatIsNotTakenHoldsNobodyUp(t *testing.T) {
 
 // A sink that takes a line now and then must not be owed more than one that takes none.
 func TestWhatIsPendingIsBoundedHoweverSlowlyItIsTaken(t *testing.T) {
-	withOutlet(t, nil, func(t *testing.T, out daemon.Outlet, s *sink) {
+	withLogWriter(t, nil, func(t *testing.T, out daemon.LogWriter, s *sink) {
 		s.open = make(chan struct{})
 		said := 0
 		fill := func() {
@@ -162,7 +162,7 @@ func TestWhatIsPendingIsBoundedHoweverSlowlyItIsTaken(t *testing.T) {
 
 // A disk that is full takes lines again when there is room.
 func TestALogThatIsRefusedGoesOn(t *testing.T) {
-	withOutlet(t, nil, func(t *testing.T, out daemon.Outlet, s *sink) {
+	withLogWriter(t, nil, func(t *testing.T, out daemon.LogWriter, s *sink) {
 		out.Info("said", "n", 1)
 		s.err = errors.New("no room")
 		out.Info("said", "n", 2)
@@ -177,7 +177,7 @@ func TestALogThatIsRefusedGoesOn(t *testing.T) {
 }
 
 func TestWhoWantsErrorsOnlyIsNotWarned(t *testing.T) {
-	withOutlet(t, []string{"--log_level=error"}, func(t *testing.T, out daemon.Outlet, s *sink) {
+	withLogWriter(t, []string{"--log_level=error"}, func(t *testing.T, out daemon.LogWriter, s *sink) {
 		s.err = errors.New("no room")
 		out.Error("said", "n", 1)
 		s.err = nil
