@@ -20,43 +20,42 @@ import (
 )
 
 const (
-	// maxAnswer is far more than an answer needs, which may name all members.
+	// maxAnswer is far more than an answer with all members needs.
 	maxAnswer = 1 << 20
 	// maxHeader is far more than the header of an answer needs.
 	maxHeader = 16 << 10
-	// maxVersion bounds what an operator has to read of a stranger's version.
+	// maxVersion bounds what an untrusted instance can make an operator read.
 	maxVersion = 128
-	// maxIdle connections are kept to each instance.
+	// maxIdle is how many idle connections are kept to each instance.
 	maxIdle = 2
-	// keepIdle is shorter than a Server's patience with an idle connection.
+	// keepIdle is less than the idleTimeout of Server.
 	keepIdle = 60 * time.Second
-	// dialTimeout bounds a dial whose asker has gone: net/http lets it go on, in
-	// the hope that the next one can use the connection.
+	// dialTimeout bounds a dial whose request has ended: net/http lets it go on, so
+	// that the next request may use the connection.
 	dialTimeout = 5 * time.Second
-	// greetTimeout bounds the proof of the secret. It is less than askers wait, so
-	// that they hear what it was that took so long.
-	greetTimeout = 750 * time.Millisecond
+	// handshakeTimeout bounds the proof of the secret. It is less than callers wait, so
+	// that they learn what took so long.
+	handshakeTimeout = 750 * time.Millisecond
 )
 
-// Client implements ports.Peers over the raft ports of other instances. It keeps
-// connections for the next question, and resolves an address's name whenever it
-// makes one.
+// Client implements ports.Peers over the raft ports of other instances. It reuses
+// connections, and resolves the name in an address whenever it makes a new one.
 type Client struct {
-	http  http.Client
-	greet func(net.Conn) error
-	ctx   context.Context // ends with Close; dials have no other owner
-	end   context.CancelFunc
-	dials sync.WaitGroup
-	mu    sync.Mutex // no dial begins after Close
+	http      http.Client
+	handshake func(net.Conn) error
+	ctx       context.Context // ends with Close, and ends all dials
+	end       context.CancelFunc
+	dials     sync.WaitGroup
+	mu        sync.Mutex // orders dials and Close: no dial begins after it
 }
 
-// NewClient gives a client that holds nothing until it is asked something. The
-// preface is for instances that share a secret; nil: there is none.
+// NewClient returns a client without connections. The preface is for instances that
+// share a secret; nil if there is none.
 func NewClient(secret *preface.Preface) *Client {
-	c := &Client{greet: func(net.Conn) error { return nil }}
+	c := &Client{handshake: func(net.Conn) error { return nil }}
 	if secret != nil {
-		c.greet = func(conn net.Conn) error {
-			_, err := secret.Dial(conn) // it is for members alone that a connection is restricted
+		c.handshake = func(conn net.Conn) error {
+			_, err := secret.Dial(conn) // only raft's connections can be restricted
 			return err
 		}
 	}
@@ -76,8 +75,8 @@ func NewClient(secret *preface.Preface) *Client {
 	return c
 }
 
-// Close ends what is asked right now and drops the connections that were kept.
-// Every later question fails.
+// Close ends the requests in flight and closes idle connections. Later requests fail
+// with ErrClosed.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.end()
@@ -87,9 +86,9 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Identify implements ports.Peers. An answer whose application address could
-// not be given to a client in a redirect is an error. It is safe for concurrent
-// use and blocks no longer than ctx.
+// Identify implements ports.Peers. An answer with an application address that can't be
+// used in a redirect is an error. It is safe for concurrent use and blocks no longer than
+// ctx.
 func (c *Client) Identify(ctx context.Context, raftAddress string) (ports.Identity, error) {
 	body, err := c.ask(ctx, raftAddress, metadataPath)
 	var identity ports.Identity
@@ -116,12 +115,12 @@ func (c *Client) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadI
 	return index, nil
 }
 
-// ask gives the body of an answer with status 200.
+// ask returns the body of an answer with status 200.
 func (c *Client) ask(ctx context.Context, raftAddress, path string) ([]byte, error) {
 	if c.ctx.Err() != nil {
 		return nil, ports.ErrClosed
 	}
-	// The address becomes part of a URL: nothing but host and port may.
+	// The address becomes part of a URL, so it must be nothing but host and port.
 	if err := domain.CheckAddress("raft address", raftAddress); err != nil {
 		return nil, err
 	}
@@ -154,7 +153,7 @@ func (c *Client) ask(ctx context.Context, raftAddress, path string) ([]byte, err
 	return body, nil
 }
 
-// refusal is what an answer means that has another status than 200.
+// refusal returns the error for an answer with a status other than 200.
 func refusal(status int, body []byte) error {
 	var p problem
 	switch err := json.Unmarshal(body, &p); {
@@ -185,8 +184,8 @@ func decodeReadIndex(body []byte) (ports.ReadIndex, error) {
 	return ports.ReadIndex{RaftID: r.RaftID, ClusterID: r.ClusterID, Index: r.Index, Members: r.Members}, nil
 }
 
-// decode takes one JSON object, whole, and nothing that an instance would not
-// say. Members that it does not know are those of a later version.
+// decode decodes and validates an answer. It ignores fields that it does not know, which
+// are those of a later version.
 func decode(body []byte) (ports.Identity, error) {
 	var m metadata
 	if err := json.Unmarshal(body, &m); err != nil {
@@ -214,7 +213,8 @@ func decode(body []byte) (ports.Identity, error) {
 	}, nil
 }
 
-// checkWord keeps what ends up in logs and answers short and on one line.
+// checkWord makes sure that text from another instance, which ends up in logs and answers,
+// is short printable ASCII.
 func checkWord(field, word string, longest int) error {
 	if len(word) > longest {
 		return fmt.Errorf("%s is over %d bytes", field, longest)
@@ -227,8 +227,8 @@ func checkWord(field, word string, longest int) error {
 	return nil
 }
 
-// dial has ctx's values but not its end: net/http detaches it from the question
-// that it was begun for.
+// dial makes a connection and carries out the handshake. net/http calls it with a ctx that
+// has the values of the request's, but does not end with the request.
 func (c *Client) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	c.mu.Lock()
 	if c.ctx.Err() != nil {
@@ -246,13 +246,13 @@ func (c *Client) dial(ctx context.Context, _, address string) (net.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
-	greeting, cancel := context.WithTimeout(ctx, greetTimeout)
+	bounded, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	unbind := context.AfterFunc(greeting, func() { _ = conn.Close() })
-	err = c.greet(conn)
+	unbind := context.AfterFunc(bounded, func() { _ = conn.Close() })
+	err = c.handshake(conn)
 	if !unbind() {
-		// Builds from before AcceptWithout wait for the end of a question.
-		err = fmt.Errorf("prove the raft secret: %w: the other side says nothing, it may have no raft secret", greeting.Err())
+		// Builds without AcceptWithout take a preface for the beginning of a request.
+		err = fmt.Errorf("prove the raft secret: %w: the other side says nothing, it may have no raft secret", bounded.Err())
 	}
 	if err != nil {
 		_ = conn.Close()
@@ -261,8 +261,8 @@ func (c *Client) dial(ctx context.Context, _, address string) (net.Conn, error) 
 	return conn, nil
 }
 
-// withoutURL takes the URL off the error of an http.Client: the caller names
-// the address itself.
+// withoutURL removes the URL from an error of an http.Client: the caller names the
+// address.
 func withoutURL(err error) error {
 	if fault, ok := errors.AsType[*url.Error](err); ok {
 		return fault.Err

@@ -1,12 +1,12 @@
-// Package peerapi is what instances ask one another on the raft port: one small
-// HTTP API, on a lane of its own beside raft's, that says who answers here, where
-// its application API is, how far it has come in the log, and, if it leads, how far
-// another instance has to be to answer a read. Server answers, Client asks.
+// Package peerapi is the small HTTP API that instances ask each other, on a lane of
+// the raft port beside raft's. It tells who an instance is, where its application
+// API is, how far it has applied the log, and, if it leads, a read index. Server
+// answers, Client asks.
 //
-// Where the instances share a secret both sides prove that they know it, before the
-// first question of a connection. The API never changes anything, and never decides
-// whether an answer is the one that was hoped for: that an address now belongs to
-// another instance, or to another cluster, is for the asker to notice.
+// If the instances share a secret, both sides prove that they know it before the
+// first request of a connection. The API never changes anything. It does not check
+// whether the instance that answers is the expected one, or belongs to the same
+// cluster: the caller must.
 package peerapi
 
 import (
@@ -19,14 +19,14 @@ import (
 // Lane is the first byte of a connection to this API.
 const Lane byte = 0x02
 
-// MaxOpen is how many connections the lane holds at once. Whoever connects here may
-// have proved nothing, so the bound keeps strangers from using up the file descriptors
-// of raft and of the application API; peers need one or two each.
+// MaxOpen is how many connections the lane holds at once. Anybody can connect, so the
+// bound keeps strangers from using up the file descriptors of raft and of the application
+// API; peers need one or two each.
 const MaxOpen = 256
 
-// LaneConfig is what the lane of the instance named raftID asks of connections: with a
-// preface, that they go through it; nil: that they do without, as who has none, and
-// ask something.
+// LaneConfig returns the handshake and the bound of the lane, for the instance named
+// raftID. With a preface, connections must go through it. If it is nil, they begin with a
+// request, and those that begin with a preface are refused.
 func LaneConfig(raftID string, secret *preface.Preface) demux.LaneConfig {
 	config := demux.LaneConfig{
 		MaxOpen:   MaxOpen,
@@ -43,16 +43,15 @@ const (
 	readIndexPath = "/read-index"
 )
 
-// notLeader is the code of the answer to GET /read-index where nobody can tell, and
-// secretRequired that of the preface to who begins without one.
+// notLeader is the code of the answer to GET /read-index by an instance that does not
+// lead. secretRequired is that of a preface's answer to a connection without one.
 const (
 	notLeader      = "not_leader"
 	secretRequired = "secret_required"
 )
 
-// metadata is the answer to GET /metadata. Its names are read by instances of
-// other versions: members may be added, never renamed, and one that this
-// version does not know is ignored.
+// metadata is the answer to GET /metadata. Instances of other versions read it:
+// fields may be added, never renamed, and unknown ones are ignored.
 type metadata struct {
 	ApplicationAddress string `json:"application_address"`
 	RaftID             string `json:"raft_id"`
@@ -64,17 +63,16 @@ type metadata struct {
 	Process            string `json:"process,omitzero"`
 }
 
-// readIndex is the answer to GET /read-index. Its names are as lasting.
+// readIndex is the answer to GET /read-index. The same rules hold for its fields.
 type readIndex struct {
 	RaftID    string `json:"raft_id"`
 	ClusterID string `json:"cluster_id"`
 	Index     uint64 `json:"index"`
-	// Members are the ids of who belongs to the cluster.
+	// Members are the ids of the members of the cluster.
 	Members []string `json:"members,omitempty"`
 }
 
-// problem is every other answer, in the shape of RFC 9457 that the application
-// API has as well.
+// problem is every other answer, in the shape of RFC 9457, as in the application API.
 type problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`

@@ -17,34 +17,33 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// An answer is a few hundred bytes that are at hand, so whoever takes longer
-// than this to ask or to listen is no peer.
+// Requests and answers are a few hundred bytes, so a peer needs less time than this.
 const (
 	headerTimeout = 2 * time.Second
 	bodyTimeout   = 2 * time.Second
 	writeTimeout  = 2 * time.Second
-	// idleTimeout is longer than Client keeps a connection, so that it is the
-	// asker who closes it and no question meets a closing connection.
+	// idleTimeout is longer than keepIdle of Client, so that the client closes a
+	// connection and no request meets one that the server is closing.
 	idleTimeout = 90 * time.Second
-	// maxHeaderBytes is what net/http adds 4 KiB to.
+	// maxHeaderBytes limits the header of a request; net/http adds 4 KiB.
 	maxHeaderBytes = 4 << 10
-	// drainTimeout bounds the wait for answers on their way when Close is called.
+	// drainTimeout bounds the wait of Close for answers on their way.
 	drainTimeout = time.Second
-	// proofTimeout is how long a leader may take to prove that it is one. It is
-	// less than there is to answer.
+	// proofTimeout is how long a leader may take to prove its leadership. It is less
+	// than writeTimeout.
 	proofTimeout = time.Second
 )
 
 // Config is what a Server needs.
 type Config struct {
-	// Listener is the lane that is served; New takes it over. Required.
+	// Listener is the lane to serve; New takes it over. Required.
 	Listener net.Listener
-	// Self, ReadIndexer and Local are asked anew for every answer. Required.
+	// Self, ReadIndexer and Local are called for every answer. Required.
 	Self        ports.Self
 	ReadIndexer ports.ReadIndexer
 	Local       ports.Local
-	// Logger is told what goes wrong with connections, at debug level: that is
-	// mostly the fault of whoever connected. Nil logs nothing.
+	// Logger logs errors of connections, at debug level: they are mostly the fault
+	// of the other side. Nil logs nothing.
 	Logger *slog.Logger
 }
 
@@ -96,21 +95,21 @@ func New(config Config) (*Server, error) {
 // Open starts serving. The context bounds nothing: there is nothing to wait for.
 func (s *Server) Open(context.Context) error {
 	s.running.Go(func() {
-		// Whatever ends it, the listener is closed then; its only error is that.
+		// Serve ends only because the listener is closed; its error says just that.
 		_ = s.http.Serve(s.listener)
 	})
 	return nil
 }
 
-// Close stops serving and waits for every connection to end: those that are
-// answering get until ctx ends, and never longer than a second. It closes the
-// listener, and may be called before Open and again.
+// Close stops serving, closes the listener and waits for every connection to end.
+// Answers on their way have until ctx ends, and a second at most. It may be called
+// before Open and again.
 func (s *Server) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	err := s.http.Shutdown(ctx)
 	if err != nil {
-		// Out of time: an answer that is cut off is asked for again.
+		// Out of time: a client whose answer is cut off asks again.
 		err = s.http.Close()
 	}
 	err = errors.Join(err, s.listener.Close())
@@ -121,10 +120,10 @@ func (s *Server) Close(ctx context.Context) error {
 	return nil
 }
 
-// follow counts the goroutines of connections, for which net/http has no wait.
+// follow counts connections, because net/http can't wait for their goroutines.
 func (s *Server) follow(_ net.Conn, state http.ConnState) {
 	switch state {
-	case http.StateNew: // reported by the accept loop, which is counted itself
+	case http.StateNew: // called by the accept loop, which is itself counted
 		s.running.Add(1)
 	case http.StateClosed, http.StateHijacked:
 		s.running.Done()
@@ -155,8 +154,7 @@ func routes(self ports.Self, leader ports.ReadIndexer, local ports.Local) http.H
 		defer cancel()
 		index, err := leader.ReadIndex(ctx)
 		if err != nil {
-			// The asker keeps the connection: it asks again as soon as it knows of
-			// another leader, or this one has proven itself.
+			// Keep the connection open: the client may ask again soon.
 			problemAnswer(w, http.StatusServiceUnavailable, notLeader, err.Error())
 			return
 		}
@@ -180,7 +178,7 @@ func routes(self ports.Self, leader ports.ReadIndexer, local ports.Local) http.H
 }
 
 func refuse(w http.ResponseWriter, status int, code, detail string) {
-	// What follows such a request is of no interest, least of all a body.
+	// Don't read what follows such a request, such as a body.
 	w.Header().Set("Connection", "close")
 	problemAnswer(w, status, code, detail)
 }
@@ -206,6 +204,6 @@ func answer(w http.ResponseWriter, status int, contentType string, body any) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	// A write fails when the asker is gone; there is nobody left to tell.
+	// A write fails only if the client is gone.
 	_, _ = w.Write(encoded)
 }

@@ -1,7 +1,7 @@
-// Package preface is how a connection between two instances begins, so that nobody
-// gets any further who is of another cluster, speaks another protocol, or does not
-// know the secret. It says who is there, and proves it where there is a secret; it
-// never encrypts, and never looks at what follows.
+// Package preface is the handshake at the beginning of a connection between two
+// instances. It refuses those of another cluster, with another protocol version, or
+// without the secret. Both sides tell who they are, and prove that they know the
+// secret if there is one. It never encrypts, and never reads what follows.
 package preface
 
 import (
@@ -17,14 +17,14 @@ import (
 	"strings"
 )
 
-// The one who dials sends a hello, the other answers with its own and, where a
-// secret is set, its proof; then the dialer sends its proof. After a refusal the
-// connection is closed.
+// The dialer sends a hello. The other side answers with its own hello and, if a secret
+// is set, its proof; then the dialer sends its proof. After a refusal the connection is
+// closed.
 //
 //	hello: version (1) | verdict (1) | nonce (32) | cluster id (1 + n) | raft id (1 + n) | proof is to follow (1)
 //	proof: HMAC-SHA-256 (32), keyed with the secret, of a role byte and both hellos
 //
-// The nonces make a proof good for one connection, and the role makes it good
+// The nonces make a proof valid for one connection only, and the role makes it valid
 // for one direction of it.
 const (
 	prefaceVersion = 1
@@ -32,54 +32,55 @@ const (
 	proofSize      = sha256.Size
 )
 
-// verdict is what the one who was dialled says of the dialer's hello.
+// verdict is the answer of the dialled side to the dialer's hello.
 type verdict byte
 
 const (
 	welcome verdict = iota
 	otherVersion
 	otherCluster
-	otherSecret // one has a secret, the other has none
-	ownID       // both bear one raft id
-	// inQuarantine: whoever dials must have the one it dials as a nonvoter.
+	otherSecret // one side has a secret, the other has none
+	ownID       // both sides have the same raft id
+	// inQuarantine: the dialled side is in quarantine, and accepts only dialers that have
+	// it as a nonvoter.
 	inQuarantine
-	// toNonvoter is no refusal. A dialer says by it that it has the other side as a
-	// nonvoter, which builds from before quarantine do not look at; and the other
-	// side that it is in quarantine, so that the connection is good only as long as
-	// that is so. Only a dialer that has said it is answered so.
+	// toNonvoter is no refusal. From a dialer it means that the dialer has the other side
+	// as a nonvoter; builds without quarantine ignore that. As the answer to such a
+	// dialer it means that the dialled side is in quarantine, so that the connection is
+	// valid only while it is a nonvoter.
 	toNonvoter
-	// starting: it is worth another try. Builds from before do not know the word,
-	// and take it for another version's.
+	// starting: the dialled side is not ready yet, so try again. Builds that do not know
+	// this verdict take it for one of another version.
 	starting
 )
 
-// Why a connection is not let in. Accept and Dial return one of these, the connection's
+// Why a connection is refused. Accept and Dial return one of these, the connection's
 // error, or Adopt's.
 var (
-	// ErrOtherVersion: the other side's preface is of another version, or is none.
+	// ErrOtherVersion: the other side has another version of the preface, or none.
 	ErrOtherVersion = errors.New("the other side speaks another version of the raft port's protocol")
-	// ErrOtherCluster: both sides belong to a raft cluster, and not to the same one.
+	// ErrOtherCluster: the two sides belong to different raft clusters.
 	ErrOtherCluster = errors.New("the other side belongs to another raft cluster")
-	// ErrOtherID: an instance answers that is not the one that Expects names.
+	// ErrOtherID: the instance that answers is not the one that Expects names.
 	ErrOtherID = errors.New("another instance answers at this address")
 	// ErrNoSecret: one side has a secret, and the other has none.
 	ErrNoSecret = errors.New("one side has a raft secret and the other has none")
-	// ErrOwnID: the other side bears this one's raft id; it may be this instance itself.
+	// ErrOwnID: the other side has this side's raft id; it may be this instance itself.
 	ErrOwnID = errors.New("the other side bears the same raft id")
-	// ErrQuarantined: the one that was dialled must not be counted on yet, and the dialer
-	// does not have it as a nonvoter.
+	// ErrQuarantined: the dialled side is in quarantine, and the dialer does not have it
+	// as a nonvoter.
 	ErrQuarantined = errors.New("the one that was dialled is in quarantine: it has not got the state of the cluster yet, so it does not vote, and takes entries only from a leader that has it as a nonvoter")
-	// ErrStarting: it is too early for the one that was dialled; another try is worth while.
+	// ErrStarting: the dialled side is not ready yet; try again.
 	ErrStarting = errors.New("the one that was dialled is starting, and has not read yet what it has")
 	// ErrWrongSecret: the other side's proof is wrong.
 	ErrWrongSecret = errors.New("the other side does not know the raft secret")
-	// ErrNoProof: the other side ended the connection where its proof should have come.
+	// ErrNoProof: the other side closed the connection instead of sending its proof.
 	ErrNoProof = errors.New("the other side hung up instead of proving that it knows the raft secret")
 
 	errNoID = errors.New("the other side says an id that can't be one")
 )
 
-// err is for those of which refusal says no more.
+// err returns the error of a verdict, for those to which refusal adds only the ids.
 func (v verdict) err() error {
 	switch v {
 	case otherCluster:
@@ -96,41 +97,41 @@ func (v verdict) err() error {
 	return fmt.Errorf("%w: unknown verdict %d", ErrOtherVersion, v)
 }
 
-// Purpose is what follows a preface. A proof for one is none for another.
+// Purpose is the protocol that follows a preface. A proof for one is not valid for another.
 type Purpose byte
 
 const (
-	// Raft is for members of one cluster, and those who are to be members.
+	// Raft is for members of one cluster, and instances that are to be members.
 	Raft Purpose = iota
-	// Questions are for anybody who knows the secret: whether it is a member of the
-	// same cluster, or the asker itself, is what is asked.
+	// Questions (package peerapi) are for any instance that knows the secret. Those of
+	// another cluster, and this instance itself, are not refused: who it is that answers
+	// is the question.
 	Questions
 )
 
-// Preface is one side's part of it. Safe for concurrent use once its fields are set; its
-// functions may be called from many goroutines at once.
+// Preface is one side of the handshake. Safe for concurrent use once its fields are set;
+// its functions may be called from many goroutines at once.
 type Preface struct {
 	Purpose Purpose
 	RaftID  string
-	// ClusterID is asked at every connection, because an instance that waits to be
-	// added learns it late. Nil: Questions do without.
+	// ClusterID is called for every connection, because an instance that waits to be
+	// added learns its cluster late. Nil, for Questions: not told.
 	ClusterID func() string
-	// Secret is what is proven; empty: nothing is.
+	// Secret is what both sides prove to know; empty: nothing is proven.
 	Secret []byte
-	// Expects is whose answer a dialer takes; empty: anybody's.
+	// Expects is the id of the instance that a dialer expects; empty: any.
 	Expects string
 
-	// Adopt is told of the cluster of a dialer that is through, where this side knew
-	// of none when it was dialled, before anything that follows is read. On an error
-	// the connection is refused. Nil: nobody is told.
+	// Adopt is called with the cluster id of an accepted dialer, if this side belonged to
+	// no cluster when it was dialled, before anything that follows is read. On an error
+	// the connection is refused. It may be nil.
 	Adopt func(clusterID string) error
 
-	// Starting says that it is too early for the questions that follow, so that
-	// nobody may come in; nil: it is not.
+	// Starting reports that this side is not ready to be dialled. Nil: it always is.
 	Starting func() bool
-	// Trusted says whether votes and acknowledgements of this side may count, and
-	// Nonvoter whether those of the instance with an id do not count here; nil:
-	// they may.
+	// Trusted reports whether the votes and acknowledgements of this side may count
+	// (false: it is in quarantine). Nonvoter reports whether this side has the instance
+	// with this id as a nonvoter. Nil: they may count; it has not.
 	Trusted  func() bool
 	Nonvoter func(id string) bool
 }
@@ -153,8 +154,8 @@ func (p *Preface) hello() hello {
 	return h
 }
 
-// judge compares hellos. An instance without a cluster id is yet to be added,
-// so it may talk to any cluster.
+// judge compares two hellos. An instance without a cluster id is yet to be added, so it
+// may talk to any cluster.
 func (p *Preface) judge(own, others hello) verdict {
 	members := p.Purpose == Raft
 	switch {
@@ -163,8 +164,8 @@ func (p *Preface) judge(own, others hello) verdict {
 	case members && own.clusterID != "" && others.clusterID != "" && own.clusterID != others.clusterID:
 		return otherCluster
 	case members && own.raftID == others.raftID:
-		// It is this instance itself, reached at an address that was another's,
-		// or through a stranger who has it answer its own question.
+		// This instance itself may have been reached: at an address that was another's,
+		// or through a stranger who relays its own messages to it.
 		return ownID
 	case own.proves != others.proves:
 		return otherSecret
@@ -172,7 +173,7 @@ func (p *Preface) judge(own, others hello) verdict {
 	return welcome
 }
 
-// judgeDialer is judge, and whether this side needs to be a nonvoter there.
+// judgeDialer is judge for the dialled side, which may also be starting or in quarantine.
 func (p *Preface) judgeDialer(own, others hello) verdict {
 	v := p.judge(own, others)
 	switch {
@@ -188,10 +189,10 @@ func (p *Preface) judgeDialer(own, others hello) verdict {
 	return inQuarantine
 }
 
-// isWelcome is of the verdict of the one who was dialled.
+// isWelcome reports whether a verdict of the dialled side lets the dialer in.
 func (v verdict) isWelcome() bool { return v == welcome || v == toNonvoter }
 
-// refusal is what keeps the two sides from talking; nil for welcome.
+// refusal returns the error for a verdict; nil for welcome.
 func refusal(v verdict, own, others hello) error {
 	switch v {
 	case welcome:
@@ -212,10 +213,10 @@ func refusal(v verdict, own, others hello) error {
 		v.err(), others.raftID, others.clusterID, own.raftID, own.clusterID)
 }
 
-// Dial goes through the preface on a connection that this side opened. The
-// caller bounds it, with a deadline or by closing conn. The connection is
-// restricted where the other side is in quarantine: it is good as long as that is
-// a nonvoter.
+// Dial carries out the preface on a connection that this side opened. The caller must
+// bound it in time, with a deadline or by closing conn. If the other side is in quarantine
+// the connection is restricted: it is valid only while this side has that one as a
+// nonvoter.
 func (p *Preface) Dial(conn net.Conn) (restricted bool, err error) {
 	own := p.hello()
 	if p.Nonvoter != nil && p.Nonvoter(p.Expects) {
@@ -238,7 +239,8 @@ func (p *Preface) Dial(conn net.Conn) (restricted bool, err error) {
 	return restricted, p.proveTo(conn, own, others)
 }
 
-// proveTo is the end of Dial.
+// proveTo is the second half of Dial: it checks the other side's id and proof, and sends
+// its own proof.
 func (p *Preface) proveTo(conn net.Conn, own, others hello) error {
 	if p.Expects != "" && others.raftID != p.Expects {
 		return fmt.Errorf("preface: %w: %q instead of %q", ErrOtherID, others.raftID, p.Expects)
@@ -255,8 +257,8 @@ func (p *Preface) proveTo(conn net.Conn, own, others hello) error {
 	return nil
 }
 
-// Accept goes through the preface on a connection that the other side opened.
-// The caller bounds it, with a deadline or by closing conn.
+// Accept carries out the preface on a connection that the other side opened. The caller
+// must bound it in time, with a deadline or by closing conn.
 func (p *Preface) Accept(conn net.Conn) error {
 	others, err := readHello(conn)
 	if err != nil {
@@ -286,7 +288,7 @@ func (p *Preface) Accept(conn net.Conn) error {
 	return p.adopted(own, others)
 }
 
-// adopted is the end of Accept.
+// adopted calls Adopt, if this side belonged to no cluster and the other one does.
 func (p *Preface) adopted(own, others hello) error {
 	if p.Adopt == nil || own.clusterID != "" || others.clusterID == "" {
 		return nil
@@ -297,27 +299,27 @@ func (p *Preface) adopted(own, others hello) error {
 	return nil
 }
 
-// Who serves Questions and has no secret answers a hello in HTTP, if at all, so
-// that it seems to be of the version that is HTTP's first letter.
+// An instance that serves Questions without a preface answers a hello in HTTP, if at all.
+// Its version seems to be the first letter of that.
 const httpVersion = 'H'
 
 const inHTTP = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\nContent-Length: 179\r\nConnection: close\r\n\r\n" +
 	`{"type":"about:blank","title":"Forbidden","status":403,"code":"secret_required",` +
 	`"detail":"this instance asks for the raft secret","error":"this instance asks for the raft secret"}`
 
-// refuseInHTTP is for those who began without a preface: most likely an instance
-// without a secret.
+// refuseInHTTP answers a dialer that began without a preface, most likely an instance
+// without a secret that sent an HTTP request.
 func refuseInHTTP(conn net.Conn) {
 	_, _ = io.WriteString(conn, inHTTP)
-	// The rest of the question: a connection that is closed before it is read is
-	// reset, and the answer may be lost.
+	// Read the rest of the request: closing a connection with unread bytes resets it,
+	// and the answer may be lost.
 	_, _ = conn.Read(make([]byte, 4<<10))
 }
 
 const (
 	roleDialer  byte = 1
 	roleDialled byte = 2
-	roles       byte = 2 // of each Purpose
+	roles       byte = 2 // number of roles of each Purpose
 )
 
 func (p *Preface) proof(role byte, dialer, dialled hello) []byte {
@@ -358,7 +360,7 @@ func (h hello) encode() []byte {
 	return b.Bytes()
 }
 
-// readHello takes at most a few hundred bytes, and none that come after it.
+// readHello reads at most a few hundred bytes, and none after the hello.
 func readHello(r io.Reader) (hello, error) {
 	var h hello
 	head := make([]byte, 2+nonceSize)
@@ -368,7 +370,7 @@ func readHello(r io.Reader) (hello, error) {
 	h.version, h.verdict = head[0], verdict(head[1])
 	copy(h.nonce[:], head[2:])
 	if h.version != prefaceVersion {
-		// What follows may have another shape; nothing of it is needed.
+		// The rest may have another format, and is not needed.
 		return h, nil
 	}
 	for _, id := range []*string{&h.clusterID, &h.raftID} {

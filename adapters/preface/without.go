@@ -6,10 +6,10 @@ import (
 	"net"
 )
 
-// AcceptWithout is for who serves Questions and has no secret. Whoever begins with a
-// preface is told that there is none here; others said the first byte of a question,
-// which the connection that is given back begins with. The caller bounds it, as
-// Accept.
+// AcceptWithout is Accept for a side that serves Questions and has no secret. A dialer that
+// begins with a preface is refused, because there is no secret here. For any other it
+// returns a connection on which the first byte can be read again. The caller must bound it
+// in time, as for Accept.
 func AcceptWithout(raftID string, conn net.Conn) (net.Conn, error) {
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(conn, first); err != nil {
@@ -23,7 +23,7 @@ func AcceptWithout(raftID string, conn net.Conn) (net.Conn, error) {
 	return whole, p.Accept(whole)
 }
 
-// unread is a connection of which first is to be read again.
+// unread is a connection with bytes that were read already, and are read again first.
 type unread struct {
 	net.Conn
 	first []byte
