@@ -115,7 +115,7 @@ func (l *Leases) Renew(ctx context.Context, id string) (*domain.CacheNode, domai
 		r.revision = view.Revision()
 		switch r.node, _ = view.Node(id); {
 		case r.node == nil:
-			return nil, 0, domain.NoSuchNode(id, r.seen)
+			return nil, 0, domain.NoSuchNode(id, r.revision)
 		case r.node.TTLSeconds == 0:
 			return nil, 0, &domain.Refusal{
 				Err:      fmt.Errorf("%w: node %q stays until it is removed", domain.ErrNoTimeToLive, id),

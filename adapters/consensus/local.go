@@ -14,7 +14,7 @@ func (n *Node) State() (ports.LocalState, <-chan struct{}) {
 	state := latest.LocalState
 	self, _ := state.Roster.Find(n.config.ID)
 	if latest.address != "" && self.RaftAddress != latest.address {
-		state.Elsewhere = self.RaftAddress
+		state.RosterRaftAddress = self.RaftAddress
 	}
 	state.Staged = self.Suffrage != domain.Voter &&
 		(slices.Contains(state.Promotions, n.config.ID) || latest.foreseen > latest.Applied)

@@ -66,13 +66,13 @@ func (n *Node) proposeStep(step domain.Step) raft.IndexFuture {
 	panic(fmt.Sprintf("consensus: unknown step %d", step.Kind))
 }
 
-// Want implements ports.Promotions.
-func (n *Node) Want(ctx context.Context, id string) error {
+// AddPromotion implements ports.Promotions.
+func (n *Node) AddPromotion(ctx context.Context, id string) error {
 	return n.proposePromotion(ctx, promotion{ID: id})
 }
 
-// Settle implements ports.Promotions.
-func (n *Node) Settle(ctx context.Context, id string) error {
+// RemovePromotion implements ports.Promotions.
+func (n *Node) RemovePromotion(ctx context.Context, id string) error {
 	return n.proposePromotion(ctx, promotion{ID: id, Settled: true})
 }
 

@@ -37,7 +37,7 @@ func TestEachConnectionWakesOneWhoWaits(t *testing.T) {
 			}
 			synctest.Wait()
 			for range 2 {
-				if got := lane.deliver(passage{}); got != none {
+				if got := lane.deliver(pendingConn{}); got != none {
 					t.Errorf("got %v", got)
 				}
 			}

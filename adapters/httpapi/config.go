@@ -49,7 +49,7 @@ type Config struct {
 	Local   ports.Local
 
 	// Joining may be nil if this instance asks nobody for membership.
-	Joining ports.Joining
+	Joining ports.JoinStatus
 
 	// Metrics is where the server's metrics are registered, and what /metrics
 	// shows. Nil: a registry of its own.

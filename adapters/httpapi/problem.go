@@ -192,7 +192,7 @@ func (s *Server) answerTo(ctx context.Context, r request, err error) answer {
 			document.Node = appendNode(nil, refusal.Current)
 		}
 	}
-	if behind, ok := errors.AsType[*ports.Behind](err); ok {
+	if behind, ok := errors.AsType[*ports.BehindError](err); ok {
 		a.setRevision(behind.Revision)
 	}
 	a.body = marshal(document)

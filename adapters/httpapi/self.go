@@ -58,7 +58,7 @@ func (s *Server) unready(state ports.LocalState) []string {
 	if s.config.Joining == nil {
 		return state.Unready("")
 	}
-	return state.Unready(oneLine(s.config.Joining.Asking()))
+	return state.Unready(oneLine(s.config.Joining.JoinStatus()))
 }
 
 type versionBody struct {
