@@ -91,7 +91,7 @@ func TestWhatCantBeBegunIsNotDone(t *testing.T) {
 	}
 }
 
-// unsure is an instance whose first Settle is still on its way through the log when the
+// unsure is an instance whose first RemovePromotion is still on its way through the log when the
 // time of who asked is over: it takes effect before what is written after it, or when it arrives.
 type unsure struct {
 	*portstest.Instance
