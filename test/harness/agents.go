@@ -15,21 +15,24 @@ import (
 const (
 	// renewEvery is how often an agent renews each of its nodes.
 	renewEvery = time.Second
-	// renewTimeout is how long it waits for an answer before it asks elsewhere.
+	// renewTimeout is how long an agent waits for an answer before it asks the next
+	// instance.
 	renewTimeout = time.Second
-	// renewLate is the time between two renewals from which on the second is late.
+	// renewLate is the gap between two renewals of a node from which on the second
+	// counts as late.
 	renewLate = renewEvery + renewEvery/4
-	// renewPause is how long it waits after all instances have failed.
+	// renewPause is how long an agent waits after all instances have failed.
 	renewPause = 50 * time.Millisecond
 )
 
-// Renewal is the last one of a node that was acknowledged: when it was sent, and
-// when the answer came. The zero value: there was none.
+// Renewal is the last acknowledged renewal of a node: when it was sent, and when
+// the answer came. The zero value means that none was acknowledged.
 type Renewal struct{ Sent, Acknowledged time.Time }
 
-// Agents keep nodes alive as programs beside cache nodes do: each of them renews
-// its nodes once in a second, one after the other through one instance, and goes
-// on to the next instance when that fails or takes a second. They have connections of their own.
+// Agents keep nodes alive as the programs beside cache nodes do: each agent renews
+// its nodes once a second, one after the other through one instance, and moves on
+// to the next instance when a request fails or takes a second. Agents have
+// connections of their own.
 type Agents struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -37,8 +40,8 @@ type Agents struct {
 	of     map[string]*agent
 }
 
-// StartAgents starts so many agents, of which each renews an equal share of the
-// nodes, through all addresses in turn. They end with t or Stop.
+// StartAgents starts count agents. Each renews an equal share of the nodes, and
+// goes through all addresses in turn. They end with t or with Stop.
 func StartAgents(t testing.TB, count int, addresses, ids []string) *Agents {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -66,22 +69,22 @@ func StartAgents(t testing.TB, count int, addresses, ids []string) *Agents {
 	return a
 }
 
-// Stop ends all agents and waits for that.
+// Stop ends all agents and waits until they have ended.
 func (a *Agents) Stop() {
 	a.cancel()
 	a.done.Wait()
 }
 
-// Drop stops the renewing of nodes. When it returns none is on its way, and Last
-// of them stays as it is.
+// Drop stops renewing the nodes. When it returns, no renewal of them is in flight,
+// and what Last gives for them no longer changes.
 func (a *Agents) Drop(ids ...string) {
 	for one, share := range a.shares(ids) {
 		one.drop(share)
 	}
 }
 
-// Resume begins to renew nodes (again), each agent at a moment of its own within
-// the time between renewals.
+// Resume starts renewing the nodes, for the first time or again. Each agent starts
+// at its own phase within the renewal interval.
 func (a *Agents) Resume(ids ...string) {
 	now := time.Now()
 	for one, share := range a.shares(ids) {
@@ -97,7 +100,7 @@ func (a *Agents) shares(ids []string) map[*agent][]string {
 	return shares
 }
 
-// Last gives the last renewal of a node that was acknowledged.
+// Last gives the last acknowledged renewal of a node.
 func (a *Agents) Last(id string) Renewal {
 	one := a.of[id]
 	one.mu.Lock()
@@ -112,7 +115,7 @@ type AgentCounts struct {
 	Longest time.Duration
 }
 
-// Counts may be called at any time.
+// Counts sums up all agents. It may be called at any time.
 func (a *Agents) Counts() AgentCounts {
 	var sum AgentCounts
 	for _, one := range a.all {
@@ -125,7 +128,8 @@ func (a *Agents) Counts() AgentCounts {
 	return sum
 }
 
-// Err says which renewals were refused, because there is no such node, say.
+// Err gives the renewals that were refused, for example because the node does not
+// exist.
 func (a *Agents) Err() error {
 	var faults []error
 	for _, one := range a.all {
@@ -136,8 +140,8 @@ func (a *Agents) Err() error {
 	return errors.Join(faults...)
 }
 
-// Await waits until each of the nodes that is being renewed has been renewed
-// after now.
+// Await waits until every node that is being renewed has a renewal that was sent
+// after the call of Await.
 func (a *Agents) Await(t testing.TB) {
 	t.Helper()
 	began := time.Now()
@@ -151,8 +155,8 @@ func (a *Agents) Await(t testing.TB) {
 	})
 }
 
-// AwaitPace waits until each of the nodes that is being renewed was renewed in time twice
-// in a row: by then the leader knows how often that happens.
+// AwaitPace waits until every node that is being renewed was renewed in time twice
+// in a row. By then the leader knows how often the node is renewed.
 func (a *Agents) AwaitPace(t testing.TB) {
 	t.Helper()
 	Eventually(t, "the agents renew their nodes in time", func() error {
@@ -168,25 +172,25 @@ func (a *Agents) AwaitPace(t testing.TB) {
 // agent renews some of the nodes, one after the other.
 type agent struct {
 	clients []*Client
-	turn    int           // whom it asks; for its goroutine only
-	phase   time.Duration // when in every second it begins
-	changed chan struct{} // holds a token when nodes were resumed
+	turn    int           // index of the client that it asks; only for its own goroutine
+	phase   time.Duration // offset of its renewals within the interval
+	changed chan struct{} // holds a token after nodes were resumed
 
 	busy sync.Mutex // held while a node is renewed
 
-	mu      sync.Mutex // guards what follows; taken after busy
+	mu      sync.Mutex // guards the fields below; taken after busy
 	nodes   map[string]*renewed
 	counts  AgentCounts
 	refused []error
 }
 
-// renewed is a node of an agent.
+// renewed is what an agent knows of one of its nodes.
 type renewed struct {
 	due     time.Time
 	dropped bool
-	resumed bool // and not renewed since
+	resumed bool // not renewed since Resume
 	last    Renewal
-	inTime  int // how many of the latest renewals came in time after the one before
+	inTime  int // how many of the latest renewals in a row were in time
 }
 
 func (a *agent) run(ctx context.Context) {
@@ -227,7 +231,8 @@ func (a *agent) resume(ids []string, due time.Time) {
 	}
 }
 
-// next gives the node that is due first; nil when there is none.
+// next gives the node that is due first, or nil if all are dropped. The caller
+// holds mu.
 func (a *agent) next() (id string, node *renewed) {
 	for other, candidate := range a.nodes {
 		if !candidate.dropped && (node == nil || candidate.due.Before(node.due)) {
@@ -237,8 +242,8 @@ func (a *agent) next() (id string, node *renewed) {
 	return id, node
 }
 
-// take gives the node whose turn it is now, and makes it wait for the next; nil
-// when there is none.
+// take gives the node that is due now and schedules its next renewal. It gives nil
+// when no node is due.
 func (a *agent) take() (string, *renewed) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -246,7 +251,8 @@ func (a *agent) take() (string, *renewed) {
 	if node == nil || time.Until(node.due) > 0 {
 		return "", nil
 	}
-	// Who is late catches up, and does not make up for what was missed.
+	// A late agent renews at once, but does not make up for renewals that it
+	// missed.
 	node.due = node.due.Add(renewEvery)
 	if now := time.Now(); node.due.Before(now) {
 		node.due = now
@@ -263,7 +269,8 @@ func (a *agent) untilDue() time.Duration {
 	return renewEvery
 }
 
-// waiting gives a node that should be renewed and was not since then.
+// waiting gives a node that should be renewed but was not since the given time; ""
+// if there is none.
 func (a *agent) waiting(since time.Time) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -275,7 +282,8 @@ func (a *agent) waiting(since time.Time) string {
 	return ""
 }
 
-// behind gives a node that should have been renewed in time twice in a row, and was not.
+// behind gives a node that was not renewed in time twice in a row; "" if there is
+// none.
 func (a *agent) behind() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -287,7 +295,7 @@ func (a *agent) behind() string {
 	return ""
 }
 
-// renewNext renews the node whose turn it is, however often that takes.
+// renewNext renews the node that is due, and tries until it gets an answer.
 func (a *agent) renewNext(ctx context.Context) {
 	a.busy.Lock()
 	defer a.busy.Unlock()
@@ -318,7 +326,8 @@ func (a *agent) heartbeat(ctx context.Context, id string) error {
 	return err
 }
 
-// note says whether that was all for this time.
+// note records the outcome of one attempt. It says whether the attempt settled the
+// renewal: it was acknowledged, or refused for good.
 func (a *agent) note(node *renewed, sent time.Time, err error) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

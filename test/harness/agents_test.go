@@ -13,8 +13,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// renewals is an instance that counts heartbeats. What it does before it answers
-// one is up to its test.
+// renewals is a fake instance that counts heartbeats. A test decides what it does
+// before it answers one.
 type renewals struct {
 	*httptest.Server
 	before func(w http.ResponseWriter, r *http.Request) (answered bool)

@@ -15,7 +15,7 @@ type Backup struct {
 	Registry
 }
 
-// Backup makes one.
+// Backup downloads a backup of the registry.
 func (c *Client) Backup(ctx context.Context) (Backup, error) {
 	answer, err := c.Do(ctx, http.MethodGet, "/raft/backup", nil)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// BatchChange is one change of a batch: Put, or Remove.
+// BatchChange is one change of a batch. Either Put or Remove is set.
 type BatchChange struct {
 	Put        *Node   `json:"put,omitempty"`
 	Remove     string  `json:"remove,omitempty"`
@@ -22,7 +22,7 @@ func Puts(nodes ...Node) []BatchChange {
 	return changes
 }
 
-// Batch is what became of a batch: Results are in the order of its changes.
+// Batch is the answer to a batch. Results are in the order of its changes.
 type Batch struct {
 	Revision uint64        `json:"revision"`
 	Results  []BatchResult `json:"results"`
@@ -35,7 +35,7 @@ type BatchResult struct {
 	Node     Node   `json:"node"`
 }
 
-// Batch makes all of the changes or none.
+// Batch makes all of the changes or none of them.
 func (c *Client) Batch(ctx context.Context, changes []BatchChange) (Batch, error) {
 	body := struct {
 		Changes []BatchChange `json:"changes"`

@@ -14,13 +14,13 @@ const mainPackage = "github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata"
 // Build says how the program is built.
 type Build struct {
 	Tags []string
-	// Plain is without the race detector, also where the tests have it: for what
-	// is measured.
+	// Plain builds without the race detector even if the tests have it, for
+	// measurements.
 	Plain bool
 }
 
-// Program gives the path of the program, built with the race detector if the
-// tests are, unless it is to be plain. It is built once for each kind of Build.
+// Program gives the path of the program, which has the race detector if the tests
+// have it and b is not Plain. It is built once for each kind of Build.
 func Program(t testing.TB, b Build) string {
 	t.Helper()
 	args := []string{"-tags=" + strings.Join(b.Tags, ",")}
@@ -34,7 +34,8 @@ func Program(t testing.TB, b Build) string {
 	return path
 }
 
-// built gives the path of a program of some kind, which build has made when it was asked for first.
+// built gives the path of a program of the given kind. The first call for a kind
+// has build make it.
 func built(t testing.TB, kind string, build func(path string) error) (path string, err error) {
 	t.Helper()
 	if shared.directory == "" {
@@ -55,8 +56,8 @@ func built(t testing.TB, kind string, build func(path string) error) (path strin
 }
 
 func build(path string, args []string) error {
-	// The state of the checkout is of no interest, and asking git for it fails
-	// where somebody else owns it.
+	// The state of the checkout does not matter, and git refuses to tell it where
+	// another user owns the checkout.
 	args = append([]string{"build", "-buildvcs=false", "-o", path}, args...)
 	output, err := exec.Command("go", append(args, mainPackage)...).CombinedOutput()
 	if err != nil {

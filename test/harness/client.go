@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// requestTimeout is longer than the 10 s in which every request ends that is not
-// asked to wait: one that takes longer hangs.
+// requestTimeout is longer than 10 s, within which the server ends every request
+// that does not ask for a wait. A request that takes longer hangs.
 const requestTimeout = 12 * time.Second
 
 // Client talks to the application API at one address. Its methods may be called
@@ -28,8 +28,8 @@ type Client struct {
 	http    *http.Client
 }
 
-// NewClient gives a client that follows redirects and lets go of its connections
-// when t ends.
+// NewClient gives a client that follows redirects. It closes its connections when t
+// ends.
 func NewClient(t testing.TB, address string) *Client {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
@@ -39,11 +39,11 @@ func NewClient(t testing.TB, address string) *Client {
 	return &Client{address: address, http: &http.Client{Transport: transport}}
 }
 
-// Address is where the client asks.
+// Address is the address that the client talks to.
 func (c *Client) Address() string { return c.address }
 
-// NotFollowing gives a client of the same address, on the same connections, to
-// which a redirect is an answer.
+// NotFollowing gives a client for the same address, on the same connections, that
+// returns redirects instead of following them.
 func (c *Client) NotFollowing() *Client {
 	not, plain := *c, *c.http
 	plain.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -51,16 +51,16 @@ func (c *Client) NotFollowing() *Client {
 	return &not
 }
 
-// With gives a client of the same address, on the same connections, that adds
-// query to everything it asks: "redirect=false", say.
+// With gives a client for the same address, on the same connections, that adds
+// query, such as "redirect=false", to every request.
 func (c *Client) With(query string) *Client {
 	with := *c
 	with.query = joined(c.query, query)
 	return &with
 }
 
-// Waiting gives a client of the same address, on the same connections, that asks
-// for a wait: its requests may take so much longer.
+// Waiting gives a client for the same address, on the same connections, for
+// requests that ask the server to wait: their timeout is longer by wait.
 func (c *Client) Waiting(wait time.Duration) *Client {
 	waiting := c.With("wait=" + wait.String())
 	waiting.wait = wait
@@ -74,7 +74,7 @@ func joined(query, more string) string {
 	return query + "&" + more
 }
 
-// target is the URL of path, which may have a query of its own.
+// target gives the URL for path, which may have a query of its own.
 func (c *Client) target(path string) string {
 	path, query, _ := strings.Cut(path, "?")
 	target := "http://" + c.address + path
@@ -84,7 +84,7 @@ func (c *Client) target(path string) string {
 	return target
 }
 
-// forget closes the connections that are kept for later.
+// forget closes the idle connections.
 func (c *Client) forget() { c.http.CloseIdleConnections() }
 
 // Answer is a response with its whole body.
@@ -96,12 +96,12 @@ type Answer struct {
 	From string
 }
 
-// Revision is the state of the registry that the answer names.
+// Revision gives the revision of the registry that the answer names.
 func (a Answer) Revision() (uint64, error) {
 	return strconv.ParseUint(a.Header.Get("Nodesmetadata-Revision"), 10, 64)
 }
 
-// Problem is an answer that is an error.
+// Problem is the error for an answer with a status of 400 or more.
 type Problem struct {
 	Answer Answer `json:"-"`
 	Type   string `json:"type"`
@@ -114,7 +114,7 @@ type Problem struct {
 	Leader string `json:"leader"`
 }
 
-// Error says what an operator would want to read.
+// Error implements error, with what an operator would want to read.
 func (p *Problem) Error() string {
 	return fmt.Sprintf("%d %s from %s: %s", p.Answer.Status, p.Code, p.Answer.From, p.Detail)
 }
@@ -122,9 +122,9 @@ func (p *Problem) Error() string {
 // Header is one header of a request.
 type Header struct{ Name, Value string }
 
-// Do sends a request. Its body is sent as it is when it is a []byte, a string or
-// an io.Reader, else as JSON; nil sends none. An answer of 400 and more is a
-// *Problem, with the answer in it.
+// Do sends a request. A body that is a []byte, a string or an io.Reader is sent as
+// it is, nil sends none, and anything else is sent as JSON. An answer with a status
+// of 400 or more is returned as a *Problem, which holds the answer.
 func (c *Client) Do(ctx context.Context, method, path string, body any, headers ...Header) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout+c.wait)
 	defer cancel()
@@ -178,17 +178,17 @@ func reader(body any) (io.Reader, error) {
 	return bytes.NewReader(encoded), err
 }
 
-// Outcome is what is known of a write.
+// Outcome is what a client knows about the effect of a write.
 type Outcome int
 
 // The outcomes.
 const (
 	Done    Outcome = iota // it took effect
-	NotDone                // it did not, and will not
-	Unknown                // it may have taken effect, or may yet
+	NotDone                // it did not take effect, and never will
+	Unknown                // it may have taken effect, or still may
 )
 
-// OutcomeOf tells from the error of a write what became of it.
+// OutcomeOf derives the outcome of a write from its error.
 func OutcomeOf(err error) Outcome {
 	if err == nil {
 		return Done

@@ -10,7 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// echoing answers with the query, as a list of no nodes.
+// echoing gives a client of a server that answers with the query, as an empty list
+// of nodes.
 func echoing(t *testing.T) *harness.Client {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.URL.RawQuery)

@@ -13,26 +13,27 @@ import (
 	"time"
 )
 
-// Options say what a Cluster is made of. The zero value: three instances with
-// wal on 127.0.0.1.
+// Options say what a Cluster consists of. The zero value is three instances with
+// the wal backend on 127.0.0.1.
 type Options struct {
 	Size    int    // zero: 3
 	Backend string // empty: wal
 	IPv6    bool   // on ::1 instead of 127.0.0.1
 	Proxied bool   // with a Proxy before every raft port
-	// Network has at least Size hosts: the first instance runs on host 1, and so
-	// on. nil: all run on this machine's loopback.
+	// Network has at least Size hosts: the first instance runs on host 1, the
+	// second on host 2, and so on. If it is nil, all run on this machine's
+	// loopback.
 	Network *Network
-	// DiskSize is how many bytes the disk has that each instance on a Network gets
-	// for its directory; zero: it has none of its own.
+	// DiskSize is the size in bytes of a separate file system for the directory of
+	// each instance on a Network. Zero means no separate file system.
 	DiskSize int
-	Files    int // how many each may have open; zero: as many as this process
+	Files    int // limit of open files for each instance; zero: that of this process
 	Flags    []string
 	Env      []string // NAME=value
 	Build    Build
 }
 
-// Cluster is a number of instances that may form a raft cluster.
+// Cluster is a set of instances that may form a raft cluster.
 type Cluster struct {
 	Instances []*Instance
 
@@ -40,9 +41,9 @@ type Cluster struct {
 	host string
 }
 
-// New makes a cluster and starts nothing. When t ends, its processes are killed;
-// what they logged is shown if t failed, and t fails if one of them ended by
-// itself, panicked, or had a data race.
+// New makes a cluster but starts nothing. When t ends, all processes are killed,
+// and their logs are shown if t failed. t fails if a process exited by itself,
+// panicked, or had a data race.
 func New(t testing.TB, options Options) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, host: "127.0.0.1"}
@@ -75,7 +76,7 @@ func (c *Cluster) add(number int, program, directory string, options Options) {
 		nursery:   shared.children,
 	}
 	if network := options.Network; network != nil {
-		// Nobody else is on that host: any port is free.
+		// Nothing else runs on that host, so any port is free.
 		i.RaftBind, i.Application = network.Address(number)+":8008", network.Address(number)+":8080"
 		i.nursery = network.hosts[number-1]
 		if options.DiskSize > 0 {
@@ -105,8 +106,7 @@ func (c *Cluster) mount(i *Instance, size int) {
 	}
 }
 
-// Start gives a running cluster, all of whose instances are ready: the first is
-// bootstrapped, and the others are added by PUT /raft/node.
+// Start gives a running cluster whose instances are all ready. See Bootstrap.
 func Start(t testing.TB, options Options) *Cluster {
 	t.Helper()
 	c := New(t, options)
@@ -114,8 +114,8 @@ func Start(t testing.TB, options Options) *Cluster {
 	return c
 }
 
-// Bootstrap starts the first instance as a cluster of its own, starts the others
-// and adds them by PUT /raft/node, and waits until all are ready.
+// Bootstrap starts the first instance as a cluster of its own, starts the others,
+// adds them by PUT /raft/node, and waits until all are ready.
 func (c *Cluster) Bootstrap() {
 	c.t.Helper()
 	first, others := c.Instances[0], c.Instances[1:]
@@ -133,10 +133,10 @@ func (c *Cluster) Bootstrap() {
 	c.AwaitReady()
 }
 
-// Member is what PUT /raft/node says of the instance.
+// Member gives the instance as PUT /raft/node takes it.
 func (i *Instance) Member() Member { return Member{ID: i.ID, Address: i.RaftAddress} }
 
-// AwaitReady waits until all instances that run are ready.
+// AwaitReady waits until all running instances are ready.
 func (c *Cluster) AwaitReady() {
 	c.t.Helper()
 	for _, i := range c.Running() {
@@ -144,7 +144,7 @@ func (c *Cluster) AwaitReady() {
 	}
 }
 
-// Running gives the instances whose processes run. Paused ones are among them.
+// Running gives the instances whose processes run, including paused ones.
 func (c *Cluster) Running() []*Instance {
 	var running []*Instance
 	for _, i := range c.Instances {
@@ -155,8 +155,8 @@ func (c *Cluster) Running() []*Instance {
 	return running
 }
 
-// Leader gives the instance that leads, as soon as one says so of itself and no
-// other with the same or a later term.
+// Leader waits for the leader: an instance that says it leads, while no other says
+// so with the same or a later term.
 func (c *Cluster) Leader() *Instance {
 	c.t.Helper()
 	var leader *Instance
@@ -189,8 +189,8 @@ func (c *Cluster) findLeader() (*Instance, error) {
 	return leader, nil
 }
 
-// Successor waits until one of the others leads. The old leader, which may be
-// paused, is not asked.
+// Successor waits until an instance other than old leads. It does not ask old,
+// which may be paused.
 func (c *Cluster) Successor(old *Instance) *Instance {
 	c.t.Helper()
 	var successor *Instance
@@ -209,7 +209,7 @@ func (c *Cluster) Successor(old *Instance) *Instance {
 	return successor
 }
 
-// readyWithin is Ready of an instance that may be paused.
+// readyWithin is Ready with a timeout, for an instance that may be paused.
 func (i *Instance) readyWithin(d time.Duration) (Readiness, error) {
 	ctx, cancel := context.WithTimeout(i.t.Context(), d)
 	defer cancel()
@@ -223,7 +223,7 @@ func (c *Cluster) Followers() []*Instance {
 	return slices.DeleteFunc(c.Running(), func(i *Instance) bool { return i == leader })
 }
 
-// Clients are the clients of all instances, running or not.
+// Clients gives the clients of all instances, running or not.
 func (c *Cluster) Clients() []*Client {
 	var clients []*Client
 	for _, i := range c.Instances {

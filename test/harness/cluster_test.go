@@ -37,7 +37,7 @@ func TestAClusterIsKilledPausedAndStopped(t *testing.T) {
 	leader.AwaitReady()
 	other.Pause()
 	harness.Eventually(t, "another leader", func() error {
-		// A redirect to the one that is paused leads nowhere.
+		// A redirect to the paused instance leads nowhere.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := leader.Put(ctx, harness.NewNode("after-pause"))

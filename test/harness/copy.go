@@ -16,7 +16,7 @@ type Change struct {
 	Node     Node   `json:"node"`
 	Previous *Node  `json:"previous"`
 	Reason   string `json:"reason"`
-	// At is when it came to a Follower.
+	// At is when a Follower received the change.
 	At time.Time `json:"-"`
 }
 
@@ -28,29 +28,30 @@ type SnapshotPart struct {
 	Nodes    map[string]Node `json:"nodes"`
 }
 
-// Copy is the registry as events of /nodes/sse make it, of one stream after the
-// other. It is strict: what a stream may not do, it refuses.
+// Copy builds the registry from the events of one stream of /nodes/sse after the
+// other. It is strict: it refuses everything that a stream must not do.
 type Copy struct {
-	// Filtered: changes may be missing, those of other nodes.
+	// Filtered says that the stream is filtered, so changes of other nodes may be
+	// missing.
 	Filtered bool
 	Registry Registry
 	// First is the first snapshot.
 	First Registry
-	// Snapshots is how many snapshots came, and Changes are all the changes, those
-	// that snapshots stood for not among them.
+	// Snapshots is the number of snapshots, and Changes are all changes received,
+	// without those that a snapshot replaced.
 	Snapshots int
 	Changes   []Change
 
-	// What there is of a snapshot of which not all parts have come.
+	// The parts received of an incomplete snapshot.
 	parts int
 	nodes map[string]Node
 }
 
-// Reconnect is for the begin of another stream: half a snapshot is worth nothing.
+// Reconnect prepares for another stream: it drops an incomplete snapshot.
 func (c *Copy) Reconnect() { c.parts, c.nodes = 0, nil }
 
-// Take takes an event. It says whether that made the copy another one: all parts
-// of a snapshot but the last do not.
+// Take applies an event. It says whether the event changed the copy: only the last
+// part of a snapshot does.
 func (c *Copy) Take(event Event) (bool, error) {
 	if event.Type == "snapshot" {
 		return c.takePart(event)

@@ -10,16 +10,16 @@ import (
 	"testing"
 )
 
-// Disk is a small file system of its own, for an instance whose disk a test wants
-// to fill or to hang.
+// Disk is a small file system of its own, for an instance whose disk a test fills
+// or freezes.
 type Disk struct {
 	t    testing.TB
 	path string
 	thaw func()
 }
 
-// SmallDisk mounts a file system of so many bytes, in memory, until t ends. Where
-// that is not possible, because t does not run as root on Linux say, it skips t.
+// SmallDisk mounts an in-memory file system of size bytes until t ends. It skips t
+// where that is not possible, for example without root on Linux.
 func SmallDisk(t testing.TB, size int64) *Disk {
 	t.Helper()
 	d := newDisk(t)
@@ -27,7 +27,7 @@ func SmallDisk(t testing.TB, size int64) *Disk {
 	return d
 }
 
-// FreezableDisk is SmallDisk with a file system that can be made to hang.
+// FreezableDisk is SmallDisk with a file system that Freeze can block.
 func FreezableDisk(t testing.TB, size int64) *Disk {
 	t.Helper()
 	d := newDisk(t)
@@ -51,7 +51,8 @@ func newDisk(t testing.TB) *Disk {
 	return &Disk{t: t, path: t.TempDir(), thaw: func() {}}
 }
 
-// mount is undone when all that was set up later is undone.
+// mount mounts the file system. Cleanups run in reverse order, so it is unmounted
+// after everything set up later is gone.
 func (d *Disk) mount(args ...string) {
 	d.t.Helper()
 	d.need("mount", append(args, d.path)...)
@@ -62,7 +63,7 @@ func (d *Disk) mount(args ...string) {
 	})
 }
 
-// need runs a command, or skips the test where it can't.
+// need runs a command, and skips the test if the command fails.
 func (d *Disk) need(name string, args ...string) {
 	d.t.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
@@ -70,10 +71,10 @@ func (d *Disk) need(name string, args ...string) {
 	}
 }
 
-// Path is a place on the disk.
+// Path gives the path of name on the disk.
 func (d *Disk) Path(name string) string { return filepath.Join(d.path, name) }
 
-// Fill takes all the room that is left.
+// Fill uses up all remaining space.
 func (d *Disk) Fill() {
 	d.t.Helper()
 	if err := fill(d.Path("ballast"), 0); err != nil {
@@ -81,7 +82,7 @@ func (d *Disk) Fill() {
 	}
 }
 
-// Free gives back what Fill took.
+// Free gives back the space that Fill used.
 func (d *Disk) Free() {
 	d.t.Helper()
 	if err := os.Remove(d.Path("ballast")); err != nil {
@@ -89,8 +90,9 @@ func (d *Disk) Free() {
 	}
 }
 
-// Freeze has every write wait for Thaw, or for the end of the test. Call it when
-// all instances are set up, so that they end after that.
+// Freeze blocks every write until Thaw or the end of the test. Call it after all
+// instances are set up: cleanups run in reverse order, so the disk thaws before the
+// instances are ended.
 func (d *Disk) Freeze() {
 	d.t.Helper()
 	d.need("fsfreeze", "--freeze", d.path)

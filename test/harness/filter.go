@@ -5,15 +5,14 @@ import (
 	"net/url"
 )
 
-// Filter says which nodes a list or a stream is about. What it does not name
-// does not matter; the zero value leaves nothing out.
+// Filter selects nodes for a list or a stream. An unset field matches every node.
 type Filter struct {
 	Pool, State string
 	Zone        *string
 	Labels      map[string]string
 }
 
-// Query is the filter as a client writes it.
+// Query gives the filter as a query string.
 func (f Filter) Query() string {
 	query := url.Values{}
 	if f.Pool != "" {
@@ -31,7 +30,7 @@ func (f Filter) Query() string {
 	return query.Encode()
 }
 
-// Matches says whether node is one of them.
+// Matches says whether the filter selects node.
 func (f Filter) Matches(node Node) bool {
 	if f.Pool != "" && node.Pool != f.Pool || f.State != "" && node.State != f.State || f.Zone != nil && node.Zone != *f.Zone {
 		return false
@@ -44,7 +43,7 @@ func (f Filter) Matches(node Node) bool {
 	return true
 }
 
-// Of gives what the filter leaves of a registry.
+// Of gives the part of registry that the filter selects.
 func (f Filter) Of(registry Registry) Registry {
 	left := Registry{Revision: registry.Revision, Nodes: maps.Clone(registry.Nodes)}
 	maps.DeleteFunc(left.Nodes, func(_ string, node Node) bool { return !f.Matches(node) })

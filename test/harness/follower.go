@@ -9,8 +9,8 @@ import (
 )
 
 // Follower keeps a copy of the registry by following /nodes/sse. When a stream
-// ends it goes on where it was, through the next of its clients. It is strict:
-// what a stream may not do, it takes as the end of everything.
+// ends, it resumes at the same position through the next of its clients. It is
+// strict: it stops for good when a stream does what a stream must not do.
 type Follower struct {
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -21,13 +21,13 @@ type Follower struct {
 	fault   error
 }
 
-// Follow starts to follow, until t ends or Stop.
+// Follow starts a follower, which runs until t ends or Stop is called.
 func Follow(t testing.TB, clients ...*Client) *Follower {
 	t.Helper()
 	return (&Follower{}).start(t, clients)
 }
 
-// FollowFiltered is Follow for the nodes that filter is about.
+// FollowFiltered is Follow for the nodes that filter selects.
 func FollowFiltered(t testing.TB, filter Filter, clients ...*Client) *Follower {
 	t.Helper()
 	filtering := make([]*Client, len(clients))
@@ -48,7 +48,7 @@ func (f *Follower) start(t testing.TB, clients []*Client) *Follower {
 	return f
 }
 
-// Stop ends the following and waits for that.
+// Stop ends the follower and waits until it has ended.
 func (f *Follower) Stop() {
 	f.cancel()
 	<-f.done
@@ -63,16 +63,16 @@ func (f *Follower) follow(ctx context.Context, clients []*Client) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(10 * time.Millisecond): // nobody may be there yet
+		case <-time.After(10 * time.Millisecond): // no instance may be up yet
 		}
 	}
 }
 
-// once follows one stream to its end, and gives the last id it had.
+// once follows one stream to its end, and gives the last id it received.
 func (f *Follower) once(ctx context.Context, client *Client, lastID string) string {
 	stream, err := client.Stream(ctx, "/nodes/sse", lastID)
 	if err != nil {
-		return lastID // the next one may be up
+		return lastID // the next instance may be up
 	}
 	defer stream.Close()
 	f.mu.Lock()
@@ -104,21 +104,21 @@ func (f *Follower) fail(err error) {
 	f.fault = err
 }
 
-// Err is what a stream did that it may not do, if it did.
+// Err gives the violation that stopped the follower, if any.
 func (f *Follower) Err() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.fault
 }
 
-// Changes are all changes so far, those that snapshots stood for not among them.
+// Changes gives all changes received, without those that a snapshot replaced.
 func (f *Follower) Changes() []Change {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.copy.Changes[:len(f.copy.Changes):len(f.copy.Changes)]
 }
 
-// Drain is Changes, and forgets them: for who follows for long.
+// Drain gives Changes and forgets them, for long runs.
 func (f *Follower) Drain() []Change {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,7 +127,7 @@ func (f *Follower) Drain() []Change {
 	return changes
 }
 
-// First is the registry, as the first snapshot had it.
+// First gives the registry as the first snapshot had it.
 func (f *Follower) First() Registry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -141,21 +141,21 @@ func (f *Follower) Counts() (streams, snapshots int) {
 	return f.streams, f.copy.Snapshots
 }
 
-// Revision is how far the copy has come.
+// Revision gives the revision that the copy has reached.
 func (f *Follower) Revision() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.copy.Registry.Revision
 }
 
-// Registry is the copy. It may be used once the follower has been stopped.
+// Registry gives the copy, which must not be used before Stop has returned.
 func (f *Follower) Registry() Registry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.copy.Registry
 }
 
-// Await waits until the copy has come to revision.
+// Await waits until the copy has reached revision.
 func (f *Follower) Await(t testing.TB, revision uint64) {
 	t.Helper()
 	Eventually(t, fmt.Sprintf("the stream comes to revision %d", revision), func() error {

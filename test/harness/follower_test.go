@@ -25,7 +25,8 @@ func change(id, revision int, kind, node, more string) string {
 		kind, id, revision, kind, node, revision, more)
 }
 
-// removal is the event of a node that was last changed at the revision known.
+// removal gives the event for the removal of a node that was last changed at
+// revision known.
 func removal(id int, node string, known int) string {
 	return fmt.Sprintf("event: removed\nid: %d\ndata: {\"revision\":%d,\"type\":\"removed\",\"node\":{\"id\":%q,\"revision\":%d},\"reason\":\"request\"}\n\n",
 		id, id, node, known)
@@ -86,9 +87,9 @@ func TestAFollowerTakesOnlyWhatAStreamMaySay(t *testing.T) {
 				}
 			}
 			follower := follow(t, client)
-			<-said // of the first stream
+			<-said // by the first stream
 			if test.fault == "" {
-				<-said // it came back, and so has read all of it
+				<-said // the follower came back, and so has read all of the first stream
 				follower.Stop()
 				if err := follower.Err(); err != nil {
 					t.Error(err)

@@ -8,15 +8,17 @@ import (
 	"syscall"
 )
 
-// fillerName is the file that FillDisks makes.
+// fillerName is the name of the file that FillDisks writes.
 const fillerName = "filler"
 
-// nearlyFull is how much room FillDisks leaves at first: far more than any backend needs.
+// nearlyFull is how many bytes FillDisks leaves at first: far more than any backend
+// needs.
 const nearlyFull = 32 << 20
 
-// FillDisks leaves no room on the file systems of instances of a cluster with
-// Options.DiskSize, until FreeDisk. It may take seconds, but all get full at about the same
-// time: an instance that still had room when a majority has none would lead, and answer nobody.
+// FillDisks uses up the space on the disks of instances of a cluster with
+// Options.DiskSize, until FreeDisk. It may take seconds, but all disks get full at
+// about the same time: otherwise the last instance with space left would lead
+// without a majority that can write, and answer nothing.
 func FillDisks(instances ...*Instance) {
 	for _, leave := range []uint64{nearlyFull, 0} {
 		for _, i := range instances {
@@ -27,7 +29,7 @@ func FillDisks(instances ...*Instance) {
 	}
 }
 
-// fill writes to a file until so much room is left.
+// fill writes to a file until at most leave bytes are free.
 func fill(path string, leave uint64) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -44,7 +46,7 @@ func fill(path string, leave uint64) error {
 		}
 		_, err := file.Write(make([]byte, size))
 		if errors.Is(err, syscall.ENOSPC) {
-			size /= 2 // there may be room for less
+			size /= 2 // a smaller write may still fit
 			continue
 		}
 		if err != nil {
@@ -54,7 +56,7 @@ func fill(path string, leave uint64) error {
 	return nil
 }
 
-// FreeDisk undoes FillDisks.
+// FreeDisk undoes FillDisks for the instance.
 func (i *Instance) FreeDisk() {
 	i.t.Helper()
 	if err := os.Remove(i.filler()); err != nil {
@@ -62,8 +64,8 @@ func (i *Instance) FreeDisk() {
 	}
 }
 
-// filler is a file on the disk of the instance, as it can be reached from here:
-// nobody but the instance has that disk mounted.
+// filler gives the path of the file that fills the disk of the instance. Only the
+// instance has the disk mounted, so the path leads through /proc.
 func (i *Instance) filler() string {
 	return filepath.Join(fmt.Sprintf("/proc/%d/task/%d/root", os.Getpid(), i.nursery.thread), i.Directory, fillerName)
 }

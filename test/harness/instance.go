@@ -14,27 +14,27 @@ import (
 	"time"
 )
 
-// StopPatience is how long a process may take to stop: more than its own
+// StopPatience is how long a process may take to stop: longer than its own
 // --shutdown_timeout of 10 s.
 const StopPatience = 15 * time.Second
 
-// Instance is one place in a cluster: an id, a directory and addresses, and the
-// process that runs there, if one does.
+// Instance is one member of a Cluster: an id, a directory and addresses, and the
+// process that runs with them, if there is one.
 type Instance struct {
 	ID string
-	// Host is where in a Network it runs.
+	// Host is the number of the host in a Network on which it runs.
 	Host int
-	// Directory holds its data.
+	// Directory is where it keeps its data.
 	Directory string
-	// RaftBind is where its raft port is bound, and RaftAddress where others
-	// reach it: through Proxy, if there is one.
+	// RaftBind is the address that its raft port is bound to, and RaftAddress the
+	// one at which others reach it: that of Proxy, if there is one.
 	RaftBind, RaftAddress string
 	// Application is the address of its application API.
 	Application string
-	// Flags are what it is started with beside what follows from the above.
+	// Flags are its flags beside those that follow from the fields above.
 	Flags []string
-	// Proxy stands before the raft port of an instance of a cluster with
-	// Options.Proxied; else it is nil.
+	// Proxy forwards to the raft port, in a cluster with Options.Proxied; otherwise
+	// it is nil.
 	Proxy *Proxy
 	// Client talks to its application API and follows redirects.
 	*Client
@@ -48,15 +48,15 @@ type Instance struct {
 	process *process
 }
 
-// process is one life of an instance.
+// process is one run of the program for an instance.
 type process struct {
 	command *exec.Cmd
-	exited  chan struct{} // closed when it has ended
-	ended   bool          // somebody asked for its end
-	logFrom int64         // where its part of the log begins
+	exited  chan struct{} // closed after it has exited
+	ended   bool          // its exit is expected
+	logFrom int64         // offset in the log file where its output begins
 }
 
-// Launch starts the process and does not wait for anything.
+// Launch starts the process without waiting for anything.
 func (i *Instance) Launch() {
 	i.t.Helper()
 	if i.Running() {
@@ -86,11 +86,11 @@ func (i *Instance) Launch() {
 	i.process = p
 	go func() {
 		defer close(p.exited)
-		_ = p.command.Wait() // how it ended is read from its state
+		_ = p.command.Wait() // the exit status is read from ProcessState
 	}()
 }
 
-// Args is the whole command line.
+// Args gives all command line arguments.
 func (i *Instance) Args() []string {
 	return append([]string{
 		"--raft_id=" + i.ID,
@@ -120,7 +120,7 @@ func (i *Instance) AwaitServing() {
 	})
 }
 
-// AwaitReady waits until /readyz says 200.
+// AwaitReady waits until /readyz answers 200.
 func (i *Instance) AwaitReady() {
 	i.t.Helper()
 	Eventually(i.t, i.ID+" is ready", func() error {
@@ -132,7 +132,7 @@ func (i *Instance) AwaitReady() {
 	})
 }
 
-// Running says whether the process has been started and has not ended.
+// Running says whether the process was started and has not exited.
 func (i *Instance) Running() bool {
 	if i.process == nil {
 		return false
@@ -145,7 +145,7 @@ func (i *Instance) Running() bool {
 	}
 }
 
-// Signal sends a signal to the process, which must run.
+// Signal sends a signal to the process, which must be running.
 func (i *Instance) Signal(signal syscall.Signal) {
 	i.t.Helper()
 	if !i.Running() {
@@ -156,22 +156,22 @@ func (i *Instance) Signal(signal syscall.Signal) {
 	}
 }
 
-// Kill ends the process with SIGKILL and returns when it is gone.
+// Kill sends SIGKILL to the process and waits until it has exited.
 func (i *Instance) Kill() {
 	i.t.Helper()
 	i.BeginKill()
 	i.awaitExit()
 }
 
-// BeginKill sends SIGKILL and does not wait for the end.
+// BeginKill sends SIGKILL and does not wait for the exit.
 func (i *Instance) BeginKill() {
 	i.t.Helper()
 	i.process.ended = true
 	i.Signal(syscall.SIGKILL)
 }
 
-// Pause stops the process where it is, with SIGSTOP. On Linux it returns when the
-// process has stopped, which it does not do at once on a machine that is busy.
+// Pause suspends the process with SIGSTOP. On Linux it waits until the process is
+// suspended, which takes a moment on a busy machine.
 func (i *Instance) Pause() {
 	i.t.Helper()
 	i.Signal(syscall.SIGSTOP)
@@ -184,17 +184,17 @@ func (i *Instance) Pause() {
 	})
 }
 
-// Resume lets a paused process go on, with SIGCONT.
+// Resume continues a paused process with SIGCONT.
 func (i *Instance) Resume() { i.t.Helper(); i.Signal(syscall.SIGCONT) }
 
-// BeginStop asks the process to stop, with SIGTERM.
+// BeginStop sends SIGTERM to the process.
 func (i *Instance) BeginStop() {
 	i.t.Helper()
 	i.process.ended = true
 	i.Signal(syscall.SIGTERM)
 }
 
-// AwaitStop waits for the end of a process that was asked to stop, and fails the
+// AwaitStop waits until a process that was asked to stop has exited, and fails the
 // test unless its exit status is 0.
 func (i *Instance) AwaitStop() {
 	i.t.Helper()
@@ -203,16 +203,16 @@ func (i *Instance) AwaitStop() {
 	}
 }
 
-// Stop asks the process to stop, with SIGTERM, waits for its end, and fails the
-// test unless its exit status is 0.
+// Stop sends SIGTERM to the process, waits until it has exited, and fails the test
+// unless its exit status is 0.
 func (i *Instance) Stop() {
 	i.t.Helper()
 	i.BeginStop()
 	i.AwaitStop()
 }
 
-// AwaitExit waits for the end of the process, which then counts as wanted, and
-// gives its exit status: -1 when a signal ended it.
+// AwaitExit waits until the process exits by itself, which the test expects, and
+// gives its exit status: -1 if a signal ended it.
 func (i *Instance) AwaitExit() int {
 	i.t.Helper()
 	i.process.ended = true
@@ -230,17 +230,17 @@ func (i *Instance) awaitExit() {
 	i.Client.forget()
 }
 
-// Restart starts the process again, after its end, with the same directory,
+// Restart starts the process again after it has exited, with the same directory,
 // addresses and flags, and waits until its application API answers.
 func (i *Instance) Restart() {
 	i.t.Helper()
 	i.Start()
 }
 
-// Use makes program what is started from now on.
+// Use makes later starts run program.
 func (i *Instance) Use(program string) { i.program = program }
 
-// Wipe removes all that the instance has stored. Its process must have ended.
+// Wipe removes all stored data of the instance. Its process must have exited.
 func (i *Instance) Wipe() {
 	i.t.Helper()
 	if i.Running() {
@@ -251,10 +251,10 @@ func (i *Instance) Wipe() {
 	}
 }
 
-// Pid is the id of the process, which must have been started.
+// Pid gives the id of the process, which must have been started.
 func (i *Instance) Pid() int { return i.process.command.Process.Pid }
 
-// Log is all that the processes of this instance have written.
+// Log gives the output of all processes of the instance.
 func (i *Instance) Log() string {
 	content, err := os.ReadFile(i.logPath)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -263,7 +263,7 @@ func (i *Instance) Log() string {
 	return string(content)
 }
 
-// LastLog is what the last process of this instance has written.
+// LastLog gives the output of the latest process of the instance.
 func (i *Instance) LastLog() string {
 	all := i.Log()
 	if i.process == nil || i.process.logFrom > int64(len(all)) {
@@ -272,7 +272,7 @@ func (i *Instance) LastLog() string {
 	return all[i.process.logFrom:]
 }
 
-// checkEnd fails the test when the last process ended by itself.
+// checkEnd fails the test if the latest process exited without being asked to.
 func (i *Instance) checkEnd() {
 	i.t.Helper()
 	if i.process != nil && !i.Running() && !i.process.ended {
@@ -281,12 +281,12 @@ func (i *Instance) checkEnd() {
 	}
 }
 
-// clean ends the process and looks for what it should not have said.
+// clean ends the process and fails the test for panics and data races in its log.
 func (i *Instance) clean() {
 	i.checkEnd()
 	if i.Running() {
 		i.process.ended = true
-		_ = i.process.command.Process.Kill() // it also ends a paused process
+		_ = i.process.command.Process.Kill() // SIGKILL also ends a paused process
 		<-i.process.exited
 	}
 	log := i.Log()
@@ -300,7 +300,7 @@ func (i *Instance) clean() {
 	}
 }
 
-// tail keeps what is most likely of interest.
+// tail shortens a log to the part most likely to matter.
 func tail(log string) string {
 	const most = 16 << 10
 	if len(log) > most {
@@ -309,14 +309,15 @@ func tail(log string) string {
 	return log
 }
 
-// Result is what became of a process that ran to its end.
+// Result is the outcome of a process that ran to its end.
 type Result struct {
-	Status         int // -1 when a signal ended it
+	Status         int // -1 if a signal ended it
 	Stdout, Stderr string
 }
 
-// Run runs the program with args, and with environ beside what the test has, and
-// waits for its end. It ends the test when that takes longer than StopPatience.
+// Run runs the program with args, and with environ added to the environment of the
+// test, and waits until it exits. It fails and ends the test if that takes longer
+// than StopPatience.
 func Run(t testing.TB, environ []string, args ...string) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), StopPatience)
@@ -335,9 +336,11 @@ func Run(t testing.TB, environ []string, args ...string) Result {
 	return Result{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// plainEnviron is the environment without what would configure an instance.
+// plainEnviron gives the environment without variables that would configure an
+// instance.
 func plainEnviron() []string {
-	// The race detector would have every process wait for a second at its end.
+	// Otherwise the race detector makes every process sleep for a second when it
+	// exits.
 	environ := []string{"GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE")}
 	for _, variable := range os.Environ() {
 		if !strings.HasPrefix(variable, "NODESMETADATA_") && !strings.HasPrefix(variable, "GORACE=") {

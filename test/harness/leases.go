@@ -6,19 +6,20 @@ import (
 	"net/url"
 )
 
-// Heartbeat renews a node's time to live and gives the node.
+// Heartbeat renews the time to live of a node and gives the node.
 func (c *Client) Heartbeat(ctx context.Context, id string) (Stored, error) {
 	answer, err := c.Do(ctx, http.MethodPost, "/nodes/"+url.PathEscape(id)+"/heartbeat", nil)
 	return stored(answer, err)
 }
 
-// Expired is what POST /nodes/expire did.
+// Expired is the answer to a forced expiry of a pool.
 type Expired struct {
 	Revision uint64   `json:"revision"`
 	IDs      []string `json:"expired"`
 }
 
-// ExpirePool expires the nodes of a pool whose time has run out, held or not.
+// ExpirePool expires the nodes of a pool whose time to live has run out, even if
+// their expiry is held back.
 func (c *Client) ExpirePool(ctx context.Context, pool string) (Expired, error) {
 	answer, err := c.Do(ctx, http.MethodPost, "/nodes/expire?pool="+url.QueryEscape(pool), nil)
 	if err != nil {

@@ -9,9 +9,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Main runs the tests of a package, with everything that they share: call it
-// from TestMain. It fails when a test leaves goroutines behind, and it does not
-// return.
+// Main runs the tests of a package and sets up what they share. Call it from
+// TestMain. It fails if a test leaks goroutines, and it does not return.
 func Main(m *testing.M) { goleak.VerifyTestMain(withShared{m}) }
 
 type withShared struct{ tests *testing.M }
@@ -35,9 +34,9 @@ func (w withShared) Run() int {
 	return w.tests.Run()
 }
 
-// shared is what the tests of one process have in common.
+// shared is the state that all tests of a process share.
 var shared struct {
-	directory string // of the programs that were built; empty outside of Main
+	directory string // holds the built programs; empty outside of Main
 	children  *nursery
 	ports     ports
 

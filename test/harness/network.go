@@ -10,22 +10,22 @@ import (
 	"testing"
 )
 
-// Network is a number of hosts, each with a link of its own to a router that
-// drops what it is told to. A host is a network namespace, and so is the router:
-// they are gone with the process, however it ends. Host 0 is the test itself.
+// Network is a set of hosts, each with its own link to a router that can drop
+// packets. Hosts and the router are network namespaces: the kernel removes them
+// with the process, however it ends. Host 0 is the test itself.
 //
-// Packets are lost without a word, as behind a broken switch: connections stay
-// open, and what was sent on them is sent again after Heal.
+// Packets are dropped silently, as by a broken switch: connections stay open, and
+// lost data is retransmitted after Heal.
 type Network struct {
 	t       testing.TB
 	router  *nursery
-	hosts   []*nursery // host 0 is not among them
+	hosts   []*nursery // without host 0
 	subnet  int
 	dropped []string
 }
 
-// NewNetwork gives a network of so many hosts beside the test, until t ends. It
-// skips t, with the reason, where that can't be had.
+// NewNetwork gives a network of the given number of hosts beside the test, until t
+// ends. It skips t, with the reason, where that is not possible.
 func NewNetwork(t testing.TB, hosts int) *Network {
 	t.Helper()
 	n := &Network{t: t}
@@ -38,13 +38,14 @@ func NewNetwork(t testing.TB, hosts int) *Network {
 	return n
 }
 
-// Address is where a host is.
+// Address gives the IP address of a host.
 func (n *Network) Address(host int) string { return fmt.Sprintf("198.18.%d.%d", n.subnet, 4*host+2) }
 
-// gateway is where the router is on the link of a host.
+// gateway gives the router's IP address on the link of a host.
 func (n *Network) gateway(host int) string { return fmt.Sprintf("198.18.%d.%d", n.subnet, 4*host+1) }
 
-// Drop lets nothing pass that one host sends to another; the other way stays open.
+// Drop drops all packets from one host to another. Packets in the other direction
+// pass.
 func (n *Network) Drop(from, to int) {
 	n.t.Helper()
 	rule := fmt.Sprintf("from %s to %s blackhole", n.Address(from), n.Address(to))
@@ -55,7 +56,8 @@ func (n *Network) Drop(from, to int) {
 	n.must(ip(n.router, "rule add pref 100 "+rule))
 }
 
-// Cut lets nothing pass between any of one group of hosts and any of another.
+// Cut drops all packets, in both directions, between the hosts of one group and
+// those of the other.
 func (n *Network) Cut(one, other []int) {
 	n.t.Helper()
 	for _, a := range one {
@@ -66,7 +68,7 @@ func (n *Network) Cut(one, other []int) {
 	}
 }
 
-// Heal undoes all Drop and Cut.
+// Heal undoes all calls of Drop and Cut.
 func (n *Network) Heal() {
 	n.t.Helper()
 	for _, rule := range n.dropped {
@@ -82,7 +84,7 @@ func (n *Network) must(err error) {
 	}
 }
 
-// ip runs commands of ip(8) where the children of a nursery are born.
+// ip runs commands of ip(8) in the network namespace of a nursery.
 func ip(where *nursery, commands ...string) error {
 	command := exec.Command("ip", "-batch", "-")
 	command.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
@@ -93,7 +95,7 @@ func ip(where *nursery, commands ...string) error {
 		}
 		for _, words := range []string{"Operation not permitted", "Operation not supported", "Unknown device type"} {
 			if strings.Contains(string(output), words) {
-				err = errors.Join(err, errors.ErrUnsupported) // by the kernel, or in this container
+				err = errors.Join(err, errors.ErrUnsupported) // not supported by the kernel, or not permitted in this container
 			}
 		}
 		return fmt.Errorf("ip: %w: %s(%s)", err, output, strings.Join(commands, "; "))

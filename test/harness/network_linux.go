@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// subnets are those of 198.18.0.0/16, which is set aside for tests of networks.
+// subnets is the number of subnets in 198.18.0.0/16, which is reserved for network
+// tests.
 const subnets = 256
 
 func (n *Network) open(hosts int) error {
@@ -42,12 +43,13 @@ func (n *Network) open(hosts int) error {
 	return nil
 }
 
-// plugIn makes the link of host 0. The name of the link says whose the subnet is.
+// plugIn makes the link of host 0. The link's name claims the subnet for this
+// process.
 func (n *Network) plugIn(router int) error {
 	for n.subnet = range subnets {
 		err := ip(shared.children, n.link(n.plug(), "host0", router))
 		if err != nil && strings.Contains(err.Error(), "File exists") {
-			continue // another process has it
+			continue // another process has this subnet
 		}
 		if err != nil {
 			return err
@@ -71,8 +73,8 @@ func (n *Network) link(name, peer string, namespace int) string {
 
 func (n *Network) side(name, address string) string { return "addr add " + address + "/30 dev " + name }
 
-// close ends the threads, and with them and their children the namespaces and
-// all links into them.
+// close ends the threads of the hosts. The namespaces and all links into them go
+// with the threads and their children.
 func (n *Network) close() {
 	for _, host := range n.hosts {
 		host.close()
@@ -82,8 +84,8 @@ func (n *Network) close() {
 	}
 }
 
-// newNamespace gives a nursery in a network namespace of its own. ip(8) finds that
-// by the thread.
+// newNamespace gives a nursery in a network namespace of its own. ip(8) finds the
+// namespace by the id of the thread.
 func newNamespace() (*nursery, error) {
 	namespace := newNursery()
 	err := namespace.do(func() error {
@@ -97,14 +99,14 @@ func newNamespace() (*nursery, error) {
 	return namespace, nil
 }
 
-// mount gives the children of a nursery a file system of their own, of so many
-// bytes, at a directory. It is gone with the last of them.
+// mount mounts a file system of size bytes at directory, visible only to the
+// children of the nursery. It goes away with the last of them.
 func (n *nursery) mount(directory string, size int) error {
 	return n.do(func() error {
 		if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
 			return fmt.Errorf("unshare mounts: %w", err)
 		}
-		// Nobody else is to see it.
+		// Keep the mount out of the namespace that everything else sees.
 		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 			return fmt.Errorf("make mounts private: %w", err)
 		}

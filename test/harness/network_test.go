@@ -10,7 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// What is dropped one way is dropped that way only, between these two hosts only.
+// Packets dropped in one direction between two hosts affect no other direction and
+// no other hosts.
 func TestNetwork(t *testing.T) {
 	network := harness.NewNetwork(t, 3)
 	c := harness.Start(t, harness.Options{Network: network, Flags: []string{
@@ -22,8 +23,8 @@ func TestNetwork(t *testing.T) {
 		return err
 	}
 
-	// The leader's answers to a follower are lost: it can't tell how far it is, and
-	// hears nothing of its leader. The other two go on.
+	// The leader's packets to a follower are lost: the follower hears nothing from
+	// the leader, and can't tell how far behind it is. The other two go on.
 	network.Drop(leader.Host, followers[0].Host)
 	harness.Eventually(t, "a follower that hears nothing knows no leader", func() error {
 		if reach(followers[0]) == nil {
@@ -37,7 +38,7 @@ func TestNetwork(t *testing.T) {
 	network.Heal()
 	harness.Eventually(t, "it is back", func() error { return reach(followers[0]) })
 
-	// The test itself is a host too.
+	// The test itself is host 0.
 	network.Cut([]int{0}, []int{leader.Host})
 	began := time.Now()
 	if _, err := harness.NewClient(t, leader.Application).Ready(t.Context()); err == nil {

@@ -25,22 +25,22 @@ type Node struct {
 	Revision        uint64            `json:"revision"`
 }
 
-// NewNode gives the node with an id and an address of its own.
+// NewNode gives a node with the given id and an address derived from it.
 func NewNode(id string) Node { return Node{ID: id, Address: id + ".example:11211"} }
 
-// IfRevision is the condition that a node is there at this revision.
+// IfRevision is the condition that the node exists at this revision.
 func IfRevision(revision uint64) Header {
 	return Header{"If-Match", `"` + strconv.FormatUint(revision, 10) + `"`}
 }
 
-// IfAbsent is the condition that a node is not there.
+// IfAbsent is the condition that the node does not exist.
 func IfAbsent() Header { return Header{"If-None-Match", "*"} }
 
-// Stored is what is known after a write, or a read, of one node.
+// Stored is the answer to a write, or a read, of one node.
 type Stored struct {
 	Node
 	Created bool
-	// Seen is the revision of the registry.
+	// Seen is the revision of the registry that the answer names.
 	Seen uint64
 }
 
@@ -50,13 +50,13 @@ func (c *Client) Put(ctx context.Context, node Node, conditions ...Header) (Stor
 	return stored(answer, err)
 }
 
-// Get gives one node; a *Problem with status 404 if there is none.
+// Get gives one node. If there is none, the error is a *Problem with status 404.
 func (c *Client) Get(ctx context.Context, id string) (Stored, error) {
 	answer, err := c.Do(ctx, http.MethodGet, "/nodes/"+url.PathEscape(id), nil)
 	return stored(answer, err)
 }
 
-// Delete removes a node and gives what it was.
+// Delete removes a node and gives the node as it was.
 func (c *Client) Delete(ctx context.Context, id string, conditions ...Header) (Stored, error) {
 	answer, err := c.Do(ctx, http.MethodDelete, "/nodes/"+url.PathEscape(id), nil, conditions...)
 	return stored(answer, err)
@@ -73,7 +73,8 @@ func stored(answer Answer, err error) (Stored, error) {
 	return s, nil
 }
 
-// decode reads a JSON answer about the registry and gives the revision it names.
+// decode decodes a JSON answer about the registry and gives the revision that it
+// names.
 func decode(answer Answer, target any) (uint64, error) {
 	if answer.Status >= 300 {
 		return 0, fmt.Errorf("%d from %s: %s", answer.Status, answer.From, answer.Body)
@@ -90,7 +91,7 @@ type Registry struct {
 	Nodes    map[string]Node
 }
 
-// List gives the registry.
+// List gives the whole registry.
 func (c *Client) List(ctx context.Context) (Registry, error) {
 	answer, err := c.Do(ctx, http.MethodGet, "/nodes", nil)
 	if err != nil {

@@ -5,20 +5,20 @@ import (
 	"runtime"
 )
 
-// nursery starts all child processes from one thread. Where the operating system
-// kills children when their parent dies, it means the thread that started them,
-// and Go's threads come and go. On Linux a thread may also have a network
-// namespace of its own, and disks, which its children are born into.
+// nursery starts all child processes from one locked thread. An operating system
+// that kills children when their parent dies does so when the thread that started
+// them exits, and Go's threads come and go. On Linux the thread may also have its
+// own network and mount namespaces, which its children inherit.
 type nursery struct {
 	births chan func()
 	closed chan struct{}
-	thread int // its id, where it has namespaces of its own
+	thread int // the thread's id, if it has namespaces of its own
 }
 
 func newNursery() *nursery {
 	n := &nursery{births: make(chan func()), closed: make(chan struct{})}
 	go func() {
-		// It is never unlocked: with this goroutine ends its thread.
+		// The thread is never unlocked, so it exits with this goroutine.
 		runtime.LockOSThread()
 		defer close(n.closed)
 		for birth := range n.births {
@@ -28,13 +28,13 @@ func newNursery() *nursery {
 	return n
 }
 
-// start starts command, which dies with this process.
+// start starts command, which the operating system kills when this process dies.
 func (n *nursery) start(command *exec.Cmd) error {
 	command.SysProcAttr = dieWithParent()
 	return n.do(command.Start)
 }
 
-// do calls what on the thread.
+// do runs what on the thread.
 func (n *nursery) do(what func() error) error {
 	result := make(chan error)
 	n.births <- func() { result <- what() }

@@ -4,5 +4,6 @@ package harness
 
 import "syscall"
 
-// dieWithParent can't be had here: only the cleanup of the tests ends children.
+// dieWithParent gives nil: this system can't do it, so only the cleanup of the
+// tests ends children.
 func dieWithParent() *syscall.SysProcAttr { return nil }

@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// Exchange is one request, as it was answered by the address that it was sent to:
-// what is redirected are two of them.
+// Exchange is one request and its answer from one address. A request that is
+// redirected makes two of them.
 type Exchange struct {
 	Method, Path string
 	To           string
 	Began        time.Time
-	Took         time.Duration // until the headers of the answer
+	Took         time.Duration // until the headers of the answer arrived
 	Status       int           // 0: there was no answer
 	Header       http.Header
-	Code         string // of an answer of 500 and more; empty: it is no problem document
+	Code         string // from the problem document of an answer with status 500 or more; empty if there is none
 	Err          error
 }
 
-// Observed gives a client of the same address, on the same connections, that
-// tells of each exchange. see is called from many goroutines.
+// Observed gives a client for the same address, on the same connections, that calls
+// see for each exchange. see is called from many goroutines.
 func (c *Client) Observed(see func(Exchange)) *Client {
 	observed, plain := *c, *c.http
 	plain.Transport = observer{c.http.Transport, see}
@@ -50,7 +50,8 @@ func (o observer) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// codeOf reads the body of a response and puts it back.
+// codeOf reads the code in the body of a response, and leaves the body to be read
+// again.
 func codeOf(response *http.Response) string {
 	content, err := io.ReadAll(response.Body)
 	_ = response.Body.Close()

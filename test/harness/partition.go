@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// CutOff lets no raft traffic pass between one instance, which runs, and the
-// others, until Heal. All instances have one address each, and so one proxy: who
-// dialled a connection is found by the process that has its other end.
+// CutOff blocks all raft traffic between one running instance and the others until
+// Heal. All connections to an instance go through its one proxy, so their origin is
+// found by looking up the process that owns the other end.
 func (c *Cluster) CutOff(one *Instance) {
 	c.t.Helper()
 	if _, err := os.Stat("/proc/net/tcp"); err != nil {
@@ -26,16 +26,16 @@ func (c *Cluster) CutOff(one *Instance) {
 	}
 }
 
-// Heal undoes CutOff, and whatever else is done to the proxies.
+// Heal undoes CutOff and all Cut and Hold of the proxies.
 func (c *Cluster) Heal() {
 	for _, i := range c.Instances {
 		i.Proxy.Heal()
 	}
 }
 
-// owns says whether a process has a TCP socket on a local port.
+// owns says whether a process has a TCP socket with the given local port.
 func owns(pid, port int) bool {
-	sockets, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is a good one
+	sockets, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is valid
 	inodes := inodesOf(port)
 	for _, path := range sockets {
 		if target, err := os.Readlink(path); err == nil && inodes[target] {
@@ -45,7 +45,8 @@ func owns(pid, port int) bool {
 	return false
 }
 
-// inodesOf gives the sockets on a local port, as links in /proc name them.
+// inodesOf gives the sockets with the given local port, in the form that links in
+// /proc have.
 func inodesOf(port int) map[string]bool {
 	inodes := map[string]bool{}
 	for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
@@ -65,7 +66,7 @@ func inodesOf(port int) map[string]bool {
 	return inodes
 }
 
-// dialledBy says whether a process made the connection of which conn is our end.
+// dialledBy says whether a process owns the other end of conn.
 func dialledBy(pid int, conn net.Conn) bool {
 	_, text, err := net.SplitHostPort(conn.RemoteAddr().String())
 	if err != nil {

@@ -5,20 +5,21 @@ import (
 	"time"
 )
 
-// Patience is how long Eventually waits: much longer than anything takes on a
-// machine that is busy with other tests.
+// Patience is how long Eventually waits: much longer than anything should take,
+// even on a machine busy with other tests.
 const Patience = 30 * time.Second
 
 const pollInterval = 5 * time.Millisecond
 
-// Eventually calls check until it returns nil, and ends the test if that does
-// not happen within Patience.
+// Eventually calls check until it returns nil. It fails and ends the test if that
+// does not happen within Patience.
 func Eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
 	Within(t, Patience, what, check)
 }
 
-// Within is Eventually with a patience of its own. It gives how long it took.
+// Within is Eventually with the given patience instead of Patience. It gives how
+// long it took.
 func Within(t testing.TB, patience time.Duration, what string, check func() error) time.Duration {
 	t.Helper()
 	began := time.Now()

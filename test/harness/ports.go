@@ -8,17 +8,16 @@ import (
 	"testing"
 )
 
-// Ports are taken from blocks below the range from which operating systems take
-// those of outgoing connections, so that nobody who does not ask for one by name
-// gets it between two starts of an instance. A process owns a block for as long
-// as it holds its first port.
+// Ports come from blocks below the range of ephemeral ports, so that no outgoing
+// connection takes an instance's port while the instance is down. A process owns a
+// block for as long as it listens on the first port of the block.
 const (
 	firstBlock = 10000
 	lastBlock  = 19800
 	blockSize  = 200
 )
 
-// ports hands out the ports of one block. The zero value is ready for use.
+// ports hands out the ports of one block. The zero value is ready to use.
 type ports struct {
 	mu    sync.Mutex
 	lock  net.Listener // on the first port of the block; nil before there is one
@@ -27,7 +26,7 @@ type ports struct {
 	taken map[int]bool
 }
 
-// Address gives host with a port that belongs to t until it ends.
+// Address gives an address of host and a port that is reserved for t until t ends.
 func Address(t testing.TB, host string) string {
 	t.Helper()
 	port, err := shared.ports.take(host)

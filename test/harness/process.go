@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ResidentBytes is how much memory the process has resident, as Linux counts.
+// ResidentBytes gives the resident memory of the process. It works on Linux only.
 func (i *Instance) ResidentBytes() int64 {
 	i.t.Helper()
 	path := fmt.Sprintf("/proc/%d/status", i.Pid())
@@ -26,12 +26,12 @@ func (i *Instance) ResidentBytes() int64 {
 	return 0
 }
 
-// clockTick is the unit in which Linux counts processor time for user space, on
-// every architecture that Go has.
+// clockTick is the unit in which Linux reports processor time to user space, on
+// every architecture that Go supports.
 const clockTick = time.Second / 100
 
-// CPUTime is how much processor time the process has taken, user and system, as
-// Linux counts: in steps of 10 ms.
+// CPUTime gives the user and system time that the process has used, in steps of 10
+// ms. It works on Linux only.
 func (i *Instance) CPUTime() time.Duration {
 	i.t.Helper()
 	path := fmt.Sprintf("/proc/%d/stat", i.Pid())
@@ -39,8 +39,8 @@ func (i *Instance) CPUTime() time.Duration {
 	if err != nil {
 		i.t.Skipf("the processor time of a process can only be measured on Linux: %v", err)
 	}
-	// The name of the program, in parentheses, may have anything in it. The state
-	// comes next, as field 3; utime and stime are fields 14 and 15.
+	// The name of the program, in parentheses, may contain anything. Field 3, the
+	// state, follows it; utime and stime are fields 14 and 15.
 	_, after, _ := strings.Cut(string(content), ") ")
 	fields := strings.Fields(after)
 	var ticks time.Duration

@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// Direction is one of the two in which bytes go through a Proxy.
+// Direction is a direction in which bytes go through a Proxy.
 type Direction int
 
-// The directions, as the one who dialled the proxy sees them.
+// The directions, as seen from the client of the proxy.
 const (
 	Forth Direction = iota // to the target
 	Back                   // from the target
 )
 
-// Proxy stands before an address, and is slow or cut as a network can be. What
-// it has taken on before a cut is delivered after it, in order, as TCP would.
-// Its methods may be called from any goroutine.
+// Proxy forwards connections to an address, and can delay or block traffic as a
+// network can. Bytes that it accepted before a cut are delivered after the cut, in
+// order, as TCP would. Its methods may be called from any goroutine.
 type Proxy struct {
 	listener net.Listener
 	target   string
@@ -30,11 +30,11 @@ type Proxy struct {
 	links  map[*link]struct{}
 	delays [2]time.Duration
 	cut    [2]bool
-	from   int           // a process whose connections are held, those to come as well; 0: none
+	from   int           // process whose connections are blocked, including later ones; 0: none
 	healed chan struct{} // closed when a cut ends; replaced at each change
 }
 
-// link is one connection through a proxy.
+// link is one proxied connection.
 type link struct {
 	near, far net.Conn
 	gone      chan struct{}
@@ -52,8 +52,8 @@ func (l *link) close() {
 	})
 }
 
-// NewProxy gives a proxy on a port of host, which goes on to target until t
-// ends. Nothing has to listen at target yet.
+// NewProxy gives a proxy on a port of host that forwards to target until t ends.
+// Nothing needs to listen at target yet.
 func NewProxy(t testing.TB, host, target string) *Proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -69,18 +69,18 @@ func NewProxy(t testing.TB, host, target string) *Proxy {
 // Address is where the proxy listens.
 func (p *Proxy) Address() string { return p.listener.Addr().String() }
 
-// Delay makes all bytes that go in direction arrive later by d.
+// Delay delays all bytes in the given direction by d.
 func (p *Proxy) Delay(direction Direction, d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delays[direction] = d
 }
 
-// Cut lets nothing pass in the directions, none meaning both: connections stay
-// open, and new ones are taken, as it seems to somebody whose packets get lost.
+// Cut blocks the given directions, or both if none is given. Connections stay open
+// and new ones are accepted, as when a network loses packets.
 func (p *Proxy) Cut(directions ...Direction) { p.set(true, directions) }
 
-// Hold is Cut for the connections that are open now, and no others.
+// Hold is Cut for connections that are open now, but not for later ones.
 func (p *Proxy) Hold(direction Direction) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -89,7 +89,7 @@ func (p *Proxy) Hold(direction Direction) {
 	}
 }
 
-// cutFrom is Cut for the connections of one process, now and later.
+// cutFrom is Cut for the connections of one process, including later ones.
 func (p *Proxy) cutFrom(pid int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -123,7 +123,7 @@ func (p *Proxy) set(cut bool, directions []Direction) {
 	p.healed = make(chan struct{})
 }
 
-// Reset closes all connections that go through the proxy now.
+// Reset closes all connections that are open now.
 func (p *Proxy) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -148,7 +148,7 @@ func (p *Proxy) accept() {
 			return
 		}
 		if err != nil {
-			continue // of a client that has gone again
+			continue // the client has already disconnected
 		}
 		l := &link{near: near, gone: make(chan struct{})}
 		if !p.join(l) {
@@ -183,7 +183,7 @@ func (p *Proxy) leave(l *link) {
 }
 
 func (p *Proxy) serve(l *link) {
-	// A connection is not made across a cut either.
+	// No connection is established across a cut.
 	if !p.pass(l, Forth) || !p.pass(l, Back) {
 		return
 	}
@@ -201,7 +201,7 @@ func (p *Proxy) serve(l *link) {
 	both.Wait()
 }
 
-// meet gives l its far end, unless it is gone.
+// meet stores the far end in l. It says false if l is closed.
 func (p *Proxy) meet(l *link, far net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -214,15 +214,16 @@ func (p *Proxy) meet(l *link, far net.Conn) bool {
 	}
 }
 
-// parcel is what arrived at one moment.
+// parcel is a chunk of bytes and when it is due at the other end.
 type parcel struct {
 	bytes []byte
 	due   time.Time
 }
 
-// carry takes bytes from one end to the other until either is closed.
+// carry copies bytes from one end to the other until either is closed.
 func (p *Proxy) carry(l *link, from, to net.Conn, direction Direction) {
-	// Reading goes on while parcels wait, so that a delay costs no throughput.
+	// A separate goroutine reads on while parcels wait, so a delay costs no
+	// throughput.
 	parcels := make(chan parcel, 1024)
 	var delivering sync.WaitGroup
 	delivering.Go(func() {
@@ -267,7 +268,7 @@ func (p *Proxy) delay(direction Direction) time.Duration {
 	return p.delays[direction]
 }
 
-// await returns when due has come; false when l is gone before.
+// await waits until due. It says false if l is closed before.
 func (p *Proxy) await(l *link, due time.Time) bool {
 	wait := time.Until(due)
 	if wait <= 0 {
@@ -283,7 +284,7 @@ func (p *Proxy) await(l *link, due time.Time) bool {
 	}
 }
 
-// pass returns when direction is not cut; false when l is gone before.
+// pass waits until direction is not blocked. It says false if l is closed before.
 func (p *Proxy) pass(l *link, direction Direction) bool {
 	for {
 		p.mu.Lock()

@@ -9,7 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// echo sends back what it gets, until t ends.
+// echo starts a server that sends back what it receives, until t ends.
 func echo(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -42,7 +42,7 @@ func dial(t *testing.T, address string) net.Conn {
 	return conn
 }
 
-// ask sends a letter, and says whether it came back within d.
+// ask sends a letter, and says whether it is echoed within d.
 func ask(t *testing.T, conn net.Conn, letter string, d time.Duration) bool {
 	t.Helper()
 	if _, err := conn.Write([]byte(letter)); err != nil {
@@ -67,7 +67,7 @@ func hear(t *testing.T, conn net.Conn, letter string, d time.Duration) bool {
 const (
 	soon = 10 * time.Second
 	late = 50 * time.Millisecond
-	// longer is longer than any request takes that does not wait.
+	// longer is longer than any request takes that does not ask for a wait.
 	longer = 20 * time.Second
 )
 

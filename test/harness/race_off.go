@@ -3,5 +3,5 @@
 package harness
 
 // Race says whether the tests, and so the program, are built with the race
-// detector: then neither speed nor memory are those of production.
+// detector. Speed and memory are then not those of production.
 const Race = false

@@ -25,8 +25,8 @@ func (c *Client) RaftAdd(ctx context.Context, member Member) error {
 	return err
 }
 
-// RaftForce adds an instance to the raft cluster without its being asked who it
-// is, and gives what it is then.
+// RaftForce adds an instance to the raft cluster without first asking it for its
+// identity, and gives the member as it was added.
 func (c *Client) RaftForce(ctx context.Context, member Member) (Member, error) {
 	answer, err := c.Do(ctx, http.MethodPut, "/raft/node?force=true", member)
 	if err != nil {
@@ -36,8 +36,8 @@ func (c *Client) RaftForce(ctx context.Context, member Member) (Member, error) {
 	return now, json.Unmarshal(answer.Body, &now)
 }
 
-// RaftHandOver hands leadership to the voter with an id, or, if that is empty, to
-// any, and gives the id of who leads then.
+// RaftHandOver hands leadership to the voter with the given id, or to any voter if
+// id is empty. It gives the id of the new leader.
 func (c *Client) RaftHandOver(ctx context.Context, id string) (string, error) {
 	var body any
 	if id != "" {
@@ -59,7 +59,7 @@ func (c *Client) RaftRemove(ctx context.Context, id string) error {
 	return err
 }
 
-// Metadata is the raft cluster, as GET /raft/metadata shows it.
+// Metadata is the answer of GET /raft/metadata.
 type Metadata struct {
 	NodesMetadata map[string]InstanceMetadata `json:"nodesMetadata"`
 	LeaderNodeID  string                      `json:"leaderNodeID"`
@@ -83,7 +83,7 @@ func (c *Client) Metadata(ctx context.Context) (Metadata, error) {
 	return metadata, c.get(ctx, "/raft/metadata", &metadata)
 }
 
-// Readiness is what /readyz says.
+// Readiness is the answer of GET /readyz.
 type Readiness struct {
 	Ready     bool     `json:"ready"`
 	Reasons   []string `json:"reasons"`
@@ -97,14 +97,14 @@ type Readiness struct {
 	ExpiryHeld []HeldPool `json:"expiryHeld"`
 }
 
-// HeldPool is a pool whose expiry a leader holds back.
+// HeldPool is a pool whose expiry the leader holds back.
 type HeldPool struct {
 	Pool    string `json:"pool"`
 	Overdue int    `json:"overdue"`
 	Leased  int    `json:"leased"`
 }
 
-// Ready gives what /readyz says. That the instance is not ready is no error.
+// Ready gives the answer of /readyz. It is no error if the instance is not ready.
 func (c *Client) Ready(ctx context.Context) (Readiness, error) {
 	var ready Readiness
 	return ready, c.get(ctx, "/readyz", &ready)
@@ -121,8 +121,7 @@ func (c *Client) get(ctx context.Context, path string, target any) error {
 	return nil
 }
 
-// Metrics gives the samples of /metrics by their names, with labels as they
-// stand there.
+// Metrics gives the samples of /metrics by name and labels, as written there.
 func (c *Client) Metrics(ctx context.Context) (map[string]float64, error) {
 	answer, err := c.Do(ctx, http.MethodGet, "/metrics", nil)
 	if err != nil {

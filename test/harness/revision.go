@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// Previous gives the commit before the one that last changed the program, or, where
-// the program is changed and not yet committed, the last one. It skips the test
-// where there is no history.
+// Previous gives the commit before the last one that changed the program. If the
+// program has uncommitted changes, it gives HEAD. It skips the test where there is
+// no history.
 func Previous(t testing.TB) string {
 	t.Helper()
 	sources := []string{"--", ":(top)*.go", ":(top)go.mod", ":(top,exclude)*_test.go", ":(top,exclude)test/*"}
@@ -21,9 +21,9 @@ func Previous(t testing.TB) string {
 	return git(t, "rev-parse", "--verify", changed+"^")
 }
 
-// ProgramAt gives the path of the program as it was at a commit, built once, without
-// the race detector. It skips the test where the commit, or a module that it needs,
-// is not on this machine.
+// ProgramAt gives the path of the program built at a commit, without the race
+// detector. It is built once. The test is skipped where the commit, or a module
+// that it needs, is not on this machine.
 func ProgramAt(t testing.TB, commit string) string {
 	t.Helper()
 	commit = git(t, "rev-parse", "--verify", commit+"^{commit}")
@@ -45,7 +45,7 @@ func buildAt(path, commit string) error {
 		return err
 	}
 	packing := gitCommand("archive", "--output="+archive, commit)
-	packing.Dir = strings.TrimSpace(string(top)) // else it is only what lies below here
+	packing.Dir = strings.TrimSpace(string(top)) // otherwise git packs only this directory
 	building := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-o", path, mainPackage)
 	building.Dir = source
 	building.Env = append(os.Environ(), "GOPROXY=off", "GOFLAGS=-mod=readonly", "GOWORK=off")
@@ -57,7 +57,7 @@ func buildAt(path, commit string) error {
 	return nil
 }
 
-// git gives what git says, and skips the test where it says nothing useful.
+// git gives the output of a git command. It skips the test if the command fails.
 func git(t testing.TB, args ...string) string {
 	t.Helper()
 	output, err := gitCommand(args...).Output()
@@ -68,6 +68,6 @@ func git(t testing.TB, args ...string) string {
 }
 
 func gitCommand(args ...string) *exec.Cmd {
-	// The checkout may be somebody else's.
+	// Another user may own the checkout.
 	return exec.Command("git", append([]string{"-c", "safe.directory=*"}, args...)...)
 }

@@ -13,35 +13,38 @@ import (
 
 // Event is one server-sent event, or a comment.
 type Event struct {
-	// ID is the id of the last event that had one, this one included.
+	// ID is the id of this event, or of the latest one before it that had one.
 	ID   string
-	Type string // "message" where nothing else is said
+	Type string // "message" if the stream does not name one
 	Data string
-	// Comment is the text of a comment; then nothing else is set.
+	// Comment is the text of a comment, in which case only IsComment is set beside
+	// it.
 	Comment   string
 	IsComment bool
 }
 
-// Parser reads a stream of server-sent events as the WHATWG standard has it,
-// but shows comments, which a browser drops.
+// Parser reads a stream of server-sent events as specified by the WHATWG, but also
+// returns comments, which a browser drops.
 type Parser struct {
 	lines  *bufio.Reader
 	begun  bool
-	lastID string // of the last event that was complete
-	// Retry is the last reconnection time that was asked for, in milliseconds.
+	lastID string // of the last complete event
+	// Retry is the latest reconnection time that the stream asked for, in
+	// milliseconds.
 	Retry int
 }
 
-// NewParser reads from r. lastID is what a client that comes back has.
+// NewParser gives a parser that reads from r. lastID is the last id that a
+// returning client has; it may be empty.
 func NewParser(r io.Reader, lastID string) *Parser {
 	return &Parser{lines: bufio.NewReader(r), lastID: lastID}
 }
 
-// LastID is what to send as Last-Event-ID when the stream is gone.
+// LastID gives what to send as Last-Event-ID after the stream has ended.
 func (p *Parser) LastID() string { return p.lastID }
 
-// Next gives the next event or comment. What is incomplete when the stream ends
-// is dropped.
+// Next gives the next event or comment. An incomplete event at the end of the
+// stream is dropped.
 func (p *Parser) Next() (Event, error) {
 	event := Event{ID: p.lastID}
 	var data []string
@@ -84,7 +87,7 @@ func (p *Parser) Next() (Event, error) {
 	}
 }
 
-// line gives the next line without its end, which is LF, CR, or both.
+// line gives the next line without its terminator: LF, CR, or CR LF.
 func (p *Parser) line() (string, error) {
 	if !p.begun {
 		p.begun = true
@@ -101,8 +104,8 @@ func (p *Parser) line() (string, error) {
 		case b == '\n':
 			return string(line), nil
 		case b == '\r':
-			// Looking for the LF that may follow could wait for ever: it is
-			// dropped when it comes.
+			// Waiting for an LF that may follow could block for ever, so skipLF
+			// drops it when it comes.
 			p.lines = bufio.NewReader(&skipLF{p.lines, true})
 			return string(line), nil
 		}
@@ -110,7 +113,7 @@ func (p *Parser) line() (string, error) {
 	}
 }
 
-// skipLF drops one LF from the beginning of what it reads.
+// skipLF drops an LF if it is the first byte that it reads.
 type skipLF struct {
 	*bufio.Reader
 	armed bool
@@ -129,7 +132,7 @@ func (s *skipLF) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Stream is one connection to a stream. Its methods are for one goroutine.
+// Stream is one open stream. Its methods must be called from one goroutine.
 type Stream struct {
 	*Parser
 	Header http.Header
@@ -140,8 +143,8 @@ type Stream struct {
 	cancel context.CancelFunc
 }
 
-// Stream opens a stream. lastID is sent as Last-Event-ID unless it is empty. ctx
-// bounds all of its life.
+// Stream opens a stream. lastID is sent as Last-Event-ID unless it is empty. The
+// stream ends with ctx.
 func (c *Client) Stream(ctx context.Context, path, lastID string) (*Stream, error) {
 	headers := []Header{{"Accept", "text/event-stream"}}
 	if lastID != "" {
@@ -168,7 +171,7 @@ func (c *Client) Stream(ctx context.Context, path, lastID string) (*Stream, erro
 	}, nil
 }
 
-// Event gives the next event that is no comment.
+// Event gives the next event, skipping comments.
 func (s *Stream) Event() (Event, error) {
 	for {
 		event, err := s.Next()
@@ -184,7 +187,7 @@ func (s *Stream) Close() {
 	_ = s.body.Close()
 }
 
-// Tape gives the bytes of a stream after position, without its comments, up to
+// Tape gives the raw bytes of a stream after position, without comments, through
 // the end of the event with the id until.
 func (c *Client) Tape(ctx context.Context, path string, position, until uint64) ([]byte, error) {
 	stream, err := c.Stream(ctx, path, strconv.FormatUint(position, 10))

@@ -74,7 +74,8 @@ func TestParser(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			// A byte at a time shows what waits for more than there is.
+			// Reading one byte at a time exposes a parser that waits for more than
+			// it needs.
 			parser := harness.NewParser(iotest.OneByteReader(strings.NewReader(test.stream)), "")
 			var got []event
 			for {
