@@ -16,23 +16,24 @@ import (
 )
 
 const (
-	// recovery is how long after a fault a write may take to succeed.
+	// recovery is how long after a fault the first write may take to succeed.
 	recovery = 10 * time.Second
-	// deadline is how long a request may take, and promptly how long a refusal may.
+	// deadline is how long a request may take, and promptly how long a refusal may
+	// take.
 	deadline = 10 * time.Second
 	promptly = time.Second
-	// What a round must have seen at least: idle clients prove nothing.
+	// The least that a round must have seen: idle clients prove nothing.
 	fewestOperations, fewestWrites, fewestRenewals = 100, 50, 3
 )
 
-// check is something that has to hold.
+// check is a property that must hold.
 type check struct {
 	name  string
 	check func(*evidence) error
 }
 
-// checks are what has to hold of every round. Each of them can fail: see
-// TestEachCheckFindsWhatIsWrong.
+// checks must hold after every round. TestEachCheckFindsWhatIsWrong shows that each
+// of them can fail.
 var checks = []check{
 	{"there was load", wasLoaded},
 	{"there was a fault", wasFaulty},
@@ -56,7 +57,7 @@ func wasLoaded(e *evidence) error {
 	return nil
 }
 
-// wasFaulty: a fault has begun and ended, and who had to be replaced was.
+// wasFaulty: a fault has begun and ended, and a leader that had to be replaced was.
 func wasFaulty(e *evidence) error {
 	switch {
 	case e.injected == 0:
@@ -125,7 +126,7 @@ func streamsAreWhole(e *evidence) error {
 			return fmt.Errorf("%s tells %d changes of %d", name, len(told), len(e.changes))
 		}
 		for n, change := range told {
-			change.At = e.changes[n].At // when it came
+			change.At = e.changes[n].At // the time of arrival
 			if !reflect.DeepEqual(change, e.changes[n]) {
 				return fmt.Errorf("%s tells %+v, want %+v", name, change, e.changes[n])
 			}
@@ -150,8 +151,8 @@ func recovers(e *evidence) error {
 	return nil
 }
 
-// undisturbed are the exchanges with instances to which nothing was done
-// meanwhile that keeps an answer from coming.
+// undisturbed gives the exchanges with instances that were not disturbed during the
+// exchange.
 func (e *evidence) undisturbed() []harness.Exchange {
 	return slices.DeleteFunc(slices.Clone(e.exchanges), func(x harness.Exchange) bool {
 		return slices.ContainsFunc(e.disturbed[x.To], during(x).overlaps)
@@ -193,15 +194,15 @@ func keepsLeases(e *evidence) error {
 	return e.refused
 }
 
-// harmsNoOthers: who asks another instance, and follows its redirects, sees no
-// failed request. On a machine that is too busy for the leader to be heard in time,
-// there may have been an election all the same.
+// harmsNoOthers: a client that asks an undisturbed instance, and follows its
+// redirects, sees no failed request. It is not checked if the term changed: on a
+// busy machine the leader's heartbeats may be late enough to cause an election.
 func harmsNoOthers(e *evidence) error {
 	if !e.aside || e.termAfter != e.termBefore {
 		return nil
 	}
 	for _, x := range e.exchanges {
-		// Who was struck also needs a moment afterwards.
+		// A disturbed instance also needs a moment afterwards.
 		if len(e.disturbed[x.To]) == 0 && (x.Err != nil || x.Status >= 500) {
 			return fmt.Errorf("%s %s failed at %s: %d %q %v", x.Method, x.Path, x.To, x.Status, x.Code, x.Err)
 		}

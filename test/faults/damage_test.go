@@ -12,9 +12,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// tear leaves in the files of an instance, which was killed, what a machine leaves
-// there that loses power while it writes: beyond what was acknowledged there is
-// the beginning of a write and nothing that makes sense.
+// tear changes the files of a killed instance as a power failure during a write
+// would: the acknowledged data is followed by the beginning of a write and noise.
 func (f *field) tear(i *harness.Instance) {
 	f.t.Helper()
 	f.inject()
@@ -37,11 +36,11 @@ func (f *field) tear(i *harness.Instance) {
 	rewrite(f.t, logs[len(logs)-1], func(raw []byte) []byte { return tearBehind(raw, noise) })
 }
 
-// boltTxid is where in a meta page the number of its transaction stands.
+// boltTxid is the offset of the transaction id in a meta page of bbolt.
 const boltTxid = 64
 
-// tearBolt has the next transaction torn: it would have overwritten the older of
-// the first two pages, the metas, and used pages beyond the end.
+// tearBolt simulates a torn next transaction, which would have overwritten the
+// older of the two meta pages (the first two pages) and used pages beyond the end.
 func tearBolt(raw, noise []byte) []byte {
 	page, older := os.Getpagesize(), 0
 	if binary.NativeEndian.Uint64(raw[page+boltTxid:]) < binary.NativeEndian.Uint64(raw[boltTxid:]) {
@@ -51,16 +50,16 @@ func tearBolt(raw, noise []byte) []byte {
 	return append(raw, noise...)
 }
 
-// tearBehind has the next record of a write-ahead log torn: it follows on the last byte
-// that is not zero.
+// tearBehind simulates a torn next record of a write-ahead log. The record would
+// begin after the last byte that is not zero.
 func tearBehind(raw, noise []byte) []byte {
 	end := len(bytes.TrimRight(raw, "\x00"))
-	// A checksum may end with zeros, which are none of the noise's business.
+	// A checksum may end with zeros, which the noise must not overwrite.
 	copy(raw[min(end+8, len(raw)):], noise)
 	return raw
 }
 
-// files gives those below a directory with names like pattern, in order.
+// files gives the files below a directory whose names match pattern, in order.
 func files(t testing.TB, directory, pattern string) []string {
 	t.Helper()
 	var found []string
@@ -88,7 +87,7 @@ func rewrite(t testing.TB, path string, change func(raw []byte) []byte) {
 	}
 }
 
-// fill leaves no room on the disks of instances.
+// fill uses up the space on the disks of instances.
 func (f *field) fill(instances ...*harness.Instance) {
 	f.t.Helper()
 	f.inject()

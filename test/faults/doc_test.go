@@ -1,18 +1,18 @@
-// Package faults runs real clusters under load, does to them what machines and
-// networks do, and checks that what users were promised holds. Each instance has a
-// host of its own, a network namespace: that takes root, and where it is not to be
-// had the tests of faults are skipped.
+// Package faults runs real clusters under load, injects faults of machines and
+// networks, and checks that the promises made to users hold. Each instance runs on
+// its own host, a network namespace, which takes root; where that is not available,
+// the tests of faults are skipped.
 //
-// A nemesis is one kind of fault: nemeses_test.go reads as the list of them. A
-// round is one fault under load, and evidence is all that is known of it when it is
-// over. A check is a function of the evidence: the tests of the checks spoil good
-// evidence, and each check has to find what is spoilt.
+// A nemesis is one kind of fault; nemeses_test.go reads as the list of them. A
+// round is one fault under load, and evidence is everything known about a round
+// after its end. A check is a function of the evidence. The tests of the checks
+// spoil good evidence, and each check has to find what is spoilt.
 //
-// Without flags, one round each of a few nemeses is all there is. `make
-// test-faults` goes on for longer, and `make soak` until as much was done as figures
-// are promised for. Both show the seed of what they drew: with -seed the same
-// nemeses strike the same followers in the same order, but what happens at the same
-// time is up to the machine.
+// Without flags, only a few nemeses run, one round each. `make test-faults` runs
+// for longer, and `make soak` runs until the amounts are reached for which figures
+// are promised. Both print the seed of their random choices. With -seed the same
+// nemeses strike the same followers in the same order, but the interleaving of
+// concurrent events is up to the machine.
 package faults
 
 import (

@@ -9,45 +9,46 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
-// evidence is all that is known of a round when it is over.
+// evidence is everything known about a round after its end.
 type evidence struct {
 	nemesis string
-	// elects: the fault can't be survived without an election.
+	// elects says that the cluster can't survive the fault without an election.
 	elects bool
-	// aside: clients of instances to which nothing was done should notice nothing.
+	// aside says that clients of undisturbed instances should notice nothing.
 	aside                 bool
 	termBefore, termAfter uint64
 
-	operations []porcupine.Operation // of clients that write and read at random
-	writes     []history.Write       // all that were acknowledged, also of other clients
+	operations []porcupine.Operation // of the clients that write and read at random
+	writes     []history.Write       // all acknowledged writes, also those of other clients
 	exchanges  []harness.Exchange
-	injected   int // how many faults
-	// disturbed is when instances could not do what they should, by address.
+	injected   int // number of faults
+	// disturbed are the times in which instances were disturbed, by address.
 	disturbed map[string][]span
 
-	before  harness.Registry            // what the round began with
-	changes []harness.Change            // since then, as the leader tells them in the end
-	streams map[string][]harness.Change // as followers were told them on the way
-	faults  map[string]error            // what streams did that they may not do
-	after   map[string]harness.Registry // of each instance, in the end
+	before  harness.Registry            // at the beginning of the round
+	changes []harness.Change            // since before, as the leader tells them at the end
+	streams map[string][]harness.Change // as followers received them during the round
+	faults  map[string]error            // violations by streams
+	after   map[string]harness.Registry // of each instance, at the end
 
-	// leads are all that were seen to lead, by term.
+	// leads are all instances that were seen leading, by term.
 	leads map[uint64][]string
 
-	// recovered is how long after the end of the fault a write succeeded that began
-	// after it, and gap the longest time without an acknowledged write.
+	// recovered is how long after the end of the fault the first write was
+	// acknowledged that began after it, and gap is the longest time without an
+	// acknowledged write.
 	recovered time.Duration
 	gap       span
 
-	// stalls are when the test itself woke up later than it should, or waited for the
-	// disk: what takes longer by that is the machine's fault.
+	// stalls are the times in which the test itself woke up late or waited for the
+	// disk. The machine, not the cluster, is to blame for such delays.
 	stalls []span
 
-	renewals int   // that were acknowledged
-	refused  error // renewals that were
+	renewals int   // number of acknowledged renewals
+	refused  error // the renewals that were refused
 }
 
-// span is a time. One without an end goes on.
+// span is a period of time. It has not ended if to is zero.
 type span struct{ from, to time.Time }
 
 func (s span) overlaps(other span) bool {

@@ -31,7 +31,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// kinds of clusters, and how many hundredths of the time each of them gets.
+// kinds are the kinds of clusters, and the percentage of the time that each gets.
 var kinds = []struct {
 	name    string
 	share   int
@@ -48,7 +48,8 @@ const (
 	smallDisks = "three instances with small disks"
 )
 
-// theSeed is that of the flag, or the one that takes its place.
+// theSeed gives the seed of the flag, or one drawn at random if the flag is not
+// set.
 var theSeed = func() func() uint64 {
 	drawn := rand.Uint64N(1_000_000) + 1
 	return func() uint64 {
@@ -71,7 +72,7 @@ func backends(t *testing.T) []string {
 	return nil
 }
 
-// choose gives the nemeses for a kind of cluster that the flags ask for.
+// choose gives the nemeses for a kind of cluster that the flags select.
 func choose(t *testing.T, kind string) []nemesis {
 	t.Helper()
 	wanted, err := regexp.Compile(*only)
@@ -84,7 +85,7 @@ func choose(t *testing.T, kind string) []nemesis {
 }
 
 // letLoose has each nemesis strike as often as the flags say, in an order that
-// follows from the seed, and goes on until the time is over.
+// follows from the seed, and continues until at least the given time has passed.
 func (f *field) letLoose(chosen []nemesis, atLeast time.Duration) {
 	f.t.Helper()
 	began := time.Now()

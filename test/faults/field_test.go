@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// field is a cluster under load, and what a nemesis can do to it.
+// field is a cluster under load, with the methods that nemeses use to disturb it.
 type field struct {
 	*harness.Cluster
 	t       testing.TB
@@ -21,16 +21,16 @@ type field struct {
 	load    *load
 	table   *gaps
 	rounds  int
-	quench  func() // ends what starves an instance
+	quench  func() // ends the load that starves an instance
 
 	mu        sync.Mutex
-	disturbed map[string][]span // see evidence; a span that has no end yet goes on
+	disturbed map[string][]span // see evidence
 	injected  int
 }
 
 func newField(t testing.TB, options harness.Options, d density, seed uint64) *field {
 	t.Helper()
-	options.Build.Plain = true // what is measured is not the race detector
+	options.Build.Plain = true // the race detector would distort what is measured
 	f := &field{
 		Cluster:   harness.Start(t, options),
 		t:         t,
@@ -39,7 +39,8 @@ func newField(t testing.TB, options harness.Options, d density, seed uint64) *fi
 		disturbed: map[string][]span{},
 	}
 	for _, i := range f.Instances {
-		// Who comes back with an empty directory must not begin a cluster of its own.
+		// An instance that returns with an empty directory must not bootstrap a new
+		// cluster.
 		i.Flags = slices.DeleteFunc(i.Flags, func(flag string) bool { return flag == "--bootstrap_raft_cluster" })
 	}
 	f.load = newLoad(t, f.Cluster, d)
@@ -51,12 +52,13 @@ func newField(t testing.TB, options harness.Options, d density, seed uint64) *fi
 	return f
 }
 
-// others are all but one.
+// others gives all instances but one.
 func (f *field) others(one *harness.Instance) []*harness.Instance {
 	return slices.DeleteFunc(slices.Clone(f.Instances), func(i *harness.Instance) bool { return i == one })
 }
 
-// shuffled gives all that do not lead, in an order that follows from the seed.
+// shuffled gives the instances that do not lead, in an order that follows from the
+// seed.
 func (f *field) shuffled() []*harness.Instance {
 	f.t.Helper()
 	others := f.others(f.Leader())
@@ -64,10 +66,10 @@ func (f *field) shuffled() []*harness.Instance {
 	return others
 }
 
-// follower is one that does not lead.
+// follower gives an instance that does not lead.
 func (f *field) follower() *harness.Instance { f.t.Helper(); return f.shuffled()[0] }
 
-// pass lets time pass, which is what an outage is made of.
+// pass waits for d: the length of an outage.
 func (f *field) pass(d time.Duration) {
 	select {
 	case <-time.After(d):
@@ -75,7 +77,7 @@ func (f *field) pass(d time.Duration) {
 	}
 }
 
-// inject counts a fault. From now on nothing is expected of instances.
+// inject counts a fault. From now on the instances are disturbed.
 func (f *field) inject(instances ...*harness.Instance) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -85,7 +87,7 @@ func (f *field) inject(instances ...*harness.Instance) {
 	}
 }
 
-// lift ends what inject began.
+// lift ends the disturbance of the instances that inject began.
 func (f *field) lift(instances ...*harness.Instance) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -95,7 +97,7 @@ func (f *field) lift(instances ...*harness.Instance) {
 	}
 }
 
-// kill ends instances with SIGKILL, all at once.
+// kill ends instances with SIGKILL, all at the same time.
 func (f *field) kill(instances ...*harness.Instance) {
 	f.t.Helper()
 	f.inject(instances...)
@@ -126,7 +128,7 @@ func (f *field) restart(instances ...*harness.Instance) {
 	f.lift(instances...)
 }
 
-// pause stops an instance where it is, with SIGSTOP.
+// pause suspends an instance with SIGSTOP.
 func (f *field) pause(i *harness.Instance) {
 	f.t.Helper()
 	f.inject(i)
@@ -139,7 +141,7 @@ func (f *field) resume(i *harness.Instance) {
 	f.lift(i)
 }
 
-// drop loses all packets that senders send to receivers.
+// drop drops all packets from senders to receivers.
 func (f *field) drop(senders, receivers []*harness.Instance) {
 	f.t.Helper()
 	f.inject()
@@ -150,22 +152,22 @@ func (f *field) drop(senders, receivers []*harness.Instance) {
 	}
 }
 
-// cut loses all packets between two groups.
+// cut drops all packets between two groups.
 func (f *field) cut(one, other []*harness.Instance) {
 	f.t.Helper()
 	f.drop(one, other)
 	f.drop(other, one)
 }
 
-// cutFromClients loses all packets between an instance and the clients.
+// cutFromClients drops all packets between an instance and the clients.
 func (f *field) cutFromClients(i *harness.Instance) {
 	f.t.Helper()
 	f.inject(i)
 	f.network.Cut([]int{0}, []int{i.Host})
 }
 
-// heal lets all packets pass. What was sent meanwhile is sent again by and by: the
-// kernel's patience with a connection may have grown as long as the cut was.
+// heal lets all packets pass again. Lost data is retransmitted after a while: the
+// kernel's retransmission timeout may have grown as long as the cut lasted.
 func (f *field) heal() {
 	f.t.Helper()
 	f.network.Heal()
@@ -188,7 +190,7 @@ func (f *field) handOver(to *harness.Instance) {
 	})
 }
 
-// remove takes an instance out of the raft cluster.
+// remove removes an instance from the raft cluster.
 func (f *field) remove(i *harness.Instance) {
 	f.t.Helper()
 	f.inject(i)
@@ -196,13 +198,13 @@ func (f *field) remove(i *harness.Instance) {
 	harness.Eventually(f.t, i.ID+" is removed", func() error {
 		err := through.RaftRemove(f.t.Context(), i.ID)
 		if problem := new(harness.Problem); errors.As(err, &problem) && problem.Answer.Status == http.StatusNotFound {
-			return nil // an attempt before had done it
+			return nil // an earlier attempt removed it
 		}
 		return err
 	})
 }
 
-// addAgain clears the directory of an instance that was removed, and adds it.
+// addAgain clears the directory of a removed instance and adds the instance.
 func (f *field) addAgain(i *harness.Instance) {
 	f.t.Helper()
 	i.Kill()
@@ -212,7 +214,7 @@ func (f *field) addAgain(i *harness.Instance) {
 	f.lift(i)
 }
 
-// setSuffrage adds an instance, or changes what it is.
+// setSuffrage adds an instance with the given suffrage, or changes its suffrage.
 func (f *field) setSuffrage(i *harness.Instance, suffrage string) {
 	f.t.Helper()
 	f.inject()

@@ -19,12 +19,13 @@ var fullLoad = flag.Duration("fullload", 0, "how long the leader of each backend
 const (
 	fullWriters, fullReaders = 256, 8
 	fullNodes                = 1000
-	// fewestPerSecond is far under what a slow machine does: an idle run is none.
+	// fewestPerSecond is far below what a slow machine achieves. A run below it
+	// counts as idle.
 	fewestPerSecond = 20
 )
 
-// TestNobodyStandsForElectionUnderFullLoad: timeouts are long enough for the machine
-// that this runs on, where servers and clients share the processors.
+// TestNobodyStandsForElectionUnderFullLoad: the timeouts are long enough for the
+// machine that it runs on, where servers and clients share the processors.
 func TestNobodyStandsForElectionUnderFullLoad(t *testing.T) {
 	if *fullLoad == 0 {
 		t.Skip("it needs the machine for itself, and is asked for with -fullload=10m")
@@ -60,7 +61,7 @@ func TestNobodyStandsForElectionUnderFullLoad(t *testing.T) {
 	}
 }
 
-// candidacies is how often each instance stood for election.
+// candidacies gives how often each instance stood for election.
 func candidacies(c *harness.Cluster) map[string]int {
 	times := map[string]int{}
 	for _, i := range c.Instances {
@@ -69,8 +70,8 @@ func candidacies(c *harness.Cluster) map[string]int {
 	return times
 }
 
-// work writes and lists at an instance until ctx ends, and gives how often each
-// succeeded. The first fault fails the test, and ends it.
+// work writes to and lists at an instance until ctx ends, and gives how often each
+// succeeded. The first failure fails the test and ends it.
 func work(ctx context.Context, t *testing.T, i *harness.Instance) (writes, lists int64) {
 	t.Helper()
 	ctx, end := context.WithCancel(ctx)

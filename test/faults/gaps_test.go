@@ -11,12 +11,12 @@ import (
 // gaps are the longest times without an acknowledged write of all rounds, by
 // nemesis.
 type gaps struct {
-	names []string // in the order in which they came
+	names []string // in the order of their first rounds
 	of    map[string][]time.Duration
 	total totals
 }
 
-// totals is how much all of it was.
+// totals are the sums over all rounds.
 type totals struct{ rounds, operations, writes, deliveries int }
 
 func (g *gaps) add(e *evidence) {
@@ -35,7 +35,7 @@ func (g *gaps) add(e *evidence) {
 	}
 }
 
-// print shows the table. With few rounds the 99th percentile is the longest.
+// print logs the table. With few rounds the 99th percentile equals the longest.
 func (g *gaps) print(t testing.TB) {
 	if g.total.rounds == 0 {
 		return
@@ -51,7 +51,7 @@ func (g *gaps) print(t testing.TB) {
 	t.Log(table.String())
 }
 
-// percentile is that of a nemesis; 100 is the longest.
+// percentile gives a percentile of the gaps of a nemesis; 100 gives the longest.
 func (g *gaps) percentile(name string, percent int) time.Duration {
 	all := slices.Sorted(slices.Values(g.of[name]))
 	return all[(len(all)*percent+99)/100-1]

@@ -14,43 +14,44 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
-// density is how much clients do. Each instance has so many of those that write and
-// read at random, so many of a hundred times read, with a pause between; and so many
-// streams.
+// density says how much clients do. Each instance has clients that operate at
+// random, of whose operations reads percent are reads and which pause for think
+// between operations, and has streams followers.
 type density struct {
 	clients, reads, streams int
 	think                   time.Duration
 }
 
 var (
-	// light leaves a machine to the faults: what is to be seen is not how much it
-	// can do.
+	// light leaves most of the machine to the faults: throughput is not what is
+	// tested.
 	light = density{clients: 2, reads: 60, streams: 1, think: 10 * time.Millisecond}
-	// ofReads is for stale ones.
+	// ofReads is for finding stale reads.
 	ofReads = density{clients: 6, reads: 97, streams: 1}
-	// ofStreams has many of them.
+	// ofStreams has many streams.
 	ofStreams = density{clients: 1, reads: 20, streams: 30, think: 10 * time.Millisecond}
 )
 
 const (
-	// A pulse is a write that is begun whatever became of the one before, and so
-	// shows when writes succeed.
+	// A pulse is a write that begins at a fixed pace, whatever became of the one
+	// before, and so shows when writes succeed.
 	pulseEvery = 10 * time.Millisecond
 	pulseNodes = 16
-	// patience of clients is longer than any request may take.
+	// patience is the timeout of clients. It is longer than any request may take.
 	patience = 12 * time.Second
-	// Nodes with a time to live, and the agents that renew them.
+	// The number of nodes with a time to live and of agents that renew them, and
+	// the time to live in seconds.
 	leased, agents, timeToLive = 12, 3, 10
-	// lookEvery is how often an instance is asked whether it leads.
+	// lookEvery is how often each instance is asked whether it leads.
 	lookEvery = 50 * time.Millisecond
 )
 
-// load is all that clients do to a cluster, and what they see.
+// load is everything that clients do to a cluster, and what they observe.
 type load struct {
 	density
 	t        testing.TB
 	cluster  *harness.Cluster
-	random   []*harness.Client // for operations at random
+	random   []*harness.Client // for random operations
 	pulsing  []*harness.Client
 	values   atomic.Int64
 	renewing *harness.Agents
@@ -106,7 +107,7 @@ func (l *load) startAgents(clients []*harness.Client) {
 	l.renewing = harness.StartAgents(l.t, agents, addresses, ids)
 }
 
-// watch notes who leads, as the instances say themselves, until the test ends.
+// watch records which instances say that they lead, until the test ends.
 func (l *load) watch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	l.t.Cleanup(func() { cancel(); l.watching.Wait() })
@@ -127,7 +128,7 @@ func (l *load) watch() {
 	}
 }
 
-// led notes that an instance leads in a term.
+// led records that an instance leads in a term.
 func (l *load) led(term uint64, id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -136,29 +137,29 @@ func (l *load) led(term uint64, id string) {
 	}
 }
 
-// see notes an exchange.
+// see records an exchange.
 func (l *load) see(e harness.Exchange) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.exchanges = append(l.exchanges, e)
 }
 
-// acknowledge notes a write that was.
+// acknowledge records an acknowledged write.
 func (l *load) acknowledge(w history.Write) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writes = append(l.writes, w)
 }
 
-// acknowledged gives all writes so far.
+// acknowledged gives all acknowledged writes so far.
 func (l *load) acknowledged() []history.Write {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.writes)
 }
 
-// begin lets all clients work, until end, and gives the round of those that write
-// and read at random.
+// begin starts all clients, which work until end is called, and gives the round of
+// the clients that operate at random.
 func (l *load) begin(name string) (r *history.Round, end func()) {
 	l.mu.Lock()
 	l.writes, l.exchanges, l.stalls = nil, nil, nil
@@ -180,7 +181,7 @@ func (l *load) begin(name string) (r *history.Round, end func()) {
 	return r, end
 }
 
-// pulse begins a write every moment, through one instance after the other.
+// pulse begins a write every pulseEvery, through one instance after the other.
 func (l *load) pulse(ctx context.Context, name string) {
 	ticker := time.NewTicker(pulseEvery)
 	defer ticker.Stop()
@@ -202,13 +203,13 @@ func (l *load) write(through *harness.Client, id string) {
 	node := harness.NewNode(id)
 	node.Weight = &value
 	began := time.Now()
-	stored, err := through.Put(context.Background(), node) // it has a timeout of its own
+	stored, err := through.Put(context.Background(), node) // the client has a timeout of its own
 	if err == nil {
 		l.acknowledge(history.Write{Node: id, Value: value, Revision: stored.Revision, Began: began, At: time.Now()})
 	}
 }
 
-// awaitOperations waits until a round has seen enough.
+// awaitOperations waits until a round has enough operations.
 func (l *load) awaitOperations(r *history.Round) {
 	l.t.Helper()
 	harness.Eventually(l.t, "clients get on", func() error {
@@ -219,7 +220,7 @@ func (l *load) awaitOperations(r *history.Round) {
 	})
 }
 
-// awaitMore waits until so many writes more are acknowledged.
+// awaitMore waits until n more writes are acknowledged.
 func (l *load) awaitMore(n int) {
 	l.t.Helper()
 	goal := len(l.acknowledged()) + n
@@ -231,8 +232,8 @@ func (l *load) awaitMore(n int) {
 	})
 }
 
-// awaitAfter waits for a write that begins after a moment, and gives how long
-// after that it was acknowledged.
+// awaitAfter waits for an acknowledged write that began after moment, and gives how
+// long after moment its answer came.
 func (l *load) awaitAfter(moment time.Time) time.Duration {
 	l.t.Helper()
 	var took time.Duration
@@ -248,8 +249,8 @@ func (l *load) awaitAfter(moment time.Time) time.Duration {
 	return took
 }
 
-// gapSince is the longest time without an acknowledged write that was not over at
-// a moment.
+// gapSince gives the longest time without an acknowledged write, of those that
+// ended after moment.
 func gapSince(writes []history.Write, moment time.Time) span {
 	var times []time.Time
 	for _, write := range writes {

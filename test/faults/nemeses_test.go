@@ -6,17 +6,17 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// nemesis is a kind of fault. What it does has ended when strike returns.
+// nemesis is a kind of fault. The fault has ended when strike returns.
 type nemesis struct {
 	name    string
-	cluster string // its kind
-	elects  bool   // it can't be survived without an election
-	aside   bool   // only clients of the instance that it strikes notice
-	smoke   bool   // it is part of every run of all tests
+	cluster string // name of its kind of cluster
+	elects  bool   // the cluster can't survive it without an election
+	aside   bool   // only clients of the disturbed instance notice it
+	smoke   bool   // it runs even without flags
 	strike  func(f *field)
 }
 
-// outage is longer than an election takes, and a leader believes in itself.
+// outage is longer than an election takes, and longer than a leader's lease.
 const outage = 1500 * time.Millisecond
 
 var nemeses = []nemesis{
@@ -172,7 +172,7 @@ var nemeses = []nemesis{
 		f.heal()
 	}},
 	{name: "bridge: one sees both halves", cluster: five, strike: func(f *field) {
-		leader, others := f.Leader(), f.shuffled() // others[3] is the bridge
+		leader, others := f.Leader(), f.shuffled() // others[3] connects the two sides
 		f.cut([]*harness.Instance{leader, others[0]}, others[1:3])
 		f.pass(outage)
 		f.heal()

@@ -13,7 +13,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
-// round lets a nemesis strike once while clients work, and checks what they saw.
+// round has a nemesis strike once while clients work, and checks what they
+// observed.
 func (f *field) round(n nemesis) *evidence {
 	f.t.Helper()
 	f.rounds++
@@ -30,14 +31,14 @@ func (f *field) round(n nemesis) *evidence {
 		}
 	}
 	if f.t.Failed() {
-		// If that is what is wrong, it leaves a picture.
+		// If the history is not linearizable, Check leaves a picture of it.
 		_ = history.Check(f.t, fmt.Sprintf("round-%d", f.rounds), e.operations)
-		f.t.FailNow() // what comes after it would be its consequence
+		f.t.FailNow() // later failures would only be consequences of this one
 	}
 	return e
 }
 
-// observe is a round up to the evidence.
+// observe runs a round and gives the evidence.
 func (f *field) observe(n nemesis) *evidence {
 	f.t.Helper()
 	e := &evidence{
@@ -61,7 +62,7 @@ func (f *field) observe(n nemesis) *evidence {
 	return e
 }
 
-// settle adds what is known when all is quiet again.
+// settle adds the evidence that is available after the round.
 func (f *field) settle(e *evidence) {
 	f.t.Helper()
 	e.termAfter = f.term()
@@ -82,7 +83,7 @@ func (f *field) settle(e *evidence) {
 	e.leads = f.leads()
 }
 
-// list is the registry, as soon as somebody can read it.
+// list gives the registry as soon as a read succeeds.
 func (f *field) list() harness.Registry {
 	f.t.Helper()
 	var registry harness.Registry
@@ -102,7 +103,8 @@ func (f *field) term() uint64 {
 	return ready.Term
 }
 
-// stored is what an instance has itself, once it has come to a revision.
+// stored gives the registry in an instance's own state, once it has reached a
+// revision.
 func (f *field) stored(i *harness.Instance, revision uint64) harness.Registry {
 	f.t.Helper()
 	var registry harness.Registry
@@ -114,7 +116,8 @@ func (f *field) stored(i *harness.Instance, revision uint64) harness.Registry {
 	return registry
 }
 
-// changes is the history after one revision up to another, as the leader tells it.
+// changes gives the changes after revision since, up to until, as the leader tells
+// them.
 func (f *field) changes(since, until uint64) []harness.Change {
 	f.t.Helper()
 	if since == until {
@@ -143,8 +146,8 @@ func (f *field) changes(since, until uint64) []harness.Change {
 	return changes
 }
 
-// awaitStream waits until a stream has come to a revision, and gives what it did
-// that it may not do.
+// awaitStream waits until a stream has reached a revision, and gives the stream's
+// violation, if any.
 func awaitStream(f *field, follower *harness.Follower, revision uint64) error {
 	f.t.Helper()
 	harness.Eventually(f.t, "a stream comes to the end of history", func() error {
@@ -161,7 +164,8 @@ func awaitStream(f *field, follower *harness.Follower, revision uint64) error {
 
 var electionWon = regexp.MustCompile(`msg="election won".* term=(\d+)`)
 
-// leads are all that led, as they said of themselves to clients and in their logs.
+// leads gives all leaders by term, as they presented themselves to clients and in
+// their logs.
 func (f *field) leads() map[uint64][]string {
 	f.t.Helper()
 	for _, i := range f.Instances {

@@ -13,7 +13,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// These need no network of their own, and so no root.
+// These tests need no network of their own, and therefore no root.
 var (
 	elections  = flag.Int("elections", 3, "how many elections the cluster of each backend has while clients read as fast as they can")
 	deliveries = flag.Int("deliveries", 20_000, "how many changes streams of each backend tell while leaders come and go")
@@ -36,7 +36,7 @@ var turnover = []nemesis{
 		f.Successor(leader)
 		f.restart(leader)
 	}},
-	// Whether it is deposed depends on the machine.
+	// Whether the leader is deposed depends on the machine.
 	{name: "starved leader", strike: func(f *field) {
 		leader := f.Leader()
 		f.starve(leader)
@@ -68,7 +68,8 @@ func TestStreamsTellAllWhileLeadersChange(t *testing.T) {
 	}, "deliveries", deliveries)
 }
 
-// eachBackend has a cluster of each go on until as much is done as a flag says.
+// eachBackend runs some on a cluster of each backend until as much is done as the
+// flag says.
 func eachBackend(t *testing.T, d density, some func(f *field) (done int), what string, wanted *int) {
 	t.Helper()
 	t.Logf("-seed=%d", theSeed())
@@ -86,8 +87,8 @@ func eachBackend(t *testing.T, d density, some func(f *field) (done int), what s
 	}
 }
 
-// starve leaves an instance no more processor time than nobody else wants, and has
-// somebody want all of it.
+// starve gives an instance only processor time that nothing else wants, and starts
+// processes that want all of it.
 func (f *field) starve(i *harness.Instance) {
 	f.t.Helper()
 	f.inject(i)
@@ -95,16 +96,16 @@ func (f *field) starve(i *harness.Instance) {
 	ctx, stop := context.WithCancel(context.Background())
 	var burning sync.WaitGroup
 	for range 2 * runtime.NumCPU() {
-		// It ends by itself in case that the test does not live to end it.
+		// The timeout ends it even if the test dies first.
 		burner := exec.CommandContext(ctx, "timeout", "20", "sh", "-c", "while :; do :; done")
-		// It passes this on; killed, it would leave behind what burns.
+		// timeout(1) passes SIGTERM on. SIGKILL would leave the shell running.
 		burner.Cancel = func() error { return burner.Process.Signal(syscall.SIGTERM) }
 		burning.Go(func() { _ = burner.Run() }) // it is killed
 	}
 	f.quench = func() { stop(); burning.Wait() }
 }
 
-// feed ends what starve began.
+// feed undoes starve.
 func (f *field) feed(i *harness.Instance) {
 	f.t.Helper()
 	f.quench()

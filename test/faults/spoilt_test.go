@@ -15,7 +15,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
-// spoilers make evidence of what must not happen, by the check that has to find it.
+// spoilers turn good evidence into evidence of a fault, by the check that has to
+// find it.
 var spoilers = []struct {
 	what, check string
 	spoil       func(*evidence)
@@ -106,8 +107,7 @@ func firstPut(e *evidence) history.Input {
 	return e.operations[at].Input.(history.Input)
 }
 
-// spoilExchange makes an orderly refusal, by an instance that nobody disturbed,
-// another one.
+// spoilExchange applies spoil to an orderly refusal by an undisturbed instance.
 func spoilExchange(spoil func(*harness.Exchange)) func(*evidence) {
 	return func(e *evidence) {
 		refusal := harness.Exchange{Method: "PUT", Path: "/nodes/a", To: "n0:8080", Began: time.Now(), Took: promptly / 2, Status: 503, Code: "no_leader",
@@ -117,7 +117,7 @@ func spoilExchange(spoil func(*harness.Exchange)) func(*evidence) {
 	}
 }
 
-// copied is evidence that can be spoilt.
+// copied gives a copy of the evidence that can be spoilt.
 func (e *evidence) copied() *evidence {
 	c := *e
 	c.operations, c.writes, c.exchanges = slices.Clone(e.operations), slices.Clone(e.writes), slices.Clone(e.exchanges)
@@ -132,7 +132,7 @@ func (e *evidence) copied() *evidence {
 	return &c
 }
 
-// The evidence is that of a real round, on one host, and so needs no root.
+// The evidence comes from a real round on one host, so it needs no root.
 func TestEachCheckFindsWhatIsWrong(t *testing.T) {
 	f := newField(t, harness.Options{}, light, 1)
 	good := f.observe(nemeses[0])
@@ -158,7 +158,7 @@ func TestEachCheckFindsWhatIsWrong(t *testing.T) {
 	}
 }
 
-// What a paused instance does not answer is no fault of its own.
+// An instance is not to blame for requests that it does not answer while paused.
 func TestADisturbedInstanceIsExcused(t *testing.T) {
 	now := time.Now()
 	late := harness.Exchange{To: "n1:8080", Began: now, Took: deadline + 1}
@@ -181,7 +181,7 @@ func TestADisturbedInstanceIsExcused(t *testing.T) {
 	}
 }
 
-// A machine that stands still excuses as much as it stood still meanwhile.
+// A stall of the machine excuses a delay only by the length of the stall.
 func TestAMachineThatStandsStillIsExcused(t *testing.T) {
 	began := time.Now()
 	after := func(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecond) }

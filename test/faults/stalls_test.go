@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// A machine may stand still for all: its processors are given to others, or its disk
-// is. How long that was is for the test to know, which measures how long things take.
+// A machine may stall as a whole: its processors or its disk serve others. The test
+// measures how long things take, so it must know how long the machine stalled.
 const (
-	// probeEvery is how often it is looked whether the disk stands still.
+	// probeEvery is how often the disk is probed.
 	probeEvery = 50 * time.Millisecond
-	// leastStall is how long the machine must stand still for that to matter.
+	// leastStall is the shortest stall that counts.
 	leastStall = 20 * time.Millisecond
 )
 
-// openProbe makes a file on the disk that the instances write to.
+// openProbe creates a file on the disk that the instances write to.
 func (l *load) openProbe() {
 	l.t.Helper()
 	probe, err := os.Create(filepath.Join(l.t.TempDir(), "probe"))
@@ -27,7 +27,7 @@ func (l *load) openProbe() {
 	l.probe = probe
 }
 
-// probeDisk notes how long the disk takes, which others use as well.
+// probeDisk records stalls of the disk, which others may use as well.
 func (l *load) probeDisk(ctx context.Context) {
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -45,7 +45,8 @@ func (l *load) probeDisk(ctx context.Context) {
 	}
 }
 
-// stalled notes that the test waited since then for what takes no time, if it did.
+// stalled records a stall from since until now, unless it is shorter than
+// leastStall.
 func (l *load) stalled(since time.Time) {
 	now := time.Now()
 	if now.Sub(since) < leastStall {
@@ -56,7 +57,7 @@ func (l *load) stalled(since time.Time) {
 	l.stalls = append(l.stalls, span{since, now})
 }
 
-// stall is the longest time within a span for which the machine stood still.
+// stall gives the longest time within a span for which the machine stalled.
 func (e *evidence) stall(within span) time.Duration {
 	longest := time.Duration(0)
 	for _, s := range e.stalls {

@@ -8,12 +8,12 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// answer is what a client was told, and what that says of the operation.
+// answer is what a client was told, and what the answer says about the operation.
 type answer struct {
 	Output
 	outcome  harness.Outcome
 	wrote    bool
-	revision uint64 // that was made, or of the node that was read
+	revision uint64 // the one that the write made, or that of the node read
 }
 
 func nodeOf(in Input) harness.Node {
@@ -22,7 +22,7 @@ func nodeOf(in Input) harness.Node {
 	return node
 }
 
-// ask does what in says. revision is that of the condition of a Replace.
+// ask performs the operation in. revision is the condition of a Replace.
 func ask(ctx context.Context, client *harness.Client, in Input, revision uint64) answer {
 	switch in.Kind {
 	case Get:
@@ -57,7 +57,8 @@ func ask(ctx context.Context, client *harness.Client, in Input, revision uint64)
 	return answer{wrote: true, revision: stored.Revision}
 }
 
-// told is what an error says. With that status it is an answer as good as any.
+// told converts an error to an answer. An error with the given status is a definite
+// answer, with the output out.
 func told(err error, status int, out Output) answer {
 	if problem := new(harness.Problem); errors.As(err, &problem) && problem.Answer.Status == status {
 		return answer{Output: out}

@@ -11,9 +11,9 @@ import (
 // searchTime bounds porcupine on one round's history.
 const searchTime = time.Minute
 
-// Check says whether there is an order of operations that a single registry could
-// have produced. If there is none, a picture of them, with a name, is left among
-// the artifacts of t.
+// Check searches for an order of the operations that a single registry could have
+// produced. If there is none, it leaves a picture of the operations, NAME.html,
+// among the artifacts of t.
 func Check(t testing.TB, name string, operations []porcupine.Operation) porcupine.CheckResult {
 	t.Helper()
 	result, info := porcupine.CheckOperationsVerbose(Model, operations, searchTime)

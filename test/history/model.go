@@ -10,16 +10,16 @@ import (
 // Kind is what an operation does to its node.
 type Kind int
 
-// The kinds. A batch is a Put of each of its nodes, all at the same time.
+// The kinds. A batch counts as one Put for each of its nodes, all concurrent.
 const (
 	Get Kind = iota
 	Put
 	PutIfAbsent
-	Replace // a put on the condition that the node still has a value
+	Replace // a put on the condition that the node still has its old value
 	Remove
 )
 
-// String is for people.
+// String gives the name of the kind, for people.
 func (k Kind) String() string {
 	return [...]string{"get", "put", "put if absent", "replace", "remove"}[k]
 }
@@ -28,34 +28,35 @@ func (k Kind) String() string {
 type Input struct {
 	Kind  Kind
 	Node  string
-	Value int // the weight that is written; no two writes share one
-	Old   int // Replace: the weight that the node must have
-	// Here: whoever is asked answers, a follower as well. It makes no difference
-	// to what may be answered.
+	Value int // the weight to write; no two writes share one
+	Old   int // Replace: the weight that the node must have for the write to happen
+	// Here says that the instance asked answers itself, even if it is a follower.
+	// The answers allowed are the same.
 	Here bool
 }
 
-// Output is what the client was told. Of a write with an unknown outcome it was
-// told nothing: it may take effect at any time from its call on, also after all
-// that was seen, which is the same as never.
+// Output is what the client was told. If the outcome of a write is Unknown, the
+// write may take effect at any time after its call, including after the end of the
+// history, which is the same as never.
 type Output struct {
 	Unknown bool
-	// Present: there was a node (Get, Remove), there was one before (PutIfAbsent),
-	// or it had the value that it must have (Replace).
+	// Present says that the node exists (Get, Remove), that it existed before
+	// (PutIfAbsent), or that it had the required value (Replace).
 	Present bool
-	Value   int // Get: its weight
+	Value   int // Get: the weight of the node
 }
 
-// Never is when an operation returns of which the client has heard nothing.
+// Never is the time of return of an operation whose outcome is unknown.
 const Never = math.MaxInt64
 
-// content is what one node of the registry may be.
+// content is the state of one node in the model.
 type content struct {
 	present bool
 	value   int
 }
 
-// Model is one node of the registry: nodes do not touch each other.
+// Model models the registry node by node, since operations on different nodes are
+// independent.
 var Model = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 		byNode := map[string][]porcupine.Operation{}

@@ -83,7 +83,7 @@ func replace(old, value int, out Output) porcupine.Operation {
 	return porcupine.Operation{Input: Input{Kind: Replace, Node: "n", Value: value, Old: old}, Output: out}
 }
 
-// sequence puts operations one after the other, each with its own client.
+// sequence makes operations sequential, each by a client of its own.
 func sequence(operations ...porcupine.Operation) []porcupine.Operation {
 	for i := range operations {
 		operations[i].ClientId = i

@@ -16,24 +16,26 @@ import (
 
 // Config says how the clients of a round behave.
 type Config struct {
-	// Name begins the names of its nodes, which no other round may share.
+	// Name is the prefix of the names of the round's nodes. No other round may
+	// share it.
 	Name string
-	// Clients are each on the instance of one of them.
+	// Clients are clients of the instances. Each runs in a goroutine of its own.
 	Clients []*harness.Client
-	// Here is the query of reads that the instance asked is to answer itself.
+	// Here is the query for reads that the instance asked must answer itself.
 	Here string
-	// Values are counted up by all rounds on a cluster.
+	// Values is a counter that all rounds on a cluster share.
 	Values *atomic.Int64
 	// Timeout is how long a client waits for an answer.
 	Timeout time.Duration
-	// Think is how long a client waits between operations; zero: not at all.
+	// Think is how long a client waits between operations; zero means not at all.
 	Think time.Duration
-	// Reads is how many of a hundred operations are reads; zero: 60.
+	// Reads is the percentage of operations that are reads; zero means 60.
 	Reads int
-	// Batches: some of the writes are batches, and some depend on a revision.
+	// Batches says that some writes are batches, and some are conditional on a
+	// revision.
 	Batches bool
-	// Acknowledged is told of each write that was; nil: nobody wants to know. It is
-	// called from many goroutines.
+	// Acknowledged, unless nil, is called for each acknowledged write. It is called
+	// from many goroutines.
 	Acknowledged func(Write)
 }
 
@@ -46,28 +48,28 @@ type Write struct {
 	Began, At time.Time
 }
 
-// Round is the load of some seconds, on nodes of its own: short histories are
-// searched fast, however many outcomes are unknown.
+// Round is a few seconds of load on nodes of its own. A short history can be
+// searched fast even if many outcomes are unknown.
 type Round struct {
 	Config
 	began time.Time
 
 	mu      sync.Mutex
 	nodes   []string       // in use
-	names   int            // used so far
-	unknown map[string]int // writes to a node with unknown outcomes
+	names   int            // number of names used so far
+	unknown map[string]int // by node: number of writes with unknown outcomes
 	history []porcupine.Operation
 }
 
-// nodesInUse is how many nodes a round works on, and mostUnknown how many writes
-// with unknown outcomes one of them may have before another takes its place: all
-// orders of those have to be searched.
+// nodesInUse is the number of nodes that a round works on. mostUnknown is the
+// number of writes with unknown outcomes after which a node is replaced by a new
+// one, since all orders of such writes have to be searched.
 const (
 	nodesInUse  = 8
 	mostUnknown = 3
 )
 
-// New gives a round that has not begun.
+// New gives a round that has not started.
 func New(config Config) *Round {
 	if config.Reads == 0 {
 		config.Reads = 60
@@ -79,8 +81,8 @@ func New(config Config) *Round {
 	return r
 }
 
-// replace puts a new node where the i-th was. The caller holds mu, or has the
-// round to itself.
+// replace replaces the i-th node by a new one. The caller holds mu, or has the only
+// reference to the round.
 func (r *Round) replace(i int) {
 	r.names++
 	r.nodes[i] = fmt.Sprintf("%s-n%d", r.Name, r.names)
@@ -93,7 +95,8 @@ func (r *Round) inUse() []string {
 	return slices.Clone(r.nodes)
 }
 
-// note adds an operation to the history.
+// note adds an operation to the history, and replaces a node with too many unknown
+// outcomes.
 func (r *Round) note(operation porcupine.Operation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,21 +111,21 @@ func (r *Round) note(operation porcupine.Operation) {
 	}
 }
 
-// Count is how many operations there were so far.
+// Count gives the number of operations so far.
 func (r *Round) Count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.history)
 }
 
-// History is what the clients did and saw so far.
+// History gives the operations so far.
 func (r *Round) History() []porcupine.Operation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.history)
 }
 
-// Run lets the clients work until ctx ends, and returns when all have stopped.
+// Run runs the clients until ctx ends, and returns when all have stopped.
 func (r *Round) Run(ctx context.Context) {
 	var working sync.WaitGroup
 	for id, client := range r.Clients {
@@ -147,7 +150,8 @@ func (r *Round) think(ctx context.Context) {
 	}
 }
 
-// ReadAll reads so many times at once through one instance, as clients of its own.
+// ReadAll makes the given number of concurrent reads through one instance, each as
+// a client of its own.
 func (r *Round) ReadAll(client *harness.Client, times int) {
 	var reading sync.WaitGroup
 	nodes := r.inUse()
@@ -167,7 +171,7 @@ func (r *Round) WriteAll(client *harness.Client) {
 
 func (r *Round) value() int { return int(r.Values.Add(1)) }
 
-// act does one thing of which the client was told, at random.
+// act performs a random operation.
 func (r *Round) act(id int, client *harness.Client, random *rand.Rand) {
 	nodes := r.inUse()
 	node := nodes[random.IntN(len(nodes))]
@@ -189,20 +193,20 @@ func (r *Round) act(id int, client *harness.Client, random *rand.Rand) {
 	}
 }
 
-// begin gives an operation that begins now. What is begun is ended: an operation
-// is not given up because the round is.
+// begin gives an operation that begins now. Its context does not end with the
+// round, so operations are always completed.
 func (r *Round) begin(id int, in Input) (porcupine.Operation, context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.Timeout)
 	return porcupine.Operation{ClientId: id, Input: in, Call: r.now()}, ctx, cancel
 }
 
-// end notes what became of an operation.
+// end records the answer to an operation.
 func (r *Round) end(operation porcupine.Operation, told answer) {
 	in := operation.Input.(Input)
 	operation.Return = r.now()
 	switch {
 	case told.outcome == harness.NotDone, told.outcome == harness.Unknown && in.Kind == Get:
-		return // it says nothing about the registry
+		return // the operation says nothing about the registry
 	case told.outcome == harness.Unknown:
 		told.Output = Output{Unknown: true}
 		operation.Return = Never
@@ -226,8 +230,9 @@ func (r *Round) operate(id int, client *harness.Client, in Input) answer {
 	return told
 }
 
-// readAndReplace reads a node and puts it on the condition that it is the same.
-// No two writes share a value, so the same revision means the same value.
+// readAndReplace reads a node and replaces it on the condition that its revision is
+// unchanged. No two writes share a value, so the same revision means the same
+// value.
 func (r *Round) readAndReplace(id int, client *harness.Client, node string) {
 	read := r.operate(id, client, Input{Kind: Get, Node: node})
 	if !read.Present {
@@ -238,7 +243,7 @@ func (r *Round) readAndReplace(id int, client *harness.Client, node string) {
 	r.end(operation, ask(ctx, client, operation.Input.(Input), read.revision))
 }
 
-// batch puts several nodes at once.
+// batch puts several nodes in one batch.
 func (r *Round) batch(id int, client *harness.Client, ids []string) {
 	var nodes []harness.Node
 	var operations []porcupine.Operation

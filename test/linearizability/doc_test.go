@@ -1,10 +1,10 @@
-// Package linearizability lets clients write and read through all instances of a
+// Package linearizability has clients write and read through all instances of a
 // real cluster while its leaders are killed and paused, and has porcupine search
-// for an order of what they saw that a single registry could have produced. Half
-// of the reads are answered by followers.
+// for an order of the operations that a single registry could have produced.
+// Followers answer half of the reads.
 //
-// Builds that read without the proof of leadership, and so are broken on purpose,
-// and reads that are local on purpose, show that the search finds what it should.
+// Builds that are broken on purpose, by skipping the proof of leadership for reads,
+// and reads that are local on purpose show that the search finds violations.
 package linearizability
 
 import (

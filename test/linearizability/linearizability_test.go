@@ -20,19 +20,19 @@ var duration = flag.Duration("duration", time.Minute, "how long the cluster of e
 
 const (
 	clientsOfEach = 4 // clients on each instance
-	// waitingReads are sent to a leader while it is paused, and settle is how
-	// long something on its way has for getting there.
+	// waitingReads is the number of reads sent to a leader while it is paused, and
+	// settle is how long something in flight has to arrive.
 	waitingReads = 64
 	settle       = 50 * time.Millisecond
-	// fewest is how many operations a round must have seen: idle clients would
-	// prove nothing.
+	// fewest is the least number of operations of a round: idle clients would prove
+	// nothing.
 	fewest = 100
-	// operationTimeout is longer than a leader is paused, so that what was sent to
-	// it before is answered after.
+	// operationTimeout is longer than a leader is paused, so that requests sent to
+	// it before the pause are answered afterwards.
 	operationTimeout = 4 * time.Second
 )
 
-// load makes rounds for one cluster.
+// load runs rounds on one cluster.
 type load struct {
 	t       *testing.T
 	cluster *harness.Cluster
@@ -42,8 +42,9 @@ type load struct {
 	rounds  int
 }
 
-// linearizable is how half of the reads are made, which an instance that does not
-// lead answers itself; others it redirects. local reads ask nobody.
+// linearizable is the query of half of the reads: a follower answers them itself,
+// instead of redirecting to the leader. local reads are answered without asking the
+// leader.
 const (
 	linearizable = "redirect=false"
 	local        = "consistency=stale"
@@ -62,7 +63,7 @@ func (l *load) round() *history.Round {
 
 func newLoad(t *testing.T, options harness.Options) *load {
 	t.Helper()
-	options.Build.Plain = true // the race detector slows down what has to be fast here
+	options.Build.Plain = true // the race detector would slow down what has to be fast here
 	l := &load{t: t, cluster: harness.Start(t, options), here: linearizable}
 	l.connect()
 	return l
@@ -76,8 +77,8 @@ func (l *load) connect() {
 	}
 }
 
-// disturb runs one round while something is done to the leader, and says whether
-// what the clients saw is linearizable.
+// disturb runs one round while what disturbs the leader, and says whether the
+// history of the round is linearizable.
 func (l *load) disturb(what func(r *history.Round, leader *harness.Instance)) porcupine.CheckResult {
 	t := l.t
 	t.Helper()
@@ -89,7 +90,7 @@ func (l *load) disturb(what func(r *history.Round, leader *harness.Instance)) po
 	go func() { defer close(ended); r.Run(ctx) }()
 	l.awaitWork(r, fewest/2)
 	what(r, leader)
-	l.cluster.Leader() // until there is one again
+	l.cluster.Leader() // wait until there is a leader again
 	l.awaitWork(r, fewest)
 	cancel()
 	<-ended
@@ -97,7 +98,7 @@ func (l *load) disturb(what func(r *history.Round, leader *harness.Instance)) po
 	return history.Check(t, fmt.Sprintf("round-%d", l.rounds), r.History())
 }
 
-// awaitWork waits until the round has seen so many operations more.
+// awaitWork waits until the round has more operations.
 func (l *load) awaitWork(r *history.Round, more int) {
 	l.t.Helper()
 	goal := r.Count() + more
@@ -109,16 +110,16 @@ func (l *load) awaitWork(r *history.Round, more int) {
 	})
 }
 
-// kill ends the leader without a word, and starts it again once there is another.
+// kill kills the leader, and restarts it once there is another.
 func (l *load) kill(_ *history.Round, leader *harness.Instance) {
 	leader.Kill()
 	l.cluster.Leader()
 	leader.Restart()
 }
 
-// freeze stops the leader until another is elected, and has written. Before the
-// old one goes on, many reads wait in its sockets: it answers them in the moment
-// in which it does not know yet that it was deposed.
+// freeze pauses the leader until another one is elected and has written. Before the
+// old one resumes, many reads wait in its sockets: it answers them at the moment in
+// which it does not know yet that it was deposed.
 func (l *load) freeze(r *history.Round, leader *harness.Instance) {
 	r.ReadAll(leader.Client, waitingReads) // opens the connections
 	leader.Pause()
@@ -126,8 +127,8 @@ func (l *load) freeze(r *history.Round, leader *harness.Instance) {
 	readBehind(r, leader, func() {})
 }
 
-// lag stops a follower while the leader goes on. When it goes on, reads and what
-// it has missed come in at the same time.
+// lag pauses a follower while the leader goes on. When the follower resumes, reads
+// and the entries that it missed arrive at the same time.
 func (l *load) lag(r *history.Round, leader *harness.Instance) {
 	follower := l.others(leader)[l.rounds%2]
 	r.ReadAll(follower.Client, waitingReads) // opens the connections
@@ -136,7 +137,8 @@ func (l *load) lag(r *history.Round, leader *harness.Instance) {
 	readBehind(r, follower, func() {})
 }
 
-// late has a follower hear everything later than the leader answers.
+// late delays everything that a follower receives beyond the time in which the
+// leader answers.
 func (l *load) late(r *history.Round, leader *harness.Instance) {
 	follower := l.others(leader)[0]
 	follower.Proxy.Delay(harness.Forth, settle)
@@ -147,28 +149,28 @@ func (l *load) late(r *history.Round, leader *harness.Instance) {
 	follower.Proxy.Delay(harness.Forth, 0)
 }
 
-// deceive freezes a leader that believes in itself for long (see deceivable).
-// Answers to its heartbeats from before are on their way to it all the time, and
-// come in after it was asked; of its successor it hears nothing.
+// deceive pauses a leader whose lease is far too long (see deceivable). Answers to
+// its earlier heartbeats are delayed, and arrive after it was asked to read; it
+// hears nothing from its successor.
 func (l *load) deceive(r *history.Round, leader *harness.Instance) {
 	r.ReadAll(leader.Client, waitingReads)
 	for _, i := range l.others(leader) {
 		i.Proxy.Hold(harness.Back)
 	}
-	wait(settle) // for heartbeats, whose answers are held
+	wait(settle) // wait until heartbeats are sent, whose answers are held
 	leader.Proxy.Cut()
 	leader.Pause()
 	r.WriteAll(l.cluster.Successor(leader).Client)
 	readBehind(r, leader, func() {
-		wait(settle) // for the reads to be asking
+		wait(settle) // wait until the reads have arrived
 		for _, i := range l.cluster.Instances {
 			i.Proxy.Heal()
 		}
 	})
 }
 
-// readBehind sends reads to a paused leader, lets it go on, does what comes then,
-// and waits for the answers.
+// readBehind sends reads to a paused instance, resumes it, calls then, and waits
+// for the answers.
 func readBehind(r *history.Round, leader *harness.Instance, then func()) {
 	var reading sync.WaitGroup
 	reading.Go(func() { r.ReadAll(leader.Client, waitingReads) })
@@ -182,8 +184,8 @@ func (l *load) others(leader *harness.Instance) []*harness.Instance {
 	return slices.DeleteFunc(slices.Clone(l.cluster.Instances), func(i *harness.Instance) bool { return i == leader })
 }
 
-// deceivable starts a cluster whose first instance leads, and goes on leading
-// for longer without an answer than the others go without a leader.
+// deceivable starts a cluster whose first instance leads, and keeps leading without
+// an answer for longer than the others wait before they elect another leader.
 func deceivable(t *testing.T, build harness.Build) *load {
 	t.Helper()
 	l := &load{t: t, cluster: harness.New(t, harness.Options{Build: build, Proxied: true}), here: linearizable}
@@ -204,7 +206,7 @@ func wait(d time.Duration) {
 	<-timer.C
 }
 
-// Half of the reads are answered by whoever is asked, and so mostly by followers.
+// The instance asked answers half of the reads, so mostly a follower does.
 func TestReadsAndWritesAreLinearizable(t *testing.T) {
 	for _, backend := range []string{"bolt", "badger", "wal"} {
 		t.Run(backend, func(t *testing.T) {
@@ -230,8 +232,8 @@ func TestADeceivedLeaderServesNoStaleRead(t *testing.T) {
 	}
 }
 
-// A follower that is behind answers no linearizable read before it has caught up,
-// and a read that does not ask for that is found out.
+// A follower that is behind answers a linearizable read only after it has caught
+// up. A local read does not wait, and the search finds that it is stale.
 func TestReadsOfALateFollower(t *testing.T) {
 	tests := map[string]struct {
 		here string
@@ -249,13 +251,13 @@ func TestReadsOfALateFollower(t *testing.T) {
 	}
 }
 
-// A build that does not prove leadership as it must is found out.
+// The search finds builds that do not prove leadership as they must.
 func TestWeakReadsAreFoundOut(t *testing.T) {
 	tests := map[string]struct{ tag string }{
 		"a local read":                 {"broken_read_local"},
 		"VerifyLeader and then a read": {"broken_read_verifyleader"},
 	}
-	// An election may take longer than the old leader believes in itself.
+	// An election may take longer than the old leader's lease.
 	const tries = 10
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -16,19 +16,19 @@ import (
 )
 
 const (
-	// patience is how long a command may fail, or run: the first one that needs
-	// the program may have to wait until it is built.
+	// patience is how long a command may run, or be retried. The first command that
+	// needs the program may have to wait until it is built.
 	patience = 4 * time.Minute
 	pause    = 200 * time.Millisecond
-	// farewell is how long what runs in the background may take to stop.
+	// farewell is how long background processes may take to stop.
 	farewell = 15 * time.Second
 
-	// timedOut is curl's exit status when --max-time is over.
+	// timedOut is curl's exit status when --max-time has passed.
 	timedOut = 28
 )
 
-// Run runs the steps in directory. Its error names the first one that fails. logs
-// is a directory for what commands print beside their standard output.
+// Run runs the steps in directory. Its error names the first step that fails.
+// Output other than standard output goes to files in the directory logs.
 func Run(ctx context.Context, steps []Step, directory, logs string) error {
 	shell, err := open(directory, logs)
 	if err != nil {
@@ -43,13 +43,13 @@ func Run(ctx context.Context, steps []Step, directory, logs string) error {
 	return nil
 }
 
-// shell is one bash that is given commands on its standard input.
+// shell is a bash that reads commands from its standard input.
 type shell struct {
 	command *exec.Cmd
 	input   io.WriteCloser
 	output  *bufio.Reader
 	logs    string
-	mark    string // stands before the exit status of a command
+	mark    string // precedes the exit status of a command in the output
 	steps   int
 }
 
@@ -57,7 +57,7 @@ func open(directory, logs string) (*shell, error) {
 	s := &shell{command: exec.Command("bash", "--norc", "--noprofile"), logs: logs, mark: rand.Text()}
 	s.command.Dir = directory
 	s.command.Env = environ()
-	// With a group of its own, all that it started can be ended.
+	// A process group of its own lets kill end everything that the shell started.
 	s.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var err error
 	if s.input, err = s.command.StdinPipe(); err != nil {
@@ -71,8 +71,8 @@ func open(directory, logs string) (*shell, error) {
 	return s, s.command.Start()
 }
 
-// environ is the environment of a reader: without settings of the program, and
-// without what make tells a make that it runs.
+// environ gives the environment of a reader: without variables that configure the
+// program, and without those that make passes to a child make.
 func environ() []string {
 	var kept []string
 	for _, variable := range os.Environ() {
@@ -87,7 +87,7 @@ func environ() []string {
 func (s *shell) run(ctx context.Context, step Step) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	// A command that hangs ends with the shell.
+	// A command that hangs is ended by ending the shell.
 	unbind := context.AfterFunc(ctx, s.kill)
 	defer unbind()
 	for {
@@ -110,7 +110,7 @@ func (s *shell) run(ctx context.Context, step Step) error {
 	}
 }
 
-// once gives a command to the shell, and what came of it.
+// once runs the command of a step once, and gives its output and exit status.
 func (s *shell) once(step Step) (output string, status int, err error) {
 	s.steps++
 	command := step.Command
@@ -119,7 +119,8 @@ func (s *shell) once(step Step) (output string, status int, err error) {
 		command = strings.TrimSuffix(command, " &")
 		redirect += " >&2 &"
 	}
-	// The brackets stand in lines of their own, so that a comment ends before.
+	// The braces are on lines of their own, so that a comment in the command ends
+	// before the closing one.
 	if _, err := fmt.Fprintf(s.input, "{\n%s\n}%s\nprintf '\\n%%s %%d\\n' %s $?\n", command, redirect, s.mark); err != nil {
 		return "", 0, err
 	}
@@ -139,8 +140,8 @@ func (s *shell) once(step Step) (output string, status int, err error) {
 
 func (s *shell) logPath() string { return filepath.Join(s.logs, fmt.Sprintf("step-%d.log", s.steps)) }
 
-// log is what the last command printed to its standard error, and what those in
-// the background have said.
+// log gives the standard error of the last command and the output of background
+// commands.
 func (s *shell) log() string {
 	var all strings.Builder
 	for n := range s.steps {
@@ -156,13 +157,14 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 
 func (s *shell) kill() { _ = syscall.Kill(-s.command.Process.Pid, syscall.SIGKILL) }
 
-// close ends the shell and all that runs in the background, and waits for that.
+// close ends the shell and all background processes, and waits until they have
+// exited.
 func (s *shell) close() {
 	group := -s.command.Process.Pid
 	_ = s.input.Close()
 	_ = syscall.Kill(group, syscall.SIGTERM)
-	// The group is there for as long as one of its processes is, and the shell,
-	// its leader, is there until Wait.
+	// The process group exists as long as one of its processes does, and the shell,
+	// its leader, exists until Wait.
 	waited := make(chan struct{})
 	go func() {
 		defer close(waited)

@@ -1,27 +1,27 @@
-// Package tour runs the commands that a document shows, in the order in which it
-// shows them, and holds what they print against what the document says they do. So
-// a reader who copies them finds what was promised.
+// Package tour runs the commands that a document shows, in the order shown, and
+// compares their output with what the document shows. So a reader who copies the
+// commands gets what the document promises.
 //
-// It takes only what stands between two marks in the document, and never makes
-// up for what is missing there: what a reader has to do, the document has to say.
+// It runs only what stands between two marks in the document, and adds nothing:
+// what a reader has to do, the document has to say.
 //
-//	<!-- tour -->      begins what is run
+//	<!-- tour -->      begins the part that is run
 //	<!-- end tour -->  ends it
 //
-// In between, every fenced block of the language console is run. The rules:
+// In between, every fenced block with the language console is run. The rules:
 //
-//   - A line that begins with "$ " is a command; one that ends with a backslash
-//     goes on in the next line. All commands are given to one bash, in the root of
-//     a fresh copy of the repository.
+//   - A line that begins with "$ " is a command. A command that ends with a
+//     backslash continues on the next line. All commands go to one bash, in the
+//     root of a fresh copy of the repository.
 //   - A command that ends with " &" runs in the background until the end of the
-//     tour. What it prints is not looked at.
+//     tour. Its output is ignored.
 //   - Any other command has to exit with 0, or with 28 if it has a --max-time,
-//     which is what curl makes of that.
-//   - The lines below a command are what it prints to its standard output; where
-//     there are none, it may print anything. In a line, … stands for any
-//     characters; a line of … alone stands for any number of lines.
-//   - What does not come out right is tried again for a while, as a reader would
-//     who was faster than the instances are.
+//     with which curl exits when that time has passed.
+//   - The lines below a command are its expected standard output; if there are
+//     none, it may print anything. In a line, … matches any characters; a line
+//     with only … matches any number of lines.
+//   - A command with a wrong result is retried for a while, as a reader would who
+//     was faster than the instances.
 package tour
 
 import (
@@ -41,15 +41,14 @@ var (
 type Step struct {
 	Line    int // in the document, from 1
 	Command string
-	// Background: it runs until the end of the tour.
+	// Background says that the command runs until the end of the tour.
 	Background bool
-	// Output is what is shown below it; nil for nothing.
+	// Output is the output that the document shows; nil for none.
 	Output []string
 }
 
-// Parse gives the steps of the tour in a document. A document without one, or with
-// one that is not ended, is an error, and so is a block that does not begin with a
-// command.
+// Parse gives the steps of the tour in a document. It is an error if the document
+// has no tour, if a tour has no end, or if a block does not begin with a command.
 func Parse(document string) ([]Step, error) {
 	var steps []Step
 	const (
@@ -99,13 +98,12 @@ func Parse(document string) ([]Step, error) {
 	return steps, nil
 }
 
-// settle finds out whether the command, as far as it is known, is for the
-// background.
+// settle sets Background from the part of the command that is known so far.
 func (s *Step) settle() {
 	s.Background = strings.HasSuffix(s.Command, " &")
 }
 
-// Matches says whether got is what the step shows.
+// Matches says whether got is the output that the step shows.
 func (s Step) Matches(got string) bool {
 	if s.Output == nil {
 		return true

@@ -86,7 +86,7 @@ func TestRun(t *testing.T) {
 		{Command: "{ until test -e go; do sleep 0.05; done; touch done; sleep 1000; } &", Background: true},
 		{Command: "printf 'no end of line'", Output: []string{"no end of line"}},
 		{Command: "touch go"},
-		{Command: "cat done", Output: nil}, // fails until it is there
+		{Command: "cat done", Output: nil}, // fails until the file exists
 		{Command: "sh -c 'exit 28' --max-time"},
 		{Command: "pwd", Output: []string{"…"}},
 	}
@@ -103,7 +103,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestDocuments is the promise of the README, and of what it sends readers to.
+// TestDocuments runs the tours of the README and of the documents that it refers
+// readers to.
 func TestDocuments(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -119,7 +120,7 @@ func TestDocuments(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// It uses the ports that a reader uses.
+			// The tour uses the same ports as a reader.
 			for _, port := range []string{"8008", "8009", "8010", "8080", "8081", "8082"} {
 				listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
 				if err != nil {
@@ -146,7 +147,7 @@ func copyOf(t *testing.T, root string) string {
 	for name := range strings.SplitSeq(strings.TrimRight(string(files), "\x00"), "\x00") {
 		info, err := os.Stat(filepath.Join(root, name))
 		if os.IsNotExist(err) {
-			continue // deleted, and that not committed yet
+			continue // deleted, but the deletion is not committed yet
 		}
 		if err != nil {
 			t.Fatal(err)
