@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// broken is what does not do what it should, so that the checks have something to
-// find.
+// broken describes a defect built in on purpose, so that the checks have something
+// to find.
 type broken struct {
 	disk  lie
-	reads bool        // leaders answer without proving that they are
-	hides bool        // clients are told that nothing happened, where that is not known
-	plan  func(*plan) // what brings it to light
+	reads bool        // leaders answer reads without proving leadership
+	hides bool        // clients are told that nothing happened when the outcome is unknown
+	plan  func(*plan) // makes the plan bring the defect to light
 }
 
 var brokenThings = map[string]broken{
@@ -25,13 +25,13 @@ var brokenThings = map[string]broken{
 	believing:                                   {plan: deceptions},
 }
 
-// believing is a build of its own: see consensus.Node.
+// believing is a separate build with a broken read: see consensus.Node.
 const (
 	believing    = "VerifyLeader and then a read"
 	believingTag = "broken_read_verifyleader"
 )
 
-// deceptions are what makes a leader answer that was deposed long ago.
+// deceptions makes a plan in which a leader answers that was deposed long ago.
 func deceptions(p *plan) {
 	p.instances = 3
 	p.believes = true
@@ -40,13 +40,14 @@ func deceptions(p *plan) {
 	p.faults = []fault{isolate, slowLink, handOver}
 }
 
-// crashes are what a disk that forgets needs.
+// crashes makes a plan that exposes a disk that loses data.
 func crashes(p *plan) {
 	p.instances = 3
 	p.faults = []fault{crashOne, crashAll, crashInWrite, isolate}
 }
 
-// elections are won by two in the same term, if a voter forgets whom it voted for.
+// elections makes a plan in which two leaders are elected in the same term if a
+// voter forgets its vote.
 func elections(p *plan) {
 	p.instances = 3
 	p.believes = false
@@ -55,7 +56,7 @@ func elections(p *plan) {
 	p.faults = []fault{duel}
 }
 
-// soon is within how many histories what is broken is found out.
+// soon is the number of histories within which a defect has to be found.
 const soon = 100
 
 func TestWhatIsBrokenIsFoundOut(t *testing.T) {
@@ -76,14 +77,14 @@ func TestWhatIsBrokenIsFoundOut(t *testing.T) {
 	}
 }
 
-// A proof of leadership stands up to what finds the others out.
+// A correct build survives the plan that exposes those that don't prove leadership.
 func TestDeceptionsFindNothingInWhatIsWhole(t *testing.T) {
 	for _, r := range failing(work(t.Context(), t, "", assignment{Seeds: shards(*first, 20, 1)[0], Broken: believing})) {
 		tell(t, r)
 	}
 }
 
-// build makes the test of this package with a tag.
+// build builds the test binary of this package with a build tag.
 func build(t *testing.T, tag string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "simulation.test")

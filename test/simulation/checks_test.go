@@ -11,13 +11,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
-// Every answer names the revision that it was given at, so the changes that were
-// seen are an order in which all operations can have happened, or nothing is. It
-// takes one walk to find out: what each operation was told must be true at its
-// revision, and revisions must not contradict the order of calls and answers.
-// Porcupine finds an order by itself, from what single nodes looked like.
+// Every answer names the revision at which it was given, so the observed changes
+// are the only candidate for an order of all operations. One walk checks that
+// order: the answer of each operation must be true at its revision, and revisions
+// must not contradict the order of calls and answers. Porcupine searches for an
+// order independently, node by node.
 
-// contradictions are what is wrong with records, given all changes.
+// contradictions gives everything that is wrong with the records, given all
+// changes.
 func contradictions(changes []domain.Change, records []*record) []string {
 	c := newChecker(changes)
 	c.order(records)
@@ -43,7 +44,7 @@ type checker struct {
 	changes []domain.Change
 	byValue map[int]domain.Change
 	states  []map[string]*domain.CacheNode // by revision
-	floor   map[*record]domain.Revision    // that was known to somebody when it was called
+	floor   map[*record]domain.Revision    // highest revision that some client knew when the operation was called
 	found   []string
 }
 
@@ -75,7 +76,7 @@ func (c *checker) wrong(r *record, format string, args ...any) {
 	c.found = append(c.found, fmt.Sprintf("%v: ", r)+fmt.Sprintf(format, args...))
 }
 
-// revision is what the answer of r proves to have been reached.
+// revision gives the revision that the answer of r proves to have been reached.
 func (r *record) revision() domain.Revision {
 	switch {
 	case r.outcome == done && r.read != nil:
@@ -88,7 +89,7 @@ func (r *record) revision() domain.Revision {
 	return 0
 }
 
-// order finds the floor of each call.
+// order computes the floor of each call.
 func (c *checker) order(records []*record) {
 	answered := slices.SortedFunc(slices.Values(records), func(a, b *record) int { return int(a.ends - b.ends) })
 	called := slices.SortedFunc(slices.Values(records), func(a, b *record) int { return int(a.call - b.call) })
@@ -169,7 +170,7 @@ func (c *checker) done(r *record) {
 	}
 }
 
-// holds says whether an edit is possible in a state.
+// holds says whether the condition of an edit holds in a state.
 func holds(e edit, state map[string]*domain.CacheNode) bool {
 	node := state[e.node]
 	switch {
@@ -199,7 +200,8 @@ func (c *checker) refused(r *record) {
 	c.notDone(r)
 }
 
-// notDone: who was told that nothing happened may rely on it.
+// notDone checks that a write whose client was told that it did not happen did not
+// happen.
 func (c *checker) notDone(r *record) {
 	for _, e := range r.edits {
 		if change, happened := c.byValue[e.value]; happened && !e.remove {
@@ -230,7 +232,7 @@ func (c *checker) unknown(r *record) {
 	}
 }
 
-// origins: nothing is in the registry that nobody wrote.
+// origins checks that every change was written by a client.
 func (c *checker) origins(records []*record) {
 	written := map[int]string{}
 	for _, r := range records {
@@ -249,8 +251,9 @@ func (c *checker) origins(records []*record) {
 
 func (r *record) linearizable() bool { return r.read.Source != 2 || r.local }
 
-// operations are what porcupine makes of records. What nobody ever saw need not have
-// happened: each such write would double what there is to search.
+// operations gives the records in the form that porcupine takes. It leaves out
+// writes with an unknown outcome that nobody ever saw: they need not have happened,
+// and each would double the search.
 func operations(records []*record, changes []domain.Change) []porcupine.Operation {
 	seen := map[int]bool{}
 	for _, change := range changes {
@@ -284,7 +287,8 @@ func operations(records []*record, changes []domain.Change) []porcupine.Operatio
 	return all
 }
 
-// writes takes a batch apart, and of conditions only what the model knows.
+// writes splits a batch into its edits, and leaves out conditions that the model
+// does not know.
 func writes(r *record, seen map[int]bool, add func(history.Input, history.Output)) {
 	for _, e := range r.edits {
 		in := history.Input{Kind: history.Put, Node: e.node, Value: e.value}
@@ -307,11 +311,12 @@ func writes(r *record, seen map[int]bool, add func(history.Input, history.Output
 	}
 }
 
-// searchTime bounds porcupine's search: with many unknown outcomes there are many
+// searchTime bounds porcupine's search: many unknown outcomes mean many possible
 // orders.
 const searchTime = 2 * time.Second
 
-// check says everything that is wrong with a history.
+// check gives everything that is wrong with a history, and whether porcupine
+// finished its search.
 func (h *story) check() (found []string, searched bool) {
 	found = append(found, h.failures...)
 	found = append(found, contradictions(h.seen.changes, h.records)...)

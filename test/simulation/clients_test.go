@@ -11,7 +11,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// nodesInUse is how many nodes the clients of a history work on.
+// nodesInUse is the number of nodes that the clients of a history work on.
 const nodesInUse = 4
 
 // outcome is what a client was told.
@@ -26,8 +26,9 @@ const (
 
 func (o outcome) String() string { return [...]string{"done", "refused", "not done", "unknown"}[o] }
 
-// record is what a client asked and what it was told. Its clock is the
-// history's: an answer that is earlier than another call has a smaller number.
+// record is what a client asked and what it was told. call and ends come from the
+// clock of the history: an answer that came before another operation's call has the
+// smaller number.
 type record struct {
 	client     int
 	at         string // the instance
@@ -38,7 +39,7 @@ type record struct {
 	refusal *domain.Refusal
 
 	read  *ports.Read
-	local bool // a read that is said to be linearizable, and was not proven
+	local bool // a read that claims to be linearizable, but proved nothing
 	view  domain.View
 
 	outcome outcome
@@ -49,7 +50,7 @@ type record struct {
 type edit struct {
 	node   string
 	remove bool
-	value  int // the weight that is written; no two writes share one
+	value  int // the weight to write; no two writes share one
 	when   domain.Condition
 }
 
@@ -85,12 +86,12 @@ func (r *record) String() string {
 	return fmt.Sprintf("client %d at %s [%d, %d] %s: %s", r.client, r.at, r.call, r.ends, what, told)
 }
 
-// client works on one history, one operation after the other.
+// client makes the operations of one client, one after the other.
 type client struct {
 	story  *story
 	id     int
 	random *rand.Rand
-	latest domain.Revision // that it was told of
+	latest domain.Revision // the highest it was told
 }
 
 func newClient(h *story, n int) *client {
@@ -105,8 +106,8 @@ func (c *client) work(ctx context.Context) {
 			continue
 		}
 		timeout := span(c.random, 20*time.Millisecond, 1200*time.Millisecond)
-		// What was begun is ended: nobody's outcome is unknown only because it is
-		// the end of the test.
+		// Operations are completed even if the test ends: that must be no reason
+		// for an unknown outcome.
 		short, cancel := context.WithTimeout(c.story.running, timeout)
 		if c.random.IntN(100) < c.story.plan.reads {
 			c.read(short, p)
@@ -117,7 +118,8 @@ func (c *client) work(ctx context.Context) {
 	}
 }
 
-// choose prefers those who say that they lead: others mostly send clients away.
+// choose gives an instance, preferring those that say they lead: followers mostly
+// refuse.
 func (c *client) choose() *process {
 	var p *process
 	for range 4 {
@@ -225,14 +227,14 @@ func (c *client) read(ctx context.Context, p *process) {
 	}
 	r.outcome = done
 	if r.err != nil || p.dead.Load() {
-		r.outcome = notDone // of a read nothing can be unknown
+		r.outcome = notDone // a read has no effect that could be unknown
 	} else {
 		c.latest = max(c.latest, r.view.Revision())
 	}
 	c.story.note(r)
 }
 
-// localRead is what a leader says that proves nothing.
+// localRead answers from a leader's own state, without proving leadership.
 func localRead(p *process) (domain.View, error) {
 	state, _ := p.State()
 	if !state.Leading {
@@ -241,7 +243,8 @@ func localRead(p *process) (domain.View, error) {
 	return state.View, nil
 }
 
-// writeSomewhere tries all instances, once.
+// writeSomewhere tries to write through each instance once, until one write
+// succeeds.
 func (c *client) writeSomewhere(ctx context.Context) error {
 	var faults []error
 	for _, i := range c.story.instances {

@@ -17,7 +17,7 @@ import (
 
 var errDisk = errors.New("the simulated disk fails")
 
-// lie is what a disk does that it must not do: the checks have to find it.
+// lie is a way in which a disk breaks its promises, which the checks have to find.
 type lie int
 
 const (
@@ -27,23 +27,23 @@ const (
 	swapsEntries
 )
 
-// disk is where an instance keeps its log, over all its lives. Every write takes
-// a while; a crash meanwhile leaves a beginning of it, or nothing. Safe for
-// concurrent use.
+// disk is where an instance keeps its log across all its lives. Every write takes a
+// while. A crash during a write leaves a prefix of the write, or nothing. disk is
+// safe for concurrent use.
 type disk struct {
-	random *rand.Rand // used by who holds writing, or mu
+	random *rand.Rand // used by the holder of writing, or of mu
 	lie    lie
 
 	mu    sync.Mutex
 	store logstore.Store // what is durable
 	behaviour
-	changed chan struct{} // closed, and replaced, with its behaviour
-	writes  int           // until armed is called
-	votes   bool          // only those of votes count
+	changed chan struct{} // closed, and replaced, when the behaviour changes
+	writes  int           // the number of writes until armed is called
+	votes   bool          // only writes of votes count
 	armed   func()
 }
 
-// behaviour is how a disk is.
+// behaviour says how a disk behaves.
 type behaviour struct {
 	hung, failing, full bool
 	slow                time.Duration
@@ -61,7 +61,7 @@ func emptyStore() logstore.Store {
 	return store
 }
 
-// behave says how the disk is from now on.
+// behave sets the behaviour from now on.
 func (d *disk) behave(b behaviour) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -76,15 +76,16 @@ func (d *disk) isFailing() bool {
 	return d.failing
 }
 
-// arm has crash called, which must not wait, at the end of a write to come, of all
-// or of those of votes.
+// arm has crash called at the end of the given number of writes from now, counting
+// only writes of votes if votes is set. crash must not block.
 func (d *disk) arm(writes int, votes bool, crash func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.writes, d.votes, d.armed = writes, votes, crash
 }
 
-// candidate is the address of whom the instance voted for, empty where that is lost.
+// candidate gives the address of the instance that this one voted for, or "" if the
+// vote is lost.
 func (d *disk) candidate() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -98,7 +99,7 @@ func (d *disk) candidate() string {
 	return string(address)
 }
 
-// open begins a life of the instance.
+// open begins a life of the instance on the disk.
 func (d *disk) open() *life {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -107,27 +108,27 @@ func (d *disk) open() *life {
 	return l
 }
 
-// wipe forgets everything. Nobody may have it open.
+// wipe erases the disk. No process may have it open.
 func (d *disk) wipe() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.store = emptyStore()
 }
 
-// life is the store that one process has open. What it writes after its crash
-// only it ever sees.
+// life is the store as one process has it open. Writes after the process's crash
+// are visible only to that process.
 type life struct {
 	logstore.Store
 	disk    *disk
-	writing chan struct{} // holds a token while there is a write
+	writing chan struct{} // holds a token during a write
 	running context.Context
 	end     context.CancelFunc
 
 	inFlight []*raft.Log // disk.mu guards it
-	last     []*raft.Log // of the latest append that was acknowledged
+	last     []*raft.Log // of the latest acknowledged append
 }
 
-// crash ends the life: what is durable now is what the next one finds.
+// crash ends the life. The next life finds what is durable now.
 func (l *life) crash() {
 	d := l.disk
 	d.mu.Lock()
@@ -154,7 +155,7 @@ func (l *life) crash() {
 
 const longestLog = 1 << 40
 
-// durable gives a copy.
+// durable gives a copy of the durable part of a store.
 func durable(store logstore.Store) logstore.Store {
 	image := emptyStore()
 	first, err := store.FirstIndex()
@@ -177,14 +178,14 @@ func durable(store logstore.Store) logstore.Store {
 	return image
 }
 
-// must is for what can't fail.
+// must panics on errors that can't happen.
 func must(err error) {
 	if err != nil {
 		panic(fmt.Sprintf("simulation: %v", err))
 	}
 }
 
-// write does one write, in its time.
+// write performs one write at a time, and calls armed when it is due.
 func (l *life) write(vote bool, do func() error) error {
 	l.writing <- struct{}{}
 	defer func() { <-l.writing }()
@@ -201,7 +202,7 @@ func (l *life) write(vote bool, do func() error) error {
 	return err
 }
 
-// take lets the time of a write pass, and says whether the disk fails.
+// take waits as long as a write takes, and says whether the disk fails.
 func (l *life) take() (fails bool) {
 	d := l.disk
 	d.mu.Lock()
@@ -222,7 +223,7 @@ func (l *life) take() (fails bool) {
 		if hung {
 			left = longest
 		}
-		_ = waitFor(l.running, left, changed) // the end shows in the next round
+		_ = waitFor(l.running, left, changed) // the next turn of the loop notices the end
 	}
 }
 
@@ -254,8 +255,8 @@ func (l *life) note(inFlight, last []*raft.Log) {
 	l.inFlight, l.last = inFlight, last
 }
 
-// swap has every tenth entry come to nothing that another instance made: one of
-// its own is not older than this call.
+// swap replaces every tenth entry from another instance by a no-op. An entry of the
+// instance's own is not older than this call.
 func swap(logs []*raft.Log) {
 	for _, log := range logs {
 		if log.Type == raft.LogCommand && log.Index%10 == 0 && time.Since(log.AppendedAt) > 0 {
@@ -276,7 +277,7 @@ func (l *life) DeleteRange(least, most uint64) error {
 
 // Set implements raft.StableStore.
 func (l *life) Set(key, value []byte) error {
-	// What stands there before a vote has no address in it.
+	// The placeholder before a vote contains no address.
 	votes := bytes.Equal(key, logstore.VoteCandidateKey) && bytes.Contains(value, []byte(":"))
 	return l.write(votes, func() error {
 		if l.take() {
@@ -296,7 +297,7 @@ func (l *life) SetUint64(key []byte, value uint64) error {
 	})
 }
 
-// Close implements io.Closer. What the process wrote until now stays.
+// Close implements io.Closer. What the process wrote before stays.
 func (l *life) Close() error {
 	l.crash()
 	return nil

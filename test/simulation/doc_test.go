@@ -1,22 +1,24 @@
 // Package simulation runs short lives of small clusters in one process, thousands
-// of them: real consensus.Nodes, whose network and disks are simulated, and whose
-// time is that of a testing/synctest bubble. A seed decides how many instances there
-// are, what clients ask, and which faults come when: partitions of all kinds,
-// late messages, broken connections, crashes (also in the middle of a write), slow,
-// hanging and failing disks, transfers of leadership, and changes of the membership.
+// of them: real consensus.Nodes on a simulated network and simulated disks, in the
+// fake time of a testing/synctest bubble. A seed decides the number of instances,
+// what clients ask, and which faults happen when: partitions of all kinds, late
+// messages, broken connections, crashes (also in the middle of a write), slow,
+// hanging and failing disks, transfers of leadership, and changes of the
+// membership.
 //
-// What clients, subscribers and those who watch the instances saw must fit into one
+// What clients, subscribers and observers of the instances saw must fit into one
 // order: see checks_test.go. Disks and clients that are broken on purpose show that
 // the checks find what they should.
 //
-// A seed that fails is printed, with all that happened. It replays
+// A seed that fails is printed with a trace of everything that happened. To replay
+// it:
 //
 //	go test ./test/simulation -run TestHistories -seed=N
 //
-// what was decided by the seed: all that is simulated, and raft's own timeouts. Every
-// message and every write takes another time, so that hardly anything happens at the
-// same moment. Where it does, the Go runtime draws lots (select, the order of timers,
-// the order of maps), and a history takes another turn: the seed is therefore tried
+// A replay repeats everything that the seed decides: the simulation, and raft's own
+// timeouts. Every message and every write takes a different time, so hardly any two
+// events coincide. When events do coincide, the Go runtime chooses at random
+// (select, timers, maps), and the history may differ. A seed is therefore tried
 // again, up to a hundred times, until it fails.
 package simulation
 
@@ -30,7 +32,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// inTheGate is what takes some seconds.
+// inTheGate gives the default number of histories, which takes some seconds.
 func inTheGate() int {
 	if harness.Race {
 		return 40

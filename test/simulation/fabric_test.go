@@ -19,15 +19,15 @@ var (
 	errReset   = errors.New("connection reset")
 )
 
-// fabric is the network of one history. What is sent takes a while, other for
-// every message, so that hardly anything happens at the same time: that is what
-// makes a history come out alike when it is replayed. A link that is held keeps
-// what is sent over it, as TCP does, until it is let go. Safe for concurrent use.
+// fabric is the network of one history. Every message takes a different time, so
+// that hardly any two events coincide: that makes replays repeat. A link that is
+// held keeps what is sent over it until it is freed, as TCP does. fabric is safe
+// for concurrent use.
 type fabric struct {
 	seed  uint64
-	least time.Duration // that a message takes
+	least time.Duration // the least time that a message takes
 
-	mu    sync.Mutex // guards what follows, and every way
+	mu    sync.Mutex // guards the fields below, and every way
 	links map[[2]string]*link
 	ports map[string]*port
 	conns []*conn // one side of each
@@ -35,10 +35,10 @@ type fabric struct {
 
 // link is one direction between two addresses.
 type link struct {
-	random  *rand.Rand // its own, so that one message more changes nothing elsewhere
-	held    int        // by so many faults
+	random  *rand.Rand // of its own, so that one more message changes nothing elsewhere
+	held    int        // number of faults that hold it
 	slow    time.Duration
-	changed chan struct{} // closed, and replaced, when it is let go
+	changed chan struct{} // closed, and replaced, when it is freed
 }
 
 func newFabric(seed uint64) *fabric {
@@ -51,7 +51,7 @@ func newFabric(seed uint64) *fabric {
 	}
 }
 
-// link needs mu.
+// link gives the link between two addresses. The caller holds mu.
 func (f *fabric) link(from, to string) *link {
 	key := [2]string{from, to}
 	if f.links[key] == nil {
@@ -61,7 +61,8 @@ func (f *fabric) link(from, to string) *link {
 	return f.links[key]
 }
 
-// arrival is when what is sent now gets there, if nothing holds it. It needs mu.
+// arrival gives when a message sent now arrives, unless the link is held. The
+// caller holds mu.
 func (f *fabric) arrival(l *link) time.Time {
 	takes := f.least + time.Duration(l.random.Int64N(int64(f.least)))
 	if l.slow > 0 {
@@ -76,7 +77,7 @@ func (f *fabric) hold(from, to string) {
 	f.link(from, to).held++
 }
 
-// free lets go what hold held, which arrives now.
+// free undoes hold. What was held arrives now.
 func (f *fabric) free(from, to string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -92,8 +93,7 @@ func (f *fabric) slowDown(from, to string, by time.Duration) {
 	f.link(from, to).slow = by
 }
 
-// reset breaks all connections between two addresses; what is under way on them
-// is lost.
+// reset breaks all connections between two addresses. Data in flight is lost.
 func (f *fabric) reset(a, b string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -107,7 +107,7 @@ func (f *fabric) reset(a, b string) {
 	})
 }
 
-// travel returns when something that is sent now is there.
+// travel waits until a message that is sent now has arrived.
 func (f *fabric) travel(ctx context.Context, from, to string) error {
 	f.mu.Lock()
 	l := f.link(from, to)
@@ -133,7 +133,8 @@ func (f *fabric) travel(ctx context.Context, from, to string) error {
 // longest is longer than any history.
 const longest = time.Hour
 
-// waitFor returns after that time, or earlier when changed is closed.
+// waitFor waits for most, or until changed is closed. It gives the error of ctx if
+// ctx ends first.
 func waitFor(ctx context.Context, most time.Duration, changed <-chan struct{}) error {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
@@ -146,15 +147,14 @@ func waitFor(ctx context.Context, most time.Duration, changed <-chan struct{}) e
 	return nil
 }
 
-// port implements consensus.Network and net.Listener for one instance, from its
-// start to its end.
+// port implements consensus.Network and net.Listener for one life of an instance.
 type port struct {
 	fabric  *fabric
 	address string
 	accept  func(net.Conn) error
 
 	backlog chan net.Conn
-	closed  chan struct{} // its listener is
+	closed  chan struct{} // closed when the listener is closed
 	running context.Context
 	crash   context.CancelFunc
 	going   sync.WaitGroup
@@ -194,8 +194,8 @@ func (p *port) Dial(ctx context.Context, to string) (net.Conn, error) {
 	return here, nil
 }
 
-// connect gives both sides of a connection, or one and nil where nobody listens, or
-// where whoever dials has died on the way.
+// connect gives both ends of a new connection. there is nil if nothing listens at
+// to, or if the dialling process died in the meantime.
 func (f *fabric) connect(from *port, to string) (here, there *conn) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -212,7 +212,7 @@ func (f *fabric) connect(from *port, to string) (here, there *conn) {
 	return here, there
 }
 
-// welcome is what demux does, which bounds it by two seconds as well.
+// welcome accepts a connection as demux does, with the same limit of two seconds.
 func (p *port) welcome(c *conn) {
 	ctx, cancel := context.WithTimeout(p.running, 2*time.Second)
 	defer cancel()
@@ -246,8 +246,8 @@ func (p *port) Close() error {
 	return nil
 }
 
-// die is what happens to the port when its process ends: nobody listens any
-// more, and the other sides of its connections are told so.
+// die ends the port with its process: it stops listening, and the far ends of its
+// connections see them closed.
 func (p *port) die() {
 	p.fabric.mu.Lock()
 	defer p.fabric.mu.Unlock()
@@ -282,7 +282,7 @@ type address string
 func (address) Network() string  { return "simulated" }
 func (a address) String() string { return string(a) }
 
-// conn is one side of a connection.
+// conn is one end of a connection.
 type conn struct {
 	in, out       *way
 	local, remote string
@@ -292,13 +292,13 @@ type conn struct {
 type way struct {
 	fabric   *fabric
 	link     *link
-	under    []message     // way, in order
-	err      error         // why nothing is read or written any more
+	under    []message     // under way: sent and not read yet, in order
+	err      error         // why it can't be read or written any more
 	deadline time.Time     // of reads
-	wake     chan struct{} // closed, and replaced, when there is something to look at
+	wake     chan struct{} // closed, and replaced, when there is something new to look at
 }
 
-// message with no bytes is the end.
+// message is a chunk of bytes. No bytes mean the end of the connection.
 type message struct {
 	at    time.Time
 	bytes []byte
@@ -316,7 +316,7 @@ func (w *way) end(err error) {
 	}
 }
 
-// finish lets what is under way arrive, and after it the end.
+// finish lets data in flight arrive, followed by the end.
 func (w *way) finish() { w.send(nil) }
 
 func (w *way) send(bytes []byte) {
@@ -328,7 +328,7 @@ func (w *way) send(bytes []byte) {
 	w.alert()
 }
 
-// take reads what has arrived; where that is nothing it says how long to wait.
+// take reads what has arrived. If that is nothing, it gives how long to wait.
 func (w *way) take(b []byte) (n int, wait time.Duration, err error) {
 	now := time.Now()
 	wait = longest
@@ -378,7 +378,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 }
 
-// Write implements net.Conn. It never waits.
+// Write implements net.Conn. It never blocks.
 func (c *conn) Write(b []byte) (int, error) {
 	c.out.fabric.mu.Lock()
 	defer c.out.fabric.mu.Unlock()
@@ -422,7 +422,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// SetWriteDeadline implements net.Conn: writes never wait.
+// SetWriteDeadline implements net.Conn. It does nothing, since writes never block.
 func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 
 // timedOut is a net.Error.

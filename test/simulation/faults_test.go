@@ -10,8 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// fault does something to the cluster, for a while, and takes it back at the
-// latest when ctx ends. It does not wait for that.
+// fault disturbs the cluster for a while. It returns at once, and the disturbance
+// ends with ctx at the latest.
 type fault func(h *story, random *rand.Rand, ctx context.Context)
 
 var allFaults = []fault{
@@ -21,7 +21,7 @@ var allFaults = []fault{
 }
 
 func (h *story) some(random *rand.Rand) *instance {
-	// The leader is worth more than its share.
+	// Faults of the leader reveal more than its share of instances would give.
 	if random.IntN(2) == 0 {
 		if leader := h.leader(); leader != nil {
 			return leader
@@ -30,7 +30,7 @@ func (h *story) some(random *rand.Rand) *instance {
 	return h.instances[random.IntN(len(h.instances))]
 }
 
-// leader is who says that it leads; nil for nobody.
+// leader gives an instance that says it leads, or nil if there is none.
 func (h *story) leader() *instance {
 	for _, i := range h.instances {
 		if p := i.alive(); p != nil {
@@ -42,7 +42,7 @@ func (h *story) leader() *instance {
 	return nil
 }
 
-// during does something, and undoes it after a while.
+// during calls undo after d, or when ctx ends.
 func (h *story) during(ctx context.Context, d time.Duration, undo func()) {
 	h.faults.Go(func() {
 		h.pause(ctx, d)
@@ -54,8 +54,8 @@ func span(random *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(random.Int64N(int64(most-least)))
 }
 
-// cut holds what is sent between two sides. Afterwards it either arrives, or is
-// lost with its connections.
+// cut holds what is sent over links for a while. Afterwards the data either
+// arrives, or is lost with its connections.
 func (h *story) cut(ctx context.Context, random *rand.Rand, links [][2]string) {
 	for _, l := range links {
 		h.fabric.hold(l[0], l[1])
@@ -72,7 +72,8 @@ func (h *story) cut(ctx context.Context, random *rand.Rand, links [][2]string) {
 	})
 }
 
-// around gives the links of one instance.
+// around gives the links between an instance and all others: those from it, those
+// to it, or both.
 func (h *story) around(i *instance, from, to bool) (links [][2]string) {
 	for _, other := range h.instances {
 		if other == i {
@@ -94,8 +95,7 @@ func isolate(h *story, random *rand.Rand, ctx context.Context) {
 	h.cut(ctx, random, h.around(i, true, true))
 }
 
-// deafen is what a paused process looks like, too: what was answered to it finds
-// it later.
+// deafen also looks like a pause of the process: answers to it arrive later.
 func deafen(h *story, random *rand.Rand, ctx context.Context) {
 	i := h.some(random)
 	h.trace("%s hears nothing", i.id)
@@ -150,7 +150,7 @@ func (h *story) crashFor(ctx context.Context, i *instance, d time.Duration) {
 	h.during(ctx, d, func() { h.revive(i, 0) })
 }
 
-// downtime is mostly so short that others don't notice.
+// downtime gives a time that is mostly too short for others to notice.
 func downtime(random *rand.Rand) time.Duration {
 	if random.IntN(3) > 0 {
 		return span(random, time.Millisecond, 60*time.Millisecond)
@@ -168,8 +168,8 @@ func crashAll(h *story, random *rand.Rand, ctx context.Context) {
 	}
 }
 
-// crashInWrite crashes an instance when it has just written something, most
-// likely a term, a vote or an entry, and has told nobody.
+// crashInWrite crashes an instance when it has just written something, most likely
+// a term, a vote or an entry, and has not yet told anyone.
 func crashInWrite(h *story, random *rand.Rand, ctx context.Context) {
 	i := h.some(random)
 	down := downtime(random)
@@ -178,7 +178,8 @@ func crashInWrite(h *story, random *rand.Rand, ctx context.Context) {
 	})
 }
 
-// crashVoters crashes whoever votes, a little later: the vote is on its way.
+// crashVoters crashes each instance a little after it has written a vote: the vote
+// is on its way.
 func crashVoters(h *story, random *rand.Rand, ctx context.Context) {
 	for _, i := range h.instances {
 		later := span(random, 0, 5*time.Millisecond)
@@ -192,8 +193,9 @@ func crashVoters(h *story, random *rand.Rand, ctx context.Context) {
 	}
 }
 
-// duel crashes the leader, and keeps the others from each other: both want its vote.
-// When one has that, it crashes again, and hears of it no more: it is the other's turn.
+// duel crashes the leader and cuts the others off from each other, so that each
+// asks it for its vote. When one gets the vote, the voter crashes again and is cut
+// off from that candidate: it is the other's turn.
 func duel(h *story, random *rand.Rand, ctx context.Context) {
 	voter := h.leader()
 	if voter == nil {
@@ -212,7 +214,7 @@ func duel(h *story, random *rand.Rand, ctx context.Context) {
 	h.cut(ctx, random, between)
 	down := span(random, time.Millisecond, 10*time.Millisecond)
 	h.crashFor(ctx, voter, down)
-	random = rand.New(rand.NewPCG(random.Uint64(), 0)) // what follows happens beside other faults
+	random = rand.New(rand.NewPCG(random.Uint64(), 0)) // what follows runs concurrently with other faults
 	var voted func()
 	voted = func() {
 		h.faults.Go(func() {
@@ -255,9 +257,9 @@ func (h *story) badDisk(ctx context.Context, random *rand.Rand, b behaviour) {
 	h.during(ctx, span(random, 10*time.Millisecond, 1500*time.Millisecond), func() { i.disk.behave(behaviour{}) })
 }
 
-// operate has the leader do something to the membership of i. To its own it does
-// nothing, and hands over: who has the end of its own vote in its log, and leads no
-// more, stands in the way of the others, and raft does not let it stand.
+// operate has the leader change the membership of i. If i is the leader itself, it
+// hands over instead: a former leader whose log ends its own vote blocks the
+// others, and raft does not let it stand for election.
 func (h *story) operate(ctx context.Context, what string, i *instance, do func(ctx context.Context, leader *process) error) {
 	leader := h.leader()
 	if leader == nil {
@@ -284,7 +286,8 @@ func handOver(h *story, random *rand.Rand, ctx context.Context) {
 	h.operate(ctx, "hand over to "+to, nil, func(ctx context.Context, leader *process) error { return leader.HandOver(ctx, to) })
 }
 
-// change is operate for what changes who counts.
+// change is operate for changes of who is a voter. It does nothing while a
+// directory is being wiped.
 func (h *story) change(ctx context.Context, what string, i *instance, do func(ctx context.Context, leader *process) error) {
 	h.operate(ctx, what, i, func(ctx context.Context, leader *process) error {
 		if !h.losing.TryRLock() {
@@ -311,7 +314,8 @@ func promote(h *story, random *rand.Rand, ctx context.Context) {
 	h.setSuffrage(ctx, random, domain.Voter)
 }
 
-// remove ends a membership. Who was removed for sure may be cleared, and comes back.
+// remove removes an instance. If the removal succeeded, the instance may be cleared
+// and added again.
 func remove(h *story, random *rand.Rand, ctx context.Context) {
 	i := h.some(random)
 	clear := random.IntN(2) == 0
@@ -327,7 +331,7 @@ func remove(h *story, random *rand.Rand, ctx context.Context) {
 	})
 }
 
-// lose has an instance come back without anything.
+// lose clears an instance and starts it again after a while.
 func (h *story) lose(i *instance, after time.Duration) error {
 	if err := i.forget(); err != nil {
 		return err
@@ -336,8 +340,8 @@ func (h *story) lose(i *instance, after time.Duration) error {
 	return nil
 }
 
-// wipe takes away the directory of an instance, of which the others are not told. They
-// are a majority without it, and only it has lost anything.
+// wipe erases an instance's directory without telling the others. It does so only
+// if they are a majority without the instance and none of them has lost data.
 func wipe(h *story, random *rand.Rand, ctx context.Context) {
 	i := h.some(random)
 	down := downtime(random)
@@ -361,8 +365,8 @@ func wipe(h *story, random *rand.Rand, ctx context.Context) {
 	})
 }
 
-// canLose says whether the others are a majority of the voters without i, and no
-// change of the membership is under way.
+// canLose says whether the other voters are a majority without i, and no change of
+// the membership is pending.
 func (h *story) canLose(ctx context.Context, leader *process, i *instance) bool {
 	short, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -379,7 +383,8 @@ func (h *story) canLose(ctx context.Context, leader *process, i *instance) bool 
 	return true
 }
 
-// isWhole says whether an instance runs and has what it is to have.
+// isWhole says whether an instance runs and is not in quarantine, which follows a
+// loss of data.
 func (h *story) isWhole(i *instance) bool {
 	p := i.alive()
 	if p == nil {
@@ -393,7 +398,7 @@ func (h *story) named(id string) *instance {
 	return h.instances[slices.IndexFunc(h.instances, func(i *instance) bool { return i.id == id })]
 }
 
-// as is the instance as a member.
+// as gives the instance as a member.
 func (i *instance) as(suffrage domain.Suffrage) domain.Instance {
 	return domain.Instance{ID: i.id, RaftAddress: i.address, Suffrage: suffrage}
 }

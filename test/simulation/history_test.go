@@ -16,17 +16,17 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// plan is what a seed stands for.
+// plan is what a seed decides.
 type plan struct {
 	instances int
 	timing    consensus.Timing
-	believes  bool // the first one leads on for long without hearing from anybody
+	believes  bool // the first instance goes on leading for long without hearing from others
 	clients   int
-	reads     int           // of a hundred operations
-	think     time.Duration // of a client between two operations, at most
+	reads     int           // percentage of operations
+	think     time.Duration // upper bound of a client's pause between two operations
 	faults    []fault       // those that may happen
 	lasts     time.Duration
-	calm      time.Duration // between two faults, at most
+	calm      time.Duration // upper bound of the time between two faults
 }
 
 func planFor(random *randv2.Rand) plan {
@@ -50,7 +50,7 @@ func planFor(random *randv2.Rand) plan {
 		p.timing.SnapshotThreshold = uint64(3 + random.IntN(30))
 		p.timing.SnapshotInterval = time.Duration(30+random.IntN(200)) * time.Millisecond
 	}
-	// A few kinds of faults at a time get further than all of them at once.
+	// A few kinds of faults at a time get further than all of them together.
 	for _, f := range allFaults {
 		if random.IntN(3) == 0 {
 			p.faults = append(p.faults, f)
@@ -62,7 +62,7 @@ func planFor(random *randv2.Rand) plan {
 	return p
 }
 
-// story is one cluster from its beginning to its end.
+// story is one history: a cluster from its beginning to its end.
 type story struct {
 	seed      uint64
 	broken    broken
@@ -70,9 +70,10 @@ type story struct {
 	directory string
 	fabric    *fabric
 	instances []*instance
-	faults    sync.WaitGroup // goroutines that do something to the cluster
-	// losing is held by who takes an instance's directory away, and shared by who
-	// changes the membership: without the lost one, a change may find no majority.
+	faults    sync.WaitGroup // goroutines that disturb the cluster
+	// losing is held while an instance's directory is wiped, and shared by changes
+	// of the membership: without the wiped instance, a change might find no
+	// majority.
 	losing  sync.RWMutex
 	running context.Context
 	end     context.CancelFunc
@@ -80,17 +81,17 @@ type story struct {
 	clock atomic.Int64 // orders calls and answers
 	seen  witnessed
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	began    time.Time
 	failures []string
 	lines    []string // the trace
 	records  []*record
 	values   int
-	happened int // so many faults
+	happened int // number of faults so far
 }
 
-// run makes a history; what is wrong with it is in failures. It must be called in
-// a bubble.
+// run makes a history and records what is wrong with it in failures. It must be
+// called in a bubble.
 func run(seed uint64, b broken, directory string) *story {
 	rand.Seed(int64(seed)) //lint:ignore SA1019 raft draws its timeouts from there
 	random := randv2.New(randv2.NewPCG(seed, 0))
@@ -118,7 +119,7 @@ func run(seed uint64, b broken, directory string) *story {
 	return h
 }
 
-// form starts the cluster: the first instance adds the others.
+// form starts all instances, and the first one adds the others.
 func (h *story) form() bool {
 	for _, i := range h.instances {
 		if err := i.start(); err != nil {
@@ -143,7 +144,7 @@ func (h *story) form() bool {
 	})
 }
 
-// disturb has clients work while faults come and go.
+// disturb runs clients while faults come and go.
 func (h *story) disturb(random *randv2.Rand) {
 	ctx, cancel := context.WithCancel(h.running)
 	var clients sync.WaitGroup
@@ -163,7 +164,7 @@ func (h *story) disturb(random *randv2.Rand) {
 		}
 	}
 	lift()
-	h.faults.Wait() // each takes back what it did
+	h.faults.Wait() // each fault undoes what it did
 	for _, i := range h.instances {
 		i.disk.arm(0, false, nil)
 		h.revive(i, 0)
@@ -172,10 +173,9 @@ func (h *story) disturb(random *randv2.Rand) {
 	h.recover(cancel, &clients)
 }
 
-// recovers is how long it may take, after all faults are lifted, until a write
-// succeeds: a peer that was cut off is tried again only when the question before
-// has timed out, after 2 s, or after the pause that raft makes behind many
-// failures.
+// recovers is how long after the end of all faults a write may take to succeed. A
+// peer that was cut off is tried again only after the previous request has timed
+// out, which takes 2 s, or after raft's backoff for many failures.
 const recovers = 15 * time.Second
 
 func (h *story) recover(stop context.CancelFunc, clients *sync.WaitGroup) {
@@ -193,7 +193,8 @@ func (h *story) recover(stop context.CancelFunc, clients *sync.WaitGroup) {
 	clients.Wait()
 }
 
-// settle waits until all instances say the same, and the streams have it all.
+// settle waits until all members are in the same state, and the streams have
+// delivered everything.
 func (h *story) settle() {
 	h.within(2*recovers, "all members are alike", h.alike)
 	if h.failed() {
@@ -204,7 +205,7 @@ func (h *story) settle() {
 	}
 }
 
-// at gives who answers at an address.
+// at gives the process that listens at an address, or nil.
 func (h *story) at(address string) *process {
 	for _, i := range h.instances {
 		if i.address == address {
@@ -214,8 +215,8 @@ func (h *story) at(address string) *process {
 	return nil
 }
 
-// revive starts an instance that is down, after a while, and again where its disk
-// keeps it from that.
+// revive starts an instance, unless it is running, after a while. It tries again
+// while the disk fails.
 func (h *story) revive(i *instance, after time.Duration) {
 	h.pause(h.running, after)
 	err := i.start()
@@ -229,7 +230,7 @@ func (h *story) revive(i *instance, after time.Duration) {
 	}
 }
 
-// pause waits, in the bubble's time.
+// pause waits for d in the bubble's time, or until ctx ends.
 func (h *story) pause(ctx context.Context, d time.Duration) { _ = waitFor(ctx, d, nil) }
 
 func (h *story) eventually(what string, holds func() error) bool {
@@ -250,7 +251,8 @@ func (h *story) within(limit time.Duration, what string, holds func() error) boo
 	}
 }
 
-// expectsFatal: raft's loss of the end of a transfer of leadership is known.
+// expectsFatal says whether err is raft's known bug of losing the end of a
+// leadership transfer.
 func (h *story) expectsFatal(err error) bool {
 	return strings.Contains(err.Error(), "raft does not let it write")
 }
@@ -274,12 +276,12 @@ func (h *story) trace(format string, args ...any) {
 	h.lines = append(h.lines, fmt.Sprintf("%12v ", time.Since(h.began))+fmt.Sprintf(format, args...))
 }
 
-// logger gives what an instance logs to: the trace.
+// logger gives a logger that writes to the trace.
 func (h *story) logger(id string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(traced{h, id}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-// traced writes lines into the trace.
+// traced writes the log of an instance to the trace.
 type traced struct {
 	story *story
 	id    string

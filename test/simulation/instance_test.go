@@ -18,7 +18,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// instance is one of a history's instances, over all its lives.
+// instance is one instance of a history, across all its lives.
 type instance struct {
 	story     *story
 	id        string
@@ -29,9 +29,9 @@ type instance struct {
 	timing    consensus.Timing
 	disk      *disk
 
-	changing chan struct{} // holds a token while it starts or crashes
+	changing chan struct{} // holds a token during a start or a crash
 	current  atomic.Pointer[process]
-	ending   sync.WaitGroup // processes that crashed, and are still tidied away
+	ending   sync.WaitGroup // crashed processes that are still being cleaned up
 }
 
 // process is one life of an instance.
@@ -42,7 +42,7 @@ type process struct {
 	instance *instance
 	port     *port
 	life     *life
-	dead     atomic.Bool // from its crash on, nobody hears of what it does
+	dead     atomic.Bool // set by its crash, after which nothing it does counts
 	watching sync.WaitGroup
 	stop     chan struct{}
 }
@@ -66,16 +66,17 @@ func newInstance(h *story, n int) *instance {
 	return i
 }
 
-// place is where a life has its directory. Each has its own, so that one that
-// crashed can't write into what the next one finds, and need not be waited for.
+// place gives the directory of the current life. Each life has its own, so that a
+// crashed process can't write into the directory of the next one, and a start need
+// not wait for it to end.
 func (i *instance) place() string {
 	return filepath.Join(i.story.directory, fmt.Sprintf("%s.%d", i.id, i.lives))
 }
 
-// alive gives the process, nil while there is none.
+// alive gives the current process, or nil if there is none.
 func (i *instance) alive() *process { return i.current.Load() }
 
-// start begins a life; where there is one it does nothing.
+// start begins a life, unless the instance is running.
 func (i *instance) start() error {
 	i.changing <- struct{}{}
 	defer func() { <-i.changing }()
@@ -119,8 +120,9 @@ func (i *instance) start() error {
 	return nil
 }
 
-// store gives the one that the process finds, or a new one where it has set that
-// aside, for which there is no reason here.
+// store gives the store of the process. If the process has set the store aside as
+// damaged, for which there is no reason here, it fails the history and gives a new
+// one.
 func (p *process) store() logstore.Store {
 	if p.life.running.Err() != nil {
 		p.instance.story.fail("%s takes what it has for damaged", p.instance.id)
@@ -141,7 +143,7 @@ func (p *process) open() error {
 	return p.cluster.Open(ctx)
 }
 
-// crash ends a life without a word.
+// crash ends a life abruptly.
 func (i *instance) crash() {
 	i.changing <- struct{}{}
 	defer func() { <-i.changing }()
@@ -155,8 +157,9 @@ func (i *instance) crash() {
 	i.lives++
 	before := i.directory
 	i.directory = i.place()
-	// First the files are out of reach, then the log: what they say of it is true. The lock
-	// stays, or what is left of the process would find its directory gone, and not step down.
+	// The files are taken away before the log, so what they say of the log stays
+	// true. The lock file stays: otherwise the dying process would find its
+	// directory gone, and not step down.
 	err := errors.Join(os.Rename(before, i.directory), os.Mkdir(before, 0o700),
 		os.Rename(filepath.Join(i.directory, lockName), filepath.Join(before, lockName)))
 	if err != nil {
@@ -166,11 +169,13 @@ func (i *instance) crash() {
 	i.ending.Go(p.tidyAway)
 }
 
-// lockName is of the file that a process holds locked, also when it has crashed here.
+// lockName is the name of the file that a process keeps locked, here even after its
+// crash.
 const lockName = "instance.lock"
 
-// tidyAway gets rid of what is left of a process that nobody hears any more. It
-// has to notice that it leads no more, or what waits for raft waits for ever.
+// tidyAway closes what is left of a process that no longer counts. The process has
+// to notice that it no longer leads, or callers that wait for raft would wait for
+// ever.
 func (p *process) tidyAway() {
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
@@ -182,8 +187,7 @@ func (p *process) tidyAway() {
 	p.watching.Wait()
 }
 
-// fatal is called where the program would end, to be started again by whoever
-// watches over it.
+// fatal is called where the program would exit, to be restarted by its supervisor.
 func (i *instance) fatal(p *process, err error) {
 	if p.dead.Load() {
 		return // its files are gone
@@ -200,8 +204,8 @@ func (i *instance) fatal(p *process, err error) {
 	})
 }
 
-// forget is what an operator does with an instance that was removed: it ends it, and
-// empties its directory before anybody starts it again.
+// forget does what an operator does with a removed instance: it ends the process
+// and empties the directory before the next start.
 func (i *instance) forget() error {
 	for {
 		i.crash()
@@ -217,7 +221,7 @@ func (i *instance) forget() error {
 	return os.RemoveAll(i.directory)
 }
 
-// peers is ports.Peers of one process, through the fabric.
+// peers implements ports.Peers for one process, over the fabric.
 type peers struct{ from *process }
 
 // Identify implements ports.Peers.
@@ -237,7 +241,8 @@ func (p peers) ReadIndex(ctx context.Context, raftAddress string) (answer ports.
 	return answer, errors.Join(err, refusal)
 }
 
-// ask has the process at an address answer, and the answer travel back.
+// ask calls answer with the process at an address. Request and answer travel over
+// the fabric.
 func (p peers) ask(ctx context.Context, raftAddress string, answer func(target *process)) error {
 	h, here := p.from.instance.story, p.from.instance.address
 	if err := h.fabric.travel(ctx, here, raftAddress); err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// replays is how often a seed is tried that is asked for by itself.
+// replays is how often a seed given by the flag is tried.
 const replays = 100
 
 func TestHistories(t *testing.T) {
@@ -46,7 +46,8 @@ func TestHistories(t *testing.T) {
 	summarize(t, all, time.Since(began))
 }
 
-// summarize says what was done, and fails where that proves nothing.
+// summarize logs totals, and fails the test if they are too small to prove
+// anything.
 func summarize(t *testing.T, all []report, took time.Duration) {
 	var operations, changes, faults, unsearched int
 	digests := map[uint32]int{}
@@ -69,7 +70,7 @@ func summarize(t *testing.T, all []report, took time.Duration) {
 	}
 }
 
-// report sums a history up.
+// report summarizes a history.
 func (h *story) report() report {
 	r := report{Seed: h.seed, Ended: true, Changes: len(h.seen.changes), Faults: h.happened}
 	for _, one := range h.records {

@@ -10,8 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// subscriber follows the registry over the ends of its streams, from one instance
-// to the next.
+// subscriber follows the registry across the ends of its streams, on one instance
+// after another.
 type subscriber struct {
 	story  *story
 	id     int
@@ -24,8 +24,8 @@ func newSubscriber(h *story, n int) *subscriber {
 	return &subscriber{story: h, id: n, random: rand.New(rand.NewPCG(h.seed, uint64(2000+n)))}
 }
 
-// follow takes what comes until ctx ends. Where it got to is the history's to
-// keep: another one goes on from there.
+// follow consumes streams until ctx ends. The history keeps the position reached,
+// so that another subscriber with the same id resumes there.
 func (s *subscriber) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		if s.stream == nil && !s.open(ctx) {
@@ -55,8 +55,8 @@ func (s *subscriber) open(ctx context.Context) bool {
 	return true
 }
 
-// take gives a channel where there was nothing to take; false at the end of the
-// stream.
+// take consumes one delivery. It gives a channel to wait for if there was none, and
+// false at the end of the stream.
 func (s *subscriber) take() (<-chan struct{}, bool) {
 	delivery, later, err := s.stream.Next()
 	switch {
@@ -79,7 +79,7 @@ func (s *subscriber) take() (<-chan struct{}, bool) {
 	return nil, true
 }
 
-// catchUp follows until nothing is left.
+// catchUp follows until it has received every change.
 func (s *subscriber) catchUp() {
 	ctx, cancel := context.WithCancel(s.story.running)
 	defer cancel()
@@ -98,14 +98,14 @@ func (s *subscriber) catchUp() {
 	})
 }
 
-// position is where a subscriber got to.
+// position gives the revision that a subscriber has reached.
 func (w *witnessed) position(subscriber int) domain.Revision {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.positions[subscriber]
 }
 
-// delivered notes a change that a subscriber was given, which must be the next.
+// delivered records a change delivered to a subscriber, which must be the next one.
 func (w *witnessed) delivered(subscriber int, change domain.Change) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -116,8 +116,9 @@ func (w *witnessed) delivered(subscriber int, change domain.Change) error {
 	return w.learn(change)
 }
 
-// jump is what a snapshot does to a subscriber. All of history is kept, so that
-// there is no reason for one but an instance that is behind, or was cleared.
+// jump records a snapshot delivered to a subscriber. History is never truncated
+// here, so only an instance that is behind, or was cleared, has a reason to send
+// one.
 func (w *witnessed) jump(subscriber int, to domain.Revision) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -9,15 +9,15 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// witnessed is what instances were seen to be, by anybody, at any time. Safe for
-// concurrent use.
+// witnessed is everything that anybody has observed of the instances, at any time.
+// It is safe for concurrent use.
 type witnessed struct {
 	mu        sync.Mutex
 	changes   []domain.Change            // the first one has revision 1
-	revisions map[uint64]domain.Revision // after an entry of the log
-	leaders   map[uint64]string          // of a term
-	term      uint64                     // the latest with a leader
-	positions map[int]domain.Revision    // of subscribers
+	revisions map[uint64]domain.Revision // by index of a log entry: the revision after it
+	leaders   map[uint64]string          // by term
+	term      uint64                     // the latest term with a leader
+	positions map[int]domain.Revision    // by subscriber
 }
 
 func newWitnessed() witnessed {
@@ -32,7 +32,8 @@ func (w *witnessed) last() domain.Revision {
 	return domain.Revision(len(w.changes))
 }
 
-// learn compares a change with what others have at its revision. It needs mu.
+// learn compares a change with what others observed at its revision. The caller
+// holds mu.
 func (w *witnessed) learn(change domain.Change) error {
 	switch known := int(change.Revision) - 1; {
 	case known == len(w.changes):
@@ -53,13 +54,13 @@ func describe(c domain.Change) string {
 	return fmt.Sprintf("%s %s=%d", c.Effect, c.Node.ID, c.Node.Weight)
 }
 
-// watch looks at all that a process posts, as long as it is alive.
+// watch checks every state that a process publishes, as long as it is alive.
 func (h *story) watch(p *process) {
 	var latest domain.Revision
 	for {
 		state, later := p.State()
 		if p.dead.Load() {
-			return // it may have been dead already when it posted this
+			return // it may have been dead when it published this
 		}
 		if state.Leading {
 			h.checkLeader(state.Term, p.instance.id)
@@ -111,8 +112,8 @@ func (h *story) checkLeader(term uint64, id string) {
 	}
 }
 
-// checkSure: who is sure that it leads can't be wrong, unless instances disagree
-// about how long a leader may be silent.
+// checkSure: a process that is sure of its leadership is not wrong, unless
+// instances disagree on how long a leader may be silent.
 func (h *story) checkSure(p *process, sure bool) {
 	state, _ := p.State()
 	h.seen.mu.Lock()
@@ -123,7 +124,8 @@ func (h *story) checkSure(p *process, sure bool) {
 	}
 }
 
-// alike is nil when all members are in one state, with nothing left to apply.
+// alike gives nil if all members are in the same state and have applied all
+// entries.
 func (h *story) alike() error {
 	leader := h.leader()
 	if leader == nil {

@@ -18,18 +18,19 @@ import (
 	"time"
 )
 
-// A history has one processor, raft's random numbers to itself, and may end in a
-// panic of raft's. So histories are run by workers: processes of this very test.
+// Histories run in worker processes, which execute this same test binary, because a
+// history needs a single processor and raft's random numbers to itself, and raft
+// may panic.
 
-// assignment is what a worker is to do.
+// assignment is what a worker has to do.
 type assignment struct {
 	Seeds  []uint64
-	Broken string // name of what is broken; empty for nothing
-	// Enough: it stops after the first history that fails.
+	Broken string // name of the defect; empty for none
+	// Enough says that the worker stops after the first history that fails.
 	Enough bool
 }
 
-// report is what a worker writes, a line of JSON, before and after each history.
+// report is a line of JSON that a worker writes before and after each history.
 type report struct {
 	Seed       uint64
 	Ended      bool
@@ -38,13 +39,13 @@ type report struct {
 	Operations int      // that were answered
 	Changes    int
 	Faults     int
-	Searched   bool // porcupine came to an end
+	Searched   bool // porcupine finished its search
 	Digest     uint32
 }
 
 const reportMark = "report: "
 
-// TestWorker is not a test: see above.
+// TestWorker is not a test but the main function of a worker: see above.
 func TestWorker(t *testing.T) {
 	if *job == "" {
 		t.Skip("it is for workers only")
@@ -66,7 +67,8 @@ func TestWorker(t *testing.T) {
 	}
 }
 
-// inBubble gives the goroutines that are left behind.
+// inBubble calls do in a bubble, and gives the stacks of goroutines that do leaves
+// behind.
 func inBubble(t *testing.T, do func()) (left []string) {
 	defer func() {
 		if recover() != nil {
@@ -77,8 +79,9 @@ func inBubble(t *testing.T, do func()) (left []string) {
 	return nil
 }
 
-// leftBehind knows of two that raft 1.7.3 forgets when it stops leading in the
-// middle of a transfer of leadership (hashicorp/raft issue 696).
+// leftBehind gives the stacks of goroutines left in the bubble. It ignores two that
+// raft 1.7.3 leaks when it loses leadership during a leadership transfer
+// (hashicorp/raft issue 696).
 func leftBehind() (left []string) {
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
@@ -98,13 +101,14 @@ func write(r report) {
 	fmt.Println(reportMark + string(line))
 }
 
-// silenceLimit bounds how long a worker may say nothing: one history takes some
-// hundredths of a second, or several seconds where the race detector watches a
-// busy machine.
+// silenceLimit is how long a worker may write nothing. A history takes some
+// hundredths of a second, or several seconds with the race detector on a busy
+// machine.
 const silenceLimit = 2 * time.Minute
 
-// work has one worker do a, this program or another build of it, and gives what became of each history. A worker that
-// dies takes the rest of its seeds with it.
+// work runs an assignment in a worker, which is this program or, if program is not
+// empty, another build of it. It gives the reports of the histories. If a worker
+// dies, the rest of its seeds is not run.
 func work(ctx context.Context, t *testing.T, program string, a assignment) []report {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -115,8 +119,8 @@ func work(ctx context.Context, t *testing.T, program string, a assignment) []rep
 		must(err)
 	}
 	command := exec.CommandContext(ctx, program, "-test.run=^TestWorker$", "-test.timeout=0", "-job="+string(told))
-	// Without randseednop raft's random numbers can't be given a seed; without
-	// preemption a goroutine runs until it waits for something.
+	// Without randseednop=0 raft's random numbers can't be seeded. Without
+	// preemption a goroutine runs until it blocks.
 	command.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=400", "GODEBUG=randseednop=0,asyncpreemptoff=1", "TMPDIR="+scratch(t))
 	var stderr bytes.Buffer
 	command.Stderr = &stderr
@@ -139,7 +143,8 @@ func work(ctx context.Context, t *testing.T, program string, a assignment) []rep
 	return reports
 }
 
-// read gives the reports, and all other lines.
+// read gives the reports in a worker's output, and all other lines. It calls each
+// for every line.
 func read(output io.Reader, each func()) (reports []report, rest []string) {
 	lines := bufio.NewReader(output)
 	for {
@@ -161,7 +166,8 @@ func read(output io.Reader, each func()) (reports []report, rest []string) {
 	}
 }
 
-// scratch is in memory where there is such a place: instances sync their files.
+// scratch gives a directory in memory where there is one, since instances sync
+// their files.
 func scratch(t *testing.T) string {
 	parent := ""
 	if _, err := os.Stat("/dev/shm"); err == nil {
@@ -175,7 +181,7 @@ func scratch(t *testing.T) string {
 	return directory
 }
 
-// shards deals seeds out.
+// shards distributes seeds over workers.
 func shards(from uint64, count, workers int) [][]uint64 {
 	dealt := make([][]uint64, min(workers, count))
 	for n := range count {
@@ -184,7 +190,7 @@ func shards(from uint64, count, workers int) [][]uint64 {
 	return dealt
 }
 
-// tell fails the test for a report that has found something.
+// tell fails the test with a report that has found something.
 func tell(t *testing.T, r report) {
 	t.Helper()
 	trace := filepath.Join(t.ArtifactDir(), fmt.Sprintf("seed-%d.txt", r.Seed))
