@@ -12,7 +12,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// refusedInstance fails the test unless err is a refusal to add an instance.
+// refusedInstance fails the test unless err is a refusal to add an instance, with
+// the given status and code.
 func refusedInstance(t *testing.T, what string, err error, status int, code string) {
 	t.Helper()
 	var problem *harness.Problem
@@ -21,7 +22,8 @@ func refusedInstance(t *testing.T, what string, err error, status int, code stri
 	}
 }
 
-// awaitSuffrage waits until the cluster shows an instance as it should be.
+// awaitSuffrage waits until the cluster shows an instance with the given suffrage
+// and reachability.
 func awaitSuffrage(t *testing.T, through *harness.Client, id, suffrage string, reachable bool) {
 	t.Helper()
 	harness.Eventually(t, fmt.Sprintf("%s is a %s", id, suffrage), func() error {
@@ -33,7 +35,8 @@ func awaitSuffrage(t *testing.T, through *harness.Client, id, suffrage string, r
 	})
 }
 
-// A typo must not cost a cluster its majority, of one in particular, forced or not.
+// A typo in an address must not cost a cluster its majority, least of all a cluster
+// of one instance, whether the call is forced or not.
 func TestATypoInAnAddressCostsNothing(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend, Flags: calm})
@@ -66,7 +69,7 @@ func TestATypoInAnAddressCostsNothing(t *testing.T) {
 		for n := range 20 {
 			put(t, alone.Client, fmt.Sprintf("forced-%d", n))
 		}
-		// It could do without it also from the beginning.
+		// The cluster does without it from its start, too.
 		alone.Kill()
 		alone.Restart()
 		alone.AwaitReady()
@@ -84,8 +87,8 @@ func TestATypoInAnAddressCostsNothing(t *testing.T) {
 	})
 }
 
-// Whatever is called, neither cluster takes an instance of the other one, and both
-// go on.
+// Whatever is called, neither cluster takes an instance of the other, and both go
+// on.
 func TestClustersBootstrappedApartStayApart(t *testing.T) {
 	t.Parallel() // see calm
 	anyBackend(t, func(t *testing.T, backend string) {
@@ -138,7 +141,8 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 			}
 		}
 
-		// One that asks by itself, and has moved, so that it does.
+		// The instance asks by itself. It has moved, since otherwise it would not
+		// ask.
 		second.Stop()
 		second.Flags = slices.DeleteFunc(second.Flags, func(flag string) bool { return flag == "--bootstrap_raft_cluster" })
 		second.Flags = append(second.Flags, "--join="+first.Application)
@@ -154,8 +158,8 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 	})
 }
 
-// The same command line serves the first start, a restart, and one more instance;
-// the list names all of them.
+// The same command line serves for the first start, for a restart, and for one more
+// instance. Its list names all of them.
 func TestOneCommandLineForAllInstances(t *testing.T) {
 	t.Parallel() // see calm
 	anyBackend(t, func(t *testing.T, backend string) {
@@ -182,7 +186,7 @@ func TestOneCommandLineForAllInstances(t *testing.T) {
 			awaitSuffrage(t, first[0].Client, i.ID, "voter", true)
 		}
 		put(t, first[1].Client, "a")
-		// All at once, and the first with the others' command line.
+		// All restart at once, and the first uses the command line of the others.
 		first[0].Flags = slices.Clone(first[1].Flags)
 		for _, i := range first {
 			i.Stop()
@@ -230,14 +234,14 @@ func TestAnInstanceMovesByJoining(t *testing.T) {
 		move(moving)
 		checkMembers(t, c)
 		put(t, moving.Client, "moved")
-		// It counts: without it there would be no majority.
+		// The moved instance is a voter: without it there would be no majority.
 		other := slices.DeleteFunc(c.Followers(), func(i *harness.Instance) bool { return i == moving })[0]
 		other.Kill()
 		put(t, moving.Client, "counted")
 		other.Restart()
 		other.AwaitReady()
 
-		// Also the leader, which is none when it is back.
+		// The leader can move as well. It no longer leads when it is back.
 		leader := c.Leader()
 		if leader != moving {
 			leader.Flags = append(slices.DeleteFunc(slices.Clone(leader.Flags), func(flag string) bool { return flag == "--bootstrap_raft_cluster" }),
@@ -250,8 +254,8 @@ func TestAnInstanceMovesByJoining(t *testing.T) {
 	})
 }
 
-// Two machines that are copies of each other bear one id: who is a member stays it as long
-// as it answers.
+// Two machines that are copies of each other have the same id. The one that is a
+// member stays the member as long as it answers.
 func TestASecondProcessDoesNotTakeTheIDOfAMember(t *testing.T) {
 	t.Parallel() // see calm
 	c := harness.New(t, harness.Options{Size: 4, Flags: calm})
@@ -275,7 +279,7 @@ func TestASecondProcessDoesNotTakeTheIDOfAMember(t *testing.T) {
 	checkDense(t, second.Client)
 }
 
-// One that is alone, and told of itself, tells itself.
+// An instance that is alone and joins its own old address admits itself.
 func TestAnInstanceThatIsAloneMovesByJoiningItself(t *testing.T) {
 	c := harness.Start(t, harness.Options{Size: 1, Flags: calm})
 	alone := c.Instances[0]
@@ -299,7 +303,8 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 			c.Instances = c.Instances[:3]
 			c.Bootstrap()
 			leader := c.Leader()
-			// It does not run, so it stays a nonvoter as long as this leader lives.
+			// The instance is not running, so it stays a nonvoter as long as this
+			// leader lives.
 			if now, err := leader.RaftForce(t.Context(), last.Member()); err != nil || now.Suffrage != "nonvoter" {
 				t.Fatalf("%+v, %v", now, err)
 			}
@@ -343,8 +348,8 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 	})
 }
 
-// Leadership goes round and round while writers write; how long they are without
-// an answer is measured.
+// Leadership goes round and round while writers write. The test measures how long
+// they are without an answer.
 func TestLeadershipGoesToWhomItIsGiven(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := start(t, backend)
@@ -375,7 +380,7 @@ func TestLeadershipGoesToWhomItIsGiven(t *testing.T) {
 		if leads, err := through.RaftHandOver(t.Context(), ""); err != nil || leads == c.Instances[2].ID || leads == "" {
 			t.Errorf("to anybody: %q, %v", leads, err)
 		}
-		c.AwaitReady() // until all know who leads
+		c.AwaitReady() // wait until all know the leader
 		_, err := through.RaftHandOver(t.Context(), "nobody")
 		refusedInstance(t, "to a stranger", err, http.StatusNotFound, "instance_not_found")
 		registry := list(t, through)
@@ -383,7 +388,8 @@ func TestLeadershipGoesToWhomItIsGiven(t *testing.T) {
 	})
 }
 
-// Leadership that nobody takes over stays where it is, and writes go on.
+// Leadership that no other voter can take over stays with the leader, and writes go
+// on.
 func TestLeadershipGoesToNobodyWhoIsGone(t *testing.T) {
 	for name, end := range map[string]func(*harness.Instance){
 		"killed": (*harness.Instance).Kill,
@@ -396,7 +402,7 @@ func TestLeadershipGoesToNobodyWhoIsGone(t *testing.T) {
 				put(t, leader.Client, "before")
 				end(gone)
 				put(t, leader.Client, "missed")
-				// Each of those that could not be carried out leaves raft as it was.
+				// A hand-over that fails leaves raft as it was.
 				for range 3 {
 					began := time.Now()
 					_, err := leader.RaftHandOver(t.Context(), gone.ID)

@@ -10,8 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// Two clusters add the same blank instance at the same moment: one gets it, the other
-// one is told, and goes on without a nonvoter that it could never reach.
+// Two clusters add the same blank instance at the same moment. One gets it; the
+// other is told so, and is not left with a nonvoter that it could never reach.
 func TestABlankInstanceJoinsOneOfTwoClusters(t *testing.T) {
 	t.Parallel() // see calm
 	anyBackend(t, func(t *testing.T, backend string) {

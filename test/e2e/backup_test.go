@@ -25,8 +25,8 @@ func backupOf(t *testing.T, through *harness.Client) harness.Backup {
 	return backup
 }
 
-// mustBeBackup fails the test unless the nodes are those of the backup, in all but
-// their revisions.
+// mustBeBackup fails the test unless the nodes equal those of the backup, except
+// for their revisions.
 func mustBeBackup(t *testing.T, what string, got harness.Registry, backup harness.Backup) {
 	t.Helper()
 	plain := func(registry harness.Registry) harness.Registry {
@@ -40,7 +40,8 @@ func mustBeBackup(t *testing.T, what string, got harness.Registry, backup harnes
 	sameRegistry(t, what, plain(got), plain(backup.Registry))
 }
 
-// mustBeAlike fails the test unless each instance by itself holds the same, to the byte.
+// mustBeAlike fails the test unless all instances hold byte for byte the same
+// state.
 func mustBeAlike(t *testing.T, c *harness.Cluster) harness.Registry {
 	t.Helper()
 	c.AwaitReady()
@@ -72,7 +73,7 @@ func bodyOf(t *testing.T, through *harness.Client, path string) []byte {
 	return answer.Body
 }
 
-// A backup is the registry as it was at one revision, also while it changes.
+// A backup taken under load is the registry at exactly one revision.
 func TestABackupUnderLoadIsConsistent(t *testing.T) {
 	c := startCalm(t, "bolt")
 	follower := harness.Follow(t, c.Clients()...)
@@ -113,8 +114,8 @@ func TestABackupUnderLoadIsConsistent(t *testing.T) {
 	}
 }
 
-// The script of the manual makes a backup also while the instance that it asks first is paused,
-// and would never say anything.
+// The script in the manual makes a backup even if the instance that it asks first
+// is paused and never answers.
 func TestTheScriptOfTheManualMakesBackups(t *testing.T) {
 	manual, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
@@ -137,7 +138,7 @@ func TestTheScriptOfTheManualMakesBackups(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, "sh", "-c", script)
-	command.WaitDelay = time.Second // curl may go on without its shell
+	command.WaitDelay = time.Second // curl may outlive its shell
 	if out, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -162,7 +163,7 @@ func TestARestoreBringsTheBackupBack(t *testing.T) {
 	follower := harness.Follow(t, c.Clients()...)
 	follower.Await(t, before.Revision)
 
-	restored, err := c.Followers()[0].Restore(t.Context(), backup.File) // which sends it on
+	restored, err := c.Followers()[0].Restore(t.Context(), backup.File) // the follower forwards it to the leader
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +209,8 @@ func TestARestoreBringsTheBackupBack(t *testing.T) {
 	mustBeAlike(t, c)
 }
 
-// bigBackup is one of so many nodes that it goes through the log in many parts.
+// bigBackup gives a backup with so many nodes that its restore takes many log
+// entries.
 func bigBackup(t *testing.T, nodes int) harness.Backup {
 	t.Helper()
 	c := harness.Start(t, harness.Options{Size: 1, Flags: calm, Build: harness.Build{Plain: true}})
@@ -231,8 +233,8 @@ func bigBackup(t *testing.T, nodes int) harness.Backup {
 func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
 	backup := bigBackup(t, 20_000)
 	anyBackend(t, func(t *testing.T, backend string) {
-		// Snapshots are taken all the time, so that they hold half a restore. With the race
-		// detector in them the instances would take longer than the client waits.
+		// Frequent snapshots will hold a half-finished restore. They are too slow
+		// with the race detector: the client would time out.
 		c := harness.Start(t, harness.Options{Backend: backend, Build: harness.Build{Plain: true}, Flags: []string{
 			"--raft_snapshot_threshold=5", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=2",
 		}})
@@ -275,7 +277,7 @@ func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
 			default:
 				mustBeBackup(t, "after all", after, backup)
 				outcomes["all"]++
-				// The next round has something to do.
+				// The next round must have something to restore.
 				put(t, c.Leader().Client, fmt.Sprintf("more-%d", round))
 			}
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// badRequest is one that has to be refused, with this status.
+// badRequest is a request that must be refused with the status want.
 type badRequest struct {
 	method, path string
 	body         any
@@ -131,7 +131,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 			answer, err := leader.Do(t.Context(), request.method, request.path, request.body, request.headers...)
 			switch {
 			case answer.Status == 0 && request.want == http.StatusRequestEntityTooLarge:
-				// The connection may be closed while the body is being sent.
+				// The server may close the connection while the body is being sent.
 			case answer.Status != request.want:
 				t.Errorf("%s: %d %v, want %d", name, answer.Status, err, request.want)
 			case request.want == http.StatusMethodNotAllowed && answer.Header.Get("Allow") == "":
@@ -139,7 +139,8 @@ func TestBadRequestsAreRefused(t *testing.T) {
 			case request.want != http.StatusRequestHeaderFieldsTooLarge:
 				problemOf(t, err)
 			}
-			// A follower refuses it, or sends it on to the one that does.
+			// A follower refuses the request itself, or redirects it to the leader,
+			// which does.
 			answer, err = follower.Do(t.Context(), request.method, request.path, request.body, request.headers...)
 			if answer.Status >= 500 || answer.Status == 0 && request.want != http.StatusRequestEntityTooLarge || answer.Status != 0 && answer.Status < 400 {
 				t.Errorf("%s, to a follower: %d %v", name, answer.Status, err)
@@ -184,18 +185,18 @@ func TestGarbageOnTheApplicationPortIsCut(t *testing.T) {
 	put(t, i.Client, "a")
 }
 
-// patience is how long a connection that leads to nothing may live.
+// patience is how long a useless connection may live.
 const patience = 10 * time.Second
 
-// exchange sends bytes and gives all that comes back until the other side closes
-// the connection. Its error says that it does not, within patience.
+// exchange sends bytes and gives everything received until the other side closes
+// the connection. It is an error if that does not happen within patience.
 func exchange(address, bytes string) (string, error) {
 	conn, err := hostile.Dial("tcp", address)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	_, _ = io.WriteString(conn, bytes) // it may be closed in the middle
+	_, _ = io.WriteString(conn, bytes) // the other side may close in the middle
 	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
@@ -203,5 +204,5 @@ func exchange(address, bytes string) (string, error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return string(answer), err
 	}
-	return string(answer), nil // a reset is an end, too
+	return string(answer), nil // a reset closes the connection, too
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// snapshotsOften makes instances take snapshots all the time, and keep so little
-// of the log that one which was away needs a snapshot.
+// snapshotsOften makes instances take snapshots all the time and keep so little of
+// the log that an instance that was down needs a snapshot.
 var snapshotsOften = []string{"--raft_snapshot_threshold=30", "--raft_snapshot_interval=100ms", "--raft_trailing_logs=10"}
 
 func TestBatchesAreSeenWholeOrNotAtAll(t *testing.T) {
@@ -53,7 +53,7 @@ func TestBatchesAreSeenWholeOrNotAtAll(t *testing.T) {
 }
 
 // checkOneEntry fails the test unless a batch is one entry of the raft log,
-// however many changes it makes.
+// whatever its number of changes.
 func checkOneEntry(t *testing.T, c *harness.Cluster) {
 	t.Helper()
 	const most = 1000

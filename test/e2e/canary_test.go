@@ -11,8 +11,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// canary is a client that goes on writing and reading, through one instance after
-// the other, while something bad is done to them. It has to succeed every time.
+// canary is a client that keeps writing and reading, through one instance after the
+// other, while a test does harm to them. Every call has to succeed.
 type canary struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -23,8 +23,8 @@ type canary struct {
 	faults  []error
 }
 
-// canaryPatience is how long a call of a canary may take: far longer than one
-// that does not have to wait for anything bad.
+// canaryPatience is how long a call of a canary may take: far longer than an
+// undisturbed call.
 const canaryPatience = 2 * time.Second
 
 func startCanary(t *testing.T, c *harness.Cluster) *canary {
@@ -70,7 +70,7 @@ func (k *canary) call(ctx context.Context, through *harness.Client, n int) {
 	}
 }
 
-// await waits until the canary has made n calls.
+// await waits until the canary has made n calls in total.
 func (k *canary) await(t *testing.T, n int) {
 	t.Helper()
 	harness.Eventually(t, fmt.Sprintf("%d calls", n), func() error {
@@ -83,7 +83,7 @@ func (k *canary) await(t *testing.T, n int) {
 	})
 }
 
-// rate is how many calls it makes in a second.
+// rate gives the number of calls per second.
 func (k *canary) rate(t *testing.T) float64 {
 	t.Helper()
 	count := func() int {
@@ -99,7 +99,7 @@ func (k *canary) rate(t *testing.T) float64 {
 	return float64(count()-before) / time.Since(began).Seconds()
 }
 
-// check stops the canary and fails the test unless it lived.
+// check stops the canary and fails the test if one of its calls failed.
 func (k *canary) check(t *testing.T) {
 	t.Helper()
 	k.stop()

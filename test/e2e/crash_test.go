@@ -24,7 +24,7 @@ func TestAKilledLeaderIsReplaced(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			// The put may have been tried before, with an unknown outcome.
+			// An earlier attempt with an unknown outcome may have stored the node.
 			if stored.Revision != before.Revision+1 {
 				t.Errorf("the revision goes on with %d after %d", stored.Revision, before.Revision)
 			}
@@ -49,7 +49,7 @@ func TestAKilledLeaderIsReplaced(t *testing.T) {
 	})
 }
 
-// awaitRevision waits until the state of i itself has come to a revision.
+// awaitRevision waits until i's own state has reached a revision.
 func awaitRevision(t *testing.T, i *harness.Instance, revision uint64) {
 	t.Helper()
 	harness.Eventually(t, fmt.Sprintf("%s comes to revision %d", i.ID, revision), func() error {
@@ -63,7 +63,7 @@ func awaitRevision(t *testing.T, i *harness.Instance, revision uint64) {
 
 func TestNothingAcknowledgedIsLostWhenAllAreKilled(t *testing.T) {
 	allBackends(t, func(t *testing.T, backend string) {
-		// Snapshots are taken all the time, so that some are cut off as well.
+		// Frequent snapshots make it likely that a crash interrupts one.
 		c := harness.Start(t, harness.Options{Backend: backend, Flags: []string{
 			"--raft_snapshot_threshold=50", "--raft_snapshot_interval=100ms", "--raft_trailing_logs=20",
 		}})
@@ -126,7 +126,7 @@ func TestAStreamStartsOverWhereHistoryDoesNotReach(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend, Build: harness.Build{Plain: true}})
 		leader := c.Instances[0]
-		// History is bounded by its bytes, too, so that few large nodes fill it.
+		// The history is bounded in bytes, too, so a few large nodes fill it.
 		writeLarge(t, leader.Client, 34<<20)
 		registry := list(t, leader.Client)
 		for name, position := range map[string]string{

@@ -13,16 +13,16 @@ import (
 var crowd = flag.Int("crowd", 0, "how many subscribers that never read are held against writers; 0: none, as it takes a machine that does nothing else")
 
 const (
-	// writersBeside is how many writers there are, and crowdTimes how often they are
-	// measured with and without a crowd: one measurement is mostly noise.
+	// writersBeside is the number of writers, and crowdTimes how often their rate
+	// is measured with and without a crowd: a single measurement is mostly noise.
 	writersBeside = 8
 	crowdTimes    = 5
-	// maxCost is how much slower writers may be.
+	// maxCost is the fraction by which writers may be slower.
 	maxCost = 0.05
 )
 
-// Once their sockets are full, subscribers that never read cost writers nothing
-// that can be measured.
+// Subscribers that never read cost writers nothing measurable, once their sockets
+// are full.
 func TestSubscribersThatNeverReadCostWritersLittle(t *testing.T) {
 	if *crowd == 0 {
 		t.Skip("it is measured with -crowd=1000")
@@ -56,7 +56,7 @@ func TestSubscribersThatNeverReadCostWritersLittle(t *testing.T) {
 	})
 }
 
-// writeRate is how many small writes succeed in a second.
+// writeRate gives the number of small writes per second that succeed.
 func writeRate(t *testing.T, leader *harness.Instance) float64 {
 	t.Helper()
 	l := startLoad(t, writersBeside, []*harness.Client{leader.Client})

@@ -34,12 +34,12 @@ func checkHandOver(t *testing.T, c *harness.Cluster) {
 	c.AwaitReady()
 }
 
-// cutOffComment is what a stream says at its end when its instance has lost the
-// leader.
+// cutOffComment is the comment with which a stream ends when its instance has lost
+// contact with the leader.
 const cutOffComment = "has not heard from a leader for longer than the election timeout"
 
-// noticedWithin is how long that may take: the election timeout of calm, and what
-// a busy machine needs.
+// noticedWithin bounds how long an instance takes to notice: the election timeout
+// of calm, and a margin for a busy machine.
 const noticedWithin = 3 * time.Second
 
 func checkCutOff(t *testing.T, c *harness.Cluster) {
@@ -75,7 +75,7 @@ func checkCutOff(t *testing.T, c *harness.Cluster) {
 	}
 	checkAlone(t, one, before)
 
-	// The others go on, and so does it afterwards.
+	// The others go on, and afterwards so does the instance that was cut off.
 	stored := put(t, c.Leader().Client, "unheard")
 	if registry := list(t, one.With(stale)); registry.Revision != before {
 		t.Errorf("an instance that is cut off comes from revision %d to %d", before, registry.Revision)
@@ -91,7 +91,7 @@ func checkCutOff(t *testing.T, c *harness.Cluster) {
 	}
 }
 
-// farewell reads a stream to its end, and says what is wrong with that.
+// farewell reads a stream to its end, and says what is wrong with its ending.
 func farewell(stream *harness.Stream) error {
 	var last harness.Event
 	for {
@@ -107,8 +107,8 @@ func farewell(stream *harness.Stream) error {
 	return nil
 }
 
-// checkAlone fails the test unless an instance that is cut off, at a revision,
-// answers what it can, and says what it can't.
+// checkAlone fails the test unless an instance that is cut off at a revision
+// answers what it can, and explains what it can't.
 func checkAlone(t *testing.T, one *harness.Instance, revision uint64) {
 	t.Helper()
 	refused := func(what, code string, client *harness.Client) {
@@ -134,7 +134,7 @@ func checkAlone(t *testing.T, one *harness.Instance, revision uint64) {
 	if _, err := one.With(stale).With("max_stale=1m").List(t.Context()); err != nil {
 		t.Errorf("a list that may be a minute old: %v", err)
 	}
-	// A stream begins all the same: browsers would never come back after a 503.
+	// A stream begins all the same: browsers would not reconnect after a 503.
 	stream, err := one.With(here).Stream(t.Context(), "/nodes/sse", "")
 	if err != nil {
 		t.Fatal(err)

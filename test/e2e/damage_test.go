@@ -14,11 +14,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// needle is in what is damaged, and in nothing else.
+// needle occurs in the data to be damaged, and nowhere else.
 const needle = "a-needle-in-the-log"
 
-// spoil flips a bit of every byte of what, wherever that is in files whose path,
-// within the directory of i, begins with part.
+// spoil flips a bit of every byte of what, wherever it occurs in the files of i
+// whose path, relative to i's directory, begins with part.
 func spoil(t *testing.T, i *harness.Instance, part, what string) {
 	t.Helper()
 	found := false
@@ -130,8 +130,8 @@ func TestADamagedInstanceHeals(t *testing.T) {
 	}
 }
 
-// writeUntilSnapshotsHave writes until every snapshot of i has what in it: all that was
-// written before may be in one.
+// writeUntilSnapshotsHave writes until every snapshot of i contains what, and so
+// may contain everything written before what.
 func writeUntilSnapshotsHave(t *testing.T, c *harness.Cluster, i *harness.Instance, what string) {
 	t.Helper()
 	written := 0
@@ -151,7 +151,8 @@ func writeUntilSnapshotsHave(t *testing.T, c *harness.Cluster, i *harness.Instan
 	})
 }
 
-// Nobody has what it lost: it must say so, and not go on without.
+// No other instance has the lost data, so this one must refuse to start instead of
+// going on without the data.
 func TestADamagedInstanceThatIsAloneRefuses(t *testing.T) {
 	for name, do := range map[string]func(t *testing.T, i *harness.Instance, backend string){
 		"an entry": func(t *testing.T, i *harness.Instance, backend string) { spoil(t, i, "log."+backend, needle) },

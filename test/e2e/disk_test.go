@@ -25,16 +25,16 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 		c, leader := startOn(t, disk, backend)
 		through, says := c.Clients(), "does not answer"
 		if backend == "badger" {
-			// Its writes to memory wait for the disk, and with them whoever stops all
-			// threads for a moment, as the garbage collector does: it is as if the
-			// process were paused, and it answers nobody.
+			// Writes to mapped memory wait for the disk, and whatever stops all
+			// threads, such as the garbage collector, waits with them. The process
+			// behaves as if it were paused and answers nothing.
 			through, says = through[1:], ""
 		}
 		troubled(t, c, leader, through, disk.Freeze, disk.Thaw, says)
 	})
 }
 
-// startOn gives a cluster whose leader has its directory on disk.
+// startOn gives a cluster whose leader keeps its directory on disk.
 func startOn(t *testing.T, disk *harness.Disk, backend string) (*harness.Cluster, *harness.Instance) {
 	t.Helper()
 	c := harness.New(t, harness.Options{Backend: backend})
@@ -45,7 +45,7 @@ func startOn(t *testing.T, disk *harness.Disk, backend string) (*harness.Cluster
 	return c, first
 }
 
-// lead hands leadership to i, unless it leads.
+// lead hands leadership to i unless it already leads.
 func lead(t *testing.T, c *harness.Cluster, i *harness.Instance) {
 	t.Helper()
 	harness.Eventually(t, i.ID+" leads", func() error {
@@ -57,9 +57,9 @@ func lead(t *testing.T, c *harness.Cluster, i *harness.Instance) {
 	})
 }
 
-// troubled lets trouble with the disk of the leader begin and end under load,
-// which comes through some of the instances. It has to say so meanwhile, unless says
-// is empty.
+// troubled causes and ends trouble with the leader's disk while clients go through
+// some of the instances. Meanwhile the leader must report a reason that contains
+// says, unless says is empty.
 func troubled(t *testing.T, c *harness.Cluster, leader *harness.Instance, through []*harness.Client, begin, end func(), says string) {
 	t.Helper()
 	load := startLoad(t, 8, through)
@@ -92,7 +92,7 @@ func troubled(t *testing.T, c *harness.Cluster, leader *harness.Instance, throug
 	checkMembers(t, c)
 }
 
-// awaitReason waits until i is not ready, for a reason in which says is found.
+// awaitReason waits until i is not ready for a reason that contains says.
 func awaitReason(t *testing.T, i *harness.Instance, says string) {
 	t.Helper()
 	harness.Eventually(t, fmt.Sprintf("%s says %q", i.ID, says), func() error {
@@ -104,11 +104,11 @@ func awaitReason(t *testing.T, i *harness.Instance, says string) {
 	})
 }
 
-// What is written to files that are open, and nowhere any more, is lost with the process.
+// Data written to open files that were unlinked is lost with the process.
 func TestALeaderWhoseDirectoryIsRemovedIsReplaced(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
-		leader := c.Instances[1] // the first would begin a cluster of its own when it starts blank
+		leader := c.Instances[1] // the first instance would bootstrap a new cluster if it started blank
 		lead(t, c, leader)
 		put(t, leader.Client, "before")
 		remove(t, leader, "")
@@ -119,7 +119,7 @@ func TestALeaderWhoseDirectoryIsRemovedIsReplaced(t *testing.T) {
 		if err != nil || ready.Ready || !strings.Contains(strings.Join(ready.Reasons, "; "), "was removed") {
 			t.Errorf("readyz says %+v, %v", ready, err)
 		}
-		leader.Kill() // badger could not be closed
+		leader.Kill() // badger could not be closed cleanly
 		leader.Restart()
 		c.AwaitReady()
 		awaitSuffrage(t, successor.Client, leader.ID, "voter", true)

@@ -1,11 +1,9 @@
-// Package e2e_test runs whole clusters of real processes and holds them to what
-// their users were promised: nothing acknowledged is lost, nothing on a stream is
-// missing, nothing that a client sends does harm. What goes on between instances
-// that are cut off from each other, and whether histories are linearizable, is
-// not tested here.
+// Package e2e_test runs whole clusters of real processes and checks what users were
+// promised: no acknowledged write is lost, no change is missing on a stream, and no
+// request does harm. Network partitions and the linearizability of histories are
+// tested elsewhere.
 //
-// With -soak=10 the tests in which clients do things at random, or batches, do ten
-// times as much.
+// With -soak=10 the tests with random or batching clients do ten times as much.
 package e2e_test
 
 import (

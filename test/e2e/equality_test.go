@@ -11,11 +11,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// historyLength is how many changes are kept.
+// historyLength is the number of changes that the history keeps.
 const historyLength = 10_000
 
-// whatever is a client that does everything that can be done to nodes, at random,
-// through any instance, and does not care for what becomes of it.
+// whatever is a client that performs random operations of every kind on nodes,
+// through any instance, and ignores their outcomes.
 type whatever struct {
 	clients []*harness.Client
 	cancel  context.CancelFunc
@@ -36,7 +36,7 @@ func startWhatever(t *testing.T, c *harness.Cluster) *whatever {
 		w.done.Go(func() {
 			for ctx.Err() == nil {
 				if err := w.act(random); err != nil && !hasStatus(err, 404) && !hasStatus(err, 409) && !hasStatus(err, 412) {
-					rest(ctx) // nobody leads, or it is down
+					rest(ctx) // there is no leader, or the instance is down
 				}
 				w.mu.Lock()
 				w.did++
@@ -55,7 +55,7 @@ func (w *whatever) stop() {
 
 func (w *whatever) act(random *rand.Rand) error {
 	through := w.clients[random.IntN(len(w.clients))]
-	ctx := context.Background() // what was begun is ended
+	ctx := context.Background() // operations are completed even if the client is stopped
 	id := anyID(random)
 	var err error
 	switch n := random.IntN(100); {
@@ -89,7 +89,7 @@ func anyNode(random *rand.Rand, id string) harness.Node {
 		node.TTLSeconds, node.OnExpiry = 1, anyOf(random, "remove", "down")
 	}
 	if random.IntN(20) == 0 {
-		node.Address = "shared.example:11211" // which only one can have
+		node.Address = "shared.example:11211" // an address that only one node can have
 	}
 	return node
 }
@@ -108,7 +108,7 @@ func anyBatch(random *rand.Rand) []harness.BatchChange {
 	return changes
 }
 
-// awaitMore waits until n more things were tried, times -soak.
+// awaitMore waits until n more operations were tried, times -soak.
 func (w *whatever) awaitMore(t *testing.T, n int) {
 	t.Helper()
 	did := func() int {
@@ -125,9 +125,9 @@ func (w *whatever) awaitMore(t *testing.T, n int) {
 	})
 }
 
-// snapshotsWithRoom makes instances take snapshots often, and keep enough of the log
-// that one which takes a second to install a snapshot can go on from there: history
-// makes these long, and clients write all the time.
+// snapshotsWithRoom makes instances take snapshots often, but keep enough of the
+// log for an instance that needs a second to install a snapshot: snapshots contain
+// the history and are large, and clients keep writing.
 var snapshotsWithRoom = []string{"--raft_snapshot_threshold=30", "--raft_snapshot_interval=100ms", "--raft_trailing_logs=200"}
 
 func TestInstancesAreEqual(t *testing.T) {
@@ -155,13 +155,13 @@ func TestInstancesAreEqual(t *testing.T) {
 	})
 }
 
-// comeBackEmpty has a follower leave the cluster, forget everything, and come back, so
-// that it knows what there is from a snapshot alone.
+// comeBackEmpty removes a follower, wipes it, and adds it again, so that it gets
+// its state from a snapshot alone.
 func comeBackEmpty(t *testing.T, c *harness.Cluster, w *whatever) {
 	t.Helper()
 	leader := c.Leader()
 	var i *harness.Instance
-	for _, candidate := range c.Instances[1:] { // the first would found a cluster of its own
+	for _, candidate := range c.Instances[1:] { // the first instance would bootstrap a new cluster
 		if candidate != leader {
 			i = candidate
 		}
@@ -171,7 +171,7 @@ func comeBackEmpty(t *testing.T, c *harness.Cluster, w *whatever) {
 	}
 	i.Stop()
 	w.awaitMore(t, 100)
-	awaitLog(t, c.Leader(), `msg="compacting logs"`) // so that the log no longer begins at its beginning
+	awaitLog(t, c.Leader(), `msg="compacting logs"`) // so that the log no longer has its first entries
 	i.Wipe()
 	i.Restart()
 	if err := c.Leader().RaftAdd(t.Context(), i.Member()); err != nil {
@@ -181,7 +181,7 @@ func comeBackEmpty(t *testing.T, c *harness.Cluster, w *whatever) {
 	awaitLog(t, i, "Installed remote snapshot")
 }
 
-// fill makes so many changes that history is cut off at its far end.
+// fill makes enough changes for the history to drop the oldest ones.
 func fill(t *testing.T, through *harness.Client) {
 	t.Helper()
 	for weight := range historyLength / 1000 {
@@ -199,7 +199,7 @@ func fill(t *testing.T, through *harness.Client) {
 	}
 }
 
-// endLeases removes all leased nodes, which would go on making changes.
+// endLeases removes all leased nodes, whose expiry would make further changes.
 func endLeases(t *testing.T, c *harness.Cluster) {
 	t.Helper()
 	leader := c.Leader()
@@ -213,13 +213,14 @@ func endLeases(t *testing.T, c *harness.Cluster) {
 		if len(changes) == 0 {
 			return nil
 		}
-		_, err := leader.Batch(t.Context(), changes) // one may have expired meanwhile
+		_, err := leader.Batch(t.Context(), changes) // a node may have expired meanwhile
 		return fmt.Errorf("there were %d: %w", len(changes), err)
 	})
 }
 
 // checkEqual fails the test unless all instances give the same bytes for the
-// registry, the whole of its history, and the snapshot where history ends.
+// registry, for its whole history, and for the snapshot that a stream gets from
+// beyond the end of history.
 func checkEqual(t *testing.T, c *harness.Cluster) {
 	t.Helper()
 	c.AwaitReady()
@@ -265,7 +266,7 @@ func checkEqual(t *testing.T, c *harness.Cluster) {
 	}
 }
 
-// checkSlots fails the test when two nodes of a pool have one slot.
+// checkSlots fails the test if two nodes of a pool share a slot.
 func checkSlots(t *testing.T, registry harness.Registry) {
 	t.Helper()
 	owners := map[string]string{}

@@ -16,17 +16,17 @@ import (
 )
 
 const (
-	// maxGrowth is how much memory a process may take on, whatever is sent to it.
+	// maxGrowth is how much more memory a process may take, whatever is sent to it.
 	maxGrowth = 32 << 20
-	// raftPatience is how long a connection to the raft port may be of no use: two
-	// seconds are promised, and the rest is for a machine that is busy.
+	// raftPatience is how long a useless connection to the raft port may live: two
+	// seconds are promised, and the rest is a margin for a busy machine.
 	raftPatience = 3 * time.Second
-	// crowdSize is how many connections of no use come at a time to each port. Both
-	// bound how many of them stay.
+	// crowdSize is the number of concurrent useless connections to each port. Each
+	// port limits how many of them stay open.
 	crowdSize = 1500
 )
 
-// hostile dials from an address of its own, as somebody does who is no instance.
+// hostile dials from a local address that no instance has.
 var hostile = net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, Timeout: patience}
 
 func TestHostileConnectionsHarmNobody(t *testing.T) {
@@ -55,12 +55,13 @@ func TestHostileConnectionsHarmNobody(t *testing.T) {
 	})
 }
 
-// However many clients come, the log and the peers have the files that they need.
+// However many clients connect, enough file descriptors remain for the log and for
+// peers.
 func TestClientsTakeNoFilesFromTheLog(t *testing.T) {
 	const files, most = 160, 80
 	c := harness.Start(t, harness.Options{Files: files, Flags: calm})
 	leader := c.Leader()
-	put(t, leader.Client, "before") // through a connection that stays open
+	put(t, leader.Client, "before") // over a connection that stays open
 	held := 0
 	for range files {
 		conn, err := net.DialTimeout("tcp", leader.Application, patience)
@@ -86,7 +87,7 @@ func TestClientsTakeNoFilesFromTheLog(t *testing.T) {
 	for n := range 16 {
 		labels[fmt.Sprintf("label-%d", n)] = strings.Repeat("v", 200)
 	}
-	for part := range 4 { // more than fits into one segment of the log
+	for part := range 4 { // more than a segment of the log holds
 		nodes := make([]harness.Node, 200)
 		for n := range nodes {
 			nodes[n] = harness.NewNode(fmt.Sprintf("big-%d-%d", part, n))
@@ -103,11 +104,11 @@ func TestClientsTakeNoFilesFromTheLog(t *testing.T) {
 	}
 }
 
-// raftPortGarbage sends what no instance sends.
+// raftPortGarbage sends bytes that no instance would send.
 func raftPortGarbage(t *testing.T, i *harness.Instance) {
 	noise := make([]byte, 64<<10)
 	_, _ = rand.Read(noise) // never fails
-	// Without a secret anybody has it.
+	// Without a secret, this preface is known to everybody.
 	preface := "\x01" + "\x01\x00" + strings.Repeat("\x00", 32) + "\x00" + "\x01x" + "\x00"
 	for name, bytes := range map[string]string{
 		"a lane that is none":            "\x7fhello",
@@ -139,7 +140,8 @@ func raftPortGarbage(t *testing.T, i *harness.Instance) {
 	}
 }
 
-// raftPortSilence stops talking at every place where it could.
+// raftPortSilence stops sending at each point of the protocol where that is
+// possible.
 func raftPortSilence(t *testing.T, i *harness.Instance) {
 	var all sync.WaitGroup
 	for name, bytes := range map[string]string{
@@ -160,8 +162,8 @@ func raftPortSilence(t *testing.T, i *harness.Instance) {
 	all.Wait()
 }
 
-// halfOpen opens many connections on both ports and says nothing on them, or
-// little, until they are cut.
+// halfOpen opens many connections to both ports and sends nothing or little, until
+// they are closed.
 func halfOpen(t *testing.T, i *harness.Instance) {
 	var all sync.WaitGroup
 	open := func(address string, words ...string) {
@@ -180,23 +182,24 @@ func halfOpen(t *testing.T, i *harness.Instance) {
 	all.Wait()
 }
 
-// isRefused says whether a connection was not even made.
+// isRefused says whether dialling failed.
 func isRefused(err error) bool {
 	fault := new(net.OpError)
 	return errors.As(err, &fault) && fault.Op == "dial"
 }
 
-// slowHeaders sends a byte now and then.
+// slowHeaders sends a byte of the headers now and then.
 func slowHeaders(t *testing.T, i *harness.Instance) {
 	drip(t, i.Application, "slow headers", "GET /nodes HTTP/1.1\r\nHost: x\r\nX: ")
 }
 
-// slowBody does so in the body.
+// slowBody sends a byte of the body now and then.
 func slowBody(t *testing.T, i *harness.Instance) {
 	drip(t, i.Application, "a slow body", "PUT /nodes HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{\"id\":\"")
 }
 
-// drip says the beginning and then a letter now and then, until it is cut.
+// drip sends the beginning and then a byte now and then, until the connection is
+// closed.
 func drip(t *testing.T, address, what, beginning string) {
 	conn, err := hostile.Dial("tcp", address)
 	if err != nil {
@@ -215,14 +218,15 @@ func drip(t *testing.T, address, what, beginning string) {
 		switch {
 		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 			return
-		case took > patience+time.Second: // for a machine that is busy
+		case took > patience+time.Second: // a margin for a busy machine
 			t.Errorf("%s: the connection is still open after %v", what, took)
 			return
 		}
 	}
 }
 
-// hugeBodies sends far more than anybody wants, with and without saying so.
+// hugeBodies sends far more than the server accepts, with and without announcing
+// the length.
 func hugeBodies(t *testing.T, i *harness.Instance) {
 	const size = 100 << 20
 	var all sync.WaitGroup
@@ -247,7 +251,7 @@ func hugeBodies(t *testing.T, i *harness.Instance) {
 	all.Wait()
 }
 
-// pour sends head and up to size bytes, and gives how many of them were taken.
+// pour sends head and up to size bytes, and gives how many bytes were accepted.
 func pour(address, head string, size int) (sent int) {
 	conn, err := hostile.Dial("tcp", address)
 	if err != nil {

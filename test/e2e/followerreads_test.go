@@ -20,7 +20,7 @@ const (
 	stale = "consistency=stale"
 )
 
-// Every instance answers reads and streams itself, if it is asked to.
+// Every instance answers reads and streams itself if the request asks for that.
 func TestFollowersAnswerReads(t *testing.T) {
 	c := harness.Start(t, harness.Options{Proxied: true, Flags: calm})
 	first := put(t, c.Instances[0].Client, "first")
@@ -39,7 +39,7 @@ func TestFollowersAnswerReads(t *testing.T) {
 
 var zoneless = ""
 
-// filters are of what the random client makes.
+// filters match nodes that the random client creates.
 var filters = []harness.Filter{
 	{},
 	{Pool: "a"},
@@ -64,7 +64,7 @@ func checkStreamsAndLists(t *testing.T, c *harness.Cluster) {
 		for m, query := range []string{here, stale} {
 			readers[i.ID+" "+query] = i.With(query)
 			for k, filter := range filters {
-				if (n+m+k)%2 == 0 { // half of all there could be
+				if (n+m+k)%2 == 0 { // half of all combinations
 					what := fmt.Sprintf("the stream of %s with %s and %q", i.ID, query, filter.Query())
 					streams = append(streams, filtered{what, filter, harness.FollowFiltered(t, filter, i.With(query))})
 				}
@@ -107,8 +107,8 @@ func checkStreamsAndLists(t *testing.T, c *harness.Cluster) {
 	t.Logf("%d streams with %d changes of %d, and %d lists, were held against the registry", len(streams), told, len(line.changes), len(samples))
 }
 
-// lastOf gives the revision of the last change that a stream with filter tells;
-// 0 for none.
+// lastOf gives the revision of the last change that a stream with filter delivers,
+// or 0 if there is none.
 func lastOf(line timeline, filter harness.Filter) uint64 {
 	last := uint64(0)
 	for _, change := range line.changes {
@@ -142,11 +142,11 @@ func checkTapes(t *testing.T, c *harness.Cluster, line timeline) {
 	}
 }
 
-// longWait is longer than any request takes that does not wait.
+// longWait is longer than any request takes that does not ask for a wait.
 const longWait = 12 * time.Second
 
-// startLongPolls begins waits for what never comes, at every instance. The
-// leader must stay the same until the returned check.
+// startLongPolls starts long polls that never succeed, at every instance. The
+// leader must stay the same until the returned check has run.
 func startLongPolls(t *testing.T, c *harness.Cluster) func(t *testing.T) {
 	t.Helper()
 	const never = "/nodes?since=1000000000"
@@ -203,7 +203,7 @@ func checkLongPolls(t *testing.T, c *harness.Cluster) {
 			}()
 		}
 	}
-	pass(t, 300*time.Millisecond) // for most of them to be waiting; who comes later need not
+	pass(t, 300*time.Millisecond) // enough for most polls to be waiting; late ones need not be
 	stored := put(t, c.Instances[1].Client, "awaited")
 	written := time.Now()
 	for range count {
@@ -218,7 +218,7 @@ func checkLongPolls(t *testing.T, c *harness.Cluster) {
 	}
 }
 
-// behind is how much later than the leader a follower hears everything.
+// behind is the delay of everything that a follower receives from the leader.
 const behind = 150 * time.Millisecond
 
 func checkMinRevision(t *testing.T, c *harness.Cluster) {

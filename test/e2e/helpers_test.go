@@ -12,10 +12,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// durable are the storage backends that survive the end of a process.
+// durable are the storage backends whose data survives the process.
 var durable = []string{"bolt", "badger", "wal"}
 
-// eachBackend runs a test for each of them.
+// eachBackend runs a test with each durable backend.
 func eachBackend(t *testing.T, test func(t *testing.T, backend string)) {
 	t.Helper()
 	for _, backend := range durable {
@@ -23,8 +23,8 @@ func eachBackend(t *testing.T, test func(t *testing.T, backend string)) {
 	}
 }
 
-// allBackends is eachBackend of a test that mostly waits for restarts, and does not look at
-// how long anything takes: two or more at a time.
+// allBackends is eachBackend for tests that mostly wait for restarts and do not
+// measure time. They run in parallel.
 func allBackends(t *testing.T, test func(t *testing.T, backend string)) {
 	t.Helper()
 	eachBackend(t, func(t *testing.T, backend string) {
@@ -33,12 +33,12 @@ func allBackends(t *testing.T, test func(t *testing.T, backend string)) {
 	})
 }
 
-// everyBackend: see anyBackend.
+// everyBackend is explained at anyBackend.
 var everyBackend = flag.Bool("every_backend", false, "run also those tests with each storage backend that have nothing to do with it")
 
-// anyBackend runs a test that has nothing to do with the backend: with the default one, or
-// with each where there is time for that. What a backend must do by itself is tested with
-// each of them: in its own package, and wherever eachBackend is called.
+// anyBackend runs a test that does not depend on the backend: with the default one,
+// or with each if -every_backend is set. What depends on the backend is tested with
+// each of them, in the backend's package and wherever eachBackend is called.
 func anyBackend(t *testing.T, test func(t *testing.T, backend string)) {
 	t.Helper()
 	for _, backend := range someBackends() {
@@ -53,16 +53,16 @@ func someBackends() []string {
 	return []string{"wal"}
 }
 
-// start gives a cluster with the timing that users have.
+// start gives a cluster with the default timing.
 func start(t *testing.T, backend string) *harness.Cluster {
 	t.Helper()
 	return harness.Start(t, harness.Options{Backend: backend})
 }
 
-// calm is for clusters whose leader changes only when a test makes it: with less
-// patience, a machine that is busy with other tests can look like a dead leader. A test
-// whose clusters are calm, that mostly waits, and does not look at how long anything takes
-// may run beside another one, when all are done that may not.
+// calm are flags for clusters whose leader changes only when a test makes it: with
+// shorter timeouts, a leader on a busy machine can seem dead. A test with calm
+// clusters that mostly waits and does not measure time may run in parallel with
+// others, after all tests that may not.
 var calm = []string{"--raft_heartbeat_timeout=1s", "--raft_election_timeout=1s"}
 
 func startCalm(t *testing.T, backend string) *harness.Cluster {
@@ -70,7 +70,7 @@ func startCalm(t *testing.T, backend string) *harness.Cluster {
 	return harness.Start(t, harness.Options{Backend: backend, Flags: calm})
 }
 
-// put stores a node that is not there yet, and gives it as it is stored.
+// put stores a node that does not exist yet, and gives the node as stored.
 func put(t *testing.T, through *harness.Client, id string) harness.Stored {
 	t.Helper()
 	stored, err := through.Put(t.Context(), harness.NewNode(id))
@@ -92,7 +92,7 @@ func list(t *testing.T, through *harness.Client) harness.Registry {
 	return registry
 }
 
-// sameRegistry fails the test unless got is want.
+// sameRegistry fails the test unless got equals want.
 func sameRegistry(t *testing.T, what string, got, want harness.Registry) {
 	t.Helper()
 	if got.Revision != want.Revision {
@@ -116,8 +116,8 @@ func sameRegistry(t *testing.T, what string, got, want harness.Registry) {
 	}
 }
 
-// history gives the changes after since up to until, as a stream tells them. It
-// fails the test unless there is each of them, once, in order.
+// history gives the changes after revision since, up to until, from a stream. It
+// fails the test unless each of them comes exactly once, in order.
 func history(t *testing.T, through *harness.Client, since, until uint64) []harness.Change {
 	t.Helper()
 	stream, err := through.Stream(t.Context(), "/nodes/sse", fmt.Sprint(since))
@@ -143,7 +143,7 @@ func history(t *testing.T, through *harness.Client, since, until uint64) []harne
 	return changes
 }
 
-// replay makes the registry that changes from the beginning lead to.
+// replay applies changes, from the first one on, to an empty registry.
 func replay(changes []harness.Change) harness.Registry {
 	registry := harness.Registry{Nodes: map[string]harness.Node{}}
 	for _, change := range changes {
@@ -157,7 +157,7 @@ func replay(changes []harness.Change) harness.Registry {
 	return registry
 }
 
-// checkDense fails the test unless the history from the beginning is complete
+// checkDense fails the test unless the history is complete from the first change on
 // and leads to the registry that the cluster lists.
 func checkDense(t *testing.T, through *harness.Client) harness.Registry {
 	t.Helper()

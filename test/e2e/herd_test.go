@@ -15,24 +15,24 @@ import (
 
 const (
 	herdSize = 100
-	// forbidden is the weight of batches that must be refused.
+	// forbidden is the weight in batches that must be refused.
 	forbidden = 666_666
-	// moreBatches is how many are acknowledged between two disturbances.
+	// moreBatches is the number of acknowledged batches between two disturbances.
 	moreBatches = 15
 )
 
-// herd is a pool whose nodes all have the same weight: each batch gives all of
-// them the next one, on the condition that nothing has changed since the batch
-// before. Who sees two weights, or another number of nodes, has seen a part of a
-// batch; and a batch whose condition fails has lost the one before.
+// herd is a pool whose nodes all have the same weight. Each batch sets all of them
+// to the next weight, on the condition that nothing has changed since the batch
+// before. So a reader that sees two weights, or another number of nodes, has seen
+// part of a batch, and a condition that fails means that the batch before was lost.
 type herd struct {
 	clients []*harness.Client
-	base    uint64 // the revision before the first batch
+	base    uint64 // revision before the first batch
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 
-	acked   atomic.Int64 // the highest weight that was acknowledged
-	batches atomic.Int64 // acknowledged so far
+	acked   atomic.Int64 // highest acknowledged weight
+	batches atomic.Int64 // number of acknowledged batches
 	unknown atomic.Int64
 	refused atomic.Int64
 	reads   atomic.Int64
@@ -58,7 +58,8 @@ func (h *herd) nodes(weight int) []harness.BatchChange {
 	return harness.Puts(nodes...)
 }
 
-// weigh says what is wrong with a list of all nodes, and gives their weight.
+// weigh gives the weight of all nodes in a list, or an error that says what is
+// wrong with the list.
 func (h *herd) weigh(registry harness.Registry) (int, error) {
 	weight := -1
 	for id, node := range registry.Nodes {
@@ -78,8 +79,8 @@ func (h *herd) weigh(registry harness.Registry) (int, error) {
 	return weight, nil
 }
 
-// startHerd makes the first batch, and then writes and reads through all
-// instances until the end.
+// startHerd makes the first batch, and then writes and reads through all instances
+// until check.
 func startHerd(t *testing.T, c *harness.Cluster) *herd {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -109,7 +110,8 @@ func (h *herd) stop() {
 	h.done.Wait()
 }
 
-// write makes one batch after the other. known is the revision of the first node.
+// write makes one batch after the other. known is the current revision of the first
+// node.
 func (h *herd) write(ctx context.Context, known uint64) {
 	weight, doubtful := 2, false
 	for turn := 0; ctx.Err() == nil; turn++ {
@@ -123,12 +125,12 @@ func (h *herd) write(ctx context.Context, known uint64) {
 			h.batches.Add(1)
 			weight++
 		case harness.OutcomeOf(err) == harness.Unknown:
-			doubtful = true // the next try tells, by its condition
+			doubtful = true // the condition of the next attempt will tell
 			h.unknown.Add(1)
 		case hasStatus(err, http.StatusPreconditionFailed) && doubtful && *problemIn(err).Node.Weight == weight:
 			known, doubtful = problemIn(err).Node.Revision, false
 			weight++
-		case hasStatus(err, http.StatusServiceUnavailable) || problemIn(err) == nil: // nobody leads, or it is down
+		case hasStatus(err, http.StatusServiceUnavailable) || problemIn(err) == nil: // there is no leader, or the instance is down
 			rest(ctx)
 		default:
 			h.fail(fmt.Errorf("the batch of weight %d after one of revision %d (in doubt: %v): %w", weight, known, doubtful, err))
@@ -137,7 +139,7 @@ func (h *herd) write(ctx context.Context, known uint64) {
 	}
 }
 
-// sabotage makes batches that are refused because of their last change.
+// sabotage makes batches that must be refused because of their last change.
 func (h *herd) sabotage(ctx context.Context) {
 	stale := uint64(1 << 40)
 	taken := harness.NewNode("thief")
@@ -164,7 +166,8 @@ func (h *herd) sabotage(ctx context.Context) {
 	}
 }
 
-// read lists all the time. What is fresh holds all that was acknowledged before.
+// read lists continuously. A fresh list must contain everything acknowledged before
+// it.
 func (h *herd) read(ctx context.Context, client *harness.Client, fresh bool) {
 	for ctx.Err() == nil {
 		before := h.acked.Load()
@@ -186,7 +189,7 @@ func (h *herd) read(ctx context.Context, client *harness.Client, fresh bool) {
 	}
 }
 
-// subscribe opens one stream after the other and takes the snapshot.
+// subscribe opens one stream after the other and reads its snapshot.
 func (h *herd) subscribe(ctx context.Context, client *harness.Client) {
 	for ctx.Err() == nil {
 		registry, err := snapshotOf(ctx, client)
@@ -203,7 +206,7 @@ func (h *herd) subscribe(ctx context.Context, client *harness.Client) {
 	}
 }
 
-// snapshotOf gives the snapshot that a stream begins with.
+// snapshotOf gives the snapshot with which a stream begins.
 func snapshotOf(ctx context.Context, client *harness.Client) (harness.Registry, error) {
 	var snapshot harness.Copy
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -224,7 +227,7 @@ func snapshotOf(ctx context.Context, client *harness.Client) (harness.Registry, 
 	}
 }
 
-// rest is a pause before another try.
+// rest pauses before another attempt.
 func rest(ctx context.Context) {
 	select {
 	case <-ctx.Done():
@@ -261,8 +264,8 @@ func (h *herd) awaitMore(t *testing.T, n int64) {
 	})
 }
 
-// checkHistory fails the test unless changes, all of them made by batches, are
-// whole batches in order, each with a greater weight than the one before.
+// checkHistory fails the test unless changes, all made by batches, are whole
+// batches in order of increasing weight.
 func (h *herd) checkHistory(t *testing.T, what string, changes []harness.Change) {
 	t.Helper()
 	last, number := -1, uint64(0)
@@ -279,7 +282,7 @@ func (h *herd) checkHistory(t *testing.T, what string, changes []harness.Change)
 	}
 }
 
-// check ends the load and fails the test unless everything was as it should be.
+// check ends the load and fails the test if anything went wrong.
 func (h *herd) check(t *testing.T) {
 	t.Helper()
 	h.stop()

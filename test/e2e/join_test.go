@@ -10,11 +10,11 @@ import (
 )
 
 func TestInstancesJoin(t *testing.T) {
-	// Addresses are of the instances n1, n2 and n3; n1 is bootstrapped.
+	// The addresses are those of the instances n1, n2 and n3; n1 is bootstrapped.
 	type flags func(addresses []string) []string
 	tests := map[string]struct {
 		n2, n3 flags
-		// last: n1 starts after the others.
+		// last says that n1 starts after the others.
 		last bool
 	}{
 		"by a list with commas": {
@@ -83,11 +83,11 @@ func awaitLog(t *testing.T, i *harness.Instance, words string) {
 	})
 }
 
-// checkMembers fails the test unless every instance of c is a voter that answers
-// for itself.
+// checkMembers fails the test unless the cluster shows exactly the instances of c, as
+// reachable voters at their addresses.
 func checkMembers(t *testing.T, c *harness.Cluster) {
 	t.Helper()
-	// An instance that was added a moment ago may have to be asked again.
+	// An instance that was just added may not be up to date yet.
 	harness.Eventually(t, "all instances are members", func() error {
 		metadata, err := c.Instances[0].Metadata(t.Context())
 		if err != nil {
@@ -129,11 +129,11 @@ func TestAnInstanceWaitsToBeAdded(t *testing.T) {
 		if problem := problemOf(t, err); problem.Status != http.StatusServiceUnavailable || problem.Code != "no_leader" || answer.Header.Get("Retry-After") != "1" {
 			t.Errorf("an instance without a cluster answers %+v with %v", problem, answer.Header)
 		}
-		// It may be killed and started again meanwhile.
+		// The instance may be killed and restarted meanwhile.
 		second.Kill()
 		second.Restart()
 
-		for range 2 { // the second time, nothing is to be done
+		for range 2 { // the second time changes nothing
 			if err := first.RaftAdd(t.Context(), second.Member()); err != nil {
 				t.Fatal(err)
 			}

@@ -12,8 +12,8 @@ import (
 
 const (
 	failoverTTL = 3
-	// outlived is more than a time to live: one that a new leader took to be over
-	// too soon, or that an old one has seen run out, would show within it.
+	// outlived is longer than a time to live. A node that a new leader expires too
+	// early, or that an old leader saw run out, would show within it.
 	outlived = (failoverTTL + 1) * time.Second
 	// pausedFor is how long a leader is paused.
 	pausedFor = 10 * time.Second
@@ -28,7 +28,7 @@ func TestNobodyExpiresBecauseOfALeader(t *testing.T) {
 	a := startAgents(t, c, 21, nodes)
 	before := list(t, c.Instances[0].Client)
 
-	// Each of them waits as long as it may take until its consequences show.
+	// Each disturbance waits until its consequences would show.
 	disturbances := []struct {
 		name    string
 		disturb func(leader *harness.Instance)
@@ -83,14 +83,14 @@ func TestNobodyExpiresBecauseOfALeader(t *testing.T) {
 		t.Errorf("renewals were refused: %v", err)
 	}
 
-	// And still, who stops is found out.
+	// Nodes that stop renewing still expire.
 	const silent = 10
 	a.Drop(idsOf(nodes[:silent])...)
 	awaitExpired(t, c, after.Revision, silent)
 }
 
-// A lone instance goes on leading after it stood still, and its nodes are too few
-// for their expiry to be held back.
+// A lone instance still leads after a pause, and it has too few nodes for their
+// expiry to be held back.
 func TestALeaderThatStoodStillExpiresNobody(t *testing.T) {
 	c := harness.Start(t, harness.Options{Size: 1})
 	i := c.Instances[0]
@@ -110,7 +110,7 @@ func TestALeaderThatStoodStillExpiresNobody(t *testing.T) {
 	awaitExpired(t, c, before.Revision, len(nodes))
 }
 
-// awaitExpired waits until so many nodes have expired since a revision.
+// awaitExpired waits until count nodes have expired since a revision.
 func awaitExpired(t *testing.T, c *harness.Cluster, since uint64, count int) {
 	t.Helper()
 	leader := c.Leader()
@@ -123,8 +123,8 @@ func awaitExpired(t *testing.T, c *harness.Cluster, since uint64, count int) {
 	})
 }
 
-// awaitSuccessor waits until another instance leads. The old leader, which may
-// be paused, is not asked.
+// awaitSuccessor waits until another instance leads. It does not ask the old
+// leader, which may be paused.
 func awaitSuccessor(t *testing.T, c *harness.Cluster, old *harness.Instance) *harness.Instance {
 	t.Helper()
 	var successor *harness.Instance

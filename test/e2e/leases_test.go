@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// maxLate is how long after its time has run out a node may still be there.
+	// maxLate is how long after its time to live a node may still be listed.
 	maxLate = time.Second
-	// agents is how many share the nodes: each has connections of its own.
+	// agents is the number of agents that share the nodes.
 	agents = 50
 )
 
-// leased gives nodes with a time to live, of which every other one goes down when
-// that is over, and the others are removed.
+// leased gives nodes with a time to live. On expiry, every other node goes down,
+// and the rest are removed.
 func leased(pool string, count, ttlSeconds int) []harness.Node {
 	nodes := make([]harness.Node, count)
 	for n := range nodes {
@@ -39,7 +39,7 @@ func idsOf(nodes []harness.Node) []string {
 	return ids
 }
 
-// register puts all nodes at once.
+// register puts all nodes in one batch.
 func register(t *testing.T, through *harness.Client, nodes []harness.Node) harness.Batch {
 	t.Helper()
 	batch, err := through.Batch(t.Context(), harness.Puts(nodes...))
@@ -49,8 +49,8 @@ func register(t *testing.T, through *harness.Client, nodes []harness.Node) harne
 	return batch
 }
 
-// startAgents has agents renew nodes through all instances, and waits until it is known
-// how often that happens.
+// startAgents has agents renew nodes through all instances, and waits until the
+// leader knows the pace of the renewals.
 func startAgents(t *testing.T, c *harness.Cluster, count int, nodes []harness.Node) *harness.Agents {
 	t.Helper()
 	var addresses []string
@@ -62,7 +62,7 @@ func startAgents(t *testing.T, c *harness.Cluster, count int, nodes []harness.No
 	return a
 }
 
-// expired gives the changes that expiry made, by their nodes.
+// expired gives the changes made by expiry, by node.
 func expired(changes []harness.Change) map[string]harness.Change {
 	found := map[string]harness.Change{}
 	for _, change := range changes {
@@ -86,7 +86,7 @@ func TestLeases(t *testing.T) {
 func checkExpiry(t *testing.T, c *harness.Cluster, follower *harness.Follower) {
 	const all, silent, ttl = 200, 30, 2
 	nodes := leased("some", all, ttl)
-	nodes[1].State = "draining" // it is so again after it was down
+	nodes[1].State = "draining" // it must be draining again after it was down
 	before := list(t, c.Instances[0].Client).Revision
 	register(t, c.Instances[1].Client, nodes)
 	a := startAgents(t, c, agents, nodes)
@@ -98,7 +98,7 @@ func checkExpiry(t *testing.T, c *harness.Cluster, follower *harness.Follower) {
 		}
 		return nil
 	})
-	a.Await(t) // whoever else was to expire would have
+	a.Await(t) // any other node that was going to expire would have by now
 	var late []time.Duration
 	for id, change := range expired(follower.Changes()) {
 		if !slices.Contains(stopped, id) {
@@ -130,7 +130,8 @@ func checkExpiry(t *testing.T, c *harness.Cluster, follower *harness.Follower) {
 	removeAll(t, c, nodes)
 }
 
-// checkExpired fails the test unless change is what expiry makes of such a node.
+// checkExpired fails the test unless change is the right effect of expiry on its
+// node.
 func checkExpired(t *testing.T, change harness.Change) {
 	t.Helper()
 	switch {
@@ -143,8 +144,8 @@ func checkExpired(t *testing.T, change harness.Change) {
 	}
 }
 
-// checkRevival renews nodes that have expired: those that are down come back to
-// what they were, the others are gone.
+// checkRevival renews expired nodes: those that are down return to their former
+// state, and the others are gone.
 func checkRevival(t *testing.T, c *harness.Cluster, nodes []harness.Node) {
 	t.Helper()
 	for n, node := range nodes {
@@ -175,7 +176,7 @@ func checkRevival(t *testing.T, c *harness.Cluster, nodes []harness.Node) {
 	}
 }
 
-// removeAll removes those of nodes that are there.
+// removeAll removes those of the nodes that still exist.
 func removeAll(t *testing.T, c *harness.Cluster, nodes []harness.Node) {
 	t.Helper()
 	there := list(t, c.Instances[0].Client).Nodes
@@ -204,7 +205,7 @@ func checkHeld(t *testing.T, c *harness.Cluster) {
 	a.Drop(idsOf(nodes)...)
 	harness.Eventually(t, "all are overdue", func() error { return heldIs(t, leader, "all", all) })
 	awaitLog(t, leader, "expiry is held back")
-	pass(t, ttl*time.Second) // in which nothing may happen
+	pass(t, ttl*time.Second) // nothing may expire in this time
 	if err := heldIs(t, leader, "all", all); err != nil {
 		t.Error(err)
 	}
@@ -213,7 +214,7 @@ func checkHeld(t *testing.T, c *harness.Cluster) {
 		t.Errorf("%d of %d have expired", len(gone()), all)
 	}
 
-	// As after a fault that they had in common.
+	// All nodes return, as after a fault that they had in common.
 	a.Resume(idsOf(nodes)...)
 	awaitLog(t, leader, "expiry goes on")
 	a.Await(t)
@@ -221,7 +222,8 @@ func checkHeld(t *testing.T, c *harness.Cluster) {
 		t.Fatalf("all came back within a second, and %d of %d have expired", lost, all)
 	}
 
-	// Four of five come back: the fifth is few enough to be believed gone.
+	// Four of five nodes return: the fifth one is a small enough share to be taken
+	// for dead.
 	a.Drop(idsOf(nodes)...)
 	harness.Eventually(t, "all are overdue", func() error { return heldIs(t, leader, "all", all) })
 	back, silent := nodes[:all*4/5], idsOf(nodes[all*4/5:])
@@ -239,7 +241,8 @@ func checkHeld(t *testing.T, c *harness.Cluster) {
 	removeAll(t, c, nodes)
 }
 
-// checkForced has nodes stop, all at once, and be expired by an operator.
+// checkForced stops the renewals of all nodes at once and has an operator expire
+// them.
 func checkForced(t *testing.T, c *harness.Cluster, a *harness.Agents, nodes []harness.Node) {
 	t.Helper()
 	leader, through := c.Leader(), c.Followers()[0]
@@ -273,8 +276,8 @@ func checkForced(t *testing.T, c *harness.Cluster, a *harness.Agents, nodes []ha
 	})
 }
 
-// heldIs says nil when the expiry of so many nodes of a pool is held back, and
-// of no other.
+// heldIs gives nil if the expiry of that many nodes of this pool is held back, and
+// of no other pool.
 func heldIs(t *testing.T, leader *harness.Instance, pool string, overdue int) error {
 	t.Helper()
 	answer, err := leader.Do(t.Context(), "GET", "/readyz", nil)

@@ -11,9 +11,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// load is a number of writers that write as fast as they are answered, through
-// all instances in turn. Each has a node of its own, and raises its weight by one
-// with each write.
+// load is a number of writers that write through all instances in turn, each write
+// as soon as the last one is answered. Each writer has a node of its own and
+// increments the weight of its node with each write.
 type load struct {
 	clients []*harness.Client
 	stop    chan struct{}
@@ -21,10 +21,10 @@ type load struct {
 	done    sync.WaitGroup
 
 	mu       sync.Mutex
-	outcomes [][]harness.Outcome // by writer; the first is of weight 1
+	outcomes [][]harness.Outcome // by writer; the first is that of weight 1
 	acked    int
 	ackedAt  time.Time
-	gap      time.Duration // the longest between two acknowledged writes
+	gap      time.Duration // the longest time between two acknowledged writes
 	fault    error
 }
 
@@ -56,7 +56,7 @@ func (l *load) write(ctx context.Context, n int) {
 		l.note(n, harness.OutcomeOf(err))
 		pause := time.Duration(0)
 		if err != nil {
-			pause = 5 * time.Millisecond // an instance that is down answers at once
+			pause = 5 * time.Millisecond // an instance that is down refuses at once
 		}
 		select {
 		case <-l.stop:
@@ -81,7 +81,7 @@ func (l *load) note(n int, outcome harness.Outcome) {
 	}
 }
 
-// startGap begins to look for the longest time without an acknowledged write.
+// startGap starts measuring the longest time without an acknowledged write.
 func (l *load) startGap() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -118,14 +118,15 @@ func (l *load) awaitMore(t *testing.T, n int) {
 	})
 }
 
-// end stops the writers and waits for them.
+// end stops the writers and waits until they have stopped.
 func (l *load) end() {
 	l.once.Do(func() { close(l.stop) })
 	l.done.Wait()
 }
 
-// check fails the test unless changes, all of the history, hold every write that
-// was acknowledged, none that was not done, and none twice or out of order.
+// check fails the test unless changes, the whole history, contain every
+// acknowledged write, no write that was not done, and no write twice or out of
+// order.
 func (l *load) check(t *testing.T, changes []harness.Change) {
 	t.Helper()
 	weights := map[string][]int{}
@@ -153,7 +154,7 @@ func (l *load) check(t *testing.T, changes []harness.Change) {
 		total[harness.Done], total[harness.NotDone], total[harness.Unknown], len(changes))
 }
 
-// checkWriter holds outcomes, of which the first is of weight 1, against the
+// checkWriter compares outcomes, the first of which is that of weight 1, with the
 // weights that were stored.
 func checkWriter(outcomes []harness.Outcome, stored []int) error {
 	last := 0

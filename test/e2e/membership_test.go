@@ -60,7 +60,7 @@ func TestInstancesShareASecret(t *testing.T) {
 			"another secret": {"--raft_secret_file=" + secretFile(t, "a secret of somebody else")},
 			"no secret":      nil,
 		} {
-			// It bears a name that is known, and asks to be added under it.
+			// The stranger has a known name and asks to be added under it.
 			stranger := harness.New(t, harness.Options{Size: 1, Backend: backend, Flags: append(flags, "--join="+c.Instances[0].Application)}).Instances[0]
 			stranger.ID = "stranger"
 			stranger.Start()
@@ -102,7 +102,8 @@ func TestInstancesShareASecret(t *testing.T) {
 	})
 }
 
-// rejectedPrefaces is how many raft connections instances have refused.
+// rejectedPrefaces gives the number of raft connections that instances have
+// refused.
 func rejectedPrefaces(t *testing.T, instances ...*harness.Instance) (float64, error) {
 	t.Helper()
 	var rejected float64
@@ -144,7 +145,7 @@ func TestInstancesAreRemoved(t *testing.T) {
 		put(t, leader.Client, "b")
 		follower.Stop()
 
-		// A leader hands over before it is removed.
+		// A leader hands over leadership before it is removed.
 		answer, err := leader.NotFollowing().Do(t.Context(), http.MethodDelete, "/raft/node/"+leader.ID, nil)
 		if err != nil || answer.Status != http.StatusTemporaryRedirect {
 			t.Fatalf("remove the leader: %+v %v", answer, err)
@@ -254,7 +255,8 @@ func TestTheClusterIsFollowed(t *testing.T) {
 		if err := leader.RaftAdd(t.Context(), follower.Member()); err != nil {
 			t.Fatal(err)
 		}
-		// It is a nonvoter at first; that can be over before anybody looks.
+		// The instance joins as a nonvoter. It may be promoted before anybody
+		// looks.
 		added := expect("instance_added", follower)
 		if added.Suffrage == "nonvoter" {
 			added = expect("instance_updated", follower)
@@ -273,8 +275,8 @@ func TestTheClusterIsFollowed(t *testing.T) {
 	})
 }
 
-// checkFarewell fails the test unless a stream, events of which may come before
-// that, ends after a comment.
+// checkFarewell fails the test unless a stream ends with a comment, after any
+// number of events.
 func checkFarewell(t *testing.T, stream *harness.Stream) {
 	t.Helper()
 	var last harness.Event

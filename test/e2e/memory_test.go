@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// memory watches how much memory processes have resident.
+// memory watches the resident memory of processes.
 type memory struct {
 	cancel    context.CancelFunc
 	done      sync.WaitGroup
@@ -50,7 +50,7 @@ func (m *memory) stop() {
 	m.done.Wait()
 }
 
-// check stops the watch and fails the test if a process has taken on too much.
+// check stops watching and fails the test if a process has grown too much.
 func (m *memory) check(t *testing.T) {
 	t.Helper()
 	m.stop()
@@ -62,8 +62,8 @@ func (m *memory) check(t *testing.T) {
 	}
 }
 
-// maxIdle is what three idle instances may take together, and afterWrites what they
-// may take, with each backend, soon after many more changes than the history holds.
+// maxIdle is what three idle instances may take together. afterWrites is what they
+// may take, by backend, soon after many more changes than the history holds.
 const maxIdle = 100 << 20
 
 var afterWrites = map[string]int64{"bolt": 100 << 20, "badger": 110 << 20, "wal": 100 << 20}
@@ -104,7 +104,7 @@ func TestInstancesThatHaveWrittenMuchTakeLittleMemory(t *testing.T) {
 	})
 }
 
-// sameNodes changes a hundred nodes, for the n-th time.
+// sameNodes gives changes to a hundred nodes, which differ for each n.
 func sameNodes(n int) []harness.BatchChange {
 	nodes := make([]harness.Node, 100)
 	for i := range nodes {
@@ -114,7 +114,7 @@ func sameNodes(n int) []harness.BatchChange {
 	return harness.Puts(nodes...)
 }
 
-// resident is what the processes of all instances have resident together.
+// resident gives the resident memory of all instances together, in bytes.
 func resident(c *harness.Cluster) (total int64) {
 	for _, i := range c.Instances {
 		total += i.ResidentBytes()

@@ -8,8 +8,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// offline runs a verb, and fails the test unless it ends well and has nothing to
-// complain of but a snapshot that was being made when its instance was killed.
+// offline runs a subcommand, and fails the test unless it succeeds and warns of
+// nothing but a snapshot that was in progress when its instance was killed.
 func offline(t *testing.T, args ...string) string {
 	t.Helper()
 	result := harness.Run(t, nil, args...)
@@ -25,8 +25,8 @@ func offline(t *testing.T, args ...string) string {
 	return result.Stdout
 }
 
-// A cluster loses two of three instances for good. The one that is left is looked
-// at, recovered, moved to the other storage backend, and gets company again.
+// A cluster loses two of three instances for good. The remaining one is inspected,
+// recovered, migrated to the other storage backend, and joined by new instances.
 func TestTheMajorityIsLostForGood(t *testing.T) {
 	allBackends(t, func(t *testing.T, backend string) {
 		c := harness.New(t, harness.Options{Size: 4, Backend: backend, Flags: append([]string{"--raft_snapshot_threshold=20", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=10"}, calm...)})

@@ -10,8 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// A write is acknowledged by a and b, b loses its disk, and a its process: c, which
-// has never heard of the write, must not be elected by b.
+// A write is acknowledged by a and b; then b loses its disk and a its process. c
+// has never received the write, and must not be elected with the vote of b.
 func TestAVoterThatLostItsDiskElectsNobody(t *testing.T) {
 	allBackends(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
@@ -58,7 +58,7 @@ func TestAVoterThatLostItsDiskElectsNobody(t *testing.T) {
 			}
 		}
 		checkDense(t, forgetful.Client)
-		// It counts again.
+		// The instance is a voter again.
 		late.Kill()
 		harness.Eventually(t, "a write that it takes the two of them for", func() error {
 			_, err := forgetful.Put(t.Context(), harness.NewNode("counted"))
@@ -88,7 +88,7 @@ func TestAnInstanceThatForgetsComesBackByItself(t *testing.T) {
 	}
 }
 
-// One that lost its disk may come back somewhere else.
+// An instance that lost its disk may come back at another address.
 func TestAnInstanceThatLostItsDiskJoinsElsewhere(t *testing.T) {
 	c := harness.Start(t, harness.Options{Flags: calm})
 	lost := c.Followers()[0]
@@ -104,7 +104,7 @@ func TestAnInstanceThatLostItsDiskJoinsElsewhere(t *testing.T) {
 	checkDense(t, lost.Client)
 }
 
-// A second cluster under the old name is none of the first one's business.
+// A second cluster under the old name does not concern the first one.
 func TestAWipedInstanceThatIsBootstrappedIsRefused(t *testing.T) {
 	t.Parallel() // see calm
 	c := harness.Start(t, harness.Options{Flags: calm})
@@ -137,7 +137,7 @@ func TestAWipedInstanceThatIsBootstrappedIsRefused(t *testing.T) {
 	}
 }
 
-// joins has i ask all of c, itself too, at its next start.
+// joins makes i ask all instances of c, including itself, at its next start.
 func joins(c *harness.Cluster, i *harness.Instance) {
 	var addresses []string
 	for _, other := range c.Instances {
@@ -147,7 +147,7 @@ func joins(c *harness.Cluster, i *harness.Instance) {
 		"--join="+strings.Join(addresses, ","))
 }
 
-// One is removed while it is down, and started again all the same.
+// An instance is removed while it is down, and then started again.
 func TestARemovedInstanceNotices(t *testing.T) {
 	t.Parallel() // see calm
 	c := harness.Start(t, harness.Options{Flags: calm})

@@ -11,20 +11,19 @@ import (
 )
 
 const (
-	// Processor time is measured in short turns, of renewals and of something to
-	// hold them against, so that a machine that is busy with something else is
-	// busy in both.
+	// Processor time is measured in short turns that alternate between renewals and
+	// a baseline, so that other load on the machine affects both.
 	turns  = 3
 	turn   = 2500 * time.Millisecond
 	settle = 500 * time.Millisecond
-	// maxBusy is what renewals may take of one core, in all three processes, beside
-	// what as many of the cheapest requests take.
+	// maxBusy is the share of one core that renewals may cost, in all three
+	// processes, beyond the same number of the cheapest requests.
 	maxBusy = 0.10
 )
 
-// checkRenewals measures what renewals cost. Most of that is the price of any
-// request: a Go program that is woken a thousand times in a second to say hello
-// takes 8 % of a core of the machine that this was written on.
+// checkRenewals measures the cost of renewals. Most of it is that of any request:
+// on the machine where this was written, a Go program that only wakes up a thousand
+// times a second to say hello takes 8 % of a core.
 func checkRenewals(t *testing.T, c *harness.Cluster) {
 	const all, ttl = 1000, 60
 	idle := busy(t, c, turn)
@@ -77,13 +76,13 @@ func checkRenewals(t *testing.T, c *harness.Cluster) {
 	removeAll(t, c, nodes)
 }
 
-// pinger makes requests for /livez: as many, through the same instances and at
-// the same times, as so many agents make with so many nodes each, redirects
+// pinger requests /livez as often, through the same instances and at the same
+// times, as that many agents with that many nodes each make requests, redirects
 // included.
 type pinger struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
-	made   atomic.Int64 // for how many renewals its requests stand
+	made   atomic.Int64 // number of renewals that its requests stand for
 }
 
 func startPings(t *testing.T, c *harness.Cluster, agents, nodes int) *pinger {
@@ -124,7 +123,7 @@ func (p *pinger) stop() {
 	p.done.Wait()
 }
 
-// busy gives the share of one core that all processes take together for a time.
+// busy gives the share of one core that all processes together take over a time d.
 func busy(t *testing.T, c *harness.Cluster, d time.Duration) float64 {
 	t.Helper()
 	cpu := func() (total time.Duration) {
@@ -138,7 +137,7 @@ func busy(t *testing.T, c *harness.Cluster, d time.Duration) float64 {
 	return float64(cpu()-before) / float64(time.Since(began))
 }
 
-// pass lets time go by, for what is measured over time.
+// pass waits for d, for measurements over time.
 func pass(t *testing.T, d time.Duration) {
 	t.Helper()
 	select {
@@ -147,8 +146,9 @@ func pass(t *testing.T, d time.Duration) {
 	}
 }
 
-// logged is how far an instance has come, by its metrics: in the raft log, of
-// which entries it has been asked to write and has applied, and the registry.
+// logged is the progress of an instance according to its metrics: the last entry of
+// its raft log, the entries it has applied, the entries it was asked to write, and
+// the revision of its registry.
 type logged struct{ last, applied, asked, revision float64 }
 
 func logOf(t *testing.T, c *harness.Cluster) []logged {

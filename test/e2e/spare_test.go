@@ -7,8 +7,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// A voter without which there is no majority can't go: whoever replaces instances one
-// after the other may be too fast, or take the wrong one.
+// A voter that the majority depends on can't be removed: an operator who replaces
+// instances one after the other may be too fast, or pick the wrong one.
 func TestAVoterThatIsNeededStays(t *testing.T) {
 	t.Parallel() // see calm
 	for name, end := range map[string]func(*harness.Instance){
@@ -37,8 +37,8 @@ func TestAVoterThatIsNeededStays(t *testing.T) {
 	}
 }
 
-// One that comes back without its data counts for nothing at first: then another one is
-// needed, until the cluster does without the vote of the first.
+// A voter that returns without its data does not count at first, so another one
+// can't be removed until the cluster has taken away the vote of the first.
 func TestAVoterIsNeededUntilOneWithoutDataIsNone(t *testing.T) {
 	t.Parallel() // see calm
 	c := startCalm(t, "wal")

@@ -27,7 +27,7 @@ func TestWhatMakesNoSenseIsRefused(t *testing.T) {
 	tests := map[string]struct {
 		flags   func(t *testing.T) []string
 		environ string
-		want    string // what standard error names
+		want    string // what standard error must contain
 	}{
 		"an unknown flag":                     {flags: flags("--raft_idd=x"), want: "--raft_idd"},
 		"an unknown short flag":               {flags: flags("-x"), want: "-x"},
@@ -100,7 +100,7 @@ func TestADirectoryIsNotMistakenForAnother(t *testing.T) {
 			return func(args ...string) {
 				t.Helper()
 				result := harness.Run(t, nil, args...)
-				// In a line of the log quotes are escaped.
+				// Quotes are escaped in a line of the log.
 				log := strings.ReplaceAll(result.Stderr, `\"`, `"`)
 				for _, want := range wants {
 					if result.Status != 1 || !strings.Contains(log, want) {

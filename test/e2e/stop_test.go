@@ -17,8 +17,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// maxGap is far over what a hand-over takes, and under what it takes to notice
-// that a leader is gone.
+// maxGap is far more than a hand-over takes, and less than it takes to notice that
+// a leader is gone.
 const maxGap = time.Second
 
 func TestALeaderHandsOverWhenItIsStopped(t *testing.T) {
@@ -44,7 +44,7 @@ func TestALeaderHandsOverWhenItIsStopped(t *testing.T) {
 	})
 }
 
-// gapOf runs while one writer writes as fast as it can through the instances
+// gapOf calls while as one writer writes as fast as it can through the instances
 // other than but, and gives the longest time between two acknowledged writes.
 func gapOf(t *testing.T, c *harness.Cluster, but *harness.Instance, while func()) time.Duration {
 	t.Helper()
@@ -78,11 +78,11 @@ func gapOf(t *testing.T, c *harness.Cluster, but *harness.Instance, while func()
 		}
 		gaps <- longest
 	}()
-	// Writes are acknowledged before and after.
+	// A write is acknowledged before and after while.
 	<-acked
 	while()
 	select {
-	case <-acked: // may be an old one
+	case <-acked: // drops a token from before the end of while
 	default:
 	}
 	for range 3 {
@@ -115,7 +115,7 @@ func TestFollowersAreStopped(t *testing.T) {
 			}
 			return nil
 		})
-		// It stops as it should, alone as it is.
+		// The instance stops cleanly even without a majority.
 		leader.Stop()
 		for _, i := range c.Instances {
 			i.Restart()
@@ -128,8 +128,8 @@ func TestFollowersAreStopped(t *testing.T) {
 	})
 }
 
-// beginRequest sends i a request without its body, and returns when i handles it. The
-// connection is closed when the test ends.
+// beginRequest sends i a request without its body, and returns once i handles the
+// request. The connection is closed when the test ends.
 func beginRequest(t *testing.T, i *harness.Instance) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", i.Application)
@@ -140,7 +140,7 @@ func beginRequest(t *testing.T, i *harness.Instance) net.Conn {
 	if _, err := io.WriteString(conn, "PUT /nodes/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	// The server asks for the body once it handles the request.
+	// The server asks for the body when it starts handling the request.
 	if _, err := conn.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,8 @@ func TestASecondSignalStopsAtOnce(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
 		i := c.Instances[0]
-		// A request in flight is finished first: the rest of this one is waited for.
+		// The instance finishes requests in flight first, so it waits for the rest
+		// of this one.
 		beginRequest(t, i)
 		i.BeginStop()
 		awaitLog(t, i, "instance is stopping")
@@ -174,7 +175,8 @@ func TestASecondSignalStopsAtOnce(t *testing.T) {
 	})
 }
 
-// Anybody can send half a request: that makes a stop neither slow nor one that failed.
+// Anybody can send half a request, so that must neither delay a stop nor make it
+// fail.
 func TestHalfARequestDoesNotHoldUpAStop(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
@@ -194,8 +196,8 @@ func TestHalfARequestDoesNotHoldUpAStop(t *testing.T) {
 	})
 }
 
-// Who waits for a change at a leader that hands over is sent on to the next one, instead
-// of being told that there is none.
+// A client that waits for a change at a leader that hands over is redirected to the
+// new leader, instead of being told that nothing has changed.
 func TestALongPollGoesOnAtTheNextLeader(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
@@ -237,7 +239,7 @@ func TestALongPollGoesOnAtTheNextLeader(t *testing.T) {
 	})
 }
 
-// kills is how often a leader is killed to see how long it takes to replace it.
+// kills is how often a leader is killed to measure how long its replacement takes.
 const kills = 5
 
 func TestHowLongItTakesToReplaceALeader(t *testing.T) {
@@ -259,7 +261,7 @@ func TestHowLongItTakesToReplaceALeader(t *testing.T) {
 	})
 }
 
-// maxReplacement is what is promised for half of the times.
+// maxReplacement is the promised median.
 const maxReplacement = time.Second
 
 func median[T cmp.Ordered](times []T) T {

@@ -16,14 +16,15 @@ import (
 )
 
 const (
-	// subscribers is how many come and go.
+	// subscribers is the number of subscribers that come and go.
 	subscribers = 200
-	// stay is how long one of them stays at a time. With shorter stays, opening
-	// connections would be most of what the machine does.
+	// stay is how long a subscriber stays each time. With shorter stays, the
+	// machine would mostly open connections.
 	stay = time.Second
 	// window is how long a rate is measured.
 	window = 2 * time.Second
-	// slack is how many goroutines more or less there may be in a process at rest.
+	// slack is the tolerated difference in the number of goroutines of a process at
+	// rest.
 	slack = 15
 )
 
@@ -48,8 +49,8 @@ func TestSubscribersHoldUpNobody(t *testing.T) {
 		after := canary.rate(t)
 		t.Logf("calls in a second: %.0f alone, %.0f with %d subscribers that come and go, %.0f after that",
 			alone, crowded, subscribers, after)
-		// They take their share of the processor, so the rates prove nothing. What is
-		// held up by a subscriber waits for it, and the canary does not.
+		// Subscribers take their share of the processor, so the rates prove
+		// nothing. But a canary's call would fail if a subscriber held it up.
 		canary.check(t)
 		memory.check(t)
 		harness.Eventually(t, "the process is as it was before", func() error {
@@ -63,12 +64,13 @@ func TestSubscribersHoldUpNobody(t *testing.T) {
 }
 
 const (
-	// neverReading is how many subscribers never read.
+	// neverReading is the number of subscribers that never read.
 	neverReading = 20
-	// unread is more than the socket of one of them takes.
+	// unread is more bytes than the socket of such a subscriber takes.
 	unread = 12 << 20
-	// shared is more than what is kept of these changes for all together: as
-	// history, and encoded. A queue for each would take neverReading times unread.
+	// shared is more than the memory that all subscribers together share for these
+	// changes, as history and encoded. A queue for each would take neverReading
+	// times unread.
 	shared = 10 * unread
 )
 
@@ -99,8 +101,8 @@ func TestSubscribersThatNeverReadHoldUpNobody(t *testing.T) {
 	})
 }
 
-// liveHeap is how much memory, in MiB, was in use at the last collection of
-// garbage, after which the process may take on as much again.
+// liveHeap gives the memory, in MiB, that was in use after the last garbage
+// collection. The process may allocate as much again before the next one.
 func liveHeap(t *testing.T, i *harness.Instance) float64 {
 	t.Helper()
 	metrics, err := i.Metrics(t.Context())
@@ -110,7 +112,7 @@ func liveHeap(t *testing.T, i *harness.Instance) float64 {
 	return metrics["go_memstats_next_gc_bytes"] / 2 / (1 << 20)
 }
 
-// atRest gives how many goroutines the process says it has.
+// atRest gives the number of goroutines that the process reports.
 func atRest(t *testing.T, i *harness.Instance) float64 {
 	t.Helper()
 	metrics, err := i.Metrics(t.Context())
@@ -120,14 +122,14 @@ func atRest(t *testing.T, i *harness.Instance) float64 {
 	return metrics["go_goroutines"]
 }
 
-// neverRead asks for the stream and reads nothing of it.
+// neverRead opens a stream and reads nothing from it.
 func neverRead(t *testing.T, address string) *net.TCPConn {
 	t.Helper()
 	dialed, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := dialed.(*net.TCPConn) // what network "tcp" gives
+	conn := dialed.(*net.TCPConn) // the network "tcp" always gives a TCPConn
 	t.Cleanup(func() { _ = conn.Close() })
 	if err := conn.SetReadBuffer(4 << 10); err != nil {
 		t.Fatal(err)
@@ -138,7 +140,7 @@ func neverRead(t *testing.T, address string) *net.TCPConn {
 	return conn
 }
 
-// checkStalled fails the test unless conn has the beginning of a stream in it.
+// checkStalled fails the test unless conn has received the beginning of a stream.
 func checkStalled(t *testing.T, conn net.Conn) {
 	t.Helper()
 	_ = conn.SetReadDeadline(time.Now().Add(patience))
@@ -148,7 +150,7 @@ func checkStalled(t *testing.T, conn net.Conn) {
 	}
 }
 
-// comeAndGo subscribes, stays for a moment, leaves, and comes back.
+// comeAndGo subscribes, stays for a moment, leaves, and repeats.
 func comeAndGo(ctx context.Context, t *testing.T, address string) {
 	for ctx.Err() == nil {
 		if err := visit(ctx, address); err != nil && ctx.Err() == nil {
@@ -158,8 +160,8 @@ func comeAndGo(ctx context.Context, t *testing.T, address string) {
 	}
 }
 
-// visit reads what comes for a while. It does not look into that: two hundred of
-// them would keep this process busier than the one that is tested.
+// visit reads from a stream for a while without parsing: for two hundred
+// subscribers that would keep this process busier than the one under test.
 func visit(ctx context.Context, address string) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -183,7 +185,7 @@ func visit(ctx context.Context, address string) error {
 	return fmt.Errorf("the stream ended after %d bytes: %w", got+1, err)
 }
 
-// volume is how much was written in which time.
+// volume is the number of writes and bytes that were written in a time.
 type volume struct {
 	writes, bytes int
 	took          time.Duration
@@ -191,11 +193,13 @@ type volume struct {
 
 func (v volume) rate() float64 { return float64(v.bytes) / (1 << 20) / v.took.Seconds() }
 
-// maxWrite is how long a large write may take on a busy machine. One that waited
-// for a subscriber would wait for ever, or until that is disconnected after 30 s.
+// maxWrite is how long a large write may take on a busy machine. A write that
+// waited for a subscriber would take for ever, or 30 s, after which the subscriber
+// is disconnected.
 const maxWrite = 8 * time.Second
 
-// writeLarge makes changes by several writers, of events with so many bytes.
+// writeLarge makes changes by several writers, until their events have the given
+// number of bytes.
 func writeLarge(t *testing.T, through *harness.Client, bytes int) volume {
 	t.Helper()
 	const writers = 8
@@ -232,11 +236,11 @@ func writeLarge(t *testing.T, through *harness.Client, bytes int) volume {
 	return volume{each * writers, each * writers * event, time.Since(began)}
 }
 
-// The stacks of streams grow when they are opened, each at its time, and not with the first
-// change, for which all of them would do that at once: ten thousand kept a leader from
-// being heard for longer than its lease.
+// The stacks of streams grow when the streams are opened, one at a time, and not
+// all together at the first change: with ten thousand streams that kept a leader
+// from sending heartbeats for longer than its lease.
 func TestAChangeThatManyHearNeedsNoLargerStacks(t *testing.T) {
-	const many, each = 400, 1 << 10 // one that grows takes 2 KiB more, at least
+	const many, each = 400, 1 << 10 // a stack that grows takes at least 2 KiB more
 	c := harness.Start(t, harness.Options{Size: 1, Build: harness.Build{Plain: true}})
 	i := c.Instances[0]
 	for _, begin := range []string{"with a snapshot", "with a position"} {

@@ -11,15 +11,16 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// timeline is the registry at every revision of a while: how it was in the
+// timeline is the registry at every revision over a while: its state at the
 // beginning, and all changes since.
 type timeline struct {
 	start   harness.Registry
 	changes []harness.Change
 }
 
-// walk calls at for every revision, with the registry as it was then and the
-// change that led there, nil in the beginning. at must not keep the registry.
+// walk calls at for every revision, with the registry at that revision and the
+// change that led to it, which is nil at the beginning. at must not keep the
+// registry.
 func (l timeline) walk(at func(registry harness.Registry, change *harness.Change)) {
 	now := harness.Registry{Revision: l.start.Revision, Nodes: maps.Clone(l.start.Nodes)}
 	at(now, nil)
@@ -35,15 +36,15 @@ func (l timeline) walk(at func(registry harness.Registry, change *harness.Change
 	}
 }
 
-// sample is a list that somebody got.
+// sample is a list that a client received.
 type sample struct {
 	what   string
 	filter harness.Filter
 	got    harness.Registry
 }
 
-// checkSamples fails the test unless each list is the registry, as its filter
-// leaves it, at the revision that it names.
+// checkSamples fails the test unless each list is the registry at the revision that
+// it names, reduced by its filter.
 func (l timeline) checkSamples(t *testing.T, samples []sample) {
 	t.Helper()
 	at := map[uint64][]sample{}
@@ -61,8 +62,8 @@ func (l timeline) checkSamples(t *testing.T, samples []sample) {
 	}
 }
 
-// checkCopy fails the test unless a filtered stream that began with start, and
-// told changes, was at every revision what the filter leaves of the registry.
+// checkCopy fails the test unless a filtered stream that began with start and
+// delivered changes agrees, at every revision, with the filtered registry.
 func (l timeline) checkCopy(t *testing.T, what string, filter harness.Filter, start harness.Registry, changes []harness.Change) {
 	t.Helper()
 	copied := maps.Clone(start.Nodes)
@@ -82,7 +83,7 @@ func (l timeline) checkCopy(t *testing.T, what string, filter harness.Filter, st
 			}
 			changes = changes[1:]
 		}
-		// Nothing but the node of the change can be another one than before.
+		// Only the node of the change can differ from before.
 		id := change.Node.ID
 		got, has := copied[id]
 		want, is := registry.Nodes[id]
@@ -96,7 +97,7 @@ func (l timeline) checkCopy(t *testing.T, what string, filter harness.Filter, st
 	}
 }
 
-// sampler lists all the time, with one filter after the other.
+// sampler lists continuously, with one filter after the other.
 type sampler struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -105,7 +106,7 @@ type sampler struct {
 	samples []sample
 }
 
-// startSampler lists through each of clients, by their names.
+// startSampler starts listing through each of clients, which are given by name.
 func startSampler(t *testing.T, clients map[string]*harness.Client, filters []harness.Filter) *sampler {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -128,7 +129,7 @@ func startSampler(t *testing.T, clients map[string]*harness.Client, filters []ha
 	return s
 }
 
-// stop gives all the lists.
+// stop ends the listing and gives all lists.
 func (s *sampler) stop() []sample {
 	s.cancel()
 	s.done.Wait()

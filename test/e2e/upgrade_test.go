@@ -8,20 +8,20 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// firstFormat is the last commit whose program does not tell which format of the log
-// it reads.
+// firstFormat is the last commit whose program does not report the format of the
+// log that it reads.
 const firstFormat = "dec631d08d2b28d8d892e83fd53fb776013b2fc2"
 
-// restoreFormat is the format with which restores came.
+// restoreFormat is the format that introduced restores.
 const restoreFormat = 2
 
-// A cluster is brought from one build to the next one instance at a time, and those
-// who use it notice nothing.
+// A cluster is upgraded from one build to the next one instance at a time, and its
+// users notice nothing.
 func TestARollingUpgradeLosesNothing(t *testing.T) {
 	tests := map[string]struct {
 		backend string
 		from    func(testing.TB) string
-		newLead bool // the first that is upgraded leads the others
+		newLead bool // the instance upgraded first leads the others
 	}{
 		"from the commit before, the leader last":    {backend: "bolt", from: harness.Previous},
 		"from the first format, led by the upgraded": {backend: "badger", from: func(testing.TB) string { return firstFormat }, newLead: true},
@@ -55,12 +55,12 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 	}
 }
 
-// upgrade is what goes on while a cluster is upgraded.
+// upgrade is the load on a cluster during its upgrade.
 type upgrade struct {
 	cluster  *harness.Cluster
 	load     *load
 	streams  []*harness.Follower
-	format   float64 // that the instances read which are not upgraded
+	format   float64 // that the old build reads
 	upgraded int
 }
 
@@ -74,7 +74,8 @@ func startUpgrade(t *testing.T, c *harness.Cluster) *upgrade {
 	for _, i := range c.Instances {
 		u.streams = append(u.streams, harness.Follow(t, i.With("redirect=false")))
 	}
-	// What is written before is in their snapshots, and no change that they tell.
+	// The streams' snapshots contain what was written before, so they deliver no
+	// changes for it.
 	harness.Eventually(t, "all streams have begun", func() error {
 		for n, stream := range u.streams {
 			if _, snapshots := stream.Counts(); snapshots == 0 {
@@ -83,7 +84,7 @@ func startUpgrade(t *testing.T, c *harness.Cluster) *upgrade {
 		}
 		return nil
 	})
-	u.load = startLoad(t, 5, c.Clients()) // so many that some share an entry
+	u.load = startLoad(t, 5, c.Clients()) // enough writers for some writes to share an entry
 	u.load.awaitMore(t, 30)
 	return u
 }
@@ -98,13 +99,13 @@ func metric(t *testing.T, i *harness.Instance, name string) (value float64, know
 	return value, known
 }
 
-// check uses, through every instance, what both builds know.
+// check uses, through every instance, the features that both builds have.
 func (u *upgrade) check(t *testing.T) {
 	t.Helper()
 	u.load.awaitMore(t, 30)
 	for _, i := range u.cluster.Instances {
 		node := harness.NewNode(fmt.Sprintf("upgraded-%d-%s", u.upgraded, i.ID))
-		weight := 1 // what the load counts by
+		weight := 1 // the load counts by weight
 		node.Weight, node.TTLSeconds = &weight, 600
 		harness.Eventually(t, "a batch, a renewal and a read through "+i.ID, func() error {
 			if _, err := i.Batch(t.Context(), harness.Puts(node)); err != nil {
@@ -122,7 +123,7 @@ func (u *upgrade) check(t *testing.T) {
 	for _, i := range u.cluster.Instances {
 		own, known := metric(t, i, "nodesmetadata_log_format")
 		if !known {
-			continue // it does not tell yet
+			continue // this build does not report it yet
 		}
 		want := own
 		if u.upgraded < len(u.cluster.Instances) {
@@ -137,13 +138,14 @@ func (u *upgrade) check(t *testing.T) {
 	}
 }
 
-// checkRestore restores a backup of no nodes where the registry has another revision: what
-// is refused by the revision is understood by all instances.
+// checkRestore restores a backup under a condition that does not hold. Once all
+// instances understand restores, the condition refuses it; before that, the leader
+// does.
 func (u *upgrade) checkRestore(t *testing.T) {
 	t.Helper()
 	leader := u.cluster.Leader()
 	if format, _ := metric(t, leader, "nodesmetadata_log_format"); format < restoreFormat {
-		return // it does not have the call
+		return // this build has no restore
 	}
 	harness.Eventually(t, "a restore is understood by all, or refused", func() error {
 		backup, err := leader.Do(t.Context(), "GET", "/raft/backup", nil)
@@ -162,7 +164,8 @@ func (u *upgrade) checkRestore(t *testing.T) {
 	})
 }
 
-// checkShared fails the test unless writes share entries, now that all instances read that.
+// checkShared fails the test unless writes share log entries now that all instances
+// can read such entries.
 func (u *upgrade) checkShared(t *testing.T) {
 	t.Helper()
 	const writes = 300
@@ -175,7 +178,7 @@ func (u *upgrade) checkShared(t *testing.T) {
 	}
 }
 
-// end fails the test unless everything is as those who used the cluster saw it.
+// end fails the test unless the load, the streams and the history agree.
 func (u *upgrade) end(t *testing.T) {
 	t.Helper()
 	u.checkShared(t)
