@@ -13,7 +13,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/bench/internal/servers"
 )
 
-// outages are rows of a cluster of three that loses its leader.
+// outages gives the rows of a cluster of three that loses its leader.
 func outages(s scale) []row {
 	return []row{
 		{
@@ -27,7 +27,7 @@ func outages(s scale) []row {
 	}
 }
 
-// starts are rows without a cluster.
+// starts gives the rows that start a cluster of their own.
 func starts(s scale) []row {
 	return []row{{
 		name: "cold start of one, first write",
@@ -35,7 +35,7 @@ func starts(s scale) []row {
 	}}
 }
 
-// restarts are rows of a lone instance that has lived.
+// restarts gives the rows of a lone instance with a long log.
 func restarts(s scale) []row {
 	return []row{{
 		name: fmt.Sprintf("restart after %s, first write", count(s.entries, "write")),
@@ -43,7 +43,7 @@ func restarts(s scale) []row {
 	}}
 }
 
-// costs are rows of a cluster of three that has lived.
+// costs gives the rows of a cluster of three after many writes.
 func costs(s scale) []row {
 	lived := fmt.Sprintf("after %s of %s", count(s.entries, "write"), count(s.usual, "node"))
 	cost := func(name string, u unit, measure func(*measurement) (sample, error)) row {
@@ -66,7 +66,7 @@ func costs(s scale) []row {
 	}
 }
 
-// live writes as often as a log is to have entries.
+// live makes as many writes as the log is to have entries.
 func live(m *measurement) error {
 	if err := m.hold(m.usual); err != nil {
 		return err
@@ -89,7 +89,7 @@ func live(m *measurement) error {
 	})
 }
 
-// killed is the time from a SIGKILL to the leader until the others have
+// killed measures the time from SIGKILL to the leader until the others have
 // acknowledged a write.
 func killed(m *measurement) (sample, error) {
 	var others []int
@@ -115,8 +115,8 @@ func killed(m *measurement) (sample, error) {
 	return sample{value: took.Seconds()}, m.cluster.AwaitReady()
 }
 
-// handedOver is the longest time without an acknowledged write around a SIGTERM to
-// the leader.
+// handedOver measures the longest time without an acknowledged write around SIGTERM
+// to the leader.
 func handedOver(m *measurement) (sample, error) {
 	var all []int
 	for i := range m.cluster.Members {
@@ -164,8 +164,8 @@ func coldStart(m *measurement) (sample, error) {
 	return got, errors.Join(err, alone.cluster.Stop())
 }
 
-// restart ends the only instance with SIGKILL: a crash is what a start has most
-// to do after.
+// restart ends the only instance with SIGKILL, since a start has the most to do
+// after a crash.
 func restart(m *measurement) (sample, error) {
 	if err := m.cluster.Members[0].Kill(); err != nil {
 		return sample{}, err
@@ -184,8 +184,8 @@ func (m *measurement) firstWrite(began time.Time) (sample, error) {
 	return sample{value: took.Seconds()}, err
 }
 
-// idle is the part of one processor that three instances need while nobody asks
-// them for anything.
+// idle measures the share of one processor that three instances use without
+// requests.
 func idle(m *measurement) (sample, error) {
 	before, err := m.cluster.CPU()
 	if err != nil {
@@ -194,12 +194,12 @@ func idle(m *measurement) (sample, error) {
 	began := time.Now()
 	time.Sleep(5 * m.time)
 	after, err := m.cluster.CPU()
-	// The kernel counts in hundredths of a second.
+	// The kernel counts processor time in units of 10 ms.
 	used := max(after-before, 10*time.Millisecond)
 	return sample{value: used.Seconds() / time.Since(began).Seconds()}, err
 }
 
-// spent is the processor time of all instances for a thousand writes.
+// spent measures the processor time of all instances for a thousand writes.
 func spent(m *measurement) (sample, error) {
 	before, err := m.cluster.CPU()
 	if err != nil {
@@ -214,8 +214,8 @@ func spent(m *measurement) (sample, error) {
 	return sample{value: used.Seconds() / float64(m.numbers.Load()-first) * 1000}, err
 }
 
-// writers insist: there is one for each of some members, and each tries again
-// at once when it is refused or gets no answer.
+// writers write through some members, with one writer for each. A writer retries at
+// once when its write is refused or times out.
 type writers struct {
 	working sync.WaitGroup
 	stopped chan struct{}
@@ -223,14 +223,14 @@ type writers struct {
 
 	mu     sync.Mutex
 	writes []acknowledged
-	fault  error // the last one
+	fault  error // the latest one
 }
 
-// acknowledged is a write.
+// acknowledged is the time of an acknowledged write.
 type acknowledged struct{ began, ended time.Time }
 
-// impatience is how long a writer waits for an answer: etcd leaves writes that it
-// has no leader for without one.
+// impatience is a writer's timeout: etcd does not answer writes while it has no
+// leader.
 const impatience = 100 * time.Millisecond
 
 func (m *measurement) insist(members []int) *writers {
@@ -289,8 +289,8 @@ func (w *writers) tell(began time.Time, err error) {
 	w.writes = append(w.writes, acknowledged{began, now})
 }
 
-// first waits for a write that is begun after a time and acknowledged, and says
-// how long after.
+// first waits for an acknowledged write that began after a time, and gives how long
+// after that time it was acknowledged.
 func (w *writers) first(after time.Time) (time.Duration, error) {
 	deadline := after.Add(time.Minute)
 	for {
@@ -312,8 +312,8 @@ func (w *writers) first(after time.Time) (time.Duration, error) {
 	}
 }
 
-// gapSince is the longest time without an acknowledged write, from the last one before a
-// time on.
+// gapSince gives the longest time without an acknowledged write, starting with the
+// last one before began.
 func (w *writers) gapSince(began time.Time) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()

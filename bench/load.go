@@ -9,13 +9,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/bench/internal/servers"
 )
 
-// operation is what a client does again and again; n is another number each time.
+// operation is what a client does repeatedly. n is different each time.
 type operation func(c servers.Client, n int) error
 
-// load has clients of one member do the operation for the time of a measurement,
-// each its next one as soon as the last is answered. What begins before a tenth of
-// the time is over is not counted, and each client goes on until it has something
-// that is. An error ends the client that met it, and fails the measurement.
+// load has clients of one member repeat the operation for the time of a
+// measurement, each as soon as its last one is answered. Operations that begin in a
+// warm-up of a tenth of that time are not counted. A client without a counted
+// operation goes on until it has one. An error ends its client and fails the
+// measurement.
 func (m *measurement) load(member, clients int, do operation) (sample, error) {
 	all := make([]servers.Client, clients)
 	for i := range all {
@@ -60,7 +61,7 @@ func (m *measurement) load(member, clients int, do operation) (sample, error) {
 	}, nil
 }
 
-// percentile of values in ascending order; 0 of none.
+// percentile gives a percentile of values in ascending order; 0 if there are none.
 func percentile(sorted []time.Duration, p int) time.Duration {
 	if len(sorted) == 0 {
 		return 0

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// machine describes what was measured, on what, and what its disk and its network
-// take for the least that they can be asked for.
+// machine describes the commit and the machine that are measured, and the latency
+// of the smallest possible operation of its disk and of its network.
 func machine(repository, directory string, s scale) (string, error) {
 	disk, err := syncs(filepath.Join(directory, "sync"))
 	if err != nil {
@@ -50,7 +50,7 @@ func kernel() string {
 	return "Linux " + strings.TrimSpace(string(text))
 }
 
-// syncs appends and syncs, as a log does.
+// syncs measures an append with a sync, as a log does it.
 func syncs(path string) (time.Duration, error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -66,7 +66,7 @@ func syncs(path string) (time.Duration, error) {
 	})
 }
 
-// roundTrips sends a byte there and back.
+// roundTrips measures the round trip of one byte over loopback.
 func roundTrips() (time.Duration, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

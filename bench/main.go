@@ -1,9 +1,8 @@
-// Command bench measures a cluster of nodesmetadata beside etcd, if that is
-// installed, and beside a bare net/http server, in turns on the machine that it
-// runs on.
+// Command bench measures a cluster of nodesmetadata, a cluster of etcd if it is
+// installed, and a bare net/http server, in turns on the same machine.
 //
-// A whole run without an error, beside etcd, goes into docs/performance.md and the
-// README.
+// A whole run without an error, with etcd, is written to docs/performance.md and
+// the README.
 //
 //	make bench
 //	make bench ROWS='^write' BENCH_ROUNDS=5 BENCH_TIME=5s
@@ -28,7 +27,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	context.AfterFunc(ctx, stop) // a second signal kills the process
 	if err := bench(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -83,8 +82,8 @@ func bench(ctx context.Context, args []string, out io.Writer) error {
 	return publish(*repository, how, results, titles)
 }
 
-// onlyPrinted says why results do not go into the documents, which show the whole
-// table, as it is measured with nothing said; "" if they do.
+// onlyPrinted says why results are not written to the documents, which show only
+// the whole table measured with default settings; "" if they are.
 func onlyPrinted(s scale, rows, backend string, noPeer error) string {
 	switch {
 	case rows != "":
@@ -99,7 +98,7 @@ func onlyPrinted(s scale, rows, backend string, noPeer error) string {
 	return ""
 }
 
-// build gives nodesmetadata and the bare server, as they are in the work tree.
+// build builds nodesmetadata and the bare server from the work tree.
 func build(ctx context.Context, repository, directory, backend string) ([]servers.Kind, error) {
 	program := filepath.Join(directory, "nodesmetadata")
 	bare := filepath.Join(directory, "bare")

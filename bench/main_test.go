@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// tiny is the same table, of which nothing can be learned but that it works.
+// tiny is the same table at a scale that shows only that it works.
 var tiny = scale{
 	rounds: 1, time: 20 * time.Millisecond,
 	clients: []int{1, 2, 3, 4},
@@ -67,7 +67,8 @@ func TestThePeerIsMeasured(t *testing.T) {
 	everyRow(t, table(tiny)[:3], t.TempDir(), servers.Etcd{Path: path})
 }
 
-// everyRow measures all of a table, and demands something of the first kind.
+// everyRow measures all rows of a table, and fails unless the first kind has a
+// result for each.
 func everyRow(t *testing.T, table []stage, directory string, kinds ...servers.Kind) {
 	t.Helper()
 	r := &runner{scale: tiny, kinds: kinds, only: regexp.MustCompile(""), directory: directory, progress: t.Output()}
@@ -89,7 +90,7 @@ func everyRow(t *testing.T, table []stage, directory string, kinds ...servers.Ki
 	}
 }
 
-// told is a stream of these events.
+// told is a stream of the given events.
 type told []servers.Event
 
 func (s *told) Close() {}

@@ -8,19 +8,19 @@ import (
 	"strings"
 )
 
-// What is generated in a document stands between these two lines.
+// The generated part of a document stands between these two lines.
 const (
 	begin = "<!-- make bench writes from here -->"
 	end   = "<!-- to here -->"
 )
 
-// columns are the kinds, as the documents call them.
+// columns are the kinds, under the names used in the documents.
 type columns []column
 
 type column struct{ kind, title string }
 
-// publish writes all results into docs/performance.md, and those that are quoted
-// into the README.
+// publish writes all results to docs/performance.md, and the quoted ones to the
+// README.
 func publish(repository, how string, results []result, c columns) error {
 	var quoted []result
 	for _, r := range results {
@@ -51,7 +51,7 @@ func rewrite(path, text string) error {
 	return os.WriteFile(path, []byte(rewritten), 0o644)
 }
 
-// between puts the text where the marks are.
+// between replaces what stands between the two marks in a document by text.
 func between(document, text string) (string, error) {
 	before, rest, found := strings.Cut(document, begin)
 	if !found {
@@ -64,7 +64,7 @@ func between(document, text string) (string, error) {
 	return before + begin + "\n\n" + strings.TrimSpace(text) + "\n\n" + end + after, nil
 }
 
-// stages gives a table for each.
+// stages gives one table for each stage.
 func (c columns) stages(results []result) string {
 	var b strings.Builder
 	for len(results) > 0 {
@@ -79,7 +79,7 @@ func (c columns) stages(results []result) string {
 	return b.String()
 }
 
-// table leaves out the kinds of which there is nothing.
+// table gives one table, without columns for kinds that have no results.
 func (c columns) table(results []result, cell func(result, string) string) string {
 	c = slices.DeleteFunc(slices.Clone(c), func(column column) bool {
 		return !slices.ContainsFunc(results, func(r result) bool { return len(r.samples[column.kind]) > 0 })

@@ -16,7 +16,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/bench/internal/servers"
 )
 
-// runner measures a table. It is for one goroutine.
+// runner measures a table. It must be used by one goroutine only.
 type runner struct {
 	scale
 	kinds     []servers.Kind
@@ -28,15 +28,15 @@ type runner struct {
 	numbers atomic.Int64
 }
 
-// result is a row with what was measured: for each kind the samples of all rounds.
+// result is a row with its measurements: for each kind the samples of all rounds.
 type result struct {
 	stage   string
 	row     row
 	samples map[string][]sample
 }
 
-// run measures the rows that are chosen. What went wrong does not keep it from
-// the rest; it is all in the error.
+// run measures the selected rows. It continues after a failure, and returns all
+// failures in the error.
 func (r *runner) run(ctx context.Context, table []stage) ([]result, error) {
 	var results []result
 	var faults []error
@@ -154,7 +154,8 @@ func (m *measurement) once(row row) (sample, error) {
 	return row.measure(m)
 }
 
-// hold has the cluster hold so many nodes, if it has fewer, and finds out who leads it.
+// hold makes the registry hold at least the given number of nodes, and finds the
+// leader.
 func (m *measurement) hold(nodes int) (err error) {
 	if nodes > m.nodes {
 		if err := m.cluster.Grow(nodes); err != nil {

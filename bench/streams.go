@@ -43,8 +43,8 @@ func streams(s scale) []row {
 	}
 }
 
-// crowd is subscribers of one member. Each has a goroutine that ends when the
-// crowd is closed.
+// crowd is a set of subscribers of one member. Each has a goroutine that ends when
+// the crowd is closed.
 type crowd struct {
 	streams []servers.Stream
 	reading sync.WaitGroup
@@ -53,9 +53,9 @@ type crowd struct {
 	faults  []error
 }
 
-// gather opens the subscribers of one member, and has each tell every event to see, which is
-// called by one goroutine for each subscriber. Events that leave out a revision
-// are errors, but for snapshots.
+// gather opens size subscribers of one member. Each calls see, from a goroutine of
+// its own, for every event. A skipped revision is an error, unless the event is a
+// snapshot.
 func (m *measurement) gather(member, size int, see func(subscriber int, e servers.Event)) (*crowd, error) {
 	c := &crowd{streams: make([]servers.Stream, size)}
 	err := parallel.Do(size, 32, func(i int) error {
@@ -78,7 +78,8 @@ func (m *measurement) gather(member, size int, see func(subscriber int, e server
 	return c, nil
 }
 
-// follow ends with an error, at the latest when the stream is closed.
+// follow calls see for each event. It returns an error, at the latest when the
+// stream is closed.
 func follow(stream servers.Stream, see func(servers.Event)) error {
 	var last int64
 	for {
@@ -100,7 +101,7 @@ func (c *crowd) fault() error {
 	return parallel.Together(c.faults)
 }
 
-// close ends all subscribers, and tells what went wrong before.
+// close ends all subscribers, and gives the errors that occurred before.
 func (c *crowd) close() error {
 	c.closed.Store(true)
 	for _, s := range c.streams {
@@ -112,8 +113,8 @@ func (c *crowd) close() error {
 	return c.fault()
 }
 
-// deliveries counts what arrives at all subscribers together while the writers
-// write.
+// deliveries measures the number of events that arrive at all subscribers together
+// while the writers write.
 func deliveries(subscribers, writers int) func(*measurement) (sample, error) {
 	return func(m *measurement) (got sample, err error) {
 		var delivered atomic.Int64
@@ -130,7 +131,7 @@ func deliveries(subscribers, writers int) func(*measurement) (sample, error) {
 		if _, err := m.load(m.leader, writers, m.write); err != nil {
 			return sample{}, err
 		}
-		// However short the time was, something has to arrive.
+		// However short the measurement is, something has to arrive.
 		if err := c.await(func() bool { return delivered.Load() >= int64(subscribers) }); err != nil {
 			return sample{}, err
 		}
@@ -138,7 +139,7 @@ func deliveries(subscribers, writers int) func(*measurement) (sample, error) {
 	}
 }
 
-// await waits for what subscribers bring about, as long as all of them live.
+// await waits until done gives true. It fails if a subscriber fails.
 func (c *crowd) await(done func() bool) error {
 	deadline := time.Now().Add(time.Minute)
 	for !done() {
@@ -157,9 +158,9 @@ func (m *measurement) atLeader() (int, error) { return m.leader, nil }
 
 func (m *measurement) atFollower() (int, error) { return m.cluster.Follower() }
 
-// lateness is the time from the answer to a write until a subscriber has the
-// event, of all subscribers and writes; one that comes before the answer is not late.
-// Its value is the 99th percentile.
+// lateness measures the time from the answer to a write until a subscriber has the
+// event, over all subscribers and writes. An event that arrives before the answer
+// is not late. The value is the 99th percentile.
 func lateness(subscribers int, of func(*measurement) (member int, err error)) func(*measurement) (sample, error) {
 	return func(m *measurement) (got sample, err error) {
 		member, err := of(m)
@@ -196,8 +197,8 @@ func lateness(subscribers int, of func(*measurement) (member int, err error)) fu
 	}
 }
 
-// paced writes so many times a second as the scale says, for the time of two
-// measurements, and tells when each was acknowledged.
+// paced makes writes at the pace of the scale, for twice the time of a measurement,
+// and gives the times of their answers.
 func (m *measurement) paced() ([]time.Time, error) {
 	client, err := m.cluster.Dial(m.leader)
 	if err != nil {
@@ -216,8 +217,8 @@ func (m *measurement) paced() ([]time.Time, error) {
 	return acknowledged, nil
 }
 
-// withCrowd has measure do its work while a crowd follows the leader. change writes once, and
-// calls meanwhile again and again until the whole crowd has been told.
+// withCrowd calls measure while a crowd follows the leader. change makes one write,
+// and calls meanwhile repeatedly until the whole crowd has received the event.
 func withCrowd(subscribers int, measure func(m *measurement, change func(meanwhile func() error) error) (sample, error)) func(*measurement) (sample, error) {
 	return func(m *measurement) (got sample, err error) {
 		var arrived atomic.Int64
@@ -246,8 +247,8 @@ func withCrowd(subscribers int, measure func(m *measurement, change func(meanwhi
 	}
 }
 
-// held is the memory of the leader that serves a crowd, after one change has
-// reached all of it.
+// held measures the memory of a leader that serves a crowd, after one change has
+// reached the whole crowd.
 func held(subscribers int) func(*measurement) (sample, error) {
 	return withCrowd(subscribers, func(m *measurement, change func(func() error) error) (sample, error) {
 		if err := change(func() error { return nil }); err != nil {
@@ -258,8 +259,9 @@ func held(subscribers int) func(*measurement) (sample, error) {
 	})
 }
 
-// beside is how long the gets of one client take, which asks a millisecond after each answer,
-// while a change goes to a crowd; of all changes. Its value is the 99th percentile.
+// beside measures the latency of a client's gets while changes go to a crowd. The
+// client waits for a millisecond after each answer. The value is the 99th
+// percentile over all changes.
 func beside(subscribers, changes int) func(*measurement) (sample, error) {
 	return withCrowd(subscribers, func(m *measurement, change func(func() error) error) (sample, error) {
 		reader, err := m.cluster.Dial(m.leader)

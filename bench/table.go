@@ -8,7 +8,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/bench/internal/servers"
 )
 
-// scale says how large the table is: as it is published, or as it is tested.
+// scale is the size of the table: as published, or as tested.
 type scale struct {
 	rounds int
 	time   time.Duration
@@ -20,10 +20,10 @@ type scale struct {
 	many        int
 	huge        int
 	subscribers int
-	crowd       int // subscribers, as many as an instance has to hold
-	changes     int // that the crowd is told of
-	pace        int // writes a second that the subscribers are told of
-	entries     int // that a log has when its instance is started again
+	crowd       int // number of subscribers: as many as an instance has to support
+	changes     int // number of changes sent to the crowd
+	pace        int // writes per second during the measurements of streams
+	entries     int // number of log entries before a restart
 	kills       int
 	starts      int
 }
@@ -36,51 +36,51 @@ var published = scale{
 	entries: 100_000, kills: 10, starts: 5,
 }
 
-// stage is rows that share clusters, one for each kind, of so many members; with
-// 0 members each row starts its own.
+// stage is a group of rows that share a cluster for each kind, with the given
+// number of members. With 0 members each row starts its own.
 type stage struct {
 	title   string
 	members int
-	// prepare is called once for each cluster.
+	// prepare is called once for each cluster. It may be nil.
 	prepare func(*measurement) error
 	rows    []row
 }
 
-// row is measured in rounds, in each of which every kind has its turn.
+// row is measured in rounds. In each round, every kind has its turn.
 type row struct {
 	name    string
 	unit    unit
-	nodes   int      // what the registry has to hold
-	rounds  int      // 0: as many as the scale says
-	kinds   []string // that are measured; nil is all
-	quoted  bool     // in the README, too
+	nodes   int      // the number that the registry has to hold
+	rounds  int      // 0 means the rounds of the scale
+	kinds   []string // kinds to measure; nil means all
+	quoted  bool     // shown in the README, too
 	measure func(*measurement) (sample, error)
 }
 
-// measurement is what a row gets to measure one kind once.
+// measurement is the state with which a row measures one kind once.
 type measurement struct {
 	scale
 	kind      servers.Kind
 	cluster   *servers.Cluster // nil in a stage without members
 	leader    int
 	nodes     int
-	directory func() (string, error) // a new one each time
+	directory func() (string, error) // gives a new directory each time
 	numbers   *atomic.Int64
 }
 
-// number is another one each time, and not the weight that nodes begin with: that would
-// be no change.
+// number gives a different number each time. It is never the initial weight of
+// nodes, with which a write would be no change.
 func (m *measurement) number() int { return int(m.numbers.Add(1)) + 1 }
 
 type sample struct {
-	value    float64 // in the base unit of the row: operations a second, seconds, bytes
+	value    float64 // in the base unit of the row: operations per second, seconds, or bytes
 	p50, p99 time.Duration
 }
 
-// noBare are the kinds that keep what they are told.
+// noBare are the kinds that store what they are given.
 var noBare = []string{"nodesmetadata", "etcd"}
 
-// table is everything that is measured.
+// table gives everything that is measured.
 func table(s scale) []stage {
 	return []stage{
 		{title: "Requests to three instances", members: 3, rows: requests(s)},
@@ -127,7 +127,8 @@ func write(clients, nodes int) row {
 	}
 }
 
-// sizes are compared with each other, so they are measured one right after the other.
+// sizes gives rows that are compared with each other, so they are measured back to
+// back.
 func sizes(s scale) []row {
 	var rows []row
 	for _, nodes := range []int{s.few, s.huge} {
@@ -138,7 +139,8 @@ func sizes(s scale) []row {
 	return rows
 }
 
-// otherRequests are compared with the writes and gets of as many nodes.
+// otherRequests gives rows that are compared with the writes and gets for the same
+// number of nodes.
 func otherRequests(s scale) []row {
 	var rows []row
 	add := func(name string, clients int, do func(clients int) func(*measurement) (sample, error)) {
@@ -160,7 +162,7 @@ func otherRequests(s scale) []row {
 	return rows
 }
 
-// instances are rows whose cost depends on the number of instances.
+// instances gives the rows whose cost depends on the number of instances.
 func instances(s scale, members int) []row {
 	of := func(what string, measure func(clients int) func(*measurement) (sample, error)) row {
 		clients := s.clients[len(s.clients)-2]
@@ -175,7 +177,8 @@ func instances(s scale, members int) []row {
 	}
 }
 
-// lease gives the usual nodes a time to live.
+// lease makes the registry hold the usual number of nodes, and gives each a time to
+// live.
 func lease(m *measurement) error {
 	if err := m.hold(m.usual); err != nil {
 		return err
@@ -218,14 +221,14 @@ func lists(nodes int, readers []int) (rows []row) {
 	return rows
 }
 
-// writes gives each time the next node another weight.
+// writes gives a measurement in which each write sets the weight of the next node.
 func writes(clients int) func(*measurement) (sample, error) {
 	return func(m *measurement) (sample, error) {
 		return m.load(m.leader, clients, m.write)
 	}
 }
 
-// maxWeight is more than a node may weigh.
+// maxWeight is an exclusive upper bound of weights.
 const maxWeight = 1_000_001
 
 func (m *measurement) write(c servers.Client, n int) error {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// unit says how values of a row are written, and which are better.
+// unit says how values of a row are written, and whether lower ones are better.
 type unit struct {
 	lowerIsBetter bool
 	text          func(float64) string
@@ -22,7 +22,7 @@ var (
 	percent   = unit{lowerIsBetter: true, text: func(v float64) string { return rounded(v*100) + " %" }}
 )
 
-// rounded keeps three digits, or two behind the point.
+// rounded keeps three digits, or two after the decimal point.
 func rounded(v float64) string {
 	switch {
 	case v >= 1000:
@@ -36,7 +36,7 @@ func rounded(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// span writes a duration with a unit that fits.
+// span formats a duration with a fitting unit.
 func span(d time.Duration) string {
 	switch {
 	case d >= time.Second:

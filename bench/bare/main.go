@@ -1,6 +1,6 @@
-// Command bare is the bound of what HTTP costs: a net/http server that keeps no
-// registry and asks nobody. It reads what a real server reads, and answers with
-// the bytes that the real one gave.
+// Command bare measures the cost of HTTP alone, as a bound: a net/http server
+// without a registry and without consensus. It reads the same requests as a real
+// server, and answers with the bytes that a real server gave.
 //
 //	POST /set        keep these answers: an object from path to body
 //	GET  /PATH       the bytes that are kept
@@ -31,14 +31,14 @@ func main() {
 	log.Fatal(http.ListenAndServe(os.Args[1], mux))
 }
 
-// server keeps answers, and the log of its streams: all events in one piece, so
-// that a stream is no more than a position.
+// server stores the answers and the log of its streams. The log holds all events
+// contiguously, so a stream is only a position in it.
 type server struct {
 	mu       sync.RWMutex
 	kept     map[string][]byte
 	revision int64
 	log      []byte
-	streams  int           // that read the log; without any it is empty
+	streams  int           // number of streams that read the log; the log is empty if there are none
 	grown    chan struct{} // closed when the log grows
 }
 

@@ -1,7 +1,8 @@
-// Package lean is an HTTP/1.1 client that costs next to nothing: the load shares
-// its processors with the servers that it measures, and what net/http's client
-// spends is theirs to lack. It writes prepared requests to one connection, reads
-// of an answer what has to be checked, and knows no redirects and no pipelining.
+// Package lean is an HTTP/1.1 client with very low overhead. The load generator
+// shares the processors with the servers that it measures, so whatever net/http's
+// client used would be missing for them. It writes prepared requests to one
+// connection, reads only the parts of an answer that must be checked, and supports
+// neither redirects nor pipelining.
 package lean
 
 import (
@@ -16,27 +17,28 @@ import (
 	"time"
 )
 
-// Conn carries one request at a time, for one caller.
+// Conn sends one request at a time, and has one caller at a time.
 type Conn struct {
-	// Timeout is the longest that a request takes; none if it is zero.
+	// Timeout limits each request; zero means no limit.
 	Timeout time.Duration
 
 	conn   net.Conn
 	reader *bufio.Reader
 }
 
-// Answer is what is kept of an answer whose body was thrown away.
+// Answer is what is kept of an answer whose body is discarded.
 type Answer struct {
-	Revision int64 // of the registry; 0 where the answer names none
+	Revision int64 // of the registry; 0 if the answer names none
 	Length   int   // of the body
 }
 
-// StatusError is an answer other than 200 and 201. The connection goes on.
+// StatusError is an answer with a status other than 200 and 201. The connection
+// stays usable.
 type StatusError struct{ Line string }
 
 func (e StatusError) Error() string { return "answer: " + e.Line }
 
-// Dial connects. The buffer is what one read from the socket takes at most.
+// Dial connects to an address. buffer is the size of the read buffer.
 func Dial(address string, buffer int) (*Conn, error) {
 	c, err := net.DialTimeout("tcp", address, 10*time.Second)
 	if err != nil {
@@ -45,10 +47,10 @@ func Dial(address string, buffer int) (*Conn, error) {
 	return &Conn{conn: c, reader: bufio.NewReaderSize(c, buffer)}, nil
 }
 
-// Close ends whatever waits for the connection.
+// Close closes the connection, which unblocks a pending call.
 func (c *Conn) Close() { _ = c.conn.Close() }
 
-// Do sends a request and demands that the body of the answer begins as it has to.
+// Do sends a request. It fails unless the body of the answer begins with begins.
 func (c *Conn) Do(request, begins []byte) (Answer, error) {
 	h, err := c.send(request)
 	if err != nil {
@@ -72,7 +74,7 @@ func (c *Conn) Do(request, begins []byte) (Answer, error) {
 	return answer, wrong
 }
 
-// Fetch is Do for those who want the body.
+// Fetch is Do, but gives the body instead of checking it.
 func (c *Conn) Fetch(request []byte) ([]byte, error) {
 	h, err := c.send(request)
 	if err != nil {
@@ -88,7 +90,7 @@ func (c *Conn) Fetch(request []byte) ([]byte, error) {
 	return body, nil
 }
 
-// Stream sends a request and gives the body of an answer that does not end.
+// Stream sends a request and gives the body of an endless answer.
 func (c *Conn) Stream(request []byte) (io.Reader, error) {
 	h, err := c.send(request)
 	switch {
@@ -104,7 +106,7 @@ func (c *Conn) Stream(request []byte) (io.Reader, error) {
 
 type head struct {
 	fault    string // the status line of a refusal
-	length   int    // -1: none is given
+	length   int    // -1 if none is given
 	revision int64
 	chunked  bool
 }

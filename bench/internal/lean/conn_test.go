@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve gives a client of a real server.
+// serve gives a connection to a real server.
 func serve(t *testing.T, handler http.HandlerFunc) *Conn {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -51,7 +51,7 @@ func TestAnswersAreChecked(t *testing.T) {
 				w.WriteHeader(test.status)
 				_, _ = io.WriteString(w, test.body)
 			})
-			for range 2 { // the connection goes on
+			for range 2 { // the connection stays usable
 				answer, err := c.Do(request, []byte(`{"id":"a"`))
 				var status StatusError
 				if (err != nil) != test.wrong || errors.As(err, &status) != test.refused {
@@ -82,7 +82,7 @@ func TestARequestEndsWithItsTime(t *testing.T) {
 }
 
 func TestEventsAreRead(t *testing.T) {
-	long := strings.Repeat("x", 300) // more than the buffer takes
+	long := strings.Repeat("x", 300) // more than the buffer holds
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		for _, block := range []string{
 			"retry: 1000\nevent: snapshot\nid: 7\ndata: " + long + "\n\n",

@@ -8,14 +8,14 @@ import (
 	"io"
 )
 
-// Events reads the positions of server-sent events, and of all else the last
-// comment, which says why a stream ends.
+// Events reads the ids of server-sent events, and keeps the last comment, which
+// says why a stream ends.
 type Events struct {
 	reader  *bufio.Reader
 	comment []byte
 }
 
-// NewEvents reads a stream.
+// NewEvents gives a reader of the events in stream.
 func NewEvents(stream io.Reader) *Events {
 	if buffered, ok := stream.(*bufio.Reader); ok {
 		return &Events{reader: buffered}
@@ -23,7 +23,7 @@ func NewEvents(stream io.Reader) *Events {
 	return &Events{reader: bufio.NewReader(stream)}
 }
 
-// Event is one that bears an id.
+// Event is an event with an id.
 type Event struct {
 	ID       int64
 	Snapshot bool
@@ -34,7 +34,7 @@ var (
 	snapshot = []byte("event: snapshot")
 )
 
-// Next blocks until there is an event that bears an id.
+// Next blocks until there is an event with an id.
 func (e *Events) Next() (Event, error) {
 	var event Event
 	numbered := false

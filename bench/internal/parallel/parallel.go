@@ -1,4 +1,4 @@
-// Package parallel does the same to many things, a few at a time.
+// Package parallel calls a function for many items, a few at a time.
 package parallel
 
 import (
@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 )
 
-// Do calls do for all numbers below n, by so many goroutines, which are gone when
-// it comes back. One that gets an error calls no more; Together says which it was.
+// Do calls do for all numbers below n, in the given number of goroutines, and
+// returns when they have ended. A goroutine stops at its first error. See Together
+// for the result.
 func Do(n, goroutines int, do func(i int) error) error {
 	var next atomic.Int64
 	faults := make([]error, min(n, goroutines))
@@ -25,7 +26,8 @@ func Do(n, goroutines int, do func(i int) error) error {
 	return Together(faults)
 }
 
-// Together counts the errors that are not nil, and wraps the first.
+// Together combines errors that are not nil: it gives their number and wraps the
+// first.
 func Together(faults []error) error {
 	faults = slices.DeleteFunc(slices.Clone(faults), func(err error) bool { return err == nil })
 	switch len(faults) {

@@ -7,13 +7,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/bench/internal/lean"
 )
 
-// Bare starts the server at Path, which sends what nodesmetadata would.
+// Bare runs the server at Path, which sends the same bytes as nodesmetadata.
 type Bare struct{ Path string }
 
 // Name implements Kind.
 func (Bare) Name() string { return "bare" }
 
-// Cluster implements Kind. There is only one of them, for any number of members.
+// Cluster implements Kind. It has a single process for any number of members.
 func (k Bare) Cluster(directory string, _ int) (*Cluster, error) {
 	a, err := address()
 	if err != nil {
@@ -27,7 +27,7 @@ func (k Bare) Cluster(directory string, _ int) (*Cluster, error) {
 
 type bare struct{ overHTTP }
 
-// Grow gives it the answers that nodesmetadata would give.
+// Grow gives the server the answers that nodesmetadata would give.
 func (b *bare) Grow(n int) error {
 	b.nodes = max(b.nodes, n)
 	b.list.Store(0)
@@ -69,7 +69,7 @@ func (b *bare) Dial(member int) (Client, error) {
 	return bareClient{c}, nil
 }
 
-// bareClient can't do what the bare server would need a registry for.
+// bareClient lacks the operations that need a registry.
 type bareClient struct{ *httpClient }
 
 func (bareClient) Batch(int, int, int) error { return ErrUnsupported }

@@ -17,7 +17,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/bench/internal/parallel"
 )
 
-// Etcd starts the etcd at Path, with its defaults.
+// Etcd runs the etcd at Path, with its defaults.
 type Etcd struct{ Path string }
 
 // Name implements Kind.
@@ -25,7 +25,7 @@ func (Etcd) Name() string { return "etcd" }
 
 var version = regexp.MustCompile(`etcd Version: (\S+)`)
 
-// Version is what the program says that it is.
+// Version gives the version that the program reports.
 func (k Etcd) Version() string {
 	output, _ := exec.Command(k.Path, "--version").Output()
 	if found := version.FindSubmatch(output); found != nil {
@@ -60,8 +60,9 @@ func (k Etcd) Cluster(directory string, members int) (*Cluster, error) {
 	return c, nil
 }
 
-// overGRPC speaks etcd's API with its own messages and without its client, which
-// would cost the load more. Clients share connections, as they would there.
+// overGRPC speaks etcd's API with its protobuf messages but without its client,
+// which would cost the load generator more. Clients share connections, as they do
+// with etcd's client.
 type overGRPC struct {
 	addresses []string
 	nodes     int
@@ -71,7 +72,7 @@ type overGRPC struct {
 	dials int
 }
 
-// sharedConns is how many connections all clients of a member have together.
+// sharedConns is the number of connections that all clients of a member share.
 const sharedConns = 16
 
 func (g *overGRPC) conn(member, number int) (*grpc.ClientConn, error) {
@@ -85,7 +86,7 @@ func (g *overGRPC) conn(member, number int) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			// The usual second would be counted among the server's.
+			// The default of a second would count as time of the server.
 			Backoff:           backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1, MaxDelay: time.Millisecond},
 			MinConnectTimeout: time.Second,
 		}))
@@ -123,11 +124,11 @@ func (g *overGRPC) Dial(member int) (Client, error) {
 	return &grpcClient{kv: pb.NewKVClient(conn), lease: pb.NewLeaseClient(conn)}, nil
 }
 
-// inOneTxn is how many operations etcd takes in a transaction.
+// inOneTxn is the greatest number of operations in a transaction of etcd.
 const inOneTxn = 128
 
 func (g *overGRPC) Grow(n int) error {
-	leader := 0 // any member passes writes on
+	leader := 0 // any member forwards writes
 	first := g.nodes
 	batches := (n - first + inOneTxn - 1) / inOneTxn
 	err := parallel.Do(batches, 16, func(i int) error {
@@ -156,13 +157,13 @@ func (g *overGRPC) Ready(member int) (bool, error) {
 	if status.Leader == 0 {
 		return false, fmt.Errorf("it knows no leader")
 	}
-	// The first read of a member proves that it takes part.
+	// The first linearizable read of a member proves that it takes part.
 	_, err = pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte("nodes/")})
 	return status.Leader == status.Header.MemberId, err
 }
 
-// streamsOfConn is how many streams share a connection: nodesmetadata gets one
-// connection for each, which is harder.
+// streamsOfConn is the number of streams that share a connection. nodesmetadata
+// gets one connection for each stream, which costs it more.
 const streamsOfConn = 10
 
 func (g *overGRPC) Subscribe(member int) (Stream, error) {

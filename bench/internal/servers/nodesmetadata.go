@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/bench/internal/lean"
 )
 
-// Nodesmetadata starts the program at Path.
+// Nodesmetadata runs the program at Path.
 type Nodesmetadata struct {
 	Path    string
 	Backend string // "" is the program's default
@@ -46,7 +46,7 @@ func (k Nodesmetadata) Cluster(directory string, members int) (*Cluster, error) 
 	return c, nil
 }
 
-// overHTTP speaks the application API, which the bare server speaks a little of, too.
+// overHTTP speaks the application API. The bare server supports a part of it.
 type overHTTP struct {
 	addresses []string
 	nodes     int
@@ -55,7 +55,7 @@ type overHTTP struct {
 
 func (h *overHTTP) Close() {}
 
-// atOnce is how many changes a batch may make.
+// atOnce is the greatest number of changes in a batch.
 const atOnce = 1000
 
 func (h *overHTTP) Grow(n int) error {
@@ -97,8 +97,8 @@ func (h *overHTTP) dial(member int) (*httpClient, error) {
 	return &httpClient{of: h, conn: conn}, nil
 }
 
-// Ready has a leader wait until all others vote: one that has just joined does not
-// yet.
+// Ready says that a leader is ready only when all other members are voters, which
+// an instance that has just joined is not.
 func (h *overHTTP) Ready(member int) (bool, error) {
 	conn, err := lean.Dial(h.addresses[member], 4<<10)
 	if err != nil {
@@ -209,7 +209,8 @@ func (c *httpClient) Batch(from, size, weight int) error {
 	return c.change()
 }
 
-// change demands that the registry has changed since this client's last.
+// change fails unless the registry has changed since the last revision that this
+// client saw.
 func (c *httpClient) change() error {
 	answer, err := c.conn.Do(c.request, c.begins)
 	if err != nil {
@@ -252,8 +253,9 @@ func (c *httpClient) Get(node int, f Freshness) error {
 	return nil
 }
 
-// List counts what comes once, and from then on compares lengths: a list that
-// nobody changes keeps its own, and decoding costs more than serving it.
+// List counts the nodes in the first answer, and from then on compares only the
+// length of the body: an unchanged list keeps its length, and decoding it costs
+// more than serving it.
 func (c *httpClient) List(nodes int) error {
 	known := c.of.list.Load()
 	if known == 0 {

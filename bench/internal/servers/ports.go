@@ -6,13 +6,13 @@ import (
 	"sync/atomic"
 )
 
-// next is below the ports that the kernel gives to outgoing connections: one of
-// those could take the port of a server that is down for a moment.
+// next is the next port to try, below the range of ephemeral ports: an outgoing
+// connection could otherwise take the port of a server that is down for a moment.
 var next atomic.Int32
 
 func init() { next.Store(15_000) }
 
-// address gives one on loopback that nobody listens at.
+// address gives an address on loopback at which nothing listens.
 func address() (string, error) {
 	for {
 		port := next.Add(1)
@@ -26,7 +26,7 @@ func address() (string, error) {
 	}
 }
 
-// addresses gives n of them.
+// addresses gives n such addresses.
 func addresses(n int) ([]string, error) {
 	all := make([]string, n)
 	for i := range all {

@@ -15,27 +15,27 @@ import (
 	"time"
 )
 
-// Process is a server that can be started again after it has ended. It is for one
-// caller at a time.
+// Process is a server process that can be started again after it has exited. It has
+// one caller at a time.
 type Process struct {
 	name    string
 	path    string
 	args    []string
-	output  string // file that takes standard output and error
-	data    string // directory of its data; "" for none
+	output  string // file for standard output and standard error
+	data    string // directory of its data; "" if it has none
 	running *exec.Cmd
 	ended   chan error
 }
 
-// Start begins the process; that it is ready is another matter.
+// Start starts the process without waiting until it is ready.
 func (p *Process) Start() error {
 	output, err := os.OpenFile(p.output, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	defer output.Close() // the child has its own
+	defer output.Close() // the child has its own copy
 	p.running = exec.Command(p.path, p.args...)
-	// How the Go runtime of the load is tuned is not how the servers are.
+	// The Go runtime settings of the load generator must not apply to the servers.
 	p.running.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, "GODEBUG=") })
 	p.running.Stdout, p.running.Stderr = output, output
 	if err := p.running.Start(); err != nil {
@@ -46,7 +46,7 @@ func (p *Process) Start() error {
 	return nil
 }
 
-// Kill ends it with SIGKILL, and comes back when it is gone.
+// Kill ends the process with SIGKILL and waits until it has exited.
 func (p *Process) Kill() error {
 	if err := p.Signal(syscall.SIGKILL); err != nil {
 		return err
@@ -54,7 +54,7 @@ func (p *Process) Kill() error {
 	return p.Wait()
 }
 
-// Signal does not wait for what comes of it.
+// Signal sends a signal and does not wait for its effect.
 func (p *Process) Signal(signal syscall.Signal) error {
 	if p.running == nil {
 		return nil
@@ -62,8 +62,8 @@ func (p *Process) Signal(signal syscall.Signal) error {
 	return p.running.Process.Signal(signal)
 }
 
-// Wait comes back when the process is gone, with an error when that takes too
-// long. How it ended is of no interest.
+// Wait waits until the process has exited. It is an error if that takes too long;
+// the exit status does not matter.
 func (p *Process) Wait() error {
 	if p.running == nil {
 		return nil
@@ -77,7 +77,7 @@ func (p *Process) Wait() error {
 	}
 }
 
-// ticks is USER_HZ, which is 100 on every Linux that Go runs on.
+// ticks is USER_HZ, which is 100 on every Linux that Go supports.
 const ticks = 100
 
 // CPU is the processor time that the process has used since it started.
@@ -104,7 +104,7 @@ func (p *Process) CPU() (time.Duration, error) {
 	return sum, nil
 }
 
-// Memory is the resident set, in bytes.
+// Memory gives the resident set size, in bytes.
 func (p *Process) Memory() (int64, error) {
 	text, err := os.ReadFile(p.proc("status"))
 	if err != nil {
@@ -126,7 +126,7 @@ func (p *Process) proc(file string) string {
 	return fmt.Sprintf("/proc/%d/%s", p.running.Process.Pid, file)
 }
 
-// Disk is what its files take of the disk, in bytes.
+// Disk gives the disk space that its files take, in bytes.
 func (p *Process) Disk() (int64, error) {
 	if p.data == "" {
 		return 0, nil
@@ -148,7 +148,8 @@ func (p *Process) Disk() (int64, error) {
 	return sum, err
 }
 
-// gone: a server may remove files while they are counted.
+// gone ignores that a file does not exist, since a server may remove files while
+// they are counted.
 func gone(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

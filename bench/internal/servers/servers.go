@@ -1,7 +1,7 @@
-// Package servers runs what is measured, as real processes on loopback: a
-// cluster of nodesmetadata, one of etcd as its peer, and a bare net/http server as
-// the bound of both. All of them hold cache nodes and answer the same questions,
-// each through its own protocol.
+// Package servers runs the servers that are measured, as real processes on
+// loopback: a cluster of nodesmetadata, one of etcd for comparison, and a bare
+// net/http server as the bound of both. All of them hold cache nodes and answer the
+// same requests, each through its own protocol.
 package servers
 
 import (
@@ -16,57 +16,59 @@ import (
 // Kind is one kind of server.
 type Kind interface {
 	Name() string
-	// Cluster gives one of so many members, with an empty registry, that has not been
-	// started and keeps its files in a directory that exists.
+	// Cluster gives a cluster with the given number of members and an empty
+	// registry. It is not started. It keeps its files in the existing directory.
 	Cluster(directory string, members int) (*Cluster, error)
 }
 
-// ErrUnsupported: this kind of server can't do that.
+// ErrUnsupported means that this kind of server lacks an operation.
 var ErrUnsupported = errors.New("this kind of server has no such thing")
 
-// Protocol is how one kind of server is spoken to.
+// Protocol is how to talk to one kind of server.
 type Protocol interface {
-	// Grow makes the registry hold the nodes 0 to n-1. It never shrinks.
+	// Grow makes the registry hold the nodes 0 to n-1. It never removes nodes.
 	Grow(n int) error
-	// Dial gives a client of one member. It need not be connected yet.
+	// Dial gives a client of one member. The client may connect later.
 	Dial(member int) (Client, error)
-	// Subscribe opens a stream of all changes from now on. The member leads.
+	// Subscribe opens a stream of all changes from now on. The member must be the
+	// leader.
 	Subscribe(member int) (Stream, error)
-	// Ready says whether the member takes part, and whether it leads.
+	// Ready says whether the member leads. It is an error if the member does not
+	// take part yet.
 	Ready(member int) (leads bool, err error)
 	Close()
 }
 
-// Freshness is what a read promises.
+// Freshness is the guarantee of a read.
 type Freshness int
 
 const (
-	// Linearizable is asked of the leader.
+	// Linearizable reads are sent to the leader.
 	Linearizable Freshness = iota
-	// FromFollower is as fresh, and asked of somebody else.
+	// FromFollower reads are as fresh, but are sent to a follower.
 	FromFollower
-	// Stale is what a follower happens to have.
+	// Stale reads get whatever a follower has.
 	Stale
 )
 
-// Client does one thing at a time and checks what it is answered.
+// Client does one operation at a time and checks the answers.
 type Client interface {
-	// Put gives the node another weight.
+	// Put sets the weight of a node, which must differ from its last one.
 	Put(node, weight int) error
-	// Batch gives so many nodes, from one on, another weight, all or none.
+	// Batch sets the weight of size nodes, beginning with from: all or none.
 	Batch(from, size, weight int) error
 	Get(node int, f Freshness) error
-	// List reads all nodes, which have to be so many.
+	// List reads all nodes, and checks that there are that many.
 	List(nodes int) error
 	// Renew renews the time to live that Lease gave to the node.
 	Lease(node int) error
 	Renew(node int) error
-	// SetTimeout bounds every call from now on.
+	// SetTimeout limits every later call.
 	SetTimeout(time.Duration)
 	Close()
 }
 
-// Stream gives the positions of changes. Close ends a Next that waits.
+// Stream delivers the positions of changes. Close unblocks Next.
 type Stream interface {
 	Next() (Event, error)
 	Close()
@@ -78,14 +80,14 @@ type Event struct {
 	Snapshot bool
 }
 
-// Cluster is processes, and the way to speak to them.
+// Cluster is a set of server processes with their protocol.
 type Cluster struct {
 	Protocol
 	Members []*Process
 }
 
-// Start starts all members and waits until they are ready. Whatever comes of it,
-// Stop is to be called.
+// Start starts all members and waits until they are ready. Stop must be called even
+// if it fails.
 func (c *Cluster) Start() error {
 	for _, m := range c.Members {
 		if err := m.Start(); err != nil {
@@ -113,7 +115,7 @@ func (c *Cluster) Leader() (int, error) {
 	return leader, err
 }
 
-// Follower is a member that does not lead.
+// Follower gives a member that does not lead.
 func (c *Cluster) Follower() (int, error) {
 	leader, err := c.Leader()
 	if len(c.Members) < 2 {
@@ -137,7 +139,7 @@ func (c *Cluster) AwaitReady() error {
 	return err
 }
 
-// Stop ends all processes, and waits for them.
+// Stop ends all processes and waits until they have exited.
 func (c *Cluster) Stop() error {
 	c.Close()
 	var faults []error
@@ -150,7 +152,7 @@ func (c *Cluster) Stop() error {
 	return errors.Join(faults...)
 }
 
-// Sum adds up what all members answer.
+// Sum adds up a value of all members.
 func (c *Cluster) Sum(of func(*Process) (int64, error)) (int64, error) {
 	var sum int64
 	for _, m := range c.Members {
@@ -163,7 +165,7 @@ func (c *Cluster) Sum(of func(*Process) (int64, error)) (int64, error) {
 	return sum, nil
 }
 
-// CPU is the processor time that the running members have used.
+// CPU gives the processor time that the running members have used.
 func (c *Cluster) CPU() (time.Duration, error) {
 	sum, err := c.Sum(func(p *Process) (int64, error) {
 		used, err := p.CPU()
@@ -188,15 +190,15 @@ func eventually(ask func() error) error {
 
 func nodeID(n int) string { return fmt.Sprintf("node%05d", n) }
 
-// appendNode is the node as it is sent to be registered. Every node has its own
+// appendNode appends a node as sent in a registration. Every node has its own
 // address.
 func appendNode(to []byte, n, weight int) []byte {
 	return fmt.Appendf(to, `{"id":"node%05d","address":"10.%d.%d.%d:11211","zone":"eu-1a","weight":%d}`,
 		n, n>>16, n>>8&255, n&255, weight)
 }
 
-// stored is the node as nodesmetadata answers it, for those that store what they
-// are given.
+// stored gives a node as nodesmetadata answers it, for servers that store the given
+// bytes.
 func stored(n, weight int) []byte {
 	return fmt.Appendf(nil, `{"id":"node%05d","address":"10.%d.%d.%d:11211","pool":"default","weight":%d,"zone":"eu-1a","state":"active","slot":%d,"createdRevision":%d,"revision":%d}`,
 		n, n>>16, n>>8&255, n&255, weight, n, n+1, n+1)
