@@ -73,12 +73,12 @@ func (c *Cluster) add(number int, program, directory string, options Options) {
 		environ:   append(plainEnviron(), options.Env...),
 		files:     options.Files,
 		logPath:   filepath.Join(directory, id+".log"),
-		nursery:   shared.children,
+		spawner:   shared.children,
 	}
 	if network := options.Network; network != nil {
 		// Nothing else runs on that host, so any port is free.
 		i.RaftBind, i.Application = network.Address(number)+":8008", network.Address(number)+":8080"
-		i.nursery = network.hosts[number-1]
+		i.spawner = network.hosts[number-1]
 		if options.DiskSize > 0 {
 			c.mount(i, options.DiskSize)
 		}
@@ -99,7 +99,7 @@ func (c *Cluster) mount(i *Instance, size int) {
 	c.t.Helper()
 	err := os.Mkdir(i.Directory, 0o700)
 	if err == nil {
-		err = i.nursery.mount(i.Directory, size)
+		err = i.spawner.mount(i.Directory, size)
 	}
 	if err != nil {
 		c.t.Fatalf("harness: %v", err)

@@ -44,7 +44,7 @@ type Instance struct {
 	environ []string
 	files   int
 	logPath string
-	nursery *nursery
+	spawner *spawner
 	process *process
 }
 
@@ -79,7 +79,7 @@ func (i *Instance) Launch() {
 	}
 	command.Env = i.environ
 	command.Stdout, command.Stderr = log, log
-	if err := i.nursery.start(command); err != nil {
+	if err := i.spawner.start(command); err != nil {
 		i.t.Fatalf("start %s: %v", i.ID, err)
 	}
 	p := &process{command: command, exited: make(chan struct{}), logFrom: info.Size()}

@@ -23,7 +23,7 @@ func (w withShared) Run() int {
 		return 1
 	}
 	shared.directory = directory
-	shared.children = newNursery()
+	shared.children = newSpawner()
 	defer func() {
 		shared.children.close()
 		shared.ports.close()
@@ -37,7 +37,7 @@ func (w withShared) Run() int {
 // shared is the state that all tests of a process share.
 var shared struct {
 	directory string // holds the built programs; empty outside of Main
-	children  *nursery
+	children  *spawner
 	ports     ports
 
 	mu       sync.Mutex // guards programs

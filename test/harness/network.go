@@ -18,8 +18,8 @@ import (
 // lost data is retransmitted after Heal.
 type Network struct {
 	t       testing.TB
-	router  *nursery
-	hosts   []*nursery // without host 0
+	router  *spawner
+	hosts   []*spawner // without host 0
 	subnet  int
 	dropped []string
 }
@@ -84,8 +84,8 @@ func (n *Network) must(err error) {
 	}
 }
 
-// ip runs commands of ip(8) in the network namespace of a nursery.
-func ip(where *nursery, commands ...string) error {
+// ip runs commands of ip(8) in the network namespace of a spawner.
+func ip(where *spawner, commands ...string) error {
 	command := exec.Command("ip", "-batch", "-")
 	command.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
 	return where.do(func() error {

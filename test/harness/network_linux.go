@@ -84,10 +84,10 @@ func (n *Network) close() {
 	}
 }
 
-// newNamespace gives a nursery in a network namespace of its own. ip(8) finds the
+// newNamespace gives a spawner in a network namespace of its own. ip(8) finds the
 // namespace by the id of the thread.
-func newNamespace() (*nursery, error) {
-	namespace := newNursery()
+func newNamespace() (*spawner, error) {
+	namespace := newSpawner()
 	err := namespace.do(func() error {
 		namespace.thread = syscall.Gettid()
 		return syscall.Unshare(syscall.CLONE_NEWNET)
@@ -100,9 +100,9 @@ func newNamespace() (*nursery, error) {
 }
 
 // mount mounts a file system of size bytes at directory, visible only to the
-// children of the nursery. It goes away with the last of them.
-func (n *nursery) mount(directory string, size int) error {
-	return n.do(func() error {
+// children of the spawner. It goes away with the last of them.
+func (s *spawner) mount(directory string, size int) error {
+	return s.do(func() error {
 		if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
 			return fmt.Errorf("unshare mounts: %w", err)
 		}

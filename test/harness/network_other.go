@@ -6,4 +6,4 @@ import "errors"
 
 func (n *Network) open(int) error { return errors.ErrUnsupported }
 
-func (n *nursery) mount(string, int) error { return errors.ErrUnsupported }
+func (s *spawner) mount(string, int) error { return errors.ErrUnsupported }
