@@ -98,7 +98,7 @@ func killed(m *measurement) (sample, error) {
 			others = append(others, i)
 		}
 	}
-	ready := m.insist(others)
+	ready := m.startWriters(others)
 	defer ready.stop()
 	leader := m.cluster.Members[m.leader]
 	if err := leader.Kill(); err != nil {
@@ -122,7 +122,7 @@ func handedOver(m *measurement) (sample, error) {
 	for i := range m.cluster.Members {
 		all = append(all, i)
 	}
-	writers := m.insist(all)
+	writers := m.startWriters(all)
 	defer writers.stop()
 	if _, err := writers.first(time.Now()); err != nil {
 		return sample{}, err
@@ -178,7 +178,7 @@ func restart(m *measurement) (sample, error) {
 }
 
 func (m *measurement) firstWrite(began time.Time) (sample, error) {
-	writers := m.insist([]int{0})
+	writers := m.startWriters([]int{0})
 	defer writers.stop()
 	took, err := writers.first(began)
 	return sample{value: took.Seconds()}, err
@@ -229,11 +229,11 @@ type writers struct {
 // acknowledged is the time of an acknowledged write.
 type acknowledged struct{ began, ended time.Time }
 
-// impatience is a writer's timeout: etcd does not answer writes while it has no
+// writeTimeout is a writer's timeout: etcd does not answer writes while it has no
 // leader.
-const impatience = 100 * time.Millisecond
+const writeTimeout = 100 * time.Millisecond
 
-func (m *measurement) insist(members []int) *writers {
+func (m *measurement) startWriters(members []int) *writers {
 	w := &writers{stopped: make(chan struct{})}
 	for _, member := range members {
 		w.working.Go(func() { w.write(m, member) })
@@ -261,7 +261,7 @@ func (w *writers) write(m *measurement, member int) {
 		began := time.Now()
 		if client == nil {
 			if client, err = m.cluster.Dial(member); err == nil {
-				client.SetTimeout(impatience)
+				client.SetTimeout(writeTimeout)
 			}
 		}
 		if client != nil {

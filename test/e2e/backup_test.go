@@ -84,7 +84,7 @@ func TestABackupUnderLoadIsConsistent(t *testing.T) {
 		}
 		return nil
 	})
-	w := startWhatever(t, c)
+	w := startRandomLoad(t, c)
 	var backups []harness.Backup
 	for n := range 15 {
 		w.awaitMore(t, 20)
@@ -153,7 +153,7 @@ func TestTheScriptOfTheManualMakesBackups(t *testing.T) {
 
 func TestARestoreBringsTheBackupBack(t *testing.T) {
 	c := startCalm(t, "bolt")
-	w := startWhatever(t, c)
+	w := startRandomLoad(t, c)
 	w.awaitMore(t, 100)
 	backup := backupOf(t, c.Leader().Client)
 	w.awaitMore(t, 100)

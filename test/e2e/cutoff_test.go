@@ -58,7 +58,7 @@ func checkCutOff(t *testing.T, c *harness.Cluster) {
 			if event, err := stream.Event(); err != nil || event.Type != "snapshot" {
 				t.Fatalf("the stream begins with %+v, %v", event, err)
 			}
-			go func() { ends <- farewell(stream) }()
+			go func() { ends <- checkEnding(stream) }()
 		}
 	}
 	c.CutOff(one)
@@ -91,8 +91,8 @@ func checkCutOff(t *testing.T, c *harness.Cluster) {
 	}
 }
 
-// farewell reads a stream to its end, and says what is wrong with its ending.
-func farewell(stream *harness.Stream) error {
+// checkEnding reads a stream to its end, and says what is wrong with its ending.
+func checkEnding(stream *harness.Stream) error {
 	var last harness.Event
 	for {
 		event, err := stream.Next()

@@ -14,9 +14,9 @@ import (
 // historyLength is the number of changes that the history keeps.
 const historyLength = 10_000
 
-// whatever is a client that performs random operations of every kind on nodes,
-// through any instance, and ignores their outcomes.
-type whatever struct {
+// randomLoad is a set of clients that perform random operations of every kind on
+// nodes, through any instance, and ignore their outcomes.
+type randomLoad struct {
 	clients []*harness.Client
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
@@ -26,10 +26,10 @@ type whatever struct {
 	seed uint64
 }
 
-func startWhatever(t *testing.T, c *harness.Cluster) *whatever {
+func startRandomLoad(t *testing.T, c *harness.Cluster) *randomLoad {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &whatever{clients: c.Clients(), cancel: cancel, seed: rand.Uint64()}
+	w := &randomLoad{clients: c.Clients(), cancel: cancel, seed: rand.Uint64()}
 	t.Logf("the seed is %d", w.seed)
 	for n := range 4 {
 		random := rand.New(rand.NewPCG(w.seed, uint64(n)))
@@ -48,12 +48,12 @@ func startWhatever(t *testing.T, c *harness.Cluster) *whatever {
 	return w
 }
 
-func (w *whatever) stop() {
+func (w *randomLoad) stop() {
 	w.cancel()
 	w.done.Wait()
 }
 
-func (w *whatever) act(random *rand.Rand) error {
+func (w *randomLoad) act(random *rand.Rand) error {
 	through := w.clients[random.IntN(len(w.clients))]
 	ctx := context.Background() // operations are completed even if the client is stopped
 	id := anyID(random)
@@ -109,7 +109,7 @@ func anyBatch(random *rand.Rand) []harness.BatchChange {
 }
 
 // awaitMore waits until n more operations were tried, times -soak.
-func (w *whatever) awaitMore(t *testing.T, n int) {
+func (w *randomLoad) awaitMore(t *testing.T, n int) {
 	t.Helper()
 	did := func() int {
 		w.mu.Lock()
@@ -134,7 +134,7 @@ func TestInstancesAreEqual(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Backend: backend, Flags: snapshotsWithRoom})
 		fill(t, c.Leader().Client)
-		w := startWhatever(t, c)
+		w := startRandomLoad(t, c)
 		w.awaitMore(t, 150)
 		leader := c.Leader()
 		leader.Kill()
@@ -157,7 +157,7 @@ func TestInstancesAreEqual(t *testing.T) {
 
 // comeBackEmpty removes a follower, wipes it, and adds it again, so that it gets
 // its state from a snapshot alone.
-func comeBackEmpty(t *testing.T, c *harness.Cluster, w *whatever) {
+func comeBackEmpty(t *testing.T, c *harness.Cluster, w *randomLoad) {
 	t.Helper()
 	leader := c.Leader()
 	var i *harness.Instance
@@ -237,7 +237,7 @@ func checkEqual(t *testing.T, c *harness.Cluster) {
 			t.Fatal(err)
 		}
 		tape := func(since uint64) string {
-			tape, err := stale.Tape(t.Context(), "/nodes/sse", since, registry.Revision)
+			tape, err := stale.StreamBytes(t.Context(), "/nodes/sse", since, registry.Revision)
 			if err != nil {
 				t.Fatal(err)
 			}

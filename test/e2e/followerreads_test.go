@@ -71,7 +71,7 @@ func checkStreamsAndLists(t *testing.T, c *harness.Cluster) {
 			}
 		}
 	}
-	w := startWhatever(t, c)
+	w := startRandomLoad(t, c)
 	lists := startSampler(t, readers, filters)
 	w.awaitMore(t, 1000)
 	w.stop()
@@ -103,7 +103,7 @@ func checkStreamsAndLists(t *testing.T, c *harness.Cluster) {
 		line.checkCopy(t, s.what, s.filter, s.follower.First(), s.follower.Changes())
 		told += len(s.follower.Changes())
 	}
-	checkTapes(t, c, line)
+	checkStreamBytes(t, c, line)
 	t.Logf("%d streams with %d changes of %d, and %d lists, were held against the registry", len(streams), told, len(line.changes), len(samples))
 }
 
@@ -119,13 +119,13 @@ func lastOf(line timeline, filter harness.Filter) uint64 {
 	return last
 }
 
-// checkTapes fails the test unless all instances stream the same bytes.
-func checkTapes(t *testing.T, c *harness.Cluster, line timeline) {
+// checkStreamBytes fails the test unless all instances stream the same bytes.
+func checkStreamBytes(t *testing.T, c *harness.Cluster, line timeline) {
 	t.Helper()
 	leader := c.Leader()
 	for _, filter := range filters {
 		tape := func(client *harness.Client) []byte {
-			tape, err := client.With(filter.Query()).Tape(t.Context(), "/nodes/sse", line.start.Revision, lastOf(line, filter))
+			tape, err := client.With(filter.Query()).StreamBytes(t.Context(), "/nodes/sse", line.start.Revision, lastOf(line, filter))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -266,7 +266,7 @@ func TestTheClusterIsFollowed(t *testing.T) {
 		}
 
 		leader.BeginStop()
-		checkFarewell(t, stream)
+		checkEndsWithComment(t, stream)
 		leader.AwaitStop()
 		stream = followCluster(t, c.Running()[0].Client)
 		if event := nextEvent(t, stream, &snapshot); event.Type != "snapshot" || snapshot.LeaderNodeID == leader.ID || snapshot.LeaderNodeID == "" {
@@ -275,9 +275,9 @@ func TestTheClusterIsFollowed(t *testing.T) {
 	})
 }
 
-// checkFarewell fails the test unless a stream ends with a comment, after any
+// checkEndsWithComment fails the test unless a stream ends with a comment, after any
 // number of events.
-func checkFarewell(t *testing.T, stream *harness.Stream) {
+func checkEndsWithComment(t *testing.T, stream *harness.Stream) {
 	t.Helper()
 	var last harness.Event
 	for {

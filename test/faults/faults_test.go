@@ -25,7 +25,7 @@ func TestFaults(t *testing.T) {
 				options.Backend, options.Network = backend, harness.NewNetwork(t, options.Size)
 				f := newField(t, options, light, theSeed())
 				f.table = table
-				f.letLoose(chosen, *duration*time.Duration(kind.share)/100)
+				f.runNemeses(chosen, *duration*time.Duration(kind.share)/100)
 			})
 		}
 	}
@@ -84,9 +84,9 @@ func choose(t *testing.T, kind string) []nemesis {
 	})
 }
 
-// letLoose has each nemesis strike as often as the flags say, in an order that
+// runNemeses has each nemesis strike as often as the flags say, in an order that
 // follows from the seed, and continues until at least the given time has passed.
-func (f *field) letLoose(chosen []nemesis, atLeast time.Duration) {
+func (f *field) runNemeses(chosen []nemesis, atLeast time.Duration) {
 	f.t.Helper()
 	began := time.Now()
 	for n := 0; n < *rounds || time.Since(began) < atLeast; n++ {

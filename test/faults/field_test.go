@@ -15,13 +15,13 @@ import (
 // field is a cluster under load, with the methods that nemeses use to disturb it.
 type field struct {
 	*harness.Cluster
-	t       testing.TB
-	network *harness.Network
-	random  *rand.Rand
-	load    *load
-	table   *gaps
-	rounds  int
-	quench  func() // ends the load that starves an instance
+	t           testing.TB
+	network     *harness.Network
+	random      *rand.Rand
+	load        *load
+	table       *gaps
+	rounds      int
+	stopBurning func() // ends the load that starves an instance
 
 	mu        sync.Mutex
 	disturbed map[string][]span // see evidence

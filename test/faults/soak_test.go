@@ -102,13 +102,13 @@ func (f *field) starve(i *harness.Instance) {
 		burner.Cancel = func() error { return burner.Process.Signal(syscall.SIGTERM) }
 		burning.Go(func() { _ = burner.Run() }) // it is killed
 	}
-	f.quench = func() { stop(); burning.Wait() }
+	f.stopBurning = func() { stop(); burning.Wait() }
 }
 
 // feed undoes starve.
 func (f *field) feed(i *harness.Instance) {
 	f.t.Helper()
-	f.quench()
+	f.stopBurning()
 	f.schedule(i, "--other")
 	f.lift(i)
 }

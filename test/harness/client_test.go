@@ -71,7 +71,7 @@ func TestAFilter(t *testing.T) {
 	}
 }
 
-func TestATapeHasNoCommentsAndEndsWithItsEvent(t *testing.T) {
+func TestStreamBytesHaveNoCommentsAndEndWithTheirEvent(t *testing.T) {
 	const events = "retry: 1000\nevent: a\nid: 5\ndata: x\n\nid: 6\ndata: id: 7\n\nevent: b\nid: 7\ndata: y\n\n"
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Last-Event-ID") != "4" || r.URL.RawQuery != "redirect=false" {
@@ -81,11 +81,11 @@ func TestATapeHasNoCommentsAndEndsWithItsEvent(t *testing.T) {
 	}))
 	defer server.Close()
 	client := harness.NewClient(t, strings.TrimPrefix(server.URL, "http://")).With("redirect=false")
-	tape, err := client.Tape(t.Context(), "/nodes/sse", 4, 7)
+	tape, err := client.StreamBytes(t.Context(), "/nodes/sse", 4, 7)
 	if err != nil || string(tape) != events {
 		t.Errorf("the tape is %q, %v", tape, err)
 	}
-	if tape, err := client.Tape(t.Context(), "/nodes/sse", 4, 9); err == nil {
+	if tape, err := client.StreamBytes(t.Context(), "/nodes/sse", 4, 9); err == nil {
 		t.Errorf("the stream ended, and the tape is %q", tape)
 	}
 }

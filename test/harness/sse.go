@@ -187,9 +187,9 @@ func (s *Stream) Close() {
 	_ = s.body.Close()
 }
 
-// Tape gives the raw bytes of a stream after position, without comments, through
+// StreamBytes gives the raw bytes of a stream after position, without comments, through
 // the end of the event with the id until.
-func (c *Client) Tape(ctx context.Context, path string, position, until uint64) ([]byte, error) {
+func (c *Client) StreamBytes(ctx context.Context, path string, position, until uint64) ([]byte, error) {
 	stream, err := c.Stream(ctx, path, strconv.FormatUint(position, 10))
 	if err != nil {
 		return nil, err

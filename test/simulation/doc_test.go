@@ -32,8 +32,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// inTheGate gives the default number of histories, which takes some seconds.
-func inTheGate() int {
+// defaultHistories gives the default number of histories, which takes some seconds.
+func defaultHistories() int {
 	if harness.Race {
 		return 40
 	}
@@ -41,7 +41,7 @@ func inTheGate() int {
 }
 
 var (
-	histories = flag.Int("histories", inTheGate(), "how many histories are run")
+	histories = flag.Int("histories", defaultHistories(), "how many histories are run")
 	first     = flag.Uint64("first", 1, "seed of the first one; each has the next seed")
 	seed      = flag.Uint64("seed", 0, "run only this one, until it fails or a hundred times")
 	job       = flag.String("job", "", "what a worker of this test is told to do; not for people")

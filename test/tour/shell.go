@@ -20,8 +20,8 @@ const (
 	// needs the program may have to wait until it is built.
 	patience = 4 * time.Minute
 	pause    = 200 * time.Millisecond
-	// farewell is how long background processes may take to stop.
-	farewell = 15 * time.Second
+	// stopTimeout is how long background processes may take to stop.
+	stopTimeout = 15 * time.Second
 
 	// timedOut is curl's exit status when --max-time has passed.
 	timedOut = 28
@@ -171,7 +171,7 @@ func (s *shell) close() {
 		_, _ = io.Copy(io.Discard, s.output)
 		_ = s.command.Wait()
 	}()
-	deadline := time.Now().Add(farewell)
+	deadline := time.Now().Add(stopTimeout)
 	for ; time.Now().Before(deadline); time.Sleep(pause / 10) {
 		if syscall.Kill(group, 0) != nil {
 			break
