@@ -164,8 +164,7 @@ func coldStart(m *measurement) (sample, error) {
 	return got, errors.Join(err, alone.cluster.Stop())
 }
 
-// restart ends the only instance with SIGKILL, since a start has the most to do
-// after a crash.
+// restart ends the only instance with SIGKILL, since a start has the most to do after a crash.
 func restart(m *measurement) (sample, error) {
 	if err := m.cluster.Members[0].Kill(); err != nil {
 		return sample{}, err
@@ -184,8 +183,7 @@ func (m *measurement) firstWrite(began time.Time) (sample, error) {
 	return sample{value: took.Seconds()}, err
 }
 
-// idle measures the share of one processor that three instances use without
-// requests.
+// idle measures the share of one processor that three instances use without requests.
 func idle(m *measurement) (sample, error) {
 	before, err := m.cluster.CPU()
 	if err != nil {
@@ -229,8 +227,7 @@ type writers struct {
 // acknowledged is the time of an acknowledged write.
 type acknowledged struct{ began, ended time.Time }
 
-// writeTimeout is a writer's timeout: etcd does not answer writes while it has no
-// leader.
+// writeTimeout is a writer's timeout: etcd does not answer writes while it has no leader.
 const writeTimeout = 100 * time.Millisecond
 
 func (m *measurement) startWriters(members []int) *writers {

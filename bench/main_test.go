@@ -67,8 +67,7 @@ func TestThePeerIsMeasured(t *testing.T) {
 	everyRow(t, table(tiny)[:3], t.TempDir(), servers.Etcd{Path: path})
 }
 
-// everyRow measures all rows of a table, and fails unless the first kind has a
-// result for each.
+// everyRow measures all rows of a table, and fails unless the first kind has a result for each.
 func everyRow(t *testing.T, table []stage, directory string, kinds ...servers.Kind) {
 	t.Helper()
 	r := &runner{scale: tiny, kinds: kinds, only: regexp.MustCompile(""), directory: directory, progress: t.Output()}

@@ -19,8 +19,7 @@ type columns []column
 
 type column struct{ kind, title string }
 
-// publish writes all results to docs/performance.md, and the quoted ones to the
-// README.
+// publish writes all results to docs/performance.md, and the quoted ones to the README.
 func publish(repository, how string, results []result, c columns) error {
 	var quoted []result
 	for _, r := range results {

@@ -154,8 +154,7 @@ func (m *measurement) once(row row) (sample, error) {
 	return row.measure(m)
 }
 
-// hold makes the registry hold at least the given number of nodes, and finds the
-// leader.
+// hold makes the registry hold at least the given number of nodes, and finds the leader.
 func (m *measurement) hold(nodes int) (err error) {
 	if nodes > m.nodes {
 		if err := m.cluster.Grow(nodes); err != nil {

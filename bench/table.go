@@ -127,8 +127,7 @@ func write(clients, nodes int) row {
 	}
 }
 
-// sizes gives rows that are compared with each other, so they are measured back to
-// back.
+// sizes gives rows that are compared with each other, so they are measured back to back.
 func sizes(s scale) []row {
 	var rows []row
 	for _, nodes := range []int{s.few, s.huge} {
@@ -177,8 +176,7 @@ func instances(s scale, members int) []row {
 	}
 }
 
-// lease makes the registry hold the usual number of nodes, and gives each a time to
-// live.
+// lease makes the registry hold the usual number of nodes, and gives each a time to live.
 func lease(m *measurement) error {
 	if err := m.hold(m.usual); err != nil {
 		return err

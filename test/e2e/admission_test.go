@@ -87,8 +87,7 @@ func TestATypoInAnAddressCostsNothing(t *testing.T) {
 	})
 }
 
-// Whatever is called, neither cluster takes an instance of the other, and both go
-// on.
+// Whatever is called, neither cluster takes an instance of the other, and both go on.
 func TestClustersBootstrappedApartStayApart(t *testing.T) {
 	t.Parallel() // see calm
 	anyBackend(t, func(t *testing.T, backend string) {
@@ -141,8 +140,7 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 			}
 		}
 
-		// The instance asks by itself. It has moved, since otherwise it would not
-		// ask.
+		// The instance asks by itself. It has moved, since otherwise it would not ask.
 		second.Stop()
 		second.Flags = slices.DeleteFunc(second.Flags, func(flag string) bool { return flag == "--bootstrap_raft_cluster" })
 		second.Flags = append(second.Flags, "--join="+first.Application)
@@ -303,8 +301,7 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 			c.Instances = c.Instances[:3]
 			c.Bootstrap()
 			leader := c.Leader()
-			// The instance is not running, so it stays a nonvoter as long as this
-			// leader lives.
+			// The instance is not running, so it stays a nonvoter as long as this leader lives.
 			if now, err := leader.RaftForce(t.Context(), last.Member()); err != nil || now.Suffrage != "nonvoter" {
 				t.Fatalf("%+v, %v", now, err)
 			}
@@ -388,8 +385,7 @@ func TestLeadershipGoesToWhomItIsGiven(t *testing.T) {
 	})
 }
 
-// Leadership that no other voter can take over stays with the leader, and writes go
-// on.
+// Leadership that no other voter can take over stays with the leader, and writes go on.
 func TestLeadershipGoesToNobodyWhoIsGone(t *testing.T) {
 	for name, end := range map[string]func(*harness.Instance){
 		"killed": (*harness.Instance).Kill,

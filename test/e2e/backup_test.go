@@ -40,8 +40,7 @@ func mustBeBackup(t *testing.T, what string, got harness.Registry, backup harnes
 	sameRegistry(t, what, plain(got), plain(backup.Registry))
 }
 
-// mustBeAlike fails the test unless all instances hold byte for byte the same
-// state.
+// mustBeAlike fails the test unless all instances hold byte for byte the same state.
 func mustBeAlike(t *testing.T, c *harness.Cluster) harness.Registry {
 	t.Helper()
 	c.AwaitReady()
@@ -209,8 +208,7 @@ func TestARestoreBringsTheBackupBack(t *testing.T) {
 	mustBeAlike(t, c)
 }
 
-// bigBackup gives a backup with so many nodes that its restore takes many log
-// entries.
+// bigBackup gives a backup with so many nodes that its restore takes many log entries.
 func bigBackup(t *testing.T, nodes int) harness.Backup {
 	t.Helper()
 	c := harness.Start(t, harness.Options{Size: 1, Flags: calm, Build: harness.Build{Plain: true}})
@@ -233,8 +231,8 @@ func bigBackup(t *testing.T, nodes int) harness.Backup {
 func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
 	backup := bigBackup(t, 20_000)
 	anyBackend(t, func(t *testing.T, backend string) {
-		// Frequent snapshots will hold a half-finished restore. They are too slow
-		// with the race detector: the client would time out.
+		// With frequent snapshots, some contain a half-finished restore. The race
+		// detector would make them so slow that the client times out.
 		c := harness.Start(t, harness.Options{Backend: backend, Build: harness.Build{Plain: true}, Flags: []string{
 			"--raft_snapshot_threshold=5", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=2",
 		}})

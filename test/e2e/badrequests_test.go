@@ -139,8 +139,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 			case request.want != http.StatusRequestHeaderFieldsTooLarge:
 				problemOf(t, err)
 			}
-			// A follower refuses the request itself, or redirects it to the leader,
-			// which does.
+			// A follower refuses the request itself, or redirects it to the leader, which does.
 			answer, err = follower.Do(t.Context(), request.method, request.path, request.body, request.headers...)
 			if answer.Status >= 500 || answer.Status == 0 && request.want != http.StatusRequestEntityTooLarge || answer.Status != 0 && answer.Status < 400 {
 				t.Errorf("%s, to a follower: %d %v", name, answer.Status, err)

@@ -21,8 +21,7 @@ const (
 	maxCost = 0.05
 )
 
-// Subscribers that never read cost writers nothing measurable, once their sockets
-// are full.
+// Subscribers that never read cost writers nothing measurable, once their sockets are full.
 func TestSubscribersThatNeverReadCostWritersLittle(t *testing.T) {
 	if *crowd == 0 {
 		t.Skip("it is measured with -crowd=1000")

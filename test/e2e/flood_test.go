@@ -55,8 +55,7 @@ func TestHostileConnectionsHarmNobody(t *testing.T) {
 	})
 }
 
-// However many clients connect, enough file descriptors remain for the log and for
-// peers.
+// However many clients connect, enough file descriptors remain for the log and for peers.
 func TestClientsTakeNoFilesFromTheLog(t *testing.T) {
 	const files, most = 160, 80
 	c := harness.Start(t, harness.Options{Files: files, Flags: calm})
@@ -140,8 +139,7 @@ func raftPortGarbage(t *testing.T, i *harness.Instance) {
 	}
 }
 
-// raftPortSilence stops sending at each point of the protocol where that is
-// possible.
+// raftPortSilence stops sending at each point of the protocol where that is possible.
 func raftPortSilence(t *testing.T, i *harness.Instance) {
 	var all sync.WaitGroup
 	for name, bytes := range map[string]string{
@@ -198,8 +196,7 @@ func slowBody(t *testing.T, i *harness.Instance) {
 	drip(t, i.Application, "a slow body", "PUT /nodes HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{\"id\":\"")
 }
 
-// drip sends the beginning and then a byte now and then, until the connection is
-// closed.
+// drip sends the beginning and then a byte now and then, until the connection is closed.
 func drip(t *testing.T, address, what, beginning string) {
 	conn, err := hostile.Dial("tcp", address)
 	if err != nil {
@@ -225,8 +222,7 @@ func drip(t *testing.T, address, what, beginning string) {
 	}
 }
 
-// hugeBodies sends far more than the server accepts, with and without announcing
-// the length.
+// hugeBodies sends far more than the server accepts, with and without announcing the length.
 func hugeBodies(t *testing.T, i *harness.Instance) {
 	const size = 100 << 20
 	var all sync.WaitGroup

@@ -79,8 +79,7 @@ func (h *herd) weigh(registry harness.Registry) (int, error) {
 	return weight, nil
 }
 
-// startHerd makes the first batch, and then writes and reads through all instances
-// until check.
+// startHerd makes the first batch, and then writes and reads through all instances until check.
 func startHerd(t *testing.T, c *harness.Cluster) *herd {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -110,8 +109,7 @@ func (h *herd) stop() {
 	h.done.Wait()
 }
 
-// write makes one batch after the other. known is the current revision of the first
-// node.
+// write makes one batch after the other. known is the current revision of the first node.
 func (h *herd) write(ctx context.Context, known uint64) {
 	weight, doubtful := 2, false
 	for turn := 0; ctx.Err() == nil; turn++ {
@@ -166,8 +164,7 @@ func (h *herd) sabotage(ctx context.Context) {
 	}
 }
 
-// read lists continuously. A fresh list must contain everything acknowledged before
-// it.
+// read lists continuously. A fresh list must contain everything acknowledged before it.
 func (h *herd) read(ctx context.Context, client *harness.Client, fresh bool) {
 	for ctx.Err() == nil {
 		before := h.acked.Load()

@@ -130,8 +130,7 @@ func checkExpiry(t *testing.T, c *harness.Cluster, follower *harness.Follower) {
 	removeAll(t, c, nodes)
 }
 
-// checkExpired fails the test unless change is the right effect of expiry on its
-// node.
+// checkExpired fails the test unless change is the right effect of expiry on its node.
 func checkExpired(t *testing.T, change harness.Change) {
 	t.Helper()
 	switch {
@@ -222,8 +221,7 @@ func checkHeld(t *testing.T, c *harness.Cluster) {
 		t.Fatalf("all came back within a second, and %d of %d have expired", lost, all)
 	}
 
-	// Four of five nodes return: the fifth one is a small enough share to be taken
-	// for dead.
+	// Four of five nodes return: the fifth one is a small enough share to be taken for dead.
 	a.Drop(idsOf(nodes)...)
 	harness.Eventually(t, "all are overdue", func() error { return heldIs(t, leader, "all", all) })
 	back, silent := nodes[:all*4/5], idsOf(nodes[all*4/5:])
@@ -241,8 +239,7 @@ func checkHeld(t *testing.T, c *harness.Cluster) {
 	removeAll(t, c, nodes)
 }
 
-// checkForced stops the renewals of all nodes at once and has an operator expire
-// them.
+// checkForced stops the renewals of all nodes at once and has an operator expire them.
 func checkForced(t *testing.T, c *harness.Cluster, a *harness.Agents, nodes []harness.Node) {
 	t.Helper()
 	leader, through := c.Leader(), c.Followers()[0]

@@ -102,8 +102,7 @@ func TestInstancesShareASecret(t *testing.T) {
 	})
 }
 
-// rejectedPrefaces gives the number of raft connections that instances have
-// refused.
+// rejectedPrefaces gives the number of raft connections that instances have refused.
 func rejectedPrefaces(t *testing.T, instances ...*harness.Instance) (float64, error) {
 	t.Helper()
 	var rejected float64
@@ -255,8 +254,7 @@ func TestTheClusterIsFollowed(t *testing.T) {
 		if err := leader.RaftAdd(t.Context(), follower.Member()); err != nil {
 			t.Fatal(err)
 		}
-		// The instance joins as a nonvoter. It may be promoted before anybody
-		// looks.
+		// The instance joins as a nonvoter. It may be promoted before anybody looks.
 		added := expect("instance_added", follower)
 		if added.Suffrage == "nonvoter" {
 			added = expect("instance_updated", follower)

@@ -151,8 +151,7 @@ func TestASecondSignalStopsAtOnce(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
 		i := c.Instances[0]
-		// The instance finishes requests in flight first, so it waits for the rest
-		// of this one.
+		// The instance finishes requests in flight first, so it waits for the rest of this one.
 		beginRequest(t, i)
 		i.BeginStop()
 		awaitLog(t, i, "instance is stopping")
@@ -175,8 +174,7 @@ func TestASecondSignalStopsAtOnce(t *testing.T) {
 	})
 }
 
-// Anybody can send half a request, so that must neither delay a stop nor make it
-// fail.
+// Anybody can send half a request, so that must neither delay a stop nor make it fail.
 func TestHalfARequestDoesNotHoldUpAStop(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})

@@ -23,8 +23,7 @@ const (
 	stay = time.Second
 	// window is how long a rate is measured.
 	window = 2 * time.Second
-	// slack is the tolerated difference in the number of goroutines of a process at
-	// rest.
+	// slack is the tolerated difference in the number of goroutines of a process at rest.
 	slack = 15
 )
 
@@ -198,8 +197,7 @@ func (v volume) rate() float64 { return float64(v.bytes) / (1 << 20) / v.took.Se
 // is disconnected.
 const maxWrite = 8 * time.Second
 
-// writeLarge makes changes by several writers, until their events have the given
-// number of bytes.
+// writeLarge makes changes by several writers, until their events have the given number of bytes.
 func writeLarge(t *testing.T, through *harness.Client, bytes int) volume {
 	t.Helper()
 	const writers = 8

@@ -74,8 +74,7 @@ func startUpgrade(t *testing.T, c *harness.Cluster) *upgrade {
 	for _, i := range c.Instances {
 		u.streams = append(u.streams, harness.Follow(t, i.With("redirect=false")))
 	}
-	// The streams' snapshots contain what was written before, so they deliver no
-	// changes for it.
+	// The streams' snapshots contain what was written before, so they deliver no changes for it.
 	harness.Eventually(t, "all streams have begun", func() error {
 		for n, stream := range u.streams {
 			if _, snapshots := stream.Counts(); snapshots == 0 {

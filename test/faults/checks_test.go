@@ -18,8 +18,7 @@ import (
 const (
 	// recovery is how long after a fault the first write may take to succeed.
 	recovery = 10 * time.Second
-	// deadline is how long a request may take, and promptly how long a refusal may
-	// take.
+	// deadline is how long a request may take, and promptly how long a refusal may take.
 	deadline = 10 * time.Second
 	promptly = time.Second
 	// The least that a round must have seen: idle clients prove nothing.
@@ -151,8 +150,7 @@ func recovers(e *evidence) error {
 	return nil
 }
 
-// undisturbed gives the exchanges with instances that were not disturbed during the
-// exchange.
+// undisturbed gives the exchanges with instances that were not disturbed during the exchange.
 func (e *evidence) undisturbed() []harness.Exchange {
 	return slices.DeleteFunc(slices.Clone(e.exchanges), func(x harness.Exchange) bool {
 		return slices.ContainsFunc(e.disturbed[x.To], during(x).overlaps)

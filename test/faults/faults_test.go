@@ -48,8 +48,7 @@ const (
 	smallDisks = "three instances with small disks"
 )
 
-// theSeed gives the seed of the flag, or one drawn at random if the flag is not
-// set.
+// theSeed gives the seed of the flag, or one drawn at random if the flag is not set.
 var theSeed = func() func() uint64 {
 	drawn := rand.Uint64N(1_000_000) + 1
 	return func() uint64 {

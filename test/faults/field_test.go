@@ -39,8 +39,7 @@ func newField(t testing.TB, options harness.Options, d density, seed uint64) *fi
 		disturbed: map[string][]span{},
 	}
 	for _, i := range f.Instances {
-		// An instance that returns with an empty directory must not bootstrap a new
-		// cluster.
+		// An instance that returns with an empty directory must not bootstrap a new cluster.
 		i.Flags = slices.DeleteFunc(i.Flags, func(flag string) bool { return flag == "--bootstrap_raft_cluster" })
 	}
 	f.load = newLoad(t, f.Cluster, d)
@@ -57,8 +56,7 @@ func (f *field) others(one *harness.Instance) []*harness.Instance {
 	return slices.DeleteFunc(slices.Clone(f.Instances), func(i *harness.Instance) bool { return i == one })
 }
 
-// shuffled gives the instances that do not lead, in an order that follows from the
-// seed.
+// shuffled gives the instances that do not lead, in an order that follows from the seed.
 func (f *field) shuffled() []*harness.Instance {
 	f.t.Helper()
 	others := f.others(f.Leader())

@@ -19,8 +19,7 @@ var fullLoad = flag.Duration("fullload", 0, "how long the leader of each backend
 const (
 	fullWriters, fullReaders = 256, 8
 	fullNodes                = 1000
-	// fewestPerSecond is far below what a slow machine achieves. A run below it
-	// counts as idle.
+	// fewestPerSecond is far below what a slow machine achieves. A run below it counts as idle.
 	fewestPerSecond = 20
 )
 

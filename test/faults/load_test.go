@@ -23,8 +23,7 @@ type density struct {
 }
 
 var (
-	// light leaves most of the machine to the faults: throughput is not what is
-	// tested.
+	// light leaves most of the machine to the faults: throughput is not what is tested.
 	light = density{clients: 2, reads: 60, streams: 1, think: 10 * time.Millisecond}
 	// ofReads is for finding stale reads.
 	ofReads = density{clients: 6, reads: 97, streams: 1}

@@ -13,8 +13,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
-// round has a nemesis strike once while clients work, and checks what they
-// observed.
+// round has a nemesis strike once while clients work, and checks what they observed.
 func (f *field) round(n nemesis) *evidence {
 	f.t.Helper()
 	f.rounds++
@@ -103,8 +102,7 @@ func (f *field) term() uint64 {
 	return ready.Term
 }
 
-// stored gives the registry in an instance's own state, once it has reached a
-// revision.
+// stored gives the registry in an instance's own state, once it has reached a revision.
 func (f *field) stored(i *harness.Instance, revision uint64) harness.Registry {
 	f.t.Helper()
 	var registry harness.Registry
@@ -116,8 +114,7 @@ func (f *field) stored(i *harness.Instance, revision uint64) harness.Registry {
 	return registry
 }
 
-// changes gives the changes after revision since, up to until, as the leader tells
-// them.
+// changes gives the changes after revision since, up to until, as the leader tells them.
 func (f *field) changes(since, until uint64) []harness.Change {
 	f.t.Helper()
 	if since == until {
@@ -164,8 +161,7 @@ func awaitStream(f *field, follower *harness.Follower, revision uint64) error {
 
 var electionWon = regexp.MustCompile(`msg="election won".* term=(\d+)`)
 
-// leads gives all leaders by term, as they presented themselves to clients and in
-// their logs.
+// leads gives all leaders by term, as they presented themselves to clients and in their logs.
 func (f *field) leads() map[uint64][]string {
 	f.t.Helper()
 	for _, i := range f.Instances {

@@ -68,8 +68,7 @@ func TestStreamsTellAllWhileLeadersChange(t *testing.T) {
 	}, "deliveries", deliveries)
 }
 
-// eachBackend runs some on a cluster of each backend until as much is done as the
-// flag says.
+// eachBackend runs some on a cluster of each backend until as much is done as the flag says.
 func eachBackend(t *testing.T, d density, some func(f *field) (done int), what string, wanted *int) {
 	t.Helper()
 	t.Logf("-seed=%d", theSeed())

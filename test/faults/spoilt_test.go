@@ -15,8 +15,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
-// spoilers turn good evidence into evidence of a fault, by the check that has to
-// find it.
+// spoilers turn good evidence into evidence of a fault, by the check that has to find it.
 var spoilers = []struct {
 	what, check string
 	spoil       func(*evidence)

@@ -45,8 +45,7 @@ func (l *load) probeDisk(ctx context.Context) {
 	}
 }
 
-// stalled records a stall from since until now, unless it is shorter than
-// leastStall.
+// stalled records a stall from since until now, unless it is shorter than leastStall.
 func (l *load) stalled(since time.Time) {
 	now := time.Now()
 	if now.Sub(since) < leastStall {

@@ -15,8 +15,7 @@ import (
 const (
 	// renewEvery is how often an agent renews each of its nodes.
 	renewEvery = time.Second
-	// renewTimeout is how long an agent waits for an answer before it asks the next
-	// instance.
+	// renewTimeout is how long an agent waits for an answer before it asks the next instance.
 	renewTimeout = time.Second
 	// renewLate is the gap between two renewals of a node from which on the second
 	// counts as late.
@@ -128,8 +127,7 @@ func (a *Agents) Counts() AgentCounts {
 	return sum
 }
 
-// Err gives the renewals that were refused, for example because the node does not
-// exist.
+// Err gives the renewals that were refused, for example because the node does not exist.
 func (a *Agents) Err() error {
 	var faults []error
 	for _, one := range a.all {
@@ -231,8 +229,7 @@ func (a *agent) resume(ids []string, due time.Time) {
 	}
 }
 
-// next gives the node that is due first, or nil if all are dropped. The caller
-// holds mu.
+// next gives the node that is due first, or nil if all are dropped. The caller holds mu.
 func (a *agent) next() (id string, node *renewed) {
 	for other, candidate := range a.nodes {
 		if !candidate.dropped && (node == nil || candidate.due.Before(node.due)) {
@@ -251,8 +248,7 @@ func (a *agent) take() (string, *renewed) {
 	if node == nil || time.Until(node.due) > 0 {
 		return "", nil
 	}
-	// A late agent renews at once, but does not make up for renewals that it
-	// missed.
+	// A late agent renews at once, but does not make up for renewals that it missed.
 	node.due = node.due.Add(renewEvery)
 	if now := time.Now(); node.due.Before(now) {
 		node.due = now
@@ -282,8 +278,7 @@ func (a *agent) waiting(since time.Time) string {
 	return ""
 }
 
-// behind gives a node that was not renewed in time twice in a row; "" if there is
-// none.
+// behind gives a node that was not renewed in time twice in a row; "" if there is none.
 func (a *agent) behind() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -14,8 +14,7 @@ const mainPackage = "github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata"
 // Build says how the program is built.
 type Build struct {
 	Tags []string
-	// Plain builds without the race detector even if the tests have it, for
-	// measurements.
+	// Plain builds without the race detector even if the tests have it, for measurements.
 	Plain bool
 }
 

@@ -28,8 +28,7 @@ type Client struct {
 	http    *http.Client
 }
 
-// NewClient gives a client that follows redirects. It closes its connections when t
-// ends.
+// NewClient gives a client that follows redirects. It closes its connections when t ends.
 func NewClient(t testing.TB, address string) *Client {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,

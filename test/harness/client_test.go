@@ -10,8 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// echoing gives a client of a server that answers with the query, as an empty list
-// of nodes.
+// echoing gives a client of a server that answers with the query, as an empty list of nodes.
 func echoing(t *testing.T) *harness.Client {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.URL.RawQuery)

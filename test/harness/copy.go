@@ -31,8 +31,7 @@ type SnapshotPart struct {
 // Copy builds the registry from the events of one stream of /nodes/sse after the
 // other. It is strict: it refuses everything that a stream must not do.
 type Copy struct {
-	// Filtered says that the stream is filtered, so changes of other nodes may be
-	// missing.
+	// Filtered says that the stream is filtered, so changes of other nodes may be missing.
 	Filtered bool
 	Registry Registry
 	// First is the first snapshot.

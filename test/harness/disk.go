@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// Disk is a small file system of its own, for an instance whose disk a test fills
-// or freezes.
+// Disk is a small file system of its own, for an instance whose disk a test fills or freezes.
 type Disk struct {
 	t    testing.TB
 	path string

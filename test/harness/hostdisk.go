@@ -11,8 +11,7 @@ import (
 // fillerName is the name of the file that FillDisks writes.
 const fillerName = "filler"
 
-// nearlyFull is how many bytes FillDisks leaves at first: far more than any backend
-// needs.
+// nearlyFull is how many bytes FillDisks leaves at first: far more than any backend needs.
 const nearlyFull = 32 << 20
 
 // FillDisks uses up the space on the disks of instances of a cluster with

@@ -33,8 +33,7 @@ type Instance struct {
 	Application string
 	// Flags are its flags beside those that follow from the fields above.
 	Flags []string
-	// Proxy forwards to the raft port, in a cluster with Options.Proxied; otherwise
-	// it is nil.
+	// Proxy forwards to the raft port, in a cluster with Options.Proxied; otherwise it is nil.
 	Proxy *Proxy
 	// Client talks to its application API and follows redirects.
 	*Client
@@ -336,11 +335,9 @@ func Run(t testing.TB, environ []string, args ...string) Result {
 	return Result{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// plainEnviron gives the environment without variables that would configure an
-// instance.
+// plainEnviron gives the environment without variables that would configure an instance.
 func plainEnviron() []string {
-	// Otherwise the race detector makes every process sleep for a second when it
-	// exits.
+	// Otherwise the race detector makes every process sleep for a second when it exits.
 	environ := []string{"GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE")}
 	for _, variable := range os.Environ() {
 		if !strings.HasPrefix(variable, "NODESMETADATA_") && !strings.HasPrefix(variable, "GORACE=") {

@@ -44,8 +44,7 @@ func (n *Network) Address(host int) string { return fmt.Sprintf("198.18.%d.%d", 
 // gateway gives the router's IP address on the link of a host.
 func (n *Network) gateway(host int) string { return fmt.Sprintf("198.18.%d.%d", n.subnet, 4*host+1) }
 
-// Drop drops all packets from one host to another. Packets in the other direction
-// pass.
+// Drop drops all packets from one host to another. Packets in the other direction pass.
 func (n *Network) Drop(from, to int) {
 	n.t.Helper()
 	rule := fmt.Sprintf("from %s to %s blackhole", n.Address(from), n.Address(to))

@@ -8,8 +8,7 @@ import (
 	"syscall"
 )
 
-// subnets is the number of subnets in 198.18.0.0/16, which is reserved for network
-// tests.
+// subnets is the number of subnets in 198.18.0.0/16, which is reserved for network tests.
 const subnets = 256
 
 func (n *Network) open(hosts int) error {
@@ -43,8 +42,7 @@ func (n *Network) open(hosts int) error {
 	return nil
 }
 
-// plugIn makes the link of host 0. The link's name claims the subnet for this
-// process.
+// plugIn makes the link of host 0. The link's name claims the subnet for this process.
 func (n *Network) plugIn(router int) error {
 	for n.subnet = range subnets {
 		err := ip(shared.children, n.link(n.plug(), "host0", router))

@@ -73,8 +73,7 @@ func stored(answer Answer, err error) (Stored, error) {
 	return s, nil
 }
 
-// decode decodes a JSON answer about the registry and gives the revision that it
-// names.
+// decode decodes a JSON answer about the registry and gives the revision that it names.
 func decode(answer Answer, target any) (uint64, error) {
 	if answer.Status >= 300 {
 		return 0, fmt.Errorf("%d from %s: %s", answer.Status, answer.From, answer.Body)

@@ -50,8 +50,7 @@ func (o observer) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// codeOf reads the code in the body of a response, and leaves the body to be read
-// again.
+// codeOf reads the code in the body of a response, and leaves the body to be read again.
 func codeOf(response *http.Response) string {
 	content, err := io.ReadAll(response.Body)
 	_ = response.Body.Close()

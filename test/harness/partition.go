@@ -45,8 +45,7 @@ func owns(pid, port int) bool {
 	return false
 }
 
-// inodesOf gives the sockets with the given local port, in the form that links in
-// /proc have.
+// inodesOf gives the sockets with the given local port, in the form that links in /proc have.
 func inodesOf(port int) map[string]bool {
 	inodes := map[string]bool{}
 	for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {

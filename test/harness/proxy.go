@@ -222,8 +222,7 @@ type parcel struct {
 
 // carry copies bytes from one end to the other until either is closed.
 func (p *Proxy) carry(l *link, from, to net.Conn, direction Direction) {
-	// A separate goroutine reads on while parcels wait, so a delay costs no
-	// throughput.
+	// A separate goroutine reads on while parcels wait, so a delay costs no throughput.
 	parcels := make(chan parcel, 1024)
 	var delivering sync.WaitGroup
 	delivering.Go(func() {

@@ -17,8 +17,7 @@ type Event struct {
 	ID   string
 	Type string // "message" if the stream does not name one
 	Data string
-	// Comment is the text of a comment, in which case only IsComment is set beside
-	// it.
+	// Comment is the text of a comment, in which case only IsComment is set beside it.
 	Comment   string
 	IsComment bool
 }
@@ -29,8 +28,7 @@ type Parser struct {
 	lines  *bufio.Reader
 	begun  bool
 	lastID string // of the last complete event
-	// Retry is the latest reconnection time that the stream asked for, in
-	// milliseconds.
+	// Retry is the latest reconnection time that the stream asked for, in milliseconds.
 	Retry int
 }
 

@@ -74,8 +74,7 @@ func TestParser(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			// Reading one byte at a time exposes a parser that waits for more than
-			// it needs.
+			// Reading one byte at a time exposes a parser that waits for more than it needs.
 			parser := harness.NewParser(iotest.OneByteReader(strings.NewReader(test.stream)), "")
 			var got []event
 			for {

@@ -55,8 +55,7 @@ type content struct {
 	value   int
 }
 
-// Model models the registry node by node, since operations on different nodes are
-// independent.
+// Model models the registry node by node, since operations on different nodes are independent.
 var Model = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 		byNode := map[string][]porcupine.Operation{}

@@ -16,8 +16,7 @@ import (
 
 // Config says how the clients of a round behave.
 type Config struct {
-	// Name is the prefix of the names of the round's nodes. No other round may
-	// share it.
+	// Name is the prefix of the names of the round's nodes. No other round may share it.
 	Name string
 	// Clients are clients of the instances. Each runs in a goroutine of its own.
 	Clients []*harness.Client
@@ -31,8 +30,7 @@ type Config struct {
 	Think time.Duration
 	// Reads is the percentage of operations that are reads; zero means 60.
 	Reads int
-	// Batches says that some writes are batches, and some are conditional on a
-	// revision.
+	// Batches says that some writes are batches, and some are conditional on a revision.
 	Batches bool
 	// Acknowledged, unless nil, is called for each acknowledged write. It is called
 	// from many goroutines.
@@ -95,8 +93,7 @@ func (r *Round) inUse() []string {
 	return slices.Clone(r.nodes)
 }
 
-// note adds an operation to the history, and replaces a node with too many unknown
-// outcomes.
+// note adds an operation to the history, and replaces a node with too many unknown outcomes.
 func (r *Round) note(operation porcupine.Operation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -24,8 +24,7 @@ const (
 	// settle is how long something in flight has to arrive.
 	waitingReads = 64
 	settle       = 50 * time.Millisecond
-	// fewest is the least number of operations of a round: idle clients would prove
-	// nothing.
+	// fewest is the least number of operations of a round: idle clients would prove nothing.
 	fewest = 100
 	// operationTimeout is longer than a leader is paused, so that requests sent to
 	// it before the pause are answered afterwards.
@@ -137,8 +136,7 @@ func (l *load) lag(r *history.Round, leader *harness.Instance) {
 	readBehind(r, follower, func() {})
 }
 
-// late delays everything that a follower receives beyond the time in which the
-// leader answers.
+// late delays everything that a follower receives beyond the time in which the leader answers.
 func (l *load) late(r *history.Round, leader *harness.Instance) {
 	follower := l.others(leader)[0]
 	follower.Proxy.Delay(harness.Forth, settle)
@@ -169,8 +167,7 @@ func (l *load) deceive(r *history.Round, leader *harness.Instance) {
 	})
 }
 
-// readBehind sends reads to a paused instance, resumes it, calls then, and waits
-// for the answers.
+// readBehind sends reads to a paused instance, resumes it, calls then, and waits for the answers.
 func readBehind(r *history.Round, leader *harness.Instance, then func()) {
 	var reading sync.WaitGroup
 	reading.Go(func() { r.ReadAll(leader.Client, waitingReads) })

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// broken describes a defect built in on purpose, so that the checks have something
-// to find.
+// broken describes a defect built in on purpose, so that the checks have something to find.
 type broken struct {
 	disk  lie
 	reads bool        // leaders answer reads without proving leadership

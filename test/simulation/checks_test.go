@@ -17,8 +17,7 @@ import (
 // must not contradict the order of calls and answers. Porcupine searches for an
 // order independently, node by node.
 
-// contradictions gives everything that is wrong with the records, given all
-// changes.
+// contradictions gives everything that is wrong with the records, given all changes.
 func contradictions(changes []domain.Change, records []*record) []string {
 	c := newChecker(changes)
 	c.order(records)
@@ -44,7 +43,7 @@ type checker struct {
 	changes []domain.Change
 	byValue map[int]domain.Change
 	states  []map[string]*domain.CacheNode // by revision
-	floor   map[*record]domain.Revision    // highest revision that some client knew when the operation was called
+	floor   map[*record]domain.Revision    // the highest revision known to any client at its call
 	found   []string
 }
 
@@ -200,8 +199,7 @@ func (c *checker) refused(r *record) {
 	c.notDone(r)
 }
 
-// notDone checks that a write whose client was told that it did not happen did not
-// happen.
+// notDone checks that a write whose client was told that it did not happen did not happen.
 func (c *checker) notDone(r *record) {
 	for _, e := range r.edits {
 		if change, happened := c.byValue[e.value]; happened && !e.remove {
@@ -287,8 +285,7 @@ func operations(records []*record, changes []domain.Change) []porcupine.Operatio
 	return all
 }
 
-// writes splits a batch into its edits, and leaves out conditions that the model
-// does not know.
+// writes splits a batch into its edits, and leaves out conditions that the model does not know.
 func writes(r *record, seen map[int]bool, add func(history.Input, history.Output)) {
 	for _, e := range r.edits {
 		in := history.Input{Kind: history.Put, Node: e.node, Value: e.value}
@@ -311,8 +308,7 @@ func writes(r *record, seen map[int]bool, add func(history.Input, history.Output
 	}
 }
 
-// searchTime bounds porcupine's search: many unknown outcomes mean many possible
-// orders.
+// searchTime bounds porcupine's search: many unknown outcomes mean many possible orders.
 const searchTime = 2 * time.Second
 
 // check gives everything that is wrong with a history, and whether porcupine

@@ -118,8 +118,7 @@ func (c *client) work(ctx context.Context) {
 	}
 }
 
-// choose gives an instance, preferring those that say they lead: followers mostly
-// refuse.
+// choose gives an instance, preferring those that say they lead: followers mostly refuse.
 func (c *client) choose() *process {
 	var p *process
 	for range 4 {
@@ -243,8 +242,7 @@ func localRead(p *process) (domain.View, error) {
 	return state.View, nil
 }
 
-// writeSomewhere tries to write through each instance once, until one write
-// succeeds.
+// writeSomewhere tries to write through each instance once, until one write succeeds.
 func (c *client) writeSomewhere(ctx context.Context) error {
 	var faults []error
 	for _, i := range c.story.instances {

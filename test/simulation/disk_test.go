@@ -84,8 +84,7 @@ func (d *disk) arm(writes int, votes bool, crash func()) {
 	d.writes, d.votes, d.armed = writes, votes, crash
 }
 
-// candidate gives the address of the instance that this one voted for, or "" if the
-// vote is lost.
+// candidate gives the address of the instance that this one voted for, or "" if the vote is lost.
 func (d *disk) candidate() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -61,8 +61,7 @@ func (f *fabric) link(from, to string) *link {
 	return f.links[key]
 }
 
-// arrival gives when a message sent now arrives, unless the link is held. The
-// caller holds mu.
+// arrival gives when a message sent now arrives, unless the link is held. The caller holds mu.
 func (f *fabric) arrival(l *link) time.Time {
 	takes := f.least + time.Duration(l.random.Int64N(int64(f.least)))
 	if l.slow > 0 {

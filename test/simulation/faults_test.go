@@ -72,8 +72,7 @@ func (h *story) cut(ctx context.Context, random *rand.Rand, links [][2]string) {
 	})
 }
 
-// around gives the links between an instance and all others: those from it, those
-// to it, or both.
+// around gives the links between an instance and all others: those from it, those to it, or both.
 func (h *story) around(i *instance, from, to bool) (links [][2]string) {
 	for _, other := range h.instances {
 		if other == i {
@@ -178,8 +177,7 @@ func crashInWrite(h *story, random *rand.Rand, ctx context.Context) {
 	})
 }
 
-// crashVoters crashes each instance a little after it has written a vote: the vote
-// is on its way.
+// crashVoters crashes each instance a little after it has written a vote: the vote is on its way.
 func crashVoters(h *story, random *rand.Rand, ctx context.Context) {
 	for _, i := range h.instances {
 		later := span(random, 0, 5*time.Millisecond)
@@ -258,7 +256,7 @@ func (h *story) badDisk(ctx context.Context, random *rand.Rand, b behaviour) {
 }
 
 // operate has the leader change the membership of i. If i is the leader itself, it
-// hands over instead: a former leader whose log ends its own vote blocks the
+// hands over instead: a former leader whose log takes away its own vote blocks the
 // others, and raft does not let it stand for election.
 func (h *story) operate(ctx context.Context, what string, i *instance, do func(ctx context.Context, leader *process) error) {
 	leader := h.leader()
@@ -383,8 +381,7 @@ func (h *story) canLose(ctx context.Context, leader *process, i *instance) bool 
 	return true
 }
 
-// isWhole says whether an instance runs and is not in quarantine, which follows a
-// loss of data.
+// isWhole says whether an instance runs and is not in quarantine, which follows a loss of data.
 func (h *story) isWhole(i *instance) bool {
 	p := i.alive()
 	if p == nil {

@@ -169,8 +169,7 @@ func (i *instance) crash() {
 	i.ending.Go(p.tidyAway)
 }
 
-// lockName is the name of the file that a process keeps locked, here even after its
-// crash.
+// lockName is the name of the file that a process keeps locked, here even after its crash.
 const lockName = "instance.lock"
 
 // tidyAway closes what is left of a process that no longer counts. The process has
@@ -241,8 +240,7 @@ func (p peers) ReadIndex(ctx context.Context, raftAddress string) (answer ports.
 	return answer, errors.Join(err, refusal)
 }
 
-// ask calls answer with the process at an address. Request and answer travel over
-// the fabric.
+// ask calls answer with the process at an address. Request and answer travel over the fabric.
 func (p peers) ask(ctx context.Context, raftAddress string, answer func(target *process)) error {
 	h, here := p.from.instance.story, p.from.instance.address
 	if err := h.fabric.travel(ctx, here, raftAddress); err != nil {

@@ -46,8 +46,7 @@ func TestHistories(t *testing.T) {
 	summarize(t, all, time.Since(began))
 }
 
-// summarize logs totals, and fails the test if they are too small to prove
-// anything.
+// summarize logs totals, and fails the test if they are too small to prove anything.
 func summarize(t *testing.T, all []report, took time.Duration) {
 	var operations, changes, faults, unsearched int
 	digests := map[uint32]int{}

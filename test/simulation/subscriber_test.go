@@ -10,8 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// subscriber follows the registry across the ends of its streams, on one instance
-// after another.
+// subscriber follows the registry across the ends of its streams, on one instance after another.
 type subscriber struct {
 	story  *story
 	id     int

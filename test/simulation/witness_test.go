@@ -32,8 +32,7 @@ func (w *witnessed) last() domain.Revision {
 	return domain.Revision(len(w.changes))
 }
 
-// learn compares a change with what others observed at its revision. The caller
-// holds mu.
+// learn compares a change with what others observed at its revision. The caller holds mu.
 func (w *witnessed) learn(change domain.Change) error {
 	switch known := int(change.Revision) - 1; {
 	case known == len(w.changes):
@@ -124,8 +123,7 @@ func (h *story) checkSure(p *process, sure bool) {
 	}
 }
 
-// alike gives nil if all members are in the same state and have applied all
-// entries.
+// alike gives nil if all members are in the same state and have applied all entries.
 func (h *story) alike() error {
 	leader := h.leader()
 	if leader == nil {

@@ -67,8 +67,7 @@ func TestWorker(t *testing.T) {
 	}
 }
 
-// inBubble calls do in a bubble, and gives the stacks of goroutines that do leaves
-// behind.
+// inBubble calls do in a bubble, and gives the stacks of goroutines that do leaves behind.
 func inBubble(t *testing.T, do func()) (left []string) {
 	defer func() {
 		if recover() != nil {
@@ -143,8 +142,7 @@ func work(ctx context.Context, t *testing.T, program string, a assignment) []rep
 	return reports
 }
 
-// read gives the reports in a worker's output, and all other lines. It calls each
-// for every line.
+// read gives the reports in a worker's output, and all other lines. It calls each for every line.
 func read(output io.Reader, each func()) (reports []report, rest []string) {
 	lines := bufio.NewReader(output)
 	for {
@@ -166,8 +164,7 @@ func read(output io.Reader, each func()) (reports []report, rest []string) {
 	}
 }
 
-// scratch gives a directory in memory where there is one, since instances sync
-// their files.
+// scratch gives a directory in memory where there is one, since instances sync their files.
 func scratch(t *testing.T) string {
 	parent := ""
 	if _, err := os.Stat("/dev/shm"); err == nil {

@@ -140,8 +140,7 @@ func (s *shell) once(step Step) (output string, status int, err error) {
 
 func (s *shell) logPath() string { return filepath.Join(s.logs, fmt.Sprintf("step-%d.log", s.steps)) }
 
-// log gives the standard error of the last command and the output of background
-// commands.
+// log gives the standard error of the last command and the output of background commands.
 func (s *shell) log() string {
 	var all strings.Builder
 	for n := range s.steps {
@@ -157,8 +156,7 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 
 func (s *shell) kill() { _ = syscall.Kill(-s.command.Process.Pid, syscall.SIGKILL) }
 
-// close ends the shell and all background processes, and waits until they have
-// exited.
+// close ends the shell and all background processes, and waits until they have exited.
 func (s *shell) close() {
 	group := -s.command.Process.Pid
 	_ = s.input.Close()

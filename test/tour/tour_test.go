@@ -103,8 +103,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestDocuments runs the tours of the README and of the documents that it refers
-// readers to.
+// TestDocuments runs the tours of the README and of the documents that it refers readers to.
 func TestDocuments(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {

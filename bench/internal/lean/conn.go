@@ -32,8 +32,7 @@ type Answer struct {
 	Length   int   // of the body
 }
 
-// StatusError is an answer with a status other than 200 and 201. The connection
-// stays usable.
+// StatusError is an answer with a status other than 200 and 201. The connection stays usable.
 type StatusError struct{ Line string }
 
 func (e StatusError) Error() string { return "answer: " + e.Line }

@@ -209,8 +209,7 @@ func (c *httpClient) Batch(from, size, weight int) error {
 	return c.change()
 }
 
-// change fails unless the registry has changed since the last revision that this
-// client saw.
+// change fails unless the registry has changed since the last revision that this client saw.
 func (c *httpClient) change() error {
 	answer, err := c.conn.Do(c.request, c.begins)
 	if err != nil {

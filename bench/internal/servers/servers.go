@@ -30,11 +30,9 @@ type Protocol interface {
 	Grow(n int) error
 	// Dial gives a client of one member. The client may connect later.
 	Dial(member int) (Client, error)
-	// Subscribe opens a stream of all changes from now on. The member must be the
-	// leader.
+	// Subscribe opens a stream of all changes from now on. The member must be the leader.
 	Subscribe(member int) (Stream, error)
-	// Ready says whether the member leads. It is an error if the member does not
-	// take part yet.
+	// Ready says whether the member leads. It is an error if the member does not take part yet.
 	Ready(member int) (leads bool, err error)
 	Close()
 }
@@ -86,8 +84,7 @@ type Cluster struct {
 	Members []*Process
 }
 
-// Start starts all members and waits until they are ready. Stop must be called even
-// if it fails.
+// Start starts all members and waits until they are ready. Stop must be called even if it fails.
 func (c *Cluster) Start() error {
 	for _, m := range c.Members {
 		if err := m.Start(); err != nil {
@@ -190,15 +187,13 @@ func eventually(ask func() error) error {
 
 func nodeID(n int) string { return fmt.Sprintf("node%05d", n) }
 
-// appendNode appends a node as sent in a registration. Every node has its own
-// address.
+// appendNode appends a node as sent in a registration. Every node has its own address.
 func appendNode(to []byte, n, weight int) []byte {
 	return fmt.Appendf(to, `{"id":"node%05d","address":"10.%d.%d.%d:11211","zone":"eu-1a","weight":%d}`,
 		n, n>>16, n>>8&255, n&255, weight)
 }
 
-// stored gives a node as nodesmetadata answers it, for servers that store the given
-// bytes.
+// stored gives a node as nodesmetadata answers it, for servers that store the given bytes.
 func stored(n, weight int) []byte {
 	return fmt.Appendf(nil, `{"id":"node%05d","address":"10.%d.%d.%d:11211","pool":"default","weight":%d,"zone":"eu-1a","state":"active","slot":%d,"createdRevision":%d,"revision":%d}`,
 		n, n>>16, n>>8&255, n&255, weight, n, n+1, n+1)
