@@ -19,7 +19,7 @@
 //
 // # Cost
 //
-// Memtables of 2 MiB, no caches, two compactors: see tuned for why. What
+// Memtables of 2 MiB, no caches, two compactors: see optionsFor for why. What
 // DeleteRange removes is first only marked; the housekeeping goroutine sees to it
 // that the marks are applied, so the disk use follows the log.
 package badger
@@ -108,7 +108,7 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	if err := errors.Join(unmarkOpen(path), removeEmpty(path)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	db, err := openDB(tuned(path, logger))
+	db, err := openDB(optionsFor(path, logger))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -117,7 +117,7 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	}
 	s := &store{db: db, path: path, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
 	s.findBounds()
-	s.removed.Store(untold)
+	s.removed.Store(unknownRemoved)
 	go s.housekeep(config.HousekeepingInterval)
 	return s, nil
 }
@@ -137,13 +137,13 @@ type store struct {
 	path   string
 	logger *slog.Logger
 
-	// life is held for reading by every call, so that Close waits for them.
-	life   sync.RWMutex
-	closed bool
+	// closeMu is held for reading by every call, so that Close waits for them.
+	closeMu sync.RWMutex
+	closed  bool
 
-	// write puts writers in a row. refuseLostEntries relies on it: a transaction is in
+	// writeMu puts writers in a row. refuseLostEntries relies on it: a transaction is in
 	// the write-ahead log only when the one before it is durable.
-	write sync.Mutex
+	writeMu sync.Mutex
 
 	// The bounds of the log, both 0 when it is empty. Kept here because finding the
 	// first entry in the tree means stepping over every removed one before it.
@@ -156,8 +156,8 @@ type store struct {
 
 // during runs call unless the store is closed.
 func (s *store) during(call func() error) error {
-	s.life.RLock()
-	defer s.life.RUnlock()
+	s.closeMu.RLock()
+	defer s.closeMu.RUnlock()
 	if s.closed {
 		return logstore.ErrClosed
 	}
@@ -167,8 +167,8 @@ func (s *store) during(call func() error) error {
 // writing is during for one writer at a time.
 func (s *store) writing(call func() error) error {
 	return s.during(func() error {
-		s.write.Lock()
-		defer s.write.Unlock()
+		s.writeMu.Lock()
+		defer s.writeMu.Unlock()
 		if err := logstore.CheckRoom(s.path, 0, writeRoom); err != nil {
 			return err
 		}
@@ -229,8 +229,8 @@ func (s *store) StoreLog(log *raft.Log) error {
 }
 
 func (s *store) Close() error {
-	s.life.Lock()
-	defer s.life.Unlock()
+	s.closeMu.Lock()
+	defer s.closeMu.Unlock()
 	if s.closed {
 		return nil
 	}

@@ -28,13 +28,13 @@ var ErrDamaged = logstore.Damage("write-ahead log is damaged before its end: not
 const (
 	walHeaderSize  = 20
 	markerHeadSize = 5 // of a marker's record: every length in it fits one byte
-	// walMade is the size that badger gives to one before it writes to it: this one, or
+	// minWALFileSize is the size that badger gives to one before it writes to it: this one, or
 	// a larger one by earlier builds. See memtableSize.
-	walMade = 4 << 20
+	minWALFileSize = 4 << 20
 )
 
 // It does not compile where badger would make a smaller one.
-const _ = uint(2*memtableSize - walMade)
+const _ = uint(2*memtableSize - minWALFileSize)
 
 var (
 	markerKey  = []byte("!badger!txn")
@@ -72,13 +72,13 @@ func refuseLostEntries(dir string) error {
 		if len(raw) <= walHeaderSize {
 			continue
 		}
-		if keyed(raw) {
+		if encrypted(raw) {
 			return fmt.Errorf("%w (%s: its beginning makes no sense)", ErrDamaged, path)
 		}
 		end := readableEnd(raw)
 		// badger cuts one off itself when it has opened it after a crash, exactly behind
 		// the last transaction, and writes no more to it.
-		if len(raw) < walMade && len(raw) != end {
+		if len(raw) < minWALFileSize && len(raw) != end {
 			return fmt.Errorf("%w (%s: it is cut off: it has %d bytes, and is readable up to byte %d)", ErrDamaged, path, len(raw), end)
 		}
 		if lost := markersAfter(raw, end); lost > inFlight {
@@ -95,9 +95,9 @@ func refuseLostEntries(dir string) error {
 	return nil
 }
 
-// keyed says whether a log or a value log begins with the number of a key that it is
+// encrypted says whether a log or a value log begins with the number of a key that it is
 // encrypted with. None is: badger would not find the key, and not open it.
-func keyed(raw []byte) bool {
+func encrypted(raw []byte) bool {
 	return len(raw) >= walHeaderSize && binary.BigEndian.Uint64(raw) != 0
 }
 

@@ -31,7 +31,7 @@ const (
 const entryFormat = 1
 
 // partSize is how much payload a value holds. It must stay below the threshold
-// from which badger puts values into its value log; see tuned.
+// from which badger puts values into its value log; see optionsFor.
 const partSize = 256 << 10
 
 // errEntry is wrapped by every complaint about an entry that can't be decoded.

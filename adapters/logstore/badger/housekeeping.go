@@ -14,8 +14,8 @@ const (
 	// what is in them: badger itself keeps a short log below this.
 	smallTables = 16 << 20
 
-	// untold stands for what was removed before the store was opened.
-	untold = 1 << 40
+	// unknownRemoved stands for what was removed before the store was opened.
+	unknownRemoved = 1 << 40
 
 	// discardRatio is the share of a value log file that must be garbage.
 	discardRatio = 0.5
@@ -93,8 +93,8 @@ func (s *store) flushMarks() error {
 // put takes its turn among the writers without asking whether the store is
 // closed: Close waits for this goroutine.
 func (s *store) put(key, value []byte) error {
-	s.write.Lock()
-	defer s.write.Unlock()
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
 	if err := logstore.CheckRoom(s.path, 0, writeRoom); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *store) compact() error {
 	if err := s.db.Flatten(1); err != nil {
 		return err
 	}
-	// The value log is empty by design (see tuned), and then this costs nothing; it
+	// The value log is empty by design (see optionsFor), and then this costs nothing; it
 	// is here so that a change of those numbers can't fill a disk.
 	for {
 		select {

@@ -47,7 +47,7 @@ func Inspect(dir string, logger *slog.Logger) (_ logstore.Store, err error) {
 	if err := mirror(path, folder, logger); err != nil {
 		return nil, err
 	}
-	db, err := openDB(tuned(folder, slog.New(slog.DiscardHandler)).WithReadOnly(true))
+	db, err := openDB(optionsFor(folder, slog.New(slog.DiscardHandler)).WithReadOnly(true))
 	if err != nil {
 		return nil, fmt.Errorf("%w (%s)", ErrDamagedTables, strings.ReplaceAll(err.Error(), folder, path))
 	}

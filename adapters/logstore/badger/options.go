@@ -33,10 +33,10 @@ func memtableFor(path string) int64 {
 	return size
 }
 
-// tuned gives badger's options for a log: written in order, read rarely (raft's
+// optionsFor gives badger's options for a log: written in order, read rarely (raft's
 // cache stands before the store), removed from the front. Its defaults are for a
 // large database and would take some 500 MB.
-func tuned(path string, logger *slog.Logger) badger.Options {
+func optionsFor(path string, logger *slog.Logger) badger.Options {
 	return badger.DefaultOptions(path).
 		WithSyncWrites(true).
 		WithMemTableSize(memtableFor(path)).

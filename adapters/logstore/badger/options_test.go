@@ -14,7 +14,7 @@ import (
 func TestALargerMemtableThatACrashLeftIsTakenBack(t *testing.T) {
 	before, after := t.TempDir(), t.TempDir()
 	path := filepath.Join(before, dirName)
-	db, err := badger.Open(tuned(path, slog.New(slog.DiscardHandler)).WithMemTableSize(4 << 20))
+	db, err := badger.Open(optionsFor(path, slog.New(slog.DiscardHandler)).WithMemTableSize(4 << 20))
 	if err != nil {
 		t.Fatal(err)
 	}

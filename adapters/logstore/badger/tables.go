@@ -55,7 +55,7 @@ func check(path string, logger *slog.Logger) (written bool, err error) {
 			return true, fmt.Errorf("%w (%s: %w)", ErrDamagedTables, table.NewFilename(id, path), err)
 		}
 	}
-	return true, errors.Join(verifyKeys(path), verifyValueLogs(path), refuseLostEntries(path), tryDiscard(path))
+	return true, errors.Join(verifyKeys(path), verifyValueLogs(path), refuseLostEntries(path), verifyDiscardFile(path))
 }
 
 // verifyKeys reads the list of keys, of which there are none.
@@ -74,8 +74,8 @@ func verifyKeys(dir string) error {
 	return keys.Close()
 }
 
-// tryDiscard reads what badger ends the process over when it can't.
-func tryDiscard(dir string) error {
+// verifyDiscardFile reads what badger ends the process over when it can't.
+func verifyDiscardFile(dir string) error {
 	_, err := os.ReadFile(filepath.Join(dir, discardFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -95,7 +95,7 @@ func verifyValueLogs(dir string) error {
 		if err != nil {
 			return err
 		}
-		if keyed(header) {
+		if encrypted(header) {
 			return fmt.Errorf("%w (%s: its beginning makes no sense)", ErrDamagedTables, path)
 		}
 	}
@@ -129,7 +129,7 @@ func listedTables(dir string, logger *slog.Logger) (ids []uint64, err error) {
 	if err != nil {
 		return nil, err
 	}
-	list, end, err := badger.ReplayManifestFile(file, 0, tuned(dir, slog.New(slog.DiscardHandler)))
+	list, end, err := badger.ReplayManifestFile(file, 0, optionsFor(dir, slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return nil, fmt.Errorf("%w (%s: %w)", ErrDamagedTables, path, err)
 	}

@@ -103,8 +103,8 @@ type store struct {
 	inner  *raftboltdb.BoltStore
 	dir    string
 
-	write sync.Mutex // puts writers in a row
-	doubt bool       // the last of them has failed; guarded by write
+	writeMu     sync.Mutex // puts writers in a row
+	metaInDoubt bool       // the last of them has failed; guarded by writeMu
 }
 
 // during runs call unless the store is closed.
@@ -126,15 +126,15 @@ func (s *store) during(call func() error) error {
 // again, and no other.
 func (s *store) writing(call func() error) error {
 	return s.during(func() error {
-		s.write.Lock()
-		defer s.write.Unlock()
-		if s.doubt {
+		s.writeMu.Lock()
+		defer s.writeMu.Unlock()
+		if s.metaInDoubt {
 			if err := s.inner.StoreLogs(nil); err != nil {
 				return err
 			}
 		}
 		err := call()
-		s.doubt = err != nil
+		s.metaInDoubt = err != nil
 		return err
 	})
 }

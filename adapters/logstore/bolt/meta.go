@@ -18,10 +18,10 @@ const (
 	metaSize      = 64
 )
 
-// tellOfMeta warns of a meta page that is not whole and may be later than the one
+// warnOfTornMeta warns of a meta page that is not whole and may be later than the one
 // that bbolt goes by: then the last write is missing. The file does not say
 // whether that write was acknowledged.
-func tellOfMeta(path string, file io.ReaderAt, pageSize int, logger *slog.Logger) {
+func warnOfTornMeta(path string, file io.ReaderAt, pageSize int, logger *slog.Logger) {
 	var meta [2][metaSize]byte
 	whole := [2]bool{}
 	for page := range meta {

@@ -52,7 +52,7 @@ func verify(path string, logger *slog.Logger) (written bool, err error) {
 	defer func() { err = errors.Join(err, db.Close()) }()
 	err = db.View(func(tx *bbolt.Tx) error {
 		size := db.Info().PageSize
-		tellOfMeta(path, file, size, logger)
+		warnOfTornMeta(path, file, size, logger)
 		pages := &pages{
 			file: file,
 			size: size,

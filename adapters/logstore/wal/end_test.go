@@ -147,7 +147,7 @@ func TestALogThatLostItsEnd(t *testing.T) {
 	t.Run("after the next file was begun, or made", func(t *testing.T) {
 		s := opened(t, t.TempDir())
 		stored(t, s, "abcd")
-		if err := s.prepare(segmentSize); err != nil {
+		if err := s.ensureSpare(segmentSize); err != nil {
 			t.Fatal(err)
 		}
 		stored(t, s, "ef")
@@ -170,8 +170,8 @@ func TestALogThatLostItsEnd(t *testing.T) {
 func imageOf(t *testing.T, live *store) string {
 	t.Helper()
 	image := t.TempDir()
-	live.keeping.Lock() // a file that goes meanwhile can't be copied
-	defer live.keeping.Unlock()
+	live.filesMu.Lock() // a file that goes meanwhile can't be copied
+	defer live.filesMu.Unlock()
 	if err := os.CopyFS(image, os.DirFS(filepath.Dir(live.path))); err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +345,7 @@ func TestTheListKnowsOnlyWhatIsDurable(t *testing.T) {
 		defer func() { _ = s.Close() }()
 		stored(t, s, "ab")
 		failing(t, s, -1, func() error { return s.StoreLogs(entries(3, 3, 'c', 50)) })
-		if err := s.prepare(segmentSize); err != nil {
+		if err := s.ensureSpare(segmentSize); err != nil {
 			t.Fatal(err)
 		}
 		image := imageOf(t, s)
@@ -379,7 +379,7 @@ func TestTheListKnowsOnlyWhatIsDurable(t *testing.T) {
 		last := found.segments[len(found.segments)-1]
 		noted := &notes{file: last.file}
 		last.file = noted
-		if err := found.settle(listed); err != nil {
+		if err := found.rewriteLast(listed); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(noted.durable, want) || noted.at != before {
@@ -401,11 +401,11 @@ func TestTheListKnowsOnlyWhatIsDurable(t *testing.T) {
 		defer func() { _ = found.close() }()
 		last := found.segments[len(found.segments)-1]
 		last.file = &faulty{file: last.file, writes: -1}
-		if err := found.settle(listed); !errors.Is(err, errBroken) {
+		if err := found.rewriteLast(listed); !errors.Is(err, errBroken) {
 			t.Errorf("what can't be synced is built upon: %v", err)
 		}
 		listed.Reaches = found.next - 1
-		if err := found.settle(listed); err != nil {
+		if err := found.rewriteLast(listed); err != nil {
 			t.Errorf("what the list knows of is synced again: %v", err)
 		}
 	})
@@ -500,7 +500,7 @@ func TestNoCrashMakesALogADamagedOne(t *testing.T) {
 					t.Fatal(err)
 				}
 			case "prepare":
-				if err := s.prepare(segmentSize); err != nil {
+				if err := s.ensureSpare(segmentSize); err != nil {
 					t.Fatal(err)
 				}
 			case "stop":
@@ -510,9 +510,9 @@ func TestNoCrashMakesALogADamagedOne(t *testing.T) {
 				s = open()
 			case "crash":
 				tail := newLossy(t, s.tail)
-				s.keeping.Lock()
+				s.filesMu.Lock()
 				s.tail.file = tail
-				s.keeping.Unlock()
+				s.filesMu.Unlock()
 				torn := rapid.Bool().Draw(t, "torn")
 				if torn {
 					// A write that is on its way, of which nothing is synced.
@@ -549,7 +549,7 @@ func TestAListThatMayBeLostIsNotBuiltUpon(t *testing.T) {
 	dir := stopped(t, "abcd")
 	path := filepath.Join(dir, dirName)
 	logstoretest.Unlisted(t, path, func() {
-		if _, err := prepare(dir, path); !errors.Is(err, fs.ErrPermission) {
+		if _, err := prepareDir(dir, path); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("it is taken as it is: %v", err)
 		}
 	})

@@ -79,9 +79,9 @@ func failingIn(t *testing.T, in *segment, writes int, call func() error) {
 func crashed(t *testing.T, live *store) *store {
 	t.Helper()
 	image := t.TempDir()
-	live.keeping.Lock() // a file that goes meanwhile can't be copied
+	live.filesMu.Lock() // a file that goes meanwhile can't be copied
 	err := os.CopyFS(image, os.DirFS(filepath.Dir(live.path)))
-	live.keeping.Unlock()
+	live.filesMu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestAWriteThatFailsAndGoesToTheNextFile(t *testing.T) {
 func TestAWriteThatFailsInTheNextFile(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
-	if err := errors.Join(s.SetUint64([]byte("term"), 1), s.StoreLogs(entries(1, 1, 'a', segmentSize/2)), s.prepare(segmentSize)); err != nil {
+	if err := errors.Join(s.SetUint64([]byte("term"), 1), s.StoreLogs(entries(1, 1, 'a', segmentSize/2)), s.ensureSpare(segmentSize)); err != nil {
 		t.Fatal(err)
 	}
 	failingIn(t, s.spares[0], -1, func() error { return s.StoreLogs(entries(2, 2, 'b', segmentSize/2)) })
@@ -243,8 +243,8 @@ func TestAFileThatWasMadeForLess(t *testing.T) {
 		t.Fatal(err)
 	}
 	stored(t, s, "a")
-	if err := s.prepare(segmentSize); err == nil || len(s.made) != 1 {
-		t.Fatalf("%d files are made: %v", len(s.made), err)
+	if err := s.ensureSpare(segmentSize); err == nil || len(s.unlisted) != 1 {
+		t.Fatalf("%d files are made: %v", len(s.unlisted), err)
 	}
 	if err := os.RemoveAll(inTheWay); err != nil {
 		t.Fatal(err)
@@ -260,7 +260,7 @@ func TestAFileThatWasMadeForLess(t *testing.T) {
 func TestABatchThatIsLargerThanAFile(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
-	if err := errors.Join(s.SetUint64([]byte("term"), 1), s.StoreLogs(entries(1, 1, 'a', 50)), s.prepare(segmentSize)); err != nil {
+	if err := errors.Join(s.SetUint64([]byte("term"), 1), s.StoreLogs(entries(1, 1, 'a', 50)), s.ensureSpare(segmentSize)); err != nil {
 		t.Fatal(err)
 	}
 	for index, mark := range "bc" {

@@ -58,7 +58,7 @@ func TestTheFormatStaysAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &replay{values: map[string][]byte{}, next: image{s, want}.firstBatch()}
-	if err := r.follow(image{s, want}, math.MaxUint64); err != nil {
+	if err := r.readSegment(image{s, want}, math.MaxUint64); err != nil {
 		t.Fatal(err)
 	}
 	first, last := r.places.bounds()
@@ -83,7 +83,7 @@ func TestAKindOfALaterBuildIsRefusedAndNoDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &replay{values: map[string][]byte{}, next: 1}
-	err = r.follow(image{s, raw}, math.MaxUint64)
+	err = r.readSegment(image{s, raw}, math.MaxUint64)
 	if err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("%v", err)
 	}

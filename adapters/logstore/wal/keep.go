@@ -25,11 +25,11 @@ func (s *store) keeper() {
 	}
 }
 
-// demand wakes up the keeper if there is something to do. The caller holds the lock of
+// wakeKeeper wakes up the keeper if there is something to do. The caller holds the lock of
 // what is in memory.
-func (s *store) demand() {
+func (s *store) wakeKeeper() {
 	needed := len(s.spares) == 0 && s.tail.end > s.tail.size/2
-	if !needed && s.dead() == 0 && s.listed.Reaches >= s.opened {
+	if !needed && s.dead() == 0 && s.listed.Reaches >= s.lastAtOpen {
 		return
 	}
 	select {
@@ -53,31 +53,31 @@ func (s *store) keep() error {
 	s.mu.RUnlock()
 	var err error
 	if needed {
-		err = s.prepare(segmentSize)
+		err = s.ensureSpare(segmentSize)
 	}
-	return errors.Join(err, s.cut(), s.recall())
+	return errors.Join(err, s.removeDead(), s.raiseReachesAfterOpen())
 }
 
-// prepare sees to it that the last spare segment has a size.
-func (s *store) prepare(size int64) error {
-	s.keeping.Lock()
-	defer s.keeping.Unlock()
+// ensureSpare sees to it that the last spare segment has a size.
+func (s *store) ensureSpare(size int64) error {
+	s.filesMu.Lock()
+	defer s.filesMu.Unlock()
 	s.mu.RLock()
 	enough := len(s.spares) > 0 && s.spares[len(s.spares)-1].size >= size
 	s.mu.RUnlock()
 	if enough {
 		return nil
 	}
-	if len(s.made) == 0 || s.made[len(s.made)-1].size < size {
-		made, err := createSegment(s.path, s.listed.Last+uint64(len(s.made))+1, size)
+	if len(s.unlisted) == 0 || s.unlisted[len(s.unlisted)-1].size < size {
+		made, err := createSegment(s.path, s.listed.Last+uint64(len(s.unlisted))+1, size)
 		if err != nil {
 			return err
 		}
-		s.made = append(s.made, made)
+		s.unlisted = append(s.unlisted, made)
 	}
 	// The list may be there when it could not be written: so what it would name stays.
 	l := s.listed
-	l.Last += uint64(len(s.made))
+	l.Last += uint64(len(s.unlisted))
 	l.First = max(l.First, 1)
 	l, err := s.replaceList(l)
 	if err != nil {
@@ -86,37 +86,37 @@ func (s *store) prepare(size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.listed = l
-	s.spares = append(s.spares, s.made...)
-	s.made = nil
+	s.spares = append(s.spares, s.unlisted...)
+	s.unlisted = nil
 	return nil
 }
 
 // replaceList puts a list in the place of the one that is there, with how far the log
-// reaches by now, and gives it. The caller holds keeping.
+// reaches by now, and gives it. The caller holds filesMu.
 func (s *store) replaceList(l list) (list, error) {
 	s.mu.RLock()
-	l.Reaches = s.reached
+	l.Reaches = s.lastDurable
 	s.mu.RUnlock()
 	return l, l.write(s.path)
 }
 
-// recall has the list reach as far as the log did when it was opened.
-func (s *store) recall() error {
+// raiseReachesAfterOpen has the list reach as far as the log did when it was opened.
+func (s *store) raiseReachesAfterOpen() error {
 	s.mu.RLock()
-	known := s.listed.Reaches >= s.opened
+	known := s.listed.Reaches >= s.lastAtOpen
 	s.mu.RUnlock()
 	if known {
 		return nil
 	}
-	return s.markList()
+	return s.raiseReaches()
 }
 
-// markList has the list reach as far as the log, if it does not.
-func (s *store) markList() error {
-	s.keeping.Lock()
-	defer s.keeping.Unlock()
+// raiseReaches has the list reach as far as the log, if it does not.
+func (s *store) raiseReaches() error {
+	s.filesMu.Lock()
+	defer s.filesMu.Unlock()
 	s.mu.RLock()
-	l, known := s.listed, s.listed.Reaches >= s.reached
+	l, known := s.listed, s.listed.Reaches >= s.lastDurable
 	s.mu.RUnlock()
 	if known {
 		return nil
@@ -131,10 +131,10 @@ func (s *store) markList() error {
 	return nil
 }
 
-// cut removes the oldest segments, as far as nothing lives in them.
-func (s *store) cut() error {
-	s.keeping.Lock()
-	defer s.keeping.Unlock()
+// removeDead removes the oldest segments, as far as nothing lives in them.
+func (s *store) removeDead() error {
+	s.filesMu.Lock()
+	defer s.filesMu.Unlock()
 	s.mu.RLock()
 	count := s.dead()
 	l := s.listed

@@ -93,7 +93,7 @@ func TestTheKeeperSeesWhatThereIsToDo(t *testing.T) {
 		defer ended(t, after)
 		until(t, "the list is written", func() bool {
 			listed, _, err := readList(after.path)
-			return err == nil && listed.Reaches == after.opened
+			return err == nil && listed.Reaches == after.lastAtOpen
 		})
 	})
 }
@@ -149,9 +149,9 @@ func TestAFileIsNotClosedWhileItIsRead(t *testing.T) {
 	read := make(chan error, 1)
 	go func() { read <- s.GetLog(1, new(raft.Log)) }()
 	<-slow.begun
-	if in.use.TryLock() {
+	if in.fileMu.TryLock() {
 		t.Error("who closes it would not wait")
-		in.use.Unlock()
+		in.fileMu.Unlock()
 	}
 	close(slow.proceed)
 	if err := <-read; err != nil {

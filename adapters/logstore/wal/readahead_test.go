@@ -66,7 +66,7 @@ func TestWhatIsReadInOrderIsReadAhead(t *testing.T) {
 		demand(t, s, index, byte(index))
 		demand(t, s, index, byte(index))
 	}
-	if in.reads < 5 || s.tail.latest.Load().raw != nil {
+	if in.reads < 5 || s.tail.lastRead.Load().raw != nil {
 		t.Errorf("entries here and there took %d reads, and more than that was read of the last one", in.reads)
 	}
 }
@@ -80,7 +80,7 @@ func TestWhatIsNotThereYetIsNotReadAhead(t *testing.T) {
 	failing(t, s, -1, func() error { return s.StoreLogs(entries(4, 4, 'x', 50)) })
 	demand(t, s, 1, 'a')
 	demand(t, s, 2, 'b') // and what follows
-	if ahead := s.tail.latest.Load(); ahead.end != s.tail.end || len(ahead.raw) == 0 {
+	if ahead := s.tail.lastRead.Load(); ahead.end != s.tail.end || len(ahead.raw) == 0 {
 		t.Fatalf("read to byte %d, and the last batch ends at %d", ahead.end, s.tail.end)
 	}
 	stored(t, s, "de")

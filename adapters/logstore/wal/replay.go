@@ -24,24 +24,24 @@ var ErrDamaged = logstore.Damage("write-ahead log is damaged: nothing was change
 // not whole is not there. And what the list says was durable is there, or it is damage
 // as well, whatever lies behind it.
 type replay struct {
-	segments []*segment // those that were begun, but the first one anyway
-	spares   []*segment // those behind them
-	torn     []rest
-	places   places
-	values   map[string][]byte
-	next     uint64 // number of the next batch; 1 when there was none
-	latest   written
-	closed   bool // the last one says that all before was written
+	segments  []*segment // those that were begun, but the first one anyway
+	spares    []*segment // those behind them
+	torn      []tornTail
+	places    places
+	values    map[string][]byte
+	next      uint64 // number of the next batch; 1 when there was none
+	lastBatch writtenBatch
+	closed    bool // the last one says that all before was written
 }
 
-// rest is what a write has left in a segment, behind its end.
-type rest struct {
+// tornTail is what a write has left in a segment, behind its end.
+type tornTail struct {
 	segment *segment
 	end     int64
 }
 
-// written is a batch as it is in its segment, which is nil where there is none.
-type written struct {
+// writtenBatch is a batch as it is in its segment, which is nil where there is none.
+type writtenBatch struct {
 	segment *segment
 	at      int64
 	raw     []byte
@@ -100,18 +100,18 @@ func (r *replay) readAll(dir string, listed list, flag int) error {
 			behind = append(behind, now)
 			continue
 		default:
-			if err := r.follow(last, first); err != nil {
+			if err := r.readSegment(last, first); err != nil {
 				return err
 			}
 		}
 		last, behind = now, nil
 		r.segments, r.spares = append(r.segments, r.spares...), nil
 	}
-	if err := r.follow(last, math.MaxUint64); err != nil {
+	if err := r.readSegment(last, math.MaxUint64); err != nil {
 		return err
 	}
 	for _, spare := range behind {
-		if err := r.nothingLater(spare); err != nil {
+		if err := r.checkTail(spare); err != nil {
 			return err
 		}
 	}
@@ -122,13 +122,13 @@ func (r *replay) readAll(dir string, listed list, flag int) error {
 	return nil
 }
 
-// settle makes what was read durable, which it need not be when the process was killed
+// rewriteLast makes what was read durable, which it need not be when the process was killed
 // that wrote it. Nothing may be built upon it before. Only the last batch is in doubt, and
 // not where the list knows of it. It is written once more: a sync that failed may have left
 // it in the system's memory alone, with nothing to be written by another sync (Rebello and
 // others, "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
-func (r *replay) settle(listed list) error {
-	last := r.latest
+func (r *replay) rewriteLast(listed list) error {
+	last := r.lastBatch
 	if last.segment == nil || r.next-1 <= listed.Reaches {
 		return nil
 	}
@@ -146,25 +146,25 @@ func (r *replay) close() error {
 	return errors.Join(failed...)
 }
 
-// follow reads the next segment, up to the batch with which another one begins.
-func (r *replay) follow(i image, below uint64) error {
-	if err := r.batches(i.segment, i.raw, below); err != nil {
+// readSegment reads the next segment, up to the batch with which another one begins.
+func (r *replay) readSegment(i image, below uint64) error {
+	if err := r.applyBatches(i.segment, i.raw, below); err != nil {
 		return err
 	}
 	if below != math.MaxUint64 && r.next != below {
 		return fmt.Errorf("%w (%s: unreadable at byte %d, and what was written later follows in another file)", ErrDamaged, i.path, i.end)
 	}
-	return r.nothingLater(i)
+	return r.checkTail(i)
 }
 
-// nothingLater looks at what lies behind the end of a segment.
-func (r *replay) nothingLater(i image) error {
+// checkTail looks at what lies behind the end of a segment.
+func (r *replay) checkTail(i image) error {
 	behind := trimZeros(i.raw[i.end:])
 	if later := laterThan(r.next, behind, i.seed); later >= 0 {
 		return fmt.Errorf("%w (%s: unreadable at byte %d, and what was written later follows at byte %d)", ErrDamaged, i.path, i.end, i.end+int64(later))
 	}
 	if len(behind) > 0 {
-		r.torn = append(r.torn, rest{i.segment, i.end + int64(len(behind))})
+		r.torn = append(r.torn, tornTail{i.segment, i.end + int64(len(behind))})
 	}
 	return nil
 }
@@ -179,8 +179,8 @@ func trimZeros(raw []byte) []byte {
 	return bytes.TrimRight(raw, "\x00")
 }
 
-// batches takes what is whole, and moves the end of the segment behind it.
-func (r *replay) batches(s *segment, raw []byte, below uint64) error {
+// applyBatches takes what is whole, and moves the end of the segment behind it.
+func (r *replay) applyBatches(s *segment, raw []byte, below uint64) error {
 	var pending []span
 	var number uint64
 	// A batch that another segment begins with was tried here, and failed.
@@ -202,7 +202,7 @@ func (r *replay) batches(s *segment, raw []byte, below uint64) error {
 			}
 		}
 		r.next++
-		r.latest = written{segment: s, at: int64(pending[0].at), raw: raw[pending[0].at:at]}
+		r.lastBatch = writtenBatch{segment: s, at: int64(pending[0].at), raw: raw[pending[0].at:at]}
 		s.end = int64(at)
 		pending = pending[:0]
 	}

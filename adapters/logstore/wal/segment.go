@@ -65,26 +65,26 @@ type segment struct {
 	end  int64 // of the last batch
 	live int   // entries in it that are not removed
 
-	// use is held for reading by who reads from the file, so that nobody closes it.
-	use sync.RWMutex
-	// latest is what was read last.
-	latest atomic.Pointer[passage]
+	// fileMu is held for reading by who reads from the file, so that nobody closes it.
+	fileMu sync.RWMutex
+	// lastRead is what was read last.
+	lastRead atomic.Pointer[chunk]
 }
 
-// passage is a part of a segment, before its end: what is there does not change. Of one
+// chunk is a part of a segment, before its end: what is there does not change. Of one
 // that was read for a single record only the bounds are known.
-type passage struct {
+type chunk struct {
 	at, end int64
 	raw     []byte
 }
 
-// holds gives the bytes at a place, if they are in p.
-func (p *passage) holds(in place) ([]byte, bool) {
-	from := int64(in.at) - p.at
-	if from < 0 || from+int64(in.size) > int64(len(p.raw)) {
+// holds gives the bytes at a place, if they are in c.
+func (c *chunk) holds(in place) ([]byte, bool) {
+	from := int64(in.at) - c.at
+	if from < 0 || from+int64(in.size) > int64(len(c.raw)) {
 		return nil, false
 	}
-	return p.raw[from:][:in.size], true
+	return c.raw[from:][:in.size], true
 }
 
 func segmentPath(dir string, id uint64) string {
@@ -244,7 +244,7 @@ const readAhead = 64 << 10
 // bytes gives what is at a place, for the caller to keep.
 func (s *segment) bytes(in place, end int64) ([]byte, error) {
 	at, size := int64(in.at), int64(in.size)
-	before := s.latest.Load()
+	before := s.lastRead.Load()
 	if before != nil {
 		if raw, ok := before.holds(in); ok {
 			return bytes.Clone(raw), nil
@@ -260,16 +260,16 @@ func (s *segment) bytes(in place, end int64) ([]byte, error) {
 	}
 	wanted := raw[:in.size]
 	if count <= len(wanted) {
-		s.latest.Store(&passage{at: at, end: at + int64(len(wanted))})
+		s.lastRead.Store(&chunk{at: at, end: at + int64(len(wanted))})
 		return wanted, nil
 	}
-	s.latest.Store(&passage{at: at, end: at + int64(count), raw: raw[:count]})
+	s.lastRead.Store(&chunk{at: at, end: at + int64(count), raw: raw[:count]})
 	return bytes.Clone(wanted), nil
 }
 
 // close waits for those who read.
 func (s *segment) close() error {
-	s.use.Lock()
-	defer s.use.Unlock()
+	s.fileMu.Lock()
+	defer s.fileMu.Unlock()
 	return s.file.Close()
 }

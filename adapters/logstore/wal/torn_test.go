@@ -39,8 +39,8 @@ func contents(t *testing.T, s *store) string {
 func crashImage(t *testing.T, s *store) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	s.keeping.Lock()
-	defer s.keeping.Unlock()
+	s.filesMu.Lock()
+	defer s.filesMu.Unlock()
 	if err := os.CopyFS(dir, os.DirFS(filepath.Dir(s.path))); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestAWriteThatIsTorn(t *testing.T) {
 	}
 	for _, write := range writes {
 		t.Run(write.name, func(t *testing.T) {
-			if err := live.prepare(segmentSize); err != nil { // so that a new file is there before
+			if err := live.ensureSpare(segmentSize); err != nil { // so that a new file is there before
 				t.Fatal(err)
 			}
 			before, was := crashImage(t, live), contents(t, live)

@@ -60,7 +60,7 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 }
 
 func open(dir, path string, logger *slog.Logger) (*store, error) {
-	listed, err := prepare(dir, path)
+	listed, err := prepareDir(dir, path)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func open(dir, path string, logger *slog.Logger) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(found.settle(listed), found.repair(path, logger)); err != nil {
+	if err := errors.Join(found.rewriteLast(listed), found.repair(path, logger)); err != nil {
 		return nil, errors.Join(err, found.close())
 	}
 	s := newStore(path, logger, listed, found)
@@ -77,13 +77,13 @@ func open(dir, path string, logger *slog.Logger) (*store, error) {
 			return nil, errors.Join(err, s.closeFiles())
 		}
 	}
-	s.demand()
+	s.wakeKeeper()
 	go s.keeper()
 	return s, nil
 }
 
-// prepare gives the list, of no segments where there was no store.
-func prepare(dir, path string) (list, error) {
+// prepareDir gives the list, of no segments where there was no store.
+func prepareDir(dir, path string) (list, error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return list{}, err
 	}
@@ -134,34 +134,34 @@ type store struct {
 	path   string
 	logger *slog.Logger
 
-	// life is held for reading by every call, so that Close waits for them.
-	life      sync.RWMutex
+	// closeMu is held for reading by every call, so that Close waits for them.
+	closeMu   sync.RWMutex
 	closed    bool
 	inspected bool // it is only looked at
 
-	// write puts writers in a row, and guards what only they use.
-	write  sync.Mutex
-	buffer batch
-	next   uint64 // number of the next batch
-	tries  uint64 // to write it that have failed
-	moved  bool   // one of them was in the next segment
-	marked bool   // the last batch says that all before was written
+	// writeMu puts writers in a row, and guards what only they use.
+	writeMu  sync.Mutex
+	buffer   batch
+	next     uint64 // number of the next batch
+	tries    uint64 // to write it that have failed
+	rotating bool   // one of them was in the next segment
+	marked   bool   // the last batch says that all before was written
 
-	// keeping is held by who changes which files there are.
-	keeping       sync.Mutex
-	made          []*segment // that are not in the list yet; guarded by keeping
+	// filesMu is held by who changes which files there are.
+	filesMu       sync.Mutex
+	unlisted      []*segment // that are not in the list yet; guarded by filesMu
 	wake          chan struct{}
 	stop, stopped chan struct{} // of the keeper
 
-	mu       sync.RWMutex // guards all below; nobody waits for the disk with it
-	listed   list         // as it is on disk; changed by who holds keeping
-	opened   uint64       // number of the last batch when the store was opened; 0: there was none
-	reached  uint64       // number of the last batch that is durable
-	segments []*segment   // and where they end, and what lives in them
-	tail     *segment     // the last of them; changed by who writes
-	spares   []*segment   // behind it, not begun yet
-	places   places
-	values   map[string][]byte // the stable state; changed by who writes
+	mu          sync.RWMutex // guards all below; nobody waits for the disk with it
+	listed      list         // as it is on disk; changed by who holds filesMu
+	lastAtOpen  uint64       // number of the last batch when the store was opened; 0: there was none
+	lastDurable uint64       // number of the last batch that is durable
+	segments    []*segment   // and where they end, and what lives in them
+	tail        *segment     // the last of them; changed by who writes
+	spares      []*segment   // behind it, not begun yet
+	places      places
+	values      map[string][]byte // the stable state; changed by who writes
 }
 
 func newStore(path string, logger *slog.Logger, listed list, found *replay) *store {
@@ -169,7 +169,7 @@ func newStore(path string, logger *slog.Logger, listed list, found *replay) *sto
 		path: path, logger: logger,
 		next: found.next, marked: found.closed || found.next == 1,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
-		listed: listed, opened: found.next - 1, reached: found.next - 1,
+		listed: listed, lastAtOpen: found.next - 1, lastDurable: found.next - 1,
 		segments: found.segments, spares: found.spares,
 		places: found.places, values: found.values,
 	}
@@ -181,8 +181,8 @@ func newStore(path string, logger *slog.Logger, listed list, found *replay) *sto
 
 // during runs call unless the store is closed.
 func (s *store) during(call func() error) error {
-	s.life.RLock()
-	defer s.life.RUnlock()
+	s.closeMu.RLock()
+	defer s.closeMu.RUnlock()
 	if s.closed {
 		return logstore.ErrClosed
 	}
@@ -192,8 +192,8 @@ func (s *store) during(call func() error) error {
 // writing is during for one writer at a time.
 func (s *store) writing(call func() error) error {
 	return s.during(func() error {
-		s.write.Lock()
-		defer s.write.Unlock()
+		s.writeMu.Lock()
+		defer s.writeMu.Unlock()
 		s.buffer.reset()
 		return call()
 	})
@@ -229,8 +229,8 @@ func (s *store) GetLog(index uint64, log *raft.Log) error {
 		}
 		in := s.places.all[at]
 		end := in.segment.end
-		in.segment.use.RLock()
-		defer in.segment.use.RUnlock()
+		in.segment.fileMu.RLock()
+		defer in.segment.fileMu.RUnlock()
 		s.mu.RUnlock()
 		record, err := in.segment.read(in, end)
 		if err != nil {
@@ -330,8 +330,8 @@ func (s *store) Room() error {
 }
 
 func (s *store) Close() error {
-	s.life.Lock()
-	defer s.life.Unlock()
+	s.closeMu.Lock()
+	defer s.closeMu.Unlock()
 	if s.closed {
 		return nil
 	}
@@ -344,7 +344,7 @@ func (s *store) Close() error {
 
 func (s *store) closeFiles() error {
 	var failed []error
-	for _, segment := range slices.Concat(s.segments, s.spares, s.made) {
+	for _, segment := range slices.Concat(s.segments, s.spares, s.unlisted) {
 		failed = append(failed, segment.close())
 	}
 	return errors.Join(failed...)
@@ -358,7 +358,7 @@ func (s *store) mark() {
 	if s.inspected {
 		return
 	}
-	if err := errors.Join(s.markLog(), s.markList()); err != nil {
+	if err := errors.Join(s.markLog(), s.raiseReaches()); err != nil {
 		s.logger.Debug("the end of the log could not be marked", "error", err)
 	}
 }
@@ -380,7 +380,7 @@ func (s *store) commit(leave int64, done func(*segment)) error {
 	size := int64(len(s.buffer.raw))
 	// What was tried in the next segment may be there, and then nothing counts that is
 	// written to this one.
-	if s.moved || s.tail.end+size+leave > s.tail.size {
+	if s.rotating || s.tail.end+size+leave > s.tail.size {
 		if err := s.rotate(size + leave); err != nil {
 			return err
 		}
@@ -392,8 +392,8 @@ func (s *store) commit(leave int64, done func(*segment)) error {
 	defer s.mu.Unlock()
 	done(s.tail)
 	s.tail.end += size
-	s.reached = s.next - 1
-	s.demand()
+	s.lastDurable = s.next - 1
+	s.wakeKeeper()
 	return nil
 }
 
@@ -431,22 +431,22 @@ func (s *store) rotate(room int64) error {
 	if size > math.MaxUint32 {
 		return fmt.Errorf("%d bytes are too many for one batch", room)
 	}
-	if err := s.prepare(size); err != nil {
+	if err := s.ensureSpare(size); err != nil {
 		return err
 	}
 	s.mu.RLock()
 	spares := s.spares
 	s.mu.RUnlock()
 	tail := spares[len(spares)-1]
-	s.moved = true
+	s.rotating = true
 	if err := s.append(tail, &first); err != nil {
 		return err
 	}
-	s.moved = false
+	s.rotating = false
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tail.end += int64(len(first.raw))
-	s.reached = s.next - 1
+	s.lastDurable = s.next - 1
 	s.segments = append(s.segments, spares...)
 	s.spares = nil
 	s.tail = tail
