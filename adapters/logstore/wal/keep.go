@@ -6,10 +6,10 @@ import (
 	"slices"
 )
 
-// keeper makes the next segment before it is needed, removes the oldest ones when
-// nothing lives in them, and sees to it that the list knows how far the log reached when it
-// was opened. All of that waits for the file system's journal, several times, which a
-// write to a segment does not, and so it is nobody's business who writes.
+// keeper is the background goroutine of an open store. It creates the next segment before
+// it is needed, removes the oldest segments when they have no live entry, and records in the
+// list how far the log reached when it was opened. Each of these waits several times for the
+// file system's journal, which a write to a segment does not, so writers should not do them.
 func (s *store) keeper() {
 	defer close(s.stopped)
 	for {
@@ -18,15 +18,15 @@ func (s *store) keeper() {
 			return
 		case <-s.wake:
 			if err := s.keep(); err != nil {
-				// Who needs room gets the error; what is left to be removed is removed later.
+				// A writer that needs room gets the error itself; removals are tried again later.
 				s.logger.Debug("files of the log could not be prepared, or removed, yet", "error", err)
 			}
 		}
 	}
 }
 
-// wakeKeeper wakes up the keeper if there is something to do. The caller holds the lock of
-// what is in memory.
+// wakeKeeper wakes the keeper if there is work for it. The caller holds mu, unless nobody
+// else has the store yet.
 func (s *store) wakeKeeper() {
 	needed := len(s.spares) == 0 && s.tail.end > s.tail.size/2
 	if !needed && s.dead() == 0 && s.listed.Reaches >= s.lastAtOpen {
@@ -38,7 +38,8 @@ func (s *store) wakeKeeper() {
 	}
 }
 
-// dead is how many segments can go. The caller holds the lock of what is in memory.
+// dead returns how many of the oldest segments have no live entry; the tail is not counted.
+// The caller holds mu.
 func (s *store) dead() int {
 	count := 0
 	for count < len(s.segments)-1 && s.segments[count].live == 0 {
@@ -58,7 +59,7 @@ func (s *store) keep() error {
 	return errors.Join(err, s.removeDead(), s.raiseReachesAfterOpen())
 }
 
-// ensureSpare sees to it that the last spare segment has a size.
+// ensureSpare makes sure that the last spare segment has at least size bytes.
 func (s *store) ensureSpare(size int64) error {
 	s.filesMu.Lock()
 	defer s.filesMu.Unlock()
@@ -75,7 +76,8 @@ func (s *store) ensureSpare(size int64) error {
 		}
 		s.unlisted = append(s.unlisted, made)
 	}
-	// The list may be there when it could not be written: so what it would name stays.
+	// A failed replacement may still have put the list in place, so the files that it names
+	// stay.
 	l := s.listed
 	l.Last += uint64(len(s.unlisted))
 	l.First = max(l.First, 1)
@@ -91,8 +93,8 @@ func (s *store) ensureSpare(size int64) error {
 	return nil
 }
 
-// replaceList puts a list in the place of the one that is there, with how far the log
-// reaches by now, and gives it. The caller holds filesMu.
+// replaceList replaces the list on disk with l, whose Reaches becomes the last durable
+// batch, and returns it. The caller holds filesMu.
 func (s *store) replaceList(l list) (list, error) {
 	s.mu.RLock()
 	l.Reaches = s.lastDurable
@@ -100,7 +102,8 @@ func (s *store) replaceList(l list) (list, error) {
 	return l, l.write(s.path)
 }
 
-// raiseReachesAfterOpen has the list reach as far as the log did when it was opened.
+// raiseReachesAfterOpen makes sure that the list's Reaches covers the last batch that was
+// found when the store was opened.
 func (s *store) raiseReachesAfterOpen() error {
 	s.mu.RLock()
 	known := s.listed.Reaches >= s.lastAtOpen
@@ -111,7 +114,7 @@ func (s *store) raiseReachesAfterOpen() error {
 	return s.raiseReaches()
 }
 
-// raiseReaches has the list reach as far as the log, if it does not.
+// raiseReaches makes sure that the list's Reaches covers the last durable batch.
 func (s *store) raiseReaches() error {
 	s.filesMu.Lock()
 	defer s.filesMu.Unlock()
@@ -131,7 +134,7 @@ func (s *store) raiseReaches() error {
 	return nil
 }
 
-// removeDead removes the oldest segments, as far as nothing lives in them.
+// removeDead removes the oldest segments that have no live entry: from the list first.
 func (s *store) removeDead() error {
 	s.filesMu.Lock()
 	defer s.filesMu.Unlock()
@@ -154,7 +157,7 @@ func (s *store) removeDead() error {
 	s.mu.Unlock()
 	var failed []error
 	for _, segment := range gone {
-		// The next start removes what can't be: the list does not name it.
+		// The next start removes a file that stays, because the list does not name it.
 		failed = append(failed, segment.close(), os.Remove(segment.path))
 	}
 	return errors.Join(failed...)

@@ -17,16 +17,17 @@ const (
 	listFormat = 1
 )
 
-// list says which segments belong to the log: those from First to Last, both 0 while
-// there is none; the last ones may not be begun yet. Nothing is acknowledged that is in a
-// segment beyond; what lies before is removed. Without it, a file that is missing could not be told from one that was
-// never made, and the log would end, or begin, somewhere else, and nobody would know.
+// list says which segments belong to the log: those from First to Last, both 0 while there
+// is none; the last ones may not be begun yet. Nothing in a segment after Last is
+// acknowledged; segments before First are removed. Without the list, a missing file could
+// not be told from one that was never created, and the log would silently end, or begin,
+// somewhere else.
 //
-// Reaches is a batch that was durable before the list was written. Numbers of batches
-// only grow, so a log that ends before it has lost its end, however long ago that was and
-// whatever was written since: it is never taken back. Builds from before it do not read
-// it, and write a list without it: then nothing is known. It has a checksum of its own,
-// because they know the other one.
+// Reaches is the number of a batch that was durable before the list was written. Batch
+// numbers only grow, so a log that ends before that batch has lost its end, however old the
+// list is and whatever was written since; the number never has to be retracted. Earlier
+// builds ignore Reaches and write a list without it: then nothing is known. It has a
+// checksum of its own, because these builds verify the other one without it.
 type list struct {
 	Format          int    `json:"format"`
 	First           uint64 `json:"first"`
@@ -40,7 +41,7 @@ func (l list) sum() string {
 	return sumOf(fmt.Sprintf("%d %d %d", l.Format, l.First, l.Last))
 }
 
-// reachesSum is empty where nothing is known.
+// reachesSum returns the checksum of Reaches, or "" if Reaches is 0, that is unknown.
 func (l list) reachesSum() string {
 	if l.Reaches == 0 {
 		return ""
@@ -52,7 +53,7 @@ func sumOf(text string) string {
 	return fmt.Sprintf("%08x", crc32.Checksum([]byte(text), castagnoli))
 }
 
-// write puts the list in the place of the one that is there.
+// write replaces the list on disk, atomically and durably.
 func (l list) write(dir string) error {
 	l.Format = listFormat
 	l.Checksum, l.ReachesChecksum = l.sum(), l.reachesSum()
@@ -63,8 +64,8 @@ func (l list) write(dir string) error {
 	return logstore.ReplaceFile(dir, listName, append(raw, '\n'))
 }
 
-// readList also says whether there is a list: where there is none, there is nothing
-// else, or it was lost.
+// readList reads the list of dir and reports whether there is one. A missing list is
+// ErrDamaged if there are segments.
 func readList(dir string) (l list, found bool, err error) {
 	path := filepath.Join(dir, listName)
 	raw, err := os.ReadFile(path)

@@ -5,10 +5,11 @@ import (
 	"slices"
 )
 
-// places says where the entries are, in the order of their indexes. To look one up,
-// to append, and to remove from either end is cheap; raft does nothing else.
+// places is the in-memory index: where each entry is stored, sorted by raft index. Lookup,
+// append and removal from either end are cheap; raft does nothing else.
 type places struct{ all []place }
 
+// place is where the record of an entry is stored: size bytes of segment from offset at.
 type place struct {
 	index   uint64
 	segment *segment
@@ -16,7 +17,8 @@ type place struct {
 	size    uint32
 }
 
-// find gives the place of index in all, or the one where it would go.
+// find returns the position of index in all and true, or the position where it would be
+// inserted and false.
 func (p *places) find(index uint64) (int, bool) {
 	return slices.BinarySearchFunc(p.all, index, func(in place, index uint64) int {
 		return cmp.Compare(in.index, index)
@@ -30,7 +32,7 @@ func (p *places) bounds() (first, last uint64) {
 	return p.all[0].index, p.all[len(p.all)-1].index
 }
 
-// put has an entry at a place, instead of where it was.
+// put records the place of an entry, instead of an earlier one if there was one.
 func (p *places) put(in place) {
 	in.segment.live++
 	if _, last := p.bounds(); in.index > last {
@@ -46,7 +48,7 @@ func (p *places) put(in place) {
 	p.all[at] = in
 }
 
-// remove forgets the entries between the bounds, which are included.
+// remove forgets the entries from the index from to the index to, both included.
 func (p *places) remove(from, to uint64) {
 	low, _ := p.find(from)
 	high, found := p.find(to)
@@ -63,7 +65,7 @@ func (p *places) remove(from, to uint64) {
 	case high == len(p.all):
 		p.all = p.all[:low]
 	case low == 0:
-		p.all = p.all[high:] // the memory before it comes back when there is need for more
+		p.all = p.all[high:] // the memory before it is freed when append next reallocates
 	default:
 		p.all = slices.Delete(p.all, low, high)
 	}

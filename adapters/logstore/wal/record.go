@@ -12,15 +12,15 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// A record, at a multiple of 8 of its file; numbers are little-endian:
+// A record begins at a multiple of 8 bytes in its file. Numbers are little-endian:
 //
-//	checksum u32: CRC-32C of the salt of the file, and of all that follows here
-//	length   u32: of the payload; the highest bit: the last record of its batch
-//	number   u64: of the batch, and of the try to write it
+//	checksum u32: CRC-32C of the salt of the file and of everything that follows
+//	length   u32: of the payload; the highest bit marks the last record of a batch
+//	number   u64: of the batch; the lowest 16 bits number the attempt to write it
 //	payload
 //	1 to 8 bytes of filler, so that a record never ends with a zero
 //
-// The payload is the kind and what belongs to it; its numbers are varints.
+// The payload is the kind, followed by the fields below; its numbers are varints.
 const (
 	recordHeader = 16
 	alignment    = 8
@@ -30,43 +30,44 @@ const (
 	tryBits      = 16
 )
 
-// The kinds of records. What has been written stays readable.
+// The kinds of records. A kind never changes: every later build reads it.
 const (
 	kindEntry   = 1 // type u8, index, term, AppendedAt (seconds, nanoseconds), size of the extensions, extensions, data
-	kindRemoval = 2 // first and last index: entries before this record are no more
+	kindRemoval = 2 // first and last index: removes these entries, as far as earlier records hold them
 	kindValue   = 3 // size of the key, key, value of the stable state
-	kindClosed  = 4 // nothing: all before was written
+	kindClosed  = 4 // nothing: everything before this record was written
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errRecord is why a record with the right checksum can't be read.
+// errRecord is the error for a record that has the right checksum but can't be decoded.
 var errRecord = errors.New("record can't be read")
 
-// recordSize is what a payload takes in the file.
+// recordSize returns the size in the file of a record whose payload has that many bytes.
 func recordSize(payload int) int {
 	return (recordHeader + payload + alignment) &^ (alignment - 1)
 }
 
-// batch is what is written at once. It is used again and again.
+// batch collects the records of one write. It is reused: see reset.
 type batch struct {
 	raw     []byte
 	records []span
-	open    int // where the record begins that is being added
+	open    int // where the record that is being added begins
 }
 
-// span is where a record is.
+// span is where a record lies in a buffer.
 type span struct{ at, size int }
 
 func (b *batch) reset() {
 	const kept = 1 << 20
 	if cap(b.raw) > kept {
-		b.raw = nil // it was an unusual one
+		b.raw = nil // an unusually large batch: free its memory
 	}
 	b.raw, b.records = b.raw[:0], b.records[:0]
 }
 
-// begin adds a record of a kind, whose payload the caller appends to raw; end ends it.
+// begin starts a record of the given kind. The caller appends its payload to raw, and then
+// calls end.
 func (b *batch) begin(kind byte) {
 	b.open = len(b.raw)
 	b.raw = append(b.raw, make([]byte, recordHeader)...)
@@ -92,8 +93,8 @@ func (b *batch) addEntry(log *raft.Log) error {
 	b.raw = append(b.raw, byte(log.Type))
 	b.raw = binary.AppendUvarint(b.raw, log.Index)
 	b.raw = binary.AppendUvarint(b.raw, log.Term)
-	// Seconds and nanoseconds, not nanoseconds alone: the zero time lies outside
-	// of what those can say.
+	// Seconds and nanoseconds, not nanoseconds alone: these can't represent the zero
+	// time.
 	b.raw = binary.AppendVarint(b.raw, log.AppendedAt.Unix())
 	b.raw = binary.AppendUvarint(b.raw, uint64(log.AppendedAt.Nanosecond()))
 	b.raw = binary.AppendUvarint(b.raw, uint64(len(log.Extensions)))
@@ -122,7 +123,7 @@ func (b *batch) addClosed() error {
 	return b.end()
 }
 
-// seal completes all records for a file with the given seed.
+// seal completes the headers of all records, for a file with the given checksum seed.
 func (b *batch) seal(seed uint32, number uint64) {
 	for at, record := range b.records {
 		raw := b.raw[record.at:][:record.size]
@@ -134,7 +135,7 @@ func (b *batch) seal(seed uint32, number uint64) {
 	}
 }
 
-// record is one that was read. Its payload points into what it was read from.
+// record is a record that was read. Its payload shares memory with what it was read from.
 type record struct {
 	number  uint64
 	last    bool
@@ -142,8 +143,8 @@ type record struct {
 	payload []byte
 }
 
-// readRecord reads the record that raw begins with; false where there is none that
-// is as it was written.
+// readRecord reads the record that raw begins with. It returns false if there is no intact
+// one.
 func readRecord(raw []byte, seed uint32) (record, bool) {
 	if len(raw) < recordHeader {
 		return record{}, false
@@ -165,7 +166,7 @@ func readRecord(raw []byte, seed uint32) (record, bool) {
 	}, true
 }
 
-// entryOf reads an entry, which shares the payload's memory.
+// entryOf decodes an entry. The entry shares memory with payload.
 func entryOf(payload []byte) (raft.Log, error) {
 	if len(payload) < 2 || payload[0] != kindEntry {
 		return raft.Log{}, errRecord

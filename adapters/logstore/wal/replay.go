@@ -13,48 +13,49 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// ErrDamaged is what Open returns for files that are not as they were written.
+// ErrDamaged is what Open returns for files that differ from what was written.
 var ErrDamaged = logstore.Damage("write-ahead log is damaged: nothing was changed; " + logstore.HelpDamaged)
 
-// replay is what the segments say, one after the other.
+// replay rebuilds the state of a log by reading its segments in order.
 //
-// Batches are numbered without gaps, and one is written when the one before it is
-// durable. So what can't be read is the rest of the last write, which nobody was told
-// is done, if nothing of a later one lies behind it; else it is damage. A batch that is
-// not whole is not there. And what the list says was durable is there, or it is damage
-// as well, whatever lies behind it.
+// Batches are numbered without gaps, and each is written only when the one before it is
+// durable. So unreadable data is what remains of the last write, which was not acknowledged,
+// if no part of a later batch follows; otherwise it is damage. An incomplete batch does not
+// count. If the log ends before the batch that the list says was durable, that is damage as
+// well, whatever follows.
 type replay struct {
-	segments  []*segment // those that were begun, but the first one anyway
-	spares    []*segment // those behind them
+	segments  []*segment // those that were begun, and the first one in any case
+	spares    []*segment // the segments after them
 	torn      []tornTail
 	places    places
 	values    map[string][]byte
 	next      uint64 // number of the next batch; 1 when there was none
 	lastBatch writtenBatch
-	closed    bool // the last one says that all before was written
+	closed    bool // the last record says that everything before it was written
 }
 
-// tornTail is what a write has left in a segment, behind its end.
+// tornTail is what an unfinished write left in a segment: from the segment's end to end.
 type tornTail struct {
 	segment *segment
 	end     int64
 }
 
-// writtenBatch is a batch as it is in its segment, which is nil where there is none.
+// writtenBatch is a batch as it is stored; segment is nil if there is no batch.
 type writtenBatch struct {
 	segment *segment
 	at      int64
 	raw     []byte
 }
 
-// image is a segment with what is in it.
+// image is a segment with the contents of its file.
 type image struct {
 	*segment
 	raw []byte
 }
 
-// firstBatch is the number of the batch that a segment begins with; 0 for none that is
-// whole. It has all of the stable state, for which the segments before are not needed then.
+// firstBatch returns the number of the batch that the segment begins with, or 0 if it is
+// not whole. This batch holds all of the stable state, so that the segments before are not
+// needed for that.
 func (i image) firstBatch() uint64 {
 	raw := i.raw[segmentHeader:]
 	first, ok := readRecord(raw, i.seed)
@@ -67,7 +68,7 @@ func (i image) firstBatch() uint64 {
 	return 0
 }
 
-// replayAll reads the listed segments. Their files stay open, unless it fails.
+// replayAll reads the listed segments. It leaves their files open, unless it fails.
 func replayAll(dir string, listed list, flag int) (*replay, error) {
 	r := &replay{values: map[string][]byte{}, next: 1}
 	if err := r.readAll(dir, listed, flag); err != nil {
@@ -80,8 +81,8 @@ func (r *replay) readAll(dir string, listed list, flag int) error {
 	if listed.First == 0 {
 		return nil
 	}
-	var last image
-	var behind []image // last, which can't be read, or were not begun
+	var last image     // the last segment known to be begun
+	var behind []image // the segments after last: not begun, or unreadable
 	for id := listed.First; id <= listed.Last; id++ {
 		opened, raw, err := openSegment(dir, id, flag)
 		if err != nil {
@@ -92,7 +93,8 @@ func (r *replay) readAll(dir string, listed list, flag int) error {
 		first := now.firstBatch()
 		switch {
 		case id == listed.First && first == 0 && id > 1:
-			// What removed the ones before it was written later than its first batch.
+			// The segments before it were removed, which happens only after its first batch
+			// is durable.
 			return fmt.Errorf("%w (%s: unreadable at byte %d, and it is the oldest file)", ErrDamaged, opened.path, opened.end)
 		case id == listed.First:
 			r.next = max(first, 1)
@@ -122,11 +124,12 @@ func (r *replay) readAll(dir string, listed list, flag int) error {
 	return nil
 }
 
-// rewriteLast makes what was read durable, which it need not be when the process was killed
-// that wrote it. Nothing may be built upon it before. Only the last batch is in doubt, and
-// not where the list knows of it. It is written once more: a sync that failed may have left
-// it in the system's memory alone, with nothing to be written by another sync (Rebello and
-// others, "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+// rewriteLast makes durable what was read; nothing may be appended before. If the process
+// that wrote the last batch was killed before its sync, that batch is readable but may not be
+// durable. Only the last batch is in doubt, and not if the list covers it. A sync alone is
+// not enough: one that failed may have left the batch in the page cache, marked as clean, so
+// that another sync writes nothing (Rebello and others, "Can Applications Recover from fsync
+// Failures?", USENIX ATC 2020). So the batch is written again.
 func (r *replay) rewriteLast(listed list) error {
 	last := r.lastBatch
 	if last.segment == nil || r.next-1 <= listed.Reaches {
@@ -146,7 +149,8 @@ func (r *replay) close() error {
 	return errors.Join(failed...)
 }
 
-// readSegment reads the next segment, up to the batch with which another one begins.
+// readSegment applies the batches of a segment up to the one numbered below, with which the
+// segment after it begins; math.MaxUint64 means that there is none.
 func (r *replay) readSegment(i image, below uint64) error {
 	if err := r.applyBatches(i.segment, i.raw, below); err != nil {
 		return err
@@ -157,7 +161,8 @@ func (r *replay) readSegment(i image, below uint64) error {
 	return r.checkTail(i)
 }
 
-// checkTail looks at what lies behind the end of a segment.
+// checkTail looks at the data after the end of a segment: a record of a later batch is
+// damage, anything else is remembered in r.torn.
 func (r *replay) checkTail(i image) error {
 	behind := trimZeros(i.raw[i.end:])
 	if later := laterThan(r.next, behind, i.seed); later >= 0 {
@@ -171,7 +176,7 @@ func (r *replay) checkTail(i image) error {
 
 var zeros [4 << 10]byte
 
-// trimZeros gives raw without the zeros at its end, of which there can be megabytes.
+// trimZeros returns raw without the zeros at its end, of which there can be megabytes.
 func trimZeros(raw []byte) []byte {
 	for len(raw) >= len(zeros) && bytes.Equal(raw[len(raw)-len(zeros):], zeros[:]) {
 		raw = raw[:len(raw)-len(zeros)]
@@ -179,14 +184,16 @@ func trimZeros(raw []byte) []byte {
 	return bytes.TrimRight(raw, "\x00")
 }
 
-// applyBatches takes what is whole, and moves the end of the segment behind it.
+// applyBatches applies the whole batches numbered lower than below, and moves the end of
+// the segment behind them.
 func (r *replay) applyBatches(s *segment, raw []byte, below uint64) error {
 	var pending []span
 	var number uint64
-	// A batch that another segment begins with was tried here, and failed.
+	// The batch numbered below can be here as well: a failed attempt, made again in the
+	// next segment.
 	for at := int(s.end); r.next < below; {
 		found, ok := readRecord(raw[at:], s.seed)
-		// Another number is that of an earlier try.
+		// A record with another number is left over from an earlier attempt.
 		if !ok || found.number>>tryBits != r.next || len(pending) > 0 && found.number != number {
 			return nil
 		}
@@ -238,7 +245,8 @@ func (r *replay) apply(s *segment, raw []byte, in span) error {
 	return nil
 }
 
-// laterThan looks for a record of a batch after the given one; -1 for none.
+// laterThan returns the offset in raw of the first record whose batch has a higher number
+// than the given one, or -1.
 func laterThan(batch uint64, raw []byte, seed uint32) int {
 	const plausible = 1 << 32
 	for at := 0; at+recordHeader <= len(raw); at += alignment {
@@ -253,8 +261,8 @@ func laterThan(batch uint64, raw []byte, seed uint32) int {
 	return -1
 }
 
-// repair makes the segments end with zeros, and removes the files that do not belong
-// to the log: a crash has left both.
+// repair undoes what a crash left: it overwrites unfinished writes with zeros, and removes
+// the segment files that do not belong to the log.
 func (r *replay) repair(dir string, logger *slog.Logger) error {
 	for _, torn := range r.torn {
 		logger.Info("a write was not finished, and is dropped", "path", torn.segment.path, "byte", torn.segment.end)
@@ -281,7 +289,7 @@ func (r *replay) repair(dir string, logger *slog.Logger) error {
 	return nil
 }
 
-// warn tells of what an instance would drop.
+// warn logs the unfinished writes, which Open would drop.
 func (r *replay) warn(logger *slog.Logger) {
 	for _, torn := range r.torn {
 		logstore.WarnOfTornEnd(logger, torn.segment.path, slog.Int64("byte", torn.segment.end))

@@ -17,31 +17,31 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// A segment is a file of fixed size, made and filled with zeros before it is used, so
-// that the first batch in it takes no more than others; numbers are little-endian:
+// A segment is a file of fixed size. It is created and filled with zeros before it is used,
+// so that the first batch in it takes no longer than others. Numbers are little-endian:
 //
 //	magic, with the version of the format
 //	id u64, size of the file u64, salt u64
 //	checksum u32: CRC-32C of all that; 4 bytes of filler
-//	batches, one behind the other
-//	zeros, or what is left of a try to write a batch that failed
+//	batches, one after the other
+//	zeros, or what a failed attempt to write a batch left
 //
-// The salt is random and in every checksum, so that nothing that was written
-// elsewhere, or that an entry holds, is taken for a record.
+// The salt is random and goes into every checksum, so that nothing that was written to
+// another file, or that an entry contains, is taken for a record.
 const (
 	magic         = "nmdwal\x00\x01"
 	segmentHeader = 40
 	segmentSuffix = ".wal"
-	// segmentSize is that of a file which no large batch needs to be larger. While it
-	// is small, little is lost with the last segment, which is never removed, and little
-	// is read at the start; while it is large, one is rarely begun.
+	// segmentSize is the size of a segment, unless a large batch needs more. A small
+	// size wastes little in the last segment, which is never removed, and leaves little
+	// to read at the start; with a large size, segments are begun rarely.
 	segmentSize = 2 << 20
-	// reserve is what entries leave of a segment to what makes room, and to the term
-	// and the vote: a full disk has none for another segment.
+	// reserve is the part of a segment that entries leave free for removals, the term and
+	// the vote: these must be possible when a full disk has no room for another segment.
 	reserve = 16 << 10
 )
 
-// file is what is used of an *os.File.
+// file is the part of *os.File that a segment uses.
 type file interface {
 	io.ReaderAt
 	io.WriterAt
@@ -49,7 +49,7 @@ type file interface {
 	Sync() error
 }
 
-// dataFile syncs without the times in the inode.
+// dataFile is a file that syncs its data, but not the timestamps in the inode.
 type dataFile struct{ *os.File }
 
 // Sync implements file.
@@ -59,26 +59,26 @@ type segment struct {
 	path string
 	id   uint64
 	size int64
-	seed uint32 // for checksums
+	seed uint32 // of the checksums; from the salt
 	file file
 
 	end  int64 // of the last batch
 	live int   // entries in it that are not removed
 
-	// fileMu is held for reading by who reads from the file, so that nobody closes it.
+	// fileMu is held for reading while file is read, so that close waits.
 	fileMu sync.RWMutex
-	// lastRead is what was read last.
+	// lastRead is the part that was read last, from which the next read may be answered.
 	lastRead atomic.Pointer[chunk]
 }
 
-// chunk is a part of a segment, before its end: what is there does not change. Of one
-// that was read for a single record only the bounds are known.
+// chunk is a part of a segment before its end, where nothing changes. raw is nil if only a
+// single record was read.
 type chunk struct {
 	at, end int64
 	raw     []byte
 }
 
-// holds gives the bytes at a place, if they are in c.
+// holds returns the bytes at a place, if they are in c.
 func (c *chunk) holds(in place) ([]byte, bool) {
 	from := int64(in.at) - c.at
 	if from < 0 || from+int64(in.size) > int64(len(c.raw)) {
@@ -91,7 +91,8 @@ func segmentPath(dir string, id uint64) string {
 	return filepath.Join(dir, fmt.Sprintf("%016d%s", id, segmentSuffix))
 }
 
-// createSegment makes a file that is durable and can be filled without more room.
+// createSegment creates a segment file that is durable and needs no more room on the disk
+// to be filled.
 func createSegment(dir string, id uint64, size int64) (s *segment, err error) {
 	path := segmentPath(dir, id)
 	if err := logstore.CheckRoom(dir, 0, uint64(size)); err != nil {
@@ -107,8 +108,8 @@ func createSegment(dir string, id uint64, size int64) (s *segment, err error) {
 		}
 	}()
 	salt := rand.Uint64()
-	// Zeros, and not a hole or blocks that were never written: what takes their place
-	// is durable by what is written alone.
+	// Written zeros, not a hole or preallocated blocks: overwriting them changes no
+	// metadata of the file system, which would have to be synced as well.
 	if err := fill(opened, 0, size); err != nil {
 		return nil, err
 	}
@@ -136,7 +137,8 @@ func headerOf(id, size, salt uint64) []byte {
 	return append(header, filler, filler, filler, filler)
 }
 
-// noRoom tells a disk that is full, or of which there is no more for this user, from others.
+// noRoom turns the error of a full disk, or of an exhausted quota, into a
+// *logstore.NoRoomError, and returns any other error as it is.
 func noRoom(err error, dir string, needed int64) error {
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return err
@@ -144,7 +146,7 @@ func noRoom(err error, dir string, needed int64) error {
 	return &logstore.NoRoomError{Directory: dir, Needed: uint64(needed)}
 }
 
-// fill writes zeros.
+// fill writes zeros from the offset from up to end.
 func fill(to io.WriterAt, from, end int64) error {
 	zeros := make([]byte, min(end-from, 256<<10))
 	for from < end {
@@ -161,7 +163,7 @@ func seedOf(salt uint64) uint32 {
 	return crc32.Checksum(binary.LittleEndian.AppendUint64(nil, salt), castagnoli)
 }
 
-// openSegment opens a file that is there, and gives what is in it.
+// openSegment opens an existing segment file, and returns its contents as well.
 func openSegment(dir string, id uint64, flag int) (*segment, []byte, error) {
 	path := segmentPath(dir, id)
 	opened, err := os.OpenFile(path, flag, 0)
@@ -183,7 +185,7 @@ func openSegment(dir string, id uint64, flag int) (*segment, []byte, error) {
 	return nil, nil, errors.Join(err, opened.Close())
 }
 
-// readAll does not use up the file's own position.
+// readAll returns the contents of a file without moving its offset.
 func readAll(opened *os.File) ([]byte, error) {
 	info, err := opened.Stat()
 	if err != nil {
@@ -198,7 +200,8 @@ func readAll(opened *os.File) ([]byte, error) {
 
 var errHeader = errors.New("no header of a segment")
 
-// parseHeader accepts a file that is as long as it was made.
+// parseHeader reads the header of a segment whose file has these contents. It refuses a
+// file that is not as long as its header says.
 func parseHeader(raw []byte) (*segment, error) {
 	if len(raw) < segmentHeader || !bytes.HasPrefix(raw, []byte(magic)) {
 		return nil, errHeader
@@ -215,7 +218,7 @@ func parseHeader(raw []byte) (*segment, error) {
 	return s, nil
 }
 
-// write appends what is durable when it returns nil. The caller moves end.
+// write writes raw at the end of the segment and makes it durable. The caller moves end.
 func (s *segment) write(raw []byte) error {
 	if _, err := s.file.WriteAt(raw, s.end); err != nil {
 		return err
@@ -223,8 +226,8 @@ func (s *segment) write(raw []byte) error {
 	return s.file.Sync()
 }
 
-// read gives the record at a place before end, where the last batch of the segment ends
-// that may be read.
+// read returns the record at a place. It reads nothing at or after end, which is where the
+// last durable batch of the segment ends.
 func (s *segment) read(in place, end int64) (record, error) {
 	raw, err := s.bytes(in, end)
 	if err != nil {
@@ -237,11 +240,12 @@ func (s *segment) read(in place, end int64) (record, error) {
 	return found, nil
 }
 
-// readAhead is how much is read at once for who reads one record after the other, as it
-// is done with all of them at a start: a system call for each takes longer than all else.
+// readAhead is how many bytes are read at once when consecutive records are read, as is
+// done with the whole log at a start: a system call for each record takes longer than
+// everything else.
 const readAhead = 64 << 10
 
-// bytes gives what is at a place, for the caller to keep.
+// bytes returns what is at a place. The caller may keep and change the result.
 func (s *segment) bytes(in place, end int64) ([]byte, error) {
 	at, size := int64(in.at), int64(in.size)
 	before := s.lastRead.Load()
@@ -267,7 +271,7 @@ func (s *segment) bytes(in place, end int64) ([]byte, error) {
 	return bytes.Clone(wanted), nil
 }
 
-// close waits for those who read.
+// close closes the file, after the reads in flight.
 func (s *segment) close() error {
 	s.fileMu.Lock()
 	defer s.fileMu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// syncData makes what is in a file durable, without the times that nobody asks for.
+// syncData makes the data of a file durable, but not its timestamps.
 func syncData(file *os.File) error {
 	raw, err := file.SyscallConn()
 	if err != nil {

@@ -1,25 +1,25 @@
 // Package wal keeps a raft log in a write-ahead log of its own: files to which batches
-// of records are appended, and an index of them in memory. It never writes a record
-// twice, but for the term and the vote, which every file begins with; and it never gives
-// one that is not as it was written.
+// of records are appended, and an index of them in memory. It writes each record once,
+// except the term and the vote, which every file begins with, and it never returns a
+// record that differs from what was written.
 //
 // # Durability
 //
-// A batch is durable by one write and one fdatasync of a file that has its size and its
-// blocks already, so that the file system has nothing to add. It is there whole or not
-// at all. To remove entries is a record like others, wherever in the log they are. Files
-// whose entries are all removed go, the oldest first.
+// A batch becomes durable with one write and one fdatasync. The file already has its full
+// size and all its blocks, so the file system has nothing to add. A batch is stored whole
+// or not at all. A removal of entries, anywhere in the log, is a record as well. A file is
+// deleted when all entries in it and in the files before it are removed.
 //
 // # Damage
 //
-// Everything is read when the store is opened: see replay for what is taken for the
-// rest of a write, and what for damage. A record is read again, and its checksum
-// proven, for everybody who asks for the entry in it.
+// Open reads everything: see replay for how it tells an unfinished write from damage.
+// GetLog reads the record of an entry again and verifies its checksum each time.
 //
 // # Cost
 //
-// 24 bytes of memory for an entry, and no cache. A goroutine makes the next file before
-// it is needed. On disk, what the log holds and at most three files more.
+// An entry takes 24 bytes of memory; there is no cache. A goroutine creates the next file
+// before it is needed. On disk, the store takes what the log holds and at most three more
+// files.
 package wal
 
 import (
@@ -39,11 +39,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// dirName is what the store is called in its directory.
+// dirName is the store's name in the data directory.
 const dirName = "log.wal"
 
-// appendRoom is what raft's usual batch may take: a segment for it, and another one
-// for what comes then.
+// appendRoom is the room that raft's usual batch may need: a segment for it, and another
+// one for what follows.
 const appendRoom = 2 * segmentSize
 
 // Open opens or creates log.wal in dir. It is a logstore.Opener.
@@ -82,7 +82,8 @@ func open(dir, path string, logger *slog.Logger) (*store, error) {
 	return s, nil
 }
 
-// prepareDir gives the list, of no segments where there was no store.
+// prepareDir creates path if it is missing and makes its name durable. It returns the list
+// of segments, which is empty for a new store.
 func prepareDir(dir, path string) (list, error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return list{}, err
@@ -95,14 +96,14 @@ func prepareDir(dir, path string) (list, error) {
 		return list{}, err
 	}
 	if found {
-		// The process that put it there may have been killed before it was durable. What
-		// is acknowledged in a file that only this list names would be lost with it.
+		// The process that renamed the list into place may have been killed before that was
+		// durable. Entries in a file that only this list names would be lost with it.
 		return listed, logstore.SyncDir(path)
 	}
 	if err := logstore.CheckRoom(path, 0, appendRoom); err != nil {
 		return list{}, err
 	}
-	// Before the first segment, so that it is never missing where there is one.
+	// The list is written before the first segment: segments without a list are damage.
 	return listed, listed.write(path)
 }
 
@@ -126,7 +127,7 @@ func Inspect(dir string, logger *slog.Logger) (logstore.Store, error) {
 	found.warn(logger)
 	s := newStore(path, logger, listed, found)
 	s.inspected = true
-	close(s.stopped) // there is nothing to keep
+	close(s.stopped) // no keeper runs
 	return logstore.ReadOnly(s), nil
 }
 
@@ -134,34 +135,34 @@ type store struct {
 	path   string
 	logger *slog.Logger
 
-	// closeMu is held for reading by every call, so that Close waits for them.
+	// closeMu is held for reading during every call, so that Close waits for all calls.
 	closeMu   sync.RWMutex
 	closed    bool
-	inspected bool // it is only looked at
+	inspected bool // opened by Inspect: nothing is written
 
-	// writeMu puts writers in a row, and guards what only they use.
+	// writeMu serializes writers, and guards the fields that only they use.
 	writeMu  sync.Mutex
 	buffer   batch
 	next     uint64 // number of the next batch
-	tries    uint64 // to write it that have failed
-	rotating bool   // one of them was in the next segment
-	marked   bool   // the last batch says that all before was written
+	tries    uint64 // failed attempts to write the next batch
+	rotating bool   // one of these attempts was made in the next segment
+	marked   bool   // the last batch says that everything before it was written
 
-	// filesMu is held by who changes which files there are.
+	// filesMu is held while files are created or removed, or the list is replaced.
 	filesMu       sync.Mutex
-	unlisted      []*segment // that are not in the list yet; guarded by filesMu
+	unlisted      []*segment // created, but not in the list yet; guarded by filesMu
 	wake          chan struct{}
 	stop, stopped chan struct{} // of the keeper
 
-	mu          sync.RWMutex // guards all below; nobody waits for the disk with it
-	listed      list         // as it is on disk; changed by who holds filesMu
-	lastAtOpen  uint64       // number of the last batch when the store was opened; 0: there was none
+	mu          sync.RWMutex // guards all fields below; never held while waiting for the disk
+	listed      list         // as it is on disk; changed only with filesMu held
+	lastAtOpen  uint64       // number of the last batch when the store was opened; 0 if there was none
 	lastDurable uint64       // number of the last batch that is durable
-	segments    []*segment   // and where they end, and what lives in them
-	tail        *segment     // the last of them; changed by who writes
-	spares      []*segment   // behind it, not begun yet
+	segments    []*segment   // those in use; mu also guards their end and live
+	tail        *segment     // the last of segments; changed only with writeMu held
+	spares      []*segment   // the segments after tail, not begun yet
 	places      places
-	values      map[string][]byte // the stable state; changed by who writes
+	values      map[string][]byte // the stable state; changed only with writeMu held
 }
 
 func newStore(path string, logger *slog.Logger, listed list, found *replay) *store {
@@ -179,7 +180,7 @@ func newStore(path string, logger *slog.Logger, listed list, found *replay) *sto
 	return s
 }
 
-// during runs call unless the store is closed.
+// during runs call, or returns ErrClosed if the store is closed.
 func (s *store) during(call func() error) error {
 	s.closeMu.RLock()
 	defer s.closeMu.RUnlock()
@@ -316,7 +317,7 @@ func (s *store) SetUint64(key []byte, value uint64) error { return logstore.SetU
 
 func (s *store) GetUint64(key []byte) (uint64, error) { return logstore.GetUint64(s, key) }
 
-// Room implements logstore.Roomy. What is left of the segments is there already.
+// Room implements logstore.Roomy. The free part of the segments is allocated already.
 func (s *store) Room() error {
 	return s.during(func() error {
 		s.mu.RLock()
@@ -350,10 +351,10 @@ func (s *store) closeFiles() error {
 	return errors.Join(failed...)
 }
 
-// mark says that all before was written, so that damage at the end is not taken for
-// the rest of a write: with a record, which is all that builds before the list told of it
-// look at, and in the list, which is there when the end of the log is not. A disk that
-// refuses that is no reason not to close.
+// mark records that everything was written, so that damage at the end of the log is not
+// taken for an unfinished write. It does so with a record, which is all that builds without
+// list.Reaches look at, and in the list, which survives when the end of the log is lost.
+// A failure to do so does not keep the store from closing.
 func (s *store) mark() {
 	if s.inspected {
 		return
@@ -374,12 +375,13 @@ func (s *store) markLog() error {
 	return s.commit(0, func(*segment) {})
 }
 
-// commit makes what is in the buffer durable, leaving so much of the segment, and
-// then shows it by calling done with the segment, which ends before the batch.
+// commit makes the batch in the buffer durable, keeping leave bytes of the segment free.
+// Then it calls done, with mu held, to make the change visible; the end of the segment
+// that done is given is where the batch begins.
 func (s *store) commit(leave int64, done func(*segment)) error {
 	size := int64(len(s.buffer.raw))
-	// What was tried in the next segment may be there, and then nothing counts that is
-	// written to this one.
+	// An attempt to write this batch to the next segment may have reached the disk. Then
+	// replay ignores what is written to the present one from here on.
 	if s.rotating || s.tail.end+size+leave > s.tail.size {
 		if err := s.rotate(size + leave); err != nil {
 			return err
@@ -397,12 +399,12 @@ func (s *store) commit(leave int64, done func(*segment)) error {
 	return nil
 }
 
-// append writes the next batch. The caller moves the end of the segment.
+// append writes b as the next batch. The caller moves the end of the segment.
 func (s *store) append(to *segment, b *batch) error {
 	b.seal(to.seed, s.next<<tryBits|s.tries&(1<<tryBits-1))
 	if err := to.write(b.raw); err != nil {
-		// Nobody knows what of it is there. The next try takes its place, and no part of
-		// this one can be taken for a part of that.
+		// Any part of the batch may be on the disk. The next attempt overwrites it under
+		// another number, so that replay never mixes parts of the two.
 		s.tries++
 		return err
 	}
@@ -412,10 +414,11 @@ func (s *store) append(to *segment, b *batch) error {
 	return nil
 }
 
-// rotate goes on in the next segment, which begins with the stable state and has so much
-// room behind it.
+// rotate makes the next segment the tail. It begins with the stable state, and has at least
+// room bytes after it.
 func (s *store) rotate(room int64) error {
-	// Even where there is none of it there is a batch: those before may go then.
+	// Without stable state there is still a first batch: replay needs its number once the
+	// segments before are removed.
 	var first batch
 	if len(s.values) == 0 {
 		if err := first.addClosed(); err != nil {
