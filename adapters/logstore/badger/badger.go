@@ -1,27 +1,26 @@
 // Package badger keeps a raft log in a badger database. It owns the database: its
 // files, its compaction and the goroutine that runs it. It never keeps anything
-// else in there.
+// else in the database.
 //
 // # Durability
 //
-// Every transaction is synced before it is answered. All values stay in the LSM
+// Every transaction is synced before the call returns. All values stay in the LSM
 // tree, that is in the write-ahead log and the tables: a large entry is cut into
-// parts, so badger's separate value log stays empty. That matters, because a sync
-// of the value log that fails is only logged by badger, and because space in it
-// comes back only by way of a memtable that is full, which pointers never fill.
+// parts, so badger's separate value log stays empty. That matters for two reasons:
+// badger only logs a failed sync of the value log, and it reclaims space there only
+// after a full memtable is flushed, and pointers into the value log never fill one.
 //
-// badger writes through a memory map of sparse files. On a full disk the kernel
+// badger writes to sparse files through a memory map. On a full disk the kernel
 // answers such a write with a signal, which ends the process. So nothing is written,
-// and no store opened, without room for it: see Room. Where somebody else fills the
-// disk at the very moment at which badger writes a table, the signal comes all the
-// same: nothing that was acknowledged is lost, and the instance starts again when
-// there is room.
+// and no store opened, without room for it: see Room. If another process fills the
+// disk just when badger writes a table, the signal still comes: nothing acknowledged
+// is lost, and the instance starts again when there is room.
 //
 // # Cost
 //
-// Memtables of 2 MiB, no caches, two compactors: see optionsFor for why. What
-// DeleteRange removes is first only marked; the housekeeping goroutine sees to it
-// that the marks are applied, so the disk use follows the log.
+// Memtables of 2 MiB, no caches, two compactors: see optionsFor for why. DeleteRange
+// only writes tombstones; the housekeeping goroutine has them applied, so that the
+// disk use follows the log.
 package badger
 
 import (
@@ -41,31 +40,31 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// dirName is what the store is called in its directory.
+// dirName is the store's name in the data directory.
 const dirName = "log.badger"
 
-// defaultHousekeepingInterval is of the order of raft's snapshot interval: entries
-// are removed after a snapshot, and not more often.
+// defaultHousekeepingInterval is about raft's snapshot interval: entries are removed
+// after a snapshot, not more often.
 const defaultHousekeepingInterval = time.Minute
 
-// What must be free on the disk. badger writes tables in its own time, and by way of
-// a memory map: room that a write does not need may be needed right after it.
+// What must be free on the disk, in bytes. badger writes tables in the background,
+// through a memory map: room that a write does not need may be needed right after it.
 const (
-	// appendRoom is for the memtables that are full, and for merging what is in the
-	// upper levels; log entries are not stored without it.
+	// appendRoom is the room for flushing full memtables and merging the upper levels.
+	// Room returns an error without it, so that no log entries are stored.
 	appendRoom = 32 << 20
-	// writeRoom is for the term, the vote, and the removal of entries, which is how
-	// room comes back: a memtable, and the table that it becomes.
+	// writeRoom is the room for one memtable and the table that it becomes. It is less
+	// than appendRoom, for the term, the vote, and the removals that free room.
 	writeRoom = 4 * memtableSize
-	// openRoom is for a memtable, and what there is of another one as a table.
+	// openRoom is the room for a new memtable, and for the table of the one before.
 	openRoom = 3 * memtableSize
 )
 
 // Config says what to open and how.
 type Config struct {
 	Dir                  string        // where log.badger is or will be; required
-	Logger               *slog.Logger  // nil is silence
-	HousekeepingInterval time.Duration // between looks for something to compact; 0 is a minute
+	Logger               *slog.Logger  // nil logs nothing
+	HousekeepingInterval time.Duration // between checks whether to compact; 0 is a minute
 }
 
 // Validate reports all faults at once.
@@ -85,7 +84,7 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 	return OpenConfig(Config{Dir: dir, Logger: logger})
 }
 
-// OpenConfig is Open with everything that can be chosen.
+// OpenConfig is Open with all of its options.
 func OpenConfig(config Config) (logstore.Store, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -123,7 +122,7 @@ func OpenConfig(config Config) (logstore.Store, error) {
 }
 
 func openDB(options badger.Options) (db *badger.DB, err error) {
-	// badger asserts on files that make no sense.
+	// badger panics on some malformed files.
 	defer func() {
 		if fault := recover(); fault != nil {
 			err = fmt.Errorf("%w (%v)", ErrDamagedTables, fault)
@@ -137,16 +136,16 @@ type store struct {
 	path   string
 	logger *slog.Logger
 
-	// closeMu is held for reading by every call, so that Close waits for them.
+	// closeMu is held for reading during every call, so that Close waits for all calls.
 	closeMu sync.RWMutex
 	closed  bool
 
-	// writeMu puts writers in a row. refuseLostEntries relies on it: a transaction is in
-	// the write-ahead log only when the one before it is durable.
+	// writeMu serializes writers. refuseLostEntries relies on that: a transaction is in
+	// the write-ahead log only if the one before it is durable.
 	writeMu sync.Mutex
 
-	// The bounds of the log, both 0 when it is empty. Kept here because finding the
-	// first entry in the tree means stepping over every removed one before it.
+	// The bounds of the log, both 0 when it is empty. They are cached because a search
+	// for the first entry in the tree steps over the tombstones of all removed ones.
 	first, last atomic.Uint64
 
 	removed atomic.Int64 // keys removed since housekeeping last acted on them
@@ -154,7 +153,7 @@ type store struct {
 	stop, stopped chan struct{} // of the housekeeping goroutine
 }
 
-// during runs call unless the store is closed.
+// during runs call, or returns ErrClosed if the store is closed.
 func (s *store) during(call func() error) error {
 	s.closeMu.RLock()
 	defer s.closeMu.RUnlock()
@@ -164,7 +163,7 @@ func (s *store) during(call func() error) error {
 	return call()
 }
 
-// writing is during for one writer at a time.
+// writing is during for one writer at a time, if there is room on the disk.
 func (s *store) writing(call func() error) error {
 	return s.during(func() error {
 		s.writeMu.Lock()

@@ -13,27 +13,28 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// ErrDamaged is what Open returns for a write-ahead log that lost entries which
-// had been acknowledged.
+// ErrDamaged is what Open returns for a write-ahead log that lost acknowledged
+// entries.
 var ErrDamaged = logstore.Damage("write-ahead log is damaged before its end: nothing was changed; " + logstore.HelpDamaged)
 
-// The write-ahead log of badger v4, as far as it is read here:
+// The write-ahead log of badger v4, as far as this package reads it:
 //
 //	file:   20 bytes of header, records, zeros
 //	record: meta, user meta, key length, value length, expiry (the last three
 //	        uvarints), key, value, CRC-32C of all that, big-endian
 //
-// The last record of a transaction is its marker: the key is markerKey and a
-// timestamp, the value that timestamp in digits.
+// The last record of a transaction is its end marker: its key is markerKey followed by
+// a timestamp, its value the timestamp in decimal.
 const (
 	walHeaderSize  = 20
-	markerHeadSize = 5 // of a marker's record: every length in it fits one byte
-	// minWALFileSize is the size that badger gives to one before it writes to it: this one, or
-	// a larger one by earlier builds. See memtableSize.
+	markerHeadSize = 5 // bytes before a marker's key: every length takes one byte
+	// minWALFileSize is the least size that badger gives a write-ahead log before it
+	// writes to it. Earlier builds made larger ones. See memtableSize.
 	minWALFileSize = 4 << 20
 )
 
-// It does not compile where badger would make a smaller one.
+// This does not compile if badger would make smaller ones: it makes them twice as large as
+// a memtable.
 const _ = uint(2*memtableSize - minWALFileSize)
 
 var (
@@ -41,21 +42,20 @@ var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// refuseLostEntries looks for damage that badger would repair by forgetting.
+// refuseLostEntries looks for damage that badger would repair by dropping entries.
 //
 // badger ends a write-ahead log at the first record that it can't read, and
-// silently drops what follows. After a crash that is right for the transaction
-// that was being written: nobody was told that it is durable. But transactions
-// are written one after the other here, each only when the one before it is
-// durable. So when the ends of two transactions lie beyond the unreadable place,
-// the first of them was acknowledged, and an instance that forgot it could undo
-// what a majority had agreed on.
+// silently drops the rest. After a crash that is right for the transaction that was
+// being written: it was not acknowledged. But this package writes transactions one
+// after the other, each only when the one before it is durable. So if two end
+// markers follow the unreadable place, the first of these transactions was
+// acknowledged, and an instance that forgot it could undo what a majority agreed on.
 func refuseLostEntries(dir string) error {
 	paths, err := logstore.FilesNamed(dir, "", walSuffix)
 	if err != nil {
 		return err
 	}
-	// Their names are numbers of five digits, and later of six.
+	// The names are numbers, of five digits at first and of six later: sort by length too.
 	slices.SortStableFunc(paths, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
 	found := false
 	for at, path := range paths {
@@ -76,8 +76,8 @@ func refuseLostEntries(dir string) error {
 			return fmt.Errorf("%w (%s: its beginning makes no sense)", ErrDamaged, path)
 		}
 		end := readableEnd(raw)
-		// badger cuts one off itself when it has opened it after a crash, exactly behind
-		// the last transaction, and writes no more to it.
+		// After a crash, badger itself truncates a log, right after its last transaction,
+		// and writes no more to it.
 		if len(raw) < minWALFileSize && len(raw) != end {
 			return fmt.Errorf("%w (%s: it is cut off: it has %d bytes, and is readable up to byte %d)", ErrDamaged, path, len(raw), end)
 		}
@@ -95,15 +95,17 @@ func refuseLostEntries(dir string) error {
 	return nil
 }
 
-// encrypted says whether a log or a value log begins with the number of a key that it is
-// encrypted with. None is: badger would not find the key, and not open it.
+// encrypted reports whether the header of a write-ahead log or a value log names an
+// encryption key. This package uses none, so such a header is damaged: badger would not
+// find the key, and would not open the file.
 func encrypted(raw []byte) bool {
 	return len(raw) >= walHeaderSize && binary.BigEndian.Uint64(raw) != 0
 }
 
-// removeEmpty removes the files that a crash left without a byte, which badger does not
-// open: it creates a file before it gives it a size, and empties a log, when its tables
-// have what was in it, before it removes it. The value logs never hold anything here.
+// removeEmpty removes the empty files that a crash left, which badger refuses to open.
+// badger creates a file before it gives it a size, and it truncates a write-ahead log to
+// nothing before it removes it, once the tables have its contents. Value logs never hold
+// anything here.
 func removeEmpty(dir string) error {
 	for _, suffix := range []string{walSuffix, valueSuffix} {
 		paths, err := logstore.FilesNamed(dir, "", suffix)
@@ -123,8 +125,8 @@ func removeEmpty(dir string) error {
 	return nil
 }
 
-// readableEnd is where the last whole transaction ends before the first record
-// that can't be read.
+// readableEnd returns the offset at which the last whole transaction before the first
+// unreadable record ends.
 func readableEnd(raw []byte) int {
 	end, at := walHeaderSize, walHeaderSize
 	for {
@@ -139,7 +141,7 @@ func readableEnd(raw []byte) int {
 	}
 }
 
-// record reads the record that raw begins with; its size is 0 if there is none.
+// record reads the record that raw begins with. The size is 0 if there is no intact one.
 func record(raw []byte) (key []byte, size int) {
 	if len(raw) < 2 {
 		return nil, 0
@@ -165,8 +167,9 @@ func record(raw []byte) (key []byte, size int) {
 	return raw[at : at+int(keySize)], end + crc32.Size
 }
 
-// markersAfter counts the whole markers beyond from. A marker's key inside of an
-// entry's data is not one: no record with a right checksum begins before it.
+// markersAfter counts the intact end markers at or after the offset from. A marker's key
+// inside the data of an entry does not count: no record with a correct checksum begins
+// right before it.
 func markersAfter(raw []byte, from int) int {
 	count := 0
 	for at := from; ; {

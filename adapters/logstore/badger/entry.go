@@ -11,15 +11,15 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// Keys. Numbers are big-endian, so that the order of keys is that of indexes.
+// Keys. Numbers are big-endian, so that keys sort by index.
 //
 //	'l' index                    head of a log entry
-//	'l' index generation part    what of its payload did not fit the head
+//	'l' index generation part    a part of its payload that did not fit the head
 //	's' key                      stable state
 //
-// An entry is there when its head is. The parts of a large one are written before
+// An entry exists if its head does. The parts of a large entry are written before
 // the head, under a generation that no head names yet; so a crash in between
-// leaves parts that nobody reads, and never half an entry.
+// leaves parts that are never read, and never half an entry.
 const (
 	logPrefix    = 'l'
 	stablePrefix = 's'
@@ -27,14 +27,14 @@ const (
 	partKeySize  = headKeySize + 4 + 4
 )
 
-// entryFormat is the first byte of every head. A reader for each past format stays.
+// entryFormat is the first byte of every head. Builds keep a reader for each past format.
 const entryFormat = 1
 
-// partSize is how much payload a value holds. It must stay below the threshold
-// from which badger puts values into its value log; see optionsFor.
+// partSize is how many bytes of payload a value holds at most. It must stay below the
+// threshold at which badger moves values to its value log; see optionsFor.
 const partSize = 256 << 10
 
-// errEntry is wrapped by every complaint about an entry that can't be decoded.
+// errEntry is wrapped by every error about an entry that can't be decoded.
 var errEntry = errors.New("stored log entry can't be read")
 
 func headKey(index uint64) []byte {
@@ -55,17 +55,17 @@ func stableKey(key []byte) []byte {
 	return append([]byte{stablePrefix}, key...)
 }
 
-// indexOf gives the index that a log key (of a head or of a part) belongs to.
+// indexOf returns the raft index in a log key, of a head or of a part.
 func indexOf(key []byte) uint64 {
 	return binary.BigEndian.Uint64(key[1:])
 }
 
 func isHead(key []byte) bool { return len(key) == headKeySize }
 
-// head is the first value of an entry: everything but what of the payload
-// (extensions, then data) lies in parts.
+// head is the first value of an entry: all of it but the parts of its payload. The payload
+// is the extensions followed by the data.
 type head struct {
-	log        raft.Log // without Index, which is the key, and without payload
+	log        raft.Log // without Extensions and Data
 	extensions uint64   // bytes
 	data       uint64   // bytes
 	generation uint32   // of the parts; 0 when there are none
@@ -78,13 +78,14 @@ func payloadOf(log *raft.Log) []byte {
 	return append(payload, log.Data...)
 }
 
-// encodeHead writes the head of log, whose payload begins with the given bytes.
+// encodeHead encodes the head of log. payload is the beginning of the entry's payload,
+// which the head holds itself.
 func encodeHead(log *raft.Log, generation uint32, payload []byte) []byte {
 	value := make([]byte, 0, 64+len(payload))
 	value = append(value, entryFormat, byte(log.Type))
 	value = binary.AppendUvarint(value, log.Term)
-	// Seconds and nanoseconds, not nanoseconds alone: the zero time lies outside
-	// of what those can say.
+	// Seconds and nanoseconds, not nanoseconds alone: these can't represent the zero
+	// time.
 	value = binary.AppendVarint(value, log.AppendedAt.Unix())
 	value = binary.AppendUvarint(value, uint64(log.AppendedAt.Nanosecond()))
 	value = binary.AppendUvarint(value, uint64(generation))
@@ -93,7 +94,7 @@ func encodeHead(log *raft.Log, generation uint32, payload []byte) []byte {
 	return append(value, payload...)
 }
 
-// decodeHead reads what encodeHead wrote. The payload points into value.
+// decodeHead decodes what encodeHead wrote. The payload shares memory with value.
 func decodeHead(index uint64, value []byte) (head, error) {
 	if len(value) < 2 {
 		return head{}, fmt.Errorf("%w: index %d: %d bytes", errEntry, index, len(value))
@@ -119,7 +120,7 @@ func (h head) size() uint64 { return h.extensions + h.data }
 
 // entry joins the head with its whole payload.
 func (h head) entry(payload []byte) (raft.Log, error) {
-	// The first comparison keeps a sum that overflowed from passing the second.
+	// h.size can overflow; the first comparison rejects such a head.
 	if h.extensions > uint64(len(payload)) || h.size() != uint64(len(payload)) {
 		return raft.Log{}, fmt.Errorf("%w: index %d: %d bytes of payload, its head says %d and %d",
 			errEntry, h.log.Index, len(payload), h.extensions, h.data)

@@ -10,25 +10,26 @@ import (
 )
 
 const (
-	// smallTables is how much disk the tables may take without anybody looking
-	// what is in them: badger itself keeps a short log below this.
+	// smallTables is the size of all tables up to which housekeeping does nothing:
+	// badger itself keeps a short log below this.
 	smallTables = 16 << 20
 
-	// unknownRemoved stands for what was removed before the store was opened.
+	// unknownRemoved is the initial value of removed: it is not known how many keys
+	// were removed before the store was opened, so housekeeping assumes many.
 	unknownRemoved = 1 << 40
 
-	// discardRatio is the share of a value log file that must be garbage.
+	// discardRatio is the share of garbage from which a value log file is rewritten.
 	discardRatio = 0.5
 )
 
-// fillerKey is rewritten to fill a memtable; nobody reads it.
+// fillerKey is written again and again to fill a memtable; it is never read.
 var fillerKey = []byte{'f'}
 
-// housekeep gives back the space of removed entries until Close stops it.
+// housekeep frees the disk space of removed entries until Close stops it.
 //
-// badger merges tables when they pile up, which the marks of removal alone never
-// do: after a log that grew large was cut to a short one, all of it would stay on
-// disk until as much again was written.
+// badger merges tables only when they pile up, and tombstones alone never make them
+// do so: after a large log was cut to a short one, all of it would stay on disk until
+// as much again was written.
 func (s *store) housekeep(interval time.Duration) {
 	defer close(s.stopped)
 	ticker := time.NewTicker(interval)
@@ -44,7 +45,7 @@ func (s *store) housekeep(interval time.Duration) {
 		case flushed:
 			flushed, err = false, s.compact()
 		case s.mostlyRemoved():
-			// badger writes the full memtable to a table in its own time; the next
+			// badger writes the full memtable to a table in the background; the next
 			// round merges it.
 			s.removed.Store(0)
 			flushed, err = true, s.flushMarks()
@@ -66,14 +67,14 @@ func (s *store) mostlyRemoved() bool {
 	if first := s.first.Load(); first != 0 {
 		live = int64(s.last.Load() - first + 1)
 	}
-	// What was removed since the last time keeps a log whose entries have many
-	// parts, or none, from being rewritten again and again.
+	// The last condition keeps a log whose entries have many parts, or that is empty,
+	// from being rewritten again and again.
 	return bytes > smallTables && keys > 2*live && 4*s.removed.Load() > keys
 }
 
-// flushMarks gets the marks of removal out of the memtable and into a table, where
-// a compaction can apply them. badger has no way to ask for that: a memtable is
-// written when it is full, so it is filled.
+// flushMarks moves the tombstones from the memtable to a table, where a compaction
+// can apply them. badger has no call for that: it flushes a memtable when it is
+// full, so flushMarks fills it.
 func (s *store) flushMarks() error {
 	filler := make([]byte, partSize)
 	for written := 0; written <= memtableSize; written += len(filler) {
@@ -86,12 +87,12 @@ func (s *store) flushMarks() error {
 			return err
 		}
 	}
-	// The first write to the next memtable, and a small last version.
+	// This write begins the next memtable, and leaves a small last version of the key.
 	return s.put(fillerKey, nil)
 }
 
-// put takes its turn among the writers without asking whether the store is
-// closed: Close waits for this goroutine.
+// put writes as one of the writers. It need not check whether the store is closed:
+// Close waits for the housekeeping goroutine.
 func (s *store) put(key, value []byte) error {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
@@ -107,8 +108,8 @@ func (s *store) compact() error {
 	if err := s.db.Flatten(1); err != nil {
 		return err
 	}
-	// The value log is empty by design (see optionsFor), and then this costs nothing; it
-	// is here so that a change of those numbers can't fill a disk.
+	// The value log is empty by design (see optionsFor), so this costs nothing. It is
+	// here so that a change of those options can't fill a disk.
 	for {
 		select {
 		case <-s.stop:

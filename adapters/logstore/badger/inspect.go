@@ -15,11 +15,11 @@ import (
 
 // Inspect opens log.badger in dir for reading only: see logstore.Backend.
 //
-// badger refuses to do that to files that a crash left, because the write-ahead
-// logs, which are larger than what is in them, would have to be cut first; and it
-// removes files that it takes for superfluous in any case. So it is given a folder
-// of its own, in the place for temporary files: links to what it only reads, and
-// copies of the write-ahead logs that end where an instance would cut them.
+// badger refuses to open files read-only after a crash, because it would have to
+// truncate the write-ahead logs, which are larger than their contents; and even then
+// it removes files that it takes for superfluous. So Inspect gives it a temporary
+// folder, with links to the files that badger only reads, and with copies of the
+// write-ahead logs, truncated where an instance would truncate them.
 func Inspect(dir string, logger *slog.Logger) (_ logstore.Store, err error) {
 	path := filepath.Join(dir, dirName)
 	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
@@ -52,25 +52,26 @@ func Inspect(dir string, logger *slog.Logger) (_ logstore.Store, err error) {
 		return nil, fmt.Errorf("%w (%s)", ErrDamagedTables, strings.ReplaceAll(err.Error(), folder, path))
 	}
 	s := &store{db: db, path: folder, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
-	close(s.stopped) // there is nothing to keep in order
+	close(s.stopped) // no housekeeping goroutine runs
 	s.findBounds()
 	return logstore.ReadOnly(&inspected{store: s, folder: folder}), nil
 }
 
-// inspected is a store in a folder that goes with it.
+// inspected is a store whose folder is removed by Close.
 type inspected struct {
 	*store
 	folder string
 }
 
-// Close keeps what badger mapped of the write-ahead logs, until the process ends.
+// Close closes the store and removes its folder. badger keeps the write-ahead logs mapped
+// until the process ends.
 func (i *inspected) Close() error {
 	return errors.Join(i.store.Close(), os.RemoveAll(i.folder))
 }
 
-// mirror fills folder with what badger is to read of path.
+// mirror fills folder with links to, and copies of, the files of path that badger reads.
 func mirror(path, folder string, logger *slog.Logger) error {
-	path, err := filepath.Abs(path) // for links
+	path, err := filepath.Abs(path) // a relative link would start at folder
 	if err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func mirror(path, folder string, logger *slog.Logger) error {
 	return nil
 }
 
-// mirrorLog copies the transactions of a write-ahead log that are whole.
+// mirrorLog copies the whole transactions of a write-ahead log, if there are any.
 func mirrorLog(from, to string, logger *slog.Logger) error {
 	raw, err := os.ReadFile(from)
 	if err != nil || len(raw) <= walHeaderSize {

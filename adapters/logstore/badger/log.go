@@ -10,7 +10,7 @@ import (
 )
 
 // deleteBatch is how many keys one transaction of DeleteRange removes, give or
-// take the parts of one entry. badger takes some 3000 with our memtable.
+// take the parts of one entry. badger allows some 3000 with this memtable.
 const deleteBatch = 2048
 
 func (s *store) GetLog(index uint64, log *raft.Log) error {
@@ -41,7 +41,8 @@ func readEntry(tx *badger.Txn, index uint64) (raft.Log, error) {
 	for part := uint32(1); h.generation != 0 && uint64(len(payload)) < h.size(); part++ {
 		item, err := tx.Get(partKey(index, h.generation, part))
 		if err != nil {
-			// Not wrapped: a missing part is no missing entry.
+			// %v, because ErrKeyNotFound must not be wrapped: a missing part is damage, not
+			// a missing entry.
 			return raft.Log{}, fmt.Errorf("%w: index %d: part %d: %v", errEntry, index, part, err)
 		}
 		if err := item.Value(func(more []byte) error {
@@ -54,8 +55,8 @@ func readEntry(tx *badger.Txn, index uint64) (raft.Log, error) {
 	return h.entry(payload)
 }
 
-// readHead returns badger.ErrKeyNotFound when there is none. What it returns is
-// the caller's own.
+// readHead reads the head of an entry, or returns badger.ErrKeyNotFound. The head
+// shares no memory with the database.
 func readHead(tx *badger.Txn, index uint64) (head, error) {
 	item, err := tx.Get(headKey(index))
 	if err != nil {
@@ -68,8 +69,8 @@ func readHead(tx *badger.Txn, index uint64) (head, error) {
 	return decodeHead(index, value)
 }
 
-// StoreLogs writes the entries in as few transactions as they fit in, one after
-// the other: what a crash leaves is a beginning of the batch.
+// StoreLogs writes the entries in as few transactions as possible, one after the
+// other, so that a crash leaves a prefix of the batch.
 func (s *store) StoreLogs(logs []*raft.Log) error {
 	return s.writing(func() (err error) {
 		batch := &batch{store: s, tx: s.db.NewTransaction(true)}
@@ -83,8 +84,8 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	})
 }
 
-// batch is a row of transactions: the one that is being filled, and what of it
-// changes the bounds of the log once it is durable.
+// batch writes a sequence of transactions. It has the transaction that is being filled,
+// and the indexes with which this one extends the bounds of the log once it is durable.
 type batch struct {
 	store     *store
 	tx        *badger.Txn
@@ -119,8 +120,8 @@ func (b *batch) add(log *raft.Log) error {
 	return nil
 }
 
-// nextGeneration is one that the entry now stored under index does not use: its
-// parts must stay whole until the new head takes its place.
+// nextGeneration returns a generation that the entry now stored under index does not
+// use: the parts of that entry must stay until the new head replaces its head.
 func (b *batch) nextGeneration(index uint64) (uint32, error) {
 	old, err := readHead(b.tx, index)
 	switch {
@@ -134,7 +135,7 @@ func (b *batch) nextGeneration(index uint64) (uint32, error) {
 	return old.generation + 1, nil
 }
 
-// set adds one value, in a new transaction when the present one is full.
+// set adds one value, in a new transaction if the current one is full.
 func (b *batch) set(key, value []byte) error {
 	err := b.tx.Set(key, value)
 	if !errors.Is(err, badger.ErrTxnTooBig) {
@@ -147,7 +148,7 @@ func (b *batch) set(key, value []byte) error {
 	return b.tx.Set(key, value)
 }
 
-// commit returns when the transaction is durable, and shows the log's new bounds.
+// commit makes the transaction durable, and then updates the bounds of the log.
 func (b *batch) commit() error {
 	if err := b.tx.Commit(); err != nil {
 		return err
@@ -156,8 +157,8 @@ func (b *batch) commit() error {
 		return nil
 	}
 	first, last := b.store.first.Load(), b.store.last.Load()
-	// The last index first: a reader between the two stores then sees an empty log
-	// or a whole one, and never a first entry beyond the last.
+	// The last index comes first: a reader between the two stores then never sees a first
+	// index beyond the last.
 	b.store.last.Store(max(last, b.high))
 	if first == 0 || b.low < first {
 		b.store.first.Store(b.low)
@@ -188,9 +189,9 @@ func (s *store) DeleteRange(min, max uint64) error {
 	})
 }
 
-// keysToDelete collects keys of the range from one of its ends, never cutting
-// between the keys of one entry: its head without its parts would be damage. It
-// reports whether these are the last ones.
+// keysToDelete collects about deleteBatch keys from one end of the range, and reports
+// whether these are the last ones. It never splits the keys of one entry: a head
+// without its parts would be damage.
 func (s *store) keysToDelete(min, max uint64, fromEnd bool) (keys [][]byte, done bool) {
 	tx := s.db.NewTransaction(false)
 	defer tx.Discard()
@@ -230,8 +231,8 @@ func (s *store) deleteKeys(keys [][]byte) error {
 	return err
 }
 
-// boundsWithout finds the new bounds after a deletion, by looking just beyond it:
-// a search from the end of the tree would step over all that was deleted.
+// boundsWithout updates the bounds after a deletion. It searches from the edges of the
+// deleted range: a search from an end of the tree would step over everything deleted.
 func (s *store) boundsWithout(min, max uint64) {
 	first, last := s.first.Load(), s.last.Load()
 	if min <= first {
@@ -249,7 +250,7 @@ func (s *store) boundsWithout(min, max uint64) {
 	s.setBounds(first, last)
 }
 
-// findBounds finds the bounds by the tree alone.
+// findBounds sets the bounds by searching the tree from both of its ends.
 func (s *store) findBounds() {
 	s.setBounds(s.seekHead(0, false), s.seekHead(math.MaxUint64, true))
 }
@@ -259,8 +260,8 @@ func (s *store) setBounds(first, last uint64) {
 	s.last.Store(last)
 }
 
-// seekHead gives the index of the nearest entry at or after index, or at or
-// before it when backwards; 0 when there is none.
+// seekHead returns the index of the nearest entry at or after index, or at or
+// before it if backwards; 0 if there is none.
 func (s *store) seekHead(index uint64, backwards bool) uint64 {
 	tx := s.db.NewTransaction(false)
 	defer tx.Discard()

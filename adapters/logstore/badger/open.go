@@ -9,10 +9,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// openFile lies beside badger's files from when they are open until they are about to
-// be closed, so also after a crash. In that time there is always a write-ahead log that
-// is not empty: badger begins the next one before it removes one. So one that went
-// missing is noticed, though badger itself would make a new one in its place.
+// openFile is the name of a file that exists while badger's files are open, and so also
+// after a crash. During that time there is always a write-ahead log that is not empty:
+// badger begins the next one before it removes one. So if openFile exists and no such log
+// does, a log was lost; badger itself would silently create a new one.
 const openFile = "OPEN"
 
 func markOpen(dir string) error {

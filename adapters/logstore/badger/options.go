@@ -13,18 +13,18 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// memtableSize bounds four things. A transaction may be 15 % of it, which must
-// hold a value of the threshold below and raft's usual batch. An idle store takes
-// a few times as much memory. As much may be written before what was removed
-// leaves the disk. And the file of a memtable, mostly sparse, is twice as long.
+// memtableSize determines four things. A transaction may be 15 % of it, which must be
+// enough for a value of the threshold below and for raft's usual batch. An idle store
+// takes a few times as much memory. As much may be written before removed entries leave
+// the disk. And the file of a memtable, mostly sparse, is twice as long.
 const memtableSize = 2 << 20
 
-// memtableFor is memtableSize, or what an earlier build made memtables of that a
-// crash left in path: badger takes them back as they are, and ends the process where
-// they do not fit.
+// memtableFor returns memtableSize, or more if a crash of an earlier build left larger
+// memtables in path: badger loads them as they are, and ends the process if they do not
+// fit.
 func memtableFor(path string) int64 {
 	size := int64(memtableSize)
-	files, _ := logstore.FilesNamed(path, "", walSuffix) // who opens path says why it can't
+	files, _ := logstore.FilesNamed(path, "", walSuffix) // opening path reports the error
 	for _, file := range files {
 		if info, err := os.Stat(file); err == nil {
 			size = max(size, info.Size()/2)
@@ -33,9 +33,9 @@ func memtableFor(path string) int64 {
 	return size
 }
 
-// optionsFor gives badger's options for a log: written in order, read rarely (raft's
-// cache stands before the store), removed from the front. Its defaults are for a
-// large database and would take some 500 MB.
+// optionsFor returns badger's options for a log: written in order, read rarely (raft
+// caches entries in front of the store), removed from the beginning. badger's defaults
+// are for a large database and would take some 500 MB.
 func optionsFor(path string, logger *slog.Logger) badger.Options {
 	return badger.DefaultOptions(path).
 		WithSyncWrites(true).
@@ -44,8 +44,8 @@ func optionsFor(path string, logger *slog.Logger) badger.Options {
 		// Above partSize: every value stays in the LSM tree, none in the value log.
 		WithValueThreshold(300 << 10).
 		WithValueLogFileSize(1 << 20).
-		// Few tables at level 0 before they are merged: that is when what was
-		// removed leaves the disk.
+		// Few tables at level 0 before they are merged: removed entries leave the disk
+		// only then.
 		WithNumLevelZeroTables(2).
 		WithNumLevelZeroTablesStall(8).
 		WithNumCompactors(2). // the least that badger runs with
@@ -54,8 +54,8 @@ func optionsFor(path string, logger *slog.Logger) badger.Options {
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
-		// Damage in a table is found when it is opened, and again when a block is
-		// read; an iterator would take a block that it can't read for the end.
+		// Verify when a table is opened and when a block is read: an iterator takes an
+		// unreadable block for the end.
 		WithChecksumVerificationMode(options.OnTableAndBlockRead).
 		// There is one writer.
 		WithDetectConflicts(false).
@@ -64,8 +64,8 @@ func optionsFor(path string, logger *slog.Logger) badger.Options {
 		WithLogger(bridge{logger})
 }
 
-// bridge hands badger's log to slog. What badger calls information is about its
-// own insides, so it is debug output of ours.
+// bridge passes badger's log to slog. badger's info messages are about its internals, so
+// they are logged at debug level.
 type bridge struct{ logger *slog.Logger }
 
 func (b bridge) Errorf(format string, args ...any) {
@@ -81,7 +81,7 @@ func (b bridge) Infof(format string, args ...any) { b.debug(format, args) }
 func (b bridge) Debugf(format string, args ...any) { b.debug(format, args) }
 
 func (b bridge) debug(format string, args []any) {
-	// badger says several things with every write: don't format what nobody reads.
+	// badger logs several messages for every write: don't format them in vain.
 	if !b.logger.Enabled(context.Background(), slog.LevelDebug) {
 		return
 	}

@@ -22,22 +22,22 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// Files of badger's.
+// badger's files.
 const (
-	manifestFile    = "MANIFEST" // which tables there are
+	manifestFile    = "MANIFEST" // lists the tables
 	keyRegistryFile = "KEYREGISTRY"
-	discardFile     = "DISCARD" // of value logs
+	discardFile     = "DISCARD" // statistics of the value logs
 	walSuffix       = ".mem"
 	tableSuffix     = ".sst"
 	valueSuffix     = ".vlog"
 )
 
-// ErrDamagedTables is what Open returns for tables that can't be read, or that are
-// missing, and for a list of them that is.
+// ErrDamagedTables is what Open returns if a table, or the manifest that lists the tables,
+// is damaged or missing.
 var ErrDamagedTables = logstore.Damage("badger files are damaged: nothing was changed; " + logstore.HelpDamaged)
 
-// check looks for damage that badger would not survive, or would repair by
-// forgetting, and says whether a log was ever written there.
+// check looks for damage that would end the process in badger, or that badger would
+// repair by dropping entries. It reports whether a log was ever written in path.
 func check(path string, logger *slog.Logger) (written bool, err error) {
 	listed, err := listedTables(path, logger)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -58,7 +58,7 @@ func check(path string, logger *slog.Logger) (written bool, err error) {
 	return true, errors.Join(verifyKeys(path), verifyValueLogs(path), refuseLostEntries(path), verifyDiscardFile(path))
 }
 
-// verifyKeys reads the list of keys, of which there are none.
+// verifyKeys reads the registry of encryption keys, which is empty here.
 func verifyKeys(dir string) error {
 	path := filepath.Join(dir, keyRegistryFile)
 	if _, err := os.ReadFile(path); err != nil {
@@ -74,7 +74,7 @@ func verifyKeys(dir string) error {
 	return keys.Close()
 }
 
-// verifyDiscardFile reads what badger ends the process over when it can't.
+// verifyDiscardFile reads the discard file: if badger can't, it ends the process.
 func verifyDiscardFile(dir string) error {
 	_, err := os.ReadFile(filepath.Join(dir, discardFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -83,8 +83,8 @@ func verifyDiscardFile(dir string) error {
 	return err
 }
 
-// verifyValueLogs reads how the value logs begin. They never hold anything here, and
-// badger opens all of them.
+// verifyValueLogs checks the headers of the value logs. The value logs never hold
+// anything here, but badger opens all of them.
 func verifyValueLogs(dir string) error {
 	paths, err := logstore.FilesNamed(dir, "", valueSuffix)
 	if err != nil {
@@ -102,7 +102,7 @@ func verifyValueLogs(dir string) error {
 	return nil
 }
 
-// headerOf reads what a value log begins with, or less where it is shorter.
+// headerOf reads the header of a value log, or less if the file is shorter.
 func headerOf(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -112,11 +112,11 @@ func headerOf(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, walHeaderSize))
 }
 
-// listedTables gives the tables in use. Others may lie beside them: what a crash
-// left half written, and what was merged into another.
+// listedTables returns the ids of the tables in use. There may be files of others, which a
+// crash left half written, or which were merged into another table.
 func listedTables(dir string, logger *slog.Logger) (ids []uint64, err error) {
 	path := filepath.Join(dir, manifestFile)
-	// badger takes one that it can't read for one that makes no sense.
+	// badger reports a read error as a malformed manifest: find it first.
 	if _, err := os.ReadFile(path); err != nil {
 		return nil, err
 	}
@@ -139,9 +139,9 @@ func listedTables(dir string, logger *slog.Logger) (ids []uint64, err error) {
 	return slices.Sorted(maps.Keys(list.Tables)), nil
 }
 
-// refuseUnlisted refuses a folder that has a log and no list of its tables: badger
-// would make an empty list, and remove every table because it is not in there. The
-// list comes first when badger makes its files.
+// refuseUnlisted refuses a folder that has logs or tables but no manifest: badger would
+// create an empty manifest, and remove every table because it is not listed. badger
+// creates the manifest before the other files, so it was lost.
 func refuseUnlisted(dir string) error {
 	for _, suffix := range []string{walSuffix, tableSuffix} {
 		paths, err := logstore.FilesNamed(dir, "", suffix)
@@ -155,14 +155,14 @@ func refuseUnlisted(dir string) error {
 	return nil
 }
 
-// verifyTable reads a table. badger does that as well, but in goroutines of its
-// own, and there a table that makes no sense ends the process.
+// verifyTable reads a table and verifies its checksums. badger does that as well, but
+// in its own goroutines, where a panic over a malformed table ends the process.
 func verifyTable(path string) (err error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	// badger takes the sizes at the end for granted, and the index that they lead to.
+	// badger trusts the sizes at the end, and the index that they lead to.
 	if err := verifyIndex(raw); err != nil {
 		return err
 	}
@@ -182,7 +182,8 @@ func verifyTable(path string) (err error) {
 //
 //	blocks | index | its size | pb.Checksum of the index | its size (both sizes u32, big-endian)
 func verifyIndex(raw []byte) error {
-	// A size and what lies before it.
+	// take removes a size from the end of raw, and that many bytes before it, which it
+	// returns.
 	take := func() (taken []byte, ok bool) {
 		if len(raw) < 4 {
 			return nil, false
