@@ -1,10 +1,10 @@
-// Package bolt keeps a raft log in one bbolt file, by way of raft-boltdb. It adds
-// to raft-boltdb what the contract of a store asks beyond it, and never writes to
-// the file by itself.
+// Package bolt keeps a raft log in one bbolt file, using raft-boltdb. It adds what
+// logstore.Store promises beyond raft-boltdb, and never writes to the file by itself.
 //
-// A batch is durable by two writes and two fdatasyncs of a single file: of the pages that
-// it changes, and of the one that says which pages count. An idle store costs no goroutine
-// and no cache. Removed entries leave free pages that later entries fill; the file never shrinks.
+// A batch becomes durable with two writes and two fdatasyncs of a single file: first the
+// pages that it changes, then the meta page that says which pages count. An idle store has
+// no goroutine and no cache. Removed entries leave free pages, which later entries fill; the
+// file never shrinks.
 package bolt
 
 import (
@@ -24,19 +24,20 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// fileName is what the store is called in its directory.
+// fileName is the store's name in the data directory.
 const fileName = "log.bolt"
 
-// appendRoom is what raft's usual batch may take, with the pages above it.
+// appendRoom is the room that raft's usual batch may need, with the branch pages above it.
 const appendRoom = 4 << 20
 
-// lockTimeout bounds the wait for bbolt's own lock, which is otherwise for ever.
-// The claim on the directory keeps other instances away, so only a stray tool can hold it.
+// lockTimeout bounds the wait for bbolt's own file lock; bbolt's default is to wait for
+// ever. The claim on the directory keeps other instances away, so only a stray tool can
+// hold the lock.
 const lockTimeout = time.Second
 
-// Open opens or creates log.bolt in dir. Every page in use is read once first, so
-// that a torn or damaged file is an error that names it and not a panic in the
-// middle of a term; that takes about a millisecond for each MB in use.
+// Open opens or creates log.bolt in dir. It reads every page in use once first, so that a
+// torn or damaged file is an error that names it, and not a panic in the middle of a
+// term; that takes about a millisecond for each MB in use.
 func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 	path := filepath.Join(dir, fileName)
 	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
@@ -48,7 +49,7 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	// bbolt does not, and what is in a file is lost with its name.
+	// bbolt does not sync the directory, and a file that loses its name is lost.
 	if err := logstore.SyncDir(dir); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, inner.Close()))
 	}
@@ -82,32 +83,32 @@ func openFile(path string, readOnly bool) (inner *raftboltdb.BoltStore, err erro
 		BoltOptions: &bbolt.Options{
 			Timeout:  lockTimeout,
 			ReadOnly: readOnly,
-			// The list of free pages is rebuilt when opening instead of being written
-			// with every entry: a log that shrank has many, and would pay for all of
-			// them with each append. The map finds a run of free pages at once, where
-			// the array searches.
+			// Rebuild the list of free pages at open instead of writing it with every
+			// transaction: a log that shrank has many free pages, and each append would
+			// write all of them. The map type finds a run of free pages at once; the
+			// array type searches.
 			NoFreelistSync: true,
 			FreelistType:   bbolt.FreelistMapType,
 		},
-		// AppendedAt as msgpack's own timestamp rather than as Go's binary form of a
-		// time: other tools can read it. The decoder knows both.
+		// Encode AppendedAt as msgpack's own timestamp, which other tools can read, rather
+		// than as Go's binary form of a time. The decoder reads both.
 		MsgpackUseNewTimeFormat: true,
 	})
 }
 
-// store is raft-boltdb plus the contract. The lock is held for reading by every
-// call, so that Close waits for them.
+// store makes a raft-boltdb store a logstore.Store. Every call holds mu for reading, so
+// that Close waits for all calls.
 type store struct {
 	mu     sync.RWMutex
 	closed bool
 	inner  *raftboltdb.BoltStore
 	dir    string
 
-	writeMu     sync.Mutex // puts writers in a row
-	metaInDoubt bool       // the last of them has failed; guarded by writeMu
+	writeMu     sync.Mutex // serializes writers
+	metaInDoubt bool       // the last write has failed; guarded by writeMu
 }
 
-// during runs call unless the store is closed.
+// during runs call, or returns ErrClosed if the store is closed.
 func (s *store) during(call func() error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -119,11 +120,11 @@ func (s *store) during(call func() error) error {
 
 // writing is during for one writer at a time.
 //
-// Where bbolt could not sync the page that says which pages count it goes by it all the
-// same, and takes those for free which that page no longer names. On the disk there may
-// be the one of before, with nothing to be written by another sync; so what is written next
-// would spoil what the disk goes by. A transaction that changes nothing writes such a page
-// again, and no other.
+// If bbolt fails to sync a meta page, which says which pages count, it uses that page all
+// the same, and treats the pages that it no longer names as free. But the disk may still
+// have the previous meta page, and another sync may write nothing; so the next write could
+// overwrite pages that the disk still refers to. Therefore an empty transaction comes first
+// after a failure: it writes a meta page again, and no other page.
 func (s *store) writing(call func() error) error {
 	return s.during(func() error {
 		s.writeMu.Lock()
@@ -157,8 +158,8 @@ func (s *store) LastIndex() (index uint64, err error) {
 
 func (s *store) GetLog(index uint64, log *raft.Log) error {
 	return s.during(func() error {
-		// The decoder writes into the slices that it finds, which may be in use by
-		// whoever got the last entry through the same log: give it a fresh one.
+		// The decoder reuses the slices of the log that it is given, which may still be in
+		// use by a caller that read an earlier entry into it: give it a fresh one.
 		var fresh raft.Log
 		if err := s.inner.GetLog(index, &fresh); err != nil {
 			return err
@@ -176,8 +177,8 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	return s.writing(func() error { return s.inner.StoreLogs(logs) })
 }
 
-// Room implements logstore.Roomy. bbolt itself survives a full disk; but once it has
-// tried to write, nobody can be told that nothing was written.
+// Room implements logstore.Roomy. bbolt itself survives a full disk; but once it has tried
+// to write, the caller can't be told that nothing was written.
 func (s *store) Room() error {
 	return s.during(func() error {
 		reused := s.inner.Stats().FreePageN * os.Getpagesize()
@@ -209,7 +210,8 @@ func (s *store) Get(key []byte) (value []byte, err error) {
 
 func (s *store) SetUint64(key []byte, value uint64) error { return logstore.SetUint64(s, key, value) }
 
-// GetUint64 does not ask raft-boltdb, which panics on a value of another length.
+// GetUint64 does not use raft-boltdb's own, which panics on a value that is not 8 bytes
+// long.
 func (s *store) GetUint64(key []byte) (uint64, error) { return logstore.GetUint64(s, key) }
 
 func (s *store) Close() error {

@@ -9,18 +9,18 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// The part of a meta page, behind the page's header, that is read here. bbolt
-// writes the two of them in turns, so that the other one is whole if it can't
-// finish, and goes by the later one that is whole.
+// The part of a meta page, after the page header, that is read here. bbolt has two meta
+// pages and writes them in turn, so that one of them is whole if a write is interrupted.
+// It uses the whole one with the later transaction.
 const (
 	metaTxOffset  = 48 // number of the transaction
-	metaSumOffset = 56 // FNV-1a of all before
+	metaSumOffset = 56 // FNV-1a of everything before
 	metaSize      = 64
 )
 
-// warnOfTornMeta warns of a meta page that is not whole and may be later than the one
-// that bbolt goes by: then the last write is missing. The file does not say
-// whether that write was acknowledged.
+// warnOfTornMeta warns of a meta page that is not whole and may be later than the one that
+// bbolt uses: then the last write is missing. The file does not tell whether that write
+// was acknowledged.
 func warnOfTornMeta(path string, file io.ReaderAt, pageSize int, logger *slog.Logger) {
 	var meta [2][metaSize]byte
 	whole := [2]bool{}

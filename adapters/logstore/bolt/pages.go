@@ -8,7 +8,7 @@ import (
 	"io"
 )
 
-// The layout of a bbolt file, as far as it is read here; numbers are in the byte
+// The layout of a bbolt file, as far as this package reads it. Numbers are in the byte
 // order of the machine, as bbolt writes them.
 //
 //	page:           id u64, kind u16, count u16, overflow u32, then the elements
@@ -16,7 +16,8 @@ import (
 //	leaf element:   flags u32, position u32, key size u32, value size u32
 //	bucket value:   root page u64, sequence u64, and a whole page if the root is 0
 //
-// A position counts from the beginning of its element; key and value lie there.
+// A position is the offset of the key, which the value follows, from the beginning of the
+// element.
 const (
 	pageHeaderSize = 16
 	elementSize    = 16
@@ -33,16 +34,16 @@ const (
 	stableBucket = "conf"
 )
 
-// pages walks the trees of a file. The pages of a sound one form trees, each page
-// in one place only, with their keys in order.
+// pages walks the trees of a file. In a sound file, every page in use is part of one tree,
+// once, and the keys of a tree are in order.
 type pages struct {
 	file io.ReaderAt
 	size int
-	end  uint64 // the first page number that was never used
-	seen map[uint64]bool
+	end  uint64          // the first page number that was never used
+	seen map[uint64]bool // the pages read so far
 }
 
-// span is where the keys of a page must lie; a nil bound is none.
+// span is the range in which the keys of a page must lie; a nil bound is no bound.
 type span struct {
 	from  []byte // included
 	below []byte // not included
@@ -51,7 +52,7 @@ type span struct {
 // visit is called for every element of a leaf.
 type visit func(key, value []byte, flags uint32) error
 
-// checkRoot checks everything, from the page that holds the buckets.
+// checkRoot checks all pages in use. root is the page that lists the buckets.
 func (p *pages) checkRoot(root uint64) error {
 	return p.checkTree(root, span{}, func(key, value []byte, flags uint32) error {
 		name := string(key)
@@ -70,7 +71,7 @@ func (p *pages) checkRoot(root uint64) error {
 		if root := binary.NativeEndian.Uint64(value); root != 0 {
 			return p.checkTree(root, span{}, each)
 		}
-		// A small bucket lies in its value.
+		// The page of a small bucket is inside the value.
 		return p.checkPage(value[bucketSize:], span{}, each, "inside of bucket "+name)
 	})
 }
@@ -83,7 +84,7 @@ func (p *pages) checkTree(id uint64, keys span, each visit) error {
 	return p.checkPage(page, keys, each, fmt.Sprintf("page %d", id))
 }
 
-// read gives the page with the ones that it runs over into.
+// read returns a page, together with its overflow pages.
 func (p *pages) read(id uint64) ([]byte, error) {
 	if id < 2 || id >= p.end {
 		return nil, fmt.Errorf("%w (page %d is none of 2 to %d)", ErrDamaged, id, p.end)
@@ -113,7 +114,8 @@ func (p *pages) read(id uint64) ([]byte, error) {
 	return page, nil
 }
 
-// readAt tells a file that is cut off from one that can't be read now.
+// readAt fills raw from the offset at. A file that is too short is ErrDamaged, unlike a
+// file that can't be read now.
 func (p *pages) readAt(raw []byte, at int64, id uint64) error {
 	_, err := p.file.ReadAt(raw, at)
 	switch {
@@ -189,7 +191,7 @@ func (p *pages) checkBranch(page []byte, count int, keys span, each visit, name 
 	return nil
 }
 
-// hold reports whether key may follow last, which is nil before the first.
+// hold reports whether key may follow last in the span; last is nil for the first key.
 func (s span) hold(last, key []byte) bool {
 	switch {
 	case len(key) == 0:

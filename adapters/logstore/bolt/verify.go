@@ -13,16 +13,16 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// ErrDamaged is what Open returns for a file whose pages make no sense.
+// ErrDamaged is what Open returns for a file whose pages are not valid.
 var ErrDamaged = logstore.Damage("bolt file is damaged: nothing was changed; " + logstore.HelpDamaged)
 
-// verify reads every page in use and checks what bbolt relies on. It says whether
-// a log was ever written there.
+// verify reads every page in use and checks what bbolt relies on. It reports whether a
+// log was ever written in the file.
 //
-// bbolt does that too when it rebuilds the list of free pages, but in a goroutine
-// of its own, whose panics can't be recovered, over a memory map, where a page
-// that lies beyond the end of a cut file is a signal. Either ends the process
-// without a word about the file. So the check comes first, and reads the file.
+// bbolt reads these pages too, when it rebuilds the list of free pages. But it does so in
+// its own goroutine, whose panics can't be recovered, and through a memory map, where a
+// page beyond the end of a truncated file raises a signal. Either ends the process
+// without naming the file. So verify comes first, and uses ordinary reads.
 func verify(path string, logger *slog.Logger) (written bool, err error) {
 	info, err := os.Stat(path)
 	switch {
@@ -39,12 +39,12 @@ func verify(path string, logger *slog.Logger) (written bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	// bbolt takes meta pages that it can't read for none.
+	// bbolt treats a read error on the meta pages as if there were none: find it first.
 	if _, err := file.ReadAt(make([]byte, 2*os.Getpagesize()), 0); logstore.IsRefusal(err) {
 		return false, err
 	}
-	// bbolt finds the valid meta page, and holds its lock meanwhile. Opened for
-	// reading only it touches no other page.
+	// bbolt finds the valid meta page, and holds its file lock meanwhile. Opened
+	// read-only, it touches no other page.
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
 	if err != nil {
 		return false, unreadable(err)
@@ -62,14 +62,15 @@ func verify(path string, logger *slog.Logger) (written bool, err error) {
 		if err := pages.checkRoot(uint64(tx.Cursor().Bucket().RootPage())); err != nil {
 			return err
 		}
-		// The buckets are made together, by the first write.
+		// The first write creates both buckets together.
 		written = tx.Bucket([]byte(logBucket)) != nil && tx.Bucket([]byte(stableBucket)) != nil
 		return nil
 	})
 	return written, err
 }
 
-// unreadable tells a file that is held, or may not be read, from a damaged one.
+// unreadable returns err as it is if the file is locked or the system can't read it, and
+// as ErrDamaged otherwise.
 func unreadable(err error) error {
 	if errors.Is(err, bolterrors.ErrTimeout) || logstore.IsRefusal(err) {
 		return err
@@ -77,8 +78,8 @@ func unreadable(err error) error {
 	return fmt.Errorf("%w (%w)", ErrDamaged, err)
 }
 
-// guard turns a panic of the calling goroutine into an error: defer guard(&err).
-// bbolt panics on pages that make no sense, with a value that says which.
+// guard turns a panic of the calling goroutine into an error: defer guard(&err). bbolt
+// panics on invalid pages, with a value that names the page.
 func guard(err *error) {
 	if fault := recover(); fault != nil {
 		*err = fmt.Errorf("%w (%v)", ErrDamaged, fault)
