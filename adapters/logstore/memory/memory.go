@@ -1,6 +1,6 @@
-// Package memory keeps a raft log in memory, for tests and trials. It never
-// touches a disk, so nothing outlives Close: an instance that restarts on it has
-// forgotten its vote and its log, and must not come back as a voter.
+// Package memory keeps a raft log in memory, for tests and trials. It never touches
+// a disk, so nothing outlives Close: an instance that restarts with it has lost its
+// vote and its log, and must not come back as a voter.
 package memory
 
 import (
@@ -15,14 +15,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// Open returns an empty store. It leaves the directory alone.
+// Open returns an empty store. It ignores the directory and the logger.
 func Open(string, *slog.Logger) (logstore.Store, error) {
 	return &store{stable: make(map[string][]byte)}, nil
 }
 
-// store keeps the entries sorted by index. Everything goes in and comes out as a
-// copy, as it would with a disk: a caller that reuses its slices is then no bug
-// that shows with one backend only.
+// store keeps the entries sorted by index. It copies everything on the way in and out,
+// as a disk would, so that a caller that reuses its slices behaves alike with every
+// backend.
 type store struct {
 	mu     sync.RWMutex
 	logs   []raft.Log
@@ -106,7 +106,8 @@ func (s *store) DeleteRange(min, max uint64) error {
 	return nil
 }
 
-// find gives the place of index in the log, or the one where it would go.
+// find returns the position of index in the log and true, or the position where it would
+// be inserted and false.
 func (s *store) find(index uint64) (int, bool) {
 	return slices.BinarySearchFunc(s.logs, index, func(log raft.Log, index uint64) int { return cmp.Compare(log.Index, index) })
 }
@@ -149,7 +150,7 @@ func (s *store) Close() error {
 func copied(log raft.Log) raft.Log {
 	log.Data = bytes.Clone(log.Data)
 	log.Extensions = bytes.Clone(log.Extensions)
-	// Round drops the monotonic reading, which would not survive a disk either.
+	// Round drops the monotonic clock reading, which would not survive a disk either.
 	log.AppendedAt = log.AppendedAt.Round(0).UTC()
 	return log
 }
