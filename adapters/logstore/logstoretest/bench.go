@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Bench measures what raft waits for: how long StoreLogs takes until a batch of
-// entries of 256 bytes is durable.
+// Bench measures what raft waits for: how long StoreLogs takes to make a batch of
+// entries of 256 bytes durable.
 func Bench(b *testing.B, open Open) {
 	for _, count := range []uint64{1, 64} {
 		b.Run(fmt.Sprintf("StoreLogs of %d", count), func(b *testing.B) {

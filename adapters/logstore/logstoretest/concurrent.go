@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// readersBesideWriter lets readers check everything that they can see while one
-// writer appends, cuts off the end and removes the beginning.
+// readersBesideWriter has readers check everything that they can read while one
+// writer appends entries, and removes some from the end and from the beginning.
 func (s *suite) readersBesideWriter(t *testing.T) {
 	const (
 		rounds  = 60
@@ -68,7 +68,7 @@ func (s *suite) readersBesideWriter(t *testing.T) {
 	wantExactly(t, store, last-14, last, size)
 }
 
-// checkEntry accepts that the entry is gone, and nothing but the whole of it otherwise.
+// checkEntry checks that the entry is either complete or removed.
 func checkEntry(store raft.LogStore, index uint64, size int) error {
 	var got raft.Log
 	err := store.GetLog(index, &got)

@@ -14,12 +14,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// crashDirEnv names the directory to a child process, and makes it one.
+// crashDirEnv makes a process the crash child, and tells it its directory.
 const crashDirEnv = "LOGSTORETEST_CRASH_DIR"
 
-// What the child does, and so what the parent can know.
 const (
-	crashKeep       = 400 // entries left at the beginning of the log, at least
+	crashKeep       = 400 // entries that the child leaves when it removes the beginning
 	crashKillRounds = 6
 )
 
@@ -32,22 +31,22 @@ func sizeAt(index uint64) int {
 	return int(index % 300)
 }
 
-// CrashChild turns this process into the one that "after a kill" kills: when the
-// environment says so it writes with the opened store until it is killed, and
-// never returns. Otherwise it does nothing. Call it first in TestMain.
+// CrashChild turns this process into the one that the test "after a kill" kills. If
+// the environment says so, CrashChild writes to a store until the process is killed,
+// and never returns; otherwise it does nothing. Call it first in TestMain.
 func CrashChild(open logstore.Opener) {
 	dir, ok := os.LookupEnv(crashDirEnv)
 	if !ok {
 		return
 	}
-	// It must be killed, so that it ends by itself is a failure.
+	// The child must end by being killed; to get here is a failure.
 	fmt.Fprintln(os.Stderr, "crash child:", writeUntilKilled(dir, open))
 	os.Exit(1)
 }
 
-// writeUntilKilled appends, removes the beginning and cuts off the end, and says
-// on standard output, after each step, what must be there from now on: the bounds
-// within which every entry is, and the number in the stable state.
+// writeUntilKilled appends entries, and removes some from the beginning and the end. After
+// each step it prints what the store must hold from then on: the bounds between which
+// every entry is present, and the step number in the stable state.
 func writeUntilKilled(dir string, open logstore.Opener) error {
 	store, err := open(dir, nil)
 	if err != nil {
@@ -84,7 +83,7 @@ func writeUntilKilled(dir string, open logstore.Opener) error {
 		last += count
 		say(step)
 		if step%5 == 0 {
-			// From now on the end may be gone, before it is said to be.
+			// Print the lower bound before the removal, which may be half done at the kill.
 			last -= min(count, 5)
 			say(step)
 			if err := store.DeleteRange(last+1, last+5); err != nil {
@@ -101,14 +100,14 @@ func writeUntilKilled(dir string, open logstore.Opener) error {
 	}
 }
 
-// holds is one line of the child.
+// holds is one line that the child printed.
 type holds struct{ first, last, step uint64 }
 
 func (s *suite) afterKill(t *testing.T) {
 	dir := t.TempDir()
 	for round := range crashKillRounds {
-		// The child goes on at once after each line, so that it dies in the middle of
-		// something; different lines make it different things.
+		// The child continues at once after each line, so the kill interrupts an operation;
+		// a different number of lines interrupts a different one.
 		said := s.runAndKill(t, dir, 12+round*17)
 		store := s.open(t, dir)
 		s.checkAfterKill(t, store, said)
@@ -132,8 +131,8 @@ func (s *suite) checkAfterKill(t *testing.T, store logstore.Store, said holds) {
 	}
 }
 
-// runAndKill lets a child write until it said so many lines, kills it, and
-// returns the last thing that it said.
+// runAndKill runs a child until it has printed that many lines, kills it, and returns
+// its last complete line.
 func (s *suite) runAndKill(t *testing.T, dir string, lines int) holds {
 	t.Helper()
 	binary, err := os.Executable()
@@ -151,14 +150,14 @@ func (s *suite) runAndKill(t *testing.T, dir string, lines int) holds {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	// A child that hangs is killed and then found to have said too little.
+	// A child that hangs is killed, and then fails the test with too few lines.
 	late := time.AfterFunc(time.Minute, func() { _ = child.Process.Kill() })
 	defer late.Stop()
 	var said holds
 	count := 0
 	for scanner := bufio.NewScanner(out); scanner.Scan(); {
 		if _, err := fmt.Sscanf(scanner.Text(), "holds %d %d %d", &said.first, &said.last, &said.step); err != nil {
-			// A line that the kill cut off: what it would have said is not known to be said.
+			// The kill cut this line off, so it does not count.
 			break
 		}
 		count++

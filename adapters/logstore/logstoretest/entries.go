@@ -13,13 +13,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// entry makes the entry that belongs at index: anybody who knows the index knows
-// all of it, so what comes back can be checked in another process.
+// entry returns the entry for an index. Index and size determine all of it, so another
+// process can check it.
 func entry(index uint64, size int) *raft.Log {
 	data := make([]byte, size)
 	var seed [32]byte
 	binary.BigEndian.PutUint64(seed[:], index)
-	// Its Read returns no error.
+	// ChaCha8.Read never fails.
 	_, _ = rand.NewChaCha8(seed).Read(data)
 	log := &raft.Log{
 		Index:      index,
@@ -42,7 +42,7 @@ func entries(from, to uint64, size int) []*raft.Log {
 	return logs
 }
 
-// differs says how got is not want, and nothing when it is.
+// differs says how got differs from want, or returns "" if it does not.
 func differs(got, want *raft.Log) string {
 	switch {
 	case got.Index != want.Index:
@@ -97,7 +97,7 @@ func wantBounds(t testing.TB, store logstore.Store, first, last uint64) {
 
 func wantEntry(t testing.TB, store logstore.Store, want *raft.Log) {
 	t.Helper()
-	// What the log held before must not shine through.
+	// GetLog must overwrite everything that the log held before.
 	got := raft.Log{Index: 9, Term: 9, Type: 9, Data: []byte("old"), Extensions: []byte("old"), AppendedAt: time.Now()}
 	if err := store.GetLog(want.Index, &got); err != nil {
 		t.Fatalf("GetLog(%d): %v", want.Index, err)
@@ -110,7 +110,7 @@ func wantEntry(t testing.TB, store logstore.Store, want *raft.Log) {
 func wantNoEntry(t testing.TB, store logstore.Store, index uint64) {
 	t.Helper()
 	got := raft.Log{Index: 9, Data: []byte("old")}
-	// Compared as raft does it, on purpose.
+	// Compare as raft does, with ==.
 	if err := store.GetLog(index, &got); err != raft.ErrLogNotFound { //nolint:errorlint // raft compares with ==
 		t.Fatalf("GetLog(%d) = %v, want raft.ErrLogNotFound itself", index, err)
 	}

@@ -7,9 +7,8 @@ import (
 	"testing"
 )
 
-// Image gives a copy of dir, whose store is open, as a crash would leave it. Where the
-// store removes or renames a file meanwhile the copy is not all that there is, and is
-// made anew.
+// Image copies dir, whose store is open, as a crash would leave it, and returns the copy.
+// If the store removes or renames a file meanwhile, Image copies again.
 func Image(t testing.TB, dir string) string {
 	t.Helper()
 	for range 100 {

@@ -16,8 +16,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// Tree gives everything in dir, file by file, with mode, time and content: two
-// that are alike say that nobody changed anything in between.
+// Tree describes every file in dir: its name, mode, time and content. If two descriptions
+// are equal, nothing was changed in between.
 func Tree(tb testing.TB, dir string) string {
 	tb.Helper()
 	var tree strings.Builder
@@ -45,8 +45,8 @@ func Tree(tb testing.TB, dir string) string {
 	return tree.String()
 }
 
-// RunInspect checks what logstore.Backend asks of Inspect, of a backend that is
-// not volatile.
+// RunInspect checks the contract of logstore.Backend's Inspect, for a backend that is not
+// volatile.
 func RunInspect(t *testing.T, backend logstore.Backend) {
 	t.Run("nothing is there", func(t *testing.T) {
 		dir := t.TempDir()
@@ -74,7 +74,7 @@ func RunInspect(t *testing.T, backend logstore.Backend) {
 			t.Fatal(err)
 		}
 		inspectWritten(t, backend, dir)
-		// It goes on as if nobody had looked.
+		// Open still recovers the store, as if it had not been inspected.
 		store, err := backend.Open(dir, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +98,7 @@ func RunInspect(t *testing.T, backend logstore.Backend) {
 	})
 }
 
-// The log that written writes: its beginning is removed, and there is a gap.
+// The log that written stores: its beginning is removed, and it has a gap.
 const (
 	writtenFrom, writtenGap, writtenBehind, writtenTo = 41, 300, 351, 500
 	writtenSize                                       = 3000
@@ -188,8 +188,8 @@ func wantSame(t *testing.T, dir, before string) {
 	}
 }
 
-// testUnreadable has every file of a store be one that the operating system does not
-// give: what is in it may be sound.
+// testUnreadable replaces each file of a store with one that the operating system can't
+// open or read. That must not be reported as damage: the contents may be sound.
 func testUnreadable(t *testing.T, backend logstore.Backend) {
 	dir := t.TempDir()
 	if err := written(t, backend, dir).Close(); err != nil {
@@ -231,7 +231,8 @@ func testUnreadable(t *testing.T, backend logstore.Backend) {
 	inspectWritten(t, backend, dir)
 }
 
-// testPathIsNoPattern has a store lie where a pattern would be a bad one, or of others.
+// testPathIsNoPattern puts a store in a directory whose name, taken for a pattern, would be
+// malformed or match another directory.
 func testPathIsNoPattern(t *testing.T, backend logstore.Backend) {
 	for _, name := range []string{"n[12]", "n[1"} {
 		parent := t.TempDir()

@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// model does the same random things to the store and to two maps.
+// model runs the same random operations on the store and on two maps, and compares them.
 func (s *suite) model(t *testing.T) {
 	root := t.TempDir()
 	runs := 0
@@ -54,13 +54,13 @@ type machine struct {
 	store  logstore.Store
 	logs   map[uint64]*raft.Log
 	stable map[string]uint64
-	checks uint64 // how many there were
+	checks uint64 // how many times check ran
 }
 
-// largeEntry is large enough for a backend to treat it in another way.
+// largeEntry is a size from which a backend may store an entry in a different way.
 const largeEntry = 1 << 20
 
-// Few indexes, so that things meet.
+// There are few indexes, so that the operations overlap.
 var indexes = rapid.Uint64Range(1, 60)
 
 func (m *machine) storeLogs(r *rapid.T) {
@@ -134,7 +134,7 @@ func (m *machine) check(r *rapid.T) {
 	for index := range wantLast + 2 {
 		want, stored := m.logs[index]
 		if stored && len(want.Data) >= largeEntry && (m.checks+index)%4 != 0 {
-			continue // the race detector needs long for each
+			continue // reading one is slow with the race detector
 		}
 		var got raft.Log
 		err := m.store.GetLog(index, &got)

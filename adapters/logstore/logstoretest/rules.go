@@ -325,7 +325,7 @@ func (s *suite) stableRules(t *testing.T) {
 	})
 }
 
-// freshForRaft asks raft itself whether it understands what an empty store says.
+// freshForRaft checks that raft itself recognizes an empty store, and one with a term.
 func (s *suite) freshForRaft(t *testing.T) {
 	store := s.fresh(t)
 	snapshots := raft.NewInmemSnapshotStore()

@@ -1,6 +1,6 @@
-// Package logstoretest is the contract of logstore.Store as a test: every
-// backend passes Run, in its own package, and no backend is special here. It
-// never looks behind the interface.
+// Package logstoretest tests the contract of logstore.Store. Every backend runs Run in
+// its own package. The suite treats all backends alike, and never looks behind the
+// interface.
 package logstoretest
 
 import (
@@ -16,8 +16,8 @@ type Open func(tb testing.TB, dir string) logstore.Store
 // Option changes what Run asks of a backend.
 type Option func(*suite)
 
-// Durable also asks that what was stored is there after reopening, and after a
-// kill -9. The test binary's TestMain must call CrashChild first.
+// Durable also checks that what was stored survives reopening, and a kill -9. The test
+// binary's TestMain must call CrashChild first.
 func Durable() Option {
 	return func(s *suite) { s.durable = true }
 }

@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// nobody is a user who is not root, whom nothing stops.
+// nobody is a user who, unlike root, is subject to file permissions.
 const nobody = 65534
 
-// Unlisted runs do, in this goroutine, while dir can't be listed: everything may be done
-// with what is in it, but for making durable that it is there. Who does not notice has
-// not tried to.
+// Unlisted runs do, in this goroutine, while dir can't be opened for reading. Files in dir
+// can still be created, read and written, but dir itself can't be synced, so do fails only
+// if it tries to sync dir.
 func Unlisted(tb testing.TB, dir string, do func()) {
 	tb.Helper()
 	must := func(err error) {
@@ -29,9 +29,9 @@ func Unlisted(tb testing.TB, dir string, do func()) {
 			return errors.Join(err, os.Chown(path, nobody, -1))
 		}))
 		for above := filepath.Dir(dir); len(above) > len(os.TempDir()); above = filepath.Dir(above) {
-			must(os.Chmod(above, 0o711)) // a test has its folder for itself
+			must(os.Chmod(above, 0o711)) // the folder of a test is closed to other users
 		}
-		// The user of the file system is one of each thread.
+		// Setfsuid sets the user for file access of one thread only.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		must(syscall.Setfsuid(nobody))
