@@ -28,7 +28,7 @@ var ErrDamaged = logstore.Damage("write-ahead log is damaged before its end: not
 const (
 	walHeaderSize  = 20
 	markerHeadSize = 5 // bytes before a marker's key: every length takes one byte
-	// minWALFileSize is the least size that badger gives a write-ahead log before it
+	// minWALFileSize is the least size to which badger extends a write-ahead log before it
 	// writes to it. Earlier builds made larger ones. See memtableSize.
 	minWALFileSize = 4 << 20
 )
@@ -103,7 +103,7 @@ func encrypted(raw []byte) bool {
 }
 
 // removeEmpty removes the empty files that a crash left, which badger refuses to open.
-// badger creates a file before it gives it a size, and it truncates a write-ahead log to
+// badger creates a file before it sets its size, and it truncates a write-ahead log to
 // nothing before it removes it, once the tables have its contents. Value logs never hold
 // anything here.
 func removeEmpty(dir string) error {

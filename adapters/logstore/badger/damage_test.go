@@ -19,7 +19,7 @@ import (
 
 const markerText = "!badger!txn" // in every record that ends a transaction
 
-// crashed gives a directory as a crash leaves it: a copy of the files of an open
+// crashed returns a directory as a crash leaves it: a copy of the files of an open
 // store that holds the entries 1 to 20, each stored by itself.
 func crashed(t *testing.T) string {
 	t.Helper()
@@ -37,7 +37,7 @@ func crashed(t *testing.T) string {
 	return dir
 }
 
-// walOf is the newest write-ahead log.
+// walOf returns the path of the newest write-ahead log.
 func walOf(t *testing.T, dir string) string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "log.badger", "*.mem"))
@@ -47,7 +47,7 @@ func walOf(t *testing.T, dir string) string {
 	return paths[len(paths)-1]
 }
 
-// overwrite changes one byte at the place that where finds.
+// overwrite changes the byte at the offset that where returns.
 func overwrite(t *testing.T, path string, where func(raw []byte) int) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
@@ -60,13 +60,13 @@ func overwrite(t *testing.T, path string, where func(raw []byte) int) {
 	}
 }
 
-// endOf is where the last transaction ends.
+// endOf returns the offset at which the last transaction ends.
 func endOf(raw []byte) int {
 	key := bytes.LastIndex(raw, []byte(markerText))
 	return key + int(raw[key-3]) + int(raw[key-2]) + 4 // its key, its value and the checksum
 }
 
-// cut shortens a file to what where finds.
+// cut truncates a file at the offset that where returns.
 func cut(t *testing.T, path string, where func(raw []byte) int) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
@@ -78,7 +78,7 @@ func cut(t *testing.T, path string, where func(raw []byte) int) {
 	}
 }
 
-// create makes a file of nothing.
+// create creates an empty file.
 func create(t *testing.T, path string) {
 	t.Helper()
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -86,10 +86,10 @@ func create(t *testing.T, path string) {
 	}
 }
 
-// nextTo is the write-ahead log that badger makes after one.
+// nextTo returns a path for a write-ahead log later than wal.
 func nextTo(wal string) string { return filepath.Join(filepath.Dir(wal), "00099.mem") }
 
-// dataOf gives a place in the data of an entry.
+// dataOf finds the offset of an entry's data.
 func dataOf(index byte) func(raw []byte) int {
 	return func(raw []byte) int { return bytes.Index(raw, bytes.Repeat([]byte{index}, 100)) }
 }
@@ -268,8 +268,8 @@ func TestALogThatWentMissingAfterACrashIsRefused(t *testing.T) {
 	}
 }
 
-// wantUnopened says whether nobody opens what is in dir, for a reason that names a file,
-// and everybody leaves it as it is.
+// wantUnopened checks that neither Open nor Inspect opens the store in dir, that their error
+// is reason and names the file, and that they change nothing.
 func wantUnopened(t *testing.T, dir string, reason error, file string) {
 	t.Helper()
 	before := logstoretest.Tree(t, dir)
@@ -288,7 +288,7 @@ func wantUnopened(t *testing.T, dir string, reason error, file string) {
 	}
 }
 
-// An orderly stop puts everything into tables, and leaves no log.
+// An orderly stop flushes everything to tables, and leaves no write-ahead log.
 func TestNoLogAfterAnOrderlyStopIsNoDamage(t *testing.T) {
 	dir := crashed(t)
 	for range 2 {
@@ -303,7 +303,7 @@ func TestNoLogAfterAnOrderlyStopIsNoDamage(t *testing.T) {
 	}
 }
 
-// What badger would refuse in words of its own is damage for everybody who opens it.
+// Files that badger itself would refuse with an error of its own are reported as damage.
 func TestFilesThatBadgerDoesNotOpenAreRefused(t *testing.T) {
 	for _, pattern := range []string{"*.vlog", "KEYREGISTRY"} {
 		for name, left := range map[string]func(*testing.T) string{"after a crash": crashed, "after an orderly stop": tabled} {
@@ -344,8 +344,8 @@ func TestFilesThatBadgerDoesNotOpenAreRefused(t *testing.T) {
 	}
 }
 
-// What was being written when a crash came is in the newest log: the one with the highest number,
-// which has more digits then than the others.
+// The write that a crash interrupted is in the newest log: the one with the highest number,
+// which may have more digits than the others.
 func TestTheNewestLogMayHaveALongerName(t *testing.T) {
 	dir := crashed(t)
 	first := walOf(t, dir)

@@ -14,8 +14,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
 )
 
-// diskUse is what the tables and the logs of entries really take, in bytes. Holes
-// in the maps that badger makes ahead of time take nothing.
+// diskUse returns how many bytes the files really take on the disk. The holes in the sparse
+// files that badger creates take none.
 func diskUse(t *testing.T, dir string) int64 {
 	t.Helper()
 	var blocks int64

@@ -17,7 +17,7 @@ import (
 //
 // badger refuses to open files read-only after a crash, because it would have to
 // truncate the write-ahead logs, which are larger than their contents; and even then
-// it removes files that it takes for superfluous. So Inspect gives it a temporary
+// it removes files that it considers superfluous. So Inspect gives it a temporary
 // folder, with links to the files that badger only reads, and with copies of the
 // write-ahead logs, truncated where an instance would truncate them.
 func Inspect(dir string, logger *slog.Logger) (_ logstore.Store, err error) {

@@ -74,7 +74,7 @@ func TestInspectShowsWhatAnInstanceWouldFind(t *testing.T) {
 	wantNothingLeft(t)
 }
 
-// tabled gives a directory with a log that is in tables, as after an orderly stop.
+// tabled returns a directory with a log that is in tables, as after an orderly stop.
 func tabled(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -99,8 +99,7 @@ func only(t *testing.T, dir, pattern string) string {
 	return paths[0]
 }
 
-// badger itself would end the process over some of these bytes, and this test's
-// with it.
+// Some of these bytes would make badger end the process, and so this test.
 func TestEveryDamagedByteOfATableIsRefused(t *testing.T) {
 	dir := tabled(t)
 	path := only(t, dir, "*.sst")

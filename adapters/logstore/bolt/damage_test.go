@@ -13,7 +13,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 )
 
-// written gives the bytes of a store with a log of several pages.
+// written returns the bytes of a store with a log of several pages.
 func written(t *testing.T) []byte {
 	t.Helper()
 	dir := t.TempDir()

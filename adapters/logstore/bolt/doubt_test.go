@@ -9,7 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// transaction is the number of the last one in the file.
+// transaction returns the number of the last transaction in the file.
 func (s *store) transaction(t *testing.T) (last uint64) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(s.dir, fileName))
@@ -23,8 +23,8 @@ func (s *store) transaction(t *testing.T) (last uint64) {
 	return last
 }
 
-// What bbolt goes by after a write that failed need not be on the disk, and is written
-// again, in a transaction of its own, before what it takes for free is used.
+// The meta page that bbolt uses after a failed write may not be on the disk. An empty
+// transaction writes it again before a page that bbolt takes for free is used.
 func TestNothingIsWrittenOverWhatTheDiskMayGoBy(t *testing.T) {
 	s := openStore(t)
 	set := func(value uint64, transactions uint64) {

@@ -30,8 +30,8 @@ func TestInspectOfAFileThatWasNeverWritten(t *testing.T) {
 	}
 }
 
-// A meta page that is not whole is what a crash can leave, so an instance starts;
-// but whether there was a crash only an operator knows.
+// A crash can leave a meta page that is not whole, so an instance starts with it; but only
+// an operator knows whether there was a crash.
 func TestAMetaPageThatIsNotWhole(t *testing.T) {
 	const page = 4096
 	for name, test := range map[string]struct {

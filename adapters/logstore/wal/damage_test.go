@@ -19,7 +19,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/wal"
 )
 
-// entry is one with a size, in which every byte is its index.
+// entry returns an entry with size bytes of data, each of which is the index.
 func entry(index uint64, size int) *raft.Log {
 	return &raft.Log{Index: index, Term: 1, Data: bytes.Repeat([]byte{byte(index)}, size)}
 }
@@ -38,8 +38,8 @@ func closed(t testing.TB, s logstore.Store) {
 	}
 }
 
-// left gives a directory as a crash leaves it, or with ended as its instance does: with
-// the entries 1 to last of a size, each stored by itself.
+// left returns a directory with the entries 1 to last, each of the given size and stored by
+// itself: as a crash leaves it, or, with ended, as an orderly stop does.
 func left(t testing.TB, last uint64, size int, ended bool) string {
 	t.Helper()
 	live := t.TempDir()
@@ -58,7 +58,7 @@ func left(t testing.TB, last uint64, size int, ended bool) string {
 	return dir
 }
 
-// segments are the files of the log, in order.
+// segments returns the paths of the log's files, in order.
 func segments(t testing.TB, dir string) []string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "log.wal", "*.wal"))
@@ -79,7 +79,7 @@ func change(t testing.TB, path string, how func(raw []byte) []byte) {
 	}
 }
 
-// spoilt has one byte changed, in the data of an entry.
+// spoilt changes one byte in the data of an entry.
 func spoilt(index byte) func([]byte) []byte {
 	return func(raw []byte) []byte {
 		raw[bytes.Index(raw, bytes.Repeat([]byte{index}, 100))] ^= 1
@@ -154,8 +154,8 @@ func TestAfterACrash(t *testing.T) {
 	}
 }
 
-// wantRefused checks that a store is called damaged, in a way that names it, and is
-// left as it is.
+// wantRefused checks that Open reports a store as damaged, names it in the error, and
+// changes nothing.
 func wantRefused(t testing.TB, dir string) {
 	t.Helper()
 	before := logstoretest.Tree(t, dir)
@@ -175,8 +175,8 @@ func wantRefused(t testing.TB, dir string) {
 	}
 }
 
-// wantUpTo checks a store that holds the entries from 1, after it has stored what is
-// missing of them.
+// wantUpTo stores the entries up to last that are missing, and then checks that the store
+// holds the entries 1 to last.
 func wantUpTo(t testing.TB, dir string, last uint64, size int) {
 	t.Helper()
 	s := open(t, dir)
@@ -239,8 +239,8 @@ func TestALogOfSeveralFiles(t *testing.T) {
 	t.Run("they are as they were", func(t *testing.T) { wantUpTo(t, left(t, last, size, false), last+30, size) })
 }
 
-// Whatever becomes of one byte, no entry is lost that was acknowledged before the last
-// one, and none is another one.
+// If any single byte changes, no entry that was acknowledged before the last one is lost,
+// and no entry is read as another one.
 func TestOneSpoiltByteIsFound(t *testing.T) {
 	const last = 20
 	intact := left(t, last, 40, false)

@@ -16,7 +16,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
 
-// endless has zeros from where the data of an entry begin to the end of the file.
+// endless overwrites a file with zeros, from the data of an entry to the end.
 func endless(t *testing.T, path string, mark byte) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
@@ -33,8 +33,8 @@ func endless(t *testing.T, path string, mark byte) {
 	}
 }
 
-// stopped gives a directory with a log of a mark for each entry, each stored by itself,
-// after an orderly stop.
+// stopped returns a directory after an orderly stop. Its log has an entry for each mark, each
+// stored by itself.
 func stopped(t *testing.T, marks string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -63,7 +63,7 @@ func ended(t *testing.T, s *store) {
 	}
 }
 
-// tail is the last file of the log.
+// tail returns the path of the last file of the log.
 func tail(t *testing.T, dir string) string {
 	t.Helper()
 	paths, err := segmentFiles(filepath.Join(dir, dirName))
@@ -95,8 +95,8 @@ func wantReopened(t *testing.T, dir, marks string) {
 	ended(t, s)
 }
 
-// What an orderly stop left is not taken for the rest of a write, though nothing of it
-// is there any more that says so.
+// A log that lost its end after an orderly stop is not taken for one with an unfinished
+// write, although the record of the orderly stop is lost with the end.
 func TestALogThatLostItsEnd(t *testing.T) {
 	t.Run("after an orderly stop", func(t *testing.T) {
 		for _, mark := range []byte("abcd") {
@@ -170,7 +170,7 @@ func TestALogThatLostItsEnd(t *testing.T) {
 func imageOf(t *testing.T, live *store) string {
 	t.Helper()
 	image := t.TempDir()
-	live.filesMu.Lock() // a file that goes meanwhile can't be copied
+	live.filesMu.Lock() // a file that is removed meanwhile can't be copied
 	defer live.filesMu.Unlock()
 	if err := os.CopyFS(image, os.DirFS(filepath.Dir(live.path))); err != nil {
 		t.Fatal(err)
@@ -178,8 +178,8 @@ func imageOf(t *testing.T, live *store) string {
 	return image
 }
 
-// A build that does not know how far the log reaches writes a list without it, or leaves
-// the one that it found and goes on: both are opened.
+// A build that does not know list.Reaches writes a list without it, or appends to the log and
+// keeps the list that it found: both logs are opened.
 func TestALogThatAnEarlierBuildWrote(t *testing.T) {
 	earlier := func(t *testing.T, dir string) {
 		t.Helper()
@@ -249,7 +249,7 @@ func TestALogThatAnEarlierBuildWrote(t *testing.T) {
 	t.Run("it says what a list of this build is", func(t *testing.T) {
 		dir := stopped(t, "abcd")
 		raw, err := os.ReadFile(filepath.Join(dir, dirName, listName))
-		// The same, with the same checksum, but for what earlier builds skip.
+		// All fields that earlier builds read are the same, and so is their checksum.
 		const want = `{"format":1,"first":1,"last":1,"checksum":"b768e4c6","reaches":6,"reaches_checksum":"d119df2b"}` + "\n"
 		if err != nil || string(raw) != want {
 			t.Errorf("%s, %v; want %s", raw, err, want)
@@ -262,7 +262,7 @@ func TestALogThatAnEarlierBuildWrote(t *testing.T) {
 	})
 }
 
-// Whatever becomes of a byte of the list, it is not believed, or all of the log is there.
+// If any byte of the list changes, the list is refused, or the whole log is there.
 func TestEverySpoiltByteOfTheListIsFound(t *testing.T) {
 	dir := stopped(t, "abcd")
 	path := filepath.Join(dir, dirName, listName)
@@ -285,7 +285,8 @@ func TestEverySpoiltByteOfTheListIsFound(t *testing.T) {
 	}
 }
 
-// No part of a stop that fails, or that a crash ends, makes a good log a damaged one.
+// A stop that fails at any step, or is ended by a crash, does not make a sound log a damaged
+// one.
 func TestAStopThatFails(t *testing.T) {
 	t.Run("the list can't be written", func(t *testing.T) {
 		dir := t.TempDir()
@@ -324,7 +325,7 @@ func TestAStopThatFails(t *testing.T) {
 			stored(t, s, "abcd")
 			s.tail.file = &faulty{file: s.tail.file, writes: writes}
 			ended(t, s)
-			// What was not synced is not there after a crash.
+			// A crash loses what was not synced.
 			raw, err := os.ReadFile(tail(t, dir))
 			if err != nil {
 				t.Fatal(err)
@@ -338,7 +339,7 @@ func TestAStopThatFails(t *testing.T) {
 	}
 }
 
-// What was not synced, whoever reads it, is not called durable.
+// The list never covers a batch that was not synced, even if the batch can be read.
 func TestTheListKnowsOnlyWhatIsDurable(t *testing.T) {
 	t.Run("a write that fails", func(t *testing.T) {
 		s := opened(t, t.TempDir())
@@ -411,7 +412,7 @@ func TestTheListKnowsOnlyWhatIsDurable(t *testing.T) {
 	})
 }
 
-// notes knows what was written last, and whether that was synced.
+// notes records what was written last, and whether that was synced.
 type notes struct {
 	file
 	at               int64
@@ -428,7 +429,7 @@ func (n *notes) Sync() error {
 	return n.file.Sync()
 }
 
-// lossy forgets what was not synced when the power goes.
+// lossy is a file that loses what was not synced when the power fails.
 type lossy struct {
 	file
 	path string
@@ -452,8 +453,8 @@ func (l *lossy) Sync() error {
 	return err
 }
 
-// Whenever the power goes, and whatever fails before, the log is opened, with all that
-// was acknowledged.
+// Whenever the power fails, and whatever failed before, the log can be opened, and has
+// everything that was acknowledged.
 func TestNoCrashMakesALogADamagedOne(t *testing.T) {
 	root := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
@@ -515,7 +516,7 @@ func TestNoCrashMakesALogADamagedOne(t *testing.T) {
 				s.filesMu.Unlock()
 				torn := rapid.Bool().Draw(t, "torn")
 				if torn {
-					// A write that is on its way, of which nothing is synced.
+					// A write in progress, of which nothing is synced.
 					s.tail.file = &faulty{file: tail, writes: rapid.IntRange(0, 200).Draw(t, "of it")}
 					_ = write(100)
 				}
@@ -543,8 +544,8 @@ func TestNoCrashMakesALogADamagedOne(t *testing.T) {
 	})
 }
 
-// A process may be killed when it has put a list in its place, and before that is durable.
-// The next one must not fill files that the list of before does not name.
+// A process may be killed after it has renamed a list into place and before that is durable.
+// The next process must not write to files that the previous list does not name.
 func TestAListThatMayBeLostIsNotBuiltUpon(t *testing.T) {
 	dir := stopped(t, "abcd")
 	path := filepath.Join(dir, dirName)

@@ -17,7 +17,7 @@ import (
 
 var errBroken = errors.New("input/output error")
 
-// faulty writes so many bytes, and fails then; or fails to sync what it wrote.
+// faulty is a file that fails after so many bytes of each write, and at each sync.
 type faulty struct {
 	file
 	writes int // -1: all
@@ -59,7 +59,7 @@ func TestAFullDiskIsToldFromABrokenOne(t *testing.T) {
 	}
 }
 
-// failing has a call fail as a disk would let it.
+// failing runs call, which must fail, while the tail is faulty.
 func failing(t *testing.T, s *store, writes int, call func() error) {
 	t.Helper()
 	failingIn(t, s.tail, writes, call)
@@ -79,7 +79,7 @@ func failingIn(t *testing.T, in *segment, writes int, call func() error) {
 func crashed(t *testing.T, live *store) *store {
 	t.Helper()
 	image := t.TempDir()
-	live.filesMu.Lock() // a file that goes meanwhile can't be copied
+	live.filesMu.Lock() // a file that is removed meanwhile can't be copied
 	err := os.CopyFS(image, os.DirFS(filepath.Dir(live.path)))
 	live.filesMu.Unlock()
 	if err != nil {
@@ -107,8 +107,8 @@ func wantMarks(t *testing.T, s *store, marks string) {
 	}
 }
 
-// What a write has left that failed, however much of it, is no part of the log, nor of
-// the write that takes its place.
+// However much a failed write left, it is neither part of the log nor part of the write that
+// overwrites it.
 func TestAWriteThatFails(t *testing.T) {
 	for _, writes := range []int{-1, 0, 10, 100, 130, 200, 300} {
 		t.Run(fmt.Sprintf("after %d bytes", writes), func(t *testing.T) {
@@ -134,8 +134,8 @@ func TestAWriteThatFails(t *testing.T) {
 	}
 }
 
-// A crash while a failed write is tried again can leave both on the disk in parts: all
-// of the one, all of the other or none.
+// A crash while a failed write is tried again can leave parts of both attempts on the disk.
+// The log then has all of the one, all of the other, or nothing.
 func TestACrashBetweenTwoTries(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
@@ -151,7 +151,8 @@ func TestACrashBetweenTwoTries(t *testing.T) {
 	}
 }
 
-// What failed at the end of one file and was stored in the next one is there once.
+// A batch whose write failed at the end of one file, and that was stored in the next file, is
+// in the log once.
 func TestAWriteThatFailsAndGoesToTheNextFile(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
@@ -169,7 +170,8 @@ func TestAWriteThatFailsAndGoesToTheNextFile(t *testing.T) {
 	wantMarks(t, crashed(t, s), "ac")
 }
 
-// What failed in a new file may be there; what is stored then is not taken for older.
+// A failed write to a new file may be on the disk; what is stored afterwards is not taken for
+// older data.
 func TestAWriteThatFailsInTheNextFile(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
@@ -185,7 +187,7 @@ func TestAWriteThatFailsInTheNextFile(t *testing.T) {
 	wantMarks(t, crashed(t, s), "ac")
 }
 
-// The oldest file that is left says with which batch the log goes on.
+// The oldest file that is left determines the batch with which the log continues.
 func TestACrashBeforeTheFirstWriteToAFile(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
@@ -219,7 +221,7 @@ func TestAListThatCannotBeWritten(t *testing.T) {
 		}
 		wantMarks(t, s, "a")
 	}
-	// There is room for what makes room, and for the term.
+	// There is still room for removals, which free space, and for the term.
 	if err := s.SetUint64([]byte("term"), 1); err != nil {
 		t.Error(err)
 	}
@@ -234,7 +236,8 @@ func TestAListThatCannotBeWritten(t *testing.T) {
 	wantMarks(t, crashed(t, s), "ac")
 }
 
-// A file that was made for little, and is in no list yet, is too small for much.
+// A file that was created for a small batch, and is not in the list yet, is too small for a
+// large one.
 func TestAFileThatWasMadeForLess(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer ended(t, s)
@@ -255,8 +258,8 @@ func TestAFileThatWasMadeForLess(t *testing.T) {
 	wantMarks(t, crashed(t, s), "ab")
 }
 
-// A batch that is larger than a file has one of its own, and the one that was made for
-// others is not in the way, nor lost.
+// A batch that is larger than a file gets a file of its own. The spare file that was created
+// before is neither in the way nor lost.
 func TestABatchThatIsLargerThanAFile(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
@@ -281,7 +284,7 @@ func TestABatchThatIsLargerThanAFile(t *testing.T) {
 	}
 }
 
-// A store whose log is cut as raft does it stays small, whatever is written.
+// A store whose log is truncated as raft does it stays small, however much is written.
 func TestFilesOfEntriesThatWereRemovedGo(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
@@ -310,7 +313,7 @@ func TestFilesOfEntriesThatWereRemovedGo(t *testing.T) {
 	}
 }
 
-// Files that could not be removed from the list go the next time.
+// Files that could not be removed from the list are removed the next time.
 func TestFilesThatCannotBeRemovedGoLater(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()

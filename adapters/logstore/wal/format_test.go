@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// What is on disk is read by every later build: this file does not change.
+// golden never changes: every later build must read it.
 const golden = "testdata/format1.hex"
 
 func goldenSegment(t *testing.T) []byte {
@@ -89,8 +89,8 @@ func TestAKindOfALaterBuildIsRefusedAndNoDamage(t *testing.T) {
 	}
 }
 
-// A record ends with filler, whatever its payload ends with: what is behind it, and zero, is
-// nothing.
+// A record ends with filler even if its payload ends with zeros: zeros after a record mean
+// that nothing follows.
 func TestARecordNeverEndsWithAZero(t *testing.T) {
 	for payload, size := range map[int]int{1: 24, 7: 24, 8: 32, 15: 32, 16: 40, 17: 40} {
 		var b batch

@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// until waits for what the keeper does by itself.
+// until waits until the keeper has brought about a condition by itself.
 func until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -31,7 +31,7 @@ func (s *store) files(t *testing.T) int {
 	return len(files)
 }
 
-// grown is a log of four files with an entry in each.
+// grown returns a store with a log of four files, each with one entry.
 func grown(t *testing.T, dir string) *store {
 	t.Helper()
 	s := opened(t, dir)
@@ -43,7 +43,7 @@ func grown(t *testing.T, dir string) *store {
 	return s
 }
 
-// Nobody has to ask for it.
+// The keeper works without being called.
 func TestTheKeeperSeesWhatThereIsToDo(t *testing.T) {
 	t.Run("files of which the entries are removed go", func(t *testing.T) {
 		s := grown(t, t.TempDir())
@@ -98,8 +98,8 @@ func TestTheKeeperSeesWhatThereIsToDo(t *testing.T) {
 	})
 }
 
-// A part of what a crash has left must not be taken for a part of what is written in its
-// place, which has the same number.
+// Remains of a write that a crash interrupted must not be taken for part of the batch that
+// overwrites them, which has the same number.
 func TestAStartLeavesNothingBehindTheEnd(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
@@ -125,7 +125,7 @@ func TestAStartLeavesNothingBehindTheEnd(t *testing.T) {
 	}
 }
 
-// blocking lets nobody read before it may.
+// blocking is a file whose reads wait until they are told to proceed.
 type blocking struct {
 	file
 	begun, proceed chan struct{}
@@ -137,8 +137,8 @@ func (b *blocking) ReadAt(raw []byte, at int64) (int, error) {
 	return b.file.ReadAt(raw, at)
 }
 
-// Raft is given an entry that it has removed meanwhile, and not that its file is closed: an
-// instance of which an entry can't be read ends.
+// A reader gets an entry that is removed meanwhile, and not an error because the file is
+// closed: raft ends the instance if it can't read an entry.
 func TestAFileIsNotClosedWhileItIsRead(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer ended(t, s)
@@ -160,7 +160,7 @@ func TestAFileIsNotClosedWhileItIsRead(t *testing.T) {
 	in.file = slow.file
 }
 
-// A full disk has no room for another file: what makes room has to find some in this one.
+// A full disk has no room for another file: removals, which free space, must fit in this one.
 func TestEntriesLeaveRoomForWhatMakesRoom(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer ended(t, s)
@@ -177,7 +177,7 @@ func TestEntriesLeaveRoomForWhatMakesRoom(t *testing.T) {
 		}
 		return !s.wantsSpare()
 	})
-	// Who makes the next file finds something in its place.
+	// Creating the next file fails, because something else is in its place.
 	next := segmentPath(s.path, s.listed.Last+1)
 	if err := os.MkdirAll(filepath.Join(next, "x"), 0o700); err != nil {
 		t.Fatal(err)
@@ -196,7 +196,7 @@ func TestEntriesLeaveRoomForWhatMakesRoom(t *testing.T) {
 	}
 }
 
-// wantsSpare says whether there is a file to be made.
+// wantsSpare reports whether the keeper has to create a file.
 func (s *store) wantsSpare() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

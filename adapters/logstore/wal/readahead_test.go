@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// counted counts the reads of a file, and fails for what lies behind a byte.
+// counted is a file that counts its reads, and fails reads that reach beyond a byte.
 type counted struct {
 	file
 	reads  int
@@ -27,7 +27,7 @@ func (c *counted) ReadAt(raw []byte, at int64) (int, error) {
 	return count, errors.Join(err, &fs.PathError{Op: "read", Path: "x", Err: errBroken})
 }
 
-// demand reads an entry, which has to be of a mark.
+// demand reads an entry and checks that its data consists of the mark.
 func demand(t *testing.T, s *store, index uint64, mark byte) {
 	t.Helper()
 	var log raft.Log
@@ -37,10 +37,10 @@ func demand(t *testing.T, s *store, index uint64, mark byte) {
 	if log.Index != index || log.Data[0] != mark || log.Data[len(log.Data)-1] != mark {
 		t.Fatalf("entry %d is %d of %q", index, log.Index, log.Data)
 	}
-	clear(log.Data) // it belongs to who asked for it
+	clear(log.Data) // it belongs to the caller
 }
 
-// Who reads one entry after the other has them read many at a time, and gets each of them.
+// Consecutive entries are read many at a time, and each is returned as it was stored.
 func TestWhatIsReadInOrderIsReadAhead(t *testing.T) {
 	const size, count = 1000, 500
 	s := opened(t, t.TempDir())
@@ -71,8 +71,8 @@ func TestWhatIsReadInOrderIsReadAhead(t *testing.T) {
 	}
 }
 
-// What is read ahead ends with the last batch: behind it lies what a try to write has left,
-// and the next one takes its place.
+// Reading ahead stops at the end of the last batch: after it lies what a failed write left,
+// which the next write overwrites.
 func TestWhatIsNotThereYetIsNotReadAhead(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer ended(t, s)
@@ -96,7 +96,7 @@ func TestWhatIsNotThereYetIsNotReadAhead(t *testing.T) {
 	}
 }
 
-// Damage and a broken disk cost those entries that they are about.
+// Damage and read errors affect only the entries that they hit.
 func TestWhatCantBeReadAheadCostsNoOther(t *testing.T) {
 	for name, test := range map[string]struct {
 		damage func(s *store, in *counted, at int64) error
@@ -143,7 +143,7 @@ func TestZerosAreTrimmed(t *testing.T) {
 	}
 }
 
-// The files of an instance are read so at its start.
+// An instance reads its log in order when it starts.
 func BenchmarkGetLog(b *testing.B) {
 	for _, order := range []struct {
 		name string

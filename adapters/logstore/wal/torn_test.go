@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// contents is all that a store holds, in a text.
+// contents describes everything that a store holds.
 func contents(t *testing.T, s *store) string {
 	t.Helper()
 	var text strings.Builder
@@ -35,7 +35,7 @@ func contents(t *testing.T, s *store) string {
 	return text.String()
 }
 
-// crashImage is what is on the disk now.
+// crashImage returns a copy of the directory as it is on the disk now.
 func crashImage(t *testing.T, s *store) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -47,7 +47,7 @@ func crashImage(t *testing.T, s *store) (dir string) {
 	return dir
 }
 
-// overwritten is a file of the log that a write has changed.
+// overwritten is a file of the log before and after a write.
 type overwritten struct {
 	name          string
 	before, after []byte
@@ -85,8 +85,8 @@ func differences(t *testing.T, before, after string) (found []overwritten) {
 	return found
 }
 
-// Whatever part of a write reaches the disk before the machine ends, the log has all of it
-// afterwards, or nothing; and loses nothing either when it goes on from there.
+// Whatever part of a write reaches the disk before the machine fails, the log has all of the
+// write afterwards, or nothing of it; and it loses nothing when it goes on from there.
 func TestAWriteThatIsTorn(t *testing.T) {
 	live := opened(t, t.TempDir())
 	defer ended(t, live)
@@ -131,7 +131,7 @@ func TestAWriteThatIsTorn(t *testing.T) {
 	}
 }
 
-// goesOn opens a copy of a directory in which a file of the log is torn, and goes on with it.
+// goesOn opens a copy of a directory in which a file of the log is torn, and appends to it.
 func goesOn(t *testing.T, dir, name string, torn []byte, wants ...string) {
 	t.Helper()
 	image := t.TempDir()
