@@ -67,7 +67,7 @@ type interceptorConfig struct {
 	transferring func() uint64
 
 	// isSteady says whether a heartbeat of term changes neither raft's term nor its state;
-	// optional: none does.
+	// optional: without it, every heartbeat counts as steady.
 	isSteady func(term uint64) bool
 	// filter removes what raft must not be given of a leader's requests; optional.
 	filter *snapshotFilter
