@@ -28,7 +28,9 @@ type snapshotStore struct {
 	logger   *slog.Logger
 }
 
-// openSnapshots creates the folder, and checks that it can be written. Raft refuses to start
+// openSnapshots creates the folder, checks that it can be written, and makes the names in it
+// durable: a process that was killed may have renamed a snapshot into place without doing so,
+// and a start removes the entries that a snapshot replaces. Raft refuses to start
 // if it can load none of the snapshots that are listed, even if the log has everything: so
 // the unusable ones are hidden from it.
 func openSnapshots(directory string, unusable []string, logger *slog.Logger) (*snapshotStore, error) {
@@ -42,6 +44,9 @@ func openSnapshots(directory string, unusable []string, logger *slog.Logger) (*s
 	}
 	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
 		return nil, fmt.Errorf("snapshots can't be written: %w", err)
+	}
+	if err := errors.Join(logstore.SyncDir(folder), logstore.SyncDir(directory)); err != nil {
+		return nil, fmt.Errorf("snapshots can't be made durable: %w", err)
 	}
 	return &snapshotStore{folder: folder, unusable: unusable, logger: logger}, nil
 }

@@ -2,7 +2,9 @@ package consensus
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -218,6 +221,25 @@ func TestSnapshotsAreReadByBuildsFromBeforeAndTheOtherWayRound(t *testing.T) {
 				t.Errorf("%s: %+v", name, meta)
 			}
 		}
+	}
+}
+
+// The log is cut behind a snapshot at a start, too, so its name must not be lost then.
+func TestASnapshotWhoseNameMayBeLostIsNotBuiltUpon(t *testing.T) {
+	dir := t.TempDir()
+	open := func() error {
+		_, err := openSnapshots(dir, nil, slog.New(slog.DiscardHandler))
+		return err
+	}
+	if err := open(); err != nil {
+		t.Fatal(err)
+	}
+	for _, unsynced := range []string{filepath.Join(dir, logstore.SnapshotsFolder), dir} {
+		logstoretest.Unlisted(t, unsynced, func() {
+			if err := open(); !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("%s: %v", unsynced, err)
+			}
+		})
 	}
 }
 

@@ -85,8 +85,9 @@ type Store interface {
 // lies in dir under the one name "log.<backend>", so that two backends can stand
 // side by side while one is converted to the other.
 //
-// Before it returns the store it makes the contents of dir durable: a process that was
-// killed may have written the store, the manifest or a note there without doing so.
+// Before it returns a store that keeps anything it makes the names in dir durable: a process
+// that was killed may have created or renamed the store, the manifest or a note there without
+// doing so.
 //
 // A store that a crash left behind is repaired if that loses nothing that was
 // acknowledged; other damage is an error that names the file. A nil logger
