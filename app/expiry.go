@@ -201,9 +201,10 @@ func (l *Leases) endExpiry(e *expiry, due []*lease) {
 	close(e.done)
 }
 
-// markDoubtful records that the outcome of an expiry is unknown. The caller holds mu.
+// markDoubtful records that the outcome of an expiry is unknown. One of an earlier term may
+// be the last to report that: it must not replace a later term. The caller holds mu.
 func (l *Leases) markDoubtful(term uint64, due []*lease) {
-	if l.doubtfulTerm != term {
+	if l.doubtfulTerm < term {
 		l.doubtfulTerm, l.doubtful = term, map[string]bool{}
 	}
 	for _, one := range due {

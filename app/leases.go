@@ -49,8 +49,9 @@ type Leases struct {
 	// not expire.
 	pinned       map[string]int
 	doubtfulTerm uint64 // the last term with an expiry whose outcome is unknown
-	// doubtful are the nodes of such expiries. A node is removed when a later write of it
-	// is answered, because that comes after the expiry in the log.
+	// doubtful are the nodes of such expiries. A later write removes those that it reports,
+	// changed or not, because it comes after the expiry in the log. A node that stays here
+	// needlessly costs one write.
 	doubtful  map[string]bool
 	position  domain.Revision // the revision up to which table follows the registry
 	lastTick  time.Time

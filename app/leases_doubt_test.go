@@ -158,6 +158,28 @@ func TestAnExpiryEndsWithTheTermInWhichItWasDecided(t *testing.T) {
 	}
 }
 
+// The expiry of an earlier term may be the last to end without an answer.
+func TestAnExpiryOfALaterTermStaysInDoubt(t *testing.T) {
+	inBubble(t, func(t *testing.T, l leasing) {
+		l.mustRegister(living("a", 2))
+		earlier := l.blockExpiry()
+		pass(3 * time.Second)
+		l.Change(newTerm)
+		later := l.blockExpiry()
+		pass(3 * time.Second)
+		later(ports.ErrOutcomeUnknown)
+		synctest.Wait()
+		earlier(ports.ErrOutcomeUnknown)
+		synctest.Wait()
+		l.tap(func(r *tapped) { r.propose = nil })
+		before := l.proposals()
+		l.mustRenew("a")
+		if wrote := l.proposals() - before; wrote != 1 {
+			t.Errorf("the renewal wrote %d commands behind the expiry, not one", wrote)
+		}
+	})
+}
+
 // A write need not find out whether a majority is heard from when another one just did.
 func TestManyWritesAskOnceForTheContact(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
