@@ -105,7 +105,7 @@ func (c cutShort) StoreLog(entry *raft.Log) error { return c.StoreLogs([]*raft.L
 
 // Nobody has heard of it by then, whether or not it is started in between without being told
 // to found.
-func TestAFoundingMayBeCutShortAnywhere(t *testing.T) {
+func TestAFoundingMayBeCutShortAtEachWriteToTheStore(t *testing.T) {
 	for name, cut := range map[string]cutShort{
 		"before the first term":   {term: before},
 		"behind the first term":   {term: behind},
@@ -142,6 +142,25 @@ func TestAFoundingMayBeCutShortAnywhere(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Of the cluster that it was about to found nobody has heard, so another one may be founded.
+func TestAFoundingMayBeCutShortBehindItsMark(t *testing.T) {
+	config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "bolt", open: bolt.Open}
+	owner := logstore.Owner{RaftID: config.id, Backend: config.backend}
+	claimed, err := logstore.Claim(config.directory, owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(markFounding(claimed, "unheard-of"), claimed.Close()); err != nil {
+		t.Fatal(err)
+	}
+	i := start(t, config)
+	i.eventually(t, "leading", leading)
+	register(t, i, "a")
+	if mark, found, err := readMark(i.directory); found || err != nil {
+		t.Errorf("it has the mark %+v, error %v", mark, err)
 	}
 }
 
