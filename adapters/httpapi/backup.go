@@ -56,6 +56,9 @@ func (s *Server) getBackup(ctx context.Context, r request) (answer, error) {
 	state, _ := s.config.Local.State()
 	a := answer{etag: []string{etag(view.Revision())}}
 	a.setRevision(view.Revision())
+	if err := checkMatchOf(r, a.etag[0], view.Revision(), nil); err != nil {
+		return answer{}, err
+	}
 	if notModified(r, a.etag[0]) {
 		a.status = http.StatusNotModified
 		return a, nil

@@ -75,15 +75,22 @@ func noCondition(r request) error {
 }
 
 // checkMatch refuses a read whose If-Match does not name tag, the ETag of what was asked
-// for (RFC 9110, section 13.1.1). seen is the revision of the registry that was read, and
-// current the node; nil for a list.
-func checkMatch(r request, tag string, seen domain.Revision, current *domain.CacheNode) error {
+// for (RFC 9110, section 13.1.1).
+func checkMatch(r request, tag string) error {
 	lines, given := r.Header["If-Match"]
 	if !given || anyTag(lines, func(candidate string) bool { return candidate == tag }) {
 		return nil
 	}
-	err := fmt.Errorf("%w: the ETag is %s, and If-Match names %s", domain.ErrConditionFailed, tag, strings.Join(lines, ", "))
-	return &domain.Refusal{Err: err, Revision: seen, Current: current}
+	return fmt.Errorf("%w: the ETag is %s, and If-Match names %s", domain.ErrConditionFailed, tag, strings.Join(lines, ", "))
+}
+
+// checkMatchOf is checkMatch for a read of the registry. seen is its revision, and current
+// the node that was read; nil for all of them.
+func checkMatchOf(r request, tag string, seen domain.Revision, current *domain.CacheNode) error {
+	if err := checkMatch(r, tag); err != nil {
+		return &domain.Refusal{Err: err, Revision: seen, Current: current}
+	}
+	return nil
 }
 
 // notModified reports whether If-None-Match names tag, the ETag of what was asked for.

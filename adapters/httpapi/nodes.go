@@ -109,7 +109,7 @@ func (s *Server) getNodes(ctx context.Context, r request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if err := checkMatch(r, list.etag[0], list.revision, nil); err != nil {
+	if err := checkMatchOf(r, list.etag[0], list.revision, nil); err != nil {
 		return answer{}, err
 	}
 	a := answer{
@@ -140,7 +140,7 @@ func (s *Server) getNode(ctx context.Context, r request) (answer, error) {
 		return answer{}, domain.NoSuchNode(id, view.Revision())
 	}
 	tag := etag(node.Revision)
-	if err := checkMatch(r, tag, view.Revision(), node); err != nil {
+	if err := checkMatchOf(r, tag, view.Revision(), node); err != nil {
 		return answer{}, err
 	}
 	a := nodeAnswer(node, view.Revision())

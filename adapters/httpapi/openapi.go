@@ -25,6 +25,9 @@ func contentTag(content []byte) string {
 }
 
 func (s *Server) openapi(_ context.Context, r request) (answer, error) {
+	if err := checkMatch(r, openAPITag[0]); err != nil {
+		return answer{}, err
+	}
 	a := answer{body: openAPI, contentType: yamlType, etag: openAPITag}
 	if notModified(r, openAPITag[0]) {
 		a.status = http.StatusNotModified

@@ -223,6 +223,30 @@ func TestEverythingDescribedIsAnswered(t *testing.T) {
 	}
 }
 
+// A read without an ETag has nothing that a condition could name, and ignores it.
+func TestIfMatchHoldsForEveryReadWithAnETag(t *testing.T) {
+	for _, o := range describe(t).operations {
+		example := examples[o.OperationID]
+		if example.method != http.MethodGet || strings.HasSuffix(example.path, "/sse") {
+			continue
+		}
+		t.Run(o.OperationID, func(t *testing.T) {
+			s := start(t)
+			s.register(t, domain.NodeSpec{ID: "a", Address: "10.0.0.1:1"})
+			tag := s.answer(t, example).header.Get("Etag")
+			statuses := map[string]int{`"other"`: 200, "*": 200}
+			if tag != "" {
+				statuses = map[string]int{`"other"`: 412, "*": 200, tag: 200, `"other", ` + tag: 200}
+			}
+			for named, want := range statuses {
+				if got := s.do(t, example.method, example.path, "", "If-Match: "+named); got.status != want {
+					t.Errorf("the ETag is %s, and with If-Match: %s it answers %d", tag, named, got.status)
+				}
+			}
+		})
+	}
+}
+
 // answer asks for a. Of a stream it reads the first event.
 func (s *service) answer(t *testing.T, a asked) reply {
 	t.Helper()
