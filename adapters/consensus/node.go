@@ -290,7 +290,7 @@ func (n *Node) buildTransport(address string, logger hclog.Logger, retention *re
 		replicatesTo: n.replicatesTo,
 		transferring: func() uint64 {
 			term := n.currentTerm()
-			n.transferred.Store(term)
+			raise(&n.transferred, term)
 			return term
 		},
 		isSteady:   n.isSteady,

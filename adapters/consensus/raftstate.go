@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
@@ -76,4 +77,10 @@ func (n *Node) lastEntry() (index, term uint64, known bool) {
 func (n *Node) isSteady(term uint64) bool {
 	running := n.started.Load()
 	return running != nil && running.State() == raft.Follower && term <= running.CurrentTerm()
+}
+
+// raise stores value in latest unless that is higher.
+func raise(latest *atomic.Uint64, value uint64) {
+	for now := latest.Load(); now < value && !latest.CompareAndSwap(now, value); now = latest.Load() {
+	}
 }

@@ -66,6 +66,19 @@ func TestWhoToldAnotherToTakeOverIsNotSureUntilTheNextTerm(t *testing.T) {
 	}
 }
 
+// Raft may send a successor its word long after it has given up on the transfer, so two
+// words can be on their way at once: one that noted its term, and was then left without a
+// processor for two elections, must not erase what was noted since.
+func TestALateWordDoesNotHideThatOfALaterTerm(t *testing.T) {
+	var transferred atomic.Uint64
+	for _, word := range []struct{ term, want uint64 }{{5, 5}, {7, 7}, {5, 7}, {7, 7}, {8, 8}} {
+		raise(&transferred, word.term)
+		if latest := transferred.Load(); latest != word.want {
+			t.Errorf("after a word of term %d the latest is of term %d, not %d", word.term, latest, word.want)
+		}
+	}
+}
+
 // untaken loses what tells a successor to take over, when it is to.
 type untaken struct {
 	transport
