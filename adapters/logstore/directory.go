@@ -73,7 +73,8 @@ type Directory struct {
 }
 
 // Claim takes the directory at path for owner, creating it (mode 0700) when it
-// is missing. It does not wait: a directory that is held is ErrDirectoryInUse.
+// is missing. It makes the name of the directory, and the names in it, durable, whoever made
+// them. It does not wait: a directory that is held is ErrDirectoryInUse.
 //
 // The first claim writes down the owner in a manifest; every later one must come
 // from the same raft id (else ErrOtherID) with the same backend (else
@@ -119,8 +120,8 @@ func newDirectory(path string, held *os.File, content manifest) (*Directory, err
 	return &Directory{path: path, lock: lock, held: held, manifest: content}, nil
 }
 
-// ensureManifest reads and checks the manifest, or writes the first one. The caller holds
-// the lock.
+// ensureManifest reads and checks the manifest, or writes the first one, and makes the names
+// of all files in the directory durable. The caller holds the lock.
 func ensureManifest(path string, owner Owner) (manifest, error) {
 	content, err := readManifest(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -144,7 +145,10 @@ func ensureManifest(path string, owner Owner) (manifest, error) {
 		content.Format = manifestFormat
 		return content, writeManifest(path, content)
 	}
-	return content, nil
+	// The manifest, and the notes beside it, may have been renamed into place by a process
+	// that was killed before it synced the directory. What they say must not be taken back
+	// by a power cut once it was acted upon, even if the backend keeps nothing.
+	return content, SyncDir(path)
 }
 
 // wayFrom says how an operator gets from a directory that another backend wrote to the

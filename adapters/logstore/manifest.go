@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // manifestFormat is the newest manifest format that this build reads, and the one that it
@@ -118,12 +119,15 @@ func SyncDir(path string) (err error) {
 	return dir.Sync()
 }
 
-// makeDir creates path and its missing parents, and makes each durable in its parent.
+// makeDir creates path and its missing parents, and makes each durable in its parent. It
+// does so with the last one that exists, too: a process that was killed may have made that,
+// and not have come to the sync. Only that one is in doubt, since each is durable before
+// anything is made in it.
 func makeDir(path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.IsDir():
-		return nil
+		return syncAbove(path)
 	case err == nil:
 		return fmt.Errorf("%s is not a directory", path)
 	case !errors.Is(err, fs.ErrNotExist):
@@ -137,4 +141,19 @@ func makeDir(path string) error {
 		return err
 	}
 	return SyncDir(parent)
+}
+
+// syncAbove makes the name of a directory durable, unless somebody else must have made it,
+// because this process could not have: it may not write in the parent, or the parent is on
+// a file system that can't sync directories.
+func syncAbove(path string) error {
+	const writing = 2 // W_OK, which package syscall does not name
+	parent := filepath.Dir(path)
+	if syscall.Access(parent, writing) != nil {
+		return nil
+	}
+	if err := SyncDir(parent); !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
@@ -26,6 +27,29 @@ func TestNothingIsBuiltUponANameThatMayBeLost(t *testing.T) {
 				}
 			})
 			startable(t, dir, full)
+		})
+	}
+	path := filepath.Join(t.TempDir(), "above", "raft")
+	directory := claim(t, path)
+	if err := directory.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, unsynced := range map[string]string{
+		// A backend that keeps nothing syncs nothing, and the notes beside it count.
+		"a claim on what lies in the directory": path,
+		"a claim on the directory":              filepath.Dir(path),
+	} {
+		t.Run(name, func(t *testing.T) {
+			logstoretest.Unlisted(t, unsynced, func() {
+				directory, err := logstore.Claim(path, owner)
+				if err == nil {
+					_ = directory.Close()
+				}
+				if !errors.Is(err, fs.ErrPermission) {
+					t.Errorf("Claim: %v", err)
+				}
+			})
+			claim(t, path)
 		})
 	}
 	t.Run("a migration that goes on", func(t *testing.T) {

@@ -1,0 +1,71 @@
+package logstore_test
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+)
+
+// An operator may make the directory for an instance, in a folder that is none of its business.
+func TestClaimOfADirectoryInAFolderThatIsClosed(t *testing.T) {
+	above := filepath.Join(t.TempDir(), "above")
+	path := filepath.Join(above, "raft")
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(t, path, func() {
+		directory, err := logstore.Claim(path, owner)
+		if err != nil {
+			t.Fatalf("Claim: %v", err)
+		}
+		if err := directory.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// asNobody runs do, in this goroutine, as a user who has path, and may only pass through the
+// folder that path lies in.
+func asNobody(t *testing.T, path string, do func()) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		const nobody = 65534
+		must(os.Chown(path, nobody, -1))
+		for above := filepath.Dir(path); len(above) > len(os.TempDir()); above = filepath.Dir(above) {
+			must(os.Chmod(above, 0o711)) // the folder of a test is closed to other users
+		}
+		// Without the wrapper of package syscall it is one thread that changes its user.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		become := func(user uintptr) {
+			if _, _, err := syscall.RawSyscall(syscall.SYS_SETRESUID, user, user, 0); err != 0 {
+				t.Fatal(err)
+			}
+		}
+		become(nobody)
+		defer become(0)
+	} else {
+		must(os.Chmod(filepath.Dir(path), 0o100))
+		defer func() { must(os.Chmod(filepath.Dir(path), 0o700)) }()
+	}
+	do()
+}
+
+// Not every file system can sync a folder; one that can't holds nothing that Claim made.
+func TestClaimOfADirectoryInAFolderThatCanNotBeSynced(t *testing.T) {
+	_, err := logstore.Claim("/proc/self", owner)
+	if err == nil || !strings.Contains(err.Error(), "instance.lock") {
+		t.Fatalf("Claim: %v, want that nothing can be created there", err)
+	}
+}
