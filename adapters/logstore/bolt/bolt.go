@@ -1,5 +1,6 @@
 // Package bolt keeps a raft log in one bbolt file, using raft-boltdb. It adds what
-// logstore.Store promises beyond raft-boltdb, and never writes to the file by itself.
+// logstore.Store promises beyond raft-boltdb, and never writes to the file by itself: it only
+// empties one that holds nothing but zeros.
 //
 // A batch becomes durable with two writes and two fdatasyncs of a single file: first the
 // pages that it changes, then the meta page that says which pages count. An idle store has
@@ -43,6 +44,9 @@ func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	begin := time.Now()
 	if _, err := verify(path, slog.New(slog.DiscardHandler)); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if err := emptyBlank(path); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	inner, err := openFile(path, false)

@@ -48,6 +48,8 @@ func TestOpenOfADamagedFile(t *testing.T) {
 		"all but the meta pages zeroed":        func(raw []byte) []byte { clear(raw[2*page:]); return raw },
 		"all but the meta pages made of ones":  func(raw []byte) []byte { fill(raw[2*page:], 0xff); return raw },
 		"all but the meta pages made of nines": func(raw []byte) []byte { fill(raw[2*page:], 9); return raw },
+		"all made of zeros":                    func(raw []byte) []byte { clear(raw); return raw },
+		"nothing left but zeros, too many":     func([]byte) []byte { return make([]byte, 8*page) },
 		"another file":                         func([]byte) []byte { return []byte(strings.Repeat("not a database\n", 2000)) },
 	}
 	for name, damage := range tests {
@@ -81,16 +83,42 @@ func fill(raw []byte, with byte) {
 }
 
 func TestAFileThatWasCreatedAndNeverWrittenIsStartedAfresh(t *testing.T) {
+	for name, raw := range neverWritten {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "log.bolt"), raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			store := open(t, dir)
+			if last, err := store.LastIndex(); err != nil || last != 0 {
+				t.Errorf("LastIndex = %d, %v", last, err)
+			}
+			if err := store.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// What a crash may leave of bbolt's first write to a file, which is one of four pages.
+var neverWritten = map[string][]byte{
+	"nothing of it is there":         nil,
+	"all of it is zeros":             make([]byte, 4*os.Getpagesize()),
+	"it is cut off, and it is zeros": make([]byte, os.Getpagesize()),
+}
+
+// Only thus is a file of zeros that is no larger than the first write known to have held
+// nothing: not even the buckets.
+func TestAFileOutgrowsTheFirstWriteToItBeforeItIsOpen(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "log.bolt"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	store := open(t, dir)
-	if last, err := store.LastIndex(); err != nil || last != 0 {
-		t.Errorf("LastIndex = %d, %v", last, err)
-	}
-	if err := store.Close(); err != nil {
+	defer func() { _ = store.Close() }()
+	info, err := os.Stat(filepath.Join(dir, "log.bolt"))
+	if err != nil {
 		t.Fatal(err)
+	}
+	if least := int64(4 * os.Getpagesize()); info.Size() <= least {
+		t.Errorf("it has %d bytes, no more than the first write (%d)", info.Size(), least)
 	}
 }
 

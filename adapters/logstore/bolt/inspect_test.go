@@ -21,12 +21,19 @@ var backend = logstore.Backend{Name: "bolt", Open: bolt.Open, Inspect: bolt.Insp
 func TestInspect(t *testing.T) { logstoretest.RunInspect(t, backend) }
 
 func TestInspectOfAFileThatWasNeverWritten(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(backend.Path(dir), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := bolt.Inspect(dir, nil); !errors.Is(err, logstore.ErrNoStore) {
-		t.Errorf("Inspect: %v, want ErrNoStore", err)
+	for name, raw := range neverWritten {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(backend.Path(dir), raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := bolt.Inspect(dir, nil); !errors.Is(err, logstore.ErrNoStore) {
+				t.Errorf("Inspect: %v, want ErrNoStore", err)
+			}
+			if now, err := os.ReadFile(backend.Path(dir)); err != nil || !bytes.Equal(now, raw) {
+				t.Errorf("the file was changed (%v)", err)
+			}
+		})
 	}
 }
 

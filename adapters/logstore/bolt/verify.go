@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,9 +31,9 @@ func verify(path string, logger *slog.Logger) (written bool, err error) {
 		return false, nil
 	case err != nil:
 		return false, err
-	case info.Size() == 0:
-		// bbolt starts an empty file afresh: it was created and never written.
-		return false, nil
+	}
+	if blank, err := isBlank(path, info.Size()); err != nil || blank {
+		return false, err
 	}
 	file, err := os.Open(path)
 	if err != nil {
@@ -67,6 +68,43 @@ func verify(path string, logger *slog.Logger) (written bool, err error) {
 		return nil
 	})
 	return written, err
+}
+
+// firstWrite is the size that bbolt gives a new file, in pages.
+const firstWrite = 4
+
+// isBlank reports whether the file at path is what a crash may leave of bbolt's first write
+// to it: empty, or zeros up to the size of that write, because a power cut may keep the size
+// of a file without its contents. Nothing acknowledged was ever in it: before bbolt writes
+// anything else, it makes a file larger, durably, and it makes none smaller. A larger file of
+// zeros may be all that is left of a log, and is damaged.
+//
+// A log that was cut off there, and erased, would be begun afresh, as one of no bytes would
+// be. But then the directory belongs to a cluster, and an instance that has no state there
+// does not vote: the caller sees to that.
+func isBlank(path string, size int64) (bool, error) {
+	if size > firstWrite*int64(os.Getpagesize()) {
+		return false, nil
+	}
+	raw, err := os.ReadFile(path)
+	return len(bytes.Trim(raw, "\x00")) == 0, err
+}
+
+// emptyBlank truncates the file at path if it is blank: bbolt starts an empty file afresh, and
+// refuses zeros.
+func emptyBlank(path string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || info.Size() == 0 {
+		return err
+	}
+	blank, err := isBlank(path, info.Size())
+	if err != nil || !blank {
+		return err
+	}
+	return os.Truncate(path, 0)
 }
 
 // unreadable returns err as it is if the file is locked or the system can't read it, and
