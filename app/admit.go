@@ -72,7 +72,7 @@ func (c *Cluster) add(ctx context.Context, wanted domain.Instance, force bool) (
 	case err != nil:
 		return domain.Instance{}, err
 	case staged:
-		return c.awaitVoter(ctx, staging{wanted: wanted, forced: force, unclaimed: seen.unclaimed})
+		return c.awaitVoter(ctx, wanted, seen)
 	case seen.unclaimed:
 		if _, err := c.claimed(ctx, wanted); err != nil {
 			return domain.Instance{}, c.undoAdd(ctx, wanted, err)
@@ -202,15 +202,19 @@ func (c *Cluster) promotionWanted(id string) bool {
 
 // awaitVoter waits until promote has made the instance a voter. If the addition was
 // forced, it waits for forcedPatience, and then returns the nonvoter.
-func (c *Cluster) awaitVoter(ctx context.Context, s staging) (domain.Instance, error) {
-	wanted, patience := s.wanted, ctx
-	if s.forced {
+func (c *Cluster) awaitVoter(ctx context.Context, wanted domain.Instance, seen examination) (domain.Instance, error) {
+	patience := ctx
+	if seen.forced {
 		var cancel context.CancelFunc
 		patience, cancel = context.WithTimeout(ctx, forcedPatience)
 		defer cancel()
 	}
-	look, stop := s.claimChecks()
-	defer stop()
+	var look <-chan time.Time // when to ask which cluster it belongs to; nil: that is known
+	if seen.unclaimed {
+		ticker := time.NewTicker(promoteInterval)
+		defer ticker.Stop()
+		look = ticker.C
+	}
 	for {
 		state, later := c.Local.State()
 		now, isMember := state.LastCommitted().Roster.Find(wanted.ID)

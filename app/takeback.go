@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
@@ -12,24 +11,6 @@ import (
 // A new instance belongs to no cluster. It joins the first cluster whose leader reaches it
 // as a member. If two clusters add it at the same time, the one that comes second undoes
 // its addition, in the request that made it.
-
-// staging is a request that waits for an instance to be a voter.
-type staging struct {
-	wanted domain.Instance
-	forced bool
-	// unclaimed: this request added the instance, which belonged to no cluster before.
-	unclaimed bool
-}
-
-// claimChecks ticks when it is time to ask which cluster the instance belongs to; never if
-// that is known.
-func (s staging) claimChecks() (at <-chan time.Time, stop func()) {
-	if !s.unclaimed {
-		return nil, func() {}
-	}
-	ticker := time.NewTicker(promoteInterval)
-	return ticker.C, ticker.Stop
-}
 
 // claimed reports whether the instance belongs to this cluster by now. The error is
 // ErrOtherCluster.
