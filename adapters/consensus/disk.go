@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,8 +53,8 @@ type disk struct {
 	recovered      chan struct{} // closed when failed becomes nil
 	probeRunning   bool
 
-	closing   chan struct{}
-	once      sync.Once
+	running   context.Context // ends when this instance is being closed
+	stop      context.CancelFunc
 	probeDone sync.WaitGroup
 }
 
@@ -80,15 +81,16 @@ type diskConfig struct {
 }
 
 func newDisk(store logstore.Store, config diskConfig) *disk {
-	return &disk{
+	d := &disk{
 		Store:     store,
 		config:    config,
 		hanging:   map[*storeOperation]struct{}{},
 		recovered: make(chan struct{}),
 		stalled:   make(chan struct{}),
-		closing:   make(chan struct{}),
 		stable:    make(chan struct{}, 1),
 	}
+	d.running, d.stop = context.WithCancel(context.Background())
+	return d
 }
 
 // StoreLog implements raft.LogStore.
@@ -239,7 +241,7 @@ func (d *disk) awaitRecovery() {
 	}
 	select {
 	case <-recovered:
-	case <-d.closing:
+	case <-d.running.Done():
 		runtime.Goexit()
 	}
 }

@@ -97,7 +97,7 @@ func (d *disk) reportHang(op *storeOperation) {
 func (d *disk) reportFailure(what string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed != nil || d.isClosing() {
+	if d.failed != nil || d.running.Err() != nil {
 		return
 	}
 	d.failed = &trouble{operation: what, since: time.Now(), err: err}
@@ -200,12 +200,7 @@ func (d *disk) checkWritable() error {
 // watchDirectory checks that the directory exists, also while nothing is written, until
 // this instance is being closed.
 func (d *disk) watchDirectory() {
-	for {
-		select {
-		case <-time.After(directoryCheckInterval):
-		case <-d.closing:
-			return
-		}
+	for sleep(d.running, directoryCheckInterval) {
 		if err := d.config.checkPresent(); err != nil {
 			d.reportFailure("find its directory", err)
 		}
@@ -214,21 +209,7 @@ func (d *disk) watchDirectory() {
 
 // pauseBeforeRetry returns false when this instance is being closed.
 func (d *disk) pauseBeforeRetry() bool {
-	select {
-	case <-time.After(diskRetryPause):
-		return !d.isClosing()
-	case <-d.closing:
-		return false
-	}
-}
-
-func (d *disk) isClosing() bool {
-	select {
-	case <-d.closing:
-		return true
-	default:
-		return false
-	}
+	return sleep(d.running, diskRetryPause) && d.running.Err() == nil
 }
 
 // pauseOrExit pauses before another attempt. When this instance is being closed, it ends the
@@ -242,9 +223,7 @@ func (d *disk) pauseOrExit() {
 
 // stopRetrying ends every retry and probe, as this instance is being closed.
 func (d *disk) stopRetrying() {
-	d.once.Do(func() {
-		d.mu.Lock() // so that no probe begins later
-		defer d.mu.Unlock()
-		close(d.closing)
-	})
+	d.mu.Lock() // so that no probe begins later
+	defer d.mu.Unlock()
+	d.stop()
 }
