@@ -110,22 +110,16 @@ func (s *stream) Close() error {
 	s.stop(net.ErrClosed)
 	s.mu.Lock()
 	s.closed = true
-	open := s.open
-	s.open = nil
 	s.mu.Unlock()
-	for conn := range open {
-		conn.Conn.Close()
-	}
+	s.reset()
 	return s.port.Close()
 }
 
-// reset closes every connection, but allows new ones.
+// reset closes every connection, but not the stream.
 func (s *stream) reset() {
 	s.mu.Lock()
 	open := s.open
-	if !s.closed {
-		s.open = map[*streamConn]struct{}{}
-	}
+	s.open = map[*streamConn]struct{}{}
 	s.mu.Unlock()
 	for conn := range open {
 		conn.Conn.Close()
