@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
@@ -29,7 +28,7 @@ func (n *Node) adopt(id string) error {
 		return nil
 	case state.Quarantine != "":
 		// The mark first: if the process ends in between, undoAdoption finds no cluster id.
-		if err := markAdopted(n.directory, state.Quarantine); err != nil {
+		if err := writeMark(n.directory, quarantineMark{Reason: state.Quarantine, Adopted: true}); err != nil {
 			return err
 		}
 	}
@@ -83,10 +82,4 @@ func (n *Node) undoAdoption(exists bool) error {
 	}
 	n.state.update(func(s *localState) { s.ClusterID = "" })
 	return quarantine(n.directory, mark.Reason)
-}
-
-// markAdopted adds to the mark of an instance in quarantine that it was adopted by the
-// cluster to which it belongs, and never was a voter of any.
-func markAdopted(d *logstore.Directory, reason string) error {
-	return writeMark(d, quarantineMark{Format: quarantineFormat, Reason: reason, Adopted: true})
 }

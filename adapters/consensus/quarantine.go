@@ -45,7 +45,8 @@ var errStillQuarantined = errors.New("this instance is in quarantine")
 type quarantineMark struct {
 	Format int    `json:"format"`
 	Reason string `json:"reason"`
-	// Adopted: see adopt. Older builds ignore it.
+	// Adopted: it was adopted by the cluster to which it belongs, and never was a voter of
+	// any: see adopt. Older builds ignore it.
 	Adopted bool `json:"adopted,omitempty"`
 	// Founding is the id of the cluster that this instance is about to found: see bootstrap.
 	// Older builds ignore it.
@@ -76,16 +77,17 @@ func readMark(d *logstore.Directory) (mark quarantineMark, found bool, err error
 }
 
 func quarantine(d *logstore.Directory, reason string) error {
-	return writeMark(d, quarantineMark{Format: quarantineFormat, Reason: reason})
+	return writeMark(d, quarantineMark{Reason: reason})
 }
 
 // markFounding marks an instance that is founding a cluster. While it has this mark it is in
 // no other cluster, as an adoption replaces the mark.
 func markFounding(d *logstore.Directory, cluster string) error {
-	return writeMark(d, quarantineMark{Format: quarantineFormat, Reason: reasonFounding, Founding: cluster})
+	return writeMark(d, quarantineMark{Reason: reasonFounding, Founding: cluster})
 }
 
 func writeMark(d *logstore.Directory, mark quarantineMark) error {
+	mark.Format = quarantineFormat
 	raw, err := json.Marshal(mark)
 	if err != nil {
 		return err
