@@ -165,9 +165,15 @@ func (n *Node) voters() []raft.Server {
 // wouldBeElected holds a pre-vote among others: raft holds none when it is told to stand
 // for election.
 func (n *Node) wouldBeElected(others []raft.ServerID, needed int) bool {
-	request, err := n.preVoteRequest()
-	if err != nil {
+	index, term, known := n.lastEntry()
+	if !known {
 		return false
+	}
+	request := &raft.RequestPreVoteRequest{
+		RPCHeader:    n.rpcHeader(),
+		Term:         n.raft.CurrentTerm() + 1,
+		LastLogIndex: index,
+		LastLogTerm:  term,
 	}
 	votes := make(chan bool, len(others))
 	asked := 0
@@ -197,18 +203,4 @@ func (n *Node) wouldBeElected(others []raft.ServerID, needed int) bool {
 		}
 	}
 	return false
-}
-
-// preVoteRequest returns the request by which this instance asks for pre-votes.
-func (n *Node) preVoteRequest() (*raft.RequestPreVoteRequest, error) {
-	index, term, known := n.lastEntry()
-	if !known {
-		return nil, errors.New("the end of the log can't be read")
-	}
-	return &raft.RequestPreVoteRequest{
-		RPCHeader:    n.rpcHeader(),
-		Term:         n.raft.CurrentTerm() + 1,
-		LastLogIndex: index,
-		LastLogTerm:  term,
-	}, nil
 }
