@@ -61,13 +61,17 @@ func (n *Node) bootstrap(settings *raft.Config, snapshots raft.SnapshotStore, ad
 	}
 	n.state.update(func(s *localState) { s.ClusterID = cluster })
 	log.Info("bootstrapping a raft cluster", "cluster_id", cluster, "id", n.config.ID, "address", address)
-	err = raft.BootstrapCluster(settings, n.store, n.store, snapshots, n.interceptor, raft.Configuration{
-		Servers: []raft.Server{{ID: settings.LocalID, Address: raft.ServerAddress(address), Suffrage: raft.Voter}},
-	})
-	if err != nil {
+	if err := raft.BootstrapCluster(settings, n.store, n.store, snapshots, n.interceptor, alone(n.config.ID, address)); err != nil {
 		return false, err
 	}
 	return true, n.directory.Drop(quarantineName)
+}
+
+// alone is the membership of a cluster of one instance.
+func alone(id, address string) raft.Configuration {
+	return raft.Configuration{Servers: []raft.Server{
+		{ID: raft.ServerID(id), Address: raft.ServerAddress(address), Suffrage: raft.Voter},
+	}}
 }
 
 // lostStateForGood reports whether this instance loses its state whenever it ends, and no

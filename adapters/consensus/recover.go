@@ -75,7 +75,7 @@ func Recover(r Recovery) (err error) {
 	if logs.base, err = newestReplacingSnapshot(snapshots, store); err != nil {
 		return err
 	}
-	if err := raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, votersConfiguration(roster)); err != nil {
+	if err := raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, alone(r.Self.ID, r.Self.RaftAddress)); err != nil {
 		return err
 	}
 	// The other members, for which a quarantine would wait, are gone.
@@ -96,17 +96,6 @@ func refuseFutureSnapshots(snapshots raft.SnapshotStore, now time.Time) error {
 		}
 	}
 	return nil
-}
-
-func votersConfiguration(roster domain.Roster) (configuration raft.Configuration) {
-	for _, instance := range roster.Instances() {
-		configuration.Servers = append(configuration.Servers, raft.Server{
-			Suffrage: raft.Voter,
-			ID:       raft.ServerID(instance.ID),
-			Address:  raft.ServerAddress(instance.RaftAddress),
-		})
-	}
-	return configuration
 }
 
 // recoveryLog is a log that raft removes at the end of a recovery, but not before verify
