@@ -213,14 +213,7 @@ func decodeEntry(data []byte) (any, error) {
 
 func decodeOpening(body []byte) (opening, error) {
 	var entry opening
-	err := readFields(body, func(f *field) {
-		switch f.number {
-		case 1:
-			entry.ClusterID = f.text()
-		default:
-			f.unknown()
-		}
-	})
+	err := readFields(body, onlyText(&entry.ClusterID))
 	return entry, err
 }
 
@@ -363,14 +356,7 @@ func decodeExpire(body []byte) (domain.Expire, error) {
 
 func decodeRevive(body []byte) (domain.Revive, error) {
 	var cmd domain.Revive
-	err := readFields(body, func(f *field) {
-		switch f.number {
-		case 1:
-			cmd.ID = f.text()
-		default:
-			f.unknown()
-		}
-	})
+	err := readFields(body, onlyText(&cmd.ID))
 	return cmd, err
 }
 

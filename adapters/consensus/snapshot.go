@@ -420,14 +420,7 @@ func (s *snapshotReader) readNode(f *field) {
 
 func (s *snapshotReader) readPromotion(f *field) {
 	var id string
-	f.message(func(f *field) {
-		switch f.number {
-		case 1:
-			id = f.text()
-		default:
-			f.unknown()
-		}
-	})
+	f.message(onlyText(&id))
 	if n := len(s.image.promotions); id == "" || n > 0 && s.image.promotions[n-1] >= id {
 		f.fail(fmt.Errorf("the promotion of %q is out of place", id))
 		return
@@ -438,14 +431,7 @@ func (s *snapshotReader) readPromotion(f *field) {
 func (s *snapshotReader) readEnd(f *field) {
 	s.endRead = true
 	var nodes uint64
-	f.message(func(f *field) {
-		switch f.number {
-		case 1:
-			nodes = f.uint()
-		default:
-			f.unknown()
-		}
-	})
+	f.message(onlyUint(&nodes))
 	if uint64(len(s.nodes)) != nodes {
 		f.fail(fmt.Errorf("%d nodes instead of %d", len(s.nodes), nodes))
 	}

@@ -163,28 +163,14 @@ func decodeRestoreCommit(body []byte) (restoreCommit, error) {
 
 // revision reads an optional revision, which may be 0.
 func (f *field) revision() *domain.Revision {
-	var revision domain.Revision
-	f.message(func(f *field) {
-		switch f.number {
-		case 1:
-			revision = domain.Revision(f.uint())
-		default:
-			f.unknown()
-		}
-	})
-	return &revision
+	var revision uint64
+	f.message(onlyUint(&revision))
+	return (*domain.Revision)(&revision)
 }
 
 func decodeRestoreAbort(body []byte) (restoreAbort, error) {
 	var a restoreAbort
-	err := readFields(body, func(f *field) {
-		switch f.number {
-		case 1:
-			a.ID = f.text()
-		default:
-			f.unknown()
-		}
-	})
+	err := readFields(body, onlyText(&a.ID))
 	if err == nil && a.ID == "" {
 		err = errNoRestoreID
 	}

@@ -60,6 +60,28 @@ func readFields(message []byte, read func(*field)) error {
 	return f.err
 }
 
+// onlyText reads the fields of a message that has no other than the text 1.
+func onlyText(into *string) func(*field) {
+	return func(f *field) {
+		if f.number == 1 {
+			*into = f.text()
+		} else {
+			f.unknown()
+		}
+	}
+}
+
+// onlyUint reads the fields of a message that has no other than the number 1.
+func onlyUint(into *uint64) func(*field) {
+	return func(f *field) {
+		if f.number == 1 {
+			*into = f.uint()
+		} else {
+			f.unknown()
+		}
+	}
+}
+
 func (f *field) each(message []byte, read func(*field)) {
 	for len(message) > 0 && f.err == nil {
 		number, kind, n := protowire.ConsumeTag(message)
