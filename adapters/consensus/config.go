@@ -56,12 +56,6 @@ func (t Timing) Validate() error {
 	return errors.Join(faults...)
 }
 
-// leaderLease is how long a leader that reaches no majority goes on leading. Followers wait
-// at least as long before they elect another one. With a shorter lease clients would
-// learn of it earlier, but a leader that has to wait for a processor would also give up
-// sooner. No read relies on it: see gate.
-func (t Timing) leaderLease() time.Duration { return t.HeartbeatTimeout }
-
 // Config is what a Node needs. All of it is required unless it says otherwise.
 type Config struct {
 	// ID is this instance's id in the raft cluster: see domain.CheckID.

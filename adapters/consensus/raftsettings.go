@@ -35,7 +35,11 @@ func (n *Node) settings() *raft.Config {
 	settings.LocalID = raft.ServerID(n.config.ID)
 	settings.HeartbeatTimeout = n.config.Timing.HeartbeatTimeout
 	settings.ElectionTimeout = n.config.Timing.ElectionTimeout
-	settings.LeaderLeaseTimeout = n.config.Timing.leaderLease()
+	// How long a leader that reaches no majority goes on leading. Followers wait at least as
+	// long before they elect another one. With a shorter lease clients would learn of it
+	// earlier, but a leader that has to wait for a processor would also give up sooner. No
+	// read relies on it: see gate.
+	settings.LeaderLeaseTimeout = n.config.Timing.HeartbeatTimeout
 	settings.CommitTimeout = commitTimeout
 	settings.SnapshotThreshold = n.config.Timing.SnapshotThreshold
 	settings.SnapshotInterval = n.config.Timing.SnapshotInterval
