@@ -104,7 +104,7 @@ func (n *Node) beat(h heartbeat) error { return n.sendEmpty(h, &raft.AppendEntri
 // address.
 func (n *Node) sendEmpty(h heartbeat, message *raft.AppendEntriesRequest) error {
 	term, leads := n.leads()
-	servers := n.raft.GetConfiguration().Configuration().Servers
+	servers := n.members()
 	to := slices.IndexFunc(servers, func(s raft.Server) bool { return s.ID == h.to })
 	if !leads || term != h.term || to < 0 {
 		return nil

@@ -173,7 +173,7 @@ func (n *Node) lastIndex() uint64 { return n.raft.LastIndex() }
 func (n *Node) quorum() (others []raft.ServerID, needed int) {
 	voters := 0
 	self := 0
-	for _, server := range n.raft.GetConfiguration().Configuration().Servers {
+	for _, server := range n.members() {
 		switch {
 		case server.Suffrage != raft.Voter:
 			continue

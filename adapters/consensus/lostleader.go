@@ -158,8 +158,7 @@ func (n *Node) isVoter() bool {
 // voters returns the voters in raft's latest membership.
 func (n *Node) voters() []raft.Server {
 	// Clone, because raft returns its own slice.
-	return slices.DeleteFunc(slices.Clone(n.raft.GetConfiguration().Configuration().Servers),
-		func(s raft.Server) bool { return s.Suffrage != raft.Voter })
+	return slices.DeleteFunc(slices.Clone(n.members()), func(s raft.Server) bool { return s.Suffrage != raft.Voter })
 }
 
 // wouldBeElected holds a pre-vote among others: raft holds none when it is told to stand

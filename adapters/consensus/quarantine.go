@@ -119,14 +119,14 @@ func (n *Node) mayBeTrusted() bool {
 // isNonvoter reports whether this instance leads, and id is a nonvoter by the committed
 // membership as well as by the latest one.
 func (n *Node) isNonvoter(id string) bool {
-	running, state := n.started.Load(), n.state.read()
-	if running == nil || !state.Leading {
+	state := n.state.read()
+	if !state.Leading {
 		return false
 	}
 	if known, _ := state.LastCommitted().Roster.Find(id); known.Suffrage == domain.Voter {
 		return false
 	}
-	for _, server := range running.GetConfiguration().Configuration().Servers {
+	for _, server := range n.members() {
 		if server.ID == raft.ServerID(id) {
 			return server.Suffrage != raft.Voter
 		}
