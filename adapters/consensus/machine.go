@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -184,7 +183,7 @@ func (m *machine) recordMembership(entry *raft.Log) {
 // outcomeUnknown is the outcome of an entry that is committed, so that others apply it, but
 // that this instance can't apply.
 func (m *machine) outcomeUnknown() outcome {
-	return outcome{err: errors.Join(ports.ErrOutcomeUnknown, m.halted)}
+	return outcome{err: fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, m.halted)}
 }
 
 func (m *machine) publish() {

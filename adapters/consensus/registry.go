@@ -125,7 +125,7 @@ func portError(err error) error {
 	case errors.As(err, new(*logstore.NoRoomError)), errors.Is(err, logstore.ErrDirectoryGone), errors.As(err, new(*trouble)):
 		return fmt.Errorf("%w: %w", ports.ErrNoLeader, err)
 	}
-	return errors.Join(ports.ErrOutcomeUnknown, err)
+	return fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, err)
 }
 
 // Read implements ports.Registry: the gate proves leadership after the call came
