@@ -13,7 +13,6 @@ type slots struct {
 	words map[int]uint64
 	// lowest is the first word that may have a free slot in it.
 	lowest int
-	taken  int
 }
 
 // take takes the lowest free slot. It skips a full word only once, until a slot
@@ -40,7 +39,6 @@ func (s *slots) claim(slot int) bool {
 		s.words = map[int]uint64{}
 	}
 	s.words[word] |= bit
-	s.taken++
 	return true
 }
 
@@ -51,11 +49,10 @@ func (s *slots) release(slot int) {
 		delete(s.words, word)
 	}
 	s.lowest = min(s.lowest, word)
-	s.taken--
 }
 
 func (s *slots) clone() *slots {
-	return &slots{words: maps.Clone(s.words), lowest: s.lowest, taken: s.taken}
+	return &slots{words: maps.Clone(s.words), lowest: s.lowest}
 }
 
-func (s *slots) unused() bool { return s.taken == 0 }
+func (s *slots) unused() bool { return len(s.words) == 0 }
