@@ -26,12 +26,7 @@ func (t table) ascend(visit func(*CacheNode) bool) {
 
 // list returns the nodes in ascending order of id.
 func (t table) list() []*CacheNode {
-	nodes := make([]*CacheNode, 0, t.size())
-	t.ascend(func(n *CacheNode) bool {
-		nodes = append(nodes, n)
-		return true
-	})
-	return nodes
+	return slices.AppendSeq(make([]*CacheNode, 0, t.size()), t.ascend)
 }
 
 // rows holds nodes by row number. A node keeps its row when it is replaced, so an update
