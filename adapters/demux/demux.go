@@ -258,8 +258,11 @@ func (d *Demux) accept(listener *net.TCPListener) {
 		}
 		pause = 0
 		d.accepted.Add(1)
-		e, ok := d.pending.admit(conn)
-		if !ok {
+		e, victim := d.pending.add(conn, networkOf(conn.RemoteAddr()))
+		if victim != nil {
+			_ = victim.conn.Close()
+		}
+		if e == nil {
 			d.reject(pendingConn{socket: conn}, Shutdown, nil)
 			continue
 		}

@@ -38,17 +38,9 @@ func newLimiter(max int) *limiter {
 	return &limiter{max: max, entries: list.New(), sources: make(map[netip.Prefix]*source)}
 }
 
-// admit adds conn, and evicts another one with reason Overload if there is no room.
-// It returns false, and does nothing, after close.
-func (l *limiter) admit(conn *net.TCPConn) (*entry, bool) {
-	newcomer, victim := l.add(conn, networkOf(conn.RemoteAddr()))
-	if victim != nil {
-		_ = victim.conn.Close()
-	}
-	return newcomer, newcomer != nil
-}
-
-// add is admit, but leaves it to the caller to close the connection of the victim.
+// add adds conn, and evicts another one with reason Overload if there is no room: the
+// victim, whose connection the caller must close. After close it does nothing, and
+// newcomer is nil.
 func (l *limiter) add(conn *net.TCPConn, network netip.Prefix) (newcomer, victim *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
