@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -18,11 +19,11 @@ type clusterWatch struct {
 	// polling holds a token while the instances are asked, so that an older
 	// answer never replaces a newer one.
 	polling chan struct{}
+	begun   atomic.Uint64 // rounds of polling begun so far
 
 	mu      sync.Mutex
 	latest  *clusterState
 	later   chan struct{} // closed once there is a later state, or none to come
-	begun   uint64        // rounds of polling begun so far
 	round   uint64        // the round that latest came from
 	reached uint64        // the index up to which latest holds what was committed; 0: unknown
 	closed  bool
@@ -98,7 +99,7 @@ func publishedRoster(state ports.LocalState) ports.CommittedRoster {
 // poll asks all instances and publishes the result. Concurrent calls share a round that
 // began after they were made, so any number of them costs at most two rounds.
 func (c *Cluster) poll(ctx context.Context) error {
-	before := c.watch.lastRound()
+	before := c.watch.begun.Load()
 	select {
 	case c.watch.polling <- struct{}{}:
 		defer func() { <-c.watch.polling }()
@@ -110,7 +111,7 @@ func (c *Cluster) poll(ctx context.Context) error {
 	}
 	// Begin the round before reading the state: whoever shares this round relies on a
 	// state that is at least as late as its call.
-	round := c.watch.beginRound()
+	round := c.watch.begun.Add(1)
 	state, _ := c.Local.State()
 	if state.Closed {
 		c.watch.wake()
@@ -126,23 +127,10 @@ func (c *Cluster) poll(ctx context.Context) error {
 	return nil
 }
 
-func (w *clusterWatch) lastRound() uint64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.begun
-}
-
 func (w *clusterWatch) polledAfter(round uint64) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.round > round
-}
-
-func (w *clusterWatch) beginRound() uint64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.begun++
-	return w.begun
 }
 
 // publish makes cluster, the result of a round that began in state, the latest. Before it
