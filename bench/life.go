@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -216,8 +217,7 @@ func spent(m *measurement) (sample, error) {
 // once when its write is refused or times out.
 type writers struct {
 	working sync.WaitGroup
-	stopped chan struct{}
-	once    sync.Once
+	cancel  context.CancelFunc
 
 	mu     sync.Mutex
 	writes []acknowledged
@@ -231,29 +231,22 @@ type acknowledged struct{ began, ended time.Time }
 const writeTimeout = 100 * time.Millisecond
 
 func (m *measurement) startWriters(members []int) *writers {
-	w := &writers{stopped: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &writers{cancel: cancel}
 	for _, member := range members {
-		w.working.Go(func() { w.write(m, member) })
+		w.working.Go(func() { w.write(ctx, m, member) })
 	}
 	return w
 }
 
 func (w *writers) stop() {
-	w.once.Do(func() { close(w.stopped) })
+	w.cancel()
 	w.working.Wait()
 }
 
-func (w *writers) write(m *measurement, member int) {
+func (w *writers) write(ctx context.Context, m *measurement, member int) {
 	var client servers.Client
-	for {
-		select {
-		case <-w.stopped:
-			if client != nil {
-				client.Close()
-			}
-			return
-		default:
-		}
+	for ctx.Err() == nil {
 		var err error
 		began := time.Now()
 		if client == nil {
@@ -272,6 +265,9 @@ func (w *writers) write(m *measurement, member int) {
 			}
 			time.Sleep(time.Millisecond)
 		}
+	}
+	if client != nil {
+		client.Close()
 	}
 }
 
