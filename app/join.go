@@ -138,7 +138,7 @@ func (j *Joiner) clearAsked() {
 }
 
 func (j *Joiner) intentPending() bool {
-	pending, err := j.JoinIntent.Pending()
+	pending, err := j.JoinIntent.JoinPending()
 	if err != nil {
 		j.Logger.Warn("whether this instance was asking to join when it ended can't be read", "error", err)
 	}
@@ -146,7 +146,7 @@ func (j *Joiner) intentPending() bool {
 }
 
 func (j *Joiner) endIntent() {
-	if err := j.JoinIntent.End(); err != nil {
+	if err := j.JoinIntent.EndJoin(); err != nil {
 		j.Logger.Warn("that this instance asks to join no more could not be kept", "error", err)
 	}
 }
@@ -157,7 +157,7 @@ func (j *Joiner) join(ctx context.Context) bool {
 		return false
 	}
 	// Before the first question: from then on this instance may be a member.
-	if err := j.JoinIntent.Begin(); err != nil {
+	if err := j.JoinIntent.BeginJoin(); err != nil {
 		j.Logger.Warn("that this instance asks to join could not be kept: if it is started anew at once, it may not go on", "error", err)
 	}
 	for pause := firstJoinPause; ; pause = min(2*pause, maxJoinPause) {

@@ -65,20 +65,20 @@ type joinIntent struct {
 	err     error
 }
 
-func (e *joinIntent) Pending() (bool, error) {
+func (e *joinIntent) JoinPending() (bool, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.pending, e.err
 }
 
-func (e *joinIntent) Begin() error {
+func (e *joinIntent) BeginJoin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.pending, e.begun = true, e.begun+1
 	return e.err
 }
 
-func (e *joinIntent) End() error {
+func (e *joinIntent) EndJoin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.pending = false
@@ -131,7 +131,7 @@ func (j joining) mustHaveAsked(t *testing.T, want ...string) {
 
 func (j joining) mustBePending(t *testing.T, want bool) {
 	t.Helper()
-	if pending, _ := j.joinIntent.Pending(); pending != want {
+	if pending, _ := j.joinIntent.JoinPending(); pending != want {
 		t.Errorf("pending: %v", pending)
 	}
 }

@@ -276,8 +276,8 @@ type Admission interface {
 // JoinIntent remembers on disk, across restarts, that this instance asks to join. Its
 // methods wait for the disk. Safe for concurrent use.
 type JoinIntent interface {
-	// Pending reports whether Begin was called after the last End.
-	Pending() (bool, error)
-	Begin() error
-	End() error
+	// JoinPending reports whether BeginJoin was called after the last EndJoin.
+	JoinPending() (bool, error)
+	BeginJoin() error
+	EndJoin() error
 }

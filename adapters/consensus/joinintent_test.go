@@ -6,19 +6,19 @@ func TestAWishToJoinOutlivesTheInstance(t *testing.T) {
 	i := start(t, instanceConfig{id: "n1", directory: t.TempDir()})
 	must := func(i *instance, want bool, err error) {
 		t.Helper()
-		pending, other := i.JoinIntent().Pending()
+		pending, other := i.JoinPending()
 		if pending != want || err != nil || other != nil {
 			t.Errorf("pending: %v, errors %v, %v", pending, err, other)
 		}
 	}
 	must(i, false, nil)
-	must(i, false, i.JoinIntent().End())
-	must(i, true, i.JoinIntent().Begin())
+	must(i, false, i.EndJoin())
+	must(i, true, i.BeginJoin())
 	i.stop(t)
 	i = again(t, i, nil)
 	must(i, true, nil)
-	must(i, true, i.JoinIntent().Begin())
-	must(i, false, i.JoinIntent().End())
+	must(i, true, i.BeginJoin())
+	must(i, false, i.EndJoin())
 	i.stop(t)
 	i = again(t, i, nil)
 	must(i, false, nil)

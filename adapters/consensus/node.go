@@ -38,8 +38,8 @@ const (
 )
 
 // Node is one raft instance. It implements ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and
-// ports.ReadIndexer. Call Claim, then Open, before the other methods, and Close once
+// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer, ports.ReadIndexer and
+// ports.JoinIntent. Call Claim, then Open, before the other methods, and Close once
 // nobody uses the node any more. Its methods are safe for concurrent use.
 type Node struct {
 	config     Config

@@ -200,7 +200,7 @@ func newJoiner(c config.Config, node *consensus.Node, log *slog.Logger) *app.Joi
 		Own:        c.ApplicationAdvertisedAddress,
 		Local:      node,
 		Admission:  httpapi.NewJoinClient(),
-		JoinIntent: node.JoinIntent(),
+		JoinIntent: node,
 		Logger:     log,
 	})
 }
