@@ -37,7 +37,7 @@ func awaitSuffrage(t *testing.T, through *harness.Client, id, suffrage string, r
 
 // A typo in an address must not cost a cluster its majority, least of all a cluster
 // of one instance, whether the call is forced or not.
-func TestATypoInAnAddressCostsNothing(t *testing.T) {
+func TestATypoInAnAddressDoesNotCostTheMajority(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend, Flags: calm})
 		alone := c.Instances[0]
@@ -158,7 +158,7 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 
 // The same command line serves for the first start, for a restart, and for one more
 // instance. Its list names all of them.
-func TestOneCommandLineForAllInstances(t *testing.T) {
+func TestOneCommandLineServesAllInstances(t *testing.T) {
 	t.Parallel() // see calm
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.New(t, harness.Options{Size: 4, Backend: backend, Flags: calm})
@@ -347,7 +347,7 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 
 // Leadership goes round and round while writers write. The test measures how long
 // they are without an answer.
-func TestLeadershipGoesToWhomItIsGiven(t *testing.T) {
+func TestLeadershipGoesToTheChosenInstance(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := start(t, backend)
 		load := startLoad(t, 4, c.Clients())
@@ -386,7 +386,7 @@ func TestLeadershipGoesToWhomItIsGiven(t *testing.T) {
 }
 
 // Leadership that no other voter can take over stays with the leader, and writes go on.
-func TestLeadershipGoesToNobodyWhoIsGone(t *testing.T) {
+func TestLeadershipStaysWhenTheChosenInstanceDoesNotAnswer(t *testing.T) {
 	for name, end := range map[string]func(*harness.Instance){
 		"killed": (*harness.Instance).Kill,
 		"paused": (*harness.Instance).Pause,

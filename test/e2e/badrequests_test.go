@@ -153,7 +153,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 	})
 }
 
-func TestGarbageOnTheApplicationPortIsCut(t *testing.T) {
+func TestGarbageOnTheApplicationPortEndsTheConnection(t *testing.T) {
 	c := harness.Start(t, harness.Options{Size: 1})
 	i := c.Instances[0]
 	var all sync.WaitGroup

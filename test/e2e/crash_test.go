@@ -122,7 +122,7 @@ func TestAStreamMissesNothing(t *testing.T) {
 	})
 }
 
-func TestAStreamStartsOverWhereHistoryDoesNotReach(t *testing.T) {
+func TestAStreamBeginsWithASnapshotWhereHistoryDoesNotReach(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend, Build: harness.Build{Plain: true}})
 		leader := c.Instances[0]

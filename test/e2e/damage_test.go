@@ -153,7 +153,7 @@ func writeUntilSnapshotsHave(t *testing.T, c *harness.Cluster, i *harness.Instan
 
 // No other instance has the lost data, so this one must refuse to start instead of
 // going on without the data.
-func TestADamagedInstanceThatIsAloneRefuses(t *testing.T) {
+func TestADamagedInstanceThatIsAloneRefusesToStart(t *testing.T) {
 	for name, do := range map[string]func(t *testing.T, i *harness.Instance, backend string){
 		"an entry": func(t *testing.T, i *harness.Instance, backend string) { spoil(t, i, "log."+backend, needle) },
 		"no log":   func(t *testing.T, i *harness.Instance, backend string) { remove(t, i, "log."+backend) },

@@ -130,7 +130,7 @@ func (w *randomLoad) awaitMore(t *testing.T, n int) {
 // the history and are large, and clients keep writing.
 var snapshotsWithRoom = []string{"--raft_snapshot_threshold=30", "--raft_snapshot_interval=100ms", "--raft_trailing_logs=200"}
 
-func TestInstancesAreEqual(t *testing.T) {
+func TestAllInstancesHoldTheSameState(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Backend: backend, Flags: snapshotsWithRoom})
 		fill(t, c.Leader().Client)

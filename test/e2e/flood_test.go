@@ -56,7 +56,7 @@ func TestHostileConnectionsHarmNobody(t *testing.T) {
 }
 
 // However many clients connect, enough file descriptors remain for the log and for peers.
-func TestClientsTakeNoFilesFromTheLog(t *testing.T) {
+func TestClientsLeaveFileDescriptorsForTheLog(t *testing.T) {
 	const files, most = 160, 80
 	c := harness.Start(t, harness.Options{Files: files, Flags: calm})
 	leader := c.Leader()

@@ -19,7 +19,7 @@ const (
 	pausedFor = 10 * time.Second
 )
 
-func TestNobodyExpiresBecauseOfALeader(t *testing.T) {
+func TestNoNodeExpiresWhenTheLeaderFails(t *testing.T) {
 	t.Parallel() // it mostly waits
 	c := harness.Start(t, harness.Options{Proxied: true})
 	follower := harness.Follow(t, c.Clients()...)
@@ -91,7 +91,7 @@ func TestNobodyExpiresBecauseOfALeader(t *testing.T) {
 
 // A lone instance still leads after a pause, and it has too few nodes for their
 // expiry to be held back.
-func TestALeaderThatStoodStillExpiresNobody(t *testing.T) {
+func TestALeaderThatWasPausedExpiresNoNode(t *testing.T) {
 	c := harness.Start(t, harness.Options{Size: 1})
 	i := c.Instances[0]
 	nodes := leased("pair", 2, 2)

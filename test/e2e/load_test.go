@@ -178,7 +178,7 @@ func checkWriter(outcomes []harness.Outcome, stored []int) error {
 	return errors.Join(faults...)
 }
 
-func TestTheLoadNoticesWhatIsWrong(t *testing.T) {
+func TestCheckWriterFindsLostAndUnexpectedWrites(t *testing.T) {
 	const done, not, unknown = harness.Done, harness.NotDone, harness.Unknown
 	tests := map[string]struct {
 		outcomes []harness.Outcome

@@ -169,7 +169,7 @@ func TestInstancesAreRemoved(t *testing.T) {
 	})
 }
 
-func TestTheLeaderIsRemovedByAClientThatFollows(t *testing.T) {
+func TestAClientThatFollowsRedirectsRemovesTheLeader(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		leader := c.Leader()
@@ -185,7 +185,7 @@ func TestTheLeaderIsRemovedByAClientThatFollows(t *testing.T) {
 	})
 }
 
-func TestMetadataOfAClusterWithADeadInstance(t *testing.T) {
+func TestMetadataShowsADeadInstanceAsUnreachable(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		leader, dead := c.Leader(), c.Followers()[0]
@@ -222,7 +222,7 @@ type clusterEvent struct {
 	Term        uint64 `json:"term"`
 }
 
-func TestTheClusterIsFollowed(t *testing.T) {
+func TestAStreamOfMetadataReportsMembershipChanges(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		leader, follower := c.Leader(), c.Followers()[0]

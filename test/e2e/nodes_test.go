@@ -23,7 +23,7 @@ func problemOf(t *testing.T, err error) *harness.Problem {
 	return problem
 }
 
-func TestNodesThroughEveryInstance(t *testing.T) {
+func TestEveryInstanceWritesAndReadsNodes(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		checkMembers(t, c)

@@ -27,7 +27,7 @@ func offline(t *testing.T, args ...string) string {
 
 // A cluster loses two of three instances for good. The remaining one is inspected,
 // recovered, migrated to the other storage backend, and joined by new instances.
-func TestTheMajorityIsLostForGood(t *testing.T) {
+func TestAClusterIsRecoveredAfterItsMajorityIsLost(t *testing.T) {
 	allBackends(t, func(t *testing.T, backend string) {
 		c := harness.New(t, harness.Options{Size: 4, Backend: backend, Flags: append([]string{"--raft_snapshot_threshold=20", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=10"}, calm...)})
 		fresh := c.Instances[3]
@@ -89,7 +89,7 @@ func TestTheMajorityIsLostForGood(t *testing.T) {
 	})
 }
 
-func TestVerbsAreStrict(t *testing.T) {
+func TestVerbsRefuseUnknownArguments(t *testing.T) {
 	for _, test := range []struct {
 		args []string
 		says string

@@ -12,7 +12,7 @@ import (
 
 // A write is acknowledged by a and b; then b loses its disk and a its process. c
 // has never received the write, and must not be elected with the vote of b.
-func TestAVoterThatLostItsDiskElectsNobody(t *testing.T) {
+func TestAVoterThatLostItsDiskGrantsNoVote(t *testing.T) {
 	allBackends(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		leader, followers := c.Leader(), c.Followers()
@@ -67,7 +67,7 @@ func TestAVoterThatLostItsDiskElectsNobody(t *testing.T) {
 	})
 }
 
-func TestAnInstanceThatForgetsComesBackByItself(t *testing.T) {
+func TestAnInstanceWithMemoryStorageRejoinsByItself(t *testing.T) {
 	t.Parallel() // see calm
 	for name, change := range map[string]func(c *harness.Cluster, i *harness.Instance){
 		"with --join":           func(c *harness.Cluster, i *harness.Instance) { joins(c, i) },
@@ -89,7 +89,7 @@ func TestAnInstanceThatForgetsComesBackByItself(t *testing.T) {
 }
 
 // An instance that lost its disk may come back at another address.
-func TestAnInstanceThatLostItsDiskJoinsElsewhere(t *testing.T) {
+func TestAnInstanceThatLostItsDiskJoinsAtAnotherAddress(t *testing.T) {
 	c := harness.Start(t, harness.Options{Flags: calm})
 	lost := c.Followers()[0]
 	put(t, lost.Client, "a")
@@ -148,7 +148,7 @@ func joins(c *harness.Cluster, i *harness.Instance) {
 }
 
 // An instance is removed while it is down, and then started again.
-func TestARemovedInstanceNotices(t *testing.T) {
+func TestARemovedInstanceReportsItsRemoval(t *testing.T) {
 	t.Parallel() // see calm
 	c := harness.Start(t, harness.Options{Flags: calm})
 	leader, away := c.Leader(), c.Followers()[0]

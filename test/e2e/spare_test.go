@@ -9,7 +9,7 @@ import (
 
 // A voter that the majority depends on can't be removed: an operator who replaces
 // instances one after the other may be too fast, or pick the wrong one.
-func TestAVoterThatIsNeededStays(t *testing.T) {
+func TestAVoterThatTheMajorityNeedsCannotBeRemoved(t *testing.T) {
 	t.Parallel() // see calm
 	for name, end := range map[string]func(*harness.Instance){
 		"killed": (*harness.Instance).Kill,
@@ -39,7 +39,7 @@ func TestAVoterThatIsNeededStays(t *testing.T) {
 
 // A voter that returns without its data does not count at first, so another one
 // can't be removed until the cluster has taken away the vote of the first.
-func TestAVoterIsNeededUntilOneWithoutDataIsNone(t *testing.T) {
+func TestAVoterWithoutDataDoesNotCountAtFirst(t *testing.T) {
 	t.Parallel() // see calm
 	c := startCalm(t, "wal")
 	put(t, c.Leader().Client, "before")

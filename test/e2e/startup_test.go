@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-func TestWhatMakesNoSenseIsRefused(t *testing.T) {
+func TestInvalidSettingsAreRefused(t *testing.T) {
 	file := func(content string) func(t *testing.T) []string {
 		return func(t *testing.T) []string {
 			t.Helper()
@@ -69,7 +69,7 @@ func TestWhatMakesNoSenseIsRefused(t *testing.T) {
 	}
 }
 
-func TestAllThatIsWrongIsToldAtOnce(t *testing.T) {
+func TestAllInvalidSettingsAreReportedAtOnce(t *testing.T) {
 	result := harness.Run(t, []string{"NODESMETADATA_NONSENSE=1"}, "--storage_backend=sqlite", "--what=1", "stray", "--log_format=xml")
 	for _, want := range []string{"NODESMETADATA_NONSENSE", "sqlite", "--what", `"stray"`, "xml"} {
 		if !strings.Contains(result.Stderr, want) {
@@ -91,7 +91,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
-func TestADirectoryIsNotMistakenForAnother(t *testing.T) {
+func TestADirectoryOrPortOfAnotherInstanceIsRefused(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
 		i := c.Instances[0]
@@ -154,7 +154,7 @@ func TestAnAdvertisedAddressMayBeAName(t *testing.T) {
 	put(t, c.Followers()[0].Client, "a")
 }
 
-func TestAFlagBeatsAVariableBeatsTheFile(t *testing.T) {
+func TestAFlagOverridesAVariableAndAVariableTheFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	content := "raft_heartbeat_timeout: 111ms\nraft_election_timeout: 111s\nlog_level: error\nraft_id: from-file\n"
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {

@@ -96,7 +96,7 @@ func gapOf(t *testing.T, c *harness.Cluster, but *harness.Instance, while func()
 	return <-gaps
 }
 
-func TestFollowersAreStopped(t *testing.T) {
+func TestALeaderStandsDownWhenItsFollowersStop(t *testing.T) {
 	t.Parallel() // see calm
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
@@ -196,7 +196,7 @@ func TestHalfARequestDoesNotHoldUpAStop(t *testing.T) {
 
 // A client that waits for a change at a leader that hands over is redirected to the
 // new leader, instead of being told that nothing has changed.
-func TestALongPollGoesOnAtTheNextLeader(t *testing.T) {
+func TestALongPollIsRedirectedToTheNextLeader(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
 		put(t, c.Instances[0].Client, "a")
@@ -240,7 +240,7 @@ func TestALongPollGoesOnAtTheNextLeader(t *testing.T) {
 // kills is how often a leader is killed to measure how long its replacement takes.
 const kills = 5
 
-func TestHowLongItTakesToReplaceALeader(t *testing.T) {
+func TestALeaderIsReplacedWithinASecond(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Backend: backend, Build: harness.Build{Plain: true}})
 		put(t, c.Instances[0].Client, "a")

@@ -237,7 +237,7 @@ func writeLarge(t *testing.T, through *harness.Client, bytes int) volume {
 // The stacks of streams grow when the streams are opened, one at a time, and not
 // all together at the first change: with ten thousand streams that kept a leader
 // from sending heartbeats for longer than its lease.
-func TestAChangeThatManyHearNeedsNoLargerStacks(t *testing.T) {
+func TestAChangeDoesNotGrowTheStacksOfManyStreams(t *testing.T) {
 	const many, each = 400, 1 << 10 // a stack that grows takes at least 2 KiB more
 	c := harness.Start(t, harness.Options{Size: 1, Build: harness.Build{Plain: true}})
 	i := c.Instances[0]
