@@ -18,7 +18,7 @@ func refusedInstance(t *testing.T, what string, err error, status int, code stri
 	t.Helper()
 	var problem *harness.Problem
 	if !errors.As(err, &problem) || problem.Status != status || problem.Code != code {
-		t.Errorf("%s: %v, want %d %s", what, err, status, code)
+		t.Errorf("%s: error = %v, want %d %s", what, err, status, code)
 	}
 }
 
@@ -29,7 +29,7 @@ func awaitSuffrage(t *testing.T, through *harness.Client, id, suffrage string, r
 	harness.Eventually(t, fmt.Sprintf("%s is a %s", id, suffrage), func() error {
 		metadata, err := through.Metadata(t.Context())
 		if now := metadata.NodesMetadata[id]; err == nil && (now.Suffrage != suffrage || now.Reachable != reachable) {
-			err = fmt.Errorf("it is %+v", now)
+			err = fmt.Errorf("%s is %+v", id, now)
 		}
 		return err
 	})
@@ -47,13 +47,13 @@ func TestATypoInAnAddressDoesNotCostTheMajority(t *testing.T) {
 			"a voter":                       {ID: "n2", Address: silent},
 			"a nonvoter":                    {ID: "n2", Address: silent, Suffrage: "nonvoter"},
 			"the application port":          {ID: "n2", Address: alone.Application},
-			"a name that is none":           {ID: "n2", Address: "nobody.invalid:8008"},
+			"a name that does not resolve":  {ID: "n2", Address: "nobody.invalid:8008"},
 			"the instance itself elsewhere": {ID: alone.ID, Address: silent},
 		} {
 			began := time.Now()
 			refusedInstance(t, what, alone.RaftAdd(t.Context(), member), http.StatusUnprocessableEntity, "instance_unreachable")
 			if took := time.Since(began); took > 3*time.Second {
-				t.Errorf("%s: it took %v", what, took)
+				t.Errorf("%s: refused after %v, want at most 3s", what, took)
 			}
 		}
 		refusedInstance(t, "its own address under another id", alone.RaftAdd(t.Context(), harness.Member{ID: "n2", Address: alone.RaftAddress}),
@@ -64,12 +64,12 @@ func TestATypoInAnAddressDoesNotCostTheMajority(t *testing.T) {
 
 		now, err := alone.RaftForce(t.Context(), harness.Member{ID: "n2", Address: silent})
 		if err != nil || now.Suffrage != "nonvoter" {
-			t.Fatalf("forced: %+v, %v", now, err)
+			t.Fatalf("forced add = %+v, %v, want a nonvoter", now, err)
 		}
 		for n := range 20 {
 			put(t, alone.Client, fmt.Sprintf("forced-%d", n))
 		}
-		// The cluster does without it from its start, too.
+		// A restart does not need the unreachable nonvoter either.
 		alone.Kill()
 		alone.Restart()
 		alone.AwaitReady()
@@ -80,7 +80,7 @@ func TestATypoInAnAddressDoesNotCostTheMajority(t *testing.T) {
 		}
 		put(t, alone.Client, "after-the-removal")
 		if members := metadata(t, alone.Client).NodesMetadata; len(members) != 1 {
-			t.Errorf("left are %+v", members)
+			t.Errorf("members after the removal = %+v, want only %s", members, alone.ID)
 		}
 		checkDense(t, alone.Client)
 		t.Logf("the term was %d, and is %d after a crash", term, metadata(t, alone.Client).Term)
@@ -105,10 +105,10 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 			for n, i := range c.Instances {
 				put(t, i.Client, when)
 				if got := metadata(t, i.Client); got.ClusterID != clusters[n] || got.LeaderNodeID != i.ID || got.NodesMetadata[i.ID].Suffrage != "voter" {
-					t.Errorf("%s: %s is in %+v", when, i.ID, got)
+					t.Errorf("%s: metadata of %s = %+v, want cluster %s led by %s, a voter", when, i.ID, got, clusters[n], i.ID)
 				}
 				if nodes := list(t, i.Client).Nodes; nodes["of-"+i.ID].ID == "" || nodes["of-"+c.Instances[1-n].ID].ID != "" {
-					t.Errorf("%s: %s has %v", when, i.ID, nodes)
+					t.Errorf("%s: nodes of %s = %v, want its own and none of the other cluster", when, i.ID, nodes)
 				}
 			}
 		}
@@ -124,7 +124,7 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 		for n, i := range c.Instances {
 			now, err := i.RaftForce(t.Context(), c.Instances[1-n].Member())
 			if err != nil || now.Suffrage != "nonvoter" {
-				t.Errorf("forced: %+v, %v", now, err)
+				t.Errorf("forced add = %+v, %v, want a nonvoter", now, err)
 			}
 		}
 		goOn("forced")
@@ -140,7 +140,7 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 			}
 		}
 
-		// The instance asks by itself. It has moved, since otherwise it would not ask.
+		// The second instance asks to join by itself. It asks only because it has moved.
 		second.Stop()
 		second.Flags = slices.DeleteFunc(second.Flags, func(flag string) bool { return flag == "--bootstrap_raft_cluster" })
 		second.Flags = append(second.Flags, "--join="+first.Application)
@@ -203,7 +203,7 @@ func TestOneCommandLineServesAllInstances(t *testing.T) {
 		last.AwaitReady()
 		awaitSuffrage(t, first[0].Client, last.ID, "voter", true)
 		if strings.Contains(last.LastLog(), last.Application+" error") || strings.Contains(last.LastLog(), "through="+last.Application) {
-			t.Error("it asked itself")
+			t.Errorf("%s asked itself to join, want it to skip its own address", last.ID)
 		}
 		checkMembers(t, c)
 		put(t, last.Client, "c")
@@ -265,7 +265,7 @@ func TestASecondProcessDoesNotTakeTheIDOfAMember(t *testing.T) {
 	joins(c, second)
 	second.Start()
 	awaitLog(t, second, "id_in_use")
-	refusedInstance(t, "asked for by somebody else", first.RaftAdd(t.Context(), second.Member()), http.StatusConflict, "id_in_use")
+	refusedInstance(t, "adding the second process under the same id", first.RaftAdd(t.Context(), second.Member()), http.StatusConflict, "id_in_use")
 	checkMembers(t, c)
 	put(t, first.Client, "by-the-first")
 
@@ -294,7 +294,7 @@ func TestAnInstanceThatIsAloneMovesByJoiningItself(t *testing.T) {
 }
 
 func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
-	t.Run("between nonvoter and voter, for certain", func(t *testing.T) {
+	t.Run("while the joining instance is certainly a nonvoter", func(t *testing.T) {
 		anyBackend(t, func(t *testing.T, backend string) {
 			c := harness.New(t, harness.Options{Size: 4, Backend: backend})
 			last := c.Instances[3]
@@ -318,7 +318,7 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 			checkDense(t, last.Client)
 		})
 	})
-	t.Run("as soon as it is a member", func(t *testing.T) {
+	t.Run("as soon as the joining instance is a member", func(t *testing.T) {
 		anyBackend(t, func(t *testing.T, backend string) {
 			c := harness.New(t, harness.Options{Size: 4, Backend: backend})
 			last := c.Instances[3]
@@ -328,10 +328,10 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 			last.Flags = append(last.Flags, "--join="+c.Instances[0].Application+","+c.Instances[1].Application+","+c.Instances[2].Application)
 			last.Launch()
 			var then string
-			harness.Eventually(t, "it is a member", func() error {
+			harness.Eventually(t, "the new instance is a member", func() error {
 				metadata, err := leader.Metadata(t.Context())
 				if then = metadata.NodesMetadata[last.ID].Suffrage; err == nil && then == "" {
-					err = errors.New("it is none")
+					err = errors.New("it is not a member yet")
 				}
 				return err
 			})
@@ -345,8 +345,8 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 	})
 }
 
-// Leadership goes round and round while writers write. The test measures how long
-// they are without an answer.
+// Leadership is handed round while writers write. The test measures the longest time
+// without an acknowledged write.
 func TestLeadershipGoesToTheChosenInstance(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := start(t, backend)
@@ -363,7 +363,7 @@ func TestLeadershipGoesToTheChosenInstance(t *testing.T) {
 			}
 			calls = append(calls, time.Since(began).Round(100*time.Microsecond))
 			if leads != to.ID {
-				t.Errorf("leadership was given to %s, and %s leads", to.ID, leads)
+				t.Errorf("leader after the hand-over = %s, want %s", leads, to.ID)
 			}
 			load.awaitMore(t, 100)
 			gaps = append(gaps, load.longestGap().Round(100*time.Microsecond))
@@ -371,15 +371,15 @@ func TestLeadershipGoesToTheChosenInstance(t *testing.T) {
 		load.end()
 		t.Logf("the calls took %v; the longest times without an acknowledged write were %v", calls, gaps)
 		if longest := slices.Max(gaps); longest > 2*time.Second {
-			t.Errorf("for %v nothing was acknowledged", longest)
+			t.Errorf("longest time without an acknowledged write = %v, want at most 2s", longest)
 		}
 		through := c.Instances[0].Client
 		if leads, err := through.RaftHandOver(t.Context(), ""); err != nil || leads == c.Instances[2].ID || leads == "" {
-			t.Errorf("to anybody: %q, %v", leads, err)
+			t.Errorf("leader after a hand-over to any instance = %q, %v, want one other than %s", leads, err, c.Instances[2].ID)
 		}
 		c.AwaitReady() // wait until all know the leader
 		_, err := through.RaftHandOver(t.Context(), "nobody")
-		refusedInstance(t, "to a stranger", err, http.StatusNotFound, "instance_not_found")
+		refusedInstance(t, "a hand-over to an unknown instance", err, http.StatusNotFound, "instance_not_found")
 		registry := list(t, through)
 		load.check(t, history(t, through, 0, registry.Revision))
 	})
@@ -403,15 +403,15 @@ func TestLeadershipStaysWhenTheChosenInstanceDoesNotAnswer(t *testing.T) {
 					began := time.Now()
 					_, err := leader.RaftHandOver(t.Context(), gone.ID)
 					took := time.Since(began)
-					refusedInstance(t, "to one that is gone", err, http.StatusServiceUnavailable, "no_successor")
+					refusedInstance(t, "a hand-over to an instance that does not answer", err, http.StatusServiceUnavailable, "no_successor")
 					without := harness.Within(t, 10*time.Second, "a write", func() error {
 						_, err := leader.Put(t.Context(), harness.NewNode("after"))
 						return err
 					})
-					t.Logf("it took %v to be refused, and %v more until a write was taken", took.Round(time.Millisecond), without.Round(time.Millisecond))
+					t.Logf("the hand-over was refused after %v, and a write succeeded %v later", took.Round(time.Millisecond), without.Round(time.Millisecond))
 				}
 				if now := c.Leader(); now != leader {
-					t.Errorf("%s leads", now.ID)
+					t.Errorf("leader = %s, want %s", now.ID, leader.ID)
 				}
 			})
 		})

@@ -54,24 +54,24 @@ func mustJoinOne(t *testing.T, when string, apart []*harness.Instance, blank *ha
 	}
 	adding.Wait()
 	if (faults[0] == nil) == (faults[1] == nil) {
-		t.Fatalf("%s: the two are answered with %v and %v", when, faults[0], faults[1])
+		t.Fatalf("%s: errors = %v and %v, want exactly one success", when, faults[0], faults[1])
 	}
 	for n, i := range apart {
 		put(t, i.Client, "after")
 		now := metadata(t, i.Client)
 		if now.Term != before[n].Term || now.LeaderNodeID != i.ID || now.ClusterID != before[n].ClusterID {
-			t.Errorf("%s: %s was brought from %+v to %+v", when, i.ID, before[n], now)
+			t.Errorf("%s: metadata of %s = %+v, want the term, leader and cluster of %+v", when, i.ID, now, before[n])
 		}
 		if faults[n] != nil {
 			refusedInstance(t, when, faults[n], http.StatusConflict, "other_cluster")
 			if len(now.NodesMetadata) != 1 {
-				t.Errorf("%s: %s, which came too late, has %+v", when, i.ID, now.NodesMetadata)
+				t.Errorf("%s: members of %s, which was refused, = %+v, want only itself", when, i.ID, now.NodesMetadata)
 			}
 			continue
 		}
 		awaitSuffrage(t, i.Client, blank.ID, "voter", true)
 		want := list(t, i.Client)
-		harness.Eventually(t, when+": the new voter has what its cluster has", func() error {
+		harness.Eventually(t, when+": the new voter has the state of its cluster", func() error {
 			ready, err := blank.Ready(t.Context())
 			if err == nil && (!ready.Ready || ready.ClusterID != now.ClusterID || ready.Revision != want.Revision) {
 				err = errors.New(fmt.Sprint(ready))
@@ -79,7 +79,7 @@ func mustJoinOne(t *testing.T, when string, apart []*harness.Instance, blank *ha
 			return err
 		})
 		if got := list(t, blank.Client.With("consistency=stale")); got.Nodes["of-"+i.ID].ID == "" || len(got.Nodes) != len(want.Nodes) {
-			t.Errorf("%s: the new voter has %v, its cluster %v", when, got.Nodes, want.Nodes)
+			t.Errorf("%s: nodes of the new voter = %v, want those of its cluster, %v", when, got.Nodes, want.Nodes)
 		}
 	}
 }

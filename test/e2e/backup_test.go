@@ -56,7 +56,7 @@ func mustBeAlike(t *testing.T, c *harness.Cluster) harness.Registry {
 		for path, body := range want {
 			if !bytes.Equal(bodyOf(t, own, path), body) {
 				sameRegistry(t, i.ID, list(t, own), registry)
-				t.Errorf("%s of %s and of the leader differ", path, i.ID)
+				t.Errorf("%s of %s differs from that of the leader", path, i.ID)
 			}
 		}
 	}
@@ -79,7 +79,7 @@ func TestABackupUnderLoadIsConsistent(t *testing.T) {
 	follower.Await(t, 0)
 	harness.Eventually(t, "the stream has begun", func() error {
 		if _, snapshots := follower.Counts(); snapshots == 0 {
-			return errors.New("it has not")
+			return errors.New("it has received no snapshot yet")
 		}
 		return nil
 	})
@@ -97,19 +97,19 @@ func TestABackupUnderLoadIsConsistent(t *testing.T) {
 	follower.Await(t, list(t, c.Leader().Client).Revision)
 	follower.Stop()
 	if first := follower.First(); first.Revision != 0 {
-		t.Fatalf("the stream begins at revision %d", first.Revision)
+		t.Fatalf("first revision of the stream = %d, want 0", first.Revision)
 	}
 	changes := follower.Changes()
 	last := uint64(0)
 	for n, backup := range backups {
 		if backup.Revision < last {
-			t.Errorf("backup %d is of revision %d, the one before it of %d", n, backup.Revision, last)
+			t.Errorf("revision of backup %d = %d, want at least %d, that of the backup before it", n, backup.Revision, last)
 		}
 		last = backup.Revision
 		sameRegistry(t, fmt.Sprintf("backup %d", n), backup.Registry, replay(changes[:backup.Revision]))
 	}
 	if last == 0 {
-		t.Error("nothing was changed")
+		t.Error("the last backup is of revision 0: the load changed nothing")
 	}
 }
 
@@ -123,7 +123,7 @@ func TestTheScriptOfTheManualMakesBackups(t *testing.T) {
 	_, script, _ := strings.Cut(string(manual), "```sh\n#!/bin/sh")
 	script, _, found := strings.Cut(script, "```")
 	if !found {
-		t.Fatal("there is no script in it")
+		t.Fatal("docs/operations.md contains no script")
 	}
 	c := startCalm(t, "wal")
 	first, others := c.Leader(), c.Followers()
@@ -143,10 +143,10 @@ func TestTheScriptOfTheManualMakesBackups(t *testing.T) {
 	}
 	files, err := filepath.Glob(filepath.Join(directory, "*"))
 	if err != nil || len(files) != 1 {
-		t.Fatalf("it left %q: %v", files, err)
+		t.Fatalf("files left by the script = %q, %v, want one backup", files, err)
 	}
 	if got, err := os.ReadFile(files[0]); err != nil || string(got) != string(want) {
-		t.Errorf("%s: %v\n%s", files[0], err, got)
+		t.Errorf("%s is not the backup: %v\n%s", files[0], err, got)
 	}
 }
 
@@ -169,14 +169,14 @@ func TestARestoreBringsTheBackupBack(t *testing.T) {
 	changed := restored.Added + restored.Updated + restored.Removed
 	if restored.Revision != before.Revision+uint64(changed) || restored.Added+restored.Updated+restored.Unchanged != len(backup.Nodes) ||
 		restored.Backup.Revision != backup.Revision || restored.Backup.ClusterID != backup.ClusterID || changed == 0 {
-		t.Errorf("at revision %d, with %d nodes: %+v", before.Revision, len(backup.Nodes), restored)
+		t.Errorf("result of the restore at revision %d of a backup with %d nodes does not add up: %+v", before.Revision, len(backup.Nodes), restored)
 	}
 	follower.Await(t, restored.Revision)
 	follower.Stop()
 	told := follower.Changes()[:changed]
 	for _, change := range told {
 		if change.Reason != "restore" {
-			t.Fatalf("a change is told with the reason %q", change.Reason)
+			t.Fatalf(`reason of a change by the restore = %q, want "restore"`, change.Reason)
 		}
 	}
 	now := before
@@ -187,7 +187,7 @@ func TestARestoreBringsTheBackupBack(t *testing.T) {
 			now.Nodes[change.Node.ID] = change.Node
 		}
 	}
-	mustBeBackup(t, "what the stream tells", now, backup)
+	mustBeBackup(t, "the registry according to the stream", now, backup)
 
 	t.Run("in another cluster", func(t *testing.T) {
 		other := harness.Start(t, harness.Options{Size: 1, Backend: "badger", Flags: calm})
@@ -197,11 +197,11 @@ func TestARestoreBringsTheBackupBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		if restored.Added != len(backup.Nodes) || restored.Removed != 1 || restored.Backup.ClusterID != backup.ClusterID {
-			t.Errorf("%+v", restored)
+			t.Errorf("result of the restore = %+v, want %d nodes added and 1 removed", restored, len(backup.Nodes))
 		}
 		mustBeBackup(t, "the other cluster", list(t, other.Instances[0].Client), backup)
 		if log := other.Instances[0].Log(); !strings.Contains(log, "backup_cluster_id="+backup.ClusterID) {
-			t.Error("its log does not say where the backup is from")
+			t.Error("the log does not contain the id of the cluster that the backup is from")
 		}
 	})
 	endLeases(t, c)
@@ -249,15 +249,15 @@ func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
 				_, err := leader.NotFollowing().Restore(t.Context(), backup.File, harness.IfRevision(before.Revision))
 				result <- err
 			}()
-			harness.Eventually(t, "the restore is on its way", func() error {
+			harness.Eventually(t, "a follower has received some entries of the restore", func() error {
 				ready, err := watched.Ready(t.Context())
 				switch now := lastIndex(t, watched); {
 				case err != nil:
 					return err
 				case now < from+float64(1+4*round):
-					return fmt.Errorf("the log is at %v, and was at %v", now, from)
+					return fmt.Errorf("its log ends at %v, and ended at %v before", now, from)
 				case round == rounds-1 && ready.Revision == before.Revision:
-					return errors.New("it is not carried out yet")
+					return errors.New("the restore is not applied yet")
 				}
 				return nil
 			})
@@ -267,26 +267,26 @@ func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
 			after := mustBeAlike(t, c)
 			switch {
 			case after.Revision == before.Revision:
-				sameRegistry(t, "after nothing", after, before)
+				sameRegistry(t, "the registry after a restore without effect", after, before)
 				outcomes["nothing"]++
 				if err == nil {
-					t.Error("it was acknowledged, and is not there")
+					t.Error("the restore was acknowledged and had no effect")
 				}
 			default:
-				mustBeBackup(t, "after all", after, backup)
+				mustBeBackup(t, "the registry after a complete restore", after, backup)
 				outcomes["all"]++
 				// The next round must have something to restore.
 				put(t, c.Leader().Client, fmt.Sprintf("more-%d", round))
 			}
 		}
-		t.Logf("of a restore that was cut off there was: %v", outcomes)
+		t.Logf("number of restores by what of them took effect: %v", outcomes)
 		if outcomes["nothing"] == 0 || outcomes["all"] == 0 {
-			t.Error("that is not both")
+			t.Errorf("outcomes = %v, want both at least once", outcomes)
 		}
 		if _, err := c.Leader().Restore(t.Context(), backup.File); err != nil {
 			t.Fatal(err)
 		}
-		mustBeBackup(t, "in the end", mustBeAlike(t, c), backup)
+		mustBeBackup(t, "the registry in the end", mustBeAlike(t, c), backup)
 	})
 }
 
@@ -312,16 +312,16 @@ func TestADamagedBackupChangesNothing(t *testing.T) {
 			_, err := c.Leader().Restore(t.Context(), file)
 			problem := new(harness.Problem)
 			if !errors.As(err, &problem) || problem.Answer.Status != 400 || problem.Code != "damaged_backup" {
-				t.Fatalf("%s at byte %d: %v", what, at, err)
+				t.Fatalf("backup %s at byte %d: error = %v, want 400 damaged_backup", what, at, err)
 			}
 		}
 	}
 	if registry := mustBeAlike(t, c); registry.Revision != 2 {
-		t.Errorf("the registry is at revision %d", registry.Revision)
+		t.Errorf("revision after refused restores = %d, want 2", registry.Revision)
 	}
 	for _, i := range c.Instances {
 		if now := lastIndex(t, i); now != lastIndex(t, c.Leader()) {
-			t.Errorf("the log of %s is at %v", i.ID, now)
+			t.Errorf("last index of %s = %v, want that of the leader", i.ID, now)
 		}
 	}
 }

@@ -24,7 +24,7 @@ type badRequest struct {
 
 func badRequests() map[string]badRequest {
 	requests := map[string]badRequest{
-		"a path that is none":                   {method: "GET", path: "/", want: 404},
+		"an unknown path":                       {method: "GET", path: "/", want: 404},
 		"a path below another":                  {method: "GET", path: "/nodes/a/b", want: 404},
 		"a path that ends with a slash":         {method: "GET", path: "/nodes/", want: 404},
 		"a path that goes up":                   {method: "GET", path: "/nodes/../../etc/passwd", want: 404},
@@ -35,12 +35,12 @@ func badRequests() map[string]badRequest {
 		"an id of an instance that is too long": {method: "DELETE", path: "/raft/node/" + strings.Repeat("a", 129), want: 400},
 		"a parameter that is not known":         {method: "GET", path: "/nodes?limit=5", want: 400},
 		"a query that is badly encoded":         {method: "GET", path: "/nodes?since=%zz", want: 400},
-		"a position that is none":               {method: "GET", path: "/nodes/sse?since=latest", want: 400},
+		"a position that is no number":          {method: "GET", path: "/nodes/sse?since=latest", want: 400},
 		"a position that is negative":           {method: "GET", path: "/nodes/sse?since=-1", want: 400},
 		"a position that is too large":          {method: "GET", path: "/nodes/sse?since=18446744073709551616", want: 400},
-		"a last id that is none":                {method: "GET", path: "/nodes/sse", headers: []harness.Header{{Name: "Last-Event-ID", Value: "x"}}, want: 400},
+		"a Last-Event-ID that is no number":     {method: "GET", path: "/nodes/sse", headers: []harness.Header{{Name: "Last-Event-ID", Value: "x"}}, want: 400},
 		"a revision without quotes":             {method: "DELETE", path: "/nodes/a", headers: []harness.Header{{Name: "If-Match", Value: "7"}}, want: 400},
-		"a revision that is none":               {method: "DELETE", path: "/nodes/a", headers: []harness.Header{{Name: "If-Match", Value: `"x"`}}, want: 400},
+		"a revision that is no number":          {method: "DELETE", path: "/nodes/a", headers: []harness.Header{{Name: "If-Match", Value: `"x"`}}, want: 400},
 		"two conditions": {method: "PUT", path: "/nodes/a", body: `{"address":"a:1"}`,
 			headers: []harness.Header{{Name: "If-Match", Value: `"1"`}, {Name: "If-None-Match", Value: "*"}}, want: 400},
 		"a type that is not JSON": {method: "PUT", path: "/nodes/a", body: `{"address":"a:1"}`,
@@ -101,7 +101,7 @@ func addBadBodies(requests map[string]badRequest) {
 		"half a weight":               `"weight":1.5`,
 		"a pool with a space":         `"pool":"a b"`,
 		"a zone that is too long":     `"zone":"` + strings.Repeat("z", 129) + `"`,
-		"a state that is none":        `"state":"asleep"`,
+		"an unknown state":            `"state":"asleep"`,
 		"labels in a list":            `"labels":["a"]`,
 		"a label that is a number":    `"labels":{"a":1}`,
 		"a label without a name":      `"labels":{"":"x"}`,
@@ -113,7 +113,7 @@ func addBadBodies(requests map[string]badRequest) {
 	for _, id := range []string{"sse", "batch"} {
 		requests["PUT /nodes with the id "+id] = badRequest{method: "PUT", path: "/nodes", body: `{"id":"` + id + `","address":"a:1"}`, want: 400}
 	}
-	requests["PUT /raft/node with a suffrage that is none"] = badRequest{method: "PUT", path: "/raft/node",
+	requests["PUT /raft/node with an unknown suffrage"] = badRequest{method: "PUT", path: "/raft/node",
 		body: `{"id":"a","address":"a:1","suffrage":"some"}`, want: 400}
 	for _, path := range []string{"/nodes", "/nodes/a", "/raft/node"} {
 		requests["PUT "+path+" with too long a body"] = badRequest{method: "PUT", path: path,
@@ -133,21 +133,21 @@ func TestBadRequestsAreRefused(t *testing.T) {
 			case answer.Status == 0 && request.want == http.StatusRequestEntityTooLarge:
 				// The server may close the connection while the body is being sent.
 			case answer.Status != request.want:
-				t.Errorf("%s: %d %v, want %d", name, answer.Status, err, request.want)
+				t.Errorf("%s: status = %d (%v), want %d", name, answer.Status, err, request.want)
 			case request.want == http.StatusMethodNotAllowed && answer.Header.Get("Allow") == "":
-				t.Errorf("%s: nothing says what is allowed", name)
+				t.Errorf("%s: the header Allow is missing", name)
 			case request.want != http.StatusRequestHeaderFieldsTooLarge:
 				problemOf(t, err)
 			}
 			// A follower refuses the request itself, or redirects it to the leader, which does.
 			answer, err = follower.Do(t.Context(), request.method, request.path, request.body, request.headers...)
 			if answer.Status >= 500 || answer.Status == 0 && request.want != http.StatusRequestEntityTooLarge || answer.Status != 0 && answer.Status < 400 {
-				t.Errorf("%s, to a follower: %d %v", name, answer.Status, err)
+				t.Errorf("%s, sent to a follower: status = %d (%v), want a refusal or a redirect to one", name, answer.Status, err)
 			}
 		}
 		canary.check(t)
 		if ids := list(t, leader.Client).Nodes; len(ids) != 1 {
-			t.Errorf("what was refused is there: %+v", ids)
+			t.Errorf("nodes after refused requests = %+v, want only that of the canary", ids)
 		}
 		checkMembers(t, c)
 	})
@@ -165,7 +165,7 @@ func TestGarbageOnTheApplicationPortEndsTheConnection(t *testing.T) {
 		"two lengths":                    "PUT /nodes HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
 		"a length that is negative":      "PUT /nodes HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
 		"a length and chunks":            "PUT /nodes HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"a chunk that is none":           "PUT /nodes HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+		"a chunk without a valid length": "PUT /nodes HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
 		"a path that is badly encoded":   "GET /nodes/%zz HTTP/1.1\r\nHost: x\r\n\r\n",
 		"a header with a space in it":    "GET /nodes HTTP/1.1\r\nHost: x\r\nA B: c\r\n\r\n",
 		"an HTTP/2 preface with garbage": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
@@ -173,10 +173,10 @@ func TestGarbageOnTheApplicationPortEndsTheConnection(t *testing.T) {
 		all.Go(func() {
 			answer, err := exchange(i.Application, bytes)
 			if err != nil {
-				t.Errorf("after %s it keeps the connection: %v", name, err)
+				t.Errorf("after %s: the connection was not closed: %v", name, err)
 			}
 			if strings.HasPrefix(answer, "HTTP/1.1 ") && !strings.HasPrefix(answer, "HTTP/1.1 4") {
-				t.Errorf("%s is answered with %.100q", name, answer)
+				t.Errorf("%s: answer = %.100q, want a status of 4xx", name, answer)
 			}
 		})
 	}

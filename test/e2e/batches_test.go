@@ -35,7 +35,7 @@ func TestBatchesAreSeenWholeOrNotAtAll(t *testing.T) {
 		registry := list(t, c.Instances[0].Client)
 		weight, err := h.weigh(registry)
 		if err != nil || int64(weight) < h.acked.Load() {
-			t.Errorf("in the end: weight %d, after %d was acknowledged; %v", weight, h.acked.Load(), err)
+			t.Errorf("weight in the end = %d, %v, want at least %d, which was acknowledged", weight, err, h.acked.Load())
 		}
 		for name, follower := range followers {
 			follower.Await(t, registry.Revision)
@@ -76,7 +76,7 @@ func checkOneEntry(t *testing.T, c *harness.Cluster) {
 			want = "removed"
 		}
 		if result.Type != want || result.Revision != uint64(before[0].revision)+uint64(n)+1 {
-			t.Fatalf("change %d: %s at revision %d", n, result.Type, result.Revision)
+			t.Fatalf("change %d = %s at revision %d, want %s at %d", n, result.Type, result.Revision, want, uint64(before[0].revision)+uint64(n)+1)
 		}
 	}
 	harness.Eventually(t, "all instances have the batch", func() error {

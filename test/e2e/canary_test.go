@@ -63,7 +63,7 @@ func (k *canary) call(ctx context.Context, through *harness.Client, n int) {
 	k.calls++
 	k.slowest = max(k.slowest, took)
 	if err == nil && took > canaryPatience {
-		err = fmt.Errorf("it took %v", took)
+		err = fmt.Errorf("a call took %v, want at most %v", took, canaryPatience)
 	}
 	if err != nil && len(k.faults) < 5 {
 		k.faults = append(k.faults, err)
@@ -73,11 +73,11 @@ func (k *canary) call(ctx context.Context, through *harness.Client, n int) {
 // await waits until the canary has made n calls in total.
 func (k *canary) await(t *testing.T, n int) {
 	t.Helper()
-	harness.Eventually(t, fmt.Sprintf("%d calls", n), func() error {
+	harness.Eventually(t, fmt.Sprintf("the canary has made %d calls", n), func() error {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if k.calls < n {
-			return fmt.Errorf("there were %d: %w", k.calls, errors.Join(k.faults...))
+			return fmt.Errorf("it has made %d: %w", k.calls, errors.Join(k.faults...))
 		}
 		return nil
 	})
@@ -103,8 +103,8 @@ func (k *canary) rate(t *testing.T) float64 {
 func (k *canary) check(t *testing.T) {
 	t.Helper()
 	k.stop()
-	t.Logf("a client that went on meanwhile made %d calls, the slowest took %v", k.calls, k.slowest.Round(time.Millisecond))
+	t.Logf("the canary made %d calls, the slowest took %v", k.calls, k.slowest.Round(time.Millisecond))
 	for _, err := range k.faults {
-		t.Errorf("a client that went on meanwhile: %v", err)
+		t.Errorf("a call of the canary failed: %v", err)
 	}
 }

@@ -26,7 +26,7 @@ func TestAKilledLeaderIsReplaced(t *testing.T) {
 			}
 			// An earlier attempt with an unknown outcome may have stored the node.
 			if stored.Revision != before.Revision+1 {
-				t.Errorf("the revision goes on with %d after %d", stored.Revision, before.Revision)
+				t.Errorf("revision of the first write after the kill = %d, want %d", stored.Revision, before.Revision+1)
 			}
 			_, err = survivors[1].Get(t.Context(), node.ID)
 			return err
@@ -34,7 +34,7 @@ func TestAKilledLeaderIsReplaced(t *testing.T) {
 		t.Logf("written and read %v after the leader was killed", took.Round(time.Millisecond))
 		after := checkDense(t, survivors[0].Client)
 		if after.Revision != before.Revision+1 || len(after.Nodes) != len(before.Nodes)+1 {
-			t.Errorf("the registry went from revision %d to %d", before.Revision, after.Revision)
+			t.Errorf("registry has %d nodes at revision %d, want %d at %d", len(after.Nodes), after.Revision, len(before.Nodes)+1, before.Revision+1)
 		}
 
 		leader.Restart()
@@ -52,10 +52,10 @@ func TestAKilledLeaderIsReplaced(t *testing.T) {
 // awaitRevision waits until i's own state has reached a revision.
 func awaitRevision(t *testing.T, i *harness.Instance, revision uint64) {
 	t.Helper()
-	harness.Eventually(t, fmt.Sprintf("%s comes to revision %d", i.ID, revision), func() error {
+	harness.Eventually(t, fmt.Sprintf("%s reaches revision %d", i.ID, revision), func() error {
 		ready, err := i.Ready(t.Context())
 		if err == nil && (ready.Revision != revision || !ready.Ready) {
-			err = fmt.Errorf("it is at %+v", ready)
+			err = fmt.Errorf("its readiness is %+v", ready)
 		}
 		return err
 	})
@@ -113,10 +113,10 @@ func TestAStreamMissesNothing(t *testing.T) {
 		registry := list(t, c.Instances[0].Client)
 		follower.Await(t, registry.Revision)
 		follower.Stop()
-		sameRegistry(t, "the copy", follower.Registry(), registry)
+		sameRegistry(t, "the copy of the stream", follower.Registry(), registry)
 		streams, snapshots := follower.Counts()
 		if streams < 3 || snapshots != 1 {
-			t.Errorf("it took %d streams and %d snapshots", streams, snapshots)
+			t.Errorf("the subscriber used %d streams and %d snapshots, want at least 3 and exactly 1", streams, snapshots)
 		}
 		load.check(t, history(t, c.Instances[0].Client, 0, registry.Revision))
 	})
@@ -140,12 +140,12 @@ func TestAStreamBeginsWithASnapshotWhereHistoryDoesNotReach(t *testing.T) {
 			event, err := stream.Event()
 			stream.Close()
 			if err != nil || event.Type != "snapshot" {
-				t.Errorf("%s: the stream begins with %+v, %v", name, event, err)
+				t.Errorf("from a position %s: first event = %+v, %v, want a snapshot", name, event, err)
 			}
 		}
 		recent := history(t, leader.Client, registry.Revision-100, registry.Revision)
 		if len(recent) != 100 {
-			t.Errorf("of the last 100 changes there are %d", len(recent))
+			t.Errorf("changes in the last 100 revisions = %d, want 100", len(recent))
 		}
 	})
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-var crowd = flag.Int("crowd", 0, "how many subscribers that never read are held against writers; 0: none, as it takes a machine that does nothing else")
+var crowd = flag.Int("crowd", 0, "how many subscribers that never read to measure writers against; 0 skips the test, which needs an otherwise idle machine")
 
 const (
 	// writersBeside is the number of writers, and crowdTimes how often their rate
@@ -24,7 +24,7 @@ const (
 // Subscribers that never read cost writers nothing measurable, once their sockets are full.
 func TestSubscribersThatNeverReadCostWritersLittle(t *testing.T) {
 	if *crowd == 0 {
-		t.Skip("it is measured with -crowd=1000")
+		t.Skip("this measurement needs -crowd=1000 and an otherwise idle machine")
 	}
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Backend: backend, Flags: calm, Build: harness.Build{Plain: true}})
@@ -50,7 +50,7 @@ func TestSubscribersThatNeverReadCostWritersLittle(t *testing.T) {
 		}
 		slices.Sort(costs)
 		if median := costs[len(costs)/2]; median > maxCost {
-			t.Errorf("subscribers that never read cost writers %.1f %%", 100*median)
+			t.Errorf("subscribers that never read slow writers down by %.1f %%, want at most %.0f %%", 100*median, 100*maxCost)
 		}
 	})
 }

@@ -27,7 +27,7 @@ func checkHandOver(t *testing.T, c *harness.Cluster) {
 		f.Await(t, stored.Seen)
 		f.Stop()
 		if opened, snapshots := f.Counts(); opened != 1 || snapshots != 1 {
-			t.Errorf("while leadership was handed over it took %d streams and %d snapshots", opened, snapshots)
+			t.Errorf("a subscriber used %d streams and %d snapshots while leadership was handed over, want 1 of each", opened, snapshots)
 		}
 	}
 	leader.Restart()
@@ -56,7 +56,7 @@ func checkCutOff(t *testing.T, c *harness.Cluster) {
 			}
 			defer stream.Close()
 			if event, err := stream.Event(); err != nil || event.Type != "snapshot" {
-				t.Fatalf("the stream begins with %+v, %v", event, err)
+				t.Fatalf("first event of the stream = %+v, %v, want a snapshot", event, err)
 			}
 			go func() { ends <- checkEnding(stream) }()
 		}
@@ -71,14 +71,14 @@ func checkCutOff(t *testing.T, c *harness.Cluster) {
 	took := time.Since(began)
 	t.Logf("streams of an instance that was cut off ended after %v", took.Round(time.Millisecond))
 	if took > noticedWithin {
-		t.Errorf("streams of an instance that was cut off went on for %v", took)
+		t.Errorf("streams of an instance that was cut off ended after %v, want at most %v", took, noticedWithin)
 	}
 	checkAlone(t, one, before)
 
 	// The others go on, and afterwards so does the instance that was cut off.
 	stored := put(t, c.Leader().Client, "unheard")
 	if registry := list(t, one.With(stale)); registry.Revision != before {
-		t.Errorf("an instance that is cut off comes from revision %d to %d", before, registry.Revision)
+		t.Errorf("revision of the instance that is cut off = %d, want %d as before", registry.Revision, before)
 	}
 	c.Heal()
 	one.AwaitReady()
@@ -87,7 +87,7 @@ func checkCutOff(t *testing.T, c *harness.Cluster) {
 	f.Stop()
 	answer, err := one.With(stale).With("max_stale=800ms").Do(t.Context(), http.MethodGet, "/nodes/unheard", nil)
 	if err != nil {
-		t.Errorf("after it was healed: %d %v", answer.Status, err)
+		t.Errorf("a read with max_stale after the network was healed: status = %d (%v), want success", answer.Status, err)
 	}
 }
 
@@ -102,7 +102,7 @@ func checkEnding(stream *harness.Stream) error {
 		last = event
 	}
 	if !strings.Contains(last.Comment, cutOffComment) {
-		return fmt.Errorf("a stream of an instance that is cut off ends after %+v", last)
+		return fmt.Errorf("last event of a stream of an instance that is cut off = %+v, want the comment %q", last, cutOffComment)
 	}
 	return nil
 }
@@ -116,10 +116,10 @@ func checkAlone(t *testing.T, one *harness.Instance, revision uint64) {
 		began := time.Now()
 		_, err := client.List(t.Context())
 		if problem := problemOf(t, err); problem.Status != http.StatusServiceUnavailable || problem.Code != code {
-			t.Errorf("%s is answered with %v", what, problem)
+			t.Errorf("%s: answer = %v, want 503 %s", what, problem, code)
 		}
 		if took := time.Since(began); took > 10*time.Second {
-			t.Errorf("%s is answered after %v", what, took)
+			t.Errorf("%s: answered after %v, want at most 10s", what, took)
 		}
 	}
 	refused("a list", "no_leader", one.Client)
@@ -129,10 +129,10 @@ func checkAlone(t *testing.T, one *harness.Instance, revision uint64) {
 	seen, _ := answer.Revision()
 	contact, _ := strconv.Atoi(answer.Header.Get("Nodesmetadata-Leader-Contact"))
 	if err != nil || seen != revision || contact < 1000 {
-		t.Errorf("a stale list: %d at revision %d, want %d, with a leader heard from %d ms ago; %v", answer.Status, seen, revision, contact, err)
+		t.Errorf("a stale list = %d at revision %d with leader contact %d ms ago (%v), want revision %d and contact at least 1000 ms ago", answer.Status, seen, contact, err, revision)
 	}
 	if _, err := one.With(stale).With("max_stale=1m").List(t.Context()); err != nil {
-		t.Errorf("a list that may be a minute old: %v", err)
+		t.Errorf("a list that may be a minute old: error = %v, want none", err)
 	}
 	// A stream begins all the same: browsers would not reconnect after a 503.
 	stream, err := one.With(here).Stream(t.Context(), "/nodes/sse", "")
@@ -141,7 +141,7 @@ func checkAlone(t *testing.T, one *harness.Instance, revision uint64) {
 	}
 	defer stream.Close()
 	if event, err := stream.Next(); err != nil || !event.IsComment || event.Comment != "no leader" {
-		t.Errorf("a new stream begins with %+v, %v", event, err)
+		t.Errorf(`first event of a new stream = %+v, %v, want the comment "no leader"`, event, err)
 	}
 }
 
@@ -154,14 +154,14 @@ func checkNotCaughtUp(t *testing.T, c *harness.Cluster) {
 	one.Restart()
 	answer, err := one.With(stale).Do(t.Context(), http.MethodGet, "/nodes", nil)
 	if problem := problemOf(t, err); problem.Status != http.StatusServiceUnavailable || problem.Code != "not_caught_up" || answer.Header.Get("Retry-After") != "1" {
-		t.Errorf("an instance that was started without a leader answers %v", problem)
+		t.Errorf("a stale list of an instance started without a leader = %v, want 503 not_caught_up with Retry-After: 1", problem)
 	}
 	if _, err := one.With(stale).Get(t.Context(), "first"); !hasStatus(err, http.StatusServiceUnavailable) {
-		t.Errorf("an instance that was started without a leader gives a node: %v", err)
+		t.Errorf("a stale read of a node of an instance started without a leader: error = %v, want 503", err)
 	}
 	for _, i := range others(c, one) {
 		i.Restart()
 	}
 	c.AwaitReady()
-	sameRegistry(t, "the registry, after all were killed,", list(t, one.With(stale)), before)
+	sameRegistry(t, "the registry after all instances were killed", list(t, one.With(stale)), before)
 }

@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,7 +13,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// needle occurs in the data to be damaged, and nowhere else.
+// needle occurs only in the data to be damaged.
 const needle = "a-needle-in-the-log"
 
 // spoil flips a bit of every byte of what, wherever it occurs in the files of i
@@ -35,7 +34,7 @@ func spoil(t *testing.T, i *harness.Instance, part, what string) {
 		return os.WriteFile(path, bytes.ReplaceAll(content, []byte(what), flipped(what)), 0o600)
 	})
 	if err == nil && !found {
-		err = errors.New("there is nothing to damage")
+		err = fmt.Errorf("no file under %q contains the data to damage", part)
 	}
 	if err != nil {
 		t.Fatalf("%s: %v", i.ID, err)
@@ -79,10 +78,10 @@ func TestADamagedInstanceHeals(t *testing.T) {
 			behind := map[string]string{"bolt": "\xc5sum", "badger": "CurrentTerm", "wal": "CurrentTerm"}
 			spoil(t, i, "log."+backend, behind[backend])
 		}, aside: true},
-		"no log": {do: func(t *testing.T, i *harness.Instance, backend string) {
+		"a missing log": {do: func(t *testing.T, i *harness.Instance, backend string) {
 			remove(t, i, "log."+backend)
 		}},
-		"a snapshot that is needed": {
+		"a snapshot that the log does not replace": {
 			flags: []string{"--raft_snapshot_threshold=5", "--raft_snapshot_interval=50ms", "--raft_trailing_logs=1"},
 			do:    func(t *testing.T, i *harness.Instance, backend string) { spoil(t, i, "snapshots", needle) },
 			aside: true,
@@ -90,7 +89,7 @@ func TestADamagedInstanceHeals(t *testing.T) {
 	}
 	for name, damage := range damages {
 		for _, leads := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, of a leader: %v", name, leads), func(t *testing.T) {
+			t.Run(fmt.Sprintf("damage to %s, on the leader: %v", name, leads), func(t *testing.T) {
 				t.Parallel()
 				allBackends(t, func(t *testing.T, backend string) {
 					c := harness.Start(t, harness.Options{Backend: backend, Flags: slices.Concat(damage.flags, calm)})
@@ -116,10 +115,10 @@ func TestADamagedInstanceHeals(t *testing.T) {
 					c.AwaitReady()
 					checkMembers(t, c)
 					awaitRevision(t, victim, want.Revision)
-					sameRegistry(t, "the one that was damaged", list(t, victim.Client), want)
+					sameRegistry(t, "the registry of the damaged instance", list(t, victim.Client), want)
 					checkDense(t, victim.Client)
 					if folders := setAside(t, victim); (len(folders) == 1) != damage.aside {
-						t.Errorf("set aside are %q", folders)
+						t.Errorf("folders set aside = %q, want one: %v", folders, damage.aside)
 					}
 					if damage.aside {
 						awaitLog(t, victim, "the directory is damaged")
@@ -135,16 +134,16 @@ func TestADamagedInstanceHeals(t *testing.T) {
 func writeUntilSnapshotsHave(t *testing.T, c *harness.Cluster, i *harness.Instance, what string) {
 	t.Helper()
 	written := 0
-	harness.Eventually(t, i.ID+" has its snapshots", func() error {
+	harness.Eventually(t, "the snapshots of "+i.ID+" contain the data", func() error {
 		put(t, c.Instances[0].Client, fmt.Sprintf("more-%d", written))
 		written++
 		states, err := filepath.Glob(filepath.Join(i.Directory, "snapshots", "*", "state.bin"))
 		if err != nil || len(states) < 2 {
-			return fmt.Errorf("they are %q, %v", states, err)
+			return fmt.Errorf("its snapshots are %q, %v", states, err)
 		}
 		for _, path := range states {
 			if content, err := os.ReadFile(path); err != nil || !bytes.Contains(content, []byte(what)) {
-				return fmt.Errorf("%s: %v", path, err)
+				return fmt.Errorf("%s does not contain the data: %v", path, err)
 			}
 		}
 		return nil
@@ -155,8 +154,8 @@ func writeUntilSnapshotsHave(t *testing.T, c *harness.Cluster, i *harness.Instan
 // going on without the data.
 func TestADamagedInstanceThatIsAloneRefusesToStart(t *testing.T) {
 	for name, do := range map[string]func(t *testing.T, i *harness.Instance, backend string){
-		"an entry": func(t *testing.T, i *harness.Instance, backend string) { spoil(t, i, "log."+backend, needle) },
-		"no log":   func(t *testing.T, i *harness.Instance, backend string) { remove(t, i, "log."+backend) },
+		"an entry":      func(t *testing.T, i *harness.Instance, backend string) { spoil(t, i, "log."+backend, needle) },
+		"a missing log": func(t *testing.T, i *harness.Instance, backend string) { remove(t, i, "log."+backend) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachBackend(t, func(t *testing.T, backend string) {
@@ -168,15 +167,15 @@ func TestADamagedInstanceThatIsAloneRefusesToStart(t *testing.T) {
 				do(t, i, backend)
 				i.Launch()
 				if status := i.AwaitExit(); status != 1 {
-					t.Errorf("it ended with %d", status)
+					t.Errorf("exit status = %d, want 1", status)
 				}
 				for _, word := range []string{"log." + backend, "nodesmetadata storage check", "copy"} {
 					if !strings.Contains(i.LastLog(), word) {
-						t.Errorf("it does not say %q: %s", word, i.LastLog())
+						t.Errorf("the log does not contain %q:\n%s", word, i.LastLog())
 					}
 				}
 				if folders := setAside(t, i); len(folders) > 0 {
-					t.Errorf("set aside are %q", folders)
+					t.Errorf("folders set aside = %q, want none", folders)
 				}
 			})
 		})

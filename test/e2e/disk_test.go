@@ -66,7 +66,7 @@ func troubled(t *testing.T, c *harness.Cluster, leader *harness.Instance, throug
 	load.awaitMore(t, 200)
 	begin()
 	other, node := c.Instances[1], harness.NewNode("meanwhile")
-	took := harness.Within(t, 8*time.Second, "a write in spite of it", func() error {
+	took := harness.Within(t, 8*time.Second, "a write succeeds in spite of the trouble, under another leader", func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		stored, err := other.Put(ctx, node)
@@ -98,13 +98,13 @@ func awaitReason(t *testing.T, i *harness.Instance, says string) {
 	harness.Eventually(t, fmt.Sprintf("%s says %q", i.ID, says), func() error {
 		ready, err := i.Ready(t.Context())
 		if err == nil && (ready.Ready || !strings.Contains(strings.Join(ready.Reasons, "; "), says)) {
-			err = fmt.Errorf("it says %+v", ready)
+			err = fmt.Errorf("its readiness is %+v", ready)
 		}
 		return err
 	})
 }
 
-// Data written to open files that were unlinked is lost with the process.
+// Data written to files that were unlinked while open is lost when the process ends.
 func TestALeaderWhoseDirectoryIsRemovedIsReplaced(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := startCalm(t, backend)
@@ -117,7 +117,7 @@ func TestALeaderWhoseDirectoryIsRemovedIsReplaced(t *testing.T) {
 		awaitLog(t, leader, "was removed")
 		ready, err := leader.Ready(t.Context())
 		if err != nil || ready.Ready || !strings.Contains(strings.Join(ready.Reasons, "; "), "was removed") {
-			t.Errorf("readyz says %+v, %v", ready, err)
+			t.Errorf(`readiness of the former leader = %+v, %v, want not ready because its directory "was removed"`, ready, err)
 		}
 		leader.Kill() // badger could not be closed cleanly
 		leader.Restart()

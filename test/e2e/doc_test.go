@@ -13,6 +13,6 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-var soak = flag.Int("soak", 1, "how many times as much is done in tests that do things at random")
+var soak = flag.Int("soak", 1, "factor by which tests with random or batching clients do more")
 
 func TestMain(m *testing.M) { harness.Main(m) }

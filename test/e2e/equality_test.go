@@ -117,9 +117,9 @@ func (w *randomLoad) awaitMore(t *testing.T, n int) {
 		return w.did
 	}
 	goal := did() + n**soak
-	harness.Eventually(t, "a client gets on", func() error {
+	harness.Eventually(t, "the random clients complete more operations", func() error {
 		if now := did(); now < goal {
-			return fmt.Errorf("%d things are missing", goal-now)
+			return fmt.Errorf("%d operations are missing", goal-now)
 		}
 		return nil
 	})
@@ -203,7 +203,7 @@ func fill(t *testing.T, through *harness.Client) {
 func endLeases(t *testing.T, c *harness.Cluster) {
 	t.Helper()
 	leader := c.Leader()
-	harness.Eventually(t, "no lease is left", func() error {
+	harness.Eventually(t, "no leased node is left", func() error {
 		var changes []harness.BatchChange
 		for _, node := range list(t, leader.Client).Nodes {
 			if node.TTLSeconds > 0 {
@@ -214,7 +214,7 @@ func endLeases(t *testing.T, c *harness.Cluster) {
 			return nil
 		}
 		_, err := leader.Batch(t.Context(), changes) // a node may have expired meanwhile
-		return fmt.Errorf("there were %d: %w", len(changes), err)
+		return fmt.Errorf("there were %d leased nodes: %w", len(changes), err)
 	})
 }
 
@@ -250,19 +250,19 @@ func checkEqual(t *testing.T, c *harness.Cluster) {
 	}
 	if first := fmt.Sprintf("\nid: %d\n", oldest+1); !strings.Contains(all[0].history[:60], first) ||
 		!strings.HasPrefix(all[0].snapshot, "retry: 1000\nevent: snapshot\n") {
-		t.Errorf("the stream after %d begins with %.60q, and one position before with %.60q", oldest, all[0].history, all[0].snapshot)
+		t.Errorf("the stream after %d begins with %.60q, want the next change; the stream after %d with %.60q, want a snapshot", oldest, all[0].history, oldest-1, all[0].snapshot)
 	}
 	for n, i := range c.Instances {
 		if all[n] != all[0] {
-			t.Errorf("%s and %s differ: list %v, etag %v, history %v, snapshot %v", i.ID, c.Instances[0].ID,
+			t.Errorf("%s and %s differ; equal are: list %v, etag %v, history %v, snapshot %v", i.ID, c.Instances[0].ID,
 				all[n].list == all[0].list, all[n].etag == all[0].etag, all[n].history == all[0].history, all[n].snapshot == all[0].snapshot)
 		}
 	}
 	expiries := strings.Count(all[0].history, `"reason":"expired"`)
-	t.Logf("at revision %d all instances tell the same: %d nodes in %d bytes, %d changes, %d of them by expiry, in %d bytes",
+	t.Logf("at revision %d all instances answer alike: %d nodes in %d bytes, %d changes, %d of them by expiry, in %d bytes",
 		registry.Revision, len(registry.Nodes), len(all[0].list), historyLength, expiries, len(all[0].history))
 	if expiries == 0 {
-		t.Error("nothing has expired: this proves less than it should")
+		t.Error("no change is an expiry: the test must cover expiries, too")
 	}
 }
 
@@ -273,7 +273,7 @@ func checkSlots(t *testing.T, registry harness.Registry) {
 	for id, node := range registry.Nodes {
 		slot := fmt.Sprintf("slot %d of pool %s", node.Slot, node.Pool)
 		if owners[slot] != "" {
-			t.Errorf("%s belongs to both %s and %s", slot, owners[slot], id)
+			t.Errorf("%s has two owners, %s and %s", slot, owners[slot], id)
 		}
 		owners[slot] = id
 	}

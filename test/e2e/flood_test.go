@@ -49,7 +49,7 @@ func TestHostileConnectionsHarmNobody(t *testing.T) {
 		canary.check(t)
 		memory.check(t)
 		if registry := checkDense(t, leader.Client); len(registry.Nodes) != 21 {
-			t.Errorf("there are %d nodes", len(registry.Nodes))
+			t.Errorf("nodes after the attacks = %d, want 21", len(registry.Nodes))
 		}
 		checkMembers(t, c)
 	})
@@ -65,7 +65,7 @@ func TestClientsLeaveFileDescriptorsForTheLog(t *testing.T) {
 	for range files {
 		conn, err := net.DialTimeout("tcp", leader.Application, patience)
 		if err != nil {
-			t.Fatalf("after %d: %v", held, err)
+			t.Fatalf("dial with %d connections held: %v", held, err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
 		_ = conn.SetDeadline(time.Now().Add(patience))
@@ -74,11 +74,11 @@ func TestClientsLeaveFileDescriptorsForTheLog(t *testing.T) {
 		case n > 0:
 			held++
 		case os.IsTimeout(err):
-			t.Fatalf("after %d one is neither answered nor refused", held)
+			t.Fatalf("with %d connections held, the next one is neither answered nor refused", held)
 		}
 	}
 	if held < most/2 || held > most {
-		t.Errorf("%d connections are held, where %d may be", held, most)
+		t.Errorf("connections held = %d, want %d to %d", held, most/2, most)
 	}
 	awaitLog(t, leader, "connections are refused")
 
@@ -99,7 +99,7 @@ func TestClientsLeaveFileDescriptorsForTheLog(t *testing.T) {
 	follower.Restart()
 	follower.AwaitReady()
 	if now := metadata(t, follower.With("redirect=false")); now.LeaderNodeID != leader.ID {
-		t.Errorf("%s leads, and %s did", now.LeaderNodeID, leader.ID)
+		t.Errorf("leader = %s, want %s as before", now.LeaderNodeID, leader.ID)
 	}
 }
 
@@ -110,7 +110,7 @@ func raftPortGarbage(t *testing.T, i *harness.Instance) {
 	// Without a secret, this preface is known to everybody.
 	preface := "\x01" + "\x01\x00" + strings.Repeat("\x00", 32) + "\x00" + "\x01x" + "\x00"
 	for name, bytes := range map[string]string{
-		"a lane that is none":            "\x7fhello",
+		"an unknown lane":                "\x7fhello",
 		"HTTP without a lane":            "GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n",
 		"a TLS hello":                    "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 		"zeros":                          strings.Repeat("\x00", 10_000),
@@ -122,18 +122,18 @@ func raftPortGarbage(t *testing.T, i *harness.Instance) {
 		"a vote of two gigabytes":        preface + "\x01\x81\xa9Candidate\xc6\x7f\xff\xff\xff",
 		"noise on the metadata's lane":   "\x02" + string(noise),
 		"no HTTP on the metadata's lane": "\x02hello\r\n\r\n",
-		"a path that is none":            "\x02GET /nodes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-		"a method that is none":          "\x02PUT /metadata HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+		"an unknown path":                "\x02GET /nodes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+		"a method that is not allowed":   "\x02PUT /metadata HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
 		"headers without end":            "\x02GET /metadata HTTP/1.1\r\nX: " + strings.Repeat("x", 1<<20),
 	} {
 		for range 3 {
 			began := time.Now()
 			answer, err := exchange(i.RaftBind, bytes)
 			if took := time.Since(began); err != nil || took > raftPatience {
-				t.Errorf("%s: it was cut after %v: %v", name, took, err)
+				t.Errorf("%s: the connection was closed after %v (%v), want at most %v", name, took, err, raftPatience)
 			}
 			if answer != "" && !strings.HasPrefix(answer, "HTTP/1.1 4") && bytes[0] == 2 {
-				t.Errorf("%s is answered with %.100q", name, answer)
+				t.Errorf("%s: answer = %.100q, want a status of 4xx", name, answer)
 			}
 		}
 	}
@@ -153,7 +153,7 @@ func raftPortSilence(t *testing.T, i *harness.Instance) {
 			began := time.Now()
 			_, err := exchange(i.RaftBind, bytes)
 			if took := time.Since(began); err != nil || took > raftPatience {
-				t.Errorf("silent %s: it was cut after %v: %v", name, took, err)
+				t.Errorf("silence %s: the connection was closed after %v (%v), want at most %v", name, took, err, raftPatience)
 			}
 		})
 	}
@@ -167,9 +167,9 @@ func halfOpen(t *testing.T, i *harness.Instance) {
 	open := func(address string, words ...string) {
 		for n := range crowdSize {
 			all.Go(func() {
-				said := words[n%len(words)]
-				if _, err := exchange(address, said); err != nil && !isRefused(err) {
-					t.Errorf("one of many connections, that said %q, was not cut: %v", said, err)
+				sent := words[n%len(words)]
+				if _, err := exchange(address, sent); err != nil && !isRefused(err) {
+					t.Errorf("one of many connections, which sent %q, was not closed: %v", sent, err)
 				}
 			})
 		}
@@ -216,7 +216,7 @@ func drip(t *testing.T, address, what, beginning string) {
 		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		case took > patience+time.Second: // a margin for a busy machine
-			t.Errorf("%s: the connection is still open after %v", what, took)
+			t.Errorf("%s: the connection is still open after %v, want it closed after at most %v", what, took, patience)
 			return
 		}
 	}
@@ -240,7 +240,7 @@ func hugeBodies(t *testing.T, i *harness.Instance) {
 		}
 		all.Go(func() {
 			if sent := pour(address, head, size); sent > size/2 {
-				t.Errorf("%s: %d bytes of it were taken", name, sent)
+				t.Errorf("%s: the server took %d bytes, want at most %d", name, sent, size/2)
 			}
 		})
 	}

@@ -30,11 +30,11 @@ func TestFollowersAnswerReads(t *testing.T) {
 	polls := startLongPolls(t, c)
 	t.Run("streams and lists", func(t *testing.T) { checkStreamsAndLists(t, c) })
 	t.Run("a long poll ends with a change", func(t *testing.T) { checkLongPolls(t, c) })
-	t.Run("who names a revision reads what was written", func(t *testing.T) { checkMinRevision(t, c) })
+	t.Run("a read with min_revision sees the write", func(t *testing.T) { checkMinRevision(t, c) })
 	t.Run("a long poll lasts as long as it should", polls)
 	t.Run("streams outlive a leader that hands over", func(t *testing.T) { checkHandOver(t, c) })
-	t.Run("who is cut off says so", func(t *testing.T) { checkCutOff(t, c) })
-	t.Run("who has not caught up says so", func(t *testing.T) { checkNotCaughtUp(t, c) })
+	t.Run("an instance that is cut off says so", func(t *testing.T) { checkCutOff(t, c) })
+	t.Run("an instance that has not caught up says so", func(t *testing.T) { checkNotCaughtUp(t, c) })
 }
 
 var zoneless = ""
@@ -87,15 +87,15 @@ func checkStreamsAndLists(t *testing.T, c *harness.Cluster) {
 	told := 0
 	for _, s := range streams {
 		want := s.filter.Of(registry)
-		harness.Eventually(t, s.what+" tells the latest", func() error {
+		harness.Eventually(t, s.what+" delivers the last change", func() error {
 			if last := lastOf(line, s.filter); s.follower.Revision() < last {
-				return fmt.Errorf("it is at revision %d, and the last change is %d", s.follower.Revision(), last)
+				return fmt.Errorf("it is at revision %d, and the last change has %d", s.follower.Revision(), last)
 			}
 			return s.follower.Err()
 		})
 		s.follower.Stop()
 		if opened, snapshots := s.follower.Counts(); opened != 1 || snapshots != 1 {
-			t.Errorf("%s: it took %d streams and %d snapshots", s.what, opened, snapshots)
+			t.Errorf("%s: the subscriber used %d streams and %d snapshots, want 1 of each", s.what, opened, snapshots)
 		}
 		got := s.follower.Registry()
 		got.Revision = want.Revision
@@ -104,7 +104,7 @@ func checkStreamsAndLists(t *testing.T, c *harness.Cluster) {
 		told += len(s.follower.Changes())
 	}
 	checkStreamBytes(t, c, line)
-	t.Logf("%d streams with %d changes of %d, and %d lists, were held against the registry", len(streams), told, len(line.changes), len(samples))
+	t.Logf("%d streams with %d changes of %d, and %d lists, were compared with the registry", len(streams), told, len(line.changes), len(samples))
 }
 
 // lastOf gives the revision of the last change that a stream with filter delivers,
@@ -135,14 +135,14 @@ func checkStreamBytes(t *testing.T, c *harness.Cluster, line timeline) {
 		for _, i := range c.Followers() {
 			for _, query := range []string{here, stale} {
 				if got := tape(i.With(query)); !bytes.Equal(got, want) {
-					t.Errorf("%s with %s streams other bytes than the leader with %q: %d and %d", i.ID, query, filter.Query(), len(got), len(want))
+					t.Errorf("the stream of %s with %s and %q differs from the leader's: %d bytes, want %d", i.ID, query, filter.Query(), len(got), len(want))
 				}
 			}
 		}
 	}
 }
 
-// longWait is longer than any request takes that does not ask for a wait.
+// longWait is longer than any request without a wait takes.
 const longWait = 12 * time.Second
 
 // startLongPolls starts long polls that never succeed, at every instance. The
@@ -160,10 +160,10 @@ func startLongPolls(t *testing.T, c *harness.Cluster) func(t *testing.T) {
 				answer, err := i.With(query).Waiting(longWait).Do(context.Background(), http.MethodGet, never, nil)
 				took := time.Since(began)
 				if err == nil && (answer.Status != http.StatusNotModified || took < longWait || took > longWait+2*time.Second || len(answer.Body) > 0) {
-					err = fmt.Errorf("it is answered with %d after %v", answer.Status, took)
+					err = fmt.Errorf("status = %d after %v, want %d without a body after %v", answer.Status, took, http.StatusNotModified, longWait)
 				}
 				if err != nil {
-					err = fmt.Errorf("a long poll of %s with %q: %w", i.ID, query, err)
+					err = fmt.Errorf("long poll of %s with %q: %w", i.ID, query, err)
 				}
 				faults <- err
 			}()
@@ -210,10 +210,10 @@ func checkLongPolls(t *testing.T, c *harness.Cluster) {
 		p := <-answers
 		revision, err := p.answer.Revision()
 		if p.err != nil || err != nil || p.answer.Status != http.StatusOK || revision != stored.Seen || !strings.Contains(string(p.answer.Body), `"awaited"`) {
-			t.Errorf("a long poll is answered with %d at revision %d, want %d; %v", p.answer.Status, revision, stored.Seen, errors.Join(p.err, err))
+			t.Errorf("long poll: status = %d at revision %d (%v), want 200 at %d with the awaited node", p.answer.Status, revision, errors.Join(p.err, err), stored.Seen)
 		}
 		if late := p.at.Sub(written); late > time.Second {
-			t.Errorf("a long poll is answered %v after the write", late)
+			t.Errorf("long poll: answered %v after the write, want at most 1s", late)
 		}
 	}
 }
@@ -238,27 +238,27 @@ func checkMinRevision(t *testing.T, c *harness.Cluster) {
 		if n%2 == 0 {
 			read, err := atLeast.Get(t.Context(), stored.ID)
 			if err != nil || read.Revision != stored.Revision || read.Seen < stored.Seen {
-				t.Errorf("written was %+v, read with min_revision %+v, %v", stored, read, err)
+				t.Errorf("read with min_revision = %+v, %v, want %+v", read, err, stored)
 			}
 			continue
 		}
 		registry, err := atLeast.List(t.Context())
 		if err != nil || registry.Nodes[stored.ID].Revision != stored.Revision || registry.Revision < stored.Seen {
-			t.Errorf("written was %+v, listed with min_revision %+v at revision %d, %v", stored, registry.Nodes[stored.ID], registry.Revision, err)
+			t.Errorf("list with min_revision contains %+v at revision %d (%v), want %+v", registry.Nodes[stored.ID], registry.Revision, err, stored)
 		}
 	}
 	t.Logf("of %d reads without min_revision %d missed the write before", times, missed)
 	if missed == 0 {
-		t.Error("a follower that is behind is not seen to be: this proves nothing")
+		t.Error("no read without min_revision was stale: the test needs a follower that is behind")
 	}
 	linearizable := put(t, leader.Client, "written-last")
 	if read, err := slow.With(here).Get(t.Context(), linearizable.ID); err != nil || read.Seen < linearizable.Seen {
-		t.Errorf("a linearizable read of a follower that is behind gives %+v, %v", read, err)
+		t.Errorf("linearizable read of a follower that is behind = %+v, %v, want at least revision %d", read, err, linearizable.Seen)
 	}
 	began := time.Now()
 	const short = 300 * time.Millisecond
 	_, err := slow.With(stale).With("min_revision=1000000000").Waiting(short).List(t.Context())
 	if problem := problemOf(t, err); problem.Status != http.StatusServiceUnavailable || problem.Code != "revision_not_reached" || time.Since(began) < short {
-		t.Errorf("a revision that does not come is answered with %v after %v", problem, time.Since(began))
+		t.Errorf("list with a min_revision that is never reached = %v after %v, want 503 revision_not_reached after %v", problem, time.Since(began), short)
 	}
 }

@@ -34,7 +34,7 @@ func allBackends(t *testing.T, test func(t *testing.T, backend string)) {
 }
 
 // everyBackend is explained at anyBackend.
-var everyBackend = flag.Bool("every_backend", false, "run also those tests with each storage backend that have nothing to do with it")
+var everyBackend = flag.Bool("every_backend", false, "run the tests that do not depend on the storage backend with each backend, too")
 
 // anyBackend runs a test that does not depend on the backend: with the default one,
 // or with each if -every_backend is set. What depends on the backend is tested with
@@ -78,7 +78,7 @@ func put(t *testing.T, through *harness.Client, id string) harness.Stored {
 		t.Fatalf("put %s through %s: %v", id, through.Address(), err)
 	}
 	if !stored.Created || stored.ID != id {
-		t.Fatalf("put %s through %s: %+v", id, through.Address(), stored)
+		t.Fatalf("put %s through %s = %+v, want a new node with this id", id, through.Address(), stored)
 	}
 	return stored
 }
@@ -136,7 +136,7 @@ func history(t *testing.T, through *harness.Client, since, until uint64) []harne
 			t.Fatal(err)
 		}
 		if change.Revision != revision || event.ID != fmt.Sprint(revision) || event.Type != change.Type {
-			t.Fatalf("at revision %d the stream says %+v", revision, event)
+			t.Fatalf("event of the stream = %+v, want the change with revision %d", event, revision)
 		}
 		changes = append(changes, change)
 	}

@@ -67,14 +67,14 @@ func (h *herd) weigh(registry harness.Registry) (int, error) {
 			weight = *node.Weight
 		}
 		if *node.Weight != weight {
-			return 0, fmt.Errorf("at revision %d there is %s with weight %d beside %d", registry.Revision, id, *node.Weight, weight)
+			return 0, fmt.Errorf("at revision %d, %s has weight %d and another node %d, want the same for all", registry.Revision, id, *node.Weight, weight)
 		}
 	}
 	if len(registry.Nodes) != herdSize || weight == forbidden {
-		return 0, fmt.Errorf("at revision %d there are %d nodes with weight %d", registry.Revision, len(registry.Nodes), weight)
+		return 0, fmt.Errorf("at revision %d there are %d nodes with weight %d, want %d and not %d", registry.Revision, len(registry.Nodes), weight, herdSize, forbidden)
 	}
 	if (registry.Revision-h.base)%herdSize != 0 {
-		return 0, fmt.Errorf("revision %d is in the middle of a batch: there were %d before the first", registry.Revision, h.base)
+		return 0, fmt.Errorf("revision %d is in the middle of a batch: batches of %d changes begin after revision %d", registry.Revision, herdSize, h.base)
 	}
 	return weight, nil
 }
@@ -131,7 +131,7 @@ func (h *herd) write(ctx context.Context, known uint64) {
 		case hasStatus(err, http.StatusServiceUnavailable) || problemIn(err) == nil: // there is no leader, or the instance is down
 			rest(ctx)
 		default:
-			h.fail(fmt.Errorf("the batch of weight %d after one of revision %d (in doubt: %v): %w", weight, known, doubtful, err))
+			h.fail(fmt.Errorf("batch of weight %d on the condition of revision %d (outcome of the last attempt unknown: %v): %w", weight, known, doubtful, err))
 			return
 		}
 	}
@@ -155,7 +155,7 @@ func (h *herd) sabotage(ctx context.Context) {
 		_, err := h.clients[turn%len(h.clients)].Batch(context.Background(), append(h.nodes(forbidden), end.last))
 		switch problem := problemIn(err); {
 		case err == nil || problem != nil && problem.Status != end.want && problem.Status != http.StatusServiceUnavailable:
-			h.fail(fmt.Errorf("a batch that should be refused with %d: %w", end.want, err))
+			h.fail(fmt.Errorf("error of a batch = %w, want status %d", err, end.want))
 			return
 		case hasStatus(err, end.want):
 			h.refused.Add(1)
@@ -175,7 +175,7 @@ func (h *herd) read(ctx context.Context, client *harness.Client, fresh bool) {
 		}
 		weight, err := h.weigh(registry)
 		if err == nil && fresh && int64(weight) < before {
-			err = fmt.Errorf("the weight is %d after %d was acknowledged", weight, before)
+			err = fmt.Errorf("the weight is %d, and %d was acknowledged before", weight, before)
 		}
 		if err != nil {
 			h.fail(fmt.Errorf("a list from %s: %w", client.Address(), err))
@@ -255,7 +255,7 @@ func (h *herd) awaitMore(t *testing.T, n int64) {
 			t.Fatal(errors.Join(h.faults...))
 		}
 		if now := h.batches.Load(); now < goal {
-			return fmt.Errorf("%d are missing", goal-now)
+			return fmt.Errorf("%d batches are missing", goal-now)
 		}
 		return nil
 	})
@@ -271,9 +271,9 @@ func (h *herd) checkHistory(t *testing.T, what string, changes []harness.Change)
 		weight := *change.Node.Weight
 		switch {
 		case change.Node.ID != fmt.Sprintf("herd-%03d", place):
-			t.Fatalf("%s: change %d of batch %d is of %s", what, place, k, change.Node.ID)
+			t.Fatalf("%s: node of change %d of batch %d = %s, want herd-%03d", what, place, k, change.Node.ID, place)
 		case last >= 0 && k == number && weight != last, last >= 0 && k > number && weight <= last, weight == forbidden:
-			t.Fatalf("%s: change %d of batch %d has weight %d after %d", what, place, k, weight, last)
+			t.Fatalf("%s: change %d of batch %d has weight %d, and the change before it %d", what, place, k, weight, last)
 		}
 		last, number = weight, k
 	}

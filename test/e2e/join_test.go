@@ -77,7 +77,7 @@ func awaitLog(t *testing.T, i *harness.Instance, words string) {
 	t.Helper()
 	harness.Eventually(t, i.ID+" logs "+words, func() error {
 		if !strings.Contains(i.LastLog(), words) {
-			return fmt.Errorf("it logs only:\n%s", i.LastLog())
+			return fmt.Errorf("its log is:\n%s", i.LastLog())
 		}
 		return nil
 	})
@@ -94,7 +94,7 @@ func checkMembers(t *testing.T, c *harness.Cluster) {
 			return err
 		}
 		if len(metadata.NodesMetadata) != len(c.Instances) || metadata.ClusterID == "" || metadata.Term == 0 {
-			return fmt.Errorf("there is %+v", metadata)
+			return fmt.Errorf("the metadata is %+v", metadata)
 		}
 		for _, i := range c.Instances {
 			got := metadata.NodesMetadata[i.ID]
@@ -103,7 +103,7 @@ func checkMembers(t *testing.T, c *harness.Cluster) {
 				Suffrage: "voter", Reachable: true, Version: got.Version,
 			}
 			if got != want || got.Version == "" {
-				return fmt.Errorf("%s is %+v", i.ID, got)
+				return fmt.Errorf("%s is %+v, want %+v", i.ID, got, want)
 			}
 		}
 		return nil
@@ -123,11 +123,11 @@ func TestAnInstanceWaitsToBeAdded(t *testing.T) {
 		awaitLog(t, second, "waits to be added")
 		answer, err := second.Do(t.Context(), http.MethodGet, "/readyz", nil)
 		if err != nil || answer.Status != http.StatusServiceUnavailable || !strings.Contains(string(answer.Body), "waits to be added") {
-			t.Errorf("readyz: %d %s %v", answer.Status, answer.Body, err)
+			t.Errorf(`readyz: %d %s %v, want 503 "waits to be added"`, answer.Status, answer.Body, err)
 		}
 		answer, err = second.Do(t.Context(), http.MethodGet, "/nodes", nil)
 		if problem := problemOf(t, err); problem.Status != http.StatusServiceUnavailable || problem.Code != "no_leader" || answer.Header.Get("Retry-After") != "1" {
-			t.Errorf("an instance without a cluster answers %+v with %v", problem, answer.Header)
+			t.Errorf("list of an instance without a cluster = %+v with %v, want 503 no_leader with Retry-After: 1", problem, answer.Header)
 		}
 		// The instance may be killed and restarted meanwhile.
 		second.Kill()
@@ -141,7 +141,7 @@ func TestAnInstanceWaitsToBeAdded(t *testing.T) {
 		second.AwaitReady()
 		checkMembers(t, c)
 		if got := list(t, second.Client); got.Nodes["a"].ID != "a" {
-			t.Errorf("the new member lists %+v", got)
+			t.Errorf("list of the new member = %+v, want node a", got)
 		}
 
 		first.Stop()

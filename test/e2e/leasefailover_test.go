@@ -72,13 +72,13 @@ func TestNoNodeExpiresWhenTheLeaderFails(t *testing.T) {
 	after := list(t, c.Leader().Client)
 	if after.Revision != before.Revision {
 		for id, change := range expired(history(t, c.Leader().Client, before.Revision, after.Revision)) {
-			t.Errorf("%s kept renewing and has expired: %+v", id, change)
+			t.Errorf("%s was renewed all the time, but expired: %+v", id, change)
 		}
 	}
-	sameRegistry(t, "the registry, after nodes were only renewed,", after, before)
+	sameRegistry(t, "the registry after nothing but renewals", after, before)
 	follower.Await(t, after.Revision)
 	follower.Stop()
-	sameRegistry(t, "the copy", follower.Registry(), after)
+	sameRegistry(t, "the copy of the stream", follower.Registry(), after)
 	if err := a.Err(); err != nil {
 		t.Errorf("renewals were refused: %v", err)
 	}
@@ -102,7 +102,7 @@ func TestALeaderThatWasPausedExpiresNoNode(t *testing.T) {
 	pass(t, 3*time.Second)
 	i.Resume()
 	a.Await(t)
-	sameRegistry(t, "after it stood still the registry", list(t, i.Client), before)
+	sameRegistry(t, "the registry after the pause", list(t, i.Client), before)
 	if err := a.Err(); err != nil {
 		t.Error(err)
 	}
@@ -117,7 +117,7 @@ func awaitExpired(t *testing.T, c *harness.Cluster, since uint64, count int) {
 	harness.Eventually(t, fmt.Sprintf("%d nodes expire", count), func() error {
 		n := len(expired(history(t, leader.Client, since, list(t, leader.Client).Revision)))
 		if n < count {
-			return fmt.Errorf("%d have", n)
+			return fmt.Errorf("%d have expired", n)
 		}
 		return nil
 	})
@@ -128,14 +128,14 @@ func awaitExpired(t *testing.T, c *harness.Cluster, since uint64, count int) {
 func awaitSuccessor(t *testing.T, c *harness.Cluster, old *harness.Instance) *harness.Instance {
 	t.Helper()
 	var successor *harness.Instance
-	harness.Eventually(t, "another one leads", func() error {
+	harness.Eventually(t, "another instance leads", func() error {
 		for _, i := range others(c, old) {
 			if ready, err := i.Ready(t.Context()); err == nil && ready.Leading {
 				successor = i
 				return nil
 			}
 		}
-		return errors.New("nobody does")
+		return errors.New("no other instance leads")
 	})
 	return successor
 }

@@ -77,9 +77,9 @@ func TestLeases(t *testing.T) {
 	t.Parallel() // it mostly waits
 	c := harness.Start(t, harness.Options{Flags: calm, Build: harness.Build{Plain: true}})
 	follower := harness.Follow(t, c.Leader().Client)
-	t.Run("who stops renewing expires in time, and nobody else", func(t *testing.T) { checkExpiry(t, c, follower) })
-	t.Run("renewals cost next to nothing", func(t *testing.T) { checkRenewals(t, c) })
-	t.Run("all at once are held back", func(t *testing.T) { checkHeld(t, c) })
+	t.Run("only nodes whose renewals stop expire, and in time", func(t *testing.T) { checkExpiry(t, c, follower) })
+	t.Run("renewals cost little processor time and no log entries", func(t *testing.T) { checkRenewals(t, c) })
+	t.Run("the expiry of all nodes at once is held back", func(t *testing.T) { checkHeld(t, c) })
 	checkDense(t, c.Instances[0].Client)
 }
 
@@ -94,7 +94,7 @@ func checkExpiry(t *testing.T, c *harness.Cluster, follower *harness.Follower) {
 	a.Drop(stopped...)
 	harness.Eventually(t, "the silent nodes expire", func() error {
 		if n := len(expired(follower.Changes())); n < silent {
-			return fmt.Errorf("%d of %d have", n, silent)
+			return fmt.Errorf("%d of %d have expired", n, silent)
 		}
 		return nil
 	})
@@ -102,25 +102,25 @@ func checkExpiry(t *testing.T, c *harness.Cluster, follower *harness.Follower) {
 	var late []time.Duration
 	for id, change := range expired(follower.Changes()) {
 		if !slices.Contains(stopped, id) {
-			t.Errorf("%s was renewed and has expired", id)
+			t.Errorf("%s was renewed, but expired", id)
 			continue
 		}
 		checkExpired(t, change)
 		last := a.Last(id)
 		if lived := change.At.Sub(last.Sent); lived < ttl*time.Second {
-			t.Errorf("%s has expired %v after its last renewal was sent", id, lived)
+			t.Errorf("%s expired %v after its last renewal was sent, want at least %d s", id, lived, ttl)
 		}
 		late = append(late, change.At.Sub(last.Acknowledged)-ttl*time.Second)
 	}
 	slices.Sort(late)
 	longest := late[len(late)-1]
-	t.Logf("nodes were told to be gone after their time was over: median %v, at most %v",
+	t.Logf("time from the end of a lease to the expiry of its node: median %v, at most %v",
 		median(late).Round(time.Millisecond), longest.Round(time.Millisecond))
 	if longest > maxLate {
-		t.Errorf("a node was there for %v after its time was over", longest)
+		t.Errorf("a node expired %v after the end of its lease, want at most %v", longest, maxLate)
 	}
 	if got, want := list(t, c.Instances[2].Client).Revision, before+all+silent; got != want {
-		t.Errorf("the registry is at revision %d, want %d: renewals must not show", got, want)
+		t.Errorf("revision = %d, want %d: renewals must not change it", got, want)
 	}
 	checkRevival(t, c, nodes[:silent])
 	counts := a.Counts()
@@ -136,10 +136,10 @@ func checkExpired(t *testing.T, change harness.Change) {
 	switch {
 	case change.Node.OnExpiry != "down":
 		if change.Type != "removed" {
-			t.Errorf("a node to be removed was %s: %+v", change.Type, change)
+			t.Errorf("effect of expiry on a node with on_expiry remove = %s, want removed: %+v", change.Type, change)
 		}
 	case change.Type != "updated" || change.Node.State != "down" || change.Previous == nil || change.Previous.State == "down":
-		t.Errorf("a node that should go down was %s: %+v", change.Type, change)
+		t.Errorf("effect of expiry on a node with on_expiry down = %s, want updated from another state to down: %+v", change.Type, change)
 	}
 }
 
@@ -153,7 +153,7 @@ func checkRevival(t *testing.T, c *harness.Cluster, nodes []harness.Node) {
 		stored, err := through.Heartbeat(t.Context(), node.ID)
 		if node.OnExpiry != "down" {
 			if problem := problemOf(t, err); problem.Status != 404 || problem.Code != "node_not_found" {
-				t.Errorf("%s was removed, and its heartbeat says %v", node.ID, problem)
+				t.Errorf("heartbeat of %s, which was removed: error = %v, want 404 node_not_found", node.ID, problem)
 			}
 			continue
 		}
@@ -162,15 +162,15 @@ func checkRevival(t *testing.T, c *harness.Cluster, nodes []harness.Node) {
 			want = "active"
 		}
 		if err != nil || stored.State != want || stored.Revision != before.Revision+1 || stored.Seen != stored.Revision {
-			t.Fatalf("%s was down, and its heartbeat makes it %+v, %v", node.ID, stored, err)
+			t.Fatalf("heartbeat of %s, which was down, = %+v, %v, want state %s at revision %d", node.ID, stored, err, want, before.Revision+1)
 		}
 		change := history(t, through.Client, before.Revision, stored.Revision)[0]
 		if change.Type != "updated" || change.Reason != "request" || change.Previous.State != "down" {
-			t.Errorf("a heartbeat of %s is told as %+v", node.ID, change)
+			t.Errorf("change by the heartbeat of %s = %+v, want an update on request, from down", node.ID, change)
 		}
 		again, err := through.Heartbeat(t.Context(), node.ID)
 		if err != nil || again.Seen != stored.Seen || again.Revision != stored.Revision {
-			t.Errorf("a second heartbeat of %s gives %+v, %v", node.ID, again, err)
+			t.Errorf("second heartbeat of %s = %+v, %v, want no change of %+v", node.ID, again, err, stored)
 		}
 	}
 }
@@ -202,15 +202,15 @@ func checkHeld(t *testing.T, c *harness.Cluster) {
 	}
 
 	a.Drop(idsOf(nodes)...)
-	harness.Eventually(t, "all are overdue", func() error { return heldIs(t, leader, "all", all) })
+	harness.Eventually(t, "all nodes are overdue", func() error { return heldIs(t, leader, "all", all) })
 	awaitLog(t, leader, "expiry is held back")
 	pass(t, ttl*time.Second) // nothing may expire in this time
 	if err := heldIs(t, leader, "all", all); err != nil {
 		t.Error(err)
 	}
-	t.Logf("of %d nodes that stopped all at once %d have expired", all, len(gone()))
+	t.Logf("of %d nodes whose renewals stopped at once, %d have expired", all, len(gone()))
 	if len(gone()) > 0 {
-		t.Errorf("%d of %d have expired", len(gone()), all)
+		t.Errorf("expired nodes while expiry is held back = %d of %d, want none", len(gone()), all)
 	}
 
 	// All nodes return, as after a fault that they had in common.
@@ -218,19 +218,20 @@ func checkHeld(t *testing.T, c *harness.Cluster) {
 	awaitLog(t, leader, "expiry goes on")
 	a.Await(t)
 	if lost := len(gone()); lost > 0 {
-		t.Fatalf("all came back within a second, and %d of %d have expired", lost, all)
+		t.Fatalf("expired nodes after all renewed again = %d of %d, want none", lost, all)
 	}
 
-	// Four of five nodes return: the fifth one is a small enough share to be taken for dead.
+	// Four of five nodes return. The remaining fifth is a small enough share to be
+	// taken for dead.
 	a.Drop(idsOf(nodes)...)
-	harness.Eventually(t, "all are overdue", func() error { return heldIs(t, leader, "all", all) })
+	harness.Eventually(t, "all nodes are overdue", func() error { return heldIs(t, leader, "all", all) })
 	back, silent := nodes[:all*4/5], idsOf(nodes[all*4/5:])
 	a.Resume(idsOf(back)...)
 	awaitExpired(t, c, before, len(silent))
 	a.Await(t)
 	for id := range gone() {
 		if !slices.Contains(silent, id) {
-			t.Errorf("%s came back and has expired", id)
+			t.Errorf("%s was renewed again, but expired", id)
 		}
 	}
 
@@ -246,9 +247,9 @@ func checkForced(t *testing.T, c *harness.Cluster, a *harness.Agents, nodes []ha
 	a.Await(t)
 	before := list(t, leader.Client).Revision
 	a.Drop(idsOf(nodes)...)
-	harness.Eventually(t, "all are overdue", func() error { return heldIs(t, leader, "all", len(nodes)) })
+	harness.Eventually(t, "all nodes are overdue", func() error { return heldIs(t, leader, "all", len(nodes)) })
 	if other, err := through.ExpirePool(t.Context(), "some"); err != nil || len(other.IDs) != 0 || other.Revision != before {
-		t.Errorf("the expiry of another pool did %+v, %v", other, err)
+		t.Errorf("forced expiry of another pool = %+v, %v, want no effect", other, err)
 	}
 	began := time.Now()
 	did, err := through.ExpirePool(t.Context(), "all")
@@ -258,16 +259,16 @@ func checkForced(t *testing.T, c *harness.Cluster, a *harness.Agents, nodes []ha
 	}
 	slices.Sort(did.IDs)
 	if !slices.Equal(did.IDs, idsOf(nodes)) || did.Revision != before+uint64(len(nodes)) {
-		t.Errorf("an operator has %d nodes expire, of %d, and comes to revision %d from %d", len(did.IDs), len(nodes), did.Revision, before)
+		t.Errorf("forced expiry expired %d nodes and led to revision %d, want %d and %d", len(did.IDs), did.Revision, len(nodes), before+uint64(len(nodes)))
 	}
 	t.Logf("an operator had %d nodes expire through a follower in %v", len(did.IDs), took.Round(time.Millisecond))
 	for _, change := range expired(history(t, leader.Client, before, did.Revision)) {
 		checkExpired(t, change)
 	}
-	harness.Eventually(t, "nothing is held back any more", func() error {
+	harness.Eventually(t, "no expiry is held back any more", func() error {
 		ready, err := leader.Ready(t.Context())
 		if err == nil && len(ready.ExpiryHeld) > 0 {
-			err = fmt.Errorf("readyz says %+v", ready)
+			err = fmt.Errorf("readiness is %+v", ready)
 		}
 		return err
 	})
@@ -286,7 +287,7 @@ func heldIs(t *testing.T, leader *harness.Instance, pool string, overdue int) er
 		return err
 	}
 	if held := ready.ExpiryHeld; answer.Status != 200 || len(held) != 1 || held[0].Pool != pool || held[0].Overdue != overdue || held[0].Leased < overdue {
-		return fmt.Errorf("readyz says %d %+v: %s", answer.Status, held, strings.TrimSpace(string(answer.Body)))
+		return fmt.Errorf("readyz answers %d with %+v: %s", answer.Status, held, strings.TrimSpace(string(answer.Body)))
 	}
 	return nil
 }

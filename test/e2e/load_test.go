@@ -50,7 +50,7 @@ func (l *load) write(ctx context.Context, n int) {
 		node.Weight = &weight
 		stored, err := l.clients[(n+weight)%len(l.clients)].Put(ctx, node)
 		if err == nil && (stored.Weight == nil || *stored.Weight != weight) {
-			l.fail(fmt.Errorf("put of weight %d was answered with %+v", weight, stored))
+			l.fail(fmt.Errorf("put = %+v, want weight %d", stored, weight))
 			return
 		}
 		l.note(n, harness.OutcomeOf(err))
@@ -109,10 +109,10 @@ func (l *load) awaitMore(t *testing.T, n int) {
 		return l.acked, l.fault
 	}
 	before, _ := acked()
-	harness.Eventually(t, fmt.Sprintf("%d more writes", n), func() error {
+	harness.Eventually(t, fmt.Sprintf("%d more writes are acknowledged", n), func() error {
 		now, err := acked()
 		if err == nil && now < before+n {
-			err = fmt.Errorf("there were %d", now-before)
+			err = fmt.Errorf("%d were", now-before)
 		}
 		return err
 	})
@@ -132,7 +132,7 @@ func (l *load) check(t *testing.T, changes []harness.Change) {
 	weights := map[string][]int{}
 	for _, change := range changes {
 		if change.Node.Weight == nil {
-			t.Fatalf("a node without a weight: %+v", change)
+			t.Fatalf("a change without a weight: %+v", change)
 		}
 		weights[change.Node.ID] = append(weights[change.Node.ID], *change.Node.Weight)
 	}
@@ -161,7 +161,7 @@ func checkWriter(outcomes []harness.Outcome, stored []int) error {
 	there := map[int]bool{}
 	for _, weight := range stored {
 		if weight <= last || weight > len(outcomes) {
-			return fmt.Errorf("weight %d follows on %d, and the last was %d", weight, last, len(outcomes))
+			return fmt.Errorf("weight %d was stored after %d, of %d that were sent", weight, last, len(outcomes))
 		}
 		last = weight
 		there[weight] = true
@@ -170,9 +170,9 @@ func checkWriter(outcomes []harness.Outcome, stored []int) error {
 	for at, outcome := range outcomes {
 		switch weight := at + 1; {
 		case outcome == harness.Done && !there[weight]:
-			faults = append(faults, fmt.Errorf("weight %d was acknowledged and is lost", weight))
+			faults = append(faults, fmt.Errorf("weight %d was acknowledged, but is lost", weight))
 		case outcome == harness.NotDone && there[weight]:
-			faults = append(faults, fmt.Errorf("weight %d was said not to be written, and is there", weight))
+			faults = append(faults, fmt.Errorf("weight %d was reported as not done, but is stored", weight))
 		}
 	}
 	return errors.Join(faults...)
@@ -185,19 +185,19 @@ func TestCheckWriterFindsLostAndUnexpectedWrites(t *testing.T) {
 		stored   []int
 		fine     bool
 	}{
-		"all is there":                       {[]harness.Outcome{done, done}, []int{1, 2}, true},
-		"what is unknown may be there":       {[]harness.Outcome{done, unknown}, []int{1, 2}, true},
-		"what is unknown may be missing":     {[]harness.Outcome{unknown, done}, []int{2}, true},
-		"what was acknowledged is lost":      {[]harness.Outcome{done, done}, []int{1}, false},
-		"what was not done is there":         {[]harness.Outcome{not, done}, []int{1, 2}, false},
-		"something is there twice":           {[]harness.Outcome{done, done}, []int{1, 2, 2}, false},
-		"an old write comes after a new one": {[]harness.Outcome{unknown, done}, []int{2, 1}, false},
-		"something is there that nobody put": {[]harness.Outcome{done}, []int{1, 2}, false},
+		"every write is stored":               {[]harness.Outcome{done, done}, []int{1, 2}, true},
+		"an unknown write may be stored":      {[]harness.Outcome{done, unknown}, []int{1, 2}, true},
+		"an unknown write may be missing":     {[]harness.Outcome{unknown, done}, []int{2}, true},
+		"an acknowledged write is lost":       {[]harness.Outcome{done, done}, []int{1}, false},
+		"a write that was not done is stored": {[]harness.Outcome{not, done}, []int{1, 2}, false},
+		"a write is stored twice":             {[]harness.Outcome{done, done}, []int{1, 2, 2}, false},
+		"an old write follows a new one":      {[]harness.Outcome{unknown, done}, []int{2, 1}, false},
+		"a write is stored that nobody sent":  {[]harness.Outcome{done}, []int{1, 2}, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if err := checkWriter(test.outcomes, test.stored); (err == nil) != test.fine {
-				t.Error(err)
+				t.Errorf("checkWriter = %v, want no error: %v", err, test.fine)
 			}
 		})
 	}

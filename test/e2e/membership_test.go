@@ -53,7 +53,7 @@ func TestInstancesShareASecret(t *testing.T) {
 		checkMembers(t, c)
 		answer, err := exchange(c.Instances[0].RaftBind, "\x02GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n")
 		if err != nil || !strings.HasPrefix(answer, "HTTP/1.1 403 ") || strings.Contains(answer, c.Instances[0].Application) {
-			t.Errorf("a question without the secret is answered with %q, %v", answer, err)
+			t.Errorf("answer to a request without the secret = %q, %v, want 403 without an address", answer, err)
 		}
 
 		for name, flags := range map[string][]string{
@@ -68,7 +68,7 @@ func TestInstancesShareASecret(t *testing.T) {
 			err := c.Instances[0].RaftAdd(t.Context(), member)
 			refusedInstance(t, name, err, http.StatusUnprocessableEntity, "instance_unreachable")
 			if err == nil || !strings.Contains(err.Error(), "raft secret") {
-				t.Errorf("%s: the refusal does not name the secret: %v", name, err)
+				t.Errorf("%s: refusal = %v, want one that names the raft secret", name, err)
 			}
 			before, err := rejectedPrefaces(t, append(c.Instances, stranger)...)
 			if err != nil {
@@ -77,10 +77,10 @@ func TestInstancesShareASecret(t *testing.T) {
 			if _, err := c.Instances[0].RaftForce(t.Context(), member); err != nil {
 				t.Fatal(err)
 			}
-			harness.Eventually(t, name+": the stranger is turned away", func() error {
+			harness.Eventually(t, name+": a raft connection is rejected", func() error {
 				rejected, err := rejectedPrefaces(t, append(c.Instances, stranger)...)
 				if err == nil && rejected == before {
-					err = fmt.Errorf("no raft connection was refused")
+					err = fmt.Errorf("no raft connection was rejected")
 				}
 				return err
 			})
@@ -89,10 +89,10 @@ func TestInstancesShareASecret(t *testing.T) {
 			}
 			ready, err := stranger.Ready(t.Context())
 			if err != nil || ready.Ready || ready.Member || ready.Revision != 0 {
-				t.Errorf("%s: the stranger has come to %+v, %v", name, ready, err)
+				t.Errorf("%s: readiness of the stranger = %+v, %v, want no member at revision 0", name, ready, err)
 			}
 			if now := metadata(t, c.Instances[0].Client); now.Term != term {
-				t.Errorf("%s: the stranger has brought the cluster from term %d to %+v", name, term, now)
+				t.Errorf("%s: metadata with the stranger added = %+v, want term %d as before", name, now, term)
 			}
 			stranger.Stop()
 			if err := c.Instances[0].RaftRemove(t.Context(), "stranger"); err != nil && problemOf(t, err).Status != http.StatusNotFound {
@@ -133,13 +133,13 @@ func TestInstancesAreRemoved(t *testing.T) {
 
 		_, err := follower.Do(t.Context(), http.MethodDelete, "/raft/node/nobody", nil)
 		if problem := problemOf(t, err); problem.Status != http.StatusNotFound {
-			t.Errorf("remove an instance that is none: %v", problem)
+			t.Errorf("remove an unknown instance: error = %v, want 404", problem)
 		}
 		if err := follower.RaftRemove(t.Context(), follower.ID); err != nil {
 			t.Fatal(err)
 		}
 		if left := metadata(t, leader.Client).NodesMetadata; len(left) != 2 || left[follower.ID].NodeID != "" {
-			t.Errorf("left are %+v", left)
+			t.Errorf("members after the removal = %+v, want the other two", left)
 		}
 		put(t, leader.Client, "b")
 		follower.Stop()
@@ -147,12 +147,12 @@ func TestInstancesAreRemoved(t *testing.T) {
 		// A leader hands over leadership before it is removed.
 		answer, err := leader.NotFollowing().Do(t.Context(), http.MethodDelete, "/raft/node/"+leader.ID, nil)
 		if err != nil || answer.Status != http.StatusTemporaryRedirect {
-			t.Fatalf("remove the leader: %+v %v", answer, err)
+			t.Fatalf("remove the leader: %+v %v, want a redirect", answer, err)
 		}
 		successor := c.Leader()
 		want := "http://" + successor.Application + "/raft/node/" + leader.ID
 		if got := answer.Header.Get("Location"); got != want || successor == leader {
-			t.Errorf("it sends on to %s, want %s", got, want)
+			t.Errorf("redirect to %s, want %s, at another leader", got, want)
 		}
 		if err := successor.RaftRemove(t.Context(), leader.ID); err != nil {
 			t.Fatal(err)
@@ -162,7 +162,7 @@ func TestInstancesAreRemoved(t *testing.T) {
 
 		err = successor.RaftRemove(t.Context(), successor.ID)
 		if problem := problemOf(t, err); problem.Status != http.StatusConflict || problem.Code != "last_voter" {
-			t.Errorf("remove the last voter: %v", problem)
+			t.Errorf("remove the last voter: error = %v, want 409 last_voter", problem)
 		}
 		put(t, successor.Client, "d")
 		checkDense(t, successor.Client)
@@ -179,7 +179,7 @@ func TestAClientThatFollowsRedirectsRemovesTheLeader(t *testing.T) {
 		leader.Stop()
 		successor := c.Leader()
 		if left := metadata(t, successor.Client).NodesMetadata; len(left) != 2 || left[leader.ID].NodeID != "" {
-			t.Errorf("left are %+v", left)
+			t.Errorf("members after the removal = %+v, want the other two", left)
 		}
 		put(t, successor.Client, "a")
 	})
@@ -204,12 +204,12 @@ func checkOneUnreachable(t *testing.T, what string, leader, dead *harness.Instan
 	began := time.Now()
 	metadata := metadata(t, leader.Client)
 	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("with an instance %s it takes %v to describe the cluster", what, took)
+		t.Errorf("metadata with an instance %s took %v, want at most 2s", what, took)
 	}
 	got := metadata.NodesMetadata[dead.ID]
 	want := harness.InstanceMetadata{NodeID: dead.ID, RaftAddress: dead.RaftAddress, Suffrage: "voter"}
 	if got != want || metadata.LeaderNodeID != leader.ID || len(metadata.NodesMetadata) != 3 {
-		t.Errorf("with an instance %s the cluster is %+v", what, metadata)
+		t.Errorf("metadata with an instance %s = %+v, want 3 instances led by %s, with %+v", what, metadata, leader.ID, want)
 	}
 }
 
@@ -230,7 +230,7 @@ func TestAStreamOfMetadataReportsMembershipChanges(t *testing.T) {
 		var snapshot harness.Metadata
 		event := nextEvent(t, stream, &snapshot)
 		if event.Type != "snapshot" || event.ID != "" || len(snapshot.NodesMetadata) != 3 || snapshot.LeaderNodeID != leader.ID {
-			t.Fatalf("it begins with %+v", event)
+			t.Fatalf("first event = %+v, want a snapshot of 3 instances led by %s", event, leader.ID)
 		}
 
 		expect := func(kind string, i *harness.Instance) clusterEvent {
@@ -238,7 +238,7 @@ func TestAStreamOfMetadataReportsMembershipChanges(t *testing.T) {
 			var told clusterEvent
 			event := nextEvent(t, stream, &told)
 			if event.Type != kind || told.Type != kind || told.NodeID != i.ID || told.Term == 0 {
-				t.Fatalf("got %+v, want %s of %s", event, kind, i.ID)
+				t.Fatalf("event = %+v, want %s of %s", event, kind, i.ID)
 			}
 			return told
 		}
@@ -260,7 +260,7 @@ func TestAStreamOfMetadataReportsMembershipChanges(t *testing.T) {
 			added = expect("instance_updated", follower)
 		}
 		if added.RaftAddress != follower.RaftAddress || added.Suffrage != "voter" {
-			t.Errorf("added is %+v", added)
+			t.Errorf("added instance = %+v, want a voter at %s", added, follower.RaftAddress)
 		}
 
 		leader.BeginStop()
@@ -268,7 +268,7 @@ func TestAStreamOfMetadataReportsMembershipChanges(t *testing.T) {
 		leader.AwaitStop()
 		stream = followCluster(t, c.Running()[0].Client)
 		if event := nextEvent(t, stream, &snapshot); event.Type != "snapshot" || snapshot.LeaderNodeID == leader.ID || snapshot.LeaderNodeID == "" {
-			t.Errorf("after a change of leaders it begins with %+v", event)
+			t.Errorf("first event after a change of leaders = %+v, want a snapshot with the new leader", event)
 		}
 	})
 }
@@ -286,7 +286,7 @@ func checkEndsWithComment(t *testing.T, stream *harness.Stream) {
 		last = event
 	}
 	if !last.IsComment || last.Comment == "" {
-		t.Errorf("the stream ended after %+v", last)
+		t.Errorf("last event of the stream = %+v, want a comment", last)
 	}
 }
 

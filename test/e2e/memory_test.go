@@ -57,7 +57,7 @@ func (m *memory) check(t *testing.T) {
 	for n, i := range m.instances {
 		t.Logf("memory of %s: %d MiB before, %d MiB at most", i.ID, m.before[n]>>20, m.highest[n]>>20)
 		if growth := m.highest[n] - m.before[n]; growth > maxGrowth {
-			t.Errorf("the memory of %s has grown by %d MiB", i.ID, growth>>20)
+			t.Errorf("the memory of %s has grown by %d MiB, want at most %d MiB", i.ID, growth>>20, maxGrowth>>20)
 		}
 	}
 }
@@ -79,7 +79,7 @@ func TestIdleInstancesTakeLittleMemory(t *testing.T) {
 		total := resident(c)
 		t.Logf("three idle instances take %.1f MiB", mib(total))
 		if total > maxIdle {
-			t.Errorf("three idle instances take %d MiB", total>>20)
+			t.Errorf("three idle instances take %d MiB, want at most %d MiB", total>>20, maxIdle>>20)
 		}
 	})
 }
@@ -96,7 +96,7 @@ func TestInstancesThatHaveWrittenMuchTakeLittleMemory(t *testing.T) {
 		t.Logf("after %d changes three instances take %.1f MiB", manyBatches*100, mib(resident(c)))
 		harness.Eventually(t, "memory is given back", func() error {
 			if total := resident(c); total > afterWrites[backend] {
-				return fmt.Errorf("three instances take %.1f MiB", mib(total))
+				return fmt.Errorf("three instances take %.1f MiB, want at most %.1f MiB", mib(total), mib(afterWrites[backend]))
 			}
 			return nil
 		})

@@ -14,11 +14,11 @@ func problemOf(t *testing.T, err error) *harness.Problem {
 	t.Helper()
 	problem := new(harness.Problem)
 	if !errors.As(err, &problem) {
-		t.Fatalf("got %v instead of a problem", err)
+		t.Fatalf("error = %v, want a problem document", err)
 	}
 	if problem.Status != problem.Answer.Status || problem.Code == "" || problem.Detail == "" || problem.Detail != problem.Older ||
 		problem.Type == "" || problem.Title == "" || problem.Answer.Header.Get("Content-Type") != "application/problem+json" {
-		t.Errorf("an incomplete problem: %+v, %s", problem, problem.Answer.Body)
+		t.Errorf("the problem document is incomplete: %+v, %s", problem, problem.Answer.Body)
 	}
 	return problem
 }
@@ -33,14 +33,14 @@ func TestEveryInstanceWritesAndReadsNodes(t *testing.T) {
 		}
 		t.Run("followers redirect", func(t *testing.T) { checkRedirects(t, c) })
 		t.Run("every instance writes and reads", func(t *testing.T) { checkReadYourWrites(t, c) })
-		t.Run("conditions", func(t *testing.T) { checkConditions(t, c) })
+		t.Run("conditions are honoured", func(t *testing.T) { checkConditions(t, c) })
 		registry := checkDense(t, c.Instances[0].Client)
 		for _, follower := range followers {
 			follower.Await(t, registry.Revision)
 			follower.Stop()
-			sameRegistry(t, "a copy", follower.Registry(), registry)
+			sameRegistry(t, "the copy of a stream", follower.Registry(), registry)
 			if streams, snapshots := follower.Counts(); streams != 1 || snapshots != 1 {
-				t.Errorf("it took %d streams and %d snapshots", streams, snapshots)
+				t.Errorf("a subscriber used %d streams and %d snapshots, want 1 of each", streams, snapshots)
 			}
 		}
 	})
@@ -69,13 +69,13 @@ func checkRedirects(t *testing.T, c *harness.Cluster) {
 			}
 			want := "http://" + leader.Application + call.path
 			if got := answer.Header.Get("Location"); answer.Status != http.StatusTemporaryRedirect || got != want {
-				t.Errorf("%s %s: %d to %q, want %q", call.method, call.path, answer.Status, got, want)
+				t.Errorf("%s %s: status %d to %q, want a redirect to %q", call.method, call.path, answer.Status, got, want)
 			}
 		}
 		for _, path := range []string{"/livez", "/readyz", "/metrics", "/version"} {
 			answer, err := follower.NotFollowing().Do(t.Context(), http.MethodGet, path, nil)
 			if err != nil || answer.Status != http.StatusOK {
-				t.Errorf("GET %s: %d %v", path, answer.Status, err)
+				t.Errorf("GET %s of a follower: status = %d (%v), want 200", path, answer.Status, err)
 			}
 		}
 	}
@@ -88,7 +88,7 @@ func checkReadYourWrites(t *testing.T, c *harness.Cluster) {
 		id := fmt.Sprintf("node-%d", n)
 		stored := put(t, writer.Client, id)
 		if want := before + uint64(n) + 1; stored.Revision != want || stored.Seen != want || stored.CreatedRevision != want {
-			t.Errorf("the revision is %+v, want %d", stored, want)
+			t.Errorf("stored node = %+v, want revision %d", stored, want)
 		}
 		for _, reader := range c.Instances {
 			read, err := reader.Get(t.Context(), id)
@@ -96,7 +96,7 @@ func checkReadYourWrites(t *testing.T, c *harness.Cluster) {
 				t.Fatalf("%s reads %s after it was written through %s: %v", reader.ID, id, writer.ID, err)
 			}
 			if !reflect.DeepEqual(read.Node, stored.Node) || read.Seen < stored.Seen {
-				t.Errorf("%s reads %+v, written was %+v", reader.ID, read, stored)
+				t.Errorf("read through %s = %+v, want %+v as written", reader.ID, read, stored)
 			}
 		}
 	}
@@ -106,44 +106,44 @@ func checkConditions(t *testing.T, c *harness.Cluster) {
 	refused := func(what string, err error, want int) {
 		t.Helper()
 		if problem := problemOf(t, err); problem.Status != want {
-			t.Errorf("%s: %v", what, problem)
+			t.Errorf("%s: error = %v, want status %d", what, problem, want)
 		}
 	}
 	for n, i := range c.Instances {
 		node := harness.NewNode(fmt.Sprintf("conditional-%d", n))
 		_, err := i.Put(t.Context(), node, harness.IfRevision(1))
-		refused("if at a revision, and there is none", err, http.StatusPreconditionFailed)
+		refused("put at a revision of a node that does not exist", err, http.StatusPreconditionFailed)
 		first, err := i.Put(t.Context(), node, harness.IfAbsent())
 		if err != nil || !first.Created {
-			t.Fatalf("if absent, and it is: %+v %v", first, err)
+			t.Fatalf("put if absent of a new node = %+v, %v, want it created", first, err)
 		}
 		_, err = i.Put(t.Context(), node, harness.IfAbsent())
-		refused("if absent, and it is there", err, http.StatusPreconditionFailed)
+		refused("put if absent of a node that exists", err, http.StatusPreconditionFailed)
 		if current := problemOf(t, err).Node; current == nil || current.Revision != first.Revision {
-			t.Errorf("the current node is not in %v", err)
+			t.Errorf("error = %v, want one that contains the current node", err)
 		}
 		same, err := i.Put(t.Context(), node)
 		if err != nil || same.Created || same.Seen != first.Seen || same.Revision != first.Revision {
-			t.Errorf("a put that changes nothing: %+v %v, before %+v", same, err, first)
+			t.Errorf("put that changes nothing = %+v, %v, want no change of %+v", same, err, first)
 		}
 		node.Zone = "eu-1a"
 		second, err := i.Put(t.Context(), node, harness.IfRevision(first.Revision))
 		if err != nil || second.Created || second.Revision != first.Revision+1 || second.Slot != first.Slot {
-			t.Errorf("if at its revision: %+v %v", second, err)
+			t.Errorf("put at the node's revision = %+v, %v, want an update of %+v", second, err, first)
 		}
 		_, err = i.Delete(t.Context(), node.ID, harness.IfRevision(first.Revision))
-		refused("delete if at an old revision", err, http.StatusPreconditionFailed)
+		refused("delete at an old revision", err, http.StatusPreconditionFailed)
 		other := harness.NewNode(node.ID + "-other")
 		other.Address = node.Address
 		_, err = i.Put(t.Context(), other)
-		refused("an address that another has", err, http.StatusConflict)
+		refused("put with the address of another node", err, http.StatusConflict)
 		gone, err := i.Delete(t.Context(), node.ID, harness.IfRevision(second.Revision))
 		if err != nil || gone.ID != node.ID || gone.Seen != second.Seen+1 {
-			t.Errorf("delete at its revision: %+v %v", gone, err)
+			t.Errorf("delete at the node's revision = %+v, %v, want success at revision %d", gone, err, second.Seen+1)
 		}
 		_, err = i.Delete(t.Context(), node.ID)
-		refused("delete what is gone", err, http.StatusNotFound)
+		refused("delete of a removed node", err, http.StatusNotFound)
 		_, err = i.Get(t.Context(), node.ID)
-		refused("read what is gone", err, http.StatusNotFound)
+		refused("read of a removed node", err, http.StatusNotFound)
 	}
 }

@@ -39,10 +39,10 @@ func TestAClusterIsRecoveredAfterItsMajorityIsLost(t *testing.T) {
 		left := c.Instances[2]
 		here := "--raft_dir=" + left.Directory
 		if busy := harness.Run(t, nil, "storage", "check", here); busy.Status != 1 || !strings.Contains(busy.Stderr, "in use by another instance") {
-			t.Errorf("while it runs: %+v", busy)
+			t.Errorf("storage check of a running instance = %+v, want status 1 and \"in use by another instance\"", busy)
 		}
 		want := list(t, c.Instances[0].Client)
-		harness.Eventually(t, "the one that will be left has all", func() error {
+		harness.Eventually(t, "the instance that will be left has every write", func() error {
 			_, err := left.Do(t.Context(), "GET", fmt.Sprintf("/nodes?consistency=stale&min_revision=%d", want.Revision), nil)
 			return err
 		})
@@ -58,21 +58,21 @@ func TestAClusterIsRecoveredAfterItsMajorityIsLost(t *testing.T) {
 		}
 		recoverArgs := []string{"recover", here, "--instance=n3=" + left.RaftAddress}
 		if said := offline(t, recoverArgs...); !strings.Contains(said, "Done: revision 60, 60 nodes.") {
-			t.Errorf("recover said:\n%s", said)
+			t.Errorf("recover did not report revision 60 and 60 nodes:\n%s", said)
 		}
 		if said := offline(t, recoverArgs...); !strings.Contains(said, "nothing to do") {
-			t.Errorf("the second time recover said:\n%s", said)
+			t.Errorf("the second recover did not report that there is nothing to do:\n%s", said)
 		}
 		other := map[string]string{"bolt": "badger", "badger": "wal", "wal": "bolt"}[backend]
 		offline(t, "storage", "migrate", "--from="+backend, "--to="+other, here)
 		if report := offline(t, "storage", "check", here); strings.Contains(report, "n1=") || !strings.Contains(report, other) {
-			t.Errorf("afterwards the report says:\n%s", report)
+			t.Errorf("report after recovery and migration, want the backend %s and no n1:\n%s", other, report)
 		}
 
 		left.Flags = append(left.Flags, "--storage_backend="+other)
 		left.Restart()
 		left.AwaitReady()
-		sameRegistry(t, "the one that is left", list(t, left.Client), want)
+		sameRegistry(t, "the registry of the recovered instance", list(t, left.Client), want)
 		put(t, left.Client, "later")
 		fresh.Flags = append(fresh.Flags, "--join="+left.Application)
 		fresh.Start()
@@ -84,7 +84,7 @@ func TestAClusterIsRecoveredAfterItsMajorityIsLost(t *testing.T) {
 		left.AwaitReady()
 		fresh.AwaitReady()
 		if got := list(t, fresh.Client); got.Revision != want.Revision+1 {
-			t.Errorf("in the end it is at revision %d, want %d", got.Revision, want.Revision+1)
+			t.Errorf("revision in the end = %d, want %d", got.Revision, want.Revision+1)
 		}
 	})
 }
@@ -99,10 +99,10 @@ func TestVerbsRefuseUnknownArguments(t *testing.T) {
 		{[]string{"recover", "--raft_dir=/no/such", "--instance=n1"}, `"n1" is not id=address`},
 	} {
 		if result := harness.Run(t, nil, test.args...); result.Status != 2 || !strings.Contains(result.Stderr, test.says) || result.Stdout != "" {
-			t.Errorf("%q: %+v", test.args, result)
+			t.Errorf("%q = %+v, want status 2 and %q on stderr", test.args, result, test.says)
 		}
 	}
 	if help := harness.Run(t, nil, "recover", "--help"); help.Status != 0 || !strings.Contains(help.Stdout, "--instance id=address") {
-		t.Errorf("recover --help: %+v", help)
+		t.Errorf("recover --help = %+v, want status 0 and the flags on stdout", help)
 	}
 }

@@ -28,23 +28,23 @@ func TestAVoterThatLostItsDiskGrantsNoVote(t *testing.T) {
 		forgetful.Wipe()
 		forgetful.Start()
 		late.Resume()
-		harness.Eventually(t, "the one without a disk was asked for votes", func() error {
+		harness.Eventually(t, "the instance that lost its disk rejects requests for votes", func() error {
 			rejected, err := rejectedPrefaces(t, forgetful)
 			if err == nil && rejected < 5 {
-				err = fmt.Errorf("it has refused %v connections", rejected)
+				err = fmt.Errorf("it has rejected %v connections", rejected)
 			}
 			return err
 		})
-		harness.Eventually(t, "the other one has given up its leader", func() error {
+		harness.Eventually(t, "the late instance no longer follows the killed leader", func() error {
 			ready, err := late.Ready(t.Context())
 			if err == nil && ready.LeaderID == leader.ID {
-				err = fmt.Errorf("it is at %+v", ready)
+				err = fmt.Errorf("its readiness is %+v", ready)
 			}
 			return err
 		})
 		for _, i := range []*harness.Instance{forgetful, late} {
 			if ready, err := i.Ready(t.Context()); err != nil || ready.Leading || ready.LeaderID != "" {
-				t.Errorf("%s has come to %+v, %v", i.ID, ready, err)
+				t.Errorf("readiness of %s = %+v, %v, want no leader", i.ID, ready, err)
 			}
 		}
 
@@ -54,13 +54,13 @@ func TestAVoterThatLostItsDiskGrantsNoVote(t *testing.T) {
 		for _, i := range c.Instances {
 			awaitRevision(t, i, 2)
 			if got := list(t, i.Client); got.Nodes["acknowledged"].ID == "" {
-				t.Errorf("%s has lost what was acknowledged: %+v", i.ID, got)
+				t.Errorf("%s has lost an acknowledged write: %+v", i.ID, got)
 			}
 		}
 		checkDense(t, forgetful.Client)
 		// The instance is a voter again.
 		late.Kill()
-		harness.Eventually(t, "a write that it takes the two of them for", func() error {
+		harness.Eventually(t, "a write for which both remaining voters are needed", func() error {
 			_, err := forgetful.Put(t.Context(), harness.NewNode("counted"))
 			return err
 		})
@@ -70,8 +70,8 @@ func TestAVoterThatLostItsDiskGrantsNoVote(t *testing.T) {
 func TestAnInstanceWithMemoryStorageRejoinsByItself(t *testing.T) {
 	t.Parallel() // see calm
 	for name, change := range map[string]func(c *harness.Cluster, i *harness.Instance){
-		"with --join":           func(c *harness.Cluster, i *harness.Instance) { joins(c, i) },
-		"with the flags it had": func(*harness.Cluster, *harness.Instance) {},
+		"with --join":         func(c *harness.Cluster, i *harness.Instance) { joins(c, i) },
+		"with the same flags": func(*harness.Cluster, *harness.Instance) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := harness.Start(t, harness.Options{Backend: "memory", Flags: calm})
@@ -88,7 +88,6 @@ func TestAnInstanceWithMemoryStorageRejoinsByItself(t *testing.T) {
 	}
 }
 
-// An instance that lost its disk may come back at another address.
 func TestAnInstanceThatLostItsDiskJoinsAtAnotherAddress(t *testing.T) {
 	c := harness.Start(t, harness.Options{Flags: calm})
 	lost := c.Followers()[0]
@@ -104,7 +103,8 @@ func TestAnInstanceThatLostItsDiskJoinsAtAnotherAddress(t *testing.T) {
 	checkDense(t, lost.Client)
 }
 
-// A second cluster under the old name does not concern the first one.
+// The wiped instance founds a second cluster under its old id, which must not
+// disturb the first cluster.
 func TestAWipedInstanceThatIsBootstrappedIsRefused(t *testing.T) {
 	t.Parallel() // see calm
 	c := harness.Start(t, harness.Options{Flags: calm})
@@ -116,24 +116,24 @@ func TestAWipedInstanceThatIsBootstrappedIsRefused(t *testing.T) {
 	first.Start() // with --bootstrap_raft_cluster
 	first.AwaitReady()
 	if after := metadata(t, first.Client).ClusterID; after == before {
-		t.Errorf("it has founded cluster %s once more", after)
+		t.Errorf("cluster id after the second bootstrap = %s, want a new one", after)
 	}
-	harness.Eventually(t, "the others elect a leader among them", func() error {
+	harness.Eventually(t, "the others elect a leader among themselves", func() error {
 		_, err := c.Instances[1].Put(t.Context(), harness.NewNode("b"))
 		return err
 	})
-	harness.Eventually(t, "the others refuse it, or are refused", func() error {
+	harness.Eventually(t, "a raft connection between the two clusters is rejected", func() error {
 		rejected, err := rejectedPrefaces(t, c.Instances...)
 		if err == nil && rejected == 0 {
-			err = errors.New("no connection was refused")
+			err = errors.New("no connection was rejected")
 		}
 		return err
 	})
 	if got := list(t, c.Instances[1].Client); len(got.Nodes) != 2 {
-		t.Errorf("the cluster has %+v", got)
+		t.Errorf("registry of the first cluster = %+v, want 2 nodes", got)
 	}
 	if got := list(t, first.Client); len(got.Nodes) != 0 {
-		t.Errorf("the other cluster has %+v", got)
+		t.Errorf("registry of the second cluster = %+v, want no nodes", got)
 	}
 }
 
@@ -157,10 +157,10 @@ func TestARemovedInstanceReportsItsRemoval(t *testing.T) {
 		t.Fatal(err)
 	}
 	away.Start()
-	harness.Eventually(t, "it says that it was removed", func() error {
+	harness.Eventually(t, "the removed instance reports that it was removed", func() error {
 		ready, err := away.Ready(t.Context())
 		if err == nil && (ready.Ready || !strings.Contains(strings.Join(ready.Reasons, "; "), "was removed")) {
-			err = fmt.Errorf("it says %+v", ready)
+			err = fmt.Errorf("its readiness is %+v", ready)
 		}
 		return err
 	})

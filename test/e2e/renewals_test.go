@@ -59,14 +59,14 @@ func checkRenewals(t *testing.T, c *harness.Cluster) {
 		"%.1f %% with the requests of %.0f that are for /livez instead, and %.1f %% with none; renewals take %.1f %% more than those",
 		100*median(renewing), rate, 100*median(pinging), float64(pings)/(turns*turn).Seconds(), 100*idle, 100*median(costs))
 	if cost := median(costs); cost > maxBusy {
-		t.Errorf("%.0f renewals in a second take %.1f %% of a core more than any requests", rate, 100*cost)
+		t.Errorf("%.0f renewals in a second take %.1f %% of a core more than the same requests to /livez, want at most %.0f %%", rate, 100*cost, 100*maxBusy)
 	}
 	if rate < 0.9*all {
-		t.Errorf("the agents have made only %.0f renewals in a second", rate)
+		t.Errorf("renewals in a second = %.0f, want at least %.0f", rate, 0.9*all)
 	}
 	for n, i := range c.Instances {
 		if before[n] != after[n] {
-			t.Errorf("while nodes were only renewed %s went from %+v to %+v", i.ID, before[n], after[n])
+			t.Errorf("progress of %s after nothing but renewals = %+v, want %+v as before", i.ID, after[n], before[n])
 		}
 	}
 	if err := a.Err(); err != nil {

@@ -15,22 +15,22 @@ func TestAVoterThatTheMajorityNeedsCannotBeRemoved(t *testing.T) {
 		"killed": (*harness.Instance).Kill,
 		"paused": (*harness.Instance).Pause,
 	} {
-		t.Run("another is "+name, func(t *testing.T) {
+		t.Run("while another voter is "+name, func(t *testing.T) {
 			c := startCalm(t, "wal")
 			put(t, c.Leader().Client, "before")
 			leader, away, needed := c.Leader(), c.Followers()[0], c.Followers()[1]
 			end(away)
 			demoted := needed.Member()
 			demoted.Suffrage = "nonvoter"
-			refusedInstance(t, "its removal", leader.RaftRemove(t.Context(), needed.ID), http.StatusConflict, "no_majority_left")
-			refusedInstance(t, "its demotion", leader.RaftAdd(t.Context(), demoted), http.StatusConflict, "no_majority_left")
-			refusedInstance(t, "the leader's removal", leader.RaftRemove(t.Context(), leader.ID), http.StatusConflict, "no_majority_left")
+			refusedInstance(t, "the removal", leader.RaftRemove(t.Context(), needed.ID), http.StatusConflict, "no_majority_left")
+			refusedInstance(t, "the demotion", leader.RaftAdd(t.Context(), demoted), http.StatusConflict, "no_majority_left")
+			refusedInstance(t, "the removal of the leader", leader.RaftRemove(t.Context(), leader.ID), http.StatusConflict, "no_majority_left")
 			put(t, leader.Client, "after")
 			if now := c.Leader(); now != leader {
-				t.Errorf("%s leads", now.ID)
+				t.Errorf("leader = %s, want %s", now.ID, leader.ID)
 			}
 			if err := leader.RaftRemove(t.Context(), away.ID); err != nil {
-				t.Errorf("who is not needed can't be removed: %v", err)
+				t.Errorf("the removal of the voter that does not answer: %v, want success", err)
 			}
 			put(t, needed.Client, "without-it")
 		})
@@ -47,10 +47,10 @@ func TestAVoterWithoutDataDoesNotCountAtFirst(t *testing.T) {
 	blank.Kill()
 	remove(t, blank, "")
 	blank.Restart()
-	harness.Eventually(t, "the other one is not needed", func() error {
+	harness.Eventually(t, "the other voter is no longer needed", func() error {
 		err := leader.RaftRemove(t.Context(), other.ID)
 		if err != nil {
-			refusedInstance(t, "its removal", err, http.StatusConflict, "no_majority_left")
+			refusedInstance(t, "the removal", err, http.StatusConflict, "no_majority_left")
 			put(t, leader.Client, "while-it-is")
 		}
 		return err

@@ -29,26 +29,26 @@ func TestInvalidSettingsAreRefused(t *testing.T) {
 		environ string
 		want    string // what standard error must contain
 	}{
-		"an unknown flag":                     {flags: flags("--raft_idd=x"), want: "--raft_idd"},
-		"an unknown short flag":               {flags: flags("-x"), want: "-x"},
-		"an unknown variable":                 {flags: flags(), environ: "NODESMETADATA_RAFT_IDD=x", want: "NODESMETADATA_RAFT_IDD"},
-		"a bad value of a variable":           {flags: flags(), environ: "NODESMETADATA_LOG_LEVEL=loud", want: "NODESMETADATA_LOG_LEVEL"},
-		"an unknown key":                      {flags: file("raft_idd: x\n"), want: "raft_idd"},
-		"a bad value of a key":                {flags: file("storage_backend: sqlite\n"), want: "sqlite"},
-		"a file that is no YAML":              {flags: file("raft_id: [\n"), want: "config.yaml"},
-		"a file that is not there":            {flags: flags("--config=/no/such/file.yaml"), want: "/no/such/file.yaml"},
-		"a stray argument":                    {flags: flags("serve"), want: `"serve"`},
-		"an unknown backend":                  {flags: flags("--storage_backend=sqlite"), want: "--storage_backend"},
-		"an unknown log level":                {flags: flags("--log_level=loud"), want: "--log_level"},
-		"a duration without a unit":           {flags: flags("--shutdown_timeout=10"), want: "--shutdown_timeout"},
-		"timeouts that do not fit":            {flags: flags("--raft_heartbeat_timeout=2s", "--raft_election_timeout=1s"), want: "--raft_election_timeout"},
-		"an address without a port":           {flags: flags("--raft_bind_address=127.0.0.1"), want: "--raft_bind_address"},
-		"an id that is none":                  {flags: flags("--raft_id=a/b"), want: "--raft_id"},
-		"a wildcard that is advertised":       {flags: flags("--raft_advertised_address=0.0.0.0:8008"), want: "--raft_advertised_address"},
-		"an IPv6 wildcard that is advertised": {flags: flags("--application_advertised_address=[::]:8080"), want: "--application_advertised_address"},
-		"a wildcard, and nothing advertised":  {flags: flags("--application_bind_address=:8080"), want: "--application_advertised_address"},
-		"both a new cluster and another":      {flags: flags("--bootstrap_raft_cluster", "--join=127.0.0.1:1"), want: "--join"},
-		"a secret that is not there":          {flags: flags("--raft_secret_file=/no/such/secret"), want: "/no/such/secret"},
+		"an unknown flag":                       {flags: flags("--raft_idd=x"), want: "--raft_idd"},
+		"an unknown short flag":                 {flags: flags("-x"), want: "-x"},
+		"an unknown variable":                   {flags: flags(), environ: "NODESMETADATA_RAFT_IDD=x", want: "NODESMETADATA_RAFT_IDD"},
+		"a bad value of a variable":             {flags: flags(), environ: "NODESMETADATA_LOG_LEVEL=loud", want: "NODESMETADATA_LOG_LEVEL"},
+		"an unknown key":                        {flags: file("raft_idd: x\n"), want: "raft_idd"},
+		"a bad value of a key":                  {flags: file("storage_backend: sqlite\n"), want: "sqlite"},
+		"a file that is no YAML":                {flags: file("raft_id: [\n"), want: "config.yaml"},
+		"a file that does not exist":            {flags: flags("--config=/no/such/file.yaml"), want: "/no/such/file.yaml"},
+		"a stray argument":                      {flags: flags("serve"), want: `"serve"`},
+		"an unknown backend":                    {flags: flags("--storage_backend=sqlite"), want: "--storage_backend"},
+		"an unknown log level":                  {flags: flags("--log_level=loud"), want: "--log_level"},
+		"a duration without a unit":             {flags: flags("--shutdown_timeout=10"), want: "--shutdown_timeout"},
+		"an election timeout that is too short": {flags: flags("--raft_heartbeat_timeout=2s", "--raft_election_timeout=1s"), want: "--raft_election_timeout"},
+		"an address without a port":             {flags: flags("--raft_bind_address=127.0.0.1"), want: "--raft_bind_address"},
+		"an id with a slash":                    {flags: flags("--raft_id=a/b"), want: "--raft_id"},
+		"a wildcard that is advertised":         {flags: flags("--raft_advertised_address=0.0.0.0:8008"), want: "--raft_advertised_address"},
+		"an IPv6 wildcard that is advertised":   {flags: flags("--application_advertised_address=[::]:8080"), want: "--application_advertised_address"},
+		"a wildcard, and nothing advertised":    {flags: flags("--application_bind_address=:8080"), want: "--application_advertised_address"},
+		"both a new cluster and one to join":    {flags: flags("--bootstrap_raft_cluster", "--join=127.0.0.1:1"), want: "--join"},
+		"a secret file that does not exist":     {flags: flags("--raft_secret_file=/no/such/secret"), want: "/no/such/secret"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +63,7 @@ func TestInvalidSettingsAreRefused(t *testing.T) {
 				t.Errorf("status %d, want 2 and %q; stdout %q, stderr:\n%s", result.Status, test.want, result.Stdout, result.Stderr)
 			}
 			if _, err := os.Lstat(directory); !os.IsNotExist(err) {
-				t.Errorf("it touched its directory: %v", err)
+				t.Errorf("Lstat of the directory = %v, want that it was not created", err)
 			}
 		})
 	}
@@ -73,7 +73,7 @@ func TestAllInvalidSettingsAreReportedAtOnce(t *testing.T) {
 	result := harness.Run(t, []string{"NODESMETADATA_NONSENSE=1"}, "--storage_backend=sqlite", "--what=1", "stray", "--log_format=xml")
 	for _, want := range []string{"NODESMETADATA_NONSENSE", "sqlite", "--what", `"stray"`, "xml"} {
 		if !strings.Contains(result.Stderr, want) {
-			t.Errorf("nothing says %s:\n%s", want, result.Stderr)
+			t.Errorf("stderr does not contain %s:\n%s", want, result.Stderr)
 		}
 	}
 }
@@ -81,12 +81,12 @@ func TestAllInvalidSettingsAreReportedAtOnce(t *testing.T) {
 func TestHelpAndVersion(t *testing.T) {
 	help := harness.Run(t, nil, "--help")
 	if help.Status != 0 || !strings.Contains(help.Stdout, "--raft_id") || help.Stderr != "" {
-		t.Errorf("--help: %+v", help)
+		t.Errorf("--help = %+v, want status 0 and the flags on stdout", help)
 	}
 	for _, args := range [][]string{{"--version"}, {"version"}} {
 		version := harness.Run(t, nil, args...)
 		if version.Status != 0 || !strings.HasPrefix(version.Stdout, "nodesmetadata ") {
-			t.Errorf("%s: %+v", args, version)
+			t.Errorf("%s = %+v, want status 0 and the version", args, version)
 		}
 	}
 }
@@ -118,12 +118,12 @@ func TestADirectoryOrPortOfAnotherInstanceIsRefused(t *testing.T) {
 
 		refused("a second process on a directory", "in use by another instance", i.Directory)(
 			args(here, "--raft_id="+i.ID, "--storage_backend="+backend)...)
-		refused("the raft port is taken", "address already in use", i.RaftBind)(
+		refused("a raft port that is taken", "address already in use", i.RaftBind)(
 			args("--raft_dir="+t.TempDir(), "--raft_id=x", "--raft_bind_address="+i.RaftBind)...)
-		refused("the application port is taken", "address already in use", i.Application)(
+		refused("an application port that is taken", "address already in use", i.Application)(
 			args("--raft_dir="+t.TempDir(), "--raft_id=x", "--application_bind_address="+i.Application)...)
 		if _, err := i.Get(t.Context(), "a"); err != nil {
-			t.Errorf("the instance that was there first: %v", err)
+			t.Errorf("read from the instance that started first: %v", err)
 		}
 		i.Stop()
 
@@ -135,7 +135,7 @@ func TestADirectoryOrPortOfAnotherInstanceIsRefused(t *testing.T) {
 		i.Restart()
 		i.AwaitReady()
 		if _, err := i.Get(t.Context(), "a"); err != nil {
-			t.Errorf("after it was refused to others: %v", err)
+			t.Errorf("read after the directory was refused to others: %v", err)
 		}
 	})
 }
@@ -167,6 +167,6 @@ func TestAFlagOverridesAVariableAndAVariableTheFile(t *testing.T) {
 	c.Instances[0].Start()
 	c.Instances[0].AwaitReady()
 	if log := c.Instances[0].Log(); !strings.Contains(log, "level=DEBUG") || !strings.Contains(log, "raft_id=n1 ") {
-		t.Errorf("its log:\n%s", log)
+		t.Errorf("the log does not contain level=DEBUG and raft_id=n1:\n%s", log)
 	}
 }

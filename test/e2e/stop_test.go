@@ -32,10 +32,10 @@ func TestALeaderHandsOverWhenItIsStopped(t *testing.T) {
 			})
 			t.Logf("longest time without a write while the leader stopped: %v", gap.Round(time.Millisecond))
 			if gap > maxGap {
-				t.Errorf("while the leader stopped nothing was written for %v", gap)
+				t.Errorf("longest time without a write while the leader stopped = %v, want at most %v", gap, maxGap)
 			}
 			if !strings.Contains(leader.LastLog(), "leadership was handed over") {
-				t.Errorf("it did not hand over:\n%s", leader.LastLog())
+				t.Errorf("the leader did not hand over:\n%s", leader.LastLog())
 			}
 			leader.Restart()
 			leader.AwaitReady()
@@ -111,7 +111,7 @@ func TestALeaderStandsDownWhenItsFollowersStop(t *testing.T) {
 		harness.Eventually(t, "a leader without a majority stands down", func() error {
 			_, err := leader.Put(t.Context(), harness.NewNode("b"))
 			if harness.OutcomeOf(err) != harness.NotDone || problemOf(t, err).Code != "no_leader" {
-				return fmt.Errorf("a put says %v", err)
+				return fmt.Errorf("error of a put = %v, want no_leader", err)
 			}
 			return nil
 		})
@@ -156,25 +156,26 @@ func TestASecondSignalStopsAtOnce(t *testing.T) {
 		i.BeginStop()
 		awaitLog(t, i, "instance is stopping")
 		if !i.Running() {
-			t.Error("it did not wait for a request in flight")
+			t.Error("the instance ended without waiting for a request in flight")
 		}
 		began := time.Now()
 		i.Signal(syscall.SIGTERM)
 		if status, want := i.AwaitExit(), 128+int(syscall.SIGTERM); status != want {
-			t.Errorf("its exit status is %d, want %d", status, want)
+			t.Errorf("exit status = %d, want %d", status, want)
 		}
 		if strings.Contains(i.LastLog(), "%!") {
-			t.Errorf("its log has a broken line:\n%s", i.LastLog())
+			t.Errorf("the log contains a format error:\n%s", i.LastLog())
 		}
 		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("the second signal took %v", took)
+			t.Errorf("the second signal took %v, want at most 2s", took)
 		}
 		i.Restart()
 		i.AwaitReady()
 	})
 }
 
-// Anybody can send half a request, so that must neither delay a stop nor make it fail.
+// Anybody can send half a request, so half a request must neither delay a stop nor
+// make it fail.
 func TestHalfARequestDoesNotHoldUpAStop(t *testing.T) {
 	anyBackend(t, func(t *testing.T, backend string) {
 		c := harness.Start(t, harness.Options{Size: 1, Backend: backend})
@@ -186,10 +187,10 @@ func TestHalfARequestDoesNotHoldUpAStop(t *testing.T) {
 		began := time.Now()
 		i.Stop()
 		if took := time.Since(began); took > 4*time.Second {
-			t.Errorf("the stop took %v", took)
+			t.Errorf("the stop took %v, want at most 4s", took)
 		}
 		if answer, err := io.ReadAll(conn); !strings.Contains(string(answer), "shutting_down") {
-			t.Errorf("it was answered %q, %v", answer, err)
+			t.Errorf("answer to half a request = %q, %v, want shutting_down", answer, err)
 		}
 	})
 }
@@ -229,10 +230,10 @@ func TestALongPollIsRedirectedToTheNextLeader(t *testing.T) {
 		_ = response.Body.Close()
 		at := slices.IndexFunc(c.Instances, func(i *harness.Instance) bool { return i.ID == next })
 		if at < 0 {
-			t.Fatalf("leadership went to %q", next)
+			t.Fatalf("leadership went to %q, which is no instance of the cluster", next)
 		}
 		if want := "http://" + c.Instances[at].Application + "/nodes?since=1&wait=30s"; response.StatusCode != 307 || response.Header.Get("Location") != want {
-			t.Errorf("it was answered %s, to %q, want %q", response.Status, response.Header.Get("Location"), want)
+			t.Errorf("answer = %s to %q, want 307 to %q", response.Status, response.Header.Get("Location"), want)
 		}
 	})
 }
@@ -254,7 +255,7 @@ func TestALeaderIsReplacedWithinASecond(t *testing.T) {
 		}
 		t.Logf("from the kill to the first acknowledged write: %v, median %v", times, median(times))
 		if median(times) > maxReplacement {
-			t.Errorf("half of the times a leader is replaced only after %v", median(times))
+			t.Errorf("median time to replace a leader = %v, want at most %v", median(times), maxReplacement)
 		}
 	})
 }

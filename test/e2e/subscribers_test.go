@@ -52,9 +52,9 @@ func TestSubscribersHoldUpNobody(t *testing.T) {
 		// nothing. But a canary's call would fail if a subscriber held it up.
 		canary.check(t)
 		memory.check(t)
-		harness.Eventually(t, "the process is as it was before", func() error {
+		harness.Eventually(t, "the process has as many goroutines as before", func() error {
 			if now := atRest(t, leader); now > goroutines+slack {
-				return fmt.Errorf("there are %.0f goroutines, there were %.0f", now, goroutines)
+				return fmt.Errorf("it has %.0f goroutines, and had %.0f", now, goroutines)
 			}
 			return nil
 		})
@@ -89,7 +89,7 @@ func TestSubscribersThatNeverReadHoldUpNobody(t *testing.T) {
 		after := liveHeap(t, leader)
 		t.Logf("memory in use: %.1f MiB before, %.1f MiB after", live, after)
 		if after > live+shared>>20 {
-			t.Error("they cost memory")
+			t.Errorf("memory in use with subscribers that never read = %.1f MiB, want at most %.1f MiB", after, live+shared>>20)
 		}
 		follower.Await(t, uint64(alone.writes+beside.writes))
 		follower.Stop()
@@ -145,7 +145,7 @@ func checkStalled(t *testing.T, conn net.Conn) {
 	_ = conn.SetReadDeadline(time.Now().Add(patience))
 	beginning := make([]byte, 12)
 	if _, err := io.ReadFull(conn, beginning); err != nil || string(beginning) != "HTTP/1.1 200" {
-		t.Errorf("who never read finds %q, %v", beginning, err)
+		t.Errorf("beginning of a stream that was never read = %q, %v, want HTTP/1.1 200", beginning, err)
 	}
 }
 
@@ -153,7 +153,7 @@ func checkStalled(t *testing.T, conn net.Conn) {
 func comeAndGo(ctx context.Context, t *testing.T, address string) {
 	for ctx.Err() == nil {
 		if err := visit(ctx, address); err != nil && ctx.Err() == nil {
-			t.Errorf("a subscriber: %v", err)
+			t.Errorf("a subscriber failed: %v", err)
 			return
 		}
 	}
@@ -236,7 +236,9 @@ func writeLarge(t *testing.T, through *harness.Client, bytes int) volume {
 
 // The stacks of streams grow when the streams are opened, one at a time, and not
 // all together at the first change: with ten thousand streams that kept a leader
-// from sending heartbeats for longer than its lease.
+// The stacks of streams must grow when the streams are opened, one at a time, and
+// not all together at the first change: with ten thousand streams, that kept a
+// leader from sending heartbeats for longer than its lease.
 func TestAChangeDoesNotGrowTheStacksOfManyStreams(t *testing.T) {
 	const many, each = 400, 1 << 10 // a stack that grows takes at least 2 KiB more
 	c := harness.Start(t, harness.Options{Size: 1, Build: harness.Build{Plain: true}})
@@ -256,7 +258,7 @@ func TestAChangeDoesNotGrowTheStacksOfManyStreams(t *testing.T) {
 				defer stream.Close()
 				if position == "" {
 					if event, err := stream.Event(); err != nil || event.Type != "snapshot" {
-						t.Fatalf("it begins with %+v, %v", event, err)
+						t.Fatalf("first event = %+v, %v, want a snapshot", event, err)
 					}
 				}
 				streams[n] = stream
@@ -265,13 +267,13 @@ func TestAChangeDoesNotGrowTheStacksOfManyStreams(t *testing.T) {
 			put(t, i.Client, fmt.Sprintf("node-%d", from))
 			for _, stream := range streams {
 				if event, err := stream.Event(); err != nil || event.ID != fmt.Sprint(from+1) {
-					t.Fatalf("instead of the change it has %+v, %v", event, err)
+					t.Fatalf("next event = %+v, %v, want the change at revision %d", event, err, from+1)
 				}
 			}
 			after, _ := metric(t, i, "go_memstats_stack_inuse_bytes")
 			t.Logf("the stacks take %.0f KiB, and %.0f KiB after a change", before/1024, after/1024)
 			if !known || after-before > many*each {
-				t.Errorf("%d streams needed %.0f KiB more for it", many, (after-before)/1024)
+				t.Errorf("the stacks of %d streams grew by %.0f KiB at a change, want at most %d KiB", many, (after-before)/1024, many*each/1024)
 			}
 		})
 	}

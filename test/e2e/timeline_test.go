@@ -58,7 +58,7 @@ func (l timeline) checkSamples(t *testing.T, samples []sample) {
 		delete(at, registry.Revision)
 	})
 	for revision, left := range at {
-		t.Errorf("%s: there was no revision %d", left[0].what, revision)
+		t.Errorf("%s: the list names revision %d, which the registry never had", left[0].what, revision)
 	}
 }
 
@@ -89,11 +89,11 @@ func (l timeline) checkCopy(t *testing.T, what string, filter harness.Filter, st
 		want, is := registry.Nodes[id]
 		if is = is && filter.Matches(want); has != is || is && !reflect.DeepEqual(got, want) {
 			faults++
-			t.Errorf("%s: after revision %d there is %v %+v, want %v %+v", what, registry.Revision, has, got, is, want)
+			t.Errorf("%s: after revision %d the copy has node %s: %v %+v, want %v %+v", what, registry.Revision, id, has, got, is, want)
 		}
 	})
 	if len(changes) > 0 {
-		t.Errorf("%s: nothing happened at revision %d, where it tells %+v", what, changes[0].Revision, changes[0])
+		t.Errorf("%s: delivered %+v, but the registry has no such change at revision %d", what, changes[0], changes[0].Revision)
 	}
 }
 

@@ -23,8 +23,8 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 		from    func(testing.TB) string
 		newLead bool // the instance upgraded first leads the others
 	}{
-		"from the commit before, the leader last":    {backend: "bolt", from: harness.Previous},
-		"from the first format, led by the upgraded": {backend: "badger", from: func(testing.TB) string { return firstFormat }, newLead: true},
+		"from the previous commit, the leader last":          {backend: "bolt", from: harness.Previous},
+		"from the first format, led by an upgraded instance": {backend: "badger", from: func(testing.TB) string { return firstFormat }, newLead: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -78,7 +78,7 @@ func startUpgrade(t *testing.T, c *harness.Cluster) *upgrade {
 	harness.Eventually(t, "all streams have begun", func() error {
 		for n, stream := range u.streams {
 			if _, snapshots := stream.Counts(); snapshots == 0 {
-				return fmt.Errorf("stream %d has not", n)
+				return fmt.Errorf("stream %d has received no snapshot yet", n)
 			}
 		}
 		return nil
@@ -128,9 +128,9 @@ func (u *upgrade) check(t *testing.T) {
 		if u.upgraded < len(u.cluster.Instances) {
 			want = min(own, u.format)
 		}
-		harness.Eventually(t, fmt.Sprintf("%s knows that all read format %v", i.ID, want), func() error {
+		harness.Eventually(t, fmt.Sprintf("%s knows that all instances read format %v", i.ID, want), func() error {
 			if shared, _ := metric(t, i, "nodesmetadata_log_format_shared"); shared != want {
-				return fmt.Errorf("it says %v", shared)
+				return fmt.Errorf("it reports format %v", shared)
 			}
 			return nil
 		})
@@ -146,7 +146,7 @@ func (u *upgrade) checkRestore(t *testing.T) {
 	if format, _ := metric(t, leader, "nodesmetadata_log_format"); format < restoreFormat {
 		return // this build has no restore
 	}
-	harness.Eventually(t, "a restore is understood by all, or refused", func() error {
+	harness.Eventually(t, "a restore is understood by all instances, or refused", func() error {
 		backup, err := leader.Do(t.Context(), "GET", "/raft/backup", nil)
 		if err != nil {
 			return err
@@ -159,7 +159,7 @@ func (u *upgrade) checkRestore(t *testing.T) {
 		if problem := problemIn(err); problem != nil && problem.Code == want {
 			return nil
 		}
-		return fmt.Errorf("with %d upgraded: %w", u.upgraded, err)
+		return fmt.Errorf("with %d instances upgraded: error = %w, want %s", u.upgraded, err, want)
 	})
 }
 
@@ -173,7 +173,7 @@ func (u *upgrade) checkShared(t *testing.T) {
 	u.load.awaitMore(t, writes)
 	after, _ := metric(t, leader, "nodesmetadata_applied_entries_total")
 	if entries := after - before; entries >= writes || entries <= 0 {
-		t.Errorf("%d writes were %v entries", writes, entries)
+		t.Errorf("%d writes took %v log entries, want fewer entries than writes", writes, entries)
 	}
 }
 
@@ -192,7 +192,7 @@ func (u *upgrade) end(t *testing.T) {
 		stream.Stop()
 		sameRegistry(t, fmt.Sprintf("the copy of stream %d", n), stream.Registry(), registry)
 		if streams, snapshots := stream.Counts(); streams < 2 || snapshots != 1 {
-			t.Errorf("stream %d was opened %d times and took %d snapshots", n, streams, snapshots)
+			t.Errorf("stream %d was opened %d times and took %d snapshots, want at least 2 and exactly 1", n, streams, snapshots)
 		}
 	}
 	u.load.check(t, u.streams[0].Changes())
