@@ -79,7 +79,7 @@ func TestAgentsRenewAndStopRenewing(t *testing.T) {
 	}
 }
 
-func TestAgentsGoOnToTheNextInstance(t *testing.T) {
+func TestAgentsMoveOnToTheNextInstance(t *testing.T) {
 	good := startRenewals(t, nil)
 	tests := map[string]func(http.ResponseWriter, *http.Request) bool{
 		"one that hangs": func(_ http.ResponseWriter, r *http.Request) bool {
@@ -109,7 +109,7 @@ func TestAgentsGoOnToTheNextInstance(t *testing.T) {
 	}
 }
 
-func TestAgentsTellWhatIsRefused(t *testing.T) {
+func TestAgentsReportRefusedRenewals(t *testing.T) {
 	i := startRenewals(t, func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = io.WriteString(w, `{"code":"node_not_found"}`)

@@ -19,7 +19,7 @@ func echoing(t *testing.T) *harness.Client {
 	return harness.NewClient(t, strings.TrimPrefix(server.URL, "http://"))
 }
 
-func TestAClientAddsItsQuery(t *testing.T) {
+func TestAClientAddsItsQueryToEachRequest(t *testing.T) {
 	plain := echoing(t)
 	tests := map[string]struct {
 		client     *harness.Client
@@ -42,7 +42,7 @@ func TestAClientAddsItsQuery(t *testing.T) {
 	}
 }
 
-func TestAFilter(t *testing.T) {
+func TestAFilterMatchesAsItsQueryDoes(t *testing.T) {
 	none := ""
 	node := harness.Node{ID: "a", Pool: "p", State: "active", Labels: map[string]string{"rack": "1", "disk": "<&>"}}
 	tests := map[string]struct {
@@ -89,7 +89,7 @@ func TestStreamBytesHaveNoCommentsAndEndWithTheirEvent(t *testing.T) {
 	}
 }
 
-func TestAnObservedClientTellsOfEachExchange(t *testing.T) {
+func TestAnObservedClientReportsEachExchange(t *testing.T) {
 	leader := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "1")
 		w.WriteHeader(http.StatusServiceUnavailable)

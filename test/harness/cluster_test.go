@@ -69,7 +69,7 @@ func TestAClusterIsKilledPausedAndStopped(t *testing.T) {
 	}
 }
 
-func TestAnAddressIsFreeAndTakenOnce(t *testing.T) {
+func TestAnAddressIsFreeAndReservedOnce(t *testing.T) {
 	seen := map[string]bool{}
 	for range 20 {
 		address := harness.Address(t, "127.0.0.1")
@@ -85,7 +85,7 @@ func TestAnAddressIsFreeAndTakenOnce(t *testing.T) {
 	}
 }
 
-func TestWithinSaysHowLongItTook(t *testing.T) {
+func TestWithinReturnsHowLongItTook(t *testing.T) {
 	began := time.Now()
 	took := harness.Within(t, harness.Patience, "a while", func() error {
 		if time.Since(began) < late {

@@ -31,7 +31,7 @@ func removal(id int, node string, known int) string {
 		id, id, node, known)
 }
 
-func TestAFollowerTakesOnlyWhatAStreamMaySay(t *testing.T) {
+func TestAFollowerRefusesEventsThatNoStreamMaySend(t *testing.T) {
 	const previous = `,"previous":{"id":"p1","revision":1}`
 	good := part(5, 5, 1, 1) + change(6, 6, "added", "a", "") + ": keep-alive\n\n" +
 		change(7, 7, "updated", "p1", previous) + removal(8, "a", 6)

@@ -12,7 +12,7 @@ import (
 
 // Packets dropped in one direction between two hosts affect no other direction and
 // no other hosts.
-func TestNetwork(t *testing.T) {
+func TestANetworkDropsPacketsBetweenChosenHosts(t *testing.T) {
 	network := harness.NewNetwork(t, 3)
 	c := harness.Start(t, harness.Options{Network: network, Flags: []string{
 		"--raft_heartbeat_timeout=1s", "--raft_election_timeout=1s",
@@ -52,7 +52,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-func TestADiskThatIsFull(t *testing.T) {
+func TestAFullDiskAffectsOnlyItsInstance(t *testing.T) {
 	network := harness.NewNetwork(t, 1)
 	c := harness.New(t, harness.Options{Size: 1, Network: network, DiskSize: 64 << 20})
 	i := c.Instances[0]

@@ -71,7 +71,7 @@ const (
 	longer = 20 * time.Second
 )
 
-func TestProxy(t *testing.T) {
+func TestAProxyDelaysCutsAndResetsConnections(t *testing.T) {
 	proxy := harness.NewProxy(t, "127.0.0.1", echo(t))
 	conn := dial(t, proxy.Address())
 	if !ask(t, conn, "a", soon) {

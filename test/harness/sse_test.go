@@ -11,7 +11,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-func TestParser(t *testing.T) {
+func TestParserFollowsTheSSEStandard(t *testing.T) {
 	type event = harness.Event
 	tests := map[string]struct {
 		stream string

@@ -10,7 +10,7 @@ import (
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
-func TestTheModelIsARegistryOfOneNode(t *testing.T) {
+func TestTheModelBehavesAsARegistryOfOneNode(t *testing.T) {
 	tests := map[string]struct {
 		history []porcupine.Operation
 		legal   bool
