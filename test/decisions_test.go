@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestDecisionsAreListed holds the list of decisions equal to the files that there are,
-// and to their first lines.
+// TestDecisionsAreListed checks that the list of decisions agrees with the files and
+// with their first lines.
 func TestDecisionsAreListed(t *testing.T) {
 	const folder = "../docs/adr"
 	index, err := os.ReadFile(filepath.Join(folder, "README.md"))
@@ -35,16 +35,16 @@ func TestDecisionsAreListed(t *testing.T) {
 		}
 		name := filepath.Base(file)
 		if number := fmt.Sprintf("%04d-", i+1); !strings.HasPrefix(name, number) {
-			t.Errorf("%s: want a name that begins with %s", name, number)
+			t.Errorf("name of decision %d = %s, want the prefix %s", i+1, name, number)
 		}
 		first, _, _ := strings.Cut(string(text), "\n")
 		title, numbered := strings.CutPrefix(first, fmt.Sprintf("# %d. ", i+1))
 		if !numbered {
-			t.Errorf("%s begins with %q, without its number", name, first)
+			t.Errorf("first line of %s = %q, want the prefix %q", name, first, fmt.Sprintf("# %d. ", i+1))
 		}
 		there = append(there, fmt.Sprintf("%d. [%s](%s)", i+1, title, name))
 	}
 	if len(there) == 0 || !slices.Equal(listed, there) {
-		t.Errorf("listed are\n%s\nand there are\n%s", strings.Join(listed, "\n"), strings.Join(there, "\n"))
+		t.Errorf("README.md lists\n%s\nwant\n%s", strings.Join(listed, "\n"), strings.Join(there, "\n"))
 	}
 }

@@ -14,9 +14,9 @@ import (
 
 const module = "github.com/nodesmetadata/nodesmetadata"
 
-// mayImport is the order of the floors: what of this module a package may import.
-// One that is not named here has no place yet, and gets one before it gets code.
-// A trailing * stands for everything below.
+// mayImport is the order of the layers: which packages of this module a package may
+// import. The first entry that matches counts, and every package needs one. A
+// trailing * stands for everything below.
 var mayImport = []struct {
 	from string
 	of   []string
@@ -41,7 +41,7 @@ var mayImport = []struct {
 	{"test", []string{"*"}},
 }
 
-// homes are the only places for what belongs to one adapter.
+// homes are the packages that alone may import a third-party module.
 var homes = []struct {
 	of string
 	in []string
@@ -71,7 +71,7 @@ func violations(packages []pkg) []string {
 		from := within(p.ImportPath)
 		allowed, known := allowedIn(from)
 		if !known {
-			found = append(found, from+" has no place among the floors")
+			found = append(found, from+" is not in the list of layers")
 		}
 		for _, path := range p.Imports {
 			for _, fault := range faultsOf(from, path, allowed) {
@@ -85,20 +85,20 @@ func violations(packages []pkg) []string {
 func faultsOf(from, path string, allowed []string) (faults []string) {
 	if isOurs(path) {
 		if !matches(within(path), allowed) {
-			faults = append(faults, "it does not lie below")
+			faults = append(faults, "it is not in a lower layer")
 		}
 		return faults
 	}
 	for _, home := range homes {
 		if (path == home.of || strings.HasPrefix(path, home.of+"/") || strings.HasPrefix(path, home.of+"-")) && !matches(from, home.in) {
-			faults = append(faults, "it belongs to others")
+			faults = append(faults, "only other packages may import it")
 		}
 	}
 	if !isStandard(path) && slices.Contains(standardOnly, from) {
-		faults = append(faults, "the standard library is all it gets")
+		faults = append(faults, "the package may import only the standard library")
 	}
 	if from == "domain" && slices.ContainsFunc(notInDomain, func(p string) bool { return path == p || strings.HasPrefix(path, p+"/") }) {
-		faults = append(faults, "the domain has no use for it")
+		faults = append(faults, "the domain may not use it")
 	}
 	return faults
 }
@@ -131,7 +131,7 @@ func isStandard(path string) bool {
 func TestImports(t *testing.T) {
 	packages := list(t)
 	if len(packages) < 10 {
-		t.Fatalf("go list knows only %d packages", len(packages))
+		t.Fatalf("go list found %d packages, want at least 10", len(packages))
 	}
 	for _, violation := range violations(packages) {
 		t.Error(violation)
@@ -167,37 +167,37 @@ func TestTheImportRulesCatchWhatTheyForbid(t *testing.T) {
 		from, imports string
 		fine          bool
 	}{
-		"the domain reads no clock":                      {from: "domain", imports: "time"},
-		"the domain draws no lots":                       {from: "domain", imports: "math/rand/v2"},
-		"the domain imports no port":                     {from: "domain", imports: module + "/ports"},
-		"the domain may sort":                            {from: "domain", imports: "slices", fine: true},
-		"ports import no third party":                    {from: "ports", imports: "github.com/hashicorp/go-hclog"},
-		"use cases import no adapter":                    {from: "app", imports: module + "/adapters/consensus"},
-		"use cases import no third party":                {from: "app", imports: "golang.org/x/sync/errgroup"},
-		"use cases import ports":                         {from: "app", imports: module + "/ports", fine: true},
-		"adapters import no use case":                    {from: "adapters/httpapi", imports: module + "/app"},
-		"adapters on one floor do not know each other":   {from: "adapters/consensus", imports: module + "/adapters/peerapi"},
-		"nobody but the daemon knows the daemon":         {from: "adapters/httpapi", imports: module + "/cmd/nodesmetadata/daemon"},
-		"a backend imports no other":                     {from: "adapters/logstore/wal", imports: module + "/adapters/logstore/bolt"},
-		"a backend imports the contract":                 {from: "adapters/logstore/wal", imports: module + "/adapters/logstore", fine: true},
-		"the log store does not know its backends":       {from: "adapters/logstore", imports: module + "/adapters/logstore/bolt"},
-		"the demux needs nothing but the library":        {from: "adapters/demux", imports: "github.com/prometheus/client_golang/prometheus"},
-		"chi stays in the HTTP adapters":                 {from: "cmd/nodesmetadata/daemon", imports: "github.com/go-chi/chi/v5"},
-		"raft stays in consensus and the stores":         {from: "adapters/httpapi", imports: "github.com/hashicorp/raft"},
-		"raft's own stores count as raft":                {from: "cmd/nodesmetadata/daemon", imports: "github.com/hashicorp/raft-boltdb/v2"},
-		"the verbs know no backend":                      {from: "cmd/nodesmetadata/offline", imports: module + "/adapters/logstore/bolt"},
-		"the verbs leave raft to consensus":              {from: "cmd/nodesmetadata/offline", imports: "github.com/hashicorp/raft"},
-		"raft is at home in consensus":                   {from: "adapters/consensus", imports: "github.com/hashicorp/raft", fine: true},
-		"fx stays in the daemon":                         {from: "cmd/nodesmetadata", imports: "go.uber.org/fx"},
-		"fx does not get out by a package of its own":    {from: "app", imports: "go.uber.org/fx/fxevent"},
-		"the daemon knows everybody":                     {from: "cmd/nodesmetadata/daemon", imports: module + "/adapters/httpapi", fine: true},
-		"a package that nobody placed is not overlooked": {from: "util", imports: "strings"},
+		"the domain reads no clock":                  {from: "domain", imports: "time"},
+		"the domain uses no randomness":              {from: "domain", imports: "math/rand/v2"},
+		"the domain imports no port":                 {from: "domain", imports: module + "/ports"},
+		"the domain may sort":                        {from: "domain", imports: "slices", fine: true},
+		"ports import no third party":                {from: "ports", imports: "github.com/hashicorp/go-hclog"},
+		"use cases import no adapter":                {from: "app", imports: module + "/adapters/consensus"},
+		"use cases import no third party":            {from: "app", imports: "golang.org/x/sync/errgroup"},
+		"use cases import ports":                     {from: "app", imports: module + "/ports", fine: true},
+		"adapters import no use case":                {from: "adapters/httpapi", imports: module + "/app"},
+		"adapters do not import each other":          {from: "adapters/consensus", imports: module + "/adapters/peerapi"},
+		"adapters do not import the daemon":          {from: "adapters/httpapi", imports: module + "/cmd/nodesmetadata/daemon"},
+		"a backend imports no other":                 {from: "adapters/logstore/wal", imports: module + "/adapters/logstore/bolt"},
+		"a backend imports the contract":             {from: "adapters/logstore/wal", imports: module + "/adapters/logstore", fine: true},
+		"the log store does not import its backends": {from: "adapters/logstore", imports: module + "/adapters/logstore/bolt"},
+		"the demux imports no third party":           {from: "adapters/demux", imports: "github.com/prometheus/client_golang/prometheus"},
+		"chi stays in the HTTP adapters":             {from: "cmd/nodesmetadata/daemon", imports: "github.com/go-chi/chi/v5"},
+		"raft stays in consensus and the stores":     {from: "adapters/httpapi", imports: "github.com/hashicorp/raft"},
+		"raft's own stores count as raft":            {from: "cmd/nodesmetadata/daemon", imports: "github.com/hashicorp/raft-boltdb/v2"},
+		"the verbs import no backend":                {from: "cmd/nodesmetadata/offline", imports: module + "/adapters/logstore/bolt"},
+		"the verbs leave raft to consensus":          {from: "cmd/nodesmetadata/offline", imports: "github.com/hashicorp/raft"},
+		"raft is at home in consensus":               {from: "adapters/consensus", imports: "github.com/hashicorp/raft", fine: true},
+		"fx stays in the daemon":                     {from: "cmd/nodesmetadata", imports: "go.uber.org/fx"},
+		"packages of fx stay in the daemon, too":     {from: "app", imports: "go.uber.org/fx/fxevent"},
+		"the daemon imports every package":           {from: "cmd/nodesmetadata/daemon", imports: module + "/adapters/httpapi", fine: true},
+		"a package without a layer is reported":      {from: "util", imports: "strings"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			found := violations([]pkg{{ImportPath: module + "/" + test.from, Imports: []string{test.imports}}})
 			if test.fine != (len(found) == 0) {
-				t.Errorf("found %q", found)
+				t.Errorf("violations = %q, want none: %v", found, test.fine)
 			}
 		})
 	}

@@ -57,25 +57,25 @@ func TestAgentsRenewAndStopRenewing(t *testing.T) {
 	agents.Drop("b")
 	stopped, last := i.of("b"), agents.Last("b")
 	if last.Sent.Before(began) || last.Acknowledged.Before(last.Sent) {
-		t.Errorf("the last renewal is %+v", last)
+		t.Errorf("last renewal = %+v, want one sent and then acknowledged after %v", last, began)
 	}
 	agents.Await(t)
 	agents.Await(t)
 	if i.of("b") != stopped || agents.Last("b") != last {
-		t.Errorf("a node that was dropped was renewed %d times, and then %d times", stopped, i.of("b"))
+		t.Errorf("renewals of a dropped node = %d, want %d as when it was dropped", i.of("b"), stopped)
 	}
 	agents.Resume("b")
 	agents.Await(t)
 	if i.of("b") == stopped || !agents.Last("b").Sent.After(last.Sent) {
-		t.Error("a node that was resumed is not renewed")
+		t.Error("a node that was resumed was not renewed, or Last does not show the renewal")
 	}
 	agents.Stop()
 	counts := agents.Counts()
 	if sum := i.of("a") + i.of("b") + i.of("c"); counts.Acknowledged != sum || counts.Failed != 0 || agents.Err() != nil {
-		t.Errorf("of %d renewals it has %+v, %v", sum, counts, agents.Err())
+		t.Errorf("Counts = %+v, Err = %v, want %d acknowledged and none failed", counts, agents.Err(), sum)
 	}
 	if counts.Longest < 500*time.Millisecond || counts.Longest > 3*time.Second {
-		t.Errorf("the longest time between two renewals was %v", counts.Longest)
+		t.Errorf("longest time between two renewals = %v, want about a second", counts.Longest)
 	}
 }
 
@@ -103,7 +103,7 @@ func TestAgentsMoveOnToTheNextInstance(t *testing.T) {
 			agents.Await(t)
 			agents.Stop()
 			if counts := agents.Counts(); counts.Failed != 1 || good.of(id) != counts.Acknowledged || agents.Err() != nil {
-				t.Errorf("it counts %+v, and %d came: %v", counts, good.of(id), agents.Err())
+				t.Errorf("Counts = %+v, Err = %v, want 1 failed and %d acknowledged", counts, agents.Err(), good.of(id))
 			}
 		})
 	}
@@ -118,7 +118,7 @@ func TestAgentsReportRefusedRenewals(t *testing.T) {
 	agents := harness.StartAgents(t, 1, []string{i.address()}, []string{"a"})
 	harness.Eventually(t, "a refusal", func() error {
 		if err := agents.Err(); err == nil || !strings.Contains(err.Error(), "node_not_found") {
-			return fmt.Errorf("got %v", err)
+			return fmt.Errorf("error = %v, want node_not_found", err)
 		}
 		return nil
 	})

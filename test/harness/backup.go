@@ -26,7 +26,7 @@ func (c *Client) Backup(ctx context.Context) (Backup, error) {
 		return Backup{}, err
 	}
 	if seen, err := answer.Revision(); err != nil || seen != backup.Revision {
-		return Backup{}, fmt.Errorf("the backup is of revision %d, and the answer names %d, %v", backup.Revision, seen, err)
+		return Backup{}, fmt.Errorf("the backup is of revision %d, and the header of the answer names %d, %v", backup.Revision, seen, err)
 	}
 	return backup, nil
 }
@@ -77,7 +77,7 @@ func (c *Client) Restore(ctx context.Context, file []byte, conditions ...Header)
 	var restored Restored
 	seen, err := decode(answer, &restored)
 	if err == nil && seen != restored.Revision {
-		err = fmt.Errorf("it is restored at revision %d, and the answer names %d", restored.Revision, seen)
+		err = fmt.Errorf("the restore ended at revision %d, and the header of the answer names %d", restored.Revision, seen)
 	}
 	return restored, err
 }

@@ -47,7 +47,7 @@ func (c *Client) Batch(ctx context.Context, changes []BatchChange) (Batch, error
 	var batch Batch
 	seen, err := decode(answer, &batch)
 	if err == nil && (seen != batch.Revision || len(batch.Results) != len(changes)) {
-		err = fmt.Errorf("a batch of %d changes is answered with %d results at revision %d; the header says %d",
+		err = fmt.Errorf("a batch of %d changes is answered with %d results at revision %d; the header names %d",
 			len(changes), len(batch.Results), batch.Revision, seen)
 	}
 	return batch, err

@@ -38,7 +38,7 @@ func Program(t testing.TB, b Build) string {
 func built(t testing.TB, kind string, build func(path string) error) (path string, err error) {
 	t.Helper()
 	if shared.directory == "" {
-		t.Fatal("harness: there is no TestMain that calls harness.Main")
+		t.Fatal("harness: the package has no TestMain that calls harness.Main")
 	}
 	shared.mu.Lock()
 	program := shared.programs[kind]

@@ -29,15 +29,15 @@ func TestAClientAddsItsQueryToEachRequest(t *testing.T) {
 		"that of the path":   {plain, "/nodes?a=1", "a=1"},
 		"its own":            {plain.With("b=2"), "/nodes", "b=2"},
 		"both":               {plain.With("b=2"), "/nodes?a=1", "a=1&b=2"},
-		"one after another":  {plain.With("b=2").With("").With("c=3"), "/nodes", "b=2&c=3"},
+		"two in a row":       {plain.With("b=2").With("").With("c=3"), "/nodes", "b=2&c=3"},
 		"a wait":             {plain.With("b=2").Waiting(longer), "/nodes", "b=2&wait=20s"},
 		"without redirects":  {plain.With("b=2").NotFollowing(), "/nodes", "b=2"},
-		"the first is plain": {plain, "/nodes", ""},
+		"the original again": {plain, "/nodes", ""},
 	}
 	for name, test := range tests {
 		answer, err := test.client.Do(t.Context(), http.MethodGet, test.path, nil)
 		if err != nil || string(answer.Body) != test.want {
-			t.Errorf("%s: it asks %q, %v; want %q", name, answer.Body, err, test.want)
+			t.Errorf("%s: query = %q, %v, want %q", name, answer.Body, err, test.want)
 		}
 	}
 }
@@ -50,22 +50,22 @@ func TestAFilterMatchesAsItsQueryDoes(t *testing.T) {
 		query  string
 		want   bool
 	}{
-		"all":                    {harness.Filter{}, "", true},
-		"the pool":               {harness.Filter{Pool: "p"}, "pool=p", true},
-		"another pool":           {harness.Filter{Pool: "q"}, "pool=q", false},
-		"another state":          {harness.Filter{Pool: "p", State: "down"}, "pool=p&state=down", false},
-		"no zone":                {harness.Filter{Zone: &none}, "zone=", true},
-		"a label":                {harness.Filter{Labels: map[string]string{"disk": "<&>"}}, "label=disk%3D%3C%26%3E", true},
-		"a label of another":     {harness.Filter{Labels: map[string]string{"rack": "2"}}, "label=rack%3D2", false},
-		"a label that is missed": {harness.Filter{Labels: map[string]string{"row": ""}}, "label=row%3D", false},
+		"all":             {harness.Filter{}, "", true},
+		"the pool":        {harness.Filter{Pool: "p"}, "pool=p", true},
+		"another pool":    {harness.Filter{Pool: "q"}, "pool=q", false},
+		"another state":   {harness.Filter{Pool: "p", State: "down"}, "pool=p&state=down", false},
+		"no zone":         {harness.Filter{Zone: &none}, "zone=", true},
+		"a label":         {harness.Filter{Labels: map[string]string{"disk": "<&>"}}, "label=disk%3D%3C%26%3E", true},
+		"another value":   {harness.Filter{Labels: map[string]string{"rack": "2"}}, "label=rack%3D2", false},
+		"a missing label": {harness.Filter{Labels: map[string]string{"row": ""}}, "label=row%3D", false},
 	}
 	for name, test := range tests {
 		if got := test.filter.Matches(node); got != test.want || test.filter.Query() != test.query {
-			t.Errorf("%s: it matches: %v, its query is %q; want %v, %q", name, got, test.filter.Query(), test.want, test.query)
+			t.Errorf("%s: Matches = %v, Query = %q, want %v, %q", name, got, test.filter.Query(), test.want, test.query)
 		}
 		left := test.filter.Of(harness.Registry{Revision: 3, Nodes: map[string]harness.Node{"a": node}})
 		if _, there := left.Nodes["a"]; there != test.want || left.Revision != 3 {
-			t.Errorf("%s: it leaves %+v", name, left)
+			t.Errorf("%s: Of = %+v, want the node: %v", name, left, test.want)
 		}
 	}
 }
@@ -74,7 +74,7 @@ func TestStreamBytesHaveNoCommentsAndEndWithTheirEvent(t *testing.T) {
 	const events = "retry: 1000\nevent: a\nid: 5\ndata: x\n\nid: 6\ndata: id: 7\n\nevent: b\nid: 7\ndata: y\n\n"
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Last-Event-ID") != "4" || r.URL.RawQuery != "redirect=false" {
-			t.Errorf("asked was %v after %q", r.URL, r.Header.Get("Last-Event-ID"))
+			t.Errorf("request for %v with Last-Event-ID %q, want the query redirect=false and the id 4", r.URL, r.Header.Get("Last-Event-ID"))
 		}
 		_, _ = io.WriteString(w, ": hello\n\n"+strings.ReplaceAll(events, "\n\nid", "\n\n: keep-alive\n\nid")+"id: 8\ndata: z\n\n")
 	}))
@@ -82,10 +82,10 @@ func TestStreamBytesHaveNoCommentsAndEndWithTheirEvent(t *testing.T) {
 	client := harness.NewClient(t, strings.TrimPrefix(server.URL, "http://")).With("redirect=false")
 	tape, err := client.StreamBytes(t.Context(), "/nodes/sse", 4, 7)
 	if err != nil || string(tape) != events {
-		t.Errorf("the tape is %q, %v", tape, err)
+		t.Errorf("StreamBytes = %q, %v, want %q", tape, err, events)
 	}
 	if tape, err := client.StreamBytes(t.Context(), "/nodes/sse", 4, 9); err == nil {
-		t.Errorf("the stream ended, and the tape is %q", tape)
+		t.Errorf("StreamBytes of a stream that ended too early = %q, want an error", tape)
 	}
 }
 
@@ -107,15 +107,15 @@ func TestAnObservedClientReportsEachExchange(t *testing.T) {
 	}
 	for _, server := range []*httptest.Server{follower, gone} {
 		if _, err := observe(server).Do(t.Context(), http.MethodGet, "/nodes", nil); err == nil {
-			t.Errorf("%s answers", server.URL)
+			t.Errorf("%s answered, want a failed request", server.URL)
 		}
 	}
 	if len(seen) != 3 || seen[0].Status != 307 || seen[1].Status != 503 || seen[1].Header.Get("Retry-After") != "1" || seen[1].Code != "no_leader" || seen[2].Status != 0 || seen[2].Err == nil {
-		t.Fatalf("seen is %+v", seen)
+		t.Fatalf("exchanges = %+v, want 307, then 503 no_leader with Retry-After: 1, then an error", seen)
 	}
 	for n, server := range []*httptest.Server{follower, leader, gone} {
 		if e := seen[n]; "http://"+e.To != server.URL || e.Method != http.MethodGet || e.Path != "/nodes" || e.Took <= 0 || e.Began.IsZero() {
-			t.Errorf("exchange %d is %+v", n, e)
+			t.Errorf("exchange %d = %+v, want a GET of /nodes to %s with its times", n, e, server.URL)
 		}
 	}
 }

@@ -194,7 +194,7 @@ func (c *Cluster) findLeader() (*Instance, error) {
 func (c *Cluster) Successor(old *Instance) *Instance {
 	c.t.Helper()
 	var successor *Instance
-	Eventually(c.t, "another one than "+old.ID+" leads", func() error {
+	Eventually(c.t, "an instance other than "+old.ID+" leads", func() error {
 		for _, i := range c.Running() {
 			if i == old {
 				continue
@@ -204,7 +204,7 @@ func (c *Cluster) Successor(old *Instance) *Instance {
 				return nil
 			}
 		}
-		return errors.New("nobody does")
+		return errors.New("no other instance leads")
 	})
 	return successor
 }

@@ -29,7 +29,7 @@ func TestAClusterIsKilledPausedAndStopped(t *testing.T) {
 	}
 	leader.Kill()
 	if leader.Running() {
-		t.Error("it was killed and still runs")
+		t.Error("a killed instance is still running")
 	}
 	other := c.Leader()
 	put(other, "after-kill")
@@ -62,7 +62,7 @@ func TestAClusterIsKilledPausedAndStopped(t *testing.T) {
 	follower.Stop()
 	registry, err := leader.List(t.Context())
 	if err != nil || len(registry.Nodes) != 6 || registry.Revision != follower.Registry().Revision {
-		t.Errorf("the registry is %+v, %v; the stream made it %+v", registry, err, follower.Registry())
+		t.Errorf("registry = %+v, %v, want 6 nodes, as in the copy of the stream, %+v", registry, err, follower.Registry())
 	}
 	for _, i := range c.Instances {
 		i.Stop()
@@ -74,7 +74,7 @@ func TestAnAddressIsFreeAndReservedOnce(t *testing.T) {
 	for range 20 {
 		address := harness.Address(t, "127.0.0.1")
 		if seen[address] {
-			t.Fatalf("%s was given twice", address)
+			t.Fatalf("Address gave %s twice", address)
 		}
 		seen[address] = true
 		listener, err := net.Listen("tcp", address)
@@ -94,6 +94,6 @@ func TestWithinReturnsHowLongItTook(t *testing.T) {
 		return nil
 	})
 	if took < late {
-		t.Errorf("it took %v", took)
+		t.Errorf("Within = %v, want at least %v", took, late)
 	}
 }

@@ -45,7 +45,7 @@ func FreezableDisk(t testing.TB, size int64) *Disk {
 func newDisk(t testing.TB) *Disk {
 	t.Helper()
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		t.Skip("skipped: it mounts a file system, which takes root on Linux")
+		t.Skip("skipped: mounting a file system takes root on Linux")
 	}
 	return &Disk{t: t, path: t.TempDir(), thaw: func() {}}
 }
@@ -66,7 +66,7 @@ func (d *Disk) mount(args ...string) {
 func (d *Disk) need(name string, args ...string) {
 	d.t.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		d.t.Skipf("skipped: it needs %s, which fails here: %v: %s", name, err, out)
+		d.t.Skipf("skipped: the test needs %s, which fails here: %v: %s", name, err, out)
 	}
 }
 

@@ -158,12 +158,12 @@ func (f *Follower) Registry() Registry {
 // Await waits until the copy has reached revision.
 func (f *Follower) Await(t testing.TB, revision uint64) {
 	t.Helper()
-	Eventually(t, fmt.Sprintf("the stream comes to revision %d", revision), func() error {
+	Eventually(t, fmt.Sprintf("the stream reaches revision %d", revision), func() error {
 		if err := f.Err(); err != nil {
 			t.Fatal(err)
 		}
 		if got := f.Revision(); got < revision {
-			return fmt.Errorf("it is at %d", got)
+			return fmt.Errorf("it is at revision %d", got)
 		}
 		return nil
 	})

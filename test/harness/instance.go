@@ -59,7 +59,7 @@ type process struct {
 func (i *Instance) Launch() {
 	i.t.Helper()
 	if i.Running() {
-		i.t.Fatalf("%s runs already", i.ID)
+		i.t.Fatalf("%s is already running", i.ID)
 	}
 	i.checkEnd()
 	log, err := os.OpenFile(i.logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -148,7 +148,7 @@ func (i *Instance) Running() bool {
 func (i *Instance) Signal(signal syscall.Signal) {
 	i.t.Helper()
 	if !i.Running() {
-		i.t.Fatalf("%s does not run", i.ID)
+		i.t.Fatalf("%s is not running", i.ID)
 	}
 	if err := i.process.command.Process.Signal(signal); err != nil {
 		i.t.Fatalf("send %v to %s: %v", signal, i.ID, err)
@@ -177,7 +177,7 @@ func (i *Instance) Pause() {
 	Eventually(i.t, i.ID+" is paused", func() error {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", i.Pid()))
 		if err == nil && !bytes.Contains(status, []byte("\nState:\tT")) {
-			return fmt.Errorf("it is\n%s", status)
+			return fmt.Errorf("its status is\n%s", status)
 		}
 		return nil
 	})
@@ -243,7 +243,7 @@ func (i *Instance) Use(program string) { i.program = program }
 func (i *Instance) Wipe() {
 	i.t.Helper()
 	if i.Running() {
-		i.t.Fatalf("%s runs: what it stores can't be removed", i.ID)
+		i.t.Fatalf("%s is running, so its data can't be removed", i.ID)
 	}
 	if err := os.RemoveAll(i.Directory); err != nil {
 		i.t.Fatal(err)
@@ -327,7 +327,7 @@ func Run(t testing.TB, environ []string, args ...string) Result {
 	command.Stdout, command.Stderr = &stdout, &stderr
 	err := command.Run()
 	if ctx.Err() != nil {
-		t.Fatalf("it has not ended within %v:\n%s", StopPatience, &stderr)
+		t.Fatalf("the program has not ended within %v:\n%s", StopPatience, &stderr)
 	}
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)

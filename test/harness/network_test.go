@@ -26,25 +26,25 @@ func TestANetworkDropsPacketsBetweenChosenHosts(t *testing.T) {
 	// The leader's packets to a follower are lost: the follower hears nothing from
 	// the leader, and can't tell how far behind it is. The other two go on.
 	network.Drop(leader.Host, followers[0].Host)
-	harness.Eventually(t, "a follower that hears nothing knows no leader", func() error {
+	harness.Eventually(t, "a follower that hears nothing refuses to read", func() error {
 		if reach(followers[0]) == nil {
-			return errors.New("it reads")
+			return errors.New("it still reads")
 		}
 		return nil
 	})
 	if err := reach(followers[1]); err != nil {
-		t.Errorf("a follower to which nothing was done: %v", err)
+		t.Errorf("read from the undisturbed follower: %v", err)
 	}
 	network.Heal()
-	harness.Eventually(t, "it is back", func() error { return reach(followers[0]) })
+	harness.Eventually(t, "the follower reads again", func() error { return reach(followers[0]) })
 
 	// The test itself is host 0.
 	network.Cut([]int{0}, []int{leader.Host})
 	began := time.Now()
 	if _, err := harness.NewClient(t, leader.Application).Ready(t.Context()); err == nil {
-		t.Error("the test reaches a host that it is cut off from")
+		t.Error("a request to a host that the test is cut off from succeeded")
 	} else if took := time.Since(began); took < time.Second {
-		t.Errorf("a packet that is dropped is told of, after %v: %v", took, err)
+		t.Errorf("a request failed after only %v, want dropped packets to go unnoticed: %v", took, err)
 	}
 	network.Heal()
 	if _, err := harness.NewClient(t, leader.Application).Ready(t.Context()); err != nil {
@@ -59,11 +59,11 @@ func TestAFullDiskAffectsOnlyItsInstance(t *testing.T) {
 	harness.FillDisks(i)
 	i.Launch()
 	if status := i.AwaitExit(); status == 0 || !strings.Contains(i.LastLog(), "no space left on device") {
-		t.Errorf("with a full disk it ended with status %d:\n%s", status, i.LastLog())
+		t.Errorf("exit status with a full disk = %d, want an error that says so:\n%s", status, i.LastLog())
 	}
 	i.FreeDisk()
 	c.Bootstrap()
 	if entries, err := os.ReadDir(i.Directory); err != nil || len(entries) != 0 {
-		t.Errorf("the disk of an instance is seen from elsewhere: %v %v", entries, err)
+		t.Errorf("entries in the mount point outside of the instance's host = %v, %v, want none", entries, err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 func (c *Cluster) CutOff(one *Instance) {
 	c.t.Helper()
 	if _, err := os.Stat("/proc/net/tcp"); err != nil {
-		c.t.Skipf("whose a connection is can only be told on Linux: %v", err)
+		c.t.Skipf("the owner of a connection can only be found on Linux: %v", err)
 	}
 	one.Proxy.Cut()
 	for _, other := range c.Instances {

@@ -22,7 +22,7 @@ func (i *Instance) ResidentBytes() int64 {
 			return kilobytes << 10
 		}
 	}
-	i.t.Fatalf("%s does not say VmRSS", path)
+	i.t.Fatalf("%s contains no VmRSS", path)
 	return 0
 }
 

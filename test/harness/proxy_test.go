@@ -59,7 +59,7 @@ func hear(t *testing.T, conn net.Conn, letter string, d time.Duration) bool {
 		return false
 	}
 	if string(got) != letter {
-		t.Fatalf("got %q instead of %q", got, letter)
+		t.Fatalf("echo = %q, want %q", got, letter)
 	}
 	return true
 }
@@ -67,7 +67,7 @@ func hear(t *testing.T, conn net.Conn, letter string, d time.Duration) bool {
 const (
 	soon = 10 * time.Second
 	late = 50 * time.Millisecond
-	// longer is longer than any request takes that does not ask for a wait.
+	// longer is longer than any request without a wait takes.
 	longer = 20 * time.Second
 )
 
@@ -75,28 +75,28 @@ func TestAProxyDelaysCutsAndResetsConnections(t *testing.T) {
 	proxy := harness.NewProxy(t, "127.0.0.1", echo(t))
 	conn := dial(t, proxy.Address())
 	if !ask(t, conn, "a", soon) {
-		t.Fatal("nothing comes through")
+		t.Fatal("no echo through an undisturbed proxy")
 	}
 	for name, direction := range map[string]harness.Direction{"forth": harness.Forth, "back": harness.Back} {
 		proxy.Delay(direction, late)
 		began := time.Now()
 		if !ask(t, conn, "b", soon) || time.Since(began) < late {
-			t.Errorf("%s: it took only %v", name, time.Since(began))
+			t.Errorf("%s: echo with a delay after %v, want at least %v", name, time.Since(began), late)
 		}
 		proxy.Delay(direction, 0)
 		proxy.Cut(direction)
 		if ask(t, conn, "c", late) {
-			t.Errorf("%s: it came through a cut", name)
+			t.Errorf("%s: data passed a cut", name)
 		}
 		proxy.Heal(direction)
 		if !hear(t, conn, "c", soon) {
-			t.Errorf("%s: a cut lost what was on its way", name)
+			t.Errorf("%s: data sent during a cut did not arrive after it", name)
 		}
 	}
 	proxy.Reset()
 	_ = conn.SetReadDeadline(time.Now().Add(soon))
 	if _, err := conn.Read(make([]byte, 1)); err == nil || isTimeout(err) {
-		t.Errorf("after a reset: %v", err)
+		t.Errorf("read after a reset: error = %v, want the end of the connection", err)
 	}
 	proxy.Cut()
 	other := dial(t, proxy.Address())

@@ -43,7 +43,7 @@ func TestParserFollowsTheSSEStandard(t *testing.T) {
 			stream: "id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\n",
 			want:   []event{{ID: "1", Type: "message", Data: "a"}, {ID: "1", Type: "message", Data: "b"}, {Type: "message", Data: "c"}},
 		},
-		"an id with a zero in it is none": {
+		"an id that contains NUL is ignored": {
 			stream: "id: 1\x002\ndata: a\n\n",
 			want:   []event{{Type: "message", Data: "a"}},
 		},
@@ -59,11 +59,11 @@ func TestParserFollowsTheSSEStandard(t *testing.T) {
 			stream: ": no leader\n\n:\n\ndata: a\n: not here\n\n",
 			want:   []event{{Comment: "no leader", IsComment: true}, {IsComment: true}, {Type: "message", Data: "a"}},
 		},
-		"what is not finished is dropped, its id too": {
+		"an unfinished event is dropped with its id": {
 			stream: "id: 1\ndata: a\n\nid: 2\ndata: b\n",
 			want:   []event{{ID: "1", Type: "message", Data: "a"}}, lastID: "1",
 		},
-		"a reconnection time is digits": {
+		"a reconnection time consists of digits": {
 			stream: "retry: 1000\nretry: 5s\nretry: -1\ndata: a\n\n",
 			want:   []event{{Type: "message", Data: "a"}}, retry: 1000,
 		},
@@ -91,10 +91,10 @@ func TestParserFollowsTheSSEStandard(t *testing.T) {
 				t.Errorf("got  %+v\nwant %+v", got, test.want)
 			}
 			if test.lastID != "" && parser.LastID() != test.lastID {
-				t.Errorf("the last id is %q", parser.LastID())
+				t.Errorf("LastID = %q, want %q", parser.LastID(), test.lastID)
 			}
 			if test.retry != parser.Retry {
-				t.Errorf("the reconnection time is %d", parser.Retry)
+				t.Errorf("Retry = %d, want %d", parser.Retry, test.retry)
 			}
 		})
 	}

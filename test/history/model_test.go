@@ -15,7 +15,7 @@ func TestTheModelBehavesAsARegistryOfOneNode(t *testing.T) {
 		history []porcupine.Operation
 		legal   bool
 	}{
-		"a read after a write sees it": {
+		"a read after a write sees the write": {
 			history: sequence(op(Put, 1, Output{}), op(Get, 0, Output{Present: true, Value: 1})),
 			legal:   true,
 		},
@@ -25,18 +25,18 @@ func TestTheModelBehavesAsARegistryOfOneNode(t *testing.T) {
 		"a read after a write must not see nothing": {
 			history: sequence(op(Put, 1, Output{}), op(Get, 0, Output{})),
 		},
-		"a removal of nothing finds nothing": {
+		"a removal of an absent node finds none": {
 			history: sequence(op(Remove, 0, Output{})),
 			legal:   true,
 		},
-		"a removal that found a node needs one": {
+		"a removal of an absent node must not find one": {
 			history: sequence(op(Remove, 0, Output{Present: true})),
 		},
-		"a put if absent beside a node is refused": {
+		"a put if absent of a present node is refused": {
 			history: sequence(op(Put, 1, Output{}), op(PutIfAbsent, 2, Output{Present: true}), op(Get, 0, Output{Present: true, Value: 1})),
 			legal:   true,
 		},
-		"a put if absent beside a node must not succeed": {
+		"a put if absent of a present node must not succeed": {
 			history: sequence(op(Put, 1, Output{}), op(PutIfAbsent, 2, Output{})),
 		},
 		"an unknown write may have taken effect": {
@@ -51,25 +51,25 @@ func TestTheModelBehavesAsARegistryOfOneNode(t *testing.T) {
 			history: sequence(op(Put, 1, Output{Unknown: true}), op(Get, 0, Output{Present: true, Value: 1}),
 				op(Put, 2, Output{}), op(Get, 0, Output{Present: true, Value: 1})),
 		},
-		"a replacement of what is there is done": {
+		"a replacement of the current value is done": {
 			history: sequence(op(Put, 1, Output{}), replace(1, 2, Output{Present: true}), op(Get, 0, Output{Present: true, Value: 2})),
 			legal:   true,
 		},
-		"a replacement of something else is refused": {
+		"a replacement of another value is refused": {
 			history: sequence(op(Put, 1, Output{}), op(Put, 2, Output{}), replace(1, 3, Output{}), op(Get, 0, Output{Present: true, Value: 2})),
 			legal:   true,
 		},
-		"a replacement of something else must not be done": {
+		"a replacement of another value must not be done": {
 			history: sequence(op(Put, 1, Output{}), op(Put, 2, Output{}), replace(1, 3, Output{Present: true})),
 		},
-		"a replacement of what is there must not be refused": {
+		"a replacement of the current value must not be refused": {
 			history: sequence(op(Put, 1, Output{}), replace(1, 2, Output{})),
 		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if legal := porcupine.CheckOperations(Model, test.history); legal != test.legal {
-				t.Errorf("legal: %v, want %v", legal, test.legal)
+				t.Errorf("history is legal = %v, want %v", legal, test.legal)
 			}
 		})
 	}

@@ -93,7 +93,7 @@ func (s *shell) run(ctx context.Context, step Step) error {
 	for {
 		got, status, err := s.once(step)
 		if err != nil {
-			return fmt.Errorf("it took longer than %v, or ended the shell: %w\n%s", patience, err, s.log())
+			return fmt.Errorf("the command took longer than %v, or ended the shell: %w\n%s", patience, err, s.log())
 		}
 		fine := status == 0 || status == timedOut && strings.Contains(step.Command, "--max-time")
 		if fine && step.Matches(got) {
@@ -104,7 +104,7 @@ func (s *shell) run(ctx context.Context, step Step) error {
 		case <-ctx.Done():
 		}
 		if deadline, _ := ctx.Deadline(); time.Until(deadline) < patience/2 || ctx.Err() != nil {
-			return fmt.Errorf("it exits with %d and prints\n%s\ninstead of\n%s\nand to standard error\n%s",
+			return fmt.Errorf("the command exits with %d and prints\n%s\ninstead of\n%s\nand to standard error\n%s",
 				status, got, strings.Join(step.Output, "\n"), s.log())
 		}
 	}

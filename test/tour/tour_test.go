@@ -34,7 +34,7 @@ func TestParse(t *testing.T) {
 		{Line: 19, Command: "third &", Background: true},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
+		t.Errorf("Parse = %+v, %v\nwant    %+v", got, err, want)
 	}
 	for name, document := range map[string]string{
 		"no tour":                      "# Nothing\n```console\n$ true\n```\n",
@@ -44,7 +44,7 @@ func TestParse(t *testing.T) {
 		"a mark that is another's one": "<!-- tourists -->\n```console\n$ true\n```\n<!-- end tour -->\n",
 	} {
 		if steps, err := tour.Parse(document); err == nil {
-			t.Errorf("%s: got %+v", name, steps)
+			t.Errorf("%s: Parse = %+v, want an error", name, steps)
 		}
 	}
 }
@@ -57,25 +57,25 @@ func TestMatches(t *testing.T) {
 		"the same":                            {"a\nb", "a\nb\n", true},
 		"spaces at the end do not count":      {"a ", "a", true},
 		"another line":                        {"a", "b", false},
-		"a line more":                         {"a", "a\nb", false},
-		"a line less":                         {"a\nb", "a", false},
-		"dots stand for anything in a line":   {`{"id":"…","n":1}`, `{"id":"x y","n":1}`, true},
-		"dots do not stand for the next line": {"a…b", "a\nb", false},
+		"an additional line":                  {"a", "a\nb", false},
+		"a missing line":                      {"a\nb", "a", false},
+		"dots match anything within a line":   {`{"id":"…","n":1}`, `{"id":"x y","n":1}`, true},
+		"dots do not match the next line":     {"a…b", "a\nb", false},
 		"the rest of the line counts":         {`{"id":"…","n":1}`, `{"id":"x","n":2}`, false},
-		"a line of dots stands for many":      {"a\n…\nd", "a\nb\nc\nd", true},
-		"a line of dots stands for none":      {"a\n…\nd", "a\nd", true},
-		"what is special elsewhere is not":    {"a.c*", "abcc", false},
+		"a line of dots matches many lines":   {"a\n…\nd", "a\nb\nc\nd", true},
+		"a line of dots matches no line":      {"a\n…\nd", "a\nd", true},
+		"regular expressions have no meaning": {"a.c*", "abcc", false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			step := tour.Step{Output: strings.Split(test.shown, "\n")}
 			if step.Matches(test.printed) != test.fine {
-				t.Errorf("%q and %q", test.shown, test.printed)
+				t.Errorf("Matches of %q shown and %q printed = %v", test.shown, test.printed, !test.fine)
 			}
 		})
 	}
 	if !(tour.Step{}).Matches("anything") {
-		t.Error("where nothing is shown anything may be printed")
+		t.Error("Matches = false for a step that shows no output, want true for any output")
 	}
 }
 
@@ -95,11 +95,11 @@ func TestRun(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(directory, "done")); err != nil {
-		t.Errorf("it did not run there: %v", err)
+		t.Errorf("the tour did not run in its directory: %v", err)
 	}
 	broken := []tour.Step{{Line: 7, Command: "exit 3"}}
 	if err := tour.Run(t.Context(), broken, directory, t.TempDir()); err == nil || !strings.Contains(err.Error(), "line 7: exit 3") {
-		t.Errorf("a command that ends the shell: %v", err)
+		t.Errorf("error of a command that ends the shell = %v, want one that names line 7", err)
 	}
 }
 
