@@ -158,7 +158,7 @@ func TestEachCheckFindsWhatIsWrong(t *testing.T) {
 }
 
 // An instance is not to blame for requests that it does not answer while paused.
-func TestADisturbedInstanceIsExcused(t *testing.T) {
+func TestADisturbanceExcusesAnInstance(t *testing.T) {
 	now := time.Now()
 	late := harness.Exchange{To: "n1:8080", Began: now, Took: deadline + 1}
 	tests := map[string]struct {
@@ -181,7 +181,7 @@ func TestADisturbedInstanceIsExcused(t *testing.T) {
 }
 
 // A stall of the machine excuses a delay only by the length of the stall.
-func TestAMachineThatStandsStillIsExcused(t *testing.T) {
+func TestStallsOfTheMachineExcuseDelays(t *testing.T) {
 	began := time.Now()
 	after := func(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecond) }
 	refusal := harness.Exchange{Began: began, Took: 1300 * time.Millisecond, Status: 503, Code: "no_leader",
@@ -207,7 +207,7 @@ func TestAMachineThatStandsStillIsExcused(t *testing.T) {
 	}
 }
 
-func TestGaps(t *testing.T) {
+func TestGapsGiveTheLongestTimeWithoutAWrite(t *testing.T) {
 	var writes []history.Write
 	began := time.Now()
 	for _, at := range []int{0, 500, 400, 1000, 1100, 1150} { // out of order, as goroutines note them
