@@ -36,16 +36,16 @@ type check struct {
 var checks = []check{
 	{"there was load", wasLoaded},
 	{"there was a fault", wasFaulty},
-	{"what clients saw is linearizable", isLinearizable},
-	{"what was acknowledged is there", keepsWrites},
+	{"the history of the clients is linearizable", isLinearizable},
+	{"acknowledged writes are kept", keepsWrites},
 	{"all instances are equal", areEqual},
-	{"streams tell the history", streamsAreWhole},
+	{"streams deliver the history", streamsAreWhole},
 	{"a term has one leader", haveOneLeader},
-	{"it recovers", recovers},
+	{"the cluster recovers", recovers},
 	{"refusals are orderly", refusesOrderly},
 	{"requests keep their deadline", keepsDeadline},
-	{"who renews does not expire", keepsLeases},
-	{"others notice nothing", harmsNoOthers},
+	{"renewed nodes do not expire", keepsLeases},
+	{"clients of undisturbed instances notice nothing", harmsNoOthers},
 }
 
 func wasLoaded(e *evidence) error {
@@ -56,13 +56,14 @@ func wasLoaded(e *evidence) error {
 	return nil
 }
 
-// wasFaulty: a fault has begun and ended, and a leader that had to be replaced was.
+// wasFaulty checks that a fault was injected, and that a new leader was elected if
+// the fault requires one.
 func wasFaulty(e *evidence) error {
 	switch {
 	case e.injected == 0:
-		return errors.New("nothing was done to anybody")
+		return errors.New("the nemesis injected no fault")
 	case e.elects && e.termAfter <= e.termBefore:
-		return fmt.Errorf("the term was %d and is %d: nobody was elected", e.termBefore, e.termAfter)
+		return fmt.Errorf("term = %d, want more than %d: no leader was elected", e.termAfter, e.termBefore)
 	}
 	return nil
 }
@@ -84,7 +85,7 @@ func keepsWrites(e *evidence) error {
 		change, there := made[write.Revision]
 		removed := change.Type == "removed"
 		if !there || change.Node.ID != write.Node || removed != (write.Value == 0) || !removed && *change.Node.Weight != write.Value {
-			return fmt.Errorf("acknowledged was %+v, and at that revision there is %+v", write, change)
+			return fmt.Errorf("%+v was acknowledged, but the change at that revision is %+v", write, change)
 		}
 		if other, twice := claimed[write.Revision]; twice {
 			return fmt.Errorf("%+v and %+v were acknowledged with the same revision", write, other)
@@ -98,7 +99,7 @@ func areEqual(e *evidence) error {
 	want := harness.Registry{Revision: e.before.Revision, Nodes: maps.Clone(e.before.Nodes)}
 	for _, change := range e.changes {
 		if change.Revision != want.Revision+1 {
-			return fmt.Errorf("revision %d follows on %d", change.Revision, want.Revision)
+			return fmt.Errorf("revision %d follows revision %d in the history", change.Revision, want.Revision)
 		}
 		want.Revision = change.Revision
 		want.Nodes[change.Node.ID] = change.Node
@@ -108,7 +109,7 @@ func areEqual(e *evidence) error {
 	}
 	for _, id := range slices.Sorted(maps.Keys(e.after)) {
 		if got := e.after[id]; !reflect.DeepEqual(got, want) {
-			return fmt.Errorf("%s is at revision %d with %d nodes; history leads to revision %d with %d nodes",
+			return fmt.Errorf("%s is at revision %d with %d nodes, want revision %d with %d nodes, as in the history",
 				id, got.Revision, len(got.Nodes), want.Revision, len(want.Nodes))
 		}
 	}
@@ -120,14 +121,14 @@ func streamsAreWhole(e *evidence) error {
 		if err := e.faults[name]; err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		told := e.streams[name]
-		if len(told) != len(e.changes) {
-			return fmt.Errorf("%s tells %d changes of %d", name, len(told), len(e.changes))
+		delivered := e.streams[name]
+		if len(delivered) != len(e.changes) {
+			return fmt.Errorf("%s delivered %d changes, want %d", name, len(delivered), len(e.changes))
 		}
-		for n, change := range told {
+		for n, change := range delivered {
 			change.At = e.changes[n].At // the time of arrival
 			if !reflect.DeepEqual(change, e.changes[n]) {
-				return fmt.Errorf("%s tells %+v, want %+v", name, change, e.changes[n])
+				return fmt.Errorf("%s delivered %+v, want %+v", name, change, e.changes[n])
 			}
 		}
 	}
@@ -137,7 +138,7 @@ func streamsAreWhole(e *evidence) error {
 func haveOneLeader(e *evidence) error {
 	for term, ids := range e.leads {
 		if len(ids) > 1 {
-			return fmt.Errorf("in term %d there lead %s", term, strings.Join(ids, " and "))
+			return fmt.Errorf("term %d has several leaders: %s", term, strings.Join(ids, " and "))
 		}
 	}
 	return nil
@@ -145,7 +146,7 @@ func haveOneLeader(e *evidence) error {
 
 func recovers(e *evidence) error {
 	if e.recovered > recovery {
-		return fmt.Errorf("the first write after the fault took %v", e.recovered)
+		return fmt.Errorf("the first write after the fault succeeded after %v, want at most %v", e.recovered, recovery)
 	}
 	return nil
 }
@@ -163,12 +164,12 @@ func refusesOrderly(e *evidence) error {
 			continue
 		}
 		if x.Status != 503 || x.Code == "" || x.Header.Get("Retry-After") == "" || !strings.HasPrefix(x.Header.Get("Content-Type"), "application/problem+json") {
-			return fmt.Errorf("%s %s is answered by %s with %d %q and %v", x.Method, x.Path, x.To, x.Status, x.Code, x.Header)
+			return fmt.Errorf("%s %s at %s: answer = %d %q with %v, want 503 as a problem document with Retry-After", x.Method, x.Path, x.To, x.Status, x.Code, x.Header)
 		}
 	}
 	for _, x := range e.undisturbed() {
 		if stall := e.stall(during(x)); x.Status == 503 && x.Took > promptly+stall {
-			return fmt.Errorf("%s %s is refused by %s with %q after %v, of which this machine stood still for %v", x.Method, x.Path, x.To, x.Code, x.Took, stall)
+			return fmt.Errorf("%s %s at %s: refused with %q after %v, want at most %v beside %v in which this machine stalled", x.Method, x.Path, x.To, x.Code, x.Took, promptly, stall)
 		}
 	}
 	return nil
@@ -177,7 +178,7 @@ func refusesOrderly(e *evidence) error {
 func keepsDeadline(e *evidence) error {
 	for _, x := range e.undisturbed() {
 		if stall := e.stall(during(x)); x.Took > deadline+stall {
-			return fmt.Errorf("%s %s of %s took %v, of which this machine stood still for %v: %d %v", x.Method, x.Path, x.To, x.Took, stall, x.Status, x.Err)
+			return fmt.Errorf("%s %s at %s took %v, want at most %v beside %v in which this machine stalled: %d %v", x.Method, x.Path, x.To, x.Took, deadline, stall, x.Status, x.Err)
 		}
 	}
 	return nil
@@ -186,14 +187,14 @@ func keepsDeadline(e *evidence) error {
 func keepsLeases(e *evidence) error {
 	for _, change := range e.changes {
 		if change.Reason == "expired" {
-			return fmt.Errorf("%s was renewed all the time and has expired: %+v", change.Node.ID, change)
+			return fmt.Errorf("%s was renewed all the time, but expired: %+v", change.Node.ID, change)
 		}
 	}
 	return e.refused
 }
 
-// harmsNoOthers: a client that asks an undisturbed instance, and follows its
-// redirects, sees no failed request. It is not checked if the term changed: on a
+// harmsNoOthers checks that a client that asks an undisturbed instance, and follows
+// its redirects, sees no failed request. It checks nothing if the term changed: on a
 // busy machine the leader's heartbeats may be late enough to cause an election.
 func harmsNoOthers(e *evidence) error {
 	if !e.aside || e.termAfter != e.termBefore {
@@ -202,7 +203,7 @@ func harmsNoOthers(e *evidence) error {
 	for _, x := range e.exchanges {
 		// A disturbed instance also needs a moment afterwards.
 		if len(e.disturbed[x.To]) == 0 && (x.Err != nil || x.Status >= 500) {
-			return fmt.Errorf("%s %s failed at %s: %d %q %v", x.Method, x.Path, x.To, x.Status, x.Code, x.Err)
+			return fmt.Errorf("%s %s at %s, which was not disturbed, failed: %d %q %v", x.Method, x.Path, x.To, x.Status, x.Code, x.Err)
 		}
 	}
 	return nil

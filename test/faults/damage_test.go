@@ -31,7 +31,7 @@ func (f *field) tear(i *harness.Instance) {
 	}
 	logs := files(f.t, i.Directory, "*.mem")
 	if len(logs) == 0 {
-		f.t.Fatalf("%s has no files that can be torn", i.ID)
+		f.t.Fatalf("%s has no log files to tear", i.ID)
 	}
 	rewrite(f.t, logs[len(logs)-1], func(raw []byte) []byte { return tearBehind(raw, noise) })
 }

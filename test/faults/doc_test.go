@@ -24,10 +24,10 @@ import (
 
 var (
 	duration = flag.Duration("faulttime", 0, "how long faults are injected into the cluster of each backend; 0: a few rounds")
-	seed     = flag.Uint64("seed", 0, "what the order of the faults and their victims follow from; 0: another one each time")
+	seed     = flag.Uint64("seed", 0, "seed for the order of the faults and their victims; 0: another one each time")
 	backend  = flag.String("backend", "wal", "bolt, badger, wal or all")
-	only     = flag.String("only", "", "a regular expression: the nemeses that are let loose")
-	rounds   = flag.Int("rounds", 1, "how many rounds each nemesis gets at least, with -faulttime")
+	only     = flag.String("only", "", "a regular expression that selects nemeses by name")
+	rounds   = flag.Int("rounds", 1, "least number of rounds of each nemesis, with -faulttime")
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }

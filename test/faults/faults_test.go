@@ -67,7 +67,7 @@ func backends(t *testing.T) []string {
 	case "bolt", "badger", "wal":
 		return []string{*backend}
 	}
-	t.Fatalf("-backend=%s is neither bolt, badger, wal nor all", *backend)
+	t.Fatalf("-backend = %s, want bolt, badger, wal or all", *backend)
 	return nil
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-var fullLoad = flag.Duration("fullload", 0, "how long the leader of each backend has to keep its place under as much load as the machine can do")
+var fullLoad = flag.Duration("fullload", 0, "how long the leader of each backend must keep leading under as much load as the machine can do; 0: the test is skipped")
 
 const (
 	fullWriters, fullReaders = 256, 8
@@ -23,11 +23,11 @@ const (
 	fewestPerSecond = 20
 )
 
-// TestNobodyStandsForElectionUnderFullLoad: the timeouts are long enough for the
-// machine that it runs on, where servers and clients share the processors.
+// The timeouts must be long enough for a busy machine, whose processors servers and
+// clients share.
 func TestNobodyStandsForElectionUnderFullLoad(t *testing.T) {
 	if *fullLoad == 0 {
-		t.Skip("it needs the machine for itself, and is asked for with -fullload=10m")
+		t.Skip("this test needs an otherwise idle machine and -fullload=10m")
 	}
 	for _, backend := range backends(t) {
 		t.Run(backend, func(t *testing.T) {
@@ -46,15 +46,15 @@ func TestNobodyStandsForElectionUnderFullLoad(t *testing.T) {
 			writes, lists := work(ctx, t, leader)
 			t.Logf("%d writes by %d clients and %d lists by %d in %v", writes, fullWriters, lists, fullReaders, *fullLoad)
 			if least := int64(fewestPerSecond * fullLoad.Seconds()); writes < least || lists < least/10 {
-				t.Errorf("that is no load: under %d writes or %d lists", least, least/10)
+				t.Errorf("the load was too small: want at least %d writes and %d lists", least, least/10)
 			}
 			for _, i := range cluster.Instances {
 				if now := candidacies(cluster)[i.ID]; now != before[i.ID] {
-					t.Errorf("%s stood for election %d times", i.ID, now-before[i.ID])
+					t.Errorf("candidacies of %s = %d, want none", i.ID, now-before[i.ID])
 				}
 			}
 			if now := cluster.Leader(); now != leader {
-				t.Errorf("%s leads, and not %s any more", now.ID, leader.ID)
+				t.Errorf("leader = %s, want %s as before", now.ID, leader.ID)
 			}
 		})
 	}

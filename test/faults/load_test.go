@@ -81,7 +81,7 @@ func newLoad(t testing.TB, c *harness.Cluster, d density) *load {
 			l.followed[fmt.Sprintf("stream %d of %s", n+1, i.ID)] = harness.Follow(t, itself)
 		}
 	}
-	l.followed["the stream of a client that goes from one to the other"] = harness.Follow(t, all...)
+	l.followed["the stream of a client that alternates between instances"] = harness.Follow(t, all...)
 	l.openProbe()
 	l.startAgents(addresses)
 	l.watch()
@@ -211,7 +211,7 @@ func (l *load) write(through *harness.Client, id string) {
 // awaitOperations waits until a round has enough operations.
 func (l *load) awaitOperations(r *history.Round) {
 	l.t.Helper()
-	harness.Eventually(l.t, "clients get on", func() error {
+	harness.Eventually(l.t, "the clients complete enough operations", func() error {
 		if got := r.Count(); got < fewestOperations {
 			return fmt.Errorf("%d operations of %d", got, fewestOperations)
 		}
@@ -223,9 +223,9 @@ func (l *load) awaitOperations(r *history.Round) {
 func (l *load) awaitMore(n int) {
 	l.t.Helper()
 	goal := len(l.acknowledged()) + n
-	harness.Eventually(l.t, "writes go on", func() error {
+	harness.Eventually(l.t, "more writes are acknowledged", func() error {
 		if got := len(l.acknowledged()); got < goal {
-			return fmt.Errorf("%d of %d", got, goal)
+			return fmt.Errorf("%d acknowledged writes of %d", got, goal)
 		}
 		return nil
 	})
@@ -243,7 +243,7 @@ func (l *load) awaitAfter(moment time.Time) time.Duration {
 				return nil
 			}
 		}
-		return fmt.Errorf("none in %v", time.Since(moment))
+		return fmt.Errorf("no write that began after the fault was acknowledged in %v", time.Since(moment))
 	})
 	return took
 }

@@ -18,7 +18,7 @@ func (f *field) round(n nemesis) *evidence {
 	f.t.Helper()
 	f.rounds++
 	e := f.observe(n)
-	f.t.Logf("round %d, %s: %d operations, %d writes, %d changes; at most %v without a write, of which this machine stood still for %v; recovered in %v",
+	f.t.Logf("round %d, %s: %d operations, %d writes, %d changes; at most %v without a write, of which this machine stalled for %v; recovered in %v",
 		f.rounds, n.name, len(e.operations), len(e.writes), len(e.changes),
 		e.gap.length().Round(time.Millisecond), e.stall(e.gap).Round(time.Millisecond), e.recovered.Round(time.Millisecond))
 	if f.table != nil {
@@ -26,7 +26,7 @@ func (f *field) round(n nemesis) *evidence {
 	}
 	for _, c := range checks {
 		if err := c.check(e); err != nil {
-			f.t.Errorf("round %d, %s: not so: %s: %v", f.rounds, n.name, c.name, err)
+			f.t.Errorf("round %d, %s: check %q failed: %v", f.rounds, n.name, c.name, err)
 		}
 	}
 	if f.t.Failed() {
@@ -86,7 +86,7 @@ func (f *field) settle(e *evidence) {
 func (f *field) list() harness.Registry {
 	f.t.Helper()
 	var registry harness.Registry
-	harness.Eventually(f.t, "the registry is read", func() (err error) {
+	harness.Eventually(f.t, "a list succeeds", func() (err error) {
 		registry, err = f.Instances[0].List(f.t.Context())
 		return err
 	})
@@ -129,14 +129,14 @@ func (f *field) changes(since, until uint64) []harness.Change {
 	for len(changes) == 0 || changes[len(changes)-1].Revision < until {
 		event, err := stream.Event()
 		if err == nil && event.Type == "snapshot" {
-			err = errors.New("history does not reach that far back: the round was too long")
+			err = errors.New("the history does not reach back to the beginning of the round, which was too long")
 		}
 		var change harness.Change
 		if err == nil {
 			err = json.Unmarshal([]byte(event.Data), &change)
 		}
 		if err != nil {
-			f.t.Fatalf("the history after %d: %v", since, err)
+			f.t.Fatalf("stream of the history after revision %d: %v", since, err)
 		}
 		changes = append(changes, change)
 	}
@@ -147,14 +147,14 @@ func (f *field) changes(since, until uint64) []harness.Change {
 // violation, if any.
 func awaitStream(f *field, follower *harness.Follower, revision uint64) error {
 	f.t.Helper()
-	harness.Eventually(f.t, "a stream comes to the end of history", func() error {
+	harness.Eventually(f.t, "a stream reaches the end of the history", func() error {
 		if at := follower.Revision(); at < revision && follower.Err() == nil {
-			return fmt.Errorf("it is at %d of %d", at, revision)
+			return fmt.Errorf("it is at revision %d of %d", at, revision)
 		}
 		return nil
 	})
 	if _, snapshots := follower.Counts(); snapshots > 1 && follower.Err() == nil {
-		return fmt.Errorf("it began anew %d times, and history was there", snapshots-1)
+		return fmt.Errorf("the stream sent %d snapshots where it could have resumed from the history", snapshots-1)
 	}
 	return follower.Err()
 }

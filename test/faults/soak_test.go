@@ -15,8 +15,8 @@ import (
 
 // These tests need no network of their own, and therefore no root.
 var (
-	elections  = flag.Int("elections", 3, "how many elections the cluster of each backend has while clients read as fast as they can")
-	deliveries = flag.Int("deliveries", 20_000, "how many changes streams of each backend tell while leaders come and go")
+	elections  = flag.Int("elections", 3, "number of elections with each backend, while clients read as fast as they can")
+	deliveries = flag.Int("deliveries", 20_000, "number of changes delivered by streams with each backend, while leaders change")
 )
 
 // turnover are the ways in which a leader loses leadership.
@@ -115,6 +115,6 @@ func (f *field) feed(i *harness.Instance) {
 func (f *field) schedule(i *harness.Instance, policy string) {
 	f.t.Helper()
 	if output, err := exec.Command("chrt", "--all-tasks", policy, "--pid", "0", strconv.Itoa(i.Pid())).CombinedOutput(); err != nil {
-		f.t.Skipf("an instance can't be starved here: %v: %s", err, output)
+		f.t.Skipf("chrt, which starves an instance, fails here: %v: %s", err, output)
 	}
 }

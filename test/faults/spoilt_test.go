@@ -2,7 +2,6 @@ package faults
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -15,7 +14,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/history"
 )
 
-// spoilers turn good evidence into evidence of a fault, by the check that has to find it.
+// spoilers turn good evidence into evidence of a violation. check is the name of the
+// check that has to find it.
 var spoilers = []struct {
 	what, check string
 	spoil       func(*evidence)
@@ -24,20 +24,20 @@ var spoilers = []struct {
 	{"no writes", "there was load", func(e *evidence) { e.writes = nil }},
 	{"no renewals", "there was load", func(e *evidence) { e.renewals = 0 }},
 	{"no fault", "there was a fault", func(e *evidence) { e.injected = 0 }},
-	{"a fault that nobody noticed", "there was a fault", func(e *evidence) { e.termAfter = e.termBefore }},
-	{"a reader that sees what was before", "what clients saw is linearizable", func(e *evidence) {
+	{"a fault without an election", "there was a fault", func(e *evidence) { e.termAfter = e.termBefore }},
+	{"a reader that sees an old value", "the history of the clients is linearizable", func(e *evidence) {
 		last := e.operations[len(e.operations)-1]
 		last.Input = history.Input{Kind: history.Get, Node: firstPut(e).Node}
 		last.Output = history.Output{Present: true, Value: firstPut(e).Value - 1_000_000}
 		last.Call, last.Return = last.Return+1, last.Return+2
 		e.operations = append(e.operations, last)
 	}},
-	{"a write that is lost", "what was acknowledged is there", func(e *evidence) {
+	{"a write that is lost", "acknowledged writes are kept", func(e *evidence) {
 		lost := e.writes[len(e.writes)/2].Revision
 		e.changes = slices.DeleteFunc(e.changes, func(c harness.Change) bool { return c.Revision == lost })
 	}},
-	{"a write in the place of another", "what was acknowledged is there", func(e *evidence) { e.writes[0].Value++ }},
-	{"a write that was answered with the revision of another", "what was acknowledged is there", func(e *evidence) {
+	{"a write with another value", "acknowledged writes are kept", func(e *evidence) { e.writes[0].Value++ }},
+	{"two writes with the same revision", "acknowledged writes are kept", func(e *evidence) {
 		e.writes = append(e.writes, e.writes[0])
 	}},
 	{"an instance that lacks a node", "all instances are equal", func(e *evidence) {
@@ -52,34 +52,34 @@ var spoilers = []struct {
 		e.after["n3"] = behind
 	}},
 	{"a history with a hole", "all instances are equal", func(e *evidence) { e.changes = slices.Delete(e.changes, 3, 4) }},
-	{"a stream that loses a change", "streams tell the history", func(e *evidence) {
+	{"a stream that loses a change", "streams deliver the history", func(e *evidence) {
 		e.streams[streamOfN1] = slices.Delete(e.streams[streamOfN1], 5, 6)
 	}},
-	{"a stream that tells a change twice", "streams tell the history", func(e *evidence) {
+	{"a stream that delivers a change twice", "streams deliver the history", func(e *evidence) {
 		e.streams[streamOfN1] = slices.Insert(e.streams[streamOfN1], 5, e.streams[streamOfN1][5])
 	}},
-	{"a stream out of order", "streams tell the history", func(e *evidence) {
-		told := e.streams[streamOfN1]
-		told[5], told[6] = told[6], told[5]
+	{"a stream out of order", "streams deliver the history", func(e *evidence) {
+		changes := e.streams[streamOfN1]
+		changes[5], changes[6] = changes[6], changes[5]
 	}},
-	{"a stream that tells something else", "streams tell the history", func(e *evidence) {
+	{"a stream that delivers another node", "streams deliver the history", func(e *evidence) {
 		e.streams[streamOfN1][5].Node.Zone = "elsewhere"
 	}},
-	{"a stream that does what it may not", "streams tell the history", func(e *evidence) {
+	{"a stream that violates the protocol", "streams deliver the history", func(e *evidence) {
 		e.faults[streamOfN1] = errors.New("a change in the middle of a snapshot")
 	}},
 	{"two leaders of a term", "a term has one leader", func(e *evidence) { e.leads[e.termAfter] = []string{"n1", "n2"} }},
-	{"a cluster that stays down", "it recovers", func(e *evidence) { e.recovered = recovery + 1 }},
-	{"an error of the server", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Status = 500 })},
-	{"a refusal that does not say when to come back", "refusals are orderly", spoilExchange(func(x *harness.Exchange) {
+	{"a cluster that stays down", "the cluster recovers", func(e *evidence) { e.recovered = recovery + 1 }},
+	{"an internal error", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Status = 500 })},
+	{"a refusal without Retry-After", "refusals are orderly", spoilExchange(func(x *harness.Exchange) {
 		x.Header.Del("Retry-After")
 	})},
 	{"a refusal that is no problem document", "refusals are orderly", spoilExchange(func(x *harness.Exchange) {
 		x.Header.Set("Content-Type", "text/plain")
 	})},
-	{"a refusal that is no JSON", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Code = "" })},
+	{"a refusal without a code", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Code = "" })},
 	{"a refusal that comes late", "refusals are orderly", spoilExchange(func(x *harness.Exchange) { x.Took = 2 * promptly })},
-	{"a refusal that comes late, though the machine did not stand still for long meanwhile", "refusals are orderly", func(e *evidence) {
+	{"a refusal that comes too late for the stalls of the machine", "refusals are orderly", func(e *evidence) {
 		now := time.Now()
 		e.stalls = []span{{now.Add(-time.Minute), now.Add(promptly / 2)}, {now.Add(2 * promptly), now.Add(time.Minute)}}
 		spoilExchange(func(x *harness.Exchange) { x.Began, x.Took = now, 2*promptly })(e)
@@ -87,16 +87,16 @@ var spoilers = []struct {
 	{"a request that hangs", "requests keep their deadline", spoilExchange(func(x *harness.Exchange) {
 		x.Status, x.Took = 0, 2*deadline
 	})},
-	{"a node that expires though it is renewed", "who renews does not expire", func(e *evidence) { e.changes[7].Reason = "expired" }},
-	{"a client of another instance that is refused", "others notice nothing", func(e *evidence) {
+	{"a node that expires though it is renewed", "renewed nodes do not expire", func(e *evidence) { e.changes[7].Reason = "expired" }},
+	{"a client of another instance that is refused", "clients of undisturbed instances notice nothing", func(e *evidence) {
 		e.aside, e.termAfter = true, e.termBefore
 		spoilExchange(func(*harness.Exchange) {})(e)
 	}},
-	{"a client of another instance that is cut off", "others notice nothing", func(e *evidence) {
+	{"a client of another instance that is cut off", "clients of undisturbed instances notice nothing", func(e *evidence) {
 		e.aside, e.termAfter = true, e.termBefore
 		spoilExchange(func(x *harness.Exchange) { x.Status, x.Err = 0, errors.New("connection reset") })(e)
 	}},
-	{"a renewal that is refused", "who renews does not expire", func(e *evidence) { e.refused = errors.New("there is no such node") }},
+	{"a renewal that is refused", "renewed nodes do not expire", func(e *evidence) { e.refused = errors.New("there is no such node") }},
 }
 
 const streamOfN1 = "stream 1 of n1"
@@ -137,7 +137,7 @@ func TestEachCheckFindsWhatIsWrong(t *testing.T) {
 	good := f.observe(nemeses[0])
 	for _, c := range checks {
 		if err := c.check(good); err != nil {
-			t.Fatalf("nothing is spoilt, and not so: %s: %v", c.name, err)
+			t.Fatalf("check %q of good evidence = %v, want no error", c.name, err)
 		}
 	}
 	found := map[string]bool{}
@@ -146,13 +146,13 @@ func TestEachCheckFindsWhatIsWrong(t *testing.T) {
 		s.spoil(e)
 		at := slices.IndexFunc(checks, func(c check) bool { return c.name == s.check })
 		if err := checks[at].check(e); err == nil {
-			t.Errorf("%s: it is not found that this is not so: %s", s.what, s.check)
+			t.Errorf("check %q of evidence with %s found nothing, want an error", s.check, s.what)
 		}
 		found[s.check] = true
 	}
 	for _, c := range checks {
 		if !found[c.name] {
-			t.Errorf("no evidence is spoilt for: %s", c.name)
+			t.Errorf("no spoiler tests the check %q", c.name)
 		}
 	}
 }
@@ -165,17 +165,17 @@ func TestADisturbanceExcusesAnInstance(t *testing.T) {
 		disturbed map[string][]span
 		excused   bool
 	}{
-		"nobody was disturbed":        {nil, false},
-		"it was paused then":          {map[string][]span{"n1:8080": {{now.Add(time.Second), now.Add(2 * time.Second)}}}, true},
-		"it was paused before":        {map[string][]span{"n1:8080": {{now.Add(-2 * time.Second), now.Add(-time.Second)}}}, false},
-		"it was paused after":         {map[string][]span{"n1:8080": {{now.Add(time.Minute), now.Add(time.Hour)}}}, false},
-		"it is paused for ever":       {map[string][]span{"n1:8080": {{from: now}}}, true},
-		"another one was paused then": {map[string][]span{"n2:8080": {{now, now.Add(time.Second)}}}, false},
+		"no disturbance":              {nil, false},
+		"paused during the request":   {map[string][]span{"n1:8080": {{now.Add(time.Second), now.Add(2 * time.Second)}}}, true},
+		"paused before the request":   {map[string][]span{"n1:8080": {{now.Add(-2 * time.Second), now.Add(-time.Second)}}}, false},
+		"paused after the request":    {map[string][]span{"n1:8080": {{now.Add(time.Minute), now.Add(time.Hour)}}}, false},
+		"paused without an end":       {map[string][]span{"n1:8080": {{from: now}}}, true},
+		"another instance was paused": {map[string][]span{"n2:8080": {{now, now.Add(time.Second)}}}, false},
 	}
 	for name, test := range tests {
 		e := &evidence{exchanges: []harness.Exchange{late}, disturbed: test.disturbed}
 		if excused := keepsDeadline(e) == nil; excused != test.excused {
-			t.Errorf("%s: it is excused: %v", name, excused)
+			t.Errorf("%s: excused = %v, want %v", name, excused, test.excused)
 		}
 	}
 }
@@ -190,19 +190,19 @@ func TestStallsOfTheMachineExcuseDelays(t *testing.T) {
 		stalls  []span
 		excused bool
 	}{
-		"it never did":              {nil, false},
-		"all the time":              {[]span{{after(-1000), after(2000)}}, true},
-		"for long enough":           {[]span{{after(500), after(850)}}, true},
-		"not for long enough":       {[]span{{after(500), after(750)}}, false},
-		"before":                    {[]span{{after(-1000), after(0)}}, false},
-		"before, and at the start":  {[]span{{after(-1000), after(200)}}, false},
-		"after":                     {[]span{{after(1300), after(2000)}}, false},
-		"for long only another day": {[]span{{after(-9000), after(-5000)}, {after(100), after(200)}}, false},
+		"no stall":                                      {nil, false},
+		"a stall all the time":                          {[]span{{after(-1000), after(2000)}}, true},
+		"a stall that is long enough":                   {[]span{{after(500), after(850)}}, true},
+		"a stall that is too short":                     {[]span{{after(500), after(750)}}, false},
+		"a stall before":                                {[]span{{after(-1000), after(0)}}, false},
+		"a stall before and at the start":               {[]span{{after(-1000), after(200)}}, false},
+		"a stall after":                                 {[]span{{after(1300), after(2000)}}, false},
+		"a long stall before and a short one during it": {[]span{{after(-9000), after(-5000)}, {after(100), after(200)}}, false},
 	}
 	for name, test := range tests {
 		e := &evidence{exchanges: []harness.Exchange{refusal}, stalls: test.stalls}
 		if excused := refusesOrderly(e) == nil; excused != test.excused {
-			t.Errorf("%s: it is excused: %v", name, excused)
+			t.Errorf("%s: excused = %v, want %v", name, excused, test.excused)
 		}
 	}
 }
@@ -215,7 +215,7 @@ func TestGapsGiveTheLongestTimeWithoutAWrite(t *testing.T) {
 	}
 	for since, want := range map[int]int{-1: 500, 300: 500, 450: 500, 1050: 100, 1120: 50, 2000: 0} {
 		if got := gapSince(writes, began.Add(time.Duration(since)*time.Millisecond)).length(); got != time.Duration(want)*time.Millisecond {
-			t.Errorf("since %d ms the longest gap is %v, want %d ms", since, got, want)
+			t.Errorf("longest gap since %d ms = %v, want %d ms", since, got, want)
 		}
 	}
 	table := &gaps{}
@@ -224,10 +224,10 @@ func TestGapsGiveTheLongestTimeWithoutAWrite(t *testing.T) {
 	}
 	for percent, want := range map[int]int{50: 99, 99: 197, 100: 199} {
 		if got := table.percentile("kill", percent); got != time.Duration(want)*time.Millisecond {
-			t.Errorf("percentile %d is %v, want %d ms", percent, got, want)
+			t.Errorf("percentile %d = %v, want %d ms", percent, got, want)
 		}
 	}
 	if table.total.rounds != 200 {
-		t.Error(fmt.Sprint(table.total))
+		t.Errorf("totals = %+v, want 200 rounds", table.total)
 	}
 }
