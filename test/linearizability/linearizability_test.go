@@ -231,7 +231,7 @@ func TestADeceivedLeaderServesNoStaleRead(t *testing.T) {
 
 // A follower that is behind answers a linearizable read only after it has caught
 // up. A local read does not wait, and the search finds that it is stale.
-func TestReadsOfALateFollower(t *testing.T) {
+func TestOnlyLocalReadsOfALateFollowerAreStale(t *testing.T) {
 	tests := map[string]struct {
 		here string
 		want porcupine.CheckResult
@@ -249,7 +249,7 @@ func TestReadsOfALateFollower(t *testing.T) {
 }
 
 // The search finds builds that do not prove leadership as they must.
-func TestWeakReadsAreFoundOut(t *testing.T) {
+func TestBuildsThatReadWithoutProofServeStaleReads(t *testing.T) {
 	tests := map[string]struct{ tag string }{
 		"a local read":                 {"broken_read_local"},
 		"VerifyLeader and then a read": {"broken_read_verifyleader"},
