@@ -101,7 +101,7 @@ func (l *load) disturb(what func(r *history.Round, leader *harness.Instance)) po
 func (l *load) awaitWork(r *history.Round, more int) {
 	l.t.Helper()
 	goal := r.Count() + more
-	harness.Eventually(l.t, "the clients get on", func() error {
+	harness.Eventually(l.t, "the clients complete more operations", func() error {
 		if n := r.Count(); n < goal {
 			return fmt.Errorf("%d operations of %d", n, goal)
 		}
@@ -213,7 +213,7 @@ func TestReadsAndWritesAreLinearizable(t *testing.T) {
 				what := []func(*history.Round, *harness.Instance){l.freeze, l.kill, l.lag}[l.rounds%3]
 				before := l.values.Load()
 				if result := l.disturb(what); result != porcupine.Ok {
-					t.Fatalf("round %d: porcupine says %v", l.rounds, result)
+					t.Fatalf("round %d: result of porcupine = %v, want %v", l.rounds, result, porcupine.Ok)
 				}
 				operations += int(l.values.Load() - before)
 			}
@@ -225,7 +225,7 @@ func TestReadsAndWritesAreLinearizable(t *testing.T) {
 func TestADeceivedLeaderServesNoStaleRead(t *testing.T) {
 	l := deceivable(t, harness.Build{Plain: true})
 	if result := l.disturb(l.deceive); result != porcupine.Ok {
-		t.Fatalf("porcupine says %v", result)
+		t.Fatalf("result of porcupine = %v, want %v", result, porcupine.Ok)
 	}
 }
 
@@ -243,12 +243,12 @@ func TestOnlyLocalReadsOfALateFollowerAreStale(t *testing.T) {
 	for name, test := range tests {
 		l.here = test.here
 		if result := l.disturb(l.late); result != test.want {
-			t.Errorf("%s reads: porcupine says %v, want %v", name, result, test.want)
+			t.Errorf("%s reads: result of porcupine = %v, want %v", name, result, test.want)
 		}
 	}
 }
 
-// The search finds builds that do not prove leadership as they must.
+// The search must find the stale reads of builds that do not prove leadership.
 func TestBuildsThatReadWithoutProofServeStaleReads(t *testing.T) {
 	tests := map[string]struct{ tag string }{
 		"a local read":                 {"broken_read_local"},
@@ -261,11 +261,11 @@ func TestBuildsThatReadWithoutProofServeStaleReads(t *testing.T) {
 			for try := range tries {
 				l := deceivable(t, harness.Build{Tags: []string{test.tag}, Plain: true})
 				if l.disturb(l.deceive) == porcupine.Illegal {
-					t.Logf("found out in try %d", try+1)
+					t.Logf("a stale read was found in try %d", try+1)
 					return
 				}
 			}
-			t.Errorf("%d leaders were deceived, and no stale read was found", tries)
+			t.Errorf("no stale read was found in %d tries, want one", tries)
 		})
 	}
 }
