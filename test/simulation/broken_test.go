@@ -58,7 +58,7 @@ func elections(p *plan) {
 // soon is the number of histories within which a defect has to be found.
 const soon = 100
 
-func TestWhatIsBrokenIsFoundOut(t *testing.T) {
+func TestChecksFindEveryDefect(t *testing.T) {
 	for name := range brokenThings {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -77,7 +77,7 @@ func TestWhatIsBrokenIsFoundOut(t *testing.T) {
 }
 
 // A correct build survives the plan that exposes those that don't prove leadership.
-func TestDeceptionsFindNothingInWhatIsWhole(t *testing.T) {
+func TestDeceptionsFindNoDefectInACorrectBuild(t *testing.T) {
 	for _, r := range failing(work(t.Context(), t, "", assignment{Seeds: shards(*first, 20, 1)[0], Broken: believing})) {
 		tell(t, r)
 	}
