@@ -16,12 +16,12 @@ type broken struct {
 }
 
 var brokenThings = map[string]broken{
-	"reads without proof":                       {reads: true, plan: deceptions},
-	"unknown outcomes that are said to be none": {hides: true},
-	"a disk that loses its last entries":        {disk: losesEntries, plan: crashes},
-	"a disk that loses its vote":                {disk: losesVotes, plan: elections},
-	"a disk that swaps entries":                 {disk: swapsEntries},
-	believing:                                   {plan: deceptions},
+	"reads without proof":                   {reads: true, plan: deceptions},
+	"unknown outcomes reported as not done": {hides: true},
+	"a disk that loses its last entries":    {disk: losesEntries, plan: crashes},
+	"a disk that loses its vote":            {disk: losesVotes, plan: elections},
+	"a disk that swaps entries":             {disk: swapsEntries},
+	believing:                               {plan: deceptions},
 }
 
 // believing is a separate build with a broken read: see consensus.Node.
@@ -69,14 +69,15 @@ func TestChecksFindEveryDefect(t *testing.T) {
 			reports := work(t.Context(), t, program, assignment{Seeds: shards(*first, soon, 1)[0], Broken: name, Enough: true})
 			found := failing(reports)
 			if len(found) == 0 {
-				t.Fatalf("%d histories, and nothing was found", len(reports))
+				t.Fatalf("the defect was not found in %d histories", len(reports))
 			}
-			t.Logf("found in history %d: %s", len(reports), found[0].Found[0])
+			t.Logf("the defect was found in history %d: %s", len(reports), found[0].Found[0])
 		})
 	}
 }
 
-// A correct build survives the plan that exposes those that don't prove leadership.
+// The plan that exposes reads without proof of leadership must find nothing in a
+// correct build.
 func TestDeceptionsFindNoDefectInACorrectBuild(t *testing.T) {
 	for _, r := range failing(work(t.Context(), t, "", assignment{Seeds: shards(*first, 20, 1)[0], Broken: believing})) {
 		tell(t, r)

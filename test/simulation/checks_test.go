@@ -123,21 +123,21 @@ func (c *checker) read(r *record) {
 		least = c.floor[r]
 	}
 	if r.view.Revision() < least {
-		c.wrong(r, "it is stale: revision %d was known before it began", least)
+		c.wrong(r, "the read is stale: revision %d was known before it began", least)
 	}
 	if r.view.Len() != len(state) {
-		c.wrong(r, "it has %d nodes, and %d are at that revision", r.view.Len(), len(state))
+		c.wrong(r, "the view has %d nodes, want %d as at that revision", r.view.Len(), len(state))
 	}
 	for n := range r.view.Nodes() {
 		if want := state[n.ID]; want == nil || want.Revision != n.Revision || want.Weight != n.Weight {
-			c.wrong(r, "node %s is not what it was at that revision", n.ID)
+			c.wrong(r, "node %s differs from its state at that revision", n.ID)
 		}
 	}
 }
 
 func (c *checker) done(r *record) {
 	if len(r.changes) != len(r.edits) {
-		c.wrong(r, "it made %d changes of %d", len(r.changes), len(r.edits))
+		c.wrong(r, "the write made %d changes, want %d", len(r.changes), len(r.edits))
 		return
 	}
 	last := r.changes[0].Revision
@@ -147,24 +147,24 @@ func (c *checker) done(r *record) {
 		}
 		e := r.edits[i]
 		if change.Effect == domain.Unchanged {
-			c.wrong(r, "it says that nothing changed")
+			c.wrong(r, "the answer says that nothing changed")
 			continue
 		}
 		if have := c.changes[change.Revision-1]; !sameChange(have, change) {
-			c.wrong(r, "revision %d is %s", change.Revision, describe(have))
+			c.wrong(r, "the answer says %s, but the change at revision %d is %s", describe(change), change.Revision, describe(have))
 		}
 		if change.Node.ID != e.node || !e.remove && change.Node.Weight != e.value {
-			c.wrong(r, "it was told of %s", describe(change))
+			c.wrong(r, "the answer says %s, which is not what was asked", describe(change))
 		}
 		if change.Revision <= c.floor[r] {
-			c.wrong(r, "it took effect before it was called: revision %d was known", c.floor[r])
+			c.wrong(r, "the write took effect before it was called: revision %d was known by then", c.floor[r])
 		}
 		if change.Revision > last+1 {
-			c.wrong(r, "something came between its changes, before revision %d", change.Revision)
+			c.wrong(r, "another change came between the changes of the batch, before revision %d", change.Revision)
 		}
 		last = change.Revision
 		if !holds(e, c.states[change.Revision-1]) {
-			c.wrong(r, "its condition did not hold")
+			c.wrong(r, "the write was done although its condition did not hold")
 		}
 	}
 }
@@ -191,10 +191,10 @@ func (c *checker) refused(r *record) {
 		return
 	}
 	if r.refusal.Revision < c.floor[r] {
-		c.wrong(r, "it was refused at revision %d, and %d was known", r.refusal.Revision, c.floor[r])
+		c.wrong(r, "the write was refused at revision %d, although revision %d was known before", r.refusal.Revision, c.floor[r])
 	}
 	if len(r.edits) == 1 && holds(r.edits[0], state) {
-		c.wrong(r, "there was no reason at revision %d", r.refusal.Revision)
+		c.wrong(r, "the write was refused although its condition held at revision %d", r.refusal.Revision)
 	}
 	c.notDone(r)
 }
@@ -203,7 +203,7 @@ func (c *checker) refused(r *record) {
 func (c *checker) notDone(r *record) {
 	for _, e := range r.edits {
 		if change, happened := c.byValue[e.value]; happened && !e.remove {
-			c.wrong(r, "it took effect at revision %d", change.Revision)
+			c.wrong(r, "the write was reported as not done, but took effect at revision %d", change.Revision)
 		}
 	}
 }
@@ -222,11 +222,11 @@ func (c *checker) unknown(r *record) {
 		}
 		happened++
 		if change.Revision <= c.floor[r] {
-			c.wrong(r, "it took effect before it was called, at revision %d", change.Revision)
+			c.wrong(r, "the write took effect before it was called, at revision %d", change.Revision)
 		}
 	}
 	if happened > 0 && happened < puts {
-		c.wrong(r, "it took effect in part")
+		c.wrong(r, "only a part of the batch took effect")
 	}
 }
 
@@ -242,7 +242,7 @@ func (c *checker) origins(records []*record) {
 	}
 	for _, change := range c.changes {
 		if written[change.Node.Weight] != change.Node.ID {
-			c.found = append(c.found, fmt.Sprintf("revision %d, %s, was written by nobody", change.Revision, describe(change)))
+			c.found = append(c.found, fmt.Sprintf("the change at revision %d, %s, was not written by any client", change.Revision, describe(change)))
 		}
 	}
 }
@@ -318,7 +318,7 @@ func (h *story) check() (found []string, searched bool) {
 	found = append(found, contradictions(h.seen.changes, h.records)...)
 	result := porcupine.CheckOperationsTimeout(history.Model, operations(h.records, h.seen.changes), searchTime)
 	if result == porcupine.Illegal {
-		found = append(found, "porcupine finds no order in which the answers could have been given")
+		found = append(found, "porcupine finds no order of the operations in which the answers are possible")
 	}
 	return found, result != porcupine.Unknown
 }

@@ -91,7 +91,7 @@ type client struct {
 	story  *story
 	id     int
 	random *rand.Rand
-	latest domain.Revision // the highest it was told
+	latest domain.Revision // the highest in its answers
 }
 
 func newClient(h *story, n int) *client {

@@ -62,7 +62,7 @@ func (h *story) cut(ctx context.Context, random *rand.Rand, links [][2]string) {
 	}
 	lost := random.IntN(2) == 0
 	h.during(ctx, span(random, 20*time.Millisecond, 900*time.Millisecond), func() {
-		h.trace("%v are mended, connections reset: %v", links, lost)
+		h.trace("links %v are freed, connections reset: %v", links, lost)
 		for _, l := range links {
 			if lost {
 				h.fabric.reset(l[0], l[1])
@@ -103,7 +103,7 @@ func deafen(h *story, random *rand.Rand, ctx context.Context) {
 
 func silence(h *story, random *rand.Rand, ctx context.Context) {
 	i := h.some(random)
-	h.trace("%s is not heard", i.id)
+	h.trace("nobody hears %s", i.id)
 	h.cut(ctx, random, h.around(i, true, false))
 }
 
@@ -125,7 +125,7 @@ func slowLink(h *story, random *rand.Rand, ctx context.Context) {
 	i := h.some(random)
 	links := h.around(i, random.IntN(2) == 0, true)
 	by := span(random, 10*time.Millisecond, 200*time.Millisecond)
-	h.trace("%v are slow, by %v", links, by)
+	h.trace("links %v are slow, by up to %v", links, by)
 	for _, l := range links {
 		h.fabric.slowDown(l[0], l[1], by)
 	}
@@ -138,7 +138,7 @@ func slowLink(h *story, random *rand.Rand, ctx context.Context) {
 
 func breakConnections(h *story, random *rand.Rand, _ context.Context) {
 	i := h.some(random)
-	h.trace("connections of %s break", i.id)
+	h.trace("connections of %s are reset", i.id)
 	for _, l := range h.around(i, true, false) {
 		h.fabric.reset(l[0], l[1])
 	}
@@ -208,7 +208,7 @@ func duel(h *story, random *rand.Rand, ctx context.Context) {
 			}
 		}
 	}
-	h.trace("%s is wanted by others, who do not hear of each other", voter.id)
+	h.trace("%s is asked for votes by others that are cut off from each other", voter.id)
 	h.cut(ctx, random, between)
 	down := span(random, time.Millisecond, 10*time.Millisecond)
 	h.crashFor(ctx, voter, down)
@@ -289,7 +289,7 @@ func handOver(h *story, random *rand.Rand, ctx context.Context) {
 func (h *story) change(ctx context.Context, what string, i *instance, do func(ctx context.Context, leader *process) error) {
 	h.operate(ctx, what, i, func(ctx context.Context, leader *process) error {
 		if !h.losing.TryRLock() {
-			return errors.New("not while somebody has lost everything")
+			return errors.New("not while the directory of an instance is being wiped")
 		}
 		defer h.losing.RUnlock()
 		return do(ctx, leader)
@@ -353,7 +353,7 @@ func wipe(h *story, random *rand.Rand, ctx context.Context) {
 		if !h.canLose(ctx, p, i) {
 			return
 		}
-		h.trace("%s loses everything", i.id)
+		h.trace("the directory of %s is wiped", i.id)
 		if err := h.lose(i, down); err != nil {
 			h.fail("%v", err)
 		}

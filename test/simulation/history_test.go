@@ -138,7 +138,7 @@ func (h *story) form() bool {
 		}
 		state, _ := leader.State()
 		if !state.Leading {
-			faults = append(faults, errors.New("nobody leads"))
+			faults = append(faults, errors.New("no instance leads"))
 		}
 		return errors.Join(faults...)
 	})
@@ -186,7 +186,7 @@ func (h *story) recover(stop context.CancelFunc, clients *sync.WaitGroup) {
 	writer := newClient(h, h.plan.clients)
 	lifted := time.Now()
 	if !h.within(limit, "a write succeeds", func() error { return writer.writeSomewhere(h.running) }) {
-		h.trace("nobody can write")
+		h.trace("no write succeeds")
 	}
 	h.trace("a write succeeds %v after the faults are lifted", time.Since(lifted))
 	stop()
@@ -196,7 +196,7 @@ func (h *story) recover(stop context.CancelFunc, clients *sync.WaitGroup) {
 // settle waits until all members are in the same state, and the streams have
 // delivered everything.
 func (h *story) settle() {
-	h.within(2*recovers, "all members are alike", h.alike)
+	h.within(2*recovers, "all members are in the same state", h.alike)
 	if h.failed() {
 		return
 	}
@@ -244,7 +244,7 @@ func (h *story) within(limit time.Duration, what string, holds func() error) boo
 			return true
 		}
 		if time.Now().After(deadline) || h.failed() {
-			h.fail("not within %v: %s: %v", limit, what, err)
+			h.fail("%s: not within %v: %v", what, limit, err)
 			return false
 		}
 		h.pause(h.running, 7*time.Millisecond)

@@ -125,7 +125,7 @@ func (i *instance) start() error {
 // one.
 func (p *process) store() logstore.Store {
 	if p.life.running.Err() != nil {
-		p.instance.story.fail("%s takes what it has for damaged", p.instance.id)
+		p.instance.story.fail("%s set its undamaged store aside as damaged", p.instance.id)
 		p.instance.disk.wipe()
 		p.life = p.instance.disk.open()
 	}
@@ -163,7 +163,7 @@ func (i *instance) crash() {
 	err := errors.Join(os.Rename(before, i.directory), os.Mkdir(before, 0o700),
 		os.Rename(filepath.Join(i.directory, lockName), filepath.Join(before, lockName)))
 	if err != nil {
-		i.story.fail("keep what %s has on disk: %v", i.id, err)
+		i.story.fail("keep the files of %s: %v", i.id, err)
 	}
 	p.life.crash()
 	i.ending.Go(p.tidyAway)

@@ -40,7 +40,7 @@ func TestHistories(t *testing.T) {
 		if i < 5 {
 			tell(t, r)
 		} else {
-			t.Errorf("seed %d fails, too", r.Seed)
+			t.Errorf("seed %d failed, too", r.Seed)
 		}
 	}
 	summarize(t, all, time.Since(began))
@@ -62,10 +62,10 @@ func summarize(t *testing.T, all []report, took time.Duration) {
 	t.Logf("%d histories in %v: %d operations answered, %d changes, %d faults; porcupine gave up on %d; %d different histories",
 		len(all), took.Round(time.Millisecond), operations, changes, faults, unsearched, len(digests))
 	if n := len(all); *seed == 0 && (n == 0 || operations < 30*n || changes < 5*n || faults < n) {
-		t.Errorf("that is too little to prove anything")
+		t.Errorf("%d histories have too little load to prove anything: %d operations, %d changes, %d faults", n, operations, changes, faults)
 	}
 	if unsearched > 1+len(all)/50 {
-		t.Errorf("porcupine gave up on more than one in fifty")
+		t.Errorf("porcupine gave up on %d of %d histories, want at most one in fifty", unsearched, len(all))
 	}
 }
 

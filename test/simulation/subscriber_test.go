@@ -82,7 +82,7 @@ func (s *subscriber) take() (<-chan struct{}, bool) {
 func (s *subscriber) catchUp() {
 	ctx, cancel := context.WithCancel(s.story.running)
 	defer cancel()
-	s.story.eventually("a stream has it all", func() error {
+	s.story.eventually("a stream has delivered every change", func() error {
 		if s.stream != nil || s.open(ctx) {
 			for {
 				if later, more := s.take(); later != nil || !more {
@@ -109,7 +109,7 @@ func (w *witnessed) delivered(subscriber int, change domain.Change) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if at := w.positions[subscriber]; change.Revision != at+1 {
-		return fmt.Errorf("a stream at revision %d delivered %d", at, change.Revision)
+		return fmt.Errorf("a stream at revision %d delivered revision %d, want %d", at, change.Revision, at+1)
 	}
 	w.positions[subscriber] = change.Revision
 	return w.learn(change)
@@ -122,7 +122,7 @@ func (w *witnessed) jump(subscriber int, to domain.Revision) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if at := w.positions[subscriber]; to > at {
-		return fmt.Errorf("a stream jumped from revision %d to %d", at, to)
+		return fmt.Errorf("a snapshot took a stream from revision %d to %d, although the history reaches back", at, to)
 	}
 	w.positions[subscriber] = to
 	return nil

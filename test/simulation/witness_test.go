@@ -9,7 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// witnessed is everything that anybody has observed of the instances, at any time.
+// witnessed is everything that watchers and subscribers have observed, at any time.
 // It is safe for concurrent use.
 type witnessed struct {
 	mu        sync.Mutex
@@ -38,9 +38,9 @@ func (w *witnessed) learn(change domain.Change) error {
 	case known == len(w.changes):
 		w.changes = append(w.changes, change)
 	case known > len(w.changes):
-		return fmt.Errorf("revision %d was seen before revision %d", change.Revision, len(w.changes)+1)
+		return fmt.Errorf("revision %d was observed before revision %d", change.Revision, len(w.changes)+1)
 	case !sameChange(w.changes[known], change):
-		return fmt.Errorf("revision %d is %s, and was %s elsewhere", change.Revision, describe(change), describe(w.changes[known]))
+		return fmt.Errorf("the change at revision %d is %s, but was %s before or on another instance", change.Revision, describe(change), describe(w.changes[known]))
 	}
 	return nil
 }
@@ -82,7 +82,7 @@ func (w *witnessed) compare(view domain.View, applied uint64, after domain.Revis
 	defer w.mu.Unlock()
 	changes, ok := view.Since(after)
 	if !ok {
-		return fmt.Errorf("it went from revision %d to %d", after, view.Revision())
+		return fmt.Errorf("the view at revision %[2]d lacks the changes after revision %[1]d", after, view.Revision())
 	}
 	for _, change := range changes {
 		if err := w.learn(change); err != nil {
@@ -90,7 +90,7 @@ func (w *witnessed) compare(view domain.View, applied uint64, after domain.Revis
 		}
 	}
 	if known, ok := w.revisions[applied]; ok && known != view.Revision() {
-		return fmt.Errorf("after entry %d it is at revision %d, and others were at %d", applied, view.Revision(), known)
+		return fmt.Errorf("revision after entry %d = %d, want %d as on other instances", applied, view.Revision(), known)
 	}
 	w.revisions[applied] = view.Revision()
 	return nil
@@ -107,19 +107,19 @@ func (h *story) checkLeader(term uint64, id string) {
 		h.trace("%s leads term %d", id, term)
 	}
 	if ok && known != id {
-		h.fail("%s and %s led term %d", known, id, term)
+		h.fail("%s and %s both led term %d", known, id, term)
 	}
 }
 
-// checkSure: a process that is sure of its leadership is not wrong, unless
-// instances disagree on how long a leader may be silent.
+// checkSure checks that a process that is sure of its leadership is right. It checks
+// nothing if instances disagree on how long a leader may be silent.
 func (h *story) checkSure(p *process, sure bool) {
 	state, _ := p.State()
 	h.seen.mu.Lock()
 	latest := h.seen.term
 	h.seen.mu.Unlock()
 	if sure && latest > state.Term && !h.plan.believes && !p.dead.Load() {
-		h.fail("%s is sure that it leads term %d, and somebody leads term %d", p.instance.id, state.Term, latest)
+		h.fail("%s is sure that it leads in term %d, but term %d has a leader", p.instance.id, state.Term, latest)
 	}
 }
 
@@ -127,11 +127,11 @@ func (h *story) checkSure(p *process, sure bool) {
 func (h *story) alike() error {
 	leader := h.leader()
 	if leader == nil {
-		return errors.New("nobody leads")
+		return errors.New("no instance leads")
 	}
 	want, _ := leader.alive().State()
 	if last := h.seen.last(); want.View.Revision() != last {
-		return fmt.Errorf("%s leads at revision %d, and %d was seen", leader.id, want.View.Revision(), last)
+		return fmt.Errorf("leader %s is at revision %d, but revision %d was observed", leader.id, want.View.Revision(), last)
 	}
 	for _, member := range want.Roster.Instances() {
 		p := h.at(member.RaftAddress)
@@ -141,9 +141,9 @@ func (h *story) alike() error {
 		have, _ := p.State()
 		switch {
 		case have.Applied != want.Applied || have.View.Revision() != want.View.Revision():
-			return fmt.Errorf("%s has applied entry %d, and %s %d", member.ID, have.Applied, leader.id, want.Applied)
+			return fmt.Errorf("%s has applied entry %d at revision %d, and leader %s entry %d at revision %d", member.ID, have.Applied, have.View.Revision(), leader.id, want.Applied, want.View.Revision())
 		case !have.Roster.Equal(want.Roster):
-			return fmt.Errorf("%s knows the members %v, and %s knows %v", member.ID, have.Roster, leader.id, want.Roster)
+			return fmt.Errorf("members according to %s = %v, and according to leader %s = %v", member.ID, have.Roster, leader.id, want.Roster)
 		case !reflect.DeepEqual(contents(have.View), contents(want.View)):
 			h.fail("%s and %s hold different nodes at revision %d", member.ID, leader.id, want.View.Revision())
 		}

@@ -48,7 +48,7 @@ const reportMark = "report: "
 // TestWorker is not a test but the main function of a worker: see above.
 func TestWorker(t *testing.T) {
 	if *job == "" {
-		t.Skip("it is for workers only")
+		t.Skip("this is the main function of worker processes")
 	}
 	var a assignment
 	must(json.Unmarshal([]byte(*job), &a))
@@ -88,7 +88,7 @@ func leftBehind() (left []string) {
 		head, _, _ := strings.Cut(stack, "\n")
 		forgotten := strings.Contains(stack, "raft.(*Raft).leadershipTransfer(") || strings.Contains(stack, "raft.(*Raft).leaderLoop.func")
 		if strings.Contains(head, "synctest bubble") && !forgotten {
-			left = append(left, "left behind: "+stack)
+			left = append(left, "a goroutine was left behind: "+stack)
 		}
 	}
 	return left
@@ -134,10 +134,10 @@ func work(ctx context.Context, t *testing.T, program string, a assignment) []rep
 	reports, rest := read(output, func() { timer.Reset(silenceLimit) })
 	err = command.Wait()
 	if n := len(reports); n > 0 && !reports[n-1].Ended {
-		reports[n-1].Found = []string{fmt.Sprintf("the process ended in the middle of it: %v", err)}
+		reports[n-1].Found = []string{fmt.Sprintf("the worker ended in the middle of the history: %v", err)}
 		reports[n-1].Trace = append(rest, strings.Split(stderr.String(), "\n")...)
 	} else if err != nil {
-		t.Errorf("a worker: %v\n%s\n%s", err, strings.Join(rest, "\n"), &stderr)
+		t.Errorf("a worker failed: %v\n%s\n%s", err, strings.Join(rest, "\n"), &stderr)
 	}
 	return reports
 }
@@ -192,7 +192,7 @@ func tell(t *testing.T, r report) {
 	t.Helper()
 	trace := filepath.Join(t.ArtifactDir(), fmt.Sprintf("seed-%d.txt", r.Seed))
 	must(os.WriteFile(trace, []byte(strings.Join(r.Trace, "\n")+"\n"), 0o600))
-	t.Errorf("seed %d: replay it with\n\tgo test ./test/simulation -run TestHistories -seed=%d\n%s\nthe end of what happened, all of which is kept with -artifacts:\n%s",
+	t.Errorf("seed %d: replay it with\n\tgo test ./test/simulation -run TestHistories -seed=%d\n%s\nthe end of the trace, which -artifacts keeps as a whole:\n%s",
 		r.Seed, r.Seed, strings.Join(r.Found[:min(len(r.Found), 8)], "\n"), strings.Join(r.Trace[max(0, len(r.Trace)-60):], "\n"))
 }
 
