@@ -80,7 +80,7 @@ func (p promoting) mustHave(t *testing.T, want domain.Instance) {
 	t.Helper()
 	state, _ := p.instance.State()
 	if got, _ := state.Roster.Find(want.ID); got != want {
-		t.Errorf("after %s the membership has %+v, not %+v", time.Since(started), got, want)
+		t.Errorf("membership after %s has %+v, want %+v", time.Since(started), got, want)
 	}
 }
 
@@ -88,7 +88,7 @@ func (p promoting) mustWant(t *testing.T, want ...string) {
 	t.Helper()
 	state, _ := p.instance.State()
 	if got := strings.Join(state.Promotions, " "); got != strings.Join(want, " ") {
-		t.Errorf("to be promoted are %q, not %q", got, want)
+		t.Errorf("promotions = %q, want %q", got, want)
 	}
 }
 
@@ -171,22 +171,22 @@ func TestAdd(t *testing.T) {
 				began := time.Now()
 				got, err := p.Add(ctx, test.wanted, test.force)
 				if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-					t.Fatalf("%v, want %v", err, test.err)
+					t.Fatalf("error = %v, want %v", err, test.err)
 				}
 				if err == nil && got != test.want {
-					t.Errorf("it is said to be %+v, not %+v", got, test.want)
+					t.Errorf("Add = %+v, want %+v", got, test.want)
 				}
 				if took := time.Since(began); took != test.takes {
-					t.Errorf("it took %v, not %v", took, test.takes)
+					t.Errorf("Add took %v, want %v", took, test.takes)
 				}
 				// Those who watch ask a member as well.
 				if now := p.peers.Asked("h:3"); test.asks && now == asked || !test.asks && test.err != nil && now != asked {
-					t.Errorf("it was asked %d times who it is", now-asked)
+					t.Errorf("identity requests = %d, want none before a refusal: %v", now-asked, !test.asks)
 				}
 				if test.want != (domain.Instance{}) {
 					p.mustHave(t, test.want)
 				} else if state, _ := p.instance.State(); state.Roster.Voters() != 2 || len(state.Roster.Instances()) != 2 {
-					t.Errorf("the members are %+v", state.Roster)
+					t.Errorf("members after a refusal = %+v, want n1 and n2", state.Roster)
 				}
 			})
 		})
@@ -203,7 +203,7 @@ func TestAddWithAContextThatHadEnded(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			if _, err := p.Add(ctx, voter("n3", "h:3"), force); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
-				t.Errorf("%v", err)
+				t.Errorf("error = %v, want only context.Canceled", err)
 			}
 			p.mustHave(t, domain.Instance{})
 			p.mustWant(t)
@@ -233,7 +233,7 @@ func TestAddOfAnInstanceThatTakesLong(t *testing.T) {
 				began := time.Now()
 				_, err := c.Add(ctx, voter("n3", "h:3"), false)
 				if !errors.Is(err, test.err) || errors.Is(err, ports.ErrOutcomeUnknown) || time.Since(began) != test.takes {
-					t.Errorf("after %v: %v", time.Since(began), err)
+					t.Errorf("error after %v = %v, want %v after %v", time.Since(began), err, test.err, test.takes)
 				}
 			})
 		})
@@ -307,11 +307,11 @@ func TestAddOfAnInstanceThatIsChangedMeanwhile(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			if _, err := c.Add(ctx, test.wanted, false); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-				t.Errorf("%v, want %v", err, test.err)
+				t.Errorf("error = %v, want %v", err, test.err)
 			}
 			state, _ := i.State()
 			if got, _ := state.Roster.Find("n3"); got != test.want || asks != test.asks {
-				t.Errorf("after %d questions the membership has %+v, want %d and %+v", asks, got, test.asks, test.want)
+				t.Errorf("membership after %d requests has %+v, want %+v after %d", asks, got, test.want, test.asks)
 			}
 		})
 	}
@@ -329,7 +329,7 @@ func TestAddOfAnInstanceThatIsChangedAllTheTime(t *testing.T) {
 		return process("n3", "P1"), i.Add(context.WithoutCancel(ctx), nonvoter("n3", fmt.Sprint("h:", 10+asks)))
 	}))
 	if _, err := c.Add(ctx, nonvoter("n3", "h:4"), false); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Errorf("after %d questions: %v", asks, err)
+		t.Errorf("error after %d requests = %v, want only context.Canceled", asks, err)
 	}
 }
 
@@ -369,10 +369,10 @@ func TestAddElsewhere(t *testing.T) {
 			i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
 			i.FailWith(test)
 			if _, err := newCluster(i, peers).Add(t.Context(), voter("n3", "h:3"), false); !errors.Is(err, test) {
-				t.Errorf("%v", err)
+				t.Errorf("error = %v, want %v", err, test)
 			}
 			if peers.Asked("h:3") != 0 {
-				t.Error("the instance was asked by one that can't add it")
+				t.Error("an instance that cannot add asked the new instance for its identity")
 			}
 		})
 	}
@@ -385,11 +385,11 @@ func TestALeaderThatIsToBeANonvoterHandsOver(t *testing.T) {
 			i := portstest.NewInstance("n1", "h:1")
 			mustAdd(t, i, voter("n2", "h:2"))
 			if _, err := newCluster(i, portstest.NewPeers()).Add(t.Context(), nonvoter("n1", "h:1"), force); !errors.Is(err, ports.ErrNotLeader) {
-				t.Errorf("%v", err)
+				t.Errorf("error = %v, want %v", err, ports.ErrNotLeader)
 			}
 			state, _ := i.State()
 			if self, _ := state.Roster.Find("n1"); state.Leading || self.Suffrage != domain.Voter {
-				t.Errorf("leads: %v, and is a %s", state.Leading, self.Suffrage)
+				t.Errorf("n1 leads = %v as a %s, want a voter that does not lead", state.Leading, self.Suffrage)
 			}
 		})
 	}
@@ -414,7 +414,7 @@ func TestHandOverToWhomIsNamed(t *testing.T) {
 			mustAdd(t, i, voter("n2", "h:2"), voter("n3", "h:3"), nonvoter("n4", "h:4"))
 			got, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), test.to)
 			if got != test.want || !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-				t.Errorf("%q, %v", got, err)
+				t.Errorf("HandOver = %q, %v, want %q, %v", got, err, test.want, test.err)
 			}
 		})
 	}
@@ -422,14 +422,14 @@ func TestHandOverToWhomIsNamed(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")
 		mustAdd(t, i, nonvoter("n4", "h:4"))
 		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), ""); !errors.Is(err, domain.ErrLastVoter) {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want %v", err, domain.ErrLastVoter)
 		}
 	})
 	t.Run("a nonvoter, by the only voter", func(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")
 		mustAdd(t, i, nonvoter("n4", "h:4"))
 		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), "n4"); !errors.Is(err, domain.ErrNotVoter) {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want %v", err, domain.ErrNotVoter)
 		}
 	})
 	t.Run("nobody, where the only voter is another one", func(t *testing.T) {
@@ -437,14 +437,14 @@ func TestHandOverToWhomIsNamed(t *testing.T) {
 		mustAdd(t, i, nonvoter("n4", "h:4"))
 		i.Change(func(s *ports.LocalState) { s.Leading = false })
 		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), ""); !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want %v", err, ports.ErrNotLeader)
 		}
 	})
 	t.Run("itself, by one that does not lead", func(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")
 		i.FailWith(ports.ErrNotLeader)
 		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), "n1"); !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want %v", err, ports.ErrNotLeader)
 		}
 	})
 }

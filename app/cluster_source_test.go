@@ -63,14 +63,14 @@ func TestClusterFromEachSource(t *testing.T) {
 				for source, want := range map[ports.Source]error{ports.Leader: test.leader, ports.Here: test.here, ports.Stale: test.stale} {
 					cluster, err := w.Describe(t.Context(), source)
 					if !errors.Is(err, want) || (err == nil) != (want == nil) {
-						t.Errorf("describe from source %d: %v, want %v", source, err, want)
+						t.Errorf("Describe from source %d: error = %v, want %v", source, err, want)
 					}
 					if err == nil && !reflect.DeepEqual(cluster, described) {
-						t.Errorf("from source %d it is %+v, want %+v", source, cluster, described)
+						t.Errorf("Describe from source %d = %+v, want %+v", source, cluster, described)
 					}
 					stream, err := w.Follow(t.Context(), source)
 					if !errors.Is(err, want) || (err == nil) != (want == nil) {
-						t.Errorf("follow from source %d: %v, want %v", source, err, want)
+						t.Errorf("Follow from source %d: error = %v, want %v", source, err, want)
 						continue
 					}
 					if err != nil {
@@ -78,7 +78,7 @@ func TestClusterFromEachSource(t *testing.T) {
 					}
 					delivery, later, err := stream.Next()
 					if err != nil || delivery.Snapshot == nil || !reflect.DeepEqual(*delivery.Snapshot, described) || later == nil {
-						t.Errorf("followed from source %d it is %+v, %v, want %+v", source, delivery, err, described)
+						t.Errorf("first delivery from source %d = %+v, %v, want a snapshot of %+v", source, delivery, err, described)
 					}
 				}
 			})
@@ -120,12 +120,12 @@ func TestClusterStreamElsewhere(t *testing.T) {
 			_, later := news(stream)
 			synctest.Wait()
 			if isClosed(later) {
-				t.Error("nothing happened, and who waits is woken")
+				t.Error("a waiting subscriber was woken although nothing happened")
 			}
 			w.instance.Change(cutOff)
 			synctest.Wait()
 			if !isClosed(later) {
-				t.Error("nobody is woken")
+				t.Error("a waiting subscriber was not woken when contact with the leader was lost")
 			}
 		},
 		"who opens it then is told what there is first": func(t *testing.T, w watched, _ *portstest.Instance, _ ports.ClusterStream) {

@@ -19,15 +19,15 @@ func TestIdentityHasTheClusterThatWasLearnt(t *testing.T) {
 	c := newCluster(i, portstest.NewPeers())
 	want := ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", ClusterID: "cluster-of-n1", Version: "v1", Process: "P0"}
 	if got := c.Identity(); got != want {
-		t.Errorf("%+v", got)
+		t.Errorf("Identity = %+v, want %+v", got, want)
 	}
 	i.Change(func(s *ports.LocalState) { s.Quarantine = "it has lost its log" })
 	if want.Quarantined = true; c.Identity() != want {
-		t.Errorf("in quarantine it is %+v", c.Identity())
+		t.Errorf("Identity in quarantine = %+v, want %+v", c.Identity(), want)
 	}
 	i.Change(func(s *ports.LocalState) { s.ClusterID = "" })
 	if got := c.Identity().ClusterID; got != "" {
-		t.Errorf("before it has heard of a cluster it belongs to %q", got)
+		t.Errorf("ClusterID before the instance knows its cluster = %q, want none", got)
 	}
 }
 
@@ -55,14 +55,14 @@ func TestRemove(t *testing.T) {
 			mustAdd(t, i, test.members...)
 			got, err := newCluster(i, portstest.NewPeers()).Remove(t.Context(), test.remove)
 			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) || got != test.want {
-				t.Fatalf("%+v, %v; want %+v, %v", got, err, test.want, test.err)
+				t.Fatalf("Remove = %+v, %v, want %+v, %v", got, err, test.want, test.err)
 			}
 			state, _ := i.State()
 			if left := len(state.Roster.Instances()); left != test.left {
-				t.Errorf("%d members are left", left)
+				t.Errorf("members left = %d, want %d", left, test.left)
 			}
 			if state.Leading != test.leading {
-				t.Errorf("leading is %v", state.Leading)
+				t.Errorf("Leading = %v, want %v", state.Leading, test.leading)
 			}
 		})
 	}
@@ -72,7 +72,7 @@ func TestRemoveElsewhere(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	i.FailWith(ports.ErrNotLeader)
 	if _, err := newCluster(i, portstest.NewPeers()).Remove(t.Context(), "n1"); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("%v", err)
+		t.Errorf("error = %v, want %v", err, ports.ErrNotLeader)
 	}
 }
 
@@ -125,17 +125,17 @@ func TestRemoveOfTheLeaderWaitsForItsSuccessor(t *testing.T) {
 				defer cancel()
 				began := time.Now()
 				if _, err := c.Remove(ctx, "n1"); !errors.Is(err, test.err) {
-					t.Errorf("%v, want %v", err, test.err)
+					t.Errorf("error = %v, want %v", err, test.err)
 				}
 				if took := time.Since(began); took != test.takes {
-					t.Errorf("it took %v, not %v", took, test.takes)
+					t.Errorf("Remove took %v, want %v", took, test.takes)
 				}
 				state, _ := i.State()
 				if _, isMember := state.Roster.Find("n1"); !isMember {
-					t.Error("it removed itself")
+					t.Error("the leader removed itself, want it to leave that to its successor")
 				}
 				if stays := test.handover.err != nil || test.handover.needed != nil; stays != state.Leading {
-					t.Errorf("it leads: %v", state.Leading)
+					t.Errorf("Leading = %v, want %v", state.Leading, stays)
 				}
 				time.Sleep(test.handover.successor) // lets the successor come within the bubble
 			})
@@ -162,7 +162,7 @@ func TestHandOverNamesTheSuccessor(t *testing.T) {
 					Membership: test.handover,
 				})
 				if got, err := c.HandOver(t.Context(), ""); got != test.want || !errors.Is(err, test.err) {
-					t.Errorf("%q, %v; want %q, %v", got, err, test.want, test.err)
+					t.Errorf("HandOver = %q, %v, want %q, %v", got, err, test.want, test.err)
 				}
 				time.Sleep(test.handover.successor) // lets the successor come within the bubble
 			})
@@ -201,7 +201,7 @@ func TestDescribe(t *testing.T) {
 			got, err := newCluster(i, peers).Describe(t.Context(), ports.Leader)
 			want := domain.Cluster{ID: "cluster-of-n1", LeaderID: "n1", Term: 1, Members: []domain.Member{self, test.want}}
 			if err != nil || !reflect.DeepEqual(got, want) {
-				t.Fatalf("%+v, %v\nwant %+v", got, err, want)
+				t.Fatalf("Describe = %+v, %v\nwant %+v", got, err, want)
 			}
 			if peers.Asked("h:1") != 0 {
 				t.Error("the leader asked itself over the network")
@@ -230,14 +230,14 @@ func TestDescribeAsksSideBySideAndNotForLong(t *testing.T) {
 			t.Fatal(err)
 		}
 		if took := time.Since(began); took != time.Second {
-			t.Errorf("it took %v", took)
+			t.Errorf("Describe took %v, want %v", took, time.Second)
 		}
 		var reachable []bool
 		for _, m := range got.Members {
 			reachable = append(reachable, m.Reachable)
 		}
 		if want := []bool{true, true, true, false}; !reflect.DeepEqual(reachable, want) {
-			t.Errorf("reachable are %v", reachable)
+			t.Errorf("reachable = %v, want %v", reachable, want)
 		}
 	})
 }
@@ -248,7 +248,7 @@ func TestDescribeElsewhere(t *testing.T) {
 	c := newCluster(i, peers)
 	i.FailWith(ports.ErrNotLeader)
 	if _, err := c.Describe(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("where the membership can't be read: %v", err)
+		t.Errorf("error where the membership cannot be read = %v, want %v", err, ports.ErrNotLeader)
 	}
 	i.FailWith(nil)
 	lost := app.NewCluster(app.ClusterConfig{
@@ -256,6 +256,6 @@ func TestDescribeElsewhere(t *testing.T) {
 		Membership: i,
 	})
 	if _, err := lost.Describe(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("where leadership was lost after the membership was read: %v", err)
+		t.Errorf("error where leadership is lost after the membership was read = %v, want %v", err, ports.ErrNotLeader)
 	}
 }

@@ -44,7 +44,7 @@ func TestWhatInstancesReadIsLearntByTheWatch(t *testing.T) {
 			time.Sleep(2500 * time.Millisecond)
 			synctest.Wait()
 			if got := p.instance.Shared(); got != step.shared {
-				t.Errorf("step %d: all read format %d, want %d", n, got, step.shared)
+				t.Errorf("step %d: format that all read = %d, want %d", n, got, step.shared)
 			}
 		}
 	})
@@ -82,11 +82,11 @@ func TestWhoCannotReadTheLogIsNotAdded(t *testing.T) {
 				defer cancel()
 				_, err := p.Add(ctx, nonvoter("n3", "h:3"), test.force)
 				if !errors.Is(err, test.err) || err != nil && !strings.Contains(err.Error(), `"n3"`) {
-					t.Errorf("error %v, want %v", err, test.err)
+					t.Errorf("error = %v, want %v, with the id n3", err, test.err)
 				}
 				state, _ := p.instance.State()
 				if _, isMember := state.Roster.Find("n3"); isMember != (test.err == nil) {
-					t.Errorf("it is a member: %v", isMember)
+					t.Errorf("n3 is a member = %v, want %v", isMember, test.err == nil)
 				}
 			})
 		})

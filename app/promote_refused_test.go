@@ -82,10 +82,10 @@ func TestWhatCantBeBegunIsNotDone(t *testing.T) {
 			r := &refusing{Instance: i, step: test.step}
 			c := newCluster(r, peers)
 			if err := test.ask(t.Context(), c); !errors.Is(err, ports.ErrBusy) || errors.Is(err, ports.ErrOutcomeUnknown) {
-				t.Errorf("%v", err)
+				t.Errorf("error = %v, want only %v", err, ports.ErrBusy)
 			}
 			if after, _ := i.State(); !after.Roster.Equal(before.Roster) || !slices.Equal(after.Promotions, before.Promotions) {
-				t.Errorf("the membership is %+v, and to be promoted are %q", after.Roster, after.Promotions)
+				t.Errorf("membership = %+v and promotions = %q, want them as before", after.Roster, after.Promotions)
 			}
 		})
 	}
@@ -151,11 +151,11 @@ func TestAWishOutlivesTheEndOfAnEarlierOne(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				if _, err := c.Add(ctx, test.wanted, false); !errors.Is(err, ports.ErrOutcomeUnknown) {
-					t.Errorf("%v, while it is behind", err)
+					t.Errorf("error while the end of the earlier promotion is under way = %v, want %v", err, ports.ErrOutcomeUnknown)
 				}
 				u.arrive()
 				if state, _ := i.State(); !slices.Equal(state.Promotions, []string{"n3"}) {
-					t.Errorf("to be promoted are %q", state.Promotions)
+					t.Errorf("promotions = %q, want n3", state.Promotions)
 				}
 			})
 		})
@@ -171,10 +171,10 @@ func TestAnAddressThatIsTakenMeanwhileIsRefused(t *testing.T) {
 				return far("n3", 100), i.Add(ctx, nonvoter("n4", "h:3"))
 			}))
 			if _, err := c.Add(t.Context(), wanted, false); !errors.Is(err, domain.ErrAddressInUse) || errors.Is(err, ports.ErrOutcomeUnknown) {
-				t.Errorf("%v", err)
+				t.Errorf("error = %v, want only %v", err, domain.ErrAddressInUse)
 			}
 			if state, _ := i.State(); len(state.Promotions) > 0 {
-				t.Errorf("to be promoted are %q", state.Promotions)
+				t.Errorf("promotions = %q, want none", state.Promotions)
 			}
 		})
 	}

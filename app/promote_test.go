@@ -61,7 +61,7 @@ func TestPromotion(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			if _, err := p.Add(ctx, voter("n3", "h:3"), false); !errors.Is(err, ports.ErrOutcomeUnknown) {
-				t.Errorf("who gave up is told %v", err)
+				t.Errorf("error of a caller that gave up = %v, want %v", err, ports.ErrOutcomeUnknown)
 			}
 			time.Sleep(time.Hour)
 			p.mustHave(t, nonvoter("n3", "h:3"))
@@ -84,7 +84,7 @@ func TestPromotion(t *testing.T) {
 			answer := p.begin(t)
 			mustAddNow(t, p, nonvoter("n3", "h:3"))
 			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "another request") {
-				t.Errorf("who wanted a voter is told %v", err)
+				t.Errorf("error of the caller that wanted a voter = %v, want an unknown outcome because of another request", err)
 			}
 			p.catchUp()
 			time.Sleep(time.Minute)
@@ -104,7 +104,7 @@ func TestPromotion(t *testing.T) {
 			p.peers.Answer("h:4", far("n3", 100))
 			mustAddNow(t, p, voter("n3", "h:4"))
 			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "to h:4") {
-				t.Errorf("who wanted a voter at the old one is told %v", err)
+				t.Errorf("error of the caller that wanted a voter at h:3 = %v, want an unknown outcome because it moved to h:4", err)
 			}
 			p.mustHave(t, voter("n3", "h:4"))
 			synctest.Wait()
@@ -113,11 +113,11 @@ func TestPromotion(t *testing.T) {
 		"who is removed is not promoted, also not when it is back": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
 			if got, err := p.Remove(t.Context(), "n3"); err != nil || got != nonvoter("n3", "h:3") {
-				t.Errorf("removed: %+v, %v", got, err)
+				t.Errorf("Remove = %+v, %v, want the nonvoter", got, err)
 			}
 			removed := time.Now()
 			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) || time.Since(removed) > 0 {
-				t.Errorf("who wanted a voter is told %v, after %v", err, time.Since(removed))
+				t.Errorf("error of the caller that wanted a voter = %v after %v, want an unknown outcome at once", err, time.Since(removed))
 			}
 			p.catchUp()
 			p.mustWant(t)
@@ -189,7 +189,7 @@ func TestPromotion(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "next leader") {
-				t.Errorf("who asked the old leader is told %v", err)
+				t.Errorf("error of the caller of the old leader = %v, want an unknown outcome that names the next leader", err)
 			}
 			time.Sleep(time.Second)
 			p.mustHave(t, nonvoter("n3", "h:3"))
@@ -246,7 +246,7 @@ func TestAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
 				time.Sleep(time.Minute)
 				state, _ := i.State()
 				if now, _ := state.Roster.Find("n3"); now != test.want {
-					t.Errorf("it is %+v, not %+v", now, test.want)
+					t.Errorf("n3 = %+v, want %+v", now, test.want)
 				}
 				if err := c.Close(t.Context()); err != nil {
 					t.Error(err)
@@ -288,11 +288,11 @@ func TestASilentInstanceIsNoBurden(t *testing.T) {
 		}
 		got, err := c.Add(t.Context(), voter("n3", "h:3"), true)
 		if err != nil || got != nonvoter("n3", "h:3") {
-			t.Errorf("%+v, %v", got, err)
+			t.Errorf("forced add of a silent instance = %+v, %v, want a nonvoter", got, err)
 		}
 		began := time.Now()
 		if _, err := c.Add(t.Context(), voter("n4", "h:4"), false); err != nil || time.Since(began) != 50*time.Millisecond {
-			t.Errorf("another one is added after %v: %v", time.Since(began), err)
+			t.Errorf("add of another instance = %v after %v, want success after 50ms", err, time.Since(began))
 		}
 		synctest.Wait()
 		wants := i.wants.Load()
@@ -309,19 +309,19 @@ func TestASilentInstanceIsNoBurden(t *testing.T) {
 		reads := i.reads.Load()
 		time.Sleep(time.Minute)
 		if now := i.reads.Load(); now != reads {
-			t.Errorf("with nobody to promote the leader has proved its leadership %d times", now-reads)
+			t.Errorf("proofs of leadership without promotions = %d, want none", now-reads)
 		}
 		if err := c.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if silence < 20 || silence > 35 {
-			t.Errorf("in a minute it was asked %d times", silence)
+			t.Errorf("requests to the silent instance in a minute = %d, want 20 to 35", silence)
 		}
 		if written > 0 {
-			t.Errorf("in a minute %d entries went into the log", written)
+			t.Errorf("log entries in a minute = %d, want none", written)
 		}
 		if n := strings.Count(log.String(), "can't be made one yet"); n != 1 {
-			t.Errorf("the log tells of it %d times:\n%s", n, log)
+			t.Errorf("log lines about the silent instance = %d, want 1:\n%s", n, log)
 		}
 	})
 }
@@ -349,13 +349,13 @@ func TestAnInstanceThatLagsForeverIsToldOf(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if n := asked.Load(); n < 50 || n > 61 {
-			t.Errorf("in a minute it was asked %d times", n)
+			t.Errorf("requests to the lagging instance in a minute = %d, want 50 to 61", n)
 		}
 		applied.Store(1000)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if state, _ := i.State(); len(state.Promotions) > 0 {
-			t.Errorf("it has caught up, and is still to be a voter: %v", state.Promotions)
+			t.Errorf("promotions after the instance has caught up = %v, want none", state.Promotions)
 		}
 		if err := c.Close(t.Context()); err != nil {
 			t.Error(err)
@@ -363,7 +363,7 @@ func TestAnInstanceThatLagsForeverIsToldOf(t *testing.T) {
 		// It has had ten seconds.
 		const soon, far = "time=2000-01-01T00:00:10.", "up to 0, and has to come to 100"
 		if said := log.String(); strings.Count(said, "can't be made one yet") != 1 || !strings.HasPrefix(said, soon) || !strings.Contains(said, far) {
-			t.Errorf("the log says %s", said)
+			t.Errorf("log = %s, want one line about the lagging instance", said)
 		}
 	})
 }
@@ -437,13 +437,13 @@ func TestWhatIsHalfDoneIsNotCalledUndone(t *testing.T) {
 				defer cancel()
 				err := test.ask(ctx, c)
 				if half := errors.Is(err, ports.ErrOutcomeUnknown); half != test.half || !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("half is %v, want %v: %v", half, test.half, err)
+					t.Errorf("outcome unknown = %v, want %v, with the deadline: %v", half, test.half, err)
 				}
 				// The next in turn is not kept from it.
 				ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				if err := test.ask(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("the next one: %v", err)
+					t.Errorf("error of the next request = %v, want its deadline", err)
 				}
 			})
 		})
@@ -556,18 +556,18 @@ func TestLeadershipIsLostWhileAnInstanceIsPromoted(t *testing.T) {
 					switch {
 					case errors.Is(err, ports.ErrNotLeader), errors.Is(err, ports.ErrOutcomeUnknown) && !isMember:
 						if err := ask("n2"); err != nil {
-							t.Errorf("the next leader answers %v", err)
+							t.Errorf("request to the next leader: error = %v, want none", err)
 						}
 					case now != voter("n3", "h:3"):
-						t.Errorf("it was answered with %v, and it is %+v", err, now)
+						t.Errorf("answer = %v with n3 as %+v, want success only for a voter", err, now)
 					}
 					time.Sleep(time.Second)
 					state, _ = leader.State()
 					if now, _ := state.Roster.Find("n3"); now != voter("n3", "h:3") {
-						t.Errorf("in the end it is %+v", now)
+						t.Errorf("n3 in the end = %+v, want a voter", now)
 					}
 					if len(state.Promotions) > 0 || state.Leading {
-						t.Errorf("in the end to be promoted are %q, and the first leads: %v", state.Promotions, state.Leading)
+						t.Errorf("in the end promotions = %q and n1 leads = %v, want none and false", state.Promotions, state.Leading)
 					}
 					for _, c := range clusters {
 						if err := c.Close(context.WithoutCancel(t.Context())); err != nil {

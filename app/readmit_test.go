@@ -92,7 +92,7 @@ func TestWhoIsRemovedWhileItIsReadmittedStaysRemoved(t *testing.T) {
 		defer p.close(t)
 		time.Sleep(3 * time.Second)
 		if state, _ := instance.State(); asked < 2 || len(state.Roster.Instances()) != 1 {
-			t.Errorf("asked %d times, the membership has %+v", asked, state.Roster)
+			t.Errorf("n2 was asked %d times and the membership is %+v, want at least 2 and only the leader", asked, state.Roster)
 		}
 		p.mustWant(t)
 	})

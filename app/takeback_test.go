@@ -51,14 +51,14 @@ func TestAnAdditionThatCameTooLateIsTakenBack(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 				defer cancel()
 				if _, err := c.Add(ctx, test.wanted, false); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-					t.Errorf("%v, want %v", err, test.err)
+					t.Errorf("error = %v, want %v", err, test.err)
 				}
 				state, _ := i.State()
 				if got, _ := state.Roster.Find("n3"); got != test.want {
-					t.Errorf("the membership has %+v, not %+v", got, test.want)
+					t.Errorf("n3 in the membership = %+v, want %+v", got, test.want)
 				}
 				if test.err == domain.ErrOtherCluster && len(state.Promotions) > 0 {
-					t.Errorf("still wanted are %q", state.Promotions)
+					t.Errorf("promotions = %q, want none", state.Promotions)
 				}
 			})
 		})
@@ -77,11 +77,11 @@ func TestWhoWasMovedIsNotTakenBack(t *testing.T) {
 			return ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n9"}, nil
 		}))
 		if _, err := c.Add(t.Context(), nonvoter("n3", "h:3"), false); !errors.Is(err, domain.ErrOtherCluster) {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want %v", err, domain.ErrOtherCluster)
 		}
 		state, _ := i.State()
 		if got, _ := state.Roster.Find("n3"); got != nonvoter("n3", "h:4") {
-			t.Errorf("the membership has %+v", got)
+			t.Errorf("n3 in the membership = %+v, want it at h:4 as moved", got)
 		}
 	})
 }
@@ -97,7 +97,7 @@ func TestAMemberIsNotTakenBack(t *testing.T) {
 		defer cancel()
 		time.AfterFunc(time.Second, func() { p.peers.Answer("h:3", ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n9"}) })
 		if _, err := p.Add(ctx, voter("n3", "h:3"), false); !errors.Is(err, ports.ErrOutcomeUnknown) {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want %v", err, ports.ErrOutcomeUnknown)
 		}
 		p.mustHave(t, nonvoter("n3", "h:3"))
 	})
@@ -117,7 +117,7 @@ func TestAnAdditionThatCantBeTakenBackSaysSo(t *testing.T) {
 		})
 		_, err := p.Add(ctx, voter("n3", "h:3"), false)
 		if !errors.Is(err, domain.ErrOtherCluster) || errors.Is(err, ports.ErrBusy) || !strings.Contains(err.Error(), "could not be removed") {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want the other cluster and that n3 could not be removed", err)
 		}
 		p.mustHave(t, nonvoter("n3", "h:3"))
 	})

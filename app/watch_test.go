@@ -42,7 +42,7 @@ func news(stream ports.ClusterStream) ([]string, <-chan struct{}) {
 func mustHear(t *testing.T, stream ports.ClusterStream, want ...string) {
 	t.Helper()
 	if got, _ := news(stream); !reflect.DeepEqual(got, want) {
-		t.Fatalf("told %q, want %q", got, want)
+		t.Fatalf("stream delivered %q, want %q", got, want)
 	}
 }
 
@@ -58,7 +58,7 @@ func mustHearWithin(t *testing.T, stream ports.ClusterStream, takes time.Duratio
 			continue
 		}
 		if took := time.Since(began); !reflect.DeepEqual(got, want) || took != takes {
-			t.Fatalf("told %q after %v, want %q after %v", got, took, want, takes)
+			t.Fatalf("stream delivered %q after %v, want %q after %v", got, took, want, takes)
 		}
 		return
 	}
@@ -215,7 +215,7 @@ func TestClusterStream(t *testing.T) {
 			synctest.Wait()
 			mustHear(t, stream)
 			if asked := w.peers.Asked("h:2") - before; asked != 0 {
-				t.Errorf("and it made the leader ask %d times", asked)
+				t.Errorf("requests to n2 = %d, want none", asked)
 			}
 		},
 	}
@@ -256,12 +256,12 @@ func TestClusterStreamWakesWhoWaits(t *testing.T) {
 				_, later := news(stream)
 				synctest.Wait()
 				if isClosed(later) {
-					t.Error("nothing happened, and who waits is woken")
+					t.Error("a waiting subscriber was woken although nothing happened")
 				}
 				happens(t, w)
 				synctest.Wait()
 				if !isClosed(later) {
-					t.Error("nobody is woken")
+					t.Error("a waiting subscriber was not woken")
 				}
 			})
 		})
@@ -273,12 +273,12 @@ func TestTheWatchAsksOnceInEachInterval(t *testing.T) {
 		w := watch(t)
 		defer w.close(t)
 		if asked := w.peers.Asked("h:2"); asked != 1 {
-			t.Errorf("asked %d times in the beginning", asked)
+			t.Errorf("requests in the beginning = %d, want 1", asked)
 		}
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		if asked := w.peers.Asked("h:2"); asked != 6 {
-			t.Errorf("asked %d times in 5 s", asked)
+			t.Errorf("requests in 5 s = %d, want 6", asked)
 		}
 	})
 }
@@ -290,10 +290,10 @@ func TestWhoDoesNotLeadAsksAsOften(t *testing.T) {
 		defer w.close(t)
 		pass(5 * time.Second)
 		if asked := w.peers.Asked("h:2"); asked != 6 {
-			t.Errorf("asked %d times in 5 s", asked)
+			t.Errorf("requests in 5 s = %d, want 6", asked)
 		}
 		if _, err := w.Follow(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("follow: %v", err)
+			t.Errorf("Follow: error = %v, want %v", err, ports.ErrNotLeader)
 		}
 	})
 }
@@ -305,7 +305,7 @@ func TestFollowWhereLeadershipWasJustLost(t *testing.T) {
 		Membership: i,
 	})
 	if _, err := c.Follow(t.Context(), ports.Leader); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("follow: %v", err)
+		t.Errorf("Follow: error = %v, want %v", err, ports.ErrNotLeader)
 	}
 }
 
@@ -358,7 +358,7 @@ func TestAFollowerWhoGivesUpTellsTheOthersNothing(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if _, err := c.Follow(ctx, ports.Leader); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("who gave up: %v", err)
+			t.Errorf("error of a caller that gave up = %v, want its deadline", err)
 		}
 		mustHear(t, stream)
 	})
@@ -401,13 +401,13 @@ func TestManyFollowersShareARound(t *testing.T) {
 					return
 				}
 				if told, _ := news(stream); !reflect.DeepEqual(told, []string{"snapshot", "n1"}) {
-					t.Errorf("told %q", told)
+					t.Errorf("stream delivered %q, want a snapshot with n1", told)
 				}
 			})
 		}
 		all.Wait()
 		if took := time.Since(began); took > 2*time.Second || peers.asked > 2 {
-			t.Errorf("%d rounds in %v", peers.asked, took)
+			t.Errorf("%d rounds in %v, want at most 2 in 2 s", peers.asked, took)
 		}
 	})
 }
@@ -433,7 +433,7 @@ func TestAFollowerSeesWhatWasSoWhenItCame(t *testing.T) {
 		}
 		delivery, _, err := stream.Next()
 		if err != nil || delivery.Snapshot == nil || len(delivery.Snapshot.Members) != 3 {
-			t.Errorf("%+v, %v", delivery.Snapshot, err)
+			t.Errorf("snapshot = %+v, %v, want 3 members", delivery.Snapshot, err)
 		}
 		first.Wait()
 	})
