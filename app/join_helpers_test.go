@@ -132,13 +132,13 @@ func (j joining) mustHaveAsked(t *testing.T, want ...string) {
 func (j joining) mustBePending(t *testing.T, want bool) {
 	t.Helper()
 	if pending, _ := j.joinIntent.JoinPending(); pending != want {
-		t.Errorf("pending: %v", pending)
+		t.Errorf("JoinPending = %v, want %v", pending, want)
 	}
 }
 
 func (j joining) mustHaveWished(t *testing.T, want domain.Instance) {
 	t.Helper()
 	if j.admission.wished != want {
-		t.Errorf("it wished to be %+v, not %+v", j.admission.wished, want)
+		t.Errorf("instance in the request = %+v, want %+v", j.admission.wished, want)
 	}
 }

@@ -92,7 +92,7 @@ func TestJoiner(t *testing.T) {
 			j.mustHaveAsked(t)
 			j.close(t)
 			if !strings.Contains(j.log.String(), "waits to be added") {
-				t.Errorf("the log does not say so: %s", j.log)
+				t.Errorf("log = %s, want that the instance waits to be added", j.log)
 			}
 		},
 		"who has moved and is alone asks itself": func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestJoiner(t *testing.T) {
 			began := time.Now()
 			j.open(t)
 			if took := time.Since(began); took != 0 {
-				t.Errorf("it took %v", took)
+				t.Errorf("Open took %v, want no time", took)
 			}
 			j.close(t)
 		},
@@ -135,7 +135,7 @@ func TestJoiner(t *testing.T) {
 			j.close(t)
 			for _, said := range []string{"a:80", "b:80", "no leader here"} {
 				if !strings.Contains(j.log.String(), said) {
-					t.Errorf("the log does not say %q: %s", said, j.log)
+					t.Errorf("log does not contain %q: %s", said, j.log)
 				}
 			}
 		},
@@ -148,7 +148,7 @@ func TestJoiner(t *testing.T) {
 			j.mustHaveAsked(t, "a:80")
 			j.close(t)
 			if !strings.Contains(j.log.String(), "joined") {
-				t.Errorf("the log does not say so: %s", j.log)
+				t.Errorf("log = %s, want that the instance joined", j.log)
 			}
 		},
 		"it stops when another made it a member": func(t *testing.T) {
@@ -159,7 +159,7 @@ func TestJoiner(t *testing.T) {
 			before := len(j.admission.questions())
 			time.Sleep(time.Minute)
 			if after := len(j.admission.questions()); after != before {
-				t.Errorf("it asked %d times more", after-before)
+				t.Errorf("requests after another instance added it = %d, want none", after-before)
 			}
 			j.close(t)
 		},
@@ -185,7 +185,7 @@ func TestJoiner(t *testing.T) {
 			before := len(j.admission.questions())
 			time.Sleep(time.Minute)
 			if after := len(j.admission.questions()); after == before {
-				t.Error("it does not ask again")
+				t.Error("the joiner sent no further requests after its membership was lost")
 			}
 			j.close(t)
 		},
@@ -203,7 +203,7 @@ func TestJoiner(t *testing.T) {
 			j.mustHaveAsked(t, "a:80", "b:80", "c:80", "d:80", "a:80", "b:80")
 			j.close(t)
 			if !strings.Contains(j.log.String(), "b:80 agreed, and nothing has come of that") {
-				t.Errorf("the log does not say so: %s", j.log)
+				t.Errorf("log = %s, want that b:80 agreed in vain", j.log)
 			}
 		},
 		"many who agree to no avail are asked in turn": func(t *testing.T) {
@@ -213,7 +213,7 @@ func TestJoiner(t *testing.T) {
 			j.close(t)
 			for i, asked := range j.admission.questions() {
 				if want := []string{"a:80", "b:80", "c:80"}[i%3]; asked != want {
-					t.Fatalf("question %d was for %s, want %s", i, asked, want)
+					t.Fatalf("request %d went to %s, want %s", i, asked, want)
 				}
 			}
 		},
@@ -237,7 +237,7 @@ func TestJoiner(t *testing.T) {
 			cancel()
 			time.Sleep(time.Minute)
 			if asked := len(j.admission.questions()); asked < 10 {
-				t.Errorf("asked %d times", asked)
+				t.Errorf("requests after the context of the start ended = %d, want at least 10", asked)
 			}
 			j.close(t)
 		},
@@ -248,12 +248,12 @@ func TestJoiner(t *testing.T) {
 			began := time.Now()
 			j.close(t)
 			if took := time.Since(began); took != 0 {
-				t.Errorf("it took %v", took)
+				t.Errorf("Close took %v, want no time", took)
 			}
 			before := len(j.admission.questions())
 			time.Sleep(time.Minute)
 			if after := len(j.admission.questions()); after != before {
-				t.Errorf("it asked %d times more", after-before)
+				t.Errorf("requests after Close = %d, want none", after-before)
 			}
 		},
 		"closing ends a question, asks nobody else, and waits for that": func(t *testing.T) {
@@ -268,7 +268,7 @@ func TestJoiner(t *testing.T) {
 			synctest.Wait()
 			j.close(t)
 			if !answered {
-				t.Error("it did not wait")
+				t.Error("Close returned before the request in flight had ended")
 			}
 			j.mustHaveAsked(t, "a:80")
 		},
@@ -286,14 +286,14 @@ func TestJoinerAsksLessAndLessOften(t *testing.T) {
 		j.close(t)
 		times := j.admission.times
 		if len(times) < 20 {
-			t.Fatalf("asked %d times in two minutes", len(times))
+			t.Fatalf("requests in two minutes = %d, want at least 20", len(times))
 		}
 		longest := 100 * time.Millisecond
 		varied := map[time.Duration]bool{}
 		for i := 1; i < len(times); i++ {
 			pause := times[i].Sub(times[i-1])
 			if pause < longest/2 || pause > longest {
-				t.Errorf("pause %d is %v, and should be from %v to %v", i, pause, longest/2, longest)
+				t.Errorf("pause %d = %v, want %v to %v", i, pause, longest/2, longest)
 			}
 			if longest == 5*time.Second {
 				varied[pause] = true
@@ -301,7 +301,7 @@ func TestJoinerAsksLessAndLessOften(t *testing.T) {
 			longest = min(2*longest, 5*time.Second)
 		}
 		if len(varied) < 2 {
-			t.Error("the pauses have no random part: many who join would go on asking together")
+			t.Error("the pauses have no random part: many joiners would keep asking at the same moments")
 		}
 	})
 }
@@ -310,7 +310,7 @@ func TestAJoinerSaysHowItGoes(t *testing.T) {
 	mustSay := func(t *testing.T, j joining, want string) {
 		t.Helper()
 		if got := j.JoinStatus(); got != want {
-			t.Errorf("it says %q, want %q", got, want)
+			t.Errorf("JoinStatus = %q, want %q", got, want)
 		}
 	}
 	tests := map[string]func(t *testing.T){

@@ -26,7 +26,7 @@ func TestJoinerGoesOnAfterARestart(t *testing.T) {
 			j.mustHaveAsked(t)
 			pass(time.Second)
 			if len(j.admission.questions()) == 0 {
-				t.Fatal("it asks nobody")
+				t.Fatal("the restarted joiner asks no instance")
 			}
 			j.mustHaveWished(t, voter("n1", "h:1"))
 			j.mustBePending(t, true)
@@ -80,7 +80,7 @@ func TestJoinerGoesOnAfterARestart(t *testing.T) {
 			j.mustBePending(t, false)
 			j.close(t)
 			if j.joinIntent.begun != 2 {
-				t.Errorf("it began %d times", j.joinIntent.begun)
+				t.Errorf("Begin was called %d times, want 2", j.joinIntent.begun)
 			}
 		},
 		"who can't remember that it asks does so nevertheless": func(t *testing.T) {
@@ -91,7 +91,7 @@ func TestJoinerGoesOnAfterARestart(t *testing.T) {
 			j.mustHaveAsked(t, "a:80")
 			j.close(t)
 			if !strings.Contains(j.log.String(), "no room") {
-				t.Errorf("the log does not say so: %s", j.log)
+				t.Errorf("log = %s, want the error of Begin", j.log)
 			}
 		},
 	}

@@ -27,7 +27,7 @@ func followerOf(t *testing.T) *portstest.Instance {
 func mustName(t *testing.T, l *app.LeaderLocator, want string) {
 	t.Helper()
 	if got, err := l.LeaderAddress(t.Context()); err != nil || got != want {
-		t.Fatalf("%q, %v; want %q", got, err, want)
+		t.Fatalf("LeaderAddress = %q, %v, want %q", got, err, want)
 	}
 }
 
@@ -35,12 +35,12 @@ func mustNotName(t *testing.T, l *app.LeaderLocator) {
 	t.Helper()
 	got, err := l.LeaderAddress(t.Context())
 	if !errors.Is(err, ports.ErrNoLeader) || got != "" {
-		t.Fatalf("%q, %v; want ErrNoLeader", got, err)
+		t.Fatalf("LeaderAddress = %q, %v, want ErrNoLeader", got, err)
 	}
 	// Who asked for something else must not be told that it is in conflict with that.
 	for _, other := range []error{domain.ErrUnreachable, domain.ErrIDMismatch, domain.ErrOtherCluster} {
 		if errors.Is(err, other) {
-			t.Fatalf("%q is %q, too", err, other)
+			t.Fatalf("error %q is also %q, which answers another request", err, other)
 		}
 	}
 }
@@ -50,7 +50,7 @@ func TestLeaderAddressOverTime(t *testing.T) {
 	asked := func(t *testing.T, peers *portstest.Peers, raftAddress string, want int) {
 		t.Helper()
 		if got := peers.Asked(raftAddress); got != want {
-			t.Fatalf("%s was asked %d times, not %d", raftAddress, got, want)
+			t.Fatalf("requests to %s = %d, want %d", raftAddress, got, want)
 		}
 	}
 	tests := map[string]func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers){
@@ -195,15 +195,15 @@ func TestLeaderAddressIsOneQuestionForAll(t *testing.T) {
 						got, err := l.LeaderAddress(t.Context())
 						switch {
 						case after < time.Second && (err != nil || got != "app-of-n2:80"):
-							t.Errorf("%q, %v", got, err)
+							t.Errorf("LeaderAddress = %q, %v, want app-of-n2:80", got, err)
 						case after > time.Second && !errors.Is(err, ports.ErrNoLeader):
-							t.Errorf("%q, %v", got, err)
+							t.Errorf("LeaderAddress = %q, %v, want ErrNoLeader", got, err)
 						}
 					})
 				}
 				asking.Wait()
 				if took, want := time.Since(began), min(after, 700*time.Millisecond); took != want || peer.asked != 1 {
-					t.Errorf("%d questions in %v", peer.asked, took)
+					t.Errorf("LeaderAddress took %v and %d requests, want %v and 1", took, peer.asked, want)
 				}
 			})
 		})
@@ -221,11 +221,11 @@ func TestLeaderAddressWhenAnAskerGivesUp(t *testing.T) {
 			return err
 		}
 		if err := hurried(); !errors.Is(err, ports.ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("who had no time: %v", err)
+			t.Errorf("error of a caller without time = %v, want ErrNoLeader because of the deadline", err)
 		}
 		mustName(t, l, "app-of-n2:80") // and no failure was kept
 		if peer.asked != 2 {
-			t.Errorf("asked %d times", peer.asked)
+			t.Errorf("requests = %d, want 2", peer.asked)
 		}
 
 		time.Sleep(time.Second) // the answer no longer holds
@@ -234,14 +234,14 @@ func TestLeaderAddressWhenAnAskerGivesUp(t *testing.T) {
 		synctest.Wait()
 		began := time.Now()
 		if err := hurried(); !errors.Is(err, ports.ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("who had no time to wait for another's question: %v", err)
+			t.Errorf("error of a caller that waited for another's request = %v, want ErrNoLeader because of the deadline", err)
 		}
 		if took := time.Since(began); took != 100*time.Millisecond {
-			t.Errorf("it took %v", took)
+			t.Errorf("the caller waited for %v, want 100ms", took)
 		}
 		asking.Wait()
 		if peer.asked != 3 {
-			t.Errorf("asked %d times", peer.asked)
+			t.Errorf("requests = %d, want 3", peer.asked)
 		}
 	})
 }
@@ -256,7 +256,7 @@ func TestLeaderAddressIsRefusedInTime(t *testing.T) {
 		var asking sync.WaitGroup
 		refused := func() {
 			if got, err := l.LeaderAddress(t.Context()); !errors.Is(err, ports.ErrNoLeader) {
-				t.Errorf("%q, %v; want ErrNoLeader", got, err)
+				t.Errorf("LeaderAddress = %q, %v, want ErrNoLeader", got, err)
 			}
 		}
 		asking.Go(refused)
@@ -265,7 +265,7 @@ func TestLeaderAddressIsRefusedInTime(t *testing.T) {
 			began := time.Now()
 			refused()
 			if took := time.Since(began); took >= time.Second || peer.asked != 2 {
-				t.Errorf("it took %v and %d questions", took, peer.asked)
+				t.Errorf("LeaderAddress took %v and %d requests, want less than a second and 2", took, peer.asked)
 			}
 		})
 		synctest.Wait()
@@ -276,6 +276,6 @@ func TestLeaderAddressIsRefusedInTime(t *testing.T) {
 
 func mustNameIn(t *testing.T, l *app.LeaderLocator) {
 	if got, err := l.LeaderAddress(t.Context()); err != nil || got != "app-of-n2:80" {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("LeaderAddress = %q, %v, want app-of-n2:80", got, err)
 	}
 }
