@@ -31,7 +31,7 @@ func TestHoldNeedsAShareAndANumber(t *testing.T) {
 			tt.mustHold(ports.HeldPool{Pool: "p", Overdue: test.stop, Leased: test.of})
 			tt.mustHaveLost(0)
 			if !slices.Equal(tt.changed, []string{"p"}) {
-				t.Errorf("what changed is told as %q", tt.changed)
+				t.Errorf("pools that look gave = %q, want p", tt.changed)
 			}
 		})
 	}
@@ -115,7 +115,7 @@ func TestWhoIsForcedIsNoLapse(t *testing.T) {
 		tt.turn()
 		tt.mustHold()
 		if len(tt.troubled) != 0 {
-			t.Error("it is in trouble still")
+			t.Error("the pool is still in trouble after its nodes were forced to expire")
 		}
 	})
 }
@@ -171,7 +171,7 @@ func TestWhoRenewsLateIsNotLate(t *testing.T) {
 				tt.mustHaveLost(i + 1)
 			}
 			if len(tt.changed) != 0 {
-				t.Errorf("expiry was held back: %q", tt.changed)
+				t.Errorf("expiry of pools %q was held back, want none", tt.changed)
 			}
 		})
 	}
@@ -195,7 +195,7 @@ func TestLate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := &lease{ttl: ttl, interval: test.usual, renewed: time.Hour}
 			if got := l.late(time.Hour + test.age); got != test.late {
-				t.Errorf("late is %v", got)
+				t.Errorf("late = %v, want %v", got, test.late)
 			}
 		})
 	}
@@ -230,7 +230,7 @@ func TestHabit(t *testing.T) {
 				tt.sign("a")
 			}
 			if got := tt.nodes["a"].interval; got != test.want {
-				t.Errorf("%v, want %v", got, test.want)
+				t.Errorf("interval = %v, want %v", got, test.want)
 			}
 		})
 	}
@@ -278,7 +278,7 @@ func TestHoldEnds(t *testing.T) {
 			a.work(leaseTick)
 			tt.mustHaveLost(test.lost)
 			if !slices.Equal(tt.changed, []string{"p"}) {
-				t.Errorf("what changed is told as %q", tt.changed)
+				t.Errorf("pools that look gave = %q, want p", tt.changed)
 			}
 		})
 	}
@@ -301,14 +301,14 @@ func TestWhenAllComeBackNoneExpires(t *testing.T) {
 			tt.pass(outage)
 			tt.mustHaveLost(0)
 			if len(tt.overdue()) == 0 {
-				t.Fatal("nobody has run out of time yet")
+				t.Fatal("no node is overdue yet")
 			}
 			a = employ(tt, 3*time.Second, ids...)
 			a.work(time.Minute)
 			tt.mustHaveLost(0)
 			tt.mustHold()
 			if !slices.Equal(tt.changed, []string{"p", "p"}) {
-				t.Errorf("what changed is told as %q", tt.changed)
+				t.Errorf("pools that look gave = %q, want p twice", tt.changed)
 			}
 		})
 	}
@@ -323,11 +323,11 @@ func TestAPoolIsHeldByItself(t *testing.T) {
 	tt.mustHaveLost(3)
 	for id := range tt.gone {
 		if id[0] != 'q' {
-			t.Errorf("%s expired", id)
+			t.Errorf("%s expired, want only nodes of pool q to", id)
 		}
 	}
 	if !slices.Equal(tt.changed, []string{"p", "r"}) {
-		t.Errorf("what changed is told as %q", tt.changed)
+		t.Errorf("pools that look gave = %q, want p and r", tt.changed)
 	}
 }
 
@@ -390,17 +390,17 @@ func TestExpirable(t *testing.T) {
 			got := ids(tt.expirable(test.limit, test.only, tt.busy))
 			if test.some > 0 {
 				if len(got) != test.some {
-					t.Fatalf("%q", got)
+					t.Fatalf("expirable = %q, want %d nodes", got, test.some)
 				}
 				for _, id := range got {
 					if !slices.Contains(test.want, id) {
-						t.Errorf("%s among %q", id, got)
+						t.Errorf("%s in %q is not expirable", id, got)
 					}
 				}
 				return
 			}
 			if !slices.Equal(got, test.want) {
-				t.Errorf("%q, want %q", got, test.want)
+				t.Errorf("expirable = %q, want %q", got, test.want)
 			}
 		})
 	}

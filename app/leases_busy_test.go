@@ -23,7 +23,7 @@ func TestNothingStaysBusy(t *testing.T) {
 	for left, release := range []func(){releases[1], releases[0]} {
 		release()
 		if busy := len(l.pinned); busy != 2*(1-left) {
-			t.Errorf("%d are busy", busy)
+			t.Errorf("pinned nodes = %d, want %d", busy, 2*(1-left))
 		}
 	}
 }

@@ -21,7 +21,7 @@ func TestWhoCanNotProveThatItLeadsExpiresNothing(t *testing.T) {
 		l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } })
 		pass(10 * time.Second)
 		if proposed := l.expiries(); len(proposed) > 0 {
-			t.Errorf("it proposed to expire %v", proposed)
+			t.Errorf("expiries proposed without proof of leadership = %v, want none", proposed)
 		}
 		l.tap(func(r *tapped) { r.read = nil })
 		pass(200 * time.Millisecond)
@@ -44,7 +44,7 @@ func TestAnExpiryWaitsForItsProof(t *testing.T) {
 		proof <- ports.ErrNotLeader
 		synctest.Wait()
 		if node, err := mustAnswer(t, renewed); err != nil || node.ID != "a" {
-			t.Errorf("%v, %v", node, err)
+			t.Errorf("renewal = %v, %v, want node a", node, err)
 		}
 		pass(1900 * time.Millisecond)
 		l.mustBe("a", domain.Active)
@@ -77,17 +77,17 @@ func TestARenewalIsNotOvertakenByAnExpiryThatNobodyWaitsFor(t *testing.T) {
 				node, err := mustAnswer(t, renewed)
 				carryOut()
 				if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-					t.Errorf("%+v, %v, want %v", node, err, test.err)
+					t.Errorf("renewal = %+v, error %v, want %v", node, err, test.err)
 				}
 				l.mustBe("a", test.is)
 				// That was written behind the expiry, so of that there is no doubt any more.
 				before := l.proposals()
 				_, _, again := l.Renew(t.Context(), "a")
 				if !errors.Is(again, test.err) || (again == nil) != (test.err == nil) {
-					t.Errorf("again: %v, want %v", again, test.err)
+					t.Errorf("error of the second renewal = %v, want %v", again, test.err)
 				}
 				if after := l.proposals(); after != before {
-					t.Errorf("the next renewal proposed %d commands", after-before)
+					t.Errorf("commands proposed by the next renewal = %d, want none", after-before)
 				}
 			})
 		})
@@ -175,7 +175,7 @@ func TestAnExpiryOfALaterTermStaysInDoubt(t *testing.T) {
 		before := l.proposals()
 		l.mustRenew("a")
 		if wrote := l.proposals() - before; wrote != 1 {
-			t.Errorf("the renewal wrote %d commands behind the expiry, not one", wrote)
+			t.Errorf("commands proposed by the renewal = %d, want one behind the expiry", wrote)
 		}
 	})
 }
@@ -191,7 +191,7 @@ func TestManyWritesAskOnceForTheContact(t *testing.T) {
 				l.mustRegister(living("a", 60))
 			}
 			if asked := l.contacts.Load() - before; asked != 1 {
-				t.Errorf("100 writes asked %d times", asked)
+				t.Errorf("calls of LeaderContact for 100 writes = %d, want 1", asked)
 			}
 			pass(10 * time.Millisecond)
 		}
@@ -200,7 +200,7 @@ func TestManyWritesAskOnceForTheContact(t *testing.T) {
 		before := l.contacts.Load()
 		l.mustRegister(living("a", 60))
 		if asked := l.contacts.Load() - before; asked == 0 {
-			t.Error("who is cut off does not ask whether that is over")
+			t.Error("a leader that is cut off does not ask whether it has contact again")
 		}
 	})
 }
@@ -214,7 +214,7 @@ func TestTimeInWhichItIsCutOffDoesNotCount(t *testing.T) {
 				l.Touch(contact)
 				pass(10 * time.Second)
 				if proposed := l.expiries(); len(proposed) > 0 {
-					t.Errorf("it proposed to expire %v", proposed)
+					t.Errorf("expiries proposed while cut off = %v, want none", proposed)
 				}
 				l.Touch(0)
 				l.mustEndIn(1900*time.Millisecond, "a", "gone") // all of its time begins anew
@@ -252,7 +252,7 @@ func TestLeasesAreThoseOfTheNodesThatThereAre(t *testing.T) {
 		l.tap(func(r *tapped) { r.frozen = nil })
 		pass(100 * time.Millisecond) // until it looks
 		if got := l.Stats().Leased; got != 2 {
-			t.Errorf("%d nodes are leased, not b and c", got)
+			t.Errorf("Leased = %d, want 2 for b and c", got)
 		}
 		l.mustEndIn(1900*time.Millisecond, "c", "gone")
 	})
@@ -297,7 +297,7 @@ func TestNodesExpireAlsoWhereHeartbeatsAreSlow(t *testing.T) {
 		l.mustBe("a", "gone")
 		l.mustBe("b", domain.Active)
 		if log := l.log.String(); strings.Contains(log, "begins anew") {
-			t.Errorf("the log says %s", log)
+			t.Errorf("log = %s, want no sign that leases begin anew", log)
 		}
 	}, cutOffAfter(10*time.Second/3))
 }
@@ -334,7 +334,7 @@ func TestAWriteOfANodeThatIsNotThereYet(t *testing.T) {
 				close(late)
 				synctest.Wait()
 				if change, err := mustAnswer(t, second); err != nil || change.Effect != domain.Unchanged {
-					t.Fatalf("%+v, %v", change, err)
+					t.Fatalf("second write = %+v, %v, want no change", change, err)
 				}
 				l.mustEndIn(1900*time.Millisecond, "a", "gone")
 			})
@@ -366,12 +366,12 @@ func TestExpireInPartsOfWhichOneFails(t *testing.T) {
 		})
 		_, _, err := l.Expire(t.Context(), domain.DefaultPool)
 		if !errors.Is(err, ports.ErrOutcomeUnknown) {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want %v", err, ports.ErrOutcomeUnknown)
 		}
 		l.tap(func(r *tapped) { r.propose = nil })
 		changes, _, err := l.Expire(t.Context(), domain.DefaultPool)
 		if err != nil || len(changes) != 500 {
-			t.Errorf("asked again: %d have expired, %v", len(changes), err)
+			t.Errorf("second call expired %d nodes, %v, want 500", len(changes), err)
 		}
 	})
 }

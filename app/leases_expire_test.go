@@ -25,7 +25,7 @@ func (l leasing) expiring(ctx context.Context, pool string) <-chan outcome[expir
 		var ids []string
 		for _, change := range changes {
 			if change.Reason != domain.ByExpiry {
-				l.t.Errorf("%+v", change)
+				l.t.Errorf("reason of %+v, want %v", change, domain.ByExpiry)
 			}
 			ids = append(ids, change.Node.ID)
 		}
@@ -39,7 +39,7 @@ func (l leasing) mustExpire(pool string, want ...string) {
 	got, err := mustAnswer(l.t, l.expiring(l.t.Context(), pool))
 	state, _ := l.State()
 	if err != nil || !slices.Equal(got.ids, want) || got.revision != state.View.Revision() {
-		l.t.Fatalf("expired are %.200q at %d, %v; want %.200q at %d", fmt.Sprint(got.ids), got.revision, err, fmt.Sprint(want), state.View.Revision())
+		l.t.Fatalf("expired nodes = %.200q at %d, %v, want %.200q at %d", fmt.Sprint(got.ids), got.revision, err, fmt.Sprint(want), state.View.Revision())
 	}
 }
 
@@ -55,7 +55,7 @@ func holding(t *testing.T, test func(t *testing.T, l leasing)) {
 			l.mustRenew("p4")
 		}
 		if held := l.Held(); len(held) != 2 || held[0].Overdue != 4 || held[1].Overdue != 5 {
-			t.Fatalf("held are %+v", held)
+			t.Fatalf("held pools = %+v, want p with 4 and q with 5 overdue nodes", held)
 		}
 		test(t, l)
 	})
@@ -67,7 +67,7 @@ func TestExpire(t *testing.T) {
 			began := time.Now()
 			l.mustExpire("p", "p0", "p1", "p2", "p3")
 			if took := time.Since(began); took != 0 {
-				t.Errorf("it took %v", took)
+				t.Errorf("Expire took %v, want no time", took)
 			}
 			l.mustBe("p0", domain.Down)
 			l.mustBe("p4", domain.Active)
@@ -75,10 +75,10 @@ func TestExpire(t *testing.T) {
 			l.mustExpire("p")
 			l.mustExpire("q", "q0", "q1", "q2", "q3", "q4")
 			if stats := l.Stats(); stats.Expired != 9 || stats.Leased != 1 {
-				t.Errorf("%+v", stats)
+				t.Errorf("stats = %+v, want 9 expired and 1 leased", stats)
 			}
 			if log := l.log.String(); !strings.Contains(log, "an operator has the overdue nodes of a pool expire") {
-				t.Errorf("the log says %s", log)
+				t.Errorf("log = %s, want that an operator has nodes expire", log)
 			}
 		},
 		"finds who has run out of time this moment": func(t *testing.T, l leasing) {
@@ -102,20 +102,20 @@ func TestExpire(t *testing.T) {
 			for _, pool := range []string{"", "/", strings.Repeat("p", 129)} {
 				var invalid *domain.InvalidError
 				if _, _, err := l.Expire(t.Context(), pool); !errors.As(err, &invalid) || invalid.Field != "pool" {
-					t.Errorf("%q: %v", pool, err)
+					t.Errorf("error for the pool %q = %v, want an invalid pool", pool, err)
 				}
 			}
 			if l.readsSoFar() != 0 {
-				t.Error("it asked for what is wrong by itself")
+				t.Error("Expire asked for leadership before it refused an invalid pool")
 			}
 		},
 		"proves leadership first": func(t *testing.T, l leasing) {
 			l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } })
 			if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, ports.ErrNotLeader) {
-				t.Errorf("%v", err)
+				t.Errorf("error = %v, want %v", err, ports.ErrNotLeader)
 			}
 			if got := l.expiries(); len(got) != 0 {
-				t.Errorf("and proposed %v", got)
+				t.Errorf("expiries proposed without proof of leadership = %v, want none", got)
 			}
 		},
 		"is for the leader, also when it was deposed since the proof": func(t *testing.T, l leasing) {
@@ -125,7 +125,7 @@ func TestExpire(t *testing.T) {
 				r.read = func() error { r.tap(func(r *tapped) { r.frozen = &deposed }); return nil }
 			})
 			if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, ports.ErrNotLeader) {
-				t.Errorf("%v", err)
+				t.Errorf("error = %v, want %v", err, ports.ErrNotLeader)
 			}
 			l.mustBe("p0", domain.Active)
 		},
@@ -133,7 +133,7 @@ func TestExpire(t *testing.T) {
 			for _, why := range []error{ports.ErrBusy, ports.ErrNotLeader, ports.ErrOutcomeUnknown} {
 				l.tap(func(r *tapped) { r.propose = func(context.Context, domain.Command) error { return why } })
 				if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, why) {
-					t.Errorf("%v, want %v", err, why)
+					t.Errorf("error = %v, want %v", err, why)
 				}
 				l.tap(func(r *tapped) { r.propose = nil })
 			}
@@ -148,7 +148,7 @@ func TestExpire(t *testing.T) {
 			gaveUp := l.expiring(ctx, "p")
 			pass(time.Second)
 			if _, err := mustAnswer(t, gaveUp); !errors.Is(err, ports.ErrOutcomeUnknown) || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%v", err)
+				t.Errorf("error = %v, want an unknown outcome because of the deadline", err)
 			}
 			release(nil)
 			l.mustBe("p0", domain.Down)
@@ -161,10 +161,10 @@ func TestExpire(t *testing.T) {
 			l.mustRenew("q0")
 			release(nil)
 			if got, err := mustAnswer(t, asked); err != nil || len(got.ids) != 4 {
-				t.Errorf("%+v, %v", got, err)
+				t.Errorf("Expire = %+v, %v, want 4 nodes", got, err)
 			}
 			if node, err := mustAnswer(t, renewed); err != nil || node.State != domain.Active {
-				t.Errorf("%+v, %v", node, err)
+				t.Errorf("renewal = %+v, %v, want an active node", node, err)
 			}
 		},
 		"leaves out who is written this moment": func(t *testing.T, l leasing) {
@@ -211,7 +211,7 @@ func TestWhatExpireLeavesBehind(t *testing.T) {
 				l.mustBe("p0", "gone")
 				pass(time.Second)
 				if held := l.Held(); len(held) != test.held {
-					t.Errorf("held are %+v", held)
+					t.Errorf("held pools = %+v, want %d", held, test.held)
 				}
 			})
 		})
@@ -237,7 +237,7 @@ func TestExpireOfManyIsInParts(t *testing.T) {
 		parts := l.expiries()
 		slices.Sort(parts)
 		if !slices.Equal(parts, []int{502, 1000, 1000}) {
-			t.Errorf("the parts are %v", parts)
+			t.Errorf("nodes in each expiry = %v, want 502, 1000 and 1000", parts)
 		}
 	})
 }

@@ -231,7 +231,7 @@ func (l leasing) mustRenew(id string) *domain.CacheNode {
 		l.t.Fatalf("renew %s: %v", id, err)
 	}
 	if state, _ := l.Instance.State(); node.ID != id || revision != state.View.Revision() {
-		l.t.Fatalf("renew %s: %+v at revision %d", id, node, revision)
+		l.t.Fatalf("renew %s = %+v at revision %d, want %d", id, node, revision, state.View.Revision())
 	}
 	return node
 }
@@ -284,7 +284,7 @@ func mustWait[T any](t *testing.T, answered <-chan outcome[T]) {
 	t.Helper()
 	select {
 	case got := <-answered:
-		t.Fatalf("it does not wait: %+v, %v", got.value, got.err)
+		t.Fatalf("the call returned %+v, %v, want it to wait", got.value, got.err)
 	default:
 	}
 }
@@ -295,7 +295,7 @@ func mustAnswer[T any](t *testing.T, answered <-chan outcome[T]) (T, error) {
 	case got := <-answered:
 		return got.value, got.err
 	default:
-		t.Fatal("it still waits")
+		t.Fatal("the call has not returned yet")
 	}
 	panic("not reached")
 }

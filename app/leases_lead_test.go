@@ -33,7 +33,7 @@ func TestTheClockOfLeasesIsTheLeaders(t *testing.T) {
 			pass(time.Hour)
 			l.mustBe("a", domain.Active)
 			if proposed := l.expiries(); len(proposed) > 0 {
-				t.Errorf("it tried to: %v", proposed)
+				t.Errorf("expiries proposed by a deposed leader = %v, want none", proposed)
 			}
 		},
 		"who leads again gives full time": func(t *testing.T, l leasing) {
@@ -55,7 +55,7 @@ func TestTheClockOfLeasesIsTheLeaders(t *testing.T) {
 			pass(time.Hour)
 			l.mustBe("a", domain.Active)
 			if proposed := l.expiries(); len(proposed) > 0 {
-				t.Errorf("it tried to: %v", proposed)
+				t.Errorf("expiries proposed during shutdown = %v, want none", proposed)
 			}
 		},
 		"who falls behind what is kept of the past fills up what it lacks": func(t *testing.T, l leasing) {
@@ -75,7 +75,7 @@ func TestTheClockOfLeasesIsTheLeaders(t *testing.T) {
 			l.mustBe("a", domain.Active)
 			l.mustEndIn(1900*time.Millisecond, "a", "gone")
 			if log := l.log.String(); strings.Count(log, "this instance stood still") != 1 || !strings.Contains(log, "still=10") {
-				t.Errorf("the log says %s", log)
+				t.Errorf("log = %s, want once that this instance stood still for 10 s", log)
 			}
 		},
 		"not even for whose time was over": func(t *testing.T, l leasing) {
@@ -92,7 +92,7 @@ func TestTheClockOfLeasesIsTheLeaders(t *testing.T) {
 			pass(300 * time.Millisecond)
 			l.mustBe("a", "gone")
 			if log := l.log.String(); strings.Contains(log, "stood still") {
-				t.Errorf("the log says %s", log)
+				t.Errorf("log = %s, want no pause of the instance", log)
 			}
 		},
 	}
@@ -122,7 +122,7 @@ func TestAnExpiryThatFailsIsTriedAgain(t *testing.T) {
 				})
 				pass(3 * time.Second)
 				if tries := len(l.expiries()); tries < 5 {
-					t.Errorf("%d tries in a second", tries)
+					t.Errorf("tries in a second = %d, want at least 5", tries)
 				}
 				l.mustBe("a", domain.Active)
 				l.mustRenew("b")
@@ -131,7 +131,7 @@ func TestAnExpiryThatFailsIsTriedAgain(t *testing.T) {
 				l.mustBe("a", "gone")
 				l.mustEndIn(1800*time.Millisecond, "b", "gone")
 				if stats := l.Stats(); stats.Expired != 2 || stats.Renewals != 1 || stats.Leased != 0 {
-					t.Errorf("%+v", stats)
+					t.Errorf("stats = %+v, want 2 expired, 1 renewal and none leased", stats)
 				}
 			})
 		})
@@ -144,7 +144,7 @@ func TestOneExpiryIsUnderWayForANode(t *testing.T) {
 		release := l.blockExpiry()
 		pass(10 * time.Second)
 		if got := l.expiries(); !reflect.DeepEqual(got, []int{1, 1}) {
-			t.Errorf("proposed were expiries of %v nodes", got)
+			t.Errorf("nodes in each proposed expiry = %v, want one twice", got)
 		}
 		release(nil)
 		l.mustBe("a", "gone")
@@ -155,7 +155,7 @@ func TestOneExpiryIsUnderWayForANode(t *testing.T) {
 func TestHeldAndStats(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		if held := l.Held(); held != nil {
-			t.Errorf("%+v", held)
+			t.Errorf("held pools = %+v, want none", held)
 		}
 		for i := range 10 {
 			l.mustRegister(living(id("p", i), 4, of("p")), living(id("q", i), 4, of("q")))
@@ -169,18 +169,18 @@ func TestHeldAndStats(t *testing.T) {
 		}
 		want := []ports.HeldPool{{Pool: "p", Overdue: 4, Leased: 10}, {Pool: "q", Overdue: 10, Leased: 10}}
 		if held := l.Held(); !reflect.DeepEqual(held, want) {
-			t.Errorf("held are %+v", held)
+			t.Errorf("held pools = %+v, want %+v", held, want)
 		}
 		if stats := l.Stats(); stats.Leased != 20 || stats.Renewals != 30 || stats.Expired != 0 || !reflect.DeepEqual(stats.Held, want) {
-			t.Errorf("%+v", stats)
+			t.Errorf("stats = %+v, want 20 leased, 30 renewals, none expired and held %+v", stats, want)
 		}
 		pass(time.Minute) // also those that were renewed stop
 		want[0].Overdue = 10
 		if held := l.Held(); !reflect.DeepEqual(held, want) {
-			t.Errorf("held are %+v", held)
+			t.Errorf("held pools = %+v, want %+v", held, want)
 		}
 		if said := strings.Count(l.log.String(), "expiry is held back"); said != 2 {
-			t.Errorf("said %d times that a pool is held back", said)
+			t.Errorf("log lines that expiry is held back = %d, want 2", said)
 		}
 
 		for i := range 10 {
@@ -188,16 +188,16 @@ func TestHeldAndStats(t *testing.T) {
 		}
 		pass(200 * time.Millisecond)
 		if held := l.Held(); !reflect.DeepEqual(held, want[:1]) {
-			t.Errorf("held are %+v", held)
+			t.Errorf("held pools = %+v, want %+v", held, want[:1])
 		}
 		if log := l.log.String(); strings.Count(log, `msg="expiry goes on" pool=q`) != 1 || strings.Count(log, "expiry goes on") != 1 {
-			t.Errorf("the log says %s", log)
+			t.Errorf("log = %s, want once that expiry goes on, for pool q", log)
 		}
 
 		// A PUT that changes nothing counts as a renewal, and no other does.
 		l.mustRegister(living("late", 4), living("late", 5), living("late", 5))
 		if stats := l.Stats(); stats.Leased != 21 || stats.Renewals != 41 {
-			t.Errorf("%+v", stats)
+			t.Errorf("stats = %+v, want 21 leased and 41 renewals", stats)
 		}
 
 		// What was written this moment is counted.
@@ -205,16 +205,16 @@ func TestHeldAndStats(t *testing.T) {
 			t.Fatal(err)
 		}
 		if stats := l.Stats(); stats.Leased != 22 {
-			t.Errorf("%+v", stats)
+			t.Errorf("stats = %+v, want 22 leased", stats)
 		}
 
 		// Of what a leader knows, one that leads no more says nothing.
 		l.Change(lead(false))
 		if held := l.Held(); held != nil {
-			t.Errorf("held elsewhere are %+v", held)
+			t.Errorf("held pools of a deposed leader = %+v, want none", held)
 		}
 		if stats := l.Stats(); stats.Leased != 0 || stats.Held != nil || stats.Renewals != 41 {
-			t.Errorf("elsewhere %+v", stats)
+			t.Errorf("stats of a deposed leader = %+v, want 41 renewals and nothing else", stats)
 		}
 	})
 }
@@ -232,12 +232,12 @@ func TestCloseEndsWhatHangs(t *testing.T) {
 		synctest.Wait()
 		began := time.Now()
 		if err := l.Close(t.Context()); err != nil || time.Since(began) != 0 {
-			t.Errorf("%v after %v", err, time.Since(began))
+			t.Errorf("Close = %v after %v, want success at once", err, time.Since(began))
 		}
 		<-renewed // it is over, whatever came of it
 		pass(time.Hour)
 		if tries := len(l.expiries()); tries != 1 {
-			t.Errorf("%d expiries were proposed", tries)
+			t.Errorf("expiries proposed = %d, want 1", tries)
 		}
 	})
 }
@@ -255,7 +255,7 @@ func TestCloseWaitsForWhatItHasBegun(t *testing.T) {
 		pass(3 * time.Second)
 		began := time.Now()
 		if err := l.Close(t.Context()); err != nil || time.Since(began) != time.Second {
-			t.Errorf("%v after %v", err, time.Since(began))
+			t.Errorf("Close = %v after %v, want success after a second", err, time.Since(began))
 		}
 	})
 }
@@ -277,7 +277,7 @@ func TestThoseWhoExpireAtOnceDoSoInOrder(t *testing.T) {
 			ids = append(ids, change.Node.ID)
 		}
 		if want := []string{"z", "a", "b", "c"}; !reflect.DeepEqual(ids, want) {
-			t.Errorf("expired are %q, want %q", ids, want)
+			t.Errorf("expired nodes = %q, want %q", ids, want)
 		}
 	})
 }

@@ -43,14 +43,14 @@ func TestRenewProvesLeadershipWhenInDoubt(t *testing.T) {
 				before := l.readsSoFar()
 				l.mustRenew("a")
 				if reads := l.readsSoFar() - before; reads != test.reads {
-					t.Errorf("it was proven %d times", reads)
+					t.Errorf("proofs of leadership = %d, want %d", reads, test.reads)
 				}
 				if stats := l.Stats(); stats.Renewals != 1 {
-					t.Errorf("it counts as %d renewals", stats.Renewals)
+					t.Errorf("renewals = %d, want 1", stats.Renewals)
 				}
 				l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } })
 				if _, _, err := l.Renew(t.Context(), "a"); !errors.Is(err, test.err) {
-					t.Errorf("where it can't be proven: %v, want %v", err, test.err)
+					t.Errorf("error where leadership cannot be proved = %v, want %v", err, test.err)
 				}
 			})
 		})
@@ -80,7 +80,7 @@ func TestRenewWhereThisInstanceStoodStill(t *testing.T) {
 		close(resumed)
 		synctest.Wait()
 		if _, err := mustAnswer(t, renewed); !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want %v", err, ports.ErrNotLeader)
 		}
 	})
 }
@@ -101,7 +101,7 @@ func TestRenewWhereTheTermChangesDuringTheProof(t *testing.T) {
 		})
 		l.mustRenew("a")
 		if proofs != 2 {
-			t.Errorf("it was proven %d times", proofs)
+			t.Errorf("proofs of leadership = %d, want 2", proofs)
 		}
 	})
 }
@@ -111,7 +111,7 @@ func TestRenewRefuses(t *testing.T) {
 		t.Helper()
 		var refusal *domain.Refusal
 		if !errors.As(err, &refusal) || !errors.Is(err, want) || refusal.Revision != revision || (refusal.Current != nil) != current {
-			t.Errorf("%+v", err)
+			t.Errorf("error = %+v, want a refusal at revision %d with %v", err, revision, want)
 		}
 	}
 	inBubble(t, func(t *testing.T, l leasing) {
@@ -121,7 +121,7 @@ func TestRenewRefuses(t *testing.T) {
 		_, _, err = l.Renew(t.Context(), "for-ever")
 		refused(t, err, domain.ErrNoTimeToLive, 2, true)
 		if reads := l.readsSoFar(); reads != 2 {
-			t.Errorf("two refusals were proven %d times", reads)
+			t.Errorf("proofs of leadership for two refusals = %d, want 2", reads)
 		}
 
 		// Who can't prove it does not say what there is not.
@@ -129,7 +129,7 @@ func TestRenewRefuses(t *testing.T) {
 			l.tap(func(r *tapped) { r.read = func() error { return why } })
 			for _, id := range []string{"b", "for-ever"} {
 				if _, _, err := l.Renew(t.Context(), id); !errors.Is(err, why) || errors.Is(err, domain.ErrNoSuchNode) {
-					t.Errorf("%s where it can't be proven: %v, want %v", id, err, why)
+					t.Errorf("renew %s where leadership cannot be proved: error = %v, want %v", id, err, why)
 				}
 			}
 		}
@@ -146,7 +146,7 @@ func TestRenewRefuses(t *testing.T) {
 		}
 		l.mustRenew("b")
 		if stats := l.Stats(); stats.Renewals != 1 {
-			t.Errorf("refusals count as renewals: %+v", stats)
+			t.Errorf("stats after refusals = %+v, want 1 renewal", stats)
 		}
 	})
 }
@@ -166,11 +166,11 @@ func TestRenewElsewhere(t *testing.T) {
 				}
 				for _, id := range []string{"a", "b"} {
 					if _, _, err := l.Renew(t.Context(), id); !errors.Is(err, want) {
-						t.Errorf("%s: %v, want %v", id, err, want)
+						t.Errorf("renew %s: error = %v, want %v", id, err, want)
 					}
 				}
 				if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, want) {
-					t.Errorf("expire: %v, want %v", err, want)
+					t.Errorf("Expire: error = %v, want %v", err, want)
 				}
 			})
 		})
@@ -197,12 +197,12 @@ func TestRenewRevives(t *testing.T) {
 				l.mustEndIn(2*time.Second, "a", domain.Down)
 				before, _ := l.State()
 				if node := l.mustRenew("a"); node.State != state || node.Revision != before.View.Revision()+1 {
-					t.Errorf("%+v", node)
+					t.Errorf("renewed node = %+v, want state %s at revision %d", node, state, before.View.Revision()+1)
 				}
 				after, _ := l.State()
 				changes, _ := after.View.Since(before.View.Revision())
 				if len(changes) != 1 || changes[0].Effect != domain.Updated || changes[0].Reason != domain.ByRequest {
-					t.Errorf("%+v", changes)
+					t.Errorf("changes = %+v, want one update by request", changes)
 				}
 				l.mustEndIn(2*time.Second, "a", domain.Down) // it has its full time again, and no more
 			})
@@ -216,7 +216,7 @@ func TestRenewRevives(t *testing.T) {
 				r.propose = func(context.Context, domain.Command) error { return ports.ErrOutcomeUnknown }
 			})
 			if node, _, err := l.Renew(t.Context(), "a"); !errors.Is(err, ports.ErrOutcomeUnknown) || node != nil {
-				t.Errorf("%+v, %v", node, err)
+				t.Errorf("renewal = %+v, %v, want an unknown outcome", node, err)
 			}
 		})
 	})
@@ -225,7 +225,7 @@ func TestRenewRevives(t *testing.T) {
 			last := l.mustRegister(living("a", 2, downOnExpiry, in(domain.Down)))
 			pass(3 * time.Second)
 			if node := l.mustRenew("a"); node.State != domain.Down || node.Revision != last.Revision {
-				t.Errorf("%+v", node)
+				t.Errorf("renewed node = %+v, want it down at revision %d", node, last.Revision)
 			}
 			l.mustBe("a", domain.Down)
 		})
@@ -260,7 +260,7 @@ func TestARenewalWaitsForTheExpiryOfItsNode(t *testing.T) {
 				pass(5 * time.Second)
 				mustWait(t, renewed)
 				if _, err := mustAnswer(t, gaveUp); !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("who gave up: %v", err)
+					t.Errorf("error of a caller that gave up = %v, want its deadline", err)
 				}
 				if test.deposed {
 					l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } })
@@ -268,10 +268,10 @@ func TestARenewalWaitsForTheExpiryOfItsNode(t *testing.T) {
 				release(test.outcome)
 				node, err := mustAnswer(t, renewed)
 				if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-					t.Errorf("%v, want %v", err, test.err)
+					t.Errorf("error = %v, want %v", err, test.err)
 				}
 				if err == nil && (node.ID != "a" || node.State != test.is) {
-					t.Errorf("%+v", node)
+					t.Errorf("renewed node = %+v, want a in state %s", node, test.is)
 				}
 				l.mustBe("a", test.is)
 				if err == nil { // who was told that it was renewed stays
@@ -297,13 +297,13 @@ func TestAWriteWaitsForTheExpiryOfItsNode(t *testing.T) {
 		})
 		other := l.registering(t.Context(), living("b", 60))
 		if change, err := mustAnswer(t, other); err != nil || change.Effect != domain.Unchanged {
-			t.Errorf("a write of another node: %+v, %v", change, err)
+			t.Errorf("write of another node = %+v, %v, want no change", change, err)
 		}
 		pass(5 * time.Second)
 		mustWait(t, put)
 		mustWait(t, batch)
 		if _, err := mustAnswer(t, gaveUp); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ports.ErrOutcomeUnknown) {
-			t.Errorf("who gave up: %v", err)
+			t.Errorf("error of a caller that gave up = %v, want its deadline", err)
 		}
 		release(nil)
 		change, err := mustAnswer(t, put)
@@ -313,7 +313,7 @@ func TestAWriteWaitsForTheExpiryOfItsNode(t *testing.T) {
 		}
 		// Whichever came first found no such node.
 		if (change.Effect == domain.Added) == (changes[1].Effect == domain.Added) {
-			t.Errorf("%+v, %+v", change, changes)
+			t.Errorf("changes of two writes = %+v and %+v, want exactly one to add the node", change, changes)
 		}
 		l.mustEndIn(2*time.Second, "a", "gone")
 	})

@@ -35,11 +35,11 @@ func TestExpiryInTime(t *testing.T) {
 			changes, _ := state.View.Since(added.Revision)
 			for _, change := range changes {
 				if change.Reason != domain.ByExpiry {
-					t.Errorf("%+v", change)
+					t.Errorf("change = %+v, want the reason %v", change, domain.ByExpiry)
 				}
 			}
 			if len(changes) != 2 {
-				t.Errorf("%d changes", len(changes))
+				t.Errorf("changes = %d, want 2", len(changes))
 			}
 		},
 		"one that is renewed each second never expires": func(t *testing.T, l leasing) {
@@ -61,7 +61,7 @@ func TestExpiryInTime(t *testing.T) {
 			added := l.mustRegister(living("a", 2))
 			l.mustRenew("a")
 			if state, _ := l.State(); state.View.Revision() != added.Revision || len(l.cmds) != 1 {
-				t.Errorf("revision %d, %d commands", state.View.Revision(), len(l.cmds))
+				t.Errorf("after a renewal: revision %d and %d commands, want %d and 1", state.View.Revision(), len(l.cmds), added.Revision)
 			}
 		},
 		"a PUT renews": func(t *testing.T, l leasing) {
@@ -74,14 +74,14 @@ func TestExpiryInTime(t *testing.T) {
 			l.mustRegister(living("a", 2))
 			pass(1500 * time.Millisecond)
 			if again := l.mustRegister(living("a", 2)); again.Effect != domain.Unchanged {
-				t.Fatalf("%+v", again)
+				t.Fatalf("second PUT = %+v, want no change", again)
 			}
 			l.mustEndIn(2*time.Second, "a", "gone")
 		},
 		"one of a node that stays has nothing to renew": func(t *testing.T, l leasing) {
 			l.mustRegister(spec("a", 1))
 			if again := l.mustRegister(spec("a", 1)); again.Effect != domain.Unchanged || l.Stats().Renewals != 0 {
-				t.Errorf("%+v, and %d renewals", again, l.Stats().Renewals)
+				t.Errorf("PUT of an unleased node = %+v with %d renewals, want no change and none", again, l.Stats().Renewals)
 			}
 		},
 		"and so do those in a batch": func(t *testing.T, l leasing) {
@@ -91,7 +91,7 @@ func TestExpiryInTime(t *testing.T) {
 				{Put: ptr(living("a", 2))}, {Put: ptr(living("b", 2, of("q")))}, {Put: ptr(living("d", 2, of("r")))},
 			})
 			if err != nil || len(changes) != 3 || changes[0].Effect != domain.Unchanged {
-				t.Fatalf("%+v, %v", changes, err)
+				t.Fatalf("batch = %+v, %v, want 3 changes, the first of them none", changes, err)
 			}
 			pass(2*time.Second - time.Millisecond)
 			l.mustBe("a", domain.Active)
@@ -153,7 +153,7 @@ func TestExpiryIsOfTheNodeThatWasMeant(t *testing.T) {
 		l.mustBe("b", "gone")
 		l.mustEndIn(2*time.Second, "a", "gone")
 		if stats := l.Stats(); stats.Expired != 2 {
-			t.Errorf("%+v", stats)
+			t.Errorf("stats = %+v, want 2 expired", stats)
 		}
 	})
 }
@@ -181,10 +181,10 @@ func TestManyExpireInParts(t *testing.T) {
 		}
 		pass(2500 * time.Millisecond)
 		if nodes := l.expiries(); len(nodes) != 2 || nodes[0] != domain.MaxBatch || nodes[1] != domain.MaxBatch {
-			t.Errorf("expired were %v", nodes)
+			t.Errorf("nodes in each expiry = %v, want two times %d", nodes, domain.MaxBatch)
 		}
 		if state, _ := l.State(); state.View.Len() != 5000 {
-			t.Errorf("%d are left", state.View.Len())
+			t.Errorf("nodes left = %d, want 5000", state.View.Len())
 		}
 	})
 }

@@ -118,7 +118,7 @@ func (tt *timed) overdue() []string {
 func (tt *timed) mustHaveOverdue(want ...string) {
 	tt.t.Helper()
 	if got := tt.overdue(); !slices.Equal(got, want) {
-		tt.t.Fatalf("at %v overdue are %q, want %q", tt.clock, got, want)
+		tt.t.Fatalf("overdue nodes at %v = %q, want %q", tt.clock, got, want)
 	}
 }
 
@@ -130,10 +130,10 @@ func (tt *timed) mustBeSound() {
 	}
 	for i, l := range tt.due {
 		if l.index != i || tt.nodes[l.id] != l {
-			tt.t.Fatalf("in the heap is a lease of %s that is not in the table", l.id)
+			tt.t.Fatalf("the heap has a lease of %s that is not in the table", l.id)
 		}
 		if l.checkAt > l.end() {
-			tt.t.Fatalf("%s ends at %v, and is looked at only at %v", l.id, l.end(), l.checkAt)
+			tt.t.Fatalf("lease of %s ends at %v, but is checked only at %v", l.id, l.end(), l.checkAt)
 		}
 	}
 	leases := 0
@@ -144,11 +144,11 @@ func (tt *timed) mustBeSound() {
 				tt.t.Fatalf("pool %s has a lease of %s that is not in the table", name, id)
 			}
 			if (l.index < 0) != (pool.overdue[id] == l) {
-				tt.t.Fatalf("%s has to be either in the heap or overdue", id)
+				tt.t.Fatalf("%s must be either in the heap or overdue", id)
 			}
 		}
 		if pool.empty() && tt.troubled[name] == nil {
-			tt.t.Fatalf("pool %s is empty, and kept", name)
+			tt.t.Fatalf("pool %s is empty, but kept", name)
 		}
 	}
 	if leases != len(tt.nodes) {
@@ -156,7 +156,7 @@ func (tt *timed) mustBeSound() {
 	}
 	for name, pool := range tt.troubled {
 		if tt.pools[name] != pool {
-			tt.t.Fatalf("pool %s is there twice", name)
+			tt.t.Fatalf("pool %s exists twice", name)
 		}
 	}
 }
@@ -203,14 +203,14 @@ func (tt *timed) passWith(seconds int, renewed ...string) {
 func (tt *timed) mustHold(want ...ports.HeldPool) {
 	tt.t.Helper()
 	if got := tt.heldPools(); !reflect.DeepEqual(got, want) {
-		tt.t.Fatalf("at %v held are %+v, want %+v", tt.clock, got, want)
+		tt.t.Fatalf("held pools at %v = %+v, want %+v", tt.clock, got, want)
 	}
 }
 
 func (tt *timed) mustHaveLost(n int) {
 	tt.t.Helper()
 	if len(tt.gone) != n {
-		tt.t.Fatalf("at %v %d nodes have expired, want %d: %v", tt.clock, len(tt.gone), n, tt.gone)
+		tt.t.Fatalf("expired nodes at %v = %d, want %d: %v", tt.clock, len(tt.gone), n, tt.gone)
 	}
 }
 

@@ -116,16 +116,16 @@ func TestANodeThatExpiredHasNoLease(t *testing.T) {
 			tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.OnExpiry = onExpiry }))
 			tt.pass(2 * time.Second)
 			if tt.gone["a"] != 2*time.Second || len(tt.nodes) != 0 || len(tt.due) != 0 {
-				t.Fatalf("expired at %v, %d leases left", tt.gone["a"], len(tt.nodes))
+				t.Fatalf("expired at %v with %d leases left, want at 2s with none", tt.gone["a"], len(tt.nodes))
 			}
 			tt.pass(2*time.Second + leaseTick) // a lapse counts for a lifetime
 			if len(tt.pools) != 0 || len(tt.troubled) != 0 {
-				t.Errorf("%d pools are kept", len(tt.pools))
+				t.Errorf("pools left = %d and in trouble = %d, want none", len(tt.pools), len(tt.troubled))
 			}
 			if onExpiry == domain.DownOnExpiry {
 				tt.apply(domain.Revive{ID: "a"})
 				if l := tt.nodes["a"]; l == nil || l.end() != tt.clock+2*time.Second {
-					t.Errorf("once revived its lease is %+v", l)
+					t.Errorf("lease of the revived node = %+v, want one that ends in 2s", l)
 				}
 			}
 		})
@@ -165,7 +165,7 @@ func TestFill(t *testing.T) {
 		"new": 21 * time.Second, "overdue": 10 * time.Second,
 	}
 	if !maps.Equal(got, want) {
-		t.Errorf("the leases end at %v, want %v", got, want)
+		t.Errorf("ends of leases = %v, want %v", got, want)
 	}
 	tt.mustHaveOverdue("overdue")
 }
@@ -207,7 +207,7 @@ func TestALeaseIsLookedAtOnceInItsTime(t *testing.T) {
 		}
 	}
 	if seen > 11 {
-		t.Errorf("in ten of its lifetimes it was looked at %d times", seen)
+		t.Errorf("checks of a lease in ten lifetimes = %d, want at most 11", seen)
 	}
 }
 
@@ -275,10 +275,10 @@ func TestLeasesAgainstAModel(t *testing.T) {
 			}
 			slices.Sort(want)
 			if got := tt.overdue(); !slices.Equal(got, want) {
-				t.Fatalf("seed %d, step %d: overdue are %q, want %q", seed, step, got, want)
+				t.Fatalf("seed %d, step %d: overdue nodes = %q, want %q", seed, step, got, want)
 			}
 			if len(tt.nodes) != len(ends) {
-				t.Fatalf("seed %d, step %d: %d leases, want %d", seed, step, len(tt.nodes), len(ends))
+				t.Fatalf("seed %d, step %d: leases = %d, want %d", seed, step, len(tt.nodes), len(ends))
 			}
 		}
 	}
