@@ -50,16 +50,16 @@ func TestABackupTakesThePlaceOfTheRegistry(t *testing.T) {
 	backups := newBackups(i, newLeases(i), &log)
 	replaced, err := backups.Restore(t.Context(), reading(backup(t, spec("b", 1), spec("c", 1))), nil)
 	if want := (domain.Replaced{Revision: 6, Added: 2, Removed: 1}); err != nil || replaced != want {
-		t.Errorf("%+v, %v", replaced, err)
+		t.Errorf("Restore = %+v, %v, want %+v", replaced, err, want)
 	}
 	if text := log.String(); !strings.Contains(text, "backup_cluster_id=elsewhere") || !strings.Contains(text, "backup_revision=17") {
-		t.Errorf("the log says %s", text)
+		t.Errorf("log = %s, want the cluster and the revision of the backup", text)
 	}
 	own := backup(t, spec("b", 1))
 	own.ClusterID = "cluster-of-n1"
 	log.Reset()
 	if _, err := backups.Restore(t.Context(), reading(own), nil); err != nil || strings.Contains(log.String(), "backup_cluster_id") {
-		t.Errorf("%v, and the log says %s", err, log.String())
+		t.Errorf("restore of an own backup: error = %v, log = %s, want no mention of another cluster", err, log.String())
 	}
 }
 
@@ -71,12 +71,12 @@ func TestABackupIsReadOnlyWhereItCanBeRestored(t *testing.T) {
 	broken := errors.New("broken")
 	expected := domain.Revision(2)
 	never := func() (domain.Backup, error) {
-		t.Error("it was read")
+		t.Error("the backup was read, although it could not be restored")
 		return domain.Backup{}, broken
 	}
 	reads := func() (domain.Backup, error) {
 		if _, err := backups.Restore(t.Context(), never, nil); !errors.Is(err, ports.ErrRestoring) {
-			t.Errorf("a second one while the first is read: %v", err)
+			t.Errorf("second restore while the first is read: error = %v, want %v", err, ports.ErrRestoring)
 		}
 		return domain.Backup{}, broken
 	}
@@ -98,15 +98,15 @@ func TestABackupIsReadOnlyWhereItCanBeRestored(t *testing.T) {
 			i.FailWith(test.fail)
 			defer i.FailWith(nil)
 			if _, err := backups.Restore(t.Context(), test.read, test.expected); !errors.Is(err, test.err) {
-				t.Errorf("error %v", err)
+				t.Errorf("error = %v, want %v", err, test.err)
 			}
 			if state, _ := i.State(); state.View.Revision() != 3 {
-				t.Errorf("the registry is at revision %d", state.View.Revision())
+				t.Errorf("revision after a failed restore = %d, want 3", state.View.Revision())
 			}
 		})
 	}
 	if log.Len() > 0 {
-		t.Errorf("the log says %s", log.String())
+		t.Errorf("log after failed restores = %s, want none", log.String())
 	}
 }
 
@@ -128,7 +128,7 @@ func TestEveryNodeOfABackupHasItsFullTime(t *testing.T) {
 		<-time.After(9 * time.Second)
 		replaced, err := newBackups(i, leases, &log).Restore(t.Context(), reading(backup(t, leased)), nil)
 		if want := (domain.Replaced{Revision: 1, Unchanged: 1}); err != nil || replaced != want {
-			t.Fatalf("%+v, %v", replaced, err)
+			t.Fatalf("Restore = %+v, %v, want %+v", replaced, err, want)
 		}
 		there := func() bool {
 			state, _ := i.State()
@@ -137,11 +137,11 @@ func TestEveryNodeOfABackupHasItsFullTime(t *testing.T) {
 		}
 		<-time.After(9 * time.Second)
 		if !there() {
-			t.Error("it expired as if nothing had renewed it")
+			t.Error("the node expired as if the restore had not renewed it")
 		}
 		<-time.After(2 * time.Second)
 		if there() {
-			t.Error("it never expires")
+			t.Error("the node has not expired a full time to live after the restore")
 		}
 	})
 }

@@ -54,7 +54,7 @@ func TestFollowFromEachSource(t *testing.T) {
 			for source, want := range map[ports.Source]error{ports.Leader: test.leader, ports.Here: test.here, ports.Stale: test.stale} {
 				stream, err := newNodes(p.follower).Follow(t.Context(), nil, source)
 				if !errors.Is(err, want) || (err == nil) != (want == nil) || (err == nil) != (stream != nil) {
-					t.Errorf("source %d: %v, %v; want %v", source, stream, err, want)
+					t.Errorf("Follow from source %d = %v, %v, want error %v", source, stream, err, want)
 				}
 			}
 		})
@@ -123,7 +123,7 @@ func TestFollowElsewhere(t *testing.T) {
 			write(t, p.leader, 1)
 			p.follower.Change(cutOff)
 			if delivery, _, err := stream.Next(); err != nil || len(delivery.Changes) != 1 {
-				t.Fatalf("%+v, %v", delivery, err)
+				t.Fatalf("delivery = %+v, %v, want one change", delivery, err)
 			}
 			write(t, p.leader, 1)
 			mustTell(t, stream, cut)
@@ -155,11 +155,11 @@ func TestFollowElsewhere(t *testing.T) {
 		"who waits is woken when touch is lost": func(t *testing.T, p pair, source ports.Source) {
 			_, later, err := followAt(t, p.follower, source, 3).Next()
 			if err != nil || isClosed(later) {
-				t.Fatal("it does not wait", err)
+				t.Fatalf("Next = %v, want a stream that waits", err)
 			}
 			p.follower.Change(cutOff)
 			if !isClosed(later) {
-				t.Error("nobody is woken")
+				t.Error("a waiting subscriber was not woken when contact with the leader was lost")
 			}
 		},
 	}
@@ -184,22 +184,22 @@ func TestADeliveryHasFewChanges(t *testing.T) {
 		delivery, _, err := stream.Next()
 		if err != nil {
 			if position < 3+written || !errors.Is(err, ports.ErrNotLeader) {
-				t.Errorf("it ends after %d with %v", position, err)
+				t.Errorf("stream ended after %d with %v, want after at least %d with %v", position, err, 3+written, ports.ErrNotLeader)
 			}
 			break
 		}
 		if len(delivery.Changes) == 0 || cap(delivery.Changes) > 100 || delivery.Revision < 3+written {
-			t.Fatalf("after %d come %d changes of an array of %d, at %d", position, len(delivery.Changes), cap(delivery.Changes), delivery.Revision)
+			t.Fatalf("delivery after %d has %d changes in an array of %d at revision %d, want at most 100 of %d", position, len(delivery.Changes), cap(delivery.Changes), delivery.Revision, 3+written)
 		}
 		for _, change := range delivery.Changes {
 			if position++; change.Revision != position {
-				t.Fatalf("change %d came instead of %d", change.Revision, position)
+				t.Fatalf("change = %d, want %d", change.Revision, position)
 			}
 		}
 		write(t, p.follower, 1) // behind the end, which is there
 	}
 	if deliveries < 3 {
-		t.Errorf("all came in %d deliveries", deliveries)
+		t.Errorf("deliveries = %d, want at least 3", deliveries)
 	}
 }
 

@@ -25,28 +25,28 @@ func TestNodes(t *testing.T) {
 
 	added, err := nodes.Register(t.Context(), domain.NodeSpec{ID: "a", Address: "h:1"}, anything)
 	if err != nil || added.Effect != domain.Added || added.Node.Pool != "default" || added.Node.Weight != 100 {
-		t.Fatalf("register: %+v, %v", added, err)
+		t.Fatalf("Register = %+v, %v, want a new node in pool default with weight 100", added, err)
 	}
 	if _, err := nodes.Register(t.Context(), spec("a", 1), domain.Condition{Expect: domain.Absent}); !errors.Is(err, domain.ErrConditionFailed) {
-		t.Errorf("register with a condition that does not hold: %v", err)
+		t.Errorf("Register with a condition that does not hold: error = %v, want %v", err, domain.ErrConditionFailed)
 	}
 	if _, err := nodes.Register(t.Context(), domain.NodeSpec{ID: "/"}, anything); !errors.Is(err, domain.ErrInvalid) {
-		t.Errorf("register what is no node: %v", err)
+		t.Errorf("Register of an invalid node: error = %v, want %v", err, domain.ErrInvalid)
 	}
 	if _, err := nodes.Deregister(t.Context(), "a", domain.Condition{Expect: domain.AtRevision, Revision: 9}); !errors.Is(err, domain.ErrConditionFailed) {
-		t.Errorf("deregister with a condition that does not hold: %v", err)
+		t.Errorf("Deregister with a condition that does not hold: error = %v, want %v", err, domain.ErrConditionFailed)
 	}
 	if err := second(nodes.Batch(t.Context(), []domain.Edit{{Remove: new("b")}})); !errors.Is(err, domain.ErrNoSuchNode) {
-		t.Errorf("a batch that removes what is not there: %v", err)
+		t.Errorf("Batch that removes an unknown node: error = %v, want %v", err, domain.ErrNoSuchNode)
 	}
 	if err := second(nodes.Batch(t.Context(), nil)); !errors.Is(err, domain.ErrInvalid) {
-		t.Errorf("a batch of nothing: %v", err)
+		t.Errorf("Batch without changes: error = %v, want %v", err, domain.ErrInvalid)
 	}
 	if view, err := nodes.View(t.Context(), ports.Read{}); err != nil || view.Revision() != 1 || view.Len() != 1 {
-		t.Errorf("view: %d nodes at revision %d, %v", view.Len(), view.Revision(), err)
+		t.Errorf("View = %d nodes at revision %d, %v, want 1 at 1", view.Len(), view.Revision(), err)
 	}
 	if removed, err := nodes.Deregister(t.Context(), "a", anything); err != nil || removed.Effect != domain.Removed || removed.Revision != 2 {
-		t.Errorf("deregister: %+v, %v", removed, err)
+		t.Errorf("Deregister = %+v, %v, want a removal at revision 2", removed, err)
 	}
 
 	i.FailWith(ports.ErrNotLeader)
@@ -58,11 +58,11 @@ func TestNodes(t *testing.T) {
 		"follow":     second(nodes.Follow(t.Context(), nil, ports.Leader)),
 	} {
 		if !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("%s at another than the leader: %v", name, err)
+			t.Errorf("%s at a follower: error = %v, want %v", name, err, ports.ErrNotLeader)
 		}
 	}
 	if err := second(nodes.Register(t.Context(), domain.NodeSpec{ID: "/"}, anything)); !errors.Is(err, domain.ErrInvalid) {
-		t.Errorf("what is no node is refused without the leader: %v", err)
+		t.Errorf("Register of an invalid node at a follower: error = %v, want %v", err, domain.ErrInvalid)
 	}
 }
 
@@ -123,7 +123,7 @@ func told(stream ports.NodeStream) []string {
 func mustTell(t *testing.T, stream ports.NodeStream, want ...string) {
 	t.Helper()
 	if got := told(stream); !reflect.DeepEqual(got, want) {
-		t.Fatalf("told %q, want %q", got, want)
+		t.Fatalf("stream delivered %q, want %q", got, want)
 	}
 }
 
@@ -175,7 +175,7 @@ func TestNodeStream(t *testing.T) {
 			write(t, i, domain.HistoryLength)
 			events := told(follow(t, i, 3))
 			if len(events) != domain.HistoryLength || events[0] != "4" || events[len(events)-1] != "10003" {
-				t.Fatalf("told %d events", len(events))
+				t.Fatalf("stream delivered %d events, want %d, from 4 to 10003", len(events), domain.HistoryLength)
 			}
 		},
 		"who does not read until history has gone on gets a snapshot": func(t *testing.T, i *portstest.Instance) {
@@ -228,7 +228,7 @@ func TestNodeStream(t *testing.T) {
 			}
 			write(t, successor, 1)
 			if delivery, _, err := stream.Next(); err != nil || len(delivery.Changes) != 1 {
-				t.Fatalf("%+v, %v", delivery, err)
+				t.Fatalf("delivery = %+v, %v, want one change", delivery, err)
 			}
 			write(t, successor, 1)
 			mustTell(t, stream, notLeader)
@@ -270,11 +270,11 @@ func TestNodeStreamWakesWhoWaits(t *testing.T) {
 			i := portstest.NewInstance("n1", "h:1")
 			delivery, later, err := follow(t, i, 0).Next()
 			if err != nil || !delivery.Empty() || isClosed(later) {
-				t.Fatalf("where nothing happened: %+v, %v", delivery, err)
+				t.Fatalf("delivery where nothing happened = %+v, %v, want a stream that waits", delivery, err)
 			}
 			happens(t, i)
 			if !isClosed(later) {
-				t.Error("nobody is woken")
+				t.Error("a waiting subscriber was not woken")
 			}
 		})
 	}
@@ -323,12 +323,12 @@ func TestNodeStreamFollowsManyWriters(t *testing.T) {
 			for position := domain.Revision(0); position < writers*each; {
 				delivery, later, err := stream.Next()
 				if err != nil || delivery.Snapshot != nil {
-					t.Errorf("at %d: %+v, %v", position, delivery.Snapshot, err)
+					t.Errorf("after %d: snapshot %+v, %v, want changes", position, delivery.Snapshot, err)
 					return
 				}
 				for _, change := range delivery.Changes {
 					if position++; change.Revision != position {
-						t.Errorf("revision %d in the place of %d", change.Revision, position)
+						t.Errorf("revision = %d, want %d", change.Revision, position)
 						return
 					}
 				}
@@ -346,6 +346,6 @@ func TestFollowWithAContextThatHadEnded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if stream, err := newNodes(i).Follow(ctx, nil, ports.Leader); !errors.Is(err, context.Canceled) || stream != nil {
-		t.Errorf("%v, %v", stream, err)
+		t.Errorf("Follow = %v, %v, want %v", stream, err, context.Canceled)
 	}
 }

@@ -62,10 +62,10 @@ func TestViewFromEachSource(t *testing.T) {
 			for source, want := range map[ports.Source]error{ports.Leader: test.leader, ports.Here: test.here, ports.Stale: test.stale} {
 				view, err := newNodes(at).View(t.Context(), ports.Read{Source: source})
 				if !errors.Is(err, want) || (err == nil) != (want == nil) {
-					t.Errorf("source %d: %v, want %v", source, err, want)
+					t.Errorf("View from source %d: error = %v, want %v", source, err, want)
 				}
 				if err == nil && view.Revision() != 3 || err != nil && view.Revision() != 0 {
-					t.Errorf("source %d: revision %d", source, view.Revision())
+					t.Errorf("View from source %d: revision = %d, want 3, or 0 with an error", source, view.Revision())
 				}
 			}
 		})
@@ -78,13 +78,13 @@ func TestViewAsksAsLittleAsItMay(t *testing.T) {
 	state, _ := p.leader.State()
 	nodes := app.NewNodes(nil, fixedLocal(state), nil)
 	if view, err := nodes.View(t.Context(), ports.Read{Source: ports.Stale}); err != nil || view.Revision() != 3 {
-		t.Errorf("revision %d, %v", view.Revision(), err)
+		t.Errorf("stale view = revision %d, %v, want 3", view.Revision(), err)
 	}
 	if _, err := newNodes(p.leader).View(endedContext(), ports.Read{}); !errors.Is(err, context.Canceled) {
-		t.Errorf("the leader: %v", err)
+		t.Errorf("view from the leader: error = %v, want %v", err, context.Canceled)
 	}
 	if _, err := newNodes(p.follower).View(endedContext(), ports.Read{Source: ports.Here}); !errors.Is(err, context.Canceled) {
-		t.Errorf("here: %v", err)
+		t.Errorf("view at the follower: error = %v, want %v", err, context.Canceled)
 	}
 }
 
@@ -115,10 +115,10 @@ func TestViewNotTooStale(t *testing.T) {
 			p.follower.Touch(test.contact)
 			view, err := newNodes(p.follower).View(t.Context(), ports.Read{Source: ports.Stale, MaxStale: test.max})
 			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-				t.Errorf("%v, want %v", err, test.err)
+				t.Errorf("error = %v, want %v", err, test.err)
 			}
 			if err != nil && view.Revision() != 0 {
-				t.Errorf("and yet a view at %d", view.Revision())
+				t.Errorf("view with an error = revision %d, want none", view.Revision())
 			}
 		})
 	}
@@ -134,7 +134,7 @@ func TestViewNotTooStale(t *testing.T) {
 			p.leader.Touch(test.contact)
 			_, err := newNodes(p.leader).View(t.Context(), ports.Read{Source: ports.Stale, MaxStale: ptr(time.Duration(0))})
 			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-				t.Errorf("%v, want %v", err, test.err)
+				t.Errorf("error = %v, want %v", err, test.err)
 			}
 		})
 	}
@@ -147,7 +147,7 @@ func TestViewNotTooStale(t *testing.T) {
 			write(t, p.leader, 1)
 			synctest.Wait()
 			if _, err := mustAnswer(t, viewed); !errors.Is(err, ports.ErrTooStale) {
-				t.Errorf("%v", err)
+				t.Errorf("error = %v, want %v", err, ports.ErrTooStale)
 			}
 		})
 	})
@@ -235,7 +235,7 @@ func TestViewThatWaits(t *testing.T) {
 					}
 					revision, err := mustAnswer(t, viewed)
 					if revision != test.want || !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-						t.Errorf("revision %d, %v; want %d, %v", revision, err, test.want, test.err)
+						t.Errorf("View = revision %d, %v, want %d, %v", revision, err, test.want, test.err)
 					}
 				})
 			})
@@ -253,7 +253,7 @@ func TestAViewThatWaitsEndsWithItsContext(t *testing.T) {
 			mustWait(t, viewed)
 			pass(1)
 			if _, err := mustAnswer(t, viewed); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("source %d: %v", source, err)
+				t.Errorf("View from source %d: error = %v, want %v", source, err, context.DeadlineExceeded)
 			}
 		})
 	}
@@ -271,7 +271,7 @@ func TestAViewThatWaitsOutlivesACut(t *testing.T) {
 		write(t, p.leader, 1)
 		synctest.Wait()
 		if revision, err := mustAnswer(t, viewed); revision != 4 || err != nil {
-			t.Errorf("revision %d, %v", revision, err)
+			t.Errorf("View = revision %d, %v, want 4", revision, err)
 		}
 	})
 }
@@ -291,13 +291,13 @@ func TestAViewThatWaitsOutlivesAStart(t *testing.T) {
 				synctest.Wait()
 			}
 			if revision, err := mustAnswer(t, viewed); revision != atLeast || err != nil {
-				t.Errorf("revision %d, %v", revision, err)
+				t.Errorf("View = revision %d, %v, want %d", revision, err, atLeast)
 			}
 			read.AtLeast, read.Wait = 5, time.Second
 			viewed = viewing(t, t.Context(), p.follower, read)
 			pass(time.Second)
 			if _, err := mustAnswer(t, viewed); !errors.Is(err, ports.ErrNotCaughtUp) {
-				t.Errorf("when the wait is over: %v", err)
+				t.Errorf("error when the wait is over = %v, want %v", err, ports.ErrNotCaughtUp)
 			}
 		})
 	}
@@ -317,7 +317,7 @@ func TestReadYourWritesAnywhere(t *testing.T) {
 		}
 		stale := ports.Read{Source: ports.Stale}
 		if view, err := nodes.View(t.Context(), stale); err != nil || view.Revision() != 3 {
-			t.Errorf("without it: revision %d, %v", view.Revision(), err)
+			t.Errorf("view without the revision of the write = %d, %v, want 3", view.Revision(), err)
 		}
 		stale.AtLeast, stale.Wait = written.Revision, time.Minute
 		viewed := begin(func() (domain.View, error) { return nodes.View(t.Context(), stale) })
@@ -328,7 +328,7 @@ func TestReadYourWritesAnywhere(t *testing.T) {
 		synctest.Wait()
 		view, err := mustAnswer(t, viewed)
 		if _, mine := view.Node("mine"); err != nil || !mine {
-			t.Errorf("revision %d, %v", view.Revision(), err)
+			t.Errorf("view with the revision of the write = %d, %v, want one with the node", view.Revision(), err)
 		}
 	})
 }
