@@ -194,7 +194,7 @@ func TestAdd(t *testing.T) {
 }
 
 // With a context that has ended, nothing happens, and that is no refusal.
-func TestAddWithAContextThatHadEnded(t *testing.T) {
+func TestAddWithAnEndedContextDoesNothing(t *testing.T) {
 	for name, force := range map[string]bool{"asking": false, "forced": true} {
 		t.Run(name, func(t *testing.T) {
 			p := openPromoting(t)
@@ -213,7 +213,7 @@ func TestAddWithAContextThatHadEnded(t *testing.T) {
 
 // The time of the asker is over while the instance is asked: that says nothing
 // about the instance.
-func TestAddOfAnInstanceThatTakesLong(t *testing.T) {
+func TestAddOfAnInstanceThatAnswersSlowly(t *testing.T) {
 	for name, test := range map[string]struct {
 		bound, takes time.Duration
 		err          error
@@ -241,7 +241,7 @@ func TestAddOfAnInstanceThatTakesLong(t *testing.T) {
 }
 
 // Whoever is asked takes its time, in which another request may be quicker.
-func TestAddOfAnInstanceThatIsChangedMeanwhile(t *testing.T) {
+func TestAddOfAnInstanceThatAnotherRequestChanges(t *testing.T) {
 	first, second := process("n3", "P1"), process("n3", "P2")
 	tests := map[string]struct {
 		before    []domain.Instance
@@ -318,7 +318,7 @@ func TestAddOfAnInstanceThatIsChangedMeanwhile(t *testing.T) {
 }
 
 // Two that change it in turn, for ever: each try ends within the time of the asker.
-func TestAddOfAnInstanceThatIsChangedAllTheTime(t *testing.T) {
+func TestAddOfAnInstanceThatKeepsChangingEndsInTime(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	ctx, cancel := context.WithCancel(t.Context())
 	asks := 0
@@ -359,7 +359,7 @@ func TestAddTwiceAtOnce(t *testing.T) {
 	})
 }
 
-func TestAddElsewhere(t *testing.T) {
+func TestAddAtAnInstanceThatCannotAdd(t *testing.T) {
 	for name, test := range map[string]error{
 		"a follower":             ports.ErrNotLeader,
 		"one that is closed":     ports.ErrClosed,
@@ -379,7 +379,7 @@ func TestAddElsewhere(t *testing.T) {
 }
 
 // A leader that made itself a nonvoter could leave the cluster without any for ever.
-func TestALeaderThatIsToBeANonvoterHandsOver(t *testing.T) {
+func TestALeaderHandsOverBeforeItBecomesANonvoter(t *testing.T) {
 	for name, force := range map[string]bool{"asked": false, "forced": true} {
 		t.Run(name, func(t *testing.T) {
 			i := portstest.NewInstance("n1", "h:1")
@@ -395,7 +395,7 @@ func TestALeaderThatIsToBeANonvoterHandsOver(t *testing.T) {
 	}
 }
 
-func TestHandOverToWhomIsNamed(t *testing.T) {
+func TestHandOverToTheNamedInstance(t *testing.T) {
 	tests := map[string]struct {
 		to   string
 		want string

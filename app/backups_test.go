@@ -43,7 +43,7 @@ func reading(b domain.Backup) func() (domain.Backup, error) {
 	return func() (domain.Backup, error) { return b, nil }
 }
 
-func TestABackupTakesThePlaceOfTheRegistry(t *testing.T) {
+func TestARestoreReplacesTheRegistry(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	write(t, i, 3)
 	var log bytes.Buffer
@@ -63,7 +63,7 @@ func TestABackupTakesThePlaceOfTheRegistry(t *testing.T) {
 	}
 }
 
-func TestABackupIsReadOnlyWhereItCanBeRestored(t *testing.T) {
+func TestABackupIsReadOnlyIfItCanBeRestored(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	write(t, i, 3)
 	var log bytes.Buffer
@@ -111,7 +111,7 @@ func TestABackupIsReadOnlyWhereItCanBeRestored(t *testing.T) {
 }
 
 // Also a node that was there already, the same, has its full time again.
-func TestEveryNodeOfABackupHasItsFullTime(t *testing.T) {
+func TestARestoreRenewsEveryNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")
 		leases := newLeases(i)

@@ -86,7 +86,7 @@ func TestClusterFromEachSource(t *testing.T) {
 	}
 }
 
-func TestClusterStreamElsewhere(t *testing.T) {
+func TestClusterStreamOfAFollower(t *testing.T) {
 	cut, closed := ports.ErrCutOff.Error(), ports.ErrClosed.Error()
 	tests := map[string]func(t *testing.T, w watched, leader *portstest.Instance, stream ports.ClusterStream){ // after its snapshot
 		"where nothing happens nothing is told": func(t *testing.T, _ watched, _ *portstest.Instance, stream ports.ClusterStream) {
@@ -168,7 +168,7 @@ func TestClusterStreamElsewhere(t *testing.T) {
 }
 
 // A snapshot to who opens while the instance shuts down would be one too many.
-func TestClusterStreamOfAnInstanceThatClosedMeanwhile(t *testing.T) {
+func TestClusterStreamOpenedDuringTheShutdownOnlyEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := following(t)
 		defer w.close(t)

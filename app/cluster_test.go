@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
 
-func TestIdentityHasTheClusterThatWasLearnt(t *testing.T) {
+func TestIdentityNamesTheClusterOnceItIsKnown(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	c := newCluster(i, portstest.NewPeers())
 	want := ports.Identity{RaftID: "n1", ApplicationAddress: "app1:80", ClusterID: "cluster-of-n1", Version: "v1", Process: "P0"}
@@ -68,7 +68,7 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-func TestRemoveElsewhere(t *testing.T) {
+func TestRemoveAtAFollower(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	i.FailWith(ports.ErrNotLeader)
 	if _, err := newCluster(i, portstest.NewPeers()).Remove(t.Context(), "n1"); !errors.Is(err, ports.ErrNotLeader) {
@@ -210,7 +210,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-func TestDescribeAsksSideBySideAndNotForLong(t *testing.T) {
+func TestDescribeAsksConcurrentlyForAtMostASecond(t *testing.T) {
 	answersAfter := map[string]time.Duration{"h:2": 700 * time.Millisecond, "h:3": 900 * time.Millisecond, "h:4": time.Hour}
 	ids := map[string]string{"h:2": "n2", "h:3": "n3", "h:4": "n4"}
 	peers := peersFunc(func(ctx context.Context, raftAddress string) (ports.Identity, error) {
@@ -242,7 +242,7 @@ func TestDescribeAsksSideBySideAndNotForLong(t *testing.T) {
 	})
 }
 
-func TestDescribeElsewhere(t *testing.T) {
+func TestDescribeWithoutLeadership(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	peers := portstest.NewPeers()
 	c := newCluster(i, peers)

@@ -19,7 +19,7 @@ func formatted(id string, format int) ports.Identity {
 	return identity
 }
 
-func TestWhatInstancesReadIsLearntByTheWatch(t *testing.T) {
+func TestTheWatchLearnsWhichFormatInstancesRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := openPromoting(t)
 		defer p.close(t)
@@ -50,7 +50,7 @@ func TestWhatInstancesReadIsLearntByTheWatch(t *testing.T) {
 	})
 }
 
-func TestWhoCannotReadTheLogIsNotAdded(t *testing.T) {
+func TestAnInstanceThatCannotReadTheLogIsNotAdded(t *testing.T) {
 	const silent = -1 // since before the leader began: the log may hold all that this reads
 	tests := map[string]struct {
 		others, newcomer int

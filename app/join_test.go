@@ -278,7 +278,7 @@ func TestJoiner(t *testing.T) {
 	}
 }
 
-func TestJoinerAsksLessAndLessOften(t *testing.T) {
+func TestJoinerBacksOffWithJitter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newJoining(refuse, "a:80")
 		j.open(t)
@@ -306,7 +306,7 @@ func TestJoinerAsksLessAndLessOften(t *testing.T) {
 	})
 }
 
-func TestAJoinerSaysHowItGoes(t *testing.T) {
+func TestJoinStatus(t *testing.T) {
 	mustSay := func(t *testing.T, j joining, want string) {
 		t.Helper()
 		if got := j.JoinStatus(); got != want {

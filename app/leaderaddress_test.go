@@ -45,7 +45,7 @@ func mustNotName(t *testing.T, l *app.LeaderLocator) {
 	}
 }
 
-func TestLeaderAddressOverTime(t *testing.T) {
+func TestLeaderAddressIsKeptForASecond(t *testing.T) {
 	const addressOfN2, addressOfN3 = "app-of-n2:80", "app-of-n3:80"
 	asked := func(t *testing.T, peers *portstest.Peers, raftAddress string, want int) {
 		t.Helper()
@@ -182,7 +182,7 @@ func (l *slowLeader) Identify(ctx context.Context, _ string) (ports.Identity, er
 	}
 }
 
-func TestLeaderAddressIsOneQuestionForAll(t *testing.T) {
+func TestLeaderAddressSharesOneRequest(t *testing.T) {
 	for name, after := range map[string]time.Duration{"where there is an answer": 500 * time.Millisecond, "where there is none": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -210,7 +210,7 @@ func TestLeaderAddressIsOneQuestionForAll(t *testing.T) {
 	}
 }
 
-func TestLeaderAddressWhenAnAskerGivesUp(t *testing.T) {
+func TestLeaderAddressWhenACallerGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		peer := &slowLeader{after: 500 * time.Millisecond}
 		l := app.NewLeaderLocator(inquiryOf(followerOf(t), peer))

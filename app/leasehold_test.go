@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-func TestHoldNeedsAShareAndANumber(t *testing.T) {
+func TestAPoolIsHeldForAShareAndANumberOfLapses(t *testing.T) {
 	tests := []struct {
 		stop, of int
 		held     bool
@@ -37,7 +37,7 @@ func TestHoldNeedsAShareAndANumber(t *testing.T) {
 	}
 }
 
-func TestLapsesCountWithinALifetime(t *testing.T) {
+func TestALapseCountsForOneTimeToLive(t *testing.T) {
 	// Of ten nodes three expire at 10 s. A fourth, that was renewed last some time
 	// later, finds them counted, or forgotten.
 	tests := map[string]struct {
@@ -76,7 +76,7 @@ func TestLapsesCountWithinALifetime(t *testing.T) {
 	}
 }
 
-func TestWhoIsForcedIsNoLapse(t *testing.T) {
+func TestAForcedExpiryIsNoLapse(t *testing.T) {
 	// Three of ten go, and five seconds later a fourth.
 	for name, test := range map[string]struct {
 		pool *string // whose nodes are forced to
@@ -122,7 +122,7 @@ func TestWhoIsForcedIsNoLapse(t *testing.T) {
 
 // When the network between a pool and the leader fails, none of its nodes is
 // lost: with the first of them the others are missed.
-func TestWhenAllStopAtOnceNoneExpires(t *testing.T) {
+func TestNoNodeExpiresWhenAllStopAtOnce(t *testing.T) {
 	tests := map[string]struct {
 		nodes int
 		every time.Duration // of a time to live of 10 s
@@ -154,7 +154,7 @@ func TestWhenAllStopAtOnceNoneExpires(t *testing.T) {
 	}
 }
 
-func TestWhoRenewsLateIsNotLate(t *testing.T) {
+func TestNodesThatEndOneAfterTheOtherAreNotHeld(t *testing.T) {
 	for name, every := range map[string]time.Duration{
 		"agents that are quick":                   500 * time.Millisecond,
 		"agents that renew three times in a life": 3 * time.Second,
@@ -177,7 +177,7 @@ func TestWhoRenewsLateIsNotLate(t *testing.T) {
 	}
 }
 
-func TestLate(t *testing.T) {
+func TestALeaseIsLateByItsInterval(t *testing.T) {
 	const ttl = 10 * time.Second
 	tests := map[string]struct {
 		usual, age time.Duration
@@ -201,7 +201,7 @@ func TestLate(t *testing.T) {
 	}
 }
 
-func TestHabit(t *testing.T) {
+func TestTheIntervalOfRenewals(t *testing.T) {
 	const s = time.Second
 	tests := map[string]struct {
 		gaps []time.Duration
@@ -236,7 +236,7 @@ func TestHabit(t *testing.T) {
 	}
 }
 
-func TestHoldEnds(t *testing.T) {
+func TestExpiryGoesOnInAHeldPool(t *testing.T) {
 	tests := map[string]struct {
 		then func(tt *timed) // four of ten are held
 		lost int
@@ -286,7 +286,7 @@ func TestHoldEnds(t *testing.T) {
 
 // When the fault is mended the nodes come back one after the other. None of them
 // is lost for being the last.
-func TestWhenAllComeBackNoneExpires(t *testing.T) {
+func TestNoNodeExpiresWhenAllComeBack(t *testing.T) {
 	for name, outage := range map[string]time.Duration{
 		"after the first ran out of time": 8 * time.Second,
 		"after half of them did":          9 * time.Second,
@@ -314,7 +314,7 @@ func TestWhenAllComeBackNoneExpires(t *testing.T) {
 	}
 }
 
-func TestAPoolIsHeldByItself(t *testing.T) {
+func TestPoolsAreHeldIndependently(t *testing.T) {
 	tt := pooled(t, 10, "p", "q", "r")
 	running := append(members("q", 3, 9), members("r", 0, 5)...)
 	tt.passWith(10, running...)
@@ -332,7 +332,7 @@ func TestAPoolIsHeldByItself(t *testing.T) {
 }
 
 // A pool in which all were held, and gone, begins anew.
-func TestAHeldPoolThatEmpties(t *testing.T) {
+func TestAHeldPoolThatEmptiesIsForgotten(t *testing.T) {
 	tt := pooled(t, 3, "p")
 	tt.pass(10 * time.Second)
 	tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 3, Leased: 3})
@@ -347,7 +347,7 @@ func TestAHeldPoolThatEmpties(t *testing.T) {
 	tt.mustHaveLost(1)
 }
 
-func TestExpirable(t *testing.T) {
+func TestExpirableGivesOverdueNodes(t *testing.T) {
 	p, r := "p", "r"
 	ids := func(leases []*lease) []string {
 		var ids []string

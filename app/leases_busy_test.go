@@ -9,7 +9,7 @@ import (
 
 // A node is busy for as long as it is written. What stayed so would be all the
 // ids that were ever written.
-func TestNothingStaysBusy(t *testing.T) {
+func TestNodesAreUnpinnedAfterTheirWrites(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	l := NewLeases(LeaseConfig{Registry: i, Local: i, Logger: slog.New(slog.DiscardHandler)})
 	var releases []func()

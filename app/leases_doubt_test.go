@@ -15,7 +15,7 @@ import (
 
 // What a leader that is cut off left in its log would take effect when it is cut
 // off no more, on nodes that were renewed elsewhere.
-func TestWhoCanNotProveThatItLeadsExpiresNothing(t *testing.T) {
+func TestALeaderWithoutProofExpiresNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2))
 		l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } })
@@ -54,7 +54,7 @@ func TestAnExpiryWaitsForItsProof(t *testing.T) {
 // Nobody waits for what a disk that hangs is to store, and yet it is in the log: it is
 // carried out as soon as the disk answers, if this instance still leads, and before all
 // that is written later.
-func TestARenewalIsNotOvertakenByAnExpiryThatNobodyWaitsFor(t *testing.T) {
+func TestARenewalIsNotOvertakenByAnUnansweredExpiry(t *testing.T) {
 	tests := map[string]struct {
 		spec domain.NodeSpec
 		lost bool // it never was in the log
@@ -181,7 +181,7 @@ func TestAnExpiryOfALaterTermStaysInDoubt(t *testing.T) {
 }
 
 // A write need not find out whether a majority is heard from when another one just did.
-func TestManyWritesAskOnceForTheContact(t *testing.T) {
+func TestConcurrentWritesAskForTheContactOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 60))
 		pass(10 * time.Millisecond)
@@ -205,7 +205,7 @@ func TestManyWritesAskOnceForTheContact(t *testing.T) {
 	})
 }
 
-func TestTimeInWhichItIsCutOffDoesNotCount(t *testing.T) {
+func TestLeasesDoNotRunOutWhileTheLeaderIsCutOff(t *testing.T) {
 	for name, contact := range map[string]time.Duration{"it was heard from": time.Second, "nobody was ever heard from": -1} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, l leasing) {
@@ -224,7 +224,7 @@ func TestTimeInWhichItIsCutOffDoesNotCount(t *testing.T) {
 }
 
 // There may be more changes between two looks than the history has.
-func TestLeasesAreThoseOfTheNodesThatThereAre(t *testing.T) {
+func TestLeasesFollowTheRegistryBeyondItsHistory(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 60), living("b", 60))
 		before, _ := l.Instance.State()
@@ -262,7 +262,7 @@ func cutOffAfter(d time.Duration) func(*app.LeaseConfig) {
 	return func(c *app.LeaseConfig) { c.CutOff = d }
 }
 
-func TestFromWhenALeaderIsCutOff(t *testing.T) {
+func TestTheTimeAfterWhichALeaderCountsAsCutOff(t *testing.T) {
 	tests := map[string]struct{ said, want time.Duration }{
 		"from a second, where nothing is said":       {0, time.Second},
 		"from a second, where less is said":          {100 * time.Millisecond, time.Second},
@@ -284,7 +284,7 @@ func TestFromWhenALeaderIsCutOff(t *testing.T) {
 }
 
 // Between two heartbeats there may be more than a second, of a leader that is well.
-func TestNodesExpireAlsoWhereHeartbeatsAreSlow(t *testing.T) {
+func TestNodesExpireWithSlowHeartbeats(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 3), living("b", 3))
 		for range 4 {
@@ -303,7 +303,7 @@ func TestNodesExpireAlsoWhereHeartbeatsAreSlow(t *testing.T) {
 }
 
 // Its own pauses have nothing to do with how often a majority is heard from.
-func TestALeaderThatStoodStillBeginsAnewHoweverSlowHeartbeatsAre(t *testing.T) {
+func TestLeasesBeginAnewAfterAPauseWithSlowHeartbeats(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2))
 		pass(1500 * time.Millisecond)
@@ -313,7 +313,7 @@ func TestALeaderThatStoodStillBeginsAnewHoweverSlowHeartbeatsAre(t *testing.T) {
 }
 
 // A write holds its nodes by their ids, whatever they are when it begins.
-func TestAWriteOfANodeThatIsNotThereYet(t *testing.T) {
+func TestAWritePinsANodeThatDoesNotExistYet(t *testing.T) {
 	for name, takes := range map[string]time.Duration{
 		"renews it":              1900 * time.Millisecond,
 		"keeps it from expiring": 10 * time.Second,
@@ -343,7 +343,7 @@ func TestAWriteOfANodeThatIsNotThereYet(t *testing.T) {
 }
 
 // Some have expired: to say that nothing was written would be a lie.
-func TestExpireInPartsOfWhichOneFails(t *testing.T) {
+func TestExpireFailsAfterAPart(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		var edits []domain.Edit
 		for part := range 2 {

@@ -185,7 +185,7 @@ func TestExpire(t *testing.T) {
 
 // Three of ten expire, and a second later a fourth is about to. An operator who
 // had the three expire knew what that means; where that failed nobody did.
-func TestWhatExpireLeavesBehind(t *testing.T) {
+func TestExpireCountsNoLapsesUnlessItFails(t *testing.T) {
 	for name, test := range map[string]struct {
 		failure error
 		held    int // pools in the end
@@ -218,7 +218,7 @@ func TestWhatExpireLeavesBehind(t *testing.T) {
 	}
 }
 
-func TestExpireOfManyIsInParts(t *testing.T) {
+func TestExpireOfManyNodesIsSplit(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		var want []string
 		for part := range 3 {

@@ -22,7 +22,7 @@ func lead(leading bool) func(*ports.LocalState) {
 
 func newTerm(s *ports.LocalState) { s.Term++ }
 
-func TestTheClockOfLeasesIsTheLeaders(t *testing.T) {
+func TestOnlyTheLeadersClockEndsLeases(t *testing.T) {
 	tests := map[string]func(t *testing.T, l leasing){ // a has 500 ms left of its two seconds
 		"a new term gives full time again": func(t *testing.T, l leasing) {
 			l.Change(newTerm)
@@ -138,7 +138,7 @@ func TestAnExpiryThatFailsIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestOneExpiryIsUnderWayForANode(t *testing.T) {
+func TestANodeHasOneExpiryAtATime(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2), living("b", 4))
 		release := l.blockExpiry()
@@ -219,7 +219,7 @@ func TestHeldAndStats(t *testing.T) {
 	})
 }
 
-func TestCloseEndsWhatHangs(t *testing.T) {
+func TestCloseCancelsAHangingExpiry(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2))
 		l.blockExpiry()
@@ -242,7 +242,7 @@ func TestCloseEndsWhatHangs(t *testing.T) {
 	})
 }
 
-func TestCloseWaitsForWhatItHasBegun(t *testing.T) {
+func TestCloseWaitsForAnExpiryThatHasBegun(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2))
 		l.tap(func(r *tapped) {
@@ -260,7 +260,7 @@ func TestCloseWaitsForWhatItHasBegun(t *testing.T) {
 	})
 }
 
-func TestThoseWhoExpireAtOnceDoSoInOrder(t *testing.T) {
+func TestNodesThatExpireTogetherDoSoInOrder(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		for _, id := range []string{"b", "c", "a"} {
 			l.mustRegister(living(id, 2, of(id)))
@@ -282,7 +282,7 @@ func TestThoseWhoExpireAtOnceDoSoInOrder(t *testing.T) {
 	})
 }
 
-func TestLeasesThatNeverWereOpenedClose(t *testing.T) {
+func TestLeasesCloseWithoutHavingBeenOpened(t *testing.T) {
 	l := newLeases(nil)
 	if err := l.Close(t.Context()); err != nil {
 		t.Error(err)

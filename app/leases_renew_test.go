@@ -68,7 +68,7 @@ func (l leasing) cutExpiryShort() {
 }
 
 // The proof comes after the renewal, and not before a pause that comes before it.
-func TestRenewWhereThisInstanceStoodStill(t *testing.T) {
+func TestRenewAfterAStandstillProvesLeadershipAnew(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 60))
 		l.tap(func(r *tapped) { r.read = func() error { return ports.ErrNotLeader } }) // it was deposed meanwhile
@@ -86,7 +86,7 @@ func TestRenewWhereThisInstanceStoodStill(t *testing.T) {
 }
 
 // A proof counts for the term in which the renewal was noted.
-func TestRenewWhereTheTermChangesDuringTheProof(t *testing.T) {
+func TestRenewProvesLeadershipAgainInANewTerm(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 60))
 		l.Touch(time.Second - 1)
@@ -151,7 +151,7 @@ func TestRenewRefuses(t *testing.T) {
 	})
 }
 
-func TestRenewElsewhere(t *testing.T) {
+func TestRenewWithoutLeadership(t *testing.T) {
 	for name, happens := range map[string]func(*ports.LocalState){
 		"at a follower": lead(false),
 		"at the end":    func(s *ports.LocalState) { s.Closed, s.Leading = true, false },
@@ -189,7 +189,7 @@ func TestRenewAtANewLeader(t *testing.T) {
 	})
 }
 
-func TestRenewRevives(t *testing.T) {
+func TestRenewRevivesANodeThatExpiryMadeDown(t *testing.T) {
 	for _, state := range []domain.State{domain.Active, domain.Draining} {
 		t.Run(string(state), func(t *testing.T) {
 			inBubble(t, func(t *testing.T, l leasing) {
@@ -319,7 +319,7 @@ func TestAWriteWaitsForTheExpiryOfItsNode(t *testing.T) {
 	})
 }
 
-func TestAWriteOnItsWayKeepsItsNode(t *testing.T) {
+func TestAWriteInFlightKeepsItsNodeFromExpiring(t *testing.T) {
 	changed := func(s *domain.NodeSpec) { s.Zone = "z" }
 	tests := map[string]struct {
 		write   func(l leasing) error

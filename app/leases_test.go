@@ -139,7 +139,7 @@ func TestExpiryInTime(t *testing.T) {
 	}
 }
 
-func TestExpiryIsOfTheNodeThatWasMeant(t *testing.T) {
+func TestExpirySparesANodeThatWasWrittenMeanwhile(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2), living("b", 2))
 		release := l.blockExpiry()
@@ -167,7 +167,7 @@ func mustNode(t *testing.T, spec domain.NodeSpec) domain.CacheNode {
 	return node
 }
 
-func TestManyExpireInParts(t *testing.T) {
+func TestExpiryOfManyNodesIsSplit(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		var edits []domain.Edit
 		for i := range 7000 {

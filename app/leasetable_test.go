@@ -62,7 +62,7 @@ func TestLeaseEnds(t *testing.T) {
 	}
 }
 
-func TestWhatAnOverdueNodeDoesNext(t *testing.T) {
+func TestAnOverdueLease(t *testing.T) {
 	tests := map[string]struct {
 		then func(tt *timed) // a second late
 		ends time.Duration   // 0: never
@@ -132,7 +132,7 @@ func TestANodeThatExpiredHasNoLease(t *testing.T) {
 	}
 }
 
-func TestFill(t *testing.T) {
+func TestFillAddsWhatTheTableMissed(t *testing.T) {
 	tt := newTimed(t)
 	tt.keep = true
 	for _, id := range []string{"same", "updated", "again", "removed", "freed", "overdue"} {
@@ -194,7 +194,7 @@ func TestTheHeapHoldsEachLeaseOnce(t *testing.T) {
 }
 
 // A renewal is to cost next to nothing: it leaves the heap alone.
-func TestALeaseIsLookedAtOnceInItsTime(t *testing.T) {
+func TestALeaseIsCheckedOncePerTimeToLive(t *testing.T) {
 	tt := newTimed(t)
 	tt.register(leased("a", 10))
 	at, seen := tt.nodes["a"].checkAt, 0

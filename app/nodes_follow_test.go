@@ -61,7 +61,7 @@ func TestFollowFromEachSource(t *testing.T) {
 	}
 }
 
-func TestFollowElsewhere(t *testing.T) {
+func TestFollowAtAFollower(t *testing.T) {
 	cut, closed := ports.ErrCutOff.Error(), ports.ErrClosed.Error()
 	tests := map[string]func(t *testing.T, p pair, source ports.Source){
 		"it tells what the leader's tells": func(t *testing.T, p pair, source ports.Source) {
@@ -173,7 +173,7 @@ func TestFollowElsewhere(t *testing.T) {
 }
 
 // Who takes long over a delivery keeps what is in it, and no more of history.
-func TestADeliveryHasFewChanges(t *testing.T) {
+func TestADeliveryIsBounded(t *testing.T) {
 	p := newPair(t)
 	stream := followAt(t, p.leader, ports.Leader, 3)
 	const written = 200
@@ -204,7 +204,7 @@ func TestADeliveryHasFewChanges(t *testing.T) {
 }
 
 // The leader's own stream asks whether it leads, and nothing else.
-func TestTheLeadersStreamDoesNotEndWithTouch(t *testing.T) {
+func TestTheLeadersStreamSurvivesALossOfContact(t *testing.T) {
 	p := newPair(t)
 	stream := followAt(t, p.leader, ports.Leader, 3)
 	p.leader.Change(cutOff)

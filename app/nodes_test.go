@@ -256,7 +256,7 @@ func TestNodeStream(t *testing.T) {
 	}
 }
 
-func TestNodeStreamWakesWhoWaits(t *testing.T) {
+func TestNodeStreamWakesAWaitingSubscriber(t *testing.T) {
 	for what, happens := range map[string]func(t *testing.T, i *portstest.Instance){
 		"a change": func(t *testing.T, i *portstest.Instance) { write(t, i, 1) },
 		"the loss of leadership": func(_ *testing.T, i *portstest.Instance) {
@@ -341,7 +341,7 @@ func TestNodeStreamFollowsManyWriters(t *testing.T) {
 	all.Wait()
 }
 
-func TestFollowWithAContextThatHadEnded(t *testing.T) {
+func TestFollowWithAnEndedContext(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

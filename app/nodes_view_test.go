@@ -73,7 +73,7 @@ func TestViewFromEachSource(t *testing.T) {
 }
 
 // A stale read asks nobody; the other two do each time.
-func TestViewAsksAsLittleAsItMay(t *testing.T) {
+func TestOnlyAStaleViewAsksNobody(t *testing.T) {
 	p := newPair(t)
 	state, _ := p.leader.State()
 	nodes := app.NewNodes(nil, fixedLocal(state), nil)
@@ -260,7 +260,7 @@ func TestAViewThatWaitsEndsWithItsContext(t *testing.T) {
 }
 
 // Who was cut off, and takes what there is, sees what comes once it is not.
-func TestAViewThatWaitsOutlivesACut(t *testing.T) {
+func TestAStaleViewWaitsThroughALossOfContact(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		viewed := viewing(t, t.Context(), p.follower, ports.Read{Source: ports.Stale, AtLeast: 4, Wait: time.Minute})
@@ -277,7 +277,7 @@ func TestAViewThatWaitsOutlivesACut(t *testing.T) {
 }
 
 // What an instance that starts has may be old, but not for who says how new it has to be.
-func TestAViewThatWaitsOutlivesAStart(t *testing.T) {
+func TestAStaleViewWaitsWhileTheInstanceCatchesUp(t *testing.T) {
 	for atLeast, revised := range map[domain.Revision]bool{3: false, 4: true} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPair(t)
@@ -305,7 +305,7 @@ func TestAViewThatWaitsOutlivesAStart(t *testing.T) {
 
 // What a client wrote through the leader it reads at any instance, with the
 // revision that it was told.
-func TestReadYourWritesAnywhere(t *testing.T) {
+func TestReadYourWritesAtAnyInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		behind, _ := p.follower.State()

@@ -58,7 +58,7 @@ func (r *refusing) Roster(ctx context.Context) (domain.Roster, error) {
 }
 
 // What can't be begun is not done, and whoever asked is told so.
-func TestWhatCantBeBegunIsNotDone(t *testing.T) {
+func TestARequestWhoseFirstStepFailsChangesNothing(t *testing.T) {
 	tests := map[string]struct {
 		step string
 		ask  func(context.Context, *app.Cluster) error
@@ -124,7 +124,7 @@ func (u *unsure) AddPromotion(ctx context.Context, id string) error {
 }
 
 // The end of an earlier wish does not take a later one with it.
-func TestAWishOutlivesTheEndOfAnEarlierOne(t *testing.T) {
+func TestAPromotionOutlivesTheEndOfAnEarlierOne(t *testing.T) {
 	tests := map[string]struct {
 		ends    func(context.Context, *app.Cluster) error // the earlier one
 		answers string                                    // where n3 does

@@ -203,7 +203,7 @@ func TestPromotion(t *testing.T) {
 }
 
 // What an instance answers counts only as long as it is the member that was asked.
-func TestAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
+func TestPromotionOfAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
 	tests := map[string]struct {
 		meanwhile func(context.Context, *portstest.Instance) error
 		want      domain.Instance
@@ -266,7 +266,7 @@ func unwatched(i *counted, peers ports.Peers, log io.Writer) *app.Cluster {
 }
 
 // One that is silent is asked now and then, and holds up nobody.
-func TestASilentInstanceIsNoBurden(t *testing.T) {
+func TestPromotionOfASilentInstanceCostsLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		asked := map[string]int{}
@@ -327,7 +327,7 @@ func TestASilentInstanceIsNoBurden(t *testing.T) {
 }
 
 // One that answers, and never catches up, is told of, and asked now and then.
-func TestAnInstanceThatLagsForeverIsToldOf(t *testing.T) {
+func TestAnInstanceThatNeverCatchesUpIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked, applied atomic.Int64
 		peers := peersFunc(func(context.Context, string) (ports.Identity, error) {
@@ -404,7 +404,7 @@ func (stalled) Remove(ctx context.Context, _ string) error {
 }
 
 // Nobody is told that nothing happened when half of it did.
-func TestWhatIsHalfDoneIsNotCalledUndone(t *testing.T) {
+func TestARequestThatIsHalfDoneHasAnUnknownOutcome(t *testing.T) {
 	tests := map[string]struct {
 		member *domain.Instance
 		wanted bool
@@ -455,7 +455,7 @@ type unproven struct{ *portstest.Instance }
 
 func (unproven) ReadIndex(context.Context) (uint64, error) { return 0, ports.ErrNoLeader }
 
-func TestNobodyIsPromotedWhileNobodyKnowsHowFarItHasToBe(t *testing.T) {
+func TestNobodyIsPromotedWithoutAReadIndex(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
 		peers.Answer("h:3", far("n3", 100))

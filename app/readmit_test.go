@@ -72,7 +72,7 @@ func TestAVoterInQuarantineIsReadmitted(t *testing.T) {
 	eachPromoting(t, tests)
 }
 
-func TestWhoIsRemovedWhileItIsReadmittedStaysRemoved(t *testing.T) {
+func TestAnInstanceRemovedDuringItsReadmissionStaysRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		instance := portstest.NewInstance("n1", "h:1")
 		instance.NewFollower("n2", "h:2")
@@ -99,7 +99,7 @@ func TestWhoIsRemovedWhileItIsReadmittedStaysRemoved(t *testing.T) {
 }
 
 // It may be out of quarantine before anything is done about it.
-func TestAVoterThatIsOutOfQuarantineInTimeStaysOne(t *testing.T) {
+func TestAVoterThatLeavesQuarantineInTimeStaysAVoter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		instance := portstest.NewInstance("n1", "h:1")
 		instance.NewFollower("n2", "h:2")
@@ -123,7 +123,7 @@ func TestAVoterThatIsOutOfQuarantineInTimeStaysOne(t *testing.T) {
 }
 
 // It may have lost its disk, and come back at another address.
-func TestAnInstanceInQuarantineIsANonvoterWherever(t *testing.T) {
+func TestAnInstanceInQuarantineMovesAsANonvoter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := openPromoting(t)
 		defer p.close(t)

@@ -15,7 +15,7 @@ import (
 )
 
 // Another cluster adds the same instance, which belongs to none when it is asked.
-func TestAnAdditionThatCameTooLateIsTakenBack(t *testing.T) {
+func TestAnAdditionIsTakenBackIfAnotherClusterWasFirst(t *testing.T) {
 	elsewhere := ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n9"}
 	here := far("n3", 100)
 	tests := map[string]struct {
@@ -66,7 +66,7 @@ func TestAnAdditionThatCameTooLateIsTakenBack(t *testing.T) {
 }
 
 // So is what somebody has moved meanwhile.
-func TestWhoWasMovedIsNotTakenBack(t *testing.T) {
+func TestAnInstanceThatWasMovedIsNotTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, asked := portstest.NewInstance("n1", "h:1"), 0
 		c := newCluster(i, peersFunc(func(ctx context.Context, _ string) (ports.Identity, error) {

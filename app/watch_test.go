@@ -233,7 +233,7 @@ func TestClusterStream(t *testing.T) {
 	}
 }
 
-func TestClusterStreamWakesWhoWaits(t *testing.T) {
+func TestClusterStreamWakesAWaitingSubscriber(t *testing.T) {
 	for what, happens := range map[string]func(t *testing.T, w watched){
 		"a new instance": func(t *testing.T, w watched) { mustAdd(t, w.instance, voter("n3", "h:3")) },
 		"a new term":     func(_ *testing.T, w watched) { w.instance.Change(func(s *ports.LocalState) { s.Term++ }) },
@@ -268,7 +268,7 @@ func TestClusterStreamWakesWhoWaits(t *testing.T) {
 	}
 }
 
-func TestTheWatchAsksOnceInEachInterval(t *testing.T) {
+func TestTheWatchAsksOncePerInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := watch(t)
 		defer w.close(t)
@@ -284,7 +284,7 @@ func TestTheWatchAsksOnceInEachInterval(t *testing.T) {
 }
 
 // Whoever follows the cluster here, and not at the leader, is told as soon.
-func TestWhoDoesNotLeadAsksAsOften(t *testing.T) {
+func TestTheWatchOfAFollowerAsksAsOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := following(t)
 		defer w.close(t)
@@ -298,7 +298,7 @@ func TestWhoDoesNotLeadAsksAsOften(t *testing.T) {
 	})
 }
 
-func TestFollowWhereLeadershipWasJustLost(t *testing.T) {
+func TestFollowFailsWhenLeadershipWasJustLost(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	c := app.NewCluster(app.ClusterConfig{
 		Inquiry:    app.Inquiry{Self: ports.Identity{RaftID: "n1"}, Local: fixedLocal{LeaderID: "n2"}, Peers: portstest.NewPeers()},
@@ -343,7 +343,7 @@ func (p *slowPeers) Identify(ctx context.Context, _ string) (ports.Identity, err
 	}
 }
 
-func TestAFollowerWhoGivesUpTellsTheOthersNothing(t *testing.T) {
+func TestASubscriberThatGivesUpDoesNotAffectOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, peers := portstest.NewInstance("n1", "h:1"), &slowPeers{}
 		mustAdd(t, i, voter("n2", "h:2"))
@@ -364,7 +364,7 @@ func TestAFollowerWhoGivesUpTellsTheOthersNothing(t *testing.T) {
 	})
 }
 
-func TestClosingInTheMiddleOfARoundIsNoNews(t *testing.T) {
+func TestClosingDuringARoundDeliversNoChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, peers := portstest.NewInstance("n1", "h:1"), &slowPeers{}
 		mustAdd(t, i, voter("n2", "h:2"))
@@ -386,7 +386,7 @@ func TestClosingInTheMiddleOfARoundIsNoNews(t *testing.T) {
 	})
 }
 
-func TestManyFollowersShareARound(t *testing.T) {
+func TestManySubscribersShareARound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, peers := portstest.NewInstance("n1", "h:1"), &slowPeers{after: time.Hour}
 		mustAdd(t, i, voter("n2", "h:2"))
@@ -414,7 +414,7 @@ func TestManyFollowersShareARound(t *testing.T) {
 
 // Who shares a round must see what was so when he came: a round that had begun
 // before is not enough.
-func TestAFollowerSeesWhatWasSoWhenItCame(t *testing.T) {
+func TestASubscriberSeesTheMembersAtItsCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, peers := portstest.NewInstance("n1", "h:1"), &slowPeers{after: 500 * time.Millisecond}
 		mustAdd(t, i, voter("n2", "h:2"))
