@@ -19,14 +19,14 @@ func nonvoter(id, raftAddress string) domain.Instance {
 	return domain.Instance{ID: id, RaftAddress: raftAddress, Suffrage: domain.Nonvoter}
 }
 
-// far is answer of an instance that has come so far in the log.
+// far is the answer of an instance that has applied the log up to an index.
 func far(id string, applied uint64) ports.Identity {
 	identity := answer(id)
 	identity.Applied = applied
 	return identity
 }
 
-// process is answer of an instance that has all, in a process.
+// process is the answer of an instance that has applied the whole log and names its process.
 func process(id, of string) ports.Identity {
 	identity := far(id, 100)
 	identity.Process = of
@@ -110,47 +110,47 @@ func TestAdd(t *testing.T) {
 		takes time.Duration // until it is answered
 		asks  bool
 	}{
-		"a new voter that answers is one":                         {answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
-		"a new nonvoter that answers is one":                      {answers: new(far("n3", 0)), wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
-		"who belongs to no cluster yet is welcome":                {answers: &blank, wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
-		"where nobody answers is no instance":                     {wanted: voter("n3", "h:3"), err: domain.ErrUnreachable, asks: true},
-		"where nobody answers is no nonvoter":                     {wanted: nonvoter("n3", "h:3"), err: domain.ErrUnreachable, asks: true},
-		"another instance is not it":                              {answers: new(far("n4", 100)), wanted: voter("n3", "h:3"), err: domain.ErrIDMismatch, asks: true},
-		"an instance of another cluster stays there":              {answers: &stranger, wanted: voter("n9", "h:3"), err: domain.ErrOtherCluster, asks: true},
+		"a new voter that answers is added":                       {answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
+		"a new nonvoter that answers is added":                    {answers: new(far("n3", 0)), wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
+		"an instance without a cluster is added":                  {answers: &blank, wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
+		"a new voter that does not answer is not added":           {wanted: voter("n3", "h:3"), err: domain.ErrUnreachable, asks: true},
+		"a new nonvoter that does not answer is not added":        {wanted: nonvoter("n3", "h:3"), err: domain.ErrUnreachable, asks: true},
+		"another instance at the address is refused":              {answers: new(far("n4", 100)), wanted: voter("n3", "h:3"), err: domain.ErrIDMismatch, asks: true},
+		"an instance of another cluster is refused":               {answers: &stranger, wanted: voter("n9", "h:3"), err: domain.ErrOtherCluster, asks: true},
 		"an address in use is refused before anybody is asked":    {answers: new(far("n3", 100)), wanted: voter("n3", "h:2"), err: domain.ErrAddressInUse},
 		"a nonvoter becomes a voter":                              {members: []domain.Instance{nonvoter("n3", "h:3")}, answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
-		"a nonvoter that is silent becomes none":                  {members: []domain.Instance{nonvoter("n3", "h:3")}, wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: domain.ErrUnreachable, asks: true},
+		"a nonvoter that does not answer does not become a voter": {members: []domain.Instance{nonvoter("n3", "h:3")}, wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: domain.ErrUnreachable, asks: true},
 		"a voter becomes a nonvoter, dead or not":                 {members: []domain.Instance{voter("n3", "h:3")}, wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3")},
 		"a voter moves at once":                                   {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
-		"a voter moves at once, whatever it lacks":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
-		"a voter moves nowhere where nobody answers":              {members: []domain.Instance{voter("n3", "h:4")}, wanted: voter("n3", "h:3"), want: voter("n3", "h:4"), err: domain.ErrUnreachable, asks: true},
-		"no voter moves to who is another process":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:4"), err: domain.ErrIDInUse, asks: true},
-		"no nonvoter moves to who is another process":             {members: []domain.Instance{nonvoter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:4"), err: domain.ErrIDInUse, asks: true},
-		"the leader does not move to who is another process":      {answers: new(process("n1", "P2")), wanted: voter("n1", "h:3"), want: voter("n1", "h:1"), err: domain.ErrIDInUse, asks: true},
-		"the leader moves to where it answers itself":             {answers: new(process("n1", "P0")), wanted: voter("n1", "h:3"), want: voter("n1", "h:3"), asks: true},
+		"a voter moves at once, even if it lags":                  {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"a voter does not move to where nobody answers":           {members: []domain.Instance{voter("n3", "h:4")}, wanted: voter("n3", "h:3"), want: voter("n3", "h:4"), err: domain.ErrUnreachable, asks: true},
+		"a voter does not move to another process":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:4"), err: domain.ErrIDInUse, asks: true},
+		"a nonvoter does not move to another process":             {members: []domain.Instance{nonvoter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:4"), err: domain.ErrIDInUse, asks: true},
+		"the leader does not move to another process":             {answers: new(process("n1", "P2")), wanted: voter("n1", "h:3"), want: voter("n1", "h:1"), err: domain.ErrIDInUse, asks: true},
+		"the leader moves to an address of its own process":       {answers: new(process("n1", "P0")), wanted: voter("n1", "h:3"), want: voter("n1", "h:3"), asks: true},
 		"one process may answer at both addresses":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P1")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
-		"who does not say which process it is may move":           {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 100)), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
-		"a voter moves from who does not say which process it is": {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
-		"a voter moves from where another instance answers now":   {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n4", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"a voter that does not name its process moves":            {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 100)), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"a voter moves if its old process is not named":           {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
+		"a voter moves if another instance is at its old address": {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n4", "P1")), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), asks: true},
 		"forced: a voter moves to another process":                {members: []domain.Instance{voter("n3", "h:4")}, answers: new(process("n3", "P2")), before: new(process("n3", "P1")), wanted: voter("n3", "h:3"), force: true, want: voter("n3", "h:3")},
 		"a nonvoter moves":                                        {members: []domain.Instance{nonvoter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
 		"a nonvoter moves and becomes a voter":                    {members: []domain.Instance{nonvoter("n3", "h:4")}, answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
 		"a voter moves and becomes a nonvoter":                    {members: []domain.Instance{voter("n3", "h:4")}, answers: new(far("n3", 1)), wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3"), asks: true},
-		"what it is already is nothing to be asked for":           {members: []domain.Instance{voter("n3", "h:3")}, wanted: voter("n3", "h:3"), want: voter("n3", "h:3")},
-		"a nonvoter that it is already is nothing to be asked":    {members: []domain.Instance{nonvoter("n3", "h:3")}, wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3")},
+		"a voter that is added again is not asked":                {members: []domain.Instance{voter("n3", "h:3")}, wanted: voter("n3", "h:3"), want: voter("n3", "h:3")},
+		"a nonvoter that is added again is not asked":             {members: []domain.Instance{nonvoter("n3", "h:3")}, wanted: nonvoter("n3", "h:3"), want: nonvoter("n3", "h:3")},
 		"the leader moves":                                        {answers: new(far("n1", 100)), wanted: voter("n1", "h:3"), want: voter("n1", "h:3"), asks: true},
 		"the leader does not move to where it does not answer":    {wanted: voter("n1", "h:3"), want: voter("n1", "h:1"), err: domain.ErrUnreachable, asks: true},
-		"forced: who is silent is a nonvoter after a while":       {wanted: voter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3"), takes: 2 * time.Second, asks: true},
-		"forced: another cluster's instance never is a voter":     {answers: &stranger, wanted: voter("n9", "h:3"), force: true, want: nonvoter("n9", "h:3"), takes: 2 * time.Second, asks: true},
-		"forced: another instance never is a voter":               {answers: new(far("n4", 100)), wanted: voter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3"), takes: 2 * time.Second, asks: true},
-		"forced: who answers is a voter":                          {answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), force: true, want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
+		"forced: a silent instance is a nonvoter after a while":   {wanted: voter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3"), takes: 2 * time.Second, asks: true},
+		"forced: an instance of another cluster is a nonvoter":    {answers: &stranger, wanted: voter("n9", "h:3"), force: true, want: nonvoter("n9", "h:3"), takes: 2 * time.Second, asks: true},
+		"forced: an instance with another id is a nonvoter":       {answers: new(far("n4", 100)), wanted: voter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3"), takes: 2 * time.Second, asks: true},
+		"forced: an instance that answers is a voter":             {answers: new(far("n3", 100)), wanted: voter("n3", "h:3"), force: true, want: voter("n3", "h:3"), takes: 50 * time.Millisecond, asks: true},
 		"forced: a nonvoter is not asked":                         {wanted: nonvoter("n3", "h:3"), force: true, want: nonvoter("n3", "h:3")},
 		"forced: another cluster's nonvoter is not asked":         {answers: &stranger, wanted: nonvoter("n9", "h:3"), force: true, want: nonvoter("n9", "h:3")},
 		"forced: a voter moves without being asked":               {members: []domain.Instance{voter("n3", "h:4")}, wanted: voter("n3", "h:3"), force: true, want: voter("n3", "h:3")},
 		"forced: an address in use stays in use":                  {wanted: voter("n3", "h:2"), force: true, err: domain.ErrAddressInUse},
-		"who lags is a nonvoter when the time is over":            {answers: new(far("n3", 99)), wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
-		"who has applied nothing is one, too":                     {answers: &blank, wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
-		"a voter that comes back blank counts no more until then": {members: []domain.Instance{voter("n3", "h:4")}, answers: &blank, wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
+		"an instance that lags is a nonvoter at the deadline":     {answers: new(far("n3", 99)), wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
+		"an instance that has applied nothing is one, too":        {answers: &blank, wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
+		"a voter that comes back blank is demoted until then":     {members: []domain.Instance{voter("n3", "h:4")}, answers: &blank, wanted: voter("n3", "h:3"), want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown, takes: 5 * time.Second, asks: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -193,7 +193,7 @@ func TestAdd(t *testing.T) {
 	}
 }
 
-// With a context that has ended, nothing happens, and that is no refusal.
+// An ended context is neither a refusal nor an unknown outcome.
 func TestAddWithAnEndedContextDoesNothing(t *testing.T) {
 	for name, force := range map[string]bool{"asking": false, "forced": true} {
 		t.Run(name, func(t *testing.T) {
@@ -211,15 +211,15 @@ func TestAddWithAnEndedContextDoesNothing(t *testing.T) {
 	}
 }
 
-// The time of the asker is over while the instance is asked: that says nothing
+// If the deadline of the caller passes while the instance is asked, that says nothing
 // about the instance.
 func TestAddOfAnInstanceThatAnswersSlowly(t *testing.T) {
 	for name, test := range map[string]struct {
 		bound, takes time.Duration
 		err          error
 	}{
-		"it has a second":              {time.Minute, time.Second, domain.ErrUnreachable},
-		"and no longer than the asker": {300 * time.Millisecond, 300 * time.Millisecond, context.DeadlineExceeded},
+		"the instance has a second to answer": {time.Minute, time.Second, domain.ErrUnreachable},
+		"and no longer than the caller waits": {300 * time.Millisecond, 300 * time.Millisecond, context.DeadlineExceeded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -240,7 +240,7 @@ func TestAddOfAnInstanceThatAnswersSlowly(t *testing.T) {
 	}
 }
 
-// Whoever is asked takes its time, in which another request may be quicker.
+// While an instance is asked for its identity, another request may change it.
 func TestAddOfAnInstanceThatAnotherRequestChanges(t *testing.T) {
 	first, second := process("n3", "P1"), process("n3", "P2")
 	tests := map[string]struct {
@@ -253,35 +253,35 @@ func TestAddOfAnInstanceThatAnotherRequestChanges(t *testing.T) {
 		err  error
 		asks int // at h:4
 	}{
-		"no voter moves to who is another process, though it is one only since then": {
+		"an instance that has become a voter does not move to another process": {
 			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), voter("n3", "h:3")) },
 			answers:   map[string]ports.Identity{"h:3": first, "h:4": second},
 			wanted:    voter("n3", "h:4"), want: voter("n3", "h:3"), err: domain.ErrIDInUse, asks: 2,
 		},
-		"nor does one that has moved since then": {
+		"an instance that has moved does not move to another process": {
 			before:    []domain.Instance{voter("n3", "h:9")},
 			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), voter("n3", "h:3")) },
 			answers:   map[string]ports.Identity{"h:3": first, "h:4": second},
 			wanted:    voter("n3", "h:4"), want: voter("n3", "h:3"), err: domain.ErrIDInUse, asks: 2,
 		},
-		"one that has moved since then moves on, where that is it": {
+		"an instance that has moved moves on to its own process": {
 			before:    []domain.Instance{nonvoter("n3", "h:9")},
 			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), nonvoter("n3", "h:3")) },
 			answers:   map[string]ports.Identity{"h:3": first, "h:4": first},
 			wanted:    nonvoter("n3", "h:4"), want: nonvoter("n3", "h:4"), asks: 2,
 		},
-		"one that is what it is to be since then is asked no more": {
+		"an instance that has become what was asked for is not asked again": {
 			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), voter("n3", "h:4")) },
 			answers:   map[string]ports.Identity{"h:4": first},
 			wanted:    voter("n3", "h:4"), want: voter("n3", "h:4"), asks: 1,
 		},
-		"one that was removed since then is added, if it answers": {
+		"an instance that was removed is added if it answers": {
 			before:    []domain.Instance{voter("n3", "h:9")},
 			meanwhile: func(i *portstest.Instance) error { return i.Remove(t.Context(), "n3") },
 			answers:   map[string]ports.Identity{"h:4": first},
 			wanted:    nonvoter("n3", "h:4"), want: nonvoter("n3", "h:4"), asks: 2,
 		},
-		"what happens to others does not matter": {
+		"changes of other instances do not matter": {
 			meanwhile: func(i *portstest.Instance) error { return i.Add(t.Context(), voter("n5", "h:5")) },
 			answers:   map[string]ports.Identity{"h:4": first},
 			wanted:    nonvoter("n3", "h:4"), want: nonvoter("n3", "h:4"), asks: 1,
@@ -317,7 +317,8 @@ func TestAddOfAnInstanceThatAnotherRequestChanges(t *testing.T) {
 	}
 }
 
-// Two that change it in turn, for ever: each try ends within the time of the asker.
+// Each time that the instance is asked, its address has changed. Add must end with
+// its context all the same.
 func TestAddOfAnInstanceThatKeepsChangingEndsInTime(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -361,9 +362,9 @@ func TestAddTwiceAtOnce(t *testing.T) {
 
 func TestAddAtAnInstanceThatCannotAdd(t *testing.T) {
 	for name, test := range map[string]error{
-		"a follower":             ports.ErrNotLeader,
-		"one that is closed":     ports.ErrClosed,
-		"one that does not know": ports.ErrOutcomeUnknown,
+		"a follower":         ports.ErrNotLeader,
+		"a closed instance":  ports.ErrClosed,
+		"an unknown outcome": ports.ErrOutcomeUnknown,
 	} {
 		t.Run(name, func(t *testing.T) {
 			i, peers := portstest.NewInstance("n1", "h:1"), portstest.NewPeers()
@@ -378,7 +379,7 @@ func TestAddAtAnInstanceThatCannotAdd(t *testing.T) {
 	}
 }
 
-// A leader that made itself a nonvoter could leave the cluster without any for ever.
+// A leader that made itself a nonvoter could leave the cluster without a leader for ever.
 func TestALeaderHandsOverBeforeItBecomesANonvoter(t *testing.T) {
 	for name, force := range map[string]bool{"asked": false, "forced": true} {
 		t.Run(name, func(t *testing.T) {
@@ -401,12 +402,12 @@ func TestHandOverToTheNamedInstance(t *testing.T) {
 		want string
 		err  error
 	}{
-		"a voter":           {to: "n3", want: "n3"},
-		"another voter":     {to: "n2", want: "n2"},
-		"the leader itself": {to: "n1", want: "n1"},
-		"a nonvoter":        {to: "n4", err: domain.ErrNotVoter},
-		"a stranger":        {to: "n9", err: domain.ErrNoSuchInstance},
-		"nobody":            {want: "n2"},
+		"a voter":             {to: "n3", want: "n3"},
+		"another voter":       {to: "n2", want: "n2"},
+		"the leader itself":   {to: "n1", want: "n1"},
+		"a nonvoter":          {to: "n4", err: domain.ErrNotVoter},
+		"an unknown instance": {to: "n9", err: domain.ErrNoSuchInstance},
+		"no instance":         {want: "n2"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -418,7 +419,7 @@ func TestHandOverToTheNamedInstance(t *testing.T) {
 			}
 		})
 	}
-	t.Run("nobody, by the only voter", func(t *testing.T) {
+	t.Run("no instance, by the only voter", func(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")
 		mustAdd(t, i, nonvoter("n4", "h:4"))
 		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), ""); !errors.Is(err, domain.ErrLastVoter) {
@@ -432,7 +433,7 @@ func TestHandOverToTheNamedInstance(t *testing.T) {
 			t.Errorf("error = %v, want %v", err, domain.ErrNotVoter)
 		}
 	})
-	t.Run("nobody, where the only voter is another one", func(t *testing.T) {
+	t.Run("no instance, where the only voter is another one", func(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")
 		mustAdd(t, i, nonvoter("n4", "h:4"))
 		i.Change(func(s *ports.LocalState) { s.Leading = false })
@@ -440,7 +441,7 @@ func TestHandOverToTheNamedInstance(t *testing.T) {
 			t.Errorf("error = %v, want %v", err, ports.ErrNotLeader)
 		}
 	})
-	t.Run("itself, by one that does not lead", func(t *testing.T) {
+	t.Run("itself, by an instance that does not lead", func(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")
 		i.FailWith(ports.ErrNotLeader)
 		if _, err := newCluster(i, portstest.NewPeers()).HandOver(t.Context(), "n1"); !errors.Is(err, ports.ErrNotLeader) {

@@ -86,12 +86,12 @@ func TestABackupIsReadOnlyIfItCanBeRestored(t *testing.T) {
 		expected *domain.Revision
 		err      error
 	}{
-		"elsewhere":                 {fail: ports.ErrNotLeader, read: never, err: ports.ErrNotLeader},
-		"what can't be read":        {read: reads, err: broken},
-		"at another revision":       {read: reading(backup(t, spec("b", 1))), expected: &expected, err: domain.ErrConditionFailed},
-		"one that ends on the way":  {read: func() (domain.Backup, error) { i.FailWith(ports.ErrBusy); return backup(t), nil }, err: ports.ErrBusy},
-		"a leader that is cut off":  {fail: context.DeadlineExceeded, read: never, err: context.DeadlineExceeded},
-		"an outcome that is hidden": {read: func() (domain.Backup, error) { i.FailWith(ports.ErrOutcomeUnknown); return backup(t), nil }, err: ports.ErrOutcomeUnknown},
+		"at a follower":               {fail: ports.ErrNotLeader, read: never, err: ports.ErrNotLeader},
+		"a backup that can't be read": {read: reads, err: broken},
+		"at another revision":         {read: reading(backup(t, spec("b", 1))), expected: &expected, err: domain.ErrConditionFailed},
+		"a restore that is refused":   {read: func() (domain.Backup, error) { i.FailWith(ports.ErrBusy); return backup(t), nil }, err: ports.ErrBusy},
+		"a leader that is cut off":    {fail: context.DeadlineExceeded, read: never, err: context.DeadlineExceeded},
+		"an unknown outcome":          {read: func() (domain.Backup, error) { i.FailWith(ports.ErrOutcomeUnknown); return backup(t), nil }, err: ports.ErrOutcomeUnknown},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestABackupIsReadOnlyIfItCanBeRestored(t *testing.T) {
 	}
 }
 
-// Also a node that was there already, the same, has its full time again.
+// A node that was the same before has its full time to live again, too.
 func TestARestoreRenewsEveryNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := portstest.NewInstance("n1", "h:1")

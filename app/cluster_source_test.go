@@ -38,13 +38,13 @@ func TestClusterFromEachSource(t *testing.T) {
 		given               func(*ports.LocalState)
 		leader, here, stale error
 	}{
-		"a follower answers all but for the leader":     {leader: ports.ErrNotLeader},
-		"without a leader it answers what it has":       {given: leaderless, leader: ports.ErrNotLeader, here: ports.ErrNoLeader},
-		"and so it does when it is cut off":             {given: cutOff, leader: ports.ErrNotLeader},
-		"and even before it has caught up":              {given: starting, leader: ports.ErrNotLeader},
-		"but not when it is shutting down":              {given: shut, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
-		"the leader answers all":                        {given: func(s *ports.LocalState) { s.Leading, s.LeaderID = true, "n1" }},
-		"and it does so whatever its contact is so far": {given: func(s *ports.LocalState) { s.Leading = true; cutOff(s) }},
+		"a follower answers, except as the leader":   {leader: ports.ErrNotLeader},
+		"without a leader it answers from its state": {given: leaderless, leader: ports.ErrNotLeader, here: ports.ErrNoLeader},
+		"when it is cut off, too":                    {given: cutOff, leader: ports.ErrNotLeader},
+		"before it has caught up, too":               {given: starting, leader: ports.ErrNotLeader},
+		"a follower that shuts down answers nothing": {given: shut, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
+		"the leader answers from every source":       {given: func(s *ports.LocalState) { s.Leading, s.LeaderID = true, "n1" }},
+		"the leader answers even without contact":    {given: func(s *ports.LocalState) { s.Leading = true; cutOff(s) }},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestClusterFromEachSource(t *testing.T) {
 func TestClusterStreamOfAFollower(t *testing.T) {
 	cut, closed := ports.ErrCutOff.Error(), ports.ErrClosed.Error()
 	tests := map[string]func(t *testing.T, w watched, leader *portstest.Instance, stream ports.ClusterStream){ // after its snapshot
-		"where nothing happens nothing is told": func(t *testing.T, _ watched, _ *portstest.Instance, stream ports.ClusterStream) {
+		"without a change nothing is delivered": func(t *testing.T, _ watched, _ *portstest.Instance, stream ports.ClusterStream) {
 			pass(10 * time.Second)
 			mustHear(t, stream)
 		},
@@ -97,26 +97,26 @@ func TestClusterStreamOfAFollower(t *testing.T) {
 			w.peers.Silence("h:2")
 			mustHearWithin(t, stream, time.Second, "instance_unreachable n2")
 		},
-		"an instance that is added is told at once": func(t *testing.T, _ watched, leader *portstest.Instance, stream ports.ClusterStream) {
+		"an added instance is delivered at once": func(t *testing.T, _ watched, leader *portstest.Instance, stream ports.ClusterStream) {
 			mustAdd(t, leader, voter("n3", "h:3"))
 			mustHearWithin(t, stream, 0, "instance_added n3")
 		},
-		"it goes on when leadership moves here, and away": func(t *testing.T, w watched, leader *portstest.Instance, stream ports.ClusterStream) {
+		"it survives winning and losing leadership": func(t *testing.T, w watched, leader *portstest.Instance, stream ports.ClusterStream) {
 			mustHandOver(t, leader)
 			mustHearWithin(t, stream, 0, "leader_changed n1")
 			mustHandOver(t, w.instance)
 			mustHearWithin(t, stream, 0, "leader_changed n2")
 		},
-		"it tells at once that there is no leader": func(t *testing.T, w watched, _ *portstest.Instance, stream ports.ClusterStream) {
+		"the loss of the leader is delivered at once": func(t *testing.T, w watched, _ *portstest.Instance, stream ports.ClusterStream) {
 			w.instance.Change(leaderless)
 			mustHearWithin(t, stream, 0, "leader_changed ")
 		},
-		"it ends at once when the leader is not heard of for too long": func(t *testing.T, w watched, _ *portstest.Instance, stream ports.ClusterStream) {
+		"it ends at once when contact with the leader is lost": func(t *testing.T, w watched, _ *portstest.Instance, stream ports.ClusterStream) {
 			w.instance.Change(cutOff)
 			mustHearWithin(t, stream, 0, cut)
 			mustHear(t, stream, cut)
 		},
-		"who waits is woken when touch is lost": func(t *testing.T, w watched, _ *portstest.Instance, stream ports.ClusterStream) {
+		"a waiting subscriber is woken when contact is lost": func(t *testing.T, w watched, _ *portstest.Instance, stream ports.ClusterStream) {
 			_, later := news(stream)
 			synctest.Wait()
 			if isClosed(later) {
@@ -128,7 +128,7 @@ func TestClusterStreamOfAFollower(t *testing.T) {
 				t.Error("a waiting subscriber was not woken when contact with the leader was lost")
 			}
 		},
-		"who opens it then is told what there is first": func(t *testing.T, w watched, _ *portstest.Instance, _ ports.ClusterStream) {
+		"a subscriber without contact gets a snapshot first": func(t *testing.T, w watched, _ *portstest.Instance, _ ports.ClusterStream) {
 			w.instance.Change(cutOff)
 			for _, source := range elsewhere {
 				late, err := w.Follow(t.Context(), source)
@@ -167,7 +167,7 @@ func TestClusterStreamOfAFollower(t *testing.T) {
 	}
 }
 
-// A snapshot to who opens while the instance shuts down would be one too many.
+// A stream that is opened during the shutdown must not deliver a snapshot.
 func TestClusterStreamOpenedDuringTheShutdownOnlyEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := following(t)

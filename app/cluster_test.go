@@ -40,7 +40,7 @@ func TestRemove(t *testing.T) {
 		left    int
 		leading bool
 	}{
-		"an instance is removed, and told as it was": {
+		"an instance is removed, and given as it was": {
 			members: []domain.Instance{voter("n2", "h:2")}, remove: "n2", want: voter("n2", "h:2"), left: 1, leading: true},
 		"an unknown instance is no such instance": {
 			members: []domain.Instance{voter("n2", "h:2")}, remove: "n3", err: domain.ErrNoSuchInstance, left: 2, leading: true},
@@ -76,7 +76,7 @@ func TestRemoveAtAFollower(t *testing.T) {
 	}
 }
 
-// handover is a membership in which handing over goes its own way.
+// handover is an instance whose hand-over of leadership ends as a test says.
 type handover struct {
 	*portstest.Instance
 	err       error
@@ -104,12 +104,12 @@ func TestRemoveOfTheLeaderWaitsForItsSuccessor(t *testing.T) {
 		err      error
 		takes    time.Duration
 	}{
-		"until it is known":                       {handover{successor: 300 * time.Millisecond}, time.Minute, ports.ErrNotLeader, 300 * time.Millisecond},
+		"until the successor is known":            {handover{successor: 300 * time.Millisecond}, time.Minute, ports.ErrNotLeader, 300 * time.Millisecond},
 		"but no longer than a second":             {handover{successor: 3 * time.Second}, time.Minute, ports.ErrNotLeader, time.Second},
-		"and no longer than the asker":            {handover{successor: 3 * time.Second}, 200 * time.Millisecond, ports.ErrNotLeader, 200 * time.Millisecond},
-		"and stays where nobody takes it over":    {handover{err: ports.ErrNoSuccessor}, time.Minute, ports.ErrNoSuccessor, 0},
-		"and stays where it is needed":            {handover{needed: ports.ErrNoMajorityLeft}, time.Minute, ports.ErrNoMajorityLeft, 0},
-		"and gives the reason for any other stop": {handover{err: context.DeadlineExceeded}, time.Minute, context.DeadlineExceeded, 0},
+		"and no longer than the caller":           {handover{successor: 3 * time.Second}, 200 * time.Millisecond, ports.ErrNotLeader, 200 * time.Millisecond},
+		"and stays if there is no successor":      {handover{err: ports.ErrNoSuccessor}, time.Minute, ports.ErrNoSuccessor, 0},
+		"and stays if the majority needs it":      {handover{needed: ports.ErrNoMajorityLeft}, time.Minute, ports.ErrNoMajorityLeft, 0},
+		"and gives the reason of another failure": {handover{err: context.DeadlineExceeded}, time.Minute, context.DeadlineExceeded, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// formatted is what an instance says that reads a format.
+// formatted is the identity of an instance that reads a format.
 func formatted(id string, format int) ports.Identity {
 	identity := far(id, 100)
 	identity.Format = format
@@ -29,9 +29,9 @@ func TestTheWatchLearnsWhichFormatInstancesRead(t *testing.T) {
 			silent bool
 			shared int
 		}{
-			{says: far("n2", 100), shared: 1}, // it does not say
+			{says: far("n2", 100), shared: 1}, // it names no format
 			{says: formatted("n2", 2), shared: 2},
-			{silent: true, shared: 2}, // what it told last counts
+			{silent: true, shared: 2}, // its last answer counts
 			{says: formatted("n2", 3), shared: 3},
 			{says: formatted("n2", 4), shared: 3},
 			{says: formatted("n7", 1), shared: 3}, // another instance at its address
@@ -51,21 +51,21 @@ func TestTheWatchLearnsWhichFormatInstancesRead(t *testing.T) {
 }
 
 func TestAnInstanceThatCannotReadTheLogIsNotAdded(t *testing.T) {
-	const silent = -1 // since before the leader began: the log may hold all that this reads
+	const silent = -1 // silent since before the leader began, so the log may need any format
 	tests := map[string]struct {
 		others, newcomer int
 		force            bool
 		err              error
 	}{
-		"it reads what all read":                      {others: 3, newcomer: 3},
-		"it reads more":                               {others: 3, newcomer: 4},
-		"it reads less":                               {others: 3, newcomer: 2, err: domain.ErrTooOld},
-		"it does not say":                             {others: 3, newcomer: 0, err: domain.ErrTooOld},
-		"it reads less, and others are silent":        {others: silent, newcomer: 2, err: domain.ErrTooOld},
-		"it reads less, and somebody insists":         {others: 3, newcomer: 2, force: true},
-		"it reads less, as others still do":           {others: 2, newcomer: 2},
-		"it does not say, as others do not":           {others: 0, newcomer: 0},
-		"it reads less than others that are upgraded": {others: 2, newcomer: 1, err: domain.ErrTooOld},
+		"it reads the format that all read":     {others: 3, newcomer: 3},
+		"it reads a later format":               {others: 3, newcomer: 4},
+		"it reads an earlier format":            {others: 3, newcomer: 2, err: domain.ErrTooOld},
+		"it names no format":                    {others: 3, newcomer: 0, err: domain.ErrTooOld},
+		"earlier, and others are silent":        {others: silent, newcomer: 2, err: domain.ErrTooOld},
+		"earlier, but the request is forced":    {others: 3, newcomer: 2, force: true},
+		"earlier, as others still do":           {others: 2, newcomer: 2},
+		"it names no format, as others do not":  {others: 0, newcomer: 0},
+		"earlier than others that are upgraded": {others: 2, newcomer: 1, err: domain.ErrTooOld},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

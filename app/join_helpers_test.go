@@ -16,14 +16,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
 
-// admission is ports.Admission in one function; it keeps who was asked, when.
+// admission implements ports.Admission with a function, and records the requests.
 type admission struct {
 	answer func(ctx context.Context, address string) error
 
 	mu     sync.Mutex
 	asked  []string
 	times  []time.Time
-	wished domain.Instance // at last
+	wished domain.Instance // in the last request
 }
 
 func (a *admission) Ask(ctx context.Context, address string, wished domain.Instance) error {

@@ -14,7 +14,7 @@ import (
 
 func TestJoiner(t *testing.T) {
 	tests := map[string]func(t *testing.T){
-		"who is a member already asks nobody": func(t *testing.T) {
+		"a member asks nobody": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.instance.Change(becomeMember)
 			j.open(t)
@@ -22,14 +22,14 @@ func TestJoiner(t *testing.T) {
 			j.mustHaveAsked(t)
 			j.close(t)
 		},
-		"who is told of nobody asks nobody": func(t *testing.T) {
+		"an instance without addresses asks nobody": func(t *testing.T) {
 			j := newJoining(agree)
 			j.open(t)
 			time.Sleep(time.Minute)
 			j.mustHaveAsked(t)
 			j.close(t)
 		},
-		"who is a member, but a nonvoter, asks nobody": func(t *testing.T) {
+		"a member that is a nonvoter asks nobody": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.instance.Change(becomeMemberAs(nonvoter("n1", "h:1")))
 			j.open(t)
@@ -37,7 +37,7 @@ func TestJoiner(t *testing.T) {
 			j.mustHaveAsked(t)
 			j.close(t)
 		},
-		"who has moved asks, until it is a member there": func(t *testing.T) {
+		"an instance that has moved asks until its address is that of the member": func(t *testing.T) {
 			j := newJoining(agree, "a:80", "b:80")
 			j.instance.Change(becomeMemberAs(voter("n1", "old:1")))
 			j.open(t)
@@ -49,7 +49,7 @@ func TestJoiner(t *testing.T) {
 			j.close(t)
 			j.mustHaveWished(t, voter("n1", "h:1"))
 		},
-		"who has moved stays a nonvoter": func(t *testing.T) {
+		"a nonvoter that has moved stays a nonvoter": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.instance.Change(becomeMemberAs(nonvoter("n1", "old:1")))
 			j.open(t)
@@ -57,7 +57,7 @@ func TestJoiner(t *testing.T) {
 			j.close(t)
 			j.mustHaveWished(t, nonvoter("n1", "h:1"))
 		},
-		"who has moved and is to be a voter goes on to be one": func(t *testing.T) {
+		"a nonvoter that has moved and is to be promoted asks to be a voter": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.instance.Change(func(s *ports.LocalState) {
 				becomeMemberAs(nonvoter("n1", "old:1"))(s)
@@ -68,7 +68,7 @@ func TestJoiner(t *testing.T) {
 			j.close(t)
 			j.mustHaveWished(t, voter("n1", "h:1"))
 		},
-		"who is a nonvoter at first has joined": func(t *testing.T) {
+		"an instance that is added as a nonvoter has joined": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.open(t)
 			synctest.Wait()
@@ -78,14 +78,14 @@ func TestJoiner(t *testing.T) {
 			j.close(t)
 			j.mustHaveWished(t, voter("n1", "h:1"))
 		},
-		"who joins does not ask itself": func(t *testing.T) {
+		"a new instance does not ask itself": func(t *testing.T) {
 			j := newJoining(refuse, "a:80", "own:80", "b:80")
 			j.open(t)
 			synctest.Wait()
 			j.mustHaveAsked(t, "a:80", "b:80")
 			j.close(t)
 		},
-		"who joins and is told of itself alone asks nobody": func(t *testing.T) {
+		"a new instance with only its own address asks nobody": func(t *testing.T) {
 			j := newJoining(agree, "own:80")
 			j.open(t)
 			time.Sleep(time.Minute)
@@ -95,7 +95,7 @@ func TestJoiner(t *testing.T) {
 				t.Errorf("log = %s, want that the instance waits to be added", j.log)
 			}
 		},
-		"who has moved and is alone asks itself": func(t *testing.T) {
+		"an instance that has moved and is alone asks itself": func(t *testing.T) {
 			j := newJoining(agree, "own:80")
 			j.instance.Change(becomeMemberAs(voter("n1", "old:1")))
 			j.open(t)
@@ -103,7 +103,7 @@ func TestJoiner(t *testing.T) {
 			j.mustHaveAsked(t, "own:80")
 			j.close(t)
 		},
-		"it may be closed without having been opened": func(t *testing.T) {
+		"a joiner may be closed without having been opened": func(t *testing.T) {
 			newJoining(agree, "a:80").close(t)
 		},
 		"opening does not wait for an answer": func(t *testing.T) {
@@ -115,14 +115,14 @@ func TestJoiner(t *testing.T) {
 			}
 			j.close(t)
 		},
-		"the first who agrees is enough": func(t *testing.T) {
+		"the first agreement is enough": func(t *testing.T) {
 			j := newJoining(agree, "a:80", "b:80")
 			j.open(t)
 			synctest.Wait()
 			j.mustHaveAsked(t, "a:80")
 			j.close(t)
 		},
-		"the next is asked where one refuses": func(t *testing.T) {
+		"after a refusal the next instance is asked": func(t *testing.T) {
 			j := newJoining(func(_ context.Context, address string) error {
 				if address == "c:80" {
 					return nil
@@ -139,7 +139,7 @@ func TestJoiner(t *testing.T) {
 				}
 			}
 		},
-		"it stops when it is a member": func(t *testing.T) {
+		"the joiner stops when its instance is a member": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.open(t)
 			synctest.Wait()
@@ -151,7 +151,7 @@ func TestJoiner(t *testing.T) {
 				t.Errorf("log = %s, want that the instance joined", j.log)
 			}
 		},
-		"it stops when another made it a member": func(t *testing.T) {
+		"the joiner stops when another request added its instance": func(t *testing.T) {
 			j := newJoining(refuse, "a:80")
 			j.open(t)
 			time.Sleep(time.Second)
@@ -163,7 +163,7 @@ func TestJoiner(t *testing.T) {
 			}
 			j.close(t)
 		},
-		"it asks again where the membership does not come": func(t *testing.T) {
+		"the joiner asks again if the membership does not come": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.open(t)
 			time.Sleep(100 * time.Millisecond)
@@ -171,7 +171,7 @@ func TestJoiner(t *testing.T) {
 			j.mustHaveAsked(t, "a:80", "a:80")
 			j.close(t)
 		},
-		"it asks again where the membership comes to nothing": func(t *testing.T) {
+		"the joiner asks again if the membership is lost": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.open(t)
 			synctest.Wait()
@@ -189,7 +189,7 @@ func TestJoiner(t *testing.T) {
 			}
 			j.close(t)
 		},
-		"who agrees to no avail hides nobody": func(t *testing.T) {
+		"after an agreement in vain the next instance is asked": func(t *testing.T) {
 			j := newJoining(func(_ context.Context, address string) error {
 				if address == "b:80" {
 					return nil
@@ -206,7 +206,7 @@ func TestJoiner(t *testing.T) {
 				t.Errorf("log = %s, want that b:80 agreed in vain", j.log)
 			}
 		},
-		"many who agree to no avail are asked in turn": func(t *testing.T) {
+		"instances that all agree in vain are asked in turn": func(t *testing.T) {
 			j := newJoining(agree, "a:80", "b:80", "c:80")
 			j.open(t)
 			pass(10 * time.Second)
@@ -217,7 +217,7 @@ func TestJoiner(t *testing.T) {
 				}
 			}
 		},
-		"who does not answer is left after five seconds": func(t *testing.T) {
+		"an instance that does not answer is given up after five seconds": func(t *testing.T) {
 			j := newJoining(hang, "a:80", "b:80")
 			j.open(t)
 			time.Sleep(5*time.Second - 1)
@@ -228,7 +228,7 @@ func TestJoiner(t *testing.T) {
 			j.mustHaveAsked(t, "a:80", "b:80")
 			j.close(t)
 		},
-		"the end of the start does not end it": func(t *testing.T) {
+		"the end of the start's context does not end the joiner": func(t *testing.T) {
 			j := newJoining(refuse, "a:80")
 			ctx, cancel := context.WithCancel(t.Context())
 			if err := j.Open(ctx); err != nil {
@@ -256,7 +256,7 @@ func TestJoiner(t *testing.T) {
 				t.Errorf("requests after Close = %d, want none", after-before)
 			}
 		},
-		"closing ends a question, asks nobody else, and waits for that": func(t *testing.T) {
+		"closing ends a request, asks nobody else, and waits for its end": func(t *testing.T) {
 			answered := false
 			j := newJoining(func(ctx context.Context, _ string) error {
 				<-ctx.Done()
@@ -314,20 +314,20 @@ func TestJoinStatus(t *testing.T) {
 		}
 	}
 	tests := map[string]func(t *testing.T){
-		"who asks nobody says nothing": func(t *testing.T) {
+		"it is empty if nobody is asked": func(t *testing.T) {
 			j := newJoining(agree)
 			j.open(t)
 			mustSay(t, j, "")
 			j.close(t)
 		},
-		"who is a member already says nothing": func(t *testing.T) {
+		"it is empty for a member": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.instance.Change(becomeMember)
 			j.open(t)
 			mustSay(t, j, "")
 			j.close(t)
 		},
-		"who has no answer yet says whom it asks": func(t *testing.T) {
+		"it names the instances asked before their answers": func(t *testing.T) {
 			j := newJoining(hang, "a:80", "own:80", "b:80")
 			mustSay(t, j, "")
 			j.open(t)
@@ -335,21 +335,21 @@ func TestJoinStatus(t *testing.T) {
 			mustSay(t, j, "it asks to be added (--join), through a:80, b:80")
 			j.close(t)
 		},
-		"who is refused says what everybody answered": func(t *testing.T) {
+		"it gives the refusal of each instance": func(t *testing.T) {
 			j := newJoining(func(_ context.Context, address string) error { return errors.New(address + " says no") }, "a:80", "b:80")
 			j.open(t)
 			synctest.Wait()
 			mustSay(t, j, "it asks to be added (--join), without success so far: a:80 says no; b:80 says no")
 			j.close(t)
 		},
-		"what the same instance answers through all of them is said once": func(t *testing.T) {
+		"it gives the same refusal through several instances once": func(t *testing.T) {
 			j := newJoining(func(context.Context, string) error { return errors.New("the leader says no") }, "a:80", "b:80")
 			j.open(t)
 			synctest.Wait()
 			mustSay(t, j, "it asks to be added (--join), without success so far: the leader says no")
 			j.close(t)
 		},
-		"who has joined says nothing": func(t *testing.T) {
+		"it is empty once the instance has joined": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.open(t)
 			synctest.Wait()
@@ -358,7 +358,7 @@ func TestJoinStatus(t *testing.T) {
 			mustSay(t, j, "")
 			j.close(t)
 		},
-		"who has the word of one of them is not refused by it any more": func(t *testing.T) {
+		"an agreement replaces the refusal of the same instance": func(t *testing.T) {
 			agrees := false
 			j := newJoining(func(context.Context, string) error {
 				if agrees {
@@ -374,7 +374,7 @@ func TestJoinStatus(t *testing.T) {
 			mustSay(t, j, "it asks to be added (--join), through a:80")
 			j.close(t)
 		},
-		"who has the word of one of them, to no avail, says so": func(t *testing.T) {
+		"it names an instance that agreed in vain": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.open(t)
 			pass(49 * time.Millisecond)
@@ -385,7 +385,7 @@ func TestJoinStatus(t *testing.T) {
 			}
 			j.close(t)
 		},
-		"who refuses after that is heard": func(t *testing.T) {
+		"a later refusal replaces the agreement": func(t *testing.T) {
 			answers := []error{nil, errors.New("no leader here"), nil}
 			j := newJoining(func(context.Context, string) error {
 				answer := answers[0]

@@ -11,10 +11,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// An instance that was asking to be added when it ended goes on, unless it was added.
+// An instance that was asking to be added when it ended goes on asking, unless it was
+// added.
 func TestJoinerGoesOnAfterARestart(t *testing.T) {
 	tests := map[string]func(t *testing.T){
-		"who was asking goes on, where its addition may have come to nothing": func(t *testing.T) {
+		"an instance that was asking goes on if its addition may be lost": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.joinIntent.pending = true
 			j.instance.Change(func(s *ports.LocalState) {
@@ -35,7 +36,7 @@ func TestJoinerGoesOnAfterARestart(t *testing.T) {
 			j.mustBePending(t, false)
 			j.close(t)
 		},
-		"who was asking, and was added, asks nobody": func(t *testing.T) {
+		"an instance that was asking and was added asks nobody": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.joinIntent.pending = true
 			j.instance.Change(becomeMember)
@@ -48,7 +49,7 @@ func TestJoinerGoesOnAfterARestart(t *testing.T) {
 			j.mustBePending(t, false)
 			j.close(t)
 		},
-		"who was not asking may have been removed, and asks nobody": func(t *testing.T) {
+		"an instance that was not asking may have been removed, and asks nobody": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.instance.Change(becomeMember)
 			j.instance.Change(func(s *ports.LocalState) { s.Committed = nil })
@@ -57,14 +58,14 @@ func TestJoinerGoesOnAfterARestart(t *testing.T) {
 			j.mustHaveAsked(t)
 			j.close(t)
 		},
-		"who is told of nobody any more does not go on later": func(t *testing.T) {
+		"an instance without addresses forgets that it was asking": func(t *testing.T) {
 			j := newJoining(agree)
 			j.joinIntent.pending = true
 			j.open(t)
 			j.mustBePending(t, false)
 			j.close(t)
 		},
-		"who asks remembers that before it does, until it is a member": func(t *testing.T) {
+		"the intent is stored before the first request, until the instance is a member": func(t *testing.T) {
 			var j joining
 			j = newJoining(func(context.Context, string) error {
 				j.mustBePending(t, true)
@@ -83,7 +84,7 @@ func TestJoinerGoesOnAfterARestart(t *testing.T) {
 				t.Errorf("Begin was called %d times, want 2", j.joinIntent.begun)
 			}
 		},
-		"who can't remember that it asks does so nevertheless": func(t *testing.T) {
+		"an instance that can't store the intent asks nevertheless": func(t *testing.T) {
 			j := newJoining(agree, "a:80")
 			j.joinIntent.err = errors.New("no room")
 			j.open(t)

@@ -37,10 +37,10 @@ func mustNotName(t *testing.T, l *app.LeaderLocator) {
 	if !errors.Is(err, ports.ErrNoLeader) || got != "" {
 		t.Fatalf("LeaderAddress = %q, %v, want ErrNoLeader", got, err)
 	}
-	// Who asked for something else must not be told that it is in conflict with that.
+	// These errors would be answered as if the caller's own request were refused.
 	for _, other := range []error{domain.ErrUnreachable, domain.ErrIDMismatch, domain.ErrOtherCluster} {
 		if errors.Is(err, other) {
-			t.Fatalf("error %q is also %q, which answers another request", err, other)
+			t.Fatalf("error = %q, want one that is not %q", err, other)
 		}
 	}
 }
@@ -54,13 +54,13 @@ func TestLeaderAddressIsKeptForASecond(t *testing.T) {
 		}
 	}
 	tests := map[string]func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers){
-		"an answer is asked for once while it holds": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
+		"an address is kept for a while": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
 			mustName(t, l, addressOfN2)
 			time.Sleep(time.Second - 1)
 			mustName(t, l, addressOfN2)
 			asked(t, peers, "h:2", 1)
 		},
-		"an answer is asked for again after a second": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
+		"the leader is asked again after a second": func(t *testing.T, l *app.LeaderLocator, _ *portstest.Instance, peers *portstest.Peers) {
 			mustName(t, l, addressOfN2)
 			other := answer("n2")
 			other.ApplicationAddress = "elsewhere:80"
@@ -93,7 +93,7 @@ func TestLeaderAddressIsKeptForASecond(t *testing.T) {
 			mustName(t, l, addressOfN2)
 			asked(t, peers, "h:9", 1)
 		},
-		"a change that is not the leader's changes nothing": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
+		"a change that does not concern the leader changes nothing": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
 			mustName(t, l, addressOfN2)
 			i.Change(func(s *ports.LocalState) { s.CaughtUp = false })
 			mustName(t, l, addressOfN2)
@@ -110,13 +110,13 @@ func TestLeaderAddressIsKeptForASecond(t *testing.T) {
 			mustName(t, l, addressOfN2)
 			asked(t, peers, "h:2", 2)
 		},
-		"a failure of one leader is not another's": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
+		"a failure of one leader does not count for another": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
 			peers.Silence("h:2")
 			mustNotName(t, l)
 			i.Change(func(s *ports.LocalState) { s.Term, s.LeaderID, s.LeaderRaftAddress = 6, "n3", "h:3" })
 			mustName(t, l, addressOfN3)
 		},
-		"where nobody leads nobody is asked": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
+		"without a leader no instance is asked": func(t *testing.T, l *app.LeaderLocator, i *portstest.Instance, peers *portstest.Peers) {
 			i.Change(func(s *ports.LocalState) { s.LeaderID, s.LeaderRaftAddress = "", "" })
 			mustNotName(t, l)
 			asked(t, peers, "", 0)
@@ -162,7 +162,7 @@ func TestLeaderAddressIsKeptForASecond(t *testing.T) {
 	}
 }
 
-// slowLeader answers after the time that is given; it counts the questions.
+// slowLeader answers after a given time, and counts the requests.
 type slowLeader struct {
 	ports.Peers
 	after time.Duration
@@ -246,7 +246,7 @@ func TestLeaderAddressWhenACallerGivesUp(t *testing.T) {
 	})
 }
 
-// Who waits for another's question, and is then told that somebody else leads who
+// A caller that waits for another's request, and then finds a new leader that
 // does not answer either, is refused within the second that is promised.
 func TestLeaderAddressIsRefusedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

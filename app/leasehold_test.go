@@ -38,16 +38,16 @@ func TestAPoolIsHeldForAShareAndANumberOfLapses(t *testing.T) {
 }
 
 func TestALapseCountsForOneTimeToLive(t *testing.T) {
-	// Of ten nodes three expire at 10 s. A fourth, that was renewed last some time
-	// later, finds them counted, or forgotten.
+	// Of ten nodes three expire at 10 s. When a fourth that was last renewed some time
+	// later is overdue, the three are still counted, or forgotten.
 	tests := map[string]struct {
 		later int // seconds
 		held  bool
 	}{
-		"a fourth in their lifetime is held":             {5, true},
-		"a fourth at the end of their lifetime is held":  {10, true},
-		"a fourth after their lifetime is one by itself": {11, false},
-		"a fourth long after is one by itself":           {25, false},
+		"a fourth in their lifetime is held":            {5, true},
+		"a fourth at the end of their lifetime is held": {10, true},
+		"a fourth after their lifetime is not held":     {11, false},
+		"a fourth long after is not held":               {25, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -68,7 +68,7 @@ func TestALapseCountsForOneTimeToLive(t *testing.T) {
 				tt.mustHold()
 				tt.mustHaveLost(4)
 			}
-			// Held or not, once the three are forgotten it is one by itself.
+			// Whether it was held or not, it expires once the three are forgotten.
 			tt.passWith(22, members("p", 4, 9)...)
 			tt.mustHold()
 			tt.mustHaveLost(4)
@@ -82,9 +82,9 @@ func TestAForcedExpiryIsNoLapse(t *testing.T) {
 		pool *string // whose nodes are forced to
 		held bool
 	}{
-		"three that ran out of time count":   {nil, true},
-		"three that were forced do not":      {ptr("p"), false},
-		"force on another pool is no matter": {ptr("q"), true},
+		"three that ran out of time count":    {nil, true},
+		"three that were forced do not":       {ptr("p"), false},
+		"force on another pool has no effect": {ptr("q"), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt := pooled(t, 10, "p")
@@ -106,7 +106,7 @@ func TestAForcedExpiryIsNoLapse(t *testing.T) {
 			}
 		})
 	}
-	t.Run("and a pool that was held goes on", func(t *testing.T) {
+	t.Run("expiry goes on in a pool that was held", func(t *testing.T) {
 		tt := pooled(t, 10, "p")
 		tt.passWith(10, members("p", 4, 9)...)
 		tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 4, Leased: 10})
@@ -120,17 +120,17 @@ func TestAForcedExpiryIsNoLapse(t *testing.T) {
 	})
 }
 
-// When the network between a pool and the leader fails, none of its nodes is
-// lost: with the first of them the others are missed.
+// When the network between a pool and the leader fails, none of its nodes may
+// expire: by the time the first is overdue, the others are late, too.
 func TestNoNodeExpiresWhenAllStopAtOnce(t *testing.T) {
 	tests := map[string]struct {
 		nodes int
 		every time.Duration // of a time to live of 10 s
 	}{
-		"when three are renewed often":            {3, 2 * time.Second},
-		"when a hundred are renewed often":        {100, time.Second},
-		"when a hundred are renewed as is usual":  {100, 3300 * time.Millisecond},
-		"when a hundred are renewed now and then": {100, 5 * time.Second},
+		"three that are renewed often":        {3, 2 * time.Second},
+		"a hundred that are renewed often":    {100, time.Second},
+		"a hundred that are renewed as usual": {100, 3300 * time.Millisecond},
+		"a hundred that are renewed rarely":   {100, 5 * time.Second},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestNoNodeExpiresWhenAllStopAtOnce(t *testing.T) {
 			tt.mustHaveLost(0)
 			tt.mustHold(ports.HeldPool{Pool: "p", Overdue: test.nodes, Leased: test.nodes})
 
-			// Nor when it fails again, soon after they were all back.
+			// The same holds when the network fails again soon after all were back.
 			a = employ(tt, test.every, ids...)
 			a.work(2 * test.every)
 			tt.mustHold()
@@ -183,13 +183,13 @@ func TestALeaseIsLateByItsInterval(t *testing.T) {
 		usual, age time.Duration
 		late       bool
 	}{
-		"who has time left and no habit is not late":          {0, ttl - 1, false},
-		"who has run out of time is late":                     {0, ttl, true},
-		"who misses a quarter of a habit more is late":        {6 * time.Second, 7500*time.Millisecond + 1, true},
-		"up to there it is patience":                          {6 * time.Second, 7500 * time.Millisecond, false},
-		"in the first half of its life nobody is late":        {time.Second, ttl / 2, false},
-		"after it who renews often is":                        {time.Second, ttl/2 + 1, true},
-		"who renews in the last moment is not late before it": {8 * time.Second, ttl - 1, false},
+		"a node without a known interval is late only at the end":       {0, ttl - 1, false},
+		"a node without time left is late":                              {0, ttl, true},
+		"a node is late a quarter of its interval after it is due":      {6 * time.Second, 7500*time.Millisecond + 1, true},
+		"a node is not late before that":                                {6 * time.Second, 7500 * time.Millisecond, false},
+		"a node is not late in the first half of its time":              {time.Second, ttl / 2, false},
+		"a node that renews often is late after that half":              {time.Second, ttl/2 + 1, true},
+		"a node that renews in the last moment is late only at the end": {8 * time.Second, ttl - 1, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -207,15 +207,15 @@ func TestTheIntervalOfRenewals(t *testing.T) {
 		gaps []time.Duration
 		want time.Duration
 	}{
-		"is not known in the beginning":           {nil, 0},
-		"does not show in the first renewal":      {[]time.Duration{s}, 0},
+		"is unknown in the beginning":             {nil, 0},
+		"is unknown after the first renewal":      {[]time.Duration{s}, 0},
 		"is the gap between two renewals":         {[]time.Duration{s, 3 * s}, 3 * s},
 		"is the longer of two":                    {[]time.Duration{s, 3 * s, 4 * s}, 4 * s},
 		"does not change with one short gap":      {[]time.Duration{s, 4 * s, s}, 2 * s},
 		"changes with many":                       {[]time.Duration{s, 8 * s, s, s, s, s}, s},
-		"is not learnt from being overdue":        {[]time.Duration{s, 3 * s, 40 * s}, 3 * s},
-		"and goes on where it was after that":     {[]time.Duration{s, 3 * s, 40 * s, 4 * s}, 4 * s},
-		"does not show in the first after a stop": {[]time.Duration{s, 8 * s, -s}, 8 * s},
+		"does not change when a node was overdue": {[]time.Duration{s, 3 * s, 40 * s}, 3 * s},
+		"is learnt on after that":                 {[]time.Duration{s, 3 * s, 40 * s, 4 * s}, 4 * s},
+		"does not change after a standstill":      {[]time.Duration{s, 8 * s, -s}, 8 * s},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -266,7 +266,7 @@ func TestExpiryGoesOnInAHeldPool(t *testing.T) {
 			test.then(tt)
 			tt.turn()
 			tt.mustHold()
-			tt.mustHaveLost(0) // who is overdue gets its full time again
+			tt.mustHaveLost(0) // overdue nodes get their full time again
 			a := employ(tt, 3*time.Second)
 			for id := range tt.nodes {
 				if !slices.Contains(members("p", 4-test.lost, 3), id) {
@@ -284,8 +284,8 @@ func TestExpiryGoesOnInAHeldPool(t *testing.T) {
 	}
 }
 
-// When the fault is mended the nodes come back one after the other. None of them
-// is lost for being the last.
+// When the fault is mended, the nodes come back one after the other. None of them may
+// expire for being the last.
 func TestNoNodeExpiresWhenAllComeBack(t *testing.T) {
 	for name, outage := range map[string]time.Duration{
 		"after the first ran out of time": 8 * time.Second,
@@ -331,7 +331,7 @@ func TestPoolsAreHeldIndependently(t *testing.T) {
 	}
 }
 
-// A pool in which all were held, and gone, begins anew.
+// A pool whose held nodes have all gone begins anew.
 func TestAHeldPoolThatEmptiesIsForgotten(t *testing.T) {
 	tt := pooled(t, 3, "p")
 	tt.pass(10 * time.Second)
@@ -364,16 +364,16 @@ func TestExpirableGivesOverdueNodes(t *testing.T) {
 		want  []string
 		some  int // of want, if not all
 	}{
-		"those who are overdue, where nothing is held": {limit: 9, want: []string{"q0", "q1"}},
+		"overdue nodes of pools that are not held":     {limit: 9, want: []string{"q0", "q1"}},
 		"no more than the limit":                       {limit: 1, want: []string{"q0", "q1"}, some: 1},
-		"of a pool, although it is held":               {limit: 9, only: &p, want: []string{"p0", "p1", "p2", "p3"}},
-		"of a pool no more than the limit":             {limit: 3, only: &p, want: []string{"p0", "p1", "p2", "p3"}, some: 3},
-		"of a pool that there is not, nobody":          {limit: 9, only: &r},
-		"not who is about to expire": {limit: 9, want: []string{"q1"}, given: func(tt *timed) {
+		"nodes of the given pool, although it is held": {limit: 9, only: &p, want: []string{"p0", "p1", "p2", "p3"}},
+		"no more than the limit of the given pool":     {limit: 3, only: &p, want: []string{"p0", "p1", "p2", "p3"}, some: 3},
+		"none of a pool that does not exist":           {limit: 9, only: &r},
+		"no node that is about to expire": {limit: 9, want: []string{"q1"}, given: func(tt *timed) {
 			tt.nodes["q0"].expiring = make(chan struct{})
 		}},
-		"not who is about to be written": {limit: 9, want: []string{"q0"}, given: func(tt *timed) { tt.busy["q1"] = 1 }},
-		"nor so of a pool": {limit: 9, only: &p, want: []string{"p2", "p3"}, given: func(tt *timed) {
+		"no node that is being written": {limit: 9, want: []string{"q0"}, given: func(tt *timed) { tt.busy["q1"] = 1 }},
+		"no such node of the given pool": {limit: 9, only: &p, want: []string{"p2", "p3"}, given: func(tt *timed) {
 			tt.nodes["p0"].expiring = make(chan struct{})
 			tt.busy["p1"] = 2
 		}},

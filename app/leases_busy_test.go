@@ -7,8 +7,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
 
-// A node is busy for as long as it is written. What stayed so would be all the
-// ids that were ever written.
+// A node is pinned only while it is being written. Otherwise the ids of all nodes ever
+// written would stay in memory.
 func TestNodesAreUnpinnedAfterTheirWrites(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	l := NewLeases(LeaseConfig{Registry: i, Local: i, Logger: slog.New(slog.DiscardHandler)})

@@ -13,8 +13,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// What a leader that is cut off left in its log would take effect when it is cut
-// off no more, on nodes that were renewed elsewhere.
+// An expiry that a leader that is cut off leaves in its log could take effect once it
+// has contact again, on nodes that were renewed through the next leader.
 func TestALeaderWithoutProofExpiresNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2))
@@ -29,8 +29,8 @@ func TestALeaderWithoutProofExpiresNothing(t *testing.T) {
 	})
 }
 
-// A proof that hangs is as good as none, and holds up nothing but the renewal of
-// that node.
+// A proof that hangs is as good as none. It delays only the renewal of the node that
+// is to expire.
 func TestAnExpiryWaitsForItsProof(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2), living("b", 60))
@@ -51,9 +51,9 @@ func TestAnExpiryWaitsForItsProof(t *testing.T) {
 	})
 }
 
-// Nobody waits for what a disk that hangs is to store, and yet it is in the log: it is
-// carried out as soon as the disk answers, if this instance still leads, and before all
-// that is written later.
+// Nobody waits any longer for an expiry that a hanging disk has to store, but it is in the
+// log: it takes effect as soon as the disk answers, if this instance still leads, and before
+// everything that is written later.
 func TestARenewalIsNotOvertakenByAnUnansweredExpiry(t *testing.T) {
 	tests := map[string]struct {
 		spec domain.NodeSpec
@@ -63,7 +63,7 @@ func TestARenewalIsNotOvertakenByAnUnansweredExpiry(t *testing.T) {
 	}{
 		"the node is removed":   {spec: living("a", 2), err: domain.ErrNoSuchNode, is: "gone"},
 		"the node is made down": {spec: living("a", 2, downOnExpiry), is: domain.Active},
-		"nothing comes of it":   {spec: living("a", 2), lost: true, is: domain.Active},
+		"the expiry is lost":    {spec: living("a", 2), lost: true, is: domain.Active},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -94,8 +94,8 @@ func TestARenewalIsNotOvertakenByAnUnansweredExpiry(t *testing.T) {
 	}
 }
 
-// leaveExpiry has the next expiry end without an answer, when release is called. Unless it is
-// lost it is in the log then: it is carried out before what is proposed next, or by carryOut.
+// leaveExpiry makes the next expiry end without an answer when release is called. Unless it is
+// lost, it is in the log then: it takes effect before the next proposal, or with carryOut.
 func (r *tapped) leaveExpiry() (carryOut func(), release func(lost bool)) {
 	released, left := make(chan struct{}), make(chan domain.Command, 1)
 	carryOut = func() {
@@ -129,10 +129,10 @@ func TestAnExpiryEndsWithTheTermInWhichItWasDecided(t *testing.T) {
 		meanwhile []func(*ports.LocalState) // while it waits for its proof
 		want      domain.State
 	}{
-		"this instance leads on":    {want: "gone"},
-		"it leads again":            {meanwhile: []func(*ports.LocalState){lead(false), func(s *ports.LocalState) { s.Leading, s.Term = true, s.Term+2 }}, want: domain.Active},
-		"it leads in the next term": {meanwhile: []func(*ports.LocalState){newTerm}, want: domain.Active},
-		"it leads no more":          {meanwhile: []func(*ports.LocalState){lead(false)}, want: domain.Active},
+		"the leader stays":               {want: "gone"},
+		"the leader is elected again":    {meanwhile: []func(*ports.LocalState){lead(false), func(s *ports.LocalState) { s.Leading, s.Term = true, s.Term+2 }}, want: domain.Active},
+		"the leader leads the next term": {meanwhile: []func(*ports.LocalState){newTerm}, want: domain.Active},
+		"the leader is deposed":          {meanwhile: []func(*ports.LocalState){lead(false)}, want: domain.Active},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -180,7 +180,7 @@ func TestAnExpiryOfALaterTermStaysInDoubt(t *testing.T) {
 	})
 }
 
-// A write need not find out whether a majority is heard from when another one just did.
+// A write need not ask whether a majority is heard from if another write just did.
 func TestConcurrentWritesAskForTheContactOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 60))
@@ -223,7 +223,7 @@ func TestLeasesDoNotRunOutWhileTheLeaderIsCutOff(t *testing.T) {
 	}
 }
 
-// There may be more changes between two looks than the history has.
+// Between two looks there may be more changes than the history keeps.
 func TestLeasesFollowTheRegistryBeyondItsHistory(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 60), living("b", 60))
@@ -264,10 +264,10 @@ func cutOffAfter(d time.Duration) func(*app.LeaseConfig) {
 
 func TestTheTimeAfterWhichALeaderCountsAsCutOff(t *testing.T) {
 	tests := map[string]struct{ said, want time.Duration }{
-		"from a second, where nothing is said":       {0, time.Second},
-		"from a second, where less is said":          {100 * time.Millisecond, time.Second},
-		"from what is said, where that is more":      {3 * time.Second, 3 * time.Second},
-		"from what is said, however long a node has": {time.Minute, time.Minute},
+		"a second by default":                          {0, time.Second},
+		"a second if less is configured":               {100 * time.Millisecond, time.Second},
+		"from what is said, where that is more":        {3 * time.Second, 3 * time.Second},
+		"the configured time, however long a lease is": {time.Minute, time.Minute},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -283,7 +283,7 @@ func TestTheTimeAfterWhichALeaderCountsAsCutOff(t *testing.T) {
 	}
 }
 
-// Between two heartbeats there may be more than a second, of a leader that is well.
+// A healthy leader may have more than a second between two heartbeats.
 func TestNodesExpireWithSlowHeartbeats(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 3), living("b", 3))
@@ -302,7 +302,7 @@ func TestNodesExpireWithSlowHeartbeats(t *testing.T) {
 	}, cutOffAfter(10*time.Second/3))
 }
 
-// Its own pauses have nothing to do with how often a majority is heard from.
+// A pause of the leader counts, however rarely it hears from a majority.
 func TestLeasesBeginAnewAfterAPauseWithSlowHeartbeats(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 2))
@@ -312,7 +312,7 @@ func TestLeasesBeginAnewAfterAPauseWithSlowHeartbeats(t *testing.T) {
 	}, cutOffAfter(time.Minute))
 }
 
-// A write holds its nodes by their ids, whatever they are when it begins.
+// A write pins its nodes by id, so they need not exist when it begins.
 func TestAWritePinsANodeThatDoesNotExistYet(t *testing.T) {
 	for name, takes := range map[string]time.Duration{
 		"renews it":              1900 * time.Millisecond,
@@ -342,7 +342,7 @@ func TestAWritePinsANodeThatDoesNotExistYet(t *testing.T) {
 	}
 }
 
-// Some have expired: to say that nothing was written would be a lie.
+// Some nodes have expired by then, so the outcome is unknown.
 func TestExpireFailsAfterAPart(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		var edits []domain.Edit

@@ -43,8 +43,8 @@ func (l leasing) mustExpire(pool string, want ...string) {
 	}
 }
 
-// holding is what Expire is for: two pools of five nodes, all held, but p4 which
-// is renewed. Those of p are made down.
+// holding runs test with two pools of five nodes each, all of them held but p4, which
+// is still renewed. Nodes of p go down on expiry.
 func holding(t *testing.T, test func(t *testing.T, l leasing)) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		for i := range 5 {
@@ -63,7 +63,7 @@ func holding(t *testing.T, test func(t *testing.T, l leasing)) {
 
 func TestExpire(t *testing.T) {
 	tests := map[string]func(t *testing.T, l leasing){
-		"expires at once who is held in the pool, and nobody else": func(t *testing.T, l leasing) {
+		"expires the held nodes of the pool at once, and no others": func(t *testing.T, l leasing) {
 			began := time.Now()
 			l.mustExpire("p", "p0", "p1", "p2", "p3")
 			if took := time.Since(began); took != 0 {
@@ -81,7 +81,7 @@ func TestExpire(t *testing.T) {
 				t.Errorf("log = %s, want that an operator has nodes expire", log)
 			}
 		},
-		"finds who has run out of time this moment": func(t *testing.T, l leasing) {
+		"includes nodes whose lease has just run out": func(t *testing.T, l leasing) {
 			pass(50 * time.Millisecond) // between two looks
 			l.mustRegister(living("r0", 2, of("r")))
 			l.Held() // has its time begin now
@@ -90,15 +90,15 @@ func TestExpire(t *testing.T) {
 			pass(time.Millisecond)
 			l.mustExpire("r", "r0")
 		},
-		"is no lapse: who expires later is not held for it": func(t *testing.T, l leasing) {
+		"counts no lapses that would hold later expiries back": func(t *testing.T, l leasing) {
 			l.mustExpire("p", "p0", "p1", "p2", "p3")
 			l.mustEndIn(2*time.Second, "p4", domain.Down)
 		},
-		"finds nothing in a pool that there is not": func(t *testing.T, l leasing) {
+		"expires nothing in an unknown pool": func(t *testing.T, l leasing) {
 			l.mustExpire("r")
 			l.mustBe("p0", domain.Active)
 		},
-		"wants the name of a pool": func(t *testing.T, l leasing) {
+		"refuses an invalid name of a pool": func(t *testing.T, l leasing) {
 			for _, pool := range []string{"", "/", strings.Repeat("p", 129)} {
 				var invalid *domain.InvalidError
 				if _, _, err := l.Expire(t.Context(), pool); !errors.As(err, &invalid) || invalid.Field != "pool" {
@@ -118,7 +118,7 @@ func TestExpire(t *testing.T) {
 				t.Errorf("expiries proposed without proof of leadership = %v, want none", got)
 			}
 		},
-		"is for the leader, also when it was deposed since the proof": func(t *testing.T, l leasing) {
+		"fails if the leader is deposed after its proof": func(t *testing.T, l leasing) {
 			deposed, _ := l.State()
 			deposed.Leading = false
 			l.tap(func(r *tapped) {
@@ -129,7 +129,7 @@ func TestExpire(t *testing.T) {
 			}
 			l.mustBe("p0", domain.Active)
 		},
-		"gives the reason when it can't be written, and may be asked again": func(t *testing.T, l leasing) {
+		"gives the error of the write, and may be called again": func(t *testing.T, l leasing) {
 			for _, why := range []error{ports.ErrBusy, ports.ErrNotLeader, ports.ErrOutcomeUnknown} {
 				l.tap(func(r *tapped) { r.propose = func(context.Context, domain.Command) error { return why } })
 				if _, _, err := l.Expire(t.Context(), "p"); !errors.Is(err, why) {
@@ -141,7 +141,7 @@ func TestExpire(t *testing.T) {
 			l.mustBe("p0", domain.Active)
 			l.mustExpire("p", "p0", "p1", "p2", "p3", "p4")
 		},
-		"does not know when the asker does not wait": func(t *testing.T, l leasing) {
+		"has an unknown outcome if the caller does not wait": func(t *testing.T, l leasing) {
 			release := l.blockExpiry()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
@@ -167,7 +167,7 @@ func TestExpire(t *testing.T) {
 				t.Errorf("renewal = %+v, %v, want an active node", node, err)
 			}
 		},
-		"leaves out who is written this moment": func(t *testing.T, l leasing) {
+		"leaves out nodes that are being written": func(t *testing.T, l leasing) {
 			release := l.blockWrites()
 			written := l.registering(t.Context(), living("p0", 2, of("p")))
 			l.mustExpire("p", "p1", "p2", "p3")
@@ -183,15 +183,15 @@ func TestExpire(t *testing.T) {
 	}
 }
 
-// Three of ten expire, and a second later a fourth is about to. An operator who
-// had the three expire knew what that means; where that failed nobody did.
+// Three of ten nodes expire, and a second later a fourth is about to. If an operator
+// forced the three to expire, they must not hold the fourth back.
 func TestExpireCountsNoLapsesUnlessItFails(t *testing.T) {
 	for name, test := range map[string]struct {
 		failure error
 		held    int // pools in the end
 	}{
-		"who was forced is no lapse":                {nil, 0},
-		"who was to be forced, and was not, is one": {ports.ErrBusy, 1},
+		"a forced expiry is no lapse":               {nil, 0},
+		"a forced expiry that fails leaves a lapse": {ports.ErrBusy, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, l leasing) {

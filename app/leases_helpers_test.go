@@ -16,8 +16,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
 
-// tapped is the registry and the local state of an instance with taps in their
-// pipes. Safe for concurrent use.
+// tapped is an instance whose proposals, reads and state a test can observe, delay and
+// fail. It is safe for concurrent use.
 type tapped struct {
 	*portstest.Instance
 	contacts atomic.Int64 // how often it was asked for LeaderContact
@@ -83,8 +83,8 @@ func (r *tapped) tap(set func(*tapped)) {
 	set(r)
 }
 
-// standStill has the process stopped for some time: who asks for the state goes
-// on only after it.
+// standStill simulates a process that is stopped for d: callers of State
+// continue only afterwards.
 func (r *tapped) standStill(d time.Duration) {
 	stopped := make(chan struct{})
 	r.tap(func(r *tapped) { r.stopped = stopped })
@@ -100,14 +100,14 @@ func (r *tapped) readsSoFar() int {
 	return r.reads
 }
 
-// proposals is how much was proposed.
+// proposals gives the number of proposed commands.
 func (r *tapped) proposals() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.cmds)
 }
 
-// expiries is how often an expiry was proposed, and each time of how many nodes.
+// expiries gives the number of nodes of each proposed expiry.
 func (r *tapped) expiries() (nodes []int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -119,13 +119,13 @@ func (r *tapped) expiries() (nodes []int) {
 	return nodes
 }
 
-// blockExpiry keeps expiries from being proposed until release is called, with
-// what they meet then.
+// blockExpiry keeps expiries from being proposed until release is called with
+// their error, or nil.
 func (r *tapped) blockExpiry() (release func(error)) {
 	return r.block(func(cmd domain.Command) bool { _, ok := cmd.(domain.Expire); return ok })
 }
 
-// blockWrites does so with all but expiries.
+// blockWrites does the same for all commands but expiries.
 func (r *tapped) blockWrites() (release func(error)) {
 	return r.block(func(cmd domain.Command) bool { _, ok := cmd.(domain.Expire); return !ok })
 }
@@ -163,7 +163,7 @@ type leasing struct {
 	log   *strings.Builder // to be read when all is quiet
 }
 
-// inBubble runs test in a bubble, and ends what there is when it is over.
+// inBubble runs test in a synctest bubble with open leases, and closes them afterwards.
 func inBubble(t *testing.T, test func(t *testing.T, l leasing), but ...func(*app.LeaseConfig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -187,13 +187,13 @@ func inBubble(t *testing.T, test func(t *testing.T, l leasing), but ...func(*app
 	})
 }
 
-// pass lets time pass in a bubble, and all that comes of it happen.
+// pass lets time pass in a bubble, and waits until its consequences have happened.
 func pass(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
 }
 
-// living is what a client says of a node that lives for some seconds.
+// living gives the spec of a node with a time to live.
 func living(id string, seconds int, but ...func(*domain.NodeSpec)) domain.NodeSpec {
 	spec := domain.NodeSpec{ID: id, Address: id + ".example:11211", TTLSeconds: &seconds}
 	for _, change := range but {
@@ -236,7 +236,7 @@ func (l leasing) mustRenew(id string) *domain.CacheNode {
 	return node
 }
 
-// is what the registry has of the node: its state, or "gone".
+// is gives the state of a node in the registry, or "gone".
 func (l leasing) is(id string) domain.State {
 	state, _ := l.Instance.State()
 	if node, known := state.View.Node(id); known {
@@ -252,7 +252,7 @@ func (l leasing) mustBe(id string, want domain.State) {
 	}
 }
 
-// mustEndIn holds that the node expires when its time is over, within half a
+// mustEndIn checks that the node expires when its time is over, within half a
 // second, and not before.
 func (l leasing) mustEndIn(d time.Duration, id string, as domain.State) {
 	l.t.Helper()
@@ -263,13 +263,13 @@ func (l leasing) mustEndIn(d time.Duration, id string, as domain.State) {
 	l.mustBe(id, as)
 }
 
-// outcome is what a call that runs by itself came to.
+// outcome is the result of a call that runs in a goroutine of its own.
 type outcome[T any] struct {
 	value T
 	err   error
 }
 
-// begin has call run by itself, until it waits.
+// begin runs call in a goroutine of its own, and returns once it waits.
 func begin[T any](call func() (T, error)) <-chan outcome[T] {
 	answered := make(chan outcome[T], 1)
 	go func() {

@@ -28,7 +28,7 @@ func TestOnlyTheLeadersClockEndsLeases(t *testing.T) {
 			l.Change(newTerm)
 			l.mustEndIn(2*time.Second, "a", "gone")
 		},
-		"who does not lead any more expires nothing": func(t *testing.T, l leasing) {
+		"a deposed leader expires nothing": func(t *testing.T, l leasing) {
 			l.Change(lead(false))
 			pass(time.Hour)
 			l.mustBe("a", domain.Active)
@@ -36,7 +36,7 @@ func TestOnlyTheLeadersClockEndsLeases(t *testing.T) {
 				t.Errorf("expiries proposed by a deposed leader = %v, want none", proposed)
 			}
 		},
-		"who leads again gives full time": func(t *testing.T, l leasing) {
+		"a leader that is elected again gives full time": func(t *testing.T, l leasing) {
 			l.Change(lead(false))
 			pass(time.Minute)
 			l.Change(func(s *ports.LocalState) { s.Leading, s.Term = true, s.Term+2 })
@@ -50,7 +50,7 @@ func TestOnlyTheLeadersClockEndsLeases(t *testing.T) {
 			pass(200 * time.Millisecond)
 			l.mustBe("a", "gone")
 		},
-		"who shuts down expires nothing": func(t *testing.T, l leasing) {
+		"a leader that shuts down expires nothing": func(t *testing.T, l leasing) {
 			l.Change(func(s *ports.LocalState) { s.Closed = true })
 			pass(time.Hour)
 			l.mustBe("a", domain.Active)
@@ -58,7 +58,7 @@ func TestOnlyTheLeadersClockEndsLeases(t *testing.T) {
 				t.Errorf("expiries proposed during shutdown = %v, want none", proposed)
 			}
 		},
-		"who falls behind what is kept of the past fills up what it lacks": func(t *testing.T, l leasing) {
+		"a leader that falls behind the history reads the whole registry": func(t *testing.T, l leasing) {
 			l.mustRegister(living("b", 9))
 			frozen, _ := l.State()
 			l.tap(func(l *tapped) { l.frozen = &frozen })
@@ -70,7 +70,7 @@ func TestOnlyTheLeadersClockEndsLeases(t *testing.T) {
 			pass(500 * time.Millisecond)
 			l.mustBe("b", "gone")
 		},
-		"time in which it stood still does not count, and all begins anew": func(t *testing.T, l leasing) {
+		"time in which the leader stood still does not count, and leases begin anew": func(t *testing.T, l leasing) {
 			l.standStill(10 * time.Second)
 			l.mustBe("a", domain.Active)
 			l.mustEndIn(1900*time.Millisecond, "a", "gone")
@@ -78,14 +78,14 @@ func TestOnlyTheLeadersClockEndsLeases(t *testing.T) {
 				t.Errorf("log = %s, want once that this instance stood still for 10 s", log)
 			}
 		},
-		"not even for whose time was over": func(t *testing.T, l leasing) {
+		"the same holds for nodes whose time was over": func(t *testing.T, l leasing) {
 			l.FailWith(ports.ErrBusy)
 			pass(10 * time.Second)
 			l.FailWith(nil)
 			l.standStill(10 * time.Second)
 			l.mustEndIn(1900*time.Millisecond, "a", "gone")
 		},
-		"of a delay a quarter of a second counts": func(t *testing.T, l leasing) {
+		"a delay of a quarter of a second is no standstill": func(t *testing.T, l leasing) {
 			l.standStill(950 * time.Millisecond)
 			pass(150 * time.Millisecond)
 			l.mustBe("a", domain.Active)
@@ -194,13 +194,13 @@ func TestHeldAndStats(t *testing.T) {
 			t.Errorf("log = %s, want once that expiry goes on, for pool q", log)
 		}
 
-		// A PUT that changes nothing counts as a renewal, and no other does.
+		// Only a PUT that changes nothing counts as a renewal.
 		l.mustRegister(living("late", 4), living("late", 5), living("late", 5))
 		if stats := l.Stats(); stats.Leased != 21 || stats.Renewals != 41 {
 			t.Errorf("stats = %+v, want 21 leased and 41 renewals", stats)
 		}
 
-		// What was written this moment is counted.
+		// A node that was just written is counted.
 		if _, err := l.Instance.Propose(t.Context(), domain.Register{Node: mustNode(t, living("new", 4))}); err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +208,7 @@ func TestHeldAndStats(t *testing.T) {
 			t.Errorf("stats = %+v, want 22 leased", stats)
 		}
 
-		// Of what a leader knows, one that leads no more says nothing.
+		// A deposed leader reports nothing of what it knew as the leader.
 		l.Change(lead(false))
 		if held := l.Held(); held != nil {
 			t.Errorf("held pools of a deposed leader = %+v, want none", held)
@@ -234,7 +234,7 @@ func TestCloseCancelsAHangingExpiry(t *testing.T) {
 		if err := l.Close(t.Context()); err != nil || time.Since(began) != 0 {
 			t.Errorf("Close = %v after %v, want success at once", err, time.Since(began))
 		}
-		<-renewed // it is over, whatever came of it
+		<-renewed // with any outcome
 		pass(time.Hour)
 		if tries := len(l.expiries()); tries != 1 {
 			t.Errorf("expiries proposed = %d, want 1", tries)

@@ -17,15 +17,15 @@ func TestRenewProvesLeadershipWhenInDoubt(t *testing.T) {
 		reads int
 		err   error // while the registry can't be read
 	}{
-		"who was just heard by a majority need not": {given: func(leasing) {}},
-		"who is sure that it leads need not":        {given: func(l leasing) { l.Touch(100 * time.Millisecond) }},
-		"who was heard longer ago has to":           {given: func(l leasing) { l.Touch(100*time.Millisecond + 1) }, reads: 1, err: ports.ErrNotLeader},
-		"who was never heard has to":                {given: func(l leasing) { l.Touch(-1) }, reads: 1, err: ports.ErrNotLeader},
-		"who leads a new term need not": {given: func(l leasing) {
+		"a leader that just heard from a majority needs none": {given: func(leasing) {}},
+		"a leader within its lease needs none":                {given: func(l leasing) { l.Touch(100 * time.Millisecond) }},
+		"a leader beyond its lease needs one":                 {given: func(l leasing) { l.Touch(100*time.Millisecond + 1) }, reads: 1, err: ports.ErrNotLeader},
+		"a leader that never heard from a majority needs one": {given: func(l leasing) { l.Touch(-1) }, reads: 1, err: ports.ErrNotLeader},
+		"a leader of a new term needs none": {given: func(l leasing) {
 			l.cutExpiryShort()
 			l.Change(newTerm)
 		}},
-		"who leads a new term when an expiry is cut short need not": {given: func(l leasing) {
+		"a leader of a new term needs none after an expiry without an answer": {given: func(l leasing) {
 			l.mustRegister(living("cut", 9))
 			release := l.blockExpiry()
 			pass(10 * time.Second)
@@ -33,7 +33,7 @@ func TestRenewProvesLeadershipWhenInDoubt(t *testing.T) {
 			pass(time.Second)
 			release(ports.ErrOutcomeUnknown)
 		}},
-		"who does not know what became of an expiry has to": {given: leasing.cutExpiryShort, reads: 1, err: ports.ErrNotLeader},
+		"a leader needs one after an expiry without an answer": {given: leasing.cutExpiryShort, reads: 1, err: ports.ErrNotLeader},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -57,7 +57,7 @@ func TestRenewProvesLeadershipWhenInDoubt(t *testing.T) {
 	}
 }
 
-// cutExpiryShort has the expiry of a node end without an answer.
+// cutExpiryShort makes the expiry of a node end with an unknown outcome.
 func (l leasing) cutExpiryShort() {
 	l.mustRegister(living("cut", 1))
 	release := l.blockExpiry()
@@ -67,7 +67,8 @@ func (l leasing) cutExpiryShort() {
 	l.mustBe("cut", "gone")
 }
 
-// The proof comes after the renewal, and not before a pause that comes before it.
+// Whether a proof is needed must be decided after the renewal is noted: an instance
+// that was paused before that may have been deposed meanwhile.
 func TestRenewAfterAStandstillProvesLeadershipAnew(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		l.mustRegister(living("a", 60))
@@ -124,7 +125,7 @@ func TestRenewRefuses(t *testing.T) {
 			t.Errorf("proofs of leadership for two refusals = %d, want 2", reads)
 		}
 
-		// Who can't prove it does not say what there is not.
+		// Without a proof, Renew must not say that a node does not exist.
 		for _, why := range []error{ports.ErrNotLeader, ports.ErrClosed, context.DeadlineExceeded} {
 			l.tap(func(r *tapped) { r.read = func() error { return why } })
 			for _, id := range []string{"b", "for-ever"} {
@@ -154,7 +155,7 @@ func TestRenewRefuses(t *testing.T) {
 func TestRenewWithoutLeadership(t *testing.T) {
 	for name, happens := range map[string]func(*ports.LocalState){
 		"at a follower": lead(false),
-		"at the end":    func(s *ports.LocalState) { s.Closed, s.Leading = true, false },
+		"after Close":   func(s *ports.LocalState) { s.Closed, s.Leading = true, false },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, l leasing) {
@@ -240,12 +241,12 @@ func TestARenewalWaitsForTheExpiryOfItsNode(t *testing.T) {
 		err     error
 		is      domain.State
 	}{
-		"it comes too late when the node is removed":              {spec: living("a", 2), err: domain.ErrNoSuchNode, is: "gone"},
-		"it revives a node that is made down":                     {spec: living("a", 2, downOnExpiry), is: domain.Active},
-		"it is in time when nothing comes of it":                  {spec: living("a", 2), outcome: ports.ErrBusy, is: domain.Active},
-		"it is in time when nobody knows, and leadership remains": {spec: living("a", 2), outcome: ports.ErrOutcomeUnknown, is: domain.Active},
+		"a renewal is too late if the node is removed":                        {spec: living("a", 2), err: domain.ErrNoSuchNode, is: "gone"},
+		"a renewal revives a node that is made down":                          {spec: living("a", 2, downOnExpiry), is: domain.Active},
+		"a renewal is in time if the expiry is refused":                       {spec: living("a", 2), outcome: ports.ErrBusy, is: domain.Active},
+		"a renewal is in time if the outcome is unknown and the leader stays": {spec: living("a", 2), outcome: ports.ErrOutcomeUnknown, is: domain.Active},
 		// The next leader may yet carry the expiry out.
-		"it is no answer when nobody knows, and leadership is gone": {spec: living("a", 2), outcome: ports.ErrOutcomeUnknown, deposed: true, err: ports.ErrNotLeader, is: domain.Active},
+		"a renewal fails if the outcome is unknown and the leader is deposed": {spec: living("a", 2), outcome: ports.ErrOutcomeUnknown, deposed: true, err: ports.ErrNotLeader, is: domain.Active},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -274,7 +275,7 @@ func TestARenewalWaitsForTheExpiryOfItsNode(t *testing.T) {
 					t.Errorf("renewed node = %+v, want a in state %s", node, test.is)
 				}
 				l.mustBe("a", test.is)
-				if err == nil { // who was told that it was renewed stays
+				if err == nil { // a node that was answered as renewed stays
 					pass(1900 * time.Millisecond)
 					l.mustBe("a", test.is)
 				}
@@ -311,7 +312,7 @@ func TestAWriteWaitsForTheExpiryOfItsNode(t *testing.T) {
 		if err := errors.Join(err, batchErr); err != nil {
 			t.Fatal(err)
 		}
-		// Whichever came first found no such node.
+		// The write that came first found no such node.
 		if (change.Effect == domain.Added) == (changes[1].Effect == domain.Added) {
 			t.Errorf("changes of two writes = %+v and %+v, want exactly one to add the node", change, changes)
 		}
@@ -326,13 +327,13 @@ func TestAWriteInFlightKeepsItsNodeFromExpiring(t *testing.T) {
 		outcome error
 		left    time.Duration // after the outcome
 	}{
-		"until it renews it":                    {write: put(living("a", 2, changed)), left: 2 * time.Second},
-		"until it renews it, and nothing else":  {write: put(living("a", 2)), left: 2 * time.Second},
-		"also in a batch":                       {write: batch(living("a", 2, changed)), left: 2 * time.Second},
-		"also in a batch that changes nothing":  {write: batch(living("a", 2)), left: 2 * time.Second},
-		"and twice in a batch":                  {write: batch(living("a", 2), living("a", 3), living("a", 2)), left: 2 * time.Second},
-		"until it is refused":                   {write: put(living("a", 2)), outcome: ports.ErrBusy},
-		"and as long as its outcome is unknown": {write: put(living("a", 2)), outcome: ports.ErrOutcomeUnknown},
+		"a PUT until it renews":                        {write: put(living("a", 2, changed)), left: 2 * time.Second},
+		"a PUT that changes nothing until it renews":   {write: put(living("a", 2)), left: 2 * time.Second},
+		"a batch until it renews":                      {write: batch(living("a", 2, changed)), left: 2 * time.Second},
+		"a batch that changes nothing until it renews": {write: batch(living("a", 2)), left: 2 * time.Second},
+		"a batch with the node twice":                  {write: batch(living("a", 2), living("a", 3), living("a", 2)), left: 2 * time.Second},
+		"a PUT until it is refused":                    {write: put(living("a", 2)), outcome: ports.ErrBusy},
+		"a PUT with an unknown outcome":                {write: put(living("a", 2)), outcome: ports.ErrOutcomeUnknown},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -357,7 +358,7 @@ func TestAWriteInFlightKeepsItsNodeFromExpiring(t *testing.T) {
 			})
 		})
 	}
-	t.Run("and so do two, until both are over", func(t *testing.T) {
+	t.Run("two PUTs until both are answered", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, l leasing) {
 			l.mustRegister(living("a", 2))
 			first := l.blockWrites()

@@ -22,13 +22,13 @@ func TestExpiryInTime(t *testing.T) {
 			pass(time.Hour)
 			l.mustBe("c", domain.Active)
 		},
-		"or made down, where that is asked for": func(t *testing.T, l leasing) {
+		"a node that is not renewed is made down if it asks for that": func(t *testing.T, l leasing) {
 			l.mustRegister(living("a", 2, downOnExpiry))
 			l.mustEndIn(2*time.Second, "a", domain.Down)
 			pass(time.Hour)
 			l.mustBe("a", domain.Down)
 		},
-		"and those who follow are told why": func(t *testing.T, l leasing) {
+		"the change of an expiry has its reason": func(t *testing.T, l leasing) {
 			added := l.mustRegister(living("a", 2), living("b", 2, downOnExpiry))
 			pass(2*time.Second + half)
 			state, _ := l.State()
@@ -42,7 +42,7 @@ func TestExpiryInTime(t *testing.T) {
 				t.Errorf("changes = %d, want 2", len(changes))
 			}
 		},
-		"one that is renewed each second never expires": func(t *testing.T, l leasing) {
+		"a node that is renewed each second never expires": func(t *testing.T, l leasing) {
 			l.mustRegister(living("a", 2))
 			for range 300 {
 				pass(time.Second)
@@ -50,7 +50,7 @@ func TestExpiryInTime(t *testing.T) {
 			}
 			l.mustEndIn(2*time.Second, "a", "gone")
 		},
-		"one that is renewed in its last moment does not": func(t *testing.T, l leasing) {
+		"a node that is renewed in the last moment does not expire": func(t *testing.T, l leasing) {
 			l.mustRegister(living("a", 2))
 			for range 100 {
 				pass(1999 * time.Millisecond)
@@ -70,7 +70,7 @@ func TestExpiryInTime(t *testing.T) {
 			l.mustRegister(living("a", 2, func(s *domain.NodeSpec) { s.Zone = "z" }))
 			l.mustEndIn(2*time.Second, "a", "gone")
 		},
-		"and so does one that changes nothing": func(t *testing.T, l leasing) {
+		"a PUT that changes nothing renews": func(t *testing.T, l leasing) {
 			l.mustRegister(living("a", 2))
 			pass(1500 * time.Millisecond)
 			if again := l.mustRegister(living("a", 2)); again.Effect != domain.Unchanged {
@@ -78,13 +78,13 @@ func TestExpiryInTime(t *testing.T) {
 			}
 			l.mustEndIn(2*time.Second, "a", "gone")
 		},
-		"one of a node that stays has nothing to renew": func(t *testing.T, l leasing) {
+		"a PUT of a node without a lease renews nothing": func(t *testing.T, l leasing) {
 			l.mustRegister(spec("a", 1))
 			if again := l.mustRegister(spec("a", 1)); again.Effect != domain.Unchanged || l.Stats().Renewals != 0 {
 				t.Errorf("PUT of an unleased node = %+v with %d renewals, want no change and none", again, l.Stats().Renewals)
 			}
 		},
-		"and so do those in a batch": func(t *testing.T, l leasing) {
+		"a batch renews its nodes": func(t *testing.T, l leasing) {
 			l.mustRegister(living("a", 2), living("b", 2), living("c", 2))
 			pass(1500 * time.Millisecond)
 			changes, err := l.nodes.Batch(t.Context(), []domain.Edit{
@@ -101,7 +101,7 @@ func TestExpiryInTime(t *testing.T) {
 			l.mustBe("a", "gone")
 			l.mustBe("b", "gone")
 		},
-		"a PUT that is refused does not": func(t *testing.T, l leasing) {
+		"a PUT that is refused does not renew": func(t *testing.T, l leasing) {
 			l.mustRegister(living("a", 2))
 			pass(1500 * time.Millisecond)
 			_, err := l.nodes.Register(t.Context(), living("a", 2), domain.Condition{Expect: domain.Absent})
@@ -144,7 +144,7 @@ func TestExpirySparesANodeThatWasWrittenMeanwhile(t *testing.T) {
 		l.mustRegister(living("a", 2), living("b", 2))
 		release := l.blockExpiry()
 		pass(2500 * time.Millisecond)
-		// Another leader's write, that this clock did not know of in time.
+		// A write of another leader, which this leader's leases had not seen in time.
 		if _, err := l.Instance.Propose(t.Context(), domain.Register{Node: mustNode(t, living("a", 2, of("q")))}); err != nil {
 			t.Fatal(err)
 		}

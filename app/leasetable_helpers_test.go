@@ -11,9 +11,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// timed is a lease table with the registry that it follows, on a clock that the
-// test moves. What runs out of time and is not held back expires at once, unless
-// keep is set.
+// timed is a lease table with the registry that it follows, on a clock that the test
+// moves. Overdue nodes that are not held expire at once, unless keep is set.
 type timed struct {
 	*leaseTable
 	t        *testing.T
@@ -36,7 +35,7 @@ func leased(id string, ttl int) domain.CacheNode {
 	}
 }
 
-// but is n with something changed.
+// but gives n with a change.
 func but(n domain.CacheNode, change func(*domain.CacheNode)) domain.CacheNode {
 	change(&n)
 	return n
@@ -91,7 +90,7 @@ func (tt *timed) turn() {
 	}
 }
 
-// expire has those expire who may, or with a pool those of that pool who can.
+// expire expires the overdue nodes that are not held, or all of the given pool.
 func (tt *timed) expire(pool *string) {
 	tt.t.Helper()
 	var cmd domain.Expire
@@ -122,7 +121,7 @@ func (tt *timed) mustHaveOverdue(want ...string) {
 	}
 }
 
-// mustBeSound holds the indexes of the table against each other.
+// mustBeSound checks that the indexes of the table agree.
 func (tt *timed) mustBeSound() {
 	tt.t.Helper()
 	if len(tt.due) > len(tt.nodes) {
@@ -161,7 +160,7 @@ func (tt *timed) mustBeSound() {
 	}
 }
 
-// turnKept looks, and has nobody expire.
+// turnKept looks without expiring any node.
 func (tt *timed) turnKept() (changed []string) {
 	tt.t.Helper()
 	tt.keep, tt.changed = true, nil
@@ -191,7 +190,7 @@ func members(pool string, first, last int) []string {
 	return ids
 }
 
-// passWith has some of the nodes renewed each second, for that long.
+// passWith renews the given nodes each second for a time.
 func (tt *timed) passWith(seconds int, renewed ...string) {
 	tt.t.Helper()
 	for range seconds {
@@ -230,7 +229,7 @@ func employ(tt *timed, every time.Duration, ids ...string) *agents {
 	return a
 }
 
-// work passes some time in which they do.
+// work lets d pass while the agents renew.
 func (a *agents) work(d time.Duration) {
 	a.t.Helper()
 	for end := a.clock + d; a.clock < end; {

@@ -19,25 +19,25 @@ func TestLeaseEnds(t *testing.T) {
 		then  func(tt *timed) // at 1.5 s
 		ends  time.Duration   // 0: never
 	}{
-		"without a sign of life it ends after its time": {leased("a", 2), func(*timed) {}, 2 * s},
-		"the longest there is ends, too":                {leased("a", domain.MaxTTLSeconds), func(*timed) {}, 24 * time.Hour},
-		"a node without a time to live has none":        {leased("a", 0), func(*timed) {}, 0},
-		"a renewal gives it its full time again":        {leased("a", 2), func(tt *timed) { tt.sign("a") }, 3500 * time.Millisecond},
-		"an update gives it its full time again":        {leased("a", 2), func(tt *timed) { tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.Weight = 2 })) }, 3500 * time.Millisecond},
-		"a move to another pool gives it its full time": {leased("a", 2), func(tt *timed) { tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.Pool = "q" })) }, 3500 * time.Millisecond},
-		"a shorter time counts from when it was given":  {leased("a", 60), func(tt *timed) { tt.register(leased("a", 2)) }, 3500 * time.Millisecond},
-		"a longer time counts from when it was given":   {leased("a", 2), func(tt *timed) { tt.register(leased("a", 60)) }, 61500 * time.Millisecond},
-		"a time that is taken away leaves none":         {leased("a", 2), func(tt *timed) { tt.register(leased("a", 0)) }, 0},
-		"a time that is given counts from then":         {leased("a", 0), func(tt *timed) { tt.register(leased("a", 2)) }, 3500 * time.Millisecond},
-		"a node that is removed has none":               {leased("a", 2), func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}) }, 0},
-		"another node of its name has its own":          {leased("a", 2), func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}); tt.register(leased("a", 3)) }, 4500 * time.Millisecond},
-		"a restart gives it its full time again":        {leased("a", 2), func(tt *timed) { tt.restart() }, 3500 * time.Millisecond},
-		"a node that is down waits for nothing":         {but(leased("a", 2), func(n *domain.CacheNode) { down(n); n.State = domain.Down }), func(*timed) {}, 0},
-		"unless it is to be removed then":               {but(leased("a", 2), func(n *domain.CacheNode) { n.State = domain.Down }), func(*timed) {}, 2 * s},
-		"a node that is put down by a client waits no more": {but(leased("a", 2), down), func(tt *timed) {
+		"without a sign of life it ends after its time":   {leased("a", 2), func(*timed) {}, 2 * s},
+		"the longest time to live ends, too":              {leased("a", domain.MaxTTLSeconds), func(*timed) {}, 24 * time.Hour},
+		"a node without a time to live has no lease":      {leased("a", 0), func(*timed) {}, 0},
+		"a renewal gives it its full time again":          {leased("a", 2), func(tt *timed) { tt.sign("a") }, 3500 * time.Millisecond},
+		"an update gives it its full time again":          {leased("a", 2), func(tt *timed) { tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.Weight = 2 })) }, 3500 * time.Millisecond},
+		"a move to another pool gives it its full time":   {leased("a", 2), func(tt *timed) { tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.Pool = "q" })) }, 3500 * time.Millisecond},
+		"a shorter time counts from when it was given":    {leased("a", 60), func(tt *timed) { tt.register(leased("a", 2)) }, 3500 * time.Millisecond},
+		"a longer time counts from when it was given":     {leased("a", 2), func(tt *timed) { tt.register(leased("a", 60)) }, 61500 * time.Millisecond},
+		"a time that is taken away leaves no lease":       {leased("a", 2), func(tt *timed) { tt.register(leased("a", 0)) }, 0},
+		"a time that is given counts from then":           {leased("a", 0), func(tt *timed) { tt.register(leased("a", 2)) }, 3500 * time.Millisecond},
+		"a removed node has no lease":                     {leased("a", 2), func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}) }, 0},
+		"a new node with the same id has a new lease":     {leased("a", 2), func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}); tt.register(leased("a", 3)) }, 4500 * time.Millisecond},
+		"a restart gives it its full time again":          {leased("a", 2), func(tt *timed) { tt.restart() }, 3500 * time.Millisecond},
+		"a node that is down has no lease":                {but(leased("a", 2), func(n *domain.CacheNode) { down(n); n.State = domain.Down }), func(*timed) {}, 0},
+		"a node that is down and will be removed has one": {but(leased("a", 2), func(n *domain.CacheNode) { n.State = domain.Down }), func(*timed) {}, 2 * s},
+		"a node that a client puts down has no lease": {but(leased("a", 2), down), func(tt *timed) {
 			tt.register(but(leased("a", 2), func(n *domain.CacheNode) { down(n); n.State = domain.Down }))
 		}, 0},
-		"a node that is put up again waits from then on": {but(leased("a", 2), func(n *domain.CacheNode) { down(n); n.State = domain.Down }), func(tt *timed) { tt.register(but(leased("a", 2), down)) }, 3500 * time.Millisecond},
+		"a node that a client puts up again has a new lease": {but(leased("a", 2), func(n *domain.CacheNode) { down(n); n.State = domain.Down }), func(tt *timed) { tt.register(but(leased("a", 2), down)) }, 3500 * time.Millisecond},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -67,17 +67,17 @@ func TestAnOverdueLease(t *testing.T) {
 		then func(tt *timed) // a second late
 		ends time.Duration   // 0: never
 	}{
-		"it stays overdue":                             {func(*timed) {}, 3 * time.Second},
-		"a renewal gives it its full time again":       {func(tt *timed) { tt.sign("a") }, 5 * time.Second},
-		"an update gives it its full time again":       {func(tt *timed) { tt.register(leased("a", 3)) }, 6 * time.Second},
-		"a longer time is the one that counts":         {func(tt *timed) { tt.register(leased("a", 9)) }, 12 * time.Second},
-		"a shorter time is the one that counts":        {func(tt *timed) { tt.register(leased("a", 1)) }, 4 * time.Second},
-		"it may move to another pool":                  {func(tt *timed) { tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.Pool = "q" })) }, 5 * time.Second},
-		"it may be removed":                            {func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}) }, 0},
-		"it may be removed and come back":              {func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}); tt.register(leased("a", 2)) }, 5 * time.Second},
-		"it may be told to stay":                       {func(tt *timed) { tt.register(leased("a", 0)) }, 0},
-		"a restart gives it its full time again":       {func(tt *timed) { tt.restart() }, 5 * time.Second},
-		"of an expiry that leaves it alone it is free": {func(tt *timed) { tt.apply(domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 9}}}) }, 3 * time.Second},
+		"it stays overdue":                            {func(*timed) {}, 3 * time.Second},
+		"a renewal gives it its full time again":      {func(tt *timed) { tt.sign("a") }, 5 * time.Second},
+		"an update gives it its full time again":      {func(tt *timed) { tt.register(leased("a", 3)) }, 6 * time.Second},
+		"a longer time counts":                        {func(tt *timed) { tt.register(leased("a", 9)) }, 12 * time.Second},
+		"a shorter time counts":                       {func(tt *timed) { tt.register(leased("a", 1)) }, 4 * time.Second},
+		"it may move to another pool":                 {func(tt *timed) { tt.register(but(leased("a", 2), func(n *domain.CacheNode) { n.Pool = "q" })) }, 5 * time.Second},
+		"it may be removed":                           {func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}) }, 0},
+		"it may be removed and come back":             {func(tt *timed) { tt.apply(domain.Deregister{ID: "a"}); tt.register(leased("a", 2)) }, 5 * time.Second},
+		"it may lose its time to live":                {func(tt *timed) { tt.register(leased("a", 0)) }, 0},
+		"a restart gives it its full time again":      {func(tt *timed) { tt.restart() }, 5 * time.Second},
+		"an expiry of another revision has no effect": {func(tt *timed) { tt.apply(domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 9}}}) }, 3 * time.Second},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -108,8 +108,8 @@ func TestAnOverdueLease(t *testing.T) {
 
 func TestANodeThatExpiredHasNoLease(t *testing.T) {
 	for name, onExpiry := range map[string]domain.OnExpiry{
-		"one that is removed":   domain.RemoveOnExpiry,
-		"one that is made down": domain.DownOnExpiry,
+		"a removed node":   domain.RemoveOnExpiry,
+		"a node made down": domain.DownOnExpiry,
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt := newTimed(t)
@@ -143,7 +143,7 @@ func TestFillAddsWhatTheTableMissed(t *testing.T) {
 	tt.sign("same", "updated", "again", "removed", "freed")
 	tt.pass(7 * time.Second)
 	tt.mustHaveOverdue("overdue")
-	// The table hears of none of this.
+	// The table does not see the following changes.
 	for _, cmd := range []domain.Command{
 		domain.Register{Node: leased("updated", 20)},
 		domain.Deregister{ID: "again"}, domain.Register{Node: leased("again", 10)},
@@ -193,7 +193,7 @@ func TestTheHeapHoldsEachLeaseOnce(t *testing.T) {
 	tt.mustBeSound()
 }
 
-// A renewal is to cost next to nothing: it leaves the heap alone.
+// A renewal must be cheap, so it leaves the heap alone.
 func TestALeaseIsCheckedOncePerTimeToLive(t *testing.T) {
 	tt := newTimed(t)
 	tt.register(leased("a", 10))
@@ -211,7 +211,7 @@ func TestALeaseIsCheckedOncePerTimeToLive(t *testing.T) {
 	}
 }
 
-// Whatever happens, those are overdue whose time is over, and no others.
+// After any sequence of events, exactly the nodes whose time is over are overdue.
 func TestLeasesAgainstAModel(t *testing.T) {
 	for seed := range uint64(20) {
 		random := rand.New(rand.NewPCG(seed, 7))

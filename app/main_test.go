@@ -25,7 +25,7 @@ func (f peersFunc) Identify(ctx context.Context, raftAddress string) (ports.Iden
 }
 
 func (f peersFunc) ReadIndex(context.Context, string) (ports.ReadIndex, error) {
-	return ports.ReadIndex{}, errors.New("nobody asks for it here")
+	return ports.ReadIndex{}, errors.New("these tests ask for no read index")
 }
 
 // fixedLocal is ports.Local in a state that never changes.
@@ -55,7 +55,7 @@ func inquiryOf(i member, peers ports.Peers) app.Inquiry {
 	}
 }
 
-// member is a portstest.Instance, or one that has its own way with a part of that.
+// member is a portstest.Instance, or one that overrides some of its methods.
 type member interface {
 	ports.Local
 	ports.Membership
@@ -64,7 +64,7 @@ type member interface {
 	ports.ReadIndexer
 }
 
-// configOf is what the use cases of the instance i need, which is n1.
+// configOf gives the configuration of the use cases of i, which is n1.
 func configOf(i member, peers ports.Peers) app.ClusterConfig {
 	return app.ClusterConfig{
 		Inquiry:     inquiryOf(i, peers),
@@ -81,12 +81,12 @@ func voter(id, raftAddress string) domain.Instance {
 	return domain.Instance{ID: id, RaftAddress: raftAddress, Suffrage: domain.Voter}
 }
 
-// answer is what the instance named id says of itself in these tests.
+// answer gives the identity of an instance in these tests.
 func answer(id string) ports.Identity {
 	return ports.Identity{RaftID: id, ApplicationAddress: "app-of-" + id + ":80", ClusterID: "cluster-of-n1", Version: "v1"}
 }
 
-// answered is how a member is shown that gave that answer.
+// answered gives how a member with that answer is described.
 func answered(i domain.Instance) domain.Member {
 	return domain.Member{Instance: i, Reachable: true, ApplicationAddress: answer(i.ID).ApplicationAddress, Version: "v1"}
 }

@@ -38,11 +38,11 @@ func TestFollowFromEachSource(t *testing.T) {
 		given               func(*ports.LocalState)
 		leader, here, stale error
 	}{
-		"a follower opens all but the leader's":           {leader: ports.ErrNotLeader},
-		"without a leader it follows what it has":         {given: leaderless, leader: ports.ErrNotLeader, here: ports.ErrNoLeader},
-		"but not before it has caught up":                 {given: starting, leader: ports.ErrNotLeader, stale: ports.ErrNotCaughtUp},
-		"and not when it is shutting down":                {given: shut, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
-		"the leader opens all":                            {given: func(s *ports.LocalState) { s.Leading, s.LeaderID = true, "n2" }},
+		"a follower opens streams, except as the leader":  {leader: ports.ErrNotLeader},
+		"without a leader it follows its own state":       {given: leaderless, leader: ports.ErrNotLeader, here: ports.ErrNoLeader},
+		"a follower that has not caught up opens none":    {given: starting, leader: ports.ErrNotLeader, stale: ports.ErrNotCaughtUp},
+		"a follower that shuts down opens none":           {given: shut, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
+		"the leader opens streams from every source":      {given: func(s *ports.LocalState) { s.Leading, s.LeaderID = true, "n2" }},
 		"the leader opens its own whatever is said of it": {given: func(s *ports.LocalState) { s.Leading = true; leaderless(s); cutOff(s) }},
 	}
 	for name, test := range tests {
@@ -64,7 +64,7 @@ func TestFollowFromEachSource(t *testing.T) {
 func TestFollowAtAFollower(t *testing.T) {
 	cut, closed := ports.ErrCutOff.Error(), ports.ErrClosed.Error()
 	tests := map[string]func(t *testing.T, p pair, source ports.Source){
-		"it tells what the leader's tells": func(t *testing.T, p pair, source ports.Source) {
+		"it delivers what the leader's stream delivers": func(t *testing.T, p pair, source ports.Source) {
 			stream := followAt(t, p.follower, source)
 			mustTell(t, stream, "snapshot 3")
 			write(t, p.leader, 2)
@@ -72,7 +72,7 @@ func TestFollowAtAFollower(t *testing.T) {
 			mustTell(t, followAt(t, p.follower, source, 2), "3", "4", "5")
 			mustTell(t, followAt(t, p.follower, source, 5))
 		},
-		"it goes on when leadership moves, from and to it": func(t *testing.T, p pair, source ports.Source) {
+		"it survives winning and losing leadership": func(t *testing.T, p pair, source ports.Source) {
 			stream, old := followAt(t, p.follower, source, 3), followAt(t, p.leader, source, 3)
 			mustHandOver(t, p.leader)
 			mustTell(t, stream)
@@ -84,33 +84,33 @@ func TestFollowAtAFollower(t *testing.T) {
 			mustTell(t, stream, "6")
 			mustTell(t, old, "6")
 		},
-		"it goes on while there is no leader": func(t *testing.T, p pair, source ports.Source) {
+		"it survives the loss of the leader": func(t *testing.T, p pair, source ports.Source) {
 			stream := followAt(t, p.follower, source, 3)
 			p.follower.Change(leaderless)
 			mustTell(t, stream)
 			write(t, p.leader, 1)
 			mustTell(t, stream, "4")
 		},
-		"it ends when the leader is not heard of for too long": func(t *testing.T, p pair, source ports.Source) {
+		"it ends when contact with the leader is lost": func(t *testing.T, p pair, source ports.Source) {
 			stream := followAt(t, p.follower, source, 3)
 			mustTell(t, stream)
 			p.follower.Change(cutOff)
 			mustTell(t, stream, cut)
 			mustTell(t, stream, cut)
 		},
-		"what there is comes before the end": func(t *testing.T, p pair, source ports.Source) {
+		"pending changes are delivered before the end": func(t *testing.T, p pair, source ports.Source) {
 			stream := followAt(t, p.follower, source)
 			write(t, p.leader, 2)
 			p.follower.Change(cutOff)
 			mustTell(t, stream, "snapshot 3", "4", "5", cut)
 		},
-		"a snapshot comes before the end to who fell out of history": func(t *testing.T, p pair, source ports.Source) {
+		"a snapshot is delivered before the end beyond the history": func(t *testing.T, p pair, source ports.Source) {
 			stream := followAt(t, p.follower, source, 3)
 			write(t, p.leader, domain.HistoryLength+1)
 			p.follower.Change(cutOff)
 			mustTell(t, stream, "snapshot 10004", cut)
 		},
-		"the end is final, also when the leader is heard of again": func(t *testing.T, p pair, source ports.Source) {
+		"the end is final, even when contact is regained": func(t *testing.T, p pair, source ports.Source) {
 			stream := followAt(t, p.follower, source, 3)
 			p.follower.Change(cutOff)
 			mustTell(t, stream, cut)
@@ -118,7 +118,7 @@ func TestFollowAtAFollower(t *testing.T) {
 			write(t, p.leader, 1)
 			mustTell(t, stream, cut)
 		},
-		"it ends also when changes go on coming": func(t *testing.T, p pair, source ports.Source) {
+		"it ends even if changes go on": func(t *testing.T, p pair, source ports.Source) {
 			stream := followAt(t, p.follower, source, 3)
 			write(t, p.leader, 1)
 			p.follower.Change(cutOff)
@@ -128,14 +128,14 @@ func TestFollowAtAFollower(t *testing.T) {
 			write(t, p.leader, 1)
 			mustTell(t, stream, cut)
 		},
-		"touch that came back before anybody looked is not missed": func(t *testing.T, p pair, source ports.Source) {
+		"a loss of contact that nobody noticed does not end it": func(t *testing.T, p pair, source ports.Source) {
 			stream := followAt(t, p.follower, source, 3)
 			p.follower.Change(cutOff)
 			p.follower.Change(inTouch)
 			write(t, p.leader, 1)
 			mustTell(t, stream, "4")
 		},
-		"where touch is lost it tells what there is, and ends": func(t *testing.T, p pair, source ports.Source) {
+		"a stream opened without contact delivers what there is, and ends": func(t *testing.T, p pair, source ports.Source) {
 			p.follower.Change(cutOff)
 			mustTell(t, followAt(t, p.follower, source), "snapshot 3", cut)
 			mustTell(t, followAt(t, p.follower, source, 1), "2", "3", cut)
@@ -147,12 +147,12 @@ func TestFollowAtAFollower(t *testing.T) {
 			p.follower.Change(shut)
 			mustTell(t, stream, "snapshot 3", "4", closed)
 		},
-		"closing is the reason, also for who has lost touch": func(t *testing.T, p pair, source ports.Source) {
+		"it ends with ErrClosed even without contact": func(t *testing.T, p pair, source ports.Source) {
 			stream := followAt(t, p.follower, source, 3)
 			p.follower.Change(func(s *ports.LocalState) { cutOff(s); shut(s) })
 			mustTell(t, stream, closed)
 		},
-		"who waits is woken when touch is lost": func(t *testing.T, p pair, source ports.Source) {
+		"a waiting subscriber is woken when contact is lost": func(t *testing.T, p pair, source ports.Source) {
 			_, later, err := followAt(t, p.follower, source, 3).Next()
 			if err != nil || isClosed(later) {
 				t.Fatalf("Next = %v, want a stream that waits", err)
@@ -172,7 +172,7 @@ func TestFollowAtAFollower(t *testing.T) {
 	}
 }
 
-// Who takes long over a delivery keeps what is in it, and no more of history.
+// A slow subscriber must keep only its delivery in memory, not the whole history.
 func TestADeliveryIsBounded(t *testing.T) {
 	p := newPair(t)
 	stream := followAt(t, p.leader, ports.Leader, 3)
@@ -203,7 +203,7 @@ func TestADeliveryIsBounded(t *testing.T) {
 	}
 }
 
-// The leader's own stream asks whether it leads, and nothing else.
+// The stream of the leader depends on leadership, not on contact with a leader.
 func TestTheLeadersStreamSurvivesALossOfContact(t *testing.T) {
 	p := newPair(t)
 	stream := followAt(t, p.leader, ports.Leader, 3)
@@ -214,7 +214,7 @@ func TestTheLeadersStreamSurvivesALossOfContact(t *testing.T) {
 	mustTell(t, stream, ports.ErrNotLeader.Error())
 }
 
-// A position that this instance has not reached is most likely from another one
+// A position that this instance has not reached most likely comes from another one
 // that has.
 func TestStaleFollowFromAPositionAhead(t *testing.T) {
 	// The follower's own state stays at 3; the registry is at 5.
@@ -233,7 +233,7 @@ func TestStaleFollowFromAPositionAhead(t *testing.T) {
 		}
 		return stream
 	}
-	t.Run("goes on where the leader knows of it", func(t *testing.T) {
+	t.Run("goes on if the leader has reached it", func(t *testing.T) {
 		nodes, local, p := behind(t)
 		stream, at4 := follow(t, t.Context(), nodes, 5), follow(t, t.Context(), nodes, 4)
 		mustTell(t, stream)
@@ -244,7 +244,7 @@ func TestStaleFollowFromAPositionAhead(t *testing.T) {
 		mustTell(t, stream, "6")
 		mustTell(t, at4, "6")
 	})
-	t.Run("begins with a snapshot of the leader's where that does not know of it", func(t *testing.T) {
+	t.Run("begins with a snapshot of the leader's state if the leader has not reached it", func(t *testing.T) {
 		nodes, local, _ := behind(t)
 		stream := follow(t, t.Context(), nodes, 9)
 		mustTell(t, stream, "snapshot 5")
@@ -252,7 +252,7 @@ func TestStaleFollowFromAPositionAhead(t *testing.T) {
 		local.tap(func(r *tapped) { r.frozen = nil })
 		mustTell(t, stream)
 	})
-	t.Run("begins with a snapshot of its own without a leader", func(t *testing.T) {
+	t.Run("begins with a snapshot of its own state without a leader", func(t *testing.T) {
 		nodes, local, p := behind(t)
 		p.follower.Change(leaderless)
 		stream := follow(t, t.Context(), nodes, 5)
@@ -260,7 +260,7 @@ func TestStaleFollowFromAPositionAhead(t *testing.T) {
 		local.tap(func(r *tapped) { r.frozen = nil })
 		mustTell(t, stream, "4", "5")
 	})
-	t.Run("asks nobody where it is not ahead", func(t *testing.T) {
+	t.Run("asks nobody if the position is not ahead", func(t *testing.T) {
 		state, _ := newPair(t).leader.State()
 		nodes := app.NewNodes(nil, fixedLocal(state), nil)
 		mustTell(t, follow(t, t.Context(), nodes, 3))

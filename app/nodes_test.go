@@ -68,7 +68,7 @@ func TestNodes(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// write makes n changes, each its own.
+// write makes n separate changes.
 func write(t *testing.T, registry ports.Registry, n int) {
 	t.Helper()
 	for range n {
@@ -141,7 +141,7 @@ func TestNodeStream(t *testing.T) {
 			mustTell(t, stream, "4", "5")
 			mustTell(t, stream)
 		},
-		"what changed between the opening and the first delivery is not lost": func(t *testing.T, i *portstest.Instance) {
+		"a change between the opening and the first delivery is not lost": func(t *testing.T, i *portstest.Instance) {
 			stream := follow(t, i)
 			write(t, i, 2)
 			mustTell(t, stream, "snapshot 3", "4", "5")
@@ -152,10 +152,10 @@ func TestNodeStream(t *testing.T) {
 			write(t, i, 1)
 			mustTell(t, stream, "4")
 		},
-		"from revision 0 on all changes come": func(t *testing.T, i *portstest.Instance) {
+		"from revision 0, all changes come": func(t *testing.T, i *portstest.Instance) {
 			mustTell(t, follow(t, i, 0), "1", "2", "3")
 		},
-		"at the latest revision there is nothing to tell": func(t *testing.T, i *portstest.Instance) {
+		"at the latest revision nothing comes": func(t *testing.T, i *portstest.Instance) {
 			stream := follow(t, i, 3)
 			mustTell(t, stream)
 			write(t, i, 1)
@@ -178,7 +178,7 @@ func TestNodeStream(t *testing.T) {
 				t.Fatalf("stream delivered %d events, want %d, from 4 to 10003", len(events), domain.HistoryLength)
 			}
 		},
-		"who does not read until history has gone on gets a snapshot": func(t *testing.T, i *portstest.Instance) {
+		"a subscriber that falls behind the history gets a snapshot": func(t *testing.T, i *portstest.Instance) {
 			stream := follow(t, i)
 			mustTell(t, stream, "snapshot 3")
 			write(t, i, domain.HistoryLength+1)
@@ -199,13 +199,13 @@ func TestNodeStream(t *testing.T) {
 			i.Change(stopLeading)
 			mustTell(t, stream, "snapshot 3", "4", "5", notLeader)
 		},
-		"a snapshot comes before the end to who fell out of history": func(t *testing.T, i *portstest.Instance) {
+		"a snapshot comes before the end beyond the history": func(t *testing.T, i *portstest.Instance) {
 			stream := follow(t, i, 3)
 			write(t, i, domain.HistoryLength+1)
 			i.Change(stopLeading)
 			mustTell(t, stream, "snapshot 10004", notLeader)
 		},
-		"the end is final, also when leadership comes back": func(t *testing.T, i *portstest.Instance) {
+		"the end is final, even when leadership comes back": func(t *testing.T, i *portstest.Instance) {
 			stream := follow(t, i, 3)
 			i.Change(stopLeading)
 			mustTell(t, stream, notLeader)
@@ -213,14 +213,14 @@ func TestNodeStream(t *testing.T) {
 			write(t, i, 1)
 			mustTell(t, stream, notLeader)
 		},
-		"leadership that came back before anybody looked is not missed": func(t *testing.T, i *portstest.Instance) {
+		"a loss of leadership that nobody noticed does not end it": func(t *testing.T, i *portstest.Instance) {
 			stream := follow(t, i, 3)
 			i.Change(stopLeading)
 			i.Change(lead)
 			write(t, i, 1)
 			mustTell(t, stream, "4")
 		},
-		"it ends, although the next leader goes on writing": func(t *testing.T, i *portstest.Instance) {
+		"it ends even if the next leader goes on writing": func(t *testing.T, i *portstest.Instance) {
 			successor := i.NewFollower("n2", "h:2")
 			stream := follow(t, i, 3)
 			if err := i.HandOver(t.Context(), ""); err != nil {
@@ -240,7 +240,7 @@ func TestNodeStream(t *testing.T) {
 			mustTell(t, stream, "snapshot 3", "4", closed)
 			mustTell(t, stream, closed)
 		},
-		"closing is the reason, also for who has lost leadership": func(t *testing.T, i *portstest.Instance) {
+		"it ends with ErrClosed even without leadership": func(t *testing.T, i *portstest.Instance) {
 			stream := follow(t, i, 3)
 			i.Change(stopLeading)
 			i.Change(shut)

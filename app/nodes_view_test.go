@@ -40,14 +40,14 @@ func TestViewFromEachSource(t *testing.T) {
 		given               func(*ports.LocalState)
 		leader, here, stale error
 	}{
-		"the leader answers all":                      {at: func(p pair) *portstest.Instance { return p.leader }},
-		"a follower answers all but for the leader":   {leader: ports.ErrNotLeader},
-		"without a leader it answers what it has":     {given: leaderless, leader: ports.ErrNotLeader, here: ports.ErrNoLeader},
-		"and so it does when it is cut off":           {given: cutOff, leader: ports.ErrNotLeader},
-		"but not before it has caught up":             {given: starting, leader: ports.ErrNotLeader, stale: ports.ErrNotCaughtUp},
-		"and not when it is shutting down":            {given: shut, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
-		"also when it had not caught up by its end":   {given: func(s *ports.LocalState) { starting(s); shut(s) }, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
-		"the leader answers, whatever its contact is": {at: func(p pair) *portstest.Instance { return p.leader }, given: cutOff},
+		"the leader answers from every source":                    {at: func(p pair) *portstest.Instance { return p.leader }},
+		"a follower answers, except as the leader":                {leader: ports.ErrNotLeader},
+		"without a leader it answers from its state":              {given: leaderless, leader: ports.ErrNotLeader, here: ports.ErrNoLeader},
+		"when it is cut off, too":                                 {given: cutOff, leader: ports.ErrNotLeader},
+		"a follower that has not caught up answers nothing stale": {given: starting, leader: ports.ErrNotLeader, stale: ports.ErrNotCaughtUp},
+		"a follower that shuts down answers nothing":              {given: shut, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
+		"nor if it has not caught up before":                      {given: func(s *ports.LocalState) { starting(s); shut(s) }, leader: ports.ErrClosed, here: ports.ErrClosed, stale: ports.ErrClosed},
+		"the leader answers even without contact":                 {at: func(p pair) *portstest.Instance { return p.leader }, given: cutOff},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -72,7 +72,7 @@ func TestViewFromEachSource(t *testing.T) {
 	}
 }
 
-// A stale read asks nobody; the other two do each time.
+// A stale read asks nobody, and the other two kinds ask each time.
 func TestOnlyAStaleViewAsksNobody(t *testing.T) {
 	p := newPair(t)
 	state, _ := p.leader.State()
@@ -101,13 +101,13 @@ func TestViewNotTooStale(t *testing.T) {
 		max     *time.Duration
 		err     error
 	}{
-		"without a bound anything will do":         {time.Hour, nil, nil},
-		"without a bound never will do":            {-1, nil, nil},
-		"up to the bound it is fresh enough":       {500 * ms, ptr(500 * ms), nil},
-		"over the bound it is not":                 {500*ms + 1, ptr(500 * ms), ports.ErrTooStale},
-		"who never heard of a leader is too stale": {-1, ptr(time.Hour), ports.ErrTooStale},
-		"a bound of nothing wants it now":          {1, ptr(time.Duration(0)), ports.ErrTooStale},
-		"and gets it from who leads":               {0, ptr(time.Duration(0)), nil},
+		"without a bound any contact will do":    {time.Hour, nil, nil},
+		"without a bound no contact will do":     {-1, nil, nil},
+		"up to the bound it is fresh enough":     {500 * ms, ptr(500 * ms), nil},
+		"beyond the bound it is too stale":       {500*ms + 1, ptr(500 * ms), ports.ErrTooStale},
+		"without any contact it is too stale":    {-1, ptr(time.Hour), ports.ErrTooStale},
+		"a follower never meets a bound of zero": {1, ptr(time.Duration(0)), ports.ErrTooStale},
+		"the leader meets a bound of zero":       {0, ptr(time.Duration(0)), nil},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -126,8 +126,8 @@ func TestViewNotTooStale(t *testing.T) {
 		contact time.Duration
 		err     error
 	}{
-		"a leader has what is there now":            {30 * ms, nil},
-		"one that may have been succeeded does not": {time.Second, ports.ErrTooStale},
+		"a leader within its lease is fresh": {30 * ms, nil},
+		"a leader beyond its lease is not":   {time.Second, ports.ErrTooStale},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t)
@@ -138,7 +138,7 @@ func TestViewNotTooStale(t *testing.T) {
 			}
 		})
 	}
-	t.Run("it is asked for when the wait is over", func(t *testing.T) {
+	t.Run("the bound is checked at the end of a wait", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPair(t)
 			read := ports.Read{Source: ports.Stale, MaxStale: ptr(500 * ms), AtLeast: 4, Wait: time.Minute}
@@ -153,7 +153,7 @@ func TestViewNotTooStale(t *testing.T) {
 	})
 }
 
-// viewing has at asked for a view, which begins to wait, in a bubble.
+// viewing calls View in a goroutine of its own, and returns once it waits.
 func viewing(t *testing.T, ctx context.Context, at *portstest.Instance, read ports.Read) <-chan outcome[domain.Revision] {
 	t.Helper()
 	nodes := newNodes(at)
@@ -189,26 +189,26 @@ func TestViewThatWaits(t *testing.T) {
 		want    domain.Revision
 		err     error
 	}{
-		"a revision that is reached is there at once":                {atLeast(3), nothing, all, now, 3, nil},
-		"one that is over the position is there at once":             {past(2), nothing, all, now, 3, nil},
-		"both may be asked for":                                      {ports.Read{AtLeast: 3, Past: ptr(domain.Revision(2)), Wait: time.Minute}, nothing, all, now, 3, nil},
-		"a revision that is reached later is waited for":             {atLeast(4), wrote(1), all, later, 4, nil},
-		"one change over the position will do":                       {past(3), wrote(1), all, later, 4, nil},
-		"one change short of the revision will not":                  {atLeast(5), wrote(1), all, over, 0, ports.ErrBehind},
-		"a position ahead is waited for to be passed":                {past(4), wrote(1), all, over, 4, nil},
-		"both have to be so":                                         {ports.Read{AtLeast: 4, Past: ptr(domain.Revision(4)), Wait: time.Minute}, wrote(1), all, over, 4, nil},
-		"and when only the position is passed it is not reached":     {ports.Read{AtLeast: 5, Past: ptr(domain.Revision(3)), Wait: time.Minute}, wrote(1), all, over, 0, ports.ErrBehind},
-		"a revision that is not reached is behind":                   {atLeast(4), nothing, all, over, 0, ports.ErrBehind},
-		"where nothing is new the answer is what there is":           {past(3), nothing, all, over, 3, nil},
-		"who can't wait is told at once that it is behind":           {ports.Read{AtLeast: 4}, nothing, all, now, 0, ports.ErrBehind},
-		"who can't wait is told at once what there is":               {ports.Read{Past: ptr(domain.Revision(3))}, nothing, all, now, 3, nil},
-		"the end of the instance ends it":                            {past(3), change(shut), all, later, 0, ports.ErrClosed},
-		"the loss of leadership ends it at the leader":               {past(3), change(deposed), all[:1], later, 0, ports.ErrNotLeader},
-		"the loss of the leader does not end it elsewhere by itself": {past(3), change(leaderless), all[2:], over, 3, nil},
-		"who has lost touch gives up":                                {past(3), change(cutOff), all[1:2], later, 0, ports.ErrCutOff},
-		"who takes what there is goes on waiting":                    {past(3), change(cutOff), all[2:], over, 3, nil},
-		"and so it does for a revision":                              {atLeast(4), change(cutOff), all[2:], over, 0, ports.ErrBehind},
-		"and nothing new has to be proven in the end":                {past(3), change(leaderless), all[1:2], over, 0, ports.ErrNoLeader},
+		"a revision that is reached is answered at once":     {atLeast(3), nothing, all, now, 3, nil},
+		"a revision beyond the position is answered at once": {past(2), nothing, all, now, 3, nil},
+		"both may be required":                               {ports.Read{AtLeast: 3, Past: ptr(domain.Revision(2)), Wait: time.Minute}, nothing, all, now, 3, nil},
+		"a revision that is reached later is waited for":     {atLeast(4), wrote(1), all, later, 4, nil},
+		"one change beyond the position is enough":           {past(3), wrote(1), all, later, 4, nil},
+		"one change short of the revision is not enough":     {atLeast(5), wrote(1), all, over, 0, ports.ErrBehind},
+		"a position ahead must be passed, not only reached":  {past(4), wrote(1), all, over, 4, nil},
+		"both must hold": {ports.Read{AtLeast: 4, Past: ptr(domain.Revision(4)), Wait: time.Minute}, wrote(1), all, over, 4, nil},
+		"passing only the position is not enough":              {ports.Read{AtLeast: 5, Past: ptr(domain.Revision(3)), Wait: time.Minute}, wrote(1), all, over, 0, ports.ErrBehind},
+		"a revision that is not reached is behind":             {atLeast(4), nothing, all, over, 0, ports.ErrBehind},
+		"without a change the answer is the current view":      {past(3), nothing, all, over, 3, nil},
+		"without a wait, a revision ahead is behind at once":   {ports.Read{AtLeast: 4}, nothing, all, now, 0, ports.ErrBehind},
+		"without a wait, the current view is answered at once": {ports.Read{Past: ptr(domain.Revision(3))}, nothing, all, now, 3, nil},
+		"the shutdown of the instance ends the wait":           {past(3), change(shut), all, later, 0, ports.ErrClosed},
+		"the loss of leadership ends the wait at the leader":   {past(3), change(deposed), all[:1], later, 0, ports.ErrNotLeader},
+		"the loss of the leader does not end a stale wait":     {past(3), change(leaderless), all[2:], over, 3, nil},
+		"the loss of contact ends a linearizable wait":         {past(3), change(cutOff), all[1:2], later, 0, ports.ErrCutOff},
+		"the loss of contact does not end a stale wait":        {past(3), change(cutOff), all[2:], over, 3, nil},
+		"nor a stale wait for a revision":                      {atLeast(4), change(cutOff), all[2:], over, 0, ports.ErrBehind},
+		"an unchanged view is proved at the end of the wait":   {past(3), change(leaderless), all[1:2], over, 0, ports.ErrNoLeader},
 	}
 	for name, test := range tests {
 		for _, source := range test.sources {
@@ -259,7 +259,7 @@ func TestAViewThatWaitsEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Who was cut off, and takes what there is, sees what comes once it is not.
+// A stale view that waits while the instance is cut off sees changes once it is not.
 func TestAStaleViewWaitsThroughALossOfContact(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)
@@ -276,7 +276,8 @@ func TestAStaleViewWaitsThroughALossOfContact(t *testing.T) {
 	})
 }
 
-// What an instance that starts has may be old, but not for who says how new it has to be.
+// The state of an instance that starts may be old, but not for a caller that says how
+// new the view has to be.
 func TestAStaleViewWaitsWhileTheInstanceCatchesUp(t *testing.T) {
 	for atLeast, revised := range map[domain.Revision]bool{3: false, 4: true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -303,8 +304,7 @@ func TestAStaleViewWaitsWhileTheInstanceCatchesUp(t *testing.T) {
 	}
 }
 
-// What a client wrote through the leader it reads at any instance, with the
-// revision that it was told.
+// A client that names the revision of its write reads the write at any instance.
 func TestReadYourWritesAtAnyInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)

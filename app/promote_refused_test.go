@@ -57,18 +57,18 @@ func (r *refusing) Roster(ctx context.Context) (domain.Roster, error) {
 	return r.Instance.Roster(ctx)
 }
 
-// What can't be begun is not done, and whoever asked is told so.
+// A request whose first step fails changes nothing, and its caller is told so.
 func TestARequestWhoseFirstStepFailsChangesNothing(t *testing.T) {
 	tests := map[string]struct {
 		step string
 		ask  func(context.Context, *app.Cluster) error
 	}{
-		"a voter that can't be wanted":                  {"want", adding(voter("n4", "h:4"))},
-		"a nonvoter whose promotion can't be settled":   {"settle", adding(nonvoter("n3", "h:3"))},
-		"a removal of one whose can't be":               {"settle", removing("n3")},
-		"a voter, where the membership can't be had":    {"roster", adding(voter("n4", "h:4"))},
-		"a nonvoter, where the membership can't be had": {"roster", adding(nonvoter("n4", "h:4"))},
-		"a removal, where the membership can't be had":  {"roster", removing("n3")},
+		"a voter whose promotion can't be begun":      {"want", adding(voter("n4", "h:4"))},
+		"a nonvoter whose promotion can't be settled": {"settle", adding(nonvoter("n3", "h:3"))},
+		"a removal whose promotion can't be settled":  {"settle", removing("n3")},
+		"a voter if the membership can't be read":     {"roster", adding(voter("n4", "h:4"))},
+		"a nonvoter if the membership can't be read":  {"roster", adding(nonvoter("n4", "h:4"))},
+		"a removal if the membership can't be read":   {"roster", removing("n3")},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -123,16 +123,16 @@ func (u *unsure) AddPromotion(ctx context.Context, id string) error {
 	return u.Instance.AddPromotion(ctx, id)
 }
 
-// The end of an earlier wish does not take a later one with it.
+// The delayed end of an earlier promotion must not end a later one.
 func TestAPromotionOutlivesTheEndOfAnEarlierOne(t *testing.T) {
 	tests := map[string]struct {
 		ends    func(context.Context, *app.Cluster) error // the earlier one
 		answers string                                    // where n3 does
 		wanted  domain.Instance
 	}{
-		"of who was to be removed":    {ends: removing("n3"), answers: "h:3", wanted: voter("n3", "h:3")},
-		"of who was to be a nonvoter": {ends: adding(nonvoter("n3", "h:3")), answers: "h:3", wanted: voter("n3", "h:3")},
-		"of who moves":                {ends: removing("n3"), answers: "h:4", wanted: voter("n3", "h:4")},
+		"ended by a removal":        {ends: removing("n3"), answers: "h:3", wanted: voter("n3", "h:3")},
+		"ended by a demotion":       {ends: adding(nonvoter("n3", "h:3")), answers: "h:3", wanted: voter("n3", "h:3")},
+		"of an instance that moves": {ends: removing("n3"), answers: "h:4", wanted: voter("n3", "h:4")},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestAPromotionOutlivesTheEndOfAnEarlierOne(t *testing.T) {
 	}
 }
 
-// Somebody else may have taken the address while the instance was asked.
+// Another instance may take the address while the new one is asked.
 func TestAnAddressThatIsTakenMeanwhileIsRefused(t *testing.T) {
 	for name, wanted := range map[string]domain.Instance{"for a voter": voter("n3", "h:3"), "for a nonvoter": nonvoter("n3", "h:3")} {
 		t.Run(name, func(t *testing.T) {

@@ -46,7 +46,7 @@ func mustAddNow(t *testing.T, p promoting, wanted domain.Instance) {
 
 func TestPromotion(t *testing.T) {
 	tests := map[string]func(t *testing.T, p promoting){
-		"it comes with the log": func(t *testing.T, p promoting) {
+		"a nonvoter is promoted once it has the log": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
 			p.catchUp()
 			if err := <-answer; err != nil {
@@ -56,7 +56,7 @@ func TestPromotion(t *testing.T) {
 			synctest.Wait()
 			p.mustWant(t)
 		},
-		"it comes although who asked for it gave up": func(t *testing.T, p promoting) {
+		"a nonvoter is promoted although the caller gave up": func(t *testing.T, p promoting) {
 			p.peers.Answer("h:3", far("n3", 1))
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
@@ -70,7 +70,7 @@ func TestPromotion(t *testing.T) {
 			p.mustHave(t, voter("n3", "h:3"))
 			p.mustWant(t)
 		},
-		"a log that grows on is caught up with at its earlier end": func(t *testing.T, p promoting) {
+		"a nonvoter has to reach the end that the log had when it was asked": func(t *testing.T, p promoting) {
 			p.begin(t)
 			for range 20 { // faster than it is looked at
 				p.instance.Change(func(s *ports.LocalState) { s.Applied += 10 })
@@ -80,7 +80,7 @@ func TestPromotion(t *testing.T) {
 			}
 			p.mustHave(t, voter("n3", "h:3"))
 		},
-		"a nonvoter that is asked for stays one": func(t *testing.T, p promoting) {
+		"a request for a nonvoter ends the promotion": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
 			mustAddNow(t, p, nonvoter("n3", "h:3"))
 			if err := <-answer; !errors.Is(err, ports.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "another request") {
@@ -91,7 +91,7 @@ func TestPromotion(t *testing.T) {
 			p.mustHave(t, nonvoter("n3", "h:3"))
 			p.mustWant(t)
 		},
-		"a nonvoter that moves stays one": func(t *testing.T, p promoting) {
+		"a nonvoter that moves as a nonvoter is not promoted": func(t *testing.T, p promoting) {
 			p.begin(t)
 			p.peers.Answer("h:4", far("n3", 100))
 			mustAddNow(t, p, nonvoter("n3", "h:4"))
@@ -99,7 +99,7 @@ func TestPromotion(t *testing.T) {
 			p.mustHave(t, nonvoter("n3", "h:4"))
 			p.mustWant(t)
 		},
-		"it moves, and comes at the new address": func(t *testing.T, p promoting) {
+		"a nonvoter that moves as a voter is promoted at the new address": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
 			p.peers.Answer("h:4", far("n3", 100))
 			mustAddNow(t, p, voter("n3", "h:4"))
@@ -110,7 +110,7 @@ func TestPromotion(t *testing.T) {
 			synctest.Wait()
 			p.mustWant(t)
 		},
-		"who is removed is not promoted, also not when it is back": func(t *testing.T, p promoting) {
+		"a removed instance is not promoted, even after it returns": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
 			if got, err := p.Remove(t.Context(), "n3"); err != nil || got != nonvoter("n3", "h:3") {
 				t.Errorf("Remove = %+v, %v, want the nonvoter", got, err)
@@ -125,7 +125,7 @@ func TestPromotion(t *testing.T) {
 			time.Sleep(time.Minute)
 			p.mustHave(t, nonvoter("n3", "h:3"))
 		},
-		"who is demoted and wanted again is a voter in the end": func(t *testing.T, p promoting) {
+		"a demoted instance that is added again is promoted in the end": func(t *testing.T, p promoting) {
 			p.peers.Answer("h:3", far("n3", 100))
 			for range 3 {
 				mustAddNow(t, p, voter("n3", "h:3"))
@@ -136,7 +136,7 @@ func TestPromotion(t *testing.T) {
 			mustAddNow(t, p, voter("n3", "h:3"))
 			p.mustHave(t, voter("n3", "h:3"))
 		},
-		"who never became a member is forgotten, but not soon": func(t *testing.T, p promoting) {
+		"a promotion without a member is forgotten after a while": func(t *testing.T, p promoting) {
 			if err := p.instance.AddPromotion(t.Context(), "n8"); err != nil {
 				t.Fatal(err)
 			}
@@ -145,7 +145,7 @@ func TestPromotion(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			p.mustWant(t)
 		},
-		"who becomes a member late is promoted": func(t *testing.T, p promoting) {
+		"an instance that becomes a member late is promoted": func(t *testing.T, p promoting) {
 			if err := p.instance.AddPromotion(t.Context(), "n3"); err != nil {
 				t.Fatal(err)
 			}
@@ -156,7 +156,7 @@ func TestPromotion(t *testing.T) {
 			p.mustHave(t, voter("n3", "h:3"))
 			p.mustWant(t)
 		},
-		"who is a voter by now is settled": func(t *testing.T, p promoting) {
+		"the promotion of an instance that is a voter by now is settled": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
 			mustAdd(t, p.instance, voter("n3", "h:3"))
 			if err := <-answer; err != nil {
@@ -176,7 +176,7 @@ func TestPromotion(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			p.mustHave(t, voter("n3", "h:3"))
 		},
-		"the next leader goes on with it": func(t *testing.T, p promoting) {
+		"the next leader continues the promotion": func(t *testing.T, p promoting) {
 			answer := p.begin(t)
 			config := configOf(p.follower, p.peers)
 			config.Self = far("n2", 0)
@@ -202,15 +202,15 @@ func TestPromotion(t *testing.T) {
 	eachPromoting(t, tests)
 }
 
-// What an instance answers counts only as long as it is the member that was asked.
+// An answer counts only if the member is still the one that was asked.
 func TestPromotionOfAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
 	tests := map[string]struct {
 		meanwhile func(context.Context, *portstest.Instance) error
 		want      domain.Instance
 	}{
-		"it moves to where nobody answers": {
+		"it moves to an address without an answer": {
 			func(ctx context.Context, i *portstest.Instance) error { return i.Add(ctx, nonvoter("n3", "h:4")) }, nonvoter("n3", "h:4")},
-		"nobody wants it any more": {
+		"its promotion ends": {
 			func(ctx context.Context, i *portstest.Instance) error { return i.RemovePromotion(ctx, "n3") }, nonvoter("n3", "h:3")},
 		"it is removed": {
 			func(ctx context.Context, i *portstest.Instance) error { return i.Remove(ctx, "n3") }, domain.Instance{}},
@@ -230,7 +230,7 @@ func TestPromotionOfAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
 					if raftAddress != "h:3" {
 						return ports.Identity{}, errors.New("nobody answers")
 					}
-					if time.Since(started) > 0 { // at once it is the watch that asks
+					if time.Since(started) > 0 { // the first requests come from the watch
 						once.Do(func() {
 							if err := test.meanwhile(ctx, i); err != nil {
 								t.Error(err)
@@ -256,8 +256,8 @@ func TestPromotionOfAnInstanceThatChangesWhileItIsAsked(t *testing.T) {
 	}
 }
 
-// unwatched gives the use cases of an instance that looks after no members by itself: all that
-// is asked is asked for a promotion.
+// unwatched gives the use cases of an instance without a watch of its members, so that every
+// request to a member is for a promotion.
 func unwatched(i *counted, peers ports.Peers, log io.Writer) *app.Cluster {
 	config := configOf(i, peers)
 	config.Logger = slog.New(slog.NewTextHandler(log, nil))
@@ -265,7 +265,7 @@ func unwatched(i *counted, peers ports.Peers, log io.Writer) *app.Cluster {
 	return app.NewCluster(config)
 }
 
-// One that is silent is asked now and then, and holds up nobody.
+// A silent instance is asked now and then, and delays no other request.
 func TestPromotionOfASilentInstanceCostsLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -326,7 +326,7 @@ func TestPromotionOfASilentInstanceCostsLittle(t *testing.T) {
 	})
 }
 
-// One that answers, and never catches up, is told of, and asked now and then.
+// An instance that answers but never catches up is logged, and asked now and then.
 func TestAnInstanceThatNeverCatchesUpIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked, applied atomic.Int64
@@ -360,7 +360,7 @@ func TestAnInstanceThatNeverCatchesUpIsLogged(t *testing.T) {
 		if err := c.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		// It has had ten seconds.
+		// The warning comes after ten seconds.
 		const soon, far = "time=2000-01-01T00:00:10.", "up to 0, and has to come to 100"
 		if said := log.String(); strings.Count(said, "can't be made one yet") != 1 || !strings.HasPrefix(said, soon) || !strings.Contains(said, far) {
 			t.Errorf("log = %s, want one line about the lagging instance", said)
@@ -390,7 +390,7 @@ func (c *counted) RemovePromotion(ctx context.Context, id string) error {
 	return c.Instance.RemovePromotion(ctx, id)
 }
 
-// stalled is a membership that nobody waits long enough for to change it.
+// stalled is an instance whose changes of the membership never end in time.
 type stalled struct{ *portstest.Instance }
 
 func (stalled) Add(ctx context.Context, _ domain.Instance) error {
@@ -403,7 +403,7 @@ func (stalled) Remove(ctx context.Context, _ string) error {
 	return ctx.Err()
 }
 
-// Nobody is told that nothing happened when half of it did.
+// A request that took effect in part must not be reported as not done.
 func TestARequestThatIsHalfDoneHasAnUnknownOutcome(t *testing.T) {
 	tests := map[string]struct {
 		member *domain.Instance
@@ -439,7 +439,7 @@ func TestARequestThatIsHalfDoneHasAnUnknownOutcome(t *testing.T) {
 				if half := errors.Is(err, ports.ErrOutcomeUnknown); half != test.half || !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("outcome unknown = %v, want %v, with the deadline: %v", half, test.half, err)
 				}
-				// The next in turn is not kept from it.
+				// The next request must not be blocked.
 				ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				if err := test.ask(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
@@ -450,7 +450,7 @@ func TestARequestThatIsHalfDoneHasAnUnknownOutcome(t *testing.T) {
 	}
 }
 
-// unproven is an instance that can't say how far the others have to be.
+// unproven is an instance that can't give the index that others have to reach.
 type unproven struct{ *portstest.Instance }
 
 func (unproven) ReadIndex(context.Context) (uint64, error) { return 0, ports.ErrNoLeader }
@@ -519,7 +519,7 @@ func (l *losing) ReadIndex(ctx context.Context) (index uint64, err error) {
 	return index, err
 }
 
-// Wherever leadership is lost, the instance is a voter in the end: by the next
+// At whatever step leadership is lost, the instance is a voter in the end: by the next
 // leader alone, or, where the asker was told that nothing happened, once it asks
 // that one.
 func TestLeadershipIsLostWhileAnInstanceIsPromoted(t *testing.T) {

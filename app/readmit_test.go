@@ -19,7 +19,7 @@ func inQuarantine(id string, applied uint64) ports.Identity {
 
 func TestAVoterInQuarantineIsReadmitted(t *testing.T) {
 	tests := map[string]func(t *testing.T, p promoting){
-		"it is a nonvoter until it is out of quarantine": func(t *testing.T, p promoting) {
+		"a voter in quarantine is a nonvoter until it leaves quarantine": func(t *testing.T, p promoting) {
 			p.peers.Answer("h:2", inQuarantine("n2", 0))
 			time.Sleep(3 * time.Second)
 			p.mustHave(t, nonvoter("n2", "h:2"))
@@ -32,12 +32,12 @@ func TestAVoterInQuarantineIsReadmitted(t *testing.T) {
 			p.mustHave(t, voter("n2", "h:2"))
 			p.mustWant(t)
 		},
-		"one that is out of quarantine stays a voter": func(t *testing.T, p promoting) {
+		"a voter that is not in quarantine stays a voter": func(t *testing.T, p promoting) {
 			time.Sleep(time.Minute)
 			p.mustHave(t, voter("n2", "h:2"))
 			p.mustWant(t)
 		},
-		"one that is to be a nonvoter stays one": func(t *testing.T, p promoting) {
+		"a nonvoter in quarantine stays a nonvoter": func(t *testing.T, p promoting) {
 			mustAdd(t, p.instance, nonvoter("n3", "h:3"))
 			p.peers.Answer("h:3", inQuarantine("n3", 0))
 			time.Sleep(3 * time.Second)
@@ -46,13 +46,13 @@ func TestAVoterInQuarantineIsReadmitted(t *testing.T) {
 			time.Sleep(time.Minute)
 			p.mustHave(t, nonvoter("n3", "h:3"))
 		},
-		"another instance at its address is not taken for it": func(t *testing.T, p promoting) {
+		"another instance at its address does not count": func(t *testing.T, p promoting) {
 			p.peers.Answer("h:2", inQuarantine("n9", 0))
 			time.Sleep(time.Minute)
 			p.mustHave(t, voter("n2", "h:2"))
 			p.mustWant(t)
 		},
-		"it is tried again until it can be done": func(t *testing.T, p promoting) {
+		"the demotion is tried again until it succeeds": func(t *testing.T, p promoting) {
 			p.instance.FailWith(errors.New("no majority"))
 			p.peers.Answer("h:2", inQuarantine("n2", 0))
 			time.Sleep(time.Minute)
@@ -61,7 +61,7 @@ func TestAVoterInQuarantineIsReadmitted(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			p.mustHave(t, nonvoter("n2", "h:2"))
 		},
-		"who does not lead leaves it alone": func(t *testing.T, p promoting) {
+		"a follower demotes nobody": func(t *testing.T, p promoting) {
 			p.instance.Change(func(s *ports.LocalState) { s.Leading = false })
 			p.peers.Answer("h:2", inQuarantine("n2", 0))
 			time.Sleep(time.Minute)
@@ -98,7 +98,7 @@ func TestAnInstanceRemovedDuringItsReadmissionStaysRemoved(t *testing.T) {
 	})
 }
 
-// It may be out of quarantine before anything is done about it.
+// An instance may leave quarantine before its readmission begins.
 func TestAVoterThatLeavesQuarantineInTimeStaysAVoter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		instance := portstest.NewInstance("n1", "h:1")
@@ -122,7 +122,7 @@ func TestAVoterThatLeavesQuarantineInTimeStaysAVoter(t *testing.T) {
 	})
 }
 
-// It may have lost its disk, and come back at another address.
+// An instance that lost its disk may come back at another address.
 func TestAnInstanceInQuarantineMovesAsANonvoter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := openPromoting(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
 
-// Another cluster adds the same instance, which belongs to none when it is asked.
+// Another cluster adds the same instance, which has no cluster when it is first asked.
 func TestAnAdditionIsTakenBackIfAnotherClusterWasFirst(t *testing.T) {
 	elsewhere := ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n9"}
 	here := far("n3", 100)
@@ -25,12 +25,12 @@ func TestAnAdditionIsTakenBackIfAnotherClusterWasFirst(t *testing.T) {
 		want    domain.Instance // zero: no member
 		err     error
 	}{
-		"of a nonvoter":                          {wanted: nonvoter("n3", "h:3"), becomes: elsewhere, after: 1, err: domain.ErrOtherCluster},
-		"of a voter":                             {wanted: voter("n3", "h:3"), becomes: elsewhere, after: 1, err: domain.ErrOtherCluster},
-		"of a voter that is taken a while later": {wanted: voter("n3", "h:3"), becomes: elsewhere, after: 20, err: domain.ErrOtherCluster},
-		"not where another instance answers":     {wanted: voter("n3", "h:3"), becomes: ports.Identity{RaftID: "n4", ClusterID: "cluster-of-n9"}, after: 1, want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown},
-		"not where it comes here":                {wanted: voter("n3", "h:3"), becomes: here, after: 5, want: voter("n3", "h:3")},
-		"not of a nonvoter that comes here":      {wanted: nonvoter("n3", "h:3"), becomes: here, after: 1, want: nonvoter("n3", "h:3")},
+		"of a nonvoter":                         {wanted: nonvoter("n3", "h:3"), becomes: elsewhere, after: 1, err: domain.ErrOtherCluster},
+		"of a voter":                            {wanted: voter("n3", "h:3"), becomes: elsewhere, after: 1, err: domain.ErrOtherCluster},
+		"of a voter that joins elsewhere later": {wanted: voter("n3", "h:3"), becomes: elsewhere, after: 20, err: domain.ErrOtherCluster},
+		"not if another instance answers":       {wanted: voter("n3", "h:3"), becomes: ports.Identity{RaftID: "n4", ClusterID: "cluster-of-n9"}, after: 1, want: nonvoter("n3", "h:3"), err: ports.ErrOutcomeUnknown},
+		"not of a voter that joins here":        {wanted: voter("n3", "h:3"), becomes: here, after: 5, want: voter("n3", "h:3")},
+		"not of a nonvoter that joins here":     {wanted: nonvoter("n3", "h:3"), becomes: here, after: 1, want: nonvoter("n3", "h:3")},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestAnAdditionIsTakenBackIfAnotherClusterWasFirst(t *testing.T) {
 	}
 }
 
-// So is what somebody has moved meanwhile.
+// Another request may have moved the instance meanwhile.
 func TestAnInstanceThatWasMovedIsNotTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, asked := portstest.NewInstance("n1", "h:1"), 0
@@ -86,7 +86,7 @@ func TestAnInstanceThatWasMovedIsNotTakenBack(t *testing.T) {
 	})
 }
 
-// What was a member before is for the operator to decide about.
+// The operator decides about an instance that was a member before.
 func TestAMemberIsNotTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := openPromoting(t)
@@ -103,7 +103,7 @@ func TestAMemberIsNotTakenBack(t *testing.T) {
 	})
 }
 
-// Whoever leads by then may not be this instance.
+// Another instance may lead by then.
 func TestAnAdditionThatCantBeTakenBackSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := openPromoting(t)

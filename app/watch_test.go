@@ -17,7 +17,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
 
-// news is what a cluster stream tells now: "snapshot" with the reachable
+// news gives what a cluster stream delivers now: "snapshot" with the reachable
 // members, events, and the error that ended it; and the channel to wait on.
 func news(stream ports.ClusterStream) ([]string, <-chan struct{}) {
 	delivery, later, err := stream.Next()
@@ -46,8 +46,8 @@ func mustHear(t *testing.T, stream ports.ClusterStream, want ...string) {
 	}
 }
 
-// mustHearWithin waits until the stream tells something, and holds the time
-// that it took against the one that is wanted.
+// mustHearWithin waits for the next delivery of the stream, and checks the time
+// that it took.
 func mustHearWithin(t *testing.T, stream ports.ClusterStream, takes time.Duration, want ...string) {
 	t.Helper()
 	began := time.Now()
@@ -104,7 +104,7 @@ func (w watched) follow(t *testing.T) ports.ClusterStream {
 func TestClusterStream(t *testing.T) {
 	notLeader, closed := ports.ErrNotLeader.Error(), ports.ErrClosed.Error()
 	tests := map[string]func(t *testing.T, w watched, stream ports.ClusterStream){ // after its snapshot
-		"where nothing happens nothing is told": func(t *testing.T, _ watched, stream ports.ClusterStream) {
+		"without a change nothing is delivered": func(t *testing.T, _ watched, stream ports.ClusterStream) {
 			time.Sleep(10 * time.Second)
 			mustHear(t, stream)
 		},
@@ -112,7 +112,7 @@ func TestClusterStream(t *testing.T) {
 			w.peers.Silence("h:2")
 			mustHearWithin(t, stream, time.Second, "instance_unreachable n2")
 		},
-		"and so is one that answers again": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"an instance that answers again is noticed in the next round": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			w.peers.Silence("h:2")
 			mustHearWithin(t, stream, time.Second, "instance_unreachable n2")
 			w.peers.Answer("h:2", answer("n2"))
@@ -124,22 +124,22 @@ func TestClusterStream(t *testing.T) {
 			w.peers.Answer("h:2", other)
 			mustHearWithin(t, stream, time.Second, "instance_updated n2")
 		},
-		"an instance that is added is told at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"an added instance is delivered at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			mustAdd(t, w.instance, voter("n3", "h:3"))
 			mustHearWithin(t, stream, 0, "instance_added n3")
 		},
-		"an instance that is removed is told at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"a removed instance is delivered at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			if err := w.instance.Remove(t.Context(), "n2"); err != nil {
 				t.Fatal(err)
 			}
 			mustHearWithin(t, stream, 0, "instance_removed n2")
 		},
-		"an instance that moves is told at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"an instance that moves is delivered at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			w.peers.Answer("h:9", answer("n2"))
 			mustAdd(t, w.instance, voter("n2", "h:9"))
 			mustHearWithin(t, stream, 0, "instance_updated n2")
 		},
-		"who did not read for long is told what is different, once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"a slow subscriber gets the difference once": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			w.peers.Silence("h:2")
 			time.Sleep(5 * time.Second)
 			mustAdd(t, w.instance, voter("n3", "h:3"))
@@ -147,7 +147,7 @@ func TestClusterStream(t *testing.T) {
 			mustHear(t, stream, "instance_unreachable n2", "instance_added n3")
 			mustHear(t, stream)
 		},
-		"memberships that were replaced before anybody looked are told, in their order": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"memberships that were replaced before the next read are delivered in order": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			w.instance.Change(func(s *ports.LocalState) { // at once: the watch does not look in between
 				first, second, third, fourth := voter("n1", "h:1"), voter("n2", "h:2"), voter("n3", "h:3"), voter("n4", "h:4")
 				for _, members := range [][]domain.Instance{
@@ -161,7 +161,7 @@ func TestClusterStream(t *testing.T) {
 			})
 			mustHearWithin(t, stream, 0, "instance_added n3", "instance_added n4", "instance_removed n3", "instance_removed n4")
 		},
-		"a membership that is not committed yet is no news": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"a membership that is not committed is not delivered": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			committed, _ := w.instance.State()
 			w.instance.Change(func(s *ports.LocalState) { s.Roster = domain.NewRoster(voter("n1", "h:1")) })
 			time.Sleep(5 * time.Second)
@@ -170,7 +170,7 @@ func TestClusterStream(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			mustHear(t, stream)
 		},
-		"what is replayed of the log is no news": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"a membership that is replayed from the log is not delivered": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			now, _ := w.instance.State()
 			w.instance.Change(func(s *ports.LocalState) { s.CaughtUp = false })
 			time.Sleep(2 * time.Second) // it looked
@@ -184,14 +184,14 @@ func TestClusterStream(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			mustHear(t, stream)
 		},
-		"every follower is told": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"every subscriber gets the event": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			other := w.follow(t)
 			mustHear(t, other, "snapshot", "n1", "n2")
 			mustAdd(t, w.instance, voter("n3", "h:3"))
 			mustHearWithin(t, stream, 0, "instance_added n3")
 			mustHearWithin(t, other, 0, "instance_added n3")
 		},
-		"a new term of the same leader is told at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"a new term of the same leader is delivered at once": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			w.instance.Change(func(s *ports.LocalState) { s.Term++ })
 			mustHearWithin(t, stream, 0, "leader_changed n1")
 		},
@@ -209,7 +209,7 @@ func TestClusterStream(t *testing.T) {
 			w.close(t)
 			mustHear(t, stream, closed)
 		},
-		"a change of the registry is no news": func(t *testing.T, w watched, stream ports.ClusterStream) {
+		"a change of the registry delivers nothing": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			before := w.peers.Asked("h:2")
 			write(t, w.instance, 100)
 			synctest.Wait()
