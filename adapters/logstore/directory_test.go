@@ -33,7 +33,7 @@ func claim(t *testing.T, path string) *logstore.Directory {
 	return directory
 }
 
-func TestADirectoryThatIsGoneIsNoticed(t *testing.T) {
+func TestPresentNoticesAMissingDirectory(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, path string) error{
 		"removed": func(_ *testing.T, path string) error { return os.RemoveAll(path) },
 		"moved":   func(t *testing.T, path string) error { return os.Rename(path, filepath.Join(t.TempDir(), "elsewhere")) },
@@ -183,7 +183,7 @@ func TestClaimCreatesWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestClaimOfWhatIsNoDirectory(t *testing.T) {
+func TestClaimOfAFileFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	write(t, path, "x")
 	if _, err := logstore.Claim(path, owner); err == nil || !strings.Contains(err.Error(), path) {
@@ -262,7 +262,7 @@ func TestOneOfManyClaimsWins(t *testing.T) {
 	}
 }
 
-func TestTheClusterIDIsForLife(t *testing.T) {
+func TestTheClusterIDIsSetOnce(t *testing.T) {
 	dir := t.TempDir()
 	directory := claim(t, dir)
 	if err := directory.SetClusterID(""); err == nil {
@@ -295,7 +295,7 @@ func TestTheClusterIDIsForLife(t *testing.T) {
 }
 
 // A build that does not know what is in the directory now must not start on it.
-func TestAnOlderManifestIsBroughtUpToDate(t *testing.T) {
+func TestAnOlderManifestIsUpgraded(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "instance.json"), golden(t, 1))
 	if id := claim(t, dir).ClusterID(); id != "cluster-a" {
@@ -322,7 +322,7 @@ func TestAClusterIDThatCannotBeWrittenIsNotSet(t *testing.T) {
 	}
 }
 
-func TestAClusterIDThatIsForgottenMakesRoomForAnother(t *testing.T) {
+func TestForgetClusterAllowsAnotherClusterID(t *testing.T) {
 	dir := t.TempDir()
 	directory := claim(t, dir)
 	if err := directory.SetClusterID("cluster-a"); err != nil {
@@ -347,7 +347,7 @@ func TestAClusterIDThatIsForgottenMakesRoomForAnother(t *testing.T) {
 }
 
 // Half of what an instance has, set aside, would make the other half damage.
-func TestBothAreSetAsideOrNothing(t *testing.T) {
+func TestLogAndSnapshotsAreSetAsideTogether(t *testing.T) {
 	dir := t.TempDir()
 	backend := strings.Repeat("x", 300) // what no file can be called
 	directory, err := logstore.Claim(dir, logstore.Owner{RaftID: "n1", Backend: backend})
@@ -374,7 +374,7 @@ func TestBothAreSetAsideOrNothing(t *testing.T) {
 	}
 }
 
-func TestWhatOthersSetAsideIsNotForgotten(t *testing.T) {
+func TestFoldersSetAsideByOthersAreKept(t *testing.T) {
 	parent := t.TempDir()
 	others := filepath.Join(parent, "n1")
 	for _, name := range []string{"damaged-1", "damaged-2", "damaged-3", "damaged-4"} {

@@ -16,7 +16,7 @@ type claimant func(string) (*logstore.Directory, error)
 
 var claimants = map[string]claimant{"ClaimExisting": logstore.ClaimExisting, "ClaimReadOnly": logstore.ClaimReadOnly}
 
-func TestClaimOfWhatIsNoInstancesDirectory(t *testing.T) {
+func TestClaimOfAnExistingDirectoryWithoutAnInstance(t *testing.T) {
 	tests := map[string]struct {
 		files map[string]string
 		err   error
@@ -92,7 +92,7 @@ func TestClaimOfAnInstancesDirectory(t *testing.T) {
 	claim(t, dir)
 }
 
-func TestWhoWroteADirectoryIsKnownWithoutAClaim(t *testing.T) {
+func TestWrittenByNeedsNoClaim(t *testing.T) {
 	dir := t.TempDir()
 	if backend, found := logstore.WrittenBy(dir); found {
 		t.Errorf("an empty directory was written by %q", backend)
@@ -112,7 +112,7 @@ func TestWhoWroteADirectoryIsKnownWithoutAClaim(t *testing.T) {
 	}
 }
 
-func TestWhoOnlyReadsChangesNothing(t *testing.T) {
+func TestAReadOnlyClaimChangesNothing(t *testing.T) {
 	dir := t.TempDir()
 	running := claim(t, dir)
 	if err := running.Close(); err != nil {

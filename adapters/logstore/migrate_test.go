@@ -80,7 +80,7 @@ func images(t *testing.T, dir string, m logstore.Migration) (taken []image) {
 	return taken
 }
 
-func TestAMigrationMayBeStoppedAnywhere(t *testing.T) {
+func TestAMigrationSurvivesACrashAtAnyStep(t *testing.T) {
 	switched := []logstore.Step{logstore.StepSwitched, logstore.StepSetAside, logstore.StepRemoved}
 	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
 		m := logstore.Migration{From: from, To: to}
@@ -111,7 +111,7 @@ func TestAMigrationMayBeStoppedAnywhere(t *testing.T) {
 }
 
 // A store whose removal was cut off must not be taken for one.
-func TestARemovalThatWasCutOffIsBroughtToItsEnd(t *testing.T) {
+func TestAnInterruptedRemovalIsCompleted(t *testing.T) {
 	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
 		m := logstore.Migration{From: from, To: to}
 		for _, crash := range images(t, made(t, from, full), m) {
@@ -172,7 +172,7 @@ func (l *lossy) StoreLogs(logs []*raft.Log) error {
 	return l.Store.StoreLogs(logs)
 }
 
-func TestACopyThatIsNotTheSameIsRefused(t *testing.T) {
+func TestACopyThatDiffersIsRefused(t *testing.T) {
 	for name, lose := range map[string]func(*raft.Log){
 		"the data":         func(e *raft.Log) { e.Data = nil },
 		"one byte of it":   func(e *raft.Log) { e.Data[len(e.Data)-1]++ },
@@ -282,7 +282,7 @@ func beside(t *testing.T, dir string, backend logstore.Backend, c contents) {
 	}
 }
 
-func TestWhatLiesWhereTheNewStoreIsToBe(t *testing.T) {
+func TestAStoreInThePlaceOfTheNewOne(t *testing.T) {
 	behind := contents{ranges: [][2]uint64{{37, 600}}}
 	tests := map[string]struct {
 		prepare func(t *testing.T, dir string, from, to logstore.Backend)
@@ -362,7 +362,7 @@ func TestWhatLiesWhereTheNewStoreIsToBe(t *testing.T) {
 
 // An instance may have gone on with the new backend before somebody sees to what is
 // left of the old one, and with the old one before a migration is tried again.
-func TestWhatIsLeftMayBeOld(t *testing.T) {
+func TestALeftoverMayBeOutdated(t *testing.T) {
 	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
 		m := logstore.Migration{From: from, To: to}
 		grown := contents{ranges: append(slices.Clone(full.ranges), [2]uint64{1401, 1500}), stable: true}
@@ -384,7 +384,7 @@ func TestWhatIsLeftMayBeOld(t *testing.T) {
 	})
 }
 
-func TestLeftovers(t *testing.T) {
+func TestLeftoversListsWhatAMigrationLeft(t *testing.T) {
 	m := logstore.Migration{From: bolted, To: badgered}
 	for _, crash := range images(t, made(t, bolted, full), m) {
 		directory, err := logstore.ClaimReadOnly(crash.dir)
@@ -409,7 +409,7 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
-func TestTheCommandThatConvertsIsNamedInFull(t *testing.T) {
+func TestARefusedBackendNamesTheFullMigrateCommand(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "it's here")
 	first, err := logstore.Claim(dir, owner)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 
 // A process may be killed between making, or renaming, a file and the sync of its folder.
 // Then the next one finds the file, and a power cut does not leave it there.
-func TestNothingIsBuiltUponANameThatMayBeLost(t *testing.T) {
+func TestAFileNameIsMadeDurableBeforeItIsUsed(t *testing.T) {
 	for _, backend := range []logstore.Backend{bolted, badgered, walled} {
 		t.Run("a start with "+backend.Name, func(t *testing.T) {
 			dir := made(t, backend, full)

@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-func TestRoomIsWhatTheDiskHasAndWhatIsReused(t *testing.T) {
+func TestRoomCountsFreeAndReusedSpace(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("skipped: nobody tells here how much is free")
 	}

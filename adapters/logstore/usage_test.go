@@ -9,7 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-func TestUsageTellsTheLogFromTheSnapshots(t *testing.T) {
+func TestUsageOfTheLogAndOfTheSnapshots(t *testing.T) {
 	path := t.TempDir()
 	directory, err := logstore.Claim(path, logstore.Owner{RaftID: "a", Backend: "bolt"})
 	if err != nil {

@@ -94,7 +94,7 @@ func dataOf(index byte) func(raw []byte) int {
 	return func(raw []byte) int { return bytes.Index(raw, bytes.Repeat([]byte{index}, 100)) }
 }
 
-func TestAfterACrash(t *testing.T) {
+func TestOpenAfterACrash(t *testing.T) {
 	tests := map[string]struct {
 		damage func(t *testing.T, wal string)
 		last   uint64 // 0: refused
@@ -346,7 +346,7 @@ func TestFilesThatBadgerDoesNotOpenAreRefused(t *testing.T) {
 
 // The write that a crash interrupted is in the newest log: the one with the highest number,
 // which may have more digits than the others.
-func TestTheNewestLogMayHaveALongerName(t *testing.T) {
+func TestTheNewestLogIsFoundByItsNumber(t *testing.T) {
 	dir := crashed(t)
 	first := walOf(t, dir)
 	raw, err := os.ReadFile(first)

@@ -64,7 +64,7 @@ func TestKeysAreInTheOrderOfIndexes(t *testing.T) {
 	})
 }
 
-func TestWhatIsNoHeadIsRefused(t *testing.T) {
+func TestDecodeHeadRefusesInvalidHeads(t *testing.T) {
 	tests := map[string][]byte{
 		"nothing":           {},
 		"a format only":     {entryFormat},

@@ -143,7 +143,7 @@ func TestCloseWaitsForHousekeeping(t *testing.T) {
 	}
 }
 
-func TestAConfigSaysAllItsFaults(t *testing.T) {
+func TestAConfigReportsAllItsFaults(t *testing.T) {
 	_, err := badger.OpenConfig(badger.Config{HousekeepingInterval: -1})
 	var joined interface{ Unwrap() []error }
 	if !errors.As(err, &joined) || len(joined.Unwrap()) != 2 {

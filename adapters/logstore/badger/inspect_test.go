@@ -189,7 +189,7 @@ func TestATableThatACrashLeftHalfWrittenIsNoDamage(t *testing.T) {
 	}
 }
 
-func TestAListOfTablesThatEndsTooEarlyIsToldOf(t *testing.T) {
+func TestInspectWarnsOfATruncatedListOfTables(t *testing.T) {
 	dir := tabled(t)
 	path := only(t, dir, "MANIFEST")
 	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)

@@ -11,7 +11,7 @@ import (
 )
 
 // An earlier build had larger memtables, and may have been killed.
-func TestALargerMemtableThatACrashLeftIsTakenBack(t *testing.T) {
+func TestALargerMemtableOfAnEarlierBuildIsRecovered(t *testing.T) {
 	before, after := t.TempDir(), t.TempDir()
 	path := filepath.Join(before, dirName)
 	db, err := badger.Open(optionsFor(path, slog.New(slog.DiscardHandler)).WithMemTableSize(4 << 20))

@@ -82,7 +82,7 @@ func fill(raw []byte, with byte) {
 	}
 }
 
-func TestAFileThatWasCreatedAndNeverWrittenIsStartedAfresh(t *testing.T) {
+func TestAFileThatWasCreatedButNeverWrittenIsANewStore(t *testing.T) {
 	for name, raw := range neverWritten {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -122,7 +122,7 @@ func TestAFileOutgrowsTheFirstWriteToItBeforeItIsOpen(t *testing.T) {
 	}
 }
 
-func TestAHeldFileIsNotCalledDamaged(t *testing.T) {
+func TestALockedFileIsNotReportedAsDamaged(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir)
 	_, err := bolt.Open(dir, nil)

@@ -25,7 +25,7 @@ func (s *store) transaction(t *testing.T) (last uint64) {
 
 // The meta page that bbolt uses after a failed write may not be on the disk. An empty
 // transaction writes it again before a page that bbolt takes for free is used.
-func TestNothingIsWrittenOverWhatTheDiskMayGoBy(t *testing.T) {
+func TestPagesOfTheDurableMetaPageAreNotOverwritten(t *testing.T) {
 	s := openStore(t)
 	set := func(value uint64, transactions uint64) {
 		t.Helper()

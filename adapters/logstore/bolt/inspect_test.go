@@ -39,7 +39,7 @@ func TestInspectOfAFileThatWasNeverWritten(t *testing.T) {
 
 // A crash can leave a meta page that is not whole, so an instance starts with it; but only
 // an operator knows whether there was a crash.
-func TestAMetaPageThatIsNotWhole(t *testing.T) {
+func TestATornMetaPageIsWarnedOf(t *testing.T) {
 	const page = 4096
 	for name, test := range map[string]struct {
 		later bool // it is of the last write

@@ -53,7 +53,7 @@ func TestAFlippedBitOfTheStableStateIsFound(t *testing.T) {
 	}
 }
 
-func TestAStableStateFromBeforeSealsIsRead(t *testing.T) {
+func TestAStableStateWithoutSealsIsRead(t *testing.T) {
 	s := openStore(t)
 	if err := s.inner.Set(logstore.TermKey, []byte{0, 0, 0, 0, 0, 0, 1, 2}); err != nil {
 		t.Fatal(err)

@@ -95,7 +95,7 @@ func noiseBehind(raw []byte) []byte {
 	return raw
 }
 
-func TestAfterACrash(t *testing.T) {
+func TestOpenAfterACrash(t *testing.T) {
 	tests := map[string]struct {
 		ended  bool // it was closed
 		damage func(t *testing.T, dir string)
@@ -282,7 +282,7 @@ func TestOneSpoiltByteIsFound(t *testing.T) {
 	})
 }
 
-func TestAnEntryThatIsSpoiltMeanwhileIsNotGiven(t *testing.T) {
+func TestAnEntryDamagedAfterOpenIsNotReturned(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	defer closed(t, s)

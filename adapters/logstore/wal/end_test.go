@@ -97,7 +97,7 @@ func wantReopened(t *testing.T, dir, marks string) {
 
 // A log that lost its end after an orderly stop is not taken for one with an unfinished
 // write, although the record of the orderly stop is lost with the end.
-func TestALogThatLostItsEnd(t *testing.T) {
+func TestALogThatLostItsEndIsDamaged(t *testing.T) {
 	t.Run("after an orderly stop", func(t *testing.T) {
 		for _, mark := range []byte("abcd") {
 			dir := stopped(t, "abcd")
@@ -180,7 +180,7 @@ func imageOf(t *testing.T, live *store) string {
 
 // A build that does not know list.Reaches writes a list without it, or appends to the log and
 // keeps the list that it found: both logs are opened.
-func TestALogThatAnEarlierBuildWrote(t *testing.T) {
+func TestALogOfAnEarlierBuildIsOpened(t *testing.T) {
 	earlier := func(t *testing.T, dir string) {
 		t.Helper()
 		path := filepath.Join(dir, dirName)
@@ -287,7 +287,7 @@ func TestEverySpoiltByteOfTheListIsFound(t *testing.T) {
 
 // A stop that fails at any step, or is ended by a crash, does not make a sound log a damaged
 // one.
-func TestAStopThatFails(t *testing.T) {
+func TestAFailedStopLeavesASoundLog(t *testing.T) {
 	t.Run("the list can't be written", func(t *testing.T) {
 		dir := t.TempDir()
 		s := opened(t, dir)
@@ -340,7 +340,7 @@ func TestAStopThatFails(t *testing.T) {
 }
 
 // The list never covers a batch that was not synced, even if the batch can be read.
-func TestTheListKnowsOnlyWhatIsDurable(t *testing.T) {
+func TestTheListCoversOnlyDurableBatches(t *testing.T) {
 	t.Run("a write that fails", func(t *testing.T) {
 		s := opened(t, t.TempDir())
 		defer func() { _ = s.Close() }()
@@ -455,7 +455,7 @@ func (l *lossy) Sync() error {
 
 // Whenever the power fails, and whatever failed before, the log can be opened, and has
 // everything that was acknowledged.
-func TestNoCrashMakesALogADamagedOne(t *testing.T) {
+func TestNoCrashDamagesALog(t *testing.T) {
 	root := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp(root, "")
@@ -546,7 +546,7 @@ func TestNoCrashMakesALogADamagedOne(t *testing.T) {
 
 // A process may be killed after it has renamed a list into place and before that is durable.
 // The next process must not write to files that the previous list does not name.
-func TestAListThatMayBeLostIsNotBuiltUpon(t *testing.T) {
+func TestARenamedListIsMadeDurableBeforeItIsUsed(t *testing.T) {
 	dir := stopped(t, "abcd")
 	path := filepath.Join(dir, dirName)
 	logstoretest.Unlisted(t, path, func() {

@@ -50,7 +50,7 @@ func entries(from, to uint64, mark byte, size int) []*raft.Log {
 	return logs
 }
 
-func TestAFullDiskIsToldFromABrokenOne(t *testing.T) {
+func TestAFullDiskIsDistinguishedFromABrokenOne(t *testing.T) {
 	for cause, full := range map[error]bool{syscall.ENOSPC: true, syscall.EDQUOT: true, syscall.EIO: false, errBroken: false} {
 		err := noRoom(&fs.PathError{Op: "write", Path: "x", Err: cause}, "dir", segmentSize)
 		if got := errors.As(err, new(*logstore.NoRoomError)); got != full {
@@ -109,7 +109,7 @@ func wantMarks(t *testing.T, s *store, marks string) {
 
 // However much a failed write left, it is neither part of the log nor part of the write that
 // overwrites it.
-func TestAWriteThatFails(t *testing.T) {
+func TestAFailedWriteLeavesNothingInTheLog(t *testing.T) {
 	for _, writes := range []int{-1, 0, 10, 100, 130, 200, 300} {
 		t.Run(fmt.Sprintf("after %d bytes", writes), func(t *testing.T) {
 			s := opened(t, t.TempDir())
@@ -136,7 +136,7 @@ func TestAWriteThatFails(t *testing.T) {
 
 // A crash while a failed write is tried again can leave parts of both attempts on the disk.
 // The log then has all of the one, all of the other, or nothing.
-func TestACrashBetweenTwoTries(t *testing.T) {
+func TestACrashBetweenTwoTriesOfAWrite(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
 	if err := s.StoreLogs(entries(1, 2, 'a', 50)); err != nil {
@@ -153,7 +153,7 @@ func TestACrashBetweenTwoTries(t *testing.T) {
 
 // A batch whose write failed at the end of one file, and that was stored in the next file, is
 // in the log once.
-func TestAWriteThatFailsAndGoesToTheNextFile(t *testing.T) {
+func TestAFailedWriteIsRetriedInTheNextFile(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
 	if err := s.StoreLogs(entries(1, 1, 'a', segmentSize/2)); err != nil {
@@ -172,7 +172,7 @@ func TestAWriteThatFailsAndGoesToTheNextFile(t *testing.T) {
 
 // A failed write to a new file may be on the disk; what is stored afterwards is not taken for
 // older data.
-func TestAWriteThatFailsInTheNextFile(t *testing.T) {
+func TestAFailedWriteToANewFileIsNotTakenForOlderData(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
 	if err := errors.Join(s.SetUint64([]byte("term"), 1), s.StoreLogs(entries(1, 1, 'a', segmentSize/2)), s.ensureSpare(segmentSize)); err != nil {
@@ -238,7 +238,7 @@ func TestAListThatCannotBeWritten(t *testing.T) {
 
 // A file that was created for a small batch, and is not in the list yet, is too small for a
 // large one.
-func TestAFileThatWasMadeForLess(t *testing.T) {
+func TestASpareFileThatIsTooSmallIsNotUsed(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer ended(t, s)
 	inTheWay := filepath.Join(s.path, listName+".tmp")
@@ -260,7 +260,7 @@ func TestAFileThatWasMadeForLess(t *testing.T) {
 
 // A batch that is larger than a file gets a file of its own. The spare file that was created
 // before is neither in the way nor lost.
-func TestABatchThatIsLargerThanAFile(t *testing.T) {
+func TestABatchThatIsLargerThanAFileGetsItsOwn(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
 	if err := errors.Join(s.SetUint64([]byte("term"), 1), s.StoreLogs(entries(1, 1, 'a', 50)), s.ensureSpare(segmentSize)); err != nil {
@@ -285,7 +285,7 @@ func TestABatchThatIsLargerThanAFile(t *testing.T) {
 }
 
 // A store whose log is truncated as raft does it stays small, however much is written.
-func TestFilesOfEntriesThatWereRemovedGo(t *testing.T) {
+func TestFilesOfRemovedEntriesAreRemoved(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
 	if err := s.SetUint64([]byte("term"), 7); err != nil {
@@ -314,7 +314,7 @@ func TestFilesOfEntriesThatWereRemovedGo(t *testing.T) {
 }
 
 // Files that could not be removed from the list are removed the next time.
-func TestFilesThatCannotBeRemovedGoLater(t *testing.T) {
+func TestFilesThatCannotBeRemovedAreRemovedLater(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
 	for index := uint64(1); index <= 4; index++ {

@@ -41,7 +41,7 @@ func goldenSegment(t *testing.T) []byte {
 	return append(raw, make([]byte, size-len(raw))...)
 }
 
-func TestTheFormatStaysAsItIs(t *testing.T) {
+func TestTheFormatDoesNotChange(t *testing.T) {
 	text, err := os.ReadFile(golden)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +67,7 @@ func TestTheFormatStaysAsItIs(t *testing.T) {
 	}
 }
 
-func TestAKindOfALaterBuildIsRefusedAndNoDamage(t *testing.T) {
+func TestARecordOfALaterBuildIsRefusedButNoDamage(t *testing.T) {
 	const salt = 5
 	raw := headerOf(1, 512, salt)
 	var b batch
@@ -106,7 +106,7 @@ func TestARecordNeverEndsWithAZero(t *testing.T) {
 	}
 }
 
-func TestARecordWithoutAPayloadIsNone(t *testing.T) {
+func TestARecordWithoutAPayloadIsInvalid(t *testing.T) {
 	var b batch
 	b.begin(kindEntry)
 	b.raw = b.raw[:recordHeader]

@@ -44,7 +44,7 @@ func grown(t *testing.T, dir string) *store {
 }
 
 // The keeper works without being called.
-func TestTheKeeperSeesWhatThereIsToDo(t *testing.T) {
+func TestTheKeeperWorksInTheBackground(t *testing.T) {
 	t.Run("files of which the entries are removed go", func(t *testing.T) {
 		s := grown(t, t.TempDir())
 		defer ended(t, s)
@@ -100,7 +100,7 @@ func TestTheKeeperSeesWhatThereIsToDo(t *testing.T) {
 
 // Remains of a write that a crash interrupted must not be taken for part of the batch that
 // overwrites them, which has the same number.
-func TestAStartLeavesNothingBehindTheEnd(t *testing.T) {
+func TestAStartErasesWhatFollowsTheEnd(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer func() { _ = s.Close() }()
 	stored(t, s, "ab")
@@ -161,7 +161,7 @@ func TestAFileIsNotClosedWhileItIsRead(t *testing.T) {
 }
 
 // A full disk has no room for another file: removals, which free space, must fit in this one.
-func TestEntriesLeaveRoomForWhatMakesRoom(t *testing.T) {
+func TestEntriesLeaveRoomForRemovals(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer ended(t, s)
 	fill := func() (last uint64) {

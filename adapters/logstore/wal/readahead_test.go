@@ -41,7 +41,7 @@ func demand(t *testing.T, s *store, index uint64, mark byte) {
 }
 
 // Consecutive entries are read many at a time, and each is returned as it was stored.
-func TestWhatIsReadInOrderIsReadAhead(t *testing.T) {
+func TestConsecutiveEntriesAreReadAhead(t *testing.T) {
 	const size, count = 1000, 500
 	s := opened(t, t.TempDir())
 	defer ended(t, s)
@@ -73,7 +73,7 @@ func TestWhatIsReadInOrderIsReadAhead(t *testing.T) {
 
 // Reading ahead stops at the end of the last batch: after it lies what a failed write left,
 // which the next write overwrites.
-func TestWhatIsNotThereYetIsNotReadAhead(t *testing.T) {
+func TestReadingAheadStopsAtTheLastBatch(t *testing.T) {
 	s := opened(t, t.TempDir())
 	defer ended(t, s)
 	stored(t, s, "abc")
@@ -97,7 +97,7 @@ func TestWhatIsNotThereYetIsNotReadAhead(t *testing.T) {
 }
 
 // Damage and read errors affect only the entries that they hit.
-func TestWhatCantBeReadAheadCostsNoOther(t *testing.T) {
+func TestAnErrorWhileReadingAheadAffectsOnlyItsEntries(t *testing.T) {
 	for name, test := range map[string]struct {
 		damage func(s *store, in *counted, at int64) error
 		is     error
@@ -131,7 +131,7 @@ func TestWhatCantBeReadAheadCostsNoOther(t *testing.T) {
 	}
 }
 
-func TestZerosAreTrimmed(t *testing.T) {
+func TestTrimZerosRemovesTrailingZeros(t *testing.T) {
 	const block = len(zeros)
 	for _, before := range []int{0, 1, 7, block - 1, block, block + 1, 3*block + 5} {
 		for _, behind := range []int{0, 1, block - 1, block, block + 1, 2*block + 3, 5 * block} {

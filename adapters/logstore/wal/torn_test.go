@@ -87,7 +87,7 @@ func differences(t *testing.T, before, after string) (found []overwritten) {
 
 // Whatever part of a write reaches the disk before the machine fails, the log has all of the
 // write afterwards, or nothing of it; and it loses nothing when it goes on from there.
-func TestAWriteThatIsTorn(t *testing.T) {
+func TestATornWriteIsAllOrNothing(t *testing.T) {
 	live := opened(t, t.TempDir())
 	defer ended(t, live)
 	writes := []struct {
