@@ -46,13 +46,13 @@ func TestPresentNoticesAMissingDirectory(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "raft")
 			directory := claim(t, path)
 			if err := directory.Present(); err != nil {
-				t.Errorf("it is there: %v", err)
+				t.Errorf("Present = %v, want no error", err)
 			}
 			if err := end(t, path); err != nil {
 				t.Fatal(err)
 			}
 			if err := directory.Present(); !errors.Is(err, logstore.ErrDirectoryGone) {
-				t.Errorf("it is %s: %v", name, err)
+				t.Errorf("Present of a directory that was %s = %v, want ErrDirectoryGone", name, err)
 			}
 		})
 	}
@@ -73,28 +73,28 @@ func TestClaimOfAnExistingDirectory(t *testing.T) {
 		err   error
 		says  []string // what the error must name
 	}{
-		"an empty one is taken":                          {},
-		"our own is taken again":                         {files: map[string]string{"instance.json": ours, "log.bolt": "x"}},
-		"foreign files are let be":                       {files: map[string]string{"README": "mine", "lost+found": ""}},
-		"a crash before the first manifest is no harm":   {files: map[string]string{"instance.lock": "", "instance.json.tmp": `{"for`}},
-		"a crash while the manifest was replaced":        {files: map[string]string{"instance.json": ours, "instance.json.tmp": `{"for`}},
-		"another raft id is refused":                     {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node1", Backend: "bolt"}, err: logstore.ErrOtherID, says: []string{`"node0"`, `"node1"`}},
-		"another backend is refused":                     {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "badger"}, err: logstore.ErrOtherBackend, says: []string{`"bolt"`, `"badger"`, "nodesmetadata storage migrate"}},
-		"so is one that keeps nothing":                   {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "memory", Volatile: []string{"memory"}}, err: logstore.ErrOtherBackend, says: []string{`"bolt"`, `"memory" keeps nothing`, "empty directory"}},
-		"and one after one that kept nothing":            {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "badger", Volatile: []string{"bolt"}}, err: logstore.ErrOtherBackend, says: []string{`"badger"`, `"bolt" keeps nothing`, "empty directory"}},
-		"a newer format is refused, whatever is in it":   {files: map[string]string{"instance.json": `{"format":3,"raft_id":["a"],"new":{}}`}, err: logstore.ErrNewerFormat, says: []string{"format 3"}},
-		"an empty manifest is damage":                    {files: map[string]string{"instance.json": ""}, err: logstore.ErrDamagedManifest},
-		"a cut manifest is damage":                       {files: map[string]string{"instance.json": ours[:20]}, err: logstore.ErrDamagedManifest},
-		"a manifest with a tail is damage":               {files: map[string]string{"instance.json": ours + "x"}, err: logstore.ErrDamagedManifest},
-		"two manifests in one file are damage":           {files: map[string]string{"instance.json": ours + ours}, err: logstore.ErrDamagedManifest},
-		"a manifest without format is damage":            {files: map[string]string{"instance.json": `{"raft_id":"node0","backend":"bolt"}`}, err: logstore.ErrDamagedManifest},
-		"a manifest without raft id is damage":           {files: map[string]string{"instance.json": `{"format":1,"backend":"bolt"}`}, err: logstore.ErrDamagedManifest},
-		"a manifest without backend is damage":           {files: map[string]string{"instance.json": `{"format":1,"raft_id":"node0"}`}, err: logstore.ErrDamagedManifest},
-		"a manifest with unknown fields is damage":       {files: map[string]string{"instance.json": strings.Replace(ours, "cluster_id", "custer_id", 1)}, err: logstore.ErrDamagedManifest},
-		"a log without its manifest is refused":          {files: map[string]string{"log.bolt": "x"}, err: logstore.ErrForeignDirectory, says: []string{"log.bolt"}},
-		"snapshots without their manifest are refused":   {files: map[string]string{"snapshots": ""}, err: logstore.ErrForeignDirectory, says: []string{"snapshots"}},
-		"an owner without a name is refused with all":    {owner: logstore.Owner{}, err: errIncomplete, says: []string{"raft id", "backend"}},
-		"the manifest of an older version is understood": {files: map[string]string{"instance.json": golden(t, 1)}},
+		"an empty directory is claimed":                   {},
+		"the owner's directory is claimed again":          {files: map[string]string{"instance.json": ours, "log.bolt": "x"}},
+		"foreign files are left alone":                    {files: map[string]string{"README": "mine", "lost+found": ""}},
+		"a crash before the first manifest is no harm":    {files: map[string]string{"instance.lock": "", "instance.json.tmp": `{"for`}},
+		"a crash while the manifest was replaced":         {files: map[string]string{"instance.json": ours, "instance.json.tmp": `{"for`}},
+		"another raft id is refused":                      {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node1", Backend: "bolt"}, err: logstore.ErrOtherID, says: []string{`"node0"`, `"node1"`}},
+		"another backend is refused":                      {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "badger"}, err: logstore.ErrOtherBackend, says: []string{`"bolt"`, `"badger"`, "nodesmetadata storage migrate"}},
+		"a volatile backend after another is refused":     {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "memory", Volatile: []string{"memory"}}, err: logstore.ErrOtherBackend, says: []string{`"bolt"`, `"memory" keeps nothing`, "empty directory"}},
+		"a backend after a volatile one is refused":       {files: map[string]string{"instance.json": ours}, owner: logstore.Owner{RaftID: "node0", Backend: "badger", Volatile: []string{"bolt"}}, err: logstore.ErrOtherBackend, says: []string{`"badger"`, `"bolt" keeps nothing`, "empty directory"}},
+		"a newer format is refused, whatever is in it":    {files: map[string]string{"instance.json": `{"format":3,"raft_id":["a"],"new":{}}`}, err: logstore.ErrNewerFormat, says: []string{"format 3"}},
+		"an empty manifest is damage":                     {files: map[string]string{"instance.json": ""}, err: logstore.ErrDamagedManifest},
+		"a cut manifest is damage":                        {files: map[string]string{"instance.json": ours[:20]}, err: logstore.ErrDamagedManifest},
+		"a manifest with a tail is damage":                {files: map[string]string{"instance.json": ours + "x"}, err: logstore.ErrDamagedManifest},
+		"two manifests in one file are damage":            {files: map[string]string{"instance.json": ours + ours}, err: logstore.ErrDamagedManifest},
+		"a manifest without format is damage":             {files: map[string]string{"instance.json": `{"raft_id":"node0","backend":"bolt"}`}, err: logstore.ErrDamagedManifest},
+		"a manifest without raft id is damage":            {files: map[string]string{"instance.json": `{"format":1,"backend":"bolt"}`}, err: logstore.ErrDamagedManifest},
+		"a manifest without backend is damage":            {files: map[string]string{"instance.json": `{"format":1,"raft_id":"node0"}`}, err: logstore.ErrDamagedManifest},
+		"a manifest with unknown fields is damage":        {files: map[string]string{"instance.json": strings.Replace(ours, "cluster_id", "custer_id", 1)}, err: logstore.ErrDamagedManifest},
+		"a log without its manifest is refused":           {files: map[string]string{"log.bolt": "x"}, err: logstore.ErrForeignDirectory, says: []string{"log.bolt"}},
+		"snapshots without their manifest are refused":    {files: map[string]string{"snapshots": ""}, err: logstore.ErrForeignDirectory, says: []string{"snapshots"}},
+		"an incomplete owner is refused with all reasons": {owner: logstore.Owner{}, err: errIncomplete, says: []string{"raft id", "backend"}},
+		"the manifest of an older version is read":        {files: map[string]string{"instance.json": golden(t, 1)}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -112,13 +112,13 @@ func TestClaimOfAnExistingDirectory(t *testing.T) {
 			}
 			switch {
 			case test.err == nil && err != nil:
-				t.Fatalf("Claim: %v", err)
+				t.Fatalf("Claim = %v, want success", err)
 			case test.err == nil:
 				return
 			case err == nil:
-				t.Fatal("Claim succeeded")
+				t.Fatal("Claim = nil, want an error")
 			case !errors.Is(test.err, errIncomplete) && !errors.Is(err, test.err):
-				t.Fatalf("Claim: %v, want %v", err, test.err)
+				t.Fatalf("Claim = %v, want %v", err, test.err)
 			}
 			for _, word := range test.says {
 				if !strings.Contains(err.Error(), word) {
@@ -157,7 +157,7 @@ func wantUntouched(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-// wantUnlocked removes all that a claim could object to, but not the lock.
+// wantUnlocked removes everything that a claim could object to except the lock.
 func wantUnlocked(t *testing.T, dir string) {
 	t.Helper()
 	for _, name := range []string{"instance.json", "log.bolt", "snapshots"} {
@@ -187,14 +187,14 @@ func TestClaimOfAFileFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	write(t, path, "x")
 	if _, err := logstore.Claim(path, owner); err == nil || !strings.Contains(err.Error(), path) {
-		t.Fatalf("Claim: %v, want an error that names %s", err, path)
+		t.Fatalf("Claim = %v, want an error that names %s", err, path)
 	}
 }
 
 func TestPathIsAbsolute(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if directory := claim(t, "data"); !filepath.IsAbs(directory.Path()) {
-		t.Fatalf("Path = %q", directory.Path())
+		t.Fatalf("Path = %q, want an absolute path", directory.Path())
 	}
 }
 
@@ -216,7 +216,7 @@ func TestADirectoryHasOneHolder(t *testing.T) {
 	if out, code := claimElsewhere(t, dir); code != 0 {
 		t.Fatalf("claim by another process after Close: exit %d, %s", code, out)
 	}
-	// That process ended without closing: the kernel let go for it.
+	// That process ended without closing: the kernel released its lock.
 	claim(t, dir)
 }
 
@@ -253,7 +253,7 @@ func TestOneOfManyClaimsWins(t *testing.T) {
 	group.Wait()
 	close(won)
 	if len(won) != 1 {
-		t.Errorf("%d claims won", len(won))
+		t.Errorf("claims that won = %d, want 1", len(won))
 	}
 	for directory := range won {
 		if err := directory.Close(); err != nil {
@@ -266,7 +266,7 @@ func TestTheClusterIDIsSetOnce(t *testing.T) {
 	dir := t.TempDir()
 	directory := claim(t, dir)
 	if err := directory.SetClusterID(""); err == nil {
-		t.Error("an empty cluster id was taken")
+		t.Error("SetClusterID of an empty id = nil, want an error")
 	}
 	for range 2 {
 		if err := directory.SetClusterID("cluster-a"); err != nil {
@@ -294,12 +294,12 @@ func TestTheClusterIDIsSetOnce(t *testing.T) {
 	}
 }
 
-// A build that does not know what is in the directory now must not start on it.
+// A build that does not know the new format must not start with the directory.
 func TestAnOlderManifestIsUpgraded(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "instance.json"), golden(t, 1))
 	if id := claim(t, dir).ClusterID(); id != "cluster-a" {
-		t.Errorf("ClusterID = %q", id)
+		t.Errorf("ClusterID = %q, want that of the older manifest", id)
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, "instance.json"))
 	if err != nil || string(raw) != golden(t, 2) {
@@ -315,10 +315,10 @@ func TestAClusterIDThatCannotBeWrittenIsNotSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := directory.SetClusterID("cluster-a"); err == nil {
-		t.Fatal("SetClusterID succeeded")
+		t.Fatal("SetClusterID = nil, want an error")
 	}
 	if id := directory.ClusterID(); id != "" {
-		t.Fatalf("ClusterID = %q after a write that failed", id)
+		t.Fatalf("ClusterID after a write that failed = %q, want none", id)
 	}
 }
 
@@ -346,10 +346,10 @@ func TestForgetClusterAllowsAnotherClusterID(t *testing.T) {
 	}
 }
 
-// Half of what an instance has, set aside, would make the other half damage.
+// If only half of the data were set aside, the other half would look damaged.
 func TestLogAndSnapshotsAreSetAsideTogether(t *testing.T) {
 	dir := t.TempDir()
-	backend := strings.Repeat("x", 300) // what no file can be called
+	backend := strings.Repeat("x", 300) // too long for a file name
 	directory, err := logstore.Claim(dir, logstore.Owner{RaftID: "n1", Backend: backend})
 	if err != nil {
 		t.Fatal(err)
@@ -359,7 +359,7 @@ func TestLogAndSnapshotsAreSetAsideTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	if folder, err := directory.SetAside(time.Now()); err == nil {
-		t.Errorf("set aside into %s", folder)
+		t.Errorf("SetAside moved the files to %s, want an error", folder)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -370,7 +370,7 @@ func TestLogAndSnapshotsAreSetAsideTogether(t *testing.T) {
 		names = append(names, entry.Name())
 	}
 	if want := []string{"instance.json", "instance.lock", "snapshots"}; !slices.Equal(names, want) {
-		t.Errorf("there are %q, want %q", names, want)
+		t.Errorf("files in the directory = %q, want %q", names, want)
 	}
 }
 
@@ -388,6 +388,6 @@ func TestFoldersSetAsideByOthersAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, err := os.ReadDir(others); err != nil || len(left) != 4 {
-		t.Errorf("there are %v, %v", left, err)
+		t.Errorf("files in folders of others = %v, %v, want all 4", left, err)
 	}
 }

@@ -21,11 +21,11 @@ func TestClaimOfAnExistingDirectoryWithoutAnInstance(t *testing.T) {
 		files map[string]string
 		err   error
 	}{
-		"an empty one":                {err: logstore.ErrNoInstance},
-		"somebody else's":             {files: map[string]string{"README": "mine"}, err: logstore.ErrNoInstance},
-		"one that lost its manifest":  {files: map[string]string{"log.bolt": "x"}, err: logstore.ErrForeignDirectory},
-		"one with a damaged manifest": {files: map[string]string{"instance.json": "{", "instance.lock": ""}, err: logstore.ErrDamagedManifest},
-		"one of a newer format":       {files: map[string]string{"instance.json": `{"format":3}`, "instance.lock": ""}, err: logstore.ErrNewerFormat},
+		"an empty directory": {err: logstore.ErrNoInstance},
+		"foreign files":      {files: map[string]string{"README": "mine"}, err: logstore.ErrNoInstance},
+		"a lost manifest":    {files: map[string]string{"log.bolt": "x"}, err: logstore.ErrForeignDirectory},
+		"a damaged manifest": {files: map[string]string{"instance.json": "{", "instance.lock": ""}, err: logstore.ErrDamagedManifest},
+		"a newer format":     {files: map[string]string{"instance.json": `{"format":3}`, "instance.lock": ""}, err: logstore.ErrNewerFormat},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -36,10 +36,10 @@ func TestClaimOfAnExistingDirectoryWithoutAnInstance(t *testing.T) {
 				}
 				before := logstoretest.Tree(t, dir)
 				if _, err := claim(dir); !errors.Is(err, test.err) || !strings.Contains(err.Error(), dir) {
-					t.Errorf("%s: %v, want %v naming %s", by, err, test.err, dir)
+					t.Errorf("%s = %v, want %v naming %s", by, err, test.err, dir)
 				}
 				if after := logstoretest.Tree(t, dir); after != before {
-					t.Errorf("%s changed it: from\n%s\nto\n%s", by, before, after)
+					t.Errorf("%s changed the directory from\n%s\nto\n%s", by, before, after)
 				}
 			}
 		})
@@ -47,15 +47,15 @@ func TestClaimOfAnExistingDirectoryWithoutAnInstance(t *testing.T) {
 	for by, claim := range claimants {
 		missing := filepath.Join(t.TempDir(), "missing")
 		if _, err := claim(missing); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s of what is not there: %v", by, err)
+			t.Errorf("%s of a directory that does not exist = %v, want fs.ErrNotExist", by, err)
 		}
 		if _, err := os.Lstat(missing); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s made it", by)
+			t.Errorf("%s created the directory", by)
 		}
 		file := filepath.Join(t.TempDir(), "file")
 		write(t, file, "x")
 		if _, err := claim(file); err == nil || !strings.Contains(err.Error(), file) {
-			t.Errorf("%s of a file: %v", by, err)
+			t.Errorf("%s of a file = %v, want an error that names %s", by, err, file)
 		}
 	}
 }
@@ -68,7 +68,7 @@ func TestClaimOfAnInstancesDirectory(t *testing.T) {
 	}
 	for by, claim := range claimants {
 		if _, err := claim(dir); !errors.Is(err, logstore.ErrDirectoryInUse) {
-			t.Errorf("%s while an instance runs: %v", by, err)
+			t.Errorf("%s while an instance runs = %v, want ErrDirectoryInUse", by, err)
 		}
 	}
 	if err := running.Close(); err != nil {
@@ -77,7 +77,7 @@ func TestClaimOfAnInstancesDirectory(t *testing.T) {
 	for by, claim := range claimants {
 		directory, err := claim(dir)
 		if err != nil {
-			t.Fatalf("%s: %v", by, err)
+			t.Fatalf("%s = %v, want success", by, err)
 		}
 		if directory.RaftID() != "node0" || directory.Backend() != "bolt" || directory.ClusterID() != "cluster-a" || directory.Path() != dir {
 			t.Errorf("%s: %q, %q, %q, %q", by, directory.RaftID(), directory.Backend(), directory.ClusterID(), directory.Path())
@@ -95,11 +95,11 @@ func TestClaimOfAnInstancesDirectory(t *testing.T) {
 func TestWrittenByNeedsNoClaim(t *testing.T) {
 	dir := t.TempDir()
 	if backend, found := logstore.WrittenBy(dir); found {
-		t.Errorf("an empty directory was written by %q", backend)
+		t.Errorf("WrittenBy of an empty directory = %q, want none", backend)
 	}
 	running := claim(t, dir)
 	if backend, found := logstore.WrittenBy(dir); !found || backend != "bolt" {
-		t.Errorf("it was written by %q, %v", backend, found)
+		t.Errorf("WrittenBy = %q, %v, want bolt", backend, found)
 	}
 	if err := running.Close(); err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func TestWrittenByNeedsNoClaim(t *testing.T) {
 		t.Fatal(err)
 	}
 	if backend, found := logstore.WrittenBy(dir); found {
-		t.Errorf("one without a manifest that can be read was written by %q", backend)
+		t.Errorf("WrittenBy without a readable manifest = %q, want none", backend)
 	}
 }
 
@@ -118,7 +118,7 @@ func TestAReadOnlyClaimChangesNothing(t *testing.T) {
 	if err := running.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// A copy, say.
+	// Such as a copy of a directory.
 	if err := os.Remove(filepath.Join(dir, "instance.lock")); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestAReadOnlyClaimChangesNothing(t *testing.T) {
 	}
 	second, err := logstore.ClaimReadOnly(dir)
 	if err != nil {
-		t.Fatalf("two readers at once: %v", err)
+		t.Fatalf("two readers at once: %v, want success", err)
 	}
 	if err := first.SetClusterID("a"); !errors.Is(err, logstore.ErrReadOnly) {
 		t.Errorf("SetClusterID: %v, want ErrReadOnly", err)
@@ -141,6 +141,6 @@ func TestAReadOnlyClaimChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if after := logstoretest.Tree(t, dir); after != before {
-		t.Errorf("it was changed: from\n%s\nto\n%s", before, after)
+		t.Errorf("the directory was changed from\n%s\nto\n%s", before, after)
 	}
 }

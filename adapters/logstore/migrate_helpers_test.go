@@ -64,7 +64,7 @@ func wanted(index uint64) *raft.Log {
 	return entry
 }
 
-// contents is what a directory holds.
+// contents describes the log and the stable state of a store.
 type contents struct {
 	ranges [][2]uint64 // of indexes
 	stable bool        // there is a term and a vote
@@ -107,27 +107,27 @@ func (c contents) check(t *testing.T, store logstore.Store) {
 	}
 	last, err := store.LastIndex()
 	if got := [2]uint64{first, last}; err != nil || got != want {
-		t.Fatalf("the log is from %d to %d, want %d (%v)", first, last, want, err)
+		t.Fatalf("bounds of the log = %d and %d (%v), want %d", first, last, err, want)
 	}
 	for index := first; index != 0 && index <= last; index++ {
 		var got raft.Log
 		err := store.GetLog(index, &got)
 		if !slices.ContainsFunc(c.ranges, func(r [2]uint64) bool { return index >= r[0] && index <= r[1] }) {
 			if !errors.Is(err, raft.ErrLogNotFound) {
-				t.Fatalf("entry %d, which never was: %v", index, err)
+				t.Fatalf("entry %d in a gap: error = %v, want not found", index, err)
 			}
 			continue
 		}
 		want := wanted(index)
 		if err != nil || got.Index != want.Index || got.Term != want.Term || got.Type != want.Type || !got.AppendedAt.Equal(want.AppendedAt) ||
 			!bytes.Equal(got.Data, want.Data) || !bytes.Equal(got.Extensions, want.Extensions) {
-			t.Fatalf("entry %d is %+v (%v), want %+v", index, got, err, want)
+			t.Fatalf("entry %d = %+v (%v), want %+v", index, got, err, want)
 		}
 	}
 	term, err := store.GetUint64(logstore.TermKey)
 	if !c.stable {
 		if !errors.Is(err, logstore.ErrKeyNotFound) {
-			t.Errorf("the term, which never was, is %d, %v", term, err)
+			t.Errorf("term that was never set = %d, %v, want ErrKeyNotFound", term, err)
 		}
 		return
 	}
@@ -158,7 +158,7 @@ func made(t *testing.T, backend logstore.Backend, c contents) string {
 	return dir
 }
 
-// startable opens what the directory says it has, as an instance does, and checks
+// startable opens the store that the manifest names, as an instance does, and checks
 // it.
 func startable(t *testing.T, dir string, c contents) (backend string) {
 	t.Helper()
@@ -168,7 +168,7 @@ func startable(t *testing.T, dir string, c contents) (backend string) {
 	}
 	backend = directory.Backend()
 	if directory.RaftID() != "n1" || directory.ClusterID() != "c" {
-		t.Errorf("it is of %q in cluster %q", directory.RaftID(), directory.ClusterID())
+		t.Errorf("raft id = %q, cluster id = %q, want n1 and c", directory.RaftID(), directory.ClusterID())
 	}
 	open := map[string]logstore.Opener{"bolt": bolt.Open, "badger": badger.Open, "wal": wal.Open}[backend]
 	store, err := open(dir, nil)
@@ -205,6 +205,6 @@ func wantOnly(t *testing.T, dir string, names ...string) {
 	want := append([]string{"instance.json", "instance.lock", "note"}, names...)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
-		t.Errorf("in the directory are %q, want %q", got, want)
+		t.Errorf("files in the directory = %q, want %q", got, want)
 	}
 }

@@ -22,10 +22,10 @@ import (
 func TestMigrateMovesEverything(t *testing.T) {
 	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
 		for name, c := range map[string]contents{
-			"a log with a gap":       full,
-			"a log, and no vote yet": {ranges: [][2]uint64{{1, 40}}},
-			"a term, and no log":     {stable: true},
-			"nothing at all":         {},
+			"a log with a gap":     full,
+			"a log without a vote": {ranges: [][2]uint64{{1, 40}}},
+			"a term without a log": {stable: true},
+			"an empty store":       {},
 		} {
 			t.Run(name, func(t *testing.T) {
 				dir := made(t, from, c)
@@ -39,7 +39,7 @@ func TestMigrateMovesEverything(t *testing.T) {
 					t.Fatal(err)
 				}
 				if got := startable(t, dir, c); got != to.Name {
-					t.Errorf("it uses %q", got)
+					t.Errorf("backend after the migration = %q, want %q", got, to.Name)
 				}
 				wantOnly(t, dir, "log."+to.Name)
 				want := []logstore.Step{logstore.StepCopied, logstore.StepVerified, logstore.StepPlaced, logstore.StepSwitched, logstore.StepSetAside, logstore.StepRemoved}
@@ -47,14 +47,14 @@ func TestMigrateMovesEverything(t *testing.T) {
 					want = want[1:]
 				}
 				if !slices.Equal(steps, want) {
-					t.Errorf("the steps were %q, want %q", steps, want)
+					t.Errorf("steps = %q, want %q", steps, want)
 				}
-				// And back.
+				// It can be migrated back.
 				if err := migrateDir(t.Context(), t, dir, logstore.Migration{From: to, To: from}); err != nil {
 					t.Fatal(err)
 				}
 				if got := startable(t, dir, c); got != from.Name {
-					t.Errorf("on the way back it uses %q", got)
+					t.Errorf("backend after migrating back = %q, want %q", got, from.Name)
 				}
 				wantOnly(t, dir, "log."+from.Name)
 			})
@@ -62,7 +62,7 @@ func TestMigrateMovesEverything(t *testing.T) {
 	})
 }
 
-// image is what a crash at some step leaves.
+// image is a copy of the directory as a crash after a step leaves it.
 type image struct {
 	step logstore.Step
 	dir  string
@@ -86,7 +86,7 @@ func TestAMigrationSurvivesACrashAtAnyStep(t *testing.T) {
 		m := logstore.Migration{From: from, To: to}
 		taken := images(t, made(t, from, full), m)
 		if len(taken) < 7 { // with two chunks
-			t.Errorf("only %d steps", len(taken))
+			t.Errorf("steps of the migration = %d, want at least 7", len(taken))
 		}
 		for at, crash := range taken {
 			t.Run(fmt.Sprintf("%d, %s", at, crash.step), func(t *testing.T) {
@@ -95,14 +95,14 @@ func TestAMigrationSurvivesACrashAtAnyStep(t *testing.T) {
 					want = to.Name
 				}
 				if got := startable(t, crash.dir, full); got != want {
-					t.Errorf("it uses %q, want %q", got, want)
+					t.Errorf("backend after a crash = %q, want %q", got, want)
 				}
 				err := migrateDir(t.Context(), t, crash.dir, m)
 				if done := crash.step == logstore.StepRemoved; done != errors.Is(err, logstore.ErrOtherBackend) || err != nil && !done {
-					t.Errorf("the same again: %v", err)
+					t.Errorf("the same migration again = %v, want success", err)
 				}
 				if got := startable(t, crash.dir, full); got != to.Name {
-					t.Errorf("in the end it uses %q", got)
+					t.Errorf("backend in the end = %q, want %q", got, to.Name)
 				}
 				wantOnly(t, crash.dir, "log."+to.Name)
 			})
@@ -110,7 +110,7 @@ func TestAMigrationSurvivesACrashAtAnyStep(t *testing.T) {
 	})
 }
 
-// A store whose removal was cut off must not be taken for one.
+// A store whose removal was interrupted must not be taken for a whole store.
 func TestAnInterruptedRemovalIsCompleted(t *testing.T) {
 	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
 		m := logstore.Migration{From: from, To: to}
@@ -144,13 +144,13 @@ func TestAnInterruptedMigrationChangesNothing(t *testing.T) {
 			t.Errorf("Migrate: %v", err)
 		}
 		if got := startable(t, dir, full); got != from.Name {
-			t.Errorf("it uses %q", got)
+			t.Errorf("backend = %q, want %q", got, from.Name)
 		}
 		wantOnly(t, dir, "log."+from.Name)
 	})
 }
 
-// liar is a backend whose store loses something on the way.
+// liar is a backend whose store changes entries that it stores.
 func liar(b logstore.Backend, lose func(*raft.Log)) logstore.Backend {
 	open := b.Open
 	b.Open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
@@ -175,13 +175,13 @@ func (l *lossy) StoreLogs(logs []*raft.Log) error {
 func TestACopyThatDiffersIsRefused(t *testing.T) {
 	for name, lose := range map[string]func(*raft.Log){
 		"the data":         func(e *raft.Log) { e.Data = nil },
-		"one byte of it":   func(e *raft.Log) { e.Data[len(e.Data)-1]++ },
+		"one byte of data": func(e *raft.Log) { e.Data[len(e.Data)-1]++ },
 		"the extensions":   func(e *raft.Log) { e.Extensions = nil },
 		"the time":         func(e *raft.Log) { e.AppendedAt = e.AppendedAt.Truncate(time.Second) },
 		"the type":         func(e *raft.Log) { e.Type++ },
 		"the term":         func(e *raft.Log) { e.Term-- },
-		"the place in it":  func(e *raft.Log) { e.Index += 5000 },
-		"an entry further": func(e *raft.Log) { e.Index = 1401 },
+		"the index":        func(e *raft.Log) { e.Index += 5000 },
+		"the next index":   func(e *raft.Log) { e.Index = 1401 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := made(t, bolted, full)
@@ -212,7 +212,7 @@ func TestMigrateHoldsOnlyAChunkInMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	if largest > 1024 || size > 1<<20+largeEntry {
-		t.Errorf("a chunk had %d entries, or %d bytes", largest, size)
+		t.Errorf("largest chunk = %d entries or %d bytes, want at most 1024 and %d", largest, size, 1<<20+largeEntry)
 	}
 }
 
@@ -237,11 +237,11 @@ func TestMigrateRefuses(t *testing.T) {
 		err       error
 		says      string
 	}{
-		"a directory of another backend":     {logstore.Migration{From: badgered, To: walled}, logstore.ErrOtherBackend, `"bolt", not by "badger"`},
-		"one that uses the new one already":  {logstore.Migration{From: badgered, To: bolted}, logstore.ErrOtherBackend, "nothing to do"},
-		"a backend and itself":               {logstore.Migration{From: bolted, To: bolted}, nil, "itself"},
-		"a backend that keeps nothing":       {logstore.Migration{From: bolted, To: volatile}, nil, "nothing on disk"},
-		"a directory that was never written": {logstore.Migration{From: bolted, To: badgered}, logstore.ErrNoStore, "log.bolt"},
+		"a directory of another backend":       {logstore.Migration{From: badgered, To: walled}, logstore.ErrOtherBackend, `"bolt", not by "badger"`},
+		"a directory that is migrated already": {logstore.Migration{From: badgered, To: bolted}, logstore.ErrOtherBackend, "nothing to do"},
+		"the same backend twice":               {logstore.Migration{From: bolted, To: bolted}, nil, "itself"},
+		"a volatile backend":                   {logstore.Migration{From: bolted, To: volatile}, nil, "nothing on disk"},
+		"a directory without a store":          {logstore.Migration{From: bolted, To: badgered}, logstore.ErrNoStore, "log.bolt"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -257,7 +257,7 @@ func TestMigrateRefuses(t *testing.T) {
 				t.Errorf("Migrate: %v, want %v saying %s", err, test.err, test.says)
 			}
 			if after := logstoretest.Tree(t, filepath.Join(dir, "instance.json")); after != before {
-				t.Error("the manifest was changed")
+				t.Error("a refused migration changed the manifest")
 			}
 			if errors.Is(test.err, logstore.ErrNoStore) {
 				wantOnly(t, dir)
@@ -288,19 +288,19 @@ func TestAStoreInThePlaceOfTheNewOne(t *testing.T) {
 		prepare func(t *testing.T, dir string, from, to logstore.Backend)
 		refused bool
 	}{
-		"a copy of the same is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) { beside(t, dir, to, full) }},
-		"one that is behind is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) { beside(t, dir, to, behind) }},
-		"half a store in the folder of migrations is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+		"a copy of the log is removed":      {prepare: func(t *testing.T, dir string, _, to logstore.Backend) { beside(t, dir, to, full) }},
+		"a store that is behind is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) { beside(t, dir, to, behind) }},
+		"half a store in the migration folder is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
 			folder := filepath.Join(dir, "migration.tmp")
 			if err := os.Mkdir(folder, 0o700); err != nil {
 				t.Fatal(err)
 			}
 			write(t, to.Path(folder), "half")
 		}},
-		"one that reaches further is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+		"a store that reaches further is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
 			beside(t, dir, to, contents{ranges: [][2]uint64{{37, 1401}}, stable: true})
 		}},
-		"one of a later term is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+		"a store of a later term is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
 			beside(t, dir, to, behind)
 			store, err := to.Open(dir, nil)
 			if err != nil {
@@ -310,7 +310,7 @@ func TestAStoreInThePlaceOfTheNewOne(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		"one that can't be read is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+		"a store that can't be read is refused": {refused: true, prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
 			path := to.Path(dir)
 			if inFolder, ok := map[string]string{"badger": "MANIFEST", "wal": "segments.json"}[to.Name]; ok {
 				if err := os.Mkdir(path, 0o700); err != nil {
@@ -320,7 +320,7 @@ func TestAStoreInThePlaceOfTheNewOne(t *testing.T) {
 			}
 			write(t, path, strings.Repeat("something else\n", 1000))
 		}},
-		"one that reaches further than the log, and not than the snapshots, is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+		"a store that reaches beyond the log but not beyond the snapshots is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
 			beside(t, dir, to, contents{ranges: [][2]uint64{{37, 1500}}, stable: true})
 			if err := os.MkdirAll(filepath.Join(dir, "snapshots", "16-1501-1700000000000"), 0o700); err != nil {
 				t.Fatal(err)
@@ -339,21 +339,21 @@ func TestAStoreInThePlaceOfTheNewOne(t *testing.T) {
 				}})
 				if !test.refused {
 					if err != nil || !cleared {
-						t.Errorf("Migrate: %v; told of what was removed: %v", err, cleared)
+						t.Errorf("Migrate = %v, reported what it removed = %v, want success and true", err, cleared)
 					}
 					if got := startable(t, dir, full); got != to.Name {
-						t.Errorf("it uses %q", got)
+						t.Errorf("backend = %q, want %q", got, to.Name)
 					}
 					return
 				}
 				if !errors.Is(err, logstore.ErrInTheWay) || !strings.Contains(err.Error(), inTheWay) {
-					t.Errorf("Migrate: %v, want ErrInTheWay naming %s", err, inTheWay)
+					t.Errorf("Migrate = %v, want ErrInTheWay naming %s", err, inTheWay)
 				}
 				if _, err := os.Lstat(inTheWay); err != nil {
-					t.Errorf("it was removed: %v", err)
+					t.Errorf("the refused store was removed: %v", err)
 				}
 				if got := startable(t, dir, full); got != from.Name {
-					t.Errorf("it uses %q", got)
+					t.Errorf("backend = %q, want %q", got, from.Name)
 				}
 			})
 		}
@@ -376,7 +376,7 @@ func TestALeftoverMayBeOutdated(t *testing.T) {
 			}
 			beside(t, crash.dir, backend, contents{ranges: [][2]uint64{{1401, 1500}}})
 			if err := migrateDir(t.Context(), t, crash.dir, m); err != nil {
-				t.Errorf("after %q: %v", crash.step, err)
+				t.Errorf("migration after a crash at %q = %v, want success", crash.step, err)
 			}
 			startable(t, crash.dir, grown)
 			wantOnly(t, crash.dir, "log."+to.Name)
@@ -404,7 +404,7 @@ func TestLeftoversListsWhatAMigrationLeft(t *testing.T) {
 			logstore.StepRemoved:  nil,
 		}
 		if names, known := want[crash.step]; known && !slices.Equal(got, names) || !known && !slices.Equal(got, []string{"migration.tmp"}) {
-			t.Errorf("after %q: %q", crash.step, got)
+			t.Errorf("leftovers after %q = %q, want %q", crash.step, got, want[crash.step])
 		}
 	}
 }
@@ -421,6 +421,6 @@ func TestARefusedBackendNamesTheFullMigrateCommand(t *testing.T) {
 	_, err = logstore.Claim(dir, logstore.Owner{RaftID: "node0", Backend: "badger"})
 	want := "`nodesmetadata storage migrate --from bolt --to badger --raft_dir '" + strings.ReplaceAll(dir, "'", `'\''`) + "'`"
 	if err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("Claim: %v, want it to name %s", err, want)
+		t.Errorf("Claim = %v, want an error that names %s", err, want)
 	}
 }

@@ -64,7 +64,7 @@ func TestAFileNameIsMadeDurableBeforeItIsUsed(t *testing.T) {
 				}
 			})
 			if _, err := os.Lstat(m.From.Path(crash.dir)); err != nil {
-				t.Errorf("the old store has lost its name, and the manifest may yet name it: %v", err)
+				t.Errorf("the old store has lost its name, although the manifest may still name it: %v", err)
 			}
 		}
 	})

@@ -12,18 +12,18 @@ import (
 
 func TestRoomCountsFreeAndReusedSpace(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("skipped: nobody tells here how much is free")
+		t.Skip("skipped: the free space is unknown on this platform")
 	}
 	dir := t.TempDir()
 	const more = math.MaxUint64 / 2 // than any disk has
 	if err := logstore.CheckRoom(dir, 0, 0); err != nil {
-		t.Errorf("nothing is needed: %v", err)
+		t.Errorf("room for nothing: error = %v, want none", err)
 	}
 	if err := logstore.CheckRoom(dir, more, more); err != nil {
-		t.Errorf("what is reused is enough: %v", err)
+		t.Errorf("room that reused space covers: error = %v, want none", err)
 	}
 	err := logstore.CheckRoom(dir, 0, more)
 	if refused := new(logstore.NoRoomError); !errors.As(err, &refused) || refused.Needed != more || !strings.Contains(err.Error(), dir) {
-		t.Errorf("more is needed than there is: %v", err)
+		t.Errorf("room beyond the size of the disk: error = %v, want a NoRoomError for %d bytes in %s", err, uint64(more), dir)
 	}
 }

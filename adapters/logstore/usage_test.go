@@ -17,7 +17,7 @@ func TestUsageOfTheLogAndOfTheSnapshots(t *testing.T) {
 	}
 	defer func() { _ = directory.Close() }()
 	if log, snapshots := directory.Usage(); log != 0 || snapshots != 0 {
-		t.Errorf("a new directory has a log of %d bytes, and snapshots of %d", log, snapshots)
+		t.Errorf("usage of a new directory: log %d bytes, snapshots %d, want none", log, snapshots)
 	}
 	const block = 1 << 16 // of any file system
 	write := func(name string, size int) {
@@ -34,7 +34,7 @@ func TestUsageOfTheLogAndOfTheSnapshots(t *testing.T) {
 	write("log.badger/000001.vlog", block)
 	write("snapshots/1-2-3/state.bin", 4*block)
 	write("note.txt", 8*block)
-	// Blocks are given out when the content is written, which may be later.
+	// A file system may allocate blocks only when the content is written back.
 	for _, name := range []string{"log.bolt", "log.badger/000001.vlog", "snapshots/1-2-3/state.bin"} {
 		file, err := os.OpenFile(filepath.Join(path, name), os.O_RDWR, 0)
 		if err != nil {
@@ -47,7 +47,7 @@ func TestUsageOfTheLogAndOfTheSnapshots(t *testing.T) {
 	}
 	log, snapshots := directory.Usage()
 	if log < 3*block || log > 4*block || snapshots < 4*block || snapshots > 5*block {
-		t.Errorf("the log takes %d bytes, the snapshots %d; want %d and %d, and little more", log, snapshots, 3*block, 4*block)
+		t.Errorf("usage: log %d bytes, snapshots %d, want little more than %d and %d", log, snapshots, 3*block, 4*block)
 	}
 	if runtime.GOOS != "linux" {
 		return
@@ -57,6 +57,6 @@ func TestUsageOfTheLogAndOfTheSnapshots(t *testing.T) {
 		t.Fatal(err)
 	}
 	if sparse, _ := directory.Usage(); sparse > log+block {
-		t.Errorf("with a sparse file of 1 GiB the log takes %d bytes", sparse)
+		t.Errorf("usage of the log with a sparse file of 1 GiB = %d bytes, want at most %d", sparse, log+block)
 	}
 }

@@ -99,7 +99,7 @@ func TestOpenAfterACrash(t *testing.T) {
 		damage func(t *testing.T, wal string)
 		last   uint64 // 0: refused
 	}{
-		"an intact log is all there": {
+		"an intact log is kept": {
 			damage: func(*testing.T, string) {},
 			last:   20,
 		},
@@ -113,27 +113,27 @@ func TestOpenAfterACrash(t *testing.T) {
 			},
 			last: 19,
 		},
-		"a log that badger cut behind its last transaction is whole": {
+		"a log that badger truncated after its last transaction is kept": {
 			damage: func(t *testing.T, wal string) { cut(t, wal, endOf) },
 			last:   20,
 		},
-		"a log that was cut in its last transaction is refused": {
+		"a log truncated in its last transaction is refused": {
 			damage: func(t *testing.T, wal string) { cut(t, wal, dataOf(20)) },
 		},
-		"a log that was cut in the middle is refused": {
+		"a log truncated in the middle is refused": {
 			damage: func(t *testing.T, wal string) { cut(t, wal, dataOf(10)) },
 		},
-		"a log that was cut behind its transactions is refused": {
+		"a log truncated behind its transactions is refused": {
 			damage: func(t *testing.T, wal string) { cut(t, wal, func(raw []byte) int { return len(raw) - 1 }) },
 		},
 		"a log that seems to be encrypted is refused": {
 			damage: func(t *testing.T, wal string) { overwrite(t, wal, func([]byte) int { return 3 }) },
 		},
-		"files that were only created are nothing": {
+		"files that were only created are ignored": {
 			damage: func(t *testing.T, wal string) { create(t, nextTo(wal)); create(t, filepath.Dir(wal)+"/000077.vlog") },
 			last:   20,
 		},
-		"a log that badger was about to remove is nothing": {
+		"a log that badger was about to remove is ignored": {
 			damage: func(t *testing.T, wal string) {
 				if err := os.Rename(wal, nextTo(wal)); err != nil {
 					t.Fatal(err)
@@ -178,7 +178,7 @@ func TestOpenAfterACrash(t *testing.T) {
 				return
 			}
 			if err != nil {
-				t.Fatalf("Open: %v", err)
+				t.Fatalf("Open = %v, want success", err)
 			}
 			wantEntries(t, store, test.last)
 			if err := store.Close(); err != nil {
@@ -192,10 +192,10 @@ func wantRefused(t *testing.T, store io.Closer, err error, wal string, before []
 	t.Helper()
 	if err == nil {
 		_ = store.Close()
-		t.Fatal("Open succeeded")
+		t.Fatal("Open = nil, want an error")
 	}
 	if !errors.Is(err, badger.ErrDamaged) || !strings.Contains(err.Error(), wal) {
-		t.Errorf("Open: %v, want ErrDamaged naming %s", err, wal)
+		t.Errorf("Open = %v, want ErrDamaged naming %s", err, wal)
 	}
 	if now, err := os.ReadFile(wal); err != nil || !bytes.Equal(now, before) {
 		t.Errorf("the damaged file was changed (%v)", err)
@@ -246,10 +246,10 @@ func TestADamagedTableIsAnErrorWhenOpening(t *testing.T) {
 	store, err = badger.Open(dir, nil)
 	if err == nil {
 		_ = store.Close()
-		t.Fatal("Open succeeded")
+		t.Fatal("Open = nil, want an error")
 	}
 	if !strings.Contains(err.Error(), tables[0]) {
-		t.Errorf("%q does not name %s", err, tables[0])
+		t.Errorf("error = %q, want it to name %s", err, tables[0])
 	}
 }
 
@@ -277,14 +277,14 @@ func wantUnopened(t *testing.T, dir string, reason error, file string) {
 		store, err := open(dir, nil)
 		if err == nil {
 			_ = store.Close()
-			t.Fatalf("%s succeeded", name)
+			t.Fatalf("%s = nil, want an error", name)
 		}
 		if !errors.Is(err, reason) || !strings.Contains(err.Error(), file) {
-			t.Errorf("%s: %v; want %v, and %q named", name, err, reason, file)
+			t.Errorf("%s = %v, want %v naming %q", name, err, reason, file)
 		}
 	}
 	if after := logstoretest.Tree(t, dir); after != before {
-		t.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
+		t.Errorf("the directory was changed from\n%s\nto\n%s", before, after)
 	}
 }
 
@@ -298,7 +298,7 @@ func TestNoLogAfterAnOrderlyStopIsNoDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		if logs, err := filepath.Glob(filepath.Join(dir, "log.badger", "*.mem")); err != nil || len(logs) > 0 {
-			t.Fatalf("after Close: %v, %v", logs, err)
+			t.Fatalf("write-ahead logs after Close = %v, %v, want none", logs, err)
 		}
 	}
 }
@@ -333,7 +333,7 @@ func TestFilesThatBadgerDoesNotOpenAreRefused(t *testing.T) {
 						t.Fatal(err)
 					}
 					if store, err = badger.Open(dir, nil); err != nil {
-						t.Fatalf("byte %d: it was sound, and then %v", at, err)
+						t.Fatalf("Open with byte %d damaged succeeded first, and failed then: %v", at, err)
 					}
 					if err := store.Close(); err != nil {
 						t.Fatal(err)
@@ -366,7 +366,7 @@ func TestTheNewestLogIsFoundByItsNumber(t *testing.T) {
 	}
 	store := open(t, dir)
 	if last, err := store.LastIndex(); err != nil || last < 19 {
-		t.Errorf("the log ends with entry %d, %v", last, err)
+		t.Errorf("LastIndex = %d, %v, want 19", last, err)
 	}
 	if err := store.Close(); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// goldenLogs are what testdata/heads-v1.hex holds, a line each.
+// goldenLogs are the entries in testdata/heads-v1.hex, one per line.
 var goldenLogs = []raft.Log{
 	{Index: 1},
 	{Index: 2, Term: 3, Type: raft.LogConfiguration, Data: []byte("data"), Extensions: []byte("ext"),
@@ -28,7 +28,7 @@ func TestTheFormatOfHeadsDoesNotChange(t *testing.T) {
 	}
 	lines := strings.Fields(string(raw))
 	if len(lines) != len(goldenLogs) {
-		t.Fatalf("%d lines, want %d", len(lines), len(goldenLogs))
+		t.Fatalf("golden lines = %d, want %d", len(lines), len(goldenLogs))
 	}
 	for at, line := range lines {
 		log := goldenLogs[at]
@@ -41,11 +41,11 @@ func TestTheFormatOfHeadsDoesNotChange(t *testing.T) {
 		}
 		h, err := decodeHead(log.Index, value)
 		if err != nil || h.generation != uint32(at) {
-			t.Fatalf("decodeHead: generation %d, %v", h.generation, err)
+			t.Fatalf("decodeHead = generation %d, %v, want success", h.generation, err)
 		}
 		got, err := h.entry(h.payload)
 		if err != nil || !same(got, log) {
-			t.Errorf("entry %d reads as %+v, %v", at, got, err)
+			t.Errorf("entry %d = %+v, %v, want it as it was written", at, got, err)
 		}
 	}
 }
@@ -66,16 +66,16 @@ func TestKeysAreInTheOrderOfIndexes(t *testing.T) {
 
 func TestDecodeHeadRefusesInvalidHeads(t *testing.T) {
 	tests := map[string][]byte{
-		"nothing":           {},
-		"a format only":     {entryFormat},
-		"cut off":           encodeHead(&raft.Log{Term: 1 << 40, Data: []byte("data")}, 0, nil)[:9],
+		"no bytes":          {},
+		"only a format":     {entryFormat},
+		"a truncated head":  encodeHead(&raft.Log{Term: 1 << 40, Data: []byte("data")}, 0, nil)[:9],
 		"a newer format":    append([]byte{entryFormat + 1}, make([]byte, 20)...),
 		"a number too long": append([]byte{entryFormat, 0}, bytes.Repeat([]byte{0xff}, 30)...),
 	}
 	for name, value := range tests {
 		t.Run(name, func(t *testing.T) {
 			if _, err := decodeHead(1, value); !errors.Is(err, errEntry) {
-				t.Fatalf("decodeHead: %v", err)
+				t.Fatalf("decodeHead = %v, want %v", err, errEntry)
 			}
 		})
 	}

@@ -108,7 +108,7 @@ func TestTheDiskUseFollowsTheLog(t *testing.T) {
 		fillAndRemove(t, store, 1, entries, keep)
 		closes(t, store)
 		if use := diskUse(t, dir); use < 2*bound {
-			t.Fatalf("the disk use is %d MB before housekeeping: this proves nothing", use>>20)
+			t.Fatalf("disk use before housekeeping = %d MB, too little to show anything", use>>20)
 		}
 		store = openWithHousekeeping(t, dir, 50*time.Millisecond)
 		shrinks(t, dir)
@@ -122,7 +122,7 @@ func wantKept(t *testing.T, store logstore.Store, from, to uint64) {
 	first, err := store.FirstIndex()
 	last, errLast := store.LastIndex()
 	if err := errors.Join(err, errLast); err != nil || first != from || last != to {
-		t.Fatalf("the log is from %d to %d (%v), want %d to %d", first, last, err, from, to)
+		t.Fatalf("bounds of the log = %d and %d (%v), want %d and %d", first, last, err, from, to)
 	}
 	for index := from; index <= to; index++ {
 		var log raft.Log
@@ -147,6 +147,6 @@ func TestAConfigReportsAllItsFaults(t *testing.T) {
 	_, err := badger.OpenConfig(badger.Config{HousekeepingInterval: -1})
 	var joined interface{ Unwrap() []error }
 	if !errors.As(err, &joined) || len(joined.Unwrap()) != 2 {
-		t.Fatalf("OpenConfig: %v, want two faults", err)
+		t.Fatalf("OpenConfig = %v, want two faults", err)
 	}
 }

@@ -28,7 +28,7 @@ func TestInspect(t *testing.T) {
 func wantNothingLeft(t *testing.T) {
 	t.Helper()
 	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
-		t.Errorf("in the place for temporary files there is %v (%v)", left, err)
+		t.Errorf("files left in the directory for temporary files = %v (%v), want none", left, err)
 	}
 }
 
@@ -53,7 +53,7 @@ func TestInspectShowsWhatAnInstanceWouldFind(t *testing.T) {
 			store, err := badger.Inspect(dir, slog.New(slog.NewTextHandler(&warnings, nil)))
 			if test.last == 0 {
 				if !errors.Is(err, badger.ErrDamaged) || !strings.Contains(err.Error(), wal) {
-					t.Errorf("Inspect: %v, want ErrDamaged naming %s", err, wal)
+					t.Errorf("Inspect = %v, want ErrDamaged naming %s", err, wal)
 				}
 			} else if err != nil {
 				t.Fatal(err)
@@ -64,10 +64,10 @@ func TestInspectShowsWhatAnInstanceWouldFind(t *testing.T) {
 				}
 			}
 			if warned := strings.Contains(warnings.String(), wal); warned != test.warns {
-				t.Errorf("its warnings: %q", &warnings)
+				t.Errorf("a warning names the file = %v, want %v: %q", warned, test.warns, &warnings)
 			}
 			if after := logstoretest.Tree(t, dir); after != before {
-				t.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
+				t.Errorf("the directory was changed from\n%s\nto\n%s", before, after)
 			}
 		})
 	}
@@ -125,10 +125,10 @@ func TestEveryDamagedByteOfATableIsRefused(t *testing.T) {
 				store, err := open(dir, nil)
 				if err == nil {
 					_ = store.Close()
-					t.Fatalf("%s took byte %d xor %#x of %d", name, at, flip, len(intact))
+					t.Fatalf("%s accepted byte %d xor %#x of %d", name, at, flip, len(intact))
 				}
 				if !errors.Is(err, badger.ErrDamagedTables) || !strings.Contains(err.Error(), path) {
-					t.Fatalf("%s: %v, want ErrDamagedTables naming %s", name, err, path)
+					t.Fatalf("%s = %v, want ErrDamagedTables naming %s", name, err, path)
 				}
 			}
 		}
@@ -137,14 +137,14 @@ func TestEveryDamagedByteOfATableIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := badger.Open(dir, nil); !errors.Is(err, badger.ErrDamagedTables) {
-		t.Errorf("Open of half a table: %v", err)
+		t.Errorf("Open of half a table = %v, want ErrDamagedTables", err)
 	}
 	if err := os.WriteFile(path, intact, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	store := open(t, dir)
 	if last, err := store.LastIndex(); err != nil || last != 200 {
-		t.Errorf("in the end the log goes to %d, %v", last, err)
+		t.Errorf("LastIndex in the end = %d, %v, want 200", last, err)
 	}
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
@@ -175,13 +175,13 @@ func TestATableThatACrashLeftHalfWrittenIsNoDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if last, err := store.LastIndex(); err != nil || last != 200 {
-		t.Errorf("the log goes to %d, %v", last, err)
+		t.Errorf("LastIndex = %d, %v, want 200", last, err)
 	}
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(half); err != nil {
-		t.Errorf("it was removed: %v", err)
+		t.Errorf("the half-written table was removed: %v", err)
 	}
 	store = open(t, dir)
 	if err := store.Close(); err != nil {
@@ -209,6 +209,6 @@ func TestInspectWarnsOfATruncatedListOfTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(warnings.String(), path) {
-		t.Errorf("its warnings: %q", &warnings)
+		t.Errorf("warnings = %q, want one that names %s", &warnings, path)
 	}
 }

@@ -42,6 +42,6 @@ func TestALargerMemtableOfAnEarlierBuildIsRecovered(t *testing.T) {
 		}
 	}()
 	if reached, err := now.LastIndex(); err != nil || reached != last {
-		t.Errorf("the log reaches %d, %v", reached, err)
+		t.Errorf("LastIndex = %d, %v, want %d", reached, err, last)
 	}
 }

@@ -63,10 +63,10 @@ func TestOpenOfADamagedFile(t *testing.T) {
 			store, err := bolt.Open(dir, nil)
 			if err == nil {
 				_ = store.Close()
-				t.Fatal("Open succeeded")
+				t.Fatal("Open = nil, want an error")
 			}
 			if !strings.Contains(err.Error(), path) {
-				t.Errorf("%q does not name the file", err)
+				t.Errorf("error = %q, want it to name the file", err)
 			}
 			t.Log(err)
 			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, raw) {
@@ -127,7 +127,7 @@ func TestALockedFileIsNotReportedAsDamaged(t *testing.T) {
 	store := open(t, dir)
 	_, err := bolt.Open(dir, nil)
 	if err == nil || strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), "timeout") {
-		t.Errorf("second Open: %v, want a timeout", err)
+		t.Errorf("second Open = %v, want a timeout", err)
 	}
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func TestOneOverwrittenPageNeverKillsTheProcess(t *testing.T) {
 		}
 		store, err := bolt.Open(dir, nil)
 		if err != nil {
-			return // refused: what a page in use should lead to
+			return // refused, as it should be if the page is in use
 		}
 		if err := store.Close(); err != nil {
 			r.Fatal(err)

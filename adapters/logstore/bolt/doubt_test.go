@@ -34,12 +34,12 @@ func TestPagesOfTheDurableMetaPageAreNotOverwritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		if took := s.transaction(t) - before; took != transactions {
-			t.Errorf("it took %d transactions, not %d", took, transactions)
+			t.Errorf("transactions = %d, want %d", took, transactions)
 		}
 	}
 	set(1, 1)
 	if err := s.Set(nil, nil); err == nil {
-		t.Fatal("a key of nothing was stored: it was to be a write that fails")
+		t.Fatal("Set with an empty key = nil, want a write that fails")
 	}
 	set(2, 2)
 	set(3, 1)

@@ -28,7 +28,7 @@ func TestInspectOfAFileThatWasNeverWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := bolt.Inspect(dir, nil); !errors.Is(err, logstore.ErrNoStore) {
-				t.Errorf("Inspect: %v, want ErrNoStore", err)
+				t.Errorf("Inspect = %v, want ErrNoStore", err)
 			}
 			if now, err := os.ReadFile(backend.Path(dir)); err != nil || !bytes.Equal(now, raw) {
 				t.Errorf("the file was changed (%v)", err)
@@ -89,10 +89,10 @@ func TestATornMetaPageIsWarnedOf(t *testing.T) {
 				want = 9
 			}
 			if last != want {
-				t.Errorf("the log ends with entry %d, want %d", last, want)
+				t.Errorf("LastIndex = %d, want %d", last, want)
 			}
 			if warned := strings.Contains(warnings.String(), path); warned != test.later {
-				t.Errorf("its warnings: %q", &warnings)
+				t.Errorf("a warning names the file = %v, want %v: %q", warned, test.later, &warnings)
 			}
 		})
 	}

@@ -18,7 +18,7 @@ func openStore(t *testing.T) *store {
 	return opened.(*store)
 }
 
-// Whatever becomes of one bit, the value is not read as another one.
+// If any bit changes, the value must not be read as another one.
 func TestAFlippedBitOfTheStableStateIsFound(t *testing.T) {
 	s := openStore(t)
 	if err := s.SetUint64(logstore.VoteTermKey, 7); err != nil {
@@ -35,7 +35,7 @@ func TestAFlippedBitOfTheStableStateIsFound(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, err := s.GetUint64(logstore.VoteTermKey); err == nil {
-			t.Errorf("with bit %d flipped it is %d", bit, got)
+			t.Errorf("value with bit %d flipped = %d, want an error", bit, got)
 		}
 	}
 	if err := s.Set(logstore.VoteCandidateKey, []byte("10.0.0.1:8008")); err != nil {
@@ -49,7 +49,7 @@ func TestAFlippedBitOfTheStableStateIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Get(logstore.TermKey); !errors.Is(err, logstore.ErrDamaged) {
-		t.Errorf("the value of another key is read: %v", err)
+		t.Errorf("value of another key: error = %v, want damage", err)
 	}
 }
 
@@ -62,9 +62,9 @@ func TestAStableStateWithoutSealsIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := s.GetUint64(logstore.TermKey); got != 258 || err != nil {
-		t.Errorf("%d, %v", got, err)
+		t.Errorf("GetUint64 = %d, %v, want the value without a seal", got, err)
 	}
 	if got, err := s.Get(logstore.VoteCandidateKey); string(got) != "10.0.0.1:8008" || err != nil {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("Get = %q, %v, want the value without a seal", got, err)
 	}
 }

@@ -101,12 +101,12 @@ func TestOpenAfterACrash(t *testing.T) {
 		damage func(t *testing.T, dir string)
 		last   uint64 // 0: refused
 	}{
-		"an intact log is all there":      {damage: func(*testing.T, string) {}, last: 20},
-		"a last write that is torn":       {damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], spoilt(20)) }, last: 19},
-		"the beginning of another write":  {damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], noiseBehind) }, last: 20},
-		"a write before the last":         {damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], spoilt(19)) }},
-		"a write in the middle":           {damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], spoilt(10)) }},
-		"the last write of one that ends": {ended: true, damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], spoilt(20)) }},
+		"an intact log":                  {damage: func(*testing.T, string) {}, last: 20},
+		"a last write that is torn":      {damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], spoilt(20)) }, last: 19},
+		"the beginning of another write": {damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], noiseBehind) }, last: 20},
+		"a write before the last":        {damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], spoilt(19)) }},
+		"a write in the middle":          {damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], spoilt(10)) }},
+		"the last write before a stop":   {ended: true, damage: func(t *testing.T, dir string) { change(t, segments(t, dir)[0], spoilt(20)) }},
 		"a file that is cut off in the zeros": {damage: func(t *testing.T, dir string) {
 			change(t, segments(t, dir)[0], func(raw []byte) []byte { return raw[:len(raw)-1] })
 		}},
@@ -164,14 +164,14 @@ func wantRefused(t testing.TB, dir string) {
 		if err == nil {
 			last, _ := s.LastIndex()
 			_ = s.Close()
-			t.Fatalf("it was opened, and reaches %d", last)
+			t.Fatalf("Open succeeded with last index %d, want an error", last)
 		}
 		if !errors.Is(err, logstore.ErrDamaged) || !strings.Contains(err.Error(), filepath.Join(dir, "log.wal")) {
-			t.Errorf("%v", err)
+			t.Errorf("Open = %v, want ErrDamaged naming log.wal", err)
 		}
 	}
 	if after := logstoretest.Tree(t, dir); after != before {
-		t.Errorf("from\n%s\nto\n%s", before, after)
+		t.Errorf("the directory was changed from\n%s\nto\n%s", before, after)
 	}
 }
 
@@ -183,7 +183,7 @@ func wantUpTo(t testing.TB, dir string, last uint64, size int) {
 	defer closed(t, s)
 	reached, err := s.LastIndex()
 	if err != nil || reached > last {
-		t.Fatalf("it reaches %d, %v", reached, err)
+		t.Fatalf("LastIndex = %d, %v, want at most %d", reached, err, last)
 	}
 	for index := reached + 1; index <= last; index++ {
 		store(t, s, entry(index, size))
@@ -195,7 +195,7 @@ func wantUpTo(t testing.TB, dir string, last uint64, size int) {
 		}
 	}
 	if term, err := s.GetUint64(logstore.TermKey); err != nil || term != 7 {
-		t.Errorf("the term is %d, %v", term, err)
+		t.Errorf("term = %d, %v, want 7", term, err)
 	}
 }
 
@@ -209,7 +209,7 @@ func TestInspectWarnsOfATornEnd(t *testing.T) {
 	}
 	closed(t, s)
 	if !strings.Contains(warnings.String(), "the last write is not whole") || !strings.Contains(warnings.String(), segments(t, dir)[0]) {
-		t.Errorf("%q", &warnings)
+		t.Errorf("warnings = %q, want that the last write is not whole, naming the file", &warnings)
 	}
 }
 
@@ -220,7 +220,7 @@ func TestALogOfSeveralFiles(t *testing.T) {
 			dir := left(t, last, size, true)
 			paths := segments(t, dir)
 			if len(paths) < 3 {
-				t.Fatalf("there are only %q", paths)
+				t.Fatalf("segments = %q, want at least 3", paths)
 			}
 			if err := os.Remove(slices.Concat(paths[:2], paths[len(paths)-1:])[at]); err != nil {
 				t.Fatal(err)
@@ -228,7 +228,7 @@ func TestALogOfSeveralFiles(t *testing.T) {
 			wantRefused(t, dir)
 		})
 	}
-	t.Run("the end of one before the last is spoilt", func(t *testing.T) {
+	t.Run("the end of a file before the last is damaged", func(t *testing.T) {
 		dir := left(t, last, size, false)
 		change(t, segments(t, dir)[0], func(raw []byte) []byte {
 			raw[len(bytes.TrimRight(raw, "\x00"))-20] ^= 1
@@ -236,7 +236,7 @@ func TestALogOfSeveralFiles(t *testing.T) {
 		})
 		wantRefused(t, dir)
 	})
-	t.Run("they are as they were", func(t *testing.T) { wantUpTo(t, left(t, last, size, false), last+30, size) })
+	t.Run("all files are intact", func(t *testing.T) { wantUpTo(t, left(t, last, size, false), last+30, size) })
 }
 
 // If any single byte changes, no entry that was acknowledged before the last one is lost,
@@ -271,7 +271,7 @@ func TestOneSpoiltByteIsFound(t *testing.T) {
 		defer closed(t, s)
 		reached, err := s.LastIndex()
 		if err != nil || reached < last-1 {
-			r.Fatalf("it reaches %d, %v", reached, err)
+			r.Fatalf("LastIndex = %d, %v, want at least %d", reached, err, last-1)
 		}
 		for index := uint64(1); index <= reached; index++ {
 			var got raft.Log
@@ -290,9 +290,9 @@ func TestAnEntryDamagedAfterOpenIsNotReturned(t *testing.T) {
 	change(t, segments(t, dir)[0], spoilt(2))
 	var got raft.Log
 	if err := s.GetLog(2, &got); !errors.Is(err, logstore.ErrDamaged) || !strings.Contains(err.Error(), segments(t, dir)[0]) {
-		t.Errorf("%v", err)
+		t.Errorf("GetLog of the damaged entry = %v, want ErrDamaged naming the file", err)
 	}
 	if err := s.GetLog(3, &got); err != nil {
-		t.Errorf("the one behind it: %v", err)
+		t.Errorf("GetLog of the next entry = %v, want success", err)
 	}
 }

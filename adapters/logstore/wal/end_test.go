@@ -80,10 +80,10 @@ func wantDamaged(t *testing.T, dir string) {
 		if err == nil {
 			last, _ := s.LastIndex()
 			_ = s.Close()
-			t.Fatalf("it was opened, and reaches %d", last)
+			t.Fatalf("Open succeeded with last index %d, want an error", last)
 		}
 		if !errors.Is(err, logstore.ErrDamaged) || !strings.Contains(err.Error(), filepath.Join(dir, dirName)) {
-			t.Errorf("%v", err)
+			t.Errorf("Open = %v, want ErrDamaged naming the store", err)
 		}
 	}
 }
@@ -105,7 +105,7 @@ func TestALogThatLostItsEndIsDamaged(t *testing.T) {
 			wantDamaged(t, dir)
 		}
 	})
-	t.Run("and all that was in it", func(t *testing.T) {
+	t.Run("with all its entries", func(t *testing.T) {
 		dir := stopped(t, "abcd")
 		if err := os.Truncate(tail(t, dir), segmentHeader); err != nil {
 			t.Fatal(err)
@@ -130,7 +130,7 @@ func TestALogThatLostItsEndIsDamaged(t *testing.T) {
 		endless(t, tail(t, image), 'd')
 		wantDamaged(t, image)
 	})
-	t.Run("after a start that found what a crash had left", func(t *testing.T) {
+	t.Run("after a start that recovered from a crash", func(t *testing.T) {
 		live := opened(t, t.TempDir())
 		stored(t, live, "abcd")
 		s := opened(t, imageOf(t, live))
@@ -156,7 +156,7 @@ func TestALogThatLostItsEndIsDamaged(t *testing.T) {
 		endless(t, filepath.Join(image, dirName, filepath.Base(segmentPath("", 1))), 'd')
 		wantDamaged(t, image)
 	})
-	t.Run("where nothing says how far it reached", func(t *testing.T) {
+	t.Run("if the list does not say how far the log reached", func(t *testing.T) {
 		s := opened(t, t.TempDir())
 		stored(t, s, "abcd")
 		image := imageOf(t, s)
@@ -222,11 +222,11 @@ func TestALogOfAnEarlierBuildIsOpened(t *testing.T) {
 			t.Fatal(err)
 		}
 		if end < segmentSize/2 {
-			t.Fatal("there is no rest: the test shows nothing")
+			t.Fatal("the file has no data after its beginning, so the test shows nothing")
 		}
 		wantDamaged(t, image)
 	})
-	t.Run("its oldest file makes no sense, and those before it are gone", func(t *testing.T) {
+	t.Run("its oldest file is unreadable, and those before it are gone", func(t *testing.T) {
 		s := grown(t, t.TempDir())
 		if err := s.DeleteRange(1, 3); err != nil {
 			t.Fatal(err)
@@ -246,18 +246,18 @@ func TestALogOfAnEarlierBuildIsOpened(t *testing.T) {
 		}
 		wantDamaged(t, image)
 	})
-	t.Run("it says what a list of this build is", func(t *testing.T) {
+	t.Run("its list differs from that of this build only by Reaches", func(t *testing.T) {
 		dir := stopped(t, "abcd")
 		raw, err := os.ReadFile(filepath.Join(dir, dirName, listName))
 		// All fields that earlier builds read are the same, and so is their checksum.
 		const want = `{"format":1,"first":1,"last":1,"checksum":"b768e4c6","reaches":6,"reaches_checksum":"d119df2b"}` + "\n"
 		if err != nil || string(raw) != want {
-			t.Errorf("%s, %v; want %s", raw, err, want)
+			t.Errorf("list = %s, %v, want %s", raw, err, want)
 		}
 		earlier(t, dir)
 		raw, err = os.ReadFile(filepath.Join(dir, dirName, listName))
 		if want := `{"format":1,"first":1,"last":1,"checksum":"b768e4c6"}` + "\n"; err != nil || string(raw) != want {
-			t.Errorf("%s, %v; want %s", raw, err, want)
+			t.Errorf("list = %s, %v, want %s", raw, err, want)
 		}
 	})
 }
@@ -384,7 +384,7 @@ func TestTheListCoversOnlyDurableBatches(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(noted.durable, want) || noted.at != before {
-			t.Errorf("%d bytes at %d are written and synced, not %d at %d", len(noted.durable), noted.at, len(want), before)
+			t.Errorf("synced %d bytes at %d, want %d at %d", len(noted.durable), noted.at, len(want), before)
 		}
 	})
 	t.Run("a start", func(t *testing.T) {
@@ -403,11 +403,11 @@ func TestTheListCoversOnlyDurableBatches(t *testing.T) {
 		last := found.segments[len(found.segments)-1]
 		last.file = &faulty{file: last.file, writes: -1}
 		if err := found.rewriteLast(listed); !errors.Is(err, errBroken) {
-			t.Errorf("what can't be synced is built upon: %v", err)
+			t.Errorf("error when the last batch cannot be synced = %v, want %v", err, errBroken)
 		}
 		listed.Reaches = found.next - 1
 		if err := found.rewriteLast(listed); err != nil {
-			t.Errorf("what the list knows of is synced again: %v", err)
+			t.Errorf("error when the list covers the last batch = %v, want no sync", err)
 		}
 	})
 }
@@ -466,7 +466,7 @@ func TestNoCrashDamagesALog(t *testing.T) {
 		open := func() *store {
 			s, err := Open(dir, nil)
 			if err != nil {
-				t.Fatalf("it is refused: %v", err)
+				t.Fatalf("Open after a crash = %v, want success", err)
 			}
 			return s.(*store)
 		}
@@ -534,7 +534,7 @@ func TestNoCrashDamagesALog(t *testing.T) {
 			}
 			first, last := s.places.bounds()
 			if last < acked || last > acked+1 || last > acked && !unsure || acked > 0 && first != 1 {
-				t.Fatalf("it is from %d to %d, acknowledged was %d", first, last, acked)
+				t.Fatalf("bounds = %d and %d, want 1 and %d, the last acknowledged entry", first, last, acked)
 			}
 			acked = last
 		}
@@ -551,7 +551,7 @@ func TestARenamedListIsMadeDurableBeforeItIsUsed(t *testing.T) {
 	path := filepath.Join(dir, dirName)
 	logstoretest.Unlisted(t, path, func() {
 		if _, err := prepareDir(dir, path); !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("it is taken as it is: %v", err)
+			t.Errorf("prepareDir = %v, want a list that cannot be made durable to be refused", err)
 		}
 	})
 	wantReopened(t, dir, "abcd")

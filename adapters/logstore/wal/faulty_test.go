@@ -17,7 +17,7 @@ import (
 
 var errBroken = errors.New("input/output error")
 
-// faulty is a file that fails after so many bytes of each write, and at each sync.
+// faulty is a file whose writes fail after a number of bytes, and whose syncs fail.
 type faulty struct {
 	file
 	writes int // -1: all
@@ -54,7 +54,7 @@ func TestAFullDiskIsDistinguishedFromABrokenOne(t *testing.T) {
 	for cause, full := range map[error]bool{syscall.ENOSPC: true, syscall.EDQUOT: true, syscall.EIO: false, errBroken: false} {
 		err := noRoom(&fs.PathError{Op: "write", Path: "x", Err: cause}, "dir", segmentSize)
 		if got := errors.As(err, new(*logstore.NoRoomError)); got != full {
-			t.Errorf("%v: %v", cause, err)
+			t.Errorf("%v is reported as a lack of room = %v, want %v", cause, got, full)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func failingIn(t *testing.T, in *segment, writes int, call func() error) {
 	sound := in.file
 	in.file = &faulty{file: sound, writes: writes}
 	if err := call(); !errors.Is(err, errBroken) {
-		t.Errorf("it answers %v", err)
+		t.Errorf("error = %v, want %v", err, errBroken)
 	}
 	in.file = sound
 }
@@ -97,12 +97,12 @@ func crashed(t *testing.T, live *store) *store {
 func wantMarks(t *testing.T, s *store, marks string) {
 	t.Helper()
 	if _, last := s.places.bounds(); last != uint64(len(marks)) {
-		t.Fatalf("it reaches %d, want %d", last, len(marks))
+		t.Fatalf("LastIndex = %d, want %d", last, len(marks))
 	}
 	for at := range marks {
 		var got raft.Log
 		if err := s.GetLog(uint64(at+1), &got); err != nil || got.Data[0] != marks[at] {
-			t.Errorf("entry %d is %q, %v; want %q", at+1, got.Data, err, marks[at])
+			t.Errorf("entry %d = %q, %v, want %q", at+1, got.Data, err, marks[at])
 		}
 	}
 }
@@ -164,7 +164,7 @@ func TestAFailedWriteIsRetriedInTheNextFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(s.segments) != 2 {
-		t.Fatalf("there are %d segments", len(s.segments))
+		t.Fatalf("segments = %d, want 2", len(s.segments))
 	}
 	wantMarks(t, s, "ac")
 	wantMarks(t, crashed(t, s), "ac")
@@ -195,12 +195,12 @@ func TestACrashBeforeTheFirstWriteToAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(s.segments) != 1 {
-		t.Fatalf("there are %d files", len(s.segments))
+		t.Fatalf("segments = %d, want 1", len(s.segments))
 	}
 	image := crashed(t, s)
 	wantMarks(t, image, "")
 	if image.next != s.next {
-		t.Errorf("it goes on with batch %d, not %d", image.next, s.next)
+		t.Errorf("next batch = %d, want %d", image.next, s.next)
 	}
 }
 
@@ -217,7 +217,7 @@ func TestAListThatCannotBeWritten(t *testing.T) {
 	}
 	for range 2 {
 		if err := s.StoreLogs(entries(2, 2, 'b', segmentSize/2)); err == nil {
-			t.Fatal("it was stored")
+			t.Fatal("StoreLogs = nil, want an error")
 		}
 		wantMarks(t, s, "a")
 	}
@@ -277,10 +277,10 @@ func TestABatchThatIsLargerThanAFileGetsItsOwn(t *testing.T) {
 	}
 	image := crashed(t, s)
 	if first, last := image.places.bounds(); first != 3 || last != 3 {
-		t.Errorf("it is from %d to %d", first, last)
+		t.Errorf("bounds = %d and %d, want 3 and 3", first, last)
 	}
 	if term, err := image.GetUint64([]byte("term")); err != nil || term != 1 {
-		t.Errorf("the term is %d, %v", term, err)
+		t.Errorf("term = %d, %v, want 1", term, err)
 	}
 }
 
@@ -303,13 +303,13 @@ func TestFilesOfRemovedEntriesAreRemoved(t *testing.T) {
 		}
 	}
 	if files, err := segmentFiles(s.path); err != nil || len(files) > 4 {
-		t.Errorf("there are %q, %v", files, err)
+		t.Errorf("files = %q, %v, want at most 4", files, err)
 	}
 	if first, _ := s.places.bounds(); first != last-kept+1 {
-		t.Errorf("it begins with %d", first)
+		t.Errorf("FirstIndex = %d, want %d", first, last-kept+1)
 	}
 	if term, err := s.GetUint64([]byte("term")); err != nil || term != 7 {
-		t.Errorf("the term, which was in the first file, is %d, %v", term, err)
+		t.Errorf("term, which was in the first file, = %d, %v, want 7", term, err)
 	}
 }
 
@@ -343,6 +343,6 @@ func TestFilesThatCannotBeRemovedAreRemovedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	if files, err := segmentFiles(s.path); err != nil || len(s.segments) != before-2 || len(files) != len(s.segments)+len(s.spares) {
-		t.Errorf("there are %q, %v", files, err)
+		t.Errorf("files = %q, %v, want two fewer than before, in %d segments and %d spares", files, err, len(s.segments), len(s.spares))
 	}
 }

@@ -85,7 +85,7 @@ func TestARecordOfALaterBuildIsRefusedButNoDamage(t *testing.T) {
 	r := &replay{values: map[string][]byte{}, next: 1}
 	err = r.readSegment(image{s, raw}, math.MaxUint64)
 	if err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "newer") {
-		t.Errorf("%v", err)
+		t.Errorf("error = %v, want one about a newer format that is no damage", err)
 	}
 }
 
@@ -115,6 +115,6 @@ func TestARecordWithoutAPayloadIsInvalid(t *testing.T) {
 	}
 	b.seal(7, 1<<tryBits)
 	if got, ok := readRecord(b.raw, 7); ok {
-		t.Errorf("it is read as %+v", got)
+		t.Errorf("readRecord = %+v, want none", got)
 	}
 }

@@ -10,14 +10,14 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// until waits until the keeper has brought about a condition by itself.
+// until waits until the keeper has made a condition hold.
 func until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(time.Minute); !holds(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("not within the deadline: %s", what)
 		}
 	}
 }
@@ -45,7 +45,7 @@ func grown(t *testing.T, dir string) *store {
 
 // The keeper works without being called.
 func TestTheKeeperWorksInTheBackground(t *testing.T) {
-	t.Run("files of which the entries are removed go", func(t *testing.T) {
+	t.Run("files of removed entries are removed", func(t *testing.T) {
 		s := grown(t, t.TempDir())
 		defer ended(t, s)
 		until(t, "a file is made beforehand", func() bool { return s.files(t) == 5 })
@@ -54,7 +54,7 @@ func TestTheKeeperWorksInTheBackground(t *testing.T) {
 		}
 		until(t, "three files go", func() bool { return s.files(t) == 2 })
 	})
-	t.Run("those of entries that others have taken the place of go, too", func(t *testing.T) {
+	t.Run("files of overwritten entries are removed", func(t *testing.T) {
 		s := grown(t, t.TempDir())
 		defer ended(t, s)
 		if err := s.StoreLogs(entries(1, 3, 'z', 50)); err != nil {
@@ -65,7 +65,7 @@ func TestTheKeeperWorksInTheBackground(t *testing.T) {
 			demand(t, s, uint64(index+1), mark)
 		}
 	})
-	t.Run("also those that a crash has left", func(t *testing.T) {
+	t.Run("files that a crash has left are removed", func(t *testing.T) {
 		s := grown(t, t.TempDir())
 		until(t, "a file is made beforehand", func() bool { return s.files(t) == 5 })
 		inTheWay := filepath.Join(s.path, listName+".tmp")
@@ -118,10 +118,10 @@ func TestAStartErasesWhatFollowsTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	if rest := len(trimZeros(raw)); int64(rest) != after.tail.end {
-		t.Errorf("the log ends at byte %d, and the file at byte %d", after.tail.end, rest)
+		t.Errorf("the file ends at byte %d, want %d, the end of the log", rest, after.tail.end)
 	}
 	if after.files(t) != 1 {
-		t.Errorf("there are %d files", after.files(t))
+		t.Errorf("files = %d, want 1", after.files(t))
 	}
 }
 
@@ -150,7 +150,7 @@ func TestAFileIsNotClosedWhileItIsRead(t *testing.T) {
 	go func() { read <- s.GetLog(1, new(raft.Log)) }()
 	<-slow.begun
 	if in.fileMu.TryLock() {
-		t.Error("who closes it would not wait")
+		t.Error("closing the file would not wait for its reader")
 		in.fileMu.Unlock()
 	}
 	close(slow.proceed)
@@ -184,7 +184,7 @@ func TestEntriesLeaveRoomForRemovals(t *testing.T) {
 	}
 	last := fill()
 	if left := s.tail.size - s.tail.end; last == 0 || left < reserve || left > reserve+2000 {
-		t.Errorf("after %d entries %d bytes are left", last, left)
+		t.Errorf("bytes left after %d entries = %d, want %d to %d", last, left, reserve, reserve+2000)
 	}
 	for term := range uint64(100) {
 		if err := errors.Join(s.SetUint64([]byte("term"), term), s.DeleteRange(term+1, term+1)); err != nil {

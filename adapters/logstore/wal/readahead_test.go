@@ -35,9 +35,9 @@ func demand(t *testing.T, s *store, index uint64, mark byte) {
 		t.Fatalf("entry %d: %v", index, err)
 	}
 	if log.Index != index || log.Data[0] != mark || log.Data[len(log.Data)-1] != mark {
-		t.Fatalf("entry %d is %d of %q", index, log.Index, log.Data)
+		t.Fatalf("entry %d = entry %d with %q", index, log.Index, log.Data)
 	}
-	clear(log.Data) // it belongs to the caller
+	clear(log.Data) // the data belongs to the caller
 }
 
 // Consecutive entries are read many at a time, and each is returned as it was stored.
@@ -58,7 +58,7 @@ func TestConsecutiveEntriesAreReadAhead(t *testing.T) {
 			demand(t, s, index, byte(index))
 		}
 		if most := 2 + count*(size+100)/readAhead; in.reads > most {
-			t.Errorf("%d entries took %d reads, and not %d", count, in.reads, most)
+			t.Errorf("reads of %d entries = %d, want at most %d", count, in.reads, most)
 		}
 	}
 	in.reads = 0
@@ -67,7 +67,7 @@ func TestConsecutiveEntriesAreReadAhead(t *testing.T) {
 		demand(t, s, index, byte(index))
 	}
 	if in.reads < 5 || s.tail.lastRead.Load().raw != nil {
-		t.Errorf("entries here and there took %d reads, and more than that was read of the last one", in.reads)
+		t.Errorf("reads of scattered entries = %d, want at least 5 and none ahead", in.reads)
 	}
 }
 
@@ -81,7 +81,7 @@ func TestReadingAheadStopsAtTheLastBatch(t *testing.T) {
 	demand(t, s, 1, 'a')
 	demand(t, s, 2, 'b') // and what follows
 	if ahead := s.tail.lastRead.Load(); ahead.end != s.tail.end || len(ahead.raw) == 0 {
-		t.Fatalf("read to byte %d, and the last batch ends at %d", ahead.end, s.tail.end)
+		t.Fatalf("read ahead to byte %d, want at most %d, the end of the last batch", ahead.end, s.tail.end)
 	}
 	stored(t, s, "de")
 	for index, mark := range []byte("abcde") {
@@ -123,7 +123,7 @@ func TestAnErrorWhileReadingAheadAffectsOnlyItsEntries(t *testing.T) {
 			demand(t, s, 1, 'a')
 			demand(t, s, 2, 'b')
 			if err := s.GetLog(3, new(raft.Log)); !errors.Is(err, test.is) {
-				t.Errorf("what can't be read: %v", err)
+				t.Errorf("GetLog of the entry that cannot be read = %v, want %v", err, test.is)
 			}
 			in.broken = 0
 			demand(t, s, 4, 'd')
@@ -137,7 +137,7 @@ func TestTrimZerosRemovesTrailingZeros(t *testing.T) {
 		for _, behind := range []int{0, 1, block - 1, block, block + 1, 2*block + 3, 5 * block} {
 			kept := bytes.Repeat([]byte{0, 1}, before)
 			if got := trimZeros(append(bytes.Clone(kept), make([]byte, behind)...)); !bytes.Equal(got, kept) {
-				t.Errorf("of %d bytes before %d zeros there are %d left", len(kept), behind, len(got))
+				t.Errorf("bytes left of %d before %d zeros = %d, want %d", len(kept), behind, len(got), len(kept))
 			}
 		}
 	}

@@ -51,7 +51,7 @@ func crashImage(t *testing.T, s *store) (dir string) {
 type overwritten struct {
 	name          string
 	before, after []byte
-	from, to      int // what differs
+	from, to      int // the range that differs
 }
 
 func differences(t *testing.T, before, after string) (found []overwritten) {
@@ -143,7 +143,7 @@ func goesOn(t *testing.T, dir, name string, torn []byte, wants ...string) {
 	}
 	s := opened(t, image)
 	if got := contents(t, s); got != wants[0] && got != wants[1] {
-		t.Errorf("it has %s, and not %s, or %s", got, wants[0], wants[1])
+		t.Errorf("contents after the torn write = %s, want %s or %s", got, wants[0], wants[1])
 	}
 	first, last := s.places.bounds()
 	if err := errors.Join(s.StoreLogs(entries(last+1, last+1, 'z', 9)), s.DeleteRange(first, last), s.keep()); err != nil {
@@ -153,7 +153,7 @@ func goesOn(t *testing.T, dir, name string, torn []byte, wants ...string) {
 	ended(t, s)
 	s = opened(t, again)
 	if got := contents(t, s); got != want {
-		t.Errorf("it goes on, and has %s then instead of %s", got, want)
+		t.Errorf("contents after the next write = %s, want %s", got, want)
 	}
 	ended(t, s)
 }
