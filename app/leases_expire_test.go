@@ -233,7 +233,18 @@ func TestExpireOfManyNodesIsSplit(t *testing.T) {
 		}
 		pass(3 * time.Second)
 		slices.Sort(want)
-		l.mustExpire(domain.DefaultPool, want...)
+		// The parts are proposed side by side. Here the last one is applied first.
+		release := l.block(func(cmd domain.Command) bool {
+			expire, ok := cmd.(domain.Expire)
+			return ok && len(expire.Nodes) == domain.MaxBatch
+		})
+		asked := l.expiring(t.Context(), domain.DefaultPool)
+		mustWait(t, asked)
+		release(nil)
+		got, err := mustAnswer(t, asked)
+		if state, _ := l.State(); err != nil || !slices.Equal(got.ids, want) || got.revision != state.View.Revision() {
+			t.Errorf("%d of %d nodes expired at %d, %v; the registry is at %d", len(got.ids), len(want), got.revision, err, state.View.Revision())
+		}
 		parts := l.expiries()
 		slices.Sort(parts)
 		if !slices.Equal(parts, []int{502, 1000, 1000}) {

@@ -135,10 +135,11 @@ func checkBind(address string) error {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
 		return fmt.Errorf("needs a port from 0 to 65535: %q", address)
 	}
-	if host == "" {
-		return nil
+	// Not its own error: that would name port 1, which nobody gave.
+	if host != "" && domain.CheckAddress("it", net.JoinHostPort(host, "1")) != nil {
+		return fmt.Errorf("has a host that is neither a name nor an IP address: %q", address)
 	}
-	return plain(domain.CheckAddress("it", net.JoinHostPort(host, "1")))
+	return nil
 }
 
 // readSecret reads the secret from the file at path, without the last newline, which most

@@ -87,6 +87,11 @@ func TestFaultsNameWhatIsWrong(t *testing.T) {
 			want: []string{`--raft_bind_address: must be host:port, with an IPv6 host in brackets: "127.0.0.1"`}},
 		"a port by name": {args: []string{"--raft_bind_address=127.0.0.1:http"},
 			want: []string{`--raft_bind_address: needs a port from 0 to 65535: "127.0.0.1:http"`}},
+		"a port with a zero before it": {args: []string{"--raft_bind_address=127.0.0.1:08008"},
+			want: []string{`--raft_bind_address: needs a port from 0 to 65535: "127.0.0.1:08008"`}},
+		"hosts that are none": {args: []string{"--raft_bind_address=127.0.1:8008", "--application_bind_address=[::g]:0"},
+			want: []string{`--raft_bind_address: has a host that is neither a name nor an IP address: "127.0.1:8008"`,
+				`--application_bind_address: has a host that is neither a name nor an IP address: "[::g]:0"`}},
 		"every interface, and nothing to advertise": {args: []string{"--raft_bind_address=[::]:8008", "--application_bind_address=:0"},
 			want: []string{
 				`--raft_advertised_address: must be set to an address that others can reach, because "[::]:8008" is every interface`,
