@@ -179,11 +179,13 @@ func TestWhatIsUnderstood(t *testing.T) {
 			got: func(c config.Config) any { return c.Join }, want: []string{"a:1", "b:2"}},
 		"a list in a file, as one line": {file: "join: |\n  a:1,b:2\n",
 			got: func(c config.Config) any { return c.Join }, want: []string{"a:1", "b:2"}},
+		"a list in a file": {file: "join: [a:1, b:2]",
+			got: func(c config.Config) any { return c.Join }, want: []string{"a:1", "b:2"}},
 		"types of YAML": {file: "bootstrap_raft_cluster: true\nraft_trailing_logs: 12 # entries\n",
 			got: func(c config.Config) any { return []any{c.BootstrapRaftCluster, c.Timing.TrailingLogs} }, want: []any{true, uint64(12)}},
 		"an id of digits in a file": {file: "raft_id: 007",
 			got: func(c config.Config) any { return c.RaftID }, want: "007"},
-		"an empty file": {file: "",
+		"an empty file": {args: []string{"--config", os.DevNull},
 			got: func(c config.Config) any { return c.RaftDir }, want: "data"},
 		"a file of comments": {file: "# raft_dir: x\n---\n",
 			got: func(c config.Config) any { return c.RaftDir }, want: "data"},
@@ -218,7 +220,7 @@ func TestWhatIsUnderstood(t *testing.T) {
 
 func TestHelpAndVersionComeFirst(t *testing.T) {
 	for want, args := range map[error][]string{
-		config.ErrHelp:    {"--log_level=x", "--no_such", "-h"},
+		config.ErrHelp:    {"--log_level=x", "--no_such", "-hx"},
 		config.ErrVersion: {"--version", "stray"},
 	} {
 		if _, err := config.Load(args, nil); !errors.Is(err, want) {

@@ -138,7 +138,7 @@ func flagName(arg string) string {
 
 func isFlag(arg string, unknown *pflag.NotExistError) bool {
 	if short := unknown.GetSpecifiedShortnames(); short != "" {
-		return strings.HasPrefix(arg, "-"+short) && !strings.HasPrefix(arg, "--")
+		return strings.HasPrefix(arg, "-"+short)
 	}
 	return flagName(arg) == "--"+unknown.GetSpecifiedName()
 }
