@@ -1,10 +1,13 @@
 package wal
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -160,6 +163,51 @@ func TestAFileIsNotClosedWhileItIsRead(t *testing.T) {
 	in.file = slow.file
 }
 
+// held is a log that takes no line about the keeper until it is closed.
+type held chan struct{}
+
+func (h held) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("could not be prepared")) {
+		<-h
+	}
+	return len(line), nil
+}
+
+func TestCloseWaitsForTheKeeper(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := make(held)
+		dir := t.TempDir()
+		s, err := Open(dir, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		inTheWay := filepath.Join(dir, dirName, listName+".tmp")
+		if err := os.MkdirAll(filepath.Join(inTheWay, "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.StoreLogs(entries(1, 1, 'a', segmentSize*3/4)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // the keeper has not made the next file, and says so
+		if err := os.RemoveAll(inTheWay); err != nil {
+			t.Fatal(err)
+		}
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close() }()
+		synctest.Wait()
+		select {
+		case err := <-closed:
+			t.Errorf("it was closed under the keeper: %v", err)
+			close(log)
+		default:
+			close(log)
+			if err := <-closed; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // A full disk has no room for another file: removals, which free space, must fit in this one.
 func TestEntriesLeaveRoomForRemovals(t *testing.T) {
 	s := opened(t, t.TempDir())
@@ -185,6 +233,9 @@ func TestEntriesLeaveRoomForRemovals(t *testing.T) {
 	last := fill()
 	if left := s.tail.size - s.tail.end; last == 0 || left < reserve || left > reserve+2000 {
 		t.Errorf("bytes left after %d entries = %d, want %d to %d", last, left, reserve, reserve+2000)
+	}
+	if free := s.free(); free > 2000 {
+		t.Errorf("and %d bytes of it are called free", free)
 	}
 	for term := range uint64(100) {
 		if err := errors.Join(s.SetUint64([]byte("term"), term), s.DeleteRange(term+1, term+1)); err != nil {

@@ -320,14 +320,19 @@ func (s *store) GetUint64(key []byte) (uint64, error) { return logstore.GetUint6
 // Room implements logstore.Roomy. The free part of the segments is allocated already.
 func (s *store) Room() error {
 	return s.during(func() error {
-		s.mu.RLock()
-		left := max(0, s.tail.size-s.tail.end-reserve)
-		for _, spare := range s.spares {
-			left += spare.size
-		}
-		s.mu.RUnlock()
-		return logstore.CheckRoom(s.path, uint64(left), appendRoom)
+		return logstore.CheckRoom(s.path, uint64(s.free()), appendRoom)
 	})
+}
+
+// free returns how many bytes of the segments are free for entries.
+func (s *store) free() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	left := max(0, s.tail.size-s.tail.end-reserve)
+	for _, spare := range s.spares {
+		left += spare.size
+	}
+	return left
 }
 
 func (s *store) Close() error {
