@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
@@ -69,7 +70,11 @@ func (n *Node) openAndInspect(ctx context.Context) (logstore.Store, []Fault, err
 	n.removeLeftovers(report.Leftovers)
 	if report.damagedThrough > 0 {
 		// The newest snapshot has these entries. A leader that read one of them to send it
-		// would end.
+		// would end. A process that was killed may have renamed that snapshot into place, and
+		// not have made its name durable: that comes before the removal, which is durable.
+		if err := logstore.SyncDir(filepath.Join(n.directory.Path(), logstore.SnapshotsFolder)); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("make the snapshots durable: %w", err), store.Close())
+		}
 		if err := store.DeleteRange(report.FirstIndex, report.damagedThrough); err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("remove what is damaged of the log, and in a snapshot: %w", err), store.Close())
 		}

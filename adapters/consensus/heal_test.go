@@ -235,6 +235,45 @@ func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 	}
 }
 
+// What a snapshot makes superfluous stays as long as the folder of the snapshot can't be made
+// durable; here it has gone before that.
+func TestWhatIsDamagedStaysWhileItsSnapshotMayBeLost(t *testing.T) {
+	alone, _ := aloneWithASnapshot(t)
+	dir := alone.config.Directory
+	harm{t: t, dir: dir}.entry(13, func(entry *raft.Log) { entry.Data[3] ^= 0x20 })
+	folder := filepath.Join(dir, logstore.SnapshotsFolder)
+	i := newInstance(t, instanceConfig{id: alone.config.ID, directory: dir, backend: "bolt", open: func(dir string, logger *slog.Logger) (logstore.Store, error) {
+		store, err := bolt.Open(dir, logger)
+		return telling{store, 13, func() { _ = os.Rename(folder, folder+"-elsewhere") }}, err
+	}})
+	err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it starts: %v", err)
+	}
+	i.stop(t)
+	harm{t: t, dir: dir}.store(func(s logstore.Store) error {
+		first, err := s.FirstIndex()
+		if first > 13 {
+			t.Errorf("the log begins with entry %d", first)
+		}
+		return err
+	})
+}
+
+// telling is a store that calls read before it gives an entry.
+type telling struct {
+	logstore.Store
+	entry uint64
+	read  func()
+}
+
+func (t telling) GetLog(index uint64, log *raft.Log) error {
+	if index == t.entry {
+		t.read()
+	}
+	return t.Store.GetLog(index, log)
+}
+
 // unread is a store of which the disk does not give an entry, or a number.
 type unread struct {
 	logstore.Store
