@@ -132,13 +132,10 @@ func openDB(options badger.Options) (db *badger.DB, err error) {
 }
 
 type store struct {
+	logstore.Calls
 	db     *badger.DB
 	path   string
 	logger *slog.Logger
-
-	// closeMu is held for reading during every call, so that Close waits for all calls.
-	closeMu sync.RWMutex
-	closed  bool
 
 	// writeMu serializes writers. refuseLostEntries relies on that: a transaction is in
 	// the write-ahead log only if the one before it is durable.
@@ -153,19 +150,9 @@ type store struct {
 	stop, stopped chan struct{} // of the housekeeping goroutine
 }
 
-// during runs call, or returns ErrClosed if the store is closed.
-func (s *store) during(call func() error) error {
-	s.closeMu.RLock()
-	defer s.closeMu.RUnlock()
-	if s.closed {
-		return logstore.ErrClosed
-	}
-	return call()
-}
-
-// writing is during for one writer at a time, if there is room on the disk.
+// writing is During for one writer at a time, if there is room on the disk.
 func (s *store) writing(call func() error) error {
-	return s.during(func() error {
+	return s.During(func() error {
 		s.writeMu.Lock()
 		defer s.writeMu.Unlock()
 		if err := logstore.CheckRoom(s.path, 0, writeRoom); err != nil {
@@ -176,7 +163,7 @@ func (s *store) writing(call func() error) error {
 }
 
 func (s *store) FirstIndex() (index uint64, err error) {
-	err = s.during(func() error {
+	err = s.During(func() error {
 		index = s.first.Load()
 		return nil
 	})
@@ -184,7 +171,7 @@ func (s *store) FirstIndex() (index uint64, err error) {
 }
 
 func (s *store) LastIndex() (index uint64, err error) {
-	err = s.during(func() error {
+	err = s.During(func() error {
 		index = s.last.Load()
 		return nil
 	})
@@ -198,7 +185,7 @@ func (s *store) Set(key, value []byte) error {
 }
 
 func (s *store) Get(key []byte) (value []byte, err error) {
-	err = s.during(func() error {
+	err = s.During(func() error {
 		return s.db.View(func(tx *badger.Txn) error {
 			item, err := tx.Get(stableKey(key))
 			if err != nil {
@@ -220,7 +207,7 @@ func (s *store) GetUint64(key []byte) (uint64, error) { return logstore.GetUint6
 
 // Room implements logstore.Roomy.
 func (s *store) Room() error {
-	return s.during(func() error { return logstore.CheckRoom(s.path, 0, appendRoom) })
+	return s.During(func() error { return logstore.CheckRoom(s.path, 0, appendRoom) })
 }
 
 func (s *store) StoreLog(log *raft.Log) error {
@@ -228,13 +215,9 @@ func (s *store) StoreLog(log *raft.Log) error {
 }
 
 func (s *store) Close() error {
-	s.closeMu.Lock()
-	defer s.closeMu.Unlock()
-	if s.closed {
-		return nil
-	}
-	s.closed = true
-	close(s.stop)
-	<-s.stopped
-	return errors.Join(unmarkOpen(s.path), s.db.Close())
+	return s.End(func() error {
+		close(s.stop)
+		<-s.stopped
+		return errors.Join(unmarkOpen(s.path), s.db.Close())
+	})
 }

@@ -14,7 +14,7 @@ import (
 const deleteBatch = 2048
 
 func (s *store) GetLog(index uint64, log *raft.Log) error {
-	err := s.during(func() error {
+	err := s.During(func() error {
 		// One transaction sees one state, so head and parts belong together even
 		// while the entry is being replaced.
 		return s.db.View(func(tx *badger.Txn) error {

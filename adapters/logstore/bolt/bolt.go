@@ -100,29 +100,17 @@ func openFile(path string, readOnly bool) (inner *raftboltdb.BoltStore, err erro
 	})
 }
 
-// store makes a raft-boltdb store a logstore.Store. Every call holds mu for reading, so
-// that Close waits for all calls.
+// store makes a raft-boltdb store a logstore.Store.
 type store struct {
-	mu     sync.RWMutex
-	closed bool
-	inner  *raftboltdb.BoltStore
-	dir    string
+	logstore.Calls
+	inner *raftboltdb.BoltStore
+	dir   string
 
 	writeMu     sync.Mutex // serializes writers
 	metaInDoubt bool       // the last write has failed; guarded by writeMu
 }
 
-// during runs call, or returns ErrClosed if the store is closed.
-func (s *store) during(call func() error) error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.closed {
-		return logstore.ErrClosed
-	}
-	return call()
-}
-
-// writing is during for one writer at a time.
+// writing is During for one writer at a time.
 //
 // If bbolt fails to sync a meta page, which says which pages count, it uses that page all
 // the same, and treats the pages that it no longer names as free. But the disk may still
@@ -130,7 +118,7 @@ func (s *store) during(call func() error) error {
 // overwrite pages that the disk still refers to. Therefore an empty transaction comes first
 // after a failure: it writes a meta page again, and no other page.
 func (s *store) writing(call func() error) error {
-	return s.during(func() error {
+	return s.During(func() error {
 		s.writeMu.Lock()
 		defer s.writeMu.Unlock()
 		if s.metaInDoubt {
@@ -145,7 +133,7 @@ func (s *store) writing(call func() error) error {
 }
 
 func (s *store) FirstIndex() (index uint64, err error) {
-	err = s.during(func() error {
+	err = s.During(func() error {
 		index, err = s.inner.FirstIndex()
 		return err
 	})
@@ -153,7 +141,7 @@ func (s *store) FirstIndex() (index uint64, err error) {
 }
 
 func (s *store) LastIndex() (index uint64, err error) {
-	err = s.during(func() error {
+	err = s.During(func() error {
 		index, err = s.inner.LastIndex()
 		return err
 	})
@@ -161,7 +149,7 @@ func (s *store) LastIndex() (index uint64, err error) {
 }
 
 func (s *store) GetLog(index uint64, log *raft.Log) error {
-	return s.during(func() error {
+	return s.During(func() error {
 		// The decoder reuses the slices of the log that it is given, which may still be in
 		// use by a caller that read an earlier entry into it: give it a fresh one.
 		var fresh raft.Log
@@ -184,7 +172,7 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 // Room implements logstore.Roomy. bbolt itself survives a full disk; but once it has tried
 // to write, the caller can't be told that nothing was written.
 func (s *store) Room() error {
-	return s.during(func() error {
+	return s.During(func() error {
 		reused := s.inner.Stats().FreePageN * os.Getpagesize()
 		return logstore.CheckRoom(s.dir, uint64(reused), appendRoom)
 	})
@@ -199,7 +187,7 @@ func (s *store) Set(key, value []byte) error {
 }
 
 func (s *store) Get(key []byte) (value []byte, err error) {
-	err = s.during(func() error {
+	err = s.During(func() error {
 		value, err = s.inner.Get(key)
 		return err
 	})
@@ -218,12 +206,4 @@ func (s *store) SetUint64(key []byte, value uint64) error { return logstore.SetU
 // long.
 func (s *store) GetUint64(key []byte) (uint64, error) { return logstore.GetUint64(s, key) }
 
-func (s *store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil
-	}
-	s.closed = true
-	return s.inner.Close()
-}
+func (s *store) Close() error { return s.End(s.inner.Close) }

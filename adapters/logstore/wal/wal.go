@@ -132,12 +132,9 @@ func Inspect(dir string, logger *slog.Logger) (logstore.Store, error) {
 }
 
 type store struct {
-	path   string
-	logger *slog.Logger
-
-	// closeMu is held for reading during every call, so that Close waits for all calls.
-	closeMu   sync.RWMutex
-	closed    bool
+	logstore.Calls
+	path      string
+	logger    *slog.Logger
 	inspected bool // opened by Inspect: nothing is written
 
 	// writeMu serializes writers, and guards the fields that only they use.
@@ -180,19 +177,9 @@ func newStore(path string, logger *slog.Logger, listed list, found *replay) *sto
 	return s
 }
 
-// during runs call, or returns ErrClosed if the store is closed.
-func (s *store) during(call func() error) error {
-	s.closeMu.RLock()
-	defer s.closeMu.RUnlock()
-	if s.closed {
-		return logstore.ErrClosed
-	}
-	return call()
-}
-
-// writing is during for one writer at a time.
+// writing is During for one writer at a time.
 func (s *store) writing(call func() error) error {
-	return s.during(func() error {
+	return s.During(func() error {
 		s.writeMu.Lock()
 		defer s.writeMu.Unlock()
 		s.buffer.reset()
@@ -201,7 +188,7 @@ func (s *store) writing(call func() error) error {
 }
 
 func (s *store) bounds() (first, last uint64, err error) {
-	err = s.during(func() error {
+	err = s.During(func() error {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
 		first, last = s.places.bounds()
@@ -221,7 +208,7 @@ func (s *store) LastIndex() (uint64, error) {
 }
 
 func (s *store) GetLog(index uint64, log *raft.Log) error {
-	return s.during(func() error {
+	return s.During(func() error {
 		s.mu.RLock()
 		at, found := s.places.find(index)
 		if !found {
@@ -252,7 +239,7 @@ func (s *store) StoreLog(log *raft.Log) error {
 
 func (s *store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
-		return s.during(func() error { return nil })
+		return s.During(func() error { return nil })
 	}
 	return s.writing(func() error {
 		for _, log := range logs {
@@ -300,7 +287,7 @@ func (s *store) Set(key, value []byte) error {
 }
 
 func (s *store) Get(key []byte) (value []byte, err error) {
-	err = s.during(func() error {
+	err = s.During(func() error {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
 		stored, found := s.values[string(key)]
@@ -319,7 +306,7 @@ func (s *store) GetUint64(key []byte) (uint64, error) { return logstore.GetUint6
 
 // Room implements logstore.Roomy. The free part of the segments is allocated already.
 func (s *store) Room() error {
-	return s.during(func() error {
+	return s.During(func() error {
 		return logstore.CheckRoom(s.path, uint64(s.free()), appendRoom)
 	})
 }
@@ -336,16 +323,12 @@ func (s *store) free() int64 {
 }
 
 func (s *store) Close() error {
-	s.closeMu.Lock()
-	defer s.closeMu.Unlock()
-	if s.closed {
-		return nil
-	}
-	s.closed = true
-	close(s.stop)
-	<-s.stopped
-	s.mark()
-	return s.closeFiles()
+	return s.End(func() error {
+		close(s.stop)
+		<-s.stopped
+		s.mark()
+		return s.closeFiles()
+	})
 }
 
 func (s *store) closeFiles() error {
