@@ -43,9 +43,9 @@ import (
 // dirName is the store's name in the data directory.
 const dirName = "log.badger"
 
-// defaultHousekeepingInterval is about raft's snapshot interval: entries are removed
-// after a snapshot, not more often.
-const defaultHousekeepingInterval = time.Minute
+// housekeepingInterval is the time between checks whether to compact. It is about raft's
+// snapshot interval: entries are removed after a snapshot, not more often.
+const housekeepingInterval = time.Minute
 
 // What must be free on the disk, in bytes. badger writes tables in the background,
 // through a memory map: room that a write does not need may be needed right after it.
@@ -60,42 +60,18 @@ const (
 	openRoom = 3 * memtableSize
 )
 
-// Config says what to open and how.
-type Config struct {
-	Dir                  string        // where log.badger is or will be; required
-	Logger               *slog.Logger  // nil logs nothing
-	HousekeepingInterval time.Duration // between checks whether to compact; 0 is a minute
-}
-
-// Validate reports all faults at once.
-func (c Config) Validate() error {
-	var faults []error
-	if c.Dir == "" {
-		faults = append(faults, errors.New("badger log store: no directory"))
-	}
-	if c.HousekeepingInterval < 0 {
-		faults = append(faults, fmt.Errorf("badger log store: negative housekeeping interval %v", c.HousekeepingInterval))
-	}
-	return errors.Join(faults...)
-}
-
 // Open opens or creates log.badger in dir. It is a logstore.Opener.
 func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
-	return OpenConfig(Config{Dir: dir, Logger: logger})
+	return open(dir, logger, housekeepingInterval)
 }
 
-// OpenConfig is Open with all of its options.
-func OpenConfig(config Config) (logstore.Store, error) {
-	if err := config.Validate(); err != nil {
-		return nil, err
-	}
-	config.HousekeepingInterval = cmp.Or(config.HousekeepingInterval, defaultHousekeepingInterval)
-	path := filepath.Join(config.Dir, dirName)
-	logger := cmp.Or(config.Logger, slog.New(slog.DiscardHandler)).With("store", "badger")
+func open(dir string, logger *slog.Logger, interval time.Duration) (logstore.Store, error) {
+	path := filepath.Join(dir, dirName)
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler)).With("store", "badger")
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("create log store: %w", err)
 	}
-	if err := logstore.SyncDir(config.Dir); err != nil {
+	if err := logstore.SyncDir(dir); err != nil {
 		return nil, fmt.Errorf("create log store: %w", err)
 	}
 	if err := logstore.CheckRoom(path, 0, openRoom); err != nil {
@@ -117,7 +93,7 @@ func OpenConfig(config Config) (logstore.Store, error) {
 	s := &store{db: db, path: path, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
 	s.findBounds()
 	s.removed.Store(unknownRemoved)
-	go s.housekeep(config.HousekeepingInterval)
+	go s.housekeep(interval)
 	return s, nil
 }
 

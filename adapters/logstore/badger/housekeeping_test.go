@@ -41,7 +41,7 @@ func diskUse(t *testing.T, dir string) int64 {
 
 func openWithHousekeeping(t *testing.T, dir string, interval time.Duration) logstore.Store {
 	t.Helper()
-	store, err := badger.OpenConfig(badger.Config{Dir: dir, HousekeepingInterval: interval})
+	store, err := badger.OpenEvery(dir, nil, interval)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,13 +140,5 @@ func TestCloseWaitsForHousekeeping(t *testing.T) {
 		if err := store.Close(); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-func TestAConfigReportsAllItsFaults(t *testing.T) {
-	_, err := badger.OpenConfig(badger.Config{HousekeepingInterval: -1})
-	var joined interface{ Unwrap() []error }
-	if !errors.As(err, &joined) || len(joined.Unwrap()) != 2 {
-		t.Fatalf("OpenConfig = %v, want two faults", err)
 	}
 }
