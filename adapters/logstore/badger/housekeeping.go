@@ -1,7 +1,6 @@
 package badger
 
 import (
-	"errors"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -17,9 +16,6 @@ const (
 	// unknownRemoved is the initial value of removed: it is not known how many keys
 	// were removed before the store was opened, so housekeeping assumes many.
 	unknownRemoved = 1 << 40
-
-	// discardRatio is the share of garbage from which a value log file is rewritten.
-	discardRatio = 0.5
 )
 
 // fillerKey is written again and again to fill a memtable; it is never read.
@@ -43,7 +39,9 @@ func (s *store) housekeep(interval time.Duration) {
 		var err error
 		switch {
 		case flushed:
-			flushed, err = false, s.compact()
+			// Merge all tables into one level, where removed entries are dropped. Writes go on
+			// meanwhile.
+			flushed, err = false, s.db.Flatten(1)
 		case s.mostlyRemoved():
 			// badger writes the full memtable to a table in the background; the next
 			// round merges it.
@@ -100,28 +98,4 @@ func (s *store) put(key, value []byte) error {
 		return err
 	}
 	return s.db.Update(func(tx *badger.Txn) error { return tx.Set(key, value) })
-}
-
-// compact merges all tables into one level, where removed entries are dropped.
-// Writes go on meanwhile.
-func (s *store) compact() error {
-	if err := s.db.Flatten(1); err != nil {
-		return err
-	}
-	// The value log is empty by design (see optionsFor), so this costs nothing. It is
-	// here so that a change of those options can't fill a disk.
-	for {
-		select {
-		case <-s.stop:
-			return nil
-		default:
-		}
-		err := s.db.RunValueLogGC(discardRatio)
-		if errors.Is(err, badger.ErrNoRewrite) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
 }
