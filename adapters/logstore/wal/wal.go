@@ -24,6 +24,7 @@ package wal
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,9 +50,7 @@ const appendRoom = 2 * segmentSize
 // Open opens or creates log.wal in dir. It is a logstore.Opener.
 func Open(dir string, logger *slog.Logger) (logstore.Store, error) {
 	path := filepath.Join(dir, dirName)
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	s, err := open(dir, path, logger.With("store", "wal"))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -110,9 +109,7 @@ func prepareDir(dir, path string) (list, error) {
 // Inspect opens log.wal in dir for reading only: see logstore.Backend.
 func Inspect(dir string, logger *slog.Logger) (logstore.Store, error) {
 	path := filepath.Join(dir, dirName)
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	listed, _, err := readList(path)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
