@@ -13,26 +13,20 @@ import (
 // suite closes what it opens.
 type Open func(tb testing.TB, dir string) logstore.Store
 
-// Option changes what Run asks of a backend.
-type Option func(*suite)
-
-// Durable also checks that what was stored survives reopening, and a kill -9. The test
-// binary's TestMain must call CrashChild first.
-func Durable() Option {
-	return func(s *suite) { s.durable = true }
-}
-
 type suite struct {
 	open    Open
 	durable bool
 }
 
-// Run checks the whole contract of logstore.Store.
-func Run(t *testing.T, open Open, options ...Option) {
-	s := &suite{open: open}
-	for _, option := range options {
-		option(s)
-	}
+// Run checks the whole contract of logstore.Store, for a backend that is not volatile: also
+// that what was stored survives reopening, and a kill -9. The test binary's TestMain must call
+// CrashChild first.
+func Run(t *testing.T, open Open) { (&suite{open: open, durable: true}).run(t) }
+
+// RunVolatile is Run for a backend that keeps nothing when it is closed.
+func RunVolatile(t *testing.T, open Open) { (&suite{open: open}).run(t) }
+
+func (s *suite) run(t *testing.T) {
 	t.Run("log", s.logRules)
 	t.Run("entries keep every field", s.entriesKeepEveryField)
 	t.Run("large entries and batches", s.largeBatches)

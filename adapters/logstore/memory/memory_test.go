@@ -24,7 +24,7 @@ func open(tb testing.TB, dir string) logstore.Store {
 }
 
 func TestStore(t *testing.T) {
-	logstoretest.Run(t, open)
+	logstoretest.RunVolatile(t, open)
 }
 
 func BenchmarkStore(b *testing.B) {

@@ -27,7 +27,7 @@ func open(tb testing.TB, dir string) logstore.Store {
 }
 
 func TestStore(t *testing.T) {
-	logstoretest.Run(t, open, logstoretest.Durable())
+	logstoretest.Run(t, open)
 }
 
 func TestInspect(t *testing.T) { logstoretest.RunInspect(t, backend) }
