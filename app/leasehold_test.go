@@ -83,8 +83,8 @@ func TestAForcedExpiryIsNoLapse(t *testing.T) {
 		held bool
 	}{
 		"three that ran out of time count":    {nil, true},
-		"three that were forced do not":       {ptr("p"), false},
-		"force on another pool has no effect": {ptr("q"), true},
+		"three that were forced do not":       {new("p"), false},
+		"force on another pool has no effect": {new("q"), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt := pooled(t, 10, "p")
@@ -110,7 +110,7 @@ func TestAForcedExpiryIsNoLapse(t *testing.T) {
 		tt := pooled(t, 10, "p")
 		tt.passWith(10, members("p", 4, 9)...)
 		tt.mustHold(ports.HeldPool{Pool: "p", Overdue: 4, Leased: 10})
-		tt.expire(ptr("p"))
+		tt.expire(new("p"))
 		tt.mustHaveLost(4)
 		tt.turn()
 		tt.mustHold()

@@ -244,7 +244,7 @@ func TestLeasesFollowTheRegistryBeyondItsHistory(t *testing.T) {
 		change(domain.Deregister{ID: "a"}, registered(living("c", 2)))
 		many := make([]domain.Command, domain.MaxBatch)
 		for n := range many {
-			many[n] = registered(domain.NodeSpec{ID: "d", Address: "d.example:11211", Weight: ptr(n)})
+			many[n] = registered(domain.NodeSpec{ID: "d", Address: "d.example:11211", Weight: new(n)})
 		}
 		for range 1 + domain.HistoryLength/len(many) {
 			change(many...)
@@ -349,7 +349,7 @@ func TestExpireFailsAfterAPart(t *testing.T) {
 		for part := range 2 {
 			edits = edits[:0]
 			for i := range 750 {
-				edits = append(edits, domain.Edit{Put: ptr(living(id("n", part*750+i), 2))})
+				edits = append(edits, domain.Edit{Put: new(living(id("n", part*750+i), 2))})
 			}
 			if _, err := l.nodes.Batch(t.Context(), edits); err != nil {
 				t.Fatal(err)

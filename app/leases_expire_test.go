@@ -225,7 +225,7 @@ func TestExpireOfManyNodesIsSplit(t *testing.T) {
 			var edits []domain.Edit
 			for i := range 834 {
 				want = append(want, id("n", part*834+i))
-				edits = append(edits, domain.Edit{Put: ptr(living(want[len(want)-1], 2))})
+				edits = append(edits, domain.Edit{Put: new(living(want[len(want)-1], 2))})
 			}
 			if _, err := l.nodes.Batch(t.Context(), edits); err != nil {
 				t.Fatal(err)

@@ -202,15 +202,13 @@ func living(id string, seconds int, but ...func(*domain.NodeSpec)) domain.NodeSp
 	return spec
 }
 
-func downOnExpiry(s *domain.NodeSpec) { s.OnExpiry = ptr(domain.DownOnExpiry) }
+func downOnExpiry(s *domain.NodeSpec) { s.OnExpiry = new(domain.DownOnExpiry) }
 
 func in(state domain.State) func(*domain.NodeSpec) {
 	return func(s *domain.NodeSpec) { s.State = &state }
 }
 
 func of(pool string) func(*domain.NodeSpec) { return func(s *domain.NodeSpec) { s.Pool = &pool } }
-
-func ptr[T any](v T) *T { return &v }
 
 func (l leasing) mustRegister(specs ...domain.NodeSpec) (last domain.Change) {
 	l.t.Helper()

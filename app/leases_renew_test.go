@@ -294,7 +294,7 @@ func TestAWriteWaitsForTheExpiryOfItsNode(t *testing.T) {
 		gaveUp := l.registering(ctx, living("a", 2))
 		put := l.registering(t.Context(), living("a", 2))
 		batch := begin(func() ([]domain.Change, error) {
-			return l.nodes.Batch(t.Context(), []domain.Edit{{Put: ptr(living("b", 60))}, {Put: ptr(living("a", 2))}})
+			return l.nodes.Batch(t.Context(), []domain.Edit{{Put: new(living("b", 60))}, {Put: new(living("a", 2))}})
 		})
 		other := l.registering(t.Context(), living("b", 60))
 		if change, err := mustAnswer(t, other); err != nil || change.Effect != domain.Unchanged {

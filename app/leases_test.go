@@ -88,7 +88,7 @@ func TestExpiryInTime(t *testing.T) {
 			l.mustRegister(living("a", 2), living("b", 2), living("c", 2))
 			pass(1500 * time.Millisecond)
 			changes, err := l.nodes.Batch(t.Context(), []domain.Edit{
-				{Put: ptr(living("a", 2))}, {Put: ptr(living("b", 2, of("q")))}, {Put: ptr(living("d", 2, of("r")))},
+				{Put: new(living("a", 2))}, {Put: new(living("b", 2, of("q")))}, {Put: new(living("d", 2, of("r")))},
 			})
 			if err != nil || len(changes) != 3 || changes[0].Effect != domain.Unchanged {
 				t.Fatalf("batch = %+v, %v, want 3 changes, the first of them none", changes, err)
@@ -171,7 +171,7 @@ func TestExpiryOfManyNodesIsSplit(t *testing.T) {
 	inBubble(t, func(t *testing.T, l leasing) {
 		var edits []domain.Edit
 		for i := range 7000 {
-			edits = append(edits, domain.Edit{Put: ptr(living(id("n", i), map[bool]int{true: 2, false: 600}[i < 2000]))})
+			edits = append(edits, domain.Edit{Put: new(living(id("n", i), map[bool]int{true: 2, false: 600}[i < 2000]))})
 			if len(edits) == domain.MaxBatch {
 				if _, err := l.nodes.Batch(t.Context(), edits); err != nil {
 					t.Fatal(err)

@@ -41,8 +41,6 @@ func but(n domain.CacheNode, change func(*domain.CacheNode)) domain.CacheNode {
 	return n
 }
 
-func ptr[T any](v T) *T { return &v }
-
 func (tt *timed) apply(cmd domain.Command) {
 	tt.t.Helper()
 	changes, err := tt.registry.Apply(cmd)

@@ -103,11 +103,11 @@ func TestViewNotTooStale(t *testing.T) {
 	}{
 		"without a bound any contact will do":    {time.Hour, nil, nil},
 		"without a bound no contact will do":     {-1, nil, nil},
-		"up to the bound it is fresh enough":     {500 * ms, ptr(500 * ms), nil},
-		"beyond the bound it is too stale":       {500*ms + 1, ptr(500 * ms), ports.ErrTooStale},
-		"without any contact it is too stale":    {-1, ptr(time.Hour), ports.ErrTooStale},
-		"a follower never meets a bound of zero": {1, ptr(time.Duration(0)), ports.ErrTooStale},
-		"the leader meets a bound of zero":       {0, ptr(time.Duration(0)), nil},
+		"up to the bound it is fresh enough":     {500 * ms, new(500 * ms), nil},
+		"beyond the bound it is too stale":       {500*ms + 1, new(500 * ms), ports.ErrTooStale},
+		"without any contact it is too stale":    {-1, new(time.Hour), ports.ErrTooStale},
+		"a follower never meets a bound of zero": {1, new(time.Duration(0)), ports.ErrTooStale},
+		"the leader meets a bound of zero":       {0, new(time.Duration(0)), nil},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -132,7 +132,7 @@ func TestViewNotTooStale(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t)
 			p.leader.Touch(test.contact)
-			_, err := newNodes(p.leader).View(t.Context(), ports.Read{Source: ports.Stale, MaxStale: ptr(time.Duration(0))})
+			_, err := newNodes(p.leader).View(t.Context(), ports.Read{Source: ports.Stale, MaxStale: new(time.Duration(0))})
 			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
 				t.Errorf("error = %v, want %v", err, test.err)
 			}
@@ -141,7 +141,7 @@ func TestViewNotTooStale(t *testing.T) {
 	t.Run("the bound is checked at the end of a wait", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPair(t)
-			read := ports.Read{Source: ports.Stale, MaxStale: ptr(500 * ms), AtLeast: 4, Wait: time.Minute}
+			read := ports.Read{Source: ports.Stale, MaxStale: new(500 * ms), AtLeast: 4, Wait: time.Minute}
 			viewed := viewing(t, t.Context(), p.follower, read)
 			p.follower.Touch(time.Second)
 			write(t, p.leader, 1)
@@ -191,17 +191,17 @@ func TestViewThatWaits(t *testing.T) {
 	}{
 		"a revision that is reached is answered at once":     {atLeast(3), nothing, all, now, 3, nil},
 		"a revision beyond the position is answered at once": {past(2), nothing, all, now, 3, nil},
-		"both may be required":                               {ports.Read{AtLeast: 3, Past: ptr(domain.Revision(2)), Wait: time.Minute}, nothing, all, now, 3, nil},
+		"both may be required":                               {ports.Read{AtLeast: 3, Past: new(domain.Revision(2)), Wait: time.Minute}, nothing, all, now, 3, nil},
 		"a revision that is reached later is waited for":     {atLeast(4), wrote(1), all, later, 4, nil},
 		"one change beyond the position is enough":           {past(3), wrote(1), all, later, 4, nil},
 		"one change short of the revision is not enough":     {atLeast(5), wrote(1), all, over, 0, ports.ErrBehind},
 		"a position ahead must be passed, not only reached":  {past(4), wrote(1), all, over, 4, nil},
-		"both must hold": {ports.Read{AtLeast: 4, Past: ptr(domain.Revision(4)), Wait: time.Minute}, wrote(1), all, over, 4, nil},
-		"passing only the position is not enough":              {ports.Read{AtLeast: 5, Past: ptr(domain.Revision(3)), Wait: time.Minute}, wrote(1), all, over, 0, ports.ErrBehind},
+		"both must hold": {ports.Read{AtLeast: 4, Past: new(domain.Revision(4)), Wait: time.Minute}, wrote(1), all, over, 4, nil},
+		"passing only the position is not enough":              {ports.Read{AtLeast: 5, Past: new(domain.Revision(3)), Wait: time.Minute}, wrote(1), all, over, 0, ports.ErrBehind},
 		"a revision that is not reached is behind":             {atLeast(4), nothing, all, over, 0, ports.ErrBehind},
 		"without a change the answer is the current view":      {past(3), nothing, all, over, 3, nil},
 		"without a wait, a revision ahead is behind at once":   {ports.Read{AtLeast: 4}, nothing, all, now, 0, ports.ErrBehind},
-		"without a wait, the current view is answered at once": {ports.Read{Past: ptr(domain.Revision(3))}, nothing, all, now, 3, nil},
+		"without a wait, the current view is answered at once": {ports.Read{Past: new(domain.Revision(3))}, nothing, all, now, 3, nil},
 		"the shutdown of the instance ends the wait":           {past(3), change(shut), all, later, 0, ports.ErrClosed},
 		"the loss of leadership ends the wait at the leader":   {past(3), change(deposed), all[:1], later, 0, ports.ErrNotLeader},
 		"the loss of the leader does not end a stale wait":     {past(3), change(leaderless), all[2:], over, 3, nil},
