@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -52,10 +53,7 @@ func newChecker(changes []domain.Change) *checker {
 	state := map[string]*domain.CacheNode{}
 	c.states = append(c.states, state)
 	for _, change := range changes {
-		next := make(map[string]*domain.CacheNode, len(state)+1)
-		for id, n := range state {
-			next[id] = n
-		}
+		next := maps.Clone(state)
 		if change.Effect == domain.Removed {
 			delete(next, change.Node.ID)
 		} else {
