@@ -53,8 +53,8 @@ func mustHearWithin(t *testing.T, stream ports.ClusterStream, takes time.Duratio
 	began := time.Now()
 	for {
 		got, later := news(stream)
-		if len(got) == 0 {
-			<-later // in a bubble who waits for ever fails the test
+		if len(got) == 0 && time.Since(began) <= takes {
+			<-later // closed in every round
 			continue
 		}
 		if took := time.Since(began); !reflect.DeepEqual(got, want) || took != takes {
@@ -183,6 +183,25 @@ func TestClusterStream(t *testing.T) {
 			})
 			time.Sleep(2 * time.Second)
 			mustHear(t, stream)
+		},
+		"a membership that was replaced is told even if none was committed since the start": func(t *testing.T, w watched, stream ports.ClusterStream) {
+			w.instance.Change(func(s *ports.LocalState) { s.Committed, s.Applied, s.CaughtUp = nil, 10, true })
+			time.Sleep(2 * time.Second) // it looked
+			now, _ := w.instance.State()
+			with := domain.NewRoster(append(now.Roster.Instances(), voter("n3", "h:3"))...)
+			w.instance.Change(func(s *ports.LocalState) {
+				s.Committed = []ports.CommittedRoster{{Index: 11, Roster: with}, {Index: 12, Roster: now.Roster}}
+			})
+			mustHearWithin(t, stream, 0, "instance_added n3", "instance_removed n3")
+		},
+		"a later subscriber gets a new cluster id": func(t *testing.T, w watched, _ ports.ClusterStream) {
+			w.peers.Silence("h:2") // which may not change with the id
+			time.Sleep(2 * time.Second)
+			w.instance.Change(func(s *ports.LocalState) { s.ClusterID = "c2" })
+			delivery, _, err := w.follow(t).Next()
+			if err != nil || delivery.Snapshot.ID != "c2" {
+				t.Errorf("snapshot = %+v, %v, want cluster id c2", delivery.Snapshot, err)
+			}
 		},
 		"every subscriber gets the event": func(t *testing.T, w watched, stream ports.ClusterStream) {
 			other := w.follow(t)
