@@ -90,7 +90,7 @@ func TestInvariantsOfARegistry(t *testing.T) {
 				t.Fatalf("history does not reach back to %d", v.Revision())
 			}
 			mustEqual(t, fmt.Sprintf("revision %d and the changes since", v.Revision()),
-				replayed(v, changes), contentsOf(last).Nodes)
+				replayed(t, v, changes), contentsOf(last).Nodes)
 		}
 	})
 }
@@ -112,12 +112,19 @@ func mustHaveUniqueAddressesAndSlots(t fataler, v domain.View) {
 
 // replayed is what a client knows that had the nodes of v and then was told the
 // changes.
-func replayed(v domain.View, changes []domain.Change) []domain.CacheNode {
+func replayed(t fataler, v domain.View, changes []domain.Change) []domain.CacheNode {
+	t.Helper()
 	nodes := map[string]domain.CacheNode{}
 	for n := range v.Nodes() {
 		nodes[n.ID] = *n
 	}
 	for _, change := range changes {
+		switch had, known := nodes[change.Node.ID]; {
+		case known != (change.Effect != domain.Added), known != (change.Previous != nil):
+			t.Fatalf("revision %d: %s %q, previous %v, and it was there before: %t", change.Revision, change.Effect, change.Node.ID, change.Previous, known)
+		case known:
+			mustEqual(t, "the previous node of a change", *change.Previous, had)
+		}
 		if change.Effect == domain.Removed {
 			delete(nodes, change.Node.ID)
 		} else {

@@ -81,7 +81,7 @@ func TestAReplacedRegistryIsItsBackup(t *testing.T) {
 		if !reaches {
 			t.Fatalf("history does not reach back to %d", before.Revision())
 		}
-		mustEqual(t, "what a follower of the changes has", replayed(before, changes), contentsOf(after).Nodes)
+		mustEqual(t, "what a follower of the changes has", replayed(t, before, changes), contentsOf(after).Nodes)
 		counted := domain.Replaced{Revision: after.Revision(), Unchanged: after.Len()}
 		for i, change := range changes {
 			if change.Reason != domain.ByRestore || change.Revision != before.Revision()+1+domain.Revision(i) {
@@ -109,7 +109,7 @@ func TestAReplacedRegistryIsItsBackup(t *testing.T) {
 
 		// It goes on as one that is read from a snapshot: no index was forgotten.
 		mustGoOnAlike(t, r, restore(t, after), other)
-		mustEqual(t, "a view from before", contentsOf(after).Nodes, replayed(before, changes))
+		mustEqual(t, "a view from before", contentsOf(after).Nodes, replayed(t, before, changes))
 	})
 	for _, effect := range []domain.Effect{domain.Added, domain.Updated, domain.Removed, domain.Unchanged} {
 		if seen[effect] == 0 {
