@@ -285,7 +285,7 @@ func RestoreRegistry(revision Revision, nodes []*CacheNode, changes []Change) (*
 		r.hold(n)
 	}
 	ascending := slices.SortedFunc(slices.Values(nodes), byID)
-	if ids := len(slices.CompactFunc(slices.Clone(ascending), sharesID)); ids != len(nodes) {
+	if ids := len(slices.CompactFunc(ascending, sharesID)); ids != len(nodes) {
 		return nil, fmt.Errorf("%d nodes share %d ids", len(nodes), ids)
 	}
 	r.nodes = indexOf(ascending)
