@@ -155,11 +155,8 @@ func (e *eventStream) write(b []byte) error {
 	}
 }
 
-// hasPending reports whether there is anything to flush.
-func (e *eventStream) hasPending() bool { return e.buffer != nil }
-
-// flush sends what is in the buffer, and puts off the next comment. Once it failed it sends
-// nothing any more.
+// flush sends what is in the buffer, and puts off the next comment; with nothing in it, it
+// does neither. Once it failed it sends nothing any more.
 func (e *eventStream) flush() error {
 	if e.buffer == nil {
 		return nil

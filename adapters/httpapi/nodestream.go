@@ -63,9 +63,6 @@ func (s *Server) deliver(out *eventStream, d ports.Delivery, filter domain.Filte
 			return err
 		}
 	}
-	if !out.hasPending() {
-		return nil // a flush would put off the next comment
-	}
 	return out.flush()
 }
 
