@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,15 +123,9 @@ func (e *eventStream) event(block []byte) error {
 	return e.write(block)
 }
 
-// comment sends text, which no client takes for an event.
+// comment sends text, which must be one line; no client takes it for an event.
 func (e *eventStream) comment(text string) error {
-	line := ": " + strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\r' {
-			return ' '
-		}
-		return r
-	}, text) + "\n\n"
-	if err := e.write([]byte(line)); err != nil {
+	if err := e.write([]byte(": " + text + "\n\n")); err != nil {
 		return err
 	}
 	return e.flush()
