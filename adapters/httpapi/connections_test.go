@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"io"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
@@ -35,10 +36,12 @@ func TestWhoComesWhenThereIsNoRoomIsRefusedAtOnce(t *testing.T) {
 		}
 		held = append(held, conn)
 	}
-	if _, ok := s.answered(t); ok {
-		t.Error("there are as many as may be, and another one is answered")
+	for range 2 {
+		if _, ok := s.answered(t); ok {
+			t.Error("there are as many as may be, and another one is answered")
+		}
 	}
-	if n := s.metric(t, refused); n != 1 {
+	if n := s.metric(t, refused); n != 2 {
 		t.Errorf("%v were refused", n)
 	}
 	_ = held[0].Close()
@@ -47,6 +50,10 @@ func TestWhoComesWhenThereIsNoRoomIsRefusedAtOnce(t *testing.T) {
 		_ = conn.Close()
 		return ok
 	})
+	eventually(t, "the log says that there is room again", func() bool { return strings.Contains(s.log.String(), "connections are taken again") })
+	if log := s.log.String(); strings.Count(log, "level=") != 2 || strings.Count(log, "connections are refused") != 1 {
+		t.Errorf("the log should have both once: %s", log)
+	}
 	stream.cancel()
 	eventually(t, "there is room where a stream has ended", func() bool {
 		first, ok := s.answered(t)
