@@ -249,6 +249,29 @@ func TestAClientThatGoesAwayEndsItsRequest(t *testing.T) {
 	})
 }
 
+func TestAClientThatGoesAwayBeforeItsStreamBeginsIsCountedAsSuch(t *testing.T) {
+	asked := make(chan struct{})
+	s := start(t, func(c *httpapi.Config) { c.Nodes = unopenedStream{asked: asked} })
+	conn := s.dial(t, "GET /nodes/sse HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-asked
+	conn.Close()
+	eventually(t, "it is counted", func() bool {
+		return s.metric(t, "nodesmetadata_http_requests_total", "/nodes/sse", "499") == 1
+	})
+}
+
+// unopenedStream is ports.Nodes that opens no stream until its client has gone.
+type unopenedStream struct {
+	ports.Nodes
+	asked chan struct{}
+}
+
+func (u unopenedStream) Follow(ctx context.Context, _ *domain.Revision, _ ports.Source) (ports.NodeStream, error) {
+	close(u.asked)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 func TestAPanicIsOneProblemAndOneLine(t *testing.T) {
 	s := start(t, func(c *httpapi.Config) {
 		c.Nodes = fakeNodes{view: func(context.Context) (domain.View, error) { panic("ouch") }}
