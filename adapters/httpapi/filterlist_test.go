@@ -253,6 +253,7 @@ func TestFiltersAreToldApart(t *testing.T) {
 	s.register(t, domain.NodeSpec{ID: "zone", Address: "h:2", Zone: "x"})
 	s.register(t, domain.NodeSpec{ID: "label", Address: "h:3", Zone: "x", Labels: map[string]string{"a": "b"}})
 	s.register(t, domain.NodeSpec{ID: "quoted", Address: "h:4", Zone: `x"k"a"v"b`})
+	s.register(t, domain.NodeSpec{ID: "joined", Address: "h:9", Zone: "xkavb"})
 	s.register(t, domain.NodeSpec{ID: "both", Address: "h:5", Labels: map[string]string{"a": "b", "c": "d"}})
 	s.register(t, domain.NodeSpec{ID: "equals", Address: "h:6", Labels: map[string]string{"a": "b=d"}})
 	s.register(t, domain.NodeSpec{ID: "other", Address: "h:7", Labels: map[string]string{"a": "d", "c": "b"}})
@@ -266,6 +267,7 @@ func TestFiltersAreToldApart(t *testing.T) {
 		{"zone=x&label=a%3Db", "label"},
 		{"label=a%3Db&zone=x", "label"},
 		{"zone=" + url.QueryEscape(`x"k"a"v"b`), "quoted"},
+		{"zone=xkavb", "joined"},
 		{"label=a=b", "both label"},
 		{"label=a=b&label=c=d", "both"},
 		{"label=c=d&label=a=b", "both"},
@@ -276,7 +278,7 @@ func TestFiltersAreToldApart(t *testing.T) {
 		{"label=a=", "empty"},
 		{"label=a=b&label=a=d", ""},
 		{"zone=", "both empty equals other pool"},
-		{"state=active", "both empty equals label other pool quoted zone"},
+		{"state=active", "both empty equals joined label other pool quoted zone"},
 		{"pool=default&state=active&zone=x&label=a=b&redirect=false&since=0", "label"},
 	}
 	for range 2 { // the second time from what is kept
