@@ -103,8 +103,13 @@ func TestAShortListIsNotCompressed(t *testing.T) {
 	s.fill(t, longList)
 	zone := "here"
 	s.register(t, domain.NodeSpec{ID: "a", Address: "a:1", Zone: zone})
-	if w, _ := s.list(t, "/nodes?zone="+zone, "Accept-Encoding: gzip"); w.Header().Get("Content-Encoding") != "" || w.Header().Get("ETag") != `"1001"` {
-		t.Errorf("it came in %q, with the tag %s", w.Header().Get("Content-Encoding"), w.Header().Get("ETag"))
+	for _, made := range []bool{false, true} {
+		if made { // it is there, and does not wait for lists that others ask for
+			defer s.MakeLists()()
+		}
+		if w, _ := s.list(t, "/nodes?zone="+zone, "Accept-Encoding: gzip"); w.Header().Get("Content-Encoding") != "" || w.Header().Get("ETag") != `"1001"` {
+			t.Errorf("%d came in %q, with the tag %s", w.Code, w.Header().Get("Content-Encoding"), w.Header().Get("ETag"))
+		}
 	}
 }
 
