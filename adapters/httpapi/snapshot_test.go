@@ -159,6 +159,26 @@ func (s slowly) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// A client that reads all the time, but slowly, would otherwise hold up the end of the server
+// for as long as it takes to send it all that there is.
+func TestAServerThatClosesDoesNotSendASlowReaderAllThatThereIs(t *testing.T) {
+	for name, query := range map[string]string{"of a snapshot": "", "of history": "?since=0"} {
+		t.Run(name, func(t *testing.T) {
+			overPipes(t, func(t *testing.T, s *service, listener pipes) {
+				s.fill(t, 5000)
+				client := listener.ask(t, "GET /nodes/sse"+query+" HTTP/1.1")
+				defer client.Close()
+				takeUntil(t, client, "retry")
+				s.closesWithin(t, patience)
+				rest, err := io.ReadAll(slowly{bufio.NewReaderSize(client, 1<<10), 64 << 10})
+				if err != nil || len(rest) > 64<<10 || !strings.HasSuffix(string(rest), ": this instance is shutting down: connect again\n\n\r\n0\r\n\r\n") {
+					t.Errorf("after the end began came %d bytes, ending with %q: %v", len(rest), end(rest), err)
+				}
+			})
+		})
+	}
+}
+
 // As long as a snapshot is on its way, the registry that it shows is kept.
 func TestASnapshotIsForWhoTakesItFastEnough(t *testing.T) {
 	tests := map[string]struct {
