@@ -25,6 +25,20 @@ func (w *HijackedConn) ShortenDeadlines() { w.shortenDeadlines() }
 func (w *HijackedConn) ClientGone() bool  { return w.clientGone() }
 func (w *HijackedConn) Finish(whole bool) { w.finish(whole) }
 
+// FrameWriter is a frameWriter, to which frames are strings.
+type FrameWriter struct{ frameWriter }
+
+func OpenFrameWriter(w http.ResponseWriter, r *http.Request, stalled time.Duration) (FrameWriter, error) {
+	frames, err := openFrameWriter(w, r, stalled, func() {})
+	return FrameWriter{frames}, err
+}
+
+func (w FrameWriter) Send(text string) error {
+	return w.writeFrame(append(make([]byte, frameHead), text...))
+}
+func (w FrameWriter) ShortenDeadlines() { w.shortenDeadlines() }
+func (w FrameWriter) Finish()           { w.finish(true) }
+
 // Notifier is a notifier of streams that do nothing else.
 type Notifier struct {
 	*notifier

@@ -1,0 +1,65 @@
+package httpapi_test
+
+import (
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+)
+
+// timedRecorder keeps the deadline that was set last.
+type timedRecorder struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+// SetWriteDeadline is for http.ResponseController.
+func (r *timedRecorder) SetWriteDeadline(at time.Time) error {
+	r.deadline = at
+	return nil
+}
+
+func TestTheDeadlinesOfAStreamInHTTP2(t *testing.T) {
+	const farewell = time.Second
+	synctest.Test(t, func(t *testing.T) {
+		for _, closes := range []bool{false, true} {
+			w := &timedRecorder{ResponseRecorder: httptest.NewRecorder()}
+			holds := func(what string, want time.Duration) {
+				t.Helper()
+				got := time.Duration(0)
+				if !w.deadline.IsZero() {
+					got = time.Until(w.deadline)
+				}
+				if got != want {
+					t.Errorf("the server closes: %v; %s has %v, want %v", closes, what, got, want)
+				}
+				<-time.After(time.Minute)
+			}
+			r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
+			r.ProtoMajor, r.ProtoMinor = 2, 0
+			frames, err := httpapi.OpenFrameWriter(w, r, stalled)
+			if err != nil {
+				t.Fatal(err)
+			}
+			idle, last := time.Duration(0), stalled
+			if closes {
+				frames.ShortenDeadlines()
+				holds("what is being written", farewell)
+				idle, last = farewell, farewell
+			}
+			if err := frames.Send("x"); err != nil {
+				t.Fatal(err)
+			}
+			holds("what waits for the next event", idle)
+			frames.Finish()
+			holds("the end", last)
+			// Now the handler returns, and what it wrote to must not be touched: a timer
+			// may find only then that the client was too slow.
+			w.deadline = time.Time{}
+			frames.ShortenDeadlines()
+			holds("what comes after the end", 0)
+		}
+	})
+}
