@@ -177,18 +177,21 @@ func TestAHugeBodyOverHTTP2IsRefusedToo(t *testing.T) {
 }
 
 func TestABodyThatIsIgnoredIsRefusedWhenItIsTooLarge(t *testing.T) {
-	for _, path := range []string{"/nodes/a", "/raft/node/n2"} {
+	for path, method := range map[string]string{
+		"/nodes/a": "DELETE", "/raft/node/n2": "DELETE", "/nodes/l/heartbeat": "POST", "/nodes/expire?pool=default": "POST",
+	} {
 		s := start(t)
 		seed(t, s)
+		s.do(t, "PUT", "/nodes/l", `{"address":"l:1","ttlSeconds":60}`)
 		s.addSecond(t)
 		long := strings.Repeat(" ", 1<<20+1)
 		for name, body := range map[string]io.Reader{"with its length": strings.NewReader(long), "in chunks": io.MultiReader(strings.NewReader(long))} {
-			got := s.send(t, "DELETE", path, body)
+			got := s.send(t, method, path, body)
 			if code, _ := got.problem(t); got.status != 413 || code != "body_too_large" {
 				t.Errorf("%s, %s: got %d %s", path, name, got.status, code)
 			}
 		}
-		if got := s.do(t, "DELETE", path, strings.Repeat(" ", 1<<20)); got.status != 200 {
+		if got := s.do(t, method, path, strings.Repeat(" ", 1<<20)); got.status != 200 {
 			t.Errorf("%s: got %d %s", path, got.status, got.body)
 		}
 	}
