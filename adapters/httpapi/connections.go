@@ -23,7 +23,7 @@ type connections struct {
 
 	grace   atomic.Int64 // a time.Duration for each write during shutdown; zero: the deadlines of net/http
 	mu      sync.Mutex
-	tracked map[*trackedConn]struct{} // without hijacked connections; guarded by mu
+	tracked map[*trackedConn]struct{} // guarded by mu
 }
 
 func newConnections(max int, refused prometheus.Counter, logger *slog.Logger) *connections {
@@ -79,16 +79,12 @@ func (c *connections) admit(conn *net.TCPConn) *trackedConn {
 }
 
 func (c *connections) remove(conn *trackedConn) {
-	c.untrack(conn)
+	c.mu.Lock()
+	delete(c.tracked, conn)
+	c.mu.Unlock()
 	if open := c.open.Add(-1); open < c.max-c.max/10 && c.full.CompareAndSwap(true, false) {
 		c.logger.Info("connections are taken again", "connections", open)
 	}
-}
-
-func (c *connections) untrack(conn *trackedConn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.tracked, conn)
 }
 
 // hijacked is called when conn no longer belongs to net/http: its new owner sets its
@@ -96,7 +92,6 @@ func (c *connections) untrack(conn *trackedConn) {
 func (c *connections) hijacked(conn net.Conn) {
 	if tracked, ok := conn.(*trackedConn); ok {
 		tracked.hijacked.Store(true)
-		c.untrack(tracked)
 	}
 }
 
