@@ -86,6 +86,7 @@ func (n PendingConns) Greet(ctx context.Context, conn net.Conn) context.Context 
 	return n.connContext(ctx, conn)
 }
 func (n PendingConns) MakeRoom() { n.makeRoom() }
+func (n PendingConns) Close()    { n.close() }
 func (n PendingConns) Hear(ctx context.Context) bool {
 	return n.admit(httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 }

@@ -3,11 +3,15 @@ package httpapi_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptrace"
 	"strconv"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -96,6 +100,35 @@ func TestWhoHasAskedOnceStays(t *testing.T) {
 	}
 }
 
+// In HTTP/2 an answer does not wait for the body of its request, which may never come.
+func TestWhoIsAnsweredBeforeItsBodyCameStays(t *testing.T) {
+	s := start(t, fewPending)
+	s.useHTTP2()
+	body, unsent := io.Pipe()
+	defer unsent.Close()
+	if got := s.send(t, "PUT", "/nope", body); got.status != 404 {
+		t.Fatalf("got %d %s", got.status, got.body)
+	}
+	for range 12 {
+		s.dial(t, "")
+	}
+	eventually(t, "some are displaced", func() bool { return s.metric(t, displaced) >= 4 })
+	reused := false
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { reused = got.Reused }})
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.address+"/livez", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if !reused {
+		t.Error("it was displaced")
+	}
+}
+
 // However many clients connect at once, all that send a request are answered. They write it
 // right after they connect, as clients in other processes do: as many http.Clients in this
 // process would wait for each other to get a processor.
@@ -165,4 +198,20 @@ func TestARequestOfWhoGaveWayIsNotCarriedOut(t *testing.T) {
 		}
 		_ = conn.Close()
 	})
+}
+
+// The listener of a server that closes may have accepted another one.
+func TestWhoComesWhenTheServerClosesIsClosedUnheard(t *testing.T) {
+	n := httpapi.NewPendingConns(4)
+	n.Close()
+	late, conn := net.Pipe()
+	defer func() { _ = late.Close() }()
+	ctx := n.Greet(context.Background(), conn)
+	_ = late.SetReadDeadline(time.Now().Add(patience)) // which a pipe has
+	if _, err := late.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("it is open: %v", err)
+	}
+	if n.Hear(ctx) {
+		t.Error("it is heard")
+	}
 }
