@@ -142,6 +142,7 @@ func TestNobodyWaitsForThoseWhoAreGone(t *testing.T) {
 			if _, err := conn.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
+			eventually(t, "nobody waits for what the answered one had to say", func() bool { return s.OpenBodies() == 0 })
 		} else {
 			eventually(t, "it is handled", func() bool { return s.OpenBodies() == 1 })
 		}
