@@ -223,6 +223,34 @@ func TestALateRefusalTakesNoLongerThanOthers(t *testing.T) {
 	})
 }
 
+// The leader that gives its address at once is asked, however late that is.
+func TestALateRefusalStillNamesTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := prepare(t, func(c *httpapi.Config) {
+			c.Nodes = fakeNodes{view: func(context.Context) (domain.View, error) {
+				<-time.After(2 * time.Second)
+				return domain.View{}, ports.ErrNotLeader
+			}}
+			c.Locator = promptLeader{}
+		})
+		if got := s.handle(t, "GET", "/nodes"); got.status != 307 || got.header.Get("Location") != "http://n2.test:8080/nodes" {
+			t.Errorf("got %d %s", got.status, got.body)
+		}
+	})
+}
+
+// promptLeader is ports.LeaderLocator of a leader that needs a moment.
+type promptLeader struct{}
+
+func (promptLeader) LeaderAddress(ctx context.Context) (string, error) {
+	select {
+	case <-time.After(50 * time.Millisecond):
+		return "n2.test:8080", nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("%w: %w", ports.ErrNoLeader, ctx.Err())
+	}
+}
+
 // silentLeader is ports.LeaderLocator of a leader that gives no address.
 type silentLeader struct{ asked *bool }
 
