@@ -283,7 +283,7 @@ func closesTelling(t *testing.T, s *service, answers <-chan reply) {
 	s.closesWithin(t, patience/2)
 	for range cap(answers) {
 		got := <-answers
-		if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" || got.header.Get("Retry-After") != "1" {
+		if code, detail := got.problem(t); got.status != 503 || code != "shutting_down" || detail != ports.ErrClosed.Error() || got.header.Get("Retry-After") != "1" {
 			t.Errorf("got %d %s", got.status, got.body)
 		}
 	}
