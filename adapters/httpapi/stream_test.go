@@ -266,6 +266,10 @@ func TestAStreamWaitsForALeader(t *testing.T) {
 		})
 		t.Run("and a HEAD ends where one leads: "+path, func(t *testing.T) {
 			s := start(t)
+			raw, _ := hangsUp(t, s.dial(t, "HEAD "+path+" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
+			if header, body, _ := strings.Cut(raw, "\r\n\r\n"); !strings.HasPrefix(header, "HTTP/1.1 200 ") || body != "" {
+				t.Errorf("behind %q came %q", header, body)
+			}
 			if got := s.do(t, "HEAD", path, ""); got.status != 200 || got.header.Get("Content-Type") != "text/event-stream" {
 				t.Errorf("got %d %v", got.status, got.header)
 			}
