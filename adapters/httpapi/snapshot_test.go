@@ -2,10 +2,12 @@ package httpapi_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -139,6 +141,13 @@ func TestABackupIsEncodedInTurns(t *testing.T) {
 		client := listener.ask(t, "GET /raft/backup HTTP/1.1")
 		defer client.Close()
 		nothingComes(t, client)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		w := httptest.NewRecorder() // who asks for the header alone does not wait
+		s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodHead, "/raft/backup", nil))
+		if w.Code != 200 || w.Body.Len() > 0 {
+			t.Errorf("got %d and %d bytes", w.Code, w.Body.Len())
+		}
 		done()
 		takeUntil(t, client, `"nodes":1000`)
 		done = s.MakeLists() // while somebody takes his time
