@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,21 @@ func TestCloseEndsStreamsWithTheReason(t *testing.T) {
 	}
 	if _, err := net.Dial("tcp", s.address); err == nil {
 		t.Error("somebody still listens")
+	}
+}
+
+// The request may have come just before.
+func TestAStreamThatBeginsWhenTheServerClosesEndsAtOnce(t *testing.T) {
+	s := prepare(t)
+	s.closesWithin(t, patience)
+	for _, path := range []string{"/nodes/sse", "/raft/metadata/sse"} {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(endlessRecorder{w}, httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil))
+		if body := w.Body.String(); w.Code != 200 || !strings.HasSuffix(body, ": this instance is shutting down: connect again\n\n") {
+			t.Errorf("%s: %d, and it ends with %q", path, w.Code, end([]byte(body)))
+		}
 	}
 }
 
