@@ -21,7 +21,7 @@ func connected(t *testing.T, address string, first byte, lane *demux.Lane) pair 
 	return pair{client, accept(t, lane)}
 }
 
-func TestOneMoreThanMayBeOpenTakesThePlaceOfTheOldest(t *testing.T) {
+func TestAConnectionOverTheLimitEvictsTheOldest(t *testing.T) {
 	for network, address := range networks {
 		t.Run(network, func(t *testing.T) {
 			port, lane := open(t, demux.Config{Address: address}, lanes{'a': {MaxOpen: 2}})
@@ -43,7 +43,7 @@ func TestOneMoreThanMayBeOpenTakesThePlaceOfTheOldest(t *testing.T) {
 	}
 }
 
-func TestCloseMakesRoomOnce(t *testing.T) {
+func TestCloseFreesOnePlaceOnce(t *testing.T) {
 	port, lane := open(t, demux.Config{}, lanes{'a': {MaxOpen: 2}})
 	first := connected(t, port.Addr().String(), 'a', lane['a'])
 	second := connected(t, port.Addr().String(), 'a', lane['a'])
@@ -62,7 +62,7 @@ func TestCloseMakesRoomOnce(t *testing.T) {
 	}
 }
 
-func TestTheSourceWithTheMostOpenMakesRoom(t *testing.T) {
+func TestTheSourceWithTheMostOpenConnectionsIsEvicted(t *testing.T) {
 	port, lane := open(t, demux.Config{Address: ":0"}, lanes{'a': {MaxOpen: 4}})
 	few, many := addresses(t, port)
 	modest := connected(t, few, 'a', lane['a']) // the oldest of all
@@ -87,7 +87,7 @@ func addresses(t *testing.T, port *demux.Demux) (ipv6, ipv4 string) {
 	return net.JoinHostPort("::1", number), net.JoinHostPort("127.0.0.1", number)
 }
 
-func TestAcceptNeverReturnsWhatMadeRoomForAnother(t *testing.T) {
+func TestAcceptNeverReturnsAnEvictedConnection(t *testing.T) {
 	// The backlog is smaller than the number of those that come: those that were
 	// closed must not fill it either.
 	const come, bound = 10, 2
@@ -117,7 +117,7 @@ func TestAcceptNeverReturnsWhatMadeRoomForAnother(t *testing.T) {
 
 // A connection may be closed by anybody at any time, also by what its handshake
 // left running; then its place is free, whenever that was.
-func TestAHandshakeMayLeaveBehindWhoeverClosesTheConnection(t *testing.T) {
+func TestAGoroutineOfTheHandshakeMayCloseTheConnection(t *testing.T) {
 	const connections = 50
 	var running sync.WaitGroup
 	port, lane := open(t, demux.Config{}, lanes{'a': {

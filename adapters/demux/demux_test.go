@@ -38,7 +38,7 @@ func TestOnlyTheFirstByteIsTaken(t *testing.T) {
 	expect(t, accept(t, lane['a']), "ardvark")
 }
 
-func TestALateByteIsInTime(t *testing.T) {
+func TestAFirstByteMayComeLate(t *testing.T) {
 	port, lane := open(t, demux.Config{}, lanes{'a': {}})
 	client := connect(t, port.Addr().String())
 	awaitPending(t, port, 1)
@@ -46,7 +46,7 @@ func TestALateByteIsInTime(t *testing.T) {
 	talk(t, client, accept(t, lane['a']))
 }
 
-func TestASilentConnectionIsClosedAtTheBound(t *testing.T) {
+func TestASilentConnectionIsClosedAfterTheTimeout(t *testing.T) {
 	const bound = 50 * time.Millisecond
 	for network, address := range networks {
 		t.Run(network, func(t *testing.T) {
@@ -131,7 +131,7 @@ func TestAResetAfterTheFirstByteReachesTheLane(t *testing.T) {
 	}
 }
 
-func TestALaneWithoutConsumerHoldsUpNobody(t *testing.T) {
+func TestALaneWithoutConsumerDoesNotBlockOthers(t *testing.T) {
 	const backlog, surplus = 3, 20
 	port, lane := open(t, demux.Config{}, lanes{'a': {}, 'i': {Backlog: backlog}})
 	var idle []*net.TCPConn

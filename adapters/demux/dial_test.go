@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 )
 
-func TestDialNamesWhatItCannotReach(t *testing.T) {
+func TestDialNamesTheAddressThatItCannotReach(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

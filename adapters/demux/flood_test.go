@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 )
 
-func TestAFloodOfSilentConnectionsLocksOutNobody(t *testing.T) {
+func TestAFloodOfSilentConnectionsLocksNoClientOut(t *testing.T) {
 	const (
 		strangers = 2000
 		dialers   = 20
@@ -75,7 +75,7 @@ func TestAFloodOfSilentConnectionsLocksOutNobody(t *testing.T) {
 	awaitRejected(t, port, demux.Disconnected, in)
 }
 
-func TestWhatStrangersCostIsGivenBack(t *testing.T) {
+func TestMemoryOfStrangersIsFreed(t *testing.T) {
 	const strangers = 2000
 	tests := map[string]struct {
 		bound  time.Duration
@@ -141,7 +141,7 @@ func inUse() int64 {
 	return int64(memory.HeapAlloc + memory.StackInuse)
 }
 
-func TestTheSourceWithTheMostHandshakesMakesRoom(t *testing.T) {
+func TestTheSourceWithTheMostHandshakesIsEvicted(t *testing.T) {
 	port, lane := open(t, demux.Config{Address: ":0", MaxHandshakes: 4}, lanes{'a': {}})
 	few, many := addresses(t, port)
 	modest := connect(t, few) // the oldest of all
@@ -162,7 +162,7 @@ func TestTheSourceWithTheMostHandshakesMakesRoom(t *testing.T) {
 	talk(t, greedy[len(greedy)-1], accept(t, lane['a']))
 }
 
-func TestAHandshakeThatMadeRoomIsCutOff(t *testing.T) {
+func TestAnEvictedHandshakeIsCutOff(t *testing.T) {
 	port, lane := open(t, demux.Config{MaxHandshakes: 1}, lanes{'a': {Handshake: greeting("hello")}})
 	slow := dial(t, port.Addr().String(), 'a')
 	awaitPending(t, port, 1)

@@ -164,7 +164,7 @@ func TestAHandshakeThatIsTooSlowIsCutOff(t *testing.T) {
 	}
 }
 
-func TestTheBoundEndsWithTheHandshake(t *testing.T) {
+func TestTheTimeoutEndsWithTheHandshake(t *testing.T) {
 	const bound = 3 * time.Second
 	port, lane := open(t, demux.Config{HandshakeTimeout: bound}, lanes{'a': {Handshake: greeting("hello")}, 's': {}})
 	client := dial(t, port.Addr().String(), 'a')
@@ -183,7 +183,7 @@ func TestDeadlinesOfTheHandshakeEndWithIt(t *testing.T) {
 }
 
 // What a handshake returned may hold more than the socket.
-func TestWhatAHandshakeReturnedIsClosedWhenItIsNotHandedOver(t *testing.T) {
+func TestAConnectionThatIsNotHandedOverIsClosed(t *testing.T) {
 	tests := map[string]struct {
 		config demux.Config
 		after  func(t *testing.T, port *demux.Demux, lane *demux.Lane)
@@ -225,7 +225,7 @@ func TestWhatAHandshakeReturnedIsClosedWhenItIsNotHandedOver(t *testing.T) {
 }
 
 // Nobody else would tell of it.
-func TestAPanicOfAHandshakeThatIsCutOffIsTold(t *testing.T) {
+func TestAPanicOfAHandshakeThatIsCutOffIsReported(t *testing.T) {
 	port, _ := open(t, demux.Config{HandshakeTimeout: time.Millisecond}, lanes{'a': {Handshake: func(conn net.Conn) (net.Conn, error) {
 		_, _ = io.Copy(io.Discard, conn)
 		panic("a mistake")

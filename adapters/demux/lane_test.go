@@ -23,7 +23,7 @@ func TestAConnectionThatWasClosedTakesNoPlace(t *testing.T) {
 	}
 }
 
-func TestEachConnectionWakesOneWhoWaits(t *testing.T) {
+func TestEachConnectionWakesOneAccept(t *testing.T) {
 	for range 100 { // so that now and then both arrive before anybody has woken up
 		synctest.Test(t, func(t *testing.T) {
 			lane := newLane(nil, 'a', LaneConfig{})
@@ -46,7 +46,7 @@ func TestEachConnectionWakesOneWhoWaits(t *testing.T) {
 	}
 }
 
-func TestWhatArrivesAtAClosedLaneIsToldWhyItIsClosed(t *testing.T) {
+func TestDeliverToAClosedLaneGivesTheReason(t *testing.T) {
 	for _, first := range []Reason{LaneClosed, Shutdown} {
 		lane := newLane(nil, 'a', LaneConfig{})
 		lane.shut(first)

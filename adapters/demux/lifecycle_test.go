@@ -38,7 +38,7 @@ func TestCloseEndsAcceptOfEveryLane(t *testing.T) {
 	}
 }
 
-func TestCloseClosesWhatIsNotHandedOverAndNothingElse(t *testing.T) {
+func TestCloseClosesOnlyConnectionsThatAreNotHandedOver(t *testing.T) {
 	for network, address := range networks {
 		t.Run(network, func(t *testing.T) {
 			port, lane := open(t, demux.Config{Address: address}, lanes{
@@ -100,7 +100,7 @@ func TestCloseMayBeCalledAgain(t *testing.T) {
 	}
 }
 
-func TestCloseBeforeOpenIsForGood(t *testing.T) {
+func TestCloseBeforeOpenIsFinal(t *testing.T) {
 	port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func TestCloseBeforeOpenIsForGood(t *testing.T) {
 }
 
 // A connection that a handshake made is foreign code.
-func TestAConnectionThatCloseClosesMayAskForTheAddress(t *testing.T) {
+func TestCloseHoldsNoLockWhileItClosesConnections(t *testing.T) {
 	var port *demux.Demux
 	ready := make(chan struct{})
 	port, _ = open(t, demux.Config{}, lanes{'a': {Handshake: wrapping(func() {
@@ -165,7 +165,7 @@ func TestLaneCloseClosesOnlyThatLane(t *testing.T) {
 	talk(t, dial(t, address, 'b'), accept(t, lane['b']))
 }
 
-func TestEveryAcceptThatWaitsIsWokenByClose(t *testing.T) {
+func TestCloseWakesEveryWaitingAccept(t *testing.T) {
 	tests := map[string]func(*demux.Demux, *demux.Lane) error{
 		"of the port": func(port *demux.Demux, _ *demux.Lane) error { return port.Close() },
 		"of the lane": func(_ *demux.Demux, lane *demux.Lane) error { return lane.Close() },
@@ -207,7 +207,7 @@ func TestEveryAcceptThatWaitsIsWokenByClose(t *testing.T) {
 	}
 }
 
-func TestWhatDependsOnOpenIsRefusedInTheWrongOrder(t *testing.T) {
+func TestCallsInTheWrongOrderAreRefused(t *testing.T) {
 	port, lane := open(t, demux.Config{}, lanes{'a': {}})
 	refused := func(what, why string, err error) {
 		t.Helper()

@@ -10,7 +10,7 @@ import (
 )
 
 // A limiter does the same as its description, carried out on a plain list.
-func TestACrowdDoesWhatAPlainListDoes(t *testing.T) {
+func TestTheLimiterAgreesWithAModel(t *testing.T) {
 	networks := []netip.Prefix{
 		netip.MustParsePrefix("192.0.2.1/32"),
 		netip.MustParsePrefix("192.0.2.2/32"),
@@ -100,7 +100,7 @@ func oldestOfTheGreediest(in []*entry) *entry {
 	return slices.MaxFunc(in, func(a, b *entry) int { return holds(a.from.network) - holds(b.from.network) })
 }
 
-func TestASourceIsWhatOneClientHas(t *testing.T) {
+func TestASourceIsTheNetworkOfOneClient(t *testing.T) {
 	tests := map[string]struct {
 		remote net.Addr
 		want   string

@@ -49,7 +49,7 @@ func (j *journal) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-func TestWhoeverConnectsCannotFillTheLog(t *testing.T) {
+func TestStrangersCannotFillTheLog(t *testing.T) {
 	const strangers = 30
 	var log journal
 	port, _ := open(t, demux.Config{Logger: log.logger()}, lanes{'f': {Handshake: greeting("hello")}})

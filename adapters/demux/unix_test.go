@@ -62,7 +62,7 @@ func serveWithFewFiles() {
 	fail(port.Close())
 }
 
-func TestAcceptIsTriedAgainWithoutSpinning(t *testing.T) {
+func TestAFailedAcceptIsRetriedWithoutSpinning(t *testing.T) {
 	binary, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func TestAcceptIsTriedAgainWithoutSpinning(t *testing.T) {
 	}
 }
 
-func TestDialThatNobodyAnswersEndsWithItsContext(t *testing.T) {
+func TestAnUnansweredDialEndsWithItsContext(t *testing.T) {
 	address := deaf(t)
 	tests := map[string]struct {
 		context func() (context.Context, context.CancelFunc)
