@@ -46,7 +46,7 @@ func handOver(b *testing.B, listener net.Listener, dial func() (net.Conn, error)
 		if err != nil {
 			b.Fatal(err)
 		}
-		// A reset leaves no port behind that has to wait: there are only so many.
+		// A reset leaves no port in TIME_WAIT, of which there are only so many.
 		_ = client.(*net.TCPConn).SetLinger(0)
 		_ = client.Close()
 		_ = server.Close()

@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 )
 
-// pair is both ends of a connection that was handed over.
+// pair holds both ends of a connection that was handed over.
 type pair struct{ client, server net.Conn }
 
 func connected(t *testing.T, address string, first byte, lane *demux.Lane) pair {
@@ -30,14 +30,14 @@ func TestAConnectionOverTheLimitEvictsTheOldest(t *testing.T) {
 			third := connected(t, port.Addr().String(), 'a', lane['a'])
 			expectClosed(t, first.client)
 			if _, err := first.server.Read(make([]byte, 1)); err == nil {
-				t.Error("its owner can still read")
+				t.Error("the owner of the evicted connection can still read")
 			}
-			_ = first.server.Close() // is no second place
+			_ = first.server.Close() // must not free a second place
 			talk(t, second.client, second.server)
 			talk(t, third.client, third.server)
 			want := demux.LaneStats{HandedOver: 3, Open: 2, Evicted: 1}
 			if got := port.Stats().Lanes['a']; got != want {
-				t.Errorf("got %+v, want %+v", got, want)
+				t.Errorf("lane stats = %+v, want %+v", got, want)
 			}
 		})
 	}
@@ -58,7 +58,7 @@ func TestCloseFreesOnePlaceOnce(t *testing.T) {
 	expectClosed(t, first.client)
 	want := demux.LaneStats{HandedOver: 4, Open: 2, Evicted: 1}
 	if got := port.Stats().Lanes['a']; got != want {
-		t.Errorf("got %+v, want %+v", got, want)
+		t.Errorf("lane stats = %+v, want %+v", got, want)
 	}
 }
 
@@ -88,24 +88,24 @@ func addresses(t *testing.T, port *demux.Demux) (ipv6, ipv4 string) {
 }
 
 func TestAcceptNeverReturnsAnEvictedConnection(t *testing.T) {
-	// The backlog is smaller than the number of those that come: those that were
-	// closed must not fill it either.
+	// More connections arrive than the backlog holds. Evicted connections must not fill
+	// it either.
 	const come, bound = 10, 2
 	port, lane := open(t, demux.Config{}, lanes{'a': {MaxOpen: bound, Backlog: come / 2}})
 	var clients []*net.TCPConn
 	for n := range come {
 		clients = append(clients, dial(t, port.Addr().String(), 'a'))
-		eventually(t, "it arrived", func() bool {
+		eventually(t, "the connection has arrived", func() bool {
 			stats := port.Stats()
 			return stats.Accepted == uint64(n+1) && stats.Pending == 0 && total(stats) == uint64(n+1)
 		})
 	}
 	if got := port.Stats(); got.Rejected[demux.Overload] != come-bound || got.Rejected[demux.BacklogFull] != 0 {
-		t.Errorf("rejected %v", got.Rejected)
+		t.Errorf("rejected = %v, want %d for overload and none for a full backlog", got.Rejected, come-bound)
 	}
 	want := demux.LaneStats{Queued: bound, Open: bound}
 	if got := port.Stats().Lanes['a']; got != want {
-		t.Errorf("got %+v, want %+v", got, want)
+		t.Errorf("lane stats = %+v, want %+v", got, want)
 	}
 	for _, client := range clients[:come-bound] {
 		expectClosed(t, client)
@@ -115,8 +115,8 @@ func TestAcceptNeverReturnsAnEvictedConnection(t *testing.T) {
 	}
 }
 
-// A connection may be closed by anybody at any time, also by what its handshake
-// left running; then its place is free, whenever that was.
+// A connection may be closed at any time, even by a goroutine that its handshake
+// started. Its place must be free then.
 func TestAGoroutineOfTheHandshakeMayCloseTheConnection(t *testing.T) {
 	const connections = 50
 	var running sync.WaitGroup
@@ -131,13 +131,13 @@ func TestAGoroutineOfTheHandshakeMayCloseTheConnection(t *testing.T) {
 	for range connections {
 		expectClosed(t, dial(t, port.Addr().String(), 'a'))
 	}
-	eventually(t, "all of them are accounted for", func() bool {
+	eventually(t, "all connections are accounted for", func() bool {
 		stats := port.Stats()
 		return stats.Pending == 0 && total(stats) == connections
 	})
 	running.Wait()
 	if stats := port.Stats().Lanes['a']; stats.Open != 0 {
-		t.Errorf("%d are open, though all are closed", stats.Open)
+		t.Errorf("open connections = %d after all were closed, want none", stats.Open)
 	}
 	_ = lane['a'].Close()
 }
@@ -163,7 +163,7 @@ func TestABoundedConnectionHasTheMethodsOfATCPConn(t *testing.T) {
 		SetWriteBuffer(int) error
 	})
 	if !ok {
-		t.Fatal("it lacks some")
+		t.Fatal("the connection lacks methods of a TCPConn")
 	}
 	if err := server.SetNoDelay(false); err != nil {
 		t.Error(err)

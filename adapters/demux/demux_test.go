@@ -20,10 +20,10 @@ func TestTheFirstByteNamesTheLane(t *testing.T) {
 				client := dial(t, port.Addr().String(), first)
 				server := accept(t, lane[first])
 				if _, ok := server.(*net.TCPConn); !ok {
-					t.Errorf("lane %#02x gave a %T", first, server)
+					t.Errorf("connection of lane %#02x is a %T, want a TCPConn", first, server)
 				}
 				if server.RemoteAddr().String() != client.LocalAddr().String() {
-					t.Errorf("%v came from %v", client.LocalAddr(), server.RemoteAddr())
+					t.Errorf("remote address = %v, want %v", server.RemoteAddr(), client.LocalAddr())
 				}
 				talk(t, client, server)
 			}
@@ -54,7 +54,7 @@ func TestASilentConnectionIsClosedAfterTheTimeout(t *testing.T) {
 			began := time.Now()
 			expectClosed(t, connect(t, port.Addr().String()))
 			if took := time.Since(began); took < bound || took > bound+2*time.Second {
-				t.Errorf("it was closed after %v, want %v", took, bound)
+				t.Errorf("a silent connection was closed after %v, want %v", took, bound)
 			}
 			awaitRejected(t, port, demux.Silent, 1)
 		})
@@ -67,19 +67,19 @@ func TestConnectionsWithoutALaneAreClosedAndCounted(t *testing.T) {
 		reason demux.Reason
 		closed bool
 	}{
-		"a first byte of no lane": {
+		"an unknown first byte": {
 			do:     func(t *testing.T, conn *net.TCPConn) { send(t, conn, "z") },
 			reason: demux.UnknownLane,
 			closed: true,
 		},
-		"a first byte of no lane and much after it": {
+		"an unknown first byte and much data": {
 			do: func(t *testing.T, conn *net.TCPConn) {
 				_, _ = conn.Write(bytes.Repeat([]byte("z"), 1<<20)) // may be cut off
 			},
 			reason: demux.UnknownLane,
 			closed: true,
 		},
-		"the end instead of a first byte": {
+		"an end without a first byte": {
 			do: func(t *testing.T, conn *net.TCPConn) {
 				if err := conn.CloseWrite(); err != nil {
 					t.Fatal(err)
@@ -88,7 +88,7 @@ func TestConnectionsWithoutALaneAreClosedAndCounted(t *testing.T) {
 			reason: demux.Disconnected,
 			closed: true,
 		},
-		"a reset instead of a first byte": {
+		"a reset without a first byte": {
 			do:     reset,
 			reason: demux.Disconnected,
 		},
@@ -145,7 +145,7 @@ func TestALaneWithoutConsumerDoesNotBlockOthers(t *testing.T) {
 	awaitRejected(t, port, demux.BacklogFull, surplus)
 	talk(t, dial(t, port.Addr().String(), 'a'), accept(t, lane['a']))
 
-	for _, client := range idle { // they come in the order in which they arrived
+	for _, client := range idle { // Accept returns them in the order of their arrival
 		talk(t, client, accept(t, lane['i']))
 	}
 	talk(t, dial(t, port.Addr().String(), 'i'), accept(t, lane['i']))
@@ -176,23 +176,23 @@ func TestManyConsumersOfALaneShareItsConnections(t *testing.T) {
 			from[conn.RemoteAddr().String()] = true
 			_ = conn.Close()
 		case <-time.After(patience):
-			t.Fatalf("%d connections came through, want %d", len(from), connections)
+			t.Fatalf("connections that arrived = %d, want %d", len(from), connections)
 		}
 	}
 	if len(from) != connections {
-		t.Errorf("%d connections came through, want %d", len(from), connections)
+		t.Errorf("connections that arrived = %d, want %d", len(from), connections)
 	}
 }
 
 func TestALargePayloadAndAHalfCloseAreIntact(t *testing.T) {
 	const size = 10 << 20
 	tests := map[string]demux.LaneConfig{
-		"of an ordinary lane":     {},
-		"of a lane with a bound":  {MaxOpen: 1},
-		"after a handshake":       {Handshake: greeting("hello")},
-		"after a wrapping shake":  {Handshake: wrapping(nil)},
-		"of a bounded, wrapped ":  {Handshake: wrapping(nil), MaxOpen: 1},
-		"with a tiny backlog too": {Backlog: 1},
+		"of an ordinary lane":        {},
+		"of a lane with a bound":     {MaxOpen: 1},
+		"after a handshake":          {Handshake: greeting("hello")},
+		"after a wrapping handshake": {Handshake: wrapping(nil)},
+		"of a bounded, wrapped lane": {Handshake: wrapping(nil), MaxOpen: 1},
+		"with a tiny backlog too":    {Backlog: 1},
 	}
 	for name, config := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -217,13 +217,13 @@ func TestALargePayloadAndAHalfCloseAreIntact(t *testing.T) {
 			}
 			hash := sha256.New()
 			if n, err := io.Copy(hash, server); n != size || err != nil {
-				t.Fatalf("%d bytes arrived, %v", n, err)
+				t.Fatalf("bytes that arrived = %d, %v, want %d", n, err, size)
 			}
 			if err := <-sent; err != nil {
 				t.Fatal(err)
 			}
 			if want := sha256.Sum256(payload); !bytes.Equal(hash.Sum(nil), want[:]) {
-				t.Error("what arrived is not what was sent")
+				t.Error("the bytes that arrived differ from those sent")
 			}
 			send(t, server, "got it") // the other half is still open
 			expect(t, client, "got it")

@@ -21,10 +21,10 @@ func TestDialNamesTheAddressThatItCannotReach(t *testing.T) {
 	_ = listener.Close()
 	_, err = demux.Dial(t.Context(), address, 'a')
 	if !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), address) {
-		t.Errorf("got %v", err)
+		t.Errorf("Dial = %v, want ECONNREFUSED naming %s", err, address)
 	}
 	if _, err := demux.Dial(t.Context(), "nowhere", 'a'); err == nil || !strings.Contains(err.Error(), "nowhere") {
-		t.Errorf("got %v", err)
+		t.Errorf("Dial = %v, want an error that names the address", err)
 	}
 }
 
@@ -33,12 +33,12 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := demux.Dial(canceled, port.Addr().String(), 'a'); !errors.Is(err, context.Canceled) {
-		t.Errorf("canceled: %v", err)
+		t.Errorf("Dial with a canceled context = %v, want %v", err, context.Canceled)
 	}
 	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()
 	if _, err := demux.Dial(late, port.Addr().String(), 'a'); !isTimeout(err) {
-		t.Errorf("too late: %v", err)
+		t.Errorf("Dial beyond its deadline = %v, want a timeout", err)
 	}
 }
 
@@ -58,6 +58,6 @@ func TestAConnectionOutlivesTheContextOfItsDial(t *testing.T) {
 	cancel()
 	talk(t, client, accept(t, lane['a']))
 	if _, ok := client.(*net.TCPConn); !ok {
-		t.Errorf("Dial gave a %T", client)
+		t.Errorf("Dial gave a %T, want a TCPConn", client)
 	}
 }

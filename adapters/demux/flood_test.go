@@ -17,7 +17,7 @@ func TestAFloodOfSilentConnectionsLocksNoClientOut(t *testing.T) {
 		visits    = 20
 		prompt    = 3 * time.Second
 	)
-	port, lane := open(t, demux.Config{}, lanes{'a': {}}) // nobody leaves by the bound of time
+	port, lane := open(t, demux.Config{}, lanes{'a': {}}) // no connection leaves because of the timeout
 	address := port.Addr().String()
 	before := runtime.NumGoroutine()
 
@@ -45,7 +45,7 @@ func TestAFloodOfSilentConnectionsLocksNoClientOut(t *testing.T) {
 		client := dial(t, address, 'a')
 		talk(t, client, accept(t, lane['a']))
 		if took := time.Since(began); took > prompt {
-			t.Errorf("a good client had to wait for %v", took)
+			t.Errorf("a client waited for %v, want at most %v", took, prompt)
 		}
 	}
 	for range visits {
@@ -54,19 +54,19 @@ func TestAFloodOfSilentConnectionsLocksNoClientOut(t *testing.T) {
 	flood.Wait()
 	visit()
 
-	eventually(t, "every stranger is in or out", func() bool {
+	eventually(t, "every stranger is admitted or rejected", func() bool {
 		stats := port.Stats()
 		return stats.Accepted == strangers+visits+1 && total(stats) == stats.Accepted
 	})
-	// A visitor may have pushed out one more stranger, and left its place.
+	// Each client may have evicted one more stranger, and left its place free.
 	stats := port.Stats()
 	in := uint64(stats.Pending)
 	if in < demux.DefaultMaxHandshakes-visits-1 || in > demux.DefaultMaxHandshakes ||
 		stats.Rejected[demux.Overload] != strangers-in {
-		t.Errorf("%d strangers are in, rejected are %v", in, stats.Rejected)
+		t.Errorf("strangers admitted = %d, rejected = %v, want about %d admitted", in, stats.Rejected, demux.DefaultMaxHandshakes)
 	}
 	if running := runtime.NumGoroutine(); running > before+demux.DefaultMaxHandshakes+dialers {
-		t.Errorf("%d goroutines serve strangers", running-before)
+		t.Errorf("goroutines for strangers = %d, want at most %d", running-before, demux.DefaultMaxHandshakes+dialers)
 	}
 	for _, conn := range conns {
 		_ = conn.Close()
@@ -82,12 +82,12 @@ func TestMemoryOfStrangersIsFreed(t *testing.T) {
 		end    func(*demux.Demux) error
 		reason demux.Reason
 	}{
-		"at the bound of time": {time.Second, func(*demux.Demux) error { return nil }, demux.Silent},
-		"by Close":             {time.Minute, (*demux.Demux).Close, demux.Shutdown},
+		"after the timeout": {time.Second, func(*demux.Demux) error { return nil }, demux.Silent},
+		"by Close":          {time.Minute, (*demux.Demux).Close, demux.Shutdown},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			// wave is what is in use after strangers came and were sent away.
+			// wave gives the memory in use after strangers came and were rejected.
 			wave := func() int64 {
 				port, _ := open(t, demux.Config{HandshakeTimeout: test.bound, MaxHandshakes: strangers}, lanes{'a': {}})
 				goroutines := runtime.NumGoroutine()
@@ -105,14 +105,14 @@ func TestMemoryOfStrangersIsFreed(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				awaitRejected(t, port, test.reason, strangers) // none made room for another
+				awaitRejected(t, port, test.reason, strangers) // none was evicted
 				for _, client := range clients {
 					expectClosed(t, client)
 					_ = client.Close()
 				}
 				eventually(t, "goroutines are as before", func() bool { return runtime.NumGoroutine() <= goroutines })
 				used := inUse()
-				runtime.KeepAlive(port) // what it still holds has to be in the sum
+				runtime.KeepAlive(port) // the memory that it still holds must be counted
 				return used
 			}
 			// The runtime never frees the descriptors of goroutines, about 1 MB for
@@ -127,15 +127,15 @@ func TestMemoryOfStrangersIsFreed(t *testing.T) {
 					return
 				}
 			}
-			t.Errorf("two more waves left %d bytes", grown)
+			t.Errorf("two more waves of strangers left %d bytes in use", grown)
 		})
 	}
 }
 
-// inUse is how many bytes of heap and of stacks are reachable.
+// inUse gives the number of reachable bytes of heap and of stacks.
 func inUse() int64 {
 	runtime.GC()
-	runtime.GC() // the first one only moves what pools hold out of their reach
+	runtime.GC() // the first collection only moves pooled objects to the victim cache
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	return int64(memory.HeapAlloc + memory.StackInuse)

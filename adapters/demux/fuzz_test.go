@@ -12,8 +12,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 )
 
-// Whatever a stranger sends either belongs to a lane, which then gets all of it
-// but the first byte, or closes the connection.
+// Any bytes of a stranger either belong to a lane, which then gets all of them but the
+// first, or close the connection.
 func FuzzFirstBytes(f *testing.F) {
 	const word = "open sesame"
 	port, lane := open(f, demux.Config{}, lanes{'a': {}, 'h': {Handshake: greeting(word), MaxOpen: 100}})
@@ -61,7 +61,7 @@ func FuzzFirstBytes(f *testing.F) {
 			}
 			n, err := conn.Read(make([]byte, 1))
 			if n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Fatalf("not closed: read %d bytes, %v", n, err)
+				t.Fatalf("the connection is not closed: read %d bytes, %v", n, err)
 			}
 			return
 		}
@@ -70,12 +70,12 @@ func FuzzFirstBytes(f *testing.F) {
 			if got.err != nil || got.first != want.first || !bytes.Equal(got.data, want.data) {
 				t.Errorf("lane %q got %q, %v, want lane %q and %q", got.first, got.data, got.err, want.first, want.data)
 			}
-			// A reset leaves no port behind that has to wait.
+			// A reset leaves no port in TIME_WAIT.
 			_ = conn.SetLinger(0)
 			_ = conn.Close()
 			_ = got.conn.Close()
 		case <-time.After(patience):
-			t.Fatal("it reached no lane")
+			t.Fatal("the connection reached no lane")
 		}
 	})
 }

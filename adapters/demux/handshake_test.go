@@ -29,7 +29,7 @@ func greeting(word string) func(net.Conn) (net.Conn, error) {
 	}
 }
 
-// wrapped is a connection that a handshake made of another.
+// wrapped is a connection in which a handshake wrapped another.
 type wrapped struct {
 	net.Conn
 	onClose func() // may be nil
@@ -85,7 +85,7 @@ func TestAcceptReturnsWhatTheHandshakeReturned(t *testing.T) {
 			send(t, client, "hello")
 			server := accept(t, lane['a'])
 			if _, ok := server.(*wrapped); !ok {
-				t.Fatalf("accepted a %T", server)
+				t.Fatalf("accepted a %T, want the connection of the handshake", server)
 			}
 			talk(t, client, server)
 			if err := server.Close(); err != nil {
@@ -93,7 +93,7 @@ func TestAcceptReturnsWhatTheHandshakeReturned(t *testing.T) {
 			}
 			expectClosed(t, client)
 			if stats := port.Stats().Lanes['a']; stats.Open != 0 {
-				t.Errorf("%d are open after Close", stats.Open)
+				t.Errorf("open connections after Close = %d, want none", stats.Open)
 			}
 		})
 	}
@@ -124,7 +124,7 @@ func TestAHandshakeThatFailsClosesTheConnection(t *testing.T) {
 					awaitRejected(t, port, test.reason, n+1)
 				}
 				if stats := port.Stats(); stats.Pending != 0 || stats.Lanes['f'] != (demux.LaneStats{}) {
-					t.Errorf("something is left: %+v", stats)
+					t.Errorf("stats = %+v, want nothing pending", stats)
 				}
 				talk(t, dial(t, port.Addr().String(), 'a'), accept(t, lane['a']))
 			})
@@ -135,16 +135,16 @@ func TestAHandshakeThatFailsClosesTheConnection(t *testing.T) {
 func TestAHandshakeThatIsTooSlowIsCutOff(t *testing.T) {
 	const bound = 50 * time.Millisecond
 	tests := map[string]func(net.Conn) (net.Conn, error){
-		"it waits for bytes": greeting("hello"),
-		"it sets a later deadline": func(conn net.Conn) (net.Conn, error) {
+		"a handshake that waits for bytes": greeting("hello"),
+		"a handshake that sets a later deadline": func(conn net.Conn) (net.Conn, error) {
 			_ = conn.SetDeadline(time.Now().Add(time.Hour))
 			return greeting("hello")(conn)
 		},
-		"it takes the end of the connection for success": func(conn net.Conn) (net.Conn, error) {
+		"a handshake that takes the end of the connection for success": func(conn net.Conn) (net.Conn, error) {
 			_, _ = io.Copy(io.Discard, conn)
 			return conn, nil
 		},
-		"it fails with an error of its own": func(conn net.Conn) (net.Conn, error) {
+		"a handshake that fails with an error of its own": func(conn net.Conn) (net.Conn, error) {
 			_, _ = io.Copy(io.Discard, conn)
 			return nil, errRefused
 		},
@@ -157,7 +157,7 @@ func TestAHandshakeThatIsTooSlowIsCutOff(t *testing.T) {
 			_, _ = io.WriteString(client, "hel") // it may be cut off already
 			expectClosed(t, client)
 			if took := time.Since(began); took < bound || took > bound+2*time.Second {
-				t.Errorf("it was closed after %v, want %v", took, bound)
+				t.Errorf("the connection was closed after %v, want %v", took, bound)
 			}
 			awaitRejected(t, port, demux.HandshakeTimeout, 1)
 		})
@@ -170,7 +170,7 @@ func TestTheTimeoutEndsWithTheHandshake(t *testing.T) {
 	client := dial(t, port.Addr().String(), 'a')
 	send(t, client, "hello")
 	server := accept(t, lane['a'])
-	expectClosed(t, dial(t, port.Addr().String(), 'a')) // a whole bound has passed
+	expectClosed(t, dial(t, port.Addr().String(), 'a')) // the whole timeout has passed
 	talk(t, client, server)
 }
 
@@ -182,13 +182,13 @@ func TestDeadlinesOfTheHandshakeEndWithIt(t *testing.T) {
 	talk(t, client, accept(t, lane['a']))
 }
 
-// What a handshake returned may hold more than the socket.
+// The connection that a handshake returned may hold more than the socket.
 func TestAConnectionThatIsNotHandedOverIsClosed(t *testing.T) {
 	tests := map[string]struct {
 		config demux.Config
 		after  func(t *testing.T, port *demux.Demux, lane *demux.Lane)
 	}{
-		"it came too late": {config: demux.Config{HandshakeTimeout: 20 * time.Millisecond}},
+		"the handshake took too long": {config: demux.Config{HandshakeTimeout: 20 * time.Millisecond}},
 		"the backlog is full": {after: func(t *testing.T, port *demux.Demux, _ *demux.Lane) {
 			awaitQueued(t, port, 'a', 1)
 			second := dial(t, port.Addr().String(), 'a')
@@ -224,7 +224,7 @@ func TestAConnectionThatIsNotHandedOverIsClosed(t *testing.T) {
 	}
 }
 
-// Nobody else would tell of it.
+// Nothing else would report the panic.
 func TestAPanicOfAHandshakeThatIsCutOffIsReported(t *testing.T) {
 	port, _ := open(t, demux.Config{HandshakeTimeout: time.Millisecond}, lanes{'a': {Handshake: func(conn net.Conn) (net.Conn, error) {
 		_, _ = io.Copy(io.Discard, conn)
@@ -233,6 +233,6 @@ func TestAPanicOfAHandshakeThatIsCutOffIsReported(t *testing.T) {
 	expectClosed(t, dial(t, port.Addr().String(), 'a'))
 	awaitRejected(t, port, demux.HandshakePanic, 1)
 	if n := port.Stats().Rejected[demux.HandshakeTimeout]; n != 0 {
-		t.Errorf("%d are counted as too slow, too", n)
+		t.Errorf("connections counted as too slow = %d, want none", n)
 	}
 }

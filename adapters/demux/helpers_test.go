@@ -12,13 +12,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 )
 
-// patience is how long a test waits for what ought to happen at once.
+// patience is how long a test waits for something that should happen at once.
 const patience = 10 * time.Second
 
-// networks are what everything has to work on alike.
+// networks are the networks on which everything has to work.
 var networks = map[string]string{"IPv4": "127.0.0.1:0", "IPv6": "[::1]:0"}
 
-// lanes are those of one Demux, by their first byte.
+// lanes are the configurations of a Demux's lanes, by first byte.
 type lanes map[byte]demux.LaneConfig
 
 // open gives an open Demux, which is closed at the end of the test and has to
@@ -54,21 +54,21 @@ func open(t testing.TB, config demux.Config, wanted lanes) (*demux.Demux, map[by
 	return port, opened
 }
 
-// balance checks what Stats promises of its numbers after Close.
+// balance checks that the numbers of Stats add up after Close.
 func balance(t testing.TB, stats demux.Stats) {
 	t.Helper()
 	if sum := total(stats); stats.Accepted != sum {
-		t.Errorf("%d connections were accepted and %d accounted for: %+v", stats.Accepted, sum, stats)
+		t.Errorf("connections accepted = %d, accounted for = %d: %+v", stats.Accepted, sum, stats)
 	}
 	if stats.Pending != 0 {
-		t.Errorf("%d connections are pending after Close", stats.Pending)
+		t.Errorf("pending connections after Close = %d, want none", stats.Pending)
 	}
 	for first, lane := range stats.Lanes {
 		if lane.Queued != 0 {
-			t.Errorf("%d connections wait for lane %q after Close", lane.Queued, first)
+			t.Errorf("connections queued for lane %q after Close = %d, want none", first, lane.Queued)
 		}
 		if lane.Evicted > lane.HandedOver {
-			t.Errorf("lane %q handed over %d connections and took back %d", first, lane.HandedOver, lane.Evicted)
+			t.Errorf("lane %q evicted %d connections of %d handed over", first, lane.Evicted, lane.HandedOver)
 		}
 	}
 }
@@ -84,7 +84,7 @@ func total(stats demux.Stats) uint64 {
 	return sum
 }
 
-// connect opens a connection to address that has not said anything yet.
+// connect opens a connection to address and sends nothing.
 func connect(t testing.TB, address string) *net.TCPConn {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", address, patience)
@@ -115,7 +115,7 @@ func send(t testing.TB, conn net.Conn, text string) {
 	}
 }
 
-// accept takes the next connection of a lane, which has to come soon.
+// accept accepts the next connection of a lane, which must arrive within patience.
 func accept(t testing.TB, lane *demux.Lane) net.Conn {
 	t.Helper()
 	type result struct {
@@ -135,7 +135,7 @@ func accept(t testing.TB, lane *demux.Lane) net.Conn {
 		t.Cleanup(func() { _ = got.conn.Close() })
 		return got.conn
 	case <-time.After(patience):
-		t.Fatal("no connection came through")
+		t.Fatal("no connection was accepted")
 		return nil
 	}
 }
@@ -155,7 +155,7 @@ func expect(t testing.TB, conn net.Conn, text string) {
 	}
 }
 
-// talk proves that a and b are the two ends of one connection that is open.
+// talk checks that a and b are the two ends of one open connection.
 func talk(t testing.TB, a, b net.Conn) {
 	t.Helper()
 	send(t, a, "there")
@@ -164,7 +164,7 @@ func talk(t testing.TB, a, b net.Conn) {
 	expect(t, a, "back")
 }
 
-// expectClosed proves that the other side closes conn, saying nothing.
+// expectClosed checks that the other side closes conn without sending anything.
 func expectClosed(t testing.TB, conn net.Conn) {
 	t.Helper()
 	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -186,7 +186,7 @@ func eventually(t testing.TB, what string, done func() bool) {
 		select {
 		case <-poll.C:
 		case <-deadline:
-			t.Fatalf("not in time: %s", what)
+			t.Fatalf("not within the deadline: %s", what)
 		}
 	}
 }
@@ -195,7 +195,7 @@ func awaitRejected(t testing.TB, port *demux.Demux, reason demux.Reason, want ui
 	t.Helper()
 	eventually(t, "rejected as "+reason.String(), func() bool { return port.Stats().Rejected[reason] >= want })
 	if got := port.Stats().Rejected; got[reason] != want {
-		t.Fatalf("rejected %v, want %d as %v", got, want, reason)
+		t.Fatalf("rejected = %v, want %d as %v", got, want, reason)
 	}
 }
 

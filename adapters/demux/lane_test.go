@@ -8,23 +8,23 @@ import (
 	"testing/synctest"
 )
 
-// These are moments between two steps of one goroutine, too short for a client
-// to hit them.
+// The tests in this file cover states between two steps of one goroutine, which a client
+// cannot hit reliably.
 
 func TestAConnectionThatWasClosedTakesNoPlace(t *testing.T) {
 	conn := &limitedConn{TCPConn: &net.TCPConn{}, limiter: newLimiter(1)}
 	other, _ := conn.limiter.add(&net.TCPConn{}, netip.Prefix{})
-	_ = conn.Close() // says that there is no socket
+	_ = conn.Close() // fails, since there is no socket
 	if victim, ok := conn.acquire(); ok || victim != nil {
-		t.Errorf("it took the place of %v", victim)
+		t.Errorf("acquire of a closed connection evicted %v, want it refused", victim)
 	}
 	if !conn.limiter.release(other) || conn.limiter.size() != 0 {
-		t.Error("the other one lost its place, or the closed one holds one")
+		t.Error("release of the other connection failed, or the closed one holds a place")
 	}
 }
 
 func TestEachConnectionWakesOneAccept(t *testing.T) {
-	for range 100 { // so that now and then both arrive before anybody has woken up
+	for range 100 { // so that sometimes both arrive before either Accept has woken up
 		synctest.Test(t, func(t *testing.T) {
 			lane := newLane(nil, 'a', LaneConfig{})
 			var accepting sync.WaitGroup
@@ -38,7 +38,7 @@ func TestEachConnectionWakesOneAccept(t *testing.T) {
 			synctest.Wait()
 			for range 2 {
 				if got := lane.deliver(pendingConn{}); got != none {
-					t.Errorf("got %v", got)
+					t.Errorf("deliver = %v, want %v", got, none)
 				}
 			}
 			accepting.Wait()
@@ -52,7 +52,7 @@ func TestDeliverToAClosedLaneGivesTheReason(t *testing.T) {
 		lane.shut(first)
 		lane.shut(Shutdown)
 		if got := lane.deliver(pendingConn{}); got != first {
-			t.Errorf("got %v, want %v", got, first)
+			t.Errorf("deliver to a closed lane = %v, want %v", got, first)
 		}
 	}
 }

@@ -27,14 +27,14 @@ func TestCloseEndsAcceptOfEveryLane(t *testing.T) {
 		select {
 		case err := <-ended:
 			if !errors.Is(err, net.ErrClosed) {
-				t.Errorf("got %v, want net.ErrClosed", err)
+				t.Errorf("Accept = %v, want net.ErrClosed", err)
 			}
 		case <-time.After(patience):
-			t.Fatal("an Accept did not end")
+			t.Fatal("an Accept did not return after Close")
 		}
 	}
 	if _, err := lane['a'].Accept(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Accept after Close: %v", err)
+		t.Errorf("Accept after Close = %v, want net.ErrClosed", err)
 	}
 }
 
@@ -52,7 +52,7 @@ func TestCloseClosesOnlyConnectionsThatAreNotHandedOver(t *testing.T) {
 			waiting := dial(t, address, 'i')
 			awaitQueued(t, port, 'i', 1)
 			if sum := total(port.Stats()); sum != 5 {
-				t.Errorf("%d of 5 connections are accounted for: %+v", sum, port.Stats())
+				t.Errorf("connections accounted for = %d, want 5: %+v", sum, port.Stats())
 			}
 
 			within(t, "Close", func() {
@@ -66,11 +66,11 @@ func TestCloseClosesOnlyConnectionsThatAreNotHandedOver(t *testing.T) {
 			talk(t, mine.client, mine.server)
 			talk(t, bounded.client, bounded.server)
 			if got := port.Stats().Rejected[demux.Shutdown]; got != 3 {
-				t.Errorf("%d were counted as closed by Close, want 3", got)
+				t.Errorf("connections counted as closed by Close = %d, want 3", got)
 			}
 			if conn, err := net.DialTimeout("tcp", address, patience); err == nil {
 				_ = conn.Close()
-				t.Error("it still listens")
+				t.Error("the port still accepts connections after Close")
 			}
 		})
 	}
@@ -89,7 +89,7 @@ func TestCloseMayBeCalledAgain(t *testing.T) {
 			if err := port.Close(); err != nil {
 				t.Error(err)
 			}
-			balance(t, port.Stats()) // every one of them has waited
+			balance(t, port.Stats()) // every call of Close has waited
 		})
 	}
 	within(t, "Close", closing.Wait)
@@ -113,17 +113,18 @@ func TestCloseBeforeOpenIsFinal(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := lane.Accept(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Accept: %v", err)
+		t.Errorf("Accept = %v, want net.ErrClosed", err)
 	}
 	if err := port.Open(t.Context()); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Open: %v", err)
+		t.Errorf("Open = %v, want net.ErrClosed", err)
 	}
 	if _, err := port.Lane('b', demux.LaneConfig{}); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Lane: %v", err)
+		t.Errorf("Lane = %v, want net.ErrClosed", err)
 	}
 }
 
-// A connection that a handshake made is foreign code.
+// The Close of a connection that a handshake returned is foreign code, which may call
+// methods of the Demux.
 func TestCloseHoldsNoLockWhileItClosesConnections(t *testing.T) {
 	var port *demux.Demux
 	ready := make(chan struct{})
@@ -155,7 +156,7 @@ func TestLaneCloseClosesOnlyThatLane(t *testing.T) {
 	}()
 	within(t, "Accept", func() {
 		if err := <-ended; !errors.Is(err, net.ErrClosed) {
-			t.Errorf("Accept: %v", err)
+			t.Errorf("Accept = %v, want net.ErrClosed", err)
 		}
 	})
 	expectClosed(t, waiting)
@@ -172,7 +173,7 @@ func TestCloseWakesEveryWaitingAccept(t *testing.T) {
 	}
 	for name, closing := range tests {
 		t.Run(name, func(t *testing.T) {
-			// The bubble knows when they all wait; that needs no open port.
+			// synctest shows when all of them wait, which needs no open port.
 			synctest.Test(t, func(t *testing.T) {
 				port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
 				if err != nil {
@@ -192,14 +193,14 @@ func TestCloseWakesEveryWaitingAccept(t *testing.T) {
 				}
 				synctest.Wait()
 				if len(ended) != 0 {
-					t.Fatalf("an Accept did not wait: %v", <-ended)
+					t.Fatalf("an Accept returned %v before Close", <-ended)
 				}
 				if err := closing(port, lane); err != nil {
 					t.Error(err)
 				}
 				for range waiting {
 					if err := <-ended; !errors.Is(err, net.ErrClosed) {
-						t.Errorf("got %v, want net.ErrClosed", err)
+						t.Errorf("Accept = %v, want net.ErrClosed", err)
 					}
 				}
 			})
@@ -212,7 +213,7 @@ func TestCallsInTheWrongOrderAreRefused(t *testing.T) {
 	refused := func(what, why string, err error) {
 		t.Helper()
 		if err == nil || !strings.Contains(err.Error(), why) {
-			t.Errorf("%s: %v, want an error with %q", what, err, why)
+			t.Errorf("%s: error = %v, want one with %q", what, err, why)
 		}
 	}
 	refused("a second Open", "already open", port.Open(t.Context()))
@@ -221,7 +222,7 @@ func TestCallsInTheWrongOrderAreRefused(t *testing.T) {
 	talk(t, dial(t, port.Addr().String(), 'a'), accept(t, lane['a']))
 	_ = port.Close()
 	if err := port.Open(t.Context()); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Open after Close: %v", err)
+		t.Errorf("Open after Close = %v, want net.ErrClosed", err)
 	}
 }
 
@@ -235,11 +236,11 @@ func TestALaneHasAByteOfItsOwn(t *testing.T) {
 	}
 	_, err = port.Lane('a', demux.LaneConfig{})
 	if err == nil || !strings.Contains(err.Error(), "0x61 exists already") {
-		t.Errorf("a second lane of the same byte: %v", err)
+		t.Errorf("second lane of the same byte: error = %v, want that it exists already", err)
 	}
 	_, err = port.Lane('b', demux.LaneConfig{Backlog: -1, MaxOpen: -2})
 	if err == nil || !strings.Contains(err.Error(), "-1") || !strings.Contains(err.Error(), "-2") {
-		t.Errorf("a lane of two faults: %v", err)
+		t.Errorf("lane with two faults: error = %v, want both", err)
 	}
 }
 
@@ -257,10 +258,10 @@ func TestAddressesThatServe(t *testing.T) {
 			port, lane := open(t, demux.Config{Address: test.address}, lanes{'a': {}})
 			_, number, err := net.SplitHostPort(port.Addr().String())
 			if err != nil || number == "0" {
-				t.Fatalf("bound %v, %v", port.Addr(), err)
+				t.Fatalf("Addr = %v, %v, want the bound port", port.Addr(), err)
 			}
 			if lane['a'].Addr().String() != port.Addr().String() || port.Addr().Network() != "tcp" {
-				t.Errorf("the lane is at %v, the port at %v", lane['a'].Addr(), port.Addr())
+				t.Errorf("address of the lane = %v, want %v", lane['a'].Addr(), port.Addr())
 			}
 			talk(t, dial(t, net.JoinHostPort(test.dial, number), 'a'), accept(t, lane['a']))
 		})
@@ -288,7 +289,7 @@ func TestBadConfigIsRefusedWithAllItsFaults(t *testing.T) {
 			_, err := demux.New(test.config)
 			for _, want := range test.want {
 				if err == nil || !strings.Contains(err.Error(), want) {
-					t.Errorf("got %v, want an error with %q", err, want)
+					t.Errorf("error = %v, want one with %q", err, want)
 				}
 			}
 		})
@@ -311,10 +312,10 @@ func TestAnOpenThatFailedMayBeRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := port.Open(t.Context()); err == nil || !strings.Contains(err.Error(), taken.Addr().String()) {
-		t.Fatalf("Open of an address in use: %v", err)
+		t.Fatalf("Open of an address in use = %v, want an error that names it", err)
 	}
 	if port.Addr().String() != taken.Addr().String() || port.Addr().Network() != "tcp" {
-		t.Errorf("before Open the address is %v", port.Addr())
+		t.Errorf("Addr before Open = %v, want %v", port.Addr(), taken.Addr())
 	}
 	_ = taken.Close()
 	if err := port.Open(t.Context()); err != nil {
@@ -335,9 +336,9 @@ func TestHandedOverConnectionsOutliveTheirHandshakeAndTheirPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n, err := client.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
-		t.Errorf("read %d bytes, %v", n, err)
+		t.Errorf("Read = %d bytes, %v, want the end of the connection", n, err)
 	}
 	if stats := port.Stats().Lanes['a']; stats.Open != 0 {
-		t.Errorf("%d are open", stats.Open)
+		t.Errorf("open connections = %d, want none", stats.Open)
 	}
 }

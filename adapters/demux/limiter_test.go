@@ -29,11 +29,11 @@ func TestTheLimiterAgreesWithAModel(t *testing.T) {
 				}
 				newcomer, victim := c.add(&net.TCPConn{}, network)
 				if victim != want {
-					t.Fatalf("%+v made room, want %+v", victim, want)
+					t.Fatalf("evicted entry = %+v, want %+v", victim, want)
 				}
 				if victim != nil {
 					if victim.why != Overload {
-						t.Fatalf("it made room as %v", victim.why)
+						t.Fatalf("reason of the eviction = %v, want %v", victim.why, Overload)
 					}
 					in = slices.DeleteFunc(in, func(m *entry) bool { return m == victim })
 					out = append(out, victim)
@@ -42,7 +42,7 @@ func TestTheLimiterAgreesWithAModel(t *testing.T) {
 			},
 			"leave": func(t *rapid.T) {
 				if len(in) == 0 {
-					t.Skip("nobody is in")
+					t.Skip("the limiter is empty")
 				}
 				at := rapid.IntRange(0, len(in)-1).Draw(t, "at")
 				if !c.release(in[at]) {
@@ -53,29 +53,29 @@ func TestTheLimiterAgreesWithAModel(t *testing.T) {
 			},
 			"go twice": func(t *rapid.T) {
 				if len(out) == 0 {
-					t.Skip("nobody is out")
+					t.Skip("no entry has left the limiter")
 				}
 				gone := rapid.SampledFrom(out).Draw(t, "gone")
 				why := gone.why
 				c.evict(gone, Shutdown)
 				if c.release(gone) || gone.why != why {
-					t.Fatalf("it left twice, as %v and as %v", why, gone.why)
+					t.Fatalf("release of an entry that had left for %v = true or changed the reason to %v", why, gone.why)
 				}
 			},
 			"": func(t *rapid.T) {
 				if c.size() != len(in) {
-					t.Fatalf("%d are in, want %d", c.size(), len(in))
+					t.Fatalf("size = %d, want %d", c.size(), len(in))
 				}
 				sources := make(map[netip.Prefix]int)
 				for _, m := range in {
 					sources[m.from.network]++
 				}
 				if len(c.sources) != len(sources) {
-					t.Fatalf("%d sources are kept of %d", len(c.sources), len(sources))
+					t.Fatalf("sources = %d, want %d", len(c.sources), len(sources))
 				}
 				for network, from := range c.sources {
 					if from.count != sources[network] {
-						t.Fatalf("%v has %d entries, want %d", network, from.count, sources[network])
+						t.Fatalf("entries of %v = %d, want %d", network, from.count, sources[network])
 					}
 				}
 			},
@@ -115,7 +115,7 @@ func TestASourceIsTheNetworkOfOneClient(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if got := networkOf(test.remote).String(); got != test.want {
-				t.Errorf("got %v, want %v", got, test.want)
+				t.Errorf("network = %v, want %v", got, test.want)
 			}
 		})
 	}

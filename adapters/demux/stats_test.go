@@ -62,10 +62,10 @@ func TestStrangersCannotFillTheLog(t *testing.T) {
 	_ = port.Close() // every line is written
 	most := 1 + int(time.Since(began)/time.Second)
 	if got := len(log.lines("level=WARN", "handshake_failed")); got < 1 || got > most {
-		t.Errorf("%d warnings, want 1 to %d", got, most)
+		t.Errorf("warnings = %d, want 1 to %d", got, most)
 	}
 	if got := log.lines("handshake_failed", "refused", "remote=127.0.0.1:"); len(got) != strangers {
-		t.Errorf("%d lines, want %d", len(got), strangers)
+		t.Errorf("log lines = %d, want %d", len(got), strangers)
 	}
 }
 
@@ -91,7 +91,7 @@ func TestEachKindOfRejectionIsLoggedAtItsLevel(t *testing.T) {
 		{"level=DEBUG", "reason=shutdown"},
 	} {
 		if got := log.lines(want...); len(got) != 1 {
-			t.Errorf("%d lines with %q", len(got), want)
+			t.Errorf("log lines with %q = %d, want 1", want, len(got))
 		}
 	}
 }
@@ -103,18 +103,18 @@ func TestEveryReasonHasANameAndACount(t *testing.T) {
 	for reason := demux.Silent; reason <= demux.Shutdown; reason++ {
 		name := reason.String()
 		if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") != "" || seen[name] {
-			t.Errorf("reason %d is called %q", uint8(reason), name)
+			t.Errorf("name of reason %d = %q, want a new one of lower case letters", uint8(reason), name)
 		}
 		seen[name] = true
 		if _, ok := rejected[reason]; !ok {
-			t.Errorf("%v is not counted", reason)
+			t.Errorf("reason %v is not counted", reason)
 		}
 	}
 	if len(rejected) != len(seen) {
-		t.Errorf("%d reasons are counted, want %d", len(rejected), len(seen))
+		t.Errorf("reasons counted = %d, want %d", len(rejected), len(seen))
 	}
 	if got := demux.Reason(200).String(); got != "reason_200" {
-		t.Errorf("an unknown reason is called %q", got)
+		t.Errorf("name of an unknown reason = %q, want reason_200", got)
 	}
 }
 
@@ -130,7 +130,7 @@ func TestStatsMayBeReadWhileConnectionsCome(t *testing.T) {
 			default:
 			}
 			if stats := port.Stats(); stats.Lanes['a'].Open > 3 || stats.Lanes['a'].Queued > 2 {
-				t.Errorf("out of bounds: %+v", stats)
+				t.Errorf("stats = %+v, want at most 3 open and 2 queued", stats)
 			}
 		}
 	})

@@ -85,7 +85,7 @@ func TestAFailedAcceptIsRetriedWithoutSpinning(t *testing.T) {
 	read := func() string {
 		t.Helper()
 		if !lines.Scan() {
-			t.Fatalf("the process said nothing: %v", lines.Err())
+			t.Fatalf("the process printed nothing: %v", lines.Err())
 		}
 		return lines.Text()
 	}
@@ -124,7 +124,7 @@ func TestAFailedAcceptIsRetriedWithoutSpinning(t *testing.T) {
 
 	_ = input.Close()
 	if err := process.Wait(); err != nil {
-		t.Errorf("the process ended with %v", err)
+		t.Errorf("the process ended with %v, want success", err)
 	}
 }
 
@@ -156,10 +156,10 @@ func TestAnUnansweredDialEndsWithItsContext(t *testing.T) {
 			began := time.Now()
 			conn, err := demux.Dial(ctx, address, 'a')
 			if !test.ended(err) {
-				t.Errorf("got %v, %v", conn, err)
+				t.Errorf("Dial = %v, %v, want the end of its context", conn, err)
 			}
 			if took := time.Since(began); took > patience/2 {
-				t.Errorf("it took %v", took)
+				t.Errorf("Dial took %v, want at most %v", took, patience/2)
 			}
 		})
 	}
@@ -192,6 +192,6 @@ func deaf(t *testing.T) string {
 		}
 		t.Cleanup(func() { _ = conn.Close() })
 	}
-	t.Fatal("the listener's queue has no end")
+	t.Fatal("the queue of the listener never fills up")
 	return ""
 }
