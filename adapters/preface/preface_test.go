@@ -71,7 +71,7 @@ func meet(tb testing.TB, dialer, dialled *Preface) (dialErr, acceptErr error) {
 	return dialErr, <-accepting
 }
 
-func TestWhoMayTalkToWhom(t *testing.T) {
+func TestThePrefaceChecksClusterIDAndSecret(t *testing.T) {
 	tests := map[string]struct {
 		dialer, dialled *Preface
 		err             error
@@ -146,7 +146,7 @@ func mustSay(t *testing.T, who string, err, want error, words []string) {
 
 // A later version may look different behind its nonce, and still both sides are
 // told what is wrong.
-func TestAnotherVersionIsToldToBothSides(t *testing.T) {
+func TestAnotherVersionIsReportedToBothSides(t *testing.T) {
 	later := side("later", "c", "").hello()
 	later.version = prefaceVersion + 1
 	bytesOfLater := append(later.encode(), "what no earlier version understands"...)
@@ -226,7 +226,7 @@ func overheard(t *testing.T, dialer, dialled *Preface) (byDialer, byDialled []by
 	return tap.sent.Bytes(), tap.received.Bytes()
 }
 
-func TestWhatWasOverheardProvesNothing(t *testing.T) {
+func TestReplayedBytesProveNothing(t *testing.T) {
 	a, b := side("a", "c", "s"), side("b", "c", "s")
 	byDialer, byDialled := overheard(t, a, b)
 	t.Run("the dialer's words, replayed", func(t *testing.T) {
@@ -249,7 +249,7 @@ func TestWhatWasOverheardProvesNothing(t *testing.T) {
 	})
 }
 
-func TestOnesOwnProofProvesNothing(t *testing.T) {
+func TestAProofSentBackToItsAuthorProvesNothing(t *testing.T) {
 	t.Run("the dialled one's, sent back to it", func(t *testing.T) {
 		out, in := connected(t)
 		accepting := make(chan error, 1)
@@ -295,7 +295,7 @@ func TestOnesOwnProofProvesNothing(t *testing.T) {
 }
 
 // Every single bit of both hellos is covered by the proofs.
-func TestAChangedHelloIsNotProven(t *testing.T) {
+func TestAProofCoversEveryFieldOfBothHellos(t *testing.T) {
 	p := side("a", "c", "s")
 	dialer, dialled := side("a", "c", "s").hello(), side("b", "c", "s").hello()
 	proof := p.proof(roleDialer, dialer, dialled)
@@ -321,7 +321,7 @@ func TestAChangedHelloIsNotProven(t *testing.T) {
 }
 
 // What comes right behind the preface belongs to raft.
-func TestThePrefaceTakesNothingThatFollowsIt(t *testing.T) {
+func TestThePrefaceReadsNothingBeyondItsEnd(t *testing.T) {
 	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
 		t.Run(name, func(t *testing.T) {
 			const rpc = "the first bytes of an RPC"
@@ -408,7 +408,7 @@ func TestAPeerThatHangsUpIsAnError(t *testing.T) {
 	}
 }
 
-func TestWhoIsInQuarantineTalksOnlyToWhoHasItAsANonvoter(t *testing.T) {
+func TestAnInstanceInQuarantineTalksOnlyAsANonvoter(t *testing.T) {
 	yes, no := func() bool { return true }, func() bool { return false }
 	for _, secret := range []string{"", "s"} {
 		for name, test := range map[string]struct {
@@ -441,7 +441,7 @@ func TestWhoIsInQuarantineTalksOnlyToWhoHasItAsANonvoter(t *testing.T) {
 }
 
 // Nobody is told that the one it dials is in quarantine unless it has said that it knows.
-func TestOnlyWhoHasItAsANonvoterIsLetIntoQuarantine(t *testing.T) {
+func TestOnlyADialerThatKnowsANonvoterReachesQuarantine(t *testing.T) {
 	dialer, stranger := side("a", "c", ""), side("b", "c", "").hello()
 	stranger.verdict = toNonvoter
 	out, in := connected(t)
@@ -453,7 +453,7 @@ func TestOnlyWhoHasItAsANonvoterIsLetIntoQuarantine(t *testing.T) {
 	}
 }
 
-func TestADialerTakesOnlyTheAnswerOfTheOneThatItExpects(t *testing.T) {
+func TestADialerRefusesAnotherRaftIDThanExpected(t *testing.T) {
 	for expected, want := range map[string]error{"": nil, "b": nil, "n": ErrOtherID} {
 		for _, secret := range []string{"", "s"} {
 			dialer := side("a", "c", secret)
@@ -468,7 +468,7 @@ func TestADialerTakesOnlyTheAnswerOfTheOneThatItExpects(t *testing.T) {
 }
 
 // Who is turned away hears no proof, which it could try secrets on.
-func TestWhoIsRefusedIsProvenNothing(t *testing.T) {
+func TestARefusedDialerGetsNoProof(t *testing.T) {
 	dialer, dialled := side("a", "c1", "s"), side("b", "c2", "s")
 	out, in := connected(t)
 	if _, err := out.Write(dialer.hello().encode()); err != nil {
@@ -484,7 +484,7 @@ func TestWhoIsRefusedIsProvenNothing(t *testing.T) {
 }
 
 // It can't say yet whether it is in quarantine, so it does not say that it is.
-func TestWhoIsStartingSaysSo(t *testing.T) {
+func TestAStartingInstanceSaysSo(t *testing.T) {
 	for name, nonvoter := range map[string]bool{"to who has it as a voter": false, "to who has it as a nonvoter": true} {
 		t.Run(name, func(t *testing.T) {
 			dialer, dialled := side("a", "c", ""), side("b", "", "")
@@ -503,7 +503,7 @@ func TestWhoIsStartingSaysSo(t *testing.T) {
 }
 
 // Whose an instance is that did not know is decided before anything else is read.
-func TestAnInstanceOfNoClusterIsAdoptedByWhoIsThrough(t *testing.T) {
+func TestABlankInstanceIsAdoptedByAnAcceptedDialer(t *testing.T) {
 	taken := errors.New("it is taken")
 	for name, test := range map[string]struct {
 		dialer, dialled *Preface

@@ -21,7 +21,7 @@ func inCluster(id string, p *Preface) *Preface {
 	return p
 }
 
-func TestWhoMayAskWhom(t *testing.T) {
+func TestThePrefaceOfTheAPIChecksOnlyTheSecret(t *testing.T) {
 	tests := map[string]struct {
 		dialer, dialled *Preface
 		err             error
@@ -47,7 +47,7 @@ func TestWhoMayAskWhom(t *testing.T) {
 }
 
 // Raft's roles and those of questions are four.
-func TestAProofForOnePurposeIsNoneForAnother(t *testing.T) {
+func TestProofsOfDifferentPurposesDiffer(t *testing.T) {
 	raft, question := side("a", "c", "s"), inCluster("c", asker("a", "s"))
 	dialer, dialled := raft.hello(), side("b", "c", "s").hello()
 	seen := map[string]string{}
@@ -62,7 +62,7 @@ func TestAProofForOnePurposeIsNoneForAnother(t *testing.T) {
 	}
 }
 
-func TestAQuestionWithoutAPrefaceIsToldWhy(t *testing.T) {
+func TestARequestWithoutAPrefaceIsRefusedWithAReason(t *testing.T) {
 	out, in := connected(t)
 	accepting := make(chan error, 1)
 	go func() {
@@ -86,7 +86,7 @@ func TestAQuestionWithoutAPrefaceIsToldWhy(t *testing.T) {
 	}
 }
 
-func TestAnAnswerWithoutAPrefaceIsNone(t *testing.T) {
+func TestAnAnswerWithoutAPrefaceIsRefused(t *testing.T) {
 	out, in := connected(t)
 	if _, err := io.WriteString(in, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request"); err != nil {
 		t.Fatal(err)
