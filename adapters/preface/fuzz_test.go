@@ -24,7 +24,7 @@ func FuzzPreface(f *testing.F) {
 	})
 }
 
-// mustSurvive lets one side of a preface read data and then nothing more.
+// mustSurvive runs one side of the preface against a peer that sends data and then nothing.
 func mustSurvive(t *testing.T, data []byte, preface func(net.Conn) error) {
 	synctest.Test(t, func(t *testing.T) {
 		own, other := net.Pipe()
@@ -39,11 +39,11 @@ func mustSurvive(t *testing.T, data []byte, preface func(net.Conn) error) {
 		}
 		err := preface(tap)
 		if took := time.Since(begin); took > 2*time.Second {
-			t.Errorf("it took %v", took)
+			t.Errorf("the preface took %v, want at most 2s", took)
 		}
 		const longest = 2 + nonceSize + 2*256 + 1 + proofSize
 		if tap.received.Len() > longest || tap.sent.Len() > longest {
-			t.Errorf("it read %d bytes and wrote %d", tap.received.Len(), tap.sent.Len())
+			t.Errorf("read %d and wrote %d bytes, want at most %d", tap.received.Len(), tap.sent.Len(), longest)
 		}
 		if err != nil {
 			return
@@ -51,10 +51,10 @@ func mustSurvive(t *testing.T, data []byte, preface func(net.Conn) error) {
 		taken := bytes.NewReader(tap.received.Bytes())
 		h, err := readHello(taken)
 		if err != nil || h.version != prefaceVersion {
-			t.Errorf("it trusts %+v, %v", h, err)
+			t.Errorf("accepted hello = %+v, %v, want one of version %d", h, err, prefaceVersion)
 		}
 		if h.proves || taken.Len() > 0 {
-			t.Errorf("it trusts a proof that was made up: %+v", h)
+			t.Errorf("a made-up proof was accepted: %+v", h)
 		}
 	})
 }

@@ -22,7 +22,7 @@ func side(raftID, clusterID, secret string) *Preface {
 	return &Preface{RaftID: raftID, ClusterID: func() string { return clusterID }, Secret: []byte(secret)}
 }
 
-// dials is Dial for who does not mind what the connection is good for.
+// dials is Dial without its first result.
 func (p *Preface) dials(conn net.Conn) error {
 	_, err := p.Dial(conn)
 	return err
@@ -79,18 +79,18 @@ func TestThePrefaceChecksClusterIDAndSecret(t *testing.T) {
 		dialerSays      []string
 		dialledSays     []string
 	}{
-		"two of one cluster":                 {dialer: side("a", "c", ""), dialled: side("b", "c", "")},
-		"two of one cluster with one secret": {dialer: side("a", "c", "s"), dialled: side("b", "c", "s")},
-		"one who waits to be added is dialled": {
+		"same cluster":                 {dialer: side("a", "c", ""), dialled: side("b", "c", "")},
+		"same cluster and same secret": {dialer: side("a", "c", "s"), dialled: side("b", "c", "s")},
+		"the dialled one waits to be added": {
 			dialer: side("a", "c", "s"), dialled: side("b", "", "s")},
-		"one who waits to be added dials": {
+		"the dialer waits to be added": {
 			dialer: side("a", "", ""), dialled: side("b", "c", "")},
-		"two who wait to be added": {
+		"both wait to be added": {
 			dialer: side("a", "", ""), dialled: side("b", "", "")},
-		"ids of the greatest length": {
+		"the longest ids": {
 			dialer: side(strings.Repeat("a", 128), "c", ""), dialled: side(strings.Repeat("b", 128), "c", "")},
 
-		"two of different clusters": {
+		"different clusters": {
 			dialer: side("a", "c1", "s"), dialled: side("b", "c2", "s"), err: ErrOtherCluster,
 			dialerSays:  []string{"another raft cluster", `"a" of cluster "c1"`, `"b" of cluster "c2"`},
 			dialledSays: []string{"another raft cluster", `"a" of cluster "c1"`, `"b" of cluster "c2"`},
@@ -110,7 +110,7 @@ func TestThePrefaceChecksClusterIDAndSecret(t *testing.T) {
 			dialerSays:  []string{"one side has a raft secret", "missing here", `"b"`},
 			dialledSays: []string{"one side has a raft secret", "missing there", `"a"`},
 		},
-		"two of one raft id, or one who reached itself": {
+		"the same raft id": {
 			dialer: side("a", "c", "s"), dialled: side("a", "c", "s"), err: ErrOwnID,
 			dialerSays:  []string{"same raft id"},
 			dialledSays: []string{"same raft id"},
@@ -128,7 +128,7 @@ func TestThePrefaceChecksClusterIDAndSecret(t *testing.T) {
 func mustSay(t *testing.T, who string, err, want error, words []string) {
 	t.Helper()
 	if !errors.Is(err, want) {
-		t.Errorf("%s: %v, want %v", who, err, want)
+		t.Errorf("error of %s = %v, want %v", who, err, want)
 		return
 	}
 	if err == nil {
@@ -136,22 +136,22 @@ func mustSay(t *testing.T, who string, err, want error, words []string) {
 	}
 	for _, word := range words {
 		if strings.Count(err.Error(), word) != 1 {
-			t.Errorf("%s does not say %q once: %v", who, word, err)
+			t.Errorf("error of %s does not contain %q once: %v", who, word, err)
 		}
 	}
 	if strings.Contains(err.Error(), "\n") {
-		t.Errorf("%s needs more than a line: %v", who, err)
+		t.Errorf("error of %s has more than one line: %v", who, err)
 	}
 }
 
-// A later version may look different behind its nonce, and still both sides are
-// told what is wrong.
+// A later version may differ in everything after its nonce. Both sides must report the
+// difference all the same.
 func TestAnotherVersionIsReportedToBothSides(t *testing.T) {
 	later := side("later", "c", "").hello()
 	later.version = prefaceVersion + 1
 	bytesOfLater := append(later.encode(), "what no earlier version understands"...)
 
-	t.Run("it is dialled", func(t *testing.T) {
+	t.Run("the later version is dialled", func(t *testing.T) {
 		out, in := connected(t)
 		go func() {
 			defer in.Close()
@@ -160,7 +160,7 @@ func TestAnotherVersionIsReportedToBothSides(t *testing.T) {
 		}()
 		mustSay(t, "the dialer", side("a", "c", "").dials(out), ErrOtherVersion, []string{"there is version 2, here is version 1"})
 	})
-	t.Run("it dials", func(t *testing.T) {
+	t.Run("the later version dials", func(t *testing.T) {
 		out, in := connected(t)
 		if _, err := out.Write(bytesOfLater); err != nil {
 			t.Fatal(err)
@@ -169,10 +169,10 @@ func TestAnotherVersionIsReportedToBothSides(t *testing.T) {
 		in.Close()
 		answer, err := readHello(out)
 		if err != nil || answer.verdict != otherVersion || answer.version != prefaceVersion {
-			t.Errorf("it is answered with version %d, verdict %d, error %v", answer.version, answer.verdict, err)
+			t.Errorf("answer = version %d, verdict %d, error %v, want version %d, verdict %d", answer.version, answer.verdict, err, prefaceVersion, otherVersion)
 		}
 	})
-	t.Run("it asks", func(t *testing.T) {
+	t.Run("the later version sends a request", func(t *testing.T) {
 		out, in := connected(t)
 		if _, err := out.Write(bytesOfLater); err != nil {
 			t.Fatal(err)
@@ -182,10 +182,10 @@ func TestAnotherVersionIsReportedToBothSides(t *testing.T) {
 		mustSay(t, "the one who is asked", asked.Accept(in), ErrOtherVersion, []string{"there is version 2, here is version 1"})
 		in.Close()
 		if answer, err := io.ReadAll(out); err != nil || string(answer) != inHTTP {
-			t.Errorf("it is answered with %q, %v", answer, err)
+			t.Errorf("answer = %q, %v, want %q", answer, err, inHTTP)
 		}
 	})
-	t.Run("it refuses in a way that this one does not know", func(t *testing.T) {
+	t.Run("the later version refuses with an unknown verdict", func(t *testing.T) {
 		out, in := connected(t)
 		refusal := side("b", "c", "").hello()
 		refusal.verdict = 99
@@ -196,7 +196,7 @@ func TestAnotherVersionIsReportedToBothSides(t *testing.T) {
 	})
 }
 
-// recorder keeps what went through a connection.
+// recorder records the bytes read from and written to a connection.
 type recorder struct {
 	net.Conn
 	received, sent bytes.Buffer
@@ -213,7 +213,7 @@ func (r *recorder) Write(p []byte) (int, error) {
 	return r.Conn.Write(p)
 }
 
-// overheard gives all that two sides with one secret said to each other.
+// overheard gives everything that two sides with one secret sent to each other.
 func overheard(t *testing.T, dialer, dialled *Preface) (byDialer, byDialled []byte) {
 	t.Helper()
 	out, in := connected(t)
@@ -229,28 +229,28 @@ func overheard(t *testing.T, dialer, dialled *Preface) (byDialer, byDialled []by
 func TestReplayedBytesProveNothing(t *testing.T) {
 	a, b := side("a", "c", "s"), side("b", "c", "s")
 	byDialer, byDialled := overheard(t, a, b)
-	t.Run("the dialer's words, replayed", func(t *testing.T) {
+	t.Run("replayed bytes of the dialer", func(t *testing.T) {
 		out, in := connected(t)
 		if _, err := out.Write(byDialer); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.Accept(in); !errors.Is(err, ErrWrongSecret) {
-			t.Errorf("error %v", err)
+			t.Errorf("error = %v, want %v", err, ErrWrongSecret)
 		}
 	})
-	t.Run("the dialled one's words, replayed", func(t *testing.T) {
+	t.Run("replayed bytes of the dialled side", func(t *testing.T) {
 		out, in := connected(t)
 		if _, err := in.Write(byDialled); err != nil {
 			t.Fatal(err)
 		}
 		if err := a.dials(out); !errors.Is(err, ErrWrongSecret) {
-			t.Errorf("error %v", err)
+			t.Errorf("error = %v, want %v", err, ErrWrongSecret)
 		}
 	})
 }
 
 func TestAProofSentBackToItsAuthorProvesNothing(t *testing.T) {
-	t.Run("the dialled one's, sent back to it", func(t *testing.T) {
+	t.Run("the proof of the dialled side", func(t *testing.T) {
 		out, in := connected(t)
 		accepting := make(chan error, 1)
 		go func() { accepting <- side("b", "c", "s").Accept(in) }()
@@ -265,19 +265,19 @@ func TestAProofSentBackToItsAuthorProvesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-accepting; !errors.Is(err, ErrWrongSecret) {
-			t.Errorf("error %v", err)
+			t.Errorf("error = %v, want %v", err, ErrWrongSecret)
 		}
 	})
-	t.Run("the dialer's words, all sent back to it", func(t *testing.T) {
+	t.Run("all bytes of the dialer", func(t *testing.T) {
 		out, in := connected(t)
 		go func() { _, _ = io.Copy(in, in) }()
 		if err := side("a", "c", "s").dials(out); !errors.Is(err, ErrOwnID) {
-			t.Errorf("error %v", err)
+			t.Errorf("error = %v, want %v", err, ErrOwnID)
 		}
 	})
-	// A stranger whom an instance dials needs nobody else to answer for it than
-	// that instance.
-	t.Run("the dialer's, made by itself when it is dialled meanwhile", func(t *testing.T) {
+	// A stranger that an instance dials could dial that instance at the same time, and
+	// let it make the proof.
+	t.Run("a proof that the dialer makes when it is dialled meanwhile", func(t *testing.T) {
 		a := side("a", "c", "s")
 		out, toStranger := connected(t)
 		fromStranger, in := connected(t)
@@ -286,10 +286,10 @@ func TestAProofSentBackToItsAuthorProvesNothing(t *testing.T) {
 		accepting := make(chan error, 1)
 		go func() { accepting <- a.Accept(in) }()
 		if err := a.dials(out); !errors.Is(err, ErrOwnID) {
-			t.Errorf("it dials itself: %v", err)
+			t.Errorf("error of the dialer = %v, want %v", err, ErrOwnID)
 		}
 		if err := <-accepting; !errors.Is(err, ErrOwnID) {
-			t.Errorf("it is dialled by itself: %v", err)
+			t.Errorf("error of the dialled side = %v, want %v", err, ErrOwnID)
 		}
 	})
 }
@@ -303,24 +303,24 @@ func TestAProofCoversEveryFieldOfBothHellos(t *testing.T) {
 		"version": func(h *hello) { h.version++ }, "verdict": func(h *hello) { h.verdict++ },
 		"nonce": func(h *hello) { h.nonce[31]++ }, "cluster": func(h *hello) { h.clusterID = "d" },
 		"raft id": func(h *hello) { h.raftID = "d" }, "whether it proves": func(h *hello) { h.proves = false },
-		"where one id ends": func(h *hello) { h.clusterID, h.raftID = h.clusterID+h.raftID, "" },
+		"the end of an id": func(h *hello) { h.clusterID, h.raftID = h.clusterID+h.raftID, "" },
 	}
 	for name, change := range changes {
 		for who, h := range map[string]*hello{"dialer": &dialer, "dialled": &dialled} {
 			before := *h
 			change(h)
 			if bytes.Equal(p.proof(roleDialer, dialer, dialled), proof) {
-				t.Errorf("%s of the %s may be anything", name, who)
+				t.Errorf("the proof does not cover the %s of the %s", name, who)
 			}
 			*h = before
 		}
 	}
 	if bytes.Equal(p.proof(roleDialled, dialer, dialled), proof) {
-		t.Error("one role's proof does for the other")
+		t.Error("the proof of one role is accepted for the other")
 	}
 }
 
-// What comes right behind the preface belongs to raft.
+// The bytes right behind the preface belong to raft.
 func TestThePrefaceReadsNothingBeyondItsEnd(t *testing.T) {
 	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
 		t.Run(name, func(t *testing.T) {
@@ -344,14 +344,14 @@ func TestThePrefaceReadsNothingBeyondItsEnd(t *testing.T) {
 			for who, conn := range map[string]*net.TCPConn{"dialer": out, "dialled one": in} {
 				got := make([]byte, len(rpc))
 				if _, err := io.ReadFull(conn, got); err != nil || string(got) != rpc {
-					t.Errorf("the %s reads %q, %v", who, got, err)
+					t.Errorf("the %s reads %q, %v, want %q", who, got, err, rpc)
 				}
 			}
 		})
 	}
 }
 
-// Whatever the other side stops at, the deadline ends it.
+// Wherever the other side stops sending, the deadline ends the preface.
 func TestSilenceIsBoundedByTheDeadline(t *testing.T) {
 	a, b := side("a", "c", "s"), side("b", "c", "s")
 	byDialer, byDialled := overheard(t, a, b)
@@ -376,10 +376,10 @@ func TestSilenceIsBoundedByTheDeadline(t *testing.T) {
 						t.Fatal(err)
 					}
 					if err := test.preface(own); !errors.Is(err, os.ErrDeadlineExceeded) {
-						t.Errorf("after %d bytes: %v", said, err)
+						t.Errorf("error after %d bytes = %v, want the deadline", said, err)
 					}
 					if took := time.Since(begin); took != 2*time.Second {
-						t.Errorf("after %d bytes it waited %v", said, took)
+						t.Errorf("wait after %d bytes = %v, want 2s", said, took)
 					}
 				})
 			}
@@ -395,7 +395,7 @@ func TestAPeerThatHangsUpIsAnError(t *testing.T) {
 		_, _ = out.Write(byDialer[:said])
 		out.CloseWrite()
 		if err := b.Accept(in); err == nil {
-			t.Errorf("a dialer that hung up after %d bytes was let in", said)
+			t.Errorf("a dialer that hung up after %d bytes was accepted", said)
 		}
 	}
 	for said := range byDialled {
@@ -403,7 +403,7 @@ func TestAPeerThatHangsUpIsAnError(t *testing.T) {
 		_, _ = in.Write(byDialled[:said])
 		in.CloseWrite()
 		if err := a.dials(out); err == nil {
-			t.Errorf("one that hung up after %d bytes was trusted", said)
+			t.Errorf("a peer that hung up after %d bytes was accepted", said)
 		}
 	}
 }
@@ -433,14 +433,15 @@ func TestAnInstanceInQuarantineTalksOnlyAsANonvoter(t *testing.T) {
 				mustSay(t, "the dialer", err, test.err, []string{"in quarantine", `"b"`})
 				mustSay(t, "the dialled one", <-accepting, test.err, []string{"in quarantine", `"a"`})
 				if restricted != test.restricted {
-					t.Errorf("the connection is restricted: %v", restricted)
+					t.Errorf("restricted = %v, want %v", restricted, test.restricted)
 				}
 			})
 		}
 	}
 }
 
-// Nobody is told that the one it dials is in quarantine unless it has said that it knows.
+// The dialled side says that it is in quarantine only to a dialer that knows it as a
+// nonvoter.
 func TestOnlyADialerThatKnowsANonvoterReachesQuarantine(t *testing.T) {
 	dialer, stranger := side("a", "c", ""), side("b", "c", "").hello()
 	stranger.verdict = toNonvoter
@@ -449,7 +450,7 @@ func TestOnlyADialerThatKnowsANonvoterReachesQuarantine(t *testing.T) {
 		t.Fatal(err)
 	}
 	if restricted, err := dialer.Dial(out); err == nil || restricted {
-		t.Errorf("restricted: %t, %v", restricted, err)
+		t.Errorf("Dial = restricted %t, %v, want an error", restricted, err)
 	}
 }
 
@@ -461,13 +462,13 @@ func TestADialerRefusesAnotherRaftIDThanExpected(t *testing.T) {
 			err, accepted := meet(t, dialer, side("b", "c", secret))
 			mustSay(t, "the dialer", err, want, []string{`"b"`, `"n"`})
 			if refused := accepted != nil; refused != (want != nil && secret != "") {
-				t.Errorf("the dialled one, with the secret %q: %v", secret, accepted)
+				t.Errorf("error of the dialled side with the secret %q = %v, want one: %v", secret, accepted, want != nil && secret != "")
 			}
 		}
 	}
 }
 
-// Who is turned away hears no proof, which it could try secrets on.
+// A refused dialer must get no proof, on which it could try out secrets.
 func TestARefusedDialerGetsNoProof(t *testing.T) {
 	dialer, dialled := side("a", "c1", "s"), side("b", "c2", "s")
 	out, in := connected(t)
@@ -475,15 +476,15 @@ func TestARefusedDialerGetsNoProof(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := dialled.Accept(in); !errors.Is(err, ErrOtherCluster) {
-		t.Errorf("got %v", err)
+		t.Errorf("error = %v, want %v", err, ErrOtherCluster)
 	}
 	in.Close()
 	if said, err := io.ReadAll(out); err != nil || len(said) != len(dialled.hello().encode()) {
-		t.Errorf("it is told %d bytes, and a hello has %d: %v", len(said), len(dialled.hello().encode()), err)
+		t.Errorf("bytes sent to a refused dialer = %d, %v, want only the %d of a hello", len(said), err, len(dialled.hello().encode()))
 	}
 }
 
-// It can't say yet whether it is in quarantine, so it does not say that it is.
+// An instance that is starting does not know yet whether it is in quarantine.
 func TestAStartingInstanceSaysSo(t *testing.T) {
 	for name, nonvoter := range map[string]bool{"to who has it as a voter": false, "to who has it as a nonvoter": true} {
 		t.Run(name, func(t *testing.T) {
@@ -502,24 +503,24 @@ func TestAStartingInstanceSaysSo(t *testing.T) {
 	}
 }
 
-// Whose an instance is that did not know is decided before anything else is read.
+// A blank instance learns its cluster before anything else is read.
 func TestABlankInstanceIsAdoptedByAnAcceptedDialer(t *testing.T) {
-	taken := errors.New("it is taken")
+	taken := errors.New("the instance has a cluster already")
 	for name, test := range map[string]struct {
 		dialer, dialled *Preface
 		answer          error
 		asked           string
 		err             error
 	}{
-		"by one of a cluster":                {dialer: side("a", "c", ""), dialled: side("b", "", ""), asked: "c"},
-		"by one that knows the secret":       {dialer: side("a", "c", "s"), dialled: side("b", "", "s"), asked: "c"},
-		"by none that was too late":          {dialer: side("a", "c", "s"), dialled: side("b", "", "s"), asked: "c", answer: taken, err: taken},
-		"by none that knows no cluster":      {dialer: side("a", "", ""), dialled: side("b", "", "")},
-		"by none that knows another secret":  {dialer: side("a", "c", "s1"), dialled: side("b", "", "s2"), err: ErrNoProof},
-		"by none whose id can't be one":      {dialer: side("a", "\xff\n", ""), dialled: side("b", "", ""), err: errNoID},
-		"nor by who has no id":               {dialer: side("a b", "c", ""), dialled: side("b", "", ""), err: errNoID},
-		"nor where it belongs to that one":   {dialer: side("a", "c", ""), dialled: side("b", "c", "")},
-		"nor where it belongs to some other": {dialer: side("a", "c", ""), dialled: side("b", "d", ""), err: ErrOtherCluster},
+		"by a member of a cluster":                   {dialer: side("a", "c", ""), dialled: side("b", "", ""), asked: "c"},
+		"by a member that knows the secret":          {dialer: side("a", "c", "s"), dialled: side("b", "", "s"), asked: "c"},
+		"not by a dialer that is too late":           {dialer: side("a", "c", "s"), dialled: side("b", "", "s"), asked: "c", answer: taken, err: taken},
+		"not by a dialer without a cluster":          {dialer: side("a", "", ""), dialled: side("b", "", "")},
+		"not by a dialer with another secret":        {dialer: side("a", "c", "s1"), dialled: side("b", "", "s2"), err: ErrNoProof},
+		"not by a dialer with an invalid cluster id": {dialer: side("a", "\xff\n", ""), dialled: side("b", "", ""), err: errNoID},
+		"not by a dialer with an invalid raft id":    {dialer: side("a b", "c", ""), dialled: side("b", "", ""), err: errNoID},
+		"not if it belongs to this cluster":          {dialer: side("a", "c", ""), dialled: side("b", "c", "")},
+		"not if it belongs to another cluster":       {dialer: side("a", "c", ""), dialled: side("b", "d", ""), err: ErrOtherCluster},
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := ""
@@ -529,7 +530,7 @@ func TestABlankInstanceIsAdoptedByAnAcceptedDialer(t *testing.T) {
 			}
 			_, err := meet(t, test.dialer, test.dialled)
 			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) || asked != test.asked {
-				t.Errorf("adopted by %q, %v", asked, err)
+				t.Errorf("adopted by %q, error %v, want %q, %v", asked, err, test.asked, test.err)
 			}
 		})
 	}

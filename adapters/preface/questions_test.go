@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// asker gives an instance's part of the preface of questions.
+// asker gives an instance's part of the preface of the peer API.
 func asker(raftID, secret string) *Preface {
 	return &Preface{Purpose: Questions, RaftID: raftID, Secret: []byte(secret)}
 }
 
-// inCluster is p, of a cluster of that id.
+// inCluster gives p with a cluster id.
 func inCluster(id string, p *Preface) *Preface {
 	p.ClusterID = func() string { return id }
 	return p
@@ -28,14 +28,14 @@ func TestThePrefaceOfTheAPIChecksOnlyTheSecret(t *testing.T) {
 		dialledErr      error // where it is another one
 		dialerSays      []string
 	}{
-		"two with one secret":          {dialer: asker("a", "s"), dialled: asker("b", "s")},
-		"an instance itself":           {dialer: asker("a", "s"), dialled: asker("a", "s")},
-		"two of different clusters":    {dialer: inCluster("c1", asker("a", "s")), dialled: inCluster("c2", asker("b", "s"))},
-		"different secrets":            {dialer: asker("a", "s1"), dialled: asker("b", "s2"), err: ErrWrongSecret, dialledErr: ErrNoProof, dialerSays: []string{"raft secret", `"b"`}},
-		"one that has come for raft":   {dialer: side("a", "c", "s"), dialled: asker("b", "s"), err: ErrWrongSecret, dialledErr: ErrNoProof},
-		"one that is there for raft":   {dialer: asker("a", "s"), dialled: side("b", "c", "s"), err: ErrWrongSecret, dialledErr: ErrNoProof},
-		"a secret on one side only":    {dialer: asker("a", "s"), dialled: asker("b", ""), err: ErrNoSecret},
-		"a secret on the other's only": {dialer: asker("a", ""), dialled: asker("b", "s"), err: ErrNoSecret},
+		"the same secret":                 {dialer: asker("a", "s"), dialled: asker("b", "s")},
+		"an instance itself":              {dialer: asker("a", "s"), dialled: asker("a", "s")},
+		"different clusters":              {dialer: inCluster("c1", asker("a", "s")), dialled: inCluster("c2", asker("b", "s"))},
+		"different secrets":               {dialer: asker("a", "s1"), dialled: asker("b", "s2"), err: ErrWrongSecret, dialledErr: ErrNoProof, dialerSays: []string{"raft secret", `"b"`}},
+		"a dialer that wants raft":        {dialer: side("a", "c", "s"), dialled: asker("b", "s"), err: ErrWrongSecret, dialledErr: ErrNoProof},
+		"a dialled side that serves raft": {dialer: asker("a", "s"), dialled: side("b", "c", "s"), err: ErrWrongSecret, dialledErr: ErrNoProof},
+		"a secret on one side only":       {dialer: asker("a", "s"), dialled: asker("b", ""), err: ErrNoSecret},
+		"a secret on the other's only":    {dialer: asker("a", ""), dialled: asker("b", "s"), err: ErrNoSecret},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -46,7 +46,7 @@ func TestThePrefaceOfTheAPIChecksOnlyTheSecret(t *testing.T) {
 	}
 }
 
-// Raft's roles and those of questions are four.
+// Two roles for raft and two for the API make four different proofs.
 func TestProofsOfDifferentPurposesDiffer(t *testing.T) {
 	raft, question := side("a", "c", "s"), inCluster("c", asker("a", "s"))
 	dialer, dialled := raft.hello(), side("b", "c", "s").hello()
@@ -55,7 +55,7 @@ func TestProofsOfDifferentPurposesDiffer(t *testing.T) {
 		for who, role := range map[string]byte{"dialer": roleDialer, "dialled": roleDialled} {
 			proof := string(p.proof(role, dialer, dialled))
 			if other, known := seen[proof]; known {
-				t.Errorf("the proof of the %s of %s is that of the %s", who, name, other)
+				t.Errorf("the proof of the %s of %s equals that of the %s", who, name, other)
 			}
 			seen[proof] = who + " of " + name
 		}
@@ -79,10 +79,10 @@ func TestARequestWithoutAPrefaceIsRefusedWithAReason(t *testing.T) {
 	defer func() { _ = answer.Body.Close() }()
 	body, err := io.ReadAll(answer.Body)
 	if err != nil || answer.StatusCode != http.StatusForbidden || !strings.Contains(string(body), `"code":"secret_required"`) {
-		t.Errorf("%d %s, %v", answer.StatusCode, body, err)
+		t.Errorf("answer = %d %s, %v, want 403 secret_required", answer.StatusCode, body, err)
 	}
 	if err := <-accepting; !errors.Is(err, ErrOtherVersion) {
-		t.Errorf("it is let in: %v", err)
+		t.Errorf("error = %v, want %v", err, ErrOtherVersion)
 	}
 }
 
@@ -92,6 +92,6 @@ func TestAnAnswerWithoutAPrefaceIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := asker("a", "s").dials(out); !errors.Is(err, ErrNoSecret) {
-		t.Errorf("error %v", err)
+		t.Errorf("error = %v, want %v", err, ErrNoSecret)
 	}
 }
