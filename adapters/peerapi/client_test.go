@@ -77,7 +77,7 @@ func floods(beginning, then string) func(net.Conn) {
 	}
 }
 
-func TestAnAnswerThatIsNoneIsRefused(t *testing.T) {
+func TestAnInvalidIdentityIsRefused(t *testing.T) {
 	const good = `"raft_id":"n1","cluster_id":"","version":"v1"`
 	tests := map[string]struct {
 		behave func(net.Conn)
@@ -130,7 +130,7 @@ func TestAnAnswerThatIsNoneIsRefused(t *testing.T) {
 	}
 }
 
-func TestAMemberOfALaterVersionIsIgnored(t *testing.T) {
+func TestAnUnknownMemberOfTheAnswerIsIgnored(t *testing.T) {
 	address := impostor(t, saysJSON(`{"application_address":"a:1","raft_id":"n1","cluster_id":"c","version":"v9","zone":{"x":[1]}}`))
 	got, err := client(t).Identify(within(t, 5*time.Second), address)
 	if err != nil || got.RaftID != "n1" || got.Version != "v9" || got.Format != 0 {
@@ -138,7 +138,7 @@ func TestAMemberOfALaterVersionIsIgnored(t *testing.T) {
 	}
 }
 
-func TestAQuestionEndsWithItsContext(t *testing.T) {
+func TestARequestEndsWithItsContext(t *testing.T) {
 	questions := map[string]func(ctx context.Context, c *peerapi.Client, address string) error{
 		"who it is": func(ctx context.Context, c *peerapi.Client, address string) error {
 			_, err := c.Identify(ctx, address)
@@ -170,7 +170,7 @@ func TestAQuestionEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestCloseEndsAQuestion(t *testing.T) {
+func TestCloseEndsARequest(t *testing.T) {
 	asked := make(chan struct{})
 	address := impostor(t, func(conn net.Conn) {
 		close(asked)
@@ -196,7 +196,7 @@ func TestCloseEndsAQuestion(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatIsNoneIsNotDialled(t *testing.T) {
+func TestAnInvalidAddressIsNotDialled(t *testing.T) {
 	for _, address := range []string{"", "n1", "n1:0", ":8008", "a:1/metadata", "u@a:1", "a:1?x", "[::1%lo]:1"} {
 		if _, err := client(t).Identify(within(t, time.Second), address); !errors.Is(err, domain.ErrInvalid) {
 			t.Errorf("%q: got %v", address, err)

@@ -53,7 +53,7 @@ func (p *pipes) says(t *testing.T, text string) net.Conn {
 	return own
 }
 
-func TestHowLongCloseTakes(t *testing.T) {
+func TestCloseWaitsForAtMostASecond(t *testing.T) {
 	const question = "GET /metadata HTTP/1.1\r\nHost: x\r\n"
 	tests := map[string]struct {
 		said     string

@@ -146,7 +146,7 @@ func within(t *testing.T, bound time.Duration) context.Context {
 	return ctx
 }
 
-func TestAnInstanceSaysWhoItIs(t *testing.T) {
+func TestIdentifyGivesTheIdentity(t *testing.T) {
 	for family, address := range map[string]string{"over IPv4": "127.0.0.1:0", "over IPv6": "[::1]:0"} {
 		t.Run(family, func(t *testing.T) {
 			i, c := start(t, address), client(t)
@@ -169,7 +169,7 @@ func TestANameIsResolved(t *testing.T) {
 	}
 }
 
-func TestTheAnswerIsWhatTheInstanceIsNow(t *testing.T) {
+func TestIdentifyGivesTheCurrentIdentity(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	homeless := someone
 	homeless.ClusterID, homeless.ApplicationAddress = "", "cache-3.example:80"
@@ -182,7 +182,7 @@ func TestTheAnswerIsWhatTheInstanceIsNow(t *testing.T) {
 	}
 }
 
-func TestQuestionsShareAConnection(t *testing.T) {
+func TestRequestsShareAConnection(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	for range 20 {
 		if _, err := c.Identify(within(t, 5*time.Second), i.address()); err != nil {
@@ -194,7 +194,7 @@ func TestQuestionsShareAConnection(t *testing.T) {
 	}
 }
 
-func TestManyAskAtOnce(t *testing.T) {
+func TestConcurrentRequestsAreAnswered(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	var asking sync.WaitGroup
 	for range 50 {
@@ -207,7 +207,7 @@ func TestManyAskAtOnce(t *testing.T) {
 	asking.Wait()
 }
 
-func TestARestartedInstanceIsFoundAgain(t *testing.T) {
+func TestARestartedInstanceIsReachedAgain(t *testing.T) {
 	c := client(t)
 	first := start(t, "127.0.0.1:0")
 	address := first.address()
@@ -226,7 +226,7 @@ func TestARestartedInstanceIsFoundAgain(t *testing.T) {
 	}
 }
 
-func TestAClosedClientAsksNobody(t *testing.T) {
+func TestAClosedClientSendsNothing(t *testing.T) {
 	i := start(t, "127.0.0.1:0")
 	c := peerapi.NewClient(nil)
 	if err := errors.Join(c.Close(), c.Close()); err != nil {

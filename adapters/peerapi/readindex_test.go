@@ -19,7 +19,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-func TestALeaderSaysHowFarAnInstanceHasToBe(t *testing.T) {
+func TestReadIndexGivesTheIndexOfTheLeader(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	for _, index := range []uint64{1, 42, 1 << 53, math.MaxUint64} {
 		i.leads(index)
@@ -74,7 +74,7 @@ func TestOtherIDsArePassedThrough(t *testing.T) {
 
 // Also an instance that can't tell, because it is closing or hears from nobody,
 // is none to be waited for; and the next question goes over the same connection.
-func TestWhoDoesNotLeadSaysSoAndKeepsTheConnection(t *testing.T) {
+func TestAFollowerRefusesAndKeepsTheConnection(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	for _, reason := range []error{ports.ErrNotLeader, ports.ErrClosed, context.DeadlineExceeded, errors.New("any other")} {
 		i.fails(reason)
@@ -93,7 +93,7 @@ func TestWhoDoesNotLeadSaysSoAndKeepsTheConnection(t *testing.T) {
 }
 
 // A leader that has lost its majority would let the asker wait.
-func TestALeaderThatCanNotProveItInTimeSaysSo(t *testing.T) {
+func TestALeaderWithoutAProofInTimeRefuses(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	i.answers(func(ctx context.Context) (uint64, error) {
 		<-ctx.Done()
@@ -108,7 +108,7 @@ func TestALeaderThatCanNotProveItInTimeSaysSo(t *testing.T) {
 	}
 }
 
-func TestAProofEndsWhenNobodyWaitsForIt(t *testing.T) {
+func TestAProofEndsWithItsRequest(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	asked, ended := make(chan struct{}), make(chan error, 1)
 	i.answers(func(ctx context.Context) (uint64, error) {
@@ -134,7 +134,7 @@ func TestAProofEndsWhenNobodyWaitsForIt(t *testing.T) {
 	}
 }
 
-func TestAReadIndexThatIsNoneIsRefused(t *testing.T) {
+func TestAnInvalidReadIndexIsRefused(t *testing.T) {
 	problem := func(status, body string) func(net.Conn) {
 		return says(fmt.Sprintf("HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s", status, len(body), body))
 	}
@@ -211,7 +211,7 @@ func TestAReadIndexOfALaterVersionIsRead(t *testing.T) {
 	}
 }
 
-func TestWithAContextThatHasEndedNobodyIsAsked(t *testing.T) {
+func TestReadIndexWithAnEndedContextSendsNothing(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	i.leads(1)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -221,7 +221,7 @@ func TestWithAContextThatHasEndedNobodyIsAsked(t *testing.T) {
 	}
 }
 
-func TestAClosedClientAsksForNoIndex(t *testing.T) {
+func TestReadIndexOfAClosedClientSendsNothing(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), peerapi.NewClient(nil)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
@@ -234,7 +234,7 @@ func TestAClosedClientAsksForNoIndex(t *testing.T) {
 	}
 }
 
-func TestClosingTheServerEndsAProofOrAnswersIt(t *testing.T) {
+func TestClosingTheServerEndsAProof(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	asked := make(chan struct{})
 	i.answers(func(ctx context.Context) (uint64, error) {
@@ -262,7 +262,7 @@ func TestClosingTheServerEndsAProofOrAnswersIt(t *testing.T) {
 
 // Leadership and identity change while many ask: each answer is one that was
 // true at some time, whole.
-func TestManyAskForTheIndexWhileItChanges(t *testing.T) {
+func TestConcurrentReadIndexesWhileTheLeaderChanges(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	var index atomic.Uint64
 	i.answers(func(context.Context) (uint64, error) {

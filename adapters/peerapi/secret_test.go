@@ -32,7 +32,7 @@ func knowing(t *testing.T, secret string) *peerapi.Client {
 	return c
 }
 
-func TestWhoSharesTheSecretIsAnswered(t *testing.T) {
+func TestAClientWithTheSecretIsAnswered(t *testing.T) {
 	i, c := startGuarded(t, "127.0.0.1:0", knows("s")), knowing(t, "s")
 	i.leads(12)
 	for range 5 {
@@ -48,7 +48,7 @@ func TestWhoSharesTheSecretIsAnswered(t *testing.T) {
 	}
 }
 
-func TestWhoDoesNotKnowTheSecretLearnsNothing(t *testing.T) {
+func TestAClientWithoutTheSecretLearnsNothing(t *testing.T) {
 	tests := map[string]struct {
 		server, client string
 		err            error
@@ -76,7 +76,7 @@ func TestWhoDoesNotKnowTheSecretLearnsNothing(t *testing.T) {
 	}
 }
 
-func TestAnInstanceWithASecretParsesNothingOfStrangers(t *testing.T) {
+func TestAnInstanceWithASecretParsesNoRequestsOfStrangers(t *testing.T) {
 	i := startGuarded(t, "127.0.0.1:0", knows("s"))
 	if response, body := ask(t, i.address(), "GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n"); response.StatusCode != http.StatusForbidden ||
 		strings.Contains(body, someone.RaftID) {
@@ -109,7 +109,7 @@ func TestAnInstanceWithASecretParsesNothingOfStrangers(t *testing.T) {
 }
 
 // Nobody who is asked, and does not know the secret, hears a question.
-func TestAStrangerIsNotAsked(t *testing.T) {
+func TestAServerWithoutTheSecretGetsNoRequest(t *testing.T) {
 	heard := make(chan string, 1)
 	address := impostor(t, func(conn net.Conn) {
 		// As much as it can say: a hello, and a proof that is none.
@@ -147,7 +147,7 @@ func TestCloseEndsAProofThatNobodyAnswers(t *testing.T) {
 }
 
 // Builds from before, without a secret, wait for the end of the line.
-func TestWhoSaysNothingToThePrefaceMayHaveNoSecret(t *testing.T) {
+func TestASilentServerMayHaveNoSecret(t *testing.T) {
 	address := impostor(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 	_, err := knowing(t, "s").Identify(within(t, 5*time.Second), address)
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "may have no raft secret") {
@@ -156,7 +156,7 @@ func TestWhoSaysNothingToThePrefaceMayHaveNoSecret(t *testing.T) {
 }
 
 // Without a secret the first byte decides what follows, and is part of it.
-func TestWhoAsksByteByByteIsAnswered(t *testing.T) {
+func TestARequestSentByteByByteIsAnswered(t *testing.T) {
 	i := start(t, "127.0.0.1:0")
 	conn := dial(t, i.address())
 	for _, b := range []byte("GET /metadata HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") {
