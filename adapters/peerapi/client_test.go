@@ -17,7 +17,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// impostor answers every connection on the lane as it is told to.
+// impostor answers every connection on the lane with behave.
 func impostor(t *testing.T, behave func(net.Conn)) string {
 	t.Helper()
 	port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
@@ -51,7 +51,7 @@ func impostor(t *testing.T, behave func(net.Conn)) string {
 	return port.Addr().String()
 }
 
-// says answers with raw bytes, once the question has come.
+// says answers a request with raw bytes.
 func says(raw string) func(net.Conn) {
 	return func(conn net.Conn) {
 		question := make([]byte, 4<<10)
@@ -83,21 +83,21 @@ func TestAnInvalidIdentityIsRefused(t *testing.T) {
 		behave func(net.Conn)
 		says   string // part of the error
 	}{
-		"nothing":              {says(""), "EOF"},
-		"no HTTP":              {says("SSH-2.0-OpenSSH\r\n"), "malformed"},
-		"another status":       {says("HTTP/1.1 503 Oops\r\nContent-Length: 0\r\n\r\n"), "status 503"},
-		"a redirect":           {says("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"), "status 302"},
-		"a cut off body":       {says("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"), "EOF"},
-		"a body without end":   {floods("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat(" ", 4096)), "over 1048576 bytes"},
-		"a header without end": {floods("HTTP/1.1 200 OK\r\nX: ", strings.Repeat("x", 4096)), "headers exceeded"},
-		"no JSON":              {saysJSON(`hello`), "no instance metadata"},
-		"JSON of another type": {saysJSON(`["n1"]`), "no instance metadata"},
-		"an empty object":      {saysJSON(`{}`), "raft_id must not be empty"},
-		"something after it":   {saysJSON(`{"application_address":"a:1",` + good + `} {}`), "no instance metadata"},
-		"a name twice":         {saysJSON(`{"application_address":"a:1","raft_id":"n0",` + good + `}`), "duplicate"},
-		"invalid UTF-8":        {saysJSON("{\"application_address\":\"a\xff:1\"," + good + "}"), "UTF-8"},
-		"a number for an id":   {saysJSON(`{"application_address":"a:1","raft_id":7}`), "no instance metadata"},
-		"no address":           {saysJSON(`{` + good + `}`), "application_address"},
+		"an empty answer":       {says(""), "EOF"},
+		"no HTTP":               {says("SSH-2.0-OpenSSH\r\n"), "malformed"},
+		"another status":        {says("HTTP/1.1 503 Oops\r\nContent-Length: 0\r\n\r\n"), "status 503"},
+		"a redirect":            {says("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"), "status 302"},
+		"a truncated body":      {says("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"), "EOF"},
+		"a body without end":    {floods("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat(" ", 4096)), "over 1048576 bytes"},
+		"a header without end":  {floods("HTTP/1.1 200 OK\r\nX: ", strings.Repeat("x", 4096)), "headers exceeded"},
+		"no JSON":               {saysJSON(`hello`), "no instance metadata"},
+		"JSON of another type":  {saysJSON(`["n1"]`), "no instance metadata"},
+		"an empty object":       {saysJSON(`{}`), "raft_id must not be empty"},
+		"data after the object": {saysJSON(`{"application_address":"a:1",` + good + `} {}`), "no instance metadata"},
+		"a name twice":          {saysJSON(`{"application_address":"a:1","raft_id":"n0",` + good + `}`), "duplicate"},
+		"invalid UTF-8":         {saysJSON("{\"application_address\":\"a\xff:1\"," + good + "}"), "UTF-8"},
+		"a number for an id":    {saysJSON(`{"application_address":"a:1","raft_id":7}`), "no instance metadata"},
+		"no address":            {saysJSON(`{` + good + `}`), "application_address"},
 		"an address without port": {saysJSON(`{"application_address":"a",` + good + `}`),
 			"application_address must be host:port"},
 		"an address that smuggles a path": {saysJSON(`{"application_address":"a:1/x",` + good + `}`), "application_address"},
@@ -110,7 +110,7 @@ func TestAnInvalidIdentityIsRefused(t *testing.T) {
 			"version has characters"},
 		"a version of several words": {saysJSON(`{"application_address":"a:1","raft_id":"n1","version":"v 1"}`),
 			"version has characters"},
-		"a cluster id beyond all bounds": {saysJSON(`{"application_address":"a:1","raft_id":"n1","cluster_id":"` +
+		"a cluster id that is too long": {saysJSON(`{"application_address":"a:1","raft_id":"n1","cluster_id":"` +
 			strings.Repeat("x", 1000) + `"}`), "cluster_id is over"},
 	}
 	for name, test := range tests {
@@ -118,13 +118,13 @@ func TestAnInvalidIdentityIsRefused(t *testing.T) {
 			address := impostor(t, test.behave)
 			got, err := client(t).Identify(within(t, 5*time.Second), address)
 			if err == nil {
-				t.Fatalf("it was believed: %+v", got)
+				t.Fatalf("Identify = %+v, want an error", got)
 			}
 			if errors.Is(err, domain.ErrInvalid) {
-				t.Errorf("%q: that would blame who asks", err)
+				t.Errorf("error = %q, want one that does not blame the caller", err)
 			}
 			if !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), address) {
-				t.Fatalf("got %q, want it to name %q and %q", err, address, test.says)
+				t.Fatalf("error = %q, want it to name %q and %q", err, address, test.says)
 			}
 		})
 	}
@@ -134,13 +134,13 @@ func TestAnUnknownMemberOfTheAnswerIsIgnored(t *testing.T) {
 	address := impostor(t, saysJSON(`{"application_address":"a:1","raft_id":"n1","cluster_id":"c","version":"v9","zone":{"x":[1]}}`))
 	got, err := client(t).Identify(within(t, 5*time.Second), address)
 	if err != nil || got.RaftID != "n1" || got.Version != "v9" || got.Format != 0 {
-		t.Fatalf("got %+v, %v", got, err)
+		t.Fatalf("Identify = %+v, %v, want n1 with version v9 and no format", got, err)
 	}
 }
 
 func TestARequestEndsWithItsContext(t *testing.T) {
 	questions := map[string]func(ctx context.Context, c *peerapi.Client, address string) error{
-		"who it is": func(ctx context.Context, c *peerapi.Client, address string) error {
+		"the identity": func(ctx context.Context, c *peerapi.Client, address string) error {
 			_, err := c.Identify(ctx, address)
 			return err
 		},
@@ -157,13 +157,13 @@ func TestARequestEndsWithItsContext(t *testing.T) {
 			t.Run(what+" "+name, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				address := impostor(t, func(conn net.Conn) {
-					says(begun)(conn) // it has heard the question then
+					says(begun)(conn) // it has read the request then
 					cancel()
 					_, _ = io.Copy(io.Discard, conn)
 				})
-				// Nothing else ends it.
+				// Nothing else ends the request.
 				if err := ask(ctx, client(t), address); !errors.Is(err, context.Canceled) {
-					t.Errorf("got %v", err)
+					t.Errorf("error = %v, want %v", err, context.Canceled)
 				}
 			})
 		}
@@ -189,17 +189,17 @@ func TestCloseEndsARequest(t *testing.T) {
 	select {
 	case err := <-failed:
 		if !errors.Is(err, ports.ErrClosed) {
-			t.Fatalf("got %v", err)
+			t.Fatalf("error = %v, want %v", err, ports.ErrClosed)
 		}
 	case <-time.After(5 * time.Second):
-		t.Fatal("the question goes on")
+		t.Fatal("the request has not ended after Close")
 	}
 }
 
 func TestAnInvalidAddressIsNotDialled(t *testing.T) {
 	for _, address := range []string{"", "n1", "n1:0", ":8008", "a:1/metadata", "u@a:1", "a:1?x", "[::1%lo]:1"} {
 		if _, err := client(t).Identify(within(t, time.Second), address); !errors.Is(err, domain.ErrInvalid) {
-			t.Errorf("%q: got %v", address, err)
+			t.Errorf("Identify of %q = %v, want an invalid address", address, err)
 		}
 	}
 }

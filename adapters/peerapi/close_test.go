@@ -60,9 +60,9 @@ func TestCloseWaitsForAtMostASecond(t *testing.T) {
 		answered bool
 		takes    time.Duration
 	}{
-		"it does not wait for a connection that was kept": {question + "\r\n", true, 0},
-		"half a question has a second":                    {question, false, time.Second},
-		"a body that does not come has a second":          {question + "Content-Length: 9\r\n\r\n", false, time.Second},
+		"an idle connection is not waited for":   {question + "\r\n", true, 0},
+		"half a request has a second":            {question, false, time.Second},
+		"a body that does not come has a second": {question + "Content-Length: 9\r\n\r\n", false, time.Second},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -87,10 +87,10 @@ func TestCloseWaitsForAtMostASecond(t *testing.T) {
 					t.Error(err)
 				}
 				if took := time.Since(began); took != test.takes {
-					t.Errorf("it took %v, not %v", took, test.takes)
+					t.Errorf("Close took %v, want %v", took, test.takes)
 				}
 				if answer := <-said; strings.HasPrefix(answer, "HTTP/1.1 200 OK\r\n") != test.answered {
-					t.Errorf("it was answered %q", answer)
+					t.Errorf("answer = %q, want success: %v", answer, test.answered)
 				}
 			})
 		})

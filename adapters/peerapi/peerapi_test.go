@@ -36,8 +36,8 @@ func (s *self) become(identity ports.Identity) {
 	s.identity = identity
 }
 
-// progress is ports.ReadIndexer in one function, that a test can change while it is
-// served; without one it does not lead.
+// progress implements ports.ReadIndexer with a function that a test can change while it is
+// served. Without a function the instance does not lead.
 type progress struct {
 	prove atomic.Pointer[func(context.Context) (uint64, error)]
 }
@@ -50,7 +50,7 @@ func (p *progress) ReadIndex(ctx context.Context) (uint64, error) {
 	return (*prove)(ctx)
 }
 
-// answers makes every question be answered by prove.
+// answers makes prove answer every request.
 func (p *progress) answers(prove func(context.Context) (uint64, error)) { p.prove.Store(&prove) }
 
 func (p *progress) leads(index uint64) {
@@ -61,7 +61,7 @@ func (p *progress) fails(err error) {
 	p.answers(func(context.Context) (uint64, error) { return 0, err })
 }
 
-// members is ports.Local of an instance of a cluster of two.
+// members implements ports.Local for an instance of a cluster of two.
 type members struct{ ports.Local }
 
 func (members) State() (ports.LocalState, <-chan struct{}) {
@@ -152,7 +152,7 @@ func TestIdentifyGivesTheIdentity(t *testing.T) {
 			i, c := start(t, address), client(t)
 			got, err := c.Identify(within(t, 5*time.Second), i.address())
 			if err != nil || got != someone {
-				t.Fatalf("got %+v, %v; want %+v", got, err, someone)
+				t.Fatalf("Identify = %+v, %v, want %+v", got, err, someone)
 			}
 		})
 	}
@@ -177,7 +177,7 @@ func TestIdentifyGivesTheCurrentIdentity(t *testing.T) {
 		i.become(want)
 		got, err := c.Identify(within(t, 5*time.Second), i.address())
 		if err != nil || got != want {
-			t.Fatalf("got %+v, %v; want %+v", got, err, want)
+			t.Fatalf("Identify = %+v, %v, want %+v", got, err, want)
 		}
 	}
 }
@@ -190,7 +190,7 @@ func TestRequestsShareAConnection(t *testing.T) {
 		}
 	}
 	if n := i.connections(); n != 1 {
-		t.Fatalf("20 questions took %d connections", n)
+		t.Fatalf("connections for 20 requests = %d, want 1", n)
 	}
 }
 
@@ -218,7 +218,7 @@ func TestARestartedInstanceIsReachedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := c.Identify(within(t, 5*time.Second), address); err == nil {
-		t.Fatal("a closed instance answered")
+		t.Fatal("Identify of a closed instance succeeded")
 	}
 	start(t, address)
 	if _, err := c.Identify(within(t, 5*time.Second), address); err != nil {
@@ -233,16 +233,16 @@ func TestAClosedClientSendsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := c.Identify(within(t, 5*time.Second), i.address()); !errors.Is(err, ports.ErrClosed) {
-		t.Fatalf("got %v, want %v", err, ports.ErrClosed)
+		t.Fatalf("error = %v, want %v", err, ports.ErrClosed)
 	}
 	if n := i.connections(); n != 0 {
-		t.Fatalf("%d connections after Close", n)
+		t.Fatalf("connections after Close = %d, want none", n)
 	}
 }
 
 func TestAConfigNamesAllItsFaults(t *testing.T) {
 	_, err := peerapi.New(peerapi.Config{})
 	if want := "peerapi: no listener\nno self\nno read indexer\nno local state"; err == nil || err.Error() != want {
-		t.Fatalf("got %v, want %s", err, want)
+		t.Fatalf("New = %v, want %s", err, want)
 	}
 }

@@ -25,7 +25,7 @@ func TestReadIndexGivesTheIndexOfTheLeader(t *testing.T) {
 		i.leads(index)
 		want := ports.ReadIndex{RaftID: someone.RaftID, ClusterID: someone.ClusterID, Index: index, Members: []string{"n1", "n2"}}
 		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("got %+v, %v; want %+v", got, err, want)
+			t.Errorf("ReadIndex = %+v, %v, want %+v", got, err, want)
 		}
 	}
 }
@@ -36,11 +36,11 @@ func TestTheReadIndexOnTheWire(t *testing.T) {
 	const question = "GET /read-index HTTP/1.1\r\nHost: x\r\n\r\n"
 	response, body := ask(t, i.address(), question)
 	if want := `{"raft_id":"n1","cluster_id":"6a1f","index":42,"members":["n1","n2"]}`; response.StatusCode != http.StatusOK || body != want {
-		t.Errorf("got %d %s, want 200 %s", response.StatusCode, body, want)
+		t.Errorf("answer = %d %s, want 200 %s", response.StatusCode, body, want)
 	}
 	for name, want := range map[string]string{"Content-Type": "application/json", "Cache-Control": "no-store"} {
 		if got := response.Header.Get(name); got != want {
-			t.Errorf("%s is %q, want %q", name, got, want)
+			t.Errorf("%s = %q, want %q", name, got, want)
 		}
 	}
 	i.fails(ports.ErrNotLeader)
@@ -48,14 +48,14 @@ func TestTheReadIndexOnTheWire(t *testing.T) {
 	want := fmt.Sprintf(`{"type":"about:blank","title":"Service Unavailable","status":503,"detail":%q,"code":"not_leader","error":%[1]q}`,
 		ports.ErrNotLeader.Error())
 	if response.StatusCode != http.StatusServiceUnavailable || body != want {
-		t.Errorf("got %d %s, want 503 %s", response.StatusCode, body, want)
+		t.Errorf("answer = %d %s, want 503 %s", response.StatusCode, body, want)
 	}
 	if response.Close || response.Header.Get("Content-Type") != "application/problem+json" {
-		t.Errorf("the connection is closed: %v; content type %q", response.Close, response.Header.Get("Content-Type"))
+		t.Errorf("connection closed = %v, content type = %q, want false and a problem document", response.Close, response.Header.Get("Content-Type"))
 	}
 }
 
-// Whether they are the ones that were hoped for is for the asker to say.
+// The caller decides whether these are the ids that it expects.
 func TestOtherIDsArePassedThrough(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	i.leads(7)
@@ -67,32 +67,32 @@ func TestOtherIDsArePassedThrough(t *testing.T) {
 		i.become(identity)
 		want := ports.ReadIndex{RaftID: identity.RaftID, ClusterID: identity.ClusterID, Index: 7, Members: []string{"n1", "n2"}}
 		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: got %+v, %v; want %+v", name, got, err, want)
+			t.Errorf("%s: ReadIndex = %+v, %v, want %+v", name, got, err, want)
 		}
 	}
 }
 
-// Also an instance that can't tell, because it is closing or hears from nobody,
-// is none to be waited for; and the next question goes over the same connection.
+// An instance that can't prove leadership, because it is closing or hears from nobody,
+// refuses as well. The next request must use the same connection.
 func TestAFollowerRefusesAndKeepsTheConnection(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	for _, reason := range []error{ports.ErrNotLeader, ports.ErrClosed, context.DeadlineExceeded, errors.New("any other")} {
 		i.fails(reason)
 		_, err := c.ReadIndex(within(t, 5*time.Second), i.address())
 		if !errors.Is(err, ports.ErrNotLeader) || !strings.Contains(err.Error(), i.address()) {
-			t.Errorf("%v: got %v, want one that is ErrNotLeader and names %s", reason, err, i.address())
+			t.Errorf("after %v: error = %v, want ErrNotLeader naming %s", reason, err, i.address())
 		}
 	}
 	i.leads(9)
 	if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || got.Index != 9 {
-		t.Errorf("once it leads: %+v, %v", got, err)
+		t.Errorf("ReadIndex of the leader = %+v, %v, want 9", got, err)
 	}
 	if n := i.connections(); n != 1 {
-		t.Errorf("it took %d connections", n)
+		t.Errorf("connections = %d, want 1", n)
 	}
 }
 
-// A leader that has lost its majority would let the asker wait.
+// A leader that has lost its majority must not let the caller wait.
 func TestALeaderWithoutAProofInTimeRefuses(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	i.answers(func(ctx context.Context) (uint64, error) {
@@ -101,10 +101,10 @@ func TestALeaderWithoutAProofInTimeRefuses(t *testing.T) {
 	})
 	began := time.Now()
 	if _, err := c.ReadIndex(within(t, 10*time.Second), i.address()); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("got %v, want ErrNotLeader", err)
+		t.Errorf("error = %v, want ErrNotLeader", err)
 	}
 	if took := time.Since(began); took > 4*time.Second {
-		t.Errorf("it took %v", took)
+		t.Errorf("the answer took %v, want at most 4s", took)
 	}
 }
 
@@ -126,11 +126,11 @@ func TestAProofEndsWithItsRequest(t *testing.T) {
 	<-asked
 	cancel()
 	if err := <-failed; !errors.Is(err, context.Canceled) {
-		t.Errorf("who asked got %v", err)
+		t.Errorf("error of the caller = %v, want %v", err, context.Canceled)
 	}
-	// Not because the time for it is over.
+	// The proof must not have ended by its own timeout.
 	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("the proof ended with %v", err)
+		t.Errorf("error of the proof = %v, want %v", err, context.Canceled)
 	}
 }
 
@@ -142,30 +142,30 @@ func TestAnInvalidReadIndexIsRefused(t *testing.T) {
 		behave func(net.Conn)
 		says   string // part of the error
 	}{
-		"nothing":                         {says(""), "EOF"},
+		"an empty answer":                 {says(""), "EOF"},
 		"no HTTP":                         {says("SSH-2.0-OpenSSH\r\n"), "malformed"},
 		"no JSON":                         {saysJSON("42"), "no read index"},
-		"half of it":                      {saysJSON(`{"raft_id":"n1","index":4`), "no read index"},
-		"something after it":              {saysJSON(`{"raft_id":"n1","index":4}{}`), "no read index"},
-		"a cut off body":                  {says("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"), "EOF"},
+		"a truncated object":              {saysJSON(`{"raft_id":"n1","index":4`), "no read index"},
+		"data after the object":           {saysJSON(`{"raft_id":"n1","index":4}{}`), "no read index"},
+		"a truncated body":                {says("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"), "EOF"},
 		"an empty object":                 {saysJSON(`{}`), "index is missing"},
-		"all but the index":               {saysJSON(`{"raft_id":"n1","cluster_id":"c"}`), "index is missing"},
+		"an object without an index":      {saysJSON(`{"raft_id":"n1","cluster_id":"c"}`), "index is missing"},
 		"index zero":                      {saysJSON(`{"raft_id":"n1","index":0}`), "index is missing"},
 		"an index below zero":             {saysJSON(`{"raft_id":"n1","index":-1}`), "no read index"},
-		"an index that is no whole":       {saysJSON(`{"raft_id":"n1","index":1.5}`), "no read index"},
-		"an index in words":               {saysJSON(`{"raft_id":"n1","index":"7"}`), "no read index"},
+		"a fractional index":              {saysJSON(`{"raft_id":"n1","index":1.5}`), "no read index"},
+		"an index that is a string":       {saysJSON(`{"raft_id":"n1","index":"7"}`), "no read index"},
 		"an index over 64 bits":           {saysJSON(`{"raft_id":"n1","index":18446744073709551616}`), "no read index"},
 		"two indexes":                     {saysJSON(`{"raft_id":"n1","index":4,"index":5}`), "duplicate"},
 		"no id":                           {saysJSON(`{"index":4}`), "raft_id must not be empty"},
 		"an id of several lines":          {saysJSON(`{"raft_id":"n\n1","index":4}`), "raft_id may only have"},
 		"a cluster id of several lines":   {saysJSON(`{"raft_id":"n1","cluster_id":"c\n","index":4}`), "cluster_id has characters"},
-		"a cluster id beyond all bounds":  {saysJSON(`{"raft_id":"n1","cluster_id":"` + strings.Repeat("x", 1000) + `","index":4}`), "cluster_id is over"},
-		"a body beyond all bounds":        {saysJSON(`{"raft_id":"n1","index":4,"x":"` + strings.Repeat("x", 1<<20) + `"}`), "over 1048576 bytes"},
+		"a cluster id that is too long":   {saysJSON(`{"raft_id":"n1","cluster_id":"` + strings.Repeat("x", 1000) + `","index":4}`), "cluster_id is over"},
+		"a body that is too long":         {saysJSON(`{"raft_id":"n1","index":4,"x":"` + strings.Repeat("x", 1<<20) + `"}`), "over 1048576 bytes"},
 		"a body without end":              {floods("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat(" ", 4096)), "over 1048576 bytes"},
 		"a redirect":                      {says("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"), "status 302"},
 		"another status, without a code":  {problem("503 Oops", ""), "status 503"},
 		"another status and another code": {problem("503 Oops", `{"code":"closed"}`), "status 503"},
-		"a version that lacks it":         {problem("404 Not Found", `{"code":"not_found"}`), "status 404"},
+		"an earlier version without it":   {problem("404 Not Found", `{"code":"not_found"}`), "status 404"},
 		"a code without a problem":        {problem("503 Oops", `not_leader`), "status 503"},
 		"a code on success":               {saysJSON(`{"code":"not_leader"}`), "index is missing"},
 		"an index without success":        {problem("201 Created", `{"raft_id":"n1","index":4}`), "status 201"},
@@ -175,13 +175,13 @@ func TestAnInvalidReadIndexIsRefused(t *testing.T) {
 			address := impostor(t, test.behave)
 			got, err := client(t).ReadIndex(within(t, 5*time.Second), address)
 			if err == nil {
-				t.Fatalf("it was believed: %+v", got)
+				t.Fatalf("ReadIndex = %+v, want an error", got)
 			}
 			if errors.Is(err, ports.ErrNotLeader) || errors.Is(err, domain.ErrInvalid) || !reflect.DeepEqual(got, ports.ReadIndex{}) {
-				t.Errorf("got %+v, %v", got, err)
+				t.Errorf("ReadIndex = %+v, %v, want neither ErrNotLeader nor ErrInvalid", got, err)
 			}
 			if !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), address) {
-				t.Errorf("got %q, want it to name %q and %q", err, address, test.says)
+				t.Errorf("error = %q, want it to name %q and %q", err, address, test.says)
 			}
 		})
 	}
@@ -195,7 +195,7 @@ func TestAReadIndexMayNameManyMembers(t *testing.T) {
 	address := impostor(t, saysJSON(`{"raft_id":"n1","cluster_id":"c","index":4,"members":["`+strings.Join(members, `","`)+`"]}`))
 	want := ports.ReadIndex{RaftID: "n1", ClusterID: "c", Index: 4, Members: members}
 	if got, err := client(t).ReadIndex(within(t, 5*time.Second), address); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got entry %d and %d members, %v", got.Index, len(got.Members), err)
+		t.Errorf("ReadIndex = %d with %d members, %v, want %d with %d", got.Index, len(got.Members), err, want.Index, len(want.Members))
 	}
 }
 
@@ -203,11 +203,11 @@ func TestAReadIndexOfALaterVersionIsRead(t *testing.T) {
 	address := impostor(t, saysJSON(`{"raft_id":"n1","cluster_id":"c","index":4,"term":9,"more":{"x":[1]}}`))
 	want := ports.ReadIndex{RaftID: "n1", ClusterID: "c", Index: 4}
 	if got, err := client(t).ReadIndex(within(t, 5*time.Second), address); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("ReadIndex = %+v, %v, want %+v", got, err, want)
 	}
 	address = impostor(t, says("HTTP/1.1 421 Misdirected\r\nContent-Length: 34\r\n\r\n"+`{"code":"not_leader","leader":"b"}`))
 	if _, err := client(t).ReadIndex(within(t, 5*time.Second), address); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("a refusal of a later version: %v", err)
+		t.Errorf("error of a refusal of a later version = %v, want %v", err, ports.ErrNotLeader)
 	}
 }
 
@@ -217,7 +217,7 @@ func TestReadIndexWithAnEndedContextSendsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.ReadIndex(ctx, i.address()); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("error = %v, want %v", err, context.Canceled)
 	}
 }
 
@@ -227,10 +227,10 @@ func TestReadIndexOfAClosedClientSendsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := c.ReadIndex(within(t, 5*time.Second), i.address()); !errors.Is(err, ports.ErrClosed) {
-		t.Errorf("got %v, want ErrClosed", err)
+		t.Errorf("error = %v, want ErrClosed", err)
 	}
 	if _, err := client(t).ReadIndex(within(t, time.Second), "n1"); !errors.Is(err, domain.ErrInvalid) {
-		t.Errorf("an address that is none: %v", err)
+		t.Errorf("error for an invalid address = %v, want %v", err, domain.ErrInvalid)
 	}
 }
 
@@ -253,15 +253,15 @@ func TestClosingTheServerEndsAProof(t *testing.T) {
 		t.Fatal(err)
 	}
 	if took := time.Since(began); took > 4*time.Second {
-		t.Errorf("Close took %v", took)
+		t.Errorf("Close took %v, want at most 4s", took)
 	}
 	if err := <-failed; err == nil {
-		t.Error("nobody proved anything, and yet there is an answer")
+		t.Error("ReadIndex succeeded without a proof")
 	}
 }
 
-// Leadership and identity change while many ask: each answer is one that was
-// true at some time, whole.
+// Leadership and identity change during many requests: each answer must have been
+// true as a whole at some time.
 func TestConcurrentReadIndexesWhileTheLeaderChanges(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	var index atomic.Uint64
@@ -286,7 +286,7 @@ func TestConcurrentReadIndexesWhileTheLeaderChanges(t *testing.T) {
 					t.Error(err)
 				case got.Index <= least || got.Index > index.Load() || got.RaftID != someone.RaftID ||
 					got.ClusterID != someone.ClusterID && got.ClusterID != other.ClusterID:
-					t.Errorf("got %+v, when the index was over %d", got, least)
+					t.Errorf("ReadIndex = %+v, want more than %d", got, least)
 				}
 			}
 		})

@@ -37,14 +37,14 @@ func TestAClientWithTheSecretIsAnswered(t *testing.T) {
 	i.leads(12)
 	for range 5 {
 		if got, err := c.Identify(within(t, 5*time.Second), i.address()); err != nil || got != someone {
-			t.Fatalf("got %+v, %v; want %+v", got, err, someone)
+			t.Fatalf("Identify = %+v, %v, want %+v", got, err, someone)
 		}
 		if got, err := c.ReadIndex(within(t, 5*time.Second), i.address()); err != nil || got.Index != 12 {
-			t.Fatalf("got %+v, %v", got, err)
+			t.Fatalf("ReadIndex = %+v, %v, want 12", got, err)
 		}
 	}
 	if n := i.connections(); n != 1 {
-		t.Errorf("ten questions took %d connections", n)
+		t.Errorf("connections for ten requests = %d, want 1", n)
 	}
 }
 
@@ -54,9 +54,9 @@ func TestAClientWithoutTheSecretLearnsNothing(t *testing.T) {
 		err            error
 		says           string
 	}{
-		"the asker knows another":       {"s1", "s2", preface.ErrWrongSecret, "raft secret"},
-		"the asker knows none":          {"s1", "", preface.ErrNoSecret, "raft secret and the other has none: it is missing here"},
-		"the one who is asked has none": {"", "s2", preface.ErrNoSecret, "raft secret and the other has none: it is missing there"},
+		"the client has another": {"s1", "s2", preface.ErrWrongSecret, "raft secret"},
+		"the client has none":    {"s1", "", preface.ErrNoSecret, "raft secret and the other has none: it is missing here"},
+		"the server has none":    {"", "s2", preface.ErrNoSecret, "raft secret and the other has none: it is missing there"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -64,13 +64,13 @@ func TestAClientWithoutTheSecretLearnsNothing(t *testing.T) {
 			began := time.Now()
 			got, err := c.Identify(within(t, time.Second), i.address())
 			if !errors.Is(err, test.err) || !strings.Contains(err.Error(), test.says) {
-				t.Errorf("got %+v, %v", got, err)
+				t.Errorf("Identify = %+v, %v, want %v with %q", got, err, test.err, test.says)
 			}
 			if took := time.Since(began); took > 2*time.Second {
-				t.Errorf("it took %v", took)
+				t.Errorf("Identify took %v, want at most 2s", took)
 			}
 			if n := i.connections(); n != 0 {
-				t.Errorf("%d connections came through to HTTP", n)
+				t.Errorf("connections that reached HTTP = %d, want none", n)
 			}
 		})
 	}
@@ -80,7 +80,7 @@ func TestAnInstanceWithASecretParsesNoRequestsOfStrangers(t *testing.T) {
 	i := startGuarded(t, "127.0.0.1:0", knows("s"))
 	if response, body := ask(t, i.address(), "GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n"); response.StatusCode != http.StatusForbidden ||
 		strings.Contains(body, someone.RaftID) {
-		t.Errorf("a question without a proof is answered with %d %s", response.StatusCode, body)
+		t.Errorf("answer to a request without a proof = %d %s, want 403 without the id", response.StatusCode, body)
 	}
 	strangers := map[string]string{
 		"a header without end":  "GET /metadata HTTP/1.1\r\nX: " + strings.Repeat("x", 1<<20),
@@ -97,31 +97,31 @@ func TestAnInstanceWithASecretParsesNoRequestsOfStrangers(t *testing.T) {
 		_, err := io.Copy(io.Discard, conn)
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() {
-			t.Errorf("%s: it was never cut off", name)
+			t.Errorf("%s: the connection was never closed", name)
 		}
 		if took := time.Since(began); took > 4*time.Second {
-			t.Errorf("%s: it was cut off after %v", name, took)
+			t.Errorf("%s: the connection was closed after %v, want at most 4s", name, took)
 		}
 	}
 	if n := i.connections(); n != 0 {
-		t.Errorf("%d connections came through to HTTP", n)
+		t.Errorf("connections that reached HTTP = %d, want none", n)
 	}
 }
 
-// Nobody who is asked, and does not know the secret, hears a question.
+// A peer that does not know the secret must not receive the request.
 func TestAServerWithoutTheSecretGetsNoRequest(t *testing.T) {
 	heard := make(chan string, 1)
 	address := impostor(t, func(conn net.Conn) {
-		// As much as it can say: a hello, and a proof that is none.
+		// The most that a stranger can send: a hello and an invalid proof.
 		_, _ = io.WriteString(conn, "\x01\x00"+strings.Repeat("n", 32)+"\x00\x02n2\x01"+strings.Repeat("p", 32))
 		all, _ := io.ReadAll(conn)
 		heard <- string(all)
 	})
 	if _, err := knowing(t, "s").Identify(within(t, 5*time.Second), address); !errors.Is(err, preface.ErrWrongSecret) {
-		t.Errorf("got %v", err)
+		t.Errorf("error = %v, want %v", err, preface.ErrWrongSecret)
 	}
 	if said := <-heard; strings.Contains(said, "HTTP") || len(said) > 64 {
-		t.Errorf("it was told %q", said)
+		t.Errorf("bytes sent to a stranger = %q, want no request", said)
 	}
 }
 
@@ -142,20 +142,20 @@ func TestCloseEndsAProofThatNobodyAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := <-failed; err == nil {
-		t.Error("nobody answered, and yet there is an answer")
+		t.Error("Identify succeeded without an answer")
 	}
 }
 
-// Builds from before, without a secret, wait for the end of the line.
+// Earlier builds without a secret wait for the end of a line.
 func TestASilentServerMayHaveNoSecret(t *testing.T) {
 	address := impostor(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 	_, err := knowing(t, "s").Identify(within(t, 5*time.Second), address)
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "may have no raft secret") {
-		t.Errorf("got %v", err)
+		t.Errorf("error = %v, want that the other may have no raft secret", err)
 	}
 }
 
-// Without a secret the first byte decides what follows, and is part of it.
+// Without a secret, the first byte decides what follows, and is part of it.
 func TestARequestSentByteByByteIsAnswered(t *testing.T) {
 	i := start(t, "127.0.0.1:0")
 	conn := dial(t, i.address())
@@ -166,6 +166,6 @@ func TestARequestSentByteByByteIsAnswered(t *testing.T) {
 	}
 	answer, err := io.ReadAll(conn)
 	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") || !strings.Contains(string(answer), someone.RaftID) {
-		t.Errorf("%q, %v", answer, err)
+		t.Errorf("answer = %q, %v, want 200 with the id", answer, err)
 	}
 }

@@ -54,10 +54,10 @@ func TestTheAnswerOnTheWire(t *testing.T) {
 	response, body := ask(t, i.address(), "GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n")
 	want := `{"application_address":"10.0.0.1:8080","raft_id":"n1","cluster_id":"6a1f","version":"v1.2.3","applied_index":4711,"format":2,"process":"P7Q2"}`
 	if response.StatusCode != http.StatusOK || body != want {
-		t.Errorf("got %d %s, want 200 %s", response.StatusCode, body, want)
+		t.Errorf("answer = %d %s, want 200 %s", response.StatusCode, body, want)
 	}
 	if got := response.Header.Get("Content-Type"); got != "application/json" {
-		t.Errorf("content type %q", got)
+		t.Errorf("content type = %q, want application/json", got)
 	}
 }
 
@@ -70,7 +70,7 @@ func TestHeadIsGetWithoutABody(t *testing.T) {
 		}
 		said, err := io.ReadAll(conn)
 		if err != nil || !strings.HasPrefix(string(said), fmt.Sprintf("HTTP/1.1 %d ", want)) || !strings.HasSuffix(string(said), "\r\n\r\n") {
-			t.Errorf("%s: got %q, %v", path, said, err)
+			t.Errorf("HEAD %s = %q, %v, want %d without a body", path, said, err, want)
 		}
 	}
 }
@@ -96,10 +96,10 @@ func TestEverythingElseIsAProblem(t *testing.T) {
 			i := start(t, "127.0.0.1:0")
 			response, body := ask(t, i.address(), test.request)
 			if response.StatusCode != test.status || response.Header.Get("Allow") != test.allow {
-				t.Errorf("got %d, Allow %q", response.StatusCode, response.Header.Get("Allow"))
+				t.Errorf("status = %d, Allow = %q, want %d, %q", response.StatusCode, response.Header.Get("Allow"), test.status, test.allow)
 			}
 			if got := response.Header.Get("Content-Type"); got != "application/problem+json" {
-				t.Errorf("content type %q", got)
+				t.Errorf("content type = %q, want application/problem+json", got)
 			}
 			var problem struct {
 				Type, Title, Detail, Code, Error string
@@ -110,7 +110,7 @@ func TestEverythingElseIsAProblem(t *testing.T) {
 			}
 			if problem.Status != test.status || problem.Code != test.code || problem.Type == "" ||
 				problem.Title == "" || problem.Detail == "" || problem.Error != problem.Detail {
-				t.Errorf("got %s", body)
+				t.Errorf("problem document = %s, want %d %s with all members", body, test.status, test.code)
 			}
 		})
 	}
@@ -152,14 +152,14 @@ func TestStrangersAreCutOff(t *testing.T) {
 				_, err := io.Copy(io.Discard, conn)
 				var timeout net.Error
 				if errors.As(err, &timeout) && timeout.Timeout() {
-					t.Fatal("it was never cut off")
+					t.Fatal("the connection was never closed")
 				}
 			}
 			if took := time.Since(began); took > test.bound {
-				t.Errorf("it was cut off after %v, want at most %v", took, test.bound)
+				t.Errorf("the connection was closed after %v, want at most %v", took, test.bound)
 			}
 			if err := <-answered; err != nil {
-				t.Errorf("beside it, a peer got no answer: %v", err)
+				t.Errorf("a peer got no answer meanwhile: %v", err)
 			}
 		})
 	}
@@ -174,6 +174,6 @@ func TestStrangersCannotUseUpTheLane(t *testing.T) {
 		t.Fatal(err)
 	}
 	if open := i.demux.Stats().Lanes[peerapi.Lane].Open; open > peerapi.MaxOpen {
-		t.Fatalf("%d connections are open", open)
+		t.Fatalf("open connections = %d, want at most %d", open, peerapi.MaxOpen)
 	}
 }
