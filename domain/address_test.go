@@ -86,7 +86,7 @@ func TestCheckAddress(t *testing.T) {
 	}
 }
 
-func TestNobodyAdvertisesAWildcard(t *testing.T) {
+func TestAWildcardCannotBeAdvertised(t *testing.T) {
 	tests := map[string]struct {
 		address string
 		want    bool
@@ -112,7 +112,7 @@ func TestNobodyAdvertisesAWildcard(t *testing.T) {
 }
 
 // One address has one owner, however it is spelt.
-func TestSpellingsOfAnAddress(t *testing.T) {
+func TestDifferentSpellingsAreOneAddress(t *testing.T) {
 	tests := map[string]struct {
 		first, second string
 		same          bool

@@ -107,7 +107,7 @@ func TestNewBatch(t *testing.T) {
 	}
 }
 
-func TestNewBatchSaysAllThatIsWrong(t *testing.T) {
+func TestNewBatchReportsAllFaults(t *testing.T) {
 	weight := -1
 	_, err := domain.NewBatch([]domain.Edit{
 		removing("-"),
@@ -147,7 +147,7 @@ func TestNewBatchSharesNothingWithItsEdits(t *testing.T) {
 	mustEqual(t, "the commands", made.Commands, list(put(n), gone("b", at(7))))
 }
 
-func TestABatchIsCarriedOutInOrder(t *testing.T) {
+func TestABatchIsAppliedInOrder(t *testing.T) {
 	a, b, c := node(t, "a", "h:1"), node(t, "b", "h:2"), node(t, "c", "h:3")
 	heavyA, movedA := node(t, "a", "h:1", weighing(7)), node(t, "a", "h:2")
 	inQ := func(n domain.CacheNode) domain.CacheNode { n.Pool = "q"; return n }

@@ -87,7 +87,7 @@ func TestFilterValidate(t *testing.T) {
 	}
 }
 
-func TestFilterValidateSaysAllThatIsWrong(t *testing.T) {
+func TestFilterValidateReportsAllFaults(t *testing.T) {
 	err := filter(ofPool("-"), ofState("gone"), ofZone("\x00"), labelled("/", "\x01")).Validate()
 	if err == nil {
 		t.Fatal("accepted")
@@ -289,7 +289,7 @@ func follow(t fataler, known map[string]domain.CacheNode, c domain.Change) {
 
 // Whoever had the filtered list at some revision, and is told the filtered
 // changes, has at every revision the filtered list.
-func TestFilteredChangesMakeTheFilteredList(t *testing.T) {
+func TestFilteredChangesLeadToTheFilteredList(t *testing.T) {
 	told := map[domain.Effect]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		f := filters().Draw(t, "filter")
@@ -343,7 +343,7 @@ func TestFilteredChangesMakeTheFilteredList(t *testing.T) {
 	}
 }
 
-func TestANormalizedFilterLeavesOutTheSame(t *testing.T) {
+func TestANormalizedFilterMatchesTheSameNodes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := filters().Draw(t, "filter")
 		n := drawNode(t, "a")

@@ -115,7 +115,7 @@ func mustBeAsItIs(t *testing.T, after contents, change domain.Change) {
 	mustEqual(t, "a node that was made down, in the registry", *is, want)
 }
 
-func TestWhatExpiryLeaves(t *testing.T) {
+func TestExpiryKeepsOrFreesAddressAndSlot(t *testing.T) {
 	r := registryOf(t, put(node(t, "a", "h:1", leased(domain.RemoveOnExpiry))), put(node(t, "b", "h:2", leased(domain.DownOnExpiry))))
 	if changes, err := r.Apply(domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 1}, {ID: "b", Revision: 2}}}); err != nil || len(changes) != 2 {
 		t.Fatalf("%+v, %v", changes, err)
@@ -193,7 +193,7 @@ func TestRevive(t *testing.T) {
 	}
 }
 
-func TestAClientHasTheLastWordOnANodeThatExpired(t *testing.T) {
+func TestAPutReplacesTheStateThatExpirySet(t *testing.T) {
 	lease := leased(domain.DownOnExpiry)
 	tests := map[string]struct {
 		put  domain.CacheNode
@@ -237,7 +237,7 @@ func TestANodeKeepsItsPlaceWhileItIsDown(t *testing.T) {
 }
 
 // What a restored registry knows of a node that expired is what it was told.
-func TestARestoredNodeComesBackToWhatItWas(t *testing.T) {
+func TestARestoredNodeRevivesToItsFormerState(t *testing.T) {
 	r := registryOf(t, put(node(t, "a", "h:1", leased(domain.DownOnExpiry), inState(domain.Draining))), expire("a", 1))
 	if got := apply(t, restore(t, r.View()), revive("a")); got.Effect != domain.Updated || got.Node.State != domain.Draining {
 		t.Errorf("%s to %s", got.Effect, got.Node.State)

@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-func TestARegistryHoldsSoManyNodes(t *testing.T) {
+func TestTheNumberOfNodesIsLimited(t *testing.T) {
 	r := domain.NewRegistry()
 	template := node(t, "template", "template:1")
 	for i := range domain.MaxNodes {
@@ -57,7 +57,7 @@ func TestARegistryHoldsSoManyNodes(t *testing.T) {
 	mustBeSound(t, r)
 }
 
-func TestARegistryHoldsSoManyBytes(t *testing.T) {
+func TestTheSizeOfARegistryIsLimited(t *testing.T) {
 	r := domain.NewRegistry()
 	big := greatest(t, "big", "big:1", "x")
 	raw := rawBytes(&big)
@@ -129,7 +129,7 @@ func TestARegistryHoldsSoManyBytes(t *testing.T) {
 
 // What a node counts for is the same in every build: of two that counted otherwise one
 // would refuse what the other one takes.
-func TestWhatANodeCountsFor(t *testing.T) {
+func TestTheSizeThatANodeCountsFor(t *testing.T) {
 	// weighs gives a node that counts for so many bytes: 128, 32 for each label, and its
 	// text. A client's has far less of that.
 	text := strings.Repeat("x", 2<<20)
@@ -231,7 +231,7 @@ func rawBytes(n *domain.CacheNode) int {
 	return size
 }
 
-func TestHistoryKeepsSoManyChanges(t *testing.T) {
+func TestTheNumberOfChangesInHistoryIsLimited(t *testing.T) {
 	r := domain.NewRegistry()
 	light, heavy := node(t, "a", "h:1", weighing(0)), node(t, "a", "h:1", weighing(1))
 	toRevision := func(last domain.Revision) {
@@ -276,7 +276,7 @@ func TestHistoryKeepsSoManyChanges(t *testing.T) {
 	}
 }
 
-func TestHistoryKeepsSoManyBytes(t *testing.T) {
+func TestTheSizeOfHistoryIsLimited(t *testing.T) {
 	r := domain.NewRegistry()
 	big := greatest(t, "big", "big:1", "x")
 	perChange := 2 * rawBytes(&big)

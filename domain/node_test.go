@@ -154,11 +154,11 @@ func TestNewCacheNodeFillsInDefaults(t *testing.T) {
 // A map without labels would differ from none as soon as it is written down and read.
 func TestANodeWithoutLabelsHasNoMap(t *testing.T) {
 	if n := node(t, "a", "h:1", func(s *domain.NodeSpec) { s.Labels = map[string]string{} }); n.Labels != nil {
-		t.Errorf("%#v", n.Labels)
+		t.Errorf("labels = %#v, want nil", n.Labels)
 	}
 }
 
-func TestNewCacheNodeSaysAllThatIsWrong(t *testing.T) {
+func TestNewCacheNodeReportsAllFaults(t *testing.T) {
 	weight, pool, state, ttl, end := -1, "-", domain.State("gone"), 0, domain.OnExpiry("explode")
 	_, err := domain.NewCacheNode(domain.NodeSpec{
 		ID: "/", Address: "nowhere", Pool: &pool, Weight: &weight, Zone: "\x00", State: &state,

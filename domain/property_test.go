@@ -14,7 +14,7 @@ import (
 )
 
 // The registry does what its plainest form does, command by command.
-func TestARegistryIsItsModel(t *testing.T) {
+func TestARegistryAgreesWithItsModel(t *testing.T) {
 	seen := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		r, m := domain.NewRegistry(), newModel()
@@ -161,7 +161,7 @@ func TestARestoredRegistryGoesOnAsTheOriginal(t *testing.T) {
 }
 
 // A batch that is refused leaves no trace, not even in what comes after it.
-func TestARefusedBatchNeverWas(t *testing.T) {
+func TestARefusedBatchHasNoEffect(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := commands().Draw(t, "commands")
 		at := rapid.IntRange(0, len(all)).Draw(t, "refused after")
@@ -192,7 +192,7 @@ func restore(t fataler, v domain.View) *domain.Registry {
 	return r
 }
 
-func TestNodesAreRestoredInWhateverOrder(t *testing.T) {
+func TestNodesAreRestoredInAnyOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := domain.NewRegistry()
 		for _, cmd := range commands().Draw(t, "commands") {
@@ -238,7 +238,7 @@ func TestARestoredHistoryIsTrimmedAsTheOriginal(t *testing.T) {
 	}
 }
 
-func TestRestoreRefusesWhatNoRegistryCanBe(t *testing.T) {
+func TestRestoreRefusesImpossibleRegistries(t *testing.T) {
 	v := registryOf(t, put(node(t, "a", "h:1")), put(node(t, "b", "h:2")), put(node(t, "b", "h:3"))).View()
 	tests := map[string]func(c *contents){
 		"a history with a gap":                   func(c *contents) { c.History = slices.Delete(c.History, 1, 2) },

@@ -207,7 +207,7 @@ func TestEveryAttributeCountsAsAChange(t *testing.T) {
 	}
 }
 
-func TestWhatTheServerGivesIsNotTheClients(t *testing.T) {
+func TestClientsCannotSetServerAssignedFields(t *testing.T) {
 	n := node(t, "a", "h:1")
 	n.Slot, n.CreatedRevision, n.Revision, n.ExpiredFrom = 17, 40, 41, domain.Draining
 	r := domain.NewRegistry()

@@ -51,7 +51,7 @@ func withoutRevisions(v domain.View) []domain.CacheNode {
 	return nodes
 }
 
-func TestAReplacedRegistryIsItsBackup(t *testing.T) {
+func TestAReplacedRegistryEqualsItsBackup(t *testing.T) {
 	seen := map[domain.Effect]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		all := commands().Draw(t, "commands")
@@ -165,7 +165,7 @@ func TestAReplacementKeepsItsCondition(t *testing.T) {
 	}
 }
 
-func TestAReplacementRefusesWhatNoRegistryCanBe(t *testing.T) {
+func TestAReplacementRefusesImpossibleRegistries(t *testing.T) {
 	tests := map[string]struct {
 		second func(n *domain.CacheNode)
 		err    error
@@ -194,7 +194,7 @@ func TestAReplacementRefusesWhatNoRegistryCanBe(t *testing.T) {
 	}
 }
 
-func TestAReplacementIsBoundedAsARegistryIs(t *testing.T) {
+func TestAReplacementHasTheLimitsOfARegistry(t *testing.T) {
 	with, small := domain.NewReplacement(), node(t, "small", "small:1")
 	for i := range domain.MaxNodes {
 		n := small

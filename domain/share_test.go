@@ -8,7 +8,7 @@ import (
 )
 
 // What a change leaves alone is in memory once, though each command brings its own.
-func TestWhatIsLeftAloneIsShared(t *testing.T) {
+func TestUnchangedNodesAreSharedBetweenViews(t *testing.T) {
 	spelt := func(change func(*CacheNode)) Command {
 		n := CacheNode{
 			ID: strings.Clone("n1"), Address: strings.Clone("h:1"), Pool: strings.Clone("p"), Zone: strings.Clone("z"),

@@ -85,7 +85,7 @@ func TestARefusedBatchLeavesNoTrace(t *testing.T) {
 
 // A backup is small, and must not cost more than it says: a node may be alone at the end of its
 // pool.
-func TestAPlaceFarBehindTakesNoRoomBeforeIt(t *testing.T) {
+func TestAHighSlotTakesNoMemoryForLowerSlots(t *testing.T) {
 	s := &slots{}
 	if !s.claim(MaxNodes-1) || !s.clone().claim(MaxNodes-65) {
 		t.Fatal("it is taken")

@@ -112,7 +112,7 @@ func TestTreeStaysInBalance(t *testing.T) {
 	}
 }
 
-func TestTreeAscendsNoFurtherThanItIsAsked(t *testing.T) {
+func TestTreeAscendStopsWhenTold(t *testing.T) {
 	var current *tree
 	for i := range 100 {
 		current = current.put(entry{fmt.Sprintf("%02d", i), i})
