@@ -68,7 +68,7 @@ func (s *service) nodes() []domain.CacheNode {
 	return nodes
 }
 
-func TestABackupIsTheRegistry(t *testing.T) {
+func TestABackupContainsTheRegistry(t *testing.T) {
 	s := start(t)
 	s.lived(t)
 	got := s.do(t, "GET", "/raft/backup", "")
@@ -144,7 +144,7 @@ func TestEveryGoldenBackupIsRestored(t *testing.T) {
 	}
 }
 
-func TestARestoreIsTold(t *testing.T) {
+func TestARestoreIsStreamed(t *testing.T) {
 	s := start(t)
 	s.lived(t)
 	backup := s.do(t, "GET", "/raft/backup", "").body
@@ -172,7 +172,7 @@ func TestARestoreIsTold(t *testing.T) {
 	}
 }
 
-func TestABackupMayBeSentAsWhatItLooksLike(t *testing.T) {
+func TestARestoreAcceptsTheContentTypesOfABackup(t *testing.T) {
 	s := start(t)
 	for declared, want := range map[string]int{
 		"application/vnd.nodesmetadata.backup": 200,
@@ -255,7 +255,7 @@ func (r *recorded) Header() http.Header         { return r.header }
 func (r *recorded) WriteHeader(status int)      { r.status = status }
 func (r *recorded) Write(b []byte) (int, error) { return r.body.Write(b) }
 
-func TestWhatIsWrongWithABackupIsSaid(t *testing.T) {
+func TestTheFaultOfADamagedBackupIsNamed(t *testing.T) {
 	node := func(id, rest string) string {
 		return fmt.Sprintf(`{"id":%q,"address":"%s:1","pool":"p"%s}`, id, id, rest)
 	}
@@ -378,7 +378,7 @@ func TestABackupThatIsRefusedIsNotWaitedFor(t *testing.T) {
 }
 
 // Many a client reads no answer before it has sent all, and an operator asks any instance.
-func TestWhoSendsAllOfABackupFirstIsToldToo(t *testing.T) {
+func TestAClientThatSendsAllOfARefusedBackupGetsTheAnswer(t *testing.T) {
 	s := start(t)
 	follower := s.startFollower(t)
 	const long = 40 << 20 // more than of any other body is taken that is not wanted

@@ -9,7 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-func TestBatchesThatAreMade(t *testing.T) {
+func TestBatchesThatSucceed(t *testing.T) {
 	const (
 		putC    = `{"put":{"id":"c","address":"10.0.0.3:1"}}`
 		putB    = `{"put":` + nodeB + `}`

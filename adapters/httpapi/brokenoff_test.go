@@ -83,7 +83,7 @@ func takeAll(client net.Conn) ([]byte, error) {
 
 func end(b []byte) []byte { return b[max(0, len(b)-100):] }
 
-func TestNothingFollowsWhereAResponseBrokeOff(t *testing.T) {
+func TestNothingFollowsABrokenOffResponse(t *testing.T) {
 	const header, gzip = "\r\n\r\n", "\r\nAccept-Encoding: gzip"
 	tests := map[string]struct {
 		request string   // without its Host
@@ -158,7 +158,7 @@ func TestNothingFollowsWhereAResponseBrokeOff(t *testing.T) {
 	}
 }
 
-func TestNothingFollowsWhereTheHeaderOfAStreamBrokeOff(t *testing.T) {
+func TestNothingFollowsABrokenOffStreamHeader(t *testing.T) {
 	overPipes(t, func(t *testing.T, s *service, listener pipes) {
 		for _, version := range []string{"HTTP/1.0", "HTTP/1.1"} {
 			client, err := listener.dial(t.Context(), "", "")
@@ -176,7 +176,7 @@ func TestNothingFollowsWhereTheHeaderOfAStreamBrokeOff(t *testing.T) {
 }
 
 // In HTTP/2 what breaks off is the stream, and other requests go on.
-func TestAResponseOfHTTP2ThatBrokeOffIsReset(t *testing.T) {
+func TestABrokenOffHTTP2ResponseIsReset(t *testing.T) {
 	for _, path := range []string{"/nodes/sse", "/nodes/sse?since=0", "/nodes", "/raft/backup"} {
 		t.Run(path, func(t *testing.T) {
 			overPipes(t, func(t *testing.T, s *service, listener pipes) {

@@ -59,7 +59,7 @@ func TestAStreamThatBeginsWhenTheServerClosesEndsAtOnce(t *testing.T) {
 	}
 }
 
-func TestCloseFinishesWhatIsInFlight(t *testing.T) {
+func TestCloseFinishesRequestsInFlight(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	s := start(t, func(c *httpapi.Config) {
 		c.Nodes = fakeNodes{view: func(context.Context) (domain.View, error) {
@@ -81,7 +81,7 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 	}
 }
 
-func TestCloseBreaksOffWhatTakesTooLong(t *testing.T) {
+func TestCloseBreaksOffRequestsThatTakeTooLong(t *testing.T) {
 	asked := make(chan struct{})
 	returned := make(chan struct{})
 	s := start(t, func(c *httpapi.Config) {
@@ -113,7 +113,7 @@ func TestCloseBreaksOffWhatTakesTooLong(t *testing.T) {
 	s.handle(t, "GET", "/livez")
 }
 
-func TestCloseDoesNotWaitForThoseWhoHaveAskedNothing(t *testing.T) {
+func TestCloseDoesNotWaitForConnectionsWithoutARequest(t *testing.T) {
 	s := start(t)
 	s.dial(t, "")
 	idle := s.dial(t, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -199,7 +199,7 @@ func TestCloseWithoutOpen(t *testing.T) {
 	}
 }
 
-func TestOpenSaysWhyItCannot(t *testing.T) {
+func TestOpenReportsWhyItFails(t *testing.T) {
 	first := start(t)
 	if err := first.Open(context.Background()); err == nil {
 		t.Error("it was opened twice")

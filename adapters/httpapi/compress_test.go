@@ -45,7 +45,7 @@ func (s *service) list(t *testing.T, path string, header ...string) (w *httptest
 	return w, string(text)
 }
 
-func TestALongListIsCompressedForWhoTakesThat(t *testing.T) {
+func TestALongListIsCompressedForClientsThatAcceptIt(t *testing.T) {
 	s := start(t)
 	s.fill(t, longList)
 	_, plain := s.list(t, "/nodes")
@@ -133,7 +133,7 @@ func TestATagOfEitherKindNamesTheRevision(t *testing.T) {
 	}
 }
 
-func TestAListIsCompressedOnceForAllWhoAskForIt(t *testing.T) {
+func TestAListIsCompressedOnceForAllClients(t *testing.T) {
 	s := start(t)
 	s.fill(t, 10*longList)
 	var all sync.WaitGroup

@@ -23,7 +23,7 @@ func (s *service) answered(t *testing.T) (net.Conn, bool) {
 	return conn, n > 0
 }
 
-func TestWhoComesWhenThereIsNoRoomIsRefusedAtOnce(t *testing.T) {
+func TestAConnectionOverTheLimitIsRefusedAtOnce(t *testing.T) {
 	const refused = "nodesmetadata_http_connections_refused_total"
 	s := start(t, fewConnections)
 	stream := s.stream(t, "/nodes/sse")
@@ -64,7 +64,7 @@ func TestWhoComesWhenThereIsNoRoomIsRefusedAtOnce(t *testing.T) {
 }
 
 // A connection without a request must not take the place of one with a request.
-func TestStrangersLeaveRoomForThoseWhoAsk(t *testing.T) {
+func TestIdleConnectionsLeaveRoomForRequests(t *testing.T) {
 	s := start(t, fewConnections)
 	for range 12 {
 		s.dial(t, "")

@@ -111,7 +111,7 @@ func (s *service) get(t *testing.T, path string) *httptest.ResponseRecorder {
 	return w
 }
 
-func TestNoMoreFilteredListsAreKeptThanMayBe(t *testing.T) {
+func TestTheNumberOfCachedFilteredListsIsLimited(t *testing.T) {
 	s := start(t)
 	const pools = 3 * httpapi.KeptLists
 	for i := range pools {
@@ -146,7 +146,7 @@ func (s *service) fillWithLarge(t *testing.T, n int) {
 	}
 }
 
-func TestNoMoreBytesOfFilteredListsAreKeptThanMayBe(t *testing.T) {
+func TestTheSizeOfCachedFilteredListsIsLimited(t *testing.T) {
 	s := start(t)
 	const kept = 1 << 20
 	s.Keep(kept)
@@ -181,7 +181,7 @@ func TestNoMoreBytesOfFilteredListsAreKeptThanMayBe(t *testing.T) {
 }
 
 // A list that another request encodes may take long, but a request must not hang for it.
-func TestWhoWaitsForAListIsToldInTime(t *testing.T) {
+func TestARequestThatWaitsForAListIsAnsweredInTime(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(c *httpapi.Config) { c.RequestTimeout = 700 * time.Millisecond })
 	s.undescribed()        // the description is not compressed
@@ -206,7 +206,7 @@ func TestWhoWaitsForAListIsToldInTime(t *testing.T) {
 	asked("later", "", http.StatusOK)
 }
 
-func TestFilteredListsAreRightWhileTheyAreDropped(t *testing.T) {
+func TestFilteredListsAreCorrectDuringEviction(t *testing.T) {
 	s := start(t)
 	const pools = 2 * httpapi.KeptLists
 	add := func(i, round int) {
@@ -246,7 +246,7 @@ func TestFilteredListsAreRightWhileTheyAreDropped(t *testing.T) {
 
 // A filter that is spelt in another way is the same; one that only looks alike
 // is not.
-func TestFiltersAreToldApart(t *testing.T) {
+func TestFiltersHaveDistinctKeys(t *testing.T) {
 	s := start(t)
 	pool := "x"
 	s.register(t, domain.NodeSpec{ID: "pool", Address: "h:1", Pool: &pool})

@@ -18,9 +18,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// TestTheWireStaysAsItIs holds what clients see, byte by byte, against files. A
+// TestTheWireFormatDoesNotChange holds what clients see, byte by byte, against files. A
 // difference is a change of the interface.
-func TestTheWireStaysAsItIs(t *testing.T) {
+func TestTheWireFormatDoesNotChange(t *testing.T) {
 	s := start(t)
 	const whole = `{"id":"node0","address":"10.0.0.5:11211","pool":"main","weight":50,"zone":"eu-1a","labels":{"rack":"r7","os":"<linux>"},"state":"draining"}`
 	golden(t, "node_created", s.do(t, "PUT", "/nodes", whole))
@@ -104,9 +104,9 @@ func (l overdueLeases) Expire(ctx context.Context, pool string) ([]domain.Change
 	return changes, view.Revision() + domain.Revision(len(changes)), err
 }
 
-// TestTheWireOfLeasesBatchesAndReadsStaysAsItIs goes on where the test above
+// TestTheWireFormatOfLeasesBatchesAndReadsDoesNotChange goes on where the test above
 // ends.
-func TestTheWireOfLeasesBatchesAndReadsStaysAsItIs(t *testing.T) {
+func TestTheWireFormatOfLeasesBatchesAndReadsDoesNotChange(t *testing.T) {
 	var leases overdueLeases
 	s := start(t, func(c *httpapi.Config) { leases.Leases, c.Leases = c.Leases, &leases })
 	leases.registry = s.instance

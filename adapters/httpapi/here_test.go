@@ -28,7 +28,7 @@ func (s *service) regain() {
 	})
 }
 
-func TestAFollowerThatIsAskedToAnswersReadsAsItsLeader(t *testing.T) {
+func TestAFollowerAnswersReadsOnRequestAsItsLeader(t *testing.T) {
 	s := start(t)
 	seed(t, s)
 	follower := s.startFollower(t)
@@ -65,7 +65,7 @@ func TestAFollowerThatIsAskedToAnswersReadsAsItsLeader(t *testing.T) {
 	}
 }
 
-func TestAFollowerThatIsAskedToNamesTheLeaderOfWrites(t *testing.T) {
+func TestAFollowerNamesTheLeaderForWritesOnRequest(t *testing.T) {
 	s := start(t)
 	seed(t, s)
 	follower := s.startFollower(t)
@@ -112,7 +112,7 @@ func TestALeaderThatIsRemovedNamesItsSuccessor(t *testing.T) {
 	}
 }
 
-func TestNobodyIsSentOnWhoDoesNotWantToBe(t *testing.T) {
+func TestNoRedirectIsSentWithRedirectFalse(t *testing.T) {
 	tests := map[string]struct {
 		change func(*service)
 		reads  int // status of the list
@@ -152,7 +152,7 @@ func TestNobodyIsSentOnWhoDoesNotWantToBe(t *testing.T) {
 	}
 }
 
-func TestStaleReadsAreAnsweredByAnybody(t *testing.T) {
+func TestEveryInstanceAnswersStaleReads(t *testing.T) {
 	asItIs := func(*service) {}
 	tests := map[string]struct {
 		change  func(*service)
@@ -253,7 +253,7 @@ func TestTheClusterIsDescribedWithoutALeader(t *testing.T) {
 }
 
 // Without a leader the event does not say whether the leader is reachable.
-func TestWhoFollowsTheClusterHereIsToldThatThereIsNoLeader(t *testing.T) {
+func TestAClusterStreamHereReportsTheLossOfTheLeader(t *testing.T) {
 	s := start(t)
 	events := s.stream(t, "/raft/metadata/sse?redirect=false")
 	events.event(t) // the snapshot
@@ -264,7 +264,7 @@ func TestWhoFollowsTheClusterHereIsToldThatThereIsNoLeader(t *testing.T) {
 	}
 }
 
-func TestStreamsThatStayHereGoOnWhenLeadershipMoves(t *testing.T) {
+func TestStreamsOfAFollowerSurviveAChangeOfLeaders(t *testing.T) {
 	s := start(t)
 	seed(t, s)
 	follower := s.startFollower(t)
@@ -364,7 +364,7 @@ func TestAStreamOfAFollowerHasTheBytesOfItsLeader(t *testing.T) {
 	}
 }
 
-func TestStreamsThatStayHereWaitForALeader(t *testing.T) {
+func TestStreamsOfAFollowerWaitForALeader(t *testing.T) {
 	for _, path := range []string{"/nodes/sse?redirect=false", "/nodes/sse?redirect=false&since=3", "/raft/metadata/sse?redirect=false"} {
 		t.Run(path, func(t *testing.T) {
 			s := start(t)
@@ -424,7 +424,7 @@ func TestStaleStreamsNeedNoLeader(t *testing.T) {
 
 // A client that has all that there is, and is sent away again and again, would
 // only come back.
-func TestAStaleStreamThatHasNothingToTellWaitsForALeader(t *testing.T) {
+func TestAStaleStreamWithoutChangesWaitsForALeader(t *testing.T) {
 	s := start(t)
 	seed(t, s)
 	follower := s.startFollower(t)

@@ -200,7 +200,7 @@ func TestAHijackedConnNoticesThatItsClientHasGone(t *testing.T) {
 	})
 }
 
-func TestAClientThatTalksAndTalksIsAsGoodAsGone(t *testing.T) {
+func TestAClientThatKeepsSendingCountsAsGone(t *testing.T) {
 	overPipes(t, func(t *testing.T, _ *service, listener pipes) {
 		client := listener.ask(t, "GET /nodes/sse HTTP/1.1")
 		defer client.Close()

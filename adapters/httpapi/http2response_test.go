@@ -9,7 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 )
 
-func TestCloseDoesNotWaitForWhoDoesNotReadTheAnswer(t *testing.T) {
+func TestCloseDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 	for _, path := range []string{"/nodes", "/raft/backup"} {
 		for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {
 			t.Run(path+" with "+version, func(t *testing.T) {

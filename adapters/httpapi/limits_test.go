@@ -76,7 +76,7 @@ func TestAHugeBodyIsRefusedWithoutBeingRead(t *testing.T) {
 }
 
 // Many a client reads no answer before it has sent all.
-func TestWhoSendsAllOfALongBodyFirstIsTold(t *testing.T) {
+func TestAClientThatSendsAllOfALongBodyGetsTheRefusal(t *testing.T) {
 	const long = 12 << 20 // more than sockets hold
 	for name, header := range map[string]string{
 		"with its length": fmt.Sprintf("Content-Length: %d\r\n\r\n", long),
@@ -102,7 +102,7 @@ func TestWhoSendsAllOfALongBodyFirstIsTold(t *testing.T) {
 
 // net/http reads no more than 256 KiB of a body that its handler left, and closes the
 // connection half a second later.
-func TestWhoSendsAllOfABodyFirstIsToldThatItIsRefused(t *testing.T) {
+func TestAClientThatSendsAllOfABodyGetsTheRefusal(t *testing.T) {
 	const length, piece = 1_000_000, 50_000
 	tests := map[string]struct {
 		asks   string
@@ -147,7 +147,7 @@ func TestWhoSendsAllOfABodyFirstIsToldThatItIsRefused(t *testing.T) {
 	}
 }
 
-func TestWhoDoesNotSendTheRestOfALongBodyIsToldAndCutOff(t *testing.T) {
+func TestAClientThatStopsSendingALongBodyIsAnsweredAndCutOff(t *testing.T) {
 	for name, expects := range map[string]string{"it was to come": "", "it waits to be asked for it": "Expect: 100-continue\r\n"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -266,7 +266,7 @@ func TestASlowBodyIsAnsweredWithinTenSeconds(t *testing.T) {
 }
 
 // Others share the connection of HTTP/2, which "close" would retire.
-func TestASlowBodyCostsTheConnectionOnlyWhereItHasOne(t *testing.T) {
+func TestASlowBodyClosesTheConnectionOnlyOverHTTP1(t *testing.T) {
 	s := start(t)
 	for major, want := range map[int]string{1: "close", 2: ""} {
 		r := httptest.NewRequestWithContext(t.Context(), "PUT", "/nodes", failing{os.ErrDeadlineExceeded})
@@ -324,7 +324,7 @@ func TestHeadersAreBounded(t *testing.T) {
 	}
 }
 
-func TestGarbageIsNoReasonToFail(t *testing.T) {
+func TestTheServerSurvivesGarbage(t *testing.T) {
 	// Some of it is answered when more could have come.
 	s := start(t, func(c *httpapi.Config) { c.HeaderTimeout = time.Second })
 	conns := map[string]net.Conn{}

@@ -91,7 +91,7 @@ func TestChangesThatComeFasterThanTheStreamsTakeThemWakeThemTogether(t *testing.
 	}
 }
 
-func TestWhatElseCanRunDoesNotWaitForAWholeRound(t *testing.T) {
+func TestOtherGoroutinesDoNotWaitForAWholeRound(t *testing.T) {
 	// With one processor it is the scheduler alone that decides who is next.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	const streams, atMost = 6000, 500

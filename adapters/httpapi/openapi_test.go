@@ -66,7 +66,7 @@ func TestEveryObjectInTheDescriptionIsClosed(t *testing.T) {
 	walk("components", components)
 }
 
-func TestTheDescriptionIsThatOfTheRoutes(t *testing.T) {
+func TestTheDescriptionAgreesWithTheRoutes(t *testing.T) {
 	d := describe(t)
 	described := map[string]operation{}
 	for _, o := range d.operations {
@@ -119,7 +119,7 @@ func codesOf(t testing.TB, response *openapi3.Response) []string {
 	return codes
 }
 
-func TestTheProblemsInTheDescriptionAreThoseThatThereAre(t *testing.T) {
+func TestTheDescriptionListsEveryProblemCode(t *testing.T) {
 	d := describe(t)
 	described := map[httpapi.Outcome]bool{}
 	add := func(status int, response *openapi3.Response) {
@@ -147,7 +147,7 @@ func TestTheProblemsInTheDescriptionAreThoseThatThereAre(t *testing.T) {
 }
 
 // The table is for authors of clients, and the only place that explains every code.
-func TestTheProblemsInTheDocumentationAreThoseThatThereAre(t *testing.T) {
+func TestTheDocumentationListsEveryProblemCode(t *testing.T) {
 	document, err := os.ReadFile("../../docs/api.md")
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +188,7 @@ func TestTheDescriptionIsServed(t *testing.T) {
 }
 
 // The checks are worth something only if they find what is wrong.
-func TestTheDescriptionCatchesWhatIsNotDescribed(t *testing.T) {
+func TestTheDescriptionRejectsUndescribedAnswers(t *testing.T) {
 	const node = `{"id":"a","address":"h:1","pool":"p","weight":1,"state":"active","slot":0,"createdRevision":1,"revision":1}`
 	stored := http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-cache"}, "Etag": {`"1"`}, "Nodesmetadata-Revision": {"1"}}
 	with := func(name, value string) http.Header {

@@ -34,7 +34,7 @@ var nothingAsked = map[string]string{
 	"half the preface of HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM",
 }
 
-func TestWhoHasAskedForNothingGivesWay(t *testing.T) {
+func TestAConnectionWithoutARequestIsEvicted(t *testing.T) {
 	for name, text := range nothingAsked {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -57,7 +57,7 @@ func TestWhoHasAskedForNothingGivesWay(t *testing.T) {
 }
 
 // A body of any length may take long: a connection that sends one is not displaced.
-func TestWhoSendsABodyStays(t *testing.T) {
+func TestAConnectionThatSendsABodyIsNotEvicted(t *testing.T) {
 	const body = `{"address": "h:1"}`
 	for name, request := range map[string]string{
 		"after its first request": "GET /livez HTTP/1.1\r\nHost: h\r\n\r\nPUT /nodes/a HTTP/1.1\r\n",
@@ -80,7 +80,7 @@ func TestWhoSendsABodyStays(t *testing.T) {
 	}
 }
 
-func TestWhoHasAskedOnceStays(t *testing.T) {
+func TestAConnectionThatHadARequestIsNotEvicted(t *testing.T) {
 	s := start(t, fewPending)
 	idle := s.dial(t, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
 	s.useHTTP2()
@@ -132,7 +132,7 @@ func TestWhoIsAnsweredBeforeItsBodyCameStays(t *testing.T) {
 // However many clients connect at once, all that send a request are answered. They write it
 // right after they connect, as clients in other processes do: as many http.Clients in this
 // process would wait for each other to get a processor.
-func TestACrowdThatAsksIsHeard(t *testing.T) {
+func TestManyConnectionsWithRequestsAreAnswered(t *testing.T) {
 	for name, test := range map[string]struct {
 		ask   string
 		heard func(io.Reader) bool
@@ -176,7 +176,7 @@ func TestACrowdThatAsksIsHeard(t *testing.T) {
 	}
 }
 
-func TestARequestOfWhoGaveWayIsNotCarriedOut(t *testing.T) {
+func TestARequestOnAnEvictedConnectionIsNotCarriedOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := httpapi.NewPendingConns(1)
 		late, conn := net.Pipe()

@@ -105,7 +105,7 @@ func query(name, value string) string {
 	return text
 }
 
-func TestEveryCallTakesItsParametersAndNoOthers(t *testing.T) {
+func TestEveryCallAcceptsOnlyItsParameters(t *testing.T) {
 	s := start(t)
 	seed(t, s)
 	for _, call := range parameterCalls {
@@ -187,7 +187,7 @@ func TestTheCallToExpireNeedsAPool(t *testing.T) {
 	}
 }
 
-func TestParametersThatDoNotGoTogether(t *testing.T) {
+func TestContradictingParametersAreRefused(t *testing.T) {
 	s := start(t)
 	seed(t, s)
 	tests := map[string]struct {
@@ -257,7 +257,7 @@ func TestAFollowerRefusesBadParametersItself(t *testing.T) {
 	}
 }
 
-func TestWhatAnInstanceSaysOfItselfTakesAnyParameters(t *testing.T) {
+func TestEndpointsOfTheInstanceAcceptAnyParameters(t *testing.T) {
 	s := start(t)
 	s.loseLeader()
 	for path, status := range map[string]int{"/livez": 200, "/readyz": 503, "/version": 200, "/metrics": 200} {

@@ -103,7 +103,7 @@ func (n slowNodes) Register(ctx context.Context, spec domain.NodeSpec, condition
 }
 
 // That the rest of requests is waited for no longer is nothing to those that are whole.
-func TestCloseFinishesWhatHasArrived(t *testing.T) {
+func TestCloseFinishesRequestsThatHaveArrived(t *testing.T) {
 	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -129,7 +129,7 @@ func TestCloseFinishesWhatHasArrived(t *testing.T) {
 }
 
 // A connection that goes leaves nothing behind, whatever it has sent.
-func TestNobodyWaitsForThoseWhoAreGone(t *testing.T) {
+func TestAClosedConnectionLeavesNothingBehind(t *testing.T) {
 	s := start(t)
 	for _, text := range []string{
 		"PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{",

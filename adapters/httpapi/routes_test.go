@@ -16,7 +16,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-func TestAWrongMethodIsToldTheRightOnes(t *testing.T) {
+func TestAWrongMethodIsAnsweredWithTheAllowedOnes(t *testing.T) {
 	s := start(t)
 	for path, allow := range map[string]string{
 		"/nodes":             "GET, HEAD, PUT",
@@ -68,7 +68,7 @@ func TestAnUnknownPathIsAProblem(t *testing.T) {
 }
 
 // net/http would answer it by itself, without our handler.
-func TestThereIsNothingAtTheServerAsAWhole(t *testing.T) {
+func TestTheTargetAsteriskIsUnknown(t *testing.T) {
 	s := start(t)
 	conn := s.dial(t, "OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
 	answer, err := io.ReadAll(conn)
@@ -198,7 +198,7 @@ func (s *service) addNeighbours() {
 	s.peers.Answer("h9:7000", ports.Identity{RaftID: "n9", ApplicationAddress: "n9.test:8080", ClusterID: "cluster-of-n9"})
 }
 
-func TestTheOnlyVoterHandsOverToNobody(t *testing.T) {
+func TestTheOnlyVoterCannotHandOver(t *testing.T) {
 	s := start(t)
 	got := s.do(t, "POST", "/raft/leadership", "")
 	if code, _ := got.problem(t); got.status != 409 || code != "last_voter" {
@@ -240,7 +240,7 @@ func TestTheLastVoterStays(t *testing.T) {
 	}
 }
 
-func TestALeaderThatIsRemovedSendsTheAskerToItsSuccessor(t *testing.T) {
+func TestTheRemovalOfTheLeaderIsRedirectedToItsSuccessor(t *testing.T) {
 	s := start(t)
 	s.addSecond(t)
 	s.peers.Answer("127.0.0.1:7002", ports.Identity{RaftID: "n2", ApplicationAddress: "n2.test:8080"})
@@ -313,7 +313,7 @@ func TestMetricsCountRequestsByRouteMethodAndCode(t *testing.T) {
 	}
 }
 
-func TestAConfigIsToldAllItsFaultsAtOnce(t *testing.T) {
+func TestAConfigReportsAllItsFaults(t *testing.T) {
 	_, err := httpapi.New(httpapi.Config{
 		RequestTimeout: 11 * time.Second, HeaderTimeout: 10 * time.Second,
 		IdleTimeout: -1, KeepAlive: -1, StalledTimeout: -1, MaxBodyBytes: -1,

@@ -67,7 +67,7 @@ func TestASnapshotIsEncodedInTurns(t *testing.T) {
 }
 
 // How many parts there are takes long to find out, too, and nothing is sent meanwhile.
-func TestWhoWaitsForASnapshotIsNotLeftInSilence(t *testing.T) {
+func TestASubscriberThatWaitsForASnapshotGetsKeepAlives(t *testing.T) {
 	overPipes(t, func(t *testing.T, s *service, listener pipes) {
 		s.fill(t, 5000)
 		done := s.MakeLists()
@@ -98,7 +98,7 @@ func TestWhoWaitsForASnapshotIsNotLeftInSilence(t *testing.T) {
 
 // Otherwise a client that gives up and reconnects, again and again, would wait for the
 // snapshots that it gave up.
-func TestASnapshotThatNobodyWaitsForIsNotMade(t *testing.T) {
+func TestASnapshotWithoutSubscribersIsNotEncoded(t *testing.T) {
 	tests := map[string]func(t *testing.T, s *service, client net.Conn){
 		"its client has gone": func(_ *testing.T, _ *service, client net.Conn) { client.Close() },
 		"the server closes": func(t *testing.T, s *service, client net.Conn) {
@@ -189,7 +189,7 @@ func TestAServerThatClosesDoesNotSendASlowReaderAllThatThereIs(t *testing.T) {
 }
 
 // As long as a snapshot is on its way, the registry that it shows is kept.
-func TestASnapshotIsForWhoTakesItFastEnough(t *testing.T) {
+func TestASlowReaderOfASnapshotIsCutOff(t *testing.T) {
 	tests := map[string]struct {
 		rate  int
 		whole bool

@@ -15,7 +15,7 @@ const unreadWithin = 8 * time.Second
 
 // A client that sends requests and reads no answers has full sockets. Then short answers
 // wait as well, also those that a library writes.
-func TestCloseDoesNotWaitForWhoAsksOnAndOn(t *testing.T) {
+func TestCloseDoesNotWaitForAClientThatKeepsAsking(t *testing.T) {
 	for _, path := range []string{"/nope", "/metrics"} {
 		t.Run(path, func(t *testing.T) {
 			s := start(t)
@@ -47,7 +47,7 @@ func TestCloseDoesNotWaitForWhoAsksOnAndOn(t *testing.T) {
 }
 
 // A client of HTTP/2 says how much it takes of a response, and may take nothing.
-func TestCloseDoesNotWaitForWhoGivesNoRoomInHTTP2(t *testing.T) {
+func TestCloseDoesNotWaitForAnHTTP2ClientWithoutAWindow(t *testing.T) {
 	for _, path := range []string{"/livez", "/nope", "/nodes/sse?nope", "/metrics", "/raft/backup"} {
 		t.Run(path, func(t *testing.T) {
 			t.Parallel()

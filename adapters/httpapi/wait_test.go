@@ -38,7 +38,7 @@ const seededList = `{"a":` + nodeA + `,"b":` + nodeB + `}`
 
 // None of these waits: the time that they may take is longer than the test is
 // patient.
-func TestWhatIsThereIsNotWaitedFor(t *testing.T) {
+func TestARevisionThatIsReachedIsNotWaitedFor(t *testing.T) {
 	s := start(t)
 	seed(t, s)
 	tests := map[string]struct {
@@ -164,7 +164,7 @@ func TestAWaitForSeveralChangesGoesOnToTheLast(t *testing.T) {
 	}
 }
 
-func TestAWaitThatIsOverSaysSo(t *testing.T) {
+func TestAWaitWithoutAChangeIsAnsweredAtItsEnd(t *testing.T) {
 	t.Parallel()
 	const wait = 200 * time.Millisecond
 	overEachHTTP(t, func(t *testing.T, s *service, _ *watchedNodes) {
@@ -397,7 +397,7 @@ func TestAWaitForASuccessorIsShort(t *testing.T) {
 
 // A stale read waits even if nothing new can come, and a read with redirect=false waits
 // through a change of leader.
-func TestAWaitGoesOnWhereItCan(t *testing.T) {
+func TestAWaitSurvivesChangesThatDoNotConcernIt(t *testing.T) {
 	tests := map[string]struct {
 		query  string
 		change func(*service)
