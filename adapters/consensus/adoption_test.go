@@ -123,7 +123,7 @@ func belongsTo(id string) func(ports.LocalState) bool {
 	return func(s ports.LocalState) bool { return s.ClusterID == id }
 }
 
-func TestWhoAdoptsABlankInstanceKeepsIt(t *testing.T) {
+func TestAnAdoptedInstanceStaysInItsCluster(t *testing.T) {
 	blank, comes := blankAt(t, t.TempDir())
 	if _, err := comes("c1"); err != nil {
 		t.Fatal(err)
@@ -175,7 +175,7 @@ func TestConnectionsFromBeforeAnInstanceKnewItsClusterEnd(t *testing.T) {
 }
 
 // The cluster that adopted it is gone before it has sent anything.
-func TestAnAdoptionOfWhichNothingCameIsForgottenAtTheNextStart(t *testing.T) {
+func TestAnUnusedAdoptionIsForgottenAtTheNextStart(t *testing.T) {
 	blank, comes := blankAt(t, t.TempDir())
 	if _, err := comes("c1"); err != nil {
 		t.Fatal(err)
@@ -197,7 +197,7 @@ func TestAnAdoptionOfWhichNothingCameIsForgottenAtTheNextStart(t *testing.T) {
 	})
 }
 
-func TestAnAdoptionOfWhichSomethingCameStays(t *testing.T) {
+func TestAUsedAdoptionIsKept(t *testing.T) {
 	leader := startCluster(t, 1, nil)[0]
 	blank := start(t, instanceConfig{id: "blank", directory: t.TempDir(), peers: busy{}})
 	wanted := voter(blank)

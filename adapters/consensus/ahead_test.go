@@ -151,7 +151,7 @@ func lengths(batches [][]*raft.Log) (sizes []int) {
 	return sizes
 }
 
-func TestWhatWaitsForTheDisk(t *testing.T) {
+func TestOperationsThatWaitForTheDisk(t *testing.T) {
 	storesNext := func(kind raft.LogType) func(*runner) error {
 		return func(l *runner) error {
 			return l.StoreLogs([]*raft.Log{{Index: 4, Term: 1, Type: kind}})
@@ -209,7 +209,7 @@ func TestWhatWaitsForTheDisk(t *testing.T) {
 }
 
 // Raft panics where it can't apply what is committed.
-func TestWhatIsCommittedDoesNotWaitForTheDisk(t *testing.T) {
+func TestCommittedEntriesDoNotWaitForTheLeadersDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := lead(t)
 		defer l.close(t)
@@ -339,7 +339,7 @@ func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
 	})
 }
 
-func TestWhatIsPendingIsLostWhenTheInstanceIsClosed(t *testing.T) {
+func TestPendingEntriesAreLostWhenTheInstanceIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := pend(t)
 		waiting := during(func() bool { return l.await(5, nil) })
@@ -361,7 +361,7 @@ func TestWhatIsPendingIsLostWhenTheInstanceIsClosed(t *testing.T) {
 }
 
 // A store says that it has room for one append of raft's usual size.
-func TestWhatIsPendingIsAppendedInParts(t *testing.T) {
+func TestPendingEntriesAreAppendedInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := lead(t)
 		defer l.close(t)

@@ -87,7 +87,7 @@ func upTo(term, index uint64) *raft.AppendEntriesRequest {
 	return &raft.AppendEntriesRequest{Term: term, Entries: []*raft.Log{{Index: index - 1, Term: term}, {Index: index, Term: term}}}
 }
 
-func TestWhatIsCommittedIsAnnouncedOnceToThoseWhoHaveIt(t *testing.T) {
+func TestACommitIsAnnouncedOnceToFollowersThatHaveTheEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, a, told := announcing(t)
 		expect := func(what string, want map[raft.ServerID]int) {
@@ -132,7 +132,7 @@ func TestWhatIsCommittedIsAnnouncedOnceToThoseWhoHaveIt(t *testing.T) {
 
 // An entry that comes alone is announced to each of those who have it as soon as it is
 // committed, and one that comes right behind another is not.
-func TestWhatComesAloneIsAnnouncedAtOnce(t *testing.T) {
+func TestALoneCommitIsAnnouncedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, a, told := announcing(t)
 		expect := func(what string, b, c int) {
@@ -164,7 +164,7 @@ func TestWhatComesAloneIsAnnouncedAtOnce(t *testing.T) {
 	})
 }
 
-func TestHowFarAnotherInstanceIsKnownToBe(t *testing.T) {
+func TestTheIndexThatAFollowerIsKnownToHave(t *testing.T) {
 	const id, other = "b", "c"
 	behind := func(term, index uint64) *raft.AppendEntriesRequest {
 		return &raft.AppendEntriesRequest{Term: term, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index}
@@ -201,7 +201,7 @@ func TestHowFarAnotherInstanceIsKnownToBe(t *testing.T) {
 	})
 }
 
-func TestWhoLeadsNoMoreAnnouncesNothing(t *testing.T) {
+func TestADeposedLeaderAnnouncesNothing(t *testing.T) {
 	for name, test := range map[string]func(*position, *announcements){
 		"it is a follower": func(p *position, a *announcements) {
 			p.move(9, 10)
@@ -247,7 +247,7 @@ func TestWhoLeadsNoMoreAnnouncesNothing(t *testing.T) {
 }
 
 // Raft would tell the followers of each entry after commitTimeout, or up to twice that.
-func TestFollowersHearAtOnceWhatIsCommitted(t *testing.T) {
+func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
 	const commitTimeout = 2 * time.Second
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.hooks.settings = func(settings *raft.Config) {

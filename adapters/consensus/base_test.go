@@ -57,7 +57,7 @@ func TestTheEntryThatASnapshotEndsWithIsFoundOnceThatIsRestored(t *testing.T) {
 }
 
 // Raft would take it for ahead of the snapshot by nearly all that there can be.
-func TestALogDoesNotEndBeforeWhatItRestsOn(t *testing.T) {
+func TestTheLastIndexIsNeverBelowTheSnapshot(t *testing.T) {
 	for name, test := range map[string]struct {
 		stored   []uint64
 		snapshot uint64 // 0: none
@@ -256,7 +256,7 @@ func TestASnapshotThatIsOutrunWhileItBecomesCompleteIsGivenUp(t *testing.T) {
 
 // Raft looks up the entry before those that it sends, and then those: the log may be cut in
 // between. A follower would keep a stand-in for an entry, and never apply the write in it.
-func TestWhatStandsInForAnEntryIsNotSent(t *testing.T) {
+func TestAPlaceholderForAnEntryIsNotSent(t *testing.T) {
 	store, kept := storeOf(t, 3, 5, 6, 7), &memorySnapshots{}
 	replaced := openBase(t, store, kept)
 	mustFindEntry(t, replaced, 6, 3) // before those that are sent

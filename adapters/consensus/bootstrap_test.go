@@ -47,7 +47,7 @@ func TestABootstrapThatWasCutShortBeginsAnew(t *testing.T) {
 
 // The others still have what it acknowledged, and would take back what it does as another cluster
 // of the same name.
-func TestALostStateIsNotFoundedAnew(t *testing.T) {
+func TestALostStateIsNotBootstrappedAgain(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{
 		"where it knows the others":        func(string) error { return nil },
 		"where that is lost too":           os.Remove,
@@ -165,7 +165,7 @@ func TestAFoundingMayBeCutShortBehindItsMark(t *testing.T) {
 }
 
 // It loses everything whenever it ends, and where it was alone nobody is left who has any of it.
-func TestWhatKeepsNothingIsFoundedAnew(t *testing.T) {
+func TestAVolatileInstanceIsBootstrappedAgain(t *testing.T) {
 	config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "memory", open: memory.Open, volatile: true}
 	for range 2 {
 		i := start(t, config)

@@ -66,7 +66,7 @@ func TestTimingsAreChecked(t *testing.T) {
 	}
 }
 
-func TestAllFaultsAreToldAtOnce(t *testing.T) {
+func TestAllFaultsOfAConfigAreReported(t *testing.T) {
 	err := Config{Timing: Timing{HeartbeatTimeout: 1, ElectionTimeout: 2 * time.Minute}}.Validate()
 	if err == nil {
 		t.Fatal("an empty configuration is fine")

@@ -71,7 +71,7 @@ func TestOnlyALeaderOfThisTermIsAContact(t *testing.T) {
 	}
 }
 
-func TestAMajorityWasHeardFromWhenItsSlowestWas(t *testing.T) {
+func TestContactWithAMajorityIsThatOfItsSlowestMember(t *testing.T) {
 	began := time.Now()
 	at := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
 	e := newEvidence()
@@ -119,7 +119,7 @@ func (i *instance) staysLost(t *testing.T) {
 
 func inTouch(s ports.LocalState) bool { return s.InTouch }
 
-func TestWhoIsCutOffIsOutOfTouchUntilItIsBack(t *testing.T) {
+func TestAnInstanceThatIsCutOffHasNoContactUntilItIsBack(t *testing.T) {
 	for name, which := range map[string]int{"a leader": 0, "a follower": 2} {
 		t.Run(name, func(t *testing.T) {
 			fabric := newNetwork()
@@ -151,7 +151,7 @@ func TestWhoIsCutOffIsOutOfTouchUntilItIsBack(t *testing.T) {
 }
 
 // Raft lets it lead for as long as its lease is.
-func TestALeaderWithoutAMajorityIsOutOfTouchWhileItLeads(t *testing.T) {
+func TestALeaderWithoutAMajorityHasNoContact(t *testing.T) {
 	fabric := newNetwork()
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
@@ -177,7 +177,7 @@ func TestALeaderWithoutAMajorityIsOutOfTouchWhileItLeads(t *testing.T) {
 	}
 }
 
-func TestWhenALeaderWasHeardFrom(t *testing.T) {
+func TestTheTimeOfTheLastContactWithALeader(t *testing.T) {
 	began := time.Now()
 	at := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
 	i := startCluster(t, 2, nil)[0]
@@ -215,7 +215,7 @@ func TestWhenALeaderWasHeardFrom(t *testing.T) {
 	}
 }
 
-func TestTouchEndsWithTheElectionTimeout(t *testing.T) {
+func TestContactEndsWithTheElectionTimeout(t *testing.T) {
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
@@ -235,7 +235,7 @@ func TestTouchEndsWithTheElectionTimeout(t *testing.T) {
 }
 
 // Candidates are no leaders, however many of them are heard from.
-func TestWhoHearsOnlyFromCandidatesIsOutOfTouch(t *testing.T) {
+func TestMessagesOfCandidatesAreNoContact(t *testing.T) {
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return deaf{&faulty{inner, fabric}, fabric} }
@@ -318,7 +318,7 @@ func (u unheard) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *ra
 
 // Who has handed over is as fresh as it was, until it hears from its successor:
 // streams that it serves as a follower go on.
-func TestALeaderThatHandsOverStaysInTouch(t *testing.T) {
+func TestALeaderThatHandsOverKeepsContact(t *testing.T) {
 	heard := make(chan struct{})
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.timing = func(timing *Timing) { timing.ElectionTimeout = patience / 2 }
@@ -352,7 +352,7 @@ func TestALeaderThatHandsOverStaysInTouch(t *testing.T) {
 	})
 }
 
-func TestALoneVoterIsAlwaysInTouch(t *testing.T) {
+func TestALoneVoterAlwaysHasContact(t *testing.T) {
 	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
 	i.eventually(t, "leading, in touch", func(s ports.LocalState) bool { return s.Leading && s.InTouch })
 	if contact, ever := i.LeaderContact(); !ever || contact > time.Second {

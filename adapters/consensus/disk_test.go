@@ -226,7 +226,7 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 }
 
 // Nobody would take it back.
-func TestWhatHasJustEndedDoesNotHang(t *testing.T) {
+func TestAWriteThatHasJustEndedIsNotReportedAsHanging(t *testing.T) {
 	w := watch(t)
 	defer w.close(t)
 	w.reportHang(&storeOperation{what: opStoreEntries, over: true})
@@ -318,7 +318,7 @@ func TestATermIsStoredForAsLongAsItTakes(t *testing.T) {
 	}
 }
 
-func TestWhoWaitsForTheDiskPromisesNothingWhenTheInstanceIsClosed(t *testing.T) {
+func TestAWriteThatWaitsForTheDiskIsNotAcknowledgedWhenTheInstanceIsClosed(t *testing.T) {
 	for name, set := range map[string]func(*watched){
 		"with the term":        func(w *watched) { _ = w.SetUint64(logstore.TermKey, 2) },
 		"with its vote for it": func(w *watched) { _ = w.Set(logstore.VoteCandidateKey, []byte("self:1")) },

@@ -110,7 +110,7 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 }
 
 // Nobody takes over from it, and its raft answers nothing before the disk does.
-func TestALoneInstanceWhoseDiskHangsAnswersWhoWaits(t *testing.T) {
+func TestALoneInstanceWhoseDiskHangsAnswersItsCallers(t *testing.T) {
 	cluster, stores := badDisks(t, 1)
 	register(t, cluster[0], "before")
 	release := stores[0].hang()
@@ -239,7 +239,7 @@ func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
 }
 
 // What was not written takes no effect.
-func TestALeaderWhoseDirectoryIsGoneSaysThatNothingWasWritten(t *testing.T) {
+func TestALeaderWhoseDirectoryIsGoneReportsWritesAsNotDone(t *testing.T) {
 	for _, size := range []int{1, 3} {
 		cluster, _ := badDisks(t, size)
 		leader := cluster[0]

@@ -14,7 +14,7 @@ import (
 
 // One voter was away when another one took the place of a third. Then two of three are
 // here.
-func TestWhoWasAwayVotesForWhoBecameAVoterMeanwhile(t *testing.T) {
+func TestAnInstanceVotesForAVoterThatItDoesNotKnowYet(t *testing.T) {
 	for name, known := range map[string]bool{"a nonvoter it knew": true, "somebody new": false} {
 		t.Run(name, func(t *testing.T) {
 			cluster := startCluster(t, 3, nil)
@@ -43,7 +43,7 @@ func TestWhoWasAwayVotesForWhoBecameAVoterMeanwhile(t *testing.T) {
 	}
 }
 
-func TestWhoIsAheadMayBeAVoter(t *testing.T) {
+func TestACandidateThatIsAheadMayBeAVoter(t *testing.T) {
 	members := []raft.Server{
 		{ID: "self", Suffrage: raft.Nonvoter},
 		{ID: "first", Suffrage: raft.Voter},

@@ -73,7 +73,7 @@ func TestAStartThatFailsLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatSomebodyHasIsNotTouched(t *testing.T) {
+func TestADirectoryInUseIsNotTouched(t *testing.T) {
 	ctx, directory := context.Background(), t.TempDir()
 	owner := start(t, instanceConfig{id: "a", directory: directory, bootstrap: true})
 	second := newInstance(t, instanceConfig{id: "a", directory: directory})

@@ -28,7 +28,7 @@ func TestEveryKindOfEntryHasItsFormat(t *testing.T) {
 
 // Builds up to the one that first told its format read these, and a cluster that has
 // them must never have to wait for a format.
-func TestWhatTheFirstFormatHoldsStays(t *testing.T) {
+func TestTheFirstFormatDoesNotChange(t *testing.T) {
 	for kind := kindOpening; kind <= kindPromotion; kind++ {
 		if introducedIn[kind] != firstFormat {
 			t.Errorf("kind %d has moved to format %d", kind, introducedIn[kind])
@@ -36,7 +36,7 @@ func TestWhatTheFirstFormatHoldsStays(t *testing.T) {
 	}
 }
 
-func TestWhoIsBehindIsNamed(t *testing.T) {
+func TestInstancesThatReadAnEarlierFormatAreNamed(t *testing.T) {
 	roster := domain.NewRoster(
 		domain.Instance{ID: "self", RaftAddress: "h:1", Suffrage: domain.Voter},
 		domain.Instance{ID: "upgraded", RaftAddress: "h:2", Suffrage: domain.Voter},
@@ -64,7 +64,7 @@ func TestWhoIsBehindIsNamed(t *testing.T) {
 }
 
 // Writes share an entry once all are known to read that.
-func TestWhoIsBehindKeepsWritesFromSharing(t *testing.T) {
+func TestAnInstanceThatReadsAnEarlierFormatKeepsWritesFromSharing(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	acquaint(t, cluster)
 	leader := cluster[0]

@@ -61,7 +61,7 @@ func textOf(s string) string { return string([]byte{0xa0 | byte(len(s))}) + s }
 
 var requestBytes = map[string]byte{"append": 0, "vote": 1, "snapshot": 2, "timeout": 3, "prevote": 4}
 
-func TestWhatAPeerAnnouncesCostsNothing(t *testing.T) {
+func TestAnAnnouncedLengthTakesNoMemory(t *testing.T) {
 	tests := map[string]string{
 		"two billion entries":               objectOf("Entries") + "\xdd\x7f\xff\xff\xff",
 		"four billion entries":              objectOf("Entries") + "\xdd\xff\xff\xff\xff",
@@ -226,7 +226,7 @@ func entries(count, size int) []*raft.Log {
 	return made
 }
 
-func TestWhatInstancesSendGetsThrough(t *testing.T) {
+func TestMessagesOfInstancesPassTheLimits(t *testing.T) {
 	network, s := transportOn(t, side("here", "c", ""))
 	requests := answering(t, network)
 	peer, here := neighbour(t, s)
@@ -323,7 +323,7 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 }
 
 // Who has all of a snapshot may take as long as it needs to restore it.
-func TestNobodyIsHurriedBehindASnapshot(t *testing.T) {
+func TestTheRestoreOfASnapshotHasNoTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 50 << 10
 		in, out := net.Pipe()
@@ -360,7 +360,7 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	}
 }
 
-func TestMessagesAreCutWhereTheyGetTooLong(t *testing.T) {
+func TestMessagesThatAreTooLongAreCutOff(t *testing.T) {
 	tests := map[string]struct {
 		entries []*raft.Log
 		want    int

@@ -53,7 +53,7 @@ func newFrames() *frameChecker {
 	return &frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 }
 
-func TestEveryKindOfValueEndsWhereItEnds(t *testing.T) {
+func TestTheLengthOfEveryKindOfValue(t *testing.T) {
 	for first := range 256 {
 		if first == 0xc1 {
 			continue // it begins none
@@ -71,7 +71,7 @@ func TestEveryKindOfValueEndsWhereItEnds(t *testing.T) {
 	}
 }
 
-func TestWhatAPeerMayAnnounce(t *testing.T) {
+func TestTheLengthsThatAPeerMayAnnounce(t *testing.T) {
 	number := func(width int, n uint64) string {
 		return string(binary.BigEndian.AppendUint64(nil, n)[8-width:])
 	}

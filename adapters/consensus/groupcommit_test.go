@@ -188,7 +188,7 @@ func TestASlowCommitIsNotWaitedFor(t *testing.T) {
 
 // Raft takes nothing while its queue is full. All who find no place are told so in
 // time, also behind some that did.
-func TestWhoFindsNoPlaceIsRefusedInTime(t *testing.T) {
+func TestAWriteOverTheLimitIsRefusedInTime(t *testing.T) {
 	t.Run("the last one", func(t *testing.T) { findNoPlace(t, "b", "c", "d") })
 	t.Run("and others behind it", func(t *testing.T) { findNoPlace(t, "b", "c", "d", "e", "f") })
 }
@@ -336,7 +336,7 @@ func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 	}
 }
 
-func TestWhoSharesAnEntry(t *testing.T) {
+func TestWhichWritesShareAnEntry(t *testing.T) {
 	const small, rest = maxShared / 4, maxShared - 2*(maxShared/4)
 	opening := string(encodeEntry(opening{ClusterID: "x"}))
 	tests := map[string]struct {
@@ -407,7 +407,7 @@ func TestALoneWriteDoesNotAskWhetherItMayShare(t *testing.T) {
 	})
 }
 
-func TestWhatDoesNotFitIsNotTaken(t *testing.T) {
+func TestAWriteOverTheLimitOfPendingBytesIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{}
 		g, _ := newGroupCommit(q)

@@ -68,7 +68,7 @@ func TestTheLogOfManyUpdatesIsCut(t *testing.T) {
 	}
 }
 
-func TestASnapshotIsDueByWhatItTakes(t *testing.T) {
+func TestASnapshotIsDueByTheSizeOfTheLog(t *testing.T) {
 	entries := func(count, size int) []*raft.Log {
 		all := make([]*raft.Log, count)
 		for i := range all {

@@ -299,7 +299,7 @@ func (u unread) GetUint64(key []byte) (uint64, error) {
 
 // What can't be read now may be sound, on every voter: it is not set aside, nor gone
 // without.
-func TestWhatCantBeReadIsNotTakenForDamage(t *testing.T) {
+func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 	cluster := startSteady(t, 2)
 	leader, victim := cluster[0], cluster[1]
 	change := register(t, leader, "a")

@@ -134,7 +134,7 @@ func TestAVoterThatRefusesIsNotSentOneForEachRead(t *testing.T) {
 }
 
 // Nobody tells it of voters that were removed, nor of the end of leadership.
-func TestWhoIsAskedForNoMoreHeartbeatsEnds(t *testing.T) {
+func TestTheHeartbeatLoopEndsWithoutRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
 		h, end := started(t, w.send)
@@ -164,7 +164,7 @@ func TestWhoIsAskedForNoMoreHeartbeatsEnds(t *testing.T) {
 	})
 }
 
-func TestAtTheMomentOfGoingAHeartbeatThatWasAskedForIsSent(t *testing.T) {
+func TestAHeartbeatRequestedWhileTheLoopEndsIsSent(t *testing.T) {
 	h := newHeartbeats(t.Context(), nil)
 	next := make(chan heartbeat, 1)
 	h.senders["b"] = next

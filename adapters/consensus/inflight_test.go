@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func TestEndingWaitsForThoseInside(t *testing.T) {
+func TestEndWaitsForCallersInside(t *testing.T) {
 	tests := map[string]struct {
 		enter, leave int
 		timeout      time.Duration // of the context
@@ -62,7 +62,7 @@ func TestEndingWaitsForThoseInside(t *testing.T) {
 }
 
 // While it ends nobody is let in, and whoever was is waited for.
-func TestWhoIsLetInIsWaitedFor(t *testing.T) {
+func TestEndWaitsForEveryAdmittedCaller(t *testing.T) {
 	var (
 		i       inflight
 		inside  atomic.Int64

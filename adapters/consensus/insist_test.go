@@ -15,7 +15,7 @@ import (
 )
 
 // Whatever else succeeds meanwhile: raft would be wrong about the log.
-func TestWhatRaftCannotBeToldOfIsWrittenForAsLongAsItTakes(t *testing.T) {
+func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 	membership := []*raft.Log{{Index: 3, Term: 1, Type: raft.LogConfiguration}}
 	for name, test := range map[string]struct {
 		breaks func(*badStore)
@@ -69,7 +69,7 @@ func TestWhatRaftCannotBeToldOfIsWrittenForAsLongAsItTakes(t *testing.T) {
 }
 
 // Raft can live without these.
-func TestWhatRaftCanBeToldOfIsRefusedAtOnce(t *testing.T) {
+func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 	noRoom := &logstore.NoRoomError{Directory: "/d"}
 	for name, test := range map[string]struct {
 		breaks func(*badStore)
@@ -146,7 +146,7 @@ func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
 }
 
 // Raft takes the membership that it could not write down for the latest.
-func TestAMembershipThatThereIsNoRoomForIsNotBelieved(t *testing.T) {
+func TestAMembershipThatCouldNotBeStoredIsNotUsed(t *testing.T) {
 	cluster, stores := badDisks(t, 3)
 	leader, gone := cluster[0], cluster[2].config.ID
 	register(t, leader, "before")

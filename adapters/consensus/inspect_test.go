@@ -84,7 +84,7 @@ func livedIn(t *testing.T, backend logstore.Backend) (dir string, last domain.Ch
 	return dir, last
 }
 
-func TestInspectOfWhatAnInstanceLeft(t *testing.T) {
+func TestInspectOfAStoppedInstance(t *testing.T) {
 	for _, backend := range durableBackends {
 		t.Run(backend.Name, func(t *testing.T) {
 			dir, last := livedIn(t, backend)
@@ -487,7 +487,7 @@ func TestAGapBehindASnapshotIsNoDamage(t *testing.T) {
 	}
 }
 
-func TestManyFaultsAreNotToldToTheEnd(t *testing.T) {
+func TestTheNumberOfReportedFaultsIsLimited(t *testing.T) {
 	dir, _ := livedIn(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])
 	h := harm{t, dir, before}

@@ -2,7 +2,7 @@ package consensus
 
 import "testing"
 
-func TestAWishToJoinOutlivesTheInstance(t *testing.T) {
+func TestTheJoinIntentSurvivesARestart(t *testing.T) {
 	i := start(t, instanceConfig{id: "n1", directory: t.TempDir()})
 	must := func(i *instance, want bool, err error) {
 		t.Helper()

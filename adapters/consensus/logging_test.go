@@ -38,7 +38,7 @@ func loggedBy(t *testing.T, level slog.Level, log func(hclog.Logger)) []map[stri
 	}
 }
 
-func TestRaftLogsAtOurLevels(t *testing.T) {
+func TestRaftLogsAtTheConfiguredLevel(t *testing.T) {
 	all := []string{"DEBUG", "DEBUG", "INFO", "WARN", "ERROR"}
 	for level, want := range map[slog.Level][]string{
 		slog.LevelDebug:     all,
@@ -66,7 +66,7 @@ func TestRaftLogsAtOurLevels(t *testing.T) {
 	}
 }
 
-func TestWhatRaftLogsKeepsItsArguments(t *testing.T) {
+func TestRaftsLogLinesKeepTheirArguments(t *testing.T) {
 	tests := map[string]struct {
 		log  func(hclog.Logger)
 		want map[string]any
@@ -140,7 +140,7 @@ type costly struct{ times *int }
 
 func (c costly) String() string { *c.times++; return "made" }
 
-func TestWhatNobodyReadsIsNotMade(t *testing.T) {
+func TestDisabledLogLinesAreNotFormatted(t *testing.T) {
 	var times int
 	records := loggedBy(t, slog.LevelWarn, func(l hclog.Logger) {
 		l.Trace("m", "costly", costly{&times}, "format", hclog.Fmt("%s", costly{&times}))

@@ -161,7 +161,7 @@ func applyInBatches(t *rapid.T, m *machine, log []*raft.Log) []outcome {
 	return outcomes
 }
 
-func TestABatchIsPostedOnce(t *testing.T) {
+func TestABatchIsPublishedOnce(t *testing.T) {
 	m := testMachine(t)
 	before := m.state.read()
 	told := 0

@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-func TestWhatRaftWouldPanicOverIsRefused(t *testing.T) {
+func TestMessagesThatWouldMakeRaftPanicAreRefused(t *testing.T) {
 	members := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "h:1"}}})
 	broken := members[:len(members)-1]
 	for name, test := range map[string]struct {
@@ -36,7 +36,7 @@ func TestWhatRaftWouldPanicOverIsRefused(t *testing.T) {
 	}
 }
 
-func TestAnEntryThatIsNoneEndsNothing(t *testing.T) {
+func TestAnInvalidEntryIsRefusedWithoutEndingTheInstance(t *testing.T) {
 	cluster := startCluster(t, 2, nil)
 	leader := leaderOf(t, cluster)
 	conn := dialLane(t, cluster[1].demux)

@@ -113,7 +113,7 @@ func TestAVoterStaysWithoutWhichThereIsNoMajority(t *testing.T) {
 }
 
 // Who leads no more can't know whom the others can spare.
-func TestWhoLosesLeadershipDoesNotSayThatNoMajorityIsLeft(t *testing.T) {
+func TestADeposedLeaderDoesNotReportThatNoMajorityIsLeft(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = unhurried })
 	leader, next, away := cluster[0], cluster[1], cluster[2]
 	register(t, leader, "before")
@@ -414,7 +414,7 @@ func TestAVoterThatWasMovedToWhereNobodyIsCountsAsDown(t *testing.T) {
 	}
 }
 
-func TestWhoWasRemovedMayComeBack(t *testing.T) {
+func TestARemovedInstanceMayComeBack(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leader, leaving := cluster[0], cluster[2]
 	if err := leader.Remove(within(t), leaving.config.ID); err != nil {
@@ -469,7 +469,7 @@ func TestALeaderThatIsDemotedStepsDownForAnother(t *testing.T) {
 
 // A leader that proves that it leads has proven nothing of its last entries: the next leader need
 // not have them.
-func TestAMembershipThatNobodyHasCommittedIsNotRead(t *testing.T) {
+func TestAnUncommittedMembershipIsNotRead(t *testing.T) {
 	var holdsBack atomic.Bool
 	through := make(chan struct{})
 	cluster := startCluster(t, 3, func(c *instanceConfig) {

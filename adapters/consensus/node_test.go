@@ -35,7 +35,7 @@ func TestAClusterReplicatesAndSurvivesItsLeader(t *testing.T) {
 	}
 }
 
-func TestAnInstanceComesBackWithAllThatItHeld(t *testing.T) {
+func TestAnInstanceRestartsWithAllItsState(t *testing.T) {
 	directory := t.TempDir()
 	config := instanceConfig{id: "a", directory: directory, bootstrap: true}
 	i := start(t, config)

@@ -13,7 +13,7 @@ import (
 )
 
 // A disk that hangs in the middle of it keeps nobody from seeing the membership.
-func TestNobodyWaitsForTheListOfPeersToBeKept(t *testing.T) {
+func TestNothingWaitsForTheListOfPeersToBeStored(t *testing.T) {
 	leader := startCluster(t, 1, nil)[0]
 	until(t, "it remembers itself", func() bool { return leader.wasAlone() })
 	// Who opens it to write waits for somebody who reads.

@@ -130,7 +130,7 @@ func (b blockableFSM) ApplyBatch(entries []*raft.Log) []any {
 // beside what is waited for, on a machine that is busy.
 const refusalRoom = 150 * time.Millisecond
 
-func TestWhatIsWaitedForBeforeARefusalLeavesRoom(t *testing.T) {
+func TestWaitsBeforeARefusalLeaveRoomWithinASecond(t *testing.T) {
 	for what, bound := range map[string]time.Duration{
 		"the writes before, and a place in raft's queue": groupPatience + enqueueTimeout,
 		"the leader's answer":                            askTimeout,

@@ -44,7 +44,7 @@ func (i *instance) refused() uint64 { return i.demux.Stats().Rejected[demux.Hand
 
 // Two of three acknowledged a write. The one of them that forgot it must not elect
 // the third, which never had it.
-func TestAVoterThatForgotDoesNotElectWhoMissedAWrite(t *testing.T) {
+func TestAVoterThatLostItsDataDoesNotElectACandidateThatMissedAWrite(t *testing.T) {
 	cluster := startSteady(t, 3)
 	a, b, c := cluster[0], cluster[1], cluster[2]
 	c.stop(t)
@@ -82,7 +82,7 @@ func TestAVoterThatForgotDoesNotElectWhoMissedAWrite(t *testing.T) {
 
 // The leader must not count on one that forgot: the two of them would be a
 // majority, whatever the third has promised to another leader.
-func TestALeaderGetsNothingAcknowledgedByAVoterThatForgot(t *testing.T) {
+func TestAVoterThatLostItsDataAcknowledgesNothing(t *testing.T) {
 	cluster := startSteady(t, 3)
 	a, b, c := cluster[0], cluster[1], cluster[2]
 	c.stop(t)
@@ -95,7 +95,7 @@ func TestALeaderGetsNothingAcknowledgedByAVoterThatForgot(t *testing.T) {
 	}
 }
 
-func TestWhoIsOutOfQuarantineDoesNotTakeItselfForAVoter(t *testing.T) {
+func TestAnInstanceOutOfQuarantineIsNoVoterYet(t *testing.T) {
 	cluster := startSteady(t, 3)
 	leader, b := cluster[0], wiped(t, cluster[1])
 	state, _ := leader.State()
@@ -118,7 +118,7 @@ func TestWhoIsOutOfQuarantineDoesNotTakeItselfForAVoter(t *testing.T) {
 	b.becomes(t, domain.Nonvoter)
 }
 
-func TestAVoterThatForgotIsBackByItself(t *testing.T) {
+func TestAVoterThatLostItsDataComesBackByItself(t *testing.T) {
 	cluster := startSteady(t, 3)
 	leader := cluster[0]
 	leader.promotes(t)
@@ -192,7 +192,7 @@ func TestQuarantineOutlivesRestarts(t *testing.T) {
 	blank.arrives(t, change.Revision)
 }
 
-func TestBootstrappingDoesNotFoundTheClusterAnewThatTheDirectoryBelongsTo(t *testing.T) {
+func TestBootstrappingDoesNotReplaceTheClusterOfTheDirectory(t *testing.T) {
 	leader := startCluster(t, 2, nil)[1]
 	leader.stop(t)
 	confine(t, leader, "of a test")

@@ -108,7 +108,7 @@ func TestARecoveryDoesWithoutASnapshotThatTheLogMakesUpFor(t *testing.T) {
 	}
 }
 
-func TestOneThatIsLeftGoesOnAlone(t *testing.T) {
+func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 	for _, backend := range durableBackends {
 		for name, snapshots := range map[string]bool{"with a log": false, "with snapshots": true} {
 			t.Run(backend.Name+" "+name, func(t *testing.T) {
@@ -229,7 +229,7 @@ func TestARecoveryThatStopsBeforeTheLogIsRemoved(t *testing.T) {
 }
 
 // An old directory that is started after all gets no vote of the one that went on.
-func TestWhoIsNoMemberAnyMoreDoesNotDisturb(t *testing.T) {
+func TestAFormerMemberDoesNotDisturbTheRecoveredCluster(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	last := register(t, cluster[0], "a")
 	cluster[1].arrives(t, last.Revision)

@@ -12,7 +12,7 @@ func removed(s ports.LocalState) bool { return s.Removed }
 
 // While one is away it is removed. It finds that out, and leaves the others alone;
 // with what it has, or with nothing, it may be added again.
-func TestWhoMissedItsRemovalNoticesIt(t *testing.T) {
+func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 	for name, back := range map[string]func(*testing.T, *instance) *instance{
 		"and is back with what it has": func(_ *testing.T, i *instance) *instance { return i },
 		"and is back with nothing":     wiped,
@@ -47,7 +47,7 @@ func TestWhoMissedItsRemovalNoticesIt(t *testing.T) {
 	}
 }
 
-func TestWhoSawItsRemovalSaysSo(t *testing.T) {
+func TestAnInstanceThatSawItsRemovalReportsIt(t *testing.T) {
 	cluster := startSteady(t, 3)
 	leader, leaving := cluster[0], cluster[2]
 	if err := leader.Remove(within(t), leaving.config.ID); err != nil {
@@ -61,7 +61,7 @@ func TestWhoSawItsRemovalSaysSo(t *testing.T) {
 }
 
 // Who is cut off with the others is not removed, and says nothing of the kind.
-func TestWhoHearsFromNobodyWasNotRemoved(t *testing.T) {
+func TestAnInstanceWithoutContactWasNotRemoved(t *testing.T) {
 	cluster := startSteady(t, 3)
 	left := cluster[2]
 	for _, i := range cluster[:2] {
@@ -76,7 +76,7 @@ func TestWhoHearsFromNobodyWasNotRemoved(t *testing.T) {
 
 // One that is to be a voter is started again, while nobody tells it how much of
 // its log is committed.
-func TestWhoIsToBeAVoterKnowsThatFromItsLog(t *testing.T) {
+func TestAnInstanceLearnsItsPromotionFromItsLog(t *testing.T) {
 	for name, settled := range map[string]bool{"it is to be one": false, "it is to be none": true} {
 		t.Run(name, func(t *testing.T) {
 			leader := startCluster(t, 1, nil)[0]

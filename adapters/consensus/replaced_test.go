@@ -124,7 +124,7 @@ func someSnapshot(t *testing.T) (*raft.SnapshotMeta, []byte) {
 
 // A leader that was cut off has entries that nobody committed, and is sent a snapshot of
 // its successor's that ends before, with or behind them.
-func TestWhoWasSentASnapshotTakesWhatComesBehindIt(t *testing.T) {
+func TestAFollowerTakesTheEntriesBehindItsSnapshot(t *testing.T) {
 	meta, content := someSnapshot(t)
 	for name, last := range map[string]uint64{
 		"before it":     meta.Index - 1,
@@ -208,7 +208,7 @@ func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
 }
 
 // It is stored, and the state machine lacks it, and so may the log.
-func TestWhatComesBehindASnapshotThatCouldNotBeRestoredIsRefused(t *testing.T) {
+func TestEntriesBehindASnapshotThatCouldNotBeRestoredAreRefused(t *testing.T) {
 	meta, content := someSnapshot(t)
 	for name, own := range map[string]uint64{ // where its own snapshot ends, and its log
 		"it has nothing":                    0,
@@ -252,7 +252,7 @@ func departures(first, last, term uint64) []*raft.Log {
 
 // What comes behind an installed snapshot in the log is of no leader. Whoever was stopped
 // before the next entry has it still, and what was committed is in the snapshot.
-func TestWhatASnapshotLeftBehindItIsNotRecovered(t *testing.T) {
+func TestEntriesBehindAnInstalledSnapshotAreNotRecovered(t *testing.T) {
 	meta, content := someSnapshot(t)
 	i, leader := followerOf(t)
 	log := noops(1, meta.Index+5, meta.Term-1)
@@ -274,7 +274,7 @@ func TestWhatASnapshotLeftBehindItIsNotRecovered(t *testing.T) {
 }
 
 // Raft asks for votes with the end of the log, be it of another log than the snapshot.
-func TestWhoHasNothingBehindASnapshotDoesNotTakeOver(t *testing.T) {
+func TestAnInstanceWithNothingBehindItsSnapshotDoesNotTakeOver(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = keepNoLog })
 	first, leader, late := cluster[0], cluster[1], cluster[2]
 	late.arrives(t, register(t, first, "before").Revision)

@@ -74,7 +74,7 @@ func TestAFollowerThatTheLogNoLongerReachesIsSentASnapshot(t *testing.T) {
 	}
 }
 
-func TestAClusterThatWasStoppedComesBackWithAllThatItHeld(t *testing.T) {
+func TestAStoppedClusterRestartsWithAllItsState(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	for i := range 20 {
 		register(t, cluster[0], fmt.Sprintf("n%d", i))

@@ -105,7 +105,7 @@ func told(t *testing.T, m *machine, entries ...any) []outcome {
 	return outcomes
 }
 
-func TestARestoreIsCommittedOrNeverWas(t *testing.T) {
+func TestARestoreIsAllOrNothing(t *testing.T) {
 	first, second := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
 	second.Slot = 1
 	part := func(id string, number int, nodes ...*domain.CacheNode) restorePart {

@@ -129,7 +129,7 @@ func TestAQuestionThatFailsFailsThoseWhoSharedIt(t *testing.T) {
 	})
 }
 
-func TestWithAContextThatHadEndedNothingIsAsked(t *testing.T) {
+func TestWithAnEndedContextNothingIsAsked(t *testing.T) {
 	var r rounds
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -145,7 +145,7 @@ func TestWithAContextThatHadEndedNothingIsAsked(t *testing.T) {
 	r.end()
 }
 
-func TestTheEndOfRoundsWaitsForThoseThatRunAndBeginsNone(t *testing.T) {
+func TestEndWaitsForRunningRoundsAndBeginsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r rounds
 		o := newOracle()

@@ -7,7 +7,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-func TestWhoLeadsAndWhoIsCaughtUp(t *testing.T) {
+func TestTheStateNamesTheLeaderAndWhetherItCaughtUp(t *testing.T) {
 	// before leaves its traces in the state that change is given.
 	tests := map[string]struct {
 		before   func(*localState)

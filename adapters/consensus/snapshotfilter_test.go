@@ -181,7 +181,7 @@ func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
 }
 
 // Until raft has heard of the leader's term the leader must send it again.
-func TestASnapshotThatIsHereIsTakenInItsTermAlone(t *testing.T) {
+func TestASnapshotIsRecognizedOnlyInItsTerm(t *testing.T) {
 	for name, test := range map[string]struct {
 		term  uint64 // raft is in term 0
 		taken bool

@@ -78,7 +78,7 @@ func TestGoldenDescriptions(t *testing.T) {
 	}
 }
 
-func TestADescriptionWithAWrongBitIsNotBelieved(t *testing.T) {
+func TestADamagedDescriptionIsRefused(t *testing.T) {
 	f := someDescription()
 	sealed, err := f.encode()
 	if err != nil {
@@ -142,7 +142,7 @@ func newSnapshot(t *testing.T, store raft.SnapshotStore, index uint64, content s
 }
 
 // A disk that takes no snapshot is not filled with what it took of each.
-func TestOfASnapshotThatCouldNotBeWrittenNothingIsLeft(t *testing.T) {
+func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 	store := openTestSnapshots(t, t.TempDir())
 	for name, fails := range map[string]func(*snapshotSink) error{
 		"its state can't be written":       func(s *snapshotSink) error { return s.state.Close() },
@@ -225,7 +225,7 @@ func TestSnapshotsAreReadByBuildsFromBeforeAndTheOtherWayRound(t *testing.T) {
 }
 
 // The log is cut behind a snapshot at a start, too, so its name must not be lost then.
-func TestASnapshotWhoseNameMayBeLostIsNotBuiltUpon(t *testing.T) {
+func TestTheNameOfASnapshotIsMadeDurableBeforeItIsUsed(t *testing.T) {
 	dir := t.TempDir()
 	open := func() error {
 		_, err := openSnapshots(dir, nil, slog.New(slog.DiscardHandler))
@@ -286,7 +286,7 @@ func TestADamagedSnapshotIsNotGiven(t *testing.T) {
 }
 
 // Whatever is older than the last two goes, also what somebody else could not remove.
-func TestOldSnapshotsGo(t *testing.T) {
+func TestOldSnapshotsAreRemoved(t *testing.T) {
 	store := openTestSnapshots(t, t.TempDir())
 	first := newSnapshot(t, store, 10, "1")
 	if err := os.Remove(filepath.Join(store.folder, first, "meta.json")); err != nil {
@@ -304,7 +304,7 @@ func TestOldSnapshotsGo(t *testing.T) {
 }
 
 // Its path is no pattern, which others would match.
-func TestWhatIsLeftOfOthersSnapshotsStays(t *testing.T) {
+func TestRemainsInFoldersOfOtherInstancesAreKept(t *testing.T) {
 	parent := t.TempDir()
 	leftover := func(dir string) string { return filepath.Join(parent, dir, "snapshots", "9-99-1000.tmp") }
 	for _, dir := range []string{"n[12]", "n1"} {
@@ -349,7 +349,7 @@ func TestAFolderThatIsNoSnapshotIsNoDamage(t *testing.T) {
 
 // What ended in the middle of a snapshot, or of removing one, is no damage, and goes
 // with the next start.
-func TestWhatIsLeftOfSnapshotsGoesAtTheStart(t *testing.T) {
+func TestRemainsOfSnapshotsAreRemovedAtTheStart(t *testing.T) {
 	dir, last := livedIn(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])
 	h := harm{t, dir, before}

@@ -14,7 +14,7 @@ import (
 )
 
 // Somebody adds, by mistake, an instance that must not be talked to.
-func TestWhoMustNotBeTalkedToLearnsNothingAndHoldsNobodyUp(t *testing.T) {
+func TestARefusedPeerLearnsNothingAndDelaysNobody(t *testing.T) {
 	const secret = "what the cluster knows"
 	for name, stranger := range map[string]instanceConfig{
 		"an instance with another secret":   {secret: "what the stranger knows"},
@@ -55,7 +55,7 @@ func TestWhoMustNotBeTalkedToLearnsNothingAndHoldsNobodyUp(t *testing.T) {
 
 // An address changes hands, and one instance must not vote as another: it might
 // vote, and acknowledge, twice.
-func TestWhoeverAnswersAtTheAddressOfAnotherIsNotTakenForIt(t *testing.T) {
+func TestAnotherInstanceAtAnAddressIsRefused(t *testing.T) {
 	cluster := startCluster(t, 2, nil)
 	leader, gone := cluster[0], cluster[1]
 	gone.stop(t)

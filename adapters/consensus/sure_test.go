@@ -11,7 +11,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-func TestWhoIsSureThatItLeads(t *testing.T) {
+func TestWhenAnInstanceIsSureOfItsLeadership(t *testing.T) {
 	cluster := startCluster(t, 3, func(c *instanceConfig) {
 		// Long enough for a leader that hears from nobody to be looked at before it
 		// gives up.
@@ -35,7 +35,7 @@ func TestWhoIsSureThatItLeads(t *testing.T) {
 
 // Raft gives up on a successor that is slow to answer, which may take over all the same,
 // whenever it goes on.
-func TestWhoToldAnotherToTakeOverIsNotSureUntilTheNextTerm(t *testing.T) {
+func TestALeaderThatHandsOverIsNotSureUntilTheNextTerm(t *testing.T) {
 	const stuck = 100 * time.Millisecond
 	var lost atomic.Bool
 	var of atomic.Uint64

@@ -48,7 +48,7 @@ func (broken) Close() error { return nil }
 
 // What can't be sent is given back to raft when the instance answers a heartbeat, or is
 // to be sent nothing any more.
-func TestWhatCannotBeSentWaitsForAnAnswer(t *testing.T) {
+func TestAMessageThatCannotBeSentIsHeldUntilAnAnswer(t *testing.T) {
 	type event struct {
 		what string
 		do   func(*interceptor, *road, *atomic.Bool)
@@ -155,7 +155,7 @@ func (c failures) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *r
 
 // Raft waits longer after each failure: it must not have counted many when an instance
 // comes back.
-func TestAnInstanceThatWasAwayIsNotLookedAwayFrom(t *testing.T) {
+func TestAnInstanceThatComesBackIsContactedSoon(t *testing.T) {
 	var heartbeats, others atomic.Int64
 	away := instanceConfig{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {

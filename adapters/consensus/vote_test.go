@@ -49,7 +49,7 @@ func TestAVoteIsForOneCandidateWhoeverHasItsAddress(t *testing.T) {
 }
 
 // Raft stores the term of a vote, and then whom that is for.
-func TestHalfAVoteIsForNobody(t *testing.T) {
+func TestAHalfStoredVoteIsForNobody(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leader := leaderOf(t, cluster)
 	register(t, leader, "acknowledged")

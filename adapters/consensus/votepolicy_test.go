@@ -92,7 +92,7 @@ func TestWhenAVoterIsFree(t *testing.T) {
 
 // Raft would stand for election, wait for the disk with its own vote, and leave the leader's
 // heartbeats unanswered.
-func TestWhoCanNotStoreItsVoteDoesNotTakeOver(t *testing.T) {
+func TestAnInstanceThatCannotStoreItsVoteDoesNotTakeOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newElector(t, "leader:1")
 		v.trouble = errors.New("the disk is full")
@@ -114,7 +114,7 @@ func TestWhoCanNotStoreItsVoteDoesNotTakeOver(t *testing.T) {
 }
 
 // Raft forgets at a restart whom it heard from, and that one may still be sure of its vote.
-func TestWhoHasJustStartedIsAskedForNoVote(t *testing.T) {
+func TestAnInstanceThatHasJustStartedIsAskedForNoVote(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newElector(t, "")
 		if _, after := v.passes(&raft.RequestVoteRequest{LeadershipTransfer: true}); after != 0 {
@@ -261,7 +261,7 @@ func TestAHintHoldsOnlyUntilTheLeaderIsHeard(t *testing.T) {
 	})
 }
 
-func TestWhoWouldVoteForAnotherDoesNotStandItself(t *testing.T) {
+func TestAnInstanceThatWouldVoteForAnotherDoesNotStand(t *testing.T) {
 	for name, test := range map[string]struct{ granted, stands bool }{
 		"it would": {true, false},
 		"it would not, because the other one's log is behind": {false, true},
@@ -372,7 +372,7 @@ func TestAQuestionThatWaitsForRaftKeepsNoHeartbeatFromBeingAnswered(t *testing.T
 
 // Raft takes for granted that its leader told it to, and has others vote for it though
 // they may have a leader.
-func TestWhoStandsOfItselfLeavesVotersTheirLeader(t *testing.T) {
+func TestACandidateOnItsOwnDoesNotTakeVotersFromTheirLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newElector(t, "leader:1")
 		v.stand()
@@ -409,7 +409,7 @@ func word(address string, term uint64) raft.RPCHeader {
 
 // Raft 1.7.3 stands for election at the word of a leader that was deposed while that was on
 // its way, and voters must not leave their new leader, which may be sure of them, for it.
-func TestOnlyTheWordOfTheirLeaderFreesVoters(t *testing.T) {
+func TestOnlyTheLeaderReleasesVoters(t *testing.T) {
 	tests := map[string]struct {
 		by    raft.RPCHeader
 		term  uint64 // of the vote; this instance is in term 7
@@ -447,7 +447,7 @@ func TestALeaderWhoseProcessIsGoneIsReplacedBeforeItsTime(t *testing.T) {
 	register(t, next, "after")
 }
 
-func TestALeaderThatIsThereOutlivesItsConnections(t *testing.T) {
+func TestALeaderThatRunsStaysLeaderWhenItsConnectionsEnd(t *testing.T) {
 	cluster := startCluster(t, 3, patient)
 	leader := leaderOf(t, cluster)
 	term, _ := leader.leads()
