@@ -76,11 +76,11 @@ func TestCheckAddress(t *testing.T) {
 			var invalid *domain.InvalidError
 			switch {
 			case test.valid && err != nil:
-				t.Fatalf("refused: %v", err)
+				t.Fatalf("CheckAddress = %v, want no error", err)
 			case !test.valid && (!errors.As(err, &invalid) || !errors.Is(err, domain.ErrInvalid)):
-				t.Fatalf("%q: the error is %v, not an InvalidError", test.address, err)
+				t.Fatalf("CheckAddress(%q) = %v, want an InvalidError", test.address, err)
 			case !test.valid && invalid.Field != "where":
-				t.Fatalf("the fault is said to be in %q", invalid.Field)
+				t.Fatalf("field of the error = %q, want where", invalid.Field)
 			}
 		})
 	}
@@ -102,12 +102,12 @@ func TestAWildcardCannotBeAdvertised(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if err := domain.CheckAdvertisedAddress("where", test.address); (err != nil) != test.want {
-				t.Errorf("CheckAdvertisedAddress(%q): %v", test.address, err)
+				t.Errorf("CheckAdvertisedAddress(%q) = %v, want an error: %v", test.address, err, test.want)
 			}
 		})
 	}
 	if err := domain.CheckAdvertisedAddress("where", "nowhere"); !errors.Is(err, domain.ErrInvalid) {
-		t.Errorf("what is no address is advertised: %v", err)
+		t.Errorf("CheckAdvertisedAddress of an invalid address = %v, want %v", err, domain.ErrInvalid)
 	}
 }
 
@@ -132,7 +132,7 @@ func TestDifferentSpellingsAreOneAddress(t *testing.T) {
 			r := registryOf(t, put(node(t, "a", test.first)))
 			_, err := r.Apply(put(node(t, "b", test.second)))
 			if errors.Is(err, domain.ErrAddressInUse) != test.same {
-				t.Fatalf("%s and %s: %v", test.first, test.second, err)
+				t.Fatalf("%s and %s: error = %v, want the same address: %v", test.first, test.second, err, test.same)
 			}
 		})
 	}

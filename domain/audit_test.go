@@ -20,10 +20,10 @@ func (r *Registry) Audit() error {
 		return true
 	})
 	if !maps.Equal(r.owners, addresses) {
-		return fmt.Errorf("the addresses are %v, not %v", r.owners, addresses)
+		return fmt.Errorf("owners of addresses = %v, want %v", r.owners, addresses)
 	}
 	if r.bytes != size {
-		return fmt.Errorf("%d bytes are counted, not %d", r.bytes, size)
+		return fmt.Errorf("counted bytes = %d, want %d", r.bytes, size)
 	}
 	if err := r.nodes.audit(); err != nil {
 		return err
@@ -39,14 +39,14 @@ func (r *Registry) Audit() error {
 		slices.Sort(slots)
 	}
 	if !reflect.DeepEqual(held, places) {
-		return fmt.Errorf("the slots are %v, not %v", held, places)
+		return fmt.Errorf("slots = %v, want %v", held, places)
 	}
 	past := 0
 	for i := range r.history.changes {
 		past += r.history.changes[i].size()
 	}
 	if r.history.bytes != past {
-		return fmt.Errorf("%d bytes of history are counted, not %d", r.history.bytes, past)
+		return fmt.Errorf("counted bytes of history = %d, want %d", r.history.bytes, past)
 	}
 	return nil
 }
@@ -54,7 +54,7 @@ func (r *Registry) Audit() error {
 // audit says where the rows of x are not those of its nodes, each of them one's own.
 func (x *index) audit() error {
 	if len(x.at) != x.size() {
-		return fmt.Errorf("it knows where %d nodes are, and has %d", len(x.at), x.size())
+		return fmt.Errorf("indexed rows = %d, nodes = %d", len(x.at), x.size())
 	}
 	taken := map[int]string{}
 	for id, row := range x.at {
@@ -65,7 +65,7 @@ func (x *index) audit() error {
 	}
 	for _, row := range x.free {
 		if n := x.rows.get(row); n != nil || taken[row] != "" {
-			return fmt.Errorf("row %d is free, and has %v of %q", row, n, taken[row])
+			return fmt.Errorf("free row %d holds %v of %q", row, n, taken[row])
 		}
 		taken[row] = "nobody"
 	}
@@ -86,12 +86,12 @@ func (s *slots) places() []int {
 func (s *slots) audit() error {
 	for i := range s.lowest {
 		if s.words[i] != ^uint64(0) {
-			return fmt.Errorf("there is a free place in word %d, and it looks from %d", i, s.lowest)
+			return fmt.Errorf("word %d has a free place below the lowest word %d", i, s.lowest)
 		}
 	}
 	for i, word := range s.words {
 		if word == 0 {
-			return fmt.Errorf("word %d is kept for nothing", i)
+			return fmt.Errorf("word %d is empty, but kept", i)
 		}
 	}
 	return nil

@@ -86,19 +86,19 @@ func TestNewBatch(t *testing.T) {
 			if test.fault != "" {
 				var invalid *domain.InvalidError
 				if !errors.Is(err, domain.ErrInvalid) || !errors.As(err, &invalid) {
-					t.Fatalf("the error is %v, not an InvalidError", err)
+					t.Fatalf("NewBatch = %v, want an InvalidError", err)
 				}
 				if !strings.HasPrefix(err.Error(), test.fault) || invalid.Field != test.field {
-					t.Errorf("in %q: %v; want %q", invalid.Field, err, test.fault)
+					t.Errorf("error in %q = %v, want %q in %q", invalid.Field, err, test.fault, test.field)
 				}
 				mustEqual(t, "a refused batch", made, domain.Batch{})
 				return
 			}
 			if err != nil {
-				t.Fatalf("refused: %v", err)
+				t.Fatalf("NewBatch = %v, want success", err)
 			}
 			if len(made.Commands) != len(test.edits) {
-				t.Errorf("%d commands of %d changes", len(made.Commands), len(test.edits))
+				t.Errorf("commands = %d, want %d", len(made.Commands), len(test.edits))
 			}
 			if test.want != nil {
 				mustEqual(t, "the commands", made.Commands, test.want)
@@ -118,19 +118,19 @@ func TestNewBatchReportsAllFaults(t *testing.T) {
 		removing("a", 0),
 	})
 	if err == nil {
-		t.Fatal("accepted")
+		t.Fatal("NewBatch = nil, want an error")
 	}
 	rest := err.Error()
 	for _, fault := range []string{"changes[0]: id ", "changes[2]: id ", "changes[2]: weight ", "changes[3]: it ", "changes[5]: ifRevision "} {
 		_, after, found := strings.Cut(rest, fault)
 		if !found {
-			t.Fatalf("%q is not named, or not in its place: %v", fault, err)
+			t.Fatalf("error does not name %q, or not in this order: %v", fault, err)
 		}
 		rest = after
 	}
 	for _, fine := range []string{"changes[1]", "changes[4]"} {
 		if strings.Contains(err.Error(), fine) {
-			t.Errorf("%s is named: %v", fine, err)
+			t.Errorf("error names the correct %s: %v", fine, err)
 		}
 	}
 }
@@ -191,7 +191,7 @@ func TestABatchIsAppliedInOrder(t *testing.T) {
 			before := contentsOf(r.View())
 			changes, err := r.Apply(batch(test.do...))
 			if err != nil {
-				t.Fatalf("refused: %v", err)
+				t.Fatalf("Apply = %v, want success", err)
 			}
 			var done []domain.Effect
 			var expected, kept []domain.Change
@@ -208,7 +208,7 @@ func TestABatchIsAppliedInOrder(t *testing.T) {
 			mustEqual(t, "the registry", after, contentsOf(oneByOne.View()))
 			mustEqual(t, "the history", after.History, append(before.History, kept...))
 			if want := before.Revision + domain.Revision(len(kept)); after.Revision != want {
-				t.Errorf("after %d changes the revision went from %d to %d", len(kept), before.Revision, after.Revision)
+				t.Errorf("revision after %d changes = %d, want %d", len(kept), after.Revision, want)
 			}
 			mustBeSound(t, r)
 		})
@@ -279,11 +279,11 @@ func TestARefusedBatchChangesNothing(t *testing.T) {
 			before := contentsOf(tried.View())
 			changes, err := tried.Apply(batch(test.do...))
 			if changes != nil {
-				t.Errorf("a refused batch did %+v", changes)
+				t.Errorf("changes of a refused batch = %+v, want none", changes)
 			}
 			mustBeRefused(t, before, test.do[test.at], domain.Change{}, err, test.err)
 			if prefix := fmt.Sprintf("changes[%d]: %v", test.at, test.err); !strings.HasPrefix(err.Error(), prefix) {
-				t.Errorf("%v; want %q", err, prefix)
+				t.Errorf("error = %v, want the prefix %q", err, prefix)
 			}
 			mustEqual(t, "the registry", contentsOf(tried.View()), before)
 			mustBeSound(t, tried)

@@ -71,7 +71,7 @@ func BenchmarkView(b *testing.B) {
 	benchmarkSizes(b, func(b *testing.B, r *domain.Registry) {
 		for b.Loop() {
 			if v := r.View(); v.Len() == 0 {
-				b.Fatal("empty")
+				b.Fatal("the view is empty")
 			}
 		}
 	})
@@ -85,7 +85,7 @@ func BenchmarkSince(b *testing.B) {
 		for b.Loop() {
 			view := r.View()
 			if changes, ok := view.Since(view.Revision() - behind); !ok || len(changes) != behind {
-				b.Fatal(len(changes), ok)
+				b.Fatalf("Since = %d changes, %v, want %d", len(changes), ok, behind)
 			}
 		}
 	})
@@ -113,7 +113,7 @@ func BenchmarkReplace(b *testing.B) {
 		}
 		b.StartTimer()
 		if replaced, err := r.Replace(with, nil); err != nil || replaced.Updated != domain.MaxNodes {
-			b.Fatal(replaced, err)
+			b.Fatalf("Replace = %+v, %v, want %d updates", replaced, err, domain.MaxNodes)
 		}
 	}
 }

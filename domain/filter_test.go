@@ -72,16 +72,16 @@ func TestFilterValidate(t *testing.T) {
 			err := test.filter.Validate()
 			if test.field == "" {
 				if err != nil {
-					t.Fatalf("refused: %v", err)
+					t.Fatalf("Validate = %v, want no error", err)
 				}
 				return
 			}
 			var invalid *domain.InvalidError
 			if !errors.Is(err, domain.ErrInvalid) || !errors.As(err, &invalid) {
-				t.Fatalf("the error is %v, not an InvalidError", err)
+				t.Fatalf("Validate = %v, want an InvalidError", err)
 			}
 			if invalid.Field != test.field || !strings.HasPrefix(err.Error(), test.field+" ") {
-				t.Errorf("the fault is in %q, not in %q: %v", invalid.Field, test.field, err)
+				t.Errorf("field of the error = %q, want %q: %v", invalid.Field, test.field, err)
 			}
 		})
 	}
@@ -90,13 +90,13 @@ func TestFilterValidate(t *testing.T) {
 func TestFilterValidateReportsAllFaults(t *testing.T) {
 	err := filter(ofPool("-"), ofState("gone"), ofZone("\x00"), labelled("/", "\x01")).Validate()
 	if err == nil {
-		t.Fatal("accepted")
+		t.Fatal("Validate = nil, want an error")
 	}
 	rest := err.Error()
 	for _, field := range []string{"pool ", "state ", "zone ", "label ", "label "} {
 		_, after, found := strings.Cut(rest, field)
 		if !found {
-			t.Fatalf("%q is not named, or not in its place: %v", field, err)
+			t.Fatalf("error does not name %q, or not in this order: %v", field, err)
 		}
 		rest = after
 	}
@@ -118,7 +118,7 @@ func TestFilterAll(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if got := test.filter.All(); got != test.want {
-				t.Errorf("all is %v", got)
+				t.Errorf("All = %v, want %v", got, test.want)
 			}
 		})
 	}
@@ -168,7 +168,7 @@ func TestFilterMatches(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if got := test.filter.Matches(&test.node); got != test.want {
-				t.Errorf("%v of %+v", got, test.node)
+				t.Errorf("Matches of %+v = %v, want %v", test.node, got, test.want)
 			}
 		})
 	}
@@ -224,13 +224,13 @@ func TestFilterChange(t *testing.T) {
 			given := test.change
 			got, is := filter(ofPool("p")).Change(test.change)
 			if is != (test.want.Effect != "") {
-				t.Errorf("it is a change: %v", is)
+				t.Errorf("Change gives a change = %v, want %v", is, test.want.Effect != "")
 			}
 			mustEqual(t, "the change", got, test.want)
 			mustEqual(t, "the change that was given", test.change, given)
 			everything, is := domain.Filter{}.Change(test.change)
 			if !is {
-				t.Error("it is no change to somebody who wants to know of all nodes")
+				t.Error("Change of a filter that matches all nodes gives none")
 			}
 			mustEqual(t, "the change to somebody who wants to know of all nodes", everything, test.change)
 		})
@@ -274,7 +274,7 @@ func follow(t fataler, known map[string]domain.CacheNode, c domain.Change) {
 	t.Helper()
 	before, found := known[c.Node.ID]
 	if found != (c.Effect != domain.Added) || found != (c.Previous != nil) {
-		t.Fatalf("at revision %d, %q is %s, and that it is known is %v", c.Revision, c.Node.ID, c.Effect, found)
+		t.Fatalf("revision %d: %q is %s, but was known = %v", c.Revision, c.Node.ID, c.Effect, found)
 	}
 	if found {
 		mustEqual(t, fmt.Sprintf("%q before revision %d", c.Node.ID, c.Revision), *c.Previous, before)
@@ -315,7 +315,7 @@ func TestFilteredChangesLeadToTheFilteredList(t *testing.T) {
 		}
 		changes, reaches := r.View().Since(views[start].Revision())
 		if !reaches {
-			t.Fatalf("history does not reach back to %d", views[start].Revision())
+			t.Fatalf("the history does not reach back to %d", views[start].Revision())
 		}
 		for _, change := range changes {
 			follow(t, all, change)
@@ -323,7 +323,7 @@ func TestFilteredChangesLeadToTheFilteredList(t *testing.T) {
 			if is {
 				told[filtered.Effect]++
 				if filtered.Revision != change.Revision || filtered.Reason != change.Reason {
-					t.Fatalf("revision %d became %d, %q became %q", change.Revision, filtered.Revision, change.Reason, filtered.Reason)
+					t.Fatalf("filtered change = %d %q, want %d %q", filtered.Revision, filtered.Reason, change.Revision, change.Reason)
 				}
 				follow(t, some, filtered)
 			} else {
@@ -338,7 +338,7 @@ func TestFilteredChangesLeadToTheFilteredList(t *testing.T) {
 	})
 	for _, effect := range []domain.Effect{domain.Added, domain.Updated, domain.Removed, domain.Unchanged} {
 		if told[effect] == 0 {
-			t.Errorf("%s: that was not examined", effect)
+			t.Errorf("no change of the kind %s was examined", effect)
 		}
 	}
 }
@@ -348,7 +348,7 @@ func TestANormalizedFilterMatchesTheSameNodes(t *testing.T) {
 		f := filters().Draw(t, "filter")
 		n := drawNode(t, "a")
 		if f.Matches(&n) != f.Normalized().Matches(&n) || f.All() != f.Normalized().All() {
-			t.Fatalf("%+v and %+v differ on %+v", f, f.Normalized(), n)
+			t.Fatalf("%+v and its normalized form %+v differ on %+v", f, f.Normalized(), n)
 		}
 	})
 }

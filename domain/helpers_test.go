@@ -24,7 +24,7 @@ func node(t fataler, id, address string, more ...func(*domain.NodeSpec)) domain.
 	}
 	n, err := domain.NewCacheNode(spec)
 	if err != nil {
-		t.Fatalf("a node that the test relies on is refused: %v", err)
+		t.Fatalf("a valid node was refused: %v", err)
 	}
 	return n
 }
@@ -82,7 +82,7 @@ func apply(t fataler, r *domain.Registry, commands ...domain.Command) domain.Cha
 	for _, cmd := range commands {
 		var err error
 		if change, err = only(r.Apply(cmd)); err != nil {
-			t.Fatalf("%+v is refused: %v", cmd, err)
+			t.Fatalf("Apply of %+v = %v, want success", cmd, err)
 		}
 	}
 	return change
@@ -151,7 +151,7 @@ func mustGoOnAlike(t fataler, got, want *domain.Registry, commands []domain.Comm
 func mustBeSound(t fataler, r *domain.Registry) {
 	t.Helper()
 	if err := r.Audit(); err != nil {
-		t.Fatalf("the registry at revision %d: %v", r.View().Revision(), err)
+		t.Fatalf("audit at revision %d: %v", r.View().Revision(), err)
 	}
 }
 

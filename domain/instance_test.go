@@ -43,15 +43,15 @@ func TestNewInstance(t *testing.T) {
 				return
 			}
 			if !errors.Is(err, domain.ErrInvalid) {
-				t.Fatalf("the error is %v", err)
+				t.Fatalf("error = %v, want %v", err, domain.ErrInvalid)
 			}
 			lines := strings.Split(err.Error(), "\n")
 			if len(lines) != len(test.faults) {
-				t.Fatalf("%d faults, want %v: %v", len(lines), test.faults, err)
+				t.Fatalf("faults = %d, want %v: %v", len(lines), test.faults, err)
 			}
 			for i, field := range test.faults {
 				if !strings.HasPrefix(lines[i], field+" ") {
-					t.Errorf("fault %d is not of %q: %s", i, field, lines[i])
+					t.Errorf("fault %d = %s, want one of %q", i, lines[i], field)
 				}
 			}
 			mustEqual(t, "a refused instance", got, domain.Instance{})
@@ -76,13 +76,13 @@ func TestRosterIsAListInOrder(t *testing.T) {
 	slices.Reverse(roster.Instances())
 	mustEqual(t, "instances after a reader turned them round", roster.Instances(), want)
 	if roster.Voters() != 2 {
-		t.Errorf("%d voters", roster.Voters())
+		t.Errorf("Voters = %d, want 2", roster.Voters())
 	}
 	if got, found := roster.Find("b"); !found || got != voter("b", "h:2") {
-		t.Errorf("b: %v, %v", got, found)
+		t.Errorf("Find(b) = %v, %v, want the voter at h:2", got, found)
 	}
 	if got, found := roster.Find("d"); found || got != (domain.Instance{}) {
-		t.Errorf("d: %v, %v", got, found)
+		t.Errorf("Find(d) = %v, %v, want none", got, found)
 	}
 	var nobody domain.Roster
 	if _, found := nobody.Find("a"); found || nobody.Voters() != 0 || len(nobody.Instances()) != 0 {
@@ -135,7 +135,7 @@ func TestJoin(t *testing.T) {
 			before := test.roster.Instances()
 			got, err := test.roster.StepsFor(test.wanted)
 			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-				t.Fatalf("%v, want %v", err, test.err)
+				t.Fatalf("error = %v, want %v", err, test.err)
 			}
 			mustEqual(t, "steps", got, test.want)
 			mustEqual(t, "the roster", test.roster.Instances(), before)
@@ -160,7 +160,7 @@ func TestLeave(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if err := test.roster.CheckRemoval(test.id); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-				t.Fatalf("%v, want %v", err, test.err)
+				t.Fatalf("error = %v, want %v", err, test.err)
 			}
 		})
 	}
@@ -179,7 +179,7 @@ func TestSucceed(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if err := roster.CheckSuccessor(test.id); !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
-				t.Fatalf("%v, want %v", err, test.err)
+				t.Fatalf("error = %v, want %v", err, test.err)
 			}
 		})
 	}

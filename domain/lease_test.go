@@ -75,14 +75,14 @@ func TestExpire(t *testing.T) {
 			before := contentsOf(r.View())
 			changes, err := r.Apply(domain.Expire{Nodes: test.expire})
 			if err != nil {
-				t.Fatalf("refused: %v", err)
+				t.Fatalf("Apply = %v, want success", err)
 			}
 			after := contentsOf(r.View())
 			var got []end
 			for i, change := range changes {
 				got = append(got, end{change.Effect, change.Node.ID, change.Node.State, change.Node.ExpiredFrom})
 				if change.Reason != domain.ByExpiry || change.Revision != before.Revision+domain.Revision(i)+1 {
-					t.Errorf("the reason is %q, at revision %d", change.Reason, change.Revision)
+					t.Errorf("change = %q at revision %d, want %q at %d", change.Reason, change.Revision, domain.ByExpiry, before.Revision+domain.Revision(i)+1)
 				}
 				mustEqual(t, "the node before", *change.Previous, *before.find(change.Node.ID))
 				mustBeAsItIs(t, after, change)
@@ -104,7 +104,7 @@ func mustBeAsItIs(t *testing.T, after contents, change domain.Change) {
 	is := after.find(change.Node.ID)
 	if change.Effect == domain.Removed {
 		if is != nil {
-			t.Errorf("%q is still there", is.ID)
+			t.Errorf("expired node %q is still in the registry", is.ID)
 		}
 		mustEqual(t, "a removed node as it was last", *change.Node, *change.Previous)
 		return
@@ -118,16 +118,16 @@ func mustBeAsItIs(t *testing.T, after contents, change domain.Change) {
 func TestExpiryKeepsOrFreesAddressAndSlot(t *testing.T) {
 	r := registryOf(t, put(node(t, "a", "h:1", leased(domain.RemoveOnExpiry))), put(node(t, "b", "h:2", leased(domain.DownOnExpiry))))
 	if changes, err := r.Apply(domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 1}, {ID: "b", Revision: 2}}}); err != nil || len(changes) != 2 {
-		t.Fatalf("%+v, %v", changes, err)
+		t.Fatalf("Apply = %+v, %v, want 2 changes", changes, err)
 	}
 	if _, err := r.Apply(put(node(t, "c", "h:2"))); !errors.Is(err, domain.ErrAddressInUse) {
-		t.Errorf("the address of a node that is down is not its own: %v", err)
+		t.Errorf("put of the address of a node that is down: error = %v, want %v", err, domain.ErrAddressInUse)
 	}
 	if got := apply(t, r, put(node(t, "c", "h:1"))).Node.Slot; got != 0 {
-		t.Errorf("in the place of a node that was removed, the next is at slot %d", got)
+		t.Errorf("slot of a node after a removal = %d, want 0", got)
 	}
 	if got := apply(t, r, put(node(t, "d", "h:4"))).Node.Slot; got != 2 {
-		t.Errorf("beside a node that is down, the next is at slot %d", got)
+		t.Errorf("slot of a node beside one that is down = %d, want 2", got)
 	}
 }
 
@@ -173,13 +173,13 @@ func TestRevive(t *testing.T) {
 				return
 			}
 			if err != nil || change.Effect != test.want {
-				t.Fatalf("%s, %v; want %s", change.Effect, err, test.want)
+				t.Fatalf("revival = %s, %v, want %s", change.Effect, err, test.want)
 			}
 			is, was := *after.find("d"), *before.find("d")
 			mustEqual(t, "the node of the change", *change.Node, is)
 			mustEqual(t, "the node before", *change.Previous, was)
 			if change.Reason != domain.ByRequest || change.Revision != after.Revision {
-				t.Errorf("the reason is %q, at revision %d", change.Reason, change.Revision)
+				t.Errorf("change = %q at revision %d, want %q at %d", change.Reason, change.Revision, domain.ByRequest, after.Revision)
 			}
 			if test.want == domain.Unchanged {
 				mustEqual(t, "the registry after no change", after, before)
@@ -212,13 +212,13 @@ func TestAPutReplacesTheStateThatExpirySet(t *testing.T) {
 			r := registryOf(t, put(node(t, "a", "h:1", lease, inState(domain.Draining))), expire("a", 1))
 			change := apply(t, r, put(test.put))
 			if change.Effect != test.want || change.Node.State != test.put.State || change.Node.ExpiredFrom != test.from {
-				t.Errorf("%s to %s, from %q", change.Effect, change.Node.State, change.Node.ExpiredFrom)
+				t.Errorf("change = %s to %s, expired from %q, want %s to %s, %q", change.Effect, change.Node.State, change.Node.ExpiredFrom, test.want, test.put.State, test.from)
 			}
 			if change.Reason != domain.ByRequest {
-				t.Errorf("the reason is %q", change.Reason)
+				t.Errorf("reason = %q, want %q", change.Reason, domain.ByRequest)
 			}
 			if change.Previous.ExpiredFrom != domain.Draining {
-				t.Errorf("the node before came from %q", change.Previous.ExpiredFrom)
+				t.Errorf("the previous node expired from %q, want %q", change.Previous.ExpiredFrom, domain.Draining)
 			}
 		})
 	}
@@ -230,7 +230,7 @@ func TestANodeKeepsItsPlaceWhileItIsDown(t *testing.T) {
 	for _, cmd := range list(expire("b", 2), revive("b"), expire("b", 6), put(node(t, "b", "h:2", leased(domain.DownOnExpiry)))) {
 		got := apply(t, r, cmd)
 		if got.Effect != domain.Updated || got.Node.Slot != 1 || got.Node.CreatedRevision != 2 || got.Node.Revision != r.View().Revision() {
-			t.Errorf("after %+v it is %+v", cmd, *got.Node)
+			t.Errorf("node after %+v = %+v, want an update in slot 1, created at 2", cmd, *got.Node)
 		}
 	}
 	mustBeSound(t, r)
@@ -240,6 +240,6 @@ func TestANodeKeepsItsPlaceWhileItIsDown(t *testing.T) {
 func TestARestoredNodeRevivesToItsFormerState(t *testing.T) {
 	r := registryOf(t, put(node(t, "a", "h:1", leased(domain.DownOnExpiry), inState(domain.Draining))), expire("a", 1))
 	if got := apply(t, restore(t, r.View()), revive("a")); got.Effect != domain.Updated || got.Node.State != domain.Draining {
-		t.Errorf("%s to %s", got.Effect, got.Node.State)
+		t.Errorf("revival = %s to %s, want an update to %s", got.Effect, got.Node.State, domain.Draining)
 	}
 }

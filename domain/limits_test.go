@@ -22,37 +22,37 @@ func TestTheNumberOfNodesIsLimited(t *testing.T) {
 	_, err := r.Apply(put(one))
 	var refusal *domain.Refusal
 	if !errors.Is(err, domain.ErrRegistryFull) || !errors.As(err, &refusal) || refusal.Revision != before || refusal.Current != nil {
-		t.Fatalf("one node too many: %v", err)
+		t.Fatalf("put of one node too many = %v, want %v at revision %d", err, domain.ErrRegistryFull, before)
 	}
 	if v := r.View(); v.Len() != 250_000 || v.Revision() != before {
-		t.Fatalf("%d nodes at revision %d", v.Len(), v.Revision())
+		t.Fatalf("registry = %d nodes at revision %d, want 250000 at %d", v.Len(), v.Revision(), before)
 	}
 	template.Weight = 1
 	if change := apply(t, r, put(template)); change.Effect != domain.Updated {
-		t.Errorf("a node of a full registry is %s", change.Effect)
+		t.Errorf("change of a node in a full registry = %s, want an update", change.Effect)
 	}
 	if change := apply(t, r, put(template)); change.Effect != domain.Unchanged {
-		t.Errorf("a node of a full registry, put as it is, is %s", change.Effect)
+		t.Errorf("put of an unchanged node in a full registry = %s, want no change", change.Effect)
 	}
 	if change := apply(t, r, remove("n17"), put(one)); change.Effect != domain.Added || change.Node.Slot != 17 {
-		t.Errorf("where one was removed, another one is %s, at slot %d", change.Effect, change.Node.Slot)
+		t.Errorf("put after a removal = %s in slot %d, want an addition in slot 17", change.Effect, change.Node.Slot)
 	}
 	if _, err := r.Apply(put(node(t, "another", "another:1"))); !errors.Is(err, domain.ErrRegistryFull) {
-		t.Errorf("and now it is full again: %v", err)
+		t.Errorf("put into the registry that is full again = %v, want %v", err, domain.ErrRegistryFull)
 	}
 
 	another, third := put(node(t, "another", "another:1")), put(node(t, "third", "third:1"))
 	full := r.View()
 	_, err = r.Apply(batch(remove("n18"), another, third))
 	if !errors.Is(err, domain.ErrRegistryFull) || !strings.HasPrefix(err.Error(), "changes[2]: ") {
-		t.Errorf("a batch that adds one more than it removes: %v", err)
+		t.Errorf("batch that adds one more than it removes = %v, want changes[2] refused as %v", err, domain.ErrRegistryFull)
 	}
 	if v := r.View(); v.Len() != full.Len() || v.Revision() != full.Revision() {
-		t.Errorf("after a refused batch there are %d nodes at revision %d", v.Len(), v.Revision())
+		t.Errorf("registry after a refused batch = %d nodes at revision %d, want %d at %d", v.Len(), v.Revision(), full.Len(), full.Revision())
 	}
 	changes, err := r.Apply(batch(remove("n18"), another))
 	if err != nil || len(changes) != 2 || changes[1].Node.Slot != 18 {
-		t.Errorf("a batch that adds as many as it removes: %+v, %v", changes, err)
+		t.Errorf("batch that adds as many as it removes = %+v, %v, want 2 changes", changes, err)
 	}
 	mustBeSound(t, r)
 }
@@ -75,7 +75,7 @@ func TestTheSizeOfARegistryIsLimited(t *testing.T) {
 	}
 	// What is counted is somewhat more than the text alone.
 	if held := count * raw; held > 256<<20 || held < 224<<20 {
-		t.Fatalf("it is full at %d nodes with %d bytes of text", count, held)
+		t.Fatalf("bytes of text in a full registry of %d nodes = %d, want 224 to 256 MiB", count, held)
 	}
 	small := node(t, "small", "small:1")
 	filled := 0
@@ -87,30 +87,30 @@ func TestTheSizeOfARegistryIsLimited(t *testing.T) {
 		filled++
 	}
 	if filled == 0 || filled*rawBytes(&small) > raw {
-		t.Fatalf("after a node of %d bytes was refused, %d small ones were accepted", raw, filled)
+		t.Fatalf("small nodes accepted after one of %d bytes was refused = %d", raw, filled)
 	}
 
 	first, found := r.View().Node("big0")
 	if !found {
-		t.Fatal("the first node is not there")
+		t.Fatal("the first node is missing")
 	}
 	grown := *first
 	grown.ID, grown.Address = "small0", address(1<<20)
 	before := r.View().Revision()
 	if _, err := r.Apply(put(grown)); !errors.Is(err, domain.ErrRegistryFull) {
-		t.Errorf("a node of a full registry may grow: %v", err)
+		t.Errorf("growth of a node in a full registry = %v, want %v", err, domain.ErrRegistryFull)
 	}
 	if now := r.View().Revision(); now != before {
-		t.Errorf("the revision went from %d to %d", before, now)
+		t.Errorf("revision = %d, want %d", now, before)
 	}
 	shrunk := *first
 	shrunk.Labels = nil
 	if change := apply(t, r, put(shrunk)); change.Effect != domain.Updated {
-		t.Errorf("a node of a full registry that gets smaller is %s", change.Effect)
+		t.Errorf("put of a smaller node in a full registry = %s, want an update", change.Effect)
 	}
 	apply(t, r, remove("big1"))
 	if full() {
-		t.Error("where a node went, there is no room for another one")
+		t.Error("the registry is still full after a node became smaller")
 	}
 
 	// What a refused batch took or gave back counts for nothing.
@@ -118,11 +118,11 @@ func TestTheSizeOfARegistryIsLimited(t *testing.T) {
 	one.ID, one.Address, other.ID, other.Address = "one", "one:1", "other", "other:1"
 	for range 3 {
 		if _, err := r.Apply(batch(remove("big2"), put(one), put(other))); !errors.Is(err, domain.ErrRegistryFull) {
-			t.Errorf("a batch that adds more than it removes: %v", err)
+			t.Errorf("batch that adds more bytes than it removes = %v, want %v", err, domain.ErrRegistryFull)
 		}
 	}
 	if changes, err := r.Apply(batch(remove("big2"), put(one))); err != nil || len(changes) != 2 {
-		t.Errorf("a batch that adds as much as it removes: %+v, %v", changes, err)
+		t.Errorf("batch that adds as many bytes as it removes = %+v, %v, want 2 changes", changes, err)
 	}
 	mustBeSound(t, r)
 }
@@ -158,11 +158,11 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 	one, other := weighs("1", 200<<20), weighs("2", 56<<20)
 	mustFit(one)
 	if _, err := r.Apply(put(grown(other))); !errors.Is(err, domain.ErrRegistryFull) {
-		t.Errorf("256 MiB and a byte: %v", err)
+		t.Errorf("put beyond 256 MiB = %v, want %v", err, domain.ErrRegistryFull)
 	}
 	mustFit(other)
 	if _, err := r.Apply(put(grown(other))); !errors.Is(err, domain.ErrRegistryFull) {
-		t.Errorf("a byte more for a node of a registry of 256 MiB: %v", err)
+		t.Errorf("growth of a node beyond 256 MiB = %v, want %v", err, domain.ErrRegistryFull)
 	}
 	moved := other
 	moved.Weight++
@@ -181,11 +181,11 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 	for what, n := range map[string]domain.CacheNode{"a byte less": lighter, "no more than before": moved} {
 		n.Weight = 7
 		if _, err := over.Apply(put(n)); err != nil {
-			t.Errorf("%s for a node of a registry that holds too much: %v", what, err)
+			t.Errorf("%s for a node of an oversized registry = %v, want success", what, err)
 		}
 	}
 	if _, err := over.Apply(put(grown(lighter))); !errors.Is(err, domain.ErrRegistryFull) {
-		t.Errorf("a byte more for a node of a registry that holds too much: %v", err)
+		t.Errorf("growth of a node of an oversized registry = %v, want %v", err, domain.ErrRegistryFull)
 	}
 
 	for _, last := range []domain.CacheNode{other, grown(other)} {
@@ -193,7 +193,7 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 		last.Slot = 1
 		err := errors.Join(with.Add(&one), with.Add(&last))
 		if fits := last.Zone == other.Zone; fits != (err == nil) || !fits && !errors.Is(err, domain.ErrRegistryFull) {
-			t.Errorf("of what fits into a backup: %v", err)
+			t.Errorf("put of the node = %v, want success: %v", err, fits)
 		}
 	}
 
@@ -207,7 +207,7 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 		small.Weight++
 		mustFit(small)
 		if changes := r.View().History(); len(changes) != kept {
-			t.Errorf("of three changes that count for 32 MiB and %d bytes %d are kept", more, len(changes))
+			t.Errorf("changes kept of three that count for 32 MiB and %d bytes = %d, want %d", more, len(changes), kept)
 		}
 	}
 
@@ -217,7 +217,7 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 		mustFit(n)
 	}
 	if changes := r.View().History(); len(changes) != 2 {
-		t.Errorf("of changes that count for 1, 2, 3 and 28 MiB %d are kept", len(changes))
+		t.Errorf("changes kept of four that count for 1, 2, 3 and 28 MiB = %d, want 2", len(changes))
 	}
 	mustBeSound(t, r)
 }
@@ -265,11 +265,11 @@ func TestTheNumberOfChangesInHistoryIsLimited(t *testing.T) {
 			toRevision(test.now)
 			changes, reaches := r.View().Since(test.since)
 			if reaches != test.reaches || len(changes) != test.expected {
-				t.Fatalf("at %d, since %d: %d changes, %v", test.now, test.since, len(changes), reaches)
+				t.Fatalf("Since(%d) at %d = %d changes, %v, want %d, %v", test.since, test.now, len(changes), reaches, test.expected, test.reaches)
 			}
 			for i, change := range changes {
 				if change.Revision != test.since+1+domain.Revision(i) {
-					t.Fatalf("change %d is revision %d", i, change.Revision)
+					t.Fatalf("revision of change %d = %d, want %d", i, change.Revision, test.since+1+domain.Revision(i))
 				}
 			}
 		})
@@ -287,14 +287,14 @@ func TestTheSizeOfHistoryIsLimited(t *testing.T) {
 	}
 	kept := len(r.View().History())
 	if bytes := kept * perChange; bytes > 32<<20 || bytes < 28<<20 {
-		t.Fatalf("%d changes with %d bytes of text are kept", kept, bytes)
+		t.Fatalf("bytes of text in %d kept changes = %d, want 28 to 32 MiB", kept, bytes)
 	}
 	now := r.View().Revision()
 	if _, reaches := r.View().Since(now - domain.Revision(kept)); !reaches {
-		t.Error("history does not reach back over what it keeps")
+		t.Error("the history does not reach back over all kept changes")
 	}
 	if _, reaches := r.View().Since(now - domain.Revision(kept) - 1); reaches {
-		t.Error("history reaches further back than what it keeps")
+		t.Error("the history reaches further back than the kept changes")
 	}
 
 	// Small changes push the big ones out, until the number is the limit.
@@ -304,6 +304,6 @@ func TestTheSizeOfHistoryIsLimited(t *testing.T) {
 		apply(t, r, put(small))
 	}
 	if kept := len(r.View().History()); kept != 10_000 {
-		t.Errorf("%d small changes are kept", kept)
+		t.Errorf("small changes kept = %d, want 10000", kept)
 	}
 }

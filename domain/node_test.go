@@ -120,25 +120,25 @@ func TestNewCacheNode(t *testing.T) {
 			n, err := domain.NewCacheNode(spec)
 			if test.field == "" {
 				if err != nil {
-					t.Fatalf("refused: %v", err)
+					t.Fatalf("NewCacheNode = %v, want success", err)
 				}
 				if n.ID != spec.ID || n.Address != spec.Address || n.Zone != spec.Zone || !maps.Equal(n.Labels, spec.Labels) ||
 					spec.Pool != nil && n.Pool != *spec.Pool || spec.Weight != nil && n.Weight != *spec.Weight ||
 					spec.State != nil && n.State != *spec.State || spec.TTLSeconds != nil && n.TTLSeconds != *spec.TTLSeconds ||
 					spec.OnExpiry != nil && n.OnExpiry != *spec.OnExpiry {
-					t.Fatalf("accepted as %+v", n)
+					t.Fatalf("NewCacheNode = %+v, want the values of the spec", n)
 				}
 				return
 			}
 			var invalid *domain.InvalidError
 			if !errors.Is(err, domain.ErrInvalid) || !errors.As(err, &invalid) {
-				t.Fatalf("the error is %v, not an InvalidError", err)
+				t.Fatalf("NewCacheNode = %v, want an InvalidError", err)
 			}
 			if invalid.Field != test.field {
-				t.Errorf("the fault is in %q, not in %q: %v", invalid.Field, test.field, err)
+				t.Errorf("field of the error = %q, want %q: %v", invalid.Field, test.field, err)
 			}
 			if !strings.HasPrefix(err.Error(), test.field+" ") {
-				t.Errorf("the text does not begin with the field: %v", err)
+				t.Errorf("error = %v, want the field as its prefix", err)
 			}
 			mustEqual(t, "a refused node", n, domain.CacheNode{})
 		})
@@ -165,7 +165,7 @@ func TestNewCacheNodeReportsAllFaults(t *testing.T) {
 		Labels: map[string]string{"b": "\x01", "a": "\x02"}, TTLSeconds: &ttl, OnExpiry: &end,
 	})
 	if err == nil {
-		t.Fatal("accepted")
+		t.Fatal("NewCacheNode = nil, want an error")
 	}
 	at := -1
 	for _, field := range []string{
@@ -173,7 +173,7 @@ func TestNewCacheNodeReportsAllFaults(t *testing.T) {
 	} {
 		next := strings.Index(err.Error(), field)
 		if next <= at {
-			t.Fatalf("%q is not named, or not in its place: %v", field, err)
+			t.Fatalf("error does not name %q, or not in this order: %v", field, err)
 		}
 		at = next
 	}
@@ -184,7 +184,7 @@ func TestNewCacheNodeSharesNothingWithItsSpec(t *testing.T) {
 	n := node(t, "a", "h:1", func(s *domain.NodeSpec) { s.Labels = labels })
 	labels["rack"] = "r8"
 	if n.Labels["rack"] != "r7" {
-		t.Fatal("the caller's map is the node's")
+		t.Fatal("the node shares its labels with the caller")
 	}
 }
 
@@ -217,7 +217,7 @@ func TestExpires(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := node(t, "a", "h:1", test.change)
 			if got := n.Expires(); got != test.want {
-				t.Errorf("%v of %+v", got, n)
+				t.Errorf("Expires of %+v = %v, want %v", n, got, test.want)
 			}
 		})
 	}
@@ -280,11 +280,11 @@ func TestAnyAcceptedNodeFitsTwiceIntoAnEvent(t *testing.T) {
 		}
 		accepted++
 		if size := bytesOfEvent(t, n); size >= roomInAnEvent {
-			t.Fatalf("an event of %d bytes", size)
+			t.Fatalf("size of an event = %d bytes, want less than %d", size, roomInAnEvent)
 		}
 	})
 	if accepted == 0 {
-		t.Error("no node was accepted: nothing was examined")
+		t.Error("no node was accepted, so nothing was examined")
 	}
 }
 
@@ -293,7 +293,7 @@ func TestTheGreatestNodeFitsTwiceIntoAnEvent(t *testing.T) {
 		t.Run(fmt.Sprintf("all text is %q", c), func(t *testing.T) {
 			n := greatest(t, "n", strings.Repeat("h.", 126)+"h:11211", c)
 			if size := bytesOfEvent(t, n); size >= roomInAnEvent {
-				t.Fatalf("an event of %d bytes", size)
+				t.Fatalf("size of an event = %d bytes, want less than %d", size, roomInAnEvent)
 			}
 		})
 	}

@@ -29,7 +29,7 @@ func TestARegistryAgreesWithItsModel(t *testing.T) {
 			}
 			for _, sentinel := range []error{domain.ErrAddressInUse, domain.ErrConditionFailed, domain.ErrNoSuchNode} {
 				if errors.Is(err, sentinel) != errors.Is(reason, sentinel) {
-					t.Fatalf("command %d, %+v: %v, want %v", i, cmd, err, reason)
+					t.Fatalf("error of command %d, %+v, = %v, want %v", i, cmd, err, reason)
 				}
 				if errors.Is(err, sentinel) {
 					seen[fmt.Sprintf("%T %v", cmd, sentinel)]++
@@ -45,7 +45,7 @@ func TestARegistryAgreesWithItsModel(t *testing.T) {
 		"Expire removed", "Expire updated", "Revive updated", "Revive unchanged", "Revive no such node",
 	} {
 		if seen["domain."+what] == 0 {
-			t.Errorf("%s: that was not examined", what)
+			t.Errorf("no command of the kind %s was examined", what)
 		}
 	}
 }
@@ -55,7 +55,7 @@ func TestARegistryAgreesWithItsModel(t *testing.T) {
 func mustAgree(t fataler, what string, got, want outcome) {
 	t.Helper()
 	if !strings.HasPrefix(got.Error, want.Error) || (got.Error == "") != (want.Error == "") {
-		t.Fatalf("%s: %q, want %q", what, got.Error, want.Error)
+		t.Fatalf("%s: error = %q, want the prefix %q", what, got.Error, want.Error)
 	}
 	got.Error, want.Error = "", ""
 	mustEqual(t, what, got, want)
@@ -73,12 +73,12 @@ func TestInvariantsOfARegistry(t *testing.T) {
 					now++
 				}
 				if change.Revision != now {
-					t.Fatalf("%s at revision %d, not %d", change.Effect, change.Revision, now)
+					t.Fatalf("revision of the change %s = %d, want %d", change.Effect, change.Revision, now)
 				}
 			}
 			v := r.View()
 			if v.Revision() != now {
-				t.Fatalf("the registry is at revision %d, not %d", v.Revision(), now)
+				t.Fatalf("revision of the registry = %d, want %d", v.Revision(), now)
 			}
 			mustHaveUniqueAddressesAndSlots(t, v)
 			views = append(views, v)
@@ -87,7 +87,7 @@ func TestInvariantsOfARegistry(t *testing.T) {
 		for _, v := range views {
 			changes, reaches := last.Since(v.Revision())
 			if !reaches {
-				t.Fatalf("history does not reach back to %d", v.Revision())
+				t.Fatalf("the history does not reach back to %d", v.Revision())
 			}
 			mustEqual(t, fmt.Sprintf("revision %d and the changes since", v.Revision()),
 				replayed(t, v, changes), contentsOf(last).Nodes)
@@ -175,7 +175,7 @@ func TestARefusedBatchHasNoEffect(t *testing.T) {
 		failing.Commands = slices.Insert(failing.Commands,
 			rapid.IntRange(0, len(failing.Commands)).Draw(t, "place of the impossible"), domain.Command(remove("nobody")))
 		if changes, err := tried.Apply(failing); err == nil || changes != nil {
-			t.Fatalf("%+v, %v", changes, err)
+			t.Fatalf("Apply of a failing batch = %+v, %v, want an error", changes, err)
 		}
 		mustEqual(t, "the registry after the refusal", contentsOf(tried.View()), contentsOf(spared.View()))
 		mustBeSound(t, tried)
@@ -187,7 +187,7 @@ func restore(t fataler, v domain.View) *domain.Registry {
 	t.Helper()
 	r, err := domain.RestoreRegistry(v.Revision(), slices.Collect(v.Nodes()), v.History())
 	if err != nil {
-		t.Fatalf("restore at revision %d: %v", v.Revision(), err)
+		t.Fatalf("restore at revision %d: %v, want success", v.Revision(), err)
 	}
 	return r
 }
@@ -265,7 +265,7 @@ func TestRestoreRefusesImpossibleRegistries(t *testing.T) {
 				nodes = append(nodes, &c.Nodes[i])
 			}
 			if _, err := domain.RestoreRegistry(c.Revision, nodes, c.History); err == nil {
-				t.Fatal("restored")
+				t.Fatal("RestoreRegistry = nil, want an error")
 			}
 		})
 	}
@@ -278,10 +278,10 @@ func TestRestoreRefusesImpossibleRegistries(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, reaches := r.View().Since(2); reaches {
-			t.Error("it knows changes that it was not given")
+			t.Error("the restored registry has changes from before its history")
 		}
 		if changes, reaches := r.View().Since(3); !reaches || len(changes) != 0 {
-			t.Errorf("since its own revision: %v, %v", changes, reaches)
+			t.Errorf("Since of its own revision = %v, %v, want none", changes, reaches)
 		}
 	})
 }

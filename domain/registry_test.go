@@ -83,7 +83,7 @@ func TestApply(t *testing.T) {
 				return
 			}
 			if err != nil || change.Effect != test.want {
-				t.Fatalf("%s, %v; want %s", change.Effect, err, test.want)
+				t.Fatalf("Apply = %s, %v, want %s", change.Effect, err, test.want)
 			}
 			mustTell(t, before, after, test.do, change)
 		})
@@ -95,18 +95,18 @@ func mustBeRefused(t *testing.T, before contents, cmd domain.Command, change dom
 	t.Helper()
 	var refusal *domain.Refusal
 	if !errors.Is(err, want) || !errors.As(err, &refusal) {
-		t.Fatalf("%+v, %v; want a refusal: %v", change, err, want)
+		t.Fatalf("Apply = %+v, %v, want the refusal %v", change, err, want)
 	}
 	mustEqual(t, "the change of a refused command", change, domain.Change{})
 	if refusal.Revision != before.Revision {
-		t.Errorf("refused at revision %d, not %d", refusal.Revision, before.Revision)
+		t.Errorf("revision of the refusal = %d, want %d", refusal.Revision, before.Revision)
 	}
 	known := before.find(idOf(cmd))
 	switch {
 	case known == nil && refusal.Current != nil:
-		t.Errorf("the refusal has a node that is not there: %+v", *refusal.Current)
+		t.Errorf("the refusal has a current node that does not exist: %+v", *refusal.Current)
 	case known != nil && refusal.Current == nil:
-		t.Error("the refusal does not have the node as it is")
+		t.Error("the refusal lacks the current node")
 	case known != nil:
 		mustEqual(t, "the node in the refusal", *refusal.Current, *known)
 	}
@@ -116,15 +116,15 @@ func mustBeRefused(t *testing.T, before contents, cmd domain.Command, change dom
 func mustTell(t *testing.T, before, after contents, cmd domain.Command, change domain.Change) {
 	t.Helper()
 	if change.Reason != domain.ByRequest {
-		t.Errorf("the reason is %q", change.Reason)
+		t.Errorf("reason = %q, want %q", change.Reason, domain.ByRequest)
 	}
 	if change.Revision != after.Revision {
-		t.Errorf("the change is at revision %d, the registry at %d", change.Revision, after.Revision)
+		t.Errorf("revision of the change = %d, want %d", change.Revision, after.Revision)
 	}
 	id := idOf(cmd)
 	was, is := before.find(id), after.find(id)
 	if (change.Previous == nil) != (was == nil) {
-		t.Fatalf("previous is %v, the node was %v", change.Previous, was)
+		t.Fatalf("Previous = %v, want %v", change.Previous, was)
 	}
 	if was != nil {
 		mustEqual(t, "the previous node", *change.Previous, *was)
@@ -135,22 +135,22 @@ func mustTell(t *testing.T, before, after contents, cmd domain.Command, change d
 		return
 	}
 	if after.Revision != before.Revision+1 {
-		t.Errorf("the revision went from %d to %d", before.Revision, after.Revision)
+		t.Errorf("revision = %d, want %d", after.Revision, before.Revision+1)
 	}
 	mustEqual(t, "the history", after.History, append(before.History, change))
 	if change.Effect == domain.Removed {
 		if is != nil {
-			t.Error("the node is still there")
+			t.Error("the removed node is still in the registry")
 		}
 		mustEqual(t, "the removed node", *change.Node, *was)
 		return
 	}
 	mustEqual(t, "the node of the change", *change.Node, *is)
 	if is.Revision != after.Revision {
-		t.Errorf("the node is at revision %d", is.Revision)
+		t.Errorf("revision of the node = %d, want %d", is.Revision, after.Revision)
 	}
 	if created := is.CreatedRevision; was == nil && created != after.Revision || was != nil && created != was.CreatedRevision {
-		t.Errorf("the node was created at revision %d", created)
+		t.Errorf("created revision of the node = %d, want it set by the addition only", created)
 	}
 }
 
@@ -198,10 +198,10 @@ func TestEveryAttributeCountsAsAChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := registryOf(t, put(node(t, "a", "h:1", base)))
 			if got := apply(t, r, put(node(t, "a", "h:1", base, change))); got.Effect != domain.Updated || got.Revision != 2 {
-				t.Errorf("%s at %d", got.Effect, got.Revision)
+				t.Errorf("put of a change = %s at %d, want an update at 2", got.Effect, got.Revision)
 			}
 			if got := apply(t, r, put(node(t, "a", "h:1", base, change))); got.Effect != domain.Unchanged || got.Revision != 2 {
-				t.Errorf("the same once more: %s at %d", got.Effect, got.Revision)
+				t.Errorf("the same put again = %s at %d, want no change at 2", got.Effect, got.Revision)
 			}
 		})
 	}
@@ -213,11 +213,11 @@ func TestClientsCannotSetServerAssignedFields(t *testing.T) {
 	r := domain.NewRegistry()
 	added := apply(t, r, put(n))
 	if got := added.Node; got.Slot != 0 || got.CreatedRevision != 1 || got.Revision != 1 || got.ExpiredFrom != "" {
-		t.Errorf("added as %+v", *got)
+		t.Errorf("added node = %+v, want slot 0 and revision 1", *got)
 	}
 	n.Slot, n.ExpiredFrom = 3, domain.Active
 	if again := apply(t, r, put(n)); again.Effect != domain.Unchanged {
-		t.Errorf("the same node with another slot is %s", again.Effect)
+		t.Errorf("put with another slot = %s, want no change", again.Effect)
 	}
 }
 
@@ -229,13 +229,13 @@ func TestEmptyRegistry(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			mustEqual(t, "contents", contentsOf(v), contents{})
 			if _, found := v.Node("a"); found || v.Len() != 0 {
-				t.Error("it holds something")
+				t.Error("an empty registry holds nodes")
 			}
 			if changes, reaches := v.Since(0); !reaches || len(changes) != 0 {
-				t.Errorf("since 0: %v, %v", changes, reaches)
+				t.Errorf("Since(0) = %v, %v, want none", changes, reaches)
 			}
 			if _, reaches := v.Since(1); reaches {
-				t.Error("it knows what comes after a revision that is to come")
+				t.Error("Since(1) reaches a revision that does not exist yet")
 			}
 		})
 	}
@@ -305,7 +305,7 @@ func TestARefusedNodeTakesNoSlot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := apply(t, r, put(node(t, "c", "h:3"))).Node.Slot; got != 1 {
-		t.Errorf("the next node is at slot %d", got)
+		t.Errorf("slot of the next node = %d, want 1", got)
 	}
 }
 
@@ -313,7 +313,7 @@ func TestARefusedNodeTakesNoSlot(t *testing.T) {
 func TestAnUnknownCommandPanics(t *testing.T) {
 	defer func() {
 		if recover() == nil {
-			t.Error("it was skipped")
+			t.Error("an unknown command did not panic")
 		}
 	}()
 	_, _ = domain.NewRegistry().Apply(struct{ domain.Command }{})

@@ -18,10 +18,10 @@ func replacement(t fataler, nodes ...*domain.CacheNode) *domain.Replacement {
 	with := domain.NewReplacement()
 	for _, n := range nodes {
 		if err := domain.CheckStored(n); err != nil {
-			t.Fatalf("%+v is no node that a registry can hold: %v", *n, err)
+			t.Fatalf("CheckStored of %+v = %v, want success", *n, err)
 		}
 		if err := with.Add(n); err != nil {
-			t.Fatalf("%+v: %v", *n, err)
+			t.Fatalf("Add of %+v = %v, want success", *n, err)
 		}
 	}
 	return with
@@ -79,13 +79,13 @@ func TestAReplacedRegistryEqualsItsBackup(t *testing.T) {
 		mustEqual(t, "the nodes", withoutRevisions(after), withoutRevisions(backup))
 		changes, reaches := after.Since(before.Revision())
 		if !reaches {
-			t.Fatalf("history does not reach back to %d", before.Revision())
+			t.Fatalf("the history does not reach back to %d", before.Revision())
 		}
 		mustEqual(t, "what a follower of the changes has", replayed(t, before, changes), contentsOf(after).Nodes)
 		counted := domain.Replaced{Revision: after.Revision(), Unchanged: after.Len()}
 		for i, change := range changes {
 			if change.Reason != domain.ByRestore || change.Revision != before.Revision()+1+domain.Revision(i) {
-				t.Fatalf("change %d: %+v", i, change)
+				t.Fatalf("change %d = %+v, want revision %d by %v", i, change, before.Revision()+1+domain.Revision(i), domain.ByRestore)
 			}
 			seen[change.Effect]++
 			switch change.Effect {
@@ -113,7 +113,7 @@ func TestAReplacedRegistryEqualsItsBackup(t *testing.T) {
 	})
 	for _, effect := range []domain.Effect{domain.Added, domain.Updated, domain.Removed, domain.Unchanged} {
 		if seen[effect] == 0 {
-			t.Errorf("no node was %s", effect)
+			t.Errorf("no change had the effect %s", effect)
 		}
 	}
 }
@@ -128,7 +128,7 @@ func TestAReplacementSwapsAddressesAndSlots(t *testing.T) {
 	mustEqual(t, "the slots", slotsOf(r.View(), domain.DefaultPool), map[string]int{"a": 1, "b": 0})
 	mustBeSound(t, r)
 	if _, err := r.Apply(put(node(t, "c", "h:1"))); !errors.Is(err, domain.ErrAddressInUse) || !strings.Contains(err.Error(), `"b"`) {
-		t.Errorf("a third node at the address of b: %v", err)
+		t.Errorf("put at the address of b = %v, want %v", err, domain.ErrAddressInUse)
 	}
 }
 
@@ -143,7 +143,7 @@ func TestAReplacementBelongsToNoRegistry(t *testing.T) {
 		mustBeSound(t, r)
 	}
 	if change := apply(t, second, remove("b"), put(node(t, "g", "h:7"))); change.Node.Slot != 1 {
-		t.Errorf("where another registry has taken slots, one is given slot %d, not 1", change.Node.Slot)
+		t.Errorf("slot in the second registry = %d, want 1", change.Node.Slot)
 	}
 }
 
@@ -155,13 +155,13 @@ func TestAReplacementKeepsItsCondition(t *testing.T) {
 		_, err := r.Replace(replacement(t, &n), &expected)
 		var refusal *domain.Refusal
 		if !errors.Is(err, domain.ErrConditionFailed) || !errors.As(err, &refusal) || refusal.Revision != 1 {
-			t.Errorf("at revision 1, expected %d: %v", expected, err)
+			t.Errorf("Replace at revision 1 if at %d = %v, want %v", expected, err, domain.ErrConditionFailed)
 		}
 		mustEqual(t, "the registry", contentsOf(r.View()), before)
 	}
 	expected := domain.Revision(1)
 	if replaced, err := r.Replace(replacement(t, &n), &expected); err != nil || replaced.Revision != 3 {
-		t.Errorf("%+v, %v", replaced, err)
+		t.Errorf("Replace = %+v, %v, want revision 3", replaced, err)
 	}
 }
 
@@ -185,7 +185,7 @@ func TestAReplacementRefusesImpossibleRegistries(t *testing.T) {
 			with := replacement(t, &first)
 			test.second(&second)
 			if err := with.Add(&second); !errors.Is(err, test.err) || !strings.Contains(err.Error(), test.says) {
-				t.Fatalf("error %v", err)
+				t.Fatalf("Add = %v, want %v with %q", err, test.err, test.says)
 			}
 			r := registryOf(t)
 			mustEqual(t, "what is left", replace(t, r, with), domain.Replaced{Revision: 1, Added: 1})
@@ -205,7 +205,7 @@ func TestAReplacementHasTheLimitsOfARegistry(t *testing.T) {
 	}
 	more := node(t, "x", "h:1", inPool("other"))
 	if err := with.Add(&more); !errors.Is(err, domain.ErrRegistryFull) {
-		t.Errorf("one node too many: %v", err)
+		t.Errorf("Add of one node too many = %v, want %v", err, domain.ErrRegistryFull)
 	}
 
 	with, large := domain.NewReplacement(), greatest(t, "large", "large:1", "x")
@@ -216,7 +216,7 @@ func TestAReplacementHasTheLimitsOfARegistry(t *testing.T) {
 		err = with.Add(&n)
 	}
 	if !errors.Is(err, domain.ErrRegistryFull) || !strings.Contains(err.Error(), "bytes") {
-		t.Errorf("nodes without end: %v", err)
+		t.Errorf("Add of large nodes = %v, want %v because of their bytes", err, domain.ErrRegistryFull)
 	}
 }
 
@@ -233,10 +233,10 @@ func TestALargeReplacementTrimsHistory(t *testing.T) {
 	mustEqual(t, "what it did", replace(t, r, replacement(t, nodes...)), domain.Replaced{Revision: size + 2, Added: size, Removed: 1})
 	mustBeSound(t, r)
 	if _, reaches := r.View().Since(1); reaches {
-		t.Error("history reaches back over all of it")
+		t.Error("the history reaches back over the whole replacement")
 	}
 	if changes, reaches := r.View().Since(size + 2 - domain.HistoryLength); !reaches || len(changes) != domain.HistoryLength {
-		t.Errorf("%d changes are kept", len(changes))
+		t.Errorf("changes kept = %d, want %d", len(changes), domain.HistoryLength)
 	}
 }
 
@@ -246,7 +246,7 @@ func TestOnlyWhatARegistryHoldsIsStored(t *testing.T) {
 	for _, seconds := range []int{1, 86_400} {
 		expired.TTLSeconds = seconds
 		if err := domain.CheckStored(&expired); err != nil {
-			t.Fatalf("a node that expiry made down after %d s: %v", seconds, err)
+			t.Fatalf("CheckStored of a node that expiry made down after %d s = %v, want success", seconds, err)
 		}
 	}
 	tests := map[string]struct {
@@ -270,7 +270,7 @@ func TestOnlyWhatARegistryHoldsIsStored(t *testing.T) {
 			n := expired
 			test.change(&n)
 			if err := domain.CheckStored(&n); !errors.Is(err, domain.ErrInvalid) || !strings.HasPrefix(err.Error(), test.says) {
-				t.Errorf("error %v", err)
+				t.Errorf("CheckStored = %v, want the prefix %q", err, test.says)
 			}
 		})
 	}

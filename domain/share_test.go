@@ -42,12 +42,12 @@ func TestUnchangedNodesAreSharedBetweenViews(t *testing.T) {
 			before, after := memory(nodes[0]), memory(nodes[1])
 			for field, at := range before {
 				if shared := after[field] == at; shared != (field != test.own) {
-					t.Errorf("%s is shared: %v", field, shared)
+					t.Errorf("%s is shared = %v, want %v", field, shared, field != test.own)
 				}
 			}
 			want := spelt(test.change).(Register).Node
 			if !nodes[1].sameAs(&want) {
-				t.Errorf("%+v, want %+v", nodes[1], want)
+				t.Errorf("node = %+v, want %+v", nodes[1], want)
 			}
 		})
 	}

@@ -26,7 +26,7 @@ func TestAnEmptiedRegistryKeepsNothing(t *testing.T) {
 		}
 	}
 	if len(r.pools) != 0 || len(r.owners) != 0 || r.bytes != 0 || r.nodes.size() != 0 || len(r.nodes.at) != 0 {
-		t.Errorf("%d pools, %d addresses, %d bytes, %d nodes", len(r.pools), len(r.owners), r.bytes, r.nodes.size())
+		t.Errorf("emptied registry keeps %d pools, %d addresses, %d bytes, %d nodes, want none", len(r.pools), len(r.owners), r.bytes, r.nodes.size())
 	}
 }
 
@@ -65,16 +65,16 @@ func TestARefusedBatchLeavesNoTrace(t *testing.T) {
 				t.Error(err)
 			}
 			if !slices.Equal(r.nodes.list(), nodes) || r.revision != before.revision || r.bytes != before.bytes {
-				t.Errorf("%d nodes at revision %d, %d bytes", r.nodes.size(), r.revision, r.bytes)
+				t.Errorf("registry = %d nodes at revision %d with %d bytes, want %d at %d with %d", r.nodes.size(), r.revision, r.bytes, len(nodes), before.revision, before.bytes)
 			}
 			if !maps.Equal(r.owners, addresses) {
-				t.Errorf("the addresses are %v, not %v", r.owners, addresses)
+				t.Errorf("owners of addresses = %v, want %v", r.owners, addresses)
 			}
 			if got := slices.Sorted(maps.Keys(r.pools)); !slices.Equal(got, pools) {
-				t.Errorf("the pools are %v, not %v", got, pools)
+				t.Errorf("pools = %v, want %v", got, pools)
 			}
 			if len(r.history.changes) != len(before.history.changes) || r.history.bytes != before.history.bytes {
-				t.Errorf("%d changes of %d bytes are kept", len(r.history.changes), r.history.bytes)
+				t.Errorf("history = %d changes with %d bytes, want %d with %d", len(r.history.changes), r.history.bytes, len(before.history.changes), before.history.bytes)
 			}
 			if err := r.Audit(); err != nil {
 				t.Error(err)
@@ -88,17 +88,17 @@ func TestARefusedBatchLeavesNoTrace(t *testing.T) {
 func TestAHighSlotTakesNoMemoryForLowerSlots(t *testing.T) {
 	s := &slots{}
 	if !s.claim(MaxNodes-1) || !s.clone().claim(MaxNodes-65) {
-		t.Fatal("it is taken")
+		t.Fatal("claim of a free slot = false, want true")
 	}
 	if len(s.words) != 1 {
-		t.Errorf("one place takes %d words", len(s.words))
+		t.Errorf("words for one slot = %d, want 1", len(s.words))
 	}
 	s.release(MaxNodes - 1)
 	if len(s.words) != 0 {
-		t.Errorf("none takes %d words", len(s.words))
+		t.Errorf("words without slots = %d, want none", len(s.words))
 	}
 	if got := s.take(); got != 0 {
-		t.Errorf("took %d first", got)
+		t.Errorf("first slot taken = %d, want 0", got)
 	}
 }
 
@@ -106,7 +106,7 @@ func TestSlotsTakeTheLowestFree(t *testing.T) {
 	var s slots
 	for want := range 5 {
 		if got := s.take(); got != want {
-			t.Fatalf("took %d, not %d", got, want)
+			t.Fatalf("slot taken = %d, want %d", got, want)
 		}
 	}
 	for _, slot := range []int{3, 1, 4, 0} {
@@ -114,11 +114,11 @@ func TestSlotsTakeTheLowestFree(t *testing.T) {
 	}
 	for _, want := range []int{0, 1, 3, 4, 5} {
 		if got := s.take(); got != want {
-			t.Fatalf("took %d, not %d", got, want)
+			t.Fatalf("slot taken = %d, want %d", got, want)
 		}
 	}
 	if s.unused() {
-		t.Error("all is taken, and it is unused")
+		t.Error("unused = true with all slots taken, want false")
 	}
 }
 
@@ -138,7 +138,7 @@ func TestSlotsAreASet(t *testing.T) {
 			model[s.take()] = true
 		}
 		if lowest() != len(model) {
-			t.Fatalf("took %v", model)
+			t.Fatalf("slots taken = %v, want the lowest", model)
 		}
 		for range rapid.IntRange(0, 200).Draw(t, "steps") {
 			slot := rapid.IntRange(0, span).Draw(t, "slot")
@@ -146,7 +146,7 @@ func TestSlotsAreASet(t *testing.T) {
 			case kind == 0:
 				want := lowest()
 				if got := s.take(); got != want {
-					t.Fatalf("took %d, not %d", got, want)
+					t.Fatalf("slot taken = %d, want %d", got, want)
 				}
 				model[want] = true
 			case model[slot] && kind == 1:
@@ -154,18 +154,18 @@ func TestSlotsAreASet(t *testing.T) {
 				delete(model, slot)
 			default:
 				if got := s.claim(slot); got == model[slot] {
-					t.Fatalf("claimed %d: %v", slot, got)
+					t.Fatalf("claim(%d) = %v, want %v", slot, got, !model[slot])
 				}
 				model[slot] = true
 			}
 			if got, want := s.places(), slices.Sorted(maps.Keys(model)); !slices.Equal(got, want) {
-				t.Fatalf("%v are taken, not %v", got, want)
+				t.Fatalf("slots taken = %v, want %v", got, want)
 			}
 			if err := s.audit(); err != nil {
 				t.Fatal(err)
 			}
 			if s.unused() != (len(model) == 0) {
-				t.Fatalf("unused is %v of %v", s.unused(), model)
+				t.Fatalf("unused of %v = %v, want %v", model, s.unused(), len(model) == 0)
 			}
 		}
 	})
@@ -201,13 +201,13 @@ func TestRestoreSlots(t *testing.T) {
 				ok = ok && s.claim(slot)
 			}
 			if ok != test.ok {
-				t.Fatalf("restored: %v", ok)
+				t.Fatalf("restored = %v, want %v", ok, test.ok)
 			}
 			if !ok {
 				return
 			}
 			if got := s.take(); got != test.next {
-				t.Errorf("took %d, not %d", got, test.next)
+				t.Errorf("next slot = %d, want %d", got, test.next)
 			}
 			if err := s.audit(); err != nil {
 				t.Error(err)

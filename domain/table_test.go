@@ -30,7 +30,7 @@ func TestTableIsAMapWhoseVersionsStay(t *testing.T) {
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			n := &CacheNode{ID: ids.Draw(t, "id")}
 			if got := current.get(n.ID); got != model[n.ID] || current.table.get(n.ID) != got {
-				t.Fatalf("get %q: %v, want %v", n.ID, got, model[n.ID])
+				t.Fatalf("get(%q) = %v, want %v", n.ID, got, model[n.ID])
 			}
 			switch known := model[n.ID] != nil; {
 			case known && rapid.Bool().Draw(t, "remove"):
@@ -66,12 +66,12 @@ func TestChangesBetweenTwoViewsShareTheirCopies(t *testing.T) {
 	x.replace(&CacheNode{ID: "a"})
 	page, leaf := x.rows[0], x.rows[0].leaves[0]
 	if page == shown.rows[0] || leaf == shown.rows[0].leaves[0] {
-		t.Fatal("what the view shows was changed")
+		t.Fatal("a page that the view shares was changed")
 	}
 	x.replace(&CacheNode{ID: "b"})
 	x.replace(&CacheNode{ID: "a"})
 	if x.rows[0] != page || page.leaves[0] != leaf {
-		t.Error("it was copied again")
+		t.Error("a page that no view shares was copied again")
 	}
 }
 

@@ -54,7 +54,7 @@ func TestTreeIsAMapInOrder(t *testing.T) {
 			id := ids.Draw(t, "id")
 			row, known := model[id]
 			if got, found := current.get(id); got != row || found != known {
-				t.Fatalf("get %q: %d, %v, want %d, %v", id, got, found, row, known)
+				t.Fatalf("get(%q) = %d, %v, want %d, %v", id, got, found, row, known)
 			}
 			switch put := rapid.IntRange(0, 9).Draw(t, "kind") < puts; {
 			case known && put:
@@ -68,7 +68,7 @@ func TestTreeIsAMapInOrder(t *testing.T) {
 			}
 			entries := current.weigh(t.Fatalf)
 			if !slices.Equal(entries, sortedEntries(model)) || current.size() != len(model) {
-				t.Fatalf("%d entries, want %d, or others", len(entries), len(model))
+				t.Fatalf("entries = %d, want %d, or they differ", len(entries), len(model))
 			}
 			versions = append(versions, version{current, entries})
 		}
@@ -99,13 +99,13 @@ func TestTreeStaysInBalance(t *testing.T) {
 				for left := count; left > 0; left-- {
 					if left == count || left == count/2 || left == 7 {
 						if got := len(current.weigh(t.Fatalf)); got != left {
-							t.Fatalf("%d entries, want %d", got, left)
+							t.Fatalf("entries = %d, want %d", got, left)
 						}
 					}
 					current = current.remove(id(removeOrder(count - left)))
 				}
 				if current != nil {
-					t.Fatalf("%d entries are left", current.size())
+					t.Fatalf("entries left = %d, want none", current.size())
 				}
 			})
 		}
@@ -123,6 +123,6 @@ func TestTreeAscendStopsWhenTold(t *testing.T) {
 		return row < 41
 	})
 	if visited != 42 {
-		t.Errorf("%d rows were visited", visited)
+		t.Errorf("rows visited = %d, want 42", visited)
 	}
 }

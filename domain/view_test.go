@@ -92,7 +92,7 @@ func TestAViewNeverChanges(t *testing.T) {
 	}
 	reading.Wait()
 	if r.View().Revision() <= domain.HistoryLength {
-		t.Errorf("history was never trimmed: revision %d", r.View().Revision())
+		t.Errorf("revision = %d, too low for the history to be trimmed", r.View().Revision())
 	}
 }
 
