@@ -78,7 +78,7 @@ func TestABackupContainsTheRegistry(t *testing.T) {
 		"Content-Disposition": `attachment; filename="nodesmetadata-6.backup"`,
 	} {
 		if got.header.Get(name) != want {
-			t.Errorf("%s is %q", name, got.header.Get(name))
+			t.Errorf("%s = %q, want %q", name, got.header.Get(name), want)
 		}
 	}
 	for i, text := range strings.Split(strings.TrimSuffix(got.body, "\n"), "\n") {
@@ -122,7 +122,7 @@ func goldenBackup(t *testing.T, name, got string) {
 func TestEveryGoldenBackupIsRestored(t *testing.T) {
 	paths, err := filepath.Glob("testdata/backup-v*.golden")
 	if err != nil || len(paths) == 0 {
-		t.Fatalf("there is none: %v", err)
+		t.Fatalf("there are no golden backups: %v", err)
 	}
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
@@ -136,7 +136,7 @@ func TestEveryGoldenBackupIsRestored(t *testing.T) {
 		got := s.do(t, "POST", "/raft/restore", string(text))
 		const want = `{"revision":5,"added":3,"updated":0,"removed":1,"unchanged":0,"backup":{"clusterID":"cluster-of-n1","revision":6}}`
 		if got.status != 200 || got.body != want || got.header.Get("Nodesmetadata-Revision") != "5" || got.header.Get("Etag") != `"5"` {
-			t.Errorf("%s: %d %s %v", path, got.status, got.body, got.header)
+			t.Errorf("%s: answer = %d %s %v, want 200 %s at revision 5", path, got.status, got.body, got.header, want)
 		}
 		if !reflect.DeepEqual(s.nodes(), origin.nodes()) {
 			t.Errorf("%s: got %+v\nwant %+v", path, s.nodes(), origin.nodes())
@@ -156,7 +156,7 @@ func TestARestoreIsStreamed(t *testing.T) {
 	got := s.do(t, "POST", "/raft/restore", backup, "Content-Type: application/octet-stream")
 	const want = `{"revision":12,"added":1,"updated":1,"removed":1,"unchanged":1,"backup":{"clusterID":"cluster-of-n1","revision":6}}`
 	if got.status != 200 || got.body != want {
-		t.Errorf("%d %s", got.status, got.body)
+		t.Errorf("answer = %d %s, want 200 %s", got.status, got.body, want)
 	}
 	for _, want := range []string{"removed new", "added full", "updated plain"} {
 		var change struct {
@@ -183,7 +183,7 @@ func TestARestoreAcceptsTheContentTypesOfABackup(t *testing.T) {
 		"application/x-www-form-urlencoded":    415,
 	} {
 		if got := s.do(t, "POST", "/raft/restore", emptyBackup, "Content-Type: "+declared); got.status != want {
-			t.Errorf("%s: got %d %s", declared, got.status, got.body)
+			t.Errorf("%s: answer = %d %s, want %d", declared, got.status, got.body, want)
 		}
 	}
 }
@@ -202,7 +202,7 @@ func TestARestoreKeepsItsCondition(t *testing.T) {
 	} {
 		got := s.do(t, "POST", "/raft/restore", emptyBackup, condition)
 		if code, _ := got.problem(t); got.status != want.status || code != want.code || len(s.nodes()) != 1 {
-			t.Errorf("%s: %d %s", condition, got.status, got.body)
+			t.Errorf("%s: answer = %d %s, want %d %s", condition, got.status, got.body, want.status, want.code)
 		}
 	}
 	if got := s.do(t, "POST", "/raft/restore", emptyBackup, `If-Match: "1"`); got.status != 200 || len(s.nodes()) != 0 {
@@ -226,7 +226,7 @@ func TestADamagedBackupChangesNothing(t *testing.T) {
 		w := &recorded{header: http.Header{}}
 		s.Handler().ServeHTTP(w, r)
 		if w.status != 400 || !strings.Contains(w.body.String(), `"damaged_backup"`) {
-			t.Fatalf("%s: %d %s", what, w.status, w.body.String())
+			t.Fatalf("%s: answer = %d %s, want 400 damaged_backup", what, w.status, w.body.String())
 		}
 	}
 	for at := range len(backup) {
@@ -285,7 +285,7 @@ func TestTheFaultOfADamagedBackupIsNamed(t *testing.T) {
 			s := start(t)
 			got := s.do(t, "POST", "/raft/restore", test.body)
 			if code, detail := got.problem(t); got.status != 400 || code != "damaged_backup" || !strings.Contains(detail, test.says) {
-				t.Errorf("%d %s", got.status, got.body)
+				t.Errorf("answer = %d %s, want 400 damaged_backup with %q", got.status, got.body, test.says)
 			}
 		})
 	}
@@ -298,7 +298,7 @@ func TestABackupIsForTheLeader(t *testing.T) {
 	own := s.do(t, "GET", "/raft/backup", "")
 	for _, query := range []string{"?redirect=false", "?consistency=stale"} {
 		if got := follower.do(t, "GET", "/raft/backup"+query, ""); got.status != 200 || got.body != own.body {
-			t.Errorf("%s: %d %s", query, got.status, got.body)
+			t.Errorf("%s: answer = %d %s, want 200 and the same backup", query, got.status, got.body)
 		}
 	}
 	if got := follower.do(t, "GET", "/raft/backup", ""); got.status != 307 || got.header.Get("Location") != "http://n1.test:8080/raft/backup" {
@@ -373,7 +373,7 @@ func TestABackupThatIsRefusedIsNotWaitedFor(t *testing.T) {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != 307 || !response.Close {
-		t.Errorf("%s, and the connection is closed: %v", response.Status, response.Close)
+		t.Errorf("status = %s, connection closed = %v, want 307 and true", response.Status, response.Close)
 	}
 }
 
@@ -420,10 +420,10 @@ func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
 			select {
 			case got := <-first:
 				if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
-					t.Errorf("%d %s", got.status, got.body)
+					t.Errorf("answer = %d %s, want 503 shutting_down", got.status, got.body)
 				}
 			case <-time.After(patience):
-				t.Fatal("it is not answered")
+				t.Fatal("the restore is not answered")
 			}
 		})
 	}
@@ -454,14 +454,14 @@ func TestALongBackupIsRestored(t *testing.T) {
 				for part := range slices.Chunk([]byte(backup), len(backup)/8) {
 					<-time.After(700 * time.Millisecond)
 					if _, err := writer.Write(part); err != nil {
-						t.Errorf("it is taken no more: %v", err)
+						t.Errorf("the server reads no more of the backup: %v", err)
 						break
 					}
 				}
 				_ = writer.Close()
 			})
 			if got := s.send(t, "POST", "/raft/restore", reader); got.status != 200 || !strings.Contains(got.body, `"removed":1,"unchanged":5000`) {
-				t.Errorf("%d %s", got.status, got.body)
+				t.Errorf("answer = %d %s, want 200 with 1 removed and 5000 unchanged", got.status, got.body)
 			}
 		})
 	}

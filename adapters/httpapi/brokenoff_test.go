@@ -150,7 +150,7 @@ func TestNothingFollowsABrokenOffResponse(t *testing.T) {
 						t.Fatal(err)
 					}
 					if _, err = io.ReadAll(response.Body); !errors.Is(err, test.err) {
-						t.Errorf("who has taken all up to %q is told %v", last, err)
+						t.Errorf("error after everything up to %q was read = %v, want %v", last, err, test.err)
 					}
 				}
 			})

@@ -33,7 +33,7 @@ func TestCloseEndsStreamsWithTheReason(t *testing.T) {
 	go func() { closed <- s.Close(context.Background()) }()
 	for _, events := range streams {
 		if got := events.farewell(t); got != "this instance is shutting down: connect again" {
-			t.Errorf("it said %q", got)
+			t.Errorf("last comment = %q, want that the instance is shutting down", got)
 		}
 	}
 	if err := <-closed; err != nil {
@@ -125,7 +125,7 @@ func TestCloseDoesNotWaitForConnectionsWithoutARequest(t *testing.T) {
 		t.Errorf("close: %v", err)
 	}
 	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("it took %v", took)
+		t.Errorf("Close took %v, want at most 3s", took)
 	}
 }
 
@@ -187,7 +187,7 @@ func (s *service) stickStream(t *testing.T) (events float64) {
 func TestCloseWithoutOpen(t *testing.T) {
 	s := prepare(t)
 	if s.Addr() != nil {
-		t.Error("it has an address before it is opened")
+		t.Error("Addr before Open is not nil")
 	}
 	for range 2 {
 		if err := s.Close(context.Background()); err != nil {
@@ -195,14 +195,14 @@ func TestCloseWithoutOpen(t *testing.T) {
 		}
 	}
 	if err := s.Open(context.Background()); err == nil {
-		t.Error("it was opened after it was closed")
+		t.Error("Open after Close = nil, want an error")
 	}
 }
 
 func TestOpenReportsWhyItFails(t *testing.T) {
 	first := start(t)
 	if err := first.Open(context.Background()); err == nil {
-		t.Error("it was opened twice")
+		t.Error("second Open = nil, want an error")
 	}
 	second := prepare(t, func(c *httpapi.Config) { c.BindAddress = first.address })
 	// The error does not name the application API: the caller of Open does.

@@ -26,7 +26,7 @@ func (s *service) list(t *testing.T, path string, header ...string) (w *httptest
 	w = httptest.NewRecorder()
 	s.Handler().ServeHTTP(w, r)
 	if length := w.Header().Get("Content-Length"); w.Code == http.StatusOK && length != strconv.Itoa(w.Body.Len()) {
-		t.Errorf("%s: %d bytes came, and their number was %s", path, w.Body.Len(), length)
+		t.Errorf("%s: Content-Length = %s, want %d", path, length, w.Body.Len())
 	}
 	if w.Header().Get("Vary") != "Accept-Encoding" {
 		t.Errorf("%s: %d varies with %q", path, w.Code, w.Header().Get("Vary"))
@@ -89,7 +89,7 @@ func TestALongListIsCompressedForClientsThatAcceptIt(t *testing.T) {
 			t.Errorf("%q: %d in %q, with the tag %s", accept, w.Code, w.Header().Get("Content-Encoding"), w.Header().Get("ETag"))
 		}
 		if got != plain {
-			t.Errorf("%q: another list of %d bytes", accept, len(got))
+			t.Errorf("%q: the list of %d bytes differs from the plain one", accept, len(got))
 		}
 	}
 	// Two lines are one list.
@@ -121,7 +121,7 @@ func TestATagOfEitherKindNamesTheRevision(t *testing.T) {
 		for _, given := range []string{`"1000"`, `W/"1000"`, `"7", W/"1000"`, "*"} {
 			w, _ := s.list(t, "/nodes", "Accept-Encoding: "+accept, "If-None-Match: "+given)
 			if w.Code != http.StatusNotModified || w.Body.Len() > 0 || w.Header().Get("Content-Encoding") != "" {
-				t.Errorf("%s, for %s: %d and %d bytes", given, accept, w.Code, w.Body.Len())
+				t.Errorf("%s, for %s: answer = %d with %d bytes, want 304 without a body", given, accept, w.Code, w.Body.Len())
 			}
 			if tag := w.Header().Get("ETag"); tag != whole.Header().Get("ETag") {
 				t.Errorf("%s, for %s: the tag is %s and not %s", given, accept, tag, whole.Header().Get("ETag"))
@@ -147,7 +147,7 @@ func TestAListIsCompressedOnceForAllClients(t *testing.T) {
 	all.Wait()
 	for _, list := range seen {
 		if list != s.Compressed() {
-			t.Fatal("it was compressed again")
+			t.Fatal("the list was compressed again")
 		}
 	}
 }
@@ -166,7 +166,7 @@ func TestACompressedListIsAsFreshAsTheLastWrite(t *testing.T) {
 				answer, text := s.list(t, "/nodes", "Accept-Encoding: gzip")
 				var nodes map[string]struct{ Weight int }
 				if err := json.Unmarshal([]byte(text), &nodes); err != nil || nodes[id].Weight != weight {
-					t.Errorf("%s has the weight %d after %d was answered at %d: %v", id, nodes[id].Weight, weight, written.Revision, err)
+					t.Errorf("weight of %s = %d, want %d, answered at revision %d: %v", id, nodes[id].Weight, weight, written.Revision, err)
 				}
 				revision := answer.Header().Get("Nodesmetadata-Revision")
 				if n, _ := strconv.ParseUint(revision, 10, 64); n < uint64(written.Revision) || answer.Header().Get("ETag") != `"`+revision+`"` {

@@ -38,11 +38,11 @@ func TestAConnectionOverTheLimitIsRefusedAtOnce(t *testing.T) {
 	}
 	for range 2 {
 		if _, ok := s.answered(t); ok {
-			t.Error("there are as many as may be, and another one is answered")
+			t.Error("a connection over the limit is answered")
 		}
 	}
 	if n := s.metric(t, refused); n != 2 {
-		t.Errorf("%v were refused", n)
+		t.Errorf("refused connections = %v, want 2", n)
 	}
 	_ = held[0].Close()
 	eventually(t, "there is room where one has gone", func() bool {

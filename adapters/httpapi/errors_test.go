@@ -61,7 +61,7 @@ func TestAFollowerSendsToTheLeader(t *testing.T) {
 			continue
 		}
 		if code, _ := got.problem(t); code != "not_leader" {
-			t.Errorf("%s %s: %s", call.method, call.path, code)
+			t.Errorf("%s %s: code = %s, want not_leader", call.method, call.path, code)
 		}
 	}
 	if got := s.metric(t, "nodesmetadata_http_redirects_total"); got != float64(len(calls)) {
@@ -69,7 +69,7 @@ func TestAFollowerSendsToTheLeader(t *testing.T) {
 	}
 	for _, path := range []string{"/livez", "/readyz", "/version", "/metrics"} {
 		if got := s.do(t, "GET", path, ""); got.status != 200 {
-			t.Errorf("%s of a follower: %d", path, got.status)
+			t.Errorf("%s of a follower: status = %d, want 200", path, got.status)
 		}
 	}
 }
@@ -111,7 +111,7 @@ func TestARedirectTakesTheWholeQueryToTheLeader(t *testing.T) {
 	}
 	want := url.Values{"zone": {"a#b c#"}, "label": {"k=#"}}
 	if got := location.Query(); !maps.EqualFunc(got, want, slices.Equal) || strings.Contains(location.RawQuery, " ") {
-		t.Errorf("it goes to %q, which asks for %q", location, got)
+		t.Errorf("redirect to %q with the query %v, want %v", location, got, want)
 	}
 }
 
@@ -128,13 +128,13 @@ func TestThereIsNoRedirectWithoutALeader(t *testing.T) {
 			for _, call := range leaderCalls {
 				got := s.do(t, call.method, call.path, call.body)
 				if got.status != 503 || got.header.Get("Retry-After") != "1" || got.header.Get("Location") != "" {
-					t.Errorf("%s %s: %d %v", call.method, call.path, got.status, got.header)
+					t.Errorf("%s %s: answer = %d %v, want 503 with Retry-After: 1 and no redirect", call.method, call.path, got.status, got.header)
 				}
 				if call.method == "HEAD" {
 					continue
 				}
 				if code, _ := got.problem(t); code != "no_leader" {
-					t.Errorf("%s %s: %s", call.method, call.path, code)
+					t.Errorf("%s %s: code = %s, want no_leader", call.method, call.path, code)
 				}
 			}
 		})
@@ -218,7 +218,7 @@ func TestALateRefusalTakesNoLongerThanOthers(t *testing.T) {
 			t.Errorf("got %d %s", got.status, code)
 		}
 		if took := time.Since(began); !asked || took > time.Second {
-			t.Errorf("it took %v; the leader was asked for its address: %v", took, asked)
+			t.Errorf("the refusal took %v, and the leader was asked for its address = %v, want at most 1s and true", took, asked)
 		}
 	})
 }
@@ -309,7 +309,7 @@ func TestAPanicIsOneProblemAndOneLine(t *testing.T) {
 		t.Errorf("got %d %s: %s", got.status, code, detail)
 	}
 	if log := s.log.String(); strings.Count(log, "ouch") != 1 || strings.Count(log, "level=") != 1 || !strings.Contains(log, "errors_test.go") {
-		t.Errorf("the log should have it once, with its stack: %s", log)
+		t.Errorf("log = %s, want the panic once, with its stack", log)
 	}
 	if got := s.do(t, "GET", "/livez", ""); got.status != 200 {
 		t.Errorf("afterwards livez says %d", got.status)
@@ -322,9 +322,9 @@ func TestAHandlerMayAbortItsConnection(t *testing.T) {
 	})
 	conn := s.dial(t, "GET /nodes HTTP/1.1\r\nHost: h\r\n\r\n")
 	if got, _ := io.ReadAll(conn); len(got) > 0 {
-		t.Errorf("it was answered: %s", got)
+		t.Errorf("answer on an aborted connection = %s, want none", got)
 	}
 	if log := s.log.String(); log != "" {
-		t.Errorf("it was logged: %s", log)
+		t.Errorf("log of an aborted connection = %s, want none", log)
 	}
 }

@@ -161,21 +161,21 @@ func (r *replay) follow(t *testing.T, events *reader, p past, until int, matches
 		switch data.Type {
 		case "added":
 			if knew || data.Previous != nil {
-				t.Fatalf("it was known before, as %s: %s", known, event.raw)
+				t.Fatalf("added node was known before, as %s: %s", known, event.raw)
 			}
 			r.nodes[id] = data.Node.text
 		case "updated":
 			if !knew || data.Previous == nil || data.Previous.text != known {
-				t.Fatalf("it was known as %s: %s", known, event.raw)
+				t.Fatalf("previous node of an update was %s: %s", known, event.raw)
 			}
 			r.nodes[id] = data.Node.text
 		case "removed":
 			if !knew || data.Previous == nil || data.Previous.text != known || data.Node.text != known {
-				t.Fatalf("it was known as %s: %s", known, event.raw)
+				t.Fatalf("removed node was known as %s: %s", known, event.raw)
 			}
 			delete(r.nodes, id)
 		default:
-			t.Fatalf("what is this: %s", event.raw)
+			t.Fatalf("unknown event: %s", event.raw)
 		}
 		if !maps.Equal(r.nodes, after) {
 			t.Fatalf("at revision %d the client knows %v, not %v", r.revision+1, r.nodes, after)
@@ -194,7 +194,7 @@ func (r *replay) begin(t *testing.T, events *reader) {
 		}
 		event := events.event(t)
 		if err := json.Unmarshal([]byte(event.data), &data); err != nil || event.kind != "snapshot" {
-			t.Fatalf("%v: %s", err, event.raw)
+			t.Fatalf("first event = %s, want a snapshot: %v", event.raw, err)
 		}
 		for id, node := range data.Nodes {
 			r.nodes[id] = string(node)
@@ -222,7 +222,7 @@ func TestAFilteredStreamAddsUpToTheFilteredList(t *testing.T) {
 		for query, matches := range filters {
 			if matches == nil {
 				if got := s.do(t, "GET", "/nodes/sse?"+query, ""); got.status != 400 {
-					t.Errorf("%s: got %d", query, got.status)
+					t.Errorf("%s: status = %d, want 400", query, got.status)
 				}
 				continue
 			}
@@ -290,7 +290,7 @@ func TestALargeFilteredSnapshotComesInPartsToo(t *testing.T) {
 	} {
 		events := s.stream(t, "/nodes/sse?"+query)
 		if got := events.header.Get("Nodesmetadata-Revision"); got != fmt.Sprint(last.Revision) {
-			t.Errorf("%s: the revision is %q", query, got)
+			t.Errorf("%s: Nodesmetadata-Revision = %q, want %d", query, got, last.Revision)
 		}
 		seen, text, parts := 0, "{", 0
 		for {
@@ -322,7 +322,7 @@ func TestALargeFilteredSnapshotComesInPartsToo(t *testing.T) {
 		}
 		// Together the parts are the list.
 		if got := s.do(t, "GET", "/nodes?"+query, ""); got.body != text+"}" {
-			t.Errorf("%s: the parts are not the list", query)
+			t.Errorf("%s: the parts of the snapshot differ from the list", query)
 		}
 	}
 }

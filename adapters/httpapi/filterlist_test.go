@@ -125,7 +125,7 @@ func TestTheNumberOfCachedFilteredListsIsLimited(t *testing.T) {
 				t.Errorf("pool %s has %s", pool, got)
 			}
 			if lists, _ := s.Kept(); lists > httpapi.KeptLists {
-				t.Fatalf("%d lists are kept", lists)
+				t.Fatalf("cached lists = %d, want at most %d", lists, httpapi.KeptLists)
 			}
 		}
 	}
@@ -162,17 +162,17 @@ func TestTheSizeOfCachedFilteredListsIsLimited(t *testing.T) {
 			want = "{}"
 		}
 		if got := s.get(t, "/nodes?"+query).Body.String(); got != want {
-			t.Errorf("%s: another list of %d bytes came", query, len(got))
+			t.Errorf("%s: the list of %d bytes differs from the one wanted", query, len(got))
 		}
 		if _, bytes := s.Kept(); bytes > kept {
-			t.Errorf("%d bytes are kept", bytes)
+			t.Errorf("bytes of cached lists = %d, want at most %d", bytes, kept)
 		}
 	}
 	s.fillWithLarge(t, 128) // a list of more than what may be kept
 	whole = s.get(t, "/nodes").Body.String()
 	for _, query := range []string{"zone=z", "zone=z&label=0=" + strings.Repeat("v", domain.MaxLabelValueBytes)} {
 		if got := s.get(t, "/nodes?"+query).Body.String(); got != whole || len(whole) <= kept {
-			t.Errorf("%s: another list of %d bytes came", query, len(got))
+			t.Errorf("%s: the list of %d bytes differs from the whole list", query, len(got))
 		}
 		if lists, bytes := s.Kept(); lists != 1 || bytes != len(whole) {
 			t.Errorf("%d lists of %d bytes are kept, want the one that was asked for last", lists, bytes)
@@ -235,7 +235,7 @@ func TestFilteredListsAreCorrectDuringEviction(t *testing.T) {
 	})
 	all.Wait()
 	if lists, _ := s.Kept(); lists > httpapi.KeptLists {
-		t.Errorf("%d lists are kept", lists)
+		t.Errorf("cached lists = %d, want at most %d", lists, httpapi.KeptLists)
 	}
 	for i := range pools {
 		if got := s.get(t, fmt.Sprintf("/nodes?pool=p%d", i)).Body.String(); strings.Count(got, `"id":`) != 2 {
@@ -290,7 +290,7 @@ func TestFiltersHaveDistinctKeys(t *testing.T) {
 			want := strings.Fields(test.ids)
 			for _, id := range want {
 				if _, has := nodes[id]; !has {
-					t.Errorf("%s: %s is not in it", test.query, id)
+					t.Errorf("%s: %s is not in the list", test.query, id)
 				}
 			}
 			if len(nodes) != len(want) {
@@ -299,7 +299,7 @@ func TestFiltersHaveDistinctKeys(t *testing.T) {
 		}
 	}
 	if lists, _ := s.Kept(); lists != len(tests)-4 { // those that are spelt in another way
-		t.Errorf("%d lists are kept", lists)
+		t.Errorf("cached lists = %d, want %d", lists, len(tests)-4)
 	}
 }
 
@@ -309,14 +309,14 @@ func TestAFilteredListHasTheTagOfTheRegistry(t *testing.T) {
 	for _, query := range []string{"pool=default", "pool=none", "state=active&zone="} {
 		got := s.do(t, "GET", "/nodes?"+query, "")
 		if got.status != 200 || got.header.Get("ETag") != `"3"` || got.header.Get("Nodesmetadata-Revision") != "3" {
-			t.Errorf("%s: %d %v", query, got.status, got.header)
+			t.Errorf("%s: answer = %d %v, want 200 at revision 3", query, got.status, got.header)
 		}
 		if got := s.do(t, "GET", "/nodes?"+query, "", `If-None-Match: "3"`); got.status != 304 || got.body != "" || got.header.Get("ETag") != `"3"` {
-			t.Errorf("%s: %d %v", query, got.status, got.header)
+			t.Errorf("%s with If-None-Match: answer = %d %v, want 304", query, got.status, got.header)
 		}
 		head := s.do(t, "HEAD", "/nodes?"+query, "")
 		if head.status != 200 || head.header.Get("Content-Length") != strconv.Itoa(len(got.body)) {
-			t.Errorf("%s: %d %v", query, head.status, head.header)
+			t.Errorf("HEAD %s: answer = %d %v, want 200 with the length of the list", query, head.status, head.header)
 		}
 	}
 	// A change of what it leaves out is a change of it as well.

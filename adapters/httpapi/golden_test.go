@@ -180,6 +180,6 @@ func goldenText(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s is\n%s\nand was\n%s", name, got, want)
+		t.Errorf("%s =\n%s\nwant\n%s", name, got, want)
 	}
 }

@@ -43,15 +43,15 @@ func TestAFollowerAnswersReadsOnRequestAsItsLeader(t *testing.T) {
 		}{{"GET", nil}, {"HEAD", nil}, {"GET", []string{`If-None-Match: "3"`}}} {
 			want, got := s.do(t, call.method, path, "", call.header...), follower.do(t, call.method, path, "", call.header...)
 			if got.status != want.status || got.body != want.body || got.status == 307 {
-				t.Errorf("%s %s: got %d %s, of the leader %d %s", call.method, path, got.status, got.body, want.status, want.body)
+				t.Errorf("%s %s: answer = %d %s, want that of the leader, %d %s", call.method, path, got.status, got.body, want.status, want.body)
 			}
 			for _, name := range []string{"ETag", "Nodesmetadata-Revision", "Content-Type", "Content-Length", "Nodesmetadata-Leader-Contact"} {
 				if got, want := got.header.Get(name), want.header.Get(name); got != want {
-					t.Errorf("%s %s: %s is %q, and %q of the leader", call.method, path, name, got, want)
+					t.Errorf("%s %s: %s = %q, want that of the leader, %q", call.method, path, name, got, want)
 				}
 			}
 			if contact, has := got.header["Nodesmetadata-Leader-Contact"]; has {
-				t.Errorf("%s %s: it is as fresh as can be, and names %s", call.method, path, contact)
+				t.Errorf("%s %s: a linearizable answer has Nodesmetadata-Leader-Contact: %s", call.method, path, contact)
 			}
 		}
 	}
@@ -61,7 +61,7 @@ func TestAFollowerAnswersReadsOnRequestAsItsLeader(t *testing.T) {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
 	if got := follower.metric(t, "nodesmetadata_http_redirects_total"); got != 0 {
-		t.Errorf("%v redirects were counted", got)
+		t.Errorf("counted redirects = %v, want none", got)
 	}
 }
 
@@ -80,14 +80,14 @@ func TestAFollowerNamesTheLeaderForWritesOnRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got.status != 503 || code != "not_leader" || problem.Leader != "n1.test:8080" || !strings.Contains(detail, "n1.test:8080") {
-			t.Errorf("%s %s: got %d %s", call.method, call.path, got.status, got.body)
+			t.Errorf("%s %s: answer = %d %s, want 503 not_leader naming the leader", call.method, call.path, got.status, got.body)
 		}
 		if _, sent := got.header["Location"]; sent || got.header.Get("Retry-After") != "1" {
-			t.Errorf("%s %s: got %v", call.method, call.path, got.header)
+			t.Errorf("%s %s: headers = %v, want Retry-After: 1 and no Location", call.method, call.path, got.header)
 		}
 		// The leader itself takes it.
 		if got := s.do(t, call.method, call.path+"?redirect=false", call.body); got.status != call.status {
-			t.Errorf("%s %s: got %d %s of the leader", call.method, call.path, got.status, got.body)
+			t.Errorf("%s %s of the leader: answer = %d %s, want %d", call.method, call.path, got.status, got.body, call.status)
 		}
 	}
 	got := follower.do(t, "POST", "/nodes/expire?pool=p&redirect=false", "")
@@ -95,10 +95,10 @@ func TestAFollowerNamesTheLeaderForWritesOnRequest(t *testing.T) {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
 	if got := follower.do(t, "PUT", "/nodes/c?redirect=true", `{}`); got.status != 400 {
-		t.Errorf("what is wrong anyway is %d %s", got.status, got.body)
+		t.Errorf("invalid request: answer = %d %s, want 400", got.status, got.body)
 	}
 	if got := follower.metric(t, "nodesmetadata_http_redirects_total"); got != 0 {
-		t.Errorf("%v redirects were counted", got)
+		t.Errorf("counted redirects = %v, want none", got)
 	}
 }
 
@@ -139,13 +139,13 @@ func TestNoRedirectIsSentWithRedirectFalse(t *testing.T) {
 					t.Errorf("the list: %d %s", got.status, got.body)
 				}
 				if _, sent := got.header["Location"]; sent || got.status == 307 || call.method != "GET" && got.status != 503 {
-					t.Errorf("%s %s: got %d %s", call.method, call.path, got.status, got.body)
+					t.Errorf("%s %s: answer = %d %s, want no redirect", call.method, call.path, got.status, got.body)
 				}
 				if got.status != 503 {
 					continue
 				}
 				if code, _ := got.problem(t); code != "no_leader" || strings.Contains(got.body, `"leader":`) || got.header.Get("Retry-After") != "1" {
-					t.Errorf("%s %s: got %v %s", call.method, call.path, got.header, got.body)
+					t.Errorf("%s %s: answer = %v %s, want no_leader with Retry-After: 1", call.method, call.path, got.header, got.body)
 				}
 			}
 		})
@@ -228,7 +228,7 @@ func TestALeaderAnswersStaleReadsToo(t *testing.T) {
 	for _, path := range []string{"/nodes?consistency=stale", "/nodes/a?consistency=stale&max_stale=1s", "/raft/metadata?consistency=stale"} {
 		got := s.do(t, "GET", path, "")
 		if got.status != 200 || got.header.Get("Nodesmetadata-Leader-Contact") != "42" {
-			t.Errorf("%s: got %d %v", path, got.status, got.header)
+			t.Errorf("%s: answer = %d %v, want 200 with a leader contact of 42 ms", path, got.status, got.header)
 		}
 	}
 	if got := s.do(t, "PUT", "/nodes/a?consistency=stale", nodeA); got.status != 400 || got.header.Get("Nodesmetadata-Leader-Contact") != "" {
@@ -280,7 +280,7 @@ func TestStreamsOfAFollowerSurviveAChangeOfLeaders(t *testing.T) {
 	snapshot := bound.event(t).raw
 	for name, events := range streams {
 		if got := events.event(t).raw; got != snapshot {
-			t.Errorf("%s: the snapshot is %q, and %q of the leader", name, got, snapshot)
+			t.Errorf("%s: snapshot = %q, want that of the leader, %q", name, got, snapshot)
 		}
 	}
 	for _, events := range clusters {
@@ -300,7 +300,7 @@ func TestStreamsOfAFollowerSurviveAChangeOfLeaders(t *testing.T) {
 	want := "event: added\nid: 4\ndata: {\"revision\":4,\"type\":\"added\",\"node\":" + nodeC + ",\"reason\":\"request\"}\n\n"
 	for name, events := range streams {
 		if got := events.event(t).raw; got != want {
-			t.Errorf("%s: got %q", name, got)
+			t.Errorf("%s: event = %q, want that of the leader, %q", name, got, want)
 		}
 	}
 	for _, events := range clusters {
@@ -315,19 +315,19 @@ func TestStreamsOfAFollowerSurviveAChangeOfLeaders(t *testing.T) {
 	follower.register(t, domain.NodeSpec{ID: "c", Address: "10.0.0.3:1", Weight: &weight})
 	for name, events := range streams {
 		if got := events.event(t); got.id != "5" {
-			t.Errorf("%s: got %q", name, got.raw)
+			t.Errorf("%s: event = %q, want id 5", name, got.raw)
 		}
 	}
 	s.loseTouch()
 	follower.loseTouch()
 	for name, events := range streams {
 		if got := events.farewell(t); got != cutOff {
-			t.Errorf("%s: it said %q", name, got)
+			t.Errorf("%s: last comment = %q, want %q", name, got, cutOff)
 		}
 	}
 	for _, events := range clusters {
 		if got := events.farewell(t); got != cutOff {
-			t.Errorf("it said %q", got)
+			t.Errorf("last comment = %q, want %q", got, cutOff)
 		}
 	}
 }
@@ -376,10 +376,10 @@ func TestStreamsOfAFollowerWaitForALeader(t *testing.T) {
 			}
 			events := follower.stream(t, path)
 			if got, more := events.next(t); events.status != 200 || !more || got.raw != ": no leader\n\n" {
-				t.Fatalf("%d %q", events.status, got.raw)
+				t.Fatalf("stream = %d %q, want 200 and the comment no leader", events.status, got.raw)
 			}
 			if contact, has := events.header["Nodesmetadata-Leader-Contact"]; has {
-				t.Errorf("it names %q", contact)
+				t.Errorf("a stream without a leader has Nodesmetadata-Leader-Contact: %q", contact)
 			}
 			follower.regain()
 			s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`)
@@ -388,7 +388,7 @@ func TestStreamsOfAFollowerWaitForALeader(t *testing.T) {
 			}
 			follower.loseTouch()
 			if got := events.farewell(t); got != cutOff {
-				t.Errorf("it said %q", got)
+				t.Errorf("last comment = %q, want %q", got, cutOff)
 			}
 		})
 	}
@@ -416,7 +416,7 @@ func TestStaleStreamsNeedNoLeader(t *testing.T) {
 				t.Fatalf("got %q", first.raw)
 			}
 			if got := events.farewell(t); got != cutOff {
-				t.Errorf("it said %q", got)
+				t.Errorf("last comment = %q, want %q", got, cutOff)
 			}
 		})
 	}
@@ -447,7 +447,7 @@ func TestAStaleStreamWaitsUntilItsInstanceHasCaughtUp(t *testing.T) {
 	follower.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false })
 	events := follower.stream(t, "/nodes/sse?consistency=stale")
 	if got, more := events.next(t); events.status != 200 || !more || got.comment == "" {
-		t.Fatalf("%d %q", events.status, got.raw)
+		t.Fatalf("stream = %d %q, want 200 and a comment", events.status, got.raw)
 	}
 	follower.instance.Change(func(state *ports.LocalState) { state.CaughtUp = true })
 	if got := events.event(t); got.kind != "snapshot" || got.id != "3" {

@@ -87,7 +87,7 @@ func TestAHijackedConnIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
 		}
 		hijacked.Finish(true)
 		if all := <-received; !strings.HasSuffix(string(all), "0005\r\nevent\r\n0\r\n\r\n") {
-			t.Errorf("%q came", all)
+			t.Errorf("received = %q, want the event and the end of the chunks", all)
 		}
 	})
 }
@@ -125,7 +125,7 @@ func TestAHijackedConnWhoseServerClosesTakesNoLongerThanAFarewell(t *testing.T) 
 		}
 		hijacked.Finish(true)
 		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("it took %v", took)
+			t.Errorf("Finish took %v, want at most 2s", took)
 		}
 	})
 }
@@ -148,7 +148,7 @@ func TestAHijackedConnWhoseServerClosesGivesLateLastWordsTheirTime(t *testing.T)
 		<-time.After(5 * time.Second)
 		hijacked.Finish(true)
 		if all := <-received; !strings.HasSuffix(string(all), "0003\r\nbye\r\n0\r\n\r\n") {
-			t.Errorf("%q came", all)
+			t.Errorf("received = %q, want bye and the end of the chunks", all)
 		}
 	})
 }
@@ -189,7 +189,7 @@ func TestAHijackedConnNoticesThatItsClientHasGone(t *testing.T) {
 		}
 		synctest.Wait()
 		if hijacked.ClientGone() {
-			t.Error("it is gone before it went")
+			t.Error("ClientGone = true before the client went")
 		}
 		client.Close()
 		synctest.Wait()
@@ -206,7 +206,7 @@ func TestAClientThatKeepsSendingCountsAsGone(t *testing.T) {
 		defer client.Close()
 		takeUntil(t, client, "\n\n\r\n")
 		if _, err := io.WriteString(client, strings.Repeat("x", 100)); err != nil {
-			t.Errorf("it must not say a word: %v", err)
+			t.Errorf("the server does not read what the client sends: %v", err)
 		}
 		nothingComes(t, client)
 		// The server does not read all of it.

@@ -45,7 +45,7 @@ func closeUnread(t *testing.T, client http.RoundTripper, path string) {
 	// Less than they have where there is time.
 	s.closesWithin(t, httpapi.ShutdownWriteGrace)
 	if answer, err := io.ReadAll(response.Body); err == nil {
-		t.Errorf("it was answered whole, with %d bytes", len(answer))
+		t.Errorf("the broken-off response of %d bytes ended without an error", len(answer))
 	}
 }
 
@@ -62,7 +62,7 @@ func TestCloseFinishesLongAnswers(t *testing.T) {
 			closed := s.beginClose(t)
 			answer, err := io.ReadAll(conn)
 			if err != nil || !strings.HasSuffix(strings.TrimSuffix(string(answer), "\r\n0\r\n\r\n"), end) {
-				t.Errorf("%d bytes were taken, which end with %q: %v", len(answer), answer[max(0, len(answer)-20):], err)
+				t.Errorf("response of %d bytes ends with %q: %v", len(answer), answer[max(0, len(answer)-20):], err)
 			}
 			if err := <-closed; err != nil {
 				t.Errorf("close: %v", err)

@@ -83,12 +83,12 @@ func (s *service) expire(t testing.TB, ids ...string) {
 	for _, id := range ids {
 		node, known := state.View.Node(id)
 		if !known {
-			t.Fatalf("there is no node %q", id)
+			t.Fatalf("node %q does not exist", id)
 		}
 		cmd.Nodes = append(cmd.Nodes, domain.NodeAt{ID: id, Revision: node.Revision})
 	}
 	if changes, err := s.instance.Propose(t.Context(), cmd); err != nil || len(changes) != len(ids) {
-		t.Fatalf("%d of %v expired: %v", len(changes), ids, err)
+		t.Fatalf("expired nodes = %d of %v: %v", len(changes), ids, err)
 	}
 }
 
@@ -202,7 +202,7 @@ func TestANodeMayBeCalledExpire(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want %d %s", call.method, call.path, got.status, got.body, call.status, call.want)
 		}
 		if call.status == 404 && !strings.Contains(got.body, `\"expire\"`) {
-			t.Errorf("%s %s: it does not name the node: %s", call.method, call.path, got.body)
+			t.Errorf("%s %s: the answer does not name the node: %s", call.method, call.path, got.body)
 		}
 	}
 }
@@ -235,7 +235,7 @@ func TestHeldNodesExpireOnDemand(t *testing.T) {
 	eventually(t, "the pool is held", func() bool {
 		got := s.do(t, "GET", "/readyz", "")
 		if got.status != 200 {
-			t.Fatalf("it is not ready: %d %s", got.status, got.body)
+			t.Fatalf("readyz = %d %s, want 200", got.status, got.body)
 		}
 		return strings.HasSuffix(got.body, held)
 	})

@@ -66,10 +66,10 @@ func TestAHugeBodyIsRefusedWithoutBeingRead(t *testing.T) {
 			<-sent // it fails once the server has hung up
 			runtime.ReadMemStats(&after)
 			if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 {
-				t.Errorf("it cost %d bytes", grown)
+				t.Errorf("memory allocated for the body = %d bytes, want at most 16 MiB", grown)
 			}
 			if body.taken > huge/2 {
-				t.Errorf("%d bytes of it were taken", body.taken)
+				t.Errorf("bytes read of the body = %d, want at most %d", body.taken, huge/2)
 			}
 		})
 	}
@@ -248,7 +248,7 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 				t.Errorf("answered %q", answer)
 			}
 			if after > 11*time.Second {
-				t.Errorf("it took %v", after)
+				t.Errorf("the connection was closed after %v, want at most 11s", after)
 			}
 		})
 	}
@@ -289,7 +289,7 @@ func TestSlowHeadersOfHTTP2AreCutOffToo(t *testing.T) {
 			// Not because the connection is idle, which it seems to be.
 			s := start(t, shortTimes, func(c *httpapi.Config) { c.IdleTimeout = time.Hour })
 			if _, after := hangsUp(t, s.dial(t, text)); after > 5*time.Second {
-				t.Errorf("it took %v", after)
+				t.Errorf("the connection was closed after %v, want at most 5s", after)
 			}
 		})
 	}
@@ -300,7 +300,7 @@ func TestSlowHeadersOfHTTP2AreCutOffWithinTenSeconds(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	if _, after := hangsUp(t, s.dial(t, http2Preface+"\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82")); after > 10*time.Second {
-		t.Errorf("it took %v", after)
+		t.Errorf("the connection was closed after %v, want at most 10s", after)
 	}
 }
 
@@ -335,7 +335,7 @@ func TestTheServerSurvivesGarbage(t *testing.T) {
 	for text, conn := range conns {
 		line, _ := bufio.NewReader(conn).ReadString('\n')
 		if !strings.HasPrefix(line, "HTTP/1.1 4") && !strings.HasPrefix(line, "HTTP/1.1 505") {
-			t.Errorf("%q was answered %q", text, line)
+			t.Errorf("answer to %q = %q, want a status of 4xx or 505", text, line)
 		}
 		conn.Close()
 	}

@@ -58,7 +58,7 @@ func TestAChangeAfterAPauseWakesTheStreamsAtOnce(t *testing.T) {
 		for range 3 {
 			local.change()
 			if woken := notifier.Woken(); woken != 10_000 {
-				t.Errorf("%d streams were woken", woken)
+				t.Errorf("streams woken = %d, want 10000", woken)
 			}
 			<-time.After(time.Second)
 		}
@@ -79,12 +79,12 @@ func TestChangesThatComeFasterThanTheStreamsTakeThemWakeThemTogether(t *testing.
 				local.change()
 				<-time.After(time.Second)
 				if notifier.Woken() != streams {
-					t.Error("the last change was told to nobody")
+					t.Errorf("streams woken by the last change = %d, want %d", notifier.Woken(), streams)
 				}
 				// As often as there are changes, at most; with many streams, as often
 				// as they get through with; and never less than ten times a second.
-				if notifier := wakings / streams; notifier > 1000 || streams >= 1000 && notifier > 250 || notifier < 9 {
-					t.Errorf("there were %d notifier", notifier)
+				if perStream := wakings / streams; perStream > 1000 || streams >= 1000 && perStream > 250 || perStream < 9 {
+					t.Errorf("wake-ups of each stream = %d, want 9 to 1000, or at most 250 with many streams", perStream)
 				}
 			})
 		})
@@ -117,6 +117,6 @@ func TestOtherGoroutinesDoNotWaitForAWholeRound(t *testing.T) {
 	}
 	all.Wait()
 	if longest > atMost {
-		t.Errorf("%d of %d streams were served before anybody else", longest, streams)
+		t.Errorf("%d of %d streams were served before any other goroutine, want at most %d", longest, streams, atMost)
 	}
 }

@@ -22,7 +22,7 @@ func TestTheDescriptionIsValid(t *testing.T) {
 		t.Error(err)
 	}
 	if !strings.HasPrefix(d.document.OpenAPI, "3.1.") {
-		t.Errorf("it is OpenAPI %s", d.document.OpenAPI)
+		t.Errorf("version of OpenAPI = %s, want 3.1", d.document.OpenAPI)
 	}
 	for _, o := range d.operations {
 		if o.OperationID == "" || o.Summary == "" || len(o.Tags) != 1 {
@@ -38,7 +38,7 @@ func TestTheDescriptionHoldsNothingUnused(t *testing.T) {
 	for kind, group := range components {
 		for name := range group.(map[string]any) {
 			if at := fmt.Sprintf("#/components/%s/%s", kind, name); !strings.Contains(d.text, "'"+at+"'") && !strings.Contains(d.text, "`"+at+"`") {
-				t.Errorf("%s is used nowhere", at)
+				t.Errorf("%s is not used", at)
 			}
 		}
 	}
@@ -52,7 +52,7 @@ func TestEveryObjectInTheDescriptionIsClosed(t *testing.T) {
 		switch value := value.(type) {
 		case map[string]any:
 			if _, closed := value["additionalProperties"]; value["type"] == "object" && !closed {
-				t.Errorf("%s takes any member", place)
+				t.Errorf("%s allows additional properties", place)
 			}
 			for name, inner := range value {
 				walk(place+"/"+name, inner)
@@ -84,15 +84,15 @@ func TestTheDescriptionAgreesWithTheRoutes(t *testing.T) {
 		}
 		routed[call.Method+" "+call.Path] = true
 		if call.AnyParams != o.takesAnyParameter() {
-			t.Errorf("%s takes any parameter: %v", o.OperationID, call.AnyParams)
+			t.Errorf("%s accepts any parameter = %v, but is described otherwise", o.OperationID, call.AnyParams)
 		}
 		if params := slices.Sorted(slices.Values(call.Params)); !slices.Equal(params, o.query()) {
-			t.Errorf("%s takes %q, and is described with %q", o.OperationID, params, o.query())
+			t.Errorf("%s accepts %q, but is described with %q", o.OperationID, params, o.query())
 		}
 	}
 	for call := range described {
 		if !routed[call] {
-			t.Errorf("%s is described, and there is no such route", call)
+			t.Errorf("%s is described, but has no route", call)
 		}
 	}
 }
@@ -141,7 +141,7 @@ func TestTheDescriptionListsEveryProblemCode(t *testing.T) {
 	}
 	for outcome := range described {
 		if !httpapi.Outcomes()[outcome] {
-			t.Errorf("%v is described, and nothing is answered like that", outcome)
+			t.Errorf("%v is described, but never answered", outcome)
 		}
 	}
 }
@@ -183,7 +183,7 @@ func TestTheDescriptionIsServed(t *testing.T) {
 	}
 	again := s.do(t, "GET", "/openapi.yaml", "", "If-None-Match: "+got.header.Get("ETag"))
 	if again.status != 304 || again.body != "" {
-		t.Errorf("asked again it answers %d", again.status)
+		t.Errorf("second request: status = %d, want 304 without a body", again.status)
 	}
 }
 

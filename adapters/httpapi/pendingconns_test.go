@@ -50,7 +50,7 @@ func TestAConnectionWithoutARequestIsEvicted(t *testing.T) {
 				hangsUp(t, oldest)
 			}
 			if n := s.metric(t, displaced); n != 9 {
-				t.Errorf("%v were displaced", n)
+				t.Errorf("displaced connections = %v, want 9", n)
 			}
 		})
 	}
@@ -74,7 +74,7 @@ func TestAConnectionThatSendsABodyIsNotEvicted(t *testing.T) {
 				t.Error(err)
 			}
 			if answers, _ := hangsUp(t, slow); answers == "" {
-				t.Error("it was displaced")
+				t.Error("the connection that sends a body was displaced")
 			}
 		})
 	}
@@ -96,7 +96,7 @@ func TestAConnectionThatHadARequestIsNotEvicted(t *testing.T) {
 		t.Error(err)
 	}
 	if answers, _ := hangsUp(t, idle); answers == "" {
-		t.Error("it was displaced")
+		t.Error("the connection that had a request was displaced")
 	}
 }
 
@@ -170,7 +170,7 @@ func TestManyConnectionsWithRequestsAreAnswered(t *testing.T) {
 				}
 			}
 			if n := s.metric(t, displaced); n != 0 {
-				t.Errorf("%v were displaced", n)
+				t.Errorf("displaced connections = %v, want none", n)
 			}
 		})
 	}
@@ -184,17 +184,17 @@ func TestARequestOnAnEvictedConnectionIsNotCarriedOut(t *testing.T) {
 		ctx := n.Greet(context.Background(), conn)
 		n.MakeRoom() // returns when its grace is over
 		if n.Hear(ctx) {
-			t.Error("it is heard")
+			t.Error("Hear of a displaced connection = true, want false")
 		}
 		early, conn := net.Pipe()
 		defer func() { _ = early.Close() }()
 		ctx = n.Greet(context.Background(), conn)
 		if !n.Hear(ctx) {
-			t.Error("who has room is not heard")
+			t.Error("Hear of a connection within the limit = false, want true")
 		}
 		n.MakeRoom()
 		if !n.Hear(ctx) {
-			t.Error("who was heard is not heard again")
+			t.Error("second Hear of a connection = false, want true")
 		}
 		_ = conn.Close()
 	})

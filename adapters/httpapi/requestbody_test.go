@@ -41,7 +41,7 @@ func TestCloseDoesNotWaitForBodiesThatDoNotArrive(t *testing.T) {
 			said, err := io.ReadAll(conn)
 			last := string(said)[max(0, strings.LastIndex(string(said), "HTTP/1.1 ")):]
 			if !strings.HasPrefix(last, "HTTP/1.1 "+test.status) || !strings.Contains(last, test.code) || !strings.Contains(last, "Connection: close\r\n") {
-				t.Errorf("it was answered %q, %v", last, err)
+				t.Errorf("answer = %q, %v, want %s %s and the end of the connection", last, err, test.status, test.code)
 			}
 		})
 	}
@@ -59,10 +59,10 @@ func TestCloseDoesNotWaitForABodyOfHTTP2ThatDoesNotArrive(t *testing.T) {
 	select {
 	case got := <-answered:
 		if code, _ := got.problem(t); got.status != 503 || code != "shutting_down" {
-			t.Errorf("it was answered %d %s", got.status, got.body)
+			t.Errorf("answer = %d %s, want 503 shutting_down", got.status, got.body)
 		}
 	case <-time.After(patience):
-		t.Fatal("it was not answered")
+		t.Fatal("the request was not answered")
 	}
 }
 
@@ -78,7 +78,7 @@ func TestCloseTakesABodyThatArrives(t *testing.T) {
 	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil || response.StatusCode != 201 {
-		t.Errorf("it was answered %+v: %v", response, err)
+		t.Errorf("answer = %+v, %v, want 201", response, err)
 	}
 	if err := <-closed; err != nil {
 		t.Errorf("close: %v", err)
@@ -116,13 +116,13 @@ func TestCloseFinishesRequestsThatHaveArrived(t *testing.T) {
 			go func() { answered <- s.do(t, "PUT", "/nodes", `{"id":"a","address":"10.0.0.1:1"}`) }()
 			<-asked
 			if arriving := s.OpenBodies(); arriving != 0 {
-				t.Errorf("%d requests are waited for", arriving)
+				t.Errorf("requests that are waited for = %d, want none", arriving)
 			}
 			if err := s.Close(context.Background()); err != nil {
 				t.Errorf("close: %v", err)
 			}
 			if got := <-answered; got.status != 201 {
-				t.Errorf("it was answered %d %s", got.status, got.body)
+				t.Errorf("answer = %d %s, want 201", got.status, got.body)
 			}
 		})
 	}

@@ -73,10 +73,10 @@ func TestTheTargetAsteriskIsUnknown(t *testing.T) {
 	conn := s.dial(t, "OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
 	answer, err := io.ReadAll(conn)
 	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 404 ") || !strings.Contains(string(answer), `"code":"not_found"`) {
-		t.Errorf("it was answered %q: %v", answer, err)
+		t.Errorf("answer = %q, %v, want 404 not_found", answer, err)
 	}
 	if n := s.metric(t, "nodesmetadata_http_requests_total", "unmatched"); n != 1 {
-		t.Errorf("%v were counted", n)
+		t.Errorf("unmatched requests counted = %v, want 1", n)
 	}
 }
 
@@ -218,11 +218,11 @@ func TestAnAdditionThatTakesLongEndsInTime(t *testing.T) {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
 	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("it took %v", took)
+		t.Errorf("the answer took %v, want at most 2s", took)
 	}
 	state, _ := s.instance.State()
 	if now, _ := state.Roster.Find("n3"); now.Suffrage != domain.Nonvoter {
-		t.Errorf("it is %+v", now)
+		t.Errorf("n3 = %+v, want a nonvoter", now)
 	}
 	s.peers.Answer("h3:7000", ports.Identity{RaftID: "n3", ClusterID: "cluster-of-n1", Applied: 7})
 	eventually(t, "it is a voter", func() bool {
@@ -306,10 +306,10 @@ func TestMetricsCountRequestsByRouteMethodAndCode(t *testing.T) {
 		}
 	}
 	if strings.Contains(got.body, `nodesmetadata_http_request_duration_seconds_count{method="GET",route="/nodes/sse"}`) {
-		t.Error("there is a time that it takes to answer a stream")
+		t.Error("the duration of streams is measured")
 	}
 	if strings.Contains(got.body, "BREW") || strings.Contains(got.body, "coffee") {
-		t.Error("what a client makes up became a label")
+		t.Error("a label contains what a client sent")
 	}
 }
 
@@ -320,7 +320,7 @@ func TestAConfigReportsAllItsFaults(t *testing.T) {
 		MaxPendingConnections: -1, MaxConnections: 1,
 	})
 	if err == nil {
-		t.Fatal("it was taken")
+		t.Fatal("New = nil, want an error")
 	}
 	for _, word := range []string{"bind address is not", "nodes is not", "leases is not", "backups is not", "cluster is not", "locator is not", "local is not",
 		"request timeout", "header timeout", "idle timeout", "keep-alive", "stalled timeout", "body bytes", "pending connections", "of connections 1"} {

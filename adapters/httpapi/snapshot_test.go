@@ -37,7 +37,7 @@ func nothingComes(t *testing.T, client net.Conn) {
 	deadline(time.Now().Add(time.Second))
 	defer deadline(time.Time{})
 	if n, err := client.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("%d bytes came: %v", n, err)
+		t.Fatalf("%d bytes came before the turn: %v", n, err)
 	}
 }
 
@@ -88,7 +88,7 @@ func TestASubscriberThatWaitsForASnapshotGetsKeepAlives(t *testing.T) {
 		select {
 		case text := <-heard:
 			if !strings.HasSuffix(text, ": keep-alive") {
-				t.Errorf("%q came", text)
+				t.Errorf("stream = %q, want a keep-alive", text)
 			}
 		case <-time.After(time.Millisecond):
 			t.Error("nothing came in 15 s")
@@ -126,7 +126,7 @@ func TestASnapshotWithoutSubscribersIsNotEncoded(t *testing.T) {
 				defer done()
 				synctest.Wait()
 				if open := s.metric(t, "nodesmetadata_http_streams_open"); open != 0 {
-					t.Error("it goes on being made")
+					t.Error("the snapshot is still being encoded")
 				}
 			})
 		})
@@ -222,11 +222,11 @@ func TestASlowReaderOfASnapshotIsCutOff(t *testing.T) {
 						line, err = in.ReadString('\n')
 					}
 					if whole := err == nil; whole != test.whole {
-						t.Fatalf("it came whole: %v; after %v: %v", whole, time.Since(began), err)
+						t.Fatalf("snapshot is whole = %v, want %v; after %v: %v", whole, test.whole, time.Since(began), err)
 					}
 					if !test.whole {
 						if cut := s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes"); cut != 1 || time.Since(began) > time.Minute {
-							t.Errorf("%v were cut off after %v", cut, time.Since(began))
+							t.Errorf("streams cut off = %v after %v, want 1 within a minute", cut, time.Since(began))
 						}
 						return
 					}
@@ -235,7 +235,7 @@ func TestASlowReaderOfASnapshotIsCutOff(t *testing.T) {
 					// What comes behind it may be taken at leisure.
 					<-time.After(stalled * 9 / 10)
 					if line, err = in.ReadString('\n'); !strings.HasPrefix(line, ": keep-alive") {
-						t.Errorf("%q came: %v", line, err)
+						t.Errorf("line = %q, %v, want a keep-alive", line, err)
 					}
 				})
 			})

@@ -27,7 +27,7 @@ func TestAStreamBeginsWithTheSnapshotAndGoesOnWithChanges(t *testing.T) {
 		"Nodesmetadata-Revision": "3",
 	} {
 		if got := events.header.Get(header); events.status != 200 || got != want {
-			t.Errorf("%s is %q", header, got)
+			t.Errorf("%s = %q, want %q", header, got, want)
 		}
 	}
 	want := "retry: 1000\nevent: snapshot\nid: 3\ndata: {\"revision\":3,\"part\":1,\"parts\":1,\"nodes\":{\"a\":" + nodeA + ",\"b\":" + nodeB + "}}\n\n"
@@ -124,7 +124,7 @@ func TestAMalformedPositionIsRefused(t *testing.T) {
 	}
 	for _, query := range []string{"since=", "since=1&since=1", "pools=x", "since=1&redirect=no", "since=1&wait=1s"} {
 		if got := s.do(t, "GET", "/nodes/sse?"+query, ""); got.status != 400 {
-			t.Errorf("%s: %d", query, got.status)
+			t.Errorf("%s: status = %d, want 400", query, got.status)
 		}
 	}
 }
@@ -170,7 +170,7 @@ func TestALargeSnapshotComesInPartsOfWhichTheLastHasTheID(t *testing.T) {
 		}
 	}
 	if len(seen) != nodes+1 {
-		t.Errorf("%d nodes came", len(seen))
+		t.Errorf("nodes delivered = %d, want %d", len(seen), nodes+1)
 	}
 	s.do(t, "DELETE", "/nodes/big", "")
 	if got := events.event(t); got.id != fmt.Sprint(nodes+2) || len(got.raw) >= 64<<10 {
@@ -210,7 +210,7 @@ func TestAQuietStreamIsKeptAlive(t *testing.T) {
 		events.event(t)
 		for range 3 {
 			if got, more := events.next(t); !more || got.raw != ": keep-alive\n\n" {
-				t.Fatalf("%s: %v %q", path, more, got.raw)
+				t.Fatalf("%s: event = %v %q, want a keep-alive", path, more, got.raw)
 			}
 		}
 	}
@@ -224,7 +224,7 @@ func TestAStreamWaitsForALeader(t *testing.T) {
 			events := s.stream(t, path)
 			for range 3 {
 				if got, more := events.next(t); !more || got.raw != ": no leader\n\n" {
-					t.Fatalf("%v %q", more, got.raw)
+					t.Fatalf("event = %v %q, want the comment no leader", more, got.raw)
 				}
 			}
 			s.lead()
@@ -241,7 +241,7 @@ func TestAStreamWaitsForALeader(t *testing.T) {
 			}
 			s.follow("leader.test:8080")
 			if got := events.farewell(t); got != "this instance does not lead: connect again" {
-				t.Errorf("it said %q", got)
+				t.Errorf("last comment = %q, want that the instance does not lead", got)
 			}
 		})
 		t.Run("that answers late: "+path, func(t *testing.T) {
@@ -253,7 +253,7 @@ func TestAStreamWaitsForALeader(t *testing.T) {
 			}
 			s.follow("leader.test:8080")
 			if got := events.farewell(t); got != "this instance does not lead: connect again" {
-				t.Errorf("it said %q", got)
+				t.Errorf("last comment = %q, want that the instance does not lead", got)
 			}
 		})
 		t.Run("but a HEAD does not: "+path, func(t *testing.T) {
@@ -283,7 +283,7 @@ func TestAStreamThatIsAskedOfAClosingInstanceEndsWell(t *testing.T) {
 	s.instance.Change(func(state *ports.LocalState) { state.Closed = true })
 	events := s.stream(t, "/nodes/sse")
 	if got := events.farewell(t); events.status != 200 || got != "this instance is shutting down: connect again" {
-		t.Errorf("%d, and it said %q", events.status, got)
+		t.Errorf("stream = %d with the last comment %q, want 200 and that the instance is shutting down", events.status, got)
 	}
 }
 
@@ -295,7 +295,7 @@ func TestAStreamEndsWithTheReasonWhenLeadershipIsLost(t *testing.T) {
 		events.event(t)
 		s.loseLeader()
 		if got := events.farewell(t); got != "this instance does not lead: connect again" {
-			t.Errorf("%s: it said %q", path, got)
+			t.Errorf("%s: last comment = %q, want that the instance does not lead", path, got)
 		}
 	}
 }
@@ -341,7 +341,7 @@ func TestAQuietStreamOnHTTP2OutlivesTheTimeToWrite(t *testing.T) {
 	events.event(t)
 	for range 2 {
 		if got, more := events.next(t); !more || got.comment != "keep-alive" {
-			t.Fatalf("it ended: %v", events.err)
+			t.Fatalf("the stream ended without a keep-alive: %v", events.err)
 		}
 	}
 }
@@ -371,7 +371,7 @@ func TestAStreamIsCutWhenItPanics(t *testing.T) {
 		t.Error("the stream seems to have ended well")
 	}
 	if log := s.log.String(); strings.Count(log, "ouch") != 1 || strings.Count(log, "level=") != 1 {
-		t.Errorf("the log should have it once: %s", log)
+		t.Errorf("log = %s, want the panic once", log)
 	}
 }
 
@@ -389,6 +389,6 @@ func TestTheLargestClusterFitsIntoAnEvent(t *testing.T) {
 		cluster.Members = append(cluster.Members, domain.Member{Instance: instance, ApplicationAddress: host, Version: "v0.0.0-20261129000000-0123456789ab+dirty"})
 	}
 	if length := httpapi.ClusterSnapshotLength(cluster); length >= 64<<10 {
-		t.Errorf("it takes %d bytes", length)
+		t.Errorf("length of the event = %d bytes, want less than 64 KiB", length)
 	}
 }

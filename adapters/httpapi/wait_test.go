@@ -126,7 +126,7 @@ func TestAWaitEndsWithTheChange(t *testing.T) {
 		filtered := s.ask(t, nodes, "/nodes?since=3&wait=60s&label=a=b")
 		select {
 		case <-nodes.told:
-			t.Error("it was answered before there was anything new")
+			t.Error("the wait was answered before a change")
 		default:
 		}
 		s.register(t, domain.NodeSpec{ID: "c", Address: "10.0.0.3:1"})
@@ -153,7 +153,7 @@ func TestAWaitForSeveralChangesGoesOnToTheLast(t *testing.T) {
 	answers := s.ask(t, nodes, "/nodes?min_revision=6&wait=60s", "/nodes?since=5&wait=60s")
 	for weight := range 3 {
 		if len(nodes.told) > 0 {
-			t.Errorf("it was answered after %d changes", weight)
+			t.Errorf("the wait was answered after %d changes", weight)
 		}
 		s.register(t, domain.NodeSpec{ID: "a", Address: "10.0.0.1:1", Weight: &weight})
 	}
@@ -182,16 +182,16 @@ func TestAWaitWithoutAChangeIsAnsweredAtItsEnd(t *testing.T) {
 			began := time.Now()
 			got := s.do(t, "GET", path, "")
 			if took := time.Since(began); got.status != status || took < wait {
-				t.Errorf("%s: after %v came %d %s", path, took, got.status, got.body)
+				t.Errorf("%s: answer after %v = %d %s, want %d after %v", path, took, got.status, got.body, status, wait)
 			}
 			if status == 304 {
 				if got.header.Get("ETag") != `"3"` || got.header.Get("Nodesmetadata-Revision") != "3" || got.body != "" {
-					t.Errorf("%s: %v", path, got.header)
+					t.Errorf("%s: headers = %v, want revision 3 without a body", path, got.header)
 				}
 				continue
 			}
 			if code, _ := got.problem(t); code != "revision_not_reached" || got.header.Get("Retry-After") != "1" {
-				t.Errorf("%s: %s", path, got.body)
+				t.Errorf("%s: answer = %s, want revision_not_reached with Retry-After: 1", path, got.body)
 			}
 		}
 	})
@@ -267,7 +267,7 @@ func TestAWaitEndsWhenItsClientGoes(t *testing.T) {
 			<-nodes.asked
 			cancel()
 			if err := <-gone; err == nil {
-				t.Error("it was answered")
+				t.Error("the wait was answered although its client had gone")
 			}
 			<-nodes.told
 			eventually(t, "it is counted as one whose client went away", func() bool {
@@ -329,7 +329,7 @@ func TestAWaitEndsWhenItsInstanceCannotAnswerIt(t *testing.T) {
 					t.Errorf("got %d %s", got.status, got.body)
 				}
 				if location := got.header.Get("Location"); test.status == 307 && !strings.HasPrefix(location, "http://leader.test:8080/nodes") {
-					t.Errorf("it goes to %q", location)
+					t.Errorf("redirect to %q, want the leader", location)
 				}
 			}
 		})
@@ -388,7 +388,7 @@ func TestAWaitForASuccessorIsShort(t *testing.T) {
 					t.Errorf("got %d %s", got.status, got.body)
 				}
 				if took := time.Since(began); took > longest {
-					t.Errorf("it took %v", took)
+					t.Errorf("the wait took %v, want at most %v", took, longest)
 				}
 			})
 		})
@@ -418,7 +418,7 @@ func TestAWaitSurvivesChangesThatDoNotConcernIt(t *testing.T) {
 			answers := s.ask(t, nodes, "/nodes?since=3&wait=60s"+test.query, "/nodes?min_revision=4&wait=60s"+test.query)
 			test.change(s)
 			if len(nodes.told) > 0 {
-				t.Error("it did not go on")
+				t.Error("the wait ended, want it to go on")
 			}
 			s.lead()
 			s.register(t, domain.NodeSpec{ID: "c", Address: "10.0.0.3:1"})

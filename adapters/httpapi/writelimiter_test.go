@@ -37,13 +37,13 @@ func TestNoMoreLongBodiesAreCopiedAtOnceThanThereAreProcessors(t *testing.T) {
 					return got.Write(b)
 				}), body)
 				if err != nil || !bytes.Equal(got.Bytes(), body) {
-					t.Errorf("%d bytes of %d came: %v", got.Len(), len(body), err)
+					t.Errorf("bytes that arrived = %d of %d: %v", got.Len(), len(body), err)
 				}
 			})
 		}
 		all.Wait()
 		if want := int64(runtime.GOMAXPROCS(0)); most.Load() != want {
-			t.Errorf("%d were copied at once, and %d may be", most.Load(), want)
+			t.Errorf("concurrent copies = %d, want %d", most.Load(), want)
 		}
 	})
 }
@@ -61,7 +61,7 @@ func TestASlowSocketHoldsUpNobodyElsesLongBody(t *testing.T) {
 					return 0, io.ErrClosedPipe
 				}), body)
 				if err != io.ErrClosedPipe {
-					t.Errorf("it ended with %v", err)
+					t.Errorf("error = %v, want %v", err, io.ErrClosedPipe)
 				}
 			})
 		}
@@ -71,7 +71,7 @@ func TestASlowSocketHoldsUpNobodyElsesLongBody(t *testing.T) {
 			t.Error(err)
 		}
 		if took := time.Since(began); took > time.Second {
-			t.Errorf("it took %v", took)
+			t.Errorf("the write took %v, want at most 1s", took)
 		}
 		close(stuck)
 		all.Wait()
