@@ -73,7 +73,7 @@ func mustGoToOne(t *testing.T, leaders [2]*instance, id, secret string) {
 		t.Error("both have reached it")
 	}
 	if blank.directory.ClusterID() == "" {
-		t.Error("it does not know whose it is")
+		t.Error("the blank instance does not know its cluster")
 	}
 	learn()
 	blank.eventually(t, "out of quarantine", trusted)
@@ -81,7 +81,7 @@ func mustGoToOne(t *testing.T, leaders [2]*instance, id, secret string) {
 	for n, leader := range leaders {
 		now, _ := leader.State()
 		if !now.Leading || now.Term != before[n].Term {
-			t.Errorf("%s was brought from term %d to %d; it leads: %v", leader.config.ID, before[n].Term, now.Term, now.Leading)
+			t.Errorf("%s = term %d, leading %v, want term %d and leading", leader.config.ID, now.Term, now.Leading, before[n].Term)
 		}
 		change := register(t, leader, id)
 		if before[n].ClusterID == state.ClusterID {
@@ -168,7 +168,7 @@ func TestConnectionsFromBeforeAnInstanceKnewItsClusterEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("it is left open: %v", err)
+				t.Errorf("the connection is still open: %v", err)
 			}
 		})
 	}
@@ -184,7 +184,7 @@ func TestAnUnusedAdoptionIsForgottenAtTheNextStart(t *testing.T) {
 	blank.stop(t)
 	blank, comes = blankAt(t, blank.config.Directory)
 	if state, _ := blank.State(); state.ClusterID != "" || !inQuarantineNow(state) {
-		t.Errorf("it belongs to %q, in quarantine because %q", state.ClusterID, state.Quarantine)
+		t.Errorf("cluster = %q, quarantine = %q, want no cluster and quarantine", state.ClusterID, state.Quarantine)
 	}
 	if _, err := comes("c2"); err != nil {
 		t.Fatal(err)
@@ -208,7 +208,7 @@ func TestAUsedAdoptionIsKept(t *testing.T) {
 	leader.stop(t)
 	blank, comes := blankAt(t, blank.config.Directory)
 	if state, _ := blank.State(); state.ClusterID == "" || !inQuarantineNow(state) {
-		t.Errorf("it belongs to %q, in quarantine because %q", state.ClusterID, state.Quarantine)
+		t.Errorf("cluster = %q, quarantine = %q, want a cluster and quarantine", state.ClusterID, state.Quarantine)
 	}
 	if _, err := comes("c2"); !errors.Is(err, preface.ErrOtherCluster) {
 		t.Errorf("another cluster comes through: %v", err)
@@ -230,7 +230,7 @@ func TestAnInstanceThatStartsIsNotAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := i.adopt("c1"); !errors.Is(err, errNotJudged) || i.directory.ClusterID() != "" {
-		t.Errorf("it belongs to %q, %v", i.directory.ClusterID(), err)
+		t.Errorf("cluster = %q, error = %v, want none and %v", i.directory.ClusterID(), err, errNotJudged)
 	}
 	if err := i.demux.Open(t.Context()); err != nil {
 		t.Fatal(err)
@@ -241,7 +241,7 @@ func TestAnInstanceThatStartsIsNotAdopted(t *testing.T) {
 	}
 	defer conn.Close()
 	if err := dials(side("leader", "c1", ""), conn); !errors.Is(err, preface.ErrStarting) {
-		t.Errorf("it answers %v", err)
+		t.Errorf("answer = %v, want %v", err, preface.ErrStarting)
 	}
 	if err := i.Open(t.Context()); err != nil {
 		t.Fatal(err)

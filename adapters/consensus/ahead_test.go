@@ -76,7 +76,7 @@ func (l *runner) put(t *testing.T, entries ...*raft.Log) {
 			t.Fatal(err)
 		}
 	default:
-		t.Fatal("it waits for the disk")
+		t.Fatal("the append waits for the disk")
 	}
 }
 
@@ -127,7 +127,7 @@ func TestALeaderIsAheadOfItsDisk(t *testing.T) {
 		}
 		close(given)
 		if <-fifth {
-			t.Error("it is said to be here because nobody waits for it any more")
+			t.Error("an entry counts as stored because nobody waits for it any more")
 		}
 		release()
 		if !<-third || !l.await(5, nil) || !l.onDisk(t, 5) {
@@ -135,7 +135,7 @@ func TestALeaderIsAheadOfItsDisk(t *testing.T) {
 		}
 		// What came while the disk was busy was written at once.
 		if sizes := lengths(l.appends); !slices.Equal(sizes, []int{2, 1, 2}) {
-			t.Errorf("so many entries were appended at once: %d", sizes)
+			t.Errorf("entries in each append = %d, want 2, 1 and 2", sizes)
 		}
 		l.put(t, noop(6))
 		if !l.await(6, nil) || !l.onDisk(t, 6) {
@@ -194,7 +194,7 @@ func TestOperationsThatWaitForTheDisk(t *testing.T) {
 				ended := during(func() error { return test.do(l) })
 				synctest.Wait()
 				if len(ended) > 0 {
-					t.Error("it did not wait")
+					t.Error("the call did not wait for the disk")
 				}
 				if err := l.DeleteRange(1, 1); err != nil { // nobody waits for what is older
 					t.Error(err)
@@ -220,7 +220,7 @@ func TestCommittedEntriesDoNotWaitForTheLeadersDisk(t *testing.T) {
 		l.commit.Store(3)
 		var entry raft.Log
 		if err := l.GetLog(3, &entry); err != nil || entry.Index != 3 {
-			t.Errorf("%v, %v", &entry, err)
+			t.Errorf("GetLog(3) = %v, %v, want entry 3", &entry, err)
 		}
 		next := during(func() error { return l.GetLog(4, &raft.Log{}) })
 		synctest.Wait()
@@ -245,7 +245,7 @@ func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 			t.Errorf("the disk is full: %v", err)
 		}
 		if l.watched.fault() == nil {
-			t.Error("there is no trouble")
+			t.Error("fault = nil, want trouble with the disk")
 		}
 		l.watched.bad.fill(nil)
 		later(2 * diskRetryPause)
@@ -279,12 +279,12 @@ func pend(t *testing.T) *runner {
 	release()
 	later(time.Minute)
 	if l.watched.fault() == nil || l.onDisk(t, 4) {
-		t.Error("there is no trouble")
+		t.Error("fault = nil, or entry 4 is stored, want trouble and no entry")
 	}
 	select {
 	case <-l.watched.whileStalled():
 	default:
-		t.Error("who waits for an entry is not told that nobody knows what will become of it")
+		t.Error("a caller that waits for an entry is not told that its outcome is unknown")
 	}
 	return l
 }
@@ -301,14 +301,14 @@ func TestAPendingEntryIsTriedUntilThereIsRoom(t *testing.T) {
 		}
 		l.watched.bad.failAppends(nil)
 		if !<-waiting || !l.onDisk(t, 5) {
-			t.Error("it is not stored")
+			t.Error("entry 5 is not stored")
 		}
 		if err := <-changing; err != nil {
 			t.Error(err)
 		}
 		later(2 * diskRetryPause)
 		if fault := l.watched.fault(); fault != nil {
-			t.Errorf("it is stored, and the trouble is still %v", fault)
+			t.Errorf("fault after the entry was stored = %v, want none", fault)
 		}
 	})
 }
@@ -325,11 +325,11 @@ func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
 			"remove":  l.DeleteRange(5, 5),
 		} {
 			if err == nil || !strings.Contains(err.Error(), "/d has 0 kB free") {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: error = %v, want that /d has 0 kB free", name, err)
 			}
 		}
 		if err := l.GetLog(2, &raft.Log{}); err != nil {
-			t.Errorf("what is stored: %v", err)
+			t.Errorf("GetLog of a stored entry = %v, want success", err)
 		}
 		l.watched.bad.failAppends(nil)
 		later(2 * diskRetryPause)
@@ -351,7 +351,7 @@ func TestPendingEntriesAreLostWhenTheInstanceIsClosed(t *testing.T) {
 		}()
 		l.close(t)
 		if <-ended; appended || <-waiting {
-			t.Error("what is lost is said to be stored")
+			t.Error("a lost entry is reported as stored")
 		}
 		l.leads.Store(false)
 		if err := l.GetLog(5, &raft.Log{}); err == nil {
@@ -382,7 +382,7 @@ func TestPendingEntriesAreAppendedInParts(t *testing.T) {
 			t.Error("they are not stored")
 		}
 		if sizes := lengths(l.appends); !slices.Equal(sizes, []int{2, 1, maxBatch, 12, 1}) {
-			t.Errorf("so many entries were appended at once: %d", sizes)
+			t.Errorf("entries in each append = %d, want 2, 1, %d, 12 and 1", sizes, maxBatch)
 		}
 	})
 }
@@ -422,13 +422,13 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 		sent := during(func() error { return send(noop(2), noop(3)) })
 		synctest.Wait()
 		if len(sent) > 0 {
-			t.Error("it did not wait")
+			t.Error("the acknowledgement did not wait for the disk")
 		}
 		if !w.config.evidence.since("2", 1, moment) {
 			t.Error("a read has to wait for it")
 		}
 		if !slices.Equal(taken, []uint64{2, 3}) {
-			t.Errorf("what was taken is told as %d", taken)
+			t.Errorf("entries reported as stored = %d, want 2 and 3", taken)
 		}
 		release()
 		if err := <-sent; err != nil {
@@ -443,7 +443,7 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 			t.Error(err)
 		}
 		if err := <-sent; err == nil {
-			t.Error("it is acknowledged because the instance is closed")
+			t.Error("the entry is acknowledged when the instance is closed")
 		}
 	})
 }

@@ -181,7 +181,7 @@ func TestInstancesAreAlikeThroughRestartsAndSnapshots(t *testing.T) {
 	r.tell(20)
 	r.compare("after one has joined")
 	if r.restored["c"].Load() == 0 {
-		t.Error("it was sent no snapshot")
+		t.Error("the instance was sent no snapshot")
 	}
 	for round := range 6 {
 		which := r.rand.IntN(len(r.cluster))

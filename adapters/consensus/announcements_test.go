@@ -239,7 +239,7 @@ func TestADeposedLeaderAnnouncesNothing(t *testing.T) {
 				test(p, a)
 				time.Sleep(time.Second)
 				if got := told(); len(got) > 0 {
-					t.Errorf("told %v", got)
+					t.Errorf("announcements = %v, want none", got)
 				}
 			})
 		})

@@ -135,7 +135,7 @@ func TestAFoundingMayBeCutShortAtEachWriteToTheStore(t *testing.T) {
 				i.eventually(t, "leading", leading)
 				register(t, i, "a")
 				if mark, found, err := readMark(i.directory); found || err != nil {
-					t.Errorf("it has the mark %+v, error %v", mark, err)
+					t.Errorf("readMark = %+v, %v, want no mark", mark, err)
 				}
 				if now := i.directory.ClusterID(); now != cluster {
 					t.Errorf("cluster %s was %s", now, cluster)
@@ -160,7 +160,7 @@ func TestAFoundingMayBeCutShortBehindItsMark(t *testing.T) {
 	i.eventually(t, "leading", leading)
 	register(t, i, "a")
 	if mark, found, err := readMark(i.directory); found || err != nil {
-		t.Errorf("it has the mark %+v, error %v", mark, err)
+		t.Errorf("readMark = %+v, %v, want no mark", mark, err)
 	}
 }
 

@@ -76,14 +76,14 @@ func TestAllFaultsOfAConfigAreReported(t *testing.T) {
 		"heartbeat timeout", "over a minute", "snapshot threshold", "snapshot interval",
 	} {
 		if !strings.Contains(err.Error(), word) {
-			t.Errorf("%q is not told:\n%v", word, err)
+			t.Errorf("error does not contain %q:\n%v", word, err)
 		}
 	}
 }
 
 func TestConfigurationsAreChecked(t *testing.T) {
 	if err := goodConfig().Validate(); err != nil {
-		t.Fatalf("what is right is refused: %v", err)
+		t.Fatalf("Validate of a valid configuration = %v, want no error", err)
 	}
 	tests := map[string]struct {
 		change func(*Config)

@@ -60,7 +60,7 @@ func TestOnlyALeaderOfThisTermIsAContact(t *testing.T) {
 					if (contact != nil) != test.contact {
 						t.Errorf("%s: contact %v, want %v", way, contact, test.contact)
 					} else if contact != nil && contact.Sub(before) != time.Second {
-						t.Errorf("%s: it came in after %v, not one second", way, contact.Sub(before))
+						t.Errorf("%s: contact is %v after the message, want one second", way, contact.Sub(before))
 					}
 					if err := w.Close(); err != nil {
 						t.Error(err)
@@ -173,7 +173,7 @@ func TestALeaderWithoutAMajorityHasNoContact(t *testing.T) {
 	leader.loses(t)
 	leader.staysLost(t)
 	if leader.raft.State() != raft.Leader {
-		t.Error("it no longer leads: the test shows nothing")
+		t.Error("the leader no longer leads, so the test shows nothing")
 	}
 }
 
@@ -356,7 +356,7 @@ func TestALoneVoterAlwaysHasContact(t *testing.T) {
 	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
 	i.eventually(t, "leading, in touch", func(s ports.LocalState) bool { return s.Leading && s.InTouch })
 	if contact, ever := i.LeaderContact(); !ever || contact > time.Second {
-		t.Errorf("it heard from itself %v ago (ever: %v)", contact, ever)
+		t.Errorf("contact of a lone voter = %v ago (ever: %v), want at most 1s", contact, ever)
 	}
 }
 
@@ -364,14 +364,14 @@ func TestANewcomerHasHeardFromNobody(t *testing.T) {
 	leader := startCluster(t, 1, nil)[0]
 	newcomer := start(t, instanceConfig{id: "newcomer", directory: t.TempDir()})
 	if contact, ever := newcomer.LeaderContact(); ever {
-		t.Errorf("it heard from a leader %v ago", contact)
+		t.Errorf("contact of a newcomer = %v ago, want none", contact)
 	}
 	if state, _ := newcomer.State(); state.InTouch {
-		t.Error("it is in touch with nobody")
+		t.Error("a newcomer without contact is in touch")
 	}
 	admit(t, leader, newcomer)
 	newcomer.eventually(t, "in touch", inTouch)
 	if _, ever := newcomer.LeaderContact(); !ever {
-		t.Error("it is in touch, and has never heard from a leader")
+		t.Error("a newcomer is in touch, but has no contact")
 	}
 }

@@ -159,7 +159,7 @@ func (w *watched) mustSay(t *testing.T, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
 		if strings.Count(w.said.String(), text) != 1 {
-			t.Errorf("it does not say once %q:\n%s", text, w.said)
+			t.Errorf("log does not contain once %q:\n%s", text, w.said)
 		}
 	}
 }
@@ -172,11 +172,11 @@ func (w *watched) holdsOut(t *testing.T, write func(*watched) error) <-chan erro
 	later(time.Hour)
 	select {
 	case err := <-written:
-		t.Fatalf("it ended with %v", err)
+		t.Fatalf("the write ended with %v, want it to hang", err)
 	default:
 	}
 	if w.fault() == nil {
-		t.Error("there is no trouble")
+		t.Error("fault = nil, want trouble with the disk")
 	}
 	return written
 }
@@ -210,15 +210,15 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 			t.Error(err)
 		}
 		if fault := w.fault(); fault != nil {
-			t.Errorf("it answers, and the trouble is still %v", fault)
+			t.Errorf("fault after the disk answered = %v, want none", fault)
 		}
 		select {
 		case <-w.whileStalled():
-			t.Error("it is still stuck")
+			t.Error("the write is still reported as hanging")
 		default:
 		}
 		if got := w.troubles.Load(); got != 1 {
-			t.Errorf("there were %d troubles", got)
+			t.Errorf("troubles = %d, want 1", got)
 		}
 		w.close(t)
 		w.mustSay(t, "the disk does not answer", "the disk answers again")
@@ -231,7 +231,7 @@ func TestAWriteThatHasJustEndedIsNotReportedAsHanging(t *testing.T) {
 	defer w.close(t)
 	w.reportHang(&storeOperation{what: opStoreEntries, over: true})
 	if fault := w.fault(); fault != nil {
-		t.Errorf("it is over, and the trouble is %v", fault)
+		t.Errorf("fault after the write ended = %v, want none", fault)
 	}
 }
 
@@ -282,12 +282,12 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 		}
 		later(10 * diskRetryPause)
 		if w.fault() == nil {
-			t.Error("there is still no room for an entry, and no trouble any more")
+			t.Error("fault without room = nil, want trouble")
 		}
 		w.bad.fill(nil)
 		later(2 * diskRetryPause)
 		if fault := w.fault(); fault != nil {
-			t.Errorf("there is room again, and the trouble is still %v", fault)
+			t.Errorf("fault with room again = %v, want none", fault)
 		}
 		w.close(t)
 	})
@@ -345,7 +345,7 @@ func TestAWriteThatWaitsForTheDiskIsNotAcknowledgedWhenTheInstanceIsClosed(t *te
 				w.stopRetrying()
 				<-ended
 				if went {
-					t.Error("it went on as if that had been stored")
+					t.Error("the call returned as if the value had been stored")
 				}
 				w.close(t)
 			})
@@ -368,7 +368,7 @@ func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
 		later(time.Minute)
 		select {
 		case err := <-voted:
-			t.Errorf("it voted for itself, with %v", err)
+			t.Errorf("an instance in trouble voted for itself: %v", err)
 		default:
 		}
 		w.bad.fill(nil)

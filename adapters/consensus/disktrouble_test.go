@@ -79,10 +79,10 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 	}
 	state, _ := leader.State()
 	if state.Leading || leader.SureLeader() {
-		t.Error("it says that it leads")
+		t.Error("a leader whose disk hangs reports that it leads")
 	}
 	if reasons := strings.Join(state.Unready(""), "; "); !strings.Contains(reasons, "disk of this instance does not answer: it was asked to store") {
-		t.Errorf("it is not ready because %s", reasons)
+		t.Errorf("reasons = %s, want that the disk does not answer", reasons)
 	}
 	if !leader.Stats().DiskTrouble {
 		t.Error("the metrics do not show it")
@@ -92,7 +92,7 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 	notHere := func(what string, err error) {
 		t.Helper()
 		if !errors.Is(err, ports.ErrNoLeader) && !errors.Is(err, ports.ErrNotLeader) || errors.Is(err, ports.ErrOutcomeUnknown) {
-			t.Errorf("%s ended with %v", what, err)
+			t.Errorf("error of %s = %v, want no leader and no unknown outcome", what, err)
 		}
 	}
 	_, err := leader.Propose(ctx, domain.Deregister{ID: "before"})
@@ -162,7 +162,7 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 		register(t, next, "meanwhile")
 	}
 	if state, _ := leader.State(); state.Leading || len(state.Unready("")) == 0 {
-		t.Errorf("it leads, or is ready: %+v", state)
+		t.Errorf("state = %+v, want neither leading nor ready", state)
 	}
 	stores[0].fill(nil)
 	follows(t, leader, next)
@@ -230,7 +230,7 @@ func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
 		began := time.Now()
 		view, err := follower.ReadHere(within(t))
 		if !errors.Is(err, ports.ErrNotCaughtUp) || !strings.Contains(err.Error(), "/d has 5 kB free") {
-			t.Errorf("it read revision %d, %v", view.Revision(), err)
+			t.Errorf("ReadHere = revision %d, %v, want not caught up, with 5 kB free", view.Revision(), err)
 		}
 		return time.Since(began)
 	})

@@ -37,7 +37,7 @@ func TestAnInstanceVotesForAVoterThatItDoesNotKnowYet(t *testing.T) {
 			away = again(t, away, nil)
 			next := leaderOf(t, []*instance{away, joining})
 			if next != joining {
-				t.Errorf("%s leads, which was away", next.config.ID)
+				t.Errorf("leader = %s, want the joining instance", next.config.ID)
 			}
 		})
 	}

@@ -55,7 +55,7 @@ func TestAnyCommandsComeBackFromTheEntryThatTheyShare(t *testing.T) {
 func TestWhichEntriesAreCommands(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
 		if _, want := entry.(domain.Command); isCommand(encodeEntry(entry)) != want {
-			t.Errorf("%s is taken for a command: %t", name, !want)
+			t.Errorf("isCommand of %s = %t, want %t", name, !want, want)
 		}
 	}
 }
@@ -87,9 +87,9 @@ func TestADamagedEntryIsAnError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachDamage(t, encodeEntry(entry), func(t *testing.T, damaged []byte) {
 				if got, err := decodeEntry(damaged); err == nil {
-					t.Errorf("%x decodes to %+v", damaged, got)
+					t.Errorf("decodeEntry(%x) = %+v, want an error", damaged, got)
 				} else if !errors.Is(err, errChecksum) && !errors.Is(err, errTruncated) {
-					t.Errorf("%x is taken seriously before its checksum: %v", damaged, err)
+					t.Errorf("decodeEntry(%x) = %v, want a fault of the checksum first", damaged, err)
 				}
 			})
 			if _, err := decodeEntry(append(encodeEntry(entry), 0)); !errors.Is(err, errChecksum) {
@@ -207,7 +207,7 @@ func TestAnEntryThatHasNoFormatIsABug(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
 				if recover() == nil {
-					t.Error("it was encoded")
+					t.Error("encodeEntry did not panic")
 				}
 			}()
 			encodeEntry(entry)
@@ -228,10 +228,10 @@ func FuzzDecodeEntry(f *testing.F) {
 			}
 			again, err := decodeEntry(encodeEntry(entry))
 			if err != nil {
-				t.Fatalf("%+v is not read again: %v", entry, err)
+				t.Fatalf("decodeEntry of %+v = %v, want success", entry, err)
 			}
 			if !reflect.DeepEqual(again, entry) {
-				t.Fatalf("%+v becomes %+v", entry, again)
+				t.Fatalf("%+v was decoded as %+v", entry, again)
 			}
 		}
 	})

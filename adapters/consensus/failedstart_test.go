@@ -60,7 +60,7 @@ func TestAStartThatFailsLeavesNothingBehind(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := i.Open(ctx); err == nil {
-				t.Error("it started")
+				t.Error("Open = nil, want an error")
 			}
 			// In the order in which the program does it: the port is closed first
 			// where raft did not start.

@@ -89,11 +89,11 @@ func TestAnAnnouncedLengthTakesNoMemory(t *testing.T) {
 				cost := allocated(func() {
 					_, _ = conn.Write(append([]byte{first}, said...))
 					if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-						t.Errorf("%s: nobody hung up", rpc)
+						t.Errorf("%s: the connection was not closed", rpc)
 					}
 				})
 				if cost > 4<<20 {
-					t.Errorf("%s: it took %d bytes", rpc, cost)
+					t.Errorf("%s: memory taken = %d bytes, want at most 4 MiB", rpc, cost)
 				}
 			}
 		})
@@ -136,7 +136,7 @@ func TestASnapshotHidesNothing(t *testing.T) {
 				}
 			})
 			if cost > 4<<20 {
-				t.Errorf("it took %d bytes", cost)
+				t.Errorf("memory taken = %d bytes, want at most 4 MiB", cost)
 			}
 		})
 	}
@@ -240,7 +240,7 @@ func TestMessagesOfInstancesPassTheLimits(t *testing.T) {
 			var resp raft.AppendEntriesResponse
 			err := peer.AppendEntries("here", here, args, &resp)
 			if err != nil || !resp.Success || resp.LastLog != uint64(len(sent)) {
-				t.Fatalf("%s: %+v, %v", name, resp, err)
+				t.Fatalf("%s: answer = %+v, %v, want success up to %d", name, resp, err, len(sent))
 			}
 			got := (<-requests).Command.(*raft.AppendEntriesRequest)
 			for i, entry := range got.Entries {
@@ -275,7 +275,7 @@ func TestMessagesOfInstancesPassTheLimits(t *testing.T) {
 	t.Run("a refusal", func(t *testing.T) {
 		err := peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{}, &raft.TimeoutNowResponse{})
 		if err == nil || err.Error() != raft.ErrUnsupportedProtocol.Error() {
-			t.Errorf("%v", err)
+			t.Errorf("error = %v, want %v", err, raft.ErrUnsupportedProtocol)
 		}
 	})
 }
@@ -301,7 +301,7 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 		began := time.Now()
 		n, err := io.Copy(io.Discard, here)
 		if took := time.Since(began); n != 2*size || !errors.Is(err, os.ErrDeadlineExceeded) || took != rpcTimeout*5/2 {
-			t.Errorf("%d bytes came within %v, error %v", n, took, err)
+			t.Errorf("read %d bytes within %v, error %v, want %d and the deadline after %v", n, took, err, 2*size, rpcTimeout*5/2)
 		}
 		began = time.Now()
 		if n, err := io.Copy(io.Discard, here); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 0 {
@@ -317,7 +317,7 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 		began := time.Now()
 		_, err := here.Write(make([]byte, size))
 		if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != rpcTimeout {
-			t.Errorf("it was written for %v, error %v", took, err)
+			t.Errorf("the write ended after %v with %v, want the deadline after %v", took, err, rpcTimeout)
 		}
 	})
 }
@@ -334,7 +334,7 @@ func TestTheRestoreOfASnapshotHasNoTimeout(t *testing.T) {
 			_ = out.Close()
 		}()
 		if n, err := io.Copy(io.Discard, here); n != size || err != nil {
-			t.Errorf("%d bytes came, error %v", n, err)
+			t.Errorf("read %d bytes, error %v, want %d", n, err, size)
 		}
 	})
 }
@@ -342,7 +342,7 @@ func TestTheRestoreOfASnapshotHasNoTimeout(t *testing.T) {
 // Builds that do not cut their messages short send this.
 func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it sends 270 MB")
+		t.Skip("skipped: the test sends 270 MB")
 	}
 	f := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 	block := "\xc6" + string([]byte{0, 0x10, 0x20, 0}) + strings.Repeat("x", 1<<20+8<<10)
@@ -352,11 +352,11 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	}
 	for _, part := range message {
 		if n, err := f.check([]byte(part)); err != nil || n != len(part) {
-			t.Fatalf("%d of %d, %v", n, len(part), err)
+			t.Fatalf("check = %d of %d bytes, %v, want all", n, len(part), err)
 		}
 	}
 	if f.step != atFrame || f.quota.total.Load() != 0 {
-		t.Errorf("it is at step %d with %d bytes", f.step, f.quota.total.Load())
+		t.Errorf("checker is at step %d with %d bytes, want the beginning of a frame with none", f.step, f.quota.total.Load())
 	}
 }
 
@@ -414,7 +414,7 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 		t.Errorf("a connection that is closed goes on: %v", err)
 	}
 	if left := s.incoming.Load(); left != 0 {
-		t.Errorf("%d bytes were not given back", left)
+		t.Errorf("bytes not given back = %d, want none", left)
 	}
 }
 
@@ -443,11 +443,11 @@ func TestAnAnswerCostsNothing(t *testing.T) {
 			cost := allocated(func() {
 				err := peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
 				if !errors.Is(err, errHostileFrame) && (err == nil || !strings.Contains(err.Error(), errHostileFrame.Error())) {
-					t.Errorf("it is answered: %v", err)
+					t.Errorf("error = %v, want %v", err, errHostileFrame)
 				}
 			})
 			if cost > 8<<20 {
-				t.Errorf("it took %d bytes", cost)
+				t.Errorf("memory taken = %d bytes, want at most 8 MiB", cost)
 			}
 			s.Close()
 			<-answered
@@ -472,7 +472,7 @@ func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
 		return leader.demux.Stats().Lanes[RaftLane].Evicted >= 20
 	})
 	if open := leader.demux.Stats().Lanes[RaftLane].Open; open > maxOpen {
-		t.Errorf("%d connections are open", open)
+		t.Errorf("open connections = %d, want at most %d", open, maxOpen)
 	}
 	change := register(t, leaderOf(t, cluster), "afterwards")
 	cluster[1].arrives(t, change.Revision)
@@ -491,13 +491,13 @@ func FuzzFrames(f *testing.F) {
 		checking := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 		fine, err := checking.check(said)
 		if err == nil && fine != len(said) || fine > len(said) {
-			t.Fatalf("%d of %d bytes are fine, %v", fine, len(said), err)
+			t.Fatalf("check accepted %d of %d bytes, %v", fine, len(said), err)
 		}
 		if held := checking.quota.total.Load(); held < 0 || held > int64(len(said)) {
 			t.Fatalf("of %d bytes it holds %d", len(said), held)
 		}
 		if len(checking.stack) > maxNesting || len(checking.key) > maxName {
-			t.Fatalf("it keeps %d levels and a name of %d bytes", len(checking.stack), len(checking.key))
+			t.Fatalf("checker keeps %d levels and a name of %d bytes, want at most %d and %d", len(checking.stack), len(checking.key), maxNesting, maxName)
 		}
 		// Bytes that come one by one are judged alike.
 		slowly := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}

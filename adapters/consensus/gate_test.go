@@ -180,7 +180,7 @@ func TestReadersShareARound(t *testing.T) {
 		e.acknowledged("b", 7, e.now(), time.Now())
 		synctest.Wait()
 		if n := passed.Load(); n != 1 {
-			t.Fatalf("%d readers passed on the proof of the first, which began before they came", n)
+			t.Fatalf("readers that used the proof of the first = %d, want 1: the others came after it had begun", n)
 		}
 		e.acknowledged("c", 7, e.now(), time.Now())
 		synctest.Wait()

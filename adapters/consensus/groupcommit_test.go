@@ -136,13 +136,13 @@ func TestWritesThatComeMeanwhileGoTogether(t *testing.T) {
 			case !w.isAnswered():
 				t.Errorf("%q is not answered", w.entry)
 			case i == 3 && !errors.Is(w.err, ports.ErrOutcomeUnknown):
-				t.Errorf("%q: %v", w.entry, w.err)
+				t.Errorf("error of %q = %v, want %v", w.entry, w.err, ports.ErrOutcomeUnknown)
 			case i != 3 && (w.err != nil || w.outcome.changes[0].Revision != domain.Revision(i)):
-				t.Errorf("%q got %+v, %v", w.entry, w.outcome, w.err)
+				t.Errorf("outcome of %q = %+v, %v, want revision %d", w.entry, w.outcome, w.err, i)
 			}
 		}
 		if *answered != 5 || g.pending.Load() != 0 {
-			t.Errorf("%d are answered, and %d bytes on their way", *answered, g.pending.Load())
+			t.Errorf("answered = %d, pending bytes = %d, want 5 and none", *answered, g.pending.Load())
 		}
 		if took := time.Since(began); took != 0 {
 			t.Errorf("somebody waited %v for nothing", took)
@@ -208,14 +208,14 @@ func findNoPlace(t *testing.T, entries ...string) {
 		for i, w := range writes {
 			switch {
 			case i < 2 && w.isAnswered():
-				t.Errorf("%q, which raft has, is answered: %v", w.entry, w.err)
+				t.Errorf("%q, which raft has taken, is answered: %v", w.entry, w.err)
 			case i >= 2 && (!w.isAnswered() || w.err != ports.ErrBusy):
-				t.Errorf("%q, which raft has not, is answered: %t, %v", w.entry, w.isAnswered(), w.err)
+				t.Errorf("%q, which raft has not taken, is answered = %t, %v, want %v", w.entry, w.isAnswered(), w.err, ports.ErrBusy)
 			}
 		}
 		q.commit(1, 2)
 		if all := 1 + len(entries); !writes[0].isAnswered() || !writes[1].isAnswered() || *answered != all || g.pending.Load() != 0 {
-			t.Errorf("%d of %d are answered, and %d bytes on their way", *answered, all, g.pending.Load())
+			t.Errorf("answered = %d of %d, pending bytes = %d, want all and none", *answered, all, g.pending.Load())
 		}
 	})
 }
@@ -237,7 +237,7 @@ func TestARefusalWaitsForNobody(t *testing.T) {
 			t.Errorf("answered: %t, %v", c.isAnswered(), c.err)
 		}
 		if writes[0].isAnswered() || writes[2].isAnswered() {
-			t.Error("what is on its way is answered")
+			t.Error("a write in flight is answered")
 		}
 		q.commit(1, 3)
 		if !writes[0].isAnswered() || !writes[2].isAnswered() {
@@ -267,7 +267,7 @@ func TestALateRefusalWaitsForNobody(t *testing.T) {
 			t.Errorf("answered: %t", d.isAnswered())
 		}
 		if writes[0].isAnswered() || writes[1].isAnswered() {
-			t.Error("what is on its way is answered")
+			t.Error("a write in flight is answered")
 		}
 		q.commit(1, 2)
 		if !writes[0].isAnswered() || !writes[1].isAnswered() {
@@ -329,7 +329,7 @@ func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 					}
 				}
 				if !late[0].isAnswered() || *answered != 4 || g.pending.Load() != 0 {
-					t.Errorf("%d are answered, and %d bytes on their way", *answered, g.pending.Load())
+					t.Errorf("answered = %d, pending bytes = %d, want 4 and none", *answered, g.pending.Load())
 				}
 			})
 		})
@@ -418,7 +418,7 @@ func TestAWriteOverTheLimitOfPendingBytesIsRefused(t *testing.T) {
 			t.Error("a byte more than fits is taken")
 		}
 		if pending := g.pending.Load(); pending != maxPending {
-			t.Errorf("%d bytes are on their way", pending)
+			t.Errorf("pending bytes = %d, want %d", pending, maxPending)
 		}
 		q.holds(t, "a")
 		q.commit(0)

@@ -48,7 +48,7 @@ func TestADamagedInstanceGetsEverythingFromTheOthers(t *testing.T) {
 		damaged = again(t, damaged, steadily)
 		state, _ := damaged.State()
 		if state.ClusterID == "" || !strings.Contains(state.Quarantine, "damaged-") {
-			t.Errorf("it starts with %+v", state)
+			t.Errorf("state at the start = %+v, want a cluster and quarantine", state)
 		}
 		damaged.eventually(t, "a voter, out of quarantine", func(s ports.LocalState) bool {
 			self, _ := s.Roster.Find(damaged.config.ID)
@@ -80,12 +80,12 @@ func TestAMajorityThatIsDamagedWaits(t *testing.T) {
 	until(t, "they were asked for votes", func() bool { return damaged[0].refused() >= 3 && damaged[1].refused() >= 3 })
 	for _, i := range append(damaged, whole) {
 		if state, _ := i.State(); state.Leading || state.LeaderID != "" {
-			t.Errorf("%s has a leader: %+v", i.config.ID, state)
+			t.Errorf("state of %s = %+v, want no leader", i.config.ID, state)
 		}
 	}
 	for _, i := range damaged {
 		if len(asideOf(t, i)) != 1 {
-			t.Errorf("%s has lost what was damaged", i.config.ID)
+			t.Errorf("%s has not kept its damaged data", i.config.ID)
 		}
 	}
 }
@@ -100,11 +100,11 @@ func TestADamagedInstanceThatIsAloneDoesNotStart(t *testing.T) {
 		i := newInstance(t, instanceConfig{id: alone.config.ID, directory: alone.config.Directory, bootstrap: bootstrap})
 		err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
 		if err == nil || !strings.Contains(err.Error(), "storage check") || !errors.Is(err, errChecksum) {
-			t.Errorf("it starts: %v", err)
+			t.Errorf("Open = %v, want an error that names storage check", err)
 		}
 		i.stop(t)
 		if len(asideOf(t, i)) > 0 {
-			t.Error("what nobody else has was set aside")
+			t.Error("data that no other instance has was set aside")
 		}
 	}
 }
@@ -138,7 +138,7 @@ func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 			err = errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
 			i.stop(t)
 			if !errors.Is(err, errTwoClusters) || !strings.Contains(err.Error(), right) || !strings.Contains(err.Error(), "instance.json") {
-				t.Errorf("it starts: %v", err)
+				t.Errorf("Open = %v, want %v naming %s and instance.json", err, errTwoClusters, right)
 			}
 			mustEqual(t, "what lies in the directory", namesIn(t, damaged.config.Directory), before)
 			if err := os.WriteFile(manifest, intact, 0o600); err != nil {
@@ -191,7 +191,7 @@ func TestAnInstanceStartsWithoutASnapshotThatItsLogMakesUpFor(t *testing.T) {
 				after, _ := alone.State()
 				mustHoldTheSame(t, after, before)
 				if _, err := os.Stat(spoilt); err != nil {
-					t.Errorf("what may be looked at has gone: %v", err)
+					t.Errorf("the damaged data is gone: %v", err)
 				}
 				alone.stop(t)
 			}
@@ -230,7 +230,7 @@ func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 		leader.stop(t)
 		joining.stop(t)
 		if faults := inspectDirectory(t, leader.config.Directory, durableBackends[0]).Faults; len(faults) > 0 {
-			t.Errorf("it still has faults: %v", faults)
+			t.Errorf("faults after healing = %v, want none", faults)
 		}
 	}
 }
@@ -349,7 +349,7 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 			err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
 			i.stop(t)
 			if !logstore.IsRefusal(err) || errors.Is(err, logstore.ErrDamaged) || strings.Contains(err.Error(), "damaged") {
-				t.Errorf("it starts: %v", err)
+				t.Errorf("Open = %v, want a refusal that is no damage", err)
 			}
 			mustEqual(t, "what lies in the directory", namesIn(t, dir), before)
 			if test.put != nil {
@@ -359,7 +359,7 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 				_ = os.Rename(aside, test.path)
 			}
 			if r := inspectDirectory(t, dir, durableBackends[0]); len(r.Faults) > 0 || r.FirstIndex != found.FirstIndex || r.Quarantine != "" {
-				t.Errorf("it has changed: %+v", r)
+				t.Errorf("the directory has changed: %+v", r)
 			}
 		})
 	}

@@ -104,7 +104,7 @@ func TestAVoterThatHangsCostsOneHeartbeatAndDelaysNobody(t *testing.T) {
 			w.mustHaveSent(t, want...)
 		}
 		if took := time.Since(began); took != 0 {
-			t.Errorf("it took %v", took)
+			t.Errorf("the call took %v, want no time", took)
 		}
 		if got := h.voters(); !slices.Equal(got, []raft.ServerID{"b", "c"}) {
 			t.Errorf("there are goroutines for %v, want one for each voter", got)

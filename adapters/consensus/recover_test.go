@@ -101,7 +101,7 @@ func TestARecoveryDoesWithoutASnapshotThatTheLogMakesUpFor(t *testing.T) {
 				t.Fatal(err)
 			}
 			if after := inspectDirectory(t, s.dir, s.backend); !after.Recovered(s.alone()) {
-				t.Errorf("it is not recovered: %+v", after)
+				t.Errorf("the directory is not recovered: %+v", after)
 			}
 			s.goesOn(t)
 		})
@@ -115,7 +115,7 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 				s, last := bereaved(t, backend, snapshots)
 				before := inspectDirectory(t, s.dir, backend)
 				if before.Recovered(s.alone()) {
-					t.Error("it is called recovered before it is")
+					t.Error("Recovered = true before the recovery")
 				}
 				if err := s.recover(t, s.alone(), backend); err != nil {
 					t.Fatal(err)
@@ -159,7 +159,7 @@ func TestARecoveryMayBeDoneAgain(t *testing.T) {
 	i.stop(t)
 	s.state, _ = i.State()
 	if r := inspectDirectory(t, s.dir, s.backend); r.Recovered(s.alone()) {
-		t.Error("it is called recovered though it went on since")
+		t.Error("Recovered = true after the instance has gone on")
 	}
 	// Again, after it has gone on.
 	if err := s.recover(t, s.alone(), s.backend); err != nil {

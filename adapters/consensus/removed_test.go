@@ -70,7 +70,7 @@ func TestAnInstanceWithoutContactWasNotRemoved(t *testing.T) {
 	left.eventually(t, "in touch with nobody", func(s ports.LocalState) bool { return !s.InTouch && s.LeaderID == "" })
 	state, _ := left.State()
 	if left.isRemoved(left.state.read()) || state.Removed {
-		t.Error("it takes itself for removed")
+		t.Error("the instance takes itself for removed")
 	}
 }
 
@@ -98,7 +98,7 @@ func TestAnInstanceLearnsItsPromotionFromItsLog(t *testing.T) {
 			leader.stop(t)
 			joining = again(t, joining, nil)
 			if state, _ := joining.State(); state.Applied != 0 || state.Staged == settled {
-				t.Errorf("it is staged: %v, at %d", state.Staged, state.Applied)
+				t.Errorf("staged = %v at entry %d, want %v at 0", state.Staged, state.Applied, !settled)
 			}
 		})
 	}

@@ -62,7 +62,7 @@ func (s spoken) append(t *testing.T, previous, previousTerm uint64, entries []*r
 func (s spoken) install(t *testing.T, meta *raft.SnapshotMeta, content []byte) {
 	t.Helper()
 	if got := s.say(t, installing(meta), bytes.NewReader(content)).(*raft.InstallSnapshotResponse); !got.Success {
-		t.Fatalf("it is sent a snapshot, and answers %+v", got)
+		t.Fatalf("answer to a snapshot = %+v, want success", got)
 	}
 }
 
@@ -136,7 +136,7 @@ func TestAFollowerTakesTheEntriesBehindItsSnapshot(t *testing.T) {
 		t.Run("its log ends "+name, func(t *testing.T) {
 			i, leader := followerOf(t)
 			if got := leader.append(t, 0, 0, noops(1, last, meta.Term-1), 0); !got.Success {
-				t.Fatalf("it is given a log, and answers %+v", got)
+				t.Fatalf("answer to a log = %+v, want success", got)
 			}
 			leader.install(t, meta, content)
 			for index := uint64(1); index <= meta.Index; index++ {
@@ -146,10 +146,10 @@ func TestAFollowerTakesTheEntriesBehindItsSnapshot(t *testing.T) {
 			}
 			next := meta.Index + 1
 			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, spokenTerm), next); !got.Success {
-				t.Errorf("it is sent what comes behind the snapshot, and answers %+v", got)
+				t.Errorf("answer to the entry behind the snapshot = %+v, want success", got)
 			}
 			if got := leader.append(t, next, spokenTerm, noops(next+1, next+2, spokenTerm), next+2); !got.Success {
-				t.Errorf("it is sent more, and answers %+v", got)
+				t.Errorf("answer to further entries = %+v, want success", got)
 			}
 			until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == next+2 })
 			if _, known := i.state.read().View.Node("a"); !known {
@@ -185,7 +185,7 @@ func (s spoken) installInVain(t *testing.T, meta *raft.SnapshotMeta, content []b
 	answer := make(chan raft.RPCResponse, 1)
 	s.rpcs <- raft.RPC{Reader: bytes.NewReader(content), RespChan: answer, Command: installing(meta)}
 	if got := receive(t, answer, "a snapshot is not answered"); got.Error == nil {
-		t.Fatalf("it is sent a snapshot that it can't restore, and answers %+v", got.Response)
+		t.Fatalf("answer to a snapshot that cannot be restored = %+v, want an error", got.Response)
 	}
 }
 
@@ -198,11 +198,11 @@ func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
 	}
 	i, leader := forgetfulFollower(t)
 	if got := leader.append(t, 0, 0, noops(1, last, 1), 1); !got.Success {
-		t.Fatalf("it is given a log, and answers %+v", got)
+		t.Fatalf("answer to a log = %+v, want success", got)
 	}
 	leader.installInVain(t, meta, content)
 	if got := leader.append(t, last, 1, noops(last+1, last+2, spokenTerm), last+2); !got.Success {
-		t.Errorf("it is sent what comes behind its log, and answers %+v", got)
+		t.Errorf("answer to the entries behind the log = %+v, want success", got)
 	}
 	until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == last+2 })
 }
@@ -227,7 +227,7 @@ func TestEntriesBehindASnapshotThatCouldNotBeRestoredAreRefused(t *testing.T) {
 			leader.installInVain(t, meta, content)
 			next := meta.Index + 1
 			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, spokenTerm), 0); got.Success {
-				t.Errorf("it acknowledges entry %d, and lacks those up to %d", next, meta.Index)
+				t.Errorf("entry %d is acknowledged, but those up to %d are missing", next, meta.Index)
 			}
 			leader.install(t, meta, content)
 			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, spokenTerm), next); !got.Success {
@@ -303,11 +303,11 @@ func TestAnInstanceWithNothingBehindItsSnapshotDoesNotTakeOver(t *testing.T) {
 	late = again(t, late, keepNoLog)
 	until(t, "it is known to have the snapshot", func() bool { return leader.announced.reached(raft.ServerID(late.config.ID)) == end })
 	if err := leader.HandOver(within(t), late.config.ID); !errors.Is(err, ports.ErrNoSuccessor) || !strings.Contains(err.Error(), errOtherEnd.Error()) {
-		t.Errorf("it takes over, or the reason is another one: %v", err)
+		t.Errorf("HandOver = %v, want %v because of %v", err, ports.ErrNoSuccessor, errOtherEnd)
 	}
 	register(t, leader, "after")
 	if err := leader.HandOver(within(t), late.config.ID); err != nil {
-		t.Errorf("it does not take over when it has an entry behind the snapshot: %v", err)
+		t.Errorf("HandOver with an entry behind the snapshot = %v, want success", err)
 	}
 	late.eventually(t, "leading", leading)
 }

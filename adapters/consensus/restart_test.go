@@ -70,7 +70,7 @@ func TestAFollowerThatTheLogNoLongerReachesIsSentASnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if view.Revision() != change.Revision {
-		t.Errorf("%s leads at revision %d, not %d", next.config.ID, view.Revision(), change.Revision)
+		t.Errorf("revision of the new leader %s = %d, want %d", next.config.ID, view.Revision(), change.Revision)
 	}
 }
 
@@ -89,7 +89,7 @@ func TestAStoppedClusterRestartsWithAllItsState(t *testing.T) {
 	for n, i := range cluster {
 		cluster[n] = again(t, i, nil)
 		if state, _ := cluster[n].State(); !state.Member || state.ClusterID != before.ClusterID {
-			t.Errorf("%s has forgotten where it belongs before it hears from the others: %+v", i.config.ID, state)
+			t.Errorf("state of %s before contact = %+v, want a member of its cluster", i.config.ID, state)
 		}
 	}
 	leader := leaderOf(t, cluster)
@@ -115,7 +115,7 @@ func TestAnInstanceThatMovedSaysWhereItIsAMember(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) { moved = *config })
 	for _, i := range cluster {
 		if state, _ := i.State(); state.RosterRaftAddress != "" {
-			t.Errorf("%s is a member at %s, it says", i.config.ID, state.RosterRaftAddress)
+			t.Errorf("%s reports that it is a member at %s, want no address", i.config.ID, state.RosterRaftAddress)
 		}
 	}
 	before := cluster[2].raftAddress()

@@ -145,7 +145,7 @@ func TestARestoreIsAllOrNothing(t *testing.T) {
 				t.Errorf("the last step is answered %v", last.err)
 			}
 			if view := m.state.read().View; view.Len() != test.nodes || view.Revision() != domain.Revision(test.nodes) {
-				t.Errorf("%d nodes at revision %d", view.Len(), view.Revision())
+				t.Errorf("view = %d nodes at revision %d, want %d", view.Len(), view.Revision(), test.nodes)
 			}
 		})
 	}
@@ -165,7 +165,7 @@ func TestASnapshotOfARestoreStaysAsItIs(t *testing.T) {
 	told(t, m, restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, restoreCommit{ID: "r", Parts: 2})
 	sink := &memorySink{}
 	if err := before.Persist(sink); err != nil || !bytes.Equal(sink.Bytes(), want) {
-		t.Errorf("it changed, or %v", err)
+		t.Errorf("the earlier snapshot changed: %v", err)
 	}
 
 	// Who begins with it goes on with the restore.
@@ -207,12 +207,12 @@ func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
 		t.Fatal("the restore was faster than the transfer")
 	}
 	if !errors.Is(err, ports.ErrNotLeader) && !errors.Is(err, ports.ErrNoLeader) && !errors.Is(err, ports.ErrBusy) || errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("Restore = %v, want no leader or busy, and no unknown outcome", err)
 	}
 	next := leaderOf(t, cluster)
 	view, err := next.Read(within(t))
 	if err != nil || view.Len() != 0 || view.Revision() != 0 {
-		t.Errorf("%d nodes at revision %d, %v", view.Len(), view.Revision(), err)
+		t.Errorf("view = %d nodes at revision %d, %v, want none at 0", view.Len(), view.Revision(), err)
 	}
 	mustBeAlike(t, cluster...)
 }

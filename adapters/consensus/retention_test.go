@@ -77,7 +77,7 @@ func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
 	change := register(t, leader, "after")
 	late.arrives(t, change.Revision)
 	if n := sent.Load(); n != 1 {
-		t.Errorf("it took %d snapshots", n)
+		t.Errorf("snapshots sent = %d, want 1", n)
 	}
 	// Nothing is retained for it any more.
 	until(t, "the log is cut", func() bool {
@@ -111,10 +111,10 @@ func TestTheLogIsCutAsFarAsRetentionAllows(t *testing.T) {
 			r := newRetention()
 			test.given(r)
 			if got := r.limit(7, 100, 50); got != test.cut {
-				t.Errorf("it is cut up to %d, not %d", got, test.cut)
+				t.Errorf("limit = %d, want %d", got, test.cut)
 			}
 			if got := r.limit(7, 100, 50); got != test.again {
-				t.Errorf("and then up to %d, not %d", got, test.again)
+				t.Errorf("next limit = %d, want %d", got, test.again)
 			}
 		})
 	}

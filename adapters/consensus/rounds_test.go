@@ -56,7 +56,7 @@ func TestAnAnswerIsOnlyForThoseWhoAskedBeforeTheQuestionWasPut(t *testing.T) {
 		synctest.Wait()
 		select {
 		case got := <-late:
-			t.Fatalf("who asked when the question had been put got its answer: %+v", got)
+			t.Fatalf("a caller that came after the round had begun got its answer: %+v", got)
 		default:
 		}
 		o.answer <- nil
@@ -76,7 +76,7 @@ func TestALoneAskerIsNotDelayed(t *testing.T) {
 				t.Fatal(err)
 			}
 			if took := time.Since(began); took != 0 {
-				t.Errorf("it waited %v", took)
+				t.Errorf("the caller waited for %v, want no time", took)
 			}
 		}
 		r.end()
@@ -103,7 +103,7 @@ func TestAnyNumberOfAskersCostsTwoQuestions(t *testing.T) {
 			}
 		}
 		if n := o.put.Load(); n != 2 || r.begun.Load() != 2 || r.shared.Load() != 1+askers {
-			t.Errorf("%d questions, counted as %d for %d", n, r.begun.Load(), r.shared.Load())
+			t.Errorf("rounds = %d, counted as %d begun for %d callers, want 2 and %d", n, r.begun.Load(), r.shared.Load(), 1+askers)
 		}
 		r.end()
 	})
@@ -135,7 +135,7 @@ func TestWithAnEndedContextNothingIsAsked(t *testing.T) {
 	cancel()
 	for range 100 {
 		_, err := r.do(ctx, func() (uint64, error) {
-			t.Error("it was asked")
+			t.Error("a round was begun")
 			return 1, nil
 		})
 		if !errors.Is(err, context.Canceled) {
@@ -160,20 +160,20 @@ func TestEndWaitsForRunningRoundsAndBeginsNone(t *testing.T) {
 		}()
 		synctest.Wait()
 		if got := <-asker(t.Context(), &r, o.ask); !errors.Is(got.err, ports.ErrClosed) {
-			t.Errorf("who came after the end: %+v", got)
+			t.Errorf("answer after the end = %+v, want %v", got, ports.ErrClosed)
 		}
 		o.answer <- nil
 		synctest.Wait()
 		select {
 		case <-ended:
-			t.Error("it did not wait for those who had come before")
+			t.Error("End did not wait for earlier callers")
 		default:
 		}
 		o.answer <- nil
 		<-ended
 		for _, answered := range []<-chan passed{first, waiting} {
 			if got := <-answered; got.err != nil {
-				t.Errorf("who came before the end: %+v", got)
+				t.Errorf("answer of a caller before the end = %+v, want success", got)
 			}
 		}
 	})

@@ -79,7 +79,7 @@ func TestATrimmedHistoryComesBackFromItsSnapshot(t *testing.T) {
 		t.Run(fmt.Sprintf("%d changes are forgotten", forgotten), func(t *testing.T) {
 			r := longLived(t, forgotten)
 			if kept := len(r.View().History()); kept != domain.HistoryLength {
-				t.Fatalf("it remembers %d changes", kept)
+				t.Fatalf("changes in the history = %d, want %d", kept, domain.HistoryLength)
 			}
 			mustGoOnAlike(t, r, []domain.Command{
 				domain.Deregister{ID: "n00"},
@@ -117,7 +117,7 @@ func TestADamagedSnapshotIsAnError(t *testing.T) {
 			snapshot := snapshotOf(t, im)
 			eachDamage(t, snapshot, func(t *testing.T, damaged []byte) {
 				if got, err := readSnapshot(bytes.NewReader(damaged)); err == nil {
-					t.Errorf("%x is read, as %+v", damaged, contentsOf(got.view))
+					t.Errorf("readSnapshot(%x) = %+v, want an error", damaged, contentsOf(got.view))
 				} else if !strings.HasPrefix(err.Error(), "snapshot") {
 					t.Errorf("the error does not say what is damaged: %v", err)
 				}
@@ -324,11 +324,11 @@ func TestAnAnnouncementCostsNoMemory(t *testing.T) {
 			_, err := readSnapshot(bytes.NewReader(data))
 			runtime.ReadMemStats(&after)
 			if err == nil {
-				t.Error("it is read")
+				t.Error("readSnapshot = nil, want an error")
 			}
 			// The buffer alone is 64 KiB; what runs beside costs something too.
 			if spent := after.TotalAlloc - before.TotalAlloc; spent > maxRecord {
-				t.Errorf("it costs %d bytes", spent)
+				t.Errorf("memory taken = %d bytes, want at most %d", spent, maxRecord)
 			}
 		})
 	}

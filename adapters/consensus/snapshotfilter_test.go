@@ -126,10 +126,10 @@ func TestAFollowerDoesNotGoBackToAnOlderSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !answer.Success || answer.Term != term {
-		t.Errorf("it is answered %+v", answer)
+		t.Errorf("answer = %+v, want success in term %d", answer, term)
 	}
 	if state, _ := follower.State(); state.View.Revision() < change.Revision {
-		t.Errorf("it went back from revision %d to %d", change.Revision, state.View.Revision())
+		t.Errorf("revision = %d, want at least %d", state.View.Revision(), change.Revision)
 	}
 	if now, err := follower.store.LastIndex(); err != nil || now < last {
 		t.Errorf("its log ended with entry %d, and ends with %d, %v", last, now, err)
@@ -168,13 +168,13 @@ func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
 			}
 			read, err := io.ReadAll(rpc.Reader)
 			if taken := err == nil && string(read) == "a snapshot"; taken != test.taken {
-				t.Errorf("%q is read, error %v", read, err)
+				t.Errorf("read = %q, error %v, want the snapshot: %v", read, err, test.taken)
 			}
 			if !test.taken && !errors.Is(err, errCovered) {
 				t.Errorf("error %v", err)
 			}
 			if content.Len() > 0 {
-				t.Errorf("%d bytes are left, and would be taken for the next request", content.Len())
+				t.Errorf("bytes left, which would be taken for the next request, = %d, want none", content.Len())
 			}
 		})
 	}
@@ -196,15 +196,15 @@ func TestASnapshotIsRecognizedOnlyInItsTerm(t *testing.T) {
 			content, answer := strings.NewReader("a snapshot"), make(chan raft.RPCResponse, 1)
 			request := &raft.InstallSnapshotRequest{Term: test.term, LastLogIndex: 10, LastLogTerm: 1}
 			if !c.has(request) {
-				t.Fatal("what is in it is not here")
+				t.Fatal("has = false for a snapshot that the log covers")
 			}
 			c.skip(raft.RPC{Command: request, Reader: content, RespChan: answer}, request)
 			got := <-answer
 			if response := got.Response.(*raft.InstallSnapshotResponse); got.Error != nil || response.Term != 0 || response.Success != test.taken {
-				t.Errorf("it is answered %+v, %v", response, got.Error)
+				t.Errorf("answer = %+v, %v, want success: %v", response, got.Error, test.taken)
 			}
 			if content.Len() > 0 {
-				t.Errorf("%d bytes are left, and would be taken for the next request", content.Len())
+				t.Errorf("bytes left, which would be taken for the next request, = %d, want none", content.Len())
 			}
 		})
 	}

@@ -95,7 +95,7 @@ func TestADamagedDescriptionIsRefused(t *testing.T) {
 	}
 	for end := range sealed {
 		if got, err := decodeDescription(sealed[:end]); err == nil {
-			t.Errorf("%q is read as %+v", sealed[:end], got)
+			t.Errorf("decodeDescription(%q) = %+v, want an error", sealed[:end], got)
 		}
 	}
 }
@@ -115,7 +115,7 @@ func TestADescriptionWithoutAChecksumIsWrittenAsEver(t *testing.T) {
 	} {
 		spoilt := strings.Replace(string(plain), spoil[0], spoil[1], 1)
 		if got, err := decodeDescription([]byte(spoilt)); spoilt == string(plain) || err == nil {
-			t.Errorf("%s: %s is read as %+v", name, spoilt, got)
+			t.Errorf("%s: decodeDescription(%s) = %+v, want an error", name, spoilt, got)
 		}
 	}
 	// A later build may say more, if it proves it.
@@ -167,7 +167,7 @@ func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		if left := namesIn(t, store.folder); len(left) != 0 {
-			t.Errorf("%s: left is %q", name, left)
+			t.Errorf("%s: files left = %q, want none", name, left)
 		}
 	}
 }
@@ -205,12 +205,12 @@ func TestSnapshotsAreReadByBuildsFromBeforeAndTheOtherWayRound(t *testing.T) {
 	for name, store := range map[string]raft.SnapshotStore{"ours": ours, "theirs": theirs} {
 		list, err := store.List()
 		if err != nil || len(list) != 2 || list[0].ID != b || list[1].ID != a {
-			t.Fatalf("%s lists %v, %v", name, list, err)
+			t.Fatalf("%s: List = %v, %v, want two snapshots, the newest first", name, list, err)
 		}
 		for id, want := range map[string]string{a: "ours", b: "theirs"} {
 			meta, state, err := store.Open(id)
 			if err != nil {
-				t.Fatalf("%s opens %s: %v", name, id, err)
+				t.Fatalf("%s: Open(%s) = %v, want success", name, id, err)
 			}
 			content, err := io.ReadAll(state)
 			if err != nil || string(content) != want || state.Close() != nil {
@@ -257,7 +257,7 @@ func TestASnapshotIsThereWhenItIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := sink.Close(); err != nil {
-		t.Errorf("what is cancelled is closed: %v", err)
+		t.Errorf("Close of a cancelled snapshot = %v, want no error", err)
 	}
 	if left := namesIn(t, store.folder); len(left) > 0 {
 		t.Errorf("left are %q", left)
@@ -387,7 +387,7 @@ func TestRemainsOfSnapshotsAreRemovedAtTheStart(t *testing.T) {
 	i.eventually(t, "as far as before", func(s ports.LocalState) bool { return s.View.Revision() >= last.Revision })
 	i.stop(t)
 	if said := strings.Count(log.String(), "removed what was left of a snapshot"); said != 5 {
-		t.Errorf("it says so %d times: %s", said, &log)
+		t.Errorf("log lines about removed remains = %d, want 5: %s", said, &log)
 	}
 }
 
@@ -428,7 +428,7 @@ func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
 	}
 	damaged = again(t, damaged, steadily)
 	if state, _ := damaged.State(); state.Leading || !strings.Contains(state.Quarantine, "damaged-") {
-		t.Errorf("it starts with %+v", state)
+		t.Errorf("state at the start = %+v, want quarantine", state)
 	}
 	damaged.eventually(t, "a voter, out of quarantine", func(s ports.LocalState) bool {
 		self, _ := s.Roster.Find(damaged.config.ID)

@@ -335,10 +335,10 @@ func TestANewLeaderWhoseStateMachineLagsServesNoStaleRead(t *testing.T) {
 		t.Errorf("a leader that has applied nothing of its term served a read at revision %d", view.Revision())
 	}
 	if view, err := other.ReadHere(short); err == nil {
-		t.Errorf("it let a follower serve a read at revision %d", view.Revision())
+		t.Errorf("a leader that has applied nothing of its term let a follower serve a read at revision %d", view.Revision())
 	}
 	if state, _ := lagging.State(); state.Leading {
-		t.Error("it says that it is able to serve")
+		t.Error("a leader that has not applied its log reports that it leads")
 	}
 	close(proceed)
 	lagging.eventually(t, "leading", leading)
@@ -350,7 +350,7 @@ func TestANewLeaderWhoseStateMachineLagsServesNoStaleRead(t *testing.T) {
 			t.Fatalf("%s: %v", who, err)
 		}
 		if _, there := view.Node("acknowledged"); !there {
-			t.Errorf("%s: an acknowledged write is missing", who)
+			t.Errorf("%s: the acknowledged write is missing", who)
 		}
 	}
 }

@@ -33,11 +33,11 @@ func TestAHeartbeatThatChangesTheTermIsLeftToRaftsMainGoroutine(t *testing.T) {
 				select {
 				case <-w.Consumer():
 					if test.beside {
-						t.Error("it waits for the main goroutine")
+						t.Error("the heartbeat waits for the main goroutine")
 					}
 				case <-beside:
 					if !test.beside {
-						t.Error("it is handled beside the main goroutine")
+						t.Error("the heartbeat is handled beside the main goroutine")
 					}
 				}
 				if err := w.Close(); err != nil {
@@ -62,7 +62,7 @@ func TestAHeartbeatThatWaitsIsAnsweredWhenTheInstanceIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := <-answer; got.Error == nil {
-		t.Errorf("it is answered with %+v", got)
+		t.Errorf("answer = %+v, want an error", got)
 	}
 }
 
@@ -110,7 +110,7 @@ func TestOnlyALaterTermWaitsForHeartbeats(t *testing.T) {
 				t.Fatal(err)
 			}
 			if raising.times != stored.times {
-				t.Errorf("%s %d: it has waited %d times, not %d", stored.key, stored.value, raising.times, stored.times)
+				t.Errorf("waits for %s %d = %d, want %d", stored.key, stored.value, raising.times, stored.times)
 			}
 		}
 	})
@@ -133,7 +133,7 @@ func TestATermThatWouldGoBackHaltsTheInstance(t *testing.T) {
 		}()
 		<-ended
 		if went || len(halted) == 0 {
-			t.Errorf("it went on: %v; it is halted: %v", went, len(halted) > 0)
+			t.Errorf("the write returned = %v, the instance is halted = %v, want false and true", went, len(halted) > 0)
 		}
 		if term, err := w.GetUint64(logstore.TermKey); err != nil || term != 7 {
 			t.Errorf("the term is %d, %v", term, err)

@@ -47,7 +47,7 @@ func TestARefusedPeerLearnsNothingAndDelaysNobody(t *testing.T) {
 				t.Errorf("the stranger has learnt something: %+v, was %+v", after, before)
 			}
 			if n := s.demux.Stats().Lanes[RaftLane].HandedOver; n != 0 {
-				t.Errorf("%d connections came through to raft", n)
+				t.Errorf("connections that reached raft = %d, want none", n)
 			}
 		})
 	}
@@ -66,7 +66,7 @@ func TestAnotherInstanceAtAnAddressIsRefused(t *testing.T) {
 		t.Errorf("the heir of an address was taken for its owner: %+v", state)
 	}
 	if state, _ := leader.State(); state.Leading {
-		t.Error("it leads with the vote of a stranger")
+		t.Error("the instance leads with the vote of a stranger")
 	}
 	heir.stop(t)
 	back := again(t, gone, nil)
@@ -92,7 +92,7 @@ func TestADialReachesTheInstanceThatItIsForOrNone(t *testing.T) {
 			}
 			for _, word := range []string{"b:1", "b:2", string(address)} {
 				if !strings.Contains(err.Error(), word) {
-					t.Errorf("%q does not name %q", err, word)
+					t.Errorf("error = %q, want it to name %q", err, word)
 				}
 			}
 		})

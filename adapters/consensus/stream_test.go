@@ -39,7 +39,7 @@ func TestAStreamCarriesBothWays(t *testing.T) {
 		}
 		got := make([]byte, 3)
 		if _, err := io.ReadFull(way[1], got); err != nil || string(got) != "rpc" {
-			t.Errorf("%q, %v", got, err)
+			t.Errorf("read %q, %v, want rpc", got, err)
 		}
 	}
 }
@@ -98,7 +98,7 @@ func TestClosingAStreamEndsAllThatWaitsOnIt(t *testing.T) {
 	}
 	for range cap(ended) {
 		if err := receive(t, ended, "something goes on"); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("it ended with %v", err)
+			t.Errorf("error = %v, want %v", err, net.ErrClosed)
 		}
 	}
 	// Raft closes what it still holds after that, and more than once.
@@ -132,7 +132,7 @@ func TestAClosedStreamDialsNobody(t *testing.T) {
 		t.Errorf("dial: %v", err)
 	}
 	if accepted := port.Stats().Accepted; accepted != 0 {
-		t.Errorf("%d connections were made", accepted)
+		t.Errorf("connections made = %d, want none", accepted)
 	}
 }
 
@@ -187,7 +187,7 @@ func TestADialEndsAtItsTimeout(t *testing.T) {
 		t.Errorf("dial: %v", err)
 	}
 	if took := time.Since(begin); took < timeout || took > patience/2 {
-		t.Errorf("it took %v", took)
+		t.Errorf("the dial took %v, want %v", took, timeout)
 	}
 	// The other side sees the end of it.
 	conn := receive(t, accepted, "nobody dialled")
@@ -208,7 +208,7 @@ func TestADialThatIsRefusedSaysWhereAndWhy(t *testing.T) {
 		t.Errorf("dial: %v", err)
 	}
 	if len(a.open) != 0 {
-		t.Error("it remembers a connection that it never had")
+		t.Error("a connection that was never made is remembered")
 	}
 }
 
@@ -224,7 +224,7 @@ func TestAClosedConnectionIsForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(a.open) != 0 || len(b.open) != 0 {
-			t.Fatalf("%d and %d closed connections are remembered", len(a.open), len(b.open))
+			t.Fatalf("closed connections that are remembered = %d and %d, want none", len(a.open), len(b.open))
 		}
 	}
 }
@@ -252,7 +252,7 @@ func TestAHostNameIsResolvedAtEachDial(t *testing.T) {
 		}
 	}
 	if got := b.Addr(); got.String() != "localhost:"+number || got.Network() != "tcp" {
-		t.Errorf("it tells others %s %s", got.Network(), got)
+		t.Errorf("Addr = %s %s, want tcp localhost:%s", got.Network(), got, number)
 	}
 	if _, err := a.Dial(raft.ServerAddress("no-such-host.invalid:"+number), patience); err == nil {
 		t.Error("a name that means nothing was dialled")
@@ -335,6 +335,6 @@ func TestAClosedStreamTakesNoConnection(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	if _, err := out.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		t.Errorf("it was left open: %v", err)
+		t.Errorf("the connection was left open: %v", err)
 	}
 }

@@ -21,7 +21,7 @@ func TestWhenAnInstanceIsSureOfItsLeadership(t *testing.T) {
 	until(t, "the leader is sure", leader.SureLeader)
 	for _, follower := range cluster[1:] {
 		if follower.SureLeader() {
-			t.Errorf("%s follows, and is sure that it leads", follower.config.ID)
+			t.Errorf("follower %s is sure that it leads", follower.config.ID)
 		}
 	}
 	for _, follower := range cluster[1:] {
@@ -29,7 +29,7 @@ func TestWhenAnInstanceIsSureOfItsLeadership(t *testing.T) {
 	}
 	until(t, "a leader that hears from nobody is not sure", func() bool { return !leader.SureLeader() })
 	if state, _ := leader.State(); !state.Leading {
-		t.Error("it took as long as to give up leadership")
+		t.Error("the leader gave up leadership before the test")
 	}
 }
 
@@ -55,7 +55,7 @@ func TestALeaderThatHandsOverIsNotSureUntilTheNextTerm(t *testing.T) {
 	}
 	for began := time.Now(); time.Since(began) < 3*stuck; time.Sleep(stuck / 20) {
 		if leader.SureLeader() {
-			t.Fatalf("it is sure after %v, and its successor may be about to take over", time.Since(began))
+			t.Fatalf("the leader is sure after %v, although its successor may take over", time.Since(began))
 		}
 	}
 	for _, hands := range []struct{ over, to *instance }{{leader, other}, {other, leader}} {
@@ -103,6 +103,6 @@ func TestALoneVoterIsSure(t *testing.T) {
 	i = start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
 	i.eventually(t, "leading", func(s ports.LocalState) bool { return s.Leading })
 	if !i.SureLeader() {
-		t.Error("it is not")
+		t.Error("a lone voter is not sure of its leadership")
 	}
 }

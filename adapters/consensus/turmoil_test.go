@@ -83,7 +83,7 @@ func TestNoReadHereIsOlderThanWhatWasAcknowledged(t *testing.T) {
 					cancel()
 					switch {
 					case err == nil && view.Revision() < least:
-						t.Errorf("%s read revision %d, after %d was acknowledged", i.config.ID, view.Revision(), least)
+						t.Errorf("%s read revision %d, want at least %d, which was acknowledged", i.config.ID, view.Revision(), least)
 						return
 					case err == nil:
 						answered[n].Add(1)

@@ -104,11 +104,11 @@ func TestAMessageThatCannotBeSentIsHeldUntilAnAnswer(t *testing.T) {
 					select {
 					case err := <-sent:
 						if !event.ends || !errors.Is(err, errUnreachable) {
-							t.Errorf("it ended with %v", err)
+							t.Errorf("error = %v, want %v: %v", err, errUnreachable, event.ends)
 						}
 					default:
 						if event.ends {
-							t.Error("it goes on waiting")
+							t.Error("the message is still held back")
 						}
 					}
 				})
@@ -130,7 +130,7 @@ func TestAHeartbeatDoesNotWait(t *testing.T) {
 		defer func() { _ = w.Close() }()
 		err := w.AppendEntries("b", "", &raft.AppendEntriesRequest{Term: 7}, &raft.AppendEntriesResponse{})
 		if !errors.Is(err, errUnreachable) {
-			t.Errorf("it answers %v", err)
+			t.Errorf("error = %v, want %v", err, errUnreachable)
 		}
 	})
 }

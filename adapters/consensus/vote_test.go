@@ -38,13 +38,13 @@ func TestAVoteIsForOneCandidateWhoeverHasItsAddress(t *testing.T) {
 	leaderOf(t, cluster)
 	first, second, voter := cluster[0], cluster[1], cluster[2]
 	if !asksFromAhead(t, first, voter) {
-		t.Fatal("who is ahead does not have the vote")
+		t.Fatal("a candidate that is ahead got no vote")
 	}
 	if asksFromAhead(t, second, voter) {
 		t.Error("another one at the same address has the vote of the same term, too")
 	}
 	if !asksFromAhead(t, first, voter) {
-		t.Error("who asks again does not have it any more")
+		t.Error("the same candidate got no vote the second time")
 	}
 }
 
@@ -55,12 +55,12 @@ func TestAHalfStoredVoteIsForNobody(t *testing.T) {
 	register(t, leader, "acknowledged")
 	candidate, voter := cluster[0], cluster[2]
 	if !asksFromAhead(t, candidate, voter) {
-		t.Fatal("who is ahead does not have the vote")
+		t.Fatal("a candidate that is ahead got no vote")
 	}
 	if err := voter.disk.SetUint64(logstore.VoteTermKey, 100_001); err != nil {
 		t.Fatal(err) // it is as if it were killed here
 	}
 	if asksForVote(t, candidate, voter, 100_001, 1, 1) {
-		t.Error("who lacks nearly all of the log has the vote of the next term")
+		t.Error("a candidate without nearly all of the log got a vote in the next term")
 	}
 }

@@ -83,7 +83,7 @@ func TestWhenAVoterIsFree(t *testing.T) {
 					t.Errorf("asked for its vote, its leader is no reason to refuse: %v, want %v", vote.LeadershipTransfer, test.free)
 				}
 				if string(vote.Addr) != "candidate:1" {
-					t.Errorf("it votes for %s", vote.Addr)
+					t.Errorf("vote for %s, want candidate:1", vote.Addr)
 				}
 			})
 		})
@@ -102,13 +102,13 @@ func TestAnInstanceThatCannotStoreItsVoteDoesNotTakeOver(t *testing.T) {
 		select {
 		case got := <-answer:
 			if !errors.Is(got.Error, v.trouble) {
-				t.Errorf("who told it to take over is answered with %+v", got)
+				t.Errorf("answer to the order to take over = %+v, want %v", got, v.trouble)
 			}
 		case rpc := <-v.Consumer():
 			t.Errorf("raft is told: %+v", rpc.Command)
 		}
 		if asked, _ := v.passes(&raft.RequestVoteRequest{}); asked == nil {
-			t.Error("it is asked for no vote any more")
+			t.Error("the second request for a vote was not passed on")
 		}
 	})
 }
@@ -118,10 +118,10 @@ func TestAnInstanceThatHasJustStartedIsAskedForNoVote(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newElector(t, "")
 		if _, after := v.passes(&raft.RequestVoteRequest{LeadershipTransfer: true}); after != 0 {
-			t.Errorf("it takes %v until it may vote for whom its leader told to take over", after)
+			t.Errorf("delay of a vote for the chosen successor = %v, want none", after)
 		}
 		if _, after := v.passes(&raft.RequestPreVoteRequest{}); after != testHeartbeat/2 {
-			t.Errorf("it says after %v that it would vote", after)
+			t.Errorf("delay of a prevote = %v, want %v", after, testHeartbeat/2)
 		}
 		if _, after := v.passes(&raft.RequestVoteRequest{}); after != 0 {
 			t.Errorf("after half a heartbeat timeout it still waits %v", after)
@@ -130,7 +130,7 @@ func TestAnInstanceThatHasJustStartedIsAskedForNoVote(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newElector(t, "")
 		if _, after := v.passes(&raft.RequestVoteRequest{}); after != testHeartbeat/2 {
-			t.Errorf("it votes after %v", after)
+			t.Errorf("delay of a vote = %v, want %v", after, testHeartbeat/2)
 		}
 	})
 }
@@ -145,7 +145,7 @@ func TestAVoteThatIsHeldBackEndsWithTheInstance(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := <-answer; got.Error == nil {
-			t.Errorf("it is answered with %+v", got)
+			t.Errorf("answer = %+v, want an error", got)
 		}
 	})
 }
@@ -183,7 +183,7 @@ func TestALeaderThatIsHeardCountsFromTheLatestTime(t *testing.T) {
 		v.votes.noteLeader(earlier)
 		asked, _ := v.passes(&raft.RequestVoteRequest{})
 		if asked.(*raft.RequestVoteRequest).LeadershipTransfer {
-			t.Error("it votes for another, and has just acknowledged a heartbeat")
+			t.Error("the request was passed on as a transfer although a heartbeat was just acknowledged")
 		}
 	})
 }
@@ -216,11 +216,11 @@ func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {
 				select {
 				case <-v.Consumer():
 					if test.beside {
-						t.Error("it waits for the main goroutine")
+						t.Error("the heartbeat waits for the main goroutine")
 					}
 				case <-v.steadily:
 					if !test.beside {
-						t.Error("it is handled beside the main goroutine")
+						t.Error("the heartbeat is handled beside the main goroutine")
 					}
 				}
 				vote.Respond(&raft.RequestVoteResponse{}, nil)
@@ -240,23 +240,23 @@ func TestAHintHoldsOnlyUntilTheLeaderIsHeard(t *testing.T) {
 		v.heartbeat()
 		<-v.steadily
 		if v.votes.noteLeaderGone(before) || v.votes.mayStand() {
-			t.Error("it was heard after somebody looked for it, and is taken for lost")
+			t.Error("a leader that was heard since is taken for gone")
 		}
 		<-time.After(time.Millisecond)
 		if !v.votes.noteLeaderGone(time.Now()) || !v.votes.mayStand() {
-			t.Error("it is not lost")
+			t.Error("a leader that is gone is not taken for gone")
 		}
 		v.heartbeat()
 		<-v.steadily
 		if v.votes.mayStand() {
-			t.Error("it was heard again, and this instance would stand for election")
+			t.Error("the instance would stand although its leader was heard again")
 		}
 		v.votes.answered(&raft.RequestPreVoteRequest{}, &raft.RequestPreVoteResponse{Granted: true})
 		v.heartbeat()
 		<-v.steadily
 		<-time.After(time.Millisecond)
 		if !v.votes.noteLeaderGone(time.Now()) || !v.votes.mayStand() {
-			t.Error("it was heard since this instance would have voted for another one, and keeps from standing for that")
+			t.Error("a leader that was heard before keeps the instance from standing")
 		}
 	})
 }
@@ -279,7 +279,7 @@ func TestAnInstanceThatWouldVoteForAnotherDoesNotStand(t *testing.T) {
 					t.Errorf("the other one is told %v", vote.Granted)
 				}
 				if v.votes.mayStand() != test.stands {
-					t.Errorf("it may stand: %v", !test.stands)
+					t.Errorf("mayStand = %v, want %v", !test.stands, test.stands)
 				}
 			})
 		})
@@ -298,7 +298,7 @@ func TestAVoteThatWaitsWaitsForALeaderThatIsHeard(t *testing.T) {
 					<-v.steadily
 				})
 				if _, after := v.passes(command); after != heardAfter+testHeartbeat/2 {
-					t.Errorf("it is asked after %v", after)
+					t.Errorf("delay of the request = %v, want %v", after, heardAfter+testHeartbeat/2)
 				}
 			})
 		})
@@ -387,7 +387,7 @@ func TestACandidateOnItsOwnDoesNotTakeVotersFromTheirLeader(t *testing.T) {
 			return v.votes.outgoing(&raft.RequestVoteRequest{Term: 8, LeadershipTransfer: true}).LeadershipTransfer
 		}
 		if ask() {
-			t.Error("it asks for votes as if its leader had told it to")
+			t.Error("the candidate asks for votes as if its leader had told it to")
 		}
 		v.stand() // once is enough
 		v.passes(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{Addr: []byte("leader:1")}})
@@ -442,7 +442,7 @@ func TestALeaderWhoseProcessIsGoneIsReplacedBeforeItsTime(t *testing.T) {
 	rest := others(cluster, leader)
 	next := leaderOf(t, rest)
 	if took := time.Since(began); took >= 4*time.Second {
-		t.Errorf("it took %v", took)
+		t.Errorf("the replacement took %v, want less than 4s", took)
 	}
 	register(t, next, "after")
 }
@@ -456,12 +456,12 @@ func TestALeaderThatRunsStaysLeaderWhenItsConnectionsEnd(t *testing.T) {
 		follower.stream.reset()
 		until(t, follower.config.ID+" has looked for its leader", func() bool { return leader.demux.Stats().Accepted > dialled })
 		if follower.interceptor.votes.mayStand() {
-			t.Errorf("%s takes it for gone", follower.config.ID)
+			t.Errorf("%s takes the leader for gone", follower.config.ID)
 		}
 	}
 	register(t, leader, "after")
 	if now, leads := leader.leads(); now != term || !leads {
-		t.Errorf("it leads: %v, in term %d; it led in %d", leads, now, term)
+		t.Errorf("the leader leads = %v in term %d, want true in term %d", leads, now, term)
 	}
 }
 
