@@ -159,11 +159,11 @@ func TestABatchIsAppliedInOrder(t *testing.T) {
 		do    []domain.Command
 		want  []domain.Effect
 	}{
-		"nothing may be done":                {given: list(put(a)), do: nil, want: nil},
+		"an empty batch is accepted":         {given: list(put(a)), do: nil, want: nil},
 		"one node may be added":              {do: list(put(a)), want: effects(added)},
 		"each change has a revision":         {do: list(put(a), put(b), put(c)), want: effects(added, added, added)},
-		"what is as it was has none":         {given: list(put(a)), do: list(put(a), put(b), put(a)), want: effects(unchanged, added, unchanged)},
-		"a batch may change nothing at all":  {given: list(put(a), put(b)), do: list(put(b), put(a)), want: effects(unchanged, unchanged)},
+		"an unchanged node has no revision":  {given: list(put(a)), do: list(put(a), put(b), put(a)), want: effects(unchanged, added, unchanged)},
+		"a batch may change nothing":         {given: list(put(a), put(b)), do: list(put(b), put(a)), want: effects(unchanged, unchanged)},
 		"a batch may do all there is to do":  {given: list(put(a), put(b)), do: list(put(c), put(heavyA), remove("b"), put(c)), want: effects(added, updated, removed, unchanged)},
 		"a node may be added and removed":    {do: list(put(a), remove("a")), want: effects(added, removed)},
 		"a node may be removed and added":    {given: list(put(a)), do: list(remove("a"), put(a)), want: effects(removed, added)},
@@ -233,7 +233,7 @@ func TestARefusedBatchChangesNothing(t *testing.T) {
 		"its first command is refused": {do: list(remove("x"), put(c)), at: 0, err: domain.ErrNoSuchNode},
 		"its only command is refused":  {do: list(put(to(c, "h:1"))), at: 0, err: domain.ErrAddressInUse},
 		"its last command is refused":  {do: list(put(c), put(heavyA), remove("b"), remove("x")), at: 3, err: domain.ErrNoSuchNode},
-		"what comes after a refusal is not looked at": {
+		"changes after a refusal are not examined": {
 			do: list(put(c), remove("x"), remove("y"), put(to(d, "h:1"))), at: 1, err: domain.ErrNoSuchNode},
 
 		"a node was added": {do: list(put(c), remove("x")), at: 1, err: domain.ErrNoSuchNode},

@@ -27,7 +27,7 @@ func TestEventsSince(t *testing.T) {
 		before, after domain.Cluster
 		want          []domain.ClusterEvent
 	}{
-		"nothing happened": {
+		"no change": {
 			at(1, "a", answers(a), silent(b)), at(1, "a", answers(a), silent(b)), nil},
 		"another instance leads": {
 			at(1, "a", answers(a), answers(b)), at(2, "b", answers(a), answers(b)),
@@ -35,7 +35,7 @@ func TestEventsSince(t *testing.T) {
 		"the same instance leads in another term": {
 			at(1, "a", answers(a)), at(3, "a", answers(a)),
 			events(event(domain.LeaderChanged, answers(a), 3))},
-		"nobody leads": {
+		"no leader": {
 			at(1, "a", answers(a)), at(1, "", answers(a)),
 			events(event(domain.LeaderChanged, domain.Member{}, 1))},
 		"an instance leads that is no member any more": {
@@ -62,7 +62,7 @@ func TestEventsSince(t *testing.T) {
 		"the first instances come": {
 			domain.Cluster{}, at(1, "a", answers(a), answers(b)),
 			events(event(domain.LeaderChanged, answers(a), 1), event(domain.InstanceAdded, answers(a), 1), event(domain.InstanceAdded, answers(b), 1))},
-		"an instance falls silent, and what it said is no news": {
+		"an instance becomes unreachable, and the loss of its address is no event": {
 			at(1, "a", answers(a), answers(b)), at(1, "a", answers(a), silent(b)),
 			events(event(domain.InstanceUnreachable, silent(b), 1))},
 		"an instance answers again, as before": {

@@ -107,13 +107,13 @@ func TestFilterAll(t *testing.T) {
 		filter domain.Filter
 		want   bool
 	}{
-		"a filter that says nothing leaves nothing out": {filter(), true},
-		"nor does one with an empty list of labels":     {domain.Filter{Labels: []domain.Label{}}, true},
-		"a pool leaves others out":                      {filter(ofPool("p")), false},
-		"a state leaves others out":                     {filter(ofState(domain.Active)), false},
-		"a zone leaves others out":                      {filter(ofZone("z")), false},
-		"no zone leaves others out":                     {filter(ofZone("")), false},
-		"a label leaves others out":                     {filter(labelled("k", "v")), false},
+		"an empty filter matches all nodes":         {filter(), true},
+		"an empty list of labels matches all nodes": {domain.Filter{Labels: []domain.Label{}}, true},
+		"a pool leaves others out":                  {filter(ofPool("p")), false},
+		"a state leaves others out":                 {filter(ofState(domain.Active)), false},
+		"a zone leaves others out":                  {filter(ofZone("z")), false},
+		"no zone leaves others out":                 {filter(ofZone("")), false},
+		"a label leaves others out":                 {filter(labelled("k", "v")), false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -134,36 +134,36 @@ func TestFilterMatches(t *testing.T) {
 		node   domain.CacheNode
 		want   bool
 	}{
-		"all nodes are wanted":                          {filter(), n, true},
-		"its pool is wanted":                            {filter(ofPool("p")), n, true},
-		"another pool is wanted":                        {filter(ofPool("q")), n, false},
-		"a pool is wanted in small letters":             {filter(ofPool("P")), n, false},
-		"the default pool is a pool":                    {filter(ofPool("default")), bare, true},
-		"its state is wanted":                           {filter(ofState(domain.Active)), n, true},
-		"another state is wanted":                       {filter(ofState(domain.Draining)), n, false},
-		"down is wanted":                                {filter(ofState(domain.Down)), bare, true},
-		"its zone is wanted":                            {filter(ofZone("z")), n, true},
-		"another zone is wanted":                        {filter(ofZone("y")), n, false},
-		"no zone is wanted, and it has one":             {filter(ofZone("")), n, false},
-		"no zone is wanted, and it has none":            {filter(ofZone("")), bare, true},
-		"a zone is wanted, and it has none":             {filter(ofZone("z")), bare, false},
-		"its label is wanted":                           {filter(labelled("rack", "r7")), n, true},
-		"another value is wanted":                       {filter(labelled("rack", "r8")), n, false},
-		"another key is wanted":                         {filter(labelled("row", "r7")), n, false},
-		"its empty label is wanted":                     {filter(labelled("tier", "")), n, true},
-		"an empty label is not one that is not there":   {filter(labelled("row", "")), n, false},
-		"a label is wanted, and it has none":            {filter(labelled("rack", "")), bare, false},
-		"all its labels are wanted":                     {filter(labelled("tier", ""), labelled("rack", "r7")), n, true},
-		"one of two labels is another":                  {filter(labelled("rack", "r7"), labelled("tier", "x")), n, false},
-		"the first of two labels is another":            {filter(labelled("rack", "r8"), labelled("tier", "")), n, false},
-		"a label with two values is none":               {filter(labelled("rack", "r7"), labelled("rack", "r8")), n, false},
-		"a label that is wanted twice is wanted":        {filter(labelled("rack", "r7"), labelled("rack", "r7")), n, true},
-		"all that is wanted is true":                    {filter(ofPool("p"), ofState(domain.Active), ofZone("z"), labelled("rack", "r7")), n, true},
-		"all that is wanted is true but the pool":       {filter(ofPool("q"), ofState(domain.Active), ofZone("z"), labelled("rack", "r7")), n, false},
-		"all that is wanted is true but the state":      {filter(ofPool("p"), ofState(domain.Down), ofZone("z"), labelled("rack", "r7")), n, false},
-		"all that is wanted is true but the zone":       {filter(ofPool("p"), ofState(domain.Active), ofZone(""), labelled("rack", "r7")), n, false},
-		"all that is wanted is true but the label":      {filter(ofPool("p"), ofState(domain.Active), ofZone("z"), labelled("rack", "")), n, false},
-		"all that is wanted is true, a label left open": {filter(ofPool("p"), ofState(domain.Active), ofZone("z")), n, true},
+		"all nodes are wanted":                            {filter(), n, true},
+		"its pool is wanted":                              {filter(ofPool("p")), n, true},
+		"another pool is wanted":                          {filter(ofPool("q")), n, false},
+		"a pool is wanted in small letters":               {filter(ofPool("P")), n, false},
+		"the default pool is a pool":                      {filter(ofPool("default")), bare, true},
+		"its state is wanted":                             {filter(ofState(domain.Active)), n, true},
+		"another state is wanted":                         {filter(ofState(domain.Draining)), n, false},
+		"down is wanted":                                  {filter(ofState(domain.Down)), bare, true},
+		"its zone is wanted":                              {filter(ofZone("z")), n, true},
+		"another zone is wanted":                          {filter(ofZone("y")), n, false},
+		"no zone is wanted, and the node has one":         {filter(ofZone("")), n, false},
+		"no zone is wanted, and the node has none":        {filter(ofZone("")), bare, true},
+		"a zone is wanted, and the node has none":         {filter(ofZone("z")), bare, false},
+		"its label is wanted":                             {filter(labelled("rack", "r7")), n, true},
+		"another value is wanted":                         {filter(labelled("rack", "r8")), n, false},
+		"another key is wanted":                           {filter(labelled("row", "r7")), n, false},
+		"its empty label is wanted":                       {filter(labelled("tier", "")), n, true},
+		"an empty label is wanted, and the node has none": {filter(labelled("row", "")), n, false},
+		"a label is wanted, and the node has no labels":   {filter(labelled("rack", "")), bare, false},
+		"all its labels are wanted":                       {filter(labelled("tier", ""), labelled("rack", "r7")), n, true},
+		"one of two labels is another":                    {filter(labelled("rack", "r7"), labelled("tier", "x")), n, false},
+		"the first of two labels is another":              {filter(labelled("rack", "r8"), labelled("tier", "")), n, false},
+		"two values of one label match no node":           {filter(labelled("rack", "r7"), labelled("rack", "r8")), n, false},
+		"a label that is wanted twice is wanted":          {filter(labelled("rack", "r7"), labelled("rack", "r7")), n, true},
+		"all that is wanted is true":                      {filter(ofPool("p"), ofState(domain.Active), ofZone("z"), labelled("rack", "r7")), n, true},
+		"all that is wanted is true but the pool":         {filter(ofPool("q"), ofState(domain.Active), ofZone("z"), labelled("rack", "r7")), n, false},
+		"all that is wanted is true but the state":        {filter(ofPool("p"), ofState(domain.Down), ofZone("z"), labelled("rack", "r7")), n, false},
+		"all that is wanted is true but the zone":         {filter(ofPool("p"), ofState(domain.Active), ofZone(""), labelled("rack", "r7")), n, false},
+		"all that is wanted is true but the label":        {filter(ofPool("p"), ofState(domain.Active), ofZone("z"), labelled("rack", "")), n, false},
+		"all that is wanted is true, a label left open":   {filter(ofPool("p"), ofState(domain.Active), ofZone("z")), n, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -176,7 +176,7 @@ func TestFilterMatches(t *testing.T) {
 
 func TestFilterNormalized(t *testing.T) {
 	tests := map[string]struct{ filter, want domain.Filter }{
-		"nothing stays nothing":               {filter(), filter()},
+		"an empty filter stays empty":         {filter(), filter()},
 		"labels stand in order of their keys": {filter(labelled("b", "1"), labelled("a", "2")), filter(labelled("a", "2"), labelled("b", "1"))},
 		"then of their values":                {filter(labelled("a", "2"), labelled("a", "1")), filter(labelled("a", "1"), labelled("a", "2"))},
 		"each stands there once":              {filter(labelled("a", "1"), labelled("b", "1"), labelled("a", "1")), filter(labelled("a", "1"), labelled("b", "1"))},
@@ -204,7 +204,7 @@ func TestFilterChange(t *testing.T) {
 	}
 	expired := func(c domain.Change) domain.Change { c.Reason = domain.ByExpiry; return c }
 	const added, updated, removed = domain.Added, domain.Updated, domain.Removed
-	none := domain.Change{} // it is no change to those who know of pool p only
+	none := domain.Change{} // no change for a subscriber to pool p
 
 	tests := map[string]struct{ change, want domain.Change }{
 		"a node that matches is added":          {now(added, nil, &inP), now(added, nil, &inP)},
@@ -257,7 +257,7 @@ func filters() *rapid.Generator[domain.Filter] {
 	})
 }
 
-// matching is the list of somebody who asks once.
+// matching gives the list that a client with the filter gets.
 func matching(f domain.Filter, nodes map[string]domain.CacheNode) []domain.CacheNode {
 	var matching []domain.CacheNode
 	for _, n := range (&model{nodes: nodes}).contents().Nodes {

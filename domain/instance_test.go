@@ -18,19 +18,19 @@ func TestNewInstance(t *testing.T) {
 		want        domain.Suffrage
 		faults      []string // the fields, in order; none: it is accepted
 	}{
-		"an instance is a voter if nothing else is said": {id: "n1", address: "h:1", want: domain.Voter},
-		"an instance may be a voter":                     {id: "n1", address: "h:1", suffrage: suffrage("voter"), want: domain.Voter},
-		"an instance may be a nonvoter":                  {id: "n1", address: "h:1", suffrage: suffrage("nonvoter"), want: domain.Nonvoter},
-		"an instance may have an IPv6 address":           {id: "n1", address: "[::1]:1", want: domain.Voter},
-		"an instance may have a node's reserved word":    {id: "sse", address: "h:1", want: domain.Voter},
-		"an id must be given":                            {address: "h:1", faults: []string{"id"}},
-		"an id must be one":                              {id: "a/b", address: "h:1", faults: []string{"id"}},
-		"an address must be given":                       {id: "n1", faults: []string{"address"}},
-		"an address must be one":                         {id: "n1", address: "h", faults: []string{"address"}},
-		"an address must not be a wildcard":              {id: "n1", address: "0.0.0.0:1", faults: []string{"address"}},
-		"a suffrage that is given must not be empty":     {id: "n1", address: "h:1", suffrage: suffrage(""), faults: []string{"suffrage"}},
-		"a suffrage is one of two":                       {id: "n1", address: "h:1", suffrage: suffrage("staging"), faults: []string{"suffrage"}},
-		"all faults are told":                            {suffrage: suffrage("x"), faults: []string{"id", "address", "suffrage"}},
+		"an instance is a voter by default":           {id: "n1", address: "h:1", want: domain.Voter},
+		"an instance may be a voter":                  {id: "n1", address: "h:1", suffrage: suffrage("voter"), want: domain.Voter},
+		"an instance may be a nonvoter":               {id: "n1", address: "h:1", suffrage: suffrage("nonvoter"), want: domain.Nonvoter},
+		"an instance may have an IPv6 address":        {id: "n1", address: "[::1]:1", want: domain.Voter},
+		"an instance may have a node's reserved word": {id: "sse", address: "h:1", want: domain.Voter},
+		"an id must be given":                         {address: "h:1", faults: []string{"id"}},
+		"an id must be one":                           {id: "a/b", address: "h:1", faults: []string{"id"}},
+		"an address must be given":                    {id: "n1", faults: []string{"address"}},
+		"an address must be one":                      {id: "n1", address: "h", faults: []string{"address"}},
+		"an address must not be a wildcard":           {id: "n1", address: "0.0.0.0:1", faults: []string{"address"}},
+		"a suffrage that is given must not be empty":  {id: "n1", address: "h:1", suffrage: suffrage(""), faults: []string{"suffrage"}},
+		"a suffrage is one of two":                    {id: "n1", address: "h:1", suffrage: suffrage("staging"), faults: []string{"suffrage"}},
+		"all faults are told":                         {suffrage: suffrage("x"), faults: []string{"id", "address", "suffrage"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestLeave(t *testing.T) {
 		"a nonvoter leaves the only voter":     {of(voter("a", "h:1"), nonvoter("b", "h:2")), "b", nil},
 		"the last voter stays":                 {of(voter("a", "h:1")), "a", domain.ErrLastVoter},
 		"the last voter stays with nonvoters":  {of(voter("a", "h:1"), nonvoter("b", "h:2")), "a", domain.ErrLastVoter},
-		"who is no member can't leave":         {of(voter("a", "h:1")), "b", domain.ErrNoSuchInstance},
+		"only a member can leave":              {of(voter("a", "h:1")), "b", domain.ErrNoSuchInstance},
 		"nobody can leave an empty membership": {of(), "a", domain.ErrNoSuchInstance},
 	}
 	for name, test := range tests {
@@ -172,9 +172,9 @@ func TestSucceed(t *testing.T) {
 		id  string
 		err error
 	}{
-		"a voter may lead":            {"a", nil},
-		"a nonvoter can't lead":       {"b", domain.ErrNotVoter},
-		"who is no member can't lead": {"c", domain.ErrNoSuchInstance},
+		"a voter may lead":       {"a", nil},
+		"a nonvoter can't lead":  {"b", domain.ErrNotVoter},
+		"only a member can lead": {"c", domain.ErrNoSuchInstance},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

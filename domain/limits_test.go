@@ -73,7 +73,7 @@ func TestTheSizeOfARegistryIsLimited(t *testing.T) {
 	for !full() {
 		count++
 	}
-	// What is counted is somewhat more than the text alone.
+	// The counted size is somewhat more than the text alone.
 	if held := count * raw; held > 256<<20 || held < 224<<20 {
 		t.Fatalf("bytes of text in a full registry of %d nodes = %d, want 224 to 256 MiB", count, held)
 	}
@@ -113,7 +113,7 @@ func TestTheSizeOfARegistryIsLimited(t *testing.T) {
 		t.Error("the registry is still full after a node became smaller")
 	}
 
-	// What a refused batch took or gave back counts for nothing.
+	// The size that a refused batch added or freed must not count.
 	one, other := big, big
 	one.ID, one.Address, other.ID, other.Address = "one", "one:1", "other", "other:1"
 	for range 3 {
@@ -168,7 +168,7 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 	moved.Weight++
 	mustFit(moved)
 
-	// What is there already is there, though it be more than is taken today.
+	// A registry of an earlier build may hold more than is accepted today.
 	full := r.View()
 	more := weighs("3", 1<<20)
 	more.Slot, more.CreatedRevision, more.Revision = 2, 1, 1

@@ -13,7 +13,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// The registry does what its plainest form does, command by command.
+// The registry must behave as its simplest model, command by command.
 func TestARegistryAgreesWithItsModel(t *testing.T) {
 	seen := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
