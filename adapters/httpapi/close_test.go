@@ -141,7 +141,7 @@ func TestCloseDoesNotWaitForAReaderThatTakesNothing(t *testing.T) {
 			t.Errorf("close, twice at once: %v", err)
 		}
 		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("it took %v", took)
+			t.Errorf("Close took %v, want at most 5s", took)
 		}
 		if s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") != 1 {
 			t.Errorf("of %v events all that were sent by then were taken: it was not stuck", sent)
@@ -157,7 +157,7 @@ func TestCloseDoesNotWaitForAReaderThatTakesNothing(t *testing.T) {
 			t.Errorf("close: %v", err)
 		}
 		if s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") != 0 {
-			t.Error("it was given the time of a farewell")
+			t.Error("a stream was cut off, want it closed without the time for its end")
 		}
 	})
 }
