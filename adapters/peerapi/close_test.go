@@ -1,6 +1,7 @@
 package peerapi_test
 
 import (
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // pipes is a net.Listener without a network, so that a test has a clock of its own: what
@@ -95,4 +97,57 @@ func TestCloseWaitsForAtMostASecond(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestCloseOfAClientClosesTheConnectionsThatItKept(t *testing.T) {
+	i := start(t, "127.0.0.1:0")
+	c := client(t)
+	if _, err := c.Identify(within(t, 5*time.Second), i.address()); err != nil {
+		t.Fatal(err)
+	}
+	open := func() int { return i.demux.Stats().Lanes[peerapi.Lane].Open }
+	if open() != 1 {
+		t.Fatalf("%d connections are open", open())
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// By itself it keeps them for a minute.
+	for deadline := time.Now().Add(30 * time.Second); open() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the connection stays open")
+		}
+	}
+}
+
+func TestCloseOfAClientWaitsForItsDials(t *testing.T) {
+	address := impostor(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	synctest.Test(t, func(t *testing.T) {
+		c := peerapi.NewClient(nil)
+		begun, release := make(chan struct{}), make(chan struct{})
+		c.Handshake(func(net.Conn) error {
+			close(begun)
+			<-release
+			return nil
+		})
+		failed := make(chan error, 1)
+		go func() {
+			_, err := c.Identify(t.Context(), address)
+			failed <- err
+		}()
+		<-begun
+		closed := make(chan error, 1)
+		go func() { closed <- c.Close() }()
+		synctest.Wait()
+		if len(closed) > 0 {
+			t.Error("it did not wait")
+		}
+		close(release)
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+		if err := <-failed; !errors.Is(err, ports.ErrClosed) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
