@@ -12,7 +12,7 @@ import (
 // entries of both. So the first connection that passes the preface decides, before raft
 // reads a byte of it.
 
-var errNotJudged = errors.New("this instance is starting: it does not know yet what it is")
+var errNotJudged = errors.New("this instance is starting: it does not know yet whether it belongs to a cluster")
 
 // adopt durably makes this instance part of the cluster id, if it belongs to none. The
 // preface calls it, from many goroutines.

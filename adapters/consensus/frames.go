@@ -44,7 +44,7 @@ const (
 	rpcLast            = 4
 )
 
-var errHostileFrame = errors.New("not what an instance sends")
+var errHostileFrame = errors.New("not a message that an instance sends")
 
 func hostile(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", errHostileFrame, fmt.Errorf(format, args...))

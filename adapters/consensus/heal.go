@@ -76,7 +76,7 @@ func (n *Node) openAndInspect(ctx context.Context) (logstore.Store, []Fault, err
 			return nil, nil, errors.Join(fmt.Errorf("make the snapshots durable: %w", err), store.Close())
 		}
 		if err := store.DeleteRange(report.FirstIndex, report.damagedThrough); err != nil {
-			return nil, nil, errors.Join(fmt.Errorf("remove what is damaged of the log, and in a snapshot: %w", err), store.Close())
+			return nil, nil, errors.Join(fmt.Errorf("remove the damaged entries that a snapshot contains: %w", err), store.Close())
 		}
 		n.config.Logger.Info("removed the damaged beginning of the log, which a snapshot has", "from", report.FirstIndex, "to", report.damagedThrough)
 	}
@@ -87,7 +87,7 @@ func (n *Node) openAndInspect(ctx context.Context) (logstore.Store, []Fault, err
 func (n *Node) removeLeftovers(leftovers []string) {
 	for _, path := range leftovers {
 		if err := removeSnapshot(path); err != nil {
-			n.config.Logger.Warn("what is left of a snapshot could not be removed", "path", path, "error", err)
+			n.config.Logger.Warn("the remains of a snapshot could not be removed", "path", path, "error", err)
 			continue
 		}
 		n.config.Logger.Info("removed what was left of a snapshot when this instance last ended", "path", path)

@@ -137,7 +137,7 @@ func (n *Node) CanSpare(ctx context.Context, id string) error {
 		select {
 		case <-time.After(transferPause):
 		case <-late.C:
-			return fmt.Errorf("%w: of the %d voters that would be left these don't answer, or lack what was written: %q", ports.ErrNoMajorityLeft, len(left), away)
+			return fmt.Errorf("%w: of the %d voters that would be left, these don't answer or lack earlier entries: %q", ports.ErrNoMajorityLeft, len(left), away)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -243,7 +243,7 @@ func (n *Node) HandOver(ctx context.Context, to string) error {
 
 var (
 	errNoTakeover  = errors.New("it was told to take over, but did not")
-	errNotCaughtUp = errors.New("it does not answer, or lacks what was written before")
+	errNotCaughtUp = errors.New("it does not answer, or lacks earlier entries")
 )
 
 // handOverTo returns when raft's attempt ends: after an election timeout for the voter to

@@ -15,7 +15,7 @@ type mutedTransport struct {
 	refusal func() error // nil while there is no trouble
 }
 
-var errDeposed = errors.New("what is sent is of a later term than the leader that sends it")
+var errDeposed = errors.New("the message is of a later term than the leader that sends it")
 
 // mayNotSend returns why entries are not sent; nil if they may be. The replication
 // goroutines that raft 1.7.3 leaves running for a deposed leader send its successor's

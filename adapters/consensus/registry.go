@@ -204,7 +204,7 @@ func (n *Node) notCaughtUp() error {
 	if trouble := n.disk.fault(); trouble != nil {
 		return fmt.Errorf("%w: %w", ports.ErrNotCaughtUp, trouble)
 	}
-	return fmt.Errorf("%w: what it lacks has not come within %v", ports.ErrNotCaughtUp, answerTimeout)
+	return fmt.Errorf("%w: the entries that it lacks have not come within %v", ports.ErrNotCaughtUp, answerTimeout)
 }
 
 // askLeader asks the leader for the index that this instance must have applied to answer a

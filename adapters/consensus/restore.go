@@ -106,6 +106,6 @@ func (n *Node) dropStaged(id string) {
 	defer cancel()
 	_, err := n.apply(ctx, encodeEntry(restoreAbort{ID: id}))
 	if err != nil && !errors.Is(err, ports.ErrNotLeader) && !errors.Is(err, ports.ErrClosed) {
-		n.config.Logger.Warn("what was written of a restore could not be dropped yet", "error", err)
+		n.config.Logger.Warn("the staged parts of a restore could not be dropped yet", "error", err)
 	}
 }

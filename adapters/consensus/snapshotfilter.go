@@ -82,7 +82,7 @@ func (f *snapshotFilter) hasByNow(request *raft.InstallSnapshotRequest) bool {
 	return f.started.Load() == nil || f.has(request)
 }
 
-var errCovered = errors.New("what is in this snapshot has arrived meanwhile")
+var errCovered = errors.New("the log has reached the end of this snapshot meanwhile")
 
 // unlessCovered reads a snapshot from a peer, unless covered returns true when raft's main
 // goroutine begins to read. Then it discards the whole snapshot and fails with errCovered.

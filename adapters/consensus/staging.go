@@ -198,7 +198,7 @@ func (s *snapshotReader) readStaged(f *field) {
 		}
 	})
 	if s.staging != nil || next.id == "" || next.parts == 0 {
-		f.fail(fmt.Errorf("what is staged of the restore %q is out of place", next.id))
+		f.fail(fmt.Errorf("the record of the staged restore %q is out of place", next.id))
 		return
 	}
 	s.staging = next

@@ -24,7 +24,7 @@ func (d *Directory) SetAside(now time.Time) (folder string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.mayWrite(); err != nil {
-		return "", fmt.Errorf("set aside what is in %s: %w", d.path, err)
+		return "", fmt.Errorf("set aside the contents of %s: %w", d.path, err)
 	}
 	if err := d.forgetAside(keptAside - 1); err != nil {
 		return "", err

@@ -109,7 +109,7 @@ type migration struct {
 // clear removes the temporary folder.
 func (m *migration) clear() error {
 	if err := os.RemoveAll(m.temporary); err != nil {
-		return fmt.Errorf("remove what a migration left: %w", err)
+		return fmt.Errorf("remove the remains of a migration: %w", err)
 	}
 	return nil
 }
@@ -168,7 +168,7 @@ func (m *migration) makeRoom(old Store) error {
 			return err
 		}
 		if err := os.RemoveAll(path); err != nil {
-			return fmt.Errorf("remove what an earlier migration left: %w", err)
+			return fmt.Errorf("remove the remains of an earlier migration: %w", err)
 		}
 		left = true
 	}
@@ -260,7 +260,7 @@ func (m *migration) finish() error {
 func (m *migration) removeOld() (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("the directory uses %s now, but what is left of %s could not be removed: %w", m.To.Name, m.From.Name, err)
+			err = fmt.Errorf("the directory uses %s now, but the remains of %s could not be removed: %w", m.To.Name, m.From.Name, err)
 		}
 	}()
 	if err := errors.Join(m.clear(), os.Mkdir(m.temporary, 0o700)); err != nil {

@@ -69,9 +69,9 @@ var (
 	ErrOwnID = errors.New("the other side bears the same raft id")
 	// ErrQuarantined: the dialled side is in quarantine, and the dialer does not have it
 	// as a nonvoter.
-	ErrQuarantined = errors.New("the one that was dialled is in quarantine: it has not got the state of the cluster yet, so it does not vote, and takes entries only from a leader that has it as a nonvoter")
+	ErrQuarantined = errors.New("the dialled instance is in quarantine: it does not have the state of the cluster yet, so it does not vote, and takes entries only from a leader that has it as a nonvoter")
 	// ErrStarting: the dialled side is not ready yet; try again.
-	ErrStarting = errors.New("the one that was dialled is starting, and has not read yet what it has")
+	ErrStarting = errors.New("the dialled instance is starting, and has not read its data yet")
 	// ErrWrongSecret: the other side's proof is wrong.
 	ErrWrongSecret = errors.New("the other side does not know the raft secret")
 	// ErrNoProof: the other side closed the connection instead of sending its proof.

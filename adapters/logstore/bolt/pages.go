@@ -87,7 +87,7 @@ func (p *pages) checkTree(id uint64, keys span, each visit) error {
 // read returns a page, together with its overflow pages.
 func (p *pages) read(id uint64) ([]byte, error) {
 	if id < 2 || id >= p.end {
-		return nil, fmt.Errorf("%w (page %d is none of 2 to %d)", ErrDamaged, id, p.end)
+		return nil, fmt.Errorf("%w (page %d is not one of 2 to %d)", ErrDamaged, id, p.end)
 	}
 	var header [pageHeaderSize]byte
 	at := int64(id) * int64(p.size)

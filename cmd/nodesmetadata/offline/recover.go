@@ -151,7 +151,7 @@ func (r *recovery) announce(found consensus.Report) string {
 func same(before, after consensus.Report, self domain.Instance) error {
 	switch {
 	case !after.Sound():
-		return fmt.Errorf("what was written can't be read: %w", faultsOf(after))
+		return fmt.Errorf("the recovered directory can't be read: %w", faultsOf(after))
 	case !after.Roster.Equal(domain.NewRoster(self)):
 		return errors.New("the membership is not the new one: give the same command again")
 	case after.Revision != before.Revision || after.Nodes != before.Nodes || after.ClusterID != before.ClusterID:
