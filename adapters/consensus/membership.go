@@ -178,9 +178,6 @@ func (n *Node) changeMembership(ctx context.Context, plan func(domain.Roster) ([
 // committed then: earlier leaders' changes precede the opening of this term, and no change
 // of this leader is under way.
 func (n *Node) planChanges(ctx context.Context, plan func(domain.Roster) ([]change, error)) ([]change, error) {
-	if err := n.refusal(ctx); err != nil {
-		return nil, err
-	}
 	current, err := n.Roster(ctx)
 	if err != nil {
 		return nil, err
