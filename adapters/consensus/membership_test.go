@@ -130,6 +130,62 @@ func TestADeposedLeaderDoesNotReportThatNoMajorityIsLeft(t *testing.T) {
 	}
 }
 
+// Its log would have to catch up before it could commit anything.
+func TestAVoterThatLacksWhatWasWrittenIsNotLeftAlone(t *testing.T) {
+	through := make(chan struct{})
+	var holdsBack atomic.Bool
+	cluster := startCluster(t, 2, func(config *instanceConfig) {
+		config.timing = steadily
+		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+	})
+	letThrough := sync.OnceFunc(func() { close(through) })
+	t.Cleanup(letThrough) // before the cluster is stopped
+	leader := cluster[0]
+	holdsBack.Store(true)
+	before, written := leader.raft.LastIndex(), make(chan error, 1)
+	go func() {
+		_, err := leader.Propose(within(t), domain.Register{Node: node(t, "a", "a:1")})
+		written <- err
+	}()
+	until(t, "it is in the log", func() bool { return leader.raft.LastIndex() > before })
+	if err := leader.CanSpare(within(t), leader.config.ID); !errors.Is(err, ports.ErrNoMajorityLeft) {
+		t.Errorf("while it lacks that: %v", err)
+	}
+	letThrough()
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.CanSpare(within(t), leader.config.ID); err != nil {
+		t.Errorf("when it has that: %v", err)
+	}
+}
+
+// ended is a change of the membership that raft has answered.
+type ended struct {
+	raft.IndexFuture
+	err error
+}
+
+func (e ended) Error() error { return e.err }
+
+// Who is told that nothing happened asks another instance, which finds half of it done.
+func TestAChangeOfTwoStepsMayBeMadeInPart(t *testing.T) {
+	step := func(err error) change { return func() raft.IndexFuture { return ended{err: err} } }
+	for name, test := range map[string]struct {
+		steps []change
+		want  error
+	}{
+		"both":     {[]change{step(nil), step(nil)}, nil},
+		"none":     {[]change{step(raft.ErrNotLeader), step(nil)}, ports.ErrNotLeader},
+		"only one": {[]change{step(nil), step(raft.ErrNotLeader)}, ports.ErrOutcomeUnknown},
+	} {
+		err := portError(commitChanges(test.steps))
+		if !errors.Is(err, test.want) || test.want != ports.ErrNotLeader && errors.Is(err, ports.ErrNotLeader) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // Until it is a nonvoter it counts, wherever it is. What is on its way to it is held back:
 // raft reads the id of a peer without a lock when an answer with entries comes in, and writes
 // it, unchanged, with a new address.
