@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -261,4 +262,148 @@ func TestALeaderThatDoesNotAnswerIsAskedAgain(t *testing.T) {
 	if refuse.Load() >= 0 {
 		t.Error("it has asked fewer times")
 	}
+}
+
+// A crash, or a newer build, may leave a mark that says nothing.
+func TestAMarkCountsWhateverItSays(t *testing.T) {
+	directory, err := logstore.Claim(t.TempDir(), logstore.Owner{RaftID: "a", Backend: "bolt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = directory.Close() }()
+	if reason, err := quarantineReason(directory); reason != "" || err != nil {
+		t.Errorf("without a mark: %q, error %v", reason, err)
+	}
+	for _, mark := range []string{"", "{}", `{"format":2,"why":"x"}`, "\x00\x00"} {
+		if err := directory.Keep(quarantineName, []byte(mark)); err != nil {
+			t.Fatal(err)
+		}
+		if reason, err := quarantineReason(directory); reason == "" || err != nil {
+			t.Errorf("%q: %q, error %v", mark, reason, err)
+		}
+	}
+}
+
+func TestAVoteInQuarantineIsNotStoredInPart(t *testing.T) {
+	for name, trusted := range map[string]bool{"in quarantine": false, "out of it": true} {
+		t.Run(name, func(t *testing.T) {
+			store := voteGuard{storeOf(t, 1), func() bool { return trusted }}
+			if err := store.SetUint64(logstore.VoteTermKey, 7); (err == nil) != trusted {
+				t.Errorf("the term: %v", err)
+			}
+			if err := store.Set(logstore.VoteCandidateKey, []byte("a")); (err == nil) != trusted {
+				t.Errorf("the candidate: %v", err)
+			}
+			if err := store.SetUint64(logstore.TermKey, 7); err != nil {
+				t.Errorf("the term in which it is: %v", err)
+			}
+		})
+	}
+}
+
+// What a voter acknowledges counts, also while it is about to be one, or none any more.
+func TestWhoMayCountIsNoNonvoter(t *testing.T) {
+	for name, test := range map[string]struct {
+		id       string
+		suffrage domain.Suffrage // that it is about to have
+		after    bool            // it is a nonvoter when it has that
+	}{
+		"a voter that is demoted":     {"instance-1", domain.Nonvoter, true},
+		"a nonvoter that is promoted": {"new", domain.Voter, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			through := make(chan struct{})
+			var holdsBack atomic.Bool
+			cluster := startCluster(t, 3, func(config *instanceConfig) {
+				config.timing = patiently
+				config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+			})
+			letThrough := sync.OnceFunc(func() { close(through) })
+			t.Cleanup(letThrough) // before the cluster is stopped
+			leader, follower := cluster[0], cluster[1]
+			mustAdd(t, leader, nonvoter("new"))
+			follower.eventually(t, "it knows the nonvoter", func(s ports.LocalState) bool {
+				_, isMember := s.LastCommitted().Roster.Find("new")
+				return isMember
+			})
+			if follower.isNonvoter("new") {
+				t.Error("one that does not lead says who is a nonvoter")
+			}
+			for id, want := range map[string]bool{"new": true, "stranger": false, leader.config.ID: false, follower.config.ID: false} {
+				if got := leader.isNonvoter(id); got != want {
+					t.Errorf("%s is a nonvoter: %v", id, got)
+				}
+			}
+			changed, _ := leader.roster().Find(test.id)
+			changed.Suffrage = test.suffrage
+			holdsBack.Store(true)
+			done := make(chan error, 1)
+			go func() { done <- leader.Add(within(t), changed) }()
+			until(t, "raft goes by the new membership", func() bool {
+				now, _ := leader.roster().Find(test.id)
+				return now == changed
+			})
+			if leader.isNonvoter(test.id) {
+				t.Error("while that is not committed, it is a nonvoter")
+			}
+			letThrough()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if got := leader.isNonvoter(test.id); got != test.after {
+				t.Errorf("when that is committed, it is a nonvoter: %v", got)
+			}
+		})
+	}
+}
+
+// asking is ports.Peers that ask a test for the answer to each question.
+type asking struct {
+	neighbours
+	asked  chan struct{}
+	answer chan ports.ReadIndex
+}
+
+func (a asking) ReadIndex(ctx context.Context, _ string) (ports.ReadIndex, error) {
+	select {
+	case a.asked <- struct{}{}:
+	case <-ctx.Done():
+		return ports.ReadIndex{}, ctx.Err()
+	}
+	return <-a.answer, nil
+}
+
+// It has been made a voter while it asked: the leader may already count on it.
+func TestWhoIsAVoterByTheTimeItHasCaughtUpStaysInQuarantine(t *testing.T) {
+	questions := asking{asked: make(chan struct{}), answer: make(chan ports.ReadIndex)}
+	leader := spoken{rpcs: make(chan raft.RPC)}
+	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), peers: questions, hooks: testHooks{transport: func(inner transport) transport {
+		leader.transport = inner
+		return leader
+	}}})
+	index := uint64(0)
+	becomes := func(suffrage raft.ServerSuffrage) {
+		t.Helper()
+		index++
+		membership := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{
+			{ID: "leader", Address: "leader:1", Suffrage: raft.Voter}, {ID: "follower", Address: raft.ServerAddress(i.raftAddress()), Suffrage: suffrage},
+		}})
+		previous := min(index-1, 1) * spokenTerm
+		entry := raft.Log{Index: index, Term: spokenTerm, Type: raft.LogConfiguration, Data: membership}
+		if got := leader.append(t, index-1, previous, []*raft.Log{&entry}, index); !got.Success {
+			t.Fatalf("it is sent a membership, and answers %+v", got)
+		}
+		i.eventually(t, "at the membership", func(s ports.LocalState) bool { return s.Applied == index })
+	}
+	becomes(raft.Nonvoter)
+	receive(t, questions.asked, "it does not ask the leader")
+	becomes(raft.Voter)
+	questions.answer <- ports.ReadIndex{RaftID: "leader", Index: index}
+	becomes(raft.Nonvoter)
+	receive(t, questions.asked, "it does not ask again once it is a nonvoter")
+	if state, _ := i.State(); trusted(state) {
+		t.Error("it is out of quarantine, and was a voter")
+	}
+	questions.answer <- ports.ReadIndex{RaftID: "leader", Index: index}
+	i.eventually(t, "out of quarantine", trusted)
 }
