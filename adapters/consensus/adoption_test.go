@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -195,6 +196,35 @@ func TestAnUnusedAdoptionIsForgottenAtTheNextStart(t *testing.T) {
 	blank.eventually(t, "leading a cluster of its own", func(s ports.LocalState) bool {
 		return s.Leading && s.ClusterID != "c1" && s.ClusterID != "c2"
 	})
+}
+
+// It may have been a voter, on which that cluster relies, whoever of it comes.
+func TestAnInstanceThatLostItsStateStaysInQuarantineAndInItsCluster(t *testing.T) {
+	directory := t.TempDir()
+	claimed, err := logstore.Claim(directory, logstore.Owner{RaftID: "blank", Backend: "bolt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(claimed.SetClusterID("c1"), claimed.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		lost, comes := blankAt(t, directory)
+		if state, _ := lost.State(); state.ClusterID != "c1" || !inQuarantineNow(state) {
+			t.Errorf("cluster id = %q, quarantine = %q, want c1 and a reason", state.ClusterID, state.Quarantine)
+		}
+		if _, err := comes("c1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := lost.adopt("c1"); err != nil { // as by one that came before it was known whose it is
+			t.Fatal(err)
+		}
+		want := quarantineMark{Format: quarantineFormat, Reason: reasonNoState}
+		if mark, found, err := readMark(lost.directory); mark != want || !found || err != nil {
+			t.Errorf("mark = %+v, %v, want %+v", mark, err, want)
+		}
+		lost.stop(t)
+	}
 }
 
 func TestAUsedAdoptionIsKept(t *testing.T) {
