@@ -176,3 +176,59 @@ func TestAVolatileInstanceIsBootstrappedAgain(t *testing.T) {
 		}
 	}
 }
+
+// The others have what it lost, and it comes back to them.
+func TestWhatKeepsNothingIsNotFoundedAnewBesideOthers(t *testing.T) {
+	cluster := startCluster(t, 2, func(config *instanceConfig) {
+		config.backend, config.open, config.volatile = "memory", memory.Open, true
+	})
+	lost := cluster[0]
+	until(t, "it knows the other one", lost.hasPeers)
+	lost.stop(t)
+	config := instanceConfig{id: lost.config.ID, directory: lost.config.Directory, address: lost.raftAddress(),
+		bootstrap: true, backend: "memory", open: memory.Open, volatile: true}
+	if state, _ := start(t, config).State(); state.Quarantine == "" || state.Member {
+		t.Errorf("quarantine %q, a member: %v", state.Quarantine, state.Member)
+	}
+}
+
+// Builds from before the mark of a founding left only the cluster's id and the first term.
+func TestAFoundingWithoutAMarkBeginsAnewIfNobodyCanRelyOnIt(t *testing.T) {
+	for name, test := range map[string]struct {
+		term, voted uint64 // 0: none is stored
+		founds      bool
+	}{
+		"it has the first term":         {term: 1, founds: true},
+		"it has a later term":           {term: 2},
+		"it has voted":                  {term: 1, voted: 1},
+		"it has nothing but its number": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "bolt", open: bolt.Open}
+			claimed, err := logstore.Claim(config.directory, logstore.Owner{RaftID: config.id, Backend: config.backend})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(claimed.SetClusterID("c1"), claimed.Close()); err != nil {
+				t.Fatal(err)
+			}
+			harm{t: t, dir: config.directory}.store(func(s logstore.Store) error {
+				var faults []error
+				if test.term > 0 {
+					faults = append(faults, s.SetUint64(logstore.TermKey, test.term))
+				}
+				if test.voted > 0 {
+					faults = append(faults, s.SetUint64(logstore.VoteTermKey, test.voted), s.Set(logstore.VoteCandidateKey, []byte("n2")))
+				}
+				return errors.Join(faults...)
+			})
+			i := start(t, config)
+			if founds := i.raft.LastIndex() > 0; founds != test.founds {
+				t.Errorf("it founds: %v", founds)
+			}
+			if id := i.directory.ClusterID(); id != "c1" {
+				t.Errorf("it belongs to %q", id)
+			}
+		})
+	}
+}
