@@ -109,6 +109,22 @@ func TestADamagedInstanceThatIsAloneDoesNotStart(t *testing.T) {
 	}
 }
 
+// It would wait for others, and there are none.
+func TestAnInstanceThatIsAloneAndHasLostItsLogDoesNotStart(t *testing.T) {
+	alone := startCluster(t, 1, nil)[0]
+	until(t, "it has kept that it is alone", func() bool { return alone.wasAlone() })
+	alone.stop(t)
+	harm{t: t, dir: alone.config.Directory}.remove(filepath.Join(alone.config.Directory, "log.bolt"))
+	for _, bootstrap := range []bool{false, true} {
+		i := newInstance(t, instanceConfig{id: alone.config.ID, directory: alone.config.Directory, bootstrap: bootstrap})
+		err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
+		if err == nil || !strings.Contains(err.Error(), "it is empty") || !strings.Contains(err.Error(), "storage check") {
+			t.Errorf("it starts: %v", err)
+		}
+		i.stop(t)
+	}
+}
+
 // A wrong bit in the cluster id of instance.json must not have an instance set all that
 // it has aside, and wait for a cluster that does not exist.
 func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
