@@ -77,15 +77,20 @@ func TestAnInstanceWithoutContactWasNotRemoved(t *testing.T) {
 // One that is to be a voter is started again, while nobody tells it how much of
 // its log is committed.
 func TestAnInstanceLearnsItsPromotionFromItsLog(t *testing.T) {
-	for name, settled := range map[string]bool{"it is to be one": false, "it is to be none": true} {
+	for name, test := range map[string]struct {
+		promotions []promotion
+		staged     bool
+	}{
+		"it is to be one":      {[]promotion{{ID: "joining"}}, true},
+		"and so is another":    {[]promotion{{ID: "joining"}, {ID: "another"}}, true},
+		"another is to be one": {[]promotion{{ID: "another"}}, false},
+		"it is to be none":     {[]promotion{{ID: "joining"}, {ID: "joining", Settled: true}}, false},
+	} {
 		t.Run(name, func(t *testing.T) {
 			leader := startCluster(t, 1, nil)[0]
 			joining := start(t, instanceConfig{id: "joining", directory: t.TempDir()})
-			if err := leader.AddPromotion(within(t), "joining"); err != nil {
-				t.Fatal(err)
-			}
-			if settled {
-				if err := leader.RemovePromotion(within(t), "joining"); err != nil {
+			for _, wanted := range test.promotions {
+				if err := leader.proposePromotion(within(t), wanted); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -97,9 +102,28 @@ func TestAnInstanceLearnsItsPromotionFromItsLog(t *testing.T) {
 			joining.stop(t)
 			leader.stop(t)
 			joining = again(t, joining, nil)
-			if state, _ := joining.State(); state.Applied != 0 || state.Staged == settled {
-				t.Errorf("staged = %v at entry %d, want %v at 0", state.Staged, state.Applied, !settled)
+			if state, _ := joining.State(); state.Applied != 0 || state.Staged != test.staged {
+				t.Errorf("staged = %v at entry %d, want %v at 0", state.Staged, state.Applied, test.staged)
 			}
 		})
+	}
+}
+
+func TestWhoseAnswerSaysThatAnInstanceWasRemoved(t *testing.T) {
+	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir()})
+	t.Cleanup(func() { i.stop(t) })
+	state := &localState{LocalState: ports.LocalState{ClusterID: "c"}}
+	for name, test := range map[string]struct {
+		answer  ports.ReadIndex
+		removed bool
+	}{
+		"of a leader that has it":             {ports.ReadIndex{ClusterID: "c", Members: []string{"a", "b"}}, false},
+		"of a leader that lacks it":           {ports.ReadIndex{ClusterID: "c", Members: []string{"b"}}, true},
+		"of another cluster":                  {ports.ReadIndex{ClusterID: "d", Members: []string{"b"}}, false},
+		"of a build that lists nobody at all": {ports.ReadIndex{ClusterID: "c"}, false},
+	} {
+		if got := i.excludes(state, test.answer); got != test.removed {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
