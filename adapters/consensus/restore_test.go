@@ -2,10 +2,14 @@ package consensus
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -215,4 +219,67 @@ func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
 		t.Errorf("view = %d nodes at revision %d, %v, want none at 0", view.Len(), view.Revision(), err)
 	}
 	mustBeAlike(t, cluster...)
+}
+
+// A node that is larger than a part is one by itself.
+func TestARestoreIsCutIntoParts(t *testing.T) {
+	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir()})
+	t.Cleanup(func() { i.stop(t) })
+	node := minimalNode(t, "a", "h:1")
+	size := nodeSize(&node)
+	for name, test := range map[string]struct{ most, nodes, length int }{
+		"all fit":            {most: 3 * size, nodes: 3, length: 3},
+		"all but one fit":    {most: 3*size - 1, nodes: 3, length: 2},
+		"one is too large":   {most: size - 1, nodes: 3, length: 1},
+		"there are none":     {most: size, nodes: 0, length: 0},
+		"the last is larger": {most: size - 1, nodes: 1, length: 1},
+	} {
+		i.hooks.restorePartBytes = test.most
+		if got := i.partLength(slices.Repeat([]*domain.CacheNode{&node}, test.nodes)); got != test.length {
+			t.Errorf("%s: %d", name, got)
+		}
+	}
+}
+
+// A part that may be in the log, or not, changes nothing.
+func TestARestoreThatEndsBeforeItsCommitSaysThatNothingHappened(t *testing.T) {
+	for name, test := range map[string]struct {
+		end  func(giveUp context.CancelFunc, network *network, other *instance)
+		want error
+	}{
+		"who asked gives up": {func(giveUp context.CancelFunc, _ *network, _ *instance) { giveUp() }, context.Canceled},
+		"leadership ends": {func(_ context.CancelFunc, fabric *network, other *instance) {
+			fabric.cut(raft.ServerAddress(other.raftAddress()))
+		}, ports.ErrNoLeader},
+	} {
+		t.Run(name, func(t *testing.T) {
+			through, fabric := make(chan struct{}), newNetwork()
+			var holdsBack atomic.Bool
+			cluster := startCluster(t, 2, func(config *instanceConfig) {
+				config.timing = steadily
+				config.hooks.transport = func(inner transport) transport {
+					return heartbeatsOnly{&faulty{inner, fabric}, &holdsBack, through}
+				}
+			})
+			letThrough := sync.OnceFunc(func() { close(through) })
+			t.Cleanup(letThrough) // before the cluster is stopped
+			acquaint(t, cluster)
+			leader := cluster[0]
+			holdsBack.Store(true)
+			ctx, giveUp := context.WithCancel(t.Context())
+			defer giveUp()
+			before, result := leader.raft.LastIndex(), make(chan error, 1)
+			go func() {
+				_, err := leader.Replace(ctx, domain.NewReplacement(), nil)
+				result <- err
+			}()
+			until(t, "the first part is in the log", func() bool { return leader.raft.LastIndex() > before })
+			test.end(giveUp, fabric, cluster[1])
+			until(t, "it is given up", func() bool { return leader.raft.LastIndex() > before+1 || !leader.isLeader() })
+			letThrough()
+			if err := receive(t, result, "it goes on"); !errors.Is(err, test.want) || errors.Is(err, ports.ErrOutcomeUnknown) {
+				t.Errorf("it ended with %v", err)
+			}
+		})
+	}
 }
