@@ -124,6 +124,9 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 				if len(after.Faults) > 0 || !after.Recovered(s.alone()) {
 					t.Errorf("afterwards: %+v", after)
 				}
+				if _, err := os.Stat(filepath.Join(s.dir, peersName)); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("the others are still kept beside the log: %v", err)
+				}
 				if after.Revision != last.Revision || after.Term != before.Term || after.VotedFor != before.VotedFor ||
 					after.ReachIndex != before.ReachIndex || after.ReachTerm != before.ReachTerm {
 					t.Errorf("from %+v to %+v", before, after)
@@ -143,6 +146,25 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 				// Now it takes both.
 				register(t, i, "last")
 			})
+		}
+	}
+}
+
+func TestADirectoryIsRecoveredAsLongAsItIsAsThatLeftIt(t *testing.T) {
+	self := domain.Instance{ID: "n1", RaftAddress: "n1:1", Suffrage: domain.Voter}
+	for name, change := range map[string]func(*Report){
+		"it is in quarantine":       func(r *Report) { r.Quarantine = "of a test" },
+		"it has a log":              func(r *Report) { r.LastIndex = 9 },
+		"its membership is a later": func(r *Report) { r.RosterIndex++ },
+		"there are others":          func(r *Report) { r.Roster = domain.NewRoster(self, nonvoter("n2")) },
+		"it is damaged":             func(r *Report) { r.Faults = []Fault{{What: errChecksum}} },
+	} {
+		r := Report{Roster: domain.NewRoster(self), RosterIndex: recoveredIndex}
+		if !r.Recovered(self) {
+			t.Error("as it was left, it is not called recovered")
+		}
+		if change(&r); r.Recovered(self) {
+			t.Errorf("%s, and it is called recovered", name)
 		}
 	}
 }
