@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc64"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -250,6 +251,37 @@ func (h harm) replace(path, old, with string) {
 	}
 }
 
+// ofNewerVersion has a snapshot say that a newer build wrote it.
+func (h harm) ofNewerVersion(which int) {
+	h.t.Helper()
+	path := h.snapshot(which, "state.bin")
+	state, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	state[len(snapshotMagic)]++
+	if err := os.WriteFile(path, state, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	sum := crc64.New(stateTable)
+	sum.Write(state) // never fails
+	h.describe(which, func(f *snapshotDescription) { f.CRC = sum.Sum(nil) })
+}
+
+// endBefore has a snapshot say that it ends an entry earlier.
+func (h harm) endBefore(which int) {
+	h.t.Helper()
+	var named string
+	h.describe(which, func(f *snapshotDescription) {
+		f.Index--
+		f.ID = fmt.Sprintf("%d-%d-%d", f.Term, f.Index, time.Now().UnixMilli())
+		named = f.ID
+	})
+	if err := os.Rename(h.snapshot(which, ""), filepath.Join(h.dir, "snapshots", named)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // entryWithByte is an entry's data with one byte changed, and the checksum that fits.
 func entryWithByte(data []byte, at int, value byte) []byte {
 	body := append([]byte(nil), data[:len(data)-checksumSize]...)
@@ -393,6 +425,24 @@ func TestInspectFindsDamage(t *testing.T) {
 		"a description of another snapshot": {
 			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Index++ }) },
 			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
+		"a description of another term": {
+			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Term++ }) },
+			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
+		"a description of a later copy": {
+			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.ID += "1" }) },
+			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
+		"a snapshot of more than it says": {
+			happens: func(h harm) { h.endBefore(0) },
+			file:    "state.bin", says: fmt.Sprintf("it holds entry %d, and is said to end with entry %d", newest, newest-1), help: helpSpare, spare: true},
+		"the older snapshot, of a newer version": {
+			happens: func(h harm) { h.ofNewerVersion(1) },
+			file:    "state.bin", says: "format version 2", help: helpSpare, spare: true},
+		"the newest snapshot, of a newer version, which the log does not reach": {
+			happens: func(h harm) {
+				h.store(func(s logstore.Store) error { return s.DeleteRange(newest, last) })
+				h.ofNewerVersion(0)
+			},
+			file: "state.bin", says: "format version 2", help: helpNewer},
 		"a voter that was none in a membership": {
 			happens: func(h harm) { h.replace(h.snapshot(0, "meta.json"), `"Suffrage":0`, `"Suffrage":1`) },
 			file:    "meta.json", says: "checksum mismatch", help: helpSpare, spare: true},
