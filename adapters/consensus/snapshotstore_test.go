@@ -172,6 +172,23 @@ func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 	}
 }
 
+// Raft goes on with the log of a snapshot that could not be completed.
+func TestASnapshotWhoseNameMayBeLostIsNotThere(t *testing.T) {
+	store := openTestSnapshots(t, t.TempDir())
+	sink, err := store.Create(1, 9, 2, someDescription().Configuration, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logstoretest.Unlisted(t, store.folder, func() {
+		if err := sink.Close(); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	if list, err := store.List(); err != nil || len(list) > 0 {
+		t.Errorf("it is listed: %+v, error %v", list, err)
+	}
+}
+
 func openTestSnapshots(t *testing.T, dir string) *snapshotStore {
 	t.Helper()
 	store, err := openSnapshots(dir, nil, slog.New(slog.DiscardHandler))
@@ -336,6 +353,9 @@ func TestAFolderThatIsNoSnapshotIsNoDamage(t *testing.T) {
 		}
 	}
 	if err := os.CopyFS(h.snapshot(0, "")+"-copy", os.DirFS(h.snapshot(0, ""))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "1-2-1000"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	there := namesIn(t, folder)
