@@ -231,6 +231,43 @@ func (s busySink) Close() error {
 	return s.SnapshotSink.Close()
 }
 
+func TestOfASnapshotThatWasOutrunNothingIsLeft(t *testing.T) {
+	kept := openTestSnapshots(t, t.TempDir())
+	log := openBase(t, storeOf(t, 0), &memorySnapshots{})
+	snapshots, err := newBaseRecorder(kept, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := snapshots.Create(raft.SnapshotVersionMax, 7, 3, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.setBase(9, 3)
+	if err := own.Close(); !errors.Is(err, errSuperseded) {
+		t.Errorf("Close: %v", err)
+	}
+	if left := namesIn(t, kept.folder); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+}
+
+// unreadableLog is a log whose entries can't be read.
+type unreadableLog struct{ raft.LogStore }
+
+func (unreadableLog) GetLog(uint64, *raft.Log) error { return errDisk }
+
+// It may be the log that the snapshot has.
+func TestALogThatCannotBeReadIsNotDropped(t *testing.T) {
+	store := storeOf(t, 3, 6, 7, 8)
+	log := openBase(t, unreadableLog{store}, &memorySnapshots{})
+	if err := log.dropReplaced(7, 3); !errors.Is(err, errDisk) {
+		t.Errorf("error %v", err)
+	}
+	if first, err := store.FirstIndex(); first != 6 || err != nil {
+		t.Errorf("it begins with entry %d, error %v", first, err)
+	}
+}
+
 func TestASnapshotThatIsOutrunWhileItBecomesCompleteIsGivenUp(t *testing.T) {
 	kept := &memorySnapshots{}
 	log := openBase(t, storeOf(t, 0), kept)
