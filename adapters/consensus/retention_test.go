@@ -100,6 +100,7 @@ func TestTheLogIsCutAsFarAsRetentionAllows(t *testing.T) {
 		"what comes behind a snapshot":   {func(r *retention) { retain(r, "a", 7, 80) }, 80, 80},
 		"what comes behind the first":    {func(r *retention) { retain(r, "a", 7, 80); retain(r, "b", 7, 60) }, 60, 60},
 		"no more than is affordable":     {func(r *retention) { retain(r, "a", 7, 80); retain(r, "b", 7, 49) }, 80, 80},
+		"all that is affordable":         {func(r *retention) { retain(r, "a", 7, 50) }, 50, 50},
 		"nothing of an earlier term":     {func(r *retention) { retain(r, "a", 6, 80) }, 100, 100},
 		"nothing to who is sent another": {func(r *retention) { retain(r, "a", 7, 60); retain(r, "a", 7, 80) }, 80, 80},
 		"nothing to who could not be":    {func(r *retention) { retain(r, "a", 7, 80); r.release("a") }, 100, 100},
@@ -115,6 +116,37 @@ func TestTheLogIsCutAsFarAsRetentionAllows(t *testing.T) {
 			}
 			if got := r.limit(7, 100, 50); got != test.again {
 				t.Errorf("next limit = %d, want %d", got, test.again)
+			}
+		})
+	}
+}
+
+// Who is sent a snapshot for hours does not keep the log from being cut.
+func TestALeaderRetainsNoMoreThanItCanAfford(t *testing.T) {
+	for name, test := range map[string]struct {
+		leads            bool
+		base, affordable uint64 // the log has entries 1 to 10, and is to be cut up to 9
+		first            uint64 // of what is left
+	}{
+		"all that it needs":                {leads: true, base: 6, affordable: 4, first: 7},
+		"nothing if that is too much":      {leads: true, base: 5, affordable: 4, first: 10},
+		"all of a log that is short":       {leads: true, base: 1, affordable: 99, first: 2},
+		"nothing if it can afford nothing": {leads: true, base: 6, first: 10},
+		"nothing as a follower":            {base: 6, affordable: 4, first: 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := retainingLog{
+				LogStore:   storeOf(t, 2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
+				retention:  newRetention(),
+				leads:      func() (uint64, bool) { return 7, test.leads },
+				affordable: func() uint64 { return test.affordable },
+			}
+			log.retention.retain("a", &raft.InstallSnapshotRequest{Term: 7, LastLogIndex: test.base, LastLogTerm: 6})
+			if err := log.DeleteRange(1, 9); err != nil {
+				t.Fatal(err)
+			}
+			if first, err := log.FirstIndex(); first != test.first || err != nil {
+				t.Errorf("the log begins with entry %d, error %v, want %d", first, err, test.first)
 			}
 		})
 	}
