@@ -230,6 +230,28 @@ func TestTheFirstOpeningNamesTheClusterAndEachOpensItsTerm(t *testing.T) {
 	}
 }
 
+func TestOnlyTheLatestMembershipsAreKept(t *testing.T) {
+	m := testMachine(t)
+	const many = maxRosters + 3
+	for index := uint64(1); index <= many; index++ {
+		membership := raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(fmt.Sprint(index)), Address: "h:1"}}}
+		m.Apply(&raft.Log{Index: index, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(membership)})
+	}
+	kept := m.state.read().Committed
+	if len(kept) != maxRosters || kept[0].Index != 4 || kept[maxRosters-1].Index != many {
+		t.Errorf("%d are kept, from that of entry %d", len(kept), kept[0].Index)
+	}
+}
+
+// The log and the snapshots behind it hold all formats up to that.
+func TestTheHighestFormatThatWasAppliedStays(t *testing.T) {
+	m := testMachine(t)
+	told(t, m, restoreAbort{ID: "r"}, domain.Deregister{ID: "nobody"})
+	if written, want := m.state.read().written, formatOf(restoreAbort{}); written != want {
+		t.Errorf("it is format %d, and one of format %d was applied", written, want)
+	}
+}
+
 func TestPromotionsAreKeptInOrder(t *testing.T) {
 	m := testMachine(t)
 	var index uint64
@@ -243,6 +265,8 @@ func TestPromotionsAreKeptInOrder(t *testing.T) {
 		{promotion{ID: "c", Settled: true}, []string{"a", "b"}},
 		{promotion{ID: "c"}, []string{"a", "b", "c"}},
 		{promotion{ID: "b", Settled: true}, []string{"a", "c"}},
+		{promotion{ID: "b", Settled: true}, []string{"a", "c"}},
+		{promotion{ID: "b"}, []string{"a", "b", "c"}},
 		{promotion{ID: "b", Settled: true}, []string{"a", "c"}},
 		{promotion{ID: "a", Settled: true}, []string{"c"}},
 		{promotion{ID: "c", Settled: true}, nil},
