@@ -40,7 +40,7 @@ func startApart(t *testing.T, secret string) [2]*instance {
 	var leaders [2]*instance
 	for n := range leaders {
 		id := fmt.Sprintf("cluster-%d", n)
-		leaders[n] = start(t, instanceConfig{id: id, directory: t.TempDir(), bootstrap: true, timing: steadily, secret: secret})
+		leaders[n] = start(t, instanceConfig{id: id, directory: t.TempDir(), bootstrap: true, secret: secret})
 		leaders[n].eventually(t, "leading", leading)
 		register(t, leaders[n], id)
 	}
@@ -58,7 +58,7 @@ func mustGoToOne(t *testing.T, leaders [2]*instance, id, secret string) {
 	free := make(chan struct{})
 	learn := sync.OnceFunc(func() { close(free) })
 	defer learn()
-	blank := start(t, instanceConfig{id: id, directory: t.TempDir(), timing: steadily, secret: secret, hooks: testHooks{
+	blank := start(t, instanceConfig{id: id, directory: t.TempDir(), secret: secret, hooks: testHooks{
 		fsm: func(m *machine) raft.FSM { return blockableFSM{m, &blocked, free} },
 	}})
 	for _, leader := range leaders {

@@ -155,6 +155,7 @@ func (r *run) compare(when string) {
 // their disk, from a snapshot of their own or of another one), instances hold the
 // same, to the last byte.
 func TestInstancesAreAlikeThroughRestartsAndSnapshots(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := &run{

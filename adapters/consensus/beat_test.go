@@ -41,7 +41,7 @@ func tamper(t *testing.T) (leader *instance, with *atomic.Pointer[tampering]) {
 	t.Helper()
 	with = &atomic.Pointer[tampering]{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.hooks.settings = loyal
+		config.timing, config.hooks.settings = hasty, loyal
 		if config.bootstrap {
 			config.hooks.transport = func(inner transport) transport { return tampered{inner, with} }
 		}

@@ -21,6 +21,17 @@ import (
 // wrong.
 const patience = 20 * time.Second
 
+// leaderTime is the heartbeat and the election timeout of instances whose test chooses none.
+// It is so long that a leader stays one where processors are scarce: most tests need the one
+// that they began with.
+const leaderTime = time.Second
+
+// hasty is for instances that wait for their timeouts often, and whose leader can't be lost
+// meanwhile: it is alone, or loyal.
+func hasty(timing *Timing) {
+	timing.HeartbeatTimeout, timing.ElectionTimeout = 150*time.Millisecond, 150*time.Millisecond
+}
+
 // instance is a Node with its own raft port.
 type instance struct {
 	*Node
@@ -63,8 +74,8 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 		config.logger = slog.New(slog.DiscardHandler)
 	}
 	timing := Timing{
-		HeartbeatTimeout:  150 * time.Millisecond,
-		ElectionTimeout:   150 * time.Millisecond,
+		HeartbeatTimeout:  leaderTime,
+		ElectionTimeout:   leaderTime,
 		SnapshotThreshold: 8192,
 		SnapshotInterval:  30 * time.Second,
 		TrailingLogs:      1024,

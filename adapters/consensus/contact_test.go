@@ -120,8 +120,10 @@ func (i *instance) staysLost(t *testing.T) {
 func inTouch(s ports.LocalState) bool { return s.InTouch }
 
 func TestAnInstanceThatIsCutOffHasNoContactUntilItIsBack(t *testing.T) {
+	t.Parallel()
 	for name, which := range map[string]int{"a leader": 0, "a follower": 2} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			fabric := newNetwork()
 			cluster := startCluster(t, 3, func(config *instanceConfig) {
 				config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
@@ -152,6 +154,7 @@ func TestAnInstanceThatIsCutOffHasNoContactUntilItIsBack(t *testing.T) {
 
 // Raft lets it lead for as long as its lease is.
 func TestALeaderWithoutAMajorityHasNoContact(t *testing.T) {
+	t.Parallel()
 	fabric := newNetwork()
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
@@ -216,6 +219,7 @@ func TestTheTimeOfTheLastContactWithALeader(t *testing.T) {
 }
 
 func TestContactEndsWithTheElectionTimeout(t *testing.T) {
+	t.Parallel()
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
@@ -236,6 +240,7 @@ func TestContactEndsWithTheElectionTimeout(t *testing.T) {
 
 // Candidates are no leaders, however many of them are heard from.
 func TestMessagesOfCandidatesAreNoContact(t *testing.T) {
+	t.Parallel()
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return deaf{&faulty{inner, fabric}, fabric} }

@@ -36,7 +36,7 @@ func badDisks(t *testing.T, size int, configure ...func(*instanceConfig)) ([]*in
 // loyalWithBadDisks is badDisks where the leader stays, also where processors are scarce.
 func loyalWithBadDisks(t *testing.T, size int) ([]*instance, []*badStore) {
 	t.Helper()
-	return badDisks(t, size, func(config *instanceConfig) { config.hooks.settings = loyal })
+	return badDisks(t, size, func(config *instanceConfig) { config.timing, config.hooks.settings = hasty, loyal })
 }
 
 // begin proposes something and gives the channel with how that ends.
@@ -62,6 +62,7 @@ func follows(t *testing.T, i, leader *instance) {
 }
 
 func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
+	t.Parallel()
 	cluster, stores := badDisks(t, 3)
 	leader := cluster[0]
 	register(t, leader, "before")
@@ -111,7 +112,7 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 
 // Nobody takes over from it, and its raft answers nothing before the disk does.
 func TestALoneInstanceWhoseDiskHangsAnswersItsCallers(t *testing.T) {
-	cluster, stores := badDisks(t, 1)
+	cluster, stores := badDisks(t, 1, func(config *instanceConfig) { config.timing = hasty })
 	register(t, cluster[0], "before")
 	release := stores[0].hang()
 	t.Cleanup(release)
@@ -147,6 +148,7 @@ func TestAFollowerWhoseDiskHangsKnowsTheRoster(t *testing.T) {
 }
 
 func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
+	t.Parallel()
 	cluster, stores := badDisks(t, 3)
 	leader := cluster[0]
 	register(t, leader, "before")
@@ -172,6 +174,7 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 
 // Raft panics where it can't store a term, or is told of a write that failed.
 func TestACandidateWhoseDiskFailsWaitsForIt(t *testing.T) {
+	t.Parallel()
 	cluster, stores := badDisks(t, 3)
 	change := register(t, cluster[0], "before")
 	for _, i := range cluster[1:] {

@@ -15,8 +15,10 @@ import (
 // One voter was away when another one took the place of a third. Then two of three are
 // here.
 func TestAnInstanceVotesForAVoterThatItDoesNotKnowYet(t *testing.T) {
+	t.Parallel()
 	for name, known := range map[string]bool{"a nonvoter it knew": true, "somebody new": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cluster := startCluster(t, 3, nil)
 			leader, away, replaced := cluster[0], cluster[1], cluster[2]
 			joining := start(t, instanceConfig{id: "joining", directory: t.TempDir()})
@@ -93,6 +95,7 @@ func TestACandidateThatIsAheadMayBeAVoter(t *testing.T) {
 
 // A nonvoter that is to be a voter does not know of it, and its vote is needed.
 func TestANonvoterVotesForAVoterThatIsAhead(t *testing.T) {
+	t.Parallel()
 	with := &atomic.Pointer[tampering]{}
 	leader := startCluster(t, 1, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return tampered{inner, with} }

@@ -37,7 +37,7 @@ func asideOf(t *testing.T, i *instance) []string {
 }
 
 func TestADamagedInstanceGetsEverythingFromTheOthers(t *testing.T) {
-	cluster := startSteady(t, 3)
+	cluster := startCluster(t, 3, nil)
 	leader, damaged := cluster[0], cluster[2]
 	leader.promotes(t)
 	change := register(t, leader, "a")
@@ -45,7 +45,7 @@ func TestADamagedInstanceGetsEverythingFromTheOthers(t *testing.T) {
 	for range 5 {
 		damaged.arrives(t, change.Revision)
 		spoiled(t, damaged)
-		damaged = again(t, damaged, steadily)
+		damaged = again(t, damaged, nil)
 		state, _ := damaged.State()
 		if state.ClusterID == "" || !strings.Contains(state.Quarantine, "damaged-") {
 			t.Errorf("state at the start = %+v, want a cluster and quarantine", state)
@@ -67,7 +67,7 @@ func TestADamagedInstanceGetsEverythingFromTheOthers(t *testing.T) {
 
 // Nothing is made up, and nothing forgotten, where a majority is damaged.
 func TestAMajorityThatIsDamagedWaits(t *testing.T) {
-	cluster := startSteady(t, 3)
+	cluster := startCluster(t, 3, nil)
 	register(t, cluster[0], "a")
 	for _, i := range cluster {
 		i.arrives(t, 1)
@@ -75,8 +75,8 @@ func TestAMajorityThatIsDamagedWaits(t *testing.T) {
 	cluster[0].stop(t)
 	spoiled(t, cluster[1])
 	spoiled(t, cluster[2])
-	whole := again(t, cluster[0], steadily)
-	damaged := []*instance{again(t, cluster[1], steadily), again(t, cluster[2], steadily)}
+	whole := again(t, cluster[0], nil)
+	damaged := []*instance{again(t, cluster[1], nil), again(t, cluster[2], nil)}
 	until(t, "they were asked for votes", func() bool { return damaged[0].refused() >= 3 && damaged[1].refused() >= 3 })
 	for _, i := range append(damaged, whole) {
 		if state, _ := i.State(); state.Leading || state.LeaderID != "" {
@@ -130,7 +130,7 @@ func TestAnInstanceThatIsAloneAndHasLostItsLogDoesNotStart(t *testing.T) {
 func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 	for name, snapshot := range map[string]bool{"with a log": false, "with a snapshot": true} {
 		t.Run(name, func(t *testing.T) {
-			cluster := startSteady(t, 2)
+			cluster := startCluster(t, 2, nil)
 			leader, damaged := cluster[0], cluster[1]
 			change := register(t, leader, "a")
 			damaged.arrives(t, change.Revision)
@@ -160,7 +160,7 @@ func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 			if err := os.WriteFile(manifest, intact, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			damaged = again(t, damaged, steadily)
+			damaged = again(t, damaged, nil)
 			damaged.arrives(t, register(t, leader, "b").Revision)
 		})
 	}
@@ -316,7 +316,7 @@ func (u unread) GetUint64(key []byte) (uint64, error) {
 // What can't be read now may be sound, on every voter: it is not set aside, nor gone
 // without.
 func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
-	cluster := startSteady(t, 2)
+	cluster := startCluster(t, 2, nil)
 	leader, victim := cluster[0], cluster[1]
 	change := register(t, leader, "a")
 	victim.arrives(t, change.Revision)
@@ -379,7 +379,7 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 			}
 		})
 	}
-	victim = again(t, victim, steadily)
+	victim = again(t, victim, nil)
 	victim.arrives(t, register(t, leaderOf(t, []*instance{leader, victim}), "b").Revision)
 }
 

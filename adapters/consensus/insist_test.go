@@ -127,6 +127,7 @@ func TestAFollowerRefusesAMembershipThatThereIsNoRoomFor(t *testing.T) {
 }
 
 func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
+	t.Parallel()
 	cluster, stores := badDisks(t, 3)
 	leader := cluster[0]
 	register(t, leader, "before")
@@ -147,6 +148,7 @@ func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
 
 // Raft takes the membership that it could not write down for the latest.
 func TestAMembershipThatCouldNotBeStoredIsNotUsed(t *testing.T) {
+	t.Parallel()
 	cluster, stores := badDisks(t, 3)
 	leader, gone := cluster[0], cluster[2].config.ID
 	register(t, leader, "before")

@@ -33,10 +33,7 @@ func frugalTrio(t *testing.T, meanwhile func(leader *instance)) (leader, other, 
 	return leader, other, late
 }
 
-func keepNoLog(timing *Timing) {
-	unhurried(timing)
-	timing.TrailingLogs = 0
-}
+func keepNoLog(timing *Timing) { timing.TrailingLogs = 0 }
 
 // What was restored from a snapshot is as far in the log as the snapshot was,
 // also when no entry comes after it.

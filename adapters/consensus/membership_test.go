@@ -83,6 +83,7 @@ func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
 
 // Raft would take the majority from the cluster for good.
 func TestAVoterStaysWithoutWhichThereIsNoMajority(t *testing.T) {
+	t.Parallel()
 	cluster := startCluster(t, 3, nil)
 	leader, needed, away := cluster[0], cluster[1], cluster[2]
 	register(t, leader, "before")
@@ -114,7 +115,7 @@ func TestAVoterStaysWithoutWhichThereIsNoMajority(t *testing.T) {
 
 // Who leads no more can't know whom the others can spare.
 func TestADeposedLeaderDoesNotReportThatNoMajorityIsLeft(t *testing.T) {
-	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = unhurried })
+	cluster := startCluster(t, 3, nil)
 	leader, next, away := cluster[0], cluster[1], cluster[2]
 	register(t, leader, "before")
 	away.stop(t)
@@ -135,7 +136,6 @@ func TestAVoterThatLacksWhatWasWrittenIsNotLeftAlone(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.timing = steadily
 		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
 	})
 	letThrough := sync.OnceFunc(func() { close(through) })
@@ -275,6 +275,7 @@ func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
 
 // A leader that hears from nobody loses leadership before it can give it away: nobody has it then.
 func TestALeaderThatIsDeposedHasHandedNothingOver(t *testing.T) {
+	t.Parallel()
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
@@ -310,6 +311,7 @@ func (b belated) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.
 
 // The one that takes over was told to before the next was waited for.
 func TestAVoterThatTakesOverLateWasHandedLeadership(t *testing.T) {
+	t.Parallel()
 	fabric := newNetwork()
 	told, later := make(chan raft.ServerID, 1), make(chan struct{})
 	tellNow := sync.OnceFunc(func() { close(later) })
@@ -343,6 +345,7 @@ func TestAVoterThatTakesOverLateWasHandedLeadership(t *testing.T) {
 
 // Raft turns the next voter away while it is still busy with the one before.
 func TestAVoterThatIsSilentDoesNotKeepTheNextFromTakingOver(t *testing.T) {
+	t.Parallel()
 	silent, told := make(chan struct{}), make(chan raft.ServerID, 1)
 	endSilence := sync.OnceFunc(func() { close(silent) })
 	var first atomic.Pointer[raft.ServerID]
@@ -451,6 +454,7 @@ func TestAnInstanceThatMovedIsFollowedToItsNewAddress(t *testing.T) {
 }
 
 func TestAVoterThatWasMovedToWhereNobodyIsCountsAsDown(t *testing.T) {
+	t.Parallel()
 	cluster := startCluster(t, 2, nil)
 	leader, moved := cluster[0], cluster[1]
 	// From the second write on raft has a connection to it that outlives the move: by that
@@ -489,6 +493,7 @@ func TestARemovedInstanceMayComeBack(t *testing.T) {
 }
 
 func TestALeaderThatIsDemotedStepsDownForAnother(t *testing.T) {
+	t.Parallel()
 	cluster := startCluster(t, 3, nil)
 	old := cluster[0]
 	demoted := voter(old)

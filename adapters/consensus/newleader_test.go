@@ -29,6 +29,7 @@ func (r reticent) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *r
 // hears that it is committed. Until an entry of its own term is, it can't know,
 // however sure it is that it leads.
 func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
+	t.Parallel()
 	fabric := newNetwork()
 	through := make(chan struct{})
 	var (

@@ -17,6 +17,7 @@ import (
 // then turns every write away for ever, while its heartbeats keep the others from
 // electing somebody else.
 func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
+	t.Parallel()
 	fabric := newNetwork()
 	silent, told := make(chan struct{}), make(chan raft.ServerID, 1)
 	fatal := make(chan error, 1)

@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"testing"
-	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -21,13 +20,7 @@ func inSmallParts(tb testing.TB) portstest.Subject {
 }
 
 func subjectWith(tb testing.TB, change func(*instanceConfig)) portstest.Subject {
-	cluster := startCluster(tb, 2, func(config *instanceConfig) {
-		change(config)
-		// The suites keep processors busy, and the leader must stay.
-		config.timing = func(timing *Timing) {
-			timing.HeartbeatTimeout, timing.ElectionTimeout = 500*time.Millisecond, 500*time.Millisecond
-		}
-	})
+	cluster := startCluster(tb, 2, change)
 	follower := cluster[1].ports()
 	return portstest.Subject{
 		Leader:     cluster[0].ports(),

@@ -119,6 +119,7 @@ func addedUntilStaged(t *testing.T, c *app.Cluster, leader *instance, wanted dom
 // A leader ends between the nonvoter and the voter, and everybody is started
 // again in between, from a snapshot or from the log.
 func TestAPromotionOutlivesItsLeader(t *testing.T) {
+	t.Parallel()
 	for name, timing := range map[string]func(*Timing){
 		"in the log": nil,
 		"in a snapshot": func(timing *Timing) {
@@ -127,6 +128,7 @@ func TestAPromotionOutlivesItsLeader(t *testing.T) {
 	} {
 		for _, restarted := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, all restarted: %v", name, restarted), func(t *testing.T) {
+				t.Parallel()
 				cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = timing })
 				leader := cluster[0]
 				joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: timing})

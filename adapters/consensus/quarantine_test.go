@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -26,18 +25,7 @@ func inQuarantineNow(s ports.LocalState) bool { return s.Quarantine != "" }
 func wiped(t *testing.T, i *instance) *instance {
 	t.Helper()
 	i.stop(t)
-	return start(t, instanceConfig{id: i.config.ID, directory: t.TempDir(), address: i.raftAddress(), timing: steadily})
-}
-
-// steadily is for clusters that are to keep their leader, and get another one soon
-// when it is gone.
-func steadily(timing *Timing) {
-	timing.HeartbeatTimeout, timing.ElectionTimeout = 600*time.Millisecond, 600*time.Millisecond
-}
-
-func startSteady(t *testing.T, size int) []*instance {
-	t.Helper()
-	return startCluster(t, size, func(config *instanceConfig) { config.timing = steadily })
+	return start(t, instanceConfig{id: i.config.ID, directory: t.TempDir(), address: i.raftAddress()})
 }
 
 // refused is how many have not come through the preface of i.
@@ -46,13 +34,14 @@ func (i *instance) refused() uint64 { return i.demux.Stats().Rejected[demux.Hand
 // Two of three acknowledged a write. The one of them that forgot it must not elect
 // the third, which never had it.
 func TestAVoterThatLostItsDataDoesNotElectACandidateThatMissedAWrite(t *testing.T) {
-	cluster := startSteady(t, 3)
+	t.Parallel()
+	cluster := startCluster(t, 3, nil)
 	a, b, c := cluster[0], cluster[1], cluster[2]
 	c.stop(t)
 	acknowledged := register(t, a, "acknowledged")
 	b = wiped(t, b)
 	a.stop(t)
-	c = again(t, c, steadily)
+	c = again(t, c, nil)
 	before := b.refused()
 	until(t, "it was asked for a few votes", func() bool { return b.refused() >= before+5 })
 	if state, _ := c.State(); state.Leading || c.raft.State() == raft.Leader {
@@ -62,7 +51,7 @@ func TestAVoterThatLostItsDataDoesNotElectACandidateThatMissedAWrite(t *testing.
 		t.Errorf("the one that forgot: %+v", state)
 	}
 
-	a = again(t, a, steadily)
+	a = again(t, a, nil)
 	for _, i := range []*instance{a, b, c} {
 		i.promotes(t)
 	}
@@ -84,7 +73,8 @@ func TestAVoterThatLostItsDataDoesNotElectACandidateThatMissedAWrite(t *testing.
 // The leader must not count on one that forgot: the two of them would be a
 // majority, whatever the third has promised to another leader.
 func TestAVoterThatLostItsDataAcknowledgesNothing(t *testing.T) {
-	cluster := startSteady(t, 3)
+	t.Parallel()
+	cluster := startCluster(t, 3, nil)
 	a, b, c := cluster[0], cluster[1], cluster[2]
 	c.stop(t)
 	b = wiped(t, b)
@@ -97,7 +87,7 @@ func TestAVoterThatLostItsDataAcknowledgesNothing(t *testing.T) {
 }
 
 func TestAnInstanceOutOfQuarantineIsNoVoterYet(t *testing.T) {
-	cluster := startSteady(t, 3)
+	cluster := startCluster(t, 3, nil)
 	leader, b := cluster[0], wiped(t, cluster[1])
 	state, _ := leader.State()
 	// It has posted an early membership, and looks no more for now.
@@ -120,7 +110,7 @@ func TestAnInstanceOutOfQuarantineIsNoVoterYet(t *testing.T) {
 }
 
 func TestAVoterThatLostItsDataComesBackByItself(t *testing.T) {
-	cluster := startSteady(t, 3)
+	cluster := startCluster(t, 3, nil)
 	leader := cluster[0]
 	leader.promotes(t)
 	change := register(t, leader, "a")
@@ -133,7 +123,7 @@ func TestAVoterThatLostItsDataComesBackByItself(t *testing.T) {
 	}
 	// What it is for the log that it has: it goes on with it after a restart.
 	b.stop(t)
-	b = again(t, b, steadily)
+	b = again(t, b, nil)
 	b.eventually(t, "a voter like any other", func(s ports.LocalState) bool { return s.CaughtUp && s.Quarantine == "" })
 }
 

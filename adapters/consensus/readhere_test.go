@@ -21,11 +21,6 @@ func loyal(settings *raft.Config) {
 	settings.LeaderLeaseTimeout = patience
 }
 
-// unhurried is for a cluster whose leader stays also where processors are scarce.
-func unhurried(timing *Timing) {
-	timing.HeartbeatTimeout, timing.ElectionTimeout = time.Second, time.Second
-}
-
 // reading is a read in the background.
 type reading struct {
 	view domain.View
@@ -90,6 +85,7 @@ func (r reserved) ReadIndex(ctx context.Context, raftAddress string) (ports.Read
 // The leader of a minority, whose answers were held back, is asked by the other
 // one in it: see TestAHeldBackHeartbeatAnswerServesNoStaleRead.
 func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
+	t.Parallel()
 	fabric := newNetwork()
 	pacing, stopPacing := context.WithCancel(t.Context())
 	defer stopPacing()
@@ -158,7 +154,6 @@ func trio(t *testing.T) (leader, follower *instance, asked *questions, fabric *n
 	t.Helper()
 	fabric, asked = newNetwork(), &questions{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.timing = unhurried
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.id == "instance-1" {
 			config.peers = asked

@@ -252,6 +252,7 @@ func TestARecoveryThatStopsBeforeTheLogIsRemoved(t *testing.T) {
 
 // An old directory that is started after all gets no vote of the one that went on.
 func TestAFormerMemberDoesNotDisturbTheRecoveredCluster(t *testing.T) {
+	t.Parallel()
 	cluster := startCluster(t, 3, nil)
 	last := register(t, cluster[0], "a")
 	cluster[1].arrives(t, last.Revision)

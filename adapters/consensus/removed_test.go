@@ -18,13 +18,13 @@ func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 		"and is back with nothing":     wiped,
 	} {
 		t.Run(name, func(t *testing.T) {
-			cluster := startSteady(t, 3)
+			cluster := startCluster(t, 3, nil)
 			leader, away := cluster[0], cluster[2]
 			away.stop(t)
 			if err := leader.Remove(within(t), away.config.ID); err != nil {
 				t.Fatal(err)
 			}
-			away = again(t, away, steadily)
+			away = again(t, away, nil)
 			away.eventually(t, "aware that it was removed", removed)
 			if state, _ := away.State(); state.Member || strings.Contains(strings.Join(state.Unready(""), "; "), "waits to be added") {
 				t.Errorf("it was removed, and is a member: %v, %q", state.Member, state.Unready(""))
@@ -48,7 +48,7 @@ func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 }
 
 func TestAnInstanceThatSawItsRemovalReportsIt(t *testing.T) {
-	cluster := startSteady(t, 3)
+	cluster := startCluster(t, 3, nil)
 	leader, leaving := cluster[0], cluster[2]
 	if err := leader.Remove(within(t), leaving.config.ID); err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestAnInstanceThatSawItsRemovalReportsIt(t *testing.T) {
 
 // Who is cut off with the others is not removed, and says nothing of the kind.
 func TestAnInstanceWithoutContactWasNotRemoved(t *testing.T) {
-	cluster := startSteady(t, 3)
+	cluster := startCluster(t, 3, nil)
 	left := cluster[2]
 	for _, i := range cluster[:2] {
 		i.stop(t)

@@ -32,6 +32,7 @@ func (i *instance) arrives(tb testing.TB, revision domain.Revision) {
 }
 
 func TestAFollowerThatTheLogNoLongerReachesIsSentASnapshot(t *testing.T) {
+	t.Parallel()
 	frugal := func(timing *Timing) {
 		timing.SnapshotThreshold, timing.TrailingLogs, timing.SnapshotInterval = 8, 1, 5*time.Millisecond
 	}

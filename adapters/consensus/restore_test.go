@@ -256,7 +256,6 @@ func TestARestoreThatEndsBeforeItsCommitSaysThatNothingHappened(t *testing.T) {
 			through, fabric := make(chan struct{}), newNetwork()
 			var holdsBack atomic.Bool
 			cluster := startCluster(t, 2, func(config *instanceConfig) {
-				config.timing = steadily
 				config.hooks.transport = func(inner transport) transport {
 					return heartbeatsOnly{&faulty{inner, fabric}, &holdsBack, through}
 				}

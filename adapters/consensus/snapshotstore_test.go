@@ -414,9 +414,7 @@ func TestRemainsOfSnapshotsAreRemovedAtTheStart(t *testing.T) {
 // A membership that can't be proven is not started with: two wrong bits in it made one
 // of three voters the only one.
 func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
-	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.timing = func(timing *Timing) { steadily(timing); eager(timing) }
-	})
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = eager })
 	leader, damaged := cluster[0], cluster[2]
 	leader.promotes(t)
 	folder := filepath.Join(damaged.config.Directory, "snapshots")
@@ -446,7 +444,7 @@ func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	damaged = again(t, damaged, steadily)
+	damaged = again(t, damaged, nil)
 	if state, _ := damaged.State(); state.Leading || !strings.Contains(state.Quarantine, "damaged-") {
 		t.Errorf("state at the start = %+v, want quarantine", state)
 	}
