@@ -44,11 +44,11 @@ func RunLocal(t *testing.T, open func(testing.TB) Subject) {
 	})
 }
 
-// isInTouch waits for a recent contact. Recent is relative to patience, because contacts
-// may be late on a busy machine.
+// isInTouch waits for a recent contact. What is recent leaves room for contacts that are
+// late on a busy machine.
 func isInTouch(t *testing.T, local ports.Local) {
 	t.Helper()
-	const short = patience / 10
+	const short = time.Second
 	await(t, local, "it is in touch", func(state ports.LocalState) bool { return state.InTouch })
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()

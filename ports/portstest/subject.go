@@ -12,7 +12,7 @@ import (
 )
 
 // patience bounds every wait of a suite. It runs out only if a promise is broken.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // Ports are the ports of one instance.
 type Ports struct {
