@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -126,11 +127,22 @@ func (c *Cluster) Bootstrap() {
 	first.AwaitReady()
 	for _, i := range others {
 		i.AwaitServing()
-		if err := first.RaftAdd(c.t.Context(), i.Member()); err != nil {
-			c.t.Fatalf("add %s: %v", i.ID, err)
-		}
+		c.admit(first, i)
 	}
 	c.AwaitReady()
+}
+
+// admit adds an instance. On a busy machine the leader may change meanwhile; whatever
+// became of the request, it may be repeated.
+func (c *Cluster) admit(through, joining *Instance) {
+	c.t.Helper()
+	Eventually(c.t, "add "+joining.ID, func() error {
+		err := through.RaftAdd(c.t.Context(), joining.Member())
+		if problem := new(Problem); err != nil && (!errors.As(err, &problem) || problem.Answer.Status != http.StatusServiceUnavailable) {
+			c.t.Fatalf("add %s: %v", joining.ID, err)
+		}
+		return err
+	})
 }
 
 // Member gives the instance as PUT /raft/node takes it.
