@@ -283,9 +283,10 @@ func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
 		if outcomes["nothing"] == 0 || outcomes["all"] == 0 {
 			t.Errorf("outcomes = %v, want both at least once", outcomes)
 		}
-		if _, err := c.Leader().Restore(t.Context(), backup.File); err != nil {
-			t.Fatal(err)
-		}
+		harness.Eventually(t, "a restore that nobody cuts off", func() error {
+			_, err := c.Leader().Restore(t.Context(), backup.File)
+			return err
+		})
 		mustBeBackup(t, "the registry in the end", mustBeAlike(t, c), backup)
 	})
 }

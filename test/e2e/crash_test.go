@@ -12,9 +12,12 @@ func TestAKilledLeaderIsReplaced(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		c := start(t, backend)
 		for n := range 5 {
-			put(t, c.Instances[n%3].Client, fmt.Sprintf("before-%d", n))
+			harness.Eventually(t, "a write before", func() error {
+				_, err := c.Instances[n%3].Put(t.Context(), harness.NewNode(fmt.Sprintf("before-%d", n)))
+				return err
+			})
 		}
-		before := list(t, c.Instances[0].Client)
+		before := list(t, c.Leader().Client)
 		leader := c.Leader()
 		leader.Kill()
 		survivors := c.Running()
