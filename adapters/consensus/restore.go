@@ -87,8 +87,9 @@ func (n *Node) proposePart(ctx context.Context, part restorePart) error {
 	case step.Err() != nil:
 		return fmt.Errorf("part %d of the restore was not written within %v: %w", part.Number, restoreStep, step.Err())
 	}
-	// It is unknown whether the part is in the log, but a part changes nothing by itself.
-	return fmt.Errorf("%w: leadership ended before all of the backup was written: %v", ports.ErrNoLeader, err)
+	// It is unknown whether the part is in the log, but a part changes nothing by itself. So
+	// the text of err, which says that the write may take effect, would be wrong here.
+	return fmt.Errorf("%w: leadership ended before all of the backup was written", ports.ErrNoLeader)
 }
 
 // stepError translates the outcome of a step of a restore into an error of the port.
