@@ -21,6 +21,7 @@ const successorTimeout = time.Second
 type ClusterConfig struct {
 	Inquiry
 	Membership  ports.Membership
+	Leadership  ports.Leadership
 	Promotions  ports.Promotions
 	ReadIndexer ports.ReadIndexer
 	// Logger logs promotions, and voters that have come back without what they had
@@ -70,7 +71,7 @@ func (c *Cluster) HandOver(ctx context.Context, to string) (string, error) {
 	if state, _ := c.Local.State(); to == "" && state.Leading && state.Roster.Voters() == 1 {
 		return "", fmt.Errorf("%w: there is no other to hand over to", domain.ErrLastVoter)
 	}
-	if err := c.Membership.HandOver(ctx, to); err != nil {
+	if err := c.Leadership.HandOver(ctx, to); err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, successorTimeout)

@@ -120,6 +120,7 @@ func TestRemoveOfTheLeaderWaitsForItsSuccessor(t *testing.T) {
 				c := app.NewCluster(app.ClusterConfig{
 					Inquiry:    app.Inquiry{Self: ports.Identity{RaftID: "n1"}, Local: i, Peers: portstest.NewPeers()},
 					Membership: test.handover,
+					Leadership: test.handover,
 				})
 				ctx, cancel := context.WithTimeout(t.Context(), test.bound)
 				defer cancel()
@@ -160,6 +161,7 @@ func TestHandOverNamesTheSuccessor(t *testing.T) {
 				c := app.NewCluster(app.ClusterConfig{
 					Inquiry:    app.Inquiry{Self: ports.Identity{RaftID: "n1"}, Local: test.handover.Instance},
 					Membership: test.handover,
+					Leadership: test.handover,
 				})
 				if got, err := c.HandOver(t.Context(), ""); got != test.want || !errors.Is(err, test.err) {
 					t.Errorf("HandOver = %q, %v, want %q, %v", got, err, test.want, test.err)

@@ -59,6 +59,7 @@ func inquiryOf(i member, peers ports.Peers) app.Inquiry {
 type member interface {
 	ports.Local
 	ports.Membership
+	ports.Leadership
 	ports.Promotions
 	ports.Formats
 	ports.ReadIndexer
@@ -69,6 +70,7 @@ func configOf(i member, peers ports.Peers) app.ClusterConfig {
 	return app.ClusterConfig{
 		Inquiry:     inquiryOf(i, peers),
 		Membership:  i,
+		Leadership:  i,
 		Promotions:  i,
 		ReadIndexer: i,
 		Logger:      slog.New(slog.DiscardHandler),

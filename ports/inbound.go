@@ -127,7 +127,7 @@ type Cluster interface {
 	// one that is up to date. It returns the id of the new leader; empty if that does not
 	// become known soon. If to is the leader itself, nothing happens. If it is the only
 	// voter and to is empty, the error is domain.ErrLastVoter. Other errors are those of
-	// Membership.HandOver.
+	// Leadership.HandOver.
 	HandOver(ctx context.Context, to string) (string, error)
 
 	// Describe reads the membership, and asks each instance about itself. With Stale it

@@ -182,7 +182,10 @@ type Membership interface {
 	// without the instance. It returns ErrNoMajorityLeft where Add or Remove would. Other
 	// errors are as for Registry.Read.
 	CanSpare(ctx context.Context, id string) error
+}
 
+// Leadership gives the leadership of this instance away. Safe for concurrent use.
+type Leadership interface {
 	// HandOver hands leadership over to the voter named by to, or, if that is empty, to
 	// one that is up to date. It returns once this instance no longer leads. Errors:
 	// ErrNotLeader (also if leadership is lost before a voter was told to take over),

@@ -199,7 +199,7 @@ func commitChanges(changes []change) error {
 	return nil
 }
 
-// HandOver implements ports.Membership. Raft would choose the voter whose log is
+// HandOver implements ports.Leadership. Raft would choose the voter whose log is
 // longest, which may be one that died a moment ago.
 func (n *Node) HandOver(ctx context.Context, to string) error {
 	if err := ctx.Err(); err != nil {

@@ -44,7 +44,7 @@ func upgraded(tb testing.TB) portstest.FormatsSubject {
 }
 
 func (i *instance) ports() portstest.Ports {
-	return portstest.Ports{ID: i.config.ID, Registry: i, Local: i, Membership: i, Promotions: i, Formats: i, Restorer: i}
+	return portstest.Ports{ID: i.config.ID, Registry: i, Local: i, Membership: i, Leadership: i, Promotions: i, Formats: i, Restorer: i}
 }
 
 func TestRegistryPort(t *testing.T)   { portstest.RunRegistry(t, subject) }
@@ -58,6 +58,7 @@ var (
 	_ ports.Registry    = (*Node)(nil)
 	_ ports.Local       = (*Node)(nil)
 	_ ports.Membership  = (*Node)(nil)
+	_ ports.Leadership  = (*Node)(nil)
 	_ ports.Promotions  = (*Node)(nil)
 	_ ports.Formats     = (*Node)(nil)
 	_ ports.Restorer    = (*Node)(nil)

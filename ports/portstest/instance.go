@@ -16,8 +16,8 @@ import (
 )
 
 // Instance is a whole instance without raft. It implements ports.Registry, ports.Local,
-// ports.Membership, ports.Promotions, ports.Formats, ports.Restorer and ports.ReadIndexer
-// over one domain.Registry in memory. Safe for concurrent use.
+// ports.Membership, ports.Leadership, ports.Promotions, ports.Formats, ports.Restorer and
+// ports.ReadIndexer over one domain.Registry in memory. Safe for concurrent use.
 type Instance struct {
 	*cluster
 	id      string
@@ -380,7 +380,7 @@ func (i *Instance) setRoster(id string, wanted *domain.Instance) {
 	i.wakeAll()
 }
 
-// HandOver implements ports.Membership. The instance named by to, or the first other
+// HandOver implements ports.Leadership. The instance named by to, or the first other
 // voter, leads from now on, even if it exists only in the roster.
 func (i *Instance) HandOver(ctx context.Context, to string) error {
 	i.mu.Lock()

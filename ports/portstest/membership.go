@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// RunMembership examines what ports.Membership promises. Each test opens a
+// RunMembership examines what ports.Membership and ports.Leadership promise. Each test opens a
 // subject of its own, which open closes with tb.Cleanup. The instances that the tests add
 // do not exist, so they are nonvoters: a voter that does not answer can cost a cluster
 // its quorum.
@@ -210,7 +210,7 @@ func endedContextChangesNobody(t *testing.T, s Subject) {
 		"roster here": func(ctx context.Context) error { _, err := m.RosterHere(ctx); return err },
 		"add":         func(ctx context.Context) error { return m.Add(ctx, absentee(1)) },
 		"remove":      func(ctx context.Context) error { return m.Remove(ctx, absentee(0).ID) },
-		"hand over":   func(ctx context.Context) error { return m.HandOver(ctx, "") },
+		"hand over":   func(ctx context.Context) error { return s.Leader.Leadership.HandOver(ctx, "") },
 	} {
 		if err := ask(ended(t)); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
 			t.Errorf("%s: %v", name, err)
@@ -229,7 +229,7 @@ func noVoterTakesOver(t *testing.T, s Subject) {
 		"stranger":     domain.ErrNoSuchInstance,
 		s.Leader.ID:    ports.ErrNoSuccessor,
 	} {
-		if err := s.Leader.Membership.HandOver(within(t), to); !errors.Is(err, want) || errors.Is(err, ports.ErrOutcomeUnknown) {
+		if err := s.Leader.Leadership.HandOver(within(t), to); !errors.Is(err, want) || errors.Is(err, ports.ErrOutcomeUnknown) {
 			t.Errorf("hand over to %s: %v, want %v", to, err, want)
 		}
 	}
@@ -242,7 +242,7 @@ func noVoterTakesOver(t *testing.T, s Subject) {
 func nobodyTakesOver(t *testing.T, s Subject) {
 	demoteOthers(t, s.Leader)
 	mustAdd(t, s.Leader.Membership, absentee(0))
-	if err := s.Leader.Membership.HandOver(within(t), ""); !errors.Is(err, ports.ErrNoSuccessor) {
+	if err := s.Leader.Leadership.HandOver(within(t), ""); !errors.Is(err, ports.ErrNoSuccessor) {
 		t.Errorf("hand over: %v", err)
 	}
 	if state, _ := s.Leader.Local.State(); !state.Leading {
@@ -268,7 +268,7 @@ func followerChangesNobody(t *testing.T, s Subject) {
 		"roster":    func(ctx context.Context) error { _, err := m.Roster(ctx); return err },
 		"add":       func(ctx context.Context) error { return m.Add(ctx, absentee(0)) },
 		"remove":    func(ctx context.Context) error { return m.Remove(ctx, s.Leader.ID) },
-		"hand over": func(ctx context.Context) error { return m.HandOver(ctx, "") },
+		"hand over": func(ctx context.Context) error { return s.Follower.Leadership.HandOver(ctx, "") },
 	} {
 		if err := ask(within(t)); !errors.Is(err, ports.ErrNotLeader) {
 			t.Errorf("%s: %v", name, err)
@@ -299,7 +299,7 @@ func followerTakesOver(t *testing.T, s Subject, to string) {
 	term := await(t, s.Leader.Local, "it leads", leading).Term
 	_, laterHere := s.Leader.Local.State()
 	_, laterThere := s.Follower.Local.State()
-	if err := s.Leader.Membership.HandOver(within(t), to); err != nil {
+	if err := s.Leader.Leadership.HandOver(within(t), to); err != nil {
 		t.Fatalf("hand over: %v", err)
 	}
 	for who, later := range map[string]<-chan struct{}{"the old leader": laterHere, "the new one": laterThere} {

@@ -187,7 +187,7 @@ func followerKnowsWanted(t *testing.T, s Subject) {
 	}
 	// Promotions is older in the log than the nonvoter, so a leader that has the nonvoter
 	// has the promotion.
-	if err := s.Leader.Membership.HandOver(within(t), s.Follower.ID); err != nil {
+	if err := s.Leader.Leadership.HandOver(within(t), s.Follower.ID); err != nil {
 		t.Fatalf("hand over: %v", err)
 	}
 	await(t, s.Follower.Local, "it leads", leading)

@@ -326,7 +326,7 @@ func successorHoldsAnswers(t *testing.T, s Subject) {
 	for i := range 20 {
 		last = mustPropose(t, s.Leader.Registry, register("a", 100+i))
 	}
-	if err := s.Leader.Membership.HandOver(within(t), ""); err != nil {
+	if err := s.Leader.Leadership.HandOver(within(t), ""); err != nil {
 		t.Fatalf("hand over: %v", err)
 	}
 	await(t, s.Follower.Local, "the successor leads", leading)

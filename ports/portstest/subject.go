@@ -20,6 +20,7 @@ type Ports struct {
 	Registry   ports.Registry
 	Local      ports.Local
 	Membership ports.Membership
+	Leadership ports.Leadership
 	Promotions ports.Promotions
 	Formats    ports.Formats
 	Restorer   ports.Restorer
@@ -40,7 +41,7 @@ type Subject struct {
 
 // Ports returns the ports of i.
 func (i *Instance) Ports() Ports {
-	return Ports{ID: i.id, Registry: i, Local: i, Membership: i, Promotions: i, Formats: i, Restorer: i}
+	return Ports{ID: i.id, Registry: i, Local: i, Membership: i, Leadership: i, Promotions: i, Formats: i, Restorer: i}
 }
 
 func within(t testing.TB) context.Context {

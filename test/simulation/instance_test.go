@@ -106,6 +106,7 @@ func (i *instance) start() error {
 	p.cluster = app.NewCluster(app.ClusterConfig{
 		Inquiry:     app.Inquiry{Self: ports.Identity{RaftID: i.id, Format: consensus.Format}, Local: p.Node, Formats: p.Node, Peers: peers{p}},
 		Membership:  p.Node,
+		Leadership:  p.Node,
 		Promotions:  p.Node,
 		ReadIndexer: p.Node,
 		Logger:      i.story.logger(i.id),

@@ -127,6 +127,7 @@ func newCluster(inquiry app.Inquiry, node *consensus.Node, log *slog.Logger) *ap
 	return app.NewCluster(app.ClusterConfig{
 		Inquiry:     inquiry,
 		Membership:  node,
+		Leadership:  node,
 		Promotions:  node,
 		ReadIndexer: node,
 		Logger:      log.With("component", "cluster"),
