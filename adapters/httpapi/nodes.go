@@ -99,6 +99,9 @@ func (s *Server) getNodes(ctx context.Context, r request) (answer, error) {
 	if read.Past != nil && view.Revision() <= *read.Past {
 		a := answer{status: http.StatusNotModified, etag: []string{etag(view.Revision())}, vary: acceptEncoding}
 		a.setRevision(view.Revision())
+		if err := checkMatchOf(r, a.etag[0], view.Revision(), nil); err != nil {
+			return answer{}, err
+		}
 		return a, nil
 	}
 	get := s.lists.get

@@ -157,6 +157,8 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 			header: []string{`If-Match: "2"`, `If-None-Match: "3"`}, status: 412, code: "precondition_failed", revision: "3", node: nodeB},
 		"another revision of the list": {method: "GET", path: "/nodes", header: []string{`If-Match: "1", "2"`}, status: 412,
 			code: "precondition_failed", mentions: []string{`"3"`, `"2"`}, revision: "3"},
+		"another revision of a list that has not changed": {method: "GET", path: "/nodes?since=3&wait=1ms", header: []string{`If-Match: "2"`}, status: 412,
+			code: "precondition_failed", revision: "3"},
 		"no revision of the list": {method: "GET", path: "/nodes", header: []string{`If-Match: `}, status: 412,
 			code: "precondition_failed", revision: "3"},
 		"no such node to remove": {method: "DELETE", path: "/nodes/x", status: 404, code: "node_not_found",
