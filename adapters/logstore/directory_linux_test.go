@@ -69,3 +69,17 @@ func TestClaimOfADirectoryInAFolderThatCanNotBeSynced(t *testing.T) {
 		t.Fatalf("Claim: %v, want that nothing can be created there", err)
 	}
 }
+
+// What is written to the null device can't be synced.
+func TestTheContentOfANoteIsDurableOnceItIsKept(t *testing.T) {
+	directory := claim(t, t.TempDir())
+	if err := os.Symlink(os.DevNull, filepath.Join(directory.Path(), "note.tmp")); err != nil {
+		t.Fatal(err)
+	}
+	if err := directory.Keep("note", []byte("x")); err == nil {
+		t.Error("Keep of what can't be synced = nil, want an error")
+	}
+	if content, found, err := directory.Kept("note"); found || err != nil {
+		t.Errorf("Kept = %q, %v, %v, want nothing", content, found, err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
@@ -68,4 +69,66 @@ func TestAFileNameIsMadeDurableBeforeItIsUsed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A note such as the quarantine must not be there after it was dropped, or be missing after
+// it was kept, whenever the power is cut.
+func TestANoteIsDurableOnceItIsKeptOrDropped(t *testing.T) {
+	directory := claim(t, filepath.Join(t.TempDir(), "raft"))
+	keep := func() error { return directory.Keep("note", []byte("x")) }
+	if err := keep(); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func() error{
+		"Keep": keep,
+		"Drop": func() error { return directory.Drop("note") },
+	} {
+		logstoretest.Unlisted(t, directory.Path(), func() {
+			if err := change(); !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("%s in a directory that can't be synced: %v, want fs.ErrPermission", name, err)
+			}
+		})
+	}
+}
+
+func TestANoteReplacesALongerOneThatACrashLeftIncomplete(t *testing.T) {
+	directory := claim(t, t.TempDir())
+	write(t, filepath.Join(directory.Path(), "note.tmp"), "a longer one")
+	if err := directory.Keep("note", []byte("short")); err != nil {
+		t.Fatal(err)
+	}
+	if content, _, err := directory.Kept("note"); err != nil || string(content) != "short" {
+		t.Errorf("Kept = %q, %v, want short", content, err)
+	}
+}
+
+// If a later step outlived a power cut and an earlier one did not, the manifest could name a
+// store that is not there.
+func TestEachStepOfAMigrationIsDurableBeforeTheNext(t *testing.T) {
+	for _, last := range []logstore.Step{logstore.StepVerified, logstore.StepPlaced, logstore.StepSwitched} {
+		t.Run("after "+string(last), func(t *testing.T) {
+			dir := made(t, bolted, full)
+			var steps []logstore.Step
+			m := logstore.Migration{From: bolted, To: walled, Watch: func(step logstore.Step, _ string) {
+				if steps = append(steps, step); step != last {
+					return
+				}
+				if err := os.Chmod(dir, 0o300); err != nil {
+					t.Error(err)
+				}
+			}}
+			logstoretest.Unlisted(t, dir, func() {
+				if err := os.Chmod(dir, 0o700); err != nil { // until the step
+					t.Fatal(err)
+				}
+				if err := migrateDir(t.Context(), t, dir, m); !errors.Is(err, fs.ErrPermission) {
+					t.Errorf("Migrate: %v, want fs.ErrPermission", err)
+				}
+			})
+			if !slices.Contains(steps, last) || steps[len(steps)-1] != last {
+				t.Errorf("steps = %q, want none after %q", steps, last)
+			}
+			startable(t, dir, full)
+		})
+	}
 }
