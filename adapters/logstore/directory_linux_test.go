@@ -1,6 +1,8 @@
 package logstore_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -67,6 +69,32 @@ func TestClaimOfADirectoryInAFolderThatCanNotBeSynced(t *testing.T) {
 	_, err := logstore.Claim("/proc/self", owner)
 	if err == nil || !strings.Contains(err.Error(), "instance.lock") {
 		t.Fatalf("Claim: %v, want that nothing can be created there", err)
+	}
+}
+
+// An instance must not stop over what it can't know.
+func TestADirectoryThatCanNotBeLookedAtCountsAsPresent(t *testing.T) {
+	above := filepath.Join(t.TempDir(), "above")
+	path := filepath.Join(above, "raft")
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(t, path, func() {
+		directory := claim(t, path)
+		closed := make(chan error)
+		go func() { closed <- os.Chmod(above, 0) }() // by the user who runs the test
+		if err := <-closed; err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrPermission) {
+			t.Fatalf("Stat: %v, want fs.ErrPermission", err)
+		}
+		if err := directory.Present(); err != nil {
+			t.Errorf("Present = %v, want no error", err)
+		}
+	})
+	if err := os.Chmod(above, 0o700); err != nil {
+		t.Fatal(err)
 	}
 }
 
