@@ -68,10 +68,10 @@ func refuseLostEntries(dir string) error {
 		if err != nil {
 			return err
 		}
-		found = found || len(raw) >= walHeaderSize
 		if len(raw) <= walHeaderSize {
 			continue
 		}
+		found = true
 		if encrypted(raw) {
 			return fmt.Errorf("%w (%s: its beginning makes no sense)", ErrDamaged, path)
 		}

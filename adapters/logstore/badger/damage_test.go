@@ -255,8 +255,10 @@ func TestADamagedTableIsAnErrorWhenOpening(t *testing.T) {
 
 func TestALogThatWentMissingAfterACrashIsRefused(t *testing.T) {
 	for name, damage := range map[string]func(path string) error{
-		"removed": os.Remove,
-		"emptied": func(path string) error { return os.Truncate(path, 0) },
+		"removed":                  os.Remove,
+		"emptied":                  func(path string) error { return os.Truncate(path, 0) },
+		"cut off in its header":    func(path string) error { return os.Truncate(path, 10) },
+		"cut off after its header": func(path string) error { return os.Truncate(path, 20) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := crashed(t)
@@ -356,12 +358,12 @@ func TestTheNewestLogIsFoundByItsNumber(t *testing.T) {
 	torn := bytes.Clone(raw)
 	torn[bytes.LastIndex(raw, bytes.Repeat([]byte{20}, 50))] ^= 0xff // in the last transaction
 	folder := filepath.Dir(first)
-	for name, content := range map[string][]byte{"99999.mem": raw, "100000.mem": torn} {
-		if err := os.WriteFile(filepath.Join(folder, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	older, newer := filepath.Join(folder, "99999.mem"), filepath.Join(folder, "100000.mem")
+	if err := errors.Join(os.Remove(first), os.WriteFile(older, torn, 0o600), os.WriteFile(newer, raw, 0o600)); err != nil {
+		t.Fatal(err)
 	}
-	if err := os.Remove(first); err != nil {
+	wantUnopened(t, dir, badger.ErrDamaged, older) // that write was complete
+	if err := errors.Join(os.WriteFile(older, raw, 0o600), os.WriteFile(newer, torn, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	store := open(t, dir)

@@ -152,15 +152,43 @@ func TestEveryDamagedByteOfATableIsRefused(t *testing.T) {
 }
 
 func TestMissingFilesAreRefused(t *testing.T) {
-	for name, missing := range map[string]string{"a table": "*.sst", "the list of tables": "MANIFEST"} {
+	tests := map[string]struct {
+		left    func(*testing.T) string
+		missing string
+	}{
+		"a table":                          {tabled, "*.sst"},
+		"the list of tables":               {tabled, "MANIFEST"},
+		"the list of tables after a crash": {crashed, "MANIFEST"}, // which left no table
+	}
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			dir := tabled(t)
-			path := only(t, dir, missing)
+			dir := test.left(t)
+			path := only(t, dir, test.missing)
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
 			}
 			wantUnopened(t, dir, badger.ErrDamagedTables, path)
 		})
+	}
+}
+
+// badger makes a new one.
+func TestAMissingKeyRegistryIsNoDamage(t *testing.T) {
+	dir := tabled(t)
+	if err := os.Remove(only(t, dir, "KEYREGISTRY")); err != nil {
+		t.Fatal(err)
+	}
+	for name, open := range map[string]logstore.Opener{"Inspect": badger.Inspect, "Open": badger.Open} {
+		store, err := open(dir, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if last, err := store.LastIndex(); err != nil || last != 200 {
+			t.Errorf("%s: LastIndex = %d, %v, want 200", name, last, err)
+		}
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

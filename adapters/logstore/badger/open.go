@@ -10,7 +10,7 @@ import (
 )
 
 // openFile is the name of a file that exists while badger's files are open, and so also
-// after a crash. During that time there is always a write-ahead log that is not empty:
+// after a crash. During that time there is always a write-ahead log with more than a header:
 // badger begins the next one before it removes one. So if openFile exists and no such log
 // does, a log was lost; badger itself would silently create a new one.
 const openFile = "OPEN"
