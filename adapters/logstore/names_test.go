@@ -53,6 +53,23 @@ func TestAFileNameIsMadeDurableBeforeItIsUsed(t *testing.T) {
 			claim(t, path)
 		})
 	}
+	t.Run("the name of a directory that a claim makes", func(t *testing.T) {
+		above := t.TempDir()
+		parent := filepath.Join(above, "parent")
+		logstoretest.Unlisted(t, above, func() {
+			if err := errors.Join(os.Chmod(above, 0o700), os.Mkdir(parent, 0o300)); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = os.Chmod(parent, 0o700) }()
+			directory, err := logstore.Claim(filepath.Join(parent, "raft"), owner)
+			if err == nil {
+				_ = directory.Close()
+			}
+			if !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("Claim: %v", err)
+			}
+		})
+	})
 	t.Run("a migration that goes on", func(t *testing.T) {
 		m := logstore.Migration{From: bolted, To: walled}
 		for _, crash := range images(t, made(t, m.From, full), m) {
