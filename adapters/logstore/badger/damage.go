@@ -167,7 +167,8 @@ func record(raw []byte) (key []byte, size int) {
 	return raw[at : at+int(keySize)], end + crc32.Size
 }
 
-// markersAfter counts the intact end markers at or after the offset from. A marker's key
+// markersAfter counts the intact end markers at or after the offset from, which is behind
+// the header of the log. A marker's key
 // inside the data of an entry does not count: no record with a correct checksum begins
 // right before it.
 func markersAfter(raw []byte, from int) int {
@@ -178,13 +179,9 @@ func markersAfter(raw []byte, from int) int {
 			return count
 		}
 		at += hit
-		begin := at - markerHeadSize
-		at += len(markerKey)
-		if begin < from {
-			continue
-		}
-		if key, size := record(raw[begin:]); size > 0 && bytes.HasPrefix(key, markerKey) {
+		if key, size := record(raw[at-markerHeadSize:]); size > 0 && bytes.HasPrefix(key, markerKey) {
 			count++
 		}
+		at += len(markerKey)
 	}
 }
