@@ -120,6 +120,60 @@ func TestCloseOfAClientClosesTheConnectionsThatItKept(t *testing.T) {
 	}
 }
 
+// stuck is a handshake in which nobody answers: it ends when its connection is closed. It
+// looks for that again and again, because the clock of a test does not go on while the
+// network is waited for.
+func stuck(begun chan<- struct{}) func(net.Conn) error {
+	return func(conn net.Conn) error {
+		close(begun)
+		for conn.SetDeadline(time.Time{}) == nil {
+			time.Sleep(time.Millisecond)
+		}
+		return net.ErrClosed
+	}
+}
+
+// A caller that waits for a second must learn that it was the proof that took so long.
+func TestAProofEndsBeforeItsCallerGivesUp(t *testing.T) {
+	address := impostor(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	synctest.Test(t, func(t *testing.T) {
+		c := peerapi.NewClient(nil)
+		c.Handshake(stuck(make(chan struct{})))
+		_, err := c.Identify(within(t, time.Second), address)
+		if err == nil || !strings.Contains(err.Error(), "prove the raft secret") {
+			t.Errorf("error = %v, want that of the proof", err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestCloseOfAClientDoesNotWaitUntilAProofGivesUp(t *testing.T) {
+	address := impostor(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	synctest.Test(t, func(t *testing.T) {
+		c := peerapi.NewClient(nil)
+		begun := make(chan struct{})
+		c.Handshake(stuck(begun))
+		failed := make(chan error, 1)
+		go func() {
+			_, err := c.Identify(t.Context(), address)
+			failed <- err
+		}()
+		<-begun
+		began := time.Now()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("Close took %v, want at most 100ms", took)
+		}
+		if err := <-failed; !errors.Is(err, ports.ErrClosed) {
+			t.Errorf("error = %v, want ErrClosed", err)
+		}
+	})
+}
+
 func TestCloseOfAClientWaitsForItsDials(t *testing.T) {
 	address := impostor(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 	synctest.Test(t, func(t *testing.T) {
