@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -114,7 +115,11 @@ func TestAServerWithoutTheSecretGetsNoRequest(t *testing.T) {
 	address := impostor(t, func(conn net.Conn) {
 		// The most that a stranger can send: a hello and an invalid proof.
 		_, _ = io.WriteString(conn, "\x01\x00"+strings.Repeat("n", 32)+"\x00\x02n2\x01"+strings.Repeat("p", 32))
-		all, _ := io.ReadAll(conn)
+		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		all, err := io.ReadAll(conn)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("the connection to a stranger was not closed")
+		}
 		heard <- string(all)
 	})
 	if _, err := knowing(t, "s").Identify(within(t, 5*time.Second), address); !errors.Is(err, preface.ErrWrongSecret) {
