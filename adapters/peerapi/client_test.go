@@ -112,6 +112,10 @@ func TestAnInvalidIdentityIsRefused(t *testing.T) {
 			"version has characters"},
 		"a cluster id that is too long": {saysJSON(`{"application_address":"a:1","raft_id":"n1","cluster_id":"` +
 			strings.Repeat("x", 1000) + `"}`), "cluster_id is over"},
+		"a version that is too long": {saysJSON(`{"application_address":"a:1","raft_id":"n1","version":"` +
+			strings.Repeat("x", 129) + `"}`), "version is over 128 bytes"},
+		"a process that is too long": {saysJSON(`{"application_address":"a:1","raft_id":"n1","process":"` +
+			strings.Repeat("x", 129) + `"}`), "process is over 128 bytes"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -123,8 +127,8 @@ func TestAnInvalidIdentityIsRefused(t *testing.T) {
 			if errors.Is(err, domain.ErrInvalid) {
 				t.Errorf("error = %q, want one that does not blame the caller", err)
 			}
-			if !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), address) {
-				t.Fatalf("error = %q, want it to name %q and %q", err, address, test.says)
+			if !strings.Contains(err.Error(), test.says) || strings.Count(err.Error(), address) != 1 {
+				t.Fatalf("error = %q, want it to name %q once, and %q", err, address, test.says)
 			}
 		})
 	}
