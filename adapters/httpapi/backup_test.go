@@ -23,7 +23,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// sealed gives a backup with the trailer that belongs to its lines.
+// sealed returns a backup of these lines, with a trailer that matches them.
 func sealed(lines ...string) string {
 	text := strings.Join(lines, "\n") + "\n"
 	return fmt.Sprintf("%s{\"sha256\":\"%x\"}\n", text, sha256.Sum256([]byte(text)))
@@ -35,8 +35,8 @@ func backupHead(nodes int) string {
 
 var emptyBackup = sealed(backupHead(0))
 
-// lived makes a registry with all that a node can have.
-func (s *service) lived(t testing.TB) {
+// registerEveryKind registers nodes that together have every attribute, and leaves a free slot.
+func (s *service) registerEveryKind(t testing.TB) {
 	t.Helper()
 	weight, seconds := 0, 30
 	pool, state, down := "sessions", domain.Draining, domain.DownOnExpiry
@@ -49,7 +49,7 @@ func (s *service) lived(t testing.TB) {
 	expired := s.register(t, domain.NodeSpec{ID: "expired", Address: "h:2", State: &state, TTLSeconds: &seconds, OnExpiry: &down})
 	for _, cmd := range []domain.Command{
 		domain.Expire{Nodes: []domain.NodeAt{{ID: "expired", Revision: expired.Revision}}},
-		domain.Deregister{ID: "gone"}, // a hole among the slots
+		domain.Deregister{ID: "gone"}, // leaves a free slot
 	} {
 		if _, err := s.instance.Propose(t.Context(), cmd); err != nil {
 			t.Fatal(err)
@@ -70,7 +70,7 @@ func (s *service) nodes() []domain.CacheNode {
 
 func TestABackupContainsTheRegistry(t *testing.T) {
 	s := start(t)
-	s.lived(t)
+	s.registerEveryKind(t)
 	got := s.do(t, "GET", "/raft/backup", "")
 	goldenBackup(t, "backup-v1.golden", got.body)
 	for name, want := range map[string]string{
@@ -94,19 +94,19 @@ func TestABackupContainsTheRegistry(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := describe(t).check("#/components/schemas/"+schema, value); err != nil {
-			t.Errorf("line %d is not as described: %v", i+1, err)
+			t.Errorf("line %d does not match its schema: %v", i+1, err)
 		}
 	}
 	if again := s.do(t, "GET", "/raft/backup", "", `If-None-Match: "6"`); again.status != 304 || again.body != "" {
-		t.Errorf("of the same revision: %d", again.status)
+		t.Errorf("backup with If-None-Match of its revision: status = %d, want 304 without a body", again.status)
 	}
 	if head := s.do(t, "HEAD", "/raft/backup", ""); head.status != 200 || head.body != "" || head.header.Get("Etag") != `"6"` {
-		t.Errorf("HEAD: %d %q", head.status, head.body)
+		t.Errorf("HEAD: answer = %d %q with ETag %s, want 200 without a body and ETag \"6\"", head.status, head.body, head.header.Get("Etag"))
 	}
 }
 
-// goldenBackup holds a backup against a file that is never changed: people keep
-// what a release wrote.
+// goldenBackup compares a backup with a golden file that never changes, because users
+// keep the backups that a release wrote.
 func goldenBackup(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -115,7 +115,7 @@ func goldenBackup(t *testing.T, name, got string) {
 		want, err = []byte(got), os.WriteFile(path, []byte(got), 0o644)
 	}
 	if err != nil || got != string(want) {
-		t.Errorf("%v: got\n%s\nwant\n%s", err, got, want)
+		t.Errorf("%s (%v) =\n%s\nwant\n%s", name, err, got, want)
 	}
 }
 
@@ -130,7 +130,7 @@ func TestEveryGoldenBackupIsRestored(t *testing.T) {
 			t.Fatal(err)
 		}
 		origin := start(t)
-		origin.lived(t)
+		origin.registerEveryKind(t)
 		s := start(t)
 		s.register(t, domain.NodeSpec{ID: "other", Address: "h:2"})
 		got := s.do(t, "POST", "/raft/restore", string(text))
@@ -139,14 +139,14 @@ func TestEveryGoldenBackupIsRestored(t *testing.T) {
 			t.Errorf("%s: answer = %d %s %v, want 200 %s at revision 5", path, got.status, got.body, got.header, want)
 		}
 		if !reflect.DeepEqual(s.nodes(), origin.nodes()) {
-			t.Errorf("%s: got %+v\nwant %+v", path, s.nodes(), origin.nodes())
+			t.Errorf("%s: restored nodes = %+v\nwant %+v", path, s.nodes(), origin.nodes())
 		}
 	}
 }
 
 func TestARestoreIsStreamed(t *testing.T) {
 	s := start(t)
-	s.lived(t)
+	s.registerEveryKind(t)
 	backup := s.do(t, "GET", "/raft/backup", "").body
 	s.do(t, "PUT", "/nodes/new", `{"address":"h:7"}`)
 	s.do(t, "PUT", "/nodes/plain", `{"address":"h:8"}`)
@@ -167,7 +167,7 @@ func TestARestoreIsStreamed(t *testing.T) {
 			t.Fatal(err)
 		}
 		if told := change.Type + " " + change.Node.ID; told != want || change.Reason != "restore" {
-			t.Errorf("%s for %q, want %s", told, change.Reason, want)
+			t.Errorf("event = %s with reason %q, want %s with reason restore", told, change.Reason, want)
 		}
 	}
 }
@@ -179,7 +179,7 @@ func TestARestoreAcceptsTheContentTypesOfABackup(t *testing.T) {
 		"application/octet-stream":             200,
 		"application/json":                     200,
 		"application/json; charset=utf-8":      200,
-		"text/plain":                           415, // as a form of a web page can
+		"text/plain":                           415, // a form on a web page can send these two
 		"application/x-www-form-urlencoded":    415,
 	} {
 		if got := s.do(t, "POST", "/raft/restore", emptyBackup, "Content-Type: "+declared); got.status != want {
@@ -206,15 +206,15 @@ func TestARestoreKeepsItsCondition(t *testing.T) {
 		}
 	}
 	if got := s.do(t, "POST", "/raft/restore", emptyBackup, `If-Match: "1"`); got.status != 200 || len(s.nodes()) != 0 {
-		t.Errorf("at its revision: %d %s", got.status, got.body)
+		t.Errorf("If-Match of the current revision: answer = %d %s, want 200 and no nodes left", got.status, got.body)
 	}
 }
 
-// Whatever byte of a backup is changed, and wherever it ends, nothing is restored.
+// Whichever byte is changed, and wherever the backup is cut off, nothing is restored.
 func TestADamagedBackupChangesNothing(t *testing.T) {
 	s := start(t)
 	s.undescribed()
-	s.lived(t)
+	s.registerEveryKind(t)
 	before, _ := s.instance.State()
 	backup := s.do(t, "GET", "/raft/backup", "").body
 	refused := func(what, damaged string) {
@@ -240,11 +240,11 @@ func TestADamagedBackupChangesNothing(t *testing.T) {
 	refused("a byte too many", backup+"\n")
 	refused("twice", backup+backup)
 	if after, _ := s.instance.State(); after.View.Revision() != before.View.Revision() {
-		t.Errorf("the registry is at revision %d", after.View.Revision())
+		t.Errorf("revision of the registry = %d, want %d", after.View.Revision(), before.View.Revision())
 	}
 }
 
-// recorded takes no deadlines, which costs the tests of many requests nothing.
+// recorded is a response writer without deadlines, which makes tests of many requests fast.
 type recorded struct {
 	header http.Header
 	status int
@@ -261,24 +261,24 @@ func TestTheFaultOfADamagedBackupIsNamed(t *testing.T) {
 	}
 	const valid = `,"weight":1,"state":"active","slot":`
 	tests := map[string]struct{ body, says string }{
-		"nothing":                    {"", "empty"},
-		"a list of nodes":            {`{"a":{"id":"a","address":"h:1"}}` + "\n", "no backup"},
-		"another file":               {"PK\x03\x04 it is none\n", "no backup"},
-		"a line without an end":      {strings.Repeat("x", 1<<17), "longer than 65536 bytes"},
-		"a later version":            {sealed(`{"format":"nodesmetadata-backup","version":2,"new":true}`), "version 2, and this build reads 1"},
-		"nodes without end":          {sealed(strings.Replace(backupHead(0), `"nodes":0`, `"nodes":250001`, 1)), "250001 nodes"},
-		"less than no nodes":         {sealed(backupHead(-1)), "-1 nodes"},
-		"a member that is not known": {sealed(strings.Replace(backupHead(0), `"nodes"`, `"new":1,"nodes"`, 1)), "line 1"},
-		"a node that is missing":     {sealed(backupHead(2), node("a", valid+"0")), "line 3 of the backup: the backup ends here, before all"},
-		"a node too many":            {sealed(backupHead(0), node("a", valid+"0")), "checksum"},
-		"what no node has":           {sealed(backupHead(1), node("a", valid+`0,"new":1`)), `line 2 of the backup: "new" is not known`},
-		"a state that is not known":  {sealed(backupHead(1), node("a", `,"weight":1,"state":"up","slot":0`)), `line 2 of the backup: node "a": state`},
-		"one slot for two nodes":     {sealed(backupHead(2), node("a", valid+"0"), node("b", valid+"0")), `line 3 of the backup: node "b": slot`},
-		"nodes out of order":         {sealed(backupHead(2), node("b", valid+"0"), node("a", valid+"1")), `line 3 of the backup: node "a": id`},
-		"another checksum":           {backupHead(0) + "\n" + `{"sha256":"` + strings.Repeat("0", 64) + "\"}\n", "checksum"},
-		"no checksum":                {backupHead(0) + "\n", "is not whole"},
-		"half of it":                 {backupHead(0), "is not whole"},
-		"more than that":             {emptyBackup + "x", "goes on behind its end"},
+		"an empty body":                 {"", "empty"},
+		"a list of nodes":               {`{"a":{"id":"a","address":"h:1"}}` + "\n", "no backup"},
+		"a file that is no backup":      {"PK\x03\x04 it is none\n", "no backup"},
+		"a line that is too long":       {strings.Repeat("x", 1<<17), "longer than 65536 bytes"},
+		"a later version":               {sealed(`{"format":"nodesmetadata-backup","version":2,"new":true}`), "version 2, and this build reads 1"},
+		"too many nodes":                {sealed(strings.Replace(backupHead(0), `"nodes":0`, `"nodes":250001`, 1)), "250001 nodes"},
+		"a negative number of nodes":    {sealed(backupHead(-1)), "-1 nodes"},
+		"an unknown member of the head": {sealed(strings.Replace(backupHead(0), `"nodes"`, `"new":1,"nodes"`, 1)), "line 1"},
+		"a missing node":                {sealed(backupHead(2), node("a", valid+"0")), "line 3 of the backup: the backup ends here, before all"},
+		"a surplus node":                {sealed(backupHead(0), node("a", valid+"0")), "checksum"},
+		"an unknown member of a node":   {sealed(backupHead(1), node("a", valid+`0,"new":1`)), `line 2 of the backup: "new" is not known`},
+		"an unknown state":              {sealed(backupHead(1), node("a", `,"weight":1,"state":"up","slot":0`)), `line 2 of the backup: node "a": state`},
+		"one slot for two nodes":        {sealed(backupHead(2), node("a", valid+"0"), node("b", valid+"0")), `line 3 of the backup: node "b": slot`},
+		"nodes out of order":            {sealed(backupHead(2), node("b", valid+"0"), node("a", valid+"1")), `line 3 of the backup: node "a": id`},
+		"a wrong checksum":              {backupHead(0) + "\n" + `{"sha256":"` + strings.Repeat("0", 64) + "\"}\n", "checksum"},
+		"no trailer":                    {backupHead(0) + "\n", "is not whole"},
+		"a truncated line":              {backupHead(0), "is not whole"},
+		"data after the trailer":        {emptyBackup + "x", "goes on behind its end"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -302,18 +302,19 @@ func TestABackupIsForTheLeader(t *testing.T) {
 		}
 	}
 	if got := follower.do(t, "GET", "/raft/backup", ""); got.status != 307 || got.header.Get("Location") != "http://n1.test:8080/raft/backup" {
-		t.Errorf("a backup: %d %v", got.status, got.header)
+		t.Errorf("backup of a follower: answer = %d %v, want 307 to the leader", got.status, got.header)
 	}
-	// It is not read where it can't be restored.
+	// A follower can't restore the backup, so it must not read it.
 	body := &endless{left: 1 << 40}
 	got := follower.send(t, "POST", "/raft/restore?redirect=true", body)
 	if got.status != 307 || got.header.Get("Location") != "http://n1.test:8080/raft/restore?redirect=true" {
-		t.Errorf("a restore: %d %v", got.status, got.header)
+		t.Errorf("restore on a follower: answer = %d %v, want 307 to the leader", got.status, got.header)
 	}
 }
 
-// beginRestore sends the first bytes of emptyBackup, and returns when no other is taken until
-// the rest is there, which has to be written, and the end closed. answered gives the answer.
+// beginRestore sends the first bytes of emptyBackup, and returns once the server refuses any
+// other restore. The caller writes the other bytes to rest and closes it; answered then
+// delivers the answer.
 func (s *service) beginRestore(t *testing.T) (rest *io.PipeWriter, answered <-chan reply) {
 	t.Helper()
 	answers := make(chan reply, 1)
@@ -321,17 +322,18 @@ func (s *service) beginRestore(t *testing.T) (rest *io.PipeWriter, answered <-ch
 		var body *io.PipeReader
 		body, rest = io.Pipe()
 		go func() { answers <- s.send(t, "POST", "/raft/restore", body) }()
-		// The next byte is taken when those before it are on their way. An error: it was refused.
+		// The transport takes the next byte after it has sent those before. An error means
+		// that the restore was refused.
 		_, _ = io.WriteString(rest, emptyBackup[:10])
 		_, _ = io.WriteString(rest, emptyBackup[10:restoreBegun])
 	}
 	begin()
-	eventually(t, "it is read", func() bool {
+	eventually(t, "the server reads the backup", func() bool {
 		if code, _ := s.do(t, "POST", "/raft/restore", "none").problem(t); code == "busy" {
 			return true
 		}
 		select {
-		case <-answers: // it came while the other one was looked at
+		case <-answers: // refused, because the other restore was being read
 			_ = rest.Close()
 			begin()
 		default:
@@ -348,17 +350,17 @@ func TestOneBackupIsRestoredAtATime(t *testing.T) {
 	s := start(t)
 	writer, first := s.beginRestore(t)
 	if got := s.do(t, "POST", "/raft/restore", emptyBackup); got.status != 503 {
-		t.Errorf("the second: %d %s", got.status, got.body)
+		t.Errorf("second restore: answer = %d %s, want 503", got.status, got.body)
 	}
 	if _, err := io.WriteString(writer, emptyBackup[restoreBegun:]); err != nil {
 		t.Fatal(err)
 	}
 	_ = writer.Close()
 	if got := <-first; got.status != 200 {
-		t.Errorf("the first: %d %s", got.status, got.body)
+		t.Errorf("first restore: answer = %d %s, want 200", got.status, got.body)
 	}
 	if got := s.do(t, "POST", "/raft/restore", emptyBackup); got.status != 200 {
-		t.Errorf("a third: %d %s", got.status, got.body)
+		t.Errorf("restore after the first: answer = %d %s, want 200", got.status, got.body)
 	}
 }
 
@@ -377,17 +379,18 @@ func TestABackupThatIsRefusedIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// Many a client reads no answer before it has sent all, and an operator asks any instance.
+// Many clients read no answer before they have sent everything, and an operator may ask any
+// instance.
 func TestAClientThatSendsAllOfARefusedBackupGetsTheAnswer(t *testing.T) {
 	s := start(t)
 	follower := s.startFollower(t)
-	const long = 40 << 20 // more than of any other body is taken that is not wanted
+	const long = 40 << 20 // more than the server reads of any other unwanted body
 	for name, test := range map[string]struct {
 		of     *service
 		status int
 	}{
-		"by who does not lead":        {follower, 307},
-		"by who sees that it is none": {s, 400},
+		"refused by a follower":           {follower, 307},
+		"refused because it is no backup": {s, 400},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -400,7 +403,7 @@ func TestAClientThatSendsAllOfARefusedBackupGetsTheAnswer(t *testing.T) {
 				t.Fatal(err)
 			}
 			if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode != test.status || !response.Close {
-				t.Errorf("answered %d %s: %v", response.StatusCode, said, err)
+				t.Errorf("answer = %d %s, %v, want %d and the end of the connection", response.StatusCode, said, err, test.status)
 			}
 		})
 	}
@@ -429,7 +432,7 @@ func TestABackupThatArrivesDoesNotKeepTheServerOpen(t *testing.T) {
 	}
 }
 
-// uploadsAreCutOff is less than a sender has for a piece.
+// uploadsAreCutOff is less than the time in which a client must send the next piece.
 const uploadsAreCutOff = 5 * time.Second
 
 // A backup is longer than any other body may be, and may take longer to arrive.
@@ -437,7 +440,7 @@ func TestALongBackupIsRestored(t *testing.T) {
 	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// Any other body would have to be there after 2.6 s, and the answer after 5.1.
+			// Any other body would have to arrive within 2.6 s, and be answered within 5.1.
 			s := start(t, func(c *httpapi.Config) { c.RequestTimeout, c.MaxBodyBytes = 100*time.Millisecond, 1000 })
 			s.undescribed()
 			if useHTTP2 {
@@ -505,7 +508,7 @@ func TestAnyNodeComesBackFromItsBackup(t *testing.T) {
 			t.Fatal(err)
 		}
 		if nodes := backup.Nodes.Nodes(); len(nodes) != 1 || !reflect.DeepEqual(*nodes[0], node) {
-			t.Fatalf("got  %+v\nwant %+v", *nodes[0], node)
+			t.Fatalf("restored node = %+v\nwant %+v", *nodes[0], node)
 		}
 	})
 }
