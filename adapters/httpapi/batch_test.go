@@ -24,25 +24,25 @@ func TestBatchesThatSucceed(t *testing.T) {
 		results  string
 		revision string
 	}{
-		"a node is added":                         {changes: putC, results: addedC, revision: "4"},
-		"a node is changed":                       {changes: `{"put":{"id":"a","address":"10.0.0.9:1"}}`, results: `{"type":"updated","revision":4,"node":` + moved + `}`, revision: "4"},
-		"a node is removed":                       {changes: `{"remove":"a"}`, results: removed, revision: "4"},
-		"what changes nothing makes no revision":  {changes: putB + `,` + putB, results: sameB + `,` + sameB, revision: "3"},
-		"each says what the revision was then":    {changes: putB + `,` + putC + `,` + strings.ReplaceAll(putB, "{", "{ "), results: sameB + `,` + addedC + `,` + strings.Replace(sameB, `"revision":3`, `"revision":4`, 1), revision: "4"},
-		"a node is put at the revision named":     {changes: `{"put":` + nodeB + `,"ifRevision":3}`, results: sameB, revision: "3"},
-		"a node is removed at the revision named": {changes: `{"ifRevision":1,"remove":"a"}`, results: removed, revision: "4"},
-		"a node is put that must be new":          {changes: `{"put":{"id":"c","address":"10.0.0.3:1"},"ifRevision":0}`, results: addedC, revision: "4"},
-		"an address changes hands": {
+		"a node is added":                               {changes: putC, results: addedC, revision: "4"},
+		"a node is changed":                             {changes: `{"put":{"id":"a","address":"10.0.0.9:1"}}`, results: `{"type":"updated","revision":4,"node":` + moved + `}`, revision: "4"},
+		"a node is removed":                             {changes: `{"remove":"a"}`, results: removed, revision: "4"},
+		"a change without effect makes no revision":     {changes: putB + `,` + putB, results: sameB + `,` + sameB, revision: "3"},
+		"each result has the revision after its change": {changes: putB + `,` + putC + `,` + strings.ReplaceAll(putB, "{", "{ "), results: sameB + `,` + addedC + `,` + strings.Replace(sameB, `"revision":3`, `"revision":4`, 1), revision: "4"},
+		"a put at the current revision is made":         {changes: `{"put":` + nodeB + `,"ifRevision":3}`, results: sameB, revision: "3"},
+		"a removal at the current revision is made":     {changes: `{"ifRevision":1,"remove":"a"}`, results: removed, revision: "4"},
+		"a put of a node that must be new is made":      {changes: `{"put":{"id":"c","address":"10.0.0.3:1"},"ifRevision":0}`, results: addedC, revision: "4"},
+		"an address moves to another node": {
 			changes: `{"remove":"a"},{"put":{"id":"d","address":"10.0.0.1:1"}}`,
 			results: removed + `,{"type":"added","revision":5,"node":{"id":"d","address":"10.0.0.1:1","pool":"default","weight":100,"state":"active","slot":0,"createdRevision":5,"revision":5}}`, revision: "5"},
-		"a condition is on what came before it": {
+		"a condition sees the changes before it": {
 			changes: `{"put":{"id":"c","address":"10.0.0.3:1"},"ifRevision":0},{"remove":"c","ifRevision":4}`,
 			results: addedC + `,{"type":"removed","revision":5,"node":` + nodeC + `}`, revision: "5"},
 		"a node has a time to live": {
 			changes: `{"put":{"id":"c","address":"10.0.0.3:1","ttlSeconds":30,"onExpiry":"down"}}`,
 			results: strings.Replace(addedC, `"slot"`, `"ttlSeconds":30,"onExpiry":"down","slot"`, 1), revision: "4"},
-		"the word null is no null": {changes: `{"put":{"id":"null","address":"10.0.0.3:1"}}`, results: strings.Replace(addedC, `"c"`, `"null"`, 1), revision: "4"},
-		"JSON of another name":     {changes: putB, header: []string{"Content-Type: application/vnd.batch+json"}, results: sameB, revision: "3"},
+		"an id may be the word null":      {changes: `{"put":{"id":"null","address":"10.0.0.3:1"}}`, results: strings.Replace(addedC, `"c"`, `"null"`, 1), revision: "4"},
+		"a content type may end in +json": {changes: putB, header: []string{"Content-Type: application/vnd.batch+json"}, results: sameB, revision: "3"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -51,13 +51,13 @@ func TestBatchesThatSucceed(t *testing.T) {
 			got := s.do(t, "POST", "/nodes/batch", `{"changes":[`+test.changes+`]}`, test.header...)
 			want := `{"revision":` + test.revision + `,"results":[` + test.results + `]}`
 			if got.status != 200 || got.body != want {
-				t.Errorf("got %d %s\nwant    %s", got.status, got.body, want)
+				t.Errorf("answer = %d %s\nwant 200 %s", got.status, got.body, want)
 			}
 			if revision := got.header.Get("Nodesmetadata-Revision"); revision != test.revision || got.header.Get("ETag") != "" {
-				t.Errorf("revision is %q, the tag %q", revision, got.header.Get("ETag"))
+				t.Errorf("revision = %q, ETag = %q, want revision %s and no ETag", revision, got.header.Get("ETag"), test.revision)
 			}
 			if state, _ := s.instance.State(); fmt.Sprint(state.View.Revision()) != test.revision {
-				t.Errorf("the registry is at %d", state.View.Revision())
+				t.Errorf("revision of the registry = %d, want %s", state.View.Revision(), test.revision)
 			}
 		})
 	}
@@ -76,76 +76,76 @@ func TestBatchesThatAreRefused(t *testing.T) {
 		revision string
 		node     string
 	}{
-		"no node to remove": {body: changes(good, `{"remove":"x"}`), status: 404, code: "node_not_found",
+		"a removal of an unknown node": {body: changes(good, `{"remove":"x"}`), status: 404, code: "node_not_found",
 			begins: "changes[1]: ", mentions: []string{`"x"`}, revision: "3"},
 		"a node that an earlier change removed": {body: changes(`{"remove":"a"}`, `{"remove":"a"}`), status: 404, code: "node_not_found",
 			begins: "changes[1]: ", mentions: []string{`"a"`}, revision: "3"},
-		"the address of another": {body: changes(good, `{"put":{"id":"d","address":"10.0.0.1:1"}}`), status: 409, code: "address_in_use",
+		"an address in use": {body: changes(good, `{"put":{"id":"d","address":"10.0.0.1:1"}}`), status: 409, code: "address_in_use",
 			begins: "changes[1]: ", mentions: []string{"10.0.0.1:1", `"a"`}, revision: "3"},
-		"an address twice": {body: changes(good, `{"put":{"id":"d","address":"10.0.0.3:1"}}`), status: 409, code: "address_in_use",
+		"one address for two nodes": {body: changes(good, `{"put":{"id":"d","address":"10.0.0.3:1"}}`), status: 409, code: "address_in_use",
 			begins: "changes[1]: ", mentions: []string{"10.0.0.3:1", `"c"`}, revision: "3"},
-		"another revision": {body: changes(good, `{"put":{"id":"b","address":"h:1"},"ifRevision":2}`), status: 412, code: "precondition_failed",
+		"a put at another revision": {body: changes(good, `{"put":{"id":"b","address":"h:1"},"ifRevision":2}`), status: 412, code: "precondition_failed",
 			begins: "changes[1]: ", mentions: []string{`"b"`, "3", "2"}, revision: "3", node: nodeB},
-		"another revision of what is removed": {body: changes(`{"remove":"b","ifRevision":2}`), status: 412, code: "precondition_failed",
+		"a removal at another revision": {body: changes(`{"remove":"b","ifRevision":2}`), status: 412, code: "precondition_failed",
 			begins: "changes[0]: ", revision: "3", node: nodeB},
-		"a revision of what is not there": {body: changes(good, `{"put":{"id":"x","address":"h:1"},"ifRevision":2}`), status: 412, code: "precondition_failed",
+		"a put of an unknown node at a revision": {body: changes(good, `{"put":{"id":"x","address":"h:1"},"ifRevision":2}`), status: 412, code: "precondition_failed",
 			begins: "changes[1]: ", revision: "3"},
-		"a revision of what is not there to remove": {body: changes(`{"remove":"x","ifRevision":2}`), status: 404, code: "node_not_found",
+		"a removal of an unknown node at a revision": {body: changes(`{"remove":"x","ifRevision":2}`), status: 404, code: "node_not_found",
 			begins: "changes[0]: ", mentions: []string{`"x"`}, revision: "3"},
-		"what must be new is not": {body: changes(good, `{"put":{"id":"a","address":"h:1"},"ifRevision":0}`), status: 412, code: "precondition_failed",
+		"a node that must be new exists": {body: changes(good, `{"put":{"id":"a","address":"h:1"},"ifRevision":0}`), status: 412, code: "precondition_failed",
 			begins: "changes[1]: ", revision: "3", node: nodeA},
-		"what must be new twice": {body: changes(`{"put":{"id":"c","address":"h:1"},"ifRevision":0}`, `{"put":{"id":"c","address":"h:1"},"ifRevision":0}`),
+		"two puts of a node that must be new": {body: changes(`{"put":{"id":"c","address":"h:1"},"ifRevision":0}`, `{"put":{"id":"c","address":"h:1"},"ifRevision":0}`),
 			status: 412, code: "precondition_failed", begins: "changes[1]: ", revision: "3"},
 
-		"no changes":                    {body: `{"changes":[]}`, begins: "changes ", mentions: []string{"1000", "0"}},
-		"nothing at all":                {body: `{}`, begins: "changes "},
-		"one change too many":           {body: changes(slices.Repeat([]string{`{"remove":"a"}`}, 1001)...), begins: "changes ", mentions: []string{"1000", "1001"}},
-		"a change that is none":         {body: changes(good, `{}`), begins: "changes[1]: ", mentions: []string{"put", "remove"}},
-		"only a condition":              {body: changes(good, `{"ifRevision":1}`), begins: "changes[1]: ", mentions: []string{"put", "remove"}},
-		"both put and remove":           {body: changes(`{"put":` + nodeA + `,"remove":"b"}`), begins: "changes[0]: ", mentions: []string{"put", "remove"}},
-		"a removal of what is not":      {body: changes(good, `{"remove":"a","ifRevision":0}`), begins: "changes[1]: ", mentions: []string{"ifRevision"}},
-		"a node without an id":          {body: changes(`{"put":{"address":"h:1"}}`), begins: "changes[0]: ", mentions: []string{"id"}},
-		"a node with a reserved id":     {body: changes(`{"put":{"id":"batch","address":"h:1"}}`), begins: "changes[0]: ", mentions: []string{`"batch"`}},
-		"a removal without an id":       {body: changes(`{"remove":""}`), begins: "changes[0]: ", mentions: []string{"id"}},
-		"a removal of a reserved id":    {body: changes(`{"remove":"sse"}`), begins: "changes[0]: ", mentions: []string{`"sse"`}},
-		"no time to live":               {body: changes(`{"put":{"id":"c","address":"h:1","ttlSeconds":0}}`), begins: "changes[0]: ", mentions: []string{"ttlSeconds"}},
-		"another expiry":                {body: changes(`{"put":{"id":"c","address":"h:1","onExpiry":"drain"}}`), begins: "changes[0]: ", mentions: []string{"onExpiry", `"drain"`}},
-		"several faults in several":     {body: changes(`{"put":{"id":"-","address":"h"}}`, good, `{"remove":"-"}`, `{}`), begins: "changes[0]: ", mentions: []string{"changes[0]: id", "address must", "changes[2]: id", "changes[3]: "}},
-		"a condition in the header":     {body: changes(good), header: []string{`If-Match: "3"`}, mentions: []string{"If-Match"}},
-		"another condition in the head": {body: changes(good), header: []string{`If-None-Match: *`}, mentions: []string{"If-None-Match"}},
+		"no changes":                           {body: `{"changes":[]}`, begins: "changes ", mentions: []string{"1000", "0"}},
+		"an empty object":                      {body: `{}`, begins: "changes "},
+		"one change too many":                  {body: changes(slices.Repeat([]string{`{"remove":"a"}`}, 1001)...), begins: "changes ", mentions: []string{"1000", "1001"}},
+		"an empty change":                      {body: changes(good, `{}`), begins: "changes[1]: ", mentions: []string{"put", "remove"}},
+		"a change with only a condition":       {body: changes(good, `{"ifRevision":1}`), begins: "changes[1]: ", mentions: []string{"put", "remove"}},
+		"both put and remove":                  {body: changes(`{"put":` + nodeA + `,"remove":"b"}`), begins: "changes[0]: ", mentions: []string{"put", "remove"}},
+		"a removal of a node that must be new": {body: changes(good, `{"remove":"a","ifRevision":0}`), begins: "changes[1]: ", mentions: []string{"ifRevision"}},
+		"a node without an id":                 {body: changes(`{"put":{"address":"h:1"}}`), begins: "changes[0]: ", mentions: []string{"id"}},
+		"a node with a reserved id":            {body: changes(`{"put":{"id":"batch","address":"h:1"}}`), begins: "changes[0]: ", mentions: []string{`"batch"`}},
+		"a removal without an id":              {body: changes(`{"remove":""}`), begins: "changes[0]: ", mentions: []string{"id"}},
+		"a removal of a reserved id":           {body: changes(`{"remove":"sse"}`), begins: "changes[0]: ", mentions: []string{`"sse"`}},
+		"a time to live of zero":               {body: changes(`{"put":{"id":"c","address":"h:1","ttlSeconds":0}}`), begins: "changes[0]: ", mentions: []string{"ttlSeconds"}},
+		"an unknown expiry":                    {body: changes(`{"put":{"id":"c","address":"h:1","onExpiry":"drain"}}`), begins: "changes[0]: ", mentions: []string{"onExpiry", `"drain"`}},
+		"faults in several changes":            {body: changes(`{"put":{"id":"-","address":"h"}}`, good, `{"remove":"-"}`, `{}`), begins: "changes[0]: ", mentions: []string{"changes[0]: id", "address must", "changes[2]: id", "changes[3]: "}},
+		"an If-Match header":                   {body: changes(good), header: []string{`If-Match: "3"`}, mentions: []string{"If-Match"}},
+		"an If-None-Match header":              {body: changes(good), header: []string{`If-None-Match: *`}, mentions: []string{"If-None-Match"}},
 
-		"no body":                     {code: "invalid_json", mentions: []string{"empty"}},
-		"null":                        {body: `null`, code: "invalid_json", mentions: []string{"the body", "null"}},
-		"a list":                      {body: `[` + good + `]`, code: "invalid_json", mentions: []string{"an object"}},
-		"null for the changes":        {body: `{"changes":null}`, code: "invalid_json", mentions: []string{`"changes" must not be null`}},
-		"changes in an object":        {body: `{"changes":{}}`, code: "invalid_json", mentions: []string{`"changes" must be an array`}},
-		"null for a change":           {body: changes(good, `null`), code: "invalid_json", mentions: []string{`"changes.1" must not be null`}},
-		"a string for a change":       {body: changes(`"a"`), code: "invalid_json", mentions: []string{`"changes.0" must be an object`}},
-		"null for the node":           {body: changes(`{"put":null}`), code: "invalid_json", mentions: []string{`"changes.0.put" must not be null`}},
-		"null beside what is removed": {body: changes(`{"put":null,"remove":"a"}`), code: "invalid_json", mentions: []string{`"changes.0.put" must not be null`}},
-		"null for a condition":        {body: changes(`{"remove":"a","ifRevision":null}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision" must not be null`}},
-		"null in a node":              {body: changes(good, `{"put":{"id":"d","address":"h:1","ttlSeconds":null}}`), code: "invalid_json", mentions: []string{`"changes.1.put.ttlSeconds" must not be null`}},
-		"a node by its name":          {body: changes(`{"put":"a"}`), code: "invalid_json", mentions: []string{`"changes.0.put" must be an object`}},
-		"a removal by a node":         {body: changes(`{"remove":{"id":"a"}}`), code: "invalid_json", mentions: []string{`"changes.0.remove" must be a string`}},
-		"a negative revision":         {body: changes(`{"remove":"a","ifRevision":-1}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`, "not negative", "-1"}},
-		"a fraction of a revision":    {body: changes(`{"remove":"a","ifRevision":1.5}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`, "1.5"}},
-		"a revision as text":          {body: changes(`{"remove":"a","ifRevision":"1"}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`}},
-		"a revision as a tag":         {body: changes(`{"remove":"a","ifRevision":"\"1\""}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`}},
-		"a revision out of bounds":    {body: changes(`{"remove":"a","ifRevision":18446744073709551616}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`}},
-		"an unknown field":            {body: `{"changes":[` + good + `],"force":true}`, code: "invalid_json", mentions: []string{`"force" is not known`}},
-		"an unknown field, deeper":    {body: changes(good, `{"remove":"a","ifMatch":1}`), code: "invalid_json", mentions: []string{`"changes.1.ifMatch" is not known`}},
-		"an unknown field of a node":  {body: changes(`{"put":{"id":"c","address":"h:1","colour":1}}`), code: "invalid_json", mentions: []string{`"changes.0.put.colour" is not known`}},
-		"changes twice":               {body: `{"changes":[` + good + `],"changes":[]}`, code: "invalid_json", mentions: []string{`"changes"`, "duplicate"}},
-		"a field twice":               {body: changes(`{"remove":"a","remove":"b"}`), code: "invalid_json", mentions: []string{`"changes.0.remove"`, "duplicate"}},
-		"a field of a node twice":     {body: changes(good, `{"put":{"id":"c","id":"d","address":"h:1"}}`), code: "invalid_json", mentions: []string{`"changes.1.put.id"`, "duplicate"}},
-		"more after it":               {body: changes(good) + `{}`, code: "invalid_json", mentions: []string{"after top-level value"}},
-		"half of it":                  {body: `{"changes":[` + good, code: "invalid_json", mentions: []string{"EOF"}},
-		"no UTF-8":                    {body: changes("{\"remove\":\"\xff\"}"), code: "invalid_json", mentions: []string{"UTF-8"}},
+		"no body":                         {code: "invalid_json", mentions: []string{"empty"}},
+		"null for the body":               {body: `null`, code: "invalid_json", mentions: []string{"the body", "null"}},
+		"a list for the body":             {body: `[` + good + `]`, code: "invalid_json", mentions: []string{"an object"}},
+		"null for the changes":            {body: `{"changes":null}`, code: "invalid_json", mentions: []string{`"changes" must not be null`}},
+		"an object for the changes":       {body: `{"changes":{}}`, code: "invalid_json", mentions: []string{`"changes" must be an array`}},
+		"null for a change":               {body: changes(good, `null`), code: "invalid_json", mentions: []string{`"changes.1" must not be null`}},
+		"a string for a change":           {body: changes(`"a"`), code: "invalid_json", mentions: []string{`"changes.0" must be an object`}},
+		"null for the node":               {body: changes(`{"put":null}`), code: "invalid_json", mentions: []string{`"changes.0.put" must not be null`}},
+		"null for a put beside a removal": {body: changes(`{"put":null,"remove":"a"}`), code: "invalid_json", mentions: []string{`"changes.0.put" must not be null`}},
+		"null for a condition":            {body: changes(`{"remove":"a","ifRevision":null}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision" must not be null`}},
+		"null in a node":                  {body: changes(good, `{"put":{"id":"d","address":"h:1","ttlSeconds":null}}`), code: "invalid_json", mentions: []string{`"changes.1.put.ttlSeconds" must not be null`}},
+		"a string for a put":              {body: changes(`{"put":"a"}`), code: "invalid_json", mentions: []string{`"changes.0.put" must be an object`}},
+		"an object for a removal":         {body: changes(`{"remove":{"id":"a"}}`), code: "invalid_json", mentions: []string{`"changes.0.remove" must be a string`}},
+		"a negative revision":             {body: changes(`{"remove":"a","ifRevision":-1}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`, "not negative", "-1"}},
+		"a fractional revision":           {body: changes(`{"remove":"a","ifRevision":1.5}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`, "1.5"}},
+		"a revision that is a string":     {body: changes(`{"remove":"a","ifRevision":"1"}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`}},
+		"a revision that is an ETag":      {body: changes(`{"remove":"a","ifRevision":"\"1\""}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`}},
+		"a revision over 64 bits":         {body: changes(`{"remove":"a","ifRevision":18446744073709551616}`), code: "invalid_json", mentions: []string{`"changes.0.ifRevision"`}},
+		"an unknown field":                {body: `{"changes":[` + good + `],"force":true}`, code: "invalid_json", mentions: []string{`"force" is not known`}},
+		"an unknown field of a change":    {body: changes(good, `{"remove":"a","ifMatch":1}`), code: "invalid_json", mentions: []string{`"changes.1.ifMatch" is not known`}},
+		"an unknown field of a node":      {body: changes(`{"put":{"id":"c","address":"h:1","colour":1}}`), code: "invalid_json", mentions: []string{`"changes.0.put.colour" is not known`}},
+		"changes twice":                   {body: `{"changes":[` + good + `],"changes":[]}`, code: "invalid_json", mentions: []string{`"changes"`, "duplicate"}},
+		"a field twice":                   {body: changes(`{"remove":"a","remove":"b"}`), code: "invalid_json", mentions: []string{`"changes.0.remove"`, "duplicate"}},
+		"a field of a node twice":         {body: changes(good, `{"put":{"id":"c","id":"d","address":"h:1"}}`), code: "invalid_json", mentions: []string{`"changes.1.put.id"`, "duplicate"}},
+		"data after the object":           {body: changes(good) + `{}`, code: "invalid_json", mentions: []string{"after top-level value"}},
+		"a truncated object":              {body: `{"changes":[` + good, code: "invalid_json", mentions: []string{"EOF"}},
+		"a string that is not UTF-8":      {body: changes("{\"remove\":\"\xff\"}"), code: "invalid_json", mentions: []string{"UTF-8"}},
 
 		"a body too large": {body: changes(good) + strings.Repeat(" ", 1<<20), status: 413, code: "body_too_large", mentions: []string{"1048576"}},
 		"a form": {body: changes(good), header: []string{"Content-Type: application/x-www-form-urlencoded"}, status: 415,
 			code: "unsupported_media_type", mentions: []string{"application/json"}},
-		"JSON in lines": {body: good + "\n" + good, header: []string{"Content-Type: application/x-ndjson"}, status: 415,
+		"newline-delimited JSON": {body: good + "\n" + good, header: []string{"Content-Type: application/x-ndjson"}, status: 415,
 			code: "unsupported_media_type", mentions: []string{"application/json"}},
 		"a compressed body": {body: changes(good), header: []string{"Content-Encoding: gzip"}, status: 415,
 			code: "unsupported_media_type", mentions: []string{"gzip"}},
@@ -163,7 +163,7 @@ func TestBatchesThatAreRefused(t *testing.T) {
 			got := s.do(t, "POST", "/nodes/batch", test.body, test.header...)
 			code, detail := got.problem(t)
 			if got.status != test.status || code != test.code || !strings.HasPrefix(detail, test.begins) {
-				t.Errorf("got %d %s, want %d %s: %s", got.status, code, test.status, test.code, detail)
+				t.Errorf("answer = %d %s, want %d %s; detail: %s", got.status, code, test.status, test.code, detail)
 			}
 			for _, word := range test.mentions {
 				if !strings.Contains(detail, word) {
@@ -171,10 +171,10 @@ func TestBatchesThatAreRefused(t *testing.T) {
 				}
 			}
 			if value := got.header.Get("Nodesmetadata-Revision"); value != test.revision {
-				t.Errorf("revision is %q, want %q", value, test.revision)
+				t.Errorf("Nodesmetadata-Revision = %q, want %q", value, test.revision)
 			}
 			if hasNode := strings.Contains(got.body, `,"node":{`); hasNode != (test.node != "") || !strings.Contains(got.body, test.node) {
-				t.Errorf("the current node is not in the problem as it is: %s", got.body)
+				t.Errorf("problem = %s, want %q as its current node", got.body, test.node)
 			}
 			if after := s.do(t, "GET", "/nodes", ""); after.body != `{"a":`+nodeA+`,"b":`+nodeB+`}` {
 				t.Errorf("a refused batch changed the registry: %s", after.body)
@@ -183,7 +183,7 @@ func TestBatchesThatAreRefused(t *testing.T) {
 	}
 }
 
-// changes is the body of a batch.
+// changes returns the body of a batch of these changes.
 func changes(each ...string) string { return `{"changes":[` + strings.Join(each, ",") + `]}` }
 
 func TestABatchMayHoldAThousandChanges(t *testing.T) {
@@ -197,11 +197,11 @@ func TestABatchMayHoldAThousandChanges(t *testing.T) {
 	events.event(t)
 	if got := s.do(t, "POST", "/nodes/batch", changes(puts...)); got.status != 200 || got.header.Get("Nodesmetadata-Revision") != "1000" ||
 		strings.Count(got.body, `"type":"added"`) != domain.MaxBatch {
-		t.Errorf("got %d %.200s", got.status, got.body)
+		t.Errorf("answer = %d %.200s, want 200 and %d nodes added", got.status, got.body, domain.MaxBatch)
 	}
 	if got := s.do(t, "POST", "/nodes/batch", changes(removes...)); got.status != 200 || got.header.Get("Nodesmetadata-Revision") != "2000" ||
 		strings.Count(got.body, `"type":"removed"`) != domain.MaxBatch {
-		t.Errorf("got %d %.200s", got.status, got.body)
+		t.Errorf("answer = %d %.200s, want 200 and %d nodes removed", got.status, got.body, domain.MaxBatch)
 	}
 	// Each change is an event of its own.
 	for revision := 1; revision <= 2*domain.MaxBatch; revision++ {
@@ -210,7 +210,7 @@ func TestABatchMayHoldAThousandChanges(t *testing.T) {
 			want = "removed"
 		}
 		if got := events.event(t); got.id != fmt.Sprint(revision) || got.kind != want {
-			t.Fatalf("instead of %d came %q", revision, got.raw)
+			t.Fatalf("event = %q, want %s with id %d", got.raw, want, revision)
 		}
 	}
 }
