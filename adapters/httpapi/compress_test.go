@@ -15,10 +15,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// longList is more than enough nodes for a list that is compressed.
+// longList is the number of nodes of a list that is long enough to be compressed.
 const longList = 1000
 
-// list asks for a list with what the header lines say, and unpacks it if need be.
+// list requests a list with these header lines, and returns its body decompressed.
 func (s *service) list(t *testing.T, path string, header ...string) (w *httptest.ResponseRecorder, body string) {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodGet, path, nil)
@@ -29,7 +29,7 @@ func (s *service) list(t *testing.T, path string, header ...string) (w *httptest
 		t.Errorf("%s: Content-Length = %s, want %d", path, length, w.Body.Len())
 	}
 	if w.Header().Get("Vary") != "Accept-Encoding" {
-		t.Errorf("%s: %d varies with %q", path, w.Code, w.Header().Get("Vary"))
+		t.Errorf("%s: status %d with Vary: %q, want Accept-Encoding", path, w.Code, w.Header().Get("Vary"))
 	}
 	if w.Header().Get("Content-Encoding") != "gzip" {
 		return w, w.Body.String()
@@ -86,15 +86,15 @@ func TestALongListIsCompressedForClientsThatAcceptIt(t *testing.T) {
 			coding = "gzip"
 		}
 		if w.Code != http.StatusOK || w.Header().Get("Content-Encoding") != coding || w.Header().Get("ETag") != tag {
-			t.Errorf("%q: %d in %q, with the tag %s", accept, w.Code, w.Header().Get("Content-Encoding"), w.Header().Get("ETag"))
+			t.Errorf("%q: answer = %d with Content-Encoding %q and ETag %s, want 200 with %q and %s", accept, w.Code, w.Header().Get("Content-Encoding"), w.Header().Get("ETag"), coding, tag)
 		}
 		if got != plain {
 			t.Errorf("%q: the list of %d bytes differs from the plain one", accept, len(got))
 		}
 	}
-	// Two lines are one list.
+	// Two Accept-Encoding lines are one list.
 	if w, _ := s.list(t, "/nodes", "Accept-Encoding: br", "Accept-Encoding: gzip"); w.Header().Get("Content-Encoding") != "gzip" {
-		t.Error("a second line is not read")
+		t.Error("the second Accept-Encoding line was ignored")
 	}
 }
 
@@ -104,11 +104,11 @@ func TestAShortListIsNotCompressed(t *testing.T) {
 	zone := "here"
 	s.register(t, domain.NodeSpec{ID: "a", Address: "a:1", Zone: zone})
 	for _, made := range []bool{false, true} {
-		if made { // it is there, and does not wait for lists that others ask for
+		if made { // the cached list must not wait for lists that are being encoded
 			defer s.MakeLists()()
 		}
 		if w, _ := s.list(t, "/nodes?zone="+zone, "Accept-Encoding: gzip"); w.Header().Get("Content-Encoding") != "" || w.Header().Get("ETag") != `"1001"` {
-			t.Errorf("%d came in %q, with the tag %s", w.Code, w.Header().Get("Content-Encoding"), w.Header().Get("ETag"))
+			t.Errorf("answer = %d with Content-Encoding %q and ETag %s, want it uncompressed at revision 1001", w.Code, w.Header().Get("Content-Encoding"), w.Header().Get("ETag"))
 		}
 	}
 }
@@ -124,11 +124,11 @@ func TestATagOfEitherKindNamesTheRevision(t *testing.T) {
 				t.Errorf("%s, for %s: answer = %d with %d bytes, want 304 without a body", given, accept, w.Code, w.Body.Len())
 			}
 			if tag := w.Header().Get("ETag"); tag != whole.Header().Get("ETag") {
-				t.Errorf("%s, for %s: the tag is %s and not %s", given, accept, tag, whole.Header().Get("ETag"))
+				t.Errorf("%s, for %s: ETag = %s, want %s", given, accept, tag, whole.Header().Get("ETag"))
 			}
 		}
 		if w, _ := s.list(t, "/nodes", "Accept-Encoding: "+accept, `If-None-Match: W/"999", "1001"`); w.Code != http.StatusOK {
-			t.Errorf("another revision, for %s: %d", accept, w.Code)
+			t.Errorf("If-None-Match of other revisions, for %s: status = %d, want 200", accept, w.Code)
 		}
 	}
 }
@@ -170,7 +170,7 @@ func TestACompressedListIsAsFreshAsTheLastWrite(t *testing.T) {
 				}
 				revision := answer.Header().Get("Nodesmetadata-Revision")
 				if n, _ := strconv.ParseUint(revision, 10, 64); n < uint64(written.Revision) || answer.Header().Get("ETag") != `"`+revision+`"` {
-					t.Errorf("the list is at %s, with the tag %s, after %d was answered", revision, answer.Header().Get("ETag"), written.Revision)
+					t.Errorf("revision of the list = %s, ETag = %s, want the same and at least %d", revision, answer.Header().Get("ETag"), written.Revision)
 				}
 			}
 		})

@@ -17,14 +17,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// A request for a filtered list after a write was answered sees that write, and nothing
-// beyond the revision that the list names, whatever others read and write.
+// A list that is requested after a write was answered has that write, and nothing beyond the
+// revision in its header, whatever other clients read and write.
 func TestAFilteredListIsAsFreshAsTheLastWrite(t *testing.T) {
 	s := start(t)
-	s.undescribed() // which would keep everybody from being fast
+	s.undescribed() // the checks would slow the clients down
 	const pools, readers, writes = 3, 6, 80
-	// made holds for each pool the revisions of its writes, each of which adds a
-	// node.
+	// made holds the revisions of the writes in each pool. Each write adds a node.
 	var made [pools][writes]atomic.Uint64
 	type observation struct {
 		pool, nodes int
@@ -40,7 +39,7 @@ func TestAFilteredListIsAsFreshAsTheLastWrite(t *testing.T) {
 				got := s.do(t, "PUT", fmt.Sprintf("/nodes/n%d-%03d", p, i), fmt.Sprintf(`{"address":"h%d:%d","pool":"p%d"}`, p, i+1, p))
 				revision, err := strconv.ParseUint(got.header.Get("Nodesmetadata-Revision"), 10, 64)
 				if err != nil {
-					t.Errorf("%d %s: %v", got.status, got.body, err)
+					t.Errorf("answer = %d %s: %v", got.status, got.body, err)
 					return
 				}
 				made[p][i].Store(revision)
@@ -63,7 +62,7 @@ func TestAFilteredListIsAsFreshAsTheLastWrite(t *testing.T) {
 				got := s.do(t, "GET", fmt.Sprintf("/nodes?pool=p%d", p), "")
 				revision, err := strconv.ParseUint(got.header.Get("Nodesmetadata-Revision"), 10, 64)
 				if err != nil || got.header.Get("ETag") != fmt.Sprintf(`"%d"`, revision) {
-					t.Errorf("the tag is %s at revision %d: %v", got.header.Get("ETag"), revision, err)
+					t.Errorf("ETag = %s at revision %d: %v", got.header.Get("ETag"), revision, err)
 				}
 				var nodes map[string]struct{ Pool string }
 				if err := json.Unmarshal([]byte(got.body), &nodes); err != nil {
@@ -71,11 +70,11 @@ func TestAFilteredListIsAsFreshAsTheLastWrite(t *testing.T) {
 				}
 				for id, node := range nodes {
 					if node.Pool != fmt.Sprintf("p%d", p) {
-						t.Errorf("node %s is in pool %q", id, node.Pool)
+						t.Errorf("node %s is in pool %q, want the requested one", id, node.Pool)
 					}
 				}
 				if len(nodes) < atLeast {
-					t.Errorf("the list has %d nodes after %d were answered", len(nodes), atLeast)
+					t.Errorf("nodes in the list = %d, want at least the %d that were answered before", len(nodes), atLeast)
 				}
 				mu.Lock()
 				observations = append(observations, observation{p, len(nodes), revision})
@@ -95,18 +94,18 @@ func TestAFilteredListIsAsFreshAsTheLastWrite(t *testing.T) {
 			want++
 		}
 		if o.nodes != want {
-			t.Errorf("at revision %d the list of pool %d had %d nodes, not %d", o.revision, o.pool, o.nodes, want)
+			t.Errorf("at revision %d: nodes in the list of pool %d = %d, want %d", o.revision, o.pool, o.nodes, want)
 		}
 	}
 }
 
-// get asks s without a socket, so that large lists cost no more than they must.
+// get sends a request without a socket, which is cheaper for large lists.
 func (s *service) get(t *testing.T, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	w := httptest.NewRecorder()
 	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	if w.Code != http.StatusOK {
-		t.Errorf("%s: %d %.200s", path, w.Code, w.Body)
+		t.Errorf("%s: answer = %d %.200s, want 200", path, w.Code, w.Body)
 	}
 	return w
 }
@@ -122,7 +121,7 @@ func TestTheNumberOfCachedFilteredListsIsLimited(t *testing.T) {
 		for i := range pools {
 			pool := fmt.Sprintf("p%d", i)
 			if got := s.get(t, "/nodes?pool="+pool).Body.String(); !strings.HasPrefix(got, `{"`+pool+`":{"id":"`+pool+`",`) || strings.Count(got, `"id"`) != 1 {
-				t.Errorf("pool %s has %s", pool, got)
+				t.Errorf("list of pool %s = %s, want its one node", pool, got)
 			}
 			if lists, _ := s.Kept(); lists > httpapi.KeptLists {
 				t.Fatalf("cached lists = %d, want at most %d", lists, httpapi.KeptLists)
@@ -130,7 +129,7 @@ func TestTheNumberOfCachedFilteredListsIsLimited(t *testing.T) {
 		}
 	}
 	if lists, _ := s.Kept(); lists < httpapi.KeptLists/2 {
-		t.Errorf("only %d lists are kept", lists)
+		t.Errorf("cached lists = %d, want at least %d", lists, httpapi.KeptLists/2)
 	}
 }
 
@@ -150,11 +149,11 @@ func TestTheSizeOfCachedFilteredListsIsLimited(t *testing.T) {
 	s := start(t)
 	const kept = 1 << 20
 	s.Keep(kept)
-	s.undescribed()        // a megabyte takes seconds, and smaller lists are held against it elsewhere
-	s.fillWithLarge(t, 64) // a list of more than half of what may be kept
+	s.undescribed()        // the check of a megabyte takes seconds, and other tests check smaller lists
+	s.fillWithLarge(t, 64) // the list takes more than half of the limit
 	whole := s.get(t, "/nodes").Body.String()
 	if len(whole) < kept/2 || len(whole) > kept {
-		t.Fatalf("the list is %d bytes long, which is no test", len(whole))
+		t.Fatalf("length of the list = %d bytes, want %d to %d for this test", len(whole), kept/2, kept)
 	}
 	for _, query := range []string{"zone=z", "pool=default", "state=active", "zone=z", "zone=z&pool=default", "pool=none"} {
 		want := whole
@@ -162,42 +161,42 @@ func TestTheSizeOfCachedFilteredListsIsLimited(t *testing.T) {
 			want = "{}"
 		}
 		if got := s.get(t, "/nodes?"+query).Body.String(); got != want {
-			t.Errorf("%s: the list of %d bytes differs from the one wanted", query, len(got))
+			t.Errorf("%s: the list of %d bytes differs from the wanted one", query, len(got))
 		}
 		if _, bytes := s.Kept(); bytes > kept {
 			t.Errorf("bytes of cached lists = %d, want at most %d", bytes, kept)
 		}
 	}
-	s.fillWithLarge(t, 128) // a list of more than what may be kept
+	s.fillWithLarge(t, 128) // the list exceeds the limit
 	whole = s.get(t, "/nodes").Body.String()
 	for _, query := range []string{"zone=z", "zone=z&label=0=" + strings.Repeat("v", domain.MaxLabelValueBytes)} {
 		if got := s.get(t, "/nodes?"+query).Body.String(); got != whole || len(whole) <= kept {
 			t.Errorf("%s: the list of %d bytes differs from the whole list", query, len(got))
 		}
 		if lists, bytes := s.Kept(); lists != 1 || bytes != len(whole) {
-			t.Errorf("%d lists of %d bytes are kept, want the one that was asked for last", lists, bytes)
+			t.Errorf("cached lists = %d of %d bytes, want the last one", lists, bytes)
 		}
 	}
 }
 
-// A list that another request encodes may take long, but a request must not hang for it.
+// Another request may take long to encode a list; a request that waits for it must not hang.
 func TestARequestThatWaitsForAListIsAnsweredInTime(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(c *httpapi.Config) { c.RequestTimeout = 700 * time.Millisecond })
 	s.undescribed()        // the description is not compressed
-	s.fillWithLarge(t, 16) // more than is sent as it is to who takes gzip
+	s.fillWithLarge(t, 16) // long enough to be compressed
 	asked := func(when, query string, want int) {
 		t.Helper()
 		for _, coding := range []string{"identity", "gzip"} {
 			got := s.do(t, http.MethodGet, "/nodes"+query, "", "Accept-Encoding: "+coding)
 			if got.status != want || want != http.StatusOK && !strings.Contains(got.body, `"code":"timeout"`) {
-				t.Errorf("%s: %q in coding %q got %d %.200q", when, query, coding, got.status, got.body)
+				t.Errorf("%s: %q in coding %q = %d %.200q, want %d", when, query, coding, got.status, got.body, want)
 			}
 		}
 	}
 	asked("before", "", http.StatusOK)
 	done := s.MakeLists()
-	asked("meanwhile", "", http.StatusOK) // it is there
+	asked("meanwhile", "", http.StatusOK) // it is cached
 	asked("meanwhile", "?zone=z", http.StatusServiceUnavailable)
 	s.fillWithLarge(t, 17)
 	asked("after a write", "", http.StatusServiceUnavailable)
@@ -223,7 +222,7 @@ func TestFilteredListsAreCorrectDuringEviction(t *testing.T) {
 				i = (i + r*17) % pools
 				got := s.get(t, fmt.Sprintf("/nodes?pool=p%d", i)).Body.String()
 				if nodes := strings.Count(got, `"id":`); nodes == 0 || nodes != strings.Count(got, fmt.Sprintf(`"pool":"p%d"`, i)) {
-					t.Errorf("pool %d has %s", i, got)
+					t.Errorf("list of pool %d = %s, want the nodes of this pool only", i, got)
 				}
 			}
 		})
@@ -239,13 +238,12 @@ func TestFilteredListsAreCorrectDuringEviction(t *testing.T) {
 	}
 	for i := range pools {
 		if got := s.get(t, fmt.Sprintf("/nodes?pool=p%d", i)).Body.String(); strings.Count(got, `"id":`) != 2 {
-			t.Errorf("pool %d has %s", i, got)
+			t.Errorf("list of pool %d = %s, want two nodes", i, got)
 		}
 	}
 }
 
-// A filter that is spelt in another way is the same; one that only looks alike
-// is not.
+// Two spellings of one filter share a key; filters that only look alike do not.
 func TestFiltersHaveDistinctKeys(t *testing.T) {
 	s := start(t)
 	pool := "x"
@@ -281,7 +279,7 @@ func TestFiltersHaveDistinctKeys(t *testing.T) {
 		{"state=active", "both empty equals joined label other pool quoted zone"},
 		{"pool=default&state=active&zone=x&label=a=b&redirect=false&since=0", "label"},
 	}
-	for range 2 { // the second time from what is kept
+	for range 2 { // the second list is the cached one
 		for _, test := range tests {
 			var nodes map[string]struct{}
 			if err := json.Unmarshal(s.get(t, "/nodes?"+test.query).Body.Bytes(), &nodes); err != nil {
@@ -298,7 +296,7 @@ func TestFiltersHaveDistinctKeys(t *testing.T) {
 			}
 		}
 	}
-	if lists, _ := s.Kept(); lists != len(tests)-4 { // those that are spelt in another way
+	if lists, _ := s.Kept(); lists != len(tests)-4 { // four are other spellings
 		t.Errorf("cached lists = %d, want %d", lists, len(tests)-4)
 	}
 }
@@ -319,9 +317,10 @@ func TestAFilteredListHasTheTagOfTheRegistry(t *testing.T) {
 			t.Errorf("HEAD %s: answer = %d %v, want 200 with the length of the list", query, head.status, head.header)
 		}
 	}
-	// A change of what it leaves out is a change of it as well.
+	// The ETag is that of the registry, so it also changes with nodes that the filter
+	// leaves out.
 	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1","pool":"other"}`)
 	if got := s.do(t, "GET", "/nodes?pool=default", "", `If-None-Match: "3"`); got.status != 200 || got.body != seededList || got.header.Get("ETag") != `"4"` {
-		t.Errorf("got %d %v %s", got.status, got.header, got.body)
+		t.Errorf("answer = %d %v %s, want 200 at revision 4 with the same list", got.status, got.header, got.body)
 	}
 }

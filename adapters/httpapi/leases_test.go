@@ -8,8 +8,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// leased is node l at revision 4 of the seeded registry, with a time to live of
-// an hour.
+// leased is node l at revision 4 of the seeded registry, with a time to live of an hour.
 const (
 	putLeased = `{"address":"10.0.0.4:1","ttlSeconds":3600,"onExpiry":"down"}`
 	leased    = `{"id":"l","address":"10.0.0.4:1","pool":"default","weight":100,"state":"active","ttlSeconds":3600,"onExpiry":"down","slot":2,"createdRevision":4,"revision":4}`
@@ -22,32 +21,32 @@ func TestHeartbeats(t *testing.T) {
 		header     []string
 
 		status   int
-		want     string // of an answer
-		code     string // of a problem
+		want     string // if the status is 200
+		code     string // of the problem otherwise
 		mentions string
 	}{
-		"without a body":                  {path: "/nodes/l/heartbeat", status: 200, want: leased},
-		"with an empty object":            {path: "/nodes/l/heartbeat", body: `{}`, status: 200, want: leased},
-		"with a body that is no JSON":     {path: "/nodes/l/heartbeat", body: "\xff{", status: 200, want: leased},
-		"with a body of another type":     {path: "/nodes/l/heartbeat", body: "a=b", header: []string{"Content-Type: application/x-www-form-urlencoded"}, status: 200, want: leased},
-		"an encoded id":                   {path: "/nodes/%6c/heartbeat", status: 200, want: leased},
-		"an encoded id and an encoded /":  {path: "/nodes/l%2Fheartbeat", status: 405, code: "method_not_allowed", mentions: "POST"},
-		"no node":                         {path: "/nodes/x/heartbeat", status: 404, code: "node_not_found", mentions: `"x"`},
-		"no node, encoded":                {path: "/nodes/x%3Ay/heartbeat", status: 404, code: "node_not_found", mentions: `"x:y"`},
-		"a node without a time to live":   {path: "/nodes/a/heartbeat", status: 409, code: "no_time_to_live", mentions: `"a"`},
-		"a reserved id":                   {path: "/nodes/sse/heartbeat", status: 400, code: "invalid_request", mentions: `"sse"`},
-		"another reserved id":             {path: "/nodes/batch/heartbeat", status: 400, code: "invalid_request", mentions: `"batch"`},
-		"an id that is none":              {path: "/nodes/a%20b/heartbeat", status: 400, code: "invalid_request", mentions: `"a b"`},
-		"an id with a slash":              {path: "/nodes/a%2Fb/heartbeat", status: 400, code: "invalid_request", mentions: `"a/b"`},
-		"an id with a percent sign":       {path: "/nodes/%256c/heartbeat", status: 400, code: "invalid_request", mentions: `"%6c"`},
-		"bytes that are no text":          {path: "/nodes/%ff/heartbeat", status: 400, code: "invalid_request", mentions: `\xff`},
-		"a condition":                     {path: "/nodes/l/heartbeat", header: []string{`If-Match: "4"`}, status: 400, code: "invalid_request", mentions: "If-Match"},
-		"another condition":               {path: "/nodes/l/heartbeat", header: []string{`If-None-Match: *`}, status: 400, code: "invalid_request", mentions: "If-None-Match"},
-		"a body that is too large":        {path: "/nodes/l/heartbeat", body: huge, status: 413, code: "body_too_large", mentions: "1048576"},
-		"a parameter":                     {path: "/nodes/l/heartbeat?ttl=5", status: 400, code: "invalid_request", mentions: `"ttl"`},
-		"more of a path":                  {path: "/nodes/l/heartbeat/", status: 404, code: "not_found", mentions: "/nodes/l/heartbeat/"},
-		"a node that has a name of ours":  {path: "/nodes/expire/heartbeat", status: 404, code: "node_not_found", mentions: `"expire"`},
-		"a node of the name of this call": {path: "/nodes/heartbeat/heartbeat", status: 404, code: "node_not_found", mentions: `"heartbeat"`},
+		"without a body":                         {path: "/nodes/l/heartbeat", status: 200, want: leased},
+		"with an empty object":                   {path: "/nodes/l/heartbeat", body: `{}`, status: 200, want: leased},
+		"with a body that is not JSON":           {path: "/nodes/l/heartbeat", body: "\xff{", status: 200, want: leased},
+		"with a body of another type":            {path: "/nodes/l/heartbeat", body: "a=b", header: []string{"Content-Type: application/x-www-form-urlencoded"}, status: 200, want: leased},
+		"with an encoded id":                     {path: "/nodes/%6c/heartbeat", status: 200, want: leased},
+		"with an encoded slash before heartbeat": {path: "/nodes/l%2Fheartbeat", status: 405, code: "method_not_allowed", mentions: "POST"},
+		"of an unknown node":                     {path: "/nodes/x/heartbeat", status: 404, code: "node_not_found", mentions: `"x"`},
+		"of an unknown node with an encoded id":  {path: "/nodes/x%3Ay/heartbeat", status: 404, code: "node_not_found", mentions: `"x:y"`},
+		"of a node without a time to live":       {path: "/nodes/a/heartbeat", status: 409, code: "no_time_to_live", mentions: `"a"`},
+		"of a reserved id":                       {path: "/nodes/sse/heartbeat", status: 400, code: "invalid_request", mentions: `"sse"`},
+		"of another reserved id":                 {path: "/nodes/batch/heartbeat", status: 400, code: "invalid_request", mentions: `"batch"`},
+		"of an invalid id":                       {path: "/nodes/a%20b/heartbeat", status: 400, code: "invalid_request", mentions: `"a b"`},
+		"of an id with a slash":                  {path: "/nodes/a%2Fb/heartbeat", status: 400, code: "invalid_request", mentions: `"a/b"`},
+		"of an id with a percent sign":           {path: "/nodes/%256c/heartbeat", status: 400, code: "invalid_request", mentions: `"%6c"`},
+		"of an id that is not UTF-8":             {path: "/nodes/%ff/heartbeat", status: 400, code: "invalid_request", mentions: `\xff`},
+		"with an If-Match header":                {path: "/nodes/l/heartbeat", header: []string{`If-Match: "4"`}, status: 400, code: "invalid_request", mentions: "If-Match"},
+		"with an If-None-Match header":           {path: "/nodes/l/heartbeat", header: []string{`If-None-Match: *`}, status: 400, code: "invalid_request", mentions: "If-None-Match"},
+		"with a body that is too large":          {path: "/nodes/l/heartbeat", body: huge, status: 413, code: "body_too_large", mentions: "1048576"},
+		"with a parameter":                       {path: "/nodes/l/heartbeat?ttl=5", status: 400, code: "invalid_request", mentions: `"ttl"`},
+		"with a longer path":                     {path: "/nodes/l/heartbeat/", status: 404, code: "not_found", mentions: "/nodes/l/heartbeat/"},
+		"of an unknown node called expire":       {path: "/nodes/expire/heartbeat", status: 404, code: "node_not_found", mentions: `"expire"`},
+		"of an unknown node called heartbeat":    {path: "/nodes/heartbeat/heartbeat", status: 404, code: "node_not_found", mentions: `"heartbeat"`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -56,26 +55,26 @@ func TestHeartbeats(t *testing.T) {
 			s.do(t, "PUT", "/nodes/l", putLeased)
 			got := s.do(t, "POST", test.path, test.body, test.header...)
 			if got.status != test.status {
-				t.Fatalf("got %d %s", got.status, got.body)
+				t.Fatalf("answer = %d %s, want %d", got.status, got.body, test.status)
 			}
 			if test.status == 200 {
 				if got.body != test.want || got.header.Get("ETag") != `"4"` || got.header.Get("Nodesmetadata-Revision") != "4" {
-					t.Errorf("got %v %s", got.header, got.body)
+					t.Errorf("answer = %v %s, want %s at revision 4", got.header, got.body, test.want)
 				}
 				return
 			}
 			code, detail := got.problem(t)
 			if code != test.code || !strings.Contains(detail, test.mentions) {
-				t.Errorf("got %s: %s", code, detail)
+				t.Errorf("code = %s, detail = %s, want %s mentioning %s", code, detail, test.code, test.mentions)
 			}
 			if known := got.header.Get("Nodesmetadata-Revision") != ""; known != (test.status == 404 && code == "node_not_found" || test.status == 409) {
-				t.Errorf("revision is %q", got.header.Get("Nodesmetadata-Revision"))
+				t.Errorf("Nodesmetadata-Revision = %q for %d %s, want one only if the registry decided", got.header.Get("Nodesmetadata-Revision"), got.status, code)
 			}
 		})
 	}
 }
 
-// expire makes expiry happen to the node, as it is now.
+// expire makes the nodes expire at their current revisions.
 func (s *service) expire(t testing.TB, ids ...string) {
 	t.Helper()
 	state, _ := s.instance.State()
@@ -103,26 +102,26 @@ func TestAHeartbeatBringsANodeBack(t *testing.T) {
 				return fmt.Sprintf(`{"id":"l","address":"h:1","pool":"default","weight":100,"state":"%s","ttlSeconds":3600,"onExpiry":"down","slot":0,"createdRevision":1,"revision":%d}`, state, revision)
 			}
 			if got := s.do(t, "GET", "/nodes/l", ""); got.body != node("down", 2) {
-				t.Errorf("expired it is %s", got.body)
+				t.Errorf("expired node = %s, want %s", got.body, node("down", 2))
 			}
-			for range 2 { // the second changes nothing
+			for range 2 { // the second heartbeat changes nothing
 				got := s.do(t, "POST", "/nodes/l/heartbeat", "")
 				if got.status != 200 || got.body != node(state, 3) || got.header.Get("ETag") != `"3"` || got.header.Get("Nodesmetadata-Revision") != "3" {
-					t.Errorf("got %d %v %s", got.status, got.header, got.body)
+					t.Errorf("answer = %d %v %s, want 200 %s at revision 3", got.status, got.header, got.body, node(state, 3))
 				}
 			}
 			want := "retry: 1000\nevent: updated\nid: 3\ndata: {\"revision\":3,\"type\":\"updated\",\"node\":" + node(state, 3) +
 				",\"previous\":" + node("down", 2) + ",\"reason\":\"request\"}\n\n"
 			if got := events.event(t); got.raw != want {
-				t.Errorf("got  %q\nwant %q", got.raw, want)
+				t.Errorf("event = %q\nwant    %q", got.raw, want)
 			}
 		})
 	}
-	t.Run("but not one that a client made down", func(t *testing.T) {
+	t.Run("a client set the state down", func(t *testing.T) {
 		s := start(t)
 		put := s.do(t, "PUT", "/nodes/l", `{"address":"h:1","state":"down","ttlSeconds":3600,"onExpiry":"down"}`)
 		if got := s.do(t, "POST", "/nodes/l/heartbeat", ""); got.status != 200 || got.body != put.body {
-			t.Errorf("got %d %s", got.status, got.body)
+			t.Errorf("answer = %d %s, want 200 with the unchanged node %s", got.status, got.body, put.body)
 		}
 	})
 }
@@ -131,32 +130,32 @@ func TestTimesToLive(t *testing.T) {
 	tests := map[string]struct {
 		fields string
 		status int
-		shown  string // of a node that is stored
+		shown  string // part of the stored node
 		fault  string
 	}{
-		"none":                   {fields: ``, status: 201, shown: `"state":"active","slot":0`},
-		"the shortest":           {fields: `,"ttlSeconds":1`, status: 201, shown: `"state":"active","ttlSeconds":1,"onExpiry":"remove","slot":0`},
-		"the longest":            {fields: `,"ttlSeconds":86400,"onExpiry":"down"`, status: 201, shown: `"ttlSeconds":86400,"onExpiry":"down","slot":0`},
-		"what is the default":    {fields: `,"ttlSeconds":5,"onExpiry":"remove"`, status: 201, shown: `"ttlSeconds":5,"onExpiry":"remove","slot":0`},
-		"only what is then":      {fields: `,"onExpiry":"down"`, status: 201, shown: `"state":"active","onExpiry":"down","slot":0`},
-		"only the default of it": {fields: `,"onExpiry":"remove"`, status: 201, shown: `"state":"active","slot":0`},
-		"zero":                   {fields: `,"ttlSeconds":0`, status: 400, fault: "ttlSeconds"},
-		"negative":               {fields: `,"ttlSeconds":-1`, status: 400, fault: "ttlSeconds"},
-		"too long":               {fields: `,"ttlSeconds":86401`, status: 400, fault: "ttlSeconds"},
-		"a fraction":             {fields: `,"ttlSeconds":1.5`, status: 400, fault: `"ttlSeconds" must be an integer`},
-		"text":                   {fields: `,"ttlSeconds":"30s"`, status: 400, fault: `"ttlSeconds" must be an integer`},
-		"null":                   {fields: `,"ttlSeconds":null`, status: 400, fault: `"ttlSeconds" must not be null`},
-		"another expiry":         {fields: `,"ttlSeconds":5,"onExpiry":"drain"`, status: 400, fault: "onExpiry"},
-		"an empty expiry":        {fields: `,"onExpiry":""`, status: 400, fault: "onExpiry"},
-		"null for the expiry":    {fields: `,"onExpiry":null`, status: 400, fault: `"onExpiry" must not be null`},
-		"both wrong":             {fields: `,"ttlSeconds":0,"onExpiry":"x"`, status: 400, fault: "ttlSeconds"},
+		"no time to live":                        {fields: ``, status: 201, shown: `"state":"active","slot":0`},
+		"the shortest time to live":              {fields: `,"ttlSeconds":1`, status: 201, shown: `"state":"active","ttlSeconds":1,"onExpiry":"remove","slot":0`},
+		"the longest time to live":               {fields: `,"ttlSeconds":86400,"onExpiry":"down"`, status: 201, shown: `"ttlSeconds":86400,"onExpiry":"down","slot":0`},
+		"a time to live with the default expiry": {fields: `,"ttlSeconds":5,"onExpiry":"remove"`, status: 201, shown: `"ttlSeconds":5,"onExpiry":"remove","slot":0`},
+		"only an expiry":                         {fields: `,"onExpiry":"down"`, status: 201, shown: `"state":"active","onExpiry":"down","slot":0`},
+		"only the default expiry":                {fields: `,"onExpiry":"remove"`, status: 201, shown: `"state":"active","slot":0`},
+		"a time to live of zero":                 {fields: `,"ttlSeconds":0`, status: 400, fault: "ttlSeconds"},
+		"a negative time to live":                {fields: `,"ttlSeconds":-1`, status: 400, fault: "ttlSeconds"},
+		"a time to live that is too long":        {fields: `,"ttlSeconds":86401`, status: 400, fault: "ttlSeconds"},
+		"a fractional time to live":              {fields: `,"ttlSeconds":1.5`, status: 400, fault: `"ttlSeconds" must be an integer`},
+		"a string for the time to live":          {fields: `,"ttlSeconds":"30s"`, status: 400, fault: `"ttlSeconds" must be an integer`},
+		"null for the time to live":              {fields: `,"ttlSeconds":null`, status: 400, fault: `"ttlSeconds" must not be null`},
+		"an unknown expiry":                      {fields: `,"ttlSeconds":5,"onExpiry":"drain"`, status: 400, fault: "onExpiry"},
+		"an empty expiry":                        {fields: `,"onExpiry":""`, status: 400, fault: "onExpiry"},
+		"null for the expiry":                    {fields: `,"onExpiry":null`, status: 400, fault: `"onExpiry" must not be null`},
+		"both invalid":                           {fields: `,"ttlSeconds":0,"onExpiry":"x"`, status: 400, fault: "ttlSeconds"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
 			got := s.do(t, "PUT", "/nodes/l", `{"address":"h:1"`+test.fields+`}`)
 			if got.status != test.status || !strings.Contains(got.body, test.shown) {
-				t.Fatalf("got %d %s", got.status, got.body)
+				t.Fatalf("answer = %d %s, want %d with %s", got.status, got.body, test.status, test.shown)
 			}
 			if test.status == 400 {
 				if _, detail := got.problem(t); !strings.Contains(detail, test.fault) {
@@ -165,7 +164,7 @@ func TestTimesToLive(t *testing.T) {
 				return
 			}
 			if again := s.do(t, "PUT", "/nodes", got.body); again.status != 200 || again.body != got.body {
-				t.Errorf("sent back as it is, it is %d %s", again.status, again.body)
+				t.Errorf("answer to the node that was sent back = %d %s, want 200 %s", again.status, again.body, got.body)
 			}
 		})
 	}
@@ -199,10 +198,10 @@ func TestANodeMayBeCalledExpire(t *testing.T) {
 	} {
 		got := s.do(t, call.method, call.path, call.body, call.header...)
 		if got.status != call.status || call.want != "" && got.body != call.want {
-			t.Errorf("%s %s: %d %s, want %d %s", call.method, call.path, got.status, got.body, call.status, call.want)
+			t.Errorf("%s %s: answer = %d %s, want %d %s", call.method, call.path, got.status, got.body, call.status, call.want)
 		}
 		if call.status == 404 && !strings.Contains(got.body, `\"expire\"`) {
-			t.Errorf("%s %s: the answer does not name the node: %s", call.method, call.path, got.body)
+			t.Errorf("%s %s: answer = %s, want it to name the node", call.method, call.path, got.body)
 		}
 	}
 }
@@ -213,23 +212,23 @@ func TestExpiryOnDemandTakesNoConditions(t *testing.T) {
 		got := s.do(t, "POST", "/nodes/expire?pool=p", "", header)
 		name, _, _ := strings.Cut(header, ":")
 		if code, detail := got.problem(t); got.status != 400 || code != "invalid_request" || !strings.Contains(detail, name) {
-			t.Errorf("%s: %d %s: %s", header, got.status, code, detail)
+			t.Errorf("%s: answer = %d %s, detail %s, want 400 invalid_request naming %s", header, got.status, code, detail, name)
 		}
 	}
 }
 
-// Three of three are too many at once: they are held back, until an operator has
-// them expire.
+// Three of three nodes are too many to expire at once, so they are held back until an operator
+// lets them expire.
 func TestHeldNodesExpireOnDemand(t *testing.T) {
 	s := start(t)
-	// In one batch, so that none of them runs out of time before the others.
+	// One batch, so that no node expires before the others are there.
 	if got := s.do(t, "POST", "/nodes/batch", changes(
 		`{"put":{"id":"a","address":"h:1","pool":"p","ttlSeconds":1}}`,
 		`{"put":{"id":"b","address":"h:2","pool":"p","ttlSeconds":1,"onExpiry":"down"}}`,
 		`{"put":{"id":"c","address":"h:3","pool":"p","ttlSeconds":1}}`,
 		`{"put":{"id":"d","address":"h:4","pool":"p"}}`,
 		`{"put":{"id":"e","address":"h:5","pool":"other","ttlSeconds":3600}}`)); got.status != 200 {
-		t.Fatalf("got %d %s", got.status, got.body)
+		t.Fatalf("batch: answer = %d %s, want 200", got.status, got.body)
 	}
 	const held = `,"expiryHeld":[{"pool":"p","overdue":3,"leased":3}]}`
 	eventually(t, "the pool is held", func() bool {
@@ -240,12 +239,12 @@ func TestHeldNodesExpireOnDemand(t *testing.T) {
 		return strings.HasSuffix(got.body, held)
 	})
 	if got := s.do(t, "POST", "/nodes/expire?pool=other", ""); got.status != 200 || got.body != `{"revision":5,"expired":[]}` {
-		t.Errorf("of another pool: %d %s", got.status, got.body)
+		t.Errorf("expiry in another pool: answer = %d %s, want 200 and no node", got.status, got.body)
 	}
 	events := s.stream(t, "/nodes/sse?since=5")
 	got := s.do(t, "POST", "/nodes/expire?pool=p", "")
 	if got.status != 200 || got.header.Get("Nodesmetadata-Revision") != "8" || !strings.HasPrefix(got.body, `{"revision":8,"expired":[`) {
-		t.Errorf("got %d %v %s", got.status, got.header, got.body)
+		t.Errorf("answer = %d %v %s, want 200 and nodes expired up to revision 8", got.status, got.header, got.body)
 	}
 	kinds := map[string]string{"a": "removed", "b": "updated", "c": "removed"}
 	for revision := 6; revision <= 8; revision++ {
@@ -257,15 +256,15 @@ func TestHeldNodesExpireOnDemand(t *testing.T) {
 			}
 		}
 		if event.id != fmt.Sprint(revision) || id == "" || !strings.HasSuffix(event.data, `,"reason":"expired"}`) || !strings.Contains(got.body, `"`+id+`"`) {
-			t.Errorf("got %q, after %s", event.raw, got.body)
+			t.Errorf("event = %q, want the expiry at revision %d of a node in %s", event.raw, revision, got.body)
 		}
 		delete(kinds, id)
 	}
-	eventually(t, "nothing is held any more", func() bool { return len(s.leases.Held()) == 0 })
+	eventually(t, "no node is held back any more", func() bool { return len(s.leases.Held()) == 0 })
 	if got := s.do(t, "GET", "/readyz", ""); strings.Contains(got.body, "expiryHeld") {
-		t.Errorf("afterwards it says %s", got.body)
+		t.Errorf("readyz after the expiry = %s, want no expiryHeld", got.body)
 	}
 	if got := s.do(t, "POST", "/nodes/expire?pool=p", ""); got.status != 200 || got.body != `{"revision":8,"expired":[]}` {
-		t.Errorf("once more: %d %s", got.status, got.body)
+		t.Errorf("second expiry: answer = %d %s, want 200 and no node", got.status, got.body)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A request for the list after a write was answered sees that write, whatever others read
-// and write.
+// A list that is requested after a write was answered has that write, whatever other
+// clients read and write.
 func TestTheListIsAsFreshAsTheLastWrite(t *testing.T) {
 	s := start(t)
 	const writers, readers, writes = 3, 6, 60
@@ -23,7 +23,7 @@ func TestTheListIsAsFreshAsTheLastWrite(t *testing.T) {
 				got := s.do(t, "PUT", fmt.Sprintf("/nodes/w%d-%d", w, i), fmt.Sprintf(`{"address":"h%d:%d"}`, w, i+1))
 				revision, err := strconv.ParseUint(got.header.Get("Nodesmetadata-Revision"), 10, 64)
 				if err != nil {
-					t.Errorf("%d %s: %v", got.status, got.body, err)
+					t.Errorf("answer = %d %s: %v", got.status, got.body, err)
 					return
 				}
 				for {
@@ -47,15 +47,15 @@ func TestTheListIsAsFreshAsTheLastWrite(t *testing.T) {
 				got := s.do(t, "GET", "/nodes", "")
 				revision := got.header.Get("Nodesmetadata-Revision")
 				if n, _ := strconv.ParseUint(revision, 10, 64); n < atLeast {
-					t.Errorf("the list is at %s after %d was answered", revision, atLeast)
+					t.Errorf("revision of the list = %s, want at least %d", revision, atLeast)
 				}
 				var nodes map[string]json.RawMessage
 				if err := json.Unmarshal([]byte(got.body), &nodes); err != nil {
 					t.Error(err)
 				}
-				// Every write here adds a node.
+				// Every write adds a node, so there are as many nodes as revisions.
 				if strconv.Itoa(len(nodes)) != revision || got.header.Get("ETag") != `"`+revision+`"` {
-					t.Errorf("the list of revision %s has %d nodes, and the tag %s", revision, len(nodes), got.header.Get("ETag"))
+					t.Errorf("list at revision %s: nodes = %d, ETag = %s, want both equal to the revision", revision, len(nodes), got.header.Get("ETag"))
 				}
 			}
 		})

@@ -8,8 +8,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// seed is the registry that the tables below begin with: a at revision 1, and b
-// at revision 3 with a change behind it.
+// seed fills the registry that the tables below begin with: a at revision 1, and b, which was
+// changed, at revision 3.
 func seed(t *testing.T, s *service) {
 	t.Helper()
 	weight := 7
@@ -35,38 +35,38 @@ func TestNodeCallsThatSucceed(t *testing.T) {
 		revision string
 		location string
 	}{
-		"the list is an object in ascending order of ids": {
+		"the list is an object sorted by id": {
 			method: "GET", path: "/nodes", status: 200, want: `{"a":` + nodeA + `,"b":` + nodeB + `}`, etag: `"3"`, revision: "3"},
-		"the list is not sent to who has it": {
+		"the list is not sent to a client that has it": {
 			method: "GET", path: "/nodes", header: []string{`If-None-Match: "3"`}, status: 304, etag: `"3"`, revision: "3"},
-		"the list is not sent to who has it among others": {
+		"the list is not sent to a client that names it among others": {
 			method: "GET", path: "/nodes", header: []string{`If-None-Match: "1", W/"3"`}, status: 304, etag: `"3"`, revision: "3"},
-		"the list is not sent to who has any": {
+		"the list is not sent with If-None-Match: *": {
 			method: "GET", path: "/nodes", header: []string{`If-None-Match: *`}, status: 304, etag: `"3"`, revision: "3"},
-		"the list is sent to who has an older one": {
+		"the list is sent to a client that has an older one": {
 			method: "GET", path: "/nodes", header: []string{`If-None-Match: "2"`}, status: 200,
 			want: `{"a":` + nodeA + `,"b":` + nodeB + `}`, etag: `"3"`, revision: "3"},
-		"the list is sent while it is what it was": {
+		"the list is sent if If-Match names its revision": {
 			method: "GET", path: "/nodes", header: []string{`If-Match: "2", "3"`}, status: 200,
 			want: `{"a":` + nodeA + `,"b":` + nodeB + `}`, etag: `"3"`, revision: "3"},
-		"the list is sent while there is any": {
+		"the list is sent with If-Match: *": {
 			method: "GET", path: "/nodes", header: []string{`If-Match: *`}, status: 200,
 			want: `{"a":` + nodeA + `,"b":` + nodeB + `}`, etag: `"3"`, revision: "3"},
-		"the list that is what it was is not sent to who has it": {
+		"the list that matches both conditions is not sent": {
 			method: "GET", path: "/nodes", header: []string{`If-Match: "3"`, `If-None-Match: "3"`}, status: 304, etag: `"3"`, revision: "3"},
-		"a HEAD of the list has its header only": {
+		"a HEAD of the list has only its header": {
 			method: "HEAD", path: "/nodes", status: 200, etag: `"3"`, revision: "3"},
 		"a node is read with its own revision as its tag": {
 			method: "GET", path: "/nodes/a", status: 200, want: nodeA, etag: `"1"`, revision: "3"},
-		"a node is not sent to who has it": {
+		"a node is not sent to a client that has it": {
 			method: "GET", path: "/nodes/a", header: []string{`If-None-Match: W/"1"`}, status: 304, etag: `"1"`, revision: "3"},
-		"a node is sent while it is what it was": {
+		"a node is sent if If-Match names its revision": {
 			method: "GET", path: "/nodes/a", header: []string{`If-Match: W/"9","1"`}, status: 200, want: nodeA, etag: `"1"`, revision: "3"},
 		"an id in a path may be percent-encoded": {
 			method: "GET", path: "/nodes/%61", status: 200, want: nodeA, etag: `"1"`, revision: "3"},
-		"a HEAD of a node has its header only": {
+		"a HEAD of a node has only its header": {
 			method: "HEAD", path: "/nodes/a", status: 200, etag: `"1"`, revision: "3"},
-		"a body is not encoded where that is said of it, or nothing": {
+		"a body may be declared as not encoded": {
 			method: "PUT", path: "/nodes/a", body: nodeA, header: []string{"Content-Encoding: ", "Content-Encoding: Identity"},
 			status: 200, want: nodeA, etag: `"1"`, revision: "3"},
 		"a new node is created": {
@@ -75,7 +75,7 @@ func TestNodeCallsThatSucceed(t *testing.T) {
 		"a new node is created under its path": {
 			method: "PUT", path: "/nodes/c", body: `{"address":"10.0.0.3:1"}`,
 			status: 201, want: nodeC, etag: `"4"`, revision: "4", location: "/nodes/c"},
-		"an id with a colon is one, encoded or not": {
+		"an id may have a colon, encoded or not": {
 			method: "PUT", path: "/nodes/c%3A1", body: `{"id":"c:1","address":"10.0.0.3:1"}`,
 			status: 201, want: strings.Replace(nodeC, `"c"`, `"c:1"`, 1), etag: `"4"`, revision: "4", location: "/nodes/c:1"},
 		"a node has all its attributes": {
@@ -87,29 +87,29 @@ func TestNodeCallsThatSucceed(t *testing.T) {
 			method: "PUT", path: "/nodes/b", body: `{"address":"10.0.0.2:1","weight":8}`, status: 200,
 			want: `{"id":"b","address":"10.0.0.2:1","pool":"default","weight":8,"state":"active","slot":1,"createdRevision":2,"revision":4}`,
 			etag: `"4"`, revision: "4"},
-		"what was read can be sent back, and changes nothing": {
+		"a node that is sent back unchanged changes nothing": {
 			method: "PUT", path: "/nodes", body: nodeB, status: 200, want: nodeB, etag: `"3"`, revision: "3"},
 		"the server's own fields are ignored": {
 			method: "PUT", path: "/nodes/b", body: `{"address":"10.0.0.2:1","weight":7,"slot":99,"revision":-1.5,"createdRevision":1e9}`,
 			status: 200, want: nodeB, etag: `"3"`, revision: "3"},
-		"a write at the revision that it names is made": {
+		"a write with If-Match of the revision is made": {
 			method: "PUT", path: "/nodes/b", body: `{"address":"10.0.0.2:1","weight":7}`, header: []string{`If-Match: "3"`},
 			status: 200, want: nodeB, etag: `"3"`, revision: "3"},
-		"a write to any that exists is made": {
+		"a write of a known node with If-Match: * is made": {
 			method: "PUT", path: "/nodes", body: nodeB, header: []string{`If-Match: *`},
 			status: 200, want: nodeB, etag: `"3"`, revision: "3"},
-		"a write of what must be new is made": {
+		"a write of a new node with If-None-Match: * is made": {
 			method: "PUT", path: "/nodes/c", body: `{"address":"10.0.0.3:1"}`, header: []string{`If-None-Match: *`},
 			status: 201, want: nodeC, etag: `"4"`, revision: "4", location: "/nodes/c"},
 		"JSON may be declared with parameters": {
 			method: "PUT", path: "/nodes", body: nodeB, header: []string{`Content-Type: Application/JSON; charset=utf-8`},
 			status: 200, want: nodeB, etag: `"3"`, revision: "3"},
-		"a type that ends in +json is JSON": {
+		"a content type may end in +json": {
 			method: "PUT", path: "/nodes", body: nodeB, header: []string{`Content-Type: application/vnd.node+json`},
 			status: 200, want: nodeB, etag: `"3"`, revision: "3"},
 		"a node is removed": {
 			method: "DELETE", path: "/nodes/a", status: 200, want: nodeA, revision: "4"},
-		"a node is removed at the revision that is named": {
+		"a removal with If-Match of the revision is made": {
 			method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "3"`}, status: 200, want: nodeB, revision: "4"},
 	}
 	for name, test := range tests {
@@ -118,17 +118,17 @@ func TestNodeCallsThatSucceed(t *testing.T) {
 			seed(t, s)
 			got := s.do(t, test.method, test.path, test.body, test.header...)
 			if got.status != test.status || got.body != test.want {
-				t.Errorf("got %d %s\nwant %d %s", got.status, got.body, test.status, test.want)
+				t.Errorf("answer = %d %s\nwant %d %s", got.status, got.body, test.status, test.want)
 			}
 			for header, want := range map[string]string{
 				"ETag": test.etag, "Nodesmetadata-Revision": test.revision, "Location": test.location,
 			} {
 				if value := got.header.Get(header); value != want {
-					t.Errorf("%s is %q, want %q", header, value, want)
+					t.Errorf("%s = %q, want %q", header, value, want)
 				}
 			}
 			if got.status != http.StatusNotModified && got.header.Get("Content-Type") != "application/json" {
-				t.Errorf("content type is %q", got.header.Get("Content-Type"))
+				t.Errorf("content type = %q, want application/json", got.header.Get("Content-Type"))
 			}
 		})
 	}
@@ -146,77 +146,77 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 		revision string
 		node     string
 	}{
-		"no such node to read": {method: "GET", path: "/nodes/x", status: 404, code: "node_not_found", mentions: []string{`"x"`}, revision: "3"},
-		"no such node to read, whatever it was": {method: "GET", path: "/nodes/x", header: []string{`If-Match: *`}, status: 404,
+		"a read of an unknown node": {method: "GET", path: "/nodes/x", status: 404, code: "node_not_found", mentions: []string{`"x"`}, revision: "3"},
+		"a read of an unknown node with If-Match: *": {method: "GET", path: "/nodes/x", header: []string{`If-Match: *`}, status: 404,
 			code: "node_not_found", revision: "3"},
-		"another revision, at a read": {method: "GET", path: "/nodes/b", header: []string{`If-Match: "2"`}, status: 412,
+		"a read at another revision": {method: "GET", path: "/nodes/b", header: []string{`If-Match: "2"`}, status: 412,
 			code: "precondition_failed", mentions: []string{`"3"`, `"2"`}, revision: "3", node: nodeB},
-		"a weak tag, at a read": {method: "GET", path: "/nodes/b", header: []string{`If-Match: W/"3"`}, status: 412,
+		"a read with a weak tag": {method: "GET", path: "/nodes/b", header: []string{`If-Match: W/"3"`}, status: 412,
 			code: "precondition_failed", mentions: []string{`W/`}, revision: "3", node: nodeB},
-		"another revision, at a read of what is there otherwise": {method: "GET", path: "/nodes/b",
+		"a read at another revision by a client that has the node": {method: "GET", path: "/nodes/b",
 			header: []string{`If-Match: "2"`, `If-None-Match: "3"`}, status: 412, code: "precondition_failed", revision: "3", node: nodeB},
-		"another revision of the list": {method: "GET", path: "/nodes", header: []string{`If-Match: "1", "2"`}, status: 412,
+		"a list at another revision": {method: "GET", path: "/nodes", header: []string{`If-Match: "1", "2"`}, status: 412,
 			code: "precondition_failed", mentions: []string{`"3"`, `"2"`}, revision: "3"},
-		"another revision of a list that has not changed": {method: "GET", path: "/nodes?since=3&wait=1ms", header: []string{`If-Match: "2"`}, status: 412,
+		"a list that has not changed, at another revision": {method: "GET", path: "/nodes?since=3&wait=1ms", header: []string{`If-Match: "2"`}, status: 412,
 			code: "precondition_failed", revision: "3"},
-		"no revision of the list": {method: "GET", path: "/nodes", header: []string{`If-Match: `}, status: 412,
+		"a list with an empty If-Match": {method: "GET", path: "/nodes", header: []string{`If-Match: `}, status: 412,
 			code: "precondition_failed", revision: "3"},
-		"no such node to remove": {method: "DELETE", path: "/nodes/x", status: 404, code: "node_not_found",
+		"a removal of an unknown node": {method: "DELETE", path: "/nodes/x", status: 404, code: "node_not_found",
 			mentions: []string{`"x"`}, revision: "3"},
-		"the address of another": {method: "PUT", path: "/nodes/c", body: `{"address":"10.0.0.1:1"}`, status: 409, code: "address_in_use",
+		"an address in use": {method: "PUT", path: "/nodes/c", body: `{"address":"10.0.0.1:1"}`, status: 409, code: "address_in_use",
 			mentions: []string{"10.0.0.1:1", `"a"`}, revision: "3"},
-		"another revision": {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: "2"`}, status: 412,
+		"a write at another revision": {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: "2"`}, status: 412,
 			code: "precondition_failed", mentions: []string{"3", "2"}, revision: "3", node: nodeB},
-		"another revision, at a removal": {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "2"`}, status: 412,
+		"a removal at another revision": {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "2"`}, status: 412,
 			code: "precondition_failed", revision: "3", node: nodeB},
-		"a condition on what is not there": {method: "PUT", path: "/nodes/c", body: good, header: []string{`If-Match: "2"`}, status: 412,
+		"a write of an unknown node at a revision": {method: "PUT", path: "/nodes/c", body: good, header: []string{`If-Match: "2"`}, status: 412,
 			code: "precondition_failed", revision: "3"},
-		"any revision of what is not there": {method: "PUT", path: "/nodes/c", body: good, header: []string{`If-Match: *`}, status: 412,
+		"a write of an unknown node with If-Match: *": {method: "PUT", path: "/nodes/c", body: good, header: []string{`If-Match: *`}, status: 412,
 			code: "precondition_failed", revision: "3"},
-		"what must be new is not": {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-None-Match: *`}, status: 412,
+		"a write of a known node with If-None-Match: *": {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-None-Match: *`}, status: 412,
 			code: "precondition_failed", revision: "3", node: nodeB},
 
-		"a weak tag":            {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: W/"3"`}, mentions: []string{"If-Match"}},
-		"a list of tags":        {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: "3", "4"`}, mentions: []string{"If-Match"}},
-		"two tags":              {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: "3"`, `If-Match: "3"`}, mentions: []string{"If-Match"}},
-		"a tag without quotes":  {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: 3`}, mentions: []string{"If-Match"}},
-		"an empty tag":          {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: ""`}, mentions: []string{"If-Match"}},
-		"an empty header":       {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: `}, mentions: []string{"If-Match"}},
-		"one quote":             {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "`}, mentions: []string{"If-Match"}},
-		"a tag that no one got": {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "03"`}, mentions: []string{"If-Match"}},
-		"a negative tag":        {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "-3"`}, mentions: []string{"If-Match"}},
-		"a tag too large":       {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "18446744073709551616"`}, mentions: []string{"If-Match"}},
+		"a weak tag":                {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: W/"3"`}, mentions: []string{"If-Match"}},
+		"a list of tags":            {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: "3", "4"`}, mentions: []string{"If-Match"}},
+		"two tags":                  {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: "3"`, `If-Match: "3"`}, mentions: []string{"If-Match"}},
+		"a tag without quotes":      {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: 3`}, mentions: []string{"If-Match"}},
+		"an empty tag":              {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: ""`}, mentions: []string{"If-Match"}},
+		"an empty header":           {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: `}, mentions: []string{"If-Match"}},
+		"one quote":                 {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "`}, mentions: []string{"If-Match"}},
+		"a tag with a leading zero": {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "03"`}, mentions: []string{"If-Match"}},
+		"a negative tag":            {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "-3"`}, mentions: []string{"If-Match"}},
+		"a tag too large":           {method: "DELETE", path: "/nodes/b", header: []string{`If-Match: "18446744073709551616"`}, mentions: []string{"If-Match"}},
 		"both conditions": {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-Match: "3"`, `If-None-Match: *`},
 			mentions: []string{"If-Match", "If-None-Match"}},
 		"a tag where only * makes sense": {method: "PUT", path: "/nodes/b", body: good, header: []string{`If-None-Match: "3"`},
 			mentions: []string{"If-None-Match"}},
-		"a removal of what must be absent": {method: "DELETE", path: "/nodes/b", header: []string{`If-None-Match: *`},
+		"a removal with If-None-Match: *": {method: "DELETE", path: "/nodes/b", header: []string{`If-None-Match: *`},
 			mentions: []string{"If-None-Match"}},
 
-		"no body":                    {method: "PUT", path: "/nodes", code: "invalid_json", mentions: []string{"empty"}},
-		"only blanks":                {method: "PUT", path: "/nodes", body: " \n", code: "invalid_json", mentions: []string{"empty"}},
-		"no JSON":                    {method: "PUT", path: "/nodes", body: `id=a`, code: "invalid_json", mentions: []string{"invalid character"}},
-		"half of it":                 {method: "PUT", path: "/nodes", body: `{"id":"c"`, code: "invalid_json", mentions: []string{"EOF"}},
-		"an array":                   {method: "PUT", path: "/nodes", body: `[]`, code: "invalid_json", mentions: []string{"an object"}},
-		"null":                       {method: "PUT", path: "/nodes", body: `null`, code: "invalid_json", mentions: []string{"null"}},
-		"more after it":              {method: "PUT", path: "/nodes", body: `{"id":"c"} {}`, code: "invalid_json", mentions: []string{"after top-level value"}},
-		"a byte order mark":          {method: "PUT", path: "/nodes", body: "\ufeff{}", code: "invalid_json", mentions: []string{"invalid character"}},
-		"an unknown field":           {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","colour":1}`, code: "invalid_json", mentions: []string{`"colour"`, "not known"}},
-		"a field in other letters":   {method: "PUT", path: "/nodes/c", body: `{"Address":"h:1"}`, code: "invalid_json", mentions: []string{`"Address"`}},
-		"a field twice":              {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","address":"h:2"}`, code: "invalid_json", mentions: []string{`"address"`, "duplicate"}},
-		"a label twice":              {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","labels":{"a":"","a":""}}`, code: "invalid_json", mentions: []string{`"labels.a"`, "duplicate"}},
-		"a number for a string":      {method: "PUT", path: "/nodes/c", body: `{"address":1}`, code: "invalid_json", mentions: []string{`"address" must be a string`}},
-		"a string for a number":      {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","weight":"1"}`, code: "invalid_json", mentions: []string{`"weight" must be an integer`}},
-		"a fraction":                 {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","weight":1.5}`, code: "invalid_json", mentions: []string{`"weight" must be an integer: 1.5`}},
-		"a number out of all bounds": {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","weight":99999999999999999999}`, code: "invalid_json", mentions: []string{`"weight"`}},
-		"a label that is no string":  {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","labels":{"a":1}}`, code: "invalid_json", mentions: []string{`"labels.a" must be a string`}},
-		"labels in a list":           {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","labels":[]}`, code: "invalid_json", mentions: []string{`"labels" must be an object`}},
-		"a slot that is no number":   {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","slot":"1"}`, code: "invalid_json", mentions: []string{`"slot" must be a number`}},
-		"null for a value":           {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","pool":null}`, code: "invalid_json", mentions: []string{`"pool" must not be null`}},
-		"null for a label":           {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","labels":{"a":null}}`, code: "invalid_json", mentions: []string{`"labels.a" must not be null`}},
-		"null for an ignored field":  {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","slot":null}`, code: "invalid_json", mentions: []string{`"slot" must not be null`}},
-		"no UTF-8":                   {method: "PUT", path: "/nodes/c", body: "{\"address\":\"h:1\",\"zone\":\"\xff\"}", code: "invalid_json", mentions: []string{`"zone"`, "UTF-8"}},
-		"half a surrogate pair":      {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","zone":"\ud800"}`, code: "invalid_json", mentions: []string{`"zone"`, "surrogate"}},
+		"no body":                      {method: "PUT", path: "/nodes", code: "invalid_json", mentions: []string{"empty"}},
+		"a body of white space":        {method: "PUT", path: "/nodes", body: " \n", code: "invalid_json", mentions: []string{"empty"}},
+		"a body that is not JSON":      {method: "PUT", path: "/nodes", body: `id=a`, code: "invalid_json", mentions: []string{"invalid character"}},
+		"a truncated object":           {method: "PUT", path: "/nodes", body: `{"id":"c"`, code: "invalid_json", mentions: []string{"EOF"}},
+		"an array":                     {method: "PUT", path: "/nodes", body: `[]`, code: "invalid_json", mentions: []string{"an object"}},
+		"null":                         {method: "PUT", path: "/nodes", body: `null`, code: "invalid_json", mentions: []string{"null"}},
+		"data after the object":        {method: "PUT", path: "/nodes", body: `{"id":"c"} {}`, code: "invalid_json", mentions: []string{"after top-level value"}},
+		"a byte order mark":            {method: "PUT", path: "/nodes", body: "\ufeff{}", code: "invalid_json", mentions: []string{"invalid character"}},
+		"an unknown field":             {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","colour":1}`, code: "invalid_json", mentions: []string{`"colour"`, "not known"}},
+		"a field in another case":      {method: "PUT", path: "/nodes/c", body: `{"Address":"h:1"}`, code: "invalid_json", mentions: []string{`"Address"`}},
+		"a field twice":                {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","address":"h:2"}`, code: "invalid_json", mentions: []string{`"address"`, "duplicate"}},
+		"a label twice":                {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","labels":{"a":"","a":""}}`, code: "invalid_json", mentions: []string{`"labels.a"`, "duplicate"}},
+		"a number for a string":        {method: "PUT", path: "/nodes/c", body: `{"address":1}`, code: "invalid_json", mentions: []string{`"address" must be a string`}},
+		"a string for a number":        {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","weight":"1"}`, code: "invalid_json", mentions: []string{`"weight" must be an integer`}},
+		"a fractional weight":          {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","weight":1.5}`, code: "invalid_json", mentions: []string{`"weight" must be an integer: 1.5`}},
+		"a number over 64 bits":        {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","weight":99999999999999999999}`, code: "invalid_json", mentions: []string{`"weight"`}},
+		"a label that is not a string": {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","labels":{"a":1}}`, code: "invalid_json", mentions: []string{`"labels.a" must be a string`}},
+		"labels in a list":             {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","labels":[]}`, code: "invalid_json", mentions: []string{`"labels" must be an object`}},
+		"a slot that is not a number":  {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","slot":"1"}`, code: "invalid_json", mentions: []string{`"slot" must be a number`}},
+		"null for a value":             {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","pool":null}`, code: "invalid_json", mentions: []string{`"pool" must not be null`}},
+		"null for a label":             {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","labels":{"a":null}}`, code: "invalid_json", mentions: []string{`"labels.a" must not be null`}},
+		"null for an ignored field":    {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","slot":null}`, code: "invalid_json", mentions: []string{`"slot" must not be null`}},
+		"a string that is not UTF-8":   {method: "PUT", path: "/nodes/c", body: "{\"address\":\"h:1\",\"zone\":\"\xff\"}", code: "invalid_json", mentions: []string{`"zone"`, "UTF-8"}},
+		"half a surrogate pair":        {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","zone":"\ud800"}`, code: "invalid_json", mentions: []string{`"zone"`, "surrogate"}},
 
 		"no id":                     {method: "PUT", path: "/nodes", body: `{"address":"h:1"}`, mentions: []string{"id"}},
 		"an empty pool":             {method: "PUT", path: "/nodes/c", body: `{"address":"h:1","pool":""}`, mentions: []string{"pool"}},
@@ -231,25 +231,25 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 		"a reserved id, encoded":    {method: "GET", path: "/nodes/%73se", mentions: []string{`"sse"`}},
 		"a slash in an id":          {method: "GET", path: "/nodes/a%2Fb", mentions: []string{`"a/b"`}},
 		"a percent sign in an id":   {method: "GET", path: "/nodes/a%2561", mentions: []string{`"a%61"`}},
-		"bytes that are no text":    {method: "DELETE", path: "/nodes/%ff", mentions: []string{`\xff`}},
+		"an id that is not UTF-8":   {method: "DELETE", path: "/nodes/%ff", mentions: []string{`\xff`}},
 		"a line break in an id":     {method: "DELETE", path: "/nodes/a%0Ab", mentions: []string{`a\nb`}},
 		"an id too long":            {method: "GET", path: "/nodes/" + strings.Repeat("a", 129), mentions: []string{"129"}},
 
-		"a parameter that this call does not know": {method: "GET", path: "/nodes?revision=3", mentions: []string{`"revision"`}},
-		"several of them":                          {method: "GET", path: "/nodes/a?pool=x&zone=y", mentions: []string{`"pool"`, `"zone"`}},
-		"a parameter on a write":                   {method: "PUT", path: "/nodes?consistency=stale", body: good, mentions: []string{`"consistency"`}},
-		"a query that can't be read":               {method: "GET", path: "/nodes/a?x=%zz", mentions: []string{"query"}},
-		"a query with semicolons":                  {method: "GET", path: "/nodes/a?x;y", mentions: []string{"query"}},
+		"an unknown parameter":       {method: "GET", path: "/nodes?revision=3", mentions: []string{`"revision"`}},
+		"several unknown parameters": {method: "GET", path: "/nodes/a?pool=x&zone=y", mentions: []string{`"pool"`, `"zone"`}},
+		"a parameter on a write":     {method: "PUT", path: "/nodes?consistency=stale", body: good, mentions: []string{`"consistency"`}},
+		"a malformed query":          {method: "GET", path: "/nodes/a?x=%zz", mentions: []string{"query"}},
+		"a query with semicolons":    {method: "GET", path: "/nodes/a?x;y", mentions: []string{"query"}},
 
 		"a form": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Type: application/x-www-form-urlencoded"},
 			status: 415, code: "unsupported_media_type", mentions: []string{"application/json"}},
-		"a type that can't be read": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Type: /;"},
+		"a malformed content type": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Type: /;"},
 			status: 415, code: "unsupported_media_type", mentions: []string{"application/json"}},
-		"two types": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Type: application/json", "Content-Type: text/plain"},
+		"two content types": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Type: application/json", "Content-Type: text/plain"},
 			status: 415, code: "unsupported_media_type", mentions: []string{"application/json", "text/plain"}},
 		"a compressed body": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Encoding: gzip"},
 			status: 415, code: "unsupported_media_type", mentions: []string{"gzip"}},
-		"two encodings": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Encoding: identity", "Content-Encoding: gzip"},
+		"two content encodings": {method: "PUT", path: "/nodes", body: nodeB, header: []string{"Content-Encoding: identity", "Content-Encoding: gzip"},
 			status: 415, code: "unsupported_media_type", mentions: []string{"gzip"}},
 		"a body too large": {method: "PUT", path: "/nodes", body: `{"id":"` + strings.Repeat("a", 1<<20) + `"}`,
 			status: 413, code: "body_too_large", mentions: []string{"1048576"}},
@@ -267,7 +267,7 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 			got := s.do(t, test.method, test.path, test.body, test.header...)
 			code, detail := got.problem(t)
 			if got.status != test.status || code != test.code {
-				t.Errorf("got %d %s, want %d %s: %s", got.status, code, test.status, test.code, detail)
+				t.Errorf("answer = %d %s, want %d %s; detail: %s", got.status, code, test.status, test.code, detail)
 			}
 			for _, word := range test.mentions {
 				if !strings.Contains(detail, word) {
@@ -275,13 +275,13 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 				}
 			}
 			if value := got.header.Get("Nodesmetadata-Revision"); value != test.revision {
-				t.Errorf("revision is %q, want %q", value, test.revision)
+				t.Errorf("Nodesmetadata-Revision = %q, want %q", value, test.revision)
 			}
 			if hasNode := strings.Contains(got.body, `,"node":{`); hasNode != (test.node != "") {
-				t.Errorf("the problem has a node: %v: %s", hasNode, got.body)
+				t.Errorf("the problem has a node = %v, want %v: %s", hasNode, !hasNode, got.body)
 			}
 			if !strings.Contains(got.body, test.node) {
-				t.Errorf("the problem does not have the current node: %s", got.body)
+				t.Errorf("problem = %s, want %q as its current node", got.body, test.node)
 			}
 			if after := s.do(t, "GET", "/nodes", ""); after.body != `{"a":`+nodeA+`,"b":`+nodeB+`}` {
 				t.Errorf("a refused call changed the registry: %s", after.body)
@@ -292,10 +292,10 @@ func TestNodeCallsThatAreRefused(t *testing.T) {
 
 func TestAnErrorQuotesNoMoreThanALineOfItsRequest(t *testing.T) {
 	s := start(t)
-	for _, begin := range []string{"", "e"} { // one of them is cut in the middle of a letter
+	for _, begin := range []string{"", "e"} { // with one of them the cut would fall into the middle of a letter
 		got := s.do(t, "PUT", "/nodes/a", `{"address":"h:1","state":"`+begin+strings.Repeat("é", 1<<18)+`"}`)
 		if _, detail := got.problem(t); got.status != 400 || len(detail) > 1100 || !strings.HasSuffix(detail, "é…") {
-			t.Errorf("got %d with a detail of %d bytes, which ends with %q", got.status, len(detail), detail[max(0, len(detail)-10):])
+			t.Errorf("answer = %d with a detail of %d bytes ending with %q, want 400 with at most 1100 bytes and an ellipsis", got.status, len(detail), detail[max(0, len(detail)-10):])
 		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// parameters are all that there are, with values that are taken and values that
-// are refused. with is what a parameter makes no sense without.
+// parameters are all parameters, with values that are accepted and values that are refused.
+// with is another parameter that a parameter needs.
 var parameters = map[string]struct {
 	with      string
 	good, bad []string
@@ -71,8 +71,8 @@ var (
 	filterParameters = []string{"pool", "state", "zone", "label"}
 )
 
-// parameterCalls are the calls that take parameters, each so that it changes
-// nothing on the seeded registry, and its status then.
+// parameterCalls are the calls that accept parameters, and their statuses on the seeded
+// registry, which they do not change.
 var parameterCalls = []struct {
 	method, path, body string
 	status             int
@@ -96,7 +96,7 @@ var parameterCalls = []struct {
 	{method: "GET", path: "/raft/metadata/sse", status: 200, takes: sourceParameters, stream: true},
 }
 
-// query puts name=value after what it needs.
+// query returns name=value, after the parameter that it needs.
 func query(name, value string) string {
 	text := name + "=" + url.QueryEscape(value)
 	if with := parameters[name].with; with != "" {
@@ -114,10 +114,10 @@ func TestEveryCallAcceptsOnlyItsParameters(t *testing.T) {
 				t.Helper()
 				method := call.method
 				if call.stream {
-					method = http.MethodHead // decides as a GET does, and ends
+					method = http.MethodHead // is decided like a GET, but ends
 				}
 				if got := s.do(t, method, call.path+"?"+query, call.body); got.status != call.status {
-					t.Errorf("%q: %d %s, want %d", query, got.status, got.body, call.status)
+					t.Errorf("%q: answer = %d %s, want %d", query, got.status, got.body, call.status)
 				}
 			}
 			isRefused := func(query string, mentions ...string) {
@@ -125,7 +125,7 @@ func TestEveryCallAcceptsOnlyItsParameters(t *testing.T) {
 				got := s.do(t, call.method, call.path+"?"+query, call.body)
 				code, detail := got.problem(t)
 				if got.status != 400 || code != "invalid_request" {
-					t.Errorf("%q: %d %s: %s", query, got.status, code, detail)
+					t.Errorf("%q: answer = %d %s, want 400 invalid_request; detail: %s", query, got.status, code, detail)
 				}
 				for _, word := range mentions {
 					if !strings.Contains(detail, word) {
@@ -158,7 +158,7 @@ func TestEveryCallAcceptsOnlyItsParameters(t *testing.T) {
 		})
 	}
 	if got := s.do(t, "GET", "/nodes", ""); got.body != `{"a":`+nodeA+`,"b":`+nodeB+`}` {
-		t.Errorf("a call that was to change nothing has changed the registry: %s", got.body)
+		t.Errorf("registry = %s, want it unchanged", got.body)
 	}
 }
 
@@ -166,7 +166,7 @@ func TestTheCallToExpireNeedsAPool(t *testing.T) {
 	s := start(t)
 	for _, value := range parameters["pool"].good {
 		if got := s.do(t, "POST", "/nodes/expire?"+query("pool", value), ""); got.status != 200 || got.body != `{"revision":0,"expired":[]}` {
-			t.Errorf("%q: %d %s", value, got.status, got.body)
+			t.Errorf("%q: answer = %d %s, want 200 and no node", value, got.status, got.body)
 		}
 	}
 	refused := []string{"", "?redirect=false", "?pool=default&pool=default", "?pool=default&state=active", "?pool=default&redirect=no"}
@@ -182,7 +182,7 @@ func TestTheCallToExpireNeedsAPool(t *testing.T) {
 			word = other
 		}
 		if got.status != 400 || code != "invalid_request" || !strings.Contains(detail, word) {
-			t.Errorf("%q: %d %s: %s", query, got.status, code, detail)
+			t.Errorf("%q: answer = %d %s, want 400 invalid_request naming %s; detail: %s", query, got.status, code, word, detail)
 		}
 	}
 }
@@ -194,14 +194,14 @@ func TestContradictingParametersAreRefused(t *testing.T) {
 		query    string
 		mentions []string
 	}{
-		"a bound on what is not stale":            {"/nodes?max_stale=1s", []string{"max_stale", "consistency=stale"}},
-		"a bound on what is linearizable":         {"/nodes/a?max_stale=1s&consistency=linearizable", []string{"max_stale"}},
-		"a wait for nothing":                      {"/nodes?wait=1s", []string{"wait", "min_revision", "since"}},
-		"a wait for nothing, of a node":           {"/nodes/a?wait=1s&consistency=stale", []string{"wait"}},
-		"a label too many":                        {"/nodes?" + labels(domain.MaxLabels+1), []string{"label", "33"}},
-		"a label too many, of a stream":           {"/nodes/sse?" + labels(domain.MaxLabels+1), []string{"label", "33"}},
-		"several labels that are none":            {"/nodes?label=a&label=b=c&label=d&label=%20=e", []string{`"a"`, `"d"`, `" "`}},
-		"a position in the header and in a query": {"/nodes/sse?since=x&pool=-", []string{"since", "pool"}},
+		"a bound on a list that is not stale":       {"/nodes?max_stale=1s", []string{"max_stale", "consistency=stale"}},
+		"a bound on a linearizable node":            {"/nodes/a?max_stale=1s&consistency=linearizable", []string{"max_stale"}},
+		"a wait of a list for nothing":              {"/nodes?wait=1s", []string{"wait", "min_revision", "since"}},
+		"a wait of a node for nothing":              {"/nodes/a?wait=1s&consistency=stale", []string{"wait"}},
+		"too many labels of a list":                 {"/nodes?" + labels(domain.MaxLabels+1), []string{"label", "33"}},
+		"too many labels of a stream":               {"/nodes/sse?" + labels(domain.MaxLabels+1), []string{"label", "33"}},
+		"several malformed labels":                  {"/nodes?label=a&label=b=c&label=d&label=%20=e", []string{`"a"`, `"d"`, `" "`}},
+		"a malformed position and a malformed pool": {"/nodes/sse?since=x&pool=-", []string{"since", "pool"}},
 		"all faults of a list": {
 			"/nodes?redirect=a&consistency=b&max_stale=c&min_revision=d&wait=e&since=f&pool=-&state=g&zone=%00&label=h",
 			[]string{"redirect", "consistency", "max_stale", "min_revision", "wait", "since", "pool", "state", "zone", "label"}},
@@ -211,15 +211,15 @@ func TestContradictingParametersAreRefused(t *testing.T) {
 		"all faults of a stream": {
 			"/nodes/sse?redirect=a&consistency=b&since=c&pool=-&state=d&zone=%00&label=e",
 			[]string{"redirect", "consistency", "since", "pool", "state", "zone", "label"}},
-		"all faults of a description":     {"/raft/metadata?redirect=a&consistency=b", []string{"redirect", "consistency"}},
-		"all that is not known, or twice": {"/nodes?x=1&y=2&pool=a&pool=b&zone=&zone=", []string{`"x"`, `"y"`, `"pool"`, `"zone"`}},
+		"all faults of a call for the cluster": {"/raft/metadata?redirect=a&consistency=b", []string{"redirect", "consistency"}},
+		"unknown and repeated parameters":      {"/nodes?x=1&y=2&pool=a&pool=b&zone=&zone=", []string{`"x"`, `"y"`, `"pool"`, `"zone"`}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			got := s.do(t, "GET", test.query, "")
 			code, detail := got.problem(t)
 			if got.status != 400 || code != "invalid_request" {
-				t.Errorf("got %d %s", got.status, code)
+				t.Errorf("answer = %d %s, want 400 invalid_request", got.status, code)
 			}
 			for _, word := range test.mentions {
 				if !strings.Contains(detail, word) {
@@ -228,13 +228,13 @@ func TestContradictingParametersAreRefused(t *testing.T) {
 			}
 		})
 	}
-	// As many as a node can have are fine.
+	// As many labels as a node can have are accepted.
 	if got := s.do(t, "GET", "/nodes?"+labels(domain.MaxLabels), ""); got.status != 200 || got.body != "{}" {
-		t.Errorf("got %d %s", got.status, got.body)
+		t.Errorf("answer = %d %s, want 200 with no node", got.status, got.body)
 	}
 }
 
-// labels gives n of them, as a query.
+// labels returns a query with n labels.
 func labels(n int) string {
 	var text []string
 	for i := range n {
@@ -243,7 +243,7 @@ func labels(n int) string {
 	return strings.Join(text, "&")
 }
 
-// A fault is reported before the leader is looked up: the leader would only report it again.
+// A follower reports a fault before it looks for the leader, which would only report it again.
 func TestAFollowerRefusesBadParametersItself(t *testing.T) {
 	s := start(t)
 	s.follow("leader.test:8080")
@@ -251,7 +251,7 @@ func TestAFollowerRefusesBadParametersItself(t *testing.T) {
 		for _, query := range []string{"redirect=no", "x=1", "redirect=true&redirect=true"} {
 			got := s.do(t, call.method, call.path+"?"+query, call.body)
 			if got.status != 400 {
-				t.Errorf("%s %s?%s: %d", call.method, call.path, query, got.status)
+				t.Errorf("%s %s?%s: status = %d, want 400", call.method, call.path, query, got.status)
 			}
 		}
 	}
@@ -263,7 +263,7 @@ func TestEndpointsOfTheInstanceAcceptAnyParameters(t *testing.T) {
 	for path, status := range map[string]int{"/livez": 200, "/readyz": 503, "/version": 200, "/metrics": 200} {
 		for _, query := range []string{"redirect=x&consistency=stale&wait=1h", "redirect=false&redirect=false", "%zz", "since=0&wait=60s"} {
 			if got := s.do(t, "GET", path+"?"+query, ""); got.status != status || strings.Contains(got.body, "about:blank") {
-				t.Errorf("%s?%s: %d %s", path, query, got.status, got.body)
+				t.Errorf("%s?%s: answer = %d %s, want %d and no problem", path, query, got.status, got.body, status)
 			}
 		}
 	}
