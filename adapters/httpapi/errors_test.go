@@ -21,7 +21,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// leaderCalls are the calls that only the leader answers.
+// leaderCalls are the calls that only the leader answers, with paths and bodies.
 var leaderCalls = []struct{ method, path, body string }{
 	{"GET", "/nodes", ""},
 	{"HEAD", "/nodes", ""},
@@ -55,7 +55,7 @@ func TestAFollowerSendsToTheLeader(t *testing.T) {
 	for _, call := range calls {
 		got := s.do(t, call.method, call.path, call.body)
 		if want := "http://leader.test:8080" + call.path; got.status != 307 || got.header.Get("Location") != want {
-			t.Errorf("%s %s: %d to %q", call.method, call.path, got.status, got.header.Get("Location"))
+			t.Errorf("%s %s: answer = %d to %q, want 307 to %q", call.method, call.path, got.status, got.header.Get("Location"), want)
 		}
 		if call.method == "HEAD" {
 			continue
@@ -65,7 +65,7 @@ func TestAFollowerSendsToTheLeader(t *testing.T) {
 		}
 	}
 	if got := s.metric(t, "nodesmetadata_http_redirects_total"); got != float64(len(calls)) {
-		t.Errorf("%v redirects were counted, want %d", got, len(calls))
+		t.Errorf("counted redirects = %v, want %d", got, len(calls))
 	}
 	for _, path := range []string{"/livez", "/readyz", "/version", "/metrics"} {
 		if got := s.do(t, "GET", path, ""); got.status != 200 {
@@ -74,7 +74,7 @@ func TestAFollowerSendsToTheLeader(t *testing.T) {
 	}
 }
 
-// Some clients send such bytes as they are, and others read them in a header as Latin-1.
+// Some clients send such bytes unescaped, and others would read them in a header as Latin-1.
 func TestARedirectIsAnAddressInASCII(t *testing.T) {
 	s := start(t)
 	s.follow("leader.test:8080")
@@ -85,7 +85,7 @@ func TestARedirectIsAnAddressInASCII(t *testing.T) {
 	}
 	defer response.Body.Close()
 	if got, want := response.Header.Get("Location"), "http://leader.test:8080/nodes?zone=Z%C3%BCrich%201"; got != want {
-		t.Errorf("it goes to %q, want %q", got, want)
+		t.Errorf("Location = %q, want %q", got, want)
 	}
 }
 
@@ -93,12 +93,12 @@ func TestARedirectGoesToAnIPv6AddressToo(t *testing.T) {
 	s := start(t)
 	s.follow("[::1]:8080")
 	if got := s.do(t, "GET", "/nodes", ""); got.header.Get("Location") != "http://[::1]:8080/nodes" {
-		t.Errorf("it goes to %q", got.header.Get("Location"))
+		t.Errorf("Location = %q, want an IPv6 address in brackets", got.header.Get("Location"))
 	}
 }
 
-// net/http takes what no URL has, and an instance that leads looks at all of it. Whoever
-// follows a redirect keeps what is behind a # to itself, and many refuse a space.
+// net/http accepts queries that no URL may have, and the leader looks at all of the query. A
+// client that follows a redirect cuts off what follows a #, and many refuse a space.
 func TestARedirectTakesTheWholeQueryToTheLeader(t *testing.T) {
 	s := start(t)
 	s.follow("leader.test:8080")
@@ -107,7 +107,7 @@ func TestARedirectTakesTheWholeQueryToTheLeader(t *testing.T) {
 	s.Handler().ServeHTTP(w, (&http.Request{Method: "GET", URL: query, Body: http.NoBody}).WithContext(t.Context()))
 	location, err := url.Parse(w.Header().Get("Location"))
 	if err != nil || w.Code != 307 {
-		t.Fatalf("%d to %q: %v", w.Code, w.Header().Get("Location"), err)
+		t.Fatalf("answer = %d to %q, %v, want 307 to a URL", w.Code, w.Header().Get("Location"), err)
 	}
 	want := url.Values{"zone": {"a#b c#"}, "label": {"k=#"}}
 	if got := location.Query(); !maps.EqualFunc(got, want, slices.Equal) || strings.Contains(location.RawQuery, " ") {
@@ -147,39 +147,39 @@ func TestErrorsOfThePorts(t *testing.T) {
 		status int
 		code   string
 	}{
-		"an unknown outcome is no missing leader": {fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, ports.ErrNotLeader), 503, "outcome_unknown"},
-		"nor is it a timeout":                     {fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, context.DeadlineExceeded), 503, "outcome_unknown"},
-		"too many writes wait":                    {ports.ErrBusy, 503, "busy"},
-		"an instance can't read it yet":           {ports.ErrUpgrading, 503, "upgrade_in_progress"},
-		"the instance closes":                     {ports.ErrClosed, 503, "shutting_down"},
-		"it has lost touch":                       {ports.ErrCutOff, 503, "no_leader"},
-		"it has not caught up":                    {ports.ErrNotCaughtUp, 503, "not_caught_up"},
-		"it has not heard from a leader":          {ports.ErrTooStale, 503, "too_stale"},
-		"it is behind":                            {ports.ErrBehind, 503, "revision_not_reached"},
-		"nobody can take over":                    {ports.ErrNoSuccessor, 503, "no_successor"},
-		"the deadline has passed":                 {fmt.Errorf("read: %w", context.DeadlineExceeded), 503, "timeout"},
-		"the registry is full":                    {&domain.Refusal{Err: domain.ErrRegistryFull, Revision: 9}, 409, "registry_full"},
-		"nobody foresaw it":                       {errors.New("the secret is 1234"), 500, "internal"},
+		"an unknown outcome that wraps a missing leader": {fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, ports.ErrNotLeader), 503, "outcome_unknown"},
+		"an unknown outcome that wraps a timeout":        {fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, context.DeadlineExceeded), 503, "outcome_unknown"},
+		"too many writes wait":                           {ports.ErrBusy, 503, "busy"},
+		"an instance can't read the command yet":         {ports.ErrUpgrading, 503, "upgrade_in_progress"},
+		"the instance closes":                            {ports.ErrClosed, 503, "shutting_down"},
+		"the instance has lost touch":                    {ports.ErrCutOff, 503, "no_leader"},
+		"the instance has not caught up":                 {ports.ErrNotCaughtUp, 503, "not_caught_up"},
+		"the instance has not heard from a leader":       {ports.ErrTooStale, 503, "too_stale"},
+		"the instance is behind":                         {ports.ErrBehind, 503, "revision_not_reached"},
+		"nobody can take over":                           {ports.ErrNoSuccessor, 503, "no_successor"},
+		"the deadline has passed":                        {fmt.Errorf("read: %w", context.DeadlineExceeded), 503, "timeout"},
+		"the registry is full":                           {&domain.Refusal{Err: domain.ErrRegistryFull, Revision: 9}, 409, "registry_full"},
+		"an unexpected error":                            {errors.New("the secret is 1234"), 500, "internal"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
-			s.undescribed() // not all of this may befall a write
+			s.undescribed() // a write is not described with all of these
 			s.instance.FailWith(test.err)
 			got := s.do(t, "PUT", "/nodes/a", `{"address":"h:1"}`)
 			code, detail := got.problem(t)
 			if got.status != test.status || code != test.code {
-				t.Errorf("got %d %s: %s", got.status, code, detail)
+				t.Errorf("answer = %d %s, want %d %s; detail: %s", got.status, code, test.status, test.code, detail)
 			}
 			if retry := got.header.Get("Retry-After"); (retry == "1") != (got.status == 503) {
-				t.Errorf("Retry-After is %q", retry)
+				t.Errorf("Retry-After = %q for status %d, want 1 only with 503", retry, got.status)
 			}
 			var refusal *domain.Refusal
 			if errors.As(test.err, &refusal) && got.header.Get("Nodesmetadata-Revision") != "9" {
-				t.Error("a refusal does not name the state that it was decided on")
+				t.Error("Nodesmetadata-Revision is not the revision of the refusal")
 			}
 			if logged := strings.Count(s.log.String(), "1234"); strings.Contains(detail, "1234") || logged != 0 != (test.status == 500) {
-				t.Errorf("an inner fault is in the detail %q, or %d times in the log", detail, logged)
+				t.Errorf("detail = %q, log lines with the error = %d, want the error only in the log, and only for status 500", detail, logged)
 			}
 		})
 	}
@@ -195,19 +195,19 @@ func TestAReadEndsAtItsDeadline(t *testing.T) {
 	})
 	got := s.do(t, "GET", "/nodes", "")
 	if code, _ := got.problem(t); got.status != 503 || code != "timeout" || got.header.Get("Retry-After") != "1" {
-		t.Errorf("got %d %s", got.status, code)
+		t.Errorf("answer = %d %s, want 503 timeout with Retry-After: 1", got.status, code)
 	}
 }
 
-// A request may learn late that its instance does not lead, and the leader may then give no
-// address. It is refused within the promised second all the same.
+// An instance may notice late that it was deposed, and the new leader may not give its address.
+// The request must still be refused within a second, as promised.
 func TestALateRefusalTakesNoLongerThanOthers(t *testing.T) {
 	const late = 600 * time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
 		asked := false
 		s := prepare(t, func(c *httpapi.Config) {
 			c.Nodes = fakeNodes{view: func(context.Context) (domain.View, error) {
-				<-time.After(late) // as an instance takes to notice that it was deposed
+				<-time.After(late) // an instance may notice so late that it was deposed
 				return domain.View{}, ports.ErrNotLeader
 			}}
 			c.Locator = silentLeader{&asked}
@@ -215,7 +215,7 @@ func TestALateRefusalTakesNoLongerThanOthers(t *testing.T) {
 		began := time.Now()
 		got := s.handle(t, "GET", "/nodes")
 		if code, _ := got.problem(t); got.status != 503 || code != "no_leader" {
-			t.Errorf("got %d %s", got.status, code)
+			t.Errorf("answer = %d %s, want 503 no_leader", got.status, code)
 		}
 		if took := time.Since(began); !asked || took > time.Second {
 			t.Errorf("the refusal took %v, and the leader was asked for its address = %v, want at most 1s and true", took, asked)
@@ -223,7 +223,7 @@ func TestALateRefusalTakesNoLongerThanOthers(t *testing.T) {
 	})
 }
 
-// The leader that gives its address at once is asked, however late that is.
+// However late it is, a leader that gives its address at once is still asked for it.
 func TestALateRefusalStillNamesTheLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := prepare(t, func(c *httpapi.Config) {
@@ -234,12 +234,13 @@ func TestALateRefusalStillNamesTheLeader(t *testing.T) {
 			c.Locator = promptLeader{}
 		})
 		if got := s.handle(t, "GET", "/nodes"); got.status != 307 || got.header.Get("Location") != "http://n2.test:8080/nodes" {
-			t.Errorf("got %d %s", got.status, got.body)
+			t.Errorf("answer = %d %s, want 307 to n2", got.status, got.body)
 		}
 	})
 }
 
-// promptLeader is ports.LeaderLocator of a leader that needs a moment.
+// promptLeader implements ports.LeaderLocator for a leader that gives its address after a
+// moment.
 type promptLeader struct{}
 
 func (promptLeader) LeaderAddress(ctx context.Context) (string, error) {
@@ -251,7 +252,7 @@ func (promptLeader) LeaderAddress(ctx context.Context) (string, error) {
 	}
 }
 
-// silentLeader is ports.LeaderLocator of a leader that gives no address.
+// silentLeader implements ports.LeaderLocator for a leader that gives no address.
 type silentLeader struct{ asked *bool }
 
 func (s silentLeader) LeaderAddress(ctx context.Context) (string, error) {
@@ -283,12 +284,13 @@ func TestAClientThatGoesAwayBeforeItsStreamBeginsIsCountedAsSuch(t *testing.T) {
 	conn := s.dial(t, "GET /nodes/sse HTTP/1.1\r\nHost: h\r\n\r\n")
 	<-asked
 	conn.Close()
-	eventually(t, "it is counted", func() bool {
+	eventually(t, "the request is counted as one whose client went away", func() bool {
 		return s.metric(t, "nodesmetadata_http_requests_total", "/nodes/sse", "499") == 1
 	})
 }
 
-// unopenedStream is ports.Nodes that opens no stream until its client has gone.
+// unopenedStream implements ports.Nodes with a Follow that returns only after its client
+// has gone.
 type unopenedStream struct {
 	ports.Nodes
 	asked chan struct{}
@@ -306,13 +308,13 @@ func TestAPanicIsOneProblemAndOneLine(t *testing.T) {
 	})
 	got := s.do(t, "GET", "/nodes", "")
 	if code, detail := got.problem(t); got.status != 500 || code != "internal" || strings.Contains(detail, "ouch") {
-		t.Errorf("got %d %s: %s", got.status, code, detail)
+		t.Errorf("answer = %d %s, want 500 internal without the panic; detail: %s", got.status, code, detail)
 	}
 	if log := s.log.String(); strings.Count(log, "ouch") != 1 || strings.Count(log, "level=") != 1 || !strings.Contains(log, "errors_test.go") {
 		t.Errorf("log = %s, want the panic once, with its stack", log)
 	}
 	if got := s.do(t, "GET", "/livez", ""); got.status != 200 {
-		t.Errorf("afterwards livez says %d", got.status)
+		t.Errorf("status of livez after the panic = %d, want 200", got.status)
 	}
 }
 

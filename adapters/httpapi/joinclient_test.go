@@ -17,7 +17,7 @@ import (
 
 func TestJoining(t *testing.T) {
 	wish := domain.Instance{ID: "n3", RaftAddress: "h3:7000", Suffrage: domain.Nonvoter}
-	t.Run("the leader takes it", func(t *testing.T) {
+	t.Run("the leader accepts it", func(t *testing.T) {
 		s := start(t)
 		s.addNeighbours()
 		if err := httpapi.NewJoinClient().Ask(t.Context(), s.address, wish); err != nil {
@@ -25,7 +25,7 @@ func TestJoining(t *testing.T) {
 		}
 		s.isMember(t, wish)
 	})
-	t.Run("a follower sends it on", func(t *testing.T) {
+	t.Run("a follower redirects it", func(t *testing.T) {
 		leader, follower := start(t), start(t)
 		leader.addNeighbours()
 		follower.follow(leader.address)
@@ -34,20 +34,20 @@ func TestJoining(t *testing.T) {
 		}
 		leader.isMember(t, wish)
 	})
-	t.Run("a refusal says why", func(t *testing.T) {
+	t.Run("a refusal gives the reason", func(t *testing.T) {
 		s := start(t)
 		taken := wish
 		taken.RaftAddress = "127.0.0.1:7000"
 		err := httpapi.NewJoinClient().Ask(t.Context(), s.address, taken)
 		if err == nil || !strings.Contains(err.Error(), "address_in_use") || !strings.Contains(err.Error(), `"n1"`) {
-			t.Errorf("got %v", err)
+			t.Errorf("error = %v, want address_in_use by n1", err)
 		}
 	})
-	t.Run("the leader does not find it", func(t *testing.T) {
+	t.Run("the leader does not reach the instance", func(t *testing.T) {
 		s := start(t)
 		err := httpapi.NewJoinClient().Ask(t.Context(), s.address, wish)
 		if err == nil || !strings.Contains(err.Error(), "instance_unreachable") || !strings.Contains(err.Error(), "h3:7000") {
-			t.Errorf("got %v", err)
+			t.Errorf("error = %v, want instance_unreachable at h3:7000", err)
 		}
 	})
 	t.Run("nobody leads", func(t *testing.T) {
@@ -55,24 +55,24 @@ func TestJoining(t *testing.T) {
 		s.loseLeader()
 		err := httpapi.NewJoinClient().Ask(t.Context(), s.address, wish)
 		if err == nil || !strings.Contains(err.Error(), "no_leader") {
-			t.Errorf("got %v", err)
+			t.Errorf("error = %v, want no_leader", err)
 		}
 	})
-	t.Run("two that send to each other", func(t *testing.T) {
+	t.Run("two followers redirect to each other", func(t *testing.T) {
 		a, b := start(t), start(t)
 		a.follow(b.address)
 		b.follow(a.address)
 		err := httpapi.NewJoinClient().Ask(t.Context(), a.address, wish)
 		if err == nil || !strings.Contains(err.Error(), "redirects") {
-			t.Errorf("got %v", err)
+			t.Errorf("error = %v, want too many redirects", err)
 		}
 	})
-	t.Run("nobody is there", func(t *testing.T) {
+	t.Run("no server listens", func(t *testing.T) {
 		if err := httpapi.NewJoinClient().Ask(t.Context(), "127.0.0.1:1", wish); err == nil {
-			t.Error("somebody answered")
+			t.Error("Ask without a server = nil, want an error")
 		}
 	})
-	t.Run("something else is there", func(t *testing.T) {
+	t.Run("another server refuses it", func(t *testing.T) {
 		for status, body := range map[int]string{404: "<html>" + strings.Repeat("x", 1<<20), 302: "", 500: "{}"} {
 			address := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Location", "/elsewhere")
@@ -80,36 +80,36 @@ func TestJoining(t *testing.T) {
 				_, _ = w.Write([]byte(body))
 			})
 			if err := httpapi.NewJoinClient().Ask(t.Context(), address, wish); err == nil || len(err.Error()) > 1000 {
-				t.Errorf("%d: got %v", status, err)
+				t.Errorf("status %d: error = %v, want one of at most 1000 bytes", status, err)
 			}
 		}
 	})
-	t.Run("something else is there, and agrees to everything", func(t *testing.T) {
+	t.Run("another server answers 200", func(t *testing.T) {
 		for name, test := range map[string]struct {
 			body string
-			says bool // that wish is a member
+			says bool // whether this means that the instance is a member
 		}{
-			"nothing":                  {body: ""},
-			"a page":                   {body: "<html>" + strings.Repeat("x", 1<<20)},
-			"another document":         {body: `{"status":"ok"}`},
-			"a list":                   {body: `[{"id":"n3","address":"h3:7000"}]`},
-			"another instance":         {body: `{"id":"n4","address":"h3:7000","suffrage":"voter"}`},
-			"another address":          {body: `{"id":"n3","address":"h4:7000","suffrage":"voter"}`},
-			"what it was asked":        {body: `{"id":"n3","address":"h3:7000","suffrage":"nonvoter"}`, says: true},
-			"that it counts":           {body: `{"id":"n3","address":"h3:7000","suffrage":"voter"}`, says: true},
-			"more than this one reads": {body: `{"id":"n3","address":"h3:7000","suffrage":"witness","since":7}`, says: true},
+			"an empty body":                            {body: ""},
+			"an HTML page":                             {body: "<html>" + strings.Repeat("x", 1<<20)},
+			"another document":                         {body: `{"status":"ok"}`},
+			"a list":                                   {body: `[{"id":"n3","address":"h3:7000"}]`},
+			"another instance":                         {body: `{"id":"n4","address":"h3:7000","suffrage":"voter"}`},
+			"another address":                          {body: `{"id":"n3","address":"h4:7000","suffrage":"voter"}`},
+			"the instance as a nonvoter":               {body: `{"id":"n3","address":"h3:7000","suffrage":"nonvoter"}`, says: true},
+			"the instance as a voter":                  {body: `{"id":"n3","address":"h3:7000","suffrage":"voter"}`, says: true},
+			"an unknown suffrage and an unknown field": {body: `{"id":"n3","address":"h3:7000","suffrage":"witness","since":7}`, says: true},
 		} {
 			address := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(test.body)) })
 			err := httpapi.NewJoinClient().Ask(t.Context(), address, wish)
 			if (err == nil) != test.says || err != nil && (len(err.Error()) > 1000 || !strings.Contains(err.Error(), address)) {
-				t.Errorf("%s: got %v", name, err)
+				t.Errorf("%s: error = %v, want success: %v", name, err, test.says)
 			}
 		}
 	})
-	t.Run("it never ends", func(t *testing.T) {
+	t.Run("a server never answers", func(t *testing.T) {
 		arrived := make(chan struct{})
 		address := serve(t, func(_ http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body) // net/http looks for the client's end only after the body
+			_, _ = io.Copy(io.Discard, r.Body) // net/http notices that the client has gone only after the body
 			close(arrived)
 			<-r.Context().Done()
 		})
@@ -119,10 +119,10 @@ func TestJoining(t *testing.T) {
 			cancel()
 		}()
 		if err := httpapi.NewJoinClient().Ask(ctx, address, wish); !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v", err)
+			t.Errorf("error = %v, want context.Canceled", err)
 		}
 	})
-	t.Run("a proxy in the environment is no way", func(t *testing.T) {
+	t.Run("a proxy in the environment is ignored", func(t *testing.T) {
 		t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 		s := start(t)
 		s.addNeighbours()
@@ -141,11 +141,11 @@ func (s *service) isMember(t *testing.T, wanted domain.Instance) {
 		t.Fatal(err)
 	}
 	if got, _ := roster.Find(wanted.ID); got != wanted {
-		t.Errorf("the member is %+v", got)
+		t.Errorf("member = %+v, want %+v", got, wanted)
 	}
 }
 
-// serve gives the address where handler answers.
+// serve starts a server with this handler and returns its address.
 func serve(t *testing.T, handler http.HandlerFunc) string {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -153,7 +153,7 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 	return server.Listener.Addr().String()
 }
 
-// asking is ports.JoinStatus in one text.
+// asking implements ports.JoinStatus with a fixed text.
 type asking string
 
 func (a asking) JoinStatus() string { return string(a) }
@@ -165,11 +165,11 @@ func TestAnInstanceThatAsksToBeAddedSaysSo(t *testing.T) {
 		member  bool
 		want    string
 	}{
-		"it asks":                     {asking("it asks a:80"), false, "it is not a member of a raft cluster: it asks a:80"},
-		"it asks nobody":              {asking(""), false, waits},
-		"there is nobody who asks":    {nil, false, waits},
-		"a member need not be added":  {asking("it asks a:80"), true, "it knows no leader"},
-		"what it was told is bounded": {asking(strings.Repeat("x", 4<<10)), false, "it is not a member of a raft cluster: xxx"},
+		"the instance asks":        {asking("it asks a:80"), false, "it is not a member of a raft cluster: it asks a:80"},
+		"the instance asks no one": {asking(""), false, waits},
+		"no join is configured":    {nil, false, waits},
+		"a member does not ask":    {asking("it asks a:80"), true, "it knows no leader"},
+		"a long text is cut":       {asking(strings.Repeat("x", 4<<10)), false, "it is not a member of a raft cluster: xxx"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -178,10 +178,10 @@ func TestAnInstanceThatAsksToBeAddedSaysSo(t *testing.T) {
 			got := s.do(t, "GET", "/readyz", "")
 			var body struct{ Reasons []string }
 			if err := json.Unmarshal([]byte(got.body), &body); err != nil || len(body.Reasons) == 0 {
-				t.Fatalf("%s: %v", got.body, err)
+				t.Fatalf("body = %s, want reasons: %v", got.body, err)
 			}
 			if first := body.Reasons[0]; !strings.HasPrefix(first, test.want) || len(first) > 2<<10 {
-				t.Errorf("it says %q, want %q", first, test.want)
+				t.Errorf("first reason = %q, want %q in at most 2 KiB", first, test.want)
 			}
 		})
 	}
