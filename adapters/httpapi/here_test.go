@@ -11,17 +11,17 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// cutOff is the last comment of a stream whose instance lost touch.
+// cutOff is the last comment of a stream whose instance has lost touch.
 const cutOff = "this instance has not heard from a leader for longer than the election timeout: connect to another one"
 
-// loseTouch is what becomes of an instance whose leader is gone.
+// loseTouch makes the instance lose its leader and the contact with the cluster.
 func (s *service) loseTouch() {
 	s.instance.Change(func(state *ports.LocalState) {
 		state.Leading, state.InTouch, state.LeaderID, state.LeaderRaftAddress = false, false, "", ""
 	})
 }
 
-// regain makes n1 lead, as the instance of s sees it.
+// regain makes the instance follow n1 again.
 func (s *service) regain() {
 	s.instance.Change(func(state *ports.LocalState) {
 		state.InTouch, state.LeaderID, state.LeaderRaftAddress = true, "n1", "127.0.0.1:7000"
@@ -55,10 +55,10 @@ func TestAFollowerAnswersReadsOnRequestAsItsLeader(t *testing.T) {
 			}
 		}
 	}
-	// What was written there is read here.
+	// A write through the leader is read from the follower.
 	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`)
 	if got := follower.do(t, "GET", "/nodes/c?redirect=false", ""); got.body != nodeC {
-		t.Errorf("got %d %s", got.status, got.body)
+		t.Errorf("answer of the follower = %d %s, want the node that the leader wrote", got.status, got.body)
 	}
 	if got := follower.metric(t, "nodesmetadata_http_redirects_total"); got != 0 {
 		t.Errorf("counted redirects = %v, want none", got)
@@ -85,14 +85,14 @@ func TestAFollowerNamesTheLeaderForWritesOnRequest(t *testing.T) {
 		if _, sent := got.header["Location"]; sent || got.header.Get("Retry-After") != "1" {
 			t.Errorf("%s %s: headers = %v, want Retry-After: 1 and no Location", call.method, call.path, got.header)
 		}
-		// The leader itself takes it.
+		// The leader itself accepts the request.
 		if got := s.do(t, call.method, call.path+"?redirect=false", call.body); got.status != call.status {
 			t.Errorf("%s %s of the leader: answer = %d %s, want %d", call.method, call.path, got.status, got.body, call.status)
 		}
 	}
 	got := follower.do(t, "POST", "/nodes/expire?pool=p&redirect=false", "")
 	if code, _ := got.problem(t); got.status != 503 || code != "not_leader" {
-		t.Errorf("got %d %s", got.status, got.body)
+		t.Errorf("answer = %d %s, want 503 not_leader", got.status, got.body)
 	}
 	if got := follower.do(t, "PUT", "/nodes/c?redirect=true", `{}`); got.status != 400 {
 		t.Errorf("invalid request: answer = %d %s, want 400", got.status, got.body)
@@ -108,7 +108,7 @@ func TestALeaderThatIsRemovedNamesItsSuccessor(t *testing.T) {
 	s.peers.Answer("127.0.0.1:7002", ports.Identity{RaftID: "n2", ApplicationAddress: "n2.test:8080"})
 	got := s.do(t, "DELETE", "/raft/node/n1?redirect=false", "")
 	if code, _ := got.problem(t); got.status != 503 || code != "not_leader" || !strings.Contains(got.body, `"leader":"n2.test:8080"`) {
-		t.Errorf("got %d %s", got.status, got.body)
+		t.Errorf("answer = %d %s, want 503 not_leader naming n2", got.status, got.body)
 	}
 }
 
@@ -117,10 +117,10 @@ func TestNoRedirectIsSentWithRedirectFalse(t *testing.T) {
 		change func(*service)
 		reads  int // status of the list
 	}{
-		"nobody leads":               {func(follower *service) { follower.loseLeader() }, 503},
-		"it has lost touch":          {func(follower *service) { follower.loseTouch() }, 503},
-		"the leader does not answer": {func(follower *service) { follower.peers.Silence("127.0.0.1:7000") }, 200},
-		"the leader says it is here": {func(follower *service) {
+		"nobody leads":                {func(follower *service) { follower.loseLeader() }, 503},
+		"the instance has lost touch": {func(follower *service) { follower.loseTouch() }, 503},
+		"the leader does not answer":  {func(follower *service) { follower.peers.Silence("127.0.0.1:7000") }, 200},
+		"the leader claims the address of this instance": {func(follower *service) {
 			follower.peers.Answer("127.0.0.1:7000", ports.Identity{RaftID: "n1", ApplicationAddress: "n2.test:8080"})
 		}, 200},
 	}
@@ -136,7 +136,7 @@ func TestNoRedirectIsSentWithRedirectFalse(t *testing.T) {
 				}
 				got := follower.do(t, call.method, call.path+"?redirect=false", call.body)
 				if call.path == "/nodes" && call.method == "GET" && got.status != test.reads {
-					t.Errorf("the list: %d %s", got.status, got.body)
+					t.Errorf("list: answer = %d %s, want %d", got.status, got.body, test.reads)
 				}
 				if _, sent := got.header["Location"]; sent || got.status == 307 || call.method != "GET" && got.status != 503 {
 					t.Errorf("%s %s: answer = %d %s, want no redirect", call.method, call.path, got.status, got.body)
@@ -156,39 +156,39 @@ func TestEveryInstanceAnswersStaleReads(t *testing.T) {
 	asItIs := func(*service) {}
 	tests := map[string]struct {
 		change  func(*service)
-		contact time.Duration // negative: never
+		contact time.Duration // with the leader; negative: never
 
 		path   string
 		header []string
 		status int
-		body   string // of an answer
-		code   string // of a problem
-		said   string // of the contact
+		body   string // if the status is below 400
+		code   string // of the problem otherwise
+		said   string // Nodesmetadata-Leader-Contact
 	}{
-		"the list":                   {change: asItIs, path: "/nodes?consistency=stale", status: 200, body: seededList, said: "0"},
-		"the list that is known":     {change: asItIs, path: "/nodes?consistency=stale", header: []string{`If-None-Match: "3"`}, status: 304, said: "0"},
-		"a filtered list":            {change: asItIs, path: "/nodes?consistency=stale&pool=x", status: 200, body: `{}`, said: "0"},
-		"a node":                     {change: asItIs, path: "/nodes/a?consistency=stale", status: 200, body: nodeA, said: "0"},
-		"no node":                    {change: asItIs, path: "/nodes/x?consistency=stale", status: 404, code: "node_not_found", said: "0"},
-		"whoever may be sent on":     {change: asItIs, path: "/nodes?consistency=stale&redirect=true", status: 200, body: seededList, said: "0"},
-		"whoever may not":            {change: asItIs, path: "/nodes?consistency=stale&redirect=false", status: 200, body: seededList, said: "0"},
-		"without a leader":           {change: (*service).loseTouch, contact: 1234567 * time.Microsecond, path: "/nodes?consistency=stale", status: 200, body: seededList, said: "1234"},
-		"never heard of a leader":    {change: (*service).loseTouch, contact: -1, path: "/nodes?consistency=stale", status: 200, body: seededList},
-		"recently enough":            {change: asItIs, contact: 500 * time.Millisecond, path: "/nodes?consistency=stale&max_stale=500ms", status: 200, body: seededList, said: "500"},
-		"not recently enough":        {change: asItIs, contact: 501 * time.Millisecond, path: "/nodes?consistency=stale&max_stale=500ms", status: 503, code: "too_stale", said: "501"},
-		"a node, not recently":       {change: asItIs, contact: time.Hour, path: "/nodes/a?consistency=stale&max_stale=1m", status: 503, code: "too_stale", said: "3600000"},
-		"nothing is recent enough":   {change: asItIs, contact: 1, path: "/nodes/a?consistency=stale&max_stale=0", status: 503, code: "too_stale", said: "0"},
-		"never, and that is too old": {change: asItIs, contact: -1, path: "/nodes/a?consistency=stale&max_stale=24h", status: 503, code: "too_stale"},
-		"behind":                     {change: asItIs, contact: 7 * time.Millisecond, path: "/nodes?consistency=stale&min_revision=4&wait=0s", status: 503, code: "revision_not_reached", said: "7"},
-		"too old after a wait":       {change: asItIs, contact: time.Second, path: "/nodes?consistency=stale&since=3&wait=1ms&max_stale=1ms", status: 503, code: "too_stale", said: "1000"},
-		"since its start": {change: func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false }) },
+		"the list":                                    {change: asItIs, path: "/nodes?consistency=stale", status: 200, body: seededList, said: "0"},
+		"the list that the client has":                {change: asItIs, path: "/nodes?consistency=stale", header: []string{`If-None-Match: "3"`}, status: 304, said: "0"},
+		"a filtered list":                             {change: asItIs, path: "/nodes?consistency=stale&pool=x", status: 200, body: `{}`, said: "0"},
+		"a node":                                      {change: asItIs, path: "/nodes/a?consistency=stale", status: 200, body: nodeA, said: "0"},
+		"an unknown node":                             {change: asItIs, path: "/nodes/x?consistency=stale", status: 404, code: "node_not_found", said: "0"},
+		"the list with redirect=true":                 {change: asItIs, path: "/nodes?consistency=stale&redirect=true", status: 200, body: seededList, said: "0"},
+		"the list with redirect=false":                {change: asItIs, path: "/nodes?consistency=stale&redirect=false", status: 200, body: seededList, said: "0"},
+		"the list without a leader":                   {change: (*service).loseTouch, contact: 1234567 * time.Microsecond, path: "/nodes?consistency=stale", status: 200, body: seededList, said: "1234"},
+		"the list without any contact":                {change: (*service).loseTouch, contact: -1, path: "/nodes?consistency=stale", status: 200, body: seededList},
+		"the list at the bound":                       {change: asItIs, contact: 500 * time.Millisecond, path: "/nodes?consistency=stale&max_stale=500ms", status: 200, body: seededList, said: "500"},
+		"the list beyond the bound":                   {change: asItIs, contact: 501 * time.Millisecond, path: "/nodes?consistency=stale&max_stale=500ms", status: 503, code: "too_stale", said: "501"},
+		"a node beyond the bound":                     {change: asItIs, contact: time.Hour, path: "/nodes/a?consistency=stale&max_stale=1m", status: 503, code: "too_stale", said: "3600000"},
+		"a node with a bound of zero":                 {change: asItIs, contact: 1, path: "/nodes/a?consistency=stale&max_stale=0", status: 503, code: "too_stale", said: "0"},
+		"a node with a bound and without any contact": {change: asItIs, contact: -1, path: "/nodes/a?consistency=stale&max_stale=24h", status: 503, code: "too_stale"},
+		"a revision that is not reached":              {change: asItIs, contact: 7 * time.Millisecond, path: "/nodes?consistency=stale&min_revision=4&wait=0s", status: 503, code: "revision_not_reached", said: "7"},
+		"a contact too long ago after a wait":         {change: asItIs, contact: time.Second, path: "/nodes?consistency=stale&since=3&wait=1ms&max_stale=1ms", status: 503, code: "too_stale", said: "1000"},
+		"the list before the instance has caught up": {change: func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false }) },
 			path: "/nodes?consistency=stale", status: 503, code: "not_caught_up", said: "0"},
-		"a node, since its start": {change: func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false }) },
+		"a node before the instance has caught up": {change: func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.CaughtUp = false }) },
 			path: "/nodes/a?consistency=stale", status: 503, code: "not_caught_up", said: "0"},
-		"while it closes": {change: func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.Closed = true }) },
+		"a closing instance": {change: func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.Closed = true }) },
 			path: "/nodes?consistency=stale", status: 503, code: "shutting_down", said: "0"},
-		"a fault":      {change: asItIs, path: "/nodes?consistency=stale&pool=-", status: 400, code: "invalid_request", said: "0"},
-		"what is here": {change: asItIs, path: "/livez?consistency=stale", status: 200, body: `{"live":true}`},
+		"an invalid parameter":        {change: asItIs, path: "/nodes?consistency=stale&pool=-", status: 400, code: "invalid_request", said: "0"},
+		"an endpoint of the instance": {change: asItIs, path: "/livez?consistency=stale", status: 200, body: `{"live":true}`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -202,20 +202,20 @@ func TestEveryInstanceAnswersStaleReads(t *testing.T) {
 			}
 			got := follower.do(t, "GET", test.path, "", test.header...)
 			if got.status != test.status || test.code == "" && got.body != test.body {
-				t.Errorf("got %d %s", got.status, got.body)
+				t.Errorf("answer = %d %s, want %d %s", got.status, got.body, test.status, test.body)
 			}
 			if said := got.header.Get("Nodesmetadata-Leader-Contact"); said != test.said {
-				t.Errorf("the leader was heard from %q ms ago, not %q", said, test.said)
+				t.Errorf("Nodesmetadata-Leader-Contact = %q, want %q", said, test.said)
 			}
 			if test.code != "" {
 				if code, _ := got.problem(t); code != test.code {
-					t.Errorf("got %s", got.body)
+					t.Errorf("problem = %s, want the code %s", got.body, test.code)
 				}
 			} else if revision := got.header.Get("Nodesmetadata-Revision"); test.said != "" && revision != "3" {
-				t.Errorf("revision is %q", revision)
+				t.Errorf("Nodesmetadata-Revision = %q, want 3", revision)
 			}
 			if retry := got.header.Get("Retry-After"); (retry == "1") != (test.status == 503) {
-				t.Errorf("Retry-After is %q", retry)
+				t.Errorf("Retry-After = %q for status %d, want 1 only with 503", retry, got.status)
 			}
 		})
 	}
@@ -232,7 +232,7 @@ func TestALeaderAnswersStaleReadsToo(t *testing.T) {
 		}
 	}
 	if got := s.do(t, "PUT", "/nodes/a?consistency=stale", nodeA); got.status != 400 || got.header.Get("Nodesmetadata-Leader-Contact") != "" {
-		t.Errorf("a stale write: got %d %v", got.status, got.header)
+		t.Errorf("stale write: answer = %d %v, want 400 without a leader contact", got.status, got.header)
 	}
 }
 
@@ -248,7 +248,7 @@ func TestTheClusterIsDescribedWithoutALeader(t *testing.T) {
 		`"n2":{"nodeID":"n2","raftAddress":"127.0.0.1:7002","applicationAddress":"n2.test:8080","suffrage":"voter","reachable":true,"version":"v1"}},` +
 		`"leaderNodeID":"","term":1,"clusterID":"cluster-of-n1"}`
 	if got.status != 200 || got.body != want || got.header.Get("Nodesmetadata-Leader-Contact") != "2000" {
-		t.Errorf("got %d %v %s", got.status, got.header, got.body)
+		t.Errorf("answer = %d %v %s, want 200 with a leader contact of 2000 ms", got.status, got.header, got.body)
 	}
 }
 
@@ -260,7 +260,7 @@ func TestAClusterStreamHereReportsTheLossOfTheLeader(t *testing.T) {
 	s.loseLeader()
 	want := "event: leader_changed\ndata: {\"type\":\"leader_changed\",\"nodeID\":\"\",\"term\":1}\n\n"
 	if got := events.event(t).raw; got != want {
-		t.Errorf("got %q", got)
+		t.Errorf("event = %q, want %q", got, want)
 	}
 }
 
@@ -285,17 +285,17 @@ func TestStreamsOfAFollowerSurviveAChangeOfLeaders(t *testing.T) {
 	}
 	for _, events := range clusters {
 		if got := events.event(t); got.kind != "snapshot" || !strings.Contains(got.data, `"leaderNodeID":"n1","term":1`) {
-			t.Errorf("got %q", got.raw)
+			t.Errorf("event = %q, want a snapshot with n1 leading in term 1", got.raw)
 		}
 	}
 	if err := s.instance.HandOver(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	if got := bound.farewell(t); got != "this instance does not lead: connect again" {
-		t.Errorf("the stream that is the leader's said %q", got)
+		t.Errorf("last comment of the stream without redirect=false = %q, want that the instance does not lead", got)
 	}
 	if got := follower.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`); got.status != 201 {
-		t.Fatalf("got %d %s", got.status, got.body)
+		t.Fatalf("answer = %d %s, want 201", got.status, got.body)
 	}
 	want := "event: added\nid: 4\ndata: {\"revision\":4,\"type\":\"added\",\"node\":" + nodeC + ",\"reason\":\"request\"}\n\n"
 	for name, events := range streams {
@@ -305,10 +305,10 @@ func TestStreamsOfAFollowerSurviveAChangeOfLeaders(t *testing.T) {
 	}
 	for _, events := range clusters {
 		if got := events.event(t); got.kind != "leader_changed" || !strings.Contains(got.data, `"nodeID":"n2"`) {
-			t.Errorf("got %q", got.raw)
+			t.Errorf("event = %q, want leader_changed to n2", got.raw)
 		}
 	}
-	// A while without a leader is no reason to end either.
+	// A while without a leader does not end the streams either.
 	s.loseLeader()
 	s.regain()
 	weight := 9
@@ -345,7 +345,7 @@ func TestAStreamOfAFollowerHasTheBytesOfItsLeader(t *testing.T) {
 	}
 	for _, events := range streams {
 		if got := events.header.Get("Nodesmetadata-Revision"); got != "3" || events.header.Get("Content-Type") != "text/event-stream" {
-			t.Errorf("got %v", events.header)
+			t.Errorf("header = %v, want an event stream at revision 3", events.header)
 		}
 	}
 	s.do(t, "PUT", "/nodes/a", `{"address":"10.0.0.1:1","ttlSeconds":3600}`)
@@ -354,11 +354,11 @@ func TestAStreamOfAFollowerHasTheBytesOfItsLeader(t *testing.T) {
 	for revision := 1; revision <= 7; revision++ {
 		want := streams[0].event(t)
 		if want.id != fmt.Sprint(revision) {
-			t.Fatalf("instead of %d came %q", revision, want.raw)
+			t.Fatalf("event = %q, want id %d", want.raw, revision)
 		}
 		for i, events := range streams[1:] {
 			if got := events.event(t); got.raw != want.raw {
-				t.Errorf("stream %d: got %q\nwant %q", i+1, got.raw, want.raw)
+				t.Errorf("event of stream %d = %q\nwant that of the leader, %q", i+1, got.raw, want.raw)
 			}
 		}
 	}
@@ -372,7 +372,7 @@ func TestStreamsOfAFollowerWaitForALeader(t *testing.T) {
 			follower := s.startFollower(t)
 			follower.loseTouch()
 			if got := follower.do(t, "HEAD", path, ""); got.status != 200 || got.header.Get("Content-Type") != "text/event-stream" {
-				t.Errorf("HEAD: %d %v", got.status, got.header)
+				t.Errorf("HEAD: answer = %d %v, want 200 with an event stream", got.status, got.header)
 			}
 			events := follower.stream(t, path)
 			if got, more := events.next(t); events.status != 200 || !more || got.raw != ": no leader\n\n" {
@@ -384,7 +384,7 @@ func TestStreamsOfAFollowerWaitForALeader(t *testing.T) {
 			follower.regain()
 			s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`)
 			if got := events.event(t); got.retry != "1000" || got.kind != "snapshot" && got.id != "4" {
-				t.Errorf("got %q", got.raw)
+				t.Errorf("first event = %q, want a snapshot or id 4, with retry: 1000", got.raw)
 			}
 			follower.loseTouch()
 			if got := events.farewell(t); got != cutOff {
@@ -405,15 +405,15 @@ func TestStaleStreamsNeedNoLeader(t *testing.T) {
 			follower.instance.Touch(1500 * time.Millisecond)
 			events := follower.stream(t, path)
 			if got := events.header.Get("Nodesmetadata-Leader-Contact"); got != "1500" {
-				t.Errorf("the leader was heard from %q ms ago", got)
+				t.Errorf("Nodesmetadata-Leader-Contact = %q, want 1500", got)
 			}
 			if got := events.header.Get("Nodesmetadata-Revision"); strings.HasPrefix(path, "/nodes") && got != "3" {
-				t.Errorf("the revision is %q", got)
+				t.Errorf("Nodesmetadata-Revision = %q, want 3", got)
 			}
-			// What it has is told before the stream ends.
+			// The state of the instance is sent before the stream ends.
 			first, more := events.next(t)
 			if !more || first.data == "" {
-				t.Fatalf("got %q", first.raw)
+				t.Fatalf("first event = %q, want one with data", first.raw)
 			}
 			if got := events.farewell(t); got != cutOff {
 				t.Errorf("last comment = %q, want %q", got, cutOff)
@@ -422,8 +422,8 @@ func TestStaleStreamsNeedNoLeader(t *testing.T) {
 	}
 }
 
-// A client that has all that there is, and is sent away again and again, would
-// only come back.
+// If the stream of a client that is up to date ended at once, the client would only reconnect
+// again and again.
 func TestAStaleStreamWithoutChangesWaitsForALeader(t *testing.T) {
 	s := start(t)
 	seed(t, s)
@@ -431,12 +431,12 @@ func TestAStaleStreamWithoutChangesWaitsForALeader(t *testing.T) {
 	follower.loseTouch()
 	events := follower.stream(t, "/nodes/sse?consistency=stale&since=3")
 	if got, more := events.next(t); !more || got.raw != ": no leader\n\n" {
-		t.Fatalf("got %q", got.raw)
+		t.Fatalf("event = %q, want the comment no leader", got.raw)
 	}
 	follower.regain()
 	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`)
 	if got := events.event(t); got.id != "4" || got.retry != "1000" {
-		t.Errorf("got %q", got.raw)
+		t.Errorf("event = %q, want id 4 with retry: 1000", got.raw)
 	}
 }
 
@@ -451,6 +451,6 @@ func TestAStaleStreamWaitsUntilItsInstanceHasCaughtUp(t *testing.T) {
 	}
 	follower.instance.Change(func(state *ports.LocalState) { state.CaughtUp = true })
 	if got := events.event(t); got.kind != "snapshot" || got.id != "3" {
-		t.Errorf("got %q", got.raw)
+		t.Errorf("event = %q, want a snapshot with id 3", got.raw)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// watchedNodes is ports.Nodes that says on asked when a view is asked for, and
-// on told when it was given.
+// watchedNodes implements ports.Nodes. It sends on asked when a view is requested, and on told
+// when the view was returned.
 type watchedNodes struct {
 	ports.Nodes
 	asked, told chan struct{}
@@ -27,17 +27,16 @@ func (w *watchedNodes) View(ctx context.Context, read ports.Read) (domain.View, 
 	return view, err
 }
 
-// watch puts watched nodes into a config.
+// watch returns watched nodes, and a function that puts them into a config.
 func watch() (*watchedNodes, func(*httpapi.Config)) {
 	w := &watchedNodes{asked: make(chan struct{}, 64), told: make(chan struct{}, 64)}
 	return w, func(c *httpapi.Config) { w.Nodes, c.Nodes = c.Nodes, w }
 }
 
-// seededList is the list of the registry that seed makes.
+// seededList is the list of the seeded registry.
 const seededList = `{"a":` + nodeA + `,"b":` + nodeB + `}`
 
-// None of these waits: the time that they may take is longer than the test is
-// patient.
+// None of these requests waits: the time that they may wait is longer than patience.
 func TestARevisionThatIsReachedIsNotWaitedFor(t *testing.T) {
 	s := start(t)
 	seed(t, s)
@@ -48,39 +47,39 @@ func TestARevisionThatIsReachedIsNotWaitedFor(t *testing.T) {
 		body   string
 		etag   string
 	}{
-		"a list after an older revision":        {path: "/nodes?since=2&wait=60s", status: 200, body: seededList, etag: `"3"`},
-		"a list after nothing":                  {path: "/nodes?since=0&wait=60s", status: 200, body: seededList, etag: `"3"`},
-		"a list that another tag is known of":   {path: "/nodes?since=2&wait=60s", header: []string{`If-None-Match: "2"`}, status: 200, body: seededList, etag: `"3"`},
-		"a list that is known":                  {path: "/nodes?since=2&wait=60s", header: []string{`If-None-Match: "3"`}, status: 304, etag: `"3"`},
-		"a filtered list":                       {path: "/nodes?since=2&wait=60s&pool=x", status: 200, body: `{}`, etag: `"3"`},
-		"the revision that there is":            {path: "/nodes?min_revision=3&wait=60s", status: 200, body: seededList, etag: `"3"`},
-		"the revision that there is, of a node": {path: "/nodes/a?min_revision=3&wait=60s", status: 200, body: nodeA, etag: `"1"`},
-		"a revision that was":                   {path: "/nodes/b?min_revision=1&wait=60s&consistency=stale", status: 200, body: nodeB, etag: `"3"`},
-		"a node that is not there":              {path: "/nodes/x?min_revision=3&wait=60s", status: 404},
-		"both":                                  {path: "/nodes?min_revision=3&since=2&wait=60s&redirect=false", status: 200, body: seededList, etag: `"3"`},
-		"nothing new, without a wait":           {path: "/nodes?since=3&wait=0s", status: 304, etag: `"3"`},
-		"a revision to come, without a wait":    {path: "/nodes?since=99&wait=0s", status: 304, etag: `"3"`},
-		"a revision not reached":                {path: "/nodes?min_revision=4&wait=0s", status: 503},
-		"a revision not reached, of a node":     {path: "/nodes/a?min_revision=4&wait=0s", status: 503},
-		"one not reached, stale":                {path: "/nodes/a?min_revision=4&wait=0s&consistency=stale", status: 503},
+		"a list after an older revision":                    {path: "/nodes?since=2&wait=60s", status: 200, body: seededList, etag: `"3"`},
+		"a list after revision 0":                           {path: "/nodes?since=0&wait=60s", status: 200, body: seededList, etag: `"3"`},
+		"a list of which the client has an older one":       {path: "/nodes?since=2&wait=60s", header: []string{`If-None-Match: "2"`}, status: 200, body: seededList, etag: `"3"`},
+		"a list that the client has":                        {path: "/nodes?since=2&wait=60s", header: []string{`If-None-Match: "3"`}, status: 304, etag: `"3"`},
+		"a filtered list":                                   {path: "/nodes?since=2&wait=60s&pool=x", status: 200, body: `{}`, etag: `"3"`},
+		"a list at the current revision":                    {path: "/nodes?min_revision=3&wait=60s", status: 200, body: seededList, etag: `"3"`},
+		"a node at the current revision":                    {path: "/nodes/a?min_revision=3&wait=60s", status: 200, body: nodeA, etag: `"1"`},
+		"a node at an older revision":                       {path: "/nodes/b?min_revision=1&wait=60s&consistency=stale", status: 200, body: nodeB, etag: `"3"`},
+		"an unknown node at the current revision":           {path: "/nodes/x?min_revision=3&wait=60s", status: 404},
+		"a list after one revision and at another":          {path: "/nodes?min_revision=3&since=2&wait=60s&redirect=false", status: 200, body: seededList, etag: `"3"`},
+		"a list after the current revision, without a wait": {path: "/nodes?since=3&wait=0s", status: 304, etag: `"3"`},
+		"a list after a future revision, without a wait":    {path: "/nodes?since=99&wait=0s", status: 304, etag: `"3"`},
+		"a list at a future revision, without a wait":       {path: "/nodes?min_revision=4&wait=0s", status: 503},
+		"a node at a future revision, without a wait":       {path: "/nodes/a?min_revision=4&wait=0s", status: 503},
+		"a stale node at a future revision, without a wait": {path: "/nodes/a?min_revision=4&wait=0s&consistency=stale", status: 503},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			got := s.do(t, "GET", test.path, "", test.header...)
 			if got.status != test.status || got.header.Get("ETag") != test.etag || test.status < 400 && got.body != test.body {
-				t.Errorf("got %d %q %s", got.status, got.header.Get("ETag"), got.body)
+				t.Errorf("answer = %d with ETag %q: %s, want %d with %q: %s", got.status, got.header.Get("ETag"), got.body, test.status, test.etag, test.body)
 			}
 			switch test.status {
 			case 200, 304:
 				if revision := got.header.Get("Nodesmetadata-Revision"); revision != "3" {
-					t.Errorf("revision is %q", revision)
+					t.Errorf("Nodesmetadata-Revision = %q, want 3", revision)
 				}
 			case 503:
 				if code, _ := got.problem(t); code != "revision_not_reached" || got.header.Get("Retry-After") != "1" {
-					t.Errorf("got %s", got.body)
+					t.Errorf("problem = %s, want revision_not_reached with Retry-After: 1", got.body)
 				}
 				if revision := got.header.Get("Nodesmetadata-Revision"); revision != "3" {
-					t.Errorf("revision is %q", revision)
+					t.Errorf("Nodesmetadata-Revision = %q, want 3", revision)
 				}
 			}
 		})
@@ -102,7 +101,7 @@ func overEachHTTP(t *testing.T, test func(*testing.T, *service, *watchedNodes)) 
 	}
 }
 
-// ask asks for each of paths, and returns when all are waiting for their views.
+// ask requests each of paths, and returns when all requests wait for their views.
 func (s *service) ask(t *testing.T, nodes *watchedNodes, paths ...string) <-chan reply {
 	t.Helper()
 	answers := make(chan reply, len(paths))
@@ -133,15 +132,15 @@ func TestAWaitEndsWithTheChange(t *testing.T) {
 		want := seededList[:len(seededList)-1] + `,"c":` + nodeC + `}`
 		for range lists {
 			if got := <-answers; got.status != 200 || got.body != want || got.header.Get("ETag") != `"4"` || got.header.Get("Nodesmetadata-Revision") != "4" {
-				t.Errorf("got %d %v %s", got.status, got.header, got.body)
+				t.Errorf("answer = %d %v %s, want 200 with the list at revision 4", got.status, got.header, got.body)
 			}
 		}
 		if got := <-one; got.status != 200 || got.body != nodeC {
-			t.Errorf("got %d %s", got.status, got.body)
+			t.Errorf("answer = %d %s, want 200 with node c", got.status, got.body)
 		}
-		// It is the registry's revision that is waited for.
+		// A filtered list waits for the revision of the registry, too.
 		if got := <-filtered; got.status != 200 || got.body != "{}" || got.header.Get("ETag") != `"4"` {
-			t.Errorf("got %d %v %s", got.status, got.header, got.body)
+			t.Errorf("answer = %d %v %s, want 200 with an empty list at revision 4", got.status, got.header, got.body)
 		}
 	})
 }
@@ -159,7 +158,7 @@ func TestAWaitForSeveralChangesGoesOnToTheLast(t *testing.T) {
 	}
 	for range cap(answers) {
 		if got := <-answers; got.status != 200 || got.header.Get("ETag") != `"6"` {
-			t.Errorf("got %d %s", got.status, got.body)
+			t.Errorf("answer = %d %s, want 200 at revision 6", got.status, got.body)
 		}
 	}
 }
@@ -197,7 +196,7 @@ func TestAWaitWithoutAChangeIsAnsweredAtItsEnd(t *testing.T) {
 	})
 }
 
-// A wait that is not said is 5 s long.
+// The default wait is 5 s.
 func TestAWaitHasADefault(t *testing.T) {
 	t.Parallel()
 	for path, status := range map[string]int{"/nodes?since=3": 304, "/nodes/a?min_revision=4": 503} {
@@ -208,14 +207,14 @@ func TestAWaitHasADefault(t *testing.T) {
 			began := time.Now()
 			got := s.do(t, "GET", path, "")
 			if took := time.Since(began); got.status != status || took < 5*time.Second || took > 10*time.Second {
-				t.Errorf("after %v came %d %s", took, got.status, got.body)
+				t.Errorf("answer after %v = %d %s, want %d after 5s to 10s", took, got.status, got.body, status)
 			}
 		})
 	}
 }
 
-// The times that other requests have, RequestTimeout and 5 s to write the
-// response, are over when these are answered.
+// These answers come when the times of other requests, RequestTimeout and 5 s to write the
+// response, would be over.
 func TestAWaitMayBeLongerThanOtherRequests(t *testing.T) {
 	t.Parallel()
 	const ordinary = time.Second + 5*time.Second
@@ -235,14 +234,14 @@ func TestAWaitMayBeLongerThanOtherRequests(t *testing.T) {
 			s.register(t, domain.NodeSpec{ID: "c", Address: "10.0.0.3:1"})
 			for range cap(answers) {
 				if got := <-answers; got.status != 200 || got.header.Get("ETag") != `"4"` || !strings.Contains(got.body, nodeC) {
-					t.Errorf("got %d %s", got.status, got.body)
+					t.Errorf("answer = %d %s, want 200 with node c at revision 4", got.status, got.body)
 				}
 			}
 			if got := <-over; got.status != 304 || got.header.Get("ETag") != `"4"` {
-				t.Errorf("got %d %s", got.status, got.body)
+				t.Errorf("answer = %d %s, want 304 at revision 4", got.status, got.body)
 			}
 			if got := <-behind; got.status != 503 {
-				t.Errorf("got %d %s", got.status, got.body)
+				t.Errorf("answer = %d %s, want 503", got.status, got.body)
 			}
 		})
 	}
@@ -270,21 +269,21 @@ func TestAWaitEndsWhenItsClientGoes(t *testing.T) {
 				t.Error("the wait was answered although its client had gone")
 			}
 			<-nodes.told
-			eventually(t, "it is counted as one whose client went away", func() bool {
+			eventually(t, "the request is counted as one whose client went away", func() bool {
 				return s.metric(t, "nodesmetadata_http_requests_total", "499") == float64(i+1)
 			})
 		}
 	})
 }
 
-// closesTelling closes s, and checks that requests that wait are answered so.
+// closesTelling closes s, and checks that requests that wait are answered with shutting_down.
 func closesTelling(t *testing.T, s *service, answers <-chan reply) {
 	t.Helper()
 	s.closesWithin(t, patience/2)
 	for range cap(answers) {
 		got := <-answers
 		if code, detail := got.problem(t); got.status != 503 || code != "shutting_down" || detail != ports.ErrClosed.Error() || got.header.Get("Retry-After") != "1" {
-			t.Errorf("got %d %s", got.status, got.body)
+			t.Errorf("answer = %d %s, want 503 shutting_down with Retry-After: 1", got.status, got.body)
 		}
 	}
 }
@@ -309,12 +308,12 @@ func TestAWaitEndsWhenItsInstanceCannotAnswerIt(t *testing.T) {
 		status int
 		code   string
 	}{
-		"another leads":               {"", func(s *service) { s.follow("leader.test:8080") }, 307, "not_leader"},
-		"another leads, asked to":     {"&redirect=true", func(s *service) { s.follow("leader.test:8080") }, 307, "not_leader"},
-		"nobody leads":                {"", func(s *service) { s.loseLeader() }, 503, "no_leader"},
-		"it has lost touch":           {"&redirect=false", lostTouch, 503, "no_leader"},
-		"it closes":                   {"", func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.Closed = true }) }, 503, "shutting_down"},
-		"it closes, and serves stale": {"&consistency=stale", func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.Closed = true }) }, 503, "shutting_down"},
+		"another instance leads":                     {"", func(s *service) { s.follow("leader.test:8080") }, 307, "not_leader"},
+		"another instance leads, with redirect=true": {"&redirect=true", func(s *service) { s.follow("leader.test:8080") }, 307, "not_leader"},
+		"nobody leads":                               {"", func(s *service) { s.loseLeader() }, 503, "no_leader"},
+		"the instance has lost touch":                {"&redirect=false", lostTouch, 503, "no_leader"},
+		"the instance closes":                        {"", func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.Closed = true }) }, 503, "shutting_down"},
+		"the instance of a stale read closes":        {"&consistency=stale", func(s *service) { s.instance.Change(func(state *ports.LocalState) { state.Closed = true }) }, 503, "shutting_down"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -326,7 +325,7 @@ func TestAWaitEndsWhenItsInstanceCannotAnswerIt(t *testing.T) {
 			for range cap(answers) {
 				got := <-answers
 				if code, _ := got.problem(t); got.status != test.status || code != test.code {
-					t.Errorf("got %d %s", got.status, got.body)
+					t.Errorf("answer = %d %s, want %d %s", got.status, got.body, test.status, test.code)
 				}
 				if location := got.header.Get("Location"); test.status == 307 && !strings.HasPrefix(location, "http://leader.test:8080/nodes") {
 					t.Errorf("redirect to %q, want the leader", location)
@@ -336,8 +335,8 @@ func TestAWaitEndsWhenItsInstanceCannotAnswerIt(t *testing.T) {
 	}
 }
 
-// atADeposedLeader has requests wait at a leader that is deposed, and after that for its
-// successor, which they do for nearly a second.
+// atADeposedLeader calls then with requests that wait on a leader that was deposed 0.8 s
+// ago. They wait for its successor now.
 func atADeposedLeader(t *testing.T, then func(t *testing.T, s *service, answers <-chan reply)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -351,7 +350,7 @@ func atADeposedLeader(t *testing.T, then func(t *testing.T, s *service, answers 
 		s.loseLeader()
 		<-time.After(800 * time.Millisecond)
 		if len(answers) > 0 {
-			t.Error("a successor is not waited for")
+			t.Error("a request was answered before there was a successor")
 		}
 		then(t, s, answers)
 	})
@@ -364,7 +363,7 @@ func TestAWaitAtALeaderThatIsDeposedEndsAtItsSuccessor(t *testing.T) {
 		for range cap(answers) {
 			got := <-answers
 			if location := got.header.Get("Location"); got.status != 307 || !strings.HasPrefix(location, "http://leader.test:8080/nodes") {
-				t.Errorf("got %d to %q: %s", got.status, location, got.body)
+				t.Errorf("answer = %d to %q: %s, want 307 to the successor", got.status, location, got.body)
 			}
 		}
 	})
@@ -374,7 +373,7 @@ func TestAWaitAtALeaderThatIsDeposedAndStopsSaysThatItStops(t *testing.T) {
 	atADeposedLeader(t, closesTelling)
 }
 
-// It waits no longer than it was asked to, nor than any other waits for a refusal.
+// A request waits for a successor no longer than its wait, nor than any other refused request.
 func TestAWaitForASuccessorIsShort(t *testing.T) {
 	for query, longest := range map[string]time.Duration{"wait=60s": time.Second, "wait=1ms": 200 * time.Millisecond} {
 		t.Run(query, func(t *testing.T) {
@@ -385,7 +384,7 @@ func TestAWaitForASuccessorIsShort(t *testing.T) {
 				began := time.Now()
 				got := s.handle(t, "GET", "/nodes?since=3&"+query)
 				if code, _ := got.problem(t); got.status != 503 || code != "no_leader" || got.header.Get("Retry-After") != "1" {
-					t.Errorf("got %d %s", got.status, got.body)
+					t.Errorf("answer = %d %s, want 503 no_leader with Retry-After: 1", got.status, got.body)
 				}
 				if took := time.Since(began); took > longest {
 					t.Errorf("the wait took %v, want at most %v", took, longest)
@@ -402,13 +401,13 @@ func TestAWaitSurvivesChangesThatDoNotConcernIt(t *testing.T) {
 		query  string
 		change func(*service)
 	}{
-		"stale, without a leader": {"&consistency=stale", func(s *service) { s.loseLeader() }},
-		"stale, out of touch": {"&consistency=stale", func(s *service) {
+		"a stale read without a leader": {"&consistency=stale", func(s *service) { s.loseLeader() }},
+		"a stale read on an instance that has lost touch": {"&consistency=stale", func(s *service) {
 			s.loseLeader()
 			s.instance.Change(func(state *ports.LocalState) { state.InTouch = false })
 		}},
-		"here, without a leader":    {"&redirect=false", func(s *service) { s.loseLeader() }},
-		"here, while another leads": {"&redirect=false", func(s *service) { s.follow("leader.test:8080") }},
+		"redirect=false without a leader":             {"&redirect=false", func(s *service) { s.loseLeader() }},
+		"redirect=false while another instance leads": {"&redirect=false", func(s *service) { s.follow("leader.test:8080") }},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -424,7 +423,7 @@ func TestAWaitSurvivesChangesThatDoNotConcernIt(t *testing.T) {
 			s.register(t, domain.NodeSpec{ID: "c", Address: "10.0.0.3:1"})
 			for range cap(answers) {
 				if got := <-answers; got.status != 200 || got.header.Get("ETag") != `"4"` {
-					t.Errorf("got %d %s", got.status, got.body)
+					t.Errorf("answer = %d %s, want 200 at revision 4", got.status, got.body)
 				}
 			}
 		})
