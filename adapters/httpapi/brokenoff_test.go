@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// untilCutOff is more than a client has that takes nothing.
+// untilCutOff is longer than the server waits for a client that reads nothing.
 const untilCutOff = stalled + stalled/30
 
-// pipes listens to connections that hold nothing back: what a client does not read
-// is not sent.
+// pipes is a listener whose connections buffer nothing: the server can send only what the
+// client reads.
 type pipes chan net.Conn
 
 // Accept implements net.Listener.
@@ -44,7 +44,7 @@ func (p pipes) dial(context.Context, string, string) (net.Conn, error) {
 	return client, nil
 }
 
-// overPipes has a service that listens to pipes.
+// overPipes runs do with a service that listens on pipes.
 func overPipes(t *testing.T, do func(t *testing.T, s *service, listener pipes)) {
 	synctest.Test(t, func(t *testing.T) {
 		s, listener := prepare(t), make(pipes)
@@ -62,22 +62,22 @@ func overPipes(t *testing.T, do func(t *testing.T, s *service, listener pipes)) 
 	})
 }
 
-// takeUntil reads until it has read text, and nothing behind that.
+// takeUntil reads up to and including text.
 func takeUntil(t *testing.T, r io.Reader, text string) []byte {
 	t.Helper()
 	var got []byte
 	for next := make([]byte, 1); !bytes.HasSuffix(got, []byte(text)); got = append(got, next...) {
 		if _, err := io.ReadFull(r, next); err != nil {
-			t.Fatalf("%v after %q", err, got)
+			t.Fatalf("no %q before %v, only %q", text, err, got)
 		}
 	}
 	return got
 }
 
-// takeAll reads what is left, not for ever, and closes client.
+// takeAll reads what is left, until a deadline, and closes client.
 func takeAll(client net.Conn) ([]byte, error) {
 	defer client.Close()
-	_ = client.SetReadDeadline(time.Now().Add(stalled)) // not on a pipe whose other end is closed
+	_ = client.SetReadDeadline(time.Now().Add(stalled)) // fails on a pipe whose other end is closed
 	return io.ReadAll(client)
 }
 
@@ -86,44 +86,44 @@ func end(b []byte) []byte { return b[max(0, len(b)-100):] }
 func TestNothingFollowsABrokenOffResponse(t *testing.T) {
 	const header, gzip = "\r\n\r\n", "\r\nAccept-Encoding: gzip"
 	tests := map[string]struct {
-		request string   // without its Host
-		taken   []string // up to where it is taken, in several tries
-		err     error    // what who reads the body is told; nil: it ends with the connection
+		request string   // without the Host header
+		taken   []string // one try for each: the client reads up to this text
+		err     error    // of reading the body; nil if it ends with the connection
 	}{
-		"of a stream": {
+		"a stream": {
 			"GET /nodes/sse HTTP/1.1", []string{header, "event: sna", `"node000100"`, `"part":2`}, io.ErrUnexpectedEOF,
 		},
-		"of a stream from history": {
+		"a stream from history": {
 			"GET /nodes/sse?since=0 HTTP/1.1", []string{header, "retry", "id: 42", "id: 42\n", "\n\n", "id: 400"}, io.ErrUnexpectedEOF,
 		},
-		"of a stream in HTTP/1.0": {
+		"a stream in HTTP/1.0": {
 			"GET /nodes/sse?since=0 HTTP/1.0", []string{header, "id: 42", "\n\n", "id: 400"}, nil,
 		},
-		"of a filtered stream": {
+		"a filtered stream": {
 			"GET /nodes/sse?zone=eu-1a HTTP/1.1", []string{header, `"node000100"`}, io.ErrUnexpectedEOF,
 		},
-		"of a stream of the cluster": {
+		"a stream of the cluster": {
 			"GET /raft/metadata/sse HTTP/1.1", []string{header, "retry", "}\n"}, io.ErrUnexpectedEOF,
 		},
-		"of a stream of the cluster in HTTP/1.0": {
+		"a stream of the cluster in HTTP/1.0": {
 			"GET /raft/metadata/sse HTTP/1.0", []string{header, "retry", "}\n"}, nil,
 		},
-		"of a list": {
+		"a list": {
 			"GET /nodes HTTP/1.1", []string{header, "{", "node000100"}, io.ErrUnexpectedEOF,
 		},
-		"of a list in HTTP/1.0": {
+		"a list in HTTP/1.0": {
 			"GET /nodes HTTP/1.0", []string{header, "{", "node000100"}, io.ErrUnexpectedEOF,
 		},
-		"of a list that is compressed": {
+		"a compressed list": {
 			"GET /nodes HTTP/1.1" + gzip, []string{header, "\x1f\x8b"}, io.ErrUnexpectedEOF,
 		},
-		"of a backup": {
+		"a backup": {
 			"GET /raft/backup HTTP/1.1", []string{header, "{", "node000100"}, io.ErrUnexpectedEOF,
 		},
-		"of the metrics": {
+		"the metrics": {
 			"GET /metrics HTTP/1.1", []string{header, "# HELP", "# TYPE"}, io.ErrUnexpectedEOF,
 		},
-		"of the metrics when they are compressed": {
+		"the compressed metrics": {
 			"GET /metrics HTTP/1.1" + gzip, []string{header, "\x1f\x8b"}, io.ErrUnexpectedEOF,
 		},
 	}
@@ -143,7 +143,7 @@ func TestNothingFollowsABrokenOffResponse(t *testing.T) {
 					}
 					<-time.After(untilCutOff)
 					if behind, err := takeAll(client); len(behind) > 0 || err != nil {
-						t.Errorf("behind %q came %d bytes, ending with %q: %v", last, len(behind), end(behind), err)
+						t.Errorf("after %q came %d bytes ending with %q, %v, want nothing", last, len(behind), end(behind), err)
 					}
 					response, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(taken)), nil)
 					if err != nil {
@@ -169,13 +169,13 @@ func TestNothingFollowsABrokenOffStreamHeader(t *testing.T) {
 			takeUntil(t, client, version+" 200")
 			<-time.After(untilCutOff)
 			if behind, err := takeAll(client); len(behind) > 0 || err != nil {
-				t.Errorf("in %s came %d bytes, ending with %q: %v", version, len(behind), end(behind), err)
+				t.Errorf("%s: %d bytes ending with %q came, %v, want nothing", version, len(behind), end(behind), err)
 			}
 		}
 	})
 }
 
-// In HTTP/2 what breaks off is the stream, and other requests go on.
+// In HTTP/2 the server resets only the stream, and other requests go on.
 func TestABrokenOffHTTP2ResponseIsReset(t *testing.T) {
 	for _, path := range []string{"/nodes/sse", "/nodes/sse?since=0", "/nodes", "/raft/backup"} {
 		t.Run(path, func(t *testing.T) {
@@ -201,16 +201,16 @@ func TestABrokenOffHTTP2ResponseIsReset(t *testing.T) {
 				<-time.After(untilCutOff)
 				got, err := io.ReadAll(stuck)
 				if err == nil || !strings.Contains(err.Error(), "INTERNAL_ERROR") {
-					t.Errorf("after %d bytes it ended with %v", len(got), err)
+					t.Errorf("error after %d bytes = %v, want INTERNAL_ERROR", len(got), err)
 				}
 				good := get()
 				defer good.Close()
 				want := make([]byte, len(got)+1)
 				if _, err := io.ReadFull(good, want); err != nil || !bytes.HasPrefix(want, got) {
-					t.Errorf("of what others got came %d bytes, ending with %q: %v", len(got), end(got), err)
+					t.Errorf("the broken-off response of %d bytes, ending with %q, differs from that of another client: %v", len(got), end(got), err)
 				}
 				if strings.Contains(path, "sse") && s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") != 1 {
-					t.Error("nobody counted it")
+					t.Error("the stream was not counted as cut off")
 				}
 			})
 		})

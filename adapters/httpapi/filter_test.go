@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// filters are queries, and what they mean.
+// filters maps queries to the nodes that they match; nil: the query is refused.
 var filters = map[string]func(*domain.CacheNode) bool{
 	"":                              func(*domain.CacheNode) bool { return true },
 	"pool=p":                        func(n *domain.CacheNode) bool { return n.Pool == "p" },
@@ -30,8 +30,8 @@ var filters = map[string]func(*domain.CacheNode) bool{
 	"pool=p&label=rack=r1&state=up": nil, // refused
 }
 
-// wander changes the registry of s at random: a few nodes come and go, move from
-// pool to pool, expire and come back.
+// wander changes the registry of s at random: nodes come and go, move between pools, expire
+// and come back.
 func wander(t *testing.T, s *service, random *rand.Rand) {
 	t.Helper()
 	pick := func(values ...string) string { return values[random.IntN(len(values))] }
@@ -82,10 +82,10 @@ func wander(t *testing.T, s *service, random *rand.Rand) {
 // nodeJSON is a node as the API shows it.
 func nodeJSON(n *domain.CacheNode) string { return string(httpapi.AppendNode(nil, n)) }
 
-// past is what the nodes were, by id, at each revision.
+// past holds the nodes by id, at each revision.
 type past []map[string]*domain.CacheNode
 
-// remember follows what has happened.
+// remember appends the revisions since the last call.
 func (p past) remember(t *testing.T, s *service) past {
 	t.Helper()
 	state, _ := s.instance.State()
@@ -104,7 +104,7 @@ func (p past) remember(t *testing.T, s *service) past {
 	return p
 }
 
-// matching gives the nodes that a filter means, as they were.
+// matching returns the nodes at a revision that a filter matches, in JSON.
 func (p past) matching(revision int, matches func(*domain.CacheNode) bool) map[string]string {
 	nodes := map[string]string{}
 	for id, n := range p[revision] {
@@ -115,13 +115,13 @@ func (p past) matching(revision int, matches func(*domain.CacheNode) bool) map[s
 	return nodes
 }
 
-// replay is what a client of a stream makes of it.
+// replay is the state of a client that applies the events of a stream.
 type replay struct {
 	nodes    map[string]string
 	revision int
 }
 
-// rawNode is a node of which an event tells, as it came.
+// rawNode is a node in an event, with its JSON as it came.
 type rawNode struct {
 	id, text string
 }
@@ -134,14 +134,14 @@ func (n *rawNode) UnmarshalJSON(text []byte) error {
 	return err
 }
 
-// follow takes events until the client is at a revision, and holds the nodes
-// that it knows against those that it should know of at every revision.
+// follow applies events until the client is at a revision, and checks at every revision
+// that the client knows the matching nodes.
 func (r *replay) follow(t *testing.T, events *reader, p past, until int, matches func(*domain.CacheNode) bool) {
 	t.Helper()
 	for ; r.revision < until; r.revision++ {
 		before, after := p.matching(r.revision, matches), p.matching(r.revision+1, matches)
 		if maps.Equal(before, after) {
-			continue // no event: the client knows nothing of this revision
+			continue // no event: this change does not concern the client
 		}
 		var data struct {
 			Revision       int
@@ -154,36 +154,36 @@ func (r *replay) follow(t *testing.T, events *reader, p past, until int, matches
 			t.Fatal(err)
 		}
 		if data.Revision != r.revision+1 || event.id != fmt.Sprint(data.Revision) || data.Type != event.kind || data.Node == nil {
-			t.Fatalf("instead of revision %d came %s", r.revision+1, event.raw)
+			t.Fatalf("event = %s, want one at revision %d", event.raw, r.revision+1)
 		}
 		id := data.Node.id
 		known, knew := r.nodes[id]
 		switch data.Type {
 		case "added":
 			if knew || data.Previous != nil {
-				t.Fatalf("added node was known before, as %s: %s", known, event.raw)
+				t.Fatalf("known before = %s, want an unknown node in the event %s", known, event.raw)
 			}
 			r.nodes[id] = data.Node.text
 		case "updated":
 			if !knew || data.Previous == nil || data.Previous.text != known {
-				t.Fatalf("previous node of an update was %s: %s", known, event.raw)
+				t.Fatalf("known before = %s, want the previous node of the event %s", known, event.raw)
 			}
 			r.nodes[id] = data.Node.text
 		case "removed":
 			if !knew || data.Previous == nil || data.Previous.text != known || data.Node.text != known {
-				t.Fatalf("removed node was known as %s: %s", known, event.raw)
+				t.Fatalf("known before = %s, want the removed node of the event %s", known, event.raw)
 			}
 			delete(r.nodes, id)
 		default:
 			t.Fatalf("unknown event: %s", event.raw)
 		}
 		if !maps.Equal(r.nodes, after) {
-			t.Fatalf("at revision %d the client knows %v, not %v", r.revision+1, r.nodes, after)
+			t.Fatalf("nodes of the client at revision %d = %v, want %v", r.revision+1, r.nodes, after)
 		}
 	}
 }
 
-// begin takes the snapshot.
+// begin applies the snapshot.
 func (r *replay) begin(t *testing.T, events *reader) {
 	t.Helper()
 	r.nodes = map[string]string{}
@@ -200,7 +200,7 @@ func (r *replay) begin(t *testing.T, events *reader) {
 			r.nodes[id] = string(node)
 		}
 		if last := data.Part == data.Parts; last != (event.id == fmt.Sprint(data.Revision)) || !last && event.id != "" {
-			t.Fatalf("part %d of %d has id %q", data.Part, data.Parts, event.id)
+			t.Fatalf("part %d of %d has id %q, want the revision on the last part only", data.Part, data.Parts, event.id)
 		} else if last {
 			r.revision = data.Revision
 			return
@@ -211,7 +211,7 @@ func (r *replay) begin(t *testing.T, events *reader) {
 func TestAFilteredStreamAddsUpToTheFilteredList(t *testing.T) {
 	for seed := range uint64(3) {
 		s := start(t)
-		s.undescribed() // thousands of answers, all of them as in other tests
+		s.undescribed() // there are thousands of answers of kinds that other tests check
 		random := rand.New(rand.NewPCG(seed, 1))
 		p := past{{}}
 		for range 20 {
@@ -229,7 +229,7 @@ func TestAFilteredStreamAddsUpToTheFilteredList(t *testing.T) {
 			streams[query], clients[query] = s.stream(t, "/nodes/sse?"+query), &replay{}
 			clients[query].begin(t, streams[query])
 			if want := p.matching(len(p)-1, matches); clients[query].revision != len(p)-1 || !maps.Equal(clients[query].nodes, want) {
-				t.Fatalf("%s: the snapshot of %d has %v, not %v", query, clients[query].revision, clients[query].nodes, want)
+				t.Fatalf("%s: snapshot at revision %d = %v, want %v", query, clients[query].revision, clients[query].nodes, want)
 			}
 		}
 		for range 150 {
@@ -250,12 +250,12 @@ func TestAFilteredStreamAddsUpToTheFilteredList(t *testing.T) {
 					nodes[id] = string(node)
 				}
 				if want := p.matching(now, matches); got.header.Get("ETag") != fmt.Sprintf(`"%d"`, now) || !maps.Equal(nodes, want) {
-					t.Fatalf("%s: the list at %s is %v, not %v", query, got.header.Get("ETag"), nodes, want)
+					t.Fatalf("%s: list with ETag %s = %v, want %v", query, got.header.Get("ETag"), nodes, want)
 				}
 				clients[query].follow(t, streams[query], p, now, matches)
 			}
 		}
-		// A client that reconnects at any revision goes on there.
+		// A client can reconnect at any revision.
 		for query, matches := range filters {
 			if matches == nil {
 				continue
@@ -280,7 +280,7 @@ func TestALargeFilteredSnapshotComesInPartsToo(t *testing.T) {
 		s.register(t, domain.NodeSpec{ID: fmt.Sprintf("node%06d", i), Address: fmt.Sprintf("h%d:1", i), Pool: &pool, Zone: "eu-1a"})
 	}
 	weight := 1
-	last := s.register(t, domain.NodeSpec{ID: "node000000", Address: "h0:1", Weight: &weight, Zone: "eu-1a"}) // in the pool that is the default
+	last := s.register(t, domain.NodeSpec{ID: "node000000", Address: "h0:1", Weight: &weight, Zone: "eu-1a"}) // in the default pool
 	for query, want := range map[string]struct{ nodes, parts int }{
 		"pool=p":                 {nodes/2 - 1, 2},
 		"pool=q":                 {nodes / 2, 2},
@@ -303,7 +303,7 @@ func TestALargeFilteredSnapshotComesInPartsToo(t *testing.T) {
 				t.Fatal(err)
 			}
 			if parts++; data.Part != parts || len(got.raw) >= 48<<10 || (got.retry != "") != (parts == 1) {
-				t.Fatalf("%s: part %d is %d bytes, %.200q", query, data.Part, len(got.raw), got.raw)
+				t.Fatalf("%s: part %d of %d bytes = %.200q, want the next part, under 48 KiB, with retry on the first only", query, data.Part, len(got.raw), got.raw)
 			}
 			seen += len(data.Nodes)
 			_, members, _ := strings.Cut(got.data, `"nodes":{`)
@@ -312,23 +312,23 @@ func TestALargeFilteredSnapshotComesInPartsToo(t *testing.T) {
 			}
 			text += members
 			if final := data.Part == data.Parts; final != (got.id == fmt.Sprint(last.Revision)) || !final && got.id != "" {
-				t.Fatalf("%s: part %d of %d has id %q", query, data.Part, data.Parts, got.id)
+				t.Fatalf("%s: part %d of %d has id %q, want the revision on the last part only", query, data.Part, data.Parts, got.id)
 			} else if final {
 				break
 			}
 		}
 		if seen != want.nodes || (want.parts == 1) != (parts == 1) {
-			t.Errorf("%s: %d nodes came in %d parts", query, seen, parts)
+			t.Errorf("%s: nodes = %d in %d parts, want %d in at least %d", query, seen, parts, want.nodes, want.parts)
 		}
-		// Together the parts are the list.
+		// The parts together are the list.
 		if got := s.do(t, "GET", "/nodes?"+query, ""); got.body != text+"}" {
 			t.Errorf("%s: the parts of the snapshot differ from the list", query)
 		}
 	}
 }
 
-// A filtered stream is woken by every change, and may have nothing to say for
-// hours: its silence must not begin anew with each of them.
+// Every change wakes a filtered stream, although it may have nothing to send for hours. The
+// time until the next keep-alive must not begin anew with each change.
 func TestAFilteredStreamIsKeptAliveWhileOthersChange(t *testing.T) {
 	s := start(t, func(c *httpapi.Config) { c.KeepAlive = 50 * time.Millisecond })
 	s.register(t, domain.NodeSpec{ID: "a", Address: "10.0.0.1:1"})
@@ -353,21 +353,21 @@ func TestAFilteredStreamIsKeptAliveWhileOthersChange(t *testing.T) {
 		began := time.Now()
 		got, more := quiet.next(t)
 		if !more || got.raw != ": keep-alive\n\n" {
-			t.Fatalf("it goes on: %v; %q", more, got.raw)
+			t.Fatalf("next = %v %q, want a keep-alive", more, got.raw)
 		}
 		if silence := time.Since(began); silence > 5*time.Second {
-			t.Errorf("the silence was %v long", silence)
+			t.Errorf("time without a keep-alive = %v, want at most 5s", silence)
 		}
-		busy.event(t) // others did change meanwhile
+		busy.event(t) // proves that nodes have changed meanwhile
 	}
 	s.do(t, "PUT", "/nodes/a", `{"address":"10.0.0.1:1","weight":1}`)
 	if got := quiet.event(t); got.kind != "updated" || !strings.Contains(got.data, `"id":"a"`) {
-		t.Errorf("got %q", got.raw)
+		t.Errorf("event = %q, want the update of a", got.raw)
 	}
 }
 
-// eventText is the event of a change as a stream with the filter matches shows it; empty if
-// it shows none.
+// eventText returns the event of a change on a stream with the filter matches, or "" if
+// there is none.
 func eventText(c domain.Change, matches func(*domain.CacheNode) bool) string {
 	was, is := c.Previous != nil && matches(c.Previous), c.Effect != domain.Removed && matches(c.Node)
 	kind, node, previous := "updated", c.Node, c.Previous
@@ -386,14 +386,14 @@ func eventText(c domain.Change, matches func(*domain.CacheNode) bool) string {
 	return fmt.Sprintf("event: %s\nid: %d\ndata: %s,\"reason\":\"%s\"}\n\n", kind, c.Revision, text, c.Reason)
 }
 
-// All of these streams share what is encoded once, at the same time, and no one
-// is told what was meant for another.
+// All these streams share the events that were encoded for others at the same time, and
+// none may get the event of another.
 func TestStreamsWithDifferentFiltersDoNotMixTheirEvents(t *testing.T) {
 	s := start(t)
-	s.undescribed() // which would keep them from being fast
+	s.undescribed() // the checks would slow the readers down
 	random := rand.New(rand.NewPCG(7, 7))
 	wander(t, s, random)
-	// Everybody reads while the registry changes, and keeps what came.
+	// Every follower reads while the registry changes, and keeps what it reads.
 	type follower struct {
 		matches func(*domain.CacheNode) bool
 		mu      sync.Mutex
@@ -422,7 +422,7 @@ func TestStreamsWithDifferentFiltersDoNotMixTheirEvents(t *testing.T) {
 	for range 300 {
 		wander(t, s, random)
 	}
-	open() // these read history while it is in the cache
+	open() // these begin with changes whose events are cached
 	for range 300 {
 		wander(t, s, random)
 	}
@@ -448,7 +448,7 @@ func TestStreamsWithDifferentFiltersDoNotMixTheirEvents(t *testing.T) {
 			return len(came) >= want.Len()
 		})
 		if came != want.String() {
-			t.Errorf("got  %.2000q\nwant %.2000q", came, want.String())
+			t.Errorf("events = %.2000q\nwant     %.2000q", came, want.String())
 		}
 	}
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 )
 
-// timedRecorder keeps the deadline that was set last.
+// timedRecorder records the latest write deadline.
 type timedRecorder struct {
 	*httptest.ResponseRecorder
 	deadline time.Time
 }
 
-// SetWriteDeadline is for http.ResponseController.
+// SetWriteDeadline implements a method that http.ResponseController looks for.
 func (r *timedRecorder) SetWriteDeadline(at time.Time) error {
 	r.deadline = at
 	return nil
@@ -33,7 +33,7 @@ func TestTheDeadlinesOfAStreamInHTTP2(t *testing.T) {
 					got = time.Until(w.deadline)
 				}
 				if got != want {
-					t.Errorf("the server closes: %v; %s has %v, want %v", closes, what, got, want)
+					t.Errorf("server closes = %v: the deadline of %s is in %v, want %v", closes, what, got, want)
 				}
 				<-time.After(time.Minute)
 			}
@@ -55,8 +55,8 @@ func TestTheDeadlinesOfAStreamInHTTP2(t *testing.T) {
 			holds("what waits for the next event", idle)
 			frames.Finish()
 			holds("the end", last)
-			// Now the handler returns, and what it wrote to must not be touched: a timer
-			// may find only then that the client was too slow.
+			// Now the handler returns, and the writer must not be touched any more, even if
+			// a timer expires only then.
 			w.deadline = time.Time{}
 			frames.ShortenDeadlines()
 			holds("what comes after the end", 0)

@@ -17,8 +17,8 @@ import (
 
 const stalled = 30 * time.Second
 
-// withHijacked has a stream opened on a connection that holds nothing back: what its
-// client does not read is not sent.
+// withHijacked runs do with a stream on a hijacked connection that buffers nothing: the server
+// can send only what the client reads.
 func withHijacked(t *testing.T, do func(hijacked *httpapi.HijackedConn, client net.Conn)) {
 	synctest.Test(t, func(t *testing.T) {
 		client, conn := net.Pipe()
@@ -32,20 +32,20 @@ func withHijacked(t *testing.T, do func(hijacked *httpapi.HijackedConn, client n
 		}()
 		header := make([]byte, 4<<10)
 		if n, err := client.Read(header); err != nil || !strings.HasSuffix(string(header[:n]), "\r\n\r\n") {
-			t.Fatalf("instead of a header came %q, %v", header[:n], err)
+			t.Fatalf("first read = %q, %v, want a whole header", header[:n], err)
 		}
 		do(<-opened, client)
 		client.Close()
 	})
 }
 
-func TestAHijackedConnIsCutOnceItsSocketTookNothing(t *testing.T) {
+func TestAHijackedConnIsCutOffWhenItsSocketTakesNothing(t *testing.T) {
 	withHijacked(t, func(hijacked *httpapi.HijackedConn, _ net.Conn) {
-		for range 2 { // at any distance from the deadline that is set already
+		for range 2 { // the second time with a deadline that is set already
 			began := time.Now()
 			err := hijacked.Send("x")
 			if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took < stalled || took > stalled*3/2 {
-				t.Errorf("after %v: %v", took, err)
+				t.Errorf("Send = %v after %v, want %v after %v", err, took, os.ErrDeadlineExceeded, stalled)
 			}
 			<-time.After(time.Second)
 		}
@@ -53,8 +53,7 @@ func TestAHijackedConnIsCutOnceItsSocketTookNothing(t *testing.T) {
 	})
 }
 
-// standstill is a connection to which a machine stands still once, just before it is asked to
-// take something.
+// standstill is a connection whose process once stands still just before a Write.
 type standstill struct {
 	net.Conn
 	next time.Duration
@@ -66,7 +65,7 @@ func (s *standstill) Write(b []byte) (int, error) {
 	return s.Conn.Write(b)
 }
 
-// Time in which nothing was written to the socket says nothing about its client.
+// While the machine stands still nothing is written, which says nothing about the client.
 func TestAHijackedConnIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, pipe := net.Pipe()
@@ -83,7 +82,7 @@ func TestAHijackedConnIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
 		}
 		conn.next = stalled * 3 / 2
 		if err := hijacked.Send("event"); err != nil {
-			t.Errorf("its client takes everything: %v", err)
+			t.Errorf("Send to a client that reads everything: %v", err)
 		}
 		hijacked.Finish(true)
 		if all := <-received; !strings.HasSuffix(string(all), "0005\r\nevent\r\n0\r\n\r\n") {
@@ -130,7 +129,8 @@ func TestAHijackedConnWhoseServerClosesTakesNoLongerThanAFarewell(t *testing.T) 
 	})
 }
 
-// On a busy machine the goroutine of a stream may run long after the server began to close.
+// On a busy machine, the goroutine of a stream may run long after the server has begun to
+// close.
 func TestAHijackedConnWhoseServerClosesGivesLateLastWordsTheirTime(t *testing.T) {
 	withHijacked(t, func(hijacked *httpapi.HijackedConn, client net.Conn) {
 		received := make(chan []byte)
@@ -142,7 +142,7 @@ func TestAHijackedConnWhoseServerClosesGivesLateLastWordsTheirTime(t *testing.T)
 		for range 2 {
 			<-time.After(5 * time.Second)
 			if err := hijacked.Send("bye"); err != nil {
-				t.Errorf("its client takes everything: %v", err)
+				t.Errorf("Send to a client that reads everything: %v", err)
 			}
 		}
 		<-time.After(5 * time.Second)
@@ -175,7 +175,7 @@ func TestAHijackedConnTellsTheEndFromABreak(t *testing.T) {
 		}
 		got, err := io.ReadAll(response.Body)
 		if string(got) != strings.Join(frames, "") || !errors.Is(err, want) || response.Header.Get("X-Test") != "1" || !response.Close {
-			t.Errorf("whole %v: read %d bytes, %v, of %v", whole, len(got), err, response.Header)
+			t.Errorf("whole = %v: the body has %d bytes and ends with %v, want %v; header %v", whole, len(got), err, want, response.Header)
 		}
 		client.Close()
 		<-done
@@ -194,7 +194,7 @@ func TestAHijackedConnNoticesThatItsClientHasGone(t *testing.T) {
 		client.Close()
 		synctest.Wait()
 		if !hijacked.ClientGone() {
-			t.Error("nobody noticed")
+			t.Error("ClientGone = false after the client went")
 		}
 		hijacked.Finish(true)
 	})
@@ -209,10 +209,10 @@ func TestAClientThatKeepsSendingCountsAsGone(t *testing.T) {
 			t.Errorf("the server does not read what the client sends: %v", err)
 		}
 		nothingComes(t, client)
-		// The server does not read all of it.
+		// The server stops reading before it has read all of this.
 		go func() { _, _ = io.WriteString(client, strings.Repeat("x", 64<<10)) }()
 		if _, err := takeAll(client); err != nil {
-			t.Errorf("the stream goes on: %v", err)
+			t.Errorf("the stream did not end: %v", err)
 		}
 	})
 }

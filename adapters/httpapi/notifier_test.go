@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// changing is ports.Local whose state changes whenever it is told to.
+// changing implements ports.Local with a state that changes when a test calls change.
 type changing struct {
 	ports.Local
 	mu    sync.Mutex
@@ -81,8 +81,9 @@ func TestChangesThatComeFasterThanTheStreamsTakeThemWakeThemTogether(t *testing.
 				if notifier.Woken() != streams {
 					t.Errorf("streams woken by the last change = %d, want %d", notifier.Woken(), streams)
 				}
-				// As often as there are changes, at most; with many streams, as often
-				// as they get through with; and never less than ten times a second.
+				// Each stream is woken at most once for each change, with many streams at
+				// most as often as they get through, and never less than ten times a
+				// second.
 				if perStream := wakings / streams; perStream > 1000 || streams >= 1000 && perStream > 250 || perStream < 9 {
 					t.Errorf("wake-ups of each stream = %d, want 9 to 1000, or at most 250 with many streams", perStream)
 				}
@@ -92,7 +93,7 @@ func TestChangesThatComeFasterThanTheStreamsTakeThemWakeThemTogether(t *testing.
 }
 
 func TestOtherGoroutinesDoNotWaitForAWholeRound(t *testing.T) {
-	// With one processor it is the scheduler alone that decides who is next.
+	// With one processor, only the scheduler decides which goroutine is next.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	const streams, atMost = 6000, 500
 	notifier := httpapi.NewNotifier(nil, streams)

@@ -23,7 +23,7 @@ func TestAReaderThatTakesNothingDelaysNobodyAndIsCutOff(t *testing.T) {
 	stalled := s.dial(t, "GET /nodes/sse?since=0 HTTP/1.1\r\nHost: h\r\n\r\n")
 	eventually(t, "the stream is open", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
 	good := s.stream(t, "/nodes/sse?since=0")
-	// More than the buffers of a socket on loopback hold.
+	// This is more than the buffers of a loopback socket hold.
 	zone := strings.Repeat("z", domain.MaxZoneBytes)
 	labels := map[string]string{}
 	for i := range domain.MaxLabels {
@@ -32,14 +32,14 @@ func TestAReaderThatTakesNothingDelaysNobodyAndIsCutOff(t *testing.T) {
 	for weight := range 800 {
 		s.register(t, domain.NodeSpec{ID: "a", Address: "h:1", Zone: zone, Labels: labels, Weight: &weight})
 		if got := good.event(t); got.id != fmt.Sprint(weight+1) {
-			t.Fatalf("instead of %d came %q", weight+1, got.id)
+			t.Fatalf("id of the event = %q, want %d", got.id, weight+1)
 		}
 	}
 	eventually(t, "the stalled stream is cut off", func() bool {
 		return s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") == 1
 	})
-	eventually(t, "its stream is closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
-	// What has arrived is there to be read; the rest is dropped, also by the kernel.
+	eventually(t, "the stalled stream is closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 1 })
+	// The client can read what has arrived; the kernel drops the rest.
 	if err := stalled.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
@@ -49,12 +49,12 @@ func TestAReaderThatTakesNothingDelaysNobodyAndIsCutOff(t *testing.T) {
 	}
 	got, err := io.ReadAll(response.Body)
 	if !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("after %d bytes it ended with %v", len(got), err)
+		t.Errorf("error of the stalled stream after %d bytes = %v, want ECONNRESET", len(got), err)
 	}
 	whole := bytes.Split(got, []byte("\n\n"))
 	for i, event := range whole[:len(whole)-1] {
 		if !bytes.Contains(event, fmt.Appendf(nil, "\nid: %d\ndata: {", i+1)) || !bytes.HasSuffix(event, []byte(`"reason":"request"}`)) {
-			t.Fatalf("instead of %d came %q", i+1, event)
+			t.Fatalf("event = %q, want id %d", event, i+1)
 		}
 	}
 }
@@ -67,20 +67,20 @@ func TestASlowReaderThatFellOutOfHistoryGetsASnapshot(t *testing.T) {
 	}
 	events := s.stream(t, "/nodes/sse?since=1")
 	if got := events.event(t); got.kind != "snapshot" || got.id != fmt.Sprint(domain.HistoryLength+2) {
-		t.Errorf("got %.100q", got.raw)
+		t.Errorf("first event = %.100q, want a snapshot with id %d", got.raw, domain.HistoryLength+2)
 	}
-	// The oldest that is kept is still streamed as changes.
+	// A client that is just within the history still gets the changes.
 	events = s.stream(t, "/nodes/sse?since=2")
 	for revision := 3; revision <= domain.HistoryLength+2; revision++ {
 		if got := events.event(t); got.id != fmt.Sprint(revision) || got.kind != "updated" {
-			t.Fatalf("instead of %d came %.100q", revision, got.raw)
+			t.Fatalf("event = %.100q, want the update %d", got.raw, revision)
 		}
 	}
 }
 
 func TestStreamsThatComeAndGoLeaveNothingBehind(t *testing.T) {
 	s := start(t)
-	s.undescribed() // all at once they would take so long that requests time out
+	s.undescribed() // so many checks at once would make requests time out
 	s.fill(t, 100)
 	before := runtime.NumGoroutine()
 	var done sync.WaitGroup

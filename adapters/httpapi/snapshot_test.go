@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// ask sends a request on a pipe of its own, whose client takes nothing yet.
+// ask sends a request on a new connection, of which the client has read nothing yet.
 func (p pipes) ask(t *testing.T, request string) net.Conn {
 	t.Helper()
 	client, err := p.dial(t.Context(), "", "")
@@ -26,7 +26,7 @@ func (p pipes) ask(t *testing.T, request string) net.Conn {
 	return client
 }
 
-// nothingComes holds that for a while there is nothing for client to take.
+// nothingComes checks that nothing is sent to client for a second.
 func nothingComes(t *testing.T, client net.Conn) {
 	t.Helper()
 	deadline := func(at time.Time) {
@@ -37,12 +37,12 @@ func nothingComes(t *testing.T, client net.Conn) {
 	deadline(time.Now().Add(time.Second))
 	defer deadline(time.Time{})
 	if n, err := client.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("%d bytes came before the turn: %v", n, err)
+		t.Fatalf("bytes before the turn of the stream = %d, %v, want none", n, err)
 	}
 }
 
-// To encode a large registry takes long, and when many do it side by side raft has to wait
-// for all of them.
+// Encoding a large registry takes long. If many requests did it at the same time, raft
+// would have to wait for a processor.
 func TestASnapshotIsEncodedInTurns(t *testing.T) {
 	for _, query := range []string{"", "?zone=eu-1a"} {
 		t.Run(query, func(t *testing.T) {
@@ -55,9 +55,9 @@ func TestASnapshotIsEncodedInTurns(t *testing.T) {
 				nothingComes(t, client)
 				done()
 				takeUntil(t, client, `"part":1`)
-				// The stream is in the middle of a part, whose client reads slowly.
+				// Here the stream is in the middle of a part, and its client reads slowly.
 				done = s.MakeLists()
-				takeUntil(t, client, "\r\n") // all that was encoded
+				takeUntil(t, client, "\r\n") // the end of what was encoded
 				nothingComes(t, client)
 				done()
 				takeUntil(t, client, `"part":3,`)
@@ -66,7 +66,7 @@ func TestASnapshotIsEncodedInTurns(t *testing.T) {
 	}
 }
 
-// How many parts there are takes long to find out, too, and nothing is sent meanwhile.
+// Counting the parts takes long, too, and the subscriber gets no event meanwhile.
 func TestASubscriberThatWaitsForASnapshotGetsKeepAlives(t *testing.T) {
 	overPipes(t, func(t *testing.T, s *service, listener pipes) {
 		s.fill(t, 5000)
@@ -79,10 +79,10 @@ func TestASubscriberThatWaitsForASnapshotGetsKeepAlives(t *testing.T) {
 			b, _ := bufio.NewReader(client).Peek(len("0000\r\n: keep-alive"))
 			heard <- string(b)
 		}()
-		for range 15 { // fewer than there are parts
+		for range 15 { // fewer than the number of parts
 			<-time.After(time.Second)
 			done()
-			done = s.MakeLists() // it has made a part
+			done = s.MakeLists() // one part is encoded
 		}
 		defer done()
 		select {
@@ -91,19 +91,19 @@ func TestASubscriberThatWaitsForASnapshotGetsKeepAlives(t *testing.T) {
 				t.Errorf("stream = %q, want a keep-alive", text)
 			}
 		case <-time.After(time.Millisecond):
-			t.Error("nothing came in 15 s")
+			t.Error("the stream sent nothing for 15 s, want a keep-alive")
 		}
 	})
 }
 
-// Otherwise a client that gives up and reconnects, again and again, would wait for the
-// snapshots that it gave up.
+// Otherwise a client that gives up and reconnects again and again would wait for the snapshots
+// that it gave up.
 func TestASnapshotWithoutSubscribersIsNotEncoded(t *testing.T) {
 	tests := map[string]func(t *testing.T, s *service, client net.Conn){
-		"its client has gone": func(_ *testing.T, _ *service, client net.Conn) { client.Close() },
+		"the client has gone": func(_ *testing.T, _ *service, client net.Conn) { client.Close() },
 		"the server closes": func(t *testing.T, s *service, client net.Conn) {
 			s.closesWithin(t, patience)
-			go func() { _, _ = io.Copy(io.Discard, client) }() // the last words
+			go func() { _, _ = io.Copy(io.Discard, client) }() // the farewell
 		},
 	}
 	for name, end := range tests {
@@ -114,12 +114,12 @@ func TestASnapshotWithoutSubscribersIsNotEncoded(t *testing.T) {
 				client := listener.ask(t, "GET /nodes/sse HTTP/1.1")
 				defer client.Close()
 				takeUntil(t, client, "\r\n\r\n")
-				synctest.Wait() // until it is its turn
+				synctest.Wait() // the stream waits for its turn
 				done()
-				done = s.MakeLists() // it has made a part
+				done = s.MakeLists() // one part is encoded
 				end(t, s, client)
 				synctest.Wait()
-				for range 2 { // another one, at most
+				for range 2 { // at most one more part
 					done()
 					done = s.MakeLists()
 				}
@@ -133,7 +133,7 @@ func TestASnapshotWithoutSubscribersIsNotEncoded(t *testing.T) {
 	}
 }
 
-// A backup is encoded anew for each request.
+// A backup is encoded for each request, and not cached.
 func TestABackupIsEncodedInTurns(t *testing.T) {
 	overPipes(t, func(t *testing.T, s *service, listener pipes) {
 		s.fill(t, 1000)
@@ -143,20 +143,20 @@ func TestABackupIsEncodedInTurns(t *testing.T) {
 		nothingComes(t, client)
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		w := httptest.NewRecorder() // who asks for the header alone does not wait
+		w := httptest.NewRecorder() // a HEAD does not wait for a turn
 		s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodHead, "/raft/backup", nil))
 		if w.Code != 200 || w.Body.Len() > 0 {
-			t.Errorf("got %d and %d bytes", w.Code, w.Body.Len())
+			t.Errorf("answer to HEAD = %d with %d bytes, want 200 without a body", w.Code, w.Body.Len())
 		}
 		done()
 		takeUntil(t, client, `"nodes":1000`)
-		done = s.MakeLists() // while somebody takes his time
+		done = s.MakeLists() // another request encodes
 		done()
 		takeUntil(t, client, `"sha256"`)
 	})
 }
 
-// slowly reads so many bytes in a second.
+// slowly is a reader that reads this many bytes a second.
 type slowly struct {
 	io.Reader
 	rate int
@@ -168,8 +168,8 @@ func (s slowly) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// A client that reads all the time, but slowly, would otherwise hold up the end of the server
-// for as long as it takes to send it all that there is.
+// A client that reads all the time, but slowly, would otherwise delay the end of the server
+// until all of the snapshot is sent.
 func TestAServerThatClosesDoesNotSendASlowReaderAllThatThereIs(t *testing.T) {
 	for name, query := range map[string]string{"of a snapshot": "", "of history": "?since=0"} {
 		t.Run(name, func(t *testing.T) {
@@ -181,22 +181,22 @@ func TestAServerThatClosesDoesNotSendASlowReaderAllThatThereIs(t *testing.T) {
 				s.closesWithin(t, patience)
 				rest, err := io.ReadAll(slowly{bufio.NewReaderSize(client, 1<<10), 64 << 10})
 				if err != nil || len(rest) > 64<<10 || !strings.HasSuffix(string(rest), ": this instance is shutting down: connect again\n\n\r\n0\r\n\r\n") {
-					t.Errorf("after the end began came %d bytes, ending with %q: %v", len(rest), end(rest), err)
+					t.Errorf("%d bytes ending with %q came after Close began, %v, want at most 64 KiB and the farewell", len(rest), end(rest), err)
 				}
 			})
 		})
 	}
 }
 
-// As long as a snapshot is on its way, the registry that it shows is kept.
+// The registry of a snapshot is kept in memory until the snapshot is sent.
 func TestASlowReaderOfASnapshotIsCutOff(t *testing.T) {
 	tests := map[string]struct {
 		rate  int
 		whole bool
 	}{
-		"1 Mbit/s is enough":              {rate: 1_000_000 / 8, whole: true},
-		"8 KiB in five seconds is not":    {rate: (8 << 10) / 5},
-		"nor is somewhat less than asked": {rate: 20_000},
+		"1 Mbit/s is enough":                           {rate: 1_000_000 / 8, whole: true},
+		"8 KiB in 5 s is not enough":                   {rate: (8 << 10) / 5},
+		"a little less than the minimum is not enough": {rate: 20_000},
 	}
 	for name, test := range tests {
 		for _, http2 := range []bool{false, true} {
@@ -232,7 +232,7 @@ func TestASlowReaderOfASnapshotIsCutOff(t *testing.T) {
 					}
 					_, _ = in.ReadString('\n')
 					_, _ = in.ReadString('\n')
-					// What comes behind it may be taken at leisure.
+					// The client may take its time with what follows the snapshot.
 					<-time.After(stalled * 9 / 10)
 					if line, err = in.ReadString('\n'); !strings.HasPrefix(line, ": keep-alive") {
 						t.Errorf("line = %q, %v, want a keep-alive", line, err)

@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// block is what stands between two blank lines of a stream.
+// block is the text between two blank lines of a stream.
 type block struct {
 	kind, id, data, retry string
 	comment               string
 	raw                   string
 }
 
-// reader reads a stream as it comes.
+// reader reads the blocks of a stream as they come.
 type reader struct {
 	status int
 	header http.Header
 	blocks chan block
-	err    error // how the stream ended; nil: well. To be read when blocks is closed.
+	err    error // why the stream broke off, or nil; valid once blocks is closed
 	cancel context.CancelFunc
-	late   *time.Timer // cancels it, when there was no event for as long as a test is patient
+	late   *time.Timer // cancels the request when no block came within patience
 }
 
 // stream opens a stream, and closes it when the test ends.
@@ -90,7 +90,7 @@ func (r *reader) read(ctx context.Context, body io.Reader) error {
 				continue
 			}
 			if b.comment == "" {
-				r.late.Stop() // until somebody takes it
+				r.late.Stop() // a block waits for the test
 			}
 			select {
 			case r.blocks <- b:
@@ -107,20 +107,20 @@ func (r *reader) read(ctx context.Context, body io.Reader) error {
 	}
 }
 
-// next gives the next block; false when the stream has ended.
+// next returns the next block, or false when the stream has ended.
 func (r *reader) next(t testing.TB) (block, bool) {
 	t.Helper()
 	b, more := <-r.blocks
 	if strings.Contains(b.raw, "\r") {
-		t.Errorf("a carriage return: %q", b.raw)
+		t.Errorf("block = %q, want no carriage return", b.raw)
 	}
 	if more && b.comment == "" && b.data == "" {
-		t.Errorf("a block without data: %q", b.raw)
+		t.Errorf("block = %q, want a comment or data", b.raw)
 	}
 	return b, more
 }
 
-// event gives the next block that is no comment.
+// event returns the next block that is not a comment.
 func (r *reader) event(t testing.TB) block {
 	t.Helper()
 	for {
@@ -134,7 +134,7 @@ func (r *reader) event(t testing.TB) block {
 	}
 }
 
-// farewell reads to the end and gives the last comment.
+// farewell reads to the end of the stream and returns the last comment.
 func (r *reader) farewell(t testing.TB) string {
 	t.Helper()
 	last := ""

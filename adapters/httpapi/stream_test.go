@@ -32,18 +32,18 @@ func TestAStreamBeginsWithTheSnapshotAndGoesOnWithChanges(t *testing.T) {
 	}
 	want := "retry: 1000\nevent: snapshot\nid: 3\ndata: {\"revision\":3,\"part\":1,\"parts\":1,\"nodes\":{\"a\":" + nodeA + ",\"b\":" + nodeB + "}}\n\n"
 	if got := events.event(t); got.raw != want {
-		t.Errorf("got  %q\nwant %q", got.raw, want)
+		t.Errorf("event = %q\nwant    %q", got.raw, want)
 	}
 	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`)
 	want = "event: added\nid: 4\ndata: {\"revision\":4,\"type\":\"added\",\"node\":" + nodeC + ",\"reason\":\"request\"}\n\n"
 	if got := events.event(t); got.raw != want {
-		t.Errorf("got  %q\nwant %q", got.raw, want)
+		t.Errorf("event = %q\nwant    %q", got.raw, want)
 	}
-	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`) // nothing new, so no event
+	s.do(t, "PUT", "/nodes/c", `{"address":"10.0.0.3:1"}`) // changes nothing, so there is no event
 	s.do(t, "DELETE", "/nodes/c", "")
 	want = "event: removed\nid: 5\ndata: {\"revision\":5,\"type\":\"removed\",\"node\":" + nodeC + ",\"previous\":" + nodeC + ",\"reason\":\"request\"}\n\n"
 	if got := events.event(t); got.raw != want {
-		t.Errorf("got  %q\nwant %q", got.raw, want)
+		t.Errorf("event = %q\nwant    %q", got.raw, want)
 	}
 	eventually(t, "three events are counted", func() bool {
 		return s.metric(t, "nodesmetadata_http_stream_events_total", "nodes") == 3
@@ -54,7 +54,7 @@ func TestAStreamOfAnEmptyRegistryBeginsWithASnapshotToo(t *testing.T) {
 	s := start(t)
 	want := "retry: 1000\nevent: snapshot\nid: 0\ndata: {\"revision\":0,\"part\":1,\"parts\":1,\"nodes\":{}}\n\n"
 	if got := s.stream(t, "/nodes/sse").event(t); got.raw != want {
-		t.Errorf("got  %q\nwant %q", got.raw, want)
+		t.Errorf("event = %q\nwant    %q", got.raw, want)
 	}
 }
 
@@ -65,12 +65,12 @@ func TestAStreamGoesOnWhereItsClientWas(t *testing.T) {
 		first  string // id of the first event
 		kind   string
 	}{
-		"after the id that the header names":    {path: "/nodes/sse", header: []string{"Last-Event-ID: 1"}, first: "2", kind: "added"},
-		"after the id that the parameter names": {path: "/nodes/sse?since=2", first: "3", kind: "updated"},
-		"from the first change":                 {path: "/nodes/sse?since=0", first: "1", kind: "added"},
-		"the header wins over the parameter":    {path: "/nodes/sse?since=0", header: []string{"Last-Event-ID: 2"}, first: "3", kind: "updated"},
-		"an empty header is no position":        {path: "/nodes/sse", header: []string{"Last-Event-ID: "}, first: "3", kind: "snapshot"},
-		"ahead of the registry, from the start": {path: "/nodes/sse", header: []string{"Last-Event-ID: 99"}, first: "3", kind: "snapshot"},
+		"it begins after the id of the header":             {path: "/nodes/sse", header: []string{"Last-Event-ID: 1"}, first: "2", kind: "added"},
+		"it begins after the id of the parameter":          {path: "/nodes/sse?since=2", first: "3", kind: "updated"},
+		"it begins with the first change":                  {path: "/nodes/sse?since=0", first: "1", kind: "added"},
+		"the header wins over the parameter":               {path: "/nodes/sse?since=0", header: []string{"Last-Event-ID: 2"}, first: "3", kind: "updated"},
+		"an empty header is no position":                   {path: "/nodes/sse", header: []string{"Last-Event-ID: "}, first: "3", kind: "snapshot"},
+		"a position ahead of the registry gets a snapshot": {path: "/nodes/sse", header: []string{"Last-Event-ID: 99"}, first: "3", kind: "snapshot"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -78,11 +78,11 @@ func TestAStreamGoesOnWhereItsClientWas(t *testing.T) {
 			seed(t, s)
 			events := s.stream(t, test.path, test.header...)
 			if got := events.header.Get("Nodesmetadata-Revision"); got != "3" {
-				t.Errorf("revision is %q", got)
+				t.Errorf("Nodesmetadata-Revision = %q, want 3", got)
 			}
 			got := events.event(t)
 			if got.id != test.first || got.kind != test.kind || got.retry != "1000" {
-				t.Errorf("the first event is %q", got.raw)
+				t.Errorf("first event = %q, want %s with id %s and retry: 1000", got.raw, test.kind, test.first)
 			}
 		})
 	}
@@ -93,11 +93,11 @@ func TestAClientThatIsUpToDateWaitsForTheNextChange(t *testing.T) {
 	seed(t, s)
 	events := s.stream(t, "/nodes/sse?since=3")
 	if got := events.header.Get("Nodesmetadata-Revision"); got != "3" {
-		t.Errorf("revision is %q", got)
+		t.Errorf("Nodesmetadata-Revision = %q, want 3", got)
 	}
 	s.do(t, "DELETE", "/nodes/a", "")
 	if got := events.event(t); got.id != "4" || got.retry != "1000" {
-		t.Errorf("the first event is %q", got.raw)
+		t.Errorf("first event = %q, want id 4 with retry: 1000", got.raw)
 	}
 }
 
@@ -106,20 +106,20 @@ func TestAMalformedPositionIsRefused(t *testing.T) {
 	for _, position := range []string{"x", "-1", "+1", "01", "1.0", "0x1", "1_0", "1,2", "18446744073709551616", "%20"} {
 		got := s.do(t, "GET", "/nodes/sse?since="+position, "")
 		if code, _ := got.problem(t); got.status != 400 || code != "invalid_request" {
-			t.Errorf("since=%s: %d %s", position, got.status, code)
+			t.Errorf("since=%s: answer = %d %s, want 400 invalid_request", position, got.status, code)
 		}
 		if position == "%20" {
-			continue // a header of blanks is an empty one
+			continue // a header of white space is an empty one
 		}
 		got = s.do(t, "GET", "/nodes/sse", "", "Last-Event-ID: "+position)
 		if _, detail := got.problem(t); got.status != 400 || !strings.Contains(detail, "Last-Event-ID") {
-			t.Errorf("Last-Event-ID %s: %d %s", position, got.status, detail)
+			t.Errorf("Last-Event-ID %s: answer = %d %s, want 400 naming Last-Event-ID", position, got.status, detail)
 		}
 	}
 	for _, second := range []string{"1", "2", ""} {
 		got := s.do(t, "GET", "/nodes/sse", "", "Last-Event-ID: "+second, "Last-Event-ID: 1")
 		if _, detail := got.problem(t); got.status != 400 || !strings.Contains(detail, "Last-Event-ID") {
-			t.Errorf("Last-Event-ID %q and 1: %d %s", second, got.status, detail)
+			t.Errorf("Last-Event-ID %q and 1: answer = %d %s, want 400 naming Last-Event-ID", second, got.status, detail)
 		}
 	}
 	for _, query := range []string{"since=", "since=1&since=1", "pools=x", "since=1&redirect=no", "since=1&wait=1s"} {
@@ -133,7 +133,7 @@ func TestALargeSnapshotComesInPartsOfWhichTheLastHasTheID(t *testing.T) {
 	s := start(t)
 	const nodes = 5000
 	s.fill(t, nodes)
-	// The largest node that there can be.
+	// This is the largest node that there can be.
 	labels := map[string]string{}
 	for i := range domain.MaxLabels {
 		labels[fmt.Sprintf("%0*d", domain.MaxIDBytes, i)] = strings.Repeat(`"`, domain.MaxLabelValueBytes)
@@ -144,7 +144,7 @@ func TestALargeSnapshotComesInPartsOfWhichTheLastHasTheID(t *testing.T) {
 	for part := 1; ; part++ {
 		got := events.event(t)
 		if len(got.raw) >= 48<<10 {
-			t.Errorf("part %d is %d bytes long", part, len(got.raw))
+			t.Errorf("length of part %d = %d bytes, want less than 48 KiB", part, len(got.raw))
 		}
 		var data struct {
 			Revision    uint64
@@ -155,16 +155,16 @@ func TestALargeSnapshotComesInPartsOfWhichTheLastHasTheID(t *testing.T) {
 			t.Fatal(err)
 		}
 		if data.Revision != nodes+1 || data.Part != part || got.kind != "snapshot" || (got.retry != "") != (part == 1) {
-			t.Fatalf("part %d is %.200q", part, got.raw)
+			t.Fatalf("part %d = %.200q, want the next part of the snapshot, with retry on the first only", part, got.raw)
 		}
 		for id, node := range data.Nodes {
 			if id != node.ID || seen[id] {
-				t.Fatalf("node %q at %q", node.ID, id)
+				t.Fatalf("node %q under the key %q, want its id, once", node.ID, id)
 			}
 			seen[id] = true
 		}
 		if last := part == data.Parts; (got.id == fmt.Sprint(nodes+1)) != last || !last && got.id != "" {
-			t.Fatalf("part %d of %d has id %q", part, data.Parts, got.id)
+			t.Fatalf("part %d of %d has id %q, want the revision on the last part only", part, data.Parts, got.id)
 		} else if last {
 			break
 		}
@@ -174,7 +174,7 @@ func TestALargeSnapshotComesInPartsOfWhichTheLastHasTheID(t *testing.T) {
 	}
 	s.do(t, "DELETE", "/nodes/big", "")
 	if got := events.event(t); got.id != fmt.Sprint(nodes+2) || len(got.raw) >= 64<<10 {
-		t.Errorf("after the snapshot came %q of %d bytes", got.id, len(got.raw))
+		t.Errorf("event after the snapshot: id = %q with %d bytes, want %d with less than 64 KiB", got.id, len(got.raw), nodes+2)
 	}
 }
 
@@ -196,7 +196,7 @@ func TestAStreamIsDenseWhileWritersWrite(t *testing.T) {
 	for _, events := range streams {
 		for revision := 1; revision <= writers*writes; revision++ {
 			if got := events.event(t); got.id != fmt.Sprint(revision) {
-				t.Fatalf("instead of %d came %q", revision, got.id)
+				t.Fatalf("id of the event = %q, want %d", got.id, revision)
 			}
 		}
 	}
@@ -218,7 +218,7 @@ func TestAQuietStreamIsKeptAlive(t *testing.T) {
 
 func TestAStreamWaitsForALeader(t *testing.T) {
 	for _, path := range []string{"/nodes/sse", "/raft/metadata/sse"} {
-		t.Run("and goes on when this instance becomes it: "+path, func(t *testing.T) {
+		t.Run("this instance becomes the leader: "+path, func(t *testing.T) {
 			s := start(t, func(c *httpapi.Config) { c.KeepAlive = 30 * time.Millisecond })
 			s.loseLeader()
 			events := s.stream(t, path)
@@ -229,51 +229,51 @@ func TestAStreamWaitsForALeader(t *testing.T) {
 			}
 			s.lead()
 			if got := events.event(t); got.kind != "snapshot" || got.retry != "1000" {
-				t.Errorf("got %q", got.raw)
+				t.Errorf("event = %q, want a snapshot with retry: 1000", got.raw)
 			}
 		})
-		t.Run("and ends when it is another instance: "+path, func(t *testing.T) {
+		t.Run("another instance becomes the leader: "+path, func(t *testing.T) {
 			s := start(t)
 			s.loseLeader()
 			events := s.stream(t, path)
 			if got, _ := events.next(t); got.comment != "no leader" {
-				t.Fatalf("got %q", got.raw)
+				t.Fatalf("event = %q, want the comment no leader", got.raw)
 			}
 			s.follow("leader.test:8080")
 			if got := events.farewell(t); got != "this instance does not lead: connect again" {
 				t.Errorf("last comment = %q, want that the instance does not lead", got)
 			}
 		})
-		t.Run("that answers late: "+path, func(t *testing.T) {
+		t.Run("another leader answers late: "+path, func(t *testing.T) {
 			s := start(t)
 			s.follow("")
 			events := s.stream(t, path)
 			if got, _ := events.next(t); got.comment != "no leader" {
-				t.Fatalf("got %q", got.raw)
+				t.Fatalf("event = %q, want the comment no leader", got.raw)
 			}
 			s.follow("leader.test:8080")
 			if got := events.farewell(t); got != "this instance does not lead: connect again" {
 				t.Errorf("last comment = %q, want that the instance does not lead", got)
 			}
 		})
-		t.Run("but a HEAD does not: "+path, func(t *testing.T) {
+		t.Run("a HEAD does not wait: "+path, func(t *testing.T) {
 			s := start(t)
 			s.loseLeader()
 			if got := s.do(t, "HEAD", path, ""); got.status != 200 || got.header.Get("Content-Type") != "text/event-stream" {
-				t.Errorf("got %d %v", got.status, got.header)
+				t.Errorf("answer = %d %v, want 200 with an event stream", got.status, got.header)
 			}
-			eventually(t, "it is over", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 0 })
+			eventually(t, "the HEAD is over", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 0 })
 		})
-		t.Run("and a HEAD ends where one leads: "+path, func(t *testing.T) {
+		t.Run("a HEAD ends on a leader: "+path, func(t *testing.T) {
 			s := start(t)
 			raw, _ := hangsUp(t, s.dial(t, "HEAD "+path+" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
 			if header, body, _ := strings.Cut(raw, "\r\n\r\n"); !strings.HasPrefix(header, "HTTP/1.1 200 ") || body != "" {
-				t.Errorf("behind %q came %q", header, body)
+				t.Errorf("answer to HEAD = %q with the body %q, want 200 without one", header, body)
 			}
 			if got := s.do(t, "HEAD", path, ""); got.status != 200 || got.header.Get("Content-Type") != "text/event-stream" {
-				t.Errorf("got %d %v", got.status, got.header)
+				t.Errorf("answer = %d %v, want 200 with an event stream", got.status, got.header)
 			}
-			eventually(t, "it is over", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 0 })
+			eventually(t, "the HEAD is over", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 0 })
 		})
 	}
 }
@@ -309,7 +309,7 @@ data: {"nodesMetadata":{"n1":{"nodeID":"n1","raftAddress":"127.0.0.1:7000","appl
 
 `
 	if got := events.event(t); got.raw != want {
-		t.Errorf("got  %q\nwant %q", got.raw, want)
+		t.Errorf("event = %q\nwant    %q", got.raw, want)
 	}
 	s.addSecond(t)
 	want = `event: instance_added
@@ -317,7 +317,7 @@ data: {"type":"instance_added","nodeID":"n2","raftAddress":"127.0.0.1:7002","suf
 
 `
 	if got := events.event(t); got.raw != want {
-		t.Errorf("got  %q\nwant %q", got.raw, want)
+		t.Errorf("event = %q\nwant    %q", got.raw, want)
 	}
 	if err := s.instance.Remove(t.Context(), "n2"); err != nil {
 		t.Fatal(err)
@@ -327,12 +327,12 @@ data: {"type":"instance_removed","nodeID":"n2","raftAddress":"127.0.0.1:7002","s
 
 `
 	if got := events.event(t); got.raw != want {
-		t.Errorf("got  %q\nwant %q", got.raw, want)
+		t.Errorf("event = %q\nwant    %q", got.raw, want)
 	}
 }
 
 func TestAQuietStreamOnHTTP2OutlivesTheTimeToWrite(t *testing.T) {
-	t.Parallel() // it mostly waits
+	t.Parallel() // the test mostly waits
 	s := start(t, func(c *httpapi.Config) {
 		c.StalledTimeout, c.KeepAlive = time.Second, 2*time.Second
 	})
@@ -346,8 +346,8 @@ func TestAQuietStreamOnHTTP2OutlivesTheTimeToWrite(t *testing.T) {
 	}
 }
 
-// Ten thousand streams are to be held: what net/http has for a request takes more than
-// one needs.
+// A server holds ten thousand streams, and what net/http keeps for a request takes more memory
+// than the stream itself.
 func TestAStreamKeepsNothingOfItsRequest(t *testing.T) {
 	s := start(t)
 	for _, path := range []string{"/nodes/sse", "/raft/metadata/sse"} {
@@ -368,14 +368,14 @@ func TestAStreamIsCutWhenItPanics(t *testing.T) {
 	for range events.blocks {
 	}
 	if events.err == nil {
-		t.Error("the stream seems to have ended well")
+		t.Error("the stream ended without an error")
 	}
 	if log := s.log.String(); strings.Count(log, "ouch") != 1 || strings.Count(log, "level=") != 1 {
 		t.Errorf("log = %s, want the panic once", log)
 	}
 }
 
-// A client that reads a stream line by line may have a limit for a line.
+// A client that reads a stream line by line may limit the length of a line.
 func TestTheLargestClusterFitsIntoAnEvent(t *testing.T) {
 	host := strings.TrimSuffix(strings.Repeat(strings.Repeat("h", 62)+".", 4), ".") + ":65535"
 	cluster := domain.Cluster{ID: strings.Repeat("c", domain.MaxIDBytes), LeaderID: strings.Repeat("l", domain.MaxIDBytes), Term: math.MaxUint64}

@@ -13,7 +13,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 )
 
-// writerFunc is an io.Writer.
+// writerFunc implements io.Writer with a function.
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
@@ -75,7 +75,7 @@ func TestASlowSocketHoldsUpNobodyElsesLongBody(t *testing.T) {
 		}
 		close(stuck)
 		all.Wait()
-		// Nor does any of them keep its turn for ever.
+		// The slow sockets have given their slots back.
 		if err := write(io.Discard, body); err != nil {
 			t.Error(err)
 		}
