@@ -37,14 +37,14 @@ func TestCloseEndsStreamsWithTheReason(t *testing.T) {
 		}
 	}
 	if err := <-closed; err != nil {
-		t.Errorf("close: %v", err)
+		t.Errorf("Close: %v", err)
 	}
 	if _, err := net.Dial("tcp", s.address); err == nil {
-		t.Error("somebody still listens")
+		t.Error("the server still listens")
 	}
 }
 
-// The request may have come just before.
+// The request may arrive just before Close.
 func TestAStreamThatBeginsWhenTheServerClosesEndsAtOnce(t *testing.T) {
 	s := prepare(t)
 	s.closesWithin(t, patience)
@@ -54,7 +54,7 @@ func TestAStreamThatBeginsWhenTheServerClosesEndsAtOnce(t *testing.T) {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(endlessRecorder{w}, httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil))
 		if body := w.Body.String(); w.Code != 200 || !strings.HasSuffix(body, ": this instance is shutting down: connect again\n\n") {
-			t.Errorf("%s: %d, and it ends with %q", path, w.Code, end([]byte(body)))
+			t.Errorf("%s: stream = %d ending with %q, want 200 and that the instance is shutting down", path, w.Code, end([]byte(body)))
 		}
 	}
 }
@@ -74,10 +74,10 @@ func TestCloseFinishesRequestsInFlight(t *testing.T) {
 	closed := s.beginClose(t)
 	close(answer)
 	if r := <-got; r.status != 200 || r.body != "{}" {
-		t.Errorf("got %d %s", r.status, r.body)
+		t.Errorf("answer = %d %s, want 200 {}", r.status, r.body)
 	}
 	if err := <-closed; err != nil {
-		t.Errorf("close: %v", err)
+		t.Errorf("Close: %v", err)
 	}
 }
 
@@ -97,7 +97,7 @@ func TestCloseBreaksOffRequestsThatTakeTooLong(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := s.Close(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("close: %v", err)
+		t.Errorf("Close = %v, want %v", err, context.Canceled)
 	}
 	select {
 	case <-returned:
@@ -107,7 +107,7 @@ func TestCloseBreaksOffRequestsThatTakeTooLong(t *testing.T) {
 	// A connection may have taken a request from its socket just before it was closed.
 	defer func() {
 		if reason := recover(); reason != http.ErrAbortHandler {
-			t.Errorf("a request that comes afterwards is handled: %v", reason)
+			t.Errorf("a request after Close panicked with %v, want %v", reason, http.ErrAbortHandler)
 		}
 	}()
 	s.handle(t, "GET", "/livez")
@@ -122,7 +122,7 @@ func TestCloseDoesNotWaitForConnectionsWithoutARequest(t *testing.T) {
 	}
 	began := time.Now()
 	if err := s.Close(context.Background()); err != nil {
-		t.Errorf("close: %v", err)
+		t.Errorf("Close: %v", err)
 	}
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("Close took %v, want at most 3s", took)
@@ -138,13 +138,13 @@ func TestCloseDoesNotWaitForAReaderThatTakesNothing(t *testing.T) {
 		other := make(chan error)
 		go func() { other <- s.Close(context.Background()) }()
 		if err := errors.Join(s.Close(context.Background()), <-other); err != nil {
-			t.Errorf("close, twice at once: %v", err)
+			t.Errorf("two concurrent calls of Close: %v", err)
 		}
 		if took := time.Since(began); took > 5*time.Second {
 			t.Errorf("Close took %v, want at most 5s", took)
 		}
 		if s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") != 1 {
-			t.Errorf("of %v events all that were sent by then were taken: it was not stuck", sent)
+			t.Errorf("no stream was cut off after %v events, want the stuck one cut off", sent)
 		}
 	})
 	t.Run("with no time left", func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestCloseDoesNotWaitForAReaderThatTakesNothing(t *testing.T) {
 		ended, cancel := context.WithCancel(context.Background())
 		cancel()
 		if err := s.Close(ended); !errors.Is(err, context.Canceled) {
-			t.Errorf("close: %v", err)
+			t.Errorf("Close = %v, want %v", err, context.Canceled)
 		}
 		if s.metric(t, "nodesmetadata_http_stream_cut_off_total", "nodes") != 0 {
 			t.Error("a stream was cut off, want it closed without the time for its end")
@@ -162,15 +162,15 @@ func TestCloseDoesNotWaitForAReaderThatTakesNothing(t *testing.T) {
 	})
 }
 
-// stickStream opens a stream whose client takes nothing, and returns how many events were
-// sent when no more of it fits into the socket.
+// stickStream opens a stream whose client reads nothing, and returns the number of events that
+// were sent when the socket is full.
 func (s *service) stickStream(t *testing.T) (events float64) {
 	t.Helper()
 	s.fillWithLarge(t, 1500)
 	s.dial(t, "GET /nodes/sse HTTP/1.1\r\nHost: h\r\n\r\n")
 	sent := func() float64 { return s.metric(t, "nodesmetadata_http_stream_events_total", "nodes") }
 	last, still := 0.0, 0
-	eventually(t, "the stream is stuck", func() bool { // and not the machine
+	eventually(t, "the stream is stuck", func() bool { // three times, because the machine may be slow
 		<-time.After(200 * time.Millisecond)
 		now := sent()
 		if now == 0 || now != last {
@@ -191,7 +191,7 @@ func TestCloseWithoutOpen(t *testing.T) {
 	}
 	for range 2 {
 		if err := s.Close(context.Background()); err != nil {
-			t.Errorf("close: %v", err)
+			t.Errorf("Close: %v", err)
 		}
 	}
 	if err := s.Open(context.Background()); err == nil {
@@ -207,9 +207,9 @@ func TestOpenReportsWhyItFails(t *testing.T) {
 	second := prepare(t, func(c *httpapi.Config) { c.BindAddress = first.address })
 	// The error does not name the application API: the caller of Open does.
 	if err := second.Open(context.Background()); err == nil || !strings.HasPrefix(err.Error(), "httpapi: open: listen tcp "+first.address) {
-		t.Errorf("open: %v", err)
+		t.Errorf("Open on a taken address = %v, want an error that names it", err)
 	}
 	if err := second.Close(context.Background()); err != nil {
-		t.Errorf("close: %v", err)
+		t.Errorf("Close: %v", err)
 	}
 }

@@ -11,7 +11,8 @@ import (
 
 func fewConnections(c *httpapi.Config) { c.MaxConnections = 4 }
 
-// answered says whether a request is answered, or the connection is closed at once.
+// answered sends a request on a new connection, and reports whether it is answered or the
+// connection is closed at once.
 func (s *service) answered(t *testing.T) (net.Conn, bool) {
 	t.Helper()
 	conn := s.dial(t, "")
@@ -32,7 +33,7 @@ func TestAConnectionOverTheLimitIsRefusedAtOnce(t *testing.T) {
 	for n := range 3 {
 		conn, ok := s.answered(t)
 		if !ok {
-			t.Fatalf("beside a stream and %d connections another one is refused", n)
+			t.Fatalf("with a stream and %d connections open, another one was refused", n)
 		}
 		held = append(held, conn)
 	}
@@ -45,17 +46,17 @@ func TestAConnectionOverTheLimitIsRefusedAtOnce(t *testing.T) {
 		t.Errorf("refused connections = %v, want 2", n)
 	}
 	_ = held[0].Close()
-	eventually(t, "there is room where one has gone", func() bool {
+	eventually(t, "a closed connection makes room for another", func() bool {
 		conn, ok := s.answered(t)
 		_ = conn.Close()
 		return ok
 	})
 	eventually(t, "the log says that there is room again", func() bool { return strings.Contains(s.log.String(), "connections are taken again") })
 	if log := s.log.String(); strings.Count(log, "level=") != 2 || strings.Count(log, "connections are refused") != 1 {
-		t.Errorf("the log should have both once: %s", log)
+		t.Errorf("log = %s, want the refusal and its end once each", log)
 	}
 	stream.cancel()
-	eventually(t, "there is room where a stream has ended", func() bool {
+	eventually(t, "an ended stream makes room for a connection", func() bool {
 		first, ok := s.answered(t)
 		second, both := s.answered(t)
 		_, _ = first.Close(), second.Close()
@@ -69,7 +70,7 @@ func TestIdleConnectionsLeaveRoomForRequests(t *testing.T) {
 	for range 12 {
 		s.dial(t, "")
 	}
-	eventually(t, "who asks is answered", func() bool {
+	eventually(t, "a request is answered", func() bool {
 		conn, ok := s.answered(t)
 		_ = conn.Close()
 		return ok

@@ -17,7 +17,8 @@ func TestCloseDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 				protocols := new(http.Protocols)
 				protocols.SetHTTP1(version == "HTTP/1.1")
 				protocols.SetUnencryptedHTTP2(version == "HTTP/2.0")
-				// What the client takes unread is little, so that the answer is stuck at once.
+				// The client buffers little of an unread response, so the response is stuck
+				// soon.
 				transport := &http.Transport{Protocols: protocols, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}}
 				defer transport.CloseIdleConnections()
 				closeUnread(t, transport, path)
@@ -26,23 +27,23 @@ func TestCloseDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 	}
 }
 
-// closeUnread closes a service whose answer is not read.
+// closeUnread closes a service with a response that the client does not read.
 func closeUnread(t *testing.T, client http.RoundTripper, path string) {
 	t.Helper()
 	s := start(t)
-	s.fillWithLarge(t, 1500) // far more than the buffers of a socket on loopback hold
-	s.get(t, "/nodes")       // from now on it is encoded, which is no part of the time to send it
+	s.fillWithLarge(t, 1500) // far more than the buffers of a loopback socket
+	s.get(t, "/nodes")       // the list is cached now, so the response needs no time to encode it
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.address+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Header.Set("Accept-Encoding", "identity") // compressed it would fit
+	request.Header.Set("Accept-Encoding", "identity") // compressed, the list would fit into the buffers
 	response, err := client.RoundTrip(request)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	// Less than they have where there is time.
+	// This is less than the time that a write has while the server is open.
 	s.closesWithin(t, httpapi.ShutdownWriteGrace)
 	if answer, err := io.ReadAll(response.Body); err == nil {
 		t.Errorf("the broken-off response of %d bytes ended without an error", len(answer))
@@ -65,7 +66,7 @@ func TestCloseFinishesLongAnswers(t *testing.T) {
 				t.Errorf("response of %d bytes ends with %q: %v", len(answer), answer[max(0, len(answer)-20):], err)
 			}
 			if err := <-closed; err != nil {
-				t.Errorf("close: %v", err)
+				t.Errorf("Close: %v", err)
 			}
 		})
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 )
 
-// endless is a body of n bytes that counts how many were taken.
+// endless is a body of left bytes that counts how many were read.
 type endless struct{ left, taken int64 }
 
 func (e *endless) Read(b []byte) (int, error) {
@@ -38,10 +38,10 @@ func TestAHugeBodyIsRefusedWithoutBeingRead(t *testing.T) {
 		header string
 		status string
 	}{
-		"with its length":              {"Content-Length: 104857600", "413"},
-		"in chunks":                    {"Transfer-Encoding: chunked", "413"},
-		"with a length that is a lie":  {"Content-Length: 9223372036854775807", "413"},
-		"with a length that is no one": {"Content-Length: 1e8", "400"},
+		"with its length":                  {"Content-Length: 104857600", "413"},
+		"in chunks":                        {"Transfer-Encoding: chunked", "413"},
+		"with a huge length that is false": {"Content-Length: 9223372036854775807", "413"},
+		"with a malformed length":          {"Content-Length: 1e8", "400"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -61,9 +61,9 @@ func TestAHugeBodyIsRefusedWithoutBeingRead(t *testing.T) {
 			}()
 			response, err := bufio.NewReader(conn).ReadString('\n')
 			if err != nil || !strings.HasPrefix(response, "HTTP/1.1 "+test.status) {
-				t.Errorf("answered %q: %v", response, err)
+				t.Errorf("status line = %q, %v, want %s", response, err, test.status)
 			}
-			<-sent // it fails once the server has hung up
+			<-sent // writing fails once the server has closed the connection
 			runtime.ReadMemStats(&after)
 			if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 {
 				t.Errorf("memory allocated for the body = %d bytes, want at most 16 MiB", grown)
@@ -75,9 +75,9 @@ func TestAHugeBodyIsRefusedWithoutBeingRead(t *testing.T) {
 	}
 }
 
-// Many a client reads no answer before it has sent all.
+// Many clients read no answer before they have sent everything.
 func TestAClientThatSendsAllOfALongBodyGetsTheRefusal(t *testing.T) {
-	const long = 12 << 20 // more than sockets hold
+	const long = 12 << 20 // more than the buffers of sockets
 	for name, header := range map[string]string{
 		"with its length": fmt.Sprintf("Content-Length: %d\r\n\r\n", long),
 		"in chunks":       fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n", long),
@@ -94,13 +94,13 @@ func TestAClientThatSendsAllOfALongBodyGetsTheRefusal(t *testing.T) {
 				t.Fatal(err)
 			}
 			if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 413 || !response.Close {
-				t.Errorf("answered %d %s: %v", response.StatusCode, said, err)
+				t.Errorf("answer = %d %s, %v, want 413 and the end of the connection", response.StatusCode, said, err)
 			}
 		})
 	}
 }
 
-// net/http reads no more than 256 KiB of a body that its handler left, and closes the
+// net/http reads at most 256 KiB of a body that its handler did not read, and closes the
 // connection half a second later.
 func TestAClientThatSendsAllOfABodyGetsTheRefusal(t *testing.T) {
 	const length, piece = 1_000_000, 50_000
@@ -109,15 +109,15 @@ func TestAClientThatSendsAllOfABodyGetsTheRefusal(t *testing.T) {
 		header string
 		status int
 	}{
-		"the media type":         {asks: "PUT /nodes", header: "Content-Type: text/plain\r\n", status: 415},
-		"the query":              {asks: "PUT /nodes?x=1", status: 400},
-		"the query of a read":    {asks: "GET /nodes?x=1", status: 400},
-		"the query of a stream":  {asks: "GET /nodes/sse?x=1", status: 400},
-		"the condition":          {asks: "PUT /nodes", header: "If-Match: 1\r\n", status: 400},
-		"the path":               {asks: "PUT /nope", status: 404},
-		"the method":             {asks: "PATCH /nodes", status: 405},
-		"a page that must not":   {asks: "PUT /nodes", header: "Sec-Fetch-Site: cross-site\r\n", status: 403},
-		"the condition, chunked": {asks: "PUT /nodes", header: "If-Match: 1\r\nTransfer-Encoding: chunked\r\n", status: 400},
+		"for its media type":                       {asks: "PUT /nodes", header: "Content-Type: text/plain\r\n", status: 415},
+		"for its query":                            {asks: "PUT /nodes?x=1", status: 400},
+		"for the query of a read":                  {asks: "GET /nodes?x=1", status: 400},
+		"for the query of a stream":                {asks: "GET /nodes/sse?x=1", status: 400},
+		"for its condition":                        {asks: "PUT /nodes", header: "If-Match: 1\r\n", status: 400},
+		"for its path":                             {asks: "PUT /nope", status: 404},
+		"for its method":                           {asks: "PATCH /nodes", status: 405},
+		"for its origin":                           {asks: "PUT /nodes", header: "Sec-Fetch-Site: cross-site\r\n", status: 403},
+		"for its condition, with a body in chunks": {asks: "PUT /nodes", header: "If-Match: 1\r\nTransfer-Encoding: chunked\r\n", status: 400},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -132,7 +132,7 @@ func TestAClientThatSendsAllOfABodyGetsTheRefusal(t *testing.T) {
 			conn := s.dial(t, head)
 			for body := (&endless{left: length}); body.left > 0; {
 				if _, err := io.CopyN(conn, body, piece); err != nil {
-					t.Fatalf("after %d bytes: %v", body.taken, err)
+					t.Fatalf("sending failed after %d bytes: %v", body.taken, err)
 				}
 				<-time.After(time.Second * piece / length)
 			}
@@ -141,7 +141,7 @@ func TestAClientThatSendsAllOfABodyGetsTheRefusal(t *testing.T) {
 				t.Fatal(err)
 			}
 			if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode != test.status {
-				t.Errorf("answered %d %s: %v", response.StatusCode, said, err)
+				t.Errorf("answer = %d %s, %v, want %d", response.StatusCode, said, err, test.status)
 			}
 		})
 	}
@@ -157,10 +157,10 @@ func TestAClientThatStopsSendingALongBodyIsAnsweredAndCutOff(t *testing.T) {
 			reader := bufio.NewReader(conn)
 			line, err := reader.ReadString('\n')
 			if took := time.Since(began); err != nil || !strings.HasPrefix(line, "HTTP/1.1 413 ") || took > time.Second {
-				t.Errorf("after %v answered %q: %v", took, line, err)
+				t.Errorf("status line after %v = %q, %v, want 413 within a second", took, line, err)
 			}
 			if rest, after := hangsUp(t, reader); after > 5*time.Second {
-				t.Errorf("after %q it took %v", rest, after)
+				t.Errorf("after %q the connection was open for %v, want at most 5s", rest, after)
 			}
 		})
 	}
@@ -172,7 +172,7 @@ func TestAHugeBodyOverHTTP2IsRefusedToo(t *testing.T) {
 	body := &endless{left: 100 << 20}
 	got := s.send(t, "PUT", "/nodes", body)
 	if code, _ := got.problem(t); got.status != 413 || code != "body_too_large" {
-		t.Errorf("got %d %s", got.status, code)
+		t.Errorf("answer = %d %s, want 413 body_too_large", got.status, code)
 	}
 }
 
@@ -188,11 +188,11 @@ func TestABodyThatIsIgnoredIsRefusedWhenItIsTooLarge(t *testing.T) {
 		for name, body := range map[string]io.Reader{"with its length": strings.NewReader(long), "in chunks": io.MultiReader(strings.NewReader(long))} {
 			got := s.send(t, method, path, body)
 			if code, _ := got.problem(t); got.status != 413 || code != "body_too_large" {
-				t.Errorf("%s, %s: got %d %s", path, name, got.status, code)
+				t.Errorf("%s, %s: answer = %d %s, want 413 body_too_large", path, name, got.status, code)
 			}
 		}
 		if got := s.do(t, method, path, strings.Repeat(" ", 1<<20)); got.status != 200 {
-			t.Errorf("%s: got %d %s", path, got.status, got.body)
+			t.Errorf("%s with a body within the limit: answer = %d %s, want 200", path, got.status, got.body)
 		}
 	}
 }
@@ -201,17 +201,18 @@ func TestALargeBodyWithinTheLimitIsRead(t *testing.T) {
 	s := start(t)
 	got := s.do(t, "PUT", "/nodes/a", `{"address":"h:1"`+strings.Repeat(" ", 1<<20-20)+`}`)
 	if got.status != 201 {
-		t.Errorf("got %d %s", got.status, got.body)
+		t.Errorf("answer = %d %s, want 201", got.status, got.body)
 	}
 }
 
-// hangsUp reads until the server closes the connection.
+// hangsUp reads until the server closes the connection, and returns what it read and how long
+// that took.
 func hangsUp(t *testing.T, conn io.Reader) (answer string, after time.Duration) {
 	t.Helper()
 	began := time.Now()
 	text, err := io.ReadAll(conn)
 	if err != nil && !strings.Contains(err.Error(), "reset") {
-		t.Fatalf("the server did not hang up: %v", err)
+		t.Fatalf("the server did not close the connection: %v", err)
 	}
 	return string(text), time.Since(began)
 }
@@ -221,7 +222,7 @@ func shortTimes(c *httpapi.Config) {
 }
 
 func TestSlowClientsAreCutOff(t *testing.T) {
-	// HeaderTimeout is long, so that a busy machine still reads the header in time.
+	// HeaderTimeout is long enough for a busy machine to read the header in time.
 	shortBody := func(c *httpapi.Config) { c.HeaderTimeout, c.RequestTimeout = 9*time.Second, 100*time.Millisecond }
 	shortIdle := func(c *httpapi.Config) {
 		c.HeaderTimeout, c.RequestTimeout, c.IdleTimeout = 9*time.Second, 10*time.Second, 100*time.Millisecond
@@ -230,14 +231,14 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 		send, answer string
 		short        func(*httpapi.Config)
 	}{
-		"a silent connection":        {"", "", shortTimes},
-		"half a request line":        {"GET /no", "", shortTimes},
-		"half a header":              {"GET /nodes HTTP/1.1\r\nHost: h\r\nX-", "", shortTimes},
-		"half a body":                {"PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{", "HTTP/1.1 408 ", shortBody},
-		"half a chunk":               {"PUT /nodes HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "HTTP/1.1 408 ", shortBody},
-		"nothing after a request":    {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 ", shortIdle},
-		"half the preface of HTTP/2": {"PRI * HTTP/2.0\r\n\r\nSM", "", shortTimes},
-		"nothing after that preface": {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "", shortTimes},
+		"a silent connection":         {"", "", shortTimes},
+		"half a request line":         {"GET /no", "", shortTimes},
+		"half a header":               {"GET /nodes HTTP/1.1\r\nHost: h\r\nX-", "", shortTimes},
+		"half a body":                 {"PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{", "HTTP/1.1 408 ", shortBody},
+		"half a chunk":                {"PUT /nodes HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "HTTP/1.1 408 ", shortBody},
+		"nothing after a request":     {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 ", shortIdle},
+		"half the preface of HTTP/2":  {"PRI * HTTP/2.0\r\n\r\nSM", "", shortTimes},
+		"the preface of HTTP/2 alone": {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "", shortTimes},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -245,7 +246,7 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 			s := start(t, test.short)
 			answer, after := hangsUp(t, s.dial(t, test.send))
 			if !strings.HasPrefix(answer, test.answer) || test.answer == "" && strings.Contains(answer, "HTTP/1.1 2") {
-				t.Errorf("answered %q", answer)
+				t.Errorf("answer = %q, want %q", answer, test.answer)
 			}
 			if after > 11*time.Second {
 				t.Errorf("the connection was closed after %v, want at most 11s", after)
@@ -254,18 +255,18 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 	}
 }
 
-// With the times that are the default, the answer must not come when writing it
-// is over.
+// With the default timeouts, the answer to a slow body must come before the time to write it is
+// over.
 func TestASlowBodyIsAnsweredWithinTenSeconds(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	answer, after := hangsUp(t, s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{"))
 	if !strings.HasPrefix(answer, "HTTP/1.1 408 ") || after > 10*time.Second {
-		t.Errorf("after %v answered %q", after, answer)
+		t.Errorf("answer after %v = %q, want 408 within 10s", after, answer)
 	}
 }
 
-// Others share the connection of HTTP/2, which "close" would retire.
+// Over HTTP/2, "close" would also end the connection for other requests.
 func TestASlowBodyClosesTheConnectionOnlyOverHTTP1(t *testing.T) {
 	s := start(t)
 	for major, want := range map[int]string{1: "close", 2: ""} {
@@ -274,7 +275,7 @@ func TestASlowBodyClosesTheConnectionOnlyOverHTTP1(t *testing.T) {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, r)
 		if got := w.Header().Get("Connection"); w.Code != 408 || got != want {
-			t.Errorf("HTTP/%d: got %d, connection %q", major, w.Code, got)
+			t.Errorf("HTTP/%d: status = %d, Connection = %q, want 408 and %q", major, w.Code, got, want)
 		}
 	}
 }
@@ -286,7 +287,8 @@ func TestSlowHeadersOfHTTP2AreCutOffToo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// Not because the connection is idle, which it seems to be.
+			// IdleTimeout is long: the connection seems to be idle, but must be closed for
+			// another reason.
 			s := start(t, shortTimes, func(c *httpapi.Config) { c.IdleTimeout = time.Hour })
 			if _, after := hangsUp(t, s.dial(t, text)); after > 5*time.Second {
 				t.Errorf("the connection was closed after %v, want at most 5s", after)
@@ -295,7 +297,7 @@ func TestSlowHeadersOfHTTP2AreCutOffToo(t *testing.T) {
 	}
 }
 
-// Nor with HTTP/2, where two times are waited for, one after the other.
+// With HTTP/2 the server waits for two timeouts in turn.
 func TestSlowHeadersOfHTTP2AreCutOffWithinTenSeconds(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -304,7 +306,7 @@ func TestSlowHeadersOfHTTP2AreCutOffWithinTenSeconds(t *testing.T) {
 	}
 }
 
-// http2Preface is the preface and empty settings.
+// http2Preface is the client preface of HTTP/2 with an empty SETTINGS frame.
 const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 func TestHeadersAreBounded(t *testing.T) {
@@ -320,12 +322,12 @@ func TestHeadersAreBounded(t *testing.T) {
 	}()
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "HTTP/1.1 431 ") {
-		t.Errorf("answered %q: %v", line, err)
+		t.Errorf("status line = %q, %v, want 431", line, err)
 	}
 }
 
 func TestTheServerSurvivesGarbage(t *testing.T) {
-	// Some of it is answered when more could have come.
+	// Some of it is answered only after HeaderTimeout, because more could have come.
 	s := start(t, func(c *httpapi.Config) { c.HeaderTimeout = time.Second })
 	conns := map[string]net.Conn{}
 	for _, text := range []string{"\x00\x01\x02\x03\r\n\r\n", "\x01\r\n\r\n", "GET\r\n\r\n", "GET /nodes HTTP/9.9\r\n\r\n",
@@ -340,20 +342,20 @@ func TestTheServerSurvivesGarbage(t *testing.T) {
 		conn.Close()
 	}
 	if got := s.do(t, "GET", "/livez", ""); got.status != 200 {
-		t.Errorf("afterwards livez says %d", got.status)
+		t.Errorf("status of livez afterwards = %d, want 200", got.status)
 	}
 }
 
 func TestAClientThatDoesNotReadItsAnswerIsCutOff(t *testing.T) {
 	t.Parallel()
 	s := start(t, shortTimes)
-	s.fill(t, 60_000)  // far more than the buffers of a socket on loopback hold
-	s.get(t, "/nodes") // from now on it is encoded, which is no part of the time to send it
+	s.fill(t, 60_000)  // far more than the buffers of a loopback socket
+	s.get(t, "/nodes") // the list is cached now, so the response needs no time to encode it
 	conn := s.dial(t, "GET /nodes HTTP/1.1\r\nHost: h\r\n\r\n")
 	eventually(t, "the request is over", func() bool {
 		return s.metric(t, "nodesmetadata_http_requests_total", "/nodes") == 2
 	})
 	if answer, _ := hangsUp(t, conn); !strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.HasSuffix(answer, "}}") {
-		t.Errorf("the answer is to begin and never to end; it has %d bytes and begins with %.40q", len(answer), answer)
+		t.Errorf("answer of %d bytes = %.40q..., want a 200 that is broken off", len(answer), answer)
 	}
 }

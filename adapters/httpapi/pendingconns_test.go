@@ -21,9 +21,9 @@ const displaced = "nodesmetadata_http_connections_displaced_total"
 
 func fewPending(c *httpapi.Config) { c.MaxPendingConnections = 4 }
 
-// What a stranger may say without having asked for anything.
+// nothingAsked is what a client may have sent without having made a whole request.
 var nothingAsked = map[string]string{
-	"nothing":                    "",
+	"no byte":                    "",
 	"half a request line":        "GET /no",
 	"half a header":              "GET /nodes HTTP/1.1\r\nHost: h\r\nX-",
 	"the preface of HTTP/2":      http2Preface,
@@ -44,9 +44,9 @@ func TestAConnectionWithoutARequestIsEvicted(t *testing.T) {
 				crowd = append(crowd, s.dial(t, text))
 			}
 			if got := s.do(t, "GET", "/livez", ""); got.status != 200 {
-				t.Errorf("beside a crowd livez says %d", got.status)
+				t.Errorf("status of livez beside pending connections = %d, want 200", got.status)
 			}
-			for _, oldest := range crowd[:9] { // the one that asked made way for none
+			for _, oldest := range crowd[:9] { // the connection with the request was not evicted
 				hangsUp(t, oldest)
 			}
 			if n := s.metric(t, displaced); n != 9 {
@@ -56,7 +56,7 @@ func TestAConnectionWithoutARequestIsEvicted(t *testing.T) {
 	}
 }
 
-// A body of any length may take long: a connection that sends one is not displaced.
+// A long body may take long, so a connection that sends one must not be displaced.
 func TestAConnectionThatSendsABodyIsNotEvicted(t *testing.T) {
 	const body = `{"address": "h:1"}`
 	for name, request := range map[string]string{
@@ -69,7 +69,7 @@ func TestAConnectionThatSendsABodyIsNotEvicted(t *testing.T) {
 			for range 12 {
 				s.dial(t, "")
 			}
-			eventually(t, "some are displaced", func() bool { return s.metric(t, displaced) >= 7 })
+			eventually(t, "some connections are displaced", func() bool { return s.metric(t, displaced) >= 7 })
 			if _, err := io.WriteString(slow, body); err != nil {
 				t.Error(err)
 			}
@@ -89,7 +89,7 @@ func TestAConnectionThatHadARequestIsNotEvicted(t *testing.T) {
 	for range 12 {
 		s.dial(t, "")
 	}
-	eventually(t, "some are displaced", func() bool { return s.metric(t, displaced) >= 4 })
+	eventually(t, "some connections are displaced", func() bool { return s.metric(t, displaced) >= 4 })
 	s.register(t, domain.NodeSpec{ID: "a", Address: "h:1"})
 	stream.event(t)
 	if _, err := io.WriteString(idle, "GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"); err != nil {
@@ -100,19 +100,19 @@ func TestAConnectionThatHadARequestIsNotEvicted(t *testing.T) {
 	}
 }
 
-// In HTTP/2 an answer does not wait for the body of its request, which may never come.
-func TestWhoIsAnsweredBeforeItsBodyCameStays(t *testing.T) {
+// In HTTP/2 an answer does not wait for the body of its request, and the body may never come.
+func TestAConnectionAnsweredBeforeItsBodyCameIsNotEvicted(t *testing.T) {
 	s := start(t, fewPending)
 	s.useHTTP2()
 	body, unsent := io.Pipe()
 	defer unsent.Close()
 	if got := s.send(t, "PUT", "/nope", body); got.status != 404 {
-		t.Fatalf("got %d %s", got.status, got.body)
+		t.Fatalf("answer = %d %s, want 404", got.status, got.body)
 	}
 	for range 12 {
 		s.dial(t, "")
 	}
-	eventually(t, "some are displaced", func() bool { return s.metric(t, displaced) >= 4 })
+	eventually(t, "some connections are displaced", func() bool { return s.metric(t, displaced) >= 4 })
 	reused := false
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { reused = got.Reused }})
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.address+"/livez", nil)
@@ -125,13 +125,13 @@ func TestWhoIsAnsweredBeforeItsBodyCameStays(t *testing.T) {
 	}
 	defer response.Body.Close()
 	if !reused {
-		t.Error("it was displaced")
+		t.Error("the connection was displaced after its answer")
 	}
 }
 
-// However many clients connect at once, all that send a request are answered. They write it
-// right after they connect, as clients in other processes do: as many http.Clients in this
-// process would wait for each other to get a processor.
+// However many clients connect at once, all that send a request are answered. The test writes
+// the requests itself, right after connecting, as clients in other processes do: as many
+// http.Clients in this process would wait for each other to get a processor.
 func TestManyConnectionsWithRequestsAreAnswered(t *testing.T) {
 	for name, test := range map[string]struct {
 		ask   string
@@ -142,7 +142,7 @@ func TestManyConnectionsWithRequestsAreAnswered(t *testing.T) {
 			return err == nil && line == "HTTP/1.1 200 OK\r\n"
 		}},
 		"HTTP/2": {askedByHTTP2("/livez", nil), func(conn io.Reader) bool {
-			const ofHeaders, is200 = 1, 0x88 // in the static table
+			const ofHeaders, is200 = 1, 0x88 // of the static table
 			for {
 				var head [9]byte
 				if _, err := io.ReadFull(conn, head[:]); err != nil {
@@ -166,7 +166,7 @@ func TestManyConnectionsWithRequestsAreAnswered(t *testing.T) {
 			}
 			for n, conn := range crowd {
 				if !test.heard(conn) {
-					t.Errorf("number %d is not answered 200", n)
+					t.Errorf("connection %d has no answer 200", n)
 				}
 			}
 			if n := s.metric(t, displaced); n != 0 {
@@ -182,7 +182,7 @@ func TestARequestOnAnEvictedConnectionIsNotCarriedOut(t *testing.T) {
 		late, conn := net.Pipe()
 		defer func() { _ = late.Close() }()
 		ctx := n.Greet(context.Background(), conn)
-		n.MakeRoom() // returns when its grace is over
+		n.MakeRoom() // returns when the grace of the evicted connection is over
 		if n.Hear(ctx) {
 			t.Error("Hear of a displaced connection = true, want false")
 		}
@@ -200,18 +200,18 @@ func TestARequestOnAnEvictedConnectionIsNotCarriedOut(t *testing.T) {
 	})
 }
 
-// The listener of a server that closes may have accepted another one.
-func TestWhoComesWhenTheServerClosesIsClosedUnheard(t *testing.T) {
+// The listener may accept another connection while the server closes.
+func TestAConnectionAcceptedWhileTheServerClosesIsClosed(t *testing.T) {
 	n := httpapi.NewPendingConns(4)
 	n.Close()
 	late, conn := net.Pipe()
 	defer func() { _ = late.Close() }()
 	ctx := n.Greet(context.Background(), conn)
-	_ = late.SetReadDeadline(time.Now().Add(patience)) // which a pipe has
+	_ = late.SetReadDeadline(time.Now().Add(patience)) // a pipe supports deadlines
 	if _, err := late.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		t.Errorf("it is open: %v", err)
+		t.Errorf("Read of the late connection = %v, want EOF", err)
 	}
 	if n.Hear(ctx) {
-		t.Error("it is heard")
+		t.Error("Hear of the late connection = true, want false")
 	}
 }

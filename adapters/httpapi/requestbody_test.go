@@ -14,22 +14,22 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// stopsWithin is less than the time that a body has to arrive, and more than it has once the
-// server closes.
+// stopsWithin is less than the time in which a body must arrive, and more than the time that is
+// left for it once the server closes.
 const stopsWithin = 5 * time.Second
 
 func TestCloseDoesNotWaitForBodiesThatDoNotArrive(t *testing.T) {
 	const half = "\r\nHost: h\r\nContent-Length: 50\r\n\r\n{"
 	tests := map[string]struct{ send, status, code string }{
-		"half a body":                          {"PUT /nodes HTTP/1.1" + half, "503", "shutting_down"},
-		"half a body of a later request":       {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\nPUT /nodes HTTP/1.1" + half, "503", "shutting_down"},
-		"half a chunk":                         {"PUT /nodes/a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "503", "shutting_down"},
-		"a body that was asked for":            {"PUT /nodes/a HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\nExpect: 100-continue\r\n\r\n", "503", "shutting_down"},
-		"half a backup":                        {"POST /raft/restore HTTP/1.1" + half, "503", "shutting_down"},
-		"half a body that nobody looks at":     {"GET /nodes HTTP/1.1" + half, "200", "{}"},
-		"half a body of what is refused":       {"PATCH /nodes HTTP/1.1" + half, "405", "method_not_allowed"},
-		"half a body for what is not there":    {"PUT /nope HTTP/1.1" + half, "404", "not_found"},
-		"half a body of a type that is no one": {"PUT /nodes HTTP/1.1\r\nContent-Type: text/plain" + half, "415", "unsupported_media_type"},
+		"half a body":                        {"PUT /nodes HTTP/1.1" + half, "503", "shutting_down"},
+		"half a body of a later request":     {"GET /livez HTTP/1.1\r\nHost: h\r\n\r\nPUT /nodes HTTP/1.1" + half, "503", "shutting_down"},
+		"half a chunk":                       {"PUT /nodes/a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "503", "shutting_down"},
+		"a body after 100-continue":          {"PUT /nodes/a HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\nExpect: 100-continue\r\n\r\n", "503", "shutting_down"},
+		"half a backup":                      {"POST /raft/restore HTTP/1.1" + half, "503", "shutting_down"},
+		"half a body of a GET":               {"GET /nodes HTTP/1.1" + half, "200", "{}"},
+		"half a body of an unknown method":   {"PATCH /nodes HTTP/1.1" + half, "405", "method_not_allowed"},
+		"half a body for an unknown path":    {"PUT /nope HTTP/1.1" + half, "404", "not_found"},
+		"half a body of an unsupported type": {"PUT /nodes HTTP/1.1\r\nContent-Type: text/plain" + half, "415", "unsupported_media_type"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -54,7 +54,7 @@ func TestCloseDoesNotWaitForABodyOfHTTP2ThatDoesNotArrive(t *testing.T) {
 	defer writer.Close()
 	answered := make(chan reply, 1)
 	go func() { answered <- s.send(t, "PUT", "/nodes", reader) }()
-	eventually(t, "it is handled", func() bool { return s.OpenBodies() == 1 })
+	eventually(t, "the request is handled", func() bool { return s.OpenBodies() == 1 })
 	s.closesWithin(t, stopsWithin)
 	select {
 	case got := <-answered:
@@ -66,12 +66,12 @@ func TestCloseDoesNotWaitForABodyOfHTTP2ThatDoesNotArrive(t *testing.T) {
 	}
 }
 
-// What is on its way is taken.
+// A body that is on its way is accepted.
 func TestCloseTakesABodyThatArrives(t *testing.T) {
 	s := start(t)
 	const body = `{"id":"a","address":"10.0.0.1:1"}`
 	conn := s.dial(t, "PUT /nodes HTTP/1.1\r\nHost: h\r\nContent-Length: 33\r\n\r\n"+body[:5])
-	eventually(t, "it is handled", func() bool { return s.OpenBodies() == 1 })
+	eventually(t, "the request is handled", func() bool { return s.OpenBodies() == 1 })
 	closed := s.beginClose(t)
 	if _, err := io.WriteString(conn, body[5:]); err != nil {
 		t.Fatal(err)
@@ -81,12 +81,12 @@ func TestCloseTakesABodyThatArrives(t *testing.T) {
 		t.Errorf("answer = %+v, %v, want 201", response, err)
 	}
 	if err := <-closed; err != nil {
-		t.Errorf("close: %v", err)
+		t.Errorf("Close: %v", err)
 	}
 }
 
-// slowNodes is ports.Nodes whose Register takes longer than the rest of a request is
-// waited for when the server closes, unless its context ends before.
+// slowNodes implements ports.Nodes with a Register that takes longer than the server waits
+// for the rest of a request when it closes, unless its context ends before.
 type slowNodes struct {
 	ports.Nodes
 	asked chan struct{}
@@ -102,7 +102,7 @@ func (n slowNodes) Register(ctx context.Context, spec domain.NodeSpec, condition
 	}
 }
 
-// That the rest of requests is waited for no longer is nothing to those that are whole.
+// The time limit for bodies that have not arrived must not affect complete requests.
 func TestCloseFinishesRequestsThatHaveArrived(t *testing.T) {
 	for name, useHTTP2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {
@@ -116,10 +116,10 @@ func TestCloseFinishesRequestsThatHaveArrived(t *testing.T) {
 			go func() { answered <- s.do(t, "PUT", "/nodes", `{"id":"a","address":"10.0.0.1:1"}`) }()
 			<-asked
 			if arriving := s.OpenBodies(); arriving != 0 {
-				t.Errorf("requests that are waited for = %d, want none", arriving)
+				t.Errorf("requests with incomplete bodies = %d, want none", arriving)
 			}
 			if err := s.Close(context.Background()); err != nil {
-				t.Errorf("close: %v", err)
+				t.Errorf("Close: %v", err)
 			}
 			if got := <-answered; got.status != 201 {
 				t.Errorf("answer = %d %s, want 201", got.status, got.body)
@@ -128,7 +128,7 @@ func TestCloseFinishesRequestsThatHaveArrived(t *testing.T) {
 	}
 }
 
-// A connection that goes leaves nothing behind, whatever it has sent.
+// Whatever a connection has sent, nothing of it is left when it is closed.
 func TestAClosedConnectionLeavesNothingBehind(t *testing.T) {
 	s := start(t)
 	for _, text := range []string{
@@ -142,11 +142,11 @@ func TestAClosedConnectionLeavesNothingBehind(t *testing.T) {
 			if _, err := conn.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "nobody waits for what the answered one had to say", func() bool { return s.OpenBodies() == 0 })
+			eventually(t, "the body of the answered request is no longer waited for", func() bool { return s.OpenBodies() == 0 })
 		} else {
-			eventually(t, "it is handled", func() bool { return s.OpenBodies() == 1 })
+			eventually(t, "the request is handled", func() bool { return s.OpenBodies() == 1 })
 		}
 		conn.Close()
-		eventually(t, "nobody waits for it", func() bool { return s.OpenBodies() == 0 })
+		eventually(t, "no body is waited for", func() bool { return s.OpenBodies() == 0 })
 	}
 }

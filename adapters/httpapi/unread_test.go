@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// unreadWithin is less than the time that net/http gives an answer, and more than an answer
-// has once the server closes.
+// unreadWithin is less than the time that net/http gives a response, and more than a
+// response has once the server closes.
 const unreadWithin = 8 * time.Second
 
-// A client that sends requests and reads no answers has full sockets. Then short answers
-// wait as well, also those that a library writes.
+// The sockets of a client that sends requests and reads no answers are full. Then even short
+// answers wait, also those that net/http writes.
 func TestCloseDoesNotWaitForAClientThatKeepsAsking(t *testing.T) {
 	for _, path := range []string{"/nope", "/metrics"} {
 		t.Run(path, func(t *testing.T) {
 			s := start(t)
 			conn := s.dial(t, "").(*net.TCPConn)
-			if err := conn.SetReadBuffer(4 << 10); err != nil { // which is soon full
+			if err := conn.SetReadBuffer(4 << 10); err != nil { // a small buffer is soon full
 				t.Fatal(err)
 			}
 			ended := make(chan struct{})
@@ -46,7 +46,7 @@ func TestCloseDoesNotWaitForAClientThatKeepsAsking(t *testing.T) {
 	}
 }
 
-// A client of HTTP/2 says how much it takes of a response, and may take nothing.
+// An HTTP/2 client announces how much of a response it accepts, and may accept nothing.
 func TestCloseDoesNotWaitForAnHTTP2ClientWithoutAWindow(t *testing.T) {
 	for _, path := range []string{"/livez", "/nope", "/nodes/sse?nope", "/metrics", "/raft/backup"} {
 		t.Run(path, func(t *testing.T) {
@@ -59,10 +59,11 @@ func TestCloseDoesNotWaitForAnHTTP2ClientWithoutAWindow(t *testing.T) {
 	}
 }
 
-// askedByHTTP2 is all that a client of HTTP/2 sends that has these settings, and asks for a path.
+// askedByHTTP2 returns all bytes of an HTTP/2 client with these settings that asks for a path.
 func askedByHTTP2(path string, settings []byte) string {
 	const ofSettings, ofHeaders, endOfBoth = 4, 1, 5
-	// From the static table: GET and http. The path and the authority are literal.
+	// The first two are indexes of the static table: GET and http. The path and the
+	// authority are literals.
 	request := append([]byte{0x82, 0x86, 0x04, byte(len(path))}, path...)
 	request = append(request, "\x01\x01h"...)
 	return "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frameOfHTTP2(ofSettings, 0, 0, settings) + frameOfHTTP2(ofHeaders, endOfBoth, 1, request)
