@@ -9,16 +9,16 @@ import (
 	"testing"
 )
 
-// described is a transport that holds everything that goes through it against
-// the description of the API: every answer, every event of a stream, and every
-// request that is taken.
+// described is a transport that checks everything that goes through it against the
+// description of the API: every response, every event of a stream, and every request that
+// was accepted.
 type described struct {
 	t           testing.TB
 	description *description
 	next        http.RoundTripper
 }
 
-// asDescribed gives next as it is to benchmarks.
+// asDescribed adds the checks to next, except in a benchmark.
 func asDescribed(t testing.TB, next http.RoundTripper) http.RoundTripper {
 	if _, measured := t.(*testing.B); measured {
 		return next
@@ -26,14 +26,14 @@ func asDescribed(t testing.TB, next http.RoundTripper) http.RoundTripper {
 	return &described{t, describe(t), next}
 }
 
-// undescribed lets s be asked for what could not be, from now on.
+// undescribed turns the checks off from now on.
 func (s *service) undescribed() {
 	if d, is := s.client.Transport.(*described); is {
 		s.client.Transport = d.next
 	}
 }
 
-// CloseIdleConnections is what http.Client looks for.
+// CloseIdleConnections implements a method that http.Client looks for.
 func (d *described) CloseIdleConnections() {
 	if closer, ok := d.next.(interface{ CloseIdleConnections() }); ok {
 		closer.CloseIdleConnections()
@@ -63,21 +63,21 @@ func (d *described) RoundTrip(request *http.Request) (*http.Response, error) {
 
 func (d *described) exchange(request *http.Request, content func() []byte, response *http.Response, body []byte) {
 	if err := d.description.checkResponse(request, response, body); err != nil {
-		d.t.Errorf("%s %s: the answer %d %.500s is not as described:\n%v",
+		d.t.Errorf("%s %s: the response %d %.500s does not match the description:\n%v",
 			request.Method, request.URL.RequestURI(), response.StatusCode, body, err)
 	}
-	// What is refused, or is for another instance, may be anything.
+	// A request that was refused or redirected may be anything.
 	if response.StatusCode >= 300 && response.StatusCode != http.StatusNotModified {
 		return
 	}
 	sent := content()
 	if err := d.description.checkRequest(request, sent); err != nil {
-		d.t.Errorf("%s %s: it is answered with %d, but is not as described:\n%v\nbody: %.500s",
+		d.t.Errorf("%s %s: the request was answered with %d, but does not match the description:\n%v\nbody: %.500s",
 			request.Method, request.URL.RequestURI(), response.StatusCode, err, sent)
 	}
 }
 
-// failing ends with err; nil: with the end.
+// failing is a reader that returns err, or io.EOF if err is nil.
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) {
@@ -87,8 +87,8 @@ func (f failing) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// copied is a body that keeps what was read of it. The transport may go on
-// reading after the answer has come.
+// copied is a body that keeps a copy of what was read of it. The lock is there because the
+// transport may go on reading after the response has come.
 type copied struct {
 	io.ReadCloser
 	mu   sync.Mutex
@@ -103,14 +103,15 @@ func (c *copied) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// copyBody gives request so that its body can be had again, by content.
+// copyBody returns the request to send instead of request, and content, which returns the
+// body that was sent.
 func copyBody(request *http.Request) (sent *http.Request, content func() []byte) {
 	switch {
 	case request.Body == nil || request.Body == http.NoBody:
 		return request, func() []byte { return nil }
 	case request.GetBody != nil:
 		return request, func() []byte {
-			// It is a reader over memory.
+			// This body is a reader over memory, so it does not fail.
 			again, _ := request.GetBody()
 			text, _ := io.ReadAll(again)
 			return text
@@ -126,13 +127,13 @@ func copyBody(request *http.Request) (sent *http.Request, content func() []byte)
 	}
 }
 
-// describedStream holds the events that are read from it against the description.
+// describedStream checks the events that are read from it against the description.
 type describedStream struct {
 	io.ReadCloser
 	*described
 	path string
-	line []byte // that has not ended yet
-	kind string // of the event that has not ended yet
+	line []byte // the part of the current line that was read
+	kind string // of the current event
 }
 
 func (s *describedStream) Read(b []byte) (int, error) {
@@ -155,7 +156,7 @@ func (s *describedStream) take(line string) {
 		s.kind = value
 	case "data":
 		if err := s.description.checkEvent(s.path, s.kind, value); err != nil {
-			s.t.Errorf("%s: the event %s %.500s is not as described:\n%v", s.path, s.kind, value, err)
+			s.t.Errorf("%s: the event %s %.500s does not match the description:\n%v", s.path, s.kind, value, err)
 		}
 		s.kind = ""
 	}

@@ -22,7 +22,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// description is openapi.yaml: what every exchange is held against. Safe for
+// description is the parsed openapi.yaml, against which every exchange is checked. Safe for
 // concurrent use.
 type description struct {
 	text     string
@@ -64,7 +64,7 @@ var loadDescription = sync.OnceValues(func() (*description, error) {
 	}, compiler.AddResource(resource, tree)
 })
 
-// resource is what the schemas of the description are relative to.
+// resource is the URL to which the references in the schemas are relative.
 const resource = "https://nodesmetadata.test/openapi.yaml"
 
 func describe(t testing.TB) *description {
@@ -83,7 +83,7 @@ type operation struct {
 	item         *openapi3.PathItem
 }
 
-// pointer is the operation's place in the description.
+// pointer returns the JSON pointer to the operation.
 func (o operation) pointer() string {
 	return "#/paths/" + escapePointer(o.path) + "/" + strings.ToLower(o.method)
 }
@@ -105,9 +105,9 @@ func operationsOf(document *openapi3.T) []operation {
 	return all
 }
 
-// find gives the operation that method on an encoded path is. A path without
-// variables goes before one with them. But where it has other methods only, it
-// may be the name of something as well.
+// find returns the operation for a method and an encoded path. A path without variables wins
+// over one with variables, unless it lacks the method and its last element may also be the
+// value of a variable, such as the id of a node.
 func (d *description) find(method, path string) (found operation, variables map[string]string, pathKnown bool) {
 	if method == http.MethodHead {
 		method = http.MethodGet
@@ -157,7 +157,7 @@ func match(template, path string) (variables map[string]string, ok bool) {
 	return variables, true
 }
 
-// answerOf gives what is described of a status, and where.
+// answerOf returns the response that is described for a status, and the pointer to it.
 func (d *description) answerOf(o operation, pathKnown bool, status int) (response *openapi3.Response, pointer string, err error) {
 	switch {
 	case o.Operation == nil && !pathKnown && status == http.StatusNotFound:
@@ -167,20 +167,20 @@ func (d *description) answerOf(o operation, pathKnown bool, status int) (respons
 		pointer = "#/components/responses/MethodNotAllowed"
 		return d.document.Components.Responses["MethodNotAllowed"].Value, pointer, nil
 	case o.Operation == nil:
-		return nil, "", fmt.Errorf("it is not described, and yet answered with %d", status)
+		return nil, "", fmt.Errorf("the request is not described, but was answered with %d", status)
 	}
 	ref := o.Responses.Value(strconv.Itoa(status))
 	if ref == nil {
-		return nil, "", fmt.Errorf("%s is not said to be answered with %d", o.OperationID, status)
+		return nil, "", fmt.Errorf("%s has no described response with status %d", o.OperationID, status)
 	}
 	return ref.Value, cmp.Or(ref.Ref, fmt.Sprintf("%s/responses/%d", o.pointer(), status)), nil
 }
 
-// ofHTTP are the headers that have nothing to do with this API.
+// ofHTTP are the headers that belong to HTTP and not to this API.
 var ofHTTP = []string{"Connection", "Content-Length", "Content-Type", "Date", "Transfer-Encoding"}
 
-// checkResponse says how an answer is not as described. body is not read where
-// the answer is a stream.
+// checkResponse reports how a response differs from the description. It ignores body if the
+// response is a stream.
 func (d *description) checkResponse(request *http.Request, response *http.Response, body []byte) error {
 	o, _, pathKnown := d.find(request.Method, request.URL.EscapedPath())
 	described, pointer, err := d.answerOf(o, pathKnown, response.StatusCode)
@@ -193,10 +193,10 @@ func (d *description) checkResponse(request *http.Request, response *http.Respon
 	switch {
 	case len(described.Content) == 0:
 		if len(body) > 0 {
-			faults = append(faults, errors.New("it has a body"))
+			faults = append(faults, errors.New("the response has a body"))
 		}
 	case err != nil || described.Content[mediaType] == nil:
-		faults = append(faults, fmt.Errorf("its content type is %q", contentType))
+		faults = append(faults, fmt.Errorf("the content type is %q", contentType))
 	case request.Method != http.MethodHead && mediaType != eventStream:
 		faults = append(faults, d.checkBody(pointer, mediaType, body))
 	}
@@ -230,8 +230,8 @@ func (d *description) checkHeaders(described *openapi3.Response, pointer string,
 	return errors.Join(faults...)
 }
 
-// checkBody holds a body against the schema of a media type of what pointer
-// points to.
+// checkBody checks a body against the schema for mediaType of the response or request that
+// pointer points to.
 func (d *description) checkBody(pointer, mediaType string, body []byte) error {
 	var value any = string(body)
 	var err error
@@ -247,11 +247,11 @@ func (d *description) checkBody(pointer, mediaType string, body []byte) error {
 	return d.check(pointer+"/content/"+escapePointer(mediaType)+"/schema", value)
 }
 
-// checkRequest says how a request that was taken is not as described.
+// checkRequest reports how a request that was accepted differs from the description.
 func (d *description) checkRequest(request *http.Request, body []byte) error {
 	o, variables, _ := d.find(request.Method, request.URL.EscapedPath())
 	if o.Operation == nil {
-		return errors.New("it is not described")
+		return errors.New("the request is not described")
 	}
 	var faults []error
 	query := request.URL.Query()
@@ -279,7 +279,7 @@ func (d *description) checkRequest(request *http.Request, body []byte) error {
 	return errors.Join(faults...)
 }
 
-// takes is the media type that a body has which says nothing of it.
+// takes returns the media type of a body without a Content-Type.
 func (o operation) takes() string {
 	content := o.RequestBody.Value.Content
 	if content["application/json"] != nil {
@@ -298,16 +298,16 @@ func (d *description) checkParameter(p parameter, given []string) error {
 		}
 		return d.check(p.pointer+"/schema", list)
 	case len(given) > 1:
-		return fmt.Errorf("it is given %d times", len(given))
+		return fmt.Errorf("the parameter is given %d times", len(given))
 	case len(given) == 1:
 		return d.check(p.pointer+"/schema", fromText(is, given[0]))
 	case p.value.Required:
-		return errors.New("it is missing")
+		return errors.New("the parameter is missing")
 	}
 	return nil
 }
 
-// fromText gives the value that a header or a parameter is.
+// fromText returns the text of a header or parameter as a JSON value of the given type.
 func fromText(is *openapi3.Types, text string) any {
 	switch {
 	case is.Is(openapi3.TypeInteger):
@@ -336,7 +336,7 @@ func (o operation) parameters() []parameter {
 	return all
 }
 
-// query gives the names of the query parameters, in order.
+// query returns the names of the query parameters, sorted.
 func (o operation) query() []string {
 	var names []string
 	for _, p := range o.parameters() {
@@ -348,12 +348,11 @@ func (o operation) query() []string {
 	return names
 }
 
-// takesAnyParameter reports whether the operation is one of those that are said
-// to do so.
+// takesAnyParameter reports whether the operation is described to accept any query parameters.
 func (o operation) takesAnyParameter() bool { return slices.Contains(o.Tags, "instance") }
 
-// eventSchema points to the schema of the data of an event on a stream; empty
-// when there is no such event.
+// eventSchema returns the pointer to the schema of the data of an event of a stream, or "" if
+// there is no such event.
 func (d *description) eventSchema(path, kind string) string {
 	o, _, _ := d.find(http.MethodGet, path)
 	if o.Operation == nil || o.Responses.Status(http.StatusOK) == nil {
@@ -381,7 +380,7 @@ func (d *description) checkEvent(path, kind, data string) error {
 	return d.check(pointer, value)
 }
 
-// check holds value against the schema that pointer points to.
+// check checks value against the schema that pointer points to.
 func (d *description) check(pointer string, value any) error {
 	schema, err := d.schema(pointer)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// wireNode says with tags what appendNode says by hand.
+// wireNode describes with struct tags the JSON that appendNode writes by hand.
 type wireNode struct {
 	ID              string            `json:"id"`
 	Address         string            `json:"address"`
@@ -59,7 +59,7 @@ func reference(t *rapid.T, value any) string {
 	return string(encoded)
 }
 
-// anyText has what JSON must escape in it, and bytes that are no text at all.
+// anyText generates text with characters that JSON must escape, and with invalid UTF-8.
 func anyText() *rapid.Generator[string] {
 	return rapid.OneOf(
 		rapid.StringMatching(`[a-z0-9._:-]{0,20}`),
@@ -77,8 +77,8 @@ func anyNode(t *rapid.T) *domain.CacheNode {
 		Pool:    text.Draw(t, "pool"),
 		Weight:  rapid.Int().Draw(t, "weight"),
 		Zone:    text.Draw(t, "zone"),
-		// The keys of labels are ids: two that differ only in what is no text
-		// would be one in JSON.
+		// The keys of labels are ids: two invalid keys that differ only in their invalid bytes
+		// would become the same key in JSON.
 		Labels:     rapid.MapOf(rapid.StringMatching(`[a-zA-Z0-9._:-]{1,9}`), text).Draw(t, "labels"),
 		State:      domain.State(text.Draw(t, "state")),
 		TTLSeconds: rapid.OneOf(rapid.Just(0), rapid.IntRange(0, math.MaxInt)).Draw(t, "time to live"),
@@ -86,7 +86,7 @@ func anyNode(t *rapid.T) *domain.CacheNode {
 			rapid.SampledFrom([]domain.OnExpiry{domain.RemoveOnExpiry, domain.DownOnExpiry}),
 			rapid.Map(text, func(s string) domain.OnExpiry { return domain.OnExpiry(s) }),
 		).Draw(t, "on expiry"),
-		ExpiredFrom:     domain.State(text.Draw(t, "expired from")), // nobody sees it
+		ExpiredFrom:     domain.State(text.Draw(t, "expired from")), // not part of the JSON
 		Slot:            rapid.Int().Draw(t, "slot"),
 		CreatedRevision: domain.Revision(rapid.Uint64().Draw(t, "created")),
 		Revision:        domain.Revision(rapid.Uint64().Draw(t, "revision")),
@@ -97,7 +97,7 @@ func TestANodeIsEncodedAsTheLibraryWould(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		node := anyNode(t)
 		if got, want := string(httpapi.AppendNode(nil, node)), reference(t, wire(node)); got != want {
-			t.Fatalf("got  %s\nwant %s", got, want)
+			t.Fatalf("node = %s\nwant   %s", got, want)
 		}
 	})
 }
@@ -117,7 +117,7 @@ func TestAChangeIsEncodedAsTheLibraryWould(t *testing.T) {
 			uint64(change.Revision), string(change.Effect), wire(change.Node), wire(change.Previous), string(change.Reason),
 		})
 		if got := string(httpapi.AppendChange(nil, change)); got != want {
-			t.Fatalf("got  %s\nwant %s", got, want)
+			t.Fatalf("change = %s\nwant     %s", got, want)
 		}
 	})
 }

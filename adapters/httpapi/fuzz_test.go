@@ -10,14 +10,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// fuzzed asks s for something without a socket, so that also what no client of
-// net/http would send gets in, and fails on a panic or a 5xx.
+// fuzzed sends a request to s without a socket, so that it may be one that net/http would not
+// send, and fails on a panic, a 5xx or a line in the log.
 func fuzzed(t *testing.T, s *service, r *http.Request) *httptest.ResponseRecorder {
 	t.Helper()
 	w := httptest.NewRecorder()
 	s.Handler().ServeHTTP(w, r)
 	if w.Code >= 500 || s.log.String() != "" {
-		t.Errorf("%s %s: %d %s %s", r.Method, r.URL, w.Code, w.Body, s.log)
+		t.Errorf("%s %s: answer = %d %s, log = %s, want no 5xx and no log", r.Method, r.URL, w.Code, w.Body, s.log)
 	}
 	return w
 }
@@ -35,20 +35,20 @@ func FuzzNodeBody(f *testing.F) {
 		if w.Code != http.StatusCreated && w.Code != http.StatusOK {
 			return
 		}
-		// What was taken can be read, sent back as it is, and removed.
+		// A node that was accepted can be read, sent back unchanged, and removed.
 		stored := w.Body.String()
 		node, err := s.only()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if w := fuzzed(t, s, httptest.NewRequest(http.MethodGet, "/nodes/"+node.ID, nil)); w.Body.String() != stored {
-			t.Errorf("stored %s, read %s", stored, w.Body)
+			t.Errorf("node read = %s, want %s", w.Body, stored)
 		}
 		if w := fuzzed(t, s, httptest.NewRequest(http.MethodPut, "/nodes", strings.NewReader(stored))); w.Body.String() != stored {
-			t.Errorf("stored %s, sent back and got %s", stored, w.Body)
+			t.Errorf("answer to the node that was sent back = %s, want %s", w.Body, stored)
 		}
 		if w := fuzzed(t, s, httptest.NewRequest(http.MethodDelete, "/nodes/"+node.ID, nil)); w.Code != http.StatusOK {
-			t.Errorf("%d %s", w.Code, w.Body)
+			t.Errorf("answer to the removal = %d %s, want 200", w.Code, w.Body)
 		}
 	})
 }
@@ -63,7 +63,7 @@ func FuzzPath(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, path string) {
 		target, err := url.ParseRequestURI(path)
 		if err != nil || target.Host != "" || strings.HasSuffix(target.Path, "/sse") || method == "" {
-			return // net/http refuses the first; streams do not end
+			return // net/http refuses the former; streams do not end
 		}
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Method, r.URL = method, target
@@ -103,7 +103,7 @@ func FuzzStreamPosition(f *testing.F) {
 	s := start(f)
 	s.register(f, domain.NodeSpec{ID: "a", Address: "h:1"})
 	f.Fuzz(func(t *testing.T, position string, header bool) {
-		// A HEAD decides as a GET does, and ends.
+		// A HEAD is decided like a GET, but ends.
 		r := httptest.NewRequest(http.MethodHead, "/nodes/sse", nil)
 		if header {
 			r.Header["Last-Event-Id"] = []string{position}
@@ -113,7 +113,7 @@ func FuzzStreamPosition(f *testing.F) {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(endlessRecorder{w}, r)
 		if w.Code != http.StatusOK && w.Code != http.StatusBadRequest || s.log.String() != "" {
-			t.Errorf("%d %s %s", w.Code, w.Body, s.log)
+			t.Errorf("answer = %d %s, log = %s, want 200 or 400 and no log", w.Code, w.Body, s.log)
 		}
 	})
 }

@@ -17,8 +17,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// atOnce makes no request wait: the answer is what there is now, whatever the request waits
-// for.
+// atOnce makes every wait end at once, with the state at that moment.
 func atOnce(c *httpapi.Config) {
 	nodes := c.Nodes.(*app.Nodes)
 	c.Nodes = fakeNodes{Nodes: nodes, view: func(ctx context.Context) (domain.View, error) { return nodes.View(ctx, ports.Read{}) }}
@@ -27,7 +26,7 @@ func atOnce(c *httpapi.Config) {
 func FuzzQuery(f *testing.F) {
 	for name, parameter := range parameters {
 		for _, value := range slices.Concat(parameter.good, parameter.bad) {
-			f.Add(uint8(0), query(name, value)) // the list takes them all
+			f.Add(uint8(0), query(name, value)) // the list accepts every parameter
 		}
 	}
 	for _, text := range []string{"", "&", "=", "?", "%", "%zz", ";", "a;b", "label=a=b&label=c=d", "pool=a&pool=a", "since=0&wait=60s&redirect=false",
@@ -42,7 +41,7 @@ func FuzzQuery(f *testing.F) {
 		call := parameterCalls[int(which)%len(parameterCalls)]
 		method := call.method
 		if call.stream {
-			method = http.MethodHead // decides as a GET does, and ends
+			method = http.MethodHead // is decided like a GET, but ends
 		}
 		r := httptest.NewRequest(method, call.path, strings.NewReader(call.body))
 		r.URL.RawQuery = text
@@ -55,31 +54,31 @@ func FuzzQuery(f *testing.F) {
 		if w.Code == http.StatusBadRequest {
 			var problem struct{ Code, Detail string }
 			if err := json.Unmarshal(w.Body.Bytes(), &problem); err != nil || problem.Code != "invalid_request" || problem.Detail == "" {
-				t.Errorf("%v: %s", err, w.Body)
+				t.Errorf("problem = %s (%v), want invalid_request with a detail", w.Body, err)
 			}
 			return
 		}
 		if w.Code != call.status && w.Code != http.StatusNotModified {
-			t.Errorf("%s %s?%q: %d %s", method, call.path, text, w.Code, w.Body)
+			t.Errorf("%s %s?%q: answer = %d %s, want %d", method, call.path, text, w.Code, w.Body, call.status)
 		}
-		// What was taken was understood, whole.
+		// Every part of a query that was accepted was understood.
 		if err != nil {
-			t.Errorf("%q was taken: %v", text, err)
+			t.Errorf("the malformed query %q was accepted: %v", text, err)
 		}
 		for name, values := range given {
 			if !slices.Contains(call.takes, name) || len(values) != 1 && name != "label" {
-				t.Errorf("%s %s: %q was taken", method, call.path, text)
+				t.Errorf("%s %s: the parameter in %q was accepted, although it is unknown or given twice", method, call.path, text)
 			}
 		}
 		if call.path != "/nodes" || w.Code == http.StatusNotModified || method != http.MethodGet {
 			return
 		}
-		// The order of its parts means nothing.
+		// The order of the parameters does not matter.
 		r = httptest.NewRequest(method, call.path+"?"+given.Encode(), nil)
 		again := httptest.NewRecorder()
 		s.Handler().ServeHTTP(again, r)
 		if again.Code != w.Code || again.Body.String() != w.Body.String() {
-			t.Errorf("%q: %s\nand %q: %s", text, w.Body, r.URL.RawQuery, again.Body)
+			t.Errorf("answer to %q = %s\nand to %q = %s, want the same", text, w.Body, r.URL.RawQuery, again.Body)
 		}
 	})
 }
@@ -103,9 +102,9 @@ func FuzzBatchBody(f *testing.F) {
 		w := fuzzed(t, s, httptest.NewRequest(http.MethodPost, "/nodes/batch", strings.NewReader(string(body))))
 		after := fuzzed(t, s, httptest.NewRequest(http.MethodGet, "/nodes", nil))
 		if w.Code != http.StatusOK {
-			// All or nothing.
+			// A batch that is refused changes nothing.
 			if before.Body.String() != after.Body.String() || after.Header().Get("ETag") != `"1"` {
-				t.Errorf("%d %s, and the registry was %s and is %s", w.Code, w.Body, before.Body, after.Body)
+				t.Errorf("answer = %d %s, and the registry was %s and is %s, want it unchanged", w.Code, w.Body, before.Body, after.Body)
 			}
 			return
 		}
@@ -118,7 +117,7 @@ func FuzzBatchBody(f *testing.F) {
 			}
 		}
 		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || len(answer.Results) == 0 {
-			t.Fatalf("%v: %s", err, w.Body)
+			t.Fatalf("answer = %s (%v), want results", w.Body, err)
 		}
 		revision, nodes := uint64(1), map[string]string{}
 		for _, result := range answer.Results {
@@ -127,7 +126,7 @@ func FuzzBatchBody(f *testing.F) {
 			}
 			var node rawNode
 			if err := json.Unmarshal(result.Node, &node); err != nil || result.Revision != revision {
-				t.Errorf("revision %d instead of %d: %v: %s", result.Revision, revision, err, w.Body)
+				t.Errorf("revision of a result = %d, want %d (%v) in %s", result.Revision, revision, err, w.Body)
 			}
 			nodes[node.id] = node.text
 			if result.Type == "removed" {
@@ -136,12 +135,12 @@ func FuzzBatchBody(f *testing.F) {
 		}
 		tag := fmt.Sprintf(`"%d"`, revision)
 		if answer.Revision != revision || after.Header().Get("ETag") != tag {
-			t.Errorf("the registry is at %s after %s", after.Header().Get("ETag"), w.Body)
+			t.Errorf("ETag of the list = %s, want %s after %s", after.Header().Get("ETag"), tag, w.Body)
 		}
 		for id, want := range nodes {
 			got := fuzzed(t, s, httptest.NewRequest(http.MethodGet, "/nodes/"+id, nil))
 			if want == "" && got.Code != http.StatusNotFound || want != "" && got.Body.String() != want {
-				t.Errorf("node %q is %s after %s", id, got.Body, w.Body)
+				t.Errorf("node %q = %s, want %q after %s", id, got.Body, want, w.Body)
 			}
 		}
 	})

@@ -18,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// TestTheWireFormatDoesNotChange holds what clients see, byte by byte, against files. A
+// TestTheWireFormatDoesNotChange compares what clients see with files, byte by byte. A
 // difference is a change of the interface.
 func TestTheWireFormatDoesNotChange(t *testing.T) {
 	s := start(t)
@@ -68,7 +68,7 @@ func TestTheWireFormatDoesNotChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	text += cluster.event(t).raw
-	s.lead() // in another term
+	s.lead() // in a later term
 	text += cluster.event(t).raw
 	goldenText(t, "cluster_events", text)
 
@@ -79,7 +79,7 @@ func TestTheWireFormatDoesNotChange(t *testing.T) {
 	golden(t, "not_ready", s.do(t, "GET", "/readyz", ""))
 }
 
-// overdueLeases is ports.Leases whose leased nodes are all overdue, and held.
+// overdueLeases implements ports.Leases; all its leased nodes are overdue and held back.
 type overdueLeases struct {
 	ports.Leases
 	registry ports.Registry
@@ -104,8 +104,7 @@ func (l overdueLeases) Expire(ctx context.Context, pool string) ([]domain.Change
 	return changes, view.Revision() + domain.Revision(len(changes)), err
 }
 
-// TestTheWireFormatOfLeasesBatchesAndReadsDoesNotChange goes on where the test above
-// ends.
+// TestTheWireFormatOfLeasesBatchesAndReadsDoesNotChange covers the rest of the wire format.
 func TestTheWireFormatOfLeasesBatchesAndReadsDoesNotChange(t *testing.T) {
 	var leases overdueLeases
 	s := start(t, func(c *httpapi.Config) { leases.Leases, c.Leases = c.Leases, &leases })
@@ -131,7 +130,7 @@ func TestTheWireFormatOfLeasesBatchesAndReadsDoesNotChange(t *testing.T) {
 	s.do(t, "POST", "/nodes/node1/heartbeat", "")
 	goldenText(t, "expired_events", events.event(t).raw+events.event(t).raw+events.event(t).raw)
 
-	s.do(t, "PUT", "/nodes/node2", `{"address":"node2.test:1","zone":"eu-1b"}`) // which is not for the filtered stream
+	s.do(t, "PUT", "/nodes/node2", `{"address":"node2.test:1","zone":"eu-1b"}`) // the filtered stream must not show this one
 	s.do(t, "PUT", "/nodes/node2", `{"address":"node2.test:1","zone":"eu-1b","pool":"main"}`)
 	s.do(t, "PUT", "/nodes/node2", `{"address":"node2.test:1","zone":"eu-1b","pool":"main","weight":1}`)
 	s.do(t, "PUT", "/nodes/node2", `{"address":"node2.test:1","zone":"eu-1b","pool":"main","weight":1,"state":"draining"}`)

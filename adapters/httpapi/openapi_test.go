@@ -38,13 +38,13 @@ func TestTheDescriptionHoldsNothingUnused(t *testing.T) {
 	for kind, group := range components {
 		for name := range group.(map[string]any) {
 			if at := fmt.Sprintf("#/components/%s/%s", kind, name); !strings.Contains(d.text, "'"+at+"'") && !strings.Contains(d.text, "`"+at+"`") {
-				t.Errorf("%s is not used", at)
+				t.Errorf("%s is unused", at)
 			}
 		}
 	}
 }
 
-// A field that is not described must not pass unseen.
+// Otherwise a field that is not described would go unnoticed.
 func TestEveryObjectInTheDescriptionIsClosed(t *testing.T) {
 	components := describe(t).tree.(map[string]any)["components"]
 	var walk func(place string, value any)
@@ -76,7 +76,8 @@ func TestTheDescriptionAgreesWithTheRoutes(t *testing.T) {
 	for _, call := range prepare(t).Calls() {
 		o, known := described[call.Method+" "+call.Path]
 		if !known {
-			// The path may also be the name of something, and is described as that.
+			// The literal path may also match the path of an operation with a variable, and
+			// be described there.
 			if o, _, _ = d.find(call.Method, call.Path); o.Operation == nil {
 				t.Errorf("%s %s is not described", call.Method, call.Path)
 				continue
@@ -97,8 +98,7 @@ func TestTheDescriptionAgreesWithTheRoutes(t *testing.T) {
 	}
 }
 
-// codesOf gives the codes of the problems that a response may be; none for what
-// is no problem.
+// codesOf returns the problem codes that a response may have, or none if it is no problem.
 func codesOf(t testing.TB, response *openapi3.Response) []string {
 	t.Helper()
 	media := response.Content["application/problem+json"]
@@ -114,7 +114,7 @@ func codesOf(t testing.TB, response *openapi3.Response) []string {
 		}
 	}
 	if len(codes) == 0 {
-		t.Error("a problem without codes")
+		t.Error("a problem response is described without codes")
 	}
 	return codes
 }
@@ -146,7 +146,7 @@ func TestTheDescriptionListsEveryProblemCode(t *testing.T) {
 	}
 }
 
-// The table is for authors of clients, and the only place that explains every code.
+// docs/api.md is for authors of clients, and the only place that explains every code.
 func TestTheDocumentationListsEveryProblemCode(t *testing.T) {
 	document, err := os.ReadFile("../../docs/api.md")
 	if err != nil {
@@ -157,7 +157,7 @@ func TestTheDocumentationListsEveryProblemCode(t *testing.T) {
 		documented[httpapi.Outcome{Status: statusOf(t, row[1]), Code: row[2]}] = true
 	}
 	if want := httpapi.Outcomes(); !maps.Equal(documented, want) {
-		t.Errorf("docs/api.md has %v\nand there are    %v", documented, want)
+		t.Errorf("outcomes in docs/api.md = %v\nwant                    %v", documented, want)
 	}
 }
 
@@ -179,7 +179,7 @@ func TestTheDescriptionIsServed(t *testing.T) {
 	}
 	got := s.do(t, "GET", "/openapi.yaml", "")
 	if got.status != 200 || got.body != string(want) || got.header.Get("Content-Type") != "application/yaml" {
-		t.Errorf("got %d %v", got.status, got.header)
+		t.Errorf("answer = %d %v, want 200 with openapi.yaml", got.status, got.header)
 	}
 	again := s.do(t, "GET", "/openapi.yaml", "", "If-None-Match: "+got.header.Get("ETag"))
 	if again.status != 304 || again.body != "" {
@@ -187,7 +187,7 @@ func TestTheDescriptionIsServed(t *testing.T) {
 	}
 }
 
-// The checks are worth something only if they find what is wrong.
+// The checks are worth something only if they find faults.
 func TestTheDescriptionRejectsUndescribedAnswers(t *testing.T) {
 	const node = `{"id":"a","address":"h:1","pool":"p","weight":1,"state":"active","slot":0,"createdRevision":1,"revision":1}`
 	stored := http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-cache"}, "Etag": {`"1"`}, "Nodesmetadata-Revision": {"1"}}
@@ -203,22 +203,22 @@ func TestTheDescriptionRejectsUndescribedAnswers(t *testing.T) {
 		status         int
 		header         http.Header
 		body           string
-		fault          string // empty: none
+		fault          string // part of the error; empty: none
 	}{
-		"all is well":                 {"GET", "/nodes/a", 200, stored, node, ""},
-		"another status":              {"GET", "/nodes/a", 418, stored, node, "418"},
-		"another method":              {"PATCH", "/nodes/a", 200, stored, node, "not described"},
-		"another path":                {"GET", "/coffee", 200, stored, node, "not described"},
-		"a header too many":           {"GET", "/nodes/a", 200, with("X-New", "1"), node, "X-New"},
-		"a header missing":            {"GET", "/nodes/a", 200, with("Etag", ""), node, "ETag"},
-		"a header that means nothing": {"GET", "/nodes/a", 200, with("Nodesmetadata-Revision", "x"), node, "Revision"},
-		"another content type":        {"GET", "/nodes/a", 200, with("Content-Type", "text/html"), node, "text/html"},
-		"a member too many":           {"GET", "/nodes/a", 200, stored, strings.Replace(node, "{", `{"new":1,`, 1), "new"},
-		"a member missing":            {"GET", "/nodes/a", 200, stored, strings.Replace(node, `"slot":0,`, "", 1), "slot"},
-		"a member of another type":    {"GET", "/nodes/a", 200, stored, strings.Replace(node, `"slot":0`, `"slot":"0"`, 1), "slot"},
+		"a described answer":       {"GET", "/nodes/a", 200, stored, node, ""},
+		"another status":           {"GET", "/nodes/a", 418, stored, node, "418"},
+		"another method":           {"PATCH", "/nodes/a", 200, stored, node, "not described"},
+		"another path":             {"GET", "/coffee", 200, stored, node, "not described"},
+		"an undescribed header":    {"GET", "/nodes/a", 200, with("X-New", "1"), node, "X-New"},
+		"a missing header":         {"GET", "/nodes/a", 200, with("Etag", ""), node, "ETag"},
+		"a malformed header":       {"GET", "/nodes/a", 200, with("Nodesmetadata-Revision", "x"), node, "Revision"},
+		"another content type":     {"GET", "/nodes/a", 200, with("Content-Type", "text/html"), node, "text/html"},
+		"an undescribed member":    {"GET", "/nodes/a", 200, stored, strings.Replace(node, "{", `{"new":1,`, 1), "new"},
+		"a missing member":         {"GET", "/nodes/a", 200, stored, strings.Replace(node, `"slot":0,`, "", 1), "slot"},
+		"a member of another type": {"GET", "/nodes/a", 200, stored, strings.Replace(node, `"slot":0`, `"slot":"0"`, 1), "slot"},
 		"a code of another status": {"GET", "/nodes/a", 404, http.Header{"Content-Type": {"application/problem+json"}, "Cache-Control": {"no-cache"}, "Nodesmetadata-Revision": {"1"}},
 			`{"type":"about:blank","title":"Not Found","status":404,"detail":"x","code":"busy","error":"x"}`, "node_not_found"},
-		"a body where there is none": {"GET", "/nodes/a", 304, with("Content-Type", ""), node, "body"},
+		"a body that is not described": {"GET", "/nodes/a", 304, with("Content-Type", ""), node, "body"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -228,7 +228,7 @@ func TestTheDescriptionRejectsUndescribedAnswers(t *testing.T) {
 			}
 			err = describe(t).checkResponse(request, &http.Response{StatusCode: test.status, Header: test.header}, []byte(test.body))
 			if (err == nil) != (test.fault == "") || err != nil && !strings.Contains(err.Error(), test.fault) {
-				t.Errorf("the fault is %v, want one about %q", err, test.fault)
+				t.Errorf("error = %v, want one about %q", err, test.fault)
 			}
 		})
 	}
@@ -248,10 +248,10 @@ func TestTheDescriptionRejectsUndescribedAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 		if describe(t).checkRequest(request, []byte(body)) == nil {
-			t.Errorf("PUT %s with %s is described", target, body)
+			t.Errorf("checkRequest accepts PUT %s with %s, want an error", target, body)
 		}
 	}
 	if describe(t).checkEvent("/nodes/sse", "moved", "{}") == nil || describe(t).checkEvent("/nodes/sse", "added", "{}") == nil {
-		t.Error("an event may be anything")
+		t.Error("checkEvent accepts an unknown event or malformed data, want an error")
 	}
 }

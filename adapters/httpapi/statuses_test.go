@@ -18,7 +18,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// asked is a request, as a test changes it until it is answered as it wants.
+// asked is a request that a test changes until the answer is the wanted one.
 type asked struct {
 	method, path, query, body string
 	header                    []string
@@ -36,9 +36,8 @@ func (a *asked) add(query string) {
 	a.query = strings.TrimPrefix(a.query+"&"+query, "&")
 }
 
-// examples are requests that succeed, by the id of their operation, where a is a
-// node that has to be renewed, b one that has not, and n2 a voter beside n1, which
-// leads.
+// examples are requests that succeed, by the id of their operation. a is a node with a time to
+// live and b one without, and n2 is a voter beside n1, which leads.
 var examples = map[string]asked{
 	"listNodes":      {method: "GET", path: "/nodes"},
 	"registerNode":   {method: "PUT", path: "/nodes", body: `{"id":"c","address":"10.0.0.3:1"}`},
@@ -63,14 +62,15 @@ var examples = map[string]asked{
 	"getDescription": {method: "GET", path: "/openapi.yaml"},
 }
 
-// provocation makes an example be answered with something.
+// provocation changes the service or the request so that the answer is a certain one.
 type provocation func(t *testing.T, s *service, a *asked)
 
-// failingWith makes the ports give an error.
+// failingWith makes the ports return an error.
 func failingWith(err error) provocation {
 	return func(_ *testing.T, s *service, a *asked) {
 		s.instance.FailWith(err)
-		// About nodes that it knows to have time left a leader asks nobody.
+		// A leader answers heartbeats without its ports for a node that it knows to have
+		// time left.
 		a.path = strings.Replace(a.path, "/a/heartbeat", "/nobody/heartbeat", 1)
 	}
 }
@@ -89,8 +89,8 @@ func alone(t *testing.T, s *service) {
 	}
 }
 
-// provocations are found by "operation status code", or by "status code". There
-// is no code where the answer is no problem.
+// provocations has the keys "operation status code" and "status code". An answer that is no
+// problem has no code.
 var provocations = map[string]provocation{
 	"200":              func(*testing.T, *service, *asked) {},
 	"registerNode 200": replacing(`"c"`, `"a"`, "10.0.0.3", "10.0.0.1"),
@@ -168,14 +168,14 @@ var provocations = map[string]provocation{
 
 const smallBody = 256
 
-// TestEverythingDescribedIsAnswered gets every status, and every code of it, that
-// an operation is said to be answered with.
+// TestEverythingDescribedIsAnswered provokes every status and every code that is described
+// for an operation.
 func TestEverythingDescribedIsAnswered(t *testing.T) {
 	unused := maps.Clone(provocations)
 	for _, o := range describe(t).operations {
 		example, known := examples[o.OperationID]
 		if !known {
-			t.Errorf("%s has no example", o.OperationID)
+			t.Errorf("%s has no example request", o.OperationID)
 			continue
 		}
 		for status, ref := range o.Responses.Map() {
@@ -192,7 +192,7 @@ func TestEverythingDescribedIsAnswered(t *testing.T) {
 				provoke := provocations[name]
 				delete(unused, name)
 				if provoke == nil {
-					t.Errorf("nothing makes %s be answered with %s", o.OperationID, answer)
+					t.Errorf("no provocation makes %s answer %s", o.OperationID, answer)
 					continue
 				}
 				t.Run(o.OperationID+" "+answer, func(t *testing.T) {
@@ -206,24 +206,24 @@ func TestEverythingDescribedIsAnswered(t *testing.T) {
 					provoke(t, s, &a)
 					got := s.answer(t, a)
 					if fmt.Sprint(got.status) != status {
-						t.Fatalf("%s %s is answered with %d %s", a.method, a.target(), got.status, got.body)
+						t.Fatalf("%s %s: answer = %d %s, want %s", a.method, a.target(), got.status, got.body, status)
 					}
 					if code == "" {
 						return
 					}
 					if is, _ := got.problem(t); is != code {
-						t.Errorf("the problem is %s", got.body)
+						t.Errorf("problem = %s, want the code %s", got.body, code)
 					}
 				})
 			}
 		}
 	}
 	for name := range unused {
-		t.Errorf("no operation is said to be answered with %q", name)
+		t.Errorf("no operation is described with the answer %q", name)
 	}
 }
 
-// A read without an ETag has nothing that a condition could name, and ignores it.
+// A read without an ETag ignores conditions, because it has no version that they could name.
 func TestIfMatchHoldsForEveryReadWithAnETag(t *testing.T) {
 	for _, o := range describe(t).operations {
 		example := examples[o.OperationID]
@@ -240,14 +240,14 @@ func TestIfMatchHoldsForEveryReadWithAnETag(t *testing.T) {
 			}
 			for named, want := range statuses {
 				if got := s.do(t, example.method, example.path, "", "If-Match: "+named); got.status != want {
-					t.Errorf("the ETag is %s, and with If-Match: %s it answers %d", tag, named, got.status)
+					t.Errorf("with ETag %s and If-Match: %s the status = %d, want %d", tag, named, got.status, want)
 				}
 			}
 		})
 	}
 }
 
-// answer asks for a. Of a stream it reads the first event.
+// answer sends a and returns the answer; for a stream, its first event.
 func (s *service) answer(t *testing.T, a asked) reply {
 	t.Helper()
 	if a.slow {
@@ -264,8 +264,8 @@ func (s *service) answer(t *testing.T, a asked) reply {
 	return reply{events.status, events.header, events.event(t).raw}
 }
 
-// answerSlow asks for a with a body that takes longer than the server waits. It
-// does so without a socket, because that is seconds.
+// answerSlow sends a with a body that takes longer than the server waits for it. It uses no
+// socket, because synctest makes that time pass at once.
 func (s *service) answerSlow(t *testing.T, a asked) reply {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), a.method, a.target(), failing{os.ErrDeadlineExceeded})
@@ -278,7 +278,7 @@ func (s *service) answerSlow(t *testing.T, a asked) reply {
 	return reply{got.StatusCode, got.Header, w.Body.String()}
 }
 
-// An answer with what this instance has says how old that may be.
+// A stale answer says how old it may be.
 func TestStaleAnswersAreAsDescribed(t *testing.T) {
 	s := start(t)
 	s.register(t, domain.NodeSpec{ID: "a", Address: "10.0.0.1:1"})
@@ -291,7 +291,7 @@ func TestStaleAnswersAreAsDescribed(t *testing.T) {
 			a := examples[o.OperationID]
 			a.add("consistency=stale")
 			if got := s.answer(t, a); got.status != 200 || cmp.Or(got.header.Get("Nodesmetadata-Leader-Contact"), "never") != "0" {
-				t.Errorf("%s: %d %v", a.target(), got.status, got.header)
+				t.Errorf("%s: answer = %d %v, want 200 with a leader contact of 0", a.target(), got.status, got.header)
 			}
 		}
 	}
