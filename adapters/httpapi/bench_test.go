@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// lean is a client that costs as little as one can, so that a benchmark on a
+// lean is a client that uses as little processor time as possible, so that a benchmark on a
 // small machine measures the server.
 type lean struct {
 	conn net.Conn
@@ -31,7 +31,7 @@ func (s *service) lean(b *testing.B) *lean {
 	return &lean{conn, bufio.NewReaderSize(conn, 64<<10)}
 }
 
-// ask sends request and reads the answer, which has its length in its header.
+// ask sends request and reads the answer, which must have a Content-Length.
 func (c *lean) ask(request []byte) error {
 	if _, err := c.conn.Write(request); err != nil {
 		return err
@@ -41,7 +41,7 @@ func (c *lean) ask(request []byte) error {
 		return err
 	}
 	if !strings.HasPrefix(string(status), "HTTP/1.1 20") {
-		return fmt.Errorf("answered %s", status)
+		return fmt.Errorf("status line = %s", status)
 	}
 	length := 0
 	for {
@@ -60,7 +60,7 @@ func (c *lean) ask(request []byte) error {
 	return err
 }
 
-// load lets n clients ask at the same time.
+// load has n clients send requests at the same time.
 func (s *service) load(b *testing.B, n int, request func(i int) string) {
 	b.Helper()
 	clients := make([]*lean, n)
@@ -143,8 +143,8 @@ func BenchmarkAppendEvent(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut measures one change on its way to 1000 streams: an operation
-// is over when all of them have it.
+// BenchmarkFanOut measures one change on its way to 1000 streams: an operation ends when all
+// of them have received it.
 func BenchmarkFanOut(b *testing.B) {
 	s := start(b)
 	const streams = 1000
@@ -179,8 +179,7 @@ func BenchmarkFanOut(b *testing.B) {
 	b.ReportMetric(float64(streams*b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
-// BenchmarkSnapshot measures how long it takes until a subscriber that is alone has the
-// registry.
+// BenchmarkSnapshot measures how long a single subscriber takes to receive the registry.
 func BenchmarkSnapshot(b *testing.B) {
 	s := start(b)
 	const size = 10_000

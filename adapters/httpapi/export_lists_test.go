@@ -6,13 +6,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// KeptLists is how many filtered lists are kept, at most.
+// KeptLists is the maximum number of cached filtered lists.
 const KeptLists = keptLists
 
-// Keep bounds how many bytes of filtered lists are kept.
+// Keep sets the maximum size of all cached filtered lists, in bytes.
 func (s *Server) Keep(bytes int) { s.lists.kept = bytes }
 
-// Kept is how many filtered lists are kept now, and how many bytes of them.
+// Kept returns the number of cached filtered lists, and their size in bytes.
 func (s *Server) Kept() (lists, bytes int) {
 	s.lists.mu.Lock()
 	defer s.lists.mu.Unlock()
@@ -22,7 +22,7 @@ func (s *Server) Kept() (lists, bytes int) {
 	return len(s.lists.filtered), bytes
 }
 
-// Compressed is the whole list as it was compressed last.
+// Compressed returns the cached compressed list of all nodes.
 func (s *Server) Compressed() any { return s.lists.whole.compressed.Load() }
 
 // MakeLists takes all permits to encode lists, until done is called.
@@ -37,14 +37,15 @@ func (s *Server) MakeLists() (done func()) {
 	}
 }
 
-// EncodeList makes a list, and gives its length and what compresses it.
+// EncodeList encodes a list. It returns its length, and a function that compresses it and
+// returns the length of that.
 func EncodeList(view domain.View) (length int, compress func() (length int)) {
 	list := encodeList(view, domain.Filter{}, 0)
 	return len(list.body), func() int { return len(list.compress().body) }
 }
 
-// LimitedWrite is how much is written with one slot.
+// LimitedWrite is the number of bytes that are written with one slot of the limiter.
 const LimitedWrite = limitedWrite
 
-// NewWriteLimiter gives the write of a limiter.
+// NewWriteLimiter returns the write method of a new limiter.
 func NewWriteLimiter() func(io.Writer, []byte) error { return newWriteLimiter().write }

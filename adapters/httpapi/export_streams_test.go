@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// HijackedConn is a hijackedConn, to which frames are strings.
+// HijackedConn is a hijackedConn whose frames are strings.
 type HijackedConn struct{ *hijackedConn }
 
 func OpenHijackedConn(conn net.Conn, header http.Header, stalled time.Duration) (*HijackedConn, error) {
@@ -25,7 +25,7 @@ func (w *HijackedConn) ShortenDeadlines() { w.shortenDeadlines() }
 func (w *HijackedConn) ClientGone() bool  { return w.clientGone() }
 func (w *HijackedConn) Finish(whole bool) { w.finish(whole) }
 
-// FrameWriter is a frameWriter, to which frames are strings.
+// FrameWriter is a frameWriter whose frames are strings.
 type FrameWriter struct{ frameWriter }
 
 func OpenFrameWriter(w http.ResponseWriter, r *http.Request, stalled time.Duration) (FrameWriter, error) {
@@ -39,7 +39,7 @@ func (w FrameWriter) Send(text string) error {
 func (w FrameWriter) ShortenDeadlines() { w.shortenDeadlines() }
 func (w FrameWriter) Finish()           { w.finish(true) }
 
-// Notifier is a notifier of streams that do nothing else.
+// Notifier is a notifier whose streams do nothing but count their wake-ups.
 type Notifier struct {
 	*notifier
 	streams []*eventStream
@@ -59,7 +59,7 @@ func (w *Notifier) Run(ctx context.Context) { w.run(ctx) }
 
 func (w *Notifier) NotifyAll() { w.notifyAll() }
 
-// Woken is how many streams were woken since it was called last.
+// Woken returns the number of streams that were woken since the last call.
 func (w *Notifier) Woken() int {
 	woken := 0
 	for _, out := range w.streams {
@@ -72,13 +72,13 @@ func (w *Notifier) Woken() int {
 	return woken
 }
 
-// Await returns when one of the streams is woken.
+// Await returns when this stream is woken.
 func (w *Notifier) Await(stream int) { <-w.streams[stream].woken }
 
-// NewHTTP is what serves connections, for tests that bring theirs.
+// NewHTTP returns the http.Server of s, for tests that bring their own connections.
 func (s *Server) NewHTTP() *http.Server { return s.newHTTP() }
 
-// ClusterSnapshotLength is how long the event is with which a stream of the cluster begins.
+// ClusterSnapshotLength returns the length of the first event of a stream of the cluster.
 func ClusterSnapshotLength(c domain.Cluster) int {
 	return len(eventBlock("snapshot", clusterJSON(c)))
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// What tests hold against the JSON library, or measure by itself.
+// Functions and values that tests compare with the JSON library or measure alone.
 var (
 	AppendNode   = appendNode
 	AppendChange = appendChange
@@ -19,19 +19,20 @@ var (
 	ReadBackup  = readBackup
 )
 
-// Handler is what the server serves, for tests without a socket.
+// Handler returns the handler of the server, for tests without a socket.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.handle) }
 
-// ShutdownReadGrace is how long the rest of a request is waited for when the server closes.
+// ShutdownReadGrace is the time that the rest of a request has to arrive when the server
+// closes.
 const ShutdownReadGrace = shutdownReadGrace
 
-// ShutdownWriteGrace is how long a write of an answer may take then.
+// ShutdownWriteGrace is the time that a write of a response may take when the server closes.
 const ShutdownWriteGrace = shutdownWriteGrace
 
-// OpenBodies is how many requests are there whose bodies have not arrived whole.
+// OpenBodies returns the number of requests whose bodies have not arrived completely.
 func (s *Server) OpenBodies() int { return s.requestBodies.len() }
 
-// OpenResponses is how many answers of HTTP/2 have not been taken whole.
+// OpenResponses returns the number of HTTP/2 responses that were not sent completely.
 func (s *Server) OpenResponses() int { return s.http2Responses.len() }
 
 func (s *transfers) len() (n int) {
@@ -42,14 +43,14 @@ func (s *transfers) len() (n int) {
 	return n
 }
 
-// Call is one line of the route table.
+// Call is one entry of the route table.
 type Call struct {
 	Path, Method string
 	Params       []string
 	AnyParams    bool
 }
 
-// Calls is the route table.
+// Calls returns the route table.
 func (s *Server) Calls() []Call {
 	var calls []Call
 	for _, r := range s.routes() {
@@ -60,13 +61,13 @@ func (s *Server) Calls() []Call {
 	return calls
 }
 
-// Outcome is how an error may be answered.
+// Outcome is a status and a problem code with which an error may be answered.
 type Outcome struct {
 	Status int
 	Code   string
 }
 
-// Outcomes is the table of problems, each once.
+// Outcomes returns all outcomes of the table of problems.
 func Outcomes() map[Outcome]bool {
 	all := map[Outcome]bool{}
 	for _, row := range append([]outcome{internal, notLeader}, outcomes...) {
@@ -75,7 +76,7 @@ func Outcomes() map[Outcome]bool {
 	return all
 }
 
-// PendingConns are pending connections without a server.
+// PendingConns are pendingConns without a server.
 type PendingConns struct{ *pendingConns }
 
 func NewPendingConns(max int) PendingConns {

@@ -25,11 +25,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
 
-// patience is how long a test waits for what must happen.
+// patience is how long a test waits for something that must happen.
 const patience = 20 * time.Second
 
-// service is a server on a loopback socket, over the use cases and a fake of
-// the instance.
+// service is a server on a loopback socket, over the real use cases and a fake instance.
 type service struct {
 	*httpapi.Server
 	instance *portstest.Instance
@@ -50,8 +49,8 @@ func start(t testing.TB, change ...func(*httpapi.Config)) *service {
 	return s
 }
 
-// startFollower opens a service on another instance of the cluster of s, which
-// follows it, and lets both know where the other one is.
+// startFollower opens a service on another instance of the cluster of s, which follows s. Both
+// know where the other one is.
 func (s *service) startFollower(t testing.TB) *service {
 	t.Helper()
 	const raftAddress = "127.0.0.1:7002"
@@ -80,8 +79,8 @@ func prepare(t testing.TB, change ...func(*httpapi.Config)) *service {
 	return over(t, portstest.NewInstance("n1", "127.0.0.1:7000"), portstest.NewPeers(), "n1", change...)
 }
 
-// over prepares a service for an instance of which others may exist, its
-// application address being "<id>.test:8080".
+// over prepares a service for an instance whose application address is "<id>.test:8080". Its
+// cluster may have other instances.
 func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id string, change ...func(*httpapi.Config)) *service {
 	t.Helper()
 	s := &service{
@@ -136,8 +135,8 @@ func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id
 	return s
 }
 
-// follow makes the instance a follower of n2, whose application address is
-// given; empty: n2 does not answer.
+// follow makes the instance a follower of n2, which has this application address, or does not
+// answer if it is empty.
 func (s *service) follow(applicationAddress string) {
 	const raftAddress = "127.0.0.1:7002"
 	if applicationAddress == "" {
@@ -164,7 +163,7 @@ func (s *service) lead() {
 	})
 }
 
-// register puts a node into the registry without HTTP.
+// register puts a node into the registry directly, without HTTP.
 func (s *service) register(t testing.TB, spec domain.NodeSpec) domain.Change {
 	t.Helper()
 	node, err := domain.NewCacheNode(spec)
@@ -191,7 +190,7 @@ func (s *service) fill(t testing.TB, n int) {
 	}
 }
 
-// useHTTP2 makes the client speak it from now on.
+// useHTTP2 makes the client use HTTP/2 from now on.
 func (s *service) useHTTP2() {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
@@ -203,7 +202,7 @@ func (s *service) useHTTP2() {
 	s.client.Transport = transport
 }
 
-// reply is a response that was read whole.
+// reply is a response whose body was read completely.
 type reply struct {
 	status int
 	header http.Header
@@ -213,17 +212,17 @@ type reply struct {
 func (r reply) problem(t testing.TB) (code, detail string) {
 	t.Helper()
 	if got := r.header.Get("Content-Type"); got != "application/problem+json" {
-		t.Errorf("content type is %q for status %d, body %s", got, r.status, r.body)
+		t.Errorf("content type = %q, want a problem, for status %d and body %s", got, r.status, r.body)
 	}
 	var p struct {
 		Type, Title, Detail, Code, Error string
 		Status                           int
 	}
 	if err := json.Unmarshal([]byte(r.body), &p); err != nil {
-		t.Fatalf("%v: %s", err, r.body)
+		t.Fatalf("problem = %s: %v", r.body, err)
 	}
 	if p.Type != "about:blank" || p.Status != r.status || p.Title != http.StatusText(r.status) || p.Detail == "" || p.Error != p.Detail {
-		t.Errorf("not a whole problem document: %s", r.body)
+		t.Errorf("problem = %s, want all members of a problem document", r.body)
 	}
 	return p.Code, p.Detail
 }
@@ -258,8 +257,8 @@ func (s *service) send(t testing.TB, method, path string, body io.Reader, header
 	return reply{response.StatusCode, response.Header, string(content)}
 }
 
-// handle answers a request of a service that is not open: in a synctest bubble there are no
-// sockets.
+// handle sends a request to a service that is not open, without a socket: a synctest bubble
+// can't wait for sockets.
 func (s *service) handle(t testing.TB, method, path string) reply {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -267,7 +266,7 @@ func (s *service) handle(t testing.TB, method, path string) reply {
 	return reply{w.Code, w.Header(), w.Body.String()}
 }
 
-// setHeader takes lines of the form "Name: value".
+// setHeader sets header lines of the form "Name: value".
 func setHeader(h http.Header, lines []string) {
 	for _, line := range lines {
 		name, value, _ := strings.Cut(line, ": ")
@@ -275,23 +274,23 @@ func setHeader(h http.Header, lines []string) {
 	}
 }
 
-// closesWithin closes the service, for which that is time enough.
+// closesWithin closes the service, and fails the test if that takes longer than d.
 func (s *service) closesWithin(t testing.TB, d time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	if err := s.Close(ctx); err != nil {
-		t.Errorf("close: %v", err)
+		t.Errorf("Close: %v", err)
 	}
 }
 
-// beginClose returns when the service is closing, and listens no more. closed gives how
-// that ends.
+// beginClose begins to close the service and returns when it no longer listens. closed delivers
+// the result of Close.
 func (s *service) beginClose(t testing.TB) (closed <-chan error) {
 	t.Helper()
 	ended := make(chan error, 1)
 	go func() { ended <- s.Close(context.Background()) }()
-	eventually(t, "nobody listens any more", func() bool {
+	eventually(t, "the server no longer listens", func() bool {
 		conn, err := net.Dial("tcp", s.address)
 		if err == nil {
 			conn.Close()
@@ -301,7 +300,7 @@ func (s *service) beginClose(t testing.TB) (closed <-chan error) {
 	return ended
 }
 
-// dial opens a bare connection and writes text to it.
+// dial opens a TCP connection and writes text to it.
 func (s *service) dial(t testing.TB, text string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.address)
@@ -318,7 +317,7 @@ func (s *service) dial(t testing.TB, text string) net.Conn {
 	return conn
 }
 
-// eventually waits until holds, or fails the test.
+// eventually waits until holds returns true, and fails the test if it never does.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
@@ -331,8 +330,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-// metric is the sum of the values of a metric, over all labels that contain
-// those given.
+// metric returns the sum of all values of a metric whose labels contain the given strings.
 func (s *service) metric(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
 	families, err := s.metrics.Gather()
@@ -358,7 +356,7 @@ func (s *service) metric(t testing.TB, name string, labels ...string) float64 {
 	return sum
 }
 
-// logBook keeps what was logged.
+// logBook is a writer that keeps what was logged. Safe for concurrent use.
 type logBook struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -376,7 +374,7 @@ func (l *logBook) String() string {
 	return l.text.String()
 }
 
-// fakeNodes is ports.Nodes with another View.
+// fakeNodes implements ports.Nodes with its own View.
 type fakeNodes struct {
 	ports.Nodes
 	view func(context.Context) (domain.View, error)
@@ -384,10 +382,10 @@ type fakeNodes struct {
 
 func (f fakeNodes) View(ctx context.Context, _ ports.Read) (domain.View, error) { return f.view(ctx) }
 
-// fakeBackups is ports.Backups that is never called.
+// fakeBackups implements ports.Backups for tests that do not call it.
 type fakeBackups struct{ ports.Backups }
 
-// panickingStream is ports.Nodes whose stream panics after its snapshot.
+// panickingStream implements ports.Nodes with a stream that panics after its snapshot.
 type panickingStream struct {
 	ports.Nodes
 }
@@ -406,7 +404,7 @@ func (s *panickingStreamAt) Next() (ports.Delivery, <-chan struct{}, error) {
 	return ports.Delivery{Snapshot: &domain.View{}}, nil, nil
 }
 
-// only gives the one node that there is.
+// only returns the only node of the registry.
 func (s *service) only() (*domain.CacheNode, error) {
 	state, _ := s.instance.State()
 	for node := range state.View.Nodes() {
@@ -414,10 +412,10 @@ func (s *service) only() (*domain.CacheNode, error) {
 			return node, nil
 		}
 	}
-	return nil, fmt.Errorf("there are %d nodes", state.View.Len())
+	return nil, fmt.Errorf("the registry has %d nodes, want one", state.View.Len())
 }
 
-// endlessRecorder takes deadlines, which a recorder does not.
+// endlessRecorder is a recorder with a write deadline, which it ignores.
 type endlessRecorder struct{ *httptest.ResponseRecorder }
 
 func (endlessRecorder) SetWriteDeadline(time.Time) error { return nil }
