@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// actAsProgram makes this test binary be the program itself.
+// actAsProgram names the variable that makes this test binary act as the program.
 const actAsProgram = "TEST_BINARY_ACTS_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// program is a process that serves.
+// program is a running process of the program.
 type program struct {
 	*testing.T
 	command *exec.Cmd
@@ -37,7 +37,8 @@ type program struct {
 	address string
 }
 
-// run starts the program, through the command before, which may be none.
+// run starts the program. If before is given, it is a command that starts the program as
+// its last arguments.
 func run(t *testing.T, before ...string) *program {
 	t.Helper()
 	args := append(before, os.Args[0],
@@ -50,7 +51,8 @@ func run(t *testing.T, before ...string) *program {
 		t.Fatal(err)
 	}
 	p.stderr = stderr
-	// A child ignores what its parent ignores, as under nohup, but not what that one catches.
+	// A child inherits the signals that its parent ignores, as under nohup, but not those
+	// that the parent catches.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -65,7 +67,7 @@ func run(t *testing.T, before ...string) *program {
 	return p
 }
 
-// await reads the log up to a line with these words.
+// await reads the log up to a line with these words, and returns that line.
 func (p *program) await(words string) string {
 	p.Helper()
 	for p.lines.Scan() {
@@ -84,10 +86,10 @@ func (p *program) signal(s syscall.Signal) {
 	}
 }
 
-// end gives what the process ended with.
+// end waits for the process to end, and returns its status.
 func (p *program) end() syscall.WaitStatus {
 	p.Helper()
-	// Wait must not be called before the pipe is read to its end.
+	// Wait closes the pipe, so the pipe must be read to its end before.
 	for p.lines.Scan() {
 	}
 	err := p.command.Wait()
@@ -97,7 +99,7 @@ func (p *program) end() syscall.WaitStatus {
 	return p.command.ProcessState.Sys().(syscall.WaitStatus)
 }
 
-// holdUp keeps a graceful stop waiting: for a request whose body does not come.
+// holdUp delays a graceful stop with a request whose body does not come.
 func (p *program) holdUp() {
 	p.Helper()
 	conn, err := net.Dial("tcp", p.address)
@@ -114,15 +116,15 @@ func (p *program) holdUp() {
 	}
 }
 
-// endsWith0 fails the test unless it ends by itself, with exit status 0.
+// endsWith0 fails the test unless the process exits with status 0.
 func (p *program) endsWith0() {
 	p.Helper()
 	if status := p.end(); !status.Exited() || status.ExitStatus() != 0 {
-		p.Errorf("it ended with %#x", status)
+		p.Errorf("wait status = %#x, want an exit with 0", status)
 	}
 }
 
-// setting gives what the process began with in its environment.
+// setting returns a variable of the environment that the process started with.
 func (p *program) setting(name string) string {
 	p.Helper()
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.command.Process.Pid))
@@ -139,7 +141,7 @@ func (p *program) setting(name string) string {
 
 func TestTheRuntimesMonitorIsKeptAwake(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("skipped: only Linux shows what another process began with")
+		t.Skip("skipped: only Linux shows the environment of another process")
 	}
 	for given, want := range map[string]string{
 		"":                                "schedtrace=2147483647",
@@ -151,7 +153,7 @@ func TestTheRuntimesMonitorIsKeptAwake(t *testing.T) {
 			t.Setenv("GODEBUG", given)
 			p := run(t)
 			if got := p.setting("GODEBUG"); got != want {
-				t.Errorf("GODEBUG is %q, want %q", got, want)
+				t.Errorf("GODEBUG = %q, want %q", got, want)
 			}
 			p.signal(syscall.SIGTERM)
 			p.await("instance has stopped")
@@ -160,7 +162,7 @@ func TestTheRuntimesMonitorIsKeptAwake(t *testing.T) {
 	}
 }
 
-func TestASignalEndsItWithStatus0(t *testing.T) {
+func TestASignalStopsTheProgramWithStatus0(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) {
 			p := run(t)
@@ -171,7 +173,7 @@ func TestASignalEndsItWithStatus0(t *testing.T) {
 	}
 }
 
-func TestASecondSignalEndsItAtOnce(t *testing.T) {
+func TestASecondSignalStopsTheProgramAtOnce(t *testing.T) {
 	p := run(t)
 	p.holdUp()
 	p.signal(syscall.SIGTERM)
@@ -179,16 +181,16 @@ func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	began := time.Now()
 	p.signal(syscall.SIGTERM)
 	if status := p.end(); !status.Exited() || status.ExitStatus() != 128+int(syscall.SIGTERM) {
-		t.Errorf("it ended with %#x", status)
+		t.Errorf("wait status = %#x, want an exit with %d", status, 128+int(syscall.SIGTERM))
 	}
 	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("it took %v", took)
+		t.Errorf("the stop took %v, want at most 2s", took)
 	}
 }
 
-// A terminal that goes away says so more than once, by its shell and by the kernel; a
-// supervisor may say so beside its SIGTERM.
-func TestHangingUpIsNoHurry(t *testing.T) {
+// A closing terminal sends SIGHUP more than once, through the shell and through the kernel,
+// and a supervisor may send one beside its SIGTERM.
+func TestARepeatedHangupDoesNotHastenTheStop(t *testing.T) {
 	p := run(t)
 	p.holdUp()
 	p.signal(syscall.SIGHUP)
@@ -199,10 +201,10 @@ func TestHangingUpIsNoHurry(t *testing.T) {
 	p.endsWith0()
 }
 
-func TestWithNohupItGoesOnWhenItsTerminalIsGone(t *testing.T) {
+func TestUnderNohupTheProgramOutlivesItsTerminal(t *testing.T) {
 	p := run(t, "sh", "-c", `trap "" HUP; exec "$@"`, "sh")
 	p.signal(syscall.SIGHUP)
-	for range 20 { // Were it not ignored, it would soon take no more.
+	for range 20 { // if SIGHUP were not ignored, one of these would soon fail
 		p.put("/nodes/a", `{"address":"a:1"}`)
 	}
 	p.signal(syscall.SIGTERM)
@@ -210,21 +212,21 @@ func TestWithNohupItGoesOnWhenItsTerminalIsGone(t *testing.T) {
 	p.endsWith0()
 }
 
-func TestItGoesOnWhenNobodyCanReadItsLog(t *testing.T) {
+func TestTheProgramGoesOnWhenItsLogIsClosed(t *testing.T) {
 	p := run(t)
 	if err := p.stderr.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The member that can't be reached, and the stop, are worth a line each.
+	// The member that can't be reached and the stop are each logged.
 	p.put("/raft/node?force=true", `{"id":"n2","address":"127.0.0.1:1","suffrage":"nonvoter"}`)
 	p.put("/nodes/a", `{"address":"a:1"}`)
 	p.signal(syscall.SIGTERM)
 	p.endsWith0()
 }
 
-// A pipe that is full holds up whoever writes to it. Were that raft, a leader would decide
-// nothing, and the others would go on following it.
-func TestItGoesOnWhenNobodyReadsItsLog(t *testing.T) {
+// A full pipe blocks whoever writes to it. If that were raft, a leader would commit
+// nothing, and the followers would keep following it.
+func TestTheProgramGoesOnWhenNobodyReadsItsLog(t *testing.T) {
 	p := run(t)
 	p.fillLog()
 	p.put("/raft/node?force=true", `{"id":"n2","address":"127.0.0.1:1","suffrage":"nonvoter"}`)
@@ -234,11 +236,11 @@ func TestItGoesOnWhenNobodyReadsItsLog(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	defer time.AfterFunc(20*time.Second, func() { _ = p.command.Process.Kill() }).Stop()
 	if err := p.command.Wait(); err != nil {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("error of the process = %v, want none", err)
 	}
 }
 
-// fillLog leaves no room in the pipe to which the log goes.
+// fillLog fills the pipe that the log is written to.
 func (p *program) fillLog() {
 	p.Helper()
 	pipe, err := syscall.Open(fmt.Sprintf("/proc/%d/fd/2", p.command.Process.Pid), syscall.O_WRONLY|syscall.O_NONBLOCK, 0)
@@ -256,7 +258,8 @@ func (p *program) fillLog() {
 	}
 }
 
-// put asks the application API until it does that, and fails the test when it never does.
+// put repeats a PUT to the application API until it succeeds, and fails the test if it
+// never does.
 func (p *program) put(path, body string) {
 	p.Helper()
 	said := ""
@@ -280,14 +283,14 @@ func (p *program) put(path, body string) {
 		}
 		said = response.Status + " " + string(answer)
 	}
-	p.Fatalf("%s is answered %s", path, said)
+	p.Fatalf("answer to PUT %s = %s, want success", path, said)
 }
 
-func TestMisuseEndsItWithStatus2(t *testing.T) {
+func TestMisuseEndsTheProgramWithStatus2(t *testing.T) {
 	command := exec.Command(os.Args[0], "--no_such_flag")
 	command.Env = append(os.Environ(), actAsProgram+"=yes")
 	output, _ := command.CombinedOutput()
 	if status := command.ProcessState.ExitCode(); status != 2 || !strings.Contains(string(output), "unknown flag: --no_such_flag") {
-		t.Errorf("status %d: %s", status, output)
+		t.Errorf("status = %d, output = %s, want 2 and the unknown flag", status, output)
 	}
 }
