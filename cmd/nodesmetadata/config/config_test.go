@@ -58,12 +58,12 @@ func TestDefaults(t *testing.T) {
 		ShutdownTimeout: 10 * time.Second,
 	}
 	if got := load(t); !reflect.DeepEqual(got, want) {
-		t.Errorf("got  %+v\nwant %+v", got, want)
+		t.Errorf("config = %+v\nwant     %+v", got, want)
 	}
 }
 
-// everySetting has a value for each of them that is not its default, but for
-// raft_secret_file: the file has to be there.
+// everySetting has a value other than the default for every setting but raft_secret_file, which
+// needs a file that exists.
 var everySetting = map[string]string{
 	"raft_id":                        "n7",
 	"raft_dir":                       "/var/lib/nodesmetadata",
@@ -84,7 +84,7 @@ var everySetting = map[string]string{
 	"shutdown_timeout":               "3s",
 }
 
-func TestEverySettingCanBeSaidInEverySource(t *testing.T) {
+func TestEverySettingCanBeGivenInEverySource(t *testing.T) {
 	want := config.Config{
 		RaftID:                       "n7",
 		RaftDir:                      "/var/lib/nodesmetadata",
@@ -118,10 +118,10 @@ func TestEverySettingCanBeSaidInEverySource(t *testing.T) {
 	}
 	path := file(t, yaml.String())
 	sources := map[string]struct{ args, environ []string }{
-		"flags":                    {args: args},
-		"variables":                {environ: environ},
-		"a file named by a flag":   {args: []string{"--config", path}},
-		"a file named by variable": {environ: []string{"NODESMETADATA_CONFIG=" + path}},
+		"flags":                      {args: args},
+		"variables":                  {environ: environ},
+		"a file named by a flag":     {args: []string{"--config", path}},
+		"a file named by a variable": {environ: []string{"NODESMETADATA_CONFIG=" + path}},
 	}
 	for name, source := range sources {
 		t.Run(name, func(t *testing.T) {
@@ -130,7 +130,7 @@ func TestEverySettingCanBeSaidInEverySource(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(got, want) {
-				t.Errorf("got  %+v\nwant %+v", got, want)
+				t.Errorf("config = %+v\nwant     %+v", got, want)
 			}
 		})
 	}
@@ -152,14 +152,14 @@ func TestAFlagBeatsAVariableBeatsTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.RaftID != "flag" || got.RaftDir != "variable" || got.LogLevel != "warn" {
-		t.Errorf("got %+v", got)
+		t.Errorf("config = %+v, want raft_id of the flag, raft_dir of the variable and log_level of the file", got)
 	}
 	if want := []string{"flag:1", "flag:2", "flag:3"}; !slices.Equal(got.Join, want) {
-		t.Errorf("joins %q, want %q", got.Join, want)
+		t.Errorf("join = %q, want %q", got.Join, want)
 	}
 }
 
-func TestWhatIsUnderstood(t *testing.T) {
+func TestSourcesThatAreUnderstood(t *testing.T) {
 	tests := map[string]struct {
 		args    []string
 		environ []string
@@ -171,7 +171,7 @@ func TestWhatIsUnderstood(t *testing.T) {
 			got: func(c config.Config) any { return c.RaftID }, want: "n1"},
 		"a switch without a value": {args: []string{"--bootstrap_raft_cluster"},
 			got: func(c config.Config) any { return c.BootstrapRaftCluster }, want: true},
-		"the last of two": {args: []string{"--raft_id=a", "--raft_id=b"},
+		"the last of two equal flags": {args: []string{"--raft_id=a", "--raft_id=b"},
 			got: func(c config.Config) any { return c.RaftID }, want: "b"},
 		"a list with spaces": {args: []string{"--join", "a:1, b:2"},
 			got: func(c config.Config) any { return c.Join }, want: []string{"a:1", "b:2"}},
@@ -183,7 +183,7 @@ func TestWhatIsUnderstood(t *testing.T) {
 			got: func(c config.Config) any { return c.Join }, want: []string{"a:1", "b:2"}},
 		"types of YAML": {file: "bootstrap_raft_cluster: true\nraft_trailing_logs: 12 # entries\n",
 			got: func(c config.Config) any { return []any{c.BootstrapRaftCluster, c.Timing.TrailingLogs} }, want: []any{true, uint64(12)}},
-		"an id of digits in a file": {file: "raft_id: 007",
+		"an id of digits in a file is a string": {file: "raft_id: 007",
 			got: func(c config.Config) any { return c.RaftID }, want: "007"},
 		"an empty file": {args: []string{"--config", os.DevNull},
 			got: func(c config.Config) any { return c.RaftDir }, want: "data"},
@@ -197,9 +197,9 @@ func TestWhatIsUnderstood(t *testing.T) {
 			"NODESMETADATA_PORT_8080_TCP_PROTO=tcp", "NODESMETADATA_PORT_8080_TCP_PORT=8080",
 			"NODESMETADATA_PORT_8080_TCP_ADDR=10.3.0.1", "NODESMETADATA_HEADLESS_SERVICE_HOST=10.3.0.2"},
 			got: func(c config.Config) any { return c.RaftDir }, want: "data"},
-		"a port that is chosen when it is bound": {args: []string{"--raft_bind_address=127.0.0.1:0", "--application_bind_address=127.0.0.1:0"},
+		"port 0 is chosen when it is bound": {args: []string{"--raft_bind_address=127.0.0.1:0", "--application_bind_address=127.0.0.1:0"},
 			got: func(c config.Config) any { return c.RaftAdvertisedAddress + c.ApplicationAdvertisedAddress }, want: ""},
-		"a wildcard with something to advertise": {args: []string{"--raft_bind_address=0.0.0.0:8008", "--raft_advertised_address=n1:8008"},
+		"a wildcard with an advertised address": {args: []string{"--raft_bind_address=0.0.0.0:8008", "--raft_advertised_address=n1:8008"},
 			got: func(c config.Config) any { return c.RaftAdvertisedAddress }, want: "n1:8008"},
 	}
 	for name, test := range tests {
@@ -212,7 +212,7 @@ func TestWhatIsUnderstood(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := test.got(config); !reflect.DeepEqual(got, test.want) {
-				t.Errorf("got %v, want %v", got, test.want)
+				t.Errorf("setting = %v, want %v", got, test.want)
 			}
 		})
 	}
@@ -224,7 +224,7 @@ func TestHelpAndVersionComeFirst(t *testing.T) {
 		config.ErrVersion: {"--version", "stray"},
 	} {
 		if _, err := config.Load(args, nil); !errors.Is(err, want) {
-			t.Errorf("%q: got %v, want %v", args, err, want)
+			t.Errorf("%q: error = %v, want %v", args, err, want)
 		}
 	}
 }
@@ -232,14 +232,14 @@ func TestHelpAndVersionComeFirst(t *testing.T) {
 func TestASecretIsReadWithoutItsLastNewline(t *testing.T) {
 	const secret = "sixteen bytes ok"
 	for name, content := range map[string]string{
-		"as it is":                secret,
-		"with a newline":          secret + "\n",
-		"with one as Windows has": secret + "\r\n",
+		"without a newline":         secret,
+		"with a newline":            secret + "\n",
+		"with a newline of Windows": secret + "\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := load(t, "--raft_secret_file", file(t, content))
 			if string(got.Secret) != secret || len(got.Warnings) > 0 {
-				t.Errorf("got %q, warnings %q", got.Secret, got.Warnings)
+				t.Errorf("secret = %q, warnings = %q, want %q and none", got.Secret, got.Warnings, secret)
 			}
 		})
 	}
@@ -252,6 +252,6 @@ func TestASecretThatAnybodyCanReadIsWarnedOf(t *testing.T) {
 	}
 	got := load(t, "--raft_secret_file", path)
 	if len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], path) {
-		t.Errorf("warnings %q", got.Warnings)
+		t.Errorf("warnings = %q, want one naming %s", got.Warnings, path)
 	}
 }
