@@ -6,7 +6,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
 )
 
-// Nobody listens yet on what the other address has.
+// FreePort must know the other address, because nothing listens there yet.
 func TestAPortIsNotChosenForBothAddresses(t *testing.T) {
 	const host = "127.0.0.1"
 	free, err := daemon.FreePort(host, nil)
@@ -16,6 +16,6 @@ func TestAPortIsNotChosenForBothAddresses(t *testing.T) {
 	taken := daemon.Choices()
 	delete(taken, free)
 	if got, err := daemon.FreePort(host, taken); got != free || err != nil {
-		t.Errorf("it chooses %q, want %q, error %v", got, free, err)
+		t.Errorf("FreePort = %q, %v, want %q", got, err, free)
 	}
 }

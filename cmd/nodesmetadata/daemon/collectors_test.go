@@ -25,7 +25,7 @@ func registered(t *testing.T, i *portstest.Instance, id, pool string, state doma
 	}
 }
 
-// shown gives the values of the registry's metrics, by name and values of labels:
+// shown returns the values of the metrics of the registry, by name and label values, such as
 // "nodes p active".
 func shown(t *testing.T, i *portstest.Instance) map[string]float64 {
 	t.Helper()
@@ -66,24 +66,24 @@ func TestNodesAreCountedByPoolAndState(t *testing.T) {
 		"nodes q active": 0, "nodes q down": 0, "nodes q draining": 1,
 	}
 	if got := nodesShown(t, i); !maps.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+		t.Errorf("nodes = %v, want %v", got, want)
 	}
 }
 
-// Whoever may register nodes could otherwise make a monitoring system collapse.
+// Otherwise a client that registers nodes in many pools could overload the monitoring system.
 func TestManyPoolsMakeFewSeries(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	for n := range 150 {
 		registered(t, i, fmt.Sprintf("a%d", n), fmt.Sprintf("pool%03d", n), domain.Active)
 	}
-	registered(t, i, "b", "pool149", domain.Active) // so this one is the largest
+	registered(t, i, "b", "pool149", domain.Active) // makes this pool the largest
 	got := nodesShown(t, i)
 	sum := 0.0
 	for _, value := range got {
 		sum += value
 	}
 	if len(got) != 101*3 || sum != 151 || got["nodes (others) active"] != 50 || got["nodes pool149 active"] != 2 {
-		t.Errorf("%d series of %v nodes, %v of them in other pools and %v in the largest",
+		t.Errorf("series = %d, nodes = %v, in other pools = %v, in the largest pool = %v, want 303, 151, 50 and 2",
 			len(got), sum, got["nodes (others) active"], got["nodes pool149 active"])
 	}
 }
@@ -91,15 +91,15 @@ func TestManyPoolsMakeFewSeries(t *testing.T) {
 func TestAnInstanceThatNeverHeardFromALeaderSaysNoContact(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	if got := shown(t, i); got["nodesmetadata_ready"] != 1 || got["nodesmetadata_caught_up"] != 1 {
-		t.Errorf("an instance that is ready: %v", got)
+		t.Errorf("metrics of a ready instance = %v, want it ready and caught up", got)
 	}
 	i.Touch(-1)
 	i.Change(func(s *ports.LocalState) { s.LeaderID, s.Leading, s.CaughtUp = "", false, false })
 	got := shown(t, i)
 	if contact, told := got["nodesmetadata_leader_contact_seconds"]; told {
-		t.Errorf("its contact is %v seconds ago", contact)
+		t.Errorf("leader contact = %v s, want none", contact)
 	}
 	if got["nodesmetadata_ready"] != 0 || got["nodesmetadata_caught_up"] != 0 {
-		t.Errorf("an instance that is not ready: %v", got)
+		t.Errorf("metrics of an instance that is not ready = %v, want it neither ready nor caught up", got)
 	}
 }

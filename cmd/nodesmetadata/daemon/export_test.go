@@ -15,17 +15,17 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Validate checks that the graph is complete, without building it.
+// Validate checks that the dependency graph is complete, without building it.
 func Validate(c config.Config) error {
 	return fx.ValidateApp(graph(c, io.Discard, func(error) {}))
 }
 
-// RegistryCollector shows what the registry of an instance holds.
+// RegistryCollector returns the collector of what the registry of an instance holds.
 func RegistryCollector(local ports.Local) prometheus.Collector {
 	return collector(func() []sample { return registrySamples(local) })
 }
 
-// Backends are those that the graph knows.
+// Backends returns the backends that the dependency graph knows.
 func Backends() []string {
 	var names []string
 	for _, b := range backends {
@@ -35,14 +35,14 @@ func Backends() []string {
 	return names
 }
 
-// Fail is what the parts call when they can't go on.
+// Fail is what the parts of d call when they can't go on.
 func (d *Daemon) Fail(err error) { d.fail(err) }
 
-// Serve is what Run does once there is a Daemon.
+// Serve is the part of Run after New.
 func (d *Daemon) Serve(ctx context.Context) int { return d.run(ctx) }
 
-// TimeForRequests is how long those in flight have when an instance stops that can't
-// hand leadership over, and nothing else takes any time.
+// TimeForRequests returns the time that requests in flight have when an instance stops, if
+// it can't hand leadership over and the other steps take no time.
 func TimeForRequests(whole time.Duration) time.Duration {
 	stopping := steps(parts{})
 	slices.Reverse(stopping)
@@ -73,31 +73,31 @@ func NewLogWriter(c config.Config, sink io.Writer) (LogWriter, error) {
 	return LogWriter{logger, logs}, err
 }
 
-// MostPending is how many bytes of the log may wait.
+// MostPending is the maximum number of bytes of the log that wait to be written.
 const MostPending = mostPending
 
-// Flush is what an instance does at its end.
+// Flush is what an instance calls at its end.
 func (o LogWriter) Flush(most time.Duration) { o.logs.flush(most) }
 
-// Lost is what the metric shows.
+// Lost returns the number of lost lines, as the metric shows it.
 func (o LogWriter) Lost() uint64 { return o.logs.lost.Load() }
 
-// NewRaftSink gives one that raft does not write to.
+// NewRaftSink returns a sink that raft does not write to.
 var NewRaftSink = newRaftSink
 
-// OperatorTunes says whether the environment tells Go how to use memory.
+// OperatorTunes reports whether the environment sets how Go uses memory.
 var OperatorTunes = operatorTunes
 
-// Quiet finds out when it is time to tidy.
+// Quiet finds out when it is time to tidy memory.
 type Quiet struct{ quiet }
 
 func (q *Quiet) Due(allocated, live uint64) bool { return q.due(allocated, live) }
 func (q *Quiet) Tidied(allocated uint64)         { q.tidied(allocated) }
 
-// FreePort is one for an address with port 0.
+// FreePort returns a port for an address with port 0.
 var FreePort = freePort
 
-// Choices are all ports that may be one.
+// Choices returns all ports that FreePort may choose.
 func Choices() map[string]bool {
 	all := map[string]bool{}
 	for port := lowestChoice; port < highestChoice; port++ {

@@ -19,8 +19,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
 )
 
-// chosen is what an operator chose, on free ports of the loopback and in a
-// directory of its own where args say nothing else.
+// chosen returns the config of an operator who set args. Unless args say otherwise, it has free
+// loopback ports and a directory of its own.
 func chosen(t *testing.T, args ...string) config.Config {
 	t.Helper()
 	args = append([]string{"--raft_id=n1", "--raft_dir=" + t.TempDir(), "--raft_bind_address=127.0.0.1:0",
@@ -32,7 +32,7 @@ func chosen(t *testing.T, args ...string) config.Config {
 	return c
 }
 
-// instance is a Daemon that serves.
+// instance is a running Daemon.
 type instance struct {
 	*testing.T
 	*daemon.Daemon
@@ -64,12 +64,12 @@ func (i *instance) stop() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := i.Close(ctx); err != nil {
-			i.Errorf("close: %v", err)
+			i.Errorf("Close: %v", err)
 		}
 	})
 }
 
-// logs may be read while they are written.
+// logs is a buffer for a log. Safe for concurrent use.
 type logs struct {
 	mu  sync.Mutex
 	all bytes.Buffer
@@ -89,7 +89,7 @@ func (l *logs) String() string {
 
 var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
 
-// call asks the application API, and gives status 0 when nobody answers.
+// call sends a request to the application API. The status is 0 if there is no answer.
 func (i *instance) call(method, path, body string) (int, string) {
 	i.Helper()
 	url := "http://" + i.Config().ApplicationAdvertisedAddress + path
@@ -113,7 +113,7 @@ func (i *instance) await(what string, condition func() bool) {
 	i.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			i.Fatalf("%s: it never came to that", what)
+			i.Fatalf("timed out waiting for: %s", what)
 		}
 	}
 }
@@ -130,17 +130,17 @@ func (i *instance) put(id string) {
 	i.Helper()
 	body := fmt.Sprintf(`{"id":%q,"address":"%s.example:11211"}`, id, id)
 	if status, answer := i.call(http.MethodPut, "/nodes/"+id, body); status != http.StatusCreated {
-		i.Fatalf("put %s: %d %s", id, status, answer)
+		i.Fatalf("put %s: answer = %d %s, want 201", id, status, answer)
 	}
 }
 
-// nodes are the ids in the registry, as the cluster has them.
+// nodes returns the ids of the registry, read from the leader.
 func (i *instance) nodes() []string {
 	i.Helper()
 	status, answer := i.call(http.MethodGet, "/nodes", "")
 	var nodes map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(answer), &nodes); status != http.StatusOK || err != nil {
-		i.Fatalf("list: %d %s %v", status, answer, err)
+		i.Fatalf("list: answer = %d %s, %v, want 200 with nodes", status, answer, err)
 	}
 	var ids []string
 	for id := range nodes {
@@ -150,7 +150,7 @@ func (i *instance) nodes() []string {
 	return ids
 }
 
-func TestAnInstanceKeepsWhatItWasTold(t *testing.T) {
+func TestAnInstanceKeepsItsNodesOverARestart(t *testing.T) {
 	for _, backend := range []string{"bolt", "badger", "wal"} {
 		t.Run(backend, func(t *testing.T) {
 			args := []string{"--raft_dir=" + t.TempDir(), "--storage_backend=" + backend, "--bootstrap_raft_cluster"}
@@ -161,10 +161,10 @@ func TestAnInstanceKeepsWhatItWasTold(t *testing.T) {
 			second := start(t, args...)
 			second.awaitReady()
 			if got := second.nodes(); !slices.Equal(got, []string{"a"}) {
-				t.Errorf("after a restart it has %q", got)
+				t.Errorf("nodes after a restart = %q, want a", got)
 			}
 			if !strings.Contains(second.logs.String(), "bootstrapping changes nothing") {
-				t.Error("its log does not say that bootstrapping changed nothing")
+				t.Error("the log does not say that bootstrapping changed nothing")
 			}
 		})
 	}
@@ -185,23 +185,23 @@ func TestInstancesJoinAndHandOver(t *testing.T) {
 			for _, other := range others {
 				other.awaitReady()
 			}
-			others[0].put("a") // by a redirect
+			others[0].put("a") // redirected to the leader
 			began := time.Now()
 			leader.stop()
 			others[1].await("a write", func() bool {
 				status, _ := others[1].call(http.MethodPut, "/nodes/b", `{"id":"b","address":"b.example:11211"}`)
-				return status == http.StatusCreated || status == http.StatusOK // tried before, with no answer
+				return status == http.StatusCreated || status == http.StatusOK // 200 if an earlier try had succeeded without an answer
 			})
-			// Without a hand-over it takes the heartbeat timeout, at least, since the last
-			// heartbeat, of which there are five or more in that time.
+			// Without a hand-over, an election begins only a heartbeat timeout after the
+			// last heartbeat, and there are five or more heartbeats in that time.
 			if gap := time.Since(began); gap > timeout*3/4 {
-				t.Errorf("after a graceful stop of the leader a write took %v: it was not handed over", gap)
+				t.Errorf("a write after a graceful stop of the leader took %v, too long for a hand-over", gap)
 			}
 			if got := others[0].nodes(); !slices.Equal(got, []string{"a", "b"}) {
-				t.Errorf("they have %q", got)
+				t.Errorf("nodes = %q, want a and b", got)
 			}
 			if !strings.Contains(leader.logs.String(), "leadership was handed over") {
-				t.Error("its log does not say that it handed over")
+				t.Error("the log does not say that leadership was handed over")
 			}
 		})
 	}
@@ -210,17 +210,18 @@ func TestInstancesJoinAndHandOver(t *testing.T) {
 func TestAnInstanceWithoutAClusterWaits(t *testing.T) {
 	i := start(t)
 	if status, answer := i.call(http.MethodGet, "/readyz", ""); status != http.StatusServiceUnavailable || !strings.Contains(answer, "waits to be added") {
-		t.Errorf("readyz: %d %s", status, answer)
+		t.Errorf("readyz = %d %s, want 503 and that the instance waits to be added", status, answer)
 	}
 	if status, answer := i.call(http.MethodGet, "/livez", ""); status != http.StatusOK {
-		t.Errorf("livez: %d %s", status, answer)
+		t.Errorf("livez = %d %s, want 200", status, answer)
 	}
 	if !strings.Contains(i.logs.String(), "waits to be added") {
-		t.Error("its log does not say so")
+		t.Error("the log does not say that the instance waits to be added")
 	}
 }
 
-// It leads itself, and is ready; but who is added does not find it when it leads no more.
+// A lone instance that has moved leads itself and is ready. But an instance that is added later
+// would not reach it at the old address once it no longer leads.
 func TestAnInstanceThatIsAloneSaysThatItHasMoved(t *testing.T) {
 	first := start(t, "--bootstrap_raft_cluster")
 	first.awaitReady()
@@ -234,12 +235,12 @@ func TestAnInstanceThatIsAloneSaysThatItHasMoved(t *testing.T) {
 	moved.awaitReady()
 	moved.stop()
 	if strings.Contains(same.logs.String(), words) || !strings.Contains(moved.logs.String(), words) {
-		t.Errorf("%q is not said by who has moved alone", words)
+		t.Errorf("the log of the instance says %q at its old address, or does not say it after it has moved", words)
 	}
 	joins := start(t, "--raft_dir="+c.RaftDir, "--application_bind_address="+c.ApplicationBindAddress, "--join="+c.ApplicationBindAddress)
 	joins.await("moved", func() bool { return strings.Contains(joins.logs.String(), "joined the raft cluster") })
 	if strings.Contains(joins.logs.String(), words) {
-		t.Error("who asks to be moved is told to ask")
+		t.Error("an instance that asks to be moved still warns that it has moved")
 	}
 }
 
@@ -251,10 +252,10 @@ func TestWhatTheLogSays(t *testing.T) {
 	for line := range strings.Lines(i.logs.String()) {
 		var record map[string]any
 		if err := json.Unmarshal([]byte(line), &record); err != nil {
-			t.Fatalf("%q: %v", line, err)
+			t.Fatalf("log line %q: %v", line, err)
 		}
 		if record["raft_id"] != "n1" || record["level"] == "" || record["msg"] == "" {
-			t.Errorf("a line without an id, a level or a message: %s", line)
+			t.Errorf("log line = %s, want an id, a level and a message", line)
 		}
 		if record["msg"] == "instance is starting" {
 			first = record
@@ -266,20 +267,20 @@ func TestWhatTheLogSays(t *testing.T) {
 		"raft_advertised_address": c.RaftAdvertisedAddress, "application_advertised_address": c.ApplicationAdvertisedAddress,
 	} {
 		if first[key] != want {
-			t.Errorf("at start %s is %v, want %v", key, first[key], want)
+			t.Errorf("%s in the first line = %v, want %v", key, first[key], want)
 		}
 	}
 	for _, words := range []string{"forgets everything", "no --raft_secret_file", `"component":"raft"`, `"component":"fx"`} {
 		if !strings.Contains(i.logs.String(), words) {
-			t.Errorf("nothing in the log says %s", words)
+			t.Errorf("the log does not contain %s", words)
 		}
 	}
 }
 
 func TestMetrics(t *testing.T) {
-	// bolt, which has some of its own.
+	// The backend is bolt, because it has metrics of its own.
 	i := start(t, "--bootstrap_raft_cluster", "--storage_backend=bolt")
-	start(t) // two instances in one process share what is global
+	start(t) // a second instance, to find metrics that are global in the process
 	i.awaitReady()
 	i.put("a")
 	i.call(http.MethodPut, "/nodes/leased", `{"address":"leased:1","ttlSeconds":60,"state":"draining"}`)
@@ -302,15 +303,15 @@ func TestMetrics(t *testing.T) {
 		"nodesmetadata_http_requests_total{", `nodesmetadata_build_info{version="`, "go_goroutines ", "process_open_fds ",
 	} {
 		if !strings.Contains(page, "\n"+metric) {
-			t.Errorf("there is no %s", metric)
+			t.Errorf("the page lacks the metric %s", metric)
 		}
 	}
 	checkDocumented(t, page)
 }
 
-// checkDocumented fails the test unless docs/operations.md tells of every metric
-// of our own in page. The second of two names that begin alike may be given by
-// its end there.
+// checkDocumented fails the test unless docs/operations.md mentions every metric of this
+// program in page. Of two names with the same beginning, the second may be abbreviated to
+// its end.
 func checkDocumented(t *testing.T, page string) {
 	t.Helper()
 	document, err := os.ReadFile("../../../docs/operations.md")
@@ -327,7 +328,7 @@ func checkDocumented(t *testing.T, page string) {
 			told = told || name[at] == '_' && strings.Contains(string(document), "`…"+name[at:])
 		}
 		if !told {
-			t.Errorf("docs/operations.md does not tell of %s", name)
+			t.Errorf("docs/operations.md does not mention %s", name)
 		}
 	}
 }

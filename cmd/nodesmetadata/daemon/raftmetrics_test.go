@@ -15,7 +15,7 @@ import (
 func TestWhatRaftMeasuresIsShown(t *testing.T) {
 	sink := daemon.NewRaftSink()
 	var all sync.WaitGroup
-	for range 4 { // raft measures in many goroutines
+	for range 4 { // raft measures from many goroutines
 		all.Go(func() {
 			for range 25 {
 				sink.IncrCounter([]string{"raft", "apply"}, 2)
@@ -41,12 +41,11 @@ func TestWhatRaftMeasuresIsShown(t *testing.T) {
 		`raft_rpc COUNTER peer_id="n3"`:               2,
 	}
 	if got := measured(t, sink); !maps.Equal(got, want) {
-		t.Errorf("it shows %v, want %v", got, want)
+		t.Errorf("metrics = %v, want %v", got, want)
 	}
 }
 
-// measured is what a collector of raft's metrics shows, with two buckets of each
-// histogram.
+// measured returns the metrics of a collector, with two buckets of each histogram.
 func measured(t *testing.T, collector prometheus.Collector) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
@@ -81,10 +80,10 @@ func measured(t *testing.T, collector prometheus.Collector) map[string]float64 {
 	return values
 }
 
-func TestToMeasureAllocatesNothing(t *testing.T) {
+func TestASampleAllocatesNothing(t *testing.T) {
 	sink := daemon.NewRaftSink()
 	key, labels := []string{"raft", "rpc"}, []metrics.Label{{Name: "peer_id", Value: "n2"}}
 	if n := testing.AllocsPerRun(100, func() { sink.AddSampleWithLabels(key, 1, labels) }); n > 0 {
-		t.Errorf("it allocates %v times", n)
+		t.Errorf("allocations per sample = %v, want none", n)
 	}
 }

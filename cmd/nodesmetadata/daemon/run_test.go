@@ -19,7 +19,7 @@ import (
 
 func TestTheGraphIsCompleteForEveryBackend(t *testing.T) {
 	if offered := slices.Sorted(slices.Values(config.Backends)); !slices.Equal(daemon.Backends(), offered) {
-		t.Errorf("the graph knows %q, offered are %q", daemon.Backends(), offered)
+		t.Errorf("backends of the graph = %q, want those of the config, %q", daemon.Backends(), offered)
 	}
 	for _, backend := range config.Backends {
 		t.Run(backend, func(t *testing.T) {
@@ -30,20 +30,20 @@ func TestTheGraphIsCompleteForEveryBackend(t *testing.T) {
 	}
 }
 
-func TestWordsInsteadOfAnInstance(t *testing.T) {
+func TestArgumentsThatStartNoInstance(t *testing.T) {
 	tests := map[string]struct {
 		args   []string
 		status int
-		stdout string // part of it
+		stdout string // a part of it
 		stderr string
 	}{
-		"help":               {args: []string{"--help"}, stdout: "--raft_id id"},
-		"help beside others": {args: []string{"--raft_id=a", "-h"}, stdout: "Usage:"},
-		"version":            {args: []string{"--version"}, stdout: "nodesmetadata " + daemon.Version()},
-		"version, as a verb": {args: []string{"version"}, stdout: "nodesmetadata " + daemon.Version()},
-		"version, of what":   {args: []string{"version", "x", "--raft_id=a"}, status: 2, stderr: "nodesmetadata: unexpected argument: \"x\"\nnodesmetadata: unexpected argument: \"--raft_id=a\"\n"},
-		"help for a version": {args: []string{"version", "--help"}, stdout: "Usage:"},
-		"an unknown verb":    {args: []string{"serve"}, status: 2, stderr: "nodesmetadata: unexpected argument: \"serve\"\n"},
+		"help":                    {args: []string{"--help"}, stdout: "--raft_id id"},
+		"help beside other flags": {args: []string{"--raft_id=a", "-h"}, stdout: "Usage:"},
+		"version":                 {args: []string{"--version"}, stdout: "nodesmetadata " + daemon.Version()},
+		"version as a verb":       {args: []string{"version"}, stdout: "nodesmetadata " + daemon.Version()},
+		"version with arguments":  {args: []string{"version", "x", "--raft_id=a"}, status: 2, stderr: "nodesmetadata: unexpected argument: \"x\"\nnodesmetadata: unexpected argument: \"--raft_id=a\"\n"},
+		"version with help":       {args: []string{"version", "--help"}, stdout: "Usage:"},
+		"an unknown verb":         {args: []string{"serve"}, status: 2, stderr: "nodesmetadata: unexpected argument: \"serve\"\n"},
 		"several faults": {args: []string{"--nope", "--log_level=loud"}, status: 2,
 			stderr: "nodesmetadata: unknown flag: --nope\nnodesmetadata: --log_level: \"loud\" is none of"},
 	}
@@ -53,16 +53,16 @@ func TestWordsInsteadOfAnInstance(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			status := daemon.Run(t.Context(), test.args, []string{"NODESMETADATA_RAFT_DIR=" + dir}, &stdout, &stderr)
 			if status != test.status {
-				t.Errorf("exit status %d, want %d", status, test.status)
+				t.Errorf("exit status = %d, want %d", status, test.status)
 			}
 			if !strings.Contains(stdout.String(), test.stdout) || (test.stdout == "") != (stdout.Len() == 0) {
-				t.Errorf("stdout %q", &stdout)
+				t.Errorf("stdout = %q, want %q in it", &stdout, test.stdout)
 			}
 			if !strings.HasPrefix(stderr.String(), test.stderr) || (test.stderr == "") != (stderr.Len() == 0) {
-				t.Errorf("stderr %q", &stderr)
+				t.Errorf("stderr = %q, want %q at its beginning", &stderr, test.stderr)
 			}
 			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the directory was touched: %v", err)
+				t.Errorf("the directory was created: %v", err)
 			}
 		})
 	}
@@ -78,9 +78,9 @@ func TestAnInstanceThatCannotStart(t *testing.T) {
 		args []string
 		says string
 	}{
-		"its raft port is taken":        {[]string{"--raft_bind_address=" + taken.Addr().String()}, "address already in use"},
-		"its application port is taken": {[]string{"--application_bind_address=" + taken.Addr().String()}, "address already in use"},
-		"its directory can't be made":   {[]string{"--raft_dir=/dev/null/data"}, "not a directory"},
+		"the raft port is taken":        {[]string{"--raft_bind_address=" + taken.Addr().String()}, "address already in use"},
+		"the application port is taken": {[]string{"--application_bind_address=" + taken.Addr().String()}, "address already in use"},
+		"the directory can't be made":   {[]string{"--raft_dir=/dev/null/data"}, "not a directory"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -89,12 +89,12 @@ func TestAnInstanceThatCannotStart(t *testing.T) {
 				"--application_bind_address=127.0.0.1:0", "--bootstrap_raft_cluster"}, test.args...)
 			var stderr bytes.Buffer
 			if status := daemon.Run(t.Context(), args, nil, io.Discard, &stderr); status != 1 {
-				t.Errorf("exit status %d", status)
+				t.Errorf("exit status = %d, want 1", status)
 			}
 			if got := stderr.String(); !strings.Contains(got, test.says) || strings.Count(got, test.says) != 1 {
-				t.Errorf("it does not say once that %s:\n%s", test.says, got)
+				t.Errorf("stderr does not say once %q:\n%s", test.says, got)
 			}
-			// Whatever had been acquired was given back.
+			// Everything that had been acquired was released, so an instance can start.
 			i := start(t, "--raft_dir="+dir, "--bootstrap_raft_cluster")
 			i.awaitReady()
 		})
@@ -109,11 +109,11 @@ func TestADirectoryIsForOneProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := second.Open(t.Context()); err == nil || !strings.Contains(err.Error(), "in use by another instance") {
-		t.Errorf("got %v", err)
+		t.Errorf("Open = %v, want that the directory is in use", err)
 	}
 }
 
-// The default may be another one than when the directory was written.
+// The default backend may have changed since the directory was written.
 func TestWithoutABackendADirectoryGoesOnWithItsOwn(t *testing.T) {
 	for _, backend := range []string{"bolt", "badger", "wal"} {
 		t.Run(backend, func(t *testing.T) {
@@ -125,11 +125,11 @@ func TestWithoutABackendADirectoryGoesOnWithItsOwn(t *testing.T) {
 			second := start(t, dir)
 			second.awaitReady()
 			if got := second.nodes(); !slices.Equal(got, []string{"a"}) || second.Config().StorageBackend != backend {
-				t.Errorf("with %s, it has %q", second.Config().StorageBackend, got)
+				t.Errorf("backend = %s, nodes = %q, want %s and a", second.Config().StorageBackend, got, backend)
 			}
 			told := strings.Contains(second.logs.String(), "the instance goes on with it")
 			if told != (backend != config.DefaultBackend) {
-				t.Errorf("that it is not the default is told: %v", told)
+				t.Errorf("the log says that the backend is not the default = %v, want %v", told, !told)
 			}
 		})
 	}
@@ -141,9 +141,9 @@ func TestADirectoryRemembersItsBackend(t *testing.T) {
 		wrote, asked string
 		says, not    string
 	}{
-		"to convert it":                    {"bolt", "badger", convert + " --from bolt --to badger ", "empty"},
-		"what would forget it":             {"bolt", "memory", `with an empty directory, to join the cluster anew: "memory" keeps nothing on disk`, convert},
-		"what has forgotten all it was in": {"memory", "bolt", `with an empty directory, to join the cluster anew: "memory" keeps nothing on disk`, convert},
+		"another durable backend":        {"bolt", "badger", convert + " --from bolt --to badger ", "empty"},
+		"a durable backend, then memory": {"bolt", "memory", `with an empty directory, to join the cluster anew: "memory" keeps nothing on disk`, convert},
+		"memory, then a durable backend": {"memory", "bolt", `with an empty directory, to join the cluster anew: "memory" keeps nothing on disk`, convert},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -155,15 +155,15 @@ func TestADirectoryRemembersItsBackend(t *testing.T) {
 			}
 			err = second.Open(t.Context())
 			if err == nil {
-				t.Fatal("it was opened")
+				t.Fatal("New with another backend = nil, want an error")
 			}
 			for _, word := range []string{test.wrote, test.asked, test.says} {
 				if !strings.Contains(err.Error(), word) {
-					t.Errorf("it does not name %q: %v", word, err)
+					t.Errorf("error = %v, want it to mention %q", err, word)
 				}
 			}
 			if strings.Contains(err.Error(), test.not) {
-				t.Errorf("it names %q: %v", test.not, err)
+				t.Errorf("error = %v, want it not to mention %q", err, test.not)
 			}
 		})
 	}
@@ -177,11 +177,11 @@ func TestAnInstanceThatCannotGoOnStopsWithAStatus(t *testing.T) {
 	d.Fail(errors.New("an entry of the log can't be read"))
 	d.Fail(errors.New("and again"))
 	if status := d.Serve(context.Background()); status != 1 {
-		t.Errorf("exit status %d", status)
+		t.Errorf("exit status = %d, want 1", status)
 	}
 }
 
-// Which of the two is seen first is chance.
+// Whether the failure or the end of the context is seen first is random.
 func TestAnInstanceThatCannotGoOnAsItStopsSaysSo(t *testing.T) {
 	asked, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -193,7 +193,7 @@ func TestAnInstanceThatCannotGoOnAsItStopsSaysSo(t *testing.T) {
 		}
 		d.Fail(errors.New("an entry of the log can't be read"))
 		if status := d.Serve(asked); status != 1 || strings.Count(logs.String(), "an entry of the log can't be read") != 1 {
-			t.Errorf("exit status %d:\n%s", status, &logs)
+			t.Errorf("exit status = %d, want 1 and the reason once in the log:\n%s", status, &logs)
 		}
 	}
 }
@@ -204,14 +204,14 @@ func TestASignalDuringTheStartStopsIt(t *testing.T) {
 	var stderr bytes.Buffer
 	args := []string{"--raft_id=n1", "--raft_dir=" + t.TempDir(), "--raft_bind_address=127.0.0.1:0", "--application_bind_address=127.0.0.1:0"}
 	if status := daemon.Run(ctx, args, nil, io.Discard, &stderr); status != 0 {
-		t.Errorf("exit status %d:\n%s", status, &stderr)
+		t.Errorf("exit status = %d, want 0:\n%s", status, &stderr)
 	}
 }
 
-// What is in flight is finished: it has at least the time in which it is decided.
+// Requests in flight are finished, so they must have at least the time of a request.
 func TestRequestsInFlightHaveTheirTimeWhenAnInstanceStops(t *testing.T) {
 	whole := chosen(t).ShutdownTimeout
 	if got := daemon.TimeForRequests(whole); got < httpapi.DefaultRequestTimeout || got > whole*3/4 {
-		t.Errorf("of %v requests have %v, and are decided within %v", whole, got, httpapi.DefaultRequestTimeout)
+		t.Errorf("of %v for the stop, requests have %v, want at least %v and at most three quarters", whole, got, httpapi.DefaultRequestTimeout)
 	}
 }

@@ -6,20 +6,20 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
 )
 
-func TestItIsTidiedWhenTheProcessHasBecomeQuiet(t *testing.T) {
+func TestMemoryIsTidiedWhenTheProcessHasBecomeQuiet(t *testing.T) {
 	const mib = 1 << 20
 	tests := map[string]struct {
-		allocated []uint64 // from one tick to the next
+		allocated []uint64 // bytes, from one tick to the next
 		live      uint64
 		want      []bool
 	}{
-		"nothing happens":             {allocated: []uint64{0, 0}, want: []bool{false, false}},
-		"a burst":                     {allocated: []uint64{20 * mib, 20 * mib, 0, 0}, want: []bool{false, false, true, false}},
-		"a burst that ends slowly":    {allocated: []uint64{20 * mib, mib, mib / 4}, want: []bool{false, false, true}},
-		"two bursts":                  {allocated: []uint64{20 * mib, 0, 20 * mib, 0}, want: []bool{false, true, false, true}},
-		"a burst that is a small one": {allocated: []uint64{2 * mib, 0, mib, 0, mib, 0}, want: []bool{false, false, false, false, false, true}},
-		"what is little at each tick": {allocated: []uint64{mib / 4, mib / 4}, want: []bool{false, false}},
-		"a burst that is small beside what is in use": {
+		"nothing happens":       {allocated: []uint64{0, 0}, want: []bool{false, false}},
+		"a burst":               {allocated: []uint64{20 * mib, 20 * mib, 0, 0}, want: []bool{false, false, true, false}},
+		"a burst that fades":    {allocated: []uint64{20 * mib, mib, mib / 4}, want: []bool{false, false, true}},
+		"two bursts":            {allocated: []uint64{20 * mib, 0, 20 * mib, 0}, want: []bool{false, true, false, true}},
+		"small bursts":          {allocated: []uint64{2 * mib, 0, mib, 0, mib, 0}, want: []bool{false, false, false, false, false, true}},
+		"a little at each tick": {allocated: []uint64{mib / 4, mib / 4}, want: []bool{false, false}},
+		"a burst that is small beside the memory in use": {
 			allocated: []uint64{20 * mib, 0, 20 * mib, 0}, live: 160 * mib, want: []bool{false, false, false, true},
 		},
 	}
@@ -31,10 +31,10 @@ func TestItIsTidiedWhenTheProcessHasBecomeQuiet(t *testing.T) {
 				total += allocated
 				due := q.Due(total, test.live)
 				if due != test.want[tick] {
-					t.Fatalf("tick %d: due: %v, want %v", tick, due, test.want[tick])
+					t.Fatalf("tick %d: due = %v, want %v", tick, due, test.want[tick])
 				}
 				if due {
-					total += 1000 // to tidy allocates as well
+					total += 1000 // tidying allocates as well
 					q.Tidied(total)
 				}
 			}
@@ -45,7 +45,7 @@ func TestItIsTidiedWhenTheProcessHasBecomeQuiet(t *testing.T) {
 func TestAnOperatorWhoTunesMemoryIsLeftAlone(t *testing.T) {
 	for variable, want := range map[string]bool{"GOGC=50": true, "GOMEMLIMIT=64MiB": true, "GOGCX=1": false, "HOME=GOGC=": false} {
 		if got := daemon.OperatorTunes([]string{"A=b", variable}); got != want {
-			t.Errorf("%s: %v", variable, got)
+			t.Errorf("%s: OperatorTunes = %v, want %v", variable, got, want)
 		}
 	}
 }
