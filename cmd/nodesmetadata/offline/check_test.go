@@ -43,18 +43,18 @@ func TestCheckOfABlankDirectory(t *testing.T) {
 		dir := t.TempDir()
 		start(t, dir, "n1", backend).stop()
 		if report := mustRun(t, "storage", "check", "--raft_dir", dir); !strings.Contains(report, "raft state       none") || !strings.Contains(report, backend) {
-			t.Errorf("%s: %s", backend, report)
+			t.Errorf("report of %s = %s, want no raft state and the backend", backend, report)
 		}
 	}
 }
 
-func TestCheckOfWhatIsNoDirectoryOfAnInstance(t *testing.T) {
+func TestCheckOfADirectoryWithoutAnInstance(t *testing.T) {
 	empty := t.TempDir()
 	missing := filepath.Join(empty, "missing")
 	mustFail(t, 1, []string{"no such file", missing}, "storage", "check", "--raft_dir="+missing)
 	mustFail(t, 1, []string{"no instance has ever used this directory", empty}, "storage", "check", "--raft_dir="+empty)
 	if left, err := os.ReadDir(empty); err != nil || len(left) > 0 {
-		t.Errorf("it left %v (%v)", left, err)
+		t.Errorf("files in the directory = %v, %v, want none", left, err)
 	}
 }
 
@@ -72,12 +72,12 @@ func TestCheckOfARunningInstance(t *testing.T) {
 	i.put(1, 1)
 }
 
-// dataOf finds an entry by an address in it.
+// dataOf returns a function that finds the entry of a node by the address in it.
 func dataOf(id string) func(raw []byte) int {
 	return func(raw []byte) int { return bytes.Index(raw, []byte(id+".example")) }
 }
 
-func TestCheckTellsOfDamage(t *testing.T) {
+func TestCheckReportsDamage(t *testing.T) {
 	remove := func(t *testing.T, path string) {
 		t.Helper()
 		if err := os.RemoveAll(path); err != nil {
@@ -88,7 +88,7 @@ func TestCheckTellsOfDamage(t *testing.T) {
 		t.Helper()
 		paths, err := filepath.Glob(pattern)
 		if err != nil || len(paths) == 0 {
-			t.Fatalf("%s: %v, %v", pattern, paths, err)
+			t.Fatalf("files that match %s = %v, %v, want some", pattern, paths, err)
 		}
 		return paths[len(paths)-1]
 	}
@@ -105,13 +105,13 @@ func TestCheckTellsOfDamage(t *testing.T) {
 		damage  func(t *testing.T, dir string)
 		says    []string
 	}{
-		"an entry in the middle, of bolt": {backend: "bolt", killed: true,
+		"an entry in the middle of bolt": {backend: "bolt", killed: true,
 			damage: func(t *testing.T, dir string) { flip(t, filepath.Join(dir, "log.bolt"), lastOf("node-50.example")) },
 			says:   []string{"log.bolt: entry 53: checksum mismatch", rejoin}},
-		"the last entry, of bolt": {backend: "bolt", killed: true,
+		"the last entry of bolt": {backend: "bolt", killed: true,
 			damage: func(t *testing.T, dir string) { flip(t, filepath.Join(dir, "log.bolt"), lastOf("node-100.example")) },
 			says:   []string{"log.bolt: entry 103: checksum mismatch", rejoin}},
-		"a write in the middle, of badger": {backend: "badger", killed: true,
+		"a write in the middle of badger": {backend: "badger", killed: true,
 			damage: func(t *testing.T, dir string) {
 				flip(t, only(t, filepath.Join(dir, "log.badger", "*.mem")), dataOf("node-50"))
 			},
@@ -126,32 +126,32 @@ func TestCheckTellsOfDamage(t *testing.T) {
 				flip(t, only(t, filepath.Join(dir, "log.badger", "*.sst")), func(raw []byte) int { return len(raw) - 2 })
 			},
 			says: []string{"log.badger", ".sst", "badger files are damaged", rejoin}},
-		"the list of tables of badger": {backend: "badger",
+		"a missing list of tables of badger": {backend: "badger",
 			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "log.badger", "MANIFEST")) },
 			says:   []string{"MANIFEST is missing", rejoin}},
-		"the log of bolt": {backend: "bolt",
+		"a missing log of bolt": {backend: "bolt",
 			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "log.bolt")) },
 			says:   []string{"log.bolt: it is missing", rejoin}},
-		"the log of badger": {backend: "badger",
+		"a missing log of badger": {backend: "badger",
 			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "log.badger")) },
 			says:   []string{"log.badger: it is missing", rejoin}},
-		"a write in the middle, of wal": {backend: "wal", killed: true,
+		"a write in the middle of wal": {backend: "wal", killed: true,
 			damage: func(t *testing.T, dir string) {
 				flip(t, only(t, filepath.Join(dir, "log.wal", "*.wal")), dataOf("node-50"))
 			},
 			says: []string{"log.wal", ".wal: unreadable at byte", "what was written later follows", "write-ahead log is damaged", rejoin}},
-		"the last write, of wal": {backend: "wal",
+		"the last write of wal": {backend: "wal",
 			damage: func(t *testing.T, dir string) {
 				flip(t, only(t, filepath.Join(dir, "log.wal", "*.wal")), lastOf("node-100.example"))
 			},
 			says: []string{"log.wal", ".wal: unreadable at byte", rejoin}},
-		"a file of wal": {backend: "wal",
+		"a missing file of wal": {backend: "wal",
 			damage: func(t *testing.T, dir string) { remove(t, only(t, filepath.Join(dir, "log.wal", "*.wal"))) },
 			says:   []string{"log.wal", ".wal is missing", rejoin}},
-		"the list of files of wal": {backend: "wal",
+		"a missing list of files of wal": {backend: "wal",
 			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "log.wal", "segments.json")) },
 			says:   []string{"segments.json is missing", rejoin}},
-		"the log of wal": {backend: "wal",
+		"a missing log of wal": {backend: "wal",
 			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "log.wal")) },
 			says:   []string{"log.wal: it is missing", rejoin}},
 		"the older snapshot": {backend: "badger",
@@ -164,10 +164,10 @@ func TestCheckTellsOfDamage(t *testing.T) {
 				}
 			},
 			says: []string{"state.bin: checksum mismatch", "no snapshot that is whole", rejoin}},
-		"the manifest": {backend: "bolt",
+		"a truncated manifest": {backend: "bolt",
 			damage: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "instance.json"), `{"format":1,"ra`) },
 			says:   []string{"manifest of the raft directory is damaged", "instance.json", "restore the file from a copy"}},
-		"no manifest": {backend: "bolt",
+		"a missing manifest": {backend: "bolt",
 			damage: func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "instance.json")) },
 			says:   []string{"holds raft state but no manifest", "restore its instance.json"}},
 		"a manifest of a newer format": {backend: "bolt",
@@ -197,26 +197,27 @@ func TestCheckTellsOfDamage(t *testing.T) {
 	}
 }
 
-// lastOf finds the place that counts: bolt leaves pages behind that it has replaced.
+// lastOf returns a function that finds the last place of text: bolt leaves replaced pages
+// behind, so the earlier places may not count.
 func lastOf(text string) func(raw []byte) int {
 	return func(raw []byte) int { return bytes.LastIndex(raw, []byte(text)) }
 }
 
-// The end of a write-ahead log may be what a crash left, so it is no damage; that
-// something is dropped is told.
+// A crash may leave the end of a write-ahead log incomplete, so that is no damage. Check warns
+// that it is dropped.
 func TestCheckWarnsOfATornEnd(t *testing.T) {
 	dir := crashed(t, "badger")
 	paths, err := filepath.Glob(filepath.Join(dir, "log.badger", "*.mem"))
 	if err != nil || len(paths) != 1 {
-		t.Fatalf("%v, %v", paths, err)
+		t.Fatalf("memory tables = %v, %v, want one", paths, err)
 	}
 	flip(t, paths[0], dataOf("node-100"))
 	status, report, stderr := program(t, "storage", "check", "--raft_dir="+dir)
 	if status != 0 || !strings.Contains(report, "revision 99, 99 nodes") || !strings.Contains(report, "no damage was found") {
-		t.Errorf("status %d:\n%s", status, report)
+		t.Errorf("status = %d, want 0 and no damage:\n%s", status, report)
 	}
 	if strings.Count(stderr, "warning: the last write is not whole") != 1 || !strings.Contains(stderr, paths[0]) {
-		t.Errorf("stderr: %s", stderr)
+		t.Errorf("stderr = %s, want one warning naming the file", stderr)
 	}
 }
 
@@ -233,11 +234,11 @@ func TestCheckNamesWhatIsLeftOfASnapshot(t *testing.T) {
 	before := logstoretest.Tree(t, dir)
 	status, report, stderr := program(t, "storage", "check", "--raft_dir="+dir)
 	if status != 0 || !strings.Contains(report, "no damage was found") {
-		t.Errorf("status %d:\n%s", status, report)
+		t.Errorf("status = %d, want 0 and no damage:\n%s", status, report)
 	}
 	for _, words := range left {
 		if !strings.Contains(stderr, words) {
-			t.Errorf("it does not say %q:\n%s", words, stderr)
+			t.Errorf("stderr does not say %q:\n%s", words, stderr)
 		}
 	}
 	if after := logstoretest.Tree(t, dir); after != before {

@@ -24,10 +24,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// backends are the durable ones.
+// backends are the durable backends.
 var backends = []string{"bolt", "badger", "wal"}
 
-// program runs the program with a verb.
+// program runs a verb of the program in this process.
 func program(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	var out, complaints bytes.Buffer
@@ -35,39 +35,39 @@ func program(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	return status, out.String(), complaints.String()
 }
 
-// mustRun fails the test unless the program ends well.
+// mustRun fails the test unless the program ends with status 0 and without warnings.
 func mustRun(t *testing.T, args ...string) (stdout string) {
 	t.Helper()
 	status, stdout, stderr := program(t, args...)
 	if status != 0 || stderr != "" {
-		t.Fatalf("%q: status %d, stdout:\n%s\nstderr:\n%s", args, status, stdout, stderr)
+		t.Fatalf("%q: status = %d, want 0 and nothing on stderr, stdout:\n%s\nstderr:\n%s", args, status, stdout, stderr)
 	}
 	return stdout
 }
 
-// mustFail fails the test unless the program ends with this status and says these
-// words.
+// mustFail fails the test unless the program ends with this status and says these words on
+// stderr.
 func mustFail(t *testing.T, want int, words []string, args ...string) {
 	t.Helper()
 	status, stdout, stderr := program(t, args...)
 	if status != want {
-		t.Errorf("%q: status %d, want %d; stdout:\n%s\nstderr:\n%s", args, status, want, stdout, stderr)
+		t.Errorf("%q: status = %d, want %d, stdout:\n%s\nstderr:\n%s", args, status, want, stdout, stderr)
 	}
 	for _, word := range words {
 		if !strings.Contains(stderr, word) {
-			t.Errorf("%q does not say %q:\n%s", args, word, stderr)
+			t.Errorf("stderr of %q does not say %q:\n%s", args, word, stderr)
 		}
 	}
 }
 
-// instance runs in this process.
+// instance is an instance that runs in this process.
 type instance struct {
 	t      *testing.T
 	daemon *daemon.Daemon
 	closed bool
 }
 
-// start starts an instance with the timing of a test, and args.
+// start starts an instance with the short timeouts of a test, and args.
 func start(t *testing.T, dir, id, backend string, args ...string) *instance {
 	t.Helper()
 	args = append([]string{"--raft_id=" + id, "--raft_dir=" + dir, "--storage_backend=" + backend, "--raft_bind_address=127.0.0.1:0",
@@ -100,7 +100,7 @@ func (i *instance) stop() {
 	}
 }
 
-// raftAddress is where others reach it.
+// raftAddress returns the address at which other instances reach it.
 func (i *instance) raftAddress() string { return i.daemon.Config().RaftAdvertisedAddress }
 
 func (i *instance) application() string { return i.daemon.Config().ApplicationAdvertisedAddress }
@@ -134,7 +134,7 @@ func (i *instance) await(path string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			i.t.Fatalf("%s of %s: %d %s", path, i.daemon.Config().RaftID, status, answer)
+			i.t.Fatalf("%s of %s: answer = %d %s, want 200", path, i.daemon.Config().RaftID, status, answer)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -145,12 +145,12 @@ func (i *instance) put(from, to int) {
 	for n := from; n <= to; n++ {
 		body := fmt.Sprintf(`{"address":"node-%d.example:11211","labels":{"n":"%d"}}`, n, n)
 		if status, _, answer := i.call(http.MethodPut, fmt.Sprintf("/nodes/node-%d", n), body); status != http.StatusCreated {
-			i.t.Fatalf("put node-%d: %d %s", n, status, answer)
+			i.t.Fatalf("put node-%d: answer = %d %s, want 201", n, status, answer)
 		}
 	}
 }
 
-// registry is all that it has, as clients see it.
+// registry is the registry as clients see it.
 type registry struct {
 	revision string
 	nodes    map[string]json.RawMessage
@@ -160,7 +160,7 @@ func (i *instance) registry() (r registry) {
 	i.t.Helper()
 	status, header, answer := i.call(http.MethodGet, "/nodes", "")
 	if err := json.Unmarshal([]byte(answer), &r.nodes); status != http.StatusOK || err != nil {
-		i.t.Fatalf("list: %d %s %v", status, answer, err)
+		i.t.Fatalf("list: answer = %d %s, %v, want 200 with nodes", status, answer, err)
 	}
 	r.revision = header.Get("Nodesmetadata-Revision")
 	return r
@@ -170,13 +170,13 @@ func (r registry) mustBe(t *testing.T, want registry) {
 	t.Helper()
 	equal := func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }
 	if r.revision != want.revision || !maps.EqualFunc(r.nodes, want.nodes, equal) {
-		t.Errorf("revision %s with %d nodes, want %s with %d\n%s\n%s", r.revision, len(r.nodes), want.revision, len(want.nodes),
+		t.Errorf("registry at revision %s with %d nodes, want revision %s with %d\n%s\n%s", r.revision, len(r.nodes), want.revision, len(want.nodes),
 			slices.Sorted(maps.Keys(r.nodes)), slices.Sorted(maps.Keys(want.nodes)))
 	}
 }
 
-// livedIn gives the directory of an instance alone that has snapshots and a log,
-// with what is in its registry, and where others reached it.
+// livedIn returns the directory of a stopped lone instance with snapshots and a log, its raft
+// address, and its registry.
 func livedIn(t *testing.T, backend string) (dir, address string, has registry) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "data")
@@ -199,12 +199,12 @@ func (i *instance) awaitSnapshots(count int) {
 			return
 		}
 		if time.Now().After(deadline) {
-			i.t.Fatalf("only %q", found)
+			i.t.Fatalf("snapshots = %q, want more in time", found)
 		}
 	}
 }
 
-// crashed is livedIn, as a crash leaves it.
+// crashed returns a directory of a lone instance as a crash leaves it.
 func crashed(t *testing.T, backend string) (dir string) {
 	t.Helper()
 	live := t.TempDir()
@@ -224,7 +224,7 @@ func flip(t *testing.T, path string, find func(raw []byte) int) {
 	}
 	at := find(raw)
 	if at < 0 {
-		t.Fatalf("%s does not hold what was looked for", path)
+		t.Fatalf("the place to damage was not found in %s", path)
 	}
 	raw[at] ^= 0x10
 	if err := os.WriteFile(path, raw, 0o600); err != nil {
@@ -234,12 +234,12 @@ func flip(t *testing.T, path string, find func(raw []byte) int) {
 
 func middle(raw []byte) int { return len(raw) / 2 }
 
-// snapshotStates are the files of the two snapshots, the older one first.
+// snapshotStates returns the state files of the two snapshots, the older one first.
 func snapshotStates(t *testing.T, dir string) []string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
 	if err != nil || len(paths) != 2 {
-		t.Fatalf("%v, %v", paths, err)
+		t.Fatalf("snapshots = %v, %v, want two", paths, err)
 	}
 	index := func(path string) (index int) {
 		var term int

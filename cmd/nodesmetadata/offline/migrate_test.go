@@ -27,12 +27,12 @@ func TestMigrate(t *testing.T) {
 		said := mustRun(t, "storage", "migrate", "--from="+from, "--to="+to, "--raft_dir="+dir)
 		for _, words := range []string{"copied entries ", "found it the same", "log." + to + " is complete", "instance.json says " + to, "removed log." + from, "--storage_backend=" + to} {
 			if !strings.Contains(said, words) {
-				t.Errorf("it does not say %q:\n%s", words, said)
+				t.Errorf("migrate does not say %q:\n%s", words, said)
 			}
 		}
 		after := mustRun(t, "storage", "check", "--raft_dir="+dir)
 		if after != strings.Replace(before, "storage backend  "+from, "storage backend  "+to, 1) {
-			t.Errorf("from\n%s\nto\n%s", before, after)
+			t.Errorf("report of check was\n%s\nand is\n%s\nwant only another backend", before, after)
 		}
 		if _, err := os.Lstat(filepath.Join(dir, "log."+from)); !os.IsNotExist(err) {
 			t.Errorf("the old log is still there: %v", err)
@@ -43,7 +43,7 @@ func TestMigrate(t *testing.T) {
 		i.put(101, 102)
 		has = i.registry()
 		i.stop()
-		// And back.
+		// Migrate back.
 		mustRun(t, "storage", "migrate", "--from="+to, "--to="+from, "--raft_dir="+dir)
 		i = start(t, dir, "n1", from, "--raft_bind_address="+address)
 		i.await("/readyz")
@@ -51,19 +51,19 @@ func TestMigrate(t *testing.T) {
 	})
 }
 
-func TestMigrateOfWhatACrashLeft(t *testing.T) {
+func TestMigrateAfterACrash(t *testing.T) {
 	eachPair(t, func(t *testing.T, from, to string) {
 		dir := crashed(t, from)
 		mustRun(t, "storage", "migrate", "--from="+from, "--to="+to, "--raft_dir="+dir)
 		i := start(t, dir, "n1", to)
 		i.await("/readyz")
 		if got := i.registry(); got.revision != "100" || len(got.nodes) != 100 {
-			t.Errorf("revision %s, %d nodes", got.revision, len(got.nodes))
+			t.Errorf("registry at revision %s with %d nodes, want 100 and 100", got.revision, len(got.nodes))
 		}
 	})
 }
 
-func TestCheckTellsOfAMigrationThatWasStopped(t *testing.T) {
+func TestCheckReportsAMigrationThatWasStopped(t *testing.T) {
 	dir, _, _ := livedIn(t, "bolt")
 	left := filepath.Join(dir, "migration.tmp")
 	if err := os.Mkdir(left, 0o700); err != nil {
@@ -71,7 +71,7 @@ func TestCheckTellsOfAMigrationThatWasStopped(t *testing.T) {
 	}
 	status, _, stderr := program(t, "storage", "check", "--raft_dir="+dir)
 	if status != 0 || !strings.Contains(stderr, "warning: "+left) {
-		t.Errorf("status %d: %s", status, stderr)
+		t.Errorf("status = %d, want 0 and a warning about %s: %s", status, left, stderr)
 	}
 	mustRun(t, "storage", "migrate", "--from=bolt", "--to=badger", "--raft_dir="+dir)
 	mustRun(t, "storage", "check", "--raft_dir="+dir)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A backend warns from goroutines of its own.
+// A backend logs warnings from its own goroutines.
 func TestAWarningOfManyGoroutinesIsToldOnce(t *testing.T) {
 	var out strings.Builder
 	log := (&notes{out: &out}).logger()
@@ -20,6 +20,6 @@ func TestAWarningOfManyGoroutinesIsToldOnce(t *testing.T) {
 	}
 	warning.Wait()
 	if want := "nodesmetadata: warning: the disk is slow path=/d\n"; out.String() != want {
-		t.Errorf("%q instead of %q", out.String(), want)
+		t.Errorf("stderr = %q, want %q", out.String(), want)
 	}
 }

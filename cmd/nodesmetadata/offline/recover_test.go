@@ -8,8 +8,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
 
-// bereaved starts a cluster of three, stops all, and gives the directory of one
-// that followed, with its address.
+// bereaved starts a cluster of three, stops all, and returns the directory, the raft
+// address and the registry of a follower.
 func bereaved(t *testing.T, backend string) (dir, address string, has registry) {
 	t.Helper()
 	base := t.TempDir()
@@ -24,7 +24,7 @@ func bereaved(t *testing.T, backend string) (dir, address string, has registry) 
 	leader.put(1, 60)
 	has = leader.registry()
 	others[0].await("/nodes?consistency=stale&min_revision=" + has.revision)
-	// The followers first, so that nothing is elected on the way.
+	// The followers stop first, so that none of them is elected.
 	others[0].stop()
 	others[1].stop()
 	leader.stop()
@@ -38,7 +38,7 @@ func TestRecover(t *testing.T) {
 			before := mustRun(t, "storage", "check", "--raft_dir="+dir)
 			for _, member := range []string{"n1=", "n2=" + address, "n3="} {
 				if !strings.Contains(before, member) {
-					t.Errorf("the membership was not as it should be:\n%s", before)
+					t.Errorf("the membership before does not have %s:\n%s", member, before)
 				}
 			}
 			self := "--instance=n2=" + address
@@ -46,19 +46,19 @@ func TestRecover(t *testing.T) {
 			for _, words := range []string{"reaches          entry ", "From now on the cluster is", "n2=" + address + " voter", "is lost", "must be started again", "takes effect",
 				"Done: revision 60, 60 nodes.", "--raft_advertised_address=" + address, "--storage_backend=" + backend} {
 				if !strings.Contains(said, words) {
-					t.Errorf("it does not say %q:\n%s", words, said)
+					t.Errorf("recover does not say %q:\n%s", words, said)
 				}
 			}
 			tree := logstoretest.Tree(t, dir)
 			if again := mustRun(t, "recover", "--raft_dir="+dir, self); !strings.Contains(again, "there is nothing to do") {
-				t.Errorf("again:\n%s", again)
+				t.Errorf("the second run does not say that there is nothing to do:\n%s", again)
 			}
 			if now := logstoretest.Tree(t, dir); now != tree {
-				t.Errorf("the second time changed the directory: from\n%s\nto\n%s", tree, now)
+				t.Errorf("the second run changed the directory: from\n%s\nto\n%s", tree, now)
 			}
 			after := mustRun(t, "storage", "check", "--raft_dir="+dir)
 			if strings.Contains(after, "n1=") || strings.Contains(after, "n3=") || !strings.Contains(after, "n2="+address) {
-				t.Errorf("the membership is not as it should be:\n%s", after)
+				t.Errorf("the membership afterwards is not n2 alone:\n%s", after)
 			}
 			i := start(t, dir, "n2", backend, "--raft_bind_address="+address)
 			i.await("/readyz")
@@ -67,7 +67,7 @@ func TestRecover(t *testing.T) {
 			fresh := start(t, t.TempDir(), "n4", backend, "--join="+i.application())
 			fresh.await("/readyz")
 			fresh.await("/nodes?consistency=stale&min_revision=61")
-			i.put(62, 62) // which takes both
+			i.put(62, 62) // commits only with both instances
 			fresh.await("/nodes?consistency=stale&min_revision=62")
 		})
 	}
@@ -85,10 +85,10 @@ func TestRecoverRefuses(t *testing.T) {
 		dir, instance string
 		says          []string
 	}{
-		"another instance":                      {dir, "n2=10.0.0.2:8008", []string{`--instance: this is the directory of "n1", not of "n2"`, "nothing was changed"}},
-		"a directory that is damaged":           {damaged, "n1=" + address, []string{"entry 53: checksum mismatch", "nothing was changed"}},
-		"a directory that was never written":    {blank, "n1=" + address, []string{"no raft state", "nothing was changed"}},
-		"a directory in which nothing was kept": {volatile, "n1=" + address, []string{"no raft state"}},
+		"a directory of another instance":    {dir, "n2=10.0.0.2:8008", []string{`--instance: this is the directory of "n1", not of "n2"`, "nothing was changed"}},
+		"a damaged directory":                {damaged, "n1=" + address, []string{"entry 53: checksum mismatch", "nothing was changed"}},
+		"a directory that was never written": {blank, "n1=" + address, []string{"no raft state", "nothing was changed"}},
+		"a directory of the memory backend":  {volatile, "n1=" + address, []string{"no raft state"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := logstoretest.Tree(t, test.dir)
@@ -100,17 +100,17 @@ func TestRecoverRefuses(t *testing.T) {
 	}
 }
 
-func TestRecoverOfOneThatMissesASnapshotThatItDoesNotNeed(t *testing.T) {
+func TestRecoverWithoutASnapshotThatIsNotNeeded(t *testing.T) {
 	dir, address, _ := livedIn(t, "bolt")
 	older := snapshotStates(t, dir)[0]
 	flip(t, older, middle)
 	status, said, stderr := program(t, "recover", "--raft_dir="+dir, "--instance=n1="+address)
 	if status != 0 || !strings.Contains(said, "Done: revision 100") || !strings.Contains(stderr, "warning: "+older) {
-		t.Errorf("status %d, stdout:\n%s\nstderr:\n%s", status, said, stderr)
+		t.Errorf("status = %d, want 0 and a warning, stdout:\n%s\nstderr:\n%s", status, said, stderr)
 	}
 	i := start(t, dir, "n1", "bolt", "--raft_bind_address="+address)
 	i.await("/readyz")
 	if got := i.registry(); got.revision != "100" {
-		t.Errorf("it is at revision %s", got.revision)
+		t.Errorf("revision = %s, want 100", got.revision)
 	}
 }
