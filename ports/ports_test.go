@@ -12,25 +12,25 @@ import (
 func TestUnready(t *testing.T) {
 	tests := map[string]struct {
 		change func(*ports.LocalState)
-		want   []string // a word of each reason
+		want   []string // a part of each reason
 	}{
-		"an instance that leads is ready":           {func(s *ports.LocalState) { s.Leading = true }, nil},
-		"a follower is ready":                       {func(*ports.LocalState) {}, nil},
-		"who shuts down is not":                     {func(s *ports.LocalState) { s.Closed = true }, []string{"shutting down"}},
-		"who is no member is not":                   {func(s *ports.LocalState) { s.Member = false }, []string{"PUT /raft/node"}},
-		"who was removed is not":                    {func(s *ports.LocalState) { s.Removed = true }, []string{"was removed"}},
-		"who was removed does not wait to be added": {func(s *ports.LocalState) { s.Removed, s.Member = true, false }, []string{"was removed"}},
-		"who is in quarantine is not":               {func(s *ports.LocalState) { s.Quarantine, s.ClusterID = "it has lost all", "c" }, []string{"because it has lost all"}},
-		"who lost all it had need not be added":     {func(s *ports.LocalState) { s.Member, s.Quarantine, s.ClusterID = false, "it has lost all", "c" }, []string{"waits for the leader of cluster c,"}},
-		"who is new need not be told that it is":    {func(s *ports.LocalState) { s.Quarantine = "it has nothing" }, nil},
-		"who is to be a voter, and is none, is not": {func(s *ports.LocalState) { s.Staged = true }, []string{"nonvoter"}},
-		"who knows no leader is not":                {func(s *ports.LocalState) { s.LeaderID = "" }, []string{"no leader"}},
-		"who moved may have to be told how":         {func(s *ports.LocalState) { s.LeaderID, s.RosterRaftAddress = "", "h:1" }, []string{"no leader: as far as it knows, it is a member at h:1"}},
-		"who moved is ready once it has a leader":   {func(s *ports.LocalState) { s.RosterRaftAddress = "h:1" }, nil},
-		"who has not caught up is not":              {func(s *ports.LocalState) { s.CaughtUp = false }, []string{"caught up"}},
-		"a disk in trouble is a reason":             {func(s *ports.LocalState) { s.DiskTrouble = "the disk hangs" }, []string{"the disk hangs"}},
-		"all reasons are told":                      {func(s *ports.LocalState) { *s = ports.LocalState{Closed: true} }, []string{"shutting down", "PUT /raft/node", "no leader", "caught up"}},
-		"a new instance that waits says that it is": {func(s *ports.LocalState) { *s = ports.LocalState{} }, []string{"waits to be added", "no leader", "caught up"}},
+		"an instance that leads is ready":                          {func(s *ports.LocalState) { s.Leading = true }, nil},
+		"a follower is ready":                                      {func(*ports.LocalState) {}, nil},
+		"an instance that shuts down is not":                       {func(s *ports.LocalState) { s.Closed = true }, []string{"shutting down"}},
+		"an instance that is no member is not":                     {func(s *ports.LocalState) { s.Member = false }, []string{"PUT /raft/node"}},
+		"a removed instance is not":                                {func(s *ports.LocalState) { s.Removed = true }, []string{"was removed"}},
+		"a removed instance does not wait to be added":             {func(s *ports.LocalState) { s.Removed, s.Member = true, false }, []string{"was removed"}},
+		"an instance in quarantine is not":                         {func(s *ports.LocalState) { s.Quarantine, s.ClusterID = "it has lost all", "c" }, []string{"because it has lost all"}},
+		"an instance that has lost its data need not be added":     {func(s *ports.LocalState) { s.Member, s.Quarantine, s.ClusterID = false, "it has lost all", "c" }, []string{"waits for the leader of cluster c,"}},
+		"an instance in quarantine without a cluster is ready":     {func(s *ports.LocalState) { s.Quarantine = "it has nothing" }, nil},
+		"a nonvoter that is to become a voter is not":              {func(s *ports.LocalState) { s.Staged = true }, []string{"nonvoter"}},
+		"an instance without a leader is not":                      {func(s *ports.LocalState) { s.LeaderID = "" }, []string{"no leader"}},
+		"an instance that has moved names its former address":      {func(s *ports.LocalState) { s.LeaderID, s.RosterRaftAddress = "", "h:1" }, []string{"no leader: as far as it knows, it is a member at h:1"}},
+		"an instance that has moved is ready once it has a leader": {func(s *ports.LocalState) { s.RosterRaftAddress = "h:1" }, nil},
+		"an instance that has not caught up is not":                {func(s *ports.LocalState) { s.CaughtUp = false }, []string{"caught up"}},
+		"a disk in trouble is a reason":                            {func(s *ports.LocalState) { s.DiskTrouble = "the disk hangs" }, []string{"the disk hangs"}},
+		"a closed instance gives all reasons":                      {func(s *ports.LocalState) { *s = ports.LocalState{Closed: true} }, []string{"shutting down", "PUT /raft/node", "no leader", "caught up"}},
+		"a new instance waits to be added":                         {func(s *ports.LocalState) { *s = ports.LocalState{} }, []string{"waits to be added", "no leader", "caught up"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -38,11 +38,11 @@ func TestUnready(t *testing.T) {
 			test.change(&state)
 			got := state.Unready("")
 			if len(got) != len(test.want) {
-				t.Fatalf("%q, want %q", got, test.want)
+				t.Fatalf("reasons = %q, want %q", got, test.want)
 			}
 			for i, word := range test.want {
 				if !strings.Contains(got[i], word) {
-					t.Errorf("reason %d is %q, without %q", i, got[i], word)
+					t.Errorf("reason %d = %q, want %q in it", i, got[i], word)
 				}
 			}
 		})
@@ -60,6 +60,6 @@ func TestEmptyDeliveries(t *testing.T) {
 		ports.ClusterDelivery{Events: []domain.ClusterEvent{{}}}.Empty(),
 	}
 	if want := []bool{true, true, false, false, true, false, false}; !reflect.DeepEqual(got, want) {
-		t.Errorf("%v, want %v", got, want)
+		t.Errorf("Empty = %v, want %v", got, want)
 	}
 }

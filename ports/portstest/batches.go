@@ -25,7 +25,7 @@ func batchIsCarriedOut(t *testing.T, s Subject) {
 	registry := s.Leader.Registry
 	before := mustRead(t, registry).Revision()
 	a, b, heavier := cacheNode("a", 1), cacheNode("b", 1), cacheNode("a", 2)
-	// In the batch an address is freed before it is taken.
+	// In the batch an address is released before it is taken.
 	c := cacheNode("c", 1)
 	c.Address = b.Address
 	changes := propose(t, registry, domain.Batch{Commands: []domain.Command{
@@ -49,7 +49,7 @@ func batchIsCarriedOut(t *testing.T, s Subject) {
 		{Revision: before + 4, Effect: domain.Added, Reason: domain.ByRequest, Node: at(c, 4, 4, 0)},
 		{Revision: before + 5, Effect: domain.Updated, Reason: domain.ByRequest, Node: at(heavier, 1, 5, 0), Previous: first},
 	}
-	mustEqual(t, "what the batch made", changes, want)
+	mustEqual(t, "the changes of the batch", changes, want)
 	history, _ := mustRead(t, registry).Since(before)
 	mustEqual(t, "history", history, append(want[:2:2], want[3:]...))
 }
@@ -66,9 +66,9 @@ func batchIsRefusedWhole(t *testing.T, s Subject) {
 		err     error
 		current *domain.CacheNode
 	}{
-		"an address in use":         {domain.Register{Node: taken}, domain.ErrAddressInUse, nil},
-		"a node that is not there":  {domain.Deregister{ID: "new"}, domain.ErrNoSuchNode, nil},
-		"a node at another version": {domain.Deregister{ID: "b", If: domain.Condition{Expect: domain.AtRevision, Revision: last.Revision + 9}}, domain.ErrConditionFailed, last.Node},
+		"a node with an address in use": {domain.Register{Node: taken}, domain.ErrAddressInUse, nil},
+		"an unknown node":               {domain.Deregister{ID: "new"}, domain.ErrNoSuchNode, nil},
+		"a node at another revision":    {domain.Deregister{ID: "b", If: domain.Condition{Expect: domain.AtRevision, Revision: last.Revision + 9}}, domain.ErrConditionFailed, last.Node},
 	} {
 		t.Run(name, func(t *testing.T) {
 			changes, err := registry.Propose(within(t), domain.Batch{Commands: []domain.Command{
@@ -76,22 +76,22 @@ func batchIsRefusedWhole(t *testing.T, s Subject) {
 			}})
 			var refusal *domain.Refusal
 			if !errors.Is(err, test.err) || !errors.As(err, &refusal) || errors.Is(err, ports.ErrOutcomeUnknown) {
-				t.Fatalf("%v is no refusal: %v", err, test.err)
+				t.Fatalf("error = %v, want the refusal %v", err, test.err)
 			}
 			if len(changes) != 0 || !strings.HasPrefix(err.Error(), "changes[2]: ") {
-				t.Errorf("changes %+v, error %q", changes, err)
+				t.Errorf("changes = %+v, error = %q, want none and an error about changes[2]", changes, err)
 			}
-			mustEqual(t, "the node as it is", refusal.Current, test.current)
+			mustEqual(t, "the current node of the refusal", refusal.Current, test.current)
 			mustEqual(t, "the revision of the refusal", refusal.Revision, before.Revision)
-			mustEqual(t, "the registry after it", show(mustRead(t, registry)), before)
+			mustEqual(t, "the registry after the refusal", show(mustRead(t, registry)), before)
 		})
 	}
 	if change := mustPropose(t, registry, register("c", 1)); change.Revision != before.Revision+1 {
-		t.Errorf("the next change is at revision %d, not %d", change.Revision, before.Revision+1)
+		t.Errorf("revision of the next change = %d, want %d", change.Revision, before.Revision+1)
 	}
 }
 
-// batchIsSeenWhole gives every batch the same number of changes, so that the revision
+// batchIsSeenWhole makes batches that all have the same number of changes, so that the revision
 // shows whether a view is from the middle of a batch.
 func batchIsSeenWhole(t *testing.T, s Subject) {
 	const (
@@ -110,14 +110,14 @@ func batchIsSeenWhole(t *testing.T, s Subject) {
 				batch.Commands = append(batch.Commands, register(fmt.Sprintf("node%d", n), i))
 			}
 			if changes, err := s.Leader.Registry.Propose(ctx, batch); err != nil || len(changes) != size {
-				t.Errorf("propose: %d changes, %v", len(changes), err)
+				t.Errorf("Propose = %d changes, %v, want %d", len(changes), err, size)
 				return
 			}
 		}
 	})
 	mustBeWhole := func(who string, view domain.View) {
 		if (view.Revision()-base)%size != 0 {
-			t.Errorf("%s shows revision %d: that is in the middle of a batch", who, view.Revision())
+			t.Errorf("%s shows revision %d, in the middle of a batch", who, view.Revision())
 		}
 	}
 	read := func(who string, read func(context.Context) (domain.View, error)) {
@@ -125,7 +125,7 @@ func batchIsSeenWhole(t *testing.T, s Subject) {
 			for over := false; !over; {
 				select {
 				case <-written:
-					over = true // after one more
+					over = true // after one more view
 				default:
 				}
 				view, err := read(ctx)
@@ -154,14 +154,14 @@ func batchIsSeenWhole(t *testing.T, s Subject) {
 	watch("the leader", s.Leader.Local)
 	if s.Follower != nil {
 		read("a read at the follower", s.Follower.Registry.ReadHere)
-		// The follower may lack what came before the batches until it reads.
+		// The follower may not have applied what came before the batches until it reads.
 		mustReadHere(t, s.Follower.Registry)
 		watch("the follower", s.Follower.Local)
 	}
 	all.Wait()
 }
 
-func expiryIsTold(t *testing.T, s Subject) {
+func nodeExpiresAndRevives(t *testing.T, s Subject) {
 	registry := s.Leader.Registry
 	removed, down, lasting := cacheNode("removed", 1), cacheNode("down", 1), cacheNode("lasting", 1)
 	removed.TTLSeconds, down.TTLSeconds = 30, 30
@@ -174,20 +174,20 @@ func expiryIsTold(t *testing.T, s Subject) {
 	}
 	before := mustRead(t, registry).Revision()
 
-	// A node that has changed since, does not exist, or has no time to live is skipped.
+	// Expire skips a node that has changed since, does not exist, or has no time to live.
 	if changes := propose(t, registry, domain.Expire{Nodes: []domain.NodeAt{
 		{ID: "removed", Revision: nodes[0].Revision - 1}, {ID: "stranger", Revision: 1}, {ID: "lasting", Revision: nodes[2].Revision},
 	}}); len(changes) != 0 {
-		t.Errorf("nobody ran out of time, and it made %+v", changes)
+		t.Errorf("changes of an expiry of no node = %+v, want none", changes)
 	}
-	mustEqual(t, "the revision, when nobody expired", mustRead(t, registry).Revision(), before)
+	mustEqual(t, "the revision after an expiry of no node", mustRead(t, registry).Revision(), before)
 
 	expired := propose(t, registry, domain.Expire{Nodes: []domain.NodeAt{
 		{ID: "down", Revision: nodes[1].Revision}, {ID: "lasting", Revision: nodes[2].Revision}, {ID: "removed", Revision: nodes[0].Revision},
 	}})
 	asleep := *nodes[1]
 	asleep.State, asleep.ExpiredFrom, asleep.Revision = domain.Down, domain.Draining, before+1
-	mustEqual(t, "what expiry made", expired, []domain.Change{
+	mustEqual(t, "the changes of the expiry", expired, []domain.Change{
 		{Revision: before + 1, Effect: domain.Updated, Reason: domain.ByExpiry, Node: &asleep, Previous: nodes[1]},
 		{Revision: before + 2, Effect: domain.Removed, Reason: domain.ByExpiry, Node: nodes[0], Previous: nodes[0]},
 	})
@@ -195,14 +195,14 @@ func expiryIsTold(t *testing.T, s Subject) {
 	awake := *nodes[1]
 	awake.Revision = before + 3
 	revived := mustPropose(t, registry, domain.Revive{ID: "down"})
-	mustEqual(t, "what its revival made", revived,
+	mustEqual(t, "the change of the revival", revived,
 		domain.Change{Revision: before + 3, Effect: domain.Updated, Reason: domain.ByRequest, Node: &awake, Previous: &asleep})
 	again := mustPropose(t, registry, domain.Revive{ID: "down"})
-	mustEqual(t, "what another revival made", again,
+	mustEqual(t, "the change of a second revival", again,
 		domain.Change{Revision: before + 3, Effect: domain.Unchanged, Reason: domain.ByRequest, Node: &awake, Previous: &awake})
 	var refusal *domain.Refusal
 	if _, err := registry.Propose(within(t), domain.Revive{ID: "removed"}); !errors.Is(err, domain.ErrNoSuchNode) || !errors.As(err, &refusal) {
-		t.Errorf("the revival of a node that is gone: %v", err)
+		t.Errorf("error of reviving a removed node = %v, want the refusal %v", err, domain.ErrNoSuchNode)
 	}
 	history, _ := mustRead(t, registry).Since(before)
 	mustEqual(t, "history", history, append(expired, revived))

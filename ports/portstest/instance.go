@@ -28,12 +28,12 @@ type Instance struct {
 
 	format  int            // the format that this instance reads
 	needs   func(any) int  // the format that a command needs
-	formats map[string]int // the formats that other instances told
+	formats map[string]int // the formats that other instances reported
 	written int            // the latest format that a command needed
 }
 
-// cluster is what the instances of one cluster share. Its lock guards the instances as
-// well: what one of them does takes effect on all at once.
+// cluster is what the instances of one cluster share. Its lock also guards the instances,
+// because an action of one of them takes effect on all at once.
 type cluster struct {
 	mu        sync.Mutex
 	registry  *domain.Registry
@@ -74,8 +74,8 @@ func (i *Instance) NewFollower(id, raftAddress string) *Instance {
 	return follower
 }
 
-// Change lets a test modify the state of this instance, and wakes those who wait for a
-// later state. It does not affect other instances of the cluster.
+// Change lets a test modify the state of this instance, and closes the channel of the state
+// before. It does not affect other instances of the cluster.
 func (i *Instance) Change(change func(*ports.LocalState)) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -166,7 +166,7 @@ func (i *Instance) ReadHere(ctx context.Context) (domain.View, error) {
 	return i.registry.View(), nil
 }
 
-// refusalHere is refusal for methods that work on a follower too, if it has a leader.
+// refusalHere is refusal for methods that also work on a follower, as long as it has a leader.
 func (i *Instance) refusalHere(ctx context.Context) error {
 	err := i.refusal(ctx)
 	switch {
@@ -188,8 +188,8 @@ func (i *Instance) State() (ports.LocalState, <-chan struct{}) {
 	return state, i.later
 }
 
-// LeaderContact implements ports.Local. The contact is always just now, unless Touch set
-// it.
+// LeaderContact implements ports.Local. The last contact is always just now, unless Touch
+// set it.
 func (i *Instance) LeaderContact() (time.Duration, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -203,10 +203,10 @@ func (i *Instance) SureLeader() bool {
 	return i.state.Leading && i.contact >= 0 && i.contact <= sureContact
 }
 
-// sureContact is how long ago contact may have been for SureLeader.
+// sureContact is the age of the last contact up to which SureLeader returns true.
 const sureContact = 100 * time.Millisecond
 
-// Touch lets a test set how long ago the leader was heard from; negative: never.
+// Touch lets a test set the time since the last contact with the leader; negative: never.
 func (i *Instance) Touch(contact time.Duration) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -314,7 +314,7 @@ func (i *Instance) promote(ctx context.Context, id string, wanted bool) error {
 	return nil
 }
 
-// ReadIndex implements ports.ReadIndexer. All instances have always applied the same.
+// ReadIndex implements ports.ReadIndexer. All instances have always applied the same entries.
 func (i *Instance) ReadIndex(ctx context.Context) (uint64, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -380,7 +380,7 @@ func (i *Instance) setRoster(id string, wanted *domain.Instance) {
 	i.wakeAll()
 }
 
-// HandOver implements ports.Leadership. The instance named by to, or the first other
+// HandOver implements ports.Leadership. The instance named by to, or else the first other
 // voter, leads from now on, even if it exists only in the roster.
 func (i *Instance) HandOver(ctx context.Context, to string) error {
 	i.mu.Lock()

@@ -55,53 +55,53 @@ func TestInstanceKeepsThePromiseOfFormats(t *testing.T) {
 	})
 }
 
-func TestInstanceIsWhatATestMakesOfIt(t *testing.T) {
+func TestInstanceHasTheStateThatATestSets(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	_, later := i.State()
 	i.Change(func(s *ports.LocalState) { s.Leading, s.LeaderID = false, "" })
 	select {
 	case <-later:
 	default:
-		t.Error("nobody was woken")
+		t.Error("the channel of the earlier state is open")
 	}
 	if _, err := i.Read(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("an instance that does not lead: %v", err)
+		t.Errorf("Read without leading = %v, want %v", err, ports.ErrNotLeader)
 	}
 	i.Change(func(s *ports.LocalState) { s.Closed = true })
 	if _, err := i.Propose(t.Context(), domain.Deregister{ID: "a"}); !errors.Is(err, ports.ErrClosed) {
-		t.Errorf("an instance that is closed: %v", err)
+		t.Errorf("Propose on a closed instance = %v, want %v", err, ports.ErrClosed)
 	}
 	i.FailWith(ports.ErrBusy)
 	if _, err := i.Roster(t.Context()); !errors.Is(err, ports.ErrBusy) {
-		t.Errorf("an instance that fails: %v", err)
+		t.Errorf("Roster with FailWith = %v, want %v", err, ports.ErrBusy)
 	}
 }
 
-func TestInstanceAnswersHereAsATestMakesIt(t *testing.T) {
+func TestInstanceReadsHereInTheStateThatATestSets(t *testing.T) {
 	leader := portstest.NewInstance("n1", "h:1")
 	follower := leader.NewFollower("n2", "h:2")
 	if _, err := leader.Propose(t.Context(), domain.Register{Node: domain.CacheNode{ID: "a", Address: "a:1"}}); err != nil {
 		t.Fatal(err)
 	}
 	if view, err := follower.ReadHere(t.Context()); err != nil || view.Revision() != 1 {
-		t.Errorf("a follower reads revision %d, %v", view.Revision(), err)
+		t.Errorf("ReadHere on a follower = revision %d, %v, want 1", view.Revision(), err)
 	}
 	follower.Change(orphaned)
 	if _, err := follower.ReadHere(t.Context()); !errors.Is(err, ports.ErrNoLeader) {
-		t.Errorf("a follower that knows no leader: %v", err)
+		t.Errorf("ReadHere without a leader = %v, want %v", err, ports.ErrNoLeader)
 	}
 	follower.FailWith(ports.ErrBusy)
 	if _, err := follower.RosterHere(t.Context()); !errors.Is(err, ports.ErrBusy) {
-		t.Errorf("a follower that fails: %v", err)
+		t.Errorf("RosterHere with FailWith = %v, want %v", err, ports.ErrBusy)
 	}
 	follower.FailWith(nil)
 	follower.Change(closed)
 	if _, err := follower.ReadHere(t.Context()); !errors.Is(err, ports.ErrClosed) {
-		t.Errorf("a follower that is closed: %v", err)
+		t.Errorf("ReadHere on a closed follower = %v, want %v", err, ports.ErrClosed)
 	}
 }
 
-func TestInstanceHeardFromALeaderWhenATestSaysSo(t *testing.T) {
+func TestTouchSetsTheLeaderContact(t *testing.T) {
 	i := portstest.NewInstance("n1", "h:1")
 	for _, test := range []struct {
 		touch time.Duration
@@ -109,7 +109,7 @@ func TestInstanceHeardFromALeaderWhenATestSaysSo(t *testing.T) {
 	}{{0, true}, {time.Minute, true}, {-1, false}} {
 		i.Touch(test.touch)
 		if contact, ever := i.LeaderContact(); ever != test.ever || ever && contact != test.touch {
-			t.Errorf("touched %v ago: %v, %v", test.touch, contact, ever)
+			t.Errorf("LeaderContact after Touch(%v) = %v, %v, want heard from = %v", test.touch, contact, ever, test.ever)
 		}
 	}
 }

@@ -12,21 +12,20 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// RunMembership examines what ports.Membership and ports.Leadership promise. Each test opens a
-// subject of its own, which open closes with tb.Cleanup. The instances that the tests add
-// do not exist, so they are nonvoters: a voter that does not answer can cost a cluster
-// its quorum.
+// RunMembership checks the contracts of ports.Membership and ports.Leadership. Each test opens a
+// subject of its own, which open closes with tb.Cleanup. The instances that the tests add do not exist, so they are
+// nonvoters: a voter that does not answer can cost a cluster its quorum.
 func RunMembership(t *testing.T, open func(testing.TB) Subject) {
 	tests := map[string]func(*testing.T, Subject){
 		"the leader is a voter":                              leaderIsVoter,
 		"an instance is added, moved and removed":            instanceComesAndGoes,
 		"an address has one owner":                           addressHasOneOwner,
-		"who is no member can't be removed":                  strangerIsNotRemoved,
+		"an instance that is no member can't be removed":     strangerIsNotRemoved,
 		"the last voter stays":                               lastVoterStays,
-		"many change the membership at once":                 manyChangeMembership,
-		"with a context that had ended nothing happens":      endedContextChangesNobody,
-		"leadership is kept where nobody can take it over":   nobodyTakesOver,
-		"leadership goes to a voter or nowhere":              noVoterTakesOver,
+		"concurrent changes of the membership are all made":  manyChangeMembership,
+		"a context that has ended changes nothing":           endedContextChangesNoMember,
+		"leadership stays if there is no other voter":        loneVoterKeepsLeadership,
+		"leadership goes to voters only":                     onlyVotersTakeOver,
 		"the registry is the same before and after a change": membershipTouchesNoNodes,
 		"a roster here holds every change answered before": func(t *testing.T, s Subject) {
 			rosterHereHoldsChanges(t, s.Leader.Membership, s.Leader.Membership)
@@ -37,7 +36,7 @@ func RunMembership(t *testing.T, open func(testing.TB) Subject) {
 	}
 	t.Run("a follower", func(t *testing.T) {
 		if s := open(t); s.Follower != nil {
-			t.Run("changes nothing", func(t *testing.T) { followerChangesNobody(t, s) })
+			t.Run("changes nothing", func(t *testing.T) { followerChangesNoMember(t, s) })
 			t.Run("has a roster here that holds every change answered before", func(t *testing.T) {
 				rosterHereHoldsChanges(t, s.Leader.Membership, s.Follower.Membership)
 			})
@@ -69,7 +68,7 @@ func mustAdd(t testing.TB, m ports.Membership, instance domain.Instance) {
 		t.Fatalf("add %+v: %v", instance, err)
 	}
 	if got, found := mustRoster(t, m).Find(instance.ID); !found || got != instance {
-		t.Fatalf("added %+v, and the roster has %+v", instance, got)
+		t.Fatalf("added %+v, but the roster has %+v", instance, got)
 	}
 }
 
@@ -90,7 +89,7 @@ func demoteOthers(t testing.TB, leader Ports) domain.Instance {
 func leaderIsVoter(t *testing.T, s Subject) {
 	self, found := mustRoster(t, s.Leader.Membership).Find(s.Leader.ID)
 	if !found || self.Suffrage != domain.Voter || self.RaftAddress == "" {
-		t.Fatalf("the roster has %+v, %v", self, found)
+		t.Fatalf("leader in the roster = %+v, %v, want a voter with an address", self, found)
 	}
 }
 
@@ -99,12 +98,12 @@ func instanceComesAndGoes(t *testing.T, s Subject) {
 	before := mustRoster(t, m).Instances()
 	instance := absentee(0)
 	mustAdd(t, m, instance)
-	mustAdd(t, m, instance) // it may be called again
+	mustAdd(t, m, instance) // Add may be called again
 	instance.RaftAddress = absentee(1).RaftAddress
 	mustAdd(t, m, instance)
 	mustAdd(t, m, domain.Instance{ID: "another", RaftAddress: absentee(0).RaftAddress, Suffrage: domain.Nonvoter})
 	if got := len(mustRoster(t, m).Instances()); got != len(before)+2 {
-		t.Errorf("%d members, not %d", got, len(before)+2)
+		t.Errorf("members = %d, want %d", got, len(before)+2)
 	}
 	for _, id := range []string{instance.ID, "another"} {
 		if err := m.Remove(within(t), id); err != nil {
@@ -126,7 +125,7 @@ func addressHasOneOwner(t *testing.T, s Subject) {
 		"a member moving to another's": {ID: absentee(1).ID, RaftAddress: absentee(0).RaftAddress, Suffrage: domain.Nonvoter},
 	} {
 		if err := m.Add(within(t), instance); !errors.Is(err, domain.ErrAddressInUse) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: Add = %v, want %v", name, err, domain.ErrAddressInUse)
 		}
 	}
 	mustEqual(t, "the members", mustRoster(t, m).Instances(), before)
@@ -136,7 +135,7 @@ func strangerIsNotRemoved(t *testing.T, s Subject) {
 	m := s.Leader.Membership
 	before := mustRoster(t, m).Instances()
 	if err := m.Remove(within(t), "stranger"); !errors.Is(err, domain.ErrNoSuchInstance) {
-		t.Errorf("remove: %v", err)
+		t.Errorf("Remove = %v, want %v", err, domain.ErrNoSuchInstance)
 	}
 	mustEqual(t, "the members", mustRoster(t, m).Instances(), before)
 }
@@ -147,11 +146,11 @@ func lastVoterStays(t *testing.T, s Subject) {
 	mustAdd(t, m, absentee(0))
 	before := mustRoster(t, m).Instances()
 	if err := m.Remove(within(t), self.ID); !errors.Is(err, domain.ErrLastVoter) {
-		t.Errorf("remove: %v", err)
+		t.Errorf("Remove of the last voter = %v, want %v", err, domain.ErrLastVoter)
 	}
 	self.Suffrage = domain.Nonvoter
 	if err := m.Add(within(t), self); !errors.Is(err, domain.ErrLastVoter) {
-		t.Errorf("demote: %v", err)
+		t.Errorf("demotion of the last voter = %v, want %v", err, domain.ErrLastVoter)
 	}
 	mustEqual(t, "the members", mustRoster(t, m).Instances(), before)
 }
@@ -175,13 +174,13 @@ func manyChangeMembership(t *testing.T, s Subject) {
 	roster := mustRoster(t, m)
 	for i := range many {
 		if got, found := roster.Find(absentee(i).ID); !found || got != absentee(i) {
-			t.Errorf("the roster has %+v for %+v", got, absentee(i))
+			t.Errorf("member = %+v, want %+v", got, absentee(i))
 		}
 	}
 	atOnce("remove", func(i int) error { return m.Remove(ctx, absentee(i).ID) })
 	mustEqual(t, "the members in the end", mustRoster(t, m).Instances(), before)
 
-	// Of those who want one address at once, one gets it.
+	// Of several instances that claim one address at once, one gets it.
 	errs := make([]error, many)
 	atOnce("claim", func(i int) error {
 		errs[i] = m.Add(ctx, domain.Instance{ID: absentee(i).ID, RaftAddress: "127.0.0.1:1", Suffrage: domain.Nonvoter})
@@ -193,15 +192,15 @@ func manyChangeMembership(t *testing.T, s Subject) {
 		case err == nil:
 			owners++
 		case !errors.Is(err, domain.ErrAddressInUse):
-			t.Errorf("claim: %v", err)
+			t.Errorf("claim = %v, want success or %v", err, domain.ErrAddressInUse)
 		}
 	}
 	if owners != 1 {
-		t.Errorf("%d instances have one address", owners)
+		t.Errorf("instances that got the address = %d, want 1", owners)
 	}
 }
 
-func endedContextChangesNobody(t *testing.T, s Subject) {
+func endedContextChangesNoMember(t *testing.T, s Subject) {
 	m := s.Leader.Membership
 	mustAdd(t, m, absentee(0))
 	before := mustRoster(t, m).Instances()
@@ -213,7 +212,7 @@ func endedContextChangesNobody(t *testing.T, s Subject) {
 		"hand over":   func(ctx context.Context) error { return s.Leader.Leadership.HandOver(ctx, "") },
 	} {
 		if err := ask(ended(t)); !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error = %v, want %v", name, err, context.Canceled)
 		}
 	}
 	mustEqual(t, "the members", mustRoster(t, m).Instances(), before)
@@ -222,7 +221,7 @@ func endedContextChangesNobody(t *testing.T, s Subject) {
 	}
 }
 
-func noVoterTakesOver(t *testing.T, s Subject) {
+func onlyVotersTakeOver(t *testing.T, s Subject) {
 	mustAdd(t, s.Leader.Membership, absentee(0))
 	for to, want := range map[string]error{
 		absentee(0).ID: domain.ErrNotVoter,
@@ -234,19 +233,19 @@ func noVoterTakesOver(t *testing.T, s Subject) {
 		}
 	}
 	if state, _ := s.Leader.Local.State(); !state.Leading {
-		t.Error("it does not lead any more")
+		t.Error("the leader does not lead any more")
 	}
 	mustPropose(t, s.Leader.Registry, register("a", 1))
 }
 
-func nobodyTakesOver(t *testing.T, s Subject) {
+func loneVoterKeepsLeadership(t *testing.T, s Subject) {
 	demoteOthers(t, s.Leader)
 	mustAdd(t, s.Leader.Membership, absentee(0))
 	if err := s.Leader.Leadership.HandOver(within(t), ""); !errors.Is(err, ports.ErrNoSuccessor) {
-		t.Errorf("hand over: %v", err)
+		t.Errorf("HandOver = %v, want %v", err, ports.ErrNoSuccessor)
 	}
 	if state, _ := s.Leader.Local.State(); !state.Leading {
-		t.Error("it leads no longer")
+		t.Error("the leader does not lead any more")
 	}
 	mustPropose(t, s.Leader.Registry, register("a", 1))
 }
@@ -257,11 +256,11 @@ func membershipTouchesNoNodes(t *testing.T, s Subject) {
 	mustAdd(t, s.Leader.Membership, absentee(0))
 	mustEqual(t, "the registry", show(mustRead(t, s.Leader.Registry)), before)
 	if change := mustPropose(t, s.Leader.Registry, register("b", 1)); change.Revision != before.Revision+1 {
-		t.Errorf("the next change is at revision %d, not %d", change.Revision, before.Revision+1)
+		t.Errorf("revision of the next change = %d, want %d", change.Revision, before.Revision+1)
 	}
 }
 
-func followerChangesNobody(t *testing.T, s Subject) {
+func followerChangesNoMember(t *testing.T, s Subject) {
 	before := mustRoster(t, s.Leader.Membership).Instances()
 	m := s.Follower.Membership
 	for name, ask := range map[string]func(context.Context) error{
@@ -271,7 +270,7 @@ func followerChangesNobody(t *testing.T, s Subject) {
 		"hand over": func(ctx context.Context) error { return s.Follower.Leadership.HandOver(ctx, "") },
 	} {
 		if err := ask(within(t)); !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error = %v, want %v", name, err, ports.ErrNotLeader)
 		}
 	}
 	mustEqual(t, "the members", mustRoster(t, s.Leader.Membership).Instances(), before)
@@ -281,7 +280,7 @@ func followerIsDemoted(t *testing.T, s Subject) {
 	m := s.Leader.Membership
 	voter, found := mustRoster(t, m).Find(s.Follower.ID)
 	if !found || voter.Suffrage != domain.Voter {
-		t.Fatalf("the follower is %+v, %v", voter, found)
+		t.Fatalf("follower in the roster = %+v, %v, want a voter", voter, found)
 	}
 	demoted := voter
 	demoted.Suffrage = domain.Nonvoter
@@ -289,14 +288,14 @@ func followerIsDemoted(t *testing.T, s Subject) {
 	mustPropose(t, s.Leader.Registry, register("a", 1))
 	mustAdd(t, m, voter)
 	last := mustPropose(t, s.Leader.Registry, register("b", 1))
-	await(t, s.Follower.Local, "it follows as a voter", func(state ports.LocalState) bool {
+	await(t, s.Follower.Local, "the follower follows as a voter", func(state ports.LocalState) bool {
 		got, found := state.Roster.Find(voter.ID)
 		return found && got == voter && state.View.Revision() >= last.Revision
 	})
 }
 
 func followerTakesOver(t *testing.T, s Subject, to string) {
-	term := await(t, s.Leader.Local, "it leads", leading).Term
+	term := await(t, s.Leader.Local, "the leader leads", leading).Term
 	_, laterHere := s.Leader.Local.State()
 	_, laterThere := s.Follower.Local.State()
 	if err := s.Leader.Leadership.HandOver(within(t), to); err != nil {
@@ -306,18 +305,18 @@ func followerTakesOver(t *testing.T, s Subject, to string) {
 		select {
 		case <-later:
 		case <-time.After(patience):
-			t.Errorf("leadership was handed over, and who waits at %s is not woken", who)
+			t.Errorf("leadership was handed over, but the channel of the state at %s is open", who)
 		}
 	}
 	if state, _ := s.Leader.Local.State(); state.Leading {
-		t.Error("leadership was handed over, and it still leads")
+		t.Error("the former leader still leads after HandOver")
 	}
 	if err := s.Leader.Membership.Add(within(t), absentee(0)); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("add, after leadership was handed over: %v", err)
+		t.Errorf("Add on the former leader = %v, want %v", err, ports.ErrNotLeader)
 	}
 	successor := await(t, s.Follower.Local, "the successor leads", leading)
 	if successor.Term <= term || successor.LeaderID != s.Follower.ID {
-		t.Errorf("%q leads in term %d, after term %d", successor.LeaderID, successor.Term, term)
+		t.Errorf("leader = %q in term %d, want %q in a term after %d", successor.LeaderID, successor.Term, s.Follower.ID, term)
 	}
 	await(t, s.Leader.Local, "the old leader knows the new one", func(state ports.LocalState) bool {
 		return state.LeaderID == s.Follower.ID && !state.Leading

@@ -40,9 +40,9 @@ func followerHoldsAnswers(t *testing.T, s Subject) {
 	}
 }
 
-// followersReadersHoldAnswers reads more often than the follower asks the leader, so that
-// reads share questions. No read may share a question that was asked before it began.
-func followersReadersHoldAnswers(t *testing.T, s Subject) {
+// followerHoldsAnswersUnderLoad reads more often than the follower asks the leader, so that
+// reads share requests. No read may share a request that was sent before the read began.
+func followerHoldsAnswersUnderLoad(t *testing.T, s Subject) {
 	const (
 		writers = 8
 		each    = 40
@@ -64,7 +64,7 @@ func followersReadersHoldAnswers(t *testing.T, s Subject) {
 					return
 				}
 				if got, _ := view.Node(id); got == nil || got.Revision != change.Revision {
-					t.Errorf("after revision %d of %s was answered, the follower reads %+v at revision %d", change.Revision, id, got, view.Revision())
+					t.Errorf("after revision %d of %s was answered, node read here = %+v at revision %d", change.Revision, id, got, view.Revision())
 					return
 				}
 			}
@@ -75,7 +75,7 @@ func followersReadersHoldAnswers(t *testing.T, s Subject) {
 
 func predecessorHoldsAnswers(t *testing.T, s Subject) {
 	// The test before this one made the follower the leader.
-	await(t, s.Leader.Local, "it knows who leads now", func(state ports.LocalState) bool {
+	await(t, s.Leader.Local, "the former leader knows the new one", func(state ports.LocalState) bool {
 		return !state.Leading && state.LeaderID == s.Follower.ID
 	})
 	for i := range 20 {
@@ -86,30 +86,30 @@ func predecessorHoldsAnswers(t *testing.T, s Subject) {
 	}
 }
 
-// orphanReadsNothing also reads while the follower has not noticed yet that the leader is
-// gone.
-func orphanReadsNothing(t *testing.T, s Subject) {
+// followerWithoutLeaderReadsNothing also reads before the follower has noticed that the
+// leader is gone.
+func followerWithoutLeaderReadsNothing(t *testing.T, s Subject) {
 	mustPropose(t, s.Leader.Registry, register("a", 1))
 	mustReadHere(t, s.Follower.Registry)
 	s.StopLeader()
 	readNothing := func(when string) {
 		for range 20 {
 			if view, err := s.Follower.Registry.ReadHere(within(t)); !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrNotLeader) {
-				t.Fatalf("%s, a read here of revision %d: %v", when, view.Revision(), err)
+				t.Fatalf("%s: ReadHere = revision %d, %v, want %v", when, view.Revision(), err, ports.ErrNoLeader)
 			}
 			if _, err := s.Follower.Membership.RosterHere(within(t)); !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrNotLeader) {
-				t.Fatalf("%s, a roster here: %v", when, err)
+				t.Fatalf("%s: RosterHere = %v, want %v", when, err, ports.ErrNoLeader)
 			}
 			if _, err := s.Follower.Registry.ReadHere(ended(t)); !errors.Is(err, context.Canceled) {
-				t.Fatalf("%s, a read here with a context that had ended: %v", when, err)
+				t.Fatalf("%s: ReadHere with an ended context = %v, want %v", when, err, context.Canceled)
 			}
 			if _, err := s.Follower.Membership.RosterHere(ended(t)); !errors.Is(err, context.Canceled) {
-				t.Fatalf("%s, a roster here with a context that had ended: %v", when, err)
+				t.Fatalf("%s: RosterHere with an ended context = %v, want %v", when, err, context.Canceled)
 			}
 		}
 	}
 	readNothing("at once")
-	await(t, s.Follower.Local, "it knows no leader", func(state ports.LocalState) bool { return state.LeaderID == "" })
+	await(t, s.Follower.Local, "the follower knows no leader", func(state ports.LocalState) bool { return state.LeaderID == "" })
 	readNothing("once it has noticed")
 }
 
@@ -122,19 +122,18 @@ func mustRosterHere(t testing.TB, m ports.Membership) domain.Roster {
 	return roster
 }
 
-// rosterHereHoldsChanges examines RosterHere of here, which may be any instance of the
-// cluster.
+// rosterHereHoldsChanges checks RosterHere of here, which may be any instance of the cluster.
 func rosterHereHoldsChanges(t *testing.T, leader, here ports.Membership) {
 	for i := range 10 {
 		mustAdd(t, leader, absentee(i))
 		if got, found := mustRosterHere(t, here).Find(absentee(i).ID); !found || got != absentee(i) {
-			t.Fatalf("added %+v, and the roster here has %+v", absentee(i), got)
+			t.Fatalf("added %+v, but RosterHere has %+v", absentee(i), got)
 		}
 		moved := absentee(i)
 		moved.RaftAddress = absentee(100 + i).RaftAddress
 		mustAdd(t, leader, moved)
 		if got, _ := mustRosterHere(t, here).Find(moved.ID); got != moved {
-			t.Fatalf("moved to %+v, and the roster here has %+v", moved, got)
+			t.Fatalf("moved to %+v, but RosterHere has %+v", moved, got)
 		}
 		if i%2 == 0 {
 			continue
@@ -143,7 +142,7 @@ func rosterHereHoldsChanges(t *testing.T, leader, here ports.Membership) {
 			t.Fatalf("remove: %v", err)
 		}
 		if got, found := mustRosterHere(t, here).Find(moved.ID); found {
-			t.Fatalf("removed, and the roster here has %+v", got)
+			t.Fatalf("removed, but RosterHere has %+v", got)
 		}
 	}
 	mustEqual(t, "the members here", mustRosterHere(t, here).Instances(), mustRoster(t, leader).Instances())

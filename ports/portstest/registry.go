@@ -13,65 +13,65 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// RunRegistry examines what ports.Registry promises. Each test opens a subject
-// of its own, which open closes with tb.Cleanup.
+// RunRegistry checks the contract of ports.Registry. Each test opens a subject of its own,
+// which open closes with tb.Cleanup.
 func RunRegistry(t *testing.T, open func(testing.TB) Subject) {
 	tests := map[string]func(*testing.T, Subject){
-		"a proposal is applied and told":                         proposalIsTold,
-		"a refusal changes nothing":                              refusalChangesNothing,
-		"a read holds what was answered before":                  readHoldsAnswers,
-		"a view stays as it was":                                 viewStays,
-		"many propose and read at once":                          manyAtOnce,
-		"a condition is decided when the command is applied":     conditionIsDecidedLate,
-		"with a context that had ended nothing happens":          endedContextDoesNothing,
-		"a context that ends on the way leaves no false answers": endingContextTellsTheTruth,
-		"a batch makes all of its changes, in order":             batchIsCarriedOut,
-		"a batch is refused whole":                               batchIsRefusedWhole,
-		"a batch is seen whole or not at all":                    batchIsSeenWhole,
-		"what runs out of time expires, and is revived":          expiryIsTold,
-		"a read here holds what was answered before":             readHereHoldsAnswers,
+		"a proposal is applied and reported":                  proposalIsReported,
+		"a refusal changes nothing":                           refusalChangesNothing,
+		"a read has every change answered before":             readHoldsAnswers,
+		"a view does not change":                              viewDoesNotChange,
+		"concurrent proposals and reads are linearizable":     concurrentCallsAreLinearizable,
+		"a condition is decided when the command is applied":  conditionIsDecidedLate,
+		"a context that has ended changes nothing":            endedContextDoesNothing,
+		"a context that ends on the way gets no false answer": endingContextTellsTheTruth,
+		"a batch makes all of its changes, in order":          batchIsCarriedOut,
+		"a batch is refused whole":                            batchIsRefusedWhole,
+		"a batch is seen whole or not at all":                 batchIsSeenWhole,
+		"a node expires and is revived":                       nodeExpiresAndRevives,
+		"a read here has every change answered before":        readHereHoldsAnswers,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
 	t.Run("a follower", func(t *testing.T) {
 		if s := open(t); s.Follower != nil {
-			t.Run("does nothing", func(t *testing.T) { followerRefuses(t, s) })
-			t.Run("reads here what the leader answered before", func(t *testing.T) { followerHoldsAnswers(t, s) })
-			t.Run("reads here what the leader answered before, when many do", func(t *testing.T) { followersReadersHoldAnswers(t, s) })
-			t.Run("reads what was answered by the leader before it, once it leads", func(t *testing.T) { successorHoldsAnswers(t, s) })
-			t.Run("reads here what its successor answered", func(t *testing.T) { predecessorHoldsAnswers(t, s) })
+			t.Run("proposes and reads nothing", func(t *testing.T) { followerRefuses(t, s) })
+			t.Run("reads here every change that the leader answered before", func(t *testing.T) { followerHoldsAnswers(t, s) })
+			t.Run("reads here every change answered before, under load", func(t *testing.T) { followerHoldsAnswersUnderLoad(t, s) })
+			t.Run("reads the changes of the former leader once it leads", func(t *testing.T) { successorHoldsAnswers(t, s) })
+			t.Run("reads here the changes of its successor once it has handed over", func(t *testing.T) { predecessorHoldsAnswers(t, s) })
 		}
 	})
 	t.Run("a follower without a leader reads nothing here", func(t *testing.T) {
 		if s := open(t); s.StopLeader != nil {
-			orphanReadsNothing(t, s)
+			followerWithoutLeaderReadsNothing(t, s)
 		}
 	})
 }
 
-func proposalIsTold(t *testing.T, s Subject) {
+func proposalIsReported(t *testing.T, s Subject) {
 	registry := s.Leader.Registry
 	wanted := cacheNode("a", 1)
 	before := mustRead(t, registry).Revision()
 
 	added := mustPropose(t, registry, domain.Register{Node: wanted})
 	wanted.CreatedRevision, wanted.Revision = before+1, before+1
-	mustEqual(t, "what a new node makes", added,
+	mustEqual(t, "the change of a new node", added,
 		domain.Change{Revision: before + 1, Effect: domain.Added, Reason: domain.ByRequest, Node: &wanted})
 
 	heavier := wanted
 	heavier.Weight, heavier.Revision = 2, before+2
 	updated := mustPropose(t, registry, domain.Register{Node: heavier})
-	mustEqual(t, "what another weight makes", updated,
+	mustEqual(t, "the change of another weight", updated,
 		domain.Change{Revision: before + 2, Effect: domain.Updated, Reason: domain.ByRequest, Node: &heavier, Previous: &wanted})
 
 	unchanged := mustPropose(t, registry, domain.Register{Node: heavier})
-	mustEqual(t, "what the same makes", unchanged,
+	mustEqual(t, "the change of the same node", unchanged,
 		domain.Change{Revision: before + 2, Effect: domain.Unchanged, Reason: domain.ByRequest, Node: &heavier, Previous: &heavier})
 
 	removed := mustPropose(t, registry, domain.Deregister{ID: "a"})
-	mustEqual(t, "what a removal makes", removed,
+	mustEqual(t, "the change of a removal", removed,
 		domain.Change{Revision: before + 3, Effect: domain.Removed, Reason: domain.ByRequest, Node: &heavier, Previous: &heavier})
 
 	history, reaches := mustRead(t, registry).Since(before)
@@ -93,26 +93,26 @@ func refusalChangesNothing(t *testing.T, s Subject) {
 		err     error
 		current *domain.CacheNode
 	}{
-		"an address in use":         {domain.Register{Node: taken}, domain.ErrAddressInUse, nil},
-		"a node that is not there":  {domain.Deregister{ID: "c"}, domain.ErrNoSuchNode, nil},
-		"a node that is there":      {domain.Register{Node: cacheNode("b", 2), If: domain.Condition{Expect: domain.Absent}}, domain.ErrConditionFailed, last.Node},
-		"a node to be there":        {domain.Register{Node: cacheNode("c", 2), If: domain.Condition{Expect: domain.Present}}, domain.ErrConditionFailed, nil},
-		"a node at another version": {domain.Deregister{ID: "b", If: domain.Condition{Expect: domain.AtRevision, Revision: last.Revision - 1}}, domain.ErrConditionFailed, last.Node},
+		"a node with an address in use":        {domain.Register{Node: taken}, domain.ErrAddressInUse, nil},
+		"an unknown node that is removed":      {domain.Deregister{ID: "c"}, domain.ErrNoSuchNode, nil},
+		"a known node that must be absent":     {domain.Register{Node: cacheNode("b", 2), If: domain.Condition{Expect: domain.Absent}}, domain.ErrConditionFailed, last.Node},
+		"an unknown node that must be present": {domain.Register{Node: cacheNode("c", 2), If: domain.Condition{Expect: domain.Present}}, domain.ErrConditionFailed, nil},
+		"a node at another revision":           {domain.Deregister{ID: "b", If: domain.Condition{Expect: domain.AtRevision, Revision: last.Revision - 1}}, domain.ErrConditionFailed, last.Node},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			change, err := only(registry.Propose(within(t), test.cmd))
 			var refusal *domain.Refusal
 			if !errors.Is(err, test.err) || !errors.As(err, &refusal) {
-				t.Fatalf("%v is no refusal: %v", err, test.err)
+				t.Fatalf("error = %v, want the refusal %v", err, test.err)
 			}
 			if errors.Is(err, ports.ErrOutcomeUnknown) {
-				t.Errorf("a refusal is no unknown outcome: %v", err)
+				t.Errorf("error = %v, want a refusal without an unknown outcome", err)
 			}
 			mustEqual(t, "the change", change, domain.Change{})
-			mustEqual(t, "the node as it is", refusal.Current, test.current)
+			mustEqual(t, "the current node of the refusal", refusal.Current, test.current)
 			mustEqual(t, "the revision of the refusal", refusal.Revision, before.Revision)
-			mustEqual(t, "the registry after it", show(mustRead(t, registry)), before)
+			mustEqual(t, "the registry after the refusal", show(mustRead(t, registry)), before)
 		})
 	}
 }
@@ -124,13 +124,13 @@ func readHoldsAnswers(t *testing.T, s Subject) {
 		view := mustRead(t, registry)
 		got, found := view.Node("a")
 		if !found || view.Revision() != change.Revision {
-			t.Fatalf("after revision %d was answered, a read is at %d", change.Revision, view.Revision())
+			t.Fatalf("a read after revision %d was answered is at %d", change.Revision, view.Revision())
 		}
 		mustEqual(t, "the node that was read", got, change.Node)
 	}
 }
 
-func viewStays(t *testing.T, s Subject) {
+func viewDoesNotChange(t *testing.T, s Subject) {
 	registry := s.Leader.Registry
 	mustPropose(t, registry, register("a", 1))
 	mustPropose(t, registry, register("b", 1))
@@ -142,7 +142,7 @@ func viewStays(t *testing.T, s Subject) {
 	mustEqual(t, "the view", show(view), before)
 }
 
-func manyAtOnce(t *testing.T, s Subject) {
+func concurrentCallsAreLinearizable(t *testing.T, s Subject) {
 	const (
 		proposers = 64
 		readers   = 8
@@ -176,7 +176,7 @@ func manyAtOnce(t *testing.T, s Subject) {
 					return
 				}
 				if got, found := view.Node(id); !found || got.Revision != change.Revision || view.Revision() < change.Revision {
-					t.Errorf("after revision %d of %s was answered, a read at revision %d has %+v", change.Revision, id, view.Revision(), got)
+					t.Errorf("after revision %d of %s was answered, a read at revision %d has the node %+v", change.Revision, id, view.Revision(), got)
 				}
 			}
 		})
@@ -196,7 +196,7 @@ func manyAtOnce(t *testing.T, s Subject) {
 					return
 				}
 				if view.Revision() < seen {
-					t.Errorf("a reader saw revision %d, and then %d", seen, view.Revision())
+					t.Errorf("a read went back from revision %d to %d", seen, view.Revision())
 				}
 				seen = view.Revision()
 			}
@@ -212,15 +212,15 @@ func manyAtOnce(t *testing.T, s Subject) {
 	slices.Sort(revisions)
 	for i, revision := range revisions {
 		if want := first + 1 + domain.Revision(i); revision != want {
-			t.Fatalf("revision %d was answered where %d should follow: they are not dense, or not unique", revision, want)
+			t.Fatalf("next answered revision = %d, want %d: revisions are dense and unique", revision, want)
 		}
 	}
 	view := mustRead(t, registry)
 	if want := first + proposers*each; view.Revision() != want {
-		t.Errorf("the registry is at revision %d, not %d", view.Revision(), want)
+		t.Errorf("revision of the registry = %d, want %d", view.Revision(), want)
 	}
 	if history, reaches := view.Since(first); !reaches || len(history) != proposers*each {
-		t.Errorf("history has %d changes", len(history))
+		t.Errorf("changes in the history = %d, want %d", len(history), proposers*each)
 	}
 }
 
@@ -246,11 +246,11 @@ func conditionIsDecidedLate(t *testing.T, s Subject) {
 				winners++
 				last = changes[i]
 			case !errors.Is(err, domain.ErrConditionFailed):
-				t.Fatalf("a rival: %v", err)
+				t.Fatalf("error of a rival = %v, want %v", err, domain.ErrConditionFailed)
 			}
 		}
 		if winners != 1 {
-			t.Fatalf("%d commands were carried out at revision %d", winners, condition.Revision)
+			t.Fatalf("commands made at revision %d = %d, want 1", condition.Revision, winners)
 		}
 	}
 }
@@ -261,18 +261,18 @@ func endedContextDoesNothing(t *testing.T, s Subject) {
 	for range 20 {
 		_, err := registry.Propose(ended(t), register("a", 1))
 		if !errors.Is(err, context.Canceled) || errors.Is(err, ports.ErrOutcomeUnknown) {
-			t.Fatalf("propose: %v", err)
+			t.Fatalf("Propose = %v, want %v", err, context.Canceled)
 		}
 	}
 	if _, err := registry.Read(ended(t)); !errors.Is(err, context.Canceled) {
-		t.Fatalf("read: %v", err)
+		t.Fatalf("Read = %v, want %v", err, context.Canceled)
 	}
 	if _, err := registry.ReadHere(ended(t)); !errors.Is(err, context.Canceled) {
-		t.Fatalf("read here: %v", err)
+		t.Fatalf("ReadHere = %v, want %v", err, context.Canceled)
 	}
-	// Whatever had been sent after all would come before this one.
+	// A proposal that had been sent in spite of its context would come before this one.
 	if change := mustPropose(t, registry, register("b", 1)); change.Revision != before+1 {
-		t.Errorf("the next change is at revision %d, not %d", change.Revision, before+1)
+		t.Errorf("revision of the next change = %d, want %d", change.Revision, before+1)
 	}
 }
 
@@ -284,26 +284,27 @@ func endingContextTellsTheTruth(t *testing.T, s Subject) {
 	var proposing sync.WaitGroup
 	for i := range proposals {
 		proposing.Go(func() {
-			// Some end before the proposal is sent, some on its way, some not.
+			// Some contexts end before the proposal is sent, some while it is on its way,
+			// some later.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*100*time.Microsecond)
 			defer cancel()
 			_, outcomes[i] = registry.Propose(ctx, register(fmt.Sprintf("node%d", i), 1))
 		})
 	}
 	proposing.Wait()
-	mustPropose(t, registry, register("last", 1)) // comes after all that were sent
+	mustPropose(t, registry, register("last", 1)) // comes after all proposals that were sent
 	view := mustRead(t, registry)
 	for i, err := range outcomes {
 		_, found := view.Node(fmt.Sprintf("node%d", i))
 		switch {
-		case errors.Is(err, ports.ErrOutcomeUnknown): // either is right
+		case errors.Is(err, ports.ErrOutcomeUnknown): // the node may exist or not
 		case err == nil && !found:
-			t.Errorf("node%d was answered and is not there", i)
+			t.Errorf("node%d was answered, but does not exist", i)
 		case err == nil:
 		case !errors.Is(err, context.DeadlineExceeded):
-			t.Errorf("node%d: %v", i, err)
+			t.Errorf("node%d: error = %v, want %v", i, err, context.DeadlineExceeded)
 		case found:
-			t.Errorf("node%d is there, and its proposer was told that nothing happened", i)
+			t.Errorf("node%d exists, but Propose said that nothing happened", i)
 		}
 	}
 }
@@ -311,13 +312,13 @@ func endingContextTellsTheTruth(t *testing.T, s Subject) {
 func followerRefuses(t *testing.T, s Subject) {
 	before := mustPropose(t, s.Leader.Registry, register("a", 1)).Revision
 	if _, err := s.Follower.Registry.Propose(within(t), register("b", 1)); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("propose: %v", err)
+		t.Errorf("Propose = %v, want %v", err, ports.ErrNotLeader)
 	}
 	if _, err := s.Follower.Registry.Read(within(t)); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("read: %v", err)
+		t.Errorf("Read = %v, want %v", err, ports.ErrNotLeader)
 	}
 	if view := mustRead(t, s.Leader.Registry); view.Revision() != before {
-		t.Errorf("the registry is at revision %d, not %d", view.Revision(), before)
+		t.Errorf("revision of the registry = %d, want %d", view.Revision(), before)
 	}
 }
 
@@ -332,9 +333,9 @@ func successorHoldsAnswers(t *testing.T, s Subject) {
 	await(t, s.Follower.Local, "the successor leads", leading)
 	view := mustRead(t, s.Follower.Registry)
 	got, _ := view.Node("a")
-	mustEqual(t, "the node as the successor reads it", got, last.Node)
+	mustEqual(t, "the node that the successor reads", got, last.Node)
 	if change := mustPropose(t, s.Follower.Registry, register("b", 1)); change.Revision != last.Revision+1 {
-		t.Errorf("the successor makes revision %d after %d", change.Revision, last.Revision)
+		t.Errorf("first revision of the successor = %d, want the one after %d", change.Revision, last.Revision)
 	}
 }
 

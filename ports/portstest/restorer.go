@@ -11,16 +11,16 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// RunRestorer examines what ports.Restorer promises. Each test opens a subject of
-// its own, which open closes with tb.Cleanup.
+// RunRestorer checks the contract of ports.Restorer. Each test opens a subject of its own,
+// which open closes with tb.Cleanup.
 func RunRestorer(t *testing.T, open func(testing.TB) Subject) {
 	tests := map[string]func(*testing.T, Subject){
-		"a replacement is carried out and told":         replacementIsTold,
-		"a replacement without nodes empties":           emptyReplacementEmpties,
-		"a replacement is refused whole":                replacementIsRefused,
-		"a replacement is seen whole or not at all":     replacementIsSeenWhole,
-		"of many at once each is whole, or nothing":     replacementsMeet,
-		"with a context that had ended nothing happens": endedContextReplacesNothing,
+		"a replacement is made and reported":                 replacementIsReported,
+		"a replacement without nodes empties the registry":   emptyReplacementEmpties,
+		"a replacement is refused whole":                     replacementIsRefused,
+		"a replacement is seen whole or not at all":          replacementIsSeenWhole,
+		"concurrent replacements are each whole or not made": concurrentReplacementsAreWhole,
+		"a context that has ended changes nothing":           endedContextReplacesNothing,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
@@ -28,12 +28,12 @@ func RunRestorer(t *testing.T, open func(testing.TB) Subject) {
 	t.Run("a follower", func(t *testing.T) {
 		if s := open(t); s.Follower != nil {
 			t.Run("replaces nothing", func(t *testing.T) { followerReplacesNothing(t, s) })
-			t.Run("has what the leader replaced", func(t *testing.T) { followerHasReplacement(t, s) })
+			t.Run("has the replacement of the leader", func(t *testing.T) { followerHasReplacement(t, s) })
 		}
 	})
 }
 
-// replacement returns a replacement of this many nodes, all of the same weight.
+// replacement returns a replacement with this many nodes, all of the same weight.
 func replacement(t testing.TB, nodes, weight int) *domain.Replacement {
 	t.Helper()
 	with := domain.NewReplacement()
@@ -69,14 +69,14 @@ func mustHold(t testing.TB, view domain.View, with *domain.Replacement) {
 	mustEqual(t, "the registry", append([]domain.CacheNode{}, got...), want)
 }
 
-func replacementIsTold(t *testing.T, s Subject) {
+func replacementIsReported(t *testing.T, s Subject) {
 	mustPropose(t, s.Leader.Registry, register("a", 1))
 	kept := cacheNode("node001", 7)
 	kept.Pool, kept.Slot = "p", 1
 	before := mustRead(t, s.Leader.Registry)
 
 	first := mustReplace(t, s.Leader, replacement(t, 5, 7))
-	mustEqual(t, "what the first did", first, domain.Replaced{Revision: before.Revision() + 6, Added: 5, Removed: 1})
+	mustEqual(t, "the result of the first replacement", first, domain.Replaced{Revision: before.Revision() + 6, Added: 5, Removed: 1})
 	mustHold(t, mustRead(t, s.Leader.Registry), replacement(t, 5, 7))
 
 	changed := domain.NewReplacement()
@@ -92,25 +92,25 @@ func replacementIsTold(t *testing.T, s Subject) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustEqual(t, "what the second did", second, domain.Replaced{Revision: first.Revision + 4, Updated: 1, Removed: 3, Unchanged: 1})
+	mustEqual(t, "the result of the second replacement", second, domain.Replaced{Revision: first.Revision + 4, Updated: 1, Removed: 3, Unchanged: 1})
 	view := mustRead(t, s.Leader.Registry)
 	mustHold(t, view, changed)
 	history, reaches := view.Since(before.Revision())
 	if !reaches || len(history) != 10 {
-		t.Fatalf("%d changes are in the history", len(history))
+		t.Fatalf("changes in the history = %d, want 10", len(history))
 	}
 	for i, change := range history {
 		if change.Reason != domain.ByRestore || change.Revision != before.Revision()+domain.Revision(i)+1 {
-			t.Errorf("a change is %+v", change)
+			t.Errorf("change = %+v, want revision %d by a restore", change, before.Revision()+domain.Revision(i)+1)
 		}
 	}
-	mustEqual(t, "what the same once more did", mustReplace(t, s.Leader, changed), domain.Replaced{Revision: second.Revision, Unchanged: 2})
+	mustEqual(t, "the result of the second replacement again", mustReplace(t, s.Leader, changed), domain.Replaced{Revision: second.Revision, Unchanged: 2})
 }
 
 func emptyReplacementEmpties(t *testing.T, s Subject) {
 	before := mustPropose(t, s.Leader.Registry, register("a", 1)).Revision
-	mustEqual(t, "what it did", mustReplace(t, s.Leader, domain.NewReplacement()), domain.Replaced{Revision: before + 1, Removed: 1})
-	mustEqual(t, "what it did again", mustReplace(t, s.Leader, domain.NewReplacement()), domain.Replaced{Revision: before + 1})
+	mustEqual(t, "the result of an empty replacement", mustReplace(t, s.Leader, domain.NewReplacement()), domain.Replaced{Revision: before + 1, Removed: 1})
+	mustEqual(t, "the result of a second empty replacement", mustReplace(t, s.Leader, domain.NewReplacement()), domain.Replaced{Revision: before + 1})
 	mustHold(t, mustRead(t, s.Leader.Registry), domain.NewReplacement())
 }
 
@@ -121,10 +121,10 @@ func replacementIsRefused(t *testing.T, s Subject) {
 	_, err := s.Leader.Restorer.Replace(within(t), replacement(t, 5, 7), &expected)
 	var refusal *domain.Refusal
 	if !errors.Is(err, domain.ErrConditionFailed) || !errors.As(err, &refusal) || refusal.Revision != before {
-		t.Errorf("error %v", err)
+		t.Errorf("error = %v, want the refusal %v at revision %d", err, domain.ErrConditionFailed, before)
 	}
 	mustEqual(t, "the registry", show(mustRead(t, s.Leader.Registry)), was)
-	// Nothing of it is left for the next one.
+	// The next replacement contains nothing of the refused one.
 	mustReplace(t, s.Leader, replacement(t, 3, 1))
 	mustHold(t, mustRead(t, s.Leader.Registry), replacement(t, 3, 1))
 }
@@ -149,7 +149,7 @@ func replacementIsSeenWhole(t *testing.T, s Subject) {
 					nodes++
 				}
 				if len(weights) != 1 || nodes != size {
-					t.Errorf("%s shows %d nodes of %d weights", who, nodes, len(weights))
+					t.Errorf("%s shows %d nodes of %d weights, want %d of one", who, nodes, len(weights), size)
 				}
 				select {
 				case <-later:
@@ -170,7 +170,7 @@ func replacementIsSeenWhole(t *testing.T, s Subject) {
 	watching.Wait()
 }
 
-func replacementsMeet(t *testing.T, s Subject) {
+func concurrentReplacementsAreWhole(t *testing.T, s Subject) {
 	const rivals = 4
 	ctx := within(t)
 	errs := make([]error, rivals)
@@ -184,17 +184,17 @@ func replacementsMeet(t *testing.T, s Subject) {
 	for i, err := range errs {
 		carriedOut = carriedOut || err == nil
 		if err != nil && !errors.Is(err, ports.ErrBusy) {
-			t.Errorf("rival %d: %v", i, err)
+			t.Errorf("error of rival %d = %v, want none or %v", i, err, ports.ErrBusy)
 		}
 	}
 	view := mustRead(t, s.Leader.Registry)
-	if !carriedOut { // they ended each other
+	if !carriedOut { // they cancelled each other
 		mustHold(t, view, domain.NewReplacement())
 		return
 	}
 	last := view.Len() - 20
 	if last < 0 || last >= rivals || errs[last] != nil {
-		t.Fatalf("the registry holds %d nodes", view.Len())
+		t.Fatalf("nodes = %d, want those of a replacement that was made", view.Len())
 	}
 	mustHold(t, view, replacement(t, 20+last, last+1))
 }
@@ -202,24 +202,24 @@ func replacementsMeet(t *testing.T, s Subject) {
 func endedContextReplacesNothing(t *testing.T, s Subject) {
 	before := mustPropose(t, s.Leader.Registry, register("a", 1)).Revision
 	if _, err := s.Leader.Restorer.Replace(ended(t), replacement(t, 5, 7), nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v", err)
+		t.Errorf("Replace = %v, want %v", err, context.Canceled)
 	}
 	if now := mustRead(t, s.Leader.Registry).Revision(); now != before {
-		t.Errorf("the registry is at %d, not at %d", now, before)
+		t.Errorf("revision of the registry = %d, want %d", now, before)
 	}
 }
 
 func followerReplacesNothing(t *testing.T, s Subject) {
 	before := mustPropose(t, s.Leader.Registry, register("a", 1)).Revision
 	if _, err := s.Follower.Restorer.Replace(within(t), replacement(t, 5, 7), nil); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("error %v", err)
+		t.Errorf("Replace = %v, want %v", err, ports.ErrNotLeader)
 	}
 	if now := mustRead(t, s.Leader.Registry).Revision(); now != before {
-		t.Errorf("the registry is at %d, not at %d", now, before)
+		t.Errorf("revision of the registry = %d, want %d", now, before)
 	}
 }
 
 func followerHasReplacement(t *testing.T, s Subject) {
 	mustReplace(t, s.Leader, replacement(t, 30, 3))
-	mustEqual(t, "what the follower holds", show(mustReadHere(t, s.Follower.Registry)), show(mustRead(t, s.Leader.Registry)))
+	mustEqual(t, "the registry of the follower", show(mustReadHere(t, s.Follower.Registry)), show(mustRead(t, s.Leader.Registry)))
 }

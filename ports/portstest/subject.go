@@ -11,8 +11,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// patience bounds every wait of a suite. It runs out only if a promise is broken.
-const patience = 30 * time.Second
+// patience limits every wait of a suite. It is exceeded only if a promise is broken.
+const patience = 10 * time.Second
 
 // Ports are the ports of one instance.
 type Ports struct {
@@ -26,16 +26,15 @@ type Ports struct {
 	Restorer   ports.Restorer
 }
 
-// Subject is what a suite examines: a new cluster with an empty registry, in
-// which nobody else changes anything.
+// Subject is what a suite checks: a new cluster with an empty registry, in which nobody else
+// changes anything.
 type Subject struct {
 	// Leader leads, and is able to serve.
 	Leader Ports
-	// Follower is another voter. If it is nil, the suite skips what is promised of
-	// followers.
+	// Follower is another voter. If it is nil, the suite skips the promises about followers.
 	Follower *Ports
 	// StopLeader stops the leader for good, and leaves a cluster in which nobody else can
-	// lead. If it is nil, the suite skips what is promised in such a cluster.
+	// lead. If it is nil, the suite skips the promises about such a cluster.
 	StopLeader func()
 }
 
@@ -70,8 +69,8 @@ func await(t testing.TB, local ports.Local, what string, holds func(ports.LocalS
 		select {
 		case <-later:
 		case <-deadline:
-			state.View = domain.View{} // too long to be read
-			t.Fatalf("not within %v: %s; the state is %+v", patience, what, state)
+			state.View = domain.View{} // too long for a message
+			t.Fatalf("not within %v: %s; state = %+v", patience, what, state)
 		}
 	}
 }
@@ -96,7 +95,7 @@ func mustPropose(t testing.TB, registry ports.Registry, cmd domain.Command) doma
 	return change
 }
 
-// only gives the one change of a command that makes no more than one.
+// only returns the only change of a command that makes at most one.
 func only(changes []domain.Change, err error) (domain.Change, error) {
 	if len(changes) != 1 {
 		return domain.Change{}, err
@@ -113,7 +112,7 @@ func mustRead(t testing.TB, registry ports.Registry) domain.View {
 	return view
 }
 
-// shown is all that a view shows, as values.
+// shown is everything that a view shows, as values.
 type shown struct {
 	Revision domain.Revision
 	Nodes    []domain.CacheNode
