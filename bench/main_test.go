@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// tiny is the same table at a scale that shows only that it works.
+// tiny measures the same table at a scale that shows only that every row works.
 var tiny = scale{
 	rounds: 1, time: 20 * time.Millisecond,
 	clients: []int{1, 2, 3, 4},
@@ -33,7 +33,7 @@ func TestEveryRowIsMeasured(t *testing.T) {
 	everyRow(t, table(tiny), directory, kinds...)
 }
 
-func TestTheDocumentsShowOnlyTheWholeTableAsItIsMeasuredByDefault(t *testing.T) {
+func TestOnlyTheDefaultTableGoesIntoTheDocuments(t *testing.T) {
 	longer, oftener := published, published
 	longer.time++
 	oftener.rounds++
@@ -43,17 +43,17 @@ func TestTheDocumentsShowOnlyTheWholeTableAsItIsMeasuredByDefault(t *testing.T) 
 		noPeer        error
 		printed       bool
 	}{
-		"with nothing said":   {scale: published},
-		"some rows":           {scale: published, rows: "^write", printed: true},
-		"a backend":           {scale: published, backend: "bolt", printed: true},
-		"longer":              {scale: longer, printed: true},
-		"oftener":             {scale: oftener, printed: true},
-		"nothing to stand by": {scale: published, noPeer: exec.ErrNotFound, printed: true},
+		"the default table":       {scale: published},
+		"some of the rows":        {scale: published, rows: "^write", printed: true},
+		"another backend":         {scale: published, backend: "bolt", printed: true},
+		"a longer measurement":    {scale: longer, printed: true},
+		"more rounds":             {scale: oftener, printed: true},
+		"no etcd to compare with": {scale: published, noPeer: exec.ErrNotFound, printed: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if reason := onlyPrinted(test.scale, test.rows, test.backend, test.noPeer); (reason != "") != test.printed {
-				t.Errorf("they are only printed because %q", reason)
+				t.Errorf("onlyPrinted = %q, want a reason: %v", reason, test.printed)
 			}
 		})
 	}
@@ -67,7 +67,8 @@ func TestThePeerIsMeasured(t *testing.T) {
 	everyRow(t, table(tiny)[:4], t.TempDir(), servers.Etcd{Path: path})
 }
 
-// everyRow measures all rows of a table, and fails unless the first kind has a result for each.
+// everyRow measures all rows of a table, and fails unless the first kind has a result for
+// each row.
 func everyRow(t *testing.T, table []stage, directory string, kinds ...servers.Kind) {
 	t.Helper()
 	r := &runner{scale: tiny, kinds: kinds, only: regexp.MustCompile(""), directory: directory, progress: t.Output()}
@@ -80,21 +81,21 @@ func everyRow(t *testing.T, table []stage, directory string, kinds ...servers.Ki
 		rows += len(s.rows)
 	}
 	if len(results) != rows {
-		t.Errorf("%d of %d rows were measured", len(results), rows)
+		t.Errorf("rows measured = %d, want %d", len(results), rows)
 	}
 	for _, result := range results {
 		if len(result.samples[kinds[0].Name()]) == 0 {
-			t.Errorf("%s: nothing was measured", result.row.name)
+			t.Errorf("%s: no sample was measured", result.row.name)
 		}
 	}
 }
 
-// told is a stream of the given events.
-type told []servers.Event
+// fakeStream is a stream of these events.
+type fakeStream []servers.Event
 
-func (s *told) Close() {}
+func (s *fakeStream) Close() {}
 
-func (s *told) Next() (servers.Event, error) {
+func (s *fakeStream) Next() (servers.Event, error) {
 	if len(*s) == 0 {
 		return servers.Event{}, io.EOF
 	}
@@ -103,23 +104,23 @@ func (s *told) Next() (servers.Event, error) {
 	return first, nil
 }
 
-func TestAStreamMayLeaveNothingOut(t *testing.T) {
+func TestAGapInAStreamIsAnError(t *testing.T) {
 	tests := map[string]struct {
-		events told
+		events fakeStream
 		seen   int
 		gap    bool
 	}{
-		"one after the other":                  {events: told{{Revision: 5}, {Revision: 6}, {Revision: 7}}, seen: 3},
-		"a gap":                                {events: told{{Revision: 5}, {Revision: 7}}, seen: 1, gap: true},
-		"one twice":                            {events: told{{Revision: 5}, {Revision: 5}}, seen: 1, gap: true},
-		"a snapshot stands for what it covers": {events: told{{Revision: 5}, {Revision: 9, Snapshot: true}, {Revision: 10}}, seen: 3},
+		"consecutive events":                     {events: fakeStream{{Revision: 5}, {Revision: 6}, {Revision: 7}}, seen: 3},
+		"a gap between events":                   {events: fakeStream{{Revision: 5}, {Revision: 7}}, seen: 1, gap: true},
+		"an event twice":                         {events: fakeStream{{Revision: 5}, {Revision: 5}}, seen: 1, gap: true},
+		"a snapshot covers the events before it": {events: fakeStream{{Revision: 5}, {Revision: 9, Snapshot: true}, {Revision: 10}}, seen: 3},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			seen := 0
 			err := follow(&test.events, func(servers.Event) { seen++ })
 			if gap := !errors.Is(err, io.EOF); seen != test.seen || gap != test.gap {
-				t.Errorf("%d events seen, then %v", seen, err)
+				t.Errorf("events seen = %d, then %v, want %d and a gap: %v", seen, err, test.seen, test.gap)
 			}
 		})
 	}

@@ -13,45 +13,45 @@ func samples(values ...float64) (all []sample) {
 	return all
 }
 
-func TestResultsAreTold(t *testing.T) {
+func TestResultsAreFormatted(t *testing.T) {
 	tests := map[string]struct {
 		result            result
 		cell, short, peer string
 	}{
-		"of rates the median, which is good if it is high": {
+		"a rate is a median, and high is good": {
 			result: result{row: row{unit: perSecond}, samples: map[string][]sample{"nodesmetadata": samples(300, 100, 123_456), "etcd": samples(150)}},
 			cell:   "300/s", short: "300/s", peer: "2.00",
 		},
-		"of durations the median and the worst, which is good if it is low": {
+		"a duration is a median with the worst, and low is good": {
 			result: result{row: row{unit: seconds}, samples: map[string][]sample{"nodesmetadata": samples(0.5, 0.1, 2), "etcd": samples(1)}},
 			cell:   "500 ms (worst 2.00 s)", short: "500 ms", peer: "2.00",
 		},
-		"of an even number not the better of the middle two": {
+		"the median of an even number is the worse of the middle two": {
 			result: result{row: row{unit: perSecond}, samples: map[string][]sample{"nodesmetadata": samples(1, 2, 3, 4)}},
 			cell:   "2.00/s", short: "2.00/s",
 		},
-		"percentiles, if there are any": {
+		"percentiles are added if there are any": {
 			result: result{row: row{unit: perSecond}, samples: map[string][]sample{"nodesmetadata": {{value: 12_345, p50: time.Millisecond, p99: 1500 * time.Microsecond}}}},
 			cell:   "12 300/s (1.00 ms, 1.50 ms)", short: "12 300/s",
 		},
-		"nothing, if nothing was measured": {result: result{row: row{unit: megabytes}}},
+		"a row without samples is empty": {result: result{row: row{unit: megabytes}}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if got := test.result.cell("nodesmetadata"); got != test.cell {
-				t.Errorf("cell %q, want %q", got, test.cell)
+				t.Errorf("cell = %q, want %q", got, test.cell)
 			}
 			if got := test.result.short("nodesmetadata"); got != test.short {
-				t.Errorf("short %q, want %q", got, test.short)
+				t.Errorf("short = %q, want %q", got, test.short)
 			}
 			if got := test.result.ratio("etcd"); got != test.peer {
-				t.Errorf("ratio %q, want %q", got, test.peer)
+				t.Errorf("ratio = %q, want %q", got, test.peer)
 			}
 		})
 	}
 }
 
-func TestATableStandsBetweenItsMarks(t *testing.T) {
+func TestATableIsWrittenBetweenItsMarks(t *testing.T) {
 	results := []result{{row: row{name: "write", unit: perSecond}, samples: map[string][]sample{"nodesmetadata": samples(20), "bare": samples(80)}}}
 	c := columns{{"nodesmetadata", "nodesmetadata"}, {"etcd", "etcd 3"}, {"bare", "bare"}}
 	got, err := between("a\n"+begin+"\nold\n"+end+"\nb\n", c.table(results, result.short))
@@ -63,7 +63,7 @@ func TestATableStandsBetweenItsMarks(t *testing.T) {
 
 ` + end + "\nb\n"
 	if err != nil || got != want {
-		t.Errorf("%v\n%s", err, got)
+		t.Errorf("between = %v:\n%s\nwant\n%s", err, got, want)
 	}
 	for _, path := range []string{"../README.md", "../docs/performance.md"} {
 		document, err := os.ReadFile(path)
@@ -76,7 +76,7 @@ func TestATableStandsBetweenItsMarks(t *testing.T) {
 	}
 	for _, document := range []string{"nothing", end + begin} {
 		if _, err := between(document, "text"); err == nil {
-			t.Errorf("%q has no marks", document)
+			t.Errorf("between without marks in %q = nil, want an error", document)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve gives a connection to a real server.
+// serve starts a server with this handler and returns a connection to it.
 func serve(t *testing.T, handler http.HandlerFunc) *Conn {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -37,12 +37,12 @@ func TestAnswersAreChecked(t *testing.T) {
 		refused bool // with a StatusError
 		wrong   bool
 	}{
-		"200":                              {status: 200, body: `{"id":"a"}`},
-		"201":                              {status: 201, body: `{"id":"a"}`},
-		"a redirect is a refusal":          {status: 307, refused: true, wrong: true},
-		"a refusal":                        {status: 503, body: `{"id":"a"}`, refused: true, wrong: true},
-		"another body is wrong":            {status: 200, body: `{"id":"b"}`, wrong: true},
-		"a body that is too short is, too": {status: 200, body: `{"`, wrong: true},
+		"status 200 is accepted":                 {status: 200, body: `{"id":"a"}`},
+		"status 201 is accepted":                 {status: 201, body: `{"id":"a"}`},
+		"a redirect is a refusal":                {status: 307, refused: true, wrong: true},
+		"status 503 is a refusal":                {status: 503, body: `{"id":"a"}`, refused: true, wrong: true},
+		"a body with another beginning is wrong": {status: 200, body: `{"id":"b"}`, wrong: true},
+		"a body that is too short is wrong":      {status: 200, body: `{"`, wrong: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -55,10 +55,10 @@ func TestAnswersAreChecked(t *testing.T) {
 				answer, err := c.Do(request, []byte(`{"id":"a"`))
 				var status StatusError
 				if (err != nil) != test.wrong || errors.As(err, &status) != test.refused {
-					t.Errorf("error %v", err)
+					t.Errorf("error = %v, want one: %v, a StatusError: %v", err, test.wrong, test.refused)
 				}
 				if answer != (Answer{Revision: 42, Length: len(test.body)}) {
-					t.Errorf("answer %+v", answer)
+					t.Errorf("answer = %+v, want revision 42 and length %d", answer, len(test.body))
 				}
 			}
 		})
@@ -68,7 +68,7 @@ func TestAnswersAreChecked(t *testing.T) {
 func TestAnAnswerWithoutALengthIsWrong(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) { _ = http.NewResponseController(w).Flush() })
 	if _, err := c.Do(request, nil); err == nil {
-		t.Error("it was taken")
+		t.Error("Do = nil, want an error for an answer without a length")
 	}
 }
 
@@ -77,7 +77,7 @@ func TestARequestEndsWithItsTime(t *testing.T) {
 	c.Timeout = time.Millisecond
 	var slow net.Error
 	if _, err := c.Do(request, nil); !errors.As(err, &slow) || !slow.Timeout() {
-		t.Errorf("error %v", err)
+		t.Errorf("error = %v, want a timeout", err)
 	}
 }
 
@@ -102,10 +102,10 @@ func TestEventsAreRead(t *testing.T) {
 	events := NewEvents(stream)
 	for _, want := range []Event{{ID: 7, Snapshot: true}, {ID: 8}, {ID: 9}} {
 		if got, err := events.Next(); err != nil || got != want {
-			t.Errorf("%+v, %v, want %+v", got, err, want)
+			t.Errorf("Next = %+v, %v, want %+v", got, err, want)
 		}
 	}
 	if _, err := events.Next(); !errors.Is(err, io.EOF) || !strings.Contains(err.Error(), "the end") {
-		t.Errorf("the end is %v", err)
+		t.Errorf("error at the end = %v, want EOF with the last comment", err)
 	}
 }
