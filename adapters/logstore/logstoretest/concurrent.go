@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// readersBesideWriter has readers check everything that they can read while one
-// writer appends entries, and removes some from the end and from the beginning.
+// readersBesideWriter has readers check every entry that they can read while one writer appends
+// entries, and removes some from the end and from the beginning.
 func (s *suite) readersBesideWriter(t *testing.T) {
 	const (
 		rounds  = 60

@@ -121,13 +121,13 @@ func (s *suite) checkAfterKill(t *testing.T, store logstore.Store, said holds) {
 	t.Helper()
 	first, last := bounds(t, store)
 	if first > said.first || last < said.last {
-		t.Fatalf("the log is from %d to %d, acknowledged was %d to %d", first, last, said.first, said.last)
+		t.Fatalf("bounds = %d and %d, want at least the acknowledged entries from %d to %d", first, last, said.first, said.last)
 	}
 	for index := first; index <= last; index++ {
 		wantEntry(t, store, entry(index, sizeAt(index)))
 	}
 	if step, err := store.GetUint64([]byte("step")); err != nil || step < said.step || step > said.step+1 {
-		t.Fatalf("step = %d, %v, acknowledged was %d", step, err, said.step)
+		t.Fatalf("step = %d, %v, want the acknowledged %d or the next one", step, err, said.step)
 	}
 }
 
@@ -169,10 +169,10 @@ func (s *suite) runAndKill(t *testing.T, dir string, lines int) holds {
 	}
 	var exit *exec.ExitError
 	if err := child.Wait(); !errors.As(err, &exit) && !errors.Is(err, fs.ErrClosed) {
-		t.Fatalf("child: %v", err)
+		t.Fatalf("wait for the child: %v", err)
 	}
 	if count < lines {
-		t.Fatalf("child ended after %d lines: %s", count, complaint.String())
+		t.Fatalf("child ended after %d lines, too early to be killed: %s", count, complaint.String())
 	}
 	return said
 }

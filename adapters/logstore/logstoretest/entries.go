@@ -91,7 +91,7 @@ func bounds(t testing.TB, store logstore.Store) (first, last uint64) {
 func wantBounds(t testing.TB, store logstore.Store, first, last uint64) {
 	t.Helper()
 	if gotFirst, gotLast := bounds(t, store); gotFirst != first || gotLast != last {
-		t.Fatalf("bounds are %d and %d, want %d and %d", gotFirst, gotLast, first, last)
+		t.Fatalf("bounds = %d and %d, want %d and %d", gotFirst, gotLast, first, last)
 	}
 }
 
@@ -115,7 +115,7 @@ func wantNoEntry(t testing.TB, store logstore.Store, index uint64) {
 		t.Fatalf("GetLog(%d) = %v, want raft.ErrLogNotFound itself", index, err)
 	}
 	if got.Index != 9 || string(got.Data) != "old" {
-		t.Fatalf("GetLog(%d) found nothing and yet changed the log", index)
+		t.Fatalf("GetLog(%d) found no entry, but changed the log", index)
 	}
 }
 

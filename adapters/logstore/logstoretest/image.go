@@ -21,6 +21,6 @@ func Image(t testing.TB, dir string) string {
 			t.Fatal(err)
 		}
 	}
-	t.Fatalf("files of %s come and go all the time", dir)
+	t.Fatalf("the files of %s changed during every attempt to copy them", dir)
 	return ""
 }

@@ -48,7 +48,7 @@ func Tree(tb testing.TB, dir string) string {
 // RunInspect checks the contract of logstore.Backend's Inspect, for a backend that is not
 // volatile.
 func RunInspect(t *testing.T, backend logstore.Backend) {
-	t.Run("nothing is there", func(t *testing.T) {
+	t.Run("a directory without a store", func(t *testing.T) {
 		dir := t.TempDir()
 		before := Tree(t, dir)
 		if _, err := backend.Inspect(dir, nil); !errors.Is(err, logstore.ErrNoStore) || !strings.Contains(err.Error(), backend.Path(dir)) {
@@ -56,7 +56,7 @@ func RunInspect(t *testing.T, backend logstore.Backend) {
 		}
 		wantSame(t, dir, before)
 	})
-	t.Run("a store that was closed", func(t *testing.T) {
+	t.Run("a closed store", func(t *testing.T) {
 		dir := t.TempDir()
 		store := written(t, backend, dir)
 		if err := store.Close(); err != nil {
@@ -64,9 +64,9 @@ func RunInspect(t *testing.T, backend logstore.Backend) {
 		}
 		inspectWritten(t, backend, dir)
 	})
-	t.Run("a path with what patterns have in it", func(t *testing.T) { testPathIsNoPattern(t, backend) })
-	t.Run("a store that can't be read", func(t *testing.T) { testUnreadable(t, backend) })
-	t.Run("a store that a crash left", func(t *testing.T) {
+	t.Run("a path with the characters of patterns", func(t *testing.T) { testPathIsNoPattern(t, backend) })
+	t.Run("a store with unreadable files", func(t *testing.T) { testUnreadable(t, backend) })
+	t.Run("a store after a crash", func(t *testing.T) {
 		live := t.TempDir()
 		store := written(t, backend, live)
 		dir := Image(t, live)
@@ -84,7 +84,7 @@ func RunInspect(t *testing.T, backend logstore.Backend) {
 			t.Fatal(err)
 		}
 	})
-	t.Run("a store that is not in the working directory", func(t *testing.T) {
+	t.Run("a store outside of the working directory", func(t *testing.T) {
 		dir := t.TempDir()
 		t.Chdir(dir)
 		if err := os.Mkdir("data", 0o700); err != nil {
@@ -98,7 +98,7 @@ func RunInspect(t *testing.T, backend logstore.Backend) {
 	})
 }
 
-// The log that written stores: its beginning is removed, and it has a gap.
+// The bounds of the log that written stores. Its beginning is removed, and it has a gap.
 const (
 	writtenFrom, writtenGap, writtenBehind, writtenTo = 41, 300, 351, 500
 	writtenSize                                       = 3000
@@ -140,13 +140,13 @@ func wantWritten(t *testing.T, store logstore.Store) {
 	wantEntry(t, store, entry(writtenTo+1, writtenLarge))
 	wantNoEntry(t, store, writtenTo+2)
 	if term, err := store.GetUint64(logstore.TermKey); err != nil || term != 73 {
-		t.Errorf("the term is %d, %v", term, err)
+		t.Errorf("term = %d, %v, want 73", term, err)
 	}
 	if vote, err := store.Get(logstore.VoteCandidateKey); err != nil || string(vote) != "node1:8008" {
-		t.Errorf("the vote is %q, %v", vote, err)
+		t.Errorf("vote = %q, %v, want node1:8008", vote, err)
 	}
 	if _, err := store.Get([]byte("no such key")); !errors.Is(err, logstore.ErrKeyNotFound) {
-		t.Errorf("a key that was never set: %v", err)
+		t.Errorf("Get of a key that was never set = %v, want %v", err, logstore.ErrKeyNotFound)
 	}
 }
 
@@ -176,7 +176,7 @@ func inspectWritten(t *testing.T, backend logstore.Backend, dir string) {
 		}
 	}
 	if warnings.Len() > 0 {
-		t.Errorf("it warns of a store that is sound: %s", &warnings)
+		t.Errorf("warnings about a sound store = %s, want none", &warnings)
 	}
 	wantSame(t, dir, before)
 }
@@ -203,11 +203,11 @@ func testUnreadable(t *testing.T, backend logstore.Backend) {
 		return err
 	})
 	if err != nil || len(paths) == 0 {
-		t.Fatalf("it has the files %q, %v", paths, err)
+		t.Fatalf("files of the store = %q, %v, want some", paths, err)
 	}
 	for _, path := range paths {
 		for name, take := range map[string]func(path string) error{
-			"opened": func(path string) error { return os.Symlink(filepath.Base(path), path) }, // to itself
+			"opened": func(path string) error { return os.Symlink(filepath.Base(path), path) }, // a link to itself
 			"read":   func(path string) error { return os.MkdirAll(filepath.Join(path, "full"), 0o700) },
 		} {
 			aside := filepath.Join(t.TempDir(), "aside")
@@ -217,7 +217,7 @@ func testUnreadable(t *testing.T, backend logstore.Backend) {
 			for _, open := range []logstore.Opener{backend.Open, backend.Inspect} {
 				store, err := open(dir, nil)
 				if errors.Is(err, logstore.ErrDamaged) || errors.Is(err, logstore.ErrNoStore) {
-					t.Errorf("%s can't be %s: %v", path, name, err)
+					t.Errorf("error when %s can't be %s = %v, want neither ErrDamaged nor ErrNoStore", path, name, err)
 				}
 				if err == nil {
 					_ = store.Close()

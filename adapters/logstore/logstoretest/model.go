@@ -134,7 +134,7 @@ func (m *machine) check(r *rapid.T) {
 	for index := range wantLast + 2 {
 		want, stored := m.logs[index]
 		if stored && len(want.Data) >= largeEntry && (m.checks+index)%4 != 0 {
-			continue // reading one is slow with the race detector
+			continue // reading a large entry is slow with the race detector
 		}
 		var got raft.Log
 		err := m.store.GetLog(index, &got)

@@ -149,20 +149,20 @@ func (s *suite) logRules(t *testing.T) {
 
 func (s *suite) entriesKeepEveryField(t *testing.T) {
 	tests := map[string]raft.Log{
-		"every type of entry":               {Type: raft.LogConfiguration, Data: []byte("configuration")},
-		"an unknown type":                   {Type: 200},
-		"the highest term":                  {Term: math.MaxUint64},
-		"no data":                           {Type: raft.LogNoop, Term: 3},
-		"data without extensions":           {Data: []byte("data")},
-		"extensions without data":           {Extensions: []byte("extensions")},
-		"both":                              {Data: []byte("data"), Extensions: []byte("extensions")},
-		"bytes that are not text":           {Data: []byte{0, 0xff, 0xc0, 0x80, 0}, Extensions: []byte{0xff, 0}},
-		"an instant to the nanosecond":      {AppendedAt: time.Date(2026, 2, 3, 4, 5, 6, 123456789, time.UTC)},
-		"an instant of this clock":          {AppendedAt: time.Now()},
-		"an instant in another zone":        {AppendedAt: time.Date(2026, 2, 3, 4, 5, 6, 1, time.FixedZone("east", 5*3600+1800))},
-		"an instant before the epoch":       {AppendedAt: time.Date(1901, 1, 1, 0, 0, 0, 999_999_999, time.UTC)},
-		"an instant after 32 bits ran out":  {AppendedAt: time.Date(2500, 1, 1, 0, 0, 0, 1, time.UTC)},
-		"the epoch is not the missing time": {AppendedAt: time.Unix(0, 0)},
+		"every type of entry":                   {Type: raft.LogConfiguration, Data: []byte("configuration")},
+		"an unknown type":                       {Type: 200},
+		"the highest term":                      {Term: math.MaxUint64},
+		"no data":                               {Type: raft.LogNoop, Term: 3},
+		"data without extensions":               {Data: []byte("data")},
+		"extensions without data":               {Extensions: []byte("extensions")},
+		"data and extensions":                   {Data: []byte("data"), Extensions: []byte("extensions")},
+		"bytes that are not text":               {Data: []byte{0, 0xff, 0xc0, 0x80, 0}, Extensions: []byte{0xff, 0}},
+		"an instant to the nanosecond":          {AppendedAt: time.Date(2026, 2, 3, 4, 5, 6, 123456789, time.UTC)},
+		"an instant of this clock":              {AppendedAt: time.Now()},
+		"an instant in another zone":            {AppendedAt: time.Date(2026, 2, 3, 4, 5, 6, 1, time.FixedZone("east", 5*3600+1800))},
+		"an instant before the epoch":           {AppendedAt: time.Date(1901, 1, 1, 0, 0, 0, 999_999_999, time.UTC)},
+		"an instant after 32 bits ran out":      {AppendedAt: time.Date(2500, 1, 1, 0, 0, 0, 1, time.UTC)},
+		"the epoch, which is not the zero time": {AppendedAt: time.Unix(0, 0)},
 	}
 	store := s.fresh(t)
 	index := uint64(0)
@@ -174,14 +174,14 @@ func (s *suite) entriesKeepEveryField(t *testing.T) {
 			wantEntry(t, store, &log)
 		})
 	}
-	t.Run("a missing time stays missing", func(t *testing.T) {
+	t.Run("the zero time stays zero", func(t *testing.T) {
 		mustStore(t, store, &raft.Log{Index: 1000, Data: []byte("x")})
 		var got raft.Log
 		if err := store.GetLog(1000, &got); err != nil || !got.AppendedAt.IsZero() {
-			t.Fatalf("AppendedAt is %v (%v), want the zero time", got.AppendedAt, err)
+			t.Fatalf("AppendedAt = %v, %v, want the zero time", got.AppendedAt, err)
 		}
 	})
-	t.Run("the store keeps no memory of the caller and shares none with it", func(t *testing.T) {
+	t.Run("the store shares no memory with the caller", func(t *testing.T) {
 		data := []byte("original")
 		mustStore(t, store, &raft.Log{Index: 1001, Data: data, Extensions: data})
 		copy(data, "scribble")
@@ -195,10 +195,10 @@ func (s *suite) entriesKeepEveryField(t *testing.T) {
 			t.Fatal(err)
 		}
 		if string(kept) != "original" || string(second.Data) != "original" || string(second.Extensions) != "original" {
-			t.Fatalf("got %q, %q and %q, want the bytes as they were stored", kept, second.Data, second.Extensions)
+			t.Fatalf("bytes read = %q, %q and %q, want them as they were stored", kept, second.Data, second.Extensions)
 		}
 	})
-	t.Run("what was read stays as it is when the log is read into again", func(t *testing.T) {
+	t.Run("bytes that were read stay when the log is read into again", func(t *testing.T) {
 		mustStore(t, store, &raft.Log{Index: 1002, Data: []byte("aaaaaaaa")}, &raft.Log{Index: 1003, Data: []byte("bbbbbbbb")})
 		var log raft.Log
 		if err := store.GetLog(1002, &log); err != nil {
@@ -209,7 +209,7 @@ func (s *suite) entriesKeepEveryField(t *testing.T) {
 			t.Fatal(err)
 		}
 		if string(kept) != "aaaaaaaa" {
-			t.Fatalf("the bytes of the first entry became %q", kept)
+			t.Fatalf("bytes of the first entry = %q, want them unchanged", kept)
 		}
 	})
 }
@@ -259,12 +259,12 @@ func (s *suite) largeBatches(t *testing.T) {
 func (s *suite) stableRules(t *testing.T) {
 	store := s.fresh(t)
 	key := []byte("key")
-	t.Run("a key that was never set is exactly ErrKeyNotFound, as text too", func(t *testing.T) {
+	t.Run("a key that was never set is exactly ErrKeyNotFound, with its text", func(t *testing.T) {
 		_, err := store.Get(key)
 		_, errNumber := store.GetUint64(key)
 		for _, err := range []error{err, errNumber} {
 			if err != logstore.ErrKeyNotFound || err.Error() != "not found" { //nolint:errorlint // the value itself is the contract
-				t.Fatalf("got %v, want ErrKeyNotFound itself", err)
+				t.Fatalf("error = %v, want ErrKeyNotFound itself", err)
 			}
 		}
 	})
@@ -288,7 +288,7 @@ func (s *suite) stableRules(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a value that is no number is an error for GetUint64", func(t *testing.T) {
+	t.Run("GetUint64 refuses a value that is no number", func(t *testing.T) {
 		if err := store.Set(key, []byte("abc")); err != nil {
 			t.Fatal(err)
 		}
@@ -311,7 +311,7 @@ func (s *suite) stableRules(t *testing.T) {
 			t.Fatalf("Get = %q, %v, want the value as it was set", got, err)
 		}
 	})
-	t.Run("log and stable state do not meet", func(t *testing.T) {
+	t.Run("the keys of the log and of the stable state do not overlap", func(t *testing.T) {
 		store := s.fresh(t)
 		if err := store.SetUint64([]byte("l\x00\x00\x00\x00\x00\x00\x00\x01"), 7); err != nil {
 			t.Fatal(err)
@@ -331,14 +331,14 @@ func (s *suite) freshForRaft(t *testing.T) {
 	snapshots := raft.NewInmemSnapshotStore()
 	has, err := raft.HasExistingState(store, store, snapshots)
 	if err != nil || has {
-		t.Fatalf("raft.HasExistingState = %v, %v on a fresh store", has, err)
+		t.Fatalf("raft.HasExistingState of a fresh store = %v, %v, want false", has, err)
 	}
 	if err := store.SetUint64([]byte("CurrentTerm"), 1); err != nil {
 		t.Fatal(err)
 	}
 	has, err = raft.HasExistingState(store, store, snapshots)
 	if err != nil || !has {
-		t.Fatalf("raft.HasExistingState = %v, %v on a store with a term", has, err)
+		t.Fatalf("raft.HasExistingState of a store with a term = %v, %v, want true", has, err)
 	}
 }
 
@@ -366,7 +366,7 @@ func (s *suite) closing(t *testing.T) {
 	for name, call := range calls {
 		t.Run(name+" on a closed store is ErrClosed", func(t *testing.T) {
 			if err := call(); !errors.Is(err, logstore.ErrClosed) {
-				t.Fatalf("got %v", err)
+				t.Fatalf("error = %v, want %v", err, logstore.ErrClosed)
 			}
 		})
 	}

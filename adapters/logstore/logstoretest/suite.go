@@ -31,7 +31,7 @@ func (s *suite) run(t *testing.T) {
 	t.Run("entries keep every field", s.entriesKeepEveryField)
 	t.Run("large entries and batches", s.largeBatches)
 	t.Run("stable state", s.stableRules)
-	t.Run("raft takes a fresh store for fresh", s.freshForRaft)
+	t.Run("raft recognizes a fresh store", s.freshForRaft)
 	t.Run("readers beside a writer", s.readersBesideWriter)
 	t.Run("closing", s.closing)
 	t.Run("model", s.model)
