@@ -111,7 +111,7 @@ func TestAWildcardCannotBeAdvertised(t *testing.T) {
 	}
 }
 
-// One address has one owner, however it is spelt.
+// However an address is spelled, it has one owner.
 func TestDifferentSpellingsAreOneAddress(t *testing.T) {
 	tests := map[string]struct {
 		first, second string

@@ -8,9 +8,8 @@ import (
 	"slices"
 )
 
-// Audit says in what the indexes of r, which no view shows, differ from its
-// nodes and its history. It is here for the tests that see the package from
-// outside.
+// Audit reports how the indexes of r, which no view shows, differ from its nodes and its
+// history. It is exported only to the tests in package domain_test.
 func (r *Registry) Audit() error {
 	addresses, places, size := map[string]string{}, map[string][]int{}, 0
 	r.nodes.ascend(func(n *CacheNode) bool {
@@ -51,7 +50,7 @@ func (r *Registry) Audit() error {
 	return nil
 }
 
-// audit says where the rows of x are not those of its nodes, each of them one's own.
+// audit reports which rows of x are not those of its nodes, with one row for each node.
 func (x *index) audit() error {
 	if len(x.at) != x.size() {
 		return fmt.Errorf("indexed rows = %d, nodes = %d", len(x.at), x.size())
@@ -72,7 +71,7 @@ func (x *index) audit() error {
 	return nil
 }
 
-// places gives the taken ones in ascending order.
+// places returns the taken slots in ascending order.
 func (s *slots) places() []int {
 	var places []int
 	for _, i := range slices.Sorted(maps.Keys(s.words)) {

@@ -50,7 +50,7 @@ func TestNewBatch(t *testing.T) {
 		"a put registers the node":     {edits: edits(putting(spec)), want: list(put(a))},
 		"a remove takes the node away": {edits: edits(removing("a")), want: list(remove("a"))},
 		"a put may expect a revision":  {edits: edits(putting(spec, 5)), want: list(when(a, at(5)))},
-		"a put at revision 0 expects that there is no such node": {
+		"a put at revision 0 expects the node to be absent": {
 			edits: edits(putting(spec, 0)), want: list(when(a, absent))},
 		"a remove may expect a revision": {edits: edits(removing("a", 7)), want: list(gone("a", at(7)))},
 		"the greatest revision can be expected": {
@@ -60,7 +60,7 @@ func TestNewBatch(t *testing.T) {
 			want:  list(remove("a"), put(a), gone("a", at(3)), when(a, absent))},
 		"a node called expire can be removed": {edits: edits(removing("expire")), want: list(remove("expire"))},
 
-		"a remove can't expect that there is no such node": {
+		"a remove can't expect the node to be absent": {
 			edits: edits(removing("a", 0)), fault: "changes[0]: ifRevision must be at least 1", field: "ifRevision"},
 		"a change must do something": {
 			edits: edits(domain.Edit{}), fault: "changes[0]: it must be either put or remove", field: "it"},
@@ -68,16 +68,16 @@ func TestNewBatch(t *testing.T) {
 			edits: edits(domain.Edit{IfRevision: first([]domain.Revision{0})}), fault: "changes[0]: it must be either", field: "it"},
 		"a change can't do both": {
 			edits: edits(domain.Edit{Put: &spec, Remove: &spec.ID}), fault: "changes[0]: it must be either put or remove", field: "it"},
-		"a node that is put must be one": {
+		"a node that is put must be valid": {
 			edits: edits(putting(domain.NodeSpec{ID: "a", Address: "nowhere"})), fault: "changes[0]: address ", field: "address"},
 		"a node that is put must not be called batch": {
 			edits: edits(putting(domain.NodeSpec{ID: "batch", Address: "h:1"})), fault: "changes[0]: id ", field: "id"},
 		"the id to remove must not be empty":   {edits: edits(removing("")), fault: "changes[0]: id ", field: "id"},
-		"the id to remove must be one":         {edits: edits(removing("a/b")), fault: "changes[0]: id ", field: "id"},
+		"the id to remove must be valid":       {edits: edits(removing("a/b")), fault: "changes[0]: id ", field: "id"},
 		"the id to remove is no reserved word": {edits: edits(removing("sse")), fault: "changes[0]: id ", field: "id"},
-		"the fault is where it is said to be": {
+		"a fault is reported with its change": {
 			edits: edits(removing("a"), putting(spec), removing("")), fault: "changes[2]: id ", field: "id"},
-		"a thousandth change can be at fault": {
+		"a fault of the last change is reported with it": {
 			edits: append(times(999), domain.Edit{}), fault: "changes[999]: it ", field: "it"},
 	}
 	for name, test := range tests {
@@ -159,21 +159,21 @@ func TestABatchIsAppliedInOrder(t *testing.T) {
 		do    []domain.Command
 		want  []domain.Effect
 	}{
-		"an empty batch is accepted":         {given: list(put(a)), do: nil, want: nil},
-		"one node may be added":              {do: list(put(a)), want: effects(added)},
-		"each change has a revision":         {do: list(put(a), put(b), put(c)), want: effects(added, added, added)},
-		"an unchanged node has no revision":  {given: list(put(a)), do: list(put(a), put(b), put(a)), want: effects(unchanged, added, unchanged)},
-		"a batch may change nothing":         {given: list(put(a), put(b)), do: list(put(b), put(a)), want: effects(unchanged, unchanged)},
-		"a batch may do all there is to do":  {given: list(put(a), put(b)), do: list(put(c), put(heavyA), remove("b"), put(c)), want: effects(added, updated, removed, unchanged)},
-		"a node may be added and removed":    {do: list(put(a), remove("a")), want: effects(added, removed)},
-		"a node may be removed and added":    {given: list(put(a)), do: list(remove("a"), put(a)), want: effects(removed, added)},
-		"a node may be changed and put back": {given: list(put(a)), do: list(put(heavyA), put(a), put(a)), want: effects(updated, updated, unchanged)},
-		"an address is free once it is left": {given: list(put(a)), do: list(put(node(t, "a", "h:9")), put(node(t, "b", "h:1"))), want: effects(updated, added)},
-		"two nodes may change places by way of a removal": {
+		"an empty batch is accepted":                 {given: list(put(a)), do: nil, want: nil},
+		"one node may be added":                      {do: list(put(a)), want: effects(added)},
+		"each change has a revision":                 {do: list(put(a), put(b), put(c)), want: effects(added, added, added)},
+		"an unchanged node has no revision":          {given: list(put(a)), do: list(put(a), put(b), put(a)), want: effects(unchanged, added, unchanged)},
+		"a batch may change nothing":                 {given: list(put(a), put(b)), do: list(put(b), put(a)), want: effects(unchanged, unchanged)},
+		"a batch may add, update, remove and repeat": {given: list(put(a), put(b)), do: list(put(c), put(heavyA), remove("b"), put(c)), want: effects(added, updated, removed, unchanged)},
+		"a node may be added and removed":            {do: list(put(a), remove("a")), want: effects(added, removed)},
+		"a node may be removed and added":            {given: list(put(a)), do: list(remove("a"), put(a)), want: effects(removed, added)},
+		"a node may be changed and put back":         {given: list(put(a)), do: list(put(heavyA), put(a), put(a)), want: effects(updated, updated, unchanged)},
+		"an address that a node leaves is free":      {given: list(put(a)), do: list(put(node(t, "a", "h:9")), put(node(t, "b", "h:1"))), want: effects(updated, added)},
+		"two nodes may swap addresses by way of a removal": {
 			given: list(put(a), put(b)), do: list(remove("b"), put(movedA), put(node(t, "b", "h:1"))), want: effects(removed, updated, added)},
-		"two nodes may change places by way of a third": {
+		"two nodes may swap addresses by way of a third one": {
 			given: list(put(a), put(b)), do: list(put(node(t, "a", "h:9")), put(node(t, "b", "h:1")), put(movedA)), want: effects(updated, updated, updated)},
-		"a slot is free once it is left": {
+		"a slot that a node leaves is free": {
 			given: list(put(a), put(b)), do: list(put(inQ(a)), put(c), put(a)), want: effects(updated, added, updated)},
 		"a pool may be emptied and filled again": {
 			given: list(put(a), put(b)), do: list(remove("a"), put(inQ(b)), put(c)), want: effects(removed, updated, added)},
@@ -202,8 +202,8 @@ func TestABatchIsAppliedInOrder(t *testing.T) {
 					kept = append(kept, change)
 				}
 			}
-			mustEqual(t, "what was done", done, test.want)
-			mustEqual(t, "what was done, as one by one", append([]domain.Change(nil), changes...), expected)
+			mustEqual(t, "the effects", done, test.want)
+			mustEqual(t, "the changes of the same commands one by one", append([]domain.Change(nil), changes...), expected)
 			after := contentsOf(r.View())
 			mustEqual(t, "the registry", after, contentsOf(oneByOne.View()))
 			mustEqual(t, "the history", after.History, append(before.History, kept...))
@@ -220,8 +220,8 @@ func TestARefusedBatchChangesNothing(t *testing.T) {
 	heavyA := node(t, "a", "h:1", weighing(7))
 	inQ := func(n domain.CacheNode) domain.CacheNode { n.Pool = "q"; return n }
 	to := func(n domain.CacheNode, address string) domain.CacheNode { n.Address = address; return n }
-	// In every case these are there: a at revision 1, b at 2, d at 4, and slot 1
-	// of the default pool is free.
+	// Every case begins with a at revision 1, b at 2 and d at 4; slot 1 of the default pool
+	// is free.
 	d := node(t, "d", "h:4")
 	given := list(put(a), put(b), put(c), put(d), remove("c"))
 
@@ -230,9 +230,9 @@ func TestARefusedBatchChangesNothing(t *testing.T) {
 		at  int // the command that is refused
 		err error
 	}{
-		"its first command is refused": {do: list(remove("x"), put(c)), at: 0, err: domain.ErrNoSuchNode},
-		"its only command is refused":  {do: list(put(to(c, "h:1"))), at: 0, err: domain.ErrAddressInUse},
-		"its last command is refused":  {do: list(put(c), put(heavyA), remove("b"), remove("x")), at: 3, err: domain.ErrNoSuchNode},
+		"the first command is refused": {do: list(remove("x"), put(c)), at: 0, err: domain.ErrNoSuchNode},
+		"the only command is refused":  {do: list(put(to(c, "h:1"))), at: 0, err: domain.ErrAddressInUse},
+		"the last command is refused":  {do: list(put(c), put(heavyA), remove("b"), remove("x")), at: 3, err: domain.ErrNoSuchNode},
 		"changes after a refusal are not examined": {
 			do: list(put(c), remove("x"), remove("y"), put(to(d, "h:1"))), at: 1, err: domain.ErrNoSuchNode},
 
@@ -252,25 +252,25 @@ func TestARefusedBatchChangesNothing(t *testing.T) {
 		"a node left its slot to another":     {do: list(put(inQ(a)), put(c), put(a), remove("x")), at: 3, err: domain.ErrNoSuchNode},
 		"nodes moved from pool to pool": {
 			do: list(put(inQ(a)), put(inQ(b)), put(inQ(d)), put(d), put(a), put(b), put(inQ(d)), remove("x")), at: 7, err: domain.ErrNoSuchNode},
-		"two nodes changed places by way of a removal": {
+		"two nodes swapped addresses by way of a removal": {
 			do: list(remove("b"), put(to(a, "h:2")), put(to(b, "h:1")), remove("x")), at: 3, err: domain.ErrNoSuchNode},
-		"two nodes changed places by way of a third": {
+		"two nodes swapped addresses by way of a third one": {
 			do: list(put(to(a, "h:9")), put(to(b, "h:1")), put(to(a, "h:2")), remove("x")), at: 3, err: domain.ErrNoSuchNode},
-		"an address was spelt anew": {do: list(put(to(a, "H:1")), put(to(c, "h:1"))), at: 1, err: domain.ErrAddressInUse},
+		"an address was spelled differently": {do: list(put(to(a, "H:1")), put(to(c, "h:1"))), at: 1, err: domain.ErrAddressInUse},
 
-		"an address is one that the batch took": {do: list(put(to(a, "h:9")), put(to(c, "h:9"))), at: 1, err: domain.ErrAddressInUse},
-		"an address is not yet left":            {do: list(put(to(c, "h:1")), put(to(a, "h:9"))), at: 0, err: domain.ErrAddressInUse},
-		"a node is one that the batch removed":  {do: list(remove("a"), remove("a")), at: 1, err: domain.ErrNoSuchNode},
-		"a node must be there, and the batch removed it": {
+		"an address was taken earlier in the batch":  {do: list(put(to(a, "h:9")), put(to(c, "h:9"))), at: 1, err: domain.ErrAddressInUse},
+		"an address is left only later in the batch": {do: list(put(to(c, "h:1")), put(to(a, "h:9"))), at: 0, err: domain.ErrAddressInUse},
+		"a node was removed earlier in the batch":    {do: list(remove("a"), remove("a")), at: 1, err: domain.ErrNoSuchNode},
+		"a node must be present, and the batch removed it": {
 			do: list(remove("a"), when(a, present)), at: 1, err: domain.ErrConditionFailed},
-		"a node must not be there, and the batch added it": {
+		"a node must be absent, and the batch added it": {
 			do: list(put(c), when(c, absent)), at: 1, err: domain.ErrConditionFailed},
-		"a node must not be there, and was before": {do: list(put(c), when(heavyA, absent)), at: 1, err: domain.ErrConditionFailed},
-		"a node is not at the revision any more": {
+		"a node must be absent, and existed before": {do: list(put(c), when(heavyA, absent)), at: 1, err: domain.ErrConditionFailed},
+		"a node is no longer at the expected revision": {
 			do: list(put(heavyA), when(a, at(1))), at: 1, err: domain.ErrConditionFailed},
-		"a node removed and added is not at the revision any more": {
+		"a node that was removed and added is no longer at the expected revision": {
 			do: list(remove("a"), put(a), gone("a", at(1))), at: 2, err: domain.ErrConditionFailed},
-		"a node is at no revision, and the batch removed it": {
+		"a node with an expected revision was removed by the batch": {
 			do: list(remove("a"), gone("a", at(1))), at: 1, err: domain.ErrNoSuchNode},
 	}
 	for name, test := range tests {
@@ -288,8 +288,8 @@ func TestARefusedBatchChangesNothing(t *testing.T) {
 			mustEqual(t, "the registry", contentsOf(tried.View()), before)
 			mustBeSound(t, tried)
 
-			// Every address is free or taken as before, every slot comes as it
-			// would have come, and every revision.
+			// The addresses, the next slots and the next revision must be as if the batch
+			// had not been tried.
 			mustGoOnAlike(t, tried, spared, list(
 				put(to(c, "h:1")), put(to(c, "h:2")), put(to(c, "h:3")), put(to(c, "h:9")),
 				put(node(t, "e", "h:5")), put(node(t, "f", "h:6", inPool("p"))), put(node(t, "g", "h:8", inPool("q"))),
@@ -299,7 +299,7 @@ func TestARefusedBatchChangesNothing(t *testing.T) {
 	}
 }
 
-// many gives commands that add so many nodes to the default pool.
+// many returns commands that add this many nodes to the default pool.
 func many(t fataler, n int) []domain.Command {
 	t.Helper()
 	commands := make([]domain.Command, n)

@@ -9,8 +9,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// The time of a command must grow no faster than the logarithm of the number
-// of nodes.
+// The cost of a command must grow no faster than the logarithm of the number of nodes.
 func benchmarkSizes(b *testing.B, run func(*testing.B, *domain.Registry)) {
 	for _, size := range []int{10, 1000, 100_000} {
 		b.Run(fmt.Sprintf("nodes=%d", size), func(b *testing.B) {
@@ -18,7 +17,7 @@ func benchmarkSizes(b *testing.B, run func(*testing.B, *domain.Registry)) {
 			for i := range size {
 				apply(b, r, put(node(b, fmt.Sprintf("node%d", i), address(i))))
 			}
-			// A registry that has lived has its history full.
+			// The history of a registry in use is full.
 			n := node(b, "node0", address(0))
 			for r.View().Revision() <= 100_000+domain.HistoryLength {
 				n.Weight = int(r.View().Revision())
@@ -37,7 +36,7 @@ func BenchmarkUpdate(b *testing.B) {
 		for n := range r.View().Nodes() {
 			nodes = append(nodes, *n)
 		}
-		// In no order, as clients come.
+		// The nodes come in random order, as from clients.
 		rand.New(rand.NewPCG(1, 2)).Shuffle(size, func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 		i := 0
 		for b.Loop() {
@@ -47,7 +46,7 @@ func BenchmarkUpdate(b *testing.B) {
 				b.Fatal(err)
 			}
 			if i++; i%16 == 0 {
-				r.View() // as after so many entries that came together
+				r.View() // as after a group of entries
 			}
 		}
 	})
@@ -77,8 +76,8 @@ func BenchmarkView(b *testing.B) {
 	})
 }
 
-// What a stream asks for each time it wakes: the changes after its position. It must
-// not depend on how long history is.
+// A stream asks for the changes after its position each time it wakes. The cost must not
+// depend on the length of the history.
 func BenchmarkSince(b *testing.B) {
 	benchmarkSizes(b, func(b *testing.B, r *domain.Registry) {
 		const behind = 100
@@ -91,7 +90,7 @@ func BenchmarkSince(b *testing.B) {
 	})
 }
 
-// All replicas do this in one step, and answer nobody meanwhile.
+// Every replica replaces all nodes in one step, and answers nothing meanwhile.
 func BenchmarkReplace(b *testing.B) {
 	r := domain.NewRegistry()
 	with := domain.NewReplacement()

@@ -56,7 +56,7 @@ func TestEventsSince(t *testing.T) {
 		"an instance is removed at the beginning": {
 			at(1, "b", answers(a), answers(b)), at(1, "b", answers(b)),
 			events(event(domain.InstanceRemoved, answers(a), 1))},
-		"all instances are others": {
+		"all instances are replaced": {
 			at(1, "a", answers(a), answers(c)), at(1, "a", answers(b)),
 			events(event(domain.InstanceRemoved, answers(a), 1), event(domain.InstanceAdded, answers(b), 1), event(domain.InstanceRemoved, answers(c), 1))},
 		"the first instances come": {

@@ -11,8 +11,8 @@ import (
 
 var someIDs = rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", "g", "h"})
 
-// commands draws commands over few ids, addresses and pools, so that they meet.
-// A model goes along, so that many of them name what is there.
+// commands draws commands over few ids, addresses and pools, so that they collide. It
+// tracks a model, so that many commands name nodes that exist.
 func commands() *rapid.Generator[[]domain.Command] {
 	return rapid.Custom(func(t *rapid.T) []domain.Command {
 		m := newModel()
@@ -21,7 +21,7 @@ func commands() *rapid.Generator[[]domain.Command] {
 			_, _ = m.apply(cmd) // refusals are part of what is drawn
 			return cmd
 		})
-		// Left alone, rapid draws short lists, in which little meets.
+		// On its own, rapid draws short lists, in which few commands collide.
 		least := rapid.SampledFrom([]int{0, 30, 60}).Draw(t, "at least")
 		return rapid.SliceOfN(one, least, 80).Draw(t, "commands")
 	})
@@ -40,7 +40,7 @@ func drawCommand(t *rapid.T, m *model) domain.Command {
 	return drawEdit(t, m)
 }
 
-// drawBatch gives as many batches that are carried out as others.
+// drawBatch draws batches that succeed about as often as batches that may be refused.
 func drawBatch(t *rapid.T, m *model) domain.Batch {
 	trial, possible := m.clone(), []domain.Command(nil)
 	one := rapid.Custom(func(t *rapid.T) domain.Command {
@@ -57,7 +57,7 @@ func drawBatch(t *rapid.T, m *model) domain.Batch {
 	return domain.Batch{Commands: all}
 }
 
-// drawEdit gives what may stand in a batch.
+// drawEdit draws a command that may stand in a batch.
 func drawEdit(t *rapid.T, m *model) domain.Command {
 	kind := rapid.IntRange(0, 4).Draw(t, "edit")
 	if kind == 0 {
@@ -67,7 +67,7 @@ func drawEdit(t *rapid.T, m *model) domain.Command {
 	id := someIDs.Draw(t, "id")
 	condition := drawCondition(t, m, id)
 	if known, found := m.nodes[id]; found && kind == 1 {
-		// As it is, but for what a client has no say in.
+		// The node is unchanged, but for the fields that a client can't set.
 		known.Slot, known.Revision, known.ExpiredFrom = 77, 77, domain.Draining
 		return domain.Register{Node: known, If: condition}
 	}
@@ -100,7 +100,7 @@ func drawCondition(t *rapid.T, m *model, id string) domain.Condition {
 	return condition
 }
 
-// drawID is in most cases that of a node of which interesting is true.
+// drawID draws in most cases the id of a node for which interesting is true.
 func drawID(t *rapid.T, m *model, interesting func(domain.CacheNode) bool) string {
 	var ids []string
 	for _, id := range slices.Sorted(maps.Keys(m.nodes)) {
@@ -114,7 +114,7 @@ func drawID(t *rapid.T, m *model, interesting func(domain.CacheNode) bool) strin
 	return someIDs.Draw(t, "id")
 }
 
-// drawRevision is in most cases the revision that the node is at.
+// drawRevision draws in most cases the revision of the node.
 func drawRevision(t *rapid.T, m *model, id string) domain.Revision {
 	known, found := m.nodes[id]
 	if found && rapid.IntRange(0, 3).Draw(t, "another revision") < 3 {

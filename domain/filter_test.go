@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// filter gives the filter with all that is said of it.
+// filter returns the filter with all these parts.
 func filter(parts ...func(*domain.Filter)) domain.Filter {
 	var f domain.Filter
 	for _, part := range parts {
@@ -257,7 +257,7 @@ func filters() *rapid.Generator[domain.Filter] {
 	})
 }
 
-// matching gives the list that a client with the filter gets.
+// matching returns the list that a client with the filter gets.
 func matching(f domain.Filter, nodes map[string]domain.CacheNode) []domain.CacheNode {
 	var matching []domain.CacheNode
 	for _, n := range (&model{nodes: nodes}).contents().Nodes {
@@ -268,8 +268,8 @@ func matching(f domain.Filter, nodes map[string]domain.CacheNode) []domain.Cache
 	return matching
 }
 
-// follow tells somebody who knows of these nodes of a change, which must fit to
-// what they know.
+// follow applies a change to the nodes that a client knows, and fails unless the change
+// fits them.
 func follow(t fataler, known map[string]domain.CacheNode, c domain.Change) {
 	t.Helper()
 	before, found := known[c.Node.ID]
@@ -287,8 +287,8 @@ func follow(t fataler, known map[string]domain.CacheNode, c domain.Change) {
 	known[c.Node.ID] = *c.Node
 }
 
-// Whoever had the filtered list at some revision, and is told the filtered
-// changes, has at every revision the filtered list.
+// A client that has the filtered list at some revision and applies the filtered changes has the
+// filtered list at every later revision.
 func TestFilteredChangesLeadToTheFilteredList(t *testing.T) {
 	told := map[domain.Effect]int{}
 	rapid.Check(t, func(t *rapid.T) {

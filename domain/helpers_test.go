@@ -9,13 +9,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// fataler is what a *testing.T and a *rapid.T have in common.
+// fataler is the part of *testing.T and *rapid.T that the helpers need.
 type fataler interface {
 	Helper()
 	Fatalf(format string, args ...any)
 }
 
-// node gives an accepted node; more changes what the client says of it.
+// node returns a valid node; more changes the spec that it is made of.
 func node(t fataler, id, address string, more ...func(*domain.NodeSpec)) domain.CacheNode {
 	t.Helper()
 	spec := domain.NodeSpec{ID: id, Address: address}
@@ -41,7 +41,7 @@ func inState(state domain.State) func(*domain.NodeSpec) {
 	return func(spec *domain.NodeSpec) { spec.State = &state }
 }
 
-// leased gives the node a time to live, and says what becomes of it at its end.
+// leased gives the node a time to live, and sets what happens when it expires.
 func leased(end domain.OnExpiry) func(*domain.NodeSpec) {
 	seconds := 30
 	return func(spec *domain.NodeSpec) { spec.TTLSeconds, spec.OnExpiry = &seconds, &end }
@@ -53,7 +53,7 @@ func remove(id string) domain.Deregister { return domain.Deregister{ID: id} }
 
 func batch(commands ...domain.Command) domain.Batch { return domain.Batch{Commands: commands} }
 
-// expire says that the time of one node is over; of several: a longer literal.
+// expire expires one node.
 func expire(id string, revision domain.Revision) domain.Expire {
 	return domain.Expire{Nodes: []domain.NodeAt{{ID: id, Revision: revision}}}
 }
@@ -74,8 +74,8 @@ func at(r domain.Revision) domain.Condition {
 	return domain.Condition{Expect: domain.AtRevision, Revision: r}
 }
 
-// apply carries out commands of which none may be refused, and gives what the
-// last one did.
+// apply carries out commands, none of which may be refused, and returns the change of the
+// last one.
 func apply(t fataler, r *domain.Registry, commands ...domain.Command) domain.Change {
 	t.Helper()
 	var change domain.Change
@@ -88,7 +88,7 @@ func apply(t fataler, r *domain.Registry, commands ...domain.Command) domain.Cha
 	return change
 }
 
-// only gives the one change of a command that makes no more than one.
+// only returns the only change of a command that makes at most one.
 func only(changes []domain.Change, err error) (domain.Change, error) {
 	if len(changes) != 1 {
 		return domain.Change{}, err
@@ -96,7 +96,7 @@ func only(changes []domain.Change, err error) (domain.Change, error) {
 	return changes[0], err
 }
 
-// registryOf gives a registry after these commands.
+// registryOf returns a new registry after these commands.
 func registryOf(t fataler, commands ...domain.Command) *domain.Registry {
 	t.Helper()
 	r := domain.NewRegistry()
@@ -104,7 +104,7 @@ func registryOf(t fataler, commands ...domain.Command) *domain.Registry {
 	return r
 }
 
-// contents is all that a view shows, as values.
+// contents is everything that a view shows, as values.
 type contents struct {
 	Revision domain.Revision
 	Nodes    []domain.CacheNode
@@ -119,7 +119,7 @@ func contentsOf(v domain.View) contents {
 	return c
 }
 
-// outcome is what Apply answered, as values that can be compared.
+// outcome is the result of Apply, as values that can be compared.
 type outcome struct {
 	Changes []domain.Change
 	Error   string
@@ -136,18 +136,18 @@ func outcomeOf(changes []domain.Change, err error) outcome {
 	return o
 }
 
-// mustGoOnAlike carries the same commands out on both, and holds every answer
-// and the end of one against the other.
+// mustGoOnAlike applies the same commands to both registries, and compares every result and the
+// final contents.
 func mustGoOnAlike(t fataler, got, want *domain.Registry, commands []domain.Command) {
 	t.Helper()
 	for i, cmd := range commands {
-		mustEqual(t, fmt.Sprintf("what command %d after that did", i), outcomeOf(got.Apply(cmd)), outcomeOf(want.Apply(cmd)))
+		mustEqual(t, fmt.Sprintf("the result of command %d afterwards", i), outcomeOf(got.Apply(cmd)), outcomeOf(want.Apply(cmd)))
 	}
 	mustEqual(t, "the registry in the end", contentsOf(got.View()), contentsOf(want.View()))
 	mustBeSound(t, got)
 }
 
-// mustBeSound looks at what no view shows.
+// mustBeSound checks what no view shows.
 func mustBeSound(t fataler, r *domain.Registry) {
 	t.Helper()
 	if err := r.Audit(); err != nil {

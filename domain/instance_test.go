@@ -24,13 +24,13 @@ func TestNewInstance(t *testing.T) {
 		"an instance may have an IPv6 address":        {id: "n1", address: "[::1]:1", want: domain.Voter},
 		"an instance may have a node's reserved word": {id: "sse", address: "h:1", want: domain.Voter},
 		"an id must be given":                         {address: "h:1", faults: []string{"id"}},
-		"an id must be one":                           {id: "a/b", address: "h:1", faults: []string{"id"}},
+		"an id must be valid":                         {id: "a/b", address: "h:1", faults: []string{"id"}},
 		"an address must be given":                    {id: "n1", faults: []string{"address"}},
-		"an address must be one":                      {id: "n1", address: "h", faults: []string{"address"}},
+		"an address must be valid":                    {id: "n1", address: "h", faults: []string{"address"}},
 		"an address must not be a wildcard":           {id: "n1", address: "0.0.0.0:1", faults: []string{"address"}},
 		"a suffrage that is given must not be empty":  {id: "n1", address: "h:1", suffrage: suffrage(""), faults: []string{"suffrage"}},
 		"a suffrage is one of two":                    {id: "n1", address: "h:1", suffrage: suffrage("staging"), faults: []string{"suffrage"}},
-		"all faults are told":                         {suffrage: suffrage("x"), faults: []string{"id", "address", "suffrage"}},
+		"all faults are reported":                     {suffrage: suffrage("x"), faults: []string{"id", "address", "suffrage"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -72,7 +72,7 @@ func TestRosterIsAListInOrder(t *testing.T) {
 	roster := domain.NewRoster(given...)
 	want := []domain.Instance{nonvoter("a", "h:1"), voter("b", "h:2"), voter("c", "h:3")}
 	mustEqual(t, "instances", roster.Instances(), want)
-	mustEqual(t, "what was given", given[0], voter("c", "h:3"))
+	mustEqual(t, "the given instances", given[0], voter("c", "h:3"))
 	slices.Reverse(roster.Instances())
 	mustEqual(t, "instances after a reader turned them round", roster.Instances(), want)
 	if roster.Voters() != 2 {
@@ -106,29 +106,29 @@ func TestJoin(t *testing.T) {
 		want   []domain.Step
 		err    error
 	}{
-		"a voter is added":                               {of(a), b, steps(step(domain.SetVoter, b)), nil},
-		"a nonvoter is added":                            {of(a), nonvoter("b", "h:2"), steps(step(domain.SetNonvoter, nonvoter("b", "h:2"))), nil},
-		"the first instance is added":                    {of(), a, steps(step(domain.SetVoter, a)), nil},
-		"a voter that is one is left alone":              {of(a, b), b, nil, nil},
-		"a nonvoter that is one is left alone":           {of(a, nonvoter("b", "h:2")), nonvoter("b", "h:2"), nil, nil},
-		"the only voter is left alone":                   {of(a), a, nil, nil},
-		"a voter moves":                                  {of(a, b), voter("b", "h:9"), steps(step(domain.SetVoter, voter("b", "h:9"))), nil},
-		"the only voter moves":                           {of(a), voter("a", "h:9"), steps(step(domain.SetVoter, voter("a", "h:9"))), nil},
-		"a voter that spells its address anew moves":     {of(a, b), voter("b", "H:2"), steps(step(domain.SetVoter, voter("b", "H:2"))), nil},
-		"a nonvoter moves":                               {of(a, nonvoter("b", "h:2")), nonvoter("b", "h:9"), steps(step(domain.SetNonvoter, nonvoter("b", "h:9"))), nil},
-		"a nonvoter is promoted":                         {of(a, nonvoter("b", "h:2")), b, steps(step(domain.SetVoter, b)), nil},
-		"a nonvoter moves and is promoted in one step":   {of(a, nonvoter("b", "h:2")), voter("b", "h:9"), steps(step(domain.SetVoter, voter("b", "h:9"))), nil},
-		"a voter is demoted":                             {of(a, b), nonvoter("b", "h:2"), steps(step(domain.Demote, nonvoter("b", "h:2"))), nil},
-		"a voter is demoted before it moves":             {of(a, b), nonvoter("b", "h:9"), steps(step(domain.Demote, nonvoter("b", "h:9")), step(domain.SetNonvoter, nonvoter("b", "h:9"))), nil},
-		"the last voter is not demoted":                  {of(a), nonvoter("a", "h:1"), nil, domain.ErrLastVoter},
-		"the last voter is not demoted beside nonvoters": {of(a, nonvoter("b", "h:2")), nonvoter("a", "h:1"), nil, domain.ErrLastVoter},
-		"the last voter does not move to be demoted":     {of(a), nonvoter("a", "h:9"), nil, domain.ErrLastVoter},
-		"an address has one owner":                       {of(a), voter("b", "h:1"), nil, domain.ErrAddressInUse},
-		"a full cluster takes no more":                   {full, voter("z", "z:1"), nil, domain.ErrClusterFull},
-		"but changes of its members":                     {full, voter("m7", "z:1"), steps(step(domain.SetVoter, voter("m7", "z:1"))), nil},
-		"an address has one owner in every spelling":     {of(a), voter("b", "H:1"), nil, domain.ErrAddressInUse},
-		"a nonvoter's address is in use too":             {of(a, nonvoter("b", "h:2")), voter("c", "h:2"), nil, domain.ErrAddressInUse},
-		"a member does not move to an address in use":    {of(a, b), voter("b", "h:1"), nil, domain.ErrAddressInUse},
+		"a voter is added":                                   {of(a), b, steps(step(domain.SetVoter, b)), nil},
+		"a nonvoter is added":                                {of(a), nonvoter("b", "h:2"), steps(step(domain.SetNonvoter, nonvoter("b", "h:2"))), nil},
+		"the first instance is added":                        {of(), a, steps(step(domain.SetVoter, a)), nil},
+		"a voter that is added again is left alone":          {of(a, b), b, nil, nil},
+		"a nonvoter that is added again is left alone":       {of(a, nonvoter("b", "h:2")), nonvoter("b", "h:2"), nil, nil},
+		"the only voter that is added again is left alone":   {of(a), a, nil, nil},
+		"a voter moves":                                      {of(a, b), voter("b", "h:9"), steps(step(domain.SetVoter, voter("b", "h:9"))), nil},
+		"the only voter moves":                               {of(a), voter("a", "h:9"), steps(step(domain.SetVoter, voter("a", "h:9"))), nil},
+		"a voter with another spelling of its address moves": {of(a, b), voter("b", "H:2"), steps(step(domain.SetVoter, voter("b", "H:2"))), nil},
+		"a nonvoter moves":                                   {of(a, nonvoter("b", "h:2")), nonvoter("b", "h:9"), steps(step(domain.SetNonvoter, nonvoter("b", "h:9"))), nil},
+		"a nonvoter is promoted":                             {of(a, nonvoter("b", "h:2")), b, steps(step(domain.SetVoter, b)), nil},
+		"a nonvoter moves and is promoted in one step":       {of(a, nonvoter("b", "h:2")), voter("b", "h:9"), steps(step(domain.SetVoter, voter("b", "h:9"))), nil},
+		"a voter is demoted":                                 {of(a, b), nonvoter("b", "h:2"), steps(step(domain.Demote, nonvoter("b", "h:2"))), nil},
+		"a voter is demoted before it moves":                 {of(a, b), nonvoter("b", "h:9"), steps(step(domain.Demote, nonvoter("b", "h:9")), step(domain.SetNonvoter, nonvoter("b", "h:9"))), nil},
+		"the last voter is not demoted":                      {of(a), nonvoter("a", "h:1"), nil, domain.ErrLastVoter},
+		"the last voter is not demoted beside nonvoters":     {of(a, nonvoter("b", "h:2")), nonvoter("a", "h:1"), nil, domain.ErrLastVoter},
+		"the last voter does not move to be demoted":         {of(a), nonvoter("a", "h:9"), nil, domain.ErrLastVoter},
+		"an address has one owner":                           {of(a), voter("b", "h:1"), nil, domain.ErrAddressInUse},
+		"a full cluster takes no other instance":             {full, voter("z", "z:1"), nil, domain.ErrClusterFull},
+		"a full cluster takes changes of its members":        {full, voter("m7", "z:1"), steps(step(domain.SetVoter, voter("m7", "z:1"))), nil},
+		"an address has one owner in every spelling":         {of(a), voter("b", "H:1"), nil, domain.ErrAddressInUse},
+		"a nonvoter's address is in use too":                 {of(a, nonvoter("b", "h:2")), voter("c", "h:2"), nil, domain.ErrAddressInUse},
+		"a member does not move to an address in use":        {of(a, b), voter("b", "h:1"), nil, domain.ErrAddressInUse},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

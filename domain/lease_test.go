@@ -7,8 +7,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// end is a node as it is when its time was over: State and From are of one that
-// is down.
+// end describes a node after its expiry. State and From are set only if the node is down.
 type end struct {
 	Effect domain.Effect
 	ID     string
@@ -41,16 +40,16 @@ func TestExpire(t *testing.T) {
 		"several nodes end in the order given": {
 			given:  list(put(drowsy), put(mortal), put(lasting)),
 			expire: nodes(domain.NodeAt{ID: "m", Revision: 2}, domain.NodeAt{ID: "d", Revision: 1}), want: ends(removed("m"), down("d", domain.Active))},
-		"the others end all the same": {
+		"the other nodes of the command expire all the same": {
 			given:  list(put(drowsy), put(mortal), put(lasting)),
 			expire: nodes(domain.NodeAt{ID: "x", Revision: 1}, domain.NodeAt{ID: "m", Revision: 2}, domain.NodeAt{ID: "l", Revision: 3}, domain.NodeAt{ID: "d", Revision: 1}),
 			want:   ends(removed("m"), down("d", domain.Active))},
-		"the revision meant is the node's and not the registry's": {
+		"the revision is that of the node and not of the registry": {
 			given: list(put(mortal), put(lasting)), expire: nodes(domain.NodeAt{ID: "m", Revision: 1}), want: ends(removed("m"))},
 		"a revived node expires again": {
 			given:  list(put(drowsy), expire("d", 1), revive("d")),
 			expire: nodes(domain.NodeAt{ID: "d", Revision: 3}), want: ends(down("d", domain.Active))},
-		"a node that was down and wants to be removed now is": {
+		"a node that was down and then asked to be removed is removed": {
 			given:  list(put(drowsy), expire("d", 1), put(node(t, "d", "h:2", leased(domain.RemoveOnExpiry), inState(domain.Down)))),
 			expire: nodes(domain.NodeAt{ID: "d", Revision: 3}), want: ends(end{Effect: domain.Removed, ID: "d", State: domain.Down})},
 
@@ -87,7 +86,7 @@ func TestExpire(t *testing.T) {
 				mustEqual(t, "the node before", *change.Previous, *before.find(change.Node.ID))
 				mustBeAsItIs(t, after, change)
 			}
-			mustEqual(t, "what came to its end", got, test.want)
+			mustEqual(t, "the expired nodes", got, test.want)
 			mustEqual(t, "the history", after.History, append(before.History, changes...))
 			if len(changes) == 0 {
 				mustEqual(t, "the registry", after, before)
@@ -97,8 +96,8 @@ func TestExpire(t *testing.T) {
 	}
 }
 
-// mustBeAsItIs holds an expired node against the registry: nothing but its state
-// has changed, or it is not there.
+// mustBeAsItIs compares an expired node with the registry: it was removed, or only its
+// state has changed.
 func mustBeAsItIs(t *testing.T, after contents, change domain.Change) {
 	t.Helper()
 	is := after.find(change.Node.ID)
@@ -200,12 +199,12 @@ func TestAPutReplacesTheStateThatExpirySet(t *testing.T) {
 		want domain.Effect
 		from domain.State // ExpiredFrom afterwards
 	}{
-		"it says down as well":          {put: node(t, "a", "h:1", lease, inState(domain.Down)), want: domain.Unchanged, from: domain.Draining},
-		"it makes the node active":      {put: node(t, "a", "h:1", lease), want: domain.Updated},
-		"it makes the node draining":    {put: node(t, "a", "h:1", lease, inState(domain.Draining)), want: domain.Updated},
-		"it moves the node":             {put: node(t, "a", "h:9", lease), want: domain.Updated},
-		"it gives the node no lease":    {put: node(t, "a", "h:1"), want: domain.Updated},
-		"it changes more than the life": {put: node(t, "a", "h:1", lease, inState(domain.Active), weighing(7)), want: domain.Updated},
+		"a put of the state down keeps the former state": {put: node(t, "a", "h:1", lease, inState(domain.Down)), want: domain.Unchanged, from: domain.Draining},
+		"a put makes the node active":                    {put: node(t, "a", "h:1", lease), want: domain.Updated},
+		"a put makes the node draining":                  {put: node(t, "a", "h:1", lease, inState(domain.Draining)), want: domain.Updated},
+		"a put moves the node":                           {put: node(t, "a", "h:9", lease), want: domain.Updated},
+		"a put takes the time to live away":              {put: node(t, "a", "h:1"), want: domain.Updated},
+		"a put changes the weight as well":               {put: node(t, "a", "h:1", lease, inState(domain.Active), weighing(7)), want: domain.Updated},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -236,7 +235,7 @@ func TestANodeKeepsItsPlaceWhileItIsDown(t *testing.T) {
 	mustBeSound(t, r)
 }
 
-// What a restored registry knows of a node that expired is what it was told.
+// The state before the expiry must be part of what a registry is restored from.
 func TestARestoredNodeRevivesToItsFormerState(t *testing.T) {
 	r := registryOf(t, put(node(t, "a", "h:1", leased(domain.DownOnExpiry), inState(domain.Draining))), expire("a", 1))
 	if got := apply(t, restore(t, r.View()), revive("a")); got.Effect != domain.Updated || got.Node.State != domain.Draining {

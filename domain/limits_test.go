@@ -127,11 +127,11 @@ func TestTheSizeOfARegistryIsLimited(t *testing.T) {
 	mustBeSound(t, r)
 }
 
-// What a node counts for is the same in every build: of two that counted otherwise one
-// would refuse what the other one takes.
+// The size of a node must be the same in every build: otherwise one instance would refuse a
+// change that another one accepts.
 func TestTheSizeThatANodeCountsFor(t *testing.T) {
-	// weighs gives a node that counts for so many bytes: 128, 32 for each label, and its
-	// text. A client's has far less of that.
+	// weighs returns a node of this size: 128 bytes, 32 for each label, and its text. A
+	// client can't register one with so much text.
 	text := strings.Repeat("x", 2<<20)
 	weighs := func(id string, bytes int) domain.CacheNode {
 		n := node(t, id, "h:"+id)
@@ -147,7 +147,7 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 	}
 	grown := func(n domain.CacheNode) domain.CacheNode { n.Zone += "z"; return n }
 	r := domain.NewRegistry()
-	// mustFit names no node, of which there is too much to read.
+	// mustFit does not print the node, which is too large to read.
 	mustFit := func(n domain.CacheNode) {
 		t.Helper()
 		if _, err := r.Apply(put(n)); err != nil {
@@ -211,7 +211,7 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 		}
 	}
 
-	// A large one takes the place of as many as it needs, each counted for what it is.
+	// A large change displaces as many changes as it needs, each counted with its own size.
 	r = domain.NewRegistry()
 	for _, n := range []domain.CacheNode{weighs("1", 1<<20), weighs("2", 2<<20), weighs("3", 3<<20), weighs("4", 28<<20)} {
 		mustFit(n)
@@ -222,7 +222,7 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 	mustBeSound(t, r)
 }
 
-// rawBytes is the length of all text of a node.
+// rawBytes returns the length of all text of a node.
 func rawBytes(n *domain.CacheNode) int {
 	size := len(n.ID) + len(n.Address) + len(n.Pool) + len(n.Zone)
 	for key, value := range n.Labels {
@@ -249,16 +249,16 @@ func TestTheNumberOfChangesInHistoryIsLimited(t *testing.T) {
 	}{
 		{"the whole of a short history", 3, 0, true, 3},
 		{"the last change", 3, 2, true, 1},
-		{"nothing after the present", 3, 3, true, 0},
-		{"nothing is known of the future", 3, 4, false, 0},
-		{"all is kept up to the limit", 10_000, 0, true, 10_000},
-		{"the oldest change goes first", 10_001, 0, false, 0},
-		{"what came after the oldest change is all there", 10_001, 1, true, 10_000},
-		{"a history that was trimmed often reaches as far", 25_000, 15_000, true, 10_000},
-		{"and no further", 25_000, 14_999, false, 0},
-		{"and its last change is there", 25_000, 24_999, true, 1},
-		{"and its present", 25_000, 25_000, true, 0},
-		{"and its future is not known", 25_000, ^domain.Revision(0), false, 0},
+		{"no change after the current revision", 3, 3, true, 0},
+		{"a future revision is not reached", 3, 4, false, 0},
+		{"a history at the limit is complete", 10_000, 0, true, 10_000},
+		{"a history over the limit loses its oldest change", 10_001, 0, false, 0},
+		{"all changes after the oldest one are there", 10_001, 1, true, 10_000},
+		{"a history that was trimmed often reaches back to the limit", 25_000, 15_000, true, 10_000},
+		{"a history that was trimmed often reaches no further back", 25_000, 14_999, false, 0},
+		{"a history that was trimmed often has the last change", 25_000, 24_999, true, 1},
+		{"a history that was trimmed often has no change after the current revision", 25_000, 25_000, true, 0},
+		{"a history that was trimmed often does not reach a future revision", 25_000, ^domain.Revision(0), false, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -297,7 +297,7 @@ func TestTheSizeOfHistoryIsLimited(t *testing.T) {
 		t.Error("the history reaches further back than the kept changes")
 	}
 
-	// Small changes push the big ones out, until the number is the limit.
+	// Small changes displace the large ones, until the number of changes is the limit.
 	small := node(t, "small", "small:1")
 	for i := range 10_000 {
 		small.Zone = strings.Repeat("z", i%2)

@@ -10,8 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// model is the registry in its plainest form: it looks at all nodes for
-// everything, tries out a batch on a copy, and keeps every change for ever.
+// model is the registry in its simplest form: it searches all nodes for everything, tries a
+// batch on a copy, and keeps every change for ever.
 type model struct {
 	nodes   map[string]domain.CacheNode
 	changes []domain.Change
@@ -23,7 +23,7 @@ func (m *model) clone() *model {
 	return &model{nodes: maps.Clone(m.nodes), changes: slices.Clone(m.changes)}
 }
 
-// apply refuses with the bare reason where the registry says more about it.
+// apply returns only the reason of a refusal, where the registry adds details.
 func (m *model) apply(cmd domain.Command) ([]domain.Change, error) {
 	switch cmd := cmd.(type) {
 	case domain.Batch:
@@ -144,7 +144,7 @@ func (m *model) expire(meant domain.NodeAt) (domain.Change, bool) {
 	return *last, true
 }
 
-// put makes n the node of its id; before is nil when there was none.
+// put stores n under its id; before is the node until then, or nil.
 func (m *model) put(n domain.CacheNode, before *domain.CacheNode) domain.Change {
 	n.Revision = m.revision() + 1
 	m.nodes[n.ID] = n

@@ -151,7 +151,7 @@ func TestNewCacheNodeFillsInDefaults(t *testing.T) {
 	})
 }
 
-// A map without labels would differ from none as soon as it is written down and read.
+// An empty map of labels would become nil when it is written and read back.
 func TestANodeWithoutLabelsHasNoMap(t *testing.T) {
 	if n := node(t, "a", "h:1", func(s *domain.NodeSpec) { s.Labels = map[string]string{} }); n.Labels != nil {
 		t.Errorf("labels = %#v, want nil", n.Labels)
@@ -193,22 +193,22 @@ func TestExpires(t *testing.T) {
 		change func(*domain.NodeSpec)
 		want   bool
 	}{
-		"a node without a time to live does not": {func(*domain.NodeSpec) {}, false},
-		"nor does one that says what its end would be": {func(s *domain.NodeSpec) {
+		"a node without a time to live does not expire": {func(*domain.NodeSpec) {}, false},
+		"a node with an expiry but without a time to live does not expire": {func(s *domain.NodeSpec) {
 			leased(domain.DownOnExpiry)(s)
 			s.TTLSeconds = nil
 		}, false},
-		"a node with a time to live does": {leased(domain.RemoveOnExpiry), true},
-		"a node that is to be down does":  {leased(domain.DownOnExpiry), true},
-		"a draining node that is to be down does": {func(s *domain.NodeSpec) {
+		"a node with a time to live expires":    {leased(domain.RemoveOnExpiry), true},
+		"a node that expiry makes down expires": {leased(domain.DownOnExpiry), true},
+		"a draining node that expiry makes down expires": {func(s *domain.NodeSpec) {
 			leased(domain.DownOnExpiry)(s)
 			inState(domain.Draining)(s)
 		}, true},
-		"a node that is down already and is to be down does not": {func(s *domain.NodeSpec) {
+		"a node that is down and that expiry makes down does not expire": {func(s *domain.NodeSpec) {
 			leased(domain.DownOnExpiry)(s)
 			inState(domain.Down)(s)
 		}, false},
-		"a node that is down and is to be removed does": {func(s *domain.NodeSpec) {
+		"a node that is down and that expiry removes expires": {func(s *domain.NodeSpec) {
 			leased(domain.RemoveOnExpiry)(s)
 			inState(domain.Down)(s)
 		}, true},
@@ -223,7 +223,7 @@ func TestExpires(t *testing.T) {
 	}
 }
 
-// wireNode has the shape in which a node is sent to clients.
+// wireNode is a node as it is sent to clients.
 type wireNode struct {
 	ID              string            `json:"id"`
 	Address         string            `json:"address"`
@@ -239,7 +239,8 @@ type wireNode struct {
 	Revision        domain.Revision   `json:"revision"`
 }
 
-// bytesOfEvent is how much an event with this node, before and after, takes.
+// bytesOfEvent returns the length of an event with this node as the node and as the
+// previous node.
 func bytesOfEvent(t fataler, n domain.CacheNode) int {
 	t.Helper()
 	var text strings.Builder
@@ -255,8 +256,7 @@ func bytesOfEvent(t fataler, n domain.CacheNode) int {
 
 const roomInAnEvent = 60_000
 
-// text draws strings of the characters that take the most room in JSON, and of
-// all others.
+// text draws strings of the characters that take the most space in JSON, and of any others.
 func text(limit int) *rapid.Generator[string] {
 	r := rapid.OneOf(rapid.SampledFrom([]rune{'"', '\\', '\u2028', '\u2029', '\ufffd', '<', 'a'}), rapid.Rune())
 	return rapid.OneOf(
@@ -299,7 +299,7 @@ func TestTheGreatestNodeFitsTwiceIntoAnEvent(t *testing.T) {
 	}
 }
 
-// greatest gives a node with all that a node may have, its text made of c.
+// greatest returns a node with every attribute at its limit, with its text made of c.
 func greatest(t fataler, id, address, c string) domain.CacheNode {
 	t.Helper()
 	return node(t, id+strings.Repeat("i", domain.MaxIDBytes-len(id)), address, func(spec *domain.NodeSpec) {

@@ -50,8 +50,8 @@ func TestARegistryAgreesWithItsModel(t *testing.T) {
 	}
 }
 
-// mustAgree holds what a registry answered against what its model did, which
-// gives no more than the beginning of an error.
+// mustAgree compares an outcome of the registry with that of the model, whose error is only the
+// beginning of the error.
 func mustAgree(t fataler, what string, got, want outcome) {
 	t.Helper()
 	if !strings.HasPrefix(got.Error, want.Error) || (got.Error == "") != (want.Error == "") {
@@ -110,8 +110,7 @@ func mustHaveUniqueAddressesAndSlots(t fataler, v domain.View) {
 	}
 }
 
-// replayed is what a client knows that had the nodes of v and then was told the
-// changes.
+// replayed returns the nodes of a client that had the nodes of v and then received the changes.
 func replayed(t fataler, v domain.View, changes []domain.Change) []domain.CacheNode {
 	t.Helper()
 	nodes := map[string]domain.CacheNode{}
@@ -139,7 +138,7 @@ func TestTheSameCommandsMakeTheSameRegistry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		one, other := domain.NewRegistry(), domain.NewRegistry()
 		for i, cmd := range commands().Draw(t, "commands") {
-			mustEqual(t, fmt.Sprintf("what command %d did", i), outcomeOf(other.Apply(cmd)), outcomeOf(one.Apply(cmd)))
+			mustEqual(t, fmt.Sprintf("the result of command %d", i), outcomeOf(other.Apply(cmd)), outcomeOf(one.Apply(cmd)))
 		}
 		mustEqual(t, "the registry", contentsOf(other.View()), contentsOf(one.View()))
 	})
@@ -160,7 +159,7 @@ func TestARestoredRegistryGoesOnAsTheOriginal(t *testing.T) {
 	})
 }
 
-// A batch that is refused leaves no trace, not even in what comes after it.
+// A refused batch leaves no trace, not even in the effects of later commands.
 func TestARefusedBatchHasNoEffect(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := commands().Draw(t, "commands")
@@ -209,7 +208,7 @@ func TestNodesAreRestoredInAnyOrder(t *testing.T) {
 	})
 }
 
-// A trimmed history, by number and by bytes, is restored with its limits.
+// A history that was trimmed by number or by size is restored with the same limits.
 func TestARestoredHistoryIsTrimmedAsTheOriginal(t *testing.T) {
 	tests := map[string]domain.CacheNode{
 		"by number": node(t, "a", "h:1"),
@@ -269,7 +268,7 @@ func TestRestoreRefusesImpossibleRegistries(t *testing.T) {
 			}
 		})
 	}
-	t.Run("what is not damaged is restored", func(t *testing.T) {
+	t.Run("an undamaged registry is restored", func(t *testing.T) {
 		mustEqual(t, "contents", contentsOf(restore(t, v).View()), contentsOf(v))
 	})
 	t.Run("a registry without its history", func(t *testing.T) {

@@ -90,7 +90,7 @@ func TestApply(t *testing.T) {
 	}
 }
 
-// mustBeRefused holds a refusal against what Refusal promises.
+// mustBeRefused checks a refusal against the contract of Refusal.
 func mustBeRefused(t *testing.T, before contents, cmd domain.Command, change domain.Change, err, want error) {
 	t.Helper()
 	var refusal *domain.Refusal
@@ -112,7 +112,7 @@ func mustBeRefused(t *testing.T, before contents, cmd domain.Command, change dom
 	}
 }
 
-// mustTell holds a change against the registry before and after it.
+// mustTell checks a change against the registry before and after it.
 func mustTell(t *testing.T, before, after contents, cmd domain.Command, change domain.Change) {
 	t.Helper()
 	if change.Reason != domain.ByRequest {
@@ -163,8 +163,8 @@ func (c contents) find(id string) *domain.CacheNode {
 	return nil
 }
 
-// idOf gives the node that a command names; empty when it is not one that the
-// registry shows in a refusal.
+// idOf returns the id of the node that a command names, or "" if a refusal shows no node
+// for it.
 func idOf(cmd domain.Command) string {
 	switch cmd := cmd.(type) {
 	case domain.Register:
@@ -309,7 +309,7 @@ func TestARefusedNodeTakesNoSlot(t *testing.T) {
 	}
 }
 
-// A replica that skipped a command would drift apart from the others.
+// If a replica skipped a command, it would diverge from the others.
 func TestAnUnknownCommandPanics(t *testing.T) {
 	defer func() {
 		if recover() == nil {

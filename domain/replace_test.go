@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// replacement gives the nodes of a view as they would come out of a backup.
+// replacement returns the replacement that a backup with these nodes would give.
 func replacement(t fataler, nodes ...*domain.CacheNode) *domain.Replacement {
 	t.Helper()
 	with := domain.NewReplacement()
@@ -41,8 +41,8 @@ func replace(t fataler, r *domain.Registry, with *domain.Replacement) domain.Rep
 	return replaced
 }
 
-// withoutRevisions gives the nodes of a view without what a backup does not
-// bring along.
+// withoutRevisions returns the nodes of a view without the fields that a backup does not
+// carry over.
 func withoutRevisions(v domain.View) []domain.CacheNode {
 	nodes := contentsOf(v).Nodes
 	for i := range nodes {
@@ -81,7 +81,7 @@ func TestAReplacedRegistryEqualsItsBackup(t *testing.T) {
 		if !reaches {
 			t.Fatalf("the history does not reach back to %d", before.Revision())
 		}
-		mustEqual(t, "what a follower of the changes has", replayed(t, before, changes), contentsOf(after).Nodes)
+		mustEqual(t, "the nodes of a client that follows the changes", replayed(t, before, changes), contentsOf(after).Nodes)
 		counted := domain.Replaced{Revision: after.Revision(), Unchanged: after.Len()}
 		for i, change := range changes {
 			if change.Reason != domain.ByRestore || change.Revision != before.Revision()+1+domain.Revision(i) {
@@ -101,13 +101,13 @@ func TestAReplacedRegistryEqualsItsBackup(t *testing.T) {
 			}
 		}
 		seen[domain.Unchanged] += counted.Unchanged
-		mustEqual(t, "what was answered", replaced, counted)
+		mustEqual(t, "the result", replaced, counted)
 
 		again := replace(t, r, with)
-		mustEqual(t, "what the same once more did", again, domain.Replaced{Revision: after.Revision(), Unchanged: after.Len()})
+		mustEqual(t, "the result of the same replacement again", again, domain.Replaced{Revision: after.Revision(), Unchanged: after.Len()})
 		mustEqual(t, "the registry after the same once more", contentsOf(r.View()), contentsOf(after))
 
-		// It goes on as one that is read from a snapshot: no index was forgotten.
+		// The registry goes on like one that was read from a snapshot: every index was updated.
 		mustGoOnAlike(t, r, restore(t, after), other)
 		mustEqual(t, "a view from before", contentsOf(after).Nodes, replayed(t, before, changes))
 	})
@@ -118,13 +118,13 @@ func TestAReplacedRegistryEqualsItsBackup(t *testing.T) {
 	}
 }
 
-// Names and slots can change owners, which no order of single changes could do.
+// Addresses and slots can be swapped between nodes, which no order of single changes could do.
 func TestAReplacementSwapsAddressesAndSlots(t *testing.T) {
 	r := registryOf(t, put(node(t, "a", "h:1")), put(node(t, "b", "h:2")))
 	a, b := node(t, "a", "h:2"), node(t, "b", "h:1")
 	a.Slot, b.Slot = 1, 0
 	replaced := replace(t, r, replacement(t, &a, &b))
-	mustEqual(t, "what it did", replaced, domain.Replaced{Revision: 4, Updated: 2})
+	mustEqual(t, "the result", replaced, domain.Replaced{Revision: 4, Updated: 2})
 	mustEqual(t, "the slots", slotsOf(r.View(), domain.DefaultPool), map[string]int{"a": 1, "b": 0})
 	mustBeSound(t, r)
 	if _, err := r.Apply(put(node(t, "c", "h:1"))); !errors.Is(err, domain.ErrAddressInUse) || !strings.Contains(err.Error(), `"b"`) {
@@ -132,7 +132,8 @@ func TestAReplacementSwapsAddressesAndSlots(t *testing.T) {
 	}
 }
 
-// What a registry does afterwards leaves the replacement as it is: another one may get it too.
+// Later changes of the registry must not modify the replacement, because another registry
+// may get it too.
 func TestAReplacementBelongsToNoRegistry(t *testing.T) {
 	with := backupOf(t, registryOf(t, put(node(t, "a", "h:1")), put(node(t, "b", "h:2")), put(node(t, "c", "h:3", inPool("p")))).View())
 	first, second := domain.NewRegistry(), domain.NewRegistry()
@@ -188,7 +189,7 @@ func TestAReplacementRefusesImpossibleRegistries(t *testing.T) {
 				t.Fatalf("Add = %v, want %v with %q", err, test.err, test.says)
 			}
 			r := registryOf(t)
-			mustEqual(t, "what is left", replace(t, r, with), domain.Replaced{Revision: 1, Added: 1})
+			mustEqual(t, "the result without the refused node", replace(t, r, with), domain.Replaced{Revision: 1, Added: 1})
 			mustBeSound(t, r)
 		})
 	}
@@ -220,7 +221,7 @@ func TestAReplacementHasTheLimitsOfARegistry(t *testing.T) {
 	}
 }
 
-// More changes than history keeps leave the latest of them.
+// If a replacement makes more changes than the history keeps, the latest are kept.
 func TestALargeReplacementTrimsHistory(t *testing.T) {
 	const size = domain.HistoryLength + 1000
 	r := registryOf(t, put(node(t, "a", "h:1")))
@@ -230,7 +231,7 @@ func TestALargeReplacementTrimsHistory(t *testing.T) {
 		n.Slot = i
 		nodes = append(nodes, &n)
 	}
-	mustEqual(t, "what it did", replace(t, r, replacement(t, nodes...)), domain.Replaced{Revision: size + 2, Added: size, Removed: 1})
+	mustEqual(t, "the result", replace(t, r, replacement(t, nodes...)), domain.Replaced{Revision: size + 2, Added: size, Removed: 1})
 	mustBeSound(t, r)
 	if _, reaches := r.View().Since(1); reaches {
 		t.Error("the history reaches back over the whole replacement")

@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// What a change leaves alone is in memory once, though each command brings its own.
+// Unchanged parts of a node are in memory once, although each command brings its own copy.
 func TestUnchangedNodesAreSharedBetweenViews(t *testing.T) {
 	spelt := func(change func(*CacheNode)) Command {
 		n := CacheNode{
@@ -19,7 +19,7 @@ func TestUnchangedNodesAreSharedBetweenViews(t *testing.T) {
 	}
 	tests := map[string]struct {
 		change func(*CacheNode)
-		own    string // what the change does not leave alone
+		own    string // the part that the change replaces
 	}{
 		"the weight":        {func(n *CacheNode) { n.Weight = 2 }, ""},
 		"the address":       {func(n *CacheNode) { n.Address = "h:2" }, "Address"},
@@ -53,7 +53,7 @@ func TestUnchangedNodesAreSharedBetweenViews(t *testing.T) {
 	}
 }
 
-// memory is where the parts of n are.
+// memory returns the addresses of the parts of n.
 func memory(n *CacheNode) map[string]uintptr {
 	at := map[string]uintptr{"Labels": reflect.ValueOf(n.Labels).Pointer()}
 	for field, text := range map[string]string{"ID": n.ID, "Address": n.Address, "Pool": n.Pool, "Zone": n.Zone} {

@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Pools and addresses come and go for years: what is gone must cost nothing.
+// Pools and addresses come and go for years, so removed ones must cost nothing.
 func TestAnEmptiedRegistryKeepsNothing(t *testing.T) {
 	r := NewRegistry()
 	for i := range 100 {
@@ -30,7 +30,7 @@ func TestAnEmptiedRegistryKeepsNothing(t *testing.T) {
 	}
 }
 
-// Not even an empty pool is left of a refused batch.
+// A refused batch must not even leave an empty pool.
 func TestARefusedBatchLeavesNoTrace(t *testing.T) {
 	at := func(id, address, pool string) Command {
 		return Register{Node: CacheNode{ID: id, Address: address, Pool: pool}}
@@ -83,8 +83,8 @@ func TestARefusedBatchLeavesNoTrace(t *testing.T) {
 	}
 }
 
-// A backup is small, and must not cost more than it says: a node may be alone at the end of its
-// pool.
+// A backup of few nodes must not cost much memory, although one may have the last slot of
+// its pool.
 func TestAHighSlotTakesNoMemoryForLowerSlots(t *testing.T) {
 	s := &slots{}
 	if !s.claim(MaxNodes-1) || !s.clone().claim(MaxNodes-65) {
@@ -122,7 +122,7 @@ func TestSlotsTakeTheLowestFree(t *testing.T) {
 	}
 }
 
-// Slots are a set of numbers, over the borders of their words as well.
+// Slots are a set of numbers, also across the borders of their words.
 func TestSlotsAreASet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, model := &slots{}, map[int]bool{}
@@ -216,7 +216,7 @@ func TestRestoreSlots(t *testing.T) {
 	}
 }
 
-// counted gives the first n places.
+// counted returns the first n places.
 func counted(n int) []int {
 	places := make([]int, n)
 	for i := range places {

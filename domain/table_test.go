@@ -16,7 +16,7 @@ func TestTableIsAMapWhoseVersionsStay(t *testing.T) {
 			nodes []*CacheNode
 		}
 		var (
-			// From there on, the next row may be in a leaf, a page or a root of its own.
+			// From there on, the next row may need a new leaf, a new page or a new root.
 			given    = rapid.SampledFrom([]int{0, 30, fanOut, 2*fanOut - 1, rowsOfPage, rowsOfPage - 1}).Draw(t, "given")
 			model    = map[string]*CacheNode{}
 			versions []version
@@ -59,7 +59,7 @@ func TestTableIsAMapWhoseVersionsStay(t *testing.T) {
 	})
 }
 
-// What a view shows is copied once, not for each change.
+// A row that a view shows is copied once, and not for each change.
 func TestChangesBetweenTwoViewsShareTheirCopies(t *testing.T) {
 	x := indexOf([]*CacheNode{{ID: "a"}, {ID: "b"}})
 	shown := x.view()

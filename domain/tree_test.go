@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// weigh checks order, counts and balance below t, and gives its entries.
+// weigh checks the order, the sizes and the balance of t, and returns its entries.
 func (t *tree) weigh(fail func(format string, args ...any)) []entry {
 	if t == nil {
 		return nil

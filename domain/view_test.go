@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// fingerprint tells two views apart by all that they show.
+// fingerprint hashes everything that a view shows.
 func fingerprint(seed maphash.Seed, v domain.View) uint64 {
 	var h maphash.Hash
 	h.SetSeed(seed)
@@ -35,8 +35,8 @@ func fingerprint(seed maphash.Seed, v domain.View) uint64 {
 	return h.Sum64()
 }
 
-// Readers look at views while the registry goes on, past the end of its
-// history, so that what they share with it is written, trimmed and moved.
+// Readers look at old views while the registry goes on, beyond the length of its history,
+// so that the memory that they share with it is written, trimmed and moved.
 func TestAViewNeverChanges(t *testing.T) {
 	const (
 		commands = 26_000
@@ -49,7 +49,7 @@ func TestAViewNeverChanges(t *testing.T) {
 	step := func(i int) {
 		id := fmt.Sprintf("n%d", random.IntN(200))
 		if random.IntN(4) == 0 {
-			_, _ = r.Apply(remove(id)) // it may not be there
+			_, _ = r.Apply(remove(id)) // the node may not exist
 			return
 		}
 		n := node(t, id, id+":1", weighing(i))
@@ -96,8 +96,8 @@ func TestAViewNeverChanges(t *testing.T) {
 	}
 }
 
-// A reader who appends to what a view gave must not write into the history of
-// the others.
+// A reader that appends to the changes of a view must not write into the history of other
+// views.
 func TestAppendingToHistoryChangesNothing(t *testing.T) {
 	r := registryOf(t, put(node(t, "a", "h:1")), put(node(t, "b", "h:2")), put(node(t, "c", "h:3")))
 	v := r.View()
