@@ -138,7 +138,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// list gives the packages of this module with what they import, tests aside.
+// list returns the packages of this module with what they import, tests aside.
 func list(t *testing.T) []pkg {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", module+"/...")

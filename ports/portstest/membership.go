@@ -13,8 +13,9 @@ import (
 )
 
 // RunMembership checks the contracts of ports.Membership and ports.Leadership. Each test opens a
-// subject of its own, which open closes with tb.Cleanup. The instances that the tests add do not exist, so they are
-// nonvoters: a voter that does not answer can cost a cluster its quorum.
+// subject of its own, which open closes with tb.Cleanup. The instances that the tests add do
+// not exist, so they are nonvoters: a voter that does not answer can cost a cluster its
+// quorum.
 func RunMembership(t *testing.T, open func(testing.TB) Subject) {
 	tests := map[string]func(*testing.T, Subject){
 		"the leader is a voter":                              leaderIsVoter,

@@ -208,7 +208,7 @@ func TestARestoreBringsTheBackupBack(t *testing.T) {
 	mustBeAlike(t, c)
 }
 
-// bigBackup gives a backup with so many nodes that its restore takes many log entries.
+// bigBackup returns a backup with so many nodes that its restore takes many log entries.
 func bigBackup(t *testing.T, nodes int) harness.Backup {
 	t.Helper()
 	c := harness.Start(t, harness.Options{Size: 1, Flags: calm, Build: harness.Build{Plain: true}})

@@ -187,7 +187,7 @@ func TestGarbageOnTheApplicationPortEndsTheConnection(t *testing.T) {
 // patience is how long a useless connection may live.
 const patience = 10 * time.Second
 
-// exchange sends bytes and gives everything received until the other side closes
+// exchange sends bytes and returns everything received until the other side closes
 // the connection. It is an error if that does not happen within patience.
 func exchange(address, bytes string) (string, error) {
 	conn, err := hostile.Dial("tcp", address)

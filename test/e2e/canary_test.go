@@ -77,13 +77,13 @@ func (k *canary) await(t *testing.T, n int) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if k.calls < n {
-			return fmt.Errorf("it has made %d: %w", k.calls, errors.Join(k.faults...))
+			return fmt.Errorf("calls made = %d: %w", k.calls, errors.Join(k.faults...))
 		}
 		return nil
 	})
 }
 
-// rate gives the number of calls per second.
+// rate returns the number of calls per second.
 func (k *canary) rate(t *testing.T) float64 {
 	t.Helper()
 	count := func() int {

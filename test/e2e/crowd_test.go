@@ -55,7 +55,7 @@ func TestSubscribersThatNeverReadCostWritersLittle(t *testing.T) {
 	})
 }
 
-// writeRate gives the number of small writes per second that succeed.
+// writeRate returns the number of small writes per second that succeed.
 func writeRate(t *testing.T, leader *harness.Instance) float64 {
 	t.Helper()
 	l := startLoad(t, writersBeside, []*harness.Client{leader.Client})

@@ -34,7 +34,7 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 	})
 }
 
-// startOn gives a cluster whose leader keeps its directory on disk.
+// startOn returns a cluster whose leader keeps its directory on disk.
 func startOn(t *testing.T, disk *harness.Disk, backend string) (*harness.Cluster, *harness.Instance) {
 	t.Helper()
 	c := harness.New(t, harness.Options{Backend: backend})

@@ -214,7 +214,7 @@ func endLeases(t *testing.T, c *harness.Cluster) {
 			return nil
 		}
 		_, err := leader.Batch(t.Context(), changes) // a node may have expired meanwhile
-		return fmt.Errorf("there were %d leased nodes: %w", len(changes), err)
+		return fmt.Errorf("leased nodes = %d, want none: %w", len(changes), err)
 	})
 }
 

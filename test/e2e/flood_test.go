@@ -180,7 +180,7 @@ func halfOpen(t *testing.T, i *harness.Instance) {
 	all.Wait()
 }
 
-// isRefused says whether dialling failed.
+// isRefused reports whether dialling failed.
 func isRefused(err error) bool {
 	fault := new(net.OpError)
 	return errors.As(err, &fault) && fault.Op == "dial"
@@ -247,7 +247,7 @@ func hugeBodies(t *testing.T, i *harness.Instance) {
 	all.Wait()
 }
 
-// pour sends head and up to size bytes, and gives how many bytes were accepted.
+// pour sends head and up to size bytes, and returns how many bytes were accepted.
 func pour(address, head string, size int) (sent int) {
 	conn, err := hostile.Dial("tcp", address)
 	if err != nil {

@@ -89,7 +89,7 @@ func checkStreamsAndLists(t *testing.T, c *harness.Cluster) {
 		want := s.filter.Of(registry)
 		harness.Eventually(t, s.what+" delivers the last change", func() error {
 			if last := lastOf(line, s.filter); s.follower.Revision() < last {
-				return fmt.Errorf("it is at revision %d, and the last change has %d", s.follower.Revision(), last)
+				return fmt.Errorf("the stream is at revision %d, but the last change has %d", s.follower.Revision(), last)
 			}
 			return s.follower.Err()
 		})
@@ -107,7 +107,7 @@ func checkStreamsAndLists(t *testing.T, c *harness.Cluster) {
 	t.Logf("%d streams with %d changes of %d, and %d lists, were compared with the registry", len(streams), told, len(line.changes), len(samples))
 }
 
-// lastOf gives the revision of the last change that a stream with filter delivers,
+// lastOf returns the revision of the last change that a stream with filter delivers,
 // or 0 if there is none.
 func lastOf(line timeline, filter harness.Filter) uint64 {
 	last := uint64(0)

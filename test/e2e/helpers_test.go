@@ -53,7 +53,7 @@ func someBackends() []string {
 	return []string{"wal"}
 }
 
-// start gives a cluster with the default timing.
+// start returns a cluster with the default timing.
 func start(t *testing.T, backend string) *harness.Cluster {
 	t.Helper()
 	return harness.Start(t, harness.Options{Backend: backend})
@@ -70,7 +70,7 @@ func startCalm(t *testing.T, backend string) *harness.Cluster {
 	return harness.Start(t, harness.Options{Backend: backend, Flags: calm})
 }
 
-// put stores a node that does not exist yet, and gives the node as stored.
+// put stores a node that does not exist yet, and returns the node as stored.
 func put(t *testing.T, through *harness.Client, id string) harness.Stored {
 	t.Helper()
 	stored, err := through.Put(t.Context(), harness.NewNode(id))
@@ -116,7 +116,7 @@ func sameRegistry(t *testing.T, what string, got, want harness.Registry) {
 	}
 }
 
-// history gives the changes after revision since, up to until, from a stream. It
+// history returns the changes after revision since, up to until, from a stream. It
 // fails the test unless each of them comes exactly once, in order.
 func history(t *testing.T, through *harness.Client, since, until uint64) []harness.Change {
 	t.Helper()

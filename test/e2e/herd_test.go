@@ -58,7 +58,7 @@ func (h *herd) nodes(weight int) []harness.BatchChange {
 	return harness.Puts(nodes...)
 }
 
-// weigh gives the weight of all nodes in a list, or an error that says what is
+// weigh returns the weight of all nodes in a list, or an error that says what is
 // wrong with the list.
 func (h *herd) weigh(registry harness.Registry) (int, error) {
 	weight := -1
@@ -203,7 +203,7 @@ func (h *herd) subscribe(ctx context.Context, client *harness.Client) {
 	}
 }
 
-// snapshotOf gives the snapshot with which a stream begins.
+// snapshotOf returns the snapshot with which a stream begins.
 func snapshotOf(ctx context.Context, client *harness.Client) (harness.Registry, error) {
 	var snapshot harness.Copy
 	ctx, cancel := context.WithTimeout(ctx, patience)

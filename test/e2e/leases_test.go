@@ -17,7 +17,7 @@ const (
 	agents = 50
 )
 
-// leased gives nodes with a time to live. On expiry, every other node goes down,
+// leased returns nodes with a time to live. On expiry, every other node goes down,
 // and the rest are removed.
 func leased(pool string, count, ttlSeconds int) []harness.Node {
 	nodes := make([]harness.Node, count)
@@ -62,7 +62,7 @@ func startAgents(t *testing.T, c *harness.Cluster, count int, nodes []harness.No
 	return a
 }
 
-// expired gives the changes made by expiry, by node.
+// expired returns the changes made by expiry, by node.
 func expired(changes []harness.Change) map[string]harness.Change {
 	found := map[string]harness.Change{}
 	for _, change := range changes {
@@ -274,7 +274,7 @@ func checkForced(t *testing.T, c *harness.Cluster, a *harness.Agents, nodes []ha
 	})
 }
 
-// heldIs gives nil if the expiry of that many nodes of this pool is held back, and
+// heldIs returns nil if the expiry of that many nodes of this pool is held back, and
 // of no other pool.
 func heldIs(t *testing.T, leader *harness.Instance, pool string, overdue int) error {
 	t.Helper()

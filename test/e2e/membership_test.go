@@ -102,7 +102,7 @@ func TestInstancesShareASecret(t *testing.T) {
 	})
 }
 
-// rejectedPrefaces gives the number of raft connections that instances have refused.
+// rejectedPrefaces returns the number of raft connections that instances have refused.
 func rejectedPrefaces(t *testing.T, instances ...*harness.Instance) (float64, error) {
 	t.Helper()
 	var rejected float64

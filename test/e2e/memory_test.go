@@ -104,7 +104,7 @@ func TestInstancesThatHaveWrittenMuchTakeLittleMemory(t *testing.T) {
 	})
 }
 
-// sameNodes gives changes to a hundred nodes, which differ for each n.
+// sameNodes returns changes to a hundred nodes, which differ for each n.
 func sameNodes(n int) []harness.BatchChange {
 	nodes := make([]harness.Node, 100)
 	for i := range nodes {
@@ -114,7 +114,7 @@ func sameNodes(n int) []harness.BatchChange {
 	return harness.Puts(nodes...)
 }
 
-// resident gives the resident memory of all instances together, in bytes.
+// resident returns the resident memory of all instances together, in bytes.
 func resident(c *harness.Cluster) (total int64) {
 	for _, i := range c.Instances {
 		total += i.ResidentBytes()

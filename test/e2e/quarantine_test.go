@@ -31,7 +31,7 @@ func TestAVoterThatLostItsDiskGrantsNoVote(t *testing.T) {
 		harness.Eventually(t, "the instance that lost its disk rejects requests for votes", func() error {
 			rejected, err := rejectedPrefaces(t, forgetful)
 			if err == nil && rejected < 5 {
-				err = fmt.Errorf("it has rejected %v connections", rejected)
+				err = fmt.Errorf("rejected connections = %v, want at least 5", rejected)
 			}
 			return err
 		})

@@ -123,7 +123,7 @@ func (p *pinger) stop() {
 	p.done.Wait()
 }
 
-// busy gives the share of one core that all processes together take over a time d.
+// busy returns the share of one core that all processes together take over a time d.
 func busy(t *testing.T, c *harness.Cluster, d time.Duration) float64 {
 	t.Helper()
 	cpu := func() (total time.Duration) {

@@ -45,7 +45,7 @@ func TestALeaderHandsOverWhenItIsStopped(t *testing.T) {
 }
 
 // gapOf calls while as one writer writes as fast as it can through the instances
-// other than but, and gives the longest time between two acknowledged writes.
+// other than but, and returns the longest time between two acknowledged writes.
 func gapOf(t *testing.T, c *harness.Cluster, but *harness.Instance, while func()) time.Duration {
 	t.Helper()
 	var clients []*harness.Client

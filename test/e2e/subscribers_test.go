@@ -54,7 +54,7 @@ func TestSubscribersHoldUpNobody(t *testing.T) {
 		memory.check(t)
 		harness.Eventually(t, "the process has as many goroutines as before", func() error {
 			if now := atRest(t, leader); now > goroutines+slack {
-				return fmt.Errorf("it has %.0f goroutines, and had %.0f", now, goroutines)
+				return fmt.Errorf("goroutines = %.0f, want %.0f as before", now, goroutines)
 			}
 			return nil
 		})
@@ -100,7 +100,7 @@ func TestSubscribersThatNeverReadHoldUpNobody(t *testing.T) {
 	})
 }
 
-// liveHeap gives the memory, in MiB, that was in use after the last garbage
+// liveHeap returns the memory, in MiB, that was in use after the last garbage
 // collection. The process may allocate as much again before the next one.
 func liveHeap(t *testing.T, i *harness.Instance) float64 {
 	t.Helper()
@@ -111,7 +111,7 @@ func liveHeap(t *testing.T, i *harness.Instance) float64 {
 	return metrics["go_memstats_next_gc_bytes"] / 2 / (1 << 20)
 }
 
-// atRest gives the number of goroutines that the process reports.
+// atRest returns the number of goroutines that the process reports.
 func atRest(t *testing.T, i *harness.Instance) float64 {
 	t.Helper()
 	metrics, err := i.Metrics(t.Context())

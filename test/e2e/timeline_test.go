@@ -129,7 +129,7 @@ func startSampler(t *testing.T, clients map[string]*harness.Client, filters []ha
 	return s
 }
 
-// stop ends the listing and gives all lists.
+// stop ends the listing and returns all lists.
 func (s *sampler) stop() []sample {
 	s.cancel()
 	s.done.Wait()

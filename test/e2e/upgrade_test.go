@@ -130,7 +130,7 @@ func (u *upgrade) check(t *testing.T) {
 		}
 		harness.Eventually(t, fmt.Sprintf("%s knows that all instances read format %v", i.ID, want), func() error {
 			if shared, _ := metric(t, i, "nodesmetadata_log_format_shared"); shared != want {
-				return fmt.Errorf("it reports format %v", shared)
+				return fmt.Errorf("shared format = %v, want %v", shared, want)
 			}
 			return nil
 		})

@@ -151,7 +151,7 @@ func recovers(e *evidence) error {
 	return nil
 }
 
-// undisturbed gives the exchanges with instances that were not disturbed during the exchange.
+// undisturbed returns the exchanges with instances that were not disturbed during the exchange.
 func (e *evidence) undisturbed() []harness.Exchange {
 	return slices.DeleteFunc(slices.Clone(e.exchanges), func(x harness.Exchange) bool {
 		return slices.ContainsFunc(e.disturbed[x.To], during(x).overlaps)

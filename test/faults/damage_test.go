@@ -59,7 +59,7 @@ func tearBehind(raw, noise []byte) []byte {
 	return raw
 }
 
-// files gives the files below a directory whose names match pattern, in order.
+// files returns the files below a directory whose names match pattern, in order.
 func files(t testing.TB, directory, pattern string) []string {
 	t.Helper()
 	var found []string

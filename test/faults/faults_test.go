@@ -48,7 +48,7 @@ const (
 	smallDisks = "three instances with small disks"
 )
 
-// theSeed gives the seed of the flag, or one drawn at random if the flag is not set.
+// theSeed returns the seed of the flag, or one drawn at random if the flag is not set.
 var theSeed = func() func() uint64 {
 	drawn := rand.Uint64N(1_000_000) + 1
 	return func() uint64 {
@@ -71,7 +71,7 @@ func backends(t *testing.T) []string {
 	return nil
 }
 
-// choose gives the nemeses for a kind of cluster that the flags select.
+// choose returns the nemeses for a kind of cluster that the flags select.
 func choose(t *testing.T, kind string) []nemesis {
 	t.Helper()
 	wanted, err := regexp.Compile(*only)

@@ -51,12 +51,12 @@ func newField(t testing.TB, options harness.Options, d density, seed uint64) *fi
 	return f
 }
 
-// others gives all instances but one.
+// others returns all instances but one.
 func (f *field) others(one *harness.Instance) []*harness.Instance {
 	return slices.DeleteFunc(slices.Clone(f.Instances), func(i *harness.Instance) bool { return i == one })
 }
 
-// shuffled gives the instances that do not lead, in an order that follows from the seed.
+// shuffled returns the instances that do not lead, in an order that follows from the seed.
 func (f *field) shuffled() []*harness.Instance {
 	f.t.Helper()
 	others := f.others(f.Leader())
@@ -64,7 +64,7 @@ func (f *field) shuffled() []*harness.Instance {
 	return others
 }
 
-// follower gives an instance that does not lead.
+// follower returns an instance that does not lead.
 func (f *field) follower() *harness.Instance { f.t.Helper(); return f.shuffled()[0] }
 
 // pass waits for d: the length of an outage.

@@ -60,7 +60,7 @@ func TestNobodyStandsForElectionUnderFullLoad(t *testing.T) {
 	}
 }
 
-// candidacies gives how often each instance stood for election.
+// candidacies returns how often each instance stood for election.
 func candidacies(c *harness.Cluster) map[string]int {
 	times := map[string]int{}
 	for _, i := range c.Instances {
@@ -69,7 +69,7 @@ func candidacies(c *harness.Cluster) map[string]int {
 	return times
 }
 
-// work writes to and lists at an instance until ctx ends, and gives how often each
+// work writes to and lists at an instance until ctx ends, and returns how often each
 // succeeded. The first failure fails the test and ends it.
 func work(ctx context.Context, t *testing.T, i *harness.Instance) (writes, lists int64) {
 	t.Helper()

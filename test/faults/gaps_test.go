@@ -51,7 +51,7 @@ func (g *gaps) print(t testing.TB) {
 	t.Log(table.String())
 }
 
-// percentile gives a percentile of the gaps of a nemesis; 100 gives the longest.
+// percentile returns a percentile of the gaps of a nemesis; 100 gives the longest.
 func (g *gaps) percentile(name string, percent int) time.Duration {
 	all := slices.Sorted(slices.Values(g.of[name]))
 	return all[(len(all)*percent+99)/100-1]

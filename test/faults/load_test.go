@@ -150,14 +150,14 @@ func (l *load) acknowledge(w history.Write) {
 	l.writes = append(l.writes, w)
 }
 
-// acknowledged gives all acknowledged writes so far.
+// acknowledged returns all acknowledged writes so far.
 func (l *load) acknowledged() []history.Write {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.writes)
 }
 
-// begin starts all clients, which work until end is called, and gives the round of
+// begin starts all clients, which work until end is called, and returns the round of
 // the clients that operate at random.
 func (l *load) begin(name string) (r *history.Round, end func()) {
 	l.mu.Lock()
@@ -231,7 +231,7 @@ func (l *load) awaitMore(n int) {
 	})
 }
 
-// awaitAfter waits for an acknowledged write that began after moment, and gives how
+// awaitAfter waits for an acknowledged write that began after moment, and returns how
 // long after moment its answer came.
 func (l *load) awaitAfter(moment time.Time) time.Duration {
 	l.t.Helper()
@@ -248,7 +248,7 @@ func (l *load) awaitAfter(moment time.Time) time.Duration {
 	return took
 }
 
-// gapSince gives the longest time without an acknowledged write, of those that
+// gapSince returns the longest time without an acknowledged write, of those that
 // ended after moment.
 func gapSince(writes []history.Write, moment time.Time) span {
 	var times []time.Time

@@ -37,7 +37,7 @@ func (f *field) round(n nemesis) *evidence {
 	return e
 }
 
-// observe runs a round and gives the evidence.
+// observe runs a round and returns the evidence.
 func (f *field) observe(n nemesis) *evidence {
 	f.t.Helper()
 	e := &evidence{
@@ -82,7 +82,7 @@ func (f *field) settle(e *evidence) {
 	e.leads = f.leads()
 }
 
-// list gives the registry as soon as a read succeeds.
+// list returns the registry as soon as a read succeeds.
 func (f *field) list() harness.Registry {
 	f.t.Helper()
 	var registry harness.Registry
@@ -102,7 +102,7 @@ func (f *field) term() uint64 {
 	return ready.Term
 }
 
-// stored gives the registry in an instance's own state, once it has reached a revision.
+// stored returns the registry in an instance's own state, once it has reached a revision.
 func (f *field) stored(i *harness.Instance, revision uint64) harness.Registry {
 	f.t.Helper()
 	var registry harness.Registry
@@ -114,7 +114,7 @@ func (f *field) stored(i *harness.Instance, revision uint64) harness.Registry {
 	return registry
 }
 
-// changes gives the changes after revision since, up to until, as the leader tells them.
+// changes returns the changes after revision since, up to until, as the leader tells them.
 func (f *field) changes(since, until uint64) []harness.Change {
 	f.t.Helper()
 	if since == until {
@@ -143,13 +143,13 @@ func (f *field) changes(since, until uint64) []harness.Change {
 	return changes
 }
 
-// awaitStream waits until a stream has reached a revision, and gives the stream's
+// awaitStream waits until a stream has reached a revision, and returns the stream's
 // violation, if any.
 func awaitStream(f *field, follower *harness.Follower, revision uint64) error {
 	f.t.Helper()
 	harness.Eventually(f.t, "a stream reaches the end of the history", func() error {
 		if at := follower.Revision(); at < revision && follower.Err() == nil {
-			return fmt.Errorf("it is at revision %d of %d", at, revision)
+			return fmt.Errorf("the stream is at revision %d of %d", at, revision)
 		}
 		return nil
 	})
@@ -161,7 +161,7 @@ func awaitStream(f *field, follower *harness.Follower, revision uint64) error {
 
 var electionWon = regexp.MustCompile(`msg="election won".* term=(\d+)`)
 
-// leads gives all leaders by term, as they presented themselves to clients and in their logs.
+// leads returns all leaders by term, as they presented themselves to clients and in their logs.
 func (f *field) leads() map[uint64][]string {
 	f.t.Helper()
 	for _, i := range f.Instances {

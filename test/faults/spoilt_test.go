@@ -116,7 +116,7 @@ func spoilExchange(spoil func(*harness.Exchange)) func(*evidence) {
 	}
 }
 
-// copied gives a copy of the evidence that can be spoilt.
+// copied returns a copy of the evidence that can be spoilt.
 func (e *evidence) copied() *evidence {
 	c := *e
 	c.operations, c.writes, c.exchanges = slices.Clone(e.operations), slices.Clone(e.writes), slices.Clone(e.exchanges)

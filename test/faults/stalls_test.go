@@ -56,7 +56,7 @@ func (l *load) stalled(since time.Time) {
 	l.stalls = append(l.stalls, span{since, now})
 }
 
-// stall gives the longest time within a span for which the machine stalled.
+// stall returns the longest time within a span for which the machine stalled.
 func (e *evidence) stall(within span) time.Duration {
 	longest := time.Duration(0)
 	for _, s := range e.stalls {

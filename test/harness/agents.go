@@ -75,7 +75,7 @@ func (a *Agents) Stop() {
 }
 
 // Drop stops renewing the nodes. When it returns, no renewal of them is in flight,
-// and what Last gives for them no longer changes.
+// and what Last returns for them no longer changes.
 func (a *Agents) Drop(ids ...string) {
 	for one, share := range a.shares(ids) {
 		one.drop(share)
@@ -99,7 +99,7 @@ func (a *Agents) shares(ids []string) map[*agent][]string {
 	return shares
 }
 
-// Last gives the last acknowledged renewal of a node.
+// Last returns the last acknowledged renewal of a node.
 func (a *Agents) Last(id string) Renewal {
 	one := a.of[id]
 	one.mu.Lock()
@@ -127,7 +127,7 @@ func (a *Agents) Counts() AgentCounts {
 	return sum
 }
 
-// Err gives the renewals that were refused, for example because the node does not exist.
+// Err returns the renewals that were refused, for example because the node does not exist.
 func (a *Agents) Err() error {
 	var faults []error
 	for _, one := range a.all {
@@ -229,7 +229,7 @@ func (a *agent) resume(ids []string, due time.Time) {
 	}
 }
 
-// next gives the node that is due first, or nil if all are dropped. The caller holds mu.
+// next returns the node that is due first, or nil if all are dropped. The caller holds mu.
 func (a *agent) next() (id string, node *renewed) {
 	for other, candidate := range a.nodes {
 		if !candidate.dropped && (node == nil || candidate.due.Before(node.due)) {
@@ -239,7 +239,7 @@ func (a *agent) next() (id string, node *renewed) {
 	return id, node
 }
 
-// take gives the node that is due now and schedules its next renewal. It gives nil
+// take returns the node that is due now and schedules its next renewal. It returns nil
 // when no node is due.
 func (a *agent) take() (string, *renewed) {
 	a.mu.Lock()
@@ -265,7 +265,7 @@ func (a *agent) untilDue() time.Duration {
 	return renewEvery
 }
 
-// waiting gives a node that should be renewed but was not since the given time; ""
+// waiting returns a node that should be renewed but was not since the given time; ""
 // if there is none.
 func (a *agent) waiting(since time.Time) string {
 	a.mu.Lock()
@@ -278,7 +278,7 @@ func (a *agent) waiting(since time.Time) string {
 	return ""
 }
 
-// behind gives a node that was not renewed in time twice in a row; "" if there is none.
+// behind returns a node that was not renewed in time twice in a row; "" if there is none.
 func (a *agent) behind() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -321,7 +321,7 @@ func (a *agent) heartbeat(ctx context.Context, id string) error {
 	return err
 }
 
-// note records the outcome of one attempt. It says whether the attempt settled the
+// note records the outcome of one attempt. It reports whether the attempt settled the
 // renewal: it was acknowledged, or refused for good.
 func (a *agent) note(node *renewed, sent time.Time, err error) bool {
 	a.mu.Lock()

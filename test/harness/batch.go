@@ -13,7 +13,7 @@ type BatchChange struct {
 	IfRevision *uint64 `json:"ifRevision,omitempty"`
 }
 
-// Puts gives the changes that put nodes.
+// Puts returns the changes that put nodes.
 func Puts(nodes ...Node) []BatchChange {
 	changes := make([]BatchChange, len(nodes))
 	for i := range nodes {

@@ -18,7 +18,7 @@ type Build struct {
 	Plain bool
 }
 
-// Program gives the path of the program, which has the race detector if the tests
+// Program returns the path of the program, which has the race detector if the tests
 // have it and b is not Plain. It is built once for each kind of Build.
 func Program(t testing.TB, b Build) string {
 	t.Helper()
@@ -33,7 +33,7 @@ func Program(t testing.TB, b Build) string {
 	return path
 }
 
-// built gives the path of a program of the given kind. The first call for a kind
+// built returns the path of a program of the given kind. The first call for a kind
 // has build make it.
 func built(t testing.TB, kind string, build func(path string) error) (path string, err error) {
 	t.Helper()

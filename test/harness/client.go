@@ -28,7 +28,7 @@ type Client struct {
 	http    *http.Client
 }
 
-// NewClient gives a client that follows redirects. It closes its connections when t ends.
+// NewClient returns a client that follows redirects. It closes its connections when t ends.
 func NewClient(t testing.TB, address string) *Client {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
@@ -41,7 +41,7 @@ func NewClient(t testing.TB, address string) *Client {
 // Address is the address that the client talks to.
 func (c *Client) Address() string { return c.address }
 
-// NotFollowing gives a client for the same address, on the same connections, that
+// NotFollowing returns a client for the same address, on the same connections, that
 // returns redirects instead of following them.
 func (c *Client) NotFollowing() *Client {
 	not, plain := *c, *c.http
@@ -50,7 +50,7 @@ func (c *Client) NotFollowing() *Client {
 	return &not
 }
 
-// With gives a client for the same address, on the same connections, that adds
+// With returns a client for the same address, on the same connections, that adds
 // query, such as "redirect=false", to every request.
 func (c *Client) With(query string) *Client {
 	with := *c
@@ -58,7 +58,7 @@ func (c *Client) With(query string) *Client {
 	return &with
 }
 
-// Waiting gives a client for the same address, on the same connections, for
+// Waiting returns a client for the same address, on the same connections, for
 // requests that ask the server to wait: their timeout is longer by wait.
 func (c *Client) Waiting(wait time.Duration) *Client {
 	waiting := c.With("wait=" + wait.String())
@@ -73,7 +73,7 @@ func joined(query, more string) string {
 	return query + "&" + more
 }
 
-// target gives the URL for path, which may have a query of its own.
+// target returns the URL for path, which may have a query of its own.
 func (c *Client) target(path string) string {
 	path, query, _ := strings.Cut(path, "?")
 	target := "http://" + c.address + path
@@ -95,7 +95,7 @@ type Answer struct {
 	From string
 }
 
-// Revision gives the revision of the registry that the answer names.
+// Revision returns the revision of the registry that the answer names.
 func (a Answer) Revision() (uint64, error) {
 	return strconv.ParseUint(a.Header.Get("Nodesmetadata-Revision"), 10, 64)
 }

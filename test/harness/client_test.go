@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// echoing gives a client of a server that answers with the query, as an empty list of nodes.
+// echoing returns a client of a server that answers with the query, as an empty list of nodes.
 func echoing(t *testing.T) *harness.Client {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.URL.RawQuery)
@@ -25,14 +25,14 @@ func TestAClientAddsItsQueryToEachRequest(t *testing.T) {
 		client     *harness.Client
 		path, want string
 	}{
-		"nothing":            {plain, "/nodes", ""},
-		"that of the path":   {plain, "/nodes?a=1", "a=1"},
-		"its own":            {plain.With("b=2"), "/nodes", "b=2"},
-		"both":               {plain.With("b=2"), "/nodes?a=1", "a=1&b=2"},
-		"two in a row":       {plain.With("b=2").With("").With("c=3"), "/nodes", "b=2&c=3"},
-		"a wait":             {plain.With("b=2").Waiting(longer), "/nodes", "b=2&wait=20s"},
-		"without redirects":  {plain.With("b=2").NotFollowing(), "/nodes", "b=2"},
-		"the original again": {plain, "/nodes", ""},
+		"no query":              {plain, "/nodes", ""},
+		"a query in the path":   {plain, "/nodes?a=1", "a=1"},
+		"a query of the client": {plain.With("b=2"), "/nodes", "b=2"},
+		"a query of the client and one in the path": {plain.With("b=2"), "/nodes?a=1", "a=1&b=2"},
+		"two queries of the client":                 {plain.With("b=2").With("").With("c=3"), "/nodes", "b=2&c=3"},
+		"a wait":                                    {plain.With("b=2").Waiting(longer), "/nodes", "b=2&wait=20s"},
+		"without redirects":                         {plain.With("b=2").NotFollowing(), "/nodes", "b=2"},
+		"the original again":                        {plain, "/nodes", ""},
 	}
 	for name, test := range tests {
 		answer, err := test.client.Do(t.Context(), http.MethodGet, test.path, nil)
@@ -50,14 +50,14 @@ func TestAFilterMatchesAsItsQueryDoes(t *testing.T) {
 		query  string
 		want   bool
 	}{
-		"all":             {harness.Filter{}, "", true},
-		"the pool":        {harness.Filter{Pool: "p"}, "pool=p", true},
-		"another pool":    {harness.Filter{Pool: "q"}, "pool=q", false},
-		"another state":   {harness.Filter{Pool: "p", State: "down"}, "pool=p&state=down", false},
-		"no zone":         {harness.Filter{Zone: &none}, "zone=", true},
-		"a label":         {harness.Filter{Labels: map[string]string{"disk": "<&>"}}, "label=disk%3D%3C%26%3E", true},
-		"another value":   {harness.Filter{Labels: map[string]string{"rack": "2"}}, "label=rack%3D2", false},
-		"a missing label": {harness.Filter{Labels: map[string]string{"row": ""}}, "label=row%3D", false},
+		"no filter":                  {harness.Filter{}, "", true},
+		"the pool of the node":       {harness.Filter{Pool: "p"}, "pool=p", true},
+		"another pool":               {harness.Filter{Pool: "q"}, "pool=q", false},
+		"another state":              {harness.Filter{Pool: "p", State: "down"}, "pool=p&state=down", false},
+		"the empty zone":             {harness.Filter{Zone: &none}, "zone=", true},
+		"a label of the node":        {harness.Filter{Labels: map[string]string{"disk": "<&>"}}, "label=disk%3D%3C%26%3E", true},
+		"a label with another value": {harness.Filter{Labels: map[string]string{"rack": "2"}}, "label=rack%3D2", false},
+		"a missing label":            {harness.Filter{Labels: map[string]string{"row": ""}}, "label=row%3D", false},
 	}
 	for name, test := range tests {
 		if got := test.filter.Matches(node); got != test.want || test.filter.Query() != test.query {

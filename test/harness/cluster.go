@@ -107,7 +107,7 @@ func (c *Cluster) mount(i *Instance, size int) {
 	}
 }
 
-// Start gives a running cluster whose instances are all ready. See Bootstrap.
+// Start returns a running cluster whose instances are all ready. See Bootstrap.
 func Start(t testing.TB, options Options) *Cluster {
 	t.Helper()
 	c := New(t, options)
@@ -145,7 +145,7 @@ func (c *Cluster) admit(through, joining *Instance) {
 	})
 }
 
-// Member gives the instance as PUT /raft/node takes it.
+// Member returns the instance as PUT /raft/node takes it.
 func (i *Instance) Member() Member { return Member{ID: i.ID, Address: i.RaftAddress} }
 
 // AwaitReady waits until all running instances are ready.
@@ -156,7 +156,7 @@ func (c *Cluster) AwaitReady() {
 	}
 }
 
-// Running gives the instances whose processes run, including paused ones.
+// Running returns the instances whose processes run, including paused ones.
 func (c *Cluster) Running() []*Instance {
 	var running []*Instance
 	for _, i := range c.Instances {
@@ -228,14 +228,14 @@ func (i *Instance) readyWithin(d time.Duration) (Readiness, error) {
 	return i.Ready(ctx)
 }
 
-// Followers gives the running instances that are not the leader.
+// Followers returns the running instances that are not the leader.
 func (c *Cluster) Followers() []*Instance {
 	c.t.Helper()
 	leader := c.Leader()
 	return slices.DeleteFunc(c.Running(), func(i *Instance) bool { return i == leader })
 }
 
-// Clients gives the clients of all instances, running or not.
+// Clients returns the clients of all instances, running or not.
 func (c *Cluster) Clients() []*Client {
 	var clients []*Client
 	for _, i := range c.Instances {

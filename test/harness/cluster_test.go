@@ -53,7 +53,7 @@ func TestAClusterIsKilledPausedAndStopped(t *testing.T) {
 				return nil
 			}
 		}
-		return errors.New("there is none")
+		return errors.New("no other instance leads")
 	})
 	c.Heal()
 	cut.AwaitReady()

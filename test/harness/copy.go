@@ -49,7 +49,7 @@ type Copy struct {
 // Reconnect prepares for another stream: it drops an incomplete snapshot.
 func (c *Copy) Reconnect() { c.parts, c.nodes = 0, nil }
 
-// Take applies an event. It says whether the event changed the copy: only the last
+// Take applies an event. It reports whether the event changed the copy: only the last
 // part of a snapshot does.
 func (c *Copy) Take(event Event) (bool, error) {
 	if event.Type == "snapshot" {

@@ -70,7 +70,7 @@ func (d *Disk) need(name string, args ...string) {
 	}
 }
 
-// Path gives the path of name on the disk.
+// Path returns the path of name on the disk.
 func (d *Disk) Path(name string) string { return filepath.Join(d.path, name) }
 
 // Fill uses up all remaining space.

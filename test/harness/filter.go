@@ -12,7 +12,7 @@ type Filter struct {
 	Labels      map[string]string
 }
 
-// Query gives the filter as a query string.
+// Query returns the filter as a query string.
 func (f Filter) Query() string {
 	query := url.Values{}
 	if f.Pool != "" {
@@ -30,7 +30,7 @@ func (f Filter) Query() string {
 	return query.Encode()
 }
 
-// Matches says whether the filter selects node.
+// Matches reports whether the filter selects node.
 func (f Filter) Matches(node Node) bool {
 	if f.Pool != "" && node.Pool != f.Pool || f.State != "" && node.State != f.State || f.Zone != nil && node.Zone != *f.Zone {
 		return false
@@ -43,7 +43,7 @@ func (f Filter) Matches(node Node) bool {
 	return true
 }
 
-// Of gives the part of registry that the filter selects.
+// Of returns the part of registry that the filter selects.
 func (f Filter) Of(registry Registry) Registry {
 	left := Registry{Revision: registry.Revision, Nodes: maps.Clone(registry.Nodes)}
 	maps.DeleteFunc(left.Nodes, func(_ string, node Node) bool { return !f.Matches(node) })

@@ -68,7 +68,7 @@ func (f *Follower) follow(ctx context.Context, clients []*Client) {
 	}
 }
 
-// once follows one stream to its end, and gives the last id it received.
+// once follows one stream to its end, and returns the last id it received.
 func (f *Follower) once(ctx context.Context, client *Client, lastID string) string {
 	stream, err := client.Stream(ctx, "/nodes/sse", lastID)
 	if err != nil {
@@ -104,21 +104,21 @@ func (f *Follower) fail(err error) {
 	f.fault = err
 }
 
-// Err gives the violation that stopped the follower, if any.
+// Err returns the violation that stopped the follower, if any.
 func (f *Follower) Err() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.fault
 }
 
-// Changes gives all changes received, without those that a snapshot replaced.
+// Changes returns all changes received, without those that a snapshot replaced.
 func (f *Follower) Changes() []Change {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.copy.Changes[:len(f.copy.Changes):len(f.copy.Changes)]
 }
 
-// Drain gives Changes and forgets them, for long runs.
+// Drain returns Changes and forgets them, for long runs.
 func (f *Follower) Drain() []Change {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,28 +127,28 @@ func (f *Follower) Drain() []Change {
 	return changes
 }
 
-// First gives the registry as the first snapshot had it.
+// First returns the registry as the first snapshot had it.
 func (f *Follower) First() Registry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.copy.First
 }
 
-// Counts gives how many streams were opened and how many snapshots came.
+// Counts returns how many streams were opened and how many snapshots came.
 func (f *Follower) Counts() (streams, snapshots int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.streams, f.copy.Snapshots
 }
 
-// Revision gives the revision that the copy has reached.
+// Revision returns the revision that the copy has reached.
 func (f *Follower) Revision() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.copy.Registry.Revision
 }
 
-// Registry gives the copy, which must not be used before Stop has returned.
+// Registry returns the copy, which must not be used before Stop has returned.
 func (f *Follower) Registry() Registry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -163,7 +163,7 @@ func (f *Follower) Await(t testing.TB, revision uint64) {
 			t.Fatal(err)
 		}
 		if got := f.Revision(); got < revision {
-			return fmt.Errorf("it is at revision %d", got)
+			return fmt.Errorf("the stream is at revision %d", got)
 		}
 		return nil
 	})

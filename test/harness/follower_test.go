@@ -25,7 +25,7 @@ func change(id, revision int, kind, node, more string) string {
 		kind, id, revision, kind, node, revision, more)
 }
 
-// removal gives the event for the removal of a node that was last changed at revision known.
+// removal returns the event for the removal of a node that was last changed at revision known.
 func removal(id int, node string, known int) string {
 	return fmt.Sprintf("event: removed\nid: %d\ndata: {\"revision\":%d,\"type\":\"removed\",\"node\":{\"id\":%q,\"revision\":%d},\"reason\":\"request\"}\n\n",
 		id, id, node, known)

@@ -63,7 +63,7 @@ func (i *Instance) FreeDisk() {
 	}
 }
 
-// filler gives the path of the file that fills the disk of the instance. Only the
+// filler returns the path of the file that fills the disk of the instance. Only the
 // instance has the disk mounted, so the path leads through /proc.
 func (i *Instance) filler() string {
 	return filepath.Join(fmt.Sprintf("/proc/%d/task/%d/root", os.Getpid(), i.spawner.thread), i.Directory, fillerName)

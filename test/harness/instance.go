@@ -89,7 +89,7 @@ func (i *Instance) Launch() {
 	}()
 }
 
-// Args gives all command line arguments.
+// Args returns all command line arguments.
 func (i *Instance) Args() []string {
 	return append([]string{
 		"--raft_id=" + i.ID,
@@ -131,7 +131,7 @@ func (i *Instance) AwaitReady() {
 	})
 }
 
-// Running says whether the process was started and has not exited.
+// Running reports whether the process was started and has not exited.
 func (i *Instance) Running() bool {
 	if i.process == nil {
 		return false
@@ -177,7 +177,7 @@ func (i *Instance) Pause() {
 	Eventually(i.t, i.ID+" is paused", func() error {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", i.Pid()))
 		if err == nil && !bytes.Contains(status, []byte("\nState:\tT")) {
-			return fmt.Errorf("its status is\n%s", status)
+			return fmt.Errorf("status of the process =\n%s", status)
 		}
 		return nil
 	})
@@ -211,7 +211,7 @@ func (i *Instance) Stop() {
 }
 
 // AwaitExit waits until the process exits by itself, which the test expects, and
-// gives its exit status: -1 if a signal ended it.
+// returns its exit status: -1 if a signal ended it.
 func (i *Instance) AwaitExit() int {
 	i.t.Helper()
 	i.process.ended = true
@@ -250,10 +250,10 @@ func (i *Instance) Wipe() {
 	}
 }
 
-// Pid gives the id of the process, which must have been started.
+// Pid returns the id of the process, which must have been started.
 func (i *Instance) Pid() int { return i.process.command.Process.Pid }
 
-// Log gives the output of all processes of the instance.
+// Log returns the output of all processes of the instance.
 func (i *Instance) Log() string {
 	content, err := os.ReadFile(i.logPath)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -262,7 +262,7 @@ func (i *Instance) Log() string {
 	return string(content)
 }
 
-// LastLog gives the output of the latest process of the instance.
+// LastLog returns the output of the latest process of the instance.
 func (i *Instance) LastLog() string {
 	all := i.Log()
 	if i.process == nil || i.process.logFrom > int64(len(all)) {
@@ -335,7 +335,7 @@ func Run(t testing.TB, environ []string, args ...string) Result {
 	return Result{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// plainEnviron gives the environment without variables that would configure an instance.
+// plainEnviron returns the environment without variables that would configure an instance.
 func plainEnviron() []string {
 	// Otherwise the race detector makes every process sleep for a second when it exits.
 	environ := []string{"GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE")}

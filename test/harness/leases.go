@@ -6,7 +6,7 @@ import (
 	"net/url"
 )
 
-// Heartbeat renews the time to live of a node and gives the node.
+// Heartbeat renews the time to live of a node and returns the node.
 func (c *Client) Heartbeat(ctx context.Context, id string) (Stored, error) {
 	answer, err := c.Do(ctx, http.MethodPost, "/nodes/"+url.PathEscape(id)+"/heartbeat", nil)
 	return stored(answer, err)

@@ -24,7 +24,7 @@ type Network struct {
 	dropped []string
 }
 
-// NewNetwork gives a network of the given number of hosts beside the test, until t
+// NewNetwork returns a network of the given number of hosts beside the test, until t
 // ends. It skips t, with the reason, where that is not possible.
 func NewNetwork(t testing.TB, hosts int) *Network {
 	t.Helper()
@@ -38,10 +38,10 @@ func NewNetwork(t testing.TB, hosts int) *Network {
 	return n
 }
 
-// Address gives the IP address of a host.
+// Address returns the IP address of a host.
 func (n *Network) Address(host int) string { return fmt.Sprintf("198.18.%d.%d", n.subnet, 4*host+2) }
 
-// gateway gives the router's IP address on the link of a host.
+// gateway returns the router's IP address on the link of a host.
 func (n *Network) gateway(host int) string { return fmt.Sprintf("198.18.%d.%d", n.subnet, 4*host+1) }
 
 // Drop drops all packets from one host to another. Packets in the other direction pass.

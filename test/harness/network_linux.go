@@ -82,7 +82,7 @@ func (n *Network) close() {
 	}
 }
 
-// newNamespace gives a spawner in a network namespace of its own. ip(8) finds the
+// newNamespace returns a spawner in a network namespace of its own. ip(8) finds the
 // namespace by the id of the thread.
 func newNamespace() (*spawner, error) {
 	namespace := newSpawner()

@@ -28,7 +28,7 @@ func TestANetworkDropsPacketsBetweenChosenHosts(t *testing.T) {
 	network.Drop(leader.Host, followers[0].Host)
 	harness.Eventually(t, "a follower that hears nothing refuses to read", func() error {
 		if reach(followers[0]) == nil {
-			return errors.New("it still reads")
+			return errors.New("the follower still reads")
 		}
 		return nil
 	})

@@ -25,7 +25,7 @@ type Node struct {
 	Revision        uint64            `json:"revision"`
 }
 
-// NewNode gives a node with the given id and an address derived from it.
+// NewNode returns a node with the given id and an address derived from it.
 func NewNode(id string) Node { return Node{ID: id, Address: id + ".example:11211"} }
 
 // IfRevision is the condition that the node exists at this revision.
@@ -50,13 +50,13 @@ func (c *Client) Put(ctx context.Context, node Node, conditions ...Header) (Stor
 	return stored(answer, err)
 }
 
-// Get gives one node. If there is none, the error is a *Problem with status 404.
+// Get returns one node. If there is none, the error is a *Problem with status 404.
 func (c *Client) Get(ctx context.Context, id string) (Stored, error) {
 	answer, err := c.Do(ctx, http.MethodGet, "/nodes/"+url.PathEscape(id), nil)
 	return stored(answer, err)
 }
 
-// Delete removes a node and gives the node as it was.
+// Delete removes a node and returns the node as it was.
 func (c *Client) Delete(ctx context.Context, id string, conditions ...Header) (Stored, error) {
 	answer, err := c.Do(ctx, http.MethodDelete, "/nodes/"+url.PathEscape(id), nil, conditions...)
 	return stored(answer, err)
@@ -73,7 +73,7 @@ func stored(answer Answer, err error) (Stored, error) {
 	return s, nil
 }
 
-// decode decodes a JSON answer about the registry and gives the revision that it names.
+// decode decodes a JSON answer about the registry and returns the revision that it names.
 func decode(answer Answer, target any) (uint64, error) {
 	if answer.Status >= 300 {
 		return 0, fmt.Errorf("%d from %s: %s", answer.Status, answer.From, answer.Body)
@@ -90,7 +90,7 @@ type Registry struct {
 	Nodes    map[string]Node
 }
 
-// List gives the whole registry.
+// List returns the whole registry.
 func (c *Client) List(ctx context.Context) (Registry, error) {
 	answer, err := c.Do(ctx, http.MethodGet, "/nodes", nil)
 	if err != nil {

@@ -21,7 +21,7 @@ type Exchange struct {
 	Err          error
 }
 
-// Observed gives a client for the same address, on the same connections, that calls
+// Observed returns a client for the same address, on the same connections, that calls
 // see for each exchange. see is called from many goroutines.
 func (c *Client) Observed(see func(Exchange)) *Client {
 	observed, plain := *c, *c.http

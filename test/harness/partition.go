@@ -33,7 +33,7 @@ func (c *Cluster) Heal() {
 	}
 }
 
-// owns says whether a process has a TCP socket with the given local port.
+// owns reports whether a process has a TCP socket with the given local port.
 func owns(pid, port int) bool {
 	sockets, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is valid
 	inodes := inodesOf(port)
@@ -45,7 +45,7 @@ func owns(pid, port int) bool {
 	return false
 }
 
-// inodesOf gives the sockets with the given local port, in the form that links in /proc have.
+// inodesOf returns the sockets with the given local port, in the form that links in /proc have.
 func inodesOf(port int) map[string]bool {
 	inodes := map[string]bool{}
 	for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
@@ -65,7 +65,7 @@ func inodesOf(port int) map[string]bool {
 	return inodes
 }
 
-// dialledBy says whether a process owns the other end of conn.
+// dialledBy reports whether a process owns the other end of conn.
 func dialledBy(pid int, conn net.Conn) bool {
 	_, text, err := net.SplitHostPort(conn.RemoteAddr().String())
 	if err != nil {

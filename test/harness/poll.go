@@ -18,7 +18,8 @@ func Eventually(t testing.TB, what string, check func() error) {
 	Within(t, Patience, what, check)
 }
 
-// Within is Eventually with the given patience instead of Patience. It gives how long it took.
+// Within is Eventually with the given patience instead of Patience. It returns how long it
+// took.
 func Within(t testing.TB, patience time.Duration, what string, check func() error) time.Duration {
 	t.Helper()
 	began := time.Now()

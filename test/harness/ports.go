@@ -26,7 +26,7 @@ type ports struct {
 	taken map[int]bool
 }
 
-// Address gives an address of host and a port that is reserved for t until t ends.
+// Address returns an address of host and a port that is reserved for t until t ends.
 func Address(t testing.TB, host string) string {
 	t.Helper()
 	port, err := shared.ports.take(host)

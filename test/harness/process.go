@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ResidentBytes gives the resident memory of the process. It works on Linux only.
+// ResidentBytes returns the resident memory of the process. It works on Linux only.
 func (i *Instance) ResidentBytes() int64 {
 	i.t.Helper()
 	path := fmt.Sprintf("/proc/%d/status", i.Pid())
@@ -30,7 +30,7 @@ func (i *Instance) ResidentBytes() int64 {
 // every architecture that Go supports.
 const clockTick = time.Second / 100
 
-// CPUTime gives the user and system time that the process has used, in steps of 10
+// CPUTime returns the user and system time that the process has used, in steps of 10
 // ms. It works on Linux only.
 func (i *Instance) CPUTime() time.Duration {
 	i.t.Helper()

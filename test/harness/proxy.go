@@ -52,7 +52,7 @@ func (l *link) close() {
 	})
 }
 
-// NewProxy gives a proxy on a port of host that forwards to target until t ends.
+// NewProxy returns a proxy on a port of host that forwards to target until t ends.
 // Nothing needs to listen at target yet.
 func NewProxy(t testing.TB, host, target string) *Proxy {
 	t.Helper()
@@ -201,7 +201,7 @@ func (p *Proxy) serve(l *link) {
 	both.Wait()
 }
 
-// meet stores the far end in l. It says false if l is closed.
+// meet stores the far end in l. It returns false if l is closed.
 func (p *Proxy) meet(l *link, far net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -267,7 +267,7 @@ func (p *Proxy) delay(direction Direction) time.Duration {
 	return p.delays[direction]
 }
 
-// await waits until due. It says false if l is closed before.
+// await waits until due. It returns false if l is closed before.
 func (p *Proxy) await(l *link, due time.Time) bool {
 	wait := time.Until(due)
 	if wait <= 0 {
@@ -283,7 +283,7 @@ func (p *Proxy) await(l *link, due time.Time) bool {
 	}
 }
 
-// pass waits until direction is not blocked. It says false if l is closed before.
+// pass waits until direction is not blocked. It returns false if l is closed before.
 func (p *Proxy) pass(l *link, direction Direction) bool {
 	for {
 		p.mu.Lock()

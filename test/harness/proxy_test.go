@@ -42,7 +42,7 @@ func dial(t *testing.T, address string) net.Conn {
 	return conn
 }
 
-// ask sends a letter, and says whether it is echoed within d.
+// ask sends a letter, and reports whether it is echoed within d.
 func ask(t *testing.T, conn net.Conn, letter string, d time.Duration) bool {
 	t.Helper()
 	if _, err := conn.Write([]byte(letter)); err != nil {

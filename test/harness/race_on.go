@@ -2,6 +2,6 @@
 
 package harness
 
-// Race says whether the tests, and so the program, are built with the race
+// Race reports whether the tests, and so the program, are built with the race
 // detector. Speed and memory are then not those of production.
 const Race = true

@@ -26,7 +26,7 @@ func (c *Client) RaftAdd(ctx context.Context, member Member) error {
 }
 
 // RaftForce adds an instance to the raft cluster without first asking it for its
-// identity, and gives the member as it was added.
+// identity, and returns the member as it was added.
 func (c *Client) RaftForce(ctx context.Context, member Member) (Member, error) {
 	answer, err := c.Do(ctx, http.MethodPut, "/raft/node?force=true", member)
 	if err != nil {
@@ -37,7 +37,7 @@ func (c *Client) RaftForce(ctx context.Context, member Member) (Member, error) {
 }
 
 // RaftHandOver hands leadership to the voter with the given id, or to any voter if
-// id is empty. It gives the id of the new leader.
+// id is empty. It returns the id of the new leader.
 func (c *Client) RaftHandOver(ctx context.Context, id string) (string, error) {
 	var body any
 	if id != "" {
@@ -104,7 +104,7 @@ type HeldPool struct {
 	Leased  int    `json:"leased"`
 }
 
-// Ready gives the answer of /readyz. It is no error if the instance is not ready.
+// Ready returns the answer of /readyz. It is no error if the instance is not ready.
 func (c *Client) Ready(ctx context.Context) (Readiness, error) {
 	var ready Readiness
 	return ready, c.get(ctx, "/readyz", &ready)
@@ -121,7 +121,7 @@ func (c *Client) get(ctx context.Context, path string, target any) error {
 	return nil
 }
 
-// Metrics gives the samples of /metrics by name and labels, as written there.
+// Metrics returns the samples of /metrics by name and labels, as written there.
 func (c *Client) Metrics(ctx context.Context) (map[string]float64, error) {
 	answer, err := c.Do(ctx, http.MethodGet, "/metrics", nil)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Previous gives the commit before the last one that changed the program. If the
-// program has uncommitted changes, it gives HEAD. It skips the test where there is
+// Previous returns the commit before the last one that changed the program. If the
+// program has uncommitted changes, it returns HEAD. It skips the test where there is
 // no history.
 func Previous(t testing.TB) string {
 	t.Helper()
@@ -21,7 +21,7 @@ func Previous(t testing.TB) string {
 	return git(t, "rev-parse", "--verify", changed+"^")
 }
 
-// ProgramAt gives the path of the program built at a commit, without the race
+// ProgramAt returns the path of the program built at a commit, without the race
 // detector. It is built once. The test is skipped where the commit, or a module
 // that it needs, is not on this machine.
 func ProgramAt(t testing.TB, commit string) string {
@@ -57,7 +57,7 @@ func buildAt(path, commit string) error {
 	return nil
 }
 
-// git gives the output of a git command. It skips the test if the command fails.
+// git returns the output of a git command. It skips the test if the command fails.
 func git(t testing.TB, args ...string) string {
 	t.Helper()
 	output, err := gitCommand(args...).Output()

@@ -4,6 +4,6 @@ package harness
 
 import "syscall"
 
-// dieWithParent gives nil: this system can't do it, so only the cleanup of the
+// dieWithParent returns nil: this system can't do it, so only the cleanup of the
 // tests ends children.
 func dieWithParent() *syscall.SysProcAttr { return nil }

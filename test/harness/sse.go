@@ -32,16 +32,16 @@ type Parser struct {
 	Retry int
 }
 
-// NewParser gives a parser that reads from r. lastID is the last id that a
+// NewParser returns a parser that reads from r. lastID is the last id that a
 // returning client has; it may be empty.
 func NewParser(r io.Reader, lastID string) *Parser {
 	return &Parser{lines: bufio.NewReader(r), lastID: lastID}
 }
 
-// LastID gives what to send as Last-Event-ID after the stream has ended.
+// LastID returns what to send as Last-Event-ID after the stream has ended.
 func (p *Parser) LastID() string { return p.lastID }
 
-// Next gives the next event or comment. An incomplete event at the end of the
+// Next returns the next event or comment. An incomplete event at the end of the
 // stream is dropped.
 func (p *Parser) Next() (Event, error) {
 	event := Event{ID: p.lastID}
@@ -85,7 +85,7 @@ func (p *Parser) Next() (Event, error) {
 	}
 }
 
-// line gives the next line without its terminator: LF, CR, or CR LF.
+// line returns the next line without its terminator: LF, CR, or CR LF.
 func (p *Parser) line() (string, error) {
 	if !p.begun {
 		p.begun = true
@@ -169,7 +169,7 @@ func (c *Client) Stream(ctx context.Context, path, lastID string) (*Stream, erro
 	}, nil
 }
 
-// Event gives the next event, skipping comments.
+// Event returns the next event, skipping comments.
 func (s *Stream) Event() (Event, error) {
 	for {
 		event, err := s.Next()
@@ -185,7 +185,7 @@ func (s *Stream) Close() {
 	_ = s.body.Close()
 }
 
-// StreamBytes gives the raw bytes of a stream after position, without comments, through
+// StreamBytes returns the raw bytes of a stream after position, without comments, through
 // the end of the event with the id until.
 func (c *Client) StreamBytes(ctx context.Context, path string, position, until uint64) ([]byte, error) {
 	stream, err := c.Stream(ctx, path, strconv.FormatUint(position, 10))

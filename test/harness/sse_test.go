@@ -88,7 +88,7 @@ func TestParserFollowsTheSSEStandard(t *testing.T) {
 				got = append(got, e)
 			}
 			if !slices.Equal(got, test.want) {
-				t.Errorf("got  %+v\nwant %+v", got, test.want)
+				t.Errorf("events = %+v\nwant     %+v", got, test.want)
 			}
 			if test.lastID != "" && parser.LastID() != test.lastID {
 				t.Errorf("LastID = %q, want %q", parser.LastID(), test.lastID)

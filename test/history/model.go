@@ -19,7 +19,7 @@ const (
 	Remove
 )
 
-// String gives the name of the kind, for people.
+// String returns the name of the kind, for people.
 func (k Kind) String() string {
 	return [...]string{"get", "put", "put if absent", "replace", "remove"}[k]
 }

@@ -67,7 +67,7 @@ const (
 	mostUnknown = 3
 )
 
-// New gives a round that has not started.
+// New returns a round that has not started.
 func New(config Config) *Round {
 	if config.Reads == 0 {
 		config.Reads = 60
@@ -86,7 +86,7 @@ func (r *Round) replace(i int) {
 	r.nodes[i] = fmt.Sprintf("%s-n%d", r.Name, r.names)
 }
 
-// inUse gives the nodes in use.
+// inUse returns the nodes in use.
 func (r *Round) inUse() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,14 +108,14 @@ func (r *Round) note(operation porcupine.Operation) {
 	}
 }
 
-// Count gives the number of operations so far.
+// Count returns the number of operations so far.
 func (r *Round) Count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.history)
 }
 
-// History gives the operations so far.
+// History returns the operations so far.
 func (r *Round) History() []porcupine.Operation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -190,7 +190,7 @@ func (r *Round) act(id int, client *harness.Client, random *rand.Rand) {
 	}
 }
 
-// begin gives an operation that begins now. Its context does not end with the
+// begin returns an operation that begins now. Its context does not end with the
 // round, so operations are always completed.
 func (r *Round) begin(id int, in Input) (porcupine.Operation, context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.Timeout)

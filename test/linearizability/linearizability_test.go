@@ -76,7 +76,7 @@ func (l *load) connect() {
 	}
 }
 
-// disturb runs one round while what disturbs the leader, and says whether the
+// disturb runs one round while what disturbs the leader, and reports whether the
 // history of the round is linearizable.
 func (l *load) disturb(what func(r *history.Round, leader *harness.Instance)) porcupine.CheckResult {
 	t := l.t

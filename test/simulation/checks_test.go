@@ -18,7 +18,7 @@ import (
 // must not contradict the order of calls and answers. Porcupine searches for an
 // order independently, node by node.
 
-// contradictions gives everything that is wrong with the records, given all changes.
+// contradictions returns everything that is wrong with the records, given all changes.
 func contradictions(changes []domain.Change, records []*record) []string {
 	c := newChecker(changes)
 	c.order(records)
@@ -73,7 +73,7 @@ func (c *checker) wrong(r *record, format string, args ...any) {
 	c.found = append(c.found, fmt.Sprintf("%v: ", r)+fmt.Sprintf(format, args...))
 }
 
-// revision gives the revision that the answer of r proves to have been reached.
+// revision returns the revision that the answer of r proves to have been reached.
 func (r *record) revision() domain.Revision {
 	switch {
 	case r.outcome == done && r.read != nil:
@@ -167,7 +167,7 @@ func (c *checker) done(r *record) {
 	}
 }
 
-// holds says whether the condition of an edit holds in a state.
+// holds reports whether the condition of an edit holds in a state.
 func holds(e edit, state map[string]*domain.CacheNode) bool {
 	node := state[e.node]
 	switch {
@@ -247,7 +247,7 @@ func (c *checker) origins(records []*record) {
 
 func (r *record) linearizable() bool { return r.read.Source != 2 || r.local }
 
-// operations gives the records in the form that porcupine takes. It leaves out
+// operations returns the records in the form that porcupine takes. It leaves out
 // writes with an unknown outcome that nobody ever saw: they need not have happened,
 // and each would double the search.
 func operations(records []*record, changes []domain.Change) []porcupine.Operation {
@@ -309,7 +309,7 @@ func writes(r *record, seen map[int]bool, add func(history.Input, history.Output
 // searchTime bounds porcupine's search: many unknown outcomes mean many possible orders.
 const searchTime = 2 * time.Second
 
-// check gives everything that is wrong with a history, and whether porcupine
+// check returns everything that is wrong with a history, and whether porcupine
 // finished its search.
 func (h *story) check() (found []string, searched bool) {
 	found = append(found, h.failures...)

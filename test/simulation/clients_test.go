@@ -118,7 +118,7 @@ func (c *client) work(ctx context.Context) {
 	}
 }
 
-// choose gives an instance, preferring those that say they lead: followers mostly refuse.
+// choose returns an instance, preferring those that say they lead: followers mostly refuse.
 func (c *client) choose() *process {
 	var p *process
 	for range 4 {

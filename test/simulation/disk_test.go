@@ -84,7 +84,8 @@ func (d *disk) arm(writes int, votes bool, crash func()) {
 	d.writes, d.votes, d.armed = writes, votes, crash
 }
 
-// candidate gives the address of the instance that this one voted for, or "" if the vote is lost.
+// candidate returns the address of the instance that this one voted for, or "" if the vote
+// is lost.
 func (d *disk) candidate() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -154,7 +155,7 @@ func (l *life) crash() {
 
 const longestLog = 1 << 40
 
-// durable gives a copy of the durable part of a store.
+// durable returns a copy of the durable part of a store.
 func durable(store logstore.Store) logstore.Store {
 	image := emptyStore()
 	first, err := store.FirstIndex()
@@ -201,7 +202,7 @@ func (l *life) write(vote bool, do func() error) error {
 	return err
 }
 
-// take waits as long as a write takes, and says whether the disk fails.
+// take waits as long as a write takes, and reports whether the disk fails.
 func (l *life) take() (fails bool) {
 	d := l.disk
 	d.mu.Lock()

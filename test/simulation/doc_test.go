@@ -32,7 +32,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/test/harness"
 )
 
-// defaultHistories gives the default number of histories, which takes some seconds.
+// defaultHistories returns the default number of histories, which takes some seconds.
 func defaultHistories() int {
 	if harness.Race {
 		return 40

@@ -51,7 +51,7 @@ func newFabric(seed uint64) *fabric {
 	}
 }
 
-// link gives the link between two addresses. The caller holds mu.
+// link returns the link between two addresses. The caller holds mu.
 func (f *fabric) link(from, to string) *link {
 	key := [2]string{from, to}
 	if f.links[key] == nil {
@@ -61,7 +61,8 @@ func (f *fabric) link(from, to string) *link {
 	return f.links[key]
 }
 
-// arrival gives when a message sent now arrives, unless the link is held. The caller holds mu.
+// arrival returns when a message sent now arrives, unless the link is held. The caller
+// holds mu.
 func (f *fabric) arrival(l *link) time.Time {
 	takes := f.least + time.Duration(l.random.Int64N(int64(f.least)))
 	if l.slow > 0 {
@@ -132,7 +133,7 @@ func (f *fabric) travel(ctx context.Context, from, to string) error {
 // longest is longer than any history.
 const longest = time.Hour
 
-// waitFor waits for most, or until changed is closed. It gives the error of ctx if
+// waitFor waits for most, or until changed is closed. It returns the error of ctx if
 // ctx ends first.
 func waitFor(ctx context.Context, most time.Duration, changed <-chan struct{}) error {
 	timer := time.NewTimer(most)
@@ -193,7 +194,7 @@ func (p *port) Dial(ctx context.Context, to string) (net.Conn, error) {
 	return here, nil
 }
 
-// connect gives both ends of a new connection. there is nil if nothing listens at
+// connect returns both ends of a new connection. there is nil if nothing listens at
 // to, or if the dialling process died in the meantime.
 func (f *fabric) connect(from *port, to string) (here, there *conn) {
 	f.mu.Lock()
@@ -327,7 +328,7 @@ func (w *way) send(bytes []byte) {
 	w.alert()
 }
 
-// take reads what has arrived. If that is nothing, it gives how long to wait.
+// take reads what has arrived. If that is nothing, it returns how long to wait.
 func (w *way) take(b []byte) (n int, wait time.Duration, err error) {
 	now := time.Now()
 	wait = longest

@@ -30,7 +30,7 @@ func (h *story) some(random *rand.Rand) *instance {
 	return h.instances[random.IntN(len(h.instances))]
 }
 
-// leader gives an instance that says it leads, or nil if there is none.
+// leader returns an instance that says it leads, or nil if there is none.
 func (h *story) leader() *instance {
 	for _, i := range h.instances {
 		if p := i.alive(); p != nil {
@@ -72,7 +72,8 @@ func (h *story) cut(ctx context.Context, random *rand.Rand, links [][2]string) {
 	})
 }
 
-// around gives the links between an instance and all others: those from it, those to it, or both.
+// around returns the links between an instance and all others: those from it, those to it,
+// or both.
 func (h *story) around(i *instance, from, to bool) (links [][2]string) {
 	for _, other := range h.instances {
 		if other == i {
@@ -149,7 +150,7 @@ func (h *story) crashFor(ctx context.Context, i *instance, d time.Duration) {
 	h.during(ctx, d, func() { h.revive(i, 0) })
 }
 
-// downtime gives a time that is mostly too short for others to notice.
+// downtime returns a time that is mostly too short for others to notice.
 func downtime(random *rand.Rand) time.Duration {
 	if random.IntN(3) > 0 {
 		return span(random, time.Millisecond, 60*time.Millisecond)
@@ -363,7 +364,7 @@ func wipe(h *story, random *rand.Rand, ctx context.Context) {
 	})
 }
 
-// canLose says whether the other voters are a majority without i, and no change of
+// canLose reports whether the other voters are a majority without i, and no change of
 // the membership is pending.
 func (h *story) canLose(ctx context.Context, leader *process, i *instance) bool {
 	short, cancel := context.WithTimeout(ctx, time.Second)
@@ -381,7 +382,8 @@ func (h *story) canLose(ctx context.Context, leader *process, i *instance) bool 
 	return true
 }
 
-// isWhole says whether an instance runs and is not in quarantine, which follows a loss of data.
+// isWhole reports whether an instance runs and is not in quarantine, which follows a loss
+// of data.
 func (h *story) isWhole(i *instance) bool {
 	p := i.alive()
 	if p == nil {
@@ -395,7 +397,7 @@ func (h *story) named(id string) *instance {
 	return h.instances[slices.IndexFunc(h.instances, func(i *instance) bool { return i.id == id })]
 }
 
-// as gives the instance as a member.
+// as returns the instance as a member.
 func (i *instance) as(suffrage domain.Suffrage) domain.Instance {
 	return domain.Instance{ID: i.id, RaftAddress: i.address, Suffrage: suffrage}
 }

@@ -205,7 +205,7 @@ func (h *story) settle() {
 	}
 }
 
-// at gives the process that listens at an address, or nil.
+// at returns the process that listens at an address, or nil.
 func (h *story) at(address string) *process {
 	for _, i := range h.instances {
 		if i.address == address {
@@ -251,7 +251,7 @@ func (h *story) within(limit time.Duration, what string, holds func() error) boo
 	}
 }
 
-// expectsFatal says whether err is raft's known bug of losing the end of a
+// expectsFatal reports whether err is raft's known bug of losing the end of a
 // leadership transfer.
 func (h *story) expectsFatal(err error) bool {
 	return strings.Contains(err.Error(), "raft does not let it write")
@@ -276,7 +276,7 @@ func (h *story) trace(format string, args ...any) {
 	h.lines = append(h.lines, fmt.Sprintf("%12v ", time.Since(h.began))+fmt.Sprintf(format, args...))
 }
 
-// logger gives a logger that writes to the trace.
+// logger returns a logger that writes to the trace.
 func (h *story) logger(id string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(traced{h, id}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }

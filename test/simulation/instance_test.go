@@ -66,14 +66,14 @@ func newInstance(h *story, n int) *instance {
 	return i
 }
 
-// place gives the directory of the current life. Each life has its own, so that a
+// place returns the directory of the current life. Each life has its own, so that a
 // crashed process can't write into the directory of the next one, and a start need
 // not wait for it to end.
 func (i *instance) place() string {
 	return filepath.Join(i.story.directory, fmt.Sprintf("%s.%d", i.id, i.lives))
 }
 
-// alive gives the current process, or nil if there is none.
+// alive returns the current process, or nil if there is none.
 func (i *instance) alive() *process { return i.current.Load() }
 
 // start begins a life, unless the instance is running.
@@ -121,8 +121,8 @@ func (i *instance) start() error {
 	return nil
 }
 
-// store gives the store of the process. If the process has set the store aside as
-// damaged, for which there is no reason here, it fails the history and gives a new
+// store returns the store of the process. If the process has set the store aside as
+// damaged, for which there is no reason here, it fails the history and returns a new
 // one.
 func (p *process) store() logstore.Store {
 	if p.life.running.Err() != nil {

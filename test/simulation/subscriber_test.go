@@ -54,7 +54,7 @@ func (s *subscriber) open(ctx context.Context) bool {
 	return true
 }
 
-// take consumes one delivery. It gives a channel to wait for if there was none, and
+// take consumes one delivery. It returns a channel to wait for if there was none, and
 // false at the end of the stream.
 func (s *subscriber) take() (<-chan struct{}, bool) {
 	delivery, later, err := s.stream.Next()
@@ -91,13 +91,13 @@ func (s *subscriber) catchUp() {
 			}
 		}
 		if at, last := s.story.seen.position(s.id), s.story.seen.last(); at != last {
-			return fmt.Errorf("it is at revision %d of %d", at, last)
+			return fmt.Errorf("the subscriber is at revision %d of %d", at, last)
 		}
 		return nil
 	})
 }
 
-// position gives the revision that a subscriber has reached.
+// position returns the revision that a subscriber has reached.
 func (w *witnessed) position(subscriber int) domain.Revision {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -123,7 +123,7 @@ func (h *story) checkSure(p *process, sure bool) {
 	}
 }
 
-// alike gives nil if all members are in the same state and have applied all entries.
+// alike returns nil if all members are in the same state and have applied all entries.
 func (h *story) alike() error {
 	leader := h.leader()
 	if leader == nil {

@@ -67,7 +67,7 @@ func TestWorker(t *testing.T) {
 	}
 }
 
-// inBubble calls do in a bubble, and gives the stacks of goroutines that do leaves behind.
+// inBubble calls do in a bubble, and returns the stacks of goroutines that do leaves behind.
 func inBubble(t *testing.T, do func()) (left []string) {
 	defer func() {
 		if recover() != nil {
@@ -78,7 +78,7 @@ func inBubble(t *testing.T, do func()) (left []string) {
 	return nil
 }
 
-// leftBehind gives the stacks of goroutines left in the bubble. It ignores two that
+// leftBehind returns the stacks of goroutines left in the bubble. It ignores two that
 // raft 1.7.3 leaks when it loses leadership during a leadership transfer
 // (hashicorp/raft issue 696).
 func leftBehind() (left []string) {
@@ -106,7 +106,7 @@ func write(r report) {
 const silenceLimit = 2 * time.Minute
 
 // work runs an assignment in a worker, which is this program or, if program is not
-// empty, another build of it. It gives the reports of the histories. If a worker
+// empty, another build of it. It returns the reports of the histories. If a worker
 // dies, the rest of its seeds is not run.
 func work(ctx context.Context, t *testing.T, program string, a assignment) []report {
 	ctx, cancel := context.WithCancel(ctx)
@@ -142,7 +142,8 @@ func work(ctx context.Context, t *testing.T, program string, a assignment) []rep
 	return reports
 }
 
-// read gives the reports in a worker's output, and all other lines. It calls each for every line.
+// read returns the reports in a worker's output, and all other lines. It calls each for
+// every line.
 func read(output io.Reader, each func()) (reports []report, rest []string) {
 	lines := bufio.NewReader(output)
 	for {
@@ -164,7 +165,7 @@ func read(output io.Reader, each func()) (reports []report, rest []string) {
 	}
 }
 
-// scratch gives a directory in memory where there is one, since instances sync their files.
+// scratch returns a directory in memory where there is one, since instances sync their files.
 func scratch(t *testing.T) string {
 	parent := ""
 	if _, err := os.Stat("/dev/shm"); err == nil {

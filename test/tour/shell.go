@@ -71,7 +71,7 @@ func open(directory, logs string) (*shell, error) {
 	return s, s.command.Start()
 }
 
-// environ gives the environment of a reader: without variables that configure the
+// environ returns the environment of a reader: without variables that configure the
 // program, and without those that make passes to a child make.
 func environ() []string {
 	var kept []string
@@ -110,7 +110,7 @@ func (s *shell) run(ctx context.Context, step Step) error {
 	}
 }
 
-// once runs the command of a step once, and gives its output and exit status.
+// once runs the command of a step once, and returns its output and exit status.
 func (s *shell) once(step Step) (output string, status int, err error) {
 	s.steps++
 	command := step.Command
@@ -140,7 +140,7 @@ func (s *shell) once(step Step) (output string, status int, err error) {
 
 func (s *shell) logPath() string { return filepath.Join(s.logs, fmt.Sprintf("step-%d.log", s.steps)) }
 
-// log gives the standard error of the last command and the output of background commands.
+// log returns the standard error of the last command and the output of background commands.
 func (s *shell) log() string {
 	var all strings.Builder
 	for n := range s.steps {

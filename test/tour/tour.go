@@ -47,7 +47,7 @@ type Step struct {
 	Output []string
 }
 
-// Parse gives the steps of the tour in a document. It is an error if the document
+// Parse returns the steps of the tour in a document. It is an error if the document
 // has no tour, if a tour has no end, or if a block does not begin with a command.
 func Parse(document string) ([]Step, error) {
 	var steps []Step
@@ -103,7 +103,7 @@ func (s *Step) settle() {
 	s.Background = strings.HasSuffix(s.Command, " &")
 }
 
-// Matches says whether got is the output that the step shows.
+// Matches reports whether got is the output that the step shows.
 func (s Step) Matches(got string) bool {
 	if s.Output == nil {
 		return true

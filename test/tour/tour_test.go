@@ -134,7 +134,7 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
-// copyOf gives a fresh copy of the files that are, or will be, under version
+// copyOf returns a fresh copy of the files that are, or will be, under version
 // control.
 func copyOf(t *testing.T, root string) string {
 	t.Helper()
