@@ -194,14 +194,14 @@ func TestCloseOfAClientWaitsForItsDials(t *testing.T) {
 		go func() { closed <- c.Close() }()
 		synctest.Wait()
 		if len(closed) > 0 {
-			t.Error("it did not wait")
+			t.Error("Close returned before the dial ended")
 		}
 		close(release)
 		if err := <-closed; err != nil {
 			t.Error(err)
 		}
 		if err := <-failed; !errors.Is(err, ports.ErrClosed) {
-			t.Errorf("got %v", err)
+			t.Errorf("error = %v, want %v", err, ports.ErrClosed)
 		}
 	})
 }

@@ -118,7 +118,7 @@ func TestAFileOutgrowsTheFirstWriteToItBeforeItIsOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	if least := int64(4 * os.Getpagesize()); info.Size() <= least {
-		t.Errorf("it has %d bytes, no more than the first write (%d)", info.Size(), least)
+		t.Errorf("size of the file = %d bytes, want more than the first write of %d", info.Size(), least)
 	}
 }
 

@@ -197,7 +197,7 @@ func TestCloseWaitsForTheKeeper(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-closed:
-			t.Errorf("it was closed under the keeper: %v", err)
+			t.Errorf("Close returned while the keeper was running: %v", err)
 			close(log)
 		default:
 			close(log)
