@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/bench/internal/servers"
 )
 
-// outages gives the rows of a cluster of three that loses its leader.
+// outages returns the rows of a cluster of three that loses its leader.
 func outages(s scale) []row {
 	return []row{
 		{
@@ -28,7 +28,7 @@ func outages(s scale) []row {
 	}
 }
 
-// starts gives the rows that start a cluster of their own.
+// starts returns the rows that start a cluster of their own.
 func starts(s scale) []row {
 	return []row{{
 		name: "cold start of one, first write",
@@ -36,7 +36,7 @@ func starts(s scale) []row {
 	}}
 }
 
-// restarts gives the rows of a lone instance with a long log.
+// restarts returns the rows of a lone instance with a long log.
 func restarts(s scale) []row {
 	return []row{{
 		name: fmt.Sprintf("restart after %s, first write", count(s.entries, "write")),
@@ -44,7 +44,7 @@ func restarts(s scale) []row {
 	}}
 }
 
-// costs gives the rows of a cluster of three after many writes.
+// costs returns the rows of a cluster of three after many writes.
 func costs(s scale) []row {
 	lived := fmt.Sprintf("after %s of %s", count(s.entries, "write"), count(s.usual, "node"))
 	cost := func(name string, u unit, measure func(*measurement) (sample, error)) row {
@@ -282,7 +282,7 @@ func (w *writers) tell(began time.Time, err error) {
 	w.writes = append(w.writes, acknowledged{began, now})
 }
 
-// first waits for an acknowledged write that began after a time, and gives how long
+// first waits for an acknowledged write that began after a time, and returns how long
 // after that time it was acknowledged.
 func (w *writers) first(after time.Time) (time.Duration, error) {
 	deadline := after.Add(time.Minute)
@@ -305,7 +305,7 @@ func (w *writers) first(after time.Time) (time.Duration, error) {
 	}
 }
 
-// gapSince gives the longest time without an acknowledged write, starting with the
+// gapSince returns the longest time without an acknowledged write, starting with the
 // last one before began.
 func (w *writers) gapSince(began time.Time) time.Duration {
 	w.mu.Lock()

@@ -61,7 +61,7 @@ func (m *measurement) load(member, clients int, do operation) (sample, error) {
 	}, nil
 }
 
-// percentile gives a percentile of values in ascending order; 0 if there are none.
+// percentile returns a percentile of values in ascending order; 0 if there are none.
 func percentile(sorted []time.Duration, p int) time.Duration {
 	if len(sorted) == 0 {
 		return 0

@@ -63,7 +63,7 @@ func between(document, text string) (string, error) {
 	return before + begin + "\n\n" + strings.TrimSpace(text) + "\n\n" + end + after, nil
 }
 
-// stages gives one table for each stage.
+// stages returns one table for each stage.
 func (c columns) stages(results []result) string {
 	var b strings.Builder
 	for len(results) > 0 {
@@ -78,7 +78,7 @@ func (c columns) stages(results []result) string {
 	return b.String()
 }
 
-// table gives one table, without columns for kinds that have no results.
+// table returns one table, without columns for kinds that have no results.
 func (c columns) table(results []result, cell func(result, string) string) string {
 	c = slices.DeleteFunc(slices.Clone(c), func(column column) bool {
 		return !slices.ContainsFunc(results, func(r result) bool { return len(r.samples[column.kind]) > 0 })

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// median gives the median of all rounds, by each field. Of an even number it takes
+// median returns the median of all rounds, by each field. Of an even number it takes
 // the worse of the middle two.
 func (r result) median(kind string) (sample, bool) {
 	all := r.samples[kind]
@@ -33,7 +33,7 @@ func (r result) median(kind string) (sample, bool) {
 	}, true
 }
 
-// worst gives the worst value of all rounds.
+// worst returns the worst value of all rounds.
 func (r result) worst(kind string) float64 {
 	compare := func(a, b sample) int { return cmp.Compare(a.value, b.value) }
 	if r.row.unit.lowerIsBetter {
@@ -42,7 +42,7 @@ func (r result) worst(kind string) float64 {
 	return slices.MinFunc(r.samples[kind], compare).value
 }
 
-// ratio gives how many times better nodesmetadata is than the other kind.
+// ratio returns how many times better nodesmetadata is than the other kind.
 func (r result) ratio(other string) string {
 	ours, ok := r.median("nodesmetadata")
 	theirs, known := r.median(other)
@@ -55,7 +55,7 @@ func (r result) ratio(other string) string {
 	return rounded(ours.value / theirs.value)
 }
 
-// short gives the median value alone.
+// short returns the median value alone.
 func (r result) short(kind string) string {
 	s, ok := r.median(kind)
 	if !ok {
@@ -64,7 +64,7 @@ func (r result) short(kind string) string {
 	return r.row.unit.text(s.value)
 }
 
-// cell gives the text of a table cell for one kind.
+// cell returns the text of a table cell for one kind.
 func (r result) cell(kind string) string {
 	s, ok := r.median(kind)
 	if !ok {
@@ -82,7 +82,7 @@ func (r result) cell(kind string) string {
 	return text
 }
 
-// line gives the result in one line, for progress output.
+// line returns the result in one line, for progress output.
 func (r result) line() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-40s", r.row.name)

@@ -101,7 +101,7 @@ func (c *crowd) fault() error {
 	return parallel.Together(c.faults)
 }
 
-// close ends all subscribers, and gives the errors that occurred before.
+// close ends all subscribers, and returns the errors that occurred before.
 func (c *crowd) close() error {
 	c.closed.Store(true)
 	for _, s := range c.streams {
@@ -139,7 +139,7 @@ func deliveries(subscribers, writers int) func(*measurement) (sample, error) {
 	}
 }
 
-// await waits until done gives true. It fails if a subscriber fails.
+// await waits until done returns true. It fails if a subscriber fails.
 func (c *crowd) await(done func() bool) error {
 	deadline := time.Now().Add(time.Minute)
 	for !done() {
@@ -198,7 +198,7 @@ func lateness(subscribers int, of func(*measurement) (member int, err error)) fu
 }
 
 // paced makes writes at the pace of the scale, for twice the time of a measurement,
-// and gives the times of their answers.
+// and returns the times of their answers.
 func (m *measurement) paced() ([]time.Time, error) {
 	client, err := m.cluster.Dial(m.leader)
 	if err != nil {

@@ -64,11 +64,11 @@ type measurement struct {
 	cluster   *servers.Cluster // nil in a stage without members
 	leader    int
 	nodes     int
-	directory func() (string, error) // gives a new directory each time
+	directory func() (string, error) // returns a new directory each time
 	numbers   *atomic.Int64
 }
 
-// number gives a different number each time. It is never the initial weight of
+// number returns a different number each time. It is never the initial weight of
 // nodes, with which a write would be no change.
 func (m *measurement) number() int { return int(m.numbers.Add(1)) + 1 }
 
@@ -80,7 +80,7 @@ type sample struct {
 // noBare are the kinds that store what they are given.
 var noBare = []string{"nodesmetadata", "etcd"}
 
-// table gives everything that is measured.
+// table returns everything that is measured.
 func table(s scale) []stage {
 	return []stage{
 		{title: "Requests to three instances", members: 3, rows: requests(s)},
@@ -127,7 +127,7 @@ func write(clients, nodes int) row {
 	}
 }
 
-// sizes gives rows that are compared with each other, so they are measured back to back.
+// sizes returns rows that are compared with each other, so they are measured back to back.
 func sizes(s scale) []row {
 	var rows []row
 	for _, nodes := range []int{s.few, s.huge} {
@@ -138,7 +138,7 @@ func sizes(s scale) []row {
 	return rows
 }
 
-// otherRequests gives rows that are compared with the writes and gets for the same
+// otherRequests returns rows that are compared with the writes and gets for the same
 // number of nodes.
 func otherRequests(s scale) []row {
 	var rows []row
@@ -161,7 +161,7 @@ func otherRequests(s scale) []row {
 	return rows
 }
 
-// instances gives the rows whose cost depends on the number of instances.
+// instances returns the rows whose cost depends on the number of instances.
 func instances(s scale, members int) []row {
 	of := func(what string, measure func(clients int) func(*measurement) (sample, error)) row {
 		clients := s.clients[len(s.clients)-2]
@@ -219,7 +219,7 @@ func lists(nodes int, readers []int) (rows []row) {
 	return rows
 }
 
-// writes gives a measurement in which each write sets the weight of the next node.
+// writes returns a measurement in which each write sets the weight of the next node.
 func writes(clients int) func(*measurement) (sample, error) {
 	return func(m *measurement) (sample, error) {
 		return m.load(m.leader, clients, m.write)

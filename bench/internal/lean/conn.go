@@ -73,7 +73,7 @@ func (c *Conn) Do(request, begins []byte) (Answer, error) {
 	return answer, wrong
 }
 
-// Fetch is Do, but gives the body instead of checking it.
+// Fetch is Do, but returns the body instead of checking it.
 func (c *Conn) Fetch(request []byte) ([]byte, error) {
 	h, err := c.send(request)
 	if err != nil {
@@ -89,7 +89,7 @@ func (c *Conn) Fetch(request []byte) ([]byte, error) {
 	return body, nil
 }
 
-// Stream sends a request and gives the body of an endless answer.
+// Stream sends a request and returns the body of an endless answer.
 func (c *Conn) Stream(request []byte) (io.Reader, error) {
 	h, err := c.send(request)
 	switch {

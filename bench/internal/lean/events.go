@@ -15,7 +15,7 @@ type Events struct {
 	comment []byte
 }
 
-// NewEvents gives a reader of the events in stream.
+// NewEvents returns a reader of the events in stream.
 func NewEvents(stream io.Reader) *Events {
 	if buffered, ok := stream.(*bufio.Reader); ok {
 		return &Events{reader: buffered}

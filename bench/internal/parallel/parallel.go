@@ -26,7 +26,7 @@ func Do(n, goroutines int, do func(i int) error) error {
 	return Together(faults)
 }
 
-// Together combines errors that are not nil: it gives their number and wraps the first.
+// Together combines errors that are not nil: it returns their number and wraps the first.
 func Together(faults []error) error {
 	faults = slices.DeleteFunc(slices.Clone(faults), func(err error) bool { return err == nil })
 	switch len(faults) {

@@ -25,7 +25,7 @@ func (Etcd) Name() string { return "etcd" }
 
 var version = regexp.MustCompile(`etcd Version: (\S+)`)
 
-// Version gives the version that the program reports.
+// Version returns the version that the program reports.
 func (k Etcd) Version() string {
 	output, _ := exec.Command(k.Path, "--version").Output()
 	if found := version.FindSubmatch(output); found != nil {

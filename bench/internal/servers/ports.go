@@ -12,7 +12,7 @@ var next atomic.Int32
 
 func init() { next.Store(15_000) }
 
-// address gives an address on loopback at which nothing listens.
+// address returns an address on loopback at which nothing listens.
 func address() (string, error) {
 	for {
 		port := next.Add(1)
@@ -26,7 +26,7 @@ func address() (string, error) {
 	}
 }
 
-// addresses gives n such addresses.
+// addresses returns n such addresses.
 func addresses(n int) ([]string, error) {
 	all := make([]string, n)
 	for i := range all {

@@ -104,7 +104,7 @@ func (p *Process) CPU() (time.Duration, error) {
 	return sum, nil
 }
 
-// Memory gives the resident set size, in bytes.
+// Memory returns the resident set size, in bytes.
 func (p *Process) Memory() (int64, error) {
 	text, err := os.ReadFile(p.proc("status"))
 	if err != nil {
@@ -126,7 +126,7 @@ func (p *Process) proc(file string) string {
 	return fmt.Sprintf("/proc/%d/%s", p.running.Process.Pid, file)
 }
 
-// Disk gives the disk space that its files take, in bytes.
+// Disk returns the disk space that its files take, in bytes.
 func (p *Process) Disk() (int64, error) {
 	if p.data == "" {
 		return 0, nil

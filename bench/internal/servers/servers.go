@@ -16,7 +16,7 @@ import (
 // Kind is one kind of server.
 type Kind interface {
 	Name() string
-	// Cluster gives a cluster with the given number of members and an empty
+	// Cluster returns a cluster with the given number of members and an empty
 	// registry. It is not started. It keeps its files in the existing directory.
 	Cluster(directory string, members int) (*Cluster, error)
 }
@@ -28,11 +28,12 @@ var ErrUnsupported = errors.New("this kind of server has no such thing")
 type Protocol interface {
 	// Grow makes the registry hold the nodes 0 to n-1. It never removes nodes.
 	Grow(n int) error
-	// Dial gives a client of one member. The client may connect later.
+	// Dial returns a client of one member. The client may connect later.
 	Dial(member int) (Client, error)
 	// Subscribe opens a stream of all changes from now on. The member must be the leader.
 	Subscribe(member int) (Stream, error)
-	// Ready says whether the member leads. It is an error if the member does not take part yet.
+	// Ready reports whether the member leads. It is an error if the member does not take
+	// part yet.
 	Ready(member int) (leads bool, err error)
 	Close()
 }
@@ -112,7 +113,7 @@ func (c *Cluster) Leader() (int, error) {
 	return leader, err
 }
 
-// Follower gives a member that does not lead.
+// Follower returns a member that does not lead.
 func (c *Cluster) Follower() (int, error) {
 	leader, err := c.Leader()
 	if len(c.Members) < 2 {
@@ -162,7 +163,7 @@ func (c *Cluster) Sum(of func(*Process) (int64, error)) (int64, error) {
 	return sum, nil
 }
 
-// CPU gives the processor time that the running members have used.
+// CPU returns the processor time that the running members have used.
 func (c *Cluster) CPU() (time.Duration, error) {
 	sum, err := c.Sum(func(p *Process) (int64, error) {
 		used, err := p.CPU()
@@ -193,7 +194,7 @@ func appendNode(to []byte, n, weight int) []byte {
 		n, n>>16, n>>8&255, n&255, weight)
 }
 
-// stored gives a node as nodesmetadata answers it, for servers that store the given bytes.
+// stored returns a node as nodesmetadata answers it, for servers that store the given bytes.
 func stored(n, weight int) []byte {
 	return fmt.Appendf(nil, `{"id":"node%05d","address":"10.%d.%d.%d:11211","pool":"default","weight":%d,"zone":"eu-1a","state":"active","slot":%d,"createdRevision":%d,"revision":%d}`,
 		n, n>>16, n>>8&255, n&255, weight, n, n+1, n+1)
