@@ -146,7 +146,7 @@ func list(t *testing.T) []pkg {
 	command.Stderr = &stderr
 	output, err := command.Output()
 	if err != nil {
-		t.Fatalf("%v: %s", err, &stderr)
+		t.Fatalf("go list: %v: %s", err, &stderr)
 	}
 	var packages []pkg
 	for decoder := json.NewDecoder(bytes.NewReader(output)); ; {

@@ -323,7 +323,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 	deadline := time.Now().Add(patience)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("did not come true: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 		runtime.Gosched()
 		<-time.After(time.Millisecond)

@@ -29,7 +29,7 @@ func awaitSuffrage(t *testing.T, through *harness.Client, id, suffrage string, r
 	harness.Eventually(t, fmt.Sprintf("%s is a %s", id, suffrage), func() error {
 		metadata, err := through.Metadata(t.Context())
 		if now := metadata.NodesMetadata[id]; err == nil && (now.Suffrage != suffrage || now.Reachable != reachable) {
-			err = fmt.Errorf("%s is %+v", id, now)
+			err = fmt.Errorf("member %s = %+v", id, now)
 		}
 		return err
 	})
@@ -303,7 +303,7 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 			leader := c.Leader()
 			// The instance is not running, so it stays a nonvoter as long as this leader lives.
 			if now, err := leader.RaftForce(t.Context(), last.Member()); err != nil || now.Suffrage != "nonvoter" {
-				t.Fatalf("%+v, %v", now, err)
+				t.Fatalf("RaftForce of an instance that is down = %+v, %v, want a nonvoter", now, err)
 			}
 			put(t, leader.Client, "a")
 			leader.Kill()

@@ -139,7 +139,7 @@ func TestTheScriptOfTheManualMakesBackups(t *testing.T) {
 	command := exec.CommandContext(ctx, "sh", "-c", script)
 	command.WaitDelay = time.Second // curl may outlive its shell
 	if out, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("backup script: %v: %s", err, out)
 	}
 	files, err := filepath.Glob(filepath.Join(directory, "*"))
 	if err != nil || len(files) != 1 {
@@ -255,7 +255,7 @@ func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
 				case err != nil:
 					return err
 				case now < from+float64(1+4*round):
-					return fmt.Errorf("its log ends at %v, and ended at %v before", now, from)
+					return fmt.Errorf("the log ends at %v, but ended at %v before", now, from)
 				case round == rounds-1 && ready.Revision == before.Revision:
 					return errors.New("the restore is not applied yet")
 				}

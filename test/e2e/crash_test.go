@@ -58,7 +58,7 @@ func awaitRevision(t *testing.T, i *harness.Instance, revision uint64) {
 	harness.Eventually(t, fmt.Sprintf("%s reaches revision %d", i.ID, revision), func() error {
 		ready, err := i.Ready(t.Context())
 		if err == nil && (ready.Revision != revision || !ready.Ready) {
-			err = fmt.Errorf("its readiness is %+v", ready)
+			err = fmt.Errorf("readiness = %+v", ready)
 		}
 		return err
 	})

@@ -139,7 +139,7 @@ func writeUntilSnapshotsHave(t *testing.T, c *harness.Cluster, i *harness.Instan
 		written++
 		states, err := filepath.Glob(filepath.Join(i.Directory, "snapshots", "*", "state.bin"))
 		if err != nil || len(states) < 2 {
-			return fmt.Errorf("its snapshots are %q, %v", states, err)
+			return fmt.Errorf("snapshots = %q, %v", states, err)
 		}
 		for _, path := range states {
 			if content, err := os.ReadFile(path); err != nil || !bytes.Contains(content, []byte(what)) {

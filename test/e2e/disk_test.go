@@ -98,7 +98,7 @@ func awaitReason(t *testing.T, i *harness.Instance, says string) {
 	harness.Eventually(t, fmt.Sprintf("%s says %q", i.ID, says), func() error {
 		ready, err := i.Ready(t.Context())
 		if err == nil && (ready.Ready || !strings.Contains(strings.Join(ready.Reasons, "; "), says)) {
-			err = fmt.Errorf("its readiness is %+v", ready)
+			err = fmt.Errorf("readiness = %+v", ready)
 		}
 		return err
 	})

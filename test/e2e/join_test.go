@@ -77,7 +77,7 @@ func awaitLog(t *testing.T, i *harness.Instance, words string) {
 	t.Helper()
 	harness.Eventually(t, i.ID+" logs "+words, func() error {
 		if !strings.Contains(i.LastLog(), words) {
-			return fmt.Errorf("its log is:\n%s", i.LastLog())
+			return fmt.Errorf("log =\n%s", i.LastLog())
 		}
 		return nil
 	})

@@ -117,7 +117,7 @@ func awaitExpired(t *testing.T, c *harness.Cluster, since uint64, count int) {
 	harness.Eventually(t, fmt.Sprintf("%d nodes expire", count), func() error {
 		n := len(expired(history(t, leader.Client, since, list(t, leader.Client).Revision)))
 		if n < count {
-			return fmt.Errorf("%d have expired", n)
+			return fmt.Errorf("expired nodes = %d, want %d", n, count)
 		}
 		return nil
 	})

@@ -94,7 +94,7 @@ func checkExpiry(t *testing.T, c *harness.Cluster, follower *harness.Follower) {
 	a.Drop(stopped...)
 	harness.Eventually(t, "the silent nodes expire", func() error {
 		if n := len(expired(follower.Changes())); n < silent {
-			return fmt.Errorf("%d of %d have expired", n, silent)
+			return fmt.Errorf("expired nodes = %d, want %d", n, silent)
 		}
 		return nil
 	})

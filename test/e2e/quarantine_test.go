@@ -38,7 +38,7 @@ func TestAVoterThatLostItsDiskGrantsNoVote(t *testing.T) {
 		harness.Eventually(t, "the late instance no longer follows the killed leader", func() error {
 			ready, err := late.Ready(t.Context())
 			if err == nil && ready.LeaderID == leader.ID {
-				err = fmt.Errorf("its readiness is %+v", ready)
+				err = fmt.Errorf("readiness = %+v", ready)
 			}
 			return err
 		})
@@ -160,7 +160,7 @@ func TestARemovedInstanceReportsItsRemoval(t *testing.T) {
 	harness.Eventually(t, "the removed instance reports that it was removed", func() error {
 		ready, err := away.Ready(t.Context())
 		if err == nil && (ready.Ready || !strings.Contains(strings.Join(ready.Reasons, "; "), "was removed")) {
-			err = fmt.Errorf("its readiness is %+v", ready)
+			err = fmt.Errorf("readiness = %+v", ready)
 		}
 		return err
 	})
