@@ -85,7 +85,7 @@ func TestOnlyTheLeadersClockEndsLeases(t *testing.T) {
 			l.standStill(10 * time.Second)
 			l.mustEndIn(1900*time.Millisecond, "a", "gone")
 		},
-		"a delay of a quarter of a second is no standstill": func(t *testing.T, l leasing) {
+		"of a shorter delay only a quarter of a second counts": func(t *testing.T, l leasing) {
 			l.standStill(950 * time.Millisecond)
 			pass(150 * time.Millisecond)
 			l.mustBe("a", domain.Active)

@@ -101,13 +101,13 @@ func TestViewNotTooStale(t *testing.T) {
 		max     *time.Duration
 		err     error
 	}{
-		"without a bound any contact will do":    {time.Hour, nil, nil},
-		"without a bound no contact will do":     {-1, nil, nil},
-		"up to the bound it is fresh enough":     {500 * ms, new(500 * ms), nil},
-		"beyond the bound it is too stale":       {500*ms + 1, new(500 * ms), ports.ErrTooStale},
-		"without any contact it is too stale":    {-1, new(time.Hour), ports.ErrTooStale},
-		"a follower never meets a bound of zero": {1, new(time.Duration(0)), ports.ErrTooStale},
-		"the leader meets a bound of zero":       {0, new(time.Duration(0)), nil},
+		"without a bound an old contact is enough": {time.Hour, nil, nil},
+		"without a bound no contact is needed":     {-1, nil, nil},
+		"up to the bound it is fresh enough":       {500 * ms, new(500 * ms), nil},
+		"beyond the bound it is too stale":         {500*ms + 1, new(500 * ms), ports.ErrTooStale},
+		"without any contact it is too stale":      {-1, new(time.Hour), ports.ErrTooStale},
+		"a follower never meets a bound of zero":   {1, new(time.Duration(0)), ports.ErrTooStale},
+		"the leader meets a bound of zero":         {0, new(time.Duration(0)), nil},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

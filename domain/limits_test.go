@@ -193,7 +193,7 @@ func TestTheSizeThatANodeCountsFor(t *testing.T) {
 		last.Slot = 1
 		err := errors.Join(with.Add(&one), with.Add(&last))
 		if fits := last.Zone == other.Zone; fits != (err == nil) || !fits && !errors.Is(err, domain.ErrRegistryFull) {
-			t.Errorf("put of the node = %v, want success: %v", err, fits)
+			t.Errorf("Add of both nodes = %v, want success: %v", err, fits)
 		}
 	}
 

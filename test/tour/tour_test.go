@@ -63,7 +63,7 @@ func TestMatches(t *testing.T) {
 		"dots do not match the next line":     {"a…b", "a\nb", false},
 		"the rest of the line counts":         {`{"id":"…","n":1}`, `{"id":"x","n":2}`, false},
 		"a line of dots matches many lines":   {"a\n…\nd", "a\nb\nc\nd", true},
-		"a line of dots matches no line":      {"a\n…\nd", "a\nd", true},
+		"a line of dots matches zero lines":   {"a\n…\nd", "a\nd", true},
 		"regular expressions have no meaning": {"a.c*", "abcc", false},
 	}
 	for name, test := range tests {
