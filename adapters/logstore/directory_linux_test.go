@@ -15,25 +15,28 @@ import (
 
 // An operator may make the directory for an instance, in a folder that is none of its business.
 func TestClaimOfADirectoryInAFolderThatIsClosed(t *testing.T) {
-	above := filepath.Join(t.TempDir(), "above")
-	path := filepath.Join(above, "raft")
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		t.Fatal(err)
+	for name, may := range map[string]fs.FileMode{"to writing and listing": 1, "to listing": 3} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "above", "raft")
+			if err := os.MkdirAll(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			asNobody(t, path, may, func() {
+				directory, err := logstore.Claim(path, owner)
+				if err != nil {
+					t.Fatalf("Claim: %v", err)
+				}
+				if err := directory.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
 	}
-	asNobody(t, path, func() {
-		directory, err := logstore.Claim(path, owner)
-		if err != nil {
-			t.Fatalf("Claim: %v", err)
-		}
-		if err := directory.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
-// asNobody runs do, in this goroutine, as a user who has path, and may only pass through the
-// folder that path lies in.
-func asNobody(t *testing.T, path string, do func()) {
+// asNobody runs do, in this goroutine, as a user who has path, and has only the permissions
+// may (1 is to pass through, 2 to write) for the folder that path lies in.
+func asNobody(t *testing.T, path string, may fs.FileMode, do func()) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -41,12 +44,14 @@ func asNobody(t *testing.T, path string, do func()) {
 			t.Fatal(err)
 		}
 	}
+	above := filepath.Dir(path)
 	if os.Geteuid() == 0 {
 		const nobody = 65534
 		must(os.Chown(path, nobody, -1))
-		for above := filepath.Dir(path); len(above) > len(os.TempDir()); above = filepath.Dir(above) {
-			must(os.Chmod(above, 0o711)) // the folder of a test is closed to other users
+		for folder := filepath.Dir(above); len(folder) > len(os.TempDir()); folder = filepath.Dir(folder) {
+			must(os.Chmod(folder, 0o711)) // the folder of a test is closed to other users
 		}
+		must(os.Chmod(above, 0o700|may<<3|may)) // its group is still the same
 		// Without the wrapper of package syscall it is one thread that changes its user.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
@@ -58,8 +63,8 @@ func asNobody(t *testing.T, path string, do func()) {
 		become(nobody)
 		defer become(0)
 	} else {
-		must(os.Chmod(filepath.Dir(path), 0o100))
-		defer func() { must(os.Chmod(filepath.Dir(path), 0o700)) }()
+		must(os.Chmod(above, may<<6))
+		defer func() { must(os.Chmod(above, 0o700)) }()
 	}
 	do()
 }
@@ -79,7 +84,7 @@ func TestADirectoryThatCanNotBeLookedAtCountsAsPresent(t *testing.T) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	asNobody(t, path, func() {
+	asNobody(t, path, 1, func() {
 		directory := claim(t, path)
 		closed := make(chan error)
 		go func() { closed <- os.Chmod(above, 0) }() // by the user who runs the test

@@ -137,19 +137,25 @@ func makeDir(path string) error {
 	if err := makeDir(parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	err = os.Mkdir(path, 0o700)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return SyncDir(parent)
+	made := err == nil
+	if err = SyncDir(parent); err != nil && made {
+		// The next start must not take it for one that somebody else made: see syncAbove.
+		return errors.Join(err, os.Remove(path))
+	}
+	return err
 }
 
 // syncAbove makes the name of a directory durable, unless somebody else must have made it,
-// because this process could not have: it may not write in the parent, or the parent is on
-// a file system that can't sync directories.
+// because this process could not have: it may not write in the parent or not open it, or the
+// parent is on a file system that can't sync directories.
 func syncAbove(path string) error {
-	const writing = 2 // W_OK, which package syscall does not name
+	const reading, writing = 4, 2 // R_OK and W_OK, which package syscall does not name
 	parent := filepath.Dir(path)
-	if syscall.Access(parent, writing) != nil {
+	if syscall.Access(parent, reading|writing) != nil {
 		return nil
 	}
 	if err := SyncDir(parent); !errors.Is(err, syscall.EINVAL) {
