@@ -21,21 +21,21 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Two clusters add, at the same moment, an instance that knows of neither, and does
-// not learn it from what it is sent before both have tried. One of them gets it.
-// The other one is told nothing, and minds nothing, least of all a later term.
+// Two clusters add the same blank instance at the same moment, and both have tried before it
+// learns its cluster from the log. Exactly one of them gets it. The instance tells the other
+// cluster nothing and does not disturb it, in particular not with a later term.
 func TestABlankInstanceGoesToOneOfTwoClusters(t *testing.T) {
 	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
 		t.Run(name, func(t *testing.T) {
-			leaders := startApart(t, secret)
+			leaders := startTwoClusters(t, secret)
 			for round := range 5 {
-				mustGoToOne(t, leaders, fmt.Sprintf("blank-%d", round), secret)
+				mustJoinOneOf(t, leaders, fmt.Sprintf("blank-%d", round), secret)
 			}
 		})
 	}
 }
 
-func startApart(t *testing.T, secret string) [2]*instance {
+func startTwoClusters(t *testing.T, secret string) [2]*instance {
 	t.Helper()
 	var leaders [2]*instance
 	for n := range leaders {
@@ -47,7 +47,7 @@ func startApart(t *testing.T, secret string) [2]*instance {
 	return leaders
 }
 
-func mustGoToOne(t *testing.T, leaders [2]*instance, id, secret string) {
+func mustJoinOneOf(t *testing.T, leaders [2]*instance, id, secret string) {
 	t.Helper()
 	var before [2]ports.LocalState
 	for n, leader := range leaders {
@@ -67,11 +67,11 @@ func mustGoToOne(t *testing.T, leaders [2]*instance, id, secret string) {
 		mustAdd(t, leader, wanted)
 	}
 	reached := func(leader *instance) bool { return !leader.evidence.lastHeard(raft.ServerID(id)).IsZero() }
-	until(t, "one has reached it, and the other one was refused a few times", func() bool {
+	until(t, "one leader reached the blank instance, and the other was refused a few times", func() bool {
 		return reached(leaders[0]) && reached(leaders[1]) || blank.refused() >= 3
 	})
 	if reached(leaders[0]) && reached(leaders[1]) {
-		t.Error("both have reached it")
+		t.Error("both leaders reached the blank instance, want one")
 	}
 	if blank.directory.ClusterID() == "" {
 		t.Error("the blank instance does not know its cluster")
@@ -100,9 +100,10 @@ func mustGoToOne(t *testing.T, leaders [2]*instance, id, secret string) {
 	}
 }
 
-// blankAt starts an instance that waits to be added; comes lets somebody of a cluster
-// through its preface, as a leader that has it as a nonvoter, and gives the connection.
-func blankAt(t *testing.T, directory string) (blank *instance, comes func(clusterID string) (net.Conn, error)) {
+// blankAt starts an instance that waits to be added. dialFrom sends it the preface of a
+// leader of the given cluster, which has the instance as a nonvoter, and returns the
+// connection.
+func blankAt(t *testing.T, directory string) (blank *instance, dialFrom func(clusterID string) (net.Conn, error)) {
 	t.Helper()
 	blank = start(t, instanceConfig{id: "blank", directory: directory})
 	return blank, func(clusterID string) (net.Conn, error) {
@@ -125,38 +126,39 @@ func belongsTo(id string) func(ports.LocalState) bool {
 }
 
 func TestAnAdoptedInstanceStaysInItsCluster(t *testing.T) {
-	blank, comes := blankAt(t, t.TempDir())
-	if _, err := comes("c1"); err != nil {
+	blank, dialFrom := blankAt(t, t.TempDir())
+	if _, err := dialFrom("c1"); err != nil {
 		t.Fatal(err)
 	}
-	blank.eventually(t, "of the first cluster", belongsTo("c1"))
-	if _, err := comes("c2"); !errors.Is(err, preface.ErrOtherCluster) || !strings.Contains(err.Error(), `"blank" of cluster "c1"`) {
-		t.Errorf("the second comes through: %v", err)
+	blank.eventually(t, "in the first cluster", belongsTo("c1"))
+	if _, err := dialFrom("c2"); !errors.Is(err, preface.ErrOtherCluster) || !strings.Contains(err.Error(), `"blank" of cluster "c1"`) {
+		t.Errorf("dial from a second cluster = %v, want ErrOtherCluster naming blank and c1", err)
 	}
-	if _, err := comes("c1"); err != nil {
-		t.Errorf("the first comes again: %v", err)
+	if _, err := dialFrom("c1"); err != nil {
+		t.Errorf("second dial from the first cluster = %v, want success", err)
 	}
 	if err := blank.adopt("c2"); !errors.Is(err, preface.ErrOtherCluster) {
-		t.Errorf("the second was through when the first decided: %v", err)
+		t.Errorf("adopt by a second cluster = %v, want ErrOtherCluster", err)
 	}
 	if id := blank.directory.ClusterID(); id != "c1" {
-		t.Errorf("its directory belongs to %q", id)
+		t.Errorf("cluster id in the directory = %q, want c1", id)
 	}
 }
 
-// Somebody was let in who did not say whose it is.
+// The connection was accepted when neither side had named a cluster, so the peer may belong
+// to another one.
 func TestConnectionsFromBeforeAnInstanceKnewItsClusterEnd(t *testing.T) {
 	for name, learn := range map[string]func(*instance) error{
-		"it is adopted": func(i *instance) error { return i.adopt("c1") },
-		"it is told by its state": func(i *instance) error {
+		"a cluster adopts the instance": func(i *instance) error { return i.adopt("c1") },
+		"the applied state names the cluster": func(i *instance) error {
 			i.state.update(func(s *localState) { s.ClusterID = "c1" })
 			i.refreshState()
 			return nil
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			blank, comes := blankAt(t, t.TempDir())
-			conn, err := comes("")
+			blank, dialFrom := blankAt(t, t.TempDir())
+			conn, err := dialFrom("")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -175,22 +177,22 @@ func TestConnectionsFromBeforeAnInstanceKnewItsClusterEnd(t *testing.T) {
 	}
 }
 
-// The cluster that adopted it is gone before it has sent anything.
+// The cluster that adopted the instance is gone before it has sent an entry.
 func TestAnUnusedAdoptionIsForgottenAtTheNextStart(t *testing.T) {
-	blank, comes := blankAt(t, t.TempDir())
-	if _, err := comes("c1"); err != nil {
+	blank, dialFrom := blankAt(t, t.TempDir())
+	if _, err := dialFrom("c1"); err != nil {
 		t.Fatal(err)
 	}
-	blank.eventually(t, "of the first cluster", belongsTo("c1"))
+	blank.eventually(t, "in the first cluster", belongsTo("c1"))
 	blank.stop(t)
-	blank, comes = blankAt(t, blank.config.Directory)
+	blank, dialFrom = blankAt(t, blank.config.Directory)
 	if state, _ := blank.State(); state.ClusterID != "" || !inQuarantineNow(state) {
 		t.Errorf("cluster = %q, quarantine = %q, want no cluster and quarantine", state.ClusterID, state.Quarantine)
 	}
-	if _, err := comes("c2"); err != nil {
+	if _, err := dialFrom("c2"); err != nil {
 		t.Fatal(err)
 	}
-	blank.eventually(t, "of the second cluster", belongsTo("c2"))
+	blank.eventually(t, "in the second cluster", belongsTo("c2"))
 	blank.stop(t)
 	blank = start(t, instanceConfig{id: "blank", directory: blank.config.Directory, bootstrap: true})
 	blank.eventually(t, "leading a cluster of its own", func(s ports.LocalState) bool {
@@ -198,7 +200,8 @@ func TestAnUnusedAdoptionIsForgottenAtTheNextStart(t *testing.T) {
 	})
 }
 
-// It may have been a voter, on which that cluster relies, whoever of it comes.
+// The instance may have been a voter, and its cluster relies on its vote. So no cluster, its
+// own included, gets it out of quarantine by adopting it.
 func TestAnInstanceThatLostItsStateStaysInQuarantineAndInItsCluster(t *testing.T) {
 	directory := t.TempDir()
 	claimed, err := logstore.Claim(directory, logstore.Owner{RaftID: "blank", Backend: "bolt"})
@@ -209,14 +212,14 @@ func TestAnInstanceThatLostItsStateStaysInQuarantineAndInItsCluster(t *testing.T
 		t.Fatal(err)
 	}
 	for range 2 {
-		lost, comes := blankAt(t, directory)
+		lost, dialFrom := blankAt(t, directory)
 		if state, _ := lost.State(); state.ClusterID != "c1" || !inQuarantineNow(state) {
 			t.Errorf("cluster id = %q, quarantine = %q, want c1 and a reason", state.ClusterID, state.Quarantine)
 		}
-		if _, err := comes("c1"); err != nil {
+		if _, err := dialFrom("c1"); err != nil {
 			t.Fatal(err)
 		}
-		if err := lost.adopt("c1"); err != nil { // as by one that came before it was known whose it is
+		if err := lost.adopt("c1"); err != nil { // as if by a connection from before the instance knew its cluster
 			t.Fatal(err)
 		}
 		want := quarantineMark{Format: quarantineFormat, Reason: reasonNoState}
@@ -229,30 +232,30 @@ func TestAnInstanceThatLostItsStateStaysInQuarantineAndInItsCluster(t *testing.T
 
 func TestAUsedAdoptionIsKept(t *testing.T) {
 	leader := startCluster(t, 1, nil)[0]
-	blank := start(t, instanceConfig{id: "blank", directory: t.TempDir(), peers: busy{}})
+	blank := start(t, instanceConfig{id: "blank", directory: t.TempDir(), peers: noReadIndex{}})
 	wanted := voter(blank)
 	wanted.Suffrage = domain.Nonvoter
 	mustAdd(t, leader, wanted)
-	until(t, "it has raft state", func() bool { return blank.raft.LastIndex() > 0 })
+	until(t, "the blank instance has raft state", func() bool { return blank.raft.LastIndex() > 0 })
 	blank.stop(t)
 	leader.stop(t)
-	blank, comes := blankAt(t, blank.config.Directory)
+	blank, dialFrom := blankAt(t, blank.config.Directory)
 	if state, _ := blank.State(); state.ClusterID == "" || !inQuarantineNow(state) {
 		t.Errorf("cluster = %q, quarantine = %q, want a cluster and quarantine", state.ClusterID, state.Quarantine)
 	}
-	if _, err := comes("c2"); !errors.Is(err, preface.ErrOtherCluster) {
-		t.Errorf("another cluster comes through: %v", err)
+	if _, err := dialFrom("c2"); !errors.Is(err, preface.ErrOtherCluster) {
+		t.Errorf("dial from another cluster = %v, want ErrOtherCluster", err)
 	}
 }
 
-// busy keeps who asks it in quarantine.
-type busy struct{ neighbours }
+// noReadIndex answers no ReadIndex, so that an instance that asks it stays in quarantine.
+type noReadIndex struct{ neighbours }
 
-func (busy) ReadIndex(context.Context, string) (ports.ReadIndex, error) {
-	return ports.ReadIndex{}, errors.New("it does not answer")
+func (noReadIndex) ReadIndex(context.Context, string) (ports.ReadIndex, error) {
+	return ports.ReadIndex{}, errors.New("no answer")
 }
 
-// It may be about to found a cluster, or find that it belongs to one.
+// The starting instance may be about to found a cluster, or to find that it belongs to one.
 func TestAnInstanceThatStartsIsNotAdopted(t *testing.T) {
 	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
 	t.Cleanup(func() { i.stop(t) })

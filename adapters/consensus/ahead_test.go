@@ -15,23 +15,23 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// runner is a log of an instance that leads, or not, with the first two entries on
-// its disk.
-type runner struct {
+// testAheadLog is an aheadLog whose instance leads until a test says otherwise, with the
+// first two entries on its disk.
+type testAheadLog struct {
 	*aheadLog
 	watched       *watched
 	leads, others atomic.Bool
 	commit        atomic.Uint64
-	appends       [][]*raft.Log // all that the disk was given at once
+	appends       [][]*raft.Log // one slice for each append to the disk
 }
 
-// recording notes what is appended at once.
-type recording struct {
+// recordingStore records the entries of each append.
+type recordingStore struct {
 	*badStore
-	l *runner
+	l *testAheadLog
 }
 
-func (r recording) StoreLogs(entries []*raft.Log) error {
+func (r recordingStore) StoreLogs(entries []*raft.Log) error {
 	err := r.badStore.StoreLogs(entries)
 	if err == nil {
 		r.l.appends = append(r.l.appends, slices.Clone(entries))
@@ -39,10 +39,10 @@ func (r recording) StoreLogs(entries []*raft.Log) error {
 	return err
 }
 
-func lead(t *testing.T) *runner {
+func leadingLog(t *testing.T) *testAheadLog {
 	t.Helper()
-	l := &runner{watched: watch(t)}
-	l.watched.Store = recording{l.watched.bad, l}
+	l := &testAheadLog{watched: watch(t)}
+	l.watched.Store = recordingStore{l.watched.bad, l}
 	l.aheadLog = &aheadLog{
 		entryCache:  &entryCache{disk: l.watched.disk},
 		leads:       l.leads.Load,
@@ -58,17 +58,17 @@ func lead(t *testing.T) *runner {
 	return l
 }
 
-func (l *runner) close(t *testing.T) {
+func (l *testAheadLog) close(t *testing.T) {
 	t.Helper()
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-// put stores what must not wait for the disk.
-func (l *runner) put(t *testing.T, entries ...*raft.Log) {
+// mustAppendAtOnce stores entries, and fails the test if that waits for the disk.
+func (l *testAheadLog) mustAppendAtOnce(t *testing.T, entries ...*raft.Log) {
 	t.Helper()
-	ended := during(func() error { return l.StoreLogs(entries) })
+	ended := async(func() error { return l.StoreLogs(entries) })
 	synctest.Wait()
 	select {
 	case err := <-ended:
@@ -80,7 +80,7 @@ func (l *runner) put(t *testing.T, entries ...*raft.Log) {
 	}
 }
 
-func (l *runner) onDisk(t *testing.T, index uint64) bool {
+func (l *testAheadLog) onDisk(t *testing.T, index uint64) bool {
 	t.Helper()
 	last, err := l.watched.bad.LastIndex()
 	if err != nil {
@@ -93,8 +93,8 @@ func noop(index uint64) *raft.Log {
 	return &raft.Log{Index: index, Term: 1, Type: raft.LogNoop}
 }
 
-// during begins something and gives the channel with how that ends.
-func during[T any](do func() T) <-chan T {
+// async runs do in a goroutine and returns the channel with its result.
+func async[T any](do func() T) <-chan T {
 	ended := make(chan T, 1)
 	go func() { ended <- do() }()
 	return ended
@@ -102,44 +102,44 @@ func during[T any](do func() T) <-chan T {
 
 func TestALeaderIsAheadOfItsDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := lead(t)
+		l := leadingLog(t)
 		defer l.close(t)
 		release := l.watched.bad.hang()
-		l.put(t, noop(3))
-		l.put(t, noop(4), noop(5))
+		l.mustAppendAtOnce(t, noop(3))
+		l.mustAppendAtOnce(t, noop(4), noop(5))
 		for index := uint64(1); index <= 5; index++ {
 			var entry raft.Log
 			if err := l.GetLog(index, &entry); err != nil || entry.Index != index {
-				t.Errorf("entry %d: %v, %v", index, &entry, err)
+				t.Errorf("GetLog(%d) = %v, %v, want that entry", index, &entry, err)
 			}
 		}
 		if last, err := l.LastIndex(); last != 5 || err != nil {
-			t.Errorf("the log ends with %d, %v", last, err)
+			t.Errorf("LastIndex = %d, %v, want the index of the latest entry", last, err)
 		}
 		if !l.await(2, nil) {
-			t.Error("the second entry is not here")
+			t.Error("await(2) = false, want true: entry 2 is stored")
 		}
 		given := make(chan struct{})
-		third, fifth := during(func() bool { return l.await(3, nil) }), during(func() bool { return l.await(5, given) })
+		third, fifth := async(func() bool { return l.await(3, nil) }), async(func() bool { return l.await(5, given) })
 		synctest.Wait()
 		if len(third)+len(fifth) > 0 || l.onDisk(t, 3) {
-			t.Error("an entry is said to be here that is not")
+			t.Error("an entry that is not stored is reported as stored")
 		}
 		close(given)
 		if <-fifth {
-			t.Error("an entry counts as stored because nobody waits for it any more")
+			t.Error("await(5) = true for a caller that gave up, want false")
 		}
 		release()
 		if !<-third || !l.await(5, nil) || !l.onDisk(t, 5) {
-			t.Error("the disk works, and the entries are not here")
+			t.Error("entries 3 to 5 are not stored although the disk answers again")
 		}
-		// What came while the disk was busy was written at once.
+		// The entries that came while the disk was busy are written with one append.
 		if sizes := lengths(l.appends); !slices.Equal(sizes, []int{2, 1, 2}) {
 			t.Errorf("entries in each append = %d, want 2, 1 and 2", sizes)
 		}
-		l.put(t, noop(6))
+		l.mustAppendAtOnce(t, noop(6))
 		if !l.await(6, nil) || !l.onDisk(t, 6) {
-			t.Error("the next one did not come")
+			t.Error("entry 6 is not stored")
 		}
 	})
 }
@@ -152,51 +152,51 @@ func lengths(batches [][]*raft.Log) (sizes []int) {
 }
 
 func TestOperationsThatWaitForTheDisk(t *testing.T) {
-	storesNext := func(kind raft.LogType) func(*runner) error {
-		return func(l *runner) error {
+	storesNext := func(kind raft.LogType) func(*testAheadLog) error {
+		return func(l *testAheadLog) error {
 			return l.StoreLogs([]*raft.Log{{Index: 4, Term: 1, Type: kind}})
 		}
 	}
-	deposed := func(l *runner) { l.leads.Store(false) }
+	deposed := func(l *testAheadLog) { l.leads.Store(false) }
 	tests := map[string]struct {
-		before func(*runner)
-		do     func(*runner) error
+		before func(*testAheadLog)
+		do     func(*testAheadLog) error
 	}{
 		"a follower that is sent the next entry": {before: deposed, do: storesNext(raft.LogNoop)},
 		"a follower that is asked for an entry": {
 			before: deposed,
-			do:     func(l *runner) error { return l.GetLog(3, &raft.Log{}) },
+			do:     func(l *testAheadLog) error { return l.GetLog(3, &raft.Log{}) },
 		},
-		"a follower that removes its end": {
+		"a follower that removes the end of its log": {
 			before: deposed,
-			do:     func(l *runner) error { return l.DeleteRange(3, 3) },
+			do:     func(l *testAheadLog) error { return l.DeleteRange(3, 3) },
 		},
-		"a follower that removes everything": {
+		"a follower that removes its whole log": {
 			before: deposed,
-			do:     func(l *runner) error { return l.DeleteRange(1, 10) },
+			do:     func(l *testAheadLog) error { return l.DeleteRange(1, 10) },
 		},
-		"a leader that is a majority": {before: func(l *runner) { l.others.Store(false) }, do: storesNext(raft.LogNoop)},
+		"a leader that is a majority by itself": {before: func(l *testAheadLog) { l.others.Store(false) }, do: storesNext(raft.LogNoop)},
 		"a leader that has installed a snapshot": {
-			before: func(*runner) {},
-			do:     func(l *runner) error { return l.StoreLogs([]*raft.Log{noop(9)}) },
+			before: func(*testAheadLog) {},
+			do:     func(l *testAheadLog) error { return l.StoreLogs([]*raft.Log{noop(9)}) },
 		},
-		"a leader that changes the members":        {before: func(*runner) {}, do: storesNext(raft.LogConfiguration)},
-		"a leader whose log lacks what raft knows": {before: func(l *runner) { l.watched.truncated.Store(true) }, do: storesNext(raft.LogNoop)},
+		"a leader that changes the membership":                 {before: func(*testAheadLog) {}, do: storesNext(raft.LogConfiguration)},
+		"a leader whose log lacks entries that raft counts on": {before: func(l *testAheadLog) { l.watched.truncated.Store(true) }, do: storesNext(raft.LogNoop)},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := lead(t)
+				l := leadingLog(t)
 				defer l.close(t)
 				release := l.watched.bad.hang()
-				l.put(t, noop(3))
+				l.mustAppendAtOnce(t, noop(3))
 				test.before(l)
-				ended := during(func() error { return test.do(l) })
+				ended := async(func() error { return test.do(l) })
 				synctest.Wait()
 				if len(ended) > 0 {
 					t.Error("the call did not wait for the disk")
 				}
-				if err := l.DeleteRange(1, 1); err != nil { // nobody waits for what is older
+				if err := l.DeleteRange(1, 1); err != nil { // the removal of stored entries does not wait
 					t.Error(err)
 				}
 				release()
@@ -208,24 +208,24 @@ func TestOperationsThatWaitForTheDisk(t *testing.T) {
 	}
 }
 
-// Raft panics where it can't apply what is committed.
+// Raft panics if it can't read a committed entry.
 func TestCommittedEntriesDoNotWaitForTheLeadersDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := lead(t)
+		l := leadingLog(t)
 		defer l.close(t)
 		release := l.watched.bad.hang()
 		defer release()
-		l.put(t, noop(3), noop(4))
+		l.mustAppendAtOnce(t, noop(3), noop(4))
 		l.leads.Store(false)
 		l.commit.Store(3)
 		var entry raft.Log
 		if err := l.GetLog(3, &entry); err != nil || entry.Index != 3 {
 			t.Errorf("GetLog(3) = %v, %v, want entry 3", &entry, err)
 		}
-		next := during(func() error { return l.GetLog(4, &raft.Log{}) })
+		next := async(func() error { return l.GetLog(4, &raft.Log{}) })
 		synctest.Wait()
 		if len(next) > 0 {
-			t.Error("the one behind it is said to be here")
+			t.Error("GetLog(4) returned before the disk answered, want it to wait: entry 4 is not committed")
 		}
 		release()
 		if err := <-next; err != nil {
@@ -234,15 +234,15 @@ func TestCommittedEntriesDoNotWaitForTheLeadersDisk(t *testing.T) {
 	})
 }
 
-// What raft can still be told is refused for sure.
+// A write is refused as long as raft can still be told, so that its outcome is certain.
 func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 	full := &logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2}
 	synctest.Test(t, func(t *testing.T) {
-		l := lead(t)
+		l := leadingLog(t)
 		defer l.close(t)
 		l.watched.bad.fill(full)
 		if err := l.StoreLogs([]*raft.Log{noop(3)}); err != full {
-			t.Errorf("the disk is full: %v", err)
+			t.Errorf("StoreLogs on a full disk = %v, want the refusal of the disk", err)
 		}
 		if l.watched.fault() == nil {
 			t.Error("fault = nil, want trouble with the disk")
@@ -251,30 +251,30 @@ func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 		later(2 * diskRetryPause)
 
 		release := l.watched.bad.hang()
-		l.put(t, noop(3))
+		l.mustAppendAtOnce(t, noop(3))
 		later(2 * testHang)
 		if err := l.StoreLogs([]*raft.Log{noop(4)}); err == nil || err != l.watched.fault() {
-			t.Errorf("the disk hangs: %v", err)
+			t.Errorf("StoreLogs on a disk that hangs = %v, want the fault of the disk", err)
 		}
 		release()
 		if !l.await(3, nil) {
-			t.Error("the entry before is lost")
+			t.Error("entry 3, which came before the trouble, is not stored")
 		}
 		if last, err := l.LastIndex(); last != 3 || err != nil {
-			t.Errorf("the log ends with %d, %v", last, err)
+			t.Errorf("LastIndex = %d, %v, want the index of the latest entry", last, err)
 		}
 	})
 }
 
-// Raft was told that it is stored, and then there is no room for it, though there is for
-// the term.
-func pend(t *testing.T) *runner {
+// pendingLog gives a log with pending entries: raft was told that they are stored, but the
+// disk has no room for them, though it has for the term.
+func pendingLog(t *testing.T) *testAheadLog {
 	t.Helper()
-	l := lead(t)
+	l := leadingLog(t)
 	release := l.watched.bad.hang()
-	l.put(t, noop(3))
-	l.put(t, noop(4))
-	l.put(t, noop(5))
+	l.mustAppendAtOnce(t, noop(3))
+	l.mustAppendAtOnce(t, noop(4))
+	l.mustAppendAtOnce(t, noop(5))
 	l.watched.bad.failAppends(&logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2})
 	release()
 	later(time.Minute)
@@ -291,13 +291,13 @@ func pend(t *testing.T) *runner {
 
 func TestAPendingEntryIsTriedUntilThereIsRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := pend(t)
+		l := pendingLog(t)
 		defer l.close(t)
-		waiting := during(func() bool { return l.await(5, nil) })
-		changing := during(func() error { return l.StoreLogs([]*raft.Log{{Index: 6, Term: 1, Type: raft.LogConfiguration}}) })
+		waiting := async(func() bool { return l.await(5, nil) })
+		changing := async(func() error { return l.StoreLogs([]*raft.Log{{Index: 6, Term: 1, Type: raft.LogConfiguration}}) })
 		synctest.Wait()
 		if len(changing) > 0 {
-			t.Error("raft would believe in members that are not in the log")
+			t.Error("a membership was accepted before it was stored: raft would use one that is not in the log")
 		}
 		l.watched.bad.failAppends(nil)
 		if !<-waiting || !l.onDisk(t, 5) {
@@ -313,10 +313,10 @@ func TestAPendingEntryIsTriedUntilThereIsRoom(t *testing.T) {
 	})
 }
 
-// It could not make room, nor vote, if it waited.
+// A follower that waited could neither make room nor vote.
 func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := pend(t)
+		l := pendingLog(t)
 		defer l.close(t)
 		l.leads.Store(false)
 		for name, err := range map[string]error{
@@ -341,10 +341,10 @@ func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
 
 func TestPendingEntriesAreLostWhenTheInstanceIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := pend(t)
-		waiting := during(func() bool { return l.await(5, nil) })
+		l := pendingLog(t)
+		waiting := async(func() bool { return l.await(5, nil) })
 		appended, ended := false, make(chan struct{})
-		go func() { // raft's main goroutine, which could be told of no error
+		go func() { // stands for raft's main goroutine, which can't be told of an error
 			defer close(ended)
 			_ = l.StoreLogs([]*raft.Log{{Index: 6, Term: 1, Type: raft.LogConfiguration}})
 			appended = true
@@ -355,31 +355,31 @@ func TestPendingEntriesAreLostWhenTheInstanceIsClosed(t *testing.T) {
 		}
 		l.leads.Store(false)
 		if err := l.GetLog(5, &raft.Log{}); err == nil {
-			t.Error("a follower has what is lost")
+			t.Error("GetLog of a lost entry = nil, want an error")
 		}
 	})
 }
 
-// A store says that it has room for one append of raft's usual size.
+// Room promises space for one append of raft's usual size only.
 func TestPendingEntriesAreAppendedInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := lead(t)
+		l := leadingLog(t)
 		defer l.close(t)
 		release := l.watched.bad.hang()
-		l.put(t, noop(3))
+		l.mustAppendAtOnce(t, noop(3))
 		for index := uint64(4); index < 4+maxBatch+10; index++ {
-			l.put(t, noop(index))
+			l.mustAppendAtOnce(t, noop(index))
 		}
 		last := uint64(4 + maxBatch + 10)
 		for range 3 {
 			entry := noop(last)
 			entry.Data = make([]byte, maxAppend/2)
-			l.put(t, entry)
+			l.mustAppendAtOnce(t, entry)
 			last++
 		}
 		release()
 		if !l.await(last-1, nil) {
-			t.Error("they are not stored")
+			t.Error("the pending entries are not stored")
 		}
 		if sizes := lengths(l.appends); !slices.Equal(sizes, []int{2, 1, maxBatch, 12, 1}) {
 			t.Errorf("entries in each append = %d, want 2, 1, %d, 12 and 1", sizes, maxBatch)
@@ -397,7 +397,7 @@ func (accepting) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, request *r
 
 func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := lead(t)
+		l := leadingLog(t)
 		defer l.close(t)
 		var taken []uint64
 		w := newInterceptor(accepting{&incoming{rpcs: make(chan raft.RPC)}}, interceptorConfig{
@@ -414,18 +414,18 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 			return w.AppendEntries("2", "b:1", &raft.AppendEntriesRequest{Term: 1, Entries: entries}, &raft.AppendEntriesResponse{})
 		}
 		release := l.watched.bad.hang()
-		l.put(t, noop(3))
+		l.mustAppendAtOnce(t, noop(3))
 		if err := errors.Join(send(), send(noop(1), noop(2))); err != nil {
-			t.Errorf("a heartbeat, and what is stored: %v", err)
+			t.Errorf("heartbeat and entries that are stored already = %v, want an answer at once", err)
 		}
 		moment := w.config.evidence.begin()
-		sent := during(func() error { return send(noop(2), noop(3)) })
+		sent := async(func() error { return send(noop(2), noop(3)) })
 		synctest.Wait()
 		if len(sent) > 0 {
 			t.Error("the acknowledgement did not wait for the disk")
 		}
 		if !w.config.evidence.since("2", 1, moment) {
-			t.Error("a read has to wait for it")
+			t.Error("the acknowledgement does not count as contact yet, so a read would wait for the disk")
 		}
 		if !slices.Equal(taken, []uint64{2, 3}) {
 			t.Errorf("entries reported as stored = %d, want 2 and 3", taken)
@@ -437,8 +437,8 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 
 		release = l.watched.bad.hang()
 		defer release()
-		l.put(t, noop(4))
-		sent = during(func() error { return send(noop(4)) })
+		l.mustAppendAtOnce(t, noop(4))
+		sent = async(func() error { return send(noop(4)) })
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
@@ -448,7 +448,8 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 	})
 }
 
-// The entry is with the followers, and is not committed before the leader has it.
+// The followers have the entry, but it must not be committed before the leader has stored
+// it.
 func TestWhatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
 	var stores []*badStore
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
@@ -456,18 +457,18 @@ func TestWhatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
 		stores = append(stores, store)
 		config.open = func(string, *slog.Logger) (logstore.Store, error) { return store, nil }
 		config.backend = "memory"
-		config.timing = func(timing *Timing) { timing.ElectionTimeout = patience } // which a disk may take
+		config.timing = func(timing *Timing) { timing.ElectionTimeout = patience } // the disk may hang for that long
 	})
 	leader := cluster[0]
 	register(t, leader, "before")
 	last := leader.raft.LastIndex()
 	release := stores[0].hang()
 	t.Cleanup(release)
-	waiting := begin(t, leader, "waiting")
+	waiting := proposeAsync(t, leader, "waiting")
 	for _, follower := range cluster[1:] {
 		until(t, follower.config.ID+" has the entry", func() bool { return follower.raft.LastIndex() > last })
 	}
-	for range 20 { // round trips, in which they acknowledge it
+	for range 20 { // round trips, in which the followers acknowledge the entry
 		if _, err := leader.Read(within(t)); err != nil {
 			t.Error(err)
 		}
@@ -478,7 +479,7 @@ func TestWhatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
 		}
 	}
 	if len(waiting) > 0 {
-		t.Error("the write was acknowledged")
+		t.Error("the write was acknowledged before the leader stored it")
 	}
 	release()
 	if err := <-waiting; err != nil {

@@ -16,54 +16,56 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// position is where a leader is, until a test says otherwise.
-type position struct {
+// fakeLeader is the view that announcements have of their instance: its term, whether it
+// leads, and how far its log goes.
+type fakeLeader struct {
 	mu           sync.Mutex
 	term         uint64
 	leading      bool
 	commit, last uint64
 }
 
-func (p *position) leads() (uint64, bool) {
+func (p *fakeLeader) leads() (uint64, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.term, p.leading
 }
 
-func (p *position) commitIndex() uint64 {
+func (p *fakeLeader) commitIndex() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.commit
 }
 
-func (p *position) lastIndex() uint64 {
+func (p *fakeLeader) lastIndex() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.last
 }
 
-func (p *position) move(commit, last uint64) {
+func (p *fakeLeader) move(commit, last uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.commit, p.last = commit, last
 }
 
-func (p *position) follow() {
+func (p *fakeLeader) follow() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leading = false
 }
 
-// announcing gives the announcements of a leader of term 7, and counts those to each.
-func announcing(t *testing.T) (p *position, a *announcements, told func() map[raft.ServerID]int) {
+// announcing returns the announcements of a leader of term 7, and a function that counts
+// those sent to each follower.
+func announcing(t *testing.T) (p *fakeLeader, a *announcements, told func() map[raft.ServerID]int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
 	sent := map[raft.ServerID]int{}
-	p = &position{term: 7, leading: true}
+	p = &fakeLeader{term: 7, leading: true}
 	a = newAnnouncements(ctx, p, func(h heartbeat) error {
 		if commit := p.commitIndex(); h.term != 7 || h.committed != (place{commit, 7}) {
-			t.Errorf("announced %+v, when %d is committed", h, commit)
+			t.Errorf("announcement = %+v, want term 7 and commit index %d", h, commit)
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -82,7 +84,7 @@ func announcing(t *testing.T) (p *position, a *announcements, told func() map[ra
 	}
 }
 
-// upTo is a request with the entries before, and up to, an index.
+// upTo returns a request with two entries, of which index is the last.
 func upTo(term, index uint64) *raft.AppendEntriesRequest {
 	return &raft.AppendEntriesRequest{Term: term, Entries: []*raft.Log{{Index: index - 1, Term: term}, {Index: index, Term: term}}}
 }
@@ -93,74 +95,74 @@ func TestACommitIsAnnouncedOnceToFollowersThatHaveTheEntry(t *testing.T) {
 		expect := func(what string, want map[raft.ServerID]int) {
 			t.Helper()
 			if got := told(); !maps.Equal(got, want) {
-				t.Fatalf("%s: told %v, want %v", what, got, want)
+				t.Fatalf("%s: announcements = %v, want %v", what, got, want)
 			}
 		}
 		a.acknowledged("b", upTo(7, 8))
 		a.acknowledged("b", upTo(7, 10))
-		a.acknowledged("b", upTo(7, 9)) // which comes late
+		a.acknowledged("b", upTo(7, 9)) // arrives out of order
 		a.acknowledged("c", upTo(7, 9))
 		p.move(10, 10)
 		a.soon()
 		time.Sleep(announceAfter - 1)
-		expect("before it is time", map[raft.ServerID]int{})
+		expect("before announceAfter has passed", map[raft.ServerID]int{})
 		time.Sleep(time.Nanosecond)
 		expect("c lacks the entry", map[raft.ServerID]int{"b": 1})
 		a.acknowledged("c", upTo(7, 10))
 		time.Sleep(announceAfter)
-		expect("c has it", map[raft.ServerID]int{"b": 1, "c": 1})
+		expect("c has the entry", map[raft.ServerID]int{"b": 1, "c": 1})
 		a.acknowledged("b", &raft.AppendEntriesRequest{Term: 7})
 		a.soon()
 		time.Sleep(time.Second)
-		expect("nothing is new", map[raft.ServerID]int{"b": 1, "c": 1})
+		expect("nothing new is committed", map[raft.ServerID]int{"b": 1, "c": 1})
 
 		p.move(11, 12)
 		a.acknowledged("b", upTo(7, 11))
 		a.acknowledged("b", upTo(7, 12))
 		time.Sleep(time.Second)
-		expect("an entry is on its way", map[raft.ServerID]int{"b": 1, "c": 1})
+		expect("an entry is not committed", map[raft.ServerID]int{"b": 1, "c": 1})
 		p.move(12, 12)
 		a.soon()
 		time.Sleep(announceAfter / 2)
-		a.soon() // more was committed
+		a.soon() // a second commit restarts the delay
 		time.Sleep(announceAfter / 2)
-		expect("something happened a moment ago", map[raft.ServerID]int{"b": 1, "c": 1})
+		expect("another commit came a moment ago", map[raft.ServerID]int{"b": 1, "c": 1})
 		time.Sleep(announceAfter / 2)
-		expect("it is committed", map[raft.ServerID]int{"b": 2, "c": 1})
+		expect("the entry is committed, and announceAfter has passed", map[raft.ServerID]int{"b": 2, "c": 1})
 	})
 }
 
-// An entry that comes alone is announced to each of those who have it as soon as it is
-// committed, and one that comes right behind another is not.
+// A lone entry is announced to each follower that has it as soon as it is committed. An
+// entry right behind another one is not.
 func TestALoneCommitIsAnnouncedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, a, told := announcing(t)
 		expect := func(what string, b, c int) {
 			t.Helper()
 			if got := told(); got["b"] != b || got["c"] != c {
-				t.Fatalf("%s: told %v, want b %d times, and c %d", what, got, b, c)
+				t.Fatalf("%s: announcements = %v, want %d to b and %d to c", what, got, b, c)
 			}
 		}
 		p.move(9, 10)
 		a.acknowledged("b", upTo(7, 10))
-		expect("it is not committed", 0, 0)
+		expect("the entry is not committed", 0, 0)
 		p.move(10, 10)
 		a.soon()
-		expect("c lacks it", 1, 0)
+		expect("c lacks the entry", 1, 0)
 		a.acknowledged("c", upTo(7, 10))
-		expect("c has it", 1, 1)
+		expect("c has the entry", 1, 1)
 		time.Sleep(time.Second)
-		expect("nothing is new", 1, 1)
+		expect("nothing new is committed", 1, 1)
 
 		p.move(11, 11)
 		a.acknowledged("b", upTo(7, 11))
-		expect("it came alone, too", 2, 1)
+		expect("a second lone entry", 2, 1)
 		time.Sleep(announceAfter / 2)
 		p.move(12, 12)
 		a.acknowledged("b", upTo(7, 12))
-		expect("it came right behind another", 2, 1)
+		expect("an entry right behind another", 2, 1)
 		time.Sleep(announceAfter)
-		expect("nothing came behind it", 3, 1)
+		expect("no further entry followed", 3, 1)
 	})
 }
 
@@ -178,32 +180,32 @@ func TestTheIndexThatAFollowerIsKnownToHave(t *testing.T) {
 			took    *raft.AppendEntriesRequest
 			reached uint64
 		}{
-			{"nothing but a heartbeat", id, &raft.AppendEntriesRequest{Term: 7}, 0},
-			{"what is behind a snapshot", id, behind(7, 4), 4},
+			{"a heartbeat", id, &raft.AppendEntriesRequest{Term: 7}, 0},
+			{"a request without entries behind a snapshot", id, behind(7, 4), 4},
 			{"entries", id, upTo(7, 6), 6},
-			{"an answer that came late", id, behind(7, 4), 6},
-			{"what another one took", other, upTo(7, 8), 6},
+			{"an answer that came out of order", id, behind(7, 4), 6},
+			{"an answer of another follower", other, upTo(7, 8), 6},
 			{"an answer of an earlier term", id, upTo(6, 9), 6},
 		}
 		for _, step := range steps {
 			a.acknowledged(step.by, step.took)
 			if got := a.reached(id); got != step.reached {
-				t.Errorf("after %s: up to %d, want %d", step.what, got, step.reached)
+				t.Errorf("index known of the follower after %s = %d, want %d", step.what, got, step.reached)
 			}
 		}
 		p.follow()
 		if got := a.reached(id); got != 0 {
-			t.Errorf("as a follower it knows of one that has %d", got)
+			t.Errorf("index known of the follower once the leader follows = %d, want 0", got)
 		}
 		if sent := told(); len(sent) > 0 {
-			t.Errorf("announced: %v", sent)
+			t.Errorf("announcements = %v, want none", sent)
 		}
 	})
 }
 
 func TestADeposedLeaderAnnouncesNothing(t *testing.T) {
-	for name, test := range map[string]func(*position, *announcements){
-		"it is a follower": func(p *position, a *announcements) {
+	for name, test := range map[string]func(*fakeLeader, *announcements){
+		"the leader has become a follower": func(p *fakeLeader, a *announcements) {
 			p.move(9, 10)
 			a.acknowledged("b", upTo(7, 10))
 			p.follow()
@@ -212,18 +214,18 @@ func TestADeposedLeaderAnnouncesNothing(t *testing.T) {
 			time.Sleep(time.Second)
 			a.soon()
 		},
-		"what was taken was of an earlier term": func(_ *position, a *announcements) {
+		"the entry was acknowledged in an earlier term": func(_ *fakeLeader, a *announcements) {
 			a.acknowledged("b", upTo(6, 10))
 		},
-		"what was taken in an earlier term may be gone": func(_ *position, a *announcements) {
+		"the entry acknowledged in an earlier term may be overwritten": func(_ *fakeLeader, a *announcements) {
 			a.acknowledged("b", upTo(6, 10))
 			a.acknowledged("b", upTo(7, 9))
 		},
-		"an earlier term is not heard of any more": func(_ *position, a *announcements) {
+		"an acknowledgement of an earlier term comes late": func(_ *fakeLeader, a *announcements) {
 			a.acknowledged("b", upTo(7, 9))
 			a.acknowledged("b", upTo(6, 10))
 		},
-		"it is being closed": func(p *position, a *announcements) {
+		"the leader is being closed": func(p *fakeLeader, a *announcements) {
 			p.move(9, 10)
 			a.acknowledged("b", upTo(7, 10))
 			a.end()
@@ -246,12 +248,13 @@ func TestADeposedLeaderAnnouncesNothing(t *testing.T) {
 	}
 }
 
-// Raft would tell the followers of each entry after commitTimeout, or up to twice that.
+// Without announcements, raft tells the followers of each entry after commitTimeout, or up
+// to twice that.
 func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
 	const commitTimeout = 2 * time.Second
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.hooks.settings = func(settings *raft.Config) {
-			loyal(settings)
+			neverDeposed(settings)
 			settings.CommitTimeout = commitTimeout
 		}
 	})
@@ -259,14 +262,14 @@ func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
 	heard := func(what string, began time.Time) {
 		t.Helper()
 		if took := time.Since(began); took > commitTimeout {
-			t.Errorf("the followers heard of %s after %v, when raft would have told them", what, took)
+			t.Errorf("the followers learned of %s after %v, want sooner than raft tells them", what, took)
 		}
 	}
 	for n := range 5 {
 		began := time.Now()
 		change := register(t, leader, fmt.Sprintf("node-%d", n))
 		for _, follower := range cluster[1:] {
-			follower.eventually(t, "as far as the leader", func(s ports.LocalState) bool {
+			follower.eventually(t, "at the leader's commit index", func(s ports.LocalState) bool {
 				return s.View.Revision() >= change.Revision
 			})
 		}
@@ -278,7 +281,7 @@ func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, follower := range cluster[1:] {
-		follower.eventually(t, "told of the membership", func(s ports.LocalState) bool {
+		follower.eventually(t, "aware of the membership", func(s ports.LocalState) bool {
 			return slices.ContainsFunc(s.Committed, func(c ports.CommittedRoster) bool {
 				self, _ := c.Roster.Find("instance-2")
 				return self.Suffrage == domain.Nonvoter && len(c.Roster.Instances()) == 3

@@ -13,14 +13,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// tampered is a transport that does with AppendEntries what a test wants, from some
-// time on.
+// tampered is a transport whose AppendEntries a test can intercept at any time.
 type tampered struct {
 	transport
 	with *atomic.Pointer[tampering]
 }
 
-// tampering answers, or leaves it to others.
+// tampering answers a request, or passes it on to the transport.
 type tampering func(raft.ServerID, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (answered bool, err error)
 
 func (x tampered) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
@@ -36,12 +35,12 @@ func (x tampered) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *r
 	return x.transport.AppendEntries(id, to, args, resp)
 }
 
-// tamper gives a leader of three, which nobody else comes to depose.
-func tamper(t *testing.T) (leader *instance, with *atomic.Pointer[tampering]) {
+// startTampered returns the leader of a cluster of three, which no other instance deposes.
+func startTampered(t *testing.T) (leader *instance, with *atomic.Pointer[tampering]) {
 	t.Helper()
 	with = &atomic.Pointer[tampering]{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.timing, config.hooks.settings = hasty, loyal
+		config.timing, config.hooks.settings = shortTimeouts, neverDeposed
 		if config.bootstrap {
 			config.hooks.transport = func(inner transport) transport { return tampered{inner, with} }
 		}
@@ -50,7 +49,7 @@ func tamper(t *testing.T) (leader *instance, with *atomic.Pointer[tampering]) {
 }
 
 func TestReadsGoOnWhileAVoterHangs(t *testing.T) {
-	leader, with := tamper(t)
+	leader, with := startTampered(t)
 	proceed := make(chan struct{})
 	t.Cleanup(func() { close(proceed) }) // before the cluster is stopped
 	hang := tampering(func(id raft.ServerID, _ *raft.AppendEntriesRequest, _ *raft.AppendEntriesResponse) (bool, error) {
@@ -67,7 +66,7 @@ func TestReadsGoOnWhileAVoterHangs(t *testing.T) {
 		}
 	}
 	if took := time.Since(began); took > rpcTimeout {
-		t.Errorf("100 reads took %v, which is more than one RPC may that hangs", took)
+		t.Errorf("100 reads took %v, want less than rpcTimeout, which one hanging RPC may take", took)
 	}
 	if got := leader.heartbeats.voters(); !slices.Equal(got, []raft.ServerID{"instance-1", "instance-2"}) {
 		t.Errorf("heartbeats are sent to %v, want each voter once", got)
@@ -85,15 +84,15 @@ func TestAVoterThatWasRemovedIsSentNoMoreHeartbeats(t *testing.T) {
 	if err := leader.Remove(within(t), "instance-2"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "nobody sends to it", func() bool {
+	until(t, "no heartbeats are sent to the removed voter", func() bool {
 		read()
 		return slices.Equal(leader.heartbeats.voters(), []raft.ServerID{"instance-1"})
 	})
 }
 
-// It may have waited for one before it, which hung.
+// The heartbeat may have waited for an earlier one, which hung.
 func TestAHeartbeatThatIsTooLateIsNotSent(t *testing.T) {
-	leader, with := tamper(t)
+	leader, with := startTampered(t)
 	var mu sync.Mutex
 	var sent []heartbeat
 	note := tampering(func(id raft.ServerID, args *raft.AppendEntriesRequest, _ *raft.AppendEntriesResponse) (bool, error) {
@@ -107,20 +106,20 @@ func TestAHeartbeatThatIsTooLateIsNotSent(t *testing.T) {
 	late := []heartbeat{{to: "instance-1", term: term - 1}, {to: "stranger", term: term}}
 	for _, h := range append(late, heartbeat{to: "instance-1", term: term}) {
 		if err := leader.beat(h); err != nil {
-			t.Errorf("%v: %v", h, err)
+			t.Errorf("beat(%v) = %v, want success", h, err)
 		}
 	}
 	mu.Lock()
 	defer mu.Unlock()
 	if slices.Contains(sent, late[0]) || slices.Contains(sent, late[1]) || !slices.Contains(sent, heartbeat{to: "instance-1", term: term}) {
-		t.Errorf("sent %v; term %d is this one", sent, term)
+		t.Errorf("heartbeats sent = %v, want only that of the current term %d to instance-1", sent, term)
 	}
 }
 
-// Raft would hear of it by an answer to entries, which a voter whose disk hangs does not
-// give.
+// Raft learns of the later term from an answer to entries, which a voter whose disk hangs
+// does not give.
 func TestALeaderThatHearsOfALaterTermByHeartbeatsAloneEndsItsRounds(t *testing.T) {
-	leader, with := tamper(t)
+	leader, with := startTampered(t)
 	refuse := tampering(func(_ raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (bool, error) {
 		if args.PrevLogEntry > 0 || len(args.Entries) > 0 || args.LeaderCommitIndex > 0 {
 			return true, errCut
@@ -130,6 +129,6 @@ func TestALeaderThatHearsOfALaterTermByHeartbeatsAloneEndsItsRounds(t *testing.T
 	})
 	with.Store(&refuse)
 	if view, err := leader.Read(within(t)); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("it answered from revision %d, %v; want ErrNotLeader", view.Revision(), err)
+		t.Errorf("Read = revision %d, %v, want ErrNotLeader", view.Revision(), err)
 	}
 }

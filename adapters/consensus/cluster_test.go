@@ -21,14 +21,14 @@ import (
 // wrong.
 const patience = 20 * time.Second
 
-// leaderTime is the heartbeat and the election timeout of instances whose test chooses none.
-// It is so long that a leader stays one where processors are scarce: most tests need the one
+// defaultTimeout is the heartbeat and the election timeout of instances whose test chooses
+// none. It is so long that a leader stays one on a busy machine: most tests need the leader
 // that they began with.
-const leaderTime = time.Second
+const defaultTimeout = time.Second
 
-// hasty is for instances that wait for their timeouts often, and whose leader can't be lost
-// meanwhile: it is alone, or loyal.
-func hasty(timing *Timing) {
+// shortTimeouts is for instances that often wait for their timeouts. Their leader must not
+// be able to lose leadership meanwhile: it is alone, or its settings are neverDeposed.
+func shortTimeouts(timing *Timing) {
 	timing.HeartbeatTimeout, timing.ElectionTimeout = 150*time.Millisecond, 150*time.Millisecond
 }
 
@@ -52,7 +52,7 @@ type instanceConfig struct {
 	peers     ports.Peers // nil: neighbours
 	logger    *slog.Logger
 	started   func(*instance)
-	fatal     func(error) // nil: it fails the test
+	fatal     func(error) // nil: an error fails the test
 }
 
 // newInstance makes an instance that is not started.
@@ -74,8 +74,8 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 		config.logger = slog.New(slog.DiscardHandler)
 	}
 	timing := Timing{
-		HeartbeatTimeout:  leaderTime,
-		ElectionTimeout:   leaderTime,
+		HeartbeatTimeout:  defaultTimeout,
+		ElectionTimeout:   defaultTimeout,
 		SnapshotThreshold: 8192,
 		SnapshotInterval:  30 * time.Second,
 		TrailingLogs:      1024,
@@ -115,19 +115,19 @@ func start(tb testing.TB, config instanceConfig) *instance {
 	if err := errors.Join(i.Claim(ctx), i.demux.Open(ctx), i.Open(ctx)); err != nil {
 		tb.Fatal(err)
 	}
-	i.moveIn()
+	i.makeReachable()
 	if config.started != nil {
 		config.started(i)
 	}
 	return i
 }
 
-// stop may be called again.
+// stop closes the instance. It may be called more than once.
 func (i *instance) stop(tb testing.TB) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	neighbourhood.CompareAndDelete(i.raftAddress(), i)
+	instancesByAddress.CompareAndDelete(i.raftAddress(), i)
 	if err := errors.Join(i.Close(ctx), i.demux.Close()); err != nil {
 		tb.Errorf("stop %s: %v", i.config.ID, err)
 	}
@@ -135,24 +135,24 @@ func (i *instance) stop(tb testing.TB) {
 
 func (i *instance) raftAddress() string { return i.demux.Addr().String() }
 
-// neighbourhood is which instance of this process is at which raft address.
-var neighbourhood sync.Map
+// instancesByAddress has the *instance of this process at each raft address.
+var instancesByAddress sync.Map
 
-// moveIn lets others ask i.
-func (i *instance) moveIn() { neighbourhood.Store(i.raftAddress(), i) }
+// makeReachable lets neighbours find i at its raft address.
+func (i *instance) makeReachable() { instancesByAddress.Store(i.raftAddress(), i) }
 
-// neighbours is ports.Peers among them, without a network.
+// neighbours is ports.Peers among the instances of this process, without a network.
 type neighbours struct{}
 
 func (neighbours) Identify(_ context.Context, raftAddress string) (ports.Identity, error) {
-	found, _ := neighbourhood.Load(raftAddress)
+	found, _ := instancesByAddress.Load(raftAddress)
 	i, ok := found.(*instance)
 	if !ok {
-		return ports.Identity{}, errors.New("nobody is there")
+		return ports.Identity{}, errors.New("no instance at this address")
 	}
 	state, _ := i.State()
 	if state.Closed {
-		return ports.Identity{}, errors.New("it is closed")
+		return ports.Identity{}, errors.New("the instance is closed")
 	}
 	return ports.Identity{
 		RaftID: i.config.ID, ClusterID: state.ClusterID, Applied: state.Applied, Format: Format, Quarantined: !trusted(state),
@@ -160,10 +160,10 @@ func (neighbours) Identify(_ context.Context, raftAddress string) (ports.Identit
 }
 
 func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
-	found, _ := neighbourhood.Load(raftAddress)
+	found, _ := instancesByAddress.Load(raftAddress)
 	i, ok := found.(*instance)
 	if !ok {
-		return ports.ReadIndex{}, errors.New("nobody is there")
+		return ports.ReadIndex{}, errors.New("no instance at this address")
 	}
 	index, err := i.ReadIndex(ctx)
 	if err != nil {
@@ -173,15 +173,15 @@ func (neighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.Read
 	return ports.ReadIndex{RaftID: i.config.ID, ClusterID: state.ClusterID, Index: index, Members: state.LastCommitted().Roster.IDs()}, nil
 }
 
-// questions are those that one instance asks. A test counts them, and decides
-// what becomes of each.
+// questions counts the ReadIndex requests of one instance, and lets a test decide what
+// becomes of each.
 type questions struct {
 	neighbours
 	put    atomic.Int64
-	decide atomic.Pointer[decision] // nil: they are answered
+	decide atomic.Pointer[decision] // nil: every request is answered
 }
 
-// decision is what becomes of a question; answer puts it to whom it is for.
+// decision decides what becomes of a request; answer sends it to its addressee.
 type decision func(ctx context.Context, answer func() (ports.ReadIndex, error)) (ports.ReadIndex, error)
 
 func (q *questions) let(d decision) { q.decide.Store(&d) }
@@ -195,7 +195,8 @@ func (q *questions) ReadIndex(ctx context.Context, raftAddress string) (ports.Re
 	return answer()
 }
 
-// eventually waits until the state of i is as wanted.
+// eventually waits until the state of i is as wanted; what says in the failure what was
+// wanted.
 func (i *instance) eventually(tb testing.TB, what string, wanted func(ports.LocalState) bool) {
 	tb.Helper()
 	deadline := time.After(patience)
@@ -207,7 +208,7 @@ func (i *instance) eventually(tb testing.TB, what string, wanted func(ports.Loca
 		select {
 		case <-later:
 		case <-deadline:
-			tb.Fatalf("%s: not %s: %+v", i.config.ID, what, state)
+			tb.Fatalf("%s did not become %s in time, state = %+v", i.config.ID, what, state)
 		}
 	}
 }
@@ -240,18 +241,19 @@ func startCluster(tb testing.TB, size int, configure func(*instanceConfig)) []*i
 	return cluster
 }
 
-// acquaint has all instances know that they are of one build, as their watch does.
-func acquaint(tb testing.TB, cluster []*instance) {
+// tellFormats tells each instance that all others read this build's format, as the watch
+// does in production.
+func tellFormats(tb testing.TB, cluster []*instance) {
 	tb.Helper()
 	for _, i := range cluster {
-		i.eventually(tb, "all are members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })
+		i.eventually(tb, "aware of all members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })
 		for _, other := range cluster {
 			i.Heard(other.config.ID, Format)
 		}
 	}
 }
 
-// admit makes a voter of an instance that is new, as the use cases do.
+// admit makes joining a voter, by way of nonvoter, as the use cases do.
 func admit(tb testing.TB, leader, joining *instance) {
 	tb.Helper()
 	for _, suffrage := range []domain.Suffrage{domain.Nonvoter, domain.Voter} {
@@ -261,7 +263,7 @@ func admit(tb testing.TB, leader, joining *instance) {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		joining.eventually(tb, "out of quarantine, and a "+string(suffrage), func(s ports.LocalState) bool {
+		joining.eventually(tb, "out of quarantine and a "+string(suffrage), func(s ports.LocalState) bool {
 			self, _ := s.Roster.Find(joining.config.ID)
 			return trusted(s) && self.Suffrage == suffrage
 		})
@@ -276,7 +278,7 @@ func within(tb testing.TB) context.Context {
 	return ctx
 }
 
-// leaderOf waits for one of the instances to lead.
+// leaderOf waits until one of the instances leads, and returns it.
 func leaderOf(tb testing.TB, cluster []*instance) *instance {
 	tb.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
@@ -291,7 +293,7 @@ func leaderOf(tb testing.TB, cluster []*instance) *instance {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	tb.Fatal("nobody leads")
+	tb.Fatal("no instance leads")
 	return nil
 }
 

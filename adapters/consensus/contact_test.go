@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// incoming is a transport over which a test is the sender.
+// incoming is a transport whose incoming requests a test makes up.
 type incoming struct {
 	transport
 	rpcs      chan raft.RPC
@@ -28,21 +28,21 @@ func TestOnlyALeaderOfThisTermIsAContact(t *testing.T) {
 		command any
 		contact bool
 	}{
-		"entries of this term":             {&raft.AppendEntriesRequest{Term: 7}, true},
-		"entries of a later term":          {&raft.AppendEntriesRequest{Term: 8}, true},
-		"entries of an earlier term":       {&raft.AppendEntriesRequest{Term: 6, LeaderCommitIndex: 9}, false},
-		"a snapshot of this term":          {&raft.InstallSnapshotRequest{Term: 7}, true},
-		"a snapshot of an earlier term":    {&raft.InstallSnapshotRequest{Term: 6}, false},
-		"a candidate of this term":         {&raft.RequestVoteRequest{Term: 7}, false},
-		"a candidate of a later term":      {&raft.RequestVoteRequest{Term: 8}, false},
-		"one who would be a candidate":     {&raft.RequestPreVoteRequest{Term: 8}, false},
-		"one who is told to take over now": {&raft.TimeoutNowRequest{}, false},
+		"entries of this term":          {&raft.AppendEntriesRequest{Term: 7}, true},
+		"entries of a later term":       {&raft.AppendEntriesRequest{Term: 8}, true},
+		"entries of an earlier term":    {&raft.AppendEntriesRequest{Term: 6, LeaderCommitIndex: 9}, false},
+		"a snapshot of this term":       {&raft.InstallSnapshotRequest{Term: 7}, true},
+		"a snapshot of an earlier term": {&raft.InstallSnapshotRequest{Term: 6}, false},
+		"a candidate of this term":      {&raft.RequestVoteRequest{Term: 7}, false},
+		"a candidate of a later term":   {&raft.RequestVoteRequest{Term: 8}, false},
+		"a pre-candidate":               {&raft.RequestPreVoteRequest{Term: 8}, false},
+		"a request to take over now":    {&raft.TimeoutNowRequest{}, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			for way, send := range map[string]func(*incoming, raft.RPC){
-				"with the rest":  func(i *incoming, rpc raft.RPC) { i.rpcs <- rpc },
-				"as a heartbeat": func(i *incoming, rpc raft.RPC) { i.heartbeat(rpc) },
+				"as an ordinary request": func(i *incoming, rpc raft.RPC) { i.rpcs <- rpc },
+				"as a heartbeat":         func(i *incoming, rpc raft.RPC) { i.heartbeat(rpc) },
 			} {
 				synctest.Test(t, func(t *testing.T) {
 					inner := &incoming{rpcs: make(chan raft.RPC)}
@@ -50,7 +50,7 @@ func TestOnlyALeaderOfThisTermIsAContact(t *testing.T) {
 					handled := make(chan raft.RPC, 1)
 					w.SetHeartbeatHandler(func(rpc raft.RPC) { handled <- rpc })
 					before := time.Now()
-					time.Sleep(time.Second) // in the bubble's time
+					time.Sleep(time.Second) // in the bubble's fake time
 					go send(inner, raft.RPC{Command: test.command})
 					select {
 					case <-w.Consumer():
@@ -58,9 +58,9 @@ func TestOnlyALeaderOfThisTermIsAContact(t *testing.T) {
 					}
 					contact := w.contact.Load()
 					if (contact != nil) != test.contact {
-						t.Errorf("%s: contact %v, want %v", way, contact, test.contact)
+						t.Errorf("%s: contact = %v, want contact: %v", way, contact, test.contact)
 					} else if contact != nil && contact.Sub(before) != time.Second {
-						t.Errorf("%s: contact is %v after the message, want one second", way, contact.Sub(before))
+						t.Errorf("%s: contact is %v after the message, want 1s", way, contact.Sub(before))
 					}
 					if err := w.Close(); err != nil {
 						t.Error(err)
@@ -83,34 +83,36 @@ func TestContactWithAMajorityIsThatOfItsSlowestMember(t *testing.T) {
 	others := []raft.ServerID{"b", "c", "d", "e"}
 	for needed, want := range map[int]time.Time{1: at(3), 2: at(2), 3: at(1), 4: {}} {
 		if got := e.majorityAt(others, needed, 7); !got.Equal(want) {
-			t.Errorf("%d voters were heard from %v after the beginning, want %v", needed, got.Sub(began), want.Sub(began))
+			t.Errorf("time of contact with %d voters = %v after the start, want %v", needed, got.Sub(began), want.Sub(began))
 		}
 	}
 	if got := e.majorityAt(others, 1, 8); !got.IsZero() {
-		t.Errorf("in a term in which nobody was: %v", got.Sub(began))
+		t.Errorf("time of contact in a term without contact = %v after the start, want none", got.Sub(began))
 	}
 }
 
-// loses waits until i is no longer in touch, and must not be told so too early.
-func (i *instance) loses(t *testing.T) {
+// mustLoseContact waits until i is out of touch, which must not happen before its election
+// timeout has passed.
+func (i *instance) mustLoseContact(t *testing.T) {
 	t.Helper()
 	i.eventually(t, "out of touch", func(s ports.LocalState) bool { return !s.InTouch })
 	contact, ever := i.LeaderContact()
 	if !ever || contact <= i.config.Timing.ElectionTimeout || contact > i.config.Timing.ElectionTimeout+patience/4 {
-		t.Errorf("%s is out of touch, and heard from a leader %v ago (ever: %v); the election timeout is %v",
+		t.Errorf("%s is out of touch with a last contact %v ago (ever: %v), want just over the election timeout, %v",
 			i.config.ID, contact, ever, i.config.Timing.ElectionTimeout)
 	}
 }
 
-// staysLost watches i for as long as a leader would need to be heard from.
-func (i *instance) staysLost(t *testing.T) {
+// mustStayOutOfTouch watches i for two election timeouts, in which a leader would have been
+// heard from.
+func (i *instance) mustStayOutOfTouch(t *testing.T) {
 	t.Helper()
 	last, _ := i.LeaderContact()
 	over := last + 2*i.config.Timing.ElectionTimeout
-	until(t, i.config.ID+" has heard from nobody for long", func() bool {
+	until(t, i.config.ID+" has had no contact for two election timeouts", func() bool {
 		now, ever := i.LeaderContact()
 		if state, _ := i.State(); !ever || now < last || state.InTouch {
-			t.Fatalf("%s heard from a leader %v ago, and then %v ago (ever: %v), in touch: %v", i.config.ID, last, now, ever, state.InTouch)
+			t.Fatalf("%s: last contact was %v ago, then %v ago (ever: %v), in touch = %v, want no new contact", i.config.ID, last, now, ever, state.InTouch)
 		}
 		last = now
 		return now > over
@@ -134,8 +136,8 @@ func TestAnInstanceThatIsCutOffHasNoContactUntilItIsBack(t *testing.T) {
 			}
 			lost := cluster[which]
 			fabric.cut(raft.ServerAddress(lost.raftAddress()))
-			lost.loses(t)
-			lost.staysLost(t)
+			lost.mustLoseContact(t)
+			lost.mustStayOutOfTouch(t)
 			for n, other := range cluster {
 				if n != which {
 					other.eventually(t, "in touch", inTouch)
@@ -143,7 +145,7 @@ func TestAnInstanceThatIsCutOffHasNoContactUntilItIsBack(t *testing.T) {
 			}
 			fabric.mend(raft.ServerAddress(lost.raftAddress()))
 			lost.eventually(t, "in touch again", inTouch)
-			until(t, "the contact is short again", func() bool {
+			until(t, "the last contact is recent again", func() bool {
 				contact, ever := lost.LeaderContact()
 				return ever && contact <= lost.config.Timing.ElectionTimeout
 			})
@@ -152,31 +154,31 @@ func TestAnInstanceThatIsCutOffHasNoContactUntilItIsBack(t *testing.T) {
 	}
 }
 
-// Raft lets it lead for as long as its lease is.
+// Raft lets such a leader lead until its lease ends.
 func TestALeaderWithoutAMajorityHasNoContact(t *testing.T) {
 	t.Parallel()
 	fabric := newNetwork()
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
-			config.hooks.settings = loyal
+			config.hooks.settings = neverDeposed
 		}
 	})
 	leader := cluster[0]
 	leader.eventually(t, "in touch", inTouch)
-	// One of two others is enough.
+	// One of the two followers is enough for a majority.
 	fabric.cut(raft.ServerAddress(cluster[1].raftAddress()))
-	cluster[1].loses(t)
-	until(t, "it hears from the rest", func() bool {
+	cluster[1].mustLoseContact(t)
+	until(t, "the leader hears from the other follower", func() bool {
 		contact, _ := leader.LeaderContact()
 		state, _ := leader.State()
 		return contact < leader.config.Timing.ElectionTimeout && state.InTouch
 	})
 	fabric.cut(raft.ServerAddress(leader.raftAddress()))
-	leader.loses(t)
-	leader.staysLost(t)
+	leader.mustLoseContact(t)
+	leader.mustStayOutOfTouch(t)
 	if leader.raft.State() != raft.Leader {
-		t.Error("the leader no longer leads, so the test shows nothing")
+		t.Error("the leader was deposed, so the test shows nothing")
 	}
 }
 
@@ -189,31 +191,31 @@ func TestTheTimeOfTheLastContactWithALeader(t *testing.T) {
 		state localState
 		want  func(time.Time) bool
 	}{
-		"a leader was elected by a majority": {
+		"a leader that a majority has just elected": {
 			localState{LocalState: ports.LocalState{Term: term + 1}, leads: true, elected: at(5)},
 			at(5).Equal},
-		"a leader that has been heard since": {
+		"a leader that voters have acknowledged since": {
 			localState{LocalState: ports.LocalState{Term: term}, leads: true, elected: at(-1000)},
 			at(-999).Before},
-		"what it was in earlier terms is nothing to a leader": {
+		"a leader that was acknowledged in earlier terms only": {
 			localState{LocalState: ports.LocalState{Term: term + 1}, leads: true, elected: at(5), led: at(9)},
 			at(5).Equal},
-		"a follower that led before, and has heard from nobody": {
+		"a follower that led before, and has heard from no leader": {
 			localState{led: at(5)},
 			at(5).Equal},
-		"a follower that has heard from nobody": {
+		"a follower that has heard from no leader": {
 			localState{},
 			time.Time.IsZero},
 	} {
 		if got := i.leaderContact(&test.state); !test.want(got) {
-			t.Errorf("%s: %v after the beginning", name, got.Sub(began))
+			t.Errorf("%s: last contact = %v after the start", name, got.Sub(began))
 		}
 	}
 	heard := at(7)
 	i.interceptor.contact.Store(&heard)
 	for led, want := range map[int]int{6: 7, 8: 8} {
 		if got := i.leaderContact(&localState{led: at(led)}); !got.Equal(at(want)) {
-			t.Errorf("it led %ds and heard %ds after the beginning: %v", led, 7, got.Sub(began))
+			t.Errorf("led until %ds, heard a leader at %ds: last contact = %v after the start, want the later one", led, 7, got.Sub(began))
 		}
 	}
 }
@@ -230,63 +232,63 @@ func TestContactEndsWithTheElectionTimeout(t *testing.T) {
 	}
 	fabric.cut(raft.ServerAddress(cluster[1].raftAddress()))
 	for _, i := range cluster {
-		i.loses(t)
-		// Far more than the time until it is looked after.
+		i.mustLoseContact(t)
+		// Twice the election timeout is far more than the instance needs to notice.
 		if contact, _ := i.LeaderContact(); contact > i.config.Timing.ElectionTimeout*19/10 {
-			t.Errorf("%s is told only after %v", i.config.ID, contact)
+			t.Errorf("%s noticed the loss of contact only after %v", i.config.ID, contact)
 		}
 	}
 }
 
-// Candidates are no leaders, however many of them are heard from.
+// Messages of candidates are no contact with a leader, however many come.
 func TestMessagesOfCandidatesAreNoContact(t *testing.T) {
 	t.Parallel()
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.hooks.transport = func(inner transport) transport { return deaf{&faulty{inner, fabric}, fabric} }
+		config.hooks.transport = func(inner transport) transport { return onlyVoteRequests{&faulty{inner, fabric}, fabric} }
 	})
 	leader, follower := cluster[0], cluster[1]
 	fabric.cut(everybody)
-	follower.loses(t)
-	leader.loses(t)
-	follower.staysLost(t)
+	follower.mustLoseContact(t)
+	leader.mustLoseContact(t)
+	follower.mustStayOutOfTouch(t)
 	asked := fabric.asked()
-	until(t, "votes are asked for", func() bool { return fabric.asked() > asked+4 })
-	follower.staysLost(t)
+	until(t, "candidates ask for votes", func() bool { return fabric.asked() > asked+4 })
+	follower.mustStayOutOfTouch(t)
 	fabric.mend(everybody)
 	for _, i := range cluster {
 		i.eventually(t, "in touch again", inTouch)
 	}
 }
 
-// everybody stands for all, in what is cut.
+// everybody stands for all instances in the addresses that are cut off.
 const everybody = raft.ServerAddress("everybody")
 
-// deaf is a transport on which, while everybody is cut off, votes are asked for
-// and not answered, and nothing else gets through.
-type deaf struct {
+// onlyVoteRequests is a transport that, while everybody is cut off, delivers requests for
+// votes without an answer, and nothing else.
+type onlyVoteRequests struct {
 	*faulty
 	network *network
 }
 
-func (d deaf) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (d onlyVoteRequests) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if err := d.network.passes(everybody, to); err != nil {
 		return err
 	}
 	return d.faulty.AppendEntries(id, to, args, resp)
 }
 
-func (d deaf) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+func (d onlyVoteRequests) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	err := d.faulty.RequestPreVote(id, to, args, resp)
 	return errors.Join(err, d.network.unanswered())
 }
 
-func (d deaf) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+func (d onlyVoteRequests) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	err := d.faulty.RequestVote(id, to, args, resp)
 	return errors.Join(err, d.network.unanswered())
 }
 
-// unanswered counts votes that were asked for while everybody is cut off.
+// unanswered counts a request for a vote, and returns an error, while everybody is cut off.
 func (n *network) unanswered() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -303,32 +305,32 @@ func (n *network) asked() int {
 	return n.votes
 }
 
-// unheard is a transport whose entries and heartbeats for one instance wait.
-type unheard struct {
+// blockedAppends is a transport whose AppendEntries to one instance wait.
+type blockedAppends struct {
 	transport
 	by    raft.ServerID
 	until <-chan struct{}
 }
 
-func (u unheard) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+func (u blockedAppends) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
 	return nil, raft.ErrPipelineReplicationNotSupported
 }
 
-func (u unheard) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (u blockedAppends) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if id == u.by {
 		<-u.until
 	}
 	return u.transport.AppendEntries(id, to, args, resp)
 }
 
-// Who has handed over is as fresh as it was, until it hears from its successor:
-// streams that it serves as a follower go on.
+// An instance that has handed over leadership keeps its last contact until it hears from its
+// successor, so that streams which it serves as a follower go on.
 func TestALeaderThatHandsOverKeepsContact(t *testing.T) {
 	heard := make(chan struct{})
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.timing = func(timing *Timing) { timing.ElectionTimeout = patience / 2 }
 		if !config.bootstrap {
-			config.hooks.transport = func(inner transport) transport { return unheard{inner, "instance-0", heard} }
+			config.hooks.transport = func(inner transport) transport { return blockedAppends{inner, "instance-0", heard} }
 		}
 	})
 	letThrough := sync.OnceFunc(func() { close(heard) })
@@ -340,18 +342,18 @@ func TestALeaderThatHandsOverKeepsContact(t *testing.T) {
 	}
 	leaderOf(t, cluster[1:])
 	last := time.Duration(0)
-	until(t, "what it knows was posted a few times", func() bool {
+	until(t, "the state was posted several times since the last contact", func() bool {
 		state, _ := old.State()
 		contact, ever := old.LeaderContact()
 		if state.Leading || state.LeaderID == old.config.ID || !state.InTouch || !ever || contact < last {
-			t.Fatalf("leading %v, the leader is %q, in touch: %v; it heard from a majority %v ago (ever: %v), and %v ago before",
+			t.Fatalf("leading = %v, leader %q, in touch %v, last contact %v ago (ever: %v), after %v ago, want a follower in touch, without new contact",
 				state.Leading, state.LeaderID, state.InTouch, contact, ever, last)
 		}
 		last = contact
 		return contact > 4*reconcileInterval
 	})
 	letThrough()
-	until(t, "it hears from its successor", func() bool {
+	until(t, "the old leader hears from its successor", func() bool {
 		contact, _ := old.LeaderContact()
 		return contact < last
 	})
@@ -359,7 +361,7 @@ func TestALeaderThatHandsOverKeepsContact(t *testing.T) {
 
 func TestALoneVoterAlwaysHasContact(t *testing.T) {
 	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
-	i.eventually(t, "leading, in touch", func(s ports.LocalState) bool { return s.Leading && s.InTouch })
+	i.eventually(t, "leading and in touch", func(s ports.LocalState) bool { return s.Leading && s.InTouch })
 	if contact, ever := i.LeaderContact(); !ever || contact > time.Second {
 		t.Errorf("contact of a lone voter = %v ago (ever: %v), want at most 1s", contact, ever)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
-// badStore is a store that hangs, or fails, when a test wants it to.
+// badStore is a store whose writes hang or fail when a test wants it.
 type badStore struct {
 	logstore.Store
 
@@ -37,7 +37,7 @@ func newBadStore(tb testing.TB) *badStore {
 	return &badStore{Store: inner}
 }
 
-// hang has writes wait until the function that it gives is called.
+// hang makes writes wait until release is called.
 func (s *badStore) hang() (release func()) {
 	gate := make(chan struct{})
 	s.mu.Lock()
@@ -57,7 +57,7 @@ func (s *badStore) fail(with error) {
 	s.fault = with
 }
 
-// failAppends leaves the term and the vote as they are.
+// failAppends makes appends and removals fail, but no write of the term or the vote.
 func (s *badStore) failAppends(with error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,11 +122,11 @@ func (s *badStore) SetUint64(key []byte, value uint64) error {
 
 const testHang = time.Second
 
-// watched is a disk over a bad store, and what it says.
+// watched is a disk over a badStore, with its log output.
 type watched struct {
 	*disk
 	bad  *badStore
-	said *bytes.Buffer // to be read when the disk is closed
+	said *bytes.Buffer // must be read only when the disk is closed
 }
 
 func watch(t *testing.T) *watched {
@@ -159,16 +159,16 @@ func (w *watched) mustSay(t *testing.T, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
 		if strings.Count(w.said.String(), text) != 1 {
-			t.Errorf("log does not contain once %q:\n%s", text, w.said)
+			t.Errorf("log does not contain %q exactly once:\n%s", text, w.said)
 		}
 	}
 }
 
-// holdsOut begins write, which has to go on for as long as there is trouble, and gives
-// the channel with how it ends.
-func (w *watched) holdsOut(t *testing.T, write func(*watched) error) <-chan error {
+// mustKeepTrying starts write, which must not return while the disk is in trouble, and
+// returns the channel with its result.
+func (w *watched) mustKeepTrying(t *testing.T, write func(*watched) error) <-chan error {
 	t.Helper()
-	written := during(func() error { return write(w) })
+	written := async(func() error { return write(w) })
 	later(time.Hour)
 	select {
 	case err := <-written:
@@ -181,7 +181,7 @@ func (w *watched) holdsOut(t *testing.T, write func(*watched) error) <-chan erro
 	return written
 }
 
-// later is in the time of the bubble.
+// later waits in the bubble's fake time, and lets all goroutines settle.
 func later(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
@@ -198,11 +198,11 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 		go func() { stored <- w.StoreLogs(entry(1)) }()
 		later(testHang - time.Millisecond)
 		if fault := w.fault(); fault != nil {
-			t.Errorf("in trouble too early: %v", fault)
+			t.Errorf("fault before the disk counts as hanging = %v, want none", fault)
 		}
 		later(2 * time.Millisecond)
 		if fault := w.fault(); fault == nil || !strings.Contains(fault.Error(), "does not answer: it was asked to store log entries at 2000-01-01T00:00:00Z") {
-			t.Errorf("the trouble is %v", fault)
+			t.Errorf("fault = %v, want one that says what the disk was asked to store", fault)
 		}
 		<-stuck
 		release()
@@ -225,7 +225,7 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 	})
 }
 
-// Nobody would take it back.
+// Nothing would clear the fault again.
 func TestAWriteThatHasJustEndedIsNotReportedAsHanging(t *testing.T) {
 	w := watch(t)
 	defer w.close(t)
@@ -246,18 +246,18 @@ func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
 		go func() { stored <- w.StoreLogs(entry(1)) }()
 		later(10 * diskRetryPause)
 		if fault := w.fault(); fault == nil || !errors.Is(fault, syscall.EIO) || !strings.Contains(fault.Error(), "store log entries") {
-			t.Errorf("the trouble is %v", fault)
+			t.Errorf("fault = %v, want one that says what the disk was asked to store", fault)
 		}
 		w.bad.fail(nil)
 		if err := <-stored; err != nil {
-			t.Errorf("the entry was stored with %v", err)
+			t.Errorf("StoreLogs once the disk can be written = %v, want success", err)
 		}
 		later(2 * diskRetryPause)
 		if fault := w.fault(); fault != nil {
-			t.Errorf("nobody noticed that it can be written: %v", fault)
+			t.Errorf("fault once the disk can be written = %v, want none", fault)
 		}
 		if term, err := w.GetUint64(logstore.TermKey); err != nil || term != 7 {
-			t.Errorf("the term is %d, %v", term, err)
+			t.Errorf("term = %d, %v, want 7", term, err)
 		}
 		w.close(t)
 		w.mustSay(t, "the disk refuses", "the disk can be written again")
@@ -272,13 +272,13 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 		cached := &entryCache{disk: w.disk}
 		err := cached.StoreLogs(entry(1))
 		if refused := new(logstore.NoRoomError); !errors.As(err, &refused) {
-			t.Errorf("through the cache the refusal is %v", err)
+			t.Errorf("StoreLogs through the cache = %v, want a NoRoomError", err)
 		}
 		if last, err := w.LastIndex(); last != 0 || err != nil {
-			t.Errorf("the log reaches %d, %v", last, err)
+			t.Errorf("LastIndex = %d, %v, want 0", last, err)
 		}
 		if err := w.SetUint64(logstore.TermKey, 2); err != nil {
-			t.Errorf("the term: %v", err)
+			t.Errorf("SetUint64 of the term on a full disk = %v, want success", err)
 		}
 		later(10 * diskRetryPause)
 		if w.fault() == nil {
@@ -293,7 +293,7 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 	})
 }
 
-// Raft would panic.
+// Raft panics if it can't store its term or its vote.
 func TestATermIsStoredForAsLongAsItTakes(t *testing.T) {
 	for name, set := range map[string]func(*watched) error{
 		"the term": func(w *watched) error { return w.SetUint64(logstore.TermKey, 2) },
@@ -307,7 +307,7 @@ func TestATermIsStoredForAsLongAsItTakes(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.bad.fail(syscall.ENOSPC)
-				stored := w.holdsOut(t, set)
+				stored := w.mustKeepTrying(t, set)
 				w.bad.fail(nil)
 				if err := <-stored; err != nil {
 					t.Error(err)
@@ -320,9 +320,9 @@ func TestATermIsStoredForAsLongAsItTakes(t *testing.T) {
 
 func TestAWriteThatWaitsForTheDiskIsNotAcknowledgedWhenTheInstanceIsClosed(t *testing.T) {
 	for name, set := range map[string]func(*watched){
-		"with the term":        func(w *watched) { _ = w.SetUint64(logstore.TermKey, 2) },
-		"with its vote for it": func(w *watched) { _ = w.Set(logstore.VoteCandidateKey, []byte("self:1")) },
-		"with an entry": func(w *watched) {
+		"a write of the term":          func(w *watched) { _ = w.SetUint64(logstore.TermKey, 2) },
+		"a write of a vote for itself": func(w *watched) { _ = w.Set(logstore.VoteCandidateKey, []byte("self:1")) },
+		"an append behind one that failed": func(w *watched) {
 			w.bad.fill(nil)
 			_ = w.StoreLogs(entry(1))
 		},
@@ -332,7 +332,7 @@ func TestAWriteThatWaitsForTheDiskIsNotAcknowledgedWhenTheInstanceIsClosed(t *te
 				w := watch(t)
 				w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
 				if w.StoreLogs(entry(1)) == nil {
-					t.Error("the entry was stored")
+					t.Error("StoreLogs on a full disk = nil, want an error")
 				}
 				w.bad.fail(syscall.ENOSPC)
 				ended, went := make(chan struct{}), false
@@ -358,17 +358,17 @@ func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
 		w := watch(t)
 		w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
 		if w.StoreLogs(entry(1)) == nil {
-			t.Error("the entry was stored")
+			t.Error("StoreLogs on a full disk = nil, want an error")
 		}
 		if err := w.Set(logstore.VoteCandidateKey, []byte("other:1")); err != nil {
-			t.Errorf("a vote for somebody else: %v", err)
+			t.Errorf("vote for another candidate on a full disk = %v, want success", err)
 		}
 		voted := make(chan error, 1)
 		go func() { voted <- w.Set(logstore.VoteCandidateKey, []byte("self:1")) }()
 		later(time.Minute)
 		select {
 		case err := <-voted:
-			t.Errorf("an instance in trouble voted for itself: %v", err)
+			t.Errorf("vote for itself on a full disk returned %v, want it to wait", err)
 		default:
 		}
 		w.bad.fill(nil)
@@ -379,14 +379,14 @@ func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
 	})
 }
 
-// illegible is a store whose entries can't be read.
-type illegible struct{ logstore.Store }
+// unreadableEntries is a store whose entries can't be read.
+type unreadableEntries struct{ logstore.Store }
 
-func (illegible) GetLog(uint64, *raft.Log) error { return syscall.EIO }
+func (unreadableEntries) GetLog(uint64, *raft.Log) error { return syscall.EIO }
 
 func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	halted := make(chan error, 1)
-	d := newDisk(illegible{newBadStore(t)}, diskConfig{
+	d := newDisk(unreadableEntries{newBadStore(t)}, diskConfig{
 		hangAfter:    testHang,
 		checkPresent: func() error { return nil },
 		logger:       slog.New(slog.DiscardHandler),
@@ -396,7 +396,7 @@ func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	})
 	var entry raft.Log
 	if err := d.GetLog(5, &entry); !errors.Is(err, syscall.EIO) || len(halted) > 0 {
-		t.Errorf("while raft starts, which takes an error: %v", err)
+		t.Errorf("GetLog before raft has started = %v, want the error and no halt", err)
 	}
 	d.raftStarted.Store(true)
 	ended, told := make(chan struct{}), false
@@ -407,10 +407,10 @@ func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	}()
 	<-ended
 	if told {
-		t.Error("raft was told, and panics")
+		t.Error("GetLog returned to raft, which panics on the error")
 	}
 	if err := <-halted; !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "log entry 5 can't be read") {
-		t.Errorf("the reason is %v", err)
+		t.Errorf("fatal was called with %v, want EIO and log entry 5", err)
 	}
 	if err := d.Close(); err != nil {
 		t.Error(err)

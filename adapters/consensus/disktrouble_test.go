@@ -17,7 +17,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// badDisks starts a cluster of the given size, with the store of each instance.
+// badDisks starts a cluster of the given size, and returns the store of each instance with
+// it.
 func badDisks(t *testing.T, size int, configure ...func(*instanceConfig)) ([]*instance, []*badStore) {
 	t.Helper()
 	var stores []*badStore
@@ -33,14 +34,15 @@ func badDisks(t *testing.T, size int, configure ...func(*instanceConfig)) ([]*in
 	return cluster, stores
 }
 
-// loyalWithBadDisks is badDisks where the leader stays, also where processors are scarce.
-func loyalWithBadDisks(t *testing.T, size int) ([]*instance, []*badStore) {
+// neverDeposedWithBadDisks is badDisks with a leader that stays leader, also on a busy
+// machine.
+func neverDeposedWithBadDisks(t *testing.T, size int) ([]*instance, []*badStore) {
 	t.Helper()
-	return badDisks(t, size, func(config *instanceConfig) { config.timing, config.hooks.settings = hasty, loyal })
+	return badDisks(t, size, func(config *instanceConfig) { config.timing, config.hooks.settings = shortTimeouts, neverDeposed })
 }
 
-// begin proposes something and gives the channel with how that ends.
-func begin(t *testing.T, i *instance, id string) <-chan error {
+// proposeAsync proposes a node, and returns the channel with the error.
+func proposeAsync(t *testing.T, i *instance, id string) <-chan error {
 	t.Helper()
 	ended := make(chan error, 1)
 	go func() {
@@ -52,8 +54,8 @@ func begin(t *testing.T, i *instance, id string) <-chan error {
 
 func inTrouble(s ports.LocalState) bool { return s.DiskTrouble != "" }
 
-// follows waits until i follows leader and has all that it has.
-func follows(t *testing.T, i, leader *instance) {
+// mustFollow waits until i follows leader and has applied everything that the leader has.
+func mustFollow(t *testing.T, i, leader *instance) {
 	t.Helper()
 	change := register(t, leader, "after")
 	i.eventually(t, "a follower", func(s ports.LocalState) bool {
@@ -69,14 +71,14 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 	release := stores[0].hang()
 	t.Cleanup(release)
 	began := time.Now()
-	waiting := begin(t, leader, "waiting")
+	waiting := proposeAsync(t, leader, "waiting")
 
 	next := leaderOf(t, cluster[1:])
 	if took, most := time.Since(began), leader.config.Timing.hangAfter()+5*time.Second; took > most {
-		t.Errorf("another one led after %v, more than %v", took, most)
+		t.Errorf("a new leader after %v, want within %v", took, most)
 	}
 	if err := <-waiting; !errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Errorf("the write that hangs ended with %v", err)
+		t.Errorf("error of the write that hangs = %v, want ErrOutcomeUnknown", err)
 	}
 	state, _ := leader.State()
 	if state.Leading || leader.SureLeader() {
@@ -86,7 +88,7 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 		t.Errorf("reasons = %s, want that the disk does not answer", reasons)
 	}
 	if !leader.Stats().DiskTrouble {
-		t.Error("the metrics do not show it")
+		t.Error("Stats().DiskTrouble = false, want true")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -101,33 +103,33 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 	_, err = leader.Read(ctx)
 	notHere("a read", err)
 	if ctx.Err() != nil {
-		t.Error("that took until the end of the context")
+		t.Error("the refusals took until the end of the context")
 	}
 
 	register(t, next, "meanwhile")
 	release()
-	follows(t, leader, leaderOf(t, cluster[1:]))
+	mustFollow(t, leader, leaderOf(t, cluster[1:]))
 	mustHold(t, settled(t, leader), "before", "meanwhile")
 }
 
-// Nobody takes over from it, and its raft answers nothing before the disk does.
+// No instance takes over, and raft answers nothing before the disk does.
 func TestALoneInstanceWhoseDiskHangsAnswersItsCallers(t *testing.T) {
-	cluster, stores := badDisks(t, 1, func(config *instanceConfig) { config.timing = hasty })
+	cluster, stores := badDisks(t, 1, func(config *instanceConfig) { config.timing = shortTimeouts })
 	register(t, cluster[0], "before")
 	release := stores[0].hang()
 	t.Cleanup(release)
-	waiting := begin(t, cluster[0], "waiting")
-	if err := receive(t, waiting, "nobody is told anything"); !errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("the write that hangs ended with %v", err)
+	waiting := proposeAsync(t, cluster[0], "waiting")
+	if err := receive(t, waiting, "the write that hangs is not answered"); !errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error of the write that hangs = %v, want ErrOutcomeUnknown", err)
 	}
 	release()
-	cluster[0].eventually(t, "the write is carried out", func(s ports.LocalState) bool { return s.View.Revision() == 2 })
+	cluster[0].eventually(t, "at the revision of the write", func(s ports.LocalState) bool { return s.View.Revision() == 2 })
 	mustHold(t, settled(t, cluster[0]), "before", "waiting")
 }
 
-// What it has applied it knows without the disk.
+// The follower needs no disk to know what it has applied.
 func TestAFollowerWhoseDiskHangsKnowsTheRoster(t *testing.T) {
-	cluster, stores := loyalWithBadDisks(t, 2)
+	cluster, stores := neverDeposedWithBadDisks(t, 2)
 	leader, follower := cluster[0], cluster[1]
 	follower.arrives(t, register(t, leader, "before").Revision)
 	want, err := leader.Roster(within(t))
@@ -136,7 +138,7 @@ func TestAFollowerWhoseDiskHangsKnowsTheRoster(t *testing.T) {
 	}
 	release := stores[1].hang()
 	t.Cleanup(release)
-	waiting := begin(t, leader, "waiting") // nobody can commit it
+	waiting := proposeAsync(t, leader, "waiting") // can't be committed
 	follower.eventually(t, "in trouble", inTrouble)
 	roster, err := follower.RosterHere(within(t))
 	if err != nil {
@@ -155,11 +157,11 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 	stores[0].fill(&logstore.NoRoomError{Directory: "/d", Free: 5 << 10, Needed: 4 << 20})
 	_, err := leader.Propose(within(t), domain.Register{Node: node(t, "refused", "refused:11211")})
 	if !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "/d has 5 kB free") {
-		t.Errorf("the write was refused with %v", err)
+		t.Errorf("Propose on a full disk = %v, want ErrNoLeader and no unknown outcome", err)
 	}
 	next := leaderOf(t, cluster[1:])
 	leader.eventually(t, "in trouble", inTrouble)
-	for range 3 { // it has room for them nowhere, and stands by
+	for range 3 { // the full instance can't store these, and must not disturb the others
 		next = leaderOf(t, cluster[1:])
 		register(t, next, "meanwhile")
 	}
@@ -167,24 +169,24 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 		t.Errorf("state = %+v, want neither leading nor ready", state)
 	}
 	stores[0].fill(nil)
-	follows(t, leader, next)
+	mustFollow(t, leader, next)
 	view := settled(t, leader)
 	mustHold(t, view, "before", "meanwhile")
 }
 
-// Raft panics where it can't store a term, or is told of a write that failed.
+// Raft panics if it can't store its term, or if a write of the vote fails.
 func TestACandidateWhoseDiskFailsWaitsForIt(t *testing.T) {
 	t.Parallel()
 	cluster, stores := badDisks(t, 3)
 	change := register(t, cluster[0], "before")
 	for _, i := range cluster[1:] {
-		i.arrives(t, change.Revision) // or it is the append that fails, in a follower
+		i.arrives(t, change.Revision) // otherwise the append of a follower fails, instead of a vote
 	}
 	for _, store := range stores[1:] {
 		store.fail(syscall.EIO)
 	}
 	cluster[0].stop(t)
-	// The first one that stands for election waits, and answers nobody.
+	// The first candidate waits for its disk, and answers no request.
 	until(t, "a candidate is in trouble", func() bool {
 		return slices.ContainsFunc(cluster[1:], func(i *instance) bool {
 			state, _ := i.State()
@@ -206,9 +208,9 @@ func TestALoneInstanceWhoseDiskIsFullGoesOnWhenThereIsRoom(t *testing.T) {
 	stores[0].fill(&logstore.NoRoomError{Directory: "/d"})
 	_, err := lone.Propose(within(t), domain.Deregister{ID: "before"})
 	if !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Errorf("the write was refused with %v", err)
+		t.Errorf("Propose on a full disk = %v, want ErrNoLeader and no unknown outcome", err)
 	}
-	until(t, "it waits with its vote for itself", func() bool {
+	until(t, "the instance stands for election, and waits to store its vote", func() bool {
 		term, leads := lone.leads()
 		stored, err := stores[0].GetUint64(logstore.VoteTermKey)
 		return !leads && err == nil && stored == term && lone.raft.Stats()["state"] == "Candidate"
@@ -219,9 +221,9 @@ func TestALoneInstanceWhoseDiskIsFullGoesOnWhenThereIsRoom(t *testing.T) {
 	mustHold(t, settled(t, lone), "before", "after")
 }
 
-// It hears from the leader that it needs what it has no room for.
+// The follower learns from the leader of entries that it has no room for.
 func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
-	cluster, stores := loyalWithBadDisks(t, 3)
+	cluster, stores := neverDeposedWithBadDisks(t, 3)
 	leader, follower := cluster[0], cluster[1]
 	register(t, leader, "before")
 	mustHold(t, settled(t, follower), "before")
@@ -241,7 +243,7 @@ func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
 	mustHold(t, settled(t, follower), "before", "after")
 }
 
-// What was not written takes no effect.
+// A write that was not stored takes no effect.
 func TestALeaderWhoseDirectoryIsGoneReportsWritesAsNotDone(t *testing.T) {
 	for _, size := range []int{1, 3} {
 		cluster, _ := badDisks(t, size)
@@ -252,13 +254,13 @@ func TestALeaderWhoseDirectoryIsGoneReportsWritesAsNotDone(t *testing.T) {
 		}
 		_, err := leader.Propose(within(t), domain.Register{Node: node(t, "lost", "lost:11211")})
 		if !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrOutcomeUnknown) {
-			t.Errorf("one of %d: the write ended with %v", size, err)
+			t.Errorf("cluster of %d: Propose = %v, want ErrNoLeader and no unknown outcome", size, err)
 		}
 	}
 }
 
-// Raft's goroutine that cuts the log waits for the disk, and ends without an answer to who
-// asked for the snapshot.
+// Raft's goroutine that cuts the log waits for the disk. When it ends, it does not answer
+// the caller that asked for the snapshot.
 func TestAnInstanceWhoseLogCannotBeCutIsClosed(t *testing.T) {
 	store := newBadStore(t)
 	lone := startCluster(t, 1, func(config *instanceConfig) {
@@ -275,5 +277,5 @@ func TestAnInstanceWhoseLogCannotBeCutIsClosed(t *testing.T) {
 		lone.stop(t)
 		close(closed)
 	}()
-	receive(t, closed, "it is never closed")
+	receive(t, closed, "the instance is never closed")
 }

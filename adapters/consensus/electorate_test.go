@@ -12,11 +12,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// One voter was away when another one took the place of a third. Then two of three are
-// here.
+// One voter was down while another instance replaced a third. Now two of three voters are
+// there: one knows only the old membership.
 func TestAnInstanceVotesForAVoterThatItDoesNotKnowYet(t *testing.T) {
 	t.Parallel()
-	for name, known := range map[string]bool{"a nonvoter it knew": true, "somebody new": false} {
+	for name, known := range map[string]bool{"a voter that it knows as a nonvoter": true, "an instance that it does not know": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cluster := startCluster(t, 3, nil)
@@ -24,7 +24,7 @@ func TestAnInstanceVotesForAVoterThatItDoesNotKnowYet(t *testing.T) {
 			joining := start(t, instanceConfig{id: "joining", directory: t.TempDir()})
 			if known {
 				mustAdd(t, leader, domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter})
-				away.eventually(t, "knows a nonvoter", func(s ports.LocalState) bool {
+				away.eventually(t, "aware of the nonvoter", func(s ports.LocalState) bool {
 					_, is := s.Roster.Find(joining.config.ID)
 					return is
 				})
@@ -55,19 +55,19 @@ func TestACandidateThatIsAheadMayBeAVoter(t *testing.T) {
 	tests := map[string]struct {
 		candidate   string
 		index, term uint64
-		unknown     bool // what the log ends with
-		voter       bool // the candidate is one, as raft sees it
+		unknown     bool // the end of the own log is not known
+		voter       bool // raft sees the candidate as a voter
 	}{
-		"a later term":                  {candidate: "third", index: 1, term: 8, voter: true},
-		"more of the same term":         {candidate: "third", index: 11, term: 7, voter: true},
-		"somebody new":                  {candidate: "fourth", index: 11, term: 7, voter: true},
-		"a voter":                       {candidate: "first", index: 11, term: 7, voter: true},
-		"a voter that is not ahead":     {candidate: "second", index: 1, term: 7, voter: true},
-		"the same":                      {candidate: "third", index: 10, term: 7},
-		"less of the same term":         {candidate: "third", index: 9, term: 7},
-		"more of an earlier term":       {candidate: "third", index: 20, term: 6},
-		"this instance does not know":   {candidate: "third", index: 11, term: 7, unknown: true},
-		"before raft knows any members": {candidate: "third", index: 11, term: 7},
+		"a nonvoter with a later last term":               {candidate: "third", index: 1, term: 8, voter: true},
+		"a nonvoter with a longer log of the same term":   {candidate: "third", index: 11, term: 7, voter: true},
+		"an instance that it does not know":               {candidate: "fourth", index: 11, term: 7, voter: true},
+		"a voter with a longer log":                       {candidate: "first", index: 11, term: 7, voter: true},
+		"a voter that is not ahead":                       {candidate: "second", index: 1, term: 7, voter: true},
+		"a nonvoter with the same log":                    {candidate: "third", index: 10, term: 7},
+		"a nonvoter with a shorter log":                   {candidate: "third", index: 9, term: 7},
+		"a nonvoter with a longer log of an earlier term": {candidate: "third", index: 20, term: 6},
+		"the end of the own log is unknown":               {candidate: "third", index: 11, term: 7, unknown: true},
+		"before raft knows any membership":                {candidate: "third", index: 11, term: 7},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -86,14 +86,14 @@ func TestACandidateThatIsAheadMayBeAVoter(t *testing.T) {
 			e.enfranchise(vote)
 			for _, id := range []string{string(before.ID), string(vote.ID)} {
 				if voter := id == "first" || id == "second"; voter != test.voter || !voter && id != test.candidate {
-					t.Errorf("raft is asked to vote for %s", id)
+					t.Errorf("raft is asked to vote for %s, which is the wrong instance", id)
 				}
 			}
 		})
 	}
 }
 
-// A nonvoter that is to be a voter does not know of it, and its vote is needed.
+// A nonvoter does not know of its promotion yet, but the cluster needs its vote.
 func TestANonvoterVotesForAVoterThatIsAhead(t *testing.T) {
 	t.Parallel()
 	with := &atomic.Pointer[tampering]{}
@@ -104,23 +104,23 @@ func TestANonvoterVotesForAVoterThatIsAhead(t *testing.T) {
 	mustAdd(t, leader, domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter})
 	joining.eventually(t, "out of quarantine", func(s ports.LocalState) bool { return trusted(s) && s.Member && s.CaughtUp })
 	joining.stop(t)
-	// Raft goes on sending for a moment when it leads no more.
+	// Raft goes on sending for a moment after it has lost leadership.
 	before := leader.raft.CurrentTerm()
 	lost := tampering(func(_ raft.ServerID, request *raft.AppendEntriesRequest, _ *raft.AppendEntriesResponse) (bool, error) {
 		return request.Term == before, errCut
 	})
 	with.Store(&lost)
-	// A lone voter commits that by itself, and then is no majority any more: it may not
-	// even be able to say so.
+	// A lone voter commits the promotion by itself, and then is no majority any more: it may
+	// not even be able to answer.
 	_ = leader.Add(within(t), domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Voter})
-	leader.eventually(t, "leads no more", func(s ports.LocalState) bool { return !s.Leading })
+	leader.eventually(t, "deposed", func(s ports.LocalState) bool { return !s.Leading })
 	joining = again(t, joining, nil)
 	leader.eventually(t, "leading", leading)
 	joining.becomes(t, domain.Voter)
 }
 
-// A candidate that was told to take over hears another leader of its term, which raft
-// has from then on, and which is gone.
+// A candidate that was told to take over hears from another leader of its term. Raft regards
+// that one as the leader from then on, although it is gone.
 func TestACandidateVotesInsteadOfALeaderThatIsGone(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = patiently })
 	candidate, other := cluster[2], cluster[1]
@@ -137,7 +137,7 @@ func TestACandidateVotesInsteadOfALeaderThatIsGone(t *testing.T) {
 			}
 			return got.Response
 		case <-time.After(patience):
-			t.Fatalf("%T is not answered", command)
+			t.Fatalf("no answer to %T", command)
 		}
 		return nil
 	}
@@ -146,13 +146,13 @@ func TestACandidateVotesInsteadOfALeaderThatIsGone(t *testing.T) {
 	}
 	before := candidate.raft.CurrentTerm()
 	ask(&raft.TimeoutNowRequest{RPCHeader: header("anybody", "anybody:1")})
-	until(t, "it stands for election", func() bool { return candidate.raft.CurrentTerm() > before })
+	until(t, "the candidate stands for election", func() bool { return candidate.raft.CurrentTerm() > before })
 	term := candidate.raft.CurrentTerm()
 	ask(&raft.AppendEntriesRequest{RPCHeader: header("gone", "gone:1"), Term: term})
 	if leader, _ := candidate.raft.LeaderWithID(); candidate.raft.State() != raft.Candidate || leader != "gone:1" {
-		t.Fatalf("raft is a %s, and its leader %q: this test is for something else", candidate.raft.State(), leader)
+		t.Fatalf("raft is a %s with leader %q, want a candidate with leader gone:1: otherwise the test shows nothing", candidate.raft.State(), leader)
 	}
-	until(t, "it would vote", func() bool {
+	until(t, "the candidate grants a pre-vote", func() bool {
 		return ask(&raft.RequestPreVoteRequest{
 			RPCHeader:    header(other.config.ID, other.raftAddress()),
 			Term:         term + 1,

@@ -9,14 +9,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Whoever adds a kind of entry says in which format it came, and raises Format.
+// Who adds a kind of entry must say in which format it came, and raise Format.
 func TestEveryKindOfEntryHasItsFormat(t *testing.T) {
 	covered := map[entryKind]bool{}
 	for name, entry := range goldenEntries(t) {
 		kind := kindOf(entry)
 		covered[kind] = true
 		if format := introducedIn[kind]; format < firstFormat || format > Format {
-			t.Errorf("%s, of kind %d, came with format %d; this build reads %d", name, kind, format, Format)
+			t.Errorf("format of %s, kind %d = %d, want 1 to %d, which this build reads", name, kind, format, Format)
 		}
 	}
 	for kind := range introducedIn {
@@ -26,12 +26,12 @@ func TestEveryKindOfEntryHasItsFormat(t *testing.T) {
 	}
 }
 
-// Builds up to the one that first told its format read these, and a cluster that has
-// them must never have to wait for a format.
+// Builds before formats were announced read these kinds, so a cluster with such builds must
+// never have to wait for a format to use them.
 func TestTheFirstFormatDoesNotChange(t *testing.T) {
 	for kind := kindOpening; kind <= kindPromotion; kind++ {
 		if introducedIn[kind] != firstFormat {
-			t.Errorf("kind %d has moved to format %d", kind, introducedIn[kind])
+			t.Errorf("format of kind %d = %d, want the first format", kind, introducedIn[kind])
 		}
 	}
 }
@@ -49,40 +49,40 @@ func TestInstancesThatReadAnEarlierFormatAreNamed(t *testing.T) {
 	n.Heard("old", 2)
 	err := n.checkAllCanRead(domain.Revive{ID: "a"})
 	if !errors.Is(err, ports.ErrUpgrading) {
-		t.Fatalf("error %v", err)
+		t.Fatalf("checkAllCanRead = %v, want ErrUpgrading", err)
 	}
 	for word, said := range map[string]bool{`"old" (format 2)`: true, `"silent" (format 1)`: true, "upgraded": false, "self": false} {
 		if strings.Contains(err.Error(), word) != said {
-			t.Errorf("%q names %s: %v", err, word, !said)
+			t.Errorf("error %q names %s = %v, want the opposite", err, word, !said)
 		}
 	}
 	n.Heard("old", 3)
 	n.Heard("silent", 3)
 	if err := n.checkAllCanRead(domain.Revive{ID: "a"}); err != nil {
-		t.Errorf("all read it: %v", err)
+		t.Errorf("checkAllCanRead when all instances read the format = %v, want success", err)
 	}
 }
 
-// Writes share an entry once all are known to read that.
+// Writes share an entry only when all instances are known to read shared entries.
 func TestAnInstanceThatReadsAnEarlierFormatKeepsWritesFromSharing(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
-	acquaint(t, cluster)
+	tellFormats(t, cluster)
 	leader := cluster[0]
 	may := func() bool { return leader.writes.mayShare() }
 	if !may() {
-		t.Fatal("all read it, and they don't share")
+		t.Fatal("mayShare = false although all instances read shared entries")
 	}
 	leader.Heard(cluster[1].config.ID, introducedIn[kindGroup]-1)
 	if may() {
-		t.Error("one does not read it, and they share")
+		t.Error("mayShare = true although an instance does not read shared entries")
 	}
 	leader.Heard(cluster[1].config.ID, introducedIn[kindGroup])
 	if !may() {
-		t.Error("all read it again, and they don't share")
+		t.Error("mayShare = false although all instances read shared entries again")
 	}
 }
 
-// An instance that leads alone has nobody to wait for.
+// An instance that is alone has no other's format to wait for.
 func TestOneInstanceProposesWhatItReads(t *testing.T) {
 	alone := newInstance(t, instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true,
 		hooks: testHooks{formatOf: func(any) int { return 5 }}})
@@ -94,6 +94,6 @@ func TestOneInstanceProposesWhatItReads(t *testing.T) {
 	alone.eventually(t, "leading", leading)
 	register(t, alone, "a")
 	if err := alone.AddPromotion(within(t), "n2"); err != nil {
-		t.Errorf("a wish: %v", err)
+		t.Errorf("AddPromotion = %v, want success", err)
 	}
 }

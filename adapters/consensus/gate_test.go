@@ -219,9 +219,9 @@ func TestAReaderThatGivesUpLeavesTheOthersTheirRound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leadership, e := newFakeLeadership(), newEvidence()
 		g := &gate{leadership: leadership, evidence: e}
-		hasty, cancel := context.WithCancel(t.Context())
+		shortTimeouts, cancel := context.WithCancel(t.Context())
 		gaveUp, answered := make(chan error, 1), make(chan error, 1)
-		go func() { _, err := g.readIndex(hasty); gaveUp <- err }()
+		go func() { _, err := g.readIndex(shortTimeouts); gaveUp <- err }()
 		synctest.Wait()
 		go func() { _, err := g.readIndex(t.Context()); answered <- err }()
 		synctest.Wait()

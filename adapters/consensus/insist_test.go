@@ -48,7 +48,7 @@ func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 					t.Fatal(err)
 				}
 				test.breaks(w.bad)
-				written := w.holdsOut(t, test.write)
+				written := w.mustKeepTrying(t, test.write)
 				w.bad.fill(nil)
 				w.bad.failAppends(nil)
 				if err := <-written; err != nil {
@@ -96,7 +96,7 @@ func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 					t.Fatal(err)
 				}
 				test.breaks(w.bad)
-				ended := during(func() error { return test.write(w) })
+				ended := async(func() error { return test.write(w) })
 				synctest.Wait()
 				select {
 				case err := <-ended:
@@ -142,7 +142,7 @@ func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
 		t.Errorf("it leads, or does not say why it is not ready: %+v", state)
 	}
 	stores[0].failAppends(nil)
-	follows(t, leader, leaderOf(t, cluster[1:]))
+	mustFollow(t, leader, leaderOf(t, cluster[1:]))
 	mustHold(t, settled(t, leader), "before", "meanwhile")
 }
 
@@ -159,7 +159,7 @@ func TestAMembershipThatCouldNotBeStoredIsNotUsed(t *testing.T) {
 	next := leaderOf(t, cluster[1:])
 	register(t, next, "meanwhile")
 	stores[0].fill(nil)
-	follows(t, leader, leaderOf(t, cluster[1:]))
+	mustFollow(t, leader, leaderOf(t, cluster[1:]))
 	for _, i := range cluster {
 		i.eventually(t, "all are members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })
 	}

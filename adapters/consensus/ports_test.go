@@ -15,7 +15,7 @@ func subject(tb testing.TB) portstest.Subject { return subjectWith(tb, func(*ins
 // inSmallParts is subject where a restore is written in parts of a node or two.
 func inSmallParts(tb testing.TB) portstest.Subject {
 	s := subjectWith(tb, func(config *instanceConfig) { config.hooks.restorePartBytes = 256 })
-	acquaint(tb, []*instance{s.Leader.Registry.(*instance), s.Follower.Registry.(*instance)})
+	tellFormats(tb, []*instance{s.Leader.Registry.(*instance), s.Follower.Registry.(*instance)})
 	return s
 }
 

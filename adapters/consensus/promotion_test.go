@@ -188,7 +188,7 @@ func TestTheLeaderMovesWhileItLeads(t *testing.T) {
 	term, _ := leader.leads()
 	// It answers there as well.
 	other := domain.Instance{ID: leader.config.ID, RaftAddress: "localhost" + leader.raftAddress()[len("127.0.0.1"):], Suffrage: domain.Voter}
-	neighbourhood.Store(other.RaftAddress, leader)
+	instancesByAddress.Store(other.RaftAddress, leader)
 	if got, err := c.Add(within(t), other, false); err != nil || got != other {
 		t.Fatalf("%+v, %v", got, err)
 	}

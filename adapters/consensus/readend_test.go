@@ -80,7 +80,7 @@ func TestCloseEndsAProofThatHangs(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
-			config.hooks.settings = loyal
+			config.hooks.settings = neverDeposed
 		}
 	})
 	leader := cluster[0]

@@ -16,7 +16,7 @@ import (
 
 // loyal is for an instance that must not notice by itself that it is cut off: it
 // goes on leading, or following the leader that it has.
-func loyal(settings *raft.Config) {
+func neverDeposed(settings *raft.Config) {
 	settings.HeartbeatTimeout, settings.ElectionTimeout = patience+1, patience+1
 	settings.LeaderLeaseTimeout = patience
 }
@@ -97,7 +97,7 @@ func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
 		}
 		config.peers = reserved{silent: &silent, unless: config.id == "instance-1"}
 		if config.bootstrap || config.id == "instance-1" {
-			config.hooks.settings = loyal
+			config.hooks.settings = neverDeposed
 			config.timing = func(timing *Timing) { timing.ElectionTimeout = patience }
 		}
 	})
@@ -157,7 +157,7 @@ func trio(t *testing.T) (leader, follower *instance, asked *questions, fabric *n
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.id == "instance-1" {
 			config.peers = asked
-			config.hooks.settings = loyal
+			config.hooks.settings = neverDeposed
 		}
 	})
 	return cluster[0], cluster[1], asked, fabric
@@ -318,8 +318,8 @@ func TestAReaderHereThatGivesUpLeavesTheOthersTheirQuestion(t *testing.T) {
 		<-proceed
 		return answer()
 	})
-	hasty, giveUp := context.WithCancel(t.Context())
-	gaveUp := readHere(hasty, follower)
+	shortTimeouts, giveUp := context.WithCancel(t.Context())
+	gaveUp := readHere(shortTimeouts, follower)
 	receive(t, first, "the leader was not asked")
 	other := readHere(within(t), follower)
 	until(t, "the other one waits", func() bool { return follower.asking.shared.Load() == 2 })

@@ -187,7 +187,7 @@ func TestASnapshotOfARestoreStaysAsItIs(t *testing.T) {
 
 func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
 	cluster := startCluster(t, 2, func(config *instanceConfig) { config.hooks.restorePartBytes = 256 })
-	acquaint(t, cluster)
+	tellFormats(t, cluster)
 	leader := cluster[0]
 	with := domain.NewReplacement()
 	for i := range 2000 {
@@ -263,7 +263,7 @@ func TestARestoreThatEndsBeforeItsCommitSaysThatNothingHappened(t *testing.T) {
 			})
 			letThrough := sync.OnceFunc(func() { close(through) })
 			t.Cleanup(letThrough) // before the cluster is stopped
-			acquaint(t, cluster)
+			tellFormats(t, cluster)
 			leader := cluster[0]
 			holdsBack.Store(true)
 			ctx, giveUp := context.WithCancel(t.Context())

@@ -213,7 +213,7 @@ func TestAHeldBackAnswerToAnEarlierReadServesNoStaleRead(t *testing.T) {
 		config.peers = reserved{silent: &silent}
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
-			config.hooks.settings = loyal
+			config.hooks.settings = neverDeposed
 		}
 	})
 	silent.Store(true)
