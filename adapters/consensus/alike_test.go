@@ -17,24 +17,24 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// stateOf gives the bytes of the snapshot that an instance would make.
+// stateOf returns the bytes of the snapshot that an instance would make.
 func stateOf(t *testing.T, n *localState) []byte {
 	t.Helper()
 	return snapshotOf(t, fsmSnapshot{view: n.View, clusterID: n.ClusterID, applied: n.Applied, openTerm: n.openTerm})
 }
 
-// mustBeAlike waits until all have applied the same entries, those that the
-// leader among them has committed, and compares all that they hold.
+// mustBeAlike waits until all instances have applied what the leader among them has
+// committed, and compares everything that they hold.
 func mustBeAlike(t *testing.T, all ...*instance) {
 	t.Helper()
 	var goal uint64
-	until(t, "one leads", func() bool {
+	until(t, "an instance leads", func() bool {
 		var err error
 		goal, err = leaderOf(t, all).ReadIndex(within(t))
 		return err == nil
 	})
 	states := make([]*localState, len(all))
-	until(t, "all have applied the same entries", func() bool {
+	until(t, "all instances have applied the same entries", func() bool {
 		alike := true
 		for n, i := range all {
 			states[n] = i.state.read()
@@ -45,64 +45,64 @@ func mustBeAlike(t *testing.T, all ...*instance) {
 	want := stateOf(t, states[0])
 	for n, got := range states {
 		if !bytes.Equal(stateOf(t, got), want) {
-			t.Errorf("after entry %d, %s holds %+v, its term opened in %d;\n%s holds %+v, its term opened in %d", got.Applied,
+			t.Errorf("after entry %d, state of %s = %+v, term opened in %d;\nwant that of %s = %+v, term opened in %d", got.Applied,
 				all[n].config.ID, contentsOf(got.View), got.openTerm, all[0].config.ID, contentsOf(states[0].View), states[0].openTerm)
 		}
 	}
 }
 
-// run is a cluster that is told random commands, beside a registry that is told
-// the same.
-type run struct {
+// modelRun proposes random commands to a cluster, and applies the same commands to a model
+// of the registry.
+type modelRun struct {
 	*testing.T
 	rand    *rand.Rand
 	cluster []*instance
-	model   *domain.Registry // nil once nobody knows what became of a command
+	model   *domain.Registry // nil once the outcome of a command is unknown
 	told    map[string]int   // commands that did something, by kind
-	// restored counts, for each instance, the snapshots that it was sent or began with.
+	// restored counts, for each instance, the snapshots that it was sent or started from.
 	restored map[string]*atomic.Int64
 }
 
-// fickle instances snapshot all the time, and keep next to no log.
-func fickle(timing *Timing) {
+// frequentSnapshots makes an instance take snapshots all the time and keep next to no log.
+func frequentSnapshots(timing *Timing) {
 	timing.SnapshotThreshold, timing.TrailingLogs, timing.SnapshotInterval = 8, 2, 5*time.Millisecond
 }
 
-// counting is a state machine that counts how often it was restored.
-type counting struct {
+// restoreCounter is a state machine that counts how often it was restored.
+type restoreCounter struct {
 	*machine
 	restored *atomic.Int64
 }
 
-func (c counting) Restore(snapshot io.ReadCloser) error {
+func (c restoreCounter) Restore(snapshot io.ReadCloser) error {
 	c.restored.Add(1)
 	return c.machine.Restore(snapshot)
 }
 
-func (r *run) start(config instanceConfig) *instance {
+func (r *modelRun) start(config instanceConfig) *instance {
 	if r.restored[config.id] == nil {
 		r.restored[config.id] = &atomic.Int64{}
 	}
-	config.timing = fickle
-	config.hooks.fsm = func(m *machine) raft.FSM { return counting{m, r.restored[config.id]} }
+	config.timing = frequentSnapshots
+	config.hooks.fsm = func(m *machine) raft.FSM { return restoreCounter{m, r.restored[config.id]} }
 	return start(r, config)
 }
 
-func (r *run) restart(which int) {
+func (r *modelRun) restart(which int) {
 	old := r.cluster[which]
 	old.stop(r)
 	r.cluster[which] = r.start(instanceConfig{id: old.config.ID, directory: old.config.Directory, address: old.raftAddress()})
 }
 
-// tell proposes so many random commands, at whoever leads, and compares the
+// applyRandom proposes that many random commands to the current leader, and compares the
 // answers with the model's.
-func (r *run) tell(commands int) {
+func (r *modelRun) applyRandom(commands int) {
 	r.Helper()
 	for range commands {
 		cmd, answers, err := r.propose()
 		kind := fmt.Sprintf("%T", cmd)
 		if errors.Is(err, ports.ErrOutcomeUnknown) {
-			r.Logf("what became of a %s is not known: %v", kind, err)
+			r.Logf("the outcome of a %s is unknown: %v", kind, err)
 			r.model = nil
 			continue
 		}
@@ -118,7 +118,7 @@ func (r *run) tell(commands int) {
 	}
 }
 
-func (r *run) propose() (domain.Command, []domain.Change, error) {
+func (r *modelRun) propose() (domain.Command, []domain.Change, error) {
 	r.Helper()
 	ctx := within(r)
 	for {
@@ -137,28 +137,27 @@ func (r *run) propose() (domain.Command, []domain.Change, error) {
 	}
 }
 
-func (r *run) compare(when string) {
+func (r *modelRun) compare(when string) {
 	r.Helper()
 	mustBeAlike(r.T, r.cluster...)
 	state, _ := r.cluster[0].State()
 	if r.model != nil {
 		mustEqual(r, "the registry "+when, contentsOf(state.View), contentsOf(r.model.View()))
 	}
-	// Each of them would answer the same.
+	// A read gives the same at each instance.
 	for _, i := range r.cluster {
 		view := settled(r.T, i)
-		mustEqual(r, "the registry "+when+" that is read at "+i.config.ID, contentsOf(view), contentsOf(state.View))
+		mustEqual(r, "the registry "+when+" as read at "+i.config.ID, contentsOf(view), contentsOf(state.View))
 	}
 }
 
-// Whatever they were told, and however they came by it (entry by entry, from
-// their disk, from a snapshot of their own or of another one), instances hold the
-// same, to the last byte.
+// Instances hold the same state to the last byte, however they came by it: entry by entry,
+// from their disk, from a snapshot of their own or from another instance's.
 func TestInstancesAreAlikeThroughRestartsAndSnapshots(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	r := &run{
+	r := &modelRun{
 		T: t, rand: rand.New(rand.NewPCG(seed, 0)), model: domain.NewRegistry(),
 		told: map[string]int{}, restored: map[string]*atomic.Int64{},
 	}
@@ -170,24 +169,24 @@ func TestInstancesAreAlikeThroughRestartsAndSnapshots(t *testing.T) {
 	r.cluster = []*instance{r.start(instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})}
 	r.cluster[0].eventually(t, "leading", leading)
 	join("b")
-	r.tell(150)
-	until(t, "the log no longer begins at the beginning", func() bool {
+	r.applyRandom(150)
+	until(t, "the log no longer has its first entry", func() bool {
 		first, err := r.cluster[0].store.FirstIndex()
 		if err != nil {
 			t.Fatal(err)
 		}
 		return first > 1
 	})
-	join("c") // with nothing
-	r.tell(20)
-	r.compare("after one has joined")
+	join("c") // with an empty directory
+	r.applyRandom(20)
+	r.compare("after an instance has joined")
 	if r.restored["c"].Load() == 0 {
 		t.Error("the instance was sent no snapshot")
 	}
 	for round := range 6 {
 		which := r.rand.IntN(len(r.cluster))
 		r.restart(which)
-		r.tell(10 + r.rand.IntN(40))
+		r.applyRandom(10 + r.rand.IntN(40))
 		if round%2 == 1 {
 			r.compare("after a restart")
 		}
@@ -198,15 +197,15 @@ func TestInstancesAreAlikeThroughRestartsAndSnapshots(t *testing.T) {
 	for which := range r.cluster {
 		r.restart(which)
 	}
-	r.compare("after all have been restarted")
-	r.tell(20)
-	r.compare("in the end")
+	r.compare("after a restart of all instances")
+	r.applyRandom(20)
+	r.compare("at the end")
 	for _, kind := range []string{"domain.Register", "domain.Deregister", "domain.Batch", "domain.Expire"} {
 		if r.told[kind] == 0 {
-			t.Errorf("no %s did anything: %v", kind, r.told)
+			t.Errorf("no %s had an effect: %v", kind, r.told)
 		}
 	}
 	if r.model == nil {
-		t.Log("it was not compared with the model to the end")
+		t.Log("the outcome of a command was unknown, so the model was not compared to the end")
 	}
 }

@@ -17,18 +17,18 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 		stored   []uint64 // in term 2
 		snapshot uint64   // in term 3
 		index    uint64
-		term     uint64 // that is found; 0: nothing is
+		term     uint64 // of the entry that is found; 0: none is found
 	}{
-		"of an empty log":              {snapshot: 7, index: 7, term: 3},
-		"before what is stored":        {stored: []uint64{8, 9}, snapshot: 7, index: 7, term: 3},
-		"behind what is left":          {stored: []uint64{3, 8}, snapshot: 7, index: 7, term: 3},
-		"in the place of another one":  {stored: []uint64{6, 7, 8}, snapshot: 7, index: 7, term: 3},
-		"behind the end of the log":    {stored: []uint64{5, 6}, snapshot: 7, index: 7, term: 3},
-		"where the log ends, too":      {stored: []uint64{6, 7}, snapshot: 7, index: 7, term: 3},
-		"but none that it replaces":    {stored: []uint64{6, 7, 8}, snapshot: 7, index: 6},
-		"nor another one":              {stored: []uint64{8}, snapshot: 7, index: 6},
-		"nor the first, that could be": {snapshot: 1, index: 1},
-		"nor without a snapshot":       {stored: []uint64{8}, index: 7},
+		"the log is empty":                        {snapshot: 7, index: 7, term: 3},
+		"the log begins behind the snapshot":      {stored: []uint64{8, 9}, snapshot: 7, index: 7, term: 3},
+		"the log has a gap around the snapshot":   {stored: []uint64{3, 8}, snapshot: 7, index: 7, term: 3},
+		"the log has another entry at that index": {stored: []uint64{6, 7, 8}, snapshot: 7, index: 7, term: 3},
+		"the log ends before the snapshot":        {stored: []uint64{5, 6}, snapshot: 7, index: 7, term: 3},
+		"the log ends with the snapshot":          {stored: []uint64{6, 7}, snapshot: 7, index: 7, term: 3},
+		"an entry that the snapshot replaces":     {stored: []uint64{6, 7, 8}, snapshot: 7, index: 6},
+		"an entry before the snapshot":            {stored: []uint64{8}, snapshot: 7, index: 6},
+		"the entry before the first":              {snapshot: 1, index: 1},
+		"there is no snapshot":                    {stored: []uint64{8}, index: 7},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -44,7 +44,7 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 	}
 }
 
-// A snapshot that could not be restored is stored, and replaces nothing.
+// A snapshot that is stored but could not be restored replaces no entry.
 func TestTheEntryThatASnapshotEndsWithIsFoundOnceThatIsRestored(t *testing.T) {
 	kept := &memorySnapshots{}
 	log := openBase(t, storeOf(t, 0), kept)
@@ -56,7 +56,8 @@ func TestTheEntryThatASnapshotEndsWithIsFoundOnceThatIsRestored(t *testing.T) {
 	mustFindEntry(t, log, 7, 3)
 }
 
-// Raft would take it for ahead of the snapshot by nearly all that there can be.
+// Raft subtracts the snapshot's index from the last index, unsigned: a smaller last index
+// would count as an enormous log.
 func TestTheLastIndexIsNeverBelowTheSnapshot(t *testing.T) {
 	for name, test := range map[string]struct {
 		stored   []uint64
@@ -64,14 +65,14 @@ func TestTheLastIndexIsNeverBelowTheSnapshot(t *testing.T) {
 		applied  uint64
 		last     uint64
 	}{
-		"it is empty":                       {snapshot: 7, applied: 7, last: 7},
-		"it goes on behind":                 {stored: []uint64{8, 9}, snapshot: 7, applied: 7, last: 9},
-		"there is no snapshot":              {stored: []uint64{8}, applied: 8, last: 8},
-		"there is nothing":                  {},
-		"the snapshot is not restored":      {snapshot: 7, applied: 5, last: 5},
-		"nor the end of the log applied":    {stored: []uint64{4, 5, 6}, snapshot: 7, applied: 5, last: 6},
-		"raft has not started":              {snapshot: 7},
-		"nor has it with an end of its own": {stored: []uint64{6}, snapshot: 7, last: 6},
+		"the log is empty":                                             {snapshot: 7, applied: 7, last: 7},
+		"the log goes on behind the snapshot":                          {stored: []uint64{8, 9}, snapshot: 7, applied: 7, last: 9},
+		"there is no snapshot":                                         {stored: []uint64{8}, applied: 8, last: 8},
+		"there is neither a log nor a snapshot":                        {},
+		"the snapshot is not restored, and the log is empty":           {snapshot: 7, applied: 5, last: 5},
+		"the snapshot is not restored, nor the end of the log applied": {stored: []uint64{4, 5, 6}, snapshot: 7, applied: 5, last: 6},
+		"raft has not started, and the log is empty":                   {snapshot: 7},
+		"raft has not started, and the log has entries":                {stored: []uint64{6}, snapshot: 7, last: 6},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := &baseLog{LogStore: storeOf(t, 3, test.stored...), applied: func() uint64 { return test.applied }}
@@ -79,7 +80,7 @@ func TestTheLastIndexIsNeverBelowTheSnapshot(t *testing.T) {
 				log.setBase(test.snapshot, 3)
 			}
 			if last, err := log.LastIndex(); last != test.last || err != nil {
-				t.Errorf("it ends with entry %d, %v; want %d", last, err, test.last)
+				t.Errorf("LastIndex = %d, %v, want %d", last, err, test.last)
 			}
 		})
 	}
@@ -95,7 +96,7 @@ func TestAnIdleInstanceWhoseLogIsEmptyMakesNoSnapshots(t *testing.T) {
 		t.Fatal(err)
 	}
 	if first, err := i.store.FirstIndex(); err != nil || first != 0 {
-		t.Fatalf("the log begins with entry %d, %v: the test shows nothing", first, err)
+		t.Fatalf("FirstIndex = %d, %v, want 0: without an empty log the test shows nothing", first, err)
 	}
 	snapshots, err := openSnapshots(i.config.Directory, nil, i.config.Logger)
 	if err != nil {
@@ -105,20 +106,20 @@ func TestAnIdleInstanceWhoseLogIsEmptyMakesNoSnapshots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Raft looks whether one is due once in each interval.
+	// Raft checks once per interval whether a snapshot is due.
 	for end := time.Now().Add(20 * i.config.Timing.SnapshotInterval); time.Now().Before(end); time.Sleep(i.config.Timing.SnapshotInterval) {
 		now, err := snapshots.List()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if now[0].ID != made[0].ID {
-			t.Fatalf("it made %+v, and then %+v", made[0], now[0])
+			t.Fatalf("snapshots = %+v and then %+v, want no second one", made[0], now[0])
 		}
 	}
 }
 
-// What raft has of the log when it installs a snapshot it compares with what the leader
-// sends, and sends to others.
+// When raft installs a snapshot, it compares the rest of its log with what the leader sends,
+// and sends it to others.
 func TestASnapshotLeavesNothingInTheLogThatItReplaces(t *testing.T) {
 	entries := func(first, last, term uint64) (logs []*raft.Log) {
 		for index := first; index <= last; index++ {
@@ -130,13 +131,13 @@ func TestASnapshotLeavesNothingInTheLogThatItReplaces(t *testing.T) {
 		stored      []*raft.Log
 		first, last uint64 // of what is left; the snapshot ends with entry 7 of term 3
 	}{
-		"the same log":                  {entries(4, 9, 3), 4, 9},
-		"one that ends there":           {entries(4, 7, 3), 4, 7},
-		"one of another leader":         {entries(4, 9, 2), 8, 9},
-		"one of another that is as far": {entries(4, 7, 2), 0, 0},
-		"one that is not as far":        {entries(4, 6, 2), 0, 0},
-		"what comes behind":             {entries(8, 9, 3), 8, 9},
-		"nothing":                       {nil, 0, 0},
+		"the leader's log":                                {entries(4, 9, 3), 4, 9},
+		"the leader's log, up to the snapshot":            {entries(4, 7, 3), 4, 7},
+		"another leader's log, further than the snapshot": {entries(4, 9, 2), 8, 9},
+		"another leader's log, up to the snapshot":        {entries(4, 7, 2), 0, 0},
+		"another leader's log, shorter than the snapshot": {entries(4, 6, 2), 0, 0},
+		"entries behind the snapshot only":                {entries(8, 9, 3), 8, 9},
+		"no entries":                                      {nil, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, err := memory.Open("", nil)
@@ -151,35 +152,36 @@ func TestASnapshotLeavesNothingInTheLogThatItReplaces(t *testing.T) {
 			first, err := store.FirstIndex()
 			last, err2 := store.LastIndex()
 			if first != test.first || last != test.last || err != nil || err2 != nil {
-				t.Errorf("left is %d to %d, %v, %v; want %d to %d", first, last, err, err2, test.first, test.last)
+				t.Errorf("entries left = %d to %d, %v, %v, want %d to %d", first, last, err, err2, test.first, test.last)
 			}
 		})
 	}
 }
 
-// mustFindEntry wants an entry of a term, or none where that is 0.
+// mustFindEntry fails unless the log has an entry of this term; term 0 means that it must
+// have none.
 func mustFindEntry(t *testing.T, log *baseLog, index, term uint64) {
 	t.Helper()
 	var entry raft.Log
 	err := log.GetLog(index, &entry)
 	switch {
 	case term == 0 && err != raft.ErrLogNotFound:
-		t.Errorf("found %+v, error %v", entry, err)
+		t.Errorf("GetLog = %+v, %v, want no entry", entry, err)
 	case term != 0 && (err != nil || entry.Index != index || entry.Term != term):
-		t.Errorf("found %+v, error %v, want term %d", entry, err, term)
+		t.Errorf("GetLog = %+v, %v, want an entry of term %d", entry, err, term)
 	}
 }
 
-// Raft would take the one that it made for the latest.
+// Raft takes the snapshot that it made last for the latest.
 func TestASnapshotThatWasOutrunIsGivenUp(t *testing.T) {
 	for name, test := range map[string]struct {
-		later, applied uint64 // the snapshot that comes before the one of 7 entries is complete
+		later, applied uint64 // later: the snapshot that completes before that of 7 entries
 		kept           bool
 	}{
-		"a later one was installed":      {later: 9, applied: 9},
-		"a later one is being installed": {later: 9, applied: 7, kept: true},
-		"one that is older was stored":   {later: 5, applied: 7, kept: true},
-		"none":                           {applied: 7, kept: true},
+		"a later snapshot was installed":      {later: 9, applied: 9},
+		"a later snapshot is being installed": {later: 9, applied: 7, kept: true},
+		"an older snapshot was stored":        {later: 5, applied: 7, kept: true},
+		"no other snapshot":                   {applied: 7, kept: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kept := &memorySnapshots{}
@@ -197,36 +199,36 @@ func TestASnapshotThatWasOutrunIsGivenUp(t *testing.T) {
 				makeSnapshot(t, kept, log, test.later)
 			}
 			if err := own.Close(); (err == nil) != test.kept || err != nil && !errors.Is(err, errSuperseded) {
-				t.Errorf("Close: %v", err)
+				t.Errorf("Close = %v, want errSuperseded if a later snapshot has come", err)
 			}
 			latest := uint64(7)
 			if test.later > 7 {
 				latest = test.later
 			}
 			if base := log.base.Load(); base.Index != latest {
-				t.Errorf("the log rests on %d", base.Index)
+				t.Errorf("index of the log's base = %d", base.Index)
 			}
 		})
 	}
 }
 
-// busyStore is a store whose snapshots take a while to become complete.
-type busyStore struct {
+// slowStore is a snapshot store in which something happens while a snapshot is completed.
+type slowStore struct {
 	raft.SnapshotStore
 	meanwhile func()
 }
 
-func (s busyStore) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, network raft.Transport) (raft.SnapshotSink, error) {
+func (s slowStore) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, network raft.Transport) (raft.SnapshotSink, error) {
 	sink, err := s.SnapshotStore.Create(version, index, term, members, membersIndex, network)
-	return busySink{sink, s.meanwhile}, err
+	return slowSink{sink, s.meanwhile}, err
 }
 
-type busySink struct {
+type slowSink struct {
 	raft.SnapshotSink
 	meanwhile func()
 }
 
-func (s busySink) Close() error {
+func (s slowSink) Close() error {
 	s.meanwhile()
 	return s.SnapshotSink.Close()
 }
@@ -244,10 +246,10 @@ func TestOfASnapshotThatWasOutrunNothingIsLeft(t *testing.T) {
 	}
 	log.setBase(9, 3)
 	if err := own.Close(); !errors.Is(err, errSuperseded) {
-		t.Errorf("Close: %v", err)
+		t.Errorf("Close = %v, want errSuperseded if a later snapshot has come", err)
 	}
 	if left := namesIn(t, kept.folder); len(left) > 0 {
-		t.Errorf("left are %q", left)
+		t.Errorf("files left = %q, want none", left)
 	}
 }
 
@@ -256,15 +258,15 @@ type unreadableLog struct{ raft.LogStore }
 
 func (unreadableLog) GetLog(uint64, *raft.Log) error { return errDisk }
 
-// It may be the log that the snapshot has.
+// The unreadable log may be the one that the snapshot covers.
 func TestALogThatCannotBeReadIsNotDropped(t *testing.T) {
 	store := storeOf(t, 3, 6, 7, 8)
 	log := openBase(t, unreadableLog{store}, &memorySnapshots{})
 	if err := log.dropReplaced(7, 3); !errors.Is(err, errDisk) {
-		t.Errorf("error %v", err)
+		t.Errorf("dropReplaced = %v, want the error of the disk", err)
 	}
 	if first, err := store.FirstIndex(); first != 6 || err != nil {
-		t.Errorf("it begins with entry %d, error %v", first, err)
+		t.Errorf("FirstIndex = %d, %v, want 6", first, err)
 	}
 }
 
@@ -272,7 +274,7 @@ func TestASnapshotThatIsOutrunWhileItBecomesCompleteIsGivenUp(t *testing.T) {
 	kept := &memorySnapshots{}
 	log := openBase(t, storeOf(t, 0), kept)
 	log.applied = func() uint64 { return 9 }
-	snapshots, err := newBaseRecorder(busyStore{kept, func() { makeSnapshot(t, kept, log, 9) }}, log)
+	snapshots, err := newBaseRecorder(slowStore{kept, func() { makeSnapshot(t, kept, log, 9) }}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,22 +283,23 @@ func TestASnapshotThatIsOutrunWhileItBecomesCompleteIsGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := own.Close(); !errors.Is(err, errSuperseded) {
-		t.Errorf("Close: %v", err)
+		t.Errorf("Close = %v, want errSuperseded if a later snapshot has come", err)
 	}
 	if base := log.base.Load(); base.Index != 9 {
-		t.Errorf("the log rests on %d", base.Index)
+		t.Errorf("index of the log's base = %d", base.Index)
 	}
 	if list, err := kept.List(); err != nil || list[0].Index != 9 {
-		t.Errorf("the newest is %+v, error %v", list[0], err)
+		t.Errorf("newest snapshot = %+v, %v, want the one of entry 9", list[0], err)
 	}
 }
 
-// Raft looks up the entry before those that it sends, and then those: the log may be cut in
-// between. A follower would keep a stand-in for an entry, and never apply the write in it.
+// Raft looks up the entry before those that it sends, and then those. The log may be cut in
+// between. A follower that got a placeholder would keep it, and never apply the write of the
+// real entry.
 func TestAPlaceholderForAnEntryIsNotSent(t *testing.T) {
 	store, kept := storeOf(t, 3, 5, 6, 7), &memorySnapshots{}
 	replaced := openBase(t, store, kept)
-	mustFindEntry(t, replaced, 6, 3) // before those that are sent
+	mustFindEntry(t, replaced, 6, 3) // the entry before those that are sent
 	makeSnapshot(t, kept, replaced, 7)
 	if err := replaced.DeleteRange(5, 7); err != nil {
 		t.Fatal(err)
@@ -307,7 +310,7 @@ func TestAPlaceholderForAnEntryIsNotSent(t *testing.T) {
 	network, s := transportOn(t, side("here", "c", ""))
 	requests := answering(t, network)
 	peer, here := neighbour(t, s)
-	for name, log := range map[string]raft.LogStore{"of a snapshot that was made": replaced, "of one that is sent": retained} {
+	for name, log := range map[string]raft.LogStore{"of a log cut by a snapshot that was made": replaced, "of a log cut by a snapshot that is sent": retained} {
 		t.Run(name, func(t *testing.T) {
 			var entry raft.Log
 			if err := log.GetLog(7, &entry); err != nil {
@@ -315,7 +318,7 @@ func TestAPlaceholderForAnEntryIsNotSent(t *testing.T) {
 			}
 			args := &raft.AppendEntriesRequest{RPCHeader: header, Term: 3, PrevLogEntry: 6, PrevLogTerm: 3, Entries: []*raft.Log{&entry}}
 			if err := peer.AppendEntries("here", here, args, &raft.AppendEntriesResponse{}); !errors.Is(err, errLogCut) {
-				t.Errorf("by itself: %v", err)
+				t.Errorf("AppendEntries = %v, want errLogCut", err)
 			}
 			pipeline, err := peer.AppendEntriesPipeline("here", here)
 			if err != nil {
@@ -323,34 +326,34 @@ func TestAPlaceholderForAnEntryIsNotSent(t *testing.T) {
 			}
 			defer func() { _ = pipeline.Close() }()
 			if _, err := pipeline.AppendEntries(args, &raft.AppendEntriesResponse{}); !errors.Is(err, errLogCut) {
-				t.Errorf("in a pipeline: %v", err)
+				t.Errorf("AppendEntries in a pipeline = %v, want errLogCut", err)
 			}
 		})
 	}
-	// What is sent afterwards is the first that comes.
+	// The receiver gets nothing before the next request.
 	if err := peer.AppendEntries("here", here, &raft.AppendEntriesRequest{RPCHeader: header, Term: 9}, &raft.AppendEntriesResponse{}); err != nil {
 		t.Fatal(err)
 	}
 	if first := (<-requests).Command.(*raft.AppendEntriesRequest); first.Term != 9 {
-		t.Errorf("%+v came", first)
+		t.Errorf("first request received = %+v, want that of term 9", first)
 	}
 }
 
-// Nothing can be appended behind a gap, or to what no leader committed.
+// Nothing can be appended behind a gap, or behind entries that no leader committed.
 func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
 	for name, test := range map[string]struct {
 		stored []uint64
-		term   uint64 // of those; the snapshot's is 3
-		left   uint64 // how many
+		term   uint64 // of the stored entries; the snapshot is of term 3
+		left   uint64 // how many of them
 	}{
-		"it ends before":                        {[]uint64{4, 5, 6}, 2, 0},
-		"it has another entry there":            {[]uint64{6, 7, 8}, 2, 0},
-		"it goes on behind":                     {[]uint64{8, 9}, 3, 2},
-		"it goes on, behind older ones":         {[]uint64{3, 8}, 3, 1},
-		"what is behind is of another log":      {[]uint64{8, 9}, 2, 0},
-		"all that is left is of another log":    {[]uint64{3, 8}, 2, 0},
-		"it is the log that the snapshot has":   {[]uint64{6, 7, 8}, 3, 3},
-		"what is behind is of a later election": {[]uint64{8, 9}, 4, 2},
+		"the log ends before the snapshot":                    {[]uint64{4, 5, 6}, 2, 0},
+		"the log has another entry at the snapshot's index":   {[]uint64{6, 7, 8}, 2, 0},
+		"the log goes on behind the snapshot":                 {[]uint64{8, 9}, 3, 2},
+		"the log goes on behind the snapshot, with a gap":     {[]uint64{3, 8}, 3, 1},
+		"the entries behind the snapshot are of another log":  {[]uint64{8, 9}, 2, 0},
+		"all entries are of another log":                      {[]uint64{3, 8}, 2, 0},
+		"the log is the one that the snapshot covers":         {[]uint64{6, 7, 8}, 3, 3},
+		"the entries behind the snapshot are of a later term": {[]uint64{8, 9}, 4, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, err := memory.Open("", nil)
@@ -372,13 +375,13 @@ func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
 				}
 			}
 			if left != test.left {
-				t.Errorf("%d of its entries are left, want %d", left, test.left)
+				t.Errorf("entries left = %d, want %d", left, test.left)
 			}
 		})
 	}
 }
 
-// storeOf holds entries of a term.
+// storeOf returns a store with entries of one term.
 func storeOf(t *testing.T, term uint64, indexes ...uint64) logstore.Store {
 	t.Helper()
 	store, err := memory.Open("", nil)
@@ -393,7 +396,7 @@ func storeOf(t *testing.T, term uint64, indexes ...uint64) logstore.Store {
 	return store
 }
 
-// openBase gives a log of which the state machine has everything.
+// openBase returns a log whose entries the state machine has all applied.
 func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseLog {
 	t.Helper()
 	cache, err := raft.NewLogCache(16, store)
@@ -407,7 +410,7 @@ func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseL
 	return log
 }
 
-// makeSnapshot installs one.
+// makeSnapshot installs a snapshot that ends with entry index of term 3.
 func makeSnapshot(t *testing.T, kept raft.SnapshotStore, log *baseLog, index uint64) {
 	t.Helper()
 	snapshots, err := newBaseRecorder(kept, log)

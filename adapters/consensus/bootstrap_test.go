@@ -15,24 +15,24 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
-// unwritable is a store in which no entry comes to be.
-type unwritable struct{ logstore.Store }
+// unwritable is a store that stores no entry.
+type unwritableStore struct{ logstore.Store }
 
-var errUnwritable = errors.New("no entry is written")
+var errUnwritableStore = errors.New("no entry is written")
 
-func (unwritable) StoreLog(*raft.Log) error    { return errUnwritable }
-func (unwritable) StoreLogs([]*raft.Log) error { return errUnwritable }
+func (unwritableStore) StoreLog(*raft.Log) error    { return errUnwritableStore }
+func (unwritableStore) StoreLogs([]*raft.Log) error { return errUnwritableStore }
 
-// Raft stores the first term, and then the first entry.
+// Raft stores the first term, and only then the first entry.
 func TestABootstrapThatWasCutShortBeginsAnew(t *testing.T) {
 	config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "bolt"}
 	config.open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
 		store, err := bolt.Open(dir, logger)
-		return unwritable{store}, err
+		return unwritableStore{store}, err
 	}
 	cut := newInstance(t, config)
-	if err := errors.Join(cut.Claim(t.Context()), cut.demux.Open(t.Context()), cut.Open(t.Context())); err == nil || !strings.Contains(err.Error(), errUnwritable.Error()) {
-		t.Fatalf("error %v", err)
+	if err := errors.Join(cut.Claim(t.Context()), cut.demux.Open(t.Context()), cut.Open(t.Context())); err == nil || !strings.Contains(err.Error(), errUnwritableStore.Error()) {
+		t.Fatalf("start = %v, want it to fail with the error of the store", err)
 	}
 	cluster := cut.directory.ClusterID()
 	cut.stop(t)
@@ -41,25 +41,25 @@ func TestABootstrapThatWasCutShortBeginsAnew(t *testing.T) {
 	again.eventually(t, "leading", leading)
 	register(t, again, "a")
 	if now := again.directory.ClusterID(); now != cluster {
-		t.Errorf("cluster %s was %s", now, cluster)
+		t.Errorf("cluster id = %s, want %s as before", now, cluster)
 	}
 }
 
-// The others still have what it acknowledged, and would take back what it does as another cluster
-// of the same name.
+// The other instance still has what the lost one acknowledged, and would overwrite what it
+// does as a new cluster with the same id.
 func TestALostStateIsNotBootstrappedAgain(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{
-		"where it knows the others":        func(string) error { return nil },
-		"where that is lost too":           os.Remove,
-		"where it can't read who they are": func(path string) error { return os.Truncate(path, 1) },
-		"where a newer build wrote that": func(path string) error {
+		"its list of peers is there":      func(string) error { return nil },
+		"its list of peers is lost too":   os.Remove,
+		"its list of peers can't be read": func(path string) error { return os.Truncate(path, 1) },
+		"its list of peers was written by a newer build": func(path string) error {
 			return os.WriteFile(path, []byte(`{"format":2,"members":{}}`), 0o600)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := startCluster(t, 2, func(config *instanceConfig) { config.backend, config.open = "bolt", bolt.Open })
 			lost := cluster[0]
-			until(t, "it knows the other one", lost.hasPeers)
+			until(t, "the instance has stored its list of peers", lost.hasPeers)
 			lost.stop(t)
 			dir := lost.config.Directory
 			if err := errors.Join(os.Remove(filepath.Join(dir, "log.bolt")), os.RemoveAll(filepath.Join(dir, "snapshots")), spoil(filepath.Join(dir, peersName))); err != nil {
@@ -67,23 +67,23 @@ func TestALostStateIsNotBootstrappedAgain(t *testing.T) {
 			}
 			again := start(t, instanceConfig{id: lost.config.ID, directory: dir, address: lost.raftAddress(), bootstrap: true, backend: "bolt", open: bolt.Open})
 			if state, _ := again.State(); state.Quarantine == "" || state.Leading || again.raft.LastIndex() > 0 {
-				t.Errorf("quarantine %q, leading %v, a log up to %d", state.Quarantine, state.Leading, again.raft.LastIndex())
+				t.Errorf("state = quarantine %q, leading %v, last index %d, want quarantine, not leading, and no log", state.Quarantine, state.Leading, again.raft.LastIndex())
 			}
 		})
 	}
 }
 
-// cutShort is a store with which a founding ends at one of its two writes.
+// cutShort is a store with which founding a cluster fails at one of its two writes.
 type cutShort struct {
 	logstore.Store
-	term, entry func(write func() error) error // nil: it is written
+	term, entry func(write func() error) error // nil: the write succeeds
 }
 
 var errCutShort = errors.New("cut short")
 
-func before(func() error) error { return errCutShort }
+func failBefore(func() error) error { return errCutShort }
 
-func behind(write func() error) error { return errors.Join(write(), errCutShort) }
+func failAfter(write func() error) error { return errors.Join(write(), errCutShort) }
 
 func (c cutShort) SetUint64(key []byte, value uint64) error {
 	write := func() error { return c.Store.SetUint64(key, value) }
@@ -103,16 +103,16 @@ func (c cutShort) StoreLogs(entries []*raft.Log) error {
 
 func (c cutShort) StoreLog(entry *raft.Log) error { return c.StoreLogs([]*raft.Log{entry}) }
 
-// Nobody has heard of it by then, whether or not it is started in between without being told
-// to found.
+// No other instance has heard of the cluster by then. The instance may be started in between
+// without bootstrap.
 func TestAFoundingMayBeCutShortAtEachWriteToTheStore(t *testing.T) {
 	for name, cut := range map[string]cutShort{
-		"before the first term":   {term: before},
-		"behind the first term":   {term: behind},
-		"before the first entry":  {entry: before},
-		"before its mark is gone": {entry: behind},
+		"before the first term":   {term: failBefore},
+		"behind the first term":   {term: failAfter},
+		"before the first entry":  {entry: failBefore},
+		"before its mark is gone": {entry: failAfter},
 	} {
-		for also, paused := range map[string]bool{"": false, ", and started without": true} {
+		for also, paused := range map[string]bool{"": false, ", and started without bootstrap": true} {
 			t.Run(name+also, func(t *testing.T) {
 				config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "bolt"}
 				config.open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
@@ -121,7 +121,7 @@ func TestAFoundingMayBeCutShortAtEachWriteToTheStore(t *testing.T) {
 				}
 				i := newInstance(t, config)
 				if err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context())); err == nil || !strings.Contains(err.Error(), errCutShort.Error()) {
-					t.Fatalf("error %v", err)
+					t.Fatalf("start = %v, want it to fail with the error of the store", err)
 				}
 				config.address, config.open = i.raftAddress(), bolt.Open
 				cluster := i.directory.ClusterID()
@@ -138,14 +138,15 @@ func TestAFoundingMayBeCutShortAtEachWriteToTheStore(t *testing.T) {
 					t.Errorf("readMark = %+v, %v, want no mark", mark, err)
 				}
 				if now := i.directory.ClusterID(); now != cluster {
-					t.Errorf("cluster %s was %s", now, cluster)
+					t.Errorf("cluster id = %s, want %s as before", now, cluster)
 				}
 			})
 		}
 	}
 }
 
-// Of the cluster that it was about to found nobody has heard, so another one may be founded.
+// Nobody has heard of the cluster that the instance was about to found, so it may found
+// another one.
 func TestAFoundingMayBeCutShortBehindItsMark(t *testing.T) {
 	config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "bolt", open: bolt.Open}
 	owner := logstore.Owner{RaftID: config.id, Backend: config.backend}
@@ -164,7 +165,8 @@ func TestAFoundingMayBeCutShortBehindItsMark(t *testing.T) {
 	}
 }
 
-// It loses everything whenever it ends, and where it was alone nobody is left who has any of it.
+// A volatile instance loses everything when it ends. Where it was alone, nobody else has any
+// of it.
 func TestAVolatileInstanceIsBootstrappedAgain(t *testing.T) {
 	config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "memory", open: memory.Open, volatile: true}
 	for range 2 {
@@ -177,31 +179,32 @@ func TestAVolatileInstanceIsBootstrappedAgain(t *testing.T) {
 	}
 }
 
-// The others have what it lost, and it comes back to them.
+// The other instance has what the volatile one lost, which must come back to it.
 func TestWhatKeepsNothingIsNotFoundedAnewBesideOthers(t *testing.T) {
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.backend, config.open, config.volatile = "memory", memory.Open, true
 	})
 	lost := cluster[0]
-	until(t, "it knows the other one", lost.hasPeers)
+	until(t, "the instance has stored its list of peers", lost.hasPeers)
 	lost.stop(t)
 	config := instanceConfig{id: lost.config.ID, directory: lost.config.Directory, address: lost.raftAddress(),
 		bootstrap: true, backend: "memory", open: memory.Open, volatile: true}
 	if state, _ := start(t, config).State(); state.Quarantine == "" || state.Member {
-		t.Errorf("quarantine %q, a member: %v", state.Quarantine, state.Member)
+		t.Errorf("state = quarantine %q, member %v, want quarantine and no member", state.Quarantine, state.Member)
 	}
 }
 
-// Builds from before the mark of a founding left only the cluster's id and the first term.
+// Older builds, without the mark of a founding, left only the cluster's id and the first
+// term.
 func TestAFoundingWithoutAMarkBeginsAnewIfNobodyCanRelyOnIt(t *testing.T) {
 	for name, test := range map[string]struct {
 		term, voted uint64 // 0: none is stored
 		founds      bool
 	}{
-		"it has the first term":         {term: 1, founds: true},
-		"it has a later term":           {term: 2},
-		"it has voted":                  {term: 1, voted: 1},
-		"it has nothing but its number": {},
+		"the first term is stored":        {term: 1, founds: true},
+		"a later term is stored":          {term: 2},
+		"a vote is stored":                {term: 1, voted: 1},
+		"only the cluster's id is stored": {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true, backend: "bolt", open: bolt.Open}
@@ -224,10 +227,10 @@ func TestAFoundingWithoutAMarkBeginsAnewIfNobodyCanRelyOnIt(t *testing.T) {
 			})
 			i := start(t, config)
 			if founds := i.raft.LastIndex() > 0; founds != test.founds {
-				t.Errorf("it founds: %v", founds)
+				t.Errorf("founded a cluster = %v, want the opposite", founds)
 			}
 			if id := i.directory.ClusterID(); id != "c1" {
-				t.Errorf("it belongs to %q", id)
+				t.Errorf("cluster id = %q, want c1", id)
 			}
 		})
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// What can't be read must stop the process, and stopping must not have to wait
-// for the entry that can't be read.
+// An entry that can't be read must stop the process, and stopping must not wait for that
+// entry.
 func TestACommittedEntryThatCannotBeReadIsFatal(t *testing.T) {
 	fatal := make(chan error, 2)
 	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true, fatal: func(err error) { fatal <- err }})
@@ -35,7 +35,7 @@ func TestACommittedEntryThatCannotBeReadIsFatal(t *testing.T) {
 		t.Fatal("Fatal was not called")
 	}
 	if !errors.Is(reason, errChecksum) || !strings.Contains(reason.Error(), "log entry") {
-		t.Errorf("the reason does not say what is wrong: %v", reason)
+		t.Errorf("Fatal was called with %v, want errChecksum and a log entry", reason)
 	}
 	go propose(encodeEntry(domain.Deregister{ID: "before"}))
 	until(t, "both proposals are in flight", func() bool {
@@ -47,22 +47,22 @@ func TestACommittedEntryThatCannotBeReadIsFatal(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := i.Close(ctx); err != nil || ctx.Err() != nil {
-		t.Errorf("close: %v, %v", err, ctx.Err())
+		t.Errorf("Close = %v, context: %v, want success in time", err, ctx.Err())
 	}
 	for range 2 {
 		if err := <-answers; !errors.Is(err, ports.ErrOutcomeUnknown) {
-			t.Errorf("a proposal was answered with %v", err)
+			t.Errorf("error of a proposal = %v, want ErrOutcomeUnknown", err)
 		}
 	}
 	if state, _ := i.State(); state.View.Len() != 1 {
-		t.Error("something was applied behind the entry that can't be read")
+		t.Error("an entry behind the unreadable one was applied")
 	}
 	if len(fatal) > 0 {
 		t.Errorf("Fatal was called again: %v", <-fatal)
 	}
 }
 
-// Nobody who proposed something is left without an answer by Close.
+// Close leaves no proposal without an answer.
 func TestCloseAnswersEveryProposalInFlight(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leader := cluster[0]
@@ -79,7 +79,7 @@ func TestCloseAnswersEveryProposalInFlight(t *testing.T) {
 				case errors.Is(err, ports.ErrClosed):
 					return
 				case err != nil && !errors.Is(err, ports.ErrOutcomeUnknown) && !errors.Is(err, ports.ErrNotLeader):
-					t.Errorf("while it closes: %v", err)
+					t.Errorf("Propose while the instance closes = %v", err)
 					return
 				}
 			}
@@ -91,10 +91,10 @@ func TestCloseAnswersEveryProposalInFlight(t *testing.T) {
 	leader.stop(t)
 	proposals.Wait()
 	if _, err := leader.Read(within(t)); !errors.Is(err, ports.ErrClosed) {
-		t.Errorf("a read after Close: %v", err)
+		t.Errorf("Read after Close = %v, want ErrClosed", err)
 	}
 	if err := leader.Add(within(t), domain.Instance{ID: "z", RaftAddress: "z:1", Suffrage: domain.Nonvoter}); !errors.Is(err, ports.ErrClosed) {
-		t.Errorf("a change of the membership after Close: %v", err)
+		t.Errorf("Add after Close = %v, want ErrClosed", err)
 	}
 }
 
@@ -117,9 +117,9 @@ func TestCloseEndsAReadThatWaitsForTheStateMachine(t *testing.T) {
 	select {
 	case err := <-answer:
 		if !errors.Is(err, ports.ErrClosed) {
-			t.Errorf("the read: %v", err)
+			t.Errorf("Read = %v, want ErrClosed", err)
 		}
 	case <-time.After(patience / 2):
-		t.Error("the read waits for what an instance that is closed will never apply")
+		t.Error("the read still waits for an entry that the closed instance will never apply")
 	}
 }

@@ -40,19 +40,19 @@ func goodConfig() Config {
 func TestTimingsAreChecked(t *testing.T) {
 	tests := map[string]struct {
 		change func(*Timing)
-		says   string // empty: it is fine
+		says   string // in the error; empty: there is none
 	}{
-		"what is usual":                      {func(*Timing) {}, ""},
-		"the shortest":                       {func(c *Timing) { c.HeartbeatTimeout, c.ElectionTimeout = 50*time.Millisecond, 50*time.Millisecond }, ""},
-		"the longest":                        {func(c *Timing) { c.HeartbeatTimeout, c.ElectionTimeout = time.Minute, time.Minute }, ""},
-		"no trailing logs":                   {func(c *Timing) { c.TrailingLogs = 0 }, ""},
-		"a heartbeat that is too short":      {func(c *Timing) { c.HeartbeatTimeout = 49 * time.Millisecond }, "heartbeat timeout 49ms"},
-		"a negative heartbeat":               {func(c *Timing) { c.HeartbeatTimeout = -time.Second }, "heartbeat timeout -1s"},
-		"an election before the heartbeat":   {func(c *Timing) { c.ElectionTimeout = 999 * time.Millisecond }, "election timeout 999ms is under the heartbeat timeout 1s"},
-		"an election that takes too long":    {func(c *Timing) { c.ElectionTimeout = time.Minute + 1 }, "over a minute"},
-		"no snapshot threshold":              {func(c *Timing) { c.SnapshotThreshold = 0 }, "snapshot threshold is 0"},
-		"a snapshot interval too short":      {func(c *Timing) { c.SnapshotInterval = 5*time.Millisecond - 1 }, "is under 5ms"},
-		"a snapshot interval that is absent": {func(c *Timing) { c.SnapshotInterval = 0 }, "snapshot interval 0s"},
+		"usual timings":                                   {func(*Timing) {}, ""},
+		"the shortest timeouts":                           {func(c *Timing) { c.HeartbeatTimeout, c.ElectionTimeout = 50*time.Millisecond, 50*time.Millisecond }, ""},
+		"the longest timeouts":                            {func(c *Timing) { c.HeartbeatTimeout, c.ElectionTimeout = time.Minute, time.Minute }, ""},
+		"no trailing logs":                                {func(c *Timing) { c.TrailingLogs = 0 }, ""},
+		"a heartbeat timeout too short":                   {func(c *Timing) { c.HeartbeatTimeout = 49 * time.Millisecond }, "heartbeat timeout 49ms"},
+		"a negative heartbeat timeout":                    {func(c *Timing) { c.HeartbeatTimeout = -time.Second }, "heartbeat timeout -1s"},
+		"an election timeout under the heartbeat timeout": {func(c *Timing) { c.ElectionTimeout = 999 * time.Millisecond }, "election timeout 999ms is under the heartbeat timeout 1s"},
+		"an election timeout too long":                    {func(c *Timing) { c.ElectionTimeout = time.Minute + 1 }, "over a minute"},
+		"no snapshot threshold":                           {func(c *Timing) { c.SnapshotThreshold = 0 }, "snapshot threshold is 0"},
+		"a snapshot interval too short":                   {func(c *Timing) { c.SnapshotInterval = 5*time.Millisecond - 1 }, "is under 5ms"},
+		"no snapshot interval":                            {func(c *Timing) { c.SnapshotInterval = 0 }, "snapshot interval 0s"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestTimingsAreChecked(t *testing.T) {
 			test.change(&timing)
 			err := timing.Validate()
 			if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
-				t.Errorf("error %v, want %q", err, test.says)
+				t.Errorf("Validate = %v, want %q", err, test.says)
 			}
 		})
 	}
@@ -69,7 +69,7 @@ func TestTimingsAreChecked(t *testing.T) {
 func TestAllFaultsOfAConfigAreReported(t *testing.T) {
 	err := Config{Timing: Timing{HeartbeatTimeout: 1, ElectionTimeout: 2 * time.Minute}}.Validate()
 	if err == nil {
-		t.Fatal("an empty configuration is fine")
+		t.Fatal("Validate of an empty configuration = nil, want an error")
 	}
 	for _, word := range []string{
 		"raft id", "Directory", "Backend.Name", "Backend.Open", "Demux", "Logger", "Fatal",
@@ -89,16 +89,16 @@ func TestConfigurationsAreChecked(t *testing.T) {
 		change func(*Config)
 		says   string
 	}{
-		"no id":                   {func(c *Config) { c.ID = "" }, "raft id"},
-		"an id that is too long":  {func(c *Config) { c.ID = strings.Repeat("x", 129) }, "raft id"},
-		"an id with a blank":      {func(c *Config) { c.ID = "a b" }, "raft id"},
-		"no directory":            {func(c *Config) { c.Directory = "" }, "Directory"},
-		"no backend":              {func(c *Config) { c.Backend.Name = "" }, "Backend.Name"},
-		"nothing to open a store": {func(c *Config) { c.Backend.Open = nil }, "Backend.Open"},
-		"no port":                 {func(c *Config) { c.Demux = nil }, "Demux"},
-		"no logger":               {func(c *Config) { c.Logger = nil }, "Logger"},
-		"nobody to tell":          {func(c *Config) { c.Fatal = nil }, "Fatal"},
-		"a bad timing":            {func(c *Config) { c.Timing.SnapshotThreshold = 0 }, "snapshot threshold"},
+		"no id":                       {func(c *Config) { c.ID = "" }, "raft id"},
+		"an id that is too long":      {func(c *Config) { c.ID = strings.Repeat("x", 129) }, "raft id"},
+		"an id with a space":          {func(c *Config) { c.ID = "a b" }, "raft id"},
+		"no directory":                {func(c *Config) { c.Directory = "" }, "Directory"},
+		"no backend":                  {func(c *Config) { c.Backend.Name = "" }, "Backend.Name"},
+		"no function to open a store": {func(c *Config) { c.Backend.Open = nil }, "Backend.Open"},
+		"no port":                     {func(c *Config) { c.Demux = nil }, "Demux"},
+		"no logger":                   {func(c *Config) { c.Logger = nil }, "Logger"},
+		"no Fatal":                    {func(c *Config) { c.Fatal = nil }, "Fatal"},
+		"a bad timing":                {func(c *Config) { c.Timing.SnapshotThreshold = 0 }, "snapshot threshold"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -106,17 +106,17 @@ func TestConfigurationsAreChecked(t *testing.T) {
 			test.change(&config)
 			err := config.Validate()
 			if err == nil || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("error %v, want one fault, of %q", err, test.says)
+				t.Errorf("Validate = %v, want one fault, of %q", err, test.says)
 			}
 			if _, newErr := New(config); !errors.Is(newErr, err) && (newErr == nil || newErr.Error() != err.Error()) {
-				t.Errorf("New says %v instead of %v", newErr, err)
+				t.Errorf("New = %v, want %v", newErr, err)
 			}
 		})
 	}
 }
 
-// Raft checks its configuration too, but one fault after the other, and only
-// when it starts.
+// Raft validates its configuration too, but reports one fault at a time, and only at the
+// start.
 func TestRaftTakesEveryTimingThatIsValid(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		duration := func(what string, least, most time.Duration) time.Duration {
@@ -135,7 +135,7 @@ func TestRaftTakesEveryTimingThatIsValid(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := raft.ValidateConfig((&Node{config: config}).settings()); err != nil {
-			t.Fatalf("%+v: %v", config.Timing, err)
+			t.Fatalf("raft refuses the valid timing %+v: %v", config.Timing, err)
 		}
 	})
 }

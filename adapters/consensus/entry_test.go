@@ -18,7 +18,7 @@ func TestAnyCommandComesBackFromItsEntry(t *testing.T) {
 		cmd := anyCommand().Draw(t, "command")
 		data := encodeEntry(cmd)
 		if again := encodeEntry(cmd); !bytes.Equal(again, data) {
-			t.Fatalf("one command, two encodings:\n%x\n%x", data, again)
+			t.Fatalf("two encodings of one command:\n%x\n%x", data, again)
 		}
 		got, err := decodeEntry(data)
 		if err != nil {
@@ -26,7 +26,7 @@ func TestAnyCommandComesBackFromItsEntry(t *testing.T) {
 		}
 		mustEqual(t, "the command", got, any(cmd))
 
-		// Raft reuses the memory of an entry.
+		// Raft reuses the memory of an entry, so the command must not refer to it.
 		clear(data)
 		mustEqual(t, "the command, once its entry is overwritten", got, any(cmd))
 	})
@@ -41,7 +41,7 @@ func TestAnyCommandsComeBackFromTheEntryThatTheyShare(t *testing.T) {
 		}
 		data := joinEntries(entries)
 		if want := encodeEntry(commands); !bytes.Equal(data, want) {
-			t.Fatalf("joined as %x, encoded as %x", data, want)
+			t.Fatalf("joinEntries = %x, want %x as encoded", data, want)
 		}
 		got, err := decodeEntry(data)
 		if err != nil {
@@ -51,7 +51,7 @@ func TestAnyCommandsComeBackFromTheEntryThatTheyShare(t *testing.T) {
 	})
 }
 
-// Only these share entries: see sharing.
+// Only commands share entries: see sharing.
 func TestWhichEntriesAreCommands(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
 		if _, want := entry.(domain.Command); isCommand(encodeEntry(entry)) != want {
@@ -89,17 +89,17 @@ func TestADamagedEntryIsAnError(t *testing.T) {
 				if got, err := decodeEntry(damaged); err == nil {
 					t.Errorf("decodeEntry(%x) = %+v, want an error", damaged, got)
 				} else if !errors.Is(err, errChecksum) && !errors.Is(err, errTruncated) {
-					t.Errorf("decodeEntry(%x) = %v, want a fault of the checksum first", damaged, err)
+					t.Errorf("decodeEntry(%x) = %v, want errChecksum or errTruncated", damaged, err)
 				}
 			})
 			if _, err := decodeEntry(append(encodeEntry(entry), 0)); !errors.Is(err, errChecksum) {
-				t.Errorf("with a byte too many: %v", err)
+				t.Errorf("decodeEntry of an entry with an extra byte = %v, want errChecksum", err)
 			}
 		})
 	}
 }
 
-// sealed gives an entry of this version with any body.
+// sealed returns an entry of this version with the given body, and its checksum.
 func sealed(kind entryKind, body []byte) []byte {
 	return appendChecksum(append([]byte{entryVersion, byte(kind)}, body...))
 }
@@ -122,87 +122,87 @@ func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
 			data: appendChecksum([]byte{entryVersion + 1, byte(kindOpening)}),
 			says: "version 2, this build reads 1: " + newer,
 		},
-		"a kind that is not known":            {data: sealed(kindGroup+1, nil), says: newer},
-		"the last kind that there could be":   {data: sealed(255, nil), says: newer},
-		"kind zero":                           {data: sealed(0, nil), says: newer},
-		"a field that openings lack":          {data: sealed(kindOpening, uintField(2, 1)), says: newer},
-		"a field that registers lack":         {data: sealed(kindRegister, uintField(3, 1)), says: newer},
-		"a field that deregisters lack":       {data: sealed(kindDeregister, uintField(3, 1)), says: newer},
-		"a field that nodes lack":             {data: sealed(kindRegister, message(1, uintField(nodeExpiredFrom+1, 1))), says: newer},
-		"an end of a lease that is not known": {data: sealed(kindRegister, message(1, uintField(nodeDownOnExpiry, 2))), says: newer},
-		"a field that expires lack":           {data: sealed(kindExpire, uintField(2, 1)), says: newer},
-		"a field that expiring nodes lack":    {data: sealed(kindExpire, message(1, uintField(3, 1))), says: newer},
-		"a field that revivals lack":          {data: sealed(kindRevive, uintField(2, 1)), says: newer},
-		"a kind that batches lack":            {data: sealed(kindBatch, message(protowire.Number(kindRevive)+1)), says: newer},
-		"an opening in a batch":               {data: sealed(kindBatch, message(protowire.Number(kindOpening))), says: newer},
-		"a batch in a batch":                  {data: sealed(kindBatch, message(protowire.Number(kindBatch), message(protowire.Number(kindDeregister), appendString(nil, 1, "a")))), says: newer},
-		"an expiry in a batch":                {data: sealed(kindBatch, message(protowire.Number(kindExpire))), says: newer},
-		"a revival in a batch":                {data: sealed(kindBatch, message(protowire.Number(kindRevive), appendString(nil, 1, "a"))), says: newer},
-		"a kind in a batch beyond a byte":     {data: sealed(kindBatch, message(256+protowire.Number(kindDeregister), appendString(nil, 1, "a"))), says: newer},
-		"a field that the second one lacks": {data: sealed(kindBatch, append(message(protowire.Number(kindDeregister), appendString(nil, 1, "a")),
+		"an unknown kind":                         {data: sealed(kindGroup+1, nil), says: newer},
+		"the highest kind":                        {data: sealed(255, nil), says: newer},
+		"kind zero":                               {data: sealed(0, nil), says: newer},
+		"an unknown field of an opening":          {data: sealed(kindOpening, uintField(2, 1)), says: newer},
+		"an unknown field of a registration":      {data: sealed(kindRegister, uintField(3, 1)), says: newer},
+		"an unknown field of a deregistration":    {data: sealed(kindDeregister, uintField(3, 1)), says: newer},
+		"an unknown field of a node":              {data: sealed(kindRegister, message(1, uintField(nodeExpiredFrom+1, 1))), says: newer},
+		"an unknown action on expiry":             {data: sealed(kindRegister, message(1, uintField(nodeDownOnExpiry, 2))), says: newer},
+		"an unknown field of an expiry":           {data: sealed(kindExpire, uintField(2, 1)), says: newer},
+		"an unknown field of a node that expires": {data: sealed(kindExpire, message(1, uintField(3, 1))), says: newer},
+		"an unknown field of a revival":           {data: sealed(kindRevive, uintField(2, 1)), says: newer},
+		"an unknown kind in a batch":              {data: sealed(kindBatch, message(protowire.Number(kindRevive)+1)), says: newer},
+		"an opening in a batch":                   {data: sealed(kindBatch, message(protowire.Number(kindOpening))), says: newer},
+		"a batch in a batch":                      {data: sealed(kindBatch, message(protowire.Number(kindBatch), message(protowire.Number(kindDeregister), appendString(nil, 1, "a")))), says: newer},
+		"an expiry in a batch":                    {data: sealed(kindBatch, message(protowire.Number(kindExpire))), says: newer},
+		"a revival in a batch":                    {data: sealed(kindBatch, message(protowire.Number(kindRevive), appendString(nil, 1, "a"))), says: newer},
+		"a kind over a byte in a batch":           {data: sealed(kindBatch, message(256+protowire.Number(kindDeregister), appendString(nil, 1, "a"))), says: newer},
+		"an unknown field of the second command in a batch": {data: sealed(kindBatch, append(message(protowire.Number(kindDeregister), appendString(nil, 1, "a")),
 			message(protowire.Number(kindDeregister), uintField(3, 1))...)), says: newer},
-		"a field of a node in a batch":            {data: sealed(kindBatch, message(protowire.Number(kindRegister), message(1, uintField(nodeExpiredFrom+1, 1)))), says: newer},
-		"a condition, in a batch, not known":      {data: sealed(kindBatch, message(protowire.Number(kindDeregister), message(2, uintField(1, 4)))), says: newer},
-		"a wire type, in a batch, not known":      {data: sealed(kindBatch, protowire.AppendFixed64(protowire.AppendTag(nil, 2, protowire.Fixed64Type), 1)), says: newer},
-		"an opening in a shared entry":            {data: sealed(kindGroup, message(protowire.Number(kindOpening))), says: newer},
-		"a shared entry in a shared entry":        {data: sealed(kindGroup, message(protowire.Number(kindGroup))), says: newer},
-		"a kind in a shared entry beyond a byte":  {data: sealed(kindGroup, message(256+protowire.Number(kindDeregister), appendString(nil, 1, "a"))), says: newer},
-		"a field that the second one there lacks": {data: sealed(kindGroup, append(message(protowire.Number(kindRevive)), message(protowire.Number(kindRevive), uintField(2, 1))...)), says: newer},
-		"a number where a command is shared":      {data: sealed(kindGroup, uintField(protowire.Number(kindRevive), 1)), says: "field 6 has wire type"},
-		"a number in the place of a command":      {data: sealed(kindBatch, uintField(protowire.Number(kindRegister), 1)), says: "field 2 has wire type"},
-		"a number where a node expires":           {data: sealed(kindExpire, uintField(1, 1)), says: "field 1 has wire type"},
-		"a time to live out of range":             {data: sealed(kindRegister, message(1, uintField(nodeTTLSeconds, 1<<32))), says: "out of range"},
-		"a command that ends in its tag":          {data: sealed(kindBatch, message(protowire.Number(kindRegister), []byte{0x80})), says: "malformed"},
-		"a field that promotions lack":            {data: sealed(kindPromotion, uintField(3, 1)), says: newer},
-		"a registration of nothing":               {data: sealed(kindRegister, nil), says: "of nothing"},
-		"a promotion of nobody":                   {data: sealed(kindPromotion, nil), says: "of nobody"},
-		"text where a promotion is settled":       {data: sealed(kindPromotion, appendString(nil, 2, "x")), says: "field 2 has wire type"},
-		"a field that parts of a restore lack":    {data: sealed(kindRestorePart, uintField(4, 1)), says: newer},
-		"a field that commits of a restore lack":  {data: sealed(kindRestoreCommit, uintField(4, 1)), says: newer},
-		"a field that a revision lacks":           {data: sealed(kindRestoreCommit, message(3, uintField(2, 1))), says: newer},
-		"a field that aborts of a restore lack":   {data: sealed(kindRestoreAbort, uintField(2, 1)), says: newer},
-		"a part of no restore":                    {data: sealed(kindRestorePart, nil), says: "without an id"},
-		"a commit of no restore":                  {data: sealed(kindRestoreCommit, nil), says: "without an id"},
-		"an abort of no restore":                  {data: sealed(kindRestoreAbort, nil), says: "without an id"},
-		"a number where a revision is expected":   {data: sealed(kindRestoreCommit, uintField(3, 1)), says: "field 3 has wire type"},
-		"a number where a node is to be restored": {data: sealed(kindRestorePart, uintField(3, 1)), says: "field 3 has wire type"},
-		"a field that labels lack":                {data: sealed(kindRegister, message(1, message(nodeLabel, uintField(3, 1)))), says: newer},
-		"a field that conditions lack":            {data: sealed(kindRegister, message(2, uintField(3, 1))), says: newer},
-		"a condition that is not known":           {data: sealed(kindDeregister, message(2, uintField(1, 4))), says: newer},
-		"a condition beyond a byte":               {data: sealed(kindDeregister, message(2, uintField(1, 256))), says: newer},
-		"a wire type that is not known":           {data: sealed(kindOpening, protowire.AppendFixed32(protowire.AppendTag(nil, 2, protowire.Fixed32Type), 1)), says: newer},
-		"a number where text belongs":             {data: sealed(kindOpening, uintField(1, 1)), says: "field 1 has wire type"},
-		"a number where a node belongs":           {data: sealed(kindRegister, uintField(1, 1)), says: "field 1 has wire type"},
-		"text where a number belongs":             {data: sealed(kindRegister, message(1, appendString(nil, nodeWeight, "x"))), says: "field 4 has wire type"},
-		"a weight that is out of range":           {data: sealed(kindRegister, message(1, uintField(nodeWeight, 1<<31))), says: "out of range"},
-		"a slot that is out of range":             {data: sealed(kindRegister, message(1, uintField(nodeSlot, 1<<63))), says: "out of range"},
-		"text that is longer than the entry":      {data: sealed(kindOpening, append(protowire.AppendTag(nil, 1, protowire.BytesType), 0xff, 0xff, 0xff, 0xff, 0x0f, 'x')), says: "malformed"},
-		"a field that ends in its tag":            {data: sealed(kindOpening, []byte{0x80}), says: "malformed"},
-		"nothing but a checksum":                  {data: appendChecksum(nil), says: errTruncated.Error()},
-		"nothing behind the version":              {data: appendChecksum([]byte{entryVersion}), says: errTruncated.Error()},
-		"nothing at all":                          {says: errTruncated.Error()},
+		"an unknown field of a node in a batch":                    {data: sealed(kindBatch, message(protowire.Number(kindRegister), message(1, uintField(nodeExpiredFrom+1, 1)))), says: newer},
+		"an unknown condition in a batch":                          {data: sealed(kindBatch, message(protowire.Number(kindDeregister), message(2, uintField(1, 4)))), says: newer},
+		"an unknown wire type in a batch":                          {data: sealed(kindBatch, protowire.AppendFixed64(protowire.AppendTag(nil, 2, protowire.Fixed64Type), 1)), says: newer},
+		"an opening in a shared entry":                             {data: sealed(kindGroup, message(protowire.Number(kindOpening))), says: newer},
+		"a shared entry in a shared entry":                         {data: sealed(kindGroup, message(protowire.Number(kindGroup))), says: newer},
+		"a kind over a byte in a shared entry":                     {data: sealed(kindGroup, message(256+protowire.Number(kindDeregister), appendString(nil, 1, "a"))), says: newer},
+		"an unknown field of the second command in a shared entry": {data: sealed(kindGroup, append(message(protowire.Number(kindRevive)), message(protowire.Number(kindRevive), uintField(2, 1))...)), says: newer},
+		"a number in place of a command in a shared entry":         {data: sealed(kindGroup, uintField(protowire.Number(kindRevive), 1)), says: "field 6 has wire type"},
+		"a number in place of a command in a batch":                {data: sealed(kindBatch, uintField(protowire.Number(kindRegister), 1)), says: "field 2 has wire type"},
+		"a number in place of a node that expires":                 {data: sealed(kindExpire, uintField(1, 1)), says: "field 1 has wire type"},
+		"a time to live out of range":                              {data: sealed(kindRegister, message(1, uintField(nodeTTLSeconds, 1<<32))), says: "out of range"},
+		"a command in a batch that ends in its tag":                {data: sealed(kindBatch, message(protowire.Number(kindRegister), []byte{0x80})), says: "malformed"},
+		"an unknown field of a promotion":                          {data: sealed(kindPromotion, uintField(3, 1)), says: newer},
+		"a registration without a node":                            {data: sealed(kindRegister, nil), says: "of nothing"},
+		"a promotion without an id":                                {data: sealed(kindPromotion, nil), says: "of nobody"},
+		"text in place of whether a promotion is settled":          {data: sealed(kindPromotion, appendString(nil, 2, "x")), says: "field 2 has wire type"},
+		"an unknown field of a part of a restore":                  {data: sealed(kindRestorePart, uintField(4, 1)), says: newer},
+		"an unknown field of a commit of a restore":                {data: sealed(kindRestoreCommit, uintField(4, 1)), says: newer},
+		"an unknown field of an expected revision":                 {data: sealed(kindRestoreCommit, message(3, uintField(2, 1))), says: newer},
+		"an unknown field of an abort of a restore":                {data: sealed(kindRestoreAbort, uintField(2, 1)), says: newer},
+		"a part without the id of its restore":                     {data: sealed(kindRestorePart, nil), says: "without an id"},
+		"a commit without the id of its restore":                   {data: sealed(kindRestoreCommit, nil), says: "without an id"},
+		"an abort without the id of its restore":                   {data: sealed(kindRestoreAbort, nil), says: "without an id"},
+		"a number in place of an expected revision":                {data: sealed(kindRestoreCommit, uintField(3, 1)), says: "field 3 has wire type"},
+		"a number in place of a node to restore":                   {data: sealed(kindRestorePart, uintField(3, 1)), says: "field 3 has wire type"},
+		"an unknown field of a label":                              {data: sealed(kindRegister, message(1, message(nodeLabel, uintField(3, 1)))), says: newer},
+		"an unknown field of a condition":                          {data: sealed(kindRegister, message(2, uintField(3, 1))), says: newer},
+		"an unknown condition":                                     {data: sealed(kindDeregister, message(2, uintField(1, 4))), says: newer},
+		"a condition over a byte":                                  {data: sealed(kindDeregister, message(2, uintField(1, 256))), says: newer},
+		"an unknown wire type":                                     {data: sealed(kindOpening, protowire.AppendFixed32(protowire.AppendTag(nil, 2, protowire.Fixed32Type), 1)), says: newer},
+		"a number in place of text":                                {data: sealed(kindOpening, uintField(1, 1)), says: "field 1 has wire type"},
+		"a number in place of a node":                              {data: sealed(kindRegister, uintField(1, 1)), says: "field 1 has wire type"},
+		"text in place of a number":                                {data: sealed(kindRegister, message(1, appendString(nil, nodeWeight, "x"))), says: "field 4 has wire type"},
+		"a weight that is out of range":                            {data: sealed(kindRegister, message(1, uintField(nodeWeight, 1<<31))), says: "out of range"},
+		"a slot that is out of range":                              {data: sealed(kindRegister, message(1, uintField(nodeSlot, 1<<63))), says: "out of range"},
+		"text that is longer than the entry":                       {data: sealed(kindOpening, append(protowire.AppendTag(nil, 1, protowire.BytesType), 0xff, 0xff, 0xff, 0xff, 0x0f, 'x')), says: "malformed"},
+		"a field that ends in its tag":                             {data: sealed(kindOpening, []byte{0x80}), says: "malformed"},
+		"nothing but a checksum":                                   {data: appendChecksum(nil), says: errTruncated.Error()},
+		"nothing behind the version":                               {data: appendChecksum([]byte{entryVersion}), says: errTruncated.Error()},
+		"nothing at all":                                           {says: errTruncated.Error()},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if got, err := decodeEntry(test.data); err == nil || !strings.Contains(err.Error(), test.says) {
-				t.Fatalf("%+v, error %v; want one that says %q", got, err, test.says)
+				t.Fatalf("decodeEntry = %+v, %v, want an error with %q", got, err, test.says)
 			}
 		})
 	}
 }
 
-// No replica could read it again: it must not come into the log.
+// No replica could read such an entry again, so it must never come into the log.
 func TestAnEntryThatHasNoFormatIsABug(t *testing.T) {
 	for name, entry := range map[string]any{
-		"what is no command": domain.Change{},
-		"nothing":            nil,
-		"a batch of nothing": domain.Batch{Commands: []domain.Command{nil}},
-		"a batch of batches": domain.Batch{Commands: []domain.Command{domain.Batch{}}},
+		"a value that is no command": domain.Change{},
+		"nil":                        nil,
+		"a batch of nil":             domain.Batch{Commands: []domain.Command{nil}},
+		"a batch of batches":         domain.Batch{Commands: []domain.Command{domain.Batch{}}},
 		"an expiry in a batch": domain.Batch{Commands: []domain.Command{
 			domain.Deregister{ID: "a"}, domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 1}}},
 		}},
-		"a revival in a batch": domain.Batch{Commands: []domain.Command{domain.Revive{ID: "a"}}},
-		"nothing, shared":      commandGroup{nil},
+		"a revival in a batch":  domain.Batch{Commands: []domain.Command{domain.Revive{ID: "a"}}},
+		"a shared entry of nil": commandGroup{nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
@@ -220,7 +220,7 @@ func FuzzDecodeEntry(f *testing.F) {
 		f.Add(encodeEntry(entry))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		// Nearly nothing that is drawn has a right checksum.
+		// The fuzzer hardly ever makes a valid checksum, so the test seals the data itself.
 		for _, data := range [][]byte{data, resealed(data)} {
 			entry, err := decodeEntry(data)
 			if err != nil {
@@ -231,7 +231,7 @@ func FuzzDecodeEntry(f *testing.F) {
 				t.Fatalf("decodeEntry of %+v = %v, want success", entry, err)
 			}
 			if !reflect.DeepEqual(again, entry) {
-				t.Fatalf("%+v was decoded as %+v", entry, again)
+				t.Fatalf("decodeEntry(encodeEntry(%+v)) = %+v, want the same", entry, again)
 			}
 		}
 	})

@@ -24,9 +24,9 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 	long := bytes.Repeat([]byte("x"), maxCachedEntry+1)
 	tests := map[string]struct {
 		do   func(t *testing.T, l *entryCache)
-		read []uint64 // from the store, of the entries that are there
+		read []uint64 // indexes of the entries that are read from the store
 	}{
-		"what was stored": {do: func(*testing.T, *entryCache) {}, read: []uint64{4}},
+		"all entries but a too long one": {do: func(*testing.T, *entryCache) {}, read: []uint64{4}},
 		"after the beginning was removed": {
 			do:   func(t *testing.T, l *entryCache) { remove(t, l, 1, 2) },
 			read: []uint64{4},
@@ -37,7 +37,7 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 				store(t, l, &raft.Log{Index: 4, Term: 2, Data: []byte("short now")})
 			},
 		},
-		"what lies a whole cache before another": {
+		"entries that a later one overwrote in the cache": {
 			do: func(t *testing.T, l *entryCache) {
 				for index := uint64(7); index <= cachedEntries+2; index++ {
 					store(t, l, &raft.Log{Index: index, Term: 1})
@@ -45,17 +45,17 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 			},
 			read: []uint64{1, 2, 4},
 		},
-		"as much as may be cached": {
+		"entries that just fill the cache": {
 			do: func(t *testing.T, l *entryCache) {
 				remove(t, l, 1, 6)
 				storeFull(t, l, 1)
 			},
 		},
-		"what lies before as much as may be cached": {
+		"entries before those that fill the cache": {
 			do:   func(t *testing.T, l *entryCache) { storeFull(t, l, 7) },
 			read: []uint64{1, 2, 3, 4, 5, 6},
 		},
-		"all but what is too much by a byte": {
+		"entries that exceed the cache by a byte": {
 			do: func(t *testing.T, l *entryCache) {
 				remove(t, l, 1, 6)
 				storeFull(t, l, 1)
@@ -63,7 +63,7 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 			},
 			read: []uint64{1},
 		},
-		"what has room since others were removed or replaced": {
+		"entries that fit since others were removed or replaced": {
 			do: func(t *testing.T, l *entryCache) {
 				storeFull(t, l, 7)
 				remove(t, l, 7, 14)
@@ -96,7 +96,7 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 	}
 }
 
-// storeFull stores, from an index on, 8 entries that fill the cache.
+// storeFull stores 8 entries that fill the cache, beginning with index from.
 func storeFull(t *testing.T, l *entryCache, from uint64) {
 	t.Helper()
 	for n := range uint64(cachedBytes / maxCachedEntry) {
@@ -122,11 +122,11 @@ func wantReadFromStore(t *testing.T, l *entryCache, c *countingReads, want []uin
 			read = append(read, index)
 		}
 		if err := c.GetLog(index, &stored); err != nil || stored.Term != cached.Term || !bytes.Equal(stored.Data, cached.Data) {
-			t.Errorf("entry %d is %v, and in the store %v (%v)", index, &cached, &stored, err)
+			t.Errorf("entry %d = %v, want %v as in the store (%v)", index, &cached, &stored, err)
 		}
 	}
 	if !slices.Equal(read, want) {
-		t.Errorf("from the store came %v, want %v", read, want)
+		t.Errorf("entries read from the store = %v, want %v", read, want)
 	}
 }
 
@@ -146,7 +146,7 @@ func remove(t *testing.T, l *entryCache, from, to uint64) {
 	for index := from; index <= to; index++ {
 		var entry raft.Log
 		if err := l.GetLog(index, &entry); err != raft.ErrLogNotFound {
-			t.Errorf("entry %d, which was removed: %v, %v", index, &entry, err)
+			t.Errorf("GetLog(%d) of a removed entry = %v, %v, want ErrLogNotFound", index, &entry, err)
 		}
 	}
 }

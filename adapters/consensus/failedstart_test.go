@@ -12,11 +12,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 )
 
-// holed is a store whose log announces entries that it does not have.
-type holed struct{ logstore.Store }
+// gappedStore is a store whose log lacks entries before its last one.
+type gappedStore struct{ logstore.Store }
 
-func (holed) LastIndex() (uint64, error) { return 5, nil }
-func (holed) GetLog(i uint64, l *raft.Log) error {
+func (gappedStore) LastIndex() (uint64, error) { return 5, nil }
+func (gappedStore) GetLog(i uint64, l *raft.Log) error {
 	if i < 5 {
 		return raft.ErrLogNotFound
 	}
@@ -24,7 +24,7 @@ func (holed) GetLog(i uint64, l *raft.Log) error {
 	return nil
 }
 
-// unreadable is a store that can't be read at all.
+// unreadable is a store whose keys can't be read.
 type unreadable struct{ logstore.Store }
 
 func (unreadable) GetUint64([]byte) (uint64, error) { return 0, errDisk }
@@ -48,8 +48,8 @@ func TestAStartThatFailsLeavesNothingBehind(t *testing.T) {
 		"the store can't be read": {
 			open: around(func(s logstore.Store) logstore.Store { return unreadable{s} })},
 		"the log has a hole, over which raft panics": {
-			open: around(func(s logstore.Store) logstore.Store { return holed{s} })},
-		"the address is none that others can dial": {
+			open: around(func(s logstore.Store) logstore.Store { return gappedStore{s} })},
+		"other instances can't dial the address": {
 			open: bolt.Open, advertise: "0.0.0.0:1"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -62,12 +62,12 @@ func TestAStartThatFailsLeavesNothingBehind(t *testing.T) {
 			if err := i.Open(ctx); err == nil {
 				t.Error("Open = nil, want an error")
 			}
-			// In the order in which the program does it: the port is closed first
-			// where raft did not start.
+			// This is the order in which the program closes them: the port first, if raft
+			// did not start.
 			if err := errors.Join(i.demux.Close(), i.Close(ctx)); err != nil {
-				t.Errorf("close: %v", err)
+				t.Errorf("Close = %v, want success", err)
 			}
-			// The directory and the store in it are free.
+			// The directory and its store can be used again.
 			start(t, instanceConfig{id: "a", directory: directory, bootstrap: true}).eventually(t, "leading", leading)
 		})
 	}
@@ -78,10 +78,10 @@ func TestADirectoryInUseIsNotTouched(t *testing.T) {
 	owner := start(t, instanceConfig{id: "a", directory: directory, bootstrap: true})
 	second := newInstance(t, instanceConfig{id: "a", directory: directory})
 	if err := second.Claim(ctx); !errors.Is(err, logstore.ErrDirectoryInUse) {
-		t.Errorf("claim: %v", err)
+		t.Errorf("Claim of a directory in use = %v, want ErrDirectoryInUse", err)
 	}
 	if err := errors.Join(second.Close(ctx), second.demux.Close()); err != nil {
-		t.Errorf("close: %v", err)
+		t.Errorf("Close = %v, want success", err)
 	}
 	owner.eventually(t, "leading", leading)
 	register(t, owner, "a")

@@ -12,8 +12,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// usual is a registration as a deployment would send it.
-func usual(b *testing.B, i, weight int) domain.Register {
+// usualRegister is a registration as a deployment would send it.
+func usualRegister(b *testing.B, i, weight int) domain.Register {
 	return domain.Register{Node: accepted(b, domain.NodeSpec{
 		ID:      fmt.Sprintf("cache-node-%05d", i),
 		Address: fmt.Sprintf("10.0.%d.%d:11211", i>>8, i&255),
@@ -24,7 +24,7 @@ func usual(b *testing.B, i, weight int) domain.Register {
 }
 
 func BenchmarkEncodeEntry(b *testing.B) {
-	cmd := usual(b, 1, 100)
+	cmd := usualRegister(b, 1, 100)
 	b.ReportAllocs()
 	for b.Loop() {
 		encodeEntry(cmd)
@@ -33,7 +33,7 @@ func BenchmarkEncodeEntry(b *testing.B) {
 }
 
 func BenchmarkDecodeEntry(b *testing.B) {
-	data := encodeEntry(usual(b, 1, 100))
+	data := encodeEntry(usualRegister(b, 1, 100))
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := decodeEntry(data); err != nil {
@@ -42,8 +42,8 @@ func BenchmarkDecodeEntry(b *testing.B) {
 	}
 }
 
-// BenchmarkApplyBatch applies 64 updates at a time to a registry of 10 000: an entry for
-// each, or one that they share.
+// BenchmarkApplyBatch applies 64 updates at a time to a registry of 10 000 nodes: each in an
+// entry of its own, or all in a shared one.
 func BenchmarkApplyBatch(b *testing.B) {
 	b.Run("entries", func(b *testing.B) { benchmarkApply(b, false) })
 	b.Run("shared", func(b *testing.B) { benchmarkApply(b, true) })
@@ -53,11 +53,11 @@ func benchmarkApply(b *testing.B, share bool) {
 	const size = 64
 	m := newMachine(newSharedState(ports.LocalState{}), func(err error) { b.Fatal(err) })
 	m.registry = fullRegistry(b)
-	var batches [2][]*raft.Log // which undo each other, so that all are changes
+	var batches [2][]*raft.Log // they undo each other, so that every update is a change
 	for i := range batches {
 		var entries [][]byte
 		for n := range size {
-			entries = append(entries, encodeEntry(usual(b, n, i)))
+			entries = append(entries, encodeEntry(usualRegister(b, n, i)))
 		}
 		if share {
 			entries = [][]byte{joinEntries(entries)}
@@ -73,13 +73,13 @@ func benchmarkApply(b *testing.B, share bool) {
 		applied++
 	}
 	if made := m.registry.View().Revision() - before; int(made) != applied*size {
-		b.Fatalf("%d batches made %d changes", applied, made)
+		b.Fatalf("changes of %d batches = %d, want one for each update", applied, made)
 	}
 	b.ReportMetric(float64(applied*size)/b.Elapsed().Seconds(), "updates/s")
 }
 
-// fullRegistry holds 10 000 nodes and as much history as there can be, in which
-// half of the nodes were changed twice.
+// fullRegistry returns a registry of 10 000 nodes with a full history, in which half of the
+// nodes were changed twice.
 func fullRegistry(b *testing.B) *domain.Registry {
 	b.Helper()
 	const nodes = 10_000
@@ -90,10 +90,10 @@ func fullRegistry(b *testing.B) *domain.Registry {
 		}
 	}
 	for i := range nodes {
-		apply(usual(b, i, 100))
+		apply(usualRegister(b, i, 100))
 	}
 	for i := range domain.HistoryLength {
-		apply(usual(b, i%(nodes/2), 101+i))
+		apply(usualRegister(b, i%(nodes/2), 101+i))
 	}
 	return r
 }
