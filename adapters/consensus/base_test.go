@@ -309,7 +309,7 @@ func TestAPlaceholderForAnEntryIsNotSent(t *testing.T) {
 
 	network, s := transportOn(t, side("here", "c", ""))
 	requests := answering(t, network)
-	peer, here := neighbour(t, s)
+	peer, here := patientPeer(t, s)
 	for name, log := range map[string]raft.LogStore{"of a log cut by a snapshot that was made": replaced, "of a log cut by a snapshot that is sent": retained} {
 		t.Run(name, func(t *testing.T) {
 			var entry raft.Log

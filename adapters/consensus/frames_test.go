@@ -21,7 +21,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
-// transportOn gives raft's transport on a raft port, as a Node has it.
+// transportOn returns raft's transport on a raft port, as a Node has it.
 func transportOn(t *testing.T, own *preface.Preface) (*raft.NetworkTransport, *stream) {
 	t.Helper()
 	s, _ := openStream(t, own)
@@ -30,7 +30,7 @@ func transportOn(t *testing.T, own *preface.Preface) (*raft.NetworkTransport, *s
 	return network, s
 }
 
-// peerOf gives a connection of somebody whom the preface lets in.
+// peerOf returns a connection of a peer that the preface has let in.
 func peerOf(t *testing.T, s *stream) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.port.Addr().String())
@@ -45,7 +45,7 @@ func peerOf(t *testing.T, s *stream) net.Conn {
 	return conn
 }
 
-// allocated is how many bytes do makes this process allocate.
+// allocated returns how many bytes do makes this process allocate.
 func allocated(do func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -54,7 +54,7 @@ func allocated(do func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// objectOf writes the beginning of a map of one member, whose value follows.
+// objectOf returns the beginning of a map with one member, whose value must follow.
 func objectOf(key string) string { return "\x81" + textOf(key) }
 
 func textOf(s string) string { return string([]byte{0xa0 | byte(len(s))}) + s }
@@ -76,10 +76,10 @@ func TestAnAnnouncedLengthTakesNoMemory(t *testing.T) {
 		"an unknown member of two billion":  objectOf("Later") + "\xdd\x7f\xff\xff\xff",
 		"a key of two gigabytes":            "\x81\xdb\x7f\xff\xff\xff",
 		"an extension of two gigabytes":     objectOf("Term") + "\xc9\x7f\xff\xff\xff\x01",
-		"lists without end":                 objectOf("Later") + strings.Repeat("\x91", 1<<16),
+		"endlessly nested lists":            objectOf("Later") + strings.Repeat("\x91", 1<<16),
 		"no message":                        "hello",
-		"a list for a message":              "\xdd\x7f\xff\xff\xff",
-		"a byte that begins nothing":        "\xc1",
+		"a list in place of a message":      "\xdd\x7f\xff\xff\xff",
+		"a byte that begins no value":       "\xc1",
 	}
 	for name, said := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -89,19 +89,19 @@ func TestAnAnnouncedLengthTakesNoMemory(t *testing.T) {
 				cost := allocated(func() {
 					_, _ = conn.Write(append([]byte{first}, said...))
 					if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-						t.Errorf("%s: the connection was not closed", rpc)
+						t.Errorf("%s request: the connection was not closed", rpc)
 					}
 				})
 				if cost > 4<<20 {
-					t.Errorf("%s: memory taken = %d bytes, want at most 4 MiB", rpc, cost)
+					t.Errorf("%s request: memory taken = %d bytes, want at most 4 MiB", rpc, cost)
 				}
 			}
 		})
 	}
 }
 
-// What is in a snapshot is of no concern; but a peer must not make raft take it
-// for requests, nor follow it with one.
+// The content of a snapshot is not checked, so a peer must not be able to make raft take the
+// content for requests, nor to send one behind it unchecked.
 func TestASnapshotHidesNothing(t *testing.T) {
 	const bomb = "\x00\x81\xa7Entries\xdd\x7f\xff\xff\xff"
 	header := func(members ...string) string {
@@ -110,19 +110,19 @@ func TestASnapshotHidesNothing(t *testing.T) {
 	version := func(v string) string { return textOf("ProtocolVersion") + v }
 	size := func(n string) string { return textOf("Size") + n }
 	tests := map[string]string{
-		"of a version that raft does not read":         header(version("\x09"), size("\x40")) + bomb,
-		"of no version":                                header(size("\x40")) + bomb,
-		"of a version that is nothing":                 header(version("\xc0"), size("\x40")) + bomb,
-		"of two versions":                              header(version("\x03"), version("\x01"), size("\x40")) + bomb,
-		"of a version below zero":                      header(version("\xff"), size("\x40")) + bomb,
-		"with a request behind it":                     header(version("\x03"), size("\x02")) + "ok" + bomb,
-		"that is empty, with a request behind it":      header(version("\x03"), size("\x00")) + bomb,
-		"of no size, with a request behind it":         header(version("\x03")) + bomb,
-		"of a size below zero":                         header(version("\x03"), size("\xd3\xff\xff\xff\xff\xff\xff\xff\xff")) + bomb,
-		"of a size that is a fraction":                 header(version("\x03"), size("\xcb\x40\x10\x00\x00\x00\x00\x00\x00")) + bomb,
-		"of a size in words":                           header(version("\x03"), size(textOf("64"))) + bomb,
-		"of an exabyte":                                header(version("\x03"), size("\xcf\x10\x00\x00\x00\x00\x00\x00\x00")) + bomb,
-		"of a size that only a part of it says, twice": header(version("\x03"), size("\x40"), textOf("Later")+"\x81"+size("\x10"), size("\x00")) + bomb,
+		"a version that raft does not read":          header(version("\x09"), size("\x40")) + bomb,
+		"no version":                                 header(size("\x40")) + bomb,
+		"a version that is nil":                      header(version("\xc0"), size("\x40")) + bomb,
+		"two versions":                               header(version("\x03"), version("\x01"), size("\x40")) + bomb,
+		"a negative version":                         header(version("\xff"), size("\x40")) + bomb,
+		"a request behind the snapshot":              header(version("\x03"), size("\x02")) + "ok" + bomb,
+		"a request behind an empty snapshot":         header(version("\x03"), size("\x00")) + bomb,
+		"a request behind a snapshot without a size": header(version("\x03")) + bomb,
+		"a negative size":                            header(version("\x03"), size("\xd3\xff\xff\xff\xff\xff\xff\xff\xff")) + bomb,
+		"a fractional size":                          header(version("\x03"), size("\xcb\x40\x10\x00\x00\x00\x00\x00\x00")) + bomb,
+		"a size as text":                             header(version("\x03"), size(textOf("64"))) + bomb,
+		"a size of an exabyte":                       header(version("\x03"), size("\xcf\x10\x00\x00\x00\x00\x00\x00\x00")) + bomb,
+		"a size that a nested member repeats":        header(version("\x03"), size("\x40"), textOf("Later")+"\x81"+size("\x10"), size("\x00")) + bomb,
 	}
 	for name, said := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -132,7 +132,7 @@ func TestASnapshotHidesNothing(t *testing.T) {
 			cost := allocated(func() {
 				_, _ = io.WriteString(conn, said)
 				if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-					t.Error("nobody hung up")
+					t.Error("the connection was not closed")
 				}
 			})
 			if cost > 4<<20 {
@@ -142,8 +142,8 @@ func TestASnapshotHidesNothing(t *testing.T) {
 	}
 }
 
-// answering does with requests what raft does: it refuses those of a version that
-// it does not know, and reads a snapshot to its end.
+// answering handles requests as raft does: it refuses those of an unknown version, and reads
+// a snapshot to its end.
 func answering(t *testing.T, network raft.Transport) <-chan raft.RPC {
 	t.Helper()
 	seen := make(chan raft.RPC, 1)
@@ -188,9 +188,9 @@ func reply(rpc raft.RPC) {
 	}
 }
 
-// neighbour gives raft's transport of another instance, which is patient, and where the
-// first is reached from it.
-func neighbour(t *testing.T, here *stream) (addressedTransport, raft.ServerAddress) {
+// patientPeer returns the transport of another instance with long timeouts, and the address
+// of here.
+func patientPeer(t *testing.T, here *stream) (addressedTransport, raft.ServerAddress) {
 	t.Helper()
 	there, s := transportOn(t, side("peer", "c", ""))
 	dial := s.dial
@@ -201,8 +201,8 @@ func neighbour(t *testing.T, here *stream) (addressedTransport, raft.ServerAddre
 	return newAddressed(there), raft.ServerAddress(here.port.Addr().String())
 }
 
-// patientConn has more time for everything: with the race detector, on a machine that is
-// busy, the largest messages may take longer than an RPC has.
+// patientConn extends every deadline: with the race detector, on a busy machine, the largest
+// messages may take longer than the timeout of an RPC.
 type patientConn struct{ net.Conn }
 
 func (c patientConn) SetDeadline(at time.Time) error      { return c.Conn.SetDeadline(putOff(at)) }
@@ -229,7 +229,7 @@ func entries(count, size int) []*raft.Log {
 func TestMessagesOfInstancesPassTheLimits(t *testing.T) {
 	network, s := transportOn(t, side("here", "c", ""))
 	requests := answering(t, network)
-	peer, here := neighbour(t, s)
+	peer, here := patientPeer(t, s)
 
 	t.Run("entries", func(t *testing.T) {
 		for name, sent := range map[string][]*raft.Log{
@@ -245,7 +245,7 @@ func TestMessagesOfInstancesPassTheLimits(t *testing.T) {
 			got := (<-requests).Command.(*raft.AppendEntriesRequest)
 			for i, entry := range got.Entries {
 				if len(entry.Data) != len(sent[i].Data) || !entry.AppendedAt.Equal(sent[i].AppendedAt) {
-					t.Errorf("%s: entry %d came as one of %d bytes of %v", name, i, len(entry.Data), entry.AppendedAt)
+					t.Errorf("%s: entry %d has %d bytes and is of %v, want it as sent", name, i, len(entry.Data), entry.AppendedAt)
 				}
 			}
 		}
@@ -258,17 +258,17 @@ func TestMessagesOfInstancesPassTheLimits(t *testing.T) {
 			peer.RequestPreVote("here", here, &raft.RequestPreVoteRequest{RPCHeader: header, Term: 9}, &prevote),
 			peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{}),
 		); err != nil || !vote.Granted || !prevote.Granted {
-			t.Errorf("%+v, %+v, %v", vote, prevote, err)
+			t.Errorf("vote = %+v, prevote = %+v, %v, want both granted", vote, prevote, err)
 		}
 	})
 	t.Run("snapshots", func(t *testing.T) {
 		for _, size := range []int{1, 200, 70_000, 5 << 20} {
 			args := &raft.InstallSnapshotRequest{RPCHeader: header, SnapshotVersion: 1, Term: 2, Configuration: make([]byte, 2000), Size: int64(size)}
 			var resp raft.InstallSnapshotResponse
-			// Bytes that would be refused anywhere else.
+			// These bytes would be refused in any other place.
 			content := strings.NewReader(strings.Repeat("\xdd\xff", size)[:size])
 			if err := peer.InstallSnapshot("here", here, args, &resp, content); err != nil || resp.Term != uint64(size) {
-				t.Errorf("of %d bytes: %+v, %v", size, resp, err)
+				t.Errorf("InstallSnapshot of %d bytes = %+v, %v, want all bytes read", size, resp, err)
 			}
 		}
 	})
@@ -280,8 +280,8 @@ func TestMessagesOfInstancesPassTheLimits(t *testing.T) {
 	})
 }
 
-// Who sends a snapshot may be gone, or stand still, in the middle of it; so may who is
-// sent one.
+// The sender of a snapshot may disappear or hang in the middle of it, and so may its
+// receiver.
 func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 	const size = 50 << 10
 	ends := func() (here *checkedConn, there net.Conn) {
@@ -293,7 +293,7 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 		defer there.Close()
 		here.frames.requests, here.frames.step, here.frames.skip = true, inSnapshot, 3*size
 		go func() {
-			for range 2 { // slow is not still
+			for range 2 { // slow progress is no standstill
 				time.Sleep(rpcTimeout * 3 / 4)
 				_, _ = there.Write(make([]byte, size))
 			}
@@ -305,7 +305,7 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 		}
 		began = time.Now()
 		if n, err := io.Copy(io.Discard, here); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 0 {
-			t.Errorf("then %d bytes came, error %v, after %v", n, err, time.Since(began))
+			t.Errorf("next read = %d bytes, %v after %v, want the deadline at once", n, err, time.Since(began))
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -317,12 +317,12 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 		began := time.Now()
 		_, err := here.Write(make([]byte, size))
 		if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != rpcTimeout {
-			t.Errorf("the write ended after %v with %v, want the deadline after %v", took, err, rpcTimeout)
+			t.Errorf("write ended after %v with %v, want the deadline after %v", took, err, rpcTimeout)
 		}
 	})
 }
 
-// Who has all of a snapshot may take as long as it needs to restore it.
+// A follower that has received a whole snapshot may take as long as it needs to restore it.
 func TestTheRestoreOfASnapshotHasNoTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 50 << 10
@@ -330,7 +330,7 @@ func TestTheRestoreOfASnapshotHasNoTimeout(t *testing.T) {
 		here := &checkedConn{Conn: in, frames: frameChecker{requests: true, step: inSnapshot, skip: size, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}
 		go func() {
 			_, _ = out.Write(make([]byte, size))
-			time.Sleep(2 * rpcTimeout) // until it is answered
+			time.Sleep(2 * rpcTimeout) // the time until the answer
 			_ = out.Close()
 		}()
 		if n, err := io.Copy(io.Discard, here); n != size || err != nil {
@@ -339,7 +339,7 @@ func TestTheRestoreOfASnapshotHasNoTimeout(t *testing.T) {
 	})
 }
 
-// Builds that do not cut their messages short send this.
+// Older builds, which do not limit their messages, send this.
 func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	if testing.Short() {
 		t.Skip("skipped: the test sends 270 MB")
@@ -365,24 +365,25 @@ func TestMessagesThatAreTooLongAreCutOff(t *testing.T) {
 		entries []*raft.Log
 		want    int
 	}{
-		"none":                     {nil, 0},
-		"many short ones":          {entries(maxBatch, 100), maxBatch},
-		"one that is too long":     {entries(1, maxSend+1), 1},
-		"two that are too long":    {entries(2, maxSend+1), 1},
-		"as many as there is room": {entries(40, maxSend/32), 31}, // a byte of each is no data
+		"no entries":                    {nil, 0},
+		"many short entries":            {entries(maxBatch, 100), maxBatch},
+		"one entry that is too long":    {entries(1, maxSend+1), 1},
+		"two entries that are too long": {entries(2, maxSend+1), 1},
+		"more entries than fit":         {entries(40, maxSend/32), 31}, // each entry takes more than its data
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			args := &raft.AppendEntriesRequest{Entries: test.entries}
 			limitEntries(args)
 			if len(args.Entries) != test.want {
-				t.Errorf("%d of %d are left, want %d", len(args.Entries), len(test.entries), test.want)
+				t.Errorf("entries left = %d of %d, want %d", len(args.Entries), len(test.entries), test.want)
 			}
 		})
 	}
 }
 
-// Peers share what may be on its way, and give it back.
+// The connections of all peers share one limit of bytes in flight, and give back what they
+// used.
 func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 	s := newCheckedStream(nil)
 	halfSent := objectOf("Entries") + "\x91" + objectOf("Data") + "\xc6\x02\x00\x00\x00"
@@ -404,21 +405,21 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 		}
 	}
 	if err := send(conns[15], block[:len(block)-1]); !errors.Is(err, errHostileFrame) {
-		t.Errorf("all that peers like is on its way: %v", err)
+		t.Errorf("bytes over the common limit: check = %v, want errHostileFrame", err)
 	}
 	for _, c := range conns {
 		c.Close()
 	}
-	// What was read before the end may be looked at after it.
+	// Bytes that were read before Close may be checked after it.
 	if err := send(conns[0], block[:1]); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("a connection that is closed goes on: %v", err)
+		t.Errorf("check on a closed connection = %v, want net.ErrClosed", err)
 	}
 	if left := s.incoming.Load(); left != 0 {
 		t.Errorf("bytes not given back = %d, want none", left)
 	}
 }
 
-// An instance may be answered by anybody whom it was told to dial.
+// An instance dials whatever address it was told, so anything may answer.
 func TestAnAnswerCostsNothing(t *testing.T) {
 	for name, said := range map[string]string{
 		"an error of two gigabytes":      "\xdb\x7f\xff\xff\xff",
@@ -439,7 +440,7 @@ func TestAnAnswerCostsNothing(t *testing.T) {
 				_, _ = io.WriteString(conn, said)
 				_, _ = io.Copy(io.Discard, conn)
 			}()
-			peer, here := neighbour(t, s)
+			peer, here := patientPeer(t, s)
 			cost := allocated(func() {
 				err := peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
 				if !errors.Is(err, errHostileFrame) && (err == nil || !strings.Contains(err.Error(), errHostileFrame.Error())) {
@@ -468,7 +469,7 @@ func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "the strangers have been thrown out", func() bool {
+	until(t, "the surplus connections have been closed", func() bool {
 		return leader.demux.Stats().Lanes[RaftLane].Evicted >= 20
 	})
 	if open := leader.demux.Stats().Lanes[RaftLane].Open; open > maxOpen {
@@ -478,7 +479,7 @@ func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
 	cluster[1].arrives(t, change.Revision)
 }
 
-// Whatever comes is judged alike however it is cut, and costs little.
+// Any input is judged the same however it is split into reads, and costs little memory.
 func FuzzFrames(f *testing.F) {
 	for _, said := range []string{
 		"\x00" + objectOf("Entries") + "\x91" + objectOf("Data") + "\xc4\x03abc",
@@ -494,23 +495,23 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("check accepted %d of %d bytes, %v", fine, len(said), err)
 		}
 		if held := checking.quota.total.Load(); held < 0 || held > int64(len(said)) {
-			t.Fatalf("of %d bytes it holds %d", len(said), held)
+			t.Fatalf("quota for %d bytes = %d, want no more than those bytes", len(said), held)
 		}
 		if len(checking.stack) > maxNesting || len(checking.key) > maxName {
 			t.Fatalf("checker keeps %d levels and a name of %d bytes, want at most %d and %d", len(checking.stack), len(checking.key), maxNesting, maxName)
 		}
-		// Bytes that come one by one are judged alike.
+		// Byte by byte, the verdict must be the same.
 		slowly := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 		for at := range said {
 			if _, slowErr := slowly.check(said[at : at+1]); slowErr != nil {
 				if at < fine || err == nil {
-					t.Fatalf("byte by byte it is refused at %d: %v", at, slowErr)
+					t.Fatalf("check byte by byte refuses byte %d: %v, want no refusal that early", at, slowErr)
 				}
 				return
 			}
 		}
 		if err != nil {
-			t.Fatalf("byte by byte it is taken, and else refused at %d: %v", fine, err)
+			t.Fatalf("check byte by byte accepts everything, but as a whole it refuses byte %d: %v", fine, err)
 		}
 	})
 }

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// valueOf writes a value that begins with a byte, by the specification of MessagePack. What
-// needs no look would be refused anywhere else.
+// valueOf returns a MessagePack value that begins with the byte first. Its content, which
+// needs no check, would be refused in any other place.
 func valueOf(first byte) []byte {
 	hidden := func(n int) []byte { return bytes.Repeat([]byte{0xc1}, n) }
 	long := func(width int, length uint64) []byte {
@@ -56,16 +56,16 @@ func newFrames() *frameChecker {
 func TestTheLengthOfEveryKindOfValue(t *testing.T) {
 	for first := range 256 {
 		if first == 0xc1 {
-			continue // it begins none
+			continue // begins no value
 		}
 		said := "\x00\x82" + textOf("Later") + string(valueOf(byte(first))) + textOf("Term") + "\x01"
 		f := newFrames()
 		for at := range len(said) {
 			if _, err := f.check([]byte(said[at : at+1])); err != nil {
-				t.Fatalf("%#x: byte %d of %q is refused: %v", first, at, said, err)
+				t.Fatalf("value %#x: byte %d of %q is refused: %v", first, at, said, err)
 			}
 			if whole := at == len(said)-1; (f.step == atFrame) != whole {
-				t.Fatalf("%#x: of %q it ends after %d bytes", first, said, at+1)
+				t.Fatalf("value %#x: message %q ends after %d bytes, want the last one", first, said, at+1)
 			}
 		}
 	}
@@ -82,40 +82,41 @@ func TestTheLengthsThatAPeerMayAnnounce(t *testing.T) {
 	tests := map[string]struct {
 		fits, over string
 	}{
-		"a name": {
+		"a long name": {
 			"\x00\x81\xd9" + number(1, maxName) + strings.Repeat("n", maxName), "\x00\x81\xd9" + number(1, maxName+1)},
-		"a name that is text":   {"\x00\x81\xa1", "\x00\x81\x01"},
-		"a name that is short":  {member + "\x81\xa1", member + "\x81\x01"},
-		"a name that is there":  {member + "\x81\xa0", member + "\x81\xc0"},
-		"a message that is one": {"\x00\x81", "\x00\x91"},
-		"a value of a kind":     {member + "\xc0", member + "\xc1"},
-		"the RPCs":              {"\x04", "\x05"},
-		"members":               {"\x00\xde" + number(2, maxMembers), "\x00\xde" + number(2, maxMembers+1)},
-		"elements":              {member + "\xdd" + number(4, maxElements), member + "\xdd" + number(4, maxElements+1)},
-		"a block":               {member + "\xc6" + number(4, maxField), member + "\xc6" + number(4, maxField+1)},
-		"an extension":          {member + "\xc7" + number(1, maxExtension-1), member + "\xc7" + number(1, maxExtension)},
-		"lists in lists":        {member + strings.Repeat("\x91", maxNesting-1), member + strings.Repeat("\x91", maxNesting)},
-		"a snapshot":            {snapshot("\xcf" + number(8, maxSnapshot)), snapshot("\xcf" + number(8, maxSnapshot+1))},
-		"a version before a text": {
+		"a name of a type other than text":       {"\x00\x81\xa1", "\x00\x81\x01"},
+		"a short name of a type other than text": {member + "\x81\xa1", member + "\x81\x01"},
+		"a name that is nil":                     {member + "\x81\xa0", member + "\x81\xc0"},
+		"a message that is no map":               {"\x00\x81", "\x00\x91"},
+		"a value of an unused type":              {member + "\xc0", member + "\xc1"},
+		"the number of an RPC":                   {"\x04", "\x05"},
+		"members":                                {"\x00\xde" + number(2, maxMembers), "\x00\xde" + number(2, maxMembers+1)},
+		"elements":                               {member + "\xdd" + number(4, maxElements), member + "\xdd" + number(4, maxElements+1)},
+		"a long block":                           {member + "\xc6" + number(4, maxField), member + "\xc6" + number(4, maxField+1)},
+		"a long extension":                       {member + "\xc7" + number(1, maxExtension-1), member + "\xc7" + number(1, maxExtension)},
+		"lists in lists":                         {member + strings.Repeat("\x91", maxNesting-1), member + strings.Repeat("\x91", maxNesting)},
+		"a large snapshot":                       {snapshot("\xcf" + number(8, maxSnapshot)), snapshot("\xcf" + number(8, maxSnapshot+1))},
+		"a version, and then a text": {
 			"\x02\x82" + textOf("ProtocolVersion") + "\x02" + textOf("Later") + "\xa1x",
 			"\x02\x82" + textOf("ProtocolVersion") + "\x01" + textOf("Later") + "\xa1x"},
-		"a size with a sign":   {snapshot("\xd2" + number(4, 1<<31-1)), snapshot("\xd2" + number(4, 1<<31))},
-		"a size of a byte":     {snapshot("\xd0" + number(1, 1<<7-1)), snapshot("\xd0" + number(1, 1<<7))},
-		"a size that is whole": {snapshot("\x7f"), snapshot("\xca" + number(4, 0))},
+		"a negative size of four bytes": {snapshot("\xd2" + number(4, 1<<31-1)), snapshot("\xd2" + number(4, 1<<31))},
+		"a negative size of one byte":   {snapshot("\xd0" + number(1, 1<<7-1)), snapshot("\xd0" + number(1, 1<<7))},
+		"a fractional size":             {snapshot("\x7f"), snapshot("\xca" + number(4, 0))},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if n, err := newFrames().check([]byte(test.fits)); n != len(test.fits) || err != nil {
-				t.Errorf("of what is allowed %d of %d bytes go on: %v", n, len(test.fits), err)
+				t.Errorf("check of an allowed value = %d of %d bytes, %v, want all", n, len(test.fits), err)
 			}
 			if n, err := newFrames().check([]byte(test.over)); n >= len(test.over) || !errors.Is(err, errHostileFrame) {
-				t.Errorf("of what is not %d of %d bytes go on: %v", n, len(test.over), err)
+				t.Errorf("check of a refused value = %d of %d bytes, %v, want errHostileFrame", n, len(test.over), err)
 			}
 		})
 	}
 }
 
-// An answer begins with the error, here none. It may have a long value, or many short ones.
+// An answer begins with the error, here none. Its length is bounded both for one long value
+// and for many short ones.
 func TestAnAnswerIsBoundedAsAWhole(t *testing.T) {
 	number := func(n int) string { return string(binary.BigEndian.AppendUint32(nil, uint32(n))) }
 	long := func(bytes int) string {
@@ -128,15 +129,15 @@ func TestAnAnswerIsBoundedAsAWhole(t *testing.T) {
 		message string
 		fits    bool
 	}{
-		"as long as it may be": {long(maxAnswer), true},
-		"a byte longer":        {long(maxAnswer + 1), false},
-		"a million numbers":    {objectOf("Later") + "\xdd" + number(maxElements) + strings.Repeat(list, maxElements), false},
+		"a value of the allowed length": {long(maxAnswer), true},
+		"a value that is a byte longer": {long(maxAnswer + 1), false},
+		"a million numbers":             {objectOf("Later") + "\xdd" + number(maxElements) + strings.Repeat(list, maxElements), false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			f := &frameChecker{limit: maxAnswer, quota: byteQuota{total: &atomic.Int64{}}}
 			if _, err := f.check([]byte("\xa0" + test.message)); (err == nil) != test.fits || err != nil && !errors.Is(err, errHostileFrame) {
-				t.Errorf("error %v", err)
+				t.Errorf("check = %v, want errHostileFrame if the answer is too long", err)
 			}
 		})
 	}

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// BenchmarkGate has readers pass a gate whose voters answer at once: what is left
-// is what a read costs here, which readers that come together share.
+// BenchmarkGate measures reads through a gate whose voters answer at once. That leaves the
+// local cost of a read, which concurrent readers share.
 func BenchmarkGate(b *testing.B) {
 	for _, readers := range []int{1, 64, 256} {
 		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) {

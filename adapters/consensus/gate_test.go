@@ -14,7 +14,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// fakeLeadership leads a cluster of three until a test says otherwise.
+// fakeLeadership is the leadership of one of three voters, until a test changes it.
 type fakeLeadership struct {
 	mu       sync.Mutex
 	term     uint64
@@ -22,9 +22,9 @@ type fakeLeadership struct {
 	commit   uint64
 	provoked atomic.Int64
 	changed  chan struct{}
-	answer   func() // what provoking makes happen
-	counting func() // what happens while the voters are counted; nil for nothing
-	alone    bool   // nobody else votes
+	answer   func() // called when heartbeats are sent
+	counting func() // called while the voters are counted; nil: nothing happens
+	alone    bool   // this instance is the only voter
 }
 
 func newFakeLeadership() *fakeLeadership {
@@ -108,7 +108,7 @@ func TestTheGateCountsOnlyWhatWasSentAfterTheReadCameIn(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				leadership, e := newFakeLeadership(), newEvidence()
 				g := &gate{leadership: leadership, evidence: e}
-				before := e.now() // a heartbeat is sent, and then the read comes in
+				before := e.now() // a heartbeat is sent before the read comes in
 				leadership.answer = func() { test.acknowledge(e, before) }
 				ctx, cancel := context.WithCancel(t.Context())
 				var index uint64
@@ -116,10 +116,10 @@ func TestTheGateCountsOnlyWhatWasSentAfterTheReadCameIn(t *testing.T) {
 				go func() { index, err = g.readIndex(ctx) }()
 				synctest.Wait()
 				if passed := err == nil; passed != test.passes {
-					t.Errorf("passed: %v, want %v", passed, test.passes)
+					t.Errorf("gate passed = %v, want %v", passed, test.passes)
 				}
 				if test.passes && index != 42 {
-					t.Errorf("index %d, want the commit index", index)
+					t.Errorf("index = %d, want 42, the commit index", index)
 				}
 				cancel()
 				leadership.lose()
@@ -129,9 +129,8 @@ func TestTheGateCountsOnlyWhatWasSentAfterTheReadCameIn(t *testing.T) {
 	}
 }
 
-// A round that takes its time may see the voters of a later term, in which this
-// instance leads again, beside the commit index of an earlier one, of whose end
-// it had not heard.
+// A slow round may count the voters of a later term, in which this instance leads again,
+// while it has the commit index of an earlier term, whose end it did not notice.
 func TestTheVotersOfAnotherTermProveNothing(t *testing.T) {
 	for name, counting := range map[string]func(*fakeLeadership){
 		"leadership is lost meanwhile":              func(f *fakeLeadership) { f.serving = false },
@@ -147,7 +146,7 @@ func TestTheVotersOfAnotherTermProveNothing(t *testing.T) {
 			}
 			g := &gate{leadership: leadership, evidence: newEvidence()}
 			if index, err := g.readIndex(within(t)); !errors.Is(err, ports.ErrNotLeader) {
-				t.Errorf("passed with index %d, %v, want ErrNotLeader", index, err)
+				t.Errorf("readIndex = %d, %v, want ErrNotLeader", index, err)
 			}
 			g.rounds.end()
 		})
@@ -168,14 +167,14 @@ func TestReadersShareARound(t *testing.T) {
 		go read()
 		synctest.Wait()
 		if n := leadership.provoked.Load(); n != 1 {
-			t.Fatalf("a lone reader began %d rounds, want one at once", n)
+			t.Fatalf("rounds of a lone reader = %d, want 1 at once", n)
 		}
 		for range readers {
 			go read()
 		}
 		synctest.Wait()
 		if n := leadership.provoked.Load(); n != 1 {
-			t.Fatalf("readers began %d rounds while one was under way", n)
+			t.Fatalf("rounds begun while one was under way = %d, want 1 in all", n)
 		}
 		e.acknowledged("b", 7, e.now(), time.Now())
 		synctest.Wait()
@@ -185,10 +184,10 @@ func TestReadersShareARound(t *testing.T) {
 		e.acknowledged("c", 7, e.now(), time.Now())
 		synctest.Wait()
 		if n := passed.Load(); n != 1+readers {
-			t.Fatalf("%d readers passed, want all", n)
+			t.Fatalf("readers that passed = %d, want all", n)
 		}
 		if n := leadership.provoked.Load(); n != 2 {
-			t.Errorf("%d rounds for all, want 2", n)
+			t.Errorf("rounds for all readers = %d, want 2", n)
 		}
 		g.rounds.end()
 	})
@@ -206,10 +205,10 @@ func TestLosingLeadershipEndsTheRound(t *testing.T) {
 		synctest.Wait()
 		leadership.lose()
 		if err := <-failed; !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("error %v, want ErrNotLeader", err)
+			t.Errorf("readIndex = %v, want ErrNotLeader", err)
 		}
 		if _, err := g.readIndex(t.Context()); !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("error %v of one who comes later, want ErrNotLeader", err)
+			t.Errorf("later readIndex = %v, want ErrNotLeader", err)
 		}
 		g.rounds.end()
 	})
@@ -227,13 +226,13 @@ func TestAReaderThatGivesUpLeavesTheOthersTheirRound(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		if err := <-gaveUp; !errors.Is(err, context.Canceled) {
-			t.Errorf("error %v, want the context's", err)
+			t.Errorf("readIndex that was given up = %v, want the context's error", err)
 		}
 		e.acknowledged("b", 7, e.now(), time.Now())
 		synctest.Wait()
 		e.acknowledged("b", 7, e.now(), time.Now())
 		if err := <-answered; err != nil {
-			t.Errorf("the other reader: %v", err)
+			t.Errorf("readIndex of the other reader = %v, want success", err)
 		}
 		g.rounds.end()
 	})

@@ -16,9 +16,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// queue is raft's, as far as writes go: a test commits what is in it.
+// queue stands for raft: it takes writes, and a test commits them.
 type queue struct {
-	room chan struct{} // takes a token for each place; nil: there is always one
+	room chan struct{} // takes a token per place in raft's queue; nil: there is always room
 
 	mu      sync.Mutex
 	entries []string
@@ -62,18 +62,18 @@ func (q *queue) apply(entry []byte, patience time.Duration) raft.ApplyFuture {
 	return p
 }
 
-// holds demands that these entries have come to raft, in this order.
-func (q *queue) holds(t *testing.T, want ...string) {
+// mustHold fails the test unless raft has been given exactly these entries, in this order.
+func (q *queue) mustHold(t *testing.T, want ...string) {
 	t.Helper()
 	synctest.Wait()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !slices.Equal(q.entries, want) {
-		t.Fatalf("raft has %q, not %q", q.entries, want)
+		t.Fatalf("entries given to raft = %q, want %q", q.entries, want)
 	}
 }
 
-// commit lets these succeed, which have come to raft.
+// commit lets the given entries, by their position, succeed.
 func (q *queue) commit(numbers ...int) {
 	for _, number := range numbers {
 		q.futures[number].keep(nil)
@@ -96,7 +96,7 @@ func (g *groupCommit) put(t *testing.T, entries ...string) (writes []*write) {
 	for _, entry := range entries {
 		w := &write{entry: []byte(entry), done: make(chan struct{})}
 		if !g.add(w) {
-			t.Fatalf("%q is refused", entry)
+			t.Fatalf("write of %q was refused, want it added", entry)
 		}
 		writes = append(writes, w)
 	}
@@ -112,24 +112,24 @@ func (w *write) isAnswered() bool {
 	}
 }
 
-// Those who come while a write is on its way wait until it is committed, and then go
-// together; each gets its own answer.
+// Writes that come while another is being committed wait for it, and then go to raft
+// together. Each gets its own answer.
 func TestWritesThatComeMeanwhileGoTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{}
 		g, answered := newGroupCommit(q)
 		began := time.Now()
 		first := g.put(t, "a")
-		q.holds(t, "a") // at once
+		q.mustHold(t, "a") // a lone write goes at once
 		more := g.put(t, "b", "c", "d")
-		q.holds(t, "a")
+		q.mustHold(t, "a")
 		q.commit(0)
-		q.holds(t, "a", "b", "c", "d")
+		q.mustHold(t, "a", "b", "c", "d")
 		late := g.put(t, "e")
 		q.commit(1, 2)
-		q.holds(t, "a", "b", "c", "d") // one of the group is not committed
+		q.mustHold(t, "a", "b", "c", "d") // one write of the group is not committed
 		q.futures[3].keep(raft.ErrLeadershipLost)
-		q.holds(t, "a", "b", "c", "d", "e")
+		q.mustHold(t, "a", "b", "c", "d", "e")
 		q.commit(4)
 		for i, w := range slices.Concat(first, more, late) {
 			switch {
@@ -145,16 +145,16 @@ func TestWritesThatComeMeanwhileGoTogether(t *testing.T) {
 			t.Errorf("answered = %d, pending bytes = %d, want 5 and none", *answered, g.pending.Load())
 		}
 		if took := time.Since(began); took != 0 {
-			t.Errorf("somebody waited %v for nothing", took)
+			t.Errorf("the writes waited %v, want no time", took)
 		}
-		g.put(t, "f") // nobody is on the way: at once
-		q.holds(t, "a", "b", "c", "d", "e", "f")
+		g.put(t, "f") // no write is in flight, so this one goes at once
+		q.mustHold(t, "a", "b", "c", "d", "e", "f")
 		q.commit(5)
 	})
 }
 
-// Where a commit takes long, as among machines far from each other, nobody waits for
-// it for long.
+// Where commits are slow, as between distant machines, a write waits for earlier ones only
+// briefly.
 func TestASlowCommitIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{}
@@ -162,47 +162,47 @@ func TestASlowCommitIsNotWaitedFor(t *testing.T) {
 		g.put(t, "a")
 		second := g.put(t, "b", "c")
 		time.Sleep(groupPatience - 1)
-		q.holds(t, "a")
+		q.mustHold(t, "a")
 		time.Sleep(time.Nanosecond)
-		q.holds(t, "a", "b", "c")
+		q.mustHold(t, "a", "b", "c")
 		g.put(t, "d")
-		q.commit(0) // and "d" waits for those before it, not for the first
-		q.holds(t, "a", "b", "c")
+		q.commit(0) // "d" waits for the group before it, not for the first write
+		q.mustHold(t, "a", "b", "c")
 		q.commit(1, 2)
-		q.holds(t, "a", "b", "c", "d")
+		q.mustHold(t, "a", "b", "c", "d")
 		if !second[0].isAnswered() || !second[1].isAnswered() {
-			t.Error("a group that went beside another one is not answered")
+			t.Error("a group that was sent beside an earlier write is not answered")
 		}
 		time.Sleep(time.Second)
-		g.put(t, "e") // the one before is overdue
-		q.holds(t, "a", "b", "c", "d", "e")
+		g.put(t, "e") // the write before is overdue
+		q.mustHold(t, "a", "b", "c", "d", "e")
 		q.commit(3, 4)
 		time.Sleep(time.Second)
 		g.put(t, "f")
 		g.put(t, "g")
-		q.holds(t, "a", "b", "c", "d", "e", "f") // and that is forgotten when it is over
+		q.mustHold(t, "a", "b", "c", "d", "e", "f") // no write is overdue any more, so "g" waits for "f"
 		q.commit(5)
 		q.commit(6)
 	})
 }
 
-// Raft takes nothing while its queue is full. All who find no place are told so in
-// time, also behind some that did.
+// Raft takes no write while its queue is full. Every write that finds no room is refused in
+// time, also behind some that did find room.
 func TestAWriteOverTheLimitIsRefusedInTime(t *testing.T) {
-	t.Run("the last one", func(t *testing.T) { findNoPlace(t, "b", "c", "d") })
-	t.Run("and others behind it", func(t *testing.T) { findNoPlace(t, "b", "c", "d", "e", "f") })
+	t.Run("the last write is refused", func(t *testing.T) { mustRefuseAllButTwo(t, "b", "c", "d") })
+	t.Run("several writes are refused", func(t *testing.T) { mustRefuseAllButTwo(t, "b", "c", "d", "e", "f") })
 }
 
-// findNoPlace is for entries of which two find a place.
-func findNoPlace(t *testing.T, entries ...string) {
+// mustRefuseAllButTwo writes entries, of which two find room in raft's queue.
+func mustRefuseAllButTwo(t *testing.T, entries ...string) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{room: make(chan struct{}, 3)}
 		g, answered := newGroupCommit(q)
 		g.put(t, "a")
-		q.holds(t, "a")
+		q.mustHold(t, "a")
 		writes := g.put(t, entries...)
 		q.commit(0)
-		q.holds(t, "a", "b", "c")
+		q.mustHold(t, "a", "b", "c")
 		time.Sleep(enqueueTimeout)
 		synctest.Wait()
 		for i, w := range writes {
@@ -220,73 +220,73 @@ func findNoPlace(t *testing.T, entries ...string) {
 	})
 }
 
-// What raft refuses is told although those before it are on their way.
+// A refusal by raft is answered although earlier writes are still in flight.
 func TestARefusalWaitsForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{}
 		g, _ := newGroupCommit(q)
 		g.put(t, "a")
-		q.holds(t, "a")
+		q.mustHold(t, "a")
 		writes := g.put(t, "b", "c", "d")
 		q.commit(0)
-		q.holds(t, "a", "b", "c", "d")
+		q.mustHold(t, "a", "b", "c", "d")
 		q.futures[2].keep(raft.ErrLeadershipTransferInProgress)
 		time.Sleep(groupPatience)
 		synctest.Wait()
 		if c := writes[1]; !c.isAnswered() || !errors.Is(c.err, ports.ErrNotLeader) {
-			t.Errorf("answered: %t, %v", c.isAnswered(), c.err)
+			t.Errorf("refused write: answered = %t, %v, want ErrNotLeader", c.isAnswered(), c.err)
 		}
 		if writes[0].isAnswered() || writes[2].isAnswered() {
 			t.Error("a write in flight is answered")
 		}
 		q.commit(1, 3)
 		if !writes[0].isAnswered() || !writes[2].isAnswered() {
-			t.Error("not all are answered")
+			t.Error("a committed write is not answered")
 		}
 	})
 }
 
-// Nor is what comes to raft late waited for one after the other, where those before are
-// overdue.
+// Writes that come to raft late are not waited for one after the other either, if the writes
+// before are overdue.
 func TestALateRefusalWaitsForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{room: make(chan struct{}, 2)}
 		g, _ := newGroupCommit(q)
 		g.put(t, "a")
-		q.holds(t, "a")
+		q.mustHold(t, "a")
 		writes := g.put(t, "b", "c", "d")
 		q.commit(0)
-		q.holds(t, "a", "b")
+		q.mustHold(t, "a", "b")
 		time.Sleep(2 * groupPatience)
 		<-q.room
-		<-q.room // now there is a place for the others
-		q.holds(t, "a", "b", "c", "d")
+		<-q.room // makes room for the others
+		q.mustHold(t, "a", "b", "c", "d")
 		q.futures[3].keep(raft.ErrLeadershipTransferInProgress)
 		synctest.Wait()
 		if d := writes[2]; !d.isAnswered() || !errors.Is(d.err, ports.ErrNotLeader) {
-			t.Errorf("answered: %t", d.isAnswered())
+			t.Errorf("refused write: answered = %t, want true, with ErrNotLeader", d.isAnswered())
 		}
 		if writes[0].isAnswered() || writes[1].isAnswered() {
 			t.Error("a write in flight is answered")
 		}
 		q.commit(1, 2)
 		if !writes[0].isAnswered() || !writes[1].isAnswered() {
-			t.Error("not all are answered")
+			t.Error("a committed write is not answered")
 		}
 	})
 }
 
-// entryOf gives an entry with a command, padded to size bytes.
+// entryOf returns an entry with a command, padded to size bytes.
 func entryOf(id string, size int) string {
 	revive := domain.Revive{ID: id}
 	revive.ID += strings.Repeat(".", size-len(encodeEntry(revive)))
-	more := len(encodeEntry(revive)) - size // since its length takes more than a byte
+	more := len(encodeEntry(revive)) - size // the encoded length may take more than a byte
 	revive.ID = revive.ID[:len(revive.ID)-more]
 	return string(encodeEntry(revive))
 }
 
-// Those who go together share an entry where everybody can read that, and each still gets
-// its own answer.
+// Writes that go together share an entry if all instances can read shared entries. Each
+// still gets its own answer.
 func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 	a, b, c, d := entryOf("a", 20), entryOf("b", 30), entryOf("c", 40), entryOf("d", 50)
 	bc := string(joinEntries([][]byte{[]byte(b), []byte(c)}))
@@ -300,12 +300,12 @@ func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 			answer: []outcome{{changes: []domain.Change{{Revision: 7}}}, {err: domain.ErrNoSuchNode}},
 			want:   [2]outcome{{changes: []domain.Change{{Revision: 7}}}, {err: domain.ErrNoSuchNode}},
 		},
-		"committed, and not applied": {
+		"committed, but not applied": {
 			answer: outcome{err: ports.ErrOutcomeUnknown},
 			want:   [2]outcome{{err: ports.ErrOutcomeUnknown}, {err: ports.ErrOutcomeUnknown}},
 		},
-		"lost":    {err: raft.ErrLeadershipLost, fails: ports.ErrOutcomeUnknown},
-		"refused": {err: raft.ErrNotLeader, fails: ports.ErrNotLeader},
+		"outcome unknown": {err: raft.ErrLeadershipLost, fails: ports.ErrOutcomeUnknown},
+		"refused":         {err: raft.ErrNotLeader, fails: ports.ErrNotLeader},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -314,18 +314,18 @@ func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 				g, answered := newGroupCommit(q)
 				g.mayShare = func() bool { return true }
 				g.put(t, a)
-				q.holds(t, a)
+				q.mustHold(t, a)
 				writes := g.put(t, b, c)
 				q.commit(0)
-				q.holds(t, a, bc)
+				q.mustHold(t, a, bc)
 				late := g.put(t, d)
 				q.futures[1].answer = test.answer
 				q.futures[1].keep(test.err)
-				q.holds(t, a, bc, d)
+				q.mustHold(t, a, bc, d)
 				q.commit(2)
 				for i, w := range writes {
 					if !w.isAnswered() || !errors.Is(w.err, test.fails) || !reflect.DeepEqual(w.outcome, test.want[i]) {
-						t.Errorf("write %d: answered %t, %+v, %v", i, w.isAnswered(), w.outcome, w.err)
+						t.Errorf("write %d: answered = %t, outcome = %+v, %v, want the one of its command", i, w.isAnswered(), w.outcome, w.err)
 					}
 				}
 				if !late[0].isAnswered() || *answered != 4 || g.pending.Load() != 0 {
@@ -341,16 +341,16 @@ func TestWhichWritesShareAnEntry(t *testing.T) {
 	opening := string(encodeEntry(opening{ClusterID: "x"}))
 	tests := map[string]struct {
 		entries []string
-		want    []int // how many share each entry
+		want    []int // the number of writes in each entry
 	}{
-		"as many as fit":                     {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", rest)}, []int{3}},
-		"two that become longer":             {[]string{entryOf("b", maxShared/2+10), entryOf("c", maxShared/2-10)}, []int{2}},
-		"one byte more":                      {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", rest+1)}, []int{2, 1}},
-		"one that is too large, in front":    {[]string{entryOf("b", 5*small), entryOf("c", small), entryOf("d", small)}, []int{1, 2}},
-		"one that is too large, between two": {[]string{entryOf("b", small), entryOf("c", 5*small), entryOf("d", small)}, []int{1, 1, 1}},
-		"what is no command, in front":       {[]string{opening, entryOf("b", small), entryOf("c", small)}, []int{1, 2}},
-		"what is no command, between":        {[]string{entryOf("b", 20), entryOf("c", 20), opening, entryOf("d", 20)}, []int{2, 1, 1}},
-		"several that are none":              {[]string{opening, opening}, []int{1, 1}},
+		"writes that just fit":                            {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", rest)}, []int{3}},
+		"two writes whose joint entry has longer lengths": {[]string{entryOf("b", maxShared/2+10), entryOf("c", maxShared/2-10)}, []int{2}},
+		"writes of a byte too many":                       {[]string{entryOf("b", small), entryOf("c", small), entryOf("d", rest+1)}, []int{2, 1}},
+		"a too large write first":                         {[]string{entryOf("b", 5*small), entryOf("c", small), entryOf("d", small)}, []int{1, 2}},
+		"a too large write between two":                   {[]string{entryOf("b", small), entryOf("c", 5*small), entryOf("d", small)}, []int{1, 1, 1}},
+		"an entry without a command first":                {[]string{opening, entryOf("b", small), entryOf("c", small)}, []int{1, 2}},
+		"an entry without a command in between":           {[]string{entryOf("b", 20), entryOf("c", 20), opening, entryOf("d", 20)}, []int{2, 1, 1}},
+		"only entries without a command":                  {[]string{opening, opening}, []int{1, 1}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -360,7 +360,7 @@ func TestWhichWritesShareAnEntry(t *testing.T) {
 				g.mayShare = func() bool { return true }
 				want := []string{entryOf("a", 20)}
 				g.put(t, want...)
-				q.holds(t, want...)
+				q.mustHold(t, want...)
 				g.put(t, test.entries...)
 				rest := test.entries
 				for _, size := range test.want {
@@ -373,14 +373,14 @@ func TestWhichWritesShareAnEntry(t *testing.T) {
 						}
 						one := joinEntries(entries)
 						if len(one) > maxCachedEntry {
-							t.Errorf("an entry of %d bytes, which is not cached", len(one))
+							t.Errorf("entry has %d bytes, want few enough for the cache", len(one))
 						}
 						want = append(want, string(one))
 					}
 					rest = rest[size:]
 				}
 				q.commit(0)
-				q.holds(t, want...)
+				q.mustHold(t, want...)
 				for i, size := range test.want {
 					if size > 1 {
 						q.futures[1+i].answer = make([]outcome, size)
@@ -392,17 +392,17 @@ func TestWhichWritesShareAnEntry(t *testing.T) {
 	}
 }
 
-// A write that goes alone is as it always was, whoever reads it.
+// A lone write is no shared entry, so the other instances' format does not matter.
 func TestALoneWriteDoesNotAskWhetherItMayShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{}
 		g, _ := newGroupCommit(q)
-		g.mayShare = func() bool { t.Error("it asked"); return true }
+		g.mayShare = func() bool { t.Error("a lone write asked whether it may share an entry"); return true }
 		g.put(t, "a")
-		q.holds(t, "a")
+		q.mustHold(t, "a")
 		g.put(t, "b")
 		q.commit(0)
-		q.holds(t, "a", "b")
+		q.mustHold(t, "a", "b")
 		q.commit(1)
 	})
 }
@@ -415,14 +415,14 @@ func TestAWriteOverTheLimitOfPendingBytesIsRefused(t *testing.T) {
 		g.pending.Add(maxPending - 3)
 		g.put(t, "bc")
 		if g.add(&write{entry: []byte("d"), done: make(chan struct{})}) {
-			t.Error("a byte more than fits is taken")
+			t.Error("a write over maxPending was added, want it refused")
 		}
 		if pending := g.pending.Load(); pending != maxPending {
 			t.Errorf("pending bytes = %d, want %d", pending, maxPending)
 		}
-		q.holds(t, "a")
+		q.mustHold(t, "a")
 		q.commit(0)
-		q.holds(t, "a", "bc")
+		q.mustHold(t, "a", "bc")
 		q.commit(1)
 	})
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// propose has many at once register one of a hundred nodes after the other, so many
-// in each proposal.
+// propose makes many concurrent proposals, each with this many registrations of one of a
+// hundred nodes.
 func propose(t *testing.T, i *instance, proposals, each int) {
 	t.Helper()
 	var next atomic.Int64
@@ -55,12 +55,12 @@ func TestTheLogOfManyUpdatesIsCut(t *testing.T) {
 			})
 			i.eventually(t, "leading", leading)
 			propose(t, i, 2000, 64)
-			until(t, "the log is cut", func() bool {
+			until(t, "the log has been cut", func() bool {
 				first, err := i.store.FirstIndex()
 				return err == nil && first > 1
 			})
 			const most = 15_000_000
-			until(t, "the directory is small", func() bool {
+			until(t, "the directory has become small", func() bool {
 				log, snapshots := i.directory.Usage()
 				return log+snapshots < most
 			})
@@ -79,26 +79,26 @@ func TestASnapshotIsDueByTheSizeOfTheLog(t *testing.T) {
 	g := newLogGrowth()
 	g.appended(entries(1, minGrowth-entryOverhead))
 	if g.isDue() {
-		t.Error("one is due before the least growth")
+		t.Error("a snapshot is due before minGrowth")
 	}
 	g.appended(entries(1, entryOverhead))
 	if !g.isDue() || len(g.due) == 0 {
-		t.Error("none is due after the least growth")
+		t.Error("no snapshot is due after minGrowth")
 	}
 	begun := g.mark()
 	g.appended(entries(1, 100))
 	g.snapshotTaken(begun, minGrowth)
 	g.appended(entries(1, growthFactor*minGrowth-101))
 	if g.isDue() {
-		t.Error("one is due when the log has grown by less than the factor")
+		t.Error("a snapshot is due before the log has grown by growthFactor")
 	}
 	g.appended(entries(1, entryOverhead))
 	if !g.isDue() || len(g.due) == 0 {
-		t.Error("none is due when the log has grown by more")
+		t.Error("no snapshot is due although the log has grown by growthFactor")
 	}
 }
 
-// One is made, and meanwhile a leader's is installed.
+// The instance makes one snapshot, and installs the leader's at the same time.
 func TestTwoSnapshotsAtTheSameTimeCoverTheSameEntries(t *testing.T) {
 	g := newLogGrowth()
 	snapshots, err := newSizeRecorder(&memorySnapshots{}, g)
@@ -119,14 +119,14 @@ func TestTwoSnapshotsAtTheSameTimeCoverTheSameEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := g.mark(); got != (growthMark{}) {
-		t.Errorf("the log has grown by %+v since", got)
+		t.Errorf("growth since the snapshots = %+v, want none", got)
 	}
 	g.appended([]*raft.Log{{}, {}, {}})
 	if err := snapshot().Close(); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := g.affordableTrailing(), uint64(minTrailing/entryOverhead); got != want {
-		t.Errorf("%d small entries are worth keeping, want %d", got, want)
+		t.Errorf("affordableTrailing for small entries = %d, want %d", got, want)
 	}
 }
 
@@ -146,7 +146,7 @@ func TestASnapshotFromBeforeTheStartIsKnown(t *testing.T) {
 	}
 	g.appended([]*raft.Log{{Data: make([]byte, minGrowth)}})
 	if g.isDue() {
-		t.Error("one is due after less than the last one takes twice")
+		t.Error("a snapshot is due although the log has grown by less than growthFactor times the last one")
 	}
 }
 
@@ -157,10 +157,10 @@ func TestFewLargeEntriesStayBehindASnapshot(t *testing.T) {
 		snapshot    int64
 		want        uint64
 	}{
-		"none was seen":                  {want: most},
-		"small ones":                     {count: 1000, size: entryOverhead, want: most},
-		"large ones":                     {count: 4, size: minTrailing / 8, want: 8},
-		"a large snapshot is worth more": {count: 4, size: minTrailing / 8, snapshot: minTrailing, want: 16},
+		"no entry was seen":                     {want: most},
+		"small entries":                         {count: 1000, size: entryOverhead, want: most},
+		"large entries":                         {count: 4, size: minTrailing / 8, want: 8},
+		"large entries behind a large snapshot": {count: 4, size: minTrailing / 8, snapshot: minTrailing, want: 16},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -170,7 +170,7 @@ func TestFewLargeEntriesStayBehindASnapshot(t *testing.T) {
 				g.appended([]*raft.Log{{Data: make([]byte, test.size-entryOverhead)}})
 			}
 			if got := g.trailingLogs(most); got != test.want {
-				t.Errorf("%d entries stay, want %d", got, test.want)
+				t.Errorf("trailingLogs = %d, want %d", got, test.want)
 			}
 		})
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// wire is where a test's heartbeats go. Those to a voter that hangs stay there until a
-// test gives their answer.
+// wire receives the heartbeats that are sent. Those to a hanging voter wait there until a
+// test answers them.
 type wire struct {
 	mu    sync.Mutex
 	sent  []heartbeat
@@ -46,7 +46,7 @@ func (w *wire) mustHaveSent(t *testing.T, want ...heartbeat) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !slices.Equal(w.sent, want) {
-		t.Errorf("sent %v, want %v", w.sent, want)
+		t.Errorf("heartbeats sent = %v, want %v", w.sent, want)
 	}
 }
 
@@ -56,8 +56,8 @@ func (w *wire) count() int {
 	return len(w.sent)
 }
 
-// started gives heartbeats that a test must end.
-func started(t *testing.T, send func(heartbeat) error) (h *heartbeats, end func()) {
+// startHeartbeats returns heartbeats that the test must end.
+func startHeartbeats(t *testing.T, send func(heartbeat) error) (h *heartbeats, end func()) {
 	running, stop := context.WithCancel(t.Context())
 	h = newHeartbeats(running, send)
 	return h, func() {
@@ -66,7 +66,7 @@ func started(t *testing.T, send func(heartbeat) error) (h *heartbeats, end func(
 	}
 }
 
-// voters are those for whom there is a goroutine.
+// voters returns the voters that have a sending goroutine.
 func (h *heartbeats) voters() []raft.ServerID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -76,7 +76,7 @@ func (h *heartbeats) voters() []raft.ServerID {
 func TestAHeartbeatThatIsOnItsWayIsFollowedByTheOneAskedForLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire("b")
-		h, end := started(t, w.send)
+		h, end := startHeartbeats(t, w.send)
 		h.ask(heartbeat{to: "b", term: 7})
 		w.mustHaveSent(t, heartbeat{to: "b", term: 7})
 		h.ask(heartbeat{to: "b", term: 7})
@@ -94,7 +94,7 @@ func TestAVoterThatHangsCostsOneHeartbeatAndDelaysNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rounds = 100
 		w := newWire("b")
-		h, end := started(t, w.send)
+		h, end := startHeartbeats(t, w.send)
 		began, want := time.Now(), []heartbeat{{to: "b", term: 7}}
 		for range rounds {
 			h.ask(heartbeat{to: "b", term: 7})
@@ -107,37 +107,37 @@ func TestAVoterThatHangsCostsOneHeartbeatAndDelaysNobody(t *testing.T) {
 			t.Errorf("the call took %v, want no time", took)
 		}
 		if got := h.voters(); !slices.Equal(got, []raft.ServerID{"b", "c"}) {
-			t.Errorf("there are goroutines for %v, want one for each voter", got)
+			t.Errorf("voters with a goroutine = %v, want b and c", got)
 		}
 		close(w.hangs["b"])
 		end()
 	})
 }
 
-// Each costs a dial.
+// Each failed heartbeat costs a dial.
 func TestAVoterThatRefusesIsNotSentOneForEachRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
-		h, end := started(t, func(asked heartbeat) error { return errors.Join(w.send(asked), errCut) })
+		h, end := startHeartbeats(t, func(asked heartbeat) error { return errors.Join(w.send(asked), errCut) })
 		for began := time.Now(); time.Since(began) < 10*heartbeatPause; <-time.After(heartbeatPause / 100) {
 			h.ask(heartbeat{to: "b", term: 7})
 		}
 		if n := w.count(); n < 9 || n > 11 {
-			t.Errorf("%d were sent in ten times the pause after one that fails", n)
+			t.Errorf("heartbeats sent in ten pauses = %d, want about 10", n)
 		}
 		began := time.Now()
 		end()
 		if took := time.Since(began); took != 0 {
-			t.Errorf("the end waits out a pause, of %v", took)
+			t.Errorf("the end took %v, want it not to wait for the pause", took)
 		}
 	})
 }
 
-// Nobody tells it of voters that were removed, nor of the end of leadership.
+// The loop is told neither of removed voters nor of the end of leadership.
 func TestTheHeartbeatLoopEndsWithoutRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
-		h, end := started(t, w.send)
+		h, end := startHeartbeats(t, w.send)
 		h.ask(heartbeat{to: "b", term: 7})
 		h.ask(heartbeat{to: "c", term: 7})
 		synctest.Wait()
@@ -147,18 +147,18 @@ func TestTheHeartbeatLoopEndsWithoutRequests(t *testing.T) {
 		<-time.After(heartbeatLinger / 2)
 		synctest.Wait()
 		if got := h.voters(); !slices.Equal(got, []raft.ServerID{"c"}) {
-			t.Errorf("there are goroutines for %v, want one for c", got)
+			t.Errorf("voters with a goroutine = %v, want only c", got)
 		}
 		<-time.After(heartbeatLinger)
 		synctest.Wait()
 		if got := h.voters(); len(got) > 0 {
-			t.Errorf("there are goroutines for %v", got)
+			t.Errorf("voters with a goroutine = %v, want none", got)
 		}
 		h.sending.Wait()
 		h.ask(heartbeat{to: "b", term: 8})
 		synctest.Wait()
 		if n := w.count(); n != 4 {
-			t.Errorf("%d were sent, want those before and one more", n)
+			t.Errorf("heartbeats sent = %d, want 4: three before and one more", n)
 		}
 		end()
 	})
@@ -170,18 +170,18 @@ func TestAHeartbeatRequestedWhileTheLoopEndsIsSent(t *testing.T) {
 	h.senders["b"] = next
 	h.ask(heartbeat{to: "b", term: 7})
 	if h.leave("b", next) || len(h.voters()) != 1 {
-		t.Error("it goes, and leaves a heartbeat behind")
+		t.Error("leave = true with a pending heartbeat, want false")
 	}
 	<-next
 	if !h.leave("b", next) || len(h.voters()) != 0 {
-		t.Error("it stays, with nothing to send")
+		t.Error("leave = false with nothing to send, want true")
 	}
 }
 
 func TestAfterTheEndNoHeartbeatIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire("b")
-		h, end := started(t, w.send)
+		h, end := startHeartbeats(t, w.send)
 		h.ask(heartbeat{to: "b", term: 7})
 		synctest.Wait()
 		ended := make(chan struct{})
@@ -194,7 +194,7 @@ func TestAfterTheEndNoHeartbeatIsSent(t *testing.T) {
 		h.ask(heartbeat{to: "c", term: 7})
 		select {
 		case <-ended:
-			t.Error("the end did not wait for the one on its way")
+			t.Error("the end did not wait for the heartbeat in flight")
 		default:
 		}
 		w.hangs["b"] <- nil
@@ -203,13 +203,13 @@ func TestAfterTheEndNoHeartbeatIsSent(t *testing.T) {
 	})
 }
 
-// delivery is a transport on which heartbeats wait for a test to have them accepted.
-type delivery struct {
+// delayedAnswers is a transport on which heartbeats wait until a test has them answered.
+type delayedAnswers struct {
 	incoming
 	answers map[raft.ServerID]chan struct{}
 }
 
-func (a *delivery) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (a *delayedAnswers) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	<-a.answers[id]
 	resp.Term, resp.Success = args.Term, true
 	return nil
@@ -218,10 +218,10 @@ func (a *delivery) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *r
 func TestAHeartbeatOfAnEarlierRoundProvesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEvidence()
-		inner := &delivery{answers: map[raft.ServerID]chan struct{}{"b": make(chan struct{}), "c": make(chan struct{})}}
+		inner := &delayedAnswers{answers: map[raft.ServerID]chan struct{}{"b": make(chan struct{}), "c": make(chan struct{})}}
 		inner.rpcs = make(chan raft.RPC)
 		network := newInterceptor(inner, interceptorConfig{evidence: e, term: func() uint64 { return 7 }})
-		h, end := started(t, func(asked heartbeat) error {
+		h, end := startHeartbeats(t, func(asked heartbeat) error {
 			return network.AppendEntries(asked.to, "", &raft.AppendEntriesRequest{Term: asked.term}, &raft.AppendEntriesResponse{})
 		})
 		leadership := newFakeLeadership()
@@ -235,20 +235,20 @@ func TestAHeartbeatOfAnEarlierRoundProvesNothing(t *testing.T) {
 		synctest.Wait()
 		inner.answers["c"] <- struct{}{}
 		if got := <-first; got.err != nil {
-			t.Fatalf("the first round, which a majority has answered: %v", got.err)
+			t.Fatalf("first round, which a majority has answered = %v, want success", got.err)
 		}
 		second := asker(t.Context(), &g.rounds, g.prove)
 		synctest.Wait()
-		inner.answers["b"] <- struct{}{} // to the first round's
+		inner.answers["b"] <- struct{}{} // answers the heartbeat of the first round
 		synctest.Wait()
 		select {
 		case got := <-second:
-			t.Errorf("a heartbeat from before the round proved it: %+v", got)
+			t.Errorf("a heartbeat from before the second round proved it: %+v", got)
 		default:
 		}
 		inner.answers["b"] <- struct{}{}
 		if got := <-second; got.err != nil {
-			t.Errorf("the second round: %v", got.err)
+			t.Errorf("second round = %v, want success", got.err)
 		}
 		close(inner.answers["c"])
 		g.rounds.end()

@@ -12,8 +12,8 @@ import (
 func TestEndWaitsForCallersInside(t *testing.T) {
 	tests := map[string]struct {
 		enter, leave int
-		timeout      time.Duration // of the context
-		leaveAfter   time.Duration // until the rest leaves; 0 for never
+		timeout      time.Duration // timeout of the context
+		leaveAfter   time.Duration // time until the other callers leave; 0: they never do
 		waits        time.Duration
 	}{
 		"nobody was ever inside":             {timeout: time.Minute},
@@ -30,7 +30,7 @@ func TestEndWaitsForCallersInside(t *testing.T) {
 				var i inflight
 				for range test.enter {
 					if !i.enter() {
-						t.Fatal("one was not let in before the end")
+						t.Fatal("enter before the end = false, want true")
 					}
 				}
 				for range test.leave {
@@ -40,7 +40,7 @@ func TestEndWaitsForCallersInside(t *testing.T) {
 				defer leaving.Wait()
 				if test.leaveAfter > 0 {
 					leaving.Go(func() {
-						time.Sleep(test.leaveAfter) // in the bubble's time
+						time.Sleep(test.leaveAfter) // in the bubble's fake time
 						for range test.enter - test.leave {
 							i.leave()
 						}
@@ -51,17 +51,17 @@ func TestEndWaitsForCallersInside(t *testing.T) {
 				begin := time.Now()
 				i.end(ctx)
 				if waited := time.Since(begin); waited != test.waits {
-					t.Errorf("it waited %v, want %v", waited, test.waits)
+					t.Errorf("end waited %v, want %v", waited, test.waits)
 				}
 				if i.enter() {
-					t.Error("one was let in after the end")
+					t.Error("enter after the end = true, want false")
 				}
 			})
 		})
 	}
 }
 
-// While it ends nobody is let in, and whoever was is waited for.
+// While the end is under way no caller is let in, and every earlier caller is waited for.
 func TestEndWaitsForEveryAdmittedCaller(t *testing.T) {
 	var (
 		i       inflight
@@ -86,7 +86,7 @@ func TestEndWaitsForEveryAdmittedCaller(t *testing.T) {
 	}
 	i.end(within(t))
 	if n := inside.Load(); n != 0 {
-		t.Errorf("%d are inside after the end", n)
+		t.Errorf("callers inside after the end = %d, want none", n)
 	}
 	running.Wait()
 }

@@ -14,22 +14,23 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Whatever else succeeds meanwhile: raft would be wrong about the log.
+// Other writes that succeed meanwhile change nothing: without this write, raft's view of the
+// log would be wrong.
 func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 	membership := []*raft.Log{{Index: 3, Term: 1, Type: raft.LogConfiguration}}
 	for name, test := range map[string]struct {
 		breaks func(*badStore)
 		write  func(*watched) error
 	}{
-		"entries of which some may be written": {
+		"entries, of which some may have been written": {
 			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
 			write:  func(w *watched) error { return w.StoreLogs(entry(3)) },
 		},
-		"a membership that there is no room for": {
+		"a membership without room": {
 			breaks: func(s *badStore) { s.fill(&logstore.NoRoomError{Directory: "/d"}) },
 			write:  func(w *watched) error { return w.StoreLogs(membership) },
 		},
-		"entries that there is no room for, when the end of the log was removed": {
+		"entries without room, after the end of the log was removed": {
 			breaks: func(s *badStore) { s.fill(&logstore.NoRoomError{Directory: "/d"}) },
 			write: func(w *watched) error {
 				return errors.Join(w.DeleteRange(2, 2), w.StoreLogs(entry(2)))
@@ -56,11 +57,11 @@ func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 				}
 				later(2 * diskRetryPause)
 				if fault := w.fault(); fault != nil {
-					t.Errorf("it is written, and the trouble is still %v", fault)
+					t.Errorf("fault after the write = %v, want none", fault)
 				}
 				select {
 				case <-w.whileStalled():
-					t.Error("it is still stuck")
+					t.Error("the disk still counts as stalled after the write")
 				default:
 				}
 			})
@@ -68,7 +69,7 @@ func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 	}
 }
 
-// Raft can live without these.
+// Raft copes with the failure of these writes.
 func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 	noRoom := &logstore.NoRoomError{Directory: "/d"}
 	for name, test := range map[string]struct {
@@ -76,7 +77,7 @@ func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 		write  func(*watched) error
 		err    error
 	}{
-		"entries that there is no room for, where others have come in the place of the end of the log": {
+		"entries without room, after the end of the log was replaced": {
 			breaks: func(s *badStore) { s.fill(noRoom) },
 			write:  func(w *watched) error { return w.StoreLogs(entry(4)) },
 			err:    noRoom,
@@ -101,10 +102,10 @@ func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 				select {
 				case err := <-ended:
 					if !errors.Is(err, test.err) {
-						t.Errorf("it answers %v", err)
+						t.Errorf("write = %v, want the error of the disk", err)
 					}
 				default:
-					t.Error("it is tried again")
+					t.Error("the write is retried, want it to fail at once")
 				}
 				w.bad.fill(nil)
 				w.bad.failAppends(nil)
@@ -113,7 +114,8 @@ func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 	}
 }
 
-// A follower takes a membership for stored only when it is: it waits for none, and votes.
+// A follower uses a membership only when it is stored. It does not wait for room, so that it
+// can still vote.
 func TestAFollowerRefusesAMembershipThatThereIsNoRoomFor(t *testing.T) {
 	w := watch(t)
 	defer w.close(t)
@@ -121,7 +123,7 @@ func TestAFollowerRefusesAMembershipThatThereIsNoRoomFor(t *testing.T) {
 	w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
 	refused := w.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Type: raft.LogConfiguration}})
 	if !errors.As(refused, new(*logstore.NoRoomError)) {
-		t.Errorf("it answers %v", refused)
+		t.Errorf("StoreLogs = %v, want a NoRoomError", refused)
 	}
 	w.bad.fill(nil)
 }
@@ -134,19 +136,19 @@ func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
 	stores[0].failAppends(syscall.EIO)
 	_, err := leader.Propose(within(t), domain.Register{Node: node(t, "waiting", "waiting:11211")})
 	if !errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, ports.ErrNoLeader) {
-		t.Errorf("the write ended with %v", err)
+		t.Errorf("error of the write = %v, want ErrOutcomeUnknown", err)
 	}
 	next := leaderOf(t, cluster[1:])
 	register(t, next, "meanwhile")
 	if state, _ := leader.State(); state.Leading || !strings.Contains(strings.Join(state.Unready(""), "; "), syscall.EIO.Error()) {
-		t.Errorf("it leads, or does not say why it is not ready: %+v", state)
+		t.Errorf("state = %+v, want not leading, and not ready because of EIO", state)
 	}
 	stores[0].failAppends(nil)
 	mustFollow(t, leader, leaderOf(t, cluster[1:]))
 	mustHold(t, settled(t, leader), "before", "meanwhile")
 }
 
-// Raft takes the membership that it could not write down for the latest.
+// Raft uses its latest membership even if it could not store it.
 func TestAMembershipThatCouldNotBeStoredIsNotUsed(t *testing.T) {
 	t.Parallel()
 	cluster, stores := badDisks(t, 3)
@@ -154,13 +156,13 @@ func TestAMembershipThatCouldNotBeStoredIsNotUsed(t *testing.T) {
 	register(t, leader, "before")
 	stores[0].fill(&logstore.NoRoomError{Directory: "/d"})
 	if err := leader.Remove(within(t), gone); !errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Errorf("the removal ended with %v", err)
+		t.Errorf("Remove = %v, want ErrOutcomeUnknown", err)
 	}
 	next := leaderOf(t, cluster[1:])
 	register(t, next, "meanwhile")
 	stores[0].fill(nil)
 	mustFollow(t, leader, leaderOf(t, cluster[1:]))
 	for _, i := range cluster {
-		i.eventually(t, "all are members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })
+		i.eventually(t, "aware of all members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })
 	}
 }
