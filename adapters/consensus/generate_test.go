@@ -12,25 +12,25 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// failer is what a *testing.T and a *rapid.T have in common.
+// failer is the part that *testing.T and *rapid.T have in common.
 type failer interface {
 	Helper()
 	Fatal(args ...any)
 	Fatalf(format string, args ...any)
 }
 
-// accepted gives the node that a client asks for with spec.
+// accepted returns the node that a client registers with spec.
 func accepted(t failer, spec domain.NodeSpec) domain.CacheNode {
 	t.Helper()
 	n, err := domain.NewCacheNode(spec)
 	if err != nil {
-		t.Fatalf("a node that the test relies on is refused: %v", err)
+		t.Fatalf("a node that the test needs is refused: %v", err)
 	}
 	return n
 }
 
-// anyNode draws from all that the domain accepts, the longest of everything
-// included, and gives the server's fields any value that they can have.
+// anyNode draws any node that the domain accepts, with the longest values of everything
+// among them, and gives the fields that the server sets any possible value.
 func anyNode() *rapid.Generator[domain.CacheNode] {
 	ids := rapid.StringMatching(`[A-Za-z0-9][A-Za-z0-9._:-]{0,20}`).Filter(func(id string) bool {
 		return domain.CheckNodeID(id) == nil
@@ -112,8 +112,8 @@ func anyPromotion() *rapid.Generator[promotion] {
 	})
 }
 
-// crossingCommands draws commands about few nodes, addresses and pools, so that
-// they meet: most are carried out, some are refused, some change nothing.
+// crossingCommands draws commands about few nodes, addresses and pools, so that they
+// conflict: most succeed, some are refused, some change nothing.
 func crossingCommands() *rapid.Generator[[]domain.Command] {
 	return rapid.Custom(func(t *rapid.T) []domain.Command {
 		commands := make([]domain.Command, rapid.IntRange(0, 80).Draw(t, "commands"))
@@ -128,7 +128,7 @@ func crossingCommands() *rapid.Generator[[]domain.Command] {
 
 var crossingIDs = []string{"a", "b", "c", "d", "e", "f"}
 
-// crossingCommand draws one for a registry that is as view shows it.
+// crossingCommand draws one such command for a registry with this view.
 func crossingCommand(t *rapid.T, view domain.View) domain.Command {
 	id := func() string { return rapid.SampledFrom(crossingIDs).Draw(t, "id") }
 	one := func() domain.Command {
@@ -149,7 +149,7 @@ func crossingCommand(t *rapid.T, view domain.View) domain.Command {
 	case 2, 3:
 		expire := domain.Expire{}
 		for n := range view.Nodes() {
-			// Now and then one is meant that is no longer there.
+			// Now and then the command names a node that is no longer there.
 			if which := rapid.IntRange(0, 5).Draw(t, "which"); which < 4 {
 				expire.Nodes = append(expire.Nodes, domain.NodeAt{ID: n.ID, Revision: n.Revision - domain.Revision(which/3)})
 			}
@@ -179,7 +179,7 @@ func crossingCondition(t *rapid.T, view domain.View, id string) domain.Condition
 
 func crossingNode(t *rapid.T, id string) domain.CacheNode {
 	if rapid.IntRange(0, 3).Draw(t, "usual") == 0 {
-		// The same again and again, so that it changes nothing.
+		// The same node again and again, so that some commands change nothing.
 		return accepted(t, domain.NodeSpec{ID: id, Address: id + ":1"})
 	}
 	pool := rapid.SampledFrom([]string{"p", "q"}).Draw(t, "pool")
@@ -203,7 +203,7 @@ func crossingNode(t *rapid.T, id string) domain.CacheNode {
 	return accepted(t, spec)
 }
 
-// contents is all that a view shows, as values.
+// contents is everything that a view shows, as values that can be compared.
 type contents struct {
 	Revision domain.Revision
 	Nodes    []domain.CacheNode
@@ -218,7 +218,7 @@ func contentsOf(v domain.View) contents {
 	return c
 }
 
-// answer is what Apply gave, as values that can be compared.
+// answer is the result of Apply, as values that can be compared.
 type answer struct {
 	Changes []domain.Change
 	Error   string
@@ -244,8 +244,8 @@ func mustEqual(t failer, what string, got, want any) {
 	}
 }
 
-// registryAfter gives a registry that was told these commands; refusals are
-// part of what is examined.
+// registryAfter returns a registry that has applied these commands, some of which may be
+// refused.
 func registryAfter(commands ...domain.Command) *domain.Registry {
 	r := domain.NewRegistry()
 	for _, cmd := range commands {
@@ -254,7 +254,7 @@ func registryAfter(commands ...domain.Command) *domain.Registry {
 	return r
 }
 
-// imageOf gives a registry's image, the rest of it fixed.
+// imageOf returns the image of a registry; the rest of it is fixed.
 func imageOf(r *domain.Registry) fsmSnapshot {
 	return fsmSnapshot{view: r.View(), clusterID: "cluster", applied: 77, openTerm: 5}
 }
@@ -277,7 +277,7 @@ func restoredFrom(t failer, snapshot []byte) decodedSnapshot {
 	return read
 }
 
-// resealed gives data with the checksum at its end made right again.
+// resealed returns data with a correct checksum at its end.
 func resealed(data []byte) []byte {
 	if len(data) < checksumSize {
 		return data
@@ -285,8 +285,8 @@ func resealed(data []byte) []byte {
 	return appendChecksum(bytes.Clone(data[:len(data)-checksumSize]))
 }
 
-// eachDamage calls check with every copy of data that has one byte changed, in
-// one bit or in all, and with every copy that ends too early.
+// eachDamage calls check with every copy of data in which one byte is changed, in one bit or
+// in all, and with every copy that ends early.
 func eachDamage(t *testing.T, data []byte, check func(t *testing.T, damaged []byte)) {
 	t.Helper()
 	for at := range data {

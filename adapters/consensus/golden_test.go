@@ -10,10 +10,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-var update = flag.Bool("update", false, "write the golden files that are missing; those that are there stay")
+var update = flag.Bool("update", false, "write the golden files that are missing; existing ones stay")
 
-// golden compares got with a file of testdata, byte for byte, and gives what the
-// file holds. What a release wrote lies on disks: even -update only adds files.
+// golden compares got with a file in testdata, byte by byte, and returns the file's content.
+// Data of past releases is on disks, so -update only adds files and changes none.
 func golden(t *testing.T, name string, got []byte) []byte {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -25,7 +25,7 @@ func golden(t *testing.T, name string, got []byte) []byte {
 		return got
 	}
 	if err != nil {
-		t.Fatalf("%v (for a new format, write it with: go test -run Golden -update)", err)
+		t.Fatalf("%v (write the file of a new format with: go test -run Golden -update)", err)
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s changed:\n got %x\nwant %x", path, got, want)
@@ -33,7 +33,7 @@ func golden(t *testing.T, name string, got []byte) []byte {
 	return want
 }
 
-// fullNode has every field, the server's too.
+// fullNode has every field set, those that the server sets included.
 func fullNode() domain.CacheNode {
 	return domain.CacheNode{
 		ID:              "node0",
@@ -50,7 +50,7 @@ func fullNode() domain.CacheNode {
 	}
 }
 
-// leasedNode has all that a node has which expired.
+// leasedNode has every field of a node whose lease has expired.
 func leasedNode() domain.CacheNode {
 	n := fullNode()
 	n.State, n.TTLSeconds, n.OnExpiry, n.ExpiredFrom = domain.Down, 86_400, domain.DownOnExpiry, domain.Draining
@@ -62,7 +62,7 @@ func minimalNode(t failer, id, address string) domain.CacheNode {
 	return accepted(t, domain.NodeSpec{ID: id, Address: address})
 }
 
-// goldenEntries are all kinds of entries and all that they can hold.
+// goldenEntries are entries of every kind, with everything that they can contain.
 func goldenEntries(t failer) map[string]any {
 	minimal := minimalNode(t, "a", "h:1")
 	return map[string]any{
@@ -118,7 +118,7 @@ func TestGoldenEntries(t *testing.T) {
 	}
 }
 
-// goldenCommands make nodes and changes of every kind.
+// goldenCommands produce nodes and changes of every kind.
 func goldenCommands(t failer) []domain.Command {
 	a, b := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
 	moved, heavier := minimalNode(t, "b", "h:3"), minimalNode(t, "a", "h:1")
@@ -134,7 +134,7 @@ func goldenCommands(t failer) []domain.Command {
 	}
 }
 
-// leasedCommands make changes that expiry made.
+// leasedCommands produce changes that are caused by expiry.
 func leasedCommands(t failer) []domain.Command {
 	removed, down := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
 	removed.TTLSeconds, down.TTLSeconds, down.OnExpiry = 30, 30, domain.DownOnExpiry
@@ -146,12 +146,12 @@ func leasedCommands(t failer) []domain.Command {
 	}
 }
 
-// goldenImages are snapshots with all that one can hold.
+// goldenImages are images with everything that a snapshot can contain.
 func goldenImages(t failer) map[string]fsmSnapshot {
 	whole := registryAfter(goldenCommands(t)...).View()
 
-	// A registry whose history was trimmed, without ten thousand changes: of
-	// what happened to the nodes, only the latest is left.
+	// This registry has a trimmed history without needing ten thousand changes: only the
+	// latest change of the nodes is left.
 	var nodes []*domain.CacheNode
 	for n := range whole.Nodes() {
 		nodes = append(nodes, n)
@@ -189,7 +189,7 @@ func mustEqualImage(t failer, got, want fsmSnapshot) {
 	mustEqual(t, "the rest of the image", got, want)
 }
 
-// Also the files whose values nobody remembers any more stay readable.
+// Files whose expected values no test has any more must stay readable too.
 func TestEveryGoldenFileIsReadable(t *testing.T) {
 	each := func(pattern string, read func([]byte) error) {
 		paths, err := filepath.Glob(filepath.Join("testdata", pattern))

@@ -8,7 +8,7 @@ func TestTheJoinIntentSurvivesARestart(t *testing.T) {
 		t.Helper()
 		pending, other := i.JoinPending()
 		if pending != want || err != nil || other != nil {
-			t.Errorf("pending: %v, errors %v, %v", pending, err, other)
+			t.Errorf("pending join intent = %v, errors %v, %v, want the stored one", pending, err, other)
 		}
 	}
 	must(i, false, nil)

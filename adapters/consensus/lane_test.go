@@ -14,12 +14,12 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
-// side gives an instance's part of the preface.
+// side returns an instance's part of the preface.
 func side(raftID, clusterID, secret string) *preface.Preface {
 	return &preface.Preface{RaftID: raftID, ClusterID: func() string { return clusterID }, Secret: []byte(secret)}
 }
 
-// connected gives the two ends of a TCP connection, bounded by patience.
+// connected returns the two ends of a TCP connection, with a deadline after patience.
 func connected(tb testing.TB) (dialer, dialled *net.TCPConn) {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -53,13 +53,13 @@ func TestOnlyPeersReachTheRaftLane(t *testing.T) {
 	for name, p := range refused {
 		conn := dialLane(t, port)
 		if err := dials(p, conn); err == nil {
-			t.Errorf("%s: it was welcome", name)
+			t.Errorf("preface of %s succeeded, want a refusal", name)
 		}
 		conn.Close()
 	}
 	garbage := dialLane(t, port)
 	if _, err := io.WriteString(garbage, strings.Repeat("GET / HTTP/1.1\r\n", 100)); err != nil {
-		t.Log(err) // it may have been cut off already
+		t.Log(err) // the connection may have been closed already
 	}
 	_, _ = io.Copy(io.Discard, garbage)
 	garbage.Close()
@@ -75,24 +75,24 @@ func TestOnlyPeersReachTheRaftLane(t *testing.T) {
 	}
 	defer first.Close()
 	if first.RemoteAddr().String() != peer.LocalAddr().String() {
-		t.Errorf("Accept gave %v instead of the peer", first.RemoteAddr())
+		t.Errorf("Accept = connection from %v, want the peer's", first.RemoteAddr())
 	}
 	stats := port.Stats()
 	for range poll(t) {
-		// A refusal is counted once both sides have hung up.
+		// A refusal is counted when both sides have closed the connection.
 		if stats = port.Stats(); stats.Pending == 0 && stats.Rejected[demux.HandshakeFailed] > uint64(len(refused)) {
 			break
 		}
 	}
 	if got, want := stats.Rejected[demux.HandshakeFailed], uint64(len(refused)+1); got != want {
-		t.Errorf("%d connections failed their handshake, want %d: %+v", got, want, stats)
+		t.Errorf("failed handshakes = %d, want %d: %+v", got, want, stats)
 	}
 	if lane := stats.Lanes[RaftLane]; lane.HandedOver != 1 || lane.Queued != 0 {
-		t.Errorf("the lane let in %+v", lane)
+		t.Errorf("stats of the lane = %+v, want one connection handed over and none queued", lane)
 	}
 }
 
-// poll ticks until patience is over.
+// poll yields repeatedly until patience is over.
 func poll(t *testing.T) iter.Seq[struct{}] {
 	t.Helper()
 	return func(yield func(struct{}) bool) {
@@ -104,7 +104,7 @@ func poll(t *testing.T) iter.Seq[struct{}] {
 	}
 }
 
-// dialLane gives a connection of the raft lane, before its preface.
+// dialLane returns a connection of the raft lane, before its preface.
 func dialLane(t *testing.T, port *demux.Demux) net.Conn {
 	t.Helper()
 	conn, err := demux.Dial(within(t), port.Addr().String(), RaftLane)
@@ -117,13 +117,13 @@ func dialLane(t *testing.T, port *demux.Demux) net.Conn {
 	return conn
 }
 
-// dials is for those who do not mind what the connection is good for.
+// dials runs the dialling side of the preface, and drops what it learns.
 func dials(p *preface.Preface, conn net.Conn) error {
 	_, err := p.Dial(conn)
 	return err
 }
 
-// openStream gives a stream on a port of its own, closed when the test ends.
+// openStream returns a stream on a port of its own, which is closed when the test ends.
 func openStream(t *testing.T, p *preface.Preface) (*stream, *demux.Demux) {
 	t.Helper()
 	port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})

@@ -17,10 +17,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// open is what an instance says that is not closing.
+// open is the state of an instance that is not being closed.
 func open() bool { return false }
 
-// loggedBy gives what raft's logger writes, with ours at level.
+// loggedBy returns the records that log writes through raft's logger, with ours at this
+// level.
 func loggedBy(t *testing.T, level slog.Level, log func(hclog.Logger)) []map[string]any {
 	t.Helper()
 	var b bytes.Buffer
@@ -60,7 +61,7 @@ func TestRaftLogsAtTheConfiguredLevel(t *testing.T) {
 				got = append(got, record[slog.LevelKey].(string))
 			}
 			if strings.Join(got, " ") != strings.Join(want, " ") {
-				t.Errorf("levels %v, want %v", got, want)
+				t.Errorf("levels logged = %v, want %v", got, want)
 			}
 		})
 	}
@@ -74,16 +75,16 @@ func TestRaftsLogLinesKeepTheirArguments(t *testing.T) {
 		"values": {
 			func(l hclog.Logger) { l.Info("m", "peer", "b", "term", 7, "error", errDisk) },
 			map[string]any{"peer": "b", "term": 7.0, "error": errDisk.Error()}},
-		"values that are yet to be formatted": {
+		"values that are formatted when they are logged": {
 			func(l hclog.Logger) { l.Info("m", "servers", hclog.Fmt("%+v", []int{1, 2})) },
 			map[string]any{"servers": "[1 2]"}},
 		"a format without arguments": {
 			func(l hclog.Logger) { l.Info("m", "text", hclog.Fmt("100%%")) },
 			map[string]any{"text": "100%"}},
-		"values of a logger": {
+		"values that a logger carries": {
 			func(l hclog.Logger) { l.With("peer", hclog.Fmt("%d", 1)).Info("m", "term", 7) },
 			map[string]any{"peer": "1", "term": 7.0}},
-		"raft's own structures, as the text that they give of themselves": {
+		"raft's structures, as their String gives them": {
 			func(l hclog.Logger) { l.Info("m", "peer", raft.Server{ID: "b", Address: "b:1"}) },
 			map[string]any{"peer": "{Voter b b:1}"}},
 		"a value without a name": {
@@ -98,8 +99,8 @@ func TestRaftsLogLinesKeepTheirArguments(t *testing.T) {
 	}
 }
 
-// What this instance closes itself is no error; what others do to it may be one, and that
-// nobody listens any more is.
+// The end of a connection that this instance closes itself is no error. The end by another
+// instance may be one, and a closed listener is.
 func TestTheEndOfOwnConnectionsIsNoError(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -118,24 +119,24 @@ func TestTheEndOfOwnConnectionsIsNoError(t *testing.T) {
 		err  error
 		want string
 	}{
-		"a read of a closed connection":         {reading, "DEBUG"},
-		"a write to one":                        {writing, "DEBUG"},
-		"one that was wrapped":                  {fmt.Errorf("frame: %w", reading), "DEBUG"},
-		"an accept from a closed listener":      {accepting, "ERROR"},
-		"a connection that another one cut off": {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, "ERROR"},
-		"anything else":                         {errDisk, "ERROR"},
+		"a read of a closed connection":          {reading, "DEBUG"},
+		"a write to a closed connection":         {writing, "DEBUG"},
+		"a wrapped read of a closed connection":  {fmt.Errorf("frame: %w", reading), "DEBUG"},
+		"an accept from a closed listener":       {accepting, "ERROR"},
+		"a connection that the other side reset": {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, "ERROR"},
+		"anything else":                          {errDisk, "ERROR"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			records := loggedBy(t, slog.LevelDebug, func(l hclog.Logger) { l.Error("failed", "peer", "b", "error", test.err) })
 			if len(records) != 1 || records[0][slog.LevelKey] != test.want {
-				t.Errorf("%v is logged as %v, want %s", test.err, records, test.want)
+				t.Errorf("records for %v = %v, want level %s", test.err, records, test.want)
 			}
 		})
 	}
 }
 
-// costly counts how often it is made into text.
+// costly counts how often it is formatted.
 type costly struct{ times *int }
 
 func (c costly) String() string { *c.times++; return "made" }
@@ -148,20 +149,20 @@ func TestDisabledLogLinesAreNotFormatted(t *testing.T) {
 		l.Info("m", "costly", costly{&times}, "format", hclog.Fmt("%s", costly{&times}))
 	})
 	if times != 0 || len(records) != 0 {
-		t.Errorf("%d records, and text was made %d times", len(records), times)
+		t.Errorf("records = %d, values formatted = %d times, want neither at a disabled level", len(records), times)
 	}
 	records = loggedBy(t, slog.LevelInfo, func(l hclog.Logger) {
 		l.Info("m", "format", hclog.Fmt("%s", costly{&times}))
 	})
 	if times == 0 || len(records) != 1 {
-		t.Error("and what somebody reads is not made either")
+		t.Error("an enabled line was not logged, or its values not formatted")
 	}
 	if l := raftLogger(slog.New(slog.DiscardHandler), open); l.IsError() {
-		t.Error("raft is told that somebody reads what nobody does")
+		t.Error("IsError = true for a logger that discards everything, want false")
 	}
 }
 
-// lines is a log that may be read while it is written.
+// lines collects log output, and may be read while it is written.
 type lines struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -173,7 +174,7 @@ func (l *lines) Write(b []byte) (int, error) {
 	return l.text.Write(b)
 }
 
-// since gives the lines after the first skip bytes.
+// since returns the lines after the first skip bytes.
 func (l *lines) since(skip int) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -186,7 +187,7 @@ func (l *lines) len() int {
 	return l.text.Len()
 }
 
-// Raft takes the end of its own connections for errors.
+// Raft reports the end of its own connections as errors.
 func TestRaftRaisesNoAlarmWhileItIsClosed(t *testing.T) {
 	logs := map[string]*lines{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
@@ -200,7 +201,7 @@ func TestRaftRaisesNoAlarmWhileItIsClosed(t *testing.T) {
 		i.stop(t)
 		for _, line := range log.since(before) {
 			if strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN") {
-				t.Errorf("%s, while it is closed: %s", i.config.ID, line)
+				t.Errorf("log line of %s while it is closed = %s, want no warning or error", i.config.ID, line)
 			}
 		}
 	}

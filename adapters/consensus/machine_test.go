@@ -17,14 +17,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// testMachine is a machine that may not be halted.
+// testMachine returns a machine, and fails the test if that halts.
 func testMachine(t failer) *machine {
 	return newMachine(newSharedState(ports.LocalState{}), func(err error) { t.Fatalf("halted: %v", err) })
 }
 
-// logOf gives a log as raft hands it over: an opening, the commands, now and then
-// an entry that is none of the machine's business, and restores whose parts lie
-// between the commands.
+// logOf returns a log as raft passes it on: an opening, the commands, some entries that the
+// machine ignores, and restores whose parts lie between the commands.
 func logOf(commands ...domain.Command) []*raft.Log {
 	log := []*raft.Log{{Index: 2, Term: 1, Type: raft.LogCommand, Data: encodeEntry(opening{ClusterID: "first"})}}
 	for i, cmd := range commands {
@@ -58,7 +57,7 @@ func machineSnapshot(t failer, m *machine) []byte {
 	}
 	s.Release()
 	if sink.closed != 1 || sink.cancelled != 0 {
-		t.Fatalf("the sink was closed %d times and cancelled %d times", sink.closed, sink.cancelled)
+		t.Fatalf("sink was closed %d times and cancelled %d times, want closed once", sink.closed, sink.cancelled)
 	}
 	return sink.Bytes()
 }
@@ -91,27 +90,27 @@ func TestASnapshotAndTheRestOfTheLogEqualTheWholeLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(machineSnapshot(t, second), snapshot) {
-			t.Fatal("a machine's snapshot changes when it is restored")
+			t.Fatal("the snapshot of a restored machine differs from the one that it was restored from")
 		}
 		got = append(got, applyInBatches(t, second, log[at:])...)
 
 		if len(got) != len(want) {
-			t.Fatalf("%d outcomes, want %d", len(got), len(want))
+			t.Fatalf("number of outcomes = %d, want %d", len(got), len(want))
 		}
 		for i := range want {
 			mustEqual(t, fmt.Sprintf("outcome %d", i),
 				answerOf(got[i].changes, got[i].err), answerOf(want[i].changes, want[i].err))
 		}
 		if !bytes.Equal(machineSnapshot(t, second), machineSnapshot(t, whole)) {
-			t.Fatal("the snapshots differ")
+			t.Fatal("the snapshots of the two machines differ")
 		}
 		if n := second.state.read(); n.Applied != log[len(log)-1].Index && at < len(log) || n.ClusterID != "first" && at > 0 {
-			t.Fatalf("posted: index %d, cluster %q", n.Applied, n.ClusterID)
+			t.Fatalf("state = applied %d, cluster %q, want the last index and first", n.Applied, n.ClusterID)
 		}
 	})
 }
 
-// Whether commands share an entry makes no difference to anybody.
+// Commands have the same effect whether they share an entry or not.
 func TestSharedEntriesDoWhatTheirCommandsDo(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		commands := crossingCommands().Draw(t, "commands")
@@ -127,7 +126,7 @@ func TestSharedEntriesDoWhatTheirCommandsDo(t *testing.T) {
 			}
 			got := together.Apply(&raft.Log{Index: index, Term: 1, Data: joinEntries(entries)}).([]outcome)
 			if len(got) != size {
-				t.Fatalf("%d outcomes of %d commands", len(got), size)
+				t.Fatalf("number of outcomes = %d, want %d", len(got), size)
 			}
 			for i := range want {
 				mustEqual(t, fmt.Sprintf("outcome %d", i), answerOf(got[i].changes, got[i].err), answerOf(want[i].changes, want[i].err))
@@ -136,7 +135,7 @@ func TestSharedEntriesDoWhatTheirCommandsDo(t *testing.T) {
 			index++
 		}
 		if !bytes.Equal(machineSnapshot(t, together), machineSnapshot(t, alone)) {
-			t.Fatal("the snapshots differ")
+			t.Fatal("the snapshots of the two machines differ")
 		}
 	})
 }
@@ -147,13 +146,13 @@ func applyInBatches(t *rapid.T, m *machine, log []*raft.Log) []outcome {
 		size := rapid.IntRange(1, len(log)).Draw(t, "batch")
 		answers := m.ApplyBatch(log[:size])
 		if len(answers) != size {
-			t.Fatalf("%d answers to %d entries", len(answers), size)
+			t.Fatalf("number of answers = %d, want %d", len(answers), size)
 		}
 		for i, entry := range log[:size] {
 			if o, ok := answers[i].(outcome); ok {
 				outcomes = append(outcomes, o)
 			} else if entry.Type == raft.LogCommand {
-				t.Fatalf("entry %d is answered with %v", entry.Index, answers[i])
+				t.Fatalf("answer to entry %d = %v, want an outcome", entry.Index, answers[i])
 			}
 		}
 		log = log[size:]
@@ -167,21 +166,21 @@ func TestABatchIsPublishedOnce(t *testing.T) {
 	told := 0
 	m.afterApply = func() {
 		if told++; m.state.read().Applied != 4 {
-			t.Error("it was told of what is not posted")
+			t.Error("afterApply was called before the state was posted")
 		}
 	}
 	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}, domain.Register{Node: minimalNode(t, "b", "h:2")}))
 	if told != 1 {
-		t.Errorf("who announces was told %d times", told)
+		t.Errorf("afterApply was called %d times, want once", told)
 	}
 	select {
 	case <-before.later:
 	default:
-		t.Fatal("nobody was told")
+		t.Fatal("the new state was not published")
 	}
 	after := m.state.read()
 	if after.Applied != 4 || after.openTerm != 1 || after.ClusterID != "first" || after.View.Revision() != 2 {
-		t.Errorf("posted: index %d, open term %d, cluster %q, revision %d",
+		t.Errorf("state = applied %d, open term %d, cluster %q, revision %d, want 4, 1, first and 2",
 			after.Applied, after.openTerm, after.ClusterID, after.View.Revision())
 	}
 	if before.View.Len() != 0 {
@@ -189,12 +188,12 @@ func TestABatchIsPublishedOnce(t *testing.T) {
 	}
 	select {
 	case <-after.later:
-		t.Error("it was posted more than once")
+		t.Error("the state was published more than once")
 	default:
 	}
 }
 
-// Who follows the changes must not find that the history begins behind what it saw last.
+// A subscriber must never find that the history begins behind the last change that it saw.
 func TestABatchOfVeryManyChangesIsPostedMeanwhile(t *testing.T) {
 	const each, entries = 300, 40 // more than the history has
 	var m *machine
@@ -210,9 +209,9 @@ func TestABatchOfVeryManyChangesIsPostedMeanwhile(t *testing.T) {
 		}
 		batch = append(batch, &raft.Log{Index: uint64(entry + 1), Term: 1, Data: joinEntries(writes)})
 	}
-	m.ApplyBatch(append(batch, &raft.Log{Index: entries + 1, Term: 1, Data: sealed(99, nil)})) // it halts there
+	m.ApplyBatch(append(batch, &raft.Log{Index: entries + 1, Term: 1, Data: sealed(99, nil)})) // the machine halts there
 	if all := domain.Revision(each * entries); seen <= all-publishEvery {
-		t.Errorf("after %d changes revision %d was seen", all, seen)
+		t.Errorf("after %d changes, published revision = %d, want one within publishEvery", all, seen)
 	}
 }
 
@@ -225,7 +224,7 @@ func TestTheFirstOpeningNamesTheClusterAndEachOpensItsTerm(t *testing.T) {
 	}{{1, "", ""}, {2, "first", "first"}, {5, "later", "first"}} {
 		m.Apply(&raft.Log{Index: uint64(index + 1), Term: o.term, Data: encodeEntry(opening{ClusterID: o.id})})
 		if n := m.state.read(); n.ClusterID != o.want || n.openTerm != o.term {
-			t.Errorf("after %+v: cluster %q, open term %d", o, n.ClusterID, n.openTerm)
+			t.Errorf("after %+v: cluster = %q, open term = %d, want the first id and that term", o, n.ClusterID, n.openTerm)
 		}
 	}
 }
@@ -239,16 +238,16 @@ func TestOnlyTheLatestMembershipsAreKept(t *testing.T) {
 	}
 	kept := m.state.read().Committed
 	if len(kept) != maxRosters || kept[0].Index != 4 || kept[maxRosters-1].Index != many {
-		t.Errorf("%d are kept, from that of entry %d", len(kept), kept[0].Index)
+		t.Errorf("memberships kept = %d from entry %d, want maxRosters from entry 4", len(kept), kept[0].Index)
 	}
 }
 
-// The log and the snapshots behind it hold all formats up to that.
+// The log and its snapshots contain entries of all formats up to this one.
 func TestTheHighestFormatThatWasAppliedStays(t *testing.T) {
 	m := testMachine(t)
 	told(t, m, restoreAbort{ID: "r"}, domain.Deregister{ID: "nobody"})
 	if written, want := m.state.read().written, formatOf(restoreAbort{}); written != want {
-		t.Errorf("it is format %d, and one of format %d was applied", written, want)
+		t.Errorf("highest format = %d, want %d as applied", written, want)
 	}
 }
 
@@ -276,7 +275,7 @@ func TestPromotionsAreKeptInOrder(t *testing.T) {
 		index++
 		m.Apply(&raft.Log{Index: index, Term: 1, Data: encodeEntry(step.promotion)})
 		if got := m.state.read().Promotions; !slices.Equal(got, step.want) {
-			t.Errorf("after %+v: %q, want %q", step.promotion, got, step.want)
+			t.Errorf("promotions after %+v = %q, want %q", step.promotion, got, step.want)
 		}
 		if !slices.Equal(before, kept) {
 			t.Errorf("%+v changed an earlier state", step.promotion)
@@ -284,13 +283,13 @@ func TestPromotionsAreKeptInOrder(t *testing.T) {
 	}
 }
 
-// What this instance knows of its cluster from its directory outlives a log
-// that does not say it yet.
+// A cluster id that the instance knows from its directory must survive a log that does not
+// contain it yet.
 func TestAClusterIDThatIsKnownBeforehandStays(t *testing.T) {
 	m := newMachine(newSharedState(ports.LocalState{ClusterID: "known"}), nil)
 	m.Apply(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration})
 	if id := m.state.read().ClusterID; id != "known" {
-		t.Errorf("cluster %q", id)
+		t.Errorf("cluster id = %q, want known", id)
 	}
 }
 
@@ -319,29 +318,29 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 			later := m.Apply(good)
 
 			if len(halts) != 1 {
-				t.Fatalf("it halted %d times: %v", len(halts), halts)
+				t.Fatalf("halts = %d, want 1: %v", len(halts), halts)
 			}
 			for _, word := range []string{"log entry 5 of term 7", test.says} {
 				if !strings.Contains(halts[0].Error(), word) {
-					t.Errorf("%q does not say %q", halts[0], word)
+					t.Errorf("reason of the halt = %q, want it to contain %q", halts[0], word)
 				}
 			}
 			if err := answers[0].(outcome).err; err != nil {
-				t.Errorf("the entry before it: %v", err)
+				t.Errorf("outcome of the entry before the unreadable one = %v, want success", err)
 			}
-			// They are committed: other instances do carry them out.
+			// The following entries are committed, so other instances do apply them.
 			for i, a := range append(answers[1:], later) {
 				if err := a.(outcome).err; !errors.Is(err, ports.ErrOutcomeUnknown) {
-					t.Errorf("answer %d from there on: %v", i, err)
+					t.Errorf("answer %d behind the unreadable entry = %v, want ErrOutcomeUnknown", i, err)
 				}
 			}
 			if now := m.state.read(); now.Applied > 4 || now.View.Revision() > before.View.Revision()+1 || now.View.Len() < 1 {
-				t.Errorf("it went on to index %d, revision %d", now.Applied, now.View.Revision())
+				t.Errorf("state = applied %d, revision %d, want nothing applied behind the unreadable entry", now.Applied, now.View.Revision())
 			}
-			// Raft would keep it as the state after entry 7, for a later build
-			// to start from.
+			// Raft would keep such a snapshot as the state after entry 7, and a later build
+			// would start from it.
 			if _, err := m.Snapshot(); err == nil {
-				t.Error("a state that lacks an entry can become a snapshot")
+				t.Error("Snapshot = nil error for a state that lacks an entry, want an error")
 			}
 		})
 	}
@@ -364,22 +363,22 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 			m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
 			before, bytesBefore := m.state.read(), machineSnapshot(t, m)
 			if err := m.Restore(io.NopCloser(snapshot)); err == nil {
-				t.Fatal("restored")
+				t.Fatal("Restore = nil, want an error")
 			}
 			if m.state.read() != before {
-				t.Error("something was published")
+				t.Error("a failed restore published a state")
 			}
 			if !bytes.Equal(machineSnapshot(t, m), bytesBefore) {
-				t.Error("the machine changed")
+				t.Error("a failed restore changed the machine")
 			}
 			if a := m.Apply(&raft.Log{Index: 4, Term: 1, Data: encodeEntry(domain.Deregister{ID: "a"})}).(outcome); a.err != nil {
-				t.Errorf("it does not go on from where it was: %v", a.err)
+				t.Errorf("Apply after a failed restore = %v, want success", a.err)
 			}
 		})
 	}
 }
 
-// Behind the snapshot the log would go on with what the snapshot replaces.
+// Otherwise the log would go on behind the snapshot with entries that the snapshot replaces.
 func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
 	m := testMachine(t)
 	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
@@ -392,10 +391,10 @@ func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
 	}
 	err := m.Restore(stateWithMeta{io.NopCloser(bytes.NewReader(other)), &raft.SnapshotMeta{Index: 9, Term: 3}})
 	if !errors.Is(err, errDisk) || !slices.Equal(replaced, []uint64{9, 3}) {
-		t.Errorf("up to %v: %v", replaced, err)
+		t.Errorf("log cut up to %v, Restore = %v, want entry 9 of term 3 and the error of the disk", replaced, err)
 	}
 	if m.state.read() != before {
-		t.Error("something was published")
+		t.Error("a failed restore published a state")
 	}
 }
 
@@ -421,10 +420,10 @@ func TestARestoreReplacesAndTellsEverybody(t *testing.T) {
 func TestASnapshotThatCanNotBeKeptIsCancelled(t *testing.T) {
 	sink := &brokenSink{}
 	if err := imageOf(registryAfter(goldenCommands(t)...)).Persist(sink); !errors.Is(err, errDisk) {
-		t.Errorf("persist: %v", err)
+		t.Errorf("Persist = %v, want the error of the disk", err)
 	}
 	if sink.closed != 0 || sink.cancelled != 1 {
-		t.Errorf("closed %d times, cancelled %d times", sink.closed, sink.cancelled)
+		t.Errorf("sink was closed %d times and cancelled %d times, want cancelled once", sink.closed, sink.cancelled)
 	}
 }
 

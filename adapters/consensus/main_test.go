@@ -13,6 +13,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}
-	// Where the disk refuses until the end it waits for an answer that raft does not give.
+	// If the disk refuses writes until the end, an instance waits at its end for an answer
+	// that raft never gives.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nodesmetadata/nodesmetadata/adapters/consensus.(*Node).makeSnapshot.func1"))
 }

@@ -16,21 +16,21 @@ func TestMessagesThatWouldMakeRaftPanicAreRefused(t *testing.T) {
 		command any
 		refused bool
 	}{
-		"no entry":               {&raft.AppendEntriesRequest{Entries: []*raft.Log{nil}}, true},
-		"no entry behind one":    {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Index: 1}, nil}}, true},
-		"a broken membership":    {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Type: raft.LogConfiguration, Data: broken}}}, true},
-		"no membership":          {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Type: raft.LogConfiguration}}}, true},
-		"a membership":           {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Type: raft.LogConfiguration, Data: members}}}, false},
-		"a command":              {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Data: broken}}}, false},
-		"a heartbeat":            {&raft.AppendEntriesRequest{}, false},
-		"a snapshot of none":     {&raft.InstallSnapshotRequest{SnapshotVersion: 1}, true},
-		"a snapshot of a broken": {&raft.InstallSnapshotRequest{SnapshotVersion: 1, Configuration: broken}, true},
-		"a snapshot":             {&raft.InstallSnapshotRequest{SnapshotVersion: 1, Configuration: members}, false},
-		"a vote":                 {&raft.RequestVoteRequest{}, false},
+		"a nil entry":                            {&raft.AppendEntriesRequest{Entries: []*raft.Log{nil}}, true},
+		"a nil entry behind another":             {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Index: 1}, nil}}, true},
+		"a malformed membership":                 {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Type: raft.LogConfiguration, Data: broken}}}, true},
+		"an empty membership":                    {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Type: raft.LogConfiguration}}}, true},
+		"a membership":                           {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Type: raft.LogConfiguration, Data: members}}}, false},
+		"a command":                              {&raft.AppendEntriesRequest{Entries: []*raft.Log{{Data: broken}}}, false},
+		"a heartbeat":                            {&raft.AppendEntriesRequest{}, false},
+		"a snapshot without a membership":        {&raft.InstallSnapshotRequest{SnapshotVersion: 1}, true},
+		"a snapshot with a malformed membership": {&raft.InstallSnapshotRequest{SnapshotVersion: 1, Configuration: broken}, true},
+		"a snapshot":                             {&raft.InstallSnapshotRequest{SnapshotVersion: 1, Configuration: members}, false},
+		"a vote":                                 {&raft.RequestVoteRequest{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := malformed(test.command); errors.Is(err, errHostileFrame) != test.refused {
-				t.Errorf("error %v", err)
+				t.Errorf("malformed = %v, want errHostileFrame if the message is to be refused", err)
 			}
 		})
 	}
@@ -52,7 +52,7 @@ func TestAnInvalidEntryIsRefusedWithoutEndingTheInstance(t *testing.T) {
 	answer := make([]byte, 1000)
 	n, err := conn.Read(answer)
 	if err != nil || !strings.Contains(string(answer[:n]), "an entry is missing") {
-		t.Errorf("it is answered %q, %v", answer[:n], err)
+		t.Errorf("answer = %q, %v, want that an entry is missing", answer[:n], err)
 	}
 	change := register(t, leader, "afterwards")
 	cluster[1].arrives(t, change.Revision)

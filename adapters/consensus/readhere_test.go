@@ -14,8 +14,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// loyal is for an instance that must not notice by itself that it is cut off: it
-// goes on leading, or following the leader that it has.
+// neverDeposed is for an instance that must not notice by itself that it is cut off: it goes
+// on leading, or following its leader.
 func neverDeposed(settings *raft.Config) {
 	settings.HeartbeatTimeout, settings.ElectionTimeout = patience+1, patience+1
 	settings.LeaderLeaseTimeout = patience
