@@ -19,8 +19,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// spoiled stops i, whose last entry is a command, and damages that.
-func spoiled(t *testing.T, i *instance) {
+// damageLastEntry stops i, whose last entry must be a command, and damages that entry.
+func damageLastEntry(t *testing.T, i *instance) {
 	t.Helper()
 	last := i.raft.LastIndex()
 	i.stop(t)
@@ -41,16 +41,16 @@ func TestADamagedInstanceGetsEverythingFromTheOthers(t *testing.T) {
 	leader, damaged := cluster[0], cluster[2]
 	leader.promotes(t)
 	change := register(t, leader, "a")
-	// Again and again: what is set aside does not pile up.
+	// Repeated, to see that the data that is set aside does not pile up.
 	for range 5 {
 		damaged.arrives(t, change.Revision)
-		spoiled(t, damaged)
+		damageLastEntry(t, damaged)
 		damaged = again(t, damaged, nil)
 		state, _ := damaged.State()
 		if state.ClusterID == "" || !strings.Contains(state.Quarantine, "damaged-") {
 			t.Errorf("state at the start = %+v, want a cluster and quarantine", state)
 		}
-		damaged.eventually(t, "a voter, out of quarantine", func(s ports.LocalState) bool {
+		damaged.eventually(t, "a voter out of quarantine", func(s ports.LocalState) bool {
 			self, _ := s.Roster.Find(damaged.config.ID)
 			return s.Quarantine == "" && self.Suffrage == domain.Voter
 		})
@@ -61,11 +61,11 @@ func TestADamagedInstanceGetsEverythingFromTheOthers(t *testing.T) {
 		}
 	}
 	if folders := asideOf(t, damaged); len(folders) != 3 {
-		t.Errorf("set aside are %q", folders)
+		t.Errorf("folders set aside = %q, want 3", folders)
 	}
 }
 
-// Nothing is made up, and nothing forgotten, where a majority is damaged.
+// If a majority is damaged, no write may be lost or invented: the cluster waits.
 func TestAMajorityThatIsDamagedWaits(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	register(t, cluster[0], "a")
@@ -73,11 +73,11 @@ func TestAMajorityThatIsDamagedWaits(t *testing.T) {
 		i.arrives(t, 1)
 	}
 	cluster[0].stop(t)
-	spoiled(t, cluster[1])
-	spoiled(t, cluster[2])
+	damageLastEntry(t, cluster[1])
+	damageLastEntry(t, cluster[2])
 	whole := again(t, cluster[0], nil)
 	damaged := []*instance{again(t, cluster[1], nil), again(t, cluster[2], nil)}
-	until(t, "they were asked for votes", func() bool { return damaged[0].refused() >= 3 && damaged[1].refused() >= 3 })
+	until(t, "the damaged instances were asked for votes", func() bool { return damaged[0].refused() >= 3 && damaged[1].refused() >= 3 })
 	for _, i := range append(damaged, whole) {
 		if state, _ := i.State(); state.Leading || state.LeaderID != "" {
 			t.Errorf("state of %s = %+v, want no leader", i.config.ID, state)
@@ -90,12 +90,12 @@ func TestAMajorityThatIsDamagedWaits(t *testing.T) {
 	}
 }
 
-// It must not be taken for new, nor found its cluster once more.
+// The instance must not count as blank, and must not found a cluster again.
 func TestADamagedInstanceThatIsAloneDoesNotStart(t *testing.T) {
 	alone := startCluster(t, 1, nil)[0]
 	register(t, alone, "a")
-	until(t, "it has kept that it is alone", func() bool { return alone.wasAlone() })
-	spoiled(t, alone)
+	until(t, "the instance has stored that it is alone", func() bool { return alone.wasAlone() })
+	damageLastEntry(t, alone)
 	for _, bootstrap := range []bool{false, true} {
 		i := newInstance(t, instanceConfig{id: alone.config.ID, directory: alone.config.Directory, bootstrap: bootstrap})
 		err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
@@ -109,24 +109,24 @@ func TestADamagedInstanceThatIsAloneDoesNotStart(t *testing.T) {
 	}
 }
 
-// It would wait for others, and there are none.
+// The instance would wait for other members, which do not exist.
 func TestAnInstanceThatIsAloneAndHasLostItsLogDoesNotStart(t *testing.T) {
 	alone := startCluster(t, 1, nil)[0]
-	until(t, "it has kept that it is alone", func() bool { return alone.wasAlone() })
+	until(t, "the instance has stored that it is alone", func() bool { return alone.wasAlone() })
 	alone.stop(t)
 	harm{t: t, dir: alone.config.Directory}.remove(filepath.Join(alone.config.Directory, "log.bolt"))
 	for _, bootstrap := range []bool{false, true} {
 		i := newInstance(t, instanceConfig{id: alone.config.ID, directory: alone.config.Directory, bootstrap: bootstrap})
 		err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
 		if err == nil || !strings.Contains(err.Error(), "it is empty") || !strings.Contains(err.Error(), "storage check") {
-			t.Errorf("it starts: %v", err)
+			t.Errorf("Open = %v, want a refusal", err)
 		}
 		i.stop(t)
 	}
 }
 
-// A wrong bit in the cluster id of instance.json must not have an instance set all that
-// it has aside, and wait for a cluster that does not exist.
+// A wrong bit in the cluster id of instance.json must not make an instance set aside all its
+// data, and wait for a cluster that does not exist.
 func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 	for name, snapshot := range map[string]bool{"with a log": false, "with a snapshot": true} {
 		t.Run(name, func(t *testing.T) {
@@ -134,7 +134,7 @@ func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 			leader, damaged := cluster[0], cluster[1]
 			change := register(t, leader, "a")
 			damaged.arrives(t, change.Revision)
-			until(t, "it knows the other one", func() bool { return damaged.hasPeers() })
+			until(t, "the instance has stored its list of peers", func() bool { return damaged.hasPeers() })
 			if snapshot {
 				if err := damaged.raft.Snapshot().Error(); err != nil {
 					t.Fatal(err)
@@ -156,7 +156,7 @@ func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 			if !errors.Is(err, errTwoClusters) || !strings.Contains(err.Error(), right) || !strings.Contains(err.Error(), "instance.json") {
 				t.Errorf("Open = %v, want %v naming %s and instance.json", err, errTwoClusters, right)
 			}
-			mustEqual(t, "what lies in the directory", namesIn(t, damaged.config.Directory), before)
+			mustEqual(t, "the names in the directory", namesIn(t, damaged.config.Directory), before)
 			if err := os.WriteFile(manifest, intact, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -166,8 +166,8 @@ func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 	}
 }
 
-// aloneWithASnapshot gives an instance that is a cluster by itself, which has a snapshot and all of
-// its log, and has stopped.
+// aloneWithASnapshot returns a stopped instance that is a cluster by itself, and has a
+// snapshot and its whole log.
 func aloneWithASnapshot(t *testing.T) (i *instance, last domain.Change) {
 	t.Helper()
 	i = startCluster(t, 1, nil)[0]
@@ -182,15 +182,15 @@ func aloneWithASnapshot(t *testing.T) (i *instance, last domain.Change) {
 	return i, last
 }
 
-// spoilSnapshots damages all snapshots of an instance alone, in some way.
+// spoilSnapshots are ways to damage all snapshots of an instance that is alone.
 var spoilSnapshots = map[string]func(harm){
-	"a bit of its state":  func(h harm) { h.flip(h.snapshot(0, "state.bin"), 30) },
-	"its state is gone":   func(h harm) { h.remove(h.snapshot(0, "state.bin")) },
-	"its state is cut":    func(h harm) { h.truncate(h.snapshot(0, "state.bin"), 100) },
-	"a bit of what it is": func(h harm) { h.flip(h.snapshot(0, "meta.json"), 30) },
+	"a bit of the state is wrong":       func(h harm) { h.flip(h.snapshot(0, "state.bin"), 30) },
+	"the state is missing":              func(h harm) { h.remove(h.snapshot(0, "state.bin")) },
+	"the state is truncated":            func(h harm) { h.truncate(h.snapshot(0, "state.bin"), 100) },
+	"a bit of the description is wrong": func(h harm) { h.flip(h.snapshot(0, "meta.json"), 30) },
 }
 
-// Raft does not start where it can load none of the snapshots that there are.
+// Raft itself does not start if there are snapshots but it can load none of them.
 func TestAnInstanceStartsWithoutASnapshotThatItsLogMakesUpFor(t *testing.T) {
 	for name, spoil := range spoilSnapshots {
 		t.Run(name, func(t *testing.T) {
@@ -207,7 +207,7 @@ func TestAnInstanceStartsWithoutASnapshotThatItsLogMakesUpFor(t *testing.T) {
 				after, _ := alone.State()
 				mustHoldTheSame(t, after, before)
 				if _, err := os.Stat(spoilt); err != nil {
-					t.Errorf("the damaged data is gone: %v", err)
+					t.Errorf("damaged snapshot: %v, want it kept while it is one of the latest", err)
 				}
 				alone.stop(t)
 			}
@@ -220,13 +220,14 @@ func TestAnInstanceStartsWithoutASnapshotThatItsLogMakesUpFor(t *testing.T) {
 				}
 			}
 			if _, err := os.Stat(spoilt); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("newer ones do not take its place: %v", err)
+				t.Errorf("damaged snapshot: %v, want it removed once there are newer ones", err)
 			}
 		})
 	}
 }
 
-// What the newest snapshot has made superfluous is sent to others as long as it is there.
+// Entries that the newest snapshot covers are sent to followers as long as they are in the
+// log.
 func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 	leader, last := aloneWithASnapshot(t)
 	h := harm{t, leader.config.Directory, inspectDirectory(t, leader.config.Directory, durableBackends[0])}
@@ -236,7 +237,7 @@ func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 		leader = again(t, leader, nil)
 		leader.eventually(t, "leading", leading)
 		if first, err := leader.store.FirstIndex(); first != index+1 || err != nil {
-			t.Errorf("the log begins with entry %d, %v", first, err)
+			t.Errorf("FirstIndex = %d, %v, want the entry behind the damaged one", first, err)
 		}
 		joining := start(t, instanceConfig{id: fmt.Sprintf("joining-%d", index), directory: t.TempDir()})
 		if err := leader.Add(within(t), domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter}); err != nil {
@@ -251,8 +252,8 @@ func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 	}
 }
 
-// What a snapshot makes superfluous stays as long as the folder of the snapshot can't be made
-// durable; here it has gone before that.
+// Entries that a snapshot covers must stay until the snapshot's folder is durable; here the
+// folder disappears before that.
 func TestWhatIsDamagedStaysWhileItsSnapshotMayBeLost(t *testing.T) {
 	alone, _ := aloneWithASnapshot(t)
 	dir := alone.config.Directory
@@ -260,38 +261,38 @@ func TestWhatIsDamagedStaysWhileItsSnapshotMayBeLost(t *testing.T) {
 	folder := filepath.Join(dir, logstore.SnapshotsFolder)
 	i := newInstance(t, instanceConfig{id: alone.config.ID, directory: dir, backend: "bolt", open: func(dir string, logger *slog.Logger) (logstore.Store, error) {
 		store, err := bolt.Open(dir, logger)
-		return telling{store, 13, func() { _ = os.Rename(folder, folder+"-elsewhere") }}, err
+		return hookedStore{store, 13, func() { _ = os.Rename(folder, folder+"-elsewhere") }}, err
 	}})
 	err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
 	if !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("it starts: %v", err)
+		t.Errorf("Open = %v, want a refusal", err)
 	}
 	i.stop(t)
 	harm{t: t, dir: dir}.store(func(s logstore.Store) error {
 		first, err := s.FirstIndex()
 		if first > 13 {
-			t.Errorf("the log begins with entry %d", first)
+			t.Errorf("FirstIndex = %d, want at most 13: the damaged entry must stay", first)
 		}
 		return err
 	})
 }
 
-// telling is a store that calls read before it gives an entry.
-type telling struct {
+// hookedStore is a store that calls read before it returns a certain entry.
+type hookedStore struct {
 	logstore.Store
 	entry uint64
 	read  func()
 }
 
-func (t telling) GetLog(index uint64, log *raft.Log) error {
+func (t hookedStore) GetLog(index uint64, log *raft.Log) error {
 	if index == t.entry {
 		t.read()
 	}
 	return t.Store.GetLog(index, log)
 }
 
-// unread is a store of which the disk does not give an entry, or a number.
-type unread struct {
+// unreadStore is a store with an I/O error for one entry, or one key.
+type unreadStore struct {
 	logstore.Store
 	entry uint64
 	key   string
@@ -299,28 +300,28 @@ type unread struct {
 
 var errUnread = &fs.PathError{Op: "read", Path: "log.bolt", Err: syscall.EIO}
 
-func (u unread) GetLog(index uint64, log *raft.Log) error {
+func (u unreadStore) GetLog(index uint64, log *raft.Log) error {
 	if index == u.entry {
 		return errUnread
 	}
 	return u.Store.GetLog(index, log)
 }
 
-func (u unread) GetUint64(key []byte) (uint64, error) {
+func (u unreadStore) GetUint64(key []byte) (uint64, error) {
 	if string(key) == u.key {
 		return 0, errUnread
 	}
 	return u.Store.GetUint64(key)
 }
 
-// What can't be read now may be sound, on every voter: it is not set aside, nor gone
-// without.
+// Data that can't be read at the moment may be intact, on every voter. So it must neither be
+// set aside nor ignored.
 func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 	cluster := startCluster(t, 2, nil)
 	leader, victim := cluster[0], cluster[1]
 	change := register(t, leader, "a")
 	victim.arrives(t, change.Revision)
-	until(t, "it knows the other one", func() bool { return victim.hasPeers() })
+	until(t, "the instance has stored its list of peers", func() bool { return victim.hasPeers() })
 	if err := victim.raft.Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
@@ -328,7 +329,8 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 	dir := victim.config.Directory
 	found := inspectDirectory(t, dir, durableBackends[0])
 	snapshot := filepath.Join(dir, "snapshots", found.Snapshots[0].ID)
-	// They can be found, but not opened, or not read.
+	// A folder or a symlink to itself in place of a file can be found, but not opened or
+	// read.
 	symlink := func(path string) error { return os.Symlink(filepath.Base(path), path) }
 	folder := func(path string) error { return os.Mkdir(path, 0o700) }
 	for name, test := range map[string]struct {
@@ -336,14 +338,14 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 		put  func(path string) error
 		open func(logstore.Store) logstore.Store
 	}{
-		"the log":            {path: filepath.Join(dir, "log.bolt"), put: folder},
-		"the snapshots":      {path: filepath.Join(dir, "snapshots"), put: symlink},
-		"a description":      {path: filepath.Join(snapshot, "meta.json"), put: folder},
-		"a snapshot's state": {path: filepath.Join(snapshot, "state.bin"), put: folder},
-		"the mark":           {path: filepath.Join(dir, quarantineName), put: folder},
-		"an entry":           {open: func(s logstore.Store) logstore.Store { return unread{s, found.LastIndex, ""} }},
-		"a spare entry":      {open: func(s logstore.Store) logstore.Store { return unread{s, found.FirstIndex, ""} }},
-		"the term":           {open: func(s logstore.Store) logstore.Store { return unread{s, 0, "CurrentTerm"} }},
+		"the log file":                    {path: filepath.Join(dir, "log.bolt"), put: folder},
+		"the folder of the snapshots":     {path: filepath.Join(dir, "snapshots"), put: symlink},
+		"a snapshot's description":        {path: filepath.Join(snapshot, "meta.json"), put: folder},
+		"a snapshot's state":              {path: filepath.Join(snapshot, "state.bin"), put: folder},
+		"the mark of the quarantine":      {path: filepath.Join(dir, quarantineName), put: folder},
+		"an entry":                        {open: func(s logstore.Store) logstore.Store { return unreadStore{s, found.LastIndex, ""} }},
+		"an entry that a snapshot covers": {open: func(s logstore.Store) logstore.Store { return unreadStore{s, found.FirstIndex, ""} }},
+		"the term":                        {open: func(s logstore.Store) logstore.Store { return unreadStore{s, 0, "CurrentTerm"} }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			aside := filepath.Join(t.TempDir(), "aside")
@@ -367,7 +369,7 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 			if !logstore.IsRefusal(err) || errors.Is(err, logstore.ErrDamaged) || strings.Contains(err.Error(), "damaged") {
 				t.Errorf("Open = %v, want a refusal that is no damage", err)
 			}
-			mustEqual(t, "what lies in the directory", namesIn(t, dir), before)
+			mustEqual(t, "the names in the directory", namesIn(t, dir), before)
 			if test.put != nil {
 				if err := os.Remove(test.path); err != nil {
 					t.Fatal(err)
@@ -375,7 +377,7 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 				_ = os.Rename(aside, test.path)
 			}
 			if r := inspectDirectory(t, dir, durableBackends[0]); len(r.Faults) > 0 || r.FirstIndex != found.FirstIndex || r.Quarantine != "" {
-				t.Errorf("the directory has changed: %+v", r)
+				t.Errorf("report of the directory = %+v, want it unchanged", r)
 			}
 		})
 	}
@@ -383,7 +385,7 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 	victim.arrives(t, register(t, leaderOf(t, []*instance{leader, victim}), "b").Revision)
 }
 
-// What is damaged while the instance runs is sent to nobody.
+// An entry that is damaged while the instance runs is sent to no follower.
 func TestADamagedEntryIsNotGiven(t *testing.T) {
 	store, err := bolt.Open(t.TempDir(), nil)
 	if err != nil {
@@ -402,19 +404,19 @@ func TestADamagedEntryIsNotGiven(t *testing.T) {
 	var entry raft.Log
 	for index := uint64(1); index <= 2; index++ {
 		if err := getProven(store, index, &entry); err != nil {
-			t.Errorf("entry %d: %v", index, err)
+			t.Errorf("getProven(%d) = %v, want success", index, err)
 		}
 	}
 	if err := getProven(store, 4, &entry); err != raft.ErrLogNotFound {
-		t.Errorf("an entry that is not there: %v", err)
+		t.Errorf("getProven of a missing entry = %v, want ErrLogNotFound", err)
 	}
 	if err := getProven(store, 3, &entry); !errors.Is(err, errChecksum) {
-		t.Errorf("a damaged entry: %v", err)
+		t.Errorf("getProven of a damaged entry = %v, want errChecksum", err)
 	}
 }
 
 func TestDamageIsToldFromOtherErrors(t *testing.T) {
 	if !errors.Is(bolt.ErrDamaged, logstore.ErrDamaged) {
-		t.Error("a damaged bolt file is not told from one that can't be opened")
+		t.Error("bolt.ErrDamaged does not match logstore.ErrDamaged")
 	}
 }

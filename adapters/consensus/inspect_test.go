@@ -29,8 +29,8 @@ var durableBackends = []logstore.Backend{
 	{Name: "wal", Open: wal.Open, Inspect: wal.Inspect},
 }
 
-// inspectDirectory looks at the directory of an instance that does not run, and
-// fails the test if that changes anything.
+// inspectDirectory inspects the directory of a stopped instance, and fails the test if that
+// changes anything.
 func inspectDirectory(tb testing.TB, dir string, backend logstore.Backend) Report {
 	tb.Helper()
 	before := logstoretest.Tree(tb, dir)
@@ -44,22 +44,23 @@ func inspectDirectory(tb testing.TB, dir string, backend logstore.Backend) Repor
 		tb.Fatal(err)
 	}
 	if warnings.Len() > 0 {
-		tb.Errorf("warnings: %s", &warnings)
+		tb.Errorf("warnings of Inspect = %s, want none", &warnings)
 	}
 	if after := logstoretest.Tree(tb, dir); after != before {
-		tb.Errorf("the directory was changed: from\n%s\nto\n%s", before, after)
+		tb.Errorf("Inspect changed the directory from\n%s\nto\n%s", before, after)
 	}
 	return report
 }
 
-// eager makes snapshots often, and keeps little of the log behind them.
-func eager(timing *Timing) {
+// eagerSnapshots makes an instance take snapshots often, and keep little of the log behind
+// them.
+func eagerSnapshots(timing *Timing) {
 	timing.SnapshotThreshold, timing.SnapshotInterval, timing.TrailingLogs = 20, 5*time.Millisecond, 30
 }
 
-// livedIn gives the directory of an instance alone that has two snapshots, and a
-// log that begins before the older of them and goes on behind the newer one.
-func livedIn(t *testing.T, backend logstore.Backend) (dir string, last domain.Change) {
+// usedDirectory returns the directory of a stopped lone instance with two snapshots, and a
+// log that begins before the older and ends behind the newer one.
+func usedDirectory(t *testing.T, backend logstore.Backend) (dir string, last domain.Change) {
 	t.Helper()
 	dir = t.TempDir()
 	i := start(t, instanceConfig{
@@ -88,38 +89,38 @@ func livedIn(t *testing.T, backend logstore.Backend) (dir string, last domain.Ch
 func TestInspectOfAStoppedInstance(t *testing.T) {
 	for _, backend := range durableBackends {
 		t.Run(backend.Name, func(t *testing.T) {
-			dir, last := livedIn(t, backend)
+			dir, last := usedDirectory(t, backend)
 			r := inspectDirectory(t, dir, backend)
 			if len(r.Faults) > 0 || !r.Sound() || r.Blank {
-				t.Errorf("it has faults: %v", r.Faults)
+				t.Errorf("faults = %v, want none in a used directory", r.Faults)
 			}
 			if r.RaftID != "n1" || r.Backend != backend.Name || r.ClusterID == "" || r.Directory != dir {
-				t.Errorf("it is of %q, %q, %q in %q", r.RaftID, r.Backend, r.ClusterID, r.Directory)
+				t.Errorf("report = id %q, backend %q, cluster %q, directory %q, want those of the instance", r.RaftID, r.Backend, r.ClusterID, r.Directory)
 			}
 			if r.Revision != last.Revision || r.Nodes != int(last.Revision) {
-				t.Errorf("revision %d with %d nodes, want %d", r.Revision, r.Nodes, last.Revision)
+				t.Errorf("report = revision %d with %d nodes, want %d of both", r.Revision, r.Nodes, last.Revision)
 			}
 			if r.Term < 2 || r.VoteTerm != r.Term || r.VotedFor == "" || r.ReachTerm != r.Term || r.ReachIndex != r.LastIndex {
-				t.Errorf("term %d, vote for %q in %d, reaching %d of %d", r.Term, r.VotedFor, r.VoteTerm, r.ReachIndex, r.ReachTerm)
+				t.Errorf("report = term %d, vote for %q in term %d, reach %d of term %d, want an election and the whole log", r.Term, r.VotedFor, r.VoteTerm, r.ReachIndex, r.ReachTerm)
 			}
 			if len(r.Snapshots) != 2 || r.Snapshots[0].Index <= r.Snapshots[1].Index || r.Snapshots[0].Index >= r.LastIndex || r.Snapshots[0].Size == 0 {
-				t.Errorf("snapshots %+v, and the log ends with %d", r.Snapshots, r.LastIndex)
+				t.Errorf("snapshots = %+v with last index %d, want two, the newest first", r.Snapshots, r.LastIndex)
 			}
 			if self, ok := r.Roster.Find("n1"); !ok || self.RaftAddress != r.VotedFor || self.Suffrage != domain.Voter || r.RosterIndex != 1 {
-				t.Errorf("the membership is %v, of entry %d", r.Roster.Instances(), r.RosterIndex)
+				t.Errorf("membership = %v of entry %d, want the instance as a voter, of entry 1", r.Roster.Instances(), r.RosterIndex)
 			}
 		})
 	}
 }
 
-// A restore that is under way is part of what a snapshot holds.
+// A restore in progress is part of the state in a snapshot.
 func TestInspectSeesARestoreThatGoesOnBehindASnapshot(t *testing.T) {
 	backend, dir := durableBackends[0], t.TempDir()
 	i := start(t, instanceConfig{id: "n1", directory: dir, bootstrap: true, open: backend.Open, backend: backend.Name})
 	i.eventually(t, "leading", leading)
 	write := func(step any) {
 		if answer, err := i.apply(within(t), encodeEntry(step)); err != nil || answer.err != nil {
-			t.Fatalf("%+v: %v, %v", step, err, answer.err)
+			t.Fatalf("apply(%+v) = %v, %v, want success", step, err, answer.err)
 		}
 	}
 	first, second := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
@@ -132,7 +133,7 @@ func TestInspectSeesARestoreThatGoesOnBehindASnapshot(t *testing.T) {
 	write(restoreCommit{ID: "r", Parts: 2})
 	i.stop(t)
 	if r := inspectDirectory(t, dir, backend); r.Revision != 2 || r.Nodes != 2 || len(r.Faults) > 0 {
-		t.Errorf("revision %d with %d nodes, faults %v", r.Revision, r.Nodes, r.Faults)
+		t.Errorf("report = revision %d with %d nodes, faults %v, want revision 2 with 2 nodes and none", r.Revision, r.Nodes, r.Faults)
 	}
 }
 
@@ -148,19 +149,19 @@ func TestInspectOfABlankDirectory(t *testing.T) {
 				t.Fatal(err)
 			}
 			if r := inspectDirectory(t, dir, backend); !r.Blank || len(r.Faults) > 0 {
-				t.Errorf("before its log was made: %+v", r)
+				t.Errorf("report before the log exists = %+v, want blank", r)
 			}
 			i := start(t, instanceConfig{id: "n1", directory: dir, open: backend.Open, backend: backend.Name})
 			i.stop(t)
 			if r := inspectDirectory(t, dir, backend); !r.Blank || len(r.Faults) > 0 {
-				t.Errorf("after a start without a cluster: %+v", r)
+				t.Errorf("report after a start without a cluster = %+v, want blank", r)
 			}
 		})
 	}
 }
 
 func TestInspectGivesUpWhenItIsTold(t *testing.T) {
-	dir, _ := livedIn(t, durableBackends[0])
+	dir, _ := usedDirectory(t, durableBackends[0])
 	directory, err := logstore.ClaimReadOnly(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -169,18 +170,18 @@ func TestInspectGivesUpWhenItIsTold(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Inspect(ctx, directory, durableBackends[0], slog.New(slog.DiscardHandler)); !errors.Is(err, context.Canceled) {
-		t.Errorf("Inspect: %v", err)
+		t.Errorf("Inspect with a cancelled context = %v, want context.Canceled", err)
 	}
 }
 
-// harm is something that happens to the directory that r is about.
+// harm changes the directory that r reports on.
 type harm struct {
 	t   *testing.T
 	dir string
 	r   Report
 }
 
-// store changes the log.
+// store opens the log store and applies change to it.
 func (h harm) store(change func(logstore.Store) error) {
 	h.t.Helper()
 	store, err := bolt.Open(h.dir, nil)
@@ -192,7 +193,7 @@ func (h harm) store(change func(logstore.Store) error) {
 	}
 }
 
-// entry changes one entry.
+// entry applies change to one entry of the log.
 func (h harm) entry(index uint64, change func(*raft.Log)) {
 	h.t.Helper()
 	h.store(func(s logstore.Store) error {
@@ -205,12 +206,12 @@ func (h harm) entry(index uint64, change func(*raft.Log)) {
 	})
 }
 
-// snapshot gives a path in the folder of a snapshot, 0 being the newest.
+// snapshot returns a path in the folder of a snapshot, 0 being the newest.
 func (h harm) snapshot(which int, file string) string {
 	return filepath.Join(h.dir, "snapshots", h.r.Snapshots[which].ID, file)
 }
 
-// flip damages a byte of a file, counted from its end where at is negative.
+// flip inverts bits of one byte of a file. A negative position counts from the end.
 func (h harm) flip(path string, at int) {
 	h.t.Helper()
 	raw, err := os.ReadFile(path)
@@ -251,7 +252,7 @@ func (h harm) replace(path, old, with string) {
 	}
 }
 
-// ofNewerVersion has a snapshot say that a newer build wrote it.
+// ofNewerVersion makes a snapshot look as if a newer build wrote it.
 func (h harm) ofNewerVersion(which int) {
 	h.t.Helper()
 	path := h.snapshot(which, "state.bin")
@@ -268,7 +269,7 @@ func (h harm) ofNewerVersion(which int) {
 	h.describe(which, func(f *snapshotDescription) { f.CRC = sum.Sum(nil) })
 }
 
-// endBefore has a snapshot say that it ends an entry earlier.
+// endBefore makes a snapshot claim that it ends one entry earlier.
 func (h harm) endBefore(which int) {
 	h.t.Helper()
 	var named string
@@ -282,7 +283,7 @@ func (h harm) endBefore(which int) {
 	}
 }
 
-// entryWithByte is an entry's data with one byte changed, and the checksum that fits.
+// entryWithByte returns an entry's data with one byte changed, and a correct checksum.
 func entryWithByte(data []byte, at int, value byte) []byte {
 	body := append([]byte(nil), data[:len(data)-checksumSize]...)
 	body[at] = value
@@ -291,28 +292,28 @@ func entryWithByte(data []byte, at int, value byte) []byte {
 
 func TestInspectFindsDamage(t *testing.T) {
 	const everything = ""
-	intact, _ := livedIn(t, durableBackends[0])
+	intact, _ := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, intact, durableBackends[0])
 	newest, older, last := before.Snapshots[0].Index, before.Snapshots[1].Index, before.LastIndex
 	if before.FirstIndex <= older && before.FirstIndex < newest && newest < last-2 {
-		t.Logf("a log from %d to %d, snapshots at %d and %d", before.FirstIndex, last, older, newest)
+		t.Logf("log from %d to %d, snapshots at %d and %d", before.FirstIndex, last, older, newest)
 	} else {
-		t.Fatalf("the directory is not as it should be: a log from %d to %d, snapshots at %d and %d", before.FirstIndex, last, older, newest)
+		t.Fatalf("log from %d to %d, snapshots at %d and %d, want one that begins before the older and ends behind the newer", before.FirstIndex, last, older, newest)
 	}
 	tests := map[string]struct {
 		happens func(h harm)
-		file    string // that is named; everything in the directory if it is empty
+		file    string // the file that the fault names; empty: any in the directory
 		says    string
 		help    string
 		spare   bool
 	}{
-		"a byte of an entry": {
+		"a changed byte in an entry": {
 			happens: func(h harm) { h.entry(last-1, func(e *raft.Log) { e.Data[7] ^= 1 }) },
 			file:    "log.bolt", says: fmt.Sprintf("entry %d: checksum mismatch", last-1), help: helpDamaged},
-		"the last entry": {
+		"a truncated last entry": {
 			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Data = e.Data[:3] }) },
 			file:    "log.bolt", says: fmt.Sprintf("entry %d: the data ends too early", last), help: helpDamaged},
-		"an entry that a snapshot has": {
+		"a damaged entry that a snapshot covers": {
 			happens: func(h harm) {
 				h.entry(newest, func(e *raft.Log) { e.Type, e.Data = raft.LogCommand, []byte("nonsense") })
 			},
@@ -332,51 +333,51 @@ func TestInspectFindsDamage(t *testing.T) {
 		"an entry that is missing": {
 			happens: func(h harm) { h.store(func(s logstore.Store) error { return s.DeleteRange(last-1, last-1) }) },
 			file:    "log.bolt", says: fmt.Sprintf("entry %d is missing, and the log goes on to entry %d", last-1, last), help: helpDamaged},
-		"the beginning of the log, behind the newest snapshot": {
+		"a log whose first entries behind the newest snapshot are missing": {
 			happens: func(h harm) { h.store(func(s logstore.Store) error { return s.DeleteRange(1, newest+1) }) },
 			file:    "log.bolt", says: fmt.Sprintf("the log begins with entry %d, and no snapshot that is whole reaches further than entry %d", newest+2, newest), help: helpDamaged},
-		"a term that goes back": {
+		"an entry with an earlier term than the one before": {
 			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Term = 1 }) },
 			file:    "log.bolt", says: fmt.Sprintf("entry %d: it is of term 1", last), help: helpDamaged},
-		"a term that has not come": {
+		"an entry with a later term than the current one": {
 			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Term = 99 }) },
 			file:    "log.bolt", says: fmt.Sprintf("entry %d: it is of term 99", last), help: helpDamaged},
-		"an entry of no type": {
+		"an entry of an unknown type": {
 			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Type = 77 }) },
 			file:    "log.bolt", says: "of type 77", help: helpDamaged},
-		"a membership that is none": {
+		"a membership that can't be decoded": {
 			happens: func(h harm) {
 				h.entry(last, func(e *raft.Log) { e.Type, e.Data = raft.LogConfiguration, []byte{0xc1} })
 			},
 			file: "log.bolt", says: fmt.Sprintf("entry %d: the membership in it can't be read", last), help: helpDamaged},
-		"the current term": {
+		"a current term before the entries' terms": {
 			happens: func(h harm) {
 				h.store(func(s logstore.Store) error {
 					return errors.Join(s.SetUint64(logstore.TermKey, 1), s.SetUint64(logstore.VoteTermKey, 1))
 				})
 			},
 			file: "log.bolt", says: "stable state: the current term is 1, and there is an entry of term", help: helpDamaged},
-		"a vote of a term that has not come": {
+		"a vote in a later term than the current one": {
 			happens: func(h harm) {
 				h.store(func(s logstore.Store) error { return s.SetUint64(logstore.VoteTermKey, 50) })
 			},
 			file: "log.bolt", says: "the vote is of term 50", help: helpDamaged},
-		"a term that is no number": {
+		"a current term that is no number": {
 			happens: func(h harm) {
 				h.store(func(s logstore.Store) error { return s.Set(logstore.TermKey, []byte("x")) })
 			},
 			file: "log.bolt", says: "CurrentTerm", help: helpDamaged},
-		"the log": {
+		"a missing log": {
 			happens: func(h harm) { h.remove(filepath.Join(h.dir, "log.bolt")) },
 			file:    "log.bolt", says: "it is missing", help: helpDamaged},
-		"the content of the log": {
+		"an emptied log": {
 			happens: func(h harm) {
 				h.remove(filepath.Join(h.dir, "log.bolt"))
 				h.remove(filepath.Join(h.dir, "snapshots"))
 				h.store(func(logstore.Store) error { return nil })
 			},
 			file: "log.bolt", says: "it is empty", help: helpDamaged},
-		"the middle of the file of the log": {
+		"damage in the middle of the log file": {
 			happens: func(h harm) {
 				path := filepath.Join(h.dir, "log.bolt")
 				raw, err := os.ReadFile(path)
@@ -389,28 +390,28 @@ func TestInspectFindsDamage(t *testing.T) {
 				}
 			},
 			file: "log.bolt", says: "bolt file is damaged"},
-		"the end of the file of the log": {
+		"a truncated log file": {
 			happens: func(h harm) { h.truncate(filepath.Join(h.dir, "log.bolt"), 9000) },
 			file:    "log.bolt", says: "damaged"},
-		"the older snapshot": {
+		"a damaged older snapshot": {
 			happens: func(h harm) { h.flip(h.snapshot(1, "state.bin"), -9) },
 			file:    "state.bin", says: "checksum mismatch", help: helpSpare, spare: true},
-		"the newest snapshot, where the log reaches back to the older one": {
+		"a damaged newest snapshot, when the log reaches back to the older one": {
 			happens: func(h harm) { h.flip(h.snapshot(0, "state.bin"), 30) },
 			file:    "state.bin", says: "checksum mismatch", help: helpSpare, spare: true},
-		"both snapshots": {
+		"both snapshots damaged": {
 			happens: func(h harm) {
 				h.flip(h.snapshot(0, "state.bin"), 30)
 				h.flip(h.snapshot(1, "state.bin"), 30)
 			},
 			file: "log.bolt", says: "no snapshot that is whole", help: helpDamaged},
-		"the newest snapshot, which the log does not reach": {
+		"a damaged newest snapshot, when the log does not reach back to the older one": {
 			happens: func(h harm) {
 				h.store(func(s logstore.Store) error { return s.DeleteRange(newest, last) })
 				h.flip(h.snapshot(0, "state.bin"), 30)
 			},
 			file: "state.bin", says: "checksum mismatch", help: helpDamaged},
-		"a snapshot that was cut": {
+		"a truncated snapshot": {
 			happens: func(h harm) { h.truncate(h.snapshot(1, "state.bin"), 100) },
 			file:    "state.bin", says: "it has 100 bytes", help: helpSpare, spare: true},
 		"a snapshot without its state": {
@@ -419,40 +420,40 @@ func TestInspectFindsDamage(t *testing.T) {
 		"a snapshot without its description": {
 			happens: func(h harm) { h.remove(h.snapshot(0, "meta.json")) },
 			file:    "meta.json", says: "missing", help: helpSpare, spare: true},
-		"a description that is cut": {
+		"a truncated description": {
 			happens: func(h harm) { h.truncate(h.snapshot(1, "meta.json"), 20) },
 			file:    "meta.json", says: "unexpected end", help: helpSpare, spare: true},
 		"a description of another snapshot": {
 			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Index++ }) },
 			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
-		"a description of another term": {
+		"a description with another term": {
 			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Term++ }) },
 			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
-		"a description of a later copy": {
+		"a description with a later time": {
 			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.ID += "1" }) },
 			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
-		"a snapshot of more than it says": {
+		"a snapshot with an entry more than it claims": {
 			happens: func(h harm) { h.endBefore(0) },
 			file:    "state.bin", says: fmt.Sprintf("it holds entry %d, and is said to end with entry %d", newest, newest-1), help: helpSpare, spare: true},
-		"the older snapshot, of a newer version": {
+		"an older snapshot in a newer format": {
 			happens: func(h harm) { h.ofNewerVersion(1) },
 			file:    "state.bin", says: "format version 2", help: helpSpare, spare: true},
-		"the newest snapshot, of a newer version, which the log does not reach": {
+		"a newest snapshot in a newer format, when the log does not reach back to the older one": {
 			happens: func(h harm) {
 				h.store(func(s logstore.Store) error { return s.DeleteRange(newest, last) })
 				h.ofNewerVersion(0)
 			},
 			file: "state.bin", says: "format version 2", help: helpNewer},
-		"a voter that was none in a membership": {
+		"a membership with a wrong suffrage": {
 			happens: func(h harm) { h.replace(h.snapshot(0, "meta.json"), `"Suffrage":0`, `"Suffrage":1`) },
 			file:    "meta.json", says: "checksum mismatch", help: helpSpare, spare: true},
-		"a membership that nothing else has": {
+		"a damaged membership that no other file has": {
 			happens: func(h harm) {
 				h.store(func(s logstore.Store) error { return s.DeleteRange(newest, last) })
 				h.replace(h.snapshot(0, "meta.json"), `"Suffrage":0`, `"Suffrage":1`)
 			},
 			file: "meta.json", says: "checksum mismatch", help: helpDamaged},
-		"a snapshot of a newer version": {
+		"a description in a newer format": {
 			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Version = 7 }) },
 			file:    "meta.json", says: "version 7", help: helpSpare, spare: true},
 		"a manifest of another cluster": {
@@ -479,23 +480,23 @@ func TestInspectFindsDamage(t *testing.T) {
 				}
 				found = true
 				if !strings.HasSuffix(fault.Path, test.file) || !strings.HasPrefix(fault.Path, dir) {
-					t.Errorf("it names %s, not %s", fault.Path, test.file)
+					t.Errorf("fault names %s, want %s", fault.Path, test.file)
 				}
 				if fault.Help != test.help || fault.Spare != test.spare {
-					t.Errorf("spare: %v, help: %q", fault.Spare, fault.Help)
+					t.Errorf("fault = spare %v, help %q, want those of the case", fault.Spare, fault.Help)
 				}
 			}
 			if !found {
-				t.Errorf("nothing says %q", test.says)
+				t.Errorf("no fault contains %q", test.says)
 			}
 			if r.Sound() != test.spare || r.Blank {
-				t.Errorf("sound: %v, blank: %v", r.Sound(), r.Blank)
+				t.Errorf("report = sound %v, blank %v, want it sound only if the damage is spare, and not blank", r.Sound(), r.Blank)
 			}
 		})
 	}
 }
 
-// rawEntries gives all that the log has.
+// rawEntries returns all entries of the log.
 func (h harm) rawEntries() (entries []*raft.Log) {
 	h.t.Helper()
 	h.store(func(s logstore.Store) error {
@@ -521,24 +522,24 @@ func (h harm) rename(entries []*raft.Log, from, to uint64) {
 	})
 }
 
-// Raft leaves a gap in the log when it is sent a snapshot: that is no damage.
+// Raft leaves a gap in the log when it installs a snapshot. That is no damage.
 func TestAGapBehindASnapshotIsNoDamage(t *testing.T) {
-	dir, _ := livedIn(t, durableBackends[0])
+	dir, _ := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])
 	h := harm{t, dir, before}
 	h.store(func(s logstore.Store) error {
 		return s.DeleteRange(before.FirstIndex+1, before.Snapshots[0].Index)
 	})
-	// What lies before the gap may be of a log that nobody else has.
+	// The entries before the gap may be of a log that no other instance has.
 	h.entry(before.FirstIndex, func(e *raft.Log) { e.Term = before.Term })
 	after := inspectDirectory(t, dir, durableBackends[0])
 	if len(after.Faults) > 0 || after.Revision != before.Revision {
-		t.Errorf("at revision %d, was at %d: %v", after.Revision, before.Revision, after.Faults)
+		t.Errorf("report = revision %d, faults after %d: %v, want the same revision and no faults", after.Revision, before.Revision, after.Faults)
 	}
 }
 
 func TestTheNumberOfReportedFaultsIsLimited(t *testing.T) {
-	dir, _ := livedIn(t, durableBackends[0])
+	dir, _ := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])
 	h := harm{t, dir, before}
 	for _, entry := range h.rawEntries() {
@@ -546,11 +547,11 @@ func TestTheNumberOfReportedFaultsIsLimited(t *testing.T) {
 	}
 	faults := inspectDirectory(t, dir, durableBackends[0]).Faults
 	if len(faults) > maxFaults+2 || !strings.Contains(fmt.Sprint(faults), "too much damage") {
-		t.Errorf("%d faults: %v", len(faults), faults)
+		t.Errorf("number of faults = %d, want at most maxFaults+2, with a note of too much damage: %v", len(faults), faults)
 	}
 }
 
-// notedKeys is a store that knows which keys raft uses.
+// notedKeys is a store that records which keys raft writes.
 type notedKeys struct {
 	logstore.Store
 	mu   *sync.Mutex
@@ -582,7 +583,7 @@ func TestRaftKeepsNothingUnderOtherKeys(t *testing.T) {
 			store, err := bolt.Open(dir, logger)
 			return notedKeys{store, noted.mu, noted.keys}, err
 		}
-		config.timing = eager
+		config.timing = eagerSnapshots
 	})
 	for n := range 30 {
 		register(t, cluster[0], fmt.Sprintf("node-%d", n))

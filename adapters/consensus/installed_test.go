@@ -12,10 +12,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// frugalTrio is a cluster of three, of which the last one was stopped. What
-// happens meanwhile, the others keep only as a snapshot, behind which there is
-// nothing in their logs.
-func frugalTrio(t *testing.T, meanwhile func(leader *instance)) (leader, other, late *instance) {
+// trioWithoutLog starts a cluster of three and stops the last one. The others keep what
+// happens meanwhile only in a snapshot: their logs are empty behind it.
+func trioWithoutLog(t *testing.T, meanwhile func(leader *instance)) (leader, other, late *instance) {
 	t.Helper()
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = keepNoLog })
 	leader, other, late = cluster[0], cluster[1], cluster[2]
@@ -28,17 +27,17 @@ func frugalTrio(t *testing.T, meanwhile func(leader *instance)) (leader, other, 
 	}
 	first, err := leader.store.FirstIndex()
 	if err != nil || first != 0 {
-		t.Fatalf("the leader's log begins with entry %d, %v: the test shows nothing", first, err)
+		t.Fatalf("FirstIndex of the leader = %d, %v, want 0: without an empty log the test shows nothing", first, err)
 	}
 	return leader, other, late
 }
 
 func keepNoLog(timing *Timing) { timing.TrailingLogs = 0 }
 
-// What was restored from a snapshot is as far in the log as the snapshot was,
-// also when no entry comes after it.
+// A follower that restored a snapshot is as far in the log as the snapshot, even when no
+// entry follows.
 func TestAFollowerThatWasSentASnapshotReadsHere(t *testing.T) {
-	leader, other, late := frugalTrio(t, func(leader *instance) {
+	leader, other, late := trioWithoutLog(t, func(leader *instance) {
 		for n := range 20 {
 			register(t, leader, fmt.Sprintf("n%d", n))
 		}
@@ -48,9 +47,9 @@ func TestAFollowerThatWasSentASnapshotReadsHere(t *testing.T) {
 	})
 	late = again(t, late, keepNoLog)
 	mustHold(t, settled(t, late), "before", "n0", "n19", "a", "b")
-	until(t, "it was sent a snapshot", func() bool { return late.raft.Stats()["last_snapshot_index"] != "0" })
+	until(t, "the follower was sent a snapshot", func() bool { return late.raft.Stats()["last_snapshot_index"] != "0" })
 	if got, committed := late.state.read().Applied, leader.commitIndex(); got != committed {
-		t.Errorf("it is at entry %d, and the leader has committed %d", got, committed)
+		t.Errorf("applied index of the follower = %d, want %d as committed by the leader", got, committed)
 	}
 	mustBeAlike(t, leader, other, late)
 	register(t, leader, "after")
@@ -65,7 +64,7 @@ func TestANewcomerReadsHereAtOnce(t *testing.T) {
 	register(t, leader, "a")
 	newcomer := start(t, instanceConfig{id: "newcomer", directory: t.TempDir()})
 	if _, err := newcomer.ReadHere(within(t)); !errors.Is(err, ports.ErrNoLeader) {
-		t.Errorf("before it is a member: %v", err)
+		t.Errorf("ReadHere before it is a member = %v, want ErrNoLeader", err)
 	}
 	if err := leader.Add(within(t), domain.Instance{ID: "newcomer", RaftAddress: newcomer.raftAddress(), Suffrage: domain.Nonvoter}); err != nil {
 		t.Fatal(err)
@@ -81,15 +80,15 @@ func TestANewcomerReadsHereAtOnce(t *testing.T) {
 	mustBeAlike(t, leader, cluster[1], newcomer)
 }
 
-// pausing is a state machine that stops when it has been restored, before raft
-// hears of it.
-type pausing struct {
+// pausingFSM is a state machine whose Restore waits at its end, before raft knows that it
+// succeeded.
+type pausingFSM struct {
 	*machine
 	restored chan<- struct{}
 	proceed  <-chan struct{}
 }
 
-func (p pausing) Restore(snapshot io.ReadCloser) error {
+func (p pausingFSM) Restore(snapshot io.ReadCloser) error {
 	err := p.machine.Restore(snapshot)
 	p.restored <- struct{}{}
 	<-p.proceed
@@ -98,7 +97,7 @@ func (p pausing) Restore(snapshot io.ReadCloser) error {
 
 // Raft restores the state machine first, and the membership after it.
 func TestARosterHereIsThatOfASnapshotAtOnce(t *testing.T) {
-	leader, _, late := frugalTrio(t, func(leader *instance) {
+	leader, _, late := trioWithoutLog(t, func(leader *instance) {
 		if err := leader.Add(within(t), nonvoter("new")); err != nil {
 			t.Fatal(err)
 		}
@@ -107,10 +106,10 @@ func TestARosterHereIsThatOfASnapshotAtOnce(t *testing.T) {
 	restored, proceed := make(chan struct{}, 4), make(chan struct{})
 	late = start(t, instanceConfig{
 		id: late.config.ID, directory: late.config.Directory, address: late.raftAddress(), timing: keepNoLog,
-		hooks: testHooks{fsm: func(m *machine) raft.FSM { return pausing{m, restored, proceed} }},
+		hooks: testHooks{fsm: func(m *machine) raft.FSM { return pausingFSM{m, restored, proceed} }},
 	})
 	t.Cleanup(func() { close(proceed) })
-	receive(t, restored, "it was sent no snapshot")
+	receive(t, restored, "the follower was sent no snapshot")
 	mustHold(t, settled(t, late), "after")
 	here, err := late.RosterHere(within(t))
 	if err != nil {

@@ -30,7 +30,7 @@ func bereaved(t *testing.T, backend logstore.Backend, snapshots bool) (survivor,
 	t.Helper()
 	var timing func(*Timing)
 	if snapshots {
-		timing = eager
+		timing = eagerSnapshots
 	}
 	cluster := startCluster(t, 3, func(c *instanceConfig) {
 		c.open, c.backend, c.timing = backend.Open, backend.Name, timing
@@ -274,7 +274,7 @@ func TestAFormerMemberDoesNotDisturbTheRecoveredCluster(t *testing.T) {
 }
 
 func TestRecoverWithoutTheNewestSnapshot(t *testing.T) {
-	dir, _ := livedIn(t, durableBackends[0])
+	dir, _ := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])
 	harm{t, dir, before}.flip(filepath.Join(dir, "snapshots", before.Snapshots[0].ID, "state.bin"), 40)
 	damaged := inspectDirectory(t, dir, durableBackends[0])
@@ -292,7 +292,7 @@ func TestRecoverWithoutTheNewestSnapshot(t *testing.T) {
 }
 
 func TestRecoverRefuses(t *testing.T) {
-	intact, _ := livedIn(t, durableBackends[0])
+	intact, _ := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, intact, durableBackends[0])
 	tests := map[string]struct {
 		happens func(h harm)

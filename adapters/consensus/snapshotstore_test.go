@@ -343,7 +343,7 @@ func TestRemainsInFoldersOfOtherInstancesAreKept(t *testing.T) {
 // An instance that took it for damage would set aside all that it has, and a whole cluster of
 // them would be lost: the file system's folder, or somebody's copy.
 func TestAFolderThatIsNoSnapshotIsNoDamage(t *testing.T) {
-	dir, _ := livedIn(t, durableBackends[0])
+	dir, _ := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])
 	h := harm{t, dir, before}
 	folder := filepath.Join(dir, "snapshots")
@@ -370,7 +370,7 @@ func TestAFolderThatIsNoSnapshotIsNoDamage(t *testing.T) {
 // What ended in the middle of a snapshot, or of removing one, is no damage, and goes
 // with the next start.
 func TestRemainsOfSnapshotsAreRemovedAtTheStart(t *testing.T) {
-	dir, last := livedIn(t, durableBackends[0])
+	dir, last := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])
 	h := harm{t, dir, before}
 	folder := filepath.Join(dir, "snapshots")
@@ -414,7 +414,7 @@ func TestRemainsOfSnapshotsAreRemovedAtTheStart(t *testing.T) {
 // A membership that can't be proven is not started with: two wrong bits in it made one
 // of three voters the only one.
 func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
-	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = eager })
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = eagerSnapshots })
 	leader, damaged := cluster[0], cluster[2]
 	leader.promotes(t)
 	folder := filepath.Join(damaged.config.Directory, "snapshots")
