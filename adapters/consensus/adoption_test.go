@@ -86,7 +86,7 @@ func mustJoinOneOf(t *testing.T, leaders [2]*instance, id, secret string) {
 		}
 		change := register(t, leader, id)
 		if before[n].ClusterID == state.ClusterID {
-			blank.arrives(t, change.Revision)
+			blank.waitForRevision(t, change.Revision)
 			want, _ := leader.State()
 			got, _ := blank.State()
 			mustHoldTheSame(t, got, want)

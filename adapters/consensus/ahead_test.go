@@ -485,5 +485,5 @@ func TestWhatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
 	if err := <-waiting; err != nil {
 		t.Error(err)
 	}
-	mustHold(t, settled(t, leader), "before", "waiting")
+	mustHold(t, mustReadHere(t, leader), "before", "waiting")
 }

@@ -146,7 +146,7 @@ func (r *modelRun) compare(when string) {
 	}
 	// A read gives the same at each instance.
 	for _, i := range r.cluster {
-		view := settled(r.T, i)
+		view := mustReadHere(r.T, i)
 		mustEqual(r, "the registry "+when+" as read at "+i.config.ID, contentsOf(view), contentsOf(state.View))
 	}
 }

@@ -109,7 +109,7 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 	register(t, next, "meanwhile")
 	release()
 	mustFollow(t, leader, leaderOf(t, cluster[1:]))
-	mustHold(t, settled(t, leader), "before", "meanwhile")
+	mustHold(t, mustReadHere(t, leader), "before", "meanwhile")
 }
 
 // No instance takes over, and raft answers nothing before the disk does.
@@ -124,14 +124,14 @@ func TestALoneInstanceWhoseDiskHangsAnswersItsCallers(t *testing.T) {
 	}
 	release()
 	cluster[0].eventually(t, "at the revision of the write", func(s ports.LocalState) bool { return s.View.Revision() == 2 })
-	mustHold(t, settled(t, cluster[0]), "before", "waiting")
+	mustHold(t, mustReadHere(t, cluster[0]), "before", "waiting")
 }
 
 // The follower needs no disk to know what it has applied.
 func TestAFollowerWhoseDiskHangsKnowsTheRoster(t *testing.T) {
 	cluster, stores := neverDeposedWithBadDisks(t, 2)
 	leader, follower := cluster[0], cluster[1]
-	follower.arrives(t, register(t, leader, "before").Revision)
+	follower.waitForRevision(t, register(t, leader, "before").Revision)
 	want, err := leader.Roster(within(t))
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +170,7 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 	}
 	stores[0].fill(nil)
 	mustFollow(t, leader, next)
-	view := settled(t, leader)
+	view := mustReadHere(t, leader)
 	mustHold(t, view, "before", "meanwhile")
 }
 
@@ -180,7 +180,7 @@ func TestACandidateWhoseDiskFailsWaitsForIt(t *testing.T) {
 	cluster, stores := badDisks(t, 3)
 	change := register(t, cluster[0], "before")
 	for _, i := range cluster[1:] {
-		i.arrives(t, change.Revision) // otherwise the append of a follower fails, instead of a vote
+		i.waitForRevision(t, change.Revision) // otherwise the append of a follower fails, instead of a vote
 	}
 	for _, store := range stores[1:] {
 		store.fail(syscall.EIO)
@@ -198,7 +198,7 @@ func TestACandidateWhoseDiskFailsWaitsForIt(t *testing.T) {
 	}
 	leader := leaderOf(t, cluster[1:])
 	register(t, leader, "after")
-	mustHold(t, settled(t, leader), "before", "after")
+	mustHold(t, mustReadHere(t, leader), "before", "after")
 }
 
 func TestALoneInstanceWhoseDiskIsFullGoesOnWhenThereIsRoom(t *testing.T) {
@@ -218,7 +218,7 @@ func TestALoneInstanceWhoseDiskIsFullGoesOnWhenThereIsRoom(t *testing.T) {
 	stores[0].fill(nil)
 	lone.eventually(t, "leading", leading)
 	register(t, lone, "after")
-	mustHold(t, settled(t, lone), "before", "after")
+	mustHold(t, mustReadHere(t, lone), "before", "after")
 }
 
 // The follower learns from the leader of entries that it has no room for.
@@ -226,7 +226,7 @@ func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
 	cluster, stores := neverDeposedWithBadDisks(t, 3)
 	leader, follower := cluster[0], cluster[1]
 	register(t, leader, "before")
-	mustHold(t, settled(t, follower), "before")
+	mustHold(t, mustReadHere(t, follower), "before")
 	stores[1].fill(&logstore.NoRoomError{Directory: "/d", Free: 5 << 10, Needed: 4 << 20})
 	register(t, leader, "after")
 	follower.eventually(t, "in trouble", inTrouble)
@@ -240,7 +240,7 @@ func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
 		return time.Since(began)
 	})
 	stores[1].fill(nil)
-	mustHold(t, settled(t, follower), "before", "after")
+	mustHold(t, mustReadHere(t, follower), "before", "after")
 }
 
 // A write that was not stored takes no effect.

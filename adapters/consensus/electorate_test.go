@@ -36,7 +36,7 @@ func TestAnInstanceVotesForAVoterThatItDoesNotKnowYet(t *testing.T) {
 			}
 			replaced.stop(t)
 			leader.stop(t)
-			away = again(t, away, nil)
+			away = restart(t, away, nil)
 			next := leaderOf(t, []*instance{away, joining})
 			if next != joining {
 				t.Errorf("leader = %s, want the joining instance", next.config.ID)
@@ -114,15 +114,15 @@ func TestANonvoterVotesForAVoterThatIsAhead(t *testing.T) {
 	// not even be able to answer.
 	_ = leader.Add(within(t), domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Voter})
 	leader.eventually(t, "deposed", func(s ports.LocalState) bool { return !s.Leading })
-	joining = again(t, joining, nil)
+	joining = restart(t, joining, nil)
 	leader.eventually(t, "leading", leading)
-	joining.becomes(t, domain.Voter)
+	joining.mustBecome(t, domain.Voter)
 }
 
 // A candidate that was told to take over hears from another leader of its term. Raft regards
 // that one as the leader from then on, although it is gone.
 func TestACandidateVotesInsteadOfALeaderThatIsGone(t *testing.T) {
-	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = patiently })
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = longTimeouts })
 	candidate, other := cluster[2], cluster[1]
 	cluster[0].stop(t)
 	other.stop(t)

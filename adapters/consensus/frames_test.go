@@ -476,7 +476,7 @@ func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
 		t.Errorf("open connections = %d, want at most %d", open, maxOpen)
 	}
 	change := register(t, leaderOf(t, cluster), "afterwards")
-	cluster[1].arrives(t, change.Revision)
+	cluster[1].waitForRevision(t, change.Revision)
 }
 
 // Any input is judged the same however it is split into reads, and costs little memory.

@@ -39,13 +39,13 @@ func asideOf(t *testing.T, i *instance) []string {
 func TestADamagedInstanceGetsEverythingFromTheOthers(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leader, damaged := cluster[0], cluster[2]
-	leader.promotes(t)
+	leader.runPromotions(t)
 	change := register(t, leader, "a")
 	// Repeated, to see that the data that is set aside does not pile up.
 	for range 5 {
-		damaged.arrives(t, change.Revision)
+		damaged.waitForRevision(t, change.Revision)
 		damageLastEntry(t, damaged)
-		damaged = again(t, damaged, nil)
+		damaged = restart(t, damaged, nil)
 		state, _ := damaged.State()
 		if state.ClusterID == "" || !strings.Contains(state.Quarantine, "damaged-") {
 			t.Errorf("state at the start = %+v, want a cluster and quarantine", state)
@@ -70,13 +70,13 @@ func TestAMajorityThatIsDamagedWaits(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	register(t, cluster[0], "a")
 	for _, i := range cluster {
-		i.arrives(t, 1)
+		i.waitForRevision(t, 1)
 	}
 	cluster[0].stop(t)
 	damageLastEntry(t, cluster[1])
 	damageLastEntry(t, cluster[2])
-	whole := again(t, cluster[0], nil)
-	damaged := []*instance{again(t, cluster[1], nil), again(t, cluster[2], nil)}
+	whole := restart(t, cluster[0], nil)
+	damaged := []*instance{restart(t, cluster[1], nil), restart(t, cluster[2], nil)}
 	until(t, "the damaged instances were asked for votes", func() bool { return damaged[0].refused() >= 3 && damaged[1].refused() >= 3 })
 	for _, i := range append(damaged, whole) {
 		if state, _ := i.State(); state.Leading || state.LeaderID != "" {
@@ -133,7 +133,7 @@ func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 			cluster := startCluster(t, 2, nil)
 			leader, damaged := cluster[0], cluster[1]
 			change := register(t, leader, "a")
-			damaged.arrives(t, change.Revision)
+			damaged.waitForRevision(t, change.Revision)
 			until(t, "the instance has stored its list of peers", func() bool { return damaged.hasPeers() })
 			if snapshot {
 				if err := damaged.raft.Snapshot().Error(); err != nil {
@@ -160,8 +160,8 @@ func TestAnInstanceOfTwoClustersDoesNotStart(t *testing.T) {
 			if err := os.WriteFile(manifest, intact, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			damaged = again(t, damaged, nil)
-			damaged.arrives(t, register(t, leader, "b").Revision)
+			damaged = restart(t, damaged, nil)
+			damaged.waitForRevision(t, register(t, leader, "b").Revision)
 		})
 	}
 }
@@ -201,9 +201,9 @@ func TestAnInstanceStartsWithoutASnapshotThatItsLogMakesUpFor(t *testing.T) {
 			spoil(h)
 			spoilt := filepath.Dir(h.snapshot(0, "state.bin"))
 			for range 2 {
-				alone = again(t, alone, nil)
+				alone = restart(t, alone, nil)
 				alone.eventually(t, "leading", leading)
-				alone.arrives(t, last.Revision)
+				alone.waitForRevision(t, last.Revision)
 				after, _ := alone.State()
 				mustHoldTheSame(t, after, before)
 				if _, err := os.Stat(spoilt); err != nil {
@@ -211,7 +211,7 @@ func TestAnInstanceStartsWithoutASnapshotThatItsLogMakesUpFor(t *testing.T) {
 				}
 				alone.stop(t)
 			}
-			alone = again(t, alone, nil)
+			alone = restart(t, alone, nil)
 			alone.eventually(t, "leading", leading)
 			for n := range retainedSnapshots + 1 {
 				register(t, alone, fmt.Sprintf("more-%d", n))
@@ -234,7 +234,7 @@ func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 	base := h.r.Snapshots[0].Index
 	for _, index := range []uint64{13, base} {
 		h.entry(index, func(entry *raft.Log) { entry.Data[3] ^= 0x20 })
-		leader = again(t, leader, nil)
+		leader = restart(t, leader, nil)
 		leader.eventually(t, "leading", leading)
 		if first, err := leader.store.FirstIndex(); first != index+1 || err != nil {
 			t.Errorf("FirstIndex = %d, %v, want the entry behind the damaged one", first, err)
@@ -243,7 +243,7 @@ func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 		if err := leader.Add(within(t), domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter}); err != nil {
 			t.Fatal(err)
 		}
-		joining.arrives(t, last.Revision)
+		joining.waitForRevision(t, last.Revision)
 		leader.stop(t)
 		joining.stop(t)
 		if faults := inspectDirectory(t, leader.config.Directory, durableBackends[0]).Faults; len(faults) > 0 {
@@ -320,7 +320,7 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 	cluster := startCluster(t, 2, nil)
 	leader, victim := cluster[0], cluster[1]
 	change := register(t, leader, "a")
-	victim.arrives(t, change.Revision)
+	victim.waitForRevision(t, change.Revision)
 	until(t, "the instance has stored its list of peers", func() bool { return victim.hasPeers() })
 	if err := victim.raft.Snapshot().Error(); err != nil {
 		t.Fatal(err)
@@ -381,8 +381,8 @@ func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
 			}
 		})
 	}
-	victim = again(t, victim, nil)
-	victim.arrives(t, register(t, leaderOf(t, []*instance{leader, victim}), "b").Revision)
+	victim = restart(t, victim, nil)
+	victim.waitForRevision(t, register(t, leaderOf(t, []*instance{leader, victim}), "b").Revision)
 }
 
 // An entry that is damaged while the instance runs is sent to no follower.

@@ -145,7 +145,7 @@ func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
 	}
 	stores[0].failAppends(nil)
 	mustFollow(t, leader, leaderOf(t, cluster[1:]))
-	mustHold(t, settled(t, leader), "before", "meanwhile")
+	mustHold(t, mustReadHere(t, leader), "before", "meanwhile")
 }
 
 // Raft uses its latest membership even if it could not store it.

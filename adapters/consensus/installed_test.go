@@ -19,7 +19,7 @@ func trioWithoutLog(t *testing.T, meanwhile func(leader *instance)) (leader, oth
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = keepNoLog })
 	leader, other, late = cluster[0], cluster[1], cluster[2]
 	change := register(t, leader, "before")
-	late.arrives(t, change.Revision)
+	late.waitForRevision(t, change.Revision)
 	late.stop(t)
 	meanwhile(leader)
 	if err := leader.raft.Snapshot().Error(); err != nil {
@@ -45,15 +45,15 @@ func TestAFollowerThatWasSentASnapshotReadsHere(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	late = again(t, late, keepNoLog)
-	mustHold(t, settled(t, late), "before", "n0", "n19", "a", "b")
+	late = restart(t, late, keepNoLog)
+	mustHold(t, mustReadHere(t, late), "before", "n0", "n19", "a", "b")
 	until(t, "the follower was sent a snapshot", func() bool { return late.raft.Stats()["last_snapshot_index"] != "0" })
 	if got, committed := late.state.read().Applied, leader.commitIndex(); got != committed {
 		t.Errorf("applied index of the follower = %d, want %d as committed by the leader", got, committed)
 	}
 	mustBeAlike(t, leader, other, late)
 	register(t, leader, "after")
-	mustHold(t, settled(t, late), "after")
+	mustHold(t, mustReadHere(t, late), "after")
 	mustBeAlike(t, leader, other, late)
 }
 
@@ -69,7 +69,7 @@ func TestANewcomerReadsHereAtOnce(t *testing.T) {
 	if err := leader.Add(within(t), domain.Instance{ID: "newcomer", RaftAddress: newcomer.raftAddress(), Suffrage: domain.Nonvoter}); err != nil {
 		t.Fatal(err)
 	}
-	mustHold(t, settled(t, newcomer), "a")
+	mustHold(t, mustReadHere(t, newcomer), "a")
 	roster, err := newcomer.RosterHere(within(t))
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +110,7 @@ func TestARosterHereIsThatOfASnapshotAtOnce(t *testing.T) {
 	})
 	t.Cleanup(func() { close(proceed) })
 	receive(t, restored, "the follower was sent no snapshot")
-	mustHold(t, settled(t, late), "after")
+	mustHold(t, mustReadHere(t, late), "after")
 	here, err := late.RosterHere(within(t))
 	if err != nil {
 		t.Fatal(err)

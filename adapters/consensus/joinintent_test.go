@@ -15,11 +15,11 @@ func TestTheJoinIntentSurvivesARestart(t *testing.T) {
 	must(i, false, i.EndJoin())
 	must(i, true, i.BeginJoin())
 	i.stop(t)
-	i = again(t, i, nil)
+	i = restart(t, i, nil)
 	must(i, true, nil)
 	must(i, true, i.BeginJoin())
 	must(i, false, i.EndJoin())
 	i.stop(t)
-	i = again(t, i, nil)
+	i = restart(t, i, nil)
 	must(i, false, nil)
 }

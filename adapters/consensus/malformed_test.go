@@ -55,5 +55,5 @@ func TestAnInvalidEntryIsRefusedWithoutEndingTheInstance(t *testing.T) {
 		t.Errorf("answer = %q, %v, want that an entry is missing", answer[:n], err)
 	}
 	change := register(t, leader, "afterwards")
-	cluster[1].arrives(t, change.Revision)
+	cluster[1].waitForRevision(t, change.Revision)
 }

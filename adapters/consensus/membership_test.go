@@ -19,9 +19,8 @@ func nonvoter(id string) domain.Instance {
 	return domain.Instance{ID: id, RaftAddress: id + ".invalid:1", Suffrage: domain.Nonvoter}
 }
 
-// heartbeatsOnly is a transport that, once it holds back, lets followers hear
-// that their leader lives, but gives them nothing of its log until through is
-// closed.
+// heartbeatsOnly is a transport that, while holdsBack is set, lets heartbeats to followers
+// through, but holds entries back until through is closed.
 type heartbeatsOnly struct {
 	transport
 	holdsBack *atomic.Bool
@@ -39,8 +38,8 @@ func (h heartbeatsOnly) AppendEntries(id raft.ServerID, to raft.ServerAddress, a
 	return h.transport.AppendEntries(id, to, args, resp)
 }
 
-// A change that somebody gave up waiting for is still under way: until it is
-// decided nobody may be told that it is done, and none may be built upon it.
+// A membership change whose caller gave up is still under way. Until its outcome is decided,
+// no other caller may be told that it is done, and no change may be built upon it.
 func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
@@ -62,26 +61,26 @@ func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
 	go func() { added <- add(ctx) }()
 	until(t, "the change is in the log", func() bool { return leader.raft.LastIndex() > before })
 	giveUp()
-	if err := receive(t, added, "who gave up waits on"); !errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Fatalf("who gave up was told %v", err)
+	if err := receive(t, added, "the caller that gave up still waits"); !errors.Is(err, ports.ErrOutcomeUnknown) {
+		t.Fatalf("Add of a caller that gave up = %v, want ErrOutcomeUnknown", err)
 	}
 	if err := briefly(add); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Errorf("who asked for the same was told %v, while it was not committed", err)
+		t.Errorf("same Add before the commit = %v, want the deadline and no unknown outcome", err)
 	}
 	remove := func(ctx context.Context) error { return leader.Remove(ctx, "c") }
 	if err := briefly(remove); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Errorf("who asked for the opposite was told %v", err)
+		t.Errorf("Remove before the commit = %v, want the deadline and no unknown outcome", err)
 	}
 	letThrough()
 	if err := add(within(t)); err != nil {
-		t.Errorf("once it is committed: %v", err)
+		t.Errorf("Add once the change is committed = %v, want success", err)
 	}
 	if err := remove(within(t)); err != nil {
-		t.Errorf("the opposite afterwards: %v", err)
+		t.Errorf("Remove once the change is committed = %v, want success", err)
 	}
 }
 
-// Raft would take the majority from the cluster for good.
+// Raft itself would make the change, and the cluster would have no majority for good.
 func TestAVoterStaysWithoutWhichThereIsNoMajority(t *testing.T) {
 	t.Parallel()
 	cluster := startCluster(t, 3, nil)
@@ -92,28 +91,28 @@ func TestAVoterStaysWithoutWhichThereIsNoMajority(t *testing.T) {
 		return domain.Instance{ID: i.config.ID, RaftAddress: i.raftAddress(), Suffrage: domain.Nonvoter}
 	}
 	for name, err := range map[string]error{
-		"removed":  leader.Remove(within(t), needed.config.ID),
-		"demoted":  leader.Add(within(t), member(needed)),
-		"its self": leader.Remove(within(t), leader.config.ID),
+		"needed voter removed": leader.Remove(within(t), needed.config.ID),
+		"needed voter demoted": leader.Add(within(t), member(needed)),
+		"leader removed":       leader.Remove(within(t), leader.config.ID),
 	} {
 		if !errors.Is(err, ports.ErrNoMajorityLeft) || errors.Is(err, ports.ErrOutcomeUnknown) || err != nil && !strings.Contains(err.Error(), away.config.ID) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error = %v, want that of the case", name, err)
 		}
 	}
 	register(t, leader, "after")
 	if err := leader.Add(within(t), member(away)); err != nil {
-		t.Errorf("who is away can't be made a nonvoter: %v", err)
+		t.Errorf("demotion of a voter that is down = %v, want success", err)
 	}
 	if err := leader.Remove(within(t), away.config.ID); err != nil {
-		t.Errorf("who is away can't be removed: %v", err)
+		t.Errorf("removal of a member that is down = %v, want success", err)
 	}
 	if err := leader.Remove(within(t), needed.config.ID); err != nil {
-		t.Errorf("of two, both of which answer, one can't be removed: %v", err)
+		t.Errorf("removal of one of two live voters = %v, want success", err)
 	}
 	register(t, leader, "alone")
 }
 
-// Who leads no more can't know whom the others can spare.
+// A deposed leader can't know which voter the others can spare.
 func TestADeposedLeaderDoesNotReportThatNoMajorityIsLeft(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leader, next, away := cluster[0], cluster[1], cluster[2]
@@ -122,16 +121,16 @@ func TestADeposedLeaderDoesNotReportThatNoMajorityIsLeft(t *testing.T) {
 	rounds := leader.evidence.now()
 	removed := make(chan error, 1)
 	go func() { removed <- leader.Remove(within(t), next.config.ID) }()
-	until(t, "it asks who is left", func() bool { return leader.evidence.now() == rounds+2 }) // a read, and that
+	until(t, "the leader asks which voters are alive", func() bool { return leader.evidence.now() == rounds+2 }) // one round for a read, and one for that
 	if err := leader.HandOver(within(t), next.config.ID); err != nil {
 		t.Fatal(err)
 	}
 	if err := receive(t, removed, "the removal is not answered"); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("the removal ended with %v", err)
+		t.Errorf("Remove = %v, want ErrNotLeader", err)
 	}
 }
 
-// Its log would have to catch up before it could commit anything.
+// As the only voter, it would have to catch up before it could commit anything.
 func TestAVoterThatLacksWhatWasWrittenIsNotLeftAlone(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
@@ -147,30 +146,31 @@ func TestAVoterThatLacksWhatWasWrittenIsNotLeftAlone(t *testing.T) {
 		_, err := leader.Propose(within(t), domain.Register{Node: node(t, "a", "a:1")})
 		written <- err
 	}()
-	until(t, "it is in the log", func() bool { return leader.raft.LastIndex() > before })
+	until(t, "the write is in the log", func() bool { return leader.raft.LastIndex() > before })
 	if err := leader.CanSpare(within(t), leader.config.ID); !errors.Is(err, ports.ErrNoMajorityLeft) {
-		t.Errorf("while it lacks that: %v", err)
+		t.Errorf("CanSpare while the other voter lacks the write = %v, want ErrNoMajorityLeft", err)
 	}
 	letThrough()
 	if err := <-written; err != nil {
 		t.Fatal(err)
 	}
 	if err := leader.CanSpare(within(t), leader.config.ID); err != nil {
-		t.Errorf("when it has that: %v", err)
+		t.Errorf("CanSpare when the other voter has the write = %v, want success", err)
 	}
 }
 
-// ended is a change of the membership that raft has answered.
-type ended struct {
+// answeredChange is a membership change that raft has answered.
+type answeredChange struct {
 	raft.IndexFuture
 	err error
 }
 
-func (e ended) Error() error { return e.err }
+func (e answeredChange) Error() error { return e.err }
 
-// Who is told that nothing happened asks another instance, which finds half of it done.
+// A client that is told that nothing happened would ask another instance, and find half of
+// the change done.
 func TestAChangeOfTwoStepsMayBeMadeInPart(t *testing.T) {
-	step := func(err error) change { return func() raft.IndexFuture { return ended{err: err} } }
+	step := func(err error) change { return func() raft.IndexFuture { return answeredChange{err: err} } }
 	for name, test := range map[string]struct {
 		steps []change
 		want  error
@@ -181,14 +181,14 @@ func TestAChangeOfTwoStepsMayBeMadeInPart(t *testing.T) {
 	} {
 		err := portError(commitChanges(test.steps))
 		if !errors.Is(err, test.want) || test.want != ports.ErrNotLeader && errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error = %v, want that of the case", name, err)
 		}
 	}
 }
 
-// Until it is a nonvoter it counts, wherever it is. What is on its way to it is held back:
-// raft reads the id of a peer without a lock when an answer with entries comes in, and writes
-// it, unchanged, with a new address.
+// The voter counts until it is a nonvoter, wherever it is. Messages to it are held back:
+// raft reads the id of a peer without a lock when an answer to entries comes in, and writes
+// the id, unchanged, together with a new address.
 func TestAVoterThatIsToBeANonvoterElsewhereNeedNotBeThere(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
@@ -207,10 +207,10 @@ func TestALoneVoterHasNoSuccessor(t *testing.T) {
 	i := startCluster(t, 1, nil)[0]
 	err := i.HandOver(within(t), "")
 	if !errors.Is(err, ports.ErrNoSuccessor) || errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Errorf("error %v, want ErrNoSuccessor", err)
+		t.Errorf("HandOver = %v, want ErrNoSuccessor", err)
 	}
 	if strings.Contains(err.Error(), "%!") {
-		t.Errorf("it is put badly: %v", err)
+		t.Errorf("error text has a formatting fault: %v", err)
 	}
 }
 
@@ -221,19 +221,19 @@ func TestANonvoterIsNoSuccessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := leader.HandOver(within(t), ""); !errors.Is(err, ports.ErrNoSuccessor) {
-		t.Errorf("error %v, want ErrNoSuccessor", err)
+		t.Errorf("HandOver = %v, want ErrNoSuccessor", err)
 	}
 }
 
-// mute is a transport that tells nobody to take over. It can be made to wait
-// until it is given up instead, as it would with a peer that went silent.
-type mute struct {
+// lostTimeoutNow is a transport that delivers no TimeoutNow. The call fails at once, or only
+// when silent is closed, as with a peer that went silent.
+type lostTimeoutNow struct {
 	transport
-	silent <-chan struct{} // nil: it fails at once
+	silent <-chan struct{} // nil: the call fails at once
 	told   chan<- raft.ServerID
 }
 
-func (m mute) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.TimeoutNowRequest, _ *raft.TimeoutNowResponse) error {
+func (m lostTimeoutNow) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.TimeoutNowRequest, _ *raft.TimeoutNowResponse) error {
 	select {
 	case m.told <- id:
 	default:
@@ -244,21 +244,21 @@ func (m mute) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.Timeout
 	return errCut
 }
 
-// Whoever hands over must not be told that a write may have happened.
+// A caller that hands over leadership must not be told that a write may have happened.
 func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
 	for name, test := range map[string]struct {
 		silent  chan struct{}
 		timeout time.Duration
 		want    error
 	}{
-		"the voter can't be told":         {timeout: patience, want: ports.ErrNoSuccessor},
-		"the asker's time is over before": {silent: make(chan struct{}), timeout: 50 * time.Millisecond, want: context.DeadlineExceeded},
+		"TimeoutNow fails":                   {timeout: patience, want: ports.ErrNoSuccessor},
+		"the caller's deadline passes first": {silent: make(chan struct{}), timeout: 50 * time.Millisecond, want: context.DeadlineExceeded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := startCluster(t, 2, func(config *instanceConfig) {
-				// In which a voter that lives is known to be fit, however busy the machine is.
+				// In this time a live voter is known to be fit, even on a busy machine.
 				config.timing = func(timing *Timing) { timing.ElectionTimeout = 4 * time.Second }
-				config.hooks.transport = func(inner transport) transport { return mute{inner, test.silent, nil} }
+				config.hooks.transport = func(inner transport) transport { return lostTimeoutNow{inner, test.silent, nil} }
 			})
 			if test.silent != nil {
 				t.Cleanup(func() { close(test.silent) })
@@ -267,40 +267,41 @@ func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
 			defer cancel()
 			err := cluster[0].HandOver(ctx, "")
 			if !errors.Is(err, test.want) || errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, ports.ErrNotLeader) {
-				t.Errorf("error %v, want %v", err, test.want)
+				t.Errorf("HandOver = %v, want %v", err, test.want)
 			}
 		})
 	}
 }
 
-// A leader that hears from nobody loses leadership before it can give it away: nobody has it then.
+// A leader without contact loses leadership before it can hand it over; no other instance
+// has it then.
 func TestALeaderThatIsDeposedHasHandedNothingOver(t *testing.T) {
 	t.Parallel()
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
-		// A voter is waited for far longer than the leader leads without any.
+		// HandOver waits for a voter far longer than the leader leads without contact.
 		config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = time.Second, 4*time.Second }
 	})
 	leader, other := cluster[0], cluster[1]
 	fabric.cut(raft.ServerAddress(other.raftAddress()))
-	until(t, "it seems unfit", func() bool {
+	until(t, "the other voter seems unfit", func() bool {
 		return time.Since(leader.evidence.lastHeard(raft.ServerID(other.config.ID))) > leader.config.Timing.HeartbeatTimeout/2
 	})
 	if err := leader.HandOver(within(t), ""); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("error %v, want ErrNotLeader", err)
+		t.Errorf("HandOver = %v, want ErrNotLeader", err)
 	}
 }
 
-// belated is a transport that tells a voter to take over when later is closed, and says
-// at once that it could not.
-type belated struct {
+// lateTimeoutNow is a transport whose TimeoutNow fails at once, but is delivered when later
+// is closed.
+type lateTimeoutNow struct {
 	transport
 	told  chan<- raft.ServerID
 	later <-chan struct{}
 }
 
-func (b belated) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+func (b lateTimeoutNow) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	b.told <- id
 	go func() {
 		<-b.later
@@ -309,27 +310,27 @@ func (b belated) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.
 	return errCut
 }
 
-// The one that takes over was told to before the next was waited for.
+// The voter that takes over was told to before HandOver waited for the next one.
 func TestAVoterThatTakesOverLateWasHandedLeadership(t *testing.T) {
 	t.Parallel()
 	fabric := newNetwork()
 	told, later := make(chan raft.ServerID, 1), make(chan struct{})
 	tellNow := sync.OnceFunc(func() { close(later) })
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.hooks.transport = func(inner transport) transport { return belated{&faulty{inner, fabric}, told, later} }
+		config.hooks.transport = func(inner transport) transport { return lateTimeoutNow{&faulty{inner, fabric}, told, later} }
 		config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = time.Second, 4*time.Second }
 	})
 	t.Cleanup(tellNow)
 	leader, first, away := cluster[0], cluster[1], cluster[2]
-	first.arrives(t, register(t, leader, "before").Revision)
+	first.waitForRevision(t, register(t, leader, "before").Revision)
 	fabric.cut(raft.ServerAddress(away.raftAddress()))
-	first.arrives(t, register(t, leader, "meanwhile").Revision)
+	first.waitForRevision(t, register(t, leader, "meanwhile").Revision)
 	handed := make(chan error, 1)
 	go func() { handed <- leader.HandOver(within(t), "") }()
-	if id := receive(t, told, "nobody is told to take over"); id != raft.ServerID(first.config.ID) {
-		t.Fatalf("%s is told first, which is cut off", id)
+	if id := receive(t, told, "no voter is told to take over"); id != raft.ServerID(first.config.ID) {
+		t.Fatalf("first told to take over = %s, which is cut off", id)
 	}
-	until(t, "raft gives up on the first, and lets the leader write", func() bool {
+	until(t, "raft gives up on the first voter, and lets the leader write", func() bool {
 		_, err := leader.Propose(within(t), domain.Register{Node: node(t, "later", "later:11211")})
 		if err != nil && !errors.Is(err, ports.ErrNotLeader) {
 			t.Fatal(err)
@@ -337,20 +338,22 @@ func TestAVoterThatTakesOverLateWasHandedLeadership(t *testing.T) {
 		return err == nil
 	})
 	tellNow()
-	if err := receive(t, handed, "it waits for the one that is cut off"); err != nil {
-		t.Errorf("leadership went to %s, and the answer is %v", first.config.ID, err)
+	if err := receive(t, handed, "HandOver still waits for the voter that is cut off"); err != nil {
+		t.Errorf("leadership went to %s, but HandOver = %v, want success", first.config.ID, err)
 	}
 	first.eventually(t, "leading", leading)
 }
 
-// Raft turns the next voter away while it is still busy with the one before.
+// Raft refuses a transfer to the next voter while that to the silent one is still under way.
 func TestAVoterThatIsSilentDoesNotKeepTheNextFromTakingOver(t *testing.T) {
 	t.Parallel()
 	silent, told := make(chan struct{}), make(chan raft.ServerID, 1)
 	endSilence := sync.OnceFunc(func() { close(silent) })
 	var first atomic.Pointer[raft.ServerID]
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.hooks.transport = func(inner transport) transport { return firstIsMute{inner, mute{inner, silent, told}, &first} }
+		config.hooks.transport = func(inner transport) transport {
+			return firstTimeoutNowLost{inner, lostTimeoutNow{inner, silent, told}, &first}
+		}
 	})
 	t.Cleanup(endSilence)
 	leader := cluster[0]
@@ -359,7 +362,7 @@ func TestAVoterThatIsSilentDoesNotKeepTheNextFromTakingOver(t *testing.T) {
 	dead := <-told
 	select {
 	case err := <-handed:
-		t.Fatalf("it gave up before the next voter could be asked: %v", err)
+		t.Fatalf("HandOver ended before it could ask the next voter: %v", err)
 	case <-time.After(2 * leader.config.Timing.ElectionTimeout):
 	}
 	endSilence()
@@ -367,20 +370,21 @@ func TestAVoterThatIsSilentDoesNotKeepTheNextFromTakingOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	if next := leaderOf(t, cluster[1:]); next.config.ID == string(dead) {
-		t.Errorf("%s took over, which was not told to", dead)
+		t.Errorf("%s took over although it was not told to", dead)
 	}
 }
 
-// firstIsMute does not get through to the first voter that it tells to take over.
-type firstIsMute struct {
+// firstTimeoutNowLost is a transport that loses TimeoutNow to the first voter that is told,
+// and delivers it to others.
+type firstTimeoutNowLost struct {
 	transport
-	mute  mute
-	first *atomic.Pointer[raft.ServerID]
+	lostTimeoutNow lostTimeoutNow
+	first          *atomic.Pointer[raft.ServerID]
 }
 
-func (f firstIsMute) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+func (f firstTimeoutNowLost) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	if f.first.CompareAndSwap(nil, &id) || *f.first.Load() == id {
-		return f.mute.TimeoutNow(id, to, args, resp)
+		return f.lostTimeoutNow.TimeoutNow(id, to, args, resp)
 	}
 	return f.transport.TimeoutNow(id, to, args, resp)
 }
@@ -388,36 +392,36 @@ func (f firstIsMute) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *r
 func TestHandOverPrefersAVoterThatLives(t *testing.T) {
 	told := make(chan raft.ServerID, 8)
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.hooks.transport = func(inner transport) transport { return listening{inner, told} }
+		config.hooks.transport = func(inner transport) transport { return recordedTimeoutNow{inner, told} }
 	})
 	leader, dead := cluster[0], cluster[1]
 	dead.stop(t)
-	// From the first heartbeat on that only the other one answers.
+	// Wait for a heartbeat that only the other voter has answered.
 	gone := leader.evidence.lastHeard(raft.ServerID(dead.config.ID))
-	until(t, "the other one was heard from since", func() bool {
+	until(t, "the other voter has answered since", func() bool {
 		return leader.evidence.lastHeard(raft.ServerID(cluster[2].config.ID)).After(gone)
 	})
 	if err := leader.HandOver(within(t), ""); err != nil {
 		t.Fatal(err)
 	}
 	if first := <-told; string(first) != cluster[2].config.ID {
-		t.Errorf("%s was told to take over, which is dead", first)
+		t.Errorf("first told to take over = %s, which is dead", first)
 	}
 	leaderOf(t, cluster[2:])
 }
 
-// listening notes who is told to take over.
-type listening struct {
+// recordedTimeoutNow is a transport that records which voters are told to take over.
+type recordedTimeoutNow struct {
 	transport
 	told chan<- raft.ServerID
 }
 
-func (l listening) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+func (l recordedTimeoutNow) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	l.told <- id
 	return l.transport.TimeoutNow(id, to, args, resp)
 }
 
-// voter is i as a voter, wherever it is now.
+// voter returns i as a voter at its current address.
 func voter(i *instance) domain.Instance {
 	return domain.Instance{ID: i.config.ID, RaftAddress: i.raftAddress(), Suffrage: domain.Voter}
 }
@@ -425,14 +429,14 @@ func voter(i *instance) domain.Instance {
 func mustAdd(t *testing.T, leader *instance, wanted domain.Instance) {
 	t.Helper()
 	if err := leader.Add(within(t), wanted); err != nil {
-		t.Fatalf("add %+v: %v", wanted, err)
+		t.Fatalf("Add(%+v) = %v, want success", wanted, err)
 	}
 	roster, err := leader.Roster(within(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := roster.Find(wanted.ID); got != wanted {
-		t.Fatalf("added %+v, and the roster has %+v", wanted, got)
+		t.Fatalf("roster after Add(%+v) has %+v, want the same", wanted, got)
 	}
 }
 
@@ -442,31 +446,32 @@ func TestAnInstanceThatMovedIsFollowedToItsNewAddress(t *testing.T) {
 	old.stop(t)
 	moved := start(t, instanceConfig{id: old.config.ID, directory: old.config.Directory})
 	if moved.raftAddress() == old.raftAddress() {
-		t.Fatal("it has not moved: the test shows nothing")
+		t.Fatal("the instance has the same address, so the test shows nothing")
 	}
 	mustAdd(t, leader, voter(moved))
 	change := register(t, leader, "after")
-	moved.arrives(t, change.Revision)
-	// It counts: without the other one nothing could be committed.
+	moved.waitForRevision(t, change.Revision)
+	// The moved voter counts: without the other voter, nothing could be committed.
 	cluster[1].stop(t)
 	change = register(t, leader, "later")
-	moved.arrives(t, change.Revision)
+	moved.waitForRevision(t, change.Revision)
 }
 
 func TestAVoterThatWasMovedToWhereNobodyIsCountsAsDown(t *testing.T) {
 	t.Parallel()
 	cluster := startCluster(t, 2, nil)
 	leader, moved := cluster[0], cluster[1]
-	// From the second write on raft has a connection to it that outlives the move: by that
-	// it learns of it, or the leader's log would be ahead of its own.
+	// From the second write on, raft has a connection to the voter that outlives the move.
+	// Over that the voter learns of the move; otherwise the leader's log would be ahead of
+	// its own.
 	register(t, leader, "one")
 	register(t, leader, "two")
 	err := leader.Add(within(t), domain.Instance{ID: moved.config.ID, RaftAddress: "nowhere.invalid:1", Suffrage: domain.Voter})
 	if err != nil && !errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Fatal(err)
 	}
-	leader.eventually(t, "no leader any more", func(s ports.LocalState) bool { return !s.Leading })
-	// That one reaches the other, and so the two go on.
+	leader.eventually(t, "deposed", func(s ports.LocalState) bool { return !s.Leading })
+	// The moved instance still reaches the other, so the two can elect a leader.
 	moved.eventually(t, "leading", leading)
 	err = moved.Add(within(t), domain.Instance{ID: moved.config.ID, RaftAddress: moved.raftAddress(), Suffrage: domain.Voter})
 	if err != nil {
@@ -481,14 +486,14 @@ func TestARemovedInstanceMayComeBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := leader.Remove(within(t), leaving.config.ID); !errors.Is(err, domain.ErrNoSuchInstance) {
-		t.Errorf("removed again: %v", err)
+		t.Errorf("second Remove = %v, want ErrNoSuchInstance", err)
 	}
 	change := register(t, leader, "meanwhile")
 	if err := leader.Add(within(t), domain.Instance{ID: "new", RaftAddress: cluster[1].raftAddress(), Suffrage: domain.Nonvoter}); !errors.Is(err, domain.ErrAddressInUse) {
-		t.Errorf("an address that is in use: %v", err)
+		t.Errorf("Add at an address in use = %v, want ErrAddressInUse", err)
 	}
 	mustAdd(t, leader, voter(leaving))
-	leaving.arrives(t, change.Revision)
+	leaving.waitForRevision(t, change.Revision)
 	leaving.eventually(t, "a member again", func(s ports.LocalState) bool { return s.Member && s.LeaderID != "" })
 }
 
@@ -503,9 +508,9 @@ func TestALeaderThatIsDemotedStepsDownForAnother(t *testing.T) {
 	}
 	next := leaderOf(t, cluster[1:])
 	change := register(t, next, "after")
-	old.arrives(t, change.Revision)
+	old.waitForRevision(t, change.Revision)
 	if state, _ := old.State(); state.Leading || !state.Member {
-		t.Errorf("the one that was demoted: %+v", state)
+		t.Errorf("state of the demoted leader = %+v, want a member that does not lead", state)
 	}
 	for _, one := range cluster[1:] {
 		if one == next {
@@ -518,18 +523,18 @@ func TestALeaderThatIsDemotedStepsDownForAnother(t *testing.T) {
 	last := voter(next)
 	last.Suffrage = domain.Nonvoter
 	if err := next.Add(within(t), last); !errors.Is(err, domain.ErrLastVoter) {
-		t.Errorf("the last voter is demoted: %v", err)
+		t.Errorf("demotion of the last voter = %v, want ErrLastVoter", err)
 	}
 	if err := next.Remove(within(t), next.config.ID); !errors.Is(err, domain.ErrLastVoter) {
-		t.Errorf("the last voter is removed: %v", err)
+		t.Errorf("removal of the last voter = %v, want ErrLastVoter", err)
 	}
 	mustAdd(t, next, voter(old))
 	change = register(t, next, "last")
-	old.arrives(t, change.Revision)
+	old.waitForRevision(t, change.Revision)
 }
 
-// A leader that proves that it leads has proven nothing of its last entries: the next leader need
-// not have them.
+// Proof of leadership proves nothing about the last entries of the leader: the next leader
+// need not have them.
 func TestAnUncommittedMembershipIsNotRead(t *testing.T) {
 	var holdsBack atomic.Bool
 	through := make(chan struct{})
@@ -542,7 +547,7 @@ func TestAnUncommittedMembershipIsNotRead(t *testing.T) {
 	holdsBack.Store(true)
 	added := make(chan error, 1)
 	go func() { added <- leader.Add(within(t), nonvoter("new")) }()
-	until(t, "raft goes by the new membership", func() bool {
+	until(t, "raft uses the new membership", func() bool {
 		_, isMember := leader.roster().Find("new")
 		return isMember
 	})
@@ -551,7 +556,7 @@ func TestAnUncommittedMembershipIsNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, isMember := roster.Find("new"); isMember {
-		t.Errorf("it is read: %+v", roster.Instances())
+		t.Errorf("roster before the commit = %+v, want the old membership", roster.Instances())
 	}
 	letThrough()
 	if err := <-added; err != nil {
@@ -561,6 +566,6 @@ func TestAnUncommittedMembershipIsNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, isMember := roster.Find("new"); !isMember {
-		t.Errorf("it is committed, and is not read: %+v", roster.Instances())
+		t.Errorf("roster after the commit = %+v, want the new member in it", roster.Instances())
 	}
 }

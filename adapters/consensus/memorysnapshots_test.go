@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// sinkOf begins a snapshot.
-func sinkOf(t *testing.T, store raft.SnapshotStore, index uint64, content string) raft.SnapshotSink {
+// beginSnapshot begins a snapshot with this content.
+func beginSnapshot(t *testing.T, store raft.SnapshotStore, index uint64, content string) raft.SnapshotSink {
 	t.Helper()
 	members := raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "n1:1"}}}
 	sink, err := store.Create(raft.SnapshotVersionMax, index, 3, members, 2, nil)
@@ -25,7 +25,7 @@ func sinkOf(t *testing.T, store raft.SnapshotStore, index uint64, content string
 	return sink
 }
 
-// mustList wants the snapshots that end with certain entries, and can be opened.
+// mustList fails unless the store lists complete snapshots that end with these entries.
 func mustList(t *testing.T, store raft.SnapshotStore, want ...uint64) {
 	t.Helper()
 	list, err := store.List()
@@ -44,21 +44,21 @@ func mustList(t *testing.T, store raft.SnapshotStore, want ...uint64) {
 			t.Fatal(err)
 		}
 		if opened.Index != meta.Index || opened.Size != int64(len(state)) || len(opened.Configuration.Servers) != 1 || opened.ConfigurationIndex != 2 {
-			t.Errorf("listed is %+v, and opened %+v with %d bytes", meta, opened, len(state))
+			t.Errorf("snapshot = %+v as listed, %+v with %d bytes as opened, want the same", meta, opened, len(state))
 		}
 	}
 	if !slices.Equal(got, want) {
-		t.Errorf("there are snapshots up to %v, want %v", got, want)
+		t.Errorf("indexes of the snapshots = %v, want %v", got, want)
 	}
 }
 
 func TestASnapshotInMemoryIsThereWhenItIsClosed(t *testing.T) {
 	var store memorySnapshots
 	mustList(t, &store)
-	first := sinkOf(t, &store, 7, "seven")
+	first := beginSnapshot(t, &store, 7, "seven")
 	mustList(t, &store)
 	if _, _, err := store.Open(first.ID()); err == nil {
-		t.Error("one that is not complete can be opened")
+		t.Error("Open of an incomplete snapshot = nil error, want an error")
 	}
 	for range 2 {
 		if err := first.Close(); err != nil {
@@ -66,7 +66,7 @@ func TestASnapshotInMemoryIsThereWhenItIsClosed(t *testing.T) {
 		}
 		mustList(t, &store, 7)
 	}
-	second := sinkOf(t, &store, 8, "eight")
+	second := beginSnapshot(t, &store, 8, "eight")
 	mustList(t, &store, 7)
 	if err := errors.Join(second.Close(), second.Cancel()); err != nil {
 		t.Fatal(err)
@@ -76,10 +76,10 @@ func TestASnapshotInMemoryIsThereWhenItIsClosed(t *testing.T) {
 
 func TestASnapshotInMemoryThatIsCancelledLeavesTheOneBefore(t *testing.T) {
 	var store memorySnapshots
-	if err := sinkOf(t, &store, 7, "seven").Close(); err != nil {
+	if err := beginSnapshot(t, &store, 7, "seven").Close(); err != nil {
 		t.Fatal(err)
 	}
-	cancelled := sinkOf(t, &store, 8, "eig")
+	cancelled := beginSnapshot(t, &store, 8, "eig")
 	for range 2 {
 		if err := cancelled.Cancel(); err != nil {
 			t.Fatal(err)
@@ -91,8 +91,8 @@ func TestASnapshotInMemoryThatIsCancelledLeavesTheOneBefore(t *testing.T) {
 	mustList(t, &store, 7)
 }
 
-// One is made while a leader's is installed; and a leader may send one that is older than
-// one that could not be restored.
+// A snapshot may be made while a leader's is installed, and a leader may send a snapshot
+// that is older than one that could not be restored.
 func TestAnOlderSnapshotInMemoryDoesNotTakeThePlaceOfTheNewest(t *testing.T) {
 	var store memorySnapshots
 	for _, step := range []struct {
@@ -105,7 +105,7 @@ func TestAnOlderSnapshotInMemoryDoesNotTakeThePlaceOfTheNewest(t *testing.T) {
 		{6, []uint64{9, 6}},
 		{10, []uint64{10}},
 	} {
-		if err := sinkOf(t, &store, step.closed, "state").Close(); err != nil {
+		if err := beginSnapshot(t, &store, step.closed, "state").Close(); err != nil {
 			t.Fatal(err)
 		}
 		mustList(t, &store, step.kept...)
@@ -114,7 +114,7 @@ func TestAnOlderSnapshotInMemoryDoesNotTakeThePlaceOfTheNewest(t *testing.T) {
 
 func TestASnapshotInMemoryIsReadBesideAWriter(t *testing.T) {
 	var store memorySnapshots
-	if err := sinkOf(t, &store, 1, strings.Repeat("1", 4096)).Close(); err != nil {
+	if err := beginSnapshot(t, &store, 1, strings.Repeat("1", 4096)).Close(); err != nil {
 		t.Fatal(err)
 	}
 	written := make(chan struct{})
@@ -139,15 +139,15 @@ func TestASnapshotInMemoryIsReadBesideAWriter(t *testing.T) {
 		}
 		list, err := store.List()
 		if err != nil || len(list) != 1 {
-			t.Fatalf("there are %d snapshots, %v", len(list), err)
+			t.Fatalf("number of snapshots = %d, %v, want 1", len(list), err)
 		}
 		_, content, err := store.Open(list[0].ID)
 		if err != nil {
-			continue // a newer one has taken its place
+			continue // a newer snapshot has taken its place
 		}
 		state, err := io.ReadAll(content)
 		if err != nil || len(state) != 4096 || len(bytes.Trim(state, string(state[:1]))) > 0 {
-			t.Fatalf("a snapshot of %d bytes is torn, %v", len(state), err)
+			t.Fatalf("a snapshot of %d bytes is mixed from two, %v", len(state), err)
 		}
 	}
 }

@@ -15,29 +15,29 @@ func TestEntriesOfASuccessorAreNotSent(t *testing.T) {
 		trouble error
 		want    error
 	}{
-		"none":              {nil, nil, nil},
-		"of this term":      {[]*raft.Log{{Index: 1, Term: 2}, {Index: 2, Term: 3}}, nil, nil},
-		"of a later term":   {[]*raft.Log{{Index: 1, Term: 3}, {Index: 2, Term: 4}}, nil, errDeposed},
-		"while in trouble":  {[]*raft.Log{{Index: 1, Term: 3}}, errTrouble, errTrouble},
-		"none, in trouble":  {nil, errTrouble, errTrouble},
-		"of an earlier one": {[]*raft.Log{{Index: 1, Term: 2}}, nil, nil},
+		"no entries":                           {nil, nil, nil},
+		"entries up to this term":              {[]*raft.Log{{Index: 1, Term: 2}, {Index: 2, Term: 3}}, nil, nil},
+		"entries of a later term":              {[]*raft.Log{{Index: 1, Term: 3}, {Index: 2, Term: 4}}, nil, errDeposed},
+		"entries, with the disk in trouble":    {[]*raft.Log{{Index: 1, Term: 3}}, errTrouble, errTrouble},
+		"no entries, with the disk in trouble": {nil, errTrouble, errTrouble},
+		"entries of an earlier term":           {[]*raft.Log{{Index: 1, Term: 2}}, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := mayNotSend(&raft.AppendEntriesRequest{Term: 3, Entries: test.entries}, func() error { return test.trouble })
 			if got != test.want {
-				t.Errorf("got %v, want %v", got, test.want)
+				t.Errorf("error = %v, want %v", got, test.want)
 			}
 		})
 	}
 }
 
-// sender is a transport that takes every snapshot.
-type sender struct {
+// snapshotCounter is a transport that accepts and counts snapshots.
+type snapshotCounter struct {
 	transport
 	sent *int
 }
 
-func (s sender) InstallSnapshot(raft.ServerID, raft.ServerAddress, *raft.InstallSnapshotRequest, *raft.InstallSnapshotResponse, io.Reader) error {
+func (s snapshotCounter) InstallSnapshot(raft.ServerID, raft.ServerAddress, *raft.InstallSnapshotRequest, *raft.InstallSnapshotResponse, io.Reader) error {
 	*s.sent++
 	return nil
 }
@@ -49,18 +49,18 @@ func TestASnapshotOfASuccessorIsNotSent(t *testing.T) {
 		trouble error
 		want    error
 	}{
-		"of an earlier term": {2, nil, nil},
-		"of this term":       {3, nil, nil},
-		"of a later term":    {4, nil, errDeposed},
-		"while in trouble":   {3, errTrouble, errTrouble},
+		"a snapshot of an earlier term":        {2, nil, nil},
+		"a snapshot of this term":              {3, nil, nil},
+		"a snapshot of a later term":           {4, nil, errDeposed},
+		"a snapshot, with the disk in trouble": {3, errTrouble, errTrouble},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sent := 0
-			m := mutedTransport{sender{sent: &sent}, func() error { return test.trouble }}
+			m := mutedTransport{snapshotCounter{sent: &sent}, func() error { return test.trouble }}
 			request := &raft.InstallSnapshotRequest{Term: 3, LastLogIndex: 7, LastLogTerm: test.term}
 			got := m.InstallSnapshot("other", "other:1", request, &raft.InstallSnapshotResponse{}, nil)
 			if got != test.want || (sent > 0) != (test.want == nil) {
-				t.Errorf("got %v, want %v; it was sent %d times", got, test.want, sent)
+				t.Errorf("error = %v, want %v; snapshots sent = %d", got, test.want, sent)
 			}
 		})
 	}

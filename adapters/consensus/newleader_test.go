@@ -11,23 +11,23 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// reticent is a transport over which nobody hears of more commits than there are
-// up to the bound, once there is one.
-type reticent struct {
+// cappedCommit is a transport that, once bound is set, delivers no request with a commit
+// index above it.
+type cappedCommit struct {
 	transport
 	bound *atomic.Uint64
 }
 
-func (r reticent) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (r cappedCommit) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if bound := r.bound.Load(); bound > 0 && args.LeaderCommitIndex > bound {
 		return errCut
 	}
 	return r.transport.AppendEntries(id, to, args, resp)
 }
 
-// A write is acknowledged, and the follower that has it is elected before it
-// hears that it is committed. Until an entry of its own term is, it can't know,
-// however sure it is that it leads.
+// A write is acknowledged, and a follower that has it is elected before it learns that the
+// write is committed. However sure it is of its leadership, it can't know that until an
+// entry of its own term is committed.
 func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 	t.Parallel()
 	fabric := newNetwork()
@@ -41,7 +41,7 @@ func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 			inner = &faulty{inner, fabric}
 			switch config.id {
 			case "instance-0":
-				return reticent{inner, &bound}
+				return cappedCommit{inner, &bound}
 			case "instance-1":
 				return heartbeatsOnly{inner, &holdsBack, through}
 			}
@@ -53,9 +53,9 @@ func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 	old, next, other := cluster[0], cluster[1], cluster[2]
 	change := register(t, old, "before")
 	for _, i := range cluster {
-		i.arrives(t, change.Revision)
+		i.waitForRevision(t, change.Revision)
 	}
-	until(t, "they know of all commits", func() bool { return next.commitIndex() == old.commitIndex() })
+	until(t, "the next leader knows of all commits", func() bool { return next.commitIndex() == old.commitIndex() })
 
 	bound.Store(old.commitIndex())
 	holdsBack.Store(true)
@@ -63,21 +63,21 @@ func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 	register(t, old, "acknowledged")
 	old.stop(t)
 	fabric.mend(raft.ServerAddress(other.raftAddress()))
-	until(t, "the next one leads, and the other one knows", func() bool {
+	until(t, "the next leader leads, and its follower knows that", func() bool {
 		return next.raft.State() == raft.Leader && string(leaderAt(other)) == next.config.ID
 	})
 	for who, read := range map[string]func(context.Context) (domain.View, error){
-		"the new leader": next.Read, "the new leader, here": next.ReadHere, "its follower": other.ReadHere,
+		"the new leader": next.Read, "the new leader's own state": next.ReadHere, "its follower": other.ReadHere,
 	} {
 		if view, err := read(briefly(t)); err == nil {
-			t.Errorf("%s read revision %d, after revision 2 was acknowledged", who, view.Revision())
+			t.Errorf("%s: read revision %d, want an error: revision 2 was acknowledged", who, view.Revision())
 		}
 	}
 	if next.commitIndex() > bound.Load() {
-		t.Error("the new leader knows of the commit: the test shows nothing")
+		t.Error("the new leader knows of the commit, so the test shows nothing")
 	}
 	letThrough()
 	for _, i := range []*instance{next, other} {
-		mustHold(t, settled(t, i), "before", "acknowledged")
+		mustHold(t, mustReadHere(t, i), "before", "acknowledged")
 	}
 }

@@ -15,10 +15,10 @@ func TestAClusterReplicatesAndSurvivesItsLeader(t *testing.T) {
 	register(t, first, "a")
 	for _, follower := range cluster[1:] {
 		if _, err := follower.Read(within(t)); !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("a follower's read: %v", err)
+			t.Errorf("Read of a follower = %v, want ErrNotLeader", err)
 		}
 		if _, err := follower.Propose(within(t), domain.Deregister{ID: "a"}); !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("a follower's proposal: %v", err)
+			t.Errorf("Propose of a follower = %v, want ErrNotLeader", err)
 		}
 	}
 	first.stop(t)
@@ -28,10 +28,10 @@ func TestAClusterReplicatesAndSurvivesItsLeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, there := view.Node("a"); !there || view.Revision() != 1 {
-		t.Fatalf("the new leader shows revision %d without the node that was acknowledged", view.Revision())
+		t.Fatalf("view of the new leader = revision %d, want revision 1 with the acknowledged node", view.Revision())
 	}
 	if change := register(t, second, "b"); change.Revision != 2 {
-		t.Errorf("revision %d after a failover, want 2", change.Revision)
+		t.Errorf("revision after a failover = %d, want 2", change.Revision)
 	}
 }
 
@@ -54,7 +54,7 @@ func TestAnInstanceRestartsWithAllItsState(t *testing.T) {
 		t.Error("a restart lost an acknowledged node")
 	}
 	if after, _ := again.State(); after.ClusterID != before.ClusterID || before.ClusterID == "" {
-		t.Errorf("cluster id %q, was %q", after.ClusterID, before.ClusterID)
+		t.Errorf("cluster id after the restart = %q, want %q", after.ClusterID, before.ClusterID)
 	}
 }
 
@@ -78,9 +78,9 @@ func TestABatchIsOneEntry(t *testing.T) {
 	}
 	changes, err := i.Propose(within(t), batch)
 	if err != nil || len(changes) != domain.MaxBatch {
-		t.Fatalf("%d changes, %v", len(changes), err)
+		t.Fatalf("changes of the batch = %d, %v, want MaxBatch", len(changes), err)
 	}
 	if n := i.raft.LastIndex() - before; n != 1 {
-		t.Errorf("it took %d entries", n)
+		t.Errorf("entries of the batch = %d, want 1", n)
 	}
 }

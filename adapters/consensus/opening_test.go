@@ -13,9 +13,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Raft can forget, over a change of leadership, that a transfer has ended, and
-// then turns every write away for ever, while its heartbeats keep the others from
-// electing somebody else.
+// Over a change of leadership, raft can forget that a transfer has ended. It then refuses
+// every write for ever, while its heartbeats keep the other voters from electing another
+// leader.
 func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
 	t.Parallel()
 	fabric := newNetwork()
@@ -24,7 +24,7 @@ func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
 	var log lines
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport {
-			return mute{&faulty{inner, fabric}, silent, told}
+			return lostTimeoutNow{&faulty{inner, fabric}, silent, told}
 		}
 		if config.bootstrap {
 			config.fatal = func(err error) { fatal <- err }
@@ -32,7 +32,7 @@ func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
 			config.logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			return
 		}
-		// The other one never stands for election.
+		// The other instance never stands for election.
 		config.hooks.settings = func(settings *raft.Config) {
 			settings.HeartbeatTimeout, settings.ElectionTimeout = 2*patience, 2*patience
 		}
@@ -45,10 +45,10 @@ func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
 	<-told
 	cancel()
 	if err := <-handed; !errors.Is(err, context.Canceled) {
-		t.Fatalf("hand over: %v", err)
+		t.Fatalf("HandOver = %v, want context.Canceled", err)
 	}
 	if _, err := leader.apply(within(t), encodeEntry(opening{})); !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("a write while leadership is handed over: %v, want ErrNotLeader", err)
+		t.Errorf("apply during a transfer = %v, want ErrNotLeader", err)
 	}
 
 	term := leader.raft.CurrentTerm()
@@ -58,12 +58,12 @@ func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
 	select {
 	case err := <-fatal:
 		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) || leader.raft.CurrentTerm() == term {
-			t.Errorf("Fatal in term %d after %d: %v", leader.raft.CurrentTerm(), term, err)
+			t.Errorf("Fatal in term %d after term %d = %v, want a transfer in progress in a later term", leader.raft.CurrentTerm(), term, err)
 		}
 	case <-time.After(patience):
-		t.Fatal("it leads for ever without being able to write")
+		t.Fatal("the leader, which can't write, did not give up")
 	}
 	if n := strings.Count(strings.Join(log.since(0), "\n"), "could not open the term"); n != 1 {
-		t.Errorf("it was told %d times that the term can't be opened yet", n)
+		t.Errorf("log lines about a term that can't be opened = %d, want 1", n)
 	}
 }

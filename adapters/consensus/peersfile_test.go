@@ -19,7 +19,7 @@ func TestPeersAreKept(t *testing.T) {
 	}
 	defer func() { _ = directory.Close() }()
 	if got, err := readPeers(directory); err != nil || len(got.Instances()) != 0 {
-		t.Errorf("before: %+v, %v", got, err)
+		t.Errorf("readPeers without a file = %+v, %v, want an empty list", got, err)
 	}
 	want := domain.NewRoster(
 		domain.Instance{ID: "a", RaftAddress: "h:1", Suffrage: domain.Voter},
@@ -29,7 +29,7 @@ func TestPeersAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := readPeers(directory); err != nil || !got.Equal(want) {
-		t.Errorf("%+v, %v", got, err)
+		t.Errorf("readPeers = %+v, %v, want the stored list", got, err)
 	}
 	path := filepath.Join(directory.Path(), peersName)
 	whole, err := os.ReadFile(path)
@@ -38,16 +38,16 @@ func TestPeersAreKept(t *testing.T) {
 	}
 	golden(t, "peers-v1.golden", whole)
 	for name, damaged := range map[string]string{
-		"another address": strings.Replace(string(whole), "h:1", "h:7", 1),
-		"half of it":      string(whole[:len(whole)/2]),
-		"nothing":         "",
-		"a later format":  strings.Replace(string(whole), `"format": 1`, `"format": 2`, 1),
+		"a changed address": strings.Replace(string(whole), "h:1", "h:7", 1),
+		"half of it":        string(whole[:len(whole)/2]),
+		"an empty file":     "",
+		"a later format":    strings.Replace(string(whole), `"format": 1`, `"format": 2`, 1),
 	} {
 		if err := os.WriteFile(path, []byte(damaged), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := readPeers(directory); !errors.Is(err, errPeersFile) {
-			t.Errorf("%s: %+v, %v", name, got, err)
+			t.Errorf("readPeers of %s = %+v, %v, want errPeersFile", name, got, err)
 		}
 	}
 }
@@ -55,7 +55,7 @@ func TestPeersAreKept(t *testing.T) {
 func TestAnInstanceRemembersItsPeers(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	for _, i := range cluster {
-		until(t, "it remembers all three", func() bool {
+		until(t, "the instance has stored all three", func() bool {
 			state, _ := i.State()
 			kept, err := readPeers(i.directory)
 			return err == nil && kept.Voters() == 3 && kept.Equal(state.Roster)
@@ -63,10 +63,10 @@ func TestAnInstanceRemembersItsPeers(t *testing.T) {
 	}
 }
 
-// Without another change of the membership.
+// The list is stored without another change of the membership.
 func TestAListOfPeersThatCouldNotBeKeptIsKeptLater(t *testing.T) {
 	leader := startCluster(t, 1, nil)[0]
-	until(t, "it remembers itself", func() bool { return leader.wasAlone() })
+	until(t, "the leader has stored itself", func() bool { return leader.wasAlone() })
 	// A directory in the place of the temporary file makes the write fail for root too.
 	obstacle := filepath.Join(leader.config.Directory, peersName+".tmp")
 	if err := os.Mkdir(obstacle, 0o700); err != nil {
@@ -75,15 +75,15 @@ func TestAListOfPeersThatCouldNotBeKeptIsKeptLater(t *testing.T) {
 	mustAdd(t, leader, domain.Instance{ID: "b", RaftAddress: "b.invalid:1", Suffrage: domain.Nonvoter})
 	leader.eventually(t, "aware of b", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == 2 })
 	if !leader.wasAlone() {
-		t.Fatal("it was kept, and should have failed")
+		t.Fatal("the list was stored, so the test shows nothing")
 	}
 	if err := os.Remove(obstacle); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it remembers both", func() bool { return leader.hasPeers() })
+	until(t, "the leader has stored both", func() bool { return leader.hasPeers() })
 }
 
-// What changed last is not lost with the process that ends in good order.
+// The last change is not lost when the process ends in an orderly way.
 func TestAListOfPeersIsKeptAtTheEnd(t *testing.T) {
 	leader := startCluster(t, 1, nil)[0]
 	mustAdd(t, leader, domain.Instance{ID: "b", RaftAddress: "b.invalid:1", Suffrage: domain.Nonvoter})
@@ -94,6 +94,6 @@ func TestAListOfPeersIsKeptAtTheEnd(t *testing.T) {
 	}
 	defer func() { _ = directory.Close() }()
 	if kept, err := readPeers(directory); err != nil || len(kept.Instances()) != 2 {
-		t.Errorf("%+v, %v", kept, err)
+		t.Errorf("readPeers = %+v, %v, want two instances", kept, err)
 	}
 }

@@ -12,11 +12,12 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// A disk that hangs in the middle of it keeps nobody from seeing the membership.
+// A disk that hangs while the list is stored must not keep anyone from seeing the
+// membership.
 func TestNothingWaitsForTheListOfPeersToBeStored(t *testing.T) {
 	leader := startCluster(t, 1, nil)[0]
-	until(t, "it remembers itself", func() bool { return leader.wasAlone() })
-	// Who opens it to write waits for somebody who reads.
+	until(t, "the leader has stored itself", func() bool { return leader.wasAlone() })
+	// Opening a FIFO for writing blocks until it is opened for reading.
 	hanging := filepath.Join(leader.config.Directory, peersName+".tmp")
 	if err := syscall.Mkfifo(hanging, 0o600); err != nil {
 		t.Fatal(err)
@@ -29,7 +30,7 @@ func TestNothingWaitsForTheListOfPeersToBeStored(t *testing.T) {
 		t.Cleanup(func() { reader.Close() })
 		return os.Remove(hanging)
 	}
-	t.Cleanup(func() { _ = letGo() }) // if it comes to that
+	t.Cleanup(func() { _ = letGo() }) // in case the test fails before
 	for _, id := range []string{"b", "c"} {
 		mustAdd(t, leader, domain.Instance{ID: id, RaftAddress: id + ".invalid:1", Suffrage: domain.Nonvoter})
 		leader.eventually(t, "aware of "+id, func(s ports.LocalState) bool {
@@ -40,7 +41,7 @@ func TestNothingWaitsForTheListOfPeersToBeStored(t *testing.T) {
 	if err := letGo(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it remembers all", func() bool {
+	until(t, "the leader has stored all", func() bool {
 		kept, err := readPeers(leader.directory)
 		return err == nil && len(kept.Instances()) == 3
 	})

@@ -15,7 +15,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// What can't be written as fast as it comes is refused before it fills the memory.
+// Writes that come faster than they can be stored are refused before they fill the memory.
 func TestMoreBytesThanFitAreRefused(t *testing.T) {
 	free := make(chan struct{})
 	release := sync.OnceFunc(func() { close(free) })
@@ -27,11 +27,11 @@ func TestMoreBytesThanFitAreRefused(t *testing.T) {
 		},
 	}})
 	i.eventually(t, "leading", leading)
-	// What a new leader writes by itself counts until it is answered.
-	until(t, "nothing is on its way", func() bool { return i.writes.pending.Load() == 0 })
+	// The entry that a new leader writes by itself counts as pending until it is answered.
+	until(t, "no write is pending", func() bool { return i.writes.pending.Load() == 0 })
 	blocked.Store(true)
 
-	// As if much were on its way already.
+	// As if many bytes were pending already.
 	cmd := domain.Register{Node: node(t, "a", "h:1")}
 	const proposals, fit = 10, 3
 	elsewhere := maxPending - fit*int64(len(encodeEntry(cmd)))
@@ -45,39 +45,39 @@ func TestMoreBytesThanFitAreRefused(t *testing.T) {
 				busy.Add(1)
 			case err != nil:
 				other.Add(1)
-				t.Errorf("propose: %v", err)
+				t.Errorf("Propose = %v, want success or ErrBusy", err)
 			}
 		})
 	}
 	deadline := time.Now().Add(patience)
 	for busy.Load() < proposals-fit && other.Load() == 0 {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d are refused, and %d of %d fit", busy.Load(), fit, proposals)
+			t.Fatalf("refused proposals = %d, want all but %d of %d", busy.Load(), fit, proposals)
 		}
 		runtime.Gosched()
 	}
 	release()
 	proposing.Wait()
 	if refused := busy.Load(); refused != proposals-fit {
-		t.Errorf("%d are refused, and %d of %d fit", refused, fit, proposals)
+		t.Errorf("refused proposals = %d, want all but %d of %d", refused, fit, proposals)
 	}
 	if pending := i.writes.pending.Load(); pending != elsewhere {
-		t.Errorf("%d bytes are on their way when all is answered", pending-elsewhere)
+		t.Errorf("pending bytes when all is answered = %d, want none", pending-elsewhere)
 	}
-	register(t, i, "b") // what was answered has made room
+	register(t, i, "b") // the answered writes have made room
 	i.inflight.mu.Lock()
 	inside := i.inflight.count
 	i.inflight.mu.Unlock()
 	if inside != 0 {
-		t.Errorf("Close would wait for %d that are answered", inside)
+		t.Errorf("callers that Close would wait for = %d, want none", inside)
 	}
 }
 
-// Those who go together are one entry of the log, and each is answered for itself.
+// Writes that go together are one entry of the log, but each gets its own answer.
 func TestWritersOfASharedEntryGetTheirOwnAnswers(t *testing.T) {
 	i := start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
 	i.eventually(t, "leading", leading)
-	until(t, "nothing is on its way", func() bool { return i.writes.pending.Load() == 0 })
+	until(t, "no write is pending", func() bool { return i.writes.pending.Load() == 0 })
 	writes := make([]*write, 3)
 	for n, cmd := range []domain.Command{
 		domain.Register{Node: node(t, "a", "h:1")},
@@ -88,7 +88,7 @@ func TestWritersOfASharedEntryGetTheirOwnAnswers(t *testing.T) {
 		i.inflight.enter()
 		i.writes.pending.Add(int64(len(writes[n].entry)))
 	}
-	// As if they had come while another one was on its way.
+	// As if the writes had come while another was in flight.
 	i.writes.mu.Lock()
 	i.writes.waiting = slices.Clone(writes)
 	i.writes.send()
@@ -96,11 +96,11 @@ func TestWritersOfASharedEntryGetTheirOwnAnswers(t *testing.T) {
 	for n, w := range writes {
 		<-w.done
 		if refused := errors.Is(w.outcome.err, domain.ErrAddressInUse); w.err != nil || refused != (n == 1) {
-			t.Errorf("write %d: %v, %v", n, w.err, w.outcome.err)
+			t.Errorf("write %d: error = %v, outcome = %v, want only the second refused", n, w.err, w.outcome.err)
 		}
 	}
 	if last := writes[2].outcome.changes; len(last) != 1 || last[0].Revision != 2 || last[0].Node.ID != "c" {
-		t.Errorf("the last one changed %+v", last)
+		t.Errorf("changes of the last write = %+v, want c at revision 2", last)
 	}
 	var entry raft.Log
 	if err := i.store.GetLog(i.raft.LastIndex(), &entry); err != nil {
@@ -108,11 +108,12 @@ func TestWritersOfASharedEntryGetTheirOwnAnswers(t *testing.T) {
 	}
 	decoded, err := decodeEntry(entry.Data)
 	if together, is := decoded.(commandGroup); err != nil || !is || len(together) != 3 {
-		t.Errorf("the last entry of the log is %+v, %v", decoded, err)
+		t.Errorf("last entry of the log = %+v, %v, want a group of three commands", decoded, err)
 	}
 }
 
-// blockableFSM applies, when it is blocked, nothing before it is let go.
+// blockableFSM is a state machine that, while blocked is set, applies nothing before free is
+// closed.
 type blockableFSM struct {
 	*machine
 	blocked *atomic.Bool
@@ -126,8 +127,8 @@ func (b blockableFSM) ApplyBatch(entries []*raft.Log) []any {
 	return b.machine.ApplyBatch(entries)
 }
 
-// A refusal is promised within a second, of which refusalRoom is for all that comes
-// beside what is waited for, on a machine that is busy.
+// A refusal is promised within a second. Of that, refusalRoom is for everything beside the
+// wait itself on a busy machine.
 const refusalRoom = 150 * time.Millisecond
 
 func TestWaitsBeforeARefusalLeaveRoomWithinASecond(t *testing.T) {
@@ -137,13 +138,13 @@ func TestWaitsBeforeARefusalLeaveRoomWithinASecond(t *testing.T) {
 		"the leader's answer, and all up to it":          answerTimeout,
 	} {
 		if room := time.Second - bound; room < refusalRoom {
-			t.Errorf("after the wait for %s, which is %v, %v are left", what, bound, room)
+			t.Errorf("wait for %s = %v, which leaves %v, want at least refusalRoom", what, bound, room)
 		}
 	}
 }
 
-// refusedInTime has something refused that tells how long that took. Where the machine is
-// busy it may take longer than is promised, but not each time.
+// refusedInTime calls refused, which returns how long a refusal took, until one is in time.
+// On a busy machine some may take longer than promised, but not all.
 func refusedInTime(t *testing.T, refused func() time.Duration) {
 	t.Helper()
 	var took []time.Duration
@@ -156,5 +157,5 @@ func refusedInTime(t *testing.T, refused func() time.Duration) {
 			break
 		}
 	}
-	t.Errorf("it took %v", took)
+	t.Errorf("every refusal took too long, the last one %v", took)
 }

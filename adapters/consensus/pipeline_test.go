@@ -7,21 +7,21 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// refusing is raft's pipeline to a peer that refuses the first entries: what comes
-// next waits for answers to be taken.
-type refusing struct {
+// refusingPipeline is raft's pipeline to a peer that refuses the first entries: the next
+// call waits until answers are taken.
+type refusingPipeline struct {
 	answers chan raft.AppendFuture
 	closed  chan struct{}
 }
 
-func (r *refusing) AppendEntries(*raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+func (r *refusingPipeline) AppendEntries(*raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	<-r.closed
 	return nil, raft.ErrPipelineShutdown
 }
 
-func (r *refusing) Consumer() <-chan raft.AppendFuture { return r.answers }
+func (r *refusingPipeline) Consumer() <-chan raft.AppendFuture { return r.answers }
 
-func (r *refusing) Close() error {
+func (r *refusingPipeline) Close() error {
 	close(r.closed)
 	return nil
 }
@@ -35,27 +35,27 @@ func (a *answered) Request() *raft.AppendEntriesRequest { return &raft.AppendEnt
 
 func (a *answered) Response() *raft.AppendEntriesResponse { return &a.response }
 
-// severed is raft's pipeline on a connection that is broken.
-type severed struct{ *refusing }
+// severedPipeline is raft's pipeline on a broken connection.
+type severedPipeline struct{ *refusingPipeline }
 
-func (severed) AppendEntries(*raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+func (severedPipeline) AppendEntries(*raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	return nil, raft.ErrTransportShutdown
 }
 
-// What was sent before it is not waited for as long as for the instance to return.
+// Otherwise the answers to earlier requests would be waited for until the instance returns.
 func TestAPipelineThatIsBrokenIsClosedAtOnce(t *testing.T) {
-	inner := &refusing{answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
+	inner := &refusingPipeline{answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
 	awaited := false
-	p := newPipeline(severed{inner}, nil, func(term uint64) {
+	p := newPipeline(severedPipeline{inner}, nil, func(term uint64) {
 		awaited = term == 7
 		select {
 		case <-inner.closed:
 		default:
-			t.Error("it is open while the instance is waited for")
+			t.Error("the pipeline is still open while the instance is waited for")
 		}
 	})
 	if _, err := p.AppendEntries(&raft.AppendEntriesRequest{Term: 7}, nil); err != raft.ErrTransportShutdown || !awaited {
-		t.Errorf("%v, and its return is awaited: %t", err, awaited)
+		t.Errorf("AppendEntries = %v, wait for the instance = %t, want ErrTransportShutdown and true", err, awaited)
 	}
 	if err := p.Close(); err != nil {
 		t.Error(err)
@@ -69,14 +69,14 @@ func TestAPipelineEndsWithTheFirstRefusal(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				inner := &refusing{answers: make(chan raft.AppendFuture, 1), closed: make(chan struct{})}
+				inner := &refusingPipeline{answers: make(chan raft.AppendFuture, 1), closed: make(chan struct{})}
 				p := newPipeline(inner, func(*raft.AppendEntriesRequest, <-chan struct{}) bool { return true }, func(uint64) {})
 				sent := make(chan error, 1)
 				inner.answers <- &answered{response: raft.AppendEntriesResponse{Success: test.success}}
 				if got := (<-p.Consumer()).Response().Success; got != test.success {
-					t.Errorf("raft is told %v", got)
+					t.Errorf("answer given to raft = success %v, want the opposite", got)
 				}
-				// Raft takes no more answers now, and sends once more.
+				// Raft takes no more answers from here on, and sends one more request.
 				go func() {
 					_, err := p.AppendEntries(&raft.AppendEntriesRequest{}, nil)
 					sent <- err
@@ -85,11 +85,11 @@ func TestAPipelineEndsWithTheFirstRefusal(t *testing.T) {
 				select {
 				case err := <-sent:
 					if !test.ends || err != raft.ErrPipelineShutdown {
-						t.Errorf("it ended with %v", err)
+						t.Errorf("AppendEntries = %v, want ErrPipelineShutdown after a refusal, and otherwise no end", err)
 					}
 				default:
 					if test.ends {
-						t.Error("raft waits for ever")
+						t.Error("AppendEntries after a refusal still waits")
 					}
 				}
 				if err := p.Close(); err != nil {

@@ -8,11 +8,11 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
 )
 
-// subject is a real cluster for the suites of the ports. It has two voters, so
-// that it is certain who takes over from the leader.
+// subject is a real cluster for the test suites of the ports. It has two voters, so that the
+// successor of the leader is certain.
 func subject(tb testing.TB) portstest.Subject { return subjectWith(tb, func(*instanceConfig) {}) }
 
-// inSmallParts is subject where a restore is written in parts of a node or two.
+// inSmallParts is a subject whose restores are written in parts of one or two nodes.
 func inSmallParts(tb testing.TB) portstest.Subject {
 	s := subjectWith(tb, func(config *instanceConfig) { config.hooks.restorePartBytes = 256 })
 	tellFormats(tb, []*instance{s.Leader.Registry.(*instance), s.Follower.Registry.(*instance)})
@@ -29,7 +29,7 @@ func subjectWith(tb testing.TB, change func(*instanceConfig)) portstest.Subject 
 	}
 }
 
-// upgraded is a subject whose leader reads format 3, which takes some registrations.
+// upgraded is a subject whose leader reads format 3, which some registrations need.
 func upgraded(tb testing.TB) portstest.FormatsSubject {
 	s := subject(tb)
 	leader := s.Leader.Registry.(*instance)

@@ -10,7 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// What was read at the start is not read again, and is nobody else's.
+// A snapshot that was decoded at the start is used only once, and only for itself.
 func TestAPreparedSnapshotIsTakenOnce(t *testing.T) {
 	one, two := domain.Register{Node: minimalNode(t, "a", "h:1")}, domain.Register{Node: minimalNode(t, "b", "h:2")}
 	read := restoredFrom(t, snapshotOf(t, imageOf(registryAfter(one))))
@@ -21,17 +21,17 @@ func TestAPreparedSnapshotIsTakenOnce(t *testing.T) {
 	m := testMachine(t)
 	m.preloaded = &preloadedSnapshot{"first", read}
 	if err := restore(m, "first", nil); err != nil || m.registry.View().Len() != 1 {
-		t.Fatalf("it has %d nodes, %v", m.registry.View().Len(), err)
+		t.Fatalf("restore of the prepared snapshot = %d nodes, %v, want 1", m.registry.View().Len(), err)
 	}
 	if err := restore(m, "first", nil); err == nil {
-		t.Error("it is taken again, and what was done to it since with it")
+		t.Error("second restore = nil error, want an error: the prepared state has changed since")
 	}
 
 	m.preloaded = &preloadedSnapshot{"first", read}
 	if err := restore(m, "second", later); err != nil || m.registry.View().Len() != 2 {
-		t.Errorf("instead of another one: %d nodes, %v", m.registry.View().Len(), err)
+		t.Errorf("restore of another snapshot = %d nodes, %v, want 2", m.registry.View().Len(), err)
 	}
 	if m.preloaded != nil {
-		t.Error("it is kept, and will not be asked for any more")
+		t.Error("the prepared snapshot is kept after another was restored")
 	}
 }

@@ -18,9 +18,9 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// promotes lets i promote whoever is to be promoted, as long as the test runs,
-// and gives the use cases of that.
-func (i *instance) promotes(t *testing.T) *app.Cluster {
+// runPromotions lets i carry out promotions until the test ends, and returns the use cases
+// for adding instances.
+func (i *instance) runPromotions(t *testing.T) *app.Cluster {
 	t.Helper()
 	c := app.NewCluster(app.ClusterConfig{
 		Inquiry:     app.Inquiry{Self: ports.Identity{RaftID: i.config.ID}, Formats: i, Local: i, Peers: neighbours{}},
@@ -36,13 +36,13 @@ func (i *instance) promotes(t *testing.T) *app.Cluster {
 	return c
 }
 
-// patiently is for clusters whose leader is to stay, however busy the machine is.
-func patiently(timing *Timing) {
+// longTimeouts is for clusters whose leader must stay, even on a busy machine.
+func longTimeouts(timing *Timing) {
 	timing.HeartbeatTimeout, timing.ElectionTimeout = 2*time.Second, 2*time.Second
 }
 
-// becomes waits until i has itself in its membership with a suffrage.
-func (i *instance) becomes(t *testing.T, suffrage domain.Suffrage) {
+// mustBecome waits until i has this suffrage in its own membership.
+func (i *instance) mustBecome(t *testing.T, suffrage domain.Suffrage) {
 	t.Helper()
 	i.eventually(t, "a "+string(suffrage), func(s ports.LocalState) bool {
 		self, _ := s.Roster.Find(i.config.ID)
@@ -50,57 +50,57 @@ func (i *instance) becomes(t *testing.T, suffrage domain.Suffrage) {
 	})
 }
 
-func nobodyIsWanted(s ports.LocalState) bool { return len(s.Promotions) == 0 }
+func noPromotions(s ports.LocalState) bool { return len(s.Promotions) == 0 }
 
 func TestANewVoterIsOneWhenItHasCaughtUp(t *testing.T) {
-	leader := startCluster(t, 1, func(config *instanceConfig) { config.timing = patiently })[0]
-	cluster := leader.promotes(t)
+	leader := startCluster(t, 1, func(config *instanceConfig) { config.timing = longTimeouts })[0]
+	cluster := leader.runPromotions(t)
 	for n := range 50 {
 		register(t, leader, fmt.Sprintf("n%d", n))
 	}
-	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: patiently})
+	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: longTimeouts})
 	got, err := cluster.Add(within(t), voter(joining), false)
 	if err != nil || got != voter(joining) {
-		t.Fatalf("%+v, %v", got, err)
+		t.Fatalf("Add = %+v, %v, want the instance as asked", got, err)
 	}
 	if state, _ := joining.State(); state.View.Revision() != 50 {
-		t.Errorf("it is a voter at revision %d", state.View.Revision())
+		t.Errorf("revision of the new voter = %d, want 50", state.View.Revision())
 	}
-	leader.eventually(t, "done with it", nobodyIsWanted)
+	leader.eventually(t, "done with the promotion", noPromotions)
 }
 
-// Writes go on while one that takes nothing is to be a voter; it is one when it
-// has taken all.
+// Writes go on while an instance that accepts no entries is to become a voter. It becomes
+// one when it has them all.
 func TestAnInstanceThatLagsIsNoVoterYet(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
 	leader := startCluster(t, 1, func(config *instanceConfig) {
-		config.timing = patiently
+		config.timing = longTimeouts
 		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
 	})[0]
 	letThrough := sync.OnceFunc(func() { close(through) })
 	t.Cleanup(letThrough) // before the instances are stopped
-	cluster := leader.promotes(t)
+	cluster := leader.runPromotions(t)
 	register(t, leader, "before")
 	holdsBack.Store(true)
-	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: patiently})
-	if err := addedUntilStaged(t, cluster, leader, voter(joining)); !errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Fatalf("it takes nothing, and the answer is %v", err)
+	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: longTimeouts})
+	if err := addUntilStaged(t, cluster, leader, voter(joining)); !errors.Is(err, ports.ErrOutcomeUnknown) {
+		t.Fatalf("Add of an instance that accepts nothing = %v, want ErrOutcomeUnknown", err)
 	}
 	change := register(t, leader, "meanwhile")
 	state, _ := leader.State()
 	if now, _ := state.Roster.Find("joining"); now.Suffrage != domain.Nonvoter || !slices.Equal(state.Promotions, []string{"joining"}) {
-		t.Errorf("it is %+v, and to be promoted are %q", now, state.Promotions)
+		t.Errorf("instance = %+v, promotions = %q, want a nonvoter to be promoted", now, state.Promotions)
 	}
 	letThrough()
-	joining.becomes(t, domain.Voter)
-	joining.arrives(t, change.Revision)
-	leader.eventually(t, "done with it", nobodyIsWanted)
+	joining.mustBecome(t, domain.Voter)
+	joining.waitForRevision(t, change.Revision)
+	leader.eventually(t, "done with the promotion", noPromotions)
 }
 
-// addedUntilStaged adds a voter, gives up when it has become a nonvoter there, and tells
-// what the answer was.
-func addedUntilStaged(t *testing.T, c *app.Cluster, leader *instance, wanted domain.Instance) error {
+// addUntilStaged adds a voter, cancels the call when wanted is a nonvoter at its address,
+// and returns the error.
+func addUntilStaged(t *testing.T, c *app.Cluster, leader *instance, wanted domain.Instance) error {
 	t.Helper()
 	ctx, giveUp := context.WithCancel(t.Context())
 	answer := make(chan error, 1)
@@ -108,7 +108,7 @@ func addedUntilStaged(t *testing.T, c *app.Cluster, leader *instance, wanted dom
 		_, err := c.Add(ctx, wanted, false)
 		answer <- err
 	}()
-	leader.eventually(t, "it is a nonvoter there", func(s ports.LocalState) bool {
+	leader.eventually(t, "aware of the nonvoter at its address", func(s ports.LocalState) bool {
 		now, _ := s.Roster.Find(wanted.ID)
 		return now.RaftAddress == wanted.RaftAddress && now.Suffrage == domain.Nonvoter
 	})
@@ -116,8 +116,8 @@ func addedUntilStaged(t *testing.T, c *app.Cluster, leader *instance, wanted dom
 	return receive(t, answer, "who gave up waits on")
 }
 
-// A leader ends between the nonvoter and the voter, and everybody is started
-// again in between, from a snapshot or from the log.
+// The leader stops between the nonvoter and the voter. In some cases all instances are also
+// restarted then, from a snapshot or from the log.
 func TestAPromotionOutlivesItsLeader(t *testing.T) {
 	t.Parallel()
 	for name, timing := range map[string]func(*Timing){
@@ -134,7 +134,7 @@ func TestAPromotionOutlivesItsLeader(t *testing.T) {
 				joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: timing})
 				asLeft := voter(joining)
 				asLeft.Suffrage = domain.Nonvoter
-				// What the leader does before it promotes anybody.
+				// The leader records this before it promotes an instance.
 				if err := leader.AddPromotion(within(t), "joining"); err != nil {
 					t.Fatal(err)
 				}
@@ -147,24 +147,24 @@ func TestAPromotionOutlivesItsLeader(t *testing.T) {
 				if restarted {
 					for n, i := range cluster {
 						i.stop(t)
-						cluster[n] = again(t, i, timing)
+						cluster[n] = restart(t, i, timing)
 					}
 					joining.stop(t)
-					joining = again(t, joining, timing)
+					joining = restart(t, joining, timing)
 					left = cluster
 				}
 				next := leaderOf(t, left)
 				if state, _ := next.State(); !slices.Equal(state.Promotions, []string{"joining"}) {
-					t.Fatalf("the next leader knows of %q", state.Promotions)
+					t.Fatalf("promotions known to the next leader = %q, want joining", state.Promotions)
 				}
 				if self, _ := mustFind(t, next, "joining"); self.Suffrage != domain.Nonvoter {
-					t.Fatalf("nobody promotes anybody here, and it is %+v", self)
+					t.Fatalf("instance before promotions run = %+v, want a nonvoter", self)
 				}
 				for _, i := range left {
-					i.promotes(t)
+					i.runPromotions(t)
 				}
-				joining.becomes(t, domain.Voter)
-				leaderOf(t, left).eventually(t, "done with it", nobodyIsWanted)
+				joining.mustBecome(t, domain.Voter)
+				leaderOf(t, left).eventually(t, "done with the promotion", noPromotions)
 			})
 		}
 	}
@@ -179,67 +179,66 @@ func mustFind(t *testing.T, i *instance, id string) (domain.Instance, bool) {
 	return roster.Find(id)
 }
 
-// The address of the leader itself is moved without a moment at which it does not
-// lead.
+// The leader's own address changes without a moment in which it does not lead.
 func TestTheLeaderMovesWhileItLeads(t *testing.T) {
-	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = patiently })
+	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = longTimeouts })
 	leader := cluster[0]
-	c := leader.promotes(t)
+	c := leader.runPromotions(t)
 	term, _ := leader.leads()
-	// It answers there as well.
+	// The leader answers at this address as well.
 	other := domain.Instance{ID: leader.config.ID, RaftAddress: "localhost" + leader.raftAddress()[len("127.0.0.1"):], Suffrage: domain.Voter}
 	instancesByAddress.Store(other.RaftAddress, leader)
 	if got, err := c.Add(within(t), other, false); err != nil || got != other {
-		t.Fatalf("%+v, %v", got, err)
+		t.Fatalf("Add = %+v, %v, want the instance as asked", got, err)
 	}
 	register(t, leader, "after")
 	if now, leads := leader.leads(); !leads || now != term {
-		t.Errorf("leading is %v in term %d, after term %d", leads, now, term)
+		t.Errorf("leading = %v in term %d, want true in term %d", leads, now, term)
 	}
 	if now, _ := mustFind(t, leader, leader.config.ID); now != other {
-		t.Errorf("it is %+v", now)
+		t.Errorf("instance in the roster = %+v, want it as added", now)
 	}
 }
 
-// A voter whose disk was lost, and that comes back at another address, is a
-// nonvoter until it has caught up again: what it acknowledged is gone.
+// A voter that lost its disk and comes back at another address is a nonvoter until it has
+// caught up: it no longer has what it acknowledged.
 func TestAVoterThatComesBackBlankIsANonvoterFirst(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.timing = patiently
+		config.timing = longTimeouts
 		if config.bootstrap {
 			config.hooks.transport = func(inner transport) transport {
-				return heartbeatsTo{heartbeatsOnly{inner, &holdsBack, through}, "instance-2"}
+				return heartbeatsOnlyTo{heartbeatsOnly{inner, &holdsBack, through}, "instance-2"}
 			}
 		}
 	})
 	letThrough := sync.OnceFunc(func() { close(through) })
 	t.Cleanup(letThrough) // before the instances are stopped
 	leader, lost := cluster[0], cluster[2]
-	c := leader.promotes(t)
+	c := leader.runPromotions(t)
 	change := register(t, leader, "a")
 	lost.stop(t)
 	holdsBack.Store(true)
-	blank := start(t, instanceConfig{id: lost.config.ID, directory: t.TempDir(), timing: patiently})
-	if err := addedUntilStaged(t, c, leader, voter(blank)); !errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Fatalf("it has nothing, and the answer is %v", err)
+	blank := start(t, instanceConfig{id: lost.config.ID, directory: t.TempDir(), timing: longTimeouts})
+	if err := addUntilStaged(t, c, leader, voter(blank)); !errors.Is(err, ports.ErrOutcomeUnknown) {
+		t.Fatalf("Add of a blank instance that gets no entries = %v, want ErrOutcomeUnknown", err)
 	}
 	if now, _ := mustFind(t, leader, blank.config.ID); now.Suffrage != domain.Nonvoter || now.RaftAddress != blank.raftAddress() {
-		t.Errorf("it is %+v", now)
+		t.Errorf("instance in the roster = %+v, want it as added", now)
 	}
 	letThrough()
-	blank.becomes(t, domain.Voter)
-	blank.arrives(t, change.Revision)
+	blank.mustBecome(t, domain.Voter)
+	blank.waitForRevision(t, change.Revision)
 }
 
-// heartbeatsTo holds back only what goes to one instance.
-type heartbeatsTo struct {
+// heartbeatsOnlyTo holds back only the entries to one instance.
+type heartbeatsOnlyTo struct {
 	heartbeatsOnly
 	id raft.ServerID
 }
 
-func (h heartbeatsTo) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (h heartbeatsOnlyTo) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if id != h.id {
 		return h.transport.AppendEntries(id, to, args, resp)
 	}

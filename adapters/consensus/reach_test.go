@@ -8,20 +8,20 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// seeds is how many draws must be enough to see everything.
+// seeds is the number of draws, enough to see everything that is wanted.
 const seeds = 400
 
-// mustReach fails for each thing that was not seen.
+// mustReach fails the test for each wanted thing that no draw had.
 func mustReach(t *testing.T, seen map[string]int, wanted ...string) {
 	t.Helper()
 	for _, what := range wanted {
 		if seen[what] == 0 {
-			t.Errorf("of %d draws none has %s", seeds, what)
+			t.Errorf("none of %d draws has %s", seeds, what)
 		}
 	}
 }
 
-// The tests of the formats are worth what their generators draw.
+// The tests of the formats are only as good as what their generators draw.
 func TestTheDrawnCommandsAreOfEveryKindWithEveryField(t *testing.T) {
 	seen := map[string]int{}
 	var note func(domain.Command)

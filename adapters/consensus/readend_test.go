@@ -12,7 +12,7 @@ import (
 )
 
 func TestCloseEndsAQuestionThatHangs(t *testing.T) {
-	_, follower, asked, _ := trio(t)
+	_, follower, asked, _ := startTrio(t)
 	hanging, ended := make(chan struct{}, 2), make(chan error, 2)
 	asked.let(func(ctx context.Context, _ func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
 		hanging <- struct{}{}
@@ -20,19 +20,19 @@ func TestCloseEndsAQuestionThatHangs(t *testing.T) {
 		ended <- ctx.Err()
 		return ports.ReadIndex{}, ctx.Err()
 	})
-	reads := []<-chan reading{readHere(within(t), follower)}
+	reads := []<-chan readResult{readHere(within(t), follower)}
 	receive(t, hanging, "the leader was not asked")
 	for range 10 {
-		reads = append(reads, readHere(within(t), follower)) // for the next question
+		reads = append(reads, readHere(within(t), follower)) // these share the next request
 	}
-	until(t, "all wait", func() bool { return follower.asking.shared.Load() == 11 })
+	until(t, "all readers wait", func() bool { return follower.asking.shared.Load() == 11 })
 	follower.stop(t)
-	if err := receive(t, ended, "the question goes on"); !errors.Is(err, context.Canceled) {
-		t.Errorf("the question ended by itself: %v", err)
+	if err := receive(t, ended, "the request to the leader did not end"); !errors.Is(err, context.Canceled) {
+		t.Errorf("error of the request = %v, want context.Canceled", err)
 	}
 	for _, read := range reads {
-		if got := receive(t, read, "a reader waits on"); !errors.Is(got.err, ports.ErrClosed) {
-			t.Errorf("a reader got revision %d, %v; want ErrClosed", got.view.Revision(), got.err)
+		if got := receive(t, read, "a reader still waits"); !errors.Is(got.err, ports.ErrClosed) {
+			t.Errorf("ReadHere = revision %d, %v, want ErrClosed", got.view.Revision(), got.err)
 		}
 	}
 	for name, ask := range map[string]func(context.Context) error{
@@ -41,14 +41,14 @@ func TestCloseEndsAQuestionThatHangs(t *testing.T) {
 		"read index": func(ctx context.Context) error { _, err := follower.ReadIndex(ctx); return err },
 	} {
 		if err := ask(within(t)); !errors.Is(err, ports.ErrClosed) {
-			t.Errorf("a %s after Close: %v", name, err)
+			t.Errorf("%s after Close = %v, want ErrClosed", name, err)
 		}
 	}
 }
 
-// What is not over may use what Close releases.
+// A request that has not ended may use what Close releases.
 func TestCloseWaitsForAQuestionThatDoesNotEnd(t *testing.T) {
-	_, follower, asked, _ := trio(t)
+	_, follower, asked, _ := startTrio(t)
 	hanging, proceed := make(chan struct{}, 1), make(chan struct{})
 	asked.let(func(context.Context, func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
 		hanging <- struct{}{}
@@ -65,13 +65,13 @@ func TestCloseWaitsForAQuestionThatDoesNotEnd(t *testing.T) {
 	<-follower.running.Done()
 	select {
 	case <-closed:
-		t.Error("it is closed, and somebody asks on")
+		t.Error("Close returned while a request was still running")
 	case <-time.After(300 * time.Millisecond):
 	}
 	close(proceed)
-	receive(t, closed, "it is never closed")
-	if got := receive(t, read, "the reader waits on"); !errors.Is(got.err, ports.ErrClosed) {
-		t.Errorf("the reader: %v", got.err)
+	receive(t, closed, "the instance is never closed")
+	if got := receive(t, read, "the reader still waits"); !errors.Is(got.err, ports.ErrClosed) {
+		t.Errorf("ReadHere = %v, want ErrClosed", got.err)
 	}
 }
 
@@ -97,17 +97,17 @@ func TestCloseEndsAProofThatHangs(t *testing.T) {
 		answer := failed[name] // the map is not for several goroutines
 		go func() { answer <- ask(within(t)) }()
 	}
-	until(t, "they wait for a proof", func() bool { return leader.gate.rounds.shared.Load()-shared >= uint64(len(asks)) })
+	until(t, "all calls wait for a proof of leadership", func() bool { return leader.gate.rounds.shared.Load()-shared >= uint64(len(asks)) })
 	leader.stop(t)
 	for name := range asks {
-		if err := receive(t, failed[name], "a "+name+" goes on"); !errors.Is(err, ports.ErrClosed) {
-			t.Errorf("a %s: %v, want ErrClosed", name, err)
+		if err := receive(t, failed[name], "the "+name+" did not end"); !errors.Is(err, ports.ErrClosed) {
+			t.Errorf("%s = %v, want ErrClosed", name, err)
 		}
 	}
 }
 
-// Whoever reads while an instance closes is told so, or that nobody leads, and
-// keeps nothing running.
+// A read while an instance closes fails with ErrClosed or ErrNoLeader, and leaves nothing
+// running.
 func TestCloseIsSafeWhileManyReadHere(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	ctx := within(t)
@@ -136,27 +136,27 @@ func TestCloseIsSafeWhileManyReadHere(t *testing.T) {
 			}()
 		}
 		for range cap(begun) {
-			receive(t, begun, "nobody reads")
+			receive(t, begun, "no reader has begun")
 		}
 		closing.stop(t)
 		for _, read := range reads {
-			if err := receive(t, read, "who reads goes on for ever"); !errors.Is(err, ports.ErrClosed) {
-				t.Errorf("a read while %s closes: %v", closing.config.ID, err)
+			if err := receive(t, read, "a reader does not end"); !errors.Is(err, ports.ErrClosed) {
+				t.Errorf("read while %s closes = %v, want ErrClosed", closing.config.ID, err)
 			}
 		}
 	}
 }
 
-// The peer API is open before raft is.
+// The peer API is open before raft is started.
 func TestAReadIndexMayBeAskedForAtAnyTime(t *testing.T) {
 	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
 	t.Cleanup(func() { i.stop(t) })
 	ask := func(what string) {
 		if index, err := i.ReadIndex(within(t)); !errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("%s: index %d, %v; want ErrNotLeader", what, index, err)
+			t.Errorf("ReadIndex %s = %d, %v, want ErrNotLeader", what, index, err)
 		}
 		if contact, ever := i.LeaderContact(); ever {
-			t.Errorf("%s it heard from a leader %v ago", what, contact)
+			t.Errorf("LeaderContact %s = %v ago, want none", what, contact)
 		}
 	}
 	ask("before Claim")
@@ -169,7 +169,7 @@ func TestAReadIndexMayBeAskedForAtAnyTime(t *testing.T) {
 			index, err := i.ReadIndex(ctx)
 			if err == nil || !errors.Is(err, ports.ErrNotLeader) {
 				if err != nil {
-					t.Errorf("while it opens: %v", err)
+					t.Errorf("ReadIndex while the instance opens = %v, want ErrNotLeader or success", err)
 				}
 				answered <- index
 				return
@@ -183,12 +183,12 @@ func TestAReadIndexMayBeAskedForAtAnyTime(t *testing.T) {
 	if err := i.Open(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if index := receive(t, answered, "it never leads"); index == 0 || index > i.commitIndex() {
-		t.Errorf("index %d of %d", index, i.commitIndex())
+	if index := receive(t, answered, "the instance never leads"); index == 0 || index > i.commitIndex() {
+		t.Errorf("ReadIndex = %d, want an index up to the commit index %d", index, i.commitIndex())
 	}
 	i.stop(t)
 	if _, err := i.ReadIndex(ctx); !errors.Is(err, ports.ErrClosed) {
-		t.Errorf("after Close: %v", err)
+		t.Errorf("ReadIndex after Close = %v, want ErrClosed", err)
 	}
 }
 
@@ -196,6 +196,6 @@ func TestAReadIndexOfAnInstanceThatWasNeverOpened(t *testing.T) {
 	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir()})
 	i.stop(t)
 	if _, err := i.ReadIndex(within(t)); !errors.Is(err, ports.ErrClosed) {
-		t.Errorf("after Close: %v", err)
+		t.Errorf("ReadIndex after Close = %v, want ErrClosed", err)
 	}
 }

@@ -21,17 +21,17 @@ func neverDeposed(settings *raft.Config) {
 	settings.LeaderLeaseTimeout = patience
 }
 
-// reading is a read in the background.
-type reading struct {
+// readResult is the result of a read in the background.
+type readResult struct {
 	view domain.View
 	err  error
 }
 
-func readHere(ctx context.Context, i *instance) <-chan reading {
-	read := make(chan reading, 1)
+func readHere(ctx context.Context, i *instance) <-chan readResult {
+	read := make(chan readResult, 1)
 	go func() {
 		view, err := i.ReadHere(ctx)
-		read <- reading{view, err}
+		read <- readResult{view, err}
 	}()
 	return read
 }
@@ -51,11 +51,11 @@ func mustHold(t *testing.T, view domain.View, ids ...string) {
 	}
 }
 
-// settled gives the first read here that is answered.
-func settled(t *testing.T, i *instance) domain.View {
+// mustReadHere repeats ReadHere until it succeeds, and returns the view.
+func mustReadHere(t *testing.T, i *instance) domain.View {
 	t.Helper()
 	var view domain.View
-	until(t, "a read here is answered", func() bool {
+	until(t, "ReadHere succeeds", func() bool {
 		var err error
 		view, err = i.ReadHere(within(t))
 		if err != nil && !errors.Is(err, ports.ErrNoLeader) && !errors.Is(err, ports.ErrNotCaughtUp) {
@@ -66,24 +66,24 @@ func settled(t *testing.T, i *instance) domain.View {
 	return view
 }
 
-// reserved is neighbours that ask for no read index while they are to be silent. Those
-// who are out of touch ask around whether they were removed, and the old leader's round
-// for that would never end.
-type reserved struct {
+// silentPeers is neighbours that send no ReadIndex while silent is set. Instances that are
+// out of touch ask around whether they were removed, and the old leader's round for that
+// would never end.
+type silentPeers struct {
 	neighbours
 	silent *atomic.Bool
 	unless bool
 }
 
-func (r reserved) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
+func (r silentPeers) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
 	if r.silent.Load() && !r.unless {
-		return ports.ReadIndex{}, errors.New("it does not ask")
+		return ports.ReadIndex{}, errors.New("no question while silent")
 	}
 	return r.neighbours.ReadIndex(ctx, raftAddress)
 }
 
-// The leader of a minority, whose answers were held back, is asked by the other
-// one in it: see TestAHeldBackHeartbeatAnswerServesNoStaleRead.
+// The leader of a minority, to which answers were held back, gets a ReadIndex request from
+// its only follower: see TestAHeldBackHeartbeatAnswerServesNoStaleRead.
 func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
 	t.Parallel()
 	fabric := newNetwork()
@@ -95,7 +95,7 @@ func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
 		if config.bootstrap {
 			config.started = func(i *instance) { pace(pacing, i) }
 		}
-		config.peers = reserved{silent: &silent, unless: config.id == "instance-1"}
+		config.peers = silentPeers{silent: &silent, unless: config.id == "instance-1"}
 		if config.bootstrap || config.id == "instance-1" {
 			config.hooks.settings = neverDeposed
 			config.timing = func(timing *Timing) { timing.ElectionTimeout = patience }
@@ -105,41 +105,41 @@ func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
 	t.Cleanup(fabric.release)
 	old, follower, others := cluster[0], cluster[1], cluster[2:]
 	change := register(t, old, "before")
-	follower.arrives(t, change.Revision)
+	follower.waitForRevision(t, change.Revision)
 
 	fabric.holdAnswersTo(raft.ServerAddress(old.raftAddress()))
-	until(t, "all heartbeats answered, and all answers held", func() bool { return fabric.heldAnswers() >= 4 })
+	until(t, "all heartbeats are answered, and all answers held back", func() bool { return fabric.heldAnswers() >= 4 })
 	fabric.cut(raft.ServerAddress(old.raftAddress()), raft.ServerAddress(follower.raftAddress()))
 	stopPacing()
 	register(t, leaderOf(t, others), "after")
 
 	rounds := old.evidence.now()
 	read := readHere(within(t), follower)
-	until(t, "the old leader began a round for it", func() bool { return old.evidence.now() > rounds })
+	until(t, "the old leader began a round for the read", func() bool { return old.evidence.now() > rounds })
 	verified := make(chan error, 1)
 	asked := old.raft.VerifyLeader()
 	go func() { verified <- asked.Error() }()
 	settle(old)
 	if old.raft.State() != raft.Leader || string(leaderAt(follower)) != old.config.ID {
-		t.Fatal("the old leader or its follower has noticed already: the test shows nothing")
+		t.Fatal("the old leader or its follower has noticed the new leader, so the test shows nothing")
 	}
 	fabric.release()
 	if err := <-verified; err != nil {
-		t.Errorf("VerifyLeader: %v: it no longer falls into the trap that this test sets", err)
+		t.Errorf("VerifyLeader = %v, want success: raft no longer falls into the trap that this test sets", err)
 	}
 	if got := <-read; !errors.Is(got.err, ports.ErrNoLeader) {
-		t.Errorf("the follower of a deposed leader answered from revision %d, %v, after revision 2 was acknowledged elsewhere", got.view.Revision(), got.err)
+		t.Errorf("ReadHere of a deposed leader's follower = revision %d, %v, want ErrNoLeader: revision 2 was acknowledged elsewhere", got.view.Revision(), got.err)
 	}
-	// Later ones are no better off, until the two hear of the new leader.
+	// Later reads fail too, until the two hear of the new leader.
 	if view, err := follower.ReadHere(briefly(t)); err == nil {
-		t.Errorf("a later read was answered from revision %d", view.Revision())
+		t.Errorf("later ReadHere = revision %d, want an error", view.Revision())
 	}
 	silent.Store(false)
 	for _, i := range []*instance{old, follower} {
 		fabric.mend(raft.ServerAddress(i.raftAddress()))
 	}
 	for _, i := range []*instance{old, follower} {
-		mustHold(t, settled(t, i), "before", "after")
+		mustHold(t, mustReadHere(t, i), "before", "after")
 	}
 }
 
@@ -148,9 +148,9 @@ func leaderAt(i *instance) raft.ServerID {
 	return id
 }
 
-// trio is a leader, a follower whose questions the test decides on and which the
-// test can cut off from the log, and a third one, so that there is a majority.
-func trio(t *testing.T) (leader, follower *instance, asked *questions, fabric *network) {
+// startTrio starts a leader, a follower whose ReadIndex requests the test decides on and
+// which it can cut off from the log, and a third instance for a majority.
+func startTrio(t *testing.T) (leader, follower *instance, asked *questions, fabric *network) {
 	t.Helper()
 	fabric, asked = newNetwork(), &questions{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
@@ -164,28 +164,28 @@ func trio(t *testing.T) (leader, follower *instance, asked *questions, fabric *n
 }
 
 func TestAFollowerThatLagsWaitsForWhatItLacks(t *testing.T) {
-	leader, follower, _, fabric := trio(t)
+	leader, follower, _, fabric := startTrio(t)
 	change := register(t, leader, "before")
-	follower.arrives(t, change.Revision)
+	follower.waitForRevision(t, change.Revision)
 	fabric.cut(raft.ServerAddress(follower.raftAddress()))
 	register(t, leader, "after")
 	if view, err := follower.ReadHere(briefly(t)); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("it read revision %d, %v, and can have no more than revision %d", view.Revision(), err, change.Revision)
+		t.Errorf("ReadHere of a lagging follower = revision %d, %v, want it to wait: it has no more than revision %d", view.Revision(), err, change.Revision)
 	}
 	read := readHere(within(t), follower)
 	fabric.mend(raft.ServerAddress(follower.raftAddress()))
-	got := receive(t, read, "it waits, and has what it lacked")
+	got := receive(t, read, "the follower has the missing entries, but still waits")
 	if got.err != nil {
 		t.Fatal(got.err)
 	}
 	mustHold(t, got.view, "before", "after")
 }
 
-// The answer to a question is only for those who had asked before it was put.
+// The answer to a request is only for readers that came before the request was sent.
 func TestAReadHereTakesNoAnswerToAnEarlierQuestion(t *testing.T) {
-	leader, follower, asked, fabric := trio(t)
+	leader, follower, asked, fabric := startTrio(t)
 	change := register(t, leader, "before")
-	follower.arrives(t, change.Revision)
+	follower.waitForRevision(t, change.Revision)
 	answered, proceed := make(chan struct{}, 1), make(chan struct{})
 	asked.let(func(_ context.Context, answer func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
 		index, err := answer()
@@ -198,19 +198,19 @@ func TestAReadHereTakesNoAnswerToAnEarlierQuestion(t *testing.T) {
 	fabric.cut(raft.ServerAddress(follower.raftAddress()))
 	register(t, leader, "after")
 	late := readHere(within(t), follower)
-	until(t, "the late one waits", func() bool { return follower.asking.shared.Load() == 2 })
+	until(t, "the late reader waits", func() bool { return follower.asking.shared.Load() == 2 })
 	close(proceed)
-	if got := receive(t, early, "the early one is not answered"); got.err != nil {
+	if got := receive(t, early, "the early reader is not answered"); got.err != nil {
 		t.Fatal(got.err)
 	}
 	receive(t, answered, "the leader was not asked again")
 	select {
 	case got := <-late:
-		t.Fatalf("it read revision %d, %v, on an answer from before revision 2", got.view.Revision(), got.err)
+		t.Fatalf("late ReadHere = revision %d, %v, on an answer from before revision 2", got.view.Revision(), got.err)
 	case <-time.After(100 * time.Millisecond):
 	}
 	fabric.mend(raft.ServerAddress(follower.raftAddress()))
-	got := receive(t, late, "the late one is not answered")
+	got := receive(t, late, "the late reader is not answered")
 	if got.err != nil {
 		t.Fatal(got.err)
 	}
@@ -219,11 +219,11 @@ func TestAReadHereTakesNoAnswerToAnEarlierQuestion(t *testing.T) {
 
 func TestReadersHereShareQuestions(t *testing.T) {
 	const readers = 200
-	leader, follower, asked, _ := trio(t)
+	leader, follower, asked, _ := startTrio(t)
 	register(t, leader, "a")
 
-	// As they come: each one that is alone costs a question, and more of them do
-	// not cost more than two.
+	// A reader that comes alone costs one request. Any number that come together cost at
+	// most two.
 	for range 5 {
 		before := asked.put.Load()
 		if view, err := follower.ReadHere(within(t)); err != nil {
@@ -232,7 +232,7 @@ func TestReadersHereShareQuestions(t *testing.T) {
 			mustHold(t, view, "a")
 		}
 		if n := asked.put.Load() - before; n != 1 {
-			t.Errorf("a lone reader asked %d questions", n)
+			t.Errorf("requests of a lone reader = %d, want 1", n)
 		}
 	}
 	putBefore, sharedBefore := asked.put.Load(), follower.asking.shared.Load()
@@ -242,8 +242,8 @@ func TestReadersHereShareQuestions(t *testing.T) {
 		<-proceed
 		return answer()
 	})
-	reads := []<-chan reading{readHere(within(t), follower)}
-	receive(t, first, "the first question waits for more readers")
+	reads := []<-chan readResult{readHere(within(t), follower)}
+	receive(t, first, "the first request waits for more readers")
 	ctx := within(t)
 	for range readers - 1 {
 		reads = append(reads, readHere(ctx, follower))
@@ -256,13 +256,13 @@ func TestReadersHereShareQuestions(t *testing.T) {
 		}
 	}
 	if n := asked.put.Load() - putBefore; n != 2 {
-		t.Errorf("%d readers asked %d questions, want 2", readers, n)
+		t.Errorf("requests of %d readers = %d, want 2", readers, n)
 	}
 }
 
-// An address can change hands, and who has it now knows nothing of this log.
+// An address can pass to another instance, which knows nothing of this log.
 func TestAnAnswerThatIsNotTheLeadersIsNone(t *testing.T) {
-	leader, follower, asked, _ := trio(t)
+	leader, follower, asked, _ := startTrio(t)
 	register(t, leader, "a")
 	change := func(change func(*ports.ReadIndex)) decision {
 		return func(_ context.Context, answer func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
@@ -285,8 +285,8 @@ func TestAnAnswerThatIsNotTheLeadersIsNone(t *testing.T) {
 		"an instance that has no cluster":   {change(func(r *ports.ReadIndex) { r.ClusterID = "" }), `""`},
 		"an instance that does not lead":    {fail(ports.ErrNotLeader), "leads, but can't be asked"},
 		"an instance that is shutting down": {fail(ports.ErrClosed), "leads, but can't be asked"},
-		"nobody":                            {fail(errCut), errCut.Error()},
-		"nobody, in time": {func(ctx context.Context, _ func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
+		"no instance":                       {fail(errCut), errCut.Error()},
+		"no instance answers in time": {func(ctx context.Context, _ func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
 			<-ctx.Done()
 			return ports.ReadIndex{}, ctx.Err()
 		}, context.DeadlineExceeded.Error()},
@@ -300,17 +300,17 @@ func TestAnAnswerThatIsNotTheLeadersIsNone(t *testing.T) {
 				err := ask(within(t))
 				if !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrNotLeader) || errors.Is(err, ports.ErrClosed) ||
 					errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), test.says) {
-					t.Errorf("%s: error %v, want ErrNoLeader that says %s", who, err, test.says)
+					t.Errorf("%s: error = %v, want ErrNoLeader with %s", who, err, test.says)
 				}
 			}
 		})
 	}
 	asked.decide.Store(nil)
-	mustHold(t, settled(t, follower), "a")
+	mustHold(t, mustReadHere(t, follower), "a")
 }
 
 func TestAReaderHereThatGivesUpLeavesTheOthersTheirQuestion(t *testing.T) {
-	leader, follower, asked, _ := trio(t)
+	leader, follower, asked, _ := startTrio(t)
 	register(t, leader, "a")
 	first, proceed := make(chan struct{}, 2), make(chan struct{})
 	asked.let(func(_ context.Context, answer func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
@@ -322,34 +322,34 @@ func TestAReaderHereThatGivesUpLeavesTheOthersTheirQuestion(t *testing.T) {
 	gaveUp := readHere(shortTimeouts, follower)
 	receive(t, first, "the leader was not asked")
 	other := readHere(within(t), follower)
-	until(t, "the other one waits", func() bool { return follower.asking.shared.Load() == 2 })
+	until(t, "the other reader waits", func() bool { return follower.asking.shared.Load() == 2 })
 	giveUp()
-	if got := receive(t, gaveUp, "who gave up waits on"); !errors.Is(got.err, context.Canceled) {
-		t.Errorf("who gave up: %v", got.err)
+	if got := receive(t, gaveUp, "the reader that gave up still waits"); !errors.Is(got.err, context.Canceled) {
+		t.Errorf("ReadHere that was given up = %v, want context.Canceled", got.err)
 	}
 	close(proceed)
-	if got := receive(t, other, "the other one got no answer"); got.err != nil {
+	if got := receive(t, other, "the other reader got no answer"); got.err != nil {
 		t.Error(got.err)
 	}
 }
 
-// A refusal is promised within a second, also to who comes while a question that
-// is not answered is under way, and shares the next, that is not answered either.
+// A refusal is promised within a second, also to a reader that comes while an unanswered
+// request is under way, and then shares the next one, which is not answered either.
 func TestAReadHereIsRefusedInTime(t *testing.T) {
-	_, follower, asked, _ := trio(t)
+	_, follower, asked, _ := startTrio(t)
 	asked.let(func(ctx context.Context, _ func() (ports.ReadIndex, error)) (ports.ReadIndex, error) {
 		<-ctx.Done()
 		return ports.ReadIndex{}, ctx.Err()
 	})
 	refusedInTime(t, func() time.Duration {
-		before := asked.put.Load() // it may have asked when it began
+		before := asked.put.Load() // the follower may have asked at its start
 		first := readHere(within(t), follower)
 		until(t, "the leader is asked", func() bool { return asked.put.Load() > before })
 		began := time.Now()
 		second := readHere(within(t), follower)
-		for _, read := range []<-chan reading{first, second} {
-			if got := receive(t, read, "it waits on"); !errors.Is(got.err, ports.ErrNoLeader) {
-				t.Errorf("nobody answered, and it read: %v", got.err)
+		for _, read := range []<-chan readResult{first, second} {
+			if got := receive(t, read, "the reader still waits"); !errors.Is(got.err, ports.ErrNoLeader) {
+				t.Errorf("ReadHere without an answer = %v, want ErrNoLeader", got.err)
 			}
 		}
 		return time.Since(began)

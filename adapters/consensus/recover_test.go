@@ -40,7 +40,7 @@ func bereaved(t *testing.T, backend logstore.Backend, snapshots bool) (survivor,
 		last = register(t, cluster[0], fmt.Sprintf("node-%d", n))
 	}
 	kept := cluster[1]
-	kept.arrives(t, last.Revision)
+	kept.waitForRevision(t, last.Revision)
 	if snapshots {
 		if err := kept.makeSnapshot(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 			t.Fatal(err)
@@ -138,7 +138,7 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 				}
 				fresh := start(t, instanceConfig{id: "fresh", directory: t.TempDir(), open: backend.Open, backend: backend.Name})
 				admit(t, i, fresh)
-				fresh.arrives(t, next.Revision)
+				fresh.waitForRevision(t, next.Revision)
 				fresh.eventually(t, "a member", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == 2 })
 				want, _ := i.State()
 				got, _ := fresh.State()
@@ -255,7 +255,7 @@ func TestAFormerMemberDoesNotDisturbTheRecoveredCluster(t *testing.T) {
 	t.Parallel()
 	cluster := startCluster(t, 3, nil)
 	last := register(t, cluster[0], "a")
-	cluster[1].arrives(t, last.Revision)
+	cluster[1].waitForRevision(t, last.Revision)
 	for _, i := range cluster {
 		i.stop(t)
 	}
@@ -265,7 +265,7 @@ func TestAFormerMemberDoesNotDisturbTheRecoveredCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := s.goesOn(t)
-	old := again(t, cluster[2], nil)
+	old := restart(t, cluster[2], nil)
 	until(t, "the old one stands for election", func() bool { return old.raft.State() == raft.Candidate })
 	register(t, i, "b")
 	if state, _ := old.State(); state.Leading || state.LeaderID != "" {

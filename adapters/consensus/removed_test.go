@@ -15,7 +15,7 @@ func removed(s ports.LocalState) bool { return s.Removed }
 func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 	for name, back := range map[string]func(*testing.T, *instance) *instance{
 		"and is back with what it has": func(_ *testing.T, i *instance) *instance { return i },
-		"and is back with nothing":     wiped,
+		"and is back with nothing":     restartWiped,
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := startCluster(t, 3, nil)
@@ -24,7 +24,7 @@ func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 			if err := leader.Remove(within(t), away.config.ID); err != nil {
 				t.Fatal(err)
 			}
-			away = again(t, away, nil)
+			away = restart(t, away, nil)
 			away.eventually(t, "aware that it was removed", removed)
 			if state, _ := away.State(); state.Member || strings.Contains(strings.Join(state.Unready(""), "; "), "waits to be added") {
 				t.Errorf("it was removed, and is a member: %v, %q", state.Member, state.Unready(""))
@@ -38,7 +38,7 @@ func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 			away = back(t, away)
 			change := register(t, leader, "meanwhile")
 			admit(t, leader, away)
-			away.arrives(t, change.Revision)
+			away.waitForRevision(t, change.Revision)
 			away.eventually(t, "a member that may lead", func(s ports.LocalState) bool { return s.Member && !s.Removed })
 			until(t, "it stands for election when it has to", func() bool {
 				return away.raft.ReloadableConfig().HeartbeatTimeout != neverTimeout
@@ -55,7 +55,7 @@ func TestAnInstanceThatSawItsRemovalReportsIt(t *testing.T) {
 	}
 	// Raft may or may not tell it, before it is told nothing any more.
 	leaving.eventually(t, "aware that it was removed", removed)
-	leaving = wiped(t, leaving)
+	leaving = restartWiped(t, leaving)
 	admit(t, leader, leaving)
 	leaving.eventually(t, "a member", func(s ports.LocalState) bool { return s.Member && !s.Removed })
 }
@@ -97,11 +97,11 @@ func TestAnInstanceLearnsItsPromotionFromItsLog(t *testing.T) {
 			asNonvoter := voter(joining)
 			asNonvoter.Suffrage = domain.Nonvoter
 			mustAdd(t, leader, asNonvoter)
-			joining.becomes(t, domain.Nonvoter)
+			joining.mustBecome(t, domain.Nonvoter)
 			joining.eventually(t, "out of quarantine", trusted)
 			joining.stop(t)
 			leader.stop(t)
-			joining = again(t, joining, nil)
+			joining = restart(t, joining, nil)
 			if state, _ := joining.State(); state.Applied != 0 || state.Staged != test.staged {
 				t.Errorf("staged = %v at entry %d, want %v at 0", state.Staged, state.Applied, test.staged)
 			}

@@ -277,7 +277,7 @@ func TestEntriesBehindAnInstalledSnapshotAreNotRecovered(t *testing.T) {
 func TestAnInstanceWithNothingBehindItsSnapshotDoesNotTakeOver(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = keepNoLog })
 	first, leader, late := cluster[0], cluster[1], cluster[2]
-	late.arrives(t, register(t, first, "before").Revision)
+	late.waitForRevision(t, register(t, first, "before").Revision)
 	term, _ := first.leads()
 	last := late.raft.LastIndex()
 	late.stop(t)
@@ -300,7 +300,7 @@ func TestAnInstanceWithNothingBehindItsSnapshotDoesNotTakeOver(t *testing.T) {
 	if err := errors.Join(store.StoreLogs(noops(last+1, end+2, term)), store.Close()); err != nil {
 		t.Fatal(err)
 	}
-	late = again(t, late, keepNoLog)
+	late = restart(t, late, keepNoLog)
 	until(t, "it is known to have the snapshot", func() bool { return leader.announced.reached(raft.ServerID(late.config.ID)) == end })
 	if err := leader.HandOver(within(t), late.config.ID); !errors.Is(err, ports.ErrNoSuccessor) || !strings.Contains(err.Error(), errOtherEnd.Error()) {
 		t.Errorf("HandOver = %v, want %v because of %v", err, ports.ErrNoSuccessor, errOtherEnd)

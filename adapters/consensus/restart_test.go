@@ -9,13 +9,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// again starts an instance that was stopped on its directory and its address.
-func again(tb testing.TB, i *instance, timing func(*Timing)) *instance {
+// restart starts a stopped instance again, with its directory and address.
+func restart(tb testing.TB, i *instance, timing func(*Timing)) *instance {
 	tb.Helper()
 	return start(tb, instanceConfig{id: i.config.ID, directory: i.config.Directory, address: i.raftAddress(), timing: timing})
 }
 
-// mustHoldTheSame compares what two instances hold.
+// mustHoldTheSame fails unless two instances hold the same state.
 func mustHoldTheSame(t *testing.T, a, b ports.LocalState) {
 	t.Helper()
 	mustEqual(t, "the registry", contentsOf(a.View), contentsOf(b.View))
@@ -23,8 +23,8 @@ func mustHoldTheSame(t *testing.T, a, b ports.LocalState) {
 	mustEqual(t, "the cluster's id", a.ClusterID, b.ClusterID)
 }
 
-// arrives waits until i has what is at a revision.
-func (i *instance) arrives(tb testing.TB, revision domain.Revision) {
+// waitForRevision waits until i has caught up and has at least this revision.
+func (i *instance) waitForRevision(tb testing.TB, revision domain.Revision) {
 	tb.Helper()
 	i.eventually(tb, fmt.Sprintf("at revision %d", revision), func(s ports.LocalState) bool {
 		return s.View.Revision() >= revision && s.CaughtUp
@@ -39,12 +39,12 @@ func TestAFollowerThatTheLogNoLongerReachesIsSentASnapshot(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = frugal })
 	leader, late := cluster[0], cluster[2]
 	change := register(t, leader, "before")
-	late.arrives(t, change.Revision)
+	late.waitForRevision(t, change.Revision)
 	last := late.raft.LastIndex()
 	late.stop(t)
 
 	n := 0
-	until(t, "the leader has cut its log behind the late one's end", func() bool {
+	until(t, "the leader's log begins behind the end of the late instance's log", func() bool {
 		change = register(t, leader, fmt.Sprintf("n%d", n))
 		n++
 		first, err := leader.store.FirstIndex()
@@ -53,18 +53,18 @@ func TestAFollowerThatTheLogNoLongerReachesIsSentASnapshot(t *testing.T) {
 		}
 		return first > last+1
 	})
-	late = again(t, late, frugal)
-	late.arrives(t, change.Revision)
+	late = restart(t, late, frugal)
+	late.waitForRevision(t, change.Revision)
 	change = register(t, leader, "after")
-	late.arrives(t, change.Revision)
+	late.waitForRevision(t, change.Revision)
 	want, _ := leader.State()
 	got, _ := late.State()
 	mustHoldTheSame(t, got, want)
 
-	// It could lead as well as any.
+	// The instance could lead as well as any other.
 	leader.stop(t)
 	cluster[1].stop(t)
-	second := again(t, cluster[1], frugal)
+	second := restart(t, cluster[1], frugal)
 	next := leaderOf(t, []*instance{second, late})
 	view, err := next.Read(within(t))
 	if err != nil {
@@ -88,7 +88,7 @@ func TestAStoppedClusterRestartsWithAllItsState(t *testing.T) {
 		i.stop(t)
 	}
 	for n, i := range cluster {
-		cluster[n] = again(t, i, nil)
+		cluster[n] = restart(t, i, nil)
 		if state, _ := cluster[n].State(); !state.Member || state.ClusterID != before.ClusterID {
 			t.Errorf("state of %s before contact = %+v, want a member of its cluster", i.config.ID, state)
 		}
@@ -100,17 +100,17 @@ func TestAStoppedClusterRestartsWithAllItsState(t *testing.T) {
 	}
 	mustEqual(t, "the revision after the restart", view.Revision(), before.View.Revision())
 	for _, i := range cluster {
-		i.arrives(t, before.View.Revision())
+		i.waitForRevision(t, before.View.Revision())
 		after, _ := i.State()
 		mustHoldTheSame(t, after, before)
 	}
 	if change := register(t, leader, "after"); change.Revision != before.View.Revision()+1 {
-		t.Errorf("revision %d, want %d", change.Revision, before.View.Revision()+1)
+		t.Errorf("revision of the next change = %d, want %d", change.Revision, before.View.Revision()+1)
 	}
 }
 
-// Who comes back at another address, and asks nobody to be a member there, says what is
-// wrong.
+// An instance that comes back at another address, without being told to join there, reports
+// what is wrong.
 func TestAnInstanceThatMovedSaysWhereItIsAMember(t *testing.T) {
 	moved := instanceConfig{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) { moved = *config })
@@ -122,7 +122,7 @@ func TestAnInstanceThatMovedSaysWhereItIsAMember(t *testing.T) {
 	before := cluster[2].raftAddress()
 	cluster[2].stop(t)
 	moved.address = ""
-	start(t, moved).eventually(t, "it says where it is a member", func(state ports.LocalState) bool {
+	start(t, moved).eventually(t, "reporting at which address it is a member", func(state ports.LocalState) bool {
 		return state.RosterRaftAddress == string(before) && state.LeaderID == ""
 	})
 }

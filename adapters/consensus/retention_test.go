@@ -65,7 +65,7 @@ func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
 	if kept() != 0 {
 		t.Fatalf("the log begins with entry %d: the test shows nothing", kept())
 	}
-	late = again(t, late, keepNoLog)
+	late = restart(t, late, keepNoLog)
 	receive(t, arrived, "it is sent no snapshot")
 	snapshot := leader.raft.LastIndex()
 	fill("meanwhile")
@@ -75,7 +75,7 @@ func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
 	}
 	close(proceed)
 	change := register(t, leader, "after")
-	late.arrives(t, change.Revision)
+	late.waitForRevision(t, change.Revision)
 	if n := sent.Load(); n != 1 {
 		t.Errorf("snapshots sent = %d, want 1", n)
 	}

@@ -99,7 +99,7 @@ func TestAFollowerDoesNotGoBackToAnOlderSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	change := register(t, leader, "after")
-	follower.arrives(t, change.Revision)
+	follower.waitForRevision(t, change.Revision)
 	last, err := follower.store.LastIndex()
 	if err != nil {
 		t.Fatal(err)

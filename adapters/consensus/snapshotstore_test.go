@@ -416,7 +416,7 @@ func TestRemainsOfSnapshotsAreRemovedAtTheStart(t *testing.T) {
 func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = eagerSnapshots })
 	leader, damaged := cluster[0], cluster[2]
-	leader.promotes(t)
+	leader.runPromotions(t)
 	folder := filepath.Join(damaged.config.Directory, "snapshots")
 	var change domain.Change
 	until(t, "snapshots of all three", func() bool {
@@ -426,7 +426,7 @@ func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
 		found, _ := filepath.Glob(filepath.Join(folder, "*[0-9]", "meta.json"))
 		return err == nil && len(found) == 2
 	})
-	damaged.arrives(t, change.Revision)
+	damaged.waitForRevision(t, change.Revision)
 	damaged.stop(t)
 	metas, err := filepath.Glob(filepath.Join(folder, "*", "meta.json"))
 	if err != nil {
@@ -444,7 +444,7 @@ func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	damaged = again(t, damaged, nil)
+	damaged = restart(t, damaged, nil)
 	if state, _ := damaged.State(); state.Leading || !strings.Contains(state.Quarantine, "damaged-") {
 		t.Errorf("state at the start = %+v, want quarantine", state)
 	}

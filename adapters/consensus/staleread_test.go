@@ -145,7 +145,7 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 	defer stopPacing()
 	var silent atomic.Bool
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.peers = reserved{silent: &silent}
+		config.peers = silentPeers{silent: &silent}
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
 			// The old leader must not notice by itself that it is cut off.
@@ -210,7 +210,7 @@ func TestAHeldBackAnswerToAnEarlierReadServesNoStaleRead(t *testing.T) {
 	fabric := newNetwork()
 	var silent atomic.Bool
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.peers = reserved{silent: &silent}
+		config.peers = silentPeers{silent: &silent}
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
 			config.hooks.settings = neverDeposed

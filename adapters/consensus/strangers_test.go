@@ -40,7 +40,7 @@ func TestARefusedPeerLearnsNothingAndDelaysNobody(t *testing.T) {
 				return s.demux.Stats().Rejected[demux.HandshakeFailed] >= 3
 			})
 			change := register(t, leader, "secret")
-			cluster[1].arrives(t, change.Revision)
+			cluster[1].waitForRevision(t, change.Revision)
 			after, _ := s.State()
 			if after.View.Revision() != before.View.Revision() || after.ClusterID != before.ClusterID ||
 				!after.Roster.Equal(before.Roster) || after.LeaderID != before.LeaderID {
@@ -69,7 +69,7 @@ func TestAnotherInstanceAtAnAddressIsRefused(t *testing.T) {
 		t.Error("the instance leads with the vote of a stranger")
 	}
 	heir.stop(t)
-	back := again(t, gone, nil)
+	back := restart(t, gone, nil)
 	register(t, leaderOf(t, []*instance{leader, back}), "after")
 }
 

@@ -159,7 +159,7 @@ func TestAnInstanceThatComesBackIsContactedSoon(t *testing.T) {
 	var heartbeats, others atomic.Int64
 	away := instanceConfig{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		config.timing = patiently
+		config.timing = longTimeouts
 		config.hooks.transport = func(inner transport) transport { return failures{inner, &heartbeats, &others} }
 		away = *config
 	})
@@ -174,5 +174,5 @@ func TestAnInstanceThatComesBackIsContactedSoon(t *testing.T) {
 		t.Errorf("raft has counted %d failures", count)
 	}
 	change := register(t, leader, "at-last")
-	start(t, away).arrives(t, change.Revision)
+	start(t, away).waitForRevision(t, change.Revision)
 }

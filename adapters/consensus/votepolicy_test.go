@@ -26,8 +26,8 @@ func newElector(t *testing.T, leader raft.ServerAddress) *elector {
 	t.Helper()
 	v := &elector{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadily: make(chan raft.RPC, 1)}
 	v.interceptor = newInterceptor(v.inner, interceptorConfig{evidence: newEvidence(), term: func() uint64 { return 7 }})
-	mustFollow := func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" }
-	v.votes.start(testHeartbeat, func() uint64 { return 7 }, mustFollow, func() error { return v.trouble })
+	follows := func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" }
+	v.votes.start(testHeartbeat, func() uint64 { return 7 }, follows, func() error { return v.trouble })
 	v.SetHeartbeatHandler(func(rpc raft.RPC) { v.steadily <- rpc })
 	t.Cleanup(func() {
 		if err := v.Close(); err != nil {
