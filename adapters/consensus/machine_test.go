@@ -245,7 +245,7 @@ func TestOnlyTheLatestMembershipsAreKept(t *testing.T) {
 // The log and its snapshots contain entries of all formats up to this one.
 func TestTheHighestFormatThatWasAppliedStays(t *testing.T) {
 	m := testMachine(t)
-	told(t, m, restoreAbort{ID: "r"}, domain.Deregister{ID: "nobody"})
+	applyEntries(t, m, restoreAbort{ID: "r"}, domain.Deregister{ID: "nobody"})
 	if written, want := m.state.read().written, formatOf(restoreAbort{}); written != want {
 		t.Errorf("highest format = %d, want %d as applied", written, want)
 	}

@@ -368,7 +368,7 @@ func (a scriptedReadIndex) ReadIndex(ctx context.Context, _ string) (ports.ReadI
 // The instance was made a voter while it asked, so the leader may already count on it.
 func TestWhoIsAVoterByTheTimeItHasCaughtUpStaysInQuarantine(t *testing.T) {
 	questions := scriptedReadIndex{asked: make(chan struct{}), answer: make(chan ports.ReadIndex)}
-	leader := spoken{rpcs: make(chan raft.RPC)}
+	leader := scriptedLeader{rpcs: make(chan raft.RPC)}
 	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), peers: questions, hooks: testHooks{transport: func(inner transport) transport {
 		leader.transport = inner
 		return leader
@@ -380,8 +380,8 @@ func TestWhoIsAVoterByTheTimeItHasCaughtUpStaysInQuarantine(t *testing.T) {
 		membership := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{
 			{ID: "leader", Address: "leader:1", Suffrage: raft.Voter}, {ID: "follower", Address: raft.ServerAddress(i.raftAddress()), Suffrage: suffrage},
 		}})
-		previous := min(index-1, 1) * spokenTerm
-		entry := raft.Log{Index: index, Term: spokenTerm, Type: raft.LogConfiguration, Data: membership}
+		previous := min(index-1, 1) * scriptedTerm
+		entry := raft.Log{Index: index, Term: scriptedTerm, Type: raft.LogConfiguration, Data: membership}
 		if got := leader.append(t, index-1, previous, []*raft.Log{&entry}, index); !got.Success {
 			t.Fatalf("answer to a membership = %+v, want success", got)
 		}

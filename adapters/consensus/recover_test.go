@@ -17,16 +17,16 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// survivor is the directory of one of three instances, none of which runs, with
-// what it has.
+// survivor is the directory of one of three instances, all of which are stopped, with the
+// state that it had.
 type survivor struct {
 	dir, id, address string
 	backend          logstore.Backend
 	state            ports.LocalState
 }
 
-// bereaved stops a whole cluster, and keeps the directory of one that followed.
-func bereaved(t *testing.T, backend logstore.Backend, snapshots bool) (survivor, domain.Change) {
+// stoppedCluster stops a cluster of three, and returns the directory of one follower.
+func stoppedCluster(t *testing.T, backend logstore.Backend, snapshots bool) (survivor, domain.Change) {
 	t.Helper()
 	var timing func(*Timing)
 	if snapshots {
@@ -72,9 +72,9 @@ func (s survivor) start(t *testing.T) *instance {
 	return start(t, instanceConfig{id: s.id, directory: s.dir, address: s.address, open: s.backend.Open, backend: s.backend.Name})
 }
 
-// goesOn starts the instance, and fails the test unless it leads a cluster of its
-// own with everything that it had.
-func (s survivor) goesOn(t *testing.T) *instance {
+// mustGoOnAlone starts the instance, and fails the test unless it leads a cluster of its own
+// with the state that it had.
+func (s survivor) mustGoOnAlone(t *testing.T) *instance {
 	t.Helper()
 	i := s.start(t)
 	i.eventually(t, "leading", leading)
@@ -89,7 +89,7 @@ func (s survivor) goesOn(t *testing.T) *instance {
 	return i
 }
 
-// Raft does not recover where it can load none of the snapshots that there are.
+// Raft itself recovers nothing if there are snapshots but it can load none of them.
 func TestARecoveryDoesWithoutASnapshotThatTheLogMakesUpFor(t *testing.T) {
 	for name, spoil := range spoilSnapshots {
 		t.Run(name, func(t *testing.T) {
@@ -101,9 +101,9 @@ func TestARecoveryDoesWithoutASnapshotThatTheLogMakesUpFor(t *testing.T) {
 				t.Fatal(err)
 			}
 			if after := inspectDirectory(t, s.dir, s.backend); !after.Recovered(s.alone()) {
-				t.Errorf("the directory is not recovered: %+v", after)
+				t.Errorf("report after Recover = %+v, want it recovered", after)
 			}
-			s.goesOn(t)
+			s.mustGoOnAlone(t)
 		})
 	}
 }
@@ -112,7 +112,7 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 	for _, backend := range durableBackends {
 		for name, snapshots := range map[string]bool{"with a log": false, "with snapshots": true} {
 			t.Run(backend.Name+" "+name, func(t *testing.T) {
-				s, last := bereaved(t, backend, snapshots)
+				s, last := stoppedCluster(t, backend, snapshots)
 				before := inspectDirectory(t, s.dir, backend)
 				if before.Recovered(s.alone()) {
 					t.Error("Recovered = true before the recovery")
@@ -122,19 +122,19 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 				}
 				after := inspectDirectory(t, s.dir, backend)
 				if len(after.Faults) > 0 || !after.Recovered(s.alone()) {
-					t.Errorf("afterwards: %+v", after)
+					t.Errorf("report after Recover = %+v, want it sound and recovered", after)
 				}
 				if _, err := os.Stat(filepath.Join(s.dir, peersName)); !errors.Is(err, os.ErrNotExist) {
-					t.Errorf("the others are still kept beside the log: %v", err)
+					t.Errorf("list of peers after Recover: %v, want it removed", err)
 				}
 				if after.Revision != last.Revision || after.Term != before.Term || after.VotedFor != before.VotedFor ||
 					after.ReachIndex != before.ReachIndex || after.ReachTerm != before.ReachTerm {
-					t.Errorf("from %+v to %+v", before, after)
+					t.Errorf("report before = %+v, after = %+v, want the same log and state", before, after)
 				}
-				i := s.goesOn(t)
+				i := s.mustGoOnAlone(t)
 				next := register(t, i, "later")
 				if next.Revision != last.Revision+1 {
-					t.Errorf("the next revision is %d, after %d", next.Revision, last.Revision)
+					t.Errorf("next revision = %d, want the one after %d", next.Revision, last.Revision)
 				}
 				fresh := start(t, instanceConfig{id: "fresh", directory: t.TempDir(), open: backend.Open, backend: backend.Name})
 				admit(t, i, fresh)
@@ -143,7 +143,7 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 				want, _ := i.State()
 				got, _ := fresh.State()
 				mustHoldTheSame(t, got, want)
-				// Now it takes both.
+				// Now a commit takes both.
 				register(t, i, "last")
 			})
 		}
@@ -153,41 +153,41 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 func TestADirectoryIsRecoveredAsLongAsItIsAsThatLeftIt(t *testing.T) {
 	self := domain.Instance{ID: "n1", RaftAddress: "n1:1", Suffrage: domain.Voter}
 	for name, change := range map[string]func(*Report){
-		"it is in quarantine":       func(r *Report) { r.Quarantine = "of a test" },
-		"it has a log":              func(r *Report) { r.LastIndex = 9 },
-		"its membership is a later": func(r *Report) { r.RosterIndex++ },
-		"there are others":          func(r *Report) { r.Roster = domain.NewRoster(self, nonvoter("n2")) },
-		"it is damaged":             func(r *Report) { r.Faults = []Fault{{What: errChecksum}} },
+		"in quarantine":           func(r *Report) { r.Quarantine = "of a test" },
+		"with a log":              func(r *Report) { r.LastIndex = 9 },
+		"with a later membership": func(r *Report) { r.RosterIndex++ },
+		"with other members":      func(r *Report) { r.Roster = domain.NewRoster(self, nonvoter("n2")) },
+		"damaged":                 func(r *Report) { r.Faults = []Fault{{What: errChecksum}} },
 	} {
 		r := Report{Roster: domain.NewRoster(self), RosterIndex: recoveredIndex}
 		if !r.Recovered(self) {
-			t.Error("as it was left, it is not called recovered")
+			t.Error("Recovered = false for a directory as a recovery leaves it, want true")
 		}
 		if change(&r); r.Recovered(self) {
-			t.Errorf("%s, and it is called recovered", name)
+			t.Errorf("Recovered = true for a directory %s, want false", name)
 		}
 	}
 }
 
 func TestARecoveryMayBeDoneAgain(t *testing.T) {
-	s, _ := bereaved(t, durableBackends[0], false)
+	s, _ := stoppedCluster(t, durableBackends[0], false)
 	for range 3 {
 		if err := s.recover(t, s.alone(), s.backend); err != nil {
 			t.Fatal(err)
 		}
 	}
-	i := s.goesOn(t)
+	i := s.mustGoOnAlone(t)
 	register(t, i, "later")
 	i.stop(t)
 	s.state, _ = i.State()
 	if r := inspectDirectory(t, s.dir, s.backend); r.Recovered(s.alone()) {
 		t.Error("Recovered = true after the instance has gone on")
 	}
-	// Again, after it has gone on.
+	// Recover again after the instance has gone on.
 	if err := s.recover(t, s.alone(), s.backend); err != nil {
 		t.Fatal(err)
 	}
-	s.goesOn(t)
+	s.mustGoOnAlone(t)
 }
 
 func TestALoneVoterMayMoveWhileItIsStopped(t *testing.T) {
@@ -195,7 +195,7 @@ func TestALoneVoterMayMoveWhileItIsStopped(t *testing.T) {
 	i.eventually(t, "leading", leading)
 	register(t, i, "a")
 	i.stop(t)
-	// Somewhere else, where it can be reached after the move.
+	// This is another address, at which the instance can be reached after the move.
 	elsewhere := start(t, instanceConfig{id: "n2", directory: t.TempDir()})
 	s := survivor{dir: i.config.Directory, id: "n1", address: elsewhere.raftAddress(), backend: durableBackends[0]}
 	elsewhere.stop(t)
@@ -203,54 +203,55 @@ func TestALoneVoterMayMoveWhileItIsStopped(t *testing.T) {
 	if err := s.recover(t, s.alone(), s.backend); err != nil {
 		t.Fatal(err)
 	}
-	register(t, s.goesOn(t), "b")
+	register(t, s.mustGoOnAlone(t), "b")
 }
 
 var errStopped = errors.New("stopped here")
 
-// stopsAt is a backend that stops before a recovery removes the log.
-func stopsAt(b logstore.Backend) logstore.Backend {
+// stoppingBackend is a backend with which a recovery fails before it removes the log.
+func stoppingBackend(b logstore.Backend) logstore.Backend {
 	open := b.Open
 	b.Open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
 		store, err := open(dir, logger)
-		return neverCut{store}, err
+		return uncutStore{store}, err
 	}
 	return b
 }
 
-type neverCut struct{ logstore.Store }
+type uncutStore struct{ logstore.Store }
 
-func (neverCut) DeleteRange(uint64, uint64) error { return errStopped }
+func (uncutStore) DeleteRange(uint64, uint64) error { return errStopped }
 
 func TestARecoveryThatStopsBeforeTheLogIsRemoved(t *testing.T) {
 	for _, backend := range durableBackends {
 		t.Run(backend.Name, func(t *testing.T) {
-			s, _ := bereaved(t, backend, false)
+			s, _ := stoppedCluster(t, backend, false)
 			before := inspectDirectory(t, s.dir, backend)
-			if err := s.recover(t, s.alone(), stopsAt(backend)); err == nil || !strings.Contains(err.Error(), errStopped.Error()) {
-				t.Fatalf("Recover: %v", err)
+			if err := s.recover(t, s.alone(), stoppingBackend(backend)); err == nil || !strings.Contains(err.Error(), errStopped.Error()) {
+				t.Fatalf("Recover = %v, want the error of the case", err)
 			}
 			between := inspectDirectory(t, s.dir, backend)
 			if len(between.Faults) > 0 || between.FirstIndex != before.FirstIndex || between.LastIndex != before.LastIndex ||
 				between.Recovered(s.alone()) || !between.Roster.Equal(domain.NewRoster(s.alone())) {
-				t.Errorf("in between: %+v", between)
+				t.Errorf("report of the unfinished recovery = %+v, want the whole log with the new membership", between)
 			}
 			copied := s
 			copied.dir = t.TempDir()
 			if err := os.CopyFS(copied.dir, os.DirFS(s.dir)); err != nil {
 				t.Fatal(err)
 			}
-			// It would start as it is.
-			copied.goesOn(t).stop(t)
+			// The unfinished recovery would start too.
+			copied.mustGoOnAlone(t).stop(t)
 			if err := s.recover(t, s.alone(), backend); err != nil {
 				t.Fatal(err)
 			}
-			s.goesOn(t)
+			s.mustGoOnAlone(t)
 		})
 	}
 }
 
-// An old directory that is started after all gets no vote of the one that went on.
+// An old directory that is started in spite of the recovery must get no vote from the
+// recovered instance.
 func TestAFormerMemberDoesNotDisturbTheRecoveredCluster(t *testing.T) {
 	t.Parallel()
 	cluster := startCluster(t, 3, nil)
@@ -264,12 +265,12 @@ func TestAFormerMemberDoesNotDisturbTheRecoveredCluster(t *testing.T) {
 	if err := s.recover(t, s.alone(), s.backend); err != nil {
 		t.Fatal(err)
 	}
-	i := s.goesOn(t)
+	i := s.mustGoOnAlone(t)
 	old := restart(t, cluster[2], nil)
-	until(t, "the old one stands for election", func() bool { return old.raft.State() == raft.Candidate })
+	until(t, "the old member stands for election", func() bool { return old.raft.State() == raft.Candidate })
 	register(t, i, "b")
 	if state, _ := old.State(); state.Leading || state.LeaderID != "" {
-		t.Errorf("the old one has a leader: %+v", state)
+		t.Errorf("state of the old member = %+v, want no leader", state)
 	}
 }
 
@@ -279,7 +280,7 @@ func TestRecoverWithoutTheNewestSnapshot(t *testing.T) {
 	harm{t, dir, before}.flip(filepath.Join(dir, "snapshots", before.Snapshots[0].ID, "state.bin"), 40)
 	damaged := inspectDirectory(t, dir, durableBackends[0])
 	if !damaged.Sound() || damaged.Revision != before.Revision {
-		t.Fatalf("the log does not make up for it: %+v", damaged)
+		t.Fatalf("report = %+v, want it sound: the log makes up for the snapshot", damaged)
 	}
 	s := survivor{dir: dir, id: "n1", address: before.VotedFor, backend: durableBackends[0]}
 	if err := s.recover(t, s.alone(), s.backend); err != nil {
@@ -287,7 +288,7 @@ func TestRecoverWithoutTheNewestSnapshot(t *testing.T) {
 	}
 	after := inspectDirectory(t, dir, durableBackends[0])
 	if !after.Sound() || after.Revision != before.Revision || !after.Recovered(s.alone()) {
-		t.Errorf("afterwards: %+v", after)
+		t.Errorf("report after Recover = %+v, want it sound and recovered", after)
 	}
 }
 
@@ -330,22 +331,22 @@ func TestRecoverRefuses(t *testing.T) {
 			test.happens(harm{t, s.dir, before})
 			damaged := inspectDirectory(t, s.dir, s.backend)
 			if err := s.recover(t, s.alone(), s.backend); err == nil || !strings.Contains(err.Error(), test.says) {
-				t.Errorf("Recover: %v, want it to say %q", err, test.says)
+				t.Errorf("Recover = %v, want an error with %q", err, test.says)
 			}
-			mustEqual(t, "what is there", inspectDirectory(t, s.dir, s.backend), damaged)
+			mustEqual(t, "the report after a refusal", inspectDirectory(t, s.dir, s.backend), damaged)
 		})
 	}
 }
 
-// The log is removed only when the snapshot that takes its place is proven.
+// The log is removed only when the snapshot that replaces it is proven to be readable.
 func TestALogIsNotRemovedForASnapshotThatIsNotThere(t *testing.T) {
-	s, _ := bereaved(t, durableBackends[0], true)
+	s, _ := stoppedCluster(t, durableBackends[0], true)
 	before := inspectDirectory(t, s.dir, s.backend)
 	folder := filepath.Join(s.dir, "snapshots")
 	spoilt := s.backend
 	spoilt.Open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
 		store, err := s.backend.Open(dir, logger)
-		return spoiling{store, func() {
+		return spoilingStore{store, func() {
 			found, _ := filepath.Glob(filepath.Join(folder, "*"))
 			for _, path := range found {
 				if filepath.Base(path) != before.Snapshots[0].ID {
@@ -355,22 +356,22 @@ func TestALogIsNotRemovedForASnapshotThatIsNotThere(t *testing.T) {
 		}}, err
 	}
 	if err := s.recover(t, s.alone(), spoilt); err == nil || !strings.Contains(err.Error(), "snapshot with the new membership") {
-		t.Errorf("Recover: %v", err)
+		t.Errorf("Recover = %v, want the error of the case", err)
 	}
 	after := inspectDirectory(t, s.dir, s.backend)
 	if after.FirstIndex != before.FirstIndex || after.LastIndex != before.LastIndex || after.Revision != before.Revision {
-		t.Errorf("from %+v to %+v", before, after)
+		t.Errorf("report before = %+v, after = %+v, want the same log and state", before, after)
 	}
 }
 
-// spoiling spoils the snapshot that a recovery has made when it is about to remove
-// the log: its bounds are asked for once more then.
-type spoiling struct {
+// spoilingStore damages the snapshot that a recovery has made just before it removes the
+// log: the recovery then asks once more where the log begins.
+type spoilingStore struct {
 	logstore.Store
 	spoil func()
 }
 
-func (s spoiling) FirstIndex() (uint64, error) {
+func (s spoilingStore) FirstIndex() (uint64, error) {
 	s.spoil()
 	return s.Store.FirstIndex()
 }

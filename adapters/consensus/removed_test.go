@@ -8,14 +8,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-func removed(s ports.LocalState) bool { return s.Removed }
+func isRemoved(s ports.LocalState) bool { return s.Removed }
 
-// While one is away it is removed. It finds that out, and leaves the others alone;
-// with what it has, or with nothing, it may be added again.
+// An instance is removed while it is down. It notices that, and does not disturb the others.
+// It may be added again, with its data or without.
 func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 	for name, back := range map[string]func(*testing.T, *instance) *instance{
-		"and is back with what it has": func(_ *testing.T, i *instance) *instance { return i },
-		"and is back with nothing":     restartWiped,
+		"it comes back with its data":    func(_ *testing.T, i *instance) *instance { return i },
+		"it comes back without its data": restartWiped,
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := startCluster(t, 3, nil)
@@ -25,13 +25,13 @@ func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 				t.Fatal(err)
 			}
 			away = restart(t, away, nil)
-			away.eventually(t, "aware that it was removed", removed)
+			away.eventually(t, "aware that it was removed", isRemoved)
 			if state, _ := away.State(); state.Member || strings.Contains(strings.Join(state.Unready(""), "; "), "waits to be added") {
-				t.Errorf("it was removed, and is a member: %v, %q", state.Member, state.Unready(""))
+				t.Errorf("state of the removed instance = member %v, reasons %q, want no member that waits to be added", state.Member, state.Unready(""))
 			}
-			// Raft's last word to who was removed may reach it when it is back: then its
-			// own raft knows, which elects no one who is no member.
-			until(t, "it stands for no election any more", func() bool {
+			// Raft's last message to a removed instance may reach it when it is back. Then
+			// its own raft knows of the removal, and does not elect a non-member.
+			until(t, "the removed instance no longer stands for election", func() bool {
 				_, member := away.roster().Find(away.config.ID)
 				return !member || away.raft.ReloadableConfig().HeartbeatTimeout == neverTimeout
 			})
@@ -40,7 +40,7 @@ func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 			admit(t, leader, away)
 			away.waitForRevision(t, change.Revision)
 			away.eventually(t, "a member that may lead", func(s ports.LocalState) bool { return s.Member && !s.Removed })
-			until(t, "it stands for election when it has to", func() bool {
+			until(t, "the new member may stand for election", func() bool {
 				return away.raft.ReloadableConfig().HeartbeatTimeout != neverTimeout
 			})
 		})
@@ -53,38 +53,39 @@ func TestAnInstanceThatSawItsRemovalReportsIt(t *testing.T) {
 	if err := leader.Remove(within(t), leaving.config.ID); err != nil {
 		t.Fatal(err)
 	}
-	// Raft may or may not tell it, before it is told nothing any more.
-	leaving.eventually(t, "aware that it was removed", removed)
+	// Raft may or may not tell the instance of its removal before it stops sending to it.
+	leaving.eventually(t, "aware that it was removed", isRemoved)
 	leaving = restartWiped(t, leaving)
 	admit(t, leader, leaving)
 	leaving.eventually(t, "a member", func(s ports.LocalState) bool { return s.Member && !s.Removed })
 }
 
-// Who is cut off with the others is not removed, and says nothing of the kind.
+// An instance that lost contact because the others are down was not removed, and must not
+// report that.
 func TestAnInstanceWithoutContactWasNotRemoved(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	left := cluster[2]
 	for _, i := range cluster[:2] {
 		i.stop(t)
 	}
-	left.eventually(t, "in touch with nobody", func(s ports.LocalState) bool { return !s.InTouch && s.LeaderID == "" })
+	left.eventually(t, "out of touch", func(s ports.LocalState) bool { return !s.InTouch && s.LeaderID == "" })
 	state, _ := left.State()
 	if left.isRemoved(left.state.read()) || state.Removed {
-		t.Error("the instance takes itself for removed")
+		t.Error("an instance without contact reports that it was removed")
 	}
 }
 
-// One that is to be a voter is started again, while nobody tells it how much of
-// its log is committed.
+// An instance that is to become a voter is restarted, and no leader tells it how much of its
+// log is committed.
 func TestAnInstanceLearnsItsPromotionFromItsLog(t *testing.T) {
 	for name, test := range map[string]struct {
 		promotions []promotion
 		staged     bool
 	}{
-		"it is to be one":      {[]promotion{{ID: "joining"}}, true},
-		"and so is another":    {[]promotion{{ID: "joining"}, {ID: "another"}}, true},
-		"another is to be one": {[]promotion{{ID: "another"}}, false},
-		"it is to be none":     {[]promotion{{ID: "joining"}, {ID: "joining", Settled: true}}, false},
+		"its promotion is wanted":                {[]promotion{{ID: "joining"}}, true},
+		"its promotion and another's are wanted": {[]promotion{{ID: "joining"}, {ID: "another"}}, true},
+		"only another's promotion is wanted":     {[]promotion{{ID: "another"}}, false},
+		"its promotion is settled":               {[]promotion{{ID: "joining"}, {ID: "joining", Settled: true}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			leader := startCluster(t, 1, nil)[0]
@@ -114,16 +115,16 @@ func TestWhoseAnswerSaysThatAnInstanceWasRemoved(t *testing.T) {
 	t.Cleanup(func() { i.stop(t) })
 	state := &localState{LocalState: ports.LocalState{ClusterID: "c"}}
 	for name, test := range map[string]struct {
-		answer  ports.ReadIndex
-		removed bool
+		answer    ports.ReadIndex
+		isRemoved bool
 	}{
-		"of a leader that has it":             {ports.ReadIndex{ClusterID: "c", Members: []string{"a", "b"}}, false},
-		"of a leader that lacks it":           {ports.ReadIndex{ClusterID: "c", Members: []string{"b"}}, true},
-		"of another cluster":                  {ports.ReadIndex{ClusterID: "d", Members: []string{"b"}}, false},
-		"of a build that lists nobody at all": {ports.ReadIndex{ClusterID: "c"}, false},
+		"a leader that has it as a member":           {ports.ReadIndex{ClusterID: "c", Members: []string{"a", "b"}}, false},
+		"a leader that does not have it as a member": {ports.ReadIndex{ClusterID: "c", Members: []string{"b"}}, true},
+		"another cluster":                            {ports.ReadIndex{ClusterID: "d", Members: []string{"b"}}, false},
+		"a build that lists no members":              {ports.ReadIndex{ClusterID: "c"}, false},
 	} {
-		if got := i.excludes(state, test.answer); got != test.removed {
-			t.Errorf("%s: %v", name, got)
+		if got := i.excludes(state, test.answer); got != test.isRemoved {
+			t.Errorf("answer of %s: excludes = %v, want the opposite", name, got)
 		}
 	}
 }

@@ -16,73 +16,73 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// spoken is a transport by which a test says to an instance what a leader would.
-type spoken struct {
+// scriptedLeader is a transport by which a test acts as the leader of an instance.
+type scriptedLeader struct {
 	transport
 	rpcs chan raft.RPC
 }
 
-func (s spoken) Consumer() <-chan raft.RPC { return s.rpcs }
+func (s scriptedLeader) Consumer() <-chan raft.RPC { return s.rpcs }
 
-// say gives the answer to a command.
-func (s spoken) say(t *testing.T, command any, content io.Reader) any {
+// send sends a command, and returns the answer.
+func (s scriptedLeader) send(t *testing.T, command any, content io.Reader) any {
 	t.Helper()
 	answer := make(chan raft.RPCResponse, 1)
 	select {
 	case s.rpcs <- raft.RPC{Command: command, Reader: content, RespChan: answer}:
 	case <-within(t).Done():
-		t.Fatalf("nobody takes %+v", command)
+		t.Fatalf("the instance does not receive %+v", command)
 	}
 	select {
 	case got := <-answer:
 		if got.Error != nil {
-			t.Fatalf("%T is answered with %v", command, got.Error)
+			t.Fatalf("answer to %T = error %v", command, got.Error)
 		}
 		return got.Response
 	case <-within(t).Done():
-		t.Fatalf("%T is not answered", command)
+		t.Fatalf("no answer to %T", command)
 	}
 	return nil
 }
 
-// As the leader of this term it says all that follows.
-const spokenTerm = 9
+// scriptedTerm is the term of the scripted leader.
+const scriptedTerm = 9
 
-var spokenHeader = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("leader"), Addr: []byte("leader:1")}
+var scriptedHeader = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("leader"), Addr: []byte("leader:1")}
 
-// append sends entries that come behind another one.
-func (s spoken) append(t *testing.T, previous, previousTerm uint64, entries []*raft.Log, commit uint64) *raft.AppendEntriesResponse {
+// append sends entries that follow the entry previous.
+func (s scriptedLeader) append(t *testing.T, previous, previousTerm uint64, entries []*raft.Log, commit uint64) *raft.AppendEntriesResponse {
 	t.Helper()
-	return s.say(t, &raft.AppendEntriesRequest{
-		RPCHeader: spokenHeader, Term: spokenTerm, PrevLogEntry: previous, PrevLogTerm: previousTerm, Entries: entries, LeaderCommitIndex: commit,
+	return s.send(t, &raft.AppendEntriesRequest{
+		RPCHeader: scriptedHeader, Term: scriptedTerm, PrevLogEntry: previous, PrevLogTerm: previousTerm, Entries: entries, LeaderCommitIndex: commit,
 	}, nil).(*raft.AppendEntriesResponse)
 }
 
-// install sends a snapshot, which has to be taken.
-func (s spoken) install(t *testing.T, meta *raft.SnapshotMeta, content []byte) {
+// install sends a snapshot, which the instance must accept.
+func (s scriptedLeader) install(t *testing.T, meta *raft.SnapshotMeta, content []byte) {
 	t.Helper()
-	if got := s.say(t, installing(meta), bytes.NewReader(content)).(*raft.InstallSnapshotResponse); !got.Success {
+	if got := s.send(t, installing(meta), bytes.NewReader(content)).(*raft.InstallSnapshotResponse); !got.Success {
 		t.Fatalf("answer to a snapshot = %+v, want success", got)
 	}
 }
 
 func installing(meta *raft.SnapshotMeta) *raft.InstallSnapshotRequest {
 	return &raft.InstallSnapshotRequest{
-		RPCHeader: spokenHeader, SnapshotVersion: meta.Version, Term: spokenTerm, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
+		RPCHeader: scriptedHeader, SnapshotVersion: meta.Version, Term: scriptedTerm, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
 		Size: meta.Size, Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
 	}
 }
 
-// followerOf gives a blank instance that follows a test.
-func followerOf(t *testing.T) (*instance, spoken) {
+// startFollower returns a blank instance, and its leader.
+func startFollower(t *testing.T) (*instance, scriptedLeader) {
 	t.Helper()
-	return followerWith(t, nil)
+	return startFollowerWith(t, nil)
 }
 
-// followerWith gives one with another state machine; nil: its own.
-func followerWith(t *testing.T, fsm func(*machine) raft.FSM) (*instance, spoken) {
+// startFollowerWith is startFollower with another state machine; nil: its own.
+func startFollowerWith(t *testing.T, fsm func(*machine) raft.FSM) (*instance, scriptedLeader) {
 	t.Helper()
-	leader := spoken{rpcs: make(chan raft.RPC)}
+	leader := scriptedLeader{rpcs: make(chan raft.RPC)}
 	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), hooks: testHooks{fsm: fsm, transport: func(inner transport) transport {
 		leader.transport = inner
 		return leader
@@ -97,7 +97,7 @@ func noops(first, last, term uint64) (logs []*raft.Log) {
 	return logs
 }
 
-// someSnapshot is one of a cluster that has a node "a".
+// someSnapshot returns a snapshot of a cluster that has the node "a".
 func someSnapshot(t *testing.T) (*raft.SnapshotMeta, []byte) {
 	t.Helper()
 	other := start(t, instanceConfig{id: "other", directory: t.TempDir(), bootstrap: true})
@@ -122,127 +122,126 @@ func someSnapshot(t *testing.T) (*raft.SnapshotMeta, []byte) {
 	return meta, content
 }
 
-// A leader that was cut off has entries that nobody committed, and is sent a snapshot of
-// its successor's that ends before, with or behind them.
+// A former leader that was cut off has entries that are not committed. Its successor sends
+// it a snapshot that ends before, with or behind its log.
 func TestAFollowerTakesTheEntriesBehindItsSnapshot(t *testing.T) {
 	meta, content := someSnapshot(t)
 	for name, last := range map[string]uint64{
-		"before it":     meta.Index - 1,
-		"long before":   meta.Index - 3,
-		"with it":       meta.Index,
-		"behind it":     meta.Index + 1,
-		"far behind it": meta.Index + 5,
+		"just before the snapshot": meta.Index - 1,
+		"long before the snapshot": meta.Index - 3,
+		"with the snapshot":        meta.Index,
+		"just behind the snapshot": meta.Index + 1,
+		"far behind the snapshot":  meta.Index + 5,
 	} {
 		t.Run("its log ends "+name, func(t *testing.T) {
-			i, leader := followerOf(t)
+			i, leader := startFollower(t)
 			if got := leader.append(t, 0, 0, noops(1, last, meta.Term-1), 0); !got.Success {
 				t.Fatalf("answer to a log = %+v, want success", got)
 			}
 			leader.install(t, meta, content)
 			for index := uint64(1); index <= meta.Index; index++ {
 				if err := i.store.GetLog(index, new(raft.Log)); err == nil {
-					t.Errorf("entry %d, which the snapshot replaces, is in the log still", index)
+					t.Errorf("entry %d, which the snapshot replaces, is still in the log", index)
 				}
 			}
 			next := meta.Index + 1
-			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, spokenTerm), next); !got.Success {
+			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, scriptedTerm), next); !got.Success {
 				t.Errorf("answer to the entry behind the snapshot = %+v, want success", got)
 			}
-			if got := leader.append(t, next, spokenTerm, noops(next+1, next+2, spokenTerm), next+2); !got.Success {
+			if got := leader.append(t, next, scriptedTerm, noops(next+1, next+2, scriptedTerm), next+2); !got.Success {
 				t.Errorf("answer to further entries = %+v, want success", got)
 			}
-			until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == next+2 })
+			until(t, "all entries are applied", func() bool { return i.raft.AppliedIndex() == next+2 })
 			if _, known := i.state.read().View.Node("a"); !known {
-				t.Error("the state is not what the snapshot has")
+				t.Error("the state lacks the node of the snapshot")
 			}
 		})
 	}
 }
 
-// forgetful is a state machine that can't be restored the first time.
-type forgetful struct {
+// failingRestore is a state machine whose first Restore fails.
+type failingRestore struct {
 	*machine
 	tried *atomic.Bool
 }
 
-func (f forgetful) Restore(snapshot io.ReadCloser) error {
+func (f failingRestore) Restore(snapshot io.ReadCloser) error {
 	if f.tried.CompareAndSwap(false, true) {
-		return errors.New("the snapshot can't be read just now")
+		return errors.New("the snapshot can't be read at the moment")
 	}
 	return f.machine.Restore(snapshot)
 }
 
-// forgetfulFollower gives a blank instance that follows a test, and can't restore a
-// snapshot the first time.
-func forgetfulFollower(t *testing.T) (*instance, spoken) {
+// startFailingFollower returns a blank instance whose first Restore fails, and its leader.
+func startFailingFollower(t *testing.T) (*instance, scriptedLeader) {
 	t.Helper()
-	return followerWith(t, func(m *machine) raft.FSM { return forgetful{m, &atomic.Bool{}} })
+	return startFollowerWith(t, func(m *machine) raft.FSM { return failingRestore{m, &atomic.Bool{}} })
 }
 
-// installInVain sends a snapshot that can't be restored.
-func (s spoken) installInVain(t *testing.T, meta *raft.SnapshotMeta, content []byte) {
+// installUnrestorable sends a snapshot whose restore must fail.
+func (s scriptedLeader) installUnrestorable(t *testing.T, meta *raft.SnapshotMeta, content []byte) {
 	t.Helper()
 	answer := make(chan raft.RPCResponse, 1)
 	s.rpcs <- raft.RPC{Reader: bytes.NewReader(content), RespChan: answer, Command: installing(meta)}
-	if got := receive(t, answer, "a snapshot is not answered"); got.Error == nil {
+	if got := receive(t, answer, "no answer to a snapshot"); got.Error == nil {
 		t.Fatalf("answer to a snapshot that cannot be restored = %+v, want an error", got.Response)
 	}
 }
 
-// The next leader may have what comes behind its log, and sends that.
+// The next leader may have the entries that follow the instance's log, and sends them.
 func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
 	const last = 5
 	meta, content := someSnapshot(t)
 	if meta.Index < last+2 {
-		t.Fatalf("the snapshot ends with entry %d: the test shows nothing", meta.Index)
+		t.Fatalf("the snapshot ends with entry %d, so the test shows nothing", meta.Index)
 	}
-	i, leader := forgetfulFollower(t)
+	i, leader := startFailingFollower(t)
 	if got := leader.append(t, 0, 0, noops(1, last, 1), 1); !got.Success {
 		t.Fatalf("answer to a log = %+v, want success", got)
 	}
-	leader.installInVain(t, meta, content)
-	if got := leader.append(t, last, 1, noops(last+1, last+2, spokenTerm), last+2); !got.Success {
+	leader.installUnrestorable(t, meta, content)
+	if got := leader.append(t, last, 1, noops(last+1, last+2, scriptedTerm), last+2); !got.Success {
 		t.Errorf("answer to the entries behind the log = %+v, want success", got)
 	}
-	until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == last+2 })
+	until(t, "all entries are applied", func() bool { return i.raft.AppliedIndex() == last+2 })
 }
 
-// It is stored, and the state machine lacks it, and so may the log.
+// The snapshot is stored, but the state machine lacks it, and the log may lack its entries.
 func TestEntriesBehindASnapshotThatCouldNotBeRestoredAreRefused(t *testing.T) {
 	meta, content := someSnapshot(t)
-	for name, own := range map[string]uint64{ // where its own snapshot ends, and its log
-		"it has nothing":                    0,
-		"its log ends just before it":       meta.Index - 1,
-		"its log ends with an earlier part": meta.Index - 3,
+	for name, own := range map[string]uint64{ // the end of its own snapshot and of its log
+		"it has no data":                        0,
+		"its log ends just before the snapshot": meta.Index - 1,
+		"its log ends long before the snapshot": meta.Index - 3,
 	} {
 		t.Run(name, func(t *testing.T) {
-			i, leader := forgetfulFollower(t)
+			i, leader := startFailingFollower(t)
 			if own > 0 {
-				leader.append(t, 0, 0, departures(1, own, meta.Term), own)
-				until(t, "all is applied", func() bool { return i.state.read().Applied == own })
+				leader.append(t, 0, 0, noEffectCommands(1, own, meta.Term), own)
+				until(t, "all entries are applied", func() bool { return i.state.read().Applied == own })
 				if err := errors.Join(i.raft.Snapshot().Error(), removeAll(i.logs.stored)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			leader.installInVain(t, meta, content)
+			leader.installUnrestorable(t, meta, content)
 			next := meta.Index + 1
-			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, spokenTerm), 0); got.Success {
-				t.Errorf("entry %d is acknowledged, but those up to %d are missing", next, meta.Index)
+			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, scriptedTerm), 0); got.Success {
+				t.Errorf("entry %d was accepted although those up to %d are missing", next, meta.Index)
 			}
 			leader.install(t, meta, content)
-			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, spokenTerm), next); !got.Success {
-				t.Errorf("when it has the snapshot it is sent what comes behind it, and answers %+v", got)
+			if got := leader.append(t, meta.Index, meta.Term, noops(next, next, scriptedTerm), next); !got.Success {
+				t.Errorf("answer to the entry behind the restored snapshot = %+v, want success", got)
 			}
-			until(t, "all is applied", func() bool { return i.raft.AppliedIndex() == next })
+			until(t, "all entries are applied", func() bool { return i.raft.AppliedIndex() == next })
 			if _, known := i.state.read().View.Node("a"); !known {
-				t.Error("the state is not what the snapshot has")
+				t.Error("the state lacks the node of the snapshot")
 			}
 		})
 	}
 }
 
-// departures are entries that a state machine applies, and change nothing.
-func departures(first, last, term uint64) []*raft.Log {
+// noEffectCommands returns commands that change nothing when they are applied.
+func noEffectCommands(first, last, term uint64) []*raft.Log {
 	logs := noops(first, last, term)
 	for _, entry := range logs {
 		entry.Type, entry.Data = raft.LogCommand, encodeEntry(domain.Deregister{ID: "nobody"})
@@ -250,11 +249,12 @@ func departures(first, last, term uint64) []*raft.Log {
 	return logs
 }
 
-// What comes behind an installed snapshot in the log is of no leader. Whoever was stopped
-// before the next entry has it still, and what was committed is in the snapshot.
+// Entries behind an installed snapshot in the old log are of no current leader. An instance
+// that stops before it gets the next entry still has them, but everything committed is in
+// the snapshot.
 func TestEntriesBehindAnInstalledSnapshotAreNotRecovered(t *testing.T) {
 	meta, content := someSnapshot(t)
-	i, leader := followerOf(t)
+	i, leader := startFollower(t)
 	log := noops(1, meta.Index+5, meta.Term-1)
 	log[meta.Index+1] = &raft.Log{Index: meta.Index + 2, Term: meta.Term - 1, Type: raft.LogCommand,
 		Data: encodeEntry(domain.Register{Node: node(t, "phantom", "phantom:1")})}
@@ -265,15 +265,16 @@ func TestEntriesBehindAnInstalledSnapshotAreNotRecovered(t *testing.T) {
 	s.state, _ = i.State()
 	report := inspectDirectory(t, s.dir, s.backend)
 	if report.ReachIndex != meta.Index || report.ReachTerm != meta.Term || !report.Sound() {
-		t.Errorf("it reaches entry %d of term %d, with %v; want %d of %d", report.ReachIndex, report.ReachTerm, report.Faults, meta.Index, meta.Term)
+		t.Errorf("report reaches entry %d of term %d with faults %v, want entry %d of term %d and none", report.ReachIndex, report.ReachTerm, report.Faults, meta.Index, meta.Term)
 	}
 	if err := s.recover(t, s.alone(), s.backend); err != nil {
 		t.Fatal(err)
 	}
-	s.goesOn(t)
+	s.mustGoOnAlone(t)
 }
 
-// Raft asks for votes with the end of the log, be it of another log than the snapshot.
+// Raft asks for votes with the end of the log, even if that belongs to another log than the
+// snapshot.
 func TestAnInstanceWithNothingBehindItsSnapshotDoesNotTakeOver(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = keepNoLog })
 	first, leader, late := cluster[0], cluster[1], cluster[2]
@@ -296,12 +297,12 @@ func TestAnInstanceWithNothingBehindItsSnapshotDoesNotTakeOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// As if it had led before, and been cut off.
+	// As if the instance had led in the earlier term, and been cut off.
 	if err := errors.Join(store.StoreLogs(noops(last+1, end+2, term)), store.Close()); err != nil {
 		t.Fatal(err)
 	}
 	late = restart(t, late, keepNoLog)
-	until(t, "it is known to have the snapshot", func() bool { return leader.announced.reached(raft.ServerID(late.config.ID)) == end })
+	until(t, "the leader knows that the instance has the snapshot", func() bool { return leader.announced.reached(raft.ServerID(late.config.ID)) == end })
 	if err := leader.HandOver(within(t), late.config.ID); !errors.Is(err, ports.ErrNoSuccessor) || !strings.Contains(err.Error(), errOtherEnd.Error()) {
 		t.Errorf("HandOver = %v, want %v because of %v", err, ports.ErrNoSuccessor, errOtherEnd)
 	}

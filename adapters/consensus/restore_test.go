@@ -20,13 +20,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// stagedNodes are nodes with all that one can have in a backup.
+// stagedNodes are nodes with everything that a node can have in a backup.
 func stagedNodes(t failer) []*domain.CacheNode {
 	plain, expired := minimalNode(t, "a", "h:1"), leasedNode()
 	return []*domain.CacheNode{&plain, &expired}
 }
 
-// replacedRegistry has lived, and then a backup took its place.
+// replacedRegistry returns a registry that had a history before a backup replaced its
+// content.
 func replacedRegistry(t failer) *domain.Registry {
 	r := registryAfter(goldenCommands(t)...)
 	with := domain.NewReplacement()
@@ -41,8 +42,8 @@ func replacedRegistry(t failer) *domain.Registry {
 	return r
 }
 
-// restoreAt gives the steps of restores that come behind command i of a log: of
-// every three, one is carried out, one comes to nothing and one is given up.
+// restoreAt returns the steps of restores that follow command i of a log: of every three
+// restores one is committed, one fails and one is aborted.
 func restoreAt(i int) []any {
 	id := fmt.Sprintf("r%d", i/7)
 	node := func(name string, slot int) *domain.CacheNode {
@@ -100,8 +101,8 @@ func TestAnyStepOfARestoreComesBackFromItsEntry(t *testing.T) {
 	})
 }
 
-// told gives the answers of a machine to entries.
-func told(t *testing.T, m *machine, entries ...any) []outcome {
+// applyEntries applies entries to a machine, and returns the outcomes.
+func applyEntries(t *testing.T, m *machine, entries ...any) []outcome {
 	t.Helper()
 	outcomes := make([]outcome, len(entries))
 	for i, entry := range entries {
@@ -118,36 +119,36 @@ func TestARestoreIsAllOrNothing(t *testing.T) {
 	}
 	tests := map[string]struct {
 		steps []any
-		err   error // of the last one
+		err   error // of the last step
 		nodes int
 	}{
-		"all parts, and the commit":         {[]any{part("r", 0, &first), part("r", 1, &second), restoreCommit{ID: "r", Parts: 2}}, nil, 2},
-		"a part that is missing":            {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
-		"a part too many":                   {[]any{part("r", 0, &first), part("r", 1, &second), restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"a part without the one before":     {[]any{part("r", 1, &second)}, errNotStaged, 0},
-		"a part that is left out":           {[]any{part("r", 0, &first), part("r", 2, &second)}, errNotStaged, 0},
-		"a part that comes twice":           {[]any{part("r", 0, &first), part("r", 1, &second), part("r", 1, &second)}, errNotStaged, 0},
-		"the commit of nothing":             {[]any{restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"the commit of another":             {[]any{part("r", 0, &first), restoreCommit{ID: "s", Parts: 1}}, errNotStaged, 0},
-		"a second commit":                   {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 1},
-		"one that is given up":              {[]any{part("r", 0, &first), restoreAbort{ID: "r"}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"another that is given up":          {[]any{part("r", 0, &first), restoreAbort{ID: "s"}, restoreCommit{ID: "r", Parts: 1}}, nil, 1},
-		"one that a later one ends":         {[]any{part("r", 0, &first), part("s", 0, &second), restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"the later one":                     {[]any{part("r", 0, &first), part("s", 0, &second), part("r", 1), restoreCommit{ID: "s", Parts: 1}}, nil, 1},
-		"one that outlives its leader":      {[]any{part("r", 0, &first), opening{}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"one at the right revision":         {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(0))}}, nil, 1},
-		"one at another revision":           {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}}, domain.ErrConditionFailed, 0},
-		"one at another revision, again":    {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"nodes that do not fit together":    {[]any{part("r", 0, &second), part("r", 1, &first)}, domain.ErrInvalid, 0},
-		"the commit of what does not fit":   {[]any{part("r", 0, &second), part("r", 1, &first), restoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
-		"a registry that is to have no one": {[]any{part("r", 0), restoreCommit{ID: "r", Parts: 1}}, nil, 0},
+		"all parts and the commit":               {[]any{part("r", 0, &first), part("r", 1, &second), restoreCommit{ID: "r", Parts: 2}}, nil, 2},
+		"a part that is missing":                 {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
+		"a part too many":                        {[]any{part("r", 0, &first), part("r", 1, &second), restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a second part without the first":        {[]any{part("r", 1, &second)}, errNotStaged, 0},
+		"a part that is skipped":                 {[]any{part("r", 0, &first), part("r", 2, &second)}, errNotStaged, 0},
+		"a part that comes twice":                {[]any{part("r", 0, &first), part("r", 1, &second), part("r", 1, &second)}, errNotStaged, 0},
+		"a commit without parts":                 {[]any{restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a commit of another restore":            {[]any{part("r", 0, &first), restoreCommit{ID: "s", Parts: 1}}, errNotStaged, 0},
+		"a second commit":                        {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 1},
+		"a commit after its abort":               {[]any{part("r", 0, &first), restoreAbort{ID: "r"}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a commit after another's abort":         {[]any{part("r", 0, &first), restoreAbort{ID: "s"}, restoreCommit{ID: "r", Parts: 1}}, nil, 1},
+		"a commit after a later restore began":   {[]any{part("r", 0, &first), part("s", 0, &second), restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a commit of the later restore":          {[]any{part("r", 0, &first), part("s", 0, &second), part("r", 1), restoreCommit{ID: "s", Parts: 1}}, nil, 1},
+		"a commit after a change of leaders":     {[]any{part("r", 0, &first), opening{}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a commit at the expected revision":      {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(0))}}, nil, 1},
+		"a commit at another revision":           {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}}, domain.ErrConditionFailed, 0},
+		"a commit after one at another revision": {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"nodes that are out of order":            {[]any{part("r", 0, &second), part("r", 1, &first)}, domain.ErrInvalid, 0},
+		"a commit of nodes out of order":         {[]any{part("r", 0, &second), part("r", 1, &first), restoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
+		"a restore of an empty registry":         {[]any{part("r", 0), restoreCommit{ID: "r", Parts: 1}}, nil, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := testMachine(t)
-			outcomes := told(t, m, test.steps...)
+			outcomes := applyEntries(t, m, test.steps...)
 			if last := outcomes[len(outcomes)-1]; !errors.Is(last.err, test.err) {
-				t.Errorf("the last step is answered %v", last.err)
+				t.Errorf("outcome of the last step = %v, want that of the case", last.err)
 			}
 			if view := m.state.read().View; view.Len() != test.nodes || view.Revision() != domain.Revision(test.nodes) {
 				t.Errorf("view = %d nodes at revision %d, want %d", view.Len(), view.Revision(), test.nodes)
@@ -156,32 +157,32 @@ func TestARestoreIsAllOrNothing(t *testing.T) {
 	}
 }
 
-// A snapshot that is being written does not change with what comes after it.
+// A snapshot that is being written must not change with later entries.
 func TestASnapshotOfARestoreStaysAsItIs(t *testing.T) {
 	m := testMachine(t)
 	first, second := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
 	second.Slot = 1
-	told(t, m, restorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
+	applyEntries(t, m, restorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
 	before, err := m.Snapshot()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := machineSnapshot(t, m)
-	told(t, m, restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, restoreCommit{ID: "r", Parts: 2})
+	applyEntries(t, m, restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, restoreCommit{ID: "r", Parts: 2})
 	sink := &memorySink{}
 	if err := before.Persist(sink); err != nil || !bytes.Equal(sink.Bytes(), want) {
-		t.Errorf("the earlier snapshot changed: %v", err)
+		t.Errorf("Persist = %v, or the earlier snapshot changed", err)
 	}
 
-	// Who begins with it goes on with the restore.
+	// An instance that starts from this snapshot goes on with the restore.
 	other := testMachine(t)
 	if err := other.Restore(io.NopCloser(bytes.NewReader(want))); err != nil {
 		t.Fatal(err)
 	}
-	outcomes := told(t, other, restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, restoreCommit{ID: "r", Parts: 2})
-	mustEqual(t, "what the commit did", outcomes[1], outcome{replaced: domain.Replaced{Revision: 2, Added: 2}})
+	outcomes := applyEntries(t, other, restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, restoreCommit{ID: "r", Parts: 2})
+	mustEqual(t, "the outcome of the commit", outcomes[1], outcome{replaced: domain.Replaced{Revision: 2, Added: 2}})
 	if !bytes.Equal(machineSnapshot(t, other), machineSnapshot(t, m)) {
-		t.Error("the two differ")
+		t.Error("the snapshots of the two machines differ")
 	}
 }
 
@@ -203,13 +204,13 @@ func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
 		result <- err
 	}()
 	applied := leader.state.read().Applied
-	leader.eventually(t, "some parts are written", func(s ports.LocalState) bool { return s.Applied > applied+3 })
+	leader.eventually(t, "past the first parts", func(s ports.LocalState) bool { return s.Applied > applied+3 })
 	if err := leader.HandOver(within(t), ""); err != nil {
 		t.Fatal(err)
 	}
 	err := <-result
 	if err == nil {
-		t.Fatal("the restore was faster than the transfer")
+		t.Fatal("the restore ended before the transfer, so the test shows nothing")
 	}
 	if !errors.Is(err, ports.ErrNotLeader) && !errors.Is(err, ports.ErrNoLeader) && !errors.Is(err, ports.ErrBusy) || errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Errorf("Restore = %v, want no leader or busy, and no unknown outcome", err)
@@ -222,18 +223,18 @@ func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
 	mustBeAlike(t, cluster...)
 }
 
-// A node that is larger than a part is one by itself.
+// A node that is larger than a part gets a part of its own.
 func TestARestoreIsCutIntoParts(t *testing.T) {
 	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir()})
 	t.Cleanup(func() { i.stop(t) })
 	node := minimalNode(t, "a", "h:1")
 	size := nodeSize(&node)
 	for name, test := range map[string]struct{ most, nodes, length int }{
-		"all fit":            {most: 3 * size, nodes: 3, length: 3},
-		"all but one fit":    {most: 3*size - 1, nodes: 3, length: 2},
-		"one is too large":   {most: size - 1, nodes: 3, length: 1},
-		"there are none":     {most: size, nodes: 0, length: 0},
-		"the last is larger": {most: size - 1, nodes: 1, length: 1},
+		"all nodes fit":              {most: 3 * size, nodes: 3, length: 3},
+		"all nodes but one fit":      {most: 3*size - 1, nodes: 3, length: 2},
+		"each node is too large":     {most: size - 1, nodes: 3, length: 1},
+		"there are no nodes":         {most: size, nodes: 0, length: 0},
+		"the last node is too large": {most: size - 1, nodes: 1, length: 1},
 	} {
 		i.hooks.restorePartBytes = test.most
 		if got := i.partLength(slices.Repeat([]*domain.CacheNode{&node}, test.nodes)); got != test.length {
@@ -242,7 +243,7 @@ func TestARestoreIsCutIntoParts(t *testing.T) {
 	}
 }
 
-// A part that may be in the log, or not, changes nothing.
+// A part changes nothing, whether it is in the log or not.
 func TestARestoreThatEndsBeforeItsCommitSaysThatNothingHappened(t *testing.T) {
 	for name, test := range map[string]struct {
 		end  func(giveUp context.CancelFunc, network *network, other *instance)
@@ -275,9 +276,9 @@ func TestARestoreThatEndsBeforeItsCommitSaysThatNothingHappened(t *testing.T) {
 			}()
 			until(t, "the first part is in the log", func() bool { return leader.raft.LastIndex() > before })
 			test.end(giveUp, fabric, cluster[1])
-			until(t, "it is given up", func() bool { return leader.raft.LastIndex() > before+1 || !leader.isLeader() })
+			until(t, "the restore is given up", func() bool { return leader.raft.LastIndex() > before+1 || !leader.isLeader() })
 			letThrough()
-			if err := receive(t, result, "it goes on"); !errors.Is(err, test.want) || strings.Contains(err.Error(), ports.ErrOutcomeUnknown.Error()) {
+			if err := receive(t, result, "the restore does not end"); !errors.Is(err, test.want) || strings.Contains(err.Error(), ports.ErrOutcomeUnknown.Error()) {
 				t.Errorf("Replace = %v, want %v and no mention of an unknown outcome", err, test.want)
 			}
 		})

@@ -9,19 +9,19 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// sending is a transport on which snapshots take their time: each is told when it is
-// there, and the sender hears of that when it may go on.
-type sending struct {
+// delayedSnapshots is a transport that delivers snapshots, reports each on arrived, and
+// returns the answer to the sender only when proceed is closed.
+type delayedSnapshots struct {
 	transport
 	arrived chan<- raft.ServerID
 	proceed <-chan struct{}
 	sent    *atomic.Int64
 }
 
-func (s sending) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+func (s delayedSnapshots) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	err := s.transport.InstallSnapshot(id, to, args, resp, data)
 	if err != nil || !resp.Success {
-		return err // who is starting takes none yet
+		return err // a starting instance takes no snapshot yet
 	}
 	s.sent.Add(1)
 	s.arrived <- id
@@ -29,8 +29,8 @@ func (s sending) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *
 	return err
 }
 
-// While a snapshot is on the way another one is made, behind which the log would hold
-// nothing.
+// While a snapshot is being sent, another one is made, and nothing is to stay in the log
+// behind that.
 func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
 	arrived, proceed := make(chan raft.ServerID, 16), make(chan struct{})
 	var sent atomic.Int64
@@ -38,7 +38,7 @@ func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
 		config.timing = keepNoLog
 		if config.bootstrap {
 			config.hooks.transport = func(inner transport) transport {
-				return sending{inner, arrived, proceed, &sent}
+				return delayedSnapshots{inner, arrived, proceed, &sent}
 			}
 		}
 	})
@@ -63,15 +63,15 @@ func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
 	late.stop(t)
 	fill("before")
 	if kept() != 0 {
-		t.Fatalf("the log begins with entry %d: the test shows nothing", kept())
+		t.Fatalf("FirstIndex = %d, want 0: without an empty log the test shows nothing", kept())
 	}
 	late = restart(t, late, keepNoLog)
-	receive(t, arrived, "it is sent no snapshot")
+	receive(t, arrived, "the late instance is sent no snapshot")
 	snapshot := leader.raft.LastIndex()
 	fill("meanwhile")
 	fill("and-again")
 	if first := kept(); first != snapshot+1 {
-		t.Errorf("the log begins with entry %d, and the snapshot ends with %d", first, snapshot)
+		t.Errorf("FirstIndex = %d, want the entry behind the snapshot, which ends with %d", first, snapshot)
 	}
 	close(proceed)
 	change := register(t, leader, "after")
@@ -79,8 +79,8 @@ func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
 	if n := sent.Load(); n != 1 {
 		t.Errorf("snapshots sent = %d, want 1", n)
 	}
-	// Nothing is retained for it any more.
-	until(t, "the log is cut", func() bool {
+	// Nothing is retained for the follower any more.
+	until(t, "the log is empty again", func() bool {
 		fill("later")
 		return kept() == 0
 	})
@@ -92,20 +92,20 @@ func TestTheLogIsCutAsFarAsRetentionAllows(t *testing.T) {
 	}
 	tests := map[string]struct {
 		given func(*retention)
-		// up to which the log may be cut, of up to 100, in term 7, once and once more,
-		// where entries from 50 on may be retained
+		// the index up to which the log may be cut, when asked for 100 in term 7, with
+		// entries from 50 on affordable; then the same asked again
 		cut, again uint64
 	}{
-		"nothing":                        {func(*retention) {}, 100, 100},
-		"what comes behind a snapshot":   {func(r *retention) { retain(r, "a", 7, 80) }, 80, 80},
-		"what comes behind the first":    {func(r *retention) { retain(r, "a", 7, 80); retain(r, "b", 7, 60) }, 60, 60},
-		"no more than is affordable":     {func(r *retention) { retain(r, "a", 7, 80); retain(r, "b", 7, 49) }, 80, 80},
-		"all that is affordable":         {func(r *retention) { retain(r, "a", 7, 50) }, 50, 50},
-		"nothing of an earlier term":     {func(r *retention) { retain(r, "a", 6, 80) }, 100, 100},
-		"nothing to who is sent another": {func(r *retention) { retain(r, "a", 7, 60); retain(r, "a", 7, 80) }, 80, 80},
-		"nothing to who could not be":    {func(r *retention) { retain(r, "a", 7, 80); r.release("a") }, 100, 100},
-		"once more to who has caught up": {func(r *retention) { retain(r, "a", 7, 80); r.releaseAfterCut("a") }, 80, 100},
-		"nothing to who had nothing":     {func(r *retention) { r.releaseAfterCut("a") }, 100, 100},
+		"no snapshot was sent":                           {func(*retention) {}, 100, 100},
+		"a snapshot was sent":                            {func(r *retention) { retain(r, "a", 7, 80) }, 80, 80},
+		"two snapshots were sent":                        {func(r *retention) { retain(r, "a", 7, 80); retain(r, "b", 7, 60) }, 60, 60},
+		"one of two snapshots is too old to afford":      {func(r *retention) { retain(r, "a", 7, 80); retain(r, "b", 7, 49) }, 80, 80},
+		"a snapshot that is just affordable":             {func(r *retention) { retain(r, "a", 7, 50) }, 50, 50},
+		"a snapshot of an earlier term":                  {func(r *retention) { retain(r, "a", 6, 80) }, 100, 100},
+		"a newer snapshot was sent to the same follower": {func(r *retention) { retain(r, "a", 7, 60); retain(r, "a", 7, 80) }, 80, 80},
+		"a snapshot that was not taken":                  {func(r *retention) { retain(r, "a", 7, 80); r.release("a") }, 100, 100},
+		"a follower that has caught up, until one cut":   {func(r *retention) { retain(r, "a", 7, 80); r.releaseAfterCut("a") }, 80, 100},
+		"a follower that was sent no snapshot":           {func(r *retention) { r.releaseAfterCut("a") }, 100, 100},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -121,18 +121,18 @@ func TestTheLogIsCutAsFarAsRetentionAllows(t *testing.T) {
 	}
 }
 
-// Who is sent a snapshot for hours does not keep the log from being cut.
+// A follower that is sent a snapshot for hours must not keep the log from being cut.
 func TestALeaderRetainsNoMoreThanItCanAfford(t *testing.T) {
 	for name, test := range map[string]struct {
 		leads            bool
 		base, affordable uint64 // the log has entries 1 to 10, and is to be cut up to 9
-		first            uint64 // of what is left
+		first            uint64 // index that is left
 	}{
-		"all that it needs":                {leads: true, base: 6, affordable: 4, first: 7},
-		"nothing if that is too much":      {leads: true, base: 5, affordable: 4, first: 10},
-		"all of a log that is short":       {leads: true, base: 1, affordable: 99, first: 2},
-		"nothing if it can afford nothing": {leads: true, base: 6, first: 10},
-		"nothing as a follower":            {base: 6, affordable: 4, first: 10},
+		"it can afford what the follower needs":        {leads: true, base: 6, affordable: 4, first: 7},
+		"the follower needs an entry too many":         {leads: true, base: 5, affordable: 4, first: 10},
+		"the follower needs nearly all of a short log": {leads: true, base: 1, affordable: 99, first: 2},
+		"it can afford nothing":                        {leads: true, base: 6, first: 10},
+		"it is a follower":                             {base: 6, affordable: 4, first: 10},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := retainingLog{
@@ -146,33 +146,33 @@ func TestALeaderRetainsNoMoreThanItCanAfford(t *testing.T) {
 				t.Fatal(err)
 			}
 			if first, err := log.FirstIndex(); first != test.first || err != nil {
-				t.Errorf("the log begins with entry %d, error %v, want %d", first, err, test.first)
+				t.Errorf("FirstIndex = %d, %v, want %d", first, err, test.first)
 			}
 		})
 	}
 }
 
-// taker is a transport to who takes a snapshot, or does not.
-type taker struct {
+// snapshotReceiver is a transport to a follower that takes a snapshot, or does not.
+type snapshotReceiver struct {
 	transport
 	success bool
 	err     error
 }
 
-func (a taker) InstallSnapshot(_ raft.ServerID, _ raft.ServerAddress, _ *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, _ io.Reader) error {
+func (a snapshotReceiver) InstallSnapshot(_ raft.ServerID, _ raft.ServerAddress, _ *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, _ io.Reader) error {
 	resp.Success = a.success
 	return a.err
 }
 
 func TestEntriesAreRetainedOnlyForAFollowerThatTookTheSnapshot(t *testing.T) {
 	for name, test := range map[string]struct {
-		to  taker
+		to  snapshotReceiver
 		cut uint64
 	}{
-		"who has taken it":                {taker{success: true}, 80},
-		"who has not taken it":            {taker{}, 100},
-		"to whom it could not be sent":    {taker{err: raft.ErrTransportShutdown}, 100},
-		"who took it, and did not say so": {taker{success: true, err: raft.ErrTransportShutdown}, 100},
+		"it took the snapshot":                          {snapshotReceiver{success: true}, 80},
+		"it did not take the snapshot":                  {snapshotReceiver{}, 100},
+		"the snapshot could not be sent":                {snapshotReceiver{err: raft.ErrTransportShutdown}, 100},
+		"it took the snapshot, but its answer was lost": {snapshotReceiver{success: true, err: raft.ErrTransportShutdown}, 100},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &interceptor{transport: test.to, config: interceptorConfig{retention: newRetention()}}
@@ -181,13 +181,13 @@ func TestEntriesAreRetainedOnlyForAFollowerThatTookTheSnapshot(t *testing.T) {
 				t.Error(err)
 			}
 			if got := w.config.retention.limit(7, 100, 50); got != test.cut {
-				t.Errorf("the log is cut up to %d, not %d", got, test.cut)
+				t.Errorf("limit = %d, want %d", got, test.cut)
 			}
 		})
 	}
 }
 
-// What a snapshot ends with is known by its index and its term, and must not be sent as
+// The last entry of a snapshot is known only by its index and term, and must not be sent as
 // if it were the entry.
 func TestTheBaseOfWhatIsRetainedIsFoundOnlyBehindNothing(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -196,13 +196,13 @@ func TestTheBaseOfWhatIsRetainedIsFoundOnlyBehindNothing(t *testing.T) {
 		index  uint64
 		found  bool
 	}{
-		"what is retained":            {bases: []uint64{7}, index: 7, found: true},
-		"before what is stored":       {stored: []uint64{8}, bases: []uint64{7}, index: 7, found: true},
-		"what could be sent":          {stored: []uint64{6}, bases: []uint64{7}, index: 7},
-		"what could be sent, too":     {bases: []uint64{6, 7}, index: 7},
-		"the first of two":            {bases: []uint64{6, 7}, index: 6, found: true},
-		"what is retained for nobody": {bases: []uint64{7}, index: 8},
-		"what is stored, as it is":    {stored: []uint64{7}, bases: []uint64{7}, index: 7, found: true},
+		"the base, with an empty log":       {bases: []uint64{7}, index: 7, found: true},
+		"the base before the log":           {stored: []uint64{8}, bases: []uint64{7}, index: 7, found: true},
+		"a base behind an entry of the log": {stored: []uint64{6}, bases: []uint64{7}, index: 7},
+		"a base behind another base":        {bases: []uint64{6, 7}, index: 7},
+		"the first of two bases":            {bases: []uint64{6, 7}, index: 6, found: true},
+		"an index without a base":           {bases: []uint64{7}, index: 8},
+		"an entry that is stored":           {stored: []uint64{7}, bases: []uint64{7}, index: 7, found: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := storeOf(t, 2, test.stored...)
@@ -211,7 +211,7 @@ func TestTheBaseOfWhatIsRetainedIsFoundOnlyBehindNothing(t *testing.T) {
 				log.retention.retain(raft.ServerID(fmt.Sprint(n)), &raft.InstallSnapshotRequest{Term: 7, LastLogIndex: index, LastLogTerm: 6})
 			}
 			if err := log.GetLog(test.index, new(raft.Log)); (err == nil) != test.found {
-				t.Errorf("entry %d: %v", test.index, err)
+				t.Errorf("GetLog(%d) = %v, want an entry only where the case says so", test.index, err)
 			}
 		})
 	}
