@@ -231,13 +231,13 @@ func TestAHeartbeatOfAnEarlierRoundProvesNothing(t *testing.T) {
 			}
 		}
 		g := &gate{leadership: leadership, evidence: e}
-		first := asker(t.Context(), &g.rounds, g.prove)
+		first := doAsync(t.Context(), &g.rounds, g.prove)
 		synctest.Wait()
 		inner.answers["c"] <- struct{}{}
 		if got := <-first; got.err != nil {
 			t.Fatalf("first round, which a majority has answered = %v, want success", got.err)
 		}
-		second := asker(t.Context(), &g.rounds, g.prove)
+		second := doAsync(t.Context(), &g.rounds, g.prove)
 		synctest.Wait()
 		inner.answers["b"] <- struct{}{} // answers the heartbeat of the first round
 		synctest.Wait()

@@ -93,7 +93,7 @@ func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
 	cluster := startCluster(t, 5, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.bootstrap {
-			config.started = func(i *instance) { pace(pacing, i) }
+			config.started = func(i *instance) { forceHeartbeats(pacing, i) }
 		}
 		config.peers = silentPeers{silent: &silent, unless: config.id == "instance-1"}
 		if config.bootstrap || config.id == "instance-1" {
@@ -119,7 +119,7 @@ func TestAFollowerOfADeposedLeaderServesNoStaleRead(t *testing.T) {
 	verified := make(chan error, 1)
 	asked := old.raft.VerifyLeader()
 	go func() { verified <- asked.Error() }()
-	settle(old)
+	drainMainLoop(old)
 	if old.raft.State() != raft.Leader || string(leaderAt(follower)) != old.config.ID {
 		t.Fatal("the old leader or its follower has noticed the new leader, so the test shows nothing")
 	}

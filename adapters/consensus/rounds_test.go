@@ -12,8 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// oracle is a question whose answers a test gives. Each answer is the question's
-// number.
+// oracle is a question that a test answers. Each answer is the number of the question.
 type oracle struct {
 	put    atomic.Uint64
 	answer chan error // one for each question
@@ -26,17 +25,17 @@ func (o *oracle) ask() (uint64, error) {
 	return number, <-o.answer
 }
 
-type passed struct {
+type roundResult struct {
 	index uint64
 	err   error
 }
 
-// asker passes in the background.
-func asker(ctx context.Context, r *rounds, put func() (uint64, error)) <-chan passed {
-	answered := make(chan passed, 1)
+// doAsync calls r.do in the background, and returns the channel with the result.
+func doAsync(ctx context.Context, r *rounds, put func() (uint64, error)) <-chan roundResult {
+	answered := make(chan roundResult, 1)
 	go func() {
 		index, err := r.do(ctx, put)
-		answered <- passed{index, err}
+		answered <- roundResult{index, err}
 	}()
 	return answered
 }
@@ -45,13 +44,13 @@ func TestAnAnswerIsOnlyForThoseWhoAskedBeforeTheQuestionWasPut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r rounds
 		o := newOracle()
-		first := asker(t.Context(), &r, o.ask)
+		first := doAsync(t.Context(), &r, o.ask)
 		synctest.Wait()
-		late := asker(t.Context(), &r, o.ask)
+		late := doAsync(t.Context(), &r, o.ask)
 		synctest.Wait()
 		o.answer <- nil
 		if got := <-first; got.err != nil || got.index != 1 {
-			t.Errorf("the first: %+v", got)
+			t.Errorf("answer of the first caller = %+v, want that of its own round", got)
 		}
 		synctest.Wait()
 		select {
@@ -61,7 +60,7 @@ func TestAnAnswerIsOnlyForThoseWhoAskedBeforeTheQuestionWasPut(t *testing.T) {
 		}
 		o.answer <- nil
 		if got := <-late; got.err != nil || got.index != 2 {
-			t.Errorf("the late one: %+v", got)
+			t.Errorf("answer of the late caller = %+v, want index 2", got)
 		}
 		r.end()
 	})
@@ -88,10 +87,10 @@ func TestAnyNumberOfAskersCostsTwoQuestions(t *testing.T) {
 		const askers = 200
 		var r rounds
 		o := newOracle()
-		answers := []<-chan passed{asker(t.Context(), &r, o.ask)}
+		answers := []<-chan roundResult{doAsync(t.Context(), &r, o.ask)}
 		synctest.Wait()
 		for range askers {
-			answers = append(answers, asker(t.Context(), &r, o.ask))
+			answers = append(answers, doAsync(t.Context(), &r, o.ask))
 		}
 		synctest.Wait()
 		for range 2 {
@@ -113,17 +112,17 @@ func TestAQuestionThatFailsFailsThoseWhoSharedIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r rounds
 		o := newOracle()
-		first := asker(t.Context(), &r, o.ask)
+		first := doAsync(t.Context(), &r, o.ask)
 		synctest.Wait()
-		second := asker(t.Context(), &r, o.ask)
+		second := doAsync(t.Context(), &r, o.ask)
 		synctest.Wait()
 		o.answer <- errCut
 		o.answer <- nil
 		if got := <-first; !errors.Is(got.err, errCut) {
-			t.Errorf("the first: %+v", got)
+			t.Errorf("answer of the first caller = %+v, want that of its own round", got)
 		}
 		if got := <-second; got.err != nil {
-			t.Errorf("another question's error reached the second: %+v", got)
+			t.Errorf("answer of the second caller = %+v, want no error of the first round", got)
 		}
 		r.end()
 	})
@@ -139,7 +138,7 @@ func TestWithAnEndedContextNothingIsAsked(t *testing.T) {
 			return 1, nil
 		})
 		if !errors.Is(err, context.Canceled) {
-			t.Fatalf("error %v, want the context's", err)
+			t.Fatalf("do = %v, want the context's error", err)
 		}
 	}
 	r.end()
@@ -149,9 +148,9 @@ func TestEndWaitsForRunningRoundsAndBeginsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r rounds
 		o := newOracle()
-		first := asker(t.Context(), &r, o.ask)
+		first := doAsync(t.Context(), &r, o.ask)
 		synctest.Wait()
-		waiting := asker(t.Context(), &r, o.ask)
+		waiting := doAsync(t.Context(), &r, o.ask)
 		synctest.Wait()
 		ended := make(chan struct{})
 		go func() {
@@ -159,7 +158,7 @@ func TestEndWaitsForRunningRoundsAndBeginsNone(t *testing.T) {
 			close(ended)
 		}()
 		synctest.Wait()
-		if got := <-asker(t.Context(), &r, o.ask); !errors.Is(got.err, ports.ErrClosed) {
+		if got := <-doAsync(t.Context(), &r, o.ask); !errors.Is(got.err, ports.ErrClosed) {
 			t.Errorf("answer after the end = %+v, want %v", got, ports.ErrClosed)
 		}
 		o.answer <- nil
@@ -171,7 +170,7 @@ func TestEndWaitsForRunningRoundsAndBeginsNone(t *testing.T) {
 		}
 		o.answer <- nil
 		<-ended
-		for _, answered := range []<-chan passed{first, waiting} {
+		for _, answered := range []<-chan roundResult{first, waiting} {
 			if got := <-answered; got.err != nil {
 				t.Errorf("answer of a caller before the end = %+v, want success", got)
 			}
@@ -179,8 +178,8 @@ func TestEndWaitsForRunningRoundsAndBeginsNone(t *testing.T) {
 	})
 }
 
-// Those who had passed every other check when the instance was closed come here
-// at any time.
+// Callers that had passed every other check before the instance was closed may come here at
+// any time.
 func TestRoundsEndWhileManyCome(t *testing.T) {
 	for range 50 {
 		var r rounds
@@ -194,12 +193,12 @@ func TestRoundsEndWhileManyCome(t *testing.T) {
 				}
 			})
 		}
-		until(t, "they are asking", func() bool { return r.begun.Load() > 3 })
+		until(t, "the callers are asking", func() bool { return r.begun.Load() > 3 })
 		r.end()
 		begun := r.begun.Load()
 		asking.Wait()
 		if now := r.begun.Load(); now != begun {
-			t.Fatalf("%d rounds began after the end", now-begun)
+			t.Fatalf("rounds begun after the end = %d, want none", now-begun)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func TestTheStateNamesTheLeaderAndWhetherItCaughtUp(t *testing.T) {
-	// before leaves its traces in the state that change is given.
+	// before is applied to the state first, and change then.
 	tests := map[string]struct {
 		before   func(*localState)
 		change   func(*localState)
@@ -17,33 +17,33 @@ func TestTheStateNamesTheLeaderAndWhetherItCaughtUp(t *testing.T) {
 	}{
 		"nothing is known": {
 			change: func(*localState) {}},
-		"raft says it leads, but its term is not open": {
+		"raft leads, but its term is not open": {
 			change: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 2 }},
-		"raft says it leads, and its term is open": {
+		"raft leads, and its term is open": {
 			change: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 }, leading: true, caughtUp: true},
-		"the term is open, but another one leads": {
+		"the term is open, but another instance leads": {
 			change: func(n *localState) { n.Term, n.openTerm = 3, 3 }},
-		"the term of another leader is open, and it leads in the next": {
+		"the term of another leader was open, and raft leads in the next": {
 			before: func(n *localState) { n.Term, n.openTerm = 3, 3 },
 			change: func(n *localState) { n.Term, n.leads = 4, true }},
-		"it leads, and then is closed": {
+		"the leader is closed": {
 			before: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 },
 			change: func(n *localState) { n.Closed = true }, caughtUp: true},
-		"it led, and no longer does": {
+		"the leader is deposed": {
 			before: func(n *localState) { n.Term, n.leads, n.openTerm = 3, true, 3 },
 			change: func(n *localState) { n.leads = false }, caughtUp: true},
-		"the goal is not known, whatever is applied": {
+		"the goal is not known, and entries are applied": {
 			change: func(n *localState) { n.Applied = 100 }},
-		"it is one short of the goal": {
+		"one entry short of the goal": {
 			change: func(n *localState) { n.goal, n.Applied = 10, 9 }},
-		"it has reached the goal": {
+		"the goal is reached": {
 			change: func(n *localState) { n.goal, n.Applied = 10, 10 }, caughtUp: true},
-		"it has passed the goal": {
+		"the goal is passed": {
 			change: func(n *localState) { n.goal, n.Applied = 10, 11 }, caughtUp: true},
 		"the goal is known after it was reached": {
 			before: func(n *localState) { n.Applied = 10 },
 			change: func(n *localState) { n.goal = 10 }, caughtUp: true},
-		"it was caught up, and falls behind a later goal": {
+		"caught up, and then behind a later goal": {
 			before: func(n *localState) { n.goal, n.Applied = 10, 10 },
 			change: func(n *localState) { n.goal = 20 }, caughtUp: true},
 	}
@@ -55,7 +55,7 @@ func TestTheStateNamesTheLeaderAndWhetherItCaughtUp(t *testing.T) {
 			}
 			b.update(test.change)
 			if got := b.read(); got.Leading != test.leading || got.CaughtUp != test.caughtUp {
-				t.Errorf("leading %v, caught up %v; want %v, %v", got.Leading, got.CaughtUp, test.leading, test.caughtUp)
+				t.Errorf("leading = %v, caught up = %v, want %v and %v", got.Leading, got.CaughtUp, test.leading, test.caughtUp)
 			}
 		})
 	}
@@ -66,27 +66,27 @@ func TestAnUpdateWakesWaitersAndLeavesEarlierStatesAlone(t *testing.T) {
 	first := b.read()
 	select {
 	case <-first.later:
-		t.Fatal("there is something later before any update")
+		t.Fatal("the initial state is reported as outdated before any update")
 	default:
 	}
 	b.update(func(n *localState) { n.Term = 7 })
-	receive(t, first.later, "nobody was woken")
+	receive(t, first.later, "an update did not wake a waiter")
 	if first.Term != 0 {
-		t.Error("a state changed after it was published")
+		t.Error("a published state changed")
 	}
 	second := b.read()
 	if second.Term != 7 || second.ClusterID != "c" {
-		t.Errorf("term %d, cluster %q: what was not changed should stay", second.Term, second.ClusterID)
+		t.Errorf("state = term %d, cluster %q, want 7 and c: what was not changed must stay", second.Term, second.ClusterID)
 	}
 	select {
 	case <-second.later:
-		t.Error("the latest state says that there is a later one")
+		t.Error("the latest state is reported as outdated")
 	default:
 	}
 }
 
-// Two concurrent updaters lose nothing of each other's, and a reader that follows the channels
-// misses no end.
+// Of two concurrent updaters neither loses updates of the other, and a reader that follows
+// the channels sees the last state.
 func TestManyUpdateAndRead(t *testing.T) {
 	const each = 500
 	b := newSharedState(ports.LocalState{})
@@ -107,7 +107,7 @@ func TestManyUpdateAndRead(t *testing.T) {
 				<-seen.later
 				next := b.read()
 				if next.Applied < seen.Applied || next.Term < seen.Term || next == seen {
-					t.Errorf("from (%d, %d) back to (%d, %d)", seen.Applied, seen.Term, next.Applied, next.Term)
+					t.Errorf("state went from (%d, %d) back to (%d, %d)", seen.Applied, seen.Term, next.Applied, next.Term)
 					return
 				}
 				seen = next

@@ -26,7 +26,7 @@ func TestARegistryComesBackFromItsSnapshot(t *testing.T) {
 	})
 }
 
-// mustGoOnAlike restores a registry from its snapshot and tells both the rest.
+// mustGoOnAlike restores a registry from its snapshot, and applies the rest to both.
 func mustGoOnAlike(t failer, original *domain.Registry, rest []domain.Command) {
 	t.Helper()
 	im := imageOf(original)
@@ -34,7 +34,7 @@ func mustGoOnAlike(t failer, original *domain.Registry, rest []domain.Command) {
 	read := restoredFrom(t, snapshot)
 	mustEqualImage(t, read.fsmSnapshot, im)
 	if again := snapshotOf(t, imageOf(read.registry)); !bytes.Equal(again, snapshot) {
-		t.Fatalf("the restored registry makes other bytes:\n got %x\nwant %x", again, snapshot)
+		t.Fatalf("snapshot of the restored registry:\n got %x\nwant %x", again, snapshot)
 	}
 	for i, cmd := range rest {
 		got := answerOf(read.registry.Apply(cmd))
@@ -42,12 +42,12 @@ func mustGoOnAlike(t failer, original *domain.Registry, rest []domain.Command) {
 		mustEqual(t, fmt.Sprintf("the answer to command %d after the snapshot", i), got, want)
 	}
 	if !bytes.Equal(snapshotOf(t, imageOf(read.registry)), snapshotOf(t, imageOf(original))) {
-		t.Fatal("in the end the two registries make different snapshots")
+		t.Fatal("the snapshots of the two registries differ at the end")
 	}
 }
 
-// longLived gives a registry that has made so many changes beyond those that it
-// remembers: some nodes and some previous ones were made by forgotten changes.
+// longLived returns a registry that has made this many changes more than its history holds.
+// Some nodes and previous nodes were made by forgotten changes.
 func longLived(t failer, forgotten int) *domain.Registry {
 	r := domain.NewRegistry()
 	apply := func(cmd domain.Command) {
@@ -64,8 +64,8 @@ func longLived(t failer, forgotten int) *domain.Registry {
 	for i := range nodes {
 		apply(named(i, 1))
 	}
-	// The last node keeps changing, the one before it is touched late, and the
-	// one before that goes late.
+	// The last node keeps changing, the one before it is changed late, and the one before
+	// that is removed late.
 	for int(r.View().Revision()) < domain.HistoryLength+forgotten-2 {
 		apply(named(nodes-1, 2+int(r.View().Revision())%2))
 	}
@@ -91,22 +91,22 @@ func TestATrimmedHistoryComesBackFromItsSnapshot(t *testing.T) {
 	}
 }
 
-// A node that stands in the registry, in the change that made it and as the
-// previous one of the next change is kept once, before and after.
+// A node that is in the registry, in the change that made it, and in the next change as the
+// previous node, is kept in memory once, before and after a restore.
 func TestARestoredRegistrySharesItsNodesWithItsHistory(t *testing.T) {
 	r := registryAfter(goldenCommands(t)...)
 	restored := restoredFrom(t, snapshotOf(t, imageOf(r))).view
 	for _, c := range restored.History() {
 		if c.Effect == domain.Removed && c.Node != c.Previous {
-			t.Errorf("revision %d: the removed node is there twice", c.Revision)
+			t.Errorf("revision %d: the removed node is in memory twice", c.Revision)
 		}
 		if c.Previous != nil && c.Previous != restored.History()[c.Previous.Revision-1].Node {
-			t.Errorf("revision %d: its previous node is a copy", c.Revision)
+			t.Errorf("revision %d: the previous node is a copy", c.Revision)
 		}
 	}
 	for n := range restored.Nodes() {
 		if n != restored.History()[n.Revision-1].Node {
-			t.Errorf("node %q is a copy of what its last change made", n.ID)
+			t.Errorf("node %q is a copy of the node in its last change", n.ID)
 		}
 	}
 }
@@ -119,14 +119,14 @@ func TestADamagedSnapshotIsAnError(t *testing.T) {
 				if got, err := readSnapshot(bytes.NewReader(damaged)); err == nil {
 					t.Errorf("readSnapshot(%x) = %+v, want an error", damaged, contentsOf(got.view))
 				} else if !strings.HasPrefix(err.Error(), "snapshot") {
-					t.Errorf("the error does not say what is damaged: %v", err)
+					t.Errorf("readSnapshot = %v, want an error that begins with snapshot", err)
 				}
 			})
 			if _, err := readSnapshot(bytes.NewReader(append(snapshot, 0))); err == nil {
-				t.Error("a byte behind the end is overlooked")
+				t.Error("readSnapshot with a byte behind the end = nil, want an error")
 			}
 			if _, err := readSnapshot(io.MultiReader(bytes.NewReader(snapshot), failing{})); !errors.Is(err, errDisk) {
-				t.Errorf("an unreadable byte behind the end: %v", err)
+				t.Errorf("readSnapshot with an unreadable byte behind the end = %v, want the error of the disk", err)
 			}
 		})
 	}
@@ -141,20 +141,20 @@ func (failing) Write([]byte) (int, error) { return 0, errDisk }
 
 func TestASnapshotThatCanNotBeReadOrWrittenSaysWhy(t *testing.T) {
 	if _, err := readSnapshot(failing{}); !errors.Is(err, errDisk) {
-		t.Errorf("read: %v", err)
+		t.Errorf("readSnapshot = %v, want the error of the disk", err)
 	}
 	for name, im := range goldenImages(t) {
 		if err := writeSnapshot(failing{}, im); !errors.Is(err, errDisk) {
-			t.Errorf("write %s: %v", name, err)
+			t.Errorf("writeSnapshot of %s = %v, want the error of the disk", name, err)
 		}
 	}
-	// More than fits into the buffer, so that it fails in the middle.
+	// This one does not fit into the buffer, so that the write fails midway.
 	if err := writeSnapshot(failing{}, imageOf(longLived(t, 0))); !errors.Is(err, errDisk) {
-		t.Errorf("write a long one: %v", err)
+		t.Errorf("writeSnapshot of a long one = %v, want the error of the disk", err)
 	}
 }
 
-// assembled gives a snapshot with a right checksum and any records.
+// assembled returns a snapshot with these records and a correct checksum.
 func assembled(version byte, records ...[]byte) []byte {
 	b := append([]byte(snapshotMagic), version)
 	for _, record := range records {
@@ -180,8 +180,7 @@ func promotionRecord(id string) []byte { return message(recordPromotion, appendS
 
 func endRecord(nodes int) []byte { return message(recordEnd, appendUint(nil, 1, uint64(nodes))) }
 
-// The server's fields of a node that was created at one revision and changed
-// last at another.
+// nodeMessage is a node that was created at one revision, and last changed at another.
 func nodeMessage(id string, created, revision domain.Revision) []byte {
 	return appendNode(nil, &domain.CacheNode{
 		ID: id, Address: id + ":1", Pool: "p", State: domain.Active, CreatedRevision: created, Revision: revision,
@@ -197,7 +196,7 @@ func TestASnapshotThatHoldsTogetherIsRead(t *testing.T) {
 	data := assembled(snapshotVersion, headRecord(1, 1), added(1),
 		message(recordNode, uintField(nodeReference, 1)), endRecord(1))
 	if read := restoredFrom(t, data); read.view.Len() != 1 || read.view.Revision() != 1 {
-		t.Errorf("%+v", contentsOf(read.view))
+		t.Errorf("registry = %+v, want one node at revision 1", contentsOf(read.view))
 	}
 }
 
@@ -216,106 +215,106 @@ func TestASnapshotThatDoesNotHoldTogetherIsAnError(t *testing.T) {
 		records [][]byte
 		says    string
 	}{
-		"a kind of record that is not known":    {[][]byte{headRecord(0, 0), message(recordStagedNode + 1)}, newer},
-		"a field that heads lack":               {[][]byte{message(recordHead, uintField(6, 1))}, newer},
-		"a field that changes lack":             {change(one, byRequest, node, uintField(6, 1)), newer},
-		"a field that node records lack":        {[][]byte{headRecord(1, 0), message(recordNode, uintField(3, 1))}, newer},
-		"a field that promotions lack":          {[][]byte{headRecord(0, 0), message(recordPromotion, uintField(2, 1)), endRecord(0)}, newer},
-		"a promotion of nobody":                 {[][]byte{headRecord(0, 0), message(recordPromotion), endRecord(0)}, "promotion"},
-		"a promotion twice":                     {[][]byte{headRecord(0, 0), promotionRecord("a"), promotionRecord("a"), endRecord(0)}, "promotion"},
-		"a field that a staging lacks":          {[][]byte{headRecord(0, 0), message(recordStaged, uintField(4, 1)), endRecord(0)}, newer},
-		"a field that a staged node lacks":      {[][]byte{headRecord(0, 0), stagedRecord(1), message(recordStagedNode, uintField(2, 1)), endRecord(0)}, newer},
-		"a staging of no restore":               {[][]byte{headRecord(0, 0), message(recordStaged), endRecord(0)}, "out of place"},
-		"two stagings":                          {[][]byte{headRecord(0, 0), stagedRecord(0), stagedRecord(0), endRecord(0)}, "out of place"},
-		"a staged node without a staging":       {[][]byte{headRecord(0, 0), stagedNodeRecord("a"), endRecord(0)}, "out of place"},
-		"a staged node that is missing":         {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("a"), endRecord(0)}, "1 staged nodes instead of 2"},
-		"staged nodes that do not fit together": {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("b"), stagedNodeRecord("a"), endRecord(0)}, "ascending"},
-		"promotions out of order":               {[][]byte{headRecord(0, 0), promotionRecord("b"), promotionRecord("a"), endRecord(0)}, "promotion"},
-		"a promotion before the head":           {[][]byte{promotionRecord("a"), headRecord(0, 0), endRecord(0)}, "out of place"},
-		"a promotion behind the end":            {[][]byte{headRecord(0, 0), append(endRecord(0), promotionRecord("a")...)}, "out of place"},
-		"a field that ends lack":                {[][]byte{headRecord(0, 0), message(recordEnd, uintField(2, 1))}, newer},
-		"an effect that is not known":           {change(uintField(changeEffect, 4), byRequest, node), newer},
-		"effect zero":                           {change(uintField(changeEffect, 0), byRequest, node), newer},
-		"a reason that is not known":            {change(one, uintField(changeReason, 4), node), newer},
-		"reason zero":                           {change(one, uintField(changeReason, 0), node), newer},
-		"an effect beyond any table":            {change(uintField(changeEffect, 1<<63), byRequest, node), newer},
-		"a change without effect":               {change(byRequest, node), "lacks"},
-		"a change without reason":               {change(one, node), "lacks"},
-		"a change without node":                 {change(one, byRequest), "lacks"},
-		"an empty change":                       {change(), "lacks"},
-		"an empty node":                         {[][]byte{headRecord(1, 0), message(recordNode), endRecord(1)}, "empty"},
-		"no head":                               {[][]byte{endRecord(0)}, "out of place"},
-		"two heads":                             {[][]byte{headRecord(0, 0), headRecord(0, 0), endRecord(0)}, "out of place"},
-		"a record behind the end":               {[][]byte{headRecord(0, 0), append(endRecord(0), endRecord(0)...)}, "out of place"},
-		"no end":                                {[][]byte{headRecord(0, 0)}, errTruncated.Error()},
-		"nothing":                               {nil, errTruncated.Error()},
-		"a history longer than the revision":    {[][]byte{headRecord(1, 2)}, "do not fit"},
-		"more changes than announced":           {[][]byte{headRecord(2, 1), added(2), added(3), endRecord(0)}, "more changes"},
-		"fewer changes than announced":          {[][]byte{headRecord(2, 2), added(1), endRecord(0)}, "1 changes instead of 2"},
-		"a huge number of changes announced":    {[][]byte{message(recordHead, uintField(2, 1<<63), uintField(5, 1<<63)), endRecord(0)}, "changes instead of"},
-		"fewer nodes than announced":            {[][]byte{headRecord(1, 1), added(1), endRecord(1)}, "0 nodes instead of 1"},
-		"a huge number of nodes announced":      {[][]byte{headRecord(0, 0), message(recordEnd, uintField(1, 1<<63))}, "nodes instead of"},
-		"a node that refers to no change":       {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 2)), endRecord(1)}, "refers to revision 2"},
-		"a node that refers to before history":  {[][]byte{headRecord(2, 1), added(2), message(recordNode, uintField(nodeReference, 1)), endRecord(1)}, "refers to revision 1"},
-		"a previous node from the future":       {change(uintField(changeEffect, 3), byRequest, uintField(changePreviousReference, 1)), "refers to revision 1"},
-		"two nodes with one id":                 {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 1)), message(recordNode, uintField(nodeReference, 1)), endRecord(2)}, "share"},
-		"a removal that bears a node":           {second(uintField(changeEffect, 3), byRequest, message(changeNode, nodeMessage("a", 1, 1)), uintField(changePreviousReference, 1)), "does not fit"},
-		"an addition that replaces":             {second(one, byRequest, message(changeNode, nodeMessage("b", 2, 2)), uintField(changePreviousReference, 1)), "does not fit"},
-		"an update of nothing":                  {change(uintField(changeEffect, 2), byRequest, node), "does not fit"},
-		"a change whose node has another's revision": {
+		"an unknown kind of record":                         {[][]byte{headRecord(0, 0), message(recordStagedNode + 1)}, newer},
+		"an unknown field of a head":                        {[][]byte{message(recordHead, uintField(6, 1))}, newer},
+		"an unknown field of a change":                      {change(one, byRequest, node, uintField(6, 1)), newer},
+		"an unknown field of a node record":                 {[][]byte{headRecord(1, 0), message(recordNode, uintField(3, 1))}, newer},
+		"an unknown field of a promotion":                   {[][]byte{headRecord(0, 0), message(recordPromotion, uintField(2, 1)), endRecord(0)}, newer},
+		"a promotion without an id":                         {[][]byte{headRecord(0, 0), message(recordPromotion), endRecord(0)}, "promotion"},
+		"two promotions with one id":                        {[][]byte{headRecord(0, 0), promotionRecord("a"), promotionRecord("a"), endRecord(0)}, "promotion"},
+		"an unknown field of a staged restore":              {[][]byte{headRecord(0, 0), message(recordStaged, uintField(4, 1)), endRecord(0)}, newer},
+		"an unknown field of a staged node":                 {[][]byte{headRecord(0, 0), stagedRecord(1), message(recordStagedNode, uintField(2, 1)), endRecord(0)}, newer},
+		"a staged restore without an id":                    {[][]byte{headRecord(0, 0), message(recordStaged), endRecord(0)}, "out of place"},
+		"two staged restores":                               {[][]byte{headRecord(0, 0), stagedRecord(0), stagedRecord(0), endRecord(0)}, "out of place"},
+		"a staged node without a staged restore":            {[][]byte{headRecord(0, 0), stagedNodeRecord("a"), endRecord(0)}, "out of place"},
+		"fewer staged nodes than announced":                 {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("a"), endRecord(0)}, "1 staged nodes instead of 2"},
+		"staged nodes out of order":                         {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("b"), stagedNodeRecord("a"), endRecord(0)}, "ascending"},
+		"promotions out of order":                           {[][]byte{headRecord(0, 0), promotionRecord("b"), promotionRecord("a"), endRecord(0)}, "promotion"},
+		"a promotion before the head":                       {[][]byte{promotionRecord("a"), headRecord(0, 0), endRecord(0)}, "out of place"},
+		"a promotion behind the end":                        {[][]byte{headRecord(0, 0), append(endRecord(0), promotionRecord("a")...)}, "out of place"},
+		"an unknown field of an end":                        {[][]byte{headRecord(0, 0), message(recordEnd, uintField(2, 1))}, newer},
+		"an unknown effect":                                 {change(uintField(changeEffect, 4), byRequest, node), newer},
+		"effect zero":                                       {change(uintField(changeEffect, 0), byRequest, node), newer},
+		"an unknown reason":                                 {change(one, uintField(changeReason, 4), node), newer},
+		"reason zero":                                       {change(one, uintField(changeReason, 0), node), newer},
+		"an enormous effect":                                {change(uintField(changeEffect, 1<<63), byRequest, node), newer},
+		"a change without an effect":                        {change(byRequest, node), "lacks"},
+		"a change without a reason":                         {change(one, node), "lacks"},
+		"a change without a node":                           {change(one, byRequest), "lacks"},
+		"an empty change":                                   {change(), "lacks"},
+		"an empty node":                                     {[][]byte{headRecord(1, 0), message(recordNode), endRecord(1)}, "empty"},
+		"no head":                                           {[][]byte{endRecord(0)}, "out of place"},
+		"two heads":                                         {[][]byte{headRecord(0, 0), headRecord(0, 0), endRecord(0)}, "out of place"},
+		"a record behind the end":                           {[][]byte{headRecord(0, 0), append(endRecord(0), endRecord(0)...)}, "out of place"},
+		"no end":                                            {[][]byte{headRecord(0, 0)}, errTruncated.Error()},
+		"no records":                                        {nil, errTruncated.Error()},
+		"a history longer than the revision":                {[][]byte{headRecord(1, 2)}, "do not fit"},
+		"more changes than announced":                       {[][]byte{headRecord(2, 1), added(2), added(3), endRecord(0)}, "more changes"},
+		"fewer changes than announced":                      {[][]byte{headRecord(2, 2), added(1), endRecord(0)}, "1 changes instead of 2"},
+		"a huge number of changes announced":                {[][]byte{message(recordHead, uintField(2, 1<<63), uintField(5, 1<<63)), endRecord(0)}, "changes instead of"},
+		"fewer nodes than announced":                        {[][]byte{headRecord(1, 1), added(1), endRecord(1)}, "0 nodes instead of 1"},
+		"a huge number of nodes announced":                  {[][]byte{headRecord(0, 0), message(recordEnd, uintField(1, 1<<63))}, "nodes instead of"},
+		"a node that refers to a missing change":            {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 2)), endRecord(1)}, "refers to revision 2"},
+		"a node that refers to a change before the history": {[][]byte{headRecord(2, 1), added(2), message(recordNode, uintField(nodeReference, 1)), endRecord(1)}, "refers to revision 1"},
+		"a previous node from the future":                   {change(uintField(changeEffect, 3), byRequest, uintField(changePreviousReference, 1)), "refers to revision 1"},
+		"two nodes with one id":                             {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 1)), message(recordNode, uintField(nodeReference, 1)), endRecord(2)}, "share"},
+		"a removal with a node":                             {second(uintField(changeEffect, 3), byRequest, message(changeNode, nodeMessage("a", 1, 1)), uintField(changePreviousReference, 1)), "does not fit"},
+		"an addition with a previous node":                  {second(one, byRequest, message(changeNode, nodeMessage("b", 2, 2)), uintField(changePreviousReference, 1)), "does not fit"},
+		"an update without a previous node":                 {change(uintField(changeEffect, 2), byRequest, node), "does not fit"},
+		"a change whose node has another revision": {
 			change(one, byRequest, message(changeNode, nodeMessage("a", 1, 9))), "does not fit"},
-		"a previous node that is written though it is known": {
+		"an inline previous node that the history has": {
 			second(uintField(changeEffect, 3), byRequest, message(changePrevious, nodeMessage("a", 1, 1))), "does not fit"},
-		"a node that is written though it is known": {
+		"an inline node that the history has": {
 			[][]byte{headRecord(1, 1), added(1), message(recordNode, message(nodeInline, nodeMessage("a", 1, 1))), endRecord(1)}, "does not fit"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			got, err := readSnapshot(bytes.NewReader(assembled(snapshotVersion, test.records...)))
 			if err == nil || !strings.Contains(err.Error(), test.says) {
-				t.Fatalf("%+v, error %v; want one that says %q", contentsOf(got.view), err, test.says)
+				t.Fatalf("readSnapshot = %+v, %v, want an error with %q", contentsOf(got.view), err, test.says)
 			}
 		})
 	}
 	t.Run("a later version", func(t *testing.T) {
 		_, err := readSnapshot(bytes.NewReader(assembled(snapshotVersion+1, []byte("of another shape"))))
 		if err == nil || !strings.Contains(err.Error(), "version 2, this build reads 1: "+newer) {
-			t.Fatalf("error %v", err)
+			t.Fatalf("readSnapshot = %v, want another error", err)
 		}
 	})
 	t.Run("another file", func(t *testing.T) {
 		_, err := readSnapshot(strings.NewReader("PK\x03\x04 this is no snapshot"))
 		if err == nil || !strings.Contains(err.Error(), "does not begin like one") {
-			t.Fatalf("error %v", err)
+			t.Fatalf("readSnapshot = %v, want another error", err)
 		}
 	})
 }
 
-// The checksum is of the bytes that are there, not of what they mean.
+// The checksum covers the bytes as they are written, not their meaning.
 func TestALengthThatIsWrittenAnotherWayIsDamage(t *testing.T) {
 	head, end := headRecord(0, 0), endRecord(0)
 	good := assembled(snapshotVersion, head, end)
 	at := len(snapshotMagic) + 1
 	if good[at] != byte(len(head)) {
-		t.Fatalf("the head's length is not where this test looks for it: %x", good)
+		t.Fatalf("the head's length is not at the byte that this test changes: %x", good)
 	}
 	longer := slices.Insert(bytes.Clone(good), at+1, 0)
 	longer[at] |= 0x80
 	if _, err := readSnapshot(bytes.NewReader(longer)); !errors.Is(err, errChecksum) {
-		t.Errorf("error %v", err)
+		t.Errorf("readSnapshot = %v, want errChecksum", err)
 	}
 }
 
-// Before its checksum is seen, a snapshot costs no more memory than its bytes.
+// Before its checksum is verified, a snapshot costs no more memory than its bytes.
 func TestAnAnnouncementCostsNoMemory(t *testing.T) {
 	begin := append([]byte(snapshotMagic), snapshotVersion)
 	tests := map[string][]byte{
-		"a record that is said to be huge":     binary.AppendUvarint(begin[:len(begin):len(begin)], 1<<62),
-		"a record that is said to be too long": binary.AppendUvarint(begin[:len(begin):len(begin)], maxRecord+1),
-		"a length that never ends":             append(begin[:len(begin):len(begin)], bytes.Repeat([]byte{0xff}, 1000)...),
-		"text that is said to be huge":         assembled(snapshotVersion, message(recordHead, protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.BytesType), 1<<40))),
-		"a history that is said to be huge":    assembled(snapshotVersion, message(recordHead, uintField(2, 1<<62), uintField(5, 1<<62)), endRecord(0)),
-		"nodes that are said to be many":       assembled(snapshotVersion, headRecord(0, 0), message(recordEnd, uintField(1, 1<<62))),
+		"a record of an enormous length":  binary.AppendUvarint(begin[:len(begin):len(begin)], 1<<62),
+		"a record a byte too long":        binary.AppendUvarint(begin[:len(begin):len(begin)], maxRecord+1),
+		"a length that never ends":        append(begin[:len(begin):len(begin)], bytes.Repeat([]byte{0xff}, 1000)...),
+		"text of an enormous length":      assembled(snapshotVersion, message(recordHead, protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.BytesType), 1<<40))),
+		"a history of an enormous length": assembled(snapshotVersion, message(recordHead, uintField(2, 1<<62), uintField(5, 1<<62)), endRecord(0)),
+		"an enormous number of nodes":     assembled(snapshotVersion, headRecord(0, 0), message(recordEnd, uintField(1, 1<<62))),
 	}
 	for name, data := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -326,7 +325,7 @@ func TestAnAnnouncementCostsNoMemory(t *testing.T) {
 			if err == nil {
 				t.Error("readSnapshot = nil, want an error")
 			}
-			// The buffer alone is 64 KiB; what runs beside costs something too.
+			// The buffer alone takes 64 KiB, and other goroutines allocate too.
 			if spent := after.TotalAlloc - before.TotalAlloc; spent > maxRecord {
 				t.Errorf("memory taken = %d bytes, want at most %d", spent, maxRecord)
 			}
@@ -339,7 +338,7 @@ func FuzzReadSnapshot(f *testing.F) {
 		f.Add(snapshotOf(f, im))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		// Nearly nothing that is drawn has a right checksum.
+		// The fuzzer hardly ever makes a valid checksum, so the test seals the data itself.
 		for _, data := range [][]byte{data, resealed(data)} {
 			read, err := readSnapshot(bytes.NewReader(data))
 			if err != nil {

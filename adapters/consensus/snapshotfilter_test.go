@@ -20,17 +20,17 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 		commit         uint64
 	}
 	for name, test := range map[string]struct{ sent, given request }{
-		"heartbeat":                   {request{}, request{}},
-		"behind the snapshot":         {request{12, 4, []uint64{13, 14}, 14}, request{12, 4, []uint64{13, 14}, 14}},
-		"right behind it":             {request{10, 3, []uint64{11}, 11}, request{0, 0, []uint64{11}, 11}},
-		"from before it":              {request{8, 2, []uint64{9, 10, 11}, 11}, request{0, 0, []uint64{11}, 11}},
-		"before it":                   {request{7, 2, []uint64{8, 9}, 9}, request{0, 0, nil, 9}},
-		"from the beginning":          {request{0, 0, []uint64{1, 2}, 2}, request{0, 0, nil, 2}},
-		"no entries":                  {request{7, 2, nil, 9}, request{0, 0, nil, 9}},
-		"not of the leader that made": {request{10, 2, []uint64{11}, 11}, request{10, 2, []uint64{11}, 11}},
-		"more committed than shown":   {request{12, 4, []uint64{13}, 20}, request{12, 4, []uint64{13}, 13}},
-		"more than nothing shows":     {request{12, 4, nil, 20}, request{12, 4, nil, 12}},
-		"more than what was covered":  {request{7, 2, []uint64{8}, 20}, request{0, 0, nil, 10}},
+		"a heartbeat": {request{}, request{}},
+		"entries behind an entry after the snapshot":           {request{12, 4, []uint64{13, 14}, 14}, request{12, 4, []uint64{13, 14}, 14}},
+		"entries right behind the snapshot":                    {request{10, 3, []uint64{11}, 11}, request{0, 0, []uint64{11}, 11}},
+		"entries from before the snapshot to behind it":        {request{8, 2, []uint64{9, 10, 11}, 11}, request{0, 0, []uint64{11}, 11}},
+		"entries before the snapshot":                          {request{7, 2, []uint64{8, 9}, 9}, request{0, 0, nil, 9}},
+		"entries from the beginning of the log":                {request{0, 0, []uint64{1, 2}, 2}, request{0, 0, nil, 2}},
+		"no entries, from before the snapshot":                 {request{7, 2, nil, 9}, request{0, 0, nil, 9}},
+		"entries behind another entry at the snapshot's index": {request{10, 2, []uint64{11}, 11}, request{10, 2, []uint64{11}, 11}},
+		"a commit index behind the entries":                    {request{12, 4, []uint64{13}, 20}, request{12, 4, []uint64{13}, 13}},
+		"a commit index, and no entries":                       {request{12, 4, nil, 20}, request{12, 4, nil, 12}},
+		"a commit index, and only covered entries":             {request{7, 2, []uint64{8}, 20}, request{0, 0, nil, 10}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, err := memory.Open("", nil)
@@ -51,13 +51,13 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 			}
 			if !slices.Equal(given.entries, test.given.entries) || given.previous != test.given.previous ||
 				given.term != test.given.term || given.commit != test.given.commit {
-				t.Errorf("raft is given %+v, want %+v", given, test.given)
+				t.Errorf("request given to raft = %+v, want %+v", given, test.given)
 			}
 		})
 	}
 }
 
-// A snapshot that could not be restored is stored, and proves nothing.
+// A snapshot that is stored but could not be restored proves nothing about the log.
 func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
 	store := storeOf(t, 0)
 	kept := &memorySnapshots{}
@@ -66,11 +66,11 @@ func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
 	sent := &raft.AppendEntriesRequest{PrevLogEntry: 8, PrevLogTerm: 2, Entries: []*raft.Log{{Index: 9, Term: 2}, {Index: 10, Term: 3}}}
 	(&snapshotFilter{log: log, applied: func() uint64 { return 9 }}).trim(sent)
 	if sent.PrevLogEntry != 8 || len(sent.Entries) != 2 {
-		t.Errorf("raft is given %+v", sent)
+		t.Errorf("request given to raft = %+v, want it unchanged", sent)
 	}
 }
 
-// The end of a log that no leader committed proves nothing.
+// The end of a log that is not committed proves nothing.
 func TestAFollowerWhoseLogConflictsWithItsSnapshotIsGivenAll(t *testing.T) {
 	store := storeOf(t, 0)
 	kept := &memorySnapshots{}
@@ -82,12 +82,11 @@ func TestAFollowerWhoseLogConflictsWithItsSnapshotIsGivenAll(t *testing.T) {
 	sent := &raft.AppendEntriesRequest{PrevLogEntry: 8, Entries: []*raft.Log{{Index: 9, Term: 2}, {Index: 10, Term: 3}}}
 	(&snapshotFilter{log: log, applied: func() uint64 { return 10 }}).trim(sent)
 	if sent.PrevLogEntry != 8 || len(sent.Entries) != 2 {
-		t.Errorf("raft is given %+v", sent)
+		t.Errorf("request given to raft = %+v, want it unchanged", sent)
 	}
 }
 
-// A follower may be ahead of what its leader knows that it has, and is sent a
-// snapshot that is older.
+// A follower may have more than its leader knows of, and so be sent an older snapshot.
 func TestAFollowerDoesNotGoBackToAnOlderSnapshot(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leader := leaderOf(t, cluster)
@@ -132,21 +131,21 @@ func TestAFollowerDoesNotGoBackToAnOlderSnapshot(t *testing.T) {
 		t.Errorf("revision = %d, want at least %d", state.View.Revision(), change.Revision)
 	}
 	if now, err := follower.store.LastIndex(); err != nil || now < last {
-		t.Errorf("its log ended with entry %d, and ends with %d, %v", last, now, err)
+		t.Errorf("last index before = %d, after = %d, %v, want no smaller one", last, now, err)
 	}
 }
 
-// Raft may have stored what is in a snapshot since that came: it was busy with it.
+// While raft was busy, it may have stored the entries of the snapshot.
 func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
 	for name, test := range map[string]struct {
-		stored  uint64 // where the log ends when raft has time for the snapshot
+		stored  uint64 // the last index when raft gets to the snapshot
 		started bool
 		taken   bool
 	}{
-		"it is needed":                    {stored: 9, started: true, taken: true},
-		"its end is stored":               {stored: 10, started: true},
-		"more is stored":                  {stored: 12, started: true},
-		"raft is not known to have begun": {stored: 9},
+		"the log lacks an entry of the snapshot": {stored: 9, started: true, taken: true},
+		"the log ends with the snapshot":         {stored: 10, started: true},
+		"the log ends behind the snapshot":       {stored: 12, started: true},
+		"raft has not started":                   {stored: 9},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := storeOf(t, 1, 7, 8)
@@ -159,7 +158,7 @@ func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
 			content := strings.NewReader("a snapshot")
 			rpc := raft.RPC{Command: &raft.InstallSnapshotRequest{LastLogIndex: 10, LastLogTerm: 1}, Reader: content}
 			if w.handled(&rpc) {
-				t.Fatal("raft is not asked for what is not here")
+				t.Fatal("handled = true for a snapshot that the log lacks, want it passed on to raft")
 			}
 			for index := uint64(9); index <= test.stored; index++ {
 				if err := store.StoreLog(&raft.Log{Index: index, Term: 1}); err != nil {
@@ -171,7 +170,7 @@ func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
 				t.Errorf("read = %q, error %v, want the snapshot: %v", read, err, test.taken)
 			}
 			if !test.taken && !errors.Is(err, errCovered) {
-				t.Errorf("error %v", err)
+				t.Errorf("error = %v, want errCovered", err)
 			}
 			if content.Len() > 0 {
 				t.Errorf("bytes left, which would be taken for the next request, = %d, want none", content.Len())
@@ -180,14 +179,14 @@ func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
 	}
 }
 
-// Until raft has heard of the leader's term the leader must send it again.
+// Until raft has learned of the leader's term, the leader must send the snapshot again.
 func TestASnapshotIsRecognizedOnlyInItsTerm(t *testing.T) {
 	for name, test := range map[string]struct {
 		term  uint64 // raft is in term 0
 		taken bool
 	}{
-		"in the leader's term":    {0, true},
-		"not yet in the leader's": {1, false},
+		"raft is in the leader's term": {0, true},
+		"raft is in an earlier term":   {1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			started := &atomic.Pointer[raft.Raft]{}

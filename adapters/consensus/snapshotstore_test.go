@@ -20,7 +20,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// describe changes what a snapshot says of itself, and has it prove that.
+// describe changes a snapshot's description, and gives it a correct checksum.
 func (h harm) describe(which int, change func(*snapshotDescription)) {
 	h.t.Helper()
 	h.rewrite(h.snapshot(which, "meta.json"), change)
@@ -72,7 +72,7 @@ func TestGoldenDescriptions(t *testing.T) {
 		}
 		read, err := decodeDescription(golden(t, name, raw))
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error = %v, want that of the case", name, err)
 		}
 		mustEqual(t, name, read, f)
 	}
@@ -89,7 +89,7 @@ func TestADamagedDescriptionIsRefused(t *testing.T) {
 			spoilt := bytes.Clone(sealed)
 			spoilt[at] ^= 1 << bit
 			if got, err := decodeDescription(spoilt); err == nil {
-				t.Errorf("bit %d of byte %d: %s is read as %+v", bit, at, spoilt, got)
+				t.Errorf("bit %d of byte %d changed: decodeDescription(%s) = %+v, want an error", bit, at, spoilt, got)
 			}
 		}
 	}
@@ -100,25 +100,25 @@ func TestADamagedDescriptionIsRefused(t *testing.T) {
 	}
 }
 
-// Without a checksum there is still only one way to write a description.
+// There is only one way to write a description without a checksum.
 func TestADescriptionWithoutAChecksumIsWrittenAsEver(t *testing.T) {
 	plain, err := someDescription().encodeUnsealed()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, spoil := range map[string][2]string{
-		"a member of another name": {`"Servers"`, `"Sesvers"`},
-		"in other letters":         {`"Servers"`, `"servers"`},
-		"a version from nowhere":   {`"Version":1`, `"Version":0`},
-		"a version from later":     {`"Version":1`, `"Version":3`},
-		"a checksum that is gone":  {`"}` + "\n", `","Checksun":"00000000"}` + "\n"},
+		"a member with another name":        {`"Servers"`, `"Sesvers"`},
+		"a name in lower case":              {`"Servers"`, `"servers"`},
+		"version zero":                      {`"Version":1`, `"Version":0`},
+		"a later version":                   {`"Version":1`, `"Version":3`},
+		"a member in place of the checksum": {`"}` + "\n", `","Checksun":"00000000"}` + "\n"},
 	} {
 		spoilt := strings.Replace(string(plain), spoil[0], spoil[1], 1)
 		if got, err := decodeDescription([]byte(spoilt)); spoilt == string(plain) || err == nil {
 			t.Errorf("%s: decodeDescription(%s) = %+v, want an error", name, spoilt, got)
 		}
 	}
-	// A later build may say more, if it proves it.
+	// A later build may add members, if the checksum covers them.
 	body := strings.TrimSuffix(string(plain), "}\n") + `,"More":1`
 	if _, err := decodeDescription(sealDescription([]byte(body))); err != nil {
 		t.Error(err)
@@ -141,13 +141,13 @@ func newSnapshot(t *testing.T, store raft.SnapshotStore, index uint64, content s
 	return sink.ID()
 }
 
-// A disk that takes no snapshot is not filled with what it took of each.
+// A disk on which snapshots fail must not be filled with their incomplete files.
 func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 	store := openTestSnapshots(t, t.TempDir())
 	for name, fails := range map[string]func(*snapshotSink) error{
 		"its state can't be written":       func(s *snapshotSink) error { return s.state.Close() },
 		"its description can't be written": func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(s.path, snapshotMeta, "x"), 0o700) },
-		"it can't take its name":           func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(store.folder, s.ID(), "x"), 0o700) },
+		"its folder can't be renamed":      func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(store.folder, s.ID(), "x"), 0o700) },
 	} {
 		sink, err := store.Create(1, 9, 2, someDescription().Configuration, 1, nil)
 		if err != nil {
@@ -160,7 +160,7 @@ func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := sink.Close(); err == nil || !strings.Contains(err.Error(), sink.ID()) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error = %v, want that of the case", name, err)
 		}
 		inTheWay := filepath.Join(store.folder, sink.ID())
 		if err := os.RemoveAll(inTheWay); err != nil {
@@ -172,7 +172,7 @@ func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 	}
 }
 
-// Raft goes on with the log of a snapshot that could not be completed.
+// If a snapshot could not be completed, raft goes on with its log.
 func TestASnapshotWhoseNameMayBeLostIsNotThere(t *testing.T) {
 	store := openTestSnapshots(t, t.TempDir())
 	sink, err := store.Create(1, 9, 2, someDescription().Configuration, 1, nil)
@@ -181,11 +181,11 @@ func TestASnapshotWhoseNameMayBeLostIsNotThere(t *testing.T) {
 	}
 	logstoretest.Unlisted(t, store.folder, func() {
 		if err := sink.Close(); !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("Close: %v", err)
+			t.Errorf("Close = %v, want fs.ErrPermission", err)
 		}
 	})
 	if list, err := store.List(); err != nil || len(list) > 0 {
-		t.Errorf("it is listed: %+v, error %v", list, err)
+		t.Errorf("List = %+v, %v, want no snapshot", list, err)
 	}
 }
 
@@ -210,7 +210,7 @@ func namesIn(t *testing.T, folder string) (names []string) {
 	return names
 }
 
-// Builds from before snapshotStore use raft.FileSnapshotStore.
+// Builds that are older than snapshotStore use raft.FileSnapshotStore.
 func TestSnapshotsAreReadByBuildsFromBeforeAndTheOtherWayRound(t *testing.T) {
 	dir := t.TempDir()
 	theirs, err := raft.NewFileSnapshotStore(dir, retainedSnapshots, io.Discard)
@@ -231,17 +231,18 @@ func TestSnapshotsAreReadByBuildsFromBeforeAndTheOtherWayRound(t *testing.T) {
 			}
 			content, err := io.ReadAll(state)
 			if err != nil || string(content) != want || state.Close() != nil {
-				t.Errorf("%s: %q, %v", name, content, err)
+				t.Errorf("%s: content = %q, %v, want that of the snapshot", name, content, err)
 			}
 			mustEqual(t, name, meta.Configuration, someDescription().Configuration)
 			if meta.ConfigurationIndex != 1 || meta.Size != int64(len(want)) || meta.Term != 2 {
-				t.Errorf("%s: %+v", name, meta)
+				t.Errorf("%s: meta = %+v, want configuration index 1, term 2 and the right size", name, meta)
 			}
 		}
 	}
 }
 
-// The log is cut behind a snapshot at a start, too, so its name must not be lost then.
+// The log is cut behind a snapshot at the start too, so the snapshot's name must be durable
+// by then.
 func TestTheNameOfASnapshotIsMadeDurableBeforeItIsUsed(t *testing.T) {
 	dir := t.TempDir()
 	open := func() error {
@@ -254,7 +255,7 @@ func TestTheNameOfASnapshotIsMadeDurableBeforeItIsUsed(t *testing.T) {
 	for _, unsynced := range []string{filepath.Join(dir, logstore.SnapshotsFolder), dir} {
 		logstoretest.Unlisted(t, unsynced, func() {
 			if err := open(); !errors.Is(err, fs.ErrPermission) {
-				t.Errorf("%s: %v", unsynced, err)
+				t.Errorf("open without sync of %s = %v, want fs.ErrPermission", unsynced, err)
 			}
 		})
 	}
@@ -268,7 +269,7 @@ func TestASnapshotIsThereWhenItIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if list, err := store.List(); err != nil || len(list) != 0 {
-		t.Errorf("before that: %v, %v", list, err)
+		t.Errorf("List before Close = %v, %v, want no snapshot", list, err)
 	}
 	if err := sink.Cancel(); err != nil {
 		t.Fatal(err)
@@ -277,13 +278,13 @@ func TestASnapshotIsThereWhenItIsClosed(t *testing.T) {
 		t.Errorf("Close of a cancelled snapshot = %v, want no error", err)
 	}
 	if left := namesIn(t, store.folder); len(left) > 0 {
-		t.Errorf("left are %q", left)
+		t.Errorf("files left = %q, want none", left)
 	}
 	if _, err := store.Create(2, 10, 2, raft.Configuration{}, 1, nil); err == nil {
-		t.Error("a version that nobody knows is written")
+		t.Error("Create with an unknown version = nil error, want an error")
 	}
 	id := newSnapshot(t, store, 11, "x")
-	mustEqual(t, "its files", namesIn(t, filepath.Join(store.folder, id)), []string{"meta.json", "state.bin"})
+	mustEqual(t, "the files of the snapshot", namesIn(t, filepath.Join(store.folder, id)), []string{"meta.json", "state.bin"})
 }
 
 func TestADamagedSnapshotIsNotGiven(t *testing.T) {
@@ -293,16 +294,16 @@ func TestADamagedSnapshotIsNotGiven(t *testing.T) {
 		older, newer := newSnapshot(t, store, 10, strings.Repeat("x", 100)), newSnapshot(t, store, 20, strings.Repeat("y", 100))
 		harm{t: t, dir: dir}.flip(filepath.Join(store.folder, newer, file), 40)
 		if _, _, err := store.Open(newer); err == nil || !strings.Contains(err.Error(), file) {
-			t.Errorf("%s: %v", file, err)
+			t.Errorf("Open with damage in %s = %v, want an error that names the file", file, err)
 		}
 		list, err := store.List()
 		if err != nil || list[len(list)-1].ID != older {
-			t.Errorf("%s: %v, %v", file, list, err)
+			t.Errorf("List with damage in %s = %v, %v, want the older snapshot last", file, list, err)
 		}
 	}
 }
 
-// Whatever is older than the last two goes, also what somebody else could not remove.
+// Everything older than the last two snapshots is removed, incomplete snapshots too.
 func TestOldSnapshotsAreRemoved(t *testing.T) {
 	store := openTestSnapshots(t, t.TempDir())
 	first := newSnapshot(t, store, 10, "1")
@@ -311,16 +312,17 @@ func TestOldSnapshotsAreRemoved(t *testing.T) {
 	}
 	second := newSnapshot(t, store, 20, "2")
 	third := newSnapshot(t, store, 30, "3")
-	mustEqual(t, "as long as there are two", namesIn(t, store.folder), []string{first, second, third})
+	mustEqual(t, "the snapshots before there are two newer ones", namesIn(t, store.folder), []string{first, second, third})
 	stranger := filepath.Join(store.folder, "note")
 	if err := os.Mkdir(stranger, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	fourth := newSnapshot(t, store, 40, "4")
-	mustEqual(t, "in the end", namesIn(t, store.folder), []string{third, fourth, "note"})
+	mustEqual(t, "the snapshots at the end", namesIn(t, store.folder), []string{third, fourth, "note"})
 }
 
-// Its path is no pattern, which others would match.
+// The path of the directory must not be used as a pattern, which other directories could
+// match.
 func TestRemainsInFoldersOfOtherInstancesAreKept(t *testing.T) {
 	parent := t.TempDir()
 	leftover := func(dir string) string { return filepath.Join(parent, dir, "snapshots", "9-99-1000.tmp") }
@@ -337,11 +339,12 @@ func TestRemainsInFoldersOfOtherInstancesAreKept(t *testing.T) {
 	i := newInspection(directory)
 	i.Directory = filepath.Join(parent, "n[12]")
 	i.readSnapshots()
-	mustEqual(t, "what is left", i.Leftovers, []string{leftover("n[12]")})
+	mustEqual(t, "the leftovers", i.Leftovers, []string{leftover("n[12]")})
 }
 
-// An instance that took it for damage would set aside all that it has, and a whole cluster of
-// them would be lost: the file system's folder, or somebody's copy.
+// Such a folder may be the file system's own, or a copy that somebody made. An instance that
+// took it for damage would set all its data aside, and a cluster of such instances would
+// lose everything.
 func TestAFolderThatIsNoSnapshotIsNoDamage(t *testing.T) {
 	dir, _ := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])
@@ -359,16 +362,16 @@ func TestAFolderThatIsNoSnapshotIsNoDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	there := namesIn(t, folder)
-	mustEqual(t, "what is found", inspectDirectory(t, dir, durableBackends[0]), before)
+	mustEqual(t, "the report", inspectDirectory(t, dir, durableBackends[0]), before)
 
 	i := start(t, instanceConfig{id: "n1", directory: dir, open: durableBackends[0].Open, backend: durableBackends[0].Name})
 	i.eventually(t, "leading", leading)
 	i.stop(t)
-	mustEqual(t, "what is there afterwards", namesIn(t, folder), there)
+	mustEqual(t, "the names after a start", namesIn(t, folder), there)
 }
 
-// What ended in the middle of a snapshot, or of removing one, is no damage, and goes
-// with the next start.
+// What is left when an instance ends while it makes or removes a snapshot is no damage, and
+// is removed at the next start.
 func TestRemainsOfSnapshotsAreRemovedAtTheStart(t *testing.T) {
 	dir, last := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])
@@ -391,35 +394,35 @@ func TestRemainsOfSnapshotsAreRemovedAtTheStart(t *testing.T) {
 
 	found := inspectDirectory(t, dir, durableBackends[0])
 	if len(found.Faults) > 0 {
-		t.Errorf("damage: %v", found.Faults)
+		t.Errorf("faults = %v, want none", found.Faults)
 	}
 	var left []string
 	for _, path := range found.Leftovers {
 		left = append(left, filepath.Base(path))
 	}
 	slices.Sort(left)
-	mustEqual(t, "what is left", left, []string{"1-2-1000", "1-3-1000", "1-4-1000", "9-99-1000.tmp", "probe-1.tmp"})
+	mustEqual(t, "the leftovers", left, []string{"1-2-1000", "1-3-1000", "1-4-1000", "9-99-1000.tmp", "probe-1.tmp"})
 
 	var log strings.Builder
 	i := start(t, instanceConfig{id: "n1", directory: dir, open: durableBackends[0].Open, backend: durableBackends[0].Name,
 		logger: slog.New(slog.NewTextHandler(&log, nil))})
-	mustEqual(t, "what there is afterwards", namesIn(t, folder), whole)
-	i.eventually(t, "as far as before", func(s ports.LocalState) bool { return s.View.Revision() >= last.Revision })
+	mustEqual(t, "the names after a start", namesIn(t, folder), whole)
+	i.eventually(t, "at the revision from before", func(s ports.LocalState) bool { return s.View.Revision() >= last.Revision })
 	i.stop(t)
 	if said := strings.Count(log.String(), "removed what was left of a snapshot"); said != 5 {
 		t.Errorf("log lines about removed remains = %d, want 5: %s", said, &log)
 	}
 }
 
-// A membership that can't be proven is not started with: two wrong bits in it made one
-// of three voters the only one.
+// An instance must not start with a membership that can't be verified: two wrong bits once
+// made one of three voters the only one.
 func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) { config.timing = eagerSnapshots })
 	leader, damaged := cluster[0], cluster[2]
 	leader.runPromotions(t)
 	folder := filepath.Join(damaged.config.Directory, "snapshots")
 	var change domain.Change
-	until(t, "snapshots of all three", func() bool {
+	until(t, "each instance has a snapshot", func() bool {
 		change = register(t, leader, "a")
 		change = register(t, leader, "b")
 		_, err := leader.Propose(within(t), domain.Deregister{ID: "b"})
@@ -448,7 +451,7 @@ func TestAMembershipThatIsDamagedIsHealed(t *testing.T) {
 	if state, _ := damaged.State(); state.Leading || !strings.Contains(state.Quarantine, "damaged-") {
 		t.Errorf("state at the start = %+v, want quarantine", state)
 	}
-	damaged.eventually(t, "a voter, out of quarantine", func(s ports.LocalState) bool {
+	damaged.eventually(t, "a voter out of quarantine", func(s ports.LocalState) bool {
 		self, _ := s.Roster.Find(damaged.config.ID)
 		return s.Quarantine == "" && self.Suffrage == domain.Voter
 	})

@@ -14,15 +14,15 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// network is what a test does to the RPCs of a cluster.
+// network lets a test interfere with the RPCs of a cluster.
 type network struct {
 	mu   sync.Mutex
-	gone map[raft.ServerAddress]bool // neither sends nor receives
-	hold raft.ServerAddress          // whose heartbeats' answers are held back
+	gone map[raft.ServerAddress]bool // these neither send nor receive
+	hold raft.ServerAddress          // answers to the heartbeats of this one are held back
 	held int
 	free chan struct{} // closed to let the held answers go
 
-	votes int // asked for while everybody was cut off: see deaf
+	votes int // requests for votes while everybody was cut off: see onlyVoteRequests
 }
 
 func newNetwork() *network {
@@ -45,8 +45,7 @@ func (n *network) mend(address raft.ServerAddress) {
 	delete(n.gone, address)
 }
 
-// release lets the held answers go, and holds back no more. It may be called
-// again.
+// release lets the held answers go, and holds back no more. It may be called more than once.
 func (n *network) release() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -77,7 +76,7 @@ func (n *network) passes(from, to raft.ServerAddress) error {
 	return nil
 }
 
-// holdBack blocks when the answer to a heartbeat of from is to be held back.
+// holdBack blocks if the answer to this heartbeat of from is to be held back.
 func (n *network) holdBack(from raft.ServerAddress, args *raft.AppendEntriesRequest) {
 	n.mu.Lock()
 	holds := n.hold == from && args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
@@ -90,8 +89,8 @@ func (n *network) holdBack(from raft.ServerAddress, args *raft.AppendEntriesRequ
 	}
 }
 
-// faulty is one instance's transport on that network. It has no pipeline, so
-// that every RPC goes through it.
+// faulty is one instance's transport on that network. It has no pipeline, so that every RPC
+// goes through its methods.
 type faulty struct {
 	transport
 	network *network
@@ -124,21 +123,22 @@ func (f *faulty) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *r
 	return f.transport.RequestPreVote(id, to, args, resp)
 }
 
-// until polls, because what it waits for is not posted anywhere.
+// until polls holds, for conditions whose change is not published anywhere; what says in the
+// failure what was wanted.
 func until(tb testing.TB, what string, holds func() bool) {
 	tb.Helper()
 	ticker := time.NewTicker(2 * time.Millisecond)
 	defer ticker.Stop()
 	for deadline := time.Now().Add(patience); !holds(); <-ticker.C {
 		if time.Now().After(deadline) {
-			tb.Fatalf("waited in vain: %s", what)
+			tb.Fatalf("not in time: %s", what)
 		}
 	}
 }
 
-// A leader sends heartbeats, and is cut off before it sees the answers. Another
-// one is elected, and a write acknowledged. Then the old leader is asked for a
-// read, and only then finds the answers. Raft's VerifyLeader believes them.
+// A leader sends heartbeats, and is cut off before it gets the answers. Another leader is
+// elected, and acknowledges a write. Then the old leader gets a read, and only then the
+// answers. Raft's VerifyLeader trusts them.
 func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 	fabric := newNetwork()
 	pacing, stopPacing := context.WithCancel(t.Context())
@@ -153,7 +153,7 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 				settings.HeartbeatTimeout, settings.ElectionTimeout = patience+1, patience+1
 				settings.LeaderLeaseTimeout = patience
 			}
-			config.started = func(i *instance) { pace(pacing, i) }
+			config.started = func(i *instance) { forceHeartbeats(pacing, i) }
 		}
 	})
 	silent.Store(true)
@@ -163,7 +163,7 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 	register(t, old, "before")
 
 	fabric.holdAnswersTo(oldAddress)
-	until(t, "both heartbeats answered, and both answers held", func() bool { return fabric.heldAnswers() >= 2 })
+	until(t, "both heartbeats are answered, and both answers held back", func() bool { return fabric.heldAnswers() >= 2 })
 	fabric.cut(oldAddress)
 	stopPacing()
 	register(t, leaderOf(t, others), "after")
@@ -180,32 +180,32 @@ func TestAHeldBackHeartbeatAnswerServesNoStaleRead(t *testing.T) {
 		view, err := old.Read(ctx)
 		read <- answer{view, err}
 	}()
-	until(t, "the read began its round", func() bool { return old.evidence.now() > rounds })
+	until(t, "the read has begun its round", func() bool { return old.evidence.now() > rounds })
 	asked := old.raft.VerifyLeader()
 	go func() { verified <- asked.Error() }()
-	settle(old)
+	drainMainLoop(old)
 	if old.raft.State() != raft.Leader {
-		t.Fatal("the old leader has noticed already: the test shows nothing")
+		t.Fatal("the old leader has noticed the new leader, so the test shows nothing")
 	}
 	fabric.release()
 
 	if err := <-verified; err != nil {
-		t.Errorf("VerifyLeader: %v: it no longer falls into the trap that this test sets", err)
+		t.Errorf("VerifyLeader = %v, want success: raft no longer falls into the trap that this test sets", err)
 	}
 	select {
 	case got := <-read:
-		t.Fatalf("a deposed leader answered a read, from revision %d (%v), after revision 2 was acknowledged elsewhere", got.view.Revision(), got.err)
+		t.Fatalf("Read of a deposed leader = revision %d, %v, want it to wait: revision 2 was acknowledged elsewhere", got.view.Revision(), got.err)
 	case <-time.After(500 * time.Millisecond):
 	}
-	// It hears of its successor, and the read ends.
+	// The old leader learns of its successor, and the read ends.
 	fabric.mend(oldAddress)
 	if got := <-read; !errors.Is(got.err, ports.ErrNotLeader) {
-		t.Errorf("error %v, want ErrNotLeader", got.err)
+		t.Errorf("Read = %v, want ErrNotLeader", got.err)
 	}
 }
 
-// The same with the gate's own heartbeats: those of a read that came before the other
-// write prove nothing to one that came after it, and shares no round with it.
+// The same with the gate's own heartbeats: those of a read from before the other leader's
+// write prove nothing to a read that came after it, and does not share their round.
 func TestAHeldBackAnswerToAnEarlierReadServesNoStaleRead(t *testing.T) {
 	fabric := newNetwork()
 	var silent atomic.Bool
@@ -232,42 +232,42 @@ func TestAHeldBackAnswerToAnEarlierReadServesNoStaleRead(t *testing.T) {
 	}
 	fabric.holdAnswersTo(oldAddress)
 	early := read()
-	until(t, "both heartbeats answered, and both answers held", func() bool { return fabric.heldAnswers() >= 2 })
+	until(t, "both heartbeats are answered, and both answers held back", func() bool { return fabric.heldAnswers() >= 2 })
 	fabric.cut(oldAddress)
 	register(t, leaderOf(t, others), "after")
 	shared := old.gate.rounds.shared.Load()
 	late := read()
 	until(t, "the late read waits for its round", func() bool { return old.gate.rounds.shared.Load() > shared })
 	if old.raft.State() != raft.Leader {
-		t.Fatal("the old leader has noticed already: the test shows nothing")
+		t.Fatal("the old leader has noticed the new leader, so the test shows nothing")
 	}
 	fabric.release()
 	if err := <-early; err != nil {
-		t.Errorf("the early read: %v: the answers did not come, and the test shows nothing", err)
+		t.Errorf("early read = %v, want success: the answers did not come, so the test shows nothing", err)
 	}
 	select {
 	case err := <-late:
-		t.Fatalf("a deposed leader answered a read (%v) that began after another one's write", err)
+		t.Fatalf("late Read of a deposed leader = %v, want it to wait: another leader has acknowledged a write before", err)
 	case <-time.After(500 * time.Millisecond):
 	}
-	// It hears of its successor, and the read ends.
+	// The old leader learns of its successor, and the read ends.
 	fabric.mend(oldAddress)
 	if err := <-late; !errors.Is(err, ports.ErrNotLeader) {
-		t.Errorf("error %v, want ErrNotLeader", err)
+		t.Errorf("late Read = %v, want ErrNotLeader", err)
 	}
 }
 
-// settle returns when raft's main loop has taken what was sent to it before. The
-// loop chooses at random among the channels that have something, so each of
-// these answers had an even chance to come after the rest.
-func settle(i *instance) {
+// drainMainLoop returns when raft's main loop has handled what was sent to it before. The
+// loop chooses at random among channels that are ready, so each of these calls had an even
+// chance to be handled last.
+func drainMainLoop(i *instance) {
 	for range 64 {
 		_ = i.raft.BootstrapCluster(raft.Configuration{}).Error()
 	}
 }
 
-// pace makes a leader whose own heartbeats are rare send them often.
-func pace(ctx context.Context, i *instance) {
+// forceHeartbeats makes a leader that seldom sends heartbeats send them often.
+func forceHeartbeats(ctx context.Context, i *instance) {
 	i.watching.Go(func() {
 		ticker := time.NewTicker(10 * time.Millisecond)
 		defer ticker.Stop()
@@ -284,15 +284,16 @@ func pace(ctx context.Context, i *instance) {
 	})
 }
 
-// slow is a state machine that waits before it applies anything.
-type slow struct {
+// pausableFSM is a state machine that applies nothing while holding is set, until proceed is
+// closed.
+type pausableFSM struct {
 	*machine
 	proceed <-chan struct{}
 	holding *bool
 	mu      *sync.Mutex
 }
 
-func (s slow) ApplyBatch(entries []*raft.Log) []any {
+func (s pausableFSM) ApplyBatch(entries []*raft.Log) []any {
 	s.mu.Lock()
 	holding := *s.holding
 	s.mu.Unlock()
@@ -314,14 +315,14 @@ func TestANewLeaderWhoseStateMachineLagsServesNoStaleRead(t *testing.T) {
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 		if config.id == "instance-1" {
-			config.hooks.fsm = func(m *machine) raft.FSM { return slow{m, proceed, &holding, &mu} }
+			config.hooks.fsm = func(m *machine) raft.FSM { return pausableFSM{m, proceed, &holding, &mu} }
 		}
 	})
 	old, lagging, other := cluster[0], cluster[1], cluster[2]
 	mu.Lock()
 	holding = true
 	mu.Unlock()
-	// Without the third instance, only the lagging one can have what the old
+	// Without the third instance, only the lagging one can have the writes that the old
 	// leader acknowledges, and only it can lead afterwards.
 	fabric.cut(raft.ServerAddress(other.raftAddress()))
 	register(t, old, "acknowledged")
@@ -343,11 +344,11 @@ func TestANewLeaderWhoseStateMachineLagsServesNoStaleRead(t *testing.T) {
 	close(proceed)
 	lagging.eventually(t, "leading", leading)
 	for who, read := range map[string]func(context.Context) (domain.View, error){
-		"the new leader": lagging.Read, "the new leader, here": lagging.ReadHere, "its follower": other.ReadHere,
+		"the new leader": lagging.Read, "the new leader's own state": lagging.ReadHere, "its follower": other.ReadHere,
 	} {
 		view, err := read(within(t))
 		if err != nil {
-			t.Fatalf("%s: %v", who, err)
+			t.Fatalf("read of %s = %v, want success", who, err)
 		}
 		if _, there := view.Node("acknowledged"); !there {
 			t.Errorf("%s: the acknowledged write is missing", who)

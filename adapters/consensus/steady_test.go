@@ -10,14 +10,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// Raft's main goroutine may be about to come to a later term.
+// Raft's main goroutine may be about to enter a later term.
 func TestAHeartbeatThatChangesTheTermIsLeftToRaftsMainGoroutine(t *testing.T) {
 	for name, test := range map[string]struct {
 		term   uint64
 		beside bool
 	}{
-		"of this term": {7, true},
-		"of a later":   {8, false},
+		"a heartbeat of this term":    {7, true},
+		"a heartbeat of a later term": {8, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -33,11 +33,11 @@ func TestAHeartbeatThatChangesTheTermIsLeftToRaftsMainGoroutine(t *testing.T) {
 				select {
 				case <-w.Consumer():
 					if test.beside {
-						t.Error("the heartbeat waits for the main goroutine")
+						t.Error("the heartbeat waits for the main goroutine, want it handled beside")
 					}
 				case <-beside:
 					if !test.beside {
-						t.Error("the heartbeat is handled beside the main goroutine")
+						t.Error("the heartbeat is handled beside the main goroutine, want it to wait")
 					}
 				}
 				if err := w.Close(); err != nil {
@@ -55,7 +55,7 @@ func TestAHeartbeatThatWaitsIsAnsweredWhenTheInstanceIsClosed(t *testing.T) {
 		term:     func() uint64 { return 7 },
 		isSteady: func(uint64) bool { return false },
 	})
-	w.SetHeartbeatHandler(func(raft.RPC) { t.Error("it is handled beside the main goroutine") })
+	w.SetHeartbeatHandler(func(raft.RPC) { t.Error("the heartbeat is handled beside the main goroutine, want it to wait") })
 	answer := make(chan raft.RPCResponse, 1)
 	go inner.heartbeat(raft.RPC{Command: &raft.AppendEntriesRequest{Term: 8}, RespChan: answer})
 	if err := w.Close(); err != nil {
@@ -72,32 +72,32 @@ func TestOnlyAFollowerIsSteady(t *testing.T) {
 	for _, i := range cluster {
 		term, _ := i.leads()
 		if got, want := i.isSteady(i.raft.CurrentTerm()), i != leader; got != want {
-			t.Errorf("%s, in term %d: steady %v, want %v", i.config.ID, term, got, want)
+			t.Errorf("isSteady of %s in term %d = %v, want %v", i.config.ID, term, got, want)
 		}
 		if i.isSteady(i.raft.CurrentTerm() + 1) {
-			t.Errorf("%s is steady in a later term", i.config.ID)
+			t.Errorf("isSteady of %s for a later term = true, want false", i.config.ID)
 		}
 	}
 }
 
-// counted counts how often it is locked.
-type counted struct {
+// countingMutex counts how often it is locked.
+type countingMutex struct {
 	sync.Mutex
 	times int
 }
 
-func (c *counted) Lock() {
+func (c *countingMutex) Lock() {
 	c.Mutex.Lock()
 	c.times++
 }
 
-// A heartbeat beside raft's main goroutine stores the term that there is, and must not wait for
-// itself.
+// A heartbeat that is handled beside raft's main goroutine stores the current term, and must
+// not wait for itself.
 func TestOnlyALaterTermWaitsForHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := watch(t)
 		defer w.close(t)
-		raising := &counted{}
+		raising := &countingMutex{}
 		w.config.raising = raising
 		for _, stored := range []struct {
 			key   []byte
@@ -136,7 +136,7 @@ func TestATermThatWouldGoBackHaltsTheInstance(t *testing.T) {
 			t.Errorf("the write returned = %v, the instance is halted = %v, want false and true", went, len(halted) > 0)
 		}
 		if term, err := w.GetUint64(logstore.TermKey); err != nil || term != 7 {
-			t.Errorf("the term is %d, %v", term, err)
+			t.Errorf("term = %d, %v, want 7", term, err)
 		}
 	})
 }

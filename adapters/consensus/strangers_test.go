@@ -13,14 +13,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Somebody adds, by mistake, an instance that must not be talked to.
+// By mistake, an operator adds an instance that the cluster must not talk to.
 func TestARefusedPeerLearnsNothingAndDelaysNobody(t *testing.T) {
 	const secret = "what the cluster knows"
 	for name, stranger := range map[string]instanceConfig{
-		"an instance with another secret":   {secret: "what the stranger knows"},
-		"an instance without a secret":      {},
-		"an instance of another cluster":    {secret: secret, bootstrap: true},
-		"one with neither secret nor place": {bootstrap: true},
+		"an instance with another secret":                 {secret: "what the stranger knows"},
+		"an instance without a secret":                    {},
+		"an instance of another cluster":                  {secret: secret, bootstrap: true},
+		"an instance of another cluster without a secret": {bootstrap: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := startCluster(t, 2, func(config *instanceConfig) { config.secret = secret })
@@ -35,8 +35,8 @@ func TestARefusedPeerLearnsNothingAndDelaysNobody(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// A few times, so that the first was no accident.
-			until(t, "the stranger has refused, or was refused", func() bool {
+			// Several refusals show that the first was no accident.
+			until(t, "the stranger was refused several times", func() bool {
 				return s.demux.Stats().Rejected[demux.HandshakeFailed] >= 3
 			})
 			change := register(t, leader, "secret")
@@ -44,7 +44,7 @@ func TestARefusedPeerLearnsNothingAndDelaysNobody(t *testing.T) {
 			after, _ := s.State()
 			if after.View.Revision() != before.View.Revision() || after.ClusterID != before.ClusterID ||
 				!after.Roster.Equal(before.Roster) || after.LeaderID != before.LeaderID {
-				t.Errorf("the stranger has learnt something: %+v, was %+v", after, before)
+				t.Errorf("state of the stranger = %+v, want it unchanged from %+v", after, before)
 			}
 			if n := s.demux.Stats().Lanes[RaftLane].HandedOver; n != 0 {
 				t.Errorf("connections that reached raft = %d, want none", n)
@@ -53,17 +53,17 @@ func TestARefusedPeerLearnsNothingAndDelaysNobody(t *testing.T) {
 	}
 }
 
-// An address changes hands, and one instance must not vote as another: it might
-// vote, and acknowledge, twice.
+// An address passes to another instance. That must not vote in the place of the previous
+// one, whose vote and acknowledgement could then count twice.
 func TestAnotherInstanceAtAnAddressIsRefused(t *testing.T) {
 	cluster := startCluster(t, 2, nil)
 	leader, gone := cluster[0], cluster[1]
 	gone.stop(t)
 	heir := start(t, instanceConfig{id: "heir", directory: t.TempDir(), address: gone.raftAddress()})
-	leader.eventually(t, "aware that it reaches no majority", func(s ports.LocalState) bool { return !s.Leading })
-	until(t, "the heir was asked for a few votes", func() bool { return heir.demux.Stats().Accepted >= 3 })
+	leader.eventually(t, "deposed without a majority", func(s ports.LocalState) bool { return !s.Leading })
+	until(t, "the instance with the inherited address was asked several times", func() bool { return heir.demux.Stats().Accepted >= 3 })
 	if state, _ := heir.State(); state.LeaderID != "" || state.Term != 0 || state.Member || state.View.Revision() != 0 {
-		t.Errorf("the heir of an address was taken for its owner: %+v", state)
+		t.Errorf("state of the instance with the inherited address = %+v, want no contact with the cluster", state)
 	}
 	if state, _ := leader.State(); state.Leading {
 		t.Error("the instance leads with the vote of a stranger")
@@ -88,7 +88,7 @@ func TestADialReachesTheInstanceThatItIsForOrNone(t *testing.T) {
 			}
 			_, err = a.Dial(destination("b:2", address), patience)
 			if !errors.Is(err, preface.ErrOtherID) {
-				t.Errorf("error %v", err)
+				t.Errorf("Dial = %v, want ErrOtherID", err)
 			}
 			for _, word := range []string{"b:1", "b:2", string(address)} {
 				if !strings.Contains(err.Error(), word) {

@@ -16,8 +16,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
-// linked gives a connection between two streams, as both ends see it.
-func linked(t *testing.T, from, to *stream, port *demux.Demux) (out, in net.Conn) {
+// connectStreams returns a connection between two streams, as both ends see it.
+func connectStreams(t *testing.T, from, to *stream, port *demux.Demux) (out, in net.Conn) {
 	t.Helper()
 	out, err := from.Dial(raft.ServerAddress(port.Addr().String()), patience)
 	if err != nil {
@@ -32,7 +32,7 @@ func linked(t *testing.T, from, to *stream, port *demux.Demux) (out, in net.Conn
 func TestAStreamCarriesBothWays(t *testing.T) {
 	a, _ := openStream(t, side("a", "c", "s"))
 	b, port := openStream(t, side("b", "c", "s"))
-	out, in := linked(t, a, b, port)
+	out, in := connectStreams(t, a, b, port)
 	for _, way := range [][2]net.Conn{{out, in}, {in, out}} {
 		if _, err := io.WriteString(way[0], "rpc"); err != nil {
 			t.Fatal(err)
@@ -44,7 +44,7 @@ func TestAStreamCarriesBothWays(t *testing.T) {
 	}
 }
 
-// The bound of the preface must not end the connection later.
+// The deadline of the preface must not end the connection later.
 func TestADialLeavesNoDeadlineBehind(t *testing.T) {
 	a, _ := openStream(t, side("a", "c", "s"))
 	b, port := openStream(t, side("b", "c", "s"))
@@ -67,7 +67,7 @@ func TestADialLeavesNoDeadlineBehind(t *testing.T) {
 	}
 	select {
 	case err := <-reading:
-		t.Fatalf("a read ended after %v: %v", time.Since(begin), err)
+		t.Fatalf("Read ended after %v: %v, want it to wait", time.Since(begin), err)
 	case <-time.After(timeout + timeout/4):
 	}
 	_, err = out.Write([]byte{1})
@@ -80,8 +80,8 @@ func TestADialLeavesNoDeadlineBehind(t *testing.T) {
 func TestClosingAStreamEndsAllThatWaitsOnIt(t *testing.T) {
 	a, portOfA := openStream(t, side("a", "c", "s"))
 	b, portOfB := openStream(t, side("b", "c", "s"))
-	out, _ := linked(t, a, b, portOfB)
-	_, in := linked(t, b, a, portOfA)
+	out, _ := connectStreams(t, a, b, portOfB)
+	_, in := connectStreams(t, b, a, portOfA)
 	ended := make(chan error, 3)
 	for _, conn := range []net.Conn{out, in} {
 		go func() {
@@ -97,17 +97,17 @@ func TestClosingAStreamEndsAllThatWaitsOnIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range cap(ended) {
-		if err := receive(t, ended, "something goes on"); !errors.Is(err, net.ErrClosed) {
+		if err := receive(t, ended, "a call that waits on the stream did not end"); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("error = %v, want %v", err, net.ErrClosed)
 		}
 	}
-	// Raft closes what it still holds after that, and more than once.
+	// Raft closes its remaining connections after that, some of them more than once.
 	_, _ = out.Close(), in.Close()
 	if err := a.Close(); err != nil {
-		t.Errorf("a second close: %v", err)
+		t.Errorf("second Close = %v, want success", err)
 	}
 	if _, err := a.Accept(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("accept afterwards: %v", err)
+		t.Errorf("Accept after Close = %v, want net.ErrClosed", err)
 	}
 }
 
@@ -129,14 +129,14 @@ func TestAClosedStreamDialsNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := a.Dial(raft.ServerAddress(port.Addr().String()), patience); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("dial: %v", err)
+		t.Errorf("Dial = %v, want the error of the case", err)
 	}
 	if accepted := port.Stats().Accepted; accepted != 0 {
 		t.Errorf("connections made = %d, want none", accepted)
 	}
 }
 
-// silentListener accepts connections and says nothing on them.
+// silentListener accepts connections and sends nothing on them.
 func silentListener(t *testing.T) (address raft.ServerAddress, accepted <-chan net.Conn) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -168,12 +168,12 @@ func TestADialThatIsUnderWayEndsWithItsStream(t *testing.T) {
 		_, err := a.Dial(address, 10*patience)
 		dialled <- err
 	}()
-	receive(t, accepted, "nobody dials")
+	receive(t, accepted, "no connection was dialled")
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := receive(t, dialled, "it goes on dialling"); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("dial: %v", err)
+	if err := receive(t, dialled, "the dial did not end"); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Dial = %v, want the error of the case", err)
 	}
 }
 
@@ -184,18 +184,18 @@ func TestADialEndsAtItsTimeout(t *testing.T) {
 	begin := time.Now()
 	_, err := a.Dial(address, timeout)
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), string(address)) {
-		t.Errorf("dial: %v", err)
+		t.Errorf("Dial = %v, want the error of the case", err)
 	}
 	if took := time.Since(begin); took < timeout || took > patience/2 {
 		t.Errorf("the dial took %v, want %v", took, timeout)
 	}
-	// The other side sees the end of it.
-	conn := receive(t, accepted, "nobody dialled")
+	// The other side sees the end of the connection.
+	conn := receive(t, accepted, "no connection was dialled")
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.Copy(io.Discard, conn); err != nil {
-		t.Errorf("the connection was left open: %v", err)
+		t.Errorf("Read from the other side = %v, want the end of the connection", err)
 	}
 }
 
@@ -205,10 +205,10 @@ func TestADialThatIsRefusedSaysWhereAndWhy(t *testing.T) {
 	address := port.Addr().String()
 	_, err := a.Dial(raft.ServerAddress(address), patience)
 	if !errors.Is(err, preface.ErrOtherCluster) || !strings.Contains(err.Error(), address) {
-		t.Errorf("dial: %v", err)
+		t.Errorf("Dial = %v, want the error of the case", err)
 	}
 	if len(a.open) != 0 {
-		t.Error("a connection that was never made is remembered")
+		t.Error("the stream remembers a connection that failed, want none")
 	}
 }
 
@@ -216,9 +216,9 @@ func TestAClosedConnectionIsForgotten(t *testing.T) {
 	a, _ := openStream(t, side("a", "c", "s"))
 	b, port := openStream(t, side("b", "c", "s"))
 	for range 3 {
-		out, in := linked(t, a, b, port)
+		out, in := connectStreams(t, a, b, port)
 		if len(a.open) != 1 || len(b.open) != 1 {
-			t.Fatalf("%d and %d connections are remembered, want one each", len(a.open), len(b.open))
+			t.Fatalf("open connections remembered = %d and %d, want one each", len(a.open), len(b.open))
 		}
 		if err := errors.Join(out.Close(), in.Close()); err != nil {
 			t.Fatal(err)
@@ -229,7 +229,7 @@ func TestAClosedConnectionIsForgotten(t *testing.T) {
 	}
 }
 
-// A name stays a name, on both sides: what it resolves to may change.
+// A host name is kept as a name on both sides: its address may change.
 func TestAHostNameIsResolvedAtEachDial(t *testing.T) {
 	a, _ := openStream(t, side("a", "c", "s"))
 	b, port := openStream(t, side("b", "c", "s"))
@@ -255,12 +255,12 @@ func TestAHostNameIsResolvedAtEachDial(t *testing.T) {
 		t.Errorf("Addr = %s %s, want tcp localhost:%s", got.Network(), got, number)
 	}
 	if _, err := a.Dial(raft.ServerAddress("no-such-host.invalid:"+number), patience); err == nil {
-		t.Error("a name that means nothing was dialled")
+		t.Error("Dial of an unknown name = nil error, want an error")
 	}
 }
 
-// endsAfter is a connection whose dial ends when so many bytes were read.
-type endsAfter struct {
+// cancelledAfter is a connection whose dial is cancelled when left bytes were read.
+type cancelledAfter struct {
 	net.Conn
 	left   int
 	end    context.CancelFunc
@@ -268,7 +268,7 @@ type endsAfter struct {
 	once   sync.Once
 }
 
-func (e *endsAfter) Read(p []byte) (int, error) {
+func (e *cancelledAfter) Read(p []byte) (int, error) {
 	n, err := e.Conn.Read(p)
 	if e.left -= n; e.left == 0 {
 		e.end()
@@ -277,54 +277,55 @@ func (e *endsAfter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (e *endsAfter) Close() error {
+func (e *cancelledAfter) Close() error {
 	e.once.Do(func() { close(e.closed) })
 	return e.Conn.Close()
 }
 
-// overhearing keeps what is read from a connection.
-type overhearing struct {
+// recordingConn records what is read from a connection.
+type recordingConn struct {
 	net.Conn
 	heard []byte
 }
 
-func (o *overhearing) Read(p []byte) (int, error) {
+func (o *recordingConn) Read(p []byte) (int, error) {
 	n, err := o.Conn.Read(p)
 	o.heard = append(o.heard, p[:n]...)
 	return n, err
 }
 
-// wordsOf gives all that a side says which is dialled.
-func wordsOf(t *testing.T, dialled *preface.Preface) []byte {
+// prefaceOf returns everything that the accepting side sends in its preface.
+func prefaceOf(t *testing.T, dialled *preface.Preface) []byte {
 	t.Helper()
 	out, in := connected(t)
 	accepted := make(chan error, 1)
 	go func() { accepted <- dialled.Accept(in) }()
-	ear := &overhearing{Conn: out}
+	ear := &recordingConn{Conn: out}
 	if err := errors.Join(dials(side("another", "c", ""), ear), <-accepted); err != nil {
 		t.Fatal(err)
 	}
 	return ear.heard
 }
 
-// The preface may succeed in the very moment in which the dial ends; the
-// connection is closed then.
+// The preface may succeed in the very moment in which the dial is cancelled. The connection
+// must be closed then.
 func TestADialThatEndsAtItsLastByteIsAnError(t *testing.T) {
 	a, _ := openStream(t, side("a", "c", ""))
-	words := wordsOf(t, side("b", "c", ""))
+	words := prefaceOf(t, side("b", "c", ""))
 	out, in := connected(t)
 	if _, err := in.Write(words); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	conn := &endsAfter{Conn: out, left: len(words), end: cancel, closed: make(chan struct{})}
+	conn := &cancelledAfter{Conn: out, left: len(words), end: cancel, closed: make(chan struct{})}
 	if _, err := a.greet(ctx, conn, ""); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v", err)
+		t.Errorf("error = %v, want that of the case", err)
 	}
 }
 
-// A connection that comes in while the stream is closed has nobody to end it.
+// A connection that comes in while the stream is being closed would not be closed by
+// anything else.
 func TestAClosedStreamTakesNoConnection(t *testing.T) {
 	a, _ := openStream(t, side("a", "c", ""))
 	if err := a.Close(); err != nil {
@@ -332,9 +333,9 @@ func TestAClosedStreamTakesNoConnection(t *testing.T) {
 	}
 	out, in := connected(t)
 	if _, err := a.remember(in, func() {}); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("error %v", err)
+		t.Errorf("error = %v, want that of the case", err)
 	}
 	if _, err := out.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		t.Errorf("the connection was left open: %v", err)
+		t.Errorf("Read from the other side = %v, want the end of the connection", err)
 	}
 }

@@ -13,12 +13,11 @@ import (
 
 func TestWhenAnInstanceIsSureOfItsLeadership(t *testing.T) {
 	cluster := startCluster(t, 3, func(c *instanceConfig) {
-		// Long enough for a leader that hears from nobody to be looked at before it
-		// gives up.
+		// Long enough for a leader without contact to be looked at before it is deposed.
 		c.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = 2*time.Second, 2*time.Second }
 	})
 	leader := cluster[0]
-	until(t, "the leader is sure", leader.SureLeader)
+	until(t, "the leader is sure that it leads", leader.SureLeader)
 	for _, follower := range cluster[1:] {
 		if follower.SureLeader() {
 			t.Errorf("follower %s is sure that it leads", follower.config.ID)
@@ -27,31 +26,31 @@ func TestWhenAnInstanceIsSureOfItsLeadership(t *testing.T) {
 	for _, follower := range cluster[1:] {
 		follower.stop(t)
 	}
-	until(t, "a leader that hears from nobody is not sure", func() bool { return !leader.SureLeader() })
+	until(t, "the leader without contact is no longer sure", func() bool { return !leader.SureLeader() })
 	if state, _ := leader.State(); !state.Leading {
-		t.Error("the leader gave up leadership before the test")
+		t.Error("the leader was deposed before the test, which shows nothing")
 	}
 }
 
-// Raft gives up on a successor that is slow to answer, which may take over all the same,
-// whenever it goes on.
+// Raft gives up on a successor that is slow to answer. That may still take over, at any time
+// later.
 func TestALeaderThatHandsOverIsNotSureUntilTheNextTerm(t *testing.T) {
 	const stuck = 100 * time.Millisecond
 	var lost atomic.Bool
 	var of atomic.Uint64
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.hooks.stuckAfter = stuck
-		config.hooks.transport = func(inner transport) transport { return untaken{inner, &lost, &of} }
+		config.hooks.transport = func(inner transport) transport { return swallowedTimeoutNow{inner, &lost, &of} }
 	})
 	leader, other := cluster[0], cluster[1]
-	until(t, "the leader is sure", leader.SureLeader)
+	until(t, "the leader is sure that it leads", leader.SureLeader)
 	lost.Store(true)
 	if err := leader.HandOver(within(t), ""); !errors.Is(err, ports.ErrNoSuccessor) {
-		t.Fatalf("hand over: %v", err)
+		t.Fatalf("HandOver = %v, want ErrNoSuccessor", err)
 	}
 	lost.Store(false)
 	if term, _ := leader.leads(); of.Load() != term {
-		t.Errorf("the word is of term %d, and it leads in %d", of.Load(), term)
+		t.Errorf("term of the lost TimeoutNow = %d, want %d", of.Load(), term)
 	}
 	for began := time.Now(); time.Since(began) < 3*stuck; time.Sleep(stuck / 20) {
 		if leader.SureLeader() {
@@ -62,31 +61,32 @@ func TestALeaderThatHandsOverIsNotSureUntilTheNextTerm(t *testing.T) {
 		if err := hands.over.HandOver(within(t), hands.to.config.ID); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "the next leader is sure", hands.to.SureLeader)
+		until(t, "the next leader is sure that it leads", hands.to.SureLeader)
 	}
 }
 
-// Raft may send a successor its word long after it has given up on the transfer, so two
-// words can be on their way at once: one that noted its term, and was then left without a
-// processor for two elections, must not erase what was noted since.
+// Raft may send a TimeoutNow long after it has given up on the transfer, so two can be in
+// flight at once. One that stores its term late, after two elections, must not erase a later
+// term.
 func TestALateWordDoesNotHideThatOfALaterTerm(t *testing.T) {
 	var transferred atomic.Uint64
 	for _, word := range []struct{ term, want uint64 }{{5, 5}, {7, 7}, {5, 7}, {7, 7}, {8, 8}} {
 		raise(&transferred, word.term)
 		if latest := transferred.Load(); latest != word.want {
-			t.Errorf("after a word of term %d the latest is of term %d, not %d", word.term, latest, word.want)
+			t.Errorf("latest term after a TimeoutNow of term %d = %d, want %d", word.term, latest, word.want)
 		}
 	}
 }
 
-// untaken loses what tells a successor to take over, when it is to.
-type untaken struct {
+// swallowedTimeoutNow is a transport that loses TimeoutNow without an error while lost is
+// set.
+type swallowedTimeoutNow struct {
 	transport
 	lost *atomic.Bool
-	of   *atomic.Uint64 // the term of the leader whose word was lost
+	of   *atomic.Uint64 // the term of the leader that sent the lost TimeoutNow
 }
 
-func (u untaken) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+func (u swallowedTimeoutNow) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	if u.lost.Load() {
 		term, _ := termOf(args.ID)
 		u.of.Store(term)
@@ -98,7 +98,7 @@ func (u untaken) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.
 func TestALoneVoterIsSure(t *testing.T) {
 	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
 	if i.SureLeader() {
-		t.Error("before it is open it leads")
+		t.Error("SureLeader before Open = true, want false")
 	}
 	i = start(t, instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})
 	i.eventually(t, "leading", func(s ports.LocalState) bool { return s.Leading })

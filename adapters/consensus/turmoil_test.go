@@ -16,14 +16,14 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// across are neighbours on a network that can be cut.
-type across struct {
+// cuttableNeighbours are neighbours on a network that can be cut.
+type cuttableNeighbours struct {
 	neighbours
 	network *network
 	self    atomic.Pointer[instance]
 }
 
-func (a *across) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
+func (a *cuttableNeighbours) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadIndex, error) {
 	here := raft.ServerAddress(a.self.Load().raftAddress())
 	if err := a.network.passes(here, raft.ServerAddress(raftAddress)); err != nil {
 		return ports.ReadIndex{}, err
@@ -31,23 +31,22 @@ func (a *across) ReadIndex(ctx context.Context, raftAddress string) (ports.ReadI
 	return a.neighbours.ReadIndex(ctx, raftAddress)
 }
 
-// While leaders come and go, and instances are cut off and come back, every
-// instance is read all the time. None may answer with less than had been
-// acknowledged, by any of them, before the read began.
+// Every instance is read all the time, while leaders change, and instances are cut off and
+// come back. No read may have less than any instance had acknowledged before the read began.
 func TestNoReadHereIsOlderThanWhatWasAcknowledged(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	fabric := newNetwork()
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		peers := &across{network: fabric}
+		peers := &cuttableNeighbours{network: fabric}
 		config.peers = peers
 		config.started = func(i *instance) { peers.self.Store(i) }
 		config.hooks.transport = func(inner transport) transport { return &faulty{inner, fabric} }
 	})
 
 	var (
-		acknowledged atomic.Uint64 // the latest revision that was
+		acknowledged atomic.Uint64 // the latest acknowledged revision
 		answered     = make([]atomic.Int64, len(cluster))
 		running      sync.WaitGroup
 	)
@@ -88,17 +87,17 @@ func TestNoReadHereIsOlderThanWhatWasAcknowledged(t *testing.T) {
 					case err == nil:
 						answered[n].Add(1)
 					case errors.Is(err, ports.ErrNotCaughtUp):
-						// It was told how far it has to be by a leader that was then cut off,
-						// and votes were split for longer than anybody is kept waiting.
+						// The instance learned how far it must get from a leader that was
+						// then cut off, and the election took longer than a read may wait.
 					case !errors.Is(err, ports.ErrNoLeader) && !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
-						t.Errorf("%s: %v", i.config.ID, err)
+						t.Errorf("ReadHere of %s = %v, want success, ErrNoLeader or the deadline", i.config.ID, err)
 						return
 					}
 				}
 			})
 		}
 	}
-	// Each step waits until all, or those that are not cut off, answer again.
+	// Each step waits until all instances, except for the one that is cut off, answer again.
 	answer := func(what string, cut *instance) {
 		var before [3]int64
 		for n := range cluster {
@@ -114,25 +113,25 @@ func TestNoReadHereIsOlderThanWhatWasAcknowledged(t *testing.T) {
 		})
 	}
 	for range 6 {
-		answer("all are read", nil)
+		answer("all instances answer reads", nil)
 		leader := leaderOf(t, cluster)
 		switch random.IntN(3) {
 		case 0:
 			if err := leader.HandOver(within(t), ""); err != nil && !errors.Is(err, ports.ErrNotLeader) && !errors.Is(err, ports.ErrNoSuccessor) {
-				t.Errorf("hand over: %v", err)
+				t.Errorf("HandOver = %v, want success, ErrNotLeader or ErrNoSuccessor", err)
 			}
 		case 1:
 			fabric.cut(raft.ServerAddress(leader.raftAddress()))
-			answer("the others are read", leader)
+			answer("all instances but the one cut off answer reads", leader)
 			fabric.mend(raft.ServerAddress(leader.raftAddress()))
 		case 2:
 			lost := cluster[random.IntN(len(cluster))]
 			fabric.cut(raft.ServerAddress(lost.raftAddress()))
-			answer("the others are read", lost)
+			answer("all instances but the one cut off answer reads", lost)
 			fabric.mend(raft.ServerAddress(lost.raftAddress()))
 		}
 	}
-	answer("all are read in the end", nil)
+	answer("all instances answer reads at the end", nil)
 	stop()
 	running.Wait()
 	mustBeAlike(t, cluster...)

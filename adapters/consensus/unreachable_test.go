@@ -13,13 +13,13 @@ import (
 
 var errUnreachable = errors.New("connection refused")
 
-// road is a transport to an instance that may be away.
-type road struct {
+// awayTransport is a transport to an instance that can't be reached while away is set.
+type awayTransport struct {
 	incoming
 	away atomic.Bool
 }
 
-func (r *road) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (r *awayTransport) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if r.away.Load() {
 		return errUnreachable
 	}
@@ -27,49 +27,52 @@ func (r *road) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, args *raft.A
 	return nil
 }
 
-func (r *road) InstallSnapshot(raft.ServerID, raft.ServerAddress, *raft.InstallSnapshotRequest, *raft.InstallSnapshotResponse, io.Reader) error {
+func (r *awayTransport) InstallSnapshot(raft.ServerID, raft.ServerAddress, *raft.InstallSnapshotRequest, *raft.InstallSnapshotResponse, io.Reader) error {
 	return errUnreachable
 }
 
-// AppendEntriesPipeline gives a pipeline whose connection is broken.
-func (r *road) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
-	return broken{}, nil
+// AppendEntriesPipeline returns a pipeline whose connection is broken.
+func (r *awayTransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return brokenPipeline{}, nil
 }
 
-type broken struct{}
+type brokenPipeline struct{}
 
-func (broken) AppendEntries(*raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+func (brokenPipeline) AppendEntries(*raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	return nil, errUnreachable
 }
 
-func (broken) Consumer() <-chan raft.AppendFuture { return nil }
+func (brokenPipeline) Consumer() <-chan raft.AppendFuture { return nil }
 
-func (broken) Close() error { return nil }
+func (brokenPipeline) Close() error { return nil }
 
-// What can't be sent is given back to raft when the instance answers a heartbeat, or is
-// to be sent nothing any more.
+// A message that can't be sent is given back to raft when the instance answers a heartbeat,
+// or when this instance no longer sends to it.
 func TestAMessageThatCannotBeSentIsHeldUntilAnAnswer(t *testing.T) {
 	type event struct {
 		what string
-		do   func(*interceptor, *road, *atomic.Bool)
+		do   func(*interceptor, *awayTransport, *atomic.Bool)
 		ends bool
 	}
 	heartbeat := func(w *interceptor, id raft.ServerID) {
 		_ = w.AppendEntries(id, "", &raft.AppendEntriesRequest{Term: 7}, &raft.AppendEntriesResponse{})
 	}
 	for _, event := range []event{
-		{"time passes", func(*interceptor, *road, *atomic.Bool) { time.Sleep(time.Hour) }, false},
-		{"a heartbeat fails", func(w *interceptor, _ *road, _ *atomic.Bool) { heartbeat(w, "b") }, false},
-		{"another one answers", func(w *interceptor, r *road, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "c") }, false},
-		{"it answers", func(w *interceptor, r *road, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "b") }, true},
-		{"it is removed, or another one leads", func(_ *interceptor, _ *road, sends *atomic.Bool) { sends.Store(false); time.Sleep(returnCheckInterval) }, true},
-		{"the transport is closed", func(w *interceptor, _ *road, _ *atomic.Bool) { _ = w.Close() }, true},
+		{"time passes", func(*interceptor, *awayTransport, *atomic.Bool) { time.Sleep(time.Hour) }, false},
+		{"a heartbeat fails", func(w *interceptor, _ *awayTransport, _ *atomic.Bool) { heartbeat(w, "b") }, false},
+		{"another instance answers", func(w *interceptor, r *awayTransport, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "c") }, false},
+		{"the instance answers", func(w *interceptor, r *awayTransport, _ *atomic.Bool) { r.away.Store(false); heartbeat(w, "b") }, true},
+		{"the instance is removed, or another one leads", func(_ *interceptor, _ *awayTransport, sends *atomic.Bool) {
+			sends.Store(false)
+			time.Sleep(returnCheckInterval)
+		}, true},
+		{"the transport is closed", func(w *interceptor, _ *awayTransport, _ *atomic.Bool) { _ = w.Close() }, true},
 	} {
 		for name, send := range map[string]func(*interceptor) error{
 			"entries": func(w *interceptor) error {
 				return w.AppendEntries("b", "", upTo(7, 10), &raft.AppendEntriesResponse{})
 			},
-			"where the log ends": func(w *interceptor) error {
+			"a request without entries": func(w *interceptor) error {
 				return w.AppendEntries("b", "", &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 10, PrevLogTerm: 7}, &raft.AppendEntriesResponse{})
 			},
 			"entries in a pipeline": func(w *interceptor) error {
@@ -86,7 +89,7 @@ func TestAMessageThatCannotBeSentIsHeldUntilAnAnswer(t *testing.T) {
 		} {
 			t.Run(name+": "+event.what, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					r := &road{incoming: incoming{rpcs: make(chan raft.RPC)}}
+					r := &awayTransport{incoming: incoming{rpcs: make(chan raft.RPC)}}
 					r.away.Store(true)
 					var sends atomic.Bool
 					sends.Store(true)
@@ -104,7 +107,7 @@ func TestAMessageThatCannotBeSentIsHeldUntilAnAnswer(t *testing.T) {
 					select {
 					case err := <-sent:
 						if !event.ends || !errors.Is(err, errUnreachable) {
-							t.Errorf("error = %v, want %v: %v", err, errUnreachable, event.ends)
+							t.Errorf("send = %v, want %v only where the case says so: %v", err, errUnreachable, event.ends)
 						}
 					default:
 						if event.ends {
@@ -117,10 +120,10 @@ func TestAMessageThatCannotBeSentIsHeldUntilAnAnswer(t *testing.T) {
 	}
 }
 
-// A heartbeat tells at once whether it was answered.
+// The result of a heartbeat must be known at once.
 func TestAHeartbeatDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &road{incoming: incoming{rpcs: make(chan raft.RPC)}}
+		r := &awayTransport{incoming: incoming{rpcs: make(chan raft.RPC)}}
 		r.away.Store(true)
 		w := newInterceptor(r, interceptorConfig{
 			evidence:     newEvidence(),
@@ -135,13 +138,13 @@ func TestAHeartbeatDoesNotWait(t *testing.T) {
 	})
 }
 
-// failures counts what could not be sent.
-type failures struct {
+// failureCounter counts messages that could not be sent.
+type failureCounter struct {
 	transport
 	heartbeats, others *atomic.Int64
 }
 
-func (c failures) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (c failureCounter) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	err := c.transport.AppendEntries(id, to, args, resp)
 	switch {
 	case err == nil:
@@ -153,14 +156,14 @@ func (c failures) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *r
 	return err
 }
 
-// Raft waits longer after each failure: it must not have counted many when an instance
+// Raft waits longer after each failure, so it must not have counted many when an instance
 // comes back.
 func TestAnInstanceThatComesBackIsContactedSoon(t *testing.T) {
 	var heartbeats, others atomic.Int64
 	away := instanceConfig{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.timing = longTimeouts
-		config.hooks.transport = func(inner transport) transport { return failures{inner, &heartbeats, &others} }
+		config.hooks.transport = func(inner transport) transport { return failureCounter{inner, &heartbeats, &others} }
 		away = *config
 	})
 	leader := cluster[0]
@@ -171,7 +174,7 @@ func TestAnInstanceThatComesBackIsContactedSoon(t *testing.T) {
 	register(t, leader, "meanwhile")
 	until(t, "heartbeats fail", func() bool { return heartbeats.Load() >= 10 })
 	if count := others.Load(); count > 2 {
-		t.Errorf("raft has counted %d failures", count)
+		t.Errorf("failures that raft has counted = %d, want at most 2", count)
 	}
 	change := register(t, leader, "at-last")
 	start(t, away).waitForRevision(t, change.Revision)

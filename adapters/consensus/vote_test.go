@@ -8,9 +8,10 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// asksForVote has candidate, at an address that is nobody's, ask voter for its vote, and
-// says whether it has it. Its log ends with entry lastIndex of lastTerm.
-func asksForVote(t *testing.T, candidate, voter *instance, term, lastIndex, lastTerm uint64) bool {
+// requestVote lets candidate, with an address that belongs to no instance, ask voter for its
+// vote, and returns whether that was granted. The candidate's log ends with entry lastIndex
+// of lastTerm.
+func requestVote(t *testing.T, candidate, voter *instance, term, lastIndex, lastTerm uint64) bool {
 	t.Helper()
 	request := &raft.RequestVoteRequest{
 		RPCHeader: raft.RPCHeader{
@@ -26,41 +27,42 @@ func asksForVote(t *testing.T, candidate, voter *instance, term, lastIndex, last
 	return answer.Granted
 }
 
-// asksFromAhead has candidate ask in a term far away, with a log that is far ahead.
-func asksFromAhead(t *testing.T, candidate, voter *instance) (granted bool) {
+// requestVoteAhead lets candidate ask in a much later term, with a log that is far ahead.
+func requestVoteAhead(t *testing.T, candidate, voter *instance) (granted bool) {
 	t.Helper()
-	return asksForVote(t, candidate, voter, 100_000, 1_000_000, 99_999)
+	return requestVote(t, candidate, voter, 100_000, 1_000_000, 99_999)
 }
 
-// An address can change hands: in one term one of those who have it may have a vote.
+// An address can pass to another instance, so a vote must not count for every candidate with
+// that address.
 func TestAVoteIsForOneCandidateWhoeverHasItsAddress(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leaderOf(t, cluster)
 	first, second, voter := cluster[0], cluster[1], cluster[2]
-	if !asksFromAhead(t, first, voter) {
-		t.Fatal("a candidate that is ahead got no vote")
+	if !requestVoteAhead(t, first, voter) {
+		t.Fatal("vote for a candidate that is ahead = false, want true")
 	}
-	if asksFromAhead(t, second, voter) {
-		t.Error("another one at the same address has the vote of the same term, too")
+	if requestVoteAhead(t, second, voter) {
+		t.Error("vote for a second candidate with the same address and term = true, want false")
 	}
-	if !asksFromAhead(t, first, voter) {
-		t.Error("the same candidate got no vote the second time")
+	if !requestVoteAhead(t, first, voter) {
+		t.Error("second vote for the same candidate and term = false, want true")
 	}
 }
 
-// Raft stores the term of a vote, and then whom that is for.
+// Raft stores the term of a vote first, and its candidate after that.
 func TestAHalfStoredVoteIsForNobody(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leader := leaderOf(t, cluster)
 	register(t, leader, "acknowledged")
 	candidate, voter := cluster[0], cluster[2]
-	if !asksFromAhead(t, candidate, voter) {
-		t.Fatal("a candidate that is ahead got no vote")
+	if !requestVoteAhead(t, candidate, voter) {
+		t.Fatal("vote for a candidate that is ahead = false, want true")
 	}
 	if err := voter.disk.SetUint64(logstore.VoteTermKey, 100_001); err != nil {
-		t.Fatal(err) // it is as if it were killed here
+		t.Fatal(err) // from here on as if the voter had been killed
 	}
-	if asksForVote(t, candidate, voter, 100_001, 1, 1) {
-		t.Error("a candidate without nearly all of the log got a vote in the next term")
+	if requestVote(t, candidate, voter, 100_001, 1, 1) {
+		t.Error("vote for a candidate that lacks most of the log = true, want false")
 	}
 }

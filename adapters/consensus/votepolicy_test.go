@@ -11,20 +11,20 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// elector is an interceptor whose raft is the test.
-type elector struct {
+// testVoter is an interceptor whose raft is played by the test.
+type testVoter struct {
 	*interceptor
 	inner    *incoming
-	leader   raft.ServerAddress // empty: raft follows nobody
+	leader   raft.ServerAddress // empty: raft follows no leader
 	steadily chan raft.RPC      // heartbeats that raft handles beside its main goroutine
-	trouble  error              // with the disk
+	trouble  error              // trouble with the disk
 }
 
 const testHeartbeat = 300 * time.Millisecond
 
-func newElector(t *testing.T, leader raft.ServerAddress) *elector {
+func newTestVoter(t *testing.T, leader raft.ServerAddress) *testVoter {
 	t.Helper()
-	v := &elector{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadily: make(chan raft.RPC, 1)}
+	v := &testVoter{inner: &incoming{rpcs: make(chan raft.RPC)}, leader: leader, steadily: make(chan raft.RPC, 1)}
 	v.interceptor = newInterceptor(v.inner, interceptorConfig{evidence: newEvidence(), term: func() uint64 { return 7 }})
 	follows := func() (raft.ServerAddress, bool) { return v.leader, v.leader != "" }
 	v.votes.start(testHeartbeat, func() uint64 { return 7 }, follows, func() error { return v.trouble })
@@ -37,12 +37,12 @@ func newElector(t *testing.T, leader raft.ServerAddress) *elector {
 	return v
 }
 
-func (v *elector) heartbeat() {
+func (v *testVoter) heartbeat() {
 	v.inner.heartbeat(raft.RPC{Command: &raft.AppendEntriesRequest{Term: 7}})
 }
 
-// passes gives what raft is asked, and after how long.
-func (v *elector) passes(command any) (asked any, after time.Duration) {
+// passes returns the request that raft gets, and the delay.
+func (v *testVoter) passes(command any) (asked any, after time.Duration) {
 	began := time.Now()
 	go func() { v.inner.rpcs <- raft.RPC{Command: command, RespChan: make(chan raft.RPCResponse, 1)} }()
 	return (<-v.Consumer()).Command, time.Since(began)
@@ -51,20 +51,20 @@ func (v *elector) passes(command any) (asked any, after time.Duration) {
 func TestWhenAVoterIsFree(t *testing.T) {
 	const half = testHeartbeat / 2
 	tests := map[string]struct {
-		silence time.Duration // since its leader was heard
-		gone    bool          // and nobody is there any more
+		silence time.Duration // since the last contact with the leader
+		gone    bool          // the leader's process is gone
 		free    bool
 	}{
-		"who heard from its leader":                         {half, false, false},
-		"nor shortly before a heartbeat timeout is over":    {testHeartbeat - time.Millisecond, false, false},
-		"who heard from no leader for a heartbeat timeout":  {testHeartbeat, false, true},
-		"who heard from a leader, of which nothing is left": {half - time.Millisecond, true, false},
-		"and half a heartbeat timeout later":                {half, true, true},
+		"contact half a heartbeat timeout ago":                        {half, false, false},
+		"contact just less than a heartbeat timeout ago":              {testHeartbeat - time.Millisecond, false, false},
+		"contact a heartbeat timeout ago":                             {testHeartbeat, false, true},
+		"leader gone, contact less than half a heartbeat timeout ago": {half - time.Millisecond, true, false},
+		"leader gone, contact half a heartbeat timeout ago":           {half, true, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				v := newElector(t, "leader:1")
+				v := newTestVoter(t, "leader:1")
 				v.heartbeat()
 				<-v.steadily
 				if test.gone {
@@ -75,26 +75,26 @@ func TestWhenAVoterIsFree(t *testing.T) {
 				<-time.After(test.silence)
 				asked, _ := v.passes(&raft.RequestPreVoteRequest{RPCHeader: raft.RPCHeader{Addr: []byte("candidate:1")}})
 				if free := string(asked.(*raft.RequestPreVoteRequest).Addr) == "leader:1"; free != test.free {
-					t.Errorf("asked whether it would vote, its leader is no reason to refuse: %v, want %v", free, test.free)
+					t.Errorf("pre-vote without regard to the leader = %v, want %v", free, test.free)
 				}
 				asked, _ = v.passes(&raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{Addr: []byte("candidate:1")}})
 				vote := asked.(*raft.RequestVoteRequest)
 				if vote.LeadershipTransfer != test.free {
-					t.Errorf("asked for its vote, its leader is no reason to refuse: %v, want %v", vote.LeadershipTransfer, test.free)
+					t.Errorf("vote without regard to the leader = %v, want %v", vote.LeadershipTransfer, test.free)
 				}
 				if string(vote.Addr) != "candidate:1" {
-					t.Errorf("vote for %s, want candidate:1", vote.Addr)
+					t.Errorf("candidate of the vote = %s, want candidate:1", vote.Addr)
 				}
 			})
 		})
 	}
 }
 
-// Raft would stand for election, wait for the disk with its own vote, and leave the leader's
-// heartbeats unanswered.
+// Otherwise raft would stand for election, wait for the disk with its own vote, and leave
+// the leader's heartbeats unanswered.
 func TestAnInstanceThatCannotStoreItsVoteDoesNotTakeOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := newElector(t, "leader:1")
+		v := newTestVoter(t, "leader:1")
 		v.trouble = errors.New("the disk is full")
 		answer := make(chan raft.RPCResponse, 1)
 		v.inner.rpcs <- raft.RPC{Command: &raft.TimeoutNowRequest{}, RespChan: answer}
@@ -105,7 +105,7 @@ func TestAnInstanceThatCannotStoreItsVoteDoesNotTakeOver(t *testing.T) {
 				t.Errorf("answer to the order to take over = %+v, want %v", got, v.trouble)
 			}
 		case rpc := <-v.Consumer():
-			t.Errorf("raft is told: %+v", rpc.Command)
+			t.Errorf("request given to raft = %+v, want none", rpc.Command)
 		}
 		if asked, _ := v.passes(&raft.RequestVoteRequest{}); asked == nil {
 			t.Error("the second request for a vote was not passed on")
@@ -113,10 +113,11 @@ func TestAnInstanceThatCannotStoreItsVoteDoesNotTakeOver(t *testing.T) {
 	})
 }
 
-// Raft forgets at a restart whom it heard from, and that one may still be sure of its vote.
+// At a restart raft forgets which leader it had contact with, and that leader may still rely
+// on its vote.
 func TestAnInstanceThatHasJustStartedIsAskedForNoVote(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := newElector(t, "")
+		v := newTestVoter(t, "")
 		if _, after := v.passes(&raft.RequestVoteRequest{LeadershipTransfer: true}); after != 0 {
 			t.Errorf("delay of a vote for the chosen successor = %v, want none", after)
 		}
@@ -124,11 +125,11 @@ func TestAnInstanceThatHasJustStartedIsAskedForNoVote(t *testing.T) {
 			t.Errorf("delay of a prevote = %v, want %v", after, testHeartbeat/2)
 		}
 		if _, after := v.passes(&raft.RequestVoteRequest{}); after != 0 {
-			t.Errorf("after half a heartbeat timeout it still waits %v", after)
+			t.Errorf("delay of a vote after half a heartbeat timeout = %v, want none", after)
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		v := newElector(t, "")
+		v := newTestVoter(t, "")
 		if _, after := v.passes(&raft.RequestVoteRequest{}); after != testHeartbeat/2 {
 			t.Errorf("delay of a vote = %v, want %v", after, testHeartbeat/2)
 		}
@@ -137,7 +138,7 @@ func TestAnInstanceThatHasJustStartedIsAskedForNoVote(t *testing.T) {
 
 func TestAVoteThatIsHeldBackEndsWithTheInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := newElector(t, "")
+		v := newTestVoter(t, "")
 		answer := make(chan raft.RPCResponse, 1)
 		v.inner.rpcs <- raft.RPC{Command: &raft.RequestVoteRequest{}, RespChan: answer}
 		synctest.Wait()
@@ -152,7 +153,7 @@ func TestAVoteThatIsHeldBackEndsWithTheInstance(t *testing.T) {
 
 func TestAnInstanceMayBeClosedWhileItStandsForElection(t *testing.T) {
 	for range 200 {
-		v := newElector(t, "leader:1")
+		v := newTestVoter(t, "leader:1")
 		v.votes.heard = time.Now().Add(-testHeartbeat)
 		v.votes.noteLeaderGone(time.Now())
 		var running sync.WaitGroup
@@ -172,10 +173,10 @@ func TestAnInstanceMayBeClosedWhileItStandsForElection(t *testing.T) {
 	}
 }
 
-// Two that come at the same time are noted in any order.
+// Two heartbeats that come at the same time may be noted in any order.
 func TestALeaderThatIsHeardCountsFromTheLatestTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := newElector(t, "leader:1")
+		v := newTestVoter(t, "leader:1")
 		earlier := time.Now()
 		<-time.After(testHeartbeat)
 		v.heartbeat()
@@ -188,8 +189,8 @@ func TestALeaderThatIsHeardCountsFromTheLatestTime(t *testing.T) {
 	})
 }
 
-// Beside a vote that raft is deciding on, a heartbeat could be acknowledged by who has
-// just voted against its sender.
+// A heartbeat that is handled beside a vote could be acknowledged by an instance that has
+// just voted against the sender.
 func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {
 	tests := map[string]struct {
 		leader  raft.ServerAddress
@@ -197,15 +198,15 @@ func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {
 		silence time.Duration
 		beside  bool
 	}{
-		"while raft decides on a vote":                   {"leader:1", true, 0, false},
-		"while it may vote any moment, without a leader": {"", false, testHeartbeat / 2, false},
-		"of the leader that it has":                      {"leader:1", false, testHeartbeat / 2, true},
-		"too early for a vote":                           {"", false, testHeartbeat/2 - time.Millisecond, true},
+		"raft is deciding on a vote":                   {"leader:1", true, 0, false},
+		"no leader, and a vote may come at any moment": {"", false, testHeartbeat / 2, false},
+		"a heartbeat of its leader":                    {"leader:1", false, testHeartbeat / 2, true},
+		"no leader, and too early for a vote":          {"", false, testHeartbeat/2 - time.Millisecond, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				v := newElector(t, test.leader)
+				v := newTestVoter(t, test.leader)
 				<-time.After(test.silence)
 				vote := raft.RPC{Command: &raft.RequestVoteRequest{}, RespChan: make(chan raft.RPCResponse, 1)}
 				if test.voting {
@@ -216,17 +217,17 @@ func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {
 				select {
 				case <-v.Consumer():
 					if test.beside {
-						t.Error("the heartbeat waits for the main goroutine")
+						t.Error("the heartbeat waits for the main goroutine, want it handled beside")
 					}
 				case <-v.steadily:
 					if !test.beside {
-						t.Error("the heartbeat is handled beside the main goroutine")
+						t.Error("the heartbeat is handled beside the main goroutine, want it to wait")
 					}
 				}
 				vote.Respond(&raft.RequestVoteResponse{}, nil)
 				synctest.Wait()
 				v.heartbeat()
-				<-v.steadily // the next one is no concern of a vote
+				<-v.steadily // no vote is under way any more
 			})
 		})
 	}
@@ -234,41 +235,41 @@ func TestAHeartbeatThatMeetsAVoteIsLeftToRaftsMainGoroutine(t *testing.T) {
 
 func TestAHintHoldsOnlyUntilTheLeaderIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := newElector(t, "leader:1")
+		v := newTestVoter(t, "leader:1")
 		before := time.Now()
 		<-time.After(time.Millisecond)
 		v.heartbeat()
 		<-v.steadily
 		if v.votes.noteLeaderGone(before) || v.votes.mayStand() {
-			t.Error("a leader that was heard since is taken for gone")
+			t.Error("noteLeaderGone before the last contact = true, or the instance may stand, want neither")
 		}
 		<-time.After(time.Millisecond)
 		if !v.votes.noteLeaderGone(time.Now()) || !v.votes.mayStand() {
-			t.Error("a leader that is gone is not taken for gone")
+			t.Error("noteLeaderGone = false, or the instance may not stand, want both")
 		}
 		v.heartbeat()
 		<-v.steadily
 		if v.votes.mayStand() {
-			t.Error("the instance would stand although its leader was heard again")
+			t.Error("mayStand after new contact = true, want false")
 		}
 		v.votes.answered(&raft.RequestPreVoteRequest{}, &raft.RequestPreVoteResponse{Granted: true})
 		v.heartbeat()
 		<-v.steadily
 		<-time.After(time.Millisecond)
 		if !v.votes.noteLeaderGone(time.Now()) || !v.votes.mayStand() {
-			t.Error("a leader that was heard before keeps the instance from standing")
+			t.Error("noteLeaderGone after an earlier contact = false, or the instance may not stand, want both")
 		}
 	})
 }
 
 func TestAnInstanceThatWouldVoteForAnotherDoesNotStand(t *testing.T) {
 	for name, test := range map[string]struct{ granted, stands bool }{
-		"it would": {true, false},
-		"it would not, because the other one's log is behind": {false, true},
+		"it granted a pre-vote":                                   {true, false},
+		"it refused a pre-vote to a candidate with a shorter log": {false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				v := newElector(t, "leader:1")
+				v := newTestVoter(t, "leader:1")
 				<-time.After(testHeartbeat / 2)
 				v.votes.noteLeaderGone(time.Now())
 				answer := make(chan raft.RPCResponse, 1)
@@ -276,7 +277,7 @@ func TestAnInstanceThatWouldVoteForAnotherDoesNotStand(t *testing.T) {
 				rpc := <-v.Consumer()
 				rpc.Respond(&raft.RequestPreVoteResponse{Granted: test.granted}, nil)
 				if vote := (<-answer).Response.(*raft.RequestPreVoteResponse); vote.Granted != test.granted {
-					t.Errorf("the other one is told %v", vote.Granted)
+					t.Errorf("pre-vote answered to the candidate = %v, want raft's answer", vote.Granted)
 				}
 				if v.votes.mayStand() != test.stands {
 					t.Errorf("mayStand = %v, want %v", !test.stands, test.stands)
@@ -286,13 +287,14 @@ func TestAnInstanceThatWouldVoteForAnotherDoesNotStand(t *testing.T) {
 	}
 }
 
-// Raft has no leader yet that was heard while the vote waited, and would give it.
+// Raft does not know a leader yet whose first contact came while the vote waited, and would
+// grant the vote.
 func TestAVoteThatWaitsWaitsForALeaderThatIsHeard(t *testing.T) {
 	const heardAfter = testHeartbeat / 3
-	for name, command := range map[string]any{"a vote": &raft.RequestVoteRequest{}, "whether it would vote": &raft.RequestPreVoteRequest{}} {
+	for name, command := range map[string]any{"a vote": &raft.RequestVoteRequest{}, "a pre-vote": &raft.RequestPreVoteRequest{}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				v := newElector(t, "")
+				v := newTestVoter(t, "")
 				time.AfterFunc(heardAfter, func() {
 					v.heartbeat()
 					<-v.steadily
@@ -305,15 +307,16 @@ func TestAVoteThatWaitsWaitsForALeaderThatIsHeard(t *testing.T) {
 	}
 }
 
-// A heartbeat that met the word to take over, or a vote, beside raft's main goroutine would make
-// a follower of it again, and have it go back to the term before.
+// If a heartbeat were handled beside raft's main goroutine while that handles a TimeoutNow
+// or a vote, it would make the candidate a follower again, and take it back to the term
+// before.
 func TestAHeartbeatMeetsNothingThatEndsAFollowersTerm(t *testing.T) {
 	for name, command := range map[string]any{
-		"the word to take over": &raft.TimeoutNowRequest{RPCHeader: word("leader:1", 7)},
-		"a vote":                &raft.RequestVoteRequest{Term: 8},
+		"a TimeoutNow": &raft.TimeoutNowRequest{RPCHeader: timeoutNowHeader("leader:1", 7)},
+		"a vote":       &raft.RequestVoteRequest{Term: 8},
 	} {
 		t.Run(name, func(t *testing.T) {
-			v := newElector(t, "leader:1")
+			v := newTestVoter(t, "leader:1")
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			order := make(chan string, 2)
 			v.SetHeartbeatHandler(func(raft.RPC) {
@@ -332,19 +335,20 @@ func TestAHeartbeatMeetsNothingThatEndsAFollowersTerm(t *testing.T) {
 			})
 			select {
 			case first := <-order:
-				t.Errorf("raft is given %s, and has not handled the heartbeat", first)
+				t.Errorf("raft was given %s before it had handled the heartbeat", first)
 			case <-time.After(50 * time.Millisecond):
 			}
 			close(goOn)
 			running.Wait()
 			if first := <-order; first != "the heartbeat" {
-				t.Errorf("raft handles %s first", first)
+				t.Errorf("first request handled by raft = %s, want the heartbeat", first)
 			}
-			// Until raft has answered, it has to decide on both one after the other.
-			v.SetHeartbeatHandler(func(raft.RPC) { t.Error("a heartbeat is handled beside it") })
+			// Until raft has answered the request, a heartbeat must go to its main goroutine
+			// too.
+			v.SetHeartbeatHandler(func(raft.RPC) { t.Error("a heartbeat is handled beside the main goroutine") })
 			running.Go(v.heartbeat)
 			if _, later := (<-v.Consumer()).Command.(*raft.AppendEntriesRequest); !later {
-				t.Error("raft is given something else")
+				t.Error("raft was given a request other than the heartbeat")
 			}
 			running.Wait()
 			asked.Respond(nil, nil)
@@ -352,94 +356,97 @@ func TestAHeartbeatMeetsNothingThatEndsAFollowersTerm(t *testing.T) {
 	}
 }
 
-// Raft's main goroutine may be busy with a snapshot, or a disk, when another one asks.
+// Raft's main goroutine may be busy with a snapshot or the disk when a request for a vote
+// comes.
 func TestAQuestionThatWaitsForRaftKeepsNoHeartbeatFromBeingAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := newElector(t, "leader:1")
+		v := newTestVoter(t, "leader:1")
 		asked := make(chan raft.RPCResponse, 1)
 		v.inner.rpcs <- raft.RPC{Command: &raft.RequestPreVoteRequest{}, RespChan: asked}
-		synctest.Wait() // until it waits for raft
+		synctest.Wait() // until the request waits for raft
 		go v.heartbeat()
 		synctest.Wait()
 		select {
 		case <-v.steadily:
 		default:
-			t.Error("the heartbeat waits")
+			t.Error("the heartbeat waits behind the request for a vote")
 		}
 		<-v.Consumer()
 	})
 }
 
-// Raft takes for granted that its leader told it to, and has others vote for it though
-// they may have a leader.
+// Raft assumes that its leader told it to take over, and asks others for votes even if they
+// have a leader.
 func TestACandidateOnItsOwnDoesNotTakeVotersFromTheirLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := newElector(t, "leader:1")
+		v := newTestVoter(t, "leader:1")
 		v.stand()
 		v.votes.noteLeaderGone(time.Now().Add(time.Millisecond))
 		v.stand() // too early
 		<-time.After(testHeartbeat / 2)
 		go v.stand()
 		if _, told := (<-v.Consumer()).Command.(*raft.TimeoutNowRequest); !told {
-			t.Error("raft is not told to stand for election")
+			t.Error("raft was not told to stand for election")
 		}
 		ask := func() bool {
 			return v.votes.outgoing(&raft.RequestVoteRequest{Term: 8, LeadershipTransfer: true}).LeadershipTransfer
 		}
 		if ask() {
-			t.Error("the candidate asks for votes as if its leader had told it to")
+			t.Error("request for a vote is marked as a transfer although the leader sent no TimeoutNow")
 		}
 		v.stand() // once is enough
 		v.passes(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{Addr: []byte("leader:1")}})
 		if !ask() {
-			t.Error("its leader has told it to, and nobody hears of that")
+			t.Error("request for a vote is not marked as a transfer although the leader sent a TimeoutNow")
 		}
 	})
 }
 
-// patient is long enough that a test sees what comes earlier.
-func patient(config *instanceConfig) {
+// fourSecondTimeouts makes timeouts long enough for a test to see what happens before they
+// pass.
+func fourSecondTimeouts(config *instanceConfig) {
 	config.timing = func(timing *Timing) { timing.HeartbeatTimeout, timing.ElectionTimeout = 4*time.Second, 4*time.Second }
 }
 
-// word is what heads the word of a leader that an instance is to take over.
-func word(address string, term uint64) raft.RPCHeader {
+// timeoutNowHeader returns the header of a TimeoutNow by a leader at address in this term.
+func timeoutNowHeader(address string, term uint64) raft.RPCHeader {
 	return raft.RPCHeader{ID: withTerm([]byte("leader"), term), Addr: []byte(address)}
 }
 
-// Raft 1.7.3 stands for election at the word of a leader that was deposed while that was on
-// its way, and voters must not leave their new leader, which may be sure of them, for it.
+// Raft 1.7.3 stands for election at the TimeoutNow of a leader that was deposed while the
+// message was in flight. Voters must not leave their new leader, which may rely on them, for
+// that candidate.
 func TestOnlyTheLeaderReleasesVoters(t *testing.T) {
 	tests := map[string]struct {
 		by    raft.RPCHeader
 		term  uint64 // of the vote; this instance is in term 7
 		frees bool
 	}{
-		"its leader":                            {word("leader:1", 7), 8, true},
-		"its leader, and then there is another": {word("leader:1", 7), 9, false},
-		"one who led before":                    {word("before:1", 7), 8, false},
-		"its leader, when it led before":        {word("leader:1", 5), 8, false},
-		"its leader, of an earlier build":       {raft.RPCHeader{ID: []byte("leader"), Addr: []byte("leader:1")}, 8, true},
+		"the current leader":                            {timeoutNowHeader("leader:1", 7), 8, true},
+		"the current leader, in a vote of a later term": {timeoutNowHeader("leader:1", 7), 9, false},
+		"a former leader":                               {timeoutNowHeader("before:1", 7), 8, false},
+		"the current leader, from an earlier term":      {timeoutNowHeader("leader:1", 5), 8, false},
+		"the current leader, of an older build":         {raft.RPCHeader{ID: []byte("leader"), Addr: []byte("leader:1")}, 8, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			v := newElector(t, "leader:1")
+			v := newTestVoter(t, "leader:1")
 			v.passes(&raft.TimeoutNowRequest{RPCHeader: test.by})
 			asked := v.votes.outgoing(&raft.RequestVoteRequest{Term: test.term, LeadershipTransfer: true})
 			if asked.LeadershipTransfer != test.frees {
-				t.Errorf("voters are free: %v, want %v", asked.LeadershipTransfer, test.frees)
+				t.Errorf("vote is marked as a transfer = %v, want %v", asked.LeadershipTransfer, test.frees)
 			}
 		})
 	}
 }
 
 func TestALeaderWhoseProcessIsGoneIsReplacedBeforeItsTime(t *testing.T) {
-	cluster := startCluster(t, 3, patient)
+	cluster := startCluster(t, 3, fourSecondTimeouts)
 	leader := leaderOf(t, cluster)
 	register(t, leader, "before")
 	began := time.Now()
 	leader.stop(t)
-	rest := others(cluster, leader)
+	rest := allBut(cluster, leader)
 	next := leaderOf(t, rest)
 	if took := time.Since(began); took >= 4*time.Second {
 		t.Errorf("the replacement took %v, want less than 4s", took)
@@ -448,15 +455,15 @@ func TestALeaderWhoseProcessIsGoneIsReplacedBeforeItsTime(t *testing.T) {
 }
 
 func TestALeaderThatRunsStaysLeaderWhenItsConnectionsEnd(t *testing.T) {
-	cluster := startCluster(t, 3, patient)
+	cluster := startCluster(t, 3, fourSecondTimeouts)
 	leader := leaderOf(t, cluster)
 	term, _ := leader.leads()
-	for _, follower := range others(cluster, leader) {
+	for _, follower := range allBut(cluster, leader) {
 		dialled := leader.demux.Stats().Accepted
 		follower.stream.reset()
-		until(t, follower.config.ID+" has looked for its leader", func() bool { return leader.demux.Stats().Accepted > dialled })
+		until(t, follower.config.ID+" has dialled its leader again", func() bool { return leader.demux.Stats().Accepted > dialled })
 		if follower.interceptor.votes.mayStand() {
-			t.Errorf("%s takes the leader for gone", follower.config.ID)
+			t.Errorf("mayStand of %s = true although the leader runs, want false", follower.config.ID)
 		}
 	}
 	register(t, leader, "after")
@@ -465,6 +472,6 @@ func TestALeaderThatRunsStaysLeaderWhenItsConnectionsEnd(t *testing.T) {
 	}
 }
 
-func others(cluster []*instance, than *instance) []*instance {
+func allBut(cluster []*instance, than *instance) []*instance {
 	return slices.DeleteFunc(slices.Clone(cluster), func(i *instance) bool { return i == than })
 }

@@ -8,7 +8,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// The length of a message is known only behind it, and takes more bytes where it is long.
+// The length of a message is known only when it is encoded, and a large length takes more
+// bytes.
 func TestAMessageIsOfAnyLength(t *testing.T) {
 	for _, length := range []int{0, 1, 127, 128, 16_383, 16_384, 1 << 21} {
 		t.Run(fmt.Sprint(length), func(t *testing.T) {
@@ -19,7 +20,7 @@ func TestAMessageIsOfAnyLength(t *testing.T) {
 				return appendMessage(append(b, "before"...), 3, func(b []byte) []byte { return append(b, filling...) })
 			})
 			if !bytes.Equal(got, want) {
-				t.Errorf("%d bytes, want %d, or others", len(got), len(want))
+				t.Errorf("message = %d bytes, want %d with the same content", len(got), len(want))
 			}
 		})
 	}
