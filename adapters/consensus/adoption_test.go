@@ -100,14 +100,14 @@ func mustJoinOneOf(t *testing.T, leaders [2]*instance, id, secret string) {
 	}
 }
 
-// blankAt starts an instance that waits to be added. dialFrom sends it the preface of a
+// startBlank starts an instance that waits to be added. dialFrom sends it the preface of a
 // leader of the given cluster, which has the instance as a nonvoter, and returns the
 // connection.
-func blankAt(t *testing.T, directory string) (blank *instance, dialFrom func(clusterID string) (net.Conn, error)) {
+func startBlank(t *testing.T, directory string) (blank *instance, dialFrom func(clusterID string) (net.Conn, error)) {
 	t.Helper()
 	blank = start(t, instanceConfig{id: "blank", directory: directory})
 	return blank, func(clusterID string) (net.Conn, error) {
-		p := side("leader-of-"+clusterID, clusterID, "")
+		p := newPreface("leader-of-"+clusterID, clusterID, "")
 		p.Nonvoter = func(string) bool { return true }
 		conn, err := demux.Dial(within(t), blank.raftAddress(), RaftLane)
 		if err != nil {
@@ -117,7 +117,7 @@ func blankAt(t *testing.T, directory string) (blank *instance, dialFrom func(clu
 		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 			return nil, err
 		}
-		return conn, dials(p, conn)
+		return conn, dialPreface(p, conn)
 	}
 }
 
@@ -126,7 +126,7 @@ func belongsTo(id string) func(ports.LocalState) bool {
 }
 
 func TestAnAdoptedInstanceStaysInItsCluster(t *testing.T) {
-	blank, dialFrom := blankAt(t, t.TempDir())
+	blank, dialFrom := startBlank(t, t.TempDir())
 	if _, err := dialFrom("c1"); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestConnectionsFromBeforeAnInstanceKnewItsClusterEnd(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			blank, dialFrom := blankAt(t, t.TempDir())
+			blank, dialFrom := startBlank(t, t.TempDir())
 			conn, err := dialFrom("")
 			if err != nil {
 				t.Fatal(err)
@@ -179,13 +179,13 @@ func TestConnectionsFromBeforeAnInstanceKnewItsClusterEnd(t *testing.T) {
 
 // The cluster that adopted the instance is gone before it has sent an entry.
 func TestAnUnusedAdoptionIsForgottenAtTheNextStart(t *testing.T) {
-	blank, dialFrom := blankAt(t, t.TempDir())
+	blank, dialFrom := startBlank(t, t.TempDir())
 	if _, err := dialFrom("c1"); err != nil {
 		t.Fatal(err)
 	}
 	blank.eventually(t, "in the first cluster", belongsTo("c1"))
 	blank.stop(t)
-	blank, dialFrom = blankAt(t, blank.config.Directory)
+	blank, dialFrom = startBlank(t, blank.config.Directory)
 	if state, _ := blank.State(); state.ClusterID != "" || !inQuarantineNow(state) {
 		t.Errorf("cluster = %q, quarantine = %q, want no cluster and quarantine", state.ClusterID, state.Quarantine)
 	}
@@ -212,7 +212,7 @@ func TestAnInstanceThatLostItsStateStaysInQuarantineAndInItsCluster(t *testing.T
 		t.Fatal(err)
 	}
 	for range 2 {
-		lost, dialFrom := blankAt(t, directory)
+		lost, dialFrom := startBlank(t, directory)
 		if state, _ := lost.State(); state.ClusterID != "c1" || !inQuarantineNow(state) {
 			t.Errorf("cluster id = %q, quarantine = %q, want c1 and a reason", state.ClusterID, state.Quarantine)
 		}
@@ -239,7 +239,7 @@ func TestAUsedAdoptionIsKept(t *testing.T) {
 	until(t, "the blank instance has raft state", func() bool { return blank.raft.LastIndex() > 0 })
 	blank.stop(t)
 	leader.stop(t)
-	blank, dialFrom := blankAt(t, blank.config.Directory)
+	blank, dialFrom := startBlank(t, blank.config.Directory)
 	if state, _ := blank.State(); state.ClusterID == "" || !inQuarantineNow(state) {
 		t.Errorf("cluster = %q, quarantine = %q, want a cluster and quarantine", state.ClusterID, state.Quarantine)
 	}
@@ -273,7 +273,7 @@ func TestAnInstanceThatStartsIsNotAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := dials(side("leader", "c1", ""), conn); !errors.Is(err, preface.ErrStarting) {
+	if err := dialPreface(newPreface("leader", "c1", ""), conn); !errors.Is(err, preface.ErrStarting) {
 		t.Errorf("answer = %v, want %v", err, preface.ErrStarting)
 	}
 	if err := i.Open(t.Context()); err != nil {

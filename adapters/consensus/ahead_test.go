@@ -19,7 +19,7 @@ import (
 // first two entries on its disk.
 type testAheadLog struct {
 	*aheadLog
-	watched       *watched
+	watched       *watchedDisk
 	leads, others atomic.Bool
 	commit        atomic.Uint64
 	appends       [][]*raft.Log // one slice for each append to the disk
@@ -41,7 +41,7 @@ func (r recordingStore) StoreLogs(entries []*raft.Log) error {
 
 func leadingLog(t *testing.T) *testAheadLog {
 	t.Helper()
-	l := &testAheadLog{watched: watch(t)}
+	l := &testAheadLog{watched: watchDisk(t)}
 	l.watched.Store = recordingStore{l.watched.bad, l}
 	l.aheadLog = &aheadLog{
 		entryCache:  &entryCache{disk: l.watched.disk},
@@ -134,7 +134,7 @@ func TestALeaderIsAheadOfItsDisk(t *testing.T) {
 			t.Error("entries 3 to 5 are not stored although the disk answers again")
 		}
 		// The entries that came while the disk was busy are written with one append.
-		if sizes := lengths(l.appends); !slices.Equal(sizes, []int{2, 1, 2}) {
+		if sizes := batchSizes(l.appends); !slices.Equal(sizes, []int{2, 1, 2}) {
 			t.Errorf("entries in each append = %d, want 2, 1 and 2", sizes)
 		}
 		l.mustAppendAtOnce(t, noop(6))
@@ -144,7 +144,7 @@ func TestALeaderIsAheadOfItsDisk(t *testing.T) {
 	})
 }
 
-func lengths(batches [][]*raft.Log) (sizes []int) {
+func batchSizes(batches [][]*raft.Log) (sizes []int) {
 	for _, batch := range batches {
 		sizes = append(sizes, len(batch))
 	}
@@ -234,7 +234,8 @@ func TestCommittedEntriesDoNotWaitForTheLeadersDisk(t *testing.T) {
 	})
 }
 
-// A write is refused as long as raft can still be told, so that its outcome is certain.
+// As long as raft can still be told of an error, a write is refused, so that its outcome is
+// certain.
 func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 	full := &logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2}
 	synctest.Test(t, func(t *testing.T) {
@@ -248,11 +249,11 @@ func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 			t.Error("fault = nil, want trouble with the disk")
 		}
 		l.watched.bad.fill(nil)
-		later(2 * diskRetryPause)
+		advanceTime(2 * diskRetryPause)
 
 		release := l.watched.bad.hang()
 		l.mustAppendAtOnce(t, noop(3))
-		later(2 * testHang)
+		advanceTime(2 * testHang)
 		if err := l.StoreLogs([]*raft.Log{noop(4)}); err == nil || err != l.watched.fault() {
 			t.Errorf("StoreLogs on a disk that hangs = %v, want the fault of the disk", err)
 		}
@@ -266,7 +267,7 @@ func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 	})
 }
 
-// pendingLog gives a log with pending entries: raft was told that they are stored, but the
+// pendingLog returns a log with pending entries: raft was told that they are stored, but the
 // disk has no room for them, though it has for the term.
 func pendingLog(t *testing.T) *testAheadLog {
 	t.Helper()
@@ -277,7 +278,7 @@ func pendingLog(t *testing.T) *testAheadLog {
 	l.mustAppendAtOnce(t, noop(5))
 	l.watched.bad.failAppends(&logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2})
 	release()
-	later(time.Minute)
+	advanceTime(time.Minute)
 	if l.watched.fault() == nil || l.onDisk(t, 4) {
 		t.Error("fault = nil, or entry 4 is stored, want trouble and no entry")
 	}
@@ -306,7 +307,7 @@ func TestAPendingEntryIsTriedUntilThereIsRoom(t *testing.T) {
 		if err := <-changing; err != nil {
 			t.Error(err)
 		}
-		later(2 * diskRetryPause)
+		advanceTime(2 * diskRetryPause)
 		if fault := l.watched.fault(); fault != nil {
 			t.Errorf("fault after the entry was stored = %v, want none", fault)
 		}
@@ -332,7 +333,7 @@ func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
 			t.Errorf("GetLog of a stored entry = %v, want success", err)
 		}
 		l.watched.bad.failAppends(nil)
-		later(2 * diskRetryPause)
+		advanceTime(2 * diskRetryPause)
 		if err := l.StoreLogs([]*raft.Log{noop(6)}); err != nil {
 			t.Error(err)
 		}
@@ -381,7 +382,7 @@ func TestPendingEntriesAreAppendedInParts(t *testing.T) {
 		if !l.await(last-1, nil) {
 			t.Error("the pending entries are not stored")
 		}
-		if sizes := lengths(l.appends); !slices.Equal(sizes, []int{2, 1, maxBatch, 12, 1}) {
+		if sizes := batchSizes(l.appends); !slices.Equal(sizes, []int{2, 1, maxBatch, 12, 1}) {
 			t.Errorf("entries in each append = %d, want 2, 1, %d, 12 and 1", sizes, maxBatch)
 		}
 	})

@@ -144,7 +144,7 @@ func (r *modelRun) compare(when string) {
 	if r.model != nil {
 		mustEqual(r, "the registry "+when, contentsOf(state.View), contentsOf(r.model.View()))
 	}
-	// A read gives the same at each instance.
+	// A read has the same result at each instance.
 	for _, i := range r.cluster {
 		view := mustReadHere(r.T, i)
 		mustEqual(r, "the registry "+when+" as read at "+i.config.ID, contentsOf(view), contentsOf(state.View))
@@ -163,7 +163,7 @@ func TestInstancesAreAlikeThroughRestartsAndSnapshots(t *testing.T) {
 	}
 	join := func(id string) {
 		joining := r.start(instanceConfig{id: id, directory: t.TempDir()})
-		admit(t, leaderOf(t, r.cluster), joining)
+		addVoter(t, leaderOf(t, r.cluster), joining)
 		r.cluster = append(r.cluster, joining)
 	}
 	r.cluster = []*instance{r.start(instanceConfig{id: "a", directory: t.TempDir(), bootstrap: true})}

@@ -55,9 +55,9 @@ func (p *fakeLeader) follow() {
 	p.leading = false
 }
 
-// announcing returns the announcements of a leader of term 7, and a function that counts
+// newTestAnnouncements returns the announcements of a leader of term 7, and a function that counts
 // those sent to each follower.
-func announcing(t *testing.T) (p *fakeLeader, a *announcements, told func() map[raft.ServerID]int) {
+func newTestAnnouncements(t *testing.T) (p *fakeLeader, a *announcements, told func() map[raft.ServerID]int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
@@ -91,7 +91,7 @@ func upTo(term, index uint64) *raft.AppendEntriesRequest {
 
 func TestACommitIsAnnouncedOnceToFollowersThatHaveTheEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, a, told := announcing(t)
+		p, a, told := newTestAnnouncements(t)
 		expect := func(what string, want map[raft.ServerID]int) {
 			t.Helper()
 			if got := told(); !maps.Equal(got, want) {
@@ -136,7 +136,7 @@ func TestACommitIsAnnouncedOnceToFollowersThatHaveTheEntry(t *testing.T) {
 // entry right behind another one is not.
 func TestALoneCommitIsAnnouncedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, a, told := announcing(t)
+		p, a, told := newTestAnnouncements(t)
 		expect := func(what string, b, c int) {
 			t.Helper()
 			if got := told(); got["b"] != b || got["c"] != c {
@@ -172,7 +172,7 @@ func TestTheIndexThatAFollowerIsKnownToHave(t *testing.T) {
 		return &raft.AppendEntriesRequest{Term: term, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		p, a, told := announcing(t)
+		p, a, told := newTestAnnouncements(t)
 		p.move(1, 9) // so that nothing is announced
 		steps := []struct {
 			what    string
@@ -236,7 +236,7 @@ func TestADeposedLeaderAnnouncesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, a, told := announcing(t)
+				p, a, told := newTestAnnouncements(t)
 				p.move(10, 10)
 				test(p, a)
 				time.Sleep(time.Second)

@@ -307,8 +307,8 @@ func TestAPlaceholderForAnEntryIsNotSent(t *testing.T) {
 	retained := retainingLog{LogStore: storeOf(t, 3), retention: newRetention()}
 	retained.retention.retain("here", &raft.InstallSnapshotRequest{LastLogIndex: 7, LastLogTerm: 3})
 
-	network, s := transportOn(t, side("here", "c", ""))
-	requests := answering(t, network)
+	network, s := transportOn(t, newPreface("here", "c", ""))
+	requests := serveRaftRequests(t, network)
 	peer, here := patientPeer(t, s)
 	for name, log := range map[string]raft.LogStore{"of a log cut by a snapshot that was made": replaced, "of a log cut by a snapshot that is sent": retained} {
 		t.Run(name, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
-// unwritable is a store that stores no entry.
+// unwritableStore is a store that stores no entry.
 type unwritableStore struct{ logstore.Store }
 
 var errUnwritableStore = errors.New("no entry is written")
@@ -49,10 +49,10 @@ func TestABootstrapThatWasCutShortBeginsAnew(t *testing.T) {
 // does as a new cluster with the same id.
 func TestALostStateIsNotBootstrappedAgain(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{
-		"its list of peers is there":      func(string) error { return nil },
-		"its list of peers is lost too":   os.Remove,
-		"its list of peers can't be read": func(path string) error { return os.Truncate(path, 1) },
-		"its list of peers was written by a newer build": func(path string) error {
+		"the list of peers is there":      func(string) error { return nil },
+		"the list of peers is lost too":   os.Remove,
+		"the list of peers can't be read": func(path string) error { return os.Truncate(path, 1) },
+		"the list of peers was written by a newer build": func(path string) error {
 			return os.WriteFile(path, []byte(`{"format":2,"members":{}}`), 0o600)
 		},
 	} {

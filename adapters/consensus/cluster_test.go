@@ -233,7 +233,7 @@ func startCluster(tb testing.TB, size int, configure func(*instanceConfig)) []*i
 	leader := cluster[0]
 	leader.eventually(tb, "leading", leading)
 	for _, joining := range cluster[1:] {
-		admit(tb, leader, joining)
+		addVoter(tb, leader, joining)
 		joining.eventually(tb, "a member that has caught up", func(s ports.LocalState) bool {
 			return s.Member && s.CaughtUp && s.LeaderID == leader.config.ID
 		})
@@ -253,8 +253,8 @@ func tellFormats(tb testing.TB, cluster []*instance) {
 	}
 }
 
-// admit makes joining a voter, by way of nonvoter, as the use cases do.
-func admit(tb testing.TB, leader, joining *instance) {
+// addVoter makes joining a voter, by way of nonvoter, as the use cases do.
+func addVoter(tb testing.TB, leader, joining *instance) {
 	tb.Helper()
 	for _, suffrage := range []domain.Suffrage{domain.Nonvoter, domain.Voter} {
 		err := leader.Add(within(tb), domain.Instance{

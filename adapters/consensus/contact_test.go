@@ -376,7 +376,7 @@ func TestANewcomerHasHeardFromNobody(t *testing.T) {
 	if state, _ := newcomer.State(); state.InTouch {
 		t.Error("a newcomer without contact is in touch")
 	}
-	admit(t, leader, newcomer)
+	addVoter(t, leader, newcomer)
 	newcomer.eventually(t, "in touch", inTouch)
 	if _, ever := newcomer.LeaderContact(); !ever {
 		t.Error("a newcomer is in touch, but has no contact")

@@ -122,15 +122,15 @@ func (s *badStore) SetUint64(key []byte, value uint64) error {
 
 const testHang = time.Second
 
-// watched is a disk over a badStore, with its log output.
-type watched struct {
+// watchedDisk is a disk over a badStore, with its log output.
+type watchedDisk struct {
 	*disk
 	bad  *badStore
 	said *bytes.Buffer // must be read only when the disk is closed
 }
 
-func watch(t *testing.T) *watched {
-	w := &watched{bad: newBadStore(t), said: &bytes.Buffer{}}
+func watchDisk(t *testing.T) *watchedDisk {
+	w := &watchedDisk{bad: newBadStore(t), said: &bytes.Buffer{}}
 	w.disk = newDisk(w.bad, diskConfig{
 		hangAfter:    testHang,
 		ownAddress:   []byte("self:1"),
@@ -148,14 +148,14 @@ func watch(t *testing.T) *watched {
 	return w
 }
 
-func (w *watched) close(t *testing.T) {
+func (w *watchedDisk) close(t *testing.T) {
 	t.Helper()
 	if err := w.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-func (w *watched) mustSay(t *testing.T, texts ...string) {
+func (w *watchedDisk) mustSay(t *testing.T, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
 		if strings.Count(w.said.String(), text) != 1 {
@@ -166,10 +166,10 @@ func (w *watched) mustSay(t *testing.T, texts ...string) {
 
 // mustKeepTrying starts write, which must not return while the disk is in trouble, and
 // returns the channel with its result.
-func (w *watched) mustKeepTrying(t *testing.T, write func(*watched) error) <-chan error {
+func (w *watchedDisk) mustKeepTrying(t *testing.T, write func(*watchedDisk) error) <-chan error {
 	t.Helper()
 	written := async(func() error { return write(w) })
-	later(time.Hour)
+	advanceTime(time.Hour)
 	select {
 	case err := <-written:
 		t.Fatalf("the write ended with %v, want it to hang", err)
@@ -181,8 +181,8 @@ func (w *watched) mustKeepTrying(t *testing.T, write func(*watched) error) <-cha
 	return written
 }
 
-// later waits in the bubble's fake time, and lets all goroutines settle.
-func later(d time.Duration) {
+// advanceTime waits in the bubble's fake time, and lets all goroutines settle.
+func advanceTime(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
 }
@@ -191,16 +191,16 @@ func entry(index uint64) []*raft.Log { return []*raft.Log{{Index: index, Term: 1
 
 func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := watch(t)
+		w := watchDisk(t)
 		release := w.bad.hang()
 		stuck := w.whileStalled()
 		stored := make(chan error, 1)
 		go func() { stored <- w.StoreLogs(entry(1)) }()
-		later(testHang - time.Millisecond)
+		advanceTime(testHang - time.Millisecond)
 		if fault := w.fault(); fault != nil {
 			t.Errorf("fault before the disk counts as hanging = %v, want none", fault)
 		}
-		later(2 * time.Millisecond)
+		advanceTime(2 * time.Millisecond)
 		if fault := w.fault(); fault == nil || !strings.Contains(fault.Error(), "does not answer: it was asked to store log entries at 2000-01-01T00:00:00Z") {
 			t.Errorf("fault = %v, want one that says what the disk was asked to store", fault)
 		}
@@ -227,7 +227,7 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 
 // Nothing would clear the fault again.
 func TestAWriteThatHasJustEndedIsNotReportedAsHanging(t *testing.T) {
-	w := watch(t)
+	w := watchDisk(t)
 	defer w.close(t)
 	w.reportHang(&storeOperation{what: opStoreEntries, over: true})
 	if fault := w.fault(); fault != nil {
@@ -237,14 +237,14 @@ func TestAWriteThatHasJustEndedIsNotReportedAsHanging(t *testing.T) {
 
 func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := watch(t)
+		w := watchDisk(t)
 		if err := w.SetUint64(logstore.TermKey, 7); err != nil {
 			t.Fatal(err)
 		}
 		w.bad.fail(syscall.EIO)
 		stored := make(chan error, 1)
 		go func() { stored <- w.StoreLogs(entry(1)) }()
-		later(10 * diskRetryPause)
+		advanceTime(10 * diskRetryPause)
 		if fault := w.fault(); fault == nil || !errors.Is(fault, syscall.EIO) || !strings.Contains(fault.Error(), "store log entries") {
 			t.Errorf("fault = %v, want one that says what the disk was asked to store", fault)
 		}
@@ -252,7 +252,7 @@ func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
 		if err := <-stored; err != nil {
 			t.Errorf("StoreLogs once the disk can be written = %v, want success", err)
 		}
-		later(2 * diskRetryPause)
+		advanceTime(2 * diskRetryPause)
 		if fault := w.fault(); fault != nil {
 			t.Errorf("fault once the disk can be written = %v, want none", fault)
 		}
@@ -266,7 +266,7 @@ func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
 
 func TestAFullDiskIsNotWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := watch(t)
+		w := watchDisk(t)
 		full := &logstore.NoRoomError{Directory: "/d", Free: 1 << 10, Needed: 4 << 20}
 		w.bad.fill(full)
 		cached := &entryCache{disk: w.disk}
@@ -280,12 +280,12 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 		if err := w.SetUint64(logstore.TermKey, 2); err != nil {
 			t.Errorf("SetUint64 of the term on a full disk = %v, want success", err)
 		}
-		later(10 * diskRetryPause)
+		advanceTime(10 * diskRetryPause)
 		if w.fault() == nil {
 			t.Error("fault without room = nil, want trouble")
 		}
 		w.bad.fill(nil)
-		later(2 * diskRetryPause)
+		advanceTime(2 * diskRetryPause)
 		if fault := w.fault(); fault != nil {
 			t.Errorf("fault with room again = %v, want none", fault)
 		}
@@ -295,14 +295,14 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 
 // Raft panics if it can't store its term or its vote.
 func TestATermIsStoredForAsLongAsItTakes(t *testing.T) {
-	for name, set := range map[string]func(*watched) error{
-		"the term": func(w *watched) error { return w.SetUint64(logstore.TermKey, 2) },
-		"a vote":   func(w *watched) error { return w.Set(logstore.VoteCandidateKey, []byte("other:1")) },
-		"an entry behind the removed end of the log": func(w *watched) error { return w.StoreLogs(entry(2)) },
+	for name, set := range map[string]func(*watchedDisk) error{
+		"the term": func(w *watchedDisk) error { return w.SetUint64(logstore.TermKey, 2) },
+		"a vote":   func(w *watchedDisk) error { return w.Set(logstore.VoteCandidateKey, []byte("other:1")) },
+		"an entry behind the removed end of the log": func(w *watchedDisk) error { return w.StoreLogs(entry(2)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := watch(t)
+				w := watchDisk(t)
 				if err := errors.Join(w.StoreLogs(entry(1)), w.StoreLogs(entry(2)), w.DeleteRange(2, 2)); err != nil {
 					t.Fatal(err)
 				}
@@ -319,17 +319,17 @@ func TestATermIsStoredForAsLongAsItTakes(t *testing.T) {
 }
 
 func TestAWriteThatWaitsForTheDiskIsNotAcknowledgedWhenTheInstanceIsClosed(t *testing.T) {
-	for name, set := range map[string]func(*watched){
-		"a write of the term":          func(w *watched) { _ = w.SetUint64(logstore.TermKey, 2) },
-		"a write of a vote for itself": func(w *watched) { _ = w.Set(logstore.VoteCandidateKey, []byte("self:1")) },
-		"an append behind one that failed": func(w *watched) {
+	for name, set := range map[string]func(*watchedDisk){
+		"a write of the term":          func(w *watchedDisk) { _ = w.SetUint64(logstore.TermKey, 2) },
+		"a write of a vote for itself": func(w *watchedDisk) { _ = w.Set(logstore.VoteCandidateKey, []byte("self:1")) },
+		"an append behind one that failed": func(w *watchedDisk) {
 			w.bad.fill(nil)
 			_ = w.StoreLogs(entry(1))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := watch(t)
+				w := watchDisk(t)
 				w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
 				if w.StoreLogs(entry(1)) == nil {
 					t.Error("StoreLogs on a full disk = nil, want an error")
@@ -355,7 +355,7 @@ func TestAWriteThatWaitsForTheDiskIsNotAcknowledgedWhenTheInstanceIsClosed(t *te
 
 func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := watch(t)
+		w := watchDisk(t)
 		w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
 		if w.StoreLogs(entry(1)) == nil {
 			t.Error("StoreLogs on a full disk = nil, want an error")
@@ -365,7 +365,7 @@ func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
 		}
 		voted := make(chan error, 1)
 		go func() { voted <- w.Set(logstore.VoteCandidateKey, []byte("self:1")) }()
-		later(time.Minute)
+		advanceTime(time.Minute)
 		select {
 		case err := <-voted:
 			t.Errorf("vote for itself on a full disk returned %v, want it to wait", err)

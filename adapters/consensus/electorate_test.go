@@ -30,7 +30,7 @@ func TestAnInstanceVotesForAVoterThatItDoesNotKnowYet(t *testing.T) {
 				})
 			}
 			away.stop(t)
-			admit(t, leader, joining)
+			addVoter(t, leader, joining)
 			if err := leader.Remove(within(t), replaced.config.ID); err != nil {
 				t.Fatal(err)
 			}

@@ -77,7 +77,7 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := watch(t)
+				w := watchDisk(t)
 				counted := &countingReads{badStore: w.bad}
 				w.Store = counted
 				l := &entryCache{disk: w.disk}

@@ -14,7 +14,7 @@ import (
 
 // usualRegister is a registration as a deployment would send it.
 func usualRegister(b *testing.B, i, weight int) domain.Register {
-	return domain.Register{Node: accepted(b, domain.NodeSpec{
+	return domain.Register{Node: acceptedNode(b, domain.NodeSpec{
 		ID:      fmt.Sprintf("cache-node-%05d", i),
 		Address: fmt.Sprintf("10.0.%d.%d:11211", i>>8, i&255),
 		Weight:  &weight,

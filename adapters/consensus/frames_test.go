@@ -39,7 +39,7 @@ func peerOf(t *testing.T, s *stream) net.Conn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	_, err = conn.Write([]byte{RaftLane})
-	if err := errors.Join(err, conn.SetDeadline(time.Now().Add(patience)), dials(side("peer", "c", ""), conn)); err != nil {
+	if err := errors.Join(err, conn.SetDeadline(time.Now().Add(patience)), dialPreface(newPreface("peer", "c", ""), conn)); err != nil {
 		t.Fatal(err)
 	}
 	return conn
@@ -83,7 +83,7 @@ func TestAnAnnouncedLengthTakesNoMemory(t *testing.T) {
 	}
 	for name, said := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, s := transportOn(t, side("here", "c", ""))
+			_, s := transportOn(t, newPreface("here", "c", ""))
 			for rpc, first := range requestBytes {
 				conn := peerOf(t, s)
 				cost := allocated(func() {
@@ -126,8 +126,8 @@ func TestASnapshotHidesNothing(t *testing.T) {
 	}
 	for name, said := range tests {
 		t.Run(name, func(t *testing.T) {
-			network, s := transportOn(t, side("here", "c", ""))
-			answering(t, network)
+			network, s := transportOn(t, newPreface("here", "c", ""))
+			serveRaftRequests(t, network)
 			conn := peerOf(t, s)
 			cost := allocated(func() {
 				_, _ = io.WriteString(conn, said)
@@ -142,9 +142,9 @@ func TestASnapshotHidesNothing(t *testing.T) {
 	}
 }
 
-// answering handles requests as raft does: it refuses those of an unknown version, and reads
+// serveRaftRequests handles requests as raft does: it refuses those of an unknown version, and reads
 // a snapshot to its end.
-func answering(t *testing.T, network raft.Transport) <-chan raft.RPC {
+func serveRaftRequests(t *testing.T, network raft.Transport) <-chan raft.RPC {
 	t.Helper()
 	seen := make(chan raft.RPC, 1)
 	stop := make(chan struct{})
@@ -192,7 +192,7 @@ func reply(rpc raft.RPC) {
 // of here.
 func patientPeer(t *testing.T, here *stream) (addressedTransport, raft.ServerAddress) {
 	t.Helper()
-	there, s := transportOn(t, side("peer", "c", ""))
+	there, s := transportOn(t, newPreface("peer", "c", ""))
 	dial := s.dial
 	s.dial = func(ctx context.Context, address string) (net.Conn, error) {
 		conn, err := dial(ctx, address)
@@ -205,11 +205,15 @@ func patientPeer(t *testing.T, here *stream) (addressedTransport, raft.ServerAdd
 // messages may take longer than the timeout of an RPC.
 type patientConn struct{ net.Conn }
 
-func (c patientConn) SetDeadline(at time.Time) error      { return c.Conn.SetDeadline(putOff(at)) }
-func (c patientConn) SetReadDeadline(at time.Time) error  { return c.Conn.SetReadDeadline(putOff(at)) }
-func (c patientConn) SetWriteDeadline(at time.Time) error { return c.Conn.SetWriteDeadline(putOff(at)) }
+func (c patientConn) SetDeadline(at time.Time) error { return c.Conn.SetDeadline(extendDeadline(at)) }
+func (c patientConn) SetReadDeadline(at time.Time) error {
+	return c.Conn.SetReadDeadline(extendDeadline(at))
+}
+func (c patientConn) SetWriteDeadline(at time.Time) error {
+	return c.Conn.SetWriteDeadline(extendDeadline(at))
+}
 
-func putOff(at time.Time) time.Time {
+func extendDeadline(at time.Time) time.Time {
 	if at.IsZero() { // no deadline
 		return at
 	}
@@ -227,14 +231,14 @@ func entries(count, size int) []*raft.Log {
 }
 
 func TestMessagesOfInstancesPassTheLimits(t *testing.T) {
-	network, s := transportOn(t, side("here", "c", ""))
-	requests := answering(t, network)
+	network, s := transportOn(t, newPreface("here", "c", ""))
+	requests := serveRaftRequests(t, network)
 	peer, here := patientPeer(t, s)
 
 	t.Run("entries", func(t *testing.T) {
 		for name, sent := range map[string][]*raft.Log{
-			"none": nil, "one": entries(1, 1), "one that is empty": entries(1, 0), "many": entries(maxBatch, 100),
-			"long ones": entries(3, maxSend/4+17), "one that is longer than a message should be": entries(1, maxSend+1),
+			"no entries": nil, "one entry": entries(1, 1), "one empty entry": entries(1, 0), "many entries": entries(maxBatch, 100),
+			"long entries": entries(3, maxSend/4+17), "an entry longer than a message should be": entries(1, maxSend+1),
 		} {
 			args := &raft.AppendEntriesRequest{RPCHeader: header, Term: 7, PrevLogEntry: 3, PrevLogTerm: 1, Entries: sent, LeaderCommitIndex: 1 << 33}
 			var resp raft.AppendEntriesResponse
@@ -428,7 +432,7 @@ func TestAnAnswerCostsNothing(t *testing.T) {
 		"a message of two billion lists": "\xa0" + objectOf("Peers") + "\xdd\x7f\xff\xff\xff",
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, _ := openStream(t, side("here", "c", ""))
+			s, _ := openStream(t, newPreface("here", "c", ""))
 			answered := make(chan struct{})
 			go func() {
 				defer close(answered)
@@ -465,7 +469,7 @@ func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if err := errors.Join(conn.SetDeadline(time.Now().Add(patience)), dials(side("stranger", "", ""), conn)); err != nil {
+		if err := errors.Join(conn.SetDeadline(time.Now().Add(patience)), dialPreface(newPreface("stranger", "", ""), conn)); err != nil {
 			t.Fatal(err)
 		}
 	}

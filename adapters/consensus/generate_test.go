@@ -12,15 +12,15 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// failer is the part that *testing.T and *rapid.T have in common.
-type failer interface {
+// testingT is the part that *testing.T and *rapid.T have in common.
+type testingT interface {
 	Helper()
 	Fatal(args ...any)
 	Fatalf(format string, args ...any)
 }
 
-// accepted returns the node that a client registers with spec.
-func accepted(t failer, spec domain.NodeSpec) domain.CacheNode {
+// acceptedNode returns the node that a client registers with spec.
+func acceptedNode(t testingT, spec domain.NodeSpec) domain.CacheNode {
 	t.Helper()
 	n, err := domain.NewCacheNode(spec)
 	if err != nil {
@@ -45,7 +45,7 @@ func anyNode() *rapid.Generator[domain.CacheNode] {
 	return rapid.Custom(func(t *rapid.T) domain.CacheNode {
 		pool, weight := keys.Draw(t, "pool"), rapid.IntRange(0, domain.MaxWeight).Draw(t, "weight")
 		state := rapid.SampledFrom([]domain.State{domain.Active, domain.Draining, domain.Down}).Draw(t, "state")
-		n := accepted(t, domain.NodeSpec{
+		n := acceptedNode(t, domain.NodeSpec{
 			ID:      keys.Draw(t, "id"),
 			Address: rapid.SampledFrom([]string{"h:1", "10.0.0.1:11211", "[::1]:65535", "Cache.Example:80"}).Draw(t, "address"),
 			Pool:    &pool,
@@ -180,7 +180,7 @@ func crossingCondition(t *rapid.T, view domain.View, id string) domain.Condition
 func crossingNode(t *rapid.T, id string) domain.CacheNode {
 	if rapid.IntRange(0, 3).Draw(t, "usual") == 0 {
 		// The same node again and again, so that some commands change nothing.
-		return accepted(t, domain.NodeSpec{ID: id, Address: id + ":1"})
+		return acceptedNode(t, domain.NodeSpec{ID: id, Address: id + ":1"})
 	}
 	pool := rapid.SampledFrom([]string{"p", "q"}).Draw(t, "pool")
 	weight := rapid.IntRange(0, 2).Draw(t, "weight")
@@ -200,7 +200,7 @@ func crossingNode(t *rapid.T, id string) domain.CacheNode {
 		onExpiry := rapid.SampledFrom([]domain.OnExpiry{domain.RemoveOnExpiry, domain.DownOnExpiry}).Draw(t, "on expiry")
 		spec.OnExpiry = &onExpiry
 	}
-	return accepted(t, spec)
+	return acceptedNode(t, spec)
 }
 
 // contents is everything that a view shows, as values that can be compared.
@@ -237,7 +237,7 @@ func answerOf(changes []domain.Change, err error) answer {
 	return a
 }
 
-func mustEqual(t failer, what string, got, want any) {
+func mustEqual(t testingT, what string, got, want any) {
 	t.Helper()
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("%s:\n got %+v\nwant %+v", what, got, want)
@@ -259,7 +259,7 @@ func imageOf(r *domain.Registry) fsmSnapshot {
 	return fsmSnapshot{view: r.View(), clusterID: "cluster", applied: 77, openTerm: 5}
 }
 
-func snapshotOf(t failer, im fsmSnapshot) []byte {
+func snapshotOf(t testingT, im fsmSnapshot) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	if err := writeSnapshot(&b, im); err != nil {
@@ -268,7 +268,7 @@ func snapshotOf(t failer, im fsmSnapshot) []byte {
 	return b.Bytes()
 }
 
-func restoredFrom(t failer, snapshot []byte) decodedSnapshot {
+func restoredFrom(t testingT, snapshot []byte) decodedSnapshot {
 	t.Helper()
 	read, err := readSnapshot(bytes.NewReader(snapshot))
 	if err != nil {

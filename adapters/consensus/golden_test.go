@@ -57,13 +57,13 @@ func leasedNode() domain.CacheNode {
 	return n
 }
 
-func minimalNode(t failer, id, address string) domain.CacheNode {
+func minimalNode(t testingT, id, address string) domain.CacheNode {
 	t.Helper()
-	return accepted(t, domain.NodeSpec{ID: id, Address: address})
+	return acceptedNode(t, domain.NodeSpec{ID: id, Address: address})
 }
 
 // goldenEntries are entries of every kind, with everything that they can contain.
-func goldenEntries(t failer) map[string]any {
+func goldenEntries(t testingT) map[string]any {
 	minimal := minimalNode(t, "a", "h:1")
 	return map[string]any{
 		"opening":                      opening{ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN"},
@@ -119,7 +119,7 @@ func TestGoldenEntries(t *testing.T) {
 }
 
 // goldenCommands produce nodes and changes of every kind.
-func goldenCommands(t failer) []domain.Command {
+func goldenCommands(t testingT) []domain.Command {
 	a, b := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
 	moved, heavier := minimalNode(t, "b", "h:3"), minimalNode(t, "a", "h:1")
 	heavier.Weight = 7
@@ -135,7 +135,7 @@ func goldenCommands(t failer) []domain.Command {
 }
 
 // leasedCommands produce changes that are caused by expiry.
-func leasedCommands(t failer) []domain.Command {
+func leasedCommands(t testingT) []domain.Command {
 	removed, down := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
 	removed.TTLSeconds, down.TTLSeconds, down.OnExpiry = 30, 30, domain.DownOnExpiry
 	return []domain.Command{
@@ -147,7 +147,7 @@ func leasedCommands(t failer) []domain.Command {
 }
 
 // goldenImages are images with everything that a snapshot can contain.
-func goldenImages(t failer) map[string]fsmSnapshot {
+func goldenImages(t testingT) map[string]fsmSnapshot {
 	whole := registryAfter(goldenCommands(t)...).View()
 
 	// This registry has a trimmed history without needing ten thousand changes: only the
@@ -182,7 +182,7 @@ func TestGoldenSnapshots(t *testing.T) {
 	}
 }
 
-func mustEqualImage(t failer, got, want fsmSnapshot) {
+func mustEqualImage(t testingT, got, want fsmSnapshot) {
 	t.Helper()
 	mustEqual(t, "the registry", contentsOf(got.view), contentsOf(want.view))
 	got.view, want.view = domain.View{}, domain.View{}
@@ -202,7 +202,7 @@ func TestEveryGoldenFileIsReadable(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := read(data); err != nil {
-				t.Errorf("%s: %v", path, err)
+				t.Errorf("read of %s = %v, want success", path, err)
 			}
 		}
 	}

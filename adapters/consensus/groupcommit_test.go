@@ -22,35 +22,35 @@ type queue struct {
 
 	mu      sync.Mutex
 	entries []string
-	futures []*promise
+	futures []*testFuture
 }
 
-type promise struct {
+type testFuture struct {
 	raft.ApplyFuture
 	done   chan struct{}
 	err    error
 	answer any
 }
 
-func (p *promise) Error() error {
+func (p *testFuture) Error() error {
 	<-p.done
 	return p.err
 }
 
-func (p *promise) Response() any { return p.answer }
+func (p *testFuture) Response() any { return p.answer }
 
-func (p *promise) keep(err error) {
+func (p *testFuture) complete(err error) {
 	p.err = err
 	close(p.done)
 }
 
 func (q *queue) apply(entry []byte, patience time.Duration) raft.ApplyFuture {
-	p := &promise{done: make(chan struct{})}
+	p := &testFuture{done: make(chan struct{})}
 	if q.room != nil {
 		select {
 		case q.room <- struct{}{}:
 		case <-time.After(patience):
-			p.keep(raft.ErrEnqueueTimeout)
+			p.complete(raft.ErrEnqueueTimeout)
 			return p
 		}
 	}
@@ -76,7 +76,7 @@ func (q *queue) mustHold(t *testing.T, want ...string) {
 // commit lets the given entries, by their position, succeed.
 func (q *queue) commit(numbers ...int) {
 	for _, number := range numbers {
-		q.futures[number].keep(nil)
+		q.futures[number].complete(nil)
 	}
 	synctest.Wait()
 }
@@ -128,7 +128,7 @@ func TestWritesThatComeMeanwhileGoTogether(t *testing.T) {
 		late := g.put(t, "e")
 		q.commit(1, 2)
 		q.mustHold(t, "a", "b", "c", "d") // one write of the group is not committed
-		q.futures[3].keep(raft.ErrLeadershipLost)
+		q.futures[3].complete(raft.ErrLeadershipLost)
 		q.mustHold(t, "a", "b", "c", "d", "e")
 		q.commit(4)
 		for i, w := range slices.Concat(first, more, late) {
@@ -230,7 +230,7 @@ func TestARefusalWaitsForNobody(t *testing.T) {
 		writes := g.put(t, "b", "c", "d")
 		q.commit(0)
 		q.mustHold(t, "a", "b", "c", "d")
-		q.futures[2].keep(raft.ErrLeadershipTransferInProgress)
+		q.futures[2].complete(raft.ErrLeadershipTransferInProgress)
 		time.Sleep(groupPatience)
 		synctest.Wait()
 		if c := writes[1]; !c.isAnswered() || !errors.Is(c.err, ports.ErrNotLeader) {
@@ -261,7 +261,7 @@ func TestALateRefusalWaitsForNobody(t *testing.T) {
 		<-q.room
 		<-q.room // makes room for the others
 		q.mustHold(t, "a", "b", "c", "d")
-		q.futures[3].keep(raft.ErrLeadershipTransferInProgress)
+		q.futures[3].complete(raft.ErrLeadershipTransferInProgress)
 		synctest.Wait()
 		if d := writes[2]; !d.isAnswered() || !errors.Is(d.err, ports.ErrNotLeader) {
 			t.Errorf("refused write: answered = %t, want true, with ErrNotLeader", d.isAnswered())
@@ -320,7 +320,7 @@ func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 				q.mustHold(t, a, bc)
 				late := g.put(t, d)
 				q.futures[1].answer = test.answer
-				q.futures[1].keep(test.err)
+				q.futures[1].complete(test.err)
 				q.mustHold(t, a, bc, d)
 				q.commit(2)
 				for i, w := range writes {

@@ -27,7 +27,7 @@ func damageLastEntry(t *testing.T, i *instance) {
 	harm{t: t, dir: i.config.Directory}.entry(last, func(entry *raft.Log) { entry.Data[3] ^= 0x20 })
 }
 
-func asideOf(t *testing.T, i *instance) []string {
+func foldersSetAside(t *testing.T, i *instance) []string {
 	t.Helper()
 	folders, err := filepath.Glob(filepath.Join(i.config.Directory, "damaged-*"))
 	if err != nil {
@@ -60,7 +60,7 @@ func TestADamagedInstanceGetsEverythingFromTheOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if folders := asideOf(t, damaged); len(folders) != 3 {
+	if folders := foldersSetAside(t, damaged); len(folders) != 3 {
 		t.Errorf("folders set aside = %q, want 3", folders)
 	}
 }
@@ -84,7 +84,7 @@ func TestAMajorityThatIsDamagedWaits(t *testing.T) {
 		}
 	}
 	for _, i := range damaged {
-		if len(asideOf(t, i)) != 1 {
+		if len(foldersSetAside(t, i)) != 1 {
 			t.Errorf("%s has not kept its damaged data", i.config.ID)
 		}
 	}
@@ -103,7 +103,7 @@ func TestADamagedInstanceThatIsAloneDoesNotStart(t *testing.T) {
 			t.Errorf("Open = %v, want an error that names storage check", err)
 		}
 		i.stop(t)
-		if len(asideOf(t, i)) > 0 {
+		if len(foldersSetAside(t, i)) > 0 {
 			t.Error("data that no other instance has was set aside")
 		}
 	}
@@ -237,7 +237,7 @@ func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 		leader = restart(t, leader, nil)
 		leader.eventually(t, "leading", leading)
 		if first, err := leader.store.FirstIndex(); first != index+1 || err != nil {
-			t.Errorf("FirstIndex = %d, %v, want the entry behind the damaged one", first, err)
+			t.Errorf("FirstIndex = %d, %v, want the index behind the damaged entry", first, err)
 		}
 		joining := start(t, instanceConfig{id: fmt.Sprintf("joining-%d", index), directory: t.TempDir()})
 		if err := leader.Add(within(t), domain.Instance{ID: joining.config.ID, RaftAddress: joining.raftAddress(), Suffrage: domain.Nonvoter}); err != nil {

@@ -16,13 +16,13 @@ func TestEndWaitsForCallersInside(t *testing.T) {
 		leaveAfter   time.Duration // time until the other callers leave; 0: they never do
 		waits        time.Duration
 	}{
-		"nobody was ever inside":             {timeout: time.Minute},
-		"everybody left before":              {enter: 3, leave: 3, timeout: time.Minute},
-		"one leaves after a second":          {enter: 1, leaveAfter: time.Second, timeout: time.Minute, waits: time.Second},
-		"all of several leave in time":       {enter: 3, leave: 1, leaveAfter: time.Second, timeout: time.Minute, waits: time.Second},
-		"one stays until the context ends":   {enter: 2, leave: 1, timeout: time.Minute, waits: time.Minute},
-		"one leaves after the context ended": {enter: 1, leaveAfter: time.Hour, timeout: time.Minute, waits: time.Minute},
-		"the context had ended before":       {enter: 1, timeout: 0},
+		"no caller was ever inside":               {timeout: time.Minute},
+		"all callers left before":                 {enter: 3, leave: 3, timeout: time.Minute},
+		"a caller leaves after a second":          {enter: 1, leaveAfter: time.Second, timeout: time.Minute, waits: time.Second},
+		"several callers leave in time":           {enter: 3, leave: 1, leaveAfter: time.Second, timeout: time.Minute, waits: time.Second},
+		"a caller stays until the context ends":   {enter: 2, leave: 1, timeout: time.Minute, waits: time.Minute},
+		"a caller leaves after the context ended": {enter: 1, leaveAfter: time.Hour, timeout: time.Minute, waits: time.Minute},
+		"the context had ended before":            {enter: 1, timeout: 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

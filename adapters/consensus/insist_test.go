@@ -20,30 +20,30 @@ func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 	membership := []*raft.Log{{Index: 3, Term: 1, Type: raft.LogConfiguration}}
 	for name, test := range map[string]struct {
 		breaks func(*badStore)
-		write  func(*watched) error
+		write  func(*watchedDisk) error
 	}{
 		"entries, of which some may have been written": {
 			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
-			write:  func(w *watched) error { return w.StoreLogs(entry(3)) },
+			write:  func(w *watchedDisk) error { return w.StoreLogs(entry(3)) },
 		},
 		"a membership without room": {
 			breaks: func(s *badStore) { s.fill(&logstore.NoRoomError{Directory: "/d"}) },
-			write:  func(w *watched) error { return w.StoreLogs(membership) },
+			write:  func(w *watchedDisk) error { return w.StoreLogs(membership) },
 		},
 		"entries without room, after the end of the log was removed": {
 			breaks: func(s *badStore) { s.fill(&logstore.NoRoomError{Directory: "/d"}) },
-			write: func(w *watched) error {
+			write: func(w *watchedDisk) error {
 				return errors.Join(w.DeleteRange(2, 2), w.StoreLogs(entry(2)))
 			},
 		},
 		"the removal of the end of the log": {
 			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
-			write:  func(w *watched) error { return w.DeleteRange(2, 2) },
+			write:  func(w *watchedDisk) error { return w.DeleteRange(2, 2) },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := watch(t)
+				w := watchDisk(t)
 				defer w.close(t)
 				if err := errors.Join(w.StoreLogs(entry(1)), w.StoreLogs(entry(2))); err != nil {
 					t.Fatal(err)
@@ -55,7 +55,7 @@ func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 				if err := <-written; err != nil {
 					t.Error(err)
 				}
-				later(2 * diskRetryPause)
+				advanceTime(2 * diskRetryPause)
 				if fault := w.fault(); fault != nil {
 					t.Errorf("fault after the write = %v, want none", fault)
 				}
@@ -74,23 +74,23 @@ func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 	noRoom := &logstore.NoRoomError{Directory: "/d"}
 	for name, test := range map[string]struct {
 		breaks func(*badStore)
-		write  func(*watched) error
+		write  func(*watchedDisk) error
 		err    error
 	}{
 		"entries without room, after the end of the log was replaced": {
 			breaks: func(s *badStore) { s.fill(noRoom) },
-			write:  func(w *watched) error { return w.StoreLogs(entry(4)) },
+			write:  func(w *watchedDisk) error { return w.StoreLogs(entry(4)) },
 			err:    noRoom,
 		},
 		"the removal of the beginning of the log": {
 			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
-			write:  func(w *watched) error { return w.DeleteRange(1, 2) },
+			write:  func(w *watchedDisk) error { return w.DeleteRange(1, 2) },
 			err:    syscall.EIO,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := watch(t)
+				w := watchDisk(t)
 				defer w.close(t)
 				err := errors.Join(w.StoreLogs(entry(1)), w.StoreLogs(entry(2)), w.StoreLogs(entry(3)))
 				if err := errors.Join(err, w.DeleteRange(3, 3), w.StoreLogs(entry(3))); err != nil {
@@ -117,7 +117,7 @@ func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 // A follower uses a membership only when it is stored. It does not wait for room, so that it
 // can still vote.
 func TestAFollowerRefusesAMembershipThatThereIsNoRoomFor(t *testing.T) {
-	w := watch(t)
+	w := watchDisk(t)
 	defer w.close(t)
 	w.config.leads = func() bool { return false }
 	w.bad.fill(&logstore.NoRoomError{Directory: "/d"})

@@ -483,7 +483,7 @@ func TestInspectFindsDamage(t *testing.T) {
 					t.Errorf("fault names %s, want %s", fault.Path, test.file)
 				}
 				if fault.Help != test.help || fault.Spare != test.spare {
-					t.Errorf("fault = spare %v, help %q, want those of the case", fault.Spare, fault.Help)
+					t.Errorf("fault = spare %v, help %q, want the spare and help that the case names", fault.Spare, fault.Help)
 				}
 			}
 			if !found {

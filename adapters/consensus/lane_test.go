@@ -14,13 +14,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
-// side returns an instance's part of the preface.
-func side(raftID, clusterID, secret string) *preface.Preface {
+// newPreface returns an instance's part of the preface.
+func newPreface(raftID, clusterID, secret string) *preface.Preface {
 	return &preface.Preface{RaftID: raftID, ClusterID: func() string { return clusterID }, Secret: []byte(secret)}
 }
 
-// connected returns the two ends of a TCP connection, with a deadline after patience.
-func connected(tb testing.TB) (dialer, dialled *net.TCPConn) {
+// connPair returns the two ends of a TCP connection, with a deadline after patience.
+func connPair(tb testing.TB) (dialer, dialled *net.TCPConn) {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -45,14 +45,14 @@ func connected(tb testing.TB) (dialer, dialled *net.TCPConn) {
 }
 
 func TestOnlyPeersReachTheRaftLane(t *testing.T) {
-	stream, port := openStream(t, side("here", "c", "s"))
+	stream, port := openStream(t, newPreface("here", "c", "s"))
 	refused := map[string]*preface.Preface{
-		"another cluster": side("x", "other", "s"), "another secret": side("x", "c", "t"),
-		"no secret": side("x", "c", ""), "the same id": side("here", "c", "s"),
+		"another cluster": newPreface("x", "other", "s"), "another secret": newPreface("x", "c", "t"),
+		"no secret": newPreface("x", "c", ""), "the same id": newPreface("here", "c", "s"),
 	}
 	for name, p := range refused {
 		conn := dialLane(t, port)
-		if err := dials(p, conn); err == nil {
+		if err := dialPreface(p, conn); err == nil {
 			t.Errorf("preface of %s succeeded, want a refusal", name)
 		}
 		conn.Close()
@@ -66,7 +66,7 @@ func TestOnlyPeersReachTheRaftLane(t *testing.T) {
 
 	peer := dialLane(t, port)
 	defer peer.Close()
-	if err := dials(side("peer", "c", "s"), peer); err != nil {
+	if err := dialPreface(newPreface("peer", "c", "s"), peer); err != nil {
 		t.Fatal(err)
 	}
 	first, err := stream.Accept()
@@ -117,8 +117,8 @@ func dialLane(t *testing.T, port *demux.Demux) net.Conn {
 	return conn
 }
 
-// dials runs the dialling side of the preface, and drops what it learns.
-func dials(p *preface.Preface, conn net.Conn) error {
+// dialPreface runs the dialling side of the preface, and drops what it learns.
+func dialPreface(p *preface.Preface, conn net.Conn) error {
 	_, err := p.Dial(conn)
 	return err
 }

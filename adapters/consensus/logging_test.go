@@ -17,15 +17,15 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// open is the state of an instance that is not being closed.
-func open() bool { return false }
+// notClosing is the state of an instance that is not being closed.
+func notClosing() bool { return false }
 
 // loggedBy returns the records that log writes through raft's logger, with ours at this
 // level.
 func loggedBy(t *testing.T, level slog.Level, log func(hclog.Logger)) []map[string]any {
 	t.Helper()
 	var b bytes.Buffer
-	log(raftLogger(slog.New(slog.NewJSONHandler(&b, &slog.HandlerOptions{Level: level})), open))
+	log(raftLogger(slog.New(slog.NewJSONHandler(&b, &slog.HandlerOptions{Level: level})), notClosing))
 	var records []map[string]any
 	for decoder := json.NewDecoder(&b); ; {
 		var record map[string]any
@@ -136,52 +136,52 @@ func TestTheEndOfOwnConnectionsIsNoError(t *testing.T) {
 	}
 }
 
-// costly counts how often it is formatted.
-type costly struct{ times *int }
+// formatCounter counts how often it is formatted.
+type formatCounter struct{ times *int }
 
-func (c costly) String() string { *c.times++; return "made" }
+func (c formatCounter) String() string { *c.times++; return "made" }
 
 func TestDisabledLogLinesAreNotFormatted(t *testing.T) {
 	var times int
 	records := loggedBy(t, slog.LevelWarn, func(l hclog.Logger) {
-		l.Trace("m", "costly", costly{&times}, "format", hclog.Fmt("%s", costly{&times}))
-		l.Debug("m", "costly", costly{&times}, "format", hclog.Fmt("%s", costly{&times}))
-		l.Info("m", "costly", costly{&times}, "format", hclog.Fmt("%s", costly{&times}))
+		l.Trace("m", "costly", formatCounter{&times}, "format", hclog.Fmt("%s", formatCounter{&times}))
+		l.Debug("m", "costly", formatCounter{&times}, "format", hclog.Fmt("%s", formatCounter{&times}))
+		l.Info("m", "costly", formatCounter{&times}, "format", hclog.Fmt("%s", formatCounter{&times}))
 	})
 	if times != 0 || len(records) != 0 {
 		t.Errorf("records = %d, values formatted = %d times, want neither at a disabled level", len(records), times)
 	}
 	records = loggedBy(t, slog.LevelInfo, func(l hclog.Logger) {
-		l.Info("m", "format", hclog.Fmt("%s", costly{&times}))
+		l.Info("m", "format", hclog.Fmt("%s", formatCounter{&times}))
 	})
 	if times == 0 || len(records) != 1 {
 		t.Error("an enabled line was not logged, or its values not formatted")
 	}
-	if l := raftLogger(slog.New(slog.DiscardHandler), open); l.IsError() {
+	if l := raftLogger(slog.New(slog.DiscardHandler), notClosing); l.IsError() {
 		t.Error("IsError = true for a logger that discards everything, want false")
 	}
 }
 
-// lines collects log output, and may be read while it is written.
-type lines struct {
+// logLines collects log output, and may be read while it is written.
+type logLines struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 }
 
-func (l *lines) Write(b []byte) (int, error) {
+func (l *logLines) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(b)
 }
 
 // since returns the lines after the first skip bytes.
-func (l *lines) since(skip int) []string {
+func (l *logLines) since(skip int) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Split(strings.TrimSpace(l.text.String()[skip:]), "\n")
 }
 
-func (l *lines) len() int {
+func (l *logLines) len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Len()
@@ -189,9 +189,9 @@ func (l *lines) len() int {
 
 // Raft reports the end of its own connections as errors.
 func TestRaftRaisesNoAlarmWhileItIsClosed(t *testing.T) {
-	logs := map[string]*lines{}
+	logs := map[string]*logLines{}
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		logs[config.id] = &lines{}
+		logs[config.id] = &logLines{}
 		config.logger = slog.New(slog.NewTextHandler(logs[config.id], &slog.HandlerOptions{Level: slog.LevelDebug}))
 	})
 	register(t, cluster[0], "a")

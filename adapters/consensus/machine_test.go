@@ -18,7 +18,7 @@ import (
 )
 
 // testMachine returns a machine, and fails the test if that halts.
-func testMachine(t failer) *machine {
+func testMachine(t testingT) *machine {
 	return newMachine(newSharedState(ports.LocalState{}), func(err error) { t.Fatalf("halted: %v", err) })
 }
 
@@ -45,7 +45,7 @@ func logOf(commands ...domain.Command) []*raft.Log {
 	return log
 }
 
-func machineSnapshot(t failer, m *machine) []byte {
+func machineSnapshot(t testingT, m *machine) []byte {
 	t.Helper()
 	s, err := m.Snapshot()
 	if err != nil {

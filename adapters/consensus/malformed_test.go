@@ -41,7 +41,7 @@ func TestAnInvalidEntryIsRefusedWithoutEndingTheInstance(t *testing.T) {
 	leader := leaderOf(t, cluster)
 	conn := dialLane(t, cluster[1].demux)
 	defer conn.Close()
-	if err := dials(side("stranger", "", ""), conn); err != nil {
+	if err := dialPreface(newPreface("stranger", "", ""), conn); err != nil {
 		t.Fatal(err)
 	}
 	message := "\x00\x84" + textOf("ProtocolVersion") + "\x03" + textOf("Term") + "\xce\x00\x01\x86\xa0" +

@@ -96,7 +96,7 @@ func TestAVoterStaysWithoutWhichThereIsNoMajority(t *testing.T) {
 		"leader removed":       leader.Remove(within(t), leader.config.ID),
 	} {
 		if !errors.Is(err, ports.ErrNoMajorityLeft) || errors.Is(err, ports.ErrOutcomeUnknown) || err != nil && !strings.Contains(err.Error(), away.config.ID) {
-			t.Errorf("%s: error = %v, want that of the case", name, err)
+			t.Errorf("%s: error = %v, want ErrNoMajorityLeft naming the voter that is down", name, err)
 		}
 	}
 	register(t, leader, "after")
@@ -130,7 +130,8 @@ func TestADeposedLeaderDoesNotReportThatNoMajorityIsLeft(t *testing.T) {
 	}
 }
 
-// As the only voter, it would have to catch up before it could commit anything.
+// If the leader left, the voter would be the only one, and would have to get the missing
+// entries before it could commit anything.
 func TestAVoterThatLacksWhatWasWrittenIsNotLeftAlone(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
@@ -175,13 +176,13 @@ func TestAChangeOfTwoStepsMayBeMadeInPart(t *testing.T) {
 		steps []change
 		want  error
 	}{
-		"both":     {[]change{step(nil), step(nil)}, nil},
-		"none":     {[]change{step(raft.ErrNotLeader), step(nil)}, ports.ErrNotLeader},
-		"only one": {[]change{step(nil), step(raft.ErrNotLeader)}, ports.ErrOutcomeUnknown},
+		"both steps succeed":           {[]change{step(nil), step(nil)}, nil},
+		"no step succeeds":             {[]change{step(raft.ErrNotLeader), step(nil)}, ports.ErrNotLeader},
+		"only the first step succeeds": {[]change{step(nil), step(raft.ErrNotLeader)}, ports.ErrOutcomeUnknown},
 	} {
 		err := portError(commitChanges(test.steps))
 		if !errors.Is(err, test.want) || test.want != ports.ErrNotLeader && errors.Is(err, ports.ErrNotLeader) {
-			t.Errorf("%s: error = %v, want that of the case", name, err)
+			t.Errorf("%s: error = %v, want ErrNotLeader if no step was made, ErrOutcomeUnknown if one was", name, err)
 		}
 	}
 }

@@ -67,10 +67,10 @@ func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 		return next.raft.State() == raft.Leader && string(leaderAt(other)) == next.config.ID
 	})
 	for who, read := range map[string]func(context.Context) (domain.View, error){
-		"the new leader": next.Read, "the new leader's own state": next.ReadHere, "its follower": other.ReadHere,
+		"Read of the new leader": next.Read, "ReadHere of the new leader": next.ReadHere, "ReadHere of its follower": other.ReadHere,
 	} {
 		if view, err := read(briefly(t)); err == nil {
-			t.Errorf("%s: read revision %d, want an error: revision 2 was acknowledged", who, view.Revision())
+			t.Errorf("%s = revision %d, want an error: revision 2 was acknowledged", who, view.Revision())
 		}
 	}
 	if next.commitIndex() > bound.Load() {

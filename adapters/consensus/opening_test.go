@@ -21,7 +21,7 @@ func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
 	fabric := newNetwork()
 	silent, told := make(chan struct{}), make(chan raft.ServerID, 1)
 	fatal := make(chan error, 1)
-	var log lines
+	var log logLines
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport {
 			return lostTimeoutNow{&faulty{inner, fabric}, silent, told}

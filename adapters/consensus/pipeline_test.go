@@ -74,7 +74,7 @@ func TestAPipelineEndsWithTheFirstRefusal(t *testing.T) {
 				sent := make(chan error, 1)
 				inner.answers <- &answered{response: raft.AppendEntriesResponse{Success: test.success}}
 				if got := (<-p.Consumer()).Response().Success; got != test.success {
-					t.Errorf("answer given to raft = success %v, want the opposite", got)
+					t.Errorf("answer given to raft = success %v, want it as the peer gave it", got)
 				}
 				// Raft takes no more answers from here on, and sends one more request.
 				go func() {

@@ -113,7 +113,7 @@ func addUntilStaged(t *testing.T, c *app.Cluster, leader *instance, wanted domai
 		return now.RaftAddress == wanted.RaftAddress && now.Suffrage == domain.Nonvoter
 	})
 	giveUp()
-	return receive(t, answer, "who gave up waits on")
+	return receive(t, answer, "the caller that gave up still waits")
 }
 
 // The leader stops between the nonvoter and the voter. In some cases all instances are also

@@ -130,7 +130,7 @@ func TestAVoterThatLostItsDataComesBackByItself(t *testing.T) {
 
 // A log that lacks its end may say that this instance is a voter, or even the only one.
 func TestAnInstanceInQuarantineDoesNotLeadWhateverItsLogSays(t *testing.T) {
-	var log lines
+	var log logLines
 	alone := startCluster(t, 1, nil)[0]
 	alone.stop(t)
 	markQuarantined(t, alone, "of a test")
@@ -181,7 +181,7 @@ func TestQuarantineOutlivesRestarts(t *testing.T) {
 		blank.stop(t)
 		blank = restart(t, blank, nil)
 	}
-	admit(t, leader, blank)
+	addVoter(t, leader, blank)
 	blank.waitForRevision(t, change.Revision)
 }
 
@@ -212,7 +212,7 @@ func TestAnInstanceThatWaitedMayBeBootstrapped(t *testing.T) {
 // Raft keeps connections open. One that was made while the other side was a nonvoter must
 // carry nothing once that is a voter.
 func TestAConnectionForANonvoterIsNoneForAVoter(t *testing.T) {
-	out, in := connected(t)
+	out, in := connPair(t)
 	nonvoter := true
 	conn := nonvoterConn{out, func() bool { return nonvoter }}
 	if _, err := conn.Write([]byte("x")); err != nil {
@@ -250,7 +250,7 @@ func TestALeaderThatDoesNotAnswerIsAskedAgain(t *testing.T) {
 	var refuse atomic.Int64
 	refuse.Store(3)
 	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), peers: failingReadIndex{refuse: &refuse}})
-	admit(t, leader, joining)
+	addVoter(t, leader, joining)
 	if refuse.Load() >= 0 {
 		t.Error("the instance has asked fewer than four times")
 	}

@@ -137,7 +137,7 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 					t.Errorf("next revision = %d, want the one after %d", next.Revision, last.Revision)
 				}
 				fresh := start(t, instanceConfig{id: "fresh", directory: t.TempDir(), open: backend.Open, backend: backend.Name})
-				admit(t, i, fresh)
+				addVoter(t, i, fresh)
 				fresh.waitForRevision(t, next.Revision)
 				fresh.eventually(t, "a member", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == 2 })
 				want, _ := i.State()
@@ -228,7 +228,7 @@ func TestARecoveryThatStopsBeforeTheLogIsRemoved(t *testing.T) {
 			s, _ := stoppedCluster(t, backend, false)
 			before := inspectDirectory(t, s.dir, backend)
 			if err := s.recover(t, s.alone(), stoppingBackend(backend)); err == nil || !strings.Contains(err.Error(), errStopped.Error()) {
-				t.Fatalf("Recover = %v, want the error of the case", err)
+				t.Fatalf("Recover = %v, want errStopped", err)
 			}
 			between := inspectDirectory(t, s.dir, backend)
 			if len(between.Faults) > 0 || between.FirstIndex != before.FirstIndex || between.LastIndex != before.LastIndex ||
@@ -356,7 +356,7 @@ func TestALogIsNotRemovedForASnapshotThatIsNotThere(t *testing.T) {
 		}}, err
 	}
 	if err := s.recover(t, s.alone(), spoilt); err == nil || !strings.Contains(err.Error(), "snapshot with the new membership") {
-		t.Errorf("Recover = %v, want the error of the case", err)
+		t.Errorf("Recover = %v, want that the snapshot with the new membership is damaged", err)
 	}
 	after := inspectDirectory(t, s.dir, s.backend)
 	if after.FirstIndex != before.FirstIndex || after.LastIndex != before.LastIndex || after.Revision != before.Revision {

@@ -14,8 +14,8 @@ func isRemoved(s ports.LocalState) bool { return s.Removed }
 // It may be added again, with its data or without.
 func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 	for name, back := range map[string]func(*testing.T, *instance) *instance{
-		"it comes back with its data":    func(_ *testing.T, i *instance) *instance { return i },
-		"it comes back without its data": restartWiped,
+		"the instance comes back with its data":    func(_ *testing.T, i *instance) *instance { return i },
+		"the instance comes back without its data": restartWiped,
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := startCluster(t, 3, nil)
@@ -37,7 +37,7 @@ func TestAnInstanceThatMissedItsRemovalNoticesIt(t *testing.T) {
 			})
 			away = back(t, away)
 			change := register(t, leader, "meanwhile")
-			admit(t, leader, away)
+			addVoter(t, leader, away)
 			away.waitForRevision(t, change.Revision)
 			away.eventually(t, "a member that may lead", func(s ports.LocalState) bool { return s.Member && !s.Removed })
 			until(t, "the new member may stand for election", func() bool {
@@ -56,7 +56,7 @@ func TestAnInstanceThatSawItsRemovalReportsIt(t *testing.T) {
 	// Raft may or may not tell the instance of its removal before it stops sending to it.
 	leaving.eventually(t, "aware that it was removed", isRemoved)
 	leaving = restartWiped(t, leaving)
-	admit(t, leader, leaving)
+	addVoter(t, leader, leaving)
 	leaving.eventually(t, "a member", func(s ports.LocalState) bool { return s.Member && !s.Removed })
 }
 
@@ -82,10 +82,10 @@ func TestAnInstanceLearnsItsPromotionFromItsLog(t *testing.T) {
 		promotions []promotion
 		staged     bool
 	}{
-		"its promotion is wanted":                {[]promotion{{ID: "joining"}}, true},
-		"its promotion and another's are wanted": {[]promotion{{ID: "joining"}, {ID: "another"}}, true},
-		"only another's promotion is wanted":     {[]promotion{{ID: "another"}}, false},
-		"its promotion is settled":               {[]promotion{{ID: "joining"}, {ID: "joining", Settled: true}}, false},
+		"the instance's promotion is wanted":                {[]promotion{{ID: "joining"}}, true},
+		"the instance's promotion and another's are wanted": {[]promotion{{ID: "joining"}, {ID: "another"}}, true},
+		"only another's promotion is wanted":                {[]promotion{{ID: "another"}}, false},
+		"the instance's promotion is settled":               {[]promotion{{ID: "joining"}, {ID: "joining", Settled: true}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			leader := startCluster(t, 1, nil)[0]

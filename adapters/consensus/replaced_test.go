@@ -61,12 +61,12 @@ func (s scriptedLeader) append(t *testing.T, previous, previousTerm uint64, entr
 // install sends a snapshot, which the instance must accept.
 func (s scriptedLeader) install(t *testing.T, meta *raft.SnapshotMeta, content []byte) {
 	t.Helper()
-	if got := s.send(t, installing(meta), bytes.NewReader(content)).(*raft.InstallSnapshotResponse); !got.Success {
+	if got := s.send(t, installRequest(meta), bytes.NewReader(content)).(*raft.InstallSnapshotResponse); !got.Success {
 		t.Fatalf("answer to a snapshot = %+v, want success", got)
 	}
 }
 
-func installing(meta *raft.SnapshotMeta) *raft.InstallSnapshotRequest {
+func installRequest(meta *raft.SnapshotMeta) *raft.InstallSnapshotRequest {
 	return &raft.InstallSnapshotRequest{
 		RPCHeader: scriptedHeader, SnapshotVersion: meta.Version, Term: scriptedTerm, LastLogIndex: meta.Index, LastLogTerm: meta.Term,
 		Size: meta.Size, Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
@@ -133,7 +133,7 @@ func TestAFollowerTakesTheEntriesBehindItsSnapshot(t *testing.T) {
 		"just behind the snapshot": meta.Index + 1,
 		"far behind the snapshot":  meta.Index + 5,
 	} {
-		t.Run("its log ends "+name, func(t *testing.T) {
+		t.Run("the follower's log ends "+name, func(t *testing.T) {
 			i, leader := startFollower(t)
 			if got := leader.append(t, 0, 0, noops(1, last, meta.Term-1), 0); !got.Success {
 				t.Fatalf("answer to a log = %+v, want success", got)
@@ -182,7 +182,7 @@ func startFailingFollower(t *testing.T) (*instance, scriptedLeader) {
 func (s scriptedLeader) installUnrestorable(t *testing.T, meta *raft.SnapshotMeta, content []byte) {
 	t.Helper()
 	answer := make(chan raft.RPCResponse, 1)
-	s.rpcs <- raft.RPC{Reader: bytes.NewReader(content), RespChan: answer, Command: installing(meta)}
+	s.rpcs <- raft.RPC{Reader: bytes.NewReader(content), RespChan: answer, Command: installRequest(meta)}
 	if got := receive(t, answer, "no answer to a snapshot"); got.Error == nil {
 		t.Fatalf("answer to a snapshot that cannot be restored = %+v, want an error", got.Response)
 	}
@@ -210,9 +210,9 @@ func TestASnapshotThatCouldNotBeRestoredLeavesTheLog(t *testing.T) {
 func TestEntriesBehindASnapshotThatCouldNotBeRestoredAreRefused(t *testing.T) {
 	meta, content := someSnapshot(t)
 	for name, own := range map[string]uint64{ // the end of its own snapshot and of its log
-		"it has no data":                        0,
-		"its log ends just before the snapshot": meta.Index - 1,
-		"its log ends long before the snapshot": meta.Index - 3,
+		"the follower has no data":                         0,
+		"the follower's log ends just before the snapshot": meta.Index - 1,
+		"the follower's log ends long before the snapshot": meta.Index - 3,
 	} {
 		t.Run(name, func(t *testing.T) {
 			i, leader := startFailingFollower(t)

@@ -21,14 +21,14 @@ import (
 )
 
 // stagedNodes are nodes with everything that a node can have in a backup.
-func stagedNodes(t failer) []*domain.CacheNode {
+func stagedNodes(t testingT) []*domain.CacheNode {
 	plain, expired := minimalNode(t, "a", "h:1"), leasedNode()
 	return []*domain.CacheNode{&plain, &expired}
 }
 
 // replacedRegistry returns a registry that had a history before a backup replaced its
 // content.
-func replacedRegistry(t failer) *domain.Registry {
+func replacedRegistry(t testingT) *domain.Registry {
 	r := registryAfter(goldenCommands(t)...)
 	with := domain.NewReplacement()
 	for _, n := range stagedNodes(t) {
@@ -148,7 +148,7 @@ func TestARestoreIsAllOrNothing(t *testing.T) {
 			m := testMachine(t)
 			outcomes := applyEntries(t, m, test.steps...)
 			if last := outcomes[len(outcomes)-1]; !errors.Is(last.err, test.err) {
-				t.Errorf("outcome of the last step = %v, want that of the case", last.err)
+				t.Errorf("outcome of the last step = %v, want errNotStaged or the refusal, if any", last.err)
 			}
 			if view := m.state.read().View; view.Len() != test.nodes || view.Revision() != domain.Revision(test.nodes) {
 				t.Errorf("view = %d nodes at revision %d, want %d", view.Len(), view.Revision(), test.nodes)

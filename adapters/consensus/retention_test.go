@@ -128,11 +128,11 @@ func TestALeaderRetainsNoMoreThanItCanAfford(t *testing.T) {
 		base, affordable uint64 // the log has entries 1 to 10, and is to be cut up to 9
 		first            uint64 // index that is left
 	}{
-		"it can afford what the follower needs":        {leads: true, base: 6, affordable: 4, first: 7},
-		"the follower needs an entry too many":         {leads: true, base: 5, affordable: 4, first: 10},
-		"the follower needs nearly all of a short log": {leads: true, base: 1, affordable: 99, first: 2},
-		"it can afford nothing":                        {leads: true, base: 6, first: 10},
-		"it is a follower":                             {base: 6, affordable: 4, first: 10},
+		"the leader can afford what the follower needs": {leads: true, base: 6, affordable: 4, first: 7},
+		"the follower needs an entry too many":          {leads: true, base: 5, affordable: 4, first: 10},
+		"the follower needs nearly all of a short log":  {leads: true, base: 1, affordable: 99, first: 2},
+		"the leader can afford nothing":                 {leads: true, base: 6, first: 10},
+		"the instance is a follower":                    {base: 6, affordable: 4, first: 10},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := retainingLog{
@@ -169,10 +169,10 @@ func TestEntriesAreRetainedOnlyForAFollowerThatTookTheSnapshot(t *testing.T) {
 		to  snapshotReceiver
 		cut uint64
 	}{
-		"it took the snapshot":                          {snapshotReceiver{success: true}, 80},
-		"it did not take the snapshot":                  {snapshotReceiver{}, 100},
-		"the snapshot could not be sent":                {snapshotReceiver{err: raft.ErrTransportShutdown}, 100},
-		"it took the snapshot, but its answer was lost": {snapshotReceiver{success: true, err: raft.ErrTransportShutdown}, 100},
+		"the follower took the snapshot":                          {snapshotReceiver{success: true}, 80},
+		"the follower did not take the snapshot":                  {snapshotReceiver{}, 100},
+		"the snapshot could not be sent":                          {snapshotReceiver{err: raft.ErrTransportShutdown}, 100},
+		"the follower took the snapshot, but its answer was lost": {snapshotReceiver{success: true, err: raft.ErrTransportShutdown}, 100},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &interceptor{transport: test.to, config: interceptorConfig{retention: newRetention()}}
@@ -211,7 +211,7 @@ func TestTheBaseOfWhatIsRetainedIsFoundOnlyBehindNothing(t *testing.T) {
 				log.retention.retain(raft.ServerID(fmt.Sprint(n)), &raft.InstallSnapshotRequest{Term: 7, LastLogIndex: index, LastLogTerm: 6})
 			}
 			if err := log.GetLog(test.index, new(raft.Log)); (err == nil) != test.found {
-				t.Errorf("GetLog(%d) = %v, want an entry only where the case says so", test.index, err)
+				t.Errorf("GetLog(%d) = %v, want the entry if it may be found", test.index, err)
 			}
 		})
 	}

@@ -27,7 +27,7 @@ func TestARegistryComesBackFromItsSnapshot(t *testing.T) {
 }
 
 // mustGoOnAlike restores a registry from its snapshot, and applies the rest to both.
-func mustGoOnAlike(t failer, original *domain.Registry, rest []domain.Command) {
+func mustGoOnAlike(t testingT, original *domain.Registry, rest []domain.Command) {
 	t.Helper()
 	im := imageOf(original)
 	snapshot := snapshotOf(t, im)
@@ -46,9 +46,9 @@ func mustGoOnAlike(t failer, original *domain.Registry, rest []domain.Command) {
 	}
 }
 
-// longLived returns a registry that has made this many changes more than its history holds.
+// registryWithForgotten returns a registry that has made this many changes more than its history holds.
 // Some nodes and previous nodes were made by forgotten changes.
-func longLived(t failer, forgotten int) *domain.Registry {
+func registryWithForgotten(t testingT, forgotten int) *domain.Registry {
 	r := domain.NewRegistry()
 	apply := func(cmd domain.Command) {
 		if _, err := r.Apply(cmd); err != nil {
@@ -77,7 +77,7 @@ func longLived(t failer, forgotten int) *domain.Registry {
 func TestATrimmedHistoryComesBackFromItsSnapshot(t *testing.T) {
 	for _, forgotten := range []int{0, 1, 100, 150, 2500} {
 		t.Run(fmt.Sprintf("%d changes are forgotten", forgotten), func(t *testing.T) {
-			r := longLived(t, forgotten)
+			r := registryWithForgotten(t, forgotten)
 			if kept := len(r.View().History()); kept != domain.HistoryLength {
 				t.Fatalf("changes in the history = %d, want %d", kept, domain.HistoryLength)
 			}
@@ -149,7 +149,7 @@ func TestASnapshotThatCanNotBeReadOrWrittenSaysWhy(t *testing.T) {
 		}
 	}
 	// This one does not fit into the buffer, so that the write fails midway.
-	if err := writeSnapshot(failing{}, imageOf(longLived(t, 0))); !errors.Is(err, errDisk) {
+	if err := writeSnapshot(failing{}, imageOf(registryWithForgotten(t, 0))); !errors.Is(err, errDisk) {
 		t.Errorf("writeSnapshot of a long one = %v, want the error of the disk", err)
 	}
 }

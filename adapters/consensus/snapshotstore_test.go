@@ -72,7 +72,7 @@ func TestGoldenDescriptions(t *testing.T) {
 		}
 		read, err := decodeDescription(golden(t, name, raw))
 		if err != nil {
-			t.Errorf("%s: error = %v, want that of the case", name, err)
+			t.Errorf("decodeDescription of %s = %v, want success", name, err)
 		}
 		mustEqual(t, name, read, f)
 	}
@@ -145,9 +145,9 @@ func newSnapshot(t *testing.T, store raft.SnapshotStore, index uint64, content s
 func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 	store := openTestSnapshots(t, t.TempDir())
 	for name, fails := range map[string]func(*snapshotSink) error{
-		"its state can't be written":       func(s *snapshotSink) error { return s.state.Close() },
-		"its description can't be written": func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(s.path, snapshotMeta, "x"), 0o700) },
-		"its folder can't be renamed":      func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(store.folder, s.ID(), "x"), 0o700) },
+		"the state can't be written":       func(s *snapshotSink) error { return s.state.Close() },
+		"the description can't be written": func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(s.path, snapshotMeta, "x"), 0o700) },
+		"the folder can't be renamed":      func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(store.folder, s.ID(), "x"), 0o700) },
 	} {
 		sink, err := store.Create(1, 9, 2, someDescription().Configuration, 1, nil)
 		if err != nil {
@@ -160,7 +160,7 @@ func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := sink.Close(); err == nil || !strings.Contains(err.Error(), sink.ID()) {
-			t.Errorf("%s: error = %v, want that of the case", name, err)
+			t.Errorf("%s: Close = %v, want an error that names the snapshot", name, err)
 		}
 		inTheWay := filepath.Join(store.folder, sink.ID())
 		if err := os.RemoveAll(inTheWay); err != nil {
@@ -370,8 +370,8 @@ func TestAFolderThatIsNoSnapshotIsNoDamage(t *testing.T) {
 	mustEqual(t, "the names after a start", namesIn(t, folder), there)
 }
 
-// What is left when an instance ends while it makes or removes a snapshot is no damage, and
-// is removed at the next start.
+// Files that remain when an instance ends while it makes or removes a snapshot are no
+// damage. The next start removes them.
 func TestRemainsOfSnapshotsAreRemovedAtTheStart(t *testing.T) {
 	dir, last := usedDirectory(t, durableBackends[0])
 	before := inspectDirectory(t, dir, durableBackends[0])

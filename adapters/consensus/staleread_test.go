@@ -344,11 +344,11 @@ func TestANewLeaderWhoseStateMachineLagsServesNoStaleRead(t *testing.T) {
 	close(proceed)
 	lagging.eventually(t, "leading", leading)
 	for who, read := range map[string]func(context.Context) (domain.View, error){
-		"the new leader": lagging.Read, "the new leader's own state": lagging.ReadHere, "its follower": other.ReadHere,
+		"Read of the new leader": lagging.Read, "ReadHere of the new leader": lagging.ReadHere, "ReadHere of its follower": other.ReadHere,
 	} {
 		view, err := read(within(t))
 		if err != nil {
-			t.Fatalf("read of %s = %v, want success", who, err)
+			t.Fatalf("%s = %v, want success", who, err)
 		}
 		if _, there := view.Node("acknowledged"); !there {
 			t.Errorf("%s: the acknowledged write is missing", who)

@@ -95,7 +95,7 @@ func (c *countingMutex) Lock() {
 // not wait for itself.
 func TestOnlyALaterTermWaitsForHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := watch(t)
+		w := watchDisk(t)
 		defer w.close(t)
 		raising := &countingMutex{}
 		w.config.raising = raising
@@ -118,7 +118,7 @@ func TestOnlyALaterTermWaitsForHeartbeats(t *testing.T) {
 
 func TestATermThatWouldGoBackHaltsTheInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := watch(t)
+		w := watchDisk(t)
 		defer w.close(t)
 		halted := make(chan error, 1)
 		w.config.fatal = func(err error) { halted <- err }

@@ -76,8 +76,8 @@ func TestAnotherInstanceAtAnAddressIsRefused(t *testing.T) {
 func TestADialReachesTheInstanceThatItIsForOrNone(t *testing.T) {
 	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
 		t.Run(name, func(t *testing.T) {
-			a, _ := openStream(t, side("a", "c", secret))
-			_, port := openStream(t, side("b:1", "c", secret))
+			a, _ := openStream(t, newPreface("a", "c", secret))
+			_, port := openStream(t, newPreface("b:1", "c", secret))
 			address := raft.ServerAddress(port.Addr().String())
 			out, err := a.Dial(destination("b:1", address), patience)
 			if err != nil {

@@ -30,8 +30,8 @@ func connectStreams(t *testing.T, from, to *stream, port *demux.Demux) (out, in 
 }
 
 func TestAStreamCarriesBothWays(t *testing.T) {
-	a, _ := openStream(t, side("a", "c", "s"))
-	b, port := openStream(t, side("b", "c", "s"))
+	a, _ := openStream(t, newPreface("a", "c", "s"))
+	b, port := openStream(t, newPreface("b", "c", "s"))
 	out, in := connectStreams(t, a, b, port)
 	for _, way := range [][2]net.Conn{{out, in}, {in, out}} {
 		if _, err := io.WriteString(way[0], "rpc"); err != nil {
@@ -46,8 +46,8 @@ func TestAStreamCarriesBothWays(t *testing.T) {
 
 // The deadline of the preface must not end the connection later.
 func TestADialLeavesNoDeadlineBehind(t *testing.T) {
-	a, _ := openStream(t, side("a", "c", "s"))
-	b, port := openStream(t, side("b", "c", "s"))
+	a, _ := openStream(t, newPreface("a", "c", "s"))
+	b, port := openStream(t, newPreface("b", "c", "s"))
 	const timeout = 3 * time.Second
 	begin := time.Now()
 	out, err := a.Dial(raft.ServerAddress(port.Addr().String()), timeout)
@@ -78,8 +78,8 @@ func TestADialLeavesNoDeadlineBehind(t *testing.T) {
 }
 
 func TestClosingAStreamEndsAllThatWaitsOnIt(t *testing.T) {
-	a, portOfA := openStream(t, side("a", "c", "s"))
-	b, portOfB := openStream(t, side("b", "c", "s"))
+	a, portOfA := openStream(t, newPreface("a", "c", "s"))
+	b, portOfB := openStream(t, newPreface("b", "c", "s"))
 	out, _ := connectStreams(t, a, b, portOfB)
 	_, in := connectStreams(t, b, a, portOfA)
 	ended := make(chan error, 3)
@@ -123,13 +123,13 @@ func receive[T any](t *testing.T, from <-chan T, otherwise string) T {
 }
 
 func TestAClosedStreamDialsNobody(t *testing.T) {
-	a, _ := openStream(t, side("a", "c", "s"))
-	_, port := openStream(t, side("b", "c", "s"))
+	a, _ := openStream(t, newPreface("a", "c", "s"))
+	_, port := openStream(t, newPreface("b", "c", "s"))
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Dial(raft.ServerAddress(port.Addr().String()), patience); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Dial = %v, want the error of the case", err)
+		t.Errorf("Dial = %v, want net.ErrClosed", err)
 	}
 	if accepted := port.Stats().Accepted; accepted != 0 {
 		t.Errorf("connections made = %d, want none", accepted)
@@ -161,7 +161,7 @@ func silentListener(t *testing.T) (address raft.ServerAddress, accepted <-chan n
 }
 
 func TestADialThatIsUnderWayEndsWithItsStream(t *testing.T) {
-	a, _ := openStream(t, side("a", "c", "s"))
+	a, _ := openStream(t, newPreface("a", "c", "s"))
 	address, accepted := silentListener(t)
 	dialled := make(chan error, 1)
 	go func() {
@@ -173,18 +173,18 @@ func TestADialThatIsUnderWayEndsWithItsStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := receive(t, dialled, "the dial did not end"); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Dial = %v, want the error of the case", err)
+		t.Errorf("Dial = %v, want net.ErrClosed", err)
 	}
 }
 
 func TestADialEndsAtItsTimeout(t *testing.T) {
-	a, _ := openStream(t, side("a", "c", "s"))
+	a, _ := openStream(t, newPreface("a", "c", "s"))
 	address, accepted := silentListener(t)
 	const timeout = 50 * time.Millisecond
 	begin := time.Now()
 	_, err := a.Dial(address, timeout)
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), string(address)) {
-		t.Errorf("Dial = %v, want the error of the case", err)
+		t.Errorf("Dial = %v, want the deadline, naming the address", err)
 	}
 	if took := time.Since(begin); took < timeout || took > patience/2 {
 		t.Errorf("the dial took %v, want %v", took, timeout)
@@ -200,12 +200,12 @@ func TestADialEndsAtItsTimeout(t *testing.T) {
 }
 
 func TestADialThatIsRefusedSaysWhereAndWhy(t *testing.T) {
-	a, _ := openStream(t, side("a", "c1", ""))
-	_, port := openStream(t, side("b", "c2", ""))
+	a, _ := openStream(t, newPreface("a", "c1", ""))
+	_, port := openStream(t, newPreface("b", "c2", ""))
 	address := port.Addr().String()
 	_, err := a.Dial(raft.ServerAddress(address), patience)
 	if !errors.Is(err, preface.ErrOtherCluster) || !strings.Contains(err.Error(), address) {
-		t.Errorf("Dial = %v, want the error of the case", err)
+		t.Errorf("Dial = %v, want ErrOtherCluster naming the address", err)
 	}
 	if len(a.open) != 0 {
 		t.Error("the stream remembers a connection that failed, want none")
@@ -213,8 +213,8 @@ func TestADialThatIsRefusedSaysWhereAndWhy(t *testing.T) {
 }
 
 func TestAClosedConnectionIsForgotten(t *testing.T) {
-	a, _ := openStream(t, side("a", "c", "s"))
-	b, port := openStream(t, side("b", "c", "s"))
+	a, _ := openStream(t, newPreface("a", "c", "s"))
+	b, port := openStream(t, newPreface("b", "c", "s"))
 	for range 3 {
 		out, in := connectStreams(t, a, b, port)
 		if len(a.open) != 1 || len(b.open) != 1 {
@@ -231,8 +231,8 @@ func TestAClosedConnectionIsForgotten(t *testing.T) {
 
 // A host name is kept as a name on both sides: its address may change.
 func TestAHostNameIsResolvedAtEachDial(t *testing.T) {
-	a, _ := openStream(t, side("a", "c", "s"))
-	b, port := openStream(t, side("b", "c", "s"))
+	a, _ := openStream(t, newPreface("a", "c", "s"))
+	b, port := openStream(t, newPreface("b", "c", "s"))
 	_, number, err := net.SplitHostPort(port.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -297,11 +297,11 @@ func (o *recordingConn) Read(p []byte) (int, error) {
 // prefaceOf returns everything that the accepting side sends in its preface.
 func prefaceOf(t *testing.T, dialled *preface.Preface) []byte {
 	t.Helper()
-	out, in := connected(t)
+	out, in := connPair(t)
 	accepted := make(chan error, 1)
 	go func() { accepted <- dialled.Accept(in) }()
 	ear := &recordingConn{Conn: out}
-	if err := errors.Join(dials(side("another", "c", ""), ear), <-accepted); err != nil {
+	if err := errors.Join(dialPreface(newPreface("another", "c", ""), ear), <-accepted); err != nil {
 		t.Fatal(err)
 	}
 	return ear.heard
@@ -310,9 +310,9 @@ func prefaceOf(t *testing.T, dialled *preface.Preface) []byte {
 // The preface may succeed in the very moment in which the dial is cancelled. The connection
 // must be closed then.
 func TestADialThatEndsAtItsLastByteIsAnError(t *testing.T) {
-	a, _ := openStream(t, side("a", "c", ""))
-	words := prefaceOf(t, side("b", "c", ""))
-	out, in := connected(t)
+	a, _ := openStream(t, newPreface("a", "c", ""))
+	words := prefaceOf(t, newPreface("b", "c", ""))
+	out, in := connPair(t)
 	if _, err := in.Write(words); err != nil {
 		t.Fatal(err)
 	}
@@ -320,20 +320,20 @@ func TestADialThatEndsAtItsLastByteIsAnError(t *testing.T) {
 	defer cancel()
 	conn := &cancelledAfter{Conn: out, left: len(words), end: cancel, closed: make(chan struct{})}
 	if _, err := a.greet(ctx, conn, ""); !errors.Is(err, context.Canceled) {
-		t.Errorf("error = %v, want that of the case", err)
+		t.Errorf("greet = %v, want context.Canceled", err)
 	}
 }
 
 // A connection that comes in while the stream is being closed would not be closed by
 // anything else.
 func TestAClosedStreamTakesNoConnection(t *testing.T) {
-	a, _ := openStream(t, side("a", "c", ""))
+	a, _ := openStream(t, newPreface("a", "c", ""))
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	out, in := connected(t)
+	out, in := connPair(t)
 	if _, err := a.remember(in, func() {}); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("error = %v, want that of the case", err)
+		t.Errorf("remember = %v, want net.ErrClosed", err)
 	}
 	if _, err := out.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("Read from the other side = %v, want the end of the connection", err)

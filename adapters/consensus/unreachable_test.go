@@ -107,7 +107,7 @@ func TestAMessageThatCannotBeSentIsHeldUntilAnAnswer(t *testing.T) {
 					select {
 					case err := <-sent:
 						if !event.ends || !errors.Is(err, errUnreachable) {
-							t.Errorf("send = %v, want %v only where the case says so: %v", err, errUnreachable, event.ends)
+							t.Errorf("send = %v, want %v once the message is given back: %v", err, errUnreachable, event.ends)
 						}
 					default:
 						if event.ends {

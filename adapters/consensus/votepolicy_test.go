@@ -264,8 +264,8 @@ func TestAHintHoldsOnlyUntilTheLeaderIsHeard(t *testing.T) {
 
 func TestAnInstanceThatWouldVoteForAnotherDoesNotStand(t *testing.T) {
 	for name, test := range map[string]struct{ granted, stands bool }{
-		"it granted a pre-vote":                                   {true, false},
-		"it refused a pre-vote to a candidate with a shorter log": {false, true},
+		"the instance granted a pre-vote":                                   {true, false},
+		"the instance refused a pre-vote to a candidate with a shorter log": {false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
