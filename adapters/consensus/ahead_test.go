@@ -451,7 +451,7 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 
 // The followers have the entry, but it must not be committed before the leader has stored
 // it.
-func TestWhatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
+func TestAnEntryThatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
 	var stores []*badStore
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		store := newBadStore(t)

@@ -55,8 +55,8 @@ func (p *fakeLeader) follow() {
 	p.leading = false
 }
 
-// newTestAnnouncements returns the announcements of a leader of term 7, and a function that counts
-// those sent to each follower.
+// newTestAnnouncements returns the announcements of a leader of term 7, and a function that
+// counts those sent to each follower.
 func newTestAnnouncements(t *testing.T) (p *fakeLeader, a *announcements, told func() map[raft.ServerID]int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
-func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
+func TestTheLastEntryOfASnapshotCanBeLookedUp(t *testing.T) {
 	tests := map[string]struct {
 		stored   []uint64 // in term 2
 		snapshot uint64   // in term 3
@@ -45,7 +45,7 @@ func TestTheEntryThatASnapshotEndsWithCanBeLookedUp(t *testing.T) {
 }
 
 // A snapshot that is stored but could not be restored replaces no entry.
-func TestTheEntryThatASnapshotEndsWithIsFoundOnceThatIsRestored(t *testing.T) {
+func TestTheLastEntryOfASnapshotIsFoundOnceTheSnapshotIsRestored(t *testing.T) {
 	kept := &memorySnapshots{}
 	log := openBase(t, storeOf(t, 0), kept)
 	applied := uint64(6)
@@ -173,7 +173,7 @@ func mustFindEntry(t *testing.T, log *baseLog, index, term uint64) {
 }
 
 // Raft takes the snapshot that it made last for the latest.
-func TestASnapshotThatWasOutrunIsGivenUp(t *testing.T) {
+func TestASnapshotThatALaterOneSupersededIsGivenUp(t *testing.T) {
 	for name, test := range map[string]struct {
 		later, applied uint64 // later: the snapshot that completes before that of 7 entries
 		kept           bool
@@ -233,7 +233,7 @@ func (s slowSink) Close() error {
 	return s.SnapshotSink.Close()
 }
 
-func TestOfASnapshotThatWasOutrunNothingIsLeft(t *testing.T) {
+func TestASupersededSnapshotLeavesNoFiles(t *testing.T) {
 	kept := openTestSnapshots(t, t.TempDir())
 	log := openBase(t, storeOf(t, 0), &memorySnapshots{})
 	snapshots, err := newBaseRecorder(kept, log)
@@ -270,7 +270,7 @@ func TestALogThatCannotBeReadIsNotDropped(t *testing.T) {
 	}
 }
 
-func TestASnapshotThatIsOutrunWhileItBecomesCompleteIsGivenUp(t *testing.T) {
+func TestASnapshotThatIsSupersededWhileItIsCompletedIsGivenUp(t *testing.T) {
 	kept := &memorySnapshots{}
 	log := openBase(t, storeOf(t, 0), kept)
 	log.applied = func() uint64 { return 9 }

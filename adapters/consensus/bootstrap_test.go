@@ -107,10 +107,10 @@ func (c cutShort) StoreLog(entry *raft.Log) error { return c.StoreLogs([]*raft.L
 // without bootstrap.
 func TestAFoundingMayBeCutShortAtEachWriteToTheStore(t *testing.T) {
 	for name, cut := range map[string]cutShort{
-		"before the first term":   {term: failBefore},
-		"behind the first term":   {term: failAfter},
-		"before the first entry":  {entry: failBefore},
-		"before its mark is gone": {entry: failAfter},
+		"before the first term":                      {term: failBefore},
+		"behind the first term":                      {term: failAfter},
+		"before the first entry":                     {entry: failBefore},
+		"before the mark of the founding is removed": {entry: failAfter},
 	} {
 		for also, paused := range map[string]bool{"": false, ", and started without bootstrap": true} {
 			t.Run(name+also, func(t *testing.T) {
@@ -180,7 +180,7 @@ func TestAVolatileInstanceIsBootstrappedAgain(t *testing.T) {
 }
 
 // The other instance has what the volatile one lost, which must come back to it.
-func TestWhatKeepsNothingIsNotFoundedAnewBesideOthers(t *testing.T) {
+func TestAVolatileInstanceWithPeersFoundsNoNewCluster(t *testing.T) {
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
 		config.backend, config.open, config.volatile = "memory", memory.Open, true
 	})

@@ -65,7 +65,7 @@ func newInstance(tb testing.TB, config instanceConfig) *instance {
 		config.open, config.backend = bolt.Open, "bolt"
 	}
 	if config.fatal == nil {
-		config.fatal = func(err error) { tb.Errorf("instance %s: %v", config.id, err) }
+		config.fatal = func(err error) { tb.Errorf("Fatal of instance %s was called with %v", config.id, err) }
 	}
 	if config.peers == nil {
 		config.peers = neighbours{}
@@ -129,7 +129,7 @@ func (i *instance) stop(tb testing.TB) {
 	defer cancel()
 	instancesByAddress.CompareAndDelete(i.raftAddress(), i)
 	if err := errors.Join(i.Close(ctx), i.demux.Close()); err != nil {
-		tb.Errorf("stop %s: %v", i.config.ID, err)
+		tb.Errorf("stop of %s = %v, want success", i.config.ID, err)
 	}
 }
 
@@ -310,7 +310,7 @@ func register(tb testing.TB, i *instance, id string) domain.Change {
 	tb.Helper()
 	changes, err := i.Propose(within(tb), domain.Register{Node: node(tb, id, id+":11211")})
 	if err != nil {
-		tb.Fatalf("register %s: %v", id, err)
+		tb.Fatalf("register %s = %v, want success", id, err)
 	}
 	return changes[0]
 }

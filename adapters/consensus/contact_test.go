@@ -71,7 +71,7 @@ func TestOnlyALeaderOfThisTermIsAContact(t *testing.T) {
 	}
 }
 
-func TestContactWithAMajorityIsThatOfItsSlowestMember(t *testing.T) {
+func TestContactWithAMajorityIsThatWithItsSlowestMember(t *testing.T) {
 	began := time.Now()
 	at := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
 	e := newEvidence()

@@ -32,7 +32,7 @@ func TestAnyCommandComesBackFromItsEntry(t *testing.T) {
 	})
 }
 
-func TestAnyCommandsComeBackFromTheEntryThatTheyShare(t *testing.T) {
+func TestAnyCommandsComeBackFromASharedEntry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		commands := commandGroup(rapid.SliceOfN(anyCommand(), 1, 5).Draw(t, "commands"))
 		var entries [][]byte

@@ -83,7 +83,7 @@ func TestAnInstanceThatReadsAnEarlierFormatKeepsWritesFromSharing(t *testing.T) 
 }
 
 // An instance that is alone has no other's format to wait for.
-func TestOneInstanceProposesWhatItReads(t *testing.T) {
+func TestALoneInstanceProposesAnyFormatThatItReads(t *testing.T) {
 	alone := newInstance(t, instanceConfig{id: "n1", directory: t.TempDir(), bootstrap: true,
 		hooks: testHooks{formatOf: func(any) int { return 5 }}})
 	alone.formats.own = 5

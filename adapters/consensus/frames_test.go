@@ -102,7 +102,7 @@ func TestAnAnnouncedLengthTakesNoMemory(t *testing.T) {
 
 // The content of a snapshot is not checked, so a peer must not be able to make raft take the
 // content for requests, nor to send one behind it unchecked.
-func TestASnapshotHidesNothing(t *testing.T) {
+func TestASnapshotHidesNoRequest(t *testing.T) {
 	const bomb = "\x00\x81\xa7Entries\xdd\x7f\xff\xff\xff"
 	header := func(members ...string) string {
 		return "\x02" + string([]byte{0x80 | byte(len(members))}) + strings.Join(members, "")
@@ -142,8 +142,8 @@ func TestASnapshotHidesNothing(t *testing.T) {
 	}
 }
 
-// serveRaftRequests handles requests as raft does: it refuses those of an unknown version, and reads
-// a snapshot to its end.
+// serveRaftRequests handles requests as raft does: it refuses those of an unknown version,
+// and reads a snapshot to its end.
 func serveRaftRequests(t *testing.T, network raft.Transport) <-chan raft.RPC {
 	t.Helper()
 	seen := make(chan raft.RPC, 1)
@@ -424,7 +424,7 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 }
 
 // An instance dials whatever address it was told, so anything may answer.
-func TestAnAnswerCostsNothing(t *testing.T) {
+func TestAnAnswerOfAnUnknownPeerTakesNoMemory(t *testing.T) {
 	for name, said := range map[string]string{
 		"an error of two gigabytes":      "\xdb\x7f\xff\xff\xff",
 		"an error of two megabytes":      "\xdb\x00\x20\x00\x00" + strings.Repeat("x", 2<<20),

@@ -263,7 +263,7 @@ func snapshotOf(t testingT, im fsmSnapshot) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	if err := writeSnapshot(&b, im); err != nil {
-		t.Fatalf("write a snapshot: %v", err)
+		t.Fatalf("writeSnapshot = %v, want success", err)
 	}
 	return b.Bytes()
 }
@@ -272,7 +272,7 @@ func restoredFrom(t testingT, snapshot []byte) decodedSnapshot {
 	t.Helper()
 	read, err := readSnapshot(bytes.NewReader(snapshot))
 	if err != nil {
-		t.Fatalf("read a snapshot: %v", err)
+		t.Fatalf("readSnapshot = %v, want success", err)
 	}
 	return read
 }

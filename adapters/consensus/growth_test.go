@@ -37,7 +37,7 @@ func propose(t *testing.T, i *instance, proposals, each int) {
 					commands[at] = domain.Register{Node: node}
 				}
 				if _, err := i.Propose(within(t), domain.Batch{Commands: commands}); err != nil {
-					t.Errorf("proposal %d: %v", n, err)
+					t.Errorf("Propose of proposal %d = %v, want success", n, err)
 				}
 			}
 		})

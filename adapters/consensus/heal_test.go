@@ -254,7 +254,7 @@ func TestALeaderSendsNoEntryThatWasFoundDamaged(t *testing.T) {
 
 // Entries that a snapshot covers must stay until the snapshot's folder is durable; here the
 // folder disappears before that.
-func TestWhatIsDamagedStaysWhileItsSnapshotMayBeLost(t *testing.T) {
+func TestADamagedEntryStaysWhileItsSnapshotMayBeLost(t *testing.T) {
 	alone, _ := aloneWithASnapshot(t)
 	dir := alone.config.Directory
 	harm{t: t, dir: dir}.entry(13, func(entry *raft.Log) { entry.Data[3] ^= 0x20 })

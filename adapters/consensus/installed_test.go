@@ -96,7 +96,7 @@ func (p pausingFSM) Restore(snapshot io.ReadCloser) error {
 }
 
 // Raft restores the state machine first, and the membership after it.
-func TestARosterHereIsThatOfASnapshotAtOnce(t *testing.T) {
+func TestRosterHereHasTheMembersOfASnapshotAtOnce(t *testing.T) {
 	leader, _, late := trioWithoutLog(t, func(leader *instance) {
 		if err := leader.Add(within(t), nonvoter("new")); err != nil {
 			t.Fatal(err)

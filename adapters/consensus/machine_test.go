@@ -351,11 +351,11 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 	damaged := bytes.Clone(other)
 	damaged[len(damaged)/2] ^= 1
 	tests := map[string]io.Reader{
-		"damaged":             bytes.NewReader(damaged),
-		"cut off":             bytes.NewReader(other[:len(other)-1]),
-		"unreadable":          failing{},
-		"unreadable midway":   io.MultiReader(bytes.NewReader(other[:len(other)/2]), failing{}),
-		"of another registry": bytes.NewReader(assembled(snapshotVersion, headRecord(1, 1), added(1), endRecord(3))),
+		"a damaged snapshot":                     bytes.NewReader(damaged),
+		"a truncated snapshot":                   bytes.NewReader(other[:len(other)-1]),
+		"an unreadable snapshot":                 failing{},
+		"a snapshot that is unreadable midway":   io.MultiReader(bytes.NewReader(other[:len(other)/2]), failing{}),
+		"a snapshot that does not hold together": bytes.NewReader(assembled(snapshotVersion, headRecord(1, 1), added(1), endRecord(3))),
 	}
 	for name, snapshot := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -398,7 +398,7 @@ func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
 	}
 }
 
-func TestARestoreReplacesAndTellsEverybody(t *testing.T) {
+func TestARestoreReplacesTheStateAndWakesAllWaiters(t *testing.T) {
 	m := testMachine(t)
 	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
 	before := m.state.read()

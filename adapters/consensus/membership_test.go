@@ -132,7 +132,7 @@ func TestADeposedLeaderDoesNotReportThatNoMajorityIsLeft(t *testing.T) {
 
 // If the leader left, the voter would be the only one, and would have to get the missing
 // entries before it could commit anything.
-func TestAVoterThatLacksWhatWasWrittenIsNotLeftAlone(t *testing.T) {
+func TestAVoterThatLacksAWriteIsNotLeftAsTheOnlyVoter(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
@@ -190,7 +190,7 @@ func TestAChangeOfTwoStepsMayBeMadeInPart(t *testing.T) {
 // The voter counts until it is a nonvoter, wherever it is. Messages to it are held back:
 // raft reads the id of a peer without a lock when an answer to entries comes in, and writes
 // the id, unchanged, together with a new address.
-func TestAVoterThatIsToBeANonvoterElsewhereNeedNotBeThere(t *testing.T) {
+func TestAVoterMayBeDemotedAndMovedToAnAddressThatDoesNotAnswer(t *testing.T) {
 	through := make(chan struct{})
 	var holdsBack atomic.Bool
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
@@ -276,7 +276,7 @@ func TestAHandOverThatFailsSaysThatNothingHappened(t *testing.T) {
 
 // A leader without contact loses leadership before it can hand it over; no other instance
 // has it then.
-func TestALeaderThatIsDeposedHasHandedNothingOver(t *testing.T) {
+func TestAHandOverOfALeaderThatIsDeposedFails(t *testing.T) {
 	t.Parallel()
 	fabric := newNetwork()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
@@ -458,7 +458,7 @@ func TestAnInstanceThatMovedIsFollowedToItsNewAddress(t *testing.T) {
 	moved.waitForRevision(t, change.Revision)
 }
 
-func TestAVoterThatWasMovedToWhereNobodyIsCountsAsDown(t *testing.T) {
+func TestAVoterThatWasMovedToADeadAddressCountsAsDown(t *testing.T) {
 	t.Parallel()
 	cluster := startCluster(t, 2, nil)
 	leader, moved := cluster[0], cluster[1]

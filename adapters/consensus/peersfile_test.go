@@ -38,10 +38,10 @@ func TestPeersAreKept(t *testing.T) {
 	}
 	golden(t, "peers-v1.golden", whole)
 	for name, damaged := range map[string]string{
-		"a changed address": strings.Replace(string(whole), "h:1", "h:7", 1),
-		"half of it":        string(whole[:len(whole)/2]),
-		"an empty file":     "",
-		"a later format":    strings.Replace(string(whole), `"format": 1`, `"format": 2`, 1),
+		"a changed address":          strings.Replace(string(whole), "h:1", "h:7", 1),
+		"the first half of the file": string(whole[:len(whole)/2]),
+		"an empty file":              "",
+		"a later format":             strings.Replace(string(whole), `"format": 1`, `"format": 2`, 1),
 	} {
 		if err := os.WriteFile(path, []byte(damaged), 0o600); err != nil {
 			t.Fatal(err)

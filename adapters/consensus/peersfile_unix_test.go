@@ -14,7 +14,7 @@ import (
 
 // A disk that hangs while the list is stored must not keep anyone from seeing the
 // membership.
-func TestNothingWaitsForTheListOfPeersToBeStored(t *testing.T) {
+func TestTheMembershipDoesNotWaitForTheListOfPeersToBeStored(t *testing.T) {
 	leader := startCluster(t, 1, nil)[0]
 	until(t, "the leader has stored itself", func() bool { return leader.wasAlone() })
 	// Opening a FIFO for writing blocks until it is opened for reading.

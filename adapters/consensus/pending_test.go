@@ -135,7 +135,7 @@ func TestWaitsBeforeARefusalLeaveRoomWithinASecond(t *testing.T) {
 	for what, bound := range map[string]time.Duration{
 		"the writes before, and a place in raft's queue": groupPatience + enqueueTimeout,
 		"the leader's answer":                            askTimeout,
-		"the leader's answer, and all up to it":          answerTimeout,
+		"the leader's answer and every step before it":   answerTimeout,
 	} {
 		if room := time.Second - bound; room < refusalRoom {
 			t.Errorf("wait for %s = %v, which leaves %v, want at least refusalRoom", what, bound, room)

@@ -257,7 +257,7 @@ func TestALeaderThatDoesNotAnswerIsAskedAgain(t *testing.T) {
 }
 
 // A crash or a newer build may leave a mark whose content this build can't read.
-func TestAMarkCountsWhateverItSays(t *testing.T) {
+func TestAQuarantineMarkCountsWhateverItsContent(t *testing.T) {
 	directory, err := logstore.Claim(t.TempDir(), logstore.Owner{RaftID: "a", Backend: "bolt"})
 	if err != nil {
 		t.Fatal(err)
@@ -294,7 +294,7 @@ func TestAVoteInQuarantineIsNotStoredInPart(t *testing.T) {
 }
 
 // The acknowledgements of a voter count, also while it is being promoted or demoted.
-func TestWhoMayCountIsNoNonvoter(t *testing.T) {
+func TestAnInstanceThatMayCountAsAVoterIsNoNonvoter(t *testing.T) {
 	for name, test := range map[string]struct {
 		id       string
 		suffrage domain.Suffrage // that the instance is about to have
@@ -366,7 +366,7 @@ func (a scriptedReadIndex) ReadIndex(ctx context.Context, _ string) (ports.ReadI
 }
 
 // The instance was made a voter while it asked, so the leader may already count on it.
-func TestWhoIsAVoterByTheTimeItHasCaughtUpStaysInQuarantine(t *testing.T) {
+func TestAnInstanceThatBecameAVoterWhileItCaughtUpStaysInQuarantine(t *testing.T) {
 	questions := scriptedReadIndex{asked: make(chan struct{}), answer: make(chan ports.ReadIndex)}
 	leader := scriptedLeader{rpcs: make(chan raft.RPC)}
 	i := start(t, instanceConfig{id: "follower", directory: t.TempDir(), peers: questions, hooks: testHooks{transport: func(inner transport) transport {

@@ -150,7 +150,7 @@ func TestTheRecoveredInstanceGoesOnAlone(t *testing.T) {
 	}
 }
 
-func TestADirectoryIsRecoveredAsLongAsItIsAsThatLeftIt(t *testing.T) {
+func TestADirectoryCountsAsRecoveredUntilItChanges(t *testing.T) {
 	self := domain.Instance{ID: "n1", RaftAddress: "n1:1", Suffrage: domain.Voter}
 	for name, change := range map[string]func(*Report){
 		"in quarantine":           func(r *Report) { r.Quarantine = "of a test" },

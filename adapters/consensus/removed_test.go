@@ -110,7 +110,7 @@ func TestAnInstanceLearnsItsPromotionFromItsLog(t *testing.T) {
 	}
 }
 
-func TestWhoseAnswerSaysThatAnInstanceWasRemoved(t *testing.T) {
+func TestOnlyAnAnswerOfItsClusterSaysThatAnInstanceWasRemoved(t *testing.T) {
 	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir()})
 	t.Cleanup(func() { i.stop(t) })
 	state := &localState{LocalState: ports.LocalState{ClusterID: "c"}}

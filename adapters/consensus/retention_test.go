@@ -31,7 +31,7 @@ func (s delayedSnapshots) InstallSnapshot(id raft.ServerID, to raft.ServerAddres
 
 // While a snapshot is being sent, another one is made, and nothing is to stay in the log
 // behind that.
-func TestTheLeaderKeepsWhatComesBehindASnapshotThatItSends(t *testing.T) {
+func TestTheLeaderKeepsTheEntriesBehindASnapshotThatItSends(t *testing.T) {
 	arrived, proceed := make(chan raft.ServerID, 16), make(chan struct{})
 	var sent atomic.Int64
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
@@ -189,7 +189,7 @@ func TestEntriesAreRetainedOnlyForAFollowerThatTookTheSnapshot(t *testing.T) {
 
 // The last entry of a snapshot is known only by its index and term, and must not be sent as
 // if it were the entry.
-func TestTheBaseOfWhatIsRetainedIsFoundOnlyBehindNothing(t *testing.T) {
+func TestTheBaseOfRetainedEntriesIsFoundOnlyIfNoEntryIsBeforeIt(t *testing.T) {
 	for name, test := range map[string]struct {
 		stored []uint64
 		bases  []uint64

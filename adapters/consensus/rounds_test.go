@@ -40,7 +40,7 @@ func doAsync(ctx context.Context, r *rounds, put func() (uint64, error)) <-chan 
 	return answered
 }
 
-func TestAnAnswerIsOnlyForThoseWhoAskedBeforeTheQuestionWasPut(t *testing.T) {
+func TestARoundIsOnlyForCallersThatCameBeforeItBegan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r rounds
 		o := newOracle()
@@ -66,7 +66,7 @@ func TestAnAnswerIsOnlyForThoseWhoAskedBeforeTheQuestionWasPut(t *testing.T) {
 	})
 }
 
-func TestALoneAskerIsNotDelayed(t *testing.T) {
+func TestALoneCallerIsNotDelayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r rounds
 		for range 3 {
@@ -82,7 +82,7 @@ func TestALoneAskerIsNotDelayed(t *testing.T) {
 	})
 }
 
-func TestAnyNumberOfAskersCostsTwoQuestions(t *testing.T) {
+func TestAnyNumberOfCallersTakesTwoRounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const askers = 200
 		var r rounds
@@ -108,7 +108,7 @@ func TestAnyNumberOfAskersCostsTwoQuestions(t *testing.T) {
 	})
 }
 
-func TestAQuestionThatFailsFailsThoseWhoSharedIt(t *testing.T) {
+func TestARoundThatFailsFailsOnlyItsCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r rounds
 		o := newOracle()
@@ -128,7 +128,7 @@ func TestAQuestionThatFailsFailsThoseWhoSharedIt(t *testing.T) {
 	})
 }
 
-func TestWithAnEndedContextNothingIsAsked(t *testing.T) {
+func TestACallerWithAnEndedContextBeginsNoRound(t *testing.T) {
 	var r rounds
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

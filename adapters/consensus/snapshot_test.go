@@ -46,8 +46,8 @@ func mustGoOnAlike(t testingT, original *domain.Registry, rest []domain.Command)
 	}
 }
 
-// registryWithForgotten returns a registry that has made this many changes more than its history holds.
-// Some nodes and previous nodes were made by forgotten changes.
+// registryWithForgotten returns a registry that has made this many changes more than its
+// history holds. Some nodes and previous nodes were made by forgotten changes.
 func registryWithForgotten(t testingT, forgotten int) *domain.Registry {
 	r := domain.NewRegistry()
 	apply := func(cmd domain.Command) {

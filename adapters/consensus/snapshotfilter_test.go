@@ -13,7 +13,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
-func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
+func TestRaftIsGivenNoEntryThatItsSnapshotCovers(t *testing.T) {
 	type request struct {
 		previous, term uint64
 		entries        []uint64
@@ -58,7 +58,7 @@ func TestAFollowerIsGivenNothingThatItsSnapshotCovers(t *testing.T) {
 }
 
 // A snapshot that is stored but could not be restored proves nothing about the log.
-func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
+func TestRaftIsGivenAllEntriesUntilTheSnapshotIsRestored(t *testing.T) {
 	store := storeOf(t, 0)
 	kept := &memorySnapshots{}
 	log := openBase(t, store, kept)
@@ -71,7 +71,7 @@ func TestAFollowerIsGivenAllUntilItHasTheSnapshot(t *testing.T) {
 }
 
 // The end of a log that is not committed proves nothing.
-func TestAFollowerWhoseLogConflictsWithItsSnapshotIsGivenAll(t *testing.T) {
+func TestRaftIsGivenAllEntriesIfItsLogConflictsWithTheSnapshot(t *testing.T) {
 	store := storeOf(t, 0)
 	kept := &memorySnapshots{}
 	log := openBase(t, store, kept)
@@ -136,7 +136,7 @@ func TestAFollowerDoesNotGoBackToAnOlderSnapshot(t *testing.T) {
 }
 
 // While raft was busy, it may have stored the entries of the snapshot.
-func TestASnapshotIsNotInstalledOnceTheLogHasWhatIsInIt(t *testing.T) {
+func TestASnapshotIsNotInstalledOnceTheLogHasItsEntries(t *testing.T) {
 	for name, test := range map[string]struct {
 		stored  uint64 // the last index when raft gets to the snapshot
 		started bool

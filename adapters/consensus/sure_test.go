@@ -68,7 +68,7 @@ func TestALeaderThatHandsOverIsNotSureUntilTheNextTerm(t *testing.T) {
 // Raft may send a TimeoutNow long after it has given up on the transfer, so two can be in
 // flight at once. One that stores its term late, after two elections, must not erase a later
 // term.
-func TestALateWordDoesNotHideThatOfALaterTerm(t *testing.T) {
+func TestALateTimeoutNowDoesNotHideThatOfALaterTerm(t *testing.T) {
 	var transferred atomic.Uint64
 	for _, word := range []struct{ term, want uint64 }{{5, 5}, {7, 7}, {5, 7}, {7, 7}, {8, 8}} {
 		raise(&transferred, word.term)

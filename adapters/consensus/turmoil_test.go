@@ -33,7 +33,7 @@ func (a *cuttableNeighbours) ReadIndex(ctx context.Context, raftAddress string) 
 
 // Every instance is read all the time, while leaders change, and instances are cut off and
 // come back. No read may have less than any instance had acknowledged before the read began.
-func TestNoReadHereIsOlderThanWhatWasAcknowledged(t *testing.T) {
+func TestNoReadHereIsOlderThanAnAcknowledgedWrite(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -35,7 +35,7 @@ func requestVoteAhead(t *testing.T, candidate, voter *instance) (granted bool) {
 
 // An address can pass to another instance, so a vote must not count for every candidate with
 // that address.
-func TestAVoteIsForOneCandidateWhoeverHasItsAddress(t *testing.T) {
+func TestAVoteIsForOneCandidateEvenIfAnotherHasItsAddress(t *testing.T) {
 	cluster := startCluster(t, 3, nil)
 	leaderOf(t, cluster)
 	first, second, voter := cluster[0], cluster[1], cluster[2]

@@ -310,7 +310,7 @@ func TestAVoteThatWaitsWaitsForALeaderThatIsHeard(t *testing.T) {
 // If a heartbeat were handled beside raft's main goroutine while that handles a TimeoutNow
 // or a vote, it would make the candidate a follower again, and take it back to the term
 // before.
-func TestAHeartbeatMeetsNothingThatEndsAFollowersTerm(t *testing.T) {
+func TestAHeartbeatIsNotHandledBesideATimeoutNowOrAVote(t *testing.T) {
 	for name, command := range map[string]any{
 		"a TimeoutNow": &raft.TimeoutNowRequest{RPCHeader: timeoutNowHeader("leader:1", 7)},
 		"a vote":       &raft.RequestVoteRequest{Term: 8},
@@ -440,7 +440,7 @@ func TestOnlyTheLeaderReleasesVoters(t *testing.T) {
 	}
 }
 
-func TestALeaderWhoseProcessIsGoneIsReplacedBeforeItsTime(t *testing.T) {
+func TestALeaderWhoseProcessIsGoneIsReplacedBeforeTheTimeout(t *testing.T) {
 	cluster := startCluster(t, 3, fourSecondTimeouts)
 	leader := leaderOf(t, cluster)
 	register(t, leader, "before")
