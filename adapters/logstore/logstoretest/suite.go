@@ -33,6 +33,7 @@ func (s *suite) run(t *testing.T) {
 	t.Run("stable state", s.stableRules)
 	t.Run("raft recognizes a fresh store", s.freshForRaft)
 	t.Run("readers beside a writer", s.readersBesideWriter)
+	t.Run("writers beside one another", s.writersBesideOneAnother)
 	t.Run("closing", s.closing)
 	t.Run("model", s.model)
 	if s.durable {
