@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -47,7 +48,7 @@ func TimeForRequests(whole time.Duration) time.Duration {
 	stopping := steps(parts{})
 	slices.Reverse(stopping)
 	for _, s := range stopping {
-		part := time.Duration(s.share * float64(whole))
+		part := time.Duration(cmp.Or(s.share, 1) * float64(whole))
 		switch s.name {
 		case "application API":
 			return part
@@ -57,6 +58,37 @@ func TimeForRequests(whole time.Duration) time.Duration {
 	}
 	return 0
 }
+
+// StepsWithAllTheTime are the steps of the stop that may take all that is left.
+func StepsWithAllTheTime() (names []string) {
+	for _, s := range steps(parts{}) {
+		if s.close != nil && s.share == 0 {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
+// TimeToClose is how long a step with this share may take when it is closed with ctx, false
+// if its time is not bounded.
+func TimeToClose(ctx context.Context, share float64) (left time.Duration, bounded bool) {
+	close := step{share: share, close: func(ctx context.Context) error {
+		var deadline time.Time
+		deadline, bounded = ctx.Deadline()
+		left = time.Until(deadline)
+		return ctx.Err()
+	}}
+	if close.hook().OnStop(ctx) != nil {
+		return 0, true
+	}
+	return left, bounded
+}
+
+// ConnectionsOf is how many clients may be connected.
+var ConnectionsOf = connectionsOf
+
+// Tidy returns memory to the operating system now and then.
+var Tidy = tidy
 
 // LogWriter is a logWriter with a logger that writes to it.
 type LogWriter struct {

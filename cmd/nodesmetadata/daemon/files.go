@@ -17,6 +17,11 @@ func maxConnections() (int, error) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return 0, fmt.Errorf("how many files may be open: %w", err)
 	}
-	most := min(int64(files.Cur), 1<<30) // the field has another type elsewhere
-	return int(max(2, most-min(most/2, keptFiles))), nil
+	return connectionsOf(int64(files.Cur)), nil // the field has another type elsewhere
+}
+
+// connectionsOf is maxConnections of a process that may open so many files.
+func connectionsOf(files int64) int {
+	files = min(files, 1<<30)
+	return int(max(2, files-min(files/2, keptFiles)))
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -274,6 +275,23 @@ func TestWhatTheLogSays(t *testing.T) {
 		if !strings.Contains(i.logs.String(), words) {
 			t.Errorf("the log does not contain %s", words)
 		}
+	}
+}
+
+func TestWarningsAboutTheSecretAreLogged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte("sixteen bytes ok"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const none = "no --raft_secret_file"
+	if i := start(t, "--raft_secret_file="+path); strings.Contains(i.logs.String(), none) || strings.Contains(i.logs.String(), path) {
+		t.Errorf("the log warns of a secret that only the owner can read")
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if i := start(t, "--raft_secret_file="+path); !strings.Contains(i.logs.String(), "can use "+path) {
+		t.Errorf("the log does not warn of a secret that everybody can read")
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
@@ -42,6 +44,7 @@ func TestArgumentsThatStartNoInstance(t *testing.T) {
 		"version":                 {args: []string{"--version"}, stdout: "nodesmetadata " + daemon.Version()},
 		"version as a verb":       {args: []string{"version"}, stdout: "nodesmetadata " + daemon.Version()},
 		"version with arguments":  {args: []string{"version", "x", "--raft_id=a"}, status: 2, stderr: "nodesmetadata: unexpected argument: \"x\"\nnodesmetadata: unexpected argument: \"--raft_id=a\"\n"},
+		"version with -h":         {args: []string{"version", "-h"}, stdout: "Usage:"},
 		"version with help":       {args: []string{"version", "--help"}, stdout: "Usage:"},
 		"an unknown verb":         {args: []string{"serve"}, status: 2, stderr: "nodesmetadata: unexpected argument: \"serve\"\n"},
 		"several faults": {args: []string{"--nope", "--log_level=loud"}, status: 2,
@@ -122,6 +125,9 @@ func TestWithoutABackendADirectoryGoesOnWithItsOwn(t *testing.T) {
 			first.awaitReady()
 			first.put("a")
 			first.stop()
+			if strings.Contains(first.logs.String(), "the instance goes on with it") {
+				t.Error("with a backend that is given, the log says that none is given")
+			}
 			second := start(t, dir)
 			second.awaitReady()
 			if got := second.nodes(); !slices.Equal(got, []string{"a"}) || second.Config().StorageBackend != backend {
@@ -214,4 +220,26 @@ func TestRequestsInFlightHaveTheirTimeWhenAnInstanceStops(t *testing.T) {
 	if got := daemon.TimeForRequests(whole); got < httpapi.DefaultRequestTimeout || got > whole*3/4 {
 		t.Errorf("of %v for the stop, requests have %v, want at least %v and at most three quarters", whole, got, httpapi.DefaultRequestTimeout)
 	}
+}
+
+// What stops at once needs no bound, and after the directory there is nothing to do.
+func TestNoStepOfTheStopTakesTheTimeOfTheOthers(t *testing.T) {
+	if got, want := daemon.StepsWithAllTheTime(), []string{"directory", "raft port", "peer connections"}; !slices.Equal(got, want) {
+		t.Errorf("steps that may take all the time = %q, want %q", got, want)
+	}
+}
+
+func TestAStepOfTheStopHasItsShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bounded, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		defer cancel()
+		for share, want := range map[float64]time.Duration{0: 8 * time.Second, 0.25: 2 * time.Second, 0.75: 6 * time.Second} {
+			if got, _ := daemon.TimeToClose(bounded, share); got != want {
+				t.Errorf("with a share of %v, time to close = %v, want %v", share, got, want)
+			}
+			if got, bounded := daemon.TimeToClose(t.Context(), share); bounded {
+				t.Errorf("with a share of %v of unbounded time, time to close = %v, want no bound", share, got)
+			}
+		}
+	})
 }

@@ -1,7 +1,12 @@
 package daemon_test
 
 import (
+	"context"
+	"runtime"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
 )
@@ -48,4 +53,34 @@ func TestAnOperatorWhoTunesMemoryIsLeftAlone(t *testing.T) {
 			t.Errorf("%s: OperatorTunes = %v, want %v", variable, got, want)
 		}
 	}
+}
+
+// garbage is allocated and not used any more.
+var garbage []byte
+
+func TestMemoryIsReturnedOnceAfterABurst(t *testing.T) {
+	collections := func() uint32 {
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return stats.NumForcedGC
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { daemon.Tidy(ctx) })
+		time.Sleep(5 * time.Second) // what came before this test is tidied
+		before := collections()
+		time.Sleep(time.Minute)
+		if n := collections() - before; n != 0 {
+			t.Errorf("collections while nothing happened = %d, want none", n)
+		}
+		garbage = make([]byte, 64<<20)
+		garbage = nil
+		time.Sleep(time.Minute)
+		if n := collections() - before; n != 1 {
+			t.Errorf("collections after a burst = %d, want 1", n)
+		}
+		cancel()
+		running.Wait()
+	})
 }
