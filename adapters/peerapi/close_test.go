@@ -205,3 +205,19 @@ func TestCloseOfAClientWaitsForItsDials(t *testing.T) {
 		}
 	})
 }
+
+func TestCloseBeforeOpenClosesTheListener(t *testing.T) {
+	lane := newPipes()
+	server, err := peerapi.New(peerapi.Config{Listener: lane, Self: &self{identity: someone}, ReadIndexer: &progress{}, Local: members{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := server.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := lane.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept = %v, want %v", err, net.ErrClosed)
+	}
+}

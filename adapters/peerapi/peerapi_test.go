@@ -173,7 +173,9 @@ func TestIdentifyGivesTheCurrentIdentity(t *testing.T) {
 	i, c := start(t, "127.0.0.1:0"), client(t)
 	homeless := someone
 	homeless.ClusterID, homeless.ApplicationAddress = "", "cache-3.example:80"
-	for _, want := range []ports.Identity{someone, homeless, someone} {
+	quarantined := someone
+	quarantined.Quarantined = true
+	for _, want := range []ports.Identity{someone, homeless, quarantined, someone} {
 		i.become(want)
 		got, err := c.Identify(within(t, 5*time.Second), i.address())
 		if err != nil || got != want {

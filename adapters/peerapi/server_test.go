@@ -101,6 +101,10 @@ func TestEverythingElseIsAProblem(t *testing.T) {
 			if got := response.Header.Get("Content-Type"); got != "application/problem+json" {
 				t.Errorf("content type = %q, want application/problem+json", got)
 			}
+			// What follows such a request is not read; a leader may be found soon.
+			if want := test.status != http.StatusServiceUnavailable; response.Close != want {
+				t.Errorf("connection closed = %v, want %v", response.Close, want)
+			}
 			var problem struct {
 				Type, Title, Detail, Code, Error string
 				Status                           int
