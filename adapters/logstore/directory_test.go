@@ -391,3 +391,31 @@ func TestFoldersSetAsideByOthersAreKept(t *testing.T) {
 		t.Errorf("files in folders of others = %v, %v, want all 4", left, err)
 	}
 }
+
+func TestTheLastFoldersSetAsideAreKept(t *testing.T) {
+	directory := claim(t, t.TempDir())
+	elsewhere := time.FixedZone("elsewhere", -5*60*60)
+	begin := time.Date(2026, 2, 3, 23, 0, 0, 0, time.UTC)
+	var folders []string
+	for at, now := range []time.Time{begin, begin.Add(time.Hour).In(elsewhere), begin.Add(2 * time.Hour), begin.Add(3 * time.Hour).In(elsewhere), begin.Add(4 * time.Hour)} {
+		write(t, filepath.Join(directory.Path(), "log.bolt"), fmt.Sprint(at))
+		folder, err := directory.SetAside(now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		folders = append(folders, folder)
+	}
+	left, err := logstore.FilesNamed(directory.Path(), "damaged-", "")
+	if err != nil || !slices.Equal(left, folders[2:]) {
+		t.Errorf("folders set aside = %q, %v, want %q", left, err, folders[2:])
+	}
+	if raw, err := os.ReadFile(filepath.Join(folders[4], "log.bolt")); err != nil || string(raw) != "4" {
+		t.Errorf("log set aside = %q, %v, want 4", raw, err)
+	}
+	if err := directory.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if folder, err := directory.SetAside(begin.Add(5 * time.Hour)); !errors.Is(err, logstore.ErrClosed) {
+		t.Errorf("SetAside after Close = %q, %v, want ErrClosed", folder, err)
+	}
+}
