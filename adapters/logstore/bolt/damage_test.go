@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
@@ -73,6 +74,48 @@ func TestOpenOfADamagedFile(t *testing.T) {
 				t.Errorf("the damaged file was changed (%v)", err)
 			}
 		})
+	}
+}
+
+// Other tools, which compact a file for example, write the list of free pages into it. It is
+// not needed here, but bbolt panics over one that is damaged.
+func TestADamagedListOfFreePagesIsAnError(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "log.bolt")
+	if err := os.WriteFile(path, written(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(*bbolt.Tx) error { return nil })
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page, kindOfList = 4096, 0x10
+	found := false
+	for at := 2 * page; at < len(raw); at += page {
+		if raw[at+8] == kindOfList && raw[at+9] == 0 {
+			raw[at+8], found = 1, true
+		}
+	}
+	if !found {
+		t.Fatal("there is no list of free pages")
+	}
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store, err := bolt.Open(dir, nil)
+	if err == nil {
+		_ = store.Close()
+	}
+	if !errors.Is(err, bolt.ErrDamaged) || !strings.Contains(err.Error(), path) {
+		t.Errorf("Open = %v, want ErrDamaged that names the file", err)
 	}
 }
 
