@@ -85,11 +85,11 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 }
 
 // batch writes a sequence of transactions. It has the transaction that is being filled,
-// and the indexes with which this one extends the bounds of the log once it is durable.
+// and the indexes with which all of them extend the bounds of the log once they are durable.
 type batch struct {
 	store     *store
 	tx        *badger.Txn
-	low, high uint64 // of the heads in tx; 0 when it has none
+	low, high uint64 // of the heads so far; 0 when there is none
 }
 
 func (b *batch) add(log *raft.Log) error {
@@ -163,7 +163,6 @@ func (b *batch) commit() error {
 	if first == 0 || b.low < first {
 		b.store.first.Store(b.low)
 	}
-	b.low, b.high = 0, 0
 	return nil
 }
 
