@@ -64,6 +64,34 @@ func TestKeysAreInTheOrderOfIndexes(t *testing.T) {
 	})
 }
 
+// A crash in the middle of a large entry leaves them.
+func TestPartsWithoutAHeadAreNoEntry(t *testing.T) {
+	dir := t.TempDir()
+	opened, err := Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := opened.StoreLogs([]*raft.Log{{Index: 10}, {Index: 11}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, index := range []uint64{9, 12} {
+		if err := opened.(*store).put(partKey(index, 1, 1), []byte("part")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := opened.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if opened, err = Open(dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	first, err := opened.FirstIndex()
+	last, errLast := opened.LastIndex()
+	if err := errors.Join(err, errLast, opened.Close()); err != nil || first != 10 || last != 11 {
+		t.Errorf("bounds of the log = %d and %d (%v), want 10 and 11", first, last, err)
+	}
+}
+
 func TestDecodeHeadRefusesInvalidHeads(t *testing.T) {
 	tests := map[string][]byte{
 		"no bytes":          {},
