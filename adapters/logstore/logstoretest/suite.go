@@ -34,6 +34,7 @@ func (s *suite) run(t *testing.T) {
 	t.Run("raft recognizes a fresh store", s.freshForRaft)
 	t.Run("readers beside a writer", s.readersBesideWriter)
 	t.Run("writers beside one another", s.writersBesideOneAnother)
+	t.Run("entries in any order", s.disorder)
 	t.Run("closing", s.closing)
 	t.Run("model", s.model)
 	if s.durable {
