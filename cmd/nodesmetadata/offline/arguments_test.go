@@ -58,6 +58,8 @@ func TestHelp(t *testing.T) {
 	}{
 		{[]string{"--help"}, []string{"nodesmetadata storage check ", "nodesmetadata storage migrate ", "nodesmetadata recover ", "--raft_id"}},
 		{[]string{"storage", "--help"}, []string{"nodesmetadata storage check ", "nodesmetadata storage migrate "}},
+		{[]string{"storage", "-h"}, []string{"nodesmetadata storage check ", "nodesmetadata storage migrate "}},
+		{[]string{"storage", "check", "--deep", "--help"}, []string{"Usage:"}},
 		{[]string{"storage", "check", "--help"}, []string{"nodesmetadata storage check --raft_dir directory\n", "exit status"}},
 		{[]string{"storage", "migrate", "-h"}, []string{"nodesmetadata storage migrate --from backend --to backend --raft_dir directory\n"}},
 		{[]string{"storage", "migrate", "--from=x", "--help"}, []string{"Usage:"}},

@@ -65,13 +65,15 @@ func TestMigrateAfterACrash(t *testing.T) {
 
 func TestCheckReportsAMigrationThatWasStopped(t *testing.T) {
 	dir, _, _ := livedIn(t, "bolt")
-	left := filepath.Join(dir, "migration.tmp")
-	if err := os.Mkdir(left, 0o700); err != nil {
-		t.Fatal(err)
+	left, spare := filepath.Join(dir, "migration.tmp"), filepath.Join(dir, "log.badger")
+	for _, folder := range []string{left, spare} {
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	status, _, stderr := program(t, "storage", "check", "--raft_dir="+dir)
-	if status != 0 || !strings.Contains(stderr, "warning: "+left) {
-		t.Errorf("status = %d, want 0 and a warning about %s: %s", status, left, stderr)
+	if status != 0 || !strings.Contains(stderr, "warning: "+left) || !strings.Contains(stderr, "warning: "+spare) {
+		t.Errorf("status = %d, want 0 and warnings about %s and %s: %s", status, left, spare, stderr)
 	}
 	mustRun(t, "storage", "migrate", "--from=bolt", "--to=badger", "--raft_dir="+dir)
 	mustRun(t, "storage", "check", "--raft_dir="+dir)
