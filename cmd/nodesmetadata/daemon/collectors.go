@@ -179,8 +179,7 @@ var (
 )
 
 // raftSamples returns the metrics of the consensus adapter.
-func raftSamples(node *consensus.Node) []sample {
-	stats := node.Stats()
+func raftSamples(stats consensus.Stats) []sample {
 	if !stats.Opened {
 		return nil
 	}
@@ -212,8 +211,7 @@ var (
 )
 
 // leaseSamples returns the metrics of leases.
-func leaseSamples(leases *app.Leases) []sample {
-	stats := leases.Stats()
+func leaseSamples(stats app.LeaseStats) []sample {
 	samples := []sample{
 		gauge(leasesDesc, float64(stats.Leased)),
 		counter(renewalsDesc, stats.Renewals),

@@ -5,9 +5,14 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/adapters/peerapi"
+	"github.com/nodesmetadata/nodesmetadata/app"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/daemon"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -101,5 +106,108 @@ func TestAnInstanceThatNeverHeardFromALeaderSaysNoContact(t *testing.T) {
 	}
 	if got["nodesmetadata_ready"] != 0 || got["nodesmetadata_caught_up"] != 0 {
 		t.Errorf("metrics of an instance that is not ready = %v, want it neither ready nor caught up", got)
+	}
+}
+
+func TestEachMetricShowsItsOwnNumber(t *testing.T) {
+	got := measured(t, daemon.Collector(
+		demux.Stats{
+			Accepted: 1, AcceptErrors: 2, Pending: 3, Rejected: map[demux.Reason]uint64{demux.Silent: 4},
+			Lanes: map[byte]demux.LaneStats{
+				consensus.RaftLane: {HandedOver: 5, Queued: 6, Open: 7, Evicted: 8},
+				peerapi.Lane:       {HandedOver: 9, Queued: 10, Open: 11, Evicted: 12},
+			},
+		},
+		consensus.Stats{
+			Opened: true, Term: 13, Leads: true, LastIndex: 14, CommitIndex: 15, AppliedIndex: 16,
+			ProofsTotal: 17, ProvenTotal: 18, QuestionsTotal: 19, AskedTotal: 20, Format: 21, SharedFormat: 22,
+			DiskTrouble: true, DiskTroublesTotal: 23, LogBytes: 24, SnapshotBytes: 25,
+		},
+		app.LeaseStats{Leased: 26, Renewals: 27, Expired: 28, Held: []ports.HeldPool{{Pool: "p", Overdue: 29}, {Pool: "q", Overdue: 30}}},
+	))
+	want := map[string]float64{
+		"raft_port_accepted_total COUNTER":                 1,
+		"raft_port_accept_errors_total COUNTER":            2,
+		"raft_port_pending GAUGE":                          3,
+		`raft_port_rejected_total COUNTER reason="silent"`: 4,
+		`raft_port_handed_over_total COUNTER lane="raft"`:  5,
+		`raft_port_open GAUGE lane="raft"`:                 7,
+		`raft_port_evicted_total COUNTER lane="raft"`:      8,
+		`raft_port_handed_over_total COUNTER lane="peer"`:  9,
+		`raft_port_open GAUGE lane="peer"`:                 11,
+		`raft_port_evicted_total COUNTER lane="peer"`:      12,
+		"raft_term GAUGE":                                  13,
+		"raft_leader GAUGE":                                1,
+		"raft_last_index GAUGE":                            14,
+		"raft_commit_index GAUGE":                          15,
+		"raft_applied_index GAUGE":                         16,
+		"read_gate_rounds_total COUNTER":                   17,
+		"read_gate_readers_total COUNTER":                  18,
+		"read_index_rounds_total COUNTER":                  19,
+		"read_index_readers_total COUNTER":                 20,
+		"log_format GAUGE":                                 21,
+		"log_format_shared GAUGE":                          22,
+		"disk_trouble GAUGE":                               1,
+		"disk_troubles_total COUNTER":                      23,
+		"log_store_bytes GAUGE":                            24,
+		"snapshots_bytes GAUGE":                            25,
+		"leases GAUGE":                                     26,
+		"lease_renewals_total COUNTER":                     27,
+		"lease_expired_total COUNTER":                      28,
+		"lease_expiry_held_pools GAUGE":                    2,
+		`lease_expiry_held_nodes GAUGE pool="p"`:           29,
+		`lease_expiry_held_nodes GAUGE pool="q"`:           30,
+	}
+	for name, value := range want {
+		if shown, ok := got["nodesmetadata_"+name]; !ok || shown != value {
+			t.Errorf("%s = %v (there: %v), want %v", name, shown, ok, value)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("metrics = %d, want %d: %v", len(got), len(want), got)
+	}
+}
+
+// Before raft is open its numbers would be zeros, which it never had.
+func TestAnInstanceThatIsNotOpenShowsNothingOfRaft(t *testing.T) {
+	for name := range measured(t, daemon.Collector(demux.Stats{}, consensus.Stats{}, app.LeaseStats{})) {
+		if strings.HasPrefix(name, "nodesmetadata_raft_term") || strings.HasPrefix(name, "nodesmetadata_log_") {
+			t.Errorf("%s is there", name)
+		}
+	}
+}
+
+func TestManyHeldPoolsMakeFewSeries(t *testing.T) {
+	var held []ports.HeldPool
+	for n := range 150 {
+		held = append(held, ports.HeldPool{Pool: fmt.Sprintf("pool%03d", n), Overdue: 1})
+	}
+	got := measured(t, daemon.Collector(demux.Stats{}, consensus.Stats{}, app.LeaseStats{Held: held}))
+	maps.DeleteFunc(got, func(name string, _ float64) bool { return !strings.Contains(name, "held_nodes") })
+	if len(got) != 100 {
+		t.Errorf("series of pools that are held = %d, want 100", len(got))
+	}
+}
+
+func TestDurationsAreMeasuredInSeconds(t *testing.T) {
+	observer, collectors := daemon.NewLatencies()
+	observer.Proposed(time.Second)
+	observer.Applied(3, 2*time.Second)
+	observer.Applied(4, 2*time.Second)
+	observer.Stored(5 * time.Second)
+	got := map[string]float64{}
+	for _, one := range collectors {
+		maps.Copy(got, measured(t, one))
+	}
+	for name, want := range map[string]float64{
+		"write_duration_seconds HISTOGRAM sum":     1,
+		"apply_duration_seconds HISTOGRAM sum":     4,
+		"apply_duration_seconds HISTOGRAM count":   2,
+		"log_store_duration_seconds HISTOGRAM sum": 5,
+		"applied_entries_total COUNTER":            7,
+	} {
+		if got["nodesmetadata_"+name] != want {
+			t.Errorf("%s = %v, want %v", name, got["nodesmetadata_"+name], want)
+		}
 	}
 }

@@ -12,6 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus"
+	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
+	"github.com/nodesmetadata/nodesmetadata/app"
 	"github.com/nodesmetadata/nodesmetadata/cmd/nodesmetadata/config"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -24,6 +27,19 @@ func Validate(c config.Config) error {
 // RegistryCollector returns the collector of what the registry of an instance holds.
 func RegistryCollector(local ports.Local) prometheus.Collector {
 	return collector(func() []sample { return registrySamples(local) })
+}
+
+// Collector returns the metrics of the raft port, of raft and of leases.
+func Collector(port demux.Stats, raft consensus.Stats, leases app.LeaseStats) prometheus.Collector {
+	return collector(func() []sample {
+		return slices.Concat(demuxSamples(port), raftSamples(raft), leaseSamples(leases))
+	})
+}
+
+// NewLatencies returns the observer of the consensus adapter, with all that it measures.
+func NewLatencies() (consensus.Observer, []prometheus.Collector) {
+	l := newLatencies()
+	return l, []prometheus.Collector{l.proposed, l.applied, l.stored, l.entries}
 }
 
 // Backends returns the backends that the dependency graph knows.

@@ -36,14 +36,14 @@ func newMetrics(logs *logWriter, port *demux.Demux, node *consensus.Node, leases
 			Help: "Lines of the log that were not taken, and are lost.",
 		}, func() float64 { return float64(logs.lost.Load()) }),
 		raft,
-		collector(func() []sample { return demuxSamples(port) }),
+		collector(func() []sample { return demuxSamples(port.Stats()) }),
 		took.proposed,
 		took.applied,
 		took.stored,
 		took.entries,
 		collector(func() []sample { return registrySamples(node) }),
-		collector(func() []sample { return raftSamples(node) }),
-		collector(func() []sample { return leaseSamples(leases) }),
+		collector(func() []sample { return raftSamples(node.Stats()) }),
+		collector(func() []sample { return leaseSamples(leases.Stats()) }),
 	} {
 		faults = append(faults, registry.Register(one))
 	}
@@ -63,8 +63,7 @@ var (
 )
 
 // demuxSamples returns the metrics of the demux.
-func demuxSamples(port *demux.Demux) []sample {
-	stats := port.Stats()
+func demuxSamples(stats demux.Stats) []sample {
 	samples := []sample{
 		counter(acceptedDesc, stats.Accepted),
 		counter(acceptErrorsDesc, stats.AcceptErrors),
