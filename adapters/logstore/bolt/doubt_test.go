@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
@@ -27,20 +29,28 @@ func (s *store) transaction(t *testing.T) (last uint64) {
 // transaction writes it again before a page that bbolt takes for free is used.
 func TestPagesOfTheDurableMetaPageAreNotOverwritten(t *testing.T) {
 	s := openStore(t)
-	set := func(value uint64, transactions uint64) {
-		t.Helper()
-		before := s.transaction(t)
-		if err := s.SetUint64(logstore.TermKey, value); err != nil {
-			t.Fatal(err)
+	for name, write := range map[string]func() error{
+		"Set":         func() error { return s.Set(logstore.TermKey, []byte("1")) },
+		"SetUint64":   func() error { return s.SetUint64(logstore.TermKey, 1) },
+		"StoreLog":    func() error { return s.StoreLog(&raft.Log{Index: 1}) },
+		"StoreLogs":   func() error { return s.StoreLogs([]*raft.Log{{Index: 1}}) },
+		"DeleteRange": func() error { return s.DeleteRange(1, 1) },
+	} {
+		takes := func(transactions uint64) {
+			t.Helper()
+			before := s.transaction(t)
+			if err := write(); err != nil {
+				t.Fatal(err)
+			}
+			if took := s.transaction(t) - before; took != transactions {
+				t.Errorf("transactions of %s = %d, want %d", name, took, transactions)
+			}
 		}
-		if took := s.transaction(t) - before; took != transactions {
-			t.Errorf("transactions = %d, want %d", took, transactions)
+		takes(1)
+		if err := s.Set(nil, nil); err == nil {
+			t.Fatal("Set with an empty key = nil, want a write that fails")
 		}
+		takes(2)
+		takes(1)
 	}
-	set(1, 1)
-	if err := s.Set(nil, nil); err == nil {
-		t.Fatal("Set with an empty key = nil, want a write that fails")
-	}
-	set(2, 2)
-	set(3, 1)
 }
