@@ -44,11 +44,13 @@ func TestATornMetaPageIsWarnedOf(t *testing.T) {
 	for name, test := range map[string]struct {
 		later bool // it is of the last write
 		flip  int  // in the page
+		bit   byte
 	}{
-		"of the last write":                    {later: true, flip: 30},
-		"of the last write, with its number":   {later: true, flip: 16 + 48},
-		"of the write before":                  {later: false, flip: 30},
-		"of the last write, with its checksum": {later: true, flip: 16 + 56},
+		"of the last write":                    {later: true, flip: 30, bit: 0x40},
+		"of the last write, with its number":   {later: true, flip: 16 + 48, bit: 0x40},
+		"of the last write, as an early one":   {later: true, flip: 16 + 48, bit: 0x08},
+		"of the write before":                  {later: false, flip: 30, bit: 0x40},
+		"of the last write, with its checksum": {later: true, flip: 16 + 56, bit: 0x40},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -71,7 +73,7 @@ func TestATornMetaPageIsWarnedOf(t *testing.T) {
 			if later := bytes.Compare(raw[page+16+48:][:1], raw[16+48:][:1]) > 0; later == test.later {
 				at = page
 			}
-			raw[at+test.flip] ^= 0x40
+			raw[at+test.flip] ^= test.bit
 			if err := os.WriteFile(path, raw, 0o600); err != nil {
 				t.Fatal(err)
 			}

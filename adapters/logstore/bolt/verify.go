@@ -97,7 +97,7 @@ func emptyBlank(path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil || info.Size() == 0 {
+	if err != nil {
 		return err
 	}
 	blank, err := isBlank(path, info.Size())
