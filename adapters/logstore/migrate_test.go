@@ -241,6 +241,7 @@ func TestMigrateRefuses(t *testing.T) {
 		"a directory that is migrated already": {logstore.Migration{From: badgered, To: bolted}, logstore.ErrOtherBackend, "nothing to do"},
 		"the same backend twice":               {logstore.Migration{From: bolted, To: bolted}, nil, "itself"},
 		"a volatile backend":                   {logstore.Migration{From: bolted, To: volatile}, nil, "nothing on disk"},
+		"from a volatile backend":              {logstore.Migration{From: volatile, To: bolted}, nil, "nothing on disk"},
 		"a directory without a store":          {logstore.Migration{From: bolted, To: badgered}, logstore.ErrNoStore, "log.bolt"},
 	}
 	for name, test := range tests {
@@ -290,6 +291,13 @@ func TestAStoreInThePlaceOfTheNewOne(t *testing.T) {
 	}{
 		"a copy of the log is removed":      {prepare: func(t *testing.T, dir string, _, to logstore.Backend) { beside(t, dir, to, full) }},
 		"a store that is behind is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) { beside(t, dir, to, behind) }},
+		"a store that was never written is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
+			if to.Name == "bolt" {
+				write(t, to.Path(dir), "")
+			} else if err := os.Mkdir(to.Path(dir), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		"half a store in the migration folder is removed": {prepare: func(t *testing.T, dir string, _, to logstore.Backend) {
 			folder := filepath.Join(dir, "migration.tmp")
 			if err := os.Mkdir(folder, 0o700); err != nil {
@@ -380,6 +388,34 @@ func TestALeftoverMayBeOutdated(t *testing.T) {
 			}
 			startable(t, crash.dir, grown)
 			wantOnly(t, crash.dir, "log."+to.Name)
+		}
+	})
+}
+
+// An operator may have removed the temporary folder, or have put a store there.
+func TestAnOldStoreBesideTheNewOneIsRemovedUnlessItHasMore(t *testing.T) {
+	more := contents{ranges: [][2]uint64{{37, 1401}}, stable: true}
+	eachPair(t, func(t *testing.T, from, to logstore.Backend) {
+		for name, test := range map[string]struct {
+			old contents
+			err error
+		}{
+			"it has as much": {old: full},
+			"it has more":    {old: more, err: logstore.ErrInTheWay},
+		} {
+			t.Run(name, func(t *testing.T) {
+				dir := made(t, to, full)
+				beside(t, dir, from, test.old)
+				if err := migrateDir(t.Context(), t, dir, logstore.Migration{From: from, To: to}); !errors.Is(err, test.err) {
+					t.Errorf("Migrate: %v, want %v", err, test.err)
+				}
+				startable(t, dir, full)
+				if test.err == nil {
+					wantOnly(t, dir, "log."+to.Name)
+				} else {
+					wantOnly(t, dir, "log."+from.Name, "log."+to.Name)
+				}
+			})
 		}
 	})
 }
