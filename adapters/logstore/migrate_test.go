@@ -1,6 +1,7 @@
 package logstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -193,6 +194,45 @@ func TestACopyThatDiffersIsRefused(t *testing.T) {
 			err := migrateDir(t.Context(), t, dir, logstore.Migration{From: bolted, To: to})
 			if err == nil || !strings.Contains(err.Error(), "not like the log") {
 				t.Errorf("Migrate: %v", err)
+			}
+			startable(t, dir, full)
+			wantOnly(t, dir, "log.bolt")
+		})
+	}
+}
+
+// forgetful is a store that does not keep the value of one key.
+type forgetful struct {
+	logstore.Store
+	key []byte
+}
+
+func (f *forgetful) Set(key, value []byte) error {
+	if bytes.Equal(key, f.key) {
+		return nil
+	}
+	return f.Store.Set(key, value)
+}
+
+func (f *forgetful) SetUint64(key []byte, value uint64) error {
+	if bytes.Equal(key, f.key) {
+		value++
+	}
+	return f.Store.SetUint64(key, value)
+}
+
+func TestACopyOfAnotherTermOrVoteIsRefused(t *testing.T) {
+	for _, key := range [][]byte{logstore.TermKey, logstore.VoteTermKey, logstore.VoteCandidateKey} {
+		t.Run(string(key), func(t *testing.T) {
+			dir := made(t, bolted, full)
+			to := walled
+			to.Open = func(dir string, logger *slog.Logger) (logstore.Store, error) {
+				store, err := walled.Open(dir, logger)
+				return &forgetful{store, key}, err
+			}
+			err := migrateDir(t.Context(), t, dir, logstore.Migration{From: bolted, To: to})
+			if err == nil || !strings.Contains(err.Error(), "not like the log: "+string(key)) {
+				t.Errorf("Migrate: %v, want an error about %s", err, key)
 			}
 			startable(t, dir, full)
 			wantOnly(t, dir, "log.bolt")
