@@ -94,6 +94,7 @@ func over(t testing.TB, instance *portstest.Instance, peers *portstest.Peers, id
 	s.cluster = app.NewCluster(app.ClusterConfig{
 		Inquiry:     inquiry,
 		Membership:  s.instance,
+		Leadership:  s.instance,
 		Promotions:  s.instance,
 		ReadIndexer: s.instance,
 		Logger:      slog.New(slog.DiscardHandler),
