@@ -19,37 +19,16 @@ func nonvoter(id string) domain.Instance {
 	return domain.Instance{ID: id, RaftAddress: id + ".invalid:1", Suffrage: domain.Nonvoter}
 }
 
-// heartbeatsOnly is a transport that, while holdsBack is set, lets heartbeats to followers
-// through, but holds entries back until through is closed.
-type heartbeatsOnly struct {
-	transport
-	holdsBack *atomic.Bool
-	through   <-chan struct{}
-}
-
-func (h heartbeatsOnly) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
-	return nil, raft.ErrPipelineReplicationNotSupported
-}
-
-func (h heartbeatsOnly) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if len(args.Entries) > 0 && h.holdsBack.Load() {
-		<-h.through
-	}
-	return h.transport.AppendEntries(id, to, args, resp)
-}
-
 // A membership change whose caller gave up is still under way. Until its outcome is decided,
 // no other caller may be told that it is done, and no change may be built upon it.
 func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
-	through := make(chan struct{})
-	var holdsBack atomic.Bool
+	hold := newEntryHold()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, hold} }
 	})
-	letThrough := sync.OnceFunc(func() { close(through) })
-	t.Cleanup(letThrough) // before the cluster is stopped
+	t.Cleanup(hold.release) // before the cluster is stopped
 	leader := cluster[0]
-	holdsBack.Store(true)
+	hold.on.Store(true)
 	briefly := func(change func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
@@ -71,7 +50,7 @@ func TestAChangeThatIsNotCommittedIsNotAnswered(t *testing.T) {
 	if err := briefly(remove); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Errorf("Remove before the commit = %v, want the deadline and no unknown outcome", err)
 	}
-	letThrough()
+	hold.release()
 	if err := add(within(t)); err != nil {
 		t.Errorf("Add once the change is committed = %v, want success", err)
 	}
@@ -133,15 +112,13 @@ func TestADeposedLeaderDoesNotReportThatNoMajorityIsLeft(t *testing.T) {
 // If the leader left, the voter would be the only one, and would have to get the missing
 // entries before it could commit anything.
 func TestAVoterThatLacksAWriteIsNotLeftAsTheOnlyVoter(t *testing.T) {
-	through := make(chan struct{})
-	var holdsBack atomic.Bool
+	hold := newEntryHold()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, hold} }
 	})
-	letThrough := sync.OnceFunc(func() { close(through) })
-	t.Cleanup(letThrough) // before the cluster is stopped
+	t.Cleanup(hold.release) // before the cluster is stopped
 	leader := cluster[0]
-	holdsBack.Store(true)
+	hold.on.Store(true)
 	before, written := leader.raft.LastIndex(), make(chan error, 1)
 	go func() {
 		_, err := leader.Propose(within(t), domain.Register{Node: node(t, "a", "a:1")})
@@ -151,7 +128,7 @@ func TestAVoterThatLacksAWriteIsNotLeftAsTheOnlyVoter(t *testing.T) {
 	if err := leader.CanSpare(within(t), leader.config.ID); !errors.Is(err, ports.ErrNoMajorityLeft) {
 		t.Errorf("CanSpare while the other voter lacks the write = %v, want ErrNoMajorityLeft", err)
 	}
-	letThrough()
+	hold.release()
 	if err := <-written; err != nil {
 		t.Fatal(err)
 	}
@@ -191,15 +168,14 @@ func TestAChangeOfTwoStepsMayBeMadeInPart(t *testing.T) {
 // raft reads the id of a peer without a lock when an answer to entries comes in, and writes
 // the id, unchanged, together with a new address.
 func TestAVoterMayBeDemotedAndMovedToAnAddressThatDoesNotAnswer(t *testing.T) {
-	through := make(chan struct{})
-	var holdsBack atomic.Bool
+	hold := newEntryHold()
 	cluster := startCluster(t, 2, func(config *instanceConfig) {
-		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, hold} }
 	})
-	t.Cleanup(func() { close(through) }) // before the cluster is stopped
+	t.Cleanup(hold.release) // before the cluster is stopped
 	leader := cluster[0]
 	register(t, leader, "before")
-	holdsBack.Store(true)
+	hold.on.Store(true)
 	mustAdd(t, leader, domain.Instance{ID: cluster[1].config.ID, RaftAddress: "nowhere.invalid:1", Suffrage: domain.Nonvoter})
 	register(t, leader, "after")
 }
@@ -537,15 +513,13 @@ func TestALeaderThatIsDemotedStepsDownForAnother(t *testing.T) {
 // Proof of leadership proves nothing about the last entries of the leader: the next leader
 // need not have them.
 func TestAnUncommittedMembershipIsNotRead(t *testing.T) {
-	var holdsBack atomic.Bool
-	through := make(chan struct{})
+	hold := newEntryHold()
 	cluster := startCluster(t, 3, func(c *instanceConfig) {
-		c.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+		c.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, hold} }
 	})
-	letThrough := sync.OnceFunc(func() { close(through) })
-	t.Cleanup(letThrough) // before the cluster is stopped
+	t.Cleanup(hold.release) // before the cluster is stopped
 	leader := cluster[0]
-	holdsBack.Store(true)
+	hold.on.Store(true)
 	added := make(chan error, 1)
 	go func() { added <- leader.Add(within(t), nonvoter("new")) }()
 	until(t, "raft uses the new membership", func() bool {
@@ -559,7 +533,7 @@ func TestAnUncommittedMembershipIsNotRead(t *testing.T) {
 	if _, isMember := roster.Find("new"); isMember {
 		t.Errorf("roster before the commit = %+v, want the old membership", roster.Instances())
 	}
-	letThrough()
+	hold.release()
 	if err := <-added; err != nil {
 		t.Fatal(err)
 	}

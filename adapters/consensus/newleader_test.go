@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -31,11 +30,8 @@ func (r cappedCommit) AppendEntries(id raft.ServerID, to raft.ServerAddress, arg
 func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 	t.Parallel()
 	fabric := newNetwork()
-	through := make(chan struct{})
-	var (
-		bound     atomic.Uint64
-		holdsBack atomic.Bool
-	)
+	hold := newEntryHold()
+	var bound atomic.Uint64
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.hooks.transport = func(inner transport) transport {
 			inner = &faulty{inner, fabric}
@@ -43,13 +39,12 @@ func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 			case "instance-0":
 				return cappedCommit{inner, &bound}
 			case "instance-1":
-				return heartbeatsOnly{inner, &holdsBack, through}
+				return heartbeatsOnly{inner, hold}
 			}
 			return inner
 		}
 	})
-	letThrough := sync.OnceFunc(func() { close(through) })
-	t.Cleanup(letThrough) // before the cluster is stopped
+	t.Cleanup(hold.release) // before the cluster is stopped
 	old, next, other := cluster[0], cluster[1], cluster[2]
 	change := register(t, old, "before")
 	for _, i := range cluster {
@@ -58,7 +53,7 @@ func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 	until(t, "the next leader knows of all commits", func() bool { return next.commitIndex() == old.commitIndex() })
 
 	bound.Store(old.commitIndex())
-	holdsBack.Store(true)
+	hold.on.Store(true)
 	fabric.cut(raft.ServerAddress(other.raftAddress()))
 	register(t, old, "acknowledged")
 	old.stop(t)
@@ -76,7 +71,7 @@ func TestANewLeaderThatKnowsOfNoCommitServesNoStaleRead(t *testing.T) {
 	if next.commitIndex() > bound.Load() {
 		t.Error("the new leader knows of the commit, so the test shows nothing")
 	}
-	letThrough()
+	hold.release()
 	for _, i := range []*instance{next, other} {
 		mustHold(t, mustReadHere(t, i), "before", "acknowledged")
 	}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,17 +70,15 @@ func TestANewVoterIsOneWhenItHasCaughtUp(t *testing.T) {
 // Writes go on while an instance that accepts no entries is to become a voter. It becomes
 // one when it has them all.
 func TestAnInstanceThatLagsIsNoVoterYet(t *testing.T) {
-	through := make(chan struct{})
-	var holdsBack atomic.Bool
+	hold := newEntryHold()
 	leader := startCluster(t, 1, func(config *instanceConfig) {
 		config.timing = longTimeouts
-		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+		config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, hold} }
 	})[0]
-	letThrough := sync.OnceFunc(func() { close(through) })
-	t.Cleanup(letThrough) // before the instances are stopped
+	t.Cleanup(hold.release) // before the instances are stopped
 	cluster := leader.runPromotions(t)
 	register(t, leader, "before")
-	holdsBack.Store(true)
+	hold.on.Store(true)
 	joining := start(t, instanceConfig{id: "joining", directory: t.TempDir(), timing: longTimeouts})
 	if err := addUntilStaged(t, cluster, leader, voter(joining)); !errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Fatalf("Add of an instance that accepts nothing = %v, want ErrOutcomeUnknown", err)
@@ -92,7 +88,7 @@ func TestAnInstanceThatLagsIsNoVoterYet(t *testing.T) {
 	if now, _ := state.Roster.Find("joining"); now.Suffrage != domain.Nonvoter || !slices.Equal(state.Promotions, []string{"joining"}) {
 		t.Errorf("instance = %+v, promotions = %q, want a nonvoter to be promoted", now, state.Promotions)
 	}
-	letThrough()
+	hold.release()
 	joining.mustBecome(t, domain.Voter)
 	joining.waitForRevision(t, change.Revision)
 	leader.eventually(t, "done with the promotion", noPromotions)
@@ -203,23 +199,21 @@ func TestTheLeaderMovesWhileItLeads(t *testing.T) {
 // A voter that lost its disk and comes back at another address is a nonvoter until it has
 // caught up: it no longer has what it acknowledged.
 func TestAVoterThatComesBackBlankIsANonvoterFirst(t *testing.T) {
-	through := make(chan struct{})
-	var holdsBack atomic.Bool
+	hold := newEntryHold()
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
 		config.timing = longTimeouts
 		if config.bootstrap {
 			config.hooks.transport = func(inner transport) transport {
-				return heartbeatsOnlyTo{heartbeatsOnly{inner, &holdsBack, through}, "instance-2"}
+				return heartbeatsOnlyTo{heartbeatsOnly{inner, hold}, "instance-2"}
 			}
 		}
 	})
-	letThrough := sync.OnceFunc(func() { close(through) })
-	t.Cleanup(letThrough) // before the instances are stopped
+	t.Cleanup(hold.release) // before the instances are stopped
 	leader, lost := cluster[0], cluster[2]
 	c := leader.runPromotions(t)
 	change := register(t, leader, "a")
 	lost.stop(t)
-	holdsBack.Store(true)
+	hold.on.Store(true)
 	blank := start(t, instanceConfig{id: lost.config.ID, directory: t.TempDir(), timing: longTimeouts})
 	if err := addUntilStaged(t, c, leader, voter(blank)); !errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Fatalf("Add of a blank instance that gets no entries = %v, want ErrOutcomeUnknown", err)
@@ -227,7 +221,7 @@ func TestAVoterThatComesBackBlankIsANonvoterFirst(t *testing.T) {
 	if now, _ := mustFind(t, leader, blank.config.ID); now.Suffrage != domain.Nonvoter || now.RaftAddress != blank.raftAddress() {
 		t.Errorf("instance in the roster = %+v, want it as added", now)
 	}
-	letThrough()
+	hold.release()
 	blank.mustBecome(t, domain.Voter)
 	blank.waitForRevision(t, change.Revision)
 }

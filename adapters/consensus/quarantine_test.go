@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -304,14 +303,12 @@ func TestAnInstanceThatMayCountAsAVoterIsNoNonvoter(t *testing.T) {
 		"a nonvoter that is promoted": {"new", domain.Voter, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			through := make(chan struct{})
-			var holdsBack atomic.Bool
+			hold := newEntryHold()
 			cluster := startCluster(t, 3, func(config *instanceConfig) {
 				config.timing = longTimeouts
-				config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, &holdsBack, through} }
+				config.hooks.transport = func(inner transport) transport { return heartbeatsOnly{inner, hold} }
 			})
-			letThrough := sync.OnceFunc(func() { close(through) })
-			t.Cleanup(letThrough) // before the cluster is stopped
+			t.Cleanup(hold.release) // before the cluster is stopped
 			leader, follower := cluster[0], cluster[1]
 			mustAdd(t, leader, nonvoter("new"))
 			follower.eventually(t, "aware of the nonvoter", func(s ports.LocalState) bool {
@@ -328,7 +325,7 @@ func TestAnInstanceThatMayCountAsAVoterIsNoNonvoter(t *testing.T) {
 			}
 			changed, _ := leader.roster().Find(test.id)
 			changed.Suffrage = test.suffrage
-			holdsBack.Store(true)
+			hold.on.Store(true)
 			done := make(chan error, 1)
 			go func() { done <- leader.Add(within(t), changed) }()
 			until(t, "raft uses the new membership", func() bool {
@@ -338,7 +335,7 @@ func TestAnInstanceThatMayCountAsAVoterIsNoNonvoter(t *testing.T) {
 			if leader.isNonvoter(test.id) {
 				t.Error("isNonvoter before the commit = true, want false")
 			}
-			letThrough()
+			hold.release()
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}

@@ -9,8 +9,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -255,18 +253,16 @@ func TestARestoreThatEndsBeforeItsCommitSaysThatNothingHappened(t *testing.T) {
 		}, ports.ErrNoLeader},
 	} {
 		t.Run(name, func(t *testing.T) {
-			through, fabric := make(chan struct{}), newNetwork()
-			var holdsBack atomic.Bool
+			hold, fabric := newEntryHold(), newNetwork()
 			cluster := startCluster(t, 2, func(config *instanceConfig) {
 				config.hooks.transport = func(inner transport) transport {
-					return heartbeatsOnly{&faulty{inner, fabric}, &holdsBack, through}
+					return heartbeatsOnly{&faulty{inner, fabric}, hold}
 				}
 			})
-			letThrough := sync.OnceFunc(func() { close(through) })
-			t.Cleanup(letThrough) // before the cluster is stopped
+			t.Cleanup(hold.release) // before the cluster is stopped
 			tellFormats(t, cluster)
 			leader := cluster[0]
-			holdsBack.Store(true)
+			hold.on.Store(true)
 			ctx, giveUp := context.WithCancel(t.Context())
 			defer giveUp()
 			before, result := leader.raft.LastIndex(), make(chan error, 1)
@@ -277,7 +273,7 @@ func TestARestoreThatEndsBeforeItsCommitSaysThatNothingHappened(t *testing.T) {
 			until(t, "the first part is in the log", func() bool { return leader.raft.LastIndex() > before })
 			test.end(giveUp, fabric, cluster[1])
 			until(t, "the restore is given up", func() bool { return leader.raft.LastIndex() > before+1 || !leader.isLeader() })
-			letThrough()
+			hold.release()
 			if err := receive(t, result, "the restore does not end"); !errors.Is(err, test.want) || strings.Contains(err.Error(), ports.ErrOutcomeUnknown.Error()) {
 				t.Errorf("Replace = %v, want %v and no mention of an unknown outcome", err, test.want)
 			}
