@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // readersBesideWriter has readers check every entry that they can read while one writer appends
@@ -82,4 +84,41 @@ func checkEntry(store raft.LogStore, index uint64, size int) error {
 		return fmt.Errorf("entry %d: %s", index, how)
 	}
 	return nil
+}
+
+// writersBesideOneAnother has several writers store entries and values at the same time.
+func (s *suite) writersBesideOneAnother(t *testing.T) {
+	const (
+		writers = 4
+		rounds  = 25
+		size    = 100
+	)
+	store := s.fresh(t)
+	key := func(writer uint64) []byte { return fmt.Appendf(nil, "writer %d", writer) }
+	var group sync.WaitGroup
+	for writer := range uint64(writers) {
+		group.Go(func() {
+			for round := range uint64(rounds) {
+				if err := writeRound(store, 1+writer+round*writers, size, key(writer)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	wantExactly(t, store, 1, writers*rounds, size)
+	for writer := range uint64(writers) {
+		if last, err := store.GetUint64(key(writer)); err != nil || last != 1+writer+(rounds-1)*writers {
+			t.Errorf("the last value of writer %d = %d, %v", writer, last, err)
+		}
+	}
+}
+
+// writeRound stores one entry, and its index as a value.
+func writeRound(store logstore.Store, index uint64, size int, key []byte) error {
+	if err := store.StoreLog(entry(index, size)); err != nil {
+		return err
+	}
+	return store.SetUint64(key, index)
 }

@@ -256,6 +256,22 @@ func (s *suite) largeBatches(t *testing.T) {
 	})
 }
 
+// disorder has batches that are not in the order of their indexes, and an entry that is
+// stored again in slices that the caller goes on to use.
+func (s *suite) disorder(t *testing.T) {
+	const size = 100
+	store := s.fresh(t)
+	mustStore(t, store, entry(12, size), entry(10, size), entry(11, size))
+	wantExactly(t, store, 10, 12, size)
+	mustStore(t, store, entry(8, size), entry(9, size), entry(7, size))
+	wantExactly(t, store, 7, 12, size)
+	again := entry(9, size)
+	mustStore(t, store, again)
+	clear(again.Data)
+	clear(again.Extensions)
+	wantExactly(t, store, 7, 12, size)
+}
+
 func (s *suite) stableRules(t *testing.T) {
 	store := s.fresh(t)
 	key := []byte("key")
