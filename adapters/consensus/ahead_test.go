@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
 
 // testAheadLog is an aheadLog whose instance leads until a test says otherwise, with the
@@ -27,12 +28,12 @@ type testAheadLog struct {
 
 // recordingStore records the entries of each append.
 type recordingStore struct {
-	*badStore
+	*logstoretest.Faulty
 	l *testAheadLog
 }
 
 func (r recordingStore) StoreLogs(entries []*raft.Log) error {
-	err := r.badStore.StoreLogs(entries)
+	err := r.Faulty.StoreLogs(entries)
 	if err == nil {
 		r.l.appends = append(r.l.appends, slices.Clone(entries))
 	}
@@ -104,7 +105,7 @@ func TestALeaderIsAheadOfItsDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := leadingLog(t)
 		defer l.close(t)
-		release := l.watched.bad.hang()
+		release := l.watched.bad.Hang()
 		l.mustAppendAtOnce(t, noop(3))
 		l.mustAppendAtOnce(t, noop(4), noop(5))
 		for index := uint64(1); index <= 5; index++ {
@@ -188,7 +189,7 @@ func TestOperationsThatWaitForTheDisk(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := leadingLog(t)
 				defer l.close(t)
-				release := l.watched.bad.hang()
+				release := l.watched.bad.Hang()
 				l.mustAppendAtOnce(t, noop(3))
 				test.before(l)
 				ended := async(func() error { return test.do(l) })
@@ -213,7 +214,7 @@ func TestCommittedEntriesDoNotWaitForTheLeadersDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := leadingLog(t)
 		defer l.close(t)
-		release := l.watched.bad.hang()
+		release := l.watched.bad.Hang()
 		defer release()
 		l.mustAppendAtOnce(t, noop(3), noop(4))
 		l.leads.Store(false)
@@ -241,17 +242,17 @@ func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := leadingLog(t)
 		defer l.close(t)
-		l.watched.bad.fill(full)
+		l.watched.bad.Fill(full)
 		if err := l.StoreLogs([]*raft.Log{noop(3)}); err != full {
 			t.Errorf("StoreLogs on a full disk = %v, want the refusal of the disk", err)
 		}
 		if l.watched.fault() == nil {
 			t.Error("fault = nil, want trouble with the disk")
 		}
-		l.watched.bad.fill(nil)
+		l.watched.bad.Fill(nil)
 		advanceTime(2 * diskRetryPause)
 
-		release := l.watched.bad.hang()
+		release := l.watched.bad.Hang()
 		l.mustAppendAtOnce(t, noop(3))
 		advanceTime(2 * testHang)
 		if err := l.StoreLogs([]*raft.Log{noop(4)}); err == nil || err != l.watched.fault() {
@@ -272,11 +273,11 @@ func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
 func pendingLog(t *testing.T) *testAheadLog {
 	t.Helper()
 	l := leadingLog(t)
-	release := l.watched.bad.hang()
+	release := l.watched.bad.Hang()
 	l.mustAppendAtOnce(t, noop(3))
 	l.mustAppendAtOnce(t, noop(4))
 	l.mustAppendAtOnce(t, noop(5))
-	l.watched.bad.failAppends(&logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2})
+	l.watched.bad.FailAppends(&logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2})
 	release()
 	advanceTime(time.Minute)
 	if l.watched.fault() == nil || l.onDisk(t, 4) {
@@ -300,7 +301,7 @@ func TestAPendingEntryIsTriedUntilThereIsRoom(t *testing.T) {
 		if len(changing) > 0 {
 			t.Error("a membership was accepted before it was stored: raft would use one that is not in the log")
 		}
-		l.watched.bad.failAppends(nil)
+		l.watched.bad.FailAppends(nil)
 		if !<-waiting || !l.onDisk(t, 5) {
 			t.Error("entry 5 is not stored")
 		}
@@ -332,7 +333,7 @@ func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
 		if err := l.GetLog(2, &raft.Log{}); err != nil {
 			t.Errorf("GetLog of a stored entry = %v, want success", err)
 		}
-		l.watched.bad.failAppends(nil)
+		l.watched.bad.FailAppends(nil)
 		advanceTime(2 * diskRetryPause)
 		if err := l.StoreLogs([]*raft.Log{noop(6)}); err != nil {
 			t.Error(err)
@@ -366,7 +367,7 @@ func TestPendingEntriesAreAppendedInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := leadingLog(t)
 		defer l.close(t)
-		release := l.watched.bad.hang()
+		release := l.watched.bad.Hang()
 		l.mustAppendAtOnce(t, noop(3))
 		for index := uint64(4); index < 4+maxBatch+10; index++ {
 			l.mustAppendAtOnce(t, noop(index))
@@ -414,7 +415,7 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 		send := func(entries ...*raft.Log) error {
 			return w.AppendEntries("2", "b:1", &raft.AppendEntriesRequest{Term: 1, Entries: entries}, &raft.AppendEntriesResponse{})
 		}
-		release := l.watched.bad.hang()
+		release := l.watched.bad.Hang()
 		l.mustAppendAtOnce(t, noop(3))
 		if err := errors.Join(send(), send(noop(1), noop(2))); err != nil {
 			t.Errorf("heartbeat and entries that are stored already = %v, want an answer at once", err)
@@ -436,7 +437,7 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 			t.Error(err)
 		}
 
-		release = l.watched.bad.hang()
+		release = l.watched.bad.Hang()
 		defer release()
 		l.mustAppendAtOnce(t, noop(4))
 		sent = async(func() error { return send(noop(4)) })
@@ -452,9 +453,9 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 // The followers have the entry, but it must not be committed before the leader has stored
 // it.
 func TestAnEntryThatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
-	var stores []*badStore
+	var stores []*logstoretest.Faulty
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		store := newBadStore(t)
+		store := newFaultyStore(t)
 		stores = append(stores, store)
 		config.open = func(string, *slog.Logger) (logstore.Store, error) { return store, nil }
 		config.backend = "memory"
@@ -463,7 +464,7 @@ func TestAnEntryThatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
 	leader := cluster[0]
 	register(t, leader, "before")
 	last := leader.raft.LastIndex()
-	release := stores[0].hang()
+	release := stores[0].Hang()
 	t.Cleanup(release)
 	waiting := proposeAsync(t, leader, "waiting")
 	for _, follower := range cluster[1:] {

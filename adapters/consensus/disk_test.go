@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -14,123 +13,31 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
-// badStore is a store whose writes hang or fail when a test wants it.
-type badStore struct {
-	logstore.Store
-
-	mu    sync.Mutex
-	gate  chan struct{} // not nil: writes wait until it is closed
-	fault error         // of every write
-	torn  error         // of every append, and removal
-	full  error         // of Room
-}
-
-func newBadStore(tb testing.TB) *badStore {
+// newFaultyStore returns an empty store without a fault.
+func newFaultyStore(tb testing.TB) *logstoretest.Faulty {
 	tb.Helper()
 	inner, err := memory.Open("", nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &badStore{Store: inner}
-}
-
-// hang makes writes wait until release is called.
-func (s *badStore) hang() (release func()) {
-	gate := make(chan struct{})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.gate = gate
-	return sync.OnceFunc(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		close(gate)
-		s.gate = nil
-	})
-}
-
-func (s *badStore) fail(with error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fault = with
-}
-
-// failAppends makes appends and removals fail, but no write of the term or the vote.
-func (s *badStore) failAppends(with error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.torn = with
-}
-
-func (s *badStore) appends() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.torn
-}
-
-func (s *badStore) fill(with error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.full = with
-}
-
-func (s *badStore) write(do func() error) error {
-	s.mu.Lock()
-	gate := s.gate
-	s.mu.Unlock()
-	if gate != nil {
-		<-gate
-	}
-	s.mu.Lock()
-	fault := s.fault
-	s.mu.Unlock()
-	if fault != nil {
-		return fault
-	}
-	return do()
-}
-
-func (s *badStore) Room() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.full
-}
-
-func (s *badStore) StoreLogs(logs []*raft.Log) error {
-	if err := s.appends(); err != nil {
-		return err
-	}
-	return s.write(func() error { return s.Store.StoreLogs(logs) })
-}
-
-func (s *badStore) DeleteRange(from, to uint64) error {
-	if err := s.appends(); err != nil {
-		return err
-	}
-	return s.Store.DeleteRange(from, to)
-}
-
-func (s *badStore) Set(key, value []byte) error {
-	return s.write(func() error { return s.Store.Set(key, value) })
-}
-
-func (s *badStore) SetUint64(key []byte, value uint64) error {
-	return s.write(func() error { return s.Store.SetUint64(key, value) })
+	return &logstoretest.Faulty{Store: inner}
 }
 
 const testHang = time.Second
 
-// watchedDisk is a disk over a badStore, with its log output.
+// watchedDisk is a disk over a faulty store, with its log output.
 type watchedDisk struct {
 	*disk
-	bad  *badStore
+	bad  *logstoretest.Faulty
 	said *bytes.Buffer // must be read only when the disk is closed
 }
 
 func watchDisk(t *testing.T) *watchedDisk {
-	w := &watchedDisk{bad: newBadStore(t), said: &bytes.Buffer{}}
+	w := &watchedDisk{bad: newFaultyStore(t), said: &bytes.Buffer{}}
 	w.disk = newDisk(w.bad, diskConfig{
 		hangAfter:    testHang,
 		ownAddress:   []byte("self:1"),
@@ -192,7 +99,7 @@ func entry(index uint64) []*raft.Log { return []*raft.Log{{Index: index, Term: 1
 func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := watchDisk(t)
-		release := w.bad.hang()
+		release := w.bad.Hang()
 		stuck := w.whileStalled()
 		stored := make(chan error, 1)
 		go func() { stored <- w.StoreLogs(entry(1)) }()
@@ -241,14 +148,14 @@ func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
 		if err := w.SetUint64(logstore.TermKey, 7); err != nil {
 			t.Fatal(err)
 		}
-		w.bad.fail(syscall.EIO)
+		w.bad.Fail(syscall.EIO)
 		stored := make(chan error, 1)
 		go func() { stored <- w.StoreLogs(entry(1)) }()
 		advanceTime(10 * diskRetryPause)
 		if fault := w.fault(); fault == nil || !errors.Is(fault, syscall.EIO) || !strings.Contains(fault.Error(), "store log entries") {
 			t.Errorf("fault = %v, want one that says what the disk was asked to store", fault)
 		}
-		w.bad.fail(nil)
+		w.bad.Fail(nil)
 		if err := <-stored; err != nil {
 			t.Errorf("StoreLogs once the disk can be written = %v, want success", err)
 		}
@@ -268,7 +175,7 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := watchDisk(t)
 		full := &logstore.NoRoomError{Directory: "/d", Free: 1 << 10, Needed: 4 << 20}
-		w.bad.fill(full)
+		w.bad.Fill(full)
 		cached := &entryCache{disk: w.disk}
 		err := cached.StoreLogs(entry(1))
 		if refused := new(logstore.NoRoomError); !errors.As(err, &refused) {
@@ -284,7 +191,7 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 		if w.fault() == nil {
 			t.Error("fault without room = nil, want trouble")
 		}
-		w.bad.fill(nil)
+		w.bad.Fill(nil)
 		advanceTime(2 * diskRetryPause)
 		if fault := w.fault(); fault != nil {
 			t.Errorf("fault with room again = %v, want none", fault)
@@ -306,9 +213,9 @@ func TestATermIsStoredForAsLongAsItTakes(t *testing.T) {
 				if err := errors.Join(w.StoreLogs(entry(1)), w.StoreLogs(entry(2)), w.DeleteRange(2, 2)); err != nil {
 					t.Fatal(err)
 				}
-				w.bad.fail(syscall.ENOSPC)
+				w.bad.Fail(syscall.ENOSPC)
 				stored := w.mustKeepTrying(t, set)
-				w.bad.fail(nil)
+				w.bad.Fail(nil)
 				if err := <-stored; err != nil {
 					t.Error(err)
 				}
@@ -323,18 +230,18 @@ func TestAWriteThatWaitsForTheDiskIsNotAcknowledgedWhenTheInstanceIsClosed(t *te
 		"a write of the term":          func(w *watchedDisk) { _ = w.SetUint64(logstore.TermKey, 2) },
 		"a write of a vote for itself": func(w *watchedDisk) { _ = w.Set(logstore.VoteCandidateKey, []byte("self:1")) },
 		"an append behind one that failed": func(w *watchedDisk) {
-			w.bad.fill(nil)
+			w.bad.Fill(nil)
 			_ = w.StoreLogs(entry(1))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := watchDisk(t)
-				w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
+				w.bad.Fill(&logstore.NoRoomError{Directory: "/d"})
 				if w.StoreLogs(entry(1)) == nil {
 					t.Error("StoreLogs on a full disk = nil, want an error")
 				}
-				w.bad.fail(syscall.ENOSPC)
+				w.bad.Fail(syscall.ENOSPC)
 				ended, went := make(chan struct{}), false
 				go func() {
 					defer close(ended)
@@ -356,7 +263,7 @@ func TestAWriteThatWaitsForTheDiskIsNotAcknowledgedWhenTheInstanceIsClosed(t *te
 func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := watchDisk(t)
-		w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
+		w.bad.Fill(&logstore.NoRoomError{Directory: "/d"})
 		if w.StoreLogs(entry(1)) == nil {
 			t.Error("StoreLogs on a full disk = nil, want an error")
 		}
@@ -371,7 +278,7 @@ func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
 			t.Errorf("vote for itself on a full disk returned %v, want it to wait", err)
 		default:
 		}
-		w.bad.fill(nil)
+		w.bad.Fill(nil)
 		if err := <-voted; err != nil {
 			t.Error(err)
 		}
@@ -386,7 +293,7 @@ func (unreadableEntries) GetLog(uint64, *raft.Log) error { return syscall.EIO }
 
 func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	halted := make(chan error, 1)
-	d := newDisk(unreadableEntries{newBadStore(t)}, diskConfig{
+	d := newDisk(unreadableEntries{newFaultyStore(t)}, diskConfig{
 		hangAfter:    testHang,
 		checkPresent: func() error { return nil },
 		logger:       slog.New(slog.DiscardHandler),

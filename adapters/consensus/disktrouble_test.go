@@ -13,17 +13,18 @@ import (
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // badDisks starts a cluster of the given size, and returns the store of each instance with
 // it.
-func badDisks(t *testing.T, size int, configure ...func(*instanceConfig)) ([]*instance, []*badStore) {
+func badDisks(t *testing.T, size int, configure ...func(*instanceConfig)) ([]*instance, []*logstoretest.Faulty) {
 	t.Helper()
-	var stores []*badStore
+	var stores []*logstoretest.Faulty
 	cluster := startCluster(t, size, func(config *instanceConfig) {
-		store := newBadStore(t)
+		store := newFaultyStore(t)
 		stores = append(stores, store)
 		config.open = func(string, *slog.Logger) (logstore.Store, error) { return store, nil }
 		config.backend = "memory"
@@ -36,7 +37,7 @@ func badDisks(t *testing.T, size int, configure ...func(*instanceConfig)) ([]*in
 
 // neverDeposedWithBadDisks is badDisks with a leader that stays leader, also on a busy
 // machine.
-func neverDeposedWithBadDisks(t *testing.T, size int) ([]*instance, []*badStore) {
+func neverDeposedWithBadDisks(t *testing.T, size int) ([]*instance, []*logstoretest.Faulty) {
 	t.Helper()
 	return badDisks(t, size, func(config *instanceConfig) { config.timing, config.hooks.settings = shortTimeouts, neverDeposed })
 }
@@ -68,7 +69,7 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 	cluster, stores := badDisks(t, 3)
 	leader := cluster[0]
 	register(t, leader, "before")
-	release := stores[0].hang()
+	release := stores[0].Hang()
 	t.Cleanup(release)
 	began := time.Now()
 	waiting := proposeAsync(t, leader, "waiting")
@@ -116,7 +117,7 @@ func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
 func TestALoneInstanceWhoseDiskHangsAnswersItsCallers(t *testing.T) {
 	cluster, stores := badDisks(t, 1, func(config *instanceConfig) { config.timing = shortTimeouts })
 	register(t, cluster[0], "before")
-	release := stores[0].hang()
+	release := stores[0].Hang()
 	t.Cleanup(release)
 	waiting := proposeAsync(t, cluster[0], "waiting")
 	if err := receive(t, waiting, "the write that hangs is not answered"); !errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, context.DeadlineExceeded) {
@@ -136,7 +137,7 @@ func TestAFollowerWhoseDiskHangsKnowsTheRoster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	release := stores[1].hang()
+	release := stores[1].Hang()
 	t.Cleanup(release)
 	waiting := proposeAsync(t, leader, "waiting") // can't be committed
 	follower.eventually(t, "in trouble", inTrouble)
@@ -154,7 +155,7 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 	cluster, stores := badDisks(t, 3)
 	leader := cluster[0]
 	register(t, leader, "before")
-	stores[0].fill(&logstore.NoRoomError{Directory: "/d", Free: 5 << 10, Needed: 4 << 20})
+	stores[0].Fill(&logstore.NoRoomError{Directory: "/d", Free: 5 << 10, Needed: 4 << 20})
 	_, err := leader.Propose(within(t), domain.Register{Node: node(t, "refused", "refused:11211")})
 	if !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "/d has 5 kB free") {
 		t.Errorf("Propose on a full disk = %v, want ErrNoLeader and no unknown outcome", err)
@@ -168,7 +169,7 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 	if state, _ := leader.State(); state.Leading || len(state.Unready("")) == 0 {
 		t.Errorf("state = %+v, want neither leading nor ready", state)
 	}
-	stores[0].fill(nil)
+	stores[0].Fill(nil)
 	mustFollow(t, leader, next)
 	view := mustReadHere(t, leader)
 	mustHold(t, view, "before", "meanwhile")
@@ -183,7 +184,7 @@ func TestACandidateWhoseDiskFailsWaitsForIt(t *testing.T) {
 		i.waitForRevision(t, change.Revision) // otherwise the append of a follower fails, instead of a vote
 	}
 	for _, store := range stores[1:] {
-		store.fail(syscall.EIO)
+		store.Fail(syscall.EIO)
 	}
 	cluster[0].stop(t)
 	// The first candidate waits for its disk, and answers no request.
@@ -194,7 +195,7 @@ func TestACandidateWhoseDiskFailsWaitsForIt(t *testing.T) {
 		})
 	})
 	for _, store := range stores[1:] {
-		store.fail(nil)
+		store.Fail(nil)
 	}
 	leader := leaderOf(t, cluster[1:])
 	register(t, leader, "after")
@@ -205,7 +206,7 @@ func TestALoneInstanceWhoseDiskIsFullGoesOnWhenThereIsRoom(t *testing.T) {
 	cluster, stores := badDisks(t, 1)
 	lone := cluster[0]
 	register(t, lone, "before")
-	stores[0].fill(&logstore.NoRoomError{Directory: "/d"})
+	stores[0].Fill(&logstore.NoRoomError{Directory: "/d"})
 	_, err := lone.Propose(within(t), domain.Deregister{ID: "before"})
 	if !errors.Is(err, ports.ErrNoLeader) || errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Errorf("Propose on a full disk = %v, want ErrNoLeader and no unknown outcome", err)
@@ -215,7 +216,7 @@ func TestALoneInstanceWhoseDiskIsFullGoesOnWhenThereIsRoom(t *testing.T) {
 		stored, err := stores[0].GetUint64(logstore.VoteTermKey)
 		return !leads && err == nil && stored == term && lone.raft.Stats()["state"] == "Candidate"
 	})
-	stores[0].fill(nil)
+	stores[0].Fill(nil)
 	lone.eventually(t, "leading", leading)
 	register(t, lone, "after")
 	mustHold(t, mustReadHere(t, lone), "before", "after")
@@ -227,7 +228,7 @@ func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
 	leader, follower := cluster[0], cluster[1]
 	register(t, leader, "before")
 	mustHold(t, mustReadHere(t, follower), "before")
-	stores[1].fill(&logstore.NoRoomError{Directory: "/d", Free: 5 << 10, Needed: 4 << 20})
+	stores[1].Fill(&logstore.NoRoomError{Directory: "/d", Free: 5 << 10, Needed: 4 << 20})
 	register(t, leader, "after")
 	follower.eventually(t, "in trouble", inTrouble)
 
@@ -239,7 +240,7 @@ func TestAFollowerWhoseDiskIsFullRefusesReadsInTime(t *testing.T) {
 		}
 		return time.Since(began)
 	})
-	stores[1].fill(nil)
+	stores[1].Fill(nil)
 	mustHold(t, mustReadHere(t, follower), "before", "after")
 }
 
@@ -262,13 +263,13 @@ func TestALeaderWhoseDirectoryIsGoneReportsWritesAsNotDone(t *testing.T) {
 // Raft's goroutine that cuts the log waits for the disk. When it ends, it does not answer
 // the caller that asked for the snapshot.
 func TestAnInstanceWhoseLogCannotBeCutIsClosed(t *testing.T) {
-	store := newBadStore(t)
+	store := newFaultyStore(t)
 	lone := startCluster(t, 1, func(config *instanceConfig) {
 		config.open = func(string, *slog.Logger) (logstore.Store, error) { return store, nil }
 		config.backend, config.timing = "memory", keepNoLog
 	})[0]
 	register(t, lone, "before")
-	store.failAppends(syscall.EIO)
+	store.FailAppends(syscall.EIO)
 	lone.growth.bytes.Add(minGrowth)
 	lone.growth.signalIfDue()
 	lone.eventually(t, "waiting for the disk", func(s ports.LocalState) bool { return strings.Contains(s.DiskTrouble, "remove log entries") })

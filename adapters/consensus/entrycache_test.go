@@ -7,17 +7,19 @@ import (
 	"testing/synctest"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
 
 // countingReads counts the entries that are read from a store.
 type countingReads struct {
-	*badStore
+	*logstoretest.Faulty
 	read int
 }
 
 func (c *countingReads) GetLog(index uint64, log *raft.Log) error {
 	c.read++
-	return c.badStore.GetLog(index, log)
+	return c.Faulty.GetLog(index, log)
 }
 
 func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
@@ -78,7 +80,7 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := watchDisk(t)
-				counted := &countingReads{badStore: w.bad}
+				counted := &countingReads{Faulty: w.bad}
 				w.Store = counted
 				l := &entryCache{disk: w.disk}
 				for index := uint64(1); index <= 6; index++ {

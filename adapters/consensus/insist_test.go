@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -19,25 +20,25 @@ import (
 func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 	membership := []*raft.Log{{Index: 3, Term: 1, Type: raft.LogConfiguration}}
 	for name, test := range map[string]struct {
-		breaks func(*badStore)
+		breaks func(*logstoretest.Faulty)
 		write  func(*watchedDisk) error
 	}{
 		"entries, of which some may have been written": {
-			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
+			breaks: func(s *logstoretest.Faulty) { s.FailAppends(syscall.EIO) },
 			write:  func(w *watchedDisk) error { return w.StoreLogs(entry(3)) },
 		},
 		"a membership without room": {
-			breaks: func(s *badStore) { s.fill(&logstore.NoRoomError{Directory: "/d"}) },
+			breaks: func(s *logstoretest.Faulty) { s.Fill(&logstore.NoRoomError{Directory: "/d"}) },
 			write:  func(w *watchedDisk) error { return w.StoreLogs(membership) },
 		},
 		"entries without room, after the end of the log was removed": {
-			breaks: func(s *badStore) { s.fill(&logstore.NoRoomError{Directory: "/d"}) },
+			breaks: func(s *logstoretest.Faulty) { s.Fill(&logstore.NoRoomError{Directory: "/d"}) },
 			write: func(w *watchedDisk) error {
 				return errors.Join(w.DeleteRange(2, 2), w.StoreLogs(entry(2)))
 			},
 		},
 		"the removal of the end of the log": {
-			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
+			breaks: func(s *logstoretest.Faulty) { s.FailAppends(syscall.EIO) },
 			write:  func(w *watchedDisk) error { return w.DeleteRange(2, 2) },
 		},
 	} {
@@ -50,8 +51,8 @@ func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 				}
 				test.breaks(w.bad)
 				written := w.mustKeepTrying(t, test.write)
-				w.bad.fill(nil)
-				w.bad.failAppends(nil)
+				w.bad.Fill(nil)
+				w.bad.FailAppends(nil)
 				if err := <-written; err != nil {
 					t.Error(err)
 				}
@@ -73,17 +74,17 @@ func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 	noRoom := &logstore.NoRoomError{Directory: "/d"}
 	for name, test := range map[string]struct {
-		breaks func(*badStore)
+		breaks func(*logstoretest.Faulty)
 		write  func(*watchedDisk) error
 		err    error
 	}{
 		"entries without room, after the end of the log was replaced": {
-			breaks: func(s *badStore) { s.fill(noRoom) },
+			breaks: func(s *logstoretest.Faulty) { s.Fill(noRoom) },
 			write:  func(w *watchedDisk) error { return w.StoreLogs(entry(4)) },
 			err:    noRoom,
 		},
 		"the removal of the beginning of the log": {
-			breaks: func(s *badStore) { s.failAppends(syscall.EIO) },
+			breaks: func(s *logstoretest.Faulty) { s.FailAppends(syscall.EIO) },
 			write:  func(w *watchedDisk) error { return w.DeleteRange(1, 2) },
 			err:    syscall.EIO,
 		},
@@ -107,8 +108,8 @@ func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 				default:
 					t.Error("the write is retried, want it to fail at once")
 				}
-				w.bad.fill(nil)
-				w.bad.failAppends(nil)
+				w.bad.Fill(nil)
+				w.bad.FailAppends(nil)
 			})
 		})
 	}
@@ -120,12 +121,12 @@ func TestAFollowerRefusesAMembershipThatThereIsNoRoomFor(t *testing.T) {
 	w := watchDisk(t)
 	defer w.close(t)
 	w.config.leads = func() bool { return false }
-	w.bad.fill(&logstore.NoRoomError{Directory: "/d"})
+	w.bad.Fill(&logstore.NoRoomError{Directory: "/d"})
 	refused := w.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Type: raft.LogConfiguration}})
 	if !errors.As(refused, new(*logstore.NoRoomError)) {
 		t.Errorf("StoreLogs = %v, want a NoRoomError", refused)
 	}
-	w.bad.fill(nil)
+	w.bad.Fill(nil)
 }
 
 func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
@@ -133,7 +134,7 @@ func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
 	cluster, stores := badDisks(t, 3)
 	leader := cluster[0]
 	register(t, leader, "before")
-	stores[0].failAppends(syscall.EIO)
+	stores[0].FailAppends(syscall.EIO)
 	_, err := leader.Propose(within(t), domain.Register{Node: node(t, "waiting", "waiting:11211")})
 	if !errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, ports.ErrNoLeader) {
 		t.Errorf("error of the write = %v, want ErrOutcomeUnknown", err)
@@ -143,7 +144,7 @@ func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
 	if state, _ := leader.State(); state.Leading || !strings.Contains(strings.Join(state.Unready(""), "; "), syscall.EIO.Error()) {
 		t.Errorf("state = %+v, want not leading, and not ready because of EIO", state)
 	}
-	stores[0].failAppends(nil)
+	stores[0].FailAppends(nil)
 	mustFollow(t, leader, leaderOf(t, cluster[1:]))
 	mustHold(t, mustReadHere(t, leader), "before", "meanwhile")
 }
@@ -154,13 +155,13 @@ func TestAMembershipThatCouldNotBeStoredIsNotUsed(t *testing.T) {
 	cluster, stores := badDisks(t, 3)
 	leader, gone := cluster[0], cluster[2].config.ID
 	register(t, leader, "before")
-	stores[0].fill(&logstore.NoRoomError{Directory: "/d"})
+	stores[0].Fill(&logstore.NoRoomError{Directory: "/d"})
 	if err := leader.Remove(within(t), gone); !errors.Is(err, ports.ErrOutcomeUnknown) {
 		t.Errorf("Remove = %v, want ErrOutcomeUnknown", err)
 	}
 	next := leaderOf(t, cluster[1:])
 	register(t, next, "meanwhile")
-	stores[0].fill(nil)
+	stores[0].Fill(nil)
 	mustFollow(t, leader, leaderOf(t, cluster[1:]))
 	for _, i := range cluster {
 		i.eventually(t, "aware of all members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })

@@ -1,6 +1,6 @@
 // Package logstoretest tests the contract of logstore.Store. Every backend runs Run in
 // its own package. The suite treats all backends alike, and never looks behind the
-// interface.
+// interface. For the tests of those who use a store there is one that fails: Faulty.
 package logstoretest
 
 import (
