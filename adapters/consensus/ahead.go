@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // aheadLog lets a leader send its entries before they are on its own disk, so that the
@@ -25,9 +27,6 @@ import (
 // Safe for concurrent use, as raft.LogStore is.
 type aheadLog struct {
 	*entryCache
-	leads       func() bool
-	needsOthers func() bool   // committing takes acknowledgements of others
-	committed   func() uint64 // raft's commit index
 
 	mu       sync.RWMutex
 	pending  []*raft.Log   // contiguous entries that raft takes for stored and that are not yet
@@ -40,6 +39,15 @@ type aheadLog struct {
 // maxAppend is how many bytes of entries are appended at once, if it is more than one:
 // see logstore.Roomy.
 const maxAppend = 1 << 20
+
+// newAheadLog returns the log and the stable state that raft is given, on store. Its
+// Close closes store.
+func newAheadLog(store logstore.Store, config diskConfig) *aheadLog {
+	return &aheadLog{
+		entryCache: &entryCache{disk: newDisk(store, config)},
+		progress:   make(chan struct{}),
+	}
+}
 
 var errNotStored = errors.New("the disk of this instance has not stored the entry")
 
@@ -73,7 +81,7 @@ func (a *aheadLog) StoreLogs(entries []*raft.Log) error {
 // end of the log was removed, because raft must not go on while that is not replaced; nor
 // entries that do not follow the pending ones: an installed snapshot may leave a gap.
 func (a *aheadLog) mayRunAhead(entries []*raft.Log) bool {
-	if !a.leads() || !a.needsOthers() || a.disk.truncated.Load() {
+	if !a.config.leads() || !a.config.needsOthers() || a.disk.truncated.Load() {
 		return false
 	}
 	a.mu.RLock()
@@ -106,7 +114,20 @@ func (a *aheadLog) batch() []*raft.Log {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running = len(a.pending) > 0
-	return firstEntries(a.pending[:min(len(a.pending), maxBatch)], maxAppend)
+	return firstBytes(a.pending[:min(len(a.pending), a.config.maxBatch)], maxAppend)
+}
+
+// firstBytes returns the first entries that have at most that many bytes together, and at
+// least one entry.
+func firstBytes(entries []*raft.Log, bytes int) []*raft.Log {
+	sum := 0
+	for i, entry := range entries {
+		sum += len(entry.Data) + len(entry.Extensions)
+		if sum > bytes && i > 0 {
+			return entries[:i]
+		}
+	}
+	return entries
 }
 
 func (a *aheadLog) stored(count int) {
@@ -151,7 +172,7 @@ func (a *aheadLog) await(index uint64, done <-chan struct{}) bool {
 // settle waits until nothing is pending. A leader's raft can't be told of an error: if this
 // instance is closed first, settle ends raft's main goroutine (see disk.pauseOrExit).
 func (a *aheadLog) settle() error {
-	if !a.leads() {
+	if !a.config.leads() {
 		return a.follow(math.MaxUint64)
 	}
 	if !a.await(math.MaxUint64, nil) {
@@ -187,7 +208,7 @@ func (a *aheadLog) find(index uint64) *raft.Log {
 // the entry is stored: a follower that finds an entry acknowledges it.
 func (a *aheadLog) GetLog(index uint64, entry *raft.Log) error {
 	pending := a.find(index)
-	if pending != nil && (a.leads() || index <= a.committed()) {
+	if pending != nil && (a.config.leads() || index <= a.config.committed()) {
 		*entry = *pending
 		return nil
 	}

@@ -44,13 +44,9 @@ func leadingLog(t *testing.T) *testAheadLog {
 	t.Helper()
 	l := &testAheadLog{watched: watchDisk(t)}
 	l.watched.Store = recordingStore{l.watched.bad, l}
-	l.aheadLog = &aheadLog{
-		entryCache:  &entryCache{disk: l.watched.disk},
-		leads:       l.leads.Load,
-		needsOthers: l.others.Load,
-		committed:   l.commit.Load,
-		progress:    make(chan struct{}),
-	}
+	config := &l.watched.config
+	config.leads, config.needsOthers, config.committed = l.leads.Load, l.others.Load, l.commit.Load
+	l.aheadLog = &aheadLog{entryCache: &entryCache{disk: l.watched.disk}, progress: make(chan struct{})}
 	if err := l.StoreLogs([]*raft.Log{noop(1), noop(2)}); err != nil {
 		t.Fatal(err)
 	}

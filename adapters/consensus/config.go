@@ -36,6 +36,17 @@ type Timing struct {
 	TrailingLogs uint64
 }
 
+const (
+	// minHang is the least time after which an operation of the store counts as hanging:
+	// an fsync on a busy machine takes hundreds of milliseconds.
+	minHang = time.Second
+	// hangElections is that time in election timeouts, if that is longer than minHang.
+	hangElections = 5
+)
+
+// hangAfter is how long an operation of the store may take before it counts as hanging.
+func (t Timing) hangAfter() time.Duration { return max(minHang, hangElections*t.ElectionTimeout) }
+
 // Validate reports all faults at once.
 func (t Timing) Validate() error {
 	var faults []error

@@ -59,7 +59,10 @@ type disk struct {
 }
 
 type diskConfig struct {
+	// hangAfter is how long an operation may take before it counts as hanging.
 	hangAfter time.Duration
+	// maxBatch is how many entries one append holds at most.
+	maxBatch int
 	// ownAddress is the candidate that raft stores when this instance votes for itself.
 	ownAddress []byte
 	logger     *slog.Logger
@@ -67,6 +70,12 @@ type diskConfig struct {
 	checkPresent func() error
 	// leads reports whether this instance leads.
 	leads func() bool
+	// needsOthers reports whether committing takes acknowledgements of others.
+	needsOthers func() bool
+	// committed returns raft's commit index.
+	committed func() uint64
+	// verify returns an error if an entry that was read is not as it was written.
+	verify func(*raft.Log) error
 	// appended is told of entries that were stored.
 	appended func([]*raft.Log)
 	// stored is told how long storing entries took; it may be nil.
@@ -212,7 +221,7 @@ func (d *disk) DeleteRange(from, to uint64) error {
 // GetLog implements raft.LogStore. A disk that returns something else than was written can't
 // be relied on: the instance ends, and at its next start it sets aside what is damaged.
 func (d *disk) GetLog(index uint64, log *raft.Log) error {
-	err := d.timed("read a log entry", func() error { return getProven(d.Store, index, log) })
+	err := d.timed("read a log entry", func() error { return d.getProven(index, log) })
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, logstore.ErrClosed) || !d.raftStarted.Load() {
 		return err
 	}
@@ -220,6 +229,18 @@ func (d *disk) GetLog(index uint64, log *raft.Log) error {
 	d.config.fatal(fmt.Errorf("log entry %d can't be read: %w", index, err))
 	runtime.Goexit()
 	return err
+}
+
+// getProven reads an entry and verifies that it is as it was written: raft would send a
+// damaged one to others.
+func (d *disk) getProven(index uint64, entry *raft.Log) error {
+	if err := d.Store.GetLog(index, entry); err != nil {
+		return err
+	}
+	if entry.Index != index {
+		return fmt.Errorf("it says that it is entry %d", entry.Index)
+	}
+	return d.config.verify(entry)
 }
 
 // Set implements raft.StableStore.

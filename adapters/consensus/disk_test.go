@@ -40,8 +40,10 @@ func watchDisk(t *testing.T) *watchedDisk {
 	w := &watchedDisk{bad: newFaultyStore(t), said: &bytes.Buffer{}}
 	w.disk = newDisk(w.bad, diskConfig{
 		hangAfter:    testHang,
+		maxBatch:     256,
 		ownAddress:   []byte("self:1"),
 		leads:        func() bool { return true },
+		verify:       func(*raft.Log) error { return nil },
 		checkPresent: func() error { return nil },
 		logger:       slog.New(slog.NewTextHandler(w.said, nil)),
 		appended:     func([]*raft.Log) {},

@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -10,22 +9,11 @@ import (
 )
 
 const (
-	// minHang is the least time after which an operation of the store counts as hanging:
-	// an fsync on a busy machine takes hundreds of milliseconds.
-	minHang = time.Second
-	// hangElections is that time in election timeouts, if that is longer than minHang.
-	hangElections = 5
 	// diskRetryPause is the time between two attempts to write after a failure.
 	diskRetryPause = 200 * time.Millisecond
 	// directoryCheckInterval is how often an idle instance checks that its directory exists.
 	directoryCheckInterval = time.Second
 )
-
-// errDiskStalled ends the wait for an entry while the disk is stalled.
-var errDiskStalled = errors.New("the disk of this instance does not answer")
-
-// hangAfter is how long an operation of the store may take before it counts as hanging.
-func (t Timing) hangAfter() time.Duration { return max(minHang, hangElections*t.ElectionTimeout) }
 
 // trouble is what is wrong with the disk.
 type trouble struct {
@@ -200,7 +188,7 @@ func (d *disk) checkWritable() error {
 // watchDirectory checks that the directory exists, also while nothing is written, until
 // this instance is being closed.
 func (d *disk) watchDirectory() {
-	for sleep(d.running, directoryCheckInterval) {
+	for d.sleep(directoryCheckInterval) {
 		if err := d.config.checkPresent(); err != nil {
 			d.reportFailure("find its directory", err)
 		}
@@ -209,7 +197,17 @@ func (d *disk) watchDirectory() {
 
 // pauseBeforeRetry returns false when this instance is being closed.
 func (d *disk) pauseBeforeRetry() bool {
-	return sleep(d.running, diskRetryPause) && d.running.Err() == nil
+	return d.sleep(diskRetryPause) && d.running.Err() == nil
+}
+
+// sleep waits for pause; it returns false if this instance is being closed first.
+func (d *disk) sleep(pause time.Duration) bool {
+	select {
+	case <-time.After(pause):
+		return true
+	case <-d.running.Done():
+		return false
+	}
 }
 
 // pauseOrExit pauses before another attempt. When this instance is being closed, it ends the

@@ -401,17 +401,18 @@ func TestADamagedEntryIsNotGiven(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	log := newAheadLog(store, diskConfig{hangAfter: patience, verify: verifyEntry})
 	var entry raft.Log
 	for index := uint64(1); index <= 2; index++ {
-		if err := getProven(store, index, &entry); err != nil {
-			t.Errorf("getProven(%d) = %v, want success", index, err)
+		if err := log.GetLog(index, &entry); err != nil {
+			t.Errorf("GetLog(%d) = %v, want success", index, err)
 		}
 	}
-	if err := getProven(store, 4, &entry); err != raft.ErrLogNotFound {
-		t.Errorf("getProven of a missing entry = %v, want ErrLogNotFound", err)
+	if err := log.GetLog(4, &entry); err != raft.ErrLogNotFound {
+		t.Errorf("GetLog of a missing entry = %v, want ErrLogNotFound", err)
 	}
-	if err := getProven(store, 3, &entry); !errors.Is(err, errChecksum) {
-		t.Errorf("getProven of a damaged entry = %v, want errChecksum", err)
+	if err := log.GetLog(3, &entry); !errors.Is(err, errChecksum) {
+		t.Errorf("GetLog of a damaged entry = %v, want errChecksum", err)
 	}
 }
 

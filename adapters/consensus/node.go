@@ -61,8 +61,7 @@ type Node struct {
 
 	directory   *logstore.Directory
 	store       logstore.Store
-	disk        *disk              // watches over store
-	ahead       *aheadLog          // disk, and a leader's entries that are not stored yet
+	disk        *aheadLog          // store, as raft is given it
 	logs        *baseLog           // the log as raft sees it
 	preloaded   *preloadedSnapshot // the latest snapshot, read before raft starts
 	unusable    []string           // snapshots that raft must not see
@@ -241,27 +240,24 @@ func (n *Node) start(address string) (err error) {
 
 // buildLog builds the layers between raft and the log store.
 func (n *Node) buildLog(address string, retention *retention, raising *sharedLock) {
-	n.disk = newDisk(n.store, diskConfig{
+	n.disk = newAheadLog(n.store, diskConfig{
 		hangAfter:    n.config.Timing.hangAfter(),
 		ownAddress:   []byte(address),
 		logger:       n.config.Logger,
 		checkPresent: n.directory.Present,
+		maxBatch:     maxBatch,
 		leads:        n.isLeader,
+		needsOthers:  n.needsOthers,
+		committed:    n.commitIndex,
+		verify:       verifyEntry,
 		appended:     n.growth.appended,
 		stored:       n.config.Observer.Stored,
 		changed:      n.postTrouble,
 		fatal:        n.halt,
 		raising:      raising,
 	})
-	n.ahead = &aheadLog{
-		entryCache:  &entryCache{disk: n.disk},
-		leads:       n.isLeader,
-		needsOthers: n.needsOthers,
-		committed:   n.commitIndex,
-		progress:    make(chan struct{}),
-	}
-	retaining := retainingLog{LogStore: n.ahead, retention: retention, leads: n.leads, affordable: n.growth.affordableTrailing}
-	n.logs = &baseLog{LogStore: retaining, stored: n.ahead, applied: n.appliedIndex}
+	retaining := retainingLog{LogStore: n.disk, retention: retention, leads: n.leads, affordable: n.growth.affordableTrailing}
+	n.logs = &baseLog{LogStore: retaining, stored: n.disk, applied: n.appliedIndex}
 }
 
 // buildSnapshots builds the layers between raft and the snapshot store. buildLog comes first.
@@ -286,7 +282,7 @@ func (n *Node) buildTransport(address string, logger hclog.Logger, retention *re
 		term:         func() uint64 { return n.state.read().Term },
 		acknowledged: n.announced.acknowledged,
 		retention:    retention,
-		log:          n.ahead,
+		log:          n.disk,
 		replicatesTo: n.replicatesTo,
 		transferring: func() uint64 {
 			term := n.currentTerm()
@@ -380,8 +376,8 @@ func (n *Node) close(ctx context.Context) error {
 	n.asking.end()
 	n.watching.Wait()
 	switch {
-	case n.ahead != nil:
-		faults = append(faults, n.ahead.Close())
+	case n.disk != nil:
+		faults = append(faults, n.disk.Close())
 	case n.store != nil:
 		faults = append(faults, n.store.Close())
 	}

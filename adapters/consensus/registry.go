@@ -22,6 +22,9 @@ const (
 	answerTimeout = 600 * time.Millisecond
 )
 
+// errDiskStalled ends the wait for an entry while the disk is stalled.
+var errDiskStalled = errors.New("the disk of this instance does not answer")
+
 // Propose implements ports.Registry.
 func (n *Node) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change, error) {
 	if err := n.refusal(ctx); err != nil {
