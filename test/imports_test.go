@@ -31,7 +31,8 @@ var mayImport = []struct {
 	{"adapters/logstore/logstoretest", []string{"adapters/logstore"}},
 	{"adapters/logstore/*", []string{"adapters/logstore"}},
 	{"adapters/peerapi", []string{"domain", "ports", "adapters/demux", "adapters/preface"}},
-	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore"}},
+	{"adapters/consensus/disk", []string{"adapters/logstore"}},
+	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore", "adapters/consensus/disk"}},
 	{"adapters/httpapi", []string{"domain", "ports"}},
 	{"cmd/nodesmetadata/config", []string{"domain", "adapters/consensus"}},
 	{"cmd/nodesmetadata/offline", []string{"domain", "adapters/consensus", "adapters/logstore", "cmd/nodesmetadata/config"}},
@@ -47,7 +48,7 @@ var homes = []struct {
 	in []string
 }{
 	{"github.com/go-chi/chi", []string{"adapters/httpapi", "adapters/peerapi"}},
-	{"github.com/hashicorp/raft", []string{"adapters/consensus", "adapters/logstore", "adapters/logstore/*", "test", "test/*"}},
+	{"github.com/hashicorp/raft", []string{"adapters/consensus", "adapters/consensus/disk", "adapters/logstore", "adapters/logstore/*", "test", "test/*"}},
 	{"go.uber.org/fx", []string{"cmd/nodesmetadata/daemon"}},
 	{"go.uber.org/dig", nil},
 }
@@ -188,6 +189,8 @@ func TestTheImportRulesCatchWhatTheyForbid(t *testing.T) {
 		"the verbs import no backend":                {from: "cmd/nodesmetadata/offline", imports: module + "/adapters/logstore/bolt"},
 		"the verbs leave raft to consensus":          {from: "cmd/nodesmetadata/offline", imports: "github.com/hashicorp/raft"},
 		"raft is at home in consensus":               {from: "adapters/consensus", imports: "github.com/hashicorp/raft", fine: true},
+		"raft's disk knows no cache node":            {from: "adapters/consensus/disk", imports: module + "/domain"},
+		"raft's disk knows no raft cluster":          {from: "adapters/consensus/disk", imports: module + "/adapters/consensus"},
 		"fx stays in the daemon":                     {from: "cmd/nodesmetadata", imports: "go.uber.org/fx"},
 		"packages of fx stay in the daemon, too":     {from: "app", imports: "go.uber.org/fx/fxevent"},
 		"the daemon imports every package":           {from: "cmd/nodesmetadata/daemon", imports: module + "/adapters/httpapi", fine: true},

@@ -4,68 +4,55 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
-	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
 
-// testAheadLog is an aheadLog whose instance leads until a test says otherwise, with the
-// first two entries on its disk.
-type testAheadLog struct {
-	*aheadLog
-	watched       *watchedDisk
-	leads, others atomic.Bool
-	commit        atomic.Uint64
-	appends       [][]*raft.Log // one slice for each append to the disk
+// async runs do in a goroutine and returns the channel with its result.
+func async[T any](do func() T) <-chan T {
+	ended := make(chan T, 1)
+	go func() { ended <- do() }()
+	return ended
 }
 
-// recordingStore records the entries of each append.
-type recordingStore struct {
-	*logstoretest.Faulty
-	l *testAheadLog
+func noop(index uint64) *raft.Log {
+	return &raft.Log{Index: index, Term: 1, Type: raft.LogNoop}
 }
 
-func (r recordingStore) StoreLogs(entries []*raft.Log) error {
-	err := r.Faulty.StoreLogs(entries)
-	if err == nil {
-		r.l.appends = append(r.l.appends, slices.Clone(entries))
-	}
-	return err
-}
-
-func leadingLog(t *testing.T) *testAheadLog {
+// leadingLog returns the log of a leader that needs others to commit, on a store with the
+// first two entries.
+func leadingLog(t *testing.T) (*disk.Store, *logstoretest.Faulty) {
 	t.Helper()
-	l := &testAheadLog{watched: watchDisk(t)}
-	l.watched.Store = recordingStore{l.watched.bad, l}
-	config := &l.watched.config
-	config.leads, config.needsOthers, config.committed = l.leads.Load, l.others.Load, l.commit.Load
-	l.aheadLog = &aheadLog{entryCache: &entryCache{disk: l.watched.disk}, progress: make(chan struct{})}
-	if err := l.StoreLogs([]*raft.Log{noop(1), noop(2)}); err != nil {
+	store := newFaultyStore(t)
+	if err := store.StoreLogs([]*raft.Log{noop(1), noop(2)}); err != nil {
 		t.Fatal(err)
 	}
-	l.leads.Store(true)
-	l.others.Store(true)
-	return l
+	log := disk.New(store, disk.Config{
+		HangAfter:    time.Second,
+		MaxBatch:     maxBatch,
+		Logger:       slog.New(slog.DiscardHandler),
+		CheckPresent: func() error { return nil },
+		Verify:       verifyEntry,
+		Leads:        func() bool { return true },
+		NeedsOthers:  func() bool { return true },
+		Appended:     func([]*raft.Log) {},
+		Changed:      func() {},
+	})
+	log.RaftStarted()
+	return log, store
 }
 
-func (l *testAheadLog) close(t *testing.T) {
+// mustAppendAtOnce stores an entry in a bubble, and fails the test if that waits for the disk.
+func mustAppendAtOnce(t *testing.T, log *disk.Store, index uint64) {
 	t.Helper()
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
-// mustAppendAtOnce stores entries, and fails the test if that waits for the disk.
-func (l *testAheadLog) mustAppendAtOnce(t *testing.T, entries ...*raft.Log) {
-	t.Helper()
-	ended := async(func() error { return l.StoreLogs(entries) })
+	ended := async(func() error { return log.StoreLog(noop(index)) })
 	synctest.Wait()
 	select {
 	case err := <-ended:
@@ -75,314 +62,6 @@ func (l *testAheadLog) mustAppendAtOnce(t *testing.T, entries ...*raft.Log) {
 	default:
 		t.Fatal("the append waits for the disk")
 	}
-}
-
-func (l *testAheadLog) onDisk(t *testing.T, index uint64) bool {
-	t.Helper()
-	last, err := l.watched.bad.LastIndex()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return last >= index
-}
-
-func noop(index uint64) *raft.Log {
-	return &raft.Log{Index: index, Term: 1, Type: raft.LogNoop}
-}
-
-// async runs do in a goroutine and returns the channel with its result.
-func async[T any](do func() T) <-chan T {
-	ended := make(chan T, 1)
-	go func() { ended <- do() }()
-	return ended
-}
-
-func TestALeaderIsAheadOfItsDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := leadingLog(t)
-		defer l.close(t)
-		release := l.watched.bad.Hang()
-		l.mustAppendAtOnce(t, noop(3))
-		l.mustAppendAtOnce(t, noop(4), noop(5))
-		for index := uint64(1); index <= 5; index++ {
-			var entry raft.Log
-			if err := l.GetLog(index, &entry); err != nil || entry.Index != index {
-				t.Errorf("GetLog(%d) = %v, %v, want that entry", index, &entry, err)
-			}
-		}
-		if last, err := l.LastIndex(); last != 5 || err != nil {
-			t.Errorf("LastIndex = %d, %v, want the index of the latest entry", last, err)
-		}
-		if !l.await(2, nil) {
-			t.Error("await(2) = false, want true: entry 2 is stored")
-		}
-		given := make(chan struct{})
-		third, fifth := async(func() bool { return l.await(3, nil) }), async(func() bool { return l.await(5, given) })
-		synctest.Wait()
-		if len(third)+len(fifth) > 0 || l.onDisk(t, 3) {
-			t.Error("an entry that is not stored is reported as stored")
-		}
-		close(given)
-		if <-fifth {
-			t.Error("await(5) = true for a caller that gave up, want false")
-		}
-		release()
-		if !<-third || !l.await(5, nil) || !l.onDisk(t, 5) {
-			t.Error("entries 3 to 5 are not stored although the disk answers again")
-		}
-		// The entries that came while the disk was busy are written with one append.
-		if sizes := batchSizes(l.appends); !slices.Equal(sizes, []int{2, 1, 2}) {
-			t.Errorf("entries in each append = %d, want 2, 1 and 2", sizes)
-		}
-		l.mustAppendAtOnce(t, noop(6))
-		if !l.await(6, nil) || !l.onDisk(t, 6) {
-			t.Error("entry 6 is not stored")
-		}
-	})
-}
-
-func batchSizes(batches [][]*raft.Log) (sizes []int) {
-	for _, batch := range batches {
-		sizes = append(sizes, len(batch))
-	}
-	return sizes
-}
-
-func TestOperationsThatWaitForTheDisk(t *testing.T) {
-	storesNext := func(kind raft.LogType) func(*testAheadLog) error {
-		return func(l *testAheadLog) error {
-			return l.StoreLogs([]*raft.Log{{Index: 4, Term: 1, Type: kind}})
-		}
-	}
-	deposed := func(l *testAheadLog) { l.leads.Store(false) }
-	tests := map[string]struct {
-		before func(*testAheadLog)
-		do     func(*testAheadLog) error
-	}{
-		"a follower that is sent the next entry": {before: deposed, do: storesNext(raft.LogNoop)},
-		"a follower that is asked for an entry": {
-			before: deposed,
-			do:     func(l *testAheadLog) error { return l.GetLog(3, &raft.Log{}) },
-		},
-		"a follower that removes the end of its log": {
-			before: deposed,
-			do:     func(l *testAheadLog) error { return l.DeleteRange(3, 3) },
-		},
-		"a follower that removes its whole log": {
-			before: deposed,
-			do:     func(l *testAheadLog) error { return l.DeleteRange(1, 10) },
-		},
-		"a leader that is a majority by itself": {before: func(l *testAheadLog) { l.others.Store(false) }, do: storesNext(raft.LogNoop)},
-		"a leader that has installed a snapshot": {
-			before: func(*testAheadLog) {},
-			do:     func(l *testAheadLog) error { return l.StoreLogs([]*raft.Log{noop(9)}) },
-		},
-		"a leader that changes the membership":                 {before: func(*testAheadLog) {}, do: storesNext(raft.LogConfiguration)},
-		"a leader whose log lacks entries that raft counts on": {before: func(l *testAheadLog) { l.watched.truncated.Store(true) }, do: storesNext(raft.LogNoop)},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				l := leadingLog(t)
-				defer l.close(t)
-				release := l.watched.bad.Hang()
-				l.mustAppendAtOnce(t, noop(3))
-				test.before(l)
-				ended := async(func() error { return test.do(l) })
-				synctest.Wait()
-				if len(ended) > 0 {
-					t.Error("the call did not wait for the disk")
-				}
-				if err := l.DeleteRange(1, 1); err != nil { // the removal of stored entries does not wait
-					t.Error(err)
-				}
-				release()
-				if err := <-ended; err != nil {
-					t.Error(err)
-				}
-			})
-		})
-	}
-}
-
-// Raft panics if it can't read a committed entry.
-func TestCommittedEntriesDoNotWaitForTheLeadersDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := leadingLog(t)
-		defer l.close(t)
-		release := l.watched.bad.Hang()
-		defer release()
-		l.mustAppendAtOnce(t, noop(3), noop(4))
-		l.leads.Store(false)
-		l.commit.Store(3)
-		var entry raft.Log
-		if err := l.GetLog(3, &entry); err != nil || entry.Index != 3 {
-			t.Errorf("GetLog(3) = %v, %v, want entry 3", &entry, err)
-		}
-		next := async(func() error { return l.GetLog(4, &raft.Log{}) })
-		synctest.Wait()
-		if len(next) > 0 {
-			t.Error("GetLog(4) returned before the disk answered, want it to wait: entry 4 is not committed")
-		}
-		release()
-		if err := <-next; err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// As long as raft can still be told of an error, a write is refused, so that its outcome is
-// certain.
-func TestALeaderIsNotAheadOfADiskInTrouble(t *testing.T) {
-	full := &logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2}
-	synctest.Test(t, func(t *testing.T) {
-		l := leadingLog(t)
-		defer l.close(t)
-		l.watched.bad.Fill(full)
-		if err := l.StoreLogs([]*raft.Log{noop(3)}); err != full {
-			t.Errorf("StoreLogs on a full disk = %v, want the refusal of the disk", err)
-		}
-		if l.watched.fault() == nil {
-			t.Error("fault = nil, want trouble with the disk")
-		}
-		l.watched.bad.Fill(nil)
-		advanceTime(2 * diskRetryPause)
-
-		release := l.watched.bad.Hang()
-		l.mustAppendAtOnce(t, noop(3))
-		advanceTime(2 * testHang)
-		if err := l.StoreLogs([]*raft.Log{noop(4)}); err == nil || err != l.watched.fault() {
-			t.Errorf("StoreLogs on a disk that hangs = %v, want the fault of the disk", err)
-		}
-		release()
-		if !l.await(3, nil) {
-			t.Error("entry 3, which came before the trouble, is not stored")
-		}
-		if last, err := l.LastIndex(); last != 3 || err != nil {
-			t.Errorf("LastIndex = %d, %v, want the index of the latest entry", last, err)
-		}
-	})
-}
-
-// pendingLog returns a log with pending entries: raft was told that they are stored, but the
-// disk has no room for them, though it has for the term.
-func pendingLog(t *testing.T) *testAheadLog {
-	t.Helper()
-	l := leadingLog(t)
-	release := l.watched.bad.Hang()
-	l.mustAppendAtOnce(t, noop(3))
-	l.mustAppendAtOnce(t, noop(4))
-	l.mustAppendAtOnce(t, noop(5))
-	l.watched.bad.FailAppends(&logstore.NoRoomError{Directory: "/d", Free: 1, Needed: 2})
-	release()
-	advanceTime(time.Minute)
-	if l.watched.fault() == nil || l.onDisk(t, 4) {
-		t.Error("fault = nil, or entry 4 is stored, want trouble and no entry")
-	}
-	select {
-	case <-l.watched.whileStalled():
-	default:
-		t.Error("a caller that waits for an entry is not told that its outcome is unknown")
-	}
-	return l
-}
-
-func TestAPendingEntryIsTriedUntilThereIsRoom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := pendingLog(t)
-		defer l.close(t)
-		waiting := async(func() bool { return l.await(5, nil) })
-		changing := async(func() error { return l.StoreLogs([]*raft.Log{{Index: 6, Term: 1, Type: raft.LogConfiguration}}) })
-		synctest.Wait()
-		if len(changing) > 0 {
-			t.Error("a membership was accepted before it was stored: raft would use one that is not in the log")
-		}
-		l.watched.bad.FailAppends(nil)
-		if !<-waiting || !l.onDisk(t, 5) {
-			t.Error("entry 5 is not stored")
-		}
-		if err := <-changing; err != nil {
-			t.Error(err)
-		}
-		advanceTime(2 * diskRetryPause)
-		if fault := l.watched.fault(); fault != nil {
-			t.Errorf("fault after the entry was stored = %v, want none", fault)
-		}
-	})
-}
-
-// A follower that waited could neither make room nor vote.
-func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := pendingLog(t)
-		defer l.close(t)
-		l.leads.Store(false)
-		for name, err := range map[string]error{
-			"append":  l.StoreLogs([]*raft.Log{noop(6)}),
-			"look up": l.GetLog(5, &raft.Log{}),
-			"remove":  l.DeleteRange(5, 5),
-		} {
-			if err == nil || !strings.Contains(err.Error(), "/d has 0 kB free") {
-				t.Errorf("%s: error = %v, want that /d has 0 kB free", name, err)
-			}
-		}
-		if err := l.GetLog(2, &raft.Log{}); err != nil {
-			t.Errorf("GetLog of a stored entry = %v, want success", err)
-		}
-		l.watched.bad.FailAppends(nil)
-		advanceTime(2 * diskRetryPause)
-		if err := l.StoreLogs([]*raft.Log{noop(6)}); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-func TestPendingEntriesAreLostWhenTheInstanceIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := pendingLog(t)
-		waiting := async(func() bool { return l.await(5, nil) })
-		appended, ended := false, make(chan struct{})
-		go func() { // stands for raft's main goroutine, which can't be told of an error
-			defer close(ended)
-			_ = l.StoreLogs([]*raft.Log{{Index: 6, Term: 1, Type: raft.LogConfiguration}})
-			appended = true
-		}()
-		l.close(t)
-		if <-ended; appended || <-waiting {
-			t.Error("a lost entry is reported as stored")
-		}
-		l.leads.Store(false)
-		if err := l.GetLog(5, &raft.Log{}); err == nil {
-			t.Error("GetLog of a lost entry = nil, want an error")
-		}
-	})
-}
-
-// Room promises space for one append of raft's usual size only.
-func TestPendingEntriesAreAppendedInParts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := leadingLog(t)
-		defer l.close(t)
-		release := l.watched.bad.Hang()
-		l.mustAppendAtOnce(t, noop(3))
-		for index := uint64(4); index < 4+maxBatch+10; index++ {
-			l.mustAppendAtOnce(t, noop(index))
-		}
-		last := uint64(4 + maxBatch + 10)
-		for range 3 {
-			entry := noop(last)
-			entry.Data = make([]byte, maxAppend/2)
-			l.mustAppendAtOnce(t, entry)
-			last++
-		}
-		release()
-		if !l.await(last-1, nil) {
-			t.Error("the pending entries are not stored")
-		}
-		if sizes := batchSizes(l.appends); !slices.Equal(sizes, []int{2, 1, maxBatch, 12, 1}) {
-			t.Errorf("entries in each append = %d, want 2, 1, %d, 12 and 1", sizes, maxBatch)
-		}
-	})
 }
 
 // accepting is a transport to a follower that accepts everything.
@@ -395,8 +74,12 @@ func (accepting) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, request *r
 
 func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := leadingLog(t)
-		defer l.close(t)
+		log, store := leadingLog(t)
+		defer func() {
+			if err := log.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
 		var taken []uint64
 		w := newInterceptor(accepting{&incoming{rpcs: make(chan raft.RPC)}}, interceptorConfig{
 			evidence: newEvidence(),
@@ -406,13 +89,13 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 					taken = append(taken, request.Entries[n-1].Index)
 				}
 			},
-			log: l.aheadLog,
+			log: log,
 		})
 		send := func(entries ...*raft.Log) error {
 			return w.AppendEntries("2", "b:1", &raft.AppendEntriesRequest{Term: 1, Entries: entries}, &raft.AppendEntriesResponse{})
 		}
-		release := l.watched.bad.Hang()
-		l.mustAppendAtOnce(t, noop(3))
+		release := store.Hang()
+		mustAppendAtOnce(t, log, 3)
 		if err := errors.Join(send(), send(noop(1), noop(2))); err != nil {
 			t.Errorf("heartbeat and entries that are stored already = %v, want an answer at once", err)
 		}
@@ -433,9 +116,9 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 			t.Error(err)
 		}
 
-		release = l.watched.bad.Hang()
+		release = store.Hang()
 		defer release()
-		l.mustAppendAtOnce(t, noop(4))
+		mustAppendAtOnce(t, log, 4)
 		sent = async(func() error { return send(noop(4)) })
 		if err := w.Close(); err != nil {
 			t.Error(err)

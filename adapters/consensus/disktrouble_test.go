@@ -14,9 +14,20 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
+
+// newFaultyStore returns an empty store without a fault.
+func newFaultyStore(tb testing.TB) *logstoretest.Faulty {
+	tb.Helper()
+	inner, err := memory.Open("", nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &logstoretest.Faulty{Store: inner}
+}
 
 // badDisks starts a cluster of the given size, and returns the store of each instance with
 // it.
@@ -173,6 +184,45 @@ func TestALeaderWhoseDiskIsFullIsReplaced(t *testing.T) {
 	mustFollow(t, leader, next)
 	view := mustReadHere(t, leader)
 	mustHold(t, view, "before", "meanwhile")
+}
+
+func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
+	t.Parallel()
+	cluster, stores := badDisks(t, 3)
+	leader := cluster[0]
+	register(t, leader, "before")
+	stores[0].FailAppends(syscall.EIO)
+	_, err := leader.Propose(within(t), domain.Register{Node: node(t, "waiting", "waiting:11211")})
+	if !errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, ports.ErrNoLeader) {
+		t.Errorf("error of the write = %v, want ErrOutcomeUnknown", err)
+	}
+	next := leaderOf(t, cluster[1:])
+	register(t, next, "meanwhile")
+	if state, _ := leader.State(); state.Leading || !strings.Contains(strings.Join(state.Unready(""), "; "), syscall.EIO.Error()) {
+		t.Errorf("state = %+v, want not leading, and not ready because of EIO", state)
+	}
+	stores[0].FailAppends(nil)
+	mustFollow(t, leader, leaderOf(t, cluster[1:]))
+	mustHold(t, mustReadHere(t, leader), "before", "meanwhile")
+}
+
+// Raft uses its latest membership even if it could not store it.
+func TestAMembershipThatCouldNotBeStoredIsNotUsed(t *testing.T) {
+	t.Parallel()
+	cluster, stores := badDisks(t, 3)
+	leader, gone := cluster[0], cluster[2].config.ID
+	register(t, leader, "before")
+	stores[0].Fill(&logstore.NoRoomError{Directory: "/d"})
+	if err := leader.Remove(within(t), gone); !errors.Is(err, ports.ErrOutcomeUnknown) {
+		t.Errorf("Remove = %v, want ErrOutcomeUnknown", err)
+	}
+	next := leaderOf(t, cluster[1:])
+	register(t, next, "meanwhile")
+	stores[0].Fill(nil)
+	mustFollow(t, leader, leaderOf(t, cluster[1:]))
+	for _, i := range cluster {
+		i.eventually(t, "aware of all members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })
+	}
 }
 
 // Raft panics if it can't store its term, or if a write of the vote fails.

@@ -29,13 +29,12 @@
 //
 //	baseLog       finds the entry that the latest snapshot ends with, even after it was removed
 //	retainingLog  keeps the entries behind a snapshot that is being sent
-//	aheadLog      lets a leader send entries that are not on its own disk yet
-//	entryCache    caches the latest entries
-//	disk          notices when the disk hangs or refuses, and tries again
+//	disk.Store    notices when the disk hangs or refuses, and tries again; caches the latest
+//	              entries; lets a leader send entries that are not on its own disk yet
 //	logstore.Store
 //
-// Term and vote go to the same disk through voteGuard, which refuses the vote of an instance
-// in quarantine. Snapshots go to a snapshotStore, or to memorySnapshots, through
+// Term and vote go to the same disk.Store through voteGuard, which refuses the vote of an
+// instance in quarantine. Snapshots go to a snapshotStore, or to memorySnapshots, through
 // sizeRecorder, which tells logGrowth their size, baseRecorder, which tells baseLog their
 // last entry, and metaAttacher, which tells machine their membership.
 //

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -23,7 +24,7 @@ const maxPending = 64 << 20
 // maxShared is how many bytes of writes go into one entry that several writes share. At this
 // size the cost of the entry itself hardly counts, and it is still cached, although it may
 // be a byte or two longer than its writes.
-const maxShared = maxCachedEntry - 2
+const maxShared = disk.MaxCachedEntry - 2
 
 // groupPatience is how long writes wait at most for the group before them. It is longer than
 // a commit takes among machines that are near each other, and short compared with one

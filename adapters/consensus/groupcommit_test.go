@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -372,7 +373,7 @@ func TestWhichWritesShareAnEntry(t *testing.T) {
 							entries = append(entries, []byte(entry))
 						}
 						one := joinEntries(entries)
-						if len(one) > maxCachedEntry {
+						if len(one) > disk.MaxCachedEntry {
 							t.Errorf("entry has %d bytes, want few enough for the cache", len(one))
 						}
 						want = append(want, string(one))

@@ -197,8 +197,8 @@ func (n *Node) makeDueSnapshots() {
 }
 
 // makeSnapshot has raft make a snapshot. Raft 1.7.3 never answers if its snapshot goroutine
-// has ended, as happens when this instance is closed while its disk fails (see disk.pauseOrExit).
-// Close must not wait for that, so a goroutine of its own waits for raft.
+// has ended, as happens when this instance is closed while its disk fails (see StopRetrying of
+// disk.Store). Close must not wait for that, so a goroutine of its own waits for raft.
 func (n *Node) makeSnapshot() error {
 	made := make(chan error, 1)
 	go func() { made <- n.raft.Snapshot().Error() }()

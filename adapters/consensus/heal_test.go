@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -401,7 +402,7 @@ func TestADamagedEntryIsNotGiven(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	log := newAheadLog(store, diskConfig{hangAfter: patience, verify: verifyEntry})
+	log := disk.New(store, disk.Config{HangAfter: patience, Verify: verifyEntry})
 	var entry raft.Log
 	for index := uint64(1); index <= 2; index++ {
 		if err := log.GetLog(index, &entry); err != nil {

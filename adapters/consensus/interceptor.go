@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 )
 
 // transport is all that raft uses of a transport; some of it raft finds only by type
@@ -58,7 +60,7 @@ type interceptorConfig struct {
 	// retention keeps the log behind a snapshot that is being sent; optional.
 	retention *retention
 	// log is where entries may be sent before they are stored here; optional.
-	log *aheadLog
+	log *disk.Store
 	// replicatesTo says whether this instance leads term and still has to replicate to
 	// id; optional. Without it, raft learns at once of each failure to send.
 	replicatesTo func(id raft.ServerID, term uint64) bool
@@ -156,7 +158,7 @@ func (i *interceptor) awaitReturn(id raft.ServerID, term uint64) {
 // returns false if done is closed first, or if they never will be.
 func (i *interceptor) awaitStored(request *raft.AppendEntriesRequest, done <-chan struct{}) bool {
 	n := len(request.Entries)
-	return n == 0 || i.config.log == nil || i.config.log.await(request.Entries[n-1].Index, done)
+	return n == 0 || i.config.log == nil || i.config.log.Await(request.Entries[n-1].Index, done)
 }
 
 // DecodePeer implements raft.Transport.

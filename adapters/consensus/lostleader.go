@@ -132,7 +132,7 @@ var errOtherEnd = errors.New("the end of this instance's log is not of the log t
 // log ends with old entries that an installed snapshot has left there, raft 1.7.3 asks for
 // votes with the last of these entries instead of the snapshot's: see baseLog.
 func (n *Node) unelectable() error {
-	if err := n.disk.fault(); err != nil {
+	if err := n.disk.Fault(); err != nil {
 		return err
 	}
 	running := n.started.Load()

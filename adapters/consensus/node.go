@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -61,7 +62,7 @@ type Node struct {
 
 	directory   *logstore.Directory
 	store       logstore.Store
-	disk        *aheadLog          // store, as raft is given it
+	disk        *disk.Store        // store, as raft is given it
 	logs        *baseLog           // the log as raft sees it
 	preloaded   *preloadedSnapshot // the latest snapshot, read before raft starts
 	unusable    []string           // snapshots that raft must not see
@@ -191,7 +192,7 @@ func (n *Node) Open(ctx context.Context) error {
 		n.watching.Go(n.leaveQuarantine)
 	}
 	n.watching.Go(n.makeDueSnapshots)
-	n.watching.Go(n.disk.watchDirectory)
+	n.watching.Go(n.disk.WatchDirectory)
 	return nil
 }
 
@@ -233,28 +234,28 @@ func (n *Node) start(address string) (err error) {
 	if err != nil {
 		return err
 	}
-	n.disk.raftStarted.Store(true)
+	n.disk.RaftStarted()
 	n.started.Store(n.raft)
 	return n.electLoneVoter()
 }
 
 // buildLog builds the layers between raft and the log store.
 func (n *Node) buildLog(address string, retention *retention, raising *sharedLock) {
-	n.disk = newAheadLog(n.store, diskConfig{
-		hangAfter:    n.config.Timing.hangAfter(),
-		ownAddress:   []byte(address),
-		logger:       n.config.Logger,
-		checkPresent: n.directory.Present,
-		maxBatch:     maxBatch,
-		leads:        n.isLeader,
-		needsOthers:  n.needsOthers,
-		committed:    n.commitIndex,
-		verify:       verifyEntry,
-		appended:     n.growth.appended,
-		stored:       n.config.Observer.Stored,
-		changed:      n.postTrouble,
-		fatal:        n.halt,
-		raising:      raising,
+	n.disk = disk.New(n.store, disk.Config{
+		HangAfter:    n.config.Timing.hangAfter(),
+		OwnAddress:   []byte(address),
+		Logger:       n.config.Logger,
+		CheckPresent: n.directory.Present,
+		MaxBatch:     maxBatch,
+		Leads:        n.isLeader,
+		NeedsOthers:  n.needsOthers,
+		Committed:    n.commitIndex,
+		Verify:       verifyEntry,
+		Appended:     n.growth.appended,
+		Stored:       n.config.Observer.Stored,
+		Changed:      n.postTrouble,
+		Fatal:        n.halt,
+		Raising:      raising,
 	})
 	retaining := retainingLog{LogStore: n.disk, retention: retention, leads: n.leads, affordable: n.growth.affordableTrailing}
 	n.logs = &baseLog{LogStore: retaining, stored: n.disk, applied: n.appliedIndex}
@@ -277,7 +278,7 @@ func (n *Node) buildTransport(address string, logger hclog.Logger, retention *re
 	if n.hooks.transport != nil {
 		network = n.hooks.transport(network)
 	}
-	n.interceptor = newInterceptor(mutedTransport{network, n.disk.fault}, interceptorConfig{
+	n.interceptor = newInterceptor(mutedTransport{network, n.disk.Fault}, interceptorConfig{
 		evidence:     n.evidence,
 		term:         func() uint64 { return n.state.read().Term },
 		acknowledged: n.announced.acknowledged,
@@ -320,7 +321,7 @@ func (n *Node) openSnapshotStore() (raft.SnapshotStore, error) {
 func (n *Node) postTrouble() {
 	n.state.update(func(s *localState) {
 		s.DiskTrouble = ""
-		if fault := n.disk.fault(); fault != nil {
+		if fault := n.disk.Fault(); fault != nil {
 			s.DiskTrouble = fault.Error()
 		}
 	})
@@ -357,7 +358,7 @@ func (n *Node) close(ctx context.Context) error {
 	n.stop()
 	var faults []error
 	if n.disk != nil {
-		n.disk.stopRetrying()
+		n.disk.StopRetrying()
 	}
 	var stopped raft.Future
 	if n.raft != nil {

@@ -14,7 +14,7 @@ import (
 // more entries while this instance leads, and raft would never shut down.
 //
 // Raft learns that the peer has stored entries only once they are stored here, too: see
-// aheadLog.
+// disk.Store.
 //
 // Raft learns of a failure to send only once awaitReturn has returned. It logs the failure
 // with the peer's address, which it reads without the lock under which it changes it.

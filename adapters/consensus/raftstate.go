@@ -64,7 +64,7 @@ func (n *Node) lastEntry() (index, term uint64, known bool) {
 	if index == 0 {
 		return 0, 0, true
 	}
-	if pending := n.disk.find(index); pending != nil {
+	if pending := n.disk.Pending(index); pending != nil {
 		return index, pending.Term, true // without waiting for the disk
 	}
 	var last raft.Log

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -57,7 +58,7 @@ func (n *Node) apply(ctx context.Context, entry []byte) (outcome, error) {
 	select {
 	case <-w.done:
 		return w.outcome, w.err
-	case <-n.disk.whileStalled():
+	case <-n.disk.Stalled():
 		return outcome{}, portError(errDiskStalled)
 	case <-ctx.Done():
 		return outcome{}, portError(ctx.Err())
@@ -80,7 +81,7 @@ func (n *Node) refusal(ctx context.Context) error {
 // diskFault returns the answer of a leader whose disk is in trouble, and which does not know
 // yet who leads next; nil if there is no trouble.
 func (n *Node) diskFault() error {
-	if fault := n.disk.fault(); fault != nil {
+	if fault := n.disk.Fault(); fault != nil {
 		return fmt.Errorf("%w: %w", ports.ErrNoLeader, fault)
 	}
 	return nil
@@ -106,7 +107,7 @@ func (n *Node) wait(ctx context.Context, do func() error) error {
 	select {
 	case err := <-answer:
 		return err
-	case <-n.disk.whileStalled():
+	case <-n.disk.Stalled():
 		return errDiskStalled
 	case <-ctx.Done():
 		return ctx.Err()
@@ -125,7 +126,7 @@ func portError(err error) error {
 		return fmt.Errorf("%w: %w", ports.ErrNotLeader, err)
 	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return ports.ErrBusy
-	case errors.As(err, new(*logstore.NoRoomError)), errors.Is(err, logstore.ErrDirectoryGone), errors.As(err, new(*trouble)):
+	case errors.As(err, new(*logstore.NoRoomError)), errors.Is(err, logstore.ErrDirectoryGone), errors.As(err, new(*disk.Trouble)):
 		return fmt.Errorf("%w: %w", ports.ErrNoLeader, err)
 	}
 	return fmt.Errorf("%w: %w", ports.ErrOutcomeUnknown, err)
@@ -204,7 +205,7 @@ func (n *Node) readHere(ctx context.Context) (*localState, error) {
 
 // notCaughtUp returns why a read fails because this instance is too far behind.
 func (n *Node) notCaughtUp() error {
-	if trouble := n.disk.fault(); trouble != nil {
+	if trouble := n.disk.Fault(); trouble != nil {
 		return fmt.Errorf("%w: %w", ports.ErrNotCaughtUp, trouble)
 	}
 	return fmt.Errorf("%w: the entries that it lacks have not come within %v", ports.ErrNotCaughtUp, answerTimeout)

@@ -47,6 +47,6 @@ func (n *Node) Stats() Stats {
 		LogBytes:          logBytes,
 		SnapshotBytes:     snapshotBytes,
 		DiskTrouble:       state.DiskTrouble != "",
-		DiskTroublesTotal: n.disk.troubles.Load(),
+		DiskTroublesTotal: n.disk.Troubles(),
 	}
 }

@@ -1,4 +1,4 @@
-package consensus
+package disk
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ func (c *countingReads) GetLog(index uint64, log *raft.Log) error {
 }
 
 func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
-	long := bytes.Repeat([]byte("x"), maxCachedEntry+1)
+	long := bytes.Repeat([]byte("x"), MaxCachedEntry+1)
 	tests := map[string]struct {
 		do   func(t *testing.T, l *entryCache)
 		read []uint64 // indexes of the entries that are read from the store
@@ -81,8 +81,8 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := watchDisk(t)
 				counted := &countingReads{Faulty: w.bad}
-				w.Store = counted
-				l := &entryCache{disk: w.disk}
+				w.backend = counted
+				l := &entryCache{watch: w.watch}
 				for index := uint64(1); index <= 6; index++ {
 					entry := &raft.Log{Index: index, Term: 1, Data: []byte{byte(index)}}
 					if index == 4 {
@@ -101,8 +101,8 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 // storeFull stores 8 entries that fill the cache, beginning with index from.
 func storeFull(t *testing.T, l *entryCache, from uint64) {
 	t.Helper()
-	for n := range uint64(cachedBytes / maxCachedEntry) {
-		store(t, l, &raft.Log{Index: from + n, Term: 2, Data: bytes.Repeat([]byte("x"), maxCachedEntry)})
+	for n := range uint64(cachedBytes / MaxCachedEntry) {
+		store(t, l, &raft.Log{Index: from + n, Term: 2, Data: bytes.Repeat([]byte("x"), MaxCachedEntry)})
 	}
 }
 

@@ -1,4 +1,4 @@
-package consensus
+package disk
 
 import (
 	"sync"
@@ -9,19 +9,22 @@ import (
 const (
 	// cachedEntries is how many of the latest entries are cached.
 	cachedEntries = 1024
-	// cachedBytes and maxCachedEntry bound the memory of the cache: a group of writes shares
+	// cachedBytes and MaxCachedEntry bound the memory of the cache: a group of writes shares
 	// one entry, and the parts of a restore are entries of a quarter of a megabyte, which
 	// are read once.
-	cachedBytes    = 256 << 10
-	maxCachedEntry = 32 << 10
+	cachedBytes = 256 << 10
 )
+
+// MaxCachedEntry is how many bytes of data an entry may have to be read from memory while it
+// is one of the latest; a longer one is read from the disk.
+const MaxCachedEntry = 32 << 10
 
 // entryCache is the disk behind a cache of the latest entries, which raft reads to replicate
 // and to apply them. raft.LogCache does the same, but caches entries of any length, empties
 // itself when the log's beginning is removed, and hides the type of an error, from which
 // callers learn that nothing was written. Safe for concurrent use.
 type entryCache struct {
-	*disk
+	*watch
 
 	mu      sync.RWMutex
 	entries [cachedEntries]*raft.Log // by index modulo cachedEntries; nil where empty
@@ -37,7 +40,7 @@ func (c *entryCache) GetLog(index uint64, log *raft.Log) error {
 		*log = *cached
 		return nil
 	}
-	return c.disk.GetLog(index, log)
+	return c.watch.GetLog(index, log)
 }
 
 // StoreLog implements raft.LogStore.
@@ -45,7 +48,7 @@ func (c *entryCache) StoreLog(entry *raft.Log) error { return c.StoreLogs([]*raf
 
 // StoreLogs implements raft.LogStore.
 func (c *entryCache) StoreLogs(entries []*raft.Log) error {
-	if err := c.disk.StoreLogs(entries); err != nil {
+	if err := c.watch.StoreLogs(entries); err != nil {
 		return err
 	}
 	c.cache(entries)
@@ -54,8 +57,8 @@ func (c *entryCache) StoreLogs(entries []*raft.Log) error {
 
 // storeUntilDone retries until entries are stored.
 func (c *entryCache) storeUntilDone(entries []*raft.Log) {
-	if c.disk.StoreLogs(entries) != nil {
-		c.disk.storeUntilDone(entries)
+	if c.watch.StoreLogs(entries) != nil {
+		c.watch.storeUntilDone(entries)
 	}
 	c.cache(entries)
 }
@@ -78,7 +81,7 @@ func (c *entryCache) put(index uint64, entry *raft.Log) {
 		c.bytes -= len((*at).Data)
 	}
 	*at = nil
-	if entry != nil && len(entry.Data) <= maxCachedEntry {
+	if entry != nil && len(entry.Data) <= MaxCachedEntry {
 		*at = entry
 		c.bytes += len(entry.Data)
 	}
@@ -94,5 +97,5 @@ func (c *entryCache) DeleteRange(from, to uint64) error {
 		}
 	}
 	c.mu.Unlock()
-	return c.disk.DeleteRange(from, to)
+	return c.watch.DeleteRange(from, to)
 }

@@ -1,8 +1,7 @@
-package consensus
+package disk
 
 import (
 	"errors"
-	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -11,8 +10,6 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
-	"github.com/nodesmetadata/nodesmetadata/domain"
-	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // Other writes that succeed meanwhile change nothing: without this write, raft's view of the
@@ -56,12 +53,12 @@ func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 				if err := <-written; err != nil {
 					t.Error(err)
 				}
-				advanceTime(2 * diskRetryPause)
-				if fault := w.fault(); fault != nil {
+				advanceTime(2 * retryPause)
+				if fault := w.Fault(); fault != nil {
 					t.Errorf("fault after the write = %v, want none", fault)
 				}
 				select {
-				case <-w.whileStalled():
+				case <-w.Stalled():
 					t.Error("the disk still counts as stalled after the write")
 				default:
 				}
@@ -120,50 +117,11 @@ func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 func TestAFollowerRefusesAMembershipThatThereIsNoRoomFor(t *testing.T) {
 	w := watchDisk(t)
 	defer w.close(t)
-	w.config.leads = func() bool { return false }
+	w.config.Leads = func() bool { return false }
 	w.bad.Fill(&logstore.NoRoomError{Directory: "/d"})
 	refused := w.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Type: raft.LogConfiguration}})
 	if !errors.As(refused, new(*logstore.NoRoomError)) {
 		t.Errorf("StoreLogs = %v, want a NoRoomError", refused)
 	}
 	w.bad.Fill(nil)
-}
-
-func TestALeaderWhoseDiskFailsIsReplaced(t *testing.T) {
-	t.Parallel()
-	cluster, stores := badDisks(t, 3)
-	leader := cluster[0]
-	register(t, leader, "before")
-	stores[0].FailAppends(syscall.EIO)
-	_, err := leader.Propose(within(t), domain.Register{Node: node(t, "waiting", "waiting:11211")})
-	if !errors.Is(err, ports.ErrOutcomeUnknown) || errors.Is(err, ports.ErrNoLeader) {
-		t.Errorf("error of the write = %v, want ErrOutcomeUnknown", err)
-	}
-	next := leaderOf(t, cluster[1:])
-	register(t, next, "meanwhile")
-	if state, _ := leader.State(); state.Leading || !strings.Contains(strings.Join(state.Unready(""), "; "), syscall.EIO.Error()) {
-		t.Errorf("state = %+v, want not leading, and not ready because of EIO", state)
-	}
-	stores[0].FailAppends(nil)
-	mustFollow(t, leader, leaderOf(t, cluster[1:]))
-	mustHold(t, mustReadHere(t, leader), "before", "meanwhile")
-}
-
-// Raft uses its latest membership even if it could not store it.
-func TestAMembershipThatCouldNotBeStoredIsNotUsed(t *testing.T) {
-	t.Parallel()
-	cluster, stores := badDisks(t, 3)
-	leader, gone := cluster[0], cluster[2].config.ID
-	register(t, leader, "before")
-	stores[0].Fill(&logstore.NoRoomError{Directory: "/d"})
-	if err := leader.Remove(within(t), gone); !errors.Is(err, ports.ErrOutcomeUnknown) {
-		t.Errorf("Remove = %v, want ErrOutcomeUnknown", err)
-	}
-	next := leaderOf(t, cluster[1:])
-	register(t, next, "meanwhile")
-	stores[0].Fill(nil)
-	mustFollow(t, leader, leaderOf(t, cluster[1:]))
-	for _, i := range cluster {
-		i.eventually(t, "aware of all members", func(s ports.LocalState) bool { return len(s.Roster.Instances()) == len(cluster) })
-	}
 }

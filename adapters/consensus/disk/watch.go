@@ -1,11 +1,10 @@
-package consensus
+package disk
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime"
 	"slices"
 	"sync"
@@ -20,27 +19,27 @@ import (
 // opStoreEntries names the append of log entries in messages.
 const opStoreEntries = "store log entries"
 
-// disk is raft's view of the log store, and watches its health (see diskwatch.go). Raft
-// takes for granted that a disk answers: it stores a leader's entries in the one goroutine
-// that could give up leadership, while others go on with the heartbeats; and it panics when
-// it can't store a term. So
+// watch is the log store whose health is watched (see trouble.go). Raft takes for granted
+// that a disk answers: it stores a leader's entries in the one goroutine that could give up
+// leadership, while others go on with the heartbeats; and it panics when it can't store a
+// term. So
 //
-//   - there is trouble while an operation hangs, and after one has failed: see
-//     mutedTransport and Node for what an instance in trouble does not do;
+//   - there is trouble while an operation hangs, and after one has failed: the owner of a
+//     Store sees to what an instance in trouble must not do;
 //   - storing the term and the vote is retried until it succeeds;
 //   - so is storing entries, unless it is certain that nothing was written and raft can
 //     cope with the error. It can't after it has removed the end of the log, when it
 //     leads and appends a membership, and when it was told that the entries are stored
-//     (see aheadLog).
+//     (see Store).
 //
-// Safe for concurrent use, as a Store is.
-type disk struct {
-	logstore.Store
-	config diskConfig
+// Safe for concurrent use, as a logstore.Store is.
+type watch struct {
+	backend
+	config Config
 
 	raftStarted atomic.Bool // from then on raft can't cope with every error
 	truncated   atomic.Bool // the end of the log was removed, and nothing stored since
-	current     atomic.Pointer[trouble]
+	current     atomic.Pointer[Trouble]
 	troubles    atomic.Uint64 // how often trouble has begun
 
 	stable chan struct{} // holds a token while the stable state is written
@@ -49,7 +48,7 @@ type disk struct {
 	hanging        map[*storeOperation]struct{}
 	stalled        chan struct{} // closed while an operation hangs, or a change of the log is retried
 	retriedChanges int           // failed changes of the log being retried; trouble lasts while there are any
-	failed         *trouble      // nil: nothing has failed since the last successful write
+	failed         *Trouble      // nil: nothing has failed since the last successful write
 	recovered      chan struct{} // closed when failed becomes nil
 	probeRunning   bool
 
@@ -58,40 +57,13 @@ type disk struct {
 	probeDone sync.WaitGroup
 }
 
-type diskConfig struct {
-	// hangAfter is how long an operation may take before it counts as hanging.
-	hangAfter time.Duration
-	// maxBatch is how many entries one append holds at most.
-	maxBatch int
-	// ownAddress is the candidate that raft stores when this instance votes for itself.
-	ownAddress []byte
-	logger     *slog.Logger
-	// checkPresent returns an error if the directory is gone, so that writes would be lost.
-	checkPresent func() error
-	// leads reports whether this instance leads.
-	leads func() bool
-	// needsOthers reports whether committing takes acknowledgements of others.
-	needsOthers func() bool
-	// committed returns raft's commit index.
-	committed func() uint64
-	// verify returns an error if an entry that was read is not as it was written.
-	verify func(*raft.Log) error
-	// appended is told of entries that were stored.
-	appended func([]*raft.Log)
-	// stored is told how long storing entries took; it may be nil.
-	stored func(time.Duration)
-	// changed is called when trouble begins, changes or ends; it must not block.
-	changed func()
-	// fatal reports an error with which this instance can't go on, and returns when the
-	// instance is being closed.
-	fatal func(error)
-	// raising is held while the term is raised; it may be nil.
-	raising sync.Locker
-}
+// backend is embedded in the place of a logstore.Store, so that nobody outside gets past the
+// watch.
+type backend interface{ logstore.Store }
 
-func newDisk(store logstore.Store, config diskConfig) *disk {
-	d := &disk{
-		Store:     store,
+func newWatch(store logstore.Store, config Config) *watch {
+	d := &watch{
+		backend:   store,
 		config:    config,
 		hanging:   map[*storeOperation]struct{}{},
 		recovered: make(chan struct{}),
@@ -103,10 +75,10 @@ func newDisk(store logstore.Store, config diskConfig) *disk {
 }
 
 // StoreLog implements raft.LogStore.
-func (d *disk) StoreLog(log *raft.Log) error { return d.StoreLogs([]*raft.Log{log}) }
+func (d *watch) StoreLog(log *raft.Log) error { return d.StoreLogs([]*raft.Log{log}) }
 
 // StoreLogs implements raft.LogStore.
-func (d *disk) StoreLogs(logs []*raft.Log) error {
+func (d *watch) StoreLogs(logs []*raft.Log) error {
 	err := d.append(logs)
 	if err != nil && d.mustRetry(logs, err) {
 		d.storeUntilDone(logs)
@@ -118,18 +90,18 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 // mustRetry reports whether raft would be wrong about the log if it were told that err kept
 // logs from being stored. Only for lack of room, or of the directory, is it certain that
 // nothing was written; and a leader goes by a membership also if it failed to store it.
-func (d *disk) mustRetry(logs []*raft.Log, err error) bool {
+func (d *watch) mustRetry(logs []*raft.Log, err error) bool {
 	if d.truncated.Load() {
 		return true
 	}
 	nothingWritten := errors.As(err, new(*logstore.NoRoomError)) || errors.Is(err, logstore.ErrDirectoryGone)
 	changesMembers := slices.ContainsFunc(logs, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
-	return d.raftStarted.Load() && (!nothingWritten || changesMembers && d.config.leads())
+	return d.raftStarted.Load() && (!nothingWritten || changesMembers && d.config.Leads())
 }
 
 // storeUntilDone retries until logs are stored. The others elect another leader meanwhile;
 // if that one replaces these entries, it does so afterwards.
-func (d *disk) storeUntilDone(logs []*raft.Log) {
+func (d *watch) storeUntilDone(logs []*raft.Log) {
 	d.setRetrying(true)
 	d.pauseOrExit()
 	for d.append(logs) != nil {
@@ -139,7 +111,7 @@ func (d *disk) storeUntilDone(logs []*raft.Log) {
 	d.reportSuccess()
 }
 
-func (d *disk) setRetrying(on bool) {
+func (d *watch) setRetrying(on bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	before := d.retriedChanges
@@ -157,9 +129,12 @@ func (d *disk) setRetrying(on bool) {
 	}
 }
 
+// RaftStarted says that raft has started: until then it copes with every error.
+func (d *watch) RaftStarted() { d.raftStarted.Store(true) }
+
 // checkReady returns why entries can't be stored now, or nil.
-func (d *disk) checkReady() error {
-	if err := d.fault(); err != nil {
+func (d *watch) checkReady() error {
+	if err := d.Fault(); err != nil {
 		return err
 	}
 	err := d.timed(opStoreEntries, d.checkWritable)
@@ -169,23 +144,23 @@ func (d *disk) checkReady() error {
 	return err
 }
 
-func (d *disk) append(logs []*raft.Log) error {
+func (d *watch) append(logs []*raft.Log) error {
 	began := time.Now()
 	err := d.timed(opStoreEntries, func() error {
 		if err := d.checkWritable(); err != nil {
 			return err
 		}
-		return d.Store.StoreLogs(logs)
+		return d.backend.StoreLogs(logs)
 	})
 	if err != nil {
 		d.reportFailure(opStoreEntries, err)
 		return err
 	}
-	if d.config.stored != nil {
-		d.config.stored(time.Since(began))
+	if d.config.Stored != nil {
+		d.config.Stored(time.Since(began))
 	}
 	d.truncated.Store(false)
-	d.config.appended(logs)
+	d.config.Appended(logs)
 	if d.current.Load() != nil {
 		d.reportSuccess()
 	}
@@ -194,13 +169,13 @@ func (d *disk) append(logs []*raft.Log) error {
 
 // DeleteRange implements raft.LogStore. Raft goes on after an error, which would be wrong
 // once a part of the log's end is gone, so removing the end is retried.
-func (d *disk) DeleteRange(from, to uint64) error {
-	last, err := d.Store.LastIndex()
+func (d *watch) DeleteRange(from, to uint64) error {
+	last, err := d.backend.LastIndex()
 	if err != nil || last == 0 {
 		return err
 	}
 	const what = "remove log entries"
-	remove := func() error { return d.Store.DeleteRange(from, to) }
+	remove := func() error { return d.backend.DeleteRange(from, to) }
 	err = d.timed(what, remove)
 	if err != nil && to >= last && d.raftStarted.Load() {
 		d.setRetrying(true)
@@ -220,40 +195,40 @@ func (d *disk) DeleteRange(from, to uint64) error {
 
 // GetLog implements raft.LogStore. A disk that returns something else than was written can't
 // be relied on: the instance ends, and at its next start it sets aside what is damaged.
-func (d *disk) GetLog(index uint64, log *raft.Log) error {
+func (d *watch) GetLog(index uint64, log *raft.Log) error {
 	err := d.timed("read a log entry", func() error { return d.getProven(index, log) })
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, logstore.ErrClosed) || !d.raftStarted.Load() {
 		return err
 	}
 	// Otherwise raft would panic when it applies the entry, or send it to others.
-	d.config.fatal(fmt.Errorf("log entry %d can't be read: %w", index, err))
+	d.config.Fatal(fmt.Errorf("log entry %d can't be read: %w", index, err))
 	runtime.Goexit()
 	return err
 }
 
 // getProven reads an entry and verifies that it is as it was written: raft would send a
 // damaged one to others.
-func (d *disk) getProven(index uint64, entry *raft.Log) error {
-	if err := d.Store.GetLog(index, entry); err != nil {
+func (d *watch) getProven(index uint64, entry *raft.Log) error {
+	if err := d.backend.GetLog(index, entry); err != nil {
 		return err
 	}
 	if entry.Index != index {
 		return fmt.Errorf("it says that it is entry %d", entry.Index)
 	}
-	return d.config.verify(entry)
+	return d.config.Verify(entry)
 }
 
 // Set implements raft.StableStore.
-func (d *disk) Set(key, value []byte) error {
-	if bytes.Equal(key, logstore.VoteCandidateKey) && bytes.Equal(value, d.config.ownAddress) {
+func (d *watch) Set(key, value []byte) error {
+	if bytes.Equal(key, logstore.VoteCandidateKey) && bytes.Equal(value, d.config.OwnAddress) {
 		d.awaitRecovery()
 	}
-	return d.persist(key, func() error { return d.Store.Set(key, value) })
+	return d.persist(key, func() error { return d.backend.Set(key, value) })
 }
 
 // awaitRecovery keeps an instance from voting for itself while it could not write as a
 // leader: a lone voter would be elected again and again.
-func (d *disk) awaitRecovery() {
+func (d *watch) awaitRecovery() {
 	d.mu.Lock()
 	failed, recovered := d.failed, d.recovered
 	d.mu.Unlock()
@@ -269,14 +244,14 @@ func (d *disk) awaitRecovery() {
 
 // SetUint64 implements raft.StableStore. When it starts, raft sets again what it has just
 // read; that writes nothing.
-func (d *disk) SetUint64(key []byte, value uint64) error {
+func (d *watch) SetUint64(key []byte, value uint64) error {
 	if d.raisesTerm(key, value) {
-		d.config.raising.Lock()
-		defer d.config.raising.Unlock()
+		d.config.Raising.Lock()
+		defer d.config.Raising.Unlock()
 	}
 	var later uint64
 	err := d.persist(key, func() error {
-		stored, err := d.Store.GetUint64(key)
+		stored, err := d.backend.GetUint64(key)
 		switch {
 		case err != nil || stored < value || !d.raftStarted.Load() && stored > value:
 			return d.setNumber(key, value)
@@ -287,18 +262,18 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 	})
 	if later > 0 {
 		// Back in an earlier term it could vote twice, or lead a term that is another's.
-		d.config.fatal(fmt.Errorf("raft would go back to %s %d, and has come to %d already", key, value, later))
+		d.config.Fatal(fmt.Errorf("raft would go back to %s %d, and has come to %d already", key, value, later))
 		runtime.Goexit()
 	}
 	return err
 }
 
 // raisesTerm reports whether this sets the current term to a later one.
-func (d *disk) raisesTerm(key []byte, value uint64) bool {
-	if d.config.raising == nil || !bytes.Equal(key, logstore.TermKey) {
+func (d *watch) raisesTerm(key []byte, value uint64) bool {
+	if d.config.Raising == nil || !bytes.Equal(key, logstore.TermKey) {
 		return false
 	}
-	stored, err := d.Store.GetUint64(key)
+	stored, err := d.backend.GetUint64(key)
 	return err == nil && stored < value
 }
 
@@ -309,16 +284,16 @@ var placeholderCandidate = []byte("nobody yet")
 // setNumber stores value. Raft stores the term of a vote before its candidate. If this
 // instance were killed in between, the candidate of the earlier vote would have this vote
 // too, and raft would not check its log again. So the earlier candidate is erased first.
-func (d *disk) setNumber(key []byte, value uint64) error {
+func (d *watch) setNumber(key []byte, value uint64) error {
 	if bytes.Equal(key, logstore.VoteTermKey) {
-		if err := d.Store.Set(logstore.VoteCandidateKey, placeholderCandidate); err != nil {
+		if err := d.backend.Set(logstore.VoteCandidateKey, placeholderCandidate); err != nil {
 			return err
 		}
 	}
-	return d.Store.SetUint64(key, value)
+	return d.backend.SetUint64(key, value)
 }
 
-func (d *disk) persist(key []byte, write func() error) error {
+func (d *watch) persist(key []byte, write func() error) error {
 	what := fmt.Sprintf("store %s", key)
 	for {
 		err := d.writeStable(what, write)
@@ -333,11 +308,11 @@ func (d *disk) persist(key []byte, write func() error) error {
 	}
 }
 
-func (d *disk) writeStable(what string, write func() error) error {
+func (d *watch) writeStable(what string, write func() error) error {
 	d.stable <- struct{}{}
 	defer func() { <-d.stable }()
 	return d.timed(what, func() error {
-		if err := d.config.checkPresent(); err != nil {
+		if err := d.config.CheckPresent(); err != nil {
 			return err
 		}
 		return write()
@@ -345,8 +320,8 @@ func (d *disk) writeStable(what string, write func() error) error {
 }
 
 // Close closes the store. Raft must be done with it.
-func (d *disk) Close() error {
-	d.stopRetrying()
+func (d *watch) Close() error {
+	d.StopRetrying()
 	d.probeDone.Wait()
-	return d.Store.Close()
+	return d.backend.Close()
 }

@@ -1,4 +1,4 @@
-package consensus
+package disk
 
 import (
 	"errors"
@@ -12,20 +12,22 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// aheadLog lets a leader send its entries before they are on its own disk, so that the
-// disks of all instances work at the same time (Ongaro's thesis, section 10.2.1). Raft
-// 1.7.3 takes an entry for stored once it has given it to the log, and counts the leader
-// in the majority that has it. Still, raft commits only entries that are on the leader's
-// disk:
+// Store is a log store as raft is given it, as its log and for its term and vote.
+//
+// It lets a leader send its entries before they are on its own disk, so that the disks of
+// all instances work at the same time (Ongaro's thesis, section 10.2.1). Raft 1.7.3 takes an
+// entry for stored once it has given it to the log, and counts the leader in the majority
+// that has it. Still, raft commits only entries that are on the leader's disk:
 //
 //   - Raft learns of another instance's acknowledgement only once the entry is stored here,
-//     too (see await), and needs such an acknowledgement to commit. If this instance is a
-//     majority by itself, or an entry may make it one, raft waits for the disk.
+//     too (the transport sees to that: see Await), and needs such an acknowledgement to
+//     commit. If this instance is a majority by itself, or an entry may make it one, raft
+//     waits for the disk.
 //   - An instance that no longer leads waits for the disk before it says anything of the
 //     entries: those that the next leader finds here count for its majority.
 //
-// Safe for concurrent use, as raft.LogStore is.
-type aheadLog struct {
+// Safe for concurrent use, as a logstore.Store is.
+type Store struct {
 	*entryCache
 
 	mu       sync.RWMutex
@@ -40,11 +42,10 @@ type aheadLog struct {
 // see logstore.Roomy.
 const maxAppend = 1 << 20
 
-// newAheadLog returns the log and the stable state that raft is given, on store. Its
-// Close closes store.
-func newAheadLog(store logstore.Store, config diskConfig) *aheadLog {
-	return &aheadLog{
-		entryCache: &entryCache{disk: newDisk(store, config)},
+// New returns a Store on store, which Close closes.
+func New(store logstore.Store, config Config) *Store {
+	return &Store{
+		entryCache: &entryCache{watch: newWatch(store, config)},
 		progress:   make(chan struct{}),
 	}
 }
@@ -52,18 +53,18 @@ func newAheadLog(store logstore.Store, config diskConfig) *aheadLog {
 var errNotStored = errors.New("the disk of this instance has not stored the entry")
 
 // StoreLog implements raft.LogStore.
-func (a *aheadLog) StoreLog(entry *raft.Log) error { return a.StoreLogs([]*raft.Log{entry}) }
+func (a *Store) StoreLog(entry *raft.Log) error { return a.StoreLogs([]*raft.Log{entry}) }
 
 // StoreLogs implements raft.LogStore. Raft calls it in the goroutine in which it
 // becomes, and ceases to be, a leader.
-func (a *aheadLog) StoreLogs(entries []*raft.Log) error {
+func (a *Store) StoreLogs(entries []*raft.Log) error {
 	if !a.mayRunAhead(entries) {
 		if err := a.settle(); err != nil {
 			return err
 		}
 		return a.entryCache.StoreLogs(entries)
 	}
-	if err := a.disk.checkReady(); err != nil {
+	if err := a.checkReady(); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -80,8 +81,8 @@ func (a *aheadLog) StoreLogs(entries []*raft.Log) error {
 // the membership may not, because this instance alone may commit them; nor may any after the
 // end of the log was removed, because raft must not go on while that is not replaced; nor
 // entries that do not follow the pending ones: an installed snapshot may leave a gap.
-func (a *aheadLog) mayRunAhead(entries []*raft.Log) bool {
-	if !a.config.leads() || !a.config.needsOthers() || a.disk.truncated.Load() {
+func (a *Store) mayRunAhead(entries []*raft.Log) bool {
+	if !a.config.Leads() || !a.config.NeedsOthers() || a.truncated.Load() {
 		return false
 	}
 	a.mu.RLock()
@@ -94,10 +95,10 @@ func (a *aheadLog) mayRunAhead(entries []*raft.Log) bool {
 
 // write stores pending entries until there are none. It retries as long as it takes: it is
 // too late to tell raft of an error.
-func (a *aheadLog) write() {
+func (a *Store) write() {
 	stored := false
 	defer func() {
-		if !stored { // this instance is being closed, and keep has ended this goroutine
+		if !stored { // this instance is being closed, and pauseOrExit has ended this goroutine
 			a.lose()
 		}
 	}()
@@ -110,11 +111,11 @@ func (a *aheadLog) write() {
 
 // batch returns the first pending entries, as many as one append may hold. If there are
 // none, write ends, and the next entry starts it again.
-func (a *aheadLog) batch() []*raft.Log {
+func (a *Store) batch() []*raft.Log {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running = len(a.pending) > 0
-	return firstBytes(a.pending[:min(len(a.pending), a.config.maxBatch)], maxAppend)
+	return firstBytes(a.pending[:min(len(a.pending), a.config.MaxBatch)], maxAppend)
 }
 
 // firstBytes returns the first entries that have at most that many bytes together, and at
@@ -130,14 +131,14 @@ func firstBytes(entries []*raft.Log, bytes int) []*raft.Log {
 	return entries
 }
 
-func (a *aheadLog) stored(count int) {
+func (a *Store) stored(count int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.pending = slices.Clone(a.pending[count:])
 	a.advance()
 }
 
-func (a *aheadLog) lose() {
+func (a *Store) lose() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lost = true
@@ -145,14 +146,14 @@ func (a *aheadLog) lose() {
 }
 
 // advance wakes everybody that waits for progress. The caller holds the lock.
-func (a *aheadLog) advance() {
+func (a *Store) advance() {
 	close(a.progress)
 	a.progress = make(chan struct{})
 }
 
-// await waits until no entry up to index is pending. It returns false if done is closed
-// first, or if the entries will never be stored.
-func (a *aheadLog) await(index uint64, done <-chan struct{}) bool {
+// Await waits until no entry up to index is pending (see Pending). It returns false if done
+// is closed first, or if the entries will never be stored: this instance is being closed.
+func (a *Store) Await(index uint64, done <-chan struct{}) bool {
 	for {
 		a.mu.RLock()
 		here := len(a.pending) == 0 || a.pending[0].Index > index
@@ -170,12 +171,12 @@ func (a *aheadLog) await(index uint64, done <-chan struct{}) bool {
 }
 
 // settle waits until nothing is pending. A leader's raft can't be told of an error: if this
-// instance is closed first, settle ends raft's main goroutine (see disk.pauseOrExit).
-func (a *aheadLog) settle() error {
-	if !a.config.leads() {
+// instance is closed first, settle ends raft's main goroutine (see pauseOrExit).
+func (a *Store) settle() error {
+	if !a.config.Leads() {
 		return a.follow(math.MaxUint64)
 	}
-	if !a.await(math.MaxUint64, nil) {
+	if !a.Await(math.MaxUint64, nil) {
 		runtime.Goexit()
 	}
 	return nil
@@ -183,18 +184,19 @@ func (a *aheadLog) settle() error {
 
 // follow waits until no entry up to index is pending, or until the disk is in trouble: a
 // follower that waited for such a disk could not make room on it, nor vote.
-func (a *aheadLog) follow(index uint64) error {
-	if a.await(index, a.disk.whileStalled()) {
+func (a *Store) follow(index uint64) error {
+	if a.Await(index, a.Stalled()) {
 		return nil
 	}
-	if err := a.disk.fault(); err != nil {
+	if err := a.Fault(); err != nil {
 		return err
 	}
 	return errNotStored
 }
 
-// find returns the entry at index if it is pending; nil otherwise.
-func (a *aheadLog) find(index uint64) *raft.Log {
+// Pending returns the entry at index if it is pending: raft takes it for stored, and it is
+// not on the disk yet. Otherwise it returns nil.
+func (a *Store) Pending(index uint64) *raft.Log {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if len(a.pending) == 0 || index < a.pending[0].Index || index > a.pending[len(a.pending)-1].Index {
@@ -206,9 +208,9 @@ func (a *aheadLog) find(index uint64) *raft.Log {
 // GetLog implements raft.LogStore. It returns a pending entry only to a leader, which sends
 // it, or if the entry is committed, so that it can be applied. Otherwise it waits until
 // the entry is stored: a follower that finds an entry acknowledges it.
-func (a *aheadLog) GetLog(index uint64, entry *raft.Log) error {
-	pending := a.find(index)
-	if pending != nil && (a.config.leads() || index <= a.config.committed()) {
+func (a *Store) GetLog(index uint64, entry *raft.Log) error {
+	pending := a.Pending(index)
+	if pending != nil && (a.config.Leads() || index <= a.config.Committed()) {
 		*entry = *pending
 		return nil
 	}
@@ -221,7 +223,7 @@ func (a *aheadLog) GetLog(index uint64, entry *raft.Log) error {
 }
 
 // LastIndex implements raft.LogStore.
-func (a *aheadLog) LastIndex() (uint64, error) {
+func (a *Store) LastIndex() (uint64, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if n := len(a.pending); n > 0 {
@@ -231,7 +233,7 @@ func (a *aheadLog) LastIndex() (uint64, error) {
 }
 
 // DeleteRange implements raft.LogStore.
-func (a *aheadLog) DeleteRange(from, to uint64) error {
+func (a *Store) DeleteRange(from, to uint64) error {
 	if err := a.follow(to); err != nil {
 		return err
 	}
@@ -239,8 +241,8 @@ func (a *aheadLog) DeleteRange(from, to uint64) error {
 }
 
 // Close closes the store once the last write has ended. Raft must be done with it.
-func (a *aheadLog) Close() error {
-	a.stopRetrying()
+func (a *Store) Close() error {
+	a.StopRetrying()
 	a.writing.Wait()
 	return a.entryCache.Close()
 }

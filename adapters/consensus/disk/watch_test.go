@@ -1,4 +1,4 @@
-package consensus
+package disk
 
 import (
 	"bytes"
@@ -27,33 +27,36 @@ func newFaultyStore(tb testing.TB) *logstoretest.Faulty {
 	return &logstoretest.Faulty{Store: inner}
 }
 
-const testHang = time.Second
+const (
+	testHang  = time.Second
+	testBatch = 256
+)
 
 // watchedDisk is a disk over a faulty store, with its log output.
 type watchedDisk struct {
-	*disk
+	*watch
 	bad  *logstoretest.Faulty
 	said *bytes.Buffer // must be read only when the disk is closed
 }
 
 func watchDisk(t *testing.T) *watchedDisk {
 	w := &watchedDisk{bad: newFaultyStore(t), said: &bytes.Buffer{}}
-	w.disk = newDisk(w.bad, diskConfig{
-		hangAfter:    testHang,
-		maxBatch:     256,
-		ownAddress:   []byte("self:1"),
-		leads:        func() bool { return true },
-		verify:       func(*raft.Log) error { return nil },
-		checkPresent: func() error { return nil },
-		logger:       slog.New(slog.NewTextHandler(w.said, nil)),
-		appended:     func([]*raft.Log) {},
-		changed:      func() {},
-		fatal:        func(error) {},
+	w.watch = newWatch(w.bad, Config{
+		HangAfter:    testHang,
+		MaxBatch:     testBatch,
+		OwnAddress:   []byte("self:1"),
+		Leads:        func() bool { return true },
+		Verify:       func(*raft.Log) error { return nil },
+		CheckPresent: func() error { return nil },
+		Logger:       slog.New(slog.NewTextHandler(w.said, nil)),
+		Appended:     func([]*raft.Log) {},
+		Changed:      func() {},
+		Fatal:        func(error) {},
 	})
 	if err := w.SetUint64(logstore.TermKey, 1); err != nil {
 		t.Fatal(err)
 	}
-	w.raftStarted.Store(true)
+	w.RaftStarted()
 	return w
 }
 
@@ -84,7 +87,7 @@ func (w *watchedDisk) mustKeepTrying(t *testing.T, write func(*watchedDisk) erro
 		t.Fatalf("the write ended with %v, want it to hang", err)
 	default:
 	}
-	if w.fault() == nil {
+	if w.Fault() == nil {
 		t.Error("fault = nil, want trouble with the disk")
 	}
 	return written
@@ -102,15 +105,15 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := watchDisk(t)
 		release := w.bad.Hang()
-		stuck := w.whileStalled()
+		stuck := w.Stalled()
 		stored := make(chan error, 1)
 		go func() { stored <- w.StoreLogs(entry(1)) }()
 		advanceTime(testHang - time.Millisecond)
-		if fault := w.fault(); fault != nil {
+		if fault := w.Fault(); fault != nil {
 			t.Errorf("fault before the disk counts as hanging = %v, want none", fault)
 		}
 		advanceTime(2 * time.Millisecond)
-		if fault := w.fault(); fault == nil || !strings.Contains(fault.Error(), "does not answer: it was asked to store log entries at 2000-01-01T00:00:00Z") {
+		if fault := w.Fault(); fault == nil || !strings.Contains(fault.Error(), "does not answer: it was asked to store log entries at 2000-01-01T00:00:00Z") {
 			t.Errorf("fault = %v, want one that says what the disk was asked to store", fault)
 		}
 		<-stuck
@@ -118,15 +121,15 @@ func TestADiskThatHangsIsInTroubleUntilItAnswers(t *testing.T) {
 		if err := <-stored; err != nil {
 			t.Error(err)
 		}
-		if fault := w.fault(); fault != nil {
+		if fault := w.Fault(); fault != nil {
 			t.Errorf("fault after the disk answered = %v, want none", fault)
 		}
 		select {
-		case <-w.whileStalled():
+		case <-w.Stalled():
 			t.Error("the write is still reported as hanging")
 		default:
 		}
-		if got := w.troubles.Load(); got != 1 {
+		if got := w.Troubles(); got != 1 {
 			t.Errorf("troubles = %d, want 1", got)
 		}
 		w.close(t)
@@ -139,7 +142,7 @@ func TestAWriteThatHasJustEndedIsNotReportedAsHanging(t *testing.T) {
 	w := watchDisk(t)
 	defer w.close(t)
 	w.reportHang(&storeOperation{what: opStoreEntries, over: true})
-	if fault := w.fault(); fault != nil {
+	if fault := w.Fault(); fault != nil {
 		t.Errorf("fault after the write ended = %v, want none", fault)
 	}
 }
@@ -153,16 +156,16 @@ func TestADiskThatRefusesIsInTroubleUntilItCanBeWritten(t *testing.T) {
 		w.bad.Fail(syscall.EIO)
 		stored := make(chan error, 1)
 		go func() { stored <- w.StoreLogs(entry(1)) }()
-		advanceTime(10 * diskRetryPause)
-		if fault := w.fault(); fault == nil || !errors.Is(fault, syscall.EIO) || !strings.Contains(fault.Error(), "store log entries") {
+		advanceTime(10 * retryPause)
+		if fault := w.Fault(); fault == nil || !errors.Is(fault, syscall.EIO) || !strings.Contains(fault.Error(), "store log entries") {
 			t.Errorf("fault = %v, want one that says what the disk was asked to store", fault)
 		}
 		w.bad.Fail(nil)
 		if err := <-stored; err != nil {
 			t.Errorf("StoreLogs once the disk can be written = %v, want success", err)
 		}
-		advanceTime(2 * diskRetryPause)
-		if fault := w.fault(); fault != nil {
+		advanceTime(2 * retryPause)
+		if fault := w.Fault(); fault != nil {
 			t.Errorf("fault once the disk can be written = %v, want none", fault)
 		}
 		if term, err := w.GetUint64(logstore.TermKey); err != nil || term != 7 {
@@ -178,7 +181,7 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 		w := watchDisk(t)
 		full := &logstore.NoRoomError{Directory: "/d", Free: 1 << 10, Needed: 4 << 20}
 		w.bad.Fill(full)
-		cached := &entryCache{disk: w.disk}
+		cached := &entryCache{watch: w.watch}
 		err := cached.StoreLogs(entry(1))
 		if refused := new(logstore.NoRoomError); !errors.As(err, &refused) {
 			t.Errorf("StoreLogs through the cache = %v, want a NoRoomError", err)
@@ -189,13 +192,13 @@ func TestAFullDiskIsNotWritten(t *testing.T) {
 		if err := w.SetUint64(logstore.TermKey, 2); err != nil {
 			t.Errorf("SetUint64 of the term on a full disk = %v, want success", err)
 		}
-		advanceTime(10 * diskRetryPause)
-		if w.fault() == nil {
+		advanceTime(10 * retryPause)
+		if w.Fault() == nil {
 			t.Error("fault without room = nil, want trouble")
 		}
 		w.bad.Fill(nil)
-		advanceTime(2 * diskRetryPause)
-		if fault := w.fault(); fault != nil {
+		advanceTime(2 * retryPause)
+		if fault := w.Fault(); fault != nil {
 			t.Errorf("fault with room again = %v, want none", fault)
 		}
 		w.close(t)
@@ -251,7 +254,7 @@ func TestAWriteThatWaitsForTheDiskIsNotAcknowledgedWhenTheInstanceIsClosed(t *te
 					went = true
 				}()
 				synctest.Wait()
-				w.stopRetrying()
+				w.StopRetrying()
 				<-ended
 				if went {
 					t.Error("the call returned as if the value had been stored")
@@ -288,6 +291,44 @@ func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
 	})
 }
 
+// misplacedEntries is a store that returns another entry than it was asked for.
+type misplacedEntries struct{ logstore.Store }
+
+func (s misplacedEntries) GetLog(index uint64, log *raft.Log) error {
+	return s.Store.GetLog(index+1, log)
+}
+
+// Raft would send it to others.
+func TestAnEntryThatIsNotAsItWasWrittenIsNotGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watchDisk(t)
+		defer w.close(t)
+		w.raftStarted.Store(false) // so that the error is returned
+		if err := errors.Join(w.StoreLogs(entry(1)), w.StoreLogs(entry(2))); err != nil {
+			t.Fatal(err)
+		}
+		damaged := errors.New("damaged")
+		w.config.Verify = func(entry *raft.Log) error {
+			if entry.Index == 2 {
+				return damaged
+			}
+			return nil
+		}
+		var got raft.Log
+		if err := w.GetLog(1, &got); err != nil {
+			t.Errorf("GetLog(1) = %v, want success", err)
+		}
+		if err := w.GetLog(2, &got); err != damaged {
+			t.Errorf("GetLog(2) = %v, want the error of Verify", err)
+		}
+		w.config.Verify = func(*raft.Log) error { return nil }
+		w.backend = misplacedEntries{w.bad}
+		if err := w.GetLog(1, &got); err == nil || !strings.Contains(err.Error(), "entry 2") {
+			t.Errorf("GetLog(1) of a store that returns entry 2 = %v, want an error that says so", err)
+		}
+	})
+}
+
 // unreadableEntries is a store whose entries can't be read.
 type unreadableEntries struct{ logstore.Store }
 
@@ -295,19 +336,19 @@ func (unreadableEntries) GetLog(uint64, *raft.Log) error { return syscall.EIO }
 
 func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	halted := make(chan error, 1)
-	d := newDisk(unreadableEntries{newFaultyStore(t)}, diskConfig{
-		hangAfter:    testHang,
-		checkPresent: func() error { return nil },
-		logger:       slog.New(slog.DiscardHandler),
-		appended:     func([]*raft.Log) {},
-		changed:      func() {},
-		fatal:        func(err error) { halted <- err },
+	d := newWatch(unreadableEntries{newFaultyStore(t)}, Config{
+		HangAfter:    testHang,
+		CheckPresent: func() error { return nil },
+		Logger:       slog.New(slog.DiscardHandler),
+		Appended:     func([]*raft.Log) {},
+		Changed:      func() {},
+		Fatal:        func(err error) { halted <- err },
 	})
 	var entry raft.Log
 	if err := d.GetLog(5, &entry); !errors.Is(err, syscall.EIO) || len(halted) > 0 {
 		t.Errorf("GetLog before raft has started = %v, want the error and no halt", err)
 	}
-	d.raftStarted.Store(true)
+	d.RaftStarted()
 	ended, told := make(chan struct{}), false
 	go func() {
 		defer close(ended)

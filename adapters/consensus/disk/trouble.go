@@ -1,4 +1,4 @@
-package consensus
+package disk
 
 import (
 	"fmt"
@@ -9,21 +9,21 @@ import (
 )
 
 const (
-	// diskRetryPause is the time between two attempts to write after a failure.
-	diskRetryPause = 200 * time.Millisecond
+	// retryPause is the time between two attempts to write after a failure.
+	retryPause = 200 * time.Millisecond
 	// directoryCheckInterval is how often an idle instance checks that its directory exists.
 	directoryCheckInterval = time.Second
 )
 
-// trouble is what is wrong with the disk.
-type trouble struct {
+// Trouble is what is wrong with the disk. A write that is refused with it was not begun.
+type Trouble struct {
 	operation string
 	since     time.Time
 	err       error // nil: the operation hangs
 }
 
 // Error implements error.
-func (t *trouble) Error() string {
+func (t *Trouble) Error() string {
 	since := t.since.UTC().Format(time.RFC3339)
 	if t.err == nil {
 		return fmt.Sprintf("the disk of this instance does not answer: it was asked to %s at %s", t.operation, since)
@@ -31,7 +31,8 @@ func (t *trouble) Error() string {
 	return fmt.Sprintf("the disk of this instance refuses since %s: %s: %v", since, t.operation, t.err)
 }
 
-func (t *trouble) Unwrap() error { return t.err }
+// Unwrap returns the error of the disk; nil if it hangs.
+func (t *Trouble) Unwrap() error { return t.err }
 
 type storeOperation struct {
 	what  string
@@ -40,9 +41,9 @@ type storeOperation struct {
 }
 
 // timed runs one operation and reports it if it hangs.
-func (d *disk) timed(what string, do func() error) error {
+func (d *watch) timed(what string, do func() error) error {
 	op := &storeOperation{what: what, began: time.Now()}
-	timer := time.AfterFunc(d.config.hangAfter, func() { d.reportHang(op) })
+	timer := time.AfterFunc(d.config.HangAfter, func() { d.reportHang(op) })
 	err := do()
 	if timer.Stop() {
 		return err
@@ -56,14 +57,14 @@ func (d *disk) timed(what string, do func() error) error {
 			if d.retriedChanges == 0 {
 				d.stalled = make(chan struct{})
 			}
-			d.config.logger.Info("the disk answers again", "operation", what, "after", time.Since(op.began).Round(time.Millisecond))
+			d.config.Logger.Info("the disk answers again", "operation", what, "after", time.Since(op.began).Round(time.Millisecond))
 		}
 		d.updateTrouble()
 	}
 	return err
 }
 
-func (d *disk) reportHang(op *storeOperation) {
+func (d *watch) reportHang(op *storeOperation) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if op.over {
@@ -75,23 +76,23 @@ func (d *disk) reportHang(op *storeOperation) {
 			close(d.stalled)
 		}
 		d.troubles.Add(1)
-		d.config.logger.Error("the disk does not answer: until it does, this instance neither leads nor votes",
+		d.config.Logger.Error("the disk does not answer: until it does, this instance neither leads nor votes",
 			"operation", op.what, "since", op.began)
 	}
 	d.updateTrouble()
 }
 
 // reportFailure begins trouble, unless an earlier failure still lasts.
-func (d *disk) reportFailure(what string, err error) {
+func (d *watch) reportFailure(what string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.failed != nil || d.running.Err() != nil {
 		return
 	}
-	d.failed = &trouble{operation: what, since: time.Now(), err: err}
+	d.failed = &Trouble{operation: what, since: time.Now(), err: err}
 	d.recovered = make(chan struct{})
 	d.troubles.Add(1)
-	d.config.logger.Error("the disk refuses: until a write succeeds, this instance neither leads nor stands for election",
+	d.config.Logger.Error("the disk refuses: until a write succeeds, this instance neither leads nor stands for election",
 		"operation", what, "error", err)
 	if !d.probeRunning {
 		d.probeRunning = true
@@ -102,8 +103,8 @@ func (d *disk) reportFailure(what string, err error) {
 
 // reportSuccess ends the trouble of a failure after a successful write, if the directory
 // still exists.
-func (d *disk) reportSuccess() {
-	if d.config.checkPresent() != nil {
+func (d *watch) reportSuccess() {
+	if d.config.CheckPresent() != nil {
 		return
 	}
 	d.mu.Lock()
@@ -111,34 +112,37 @@ func (d *disk) reportSuccess() {
 	if d.failed == nil || d.retriedChanges > 0 {
 		return
 	}
-	d.config.logger.Info("the disk can be written again", "after", time.Since(d.failed.since).Round(time.Millisecond))
+	d.config.Logger.Info("the disk can be written again", "after", time.Since(d.failed.since).Round(time.Millisecond))
 	d.failed = nil
 	close(d.recovered)
 	d.updateTrouble()
 }
 
 // updateTrouble publishes the trouble that began first. The caller holds mu.
-func (d *disk) updateTrouble() {
+func (d *watch) updateTrouble() {
 	now := d.failed
 	for op := range d.hanging {
 		if now == nil || now.err != nil || op.began.Before(now.since) {
-			now = &trouble{operation: op.what, since: op.began}
+			now = &Trouble{operation: op.what, since: op.began}
 		}
 	}
 	d.current.Store(now)
-	d.config.changed()
+	d.config.Changed()
 }
 
-// whileStalled returns a channel that is closed while an operation hangs, or a change of
-// the log is being retried: the outcome of an entry is open then.
-func (d *disk) whileStalled() <-chan struct{} {
+// Stalled returns a channel that is closed while an operation hangs, or a change of the log
+// is being retried: the outcome of an entry is open then.
+func (d *watch) Stalled() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.stalled
 }
 
-// fault returns the current trouble, or nil.
-func (d *disk) fault() error {
+// Troubles returns how often trouble has begun.
+func (d *watch) Troubles() uint64 { return d.troubles.Load() }
+
+// Fault returns the current trouble, a *Trouble, or nil. It takes no lock.
+func (d *watch) Fault() error {
 	if now := d.current.Load(); now != nil {
 		return now
 	}
@@ -146,7 +150,7 @@ func (d *disk) fault() error {
 }
 
 // probe rewrites the current term until the disk takes it, which ends the trouble.
-func (d *disk) probe() {
+func (d *watch) probe() {
 	for d.pauseBeforeRetry() {
 		if d.timed("write", d.probeWrite) == nil {
 			d.reportSuccess()
@@ -161,47 +165,47 @@ func (d *disk) probe() {
 	}
 }
 
-func (d *disk) probeWrite() error {
+func (d *watch) probeWrite() error {
 	if err := d.checkWritable(); err != nil {
 		return err
 	}
 	d.stable <- struct{}{}
 	defer func() { <-d.stable }()
-	term, err := d.Store.GetUint64(logstore.TermKey)
+	term, err := d.backend.GetUint64(logstore.TermKey)
 	if err != nil {
 		return err // also where there is none: it is the first that raft stores
 	}
-	return d.Store.SetUint64(logstore.TermKey, term)
+	return d.backend.SetUint64(logstore.TermKey, term)
 }
 
 // checkWritable returns an error if the directory is gone, or there is no room for entries.
-func (d *disk) checkWritable() error {
-	if err := d.config.checkPresent(); err != nil {
+func (d *watch) checkWritable() error {
+	if err := d.config.CheckPresent(); err != nil {
 		return err
 	}
-	if roomy, ok := d.Store.(logstore.Roomy); ok {
+	if roomy, ok := d.backend.(logstore.Roomy); ok {
 		return roomy.Room()
 	}
 	return nil
 }
 
-// watchDirectory checks that the directory exists, also while nothing is written, until
-// this instance is being closed.
-func (d *disk) watchDirectory() {
+// WatchDirectory checks that the directory exists, also while nothing is written, until
+// StopRetrying or Close is called.
+func (d *watch) WatchDirectory() {
 	for d.sleep(directoryCheckInterval) {
-		if err := d.config.checkPresent(); err != nil {
+		if err := d.config.CheckPresent(); err != nil {
 			d.reportFailure("find its directory", err)
 		}
 	}
 }
 
 // pauseBeforeRetry returns false when this instance is being closed.
-func (d *disk) pauseBeforeRetry() bool {
-	return d.sleep(diskRetryPause) && d.running.Err() == nil
+func (d *watch) pauseBeforeRetry() bool {
+	return d.sleep(retryPause) && d.running.Err() == nil
 }
 
 // sleep waits for pause; it returns false if this instance is being closed first.
-func (d *disk) sleep(pause time.Duration) bool {
+func (d *watch) sleep(pause time.Duration) bool {
 	select {
 	case <-time.After(pause):
 		return true
@@ -213,14 +217,15 @@ func (d *disk) sleep(pause time.Duration) bool {
 // pauseOrExit pauses before another attempt. When this instance is being closed, it ends the
 // goroutine, which is one of raft's, instead of returning: raft would panic on an error, and
 // must not be told of a success.
-func (d *disk) pauseOrExit() {
+func (d *watch) pauseOrExit() {
 	if !d.pauseBeforeRetry() {
 		runtime.Goexit()
 	}
 }
 
-// stopRetrying ends every retry and probe, as this instance is being closed.
-func (d *disk) stopRetrying() {
+// StopRetrying ends every retry and probe, as this instance is being closed. A goroutine of
+// raft that waits for the disk ends where it is: see pauseOrExit.
+func (d *watch) StopRetrying() {
 	d.mu.Lock() // so that no probe begins later
 	defer d.mu.Unlock()
 	d.stop()
