@@ -33,12 +33,13 @@ type Config struct {
 
 	// Appended is told of entries that were stored.
 	Appended func([]*raft.Log)
-	// Stored is told how long storing entries took; it may be nil.
+	// Stored is told how long one append took; it may be nil.
 	Stored func(time.Duration)
-	// Changed is called when trouble begins, changes or ends; it must not block.
+	// Changed is called when trouble begins, changes or ends. It must not block: of the
+	// Store it may call Fault.
 	Changed func()
-	// Fatal reports an error with which this instance can't go on, and returns when the
-	// instance is being closed.
+	// Fatal is called with an error with which this instance can't go on; it must return
+	// only when the instance is being closed.
 	Fatal func(error)
 	// Raising is held while the term is raised; it may be nil.
 	Raising sync.Locker

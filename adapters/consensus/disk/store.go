@@ -53,26 +53,27 @@ func New(store logstore.Store, config Config) *Store {
 var errNotStored = errors.New("the disk of this instance has not stored the entry")
 
 // StoreLog implements raft.LogStore.
-func (a *Store) StoreLog(entry *raft.Log) error { return a.StoreLogs([]*raft.Log{entry}) }
+func (s *Store) StoreLog(entry *raft.Log) error { return s.StoreLogs([]*raft.Log{entry}) }
 
 // StoreLogs implements raft.LogStore. Raft calls it in the goroutine in which it
-// becomes, and ceases to be, a leader.
-func (a *Store) StoreLogs(entries []*raft.Log) error {
-	if !a.mayRunAhead(entries) {
-		if err := a.settle(); err != nil {
+// becomes, and ceases to be, a leader. If the error is a *Trouble, a *logstore.NoRoomError
+// or logstore.ErrDirectoryGone, nothing was written.
+func (s *Store) StoreLogs(entries []*raft.Log) error {
+	if !s.mayRunAhead(entries) {
+		if err := s.settle(); err != nil {
 			return err
 		}
-		return a.entryCache.StoreLogs(entries)
+		return s.entryCache.StoreLogs(entries)
 	}
-	if err := a.checkReady(); err != nil {
+	if err := s.checkReady(); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.pending = append(a.pending, entries...)
-	if !a.running {
-		a.running = true
-		a.writing.Go(a.write)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending = append(s.pending, entries...)
+	if !s.running {
+		s.running = true
+		s.writing.Go(s.write)
 	}
 	return nil
 }
@@ -81,13 +82,13 @@ func (a *Store) StoreLogs(entries []*raft.Log) error {
 // the membership may not, because this instance alone may commit them; nor may any after the
 // end of the log was removed, because raft must not go on while that is not replaced; nor
 // entries that do not follow the pending ones: an installed snapshot may leave a gap.
-func (a *Store) mayRunAhead(entries []*raft.Log) bool {
-	if !a.config.Leads() || !a.config.NeedsOthers() || a.truncated.Load() {
+func (s *Store) mayRunAhead(entries []*raft.Log) bool {
+	if !s.config.Leads() || !s.config.NeedsOthers() || s.truncated.Load() {
 		return false
 	}
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if n := len(a.pending); n > 0 && a.pending[n-1].Index+1 != entries[0].Index {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if n := len(s.pending); n > 0 && s.pending[n-1].Index+1 != entries[0].Index {
 		return false
 	}
 	return !slices.ContainsFunc(entries, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
@@ -95,27 +96,27 @@ func (a *Store) mayRunAhead(entries []*raft.Log) bool {
 
 // write stores pending entries until there are none. It retries as long as it takes: it is
 // too late to tell raft of an error.
-func (a *Store) write() {
+func (s *Store) write() {
 	stored := false
 	defer func() {
 		if !stored { // this instance is being closed, and pauseOrExit has ended this goroutine
-			a.lose()
+			s.lose()
 		}
 	}()
-	for batch := a.batch(); len(batch) > 0; batch = a.batch() {
-		a.entryCache.storeUntilDone(batch)
-		a.stored(len(batch))
+	for batch := s.batch(); len(batch) > 0; batch = s.batch() {
+		s.entryCache.storeUntilDone(batch)
+		s.stored(len(batch))
 	}
 	stored = true
 }
 
 // batch returns the first pending entries, as many as one append may hold. If there are
 // none, write ends, and the next entry starts it again.
-func (a *Store) batch() []*raft.Log {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.running = len(a.pending) > 0
-	return firstBytes(a.pending[:min(len(a.pending), a.config.MaxBatch)], maxAppend)
+func (s *Store) batch() []*raft.Log {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = len(s.pending) > 0
+	return firstBytes(s.pending[:min(len(s.pending), s.config.MaxBatch)], maxAppend)
 }
 
 // firstBytes returns the first entries that have at most that many bytes together, and at
@@ -131,34 +132,34 @@ func firstBytes(entries []*raft.Log, bytes int) []*raft.Log {
 	return entries
 }
 
-func (a *Store) stored(count int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.pending = slices.Clone(a.pending[count:])
-	a.advance()
+func (s *Store) stored(count int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending = slices.Clone(s.pending[count:])
+	s.advance()
 }
 
-func (a *Store) lose() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.lost = true
-	a.advance()
+func (s *Store) lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = true
+	s.advance()
 }
 
 // advance wakes everybody that waits for progress. The caller holds the lock.
-func (a *Store) advance() {
-	close(a.progress)
-	a.progress = make(chan struct{})
+func (s *Store) advance() {
+	close(s.progress)
+	s.progress = make(chan struct{})
 }
 
 // Await waits until no entry up to index is pending (see Pending). It returns false if done
 // is closed first, or if the entries will never be stored: this instance is being closed.
-func (a *Store) Await(index uint64, done <-chan struct{}) bool {
+func (s *Store) Await(index uint64, done <-chan struct{}) bool {
 	for {
-		a.mu.RLock()
-		here := len(a.pending) == 0 || a.pending[0].Index > index
-		lost, progress := a.lost, a.progress
-		a.mu.RUnlock()
+		s.mu.RLock()
+		here := len(s.pending) == 0 || s.pending[0].Index > index
+		lost, progress := s.lost, s.progress
+		s.mu.RUnlock()
 		if here || lost {
 			return here
 		}
@@ -172,11 +173,11 @@ func (a *Store) Await(index uint64, done <-chan struct{}) bool {
 
 // settle waits until nothing is pending. A leader's raft can't be told of an error: if this
 // instance is closed first, settle ends raft's main goroutine (see pauseOrExit).
-func (a *Store) settle() error {
-	if !a.config.Leads() {
-		return a.follow(math.MaxUint64)
+func (s *Store) settle() error {
+	if !s.config.Leads() {
+		return s.follow(math.MaxUint64)
 	}
-	if !a.Await(math.MaxUint64, nil) {
+	if !s.Await(math.MaxUint64, nil) {
 		runtime.Goexit()
 	}
 	return nil
@@ -184,11 +185,11 @@ func (a *Store) settle() error {
 
 // follow waits until no entry up to index is pending, or until the disk is in trouble: a
 // follower that waited for such a disk could not make room on it, nor vote.
-func (a *Store) follow(index uint64) error {
-	if a.Await(index, a.Stalled()) {
+func (s *Store) follow(index uint64) error {
+	if s.Await(index, s.Stalled()) {
 		return nil
 	}
-	if err := a.Fault(); err != nil {
+	if err := s.Fault(); err != nil {
 		return err
 	}
 	return errNotStored
@@ -196,53 +197,53 @@ func (a *Store) follow(index uint64) error {
 
 // Pending returns the entry at index if it is pending: raft takes it for stored, and it is
 // not on the disk yet. Otherwise it returns nil.
-func (a *Store) Pending(index uint64) *raft.Log {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if len(a.pending) == 0 || index < a.pending[0].Index || index > a.pending[len(a.pending)-1].Index {
+func (s *Store) Pending(index uint64) *raft.Log {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if len(s.pending) == 0 || index < s.pending[0].Index || index > s.pending[len(s.pending)-1].Index {
 		return nil
 	}
-	return a.pending[index-a.pending[0].Index]
+	return s.pending[index-s.pending[0].Index]
 }
 
 // GetLog implements raft.LogStore. It returns a pending entry only to a leader, which sends
 // it, or if the entry is committed, so that it can be applied. Otherwise it waits until
 // the entry is stored: a follower that finds an entry acknowledges it.
-func (a *Store) GetLog(index uint64, entry *raft.Log) error {
-	pending := a.Pending(index)
-	if pending != nil && (a.config.Leads() || index <= a.config.Committed()) {
+func (s *Store) GetLog(index uint64, entry *raft.Log) error {
+	pending := s.Pending(index)
+	if pending != nil && (s.config.Leads() || index <= s.config.Committed()) {
 		*entry = *pending
 		return nil
 	}
 	if pending != nil {
-		if err := a.follow(index); err != nil {
+		if err := s.follow(index); err != nil {
 			return err
 		}
 	}
-	return a.entryCache.GetLog(index, entry)
+	return s.entryCache.GetLog(index, entry)
 }
 
 // LastIndex implements raft.LogStore.
-func (a *Store) LastIndex() (uint64, error) {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if n := len(a.pending); n > 0 {
-		return a.pending[n-1].Index, nil
+func (s *Store) LastIndex() (uint64, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if n := len(s.pending); n > 0 {
+		return s.pending[n-1].Index, nil
 	}
-	return a.entryCache.LastIndex()
+	return s.entryCache.LastIndex()
 }
 
 // DeleteRange implements raft.LogStore.
-func (a *Store) DeleteRange(from, to uint64) error {
-	if err := a.follow(to); err != nil {
+func (s *Store) DeleteRange(from, to uint64) error {
+	if err := s.follow(to); err != nil {
 		return err
 	}
-	return a.entryCache.DeleteRange(from, to)
+	return s.entryCache.DeleteRange(from, to)
 }
 
 // Close closes the store once the last write has ended. Raft must be done with it.
-func (a *Store) Close() error {
-	a.StopRetrying()
-	a.writing.Wait()
-	return a.entryCache.Close()
+func (s *Store) Close() error {
+	s.StopRetrying()
+	s.writing.Wait()
+	return s.entryCache.Close()
 }

@@ -41,149 +41,149 @@ type storeOperation struct {
 }
 
 // timed runs one operation and reports it if it hangs.
-func (d *watch) timed(what string, do func() error) error {
+func (w *watch) timed(what string, do func() error) error {
 	op := &storeOperation{what: what, began: time.Now()}
-	timer := time.AfterFunc(d.config.HangAfter, func() { d.reportHang(op) })
+	timer := time.AfterFunc(w.config.HangAfter, func() { w.reportHang(op) })
 	err := do()
 	if timer.Stop() {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	op.over = true
-	if _, reported := d.hanging[op]; reported {
-		delete(d.hanging, op)
-		if len(d.hanging) == 0 {
-			if d.retriedChanges == 0 {
-				d.stalled = make(chan struct{})
+	if _, reported := w.hanging[op]; reported {
+		delete(w.hanging, op)
+		if len(w.hanging) == 0 {
+			if w.retriedChanges == 0 {
+				w.stalled = make(chan struct{})
 			}
-			d.config.Logger.Info("the disk answers again", "operation", what, "after", time.Since(op.began).Round(time.Millisecond))
+			w.config.Logger.Info("the disk answers again", "operation", what, "after", time.Since(op.began).Round(time.Millisecond))
 		}
-		d.updateTrouble()
+		w.updateTrouble()
 	}
 	return err
 }
 
-func (d *watch) reportHang(op *storeOperation) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (w *watch) reportHang(op *storeOperation) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if op.over {
 		return
 	}
-	d.hanging[op] = struct{}{}
-	if len(d.hanging) == 1 {
-		if d.retriedChanges == 0 {
-			close(d.stalled)
+	w.hanging[op] = struct{}{}
+	if len(w.hanging) == 1 {
+		if w.retriedChanges == 0 {
+			close(w.stalled)
 		}
-		d.troubles.Add(1)
-		d.config.Logger.Error("the disk does not answer: until it does, this instance neither leads nor votes",
+		w.troubles.Add(1)
+		w.config.Logger.Error("the disk does not answer: until it does, this instance neither leads nor votes",
 			"operation", op.what, "since", op.began)
 	}
-	d.updateTrouble()
+	w.updateTrouble()
 }
 
 // reportFailure begins trouble, unless an earlier failure still lasts.
-func (d *watch) reportFailure(what string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.failed != nil || d.running.Err() != nil {
+func (w *watch) reportFailure(what string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed != nil || w.running.Err() != nil {
 		return
 	}
-	d.failed = &Trouble{operation: what, since: time.Now(), err: err}
-	d.recovered = make(chan struct{})
-	d.troubles.Add(1)
-	d.config.Logger.Error("the disk refuses: until a write succeeds, this instance neither leads nor stands for election",
+	w.failed = &Trouble{operation: what, since: time.Now(), err: err}
+	w.recovered = make(chan struct{})
+	w.troubles.Add(1)
+	w.config.Logger.Error("the disk refuses: until a write succeeds, this instance neither leads nor stands for election",
 		"operation", what, "error", err)
-	if !d.probeRunning {
-		d.probeRunning = true
-		d.probeDone.Go(d.probe)
+	if !w.probeRunning {
+		w.probeRunning = true
+		w.probeDone.Go(w.probe)
 	}
-	d.updateTrouble()
+	w.updateTrouble()
 }
 
 // reportSuccess ends the trouble of a failure after a successful write, if the directory
 // still exists.
-func (d *watch) reportSuccess() {
-	if d.config.CheckPresent() != nil {
+func (w *watch) reportSuccess() {
+	if w.config.CheckPresent() != nil {
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.failed == nil || d.retriedChanges > 0 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed == nil || w.retriedChanges > 0 {
 		return
 	}
-	d.config.Logger.Info("the disk can be written again", "after", time.Since(d.failed.since).Round(time.Millisecond))
-	d.failed = nil
-	close(d.recovered)
-	d.updateTrouble()
+	w.config.Logger.Info("the disk can be written again", "after", time.Since(w.failed.since).Round(time.Millisecond))
+	w.failed = nil
+	close(w.recovered)
+	w.updateTrouble()
 }
 
 // updateTrouble publishes the trouble that began first. The caller holds mu.
-func (d *watch) updateTrouble() {
-	now := d.failed
-	for op := range d.hanging {
+func (w *watch) updateTrouble() {
+	now := w.failed
+	for op := range w.hanging {
 		if now == nil || now.err != nil || op.began.Before(now.since) {
 			now = &Trouble{operation: op.what, since: op.began}
 		}
 	}
-	d.current.Store(now)
-	d.config.Changed()
+	w.current.Store(now)
+	w.config.Changed()
 }
 
 // Stalled returns a channel that is closed while an operation hangs, or a change of the log
 // is being retried: the outcome of an entry is open then.
-func (d *watch) Stalled() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.stalled
+func (w *watch) Stalled() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stalled
 }
 
 // Troubles returns how often trouble has begun.
-func (d *watch) Troubles() uint64 { return d.troubles.Load() }
+func (w *watch) Troubles() uint64 { return w.troubles.Load() }
 
 // Fault returns the current trouble, a *Trouble, or nil. It takes no lock.
-func (d *watch) Fault() error {
-	if now := d.current.Load(); now != nil {
+func (w *watch) Fault() error {
+	if now := w.current.Load(); now != nil {
 		return now
 	}
 	return nil
 }
 
 // probe rewrites the current term until the disk takes it, which ends the trouble.
-func (d *watch) probe() {
-	for d.pauseBeforeRetry() {
-		if d.timed("write", d.probeWrite) == nil {
-			d.reportSuccess()
+func (w *watch) probe() {
+	for w.pauseBeforeRetry() {
+		if w.timed("write", w.probeWrite) == nil {
+			w.reportSuccess()
 		}
-		d.mu.Lock()
-		d.probeRunning = d.failed != nil
-		over := !d.probeRunning
-		d.mu.Unlock()
+		w.mu.Lock()
+		w.probeRunning = w.failed != nil
+		over := !w.probeRunning
+		w.mu.Unlock()
 		if over {
 			return
 		}
 	}
 }
 
-func (d *watch) probeWrite() error {
-	if err := d.checkWritable(); err != nil {
+func (w *watch) probeWrite() error {
+	if err := w.checkWritable(); err != nil {
 		return err
 	}
-	d.stable <- struct{}{}
-	defer func() { <-d.stable }()
-	term, err := d.backend.GetUint64(logstore.TermKey)
+	w.stable <- struct{}{}
+	defer func() { <-w.stable }()
+	term, err := w.backend.GetUint64(logstore.TermKey)
 	if err != nil {
 		return err // also where there is none: it is the first that raft stores
 	}
-	return d.backend.SetUint64(logstore.TermKey, term)
+	return w.backend.SetUint64(logstore.TermKey, term)
 }
 
 // checkWritable returns an error if the directory is gone, or there is no room for entries.
-func (d *watch) checkWritable() error {
-	if err := d.config.CheckPresent(); err != nil {
+func (w *watch) checkWritable() error {
+	if err := w.config.CheckPresent(); err != nil {
 		return err
 	}
-	if roomy, ok := d.backend.(logstore.Roomy); ok {
+	if roomy, ok := w.backend.(logstore.Roomy); ok {
 		return roomy.Room()
 	}
 	return nil
@@ -191,25 +191,25 @@ func (d *watch) checkWritable() error {
 
 // WatchDirectory checks that the directory exists, also while nothing is written, until
 // StopRetrying or Close is called.
-func (d *watch) WatchDirectory() {
-	for d.sleep(directoryCheckInterval) {
-		if err := d.config.CheckPresent(); err != nil {
-			d.reportFailure("find its directory", err)
+func (w *watch) WatchDirectory() {
+	for w.sleep(directoryCheckInterval) {
+		if err := w.config.CheckPresent(); err != nil {
+			w.reportFailure("find its directory", err)
 		}
 	}
 }
 
 // pauseBeforeRetry returns false when this instance is being closed.
-func (d *watch) pauseBeforeRetry() bool {
-	return d.sleep(retryPause) && d.running.Err() == nil
+func (w *watch) pauseBeforeRetry() bool {
+	return w.sleep(retryPause) && w.running.Err() == nil
 }
 
 // sleep waits for pause; it returns false if this instance is being closed first.
-func (d *watch) sleep(pause time.Duration) bool {
+func (w *watch) sleep(pause time.Duration) bool {
 	select {
 	case <-time.After(pause):
 		return true
-	case <-d.running.Done():
+	case <-w.running.Done():
 		return false
 	}
 }
@@ -217,16 +217,16 @@ func (d *watch) sleep(pause time.Duration) bool {
 // pauseOrExit pauses before another attempt. When this instance is being closed, it ends the
 // goroutine, which is one of raft's, instead of returning: raft would panic on an error, and
 // must not be told of a success.
-func (d *watch) pauseOrExit() {
-	if !d.pauseBeforeRetry() {
+func (w *watch) pauseOrExit() {
+	if !w.pauseBeforeRetry() {
 		runtime.Goexit()
 	}
 }
 
 // StopRetrying ends every retry and probe, as this instance is being closed. A goroutine of
-// raft that waits for the disk ends where it is: see pauseOrExit.
-func (d *watch) StopRetrying() {
-	d.mu.Lock() // so that no probe begins later
-	defer d.mu.Unlock()
-	d.stop()
+// raft that retries ends then, by runtime.Goexit: see pauseOrExit.
+func (w *watch) StopRetrying() {
+	w.mu.Lock() // so that no probe begins later
+	defer w.mu.Unlock()
+	w.stop()
 }

@@ -62,7 +62,7 @@ type watch struct {
 type backend interface{ logstore.Store }
 
 func newWatch(store logstore.Store, config Config) *watch {
-	d := &watch{
+	w := &watch{
 		backend:   store,
 		config:    config,
 		hanging:   map[*storeOperation]struct{}{},
@@ -70,18 +70,18 @@ func newWatch(store logstore.Store, config Config) *watch {
 		stalled:   make(chan struct{}),
 		stable:    make(chan struct{}, 1),
 	}
-	d.running, d.stop = context.WithCancel(context.Background())
-	return d
+	w.running, w.stop = context.WithCancel(context.Background())
+	return w
 }
 
 // StoreLog implements raft.LogStore.
-func (d *watch) StoreLog(log *raft.Log) error { return d.StoreLogs([]*raft.Log{log}) }
+func (w *watch) StoreLog(log *raft.Log) error { return w.StoreLogs([]*raft.Log{log}) }
 
 // StoreLogs implements raft.LogStore.
-func (d *watch) StoreLogs(logs []*raft.Log) error {
-	err := d.append(logs)
-	if err != nil && d.mustRetry(logs, err) {
-		d.storeUntilDone(logs)
+func (w *watch) StoreLogs(logs []*raft.Log) error {
+	err := w.append(logs)
+	if err != nil && w.mustRetry(logs, err) {
+		w.storeUntilDone(logs)
 		return nil
 	}
 	return err
@@ -90,171 +90,171 @@ func (d *watch) StoreLogs(logs []*raft.Log) error {
 // mustRetry reports whether raft would be wrong about the log if it were told that err kept
 // logs from being stored. Only for lack of room, or of the directory, is it certain that
 // nothing was written; and a leader goes by a membership also if it failed to store it.
-func (d *watch) mustRetry(logs []*raft.Log, err error) bool {
-	if d.truncated.Load() {
+func (w *watch) mustRetry(logs []*raft.Log, err error) bool {
+	if w.truncated.Load() {
 		return true
 	}
 	nothingWritten := errors.As(err, new(*logstore.NoRoomError)) || errors.Is(err, logstore.ErrDirectoryGone)
 	changesMembers := slices.ContainsFunc(logs, func(l *raft.Log) bool { return l.Type == raft.LogConfiguration })
-	return d.raftStarted.Load() && (!nothingWritten || changesMembers && d.config.Leads())
+	return w.raftStarted.Load() && (!nothingWritten || changesMembers && w.config.Leads())
 }
 
 // storeUntilDone retries until logs are stored. The others elect another leader meanwhile;
 // if that one replaces these entries, it does so afterwards.
-func (d *watch) storeUntilDone(logs []*raft.Log) {
-	d.setRetrying(true)
-	d.pauseOrExit()
-	for d.append(logs) != nil {
-		d.pauseOrExit()
+func (w *watch) storeUntilDone(logs []*raft.Log) {
+	w.setRetrying(true)
+	w.pauseOrExit()
+	for w.append(logs) != nil {
+		w.pauseOrExit()
 	}
-	d.setRetrying(false)
-	d.reportSuccess()
+	w.setRetrying(false)
+	w.reportSuccess()
 }
 
-func (d *watch) setRetrying(on bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	before := d.retriedChanges
+func (w *watch) setRetrying(on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.retriedChanges
 	if on {
-		d.retriedChanges++
+		w.retriedChanges++
 	} else {
-		d.retriedChanges--
+		w.retriedChanges--
 	}
 	switch {
-	case len(d.hanging) > 0: // stalled is closed already
+	case len(w.hanging) > 0: // stalled is closed already
 	case before == 0:
-		close(d.stalled)
-	case d.retriedChanges == 0:
-		d.stalled = make(chan struct{})
+		close(w.stalled)
+	case w.retriedChanges == 0:
+		w.stalled = make(chan struct{})
 	}
 }
 
 // RaftStarted says that raft has started: until then it copes with every error.
-func (d *watch) RaftStarted() { d.raftStarted.Store(true) }
+func (w *watch) RaftStarted() { w.raftStarted.Store(true) }
 
 // checkReady returns why entries can't be stored now, or nil.
-func (d *watch) checkReady() error {
-	if err := d.Fault(); err != nil {
+func (w *watch) checkReady() error {
+	if err := w.Fault(); err != nil {
 		return err
 	}
-	err := d.timed(opStoreEntries, d.checkWritable)
+	err := w.timed(opStoreEntries, w.checkWritable)
 	if err != nil {
-		d.reportFailure(opStoreEntries, err)
+		w.reportFailure(opStoreEntries, err)
 	}
 	return err
 }
 
-func (d *watch) append(logs []*raft.Log) error {
+func (w *watch) append(logs []*raft.Log) error {
 	began := time.Now()
-	err := d.timed(opStoreEntries, func() error {
-		if err := d.checkWritable(); err != nil {
+	err := w.timed(opStoreEntries, func() error {
+		if err := w.checkWritable(); err != nil {
 			return err
 		}
-		return d.backend.StoreLogs(logs)
+		return w.backend.StoreLogs(logs)
 	})
 	if err != nil {
-		d.reportFailure(opStoreEntries, err)
+		w.reportFailure(opStoreEntries, err)
 		return err
 	}
-	if d.config.Stored != nil {
-		d.config.Stored(time.Since(began))
+	if w.config.Stored != nil {
+		w.config.Stored(time.Since(began))
 	}
-	d.truncated.Store(false)
-	d.config.Appended(logs)
-	if d.current.Load() != nil {
-		d.reportSuccess()
+	w.truncated.Store(false)
+	w.config.Appended(logs)
+	if w.current.Load() != nil {
+		w.reportSuccess()
 	}
 	return nil
 }
 
 // DeleteRange implements raft.LogStore. Raft goes on after an error, which would be wrong
 // once a part of the log's end is gone, so removing the end is retried.
-func (d *watch) DeleteRange(from, to uint64) error {
-	last, err := d.backend.LastIndex()
+func (w *watch) DeleteRange(from, to uint64) error {
+	last, err := w.backend.LastIndex()
 	if err != nil || last == 0 {
 		return err
 	}
 	const what = "remove log entries"
-	remove := func() error { return d.backend.DeleteRange(from, to) }
-	err = d.timed(what, remove)
-	if err != nil && to >= last && d.raftStarted.Load() {
-		d.setRetrying(true)
+	remove := func() error { return w.backend.DeleteRange(from, to) }
+	err = w.timed(what, remove)
+	if err != nil && to >= last && w.raftStarted.Load() {
+		w.setRetrying(true)
 		for err != nil {
-			d.reportFailure(what, err)
-			d.pauseOrExit()
-			err = d.timed(what, remove)
+			w.reportFailure(what, err)
+			w.pauseOrExit()
+			err = w.timed(what, remove)
 		}
-		d.setRetrying(false)
-		d.reportSuccess()
+		w.setRetrying(false)
+		w.reportSuccess()
 	}
 	if err == nil && to >= last {
-		d.truncated.Store(true)
+		w.truncated.Store(true)
 	}
 	return err
 }
 
 // GetLog implements raft.LogStore. A disk that returns something else than was written can't
 // be relied on: the instance ends, and at its next start it sets aside what is damaged.
-func (d *watch) GetLog(index uint64, log *raft.Log) error {
-	err := d.timed("read a log entry", func() error { return d.getProven(index, log) })
-	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, logstore.ErrClosed) || !d.raftStarted.Load() {
+func (w *watch) GetLog(index uint64, log *raft.Log) error {
+	err := w.timed("read a log entry", func() error { return w.getProven(index, log) })
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, logstore.ErrClosed) || !w.raftStarted.Load() {
 		return err
 	}
 	// Otherwise raft would panic when it applies the entry, or send it to others.
-	d.config.Fatal(fmt.Errorf("log entry %d can't be read: %w", index, err))
+	w.config.Fatal(fmt.Errorf("log entry %d can't be read: %w", index, err))
 	runtime.Goexit()
 	return err
 }
 
 // getProven reads an entry and verifies that it is as it was written: raft would send a
 // damaged one to others.
-func (d *watch) getProven(index uint64, entry *raft.Log) error {
-	if err := d.backend.GetLog(index, entry); err != nil {
+func (w *watch) getProven(index uint64, entry *raft.Log) error {
+	if err := w.backend.GetLog(index, entry); err != nil {
 		return err
 	}
 	if entry.Index != index {
 		return fmt.Errorf("it says that it is entry %d", entry.Index)
 	}
-	return d.config.Verify(entry)
+	return w.config.Verify(entry)
 }
 
 // Set implements raft.StableStore.
-func (d *watch) Set(key, value []byte) error {
-	if bytes.Equal(key, logstore.VoteCandidateKey) && bytes.Equal(value, d.config.OwnAddress) {
-		d.awaitRecovery()
+func (w *watch) Set(key, value []byte) error {
+	if bytes.Equal(key, logstore.VoteCandidateKey) && bytes.Equal(value, w.config.OwnAddress) {
+		w.awaitRecovery()
 	}
-	return d.persist(key, func() error { return d.backend.Set(key, value) })
+	return w.persist(key, func() error { return w.backend.Set(key, value) })
 }
 
 // awaitRecovery keeps an instance from voting for itself while it could not write as a
 // leader: a lone voter would be elected again and again.
-func (d *watch) awaitRecovery() {
-	d.mu.Lock()
-	failed, recovered := d.failed, d.recovered
-	d.mu.Unlock()
+func (w *watch) awaitRecovery() {
+	w.mu.Lock()
+	failed, recovered := w.failed, w.recovered
+	w.mu.Unlock()
 	if failed == nil {
 		return
 	}
 	select {
 	case <-recovered:
-	case <-d.running.Done():
+	case <-w.running.Done():
 		runtime.Goexit()
 	}
 }
 
 // SetUint64 implements raft.StableStore. When it starts, raft sets again what it has just
 // read; that writes nothing.
-func (d *watch) SetUint64(key []byte, value uint64) error {
-	if d.raisesTerm(key, value) {
-		d.config.Raising.Lock()
-		defer d.config.Raising.Unlock()
+func (w *watch) SetUint64(key []byte, value uint64) error {
+	if w.raisesTerm(key, value) {
+		w.config.Raising.Lock()
+		defer w.config.Raising.Unlock()
 	}
 	var later uint64
-	err := d.persist(key, func() error {
-		stored, err := d.backend.GetUint64(key)
+	err := w.persist(key, func() error {
+		stored, err := w.backend.GetUint64(key)
 		switch {
-		case err != nil || stored < value || !d.raftStarted.Load() && stored > value:
-			return d.setNumber(key, value)
+		case err != nil || stored < value || !w.raftStarted.Load() && stored > value:
+			return w.setNumber(key, value)
 		case stored > value:
 			later = stored
 		}
@@ -262,18 +262,18 @@ func (d *watch) SetUint64(key []byte, value uint64) error {
 	})
 	if later > 0 {
 		// Back in an earlier term it could vote twice, or lead a term that is another's.
-		d.config.Fatal(fmt.Errorf("raft would go back to %s %d, and has come to %d already", key, value, later))
+		w.config.Fatal(fmt.Errorf("raft would go back to %s %d, and has come to %d already", key, value, later))
 		runtime.Goexit()
 	}
 	return err
 }
 
 // raisesTerm reports whether this sets the current term to a later one.
-func (d *watch) raisesTerm(key []byte, value uint64) bool {
-	if d.config.Raising == nil || !bytes.Equal(key, logstore.TermKey) {
+func (w *watch) raisesTerm(key []byte, value uint64) bool {
+	if w.config.Raising == nil || !bytes.Equal(key, logstore.TermKey) {
 		return false
 	}
-	stored, err := d.backend.GetUint64(key)
+	stored, err := w.backend.GetUint64(key)
 	return err == nil && stored < value
 }
 
@@ -284,35 +284,35 @@ var placeholderCandidate = []byte("nobody yet")
 // setNumber stores value. Raft stores the term of a vote before its candidate. If this
 // instance were killed in between, the candidate of the earlier vote would have this vote
 // too, and raft would not check its log again. So the earlier candidate is erased first.
-func (d *watch) setNumber(key []byte, value uint64) error {
+func (w *watch) setNumber(key []byte, value uint64) error {
 	if bytes.Equal(key, logstore.VoteTermKey) {
-		if err := d.backend.Set(logstore.VoteCandidateKey, placeholderCandidate); err != nil {
+		if err := w.backend.Set(logstore.VoteCandidateKey, placeholderCandidate); err != nil {
 			return err
 		}
 	}
-	return d.backend.SetUint64(key, value)
+	return w.backend.SetUint64(key, value)
 }
 
-func (d *watch) persist(key []byte, write func() error) error {
+func (w *watch) persist(key []byte, write func() error) error {
 	what := fmt.Sprintf("store %s", key)
 	for {
-		err := d.writeStable(what, write)
+		err := w.writeStable(what, write)
 		if err == nil {
 			return nil
 		}
-		d.reportFailure(what, err)
-		if !d.raftStarted.Load() {
+		w.reportFailure(what, err)
+		if !w.raftStarted.Load() {
 			return err
 		}
-		d.pauseOrExit()
+		w.pauseOrExit()
 	}
 }
 
-func (d *watch) writeStable(what string, write func() error) error {
-	d.stable <- struct{}{}
-	defer func() { <-d.stable }()
-	return d.timed(what, func() error {
-		if err := d.config.CheckPresent(); err != nil {
+func (w *watch) writeStable(what string, write func() error) error {
+	w.stable <- struct{}{}
+	defer func() { <-w.stable }()
+	return w.timed(what, func() error {
+		if err := w.config.CheckPresent(); err != nil {
 			return err
 		}
 		return write()
@@ -320,8 +320,8 @@ func (d *watch) writeStable(what string, write func() error) error {
 }
 
 // Close closes the store. Raft must be done with it.
-func (d *watch) Close() error {
-	d.StopRetrying()
-	d.probeDone.Wait()
-	return d.backend.Close()
+func (w *watch) Close() error {
+	w.StopRetrying()
+	w.probeDone.Wait()
+	return w.backend.Close()
 }
