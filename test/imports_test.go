@@ -22,6 +22,7 @@ var mayImport = []struct {
 	of   []string
 }{
 	{"domain", nil},
+	{"domain/domaintest", []string{"domain"}},
 	{"ports", []string{"domain"}},
 	{"ports/portstest", []string{"domain", "ports"}},
 	{"app", []string{"domain", "ports"}},

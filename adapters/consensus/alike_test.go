@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -46,7 +47,7 @@ func mustBeAlike(t *testing.T, all ...*instance) {
 	for n, got := range states {
 		if !bytes.Equal(stateOf(t, got), want) {
 			t.Errorf("after entry %d, state of %s = %+v, term opened in %d;\nwant that of %s = %+v, term opened in %d", got.Applied,
-				all[n].config.ID, contentsOf(got.View), got.openTerm, all[0].config.ID, contentsOf(states[0].View), states[0].openTerm)
+				all[n].config.ID, domaintest.ContentsOf(got.View), got.openTerm, all[0].config.ID, domaintest.ContentsOf(states[0].View), states[0].openTerm)
 		}
 	}
 }
@@ -112,8 +113,8 @@ func (r *modelRun) applyRandom(commands int) {
 			}
 		}
 		if r.model != nil {
-			want := answerOf(r.model.Apply(cmd))
-			mustEqual(r, "the answer to a "+kind, answerOf(answers, err), want)
+			want := domaintest.AnswerOf(r.model.Apply(cmd))
+			mustEqual(r, "the answer to a "+kind, domaintest.AnswerOf(answers, err), want)
 		}
 	}
 }
@@ -129,7 +130,7 @@ func (r *modelRun) propose() (domain.Command, []domain.Change, error) {
 		} else if err != nil {
 			r.Fatal(err)
 		}
-		cmd := rapid.Custom(func(t *rapid.T) domain.Command { return crossingCommand(t, view) }).Example(r.rand.Int())
+		cmd := rapid.Custom(func(t *rapid.T) domain.Command { return domaintest.CrossingCommand(t, view) }).Example(r.rand.Int())
 		changes, err := leader.Propose(ctx, cmd)
 		if !errors.Is(err, ports.ErrNotLeader) {
 			return cmd, changes, err
@@ -142,12 +143,12 @@ func (r *modelRun) compare(when string) {
 	mustBeAlike(r.T, r.cluster...)
 	state, _ := r.cluster[0].State()
 	if r.model != nil {
-		mustEqual(r, "the registry "+when, contentsOf(state.View), contentsOf(r.model.View()))
+		mustEqual(r, "the registry "+when, domaintest.ContentsOf(state.View), domaintest.ContentsOf(r.model.View()))
 	}
 	// A read has the same result at each instance.
 	for _, i := range r.cluster {
 		view := mustReadHere(r.T, i)
-		mustEqual(r, "the registry "+when+" as read at "+i.config.ID, contentsOf(view), contentsOf(state.View))
+		mustEqual(r, "the registry "+when+" as read at "+i.config.ID, domaintest.ContentsOf(view), domaintest.ContentsOf(state.View))
 	}
 }
 

@@ -11,11 +11,12 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 )
 
 func TestAnyCommandComesBackFromItsEntry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		cmd := anyCommand().Draw(t, "command")
+		cmd := domaintest.AnyCommand().Draw(t, "command")
 		data := encodeEntry(cmd)
 		if again := encodeEntry(cmd); !bytes.Equal(again, data) {
 			t.Fatalf("two encodings of one command:\n%x\n%x", data, again)
@@ -34,7 +35,7 @@ func TestAnyCommandComesBackFromItsEntry(t *testing.T) {
 
 func TestAnyCommandsComeBackFromASharedEntry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		commands := commandGroup(rapid.SliceOfN(anyCommand(), 1, 5).Draw(t, "commands"))
+		commands := commandGroup(rapid.SliceOfN(domaintest.AnyCommand(), 1, 5).Draw(t, "commands"))
 		var entries [][]byte
 		for _, cmd := range commands {
 			entries = append(entries, encodeEntry(cmd))

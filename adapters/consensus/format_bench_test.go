@@ -2,29 +2,17 @@ package consensus
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"testing"
 
 	"github.com/hashicorp/raft"
 
-	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// usualRegister is a registration as a deployment would send it.
-func usualRegister(b *testing.B, i, weight int) domain.Register {
-	return domain.Register{Node: acceptedNode(b, domain.NodeSpec{
-		ID:      fmt.Sprintf("cache-node-%05d", i),
-		Address: fmt.Sprintf("10.0.%d.%d:11211", i>>8, i&255),
-		Weight:  &weight,
-		Zone:    "eu-1a",
-		Labels:  map[string]string{"rack": "r7", "generation": "3"},
-	})}
-}
-
 func BenchmarkEncodeEntry(b *testing.B) {
-	cmd := usualRegister(b, 1, 100)
+	cmd := domaintest.UsualRegister(b, 1, 100)
 	b.ReportAllocs()
 	for b.Loop() {
 		encodeEntry(cmd)
@@ -33,7 +21,7 @@ func BenchmarkEncodeEntry(b *testing.B) {
 }
 
 func BenchmarkDecodeEntry(b *testing.B) {
-	data := encodeEntry(usualRegister(b, 1, 100))
+	data := encodeEntry(domaintest.UsualRegister(b, 1, 100))
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := decodeEntry(data); err != nil {
@@ -52,12 +40,12 @@ func BenchmarkApplyBatch(b *testing.B) {
 func benchmarkApply(b *testing.B, share bool) {
 	const size = 64
 	m := newMachine(newSharedState(ports.LocalState{}), func(err error) { b.Fatal(err) })
-	m.registry = fullRegistry(b)
+	m.registry = domaintest.FullRegistry(b)
 	var batches [2][]*raft.Log // they undo each other, so that every update is a change
 	for i := range batches {
 		var entries [][]byte
 		for n := range size {
-			entries = append(entries, encodeEntry(usualRegister(b, n, i)))
+			entries = append(entries, encodeEntry(domaintest.UsualRegister(b, n, i)))
 		}
 		if share {
 			entries = [][]byte{joinEntries(entries)}
@@ -78,28 +66,8 @@ func benchmarkApply(b *testing.B, share bool) {
 	b.ReportMetric(float64(applied*size)/b.Elapsed().Seconds(), "updates/s")
 }
 
-// fullRegistry returns a registry of 10 000 nodes with a full history, in which half of the
-// nodes were changed twice.
-func fullRegistry(b *testing.B) *domain.Registry {
-	b.Helper()
-	const nodes = 10_000
-	r := domain.NewRegistry()
-	apply := func(cmd domain.Command) {
-		if _, err := r.Apply(cmd); err != nil {
-			b.Fatal(err)
-		}
-	}
-	for i := range nodes {
-		apply(usualRegister(b, i, 100))
-	}
-	for i := range domain.HistoryLength {
-		apply(usualRegister(b, i%(nodes/2), 101+i))
-	}
-	return r
-}
-
 func BenchmarkWriteSnapshot(b *testing.B) {
-	im := imageOf(fullRegistry(b))
+	im := imageOf(domaintest.FullRegistry(b))
 	size := len(snapshotOf(b, im))
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
@@ -112,7 +80,7 @@ func BenchmarkWriteSnapshot(b *testing.B) {
 }
 
 func BenchmarkReadSnapshot(b *testing.B) {
-	data := snapshotOf(b, imageOf(fullRegistry(b)))
+	data := snapshotOf(b, imageOf(domaintest.FullRegistry(b)))
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
 	for b.Loop() {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 )
 
 var update = flag.Bool("update", false, "write the golden files that are missing; existing ones stay")
@@ -57,14 +58,9 @@ func leasedNode() domain.CacheNode {
 	return n
 }
 
-func minimalNode(t testingT, id, address string) domain.CacheNode {
-	t.Helper()
-	return acceptedNode(t, domain.NodeSpec{ID: id, Address: address})
-}
-
 // goldenEntries are entries of every kind, with everything that they can contain.
-func goldenEntries(t testingT) map[string]any {
-	minimal := minimalNode(t, "a", "h:1")
+func goldenEntries(t domaintest.T) map[string]any {
+	minimal := domaintest.Node(t, "a", "h:1")
 	return map[string]any{
 		"opening":                      opening{ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN"},
 		"opening-nameless":             opening{},
@@ -119,9 +115,9 @@ func TestGoldenEntries(t *testing.T) {
 }
 
 // goldenCommands produce nodes and changes of every kind.
-func goldenCommands(t testingT) []domain.Command {
-	a, b := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
-	moved, heavier := minimalNode(t, "b", "h:3"), minimalNode(t, "a", "h:1")
+func goldenCommands(t domaintest.T) []domain.Command {
+	a, b := domaintest.Node(t, "a", "h:1"), domaintest.Node(t, "b", "h:2")
+	moved, heavier := domaintest.Node(t, "b", "h:3"), domaintest.Node(t, "a", "h:1")
 	heavier.Weight = 7
 	return []domain.Command{
 		domain.Register{Node: fullNode()},
@@ -135,8 +131,8 @@ func goldenCommands(t testingT) []domain.Command {
 }
 
 // leasedCommands produce changes that are caused by expiry.
-func leasedCommands(t testingT) []domain.Command {
-	removed, down := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+func leasedCommands(t domaintest.T) []domain.Command {
+	removed, down := domaintest.Node(t, "a", "h:1"), domaintest.Node(t, "b", "h:2")
 	removed.TTLSeconds, down.TTLSeconds, down.OnExpiry = 30, 30, domain.DownOnExpiry
 	return []domain.Command{
 		domain.Batch{Commands: []domain.Command{domain.Register{Node: removed}, domain.Register{Node: down}}},
@@ -147,8 +143,8 @@ func leasedCommands(t testingT) []domain.Command {
 }
 
 // goldenImages are images with everything that a snapshot can contain.
-func goldenImages(t testingT) map[string]fsmSnapshot {
-	whole := registryAfter(goldenCommands(t)...).View()
+func goldenImages(t domaintest.T) map[string]fsmSnapshot {
+	whole := domaintest.RegistryAfter(goldenCommands(t)...).View()
 
 	// This registry has a trimmed history without needing ten thousand changes: only the
 	// latest change of the nodes is left.
@@ -162,7 +158,7 @@ func goldenImages(t testingT) map[string]fsmSnapshot {
 	}
 	return map[string]fsmSnapshot{
 		"empty":     {},
-		"leased":    {view: registryAfter(leasedCommands(t)...).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 8, openTerm: 1},
+		"leased":    {view: domaintest.RegistryAfter(leasedCommands(t)...).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 8, openTerm: 1},
 		"promoting": {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 301, openTerm: 9, promotions: []string{"n4", "n5"}},
 		"restoring": {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 302, openTerm: 9, promotions: []string{"n4"},
 			staged: &frozenStaging{id: "OMUGT7XVG3", parts: 2, nodes: stagedNodes(t)}},
@@ -182,9 +178,9 @@ func TestGoldenSnapshots(t *testing.T) {
 	}
 }
 
-func mustEqualImage(t testingT, got, want fsmSnapshot) {
+func mustEqualImage(t domaintest.T, got, want fsmSnapshot) {
 	t.Helper()
-	mustEqual(t, "the registry", contentsOf(got.view), contentsOf(want.view))
+	mustEqual(t, "the registry", domaintest.ContentsOf(got.view), domaintest.ContentsOf(want.view))
 	got.view, want.view = domain.View{}, domain.View{}
 	mustEqual(t, "the rest of the image", got, want)
 }

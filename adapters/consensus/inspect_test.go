@@ -20,6 +20,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/wal"
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 )
 
 var durableBackends = []logstore.Backend{
@@ -122,7 +123,7 @@ func TestInspectSeesARestoreThatGoesOnBehindASnapshot(t *testing.T) {
 			t.Fatalf("apply(%+v) = %v, %v, want success", step, err, answer.err)
 		}
 	}
-	first, second := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+	first, second := domaintest.Node(t, "a", "h:1"), domaintest.Node(t, "b", "h:2")
 	second.Slot = 1
 	write(restorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
 	if err := i.raft.Snapshot().Error(); err != nil {

@@ -14,11 +14,12 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // testMachine returns a machine, and fails the test if that halts.
-func testMachine(t testingT) *machine {
+func testMachine(t domaintest.T) *machine {
 	return newMachine(newSharedState(ports.LocalState{}), func(err error) { t.Fatalf("halted: %v", err) })
 }
 
@@ -45,7 +46,7 @@ func logOf(commands ...domain.Command) []*raft.Log {
 	return log
 }
 
-func machineSnapshot(t testingT, m *machine) []byte {
+func machineSnapshot(t domaintest.T, m *machine) []byte {
 	t.Helper()
 	s, err := m.Snapshot()
 	if err != nil {
@@ -73,7 +74,7 @@ func (s *memorySink) Cancel() error { s.cancelled++; return nil }
 
 func TestASnapshotAndTheRestOfTheLogEqualTheWholeLog(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		log := logOf(crossingCommands().Draw(t, "commands")...)
+		log := logOf(domaintest.CrossingCommands().Draw(t, "commands")...)
 		whole := testMachine(t)
 		var want []outcome
 		for _, entry := range log {
@@ -99,7 +100,7 @@ func TestASnapshotAndTheRestOfTheLogEqualTheWholeLog(t *testing.T) {
 		}
 		for i := range want {
 			mustEqual(t, fmt.Sprintf("outcome %d", i),
-				answerOf(got[i].changes, got[i].err), answerOf(want[i].changes, want[i].err))
+				domaintest.AnswerOf(got[i].changes, got[i].err), domaintest.AnswerOf(want[i].changes, want[i].err))
 		}
 		if !bytes.Equal(machineSnapshot(t, second), machineSnapshot(t, whole)) {
 			t.Fatal("the snapshots of the two machines differ")
@@ -113,7 +114,7 @@ func TestASnapshotAndTheRestOfTheLogEqualTheWholeLog(t *testing.T) {
 // Commands have the same effect whether they share an entry or not.
 func TestSharedEntriesDoWhatTheirCommandsDo(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		commands := crossingCommands().Draw(t, "commands")
+		commands := domaintest.CrossingCommands().Draw(t, "commands")
 		alone, together := testMachine(t), testMachine(t)
 		index := uint64(1)
 		for len(commands) > 0 {
@@ -129,7 +130,7 @@ func TestSharedEntriesDoWhatTheirCommandsDo(t *testing.T) {
 				t.Fatalf("number of outcomes = %d, want %d", len(got), size)
 			}
 			for i := range want {
-				mustEqual(t, fmt.Sprintf("outcome %d", i), answerOf(got[i].changes, got[i].err), answerOf(want[i].changes, want[i].err))
+				mustEqual(t, fmt.Sprintf("outcome %d", i), domaintest.AnswerOf(got[i].changes, got[i].err), domaintest.AnswerOf(want[i].changes, want[i].err))
 			}
 			commands = commands[size:]
 			index++
@@ -169,7 +170,7 @@ func TestABatchIsPublishedOnce(t *testing.T) {
 			t.Error("afterApply was called before the state was posted")
 		}
 	}
-	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}, domain.Register{Node: minimalNode(t, "b", "h:2")}))
+	m.ApplyBatch(logOf(domain.Register{Node: domaintest.Node(t, "a", "h:1")}, domain.Register{Node: domaintest.Node(t, "b", "h:2")}))
 	if told != 1 {
 		t.Errorf("afterApply was called %d times, want once", told)
 	}
@@ -203,7 +204,7 @@ func TestABatchOfVeryManyChangesIsPostedMeanwhile(t *testing.T) {
 	for entry := range entries {
 		var writes [][]byte
 		for n := range each {
-			cmd := domain.Register{Node: minimalNode(t, fmt.Sprintf("n%d", n), fmt.Sprintf("h%d:1", n))}
+			cmd := domain.Register{Node: domaintest.Node(t, fmt.Sprintf("n%d", n), fmt.Sprintf("h%d:1", n))}
 			cmd.Node.Weight = entry
 			writes = append(writes, encodeEntry(cmd))
 		}
@@ -308,12 +309,12 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var halts []error
 			m := newMachine(newSharedState(ports.LocalState{}), func(err error) { halts = append(halts, err) })
-			m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
+			m.ApplyBatch(logOf(domain.Register{Node: domaintest.Node(t, "a", "h:1")}))
 			before := m.state.read()
 
 			bad := func(index uint64) *raft.Log { return &raft.Log{Index: index, Term: 7, Data: test.data} }
 			good := &raft.Log{Index: 6, Term: 7, Data: encodeEntry(domain.Deregister{ID: "a"})}
-			first := &raft.Log{Index: 4, Term: 7, Data: encodeEntry(domain.Register{Node: minimalNode(t, "b", "h:2")})}
+			first := &raft.Log{Index: 4, Term: 7, Data: encodeEntry(domain.Register{Node: domaintest.Node(t, "b", "h:2")})}
 			answers := m.ApplyBatch([]*raft.Log{first, bad(5), good, bad(7)})
 			later := m.Apply(good)
 
@@ -347,7 +348,7 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 }
 
 func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
-	other := snapshotOf(t, imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")})))
+	other := snapshotOf(t, imageOf(domaintest.RegistryAfter(domain.Register{Node: domaintest.Node(t, "other", "h:9")})))
 	damaged := bytes.Clone(other)
 	damaged[len(damaged)/2] ^= 1
 	tests := map[string]io.Reader{
@@ -360,7 +361,7 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 	for name, snapshot := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := testMachine(t)
-			m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
+			m.ApplyBatch(logOf(domain.Register{Node: domaintest.Node(t, "a", "h:1")}))
 			before, bytesBefore := m.state.read(), machineSnapshot(t, m)
 			if err := m.Restore(io.NopCloser(snapshot)); err == nil {
 				t.Fatal("Restore = nil, want an error")
@@ -381,9 +382,9 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 // Otherwise the log would go on behind the snapshot with entries that the snapshot replaces.
 func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
 	m := testMachine(t)
-	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
+	m.ApplyBatch(logOf(domain.Register{Node: domaintest.Node(t, "a", "h:1")}))
 	before := m.state.read()
-	other := snapshotOf(t, imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")})))
+	other := snapshotOf(t, imageOf(domaintest.RegistryAfter(domain.Register{Node: domaintest.Node(t, "other", "h:9")})))
 	replaced := []uint64{}
 	m.dropReplaced = func(index, term uint64) error {
 		replaced = append(replaced, index, term)
@@ -400,9 +401,9 @@ func TestARestoreForWhichTheLogCannotBeCutLeavesTheOldState(t *testing.T) {
 
 func TestARestoreReplacesTheStateAndWakesAllWaiters(t *testing.T) {
 	m := testMachine(t)
-	m.ApplyBatch(logOf(domain.Register{Node: minimalNode(t, "a", "h:1")}))
+	m.ApplyBatch(logOf(domain.Register{Node: domaintest.Node(t, "a", "h:1")}))
 	before := m.state.read()
-	im := imageOf(registryAfter(domain.Register{Node: minimalNode(t, "other", "h:9")}))
+	im := imageOf(domaintest.RegistryAfter(domain.Register{Node: domaintest.Node(t, "other", "h:9")}))
 	im.promotions = []string{"n4"}
 	if err := m.Restore(io.NopCloser(bytes.NewReader(snapshotOf(t, im)))); err != nil {
 		t.Fatal(err)
@@ -419,7 +420,7 @@ func TestARestoreReplacesTheStateAndWakesAllWaiters(t *testing.T) {
 
 func TestASnapshotThatCanNotBeKeptIsCancelled(t *testing.T) {
 	sink := &brokenSink{}
-	if err := imageOf(registryAfter(goldenCommands(t)...)).Persist(sink); !errors.Is(err, errDisk) {
+	if err := imageOf(domaintest.RegistryAfter(goldenCommands(t)...)).Persist(sink); !errors.Is(err, errDisk) {
 		t.Errorf("Persist = %v, want the error of the disk", err)
 	}
 	if sink.closed != 0 || sink.cancelled != 1 {

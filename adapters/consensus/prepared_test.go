@@ -8,13 +8,14 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 )
 
 // A snapshot that was decoded at the start is used only once, and only for itself.
 func TestAPreparedSnapshotIsTakenOnce(t *testing.T) {
-	one, two := domain.Register{Node: minimalNode(t, "a", "h:1")}, domain.Register{Node: minimalNode(t, "b", "h:2")}
-	read := restoredFrom(t, snapshotOf(t, imageOf(registryAfter(one))))
-	later := snapshotOf(t, imageOf(registryAfter(one, two)))
+	one, two := domain.Register{Node: domaintest.Node(t, "a", "h:1")}, domain.Register{Node: domaintest.Node(t, "b", "h:2")}
+	read := restoredFrom(t, snapshotOf(t, imageOf(domaintest.RegistryAfter(one))))
+	later := snapshotOf(t, imageOf(domaintest.RegistryAfter(one, two)))
 	restore := func(m *machine, id string, state []byte) error {
 		return m.Restore(stateWithMeta{io.NopCloser(bytes.NewReader(state)), &raft.SnapshotMeta{ID: id}})
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -82,7 +83,7 @@ func (s survivor) mustGoOnAlone(t *testing.T) *instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustEqual(t, "the registry", contentsOf(view), contentsOf(s.state.View))
+	mustEqual(t, "the registry", domaintest.ContentsOf(view), domaintest.ContentsOf(s.state.View))
 	now, _ := i.State()
 	mustEqual(t, "the cluster's id", now.ClusterID, s.state.ClusterID)
 	mustEqual(t, "the membership", now.Roster.Instances(), []domain.Instance{s.alone()})

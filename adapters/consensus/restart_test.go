@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -18,7 +19,7 @@ func restart(tb testing.TB, i *instance, timing func(*Timing)) *instance {
 // mustHoldTheSame fails unless two instances hold the same state.
 func mustHoldTheSame(t *testing.T, a, b ports.LocalState) {
 	t.Helper()
-	mustEqual(t, "the registry", contentsOf(a.View), contentsOf(b.View))
+	mustEqual(t, "the registry", domaintest.ContentsOf(a.View), domaintest.ContentsOf(b.View))
 	mustEqual(t, "the membership", a.Roster.Instances(), b.Roster.Instances())
 	mustEqual(t, "the cluster's id", a.ClusterID, b.ClusterID)
 }

@@ -15,19 +15,20 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // stagedNodes are nodes with everything that a node can have in a backup.
-func stagedNodes(t testingT) []*domain.CacheNode {
-	plain, expired := minimalNode(t, "a", "h:1"), leasedNode()
+func stagedNodes(t domaintest.T) []*domain.CacheNode {
+	plain, expired := domaintest.Node(t, "a", "h:1"), leasedNode()
 	return []*domain.CacheNode{&plain, &expired}
 }
 
 // replacedRegistry returns a registry that had a history before a backup replaced its
 // content.
-func replacedRegistry(t testingT) *domain.Registry {
-	r := registryAfter(goldenCommands(t)...)
+func replacedRegistry(t domaintest.T) *domain.Registry {
+	r := domaintest.RegistryAfter(goldenCommands(t)...)
 	with := domain.NewReplacement()
 	for _, n := range stagedNodes(t) {
 		if err := with.Add(n); err != nil {
@@ -72,7 +73,7 @@ func anyRestoreStep() *rapid.Generator[any] {
 		case 0:
 			part := restorePart{ID: id, Number: number}
 			for range rapid.IntRange(0, 3).Draw(t, "nodes") {
-				part.Nodes = append(part.Nodes, new(anyNode().Draw(t, "node")))
+				part.Nodes = append(part.Nodes, new(domaintest.AnyNode().Draw(t, "node")))
 			}
 			return part
 		case 1:
@@ -110,7 +111,7 @@ func applyEntries(t *testing.T, m *machine, entries ...any) []outcome {
 }
 
 func TestARestoreIsAllOrNothing(t *testing.T) {
-	first, second := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+	first, second := domaintest.Node(t, "a", "h:1"), domaintest.Node(t, "b", "h:2")
 	second.Slot = 1
 	part := func(id string, number int, nodes ...*domain.CacheNode) restorePart {
 		return restorePart{ID: id, Number: number, Nodes: nodes}
@@ -158,7 +159,7 @@ func TestARestoreIsAllOrNothing(t *testing.T) {
 // A snapshot that is being written must not change with later entries.
 func TestASnapshotOfARestoreStaysAsItIs(t *testing.T) {
 	m := testMachine(t)
-	first, second := minimalNode(t, "a", "h:1"), minimalNode(t, "b", "h:2")
+	first, second := domaintest.Node(t, "a", "h:1"), domaintest.Node(t, "b", "h:2")
 	second.Slot = 1
 	applyEntries(t, m, restorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
 	before, err := m.Snapshot()
@@ -190,7 +191,7 @@ func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
 	leader := cluster[0]
 	with := domain.NewReplacement()
 	for i := range 2000 {
-		n := minimalNode(t, fmt.Sprintf("node%04d", i), fmt.Sprintf("h%d:1", i))
+		n := domaintest.Node(t, fmt.Sprintf("node%04d", i), fmt.Sprintf("h%d:1", i))
 		n.Slot = i
 		if err := with.Add(&n); err != nil {
 			t.Fatal(err)
@@ -225,7 +226,7 @@ func TestARestoreThatIsCutOffChangesNothingAndLeavesNothing(t *testing.T) {
 func TestARestoreIsCutIntoParts(t *testing.T) {
 	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir()})
 	t.Cleanup(func() { i.stop(t) })
-	node := minimalNode(t, "a", "h:1")
+	node := domaintest.Node(t, "a", "h:1")
 	size := nodeSize(&node)
 	for name, test := range map[string]struct{ most, nodes, length int }{
 		"all nodes fit":              {most: 3 * size, nodes: 3, length: 3},

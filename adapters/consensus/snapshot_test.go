@@ -15,19 +15,20 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 )
 
 func TestARegistryComesBackFromItsSnapshot(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		commands := crossingCommands().Draw(t, "commands")
+		commands := domaintest.CrossingCommands().Draw(t, "commands")
 		at := rapid.IntRange(0, len(commands)).Draw(t, "snapshot after")
-		original := registryAfter(commands[:at]...)
+		original := domaintest.RegistryAfter(commands[:at]...)
 		mustGoOnAlike(t, original, commands[at:])
 	})
 }
 
 // mustGoOnAlike restores a registry from its snapshot, and applies the rest to both.
-func mustGoOnAlike(t testingT, original *domain.Registry, rest []domain.Command) {
+func mustGoOnAlike(t domaintest.T, original *domain.Registry, rest []domain.Command) {
 	t.Helper()
 	im := imageOf(original)
 	snapshot := snapshotOf(t, im)
@@ -37,8 +38,8 @@ func mustGoOnAlike(t testingT, original *domain.Registry, rest []domain.Command)
 		t.Fatalf("snapshot of the restored registry:\n got %x\nwant %x", again, snapshot)
 	}
 	for i, cmd := range rest {
-		got := answerOf(read.registry.Apply(cmd))
-		want := answerOf(original.Apply(cmd))
+		got := domaintest.AnswerOf(read.registry.Apply(cmd))
+		want := domaintest.AnswerOf(original.Apply(cmd))
 		mustEqual(t, fmt.Sprintf("the answer to command %d after the snapshot", i), got, want)
 	}
 	if !bytes.Equal(snapshotOf(t, imageOf(read.registry)), snapshotOf(t, imageOf(original))) {
@@ -48,7 +49,7 @@ func mustGoOnAlike(t testingT, original *domain.Registry, rest []domain.Command)
 
 // registryWithForgotten returns a registry that has made this many changes more than its
 // history holds. Some nodes and previous nodes were made by forgotten changes.
-func registryWithForgotten(t testingT, forgotten int) *domain.Registry {
+func registryWithForgotten(t domaintest.T, forgotten int) *domain.Registry {
 	r := domain.NewRegistry()
 	apply := func(cmd domain.Command) {
 		if _, err := r.Apply(cmd); err != nil {
@@ -57,7 +58,7 @@ func registryWithForgotten(t testingT, forgotten int) *domain.Registry {
 	}
 	const nodes = 100
 	named := func(i, weight int) domain.Register {
-		n := minimalNode(t, fmt.Sprintf("n%02d", i), fmt.Sprintf("h:%d", i+1))
+		n := domaintest.Node(t, fmt.Sprintf("n%02d", i), fmt.Sprintf("h:%d", i+1))
 		n.Weight = weight
 		return domain.Register{Node: n}
 	}
@@ -83,9 +84,9 @@ func TestATrimmedHistoryComesBackFromItsSnapshot(t *testing.T) {
 			}
 			mustGoOnAlike(t, r, []domain.Command{
 				domain.Deregister{ID: "n00"},
-				domain.Register{Node: minimalNode(t, "new", "h:1")},
-				domain.Register{Node: minimalNode(t, "n01", "h:1"), If: domain.Condition{Expect: domain.AtRevision, Revision: 2}},
-				domain.Register{Node: minimalNode(t, "n01", "h:1000"), If: domain.Condition{Expect: domain.AtRevision, Revision: 2}},
+				domain.Register{Node: domaintest.Node(t, "new", "h:1")},
+				domain.Register{Node: domaintest.Node(t, "n01", "h:1"), If: domain.Condition{Expect: domain.AtRevision, Revision: 2}},
+				domain.Register{Node: domaintest.Node(t, "n01", "h:1000"), If: domain.Condition{Expect: domain.AtRevision, Revision: 2}},
 			})
 		})
 	}
@@ -94,7 +95,7 @@ func TestATrimmedHistoryComesBackFromItsSnapshot(t *testing.T) {
 // A node that is in the registry, in the change that made it, and in the next change as the
 // previous node, is kept in memory once, before and after a restore.
 func TestARestoredRegistrySharesItsNodesWithItsHistory(t *testing.T) {
-	r := registryAfter(goldenCommands(t)...)
+	r := domaintest.RegistryAfter(goldenCommands(t)...)
 	restored := restoredFrom(t, snapshotOf(t, imageOf(r))).view
 	for _, c := range restored.History() {
 		if c.Effect == domain.Removed && c.Node != c.Previous {
@@ -117,7 +118,7 @@ func TestADamagedSnapshotIsAnError(t *testing.T) {
 			snapshot := snapshotOf(t, im)
 			eachDamage(t, snapshot, func(t *testing.T, damaged []byte) {
 				if got, err := readSnapshot(bytes.NewReader(damaged)); err == nil {
-					t.Errorf("readSnapshot(%x) = %+v, want an error", damaged, contentsOf(got.view))
+					t.Errorf("readSnapshot(%x) = %+v, want an error", damaged, domaintest.ContentsOf(got.view))
 				} else if !strings.HasPrefix(err.Error(), "snapshot") {
 					t.Errorf("readSnapshot = %v, want an error that begins with snapshot", err)
 				}
@@ -196,7 +197,7 @@ func TestASnapshotThatHoldsTogetherIsRead(t *testing.T) {
 	data := assembled(snapshotVersion, headRecord(1, 1), added(1),
 		message(recordNode, uintField(nodeReference, 1)), endRecord(1))
 	if read := restoredFrom(t, data); read.view.Len() != 1 || read.view.Revision() != 1 {
-		t.Errorf("registry = %+v, want one node at revision 1", contentsOf(read.view))
+		t.Errorf("registry = %+v, want one node at revision 1", domaintest.ContentsOf(read.view))
 	}
 }
 
@@ -272,7 +273,7 @@ func TestASnapshotThatDoesNotHoldTogetherIsAnError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got, err := readSnapshot(bytes.NewReader(assembled(snapshotVersion, test.records...)))
 			if err == nil || !strings.Contains(err.Error(), test.says) {
-				t.Fatalf("readSnapshot = %+v, %v, want an error with %q", contentsOf(got.view), err, test.says)
+				t.Fatalf("readSnapshot = %+v, %v, want an error with %q", domaintest.ContentsOf(got.view), err, test.says)
 			}
 		})
 	}

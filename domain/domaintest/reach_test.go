@@ -1,4 +1,4 @@
-package consensus
+package domaintest
 
 import (
 	"errors"
@@ -21,7 +21,7 @@ func mustReach(t *testing.T, seen map[string]int, wanted ...string) {
 	}
 }
 
-// The tests of the formats are only as good as what their generators draw.
+// Tests are only as good as what their generators draw.
 func TestTheDrawnCommandsAreOfEveryKindWithEveryField(t *testing.T) {
 	seen := map[string]int{}
 	var note func(domain.Command)
@@ -68,7 +68,7 @@ func TestTheDrawnCommandsAreOfEveryKindWithEveryField(t *testing.T) {
 		}
 	}
 	for seed := range seeds {
-		note(anyCommand().Example(seed))
+		note(AnyCommand().Example(seed))
 	}
 	mustReach(t, seen,
 		"domain.Register", "domain.Deregister", "domain.Batch", "domain.Expire", "domain.Revive",
@@ -83,7 +83,7 @@ func TestTheCrossingCommandsMeetWithEveryOutcome(t *testing.T) {
 	seen := map[string]int{}
 	for seed := range seeds {
 		r := domain.NewRegistry()
-		for _, cmd := range crossingCommands().Example(seed) {
+		for _, cmd := range CrossingCommands().Example(seed) {
 			changes, err := r.Apply(cmd)
 			kind := fmt.Sprintf("%T", cmd)
 			if err != nil {
