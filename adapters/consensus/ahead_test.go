@@ -39,7 +39,7 @@ func leadingLog(t *testing.T) (*disk.Store, *logstoretest.Faulty) {
 		MaxBatch:     maxBatch,
 		Logger:       slog.New(slog.DiscardHandler),
 		CheckPresent: func() error { return nil },
-		Verify:       verifyEntry,
+		Verify:       verifyLog,
 		Leads:        func() bool { return true },
 		NeedsOthers:  func() bool { return true },
 		Appended:     func([]*raft.Log) {},

@@ -21,7 +21,7 @@ import (
 // stateOf returns the bytes of the snapshot that an instance would make.
 func stateOf(t *testing.T, n *localState) []byte {
 	t.Helper()
-	return snapshotOf(t, fsmSnapshot{view: n.View, clusterID: n.ClusterID, applied: n.Applied, openTerm: n.openTerm})
+	return snapshotOf(t, snapshotImage{View: n.View, ClusterID: n.ClusterID, Applied: n.Applied, OpenTerm: n.openTerm})
 }
 
 // mustBeAlike waits until all instances have applied what the leader among them has

@@ -211,6 +211,13 @@ func decodeEntry(data []byte) (any, error) {
 	return decodeCommand(kind, body)
 }
 
+// verifyEntry returns an error unless data is as it was encoded. It decodes nothing: the entry
+// may still be one that this build does not know.
+func verifyEntry(data []byte) error {
+	_, err := verifyChecksum(data)
+	return err
+}
+
 func decodeOpening(body []byte) (opening, error) {
 	var entry opening
 	err := readFields(body, onlyText(&entry.ClusterID))

@@ -9,33 +9,6 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// Who adds a kind of entry must say in which format it came, and raise Format.
-func TestEveryKindOfEntryHasItsFormat(t *testing.T) {
-	covered := map[entryKind]bool{}
-	for name, entry := range goldenEntries(t) {
-		kind := kindOf(entry)
-		covered[kind] = true
-		if format := introducedIn[kind]; format < firstFormat || format > Format {
-			t.Errorf("format of %s, kind %d = %d, want 1 to %d, which this build reads", name, kind, format, Format)
-		}
-	}
-	for kind := range introducedIn {
-		if !covered[kind] {
-			t.Errorf("no golden file has an entry of kind %d", kind)
-		}
-	}
-}
-
-// Builds before formats were announced read these kinds, so a cluster with such builds must
-// never have to wait for a format to use them.
-func TestTheFirstFormatDoesNotChange(t *testing.T) {
-	for kind := kindOpening; kind <= kindPromotion; kind++ {
-		if introducedIn[kind] != firstFormat {
-			t.Errorf("format of kind %d = %d, want the first format", kind, introducedIn[kind])
-		}
-	}
-}
-
 func TestInstancesThatReadAnEarlierFormatAreNamed(t *testing.T) {
 	roster := domain.NewRoster(
 		domain.Instance{ID: "self", RaftAddress: "h:1", Suffrage: domain.Voter},

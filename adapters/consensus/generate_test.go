@@ -2,49 +2,15 @@ package consensus
 
 import (
 	"bytes"
-	"reflect"
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"github.com/nodesmetadata/nodesmetadata/domain"
-	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 )
 
 func anyPromotion() *rapid.Generator[promotion] {
 	return rapid.Custom(func(t *rapid.T) promotion {
 		return promotion{ID: rapid.StringN(1, 20, -1).Draw(t, "id"), Settled: rapid.Bool().Draw(t, "settled")}
 	})
-}
-
-func mustEqual(t domaintest.T, what string, got, want any) {
-	t.Helper()
-	if !reflect.DeepEqual(got, want) {
-		t.Fatalf("%s:\n got %+v\nwant %+v", what, got, want)
-	}
-}
-
-// imageOf returns the image of a registry; the rest of it is fixed.
-func imageOf(r *domain.Registry) fsmSnapshot {
-	return fsmSnapshot{view: r.View(), clusterID: "cluster", applied: 77, openTerm: 5}
-}
-
-func snapshotOf(t domaintest.T, im fsmSnapshot) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	if err := writeSnapshot(&b, im); err != nil {
-		t.Fatalf("writeSnapshot = %v, want success", err)
-	}
-	return b.Bytes()
-}
-
-func restoredFrom(t domaintest.T, snapshot []byte) decodedSnapshot {
-	t.Helper()
-	read, err := readSnapshot(bytes.NewReader(snapshot))
-	if err != nil {
-		t.Fatalf("readSnapshot = %v, want success", err)
-	}
-	return read
 }
 
 // resealed returns data with a correct checksum at its end.

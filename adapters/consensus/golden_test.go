@@ -143,7 +143,7 @@ func leasedCommands(t domaintest.T) []domain.Command {
 }
 
 // goldenImages are images with everything that a snapshot can contain.
-func goldenImages(t domaintest.T) map[string]fsmSnapshot {
+func goldenImages(t domaintest.T) map[string]snapshotImage {
 	whole := domaintest.RegistryAfter(goldenCommands(t)...).View()
 
 	// This registry has a trimmed history without needing ten thousand changes: only the
@@ -156,16 +156,16 @@ func goldenImages(t domaintest.T) map[string]fsmSnapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[string]fsmSnapshot{
+	return map[string]snapshotImage{
 		"empty":     {},
-		"leased":    {view: domaintest.RegistryAfter(leasedCommands(t)...).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 8, openTerm: 1},
-		"promoting": {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 301, openTerm: 9, promotions: []string{"n4", "n5"}},
-		"restoring": {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 302, openTerm: 9, promotions: []string{"n4"},
-			staged: &frozenStaging{id: "OMUGT7XVG3", parts: 2, nodes: stagedNodes(t)}},
-		"replaced": {view: replacedRegistry(t).View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 310, openTerm: 9},
-		"opened":   {clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 2, openTerm: 1},
-		"lived":    {view: whole, clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 300, openTerm: 9},
-		"trimmed":  {view: trimmed.View(), clusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", applied: 1 << 40, openTerm: 1 << 20},
+		"leased":    {View: domaintest.RegistryAfter(leasedCommands(t)...).View(), ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", Applied: 8, OpenTerm: 1},
+		"promoting": {View: whole, ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", Applied: 301, OpenTerm: 9, Promotions: []string{"n4", "n5"}},
+		"restoring": {View: whole, ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", Applied: 302, OpenTerm: 9, Promotions: []string{"n4"},
+			Staged: &stagedRestore{ID: "OMUGT7XVG3", Parts: 2, Nodes: stagedNodes(t)}},
+		"replaced": {View: replacedRegistry(t).View(), ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", Applied: 310, OpenTerm: 9},
+		"opened":   {ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", Applied: 2, OpenTerm: 1},
+		"lived":    {View: whole, ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", Applied: 300, OpenTerm: 9},
+		"trimmed":  {View: trimmed.View(), ClusterID: "3QTYXOBGLQVZ5LWQH6VJ2TDJSN", Applied: 1 << 40, OpenTerm: 1 << 20},
 	}
 }
 
@@ -173,15 +173,15 @@ func TestGoldenSnapshots(t *testing.T) {
 	for name, im := range goldenImages(t) {
 		t.Run(name, func(t *testing.T) {
 			data := golden(t, "snapshot-v1-"+name+".golden", snapshotOf(t, im))
-			mustEqualImage(t, restoredFrom(t, data).fsmSnapshot, im)
+			mustEqualImage(t, restoredFrom(t, data).snapshotImage, im)
 		})
 	}
 }
 
-func mustEqualImage(t domaintest.T, got, want fsmSnapshot) {
+func mustEqualImage(t domaintest.T, got, want snapshotImage) {
 	t.Helper()
-	mustEqual(t, "the registry", domaintest.ContentsOf(got.view), domaintest.ContentsOf(want.view))
-	got.view, want.view = domain.View{}, domain.View{}
+	mustEqual(t, "the registry", domaintest.ContentsOf(got.View), domaintest.ContentsOf(want.View))
+	got.View, want.View = domain.View{}, domain.View{}
 	mustEqual(t, "the rest of the image", got, want)
 }
 

@@ -1,8 +1,11 @@
 package consensus
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"hash/crc64"
 	"os"
 	"path/filepath"
@@ -14,6 +17,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
+	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
 // harm changes the directory that r reports on.
@@ -102,7 +106,7 @@ func (h harm) ofNewerVersion(which int) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	state[len(snapshotMagic)]++
+	state[len("NMDSNAP")]++
 	if err := os.WriteFile(path, state, 0o600); err != nil {
 		h.t.Fatal(err)
 	}
@@ -125,12 +129,15 @@ func (h harm) endBefore(which int) {
 	}
 }
 
-// entryWithByte returns an entry's data with one byte changed, and a correct checksum.
-func entryWithByte(data []byte, at int, value byte) []byte {
-	body := append([]byte(nil), data[:len(data)-checksumSize]...)
+// sealedWithByte returns an entry or a snapshot with one byte changed, and a correct checksum.
+func sealedWithByte(data []byte, at int, value byte) []byte {
+	body := bytes.Clone(data[:len(data)-crc32.Size])
 	body[at] = value
-	return appendChecksum(body)
+	return binary.LittleEndian.AppendUint32(body, crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
 }
+
+// unknownEntry returns an intact entry of a kind that no build knows yet.
+func unknownEntry() []byte { return sealedWithByte(encodeEntry(domain.Revive{ID: "a"}), 1, 99) }
 
 // rawEntries returns all entries of the log.
 func (h harm) rawEntries() (entries []*raft.Log) {

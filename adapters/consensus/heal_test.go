@@ -402,7 +402,7 @@ func TestADamagedEntryIsNotGiven(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	log := disk.New(store, disk.Config{HangAfter: patience, Verify: verifyEntry})
+	log := disk.New(store, disk.Config{HangAfter: patience, Verify: verifyLog})
 	var entry raft.Log
 	for index := uint64(1); index <= 2; index++ {
 		if err := log.GetLog(index, &entry); err != nil {

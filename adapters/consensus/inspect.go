@@ -336,14 +336,13 @@ func (i *inspection) check(entry *raft.Log, before uint64) error {
 		return err
 	case raft.LogCommand:
 		if i.checksumsOnly {
-			_, err := verifyChecksum(entry.Data)
-			return err
+			return verifyEntry(entry.Data)
 		}
 		_, err := decodeEntry(entry.Data)
 		if err == nil {
 			return nil
 		}
-		if _, damaged := verifyChecksum(entry.Data); damaged == nil {
+		if damaged := verifyEntry(entry.Data); damaged == nil {
 			return fmt.Errorf("%w: %w", errUnknownFormat, err)
 		}
 		return err

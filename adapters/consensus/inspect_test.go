@@ -203,10 +203,10 @@ func TestInspectFindsDamage(t *testing.T) {
 			},
 			file: "log.bolt", says: fmt.Sprintf("entry %d: checksum mismatch", newest), help: helpCovered, spare: true},
 		"an entry of a newer version": {
-			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Data = entryWithByte(e.Data, 0, 9) }) },
+			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Data = sealedWithByte(e.Data, 0, 9) }) },
 			file:    "log.bolt", says: fmt.Sprintf("entry %d: unknown format: entry has format version 9", last), help: helpNewer},
 		"an entry of a newer kind": {
-			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Data = entryWithByte(e.Data, 1, 200) }) },
+			happens: func(h harm) { h.entry(last, func(e *raft.Log) { e.Data = sealedWithByte(e.Data, 1, 200) }) },
 			file:    "log.bolt", says: "kind 200", help: helpNewer},
 		"an entry under another index": {
 			happens: func(h harm) {

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
+	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -41,7 +42,10 @@ func TestAFollowerThatWasSentASnapshotReadsHere(t *testing.T) {
 		for n := range 20 {
 			register(t, leader, fmt.Sprintf("n%d", n))
 		}
-		if _, err := leader.Propose(within(t), domain.Batch{Commands: leasedCommands(t)[0].(domain.Batch).Commands}); err != nil {
+		a, b := domaintest.Node(t, "a", "h:1"), domaintest.Node(t, "b", "h:2")
+		a.TTLSeconds, b.TTLSeconds, b.OnExpiry = 30, 30, domain.DownOnExpiry
+		pair := domain.Batch{Commands: []domain.Command{domain.Register{Node: a}, domain.Register{Node: b}}}
+		if _, err := leader.Propose(within(t), pair); err != nil {
 			t.Fatal(err)
 		}
 	})

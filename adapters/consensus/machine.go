@@ -208,15 +208,15 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 		// state after them, and remove them from the log.
 		return nil, m.halted
 	}
-	return fsmSnapshot{
-		view:      m.registry.View(),
-		clusterID: m.clusterID,
-		applied:   m.applied,
-		openTerm:  m.openTerm,
+	return fsmSnapshot{snapshotImage{
+		View:      m.registry.View(),
+		ClusterID: m.clusterID,
+		Applied:   m.applied,
+		OpenTerm:  m.openTerm,
 
-		promotions: m.promotions,
-		staged:     m.staged.freeze(),
-	}, nil
+		Promotions: m.promotions,
+		Staged:     m.staged.freeze(),
+	}}, nil
 }
 
 // loadSnapshot returns the preloaded snapshot if it is the one that raft hands over, whose
@@ -232,9 +232,9 @@ func (m *machine) loadSnapshot(snapshot io.Reader, meta *raft.SnapshotMeta) (dec
 
 // setState replaces the state of the machine with that of a snapshot.
 func (m *machine) setState(read decodedSnapshot) {
-	m.registry = read.registry
-	m.clusterID, m.applied, m.openTerm = read.clusterID, read.applied, read.openTerm
-	m.promotions, m.staged = read.promotions, read.staging
+	m.registry = read.Registry
+	m.clusterID, m.applied, m.openTerm = read.ClusterID, read.Applied, read.OpenTerm
+	m.promotions, m.staged = read.Promotions, stagingFrom(read)
 }
 
 // Restore implements raft.FSM. It replaces nothing before the whole snapshot is read and
@@ -257,9 +257,12 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 	return nil
 }
 
+// fsmSnapshot is the state of the machine at one moment. It implements raft.FSMSnapshot.
+type fsmSnapshot struct{ image snapshotImage }
+
 // Persist implements raft.FSMSnapshot.
-func (im fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	if err := writeSnapshot(sink, im); err != nil {
+func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	if err := writeSnapshot(sink, s.image); err != nil {
 		sink.Cancel()
 		return err
 	}
@@ -267,4 +270,4 @@ func (im fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 }
 
 // Release implements raft.FSMSnapshot.
-func (im fsmSnapshot) Release() {}
+func (s fsmSnapshot) Release() {}

@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/hashicorp/raft"
-	"google.golang.org/protobuf/encoding/protowire"
 	"pgregory.net/rapid"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -210,7 +210,7 @@ func TestABatchOfVeryManyChangesIsPostedMeanwhile(t *testing.T) {
 		}
 		batch = append(batch, &raft.Log{Index: uint64(entry + 1), Term: 1, Data: joinEntries(writes)})
 	}
-	m.ApplyBatch(append(batch, &raft.Log{Index: entries + 1, Term: 1, Data: sealed(99, nil)})) // the machine halts there
+	m.ApplyBatch(append(batch, &raft.Log{Index: entries + 1, Term: 1, Data: unknownEntry()})) // the machine halts there
 	if all := domain.Revision(each * entries); seen <= all-publishEvery {
 		t.Errorf("after %d changes, published revision = %d, want one within publishEvery", all, seen)
 	}
@@ -299,11 +299,10 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 		data []byte
 		says string
 	}{
-		"a damaged entry":         {append(encodeEntry(domain.Deregister{ID: "a"}), 0), "checksum"},
-		"an empty entry":          {nil, "too early"},
-		"an entry of a new build": {sealed(99, nil), "newer build"},
-		"a new command behind others": {sealed(kindGroup, append(message(protowire.Number(kindDeregister), appendString(nil, 1, "a")),
-			message(99)...)), "newer build"},
+		"a damaged entry":             {append(encodeEntry(domain.Deregister{ID: "a"}), 0), "checksum"},
+		"an empty entry":              {nil, "too early"},
+		"an entry of a new build":     {unknownEntry(), "newer build"},
+		"a new command behind others": {joinEntries([][]byte{encodeEntry(domain.Deregister{ID: "a"}), unknownEntry()}), "newer build"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -356,7 +355,7 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 		"a truncated snapshot":                   bytes.NewReader(other[:len(other)-1]),
 		"an unreadable snapshot":                 failing{},
 		"a snapshot that is unreadable midway":   io.MultiReader(bytes.NewReader(other[:len(other)/2]), failing{}),
-		"a snapshot that does not hold together": bytes.NewReader(assembled(snapshotVersion, headRecord(1, 1), added(1), endRecord(3))),
+		"a snapshot that does not hold together": bytes.NewReader(sealedWithByte(other, len(other)-crc32.Size-1, 3)), // announces three nodes
 	}
 	for name, snapshot := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -404,15 +403,15 @@ func TestARestoreReplacesTheStateAndWakesAllWaiters(t *testing.T) {
 	m.ApplyBatch(logOf(domain.Register{Node: domaintest.Node(t, "a", "h:1")}))
 	before := m.state.read()
 	im := imageOf(domaintest.RegistryAfter(domain.Register{Node: domaintest.Node(t, "other", "h:9")}))
-	im.promotions = []string{"n4"}
+	im.Promotions = []string{"n4"}
 	if err := m.Restore(io.NopCloser(bytes.NewReader(snapshotOf(t, im)))); err != nil {
 		t.Fatal(err)
 	}
 	<-before.later
 	after := m.state.read()
-	mustEqualImage(t, fsmSnapshot{
-		view: after.View, clusterID: after.ClusterID, applied: after.Applied, openTerm: after.openTerm, promotions: after.Promotions,
-	}, im)
+	mustEqual(t, "the snapshot of the state", snapshotOf(t, snapshotImage{
+		View: after.View, ClusterID: after.ClusterID, Applied: after.Applied, OpenTerm: after.openTerm, Promotions: after.Promotions,
+	}), snapshotOf(t, im))
 	if _, there := before.View.Node("a"); !there {
 		t.Error("an earlier view changed")
 	}
@@ -420,7 +419,7 @@ func TestARestoreReplacesTheStateAndWakesAllWaiters(t *testing.T) {
 
 func TestASnapshotThatCanNotBeKeptIsCancelled(t *testing.T) {
 	sink := &brokenSink{}
-	if err := imageOf(domaintest.RegistryAfter(goldenCommands(t)...)).Persist(sink); !errors.Is(err, errDisk) {
+	if err := (fsmSnapshot{imageOf(domaintest.RegistryAfter(domain.Register{Node: domaintest.Node(t, "a", "h:1")}))}).Persist(sink); !errors.Is(err, errDisk) {
 		t.Errorf("Persist = %v, want the error of the disk", err)
 	}
 	if sink.closed != 0 || sink.cancelled != 1 {

@@ -250,7 +250,7 @@ func (n *Node) buildLog(address string, retention *retention, raising *sharedLoc
 		Leads:        n.isLeader,
 		NeedsOthers:  n.needsOthers,
 		Committed:    n.commitIndex,
-		Verify:       verifyEntry,
+		Verify:       verifyLog,
 		Appended:     n.growth.appended,
 		Stored:       n.config.Observer.Stored,
 		Changed:      n.postTrouble,

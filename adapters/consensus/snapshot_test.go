@@ -33,16 +33,16 @@ func mustGoOnAlike(t domaintest.T, original *domain.Registry, rest []domain.Comm
 	im := imageOf(original)
 	snapshot := snapshotOf(t, im)
 	read := restoredFrom(t, snapshot)
-	mustEqualImage(t, read.fsmSnapshot, im)
-	if again := snapshotOf(t, imageOf(read.registry)); !bytes.Equal(again, snapshot) {
+	mustEqualImage(t, read.snapshotImage, im)
+	if again := snapshotOf(t, imageOf(read.Registry)); !bytes.Equal(again, snapshot) {
 		t.Fatalf("snapshot of the restored registry:\n got %x\nwant %x", again, snapshot)
 	}
 	for i, cmd := range rest {
-		got := domaintest.AnswerOf(read.registry.Apply(cmd))
+		got := domaintest.AnswerOf(read.Registry.Apply(cmd))
 		want := domaintest.AnswerOf(original.Apply(cmd))
 		mustEqual(t, fmt.Sprintf("the answer to command %d after the snapshot", i), got, want)
 	}
-	if !bytes.Equal(snapshotOf(t, imageOf(read.registry)), snapshotOf(t, imageOf(original))) {
+	if !bytes.Equal(snapshotOf(t, imageOf(read.Registry)), snapshotOf(t, imageOf(original))) {
 		t.Fatal("the snapshots of the two registries differ at the end")
 	}
 }
@@ -96,7 +96,7 @@ func TestATrimmedHistoryComesBackFromItsSnapshot(t *testing.T) {
 // previous node, is kept in memory once, before and after a restore.
 func TestARestoredRegistrySharesItsNodesWithItsHistory(t *testing.T) {
 	r := domaintest.RegistryAfter(goldenCommands(t)...)
-	restored := restoredFrom(t, snapshotOf(t, imageOf(r))).view
+	restored := restoredFrom(t, snapshotOf(t, imageOf(r))).View
 	for _, c := range restored.History() {
 		if c.Effect == domain.Removed && c.Node != c.Previous {
 			t.Errorf("revision %d: the removed node is in memory twice", c.Revision)
@@ -118,7 +118,7 @@ func TestADamagedSnapshotIsAnError(t *testing.T) {
 			snapshot := snapshotOf(t, im)
 			eachDamage(t, snapshot, func(t *testing.T, damaged []byte) {
 				if got, err := readSnapshot(bytes.NewReader(damaged)); err == nil {
-					t.Errorf("readSnapshot(%x) = %+v, want an error", damaged, domaintest.ContentsOf(got.view))
+					t.Errorf("readSnapshot(%x) = %+v, want an error", damaged, domaintest.ContentsOf(got.View))
 				} else if !strings.HasPrefix(err.Error(), "snapshot") {
 					t.Errorf("readSnapshot = %v, want an error that begins with snapshot", err)
 				}
@@ -132,13 +132,6 @@ func TestADamagedSnapshotIsAnError(t *testing.T) {
 		})
 	}
 }
-
-var errDisk = errors.New("the disk is broken")
-
-type failing struct{}
-
-func (failing) Read([]byte) (int, error)  { return 0, errDisk }
-func (failing) Write([]byte) (int, error) { return 0, errDisk }
 
 func TestASnapshotThatCanNotBeReadOrWrittenSaysWhy(t *testing.T) {
 	if _, err := readSnapshot(failing{}); !errors.Is(err, errDisk) {
@@ -196,8 +189,8 @@ func added(revision domain.Revision) []byte {
 func TestASnapshotThatHoldsTogetherIsRead(t *testing.T) {
 	data := assembled(snapshotVersion, headRecord(1, 1), added(1),
 		message(recordNode, uintField(nodeReference, 1)), endRecord(1))
-	if read := restoredFrom(t, data); read.view.Len() != 1 || read.view.Revision() != 1 {
-		t.Errorf("registry = %+v, want one node at revision 1", domaintest.ContentsOf(read.view))
+	if read := restoredFrom(t, data); read.View.Len() != 1 || read.View.Revision() != 1 {
+		t.Errorf("registry = %+v, want one node at revision 1", domaintest.ContentsOf(read.View))
 	}
 }
 
@@ -273,7 +266,7 @@ func TestASnapshotThatDoesNotHoldTogetherIsAnError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got, err := readSnapshot(bytes.NewReader(assembled(snapshotVersion, test.records...)))
 			if err == nil || !strings.Contains(err.Error(), test.says) {
-				t.Fatalf("readSnapshot = %+v, %v, want an error with %q", domaintest.ContentsOf(got.view), err, test.says)
+				t.Fatalf("readSnapshot = %+v, %v, want an error with %q", domaintest.ContentsOf(got.View), err, test.says)
 			}
 		})
 	}
@@ -345,8 +338,8 @@ func FuzzReadSnapshot(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			again := restoredFrom(t, snapshotOf(t, read.fsmSnapshot))
-			mustEqualImage(t, again.fsmSnapshot, read.fsmSnapshot)
+			again := restoredFrom(t, snapshotOf(t, read.snapshotImage))
+			mustEqualImage(t, again.snapshotImage, read.snapshotImage)
 		}
 	})
 }

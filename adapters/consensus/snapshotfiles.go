@@ -31,7 +31,10 @@ const (
 	snapshotMetaVersion raft.SnapshotVersion = 1
 )
 
-var stateTable = crc64.MakeTable(crc64.ECMA)
+var (
+	stateTable       = crc64.MakeTable(crc64.ECMA)
+	descriptionTable = crc32.MakeTable(crc32.Castagnoli)
+)
 
 // errMissing says that a snapshot lacks one of its files.
 var errMissing = errors.New("it is missing")
@@ -57,7 +60,7 @@ func (f snapshotDescription) encode() ([]byte, error) {
 
 // sealDescription appends the checksum, and the end of the JSON object, to body.
 func sealDescription(body []byte) []byte {
-	return fmt.Appendf(bytes.Clone(body), descriptionSeal, crc32.Checksum(body, castagnoli))
+	return fmt.Appendf(bytes.Clone(body), descriptionSeal, crc32.Checksum(body, descriptionTable))
 }
 
 const (
@@ -253,8 +256,8 @@ func readSnapshotState(path string, meta snapshotDescription, decode bool) (read
 	switch {
 	case err != nil:
 		return decodedSnapshot{}, fmt.Errorf("%w: %w", errUnknownFormat, err)
-	case read.applied > meta.Index:
-		return decodedSnapshot{}, fmt.Errorf("it holds entry %d, and is said to end with entry %d", read.applied, meta.Index)
+	case read.Applied > meta.Index:
+		return decodedSnapshot{}, fmt.Errorf("it holds entry %d, and is said to end with entry %d", read.Applied, meta.Index)
 	}
 	return read, nil
 }

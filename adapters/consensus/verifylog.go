@@ -1,0 +1,12 @@
+package consensus
+
+import "github.com/hashicorp/raft"
+
+// verifyLog returns an error if an entry that was read is not as it was written. Only
+// those of the state machine bear a checksum.
+func verifyLog(entry *raft.Log) error {
+	if entry.Type != raft.LogCommand {
+		return nil
+	}
+	return verifyEntry(entry.Data)
+}
