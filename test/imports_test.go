@@ -32,8 +32,9 @@ var mayImport = []struct {
 	{"adapters/logstore/logstoretest", []string{"adapters/logstore"}},
 	{"adapters/logstore/*", []string{"adapters/logstore"}},
 	{"adapters/peerapi", []string{"domain", "ports", "adapters/demux", "adapters/preface"}},
+	{"adapters/consensus/codec", []string{"domain"}},
 	{"adapters/consensus/disk", []string{"adapters/logstore"}},
-	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore", "adapters/consensus/disk"}},
+	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore", "adapters/consensus/codec", "adapters/consensus/disk"}},
 	{"adapters/httpapi", []string{"domain", "ports"}},
 	{"cmd/nodesmetadata/config", []string{"domain", "adapters/consensus"}},
 	{"cmd/nodesmetadata/offline", []string{"domain", "adapters/consensus", "adapters/logstore", "cmd/nodesmetadata/config"}},
@@ -52,14 +53,20 @@ var homes = []struct {
 	{"github.com/hashicorp/raft", []string{"adapters/consensus", "adapters/consensus/disk", "adapters/logstore", "adapters/logstore/*", "test", "test/*"}},
 	{"go.uber.org/fx", []string{"cmd/nodesmetadata/daemon"}},
 	{"go.uber.org/dig", nil},
+	{"google.golang.org/protobuf/encoding/protowire", []string{"adapters/consensus/codec"}},
 }
 
 // standardOnly packages import nothing from outside this module but the standard
-// library.
-var standardOnly = []string{"domain", "ports", "ports/portstest", "app", "adapters/demux", "adapters/preface"}
+// library and, at most, what besides says.
+var standardOnly = []string{"domain", "ports", "ports/portstest", "app", "adapters/demux", "adapters/preface", "adapters/consensus/codec"}
 
-// Package domain decides, and never waits, locks, logs or asks for the time.
-var notInDomain = []string{"context", "time", "os", "sync", "log", "math/rand", "crypto/rand", "net/http", "encoding/json"}
+var besides = map[string]string{"adapters/consensus/codec": "google.golang.org/protobuf/encoding/protowire"}
+
+// Package domain decides and package codec translates, and neither ever waits, locks, logs or
+// asks for the time.
+var pure = []string{"domain", "adapters/consensus/codec"}
+
+var notInPure = []string{"context", "time", "os", "sync", "log", "math/rand", "crypto/rand", "net/http", "encoding/json"}
 
 type pkg struct {
 	ImportPath string
@@ -96,11 +103,11 @@ func faultsOf(from, path string, allowed []string) (faults []string) {
 			faults = append(faults, "only other packages may import it")
 		}
 	}
-	if !isStandard(path) && slices.Contains(standardOnly, from) {
+	if !isStandard(path) && slices.Contains(standardOnly, from) && path != besides[from] {
 		faults = append(faults, "the package may import only the standard library")
 	}
-	if from == "domain" && slices.ContainsFunc(notInDomain, func(p string) bool { return path == p || strings.HasPrefix(path, p+"/") }) {
-		faults = append(faults, "the domain may not use it")
+	if slices.Contains(pure, from) && slices.ContainsFunc(notInPure, func(p string) bool { return path == p || strings.HasPrefix(path, p+"/") }) {
+		faults = append(faults, "the package may not use it")
 	}
 	return faults
 }
@@ -190,6 +197,14 @@ func TestTheImportRulesCatchWhatTheyForbid(t *testing.T) {
 		"the verbs import no backend":                {from: "cmd/nodesmetadata/offline", imports: module + "/adapters/logstore/bolt"},
 		"the verbs leave raft to consensus":          {from: "cmd/nodesmetadata/offline", imports: "github.com/hashicorp/raft"},
 		"raft is at home in consensus":               {from: "adapters/consensus", imports: "github.com/hashicorp/raft", fine: true},
+		"the codec knows no raft":                    {from: "adapters/consensus/codec", imports: "github.com/hashicorp/raft"},
+		"the codec opens no file":                    {from: "adapters/consensus/codec", imports: "os"},
+		"the codec reads no clock":                   {from: "adapters/consensus/codec", imports: "time"},
+		"the codec does not import its user":         {from: "adapters/consensus/codec", imports: module + "/adapters/consensus"},
+		"the codec knows the wire format":            {from: "adapters/consensus/codec", imports: "google.golang.org/protobuf/encoding/protowire", fine: true},
+		"the codec imports no other third party":     {from: "adapters/consensus/codec", imports: "google.golang.org/protobuf/proto"},
+		"the wire format stays in the codec":         {from: "adapters/consensus", imports: "google.golang.org/protobuf/encoding/protowire"},
+		"only consensus imports the codec":           {from: "cmd/nodesmetadata/offline", imports: module + "/adapters/consensus/codec"},
 		"raft's disk knows no cache node":            {from: "adapters/consensus/disk", imports: module + "/domain"},
 		"raft's disk knows no raft cluster":          {from: "adapters/consensus/disk", imports: module + "/adapters/consensus"},
 		"fx stays in the daemon":                     {from: "cmd/nodesmetadata", imports: "go.uber.org/fx"},

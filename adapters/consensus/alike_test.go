@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	"pgregory.net/rapid"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -21,7 +22,7 @@ import (
 // stateOf returns the bytes of the snapshot that an instance would make.
 func stateOf(t *testing.T, n *localState) []byte {
 	t.Helper()
-	return snapshotOf(t, snapshotImage{View: n.View, ClusterID: n.ClusterID, Applied: n.Applied, OpenTerm: n.openTerm})
+	return snapshotOf(t, codec.Snapshot{View: n.View, ClusterID: n.ClusterID, Applied: n.Applied, OpenTerm: n.openTerm})
 }
 
 // mustBeAlike waits until all instances have applied what the leader among them has

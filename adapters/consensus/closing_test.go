@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -20,7 +21,7 @@ func TestACommittedEntryThatCannotBeReadIsFatal(t *testing.T) {
 	i.eventually(t, "leading", leading)
 	register(t, i, "before")
 
-	damaged := encodeEntry(domain.Deregister{ID: "before"})
+	damaged := codec.EncodeEntry(domain.Deregister{ID: "before"})
 	damaged[len(damaged)-1] ^= 1
 	answers := make(chan error, 2)
 	propose := func(entry []byte) {
@@ -34,10 +35,10 @@ func TestACommittedEntryThatCannotBeReadIsFatal(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("Fatal was not called")
 	}
-	if !errors.Is(reason, errChecksum) || !strings.Contains(reason.Error(), "log entry") {
-		t.Errorf("Fatal was called with %v, want errChecksum and a log entry", reason)
+	if !errors.Is(reason, codec.ErrChecksum) || !strings.Contains(reason.Error(), "log entry") {
+		t.Errorf("Fatal was called with %v, want ErrChecksum and a log entry", reason)
 	}
-	go propose(encodeEntry(domain.Deregister{ID: "before"}))
+	go propose(codec.EncodeEntry(domain.Deregister{ID: "before"}))
 	until(t, "both proposals are in flight", func() bool {
 		i.inflight.mu.Lock()
 		defer i.inflight.mu.Unlock()

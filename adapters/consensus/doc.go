@@ -1,7 +1,7 @@
 // Package consensus is the only package that drives hashicorp/raft. It replicates the
 // registry, proves leadership for linearizable reads, changes the membership of the raft
-// cluster, replicates which nonvoters are to be promoted, and owns the state machine and
-// the format of log entries and snapshots.
+// cluster, replicates which nonvoters are to be promoted, and owns the state machine. The
+// format of log entries and snapshots is that of package codec.
 //
 // It decides nothing about cache nodes: domain.Registry does, when a committed
 // command is applied. It never stores an application address. It never answers a read
@@ -40,7 +40,7 @@
 //
 // # From a call to its answer
 //
-// A write is encoded (entry.go), given to raft in a group (groupCommit), and applied by
+// A write is encoded (codec.EncodeEntry), given to raft in a group (groupCommit), and applied by
 // machine, which updates the sharedState; a caller that waits for an index waits for the
 // next update. For a read the gate proves that this instance leads, in a round of heartbeats
 // that many reads share, or the leader is asked for such a proof; then the read waits until

@@ -3,6 +3,7 @@ package consensus
 import (
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
@@ -22,8 +23,8 @@ func (n *Node) foresee() {
 		if entry.Type != raft.LogCommand {
 			continue
 		}
-		decoded, err := decodeEntry(entry.Data)
-		if wish, is := decoded.(promotion); err == nil && is && wish.ID == n.config.ID {
+		decoded, err := codec.DecodeEntry(entry.Data)
+		if wish, is := decoded.(codec.Promotion); err == nil && is && wish.ID == n.config.ID {
 			if !wish.Settled {
 				n.state.update(func(s *localState) { s.foreseen = index })
 			}

@@ -5,9 +5,14 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
+
+// Format is the version of what this build can read in the log and in snapshots: see
+// codec.Format. Instances tell each other theirs.
+const Format = codec.Format
 
 // formats records the formats that the instances of the cluster can read, as they have
 // reported them. Safe for concurrent use.
@@ -38,7 +43,7 @@ func (f *formats) byInstance(roster domain.Roster, self string) map[string]int {
 	defer f.mu.Unlock()
 	reads := map[string]int{}
 	for _, i := range roster.Instances() {
-		reads[i.ID] = max(firstFormat, f.reported[i.ID])
+		reads[i.ID] = max(codec.FirstFormat, f.reported[i.ID])
 		if i.ID == self {
 			reads[i.ID] = f.own
 		}
@@ -54,7 +59,7 @@ func (f *formats) written(roster domain.Roster) int {
 	written := f.own
 	for id, format := range f.reported {
 		if _, isMember := roster.Find(id); isMember {
-			written = min(written, max(firstFormat, format))
+			written = min(written, max(codec.FirstFormat, format))
 		}
 	}
 	return written
@@ -82,7 +87,7 @@ func (n *Node) Written() int {
 // the entry.
 func (n *Node) checkAllCanRead(entry any) error {
 	needed := n.formatOf(entry)
-	if needed <= firstFormat {
+	if needed <= codec.FirstFormat {
 		return nil
 	}
 	roster := n.state.read().Roster
@@ -103,5 +108,5 @@ func (n *Node) formatOf(entry any) int {
 	if n.hooks.formatOf != nil {
 		return n.hooks.formatOf(entry)
 	}
-	return formatOf(entry)
+	return codec.FormatOf(entry)
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -45,11 +46,11 @@ func TestAnInstanceThatReadsAnEarlierFormatKeepsWritesFromSharing(t *testing.T) 
 	if !may() {
 		t.Fatal("mayShare = false although all instances read shared entries")
 	}
-	leader.Heard(cluster[1].config.ID, introducedIn[kindGroup]-1)
+	leader.Heard(cluster[1].config.ID, codec.FormatOf(codec.CommandGroup{})-1)
 	if may() {
 		t.Error("mayShare = true although an instance does not read shared entries")
 	}
-	leader.Heard(cluster[1].config.ID, introducedIn[kindGroup])
+	leader.Heard(cluster[1].config.ID, codec.FormatOf(codec.CommandGroup{}))
 	if !may() {
 		t.Error("mayShare = false although all instances read shared entries again")
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -136,7 +137,7 @@ func sharing(group []*write) int {
 	size := 0
 	for n, w := range group {
 		size += len(w.entry)
-		if n > 0 && size > maxShared || !isCommand(w.entry) {
+		if n > 0 && size > maxShared || !codec.IsCommand(w.entry) {
 			return max(1, n)
 		}
 	}
@@ -154,7 +155,7 @@ func (p parcel) entry() []byte {
 	for i, w := range p {
 		entries[i] = w.entry
 	}
-	return joinEntries(entries)
+	return codec.JoinEntries(entries)
 }
 
 // flight holds the parcels of a group that raft has and whose answers are not waited for yet.

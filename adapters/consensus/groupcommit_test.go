@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -280,17 +281,17 @@ func TestALateRefusalWaitsForNobody(t *testing.T) {
 // entryOf returns an entry with a command, padded to size bytes.
 func entryOf(id string, size int) string {
 	revive := domain.Revive{ID: id}
-	revive.ID += strings.Repeat(".", size-len(encodeEntry(revive)))
-	more := len(encodeEntry(revive)) - size // the encoded length may take more than a byte
+	revive.ID += strings.Repeat(".", size-len(codec.EncodeEntry(revive)))
+	more := len(codec.EncodeEntry(revive)) - size // the encoded length may take more than a byte
 	revive.ID = revive.ID[:len(revive.ID)-more]
-	return string(encodeEntry(revive))
+	return string(codec.EncodeEntry(revive))
 }
 
 // Writes that go together share an entry if all instances can read shared entries. Each
 // still gets its own answer.
 func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 	a, b, c, d := entryOf("a", 20), entryOf("b", 30), entryOf("c", 40), entryOf("d", 50)
-	bc := string(joinEntries([][]byte{[]byte(b), []byte(c)}))
+	bc := string(codec.JoinEntries([][]byte{[]byte(b), []byte(c)}))
 	tests := map[string]struct {
 		answer any
 		err    error
@@ -339,7 +340,7 @@ func TestWritesThatGoTogetherShareAnEntry(t *testing.T) {
 
 func TestWhichWritesShareAnEntry(t *testing.T) {
 	const small, rest = maxShared / 4, maxShared - 2*(maxShared/4)
-	opening := string(encodeEntry(opening{ClusterID: "x"}))
+	opening := string(codec.EncodeEntry(codec.Opening{ClusterID: "x"}))
 	tests := map[string]struct {
 		entries []string
 		want    []int // the number of writes in each entry
@@ -372,7 +373,7 @@ func TestWhichWritesShareAnEntry(t *testing.T) {
 						for _, entry := range rest[:size] {
 							entries = append(entries, []byte(entry))
 						}
-						one := joinEntries(entries)
+						one := codec.JoinEntries(entries)
 						if len(one) > disk.MaxCachedEntry {
 							t.Errorf("entry has %d bytes, want few enough for the cache", len(one))
 						}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -137,7 +138,7 @@ func sealedWithByte(data []byte, at int, value byte) []byte {
 }
 
 // unknownEntry returns an intact entry of a kind that no build knows yet.
-func unknownEntry() []byte { return sealedWithByte(encodeEntry(domain.Revive{ID: "a"}), 1, 99) }
+func unknownEntry() []byte { return sealedWithByte(codec.EncodeEntry(domain.Revive{ID: "a"}), 1, 99) }
 
 // rawEntries returns all entries of the log.
 func (h harm) rawEntries() (entries []*raft.Log) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
@@ -100,7 +101,7 @@ func TestADamagedInstanceThatIsAloneDoesNotStart(t *testing.T) {
 	for _, bootstrap := range []bool{false, true} {
 		i := newInstance(t, instanceConfig{id: alone.config.ID, directory: alone.config.Directory, bootstrap: bootstrap})
 		err := errors.Join(i.Claim(t.Context()), i.demux.Open(t.Context()), i.Open(t.Context()))
-		if err == nil || !strings.Contains(err.Error(), "storage check") || !errors.Is(err, errChecksum) {
+		if err == nil || !strings.Contains(err.Error(), "storage check") || !errors.Is(err, codec.ErrChecksum) {
 			t.Errorf("Open = %v, want an error that names storage check", err)
 		}
 		i.stop(t)
@@ -393,11 +394,11 @@ func TestADamagedEntryIsNotGiven(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = store.Close() }()
-	data := encodeEntry(opening{ClusterID: "c"})
+	data := codec.EncodeEntry(codec.Opening{ClusterID: "c"})
 	data[2] ^= 1
 	if err := store.StoreLogs([]*raft.Log{
 		{Index: 1, Term: 1, Type: raft.LogNoop},
-		{Index: 2, Term: 1, Type: raft.LogCommand, Data: encodeEntry(opening{ClusterID: "c"})},
+		{Index: 2, Term: 1, Type: raft.LogCommand, Data: codec.EncodeEntry(codec.Opening{ClusterID: "c"})},
 		{Index: 3, Term: 1, Type: raft.LogCommand, Data: data},
 	}); err != nil {
 		t.Fatal(err)
@@ -412,8 +413,8 @@ func TestADamagedEntryIsNotGiven(t *testing.T) {
 	if err := log.GetLog(4, &entry); err != raft.ErrLogNotFound {
 		t.Errorf("GetLog of a missing entry = %v, want ErrLogNotFound", err)
 	}
-	if err := log.GetLog(3, &entry); !errors.Is(err, errChecksum) {
-		t.Errorf("GetLog of a damaged entry = %v, want errChecksum", err)
+	if err := log.GetLog(3, &entry); !errors.Is(err, codec.ErrChecksum) {
+		t.Errorf("GetLog of a damaged entry = %v, want ErrChecksum", err)
 	}
 }
 

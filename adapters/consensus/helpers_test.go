@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 )
@@ -17,24 +18,24 @@ func mustEqual(t domaintest.T, what string, got, want any) {
 }
 
 // imageOf returns the image of a registry; the rest of it is fixed.
-func imageOf(r *domain.Registry) snapshotImage {
-	return snapshotImage{View: r.View(), ClusterID: "cluster", Applied: 77, OpenTerm: 5}
+func imageOf(r *domain.Registry) codec.Snapshot {
+	return codec.Snapshot{View: r.View(), ClusterID: "cluster", Applied: 77, OpenTerm: 5}
 }
 
-func snapshotOf(t domaintest.T, im snapshotImage) []byte {
+func snapshotOf(t domaintest.T, im codec.Snapshot) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := writeSnapshot(&b, im); err != nil {
-		t.Fatalf("writeSnapshot = %v, want success", err)
+	if err := codec.WriteSnapshot(&b, im); err != nil {
+		t.Fatalf("WriteSnapshot = %v, want success", err)
 	}
 	return b.Bytes()
 }
 
-func restoredFrom(t domaintest.T, snapshot []byte) decodedSnapshot {
+func restoredFrom(t domaintest.T, snapshot []byte) codec.Restored {
 	t.Helper()
-	read, err := readSnapshot(bytes.NewReader(snapshot))
+	read, err := codec.ReadSnapshot(bytes.NewReader(snapshot))
 	if err != nil {
-		t.Fatalf("readSnapshot = %v, want success", err)
+		t.Fatalf("ReadSnapshot = %v, want success", err)
 	}
 	return read
 }

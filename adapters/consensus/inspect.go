@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -336,13 +337,13 @@ func (i *inspection) check(entry *raft.Log, before uint64) error {
 		return err
 	case raft.LogCommand:
 		if i.checksumsOnly {
-			return verifyEntry(entry.Data)
+			return codec.VerifyEntry(entry.Data)
 		}
-		_, err := decodeEntry(entry.Data)
+		_, err := codec.DecodeEntry(entry.Data)
 		if err == nil {
 			return nil
 		}
-		if damaged := verifyEntry(entry.Data); damaged == nil {
+		if damaged := codec.VerifyEntry(entry.Data); damaged == nil {
 			return fmt.Errorf("%w: %w", errUnknownFormat, err)
 		}
 		return err
@@ -394,8 +395,8 @@ func (i *inspection) learnCluster(entry *raft.Log) {
 	if i.machine.clusterID != "" || entry.Type != raft.LogCommand {
 		return
 	}
-	decoded, _ := decodeEntry(entry.Data) // an entry that can't be decoded has no cluster id
-	if opened, ok := decoded.(opening); ok {
+	decoded, _ := codec.DecodeEntry(entry.Data) // an entry that can't be decoded has no cluster id
+	if opened, ok := decoded.(codec.Opening); ok {
 		i.machine.clusterID = opened.ClusterID
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
@@ -119,18 +120,18 @@ func TestInspectSeesARestoreThatGoesOnBehindASnapshot(t *testing.T) {
 	i := start(t, instanceConfig{id: "n1", directory: dir, bootstrap: true, open: backend.Open, backend: backend.Name})
 	i.eventually(t, "leading", leading)
 	write := func(step any) {
-		if answer, err := i.apply(within(t), encodeEntry(step)); err != nil || answer.err != nil {
+		if answer, err := i.apply(within(t), codec.EncodeEntry(step)); err != nil || answer.err != nil {
 			t.Fatalf("apply(%+v) = %v, %v, want success", step, err, answer.err)
 		}
 	}
 	first, second := domaintest.Node(t, "a", "h:1"), domaintest.Node(t, "b", "h:2")
 	second.Slot = 1
-	write(restorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
+	write(codec.RestorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
 	if err := i.raft.Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
-	write(restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}})
-	write(restoreCommit{ID: "r", Parts: 2})
+	write(codec.RestorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}})
+	write(codec.RestoreCommit{ID: "r", Parts: 2})
 	i.stop(t)
 	if r := inspectDirectory(t, dir, backend); r.Revision != 2 || r.Nodes != 2 || len(r.Faults) > 0 {
 		t.Errorf("report = revision %d with %d nodes, faults %v, want revision 2 with 2 nodes and none", r.Revision, r.Nodes, r.Faults)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -129,7 +130,7 @@ func (n *Node) open(term uint64) {
 	if id == "" {
 		id = rand.Text()
 	}
-	entry := encodeEntry(opening{ClusterID: id})
+	entry := codec.EncodeEntry(codec.Opening{ClusterID: id})
 	began, warned := time.Now(), false
 	for {
 		if now, leads := n.leads(); !leads || now != term {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -55,7 +56,7 @@ type machine struct {
 // modifies it.
 type preloadedSnapshot struct {
 	id string
-	decodedSnapshot
+	codec.Restored
 }
 
 func newMachine(state *sharedState, halt func(error)) *machine {
@@ -63,15 +64,15 @@ func newMachine(state *sharedState, halt func(error)) *machine {
 		registry:     domain.NewRegistry(),
 		state:        state,
 		observer:     unobserved{},
-		formatOf:     formatOf,
+		formatOf:     codec.FormatOf,
 		afterApply:   func() {},
 		dropReplaced: func(uint64, uint64) error { return nil },
 		halt:         halt,
 	}
 }
 
-// outcome is the response of an entry's future. A commandGroup responds with one outcome for
-// each command, or with a single one if it can't be applied.
+// outcome is the response of an entry's future. A codec.CommandGroup responds with one
+// outcome for each command, or with a single one if it can't be applied.
 type outcome struct {
 	changes  []domain.Change
 	replaced domain.Replaced // by the commit of a restore
@@ -114,7 +115,7 @@ func (m *machine) apply(entry *raft.Log) any {
 	if m.halted != nil {
 		return m.outcomeUnknown()
 	}
-	decoded, err := decodeEntry(entry.Data)
+	decoded, err := codec.DecodeEntry(entry.Data)
 	if err != nil {
 		m.halted = fmt.Errorf("log entry %d of term %d can't be applied: %w", entry.Index, entry.Term, err)
 		m.halt(m.halted)
@@ -122,26 +123,26 @@ func (m *machine) apply(entry *raft.Log) any {
 	}
 	m.written = max(m.written, m.formatOf(decoded))
 	switch decoded := decoded.(type) {
-	case opening:
+	case codec.Opening:
 		m.openTerm = entry.Term
 		m.staged = nil // the earlier leader can't go on with its restore
 		if m.clusterID == "" {
 			m.clusterID = decoded.ClusterID
 		}
 		return outcome{}
-	case promotion:
+	case codec.Promotion:
 		m.promote(decoded)
 		return outcome{}
-	case restorePart:
+	case codec.RestorePart:
 		return outcome{err: m.stage(decoded)}
-	case restoreCommit:
+	case codec.RestoreCommit:
 		return m.commit(decoded)
-	case restoreAbort:
+	case codec.RestoreAbort:
 		m.abort(decoded)
 		return outcome{}
 	case domain.Command:
 		return m.applyCommand(decoded)
-	case commandGroup:
+	case codec.CommandGroup:
 		outcomes := make([]outcome, len(decoded))
 		for i, cmd := range decoded {
 			outcomes[i] = m.applyCommand(cmd)
@@ -157,7 +158,7 @@ func (m *machine) applyCommand(cmd domain.Command) outcome {
 	return outcome{changes: changes, err: err}
 }
 
-func (m *machine) promote(p promotion) {
+func (m *machine) promote(p codec.Promotion) {
 	at, wanted := slices.BinarySearch(m.promotions, p.ID)
 	switch {
 	case wanted && p.Settled:
@@ -208,7 +209,7 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 		// state after them, and remove them from the log.
 		return nil, m.halted
 	}
-	return fsmSnapshot{snapshotImage{
+	return fsmSnapshot{codec.Snapshot{
 		View:      m.registry.View(),
 		ClusterID: m.clusterID,
 		Applied:   m.applied,
@@ -221,17 +222,17 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 
 // loadSnapshot returns the preloaded snapshot if it is the one that raft hands over, whose
 // checksum was verified again when it was opened; otherwise it reads that.
-func (m *machine) loadSnapshot(snapshot io.Reader, meta *raft.SnapshotMeta) (decodedSnapshot, error) {
+func (m *machine) loadSnapshot(snapshot io.Reader, meta *raft.SnapshotMeta) (codec.Restored, error) {
 	ready := m.preloaded
 	m.preloaded = nil
 	if ready != nil && meta != nil && meta.ID == ready.id {
-		return ready.decodedSnapshot, nil
+		return ready.Restored, nil
 	}
-	return readSnapshot(snapshot)
+	return codec.ReadSnapshot(snapshot)
 }
 
 // setState replaces the state of the machine with that of a snapshot.
-func (m *machine) setState(read decodedSnapshot) {
+func (m *machine) setState(read codec.Restored) {
 	m.registry = read.Registry
 	m.clusterID, m.applied, m.openTerm = read.ClusterID, read.Applied, read.OpenTerm
 	m.promotions, m.staged = read.Promotions, stagingFrom(read)
@@ -258,11 +259,11 @@ func (m *machine) Restore(snapshot io.ReadCloser) error {
 }
 
 // fsmSnapshot is the state of the machine at one moment. It implements raft.FSMSnapshot.
-type fsmSnapshot struct{ image snapshotImage }
+type fsmSnapshot struct{ image codec.Snapshot }
 
 // Persist implements raft.FSMSnapshot.
 func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	if err := writeSnapshot(sink, s.image); err != nil {
+	if err := codec.WriteSnapshot(sink, s.image); err != nil {
 		sink.Cancel()
 		return err
 	}

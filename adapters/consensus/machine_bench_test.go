@@ -5,6 +5,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -24,10 +25,10 @@ func benchmarkApply(b *testing.B, share bool) {
 	for i := range batches {
 		var entries [][]byte
 		for n := range size {
-			entries = append(entries, encodeEntry(domaintest.UsualRegister(b, n, i)))
+			entries = append(entries, codec.EncodeEntry(domaintest.UsualRegister(b, n, i)))
 		}
 		if share {
-			entries = [][]byte{joinEntries(entries)}
+			entries = [][]byte{codec.JoinEntries(entries)}
 		}
 		for _, entry := range entries {
 			batches[i] = append(batches[i], &raft.Log{Index: 1, Term: 1, Data: entry})

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	"pgregory.net/rapid"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -26,7 +27,7 @@ func testMachine(t domaintest.T) *machine {
 // logOf returns a log as raft passes it on: an opening, the commands, some entries that the
 // machine ignores, and restores whose parts lie between the commands.
 func logOf(commands ...domain.Command) []*raft.Log {
-	log := []*raft.Log{{Index: 2, Term: 1, Type: raft.LogCommand, Data: encodeEntry(opening{ClusterID: "first"})}}
+	log := []*raft.Log{{Index: 2, Term: 1, Type: raft.LogCommand, Data: codec.EncodeEntry(codec.Opening{ClusterID: "first"})}}
 	for i, cmd := range commands {
 		term := 1 + uint64(i)/10
 		next := func(kind raft.LogType, data []byte) {
@@ -34,13 +35,13 @@ func logOf(commands ...domain.Command) []*raft.Log {
 		}
 		if i%10 == 9 {
 			next(raft.LogConfiguration, []byte("not an entry of ours"))
-			next(raft.LogCommand, encodeEntry(opening{ClusterID: "later"}))
-			next(raft.LogCommand, encodeEntry(promotion{ID: fmt.Sprintf("n%d", i%30)}))
-			next(raft.LogCommand, encodeEntry(promotion{ID: fmt.Sprintf("n%d", i%20), Settled: true}))
+			next(raft.LogCommand, codec.EncodeEntry(codec.Opening{ClusterID: "later"}))
+			next(raft.LogCommand, codec.EncodeEntry(codec.Promotion{ID: fmt.Sprintf("n%d", i%30)}))
+			next(raft.LogCommand, codec.EncodeEntry(codec.Promotion{ID: fmt.Sprintf("n%d", i%20), Settled: true}))
 		}
-		next(raft.LogCommand, encodeEntry(cmd))
+		next(raft.LogCommand, codec.EncodeEntry(cmd))
 		for _, entry := range restoreAt(i) {
-			next(raft.LogCommand, encodeEntry(entry))
+			next(raft.LogCommand, codec.EncodeEntry(entry))
 		}
 	}
 	return log
@@ -122,10 +123,10 @@ func TestSharedEntriesDoWhatTheirCommandsDo(t *testing.T) {
 			var entries [][]byte
 			var want []outcome
 			for _, cmd := range commands[:size] {
-				entries = append(entries, encodeEntry(cmd))
-				want = append(want, alone.Apply(&raft.Log{Index: index, Term: 1, Data: encodeEntry(cmd)}).(outcome))
+				entries = append(entries, codec.EncodeEntry(cmd))
+				want = append(want, alone.Apply(&raft.Log{Index: index, Term: 1, Data: codec.EncodeEntry(cmd)}).(outcome))
 			}
-			got := together.Apply(&raft.Log{Index: index, Term: 1, Data: joinEntries(entries)}).([]outcome)
+			got := together.Apply(&raft.Log{Index: index, Term: 1, Data: codec.JoinEntries(entries)}).([]outcome)
 			if len(got) != size {
 				t.Fatalf("number of outcomes = %d, want %d", len(got), size)
 			}
@@ -206,9 +207,9 @@ func TestABatchOfVeryManyChangesIsPostedMeanwhile(t *testing.T) {
 		for n := range each {
 			cmd := domain.Register{Node: domaintest.Node(t, fmt.Sprintf("n%d", n), fmt.Sprintf("h%d:1", n))}
 			cmd.Node.Weight = entry
-			writes = append(writes, encodeEntry(cmd))
+			writes = append(writes, codec.EncodeEntry(cmd))
 		}
-		batch = append(batch, &raft.Log{Index: uint64(entry + 1), Term: 1, Data: joinEntries(writes)})
+		batch = append(batch, &raft.Log{Index: uint64(entry + 1), Term: 1, Data: codec.JoinEntries(writes)})
 	}
 	m.ApplyBatch(append(batch, &raft.Log{Index: entries + 1, Term: 1, Data: unknownEntry()})) // the machine halts there
 	if all := domain.Revision(each * entries); seen <= all-publishEvery {
@@ -223,7 +224,7 @@ func TestTheFirstOpeningNamesTheClusterAndEachOpensItsTerm(t *testing.T) {
 		id   string
 		want string
 	}{{1, "", ""}, {2, "first", "first"}, {5, "later", "first"}} {
-		m.Apply(&raft.Log{Index: uint64(index + 1), Term: o.term, Data: encodeEntry(opening{ClusterID: o.id})})
+		m.Apply(&raft.Log{Index: uint64(index + 1), Term: o.term, Data: codec.EncodeEntry(codec.Opening{ClusterID: o.id})})
 		if n := m.state.read(); n.ClusterID != o.want || n.openTerm != o.term {
 			t.Errorf("after %+v: cluster = %q, open term = %d, want the first id and that term", o, n.ClusterID, n.openTerm)
 		}
@@ -246,8 +247,8 @@ func TestOnlyTheLatestMembershipsAreKept(t *testing.T) {
 // The log and its snapshots contain entries of all formats up to this one.
 func TestTheHighestFormatThatWasAppliedStays(t *testing.T) {
 	m := testMachine(t)
-	applyEntries(t, m, restoreAbort{ID: "r"}, domain.Deregister{ID: "nobody"})
-	if written, want := m.state.read().written, formatOf(restoreAbort{}); written != want {
+	applyEntries(t, m, codec.RestoreAbort{ID: "r"}, domain.Deregister{ID: "nobody"})
+	if written, want := m.state.read().written, codec.FormatOf(codec.RestoreAbort{}); written != want {
 		t.Errorf("highest format = %d, want %d as applied", written, want)
 	}
 }
@@ -256,30 +257,30 @@ func TestPromotionsAreKeptInOrder(t *testing.T) {
 	m := testMachine(t)
 	var index uint64
 	for _, step := range []struct {
-		promotion
+		codec.Promotion
 		want []string
 	}{
-		{promotion{ID: "b"}, []string{"b"}},
-		{promotion{ID: "a"}, []string{"a", "b"}},
-		{promotion{ID: "b"}, []string{"a", "b"}},
-		{promotion{ID: "c", Settled: true}, []string{"a", "b"}},
-		{promotion{ID: "c"}, []string{"a", "b", "c"}},
-		{promotion{ID: "b", Settled: true}, []string{"a", "c"}},
-		{promotion{ID: "b", Settled: true}, []string{"a", "c"}},
-		{promotion{ID: "b"}, []string{"a", "b", "c"}},
-		{promotion{ID: "b", Settled: true}, []string{"a", "c"}},
-		{promotion{ID: "a", Settled: true}, []string{"c"}},
-		{promotion{ID: "c", Settled: true}, nil},
+		{codec.Promotion{ID: "b"}, []string{"b"}},
+		{codec.Promotion{ID: "a"}, []string{"a", "b"}},
+		{codec.Promotion{ID: "b"}, []string{"a", "b"}},
+		{codec.Promotion{ID: "c", Settled: true}, []string{"a", "b"}},
+		{codec.Promotion{ID: "c"}, []string{"a", "b", "c"}},
+		{codec.Promotion{ID: "b", Settled: true}, []string{"a", "c"}},
+		{codec.Promotion{ID: "b", Settled: true}, []string{"a", "c"}},
+		{codec.Promotion{ID: "b"}, []string{"a", "b", "c"}},
+		{codec.Promotion{ID: "b", Settled: true}, []string{"a", "c"}},
+		{codec.Promotion{ID: "a", Settled: true}, []string{"c"}},
+		{codec.Promotion{ID: "c", Settled: true}, nil},
 	} {
 		before := m.state.read().Promotions
 		kept := slices.Clone(before)
 		index++
-		m.Apply(&raft.Log{Index: index, Term: 1, Data: encodeEntry(step.promotion)})
+		m.Apply(&raft.Log{Index: index, Term: 1, Data: codec.EncodeEntry(step.Promotion)})
 		if got := m.state.read().Promotions; !slices.Equal(got, step.want) {
-			t.Errorf("promotions after %+v = %q, want %q", step.promotion, got, step.want)
+			t.Errorf("promotions after %+v = %q, want %q", step.Promotion, got, step.want)
 		}
 		if !slices.Equal(before, kept) {
-			t.Errorf("%+v changed an earlier state", step.promotion)
+			t.Errorf("%+v changed an earlier state", step.Promotion)
 		}
 	}
 }
@@ -299,10 +300,10 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 		data []byte
 		says string
 	}{
-		"a damaged entry":             {append(encodeEntry(domain.Deregister{ID: "a"}), 0), "checksum"},
+		"a damaged entry":             {append(codec.EncodeEntry(domain.Deregister{ID: "a"}), 0), "checksum"},
 		"an empty entry":              {nil, "too early"},
 		"an entry of a new build":     {unknownEntry(), "newer build"},
-		"a new command behind others": {joinEntries([][]byte{encodeEntry(domain.Deregister{ID: "a"}), unknownEntry()}), "newer build"},
+		"a new command behind others": {codec.JoinEntries([][]byte{codec.EncodeEntry(domain.Deregister{ID: "a"}), unknownEntry()}), "newer build"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -312,8 +313,8 @@ func TestAnEntryThatCanNotBeReadHaltsTheMachine(t *testing.T) {
 			before := m.state.read()
 
 			bad := func(index uint64) *raft.Log { return &raft.Log{Index: index, Term: 7, Data: test.data} }
-			good := &raft.Log{Index: 6, Term: 7, Data: encodeEntry(domain.Deregister{ID: "a"})}
-			first := &raft.Log{Index: 4, Term: 7, Data: encodeEntry(domain.Register{Node: domaintest.Node(t, "b", "h:2")})}
+			good := &raft.Log{Index: 6, Term: 7, Data: codec.EncodeEntry(domain.Deregister{ID: "a"})}
+			first := &raft.Log{Index: 4, Term: 7, Data: codec.EncodeEntry(domain.Register{Node: domaintest.Node(t, "b", "h:2")})}
 			answers := m.ApplyBatch([]*raft.Log{first, bad(5), good, bad(7)})
 			later := m.Apply(good)
 
@@ -371,7 +372,7 @@ func TestARestoreThatFailsLeavesTheOldState(t *testing.T) {
 			if !bytes.Equal(machineSnapshot(t, m), bytesBefore) {
 				t.Error("a failed restore changed the machine")
 			}
-			if a := m.Apply(&raft.Log{Index: 4, Term: 1, Data: encodeEntry(domain.Deregister{ID: "a"})}).(outcome); a.err != nil {
+			if a := m.Apply(&raft.Log{Index: 4, Term: 1, Data: codec.EncodeEntry(domain.Deregister{ID: "a"})}).(outcome); a.err != nil {
 				t.Errorf("Apply after a failed restore = %v, want success", a.err)
 			}
 		})
@@ -409,7 +410,7 @@ func TestARestoreReplacesTheStateAndWakesAllWaiters(t *testing.T) {
 	}
 	<-before.later
 	after := m.state.read()
-	mustEqual(t, "the snapshot of the state", snapshotOf(t, snapshotImage{
+	mustEqual(t, "the snapshot of the state", snapshotOf(t, codec.Snapshot{
 		View: after.View, ClusterID: after.ClusterID, Applied: after.Applied, OpenTerm: after.openTerm, Promotions: after.Promotions,
 	}), snapshotOf(t, im))
 	if _, there := before.View.Node("a"); !there {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -68,22 +69,22 @@ func (n *Node) proposeStep(step domain.Step) raft.IndexFuture {
 
 // AddPromotion implements ports.Promotions.
 func (n *Node) AddPromotion(ctx context.Context, id string) error {
-	return n.proposePromotion(ctx, promotion{ID: id})
+	return n.proposePromotion(ctx, codec.Promotion{ID: id})
 }
 
 // RemovePromotion implements ports.Promotions.
 func (n *Node) RemovePromotion(ctx context.Context, id string) error {
-	return n.proposePromotion(ctx, promotion{ID: id, Settled: true})
+	return n.proposePromotion(ctx, codec.Promotion{ID: id, Settled: true})
 }
 
-func (n *Node) proposePromotion(ctx context.Context, p promotion) error {
+func (n *Node) proposePromotion(ctx context.Context, p codec.Promotion) error {
 	if err := n.refusal(ctx); err != nil {
 		return err
 	}
 	if err := n.checkAllCanRead(p); err != nil {
 		return err
 	}
-	_, err := n.apply(ctx, encodeEntry(p))
+	_, err := n.apply(ctx, codec.EncodeEntry(p))
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
@@ -124,7 +125,7 @@ func New(config Config) (*Node, error) {
 	n.gate = &gate{leadership: n, evidence: n.evidence}
 	n.writes = groupCommit{
 		apply:    func(entry []byte, patience time.Duration) raft.ApplyFuture { return n.raft.Apply(entry, patience) },
-		mayShare: func() bool { return n.Shared() >= n.formatOf(commandGroup{}) },
+		mayShare: func() bool { return n.Shared() >= n.formatOf(codec.CommandGroup{}) },
 		answered: n.inflight.leave,
 	}
 	n.network = config.Network

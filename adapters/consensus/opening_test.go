@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -47,7 +48,7 @@ func TestALeaderThatRaftKeepsFromWritingGivesUp(t *testing.T) {
 	if err := <-handed; !errors.Is(err, context.Canceled) {
 		t.Fatalf("HandOver = %v, want context.Canceled", err)
 	}
-	if _, err := leader.apply(within(t), encodeEntry(opening{})); !errors.Is(err, ports.ErrNotLeader) {
+	if _, err := leader.apply(within(t), codec.EncodeEntry(codec.Opening{})); !errors.Is(err, ports.ErrNotLeader) {
 		t.Errorf("apply during a transfer = %v, want ErrNotLeader", err)
 	}
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -34,7 +35,7 @@ func TestMoreBytesThanFitAreRefused(t *testing.T) {
 	// As if many bytes were pending already.
 	cmd := domain.Register{Node: node(t, "a", "h:1")}
 	const proposals, fit = 10, 3
-	elsewhere := maxPending - fit*int64(len(encodeEntry(cmd)))
+	elsewhere := maxPending - fit*int64(len(codec.EncodeEntry(cmd)))
 	i.writes.pending.Add(elsewhere)
 	var proposing sync.WaitGroup
 	var busy, other atomic.Int64
@@ -84,7 +85,7 @@ func TestWritersOfASharedEntryGetTheirOwnAnswers(t *testing.T) {
 		domain.Register{Node: node(t, "b", "h:1")},
 		domain.Register{Node: node(t, "c", "h:3")},
 	} {
-		writes[n] = &write{entry: encodeEntry(cmd), done: make(chan struct{})}
+		writes[n] = &write{entry: codec.EncodeEntry(cmd), done: make(chan struct{})}
 		i.inflight.enter()
 		i.writes.pending.Add(int64(len(writes[n].entry)))
 	}
@@ -106,8 +107,8 @@ func TestWritersOfASharedEntryGetTheirOwnAnswers(t *testing.T) {
 	if err := i.store.GetLog(i.raft.LastIndex(), &entry); err != nil {
 		t.Fatal(err)
 	}
-	decoded, err := decodeEntry(entry.Data)
-	if together, is := decoded.(commandGroup); err != nil || !is || len(together) != 3 {
+	decoded, err := codec.DecodeEntry(entry.Data)
+	if together, is := decoded.(codec.CommandGroup); err != nil || !is || len(together) != 3 {
 		t.Errorf("last entry of the log = %+v, %v, want a group of three commands", decoded, err)
 	}
 }

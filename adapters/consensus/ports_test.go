@@ -3,6 +3,7 @@ package consensus
 import (
 	"testing"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 	"github.com/nodesmetadata/nodesmetadata/ports/portstest"
@@ -38,7 +39,7 @@ func upgraded(tb testing.TB) portstest.FormatsSubject {
 		if _, ok := entry.(domain.Deregister); ok {
 			return 2
 		}
-		return firstFormat
+		return codec.FirstFormat
 	}
 	return portstest.FormatsSubject{Subject: s, Newer: domain.Deregister{ID: "a"}, Needs: 2, Own: 3}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -147,7 +148,7 @@ func verifyRecovery(path string, snapshots raft.SnapshotStore, roster domain.Ros
 	if err != nil {
 		return fmt.Errorf("the snapshot with the new membership: %w", err)
 	}
-	_, err = readSnapshot(state)
+	_, err = codec.ReadSnapshot(state)
 	if err := errors.Join(err, state.Close()); err != nil {
 		return fmt.Errorf("the snapshot with the new membership: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
@@ -158,7 +159,7 @@ func TestADirectoryCountsAsRecoveredUntilItChanges(t *testing.T) {
 		"with a log":              func(r *Report) { r.LastIndex = 9 },
 		"with a later membership": func(r *Report) { r.RosterIndex++ },
 		"with other members":      func(r *Report) { r.Roster = domain.NewRoster(self, nonvoter("n2")) },
-		"damaged":                 func(r *Report) { r.Faults = []Fault{{What: errChecksum}} },
+		"damaged":                 func(r *Report) { r.Faults = []Fault{{What: codec.ErrChecksum}} },
 	} {
 		r := Report{Roster: domain.NewRoster(self), RosterIndex: recoveredIndex}
 		if !r.Recovered(self) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -35,7 +36,7 @@ func (n *Node) Propose(ctx context.Context, cmd domain.Command) ([]domain.Change
 		return nil, err
 	}
 	began := time.Now()
-	answer, err := n.apply(ctx, encodeEntry(cmd))
+	answer, err := n.apply(ctx, codec.EncodeEntry(cmd))
 	if err != nil {
 		return nil, err
 	}

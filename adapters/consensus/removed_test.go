@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -79,13 +80,13 @@ func TestAnInstanceWithoutContactWasNotRemoved(t *testing.T) {
 // log is committed.
 func TestAnInstanceLearnsItsPromotionFromItsLog(t *testing.T) {
 	for name, test := range map[string]struct {
-		promotions []promotion
+		promotions []codec.Promotion
 		staged     bool
 	}{
-		"the instance's promotion is wanted":                {[]promotion{{ID: "joining"}}, true},
-		"the instance's promotion and another's are wanted": {[]promotion{{ID: "joining"}, {ID: "another"}}, true},
-		"only another's promotion is wanted":                {[]promotion{{ID: "another"}}, false},
-		"the instance's promotion is settled":               {[]promotion{{ID: "joining"}, {ID: "joining", Settled: true}}, false},
+		"the instance's promotion is wanted":                {[]codec.Promotion{{ID: "joining"}}, true},
+		"the instance's promotion and another's are wanted": {[]codec.Promotion{{ID: "joining"}, {ID: "another"}}, true},
+		"only another's promotion is wanted":                {[]codec.Promotion{{ID: "another"}}, false},
+		"the instance's promotion is settled":               {[]codec.Promotion{{ID: "joining"}, {ID: "joining", Settled: true}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			leader := startCluster(t, 1, nil)[0]

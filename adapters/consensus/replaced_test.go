@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -244,7 +245,7 @@ func TestEntriesBehindASnapshotThatCouldNotBeRestoredAreRefused(t *testing.T) {
 func noEffectCommands(first, last, term uint64) []*raft.Log {
 	logs := noops(first, last, term)
 	for _, entry := range logs {
-		entry.Type, entry.Data = raft.LogCommand, encodeEntry(domain.Deregister{ID: "nobody"})
+		entry.Type, entry.Data = raft.LogCommand, codec.EncodeEntry(domain.Deregister{ID: "nobody"})
 	}
 	return logs
 }
@@ -257,7 +258,7 @@ func TestEntriesBehindAnInstalledSnapshotAreNotRecovered(t *testing.T) {
 	i, leader := startFollower(t)
 	log := noops(1, meta.Index+5, meta.Term-1)
 	log[meta.Index+1] = &raft.Log{Index: meta.Index + 2, Term: meta.Term - 1, Type: raft.LogCommand,
-		Data: encodeEntry(domain.Register{Node: node(t, "phantom", "phantom:1")})}
+		Data: codec.EncodeEntry(domain.Register{Node: node(t, "phantom", "phantom:1")})}
 	leader.append(t, 0, 0, log, 0)
 	leader.install(t, meta, content)
 	s := survivor{dir: i.config.Directory, id: i.config.ID, address: i.raftAddress(), backend: durableBackends[0]}

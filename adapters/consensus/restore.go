@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -26,7 +27,7 @@ func (n *Node) Replace(ctx context.Context, with *domain.Replacement, expected *
 	if err := n.refusal(ctx); err != nil {
 		return domain.Replaced{}, err
 	}
-	if err := n.checkAllCanRead(restorePart{}); err != nil {
+	if err := n.checkAllCanRead(codec.RestorePart{}); err != nil {
 		return domain.Replaced{}, err
 	}
 	id := rand.Text()
@@ -37,7 +38,7 @@ func (n *Node) Replace(ctx context.Context, with *domain.Replacement, expected *
 	}
 	ctx, cancel := context.WithTimeout(ctx, restoreStep)
 	defer cancel()
-	answer, err := n.apply(ctx, encodeEntry(restoreCommit{ID: id, Parts: parts, Expected: expected}))
+	answer, err := n.apply(ctx, codec.EncodeEntry(codec.RestoreCommit{ID: id, Parts: parts, Expected: expected}))
 	switch {
 	case errors.Is(err, ports.ErrOutcomeUnknown):
 		return domain.Replaced{}, err
@@ -52,7 +53,7 @@ func (n *Node) Replace(ctx context.Context, with *domain.Replacement, expected *
 // there are. No part changes the registry, whatever its outcome.
 func (n *Node) proposeParts(ctx context.Context, id string, nodes []*domain.CacheNode) (parts int, err error) {
 	for parts == 0 || len(nodes) > 0 { // an empty backup has one part
-		part := restorePart{ID: id, Number: parts, Nodes: nodes[:n.partLength(nodes)]}
+		part := codec.RestorePart{ID: id, Number: parts, Nodes: nodes[:n.partLength(nodes)]}
 		if err := n.proposePart(ctx, part); err != nil {
 			return 0, err
 		}
@@ -66,17 +67,17 @@ func (n *Node) proposeParts(ctx context.Context, id string, nodes []*domain.Cach
 func (n *Node) partLength(nodes []*domain.CacheNode) int {
 	most, bytes := cmp.Or(n.hooks.restorePartBytes, restorePartBytes), 0
 	for i, one := range nodes {
-		if bytes += nodeSize(one); bytes > most && i > 0 {
+		if bytes += codec.NodeSize(one); bytes > most && i > 0 {
 			return i
 		}
 	}
 	return len(nodes)
 }
 
-func (n *Node) proposePart(ctx context.Context, part restorePart) error {
+func (n *Node) proposePart(ctx context.Context, part codec.RestorePart) error {
 	step, cancel := context.WithTimeout(ctx, restoreStep)
 	defer cancel()
-	answer, err := n.apply(step, encodeEntry(part))
+	answer, err := n.apply(step, codec.EncodeEntry(part))
 	switch {
 	case err == nil:
 		return stepError(answer.err)
@@ -105,7 +106,7 @@ func stepError(err error) error {
 func (n *Node) dropStaged(id string) {
 	ctx, cancel := context.WithTimeout(n.running, restoreStep)
 	defer cancel()
-	_, err := n.apply(ctx, encodeEntry(restoreAbort{ID: id}))
+	_, err := n.apply(ctx, codec.EncodeEntry(codec.RestoreAbort{ID: id}))
 	if err != nil && !errors.Is(err, ports.ErrNotLeader) && !errors.Is(err, ports.ErrClosed) {
 		n.config.Logger.Warn("the staged parts of a restore could not be dropped yet", "error", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -29,15 +30,15 @@ func restoreAt(i int) []any {
 	}
 	switch {
 	case i%7 == 2:
-		return []any{restorePart{ID: id, Nodes: []*domain.CacheNode{node("b", 1)}}}
+		return []any{codec.RestorePart{ID: id, Nodes: []*domain.CacheNode{node("b", 1)}}}
 	case i%7 == 3:
-		return []any{restorePart{ID: id, Number: 1, Nodes: []*domain.CacheNode{node("d", 0), node("e", 7)}}}
+		return []any{codec.RestorePart{ID: id, Number: 1, Nodes: []*domain.CacheNode{node("d", 0), node("e", 7)}}}
 	case i%7 == 5 && i/7%3 == 1:
-		return []any{restoreAbort{ID: id}, restoreCommit{ID: id, Parts: 2}}
+		return []any{codec.RestoreAbort{ID: id}, codec.RestoreCommit{ID: id, Parts: 2}}
 	case i%7 == 5 && i/7%3 == 2:
-		return []any{restoreCommit{ID: id, Parts: 2, Expected: new(domain.Revision(math.MaxUint64))}}
+		return []any{codec.RestoreCommit{ID: id, Parts: 2, Expected: new(domain.Revision(math.MaxUint64))}}
 	case i%7 == 5:
-		return []any{restoreCommit{ID: id, Parts: 2}}
+		return []any{codec.RestoreCommit{ID: id, Parts: 2}}
 	}
 	return nil
 }
@@ -47,7 +48,7 @@ func applyEntries(t *testing.T, m *machine, entries ...any) []outcome {
 	t.Helper()
 	outcomes := make([]outcome, len(entries))
 	for i, entry := range entries {
-		outcomes[i] = m.Apply(&raft.Log{Index: m.applied + 1, Term: 1, Type: raft.LogCommand, Data: encodeEntry(entry)}).(outcome)
+		outcomes[i] = m.Apply(&raft.Log{Index: m.applied + 1, Term: 1, Type: raft.LogCommand, Data: codec.EncodeEntry(entry)}).(outcome)
 	}
 	return outcomes
 }
@@ -55,34 +56,34 @@ func applyEntries(t *testing.T, m *machine, entries ...any) []outcome {
 func TestARestoreIsAllOrNothing(t *testing.T) {
 	first, second := domaintest.Node(t, "a", "h:1"), domaintest.Node(t, "b", "h:2")
 	second.Slot = 1
-	part := func(id string, number int, nodes ...*domain.CacheNode) restorePart {
-		return restorePart{ID: id, Number: number, Nodes: nodes}
+	part := func(id string, number int, nodes ...*domain.CacheNode) codec.RestorePart {
+		return codec.RestorePart{ID: id, Number: number, Nodes: nodes}
 	}
 	tests := map[string]struct {
 		steps []any
 		err   error // of the last step
 		nodes int
 	}{
-		"all parts and the commit":               {[]any{part("r", 0, &first), part("r", 1, &second), restoreCommit{ID: "r", Parts: 2}}, nil, 2},
-		"a part that is missing":                 {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
-		"a part too many":                        {[]any{part("r", 0, &first), part("r", 1, &second), restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"all parts and the commit":               {[]any{part("r", 0, &first), part("r", 1, &second), codec.RestoreCommit{ID: "r", Parts: 2}}, nil, 2},
+		"a part that is missing":                 {[]any{part("r", 0, &first), codec.RestoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
+		"a part too many":                        {[]any{part("r", 0, &first), part("r", 1, &second), codec.RestoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
 		"a second part without the first":        {[]any{part("r", 1, &second)}, errNotStaged, 0},
 		"a part that is skipped":                 {[]any{part("r", 0, &first), part("r", 2, &second)}, errNotStaged, 0},
 		"a part that comes twice":                {[]any{part("r", 0, &first), part("r", 1, &second), part("r", 1, &second)}, errNotStaged, 0},
-		"a commit without parts":                 {[]any{restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"a commit of another restore":            {[]any{part("r", 0, &first), restoreCommit{ID: "s", Parts: 1}}, errNotStaged, 0},
-		"a second commit":                        {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 1},
-		"a commit after its abort":               {[]any{part("r", 0, &first), restoreAbort{ID: "r"}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"a commit after another's abort":         {[]any{part("r", 0, &first), restoreAbort{ID: "s"}, restoreCommit{ID: "r", Parts: 1}}, nil, 1},
-		"a commit after a later restore began":   {[]any{part("r", 0, &first), part("s", 0, &second), restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"a commit of the later restore":          {[]any{part("r", 0, &first), part("s", 0, &second), part("r", 1), restoreCommit{ID: "s", Parts: 1}}, nil, 1},
-		"a commit after a change of leaders":     {[]any{part("r", 0, &first), opening{}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
-		"a commit at the expected revision":      {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(0))}}, nil, 1},
-		"a commit at another revision":           {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}}, domain.ErrConditionFailed, 0},
-		"a commit after one at another revision": {[]any{part("r", 0, &first), restoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}, restoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a commit without parts":                 {[]any{codec.RestoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a commit of another restore":            {[]any{part("r", 0, &first), codec.RestoreCommit{ID: "s", Parts: 1}}, errNotStaged, 0},
+		"a second commit":                        {[]any{part("r", 0, &first), codec.RestoreCommit{ID: "r", Parts: 1}, codec.RestoreCommit{ID: "r", Parts: 1}}, errNotStaged, 1},
+		"a commit after its abort":               {[]any{part("r", 0, &first), codec.RestoreAbort{ID: "r"}, codec.RestoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a commit after another's abort":         {[]any{part("r", 0, &first), codec.RestoreAbort{ID: "s"}, codec.RestoreCommit{ID: "r", Parts: 1}}, nil, 1},
+		"a commit after a later restore began":   {[]any{part("r", 0, &first), part("s", 0, &second), codec.RestoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a commit of the later restore":          {[]any{part("r", 0, &first), part("s", 0, &second), part("r", 1), codec.RestoreCommit{ID: "s", Parts: 1}}, nil, 1},
+		"a commit after a change of leaders":     {[]any{part("r", 0, &first), codec.Opening{}, codec.RestoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
+		"a commit at the expected revision":      {[]any{part("r", 0, &first), codec.RestoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(0))}}, nil, 1},
+		"a commit at another revision":           {[]any{part("r", 0, &first), codec.RestoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}}, domain.ErrConditionFailed, 0},
+		"a commit after one at another revision": {[]any{part("r", 0, &first), codec.RestoreCommit{ID: "r", Parts: 1, Expected: new(domain.Revision(1))}, codec.RestoreCommit{ID: "r", Parts: 1}}, errNotStaged, 0},
 		"nodes that are out of order":            {[]any{part("r", 0, &second), part("r", 1, &first)}, domain.ErrInvalid, 0},
-		"a commit of nodes out of order":         {[]any{part("r", 0, &second), part("r", 1, &first), restoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
-		"a restore of an empty registry":         {[]any{part("r", 0), restoreCommit{ID: "r", Parts: 1}}, nil, 0},
+		"a commit of nodes out of order":         {[]any{part("r", 0, &second), part("r", 1, &first), codec.RestoreCommit{ID: "r", Parts: 2}}, errNotStaged, 0},
+		"a restore of an empty registry":         {[]any{part("r", 0), codec.RestoreCommit{ID: "r", Parts: 1}}, nil, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -103,13 +104,13 @@ func TestASnapshotOfARestoreStaysAsItIs(t *testing.T) {
 	m := testMachine(t)
 	first, second := domaintest.Node(t, "a", "h:1"), domaintest.Node(t, "b", "h:2")
 	second.Slot = 1
-	applyEntries(t, m, restorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
+	applyEntries(t, m, codec.RestorePart{ID: "r", Nodes: []*domain.CacheNode{&first}})
 	before, err := m.Snapshot()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := machineSnapshot(t, m)
-	applyEntries(t, m, restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, restoreCommit{ID: "r", Parts: 2})
+	applyEntries(t, m, codec.RestorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, codec.RestoreCommit{ID: "r", Parts: 2})
 	sink := &memorySink{}
 	if err := before.Persist(sink); err != nil || !bytes.Equal(sink.Bytes(), want) {
 		t.Errorf("Persist = %v, or the earlier snapshot changed", err)
@@ -120,7 +121,7 @@ func TestASnapshotOfARestoreStaysAsItIs(t *testing.T) {
 	if err := other.Restore(io.NopCloser(bytes.NewReader(want))); err != nil {
 		t.Fatal(err)
 	}
-	outcomes := applyEntries(t, other, restorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, restoreCommit{ID: "r", Parts: 2})
+	outcomes := applyEntries(t, other, codec.RestorePart{ID: "r", Number: 1, Nodes: []*domain.CacheNode{&second}}, codec.RestoreCommit{ID: "r", Parts: 2})
 	mustEqual(t, "the outcome of the commit", outcomes[1], outcome{replaced: domain.Replaced{Revision: 2, Added: 2}})
 	if !bytes.Equal(machineSnapshot(t, other), machineSnapshot(t, m)) {
 		t.Error("the snapshots of the two machines differ")
@@ -169,7 +170,7 @@ func TestARestoreIsCutIntoParts(t *testing.T) {
 	i := newInstance(t, instanceConfig{id: "a", directory: t.TempDir()})
 	t.Cleanup(func() { i.stop(t) })
 	node := domaintest.Node(t, "a", "h:1")
-	size := nodeSize(&node)
+	size := codec.NodeSize(&node)
 	for name, test := range map[string]struct{ most, nodes, length int }{
 		"all nodes fit":              {most: 3 * size, nodes: 3, length: 3},
 		"all nodes but one fit":      {most: 3*size - 1, nodes: 3, length: 2},

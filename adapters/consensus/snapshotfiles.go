@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
@@ -32,8 +33,8 @@ const (
 )
 
 var (
-	stateTable       = crc64.MakeTable(crc64.ECMA)
-	descriptionTable = crc32.MakeTable(crc32.Castagnoli)
+	stateTable = crc64.MakeTable(crc64.ECMA)
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
 
 // errMissing says that a snapshot lacks one of its files.
@@ -60,7 +61,7 @@ func (f snapshotDescription) encode() ([]byte, error) {
 
 // sealDescription appends the checksum, and the end of the JSON object, to body.
 func sealDescription(body []byte) []byte {
-	return fmt.Appendf(bytes.Clone(body), descriptionSeal, crc32.Checksum(body, descriptionTable))
+	return fmt.Appendf(bytes.Clone(body), descriptionSeal, crc32.Checksum(body, castagnoli))
 }
 
 const (
@@ -77,7 +78,7 @@ func decodeDescription(raw []byte) (f snapshotDescription, err error) {
 		return f, err
 	}
 	if plain, err := f.encodeUnsealed(); err != nil || f.Version != snapshotMetaVersion || !bytes.Equal(raw, plain) {
-		return f, errChecksum
+		return f, codec.ErrChecksum
 	}
 	return f, nil
 }
@@ -235,7 +236,7 @@ func openSnapshotState(path string, meta snapshotDescription) (state *os.File, e
 	case size != meta.Size:
 		return nil, fmt.Errorf("it has %d bytes, and should have %d", size, meta.Size)
 	case !bytes.Equal(sum.Sum(nil), meta.CRC):
-		return nil, errChecksum
+		return nil, codec.ErrChecksum
 	}
 	_, err = file.Seek(0, io.SeekStart)
 	return file, err
@@ -243,21 +244,21 @@ func openSnapshotState(path string, meta snapshotDescription) (state *os.File, e
 
 // readSnapshotState verifies the state and, if decode is set, then reads it again to decode
 // it.
-func readSnapshotState(path string, meta snapshotDescription, decode bool) (read decodedSnapshot, err error) {
+func readSnapshotState(path string, meta snapshotDescription, decode bool) (read codec.Restored, err error) {
 	file, err := openSnapshotState(path, meta)
 	if err != nil {
-		return decodedSnapshot{}, err
+		return codec.Restored{}, err
 	}
 	defer func() { _ = file.Close() }() // it was only read
 	if !decode {
-		return decodedSnapshot{}, nil
+		return codec.Restored{}, nil
 	}
-	read, err = readSnapshot(file)
+	read, err = codec.ReadSnapshot(file)
 	switch {
 	case err != nil:
-		return decodedSnapshot{}, fmt.Errorf("%w: %w", errUnknownFormat, err)
+		return codec.Restored{}, fmt.Errorf("%w: %w", errUnknownFormat, err)
 	case read.Applied > meta.Index:
-		return decodedSnapshot{}, fmt.Errorf("it holds entry %d, and is said to end with entry %d", read.Applied, meta.Index)
+		return codec.Restored{}, fmt.Errorf("it holds entry %d, and is said to end with entry %d", read.Applied, meta.Index)
 	}
 	return read, nil
 }

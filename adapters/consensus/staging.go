@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
@@ -19,7 +20,7 @@ type staging struct {
 }
 
 // stagingFrom returns the staging of a snapshot; nil if it has none.
-func stagingFrom(read decodedSnapshot) *staging {
+func stagingFrom(read codec.Restored) *staging {
 	if read.Staged == nil {
 		return nil
 	}
@@ -27,16 +28,16 @@ func stagingFrom(read decodedSnapshot) *staging {
 }
 
 // freeze returns a copy of s, which does not change with s; nil if s is nil.
-func (s *staging) freeze() *stagedRestore {
+func (s *staging) freeze() *codec.Staged {
 	if s == nil {
 		return nil
 	}
-	return &stagedRestore{ID: s.id, Parts: s.parts, Nodes: s.nodes.Nodes()}
+	return &codec.Staged{ID: s.id, Parts: s.parts, Nodes: s.nodes.Nodes()}
 }
 
 // stage adds a part. If its nodes are refused, the staging is dropped, so that the commit
 // is refused too.
-func (m *machine) stage(part restorePart) error {
+func (m *machine) stage(part codec.RestorePart) error {
 	switch {
 	case part.Number == 0:
 		m.staged = &staging{id: part.ID, nodes: domain.NewReplacement()}
@@ -58,7 +59,7 @@ func (s *staging) hasParts(id string, parts int) bool {
 	return s != nil && s.id == id && s.parts == parts
 }
 
-func (m *machine) commit(c restoreCommit) outcome {
+func (m *machine) commit(c codec.RestoreCommit) outcome {
 	if !m.staged.hasParts(c.ID, c.Parts) {
 		return outcome{err: errNotStaged}
 	}
@@ -67,7 +68,7 @@ func (m *machine) commit(c restoreCommit) outcome {
 	return outcome{replaced: replaced, err: err}
 }
 
-func (m *machine) abort(a restoreAbort) {
+func (m *machine) abort(a codec.RestoreAbort) {
 	if m.staged != nil && m.staged.id == a.ID {
 		m.staged = nil
 	}

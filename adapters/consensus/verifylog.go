@@ -1,6 +1,10 @@
 package consensus
 
-import "github.com/hashicorp/raft"
+import (
+	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
+)
 
 // verifyLog returns an error if an entry that was read is not as it was written. Only
 // those of the state machine bear a checksum.
@@ -8,5 +12,5 @@ func verifyLog(entry *raft.Log) error {
 	if entry.Type != raft.LogCommand {
 		return nil
 	}
-	return verifyEntry(entry.Data)
+	return codec.VerifyEntry(entry.Data)
 }

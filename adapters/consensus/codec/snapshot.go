@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import (
 	"bufio"
@@ -41,27 +41,28 @@ const (
 	recordStagedNode
 )
 
-// snapshotImage is the state of the state machine at one moment.
-type snapshotImage struct {
+// Snapshot is the state of the state machine at one moment.
+type Snapshot struct {
 	View      domain.View
 	ClusterID string
 	Applied   uint64 // index of the last entry applied
 	OpenTerm  uint64 // term of the last opening applied
 
-	Promotions []string       // ids of instances to be promoted to voters, in ascending order
-	Staged     *stagedRestore // nil while no restore is under way
+	Promotions []string // ids of instances to be promoted to voters, in ascending order
+	Staged     *Staged  // nil while no restore is under way
 }
 
-// stagedRestore is what has arrived of the restore ID: that many of its parts, with these
+// Staged is what has arrived of the restore ID: that many of its parts, with these
 // nodes, in ascending order of their ids.
-type stagedRestore struct {
+type Staged struct {
 	ID    string
 	Parts int
 	Nodes []*domain.CacheNode
 }
 
-// writeSnapshot writes im to w. After an error the caller must drop all that was written.
-func writeSnapshot(w io.Writer, im snapshotImage) error {
+// WriteSnapshot writes im to w, through a buffer of its own. After an error the caller must
+// drop all that was written.
+func WriteSnapshot(w io.Writer, im Snapshot) error {
 	out := snapshotWriter{w: bufio.NewWriterSize(w, 64<<10), sum: crc32.New(castagnoli)}
 	out.write(append([]byte(snapshotMagic), snapshotVersion))
 
@@ -156,7 +157,7 @@ func enumNumber[T comparable](table []T, wanted T) uint64 {
 			return uint64(number)
 		}
 	}
-	panic(fmt.Sprintf("consensus: no format for %v", wanted))
+	panic(fmt.Sprintf("codec: no format for %v", wanted))
 }
 
 // changeThatMade returns the change that made n what it is; nil if that is no longer in the
@@ -181,7 +182,7 @@ func appendNodeOrReference(b []byte, n *domain.CacheNode, changes []domain.Chang
 	return appendNodeMessage(b, nodeInline, n)
 }
 
-func appendStaged(b []byte, s *stagedRestore) []byte {
+func appendStaged(b []byte, s *Staged) []byte {
 	b = appendString(b, 1, s.ID)
 	b = appendUint(b, 2, uint64(s.Parts))
 	return appendUint(b, 3, uint64(len(s.Nodes)))

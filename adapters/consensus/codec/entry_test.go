@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import (
 	"bytes"
@@ -17,11 +17,11 @@ import (
 func TestAnyCommandComesBackFromItsEntry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cmd := domaintest.AnyCommand().Draw(t, "command")
-		data := encodeEntry(cmd)
-		if again := encodeEntry(cmd); !bytes.Equal(again, data) {
+		data := EncodeEntry(cmd)
+		if again := EncodeEntry(cmd); !bytes.Equal(again, data) {
 			t.Fatalf("two encodings of one command:\n%x\n%x", data, again)
 		}
-		got, err := decodeEntry(data)
+		got, err := DecodeEntry(data)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,16 +35,16 @@ func TestAnyCommandComesBackFromItsEntry(t *testing.T) {
 
 func TestAnyCommandsComeBackFromASharedEntry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		commands := commandGroup(rapid.SliceOfN(domaintest.AnyCommand(), 1, 5).Draw(t, "commands"))
+		commands := CommandGroup(rapid.SliceOfN(domaintest.AnyCommand(), 1, 5).Draw(t, "commands"))
 		var entries [][]byte
 		for _, cmd := range commands {
-			entries = append(entries, encodeEntry(cmd))
+			entries = append(entries, EncodeEntry(cmd))
 		}
-		data := joinEntries(entries)
-		if want := encodeEntry(commands); !bytes.Equal(data, want) {
-			t.Fatalf("joinEntries = %x, want %x as encoded", data, want)
+		data := JoinEntries(entries)
+		if want := EncodeEntry(commands); !bytes.Equal(data, want) {
+			t.Fatalf("JoinEntries = %x, want %x as encoded", data, want)
 		}
-		got, err := decodeEntry(data)
+		got, err := DecodeEntry(data)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,19 +52,19 @@ func TestAnyCommandsComeBackFromASharedEntry(t *testing.T) {
 	})
 }
 
-// Only commands share entries: see sharing.
+// Only commands share entries.
 func TestWhichEntriesAreCommands(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
-		if _, want := entry.(domain.Command); isCommand(encodeEntry(entry)) != want {
-			t.Errorf("isCommand of %s = %t, want %t", name, !want, want)
+		if _, want := entry.(domain.Command); IsCommand(EncodeEntry(entry)) != want {
+			t.Errorf("IsCommand of %s = %t, want %t", name, !want, want)
 		}
 	}
 }
 
 func TestAnyOpeningComesBackFromItsEntry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		entry := opening{ClusterID: rapid.String().Draw(t, "cluster id")}
-		got, err := decodeEntry(encodeEntry(entry))
+		entry := Opening{ClusterID: rapid.String().Draw(t, "cluster id")}
+		got, err := DecodeEntry(EncodeEntry(entry))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,10 +72,16 @@ func TestAnyOpeningComesBackFromItsEntry(t *testing.T) {
 	})
 }
 
+func anyPromotion() *rapid.Generator[Promotion] {
+	return rapid.Custom(func(t *rapid.T) Promotion {
+		return Promotion{ID: rapid.StringN(1, 20, -1).Draw(t, "id"), Settled: rapid.Bool().Draw(t, "settled")}
+	})
+}
+
 func TestAnyPromotionComesBackFromItsEntry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		entry := anyPromotion().Draw(t, "promotion")
-		got, err := decodeEntry(encodeEntry(entry))
+		got, err := DecodeEntry(EncodeEntry(entry))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,15 +92,15 @@ func TestAnyPromotionComesBackFromItsEntry(t *testing.T) {
 func TestADamagedEntryIsAnError(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
 		t.Run(name, func(t *testing.T) {
-			eachDamage(t, encodeEntry(entry), func(t *testing.T, damaged []byte) {
-				if got, err := decodeEntry(damaged); err == nil {
-					t.Errorf("decodeEntry(%x) = %+v, want an error", damaged, got)
-				} else if !errors.Is(err, errChecksum) && !errors.Is(err, errTruncated) {
-					t.Errorf("decodeEntry(%x) = %v, want errChecksum or errTruncated", damaged, err)
+			eachDamage(t, EncodeEntry(entry), func(t *testing.T, damaged []byte) {
+				if got, err := DecodeEntry(damaged); err == nil {
+					t.Errorf("DecodeEntry(%x) = %+v, want an error", damaged, got)
+				} else if !errors.Is(err, ErrChecksum) && !errors.Is(err, errTruncated) {
+					t.Errorf("DecodeEntry(%x) = %v, want ErrChecksum or errTruncated", damaged, err)
 				}
 			})
-			if _, err := decodeEntry(append(encodeEntry(entry), 0)); !errors.Is(err, errChecksum) {
-				t.Errorf("decodeEntry of an entry with an extra byte = %v, want errChecksum", err)
+			if _, err := DecodeEntry(append(EncodeEntry(entry), 0)); !errors.Is(err, ErrChecksum) {
+				t.Errorf("DecodeEntry of an entry with an extra byte = %v, want ErrChecksum", err)
 			}
 		})
 	}
@@ -185,8 +191,8 @@ func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got, err := decodeEntry(test.data); err == nil || !strings.Contains(err.Error(), test.says) {
-				t.Fatalf("decodeEntry = %+v, %v, want an error with %q", got, err, test.says)
+			if got, err := DecodeEntry(test.data); err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Fatalf("DecodeEntry = %+v, %v, want an error with %q", got, err, test.says)
 			}
 		})
 	}
@@ -203,36 +209,36 @@ func TestAnEntryThatHasNoFormatIsABug(t *testing.T) {
 			domain.Deregister{ID: "a"}, domain.Expire{Nodes: []domain.NodeAt{{ID: "a", Revision: 1}}},
 		}},
 		"a revival in a batch":  domain.Batch{Commands: []domain.Command{domain.Revive{ID: "a"}}},
-		"a shared entry of nil": commandGroup{nil},
+		"a shared entry of nil": CommandGroup{nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
 				if recover() == nil {
-					t.Error("encodeEntry did not panic")
+					t.Error("EncodeEntry did not panic")
 				}
 			}()
-			encodeEntry(entry)
+			EncodeEntry(entry)
 		})
 	}
 }
 
 func FuzzDecodeEntry(f *testing.F) {
 	for _, entry := range goldenEntries(f) {
-		f.Add(encodeEntry(entry))
+		f.Add(EncodeEntry(entry))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// The fuzzer hardly ever makes a valid checksum, so the test seals the data itself.
 		for _, data := range [][]byte{data, resealed(data)} {
-			entry, err := decodeEntry(data)
+			entry, err := DecodeEntry(data)
 			if err != nil {
 				continue
 			}
-			again, err := decodeEntry(encodeEntry(entry))
+			again, err := DecodeEntry(EncodeEntry(entry))
 			if err != nil {
-				t.Fatalf("decodeEntry of %+v = %v, want success", entry, err)
+				t.Fatalf("DecodeEntry of %+v = %v, want success", entry, err)
 			}
 			if !reflect.DeepEqual(again, entry) {
-				t.Fatalf("decodeEntry(encodeEntry(%+v)) = %+v, want the same", entry, again)
+				t.Fatalf("DecodeEntry(EncodeEntry(%+v)) = %+v, want the same", entry, again)
 			}
 		}
 	})

@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import (
 	"bytes"
@@ -12,16 +12,16 @@ func BenchmarkEncodeEntry(b *testing.B) {
 	cmd := domaintest.UsualRegister(b, 1, 100)
 	b.ReportAllocs()
 	for b.Loop() {
-		encodeEntry(cmd)
+		EncodeEntry(cmd)
 	}
-	b.ReportMetric(float64(len(encodeEntry(cmd))), "bytes/entry")
+	b.ReportMetric(float64(len(EncodeEntry(cmd))), "bytes/entry")
 }
 
 func BenchmarkDecodeEntry(b *testing.B) {
-	data := encodeEntry(domaintest.UsualRegister(b, 1, 100))
+	data := EncodeEntry(domaintest.UsualRegister(b, 1, 100))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := decodeEntry(data); err != nil {
+		if _, err := DecodeEntry(data); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -33,7 +33,7 @@ func BenchmarkWriteSnapshot(b *testing.B) {
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := writeSnapshot(io.Discard, im); err != nil {
+		if err := WriteSnapshot(io.Discard, im); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -45,7 +45,7 @@ func BenchmarkReadSnapshot(b *testing.B) {
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := readSnapshot(bytes.NewReader(data)); err != nil {
+		if _, err := ReadSnapshot(bytes.NewReader(data)); err != nil {
 			b.Fatal(err)
 		}
 	}

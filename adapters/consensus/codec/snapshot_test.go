@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import (
 	"bytes"
@@ -33,7 +33,7 @@ func mustGoOnAlike(t domaintest.T, original *domain.Registry, rest []domain.Comm
 	im := imageOf(original)
 	snapshot := snapshotOf(t, im)
 	read := restoredFrom(t, snapshot)
-	mustEqualImage(t, read.snapshotImage, im)
+	mustEqualImage(t, read.Snapshot, im)
 	if again := snapshotOf(t, imageOf(read.Registry)); !bytes.Equal(again, snapshot) {
 		t.Fatalf("snapshot of the restored registry:\n got %x\nwant %x", again, snapshot)
 	}
@@ -117,34 +117,34 @@ func TestADamagedSnapshotIsAnError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			snapshot := snapshotOf(t, im)
 			eachDamage(t, snapshot, func(t *testing.T, damaged []byte) {
-				if got, err := readSnapshot(bytes.NewReader(damaged)); err == nil {
-					t.Errorf("readSnapshot(%x) = %+v, want an error", damaged, domaintest.ContentsOf(got.View))
+				if got, err := ReadSnapshot(bytes.NewReader(damaged)); err == nil {
+					t.Errorf("ReadSnapshot(%x) = %+v, want an error", damaged, domaintest.ContentsOf(got.View))
 				} else if !strings.HasPrefix(err.Error(), "snapshot") {
-					t.Errorf("readSnapshot = %v, want an error that begins with snapshot", err)
+					t.Errorf("ReadSnapshot = %v, want an error that begins with snapshot", err)
 				}
 			})
-			if _, err := readSnapshot(bytes.NewReader(append(snapshot, 0))); err == nil {
-				t.Error("readSnapshot with a byte behind the end = nil, want an error")
+			if _, err := ReadSnapshot(bytes.NewReader(append(snapshot, 0))); err == nil {
+				t.Error("ReadSnapshot with a byte behind the end = nil, want an error")
 			}
-			if _, err := readSnapshot(io.MultiReader(bytes.NewReader(snapshot), failing{})); !errors.Is(err, errDisk) {
-				t.Errorf("readSnapshot with an unreadable byte behind the end = %v, want the error of the disk", err)
+			if _, err := ReadSnapshot(io.MultiReader(bytes.NewReader(snapshot), failing{})); !errors.Is(err, errDisk) {
+				t.Errorf("ReadSnapshot with an unreadable byte behind the end = %v, want the error of the disk", err)
 			}
 		})
 	}
 }
 
 func TestASnapshotThatCanNotBeReadOrWrittenSaysWhy(t *testing.T) {
-	if _, err := readSnapshot(failing{}); !errors.Is(err, errDisk) {
-		t.Errorf("readSnapshot = %v, want the error of the disk", err)
+	if _, err := ReadSnapshot(failing{}); !errors.Is(err, errDisk) {
+		t.Errorf("ReadSnapshot = %v, want the error of the disk", err)
 	}
 	for name, im := range goldenImages(t) {
-		if err := writeSnapshot(failing{}, im); !errors.Is(err, errDisk) {
-			t.Errorf("writeSnapshot of %s = %v, want the error of the disk", name, err)
+		if err := WriteSnapshot(failing{}, im); !errors.Is(err, errDisk) {
+			t.Errorf("WriteSnapshot of %s = %v, want the error of the disk", name, err)
 		}
 	}
 	// This one does not fit into the buffer, so that the write fails midway.
-	if err := writeSnapshot(failing{}, imageOf(registryWithForgotten(t, 0))); !errors.Is(err, errDisk) {
-		t.Errorf("writeSnapshot of a long one = %v, want the error of the disk", err)
+	if err := WriteSnapshot(failing{}, imageOf(registryWithForgotten(t, 0))); !errors.Is(err, errDisk) {
+		t.Errorf("WriteSnapshot of a long one = %v, want the error of the disk", err)
 	}
 }
 
@@ -264,22 +264,22 @@ func TestASnapshotThatDoesNotHoldTogetherIsAnError(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := readSnapshot(bytes.NewReader(assembled(snapshotVersion, test.records...)))
+			got, err := ReadSnapshot(bytes.NewReader(assembled(snapshotVersion, test.records...)))
 			if err == nil || !strings.Contains(err.Error(), test.says) {
-				t.Fatalf("readSnapshot = %+v, %v, want an error with %q", domaintest.ContentsOf(got.View), err, test.says)
+				t.Fatalf("ReadSnapshot = %+v, %v, want an error with %q", domaintest.ContentsOf(got.View), err, test.says)
 			}
 		})
 	}
 	t.Run("a later version", func(t *testing.T) {
-		_, err := readSnapshot(bytes.NewReader(assembled(snapshotVersion+1, []byte("of another shape"))))
+		_, err := ReadSnapshot(bytes.NewReader(assembled(snapshotVersion+1, []byte("of another shape"))))
 		if err == nil || !strings.Contains(err.Error(), "version 2, this build reads 1: "+newer) {
-			t.Fatalf("readSnapshot = %v, want another error", err)
+			t.Fatalf("ReadSnapshot = %v, want another error", err)
 		}
 	})
 	t.Run("another file", func(t *testing.T) {
-		_, err := readSnapshot(strings.NewReader("PK\x03\x04 this is no snapshot"))
+		_, err := ReadSnapshot(strings.NewReader("PK\x03\x04 this is no snapshot"))
 		if err == nil || !strings.Contains(err.Error(), "does not begin like one") {
-			t.Fatalf("readSnapshot = %v, want another error", err)
+			t.Fatalf("ReadSnapshot = %v, want another error", err)
 		}
 	})
 }
@@ -294,8 +294,8 @@ func TestALengthThatIsWrittenAnotherWayIsDamage(t *testing.T) {
 	}
 	longer := slices.Insert(bytes.Clone(good), at+1, 0)
 	longer[at] |= 0x80
-	if _, err := readSnapshot(bytes.NewReader(longer)); !errors.Is(err, errChecksum) {
-		t.Errorf("readSnapshot = %v, want errChecksum", err)
+	if _, err := ReadSnapshot(bytes.NewReader(longer)); !errors.Is(err, ErrChecksum) {
+		t.Errorf("ReadSnapshot = %v, want ErrChecksum", err)
 	}
 }
 
@@ -314,10 +314,10 @@ func TestAnAnnouncementCostsNoMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err := readSnapshot(bytes.NewReader(data))
+			_, err := ReadSnapshot(bytes.NewReader(data))
 			runtime.ReadMemStats(&after)
 			if err == nil {
-				t.Error("readSnapshot = nil, want an error")
+				t.Error("ReadSnapshot = nil, want an error")
 			}
 			// The buffer alone takes 64 KiB, and other goroutines allocate too.
 			if spent := after.TotalAlloc - before.TotalAlloc; spent > maxRecord {
@@ -334,12 +334,12 @@ func FuzzReadSnapshot(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// The fuzzer hardly ever makes a valid checksum, so the test seals the data itself.
 		for _, data := range [][]byte{data, resealed(data)} {
-			read, err := readSnapshot(bytes.NewReader(data))
+			read, err := ReadSnapshot(bytes.NewReader(data))
 			if err != nil {
 				continue
 			}
-			again := restoredFrom(t, snapshotOf(t, read.snapshotImage))
-			mustEqualImage(t, again.snapshotImage, read.snapshotImage)
+			again := restoredFrom(t, snapshotOf(t, read.Snapshot))
+			mustEqualImage(t, again.Snapshot, read.Snapshot)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import (
 	"fmt"
@@ -51,8 +51,8 @@ func appendNodeMessage(b []byte, number protowire.Number, n *domain.CacheNode) [
 	return appendMessage(b, number, func(b []byte) []byte { return appendNode(b, n) })
 }
 
-// nodeSize is what n takes in the message of a part.
-func nodeSize(n *domain.CacheNode) int { return protowire.SizeBytes(len(appendNode(nil, n))) + 1 }
+// NodeSize is how many bytes n takes in a RestorePart.
+func NodeSize(n *domain.CacheNode) int { return protowire.SizeBytes(len(appendNode(nil, n))) + 1 }
 
 func appendLabels(b []byte, labels map[string]string) []byte {
 	var room [domain.MaxLabels]string

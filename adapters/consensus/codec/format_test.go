@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import "testing"
 
@@ -8,7 +8,7 @@ func TestEveryKindOfEntryHasItsFormat(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
 		kind := kindOf(entry)
 		covered[kind] = true
-		if format := introducedIn[kind]; format < firstFormat || format > Format {
+		if format := introducedIn[kind]; format < FirstFormat || format > Format {
 			t.Errorf("format of %s, kind %d = %d, want 1 to %d, which this build reads", name, kind, format, Format)
 		}
 	}
@@ -23,7 +23,7 @@ func TestEveryKindOfEntryHasItsFormat(t *testing.T) {
 // never have to wait for a format to use them.
 func TestTheFirstFormatDoesNotChange(t *testing.T) {
 	for kind := kindOpening; kind <= kindPromotion; kind++ {
-		if introducedIn[kind] != firstFormat {
+		if introducedIn[kind] != FirstFormat {
 			t.Errorf("format of kind %d = %d, want the first format", kind, introducedIn[kind])
 		}
 	}

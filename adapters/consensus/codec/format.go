@@ -1,13 +1,13 @@
-package consensus
+package codec
 
 // Format is the version of what this build can read in the log and in snapshots: it grows
 // with every kind of entry, and with every field of an entry or a snapshot that earlier
 // builds can't read. Instances tell each other theirs.
 const Format = 3
 
-// firstFormat is assumed of builds that do not tell theirs, and of instances that have not
+// FirstFormat is assumed of builds that do not tell theirs, and of instances that have not
 // told it yet. Its entries can always be proposed.
-const firstFormat = 1
+const FirstFormat = 1
 
 // introducedIn is the first format that has a kind of entry.
 var introducedIn = map[entryKind]int{
@@ -26,6 +26,6 @@ var introducedIn = map[entryKind]int{
 	kindGroup: 3,
 }
 
-// formatOf returns the format that an instance must read to apply entry. An instance that
+// FormatOf returns the format that an instance must read to apply entry. An instance that
 // can't read it must stop: its state would diverge from the others'.
-func formatOf(entry any) int { return introducedIn[kindOf(entry)] }
+func FormatOf(entry any) int { return introducedIn[kindOf(entry)] }

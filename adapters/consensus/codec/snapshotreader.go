@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import (
 	"bufio"
@@ -12,44 +12,44 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// decodedSnapshot is what readSnapshot has read, and what a state machine goes on from.
-type decodedSnapshot struct {
-	snapshotImage
+// Restored is what ReadSnapshot has read: the Snapshot, and what a state machine goes on from.
+type Restored struct {
+	Snapshot
 	Registry    *domain.Registry    // its view is View
 	StagedNodes *domain.Replacement // has the nodes of Staged; nil if that is nil
 }
 
-// readSnapshot reads r to its end, and returns nothing before the checksum at the end is
+// ReadSnapshot reads r to its end, and returns nothing before the checksum at the end is
 // verified.
-func readSnapshot(r io.Reader) (decodedSnapshot, error) {
+func ReadSnapshot(r io.Reader) (Restored, error) {
 	in := snapshotReader{r: bufio.NewReaderSize(r, 64<<10), sum: crc32.New(castagnoli)}
 	if err := in.header(); err != nil {
-		return decodedSnapshot{}, err
+		return Restored{}, err
 	}
 	for !in.endRead {
 		if err := in.record(); err != nil {
-			return decodedSnapshot{}, fmt.Errorf("snapshot: %w", err)
+			return Restored{}, fmt.Errorf("snapshot: %w", err)
 		}
 	}
 	if err := in.checksum(); err != nil {
-		return decodedSnapshot{}, fmt.Errorf("snapshot: %w", err)
+		return Restored{}, fmt.Errorf("snapshot: %w", err)
 	}
 	registry, err := domain.RestoreRegistry(in.revision, in.nodes, in.changes)
 	if err != nil {
-		return decodedSnapshot{}, fmt.Errorf("snapshot: %w", err)
+		return Restored{}, fmt.Errorf("snapshot: %w", err)
 	}
 	in.image.View = registry.View()
 	if in.image.Staged != nil {
 		in.image.Staged.Nodes = in.staged.Nodes()
 	}
-	return decodedSnapshot{snapshotImage: in.image, Registry: registry, StagedNodes: in.staged}, nil
+	return Restored{Snapshot: in.image, Registry: registry, StagedNodes: in.staged}, nil
 }
 
 type snapshotReader struct {
 	r   *bufio.Reader
 	sum hash.Hash32
 
-	image            snapshotImage
+	image            Snapshot
 	revision         domain.Revision
 	announcedChanges uint64 // by the head
 	headRead         bool
@@ -270,7 +270,7 @@ func (s *snapshotReader) readPromotion(f *field) {
 }
 
 func (s *snapshotReader) readStaged(f *field) {
-	var next stagedRestore
+	var next Staged
 	f.message(func(f *field) {
 		switch f.number {
 		case 1:
@@ -342,7 +342,7 @@ func (s *snapshotReader) checksum() error {
 		return truncated(err)
 	}
 	if binary.LittleEndian.Uint32(last) != sum {
-		return errChecksum
+		return ErrChecksum
 	}
 	if _, err := s.r.ReadByte(); !errors.Is(err, io.EOF) {
 		return errors.Join(errors.New("it goes on behind its end"), err)

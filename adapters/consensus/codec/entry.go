@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import (
 	"encoding/binary"
@@ -43,58 +43,60 @@ const (
 // entryHeader is the size of version and kind.
 const entryHeader = 2
 
-// opening is the first entry of a leader's term: once it is applied, so is all
+// Opening is the first entry of a leader's term: once it is applied, so is all
 // that earlier leaders committed, and the leader may serve. The first opening
 // ever names the cluster.
-type opening struct {
+type Opening struct {
 	ClusterID string
 }
 
-// promotion requests that an instance becomes a voter. Settled withdraws the request,
+// Promotion requests that an instance becomes a voter. Settled withdraws the request,
 // because the instance is a voter or has left.
-type promotion struct {
+type Promotion struct {
 	ID      string
 	Settled bool
 }
 
-// commandGroup is the commands of several writers in one entry. They are applied one after
+// CommandGroup is the commands of several writers in one entry. They are applied one after
 // the other, as if each had an entry of its own.
-type commandGroup []domain.Command
+type CommandGroup []domain.Command
+
+// ErrChecksum says that data is not as it was written.
+var ErrChecksum = errors.New("checksum mismatch: the data is damaged")
 
 var (
-	errChecksum  = errors.New("checksum mismatch: the data is damaged")
 	errTruncated = errors.New("the data ends too early")
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
 )
 
 const checksumSize = 4
 
-// encodeEntry encodes an opening, a promotion, a step of a restore, a domain.Command or a
-// commandGroup.
-func encodeEntry(entry any) []byte {
+// EncodeEntry encodes an Opening, a Promotion, a RestorePart, RestoreCommit or RestoreAbort, a
+// domain.Command or a CommandGroup. It panics over anything else: no replica could read it.
+func EncodeEntry(entry any) []byte {
 	b := append(make([]byte, 0, 256), entryVersion, byte(kindOf(entry)))
 	switch entry := entry.(type) {
-	case opening:
+	case Opening:
 		b = appendString(b, 1, entry.ClusterID)
-	case promotion:
+	case Promotion:
 		b = appendString(b, 1, entry.ID)
 		if entry.Settled {
 			b = appendUint(b, 2, 1)
 		}
-	case restorePart, restoreCommit, restoreAbort:
+	case RestorePart, RestoreCommit, RestoreAbort:
 		b = appendRestore(b, entry)
 	case domain.Command:
 		b = appendCommand(b, entry)
-	case commandGroup:
+	case CommandGroup:
 		for _, cmd := range entry {
-			b = appendGroupMember(b, encodeEntry(cmd))
+			b = appendGroupMember(b, EncodeEntry(cmd))
 		}
 	}
 	return appendChecksum(b)
 }
 
-// isCommand reports whether an encoded entry is a single domain.Command.
-func isCommand(entry []byte) bool {
+// IsCommand reports whether an entry that EncodeEntry returned is a single domain.Command.
+func IsCommand(entry []byte) bool {
 	switch entryKind(entry[1]) {
 	case kindRegister, kindDeregister, kindBatch, kindExpire, kindRevive:
 		return true
@@ -102,8 +104,9 @@ func isCommand(entry []byte) bool {
 	return false
 }
 
-// joinEntries encodes the commands of encoded entries as one commandGroup.
-func joinEntries(entries [][]byte) []byte {
+// JoinEntries encodes the commands of entries, each of which is a single one (see IsCommand),
+// as one CommandGroup.
+func JoinEntries(entries [][]byte) []byte {
 	size := entryHeader + checksumSize
 	for _, entry := range entries {
 		size += len(entry)
@@ -115,7 +118,7 @@ func joinEntries(entries [][]byte) []byte {
 	return appendChecksum(b)
 }
 
-// appendGroupMember appends an encoded command to the body of a commandGroup. The field
+// appendGroupMember appends an encoded command to the body of a CommandGroup. The field
 // number is the kind of the command.
 func appendGroupMember(b, entry []byte) []byte {
 	b = protowire.AppendTag(b, protowire.Number(entry[1]), protowire.BytesType)
@@ -124,15 +127,15 @@ func appendGroupMember(b, entry []byte) []byte {
 
 func kindOf(entry any) entryKind {
 	switch entry.(type) {
-	case opening:
+	case Opening:
 		return kindOpening
-	case promotion:
+	case Promotion:
 		return kindPromotion
-	case restorePart:
+	case RestorePart:
 		return kindRestorePart
-	case restoreCommit:
+	case RestoreCommit:
 		return kindRestoreCommit
-	case restoreAbort:
+	case RestoreAbort:
 		return kindRestoreAbort
 	case domain.Register:
 		return kindRegister
@@ -144,10 +147,10 @@ func kindOf(entry any) entryKind {
 		return kindExpire
 	case domain.Revive:
 		return kindRevive
-	case commandGroup:
+	case CommandGroup:
 		return kindGroup
 	}
-	panic(fmt.Sprintf("consensus: no format for an entry of type %T", entry))
+	panic(fmt.Sprintf("codec: no format for an entry of type %T", entry))
 }
 
 func appendCommand(b []byte, cmd domain.Command) []byte {
@@ -164,7 +167,7 @@ func appendCommand(b []byte, cmd domain.Command) []byte {
 			kind := kindOf(one)
 			if kind != kindRegister && kind != kindDeregister {
 				// No replica could read it after it is committed.
-				panic(fmt.Sprintf("consensus: no format for a %T in a batch", one))
+				panic(fmt.Sprintf("codec: no format for a %T in a batch", one))
 			}
 			b = appendMessage(b, protowire.Number(kind), func(b []byte) []byte { return appendCommand(b, one) })
 		}
@@ -181,8 +184,9 @@ func appendCommand(b []byte, cmd domain.Command) []byte {
 	return b
 }
 
-// decodeEntry is the inverse of encodeEntry. It does not retain data.
-func decodeEntry(data []byte) (any, error) {
+// DecodeEntry is the inverse of EncodeEntry. It does not retain data. An error means that no
+// entry may be applied after this one: it is damaged (see VerifyEntry), or a newer build wrote it.
+func DecodeEntry(data []byte) (any, error) {
 	body, err := verifyChecksum(data)
 	if err != nil {
 		return nil, err
@@ -211,21 +215,21 @@ func decodeEntry(data []byte) (any, error) {
 	return decodeCommand(kind, body)
 }
 
-// verifyEntry returns an error unless data is as it was encoded. It decodes nothing: the entry
-// may still be one that this build does not know.
-func verifyEntry(data []byte) error {
+// VerifyEntry returns an error unless data is as it was encoded: ErrChecksum, or that even the
+// checksum is cut off. It decodes nothing: the entry may be one that this build does not know.
+func VerifyEntry(data []byte) error {
 	_, err := verifyChecksum(data)
 	return err
 }
 
-func decodeOpening(body []byte) (opening, error) {
-	var entry opening
+func decodeOpening(body []byte) (Opening, error) {
+	var entry Opening
 	err := readFields(body, onlyText(&entry.ClusterID))
 	return entry, err
 }
 
-func decodePromotion(body []byte) (promotion, error) {
-	var entry promotion
+func decodePromotion(body []byte) (Promotion, error) {
+	var entry Promotion
 	err := readFields(body, func(f *field) {
 		switch f.number {
 		case 1:
@@ -258,8 +262,8 @@ func decodeCommand(kind entryKind, body []byte) (domain.Command, error) {
 	return nil, fmt.Errorf("entry is of kind %d, which this build does not know: a newer build wrote it", kind)
 }
 
-func decodeGroup(body []byte) (commandGroup, error) {
-	var commands commandGroup
+func decodeGroup(body []byte) (CommandGroup, error) {
+	var commands CommandGroup
 	err := readFields(body, func(f *field) {
 		if !f.expect(protowire.BytesType) {
 			return
@@ -407,7 +411,7 @@ func verifyChecksum(data []byte) ([]byte, error) {
 	}
 	body, sum := data[:len(data)-checksumSize], data[len(data)-checksumSize:]
 	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(sum) {
-		return nil, errChecksum
+		return nil, ErrChecksum
 	}
 	return body, nil
 }

@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import (
 	"math"
@@ -38,27 +38,27 @@ func anyRestoreStep() *rapid.Generator[any] {
 		number := rapid.IntRange(0, math.MaxInt32).Draw(t, "number")
 		switch rapid.IntRange(0, 2).Draw(t, "kind") {
 		case 0:
-			part := restorePart{ID: id, Number: number}
+			part := RestorePart{ID: id, Number: number}
 			for range rapid.IntRange(0, 3).Draw(t, "nodes") {
 				part.Nodes = append(part.Nodes, new(domaintest.AnyNode().Draw(t, "node")))
 			}
 			return part
 		case 1:
-			commit := restoreCommit{ID: id, Parts: number}
+			commit := RestoreCommit{ID: id, Parts: number}
 			if rapid.Bool().Draw(t, "conditional") {
 				commit.Expected = new(domain.Revision(rapid.Uint64().Draw(t, "expected")))
 			}
 			return commit
 		}
-		return restoreAbort{ID: id}
+		return RestoreAbort{ID: id}
 	})
 }
 
 func TestAnyStepOfARestoreComesBackFromItsEntry(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		entry := anyRestoreStep().Draw(t, "step")
-		data := encodeEntry(entry)
-		got, err := decodeEntry(data)
+		data := EncodeEntry(entry)
+		got, err := DecodeEntry(data)
 		if err != nil {
 			t.Fatal(err)
 		}

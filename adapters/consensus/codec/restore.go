@@ -1,4 +1,4 @@
-package consensus
+package codec
 
 import (
 	"errors"
@@ -11,42 +11,42 @@ import (
 // which every replica stages, and a commit that applies all of them in one step. Until then
 // the registry is unchanged.
 
-// restorePart is one part of the restore ID, numbered from 0. Part 0 replaces whatever was
+// RestorePart is one part of the restore ID, numbered from 0. Part 0 replaces whatever was
 // staged before.
-type restorePart struct {
+type RestorePart struct {
 	ID     string
 	Number int
 	Nodes  []*domain.CacheNode
 }
 
-// restoreCommit replaces the registry with the staged nodes, if all Parts are staged, and
+// RestoreCommit replaces the registry with the staged nodes, if all Parts are staged, and
 // Expected is nil or the registry's revision.
-type restoreCommit struct {
+type RestoreCommit struct {
 	ID       string
 	Parts    int
 	Expected *domain.Revision
 }
 
-// restoreAbort drops what is staged of a restore that is given up.
-type restoreAbort struct {
+// RestoreAbort drops what is staged of a restore that is given up.
+type RestoreAbort struct {
 	ID string
 }
 
 func appendRestore(b []byte, entry any) []byte {
 	switch entry := entry.(type) {
-	case restorePart:
+	case RestorePart:
 		b = appendString(b, 1, entry.ID)
 		b = appendUint(b, 2, uint64(entry.Number))
 		for _, n := range entry.Nodes {
 			b = appendNodeMessage(b, 3, n)
 		}
-	case restoreCommit:
+	case RestoreCommit:
 		b = appendString(b, 1, entry.ID)
 		b = appendUint(b, 2, uint64(entry.Parts))
 		if entry.Expected != nil {
 			b = appendMessage(b, 3, func(b []byte) []byte { return appendUint(b, 1, uint64(*entry.Expected)) })
 		}
-	case restoreAbort:
+	case RestoreAbort:
 		b = appendString(b, 1, entry.ID)
 	}
 	return b
@@ -54,8 +54,8 @@ func appendRestore(b []byte, entry any) []byte {
 
 var errNoRestoreID = errors.New("a restore without an id")
 
-func decodeRestorePart(body []byte) (restorePart, error) {
-	var part restorePart
+func decodeRestorePart(body []byte) (RestorePart, error) {
+	var part RestorePart
 	err := readFields(body, func(f *field) {
 		switch f.number {
 		case 1:
@@ -75,8 +75,8 @@ func decodeRestorePart(body []byte) (restorePart, error) {
 	return part, err
 }
 
-func decodeRestoreCommit(body []byte) (restoreCommit, error) {
-	var c restoreCommit
+func decodeRestoreCommit(body []byte) (RestoreCommit, error) {
+	var c RestoreCommit
 	err := readFields(body, func(f *field) {
 		switch f.number {
 		case 1:
@@ -102,8 +102,8 @@ func (f *field) revision() *domain.Revision {
 	return (*domain.Revision)(&revision)
 }
 
-func decodeRestoreAbort(body []byte) (restoreAbort, error) {
-	var a restoreAbort
+func decodeRestoreAbort(body []byte) (RestoreAbort, error) {
+	var a RestoreAbort
 	err := readFields(body, onlyText(&a.ID))
 	if err == nil && a.ID == "" {
 		err = errNoRestoreID
