@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // connections limits and tracks the open connections. The process also needs open files
@@ -18,7 +16,7 @@ type connections struct {
 	max     int64 // zero: no limit
 	open    atomic.Int64
 	full    atomic.Bool // the limit is logged; reset once a tenth of the connections are closed
-	refused prometheus.Counter
+	refused func()
 	logger  *slog.Logger
 
 	grace   atomic.Int64 // a time.Duration for each write during shutdown; zero: the deadlines of net/http
@@ -26,7 +24,7 @@ type connections struct {
 	tracked map[*trackedConn]struct{} // guarded by mu
 }
 
-func newConnections(max int, refused prometheus.Counter, logger *slog.Logger) *connections {
+func newConnections(max int, refused func(), logger *slog.Logger) *connections {
 	return &connections{max: int64(max), refused: refused, logger: logger, tracked: map[*trackedConn]struct{}{}}
 }
 
@@ -65,7 +63,7 @@ func (c *connections) admit(conn *net.TCPConn) *trackedConn {
 	if open := c.open.Add(1); c.max > 0 && open > c.max {
 		c.open.Add(-1)
 		_ = conn.Close()
-		c.refused.Inc()
+		c.refused()
 		if c.full.CompareAndSwap(false, true) {
 			c.logger.Warn("connections are refused: there are as many as the limit of open files allows", "connections", c.max)
 		}

@@ -5,8 +5,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Functions and values that tests compare with the JSON library or measure alone.
@@ -30,17 +28,15 @@ const ShutdownReadGrace = shutdownReadGrace
 const ShutdownWriteGrace = shutdownWriteGrace
 
 // OpenBodies returns the number of requests whose bodies have not arrived completely.
-func (s *Server) OpenBodies() int { return s.requestBodies.len() }
+func (s *Server) OpenBodies() int {
+	bodies, _ := s.conns.unfinished()
+	return bodies
+}
 
 // OpenResponses returns the number of HTTP/2 responses that were not sent completely.
-func (s *Server) OpenResponses() int { return s.http2Responses.len() }
-
-func (s *transfers) len() (n int) {
-	s.active.Range(func(any, any) bool {
-		n++
-		return true
-	})
-	return n
+func (s *Server) OpenResponses() int {
+	_, responses := s.conns.unfinished()
+	return responses
 }
 
 // Call is one entry of the route table.
@@ -80,7 +76,7 @@ func Outcomes() map[Outcome]bool {
 type PendingConns struct{ *pendingConns }
 
 func NewPendingConns(max int) PendingConns {
-	return PendingConns{newPendingConns(max, prometheus.NewCounter(prometheus.CounterOpts{}))}
+	return PendingConns{newPendingConns(max, func() {})}
 }
 
 func (n PendingConns) Greet(ctx context.Context, conn net.Conn) context.Context {

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // pendingGrace is how long a connection may stay pending, however many there are. A
@@ -26,7 +24,7 @@ const pendingGrace = 200 * time.Millisecond
 // Safe for concurrent use; it has no goroutine.
 type pendingConns struct {
 	max       int
-	displaced prometheus.Counter
+	displaced func()
 	// room holds a token when there may be room again.
 	room chan struct{}
 
@@ -44,7 +42,7 @@ type pendingConn struct {
 	handling    bool        // its first request is being handled; guarded by pendingConns.mu
 }
 
-func newPendingConns(max int, displaced prometheus.Counter) *pendingConns {
+func newPendingConns(max int, displaced func()) *pendingConns {
 	return &pendingConns{
 		max:       max,
 		displaced: displaced,
@@ -81,7 +79,7 @@ func (p *pendingConns) makeRoom() {
 		oldest, wait := p.displace()
 		if oldest != nil {
 			_ = oldest.conn.Close()
-			p.displaced.Inc()
+			p.displaced()
 		}
 		if wait <= 0 {
 			return

@@ -3,19 +3,11 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"time"
-
-	"github.com/nodesmetadata/nodesmetadata/ports"
 )
-
-// shutdownReadGrace is how long the server waits for the rest of a request once it
-// closes: enough for a body that is on its way, and little beside the time that there is
-// to stop. Nothing is lost with a request that does not arrive: nothing was done for it.
-const shutdownReadGrace = time.Second
 
 // requestBody is the body of a request, tracked until all of it is read. Read is for one
 // goroutine.
@@ -23,14 +15,14 @@ type requestBody struct {
 	io.ReadCloser
 	transfer
 	request context.Context
-	pending *pendingConns
+	tracker *tracker
 }
 
 // trackBody returns the body to use instead of r.Body. Its handlerDone must be called
 // when the handler returns.
-func (s *Server) trackBody(w http.ResponseWriter, r *http.Request) *requestBody {
-	b := &requestBody{ReadCloser: r.Body, request: r.Context(), pending: s.pending}
-	s.requestBodies.add(&b.transfer, w, r)
+func (t *tracker) trackBody(w http.ResponseWriter, r *http.Request) *requestBody {
+	b := &requestBody{ReadCloser: r.Body, request: r.Context(), tracker: t}
+	t.bodies.add(&b.transfer, w, r)
 	b.limitUntil(time.Time{})
 	return b
 }
@@ -41,9 +33,13 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF:
 		b.finish()
-		b.pending.establish(b.request)
+		b.establish()
 	case errors.Is(err, os.ErrDeadlineExceeded) && b.owner.shuttingDown():
-		err = fmt.Errorf("%w: the rest of the request did not come in time", ports.ErrClosed)
+		err = b.tracker.lateBody
 	}
 	return n, err
 }
+
+// establish ends the pending state of the connection before all of the body has arrived:
+// for one that may take long.
+func (b *requestBody) establish() { b.tracker.pending.establish(b.request) }

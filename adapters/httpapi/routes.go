@@ -149,7 +149,7 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, plain *http.Request) {
 		s.serveStream(w, r, c)
 	default:
 		began := time.Now()
-		out, done := s.trackResponse(w, r)
+		out, done := s.conns.trackResponse(w, plain)
 		c.handler.ServeHTTP(out, plain)
 		done()
 		c.metrics.observe(http.StatusOK, time.Since(began))

@@ -70,12 +70,12 @@ func drain(w http.ResponseWriter, r request, body io.Reader, limit int64) {
 // serveUpload is serveAnswer for a body of any length.
 func (s *Server) serveUpload(w http.ResponseWriter, r request, c *measuredCall) {
 	began := time.Now()
-	s.pending.establish(r.Context())
 	control := http.NewResponseController(w)
 	// If it fails, the response keeps its usual deadline.
 	_ = control.SetWriteDeadline(time.Time{})
 	body, tracked := r.Body.(*requestBody)
 	if tracked {
+		body.establish()
 		r.Body = &upload{requestBody: body}
 	}
 	a, err := s.decide(r.Context(), w, r, c)
@@ -112,6 +112,18 @@ func (s *Server) send(w http.ResponseWriter, r request, c *measuredCall, a answe
 		// The client must not take the end of the response for the end of its content.
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// reply writes a, and all of its content, as the answer to r. It returns an error if the
+// client got only a part of the content.
+func (s *Server) reply(w http.ResponseWriter, r request, a *answer) error {
+	w, done := s.conns.trackResponse(w, r.Request)
+	defer done()
+	a.write(w)
+	if a.content == nil || a.status == http.StatusNotModified || r.Method == http.MethodHead {
+		return nil
+	}
+	return a.content(pieceWriter{w, http.NewResponseController(w), s.config.StalledTimeout})
 }
 
 // A refusal is promised within a second. If an instance was deposed while it handled a

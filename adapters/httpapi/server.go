@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
 // tcpKeepAlive detects in about half a minute that a client has vanished, also one that
@@ -23,18 +25,14 @@ var tcpKeepAlive = net.KeepAliveConfig{
 // Server is the application API on one port. Its methods may be called from any
 // goroutine.
 type Server struct {
-	config      Config
-	metrics     *metrics
-	lists       *listCache
-	events      eventCache
-	notifier    *notifier
-	writes      writeLimiter
-	handler     http.Handler
-	connections *connections
-	pending     *pendingConns
-	// requestBodies are those that have not arrived in full, http2Responses those that are
-	// not written in full.
-	requestBodies, http2Responses transfers
+	config   Config
+	metrics  *metrics
+	lists    *listCache
+	events   eventCache
+	notifier *notifier
+	writes   writeLimiter
+	conns    *tracker
+	handler  http.Handler
 
 	// stopping ends when the server begins to close.
 	stopping context.Context
@@ -73,16 +71,18 @@ func New(config Config) (*Server, error) {
 		writes:   newWriteLimiter(),
 		streams:  map[*eventStream]struct{}{},
 
-		connections: newConnections(config.MaxConnections, counted.refused, config.Logger),
-		pending:     newPendingConns(config.MaxPendingConnections, counted.displaced),
-		// After the body net/http reads on, to find out whether the client has gone, and
-		// would take an expired deadline for that.
-		requestBodies:  transfers{setDeadline: deadlines.SetReadDeadline, clearWhenDone: true},
-		http2Responses: transfers{setDeadline: deadlines.SetWriteDeadline},
+		conns: newTracker(trackerConfig{
+			maxOpen:    config.MaxConnections,
+			maxPending: config.MaxPendingConnections,
+			refused:    counted.refused.Inc,
+			displaced:  counted.displaced.Inc,
+			lateBody:   fmt.Errorf("%w: the rest of the request did not come in time", ports.ErrClosed),
+			logger:     config.Logger,
+		}),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.base, s.cancel = context.WithCancel(context.Background())
-	s.handler = s.router()
+	s.handler = s.conns.wrapHandler(s.router())
 	return s, nil
 }
 
@@ -102,7 +102,7 @@ func (s *Server) Open(ctx context.Context) error {
 	s.listener, s.http = listener, s.newHTTP()
 	server := s.http
 	s.serving.Go(func() {
-		if err := server.Serve(limitListener{listener.(*net.TCPListener), s.connections, s.pending}); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(s.conns.wrapListener(listener.(*net.TCPListener))); !errors.Is(err, http.ErrServerClosed) {
 			s.config.Logger.Error("the application API stopped serving", "address", listener.Addr(), "error", err)
 		}
 	})
@@ -137,8 +137,8 @@ func (s *Server) newHTTP() *http.Server {
 			WriteByteTimeout: s.config.StalledTimeout,
 		},
 		ErrorLog:    slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelWarn),
-		ConnState:   s.connState,
-		ConnContext: s.pending.connContext,
+		ConnState:   s.conns.connState,
+		ConnContext: s.conns.connContext,
 		BaseContext: func(net.Listener) context.Context { return s.base },
 	}
 }
@@ -167,14 +167,7 @@ func (s *Server) Close(ctx context.Context) error {
 		stream.shutdown()
 	}
 	s.mu.Unlock()
-	// A pending connection has no request in flight, but Shutdown would wait for it for
-	// seconds.
-	s.pending.close()
-	readBy := time.Now().Add(graceWithin(ctx, shutdownReadGrace))
-	s.requestBodies.shutdown(func() time.Time { return readBy })
-	grace := graceWithin(ctx, shutdownWriteGrace)
-	s.http2Responses.shutdown(func() time.Time { return time.Now().Add(grace) })
-	s.connections.shutdown(grace)
+	s.conns.beginShutdown(ctx)
 	defer s.cancel()
 	if server == nil {
 		return nil
@@ -208,10 +201,6 @@ func (s *Server) isStopping() bool { return s.stopping.Err() != nil }
 
 // handle counts the handlers that run: http.Server.Close does not wait for them.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
-	if !s.pending.admit(r) {
-		panic(http.ErrAbortHandler) // the connection is closed
-	}
-	defer s.pending.establish(r.Context())
 	s.mu.Lock()
 	if s.forced {
 		s.mu.Unlock()
@@ -220,12 +209,6 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	s.handling++
 	s.mu.Unlock()
 	defer s.handlerDone()
-	if r.Body != http.NoBody {
-		body := s.trackBody(w, r)
-		defer body.handlerDone()
-		r = r.WithContext(r.Context()) // a copy: net/http still needs the body of its own request
-		r.Body = body
-	}
 	s.handler.ServeHTTP(w, r)
 }
 
@@ -275,18 +258,4 @@ func (s *Server) allHandled() <-chan struct{} {
 		s.idle = idle
 	}
 	return idle
-}
-
-// connState is an http.Server's ConnState.
-func (s *Server) connState(conn net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateClosed:
-		s.pending.remove(conn)
-	case http.StateHijacked:
-		s.connections.hijacked(conn)
-	case http.StateIdle:
-	default:
-		return
-	}
-	s.requestBodies.connDone(conn)
 }

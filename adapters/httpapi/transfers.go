@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"context"
 	"net"
 	"net/http"
 	"sync"
@@ -75,6 +74,14 @@ func (s *transfers) connDone(conn net.Conn) {
 	}
 }
 
+func (s *transfers) len() (n int) {
+	s.active.Range(func(any, any) bool {
+		n++
+		return true
+	})
+	return n
+}
+
 // limitUntil sets the deadline of t to at, or to the shutdown limit if that is earlier. A
 // zero at leaves the deadline that net/http set, unless the server is closing. If setting
 // it fails, t keeps the deadline that it has.
@@ -116,13 +123,4 @@ func (t *transfer) finish() {
 		_ = t.owner.setDeadline(t.socket, time.Time{})
 	}
 	t.finished = true
-}
-
-// graceWithin is grace, or half of the time until ctx ends if that is less: what follows
-// needs time too.
-func graceWithin(ctx context.Context, grace time.Duration) time.Duration {
-	if deadline, bounded := ctx.Deadline(); bounded {
-		return min(grace, time.Until(deadline)/2)
-	}
-	return grace
 }
