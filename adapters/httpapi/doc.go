@@ -53,12 +53,10 @@
 //
 // # Connections
 //
-// A limitListener accepts connections. connections limits how many are open. pendingConns
-// limits how many of these have not sent their first request; above the limit the oldest
-// is closed.
-//
-// A requestBody is tracked until all of it has arrived, and an http2Response until all of
-// it is written. Both are transfers: when the server closes, each gets a short deadline.
+// Package conns limits how many connections are open, and how many of these have not sent
+// their first request; above the limit the oldest is closed. It tracks each body until it
+// has arrived, and each answer of HTTP/2 until it is written: when the server closes, each
+// gets a short deadline.
 //
 // # Processors
 //

@@ -1,11 +1,6 @@
 package httpapi
 
-import (
-	"context"
-	"net"
-	"net/http"
-	"net/http/httptest"
-)
+import "net/http"
 
 // Functions and values that tests compare with the JSON library or measure alone.
 var (
@@ -20,22 +15,15 @@ var (
 // Handler returns the handler of the server, for tests without a socket.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.handle) }
 
-// ShutdownReadGrace is the time that the rest of a request has to arrive when the server
-// closes.
-const ShutdownReadGrace = shutdownReadGrace
-
-// ShutdownWriteGrace is the time that a write of a response may take when the server closes.
-const ShutdownWriteGrace = shutdownWriteGrace
-
 // OpenBodies returns the number of requests whose bodies have not arrived completely.
 func (s *Server) OpenBodies() int {
-	bodies, _ := s.conns.unfinished()
+	bodies, _ := s.conns.Unfinished()
 	return bodies
 }
 
 // OpenResponses returns the number of HTTP/2 responses that were not sent completely.
 func (s *Server) OpenResponses() int {
-	_, responses := s.conns.unfinished()
+	_, responses := s.conns.Unfinished()
 	return responses
 }
 
@@ -70,20 +58,4 @@ func Outcomes() map[Outcome]bool {
 		all[Outcome{row.status, row.code}] = true
 	}
 	return all
-}
-
-// PendingConns are pendingConns without a server.
-type PendingConns struct{ *pendingConns }
-
-func NewPendingConns(max int) PendingConns {
-	return PendingConns{newPendingConns(max, func() {})}
-}
-
-func (n PendingConns) Greet(ctx context.Context, conn net.Conn) context.Context {
-	return n.connContext(ctx, conn)
-}
-func (n PendingConns) MakeRoom() { n.makeRoom() }
-func (n PendingConns) Close()    { n.close() }
-func (n PendingConns) Hear(ctx context.Context) bool {
-	return n.admit(httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi/conns"
 )
 
 func TestCloseDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
@@ -44,7 +44,7 @@ func closeUnread(t *testing.T, client http.RoundTripper, path string) {
 	}
 	defer response.Body.Close()
 	// This is less than the time that a write has while the server is open.
-	s.closesWithin(t, httpapi.ShutdownWriteGrace)
+	s.closesWithin(t, conns.WriteGrace)
 	if answer, err := io.ReadAll(response.Body); err == nil {
 		t.Errorf("the broken-off response of %d bytes ended without an error", len(answer))
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi/conns"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -95,7 +96,7 @@ type slowNodes struct {
 func (n slowNodes) Register(ctx context.Context, spec domain.NodeSpec, condition domain.Condition) (domain.Change, error) {
 	n.asked <- struct{}{}
 	select {
-	case <-time.After(httpapi.ShutdownReadGrace * 3 / 2):
+	case <-time.After(conns.ReadGrace * 3 / 2):
 		return n.Nodes.Register(ctx, spec, condition)
 	case <-ctx.Done():
 		return domain.Change{}, ctx.Err()

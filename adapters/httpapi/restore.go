@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi/conns"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
@@ -21,7 +22,7 @@ const (
 
 // upload is a body with a deadline for each piece, instead of one for all of it.
 type upload struct {
-	*requestBody
+	*conns.Body
 	left int // of the current piece
 }
 
@@ -29,9 +30,9 @@ type upload struct {
 func (u *upload) Read(b []byte) (int, error) {
 	if u.left == 0 {
 		u.left = uploadPiece
-		u.limitUntil(time.Now().Add(uploadTimeout))
+		u.LimitUntil(time.Now().Add(uploadTimeout))
 	}
-	n, err := u.requestBody.Read(b[:min(len(b), u.left)])
+	n, err := u.Body.Read(b[:min(len(b), u.left)])
 	u.left -= n
 	return n, err
 }

@@ -149,7 +149,7 @@ func (res *resource) ServeHTTP(w http.ResponseWriter, plain *http.Request) {
 		s.serveStream(w, r, c)
 	default:
 		began := time.Now()
-		out, done := s.conns.trackResponse(w, plain)
+		out, done := s.conns.TrackResponse(w, plain)
 		c.handler.ServeHTTP(out, plain)
 		done()
 		c.metrics.observe(http.StatusOK, time.Since(began))

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi/conns"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -58,8 +59,8 @@ const (
 // write error instead of the answer. A client that waits for 100 Continue sends no body
 // after a refusal.
 func drain(w http.ResponseWriter, r request, body io.Reader, limit int64) {
-	rest, tracked := body.(interface{ isFinished() bool }) // http.NoBody is not
-	if !tracked || rest.isFinished() || r.ProtoMajor != 1 || r.Header.Get("Expect") != "" {
+	rest, tracked := body.(interface{ IsFinished() bool }) // http.NoBody is not
+	if !tracked || rest.IsFinished() || r.ProtoMajor != 1 || r.Header.Get("Expect") != "" {
 		return
 	}
 	if http.NewResponseController(w).Flush() == nil {
@@ -73,14 +74,14 @@ func (s *Server) serveUpload(w http.ResponseWriter, r request, c *measuredCall) 
 	control := http.NewResponseController(w)
 	// If it fails, the response keeps its usual deadline.
 	_ = control.SetWriteDeadline(time.Time{})
-	body, tracked := r.Body.(*requestBody)
+	body, tracked := r.Body.(*conns.Body)
 	if tracked {
-		body.establish()
-		r.Body = &upload{requestBody: body}
+		body.Establish()
+		r.Body = &upload{Body: body}
 	}
 	a, err := s.decide(r.Context(), w, r, c)
 	if err != nil {
-		if tracked && !body.isFinished() && r.ProtoMajor == 1 {
+		if tracked && !body.IsFinished() && r.ProtoMajor == 1 {
 			// Otherwise net/http would read what is left of the body before it answers.
 			w.Header().Set("Connection", "close")
 		}
@@ -117,7 +118,7 @@ func (s *Server) send(w http.ResponseWriter, r request, c *measuredCall, a answe
 // reply writes a, and all of its content, as the answer to r. It returns an error if the
 // client got only a part of the content.
 func (s *Server) reply(w http.ResponseWriter, r request, a *answer) error {
-	w, done := s.conns.trackResponse(w, r.Request)
+	w, done := s.conns.TrackResponse(w, r.Request)
 	defer done()
 	a.write(w)
 	if a.content == nil || a.status == http.StatusNotModified || r.Method == http.MethodHead {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi/conns"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
@@ -31,7 +32,7 @@ type Server struct {
 	events   eventCache
 	notifier *notifier
 	writes   writeLimiter
-	conns    *tracker
+	conns    *conns.Tracker
 	handler  http.Handler
 
 	// stopping ends when the server begins to close.
@@ -71,18 +72,18 @@ func New(config Config) (*Server, error) {
 		writes:   newWriteLimiter(),
 		streams:  map[*eventStream]struct{}{},
 
-		conns: newTracker(trackerConfig{
-			maxOpen:    config.MaxConnections,
-			maxPending: config.MaxPendingConnections,
-			refused:    counted.refused.Inc,
-			displaced:  counted.displaced.Inc,
-			lateBody:   fmt.Errorf("%w: the rest of the request did not come in time", ports.ErrClosed),
-			logger:     config.Logger,
+		conns: conns.New(conns.Config{
+			MaxOpen:    config.MaxConnections,
+			MaxPending: config.MaxPendingConnections,
+			Refused:    counted.refused.Inc,
+			Displaced:  counted.displaced.Inc,
+			LateBody:   fmt.Errorf("%w: the rest of the request did not come in time", ports.ErrClosed),
+			Logger:     config.Logger,
 		}),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.base, s.cancel = context.WithCancel(context.Background())
-	s.handler = s.conns.wrapHandler(s.router())
+	s.handler = s.conns.Handler(s.router())
 	return s, nil
 }
 
@@ -102,7 +103,7 @@ func (s *Server) Open(ctx context.Context) error {
 	s.listener, s.http = listener, s.newHTTP()
 	server := s.http
 	s.serving.Go(func() {
-		if err := server.Serve(s.conns.wrapListener(listener.(*net.TCPListener))); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(s.conns.Listener(listener.(*net.TCPListener))); !errors.Is(err, http.ErrServerClosed) {
 			s.config.Logger.Error("the application API stopped serving", "address", listener.Addr(), "error", err)
 		}
 	})
@@ -137,8 +138,8 @@ func (s *Server) newHTTP() *http.Server {
 			WriteByteTimeout: s.config.StalledTimeout,
 		},
 		ErrorLog:    slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelWarn),
-		ConnState:   s.conns.connState,
-		ConnContext: s.conns.connContext,
+		ConnState:   s.conns.ConnState,
+		ConnContext: s.conns.ConnContext,
 		BaseContext: func(net.Listener) context.Context { return s.base },
 	}
 }
@@ -167,7 +168,7 @@ func (s *Server) Close(ctx context.Context) error {
 		stream.shutdown()
 	}
 	s.mu.Unlock()
-	s.conns.beginShutdown(ctx)
+	s.conns.BeginShutdown(ctx)
 	defer s.cancel()
 	if server == nil {
 		return nil

@@ -1,4 +1,4 @@
-package httpapi
+package conns
 
 import (
 	"context"
@@ -135,8 +135,7 @@ func (p *pendingConns) connContext(ctx context.Context, conn net.Conn) context.C
 
 // admit is called with every request, and reports whether to answer it: it is not
 // answered if its connection was closed before. A first request establishes its
-// connection once its body has arrived too (see requestBody), or at once if its body is
-// not read.
+// connection once its body has arrived too (see Body), or at once if its body is not read.
 func (p *pendingConns) admit(r *http.Request) bool {
 	from, known := pendingConnOf(r.Context())
 	switch {

@@ -1,4 +1,4 @@
-package httpapi
+package conns
 
 import (
 	"net/http"
@@ -7,18 +7,17 @@ import (
 
 // http2Response is an answer of HTTP/2, tracked until it is written. Flow control lets
 // its client hold it up, and must not let it hold up the end of the server: once the
-// server closes, the current write and each later one must end within
-// shutdownWriteGrace. In HTTP/1 only the socket can hold up an answer; see
-// connections.shutdown.
+// server closes, the current write and each later one must end within WriteGrace. In
+// HTTP/1 only the socket can hold up an answer; see connections.shutdown.
 type http2Response struct {
 	http.ResponseWriter
 	transfer
 	written bool
 }
 
-// trackResponse returns the writer to use instead of w. done must be called when all is
-// written, before the handler returns.
-func (t *tracker) trackResponse(w http.ResponseWriter, r *http.Request) (out http.ResponseWriter, done func()) {
+// TrackResponse returns the writer to use for the answer to r instead of w. done must be
+// called when all is written, before the handler returns.
+func (t *Tracker) TrackResponse(w http.ResponseWriter, r *http.Request) (out http.ResponseWriter, done func()) {
 	if r.ProtoMajor == 1 {
 		return w, func() {}
 	}

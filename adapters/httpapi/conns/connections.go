@@ -1,4 +1,4 @@
-package httpapi
+package conns
 
 import (
 	"log/slog"
