@@ -36,7 +36,8 @@ var mayImport = []struct {
 	{"adapters/consensus/disk", []string{"adapters/logstore"}},
 	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore", "adapters/consensus/codec", "adapters/consensus/disk"}},
 	{"adapters/httpapi/conns", nil},
-	{"adapters/httpapi", []string{"domain", "ports", "adapters/httpapi/conns"}},
+	{"adapters/httpapi/frames", nil},
+	{"adapters/httpapi", []string{"domain", "ports", "adapters/httpapi/conns", "adapters/httpapi/frames"}},
 	{"cmd/nodesmetadata/config", []string{"domain", "adapters/consensus"}},
 	{"cmd/nodesmetadata/offline", []string{"domain", "adapters/consensus", "adapters/logstore", "cmd/nodesmetadata/config"}},
 	{"cmd/nodesmetadata/daemon", []string{"*"}},
@@ -59,7 +60,7 @@ var homes = []struct {
 
 // standardOnly packages import nothing from outside this module but the standard
 // library and, at most, what besides says.
-var standardOnly = []string{"domain", "ports", "ports/portstest", "app", "adapters/demux", "adapters/preface", "adapters/consensus/codec", "adapters/httpapi/conns"}
+var standardOnly = []string{"domain", "ports", "ports/portstest", "app", "adapters/demux", "adapters/preface", "adapters/consensus/codec", "adapters/httpapi/conns", "adapters/httpapi/frames"}
 
 var besides = map[string]string{"adapters/consensus/codec": "google.golang.org/protobuf/encoding/protowire"}
 
@@ -194,6 +195,8 @@ func TestTheImportRulesCatchWhatTheyForbid(t *testing.T) {
 		"the demux imports no third party":           {from: "adapters/demux", imports: "github.com/prometheus/client_golang/prometheus"},
 		"connections know no API":                    {from: "adapters/httpapi/conns", imports: module + "/adapters/httpapi"},
 		"connections know no port":                   {from: "adapters/httpapi/conns", imports: module + "/ports"},
+		"frames know no port":                        {from: "adapters/httpapi/frames", imports: module + "/ports"},
+		"frames know no connections but their own":   {from: "adapters/httpapi/frames", imports: module + "/adapters/httpapi/conns"},
 		"connections are not routed":                 {from: "adapters/httpapi/conns", imports: "github.com/go-chi/chi/v5"},
 		"chi stays in the HTTP adapters":             {from: "cmd/nodesmetadata/daemon", imports: "github.com/go-chi/chi/v5"},
 		"raft stays in consensus and the stores":     {from: "adapters/httpapi", imports: "github.com/hashicorp/raft"},

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi/frames"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -137,7 +138,7 @@ func (p pieceWriter) Write(b []byte) (written int, err error) {
 		// If it fails, the answer keeps its usual deadline.
 		_ = p.control.SetWriteDeadline(time.Now().Add(p.stalledTimeout))
 		var n int
-		n, err = p.w.Write(b[:min(len(b), maxPiece)])
+		n, err = p.w.Write(b[:min(len(b), frames.MaxPiece)])
 		b, written = b[n:], written+n
 	}
 	return written, err

@@ -12,7 +12,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
 )
+
+// stalled is how long a client may read nothing by default.
+const stalled = httpapi.DefaultStalledTimeout
 
 // untilCutOff is longer than the server waits for a client that reads nothing.
 const untilCutOff = stalled + stalled/30

@@ -47,9 +47,8 @@
 // A comment is followed by a blank line. To a standard parser that is no event, and it
 // keeps parsers that split at blank lines from buffering hours of comments.
 //
-// An eventStream encodes its events into frames for a frameWriter: a hijackedConn, which is
-// the connection itself, in HTTP/1.1, otherwise responseFrames, a response of net/http.
-// The notifier wakes the streams after changes.
+// An eventStream encodes its events into frames, which package frames sends. The notifier
+// wakes the streams after changes.
 //
 // # Connections
 //

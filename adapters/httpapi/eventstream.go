@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi/frames"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -16,10 +17,6 @@ import (
 // writeBufferSize is the size of the buffer of a stream, and of a backup: how much goes to
 // the socket at once.
 const writeBufferSize = 32 << 10
-
-// finalWriteTimeout is how long each write of a stream may take once the server closes: a
-// client that does not read must not hold that up.
-const finalWriteTimeout = time.Second
 
 var frameBuffers = sync.Pool{New: func() any { b := make([]byte, 0, writeBufferSize); return &b }}
 
@@ -46,7 +43,7 @@ type eventStream struct {
 	broken error
 	events int // since the last flush
 	buffer *[]byte
-	frames frameWriter
+	frames frames.Writer
 
 	// woken holds a token when something may have happened that concerns the stream. One
 	// channel serves for everything, because to wait for several takes several times as long.
@@ -94,17 +91,17 @@ func (e *eventStream) open(seen *domain.Revision, contact string) error {
 	}
 	e.opened = true
 	e.metrics.open.Inc()
-	frames, err := openFrameWriter(e.w, e.r, e.stalledTimeout, e.wake)
+	writer, err := frames.Open(e.w, e.r, e.stalledTimeout, e.wake)
 	e.w, e.r, e.broken = nil, nil, err
 	e.lastFlush = time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.frames = frames
+	e.frames = writer
 	if e.shuttingDown {
-		frames.shortenDeadlines()
+		e.frames.ShortenDeadlines()
 	}
 	if e.aborted {
-		frames.abort()
+		e.frames.Abort()
 	}
 	return err
 }
@@ -135,9 +132,9 @@ func (e *eventStream) write(b []byte) error {
 	for {
 		if e.buffer == nil {
 			e.buffer = frameBuffers.Get().(*[]byte)
-			*e.buffer = (*e.buffer)[:frameHead]
+			*e.buffer = (*e.buffer)[:frames.Head]
 		}
-		n := min(len(b), writeBufferSize-frameTail-len(*e.buffer))
+		n := min(len(b), writeBufferSize-frames.Tail-len(*e.buffer))
 		*e.buffer = append(*e.buffer, b[:n]...)
 		if b = b[n:]; len(b) == 0 {
 			return nil
@@ -155,7 +152,7 @@ func (e *eventStream) flush() error {
 		return nil
 	}
 	if e.broken == nil {
-		e.broken = e.frames.writeFrame(*e.buffer)
+		e.broken = e.frames.Send(*e.buffer)
 	}
 	frameBuffers.Put(e.buffer)
 	e.buffer = nil
@@ -171,8 +168,8 @@ func (e *eventStream) flush() error {
 // untilComment is how long it is until a comment is due, if nothing is sent before.
 func (e *eventStream) untilComment() time.Duration { return e.keepAlive - time.Since(e.lastFlush) }
 
-// shutdown tells the stream to end, and gives the current write, and each later one,
-// finalWriteTimeout. Any goroutine may call it.
+// shutdown tells the stream to end, and shortens the deadlines of the current write and of
+// each later one. Any goroutine may call it.
 func (e *eventStream) shutdown() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -182,7 +179,7 @@ func (e *eventStream) shutdown() {
 	e.shuttingDown = true
 	e.wake()
 	if e.frames != nil {
-		e.frames.shortenDeadlines()
+		e.frames.ShortenDeadlines()
 	}
 }
 
@@ -198,15 +195,14 @@ func (e *eventStream) abort() {
 	defer e.mu.Unlock()
 	e.aborted = true
 	if e.frames != nil {
-		e.frames.abort()
+		e.frames.Abort()
 	}
 }
 
 // isHijacked reports whether the stream has taken its connection from net/http, and goes
 // on when its handler has returned.
 func (e *eventStream) isHijacked() bool {
-	_, hijacked := e.frames.(*hijackedConn)
-	return hijacked
+	return e.frames != nil && e.frames.Hijacked()
 }
 
 // close is called once, when the stream has ended. If the stream is not hijacked, its
@@ -217,7 +213,7 @@ func (e *eventStream) close() {
 		e.metrics.open.Dec()
 	}
 	if e.frames != nil {
-		e.frames.finish(e.broken == nil)
+		e.frames.Finish(e.broken == nil)
 	}
 }
 
@@ -283,7 +279,7 @@ func (e *eventStream) await(changed <-chan struct{}, comment string) error {
 // check is await without the wait, for a caller that is busy and sends nothing meanwhile.
 func (e *eventStream) check(comment string) error {
 	switch {
-	case e.frames.clientGone():
+	case e.frames.ClientGone():
 		return context.Canceled
 	case e.isShuttingDown():
 		return ports.ErrClosed

@@ -2,42 +2,11 @@ package httpapi
 
 import (
 	"context"
-	"net"
 	"net/http"
-	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
-
-// HijackedConn is a hijackedConn whose frames are strings.
-type HijackedConn struct{ *hijackedConn }
-
-func OpenHijackedConn(conn net.Conn, header http.Header, stalled time.Duration) (*HijackedConn, error) {
-	w, err := openHijackedConn(conn, header, stalled, func() {})
-	return &HijackedConn{w}, err
-}
-
-func (w *HijackedConn) Send(text string) error {
-	return w.writeFrame(append(make([]byte, frameHead), text...))
-}
-func (w *HijackedConn) ShortenDeadlines() { w.shortenDeadlines() }
-func (w *HijackedConn) ClientGone() bool  { return w.clientGone() }
-func (w *HijackedConn) Finish(whole bool) { w.finish(whole) }
-
-// FrameWriter is a frameWriter whose frames are strings.
-type FrameWriter struct{ frameWriter }
-
-func OpenFrameWriter(w http.ResponseWriter, r *http.Request, stalled time.Duration) (FrameWriter, error) {
-	frames, err := openFrameWriter(w, r, stalled, func() {})
-	return FrameWriter{frames}, err
-}
-
-func (w FrameWriter) Send(text string) error {
-	return w.writeFrame(append(make([]byte, frameHead), text...))
-}
-func (w FrameWriter) ShortenDeadlines() { w.shortenDeadlines() }
-func (w FrameWriter) Finish()           { w.finish(true) }
 
 // Notifier is a notifier whose streams do nothing but count their wake-ups.
 type Notifier struct {

@@ -155,10 +155,10 @@ type snapshotWriter struct {
 // event sends block, or returns os.ErrDeadlineExceeded.
 func (s *snapshotWriter) event(block []byte) error {
 	began := time.Now()
-	late := time.AfterFunc(snapshotTimeout-s.spent, s.frames.shortenDeadlines)
+	late := time.AfterFunc(snapshotTimeout-s.spent, s.frames.ShortenDeadlines)
 	err := s.eventStream.event(block)
 	if !late.Stop() && err == nil {
-		err = os.ErrDeadlineExceeded // the rest was written within finalWriteTimeout
+		err = os.ErrDeadlineExceeded // the rest was written within the shortened deadline
 		s.broken = err
 	}
 	s.spent += time.Since(began)

@@ -1,4 +1,4 @@
-package httpapi_test
+package frames_test
 
 import (
 	"bufio"
@@ -12,19 +12,22 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi/frames"
 )
 
 const stalled = 30 * time.Second
 
+// frame returns a frame that sends text.
+func frame(text string) []byte { return append(make([]byte, frames.Head), text...) }
+
 // withHijacked runs do with a stream on a hijacked connection that buffers nothing: the server
 // can send only what the client reads.
-func withHijacked(t *testing.T, do func(hijacked *httpapi.HijackedConn, client net.Conn)) {
+func withHijacked(t *testing.T, do func(hijacked frames.Writer, client net.Conn)) {
 	synctest.Test(t, func(t *testing.T) {
 		client, conn := net.Pipe()
-		opened := make(chan *httpapi.HijackedConn)
+		opened := make(chan frames.Writer)
 		go func() {
-			hijacked, err := httpapi.OpenHijackedConn(conn, http.Header{"Content-Type": {"text/event-stream"}}, stalled)
+			hijacked, err := frames.OpenHijackedConn(conn, http.Header{"Content-Type": {"text/event-stream"}}, stalled)
 			if err != nil {
 				t.Error(err)
 			}
@@ -40,10 +43,10 @@ func withHijacked(t *testing.T, do func(hijacked *httpapi.HijackedConn, client n
 }
 
 func TestAHijackedConnIsCutOffWhenItsSocketTakesNothing(t *testing.T) {
-	withHijacked(t, func(hijacked *httpapi.HijackedConn, _ net.Conn) {
+	withHijacked(t, func(hijacked frames.Writer, _ net.Conn) {
 		for range 2 { // the second time with a deadline that is set already
 			began := time.Now()
-			err := hijacked.Send("x")
+			err := hijacked.Send(frame("x"))
 			if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took < stalled || took > stalled*3/2 {
 				t.Errorf("Send = %v after %v, want %v after %v", err, took, os.ErrDeadlineExceeded, stalled)
 			}
@@ -76,12 +79,12 @@ func TestAHijackedConnIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
 			received <- all
 		}()
 		conn := &standstill{Conn: pipe}
-		hijacked, err := httpapi.OpenHijackedConn(conn, http.Header{}, stalled)
+		hijacked, err := frames.OpenHijackedConn(conn, http.Header{}, stalled)
 		if err != nil {
 			t.Fatal(err)
 		}
 		conn.next = stalled * 3 / 2
-		if err := hijacked.Send("event"); err != nil {
+		if err := hijacked.Send(frame("event")); err != nil {
 			t.Errorf("Send to a client that reads everything: %v", err)
 		}
 		hijacked.Finish(true)
@@ -92,9 +95,9 @@ func TestAHijackedConnIsLeftAloneWhereTheMachineStoodStill(t *testing.T) {
 }
 
 func TestAHijackedConnIsLeftAloneWhoseSocketTakesAnything(t *testing.T) {
-	withHijacked(t, func(hijacked *httpapi.HijackedConn, client net.Conn) {
+	withHijacked(t, func(hijacked frames.Writer, client net.Conn) {
 		sent := make(chan error)
-		go func() { sent <- hijacked.Send(strings.Repeat("x", 100)) }()
+		go func() { sent <- hijacked.Send(frame(strings.Repeat("x", 100))) }()
 		for {
 			select {
 			case err := <-sent:
@@ -113,10 +116,10 @@ func TestAHijackedConnIsLeftAloneWhoseSocketTakesAnything(t *testing.T) {
 }
 
 func TestAHijackedConnWhoseServerClosesTakesNoLongerThanAFarewell(t *testing.T) {
-	withHijacked(t, func(hijacked *httpapi.HijackedConn, _ net.Conn) {
+	withHijacked(t, func(hijacked frames.Writer, _ net.Conn) {
 		sent := make(chan error)
 		began := time.Now()
-		go func() { sent <- hijacked.Send("x") }()
+		go func() { sent <- hijacked.Send(frame("x")) }()
 		synctest.Wait()
 		hijacked.ShortenDeadlines()
 		if err := <-sent; !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -132,7 +135,7 @@ func TestAHijackedConnWhoseServerClosesTakesNoLongerThanAFarewell(t *testing.T) 
 // On a busy machine, the goroutine of a stream may run long after the server has begun to
 // close.
 func TestAHijackedConnWhoseServerClosesGivesLateLastWordsTheirTime(t *testing.T) {
-	withHijacked(t, func(hijacked *httpapi.HijackedConn, client net.Conn) {
+	withHijacked(t, func(hijacked frames.Writer, client net.Conn) {
 		received := make(chan []byte)
 		go func() {
 			all, _ := io.ReadAll(client)
@@ -141,7 +144,7 @@ func TestAHijackedConnWhoseServerClosesGivesLateLastWordsTheirTime(t *testing.T)
 		hijacked.ShortenDeadlines()
 		for range 2 {
 			<-time.After(5 * time.Second)
-			if err := hijacked.Send("bye"); err != nil {
+			if err := hijacked.Send(frame("bye")); err != nil {
 				t.Errorf("Send to a client that reads everything: %v", err)
 			}
 		}
@@ -156,13 +159,13 @@ func TestAHijackedConnWhoseServerClosesGivesLateLastWordsTheirTime(t *testing.T)
 func TestAHijackedConnTellsTheEndFromABreak(t *testing.T) {
 	for whole, want := range map[bool]error{true: nil, false: io.ErrUnexpectedEOF} {
 		client, conn := net.Pipe()
-		frames := []string{"a", strings.Repeat("b", 0x1234), "c"}
+		texts := []string{"a", strings.Repeat("b", 0x1234), "c"}
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			hijacked, err := httpapi.OpenHijackedConn(conn, http.Header{"X-Test": {"1"}}, stalled)
-			for _, frame := range frames {
-				err = errors.Join(err, hijacked.Send(frame))
+			hijacked, err := frames.OpenHijackedConn(conn, http.Header{"X-Test": {"1"}}, stalled)
+			for _, text := range texts {
+				err = errors.Join(err, hijacked.Send(frame(text)))
 			}
 			if err != nil {
 				t.Error(err)
@@ -174,7 +177,7 @@ func TestAHijackedConnTellsTheEndFromABreak(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := io.ReadAll(response.Body)
-		if string(got) != strings.Join(frames, "") || !errors.Is(err, want) || response.Header.Get("X-Test") != "1" || !response.Close {
+		if string(got) != strings.Join(texts, "") || !errors.Is(err, want) || response.Header.Get("X-Test") != "1" || !response.Close {
 			t.Errorf("whole = %v: the body has %d bytes and ends with %v, want %v; header %v", whole, len(got), err, want, response.Header)
 		}
 		client.Close()
@@ -183,7 +186,7 @@ func TestAHijackedConnTellsTheEndFromABreak(t *testing.T) {
 }
 
 func TestAHijackedConnNoticesThatItsClientHasGone(t *testing.T) {
-	withHijacked(t, func(hijacked *httpapi.HijackedConn, client net.Conn) {
+	withHijacked(t, func(hijacked frames.Writer, client net.Conn) {
 		if _, err := client.Write([]byte("whatever a client may still say")); err != nil {
 			t.Fatal(err)
 		}
@@ -197,22 +200,5 @@ func TestAHijackedConnNoticesThatItsClientHasGone(t *testing.T) {
 			t.Error("ClientGone = false after the client went")
 		}
 		hijacked.Finish(true)
-	})
-}
-
-func TestAClientThatKeepsSendingCountsAsGone(t *testing.T) {
-	overPipes(t, func(t *testing.T, _ *service, listener pipes) {
-		client := listener.ask(t, "GET /nodes/sse HTTP/1.1")
-		defer client.Close()
-		takeUntil(t, client, "\n\n\r\n")
-		if _, err := io.WriteString(client, strings.Repeat("x", 100)); err != nil {
-			t.Errorf("the server does not read what the client sends: %v", err)
-		}
-		nothingComes(t, client)
-		// The server stops reading before it has read all of this.
-		go func() { _, _ = io.WriteString(client, strings.Repeat("x", 64<<10)) }()
-		if _, err := takeAll(client); err != nil {
-			t.Errorf("the stream did not end: %v", err)
-		}
 	})
 }

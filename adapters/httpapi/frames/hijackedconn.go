@@ -1,4 +1,4 @@
-package httpapi
+package frames
 
 import (
 	"errors"
@@ -53,11 +53,11 @@ func (c *hijackedConn) awaitDisconnect() {
 	}
 }
 
-func (c *hijackedConn) clientGone() bool { return c.disconnected.Load() }
+func (c *hijackedConn) ClientGone() bool { return c.disconnected.Load() }
 
-func (c *hijackedConn) writeFrame(frame []byte) error {
+func (c *hijackedConn) Send(frame []byte) error {
 	const digits = "0123456789abcdef"
-	length := len(frame) - frameHead
+	length := len(frame) - Head
 	for i := range 4 {
 		frame[i] = digits[length>>(12-4*i)&15]
 	}
@@ -116,24 +116,26 @@ func (c *hijackedConn) isShortened() bool {
 	return c.shortened
 }
 
-func (c *hijackedConn) shortenDeadlines() {
+func (c *hijackedConn) ShortenDeadlines() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.shortened = true
 	_ = c.conn.SetWriteDeadline(time.Now().Add(finalWriteTimeout))
 }
 
-func (c *hijackedConn) abort() { _ = c.conn.Close() }
+func (c *hijackedConn) Abort() { _ = c.conn.Close() }
 
-func (c *hijackedConn) finish(whole bool) {
+func (c *hijackedConn) Hijacked() bool { return true }
+
+func (c *hijackedConn) Finish(whole bool) {
 	if !whole || c.write([]byte("0\r\n\r\n")) != nil {
 		c.discardUnsent()
 	}
-	c.abort()
+	c.Abort()
 	<-c.readerDone
 }
 
-// discardUnsent makes abort discard what the client has not received. The kernel would
+// discardUnsent makes Abort discard what the client has not received. The kernel would
 // keep that for ever for a client that is there and reads nothing.
 func (c *hijackedConn) discardUnsent() {
 	if conn, ok := c.conn.(interface{ SetLinger(sec int) error }); ok {

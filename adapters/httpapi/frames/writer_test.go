@@ -1,4 +1,4 @@
-package httpapi_test
+package frames_test
 
 import (
 	"net/http/httptest"
@@ -6,7 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi"
+	"github.com/nodesmetadata/nodesmetadata/adapters/httpapi/frames"
 )
 
 // timedRecorder records the latest write deadline.
@@ -39,26 +39,26 @@ func TestTheDeadlinesOfAStreamInHTTP2(t *testing.T) {
 			}
 			r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
 			r.ProtoMajor, r.ProtoMinor = 2, 0
-			frames, err := httpapi.OpenFrameWriter(w, r, stalled)
+			writer, err := frames.Open(w, r, stalled, func() {})
 			if err != nil {
 				t.Fatal(err)
 			}
 			idle, last := time.Duration(0), stalled
 			if closes {
-				frames.ShortenDeadlines()
+				writer.ShortenDeadlines()
 				holds("what is being written", farewell)
 				idle, last = farewell, farewell
 			}
-			if err := frames.Send("x"); err != nil {
+			if err := writer.Send(frame("x")); err != nil {
 				t.Fatal(err)
 			}
 			holds("what waits for the next event", idle)
-			frames.Finish()
+			writer.Finish(true)
 			holds("the end", last)
 			// Now the handler returns, and the writer must not be touched any more, even if
 			// a timer expires only then.
 			w.deadline = time.Time{}
-			frames.ShortenDeadlines()
+			writer.ShortenDeadlines()
 			holds("what comes after the end", 0)
 		}
 	})
