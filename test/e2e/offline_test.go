@@ -94,7 +94,7 @@ func TestVerbsRefuseUnknownArguments(t *testing.T) {
 		args []string
 		says string
 	}{
-		{[]string{"storage", "vacuum"}, `unknown verb: "storage vacuum"`},
+		{[]string{"storage", "vacuum"}, `unknown command: "storage vacuum"`},
 		{[]string{"storage", "check", "--raft_dir=/no/such", "--deep"}, "unknown flag: --deep"},
 		{[]string{"recover", "--raft_dir=/no/such", "--instance=n1"}, `"n1" is not id=address`},
 	} {

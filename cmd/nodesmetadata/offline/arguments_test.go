@@ -12,9 +12,9 @@ func TestMisuseNamesWhatIsWrongAndTouchesNothing(t *testing.T) {
 		args []string
 		says []string
 	}{
-		"half a verb alone":                   {[]string{"storage"}, []string{`"storage" is only the beginning of a verb`}},
-		"half a verb with a flag":             {[]string{"storage", "--raft_dir=DIR"}, []string{"beginning of a verb"}},
-		"an unknown verb":                     {[]string{"storage", "vacuum"}, []string{`unknown verb: "storage vacuum"`}},
+		"half a verb alone":                   {[]string{"storage"}, []string{`"storage" is only a part of a command`}},
+		"half a verb with a flag":             {[]string{"storage", "--raft_dir=DIR"}, []string{"only a part of a command"}},
+		"an unknown verb":                     {[]string{"storage", "vacuum"}, []string{`unknown command: "storage vacuum"`}},
 		"a flag before the verb":              {[]string{"--raft_dir=DIR", "storage", "check"}, []string{`unexpected argument: "storage"`, `unexpected argument: "check"`}},
 		"check without a directory":           {[]string{"storage", "check"}, []string{"--raft_dir must be given", "see nodesmetadata storage check --help"}},
 		"check with an unknown flag":          {[]string{"storage", "check", "--raft_dir=DIR", "--deep"}, []string{"unknown flag: --deep"}},

@@ -16,12 +16,12 @@ import (
 var checkVerb = verb{
 	name:  "storage check",
 	short: "look for damage in the directory of an instance",
-	usage: `nodesmetadata storage check reads all that an instance has in its directory: the
-manifest, every entry of the log, the stable state, every snapshot. It says what
-is there, and what of it is damaged or missing. It changes nothing.
+	usage: `nodesmetadata storage check reads everything in the directory of an instance: the
+manifest, every entry of the log, the term and the vote, and every snapshot. It
+reports what is there, and what is damaged or missing. It changes nothing.
 
-The exit status is 0 when all is well, and 1 when something is damaged, or when
-it can't be read.
+The exit status is 0 if there is no damage, and 1 if something is damaged, missing
+or can't be read.
 `,
 	define: func(flags *pflag.FlagSet) job {
 		c := &check{}

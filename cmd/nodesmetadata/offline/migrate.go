@@ -17,15 +17,15 @@ var migrateVerb = verb{
 	usage: `nodesmetadata storage migrate moves the raft log, the term and the vote of an
 instance to another storage backend. Snapshots stay as they are.
 
-The new log is written beside the old one, read back and compared. Then the
-directory is switched over, and only then the old log is removed. It needs disk
-for a second log. Whenever it is stopped, nothing is lost, and the same command
-goes on. Run it as the user who runs the instance.
+The new log is written next to the old one, read back and compared. Then the
+directory is switched over, and only after that is the old log removed. There has
+to be disk space for a second log. If the command is interrupted, nothing is lost:
+run it again to finish. Run it as the user that runs the instance.
 `,
 	define: func(flags *pflag.FlagSet) job {
 		m := &migrate{}
 		flags.StringVar(&m.from, "from", "", "storage `backend` that the directory uses")
-		flags.StringVar(&m.to, "to", "", "storage `backend` that it is to use")
+		flags.StringVar(&m.to, "to", "", "storage `backend` that the directory is to use")
 		directoryFlag(flags, &m.directory)
 		return m
 	},

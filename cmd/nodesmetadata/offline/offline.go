@@ -106,9 +106,9 @@ func find(args []string) (verb, []string, error) {
 		}
 	}
 	if len(args) > 1 && !strings.HasPrefix(args[1], "-") {
-		return verb{}, nil, fmt.Errorf("unknown verb: %q", args[0]+" "+args[1])
+		return verb{}, nil, fmt.Errorf("unknown command: %q", args[0]+" "+args[1])
 	}
-	return verb{}, nil, fmt.Errorf("%q is only the beginning of a verb", args[0])
+	return verb{}, nil, fmt.Errorf("%q is only a part of a command", args[0])
 }
 
 // begin returns the flags of a verb, and the variables that they set: its job, and whether

@@ -15,23 +15,22 @@ import (
 
 var recoverVerb = verb{
 	name:  "recover",
-	short: "give a cluster that lost its majority for good a new membership",
-	usage: `nodesmetadata recover is for a cluster that has lost so many of its instances, for
-good, that no majority of them can ever be started again. It rewrites the
-membership in the directory of one that is left, which then goes on as the
-cluster, with everything that it has.
+	short: "make one instance the cluster, after quorum was lost for good",
+	usage: `nodesmetadata recover is for a cluster that has lost its quorum for good: no
+majority of the voters can ever be started again. It rewrites the membership in
+the directory of one remaining instance, which then continues as a cluster of one,
+with everything that is in the directory.
 
-Take a copy of the directory first. Where several are left, run
-"nodesmetadata storage check" on each: take the one that reaches the highest term
-and, of these, the highest entry. Recover that one to itself alone, start it, and
-let the others join with empty directories. Run it as the user who runs the
-instance.
+Copy the directory first. If several directories remain, run "nodesmetadata storage
+check" on each, and take the one that reaches the highest term and, among those
+with the same term, the highest entry. Recover it, start its instance, and let the
+others join with empty directories. Run it as the user that runs the instance.
 
-  - What was acknowledged and is only in directories that are lost, is lost.
-  - What was on its way and not acknowledged may now take effect.
-  - No other directory of the cluster must ever be started again: it would go on
-    as a second cluster under the same name. Nor can two directories be recovered
-    to go on together: what their logs end with may differ.
+  - Acknowledged writes that are in no remaining directory are lost.
+  - Writes that were in flight, and were not acknowledged, may take effect.
+  - No other directory of the cluster must ever be started again: a majority of
+    them would continue as a second cluster of the same name. Two directories can't
+    be recovered to continue together, because the ends of their logs may differ.
 `,
 	define: func(flags *pflag.FlagSet) job {
 		r := &recovery{}
@@ -87,7 +86,7 @@ func (r *recovery) do(ctx context.Context, d *console) error {
 		return fmt.Errorf("%w\nnothing was changed", err)
 	}
 	if before.Recovered(r.self) {
-		d.say("\nThis directory has been recovered to that membership already: there is nothing to do.")
+		d.say("\nThis directory has already been recovered to that membership: there is nothing to do.")
 		return nil
 	}
 	for _, spare := range before.Faults {
@@ -100,7 +99,7 @@ func (r *recovery) do(ctx context.Context, d *console) error {
 	backend, _ := d.backends.Named(directory.Backend()) // inspect found it
 	err = consensus.Recover(consensus.Recovery{Directory: directory, Backend: backend, Self: r.self, Logger: d.notes.logger()})
 	if err != nil {
-		return fmt.Errorf("%w\nthe same command can be given again", err)
+		return fmt.Errorf("%w\nyou can run the same command again", err)
 	}
 	after, err := inspect(context.WithoutCancel(ctx), d, directory)
 	if err != nil {
@@ -133,16 +132,16 @@ func (r *recovery) announce(found consensus.Report) string {
 	self, member := found.Roster.Find(found.RaftID)
 	switch {
 	case !member:
-		text.WriteString("Beware: as far as this directory knows, this instance had been removed from the cluster: it may lack much.\n")
+		text.WriteString("Warning: according to this directory, the instance had been removed from the cluster: much may be missing.\n")
 	case self.Suffrage != domain.Voter:
-		text.WriteString("Beware: this instance was no voter: what it has, no majority may have acknowledged.\n")
+		text.WriteString("Warning: the instance was not a voter: its entries may never have been acknowledged by a majority.\n")
 	}
-	_, _ = fmt.Fprintf(&text, `What you must know:
-- What was acknowledged and is not in here, is lost. This directory reaches entry %d of term %d:
-  if another one is left that reaches a higher term, or a higher entry of the same, recover that one.
-- What was on its way, and is in here, takes effect, though it was not acknowledged.
-- No other directory of this cluster must be started again: it would go on as a second cluster
-  under the same name. Remove them.
+	_, _ = fmt.Fprintf(&text, `What this means:
+- An acknowledged write that is not in this directory is lost. It reaches entry %d of term %d:
+  if another directory reaches a higher term, or a higher entry of the same term, recover that one.
+- A write in this directory takes effect, even if it was never acknowledged.
+- No other directory of this cluster must be started again: a majority of them would continue
+  as a second cluster of the same name. Remove them.
 `, found.ReachIndex, found.ReachTerm)
 	return text.String()
 }
@@ -153,7 +152,7 @@ func same(before, after consensus.Report, self domain.Instance) error {
 	case !after.Sound():
 		return fmt.Errorf("the recovered directory can't be read: %w", faultsOf(after))
 	case !after.Roster.Equal(domain.NewRoster(self)):
-		return errors.New("the membership is not the new one: give the same command again")
+		return errors.New("the membership is not the new one: run the same command again")
 	case after.Revision != before.Revision || after.Nodes != before.Nodes || after.ClusterID != before.ClusterID:
 		return fmt.Errorf("the registry is at revision %d with %d nodes, and was at revision %d with %d nodes: restore the copy of the directory",
 			after.Revision, after.Nodes, before.Revision, before.Nodes)

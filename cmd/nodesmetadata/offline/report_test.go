@@ -99,12 +99,12 @@ func TestARecoveryWarnsOfAnInstanceThatMayLackMuch(t *testing.T) {
 		want   string // none: no warning
 	}{
 		"a voter":                   {domain.NewRoster(voter, other), ""},
-		"a nonvoter":                {domain.NewRoster(nonvoter, other), "this instance was no voter"},
-		"one that had been removed": {domain.NewRoster(other), "this instance had been removed"},
+		"a nonvoter":                {domain.NewRoster(nonvoter, other), "the instance was not a voter"},
+		"one that had been removed": {domain.NewRoster(other), "the instance had been removed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := (&recovery{self: voter}).announce(consensus.Report{RaftID: "n1", Roster: test.roster})
-			if !strings.Contains(text, test.want) || strings.Contains(text, "Beware") != (test.want != "") {
+			if !strings.Contains(text, test.want) || strings.Contains(text, "Warning") != (test.want != "") {
 				t.Errorf("announcement = %s\nwant a warning with %q", text, test.want)
 			}
 		})
