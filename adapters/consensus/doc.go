@@ -19,7 +19,7 @@
 //	interceptor         records what voters acknowledge (evidence) and when a leader was
 //	                    heard from; snapshotFilter, electorate and votePolicy change, delay
 //	                    or answer the requests that it relays from peers to raft
-//	mutedTransport      sends nothing as a leader whose disk is in trouble
+//	mutedTransport      sends nothing as a leader, and asks for no vote, while the disk is in trouble
 //	addressedTransport  sends a message to an id at an address, not to whoever is there
 //	raft.NetworkTransport
 //	checkedStream       ends a connection on which a peer announces more than an instance sends

@@ -1,7 +1,8 @@
 // Package httpapi is the application API: JSON over HTTP/1.1 and HTTP/2 without TLS, and
 // streams of server-sent events. It translates requests into calls of the ports Nodes,
-// Leases, Backups, Cluster, Local and Joining, and their results into responses. It also
-// has the client with which an instance asks another one for membership (JoinClient).
+// Leases, Backups, Cluster, LeaderLocator, Local and JoinStatus, and their results into
+// responses. It also has the client with which an instance asks another one for
+// membership (JoinClient).
 //
 // It never decides what the registry allows, and keeps no state that outlives a request
 // but bytes that it can encode again. What only the leader can answer is redirected to

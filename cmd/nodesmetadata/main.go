@@ -1,5 +1,6 @@
-// Nodesmetadata is an instance of a raft cluster that keeps the set of nodes of
-// a distributed cache. See nodesmetadata --help.
+// Nodesmetadata runs an instance of a raft cluster that keeps the set of nodes of a
+// distributed cache, or a command for the directory of an instance that does not run. See
+// nodesmetadata --help.
 package main
 
 import (
