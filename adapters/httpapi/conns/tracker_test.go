@@ -90,6 +90,7 @@ func TestTheRestOfABodyHasItsGraceOnceTheServerCloses(t *testing.T) {
 				if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 					t.Error(err)
 				}
+				synctest.Wait() // ConnState may hear of a closed connection after Shutdown has returned
 				if bodies, _ := tracker.Unfinished(); bodies != 0 {
 					t.Errorf("unfinished bodies after Shutdown = %d, want none", bodies)
 				}
