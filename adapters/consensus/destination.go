@@ -13,7 +13,7 @@ import (
 // newTransport returns raft's transport on s.
 func newTransport(s *stream, log hclog.Logger) *raft.NetworkTransport {
 	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  newCheckedStream(s),
+		Stream:  checkedStream{s, newFrameGuard(peerFrames)},
 		MaxPool: pooledConns,
 		Timeout: rpcTimeout,
 		Logger:  log,
@@ -112,4 +112,27 @@ func (a addressedTransport) InstallSnapshot(id raft.ServerID, to raft.ServerAddr
 // TimeoutNow implements raft.Transport.
 func (a addressedTransport) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	return a.transport.TimeoutNow(id, destination(id, to), args, resp)
+}
+
+// maxSend is how many bytes of entries go into one message with several entries: a follower
+// that is far behind must receive each message in time.
+const maxSend = 1 << 20
+
+// limitEntries drops the last entries of a message that is too long. Raft goes on after the
+// last entry that was sent.
+func limitEntries(args *raft.AppendEntriesRequest) {
+	args.Entries = firstEntries(args.Entries, maxSend)
+}
+
+// firstEntries returns the first entries that have at most that many bytes together, and at
+// least one entry.
+func firstEntries(entries []*raft.Log, bytes int) []*raft.Log {
+	sum := 0
+	for i, entry := range entries {
+		sum += len(entry.Data) + len(entry.Extensions)
+		if sum > bytes && i > 0 {
+			return entries[:i]
+		}
+	}
+	return entries
 }

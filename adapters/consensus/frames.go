@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/raft"
 )
 
 // Raft's decoder trusts the lengths in a message: sixteen bytes that announce two billion
@@ -16,11 +14,6 @@ import (
 // its way to the decoder, which never sees a length above these bounds. They are far above
 // what an instance sends.
 const (
-	// maxField bounds a string or a block of bytes, such as an entry; no longer write gets
-	// into the log: see maxPending.
-	maxField = maxPending
-	// maxElements bounds an array.
-	maxElements = 4 * maxBatch
 	// maxMembers bounds a map; raft's messages have half as many.
 	maxMembers = 32
 	// maxName bounds a key of a map, and maxExtension a time.
@@ -44,37 +37,44 @@ const (
 	rpcLast            = 4
 )
 
-var errHostileFrame = errors.New("not a message that an instance sends")
+var errHostile = errors.New("not a message that an instance sends")
 
 func hostile(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", errHostileFrame, fmt.Errorf(format, args...))
+	return fmt.Errorf("%w: %w", errHostile, fmt.Errorf(format, args...))
 }
 
-// checkedStream is a raft.StreamLayer that checks what peers send, so that no message costs
-// more memory than its sender has sent.
-type checkedStream struct {
-	raft.StreamLayer
-	incoming *atomic.Int64 // bytes of incomplete messages
+// frameConfig says what a peer may send. Every field is required.
+type frameConfig struct {
+	// MaxField bounds the bytes of a string or a block, such as an entry.
+	MaxField int64
+	// MaxElements bounds an array, such as the entries of a message.
+	MaxElements int
+	// ProtocolVersion is raft's latest one. Raft reads snapshots of this one and of the
+	// one before.
+	ProtocolVersion uint64
+	// Timeout bounds the time in which a snapshot makes no progress, and each write of a
+	// request.
+	Timeout time.Duration
 }
 
-func newCheckedStream(s raft.StreamLayer) checkedStream { return checkedStream{s, &atomic.Int64{}} }
-
-// Accept implements net.Listener.
-func (c checkedStream) Accept() (net.Conn, error) {
-	conn, err := c.StreamLayer.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &checkedConn{Conn: conn, frames: frameChecker{requests: true, quota: byteQuota{total: c.incoming}, limit: maxIncoming}}, nil
+// frameGuard checks what all peers of an instance send. Safe for concurrent use.
+type frameGuard struct {
+	config   frameConfig
+	incoming atomic.Int64 // bytes of incomplete messages
 }
 
-// Dial implements raft.StreamLayer.
-func (c checkedStream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	conn, err := c.StreamLayer.Dial(to, timeout)
-	if err != nil {
-		return nil, err
-	}
-	return &checkedConn{Conn: conn, frames: frameChecker{quota: byteQuota{total: c.incoming}, limit: maxAnswer}}, nil
+func newFrameGuard(config frameConfig) *frameGuard { return &frameGuard{config: config} }
+
+// guardRequests returns a connection that reads only allowed requests from conn, which a
+// peer has dialled.
+func (g *frameGuard) guardRequests(conn net.Conn) net.Conn {
+	return &checkedConn{Conn: conn, frames: frameChecker{config: &g.config, requests: true, quota: byteQuota{total: &g.incoming}, limit: maxIncoming}}
+}
+
+// guardAnswers returns a connection that reads only allowed answers from conn, which this
+// instance has dialled.
+func (g *frameGuard) guardAnswers(conn net.Conn) net.Conn {
+	return &checkedConn{Conn: conn, frames: frameChecker{config: &g.config, quota: byteQuota{total: &g.incoming}, limit: maxAnswer}}
 }
 
 // checkedConn is read by one goroutine, and written by one.
@@ -96,7 +96,7 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 	}
 	snapshot := c.frames.step == inSnapshot
 	if snapshot {
-		if err := c.Conn.SetReadDeadline(time.Now().Add(rpcTimeout)); err != nil {
+		if err := c.Conn.SetReadDeadline(time.Now().Add(c.frames.config.Timeout)); err != nil {
 			return 0, err
 		}
 	}
@@ -115,11 +115,11 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 	return fine, fault
 }
 
-// Write implements net.Conn. Each write of a request must end within rpcTimeout: raft writes
+// Write implements net.Conn. Each write of a request must end within the timeout: raft writes
 // a snapshot in pieces of 256 KiB.
 func (c *checkedConn) Write(p []byte) (int, error) {
 	if !c.frames.requests {
-		if err := c.Conn.SetWriteDeadline(time.Now().Add(rpcTimeout)); err != nil {
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.frames.config.Timeout)); err != nil {
 			return 0, err
 		}
 	}
@@ -136,6 +136,7 @@ func (c *checkedConn) Close() error {
 // requests, each a byte for the RPC and a message (a map) in MessagePack, of which
 // InstallSnapshot is followed by a snapshot; or answers, each a string and a message.
 type frameChecker struct {
+	config   *frameConfig
 	requests bool
 	limit    int64 // of one message
 	quota    byteQuota
@@ -364,11 +365,11 @@ func (f *frameChecker) beginValue(v token, n uint64) error {
 	}
 	switch v.kind {
 	case array:
-		return f.enter(container{}, n, maxElements)
+		return f.enter(container{}, n, f.config.MaxElements)
 	case object:
 		return f.enter(container{isMap: true}, n, maxMembers)
 	case text:
-		return f.skipBytes(n, maxField)
+		return f.skipBytes(n, f.config.MaxField)
 	case extension:
 		return f.skipBytes(n+1, maxExtension) // its type is a byte more
 	case scalar:
@@ -439,7 +440,7 @@ func (f *frameChecker) endValue() error {
 		return nil
 	}
 	switch {
-	case f.version < uint64(raft.ProtocolVersionMax)-1 || f.version > uint64(raft.ProtocolVersionMax):
+	case f.version < f.config.ProtocolVersion-1 || f.version > f.config.ProtocolVersion:
 		// Raft would not read the snapshot, but take it for the next request.
 		return hostile("a snapshot of raft's protocol version %d", f.version)
 	case f.size > maxSnapshot:
@@ -458,27 +459,4 @@ func (f *frameChecker) count(n int) error {
 		return hostile("a message of more than %d bytes", f.limit)
 	}
 	return nil
-}
-
-// maxSend is how many bytes of entries go into one message with several entries: a follower
-// that is far behind must receive each message in time.
-const maxSend = 1 << 20
-
-// limitEntries drops the last entries of a message that is too long. Raft goes on after the
-// last entry that was sent.
-func limitEntries(args *raft.AppendEntriesRequest) {
-	args.Entries = firstEntries(args.Entries, maxSend)
-}
-
-// firstEntries returns the first entries that have at most that many bytes together, and at
-// least one entry.
-func firstEntries(entries []*raft.Log, bytes int) []*raft.Log {
-	sum := 0
-	for i, entry := range entries {
-		sum += len(entry.Data) + len(entry.Extensions)
-		if sum > bytes && i > 0 {
-			return entries[:i]
-		}
-	}
-	return entries
 }

@@ -290,7 +290,7 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 	const size = 50 << 10
 	ends := func() (here *checkedConn, there net.Conn) {
 		in, out := net.Pipe()
-		return &checkedConn{Conn: in, frames: frameChecker{quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}, out
+		return &checkedConn{Conn: in, frames: frameChecker{config: &peerFrames, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}, out
 	}
 	synctest.Test(t, func(t *testing.T) {
 		here, there := ends()
@@ -331,7 +331,7 @@ func TestTheRestoreOfASnapshotHasNoTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 50 << 10
 		in, out := net.Pipe()
-		here := &checkedConn{Conn: in, frames: frameChecker{requests: true, step: inSnapshot, skip: size, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}
+		here := &checkedConn{Conn: in, frames: frameChecker{config: &peerFrames, requests: true, step: inSnapshot, skip: size, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}
 		go func() {
 			_, _ = out.Write(make([]byte, size))
 			time.Sleep(2 * rpcTimeout) // the time until the answer
@@ -348,7 +348,7 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	if testing.Short() {
 		t.Skip("skipped: the test sends 270 MB")
 	}
-	f := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+	f := frameChecker{config: &peerFrames, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 	block := "\xc6" + string([]byte{0, 0x10, 0x20, 0}) + strings.Repeat("x", 1<<20+8<<10)
 	message := []string{"\x00\x82", textOf("Term"), "\x01", textOf("Entries"), "\xdc\x01\x00"}
 	for range maxBatch {
@@ -389,7 +389,7 @@ func TestMessagesThatAreTooLongAreCutOff(t *testing.T) {
 // The connections of all peers share one limit of bytes in flight, and give back what they
 // used.
 func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
-	s := newCheckedStream(nil)
+	s := newFrameGuard(peerFrames)
 	halfSent := objectOf("Entries") + "\x91" + objectOf("Data") + "\xc6\x02\x00\x00\x00"
 	block := make([]byte, 32<<20)
 	conns := make([]*checkedConn, 16)
@@ -397,7 +397,7 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 	for i := range conns {
 		own, other := net.Pipe()
 		defer other.Close()
-		conns[i] = &checkedConn{Conn: own, frames: frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: s.incoming}}}
+		conns[i] = &checkedConn{Conn: own, frames: frameChecker{config: &peerFrames, requests: true, limit: maxIncoming, quota: byteQuota{total: &s.incoming}}}
 		defer conns[i].Close()
 		if err := send(conns[i], []byte("\x00"+halfSent)); err != nil {
 			t.Fatal(err)
@@ -408,8 +408,8 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 			t.Fatalf("peer %d: %v", i, err)
 		}
 	}
-	if err := send(conns[15], block[:len(block)-1]); !errors.Is(err, errHostileFrame) {
-		t.Errorf("bytes over the common limit: check = %v, want errHostileFrame", err)
+	if err := send(conns[15], block[:len(block)-1]); !errors.Is(err, errHostile) {
+		t.Errorf("bytes over the common limit: check = %v, want errHostile", err)
 	}
 	for _, c := range conns {
 		c.Close()
@@ -447,8 +447,8 @@ func TestAnAnswerOfAnUnknownPeerTakesNoMemory(t *testing.T) {
 			peer, here := patientPeer(t, s)
 			cost := allocated(func() {
 				err := peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
-				if !errors.Is(err, errHostileFrame) && (err == nil || !strings.Contains(err.Error(), errHostileFrame.Error())) {
-					t.Errorf("error = %v, want %v", err, errHostileFrame)
+				if !errors.Is(err, errHostile) && (err == nil || !strings.Contains(err.Error(), errHostile.Error())) {
+					t.Errorf("error = %v, want %v", err, errHostile)
 				}
 			})
 			if cost > 8<<20 {
@@ -493,7 +493,7 @@ func FuzzFrames(f *testing.F) {
 		f.Add([]byte(said))
 	}
 	f.Fuzz(func(t *testing.T, said []byte) {
-		checking := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+		checking := frameChecker{config: &peerFrames, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 		fine, err := checking.check(said)
 		if err == nil && fine != len(said) || fine > len(said) {
 			t.Fatalf("check accepted %d of %d bytes, %v", fine, len(said), err)
@@ -505,7 +505,7 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("checker keeps %d levels and a name of %d bytes, want at most %d and %d", len(checking.stack), len(checking.key), maxNesting, maxName)
 		}
 		// Byte by byte, the verdict must be the same.
-		slowly := frameChecker{requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+		slowly := frameChecker{config: &peerFrames, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 		for at := range said {
 			if _, slowErr := slowly.check(said[at : at+1]); slowErr != nil {
 				if at < fine || err == nil {

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"fmt"
 	"io"
 
 	"github.com/hashicorp/raft"
@@ -13,18 +14,18 @@ func malformed(command any) error {
 	case *raft.AppendEntriesRequest:
 		for _, entry := range request.Entries {
 			if entry == nil {
-				return hostile("an entry is missing")
+				return fmt.Errorf("%w: an entry is missing", errHostile)
 			}
 			if entry.Type == raft.LogConfiguration {
 				if _, err := decodeConfiguration(entry.Data); err != nil {
-					return hostile("entry %d: %w", entry.Index, err)
+					return fmt.Errorf("%w: entry %d: %w", errHostile, entry.Index, err)
 				}
 			}
 		}
 	case *raft.InstallSnapshotRequest:
 		if request.SnapshotVersion > 0 {
 			if _, err := decodeConfiguration(request.Configuration); err != nil {
-				return hostile("a snapshot: %w", err)
+				return fmt.Errorf("%w: a snapshot: %w", errHostile, err)
 			}
 		}
 	}

@@ -29,8 +29,8 @@ func TestMessagesThatWouldMakeRaftPanicAreRefused(t *testing.T) {
 		"a vote":                                 {&raft.RequestVoteRequest{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := malformed(test.command); errors.Is(err, errHostileFrame) != test.refused {
-				t.Errorf("malformed = %v, want errHostileFrame if the message is to be refused", err)
+			if err := malformed(test.command); errors.Is(err, errHostile) != test.refused {
+				t.Errorf("malformed = %v, want errHostile if the message is to be refused", err)
 			}
 		})
 	}
