@@ -307,9 +307,9 @@ func TestAPlaceholderForAnEntryIsNotSent(t *testing.T) {
 	retained := retainingLog{LogStore: storeOf(t, 3), retention: newRetention()}
 	retained.retention.retain("here", &raft.InstallSnapshotRequest{LastLogIndex: 7, LastLogTerm: 3})
 
-	network, s := transportOn(t, newPreface("here", "c", ""))
+	network, port := transportOn(t, newPreface("here", "c", ""))
 	requests := serveRaftRequests(t, network)
-	peer, here := patientPeer(t, s)
+	peer, here := patientPeer(t, port)
 	for name, log := range map[string]raft.LogStore{"of a log cut by a snapshot that was made": replaced, "of a log cut by a snapshot that is sent": retained} {
 		t.Run(name, func(t *testing.T) {
 			var entry raft.Log

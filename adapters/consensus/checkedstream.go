@@ -5,11 +5,13 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/frames"
 )
 
 // peerFrames lets through what an instance sends: no longer write gets into the log than
 // maxPending, and no more entries into a message than maxBatch.
-var peerFrames = frameConfig{
+var peerFrames = frames.Config{
 	MaxField:        maxPending,
 	MaxElements:     4 * maxBatch,
 	ProtocolVersion: uint64(raft.ProtocolVersionMax),
@@ -20,7 +22,7 @@ var peerFrames = frameConfig{
 // more memory than its sender has sent.
 type checkedStream struct {
 	raft.StreamLayer
-	frames *frameGuard
+	frames *frames.Guard
 }
 
 // Accept implements net.Listener.
@@ -29,7 +31,7 @@ func (c checkedStream) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.frames.guardRequests(conn), nil
+	return c.frames.Requests(conn), nil
 }
 
 // Dial implements raft.StreamLayer.
@@ -38,5 +40,5 @@ func (c checkedStream) Dial(to raft.ServerAddress, timeout time.Duration) (net.C
 	if err != nil {
 		return nil, err
 	}
-	return c.frames.guardAnswers(conn), nil
+	return c.frames.Answers(conn), nil
 }

@@ -8,12 +8,14 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/frames"
 )
 
 // newTransport returns raft's transport on s.
 func newTransport(s *stream, log hclog.Logger) *raft.NetworkTransport {
 	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  checkedStream{s, newFrameGuard(peerFrames)},
+		Stream:  checkedStream{s, frames.New(peerFrames)},
 		MaxPool: pooledConns,
 		Timeout: rpcTimeout,
 		Logger:  log,

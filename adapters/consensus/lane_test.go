@@ -126,19 +126,25 @@ func dialPreface(p *preface.Preface, conn net.Conn) error {
 // openStream returns a stream on a port of its own, which is closed when the test ends.
 func openStream(t *testing.T, p *preface.Preface) (*stream, *demux.Demux) {
 	t.Helper()
+	return openStreamDialling(t, p, lane{}.Dial)
+}
+
+type dialFunc func(ctx context.Context, address string) (net.Conn, error)
+
+func openStreamDialling(t *testing.T, p *preface.Preface, dial dialFunc) (*stream, *demux.Demux) {
+	t.Helper()
 	port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	network := lane{port}
-	listener, err := network.Listen(p.Accept)
+	listener, err := lane{port}.Listen(p.Accept)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := port.Open(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	s := newStream(listener, network.Dial, port.Addr().String(), p)
+	s := newStream(listener, dial, port.Addr().String(), p)
 	t.Cleanup(func() {
 		if err := errors.Join(s.Close(), port.Close()); err != nil {
 			t.Error(err)

@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/frames"
 )
 
 // malformed returns why raft must not get a peer's request: raft would panic over it, or
@@ -14,18 +16,18 @@ func malformed(command any) error {
 	case *raft.AppendEntriesRequest:
 		for _, entry := range request.Entries {
 			if entry == nil {
-				return fmt.Errorf("%w: an entry is missing", errHostile)
+				return fmt.Errorf("%w: an entry is missing", frames.ErrHostile)
 			}
 			if entry.Type == raft.LogConfiguration {
 				if _, err := decodeConfiguration(entry.Data); err != nil {
-					return fmt.Errorf("%w: entry %d: %w", errHostile, entry.Index, err)
+					return fmt.Errorf("%w: entry %d: %w", frames.ErrHostile, entry.Index, err)
 				}
 			}
 		}
 	case *raft.InstallSnapshotRequest:
 		if request.SnapshotVersion > 0 {
 			if _, err := decodeConfiguration(request.Configuration); err != nil {
-				return fmt.Errorf("%w: a snapshot: %w", errHostile, err)
+				return fmt.Errorf("%w: a snapshot: %w", frames.ErrHostile, err)
 			}
 		}
 	}

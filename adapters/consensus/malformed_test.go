@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/frames"
 )
 
 func TestMessagesThatWouldMakeRaftPanicAreRefused(t *testing.T) {
@@ -29,8 +31,8 @@ func TestMessagesThatWouldMakeRaftPanicAreRefused(t *testing.T) {
 		"a vote":                                 {&raft.RequestVoteRequest{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := malformed(test.command); errors.Is(err, errHostile) != test.refused {
-				t.Errorf("malformed = %v, want errHostile if the message is to be refused", err)
+			if err := malformed(test.command); errors.Is(err, frames.ErrHostile) != test.refused {
+				t.Errorf("malformed = %v, want ErrHostile if the message is to be refused", err)
 			}
 		})
 	}
@@ -44,6 +46,7 @@ func TestAnInvalidEntryIsRefusedWithoutEndingTheInstance(t *testing.T) {
 	if err := dialPreface(newPreface("stranger", "", ""), conn); err != nil {
 		t.Fatal(err)
 	}
+	textOf := func(s string) string { return string([]byte{0xa0 | byte(len(s))}) + s }
 	message := "\x00\x84" + textOf("ProtocolVersion") + "\x03" + textOf("Term") + "\xce\x00\x01\x86\xa0" +
 		textOf("LeaderCommitIndex") + "\x01" + textOf("Entries") + "\x91\xc0"
 	if _, err := io.WriteString(conn, message); err != nil {

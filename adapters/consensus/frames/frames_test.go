@@ -1,7 +1,6 @@
-package consensus
+package frames
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -16,30 +15,65 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-
-	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
-	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
-// transportOn returns raft's transport on a raft port, as a Node has it.
-func transportOn(t *testing.T, own *preface.Preface) (*raft.NetworkTransport, *stream) {
-	t.Helper()
-	s, _ := openStream(t, own)
-	network := newTransport(s, hclog.NewNullLogger())
-	t.Cleanup(func() { network.Close() })
-	return network, s
+const patience = 20 * time.Second
+
+var limits = Config{MaxField: 64 << 20, MaxElements: 1024, ProtocolVersion: uint64(raft.ProtocolVersionMax), Timeout: 2 * time.Second}
+
+// guarded is a raft.StreamLayer whose connections are checked.
+type guarded struct {
+	net.Listener
+	guard *Guard
 }
 
-// peerOf returns a connection of a peer that the preface has let in.
-func peerOf(t *testing.T, s *stream) net.Conn {
+func (g guarded) Accept() (net.Conn, error) {
+	conn, err := g.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return g.guard.Requests(conn), nil
+}
+
+func (g guarded) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	conn, err := net.DialTimeout("tcp", string(to), timeout)
+	if err != nil {
+		return nil, err
+	}
+	return g.guard.Answers(conn), nil
+}
+
+// openTransport returns raft's transport on checked connections, which is closed when the
+// test ends.
+func openTransport(t *testing.T) *raft.NetworkTransport {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.port.Addr().String())
+	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: guarded{listen(t), New(limits)}, Timeout: patience, Logger: hclog.NewNullLogger(),
+	})
+	t.Cleanup(func() { network.Close() })
+	return network
+}
+
+// listen returns a TCP listener that is closed when the test ends.
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	return listener
+}
+
+// peerOf returns a connection to network.
+func peerOf(t *testing.T, network *raft.NetworkTransport) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", string(network.LocalAddr()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	_, err = conn.Write([]byte{RaftLane})
-	if err := errors.Join(err, conn.SetDeadline(time.Now().Add(patience)), dialPreface(newPreface("peer", "c", ""), conn)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	return conn
@@ -83,9 +117,9 @@ func TestAnAnnouncedLengthTakesNoMemory(t *testing.T) {
 	}
 	for name, said := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, s := transportOn(t, newPreface("here", "c", ""))
+			network := openTransport(t)
 			for rpc, first := range requestBytes {
-				conn := peerOf(t, s)
+				conn := peerOf(t, network)
 				cost := allocated(func() {
 					_, _ = conn.Write(append([]byte{first}, said...))
 					if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -126,9 +160,9 @@ func TestASnapshotHidesNoRequest(t *testing.T) {
 	}
 	for name, said := range tests {
 		t.Run(name, func(t *testing.T) {
-			network, s := transportOn(t, newPreface("here", "c", ""))
-			serveRaftRequests(t, network)
-			conn := peerOf(t, s)
+			network := openTransport(t)
+			serve(t, network)
+			conn := peerOf(t, network)
 			cost := allocated(func() {
 				_, _ = io.WriteString(conn, said)
 				if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -142,146 +176,28 @@ func TestASnapshotHidesNoRequest(t *testing.T) {
 	}
 }
 
-// serveRaftRequests handles requests as raft does: it refuses those of an unknown version,
-// and reads a snapshot to its end.
-func serveRaftRequests(t *testing.T, network raft.Transport) <-chan raft.RPC {
+// serve handles requests as raft does: it refuses those of an unknown version, and reads a
+// snapshot to its end.
+func serve(t *testing.T, network *raft.NetworkTransport) {
 	t.Helper()
-	seen := make(chan raft.RPC, 1)
 	stop := make(chan struct{})
 	var done sync.WaitGroup
 	done.Go(func() {
 		for {
 			select {
 			case rpc := <-network.Consumer():
-				reply(rpc)
-				select {
-				case seen <- rpc:
-				default:
+				if version := rpc.Command.(raft.WithRPCHeader).GetRPCHeader().ProtocolVersion; version != raft.ProtocolVersionMax || rpc.Reader == nil {
+					rpc.Respond(nil, raft.ErrUnsupportedProtocol)
+					continue
 				}
+				_, err := io.Copy(io.Discard, rpc.Reader)
+				rpc.Respond(&raft.InstallSnapshotResponse{Success: true}, err)
 			case <-stop:
 				return
 			}
 		}
 	})
 	t.Cleanup(func() { close(stop); done.Wait() })
-	return seen
-}
-
-func reply(rpc raft.RPC) {
-	header := rpc.Command.(raft.WithRPCHeader).GetRPCHeader()
-	if header.ProtocolVersion != raft.ProtocolVersionMax {
-		rpc.Respond(nil, raft.ErrUnsupportedProtocol)
-		return
-	}
-	switch request := rpc.Command.(type) {
-	case *raft.AppendEntriesRequest:
-		rpc.Respond(&raft.AppendEntriesResponse{Term: request.Term, LastLog: uint64(len(request.Entries)), Success: true}, nil)
-	case *raft.InstallSnapshotRequest:
-		n, err := io.Copy(io.Discard, rpc.Reader)
-		rpc.Respond(&raft.InstallSnapshotResponse{Term: uint64(n), Success: true}, err)
-	case *raft.RequestVoteRequest:
-		rpc.Respond(&raft.RequestVoteResponse{Term: request.Term, Granted: true}, nil)
-	case *raft.RequestPreVoteRequest:
-		rpc.Respond(&raft.RequestPreVoteResponse{Term: request.Term, Granted: true}, nil)
-	case *raft.TimeoutNowRequest:
-		rpc.Respond(&raft.TimeoutNowResponse{}, nil)
-	}
-}
-
-// patientPeer returns the transport of another instance with long timeouts, and the address
-// of here.
-func patientPeer(t *testing.T, here *stream) (addressedTransport, raft.ServerAddress) {
-	t.Helper()
-	there, s := transportOn(t, newPreface("peer", "c", ""))
-	dial := s.dial
-	s.dial = func(ctx context.Context, address string) (net.Conn, error) {
-		conn, err := dial(ctx, address)
-		return patientConn{conn}, err
-	}
-	return newAddressed(there), raft.ServerAddress(here.port.Addr().String())
-}
-
-// patientConn extends every deadline: with the race detector, on a busy machine, the largest
-// messages may take longer than the timeout of an RPC.
-type patientConn struct{ net.Conn }
-
-func (c patientConn) SetDeadline(at time.Time) error { return c.Conn.SetDeadline(extendDeadline(at)) }
-func (c patientConn) SetReadDeadline(at time.Time) error {
-	return c.Conn.SetReadDeadline(extendDeadline(at))
-}
-func (c patientConn) SetWriteDeadline(at time.Time) error {
-	return c.Conn.SetWriteDeadline(extendDeadline(at))
-}
-
-func extendDeadline(at time.Time) time.Time {
-	if at.IsZero() { // no deadline
-		return at
-	}
-	return at.Add(patience)
-}
-
-var header = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("peer"), Addr: []byte("peer:8008")}
-
-func entries(count, size int) []*raft.Log {
-	made := make([]*raft.Log, count)
-	for i := range made {
-		made[i] = &raft.Log{Index: uint64(i + 1), Term: 1 << 40, Data: make([]byte, size), Extensions: []byte("x"), AppendedAt: time.Now()}
-	}
-	return made
-}
-
-func TestMessagesOfInstancesPassTheLimits(t *testing.T) {
-	network, s := transportOn(t, newPreface("here", "c", ""))
-	requests := serveRaftRequests(t, network)
-	peer, here := patientPeer(t, s)
-
-	t.Run("entries", func(t *testing.T) {
-		for name, sent := range map[string][]*raft.Log{
-			"no entries": nil, "one entry": entries(1, 1), "one empty entry": entries(1, 0), "many entries": entries(maxBatch, 100),
-			"long entries": entries(3, maxSend/4+17), "an entry longer than a message should be": entries(1, maxSend+1),
-		} {
-			args := &raft.AppendEntriesRequest{RPCHeader: header, Term: 7, PrevLogEntry: 3, PrevLogTerm: 1, Entries: sent, LeaderCommitIndex: 1 << 33}
-			var resp raft.AppendEntriesResponse
-			err := peer.AppendEntries("here", here, args, &resp)
-			if err != nil || !resp.Success || resp.LastLog != uint64(len(sent)) {
-				t.Fatalf("%s: answer = %+v, %v, want success up to %d", name, resp, err, len(sent))
-			}
-			got := (<-requests).Command.(*raft.AppendEntriesRequest)
-			for i, entry := range got.Entries {
-				if len(entry.Data) != len(sent[i].Data) || !entry.AppendedAt.Equal(sent[i].AppendedAt) {
-					t.Errorf("%s: entry %d has %d bytes and is of %v, want it as sent", name, i, len(entry.Data), entry.AppendedAt)
-				}
-			}
-		}
-	})
-	t.Run("votes and hand-overs", func(t *testing.T) {
-		var vote raft.RequestVoteResponse
-		var prevote raft.RequestPreVoteResponse
-		if err := errors.Join(
-			peer.RequestVote("here", here, &raft.RequestVoteRequest{RPCHeader: header, Term: 9, LeadershipTransfer: true}, &vote),
-			peer.RequestPreVote("here", here, &raft.RequestPreVoteRequest{RPCHeader: header, Term: 9}, &prevote),
-			peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{}),
-		); err != nil || !vote.Granted || !prevote.Granted {
-			t.Errorf("vote = %+v, prevote = %+v, %v, want both granted", vote, prevote, err)
-		}
-	})
-	t.Run("snapshots", func(t *testing.T) {
-		for _, size := range []int{1, 200, 70_000, 5 << 20} {
-			args := &raft.InstallSnapshotRequest{RPCHeader: header, SnapshotVersion: 1, Term: 2, Configuration: make([]byte, 2000), Size: int64(size)}
-			var resp raft.InstallSnapshotResponse
-			// These bytes would be refused in any other place.
-			content := strings.NewReader(strings.Repeat("\xdd\xff", size)[:size])
-			if err := peer.InstallSnapshot("here", here, args, &resp, content); err != nil || resp.Term != uint64(size) {
-				t.Errorf("InstallSnapshot of %d bytes = %+v, %v, want all bytes read", size, resp, err)
-			}
-		}
-	})
-	t.Run("a refusal", func(t *testing.T) {
-		err := peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{}, &raft.TimeoutNowResponse{})
-		if err == nil || err.Error() != raft.ErrUnsupportedProtocol.Error() {
-			t.Errorf("error = %v, want %v", err, raft.ErrUnsupportedProtocol)
-		}
-	})
 }
 
 // The sender of a snapshot may disappear or hang in the middle of it, and so may its
@@ -290,7 +206,7 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 	const size = 50 << 10
 	ends := func() (here *checkedConn, there net.Conn) {
 		in, out := net.Pipe()
-		return &checkedConn{Conn: in, frames: frameChecker{config: &peerFrames, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}, out
+		return &checkedConn{Conn: in, frames: frameChecker{config: &limits, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}, out
 	}
 	synctest.Test(t, func(t *testing.T) {
 		here, there := ends()
@@ -298,14 +214,14 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 		here.frames.requests, here.frames.step, here.frames.skip = true, inSnapshot, 3*size
 		go func() {
 			for range 2 { // slow progress is no standstill
-				time.Sleep(rpcTimeout * 3 / 4)
+				time.Sleep(limits.Timeout * 3 / 4)
 				_, _ = there.Write(make([]byte, size))
 			}
 		}()
 		began := time.Now()
 		n, err := io.Copy(io.Discard, here)
-		if took := time.Since(began); n != 2*size || !errors.Is(err, os.ErrDeadlineExceeded) || took != rpcTimeout*5/2 {
-			t.Errorf("read %d bytes within %v, error %v, want %d and the deadline after %v", n, took, err, 2*size, rpcTimeout*5/2)
+		if took := time.Since(began); n != 2*size || !errors.Is(err, os.ErrDeadlineExceeded) || took != limits.Timeout*5/2 {
+			t.Errorf("read %d bytes within %v, error %v, want %d and the deadline after %v", n, took, err, 2*size, limits.Timeout*5/2)
 		}
 		began = time.Now()
 		if n, err := io.Copy(io.Discard, here); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 0 {
@@ -320,8 +236,8 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 		}
 		began := time.Now()
 		_, err := here.Write(make([]byte, size))
-		if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != rpcTimeout {
-			t.Errorf("write ended after %v with %v, want the deadline after %v", took, err, rpcTimeout)
+		if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != limits.Timeout {
+			t.Errorf("write ended after %v with %v, want the deadline after %v", took, err, limits.Timeout)
 		}
 	})
 }
@@ -331,10 +247,10 @@ func TestTheRestoreOfASnapshotHasNoTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 50 << 10
 		in, out := net.Pipe()
-		here := &checkedConn{Conn: in, frames: frameChecker{config: &peerFrames, requests: true, step: inSnapshot, skip: size, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}
+		here := &checkedConn{Conn: in, frames: frameChecker{config: &limits, requests: true, step: inSnapshot, skip: size, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}
 		go func() {
 			_, _ = out.Write(make([]byte, size))
-			time.Sleep(2 * rpcTimeout) // the time until the answer
+			time.Sleep(2 * limits.Timeout) // the time until the answer
 			_ = out.Close()
 		}()
 		if n, err := io.Copy(io.Discard, here); n != size || err != nil {
@@ -348,10 +264,10 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	if testing.Short() {
 		t.Skip("skipped: the test sends 270 MB")
 	}
-	f := frameChecker{config: &peerFrames, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+	f := frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 	block := "\xc6" + string([]byte{0, 0x10, 0x20, 0}) + strings.Repeat("x", 1<<20+8<<10)
 	message := []string{"\x00\x82", textOf("Term"), "\x01", textOf("Entries"), "\xdc\x01\x00"}
-	for range maxBatch {
+	for range 256 {
 		message = append(message, "\x82", textOf("Index"), "\xcd\x01\x02", textOf("Data"), block)
 	}
 	for _, part := range message {
@@ -364,32 +280,10 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	}
 }
 
-func TestMessagesThatAreTooLongAreCutOff(t *testing.T) {
-	tests := map[string]struct {
-		entries []*raft.Log
-		want    int
-	}{
-		"no entries":                    {nil, 0},
-		"many short entries":            {entries(maxBatch, 100), maxBatch},
-		"one entry that is too long":    {entries(1, maxSend+1), 1},
-		"two entries that are too long": {entries(2, maxSend+1), 1},
-		"more entries than fit":         {entries(40, maxSend/32), 31}, // each entry takes more than its data
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			args := &raft.AppendEntriesRequest{Entries: test.entries}
-			limitEntries(args)
-			if len(args.Entries) != test.want {
-				t.Errorf("entries left = %d of %d, want %d", len(args.Entries), len(test.entries), test.want)
-			}
-		})
-	}
-}
-
 // The connections of all peers share one limit of bytes in flight, and give back what they
 // used.
 func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
-	s := newFrameGuard(peerFrames)
+	guard := New(limits)
 	halfSent := objectOf("Entries") + "\x91" + objectOf("Data") + "\xc6\x02\x00\x00\x00"
 	block := make([]byte, 32<<20)
 	conns := make([]*checkedConn, 16)
@@ -397,7 +291,7 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 	for i := range conns {
 		own, other := net.Pipe()
 		defer other.Close()
-		conns[i] = &checkedConn{Conn: own, frames: frameChecker{config: &peerFrames, requests: true, limit: maxIncoming, quota: byteQuota{total: &s.incoming}}}
+		conns[i] = &checkedConn{Conn: own, frames: frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &guard.incoming}}}
 		defer conns[i].Close()
 		if err := send(conns[i], []byte("\x00"+halfSent)); err != nil {
 			t.Fatal(err)
@@ -408,8 +302,8 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 			t.Fatalf("peer %d: %v", i, err)
 		}
 	}
-	if err := send(conns[15], block[:len(block)-1]); !errors.Is(err, errHostile) {
-		t.Errorf("bytes over the common limit: check = %v, want errHostile", err)
+	if err := send(conns[15], block[:len(block)-1]); !errors.Is(err, ErrHostile) {
+		t.Errorf("bytes over the common limit: check = %v, want ErrHostile", err)
 	}
 	for _, c := range conns {
 		c.Close()
@@ -418,7 +312,7 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 	if err := send(conns[0], block[:1]); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("check on a closed connection = %v, want net.ErrClosed", err)
 	}
-	if left := s.incoming.Load(); left != 0 {
+	if left := guard.incoming.Load(); left != 0 {
 		t.Errorf("bytes not given back = %d, want none", left)
 	}
 }
@@ -432,11 +326,11 @@ func TestAnAnswerOfAnUnknownPeerTakesNoMemory(t *testing.T) {
 		"a message of two billion lists": "\xa0" + objectOf("Peers") + "\xdd\x7f\xff\xff\xff",
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, _ := openStream(t, newPreface("here", "c", ""))
+			here := listen(t)
 			answered := make(chan struct{})
 			go func() {
 				defer close(answered)
-				conn, err := s.Accept()
+				conn, err := here.Accept()
 				if err != nil {
 					return
 				}
@@ -444,43 +338,20 @@ func TestAnAnswerOfAnUnknownPeerTakesNoMemory(t *testing.T) {
 				_, _ = io.WriteString(conn, said)
 				_, _ = io.Copy(io.Discard, conn)
 			}()
-			peer, here := patientPeer(t, s)
+			peer := openTransport(t)
 			cost := allocated(func() {
-				err := peer.TimeoutNow("here", here, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
-				if !errors.Is(err, errHostile) && (err == nil || !strings.Contains(err.Error(), errHostile.Error())) {
-					t.Errorf("error = %v, want %v", err, errHostile)
+				err := peer.TimeoutNow("here", raft.ServerAddress(here.Addr().String()), &raft.TimeoutNowRequest{}, &raft.TimeoutNowResponse{})
+				if !errors.Is(err, ErrHostile) && (err == nil || !strings.Contains(err.Error(), ErrHostile.Error())) {
+					t.Errorf("error = %v, want %v", err, ErrHostile)
 				}
 			})
 			if cost > 8<<20 {
 				t.Errorf("memory taken = %d bytes, want at most 8 MiB", cost)
 			}
-			s.Close()
+			here.Close()
 			<-answered
 		})
 	}
-}
-
-func TestPeersCannotUseUpTheRaftLane(t *testing.T) {
-	cluster := startCluster(t, 2, nil)
-	leader := cluster[0]
-	for range maxOpen + 20 {
-		conn, err := demux.Dial(within(t), leader.raftAddress(), RaftLane)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if err := errors.Join(conn.SetDeadline(time.Now().Add(patience)), dialPreface(newPreface("stranger", "", ""), conn)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	until(t, "the surplus connections have been closed", func() bool {
-		return leader.demux.Stats().Lanes[RaftLane].Evicted >= 20
-	})
-	if open := leader.demux.Stats().Lanes[RaftLane].Open; open > maxOpen {
-		t.Errorf("open connections = %d, want at most %d", open, maxOpen)
-	}
-	change := register(t, leaderOf(t, cluster), "afterwards")
-	cluster[1].waitForRevision(t, change.Revision)
 }
 
 // Any input is judged the same however it is split into reads, and costs little memory.
@@ -493,7 +364,7 @@ func FuzzFrames(f *testing.F) {
 		f.Add([]byte(said))
 	}
 	f.Fuzz(func(t *testing.T, said []byte) {
-		checking := frameChecker{config: &peerFrames, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+		checking := frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 		fine, err := checking.check(said)
 		if err == nil && fine != len(said) || fine > len(said) {
 			t.Fatalf("check accepted %d of %d bytes, %v", fine, len(said), err)
@@ -505,7 +376,7 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("checker keeps %d levels and a name of %d bytes, want at most %d and %d", len(checking.stack), len(checking.key), maxNesting, maxName)
 		}
 		// Byte by byte, the verdict must be the same.
-		slowly := frameChecker{config: &peerFrames, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+		slowly := frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 		for at := range said {
 			if _, slowErr := slowly.check(said[at : at+1]); slowErr != nil {
 				if at < fine || err == nil {

@@ -1,13 +1,6 @@
-package consensus
+package frames
 
-import (
-	"errors"
-	"fmt"
-	"net"
-	"sync"
-	"sync/atomic"
-	"time"
-)
+import "fmt"
 
 // Raft's decoder trusts the lengths in a message: sixteen bytes that announce two billion
 // entries make the process run out of memory. So everything that a peer sends is checked on
@@ -37,106 +30,15 @@ const (
 	rpcLast            = 4
 )
 
-var errHostile = errors.New("not a message that an instance sends")
-
 func hostile(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", errHostile, fmt.Errorf(format, args...))
-}
-
-// frameConfig says what a peer may send. Every field is required.
-type frameConfig struct {
-	// MaxField bounds the bytes of a string or a block, such as an entry.
-	MaxField int64
-	// MaxElements bounds an array, such as the entries of a message.
-	MaxElements int
-	// ProtocolVersion is raft's latest one. Raft reads snapshots of this one and of the
-	// one before.
-	ProtocolVersion uint64
-	// Timeout bounds the time in which a snapshot makes no progress, and each write of a
-	// request.
-	Timeout time.Duration
-}
-
-// frameGuard checks what all peers of an instance send. Safe for concurrent use.
-type frameGuard struct {
-	config   frameConfig
-	incoming atomic.Int64 // bytes of incomplete messages
-}
-
-func newFrameGuard(config frameConfig) *frameGuard { return &frameGuard{config: config} }
-
-// guardRequests returns a connection that reads only allowed requests from conn, which a
-// peer has dialled.
-func (g *frameGuard) guardRequests(conn net.Conn) net.Conn {
-	return &checkedConn{Conn: conn, frames: frameChecker{config: &g.config, requests: true, quota: byteQuota{total: &g.incoming}, limit: maxIncoming}}
-}
-
-// guardAnswers returns a connection that reads only allowed answers from conn, which this
-// instance has dialled.
-func (g *frameGuard) guardAnswers(conn net.Conn) net.Conn {
-	return &checkedConn{Conn: conn, frames: frameChecker{config: &g.config, quota: byteQuota{total: &g.incoming}, limit: maxAnswer}}
-}
-
-// checkedConn is read by one goroutine, and written by one.
-//
-// It times out when a snapshot makes no progress. Raft 1.7.3 waits for an incoming snapshot
-// as long as the connection lasts, in its main goroutine, which does not vote meanwhile. For
-// an outgoing one it allows the time of the whole snapshot, minutes if it is large, while
-// the follower may be back at another address.
-type checkedConn struct {
-	net.Conn
-	frames frameChecker
-	fault  error
-}
-
-// Read implements net.Conn. It returns nothing from the first refused byte on.
-func (c *checkedConn) Read(p []byte) (int, error) {
-	if c.fault != nil {
-		return 0, c.fault
-	}
-	snapshot := c.frames.step == inSnapshot
-	if snapshot {
-		if err := c.Conn.SetReadDeadline(time.Now().Add(c.frames.config.Timeout)); err != nil {
-			return 0, err
-		}
-	}
-	n, err := c.Conn.Read(p)
-	fine, fault := c.frames.check(p[:n])
-	if snapshot {
-		c.fault = err // raft goes on reading, to skip the rest of the snapshot
-		if c.frames.step != inSnapshot {
-			_ = c.Conn.SetReadDeadline(time.Time{}) // restoring the snapshot may take long
-		}
-	}
-	if fault == nil {
-		return n, err
-	}
-	c.fault = fault
-	return fine, fault
-}
-
-// Write implements net.Conn. Each write of a request must end within the timeout: raft writes
-// a snapshot in pieces of 256 KiB.
-func (c *checkedConn) Write(p []byte) (int, error) {
-	if !c.frames.requests {
-		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.frames.config.Timeout)); err != nil {
-			return 0, err
-		}
-	}
-	return c.Conn.Write(p)
-}
-
-// Close implements net.Conn.
-func (c *checkedConn) Close() error {
-	c.frames.quota.release()
-	return c.Conn.Close()
+	return fmt.Errorf("%w: %w", ErrHostile, fmt.Errorf(format, args...))
 }
 
 // frameChecker parses what comes in on one connection, without keeping it. These are either
 // requests, each a byte for the RPC and a message (a map) in MessagePack, of which
 // InstallSnapshot is followed by a snapshot; or answers, each a string and a message.
 type frameChecker struct {
-	config   *frameConfig
+	config   *Config
 	requests bool
 	limit    int64 // of one message
 	quota    byteQuota
@@ -250,36 +152,6 @@ func (f *frameChecker) check(p []byte) (fine int, err error) {
 		return 0, err
 	}
 	return fine, nil
-}
-
-// byteQuota is one connection's share of the bytes of incomplete messages.
-type byteQuota struct {
-	total *atomic.Int64 // of all connections
-
-	mu     sync.Mutex // Close comes from anywhere
-	held   int64
-	closed bool
-}
-
-func (p *byteQuota) reserve(n int64) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return net.ErrClosed
-	}
-	all := p.total.Add(n - p.held)
-	p.held = n
-	if all > maxIncoming {
-		return hostile("messages of more than %d bytes at once, of all peers", maxIncoming)
-	}
-	return nil
-}
-
-func (p *byteQuota) release() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.total.Add(-p.held)
-	p.held, p.closed = 0, true
 }
 
 // consume parses a prefix of p, at least one byte, and returns its length.

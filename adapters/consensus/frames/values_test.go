@@ -1,4 +1,4 @@
-package consensus
+package frames
 
 import (
 	"bytes"
@@ -49,8 +49,9 @@ func valueOf(first byte) []byte {
 	return join(long(2*width(0xde), 5), members(5))
 }
 
+// newFrames returns the check of a connection on which a peer sends requests.
 func newFrames() *frameChecker {
-	return &frameChecker{config: &peerFrames, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+	return &frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
 }
 
 func TestTheLengthOfEveryKindOfValue(t *testing.T) {
@@ -91,8 +92,8 @@ func TestTheLengthsThatAPeerMayAnnounce(t *testing.T) {
 		"a value of an unused type":              {member + "\xc0", member + "\xc1"},
 		"the number of an RPC":                   {"\x04", "\x05"},
 		"members":                                {"\x00\xde" + number(2, maxMembers), "\x00\xde" + number(2, maxMembers+1)},
-		"elements":                               {member + "\xdd" + number(4, uint64(peerFrames.MaxElements)), member + "\xdd" + number(4, uint64(peerFrames.MaxElements)+1)},
-		"a long block":                           {member + "\xc6" + number(4, uint64(peerFrames.MaxField)), member + "\xc6" + number(4, uint64(peerFrames.MaxField)+1)},
+		"elements":                               {member + "\xdd" + number(4, uint64(limits.MaxElements)), member + "\xdd" + number(4, uint64(limits.MaxElements)+1)},
+		"a long block":                           {member + "\xc6" + number(4, uint64(limits.MaxField)), member + "\xc6" + number(4, uint64(limits.MaxField)+1)},
 		"a long extension":                       {member + "\xc7" + number(1, maxExtension-1), member + "\xc7" + number(1, maxExtension)},
 		"lists in lists":                         {member + strings.Repeat("\x91", maxNesting-1), member + strings.Repeat("\x91", maxNesting)},
 		"a large snapshot":                       {snapshot("\xcf" + number(8, maxSnapshot)), snapshot("\xcf" + number(8, maxSnapshot+1))},
@@ -108,8 +109,8 @@ func TestTheLengthsThatAPeerMayAnnounce(t *testing.T) {
 			if n, err := newFrames().check([]byte(test.fits)); n != len(test.fits) || err != nil {
 				t.Errorf("check of an allowed value = %d of %d bytes, %v, want all", n, len(test.fits), err)
 			}
-			if n, err := newFrames().check([]byte(test.over)); n >= len(test.over) || !errors.Is(err, errHostile) {
-				t.Errorf("check of a refused value = %d of %d bytes, %v, want errHostile", n, len(test.over), err)
+			if n, err := newFrames().check([]byte(test.over)); n >= len(test.over) || !errors.Is(err, ErrHostile) {
+				t.Errorf("check of a refused value = %d of %d bytes, %v, want ErrHostile", n, len(test.over), err)
 			}
 		})
 	}
@@ -124,20 +125,20 @@ func TestAnAnswerIsBoundedAsAWhole(t *testing.T) {
 		rest := bytes - len(head) - 4
 		return head + number(rest) + strings.Repeat("x", rest)
 	}
-	list := "\xdd" + number(peerFrames.MaxElements) + strings.Repeat("\x01", peerFrames.MaxElements)
+	list := "\xdd" + number(limits.MaxElements) + strings.Repeat("\x01", limits.MaxElements)
 	tests := map[string]struct {
 		message string
 		fits    bool
 	}{
 		"a value of the allowed length": {long(maxAnswer), true},
 		"a value that is a byte longer": {long(maxAnswer + 1), false},
-		"a million numbers":             {objectOf("Later") + "\xdd" + number(peerFrames.MaxElements) + strings.Repeat(list, peerFrames.MaxElements), false},
+		"a million numbers":             {objectOf("Later") + "\xdd" + number(limits.MaxElements) + strings.Repeat(list, limits.MaxElements), false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			f := &frameChecker{config: &peerFrames, limit: maxAnswer, quota: byteQuota{total: &atomic.Int64{}}}
-			if _, err := f.check([]byte("\xa0" + test.message)); (err == nil) != test.fits || err != nil && !errors.Is(err, errHostile) {
-				t.Errorf("check = %v, want errHostile if the answer is too long", err)
+			f := &frameChecker{config: &limits, limit: maxAnswer, quota: byteQuota{total: &atomic.Int64{}}}
+			if _, err := f.check([]byte("\xa0" + test.message)); (err == nil) != test.fits || err != nil && !errors.Is(err, ErrHostile) {
+				t.Errorf("check = %v, want ErrHostile if the answer is too long", err)
 			}
 		})
 	}
