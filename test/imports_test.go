@@ -35,7 +35,8 @@ var mayImport = []struct {
 	{"adapters/consensus/codec", []string{"domain"}},
 	{"adapters/consensus/disk", []string{"adapters/logstore"}},
 	{"adapters/consensus/frames", nil},
-	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore", "adapters/consensus/codec", "adapters/consensus/disk", "adapters/consensus/frames"}},
+	{"adapters/consensus/stream", []string{"adapters/preface"}},
+	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore", "adapters/consensus/codec", "adapters/consensus/disk", "adapters/consensus/frames", "adapters/consensus/stream"}},
 	{"adapters/httpapi/conns", nil},
 	{"adapters/httpapi/frames", nil},
 	{"adapters/httpapi", []string{"domain", "ports", "adapters/httpapi/conns", "adapters/httpapi/frames"}},
@@ -61,7 +62,11 @@ var homes = []struct {
 
 // standardOnly packages import nothing from outside this module but the standard
 // library and, at most, what besides says.
-var standardOnly = []string{"domain", "ports", "ports/portstest", "app", "adapters/demux", "adapters/preface", "adapters/consensus/codec", "adapters/httpapi/conns", "adapters/httpapi/frames", "adapters/consensus/frames"}
+var standardOnly = []string{
+	"domain", "ports", "ports/portstest", "app", "adapters/demux", "adapters/preface",
+	"adapters/consensus/codec", "adapters/consensus/frames", "adapters/consensus/stream",
+	"adapters/httpapi/conns", "adapters/httpapi/frames",
+}
 
 var besides = map[string]string{"adapters/consensus/codec": "google.golang.org/protobuf/encoding/protowire"}
 
@@ -215,6 +220,7 @@ func TestTheImportRulesCatchWhatTheyForbid(t *testing.T) {
 		"only consensus imports the codec":           {from: "cmd/nodesmetadata/offline", imports: module + "/adapters/consensus/codec"},
 		"raft's disk knows no cache node":            {from: "adapters/consensus/disk", imports: module + "/domain"},
 		"raft's disk knows no raft cluster":          {from: "adapters/consensus/disk", imports: module + "/adapters/consensus"},
+		"the stream does not know raft":              {from: "adapters/consensus/stream", imports: "github.com/hashicorp/raft"},
 		"the check of frames does not know raft":     {from: "adapters/consensus/frames", imports: "github.com/hashicorp/raft"},
 		"fx stays in the daemon":                     {from: "cmd/nodesmetadata", imports: "go.uber.org/fx"},
 		"packages of fx stay in the daemon, too":     {from: "app", imports: "go.uber.org/fx/fxevent"},

@@ -46,7 +46,7 @@ func (n *Node) setCluster(id string) error {
 		return err
 	}
 	n.state.update(func(s *localState) { s.ClusterID = id })
-	n.stream.reset()
+	n.stream.Reset()
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/frames"
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/stream"
 )
 
 // peerFrames lets through what an instance sends: no longer write gets into the log than
@@ -19,24 +20,25 @@ var peerFrames = frames.Config{
 }
 
 // checkedStream is a raft.StreamLayer that checks what peers send, so that no message costs
-// more memory than its sender has sent.
+// more memory than its sender has sent. It dials destinations.
 type checkedStream struct {
-	raft.StreamLayer
+	*stream.Stream
 	frames *frames.Guard
 }
 
 // Accept implements net.Listener.
 func (c checkedStream) Accept() (net.Conn, error) {
-	conn, err := c.StreamLayer.Accept()
+	conn, err := c.Stream.Accept()
 	if err != nil {
 		return nil, err
 	}
 	return c.frames.Requests(conn), nil
 }
 
-// Dial implements raft.StreamLayer.
+// Dial implements raft.StreamLayer; to is a destination.
 func (c checkedStream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	conn, err := c.StreamLayer.Dial(to, timeout)
+	id, address := splitDestination(to)
+	conn, err := c.Stream.Dial(id, address, timeout)
 	if err != nil {
 		return nil, err
 	}

@@ -314,3 +314,14 @@ func register(tb testing.TB, i *instance, id string) domain.Change {
 	}
 	return changes[0]
 }
+
+func receive[T any](t *testing.T, from <-chan T, otherwise string) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(patience):
+		t.Fatal(otherwise)
+		panic("unreachable")
+	}
+}

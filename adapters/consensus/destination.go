@@ -10,10 +10,11 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/frames"
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/stream"
 )
 
 // newTransport returns raft's transport on s.
-func newTransport(s *stream, log hclog.Logger) *raft.NetworkTransport {
+func newTransport(s *stream.Stream, log hclog.Logger) *raft.NetworkTransport {
 	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  checkedStream{s, frames.New(peerFrames)},
 		MaxPool: pooledConns,
@@ -35,7 +36,7 @@ type addressedTransport struct {
 func newAddressed(inner transport) addressedTransport { return addressedTransport{inner, &sync.Map{}} }
 
 // destination joins id and address into the key under which raft's transport pools
-// connections. stream.Dial splits it again.
+// connections. checkedStream.Dial splits it again.
 func destination(id raft.ServerID, address raft.ServerAddress) raft.ServerAddress {
 	return raft.ServerAddress(id) + "@" + address
 }

@@ -22,8 +22,8 @@
 //	mutedTransport      sends nothing as a leader, and asks for no vote, while the disk is in trouble
 //	addressedTransport  sends a message to an id at an address, not to whoever is there
 //	raft.NetworkTransport
-//	checkedStream       ends a connection on which a peer sends what no instance sends: see package frames
-//	stream              makes and accepts connections, which the preface has authenticated
+//	checkedStream       ends a connection on which a peer sends what no instance sends, with frames.Guard
+//	stream.Stream       makes and accepts connections, which the preface has authenticated
 //
 // The log, from raft to the disk:
 //

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/stream"
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
@@ -19,33 +20,8 @@ func newPreface(raftID, clusterID, secret string) *preface.Preface {
 	return &preface.Preface{RaftID: raftID, ClusterID: func() string { return clusterID }, Secret: []byte(secret)}
 }
 
-// connPair returns the two ends of a TCP connection, with a deadline after patience.
-func connPair(tb testing.TB) (dialer, dialled *net.TCPConn) {
-	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer listener.Close()
-	out, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { out.Close() })
-	in, err := listener.Accept()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { in.Close() })
-	deadline := time.Now().Add(patience)
-	if err := errors.Join(out.SetDeadline(deadline), in.SetDeadline(deadline)); err != nil {
-		tb.Fatal(err)
-	}
-	return out.(*net.TCPConn), in.(*net.TCPConn)
-}
-
 func TestOnlyPeersReachTheRaftLane(t *testing.T) {
-	stream, port := openStream(t, newPreface("here", "c", "s"))
+	s, port := openStream(t, newPreface("here", "c", "s"))
 	refused := map[string]*preface.Preface{
 		"another cluster": newPreface("x", "other", "s"), "another secret": newPreface("x", "c", "t"),
 		"no secret": newPreface("x", "c", ""), "the same id": newPreface("here", "c", "s"),
@@ -69,7 +45,7 @@ func TestOnlyPeersReachTheRaftLane(t *testing.T) {
 	if err := dialPreface(newPreface("peer", "c", "s"), peer); err != nil {
 		t.Fatal(err)
 	}
-	first, err := stream.Accept()
+	first, err := s.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,14 +100,14 @@ func dialPreface(p *preface.Preface, conn net.Conn) error {
 }
 
 // openStream returns a stream on a port of its own, which is closed when the test ends.
-func openStream(t *testing.T, p *preface.Preface) (*stream, *demux.Demux) {
+func openStream(t *testing.T, p *preface.Preface) (*stream.Stream, *demux.Demux) {
 	t.Helper()
 	return openStreamDialling(t, p, lane{}.Dial)
 }
 
 type dialFunc func(ctx context.Context, address string) (net.Conn, error)
 
-func openStreamDialling(t *testing.T, p *preface.Preface, dial dialFunc) (*stream, *demux.Demux) {
+func openStreamDialling(t *testing.T, p *preface.Preface, dial dialFunc) (*stream.Stream, *demux.Demux) {
 	t.Helper()
 	port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
 	if err != nil {
@@ -144,7 +120,7 @@ func openStreamDialling(t *testing.T, p *preface.Preface, dial dialFunc) (*strea
 	if err := port.Open(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	s := newStream(listener, dial, port.Addr().String(), p)
+	s := stream.New(stream.Config{Port: listener, Dial: dial, Advertised: port.Addr().String(), Preface: p})
 	t.Cleanup(func() {
 		if err := errors.Join(s.Close(), port.Close()); err != nil {
 			t.Error(err)

@@ -45,7 +45,7 @@ func (n *Node) follows() (leader raft.ServerAddress, follows bool) {
 func (n *Node) watchLeader() {
 	for {
 		select {
-		case <-n.stream.ended:
+		case <-n.stream.Ended():
 			if n.isLeaderGone() {
 				n.standEarly()
 			}
@@ -69,7 +69,7 @@ func (n *Node) isLeaderGone() bool {
 		if _, follows := n.follows(); !follows {
 			return false
 		}
-		conn, err := n.stream.Dial(destination(id, leader), n.timeouts.HeartbeatTimeout/2)
+		conn, err := n.stream.Dial(string(id), string(leader), n.timeouts.HeartbeatTimeout/2)
 		switch {
 		case err == nil:
 			conn.Close()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/stream"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -68,7 +69,7 @@ type Node struct {
 	preloaded   *preloadedSnapshot // the latest snapshot, read before raft starts
 	unusable    []string           // snapshots that raft must not see
 	growth      *logGrowth
-	stream      *stream
+	stream      *stream.Stream
 	interceptor *interceptor
 	raft        *raft.Raft
 	started     atomic.Pointer[raft.Raft] // raft; nil until it has started, for callers that may come before
@@ -274,7 +275,7 @@ func (n *Node) buildSnapshots(stored raft.SnapshotStore) (raft.SnapshotStore, er
 // buildTransport builds the layers between raft and the network, and starts relaying what
 // peers send. buildLog comes first.
 func (n *Node) buildTransport(address string, logger hclog.Logger, retention *retention, raising *sharedLock) {
-	n.stream = newStream(n.port, n.network.Dial, address, n.preface())
+	n.stream = stream.New(stream.Config{Port: n.port, Dial: n.network.Dial, Advertised: address, Preface: n.preface()})
 	var network transport = newAddressed(newTransport(n.stream, logger))
 	if n.hooks.transport != nil {
 		network = n.hooks.transport(network)

@@ -183,7 +183,7 @@ func (n *Node) tryLeaveQuarantine() error {
 	n.refreshState() // what is posted may still be an early membership, of which it was a voter
 	n.state.update(func(s *localState) { s.Quarantine = "" })
 	// The preface let these connections in for a nonvoter only; the leader dials again.
-	n.stream.reset()
+	n.stream.Reset()
 	n.config.Logger.Info("this instance has got the state of the cluster: its quarantine is lifted", "index", state.Applied)
 	return n.allowElections(true)
 }

@@ -208,28 +208,6 @@ func TestAnInstanceThatWaitedMayBeBootstrapped(t *testing.T) {
 	i.eventually(t, "leading and out of quarantine", func(s ports.LocalState) bool { return s.Leading && s.Quarantine == "" })
 }
 
-// Raft keeps connections open. One that was made while the other side was a nonvoter must
-// carry nothing once that is a voter.
-func TestAConnectionForANonvoterIsNoneForAVoter(t *testing.T) {
-	out, in := connPair(t)
-	nonvoter := true
-	conn := nonvoterConn{out, func() bool { return nonvoter }}
-	if _, err := conn.Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	nonvoter = false
-	if n, err := conn.Write([]byte("y")); n != 0 || err == nil {
-		t.Errorf("Write to a voter = %d bytes, %v, want none and an error", n, err)
-	}
-	buffer := make([]byte, 2)
-	if n, _ := in.Read(buffer); n != 1 {
-		t.Errorf("bytes received = %q, want only the first one", buffer[:n])
-	}
-	if _, err := in.Read(buffer); err == nil {
-		t.Error("the connection is still open")
-	}
-}
-
 // failingReadIndex is neighbours whose first few ReadIndex requests fail.
 type failingReadIndex struct {
 	neighbours

@@ -1,14 +1,9 @@
 package consensus
 
 import (
-	"errors"
-	"strings"
 	"testing"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
-	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
@@ -71,30 +66,4 @@ func TestAnotherInstanceAtAnAddressIsRefused(t *testing.T) {
 	heir.stop(t)
 	back := restart(t, gone, nil)
 	register(t, leaderOf(t, []*instance{leader, back}), "after")
-}
-
-func TestADialReachesTheInstanceThatItIsForOrNone(t *testing.T) {
-	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
-		t.Run(name, func(t *testing.T) {
-			a, _ := openStream(t, newPreface("a", "c", secret))
-			_, port := openStream(t, newPreface("b:1", "c", secret))
-			address := raft.ServerAddress(port.Addr().String())
-			out, err := a.Dial(destination("b:1", address), patience)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := out.Close(); err != nil {
-				t.Error(err)
-			}
-			_, err = a.Dial(destination("b:2", address), patience)
-			if !errors.Is(err, preface.ErrOtherID) {
-				t.Errorf("Dial = %v, want ErrOtherID", err)
-			}
-			for _, word := range []string{"b:1", "b:2", string(address)} {
-				if !strings.Contains(err.Error(), word) {
-					t.Errorf("error = %q, want it to name %q", err, word)
-				}
-			}
-		})
-	}
 }

@@ -460,7 +460,7 @@ func TestALeaderThatRunsStaysLeaderWhenItsConnectionsEnd(t *testing.T) {
 	term, _ := leader.leads()
 	for _, follower := range allBut(cluster, leader) {
 		dialled := leader.demux.Stats().Accepted
-		follower.stream.reset()
+		follower.stream.Reset()
 		until(t, follower.config.ID+" has dialled its leader again", func() bool { return leader.demux.Stats().Accepted > dialled })
 		if follower.interceptor.votes.mayStand() {
 			t.Errorf("mayStand of %s = true although the leader runs, want false", follower.config.ID)

@@ -1,4 +1,4 @@
-package consensus
+package stream
 
 import (
 	"context"
@@ -10,16 +10,81 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/nodesmetadata/nodesmetadata/adapters/demux"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
-// connectStreams returns a connection between two streams, as both ends see it.
-func connectStreams(t *testing.T, from, to *stream, port *demux.Demux) (out, in net.Conn) {
+const (
+	patience = 20 * time.Second
+	raftLane = 'r'
+)
+
+// newPreface returns an instance's part of the preface.
+func newPreface(raftID, clusterID, secret string) *preface.Preface {
+	return &preface.Preface{RaftID: raftID, ClusterID: func() string { return clusterID }, Secret: []byte(secret)}
+}
+
+// connPair returns the two ends of a TCP connection, with a deadline after patience.
+func connPair(t *testing.T) (dialer, dialled *net.TCPConn) {
 	t.Helper()
-	out, err := from.Dial(raft.ServerAddress(port.Addr().String()), patience)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	out, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { out.Close() })
+	in, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close() })
+	deadline := time.Now().Add(patience)
+	if err := errors.Join(out.SetDeadline(deadline), in.SetDeadline(deadline)); err != nil {
+		t.Fatal(err)
+	}
+	return out.(*net.TCPConn), in.(*net.TCPConn)
+}
+
+// dialPreface runs the dialling side of the preface, and drops what it learns.
+func dialPreface(p *preface.Preface, conn net.Conn) error {
+	_, err := p.Dial(conn)
+	return err
+}
+
+// openStream returns a stream on a port of its own, which is closed when the test ends.
+func openStream(t *testing.T, p *preface.Preface) (*Stream, *demux.Demux) {
+	t.Helper()
+	port, err := demux.New(demux.Config{Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := port.Lane(raftLane, demux.LaneConfig{
+		Handshake: func(conn net.Conn) (net.Conn, error) { return conn, p.Accept(conn) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := port.Open(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	dial := func(ctx context.Context, address string) (net.Conn, error) { return demux.Dial(ctx, address, raftLane) }
+	s := New(Config{Port: listener, Dial: dial, Advertised: port.Addr().String(), Preface: p})
+	t.Cleanup(func() {
+		if err := errors.Join(s.Close(), port.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s, port
+}
+
+// connectStreams returns a connection between two streams, as both ends see it.
+func connectStreams(t *testing.T, from, to *Stream, port *demux.Demux) (out, in net.Conn) {
+	t.Helper()
+	out, err := from.Dial("", port.Addr().String(), patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +115,7 @@ func TestADialLeavesNoDeadlineBehind(t *testing.T) {
 	b, port := openStream(t, newPreface("b", "c", "s"))
 	const timeout = 3 * time.Second
 	begin := time.Now()
-	out, err := a.Dial(raft.ServerAddress(port.Addr().String()), timeout)
+	out, err := a.Dial("", port.Addr().String(), timeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +193,7 @@ func TestAClosedStreamDialsNobody(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Dial(raft.ServerAddress(port.Addr().String()), patience); !errors.Is(err, net.ErrClosed) {
+	if _, err := a.Dial("", port.Addr().String(), patience); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Dial = %v, want net.ErrClosed", err)
 	}
 	if accepted := port.Stats().Accepted; accepted != 0 {
@@ -137,7 +202,7 @@ func TestAClosedStreamDialsNobody(t *testing.T) {
 }
 
 // silentListener accepts connections and sends nothing on them.
-func silentListener(t *testing.T) (address raft.ServerAddress, accepted <-chan net.Conn) {
+func silentListener(t *testing.T) (address string, accepted <-chan net.Conn) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -157,7 +222,7 @@ func silentListener(t *testing.T) (address raft.ServerAddress, accepted <-chan n
 		listener.Close()
 		<-done
 	})
-	return raft.ServerAddress(listener.Addr().String()), conns
+	return listener.Addr().String(), conns
 }
 
 func TestADialThatIsUnderWayEndsWithItsStream(t *testing.T) {
@@ -165,7 +230,7 @@ func TestADialThatIsUnderWayEndsWithItsStream(t *testing.T) {
 	address, accepted := silentListener(t)
 	dialled := make(chan error, 1)
 	go func() {
-		_, err := a.Dial(address, 10*patience)
+		_, err := a.Dial("", address, 10*patience)
 		dialled <- err
 	}()
 	receive(t, accepted, "no connection was dialled")
@@ -182,8 +247,8 @@ func TestADialEndsAtItsTimeout(t *testing.T) {
 	address, accepted := silentListener(t)
 	const timeout = 50 * time.Millisecond
 	begin := time.Now()
-	_, err := a.Dial(address, timeout)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), string(address)) {
+	_, err := a.Dial("", address, timeout)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), address) {
 		t.Errorf("Dial = %v, want the deadline, naming the address", err)
 	}
 	if took := time.Since(begin); took < timeout || took > patience/2 {
@@ -203,7 +268,7 @@ func TestADialThatIsRefusedSaysWhereAndWhy(t *testing.T) {
 	a, _ := openStream(t, newPreface("a", "c1", ""))
 	_, port := openStream(t, newPreface("b", "c2", ""))
 	address := port.Addr().String()
-	_, err := a.Dial(raft.ServerAddress(address), patience)
+	_, err := a.Dial("", address, patience)
 	if !errors.Is(err, preface.ErrOtherCluster) || !strings.Contains(err.Error(), address) {
 		t.Errorf("Dial = %v, want ErrOtherCluster naming the address", err)
 	}
@@ -237,9 +302,9 @@ func TestAHostNameIsResolvedAtEachDial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.advertised = net.JoinHostPort("localhost", number)
+	b.config.Advertised = net.JoinHostPort("localhost", number)
 	for range 2 {
-		out, err := a.Dial(raft.ServerAddress(b.Addr().String()), patience)
+		out, err := a.Dial("", b.Addr().String(), patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,7 +319,7 @@ func TestAHostNameIsResolvedAtEachDial(t *testing.T) {
 	if got := b.Addr(); got.String() != "localhost:"+number || got.Network() != "tcp" {
 		t.Errorf("Addr = %s %s, want tcp localhost:%s", got.Network(), got, number)
 	}
-	if _, err := a.Dial(raft.ServerAddress("no-such-host.invalid:"+number), patience); err == nil {
+	if _, err := a.Dial("", "no-such-host.invalid:"+number, patience); err == nil {
 		t.Error("Dial of an unknown name = nil error, want an error")
 	}
 }
@@ -337,5 +402,53 @@ func TestAClosedStreamTakesNoConnection(t *testing.T) {
 	}
 	if _, err := out.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("Read from the other side = %v, want the end of the connection", err)
+	}
+}
+
+// Raft keeps connections open. One that was made while the other side was a nonvoter must
+// carry nothing once that is a voter.
+func TestAConnectionForANonvoterIsNoneForAVoter(t *testing.T) {
+	out, in := connPair(t)
+	nonvoter := true
+	conn := nonvoterConn{out, func() bool { return nonvoter }}
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	nonvoter = false
+	if n, err := conn.Write([]byte("y")); n != 0 || err == nil {
+		t.Errorf("Write to a voter = %d bytes, %v, want none and an error", n, err)
+	}
+	buffer := make([]byte, 2)
+	if n, _ := in.Read(buffer); n != 1 {
+		t.Errorf("bytes received = %q, want only the first one", buffer[:n])
+	}
+	if _, err := in.Read(buffer); err == nil {
+		t.Error("the connection is still open")
+	}
+}
+
+func TestADialReachesTheInstanceThatItIsForOrNone(t *testing.T) {
+	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
+		t.Run(name, func(t *testing.T) {
+			a, _ := openStream(t, newPreface("a", "c", secret))
+			_, port := openStream(t, newPreface("b:1", "c", secret))
+			address := port.Addr().String()
+			out, err := a.Dial("b:1", address, patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := out.Close(); err != nil {
+				t.Error(err)
+			}
+			_, err = a.Dial("b:2", address, patience)
+			if !errors.Is(err, preface.ErrOtherID) {
+				t.Errorf("Dial = %v, want ErrOtherID", err)
+			}
+			for _, word := range []string{"b:1", "b:2", address} {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("error = %q, want it to name %q", err, word)
+				}
+			}
+		})
 	}
 }
