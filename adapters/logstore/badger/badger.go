@@ -87,11 +87,13 @@ func open(dir string, logger *slog.Logger, interval time.Duration) (logstore.Sto
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := markOpen(path); err != nil {
+	s, err := newStore(db, path, logger)
+	if err == nil {
+		err = markOpen(path)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, db.Close()))
 	}
-	s := &store{db: db, path: path, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
-	s.findBounds()
 	s.removed.Store(unknownRemoved)
 	go s.housekeep(interval)
 	return s, nil
@@ -117,13 +119,26 @@ type store struct {
 	// the write-ahead log only if the one before it is durable.
 	writeMu sync.Mutex
 
-	// The bounds of the log, both 0 when it is empty. They are cached because a search
-	// for the first entry in the tree steps over the tombstones of all removed ones.
-	first, last atomic.Uint64
+	// Which entries and which stable values there are. badger takes a block that it can't
+	// read for the end of its table, so that what is in there seems to be missing, or to be
+	// what it once was. A search would also step over the tombstones of all removed entries.
+	// Both are replaced with writeMu held, once what is new is durable.
+	indexes atomic.Pointer[indexes]
+	stable  atomic.Pointer[map[string][]byte]
 
 	removed atomic.Int64 // keys removed since housekeeping last acted on them
 
 	stop, stopped chan struct{} // of the housekeeping goroutine
+}
+
+// newStore returns the store of a database that was checked and opened. The caller starts
+// the housekeeping goroutine.
+func newStore(db *badger.DB, path string, logger *slog.Logger) (*store, error) {
+	s := &store{db: db, path: path, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
+	s.findIndexes()
+	values, err := s.storedValues()
+	s.stable.Store(&values)
+	return s, err
 }
 
 // writing is During for one writer at a time, if there is room on the disk.
@@ -140,7 +155,7 @@ func (s *store) writing(call func() error) error {
 
 func (s *store) FirstIndex() (index uint64, err error) {
 	err = s.During(func() error {
-		index = s.first.Load()
+		index = s.indexes.Load().first()
 		return nil
 	})
 	return index, err
@@ -148,38 +163,11 @@ func (s *store) FirstIndex() (index uint64, err error) {
 
 func (s *store) LastIndex() (index uint64, err error) {
 	err = s.During(func() error {
-		index = s.last.Load()
+		index = s.indexes.Load().last()
 		return nil
 	})
 	return index, err
 }
-
-func (s *store) Set(key, value []byte) error {
-	return s.writing(func() error {
-		return s.db.Update(func(tx *badger.Txn) error { return tx.Set(stableKey(key), value) })
-	})
-}
-
-func (s *store) Get(key []byte) (value []byte, err error) {
-	err = s.During(func() error {
-		return s.db.View(func(tx *badger.Txn) error {
-			item, err := tx.Get(stableKey(key))
-			if err != nil {
-				return err
-			}
-			value, err = item.ValueCopy(nil)
-			return err
-		})
-	})
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return nil, logstore.ErrKeyNotFound
-	}
-	return value, err
-}
-
-func (s *store) SetUint64(key []byte, value uint64) error { return logstore.SetUint64(s, key, value) }
-
-func (s *store) GetUint64(key []byte) (uint64, error) { return logstore.GetUint64(s, key) }
 
 // Room implements logstore.Roomy.
 func (s *store) Room() error {

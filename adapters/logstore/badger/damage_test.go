@@ -215,35 +215,6 @@ func wantEntries(t *testing.T, store logstore.Store, last uint64) {
 	}
 }
 
-// The file of a table is mapped, so damage to it is seen at once. badger takes the block for
-// the end of the table, and so the entry for missing.
-func TestATableThatIsDamagedLaterIsNotRead(t *testing.T) {
-	dir := tabled(t)
-	store := open(t, dir)
-	defer func() {
-		if err := store.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	table := only(t, dir, "*.sst")
-	raw, err := os.ReadFile(table)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := os.OpenFile(table, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = file.WriteAt([]byte{0}, int64(dataOf(100)(raw)))
-	if err := errors.Join(err, file.Close()); err != nil {
-		t.Fatal(err)
-	}
-	var log raft.Log
-	if err := store.GetLog(100, &log); err == nil {
-		t.Error("GetLog = nil, want an error")
-	}
-}
-
 // badger leaves two goroutines behind when it can't open its files. The process
 // ends then, so they do no harm; but this test needs a process of its own.
 func TestADamagedTableIsAnErrorWhenOpening(t *testing.T) {

@@ -1,9 +1,8 @@
 package badger
 
 import (
+	"math"
 	"time"
-
-	"github.com/dgraph-io/badger/v4"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
@@ -21,7 +20,8 @@ const (
 // fillerKey is written again and again to fill a memtable; it is never read.
 var fillerKey = []byte{'f'}
 
-// housekeep frees the disk space of removed entries until Close stops it.
+// housekeep frees the disk space of removed entries, and looks after the stable values,
+// until Close stops it.
 //
 // badger merges tables only when they pile up, and tombstones alone never make them
 // do so: after a large log was cut to a short one, all of it would stay on disk until
@@ -35,6 +35,9 @@ func (s *store) housekeep(interval time.Duration) {
 		case <-s.stop:
 			return
 		case <-ticker.C:
+		}
+		if err := s.rewriteLost(); err != nil {
+			s.logger.Warn("look whether the stable state is stored", "error", err)
 		}
 		var err error
 		switch {
@@ -61,10 +64,7 @@ func (s *store) mostlyRemoved() bool {
 		keys += int64(table.KeyCount)
 		bytes += int64(table.OnDiskSize)
 	}
-	var live int64
-	if first := s.first.Load(); first != 0 {
-		live = int64(s.last.Load() - first + 1)
-	}
+	live := int64(s.indexes.Load().count(0, math.MaxUint64))
 	// The last condition keeps a log whose entries have many parts, or that is empty,
 	// from being rewritten again and again.
 	return bytes > smallTables && keys > 2*live && 4*s.removed.Load() > keys
@@ -97,5 +97,5 @@ func (s *store) put(key, value []byte) error {
 	if err := logstore.CheckRoom(s.path, 0, writeRoom); err != nil {
 		return err
 	}
-	return s.db.Update(func(tx *badger.Txn) error { return tx.Set(key, value) })
+	return s.set(key, value)
 }

@@ -51,9 +51,11 @@ func Inspect(dir string, logger *slog.Logger) (_ logstore.Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (%s)", ErrDamagedTables, strings.ReplaceAll(err.Error(), folder, path))
 	}
-	s := &store{db: db, path: folder, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
+	s, err := newStore(db, folder, logger)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	close(s.stopped) // no housekeeping goroutine runs
-	s.findBounds()
 	return logstore.ReadOnly(&inspected{store: s, folder: folder}), nil
 }
 

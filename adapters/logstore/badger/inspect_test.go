@@ -74,11 +74,18 @@ func TestInspectShowsWhatAnInstanceWouldFind(t *testing.T) {
 	wantNothingLeft(t)
 }
 
-// tabled returns a directory with a log that is in tables, as after an orderly stop.
+// candidate is for whom there is a vote in a directory that tabled returns.
+const candidate = "10.0.0.7:8008"
+
+// tabled returns a directory with a log, a term and a vote that are in a table, as after an
+// orderly stop.
 func tabled(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	store := open(t, dir)
+	if err := errors.Join(store.SetUint64(logstore.TermKey, 7), store.Set(logstore.VoteCandidateKey, []byte(candidate))); err != nil {
+		t.Fatal(err)
+	}
 	for index := uint64(1); index <= 200; index++ {
 		if err := store.StoreLog(&raft.Log{Index: index, Term: 1, Data: bytes.Repeat([]byte{byte(index)}, 300)}); err != nil {
 			t.Fatal(err)

@@ -14,22 +14,41 @@ import (
 const deleteBatch = 2048
 
 func (s *store) GetLog(index uint64, log *raft.Log) error {
-	err := s.During(func() error {
-		// One transaction sees one state, so head and parts belong together even
-		// while the entry is being replaced.
-		return s.db.View(func(tx *badger.Txn) error {
-			found, err := readEntry(tx, index)
-			if err != nil {
-				return err
-			}
-			*log = found
-			return nil
-		})
+	return s.During(func() error {
+		if !s.indexes.Load().has(index) {
+			return raft.ErrLogNotFound
+		}
+		err := s.read(index, log)
+		if !errors.Is(err, badger.ErrKeyNotFound) {
+			return err
+		}
+		// It was removed meanwhile, and maybe stored again; or badger can't read it. Nobody
+		// writes as long as writeMu is held.
+		s.writeMu.Lock()
+		defer s.writeMu.Unlock()
+		if !s.indexes.Load().has(index) {
+			return raft.ErrLogNotFound
+		}
+		err = s.read(index, log)
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return fmt.Errorf("%w: index %d: it is lost", errEntry, index)
+		}
+		return err
 	})
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return raft.ErrLogNotFound
-	}
-	return err
+}
+
+// read reads an entry into log, or returns badger.ErrKeyNotFound.
+func (s *store) read(index uint64, log *raft.Log) error {
+	// One transaction sees one state, so head and parts belong together even while the
+	// entry is being replaced.
+	return s.db.View(func(tx *badger.Txn) error {
+		found, err := readEntry(tx, index)
+		if err != nil {
+			return err
+		}
+		*log = found
+		return nil
+	})
 }
 
 func readEntry(tx *badger.Txn, index uint64) (raft.Log, error) {
@@ -85,11 +104,11 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 }
 
 // batch writes a sequence of transactions. It has the transaction that is being filled,
-// and the indexes with which all of them extend the bounds of the log once they are durable.
+// and the indexes of the heads so far, in the order in which they were added.
 type batch struct {
-	store     *store
-	tx        *badger.Txn
-	low, high uint64 // of the heads so far; 0 when there is none
+	store *store
+	tx    *badger.Txn
+	heads []indexRange
 }
 
 func (b *batch) add(log *raft.Log) error {
@@ -113,10 +132,7 @@ func (b *batch) add(log *raft.Log) error {
 	if err := b.set(headKey(log.Index), encodeHead(log, generation, begin)); err != nil {
 		return err
 	}
-	if b.low == 0 || log.Index < b.low {
-		b.low = log.Index
-	}
-	b.high = max(b.high, log.Index)
+	b.heads = appended(b.heads, log.Index)
 	return nil
 }
 
@@ -148,21 +164,16 @@ func (b *batch) set(key, value []byte) error {
 	return b.tx.Set(key, value)
 }
 
-// commit makes the transaction durable, and then updates the bounds of the log.
+// commit makes the transaction durable, and then adds to the indexes of the log.
 func (b *batch) commit() error {
 	if err := b.tx.Commit(); err != nil {
 		return err
 	}
-	if b.low == 0 {
-		return nil
+	stored := *b.store.indexes.Load()
+	for _, heads := range b.heads {
+		stored = stored.with(heads)
 	}
-	first, last := b.store.first.Load(), b.store.last.Load()
-	// The last index comes first: a reader between the two stores then never sees a first
-	// index beyond the last.
-	b.store.last.Store(max(last, b.high))
-	if first == 0 || b.low < first {
-		b.store.first.Store(b.low)
-	}
+	b.store.indexes.Store(&stored)
 	return nil
 }
 
@@ -170,20 +181,33 @@ func (b *batch) commit() error {
 // direction that leaves no hole if it stops in the middle.
 func (s *store) DeleteRange(min, max uint64) error {
 	return s.writing(func() error {
-		first, last := s.first.Load(), s.last.Load()
-		if first == 0 || min > max || max < first || min > last {
+		stored := *s.indexes.Load()
+		lost := stored.count(min, max)
+		if lost == 0 {
 			return nil
 		}
-		fromEnd := max >= last && min > first
+		fromEnd := max >= stored.last() && min > stored.first()
+		// Before it is durable, so that no reader waits in GetLog for what is being removed.
+		left := stored.without(min, max)
+		s.indexes.Store(&left)
 		for done := false; !done; {
 			var keys [][]byte
 			keys, done = s.keysToDelete(min, max, fromEnd)
 			if err := s.deleteKeys(keys); err != nil {
-				s.findBounds()
+				s.findIndexes()
 				return fmt.Errorf("delete log entries %d to %d: %w", min, max, err)
 			}
+			for _, key := range keys {
+				if isHead(key) && lost > 0 {
+					lost--
+				}
+			}
 		}
-		s.boundsWithout(min, max)
+		if lost > 0 {
+			// What is not removed would be back after the next start.
+			s.indexes.Store(&stored)
+			return fmt.Errorf("%w: index %d to %d: %d of them are lost", errEntry, min, max, lost)
+		}
 		return nil
 	})
 }
@@ -230,52 +254,19 @@ func (s *store) deleteKeys(keys [][]byte) error {
 	return err
 }
 
-// boundsWithout updates the bounds after a deletion. It searches from the edges of the
-// deleted range: a search from an end of the tree would step over everything deleted.
-func (s *store) boundsWithout(min, max uint64) {
-	first, last := s.first.Load(), s.last.Load()
-	if min <= first {
-		first = 0
-		if max < last {
-			first = s.seekHead(max+1, false)
-		}
-	}
-	if max >= last {
-		last = 0
-		if first != 0 {
-			last = s.seekHead(min-1, true)
-		}
-	}
-	s.setBounds(first, last)
-}
-
-// findBounds sets the bounds by searching the tree from both of its ends.
-func (s *store) findBounds() {
-	s.setBounds(s.seekHead(0, false), s.seekHead(math.MaxUint64, true))
-}
-
-func (s *store) setBounds(first, last uint64) {
-	s.first.Store(first)
-	s.last.Store(last)
-}
-
-// seekHead returns the index of the nearest entry at or after index, or at or
-// before it if backwards; 0 if there is none.
-func (s *store) seekHead(index uint64, backwards bool) uint64 {
+// findIndexes finds the indexes of all entries in the tree.
+func (s *store) findIndexes() {
 	tx := s.db.NewTransaction(false)
 	defer tx.Discard()
-	cursor := tx.NewIterator(keysOnly(backwards))
+	cursor := tx.NewIterator(keysOnly(false))
 	defer cursor.Close()
-	seek := headKey(index)
-	if backwards {
-		seek = partKey(index, math.MaxUint32, math.MaxUint32)
-	}
-	for cursor.Seek(seek); cursor.Valid(); cursor.Next() {
+	var stored indexes
+	for cursor.Rewind(); cursor.Valid(); cursor.Next() {
 		if key := cursor.Item().Key(); isHead(key) {
-			return indexOf(key)
+			stored = appended(stored, indexOf(key))
 		}
 	}
-	return 0
+	s.indexes.Store(&stored)
 }
 
 func keysOnly(backwards bool) badger.IteratorOptions {

@@ -19,7 +19,10 @@ func TestALargerMemtableOfAnEarlierBuildIsRecovered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	earlier := &store{db: db, path: path, logger: slog.New(slog.DiscardHandler), stop: make(chan struct{}), stopped: make(chan struct{})}
+	earlier, err := newStore(db, path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
 	close(earlier.stopped)
 	const last = 60
 	for index := uint64(1); index <= last; index++ {
