@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
 
 // An operator may make the directory for an instance, in a folder that is none of its business.
@@ -32,6 +33,25 @@ func TestClaimOfADirectoryInAFolderThatIsClosed(t *testing.T) {
 			})
 		})
 	}
+}
+
+// AppArmor lets access(2) pass and open(2) fail, as it is here: access(2) asks for the user who
+// runs the test.
+func TestClaimOfADirectoryInAFolderThatRootMayNotOpen(t *testing.T) {
+	above := filepath.Join(t.TempDir(), "above")
+	path := filepath.Join(above, "raft")
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	logstoretest.Unlisted(t, above, func() {
+		directory, err := logstore.Claim(path, owner)
+		if err != nil {
+			t.Fatalf("Claim: %v", err)
+		}
+		if err := directory.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // asNobody runs do, in this goroutine, as a user who has path, and has only the permissions

@@ -158,7 +158,8 @@ func syncAbove(path string) error {
 	if syscall.Access(parent, reading|writing) != nil {
 		return nil
 	}
-	if err := SyncDir(parent); !errors.Is(err, syscall.EINVAL) {
+	// Access does not ask every security module: AppArmor only forbids to open.
+	if err := SyncDir(parent); !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
@@ -35,27 +36,29 @@ func TestAFileNameIsMadeDurableBeforeItIsUsed(t *testing.T) {
 	if err := directory.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for name, unsynced := range map[string]string{
-		// A backend that keeps nothing syncs nothing, and the notes beside it count.
-		"a claim on what lies in the directory": path,
-		"a claim on the directory":              filepath.Dir(path),
-	} {
-		t.Run(name, func(t *testing.T) {
-			if unsynced != path && os.Geteuid() != 0 {
-				t.Skip("skipped: a folder that its user may not list is not synced; root may, and the file system still refuses")
+	// A backend that keeps nothing syncs nothing, and the notes beside it count.
+	t.Run("a claim on what lies in the directory", func(t *testing.T) {
+		logstoretest.Unlisted(t, path, func() {
+			directory, err := logstore.Claim(path, owner)
+			if err == nil {
+				_ = directory.Close()
 			}
-			logstoretest.Unlisted(t, unsynced, func() {
-				directory, err := logstore.Claim(path, owner)
-				if err == nil {
-					_ = directory.Close()
-				}
-				if !errors.Is(err, fs.ErrPermission) {
-					t.Errorf("Claim: %v", err)
-				}
-			})
-			claim(t, path)
+			if !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("Claim: %v", err)
+			}
 		})
-	}
+		claim(t, path)
+	})
+	t.Run("a claim on the directory", func(t *testing.T) {
+		unopened := withoutFiles(t, func() error {
+			_, err := logstore.Claim(path, owner)
+			return err
+		})
+		if above := filepath.Dir(path); unopened != above {
+			t.Errorf("Claim opens %q first, want %q, to sync it", unopened, above)
+		}
+		claim(t, path)
+	})
 	t.Run("the name of a directory that a claim makes", func(t *testing.T) {
 		above := t.TempDir()
 		parent := filepath.Join(above, "parent")
@@ -92,6 +95,30 @@ func TestAFileNameIsMadeDurableBeforeItIsUsed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// withoutFiles calls do while no file can be opened, and returns the path of the first one
+// that do tries to open.
+func withoutFiles(t *testing.T, do func() error) string {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 0
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	err := do()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	refused, is := errors.AsType[*fs.PathError](err)
+	if !is || !errors.Is(err, syscall.EMFILE) {
+		t.Fatalf("without files: %v, want EMFILE for a path", err)
+	}
+	return refused.Path
 }
 
 // A note such as the quarantine must not be there after it was dropped, or be missing after
