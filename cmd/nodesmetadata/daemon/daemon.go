@@ -106,7 +106,9 @@ func New(chosen config.Config, logs io.Writer) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	chosen = keepBackend(chosen)
+	if chosen, err = keepBackend(chosen); err != nil {
+		return nil, err
+	}
 	d := &Daemon{config: chosen, failed: make(chan error, 1)}
 	d.app = fx.New(
 		graph(chosen, logs, d.fail),
@@ -190,17 +192,21 @@ func (d *Daemon) run(ctx context.Context) int {
 }
 
 // keepBackend chooses the backend that wrote the directory, unless the operator gave one: an
-// instance must not fail to start because a later build has another default.
-func keepBackend(c config.Config) config.Config {
-	if c.StorageBackendGiven {
-		return c
+// instance must not fail to start because a later build has another default. Of a directory
+// of a backend that this build lacks it can make nothing, nor convert it.
+func keepBackend(c config.Config) (config.Config, error) {
+	wrote, found := logstore.WrittenBy(c.RaftDir)
+	if !found {
+		return c, nil
 	}
-	if wrote, found := logstore.WrittenBy(c.RaftDir); found {
-		if _, err := backends.Named(wrote); err == nil {
-			c.StorageBackend = wrote
-		}
+	if _, err := backends.Named(wrote); err != nil {
+		return c, fmt.Errorf("%w, which this build lacks: %s: %w: start the instance, or convert the directory, with a build that has that one",
+			logstore.ErrOtherBackend, c.RaftDir, err)
 	}
-	return c
+	if !c.StorageBackendGiven {
+		c.StorageBackend = wrote
+	}
+	return c, nil
 }
 
 // greet logs what an operator would ask first, and warns of what may surprise.

@@ -175,6 +175,34 @@ func TestADirectoryRemembersItsBackend(t *testing.T) {
 	}
 }
 
+// Such a directory can't be converted either.
+func TestADirectoryOfABackendThatThisBuildLacks(t *testing.T) {
+	for name, given := range map[string][]string{"without a backend": nil, "with a backend": {"--storage_backend=bolt"}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			start(t, "--raft_dir="+dir).stop()
+			path := filepath.Join(dir, "instance.json")
+			manifest, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			manifest = bytes.ReplaceAll(manifest, []byte(`"wal"`), []byte(`"future"`))
+			if err := os.WriteFile(path, manifest, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err = daemon.New(chosen(t, append(given, "--raft_dir="+dir)...), io.Discard)
+			if err == nil {
+				t.Fatal("New = nil, want an error")
+			}
+			for _, word := range []string{dir, "written by another storage backend, which this build lacks", `"future" is none of bolt, `, "with a build that has that one"} {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("error = %v, want it to mention %q", err, word)
+				}
+			}
+		})
+	}
+}
+
 func TestAnInstanceThatCannotGoOnStopsWithAStatus(t *testing.T) {
 	d, err := daemon.New(chosen(t, "--bootstrap_raft_cluster"), io.Discard)
 	if err != nil {
