@@ -61,6 +61,23 @@ var nemeses = []nemesis{
 		f.pass(outage)
 		f.resume(follower)
 	}},
+	{name: "pauses of the leader, whoever leads", cluster: three, strike: func(f *field) {
+		for range 8 {
+			leader := f.Leader()
+			f.pause(leader)
+			f.pass(time.Duration(f.random.Int64N(int64(outage))))
+			f.resume(leader)
+		}
+	}},
+	{name: "pause of all", cluster: three, strike: func(f *field) {
+		for _, i := range f.Instances {
+			f.pause(i)
+		}
+		f.pass(outage)
+		for _, n := range f.random.Perm(len(f.Instances)) {
+			f.resume(f.Instances[n])
+		}
+	}},
 	{name: "slow follower", cluster: three, aside: true, strike: func(f *field) {
 		follower := f.follower()
 		for range 15 {
@@ -136,6 +153,19 @@ var nemeses = []nemesis{
 		follower := f.follower()
 		f.remove(follower)
 		f.addAgain(follower)
+	}},
+	{name: "follower comes back without its data", cluster: three, strike: func(f *field) {
+		follower := f.follower()
+		f.kill(follower)
+		follower.Wipe()
+		f.restart(follower)
+	}},
+	{name: "leader comes back without its data", cluster: three, elects: true, strike: func(f *field) {
+		leader := f.Leader()
+		f.kill(leader)
+		leader.Wipe()
+		f.Successor(leader)
+		f.restart(leader)
 	}},
 	{name: "follower demoted and promoted", cluster: three, aside: true, strike: func(f *field) {
 		follower := f.follower()
