@@ -94,8 +94,8 @@ func TestAnInstanceThatLagsIsNoVoterYet(t *testing.T) {
 	leader.eventually(t, "done with the promotion", noPromotions)
 }
 
-// addUntilStaged adds a voter, cancels the call when wanted is a nonvoter at its address,
-// and returns the error.
+// addUntilStaged adds a voter, cancels the call when it is committed that wanted is a
+// nonvoter at its address, and returns the error.
 func addUntilStaged(t *testing.T, c *app.Cluster, leader *instance, wanted domain.Instance) error {
 	t.Helper()
 	ctx, giveUp := context.WithCancel(t.Context())
@@ -105,7 +105,7 @@ func addUntilStaged(t *testing.T, c *app.Cluster, leader *instance, wanted domai
 		answer <- err
 	}()
 	leader.eventually(t, "aware of the nonvoter at its address", func(s ports.LocalState) bool {
-		now, _ := s.Roster.Find(wanted.ID)
+		now, _ := s.LastCommitted().Roster.Find(wanted.ID)
 		return now.RaftAddress == wanted.RaftAddress && now.Suffrage == domain.Nonvoter
 	})
 	giveUp()
