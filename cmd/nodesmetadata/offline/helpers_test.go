@@ -67,11 +67,12 @@ type instance struct {
 	closed bool
 }
 
-// start starts an instance with the short timeouts of a test, and args.
+// start starts an instance that makes many snapshots, with args. Its timeouts are long, as no
+// test here expects an election among several instances.
 func start(t *testing.T, dir, id, backend string, args ...string) *instance {
 	t.Helper()
 	args = append([]string{"--raft_id=" + id, "--raft_dir=" + dir, "--storage_backend=" + backend, "--raft_bind_address=127.0.0.1:0",
-		"--application_bind_address=127.0.0.1:0", "--raft_snapshot_threshold=30", "--raft_snapshot_interval=20ms", "--raft_trailing_logs=40"}, args...)
+		"--application_bind_address=127.0.0.1:0", "--raft_heartbeat_timeout=1s", "--raft_election_timeout=1s", "--raft_snapshot_threshold=30", "--raft_snapshot_interval=20ms", "--raft_trailing_logs=40"}, args...)
 	chosen, err := config.Load(args, nil)
 	if err != nil {
 		t.Fatal(err)
