@@ -93,7 +93,7 @@ var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, T
 // call sends a request to the application API. The status is 0 if there is no answer.
 func (i *instance) call(method, path, body string) (int, string) {
 	i.Helper()
-	url := "http://" + i.Config().ApplicationAdvertisedAddress + path
+	url := "http://" + i.Config().ApplicationBindAddress + path
 	request, err := http.NewRequestWithContext(i.Context(), method, url, strings.NewReader(body))
 	if err != nil {
 		i.Fatal(err)
@@ -243,6 +243,40 @@ func TestAnInstanceThatIsAloneSaysThatItHasMoved(t *testing.T) {
 	if strings.Contains(joins.logs.String(), words) {
 		t.Error("an instance that asks to be moved still warns that it has moved")
 	}
+}
+
+// Behind a translation of addresses, an instance does not listen where others look for it.
+func TestAnInstanceTellsWhereOthersFindIt(t *testing.T) {
+	advertised := []string{"--raft_advertised_address=raft.example:1", "--application_advertised_address=app.example:2"}
+	i := start(t, append(advertised, "--bootstrap_raft_cluster")...)
+	i.awaitReady()
+	version := fmt.Sprintf(`"version":%q`, daemon.Version())
+	for path, want := range map[string][]string{
+		"/raft/metadata": {`"raftAddress":"raft.example:1"`, `"applicationAddress":"app.example:2"`, `"reachable":true`, version},
+		"/version":       {version},
+	} {
+		_, answer := i.call(http.MethodGet, path, "")
+		for _, part := range want {
+			if !strings.Contains(answer, part) {
+				t.Errorf("answer to GET %s = %s, want it to contain %s", path, answer, part)
+			}
+		}
+	}
+	joins := start(t, append(advertised, "--join=app.example:2,127.0.0.1:1")...)
+	_, answer := joins.call(http.MethodGet, "/readyz", "")
+	if !strings.Contains(answer, "it asks to be added") || strings.Contains(answer, "app.example") {
+		t.Errorf("readyz = %s, want that the instance asks, and not itself", answer)
+	}
+	port, err := daemon.FreePort("127.0.0.1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	member := start(t, "--raft_id=n2", "--raft_bind_address=127.0.0.1:"+port, "--raft_advertised_address=localhost:"+port,
+		"--join="+i.Config().ApplicationBindAddress)
+	member.await("joined as localhost", func() bool {
+		_, answer := i.call(http.MethodGet, "/raft/metadata", "")
+		return strings.Contains(answer, `"raftAddress":"localhost:`+port+`"`)
+	})
 }
 
 func TestWhatTheLogSays(t *testing.T) {
