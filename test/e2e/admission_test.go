@@ -71,7 +71,7 @@ func TestATypoInAnAddressDoesNotCostTheMajority(t *testing.T) {
 		}
 		// A restart does not need the unreachable nonvoter either.
 		alone.Kill()
-		alone.Restart()
+		alone.Start()
 		alone.AwaitReady()
 		put(t, alone.Client, "after-a-crash")
 		awaitSuffrage(t, alone.Client, "n2", "nonvoter", false)
@@ -130,7 +130,7 @@ func TestClustersBootstrappedApartStayApart(t *testing.T) {
 		goOn("forced")
 		for _, i := range c.Instances {
 			i.Stop()
-			i.Restart()
+			i.Start()
 			i.AwaitReady()
 		}
 		goOn("restarted")
@@ -236,7 +236,7 @@ func TestAnInstanceMovesByJoining(t *testing.T) {
 		other := slices.DeleteFunc(c.Followers(), func(i *harness.Instance) bool { return i == moving })[0]
 		other.Kill()
 		put(t, moving.Client, "counted")
-		other.Restart()
+		other.Start()
 		other.AwaitReady()
 
 		// The leader can move as well. It no longer leads when it is back.
@@ -311,7 +311,7 @@ func TestTheLeaderDiesWhileAnInstanceJoins(t *testing.T) {
 			last.AwaitReady()
 			awaitSuffrage(t, last.Client, last.ID, "voter", true)
 			put(t, last.Client, "b")
-			leader.Restart()
+			leader.Start()
 			leader.AwaitReady()
 			c.Instances = append(c.Instances, last)
 			checkMembers(t, c)

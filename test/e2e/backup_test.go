@@ -263,7 +263,7 @@ func TestARestoreOfAKilledLeaderIsAllOrNothing(t *testing.T) {
 			})
 			leader.Kill()
 			err := <-result
-			leader.Restart()
+			leader.Start()
 			after := mustBeAlike(t, c)
 			switch {
 			case after.Revision == before.Revision:

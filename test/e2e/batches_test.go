@@ -25,7 +25,7 @@ func TestBatchesAreSeenWholeOrNotAtAll(t *testing.T) {
 			leader := c.Leader()
 			leader.Kill()
 			h.awaitMore(t, moreBatches)
-			leader.Restart()
+			leader.Start()
 			leader.AwaitReady()
 		}
 		h.awaitMore(t, moreBatches)

@@ -40,7 +40,7 @@ func TestAKilledLeaderIsReplaced(t *testing.T) {
 			t.Errorf("registry has %d nodes at revision %d, want %d at %d", len(after.Nodes), after.Revision, len(before.Nodes)+1, before.Revision+1)
 		}
 
-		leader.Restart()
+		leader.Start()
 		leader.AwaitReady()
 		awaitRevision(t, leader, after.Revision)
 		put(t, leader.Client, "through-the-restarted-one")
@@ -80,7 +80,7 @@ func TestNothingAcknowledgedIsLostWhenAllAreKilled(t *testing.T) {
 				i.AwaitExit()
 			}
 			for _, i := range c.Instances {
-				i.Restart()
+				i.Start()
 			}
 			c.AwaitReady()
 		}
@@ -101,14 +101,14 @@ func TestAStreamMissesNothing(t *testing.T) {
 		killed := c.Leader()
 		killed.Kill()
 		load.awaitMore(t, 50)
-		killed.Restart()
+		killed.Start()
 		killed.AwaitReady()
 		load.awaitMore(t, 50)
 
 		stopped := c.Leader()
 		stopped.Stop()
 		load.awaitMore(t, 50)
-		stopped.Restart()
+		stopped.Start()
 		stopped.AwaitReady()
 		load.awaitMore(t, 50)
 		load.end()

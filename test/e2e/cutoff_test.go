@@ -30,7 +30,7 @@ func checkHandOver(t *testing.T, c *harness.Cluster) {
 			t.Errorf("a subscriber used %d streams and %d snapshots while leadership was handed over, want 1 of each", opened, snapshots)
 		}
 	}
-	leader.Restart()
+	leader.Start()
 	c.AwaitReady()
 }
 
@@ -151,7 +151,7 @@ func checkNotCaughtUp(t *testing.T, c *harness.Cluster) {
 	for _, i := range c.Instances {
 		i.Kill()
 	}
-	one.Restart()
+	one.Start()
 	answer, err := one.With(stale).Do(t.Context(), http.MethodGet, "/nodes", nil)
 	if problem := problemOf(t, err); problem.Status != http.StatusServiceUnavailable || problem.Code != "not_caught_up" || answer.Header.Get("Retry-After") != "1" {
 		t.Errorf("a stale list of an instance started without a leader = %v, want 503 not_caught_up with Retry-After: 1", problem)
@@ -160,7 +160,7 @@ func checkNotCaughtUp(t *testing.T, c *harness.Cluster) {
 		t.Errorf("a stale read of a node of an instance started without a leader: error = %v, want 503", err)
 	}
 	for _, i := range others(c, one) {
-		i.Restart()
+		i.Start()
 	}
 	c.AwaitReady()
 	sameRegistry(t, "the registry after all instances were killed", list(t, one.With(stale)), before)

@@ -120,7 +120,7 @@ func TestALeaderWhoseDirectoryIsRemovedIsReplaced(t *testing.T) {
 			t.Errorf(`readiness of the former leader = %+v, %v, want not ready because its directory "was removed"`, ready, err)
 		}
 		leader.Kill() // badger could not be closed cleanly
-		leader.Restart()
+		leader.Start()
 		c.AwaitReady()
 		awaitSuffrage(t, successor.Client, leader.ID, "voter", true)
 		checkDense(t, leader.Client)

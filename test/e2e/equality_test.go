@@ -139,13 +139,13 @@ func TestAllInstancesHoldTheSameState(t *testing.T) {
 		leader := c.Leader()
 		leader.Kill()
 		w.awaitMore(t, 150)
-		leader.Restart()
+		leader.Start()
 		leader.AwaitReady()
 		comeBackEmpty(t, c, w)
 		for _, i := range c.Followers() {
 			i.Stop()
 			w.awaitMore(t, 60)
-			i.Restart()
+			i.Start()
 			i.AwaitReady()
 		}
 		w.awaitMore(t, 150)
@@ -173,7 +173,7 @@ func comeBackEmpty(t *testing.T, c *harness.Cluster, w *randomLoad) {
 	w.awaitMore(t, 100)
 	awaitLog(t, c.Leader(), `msg="compacting logs"`) // so that the log no longer has its first entries
 	i.Wipe()
-	i.Restart()
+	i.Start()
 	if err := c.Leader().RaftAdd(t.Context(), i.Member()); err != nil {
 		t.Fatal(err)
 	}

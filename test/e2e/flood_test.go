@@ -96,7 +96,7 @@ func TestClientsLeaveFileDescriptorsForTheLog(t *testing.T) {
 	}
 	follower := c.Followers()[0]
 	follower.Kill()
-	follower.Restart()
+	follower.Start()
 	follower.AwaitReady()
 	if now := metadata(t, follower.With("redirect=false")); now.LeaderNodeID != leader.ID {
 		t.Errorf("leader = %s, want %s as before", now.LeaderNodeID, leader.ID)

@@ -63,7 +63,7 @@ func TestInstancesJoin(t *testing.T) {
 				put(t, n3.Client, "a")
 
 				n3.Kill()
-				n3.Restart()
+				n3.Start()
 				n3.AwaitReady()
 				if strings.Contains(n3.LastLog(), "asked to join") {
 					t.Error("a member asked to join again")
@@ -131,7 +131,7 @@ func TestAnInstanceWaitsToBeAdded(t *testing.T) {
 		}
 		// The instance may be killed and restarted meanwhile.
 		second.Kill()
-		second.Restart()
+		second.Start()
 
 		for range 2 { // the second time changes nothing
 			if err := first.RaftAdd(t.Context(), second.Member()); err != nil {
@@ -145,7 +145,7 @@ func TestAnInstanceWaitsToBeAdded(t *testing.T) {
 		}
 
 		first.Stop()
-		first.Restart()
+		first.Start()
 		awaitLog(t, first, "bootstrapping changes nothing")
 		c.AwaitReady()
 		checkMembers(t, c)

@@ -36,7 +36,7 @@ func TestNoNodeExpiresWhenTheLeaderFails(t *testing.T) {
 		{"killed", func(leader *harness.Instance) {
 			leader.Kill()
 			pass(t, outlived)
-			leader.Restart()
+			leader.Start()
 		}},
 		{"paused", func(leader *harness.Instance) {
 			leader.Pause()
@@ -55,7 +55,7 @@ func TestNoNodeExpiresWhenTheLeaderFails(t *testing.T) {
 		{"stopped", func(leader *harness.Instance) {
 			leader.Stop()
 			pass(t, outlived)
-			leader.Restart()
+			leader.Start()
 		}},
 	}
 	for _, d := range disturbances {

@@ -29,7 +29,7 @@ func TestIPv6(t *testing.T) {
 			_, err := c.Running()[0].Put(t.Context(), harness.NewNode("after"))
 			return err
 		})
-		leader.Restart()
+		leader.Start()
 		leader.AwaitReady()
 		checkDense(t, leader.Client)
 	})
@@ -244,7 +244,7 @@ func TestAStreamOfMetadataReportsMembershipChanges(t *testing.T) {
 		}
 		follower.Kill()
 		expect("instance_unreachable", follower)
-		follower.Restart()
+		follower.Start()
 		expect("instance_reachable", follower)
 		follower.AwaitReady()
 		if err := leader.RaftRemove(t.Context(), follower.ID); err != nil {

@@ -70,7 +70,7 @@ func TestAClusterIsRecoveredAfterItsMajorityIsLost(t *testing.T) {
 		}
 
 		left.Flags = append(left.Flags, "--storage_backend="+other)
-		left.Restart()
+		left.Start()
 		left.AwaitReady()
 		sameRegistry(t, "the registry of the recovered instance", list(t, left.Client), want)
 		put(t, left.Client, "later")
@@ -80,7 +80,7 @@ func TestAClusterIsRecoveredAfterItsMajorityIsLost(t *testing.T) {
 		want = list(t, left.Client)
 		put(t, fresh.Client, "last")
 		left.Stop()
-		left.Restart()
+		left.Start()
 		left.AwaitReady()
 		fresh.AwaitReady()
 		if got := list(t, fresh.Client); got.Revision != want.Revision+1 {

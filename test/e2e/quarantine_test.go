@@ -48,7 +48,7 @@ func TestAVoterThatLostItsDiskGrantsNoVote(t *testing.T) {
 			}
 		}
 
-		leader.Restart()
+		leader.Start()
 		c.AwaitReady()
 		checkMembers(t, c)
 		for _, i := range c.Instances {
@@ -79,7 +79,7 @@ func TestAnInstanceWithMemoryStorageRejoinsByItself(t *testing.T) {
 				put(t, c.Leader().Client, fmt.Sprintf("n%d", n))
 				change(c, i)
 				i.Kill()
-				i.Restart()
+				i.Start()
 				c.AwaitReady()
 				checkMembers(t, c)
 				checkDense(t, i.Client)

@@ -46,7 +46,7 @@ func TestAVoterWithoutDataDoesNotCountAtFirst(t *testing.T) {
 	leader, blank, other := c.Leader(), c.Followers()[0], c.Followers()[1]
 	blank.Kill()
 	remove(t, blank, "")
-	blank.Restart()
+	blank.Start()
 	harness.Eventually(t, "the other voter is no longer needed", func() error {
 		err := leader.RaftRemove(t.Context(), other.ID)
 		if err != nil {

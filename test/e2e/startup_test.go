@@ -132,7 +132,7 @@ func TestADirectoryOrPortOfAnotherInstanceIsRefused(t *testing.T) {
 			args(here, "--raft_id="+i.ID, "--storage_backend="+other)...)
 		refused("another raft id", `"other"`, `"`+i.ID+`"`)(
 			args(here, "--raft_id=other", "--storage_backend="+backend)...)
-		i.Restart()
+		i.Start()
 		i.AwaitReady()
 		if _, err := i.Get(t.Context(), "a"); err != nil {
 			t.Errorf("read after the directory was refused to others: %v", err)

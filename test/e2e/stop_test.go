@@ -37,7 +37,7 @@ func TestALeaderHandsOverWhenItIsStopped(t *testing.T) {
 			if !strings.Contains(leader.LastLog(), "leadership was handed over") {
 				t.Errorf("the leader did not hand over:\n%s", leader.LastLog())
 			}
-			leader.Restart()
+			leader.Start()
 			leader.AwaitReady()
 		}
 		checkDense(t, c.Instances[0].Client)
@@ -118,7 +118,7 @@ func TestALeaderStandsDownWhenItsFollowersStop(t *testing.T) {
 		// The instance stops cleanly even without a majority.
 		leader.Stop()
 		for _, i := range c.Instances {
-			i.Restart()
+			i.Start()
 		}
 		c.AwaitReady()
 		if _, err := c.Instances[1].Get(t.Context(), "a"); err != nil {
@@ -169,7 +169,7 @@ func TestASecondSignalStopsAtOnce(t *testing.T) {
 		if took := time.Since(began); took > 2*time.Second {
 			t.Errorf("the second signal took %v, want at most 2s", took)
 		}
-		i.Restart()
+		i.Start()
 		i.AwaitReady()
 	})
 }
@@ -250,7 +250,7 @@ func TestALeaderIsReplacedWithinASecond(t *testing.T) {
 			leader := c.Leader()
 			gap := gapOf(t, c, leader, leader.Kill)
 			times = append(times, gap.Round(time.Millisecond))
-			leader.Restart()
+			leader.Start()
 			c.AwaitReady()
 		}
 		t.Logf("from the kill to the first acknowledged write: %v, median %v", times, median(times))

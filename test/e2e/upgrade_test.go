@@ -40,7 +40,7 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 			for n, i := range append(others(c, leader), leader) {
 				i.Stop()
 				i.Use(after)
-				i.Restart()
+				i.Start()
 				i.AwaitReady()
 				if n == 0 && test.newLead {
 					if _, err := c.Leader().RaftHandOver(t.Context(), i.ID); err != nil {

@@ -33,7 +33,7 @@ func TestAClusterIsKilledPausedAndStopped(t *testing.T) {
 	}
 	other := c.Leader()
 	put(other, "after-kill")
-	leader.Restart()
+	leader.Start()
 	leader.AwaitReady()
 	other.Pause()
 	harness.Eventually(t, "another leader", func() error {

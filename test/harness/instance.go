@@ -100,7 +100,8 @@ func (i *Instance) Args() []string {
 	}, i.Flags...)
 }
 
-// Start launches the process and waits until its application API answers.
+// Start launches the process, for the first time or again after it has exited, with the same
+// directory, addresses and flags, and waits until its application API answers.
 func (i *Instance) Start() {
 	i.t.Helper()
 	i.Launch()
@@ -227,13 +228,6 @@ func (i *Instance) awaitExit() {
 		i.t.Fatalf("%s has not ended within %v\n%s", i.ID, StopPatience, i.LastLog())
 	}
 	i.Client.forget()
-}
-
-// Restart starts the process again after it has exited, with the same directory,
-// addresses and flags, and waits until its application API answers.
-func (i *Instance) Restart() {
-	i.t.Helper()
-	i.Start()
 }
 
 // Use makes later starts run program.

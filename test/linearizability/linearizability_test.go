@@ -113,7 +113,7 @@ func (l *load) awaitWork(r *history.Round, more int) {
 func (l *load) kill(_ *history.Round, leader *harness.Instance) {
 	leader.Kill()
 	l.cluster.Leader()
-	leader.Restart()
+	leader.Start()
 }
 
 // freeze pauses the leader until another one is elected and has written. Before the
