@@ -2,11 +2,11 @@ package harness
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 )
 
@@ -33,44 +33,42 @@ func (c *Cluster) Heal() {
 	}
 }
 
-// owns reports whether a process has a TCP socket with the given local port.
-func owns(pid, port int) bool {
-	sockets, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is valid
-	inodes := inodesOf(port)
-	for _, path := range sockets {
-		if target, err := os.Readlink(path); err == nil && inodes[target] {
-			return true
+// portsOf returns the local TCP ports of a process.
+func portsOf(pid int) map[string]bool {
+	sockets := map[string]bool{}
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is valid
+	for _, path := range files {
+		if target, err := os.Readlink(path); err == nil {
+			sockets[target] = true
 		}
 	}
-	return false
-}
-
-// inodesOf returns the sockets with the given local port, in the form that links in /proc have.
-func inodesOf(port int) map[string]bool {
-	inodes := map[string]bool{}
+	ports := map[string]bool{}
 	for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		table, err := os.Open(path)
 		if err != nil {
 			continue
 		}
 		for lines := bufio.NewScanner(table); lines.Scan(); {
+			if bytes.Contains(lines.Bytes(), timeWait) {
+				continue
+			}
 			// sl, local_address, rem_address, st, queues, tr, retrnsmt, uid, timeout, inode
 			fields := strings.Fields(lines.Text())
-			if len(fields) > 9 && strings.HasSuffix(fields[1], fmt.Sprintf(":%04X", port)) {
-				inodes["socket:["+fields[9]+"]"] = true
+			if len(fields) > 9 && sockets["socket:["+fields[9]+"]"] {
+				_, port, _ := strings.Cut(fields[1], ":")
+				ports[port] = true
 			}
 		}
 		_ = table.Close()
 	}
-	return inodes
+	return ports
 }
 
-// dialledBy reports whether a process owns the other end of conn.
-func dialledBy(pid int, conn net.Conn) bool {
-	_, text, err := net.SplitHostPort(conn.RemoteAddr().String())
-	if err != nil {
-		return false
-	}
-	port, err := strconv.Atoi(text)
-	return err == nil && owns(pid, port)
+// timeWait marks a closed connection in /proc/net/tcp, which belongs to no process. There
+// may be tens of thousands of them.
+var timeWait = []byte(" 06 ")
+
+// farPort returns the port of the other end of conn, as /proc/net/tcp has it.
+func farPort(conn net.Conn) string {
+	return fmt.Sprintf("%04X", conn.RemoteAddr().(*net.TCPAddr).Port)
 }

@@ -2,7 +2,9 @@ package harness
 
 import (
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -92,10 +94,20 @@ func (p *Proxy) Hold(direction Direction) {
 // cutFrom is Cut for the connections of one process, including later ones.
 func (p *Proxy) cutFrom(pid int) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.from = pid
-	for l := range p.links {
-		if dialledBy(pid, l.near) {
+	open := slices.Collect(maps.Keys(p.links))
+	p.mu.Unlock()
+	p.holdThoseFrom(pid, open...)
+}
+
+// holdThoseFrom holds those links that a process has dialled, while that process is cut off.
+// It takes long where the machine has many sockets, so it must not be called with mu held.
+func (p *Proxy) holdThoseFrom(pid int, links ...*link) {
+	ports := portsOf(pid)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range links {
+		if p.from == pid && ports[farPort(l.near)] {
 			l.held = [2]bool{true, true}
 		}
 	}
@@ -157,6 +169,9 @@ func (p *Proxy) accept() {
 		}
 		p.running.Go(func() {
 			defer p.leave(l)
+			if pid := p.cutOff(); pid != 0 {
+				p.holdThoseFrom(pid, l)
+			}
 			p.serve(l)
 		})
 	}
@@ -168,11 +183,15 @@ func (p *Proxy) join(l *link) bool {
 	if p.closed {
 		return false
 	}
-	if p.from != 0 && dialledBy(p.from, l.near) {
-		l.held = [2]bool{true, true}
-	}
 	p.links[l] = struct{}{}
 	return true
+}
+
+// cutOff returns the process whose connections are blocked; 0 if there is none.
+func (p *Proxy) cutOff() (pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.from
 }
 
 func (p *Proxy) leave(l *link) {
