@@ -3,6 +3,7 @@ package consensus
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -99,6 +100,40 @@ func (h harm) replace(path, old, with string) {
 	}
 }
 
+// description is what a snapshot says about itself.
+type description struct {
+	raft.SnapshotMeta
+	CRC []byte
+}
+
+// describe changes a snapshot's description, and gives it a correct checksum.
+func (h harm) describe(which int, change func(*description)) {
+	h.t.Helper()
+	h.rewrite(h.snapshot(which, "meta.json"), change)
+}
+
+func (h harm) rewrite(path string, change func(*description)) {
+	h.t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var d description
+	if err := json.Unmarshal(raw, &d); err != nil {
+		h.t.Fatal(err)
+	}
+	change(&d)
+	raw, err = json.Marshal(d)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	body := bytes.TrimSuffix(raw, []byte("}"))
+	sealed := fmt.Appendf(body, `,"Checksum":"%08x"}`+"\n", crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
+	if err := os.WriteFile(path, sealed, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // ofNewerVersion makes a snapshot look as if a newer build wrote it.
 func (h harm) ofNewerVersion(which int) {
 	h.t.Helper()
@@ -111,16 +146,16 @@ func (h harm) ofNewerVersion(which int) {
 	if err := os.WriteFile(path, state, 0o600); err != nil {
 		h.t.Fatal(err)
 	}
-	sum := crc64.New(stateTable)
+	sum := crc64.New(crc64.MakeTable(crc64.ECMA))
 	sum.Write(state) // never fails
-	h.describe(which, func(f *snapshotDescription) { f.CRC = sum.Sum(nil) })
+	h.describe(which, func(f *description) { f.CRC = sum.Sum(nil) })
 }
 
 // endBefore makes a snapshot claim that it ends one entry earlier.
 func (h harm) endBefore(which int) {
 	h.t.Helper()
 	var named string
-	h.describe(which, func(f *snapshotDescription) {
+	h.describe(which, func(f *description) {
 		f.Index--
 		f.ID = fmt.Sprintf("%d-%d-%d", f.Term, f.Index, time.Now().UnixMilli())
 		named = f.ID

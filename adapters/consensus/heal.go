@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
@@ -72,7 +71,7 @@ func (n *Node) openAndInspect(ctx context.Context) (logstore.Store, []Fault, err
 		// The newest snapshot has these entries. A leader that read one of them to send it
 		// would end. A process that was killed may have renamed that snapshot into place, and
 		// not have made its name durable: that comes before the removal, which is durable.
-		if err := logstore.SyncDir(filepath.Join(n.directory.Path(), logstore.SnapshotsFolder)); err != nil {
+		if err := syncSnapshotNames(n.directory.Path()); err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("make the snapshots durable: %w", err), store.Close())
 		}
 		if err := store.DeleteRange(report.FirstIndex, report.damagedThrough); err != nil {
@@ -108,7 +107,7 @@ func (n *Node) setAside(faults []Fault) error {
 	for i, fault := range faults {
 		what[i] = fault
 		switch {
-		case errors.Is(fault.What, errUnknownFormat):
+		case isOfUnknownFormat(fault.What):
 			return fmt.Errorf("%w: %s", fault, helpNewer)
 		case logstore.IsRefusal(fault.What):
 			return fmt.Errorf("%w: %s", fault, helpRefused)

@@ -3,7 +3,9 @@ package consensus
 import (
 	"bytes"
 	"errors"
+	"os"
 	"reflect"
+	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -38,6 +40,18 @@ func restoredFrom(t domaintest.T, snapshot []byte) codec.Restored {
 		t.Fatalf("ReadSnapshot = %v, want success", err)
 	}
 	return read
+}
+
+func namesIn(t *testing.T, folder string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
 }
 
 var errDisk = errors.New("the disk is broken")

@@ -320,6 +320,12 @@ func readEntry(store logstore.Store, index uint64) (entry *raft.Log, err error) 
 // errUnknownFormat is about data whose checksum is right.
 var errUnknownFormat = errors.New("unknown format")
 
+// isOfUnknownFormat reports whether err is about data that is intact, and that this build can't
+// read.
+func isOfUnknownFormat(err error) bool {
+	return errors.Is(err, errUnknownFormat) || errors.Is(err, errUnknownSnapshot)
+}
+
 // check returns what is wrong with entry, given the term of the entry before it.
 func (i *inspection) check(entry *raft.Log, before uint64) error {
 	switch {

@@ -309,13 +309,13 @@ func TestInspectFindsDamage(t *testing.T) {
 			happens: func(h harm) { h.truncate(h.snapshot(1, "meta.json"), 20) },
 			file:    "meta.json", says: "unexpected end", help: helpSpare, spare: true},
 		"a description of another snapshot": {
-			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Index++ }) },
+			happens: func(h harm) { h.describe(1, func(f *description) { f.Index++ }) },
 			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
 		"a description with another term": {
-			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Term++ }) },
+			happens: func(h harm) { h.describe(1, func(f *description) { f.Term++ }) },
 			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
 		"a description with a later time": {
-			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.ID += "1" }) },
+			happens: func(h harm) { h.describe(1, func(f *description) { f.ID += "1" }) },
 			file:    "meta.json", says: "does not fit", help: helpSpare, spare: true},
 		"a snapshot with an entry more than it claims": {
 			happens: func(h harm) { h.endBefore(0) },
@@ -339,7 +339,7 @@ func TestInspectFindsDamage(t *testing.T) {
 			},
 			file: "meta.json", says: "checksum mismatch", help: helpDamaged},
 		"a description in a newer format": {
-			happens: func(h harm) { h.describe(1, func(f *snapshotDescription) { f.Version = 7 }) },
+			happens: func(h harm) { h.describe(1, func(f *description) { f.Version = 7 }) },
 			file:    "meta.json", says: "version 7", help: helpSpare, spare: true},
 		"a manifest of another cluster": {
 			happens: func(h harm) {

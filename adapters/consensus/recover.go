@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -72,7 +71,7 @@ func Recover(r Recovery) (err error) {
 	machine := newMachine(newSharedState(ports.LocalState{}), func(error) {})
 	// Raft only has the transport encode an address.
 	_, transport := raft.NewInmemTransport("")
-	logs := recoveryLog{Store: store, verify: func() error { return verifyRecovery(path, snapshots, roster) }}
+	logs := recoveryLog{Store: store, verify: func() error { return verifyRecovery(snapshots, roster) }}
 	if logs.base, err = newestReplacingSnapshot(snapshots, store); err != nil {
 		return err
 	}
@@ -136,7 +135,7 @@ func (p recoveryLog) DeleteRange(uint64, uint64) error {
 }
 
 // verifyRecovery reads back the snapshot that the next start would begin with.
-func verifyRecovery(path string, snapshots raft.SnapshotStore, roster domain.Roster) error {
+func verifyRecovery(snapshots *snapshotStore, roster domain.Roster) error {
 	list, err := snapshots.List()
 	if err != nil {
 		return err
@@ -153,5 +152,5 @@ func verifyRecovery(path string, snapshots raft.SnapshotStore, roster domain.Ros
 		return fmt.Errorf("the snapshot with the new membership: %w", err)
 	}
 	// The log goes next: the snapshot's files must be durable in their folder by then.
-	return logstore.SyncDir(filepath.Join(path, logstore.SnapshotsFolder, list[0].ID))
+	return snapshots.syncFiles(list[0].ID)
 }

@@ -305,7 +305,7 @@ func TestRecoverRefuses(t *testing.T) {
 			happens: func(h harm) {
 				meta := h.r.Snapshots[0]
 				id := fmt.Sprintf("%d-%d-%d", meta.Term, meta.Index, time.Now().Add(time.Hour).UnixMilli())
-				h.describe(0, func(f *snapshotDescription) { f.ID = id })
+				h.describe(0, func(f *description) { f.ID = id })
 				if err := os.Rename(h.snapshot(0, ""), filepath.Join(h.dir, "snapshots", id)); err != nil {
 					h.t.Fatal(err)
 				}

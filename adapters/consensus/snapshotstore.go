@@ -104,7 +104,7 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", filepath.Join(path, snapshotMeta), err)
 	}
-	state, err := openSnapshotState(filepath.Join(path, snapshotState), meta)
+	state, err := openSnapshotState(filepath.Join(path, snapshotState), meta.Size, meta.CRC)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", filepath.Join(path, snapshotState), err)
 	}
@@ -132,6 +132,17 @@ func (s *snapshotStore) reap() error {
 		}
 	}
 	return nil
+}
+
+// syncFiles makes durable that the files of a complete snapshot are in its folder.
+func (s *snapshotStore) syncFiles(id string) error {
+	return logstore.SyncDir(filepath.Join(s.folder, id))
+}
+
+// syncSnapshotNames makes the names of the complete snapshots in the directory of an instance
+// durable, as openSnapshots does.
+func syncSnapshotNames(directory string) error {
+	return logstore.SyncDir(filepath.Join(directory, logstore.SnapshotsFolder))
 }
 
 // removeSnapshot removes the folder of a snapshot, complete or not. If it is stopped at any
