@@ -35,8 +35,9 @@ var mayImport = []struct {
 	{"adapters/consensus/codec", []string{"domain"}},
 	{"adapters/consensus/disk", []string{"adapters/logstore"}},
 	{"adapters/consensus/frames", nil},
+	{"adapters/consensus/snapshots", []string{"adapters/logstore"}},
 	{"adapters/consensus/stream", []string{"adapters/preface"}},
-	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore", "adapters/consensus/codec", "adapters/consensus/disk", "adapters/consensus/frames", "adapters/consensus/stream"}},
+	{"adapters/consensus", []string{"domain", "ports", "adapters/demux", "adapters/preface", "adapters/logstore", "adapters/consensus/codec", "adapters/consensus/disk", "adapters/consensus/frames", "adapters/consensus/snapshots", "adapters/consensus/stream"}},
 	{"adapters/httpapi/conns", nil},
 	{"adapters/httpapi/frames", nil},
 	{"adapters/httpapi", []string{"domain", "ports", "adapters/httpapi/conns", "adapters/httpapi/frames"}},
@@ -54,7 +55,7 @@ var homes = []struct {
 	in []string
 }{
 	{"github.com/go-chi/chi", []string{"adapters/httpapi", "adapters/peerapi"}},
-	{"github.com/hashicorp/raft", []string{"adapters/consensus", "adapters/consensus/disk", "adapters/logstore", "adapters/logstore/*", "test", "test/*"}},
+	{"github.com/hashicorp/raft", []string{"adapters/consensus", "adapters/consensus/disk", "adapters/consensus/snapshots", "adapters/logstore", "adapters/logstore/*", "test", "test/*"}},
 	{"go.uber.org/fx", []string{"cmd/nodesmetadata/daemon"}},
 	{"go.uber.org/dig", nil},
 	{"google.golang.org/protobuf/encoding/protowire", []string{"adapters/consensus/codec"}},
@@ -220,6 +221,8 @@ func TestTheImportRulesCatchWhatTheyForbid(t *testing.T) {
 		"only consensus imports the codec":           {from: "cmd/nodesmetadata/offline", imports: module + "/adapters/consensus/codec"},
 		"raft's disk knows no cache node":            {from: "adapters/consensus/disk", imports: module + "/domain"},
 		"raft's disk knows no raft cluster":          {from: "adapters/consensus/disk", imports: module + "/adapters/consensus"},
+		"the snapshot stores look into no state":     {from: "adapters/consensus/snapshots", imports: module + "/adapters/consensus/codec"},
+		"the snapshot stores know no raft cluster":   {from: "adapters/consensus/snapshots", imports: module + "/adapters/consensus"},
 		"the stream does not know raft":              {from: "adapters/consensus/stream", imports: "github.com/hashicorp/raft"},
 		"the check of frames does not know raft":     {from: "adapters/consensus/frames", imports: "github.com/hashicorp/raft"},
 		"fx stays in the daemon":                     {from: "cmd/nodesmetadata", imports: "go.uber.org/fx"},

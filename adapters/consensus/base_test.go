@@ -2,12 +2,15 @@ package consensus
 
 import (
 	"errors"
+	"log/slog"
 	"math"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/snapshots"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
@@ -33,7 +36,7 @@ func TestTheLastEntryOfASnapshotCanBeLookedUp(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			store := storeOf(t, 2, test.stored...)
-			kept := &memorySnapshots{}
+			kept := &snapshots.Memory{}
 			log := openBase(t, store, kept)
 			if test.snapshot > 0 {
 				makeSnapshot(t, kept, log, test.snapshot)
@@ -46,7 +49,7 @@ func TestTheLastEntryOfASnapshotCanBeLookedUp(t *testing.T) {
 
 // A snapshot that is stored but could not be restored replaces no entry.
 func TestTheLastEntryOfASnapshotIsFoundOnceTheSnapshotIsRestored(t *testing.T) {
-	kept := &memorySnapshots{}
+	kept := &snapshots.Memory{}
 	log := openBase(t, storeOf(t, 0), kept)
 	applied := uint64(6)
 	log.applied = func() uint64 { return applied }
@@ -98,17 +101,17 @@ func TestAnIdleInstanceWhoseLogIsEmptyMakesNoSnapshots(t *testing.T) {
 	if first, err := i.store.FirstIndex(); err != nil || first != 0 {
 		t.Fatalf("FirstIndex = %d, %v, want 0: without an empty log the test shows nothing", first, err)
 	}
-	snapshots, err := openSnapshots(i.config.Directory, nil, i.config.Logger)
+	kept, err := snapshots.Open(i.config.Directory, nil, i.config.Logger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := snapshots.List()
+	made, err := kept.List()
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Raft checks once per interval whether a snapshot is due.
 	for end := time.Now().Add(20 * i.config.Timing.SnapshotInterval); time.Now().Before(end); time.Sleep(i.config.Timing.SnapshotInterval) {
-		now, err := snapshots.List()
+		now, err := kept.List()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +150,7 @@ func TestASnapshotLeavesNothingInTheLogThatItReplaces(t *testing.T) {
 			if err := store.StoreLogs(test.stored); err != nil {
 				t.Fatal(err)
 			}
-			kept := &memorySnapshots{}
+			kept := &snapshots.Memory{}
 			makeSnapshot(t, kept, openBase(t, store, kept), 7)
 			first, err := store.FirstIndex()
 			last, err2 := store.LastIndex()
@@ -184,14 +187,14 @@ func TestASnapshotThatALaterOneSupersededIsGivenUp(t *testing.T) {
 		"no other snapshot":                   {applied: 7, kept: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			kept := &memorySnapshots{}
+			kept := &snapshots.Memory{}
 			log := openBase(t, storeOf(t, 0), kept)
 			log.applied = func() uint64 { return test.applied }
-			snapshots, err := newBaseRecorder(kept, log)
+			recorder, err := newBaseRecorder(kept, log)
 			if err != nil {
 				t.Fatal(err)
 			}
-			own, err := snapshots.Create(raft.SnapshotVersionMax, 7, 3, raft.Configuration{}, 1, nil)
+			own, err := recorder.Create(raft.SnapshotVersionMax, 7, 3, raft.Configuration{}, 1, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -234,13 +237,17 @@ func (s slowSink) Close() error {
 }
 
 func TestASupersededSnapshotLeavesNoFiles(t *testing.T) {
-	kept := openTestSnapshots(t, t.TempDir())
-	log := openBase(t, storeOf(t, 0), &memorySnapshots{})
-	snapshots, err := newBaseRecorder(kept, log)
+	dir := t.TempDir()
+	kept, err := snapshots.Open(dir, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := snapshots.Create(raft.SnapshotVersionMax, 7, 3, raft.Configuration{}, 1, nil)
+	log := openBase(t, storeOf(t, 0), &snapshots.Memory{})
+	recorder, err := newBaseRecorder(kept, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := recorder.Create(raft.SnapshotVersionMax, 7, 3, raft.Configuration{}, 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +255,7 @@ func TestASupersededSnapshotLeavesNoFiles(t *testing.T) {
 	if err := own.Close(); !errors.Is(err, errSuperseded) {
 		t.Errorf("Close = %v, want errSuperseded if a later snapshot has come", err)
 	}
-	if left := namesIn(t, kept.folder); len(left) > 0 {
+	if left := namesIn(t, filepath.Join(dir, logstore.SnapshotsFolder)); len(left) > 0 {
 		t.Errorf("files left = %q, want none", left)
 	}
 }
@@ -261,7 +268,7 @@ func (unreadableLog) GetLog(uint64, *raft.Log) error { return errDisk }
 // The unreadable log may be the one that the snapshot covers.
 func TestALogThatCannotBeReadIsNotDropped(t *testing.T) {
 	store := storeOf(t, 3, 6, 7, 8)
-	log := openBase(t, unreadableLog{store}, &memorySnapshots{})
+	log := openBase(t, unreadableLog{store}, &snapshots.Memory{})
 	if err := log.dropReplaced(7, 3); !errors.Is(err, errDisk) {
 		t.Errorf("dropReplaced = %v, want the error of the disk", err)
 	}
@@ -271,14 +278,14 @@ func TestALogThatCannotBeReadIsNotDropped(t *testing.T) {
 }
 
 func TestASnapshotThatIsSupersededWhileItIsCompletedIsGivenUp(t *testing.T) {
-	kept := &memorySnapshots{}
+	kept := &snapshots.Memory{}
 	log := openBase(t, storeOf(t, 0), kept)
 	log.applied = func() uint64 { return 9 }
-	snapshots, err := newBaseRecorder(slowStore{kept, func() { makeSnapshot(t, kept, log, 9) }}, log)
+	recorder, err := newBaseRecorder(slowStore{kept, func() { makeSnapshot(t, kept, log, 9) }}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := snapshots.Create(raft.SnapshotVersionMax, 7, 3, raft.Configuration{}, 1, nil)
+	own, err := recorder.Create(raft.SnapshotVersionMax, 7, 3, raft.Configuration{}, 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +304,7 @@ func TestASnapshotThatIsSupersededWhileItIsCompletedIsGivenUp(t *testing.T) {
 // between. A follower that got a placeholder would keep it, and never apply the write of the
 // real entry.
 func TestAPlaceholderForAnEntryIsNotSent(t *testing.T) {
-	store, kept := storeOf(t, 3, 5, 6, 7), &memorySnapshots{}
+	store, kept := storeOf(t, 3, 5, 6, 7), &snapshots.Memory{}
 	replaced := openBase(t, store, kept)
 	mustFindEntry(t, replaced, 6, 3) // the entry before those that are sent
 	makeSnapshot(t, kept, replaced, 7)
@@ -360,7 +367,7 @@ func TestALogBeginsAnewWithASnapshotThatReplacesIt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			kept := &memorySnapshots{}
+			kept := &snapshots.Memory{}
 			makeSnapshot(t, kept, openBase(t, store, kept), 7)
 			for _, index := range test.stored {
 				if err := store.StoreLog(&raft.Log{Index: index, Term: test.term}); err != nil {
@@ -413,11 +420,11 @@ func openBase(t *testing.T, store raft.LogStore, kept raft.SnapshotStore) *baseL
 // makeSnapshot installs a snapshot that ends with entry index of term 3.
 func makeSnapshot(t *testing.T, kept raft.SnapshotStore, log *baseLog, index uint64) {
 	t.Helper()
-	snapshots, err := newBaseRecorder(kept, log)
+	recorder, err := newBaseRecorder(kept, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink, err := snapshots.Create(raft.SnapshotVersionMax, index, 3, raft.Configuration{}, 1, nil)
+	sink, err := recorder.Create(raft.SnapshotVersionMax, index, 3, raft.Configuration{}, 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@
 //	logstore.Store
 //
 // Term and vote go to the same disk.Store through voteGuard, which refuses the vote of an
-// instance in quarantine. Snapshots go to a snapshotStore, or to memorySnapshots, through
+// instance in quarantine. Snapshots go to a snapshots.Store, or a snapshots.Memory, through
 // sizeRecorder, which tells logGrowth their size, baseRecorder, which tells baseLog their
 // last entry, and metaAttacher, which tells machine their membership.
 //

@@ -23,7 +23,7 @@ func golden(t *testing.T, name string, got []byte) []byte {
 		return got
 	}
 	if err != nil {
-		t.Fatalf("%v (write the file of a new format with: go test -run Golden -update)", err)
+		t.Fatalf("%v (write the file of a new format with: go test -run Peers -update)", err)
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s changed:\n got %x\nwant %x", path, got, want)

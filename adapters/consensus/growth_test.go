@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/snapshots"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
@@ -101,13 +102,13 @@ func TestASnapshotIsDueByTheSizeOfTheLog(t *testing.T) {
 // The instance makes one snapshot, and installs the leader's at the same time.
 func TestTwoSnapshotsAtTheSameTimeCoverTheSameEntries(t *testing.T) {
 	g := newLogGrowth()
-	snapshots, err := newSizeRecorder(&memorySnapshots{}, g)
+	recorder, err := newSizeRecorder(&snapshots.Memory{}, g)
 	if err != nil {
 		t.Fatal(err)
 	}
 	large := &raft.Log{Data: make([]byte, minTrailing/8-entryOverhead)}
 	snapshot := func() raft.SnapshotSink {
-		sink, err := snapshots.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
+		sink, err := recorder.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,8 +132,8 @@ func TestTwoSnapshotsAtTheSameTimeCoverTheSameEntries(t *testing.T) {
 }
 
 func TestASnapshotFromBeforeTheStartIsKnown(t *testing.T) {
-	snapshots := &memorySnapshots{}
-	sink, err := snapshots.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
+	kept := &snapshots.Memory{}
+	sink, err := kept.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +142,7 @@ func TestASnapshotFromBeforeTheStartIsKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := newLogGrowth()
-	if _, err := newSizeRecorder(snapshots, g); err != nil {
+	if _, err := newSizeRecorder(kept, g); err != nil {
 		t.Fatal(err)
 	}
 	g.appended([]*raft.Log{{Data: make([]byte, minGrowth)}})

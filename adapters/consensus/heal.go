@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/snapshots"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
@@ -71,7 +72,7 @@ func (n *Node) openAndInspect(ctx context.Context) (logstore.Store, []Fault, err
 		// The newest snapshot has these entries. A leader that read one of them to send it
 		// would end. A process that was killed may have renamed that snapshot into place, and
 		// not have made its name durable: that comes before the removal, which is durable.
-		if err := syncSnapshotNames(n.directory.Path()); err != nil {
+		if err := snapshots.SyncNames(n.directory.Path()); err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("make the snapshots durable: %w", err), store.Close())
 		}
 		if err := store.DeleteRange(report.FirstIndex, report.damagedThrough); err != nil {
@@ -85,7 +86,7 @@ func (n *Node) openAndInspect(ctx context.Context) (logstore.Store, []Fault, err
 // removeLeftovers removes the leftovers of snapshots. An error does no harm.
 func (n *Node) removeLeftovers(leftovers []string) {
 	for _, path := range leftovers {
-		if err := removeSnapshot(path); err != nil {
+		if err := snapshots.Remove(path); err != nil {
 			n.config.Logger.Warn("the remains of a snapshot could not be removed", "path", path, "error", err)
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/snapshots"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/bolt"
 	"github.com/nodesmetadata/nodesmetadata/domain"
@@ -215,7 +216,7 @@ func TestAnInstanceStartsWithoutASnapshotThatItsLogMakesUpFor(t *testing.T) {
 			}
 			alone = restart(t, alone, nil)
 			alone.eventually(t, "leading", leading)
-			for n := range retainedSnapshots + 1 {
+			for n := range snapshots.Retained + 1 {
 				register(t, alone, fmt.Sprintf("more-%d", n))
 				if err := alone.raft.Snapshot().Error(); err != nil {
 					t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/snapshots"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -323,7 +324,7 @@ var errUnknownFormat = errors.New("unknown format")
 // isOfUnknownFormat reports whether err is about data that is intact, and that this build can't
 // read.
 func isOfUnknownFormat(err error) bool {
-	return errors.Is(err, errUnknownFormat) || errors.Is(err, errUnknownSnapshot)
+	return errors.Is(err, errUnknownFormat) || errors.Is(err, snapshots.ErrUnknownFormat)
 }
 
 // check returns what is wrong with entry, given the term of the entry before it.

@@ -6,23 +6,24 @@ import (
 	"path/filepath"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/snapshots"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
 // readSnapshots reads all snapshots, and takes the newest intact one for the base, as raft
 // does.
 func (i *inspection) readSnapshots() {
-	found, err := readSnapshotFolder(i.Directory)
+	found, err := snapshots.Read(i.Directory)
 	if err != nil {
 		i.addDamage(filepath.Join(i.Directory, logstore.SnapshotsFolder), 0, err)
 		return
 	}
-	i.Leftovers = found.unfinished
-	for _, snapshot := range found.described {
+	i.Leftovers = found.Unfinished
+	for _, snapshot := range found.Described {
 		decode := len(i.Snapshots) == 0 || !i.checksumsOnly
 		read, err := readSnapshotState(snapshot, decode)
 		if err != nil {
-			i.faultySnapshot(snapshot.statePath(), err)
+			i.faultySnapshot(snapshot.StatePath(), err)
 			continue
 		}
 		report := SnapshotReport{ID: snapshot.ID, Index: snapshot.Index, Term: snapshot.Term, Size: snapshot.Size}
@@ -35,20 +36,20 @@ func (i *inspection) readSnapshots() {
 		}
 		i.Snapshots = append(i.Snapshots, report)
 	}
-	for _, damage := range found.damaged {
-		i.faultySnapshot(damage.path, damage.err)
+	for _, damage := range found.Damaged {
+		i.faultySnapshot(damage.Path, damage.Err)
 	}
 }
 
 // faultySnapshot records a snapshot that can't be used because of one of its files, as spare;
 // conclude decides whether it is. A snapshot that lacks a file is no fault if a newer one is
-// intact: builds from before snapshotStore leave such a folder when they are stopped while
+// intact: builds from before snapshots.Store leave such a folder when they are stopped while
 // they remove it.
 func (i *inspection) faultySnapshot(file string, err error) {
 	folder := filepath.Dir(file)
 	id := filepath.Base(folder)
 	i.unusable = append(i.unusable, id)
-	if errors.Is(err, errMissing) && isOlderSnapshot(id, i.base.ID) {
+	if errors.Is(err, snapshots.ErrMissing) && snapshots.IsOlder(id, i.base.ID) {
 		i.Leftovers = append(i.Leftovers, folder)
 		return
 	}
@@ -62,8 +63,8 @@ func (i *inspection) faultySnapshot(file string, err error) {
 
 // readSnapshotState verifies the state and, if decode is set, then reads it again to decode
 // it.
-func readSnapshotState(snapshot describedSnapshot, decode bool) (read codec.Restored, err error) {
-	state, err := snapshot.openState()
+func readSnapshotState(snapshot snapshots.Snapshot, decode bool) (read codec.Restored, err error) {
+	state, err := snapshot.OpenState()
 	if err != nil {
 		return codec.Restored{}, err
 	}

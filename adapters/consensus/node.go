@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/snapshots"
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/stream"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
@@ -22,9 +23,6 @@ import (
 )
 
 const (
-	// retainedSnapshots is how many snapshots stay on disk: the latest, and one
-	// to fall back on.
-	retainedSnapshots = 2
 	// rpcTimeout bounds a raft RPC; raft scales it with the size of a snapshot. The
 	// return of a peer that was cut off is noticed within this time.
 	rpcTimeout = 2 * time.Second
@@ -215,12 +213,12 @@ func (n *Node) start(address string) (err error) {
 	retention := newRetention()
 	raising := newSharedLock() // see interceptorConfig
 	n.buildLog(address, retention, raising)
-	snapshots, err := n.buildSnapshots(stored)
+	recorded, err := n.buildSnapshots(stored)
 	if err != nil {
 		return err
 	}
 	n.buildTransport(address, settings.Logger, retention, raising)
-	exists, err := n.bootstrap(settings, snapshots, address)
+	exists, err := n.bootstrap(settings, recorded, address)
 	if err == nil {
 		err = n.decideQuarantine(exists)
 	}
@@ -232,7 +230,7 @@ func (n *Node) start(address string) (err error) {
 	if !n.mayBeTrusted() {
 		settings.HeartbeatTimeout, settings.ElectionTimeout = neverTimeout, neverTimeout
 	}
-	n.raft, err = raft.NewRaft(settings, n.newFSM(), n.logs, voteGuard{n.disk, n.mayBeTrusted}, snapshots, n.interceptor)
+	n.raft, err = raft.NewRaft(settings, n.newFSM(), n.logs, voteGuard{n.disk, n.mayBeTrusted}, recorded, n.interceptor)
 	if err != nil {
 		return err
 	}
@@ -314,9 +312,9 @@ func (n *Node) newFSM() raft.FSM {
 // openSnapshotStore opens the store of snapshots, in memory if the backend is volatile.
 func (n *Node) openSnapshotStore() (raft.SnapshotStore, error) {
 	if n.config.Backend.Volatile {
-		return &memorySnapshots{}, nil
+		return &snapshots.Memory{}, nil
 	}
-	return openSnapshots(n.directory.Path(), n.unusable, n.config.Logger)
+	return snapshots.Open(n.directory.Path(), n.unusable, n.config.Logger)
 }
 
 // postTrouble publishes what is wrong with the disk.

@@ -18,6 +18,8 @@ const (
 	peersFormat = 1
 )
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 type peersFile struct {
 	Format    int          `json:"format"`
 	Instances []peersEntry `json:"instances"`

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/codec"
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/snapshots"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
@@ -60,22 +61,22 @@ func Recover(r Recovery) (err error) {
 	settings.Logger = raftLogger(r.Logger, func() bool { return false })
 	found := newInspection(r.Directory)
 	found.readSnapshots()
-	snapshots, err := openSnapshots(path, found.unusable, r.Logger)
+	kept, err := snapshots.Open(path, found.unusable, r.Logger)
 	if err != nil {
 		return err
 	}
-	if err := refuseFutureSnapshots(snapshots, time.Now()); err != nil {
+	if err := refuseFutureSnapshots(kept, time.Now()); err != nil {
 		return err
 	}
 	// After an entry that can't be applied, the machine makes no snapshot.
 	machine := newMachine(newSharedState(ports.LocalState{}), func(error) {})
 	// Raft only has the transport encode an address.
 	_, transport := raft.NewInmemTransport("")
-	logs := recoveryLog{Store: store, verify: func() error { return verifyRecovery(snapshots, roster) }}
-	if logs.base, err = newestReplacingSnapshot(snapshots, store); err != nil {
+	logs := recoveryLog{Store: store, verify: func() error { return verifyRecovery(kept, roster) }}
+	if logs.base, err = newestReplacingSnapshot(kept, store); err != nil {
 		return err
 	}
-	if err := raft.RecoverCluster(settings, machine, logs, store, snapshots, transport, alone(r.Self.ID, r.Self.RaftAddress)); err != nil {
+	if err := raft.RecoverCluster(settings, machine, logs, store, kept, transport, alone(r.Self.ID, r.Self.RaftAddress)); err != nil {
 		return err
 	}
 	// The other members, for which a quarantine would wait, are gone.
@@ -84,8 +85,8 @@ func Recover(r Recovery) (err error) {
 
 // refuseFutureSnapshots fails if a snapshot was made later than now: of two snapshots of the
 // same index, raft takes the one made later, which must be the new one.
-func refuseFutureSnapshots(snapshots raft.SnapshotStore, now time.Time) error {
-	list, err := snapshots.List()
+func refuseFutureSnapshots(kept raft.SnapshotStore, now time.Time) error {
+	list, err := kept.List()
 	if err != nil {
 		return err
 	}
@@ -108,8 +109,8 @@ type recoveryLog struct {
 
 // newestReplacingSnapshot returns the last index of the newest snapshot if it has replaced
 // the log; 0 if not.
-func newestReplacingSnapshot(snapshots raft.SnapshotStore, log raft.LogStore) (uint64, error) {
-	list, err := snapshots.List()
+func newestReplacingSnapshot(kept raft.SnapshotStore, log raft.LogStore) (uint64, error) {
+	list, err := kept.List()
 	if err != nil || len(list) == 0 || !isFromReplacedLog(log, list[0].Index, list[0].Term) {
 		return 0, err
 	}
@@ -135,15 +136,15 @@ func (p recoveryLog) DeleteRange(uint64, uint64) error {
 }
 
 // verifyRecovery reads back the snapshot that the next start would begin with.
-func verifyRecovery(snapshots *snapshotStore, roster domain.Roster) error {
-	list, err := snapshots.List()
+func verifyRecovery(kept *snapshots.Store, roster domain.Roster) error {
+	list, err := kept.List()
 	if err != nil {
 		return err
 	}
 	if len(list) == 0 || !rosterOf(list[0].Configuration).Equal(roster) {
 		return errors.New("the snapshot with the new membership is not the newest one")
 	}
-	_, state, err := snapshots.Open(list[0].ID)
+	_, state, err := kept.Open(list[0].ID)
 	if err != nil {
 		return fmt.Errorf("the snapshot with the new membership: %w", err)
 	}
@@ -152,5 +153,5 @@ func verifyRecovery(snapshots *snapshotStore, roster domain.Roster) error {
 		return fmt.Errorf("the snapshot with the new membership: %w", err)
 	}
 	// The log goes next: the snapshot's files must be durable in their folder by then.
-	return snapshots.syncFiles(list[0].ID)
+	return kept.SyncFiles(list[0].ID)
 }

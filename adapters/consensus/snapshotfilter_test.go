@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/snapshots"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
@@ -37,7 +38,7 @@ func TestRaftIsGivenNoEntryThatItsSnapshotCovers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			kept := &memorySnapshots{}
+			kept := &snapshots.Memory{}
 			log := openBase(t, store, kept)
 			makeSnapshot(t, kept, log, 10)
 			sent := &raft.AppendEntriesRequest{PrevLogEntry: test.sent.previous, PrevLogTerm: test.sent.term, LeaderCommitIndex: test.sent.commit}
@@ -60,7 +61,7 @@ func TestRaftIsGivenNoEntryThatItsSnapshotCovers(t *testing.T) {
 // A snapshot that is stored but could not be restored proves nothing about the log.
 func TestRaftIsGivenAllEntriesUntilTheSnapshotIsRestored(t *testing.T) {
 	store := storeOf(t, 0)
-	kept := &memorySnapshots{}
+	kept := &snapshots.Memory{}
 	log := openBase(t, store, kept)
 	makeSnapshot(t, kept, log, 10)
 	sent := &raft.AppendEntriesRequest{PrevLogEntry: 8, PrevLogTerm: 2, Entries: []*raft.Log{{Index: 9, Term: 2}, {Index: 10, Term: 3}}}
@@ -73,7 +74,7 @@ func TestRaftIsGivenAllEntriesUntilTheSnapshotIsRestored(t *testing.T) {
 // The end of a log that is not committed proves nothing.
 func TestRaftIsGivenAllEntriesIfItsLogConflictsWithTheSnapshot(t *testing.T) {
 	store := storeOf(t, 0)
-	kept := &memorySnapshots{}
+	kept := &snapshots.Memory{}
 	log := openBase(t, store, kept)
 	makeSnapshot(t, kept, log, 10)
 	if err := store.StoreLogs([]*raft.Log{{Index: 9, Term: 1}, {Index: 10, Term: 1}}); err != nil {
@@ -153,7 +154,7 @@ func TestASnapshotIsNotInstalledOnceTheLogHasItsEntries(t *testing.T) {
 			if test.started {
 				started.Store(&raft.Raft{})
 			}
-			log := openBase(t, store, &memorySnapshots{})
+			log := openBase(t, store, &snapshots.Memory{})
 			w := &interceptor{config: interceptorConfig{filter: &snapshotFilter{log: log, started: started, applied: func() uint64 { return 8 }}}}
 			content := strings.NewReader("a snapshot")
 			rpc := raft.RPC{Command: &raft.InstallSnapshotRequest{LastLogIndex: 10, LastLogTerm: 1}, Reader: content}

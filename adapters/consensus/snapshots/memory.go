@@ -1,4 +1,4 @@
-package consensus
+package snapshots
 
 import (
 	"bytes"
@@ -10,11 +10,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// memorySnapshots keeps snapshots in memory: the newest one, and the one that was completed
-// last if that is another, because raft opens it next. raft.InmemSnapshotStore lists a
-// snapshot before it is complete, and a cancelled one instead of the one before. It
+// Memory keeps snapshots in memory: the newest one, and the one that was completed last if that
+// is another, because raft opens it next. raft.InmemSnapshotStore lists a snapshot before it is
+// complete, and a cancelled one instead of the one before. The zero Memory is empty. It
 // implements raft.SnapshotStore and is safe for concurrent use.
-type memorySnapshots struct {
+type Memory struct {
 	mu   sync.Mutex
 	kept []memorySnapshot // complete, the newest first
 }
@@ -26,16 +26,16 @@ type memorySnapshot struct {
 }
 
 // Create implements raft.SnapshotStore.
-func (s *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
-	meta, err := newSnapshotMeta(version, index, term, members, membersIndex)
+func (s *Memory) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, membersIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	meta, err := newMeta(version, index, term, members, membersIndex)
 	if err != nil {
 		return nil, err
 	}
-	return &memorySnapshotSink{store: s, meta: meta}, nil
+	return &memorySink{store: s, meta: meta}, nil
 }
 
 // List implements raft.SnapshotStore.
-func (s *memorySnapshots) List() ([]*raft.SnapshotMeta, error) {
+func (s *Memory) List() ([]*raft.SnapshotMeta, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []*raft.SnapshotMeta
@@ -46,7 +46,7 @@ func (s *memorySnapshots) List() ([]*raft.SnapshotMeta, error) {
 }
 
 // Open implements raft.SnapshotStore.
-func (s *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+func (s *Memory) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, snapshot := range s.kept {
@@ -58,29 +58,29 @@ func (s *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 }
 
 // keep adds a complete snapshot, and drops those that are not newer.
-func (s *memorySnapshots) keep(complete memorySnapshot) {
+func (s *Memory) keep(complete memorySnapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	newer := slices.DeleteFunc(slices.Clone(s.kept), func(old memorySnapshot) bool { return compareSnapshots(&old.meta, &complete.meta) <= 0 })
+	newer := slices.DeleteFunc(slices.Clone(s.kept), func(old memorySnapshot) bool { return compare(&old.meta, &complete.meta) <= 0 })
 	s.kept = append(newer[:min(len(newer), 1)], complete)
 }
 
-// memorySnapshotSink is a snapshot that is being made. One goroutine uses it.
-type memorySnapshotSink struct {
-	store  *memorySnapshots
+// memorySink is a snapshot that is being made. One goroutine uses it.
+type memorySink struct {
+	store  *Memory
 	meta   raft.SnapshotMeta
 	state  bytes.Buffer
 	closed bool // raft may close a sink twice, and cancel a closed one
 }
 
 // ID implements raft.SnapshotSink.
-func (s *memorySnapshotSink) ID() string { return s.meta.ID }
+func (s *memorySink) ID() string { return s.meta.ID }
 
 // Write implements io.Writer.
-func (s *memorySnapshotSink) Write(p []byte) (int, error) { return s.state.Write(p) }
+func (s *memorySink) Write(p []byte) (int, error) { return s.state.Write(p) }
 
 // Close implements raft.SnapshotSink. It adds the snapshot to the store.
-func (s *memorySnapshotSink) Close() error {
+func (s *memorySink) Close() error {
 	if s.closed {
 		return nil
 	}
@@ -91,7 +91,7 @@ func (s *memorySnapshotSink) Close() error {
 }
 
 // Cancel implements raft.SnapshotSink. It drops the snapshot.
-func (s *memorySnapshotSink) Cancel() error {
+func (s *memorySink) Cancel() error {
 	s.closed = true
 	return nil
 }

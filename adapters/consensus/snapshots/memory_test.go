@@ -1,4 +1,4 @@
-package consensus
+package snapshots
 
 import (
 	"bytes"
@@ -53,7 +53,7 @@ func mustList(t *testing.T, store raft.SnapshotStore, want ...uint64) {
 }
 
 func TestASnapshotInMemoryIsThereWhenItIsClosed(t *testing.T) {
-	var store memorySnapshots
+	var store Memory
 	mustList(t, &store)
 	first := beginSnapshot(t, &store, 7, "seven")
 	mustList(t, &store)
@@ -75,7 +75,7 @@ func TestASnapshotInMemoryIsThereWhenItIsClosed(t *testing.T) {
 }
 
 func TestASnapshotInMemoryThatIsCancelledLeavesTheOneBefore(t *testing.T) {
-	var store memorySnapshots
+	var store Memory
 	if err := beginSnapshot(t, &store, 7, "seven").Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestASnapshotInMemoryThatIsCancelledLeavesTheOneBefore(t *testing.T) {
 // A snapshot may be made while a leader's is installed, and a leader may send a snapshot
 // that is older than one that could not be restored.
 func TestAnOlderSnapshotInMemoryDoesNotTakeThePlaceOfTheNewest(t *testing.T) {
-	var store memorySnapshots
+	var store Memory
 	for _, step := range []struct {
 		closed uint64
 		kept   []uint64
@@ -113,7 +113,7 @@ func TestAnOlderSnapshotInMemoryDoesNotTakeThePlaceOfTheNewest(t *testing.T) {
 }
 
 func TestASnapshotInMemoryIsReadBesideAWriter(t *testing.T) {
-	var store memorySnapshots
+	var store Memory
 	if err := beginSnapshot(t, &store, 1, strings.Repeat("1", 4096)).Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
-package consensus
+package snapshots
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -16,85 +15,6 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
 )
-
-func someDescription() snapshotDescription {
-	return snapshotDescription{
-		SnapshotMeta: raft.SnapshotMeta{
-			Version: 1, ID: "3-44-1700000000000", Index: 44, Term: 3, Peers: []byte("old"),
-			Configuration: raft.Configuration{Servers: []raft.Server{
-				{Suffrage: raft.Voter, ID: "n1", Address: "10.0.0.1:8008"},
-				{Suffrage: raft.Nonvoter, ID: "n2", Address: "<n2>:8008"},
-			}},
-			ConfigurationIndex: 7, Size: 4321,
-		},
-		CRC: []byte{1, 2, 3, 4, 5, 6, 7, 8},
-	}
-}
-
-func TestGoldenDescriptions(t *testing.T) {
-	f := someDescription()
-	for name, encode := range map[string]func() ([]byte, error){
-		"description-v1-plain.golden":  f.encodeUnsealed, // as raft.FileSnapshotStore writes it
-		"description-v1-sealed.golden": f.encode,
-	} {
-		raw, err := encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		read, err := decodeDescription(golden(t, name, raw))
-		if err != nil {
-			t.Errorf("decodeDescription of %s = %v, want success", name, err)
-		}
-		mustEqual(t, name, read, f)
-	}
-}
-
-func TestADamagedDescriptionIsRefused(t *testing.T) {
-	f := someDescription()
-	sealed, err := f.encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for at := range sealed {
-		for bit := range 8 {
-			spoilt := bytes.Clone(sealed)
-			spoilt[at] ^= 1 << bit
-			if got, err := decodeDescription(spoilt); err == nil {
-				t.Errorf("bit %d of byte %d changed: decodeDescription(%s) = %+v, want an error", bit, at, spoilt, got)
-			}
-		}
-	}
-	for end := range sealed {
-		if got, err := decodeDescription(sealed[:end]); err == nil {
-			t.Errorf("decodeDescription(%q) = %+v, want an error", sealed[:end], got)
-		}
-	}
-}
-
-// There is only one way to write a description without a checksum.
-func TestADescriptionWithoutAChecksumIsWrittenAsEver(t *testing.T) {
-	plain, err := someDescription().encodeUnsealed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, spoil := range map[string][2]string{
-		"a member with another name":        {`"Servers"`, `"Sesvers"`},
-		"a name in lower case":              {`"Servers"`, `"servers"`},
-		"version zero":                      {`"Version":1`, `"Version":0`},
-		"a later version":                   {`"Version":1`, `"Version":3`},
-		"a member in place of the checksum": {`"}` + "\n", `","Checksun":"00000000"}` + "\n"},
-	} {
-		spoilt := strings.Replace(string(plain), spoil[0], spoil[1], 1)
-		if got, err := decodeDescription([]byte(spoilt)); spoilt == string(plain) || err == nil {
-			t.Errorf("%s: decodeDescription(%s) = %+v, want an error", name, spoilt, got)
-		}
-	}
-	// A later build may add members, if the checksum covers them.
-	body := strings.TrimSuffix(string(plain), "}\n") + `,"More":1`
-	if _, err := decodeDescription(sealDescription([]byte(body))); err != nil {
-		t.Error(err)
-	}
-}
 
 func newSnapshot(t *testing.T, store raft.SnapshotStore, index uint64, content string) (id string) {
 	t.Helper()
@@ -114,11 +34,11 @@ func newSnapshot(t *testing.T, store raft.SnapshotStore, index uint64, content s
 
 // A disk on which snapshots fail must not be filled with their incomplete files.
 func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
-	store := openTestSnapshots(t, t.TempDir())
-	for name, fails := range map[string]func(*snapshotSink) error{
-		"the state can't be written":       func(s *snapshotSink) error { return s.state.Close() },
-		"the description can't be written": func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(s.path, snapshotMeta, "x"), 0o700) },
-		"the folder can't be renamed":      func(s *snapshotSink) error { return os.MkdirAll(filepath.Join(store.folder, s.ID(), "x"), 0o700) },
+	store := openStore(t, t.TempDir())
+	for name, fails := range map[string]func(*diskSink) error{
+		"the state can't be written":       func(s *diskSink) error { return s.state.Close() },
+		"the description can't be written": func(s *diskSink) error { return os.MkdirAll(filepath.Join(s.path, metaFile, "x"), 0o700) },
+		"the folder can't be renamed":      func(s *diskSink) error { return os.MkdirAll(filepath.Join(store.folder, s.ID(), "x"), 0o700) },
 	} {
 		sink, err := store.Create(1, 9, 2, someDescription().Configuration, 1, nil)
 		if err != nil {
@@ -127,7 +47,7 @@ func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 		if _, err := io.WriteString(sink, "state"); err != nil {
 			t.Fatal(err)
 		}
-		if err := fails(sink.(*snapshotSink)); err != nil {
+		if err := fails(sink.(*diskSink)); err != nil {
 			t.Fatal(err)
 		}
 		if err := sink.Close(); err == nil || !strings.Contains(err.Error(), sink.ID()) {
@@ -145,7 +65,7 @@ func TestASnapshotThatCouldNotBeWrittenLeavesNothing(t *testing.T) {
 
 // If a snapshot could not be completed, raft goes on with its log.
 func TestASnapshotWhoseNameMayBeLostIsNotThere(t *testing.T) {
-	store := openTestSnapshots(t, t.TempDir())
+	store := openStore(t, t.TempDir())
 	sink, err := store.Create(1, 9, 2, someDescription().Configuration, 1, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -160,23 +80,23 @@ func TestASnapshotWhoseNameMayBeLostIsNotThere(t *testing.T) {
 	}
 }
 
-func openTestSnapshots(t *testing.T, dir string) *snapshotStore {
+func openStore(t *testing.T, dir string) *Store {
 	t.Helper()
-	store, err := openSnapshots(dir, nil, slog.New(slog.DiscardHandler))
+	store, err := Open(dir, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return store
 }
 
-// Builds that are older than snapshotStore use raft.FileSnapshotStore.
+// Builds that are older than Store use raft.FileSnapshotStore.
 func TestSnapshotsAreReadByBuildsFromBeforeAndTheOtherWayRound(t *testing.T) {
 	dir := t.TempDir()
-	theirs, err := raft.NewFileSnapshotStore(dir, retainedSnapshots, io.Discard)
+	theirs, err := raft.NewFileSnapshotStore(dir, Retained, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := openTestSnapshots(t, dir)
+	ours := openStore(t, dir)
 	a, b := newSnapshot(t, ours, 10, "ours"), newSnapshot(t, theirs, 20, "theirs")
 	for name, store := range map[string]raft.SnapshotStore{"ours": ours, "theirs": theirs} {
 		list, err := store.List()
@@ -205,7 +125,7 @@ func TestSnapshotsAreReadByBuildsFromBeforeAndTheOtherWayRound(t *testing.T) {
 func TestTheNameOfASnapshotIsMadeDurableBeforeItIsUsed(t *testing.T) {
 	dir := t.TempDir()
 	open := func() error {
-		_, err := openSnapshots(dir, nil, slog.New(slog.DiscardHandler))
+		_, err := Open(dir, nil, slog.New(slog.DiscardHandler))
 		return err
 	}
 	if err := open(); err != nil {
@@ -222,7 +142,7 @@ func TestTheNameOfASnapshotIsMadeDurableBeforeItIsUsed(t *testing.T) {
 
 func TestASnapshotIsThereWhenItIsClosed(t *testing.T) {
 	dir := t.TempDir()
-	store := openTestSnapshots(t, dir)
+	store := openStore(t, dir)
 	sink, err := store.Create(1, 10, 2, raft.Configuration{}, 1, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +182,7 @@ func flip(t *testing.T, path string, at int) {
 func TestADamagedSnapshotIsNotGiven(t *testing.T) {
 	for _, file := range []string{"meta.json", "state.bin"} {
 		dir := t.TempDir()
-		store := openTestSnapshots(t, dir)
+		store := openStore(t, dir)
 		older, newer := newSnapshot(t, store, 10, strings.Repeat("x", 100)), newSnapshot(t, store, 20, strings.Repeat("y", 100))
 		flip(t, filepath.Join(store.folder, newer, file), 40)
 		if _, _, err := store.Open(newer); err == nil || !strings.Contains(err.Error(), file) {
@@ -277,7 +197,7 @@ func TestADamagedSnapshotIsNotGiven(t *testing.T) {
 
 // Everything older than the last two snapshots is removed, incomplete snapshots too.
 func TestOldSnapshotsAreRemoved(t *testing.T) {
-	store := openTestSnapshots(t, t.TempDir())
+	store := openStore(t, t.TempDir())
 	first := newSnapshot(t, store, 10, "1")
 	if err := os.Remove(filepath.Join(store.folder, first, "meta.json")); err != nil {
 		t.Fatal(err)
