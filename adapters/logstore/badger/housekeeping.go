@@ -20,8 +20,9 @@ const (
 // fillerKey is written again and again to fill a memtable; it is never read.
 var fillerKey = []byte{'f'}
 
-// housekeep frees the disk space of removed entries, and looks after the stable values,
-// until Close stops it.
+// housekeep frees the disk space of removed entries, and writes lost stable values again,
+// until Close stops it. The last thing that it does is to look for lost values: the next
+// start would not notice that they are lost.
 //
 // badger merges tables only when they pile up, and tombstones alone never make them
 // do so: after a large log was cut to a short one, all of it would stay on disk until
@@ -31,13 +32,17 @@ func (s *store) housekeep(interval time.Duration) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for flushed := false; ; {
+		stopping := false
 		select {
 		case <-s.stop:
-			return
+			stopping = true
 		case <-ticker.C:
 		}
 		if err := s.rewriteLost(); err != nil {
-			s.logger.Warn("look whether the stable state is stored", "error", err)
+			s.logger.Warn("check that the stable values are stored", "error", err)
+		}
+		if stopping {
+			return
 		}
 		var err error
 		switch {

@@ -84,13 +84,7 @@ func TestStableValuesOutliveTheMergeOfADamagedTable(t *testing.T) {
 	for _, key := range [][]byte{logstore.TermKey, logstore.VoteCandidateKey} {
 		await(t, "a message about "+string(key), func() bool { return strings.Contains(warnings.String(), "key="+string(key)) })
 	}
-	index := uint64(201)
-	await(t, "the table was merged", func() bool {
-		fillAndRemove(t, store, index, index+499, 500)
-		index += 500
-		_, err := os.Stat(table)
-		return errors.Is(err, fs.ErrNotExist)
-	})
+	mergeAway(t, store, table)
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +93,34 @@ func TestStableValuesOutliveTheMergeOfADamagedTable(t *testing.T) {
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// The tables can be merged, and the instance stopped, within one interval of housekeeping.
+func TestStableValuesOutliveAMergeJustBeforeTheEnd(t *testing.T) {
+	dir := tabled(t)
+	table := only(t, dir, "*.sst")
+	store := spoilt(t, dir, candidate, func() (logstore.Store, error) { return badger.OpenEvery(dir, nil, time.Hour) })
+	mergeAway(t, store, table)
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	store = open(t, dir)
+	wantVote(t, store)
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mergeAway writes and removes entries until badger has merged table with others.
+func mergeAway(t *testing.T, store logstore.Store, table string) {
+	t.Helper()
+	index := uint64(201)
+	await(t, "the table was merged", func() bool {
+		fillAndRemove(t, store, index, index+499, 500)
+		index += 500
+		_, err := os.Stat(table)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // An entry that is not found is one that is not needed any more, for raft.
