@@ -135,7 +135,8 @@ type store struct {
 // the housekeeping goroutine.
 func newStore(db *badger.DB, path string, logger *slog.Logger) (*store, error) {
 	s := &store{db: db, path: path, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
-	s.findIndexes()
+	stored := s.findIndexes()
+	s.indexes.Store(&stored)
 	values, err := s.storedValues()
 	s.stable.Store(&values)
 	return s, err

@@ -1,9 +1,11 @@
 package badger
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/hashicorp/raft"
@@ -178,12 +180,12 @@ func (b *batch) commit() error {
 }
 
 // DeleteRange works through the range in transactions of bounded size, in the
-// direction that leaves no hole if it stops in the middle.
+// direction that leaves no hole if it stops in the middle. It returns an error if badger
+// can't find an entry that is to be removed: the entry would be back after the next start.
 func (s *store) DeleteRange(min, max uint64) error {
 	return s.writing(func() error {
 		stored := *s.indexes.Load()
-		lost := stored.count(min, max)
-		if lost == 0 {
+		if stored.count(min, max) == 0 {
 			return nil
 		}
 		fromEnd := max >= stored.last() && min > stored.first()
@@ -194,22 +196,34 @@ func (s *store) DeleteRange(min, max uint64) error {
 			var keys [][]byte
 			keys, done = s.keysToDelete(min, max, fromEnd)
 			if err := s.deleteKeys(keys); err != nil {
-				s.findIndexes()
+				// It is open which of them are removed.
+				for _, found := range s.findIndexes() {
+					left = left.with(found)
+				}
+				s.indexes.Store(&left)
 				return fmt.Errorf("delete log entries %d to %d: %w", min, max, err)
 			}
-			for _, key := range keys {
-				if isHead(key) && lost > 0 {
-					lost--
-				}
+			for _, removed := range headsIn(keys) {
+				stored = stored.without(removed.first, removed.last)
 			}
 		}
-		if lost > 0 {
-			// What is not removed would be back after the next start.
+		if lost := stored.count(min, max); lost > 0 {
 			s.indexes.Store(&stored)
 			return fmt.Errorf("%w: index %d to %d: %d of them are lost", errEntry, min, max, lost)
 		}
 		return nil
 	})
+}
+
+// headsIn returns the indexes of the heads among keys, which it sorts.
+func headsIn(keys [][]byte) (heads []indexRange) {
+	slices.SortFunc(keys, bytes.Compare)
+	for _, key := range keys {
+		if isHead(key) {
+			heads = appended(heads, indexOf(key))
+		}
+	}
+	return heads
 }
 
 // keysToDelete collects about deleteBatch keys from one end of the range, and reports
@@ -254,8 +268,8 @@ func (s *store) deleteKeys(keys [][]byte) error {
 	return err
 }
 
-// findIndexes finds the indexes of all entries in the tree.
-func (s *store) findIndexes() {
+// findIndexes finds the indexes of all entries in the tree that badger can read.
+func (s *store) findIndexes() indexes {
 	tx := s.db.NewTransaction(false)
 	defer tx.Discard()
 	cursor := tx.NewIterator(keysOnly(false))
@@ -266,7 +280,7 @@ func (s *store) findIndexes() {
 			stored = appended(stored, indexOf(key))
 		}
 	}
-	s.indexes.Store(&stored)
+	return stored
 }
 
 func keysOnly(backwards bool) badger.IteratorOptions {

@@ -145,15 +145,21 @@ func TestADamagedEntryIsNotMissing(t *testing.T) {
 		t.Error("DeleteRange from what is damaged = nil, want an error")
 	}
 	wantLost()
-	if first, err := store.FirstIndex(); err != nil || first > 100 {
-		t.Errorf("FirstIndex = %d, %v, want at most 100", first, err)
+	if err := store.GetLog(1, &log); !errors.Is(err, raft.ErrLogNotFound) {
+		t.Errorf("GetLog of an entry that was removed = %v, want raft.ErrLogNotFound", err)
+	}
+	if first, err := store.FirstIndex(); err != nil || first <= 1 || first > 100 {
+		t.Errorf("FirstIndex = %d, %v, want more than 1 and at most 100", first, err)
 	}
 	if err := store.DeleteRange(100, 200); err == nil {
 		t.Error("DeleteRange of what is damaged = nil, want an error")
 	}
 	wantLost()
-	if last, err := store.LastIndex(); err != nil || last < 100 {
-		t.Errorf("LastIndex = %d, %v, want at least 100", last, err)
+	if err := store.GetLog(200, &log); !errors.Is(err, raft.ErrLogNotFound) {
+		t.Errorf("GetLog of an entry that was removed = %v, want raft.ErrLogNotFound", err)
+	}
+	if last, err := store.LastIndex(); err != nil || last < 100 || last >= 200 {
+		t.Errorf("LastIndex = %d, %v, want at least 100 and less than 200", last, err)
 	}
 	// It can be stored again.
 	if err := store.StoreLog(&raft.Log{Index: 100, Term: 2}); err != nil {
