@@ -168,7 +168,8 @@ func (w *watch) append(logs []*raft.Log) error {
 }
 
 // DeleteRange implements raft.LogStore. Raft goes on after an error, which would be wrong
-// once a part of the log's end is gone, so removing the end is retried.
+// once a part of the log's end is gone. So removing the end is retried, and if the store is
+// damaged the instance ends.
 func (w *watch) DeleteRange(from, to uint64) error {
 	last, err := w.backend.LastIndex()
 	if err != nil || last == 0 {
@@ -180,6 +181,11 @@ func (w *watch) DeleteRange(from, to uint64) error {
 	if err != nil && to >= last && w.raftStarted.Load() {
 		w.setRetrying(true)
 		for err != nil {
+			if errors.Is(err, logstore.ErrDamaged) {
+				// Every other attempt would fail too. See GetLog.
+				w.config.Fatal(fmt.Errorf("log entries %d to %d can't be removed: %w", from, to, err))
+				runtime.Goexit()
+			}
 			w.reportFailure(what, err)
 			w.pauseOrExit()
 			err = w.timed(what, remove)

@@ -366,3 +366,38 @@ func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// To try again would be of no use, and raft waits meanwhile.
+func TestEntriesThatAreDamagedAndMustBeRemovedHaltTheInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watchDisk(t)
+		defer w.close(t)
+		halted := make(chan error, 1)
+		w.config.Fatal = func(err error) { halted <- err }
+		if err := errors.Join(w.StoreLogs(entry(1)), w.StoreLogs(entry(2))); err != nil {
+			t.Fatal(err)
+		}
+		damaged := logstore.Damage("an entry is lost")
+		w.bad.FailAppends(damaged)
+		if err := w.DeleteRange(1, 1); err != damaged || len(halted) > 0 {
+			t.Errorf("DeleteRange of the beginning of the log = %v, want the error and no halt", err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = w.DeleteRange(2, 2)
+			t.Error("DeleteRange returned to raft, which goes on after an error")
+		}()
+		advanceTime(time.Hour)
+		select {
+		case err := <-halted:
+			if !errors.Is(err, damaged) || !strings.Contains(err.Error(), "log entries 2 to 2 can't be removed") {
+				t.Errorf("fatal was called with %v, want the damage and which entries", err)
+			}
+		default:
+			t.Error("fatal was not called")
+			w.bad.FailAppends(nil)
+		}
+		<-ended
+	})
+}

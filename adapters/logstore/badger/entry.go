@@ -37,6 +37,10 @@ const partSize = 256 << 10
 // errEntry is wrapped by every error about an entry that can't be decoded.
 var errEntry = errors.New("stored log entry can't be read")
 
+// errLost is wrapped by every error about entries that were stored and that badger does not
+// find.
+var errLost = logstore.Damage("stored log entries are lost")
+
 func headKey(index uint64) []byte {
 	key := make([]byte, 1, headKeySize)
 	key[0] = logPrefix

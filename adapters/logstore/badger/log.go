@@ -33,7 +33,7 @@ func (s *store) GetLog(index uint64, log *raft.Log) error {
 		}
 		err = s.read(index, log)
 		if errors.Is(err, badger.ErrKeyNotFound) {
-			return fmt.Errorf("%w: index %d: it is lost", errEntry, index)
+			return fmt.Errorf("%w: index %d", errLost, index)
 		}
 		return err
 	})
@@ -180,8 +180,8 @@ func (b *batch) commit() error {
 }
 
 // DeleteRange works through the range in transactions of bounded size, in the
-// direction that leaves no hole if it stops in the middle. It returns an error if badger
-// can't find an entry that is to be removed: the entry would be back after the next start.
+// direction that leaves no hole if it stops in the middle. It returns errLost if badger
+// does not find an entry that is to be removed: the entry would be back after the next start.
 func (s *store) DeleteRange(min, max uint64) error {
 	return s.writing(func() error {
 		stored := *s.indexes.Load()
@@ -209,7 +209,7 @@ func (s *store) DeleteRange(min, max uint64) error {
 		}
 		if lost := stored.count(min, max); lost > 0 {
 			s.indexes.Store(&stored)
-			return fmt.Errorf("%w: index %d to %d: %d of them are lost", errEntry, min, max, lost)
+			return fmt.Errorf("%w: %d of those with index %d to %d", errLost, lost, min, max)
 		}
 		return nil
 	})

@@ -129,8 +129,8 @@ func TestADamagedEntryIsNotMissing(t *testing.T) {
 	store := spoilt(t, dir, strings.Repeat("\x64", 300), func() (logstore.Store, error) { return badger.Open(dir, nil) })
 	wantLost := func() {
 		t.Helper()
-		if err := store.GetLog(100, new(raft.Log)); err == nil || errors.Is(err, raft.ErrLogNotFound) {
-			t.Errorf("GetLog of a damaged entry = %v, want another error than raft.ErrLogNotFound", err)
+		if err := store.GetLog(100, new(raft.Log)); !errors.Is(err, logstore.ErrDamaged) {
+			t.Errorf("GetLog of a damaged entry = %v, want logstore.ErrDamaged", err)
 		}
 	}
 	wantLost()
@@ -141,8 +141,8 @@ func TestADamagedEntryIsNotMissing(t *testing.T) {
 		}
 	}
 	// Up to an entry of the same block.
-	if err := store.DeleteRange(1, 99); err == nil {
-		t.Error("DeleteRange from what is damaged = nil, want an error")
+	if err := store.DeleteRange(1, 99); !errors.Is(err, logstore.ErrDamaged) {
+		t.Errorf("DeleteRange up to a damaged entry = %v, want logstore.ErrDamaged", err)
 	}
 	wantLost()
 	if err := store.GetLog(1, &log); !errors.Is(err, raft.ErrLogNotFound) {
@@ -151,8 +151,8 @@ func TestADamagedEntryIsNotMissing(t *testing.T) {
 	if first, err := store.FirstIndex(); err != nil || first <= 1 || first > 100 {
 		t.Errorf("FirstIndex = %d, %v, want more than 1 and at most 100", first, err)
 	}
-	if err := store.DeleteRange(100, 200); err == nil {
-		t.Error("DeleteRange of what is damaged = nil, want an error")
+	if err := store.DeleteRange(100, 200); !errors.Is(err, logstore.ErrDamaged) {
+		t.Errorf("DeleteRange from a damaged entry = %v, want logstore.ErrDamaged", err)
 	}
 	wantLost()
 	if err := store.GetLog(200, &log); !errors.Is(err, raft.ErrLogNotFound) {
