@@ -35,8 +35,8 @@ func TestClaimOfADirectoryInAFolderThatIsClosed(t *testing.T) {
 	}
 }
 
-// AppArmor lets access(2) pass and open(2) fail, as it is here: access(2) asks for the user who
-// runs the test.
+// Under AppArmor access(2) succeeds and open(2) fails. So it is here, because access(2) checks
+// the permissions of the user that runs the test.
 func TestClaimOfADirectoryInAFolderThatRootMayNotOpen(t *testing.T) {
 	above := filepath.Join(t.TempDir(), "above")
 	path := filepath.Join(above, "raft")

@@ -14,9 +14,10 @@ import (
 var ErrNoInstance = errors.New("no instance has ever used this directory")
 
 // ClaimExisting claims the directory of an instance that does not run, whatever its
-// RaftID and Backend. Unlike Claim it creates nothing, and makes no names durable: a
-// directory has a manifest only since its own name is durable, and whoever relies on what is
-// in it, before the next Claim, must see to that. Otherwise it does what Claim does.
+// RaftID and Backend. Unlike Claim it creates nothing, and does not make the names of files
+// durable: a caller that relies on the files in the directory has to do that. The name of the
+// directory itself is durable, because Claim sees to that before it writes the manifest.
+// Otherwise ClaimExisting does what Claim does.
 func ClaimExisting(path string) (*Directory, error) {
 	return claimExisting(path, lock)
 }

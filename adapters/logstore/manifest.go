@@ -158,7 +158,7 @@ func syncAbove(path string) error {
 	if syscall.Access(parent, reading|writing) != nil {
 		return nil
 	}
-	// Access does not ask every security module: AppArmor only forbids to open.
+	// Access does not consult every security module: under AppArmor only the opening fails.
 	if err := SyncDir(parent); !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}

@@ -119,10 +119,11 @@ type store struct {
 	// the write-ahead log only if the one before it is durable.
 	writeMu sync.Mutex
 
-	// Which entries and which stable values there are. badger takes a block that it can't
-	// read for the end of its table, so that what is in there seems to be missing, or to be
-	// what it once was. A search would also step over the tombstones of all removed entries.
-	// Both are replaced with writeMu held, once what is new is durable.
+	// The indexes of the stored entries, and the stable values. They can't be looked up in the
+	// tree: badger takes a block that it can't read for the end of its table, so that what is
+	// in the block seems to be missing, or to have an earlier value. A search for the bounds
+	// of the log would also step over the tombstones of all removed entries. Both are replaced
+	// with writeMu held.
 	indexes atomic.Pointer[indexes]
 	stable  atomic.Pointer[map[string][]byte]
 
@@ -131,8 +132,8 @@ type store struct {
 	stop, stopped chan struct{} // of the housekeeping goroutine
 }
 
-// newStore returns the store of a database that was checked and opened. The caller starts
-// the housekeeping goroutine.
+// newStore returns a store on db, which was checked before it was opened. The caller starts the
+// housekeeping goroutine.
 func newStore(db *badger.DB, path string, logger *slog.Logger) (*store, error) {
 	s := &store{db: db, path: path, logger: logger, stop: make(chan struct{}), stopped: make(chan struct{})}
 	stored := s.findIndexes()

@@ -2,12 +2,12 @@ package badger
 
 import "slices"
 
-// indexes are the indexes of a log's entries: ranges in ascending order, with gaps between
-// them. There is one range, unless raft has installed a snapshot. A value of this type is
-// never changed.
+// indexes are the indexes of a log's entries, as ranges in ascending order with gaps between
+// them. A log has more than one range only if raft has installed a snapshot. A value of this
+// type is immutable.
 type indexes []indexRange
 
-// indexRange is first to last, both included.
+// indexRange is the indexes from first to last, both included.
 type indexRange struct{ first, last uint64 }
 
 // first returns the lowest index, 0 if there is none.
@@ -38,7 +38,7 @@ func (x indexes) count(from, to uint64) (count uint64) {
 
 func (x indexes) has(index uint64) bool { return x.count(index, index) > 0 }
 
-// appended adds an index to the end of ranges, which it may change.
+// appended returns ranges with index added to the end. It may modify ranges.
 func appended(ranges []indexRange, index uint64) []indexRange {
 	if end := len(ranges) - 1; end >= 0 && ranges[end].last+1 == index {
 		ranges[end].last = index
@@ -47,7 +47,7 @@ func appended(ranges []indexRange, index uint64) []indexRange {
 	return append(ranges, indexRange{index, index})
 }
 
-// with returns the indexes and those of added.
+// with returns the indexes together with those of added.
 func (x indexes) with(added indexRange) indexes {
 	var below, above indexes
 	for _, r := range x {
@@ -63,7 +63,7 @@ func (x indexes) with(added indexRange) indexes {
 	return slices.Concat(below, indexes{added}, above)
 }
 
-// without returns the indexes but those between from and to, both included.
+// without returns the indexes except those between from and to, both included.
 func (x indexes) without(from, to uint64) indexes {
 	var left indexes
 	for _, r := range x {

@@ -74,7 +74,7 @@ func TestInspectShowsWhatAnInstanceWouldFind(t *testing.T) {
 	wantNothingLeft(t)
 }
 
-// candidate is for whom there is a vote in a directory that tabled returns.
+// candidate has the vote in a directory that tabled returns.
 const candidate = "10.0.0.7:8008"
 
 // tabled returns a directory with a log, a term and a vote that are in a table, as after an

@@ -24,8 +24,8 @@ func (s *store) GetLog(index uint64, log *raft.Log) error {
 		if !errors.Is(err, badger.ErrKeyNotFound) {
 			return err
 		}
-		// It was removed meanwhile, and maybe stored again; or badger can't read it. Nobody
-		// writes as long as writeMu is held.
+		// Either the entry was removed in the meantime, and maybe stored again, or badger
+		// can't read it. Nobody writes while writeMu is held, so now these can be told apart.
 		s.writeMu.Lock()
 		defer s.writeMu.Unlock()
 		if !s.indexes.Load().has(index) {
@@ -166,7 +166,7 @@ func (b *batch) set(key, value []byte) error {
 	return b.tx.Set(key, value)
 }
 
-// commit makes the transaction durable, and then adds to the indexes of the log.
+// commit makes the transaction durable, and then adds its heads to the indexes of the log.
 func (b *batch) commit() error {
 	if err := b.tx.Commit(); err != nil {
 		return err
@@ -189,14 +189,15 @@ func (s *store) DeleteRange(min, max uint64) error {
 			return nil
 		}
 		fromEnd := max >= stored.last() && min > stored.first()
-		// Before it is durable, so that no reader waits in GetLog for what is being removed.
+		// Readers must not find the entries from now on, although the removal is not durable
+		// yet: GetLog would wait for writeMu.
 		left := stored.without(min, max)
 		s.indexes.Store(&left)
 		for done := false; !done; {
 			var keys [][]byte
 			keys, done = s.keysToDelete(min, max, fromEnd)
 			if err := s.deleteKeys(keys); err != nil {
-				// It is open which of them are removed.
+				// badger may have removed some of the entries.
 				for _, found := range s.findIndexes() {
 					left = left.with(found)
 				}

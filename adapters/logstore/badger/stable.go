@@ -55,9 +55,10 @@ func (s *store) storedValues() (map[string][]byte, error) {
 	return values, err
 }
 
-// rewriteLost writes the stable values again that are not in the tree as they were set.
-// When badger merges tables, a block that it can't read is dropped, with all that follows in
-// its table: the next start would find no damage, and no vote, or an earlier one.
+// rewriteLost compares the stable values with those in the tree, and writes each that differs
+// or is missing again. When badger merges tables, it drops a block that it can't read, and all
+// that follows in the table: the next start would find no damage, and no vote, or an earlier
+// one.
 func (s *store) rewriteLost() error {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()

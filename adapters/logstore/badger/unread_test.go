@@ -17,8 +17,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/badger"
 )
 
-// The file of a table is mapped, so that damage to it is seen at once. badger takes the block
-// for the end of its table, and what is in there for missing.
+// badger maps the file of a table, so it sees damage to the file at once. It takes a damaged
+// block for the end of the table, and what is in the block for missing.
 
 // spoilt opens the store in dir and then damages the block of its table that holds text.
 func spoilt(t *testing.T, dir, text string, open func() (logstore.Store, error)) logstore.Store {
@@ -123,7 +123,7 @@ func mergeAway(t *testing.T, store logstore.Store, table string) {
 	})
 }
 
-// An entry that is not found is one that is not needed any more, for raft.
+// Raft takes an entry that is not found for one that nobody needs any more.
 func TestADamagedEntryIsNotMissing(t *testing.T) {
 	dir := tabled(t)
 	store := spoilt(t, dir, strings.Repeat("\x64", 300), func() (logstore.Store, error) { return badger.Open(dir, nil) })

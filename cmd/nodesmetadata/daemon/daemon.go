@@ -192,8 +192,9 @@ func (d *Daemon) run(ctx context.Context) int {
 }
 
 // keepBackend chooses the backend that wrote the directory, unless the operator gave one: an
-// instance must not fail to start because a later build has another default. Of a directory
-// of a backend that this build lacks it can make nothing, nor convert it.
+// instance must not fail to start because a later build has another default. It returns an
+// error if this build lacks the backend that wrote the directory, because then it can neither
+// use nor convert the directory.
 func keepBackend(c config.Config) (config.Config, error) {
 	wrote, found := logstore.WrittenBy(c.RaftDir)
 	if !found {
