@@ -1,8 +1,8 @@
-// Package codec is the format of log entries and of snapshots: what the replicas of a registry
-// have on their disks and send each other. It encodes, decodes and verifies, and knows in which
-// format each kind of entry came.
+// Package codec encodes, decodes and verifies log entries and snapshots: the bytes that the
+// replicas of a registry keep on their disks and send to each other. It also knows which
+// version of the format introduced each kind of entry.
 //
-// It never applies an entry, and knows neither raft nor files nor instances. Bytes that any
-// build ever wrote stay readable, and what a newer build wrote is an error, never skipped.
-// Everything in it is safe for concurrent use, as long as nobody modifies what was passed to it.
+// It never applies an entry, and knows nothing of raft, files or instances. What any earlier
+// build wrote stays readable. What only a newer build can write is an error, and never skipped.
+// All functions are safe for concurrent use, as long as nobody modifies their arguments.
 package codec

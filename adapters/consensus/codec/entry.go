@@ -44,24 +44,24 @@ const (
 const entryHeader = 2
 
 // Opening is the first entry of a leader's term: once it is applied, so is all
-// that earlier leaders committed, and the leader may serve. The first opening
-// ever names the cluster.
+// that earlier leaders committed, and the leader may serve. The first Opening of
+// a cluster names it.
 type Opening struct {
 	ClusterID string
 }
 
-// Promotion requests that an instance becomes a voter. Settled withdraws the request,
+// Promotion requests that the instance ID becomes a voter. Settled withdraws the request,
 // because the instance is a voter or has left.
 type Promotion struct {
 	ID      string
 	Settled bool
 }
 
-// CommandGroup is the commands of several writers in one entry. They are applied one after
+// CommandGroup holds the commands of several writers in one entry. They are applied one after
 // the other, as if each had an entry of its own.
 type CommandGroup []domain.Command
 
-// ErrChecksum says that data is not as it was written.
+// ErrChecksum is returned for data that does not match its checksum.
 var ErrChecksum = errors.New("checksum mismatch: the data is damaged")
 
 var (
@@ -71,8 +71,8 @@ var (
 
 const checksumSize = 4
 
-// EncodeEntry encodes an Opening, a Promotion, a RestorePart, RestoreCommit or RestoreAbort, a
-// domain.Command or a CommandGroup. It panics over anything else: no replica could read it.
+// EncodeEntry encodes an Opening, a Promotion, a RestorePart, a RestoreCommit, a RestoreAbort, a
+// domain.Command or a CommandGroup. It panics for any other type: no replica could read it.
 func EncodeEntry(entry any) []byte {
 	b := append(make([]byte, 0, 256), entryVersion, byte(kindOf(entry)))
 	switch entry := entry.(type) {
@@ -95,7 +95,7 @@ func EncodeEntry(entry any) []byte {
 	return appendChecksum(b)
 }
 
-// IsCommand reports whether an entry that EncodeEntry returned is a single domain.Command.
+// IsCommand reports whether entry, as returned by EncodeEntry, is a single domain.Command.
 func IsCommand(entry []byte) bool {
 	switch entryKind(entry[1]) {
 	case kindRegister, kindDeregister, kindBatch, kindExpire, kindRevive:
@@ -104,8 +104,8 @@ func IsCommand(entry []byte) bool {
 	return false
 }
 
-// JoinEntries encodes the commands of entries, each of which is a single one (see IsCommand),
-// as one CommandGroup.
+// JoinEntries returns one encoded CommandGroup with the commands of entries. Each of these must
+// be a single encoded command: see IsCommand.
 func JoinEntries(entries [][]byte) []byte {
 	size := entryHeader + checksumSize
 	for _, entry := range entries {
@@ -184,8 +184,9 @@ func appendCommand(b []byte, cmd domain.Command) []byte {
 	return b
 }
 
-// DecodeEntry is the inverse of EncodeEntry. It does not retain data. An error means that no
-// entry may be applied after this one: it is damaged (see VerifyEntry), or a newer build wrote it.
+// DecodeEntry is the inverse of EncodeEntry. It does not retain data. An error means that
+// neither this entry nor any later one may be applied: data is damaged (see VerifyEntry), or a
+// newer build wrote it.
 func DecodeEntry(data []byte) (any, error) {
 	body, err := verifyChecksum(data)
 	if err != nil {
@@ -215,8 +216,9 @@ func DecodeEntry(data []byte) (any, error) {
 	return decodeCommand(kind, body)
 }
 
-// VerifyEntry returns an error unless data is as it was encoded: ErrChecksum, or that even the
-// checksum is cut off. It decodes nothing: the entry may be one that this build does not know.
+// VerifyEntry returns an error unless data is an entry as it was encoded: ErrChecksum, or
+// another error if data is too short to have a checksum. It does not decode the entry, which
+// may be of a kind that this build does not know.
 func VerifyEntry(data []byte) error {
 	_, err := verifyChecksum(data)
 	return err

@@ -51,7 +51,7 @@ func appendNodeMessage(b []byte, number protowire.Number, n *domain.CacheNode) [
 	return appendMessage(b, number, func(b []byte) []byte { return appendNode(b, n) })
 }
 
-// NodeSize is how many bytes n takes in a RestorePart.
+// NodeSize returns how many bytes n takes in an encoded RestorePart.
 func NodeSize(n *domain.CacheNode) int { return protowire.SizeBytes(len(appendNode(nil, n))) + 1 }
 
 func appendLabels(b []byte, labels map[string]string) []byte {

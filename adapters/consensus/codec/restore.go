@@ -11,23 +11,23 @@ import (
 // which every replica stages, and a commit that applies all of them in one step. Until then
 // the registry is unchanged.
 
-// RestorePart is one part of the restore ID, numbered from 0. Part 0 replaces whatever was
-// staged before.
+// RestorePart is one part of the restore ID. Parts are numbered from 0. Part 0 replaces
+// whatever was staged before.
 type RestorePart struct {
 	ID     string
 	Number int
 	Nodes  []*domain.CacheNode
 }
 
-// RestoreCommit replaces the registry with the staged nodes, if all Parts are staged, and
-// Expected is nil or the registry's revision.
+// RestoreCommit replaces the registry with the staged nodes of the restore ID, if that many
+// Parts are staged, and Expected is nil or the registry's revision.
 type RestoreCommit struct {
 	ID       string
 	Parts    int
 	Expected *domain.Revision
 }
 
-// RestoreAbort drops what is staged of a restore that is given up.
+// RestoreAbort drops the staged parts of the restore ID, which was given up.
 type RestoreAbort struct {
 	ID string
 }

@@ -52,44 +52,44 @@ type Snapshot struct {
 	Staged     *Staged  // nil while no restore is under way
 }
 
-// Staged is what has arrived of the restore ID: that many of its parts, with these
-// nodes, in ascending order of their ids.
+// Staged is a restore that is under way: its ID, how many of its parts are staged, and their
+// nodes in ascending order of their ids.
 type Staged struct {
 	ID    string
 	Parts int
 	Nodes []*domain.CacheNode
 }
 
-// WriteSnapshot writes im to w, through a buffer of its own. After an error the caller must
-// drop all that was written.
-func WriteSnapshot(w io.Writer, im Snapshot) error {
+// WriteSnapshot writes s to w, through a buffer of its own. After an error the caller must
+// discard what was written.
+func WriteSnapshot(w io.Writer, s Snapshot) error {
 	out := snapshotWriter{w: bufio.NewWriterSize(w, 64<<10), sum: crc32.New(castagnoli)}
 	out.write(append([]byte(snapshotMagic), snapshotVersion))
 
-	changes := im.View.History()
+	changes := s.View.History()
 	out.record(recordHead, func(b []byte) []byte {
-		b = appendString(b, 1, im.ClusterID)
-		b = appendUint(b, 2, uint64(im.View.Revision()))
-		b = appendUint(b, 3, im.Applied)
-		b = appendUint(b, 4, im.OpenTerm)
+		b = appendString(b, 1, s.ClusterID)
+		b = appendUint(b, 2, uint64(s.View.Revision()))
+		b = appendUint(b, 3, s.Applied)
+		b = appendUint(b, 4, s.OpenTerm)
 		return appendUint(b, 5, uint64(len(changes)))
 	})
 	for i := range changes {
 		out.record(recordChange, func(b []byte) []byte { return appendChange(b, &changes[i], changes) })
 	}
-	for n := range im.View.Nodes() {
+	for n := range s.View.Nodes() {
 		out.record(recordNode, func(b []byte) []byte { return appendNodeOrReference(b, n, changes) })
 	}
-	for _, id := range im.Promotions {
+	for _, id := range s.Promotions {
 		out.record(recordPromotion, func(b []byte) []byte { return appendString(b, 1, id) })
 	}
-	if im.Staged != nil {
-		out.record(recordStaged, func(b []byte) []byte { return appendStaged(b, im.Staged) })
-		for _, n := range im.Staged.Nodes {
+	if s.Staged != nil {
+		out.record(recordStaged, func(b []byte) []byte { return appendStaged(b, s.Staged) })
+		for _, n := range s.Staged.Nodes {
 			out.record(recordStagedNode, func(b []byte) []byte { return appendNodeMessage(b, 1, n) })
 		}
 	}
-	out.record(recordEnd, func(b []byte) []byte { return appendUint(b, 1, uint64(im.View.Len())) })
+	out.record(recordEnd, func(b []byte) []byte { return appendUint(b, 1, uint64(s.View.Len())) })
 	return out.finish()
 }
 

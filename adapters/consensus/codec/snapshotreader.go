@@ -12,15 +12,16 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// Restored is what ReadSnapshot has read: the Snapshot, and what a state machine goes on from.
+// Restored is what ReadSnapshot returns: the snapshot, and the same state in the form with
+// which a state machine continues.
 type Restored struct {
 	Snapshot
-	Registry    *domain.Registry    // its view is View
-	StagedNodes *domain.Replacement // has the nodes of Staged; nil if that is nil
+	Registry    *domain.Registry    // View is its view
+	StagedNodes *domain.Replacement // the nodes of Staged; nil if Staged is nil
 }
 
-// ReadSnapshot reads r to its end, and returns nothing before the checksum at the end is
-// verified.
+// ReadSnapshot reads a snapshot, which must end where r ends. It returns an error for one that
+// is damaged, cut off, or written by a newer build.
 func ReadSnapshot(r io.Reader) (Restored, error) {
 	in := snapshotReader{r: bufio.NewReaderSize(r, 64<<10), sum: crc32.New(castagnoli)}
 	if err := in.header(); err != nil {

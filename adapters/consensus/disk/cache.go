@@ -15,8 +15,8 @@ const (
 	cachedBytes = 256 << 10
 )
 
-// MaxCachedEntry is how many bytes of data an entry may have to be read from memory while it
-// is one of the latest; a longer one is read from the disk.
+// MaxCachedEntry is how many bytes of data an entry may have to be cached. A longer entry is
+// always read from the disk.
 const MaxCachedEntry = 32 << 10
 
 // entryCache is the disk behind a cache of the latest entries, which raft reads to replicate

@@ -8,16 +8,17 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Config is what a Store needs of the instance that it belongs to. All of it is required
-// unless it says otherwise. The functions are called from many goroutines.
+// Config is what a Store needs of the instance that it belongs to. Every field is required
+// unless its comment says otherwise. The functions are called from many goroutines.
 type Config struct {
 	// HangAfter is how long an operation may take before it counts as hanging.
 	HangAfter time.Duration
-	// MaxBatch is how many entries one append holds at most.
+	// MaxBatch is the greatest number of entries in one append to the log store.
 	MaxBatch int
 	// OwnAddress is the candidate that raft stores when this instance votes for itself.
 	OwnAddress []byte
-	Logger     *slog.Logger
+	// Logger logs when trouble with the disk begins and ends.
+	Logger *slog.Logger
 
 	// CheckPresent returns an error if the directory is gone, so that writes would be lost.
 	CheckPresent func() error
@@ -26,21 +27,22 @@ type Config struct {
 
 	// Leads reports whether this instance leads.
 	Leads func() bool
-	// NeedsOthers reports whether committing takes acknowledgements of others.
+	// NeedsOthers reports whether an entry needs the acknowledgement of another instance to
+	// be committed.
 	NeedsOthers func() bool
 	// Committed returns raft's commit index.
 	Committed func() uint64
 
-	// Appended is told of entries that were stored.
+	// Appended is called with entries once they are stored.
 	Appended func([]*raft.Log)
-	// Stored is told how long one append took; it may be nil.
+	// Stored is called with how long each append took. It may be nil.
 	Stored func(time.Duration)
-	// Changed is called when trouble begins, changes or ends. It must not block: of the
-	// Store it may call Fault.
+	// Changed is called when trouble with the disk begins, changes or ends. It must not
+	// block, and may call no method of the Store but Fault.
 	Changed func()
-	// Fatal is called with an error with which this instance can't go on; it must return
-	// only when the instance is being closed.
+	// Fatal is called when this instance can't go on, with the reason. It must not return
+	// before the instance is being closed.
 	Fatal func(error)
-	// Raising is held while the term is raised; it may be nil.
+	// Raising is locked while raft raises the term. It may be nil.
 	Raising sync.Locker
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 )
 
-// Store is a log store as raft is given it, as its log and for its term and vote.
+// Store is the log and the stable store that raft is given, on top of a log store.
 //
 // It lets a leader send its entries before they are on its own disk, so that the disks of
 // all instances work at the same time (Ongaro's thesis, section 10.2.1). Raft 1.7.3 takes an
@@ -20,7 +20,7 @@ import (
 // that has it. Still, raft commits only entries that are on the leader's disk:
 //
 //   - Raft learns of another instance's acknowledgement only once the entry is stored here,
-//     too (the transport sees to that: see Await), and needs such an acknowledgement to
+//     too, because the transport calls Await before, and needs such an acknowledgement to
 //     commit. If this instance is a majority by itself, or an entry may make it one, raft
 //     waits for the disk.
 //   - An instance that no longer leads waits for the disk before it says anything of the
@@ -42,7 +42,7 @@ type Store struct {
 // see logstore.Roomy.
 const maxAppend = 1 << 20
 
-// New returns a Store on store, which Close closes.
+// New returns a Store on top of store, which Close closes, too.
 func New(store logstore.Store, config Config) *Store {
 	return &Store{
 		entryCache: &entryCache{watch: newWatch(store, config)},
@@ -153,7 +153,7 @@ func (s *Store) advance() {
 }
 
 // Await waits until no entry up to index is pending (see Pending). It returns false if done
-// is closed first, or if the entries will never be stored: this instance is being closed.
+// is closed first, or if the entries will never be stored because this instance is closed.
 func (s *Store) Await(index uint64, done <-chan struct{}) bool {
 	for {
 		s.mu.RLock()
@@ -195,8 +195,8 @@ func (s *Store) follow(index uint64) error {
 	return errNotStored
 }
 
-// Pending returns the entry at index if it is pending: raft takes it for stored, and it is
-// not on the disk yet. Otherwise it returns nil.
+// Pending returns the entry at index if it is pending: raft takes it for stored, but it is
+// not on the disk yet. Otherwise Pending returns nil.
 func (s *Store) Pending(index uint64) *raft.Log {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -15,7 +15,8 @@ const (
 	directoryCheckInterval = time.Second
 )
 
-// Trouble is what is wrong with the disk. A write that is refused with it was not begun.
+// Trouble says what is wrong with the disk: an operation hangs, or has failed. A write that
+// returns a *Trouble was not begun.
 type Trouble struct {
 	operation string
 	since     time.Time
@@ -31,7 +32,7 @@ func (t *Trouble) Error() string {
 	return fmt.Sprintf("the disk of this instance refuses since %s: %s: %v", since, t.operation, t.err)
 }
 
-// Unwrap returns the error of the disk; nil if it hangs.
+// Unwrap returns the error of the operation that failed; nil if one hangs.
 func (t *Trouble) Unwrap() error { return t.err }
 
 type storeOperation struct {
@@ -130,18 +131,19 @@ func (w *watch) updateTrouble() {
 	w.config.Changed()
 }
 
-// Stalled returns a channel that is closed while an operation hangs, or a change of the log
-// is being retried: the outcome of an entry is open then.
+// Stalled returns a channel that is closed once an operation hangs, or a change of the log is
+// retried. From then on nobody knows when the outcome of an entry will be known. Once that is
+// over, Stalled returns another channel.
 func (w *watch) Stalled() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.stalled
 }
 
-// Troubles returns how often trouble has begun.
+// Troubles returns how often trouble has begun since New.
 func (w *watch) Troubles() uint64 { return w.troubles.Load() }
 
-// Fault returns the current trouble, a *Trouble, or nil. It takes no lock.
+// Fault returns the current trouble, a *Trouble, or nil if there is none. It takes no lock.
 func (w *watch) Fault() error {
 	if now := w.current.Load(); now != nil {
 		return now
@@ -189,8 +191,8 @@ func (w *watch) checkWritable() error {
 	return nil
 }
 
-// WatchDirectory checks that the directory exists, also while nothing is written, until
-// StopRetrying or Close is called.
+// WatchDirectory checks regularly that the directory exists, even while nothing is written. It
+// returns after StopRetrying or Close is called.
 func (w *watch) WatchDirectory() {
 	for w.sleep(directoryCheckInterval) {
 		if err := w.config.CheckPresent(); err != nil {
@@ -223,8 +225,8 @@ func (w *watch) pauseOrExit() {
 	}
 }
 
-// StopRetrying ends every retry and probe, as this instance is being closed. A goroutine of
-// raft that retries ends then, by runtime.Goexit: see pauseOrExit.
+// StopRetrying ends all retries, because this instance is being closed. A goroutine of raft that
+// waits for a retry does not return to raft: it ends with runtime.Goexit.
 func (w *watch) StopRetrying() {
 	w.mu.Lock() // so that no probe begins later
 	defer w.mu.Unlock()

@@ -19,13 +19,13 @@ import (
 // opStoreEntries names the append of log entries in messages.
 const opStoreEntries = "store log entries"
 
-// watch is the log store whose health is watched (see trouble.go). Raft takes for granted
+// watch wraps a log store and watches its health (see trouble.go). Raft takes for granted
 // that a disk answers: it stores a leader's entries in the one goroutine that could give up
 // leadership, while others go on with the heartbeats; and it panics when it can't store a
 // term. So
 //
-//   - there is trouble while an operation hangs, and after one has failed: the owner of a
-//     Store sees to what an instance in trouble must not do;
+//   - there is trouble while an operation hangs, and after one has failed: see the package
+//     comment for what an instance in trouble must not do;
 //   - storing the term and the vote is retried until it succeeds;
 //   - so is storing entries, unless it is certain that nothing was written and raft can
 //     cope with the error. It can't after it has removed the end of the log, when it
@@ -57,8 +57,8 @@ type watch struct {
 	probeDone sync.WaitGroup
 }
 
-// backend is embedded in the place of a logstore.Store, so that nobody outside gets past the
-// watch.
+// backend is the log store that watch embeds. It is not exported, so that no other package can
+// bypass the watch.
 type backend interface{ logstore.Store }
 
 func newWatch(store logstore.Store, config Config) *watch {
@@ -129,7 +129,8 @@ func (w *watch) setRetrying(on bool) {
 	}
 }
 
-// RaftStarted says that raft has started: until then it copes with every error.
+// RaftStarted is called once raft has started. Until then every error is returned; from then on
+// those that raft can't cope with are not.
 func (w *watch) RaftStarted() { w.raftStarted.Store(true) }
 
 // checkReady returns why entries can't be stored now, or nil.
