@@ -10,8 +10,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/stream"
 )
 
-// peerFrames lets through what an instance sends: no longer write gets into the log than
-// maxPending, and no more entries into a message than maxBatch.
+// peerFrames lets through all that an instance sends: no entry of the log is longer than
+// maxPending, and no message has more entries than maxBatch.
 var peerFrames = frames.Config{
 	MaxField:        maxPending,
 	MaxElements:     4 * maxBatch,
@@ -20,7 +20,7 @@ var peerFrames = frames.Config{
 }
 
 // checkedStream is a raft.StreamLayer that checks what peers send, so that no message costs
-// more memory than its sender has sent. It dials destinations.
+// more memory than its sender has sent. The addresses that it dials are destinations.
 type checkedStream struct {
 	*stream.Stream
 	frames *frames.Guard

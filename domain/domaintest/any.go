@@ -8,8 +8,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// AnyNode draws any node that the domain accepts, with the longest values of everything
-// among them, and gives the fields that the server sets any possible value.
+// AnyNode draws nodes that the domain accepts, some of them with values of the greatest length.
+// The fields that the server sets have any possible value.
 func AnyNode() *rapid.Generator[domain.CacheNode] {
 	ids := rapid.StringMatching(`[A-Za-z0-9][A-Za-z0-9._:-]{0,20}`).Filter(func(id string) bool {
 		return domain.CheckNodeID(id) == nil
@@ -60,7 +60,7 @@ func anyCondition() *rapid.Generator[domain.Condition] {
 	})
 }
 
-// AnyCommand draws commands that need not make sense together.
+// AnyCommand draws any single command. Several of them need not make sense together.
 func AnyCommand() *rapid.Generator[domain.Command] {
 	one := rapid.Custom(func(t *rapid.T) domain.Command {
 		condition := anyCondition().Draw(t, "condition")

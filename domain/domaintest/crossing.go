@@ -6,8 +6,8 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// CrossingCommands draws commands about few nodes, addresses and pools, so that they
-// conflict: most succeed, some are refused, some change nothing.
+// CrossingCommands draws sequences of commands about few nodes, addresses and pools, so that
+// they conflict: most succeed, some are refused, some change nothing.
 func CrossingCommands() *rapid.Generator[[]domain.Command] {
 	return rapid.Custom(func(t *rapid.T) []domain.Command {
 		commands := make([]domain.Command, rapid.IntRange(0, 80).Draw(t, "commands"))
@@ -22,7 +22,7 @@ func CrossingCommands() *rapid.Generator[[]domain.Command] {
 
 var crossingIDs = []string{"a", "b", "c", "d", "e", "f"}
 
-// CrossingCommand draws one such command for a registry with this view.
+// CrossingCommand draws one command of such a sequence, for a registry with this view.
 func CrossingCommand(t *rapid.T, view domain.View) domain.Command {
 	id := func() string { return rapid.SampledFrom(crossingIDs).Draw(t, "id") }
 	one := func() domain.Command {

@@ -7,7 +7,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/domain"
 )
 
-// UsualRegister is a registration as a deployment would send it.
+// UsualRegister returns a typical registration, that of node i.
 func UsualRegister(b *testing.B, i, weight int) domain.Register {
 	return domain.Register{Node: acceptedNode(b, domain.NodeSpec{
 		ID:      fmt.Sprintf("cache-node-%05d", i),

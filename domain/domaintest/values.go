@@ -1,6 +1,6 @@
-// Package domaintest has values of the domain for the tests of whatever carries, stores or
-// applies them: commands that are drawn at random, registries, and what they show in a form
-// that can be compared. It has no rule of its own, and only tests import it.
+// Package domaintest has values for the tests of packages that carry, store or apply values of
+// the domain: random commands, registries, and the contents of registries in a form that can be
+// compared. It defines no rules of its own, and only tests import it.
 package domaintest
 
 import (

@@ -1,7 +1,8 @@
 // Package frames checks the bytes that a peer sends on a connection of raft's transport,
-// before raft's decoder reads them: no message costs more memory than its sender has sent,
-// and no snapshot hides a request or stands still for long. It keeps and changes nothing of
-// what it lets through, and never looks at what the entries in it mean.
+// before raft's decoder reads them. A message that announces more than an instance sends, or
+// a snapshot that raft would take for a request, ends its connection. So does a snapshot that
+// makes no progress. It keeps and changes nothing of what it lets through, and never looks
+// into an entry.
 package frames
 
 import (
@@ -12,43 +13,43 @@ import (
 	"time"
 )
 
-// ErrHostile: what a peer has sent is no message that an instance sends. A connection whose
-// Read has returned it returns nothing else any more.
+// ErrHostile is returned by Read for bytes that no instance sends. Each later Read of the
+// connection returns it too.
 var ErrHostile = errors.New("not a message that an instance sends")
 
-// Config says what an instance may send. Every field is required.
+// Config says what a peer may send. Every field is required.
 type Config struct {
-	// MaxField bounds the bytes of one string or block, such as an entry.
+	// MaxField is the greatest length of a string or block of bytes, such as an entry.
 	MaxField int64
-	// MaxElements bounds an array, such as the entries of a message.
+	// MaxElements is the greatest length of an array, such as the entries of a message.
 	MaxElements int
-	// ProtocolVersion is raft's latest one. Raft reads snapshots of this one and of the
-	// one before.
+	// ProtocolVersion is the latest version of raft's protocol. Raft reads snapshots of this
+	// version and of the one before it.
 	ProtocolVersion uint64
-	// Timeout bounds how long a snapshot makes no progress, and how long each write of a
-	// request takes.
+	// Timeout is how long a snapshot may make no progress, and how long each write of a
+	// request may take.
 	Timeout time.Duration
 }
 
-// Guard checks what all peers of an instance send: their incomplete messages share one
-// limit. Safe for concurrent use.
+// Guard checks what the peers of one instance send. All of its connections share one limit on
+// the bytes of incomplete messages. Safe for concurrent use.
 type Guard struct {
 	config   Config
 	incoming atomic.Int64 // bytes of incomplete messages
 }
 
-// New returns a guard with no connections. It owns nothing that must be closed.
+// New returns a Guard without connections. A Guard need not be closed.
 func New(config Config) *Guard { return &Guard{config: config} }
 
-// Requests returns a connection that reads from conn only requests that an instance may
-// send. Its Read fails with ErrHostile from the first other byte on, its Close closes conn.
-// One goroutine may read while another writes; Close may be called from any.
+// Requests wraps a connection on which the peer sends requests. Read returns what the peer
+// sends as long as an instance may send it, and ErrHostile from the first other byte on. Close
+// closes conn. One goroutine may read while another writes; any may call Close.
 func (g *Guard) Requests(conn net.Conn) net.Conn {
 	return &checkedConn{Conn: conn, frames: frameChecker{config: &g.config, requests: true, quota: byteQuota{total: &g.incoming}, limit: maxIncoming}}
 }
 
-// Answers is Requests for a connection on which this instance sends requests, and the peer
-// answers.
+// Answers is like Requests, for a connection on which this instance sends the requests and the
+// peer sends the answers.
 func (g *Guard) Answers(conn net.Conn) net.Conn {
 	return &checkedConn{Conn: conn, frames: frameChecker{config: &g.config, quota: byteQuota{total: &g.incoming}, limit: maxAnswer}}
 }

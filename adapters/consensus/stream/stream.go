@@ -1,6 +1,6 @@
-// Package stream makes and accepts the connections between instances that raft's messages go
-// over. All of them have gone through the preface, and end with the stream, or when they are
-// reset. It never reads or writes anything behind the preface.
+// Package stream dials and accepts the connections on which instances send each other raft's
+// messages. Every connection has gone through the preface when a caller gets it. The package
+// never reads or writes what comes after the preface.
 package stream
 
 import (
@@ -13,23 +13,23 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/preface"
 )
 
-// Config says where a stream gets its connections from. Every field is required.
+// Config says where a Stream gets its connections from. Every field is required.
 type Config struct {
-	// Port is the raft port of this instance. It accepts only connections that have gone
-	// through the preface. The stream closes it.
+	// Port is the raft port of this instance. Its Accept returns only connections that have
+	// gone through the preface. The Stream closes it.
 	Port net.Listener
-	// Dial connects to the raft port at address. The end of ctx cancels only the dial, not
-	// the connection.
+	// Dial connects to the raft port at address. When ctx ends later, that does not close the
+	// connection.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
-	// Advertised is the address that others know this instance by.
+	// Advertised is the address at which other instances reach this one.
 	Advertised string
-	// Preface is this instance's part when it dials.
+	// Preface is what this instance sends and expects in the preface when it dials.
 	Preface *preface.Preface
 }
 
-// Stream dials and accepts connections on the raft port that have gone through the preface.
-// It keeps track of all of them and closes them in Close, because raft's transport leaves
-// them open, with goroutines blocked on them. Safe for concurrent use.
+// Stream dials and accepts connections between the raft ports of instances. It keeps track of
+// the open ones, so that Close can close them: raft's transport leaves them open, with
+// goroutines blocked on them. Safe for concurrent use.
 type Stream struct {
 	config  Config
 	running context.Context // ends with Close; its cause is net.ErrClosed
@@ -41,7 +41,7 @@ type Stream struct {
 	open   map[*streamConn]struct{}
 }
 
-// New returns a stream that runs until Close.
+// New returns a Stream, which the caller must close.
 func New(config Config) *Stream {
 	s := &Stream{config: config, ended: make(chan struct{}, 1), open: map[*streamConn]struct{}{}}
 	s.running, s.stop = context.WithCancelCause(context.Background())
@@ -57,8 +57,8 @@ func (s *Stream) Accept() (net.Conn, error) {
 	return s.remember(conn, s.noteEnd)
 }
 
-// Ended returns a channel that holds a token when an accepted connection has ended since
-// the last token was taken: its user has closed it.
+// Ended returns a channel that holds a token if the user of an accepted connection has closed
+// it since the last token was taken.
 func (s *Stream) Ended() <-chan struct{} { return s.ended }
 
 func (s *Stream) noteEnd() {
@@ -68,10 +68,10 @@ func (s *Stream) noteEnd() {
 	}
 }
 
-// Dial connects to the instance named id, or to whoever answers if id is empty, in at most
-// that time. A host name is resolved each time. Close cancels a dial in progress, so that
-// nobody waits for its timeout. The error names the address; if the preface failed, it is
-// one of package preface's.
+// Dial connects to the instance with this id, or to any instance if id is empty. A host name
+// is resolved each time. Close cancels a dial in progress, so that nobody waits for its
+// timeout. The error names the address; if the preface failed, it wraps an error of package
+// preface.
 func (s *Stream) Dial(id, address string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.running, timeout)
 	defer cancel()
@@ -121,7 +121,8 @@ func (s *Stream) remember(conn net.Conn, ended func()) (net.Conn, error) {
 	return c, nil
 }
 
-// Close implements net.Listener. It closes every connection, which unblocks their users.
+// Close implements net.Listener. It closes the port and every connection, which unblocks their
+// users.
 func (s *Stream) Close() error {
 	s.stop(net.ErrClosed)
 	s.mu.Lock()
@@ -131,7 +132,7 @@ func (s *Stream) Close() error {
 	return s.config.Port.Close()
 }
 
-// Reset closes every connection, but not the stream.
+// Reset closes every open connection, but not the Stream.
 func (s *Stream) Reset() {
 	s.mu.Lock()
 	open := s.open

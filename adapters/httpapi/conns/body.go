@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Body is the body of a request, tracked until all of it is read. Read is for one
-// goroutine.
+// Body is the body of a request, tracked until all of it is read. Only one goroutine may read
+// it at a time.
 type Body struct {
 	content io.ReadCloser
 	transfer
@@ -27,8 +27,8 @@ func (t *Tracker) trackBody(w http.ResponseWriter, r *http.Request) *Body {
 	return b
 }
 
-// Read implements io.Reader. When the deadline is over it returns os.ErrDeadlineExceeded, or
-// Config.LateBody if the server closes.
+// Read implements io.Reader. After the deadline it returns os.ErrDeadlineExceeded, or
+// Config.LateBody if the server is closing.
 func (b *Body) Read(p []byte) (int, error) {
 	n, err := b.content.Read(p)
 	switch {
@@ -44,13 +44,13 @@ func (b *Body) Read(p []byte) (int, error) {
 // Close implements io.Closer.
 func (b *Body) Close() error { return b.content.Close() }
 
-// Establish has the connection count as one whose first request has arrived, however much
-// of it has: for a body that may take long.
+// Establish makes the connection count as one whose first request has arrived, although the
+// rest of b may take long: it is not closed because of Config.MaxPending any more.
 func (b *Body) Establish() { b.tracker.pending.establish(b.request) }
 
-// LimitUntil gives the rest of b until at, instead of the time that net/http gives all of
-// it. If the server closes, Config.LateBody may come earlier.
+// LimitUntil sets the deadline for the rest of b to at, instead of the one that net/http has
+// set for all of it. When the server closes, the deadline may become earlier: see ReadGrace.
 func (b *Body) LimitUntil(at time.Time) { b.limitUntil(at) }
 
-// IsFinished reports whether all of b has been read, or nobody waits for the rest any more.
+// IsFinished reports whether all of b has been read, or net/http is done with the request.
 func (b *Body) IsFinished() bool { return b.isFinished() }

@@ -3,8 +3,8 @@
 // and each write of an answer may take once the server closes.
 //
 // It never answers a request, and never looks at a path, a header or a byte of a body.
-// While the server is open it sets no deadline but one that it is given, for a part of a
-// body: those of net/http apply.
+// Until the server closes it sets only the deadlines that Body.LimitUntil is called with;
+// apart from these, those of net/http apply.
 //
 // A limitListener accepts connections. connections limits how many are open. pendingConns
 // limits how many of these have not sent their first request; above the limit the oldest
@@ -32,33 +32,34 @@ const (
 	WriteGrace = 2 * time.Second
 )
 
-// Config is what a Tracker needs. All but MaxOpen must be given.
+// Config is what a Tracker needs. Every field but MaxOpen is required.
 type Config struct {
-	// MaxOpen is how many connections may be open. Further ones are closed at once. Zero:
-	// no limit.
+	// MaxOpen is how many connections may be open. Any further one is closed at once. Zero
+	// means no limit.
 	MaxOpen int
 
-	// MaxPending is how many connections may be open whose first request has not arrived.
-	// When one more comes, the oldest is closed.
+	// MaxPending is how many of the open connections may be without a first request. When
+	// there are as many and another one comes, the oldest is closed as soon as it has had
+	// 200 ms for its request.
 	MaxPending int
 
 	// Refused is called for each connection that is closed because of MaxOpen, Displaced
-	// for each that is closed because of MaxPending. The goroutine that accepts connections
-	// calls both, and accepts no other one meanwhile.
+	// for each that is closed because of MaxPending. Neither may block, because no connection
+	// is accepted until it returns.
 	Refused, Displaced func()
 
-	// LateBody is the error of reading a body whose rest has not come in time once the
-	// server closes.
+	// LateBody is what Body.Read returns if the rest of the body has not arrived within
+	// ReadGrace once the server closes.
 	LateBody error
 
-	// Logger is told when connections begin to be refused, and when they are taken again.
+	// Logger logs when connections begin to be refused, and when they are accepted again.
 	Logger *slog.Logger
 }
 
 // Tracker limits the connections of one http.Server, and tracks the request bodies that have
-// not arrived in full and the answers of HTTP/2 that are not written in full. The server
-// needs its Listener, its Handler, and its methods ConnContext and ConnState. Its methods
-// may be called from any goroutine; it has none itself.
+// not arrived in full and the answers of HTTP/2 that are not written in full. The server must
+// accept from its Listener, serve with its Handler, and call its ConnContext and ConnState.
+// Safe for concurrent use; a Tracker has no goroutines.
 type Tracker struct {
 	connections       *connections
 	pending           *pendingConns
@@ -66,7 +67,7 @@ type Tracker struct {
 	lateBody          error
 }
 
-// New returns a Tracker that has acquired nothing, and need not be closed.
+// New returns a Tracker. It acquires nothing, so a Tracker need not be closed.
 func New(c Config) *Tracker {
 	return &Tracker{
 		connections: newConnections(c.MaxOpen, c.Refused, c.Logger),
@@ -79,14 +80,14 @@ func New(c Config) *Tracker {
 	}
 }
 
-// Listener returns a listener that accepts from l within the limits. To close it closes l.
+// Listener returns a listener that accepts from l within the limits. Its Close closes l.
 func (t *Tracker) Listener(l *net.TCPListener) net.Listener {
 	return limitListener{l, t.connections, t.pending}
 }
 
-// Handler returns a handler that calls next with every request that is to be answered, and
-// panics with http.ErrAbortHandler if its connection was displaced. The request that next
-// gets has a *Body, or http.NoBody.
+// Handler returns a handler that passes requests on to next. The body of each is a *Body or
+// http.NoBody. If the connection of a request was closed because of MaxPending, the handler
+// panics with http.ErrAbortHandler instead.
 func (t *Tracker) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !t.pending.admit(r) {
@@ -122,11 +123,12 @@ func (t *Tracker) ConnState(conn net.Conn, state http.ConnState) {
 	t.bodies.connDone(conn)
 }
 
-// BeginShutdown is called when the server closes, before http.Server.Shutdown, and does not
-// wait. It closes the connections that have sent no request, and from now on every new one.
-// A body must have arrived within ReadGrace, and each write of an answer, the current one
-// too, must end within WriteGrace; but if ctx ends soon, within half of the time until then.
-// A hijacked connection is its owner's. It may be called again.
+// BeginShutdown is called when the server closes, before http.Server.Shutdown. It does not
+// wait, and may be called again. It closes the connections that have sent no request; from now
+// on every new connection is closed. The rest of each body must arrive within ReadGrace, and
+// each write of an answer, including the current one, must end within WriteGrace. Both are
+// shortened to half of the time until the deadline of ctx if that is less. Hijacked connections
+// are left to their owners.
 func (t *Tracker) BeginShutdown(ctx context.Context) {
 	// A pending connection has no request in flight, but Shutdown would wait for it for
 	// seconds.
@@ -138,8 +140,8 @@ func (t *Tracker) BeginShutdown(ctx context.Context) {
 	t.connections.shutdown(grace)
 }
 
-// graceWithin is grace, or half of the time until ctx ends if that is less: what follows
-// needs time too.
+// graceWithin returns grace, or half of the time until the deadline of ctx if that is less: the
+// rest of the shutdown needs time too.
 func graceWithin(ctx context.Context, grace time.Duration) time.Duration {
 	if deadline, bounded := ctx.Deadline(); bounded {
 		return min(grace, time.Until(deadline)/2)

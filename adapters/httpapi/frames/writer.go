@@ -1,10 +1,10 @@
-// Package frames sends a response that has no end in sight, to a client that may stop
-// reading. Each frame is sent at once, and a client whose socket takes nothing for some
-// time is cut off. A hijackedConn, which is the connection itself, sends in HTTP/1.1,
-// otherwise responseFrames, a response of net/http.
+// Package frames sends responses of no fixed length, such as streams of events, to clients
+// that may stop reading. Each frame is sent at once. A client is cut off if its socket takes
+// nothing for some time. In HTTP/1.1 a hijackedConn writes the frames to the connection
+// itself; otherwise responseFrames writes them to the response of net/http.
 //
-// It never looks into a frame, and keeps none: whoever sends one waits until the socket
-// has taken it.
+// It never looks into a frame, and queues none: Send returns when the socket has taken the
+// frame.
 package frames
 
 import (
@@ -17,35 +17,37 @@ import (
 // Writer sends the frames of one response to its client. All methods but ShortenDeadlines
 // and Abort are for one goroutine.
 type Writer interface {
-	// Send sends all of frame before it returns, at most 64 KiB. frame begins with Head bytes
-	// that are not sent, and is copied unless its capacity leaves Tail bytes behind it; Send
-	// may overwrite both. The error is os.ErrDeadlineExceeded if the client is cut off. After
-	// an error the client may have a part of frame, and nothing more is to be sent.
+	// Send sends what follows the first Head bytes of frame, and returns when the socket has
+	// taken all of it. frame has at most 64 KiB. Send may overwrite the first Head bytes of
+	// frame, and Tail bytes of its capacity behind its end; it copies frame if there are fewer
+	// than Tail. The error is os.ErrDeadlineExceeded if the client was cut off. After an error
+	// the client may have a part of frame, and nothing more may be sent.
 	Send(frame []byte) error
-	// ShortenDeadlines gives the current write, and each later one, a second.
+	// ShortenDeadlines gives the current write, and each later one, one second.
 	ShortenDeadlines()
-	// Abort breaks the response off. If it is not hijacked, http.Server.Close does.
+	// Abort breaks the response off if the connection is hijacked. Otherwise it does nothing,
+	// because http.Server.Close breaks the response off.
 	Abort()
 	// ClientGone reports whether the client has closed the connection or the request.
 	ClientGone() bool
-	// Hijacked reports whether the connection was taken from net/http. Then the Writer
-	// outlives its handler; otherwise Finish must be called before that returns.
+	// Hijacked reports whether the connection was taken from net/http. If it was, the Writer
+	// may be used after the handler has returned; if not, Finish must be called before.
 	Hijacked() bool
-	// Finish is called once. Only ShortenDeadlines and Abort may be called after it. A
-	// response that is not whole is broken off: nothing more is sent, and its client can
-	// tell.
+	// Finish ends the response. It must be called once, and only ShortenDeadlines and Abort
+	// may be called after it. If whole is false, the response is broken off, so that the
+	// client can tell that it is not complete.
 	Finish(whole bool)
 }
 
-// Head and Tail are how many bytes a frame has before and behind what is sent, for the
-// chunked coding of HTTP/1.1: the length in four digits, and the end of the line.
+// Head and Tail are how many bytes the chunked coding of HTTP/1.1 adds before and after what
+// a frame sends: its length in four digits and the end of the line, and another end of a line.
 const (
 	Head = len("ffff\r\n")
 	Tail = len("\r\n")
 )
 
-// MaxPiece is how much of a response of net/http is written with one deadline: the socket
-// must take it within that time. It is small, so that a client that reads slowly is not
+// MaxPiece is how many bytes of a response of net/http are written with one deadline, by which
+// the socket must have taken them. It is small, so that a client that reads slowly is not
 // taken for one that does not read.
 const MaxPiece = 8 << 10
 
@@ -53,9 +55,9 @@ const MaxPiece = 8 << 10
 // client that does not read must not hold up the end of the server.
 const finalWriteTimeout = time.Second
 
-// Open sends the header of w, and calls clientLeft, from another goroutine, once the client
-// has gone. The client is cut off when its socket takes nothing for stalledTimeout. There is
-// a Writer to be finished also if there is an error.
+// Open sends the header of w. It calls clientLeft, in another goroutine, once the client has
+// gone. The client is cut off when its socket takes nothing for stalledTimeout. Open returns a
+// Writer, whose Finish must be called, even if it returns an error.
 //
 // In HTTP/1.1 Open hijacks the connection: net/http copies everything twice, splits what is
 // longer than a few kilobytes into several writes, and needs a deadline for each.
