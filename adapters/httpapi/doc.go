@@ -2,7 +2,8 @@
 // streams of server-sent events. It translates requests into calls of the ports Nodes,
 // Leases, Backups, Cluster, LeaderLocator, Local and JoinStatus, and their results into
 // responses. It also has the client with which an instance asks another one for
-// membership (JoinClient).
+// membership (JoinClient). Two parts of it are packages of their own: conns limits its
+// connections, and frames sends its streams.
 //
 // It never decides what the registry allows, and keeps no state that outlives a request
 // but bytes that it can encode again. What only the leader can answer is redirected to
@@ -48,14 +49,14 @@
 // A comment is followed by a blank line. To a standard parser that is no event, and it
 // keeps parsers that split at blank lines from buffering hours of comments.
 //
-// An eventStream encodes its events into frames, which package frames sends. The notifier
-// wakes the streams after changes.
+// An eventStream encodes its events into frames and sends them with a frames.Writer. The
+// notifier wakes the streams after changes.
 //
 // # Connections
 //
-// Package conns limits how many connections are open, and how many of these have not sent
-// their first request; above the limit the oldest is closed. It tracks each body until it
-// has arrived, and each answer of HTTP/2 until it is written: when the server closes, each
+// A conns.Tracker limits how many connections are open, and how many of these have not sent
+// their first request; above the second limit the oldest is closed. It tracks each body until
+// it has arrived, and each answer of HTTP/2 until it is written: when the server closes, each
 // gets a short deadline.
 //
 // # Processors
