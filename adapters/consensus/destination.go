@@ -127,8 +127,8 @@ func limitEntries(args *raft.AppendEntriesRequest) {
 	args.Entries = firstEntries(args.Entries, maxSend)
 }
 
-// firstEntries returns the first entries that have at most that many bytes together, and at
-// least one entry.
+// firstEntries returns the first entries, as many as have at most that many bytes together, but
+// at least one.
 func firstEntries(entries []*raft.Log, bytes int) []*raft.Log {
 	sum := 0
 	for i, entry := range entries {

@@ -27,7 +27,7 @@ func stagingFrom(read codec.Restored) *staging {
 	return &staging{id: read.Staged.ID, parts: read.Staged.Parts, nodes: read.StagedNodes}
 }
 
-// freeze returns a copy of s, which does not change with s; nil if s is nil.
+// freeze returns a copy of s, which later changes of s do not affect; nil if s is nil.
 func (s *staging) freeze() *codec.Staged {
 	if s == nil {
 		return nil

@@ -116,12 +116,12 @@ func (s *Store) batch() []*raft.Log {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = len(s.pending) > 0
-	return firstBytes(s.pending[:min(len(s.pending), s.config.MaxBatch)], maxAppend)
+	return firstEntries(s.pending[:min(len(s.pending), s.config.MaxBatch)], maxAppend)
 }
 
-// firstBytes returns the first entries that have at most that many bytes together, and at
-// least one entry.
-func firstBytes(entries []*raft.Log, bytes int) []*raft.Log {
+// firstEntries returns the first entries, as many as have at most that many bytes together, but
+// at least one.
+func firstEntries(entries []*raft.Log, bytes int) []*raft.Log {
 	sum := 0
 	for i, entry := range entries {
 		sum += len(entry.Data) + len(entry.Extensions)

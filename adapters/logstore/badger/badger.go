@@ -143,7 +143,8 @@ func newStore(db *badger.DB, path string, logger *slog.Logger) (*store, error) {
 	return s, err
 }
 
-// writing is During for one writer at a time, if there is room on the disk.
+// writing is like During, but for one writer at a time, and it returns an error instead if
+// there is no room on the disk.
 func (s *store) writing(call func() error) error {
 	return s.During(func() error {
 		s.writeMu.Lock()
