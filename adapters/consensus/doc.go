@@ -3,8 +3,9 @@
 // cluster, replicates which nonvoters are to be promoted, and owns the state machine.
 //
 // The parts of it that do not need the rest are packages of their own: codec is the format
-// of log entries and snapshots, disk stands between raft and the log store, stream makes and
-// accepts the connections between instances, and frames checks what peers send on them.
+// of log entries and snapshots, disk stands between raft and the log store, snapshots keeps
+// the snapshots, stream makes and accepts the connections between instances, and frames
+// checks what peers send on them.
 //
 // It decides nothing about cache nodes: domain.Registry does, when a committed
 // command is applied. It never stores an application address. It never answers a read

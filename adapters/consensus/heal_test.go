@@ -320,7 +320,7 @@ func (u unreadStore) GetUint64(key []byte) (uint64, error) {
 // Data that can't be read at the moment may be intact, on every voter. So it must neither be
 // set aside nor ignored.
 func TestAReadErrorIsNotTakenForDamage(t *testing.T) {
-	cluster := startCluster(t, 2, nil)
+	cluster := startCluster(t, 2, func(config *instanceConfig) { config.timing = longTimeouts })
 	leader, victim := cluster[0], cluster[1]
 	change := register(t, leader, "a")
 	victim.waitForRevision(t, change.Revision)
