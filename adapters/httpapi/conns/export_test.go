@@ -1,24 +1,11 @@
 package conns
 
-import (
-	"context"
-	"net"
-	"net/http"
-	"net/http/httptest"
-)
+// MakeRoom does what the listener does once it has accepted a connection.
+func (t *Tracker) MakeRoom() { t.pending.makeRoom() }
 
-// PendingConns are pendingConns without a server.
-type PendingConns struct{ *pendingConns }
-
-func NewPendingConns(max int) PendingConns {
-	return PendingConns{newPendingConns(max, func() {})}
-}
-
-func (n PendingConns) Greet(ctx context.Context, conn net.Conn) context.Context {
-	return n.connContext(ctx, conn)
-}
-func (n PendingConns) MakeRoom() { n.makeRoom() }
-func (n PendingConns) Close()    { n.close() }
-func (n PendingConns) Hear(ctx context.Context) bool {
-	return n.admit(httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+// Remembered returns how many open connections the tracker holds.
+func (t *Tracker) Remembered() int {
+	t.connections.mu.Lock()
+	defer t.connections.mu.Unlock()
+	return len(t.connections.tracked)
 }
