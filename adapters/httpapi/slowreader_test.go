@@ -99,20 +99,3 @@ func TestStreamsThatComeAndGoLeaveNothingBehind(t *testing.T) {
 	eventually(t, "the streams are closed", func() bool { return s.metric(t, "nodesmetadata_http_streams_open") == 0 })
 	eventually(t, "their goroutines are gone", func() bool { return runtime.NumGoroutine() <= before })
 }
-
-func TestAClientThatKeepsSendingCountsAsGone(t *testing.T) {
-	overPipes(t, func(t *testing.T, _ *service, listener pipes) {
-		client := listener.ask(t, "GET /nodes/sse HTTP/1.1")
-		defer client.Close()
-		takeUntil(t, client, "\n\n\r\n")
-		if _, err := io.WriteString(client, strings.Repeat("x", 100)); err != nil {
-			t.Errorf("the server does not read what the client sends: %v", err)
-		}
-		nothingComes(t, client)
-		// The server stops reading before it has read all of this.
-		go func() { _, _ = io.WriteString(client, strings.Repeat("x", 64<<10)) }()
-		if _, err := takeAll(client); err != nil {
-			t.Errorf("the stream did not end: %v", err)
-		}
-	})
-}

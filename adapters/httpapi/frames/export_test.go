@@ -7,6 +7,6 @@ import (
 )
 
 // OpenHijackedConn opens a Writer on a connection of a test.
-func OpenHijackedConn(conn net.Conn, header http.Header, stalled time.Duration) (Writer, error) {
-	return openHijackedConn(conn, header, stalled, func() {})
+func OpenHijackedConn(conn net.Conn, header http.Header, stalled time.Duration, clientLeft func()) (Writer, error) {
+	return openHijackedConn(conn, header, stalled, clientLeft)
 }
