@@ -179,10 +179,9 @@ func (f *frameChecker) consume(p []byte) (int, error) {
 	case atEnd:
 		return 0, hostile("something follows a snapshot")
 	case atFrame:
-		if f.requests {
+		if f.requests { // an answer has no byte before its first value
 			return 1, f.beginRequest(p[0])
 		}
-		f.step = atValue // an answer has no byte before its first value
 	}
 	if err := f.count(1); err != nil {
 		return 0, err
@@ -210,14 +209,14 @@ func (f *frameChecker) beginRequest(rpc byte) error {
 	if rpc > rpcLast {
 		return hostile("there is no RPC %d", rpc)
 	}
-	f.rpc, f.size, f.version, f.key = rpc, 0, 0, f.key[:0]
+	f.rpc, f.size, f.version = rpc, 0, 0
 	f.step = atValue
 	return nil
 }
 
 // beginValue begins a value, given its token and its number or length.
 func (f *frameChecker) beginValue(v token, n uint64) error {
-	f.step, f.skip = atValue, 0
+	f.step = atValue
 	top := len(f.stack) - 1
 	atKey := top >= 0 && f.stack[top].atKey()
 	switch {
