@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -206,7 +205,7 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 	const size = 50 << 10
 	ends := func() (here *checkedConn, there net.Conn) {
 		in, out := net.Pipe()
-		return &checkedConn{Conn: in, frames: frameChecker{config: &limits, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}, out
+		return New(limits).Answers(in).(*checkedConn), out
 	}
 	synctest.Test(t, func(t *testing.T) {
 		here, there := ends()
@@ -247,7 +246,8 @@ func TestTheRestoreOfASnapshotHasNoTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 50 << 10
 		in, out := net.Pipe()
-		here := &checkedConn{Conn: in, frames: frameChecker{config: &limits, requests: true, step: inSnapshot, skip: size, quota: byteQuota{total: &atomic.Int64{}}, limit: maxIncoming}}
+		here := New(limits).Requests(in).(*checkedConn)
+		here.frames.step, here.frames.skip = inSnapshot, size
 		go func() {
 			_, _ = out.Write(make([]byte, size))
 			time.Sleep(2 * limits.Timeout) // the time until the answer
@@ -264,7 +264,7 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	if testing.Short() {
 		t.Skip("skipped: the test sends 270 MB")
 	}
-	f := frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+	f := newFrames()
 	block := "\xc6" + string([]byte{0, 0x10, 0x20, 0}) + strings.Repeat("x", 1<<20+8<<10)
 	message := []string{"\x00\x82", textOf("Term"), "\x01", textOf("Entries"), "\xdc\x01\x00"}
 	for range 256 {
@@ -280,6 +280,54 @@ func TestTheLongestMessageOfAnOlderBuildGetsThrough(t *testing.T) {
 	}
 }
 
+// A snapshot is written to the disk while it comes.
+func TestASnapshotIsNoMessageOnItsWay(t *testing.T) {
+	f := newFrames()
+	said := "\x02\x82" + textOf("ProtocolVersion") + "\x03" + textOf("Size") + "\xcd\x10\x00" + strings.Repeat("x", 1<<10)
+	if n, err := f.check([]byte(said)); n != len(said) || err != nil {
+		t.Errorf("check = %d of %d bytes, %v, want all", n, len(said), err)
+	}
+	if held := f.quota.total.Load(); held != 0 {
+		t.Errorf("bytes on their way = %d, want none", held)
+	}
+}
+
+func TestNothingIsReadFromTheFirstRefusedByteOn(t *testing.T) {
+	in, out := net.Pipe()
+	defer out.Close()
+	here := New(limits).Requests(in)
+	defer here.Close()
+	go func() {
+		for range 2 {
+			_, _ = io.WriteString(out, "\x03\x80\x09\x03\x80")
+		}
+	}()
+	buffer := make([]byte, 100)
+	if n, err := here.Read(buffer); string(buffer[:n]) != "\x03\x80" || !errors.Is(err, ErrHostile) {
+		t.Errorf("Read = %q, %v, want the first request and ErrHostile", buffer[:n], err)
+	}
+	if n, err := here.Read(buffer); n != 0 || !errors.Is(err, ErrHostile) {
+		t.Errorf("next Read = %d bytes, %v, want none and ErrHostile", n, err)
+	}
+}
+
+// A peer that sends requests may read its answers as late as raft allows.
+func TestAnAnswerHasNoTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, out := net.Pipe()
+		defer out.Close()
+		here := New(limits).Requests(in)
+		defer here.Close()
+		go func() {
+			<-time.After(2 * limits.Timeout)
+			_, _ = io.Copy(io.Discard, out)
+		}()
+		if _, err := io.WriteString(here, "answer"); err != nil {
+			t.Errorf("Write = %v, want success", err)
+		}
+	})
+}
+
 // The connections of all peers share one limit of bytes in flight, and give back what they
 // used.
 func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
@@ -287,11 +335,17 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 	halfSent := objectOf("Entries") + "\x91" + objectOf("Data") + "\xc6\x02\x00\x00\x00"
 	block := make([]byte, 32<<20)
 	conns := make([]*checkedConn, 16)
-	send := func(c *checkedConn, p []byte) error { _, err := c.frames.check(p); return err }
+	send := func(c *checkedConn, p []byte) error {
+		n, err := c.frames.check(p)
+		if err != nil && n > 0 {
+			t.Errorf("check = %d bytes, %v, want none", n, err)
+		}
+		return err
+	}
 	for i := range conns {
 		own, other := net.Pipe()
 		defer other.Close()
-		conns[i] = &checkedConn{Conn: own, frames: frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &guard.incoming}}}
+		conns[i] = guard.Requests(own).(*checkedConn)
 		defer conns[i].Close()
 		if err := send(conns[i], []byte("\x00"+halfSent)); err != nil {
 			t.Fatal(err)
@@ -305,8 +359,14 @@ func TestMessagesOnTheirWayAreBoundedTogether(t *testing.T) {
 	if err := send(conns[15], block[:len(block)-1]); !errors.Is(err, ErrHostile) {
 		t.Errorf("bytes over the common limit: check = %v, want ErrHostile", err)
 	}
+	answers := guard.Answers(nil).(*checkedConn)
+	if err := send(answers, []byte("\xa5error")); !errors.Is(err, ErrHostile) {
+		t.Errorf("an answer over the common limit: check = %v, want ErrHostile", err)
+	}
+	answers.frames.quota.release()
 	for _, c := range conns {
 		c.Close()
+		c.Close() // which gives back no more
 	}
 	// Bytes that were read before Close may be checked after it.
 	if err := send(conns[0], block[:1]); !errors.Is(err, net.ErrClosed) {
@@ -360,11 +420,12 @@ func FuzzFrames(f *testing.F) {
 		"\x00" + objectOf("Entries") + "\x91" + objectOf("Data") + "\xc4\x03abc",
 		"\x01" + objectOf("Candidate") + "\xa3abc", "\x02" + objectOf("Size") + "\x05hello", "\x03\x80", "\x04" + objectOf("Term") + "\xcf12345678",
 		"\x00" + objectOf("Entries") + "\xdd\x7f\xff\xff\xff", "\x00" + objectOf("Entries") + "\x91" + objectOf("AppendedAt") + "\xd7\xff12345678",
+		"\x01" + objectOf("Later") + "\xd9\x64" + strings.Repeat("x", 100),
 	} {
 		f.Add([]byte(said))
 	}
 	f.Fuzz(func(t *testing.T, said []byte) {
-		checking := frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+		checking := newFrames()
 		fine, err := checking.check(said)
 		if err == nil && fine != len(said) || fine > len(said) {
 			t.Fatalf("check accepted %d of %d bytes, %v", fine, len(said), err)
@@ -376,7 +437,7 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("checker keeps %d levels and a name of %d bytes, want at most %d and %d", len(checking.stack), len(checking.key), maxNesting, maxName)
 		}
 		// Byte by byte, the verdict must be the same.
-		slowly := frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
+		slowly := newFrames()
 		for at := range said {
 			if _, slowErr := slowly.check(said[at : at+1]); slowErr != nil {
 				if at < fine || err == nil {

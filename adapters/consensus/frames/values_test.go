@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"strings"
-	"sync/atomic"
 	"testing"
 )
 
@@ -50,9 +49,7 @@ func valueOf(first byte) []byte {
 }
 
 // newFrames returns the check of a connection on which a peer sends requests.
-func newFrames() *frameChecker {
-	return &frameChecker{config: &limits, requests: true, limit: maxIncoming, quota: byteQuota{total: &atomic.Int64{}}}
-}
+func newFrames() *frameChecker { return &New(limits).Requests(nil).(*checkedConn).frames }
 
 func TestTheLengthOfEveryKindOfValue(t *testing.T) {
 	for first := range 256 {
@@ -97,6 +94,14 @@ func TestTheLengthsThatAPeerMayAnnounce(t *testing.T) {
 		"a long extension":                       {member + "\xc7" + number(1, maxExtension-1), member + "\xc7" + number(1, maxExtension)},
 		"lists in lists":                         {member + strings.Repeat("\x91", maxNesting-1), member + strings.Repeat("\x91", maxNesting)},
 		"a large snapshot":                       {snapshot("\xcf" + number(8, maxSnapshot)), snapshot("\xcf" + number(8, maxSnapshot+1))},
+		"the latest version":                     {snapshot("\x01"), "\x02\x82" + textOf("ProtocolVersion") + "\x04" + textOf("Size") + "\x01"},
+		"a snapshot of its size":                 {snapshot("\x02") + "ok", snapshot("\x02") + "ok\x03\x80"},
+		"a snapshot behind a request that has a version": {
+			"\x00" + objectOf("ProtocolVersion") + "\x03" + snapshot("\x02"),
+			"\x00" + objectOf("ProtocolVersion") + "\x03\x02" + objectOf("Size") + "\x02"},
+		"a snapshot behind a request that has a size": {
+			"\x00" + objectOf("Size") + "\x02" + snapshot("\x02") + "ok",
+			"\x00" + objectOf("Size") + "\x02\x02" + objectOf("ProtocolVersion") + "\x03ok"},
 		"a version, and then a text": {
 			"\x02\x82" + textOf("ProtocolVersion") + "\x02" + textOf("Later") + "\xa1x",
 			"\x02\x82" + textOf("ProtocolVersion") + "\x01" + textOf("Later") + "\xa1x"},
@@ -136,7 +141,7 @@ func TestAnAnswerIsBoundedAsAWhole(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			f := &frameChecker{config: &limits, limit: maxAnswer, quota: byteQuota{total: &atomic.Int64{}}}
+			f := &New(limits).Answers(nil).(*checkedConn).frames
 			if _, err := f.check([]byte("\xa0" + test.message)); (err == nil) != test.fits || err != nil && !errors.Is(err, ErrHostile) {
 				t.Errorf("check = %v, want ErrHostile if the answer is too long", err)
 			}
