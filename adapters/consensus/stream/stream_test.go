@@ -294,6 +294,38 @@ func TestAClosedConnectionIsForgotten(t *testing.T) {
 	}
 }
 
+// Whoever waits for the end of an accepted connection is told once, however many have ended.
+func TestTheEndOfAnAcceptedConnectionIsTold(t *testing.T) {
+	a, _ := openStream(t, newPreface("a", "c", "s"))
+	b, port := openStream(t, newPreface("b", "c", "s"))
+	var dialled, accepted []net.Conn
+	for range 2 {
+		out, in := connectStreams(t, a, b, port)
+		dialled, accepted = append(dialled, out), append(accepted, in)
+	}
+	mustHold := func(when string, s *Stream, want int) {
+		t.Helper()
+		if ended := len(s.Ended()); ended != want {
+			t.Errorf("%s: tokens of ended connections = %d, want %d", when, ended, want)
+		}
+	}
+	mustHold("before one has ended", b, 0)
+	for _, conn := range accepted {
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		mustHold("after an accepted one has ended", b, 1)
+	}
+	receive(t, b.Ended(), "the end of a connection was not told")
+	mustHold("after that was taken", b, 0)
+	for _, conn := range dialled {
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustHold("after the dialled ones have ended", a, 0)
+}
+
 // A host name is kept as a name on both sides: its address may change.
 func TestAHostNameIsResolvedAtEachDial(t *testing.T) {
 	a, _ := openStream(t, newPreface("a", "c", "s"))
@@ -427,6 +459,48 @@ func TestAConnectionForANonvoterIsNoneForAVoter(t *testing.T) {
 	}
 }
 
+// Only a connection to an instance in quarantine depends on the membership.
+func TestADialledInstanceInQuarantineIsSentNothingOnceItIsAVoter(t *testing.T) {
+	for name, quarantined := range map[string]bool{"in quarantine": true, "trusted": false} {
+		t.Run(name, func(t *testing.T) {
+			nonvoters := map[string]bool{"b": true}
+			from, to := newPreface("a", "c", ""), newPreface("b", "c", "")
+			from.Nonvoter = func(id string) bool { return nonvoters[id] }
+			to.Trusted = func() bool { return !quarantined }
+			a, _ := openStream(t, from)
+			b, port := openStream(t, to)
+			out, err := a.Dial("b", port.Addr().String(), patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.Accept(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := out.Write([]byte("x")); err != nil {
+				t.Errorf("Write to a nonvoter = %v, want success", err)
+			}
+			nonvoters["b"] = false
+			if _, err := out.Write([]byte("y")); errors.Is(err, preface.ErrQuarantined) != quarantined || !quarantined && err != nil {
+				t.Errorf("Write to a voter that was %s = %v, want ErrQuarantined only in quarantine", name, err)
+			}
+		})
+	}
+}
+
+func TestARefusedConnectionIsClosed(t *testing.T) {
+	a, _ := openStream(t, newPreface("a", "c1", ""))
+	out, in := connPair(t)
+	accepted := make(chan error, 1)
+	go func() { accepted <- newPreface("b", "c2", "").Accept(in) }()
+	if _, err := a.greet(t.Context(), out, ""); !errors.Is(err, preface.ErrOtherCluster) {
+		t.Errorf("greet = %v, want ErrOtherCluster", err)
+	}
+	<-accepted
+	if _, err := out.Write([]byte{1}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Write on the connection = %v, want net.ErrClosed", err)
+	}
+}
+
 func TestADialReachesTheInstanceThatItIsForOrNone(t *testing.T) {
 	for name, secret := range map[string]string{"with a secret": "s", "without a secret": ""} {
 		t.Run(name, func(t *testing.T) {
@@ -439,6 +513,9 @@ func TestADialReachesTheInstanceThatItIsForOrNone(t *testing.T) {
 			}
 			if err := out.Close(); err != nil {
 				t.Error(err)
+			}
+			if expects := a.config.Preface.Expects; expects != "" {
+				t.Errorf("every later dial expects %q, want any instance: dials share the preface", expects)
 			}
 			_, err = a.Dial("b:2", address, patience)
 			if !errors.Is(err, preface.ErrOtherID) {
