@@ -93,6 +93,9 @@ func TestADamagedEntryIsAnError(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
 		t.Run(name, func(t *testing.T) {
 			eachDamage(t, EncodeEntry(entry), func(t *testing.T, damaged []byte) {
+				if err := VerifyEntry(damaged); !errors.Is(err, ErrChecksum) && !errors.Is(err, errTruncated) {
+					t.Errorf("VerifyEntry(%x) = %v, want ErrChecksum or errTruncated", damaged, err)
+				}
 				if got, err := DecodeEntry(damaged); err == nil {
 					t.Errorf("DecodeEntry(%x) = %+v, want an error", damaged, got)
 				} else if !errors.Is(err, ErrChecksum) && !errors.Is(err, errTruncated) {
@@ -103,6 +106,20 @@ func TestADamagedEntryIsAnError(t *testing.T) {
 				t.Errorf("DecodeEntry of an entry with an extra byte = %v, want ErrChecksum", err)
 			}
 		})
+	}
+}
+
+// An entry of a newer build may be sent on, and is refused only where it is to be applied.
+func TestAnEntryIsVerifiedWithoutBeingDecoded(t *testing.T) {
+	for name, data := range map[string][]byte{
+		"an opening":      EncodeEntry(Opening{ClusterID: "c"}),
+		"a later version": appendChecksum([]byte{entryVersion + 1, byte(kindOpening)}),
+		"an unknown kind": sealed(255, []byte("whatever")),
+		"nothing":         appendChecksum(nil),
+	} {
+		if err := VerifyEntry(data); err != nil {
+			t.Errorf("VerifyEntry of %s = %v, want success", name, err)
+		}
 	}
 }
 
@@ -171,6 +188,8 @@ func TestAnEntryThatThisBuildDoesNotKnowIsAnError(t *testing.T) {
 		"a part without the id of its restore":                     {data: sealed(kindRestorePart, nil), says: "without an id"},
 		"a commit without the id of its restore":                   {data: sealed(kindRestoreCommit, nil), says: "without an id"},
 		"an abort without the id of its restore":                   {data: sealed(kindRestoreAbort, nil), says: "without an id"},
+		"the number of a part that is out of range":                {data: sealed(kindRestorePart, append(appendString(nil, 1, "r"), uintField(2, 1<<31)...)), says: "out of range"},
+		"a number of parts that is out of range":                   {data: sealed(kindRestoreCommit, append(appendString(nil, 1, "r"), uintField(2, 1<<31)...)), says: "out of range"},
 		"a number in place of an expected revision":                {data: sealed(kindRestoreCommit, uintField(3, 1)), says: "field 3 has wire type"},
 		"a number in place of a node to restore":                   {data: sealed(kindRestorePart, uintField(3, 1)), says: "field 3 has wire type"},
 		"an unknown field of a label":                              {data: sealed(kindRegister, message(1, message(nodeLabel, uintField(3, 1)))), says: newer},

@@ -173,7 +173,13 @@ func TestGoldenSnapshots(t *testing.T) {
 	for name, im := range goldenImages(t) {
 		t.Run(name, func(t *testing.T) {
 			data := golden(t, "snapshot-v1-"+name+".golden", snapshotOf(t, im))
-			mustEqualImage(t, restoredFrom(t, data).Snapshot, im)
+			read := restoredFrom(t, data)
+			mustEqualImage(t, read.Snapshot, im)
+			if im.Staged != nil {
+				mustEqual(t, "the nodes with which a staged restore goes on", read.StagedNodes.Nodes(), im.Staged.Nodes)
+			} else if read.StagedNodes != nil {
+				t.Errorf("staged nodes = %v, want none", read.StagedNodes.Nodes())
+			}
 		})
 	}
 }

@@ -66,3 +66,15 @@ func TestAnyStepOfARestoreComesBackFromItsEntry(t *testing.T) {
 		mustEqual(t, "the step", got, entry)
 	})
 }
+
+func TestTheSizeOfANodeIsWhatItAddsToAPart(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := domaintest.AnyNode().Draw(t, "node")
+		part := RestorePart{ID: "r"}
+		empty := len(EncodeEntry(part))
+		part.Nodes = append(part.Nodes, &n)
+		if got, want := NodeSize(&n), len(EncodeEntry(part))-empty; got != want {
+			t.Errorf("NodeSize = %d, want %d", got, want)
+		}
+	})
+}

@@ -123,6 +123,11 @@ func TestADamagedSnapshotIsAnError(t *testing.T) {
 					t.Errorf("ReadSnapshot = %v, want an error that begins with snapshot", err)
 				}
 			})
+			for n := range snapshot {
+				if _, err := ReadSnapshot(bytes.NewReader(snapshot[:n])); !errors.Is(err, errTruncated) {
+					t.Errorf("ReadSnapshot of the first %d bytes = %v, want errTruncated", n, err)
+				}
+			}
 			if _, err := ReadSnapshot(bytes.NewReader(append(snapshot, 0))); err == nil {
 				t.Error("ReadSnapshot with a byte behind the end = nil, want an error")
 			}
@@ -145,6 +150,20 @@ func TestASnapshotThatCanNotBeReadOrWrittenSaysWhy(t *testing.T) {
 	// This one does not fit into the buffer, so that the write fails midway.
 	if err := WriteSnapshot(failing{}, imageOf(registryWithForgotten(t, 0))); !errors.Is(err, errDisk) {
 		t.Errorf("WriteSnapshot of a long one = %v, want the error of the disk", err)
+	}
+}
+
+// No replica could read such a change again.
+func TestAChangeThatHasNoFormatIsABug(t *testing.T) {
+	for _, effect := range []domain.Effect{"", domain.Unchanged, "of a later build"} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("a change with the effect %q was encoded", effect)
+				}
+			}()
+			appendChange(nil, &domain.Change{Effect: effect, Reason: domain.ByRequest, Node: &domain.CacheNode{}}, nil)
+		}()
 	}
 }
 
@@ -209,44 +228,50 @@ func TestASnapshotThatDoesNotHoldTogetherIsAnError(t *testing.T) {
 		records [][]byte
 		says    string
 	}{
-		"an unknown kind of record":                         {[][]byte{headRecord(0, 0), message(recordStagedNode + 1)}, newer},
-		"an unknown field of a head":                        {[][]byte{message(recordHead, uintField(6, 1))}, newer},
-		"an unknown field of a change":                      {change(one, byRequest, node, uintField(6, 1)), newer},
-		"an unknown field of a node record":                 {[][]byte{headRecord(1, 0), message(recordNode, uintField(3, 1))}, newer},
-		"an unknown field of a promotion":                   {[][]byte{headRecord(0, 0), message(recordPromotion, uintField(2, 1)), endRecord(0)}, newer},
-		"a promotion without an id":                         {[][]byte{headRecord(0, 0), message(recordPromotion), endRecord(0)}, "promotion"},
-		"two promotions with one id":                        {[][]byte{headRecord(0, 0), promotionRecord("a"), promotionRecord("a"), endRecord(0)}, "promotion"},
-		"an unknown field of a staged restore":              {[][]byte{headRecord(0, 0), message(recordStaged, uintField(4, 1)), endRecord(0)}, newer},
-		"an unknown field of a staged node":                 {[][]byte{headRecord(0, 0), stagedRecord(1), message(recordStagedNode, uintField(2, 1)), endRecord(0)}, newer},
-		"a staged restore without an id":                    {[][]byte{headRecord(0, 0), message(recordStaged), endRecord(0)}, "out of place"},
-		"two staged restores":                               {[][]byte{headRecord(0, 0), stagedRecord(0), stagedRecord(0), endRecord(0)}, "out of place"},
-		"a staged node without a staged restore":            {[][]byte{headRecord(0, 0), stagedNodeRecord("a"), endRecord(0)}, "out of place"},
-		"fewer staged nodes than announced":                 {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("a"), endRecord(0)}, "1 staged nodes instead of 2"},
-		"staged nodes out of order":                         {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("b"), stagedNodeRecord("a"), endRecord(0)}, "ascending"},
-		"promotions out of order":                           {[][]byte{headRecord(0, 0), promotionRecord("b"), promotionRecord("a"), endRecord(0)}, "promotion"},
-		"a promotion before the head":                       {[][]byte{promotionRecord("a"), headRecord(0, 0), endRecord(0)}, "out of place"},
-		"a promotion behind the end":                        {[][]byte{headRecord(0, 0), append(endRecord(0), promotionRecord("a")...)}, "out of place"},
-		"an unknown field of an end":                        {[][]byte{headRecord(0, 0), message(recordEnd, uintField(2, 1))}, newer},
-		"an unknown effect":                                 {change(uintField(changeEffect, 4), byRequest, node), newer},
-		"effect zero":                                       {change(uintField(changeEffect, 0), byRequest, node), newer},
-		"an unknown reason":                                 {change(one, uintField(changeReason, 4), node), newer},
-		"reason zero":                                       {change(one, uintField(changeReason, 0), node), newer},
-		"an enormous effect":                                {change(uintField(changeEffect, 1<<63), byRequest, node), newer},
-		"a change without an effect":                        {change(byRequest, node), "lacks"},
-		"a change without a reason":                         {change(one, node), "lacks"},
-		"a change without a node":                           {change(one, byRequest), "lacks"},
-		"an empty change":                                   {change(), "lacks"},
-		"an empty node":                                     {[][]byte{headRecord(1, 0), message(recordNode), endRecord(1)}, "empty"},
-		"no head":                                           {[][]byte{endRecord(0)}, "out of place"},
-		"two heads":                                         {[][]byte{headRecord(0, 0), headRecord(0, 0), endRecord(0)}, "out of place"},
-		"a record behind the end":                           {[][]byte{headRecord(0, 0), append(endRecord(0), endRecord(0)...)}, "out of place"},
-		"no end":                                            {[][]byte{headRecord(0, 0)}, errTruncated.Error()},
-		"no records":                                        {nil, errTruncated.Error()},
-		"a history longer than the revision":                {[][]byte{headRecord(1, 2)}, "do not fit"},
-		"more changes than announced":                       {[][]byte{headRecord(2, 1), added(2), added(3), endRecord(0)}, "more changes"},
-		"fewer changes than announced":                      {[][]byte{headRecord(2, 2), added(1), endRecord(0)}, "1 changes instead of 2"},
-		"a huge number of changes announced":                {[][]byte{message(recordHead, uintField(2, 1<<63), uintField(5, 1<<63)), endRecord(0)}, "changes instead of"},
-		"fewer nodes than announced":                        {[][]byte{headRecord(1, 1), added(1), endRecord(1)}, "0 nodes instead of 1"},
+		"an unknown kind of record":              {[][]byte{headRecord(0, 0), message(recordStagedNode + 1)}, newer},
+		"an unknown field of a head":             {[][]byte{message(recordHead, uintField(6, 1))}, newer},
+		"an unknown field of a change":           {change(one, byRequest, node, uintField(6, 1)), newer},
+		"an unknown field of a node record":      {[][]byte{headRecord(1, 0), message(recordNode, uintField(3, 1))}, newer},
+		"an unknown field of a promotion":        {[][]byte{headRecord(0, 0), message(recordPromotion, uintField(2, 1)), endRecord(0)}, newer},
+		"a promotion without an id":              {[][]byte{headRecord(0, 0), message(recordPromotion), endRecord(0)}, "promotion"},
+		"two promotions with one id":             {[][]byte{headRecord(0, 0), promotionRecord("a"), promotionRecord("a"), endRecord(0)}, "promotion"},
+		"an unknown field of a staged restore":   {[][]byte{headRecord(0, 0), message(recordStaged, uintField(4, 1)), endRecord(0)}, newer},
+		"an unknown field of a staged node":      {[][]byte{headRecord(0, 0), stagedRecord(1), message(recordStagedNode, uintField(2, 1)), endRecord(0)}, newer},
+		"a staged restore without an id":         {[][]byte{headRecord(0, 0), message(recordStaged, uintField(2, 1)), endRecord(0)}, "out of place"},
+		"a staged restore without a part":        {[][]byte{headRecord(0, 0), message(recordStaged, appendString(nil, 1, "r")), endRecord(0)}, "out of place"},
+		"more staged parts than there can be":    {[][]byte{headRecord(0, 0), message(recordStaged, appendString(nil, 1, "r"), uintField(2, 1<<31)), endRecord(0)}, "out of range"},
+		"more staged nodes than announced":       {[][]byte{headRecord(0, 0), stagedRecord(0), stagedNodeRecord("a"), endRecord(0)}, "1 staged nodes instead of 0"},
+		"two staged restores":                    {[][]byte{headRecord(0, 0), stagedRecord(0), stagedRecord(0), endRecord(0)}, "out of place"},
+		"a staged node without a staged restore": {[][]byte{headRecord(0, 0), stagedNodeRecord("a"), endRecord(0)}, "out of place"},
+		"fewer staged nodes than announced":      {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("a"), endRecord(0)}, "1 staged nodes instead of 2"},
+		"staged nodes out of order":              {[][]byte{headRecord(0, 0), stagedRecord(2), stagedNodeRecord("b"), stagedNodeRecord("a"), endRecord(0)}, "ascending"},
+		"promotions out of order":                {[][]byte{headRecord(0, 0), promotionRecord("b"), promotionRecord("a"), endRecord(0)}, "promotion"},
+		"a promotion before the head":            {[][]byte{promotionRecord("a"), headRecord(0, 0), endRecord(0)}, "out of place"},
+		"a promotion behind the end":             {[][]byte{headRecord(0, 0), append(endRecord(0), promotionRecord("a")...)}, "out of place"},
+		"an unknown field of an end":             {[][]byte{headRecord(0, 0), message(recordEnd, uintField(2, 1))}, newer},
+		"an unknown effect":                      {change(uintField(changeEffect, 4), byRequest, node), newer},
+		"effect zero":                            {change(uintField(changeEffect, 0), byRequest, node), newer},
+		"an unknown reason":                      {change(one, uintField(changeReason, 4), node), newer},
+		"reason zero":                            {change(one, uintField(changeReason, 0), node), newer},
+		"an enormous effect":                     {change(uintField(changeEffect, 1<<63), byRequest, node), newer},
+		"a change without an effect":             {change(byRequest, node), "lacks"},
+		"a change without a reason":              {change(one, node), "lacks"},
+		"a change without a node":                {change(one, byRequest), "lacks"},
+		"an empty change":                        {change(), "lacks"},
+		"an empty node":                          {[][]byte{headRecord(1, 0), message(recordNode), endRecord(1)}, "empty"},
+		"no head":                                {[][]byte{endRecord(0)}, "out of place"},
+		"two heads":                              {[][]byte{headRecord(0, 0), headRecord(0, 0), endRecord(0)}, "out of place"},
+		"a record behind the end":                {[][]byte{headRecord(0, 0), append(endRecord(0), endRecord(0)...)}, "out of place"},
+		"no end":                                 {[][]byte{headRecord(0, 0)}, errTruncated.Error()},
+		"no records":                             {nil, errTruncated.Error()},
+		"a history longer than the revision":     {[][]byte{headRecord(1, 2)}, "do not fit"},
+		"more changes than announced":            {[][]byte{headRecord(2, 1), added(2), added(3), endRecord(0)}, "more changes"},
+		"fewer changes than announced":           {[][]byte{headRecord(2, 2), added(1), endRecord(0)}, "1 changes instead of 2"},
+		"a huge number of changes announced":     {[][]byte{message(recordHead, uintField(2, 1<<63), uintField(5, 1<<63)), endRecord(0)}, "changes instead of"},
+		"fewer nodes than announced":             {[][]byte{headRecord(1, 1), added(1), endRecord(1)}, "0 nodes instead of 1"},
+		"more nodes than announced":              {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 1)), endRecord(0)}, "1 nodes instead of 0"},
+		"a node that refers to a removal": {[][]byte{headRecord(2, 2), added(1), message(recordChange, uintField(changeEffect, 3), byRequest, uintField(changePreviousReference, 1)),
+			message(recordNode, uintField(nodeReference, 2)), endRecord(1)}, "refers to revision 2"},
 		"a huge number of nodes announced":                  {[][]byte{headRecord(0, 0), message(recordEnd, uintField(1, 1<<63))}, "nodes instead of"},
 		"a node that refers to a missing change":            {[][]byte{headRecord(1, 1), added(1), message(recordNode, uintField(nodeReference, 2)), endRecord(1)}, "refers to revision 2"},
 		"a node that refers to a change before the history": {[][]byte{headRecord(2, 1), added(2), message(recordNode, uintField(nodeReference, 1)), endRecord(1)}, "refers to revision 1"},
