@@ -29,6 +29,12 @@ func TestTheLatestEntriesAreReadFromMemory(t *testing.T) {
 		read []uint64 // indexes of the entries that are read from the store
 	}{
 		"all entries but a too long one": {do: func(*testing.T, *entryCache) {}, read: []uint64{4}},
+		"one that was retried": {
+			do: func(_ *testing.T, l *entryCache) {
+				l.storeUntilDone([]*raft.Log{{Index: 7, Term: 1, Type: raft.LogNoop}})
+			},
+			read: []uint64{4},
+		},
 		"after the beginning was removed": {
 			do:   func(t *testing.T, l *entryCache) { remove(t, l, 1, 2) },
 			read: []uint64{4},

@@ -38,6 +38,16 @@ func TestAWriteWhoseErrorRaftIgnoresIsRetriedUntilItSucceeds(t *testing.T) {
 			breaks: func(s *logstoretest.Faulty) { s.FailAppends(syscall.EIO) },
 			write:  func(w *watchedDisk) error { return w.DeleteRange(2, 2) },
 		},
+		"the removal of more than the log has": {
+			breaks: func(s *logstoretest.Faulty) { s.FailAppends(syscall.EIO) },
+			write:  func(w *watchedDisk) error { return w.DeleteRange(1, 10) },
+		},
+		"entries without room, after more than the log had was removed": {
+			breaks: func(s *logstoretest.Faulty) { s.Fill(&logstore.NoRoomError{Directory: "/d"}) },
+			write: func(w *watchedDisk) error {
+				return errors.Join(w.DeleteRange(1, 10), w.StoreLogs(entry(3)))
+			},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -109,6 +119,51 @@ func TestAWriteWhoseErrorRaftHandlesFailsAtOnce(t *testing.T) {
 				w.bad.FailAppends(nil)
 			})
 		})
+	}
+}
+
+func TestBeforeRaftHasStartedAWriteThatFailsIsNotRetried(t *testing.T) {
+	for name, write := range map[string]func(*watchedDisk) error{
+		"entries":                           func(w *watchedDisk) error { return w.StoreLogs(entry(2)) },
+		"the removal of the end of the log": func(w *watchedDisk) error { return w.DeleteRange(1, 1) },
+		"a term":                            func(w *watchedDisk) error { return w.SetUint64(logstore.TermKey, 2) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := watchDisk(t)
+				if err := w.StoreLogs(entry(1)); err != nil {
+					t.Fatal(err)
+				}
+				w.raftStarted.Store(false)
+				w.bad.Fail(syscall.EIO)
+				w.bad.FailAppends(syscall.EIO)
+				ended := async(func() error { return write(w) })
+				synctest.Wait()
+				select {
+				case err := <-ended:
+					if !errors.Is(err, syscall.EIO) {
+						t.Errorf("write = %v, want the error of the disk", err)
+					}
+				default:
+					t.Error("the write is retried, want it to fail at once")
+				}
+				if w.truncated.Load() {
+					t.Error("the end of the log counts as removed")
+				}
+				w.bad.Fail(nil)
+				w.bad.FailAppends(nil)
+				w.close(t)
+			})
+		})
+	}
+}
+
+// Nothing is gone that raft counts on.
+func TestTheRemovalOfNothingIsNotTheEndOfTheLog(t *testing.T) {
+	w := watchDisk(t)
+	defer w.close(t)
+	if err := w.DeleteRange(1, 5); err != nil || w.truncated.Load() {
+		t.Errorf("DeleteRange on an empty log = %v, the end counts as removed = %v, want neither", err, w.truncated.Load())
 	}
 }
 

@@ -63,7 +63,12 @@ func (l *testStore) close(t *testing.T) {
 // mustAppendAtOnce stores entries, and fails the test if that waits for the disk.
 func (l *testStore) mustAppendAtOnce(t *testing.T, entries ...*raft.Log) {
 	t.Helper()
-	ended := async(func() error { return l.StoreLogs(entries) })
+	ended := async(func() error {
+		if len(entries) == 1 {
+			return l.StoreLog(entries[0])
+		}
+		return l.StoreLogs(entries)
+	})
 	synctest.Wait()
 	select {
 	case err := <-ended:
@@ -110,6 +115,11 @@ func TestALeaderIsAheadOfItsDisk(t *testing.T) {
 		}
 		if last, err := l.LastIndex(); last != 5 || err != nil {
 			t.Errorf("LastIndex = %d, %v, want the index of the latest entry", last, err)
+		}
+		for index, want := range []bool{2: false, 3: true, 4: true, 5: true, 6: false} {
+			if got := l.Pending(uint64(index)); (got != nil) != want || want && got.Index != uint64(index) {
+				t.Errorf("Pending(%d) = %v, want it = %v", index, got, want)
+			}
 		}
 		if !l.Await(2, nil) {
 			t.Error("await(2) = false, want true: entry 2 is stored")
@@ -335,6 +345,23 @@ func TestAFollowerDoesNotWaitForADiskInTrouble(t *testing.T) {
 	})
 }
 
+func TestAWriteEndsBeforeTheStoreIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := leadingLog(t)
+		release := l.watched.bad.Hang()
+		l.mustAppendAtOnce(t, noop(3))
+		closed := async(l.Close)
+		synctest.Wait()
+		if len(closed) > 0 {
+			t.Error("the store was closed while entry 3 is being written")
+		}
+		release()
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestPendingEntriesAreLostWhenTheInstanceIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := pendingLog(t)
@@ -369,7 +396,7 @@ func TestPendingEntriesAreAppendedInParts(t *testing.T) {
 		last := uint64(4 + testBatch + 10)
 		for range 3 {
 			entry := noop(last)
-			entry.Data = make([]byte, maxAppend/2)
+			entry.Data, entry.Extensions = make([]byte, maxAppend/4), make([]byte, maxAppend/4)
 			l.mustAppendAtOnce(t, entry)
 			last++
 		}

@@ -275,6 +275,9 @@ func TestAnInstanceInTroubleDoesNotVoteForItself(t *testing.T) {
 		if err := w.Set(logstore.VoteCandidateKey, []byte("other:1")); err != nil {
 			t.Errorf("vote for another candidate on a full disk = %v, want success", err)
 		}
+		if err := w.Set([]byte("another key"), []byte("self:1")); err != nil {
+			t.Errorf("Set of another value on a full disk = %v, want success", err)
+		}
 		voted := make(chan error, 1)
 		go func() { voted <- w.Set(logstore.VoteCandidateKey, []byte("self:1")) }()
 		advanceTime(time.Minute)
@@ -333,6 +336,26 @@ func TestAnEntryThatIsNotAsItWasWrittenIsNotGiven(t *testing.T) {
 type unreadableEntries struct{ logstore.Store }
 
 func (unreadableEntries) GetLog(uint64, *raft.Log) error { return syscall.EIO }
+
+// closedStore is a store that is closed.
+type closedStore struct{ logstore.Store }
+
+func (closedStore) GetLog(uint64, *raft.Log) error { return logstore.ErrClosed }
+
+func TestAnEntryThatIsMissingOrOfAClosedStoreHaltsNothing(t *testing.T) {
+	w := watchDisk(t)
+	defer w.close(t)
+	w.config.Fatal = func(err error) { t.Errorf("the instance is halted: %v", err) }
+	var got raft.Log
+	look := func() error { return <-async(func() error { return w.GetLog(5, &got) }) }
+	if err := look(); err != raft.ErrLogNotFound {
+		t.Errorf("GetLog of a missing entry = %v, want ErrLogNotFound", err)
+	}
+	w.backend = closedStore{w.bad}
+	if err := look(); err != logstore.ErrClosed {
+		t.Errorf("GetLog of a closed store = %v, want ErrClosed", err)
+	}
+}
 
 func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	halted := make(chan error, 1)
