@@ -187,6 +187,26 @@ func receive[T any](t *testing.T, from <-chan T, otherwise string) T {
 	}
 }
 
+func TestAResetStreamGoesOnWithNewConnections(t *testing.T) {
+	a, _ := openStream(t, newPreface("a", "c", "s"))
+	b, port := openStream(t, newPreface("b", "c", "s"))
+	out, in := connectStreams(t, a, b, port)
+	b.Reset()
+	if _, err := in.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Read after Reset = %v, want net.ErrClosed", err)
+	}
+	if _, err := out.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("Read from the other side = %v, want the end of the connection", err)
+	}
+	out, in = connectStreams(t, a, b, port)
+	if _, err := io.WriteString(out, "x"); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(in, make([]byte, 1)); err != nil {
+		t.Errorf("Read from a new connection = %v, want success", err)
+	}
+}
+
 func TestAClosedStreamDialsNobody(t *testing.T) {
 	a, _ := openStream(t, newPreface("a", "c", "s"))
 	_, port := openStream(t, newPreface("b", "c", "s"))
