@@ -21,6 +21,7 @@ const (
 	DefaultStalledTimeout        = 30 * time.Second
 	DefaultMaxBodyBytes          = 1 << 20
 	DefaultMaxPendingConnections = 256
+	DefaultPendingGrace          = 200 * time.Millisecond
 )
 
 // longestTimeout is the maximum of Config.RequestTimeout and of Config.HeaderTimeout.
@@ -90,9 +91,14 @@ type Config struct {
 	MaxBodyBytes int64
 
 	// MaxPendingConnections is how many connections may be open whose first request has not
-	// arrived. When one more comes, the oldest is closed. Zero means
-	// DefaultMaxPendingConnections.
+	// arrived. When one more comes, the oldest is closed once it has had PendingGrace. Zero
+	// means DefaultMaxPendingConnections.
 	MaxPendingConnections int
+
+	// PendingGrace is how long a connection has for its first request, however many others
+	// there are. Zero means DefaultPendingGrace: a client usually sends its first request
+	// right after it connects.
+	PendingGrace time.Duration
 
 	// MaxConnections is how many connections may be open, at least two. Further ones are
 	// closed at once. At most half of them may be pending. Zero: no limit.
@@ -120,6 +126,7 @@ func (c Config) Validate() error {
 	}{
 		{"request timeout", c.RequestTimeout}, {"header timeout", c.HeaderTimeout},
 		{"idle timeout", c.IdleTimeout}, {"keep-alive", c.KeepAlive}, {"stalled timeout", c.StalledTimeout},
+		{"grace of pending connections", c.PendingGrace},
 	} {
 		if bound.value < 0 {
 			faults = append(faults, fmt.Errorf("%s %v is negative", bound.name, bound.value))
@@ -151,6 +158,7 @@ func (c Config) withDefaults() Config {
 	c.StalledTimeout = cmp.Or(c.StalledTimeout, DefaultStalledTimeout)
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, DefaultMaxBodyBytes)
 	c.MaxPendingConnections = cmp.Or(c.MaxPendingConnections, DefaultMaxPendingConnections)
+	c.PendingGrace = cmp.Or(c.PendingGrace, DefaultPendingGrace)
 	if c.MaxConnections > 0 {
 		c.MaxPendingConnections = min(c.MaxPendingConnections, c.MaxConnections/2)
 	}

@@ -317,13 +317,13 @@ func TestAConfigReportsAllItsFaults(t *testing.T) {
 	_, err := httpapi.New(httpapi.Config{
 		RequestTimeout: 11 * time.Second, HeaderTimeout: 10 * time.Second,
 		IdleTimeout: -1, KeepAlive: -1, StalledTimeout: -1, MaxBodyBytes: -1,
-		MaxPendingConnections: -1, MaxConnections: 1,
+		MaxPendingConnections: -1, PendingGrace: -1, MaxConnections: 1,
 	})
 	if err == nil {
 		t.Fatal("New = nil, want an error")
 	}
 	for _, word := range []string{"bind address is not", "nodes is not", "leases is not", "backups is not", "cluster is not", "locator is not", "local is not",
-		"request timeout", "header timeout", "idle timeout", "keep-alive", "stalled timeout", "body bytes", "pending connections", "of connections 1"} {
+		"request timeout", "header timeout", "idle timeout", "keep-alive", "stalled timeout", "body bytes", "maximum of pending connections", "grace of pending connections", "of connections 1"} {
 		if !strings.Contains(err.Error(), word) {
 			t.Errorf("error = %v, want it to mention %q", err, word)
 		}

@@ -73,12 +73,13 @@ func New(config Config) (*Server, error) {
 		streams:  map[*eventStream]struct{}{},
 
 		conns: conns.New(conns.Config{
-			MaxOpen:    config.MaxConnections,
-			MaxPending: config.MaxPendingConnections,
-			Refused:    counted.refused.Inc,
-			Displaced:  counted.displaced.Inc,
-			LateBody:   fmt.Errorf("%w: the rest of the request did not come in time", ports.ErrClosed),
-			Logger:     config.Logger,
+			MaxOpen:      config.MaxConnections,
+			MaxPending:   config.MaxPendingConnections,
+			PendingGrace: config.PendingGrace,
+			Refused:      counted.refused.Inc,
+			Displaced:    counted.displaced.Inc,
+			LateBody:     fmt.Errorf("%w: the rest of the request did not come in time", ports.ErrClosed),
+			Logger:       config.Logger,
 		}),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())

@@ -40,11 +40,12 @@ func listen(t *testing.T, maxOpen, maxPending int) *port {
 		refused:  make(chan struct{}, 100), displaced: make(chan struct{}, 100),
 	}
 	p.Tracker = conns.New(conns.Config{
-		MaxOpen:    maxOpen,
-		MaxPending: maxPending,
-		Refused:    func() { p.refused <- struct{}{} },
-		Displaced:  func() { p.displaced <- struct{}{} },
-		Logger:     slog.New(slog.NewTextHandler(&p.log, nil)),
+		MaxOpen:      maxOpen,
+		MaxPending:   maxPending,
+		PendingGrace: pendingGrace,
+		Refused:      func() { p.refused <- struct{}{} },
+		Displaced:    func() { p.displaced <- struct{}{} },
+		Logger:       slog.New(slog.NewTextHandler(&p.log, nil)),
 	})
 	listener := p.Listener(tcp.(*net.TCPListener))
 	stopped := make(chan struct{})

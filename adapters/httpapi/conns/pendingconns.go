@@ -9,14 +9,10 @@ import (
 	"time"
 )
 
-// pendingGrace is how long a connection may stay pending, however many there are. A
-// client usually sends its first request right after it connects.
-const pendingGrace = 200 * time.Millisecond
-
 // pendingConns are the open connections whose first request has neither arrived in full
 // nor been answered. They cost a client nothing and the server tens of kilobytes each, so
 // there are at most max of them. When there are, the next connection waits until one of
-// them is established or closed, or until the oldest has been pending for pendingGrace:
+// them is established or closed, or until the oldest has been pending for grace:
 // then the oldest is displaced. Connections behind the next one wait in the kernel. So a
 // client that sends its request at once is served, also when a thousand connect in the
 // same moment, and a client that sends nothing keeps its place only for a short time.
@@ -24,6 +20,7 @@ const pendingGrace = 200 * time.Millisecond
 // Safe for concurrent use; it has no goroutine.
 type pendingConns struct {
 	max       int
+	grace     time.Duration
 	displaced func()
 	// room holds a token when there may be room again.
 	room chan struct{}
@@ -42,9 +39,10 @@ type pendingConn struct {
 	handling    bool        // its first request is being handled; guarded by pendingConns.mu
 }
 
-func newPendingConns(max int, displaced func()) *pendingConns {
+func newPendingConns(max int, grace time.Duration, displaced func()) *pendingConns {
 	return &pendingConns{
 		max:       max,
+		grace:     grace,
 		displaced: displaced,
 		room:      make(chan struct{}, 1),
 		conns:     map[net.Conn]*pendingConn{},
@@ -73,7 +71,7 @@ func (l limitListener) Accept() (net.Conn, error) {
 	}
 }
 
-// makeRoom returns when there is room for one more, after at most pendingGrace.
+// makeRoom returns when there is room for one more, after at most p.grace.
 func (p *pendingConns) makeRoom() {
 	for {
 		oldest, wait := p.displace()
@@ -108,7 +106,7 @@ func (p *pendingConns) displace() (oldest *pendingConn, wait time.Duration) {
 			oldest = candidate
 		}
 	}
-	if wait = pendingGrace - time.Since(oldest.since); wait > 0 {
+	if wait = p.grace - time.Since(oldest.since); wait > 0 {
 		return nil, wait
 	}
 	delete(p.conns, oldest.conn)

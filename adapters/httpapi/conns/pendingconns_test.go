@@ -29,7 +29,7 @@ type crowd struct {
 func newCrowd(maxPending int) *crowd {
 	c := &crowd{}
 	c.Tracker = conns.New(conns.Config{
-		MaxPending: maxPending, Refused: func() {}, Displaced: func() { c.displaced++ }, Logger: slog.New(slog.DiscardHandler),
+		MaxPending: maxPending, PendingGrace: pendingGrace, Refused: func() {}, Displaced: func() { c.displaced++ }, Logger: slog.New(slog.DiscardHandler),
 	})
 	return c
 }

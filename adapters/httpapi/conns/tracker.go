@@ -40,8 +40,9 @@ type Config struct {
 
 	// MaxPending is how many of the open connections may be without a first request. When
 	// there are as many and another one comes, the oldest is closed as soon as it has had
-	// 200 ms for its request.
-	MaxPending int
+	// PendingGrace for its request.
+	MaxPending   int
+	PendingGrace time.Duration
 
 	// Refused is called for each connection that is closed because of MaxOpen, Displaced
 	// for each that is closed because of MaxPending. Neither may block, because no connection
@@ -71,7 +72,7 @@ type Tracker struct {
 func New(c Config) *Tracker {
 	return &Tracker{
 		connections: newConnections(c.MaxOpen, c.Refused, c.Logger),
-		pending:     newPendingConns(c.MaxPending, c.Displaced),
+		pending:     newPendingConns(c.MaxPending, c.PendingGrace, c.Displaced),
 		// After the body net/http reads on, to find out whether the client has gone, and
 		// would take an expired deadline for that.
 		bodies:    transfers{setDeadline: deadlines.SetReadDeadline, clearWhenDone: true},

@@ -46,7 +46,7 @@ func TestTheRestOfABodyHasItsGraceOnceTheServerCloses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tracker := conns.New(conns.Config{
-					MaxPending: 4, Refused: func() {}, Displaced: func() {}, LateBody: errLate, Logger: slog.New(slog.DiscardHandler),
+					MaxPending: 4, PendingGrace: pendingGrace, Refused: func() {}, Displaced: func() {}, LateBody: errLate, Logger: slog.New(slog.DiscardHandler),
 				})
 				read := make(chan error, 1)
 				server := &http.Server{

@@ -80,7 +80,7 @@ var errLate = errors.New("late")
 
 func newTracker() *conns.Tracker {
 	return conns.New(conns.Config{
-		MaxPending: 100, Refused: func() {}, Displaced: func() {}, LateBody: errLate, Logger: slog.New(slog.DiscardHandler),
+		MaxPending: 100, PendingGrace: pendingGrace, Refused: func() {}, Displaced: func() {}, LateBody: errLate, Logger: slog.New(slog.DiscardHandler),
 	})
 }
 
