@@ -10,6 +10,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/ports"
+	"github.com/nodesmetadata/nodesmetadata/test/golden"
 )
 
 func TestPeersAreKept(t *testing.T) {
@@ -36,7 +37,7 @@ func TestPeersAreKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "peers-v1.golden", whole)
+	golden.File(t, "peers-v1.golden", whole)
 	for name, damaged := range map[string]string{
 		"a changed address":          strings.Replace(string(whole), "h:1", "h:7", 1),
 		"the first half of the file": string(whole[:len(whole)/2]),

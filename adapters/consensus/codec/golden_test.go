@@ -2,37 +2,14 @@ package codec
 
 import (
 	"bytes"
-	"flag"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/nodesmetadata/nodesmetadata/domain"
 	"github.com/nodesmetadata/nodesmetadata/domain/domaintest"
+	"github.com/nodesmetadata/nodesmetadata/test/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files that are missing; existing ones stay")
-
-// golden compares got with a file in testdata, byte by byte, and returns the file's content.
-// Data of past releases is on disks, so -update only adds files and changes none.
-func golden(t *testing.T, name string, got []byte) []byte {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	want, err := os.ReadFile(path)
-	if os.IsNotExist(err) && *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return got
-	}
-	if err != nil {
-		t.Fatalf("%v (write the file of a new format with: go test -run Golden -update)", err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s changed:\n got %x\nwant %x", path, got, want)
-	}
-	return want
-}
 
 // fullNode has every field set, those that the server sets included.
 func fullNode() domain.CacheNode {
@@ -104,7 +81,7 @@ func goldenEntries(t domaintest.T) map[string]any {
 func TestGoldenEntries(t *testing.T) {
 	for name, entry := range goldenEntries(t) {
 		t.Run(name, func(t *testing.T) {
-			data := golden(t, "entry-v1-"+name+".golden", EncodeEntry(entry))
+			data := golden.File(t, "entry-v1-"+name+".golden", EncodeEntry(entry))
 			got, err := DecodeEntry(data)
 			if err != nil {
 				t.Fatal(err)
@@ -172,7 +149,7 @@ func goldenImages(t domaintest.T) map[string]Snapshot {
 func TestGoldenSnapshots(t *testing.T) {
 	for name, im := range goldenImages(t) {
 		t.Run(name, func(t *testing.T) {
-			data := golden(t, "snapshot-v1-"+name+".golden", snapshotOf(t, im))
+			data := golden.File(t, "snapshot-v1-"+name+".golden", snapshotOf(t, im))
 			read := restoredFrom(t, data)
 			mustEqualImage(t, read.Snapshot, im)
 			if im.Staged != nil {

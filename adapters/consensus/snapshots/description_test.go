@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/nodesmetadata/nodesmetadata/test/golden"
 )
 
 func someDescription() description {
@@ -32,7 +34,7 @@ func TestGoldenDescriptions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		read, err := decodeDescription(golden(t, name, raw))
+		read, err := decodeDescription(golden.File(t, name, raw))
 		if err != nil {
 			t.Errorf("decodeDescription of %s = %v, want success", name, err)
 		}

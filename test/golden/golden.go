@@ -1,4 +1,6 @@
-package consensus
+// Package golden compares what tests encode with files that earlier builds have written. Data
+// of past releases is on disks, so the flag -update adds missing files and changes none.
+package golden
 
 import (
 	"bytes"
@@ -10,9 +12,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files that are missing; existing ones stay")
 
-// golden compares got with a file in testdata, byte by byte, and returns the file's content.
-// Data of past releases is on disks, so -update only adds files and changes none.
-func golden(t *testing.T, name string, got []byte) []byte {
+// File compares got with the file name in the folder testdata of the package under test, byte
+// by byte, and returns the file's content.
+func File(t testing.TB, name string, got []byte) []byte {
 	t.Helper()
 	path := filepath.Join("testdata", name)
 	want, err := os.ReadFile(path)
@@ -23,7 +25,7 @@ func golden(t *testing.T, name string, got []byte) []byte {
 		return got
 	}
 	if err != nil {
-		t.Fatalf("%v (write the file of a new format with: go test -run Peers -update)", err)
+		t.Fatalf("%v (write the file of a new format with: go test -run '%s' -update)", err, t.Name())
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s changed:\n got %x\nwant %x", path, got, want)
