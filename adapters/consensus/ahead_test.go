@@ -13,6 +13,7 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/consensus/disk"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
 // async runs do in a goroutine and returns the channel with its result.
@@ -30,7 +31,7 @@ func noop(index uint64) *raft.Log {
 // first two entries.
 func leadingLog(t *testing.T) (*disk.Store, *logstoretest.Faulty) {
 	t.Helper()
-	store := newFaultyStore(t)
+	store := logstoretest.NewFaulty(t, memory.Open)
 	if err := store.StoreLogs([]*raft.Log{noop(1), noop(2)}); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +135,7 @@ func TestAnAcknowledgementWaitsForTheDisk(t *testing.T) {
 func TestAnEntryThatTheLeaderHasNotStoredIsNotCommitted(t *testing.T) {
 	var stores []*logstoretest.Faulty
 	cluster := startCluster(t, 3, func(config *instanceConfig) {
-		store := newFaultyStore(t)
+		store := logstoretest.NewFaulty(t, memory.Open)
 		stores = append(stores, store)
 		config.open = func(string, *slog.Logger) (logstore.Store, error) { return store, nil }
 		config.backend = "memory"

@@ -19,23 +19,13 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/ports"
 )
 
-// newFaultyStore returns an empty store without a fault.
-func newFaultyStore(tb testing.TB) *logstoretest.Faulty {
-	tb.Helper()
-	inner, err := memory.Open("", nil)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return &logstoretest.Faulty{Store: inner}
-}
-
 // badDisks starts a cluster of the given size, and returns the store of each instance with
 // it.
 func badDisks(t *testing.T, size int, configure ...func(*instanceConfig)) ([]*instance, []*logstoretest.Faulty) {
 	t.Helper()
 	var stores []*logstoretest.Faulty
 	cluster := startCluster(t, size, func(config *instanceConfig) {
-		store := newFaultyStore(t)
+		store := logstoretest.NewFaulty(t, memory.Open)
 		stores = append(stores, store)
 		config.open = func(string, *slog.Logger) (logstore.Store, error) { return store, nil }
 		config.backend = "memory"
@@ -313,7 +303,7 @@ func TestALeaderWhoseDirectoryIsGoneReportsWritesAsNotDone(t *testing.T) {
 // Raft's goroutine that cuts the log waits for the disk. When it ends, it does not answer
 // the caller that asked for the snapshot.
 func TestAnInstanceWhoseLogCannotBeCutIsClosed(t *testing.T) {
-	store := newFaultyStore(t)
+	store := logstoretest.NewFaulty(t, memory.Open)
 	lone := startCluster(t, 1, func(config *instanceConfig) {
 		config.open = func(string, *slog.Logger) (logstore.Store, error) { return store, nil }
 		config.backend, config.timing = "memory", keepNoLog

@@ -12,6 +12,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/logstoretest"
+	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
 // canLoseDirectory returns whether the directory is gone, for a test to set.
@@ -204,7 +206,7 @@ func TestAWriteThatSucceedsEndsTheTroubleAtOnce(t *testing.T) {
 
 // Without a term there is nothing that a probe could write.
 func TestAProbeWithoutATermIsNoSuccess(t *testing.T) {
-	w := newWatch(newFaultyStore(t), Config{CheckPresent: func() error { return nil }})
+	w := newWatch(logstoretest.NewFaulty(t, memory.Open), Config{CheckPresent: func() error { return nil }})
 	defer w.Close()
 	if err := w.probeWrite(); err == nil {
 		t.Error("probe of an empty store = nil, want an error")

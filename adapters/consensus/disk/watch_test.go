@@ -17,16 +17,6 @@ import (
 	"github.com/nodesmetadata/nodesmetadata/adapters/logstore/memory"
 )
 
-// newFaultyStore returns an empty store without a fault.
-func newFaultyStore(tb testing.TB) *logstoretest.Faulty {
-	tb.Helper()
-	inner, err := memory.Open("", nil)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return &logstoretest.Faulty{Store: inner}
-}
-
 const (
 	testHang  = time.Second
 	testBatch = 256
@@ -40,7 +30,7 @@ type watchedDisk struct {
 }
 
 func watchDisk(t *testing.T) *watchedDisk {
-	w := &watchedDisk{bad: newFaultyStore(t), said: &bytes.Buffer{}}
+	w := &watchedDisk{bad: logstoretest.NewFaulty(t, memory.Open), said: &bytes.Buffer{}}
 	w.watch = newWatch(w.bad, Config{
 		HangAfter:    testHang,
 		MaxBatch:     testBatch,
@@ -359,7 +349,7 @@ func TestAnEntryThatIsMissingOrOfAClosedStoreHaltsNothing(t *testing.T) {
 
 func TestAnEntryThatCannotBeReadHaltsTheInstance(t *testing.T) {
 	halted := make(chan error, 1)
-	d := newWatch(unreadableEntries{newFaultyStore(t)}, Config{
+	d := newWatch(unreadableEntries{logstoretest.NewFaulty(t, memory.Open)}, Config{
 		HangAfter:    testHang,
 		CheckPresent: func() error { return nil },
 		Logger:       slog.New(slog.DiscardHandler),

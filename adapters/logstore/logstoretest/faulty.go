@@ -1,7 +1,9 @@
 package logstoretest
 
 import (
+	"log/slog"
 	"sync"
+	"testing"
 
 	"github.com/hashicorp/raft"
 
@@ -18,6 +20,16 @@ type Faulty struct {
 	fault error         // of every write
 	torn  error         // of every append, and removal
 	full  error         // of Room
+}
+
+// NewFaulty returns an empty store of a backend, without a fault.
+func NewFaulty(tb testing.TB, open logstore.Opener) *Faulty {
+	tb.Helper()
+	inner, err := open(tb.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &Faulty{Store: inner}
 }
 
 // Hang makes writes wait until release is called.
